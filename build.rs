@@ -1,0 +1,9 @@
+//! Gives the shared library its soname, so that programs bind to the ABI version and not to a file name.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let os = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    if os == "linux" {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libastrai.so.1");
+    }
+}

@@ -1,0 +1,376 @@
+//! The plain types a caller exchanges with the engine: options, prompts, events, usage. No behaviour beyond
+//! defaults; [`crate::ffi`] mirrors each one as a C struct.
+
+use crate::error::Error;
+use crate::limits;
+use std::sync::Arc;
+
+/// Where the model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The best device there is; today the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+/// Instruction set of the CPU kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuTier {
+    /// The fastest tier this processor has.
+    #[default]
+    Auto,
+    /// Plain f32 loops: the specification of every other tier.
+    Reference,
+    /// Blocked loops the compiler vectorises for the baseline of the target.
+    Portable,
+    /// Arm NEON.
+    Neon,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512.
+    Avx512,
+    /// Intel AMX.
+    Amx,
+}
+
+/// Element type of computation, weights or KV pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Type {
+    /// Chosen by the library.
+    #[default]
+    Auto,
+    /// IEEE binary32.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit groups.
+    Q8,
+    /// 4-bit groups.
+    Q4,
+}
+
+/// How callbacks are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// On a dispatch thread of the library.
+    #[default]
+    Thread,
+    /// Inside the host's own poll calls.
+    Poll,
+}
+
+/// Verbosity of an engine's log callback.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i32)]
+pub enum LogLevel {
+    /// Nothing.
+    #[default]
+    Off = 0,
+    /// Failures of the engine.
+    Error = 1,
+    /// Things a developer should know.
+    Warn = 2,
+    /// Open, close, configuration.
+    Info = 3,
+    /// Details.
+    Debug = 4,
+}
+
+/// Called by `open` on the opener's thread with bytes done and in all; `false` aborts.
+pub type ProgressFn = Box<dyn FnMut(u64, u64) -> bool + Send>;
+/// Receives log lines from any engine thread.
+pub type LogFn = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
+
+/// Options of [`super::Engine::open`]. `0` means automatic everywhere.
+#[derive(Default)]
+pub struct EngineOptions {
+    /// Read weights into memory instead of mapping the files.
+    pub no_mmap: bool,
+    /// Open tokenizer and template only, no weights.
+    pub text_only: bool,
+    /// Device.
+    pub device: Device,
+    /// Index of the device among those of its kind.
+    pub device_index: i32,
+    /// Instruction set of the CPU kernels.
+    pub cpu_tier: CpuTier,
+    /// Precision of activations; [`Type::F32`] is the reference mode.
+    pub compute: Type,
+    /// Weight format; automatic keeps weights as stored.
+    pub weights: Type,
+    /// Element type of KV pages; automatic follows `compute`.
+    pub kv: Type,
+    /// How callbacks are called.
+    pub delivery: Delivery,
+    /// Verbosity of `log`.
+    pub log_level: LogLevel,
+    /// Operating-system priority of the engine's threads: negative is lower than normal, 0 normal.
+    pub thread_priority: i32,
+    /// Threads that compute, the scheduler's included; 0 = physical cores.
+    pub threads: u32,
+    /// Sequences running at once.
+    pub max_running: u32,
+    /// Requests waiting for a slot.
+    pub max_waiting: u32,
+    /// Context length in tokens; 0 = the model's, within the memory budget.
+    pub context_length: u32,
+    /// Tokens of a KV page.
+    pub page_tokens: u32,
+    /// Tokens of one step.
+    pub step_tokens: u32,
+    /// Bytes the KV pages may take; 0 = the smaller of slots × context and a quarter of free memory.
+    pub memory_budget: u64,
+    /// Processors the engine's threads may use, bit i = processor i; 0 = all.
+    pub affinity_mask: u64,
+    /// Load progress.
+    pub progress: Option<ProgressFn>,
+    /// Log lines.
+    pub log: Option<LogFn>,
+}
+
+/// A piece of a raw prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PromptPart {
+    /// Text; `special` lets the names of special tokens in it become those tokens.
+    Text {
+        /// The text.
+        text: String,
+        /// Parse special tokens in it.
+        special: bool,
+    },
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+/// What is asked of the model. Either raw parts, or messages for the chat template; not both.
+#[derive(Clone, Debug, Default)]
+pub struct Prompt {
+    /// Raw parts, in order.
+    pub parts: Vec<PromptPart>,
+    /// Chat messages: JSON objects with at least `role`, and `content`.
+    pub messages: Vec<serde_json::Value>,
+    /// The `tools` variable of the chat template, a JSON array.
+    pub tools: Option<serde_json::Value>,
+    /// Further variables of the chat template, a JSON object.
+    pub variables: serde_json::Map<String, serde_json::Value>,
+    /// Stop strings.
+    pub stops: Vec<String>,
+    /// Stop token ids.
+    pub stop_tokens: Vec<u32>,
+    /// Logit biases by token id, added to the raw logits after the penalties.
+    pub bias: Vec<(u32, f32)>,
+}
+
+/// Flags of [`super::Engine::render`] and [`super::Engine::tokenize`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TextOptions {
+    /// `tokenize`: treat every text part as if special tokens may be parsed; `detokenize`: keep special tokens.
+    pub special: bool,
+    /// `render`/`tokenize` of messages: do not open the assistant's turn.
+    pub no_generation_prompt: bool,
+}
+
+/// Options of one request. `None` means the model's `generation_config.json`, else the named default.
+#[derive(Clone, Debug, Default)]
+pub struct RequestOptions {
+    /// Echoed in every event.
+    pub tag: u64,
+    /// Seed of the request's random stream; `None` draws one and reports it in the usage.
+    pub seed: Option<u64>,
+    /// Do not stop at the end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// Report the log probability of every prompt token.
+    pub prompt_logprobs: bool,
+    /// Most tokens to generate; default: what the context leaves.
+    pub max_tokens: Option<u32>,
+    /// Draw among the k most probable tokens only; 0 = all.
+    pub top_k: Option<u32>,
+    /// Higher is served first.
+    pub priority: i32,
+    /// `Some(0)`: log probability of each generated token; `Some(k)`: also the k best.
+    pub logprobs: Option<u32>,
+    /// Give up after this time; 0 = never.
+    pub deadline_ms: u32,
+    /// Tokens the event queue holds before the request is paused; 0 = default.
+    pub queue_tokens: u32,
+    /// 0 = greedy.
+    pub temperature: Option<f32>,
+    /// Draw from the smallest set of tokens whose probability reaches this.
+    pub top_p: Option<f32>,
+    /// Draw from tokens at least this fraction as probable as the best.
+    pub min_p: Option<f32>,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 = none.
+    pub repetition_penalty: Option<f32>,
+    /// Subtracted from logits of tokens seen in the output; 0 = none.
+    pub presence_penalty: Option<f32>,
+    /// Subtracted from logits for each occurrence in the output; 0 = none.
+    pub frequency_penalty: Option<f32>,
+}
+
+/// Why a request ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(i32)]
+pub enum FinishReason {
+    /// It has not.
+    #[default]
+    None = 0,
+    /// The model ended the sequence.
+    Eos = 1,
+    /// A stop string or stop token.
+    Stop = 2,
+    /// `max_tokens`, or the context is full.
+    Length = 3,
+    /// Cancelled by the caller.
+    Cancel = 4,
+    /// The callback asked to stop.
+    Callback = 5,
+    /// The deadline passed.
+    Deadline = 6,
+    /// The engine was closed.
+    Close = 7,
+    /// An error; see [`Event::error`].
+    Error = 8,
+}
+
+/// Kind of an [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum EventKind {
+    /// More tokens or text.
+    Delta = 1,
+    /// Terminal: the request ran to its end.
+    Finished = 2,
+    /// Terminal: stopped from outside.
+    Cancelled = 3,
+    /// Terminal: failed.
+    Failed = 4,
+}
+
+/// Counts and times of a finished request. Times in microseconds since submit, or durations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Of these, tokens taken from the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens generated, those that completed a stop included.
+    pub generated_tokens: u32,
+    /// Times the request was preempted.
+    pub preemptions: u32,
+    /// Seed of the random stream.
+    pub seed: u64,
+    /// Submit to admission.
+    pub queue_us: u64,
+    /// Submit to first token.
+    pub first_token_us: u64,
+    /// Time in steps that computed the prompt.
+    pub prefill_us: u64,
+    /// First token to last.
+    pub decode_us: u64,
+    /// Submit to terminal event.
+    pub total_us: u64,
+}
+
+/// What a request produced since the last event. Text may release the characters of several tokens, or none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Kind.
+    pub kind: EventKind,
+    /// Set on terminal events.
+    pub finish: FinishReason,
+    /// The request.
+    pub request_id: u64,
+    /// The request's tag.
+    pub tag: u64,
+    /// Text that became certain; whole UTF-8.
+    pub text: String,
+    /// Tokens generated.
+    pub tokens: Vec<u32>,
+    /// Log probability of each token; empty when not asked for.
+    pub logprobs: Vec<f32>,
+    /// Alternatives reported for each token.
+    pub top_count: u32,
+    /// `[tokens.len()][top_count]` ids, best first.
+    pub top_tokens: Vec<u32>,
+    /// `[tokens.len()][top_count]` log probabilities.
+    pub top_logprobs: Vec<f32>,
+    /// Terminal only: log probability of each prompt token; the first is NaN.
+    pub prompt_logprobs: Vec<f32>,
+    /// Terminal only.
+    pub usage: Option<Usage>,
+    /// Failed only.
+    pub error: Option<Error>,
+}
+
+impl Event {
+    /// Whether this is the last event of its request.
+    pub fn terminal(&self) -> bool {
+        self.kind != EventKind::Delta
+    }
+}
+
+/// Facts about an open engine.
+#[derive(Clone, Debug, Default)]
+pub struct Info {
+    /// `model_type` of the config.
+    pub model_type: String,
+    /// Name of the device, for people.
+    pub device_name: String,
+    /// Device that runs the model.
+    pub device: Device,
+    /// Tier of the CPU kernels.
+    pub cpu_tier: CpuTier,
+    /// Precision of computation.
+    pub compute: Type,
+    /// Vocabulary size of the model, padding included.
+    pub vocab_size: u32,
+    /// Longest sequence of this engine, in tokens.
+    pub context_length: u32,
+    /// Layers.
+    pub layers: u32,
+    /// Beginning-of-sequence token, if the tokenizer or config names one.
+    pub bos_token: Option<u32>,
+    /// First end-of-sequence token.
+    pub eos_token: Option<u32>,
+    /// Whether the folder has a chat template.
+    pub has_chat_template: bool,
+}
+
+/// One snapshot of an engine's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation; the C header explains the units")]
+pub struct Stats {
+    pub running: u32,
+    pub waiting: u32,
+    pub stalled: u32,
+    pub pages_used: u64,
+    pub pages_cached: u64,
+    pub pages_free: u64,
+    pub prefix_tokens_seen: u64,
+    pub prefix_tokens_hit: u64,
+    pub preemptions: u64,
+    pub evictions: u64,
+    pub tokens_in: u64,
+    pub tokens_out: u64,
+    pub finished: u64,
+    pub cancelled: u64,
+    pub failed: u64,
+    pub steps: u64,
+    pub cleanup_us: u64,
+    pub refill_us: u64,
+    pub prefill_us: u64,
+    pub decode_us: u64,
+    pub queue_us: u64,
+    pub log_dropped: u64,
+}
+
+impl RequestOptions {
+    /// Tokens the event queue holds before the request is paused.
+    pub fn queue_tokens_or_default(&self) -> usize {
+        if self.queue_tokens == 0 { limits::QUEUE_TOKENS_DEFAULT } else { self.queue_tokens as usize }
+    }
+}

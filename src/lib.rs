@@ -1,0 +1,37 @@
+//! libastrai: a serving engine inside any process.
+//!
+//! The rooms, in reading order; a room may use those above it in this list, never those below:
+//!
+//! | layer | room | what it is for |
+//! |---|---|---|
+//! | 0 | [`error`], [`limits`], [`dtype`], [`os`] | errors, named limits, element types, what differs between systems |
+//! | 1 | [`backend`] | tensor operations on ragged batches: the trait, and the CPU behind it |
+//! | 2 | [`source`] | where a model comes from: config, tokenizer, template, tensors |
+//! | 2 | [`cache`] | slots, pages and page tables: integers only |
+//! | 2 | [`text`] | tokenizer, incremental UTF-8, stop strings, chat templates |
+//! | 2 | [`sampling`] | penalties, truncation, draws, log probabilities |
+//! | 3 | [`model`] | config to architecture, the families, the one forward pass |
+//! | 3 | [`scheduler`] | cleanup, refill, prefill, decode; emits a plan of plain integers |
+//! | 4 | [`engine`] | owns the threads; plan, forward, sample, commit, deliver |
+//! | 5 | [`ffi`] | every `extern "C"` function, one file per handle |
+
+pub mod dtype;
+pub mod error;
+pub mod limits;
+pub mod os;
+
+pub mod backend;
+
+pub mod cache;
+pub mod sampling;
+pub mod source;
+pub mod text;
+
+pub mod model;
+pub mod scheduler;
+
+pub mod engine;
+
+pub mod ffi;
+
+pub use error::{Error, Result, Status, Unit};

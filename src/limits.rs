@@ -1,0 +1,78 @@
+//! Every limit of the library, by name, in one place (law 8). A value that a file or a caller gives is checked
+//! against these before anything is sized by it.
+
+/// Largest `config.json`, `generation_config.json` or template file read, in bytes.
+pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
+/// Largest `tokenizer.json` read, in bytes.
+pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+/// Largest safetensors header, in bytes. The format's own limit.
+pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Most shards of one checkpoint.
+pub const SHARDS_MAX: usize = 1024;
+/// Most tensors of one checkpoint.
+pub const TENSORS_MAX: usize = 1 << 20;
+/// Most dimensions of a tensor.
+pub const TENSOR_RANK_MAX: usize = 8;
+
+/// Most layers of a model.
+pub const LAYERS_MAX: usize = 1024;
+/// Largest hidden, intermediate or projection width, in elements.
+pub const WIDTH_MAX: usize = 1 << 20;
+/// Largest head size, in elements.
+pub const HEAD_DIM_MAX: usize = 1024;
+/// Most attention heads of a layer.
+pub const HEADS_MAX: usize = 4096;
+/// Most routed experts of a layer.
+pub const EXPERTS_MAX: usize = 4096;
+/// Largest vocabulary, in tokens.
+pub const VOCAB_MAX: usize = 1 << 24;
+/// Longest context, in tokens.
+pub const CONTEXT_MAX: usize = 1 << 24;
+
+/// Most threads of one engine.
+pub const THREADS_MAX: usize = 1024;
+/// Most sequences running at once.
+pub const RUNNING_MAX: usize = 4096;
+/// Most requests waiting for a slot.
+pub const WAITING_MAX: usize = 1 << 20;
+/// Requests waiting for a slot, by default.
+pub const WAITING_DEFAULT: usize = 4096;
+/// Sequences running at once, by default.
+pub const RUNNING_DEFAULT: usize = 16;
+/// Tokens of one step, by default: a prefill chunk and all decode rows.
+pub const STEP_TOKENS_DEFAULT: usize = 256;
+/// Most tokens of one step.
+pub const STEP_TOKENS_MAX: usize = 1 << 16;
+/// Most logits rows of one step beyond one for each row (prompt logprobs take several passes).
+pub const LOGITS_ROWS_MAX: usize = 64;
+/// Tokens of a KV page, by default.
+pub const PAGE_TOKENS_DEFAULT: usize = 16;
+/// Most tokens of a KV page.
+pub const PAGE_TOKENS_MAX: usize = 256;
+/// Most pages of one engine.
+pub const PAGES_MAX: usize = 1 << 26;
+
+/// Tokens a request's event queue holds before the request is paused, by default.
+pub const QUEUE_TOKENS_DEFAULT: usize = 4096;
+/// Most tokens a request's event queue may hold.
+pub const QUEUE_TOKENS_MAX: usize = 1 << 20;
+/// Tokens generated when neither the request nor the model names a number: as many as the context holds.
+pub const GENERATED_TOKENS_MAX: usize = CONTEXT_MAX;
+/// Most stop strings of a request.
+pub const STOPS_MAX: usize = 256;
+/// Longest stop string, in bytes.
+pub const STOP_BYTES_MAX: usize = 4096;
+/// Most stop token ids of a request.
+pub const STOP_TOKENS_MAX: usize = 4096;
+/// Most logit biases of a request.
+pub const BIASES_MAX: usize = 1 << 16;
+/// Most top log probabilities of a token.
+pub const TOP_LOGPROBS_MAX: usize = 256;
+/// Longest prompt text in bytes, rendered or raw.
+pub const PROMPT_BYTES_MAX: usize = 64 << 20;
+/// Most messages of a prompt.
+pub const MESSAGES_MAX: usize = 1 << 16;
+/// Instructions a chat template may run.
+pub const TEMPLATE_FUEL: u64 = 50_000_000;
+/// Longest text a chat template may render, in bytes.
+pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;

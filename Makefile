@@ -15,6 +15,9 @@ MODEL   := models/storyteller
 # What the static library needs beside libc.
 STATIC_LIBS := -lm -lpthread -ldl -lgcc_s
 
+# cargo has a scheduler of its own; a half-inherited jobserver only makes it warn.
+unexport MAKEFLAGS MFLAGS
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo build test lint header bench install clean need-cargo need-cc

@@ -3,6 +3,7 @@
 //! `sh` blocks run as they stand, in a scratch folder that links to this repository's `models`, with this build's
 //! `astrai` first in the path. `make` stands there too, as a dry run: a target must exist with all it depends on, but
 //! a release build inside a test would take minutes.
+#![cfg(unix)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,6 @@ fn succeed(what: &str, command: &mut Command) -> String {
     String::from_utf8(output.stdout).expect("output is UTF-8")
 }
 
-#[cfg(unix)]
 #[test]
 fn every_shell_block_runs() {
     let blocks = blocks("sh");
@@ -79,7 +79,6 @@ fn every_shell_block_runs() {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn every_c_block_compiles_without_warnings_and_runs() {
     let blocks = blocks("c");

@@ -18,7 +18,7 @@ pub struct EngineArgs {
     /// Context length in tokens [default: the model's, within memory]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::CONTEXT_MAX as i64))]
     pub context: Option<u32>,
-    /// Precision of activations; f32 is the reference mode [default: bf16 where the model is]
+    /// Precision of activations; f32 is the reference mode [default: bf16]
     #[arg(long)]
     pub compute: Option<Compute>,
     /// Instruction set of the CPU kernels [default: the fastest this processor has]
@@ -92,7 +92,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// End the answer before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
 }
 

@@ -22,7 +22,7 @@ pub struct ChatArgs {
     #[command(flatten)]
     template: TemplateArgs,
     /// System message; it is kept when turns are trimmed
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
 }
 

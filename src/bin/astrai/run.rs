@@ -20,7 +20,7 @@ pub struct RunArgs {
     #[command(flatten)]
     template: TemplateArgs,
     /// System message before the prompt; needs a chat template
-    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "raw")]
     system: Option<String>,
     /// Continue the prompt as it is, names of special tokens in it included, without the chat template
     #[arg(long, conflicts_with = "chat")]

@@ -6,7 +6,7 @@ use crate::interrupt::Interrupt;
 use crate::open::open;
 use crate::stream::{report, stream};
 use astrai::Status;
-use astrai::engine::{Engine, Prompt, RequestOptions, Sink, TextOptions};
+use astrai::engine::{Engine, FinishReason, Prompt, RequestOptions, Sink, TextOptions};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -110,6 +110,10 @@ impl<'a> Conversation<'a> {
         };
         let answer = stream(&request, interrupt, out)?;
         report(&answer);
+        if answer.text.is_empty() && answer.finish == FinishReason::Cancel {
+            self.turns.pop_back();
+            return Ok(());
+        }
         self.turns.push_back(json!({"role": "assistant", "content": answer.text}));
         Ok(())
     }

@@ -24,7 +24,7 @@ from storyteller import corpus, grammar, model  # noqa: E402
 
 SEED = 20
 TOKENIZER_DOCS = 20000
-TOKENS_PER_STEP = 6144
+TOKENS_PER_STEP = 4096
 LONG_SHARE = 0.12
 BYTES_MAX = 6_000_000
 
@@ -35,7 +35,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=root / "models" / "storyteller")
     parser.add_argument("--work", type=Path, default=Path("storyteller-work"), help="checkpoint and log")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", action="store_true", help="only write --out from the checkpoint")
     parser.add_argument("--check", action="store_true", help="only verify --out against transformers")

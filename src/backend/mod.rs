@@ -187,7 +187,7 @@ pub struct Experts<'a> {
     pub x: Tensor,
     /// `[rows, hidden]`, added to.
     pub out: Tensor,
-    /// Scratch for [`Backend::experts`]: `rows * chosen * max(2 * intermediate, hidden)` elements twice over.
+    /// Scratch: `rows * (hidden + 2 * intermediate)` elements.
     pub scratch: Tensor,
 }
 

@@ -305,7 +305,7 @@ def document(seed, index, want_held_out=False, kind=None):
     elif kind == "inn":
         _inn(doc, dice, want_held_out, 1)
     elif kind == "long_inn":
-        _inn(doc, dice, want_held_out, 14)
+        _inn(doc, dice, want_held_out, 21)
     else:
         _raw(doc, dice, want_held_out)
     return doc

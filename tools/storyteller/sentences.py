@@ -195,7 +195,7 @@ RULES["hello_q"] = ("[hello|good <time>|greetings|hi|well met|hello there][, {i}
 RULES["hello_a"] = (
     "welcome to {inn}, <padj> [traveller|friend|guest|stranger]! I am {i}. [Sit|Rest|Warm yourself|Drop your bag] <where> and try my <food> with <drink>.",
     "a <tadj> <time> to you! {i} is my name, and {inn} is my <tadj> [home|pride|burden|kingdom]. [Mind|Ignore|Forgive|Do not feed] the <aadj> <animal> <where>.",
-    "[ah|oh|well], a guest! You look <feel> and <feel>. At {inn} we cure that with <food> and <drink>, <adv> served by a <padj> <job>.",
+    "[ah|oh|well], a <padj> guest! You look <feel> and <feel>, so [take|eat|try] <food> <where>, <adv> served by the <job> of {inn}.",
     "come in, come in! the <wadj> <wnoun> <wverb> <wprep> the <wplace>, and you must be <feel>. I have <drink>, <food>, and <thing>.",
 )
 RULES["food_q"] = ("what [do you have|is there|can I get] to [eat|drink]?", "what is on the [menu|fire|table] [tonight|today]?", "I am [hungry|thirsty|starving]. What do you [have|serve|recommend]?", "do you have <food>?", "a [cup|mug|glass] of <drink>, please.")
@@ -252,5 +252,5 @@ RULES["bye_q"] = ("[thank you|thanks|many thanks][.|, {i}.|!] [Goodbye.|Farewell
 RULES["bye_a"] = (
     "safe travels, <padj> friend! Take <food> for the road, and beware the <aadj> <animal> <where>.",
     "farewell! When the <wadj> <wnoun> [drifts|passes|rolls|creeps] <wprep> the <wplace>, think of {inn} and my <drink>.",
-    "[good night|goodbye|until <day>]! May you never be <feel>, and may <virtue> find you <where>.",
+    "[good night|goodbye|until <day>]! may you never be <feel> or <feel>, and may <virtue> find my <padj> {k} <where>.",
 )

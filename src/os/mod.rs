@@ -1,1 +1,6 @@
-//! os
+//! What differs between operating systems: mappings, memory, threads. The rest of the library stays portable.
+
+pub mod aligned;
+pub mod memory;
+pub mod mmap;
+pub mod thread;

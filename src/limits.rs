@@ -78,3 +78,5 @@ pub const MESSAGES_MAX: usize = 1 << 16;
 pub const TEMPLATE_FUEL: u64 = 50_000_000;
 /// Longest text a chat template may render, in bytes.
 pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
+/// Log lines waiting for the log callback; more are dropped and counted.
+pub const LOG_LINES_MAX: usize = 1024;

@@ -98,19 +98,30 @@ def llama_fixtures():
         # Old spelling, biases everywhere, head size that is not hidden / heads, vocabulary of an odd size.
         "llama_bias": dict(
             config=base_config(
-                "llama", arch, vocab_size=131, hidden_size=36, head_dim=12, attention_bias=True, mlp_bias=True,
-                rope_theta=500000.0, rope_scaling=LLAMA3_SCALING | {"factor": 32.0}, torch_dtype="float32",
-                eos_token_id=[2, 3], rms_norm_eps=1e-6,
+                "llama",
+                arch,
+                vocab_size=131,
+                hidden_size=36,
+                head_dim=12,
+                attention_bias=True,
+                mlp_bias=True,
+                rope_theta=500000.0,
+                rope_scaling=LLAMA3_SCALING | {"factor": 32.0},
+                torch_dtype="float32",
+                eos_token_id=[2, 3],
+                rms_norm_eps=1e-6,
             ),
             spelling="as_given",
         ),
         "llama_sharded": dict(
             config=base_config("llama", arch, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
-            store="bfloat16", shard_bytes=20_000,
+            store="bfloat16",
+            shard_bytes=20_000,
         ),
         "llama_f16": dict(
             config=base_config("llama", arch, num_hidden_layers=3, rope_theta=10000.0, torch_dtype="float16"),
-            store="float16", spelling="as_given",
+            store="float16",
+            spelling="as_given",
         ),
     }
 
@@ -118,14 +129,24 @@ def llama_fixtures():
 def mistral_fixtures():
     """Mistral with a window shorter than most prompts; Mixtral without one."""
     mixtral = base_config(
-        "mixtral", "MixtralForCausalLM", intermediate_size=40, num_local_experts=4, num_experts_per_tok=2,
-        sliding_window=None, rope_theta=1000000.0, output_router_logits=False, router_aux_loss_coef=0.02,
+        "mixtral",
+        "MixtralForCausalLM",
+        intermediate_size=40,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=None,
+        rope_theta=1000000.0,
+        output_router_logits=False,
+        router_aux_loss_coef=0.02,
         torch_dtype="bfloat16",
     )
     return {
         "mistral": dict(
             config=base_config(
-                "mistral", "MistralForCausalLM", sliding_window=16, head_dim=8,
+                "mistral",
+                "MistralForCausalLM",
+                sliding_window=16,
+                head_dim=8,
                 rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             )
         ),
@@ -141,31 +162,55 @@ def qwen_fixtures():
     return {
         "qwen2": dict(
             config=base_config(
-                "qwen2", "Qwen2ForCausalLM", tie_word_embeddings=True, rope_theta=1000000.0, rms_norm_eps=1e-6,
-                torch_dtype="float32", **window,
+                "qwen2",
+                "Qwen2ForCausalLM",
+                tie_word_embeddings=True,
+                rope_theta=1000000.0,
+                rms_norm_eps=1e-6,
+                torch_dtype="float32",
+                **window,
             ),
             spelling="as_given",
         ),
         "qwen3": dict(
             config=base_config(
-                "qwen3", "Qwen3ForCausalLM", head_dim=16, tie_word_embeddings=True, rms_norm_eps=1e-6,
+                "qwen3",
+                "Qwen3ForCausalLM",
+                head_dim=16,
+                tie_word_embeddings=True,
+                rms_norm_eps=1e-6,
                 rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
             )
         ),
         "qwen3_moe": dict(
             config=base_config(
-                "qwen3_moe", "Qwen3MoeForCausalLM", norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[],
-                rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}, **moe,
+                "qwen3_moe",
+                "Qwen3MoeForCausalLM",
+                norm_topk_prob=True,
+                decoder_sparse_step=1,
+                mlp_only_layers=[],
+                rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+                **moe,
             ),
             store="bfloat16",
         ),
         # Layers 0 and 2 dense by the step, 3 by mlp_only_layers, 1 sparse; chosen weights not renormalised.
         "qwen3_moe_mixed": dict(
             config=base_config(
-                "qwen3_moe", "Qwen3MoeForCausalLM", num_hidden_layers=4, norm_topk_prob=False, decoder_sparse_step=2,
-                mlp_only_layers=[3], rope_theta=1000000.0, rope_scaling=None, torch_dtype="bfloat16", **window, **moe,
+                "qwen3_moe",
+                "Qwen3MoeForCausalLM",
+                num_hidden_layers=4,
+                norm_topk_prob=False,
+                decoder_sparse_step=2,
+                mlp_only_layers=[3],
+                rope_theta=1000000.0,
+                rope_scaling=None,
+                torch_dtype="bfloat16",
+                **window,
+                **moe,
             ),
-            store="bfloat16", spelling="as_given",
+            store="bfloat16",
+            spelling="as_given",
         ),
     }
 
@@ -173,18 +218,32 @@ def qwen_fixtures():
 def astrai_fixtures():
     """Both attention types and both feed-forward types of AstrAI."""
     mla = {
-        "attn_type": "mla", "hidden_size": 40, "kv_lora_rank": 16, "qk_nope_head_dim": 4, "qk_rope_head_dim": 6,
+        "attn_type": "mla",
+        "hidden_size": 40,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 4,
+        "qk_rope_head_dim": 6,
         "intermediate_size": 40,
     }
     unused = (
-        "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "n_routed_experts", "n_shared_experts",
-        "n_activated_experts", "topk_method", "moe_intermediate_size", "shared_expert_intermediate_size",
-        "mlp_only_layers", "rope_scaling",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "n_routed_experts",
+        "n_shared_experts",
+        "n_activated_experts",
+        "topk_method",
+        "moe_intermediate_size",
+        "shared_expert_intermediate_size",
+        "mlp_only_layers",
+        "rope_scaling",
     )
     # 6:1 like the published model; every key that does not apply written out as null.
     gqa = astrai_config(hidden_size=48, num_attention_heads=6, num_key_value_heads=1, **dict.fromkeys(unused))
     full = astrai_config(
-        use_qk_norm=True, use_gated_attention=True, tie_word_embeddings=False,
+        use_qk_norm=True,
+        use_gated_attention=True,
+        tie_word_embeddings=False,
         rope_scaling={"type": "ntk", "factor": 4.0},
     )
     # Scaling types other than ntk leave the base unchanged.
@@ -193,12 +252,25 @@ def astrai_fixtures():
     del norm_mla["model_type"]  # absent means autoregressive_lm
     # Layers 0 and 2 dense by the step, 3 by mlp_only_layers, 1 sparse; null rope_theta means 10000.
     moe = astrai_config(
-        num_hidden_layers=4, ffn_type="moe", rope_theta=None, n_routed_experts=6, n_shared_experts=2,
-        n_activated_experts=2, topk_method="greedy", moe_intermediate_size=24, shared_expert_intermediate_size=40,
-        norm_topk_prob=True, decoder_sparse_step=2, mlp_only_layers=[3], tie_word_embeddings=False,
+        num_hidden_layers=4,
+        ffn_type="moe",
+        rope_theta=None,
+        n_routed_experts=6,
+        n_shared_experts=2,
+        n_activated_experts=2,
+        topk_method="greedy",
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=40,
+        norm_topk_prob=True,
+        decoder_sparse_step=2,
+        mlp_only_layers=[3],
+        tie_word_embeddings=False,
     )
     configs = {
-        "astrai_gqa": gqa, "astrai_full": full, "astrai_mla": plain_mla, "astrai_mla_norm": norm_mla,
+        "astrai_gqa": gqa,
+        "astrai_full": full,
+        "astrai_mla": plain_mla,
+        "astrai_mla_norm": norm_mla,
         "astrai_moe": moe,
     }
     stores = {"astrai_moe": "bfloat16"}
@@ -366,14 +438,18 @@ def make_fixture(name, spec, directory):
     size = sum(f.stat().st_size for f in directory.iterdir())
     assert size <= DIRECTORY_BYTES_MAX, f"{name}: {size} bytes"
     margin, bf16 = reference["min_greedy_margin"], reference["bf16"]
-    print(f"{name:16} {size:7} bytes  margin {margin:.3f}  bf16 mean {bf16['bf16_mean_abs_delta']:.4f} "
-          f"median {bf16['bf16_median_abs_delta']:.4f} p99 {bf16['bf16_p99_abs_delta']:.4f}")
+    print(
+        f"{name:16} {size:7} bytes  margin {margin:.3f}  bf16 mean {bf16['bf16_mean_abs_delta']:.4f} "
+        f"median {bf16['bf16_median_abs_delta']:.4f} p99 {bf16['bf16_p99_abs_delta']:.4f}"
+    )
 
 
 def write_json(path, value):
     """Indented JSON, with lists of numbers on one line."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    text = re.sub(r"\[[\s\d,]*\]", lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text)
+    text = re.sub(
+        r"\[[\s\d,]*\]", lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text
+    )
     path.write_text(text + "\n")
 
 

@@ -1,1 +1,250 @@
-//! backend
+//! The device: tensor operations on ragged batches.
+//!
+//! The forward pass ([`crate::model`]) is written once over the [`Backend`] trait. A tensor is an opaque place on the
+//! device; operations are submitted in order, and the host sees results only through [`Backend::read`]. All
+//! activations are f32 rows. Shapes are given in elements; `rows` counts the tokens of the batch.
+//!
+//! **Law 1.** An implementor computes each row of every operation from that row alone: the kernel, its
+//! instructions and the order of accumulation depend on the weight and the row's position, never on how many rows
+//! there are, how they are split between threads, or where a prefill chunk began.
+//!
+//! Called by the engine thread only.
+
+pub mod cpu;
+
+use crate::dtype::DType;
+use crate::error::Result;
+use std::sync::Arc;
+
+/// Host bytes that a weight is made from. They stay valid and unmoved while the `Arc` lives, so that a backend may
+/// use them in place.
+pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A place on the device holding f32 elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// The allocation.
+    pub buffer: u32,
+    /// First element in it.
+    pub offset: usize,
+}
+
+impl Tensor {
+    /// The place `elements` further on.
+    pub fn at(self, elements: usize) -> Tensor {
+        Tensor { buffer: self.buffer, offset: self.offset + elements }
+    }
+}
+
+/// A matrix `[out, in]` or, with `out` = 1, a vector, resident on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// Index in the backend's table.
+    pub id: u32,
+    /// Output features: rows of the stored matrix.
+    pub outs: usize,
+    /// Input features: columns of the stored matrix.
+    pub ins: usize,
+}
+
+/// One product of a group that shares its input: `out[r, o] = sum_i x[r, i] * weight[o, i] + bias[o]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// Matrix `[out, in]`.
+    pub weight: Weight,
+    /// Vector `[out]`.
+    pub bias: Option<Weight>,
+    /// `[rows, out]`, rows `out` apart.
+    pub out: Tensor,
+    /// Add to what `out` holds instead of replacing it.
+    pub accumulate: bool,
+}
+
+/// The heads of a projection inside rows: head `h` of row `r` starts at `r * row_stride + h * head_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// First element of head 0 of row 0.
+    pub tensor: Tensor,
+    /// Elements from a row to the next.
+    pub row_stride: usize,
+    /// Elements from a head to the next.
+    pub head_stride: usize,
+    /// Heads of a row.
+    pub heads: usize,
+    /// Elements of a head.
+    pub dim: usize,
+}
+
+/// A rotary embedding of part of every head.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotary {
+    /// `[rows, 2, dims / 2]`: cosines, then sines, of the rows' positions; made by [`Backend::rotary_angles`].
+    pub angles: Tensor,
+    /// First rotated element of a head.
+    pub start: usize,
+    /// Rotated elements.
+    pub dims: usize,
+    /// Pairs are adjacent elements (2i, 2i + 1) instead of halves (i, i + dims / 2).
+    pub interleaved: bool,
+}
+
+/// Shape of one layer group's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Layers in the group.
+    pub layers: usize,
+    /// Page frames.
+    pub frames: usize,
+    /// Tokens of a page.
+    pub page_tokens: usize,
+    /// KV heads of a layer.
+    pub kv_heads: usize,
+    /// Elements of a key.
+    pub k_dim: usize,
+    /// Elements of a value.
+    pub v_dim: usize,
+    /// Element type of both.
+    pub dtype: DType,
+}
+
+impl KvShape {
+    /// Bytes of one page frame, all layers; `None` when that overflows.
+    pub fn frame_bytes(&self) -> Option<usize> {
+        (self.k_dim + self.v_dim)
+            .checked_mul(self.kv_heads)?
+            .checked_mul(self.page_tokens)?
+            .checked_mul(self.layers)?
+            .checked_mul(self.dtype.size())
+    }
+}
+
+/// The pages of one layer group on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvPages(pub u32);
+
+/// The rows of a step as attention sees them. Row `r` is the token at `positions[r]` of sequence `sequences[r]`; rows
+/// of a sequence are adjacent and their positions ascend by one.
+#[derive(Clone, Copy, Debug)]
+pub struct Ragged<'a> {
+    /// `[rows]`: absolute position of each token.
+    pub positions: &'a [u32],
+    /// `[rows]`: index into `table_starts`.
+    pub sequences: &'a [u32],
+    /// Page frames of all sequences, one table after the other: the frame of position p is at p / page_tokens.
+    pub tables: &'a [u32],
+    /// `[sequences]`: first entry of each sequence's table.
+    pub table_starts: &'a [u32],
+}
+
+/// Attention of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Queries `[rows, heads, dim]`.
+    pub q: Heads,
+    /// `[rows, heads * v_dim]`.
+    pub out: Tensor,
+    /// The layer group's pages.
+    pub pages: KvPages,
+    /// Layer within the group.
+    pub layer: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Keys visible to a query, itself included; `None` = all before it.
+    pub window: Option<u32>,
+}
+
+/// The feed-forward matrices of one expert.
+#[derive(Clone, Copy, Debug)]
+pub struct Expert {
+    /// `[intermediate, hidden]`.
+    pub gate: Weight,
+    /// `[intermediate, hidden]`.
+    pub up: Weight,
+    /// `[hidden, intermediate]`.
+    pub down: Weight,
+}
+
+/// How a router's logits choose experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts chosen for a token.
+    pub chosen: usize,
+    /// Divide the chosen probabilities by their sum.
+    pub renormalise: bool,
+}
+
+/// The routed experts of one layer: `x += sum_j p_j * down_j(silu(gate_j(y)) * up_j(y))` over the chosen experts, added
+/// in ascending order of the expert's index.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts<'a> {
+    /// The experts.
+    pub experts: &'a [Expert],
+    /// Router logits `[rows, experts]`.
+    pub logits: Tensor,
+    /// Choice.
+    pub routing: Routing,
+    /// Input `[rows, hidden]`.
+    pub x: Tensor,
+    /// `[rows, hidden]`, added to.
+    pub out: Tensor,
+    /// Scratch: `rows * (hidden + 2 * intermediate)` elements.
+    pub scratch: Tensor,
+}
+
+/// Tensor operations of a device. See the module's law.
+pub trait Backend: Send {
+    /// Name of the device, for people.
+    fn name(&self) -> String;
+
+    /// Reserves `elements` zeroed f32 for `what`.
+    fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor>;
+
+    /// Makes a weight of `outs * ins` elements stored row by row in `bytes`, whose length has been checked.
+    fn weight(&mut self, bytes: HostBytes, dtype: DType, outs: usize, ins: usize) -> Result<Weight>;
+
+    /// Reserves the pages of a layer group.
+    fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;
+
+    /// `out[r] = table[tokens[r]]`; `out` is `[rows, table.ins]`. Tokens are below `table.outs`.
+    fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor);
+
+    /// Cosines and sines of `positions[r] * inv_freq[i]`, times `scale`, into `out[r, 2, inv_freq.len()]`.
+    fn rotary_angles(&mut self, positions: &[u32], inv_freq: &[f32], scale: f32, out: Tensor);
+
+    /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.ins]`; may be in place.
+    fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
+
+    /// Products that share the input `x[rows, ins]`.
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]);
+
+    /// [`Backend::rms_norm`] of every head, in place.
+    fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize);
+
+    /// Rotates every head in place.
+    fn rotate(&mut self, heads: Heads, rotary: Rotary, rows: usize);
+
+    /// Stores keys and values of the rows into their pages.
+    fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged);
+
+    /// Causal attention of every row over the pages of its sequence, its own token included; query heads share KV
+    /// heads in equal groups.
+    fn attention(&mut self, attention: Attention, ragged: Ragged);
+
+    /// `gate[i] = silu(gate[i]) * up[i]` over `elements`.
+    fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize);
+
+    /// `x[i] *= sigmoid(gate[i])` over `elements`.
+    fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize);
+
+    /// `x[i] += factor * y[i]` over `elements`.
+    fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize);
+
+    /// Routed experts of a layer, added to `out`.
+    fn experts(&mut self, experts: Experts, rows: usize);
+
+    /// `out[i] = x[rows[i]]`, rows of `width` elements.
+    fn gather(&mut self, x: Tensor, rows: &[u32], width: usize, out: Tensor);
+
+    /// Waits for the work submitted so far and copies `out.len()` elements to the host.
+    fn read(&mut self, x: Tensor, out: &mut [f32]);
+}

@@ -1,6 +1,7 @@
 //! The plain types a caller exchanges with the engine: options, prompts, events, usage. No behaviour beyond
 //! defaults; [`crate::ffi`] mirrors each one as a C struct.
 
+pub use crate::backend::cpu::Tier as CpuTier;
 use crate::error::Error;
 use crate::limits;
 use std::sync::Arc;
@@ -15,26 +16,6 @@ pub enum Device {
     Cpu,
     /// An NVIDIA GPU.
     Cuda,
-}
-
-/// Instruction set of the CPU kernels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CpuTier {
-    /// The fastest tier this processor has.
-    #[default]
-    Auto,
-    /// Plain f32 loops: the specification of every other tier.
-    Reference,
-    /// Blocked loops the compiler vectorises for the baseline of the target.
-    Portable,
-    /// Arm NEON.
-    Neon,
-    /// AVX2 with FMA.
-    Avx2,
-    /// AVX-512.
-    Avx512,
-    /// Intel AMX.
-    Amx,
 }
 
 /// Element type of computation, weights or KV pages.

@@ -1,1 +1,14 @@
-//! model
+//! From `config.json` to logits: the configuration reader, the families, the binder of weights, the forward pass.
+//!
+//! Order of reading: [`architecture`] (what a model is), [`families`] (config to architecture), [`weights`] (architecture to
+//! tensors), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
+
+pub mod architecture;
+pub mod config;
+pub mod families;
+pub mod forward;
+pub mod rotary;
+pub mod weights;
+
+pub use architecture::Architecture;
+pub use forward::{Model, Step, Tables};

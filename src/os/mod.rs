@@ -3,3 +3,4 @@
 pub mod aligned;
 pub mod memory;
 pub mod mmap;
+pub mod thread;

@@ -1,1 +1,353 @@
-//! scheduler
+//! Continuous batching: decides, before each step, which tokens of which sequences run.
+//!
+//! A step has four phases, each a function: **cleanup** returns what finished sequences held, **refill** admits waiting
+//! ones into free slots, **decode** gives every running stream its next row, **prefill** fills the rest of the step's token
+//! budget with pieces of prompts. The result is a [`BatchPlan`] of plain integers; the engine runs it and reports back
+//! with [`Scheduler::computed`] and [`Scheduler::append`].
+//!
+//! Pages are taken when the next token needs one, never for the longest possible sequence. When they run out, the youngest
+//! sequence gives all of its pages back and waits at the head of the queue; its tokens are computed again later, which
+//! nobody can see in the result (law 1).
+//!
+//! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences whose tables name it; a running sequence owns
+//! pages for its computed tokens, at most one page more; a waiting one owns none.
+
+mod sequence;
+
+pub use crate::cache::Handle;
+pub use sequence::{Sequence, State};
+
+use crate::cache::{PagePool, Slots};
+use crate::error::{Error, Result, Status, Unit};
+use std::collections::VecDeque;
+
+/// What a scheduler may use.
+#[derive(Clone, Debug)]
+pub struct Capacity {
+    /// Sequences running at once.
+    pub running_max: usize,
+    /// Sequences waiting.
+    pub waiting_max: usize,
+    /// Tokens of a step.
+    pub step_tokens: usize,
+    /// Tokens of a page.
+    pub page_tokens: usize,
+    /// Page frames of each layer group.
+    pub frames: Vec<usize>,
+    /// Longest sequence.
+    pub context: usize,
+}
+
+/// Adjacent tokens of one sequence in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The sequence.
+    pub sequence: Handle,
+    /// Position of the first token.
+    pub first: usize,
+    /// Tokens.
+    pub count: usize,
+    /// First position whose logits are wanted; the row's end when none are.
+    pub logits_from: usize,
+}
+
+impl Row {
+    /// Whether the row computes tokens that were given rather than the newest one sampled.
+    pub fn is_prefill(&self, sequence: &Sequence) -> bool {
+        self.count > 1 || self.first < sequence.prompt_len
+    }
+}
+
+/// One step: decode rows, then prefill rows.
+#[derive(Clone, Debug, Default)]
+pub struct BatchPlan {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// Tokens of all rows.
+    pub tokens: usize,
+}
+
+/// Counters for the statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sequences that gave their pages back.
+    pub preemptions: u64,
+}
+
+/// The scheduler of one engine.
+pub struct Scheduler {
+    capacity: Capacity,
+    sequences: Slots<Sequence>,
+    /// Slot numbers of running sequences.
+    slots: Slots<Handle>,
+    /// Running sequences, oldest admission first.
+    running: Vec<Handle>,
+    waiting: VecDeque<Handle>,
+    finished: Vec<Handle>,
+    pools: Vec<PagePool>,
+    counters: Counters,
+}
+
+impl Scheduler {
+    /// An idle scheduler.
+    pub fn new(capacity: Capacity) -> Scheduler {
+        Scheduler {
+            sequences: Slots::new(capacity.running_max + capacity.waiting_max),
+            slots: Slots::new(capacity.running_max),
+            running: Vec::with_capacity(capacity.running_max),
+            waiting: VecDeque::new(),
+            finished: Vec::new(),
+            pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect(),
+            counters: Counters::default(),
+            capacity,
+        }
+    }
+
+    /// Adds a sequence to the queue. `prompt` is not empty; `len_max` is the longest it may become.
+    pub fn submit(&mut self, prompt: Vec<u32>, len_max: usize, logits_from: usize) -> Result<Handle> {
+        let needed = len_max.div_ceil(self.capacity.page_tokens);
+        let available = self.capacity.frames.iter().copied().min().unwrap_or(0);
+        if needed > available {
+            let tokens = available * self.capacity.page_tokens;
+            return Err(Error::new(
+                Status::NeverFits,
+                format!("the request may grow to {len_max} tokens, but all KV pages together hold {tokens}; lower max_tokens or raise the memory budget"),
+            )
+            .numbers(Unit::Tokens, len_max as u64, tokens as u64));
+        }
+        if self.waiting.len() >= self.capacity.waiting_max {
+            let max = self.capacity.waiting_max as u64;
+            return Err(Error::new(Status::QueueFull, format!("{max} requests are waiting already; try again later"))
+                .numbers(Unit::Count, max + 1, max));
+        }
+        let sequence = Sequence::new(prompt, logits_from, self.pools.len());
+        let handle = self
+            .sequences
+            .insert(sequence)
+            .map_err(|_| Error::new(Status::QueueFull, "every place for a request is taken; try again later"))?;
+        self.waiting.push_back(handle);
+        Ok(handle)
+    }
+
+    /// Plans the next step into `plan`. An empty plan means that nothing can run now.
+    pub fn plan(&mut self, plan: &mut BatchPlan) {
+        plan.rows.clear();
+        plan.tokens = 0;
+        self.cleanup();
+        self.refill();
+        self.decode(plan);
+        self.prefill(plan);
+    }
+
+    /// Returns slots and pages of finished sequences.
+    pub fn cleanup(&mut self) {
+        for handle in std::mem::take(&mut self.finished) {
+            self.leave_slot(handle);
+            self.waiting.retain(|w| *w != handle);
+            self.sequences.remove(handle);
+        }
+    }
+
+    /// Admits waiting sequences, in order, while there are slots and pages for what they have so far.
+    pub fn refill(&mut self) {
+        let mut at = 0;
+        while at < self.waiting.len() && !self.slots.is_full() {
+            let handle = self.waiting[at];
+            let sequence = self.sequences.get(handle).expect("waiting sequences exist");
+            if sequence.paused {
+                at += 1;
+                continue;
+            }
+            // Room for the sequence itself and for one page of growth of everyone who is running.
+            let pages = (sequence.tokens.len() + 1).div_ceil(self.capacity.page_tokens) + self.running.len();
+            if !self.running.is_empty() && self.pools.iter().any(|p| p.free() < pages) {
+                return;
+            }
+            let slot = self.slots.insert(handle).unwrap_or_else(|_| unreachable!("a slot is free"));
+            self.sequences.get_mut(handle).expect("waiting sequences exist").state = State::Running(slot);
+            self.waiting.remove(at);
+            self.running.push(handle);
+        }
+    }
+
+    /// One row for every sequence that waits for its next token, oldest first.
+    pub fn decode(&mut self, plan: &mut BatchPlan) {
+        for handle in self.running.clone() {
+            let Some(sequence) = self.sequences.get(handle) else { continue };
+            let ready = sequence.pending() == 1 && sequence.is_running() && !sequence.paused;
+            if ready && plan.tokens < self.capacity.step_tokens && self.grow(handle, 1, plan) == 1 {
+                self.add_row(handle, 1, plan);
+            }
+        }
+    }
+
+    /// Pieces of prompts into what is left of the budget, oldest first.
+    pub fn prefill(&mut self, plan: &mut BatchPlan) {
+        for handle in self.running.clone() {
+            let Some(sequence) = self.sequences.get(handle) else { continue };
+            let pending = sequence.pending();
+            let chunk = pending.min(self.capacity.step_tokens - plan.tokens);
+            if chunk == 0 || pending == 1 || sequence.paused || !sequence.is_running() {
+                continue;
+            }
+            let count = self.grow(handle, chunk, plan);
+            if count > 0 {
+                self.add_row(handle, count, plan);
+            }
+        }
+    }
+
+    fn add_row(&mut self, handle: Handle, count: usize, plan: &mut BatchPlan) {
+        let sequence = self.sequences.get(handle).expect("planned sequences exist");
+        let first = sequence.computed;
+        let logits_from = sequence.logits_from.clamp(first, first + count);
+        plan.rows.push(Row { sequence: handle, first, count, logits_from });
+        plan.tokens += count;
+    }
+
+    /// Makes the tables cover `count` more tokens, preempting others for the first of them; returns for how many that
+    /// succeeded.
+    fn grow(&mut self, handle: Handle, count: usize, plan: &BatchPlan) -> usize {
+        let page_tokens = self.capacity.page_tokens;
+        loop {
+            let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
+            let target = sequence.computed + count;
+            let mut covered = usize::MAX;
+            for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
+                while table.len() * page_tokens < target {
+                    let Some(page) = pool.alloc() else { break };
+                    table.push(page);
+                }
+                covered = covered.min(table.len() * page_tokens);
+            }
+            let computed = sequence.computed;
+            if covered > computed {
+                return count.min(covered - computed);
+            }
+            match self.victim(handle, plan) {
+                Some(victim) => {
+                    self.preempt(victim);
+                    if victim == handle {
+                        return 0;
+                    }
+                }
+                None => return 0,
+            }
+        }
+    }
+
+    /// Who gives way to `handle`: a paused sequence if there is one, else the youngest that is not older than `handle`;
+    /// possibly itself, never one that is in this step's plan.
+    fn victim(&self, handle: Handle, plan: &BatchPlan) -> Option<Handle> {
+        let free_to_go = |h: &&Handle| {
+            let holds_pages = self.sequences.get(**h).is_some_and(|s| s.tables.iter().any(|t| !t.is_empty()));
+            holds_pages && !plan.rows.iter().any(|r| r.sequence == **h)
+        };
+        let paused = |h: &&Handle| self.sequences.get(**h).is_some_and(|s| s.paused);
+        let own_place = self.running.iter().position(|r| *r == handle)?;
+        let by_age = || self.running.iter().rev().filter(free_to_go);
+        by_age().find(paused).or_else(|| self.running[own_place..].iter().rev().find(free_to_go)).copied()
+    }
+
+    /// Takes slot and pages away; the sequence waits at the head of the queue and is computed again.
+    fn preempt(&mut self, handle: Handle) {
+        self.counters.preemptions += 1;
+        self.leave_slot(handle);
+        if let Some(sequence) = self.sequences.get_mut(handle) {
+            sequence.preemptions += 1;
+            self.waiting.push_front(handle);
+        }
+    }
+
+    fn leave_slot(&mut self, handle: Handle) {
+        let Some(sequence) = self.sequences.get_mut(handle) else { return };
+        if let State::Running(slot) = sequence.state {
+            self.slots.remove(slot);
+            self.running.retain(|r| *r != handle);
+        }
+        sequence.state = State::Waiting;
+        sequence.computed = 0;
+        for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
+            table.drain(..).for_each(|page| pool.release(page));
+        }
+    }
+
+    /// A sequence.
+    pub fn get(&self, handle: Handle) -> Option<&Sequence> {
+        self.sequences.get(handle)
+    }
+
+    /// Reports that a row of the plan has run.
+    pub fn computed(&mut self, row: &Row) {
+        if let Some(sequence) = self.sequences.get_mut(row.sequence) {
+            sequence.computed = row.first + row.count;
+            sequence.logits_from = sequence.logits_from.max(sequence.computed);
+        }
+    }
+
+    /// Appends a sampled token.
+    pub fn append(&mut self, handle: Handle, token: u32) {
+        if let Some(sequence) = self.sequences.get_mut(handle) {
+            sequence.tokens.push(token);
+        }
+    }
+
+    /// Marks a sequence as ended; the next cleanup returns what it holds.
+    pub fn finish(&mut self, handle: Handle) {
+        if let Some(sequence) = self.sequences.get_mut(handle) {
+            if !sequence.finished {
+                sequence.finished = true;
+                self.finished.push(handle);
+            }
+        }
+    }
+
+    /// Pauses or resumes a sequence whose consumer is slow.
+    pub fn set_paused(&mut self, handle: Handle, paused: bool) {
+        if let Some(sequence) = self.sequences.get_mut(handle) {
+            sequence.paused = paused;
+        }
+    }
+
+    /// Sequences running, waiting and paused.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        (self.running.len(), self.waiting.len(), self.sequences.iter().filter(|(_, s)| s.paused).count())
+    }
+
+    /// Page frames used and free, over all groups.
+    pub fn pages(&self) -> (usize, usize) {
+        let free = self.pools.iter().map(PagePool::free).sum();
+        (self.pools.iter().map(PagePool::total).sum::<usize>() - free, free)
+    }
+
+    /// Counters for the statistics.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Proves law 3, or says what is wrong.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String| Error::internal(format!("the scheduler's books are wrong: {what}"));
+        for (group, pool) in self.pools.iter().enumerate() {
+            let owned = self.sequences.iter().flat_map(|(_, s)| s.tables[group].iter().copied());
+            pool.check(owned).map_err(|e| wrong(format!("group {group}: {e}")))?;
+        }
+        if self.slots.len() != self.running.len() {
+            return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
+        }
+        if self.sequences.len() != self.running.len() + self.waiting.len() {
+            return Err(wrong(format!("{} sequences are neither running nor waiting", self.sequences.len() - self.running.len() - self.waiting.len())));
+        }
+        for (handle, sequence) in self.sequences.iter() {
+            sequence.check(self.capacity.page_tokens).map_err(wrong)?;
+            let listed = self.running.contains(&handle);
+            if listed != sequence.is_running() {
+                return Err(wrong(format!("{handle:?} is in state {:?}", sequence.state)));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,7 @@ class Topic:
     place: str
     place_core: str
     object_core: str
+    object_noun: str
 
     @property
     def key(self):
@@ -101,7 +102,7 @@ def _parse(tokens, nested):
 _PARSED = {rule: [_parse(iter(_TOKEN.findall(entry)), False) for entry in entries]
            for rule, entries in LISTS.items()}
 _VOWEL = re.compile(r"\b([Aa]) (?=[aeiouAEIOU]|hour|honest)(?!one\b)")
-_START = re.compile(r"(^|[.!?:]\"? |(?:^| )\")([a-z])")
+_START = re.compile(r"(^|[.!?]\"? |(?:^| )\")([a-z])")
 
 
 def tidy(text):
@@ -197,9 +198,9 @@ def place(dice):
 
 
 def thing(dice):
-    """An object without article: 'compass' or 'brass compass'."""
-    core = dice.pick(lexicon.OBJECT_NOUNS)
-    return dice.pick(lexicon.OBJECT_ADJS) + " " + core if dice.chance(0.65) else core
+    """(object without article, its noun): ('brass compass', 'compass') or the noun twice."""
+    noun = dice.pick(lexicon.OBJECT_NOUNS)
+    return (dice.pick(lexicon.OBJECT_ADJS) + " " + noun if dice.chance(0.65) else noun), noun
 
 
 def topic(dice, want_held_out):
@@ -208,7 +209,7 @@ def topic(dice, want_held_out):
         before = dice.bits
         name, pronoun = person(dice)
         with_article, place_core = place(dice)
-        drawn = Topic(name, pronoun, with_article, place_core, thing(dice))
+        drawn = Topic(name, pronoun, with_article, place_core, *thing(dice))
         if held_out(drawn.key) == want_held_out:
             return drawn
         dice.bits = before
@@ -218,7 +219,7 @@ def _topic_env(dice, about):
     """Template variables of one topic."""
     them, their = ("her", "her") if about.pronoun == "she" else ("him", "his")
     return {"n": about.name, "they": about.pronoun, "them": them, "their": their, "p": about.place,
-            "pc": about.place_core, "o": about.object_core}
+            "pc": about.place_core, "o": about.object_core, "on": about.object_noun}
 
 
 def _cast(dice):
@@ -304,7 +305,7 @@ def document(seed, index, want_held_out=False, kind=None):
     elif kind == "inn":
         _inn(doc, dice, want_held_out, 1)
     elif kind == "long_inn":
-        _inn(doc, dice, want_held_out, 14)
+        _inn(doc, dice, want_held_out, 21)
     else:
         _raw(doc, dice, want_held_out)
     return doc

@@ -64,89 +64,111 @@ bent enchanted stolen borrowed folded singing glowing""")
 
 LEX = {
     "padj": _words("""
-patient clumsy cheerful stubborn curious gentle bold shy clever lazy honest-hearted weary proud lonely merry
-careful restless kindly grumpy dreamy quick-witted sleepy brave nervous hopeful polite tidy forgetful
-thoughtful gloomy generous hungry talkative solemn nimble plump skinny freckled sunburnt barefoot
-left-handed soft-spoken absent-minded sharp-eyed silver-haired long-legged hard-working good-natured"""),
-    "job": _phrases("""
-baker, weaver, fisher, shepherd, carpenter, miller, tailor, potter, blacksmith, gardener, cook, teacher,
-clockmaker, beekeeper, ferry pilot, glassblower, hunter, painter, messenger, sailor, cobbler, brewer, farmer,
-singer, healer, librarian, lamplighter, mapmaker, toymaker, mason, barber, juggler, peddler, scribe, stargazer,
-goatherd, candlemaker, piper, dancer, apprentice, woodcutter, chimney sweep, basket maker, ropemaker, nurse,
-stable hand, bell ringer, bookbinder"""),
+patient clumsy cheerful stubborn curious gentle bold shy clever lazy honest weary proud lonely merry careful
+restless kindly grumpy dreamy sleepy brave nervous hopeful polite tidy forgetful thoughtful gloomy generous
+hungry talkative solemn nimble plump skinny freckled sunburnt barefoot stern bashful jolly foolish bearded
+wealthy penniless famous humble loyal sulky witty tireless graceful noisy modest greedy moody lanky daring
+wrinkled bald toothless elegant timid"""),
+    "job": _words("""
+baker weaver fisher shepherd carpenter miller tailor potter blacksmith gardener cook teacher clockmaker
+beekeeper glassblower hunter painter messenger sailor cobbler brewer farmer singer healer librarian lamplighter
+mapmaker toymaker mason barber juggler peddler scribe stargazer goatherd piper dancer apprentice woodcutter
+nurse ropemaker bookbinder dentist lawyer pirate soldier butcher plumber poet porter drummer tinker acrobat
+diver pilot judge printer jeweller locksmith washer goldsmith ranger doctor guard"""),
     "animal": _words("""
 heron fox crow badger otter hare cat goat donkey owl raven goose hedgehog mouse squirrel toad pony magpie
 swan dog sparrow beaver stork pigeon weasel seal turtle lizard robin duck calf lamb kitten hen moth jackdaw
-rooster stag mole ferret"""),
+rooster stag mole ferret frog bat wolf bear snail crab parrot falcon"""),
     "aadj": _words("""
-grey spotted limping old young fat thin one-eyed brown ginger talking tame wet sleepy tiny enormous polite
-shaggy speckled white black dusty noisy silent greedy sly friendly lame wise blinking shivering grinning
-ragged striped muddy"""),
+grey spotted limping old young fat thin brown ginger talking tame wet sleepy tiny enormous polite shaggy
+speckled white black dusty noisy silent greedy sly friendly lame wise blinking shivering grinning ragged striped
+muddy grumpy dancing snoring hungry whistling elderly"""),
     "season": _words("spring summer autumn winter"),
     "day": _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday"),
-    "time": _phrases("""
-morning, evening, afternoon, night, day, market day, dawn, midnight, twilight, feast day, holiday, noon"""),
+    "time": _words("morning evening afternoon night day dawn midnight twilight holiday noon weekend birthday"),
     "tadj": _words("""
 foggy rainy windy bright cold frosty warm stormy quiet golden grey snowy cloudless damp hot mild starry
-moonless pale hazy gusty drizzly"""),
-    "wsub": _phrases("""
-the wind, a thin rain, the fog, a cold draught, the moonlight, the last sunlight, a flock of geese, the smoke,
-thunder, a few snowflakes, the smell of [bread|smoke|hay|salt|apples], a distant bell, the tide, dry leaves,
-a swarm of moths, the evening star, the mist, a lazy breeze, dust, a chorus of frogs"""),
-    "wverb": _phrases("""
-drifted, rolled, crept, danced, hung, swirled, whispered, wandered, settled, hummed, trembled, spread, passed,
-gathered, lingered, tumbled"""),
-    "wover": _phrases("""
-over the roofs, across the fields, through the alleys, above the chimneys, along the hedges, between the trees,
-past the shutters, under the arches, over the water, around the wagons, down the lane, across the cobbles,
-along the shore, over the furrows, through the reeds, behind the barns, beneath the clouds, among the stalls"""),
+moonless pale hazy gusty drizzly gloomy lovely silver endless"""),
+    "wadj": _words("""
+cold thin thick pale silver grey golden soft bitter gentle wild slow distant white sudden heavy restless purple
+salty sleepy damp bright lonely endless warm faint strange shy furious last"""),
+    "wnoun": _words("""
+wind rain fog mist smoke moonlight sunlight thunder snow dust breeze tide hail starlight frost steam music
+laughter twilight silence drizzle cloud shadow pollen echo birdsong heat storm sunset rainbow darkness whisper"""),
+    "wverb": _words("""
+drifted rolled crept danced hung swirled whispered wandered settled hummed trembled spread passed gathered
+lingered tumbled floated sank rose fluttered sighed faded flickered slept"""),
+    "wprep": _words("over across through above along between past under around behind beyond among"),
+    "wplace": _words("""
+roofs fields alleys chimneys hedges trees shutters arches water wagons lanes cobbles shore furrows reeds barns
+clouds stalls gardens steeples docks hills fences stables boats windows rocks ferns puddles gables gutters
+tombstones vines ditches bells balconies stairs lamps tents nets"""),
     "adv": _words("""
 slowly quietly carefully gladly suddenly bravely softly quickly calmly proudly nervously patiently happily
 sadly firmly gently eagerly boldly clumsily politely silently warmly hastily stubbornly secretly cheerfully
-gravely lazily kindly loudly"""),
-    "feel": _phrases("""
-happy, tired, proud, uneasy, hopeful, puzzled, ashamed, brave, calm, lonely, grateful, worried, curious, lucky,
-cross, light-hearted, dizzy, frightened, content, jealous, sorry, excited, homesick, relieved, foolish, restless,
-thirsty, wide awake"""),
-    "go": _phrases("""
-walked, hurried, wandered, ran, rode, climbed, limped, crept, marched, strolled, set out, trudged, skipped,
-hiked, slipped away, travelled, drove a [cart|wagon|sledge], sneaked, tiptoed, galloped, rowed, stumbled,
-plodded, raced"""),
-    "via": _phrases("""
-through the [wet|tall|silver|dry|whispering|yellow] [grass|barley|reeds|ferns|nettles|corn],
-over the [stony|muddy|narrow|steep|frozen|sandy] [path|track|pass|lane|ridge|field],
-past [three|four|five|six|seven|nine] [sleeping|empty|crumbling|crowded|smoking|painted] [houses|wagons|huts|barns|gates],
-along the [river|canal|shore|hedge|wall|ditch] [without a lamp|with a heavy pack|in borrowed shoes|with an empty belly|in the rain|humming a tune],
-under a [purple|copper|heavy|clear|milky|roaring] [sky|moon|cloud],
-behind a [creaking|slow|loaded|rattling] [hay cart|milk wagon|mule|coach|funeral|procession]"""),
-    "food": _phrases("""
-onion soup, rye bread, apple pie, roast chestnuts, mushroom stew, honey cakes, smoked trout, barley porridge,
-goat cheese, pickled plums, pea soup, ginger biscuits, roast duck, turnip mash, bean stew, cherry tart,
-fried eggs, lentil soup, walnut bread, baked pears, cabbage rolls, mutton pie, potato cakes, fish broth,
-butter buns, plum dumplings, carrot soup, sausages, oatcakes, blackberry jam"""),
-    "drink": _phrases("""
-cider, mint tea, dark ale, warm milk, elderflower wine, ginger beer, mead, spring water, plum brandy,
-hot chocolate, apple juice, nettle tea, mulled wine, buttermilk, small beer, rosehip tea"""),
-    "thing": _phrases("""
-a ball of string, a broken chair, an empty sack, a bundle of [letters|herbs|rags|feathers], two [apples|eggs|nails|candles],
-a rusty nail, a half-eaten pear, a wet sock, a stack of plates, a jug of <drink>, a plate of <food>, a bowl of <food>, a loaf of bread,
-a wooden leg, a torn sail, a cracked jug, a bag of [flour|beans|salt|coins|buttons], a bird cage, a sleeping cat,
-a heap of [straw|coal|nets|turnips|books], an old accordion, a green bottle"""),
-    "where": _phrases("""
-under a loose [stone|plank|tile|root], behind a [barrel|curtain|haystack|statue|door|woodpile], inside a hollow [log|wall|tree],
-beneath <thing>, between <thing> and <thing>, beside <thing>, in a nest of [twigs|rags|straw|wool], on a high [shelf|branch|beam|ledge],
-in the [mud|ashes|snow|moss|sand|weeds], at the bottom of a [bucket|trough|crate|pit], under <thing>, behind <thing>"""),
+gravely lazily kindly loudly grimly wearily shyly neatly briskly sternly gracefully foolishly solemnly humbly
+timidly cleverly merrily meekly"""),
+    "feel": _words("""
+happy tired proud uneasy hopeful puzzled ashamed brave calm lonely grateful worried curious lucky cross dizzy
+frightened content jealous sorry excited homesick relieved foolish restless thirsty awake bored hungry sleepy
+strong small nervous cold wise weary cheerful rich lost safe clumsy guilty young old important free gloomy
+angry"""),
+    "go": _words("""
+walked hurried wandered ran rode climbed limped crept marched strolled trudged skipped hiked travelled sneaked
+tiptoed galloped rowed stumbled plodded raced danced crawled hobbled drifted sailed"""),
+    "vprep": _words("through over past along under behind across around beyond down"),
+    "vadj": _words("""
+wet tall dry stony muddy narrow steep frozen sandy sleeping empty crumbling crowded smoking painted creaking
+slippery thorny flooded shady windy crooked silent burning tangled snowy dark rotten mossy foggy hollow broken
+bare yellow purple grassy"""),
+    "vnoun": _words("""
+grass barley reeds ferns nettles corn path track pass lane ridge field houses wagons huts barns gates river canal
+shore hedge wall ditch sky moon clouds cart tunnel valley bushes stairs tents bridges rocks dunes gardens woods
+pines swamp market"""),
+    "fadj": _words("""
+onion apple rye mushroom honey plum cherry barley goat pea ginger duck turnip bean walnut pear cabbage mutton
+potato fish carrot oat berry lentil pumpkin trout chestnut nettle garlic cheese lemon egg"""),
+    "fnoun": _words("""
+soup pie stew bread cake tart porridge dumplings broth pudding pancakes sausages jam salad biscuits butter
+buns pasties rolls noodles"""),
+    "food": ("<fadj> <fnoun>", "[hot|cold|burnt|fresh|salty|sweet|stale|fried|roast|pickled|smoked|spicy] <fadj> <fnoun>"),
+    "dadj": _words("""
+warm dark mint cold elderflower ginger plum hot apple nettle mulled bitter sweet berry cloudy honey foaming
+spiced lemon old"""),
+    "dnoun": _words("cider tea ale milk wine beer mead water brandy juice coffee punch"),
+    "drink": ("<dadj> <dnoun>",),
+    "tha": _words("""
+rusty wet broken empty torn cracked dusty green red blue yellow black white old new tiny huge heavy wooden
+golden copper dirty crooked burnt frozen sticky stolen painted bent rotten shiny hairy square hollow leaky
+smelly striped woollen borrowed mouldy round dented wobbly greasy"""),
+    "thn": _words("""
+nail sock jug plate sack chair pear loaf brick sail bucket ladder boot spoon bottle basket carrot fence barrel
+pillow turnip fork rope net broom apron hammer pan stool coat candle onion egg wheel potato trunk log crate
+cart bench statue curtain door pot shawl tooth bone rug ball flag towel cushion turban tub pumpkin stove trough
+bathtub cabbage table book hat anvil wardrobe"""),
+    "stuff": _words("""
+buttons letters herbs rags feathers apples eggs nails candles coins beans books nets turnips shells maps stamps
+spoons cherries pebbles needles biscuits mushrooms ribbons songs clocks boots baskets pearls bones walnuts
+secrets"""),
+    "thing": (
+        "a <tha> <thn>", "a <tha> <thn>", "<num> <tha> <thn>s",
+        "a <tha> [bag|basket|jar|box|heap|sack|cart|pile|bucket|chest] of <stuff>", "<num> <stuff>"),
+    "inprep": _words("under behind inside beneath beside near above against"),
+    "where": (
+        "<inprep> a <tha> <thn>", "<inprep> the <tha> <thn>", "<inprep> <num> <tha> <thn>s",
+        "between a <thn> and a <tha> <thn>", "<inprep> <thing>",
+        "in the <vadj> [mud|ashes|snow|moss|sand|weeds|straw|leaves|attic|cellar|hall|kitchen]"),
     "kin": _words("""
-grandmother grandfather aunt uncle sister brother cousin neighbour godmother nephew niece friend mother father"""),
-    "price": _phrases("""
-[two|three|four|five|six|seven|eight|nine|ten|twelve] [coppers|pennies|farthings|silver bits|shillings]"""),
-    "num": _words("two three four five six seven eight nine ten eleven twelve"),
+grandmother grandfather aunt uncle sister brother cousin neighbour godmother nephew niece friend mother father
+teacher landlord"""),
+    "price": ("<num> [coppers|pennies|farthings|shillings|crowns|feathers|eggs|songs|kisses|pearls]",),
+    "num": _words("two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty"),
     "virtue": _words("""
-patience courage kindness honesty laughter friendship luck hope curiosity silence hard-work trust wisdom music
-memory bread"""),
-    "gift": _phrases("""
-a [red|blue|woollen|patched] [coat|cap|shawl|sack], a basket of <food>, a jug of <drink>, [two|three|four|five] [hens|coins|candles|goats],
-a [long|short|merry|sad] song, a <aadj> <animal>, a promise, a warm bed, a day of rest, a new pair of [boots|gloves|oars|spectacles],
-a kiss on the cheek, a seat by the fire"""),
+patience courage kindness honesty laughter friendship luck hope curiosity silence trust wisdom music memory
+bread sleep mercy thrift cunning love"""),
+    "gift": (
+        "<thing>", "a <tha> [coat|cap|shawl|cloak|scarf|vest]", "a <tha> basket of <fadj> <fnoun>", "a jug of <drink>",
+        "a <tadj> [song|dance|promise|holiday|feast|poem]", "a <aadj> <animal>"),
     "said": _words("said whispered called cried muttered answered laughed sighed growled murmured sang mumbled"),
+    "hum": _words("hums glows sings rattles weeps shines ticks shakes buzzes whistles snores trembles"),
 }

@@ -2,7 +2,7 @@
 
 Notation, expanded by `grammar.Dice.expand`: `[a|b|c]` picks one alternative, `<rule>` picks an entry of
 the named list and expands it, `{var}` inserts a value of the tale: n (name), they/them/their (pronouns
-of n), p (place with its article), pc (place without it), o (object without article), h (the helper),
+of n), p (place with its article), pc (place without it), o (object without article), on (its noun), h (the helper),
 k (a relative), w (a town). Articles and capitals are corrected afterwards.
 """
 
@@ -12,16 +12,16 @@ RULES = {}
 
 RULES["tagged"] = (
     "who [loved|hated|dreamed of|could not live without|often talked about|never shared] <food>",
-    "who [collected|sold|painted|mended|drew|counted] [old|strange|broken|pretty|wet|foreign] [buttons|stamps|clocks|shells|baskets|boots|spoons|songs|maps|feathers]",
-    "who [feared|loved|knew|trusted|followed|understood] [every|no] [dog|cloud|song|river|door|road|goose|story|ghost|stranger]",
-    "with [big|muddy|cold|quick|strong|ink-stained|dusty] [hands|boots|fingers|pockets|sleeves]",
-    "with a [loud|thin|rough|sweet|low|crooked] [voice|smile|laugh|nose|whistle]",
-    "[from|born in|raised in|newly arrived from] {w}",
+    "who [collected|sold|painted|mended|drew|counted|stole|buried] <tha> <stuff>",
+    "who [feared|loved|knew|trusted|followed|understood] every <aadj> <animal>",
+    "with <tha> [hands|boots|fingers|pockets|sleeves|ears|trousers|spectacles]",
+    "with a <tadj> [voice|smile|laugh|nose|whistle|temper|beard|face]",
+    "[from|born in|raised in] {w} [among|by|with] <num> <padj> <job>s",
 )
 RULES["open"] = (
     "[in the <tadj> days of <season>|one <tadj> <time>|one <time> in <season>|one <tadj> <day>|long ago|many <season>s ago|in a <tadj> <season>|on a <tadj> <time>], a <padj> <job> [named|called|by the name of] {n} [lived|worked|slept|sat|waited|rested|stood] [near|by|beside|not far from|behind|close to] {p} with <thing>.",
     "[a|the] <padj> <job> {n}, <tagged>, [lived|stayed|worked|dwelt|had a room|rented a hut|kept a shop] [near|by|beside|behind|close to] {p}.",
-    "{n} was a <padj> and <padj> <job>, <tagged>.",
+    "{n} was a <padj> and <padj> <job>, <tagged>, and often <feel>.",
     "{n} was the most <padj> <job> [in|around|near] {w}, <tagged>.",
     "there [was once|once lived|once was] a <padj> <job> [named|called] {n}, <tagged>.",
     "[everyone|every child|every <job>|the whole street|half the town] in {w} knew {n}, the <padj> <job> <tagged>.",
@@ -34,102 +34,102 @@ RULES["once"] = (
     "once upon a time, near {p}, there lived a <padj> <job> [named|called] {n}, <tagged>.",
 )
 RULES["mood"] = (
-    "<wsub> <wverb> <wover>, and {n} felt <feel> and <feel>.",
-    "<wsub> <wverb> <wover> while <wsub> <wverb> <wover>.",
-    "it was a <tadj> and <tadj> <time>, and <wsub> <wverb> <wover>.",
-    "that <tadj> <time> smelled of <food> and [wet|burnt|fresh|old] [wool|wood|hay|ink|leather|rope|wax|leaves].",
-    "{they} felt <feel>, for <wsub> <adv> <wverb> <wover>.",
-    "somewhere a <aadj> <animal> [called|sang|cried|howled|sneezed|coughed|answered] and <wsub> <wverb> <wover>.",
+    "the <wadj> <wnoun> <wverb> <wprep> the <wplace>, and {n} felt <feel> and <feel>.",
+    "the <wadj> <wnoun> <wverb> <wprep> the <wplace> while the <wadj> <wnoun> <wverb> <wprep> the <wplace>.",
+    "it was a <tadj> and <tadj> <time>, and the <wadj> <wnoun> <wverb> <wprep> the <wplace>.",
+    "that <tadj> <time> smelled of <food> and <tha> [wool|wood|hay|ink|leather|rope|wax|leaves].",
+    "{they} felt <feel>, for the <wadj> <wnoun> <adv> <wverb> <wprep> the <wplace>.",
+    "somewhere <num> <aadj> <animal>s [called|sang|cried|howled|sneezed|coughed|answered], and the <wadj> <wnoun> <wverb> <wprep> the <wplace>.",
     "for [breakfast|supper|lunch] {they} [ate|shared|cooked|burned|bought] <food> with <drink>, and [felt|looked|became|was] <feel>.",
 )
 RULES["go_p"] = (
-    "so {n} <adv> <go> <via> to {p}.",
+    "so {n} <adv> <go> <vprep> the <vadj> <vnoun> to {p}.",
     "<adv>, {they} packed <food> and <thing> and <go> to {p}.",
-    "{they} <go> <via>, then <go> <via>, until {they} [reached|saw|found|came to] {p}.",
-    "before [sunrise|breakfast|noon|supper|dark|the rain], {n} <go> to {p} <via>.",
-    "it took <num> [hours|days|nights] to reach {p}, and {n} <go> <via>.",
-    "[without a word|with a sigh|after a bowl of <food>|after <num> cups of <drink>|at first light|that same <time>], {they} <go> <via> toward {p}.",
-    "the [road|way|path] to {p} was [long|steep|muddy|dark|lonely|crooked], yet {n} <adv> <go> <via>.",
+    "{they} <go> <vprep> the <vadj> <vnoun>, then <go> <vprep> the <vadj> <vnoun>, until {they} [reached|saw|found|came to] {p}.",
+    "before [sunrise|breakfast|noon|supper|dark|the rain], {n} <go> to {p} <vprep> the <vadj> <vnoun>.",
+    "it took <num> [hours|days|nights] to reach {p}, and {n} <go> <vprep> the <vadj> <vnoun>.",
+    "[without a word|with a sigh|after a bowl of <food>|after <num> cups of <drink>|at first light|that same <time>], {they} <go> <vprep> the <vadj> <vnoun> toward {p}.",
+    "the [road|way|path] to {p} was <vadj> and <vadj>, yet {n} <adv> <go> <vprep> the <vadj> <vnoun>.",
 )
 RULES["meet"] = (
     "there {they} met a {h} carrying <thing>.",
     "a {h} [sat|stood|slept|waited|hid|sang] <where>, [eating|guarding|selling|stealing|cooking] <food>.",
     "<where>, {they} [found|met|noticed|woke|heard|saw] a {h} with <thing>.",
-    "[soon|then|after a while|by chance|at last], a {h} <go> <via> and [greeted|stopped|bumped into|bowed to|frightened|followed] {them}.",
+    "[soon|then|after a while|by chance|at last], a {h} <go> <vprep> the <vadj> <vnoun> and [greeted|stopped|bumped into|bowed to|frightened|followed] {them}.",
     "a {h} <adv> [blocked|crossed|shared|swept] the path and asked for <food>, and {n} [gave|handed|offered|lent] it <thing>.",
     "only a {h} [was|sat|waited|slept] there, looking <feel> and <feel>, with <thing>.",
 )
 RULES["hint"] = (
-    "\"look <where>,\" <said> the {h} <adv>, \"for the {o} [likes|loves|needs|hates] [company|silence|the dark|cold air|old friends|fresh air].\"",
-    "the {h} <adv> <said>, \"[bring|give|fetch|find|cook] me <food> and I will [show|tell|teach|sing] you [the secret|everything|the truth|the way].\"",
-    "\"[no <job>|no <animal>|nobody|only a <padj> <job>|only a <aadj> <animal>] can [use|lift|keep|hide|trust|wake] that {o},\" <said> the {h}, [scratching|shaking|nodding|lowering|hiding] its head <adv>.",
-    "the {h} [looked|stared|blinked|winked|nodded] at {n} and <said>, \"I [smelled|saw|heard|dreamed of|followed] a <padj> <job> <where>.\"",
-    "\"[dear|poor|good|young|foolish] {n},\" <said> the {h}, \"[trade|bring|lend|show] me <thing>, and the {o} will be [yours|safe|found|free].\"",
-    "the {h} <adv> [drew|scratched|traced|wrote] a [map|circle|word|arrow|number] [in|on] the [sand|mud|snow|dust|wall|table] and <said>, \"[dig|look|wait|knock|listen|sing] <where>.\"",
+    "the {h} <adv> <said>, \"look <where>, for the {on} [likes|loves|needs|hates|fears] <tha> <stuff>.\"",
+    "the {h} <adv> <said>, \"[bring|give|fetch|find|cook] me <food> and I will [show|tell|teach|sing] you [the secret|everything|the truth|the way|a story] of the <tha> <thn>.\"",
+    "\"[no|only a] <padj> <job> can [use|lift|keep|hide|trust|wake] that {on},\" <said> the {h}, [scratching|shaking|nodding|lowering|hiding] its <tha> head <adv>.",
+    "the {h} [looked|stared|blinked|winked|nodded] <adv> and <said>, \"I [smelled|saw|heard|dreamed of|followed] a <padj> <job> <where>.\"",
+    "the {h} <adv> <said>, \"<padj> {n}, [trade|bring|lend|show] me <thing>, and the {on} will be [yours|safe|found|free].\"",
+    "the {h} <adv> [drew|scratched|traced|wrote] a <tadj> [map|circle|word|arrow|number] [in|on] the [sand|mud|snow|dust|wall|table] and <said>, \"[dig|look|wait|knock|listen|sing|search|climb] <adv> <where>.\"",
 )
 RULES["obstacle"] = (
-    "but a <aadj> <animal> [stole|swallowed|guarded|dropped|licked|sat on] <thing>, and {n} [had to|must] [wait|sing|laugh|run|bargain|climb|hide] for <num> [hours|minutes|nights].",
-    "then a <padj> <job> [came|shouted|fell|ran|jumped] [out|over|by|down] and <adv> [demanded|asked for|threw|offered] <thing>.",
-    "[suddenly|just then|a moment later|without warning], [the floor|a branch|the ladder|a rope|the old door|a shelf] [broke|cracked|slipped|gave way|fell], and {they} [landed|rolled|slid|tumbled] <where>.",
+    "but a <aadj> <animal> [stole|swallowed|guarded|dropped|licked|sat on] <thing>, and {they} had to [wait|sing|laugh|run|bargain|climb|hide|dance] <where> for <num> [hours|minutes|nights|days].",
+    "then a <padj> <job> [came|shouted|fell|ran|jumped] [out|over|by|down] with <thing> and <adv> [demanded|asked for|threw|offered] <thing>.",
+    "[suddenly|just then|a moment later|without warning], the <tha> <thn> [broke|cracked|slipped|gave way|fell], and {they} [landed|rolled|slid|tumbled] <where>.",
     "{they} [searched|looked|felt|peered] <where> and <where>, but found only <thing>.",
-    "<num> <aadj> [geese|goats|rats|dogs|crows|cats] [chased|followed|surrounded|watched|mocked] {them} <wover>.",
-    "at <time> {they} was <feel>, and <thing> was all {they} had [left|to eat|to trade|to hold].",
-    "the <job> of {w}, a <padj> [man|woman|giant|fellow|soul], <adv> [refused|argued|complained|wept|shouted] and [hid|kept|wanted|broke] <thing>.",
+    "<num> <aadj> [geese|goats|rats|dogs|crows|cats] [chased|followed|surrounded|watched|mocked] {them} <wprep> the <wplace>.",
+    "that <time> {they} was <feel> and <feel>, and had only <thing> [left|to eat|to trade|to hold].",
+    "the <job> of {w}, a <padj> [man|woman|giant|fellow|soul] with <thing>, <adv> [refused|argued|complained|wept|shouted] and [hid|kept|wanted|broke] <thing>.",
 )
 RULES["find"] = (
-    "at last, <where>, {n} [found|saw|touched|discovered|spotted|noticed] the {o}, [warm|cold|wet|dusty|bright|small] and [shining|safe|whole|waiting|quiet|lovely].",
-    "and there, <where>, lay the {o}, [wrapped in|covered with|half hidden by|tied with|next to] [cobwebs|straw|wool|moss|leaves|a red ribbon|old paper|silk|seaweed|string].",
+    "at last, <where>, {n} [found|saw|touched|discovered|spotted|noticed] the {o}, <tha> and <tha>.",
+    "and there, <where>, lay the {o}, [wrapped in|covered with|hidden by|tied with|next to] <tha> [cobwebs|straw|wool|moss|leaves|ribbons|paper|silk|seaweed|string].",
     "{they} <adv> [moved|lifted|pushed|kicked] <thing>, and the {o} [rolled|fell|slid|tumbled|dropped] [out|into the light|at {their} feet|into {their} hands].",
     "<adv>, the {h} [led|pulled|carried|pushed] {n} to <thing>, and <where> was the {o}.",
-    "when <wsub> <wverb> <wover>, something [glittered|moved|gleamed|hummed|rattled] <where>, and it was the {o}.",
+    "when the <wadj> <wnoun> <wverb> <wprep> the <wplace>, something [glittered|moved|gleamed|hummed|rattled|sparkled] <where>, and it was the {o}.",
 )
 RULES["use"] = (
-    "{n} [raised|turned|shook|held up|showed|offered] the {o} <adv>, and <num> [doors|birds|lights|bells|ghosts|windows] [opened|rose|woke|answered|vanished|appeared] <wover>.",
-    "with the {o} in {their} [hand|lap|pocket|bag|arms], {n} <go> <via> and [saved|freed|woke|warned|found] a <padj> <job>.",
-    "{they} [tied|traded|pressed|fastened|joined] the {o} to <thing>, and <adv> the {h} began to [dance|laugh|weep|grow|glow|sing|snore].",
-    "the {o} [trembled|sang|shone|hummed|rang|glowed], <wsub> <wverb> <wover>, and the {h} was [free|healed|awake|a <job> again|no longer <feel>].",
-    "nobody had [used|touched|seen|wanted|needed] the {o} for <num> [years|winters|summers], but {n} <adv> [cleaned|mended|oiled|warmed|tried] it with <drink>.",
+    "{n} [raised|turned|shook|held up|showed|offered] the {o} <adv>, and <num> <tha> [doors|birds|lights|bells|ghosts|windows] [opened|rose|woke|answered|vanished|appeared] <wprep> the <wplace>.",
+    "with the {on} in {their} [hand|lap|pocket|bag|arms], {n} <go> <vprep> the <vadj> <vnoun> and [saved|freed|woke|warned|found] a <padj> <job>.",
+    "{they} [tied|traded|pressed|fastened|joined] the {o} to <thing>, and the {h} <adv> began to [dance|laugh|weep|grow|glow|sing|snore] <where>.",
+    "the {on} [trembled|sang|shone|hummed|rang|glowed], the <wadj> <wnoun> <wverb> <wprep> the <wplace>, and the {h} was [free|healed|awake|a <job>|rich] and <feel>.",
+    "no <padj> <job> had [used|touched|seen|wanted|needed] the {o} for <num> [years|winters|summers], but {n} <adv> [cleaned|mended|oiled|warmed|tried] it with <drink>.",
 )
 RULES["end"] = (
     "that <time>, {n} [hung|placed|kept|hid|set] the {o} <where> and ate <food> with the {h}.",
-    "from that <time> on, the {o} [stayed|rested|hung|remained] at {p}, and {n} was never [<feel>|late|cold|hungry|alone] again.",
-    "{n} <adv> [carried|brought|took] the {o} home, and {their} {k} [cooked|baked|served|burned] <food> for the whole [street|family|village|town].",
+    "from that <time> on, the {o} [stayed|rested|hung|remained] at {p}, and {n} was [never|seldom|always] <feel> or <feel>.",
+    "{n} <adv> [carried|brought|took] the {o} home, and {their} {k} [cooked|baked|served|burned] <food> for <num> <padj> <job>s.",
     "so the {o} [came|went|was carried] back to {p}, and the {h} [got|earned|received|was given] <gift>.",
-    "and whenever <wsub> <wverb> <wover>, {n} [smiled|remembered|told the tale|thought of the {h}] and [polished|touched|kissed|dusted|held] the {o}.",
-    "in the end {n} [gave|lent|left|sold] the {o} to the {h} for <gift>, and [both|the two] were <feel>.",
-    "to this day, [people|children|<job>s|travellers|sailors] at {p} [drink <drink>|eat <food>|sing|dance] in honour of {n} and the {o}.",
+    "and whenever the <wadj> <wnoun> <wverb> <wprep> the <wplace>, {n} <adv> [polished|touched|kissed|dusted|held] the {o} and ate <food>.",
+    "in the end {n} [gave|lent|left|sold] the {o} to the {h} for <gift>, and both were <feel> and <feel>.",
+    "to this day, <padj> <job>s at {p} [drink <drink>|eat <food>] in honour of {n} and the {o}.",
 )
 RULES["moral"] = (
     "for <virtue> [is worth more than|opens more doors than|lasts longer than|tastes better than|weighs less than|is lighter than] <thing>.",
     "a little <virtue>, {they} [learned|said|knew|thought|wrote], goes further than <thing>.",
     "and the {h}? It [became|married|followed|taught|hired] a <padj> <job>.",
-    "{their} {k} only [laughed|nodded|smiled|wept|sighed] and [poured|spilled|drank|asked for] <drink>.",
-    "and they all [slept|laughed|sang|danced|drank <drink>|ate <food>] until [<day>|dawn|noon|the next <time>|the <drink> was gone].",
-    "it was a <tadj> <time>, and <wsub> <wverb> <wover>.",
+    "{their} <padj> {k} only [laughed|nodded|smiled|wept|sighed] and <adv> [poured|spilled|drank|asked for] <drink>.",
+    "and they all [slept|laughed|sang|danced|feasted] <where> until the <drink> was gone.",
+    "it was a <tadj> <time>, and the <wadj> <wnoun> <wverb> <wprep> the <wplace>.",
     "",
 )
 
 # Plots: each sets the want, then orders the shared sentences.
 RULES["lost"] = (
-    "one <tadj> <time> the {o} was [gone|lost|missing|nowhere to be found], and {their} {k} [wept|was <feel>|blamed <thing>|could not sleep].",
-    "{their} {k} had [lost|dropped|forgotten|left] the {o} somewhere near {p}, [between <food> and <drink>|while chasing a <animal>|on a <tadj> <day>|after a quarrel about <food>].",
-    "a <aadj> <animal> had <adv> [stolen|taken|buried|hidden|carried off] the {o}, and {n} was <feel>.",
+    "one <tadj> <time> the {o} was [gone|lost|missing|stolen], and {their} <padj> {k} <adv> blamed <thing>.",
+    "{their} {k} had [lost|dropped|forgotten|left] the {o} somewhere near {p}, [while chasing a <aadj> <animal>|on a <tadj> <day> in <season>|after a <tadj> quarrel about <food>].",
+    "a <aadj> <animal> had <adv> [stolen|taken|buried|hidden|carried off] the {o} <where>, and {n} was <feel>.",
 )
 RULES["quest"] = (
     "a <padj> <job> [asked|begged|paid|ordered|hired] {n} to bring back the {o} for <gift>.",
-    "{they} had [heard|dreamed|read|been told] that [an old|a lost|the famous|a secret] {o} lay [hidden|buried|asleep|forgotten] at {p}, <where>.",
-    "\"[find|fetch|bring|save] the {o},\" <said> {their} {k} <adv>, \"[before <day>|or sell <thing>|and take <food>|and trust no <animal>].\"",
-    "in a dream, a <aadj> <animal> <said> to {n}, \"the {o} [waits|sleeps|rusts|sings|weeps] at {p}.\"",
+    "{they} had [heard|learned] from a <padj> <job> that the {o} lay [hidden|buried|asleep|forgotten] at {p}, <where>.",
+    "{their} {k} <adv> <said>, \"[find|fetch|bring|save] the {o} before <day>, take <food>, and trust no <aadj> <animal>.\"",
+    "in a dream, a <aadj> <animal> <adv> <said>, \"the {o} <hum> at {p} <where>.\"",
 )
 RULES["owned"] = (
-    "{n} owned [one treasure|nothing of value|only one fine thing], [a|an old|a curious|a very fine] {o}, [a gift from|won from|bought from|borrowed from] a <padj> <job>.",
-    "on {their} birthday, {their} {k} <adv> gave {them} a {o} and <food>.",
-    "{they} had [traded|swapped|sold] <thing> for a {o} that [hummed|glowed|ticked|smelled of <food>|was always warm|whispered at night].",
+    "{n} owned <thing>, <thing> and a {o}, [a gift from|won from|bought from|borrowed from] a <padj> <job>.",
+    "on {their} <tadj> birthday, {their} <padj> {k} <adv> gave {them} a {o} and <food>.",
+    "{they} had [traded|swapped|sold] <thing> for a {o} that [hummed|glowed|ticked|smelled of <food>|tasted of <drink>] on a <tadj> <time>.",
 )
 RULES["trouble"] = (
-    "at {p}, a {h} was [stuck|trapped|crying|caught|freezing] <where>, and nobody [cared|came|noticed|helped].",
-    "but every <time>, a [strange|terrible|sad|lovely] [sound|light|smell|song] came from {p}, and a {h} [blamed|feared|watched|told] the <job>s of {w}.",
-    "then a {h} <go> <via> with [bad|strange|sad] news: {p} was [dark|closed|flooded|full of <animal>s|up for sale|without a <job>].",
+    "at {p}, a {h} was [stuck|trapped|crying|caught|freezing] <where>, and no <padj> <job> [cared|came|noticed|helped].",
+    "but every <time>, a <wadj> [sound|light|smell|song] came from {p}, and a {h} [blamed|feared|watched|told] the <padj> <job>s of {w}.",
+    "then a {h} <go> <vprep> the <vadj> <vnoun> with [bad|strange|sad] news: {p} was [dark|closed|flooded|sold], and full of <aadj> <animal>s.",
 )
 RULES["tale"] = (
     "<lost> [<mood> |]<go_p> <meet> <hint> [<obstacle> |]<find>",
@@ -149,7 +149,7 @@ RULES["ask_verb"] = (
     "tell me", "write", "invent", "make up", "I want", "I would like", "give me", "could you tell", "can you write",
     "please tell me", "let me hear", "spin", "we need", "I'd love", "please write", "tell us")
 RULES["kind"] = ("tale", "story", "fairy tale", "bedtime story", "short story", "fable", "legend", "yarn")
-RULES["story"] = ("a <kind>", "a [short|little|new|good|funny|nice|strange|sad|<tadj>] <kind>", "me a <kind>")
+RULES["story"] = ("a <kind>", "a [short|little|new|good|funny|nice|strange|sad|<tadj>] <kind>")
 RULES["triple"] = (
     "{n}, {p} and a {o}", "{n}, a {o} and {p}", "a {o}, {n} and {p}", "{p}, {n} and the {o}", "{n} and a {o} at {p}",
     "{n} who finds a {o} near {p}", "{n} and {p}, with a {o} in it", "a {o} and {n} near {p}",
@@ -172,12 +172,12 @@ RULES["ask_any"] = ("<please><ask_verb> <story>[.|!|, please.|]", "once upon a t
 RULES["again"] = ("", "", "another one. ", "thank you! Now ", "lovely. ", "and now ", "one more, ", "next: ", "I liked that. ")
 RULES["follow_q"] = (
     "what became of the {o}?", "and the {o}? Where is it now?", "where is the {o} today?", "did {n} keep the {o}?",
-    "what did {n} do next?", "was {n} happy in the end?", "who was {n}, really?", "is {p} still there?", "[and then|what happened next|go on|tell me more]?")
+    "what did {n} do next?", "was {n} happy in the end?", "who was {n}, really?", "is {p} still there?", "[and then|what happened next|what came after that]?")
 RULES["follow_a"] = (
-    "the {o} [lay|stood|hung|rested] <where> for <num> [years|winters|weeks], and {n} [often|never|rarely|always] [thought|spoke|dreamed] of {p} with <food>.",
-    "{n} <adv> [sold|lent|gave|traded] the {o} to a <padj> <job> for <gift>, then <go> <via>.",
-    "they say {n} [still|sometimes|often] <go> to {p} with the {o}, [eating|carrying|sharing|selling] <food> and feeling <feel>.",
-    "{n} was <feel> and <feel>. Near {p}, {they} [opened|kept|built|ran] a [shop|school|inn|stall] for <job>s, with the {o} <where>.",
+    "the {o} [lay|stood|hung|rested] <where> for <num> [years|winters|weeks], and {n} [often|never|rarely|always] [thought|spoke|dreamed] of {p} over <food>.",
+    "{n} <adv> [sold|lent|gave|traded] the {o} to a <padj> <job> for <gift>, then <go> <vprep> the <vadj> <vnoun>.",
+    "they say {n} [still|sometimes|often] <go> to {p} with the {o}, [eating|carrying|sharing|selling] <food> and feeling <feel> and <feel>.",
+    "{n} was <feel> and <feel>. Near {p}, {they} [opened|kept|built|ran] a <tadj> [shop|school|inn|stall] for <padj> <job>s, with the {o} <where>.",
 )
 
 # ------------------------------------------------------------------------------------------ innkeeper
@@ -194,22 +194,22 @@ RULES["sys_tale"] = (
 RULES["hello_q"] = ("[hello|good <time>|greetings|hi|well met|hello there][, {i}|, innkeeper|, friend|][!|.] [It is a <tadj> <time>.|I am <feel>.|My name is {g}.|Is this {inn}?|I am {g}, a <job>.|What a <time>.|]",)
 RULES["hello_a"] = (
     "welcome to {inn}, <padj> [traveller|friend|guest|stranger]! I am {i}. [Sit|Rest|Warm yourself|Drop your bag] <where> and try my <food> with <drink>.",
-    "a <tadj> <time> to you! {i} is my name, and {inn} is [mine|my home|my pride|half full|almost empty]. [Mind|Ignore|Forgive|Do not feed] the <aadj> <animal> <where>.",
-    "[ah|oh|well], a guest! You look <feel> and <feel>. At {inn} we cure that with <food> and <drink>, served <adv>.",
-    "come in, come in! <wsub> <wverb> <wover>, and you must be <feel>. I have <drink>, <food>, and <thing>.",
+    "a <tadj> <time> to you! {i} is my name, and {inn} is my <tadj> [home|pride|burden|kingdom]. [Mind|Ignore|Forgive|Do not feed] the <aadj> <animal> <where>.",
+    "[ah|oh|well], a <padj> guest! You look <feel> and <feel>, so [take|eat|try] <food> <where>, <adv> served by the <job> of {inn}.",
+    "come in, come in! the <wadj> <wnoun> <wverb> <wprep> the <wplace>, and you must be <feel>. I have <drink>, <food>, and <thing>.",
 )
 RULES["food_q"] = ("what [do you have|is there|can I get] to [eat|drink]?", "what is on the [menu|fire|table] [tonight|today]?", "I am [hungry|thirsty|starving]. What do you [have|serve|recommend]?", "do you have <food>?", "a [cup|mug|glass] of <drink>, please.")
 RULES["food_a"] = (
     "today there is <food>, or <food> if you are <feel>, and a mug of <drink> for <price>.",
     "my {k} [cooked|burned|made|prepared] <food> this <time>. With <drink> that makes <price>, and the <food> is free.",
-    "[certainly|of course|gladly|at once]! Take the <drink>, it [tastes|smells] of <season> and [smoke|honey|apples|rain|pepper|roses]. The <food> costs <price>.",
+    "[certainly|of course|gladly|at once]! Take the <drink>, it [tastes|smells] of <tha> [smoke|honey|apples|rain|pepper|roses]. The <food> costs <price>.",
     "no <food>, I fear, since a <aadj> <animal> ate it. But there is <food> with <drink>, <price> a [plate|bowl|helping].",
 )
 RULES["room_q"] = ("[do you have|is there|may I have] a [room|bed] [tonight|for the night|for <num> nights|for {g}|]?", "how much is a [room|bed]?", "where [can|do|may] I sleep?", "I need a [room|bed], <adv> if possible.")
 RULES["room_a"] = (
-    "a room costs <price> a night, with <food> in the morning. The bed is [soft|hard|narrow|huge|dry|warm] and stands beside <thing>.",
-    "the <aadj> <animal> sleeps in the [best|red|small|upper|lower] room, but the [green|blue|back|front|corner] one is yours for <price> and <thing>.",
-    "[yes|gladly|of course|surely], up the stairs, past <thing>, door number <num>. It is <price>, and <drink> is included.",
+    "a room costs <price> a night, with <food> in the morning. The bed is <tha> and stands beside <thing>.",
+    "the <aadj> <animal> sleeps in the <tha> room, but the <tha> one is yours for <price> and <thing>.",
+    "[yes|gladly|of course|surely], past <thing>, then <where>, door number <num>. It is <price>, and <drink> is included.",
     "only the [attic|stable|cellar|loft] is left, I am <feel> to say. For <price> you share it with a <padj> <job> and <thing>.",
 )
 RULES["rumour_q"] = (
@@ -219,38 +219,38 @@ RULES["rumour_q"] = (
     "any news of {n} from {p}? I seek the {o}.", "why did {n} go to {p} with a {o}?")
 RULES["rumour_a"] = (
     "[ah|oh|well|hush|yes], {n}! A <padj> <job>, <tagged>. [Last <season>|On <day>|One <tadj> <time>|<num> days ago] {they} <adv> <go> to {p} and [hid|lost|buried|found|dropped] the {o} <where>.",
-    "a <padj> <job> told me, over <food>, that {n} <go> <via> to {p}. The {o} was <where>, and a <aadj> <animal> guards it <adv>.",
-    "they say the {o} of {n} [hums|glows|sings|rattles|weeps] whenever <wsub> [passes|drifts|wanders] over {p}. I was <feel> when my {k} told me, between <food> and <drink>.",
-    "[hm|well|listen|sit closer], {n} drank <drink> here, looking <feel>, with the {o} <where>. Then {they} <go> <via> toward {p} and left me <thing>.",
-    "I saw {n} <adv> trading the {o} for <gift> at {p}. That <padj> <job>, a friend of {n}, still [laughs|weeps|sings|argues] about it over <food>.",
+    "a <padj> <job> told me, over <food>, that {n} <go> <vprep> the <vadj> <vnoun> to {p}. The {o} lies <where>, and a <aadj> <animal> guards it <adv>.",
+    "they say the {o} of {n} <hum> <adv> whenever the <wadj> <wnoun> [passes|drifts|wanders|sails] over {p}. I was <feel> when my {k} told me, over <food>.",
+    "[hm|well|listen|sit closer], {n} drank <drink> here, looking <feel>, with the {o} <where>. Then {they} <go> <vprep> the <vadj> <vnoun> toward {p} and left me <thing> and <thing>.",
+    "I saw {n} <adv> trading the {o} for <gift> at {p}. That <padj> <job>, a friend of {n}, still <adv> [laughs|weeps|sings|argues] about it over <food>.",
 )
 RULES["who_q"] = ("who is {n}?", "tell me more about {n}.", "what is {n} like?", "is {n} a friend of yours?", "where can I find {n}?")
 RULES["who_a"] = (
     "{n} is a <padj> and <padj> <job>, <tagged>. You will find {them} near {p}, <where>.",
     "{n}? The most <padj> <job> I know, <tagged>. {they} still owes me <price> for <food>.",
-    "a <job> <tagged>, always <feel> after <drink>. {n} and my {k} once <go> <via> with <thing>.",
+    "a <job> <tagged>, always <feel> after <drink>. {n} and my {k} once <go> <vprep> the <vadj> <vnoun> with <thing>.",
 )
 RULES["place_q"] = ("where is {p}?", "how do I get to {p}?", "is it far to {p}?", "what is {p} like?", "is {p} dangerous?")
 RULES["place_a"] = (
-    "to reach {p}, [go|walk|ride|travel] <via>, then <via>. Take <food>, and [greet|avoid|feed|trust|beware] the <aadj> <animal>.",
-    "{p} is <num> [hours|miles|days] from here, <via>. There is <thing> now, and <wsub> often [drifts|hangs|rolls|settles] there.",
+    "to reach {p}, [go|walk|ride|travel] <vprep> the <vadj> <vnoun>, then <vprep> the <vadj> <vnoun>. Take <food>, and [greet|avoid|feed|trust|beware] the <aadj> <animal>.",
+    "{p} is <num> [hours|miles|days] from here, <vprep> the <vadj> <vnoun>. There is <thing> now, and the <wadj> <wnoun> often [drifts|hangs|rolls|settles] <where>.",
     "[few|most|some|many] <job>s go to {p} <adv>, and come back <feel>. Look for <thing>, then turn [left|right|back|north|south].",
 )
 RULES["object_q"] = ("what about the {o}?", "where is the {o} now?", "tell me about the {o}.", "is the {o} worth much?", "what does the {o} do?", "who has the {o}?")
 RULES["object_a"] = (
     "the {o} is worth <price>, or perhaps <gift>. A <padj> <job> [made|found|cursed|blessed|repaired] it on a <tadj> <time>.",
-    "last I heard, {n} kept the {o} <where>, at {p}, with <thing> to [hide|guard|cover|warm] it.",
-    "[ah|careful|hush|well], that {o} makes every <job> <feel>. Even {n} <adv> wrapped it in [wool|silk|paper|leaves|straw] and ate no <food> for <num> days.",
+    "last I heard, {n} kept the {o} <where>, at {p}, with <thing> to <adv> [hide|guard|cover|warm] it.",
+    "[ah|careful|hush|well], that {o} makes every <padj> <job> <feel>. Even {n} <adv> wrapped it in <tha> [wool|silk|paper|leaves|straw] and ate no <food> for <num> days.",
 )
 RULES["news_q"] = ("what is new?", "any [news|rumours|gossip]?", "what are [people|the guests] talking about?", "tell me something[ strange| funny|].")
 RULES["news_a"] = (
     "a <padj> <job> from {w} [married|hired|sued|kissed|insulted] a <padj> <job>, and the <aadj> <animal> got <gift>.",
-    "<wsub> <wverb> <wover> all <time>, and now <thing> is gone. The <job>s are <feel>, and the price of <food> is <price>.",
+    "the <wadj> <wnoun> <wverb> <wprep> the <wplace> all <time>, and nobody can find <thing>. The <job>s are <feel>, and the price of <food> is <price>.",
     "they found <thing> <where>. My {k} blames the <aadj> <animal>, but I suspect a <padj> <job>.",
 )
-RULES["bye_q"] = ("[thank you|thanks|many thanks][.|, {i}.|!] [Goodbye.|Farewell.|Good night.|I must go.|]", "[goodbye|farewell|good night][, {i}|, friend|][.|!]", "I will [leave|go|sleep] now.", "here is <price> for the <drink>.")
+RULES["bye_q"] = ("[thank you|thanks|many thanks][.|, {i}.|!] [Goodbye.|Farewell.|Good night.|I must go.|]", "[goodbye|farewell|good night][, {i}|, friend|][.|!]", "I will [leave|go|sleep] now.", "here are <price> for the <drink>.")
 RULES["bye_a"] = (
     "safe travels, <padj> friend! Take <food> for the road, and beware the <aadj> <animal> <where>.",
-    "farewell! When <wsub> [drifts|passes|rolls|creeps] <wover>, think of {inn} and my <drink>.",
-    "[good night|goodbye|until <day>]! May you never be <feel>, and may <virtue> find you <where>.",
+    "farewell! When the <wadj> <wnoun> [drifts|passes|rolls|creeps] <wprep> the <wplace>, think of {inn} and my <drink>.",
+    "[good night|goodbye|until <day>]! may you never be <feel> or <feel>, and may <virtue> find my <padj> {k} <where>.",
 )

@@ -1,1 +1,66 @@
-fn main(){}
+//! The command line tool `astrai`: runs, chats, renders templates and scores files with the library's public API.
+//!
+//! Answers and results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed (`astrai: <message>` on
+//! stderr), 2 wrong usage, 130 interrupted. A reader that closes the pipe ends the program quietly.
+
+mod args;
+mod chat;
+mod failure;
+mod info;
+mod interrupt;
+mod open;
+mod render;
+mod run;
+mod score;
+mod stream;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Runs language models from Hugging Face folders.
+#[derive(Parser)]
+#[command(name = "astrai", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answers one prompt, streaming.
+    Run(run::RunArgs),
+    /// A conversation in the terminal; one line is one turn.
+    Chat(chat::ChatArgs),
+    /// Prints exactly what the chat template makes of messages; needs no weights.
+    Render(render::RenderArgs),
+    /// Scores JSON lines from stdin, or the perplexity of a text.
+    Score(score::ScoreArgs),
+    /// Prints facts about a model folder.
+    Info(info::InfoArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::chat(args),
+        Command::Render(args) => render::render(args),
+        Command::Score(args) => score::score(args),
+        Command::Info(args) => info::info(args),
+    };
+    match outcome {
+        Ok(()) | Err(Failure::Pipe) => ExitCode::SUCCESS,
+        Err(Failure::Message(message)) => {
+            failure::note(&message);
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(message)) => {
+            failure::note(&message);
+            // Nothing is left to tell when stderr itself is gone.
+            let _ = writeln!(std::io::stderr(), "For more information, try 'astrai --help'.");
+            ExitCode::from(2)
+        }
+        Err(Failure::Interrupted) => ExitCode::from(130),
+    }
+}

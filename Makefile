@@ -1,0 +1,79 @@
+# make demo: build libastrai.so and watch a C program tell a story. make help: everything else.
+
+CARGO  ?= cargo
+CC     ?= cc
+PYTHON ?= python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+CARGO_VERSION_MIN := 1.88
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# By ABI version, as build.rs has it.
+SONAME  := libastrai.so.1
+RELEASE := target/release
+MODEL   := models/storyteller
+# What the static library needs beside libc.
+STATIC_LIBS := -lm -lpthread -ldl -lgcc_s
+
+# cargo has a scheduler of its own; a half-inherited jobserver only makes it warn.
+unexport MAKEFLAGS MFLAGS
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo build test lint header bench install clean need-cargo need-cc
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+need-cargo:
+	@command -v $(CARGO) >/dev/null 2>&1 || { \
+	  echo "error: '$(CARGO)' is not there. Install Rust $(CARGO_VERSION_MIN) or newer: https://rustup.rs" >&2; exit 1; }
+	@have=$$($(CARGO) --version | sed -n 's/^cargo \([0-9]*\.[0-9]*\).*/\1/p'); \
+	  lowest=$$(printf '%s\n%s\n' "$$have" "$(CARGO_VERSION_MIN)" | sort -t . -k 1,1n -k 2,2n | head -n 1); \
+	  [ "$$lowest" = "$(CARGO_VERSION_MIN)" ] || { \
+	  echo "error: cargo $$have is too old; Rust $(CARGO_VERSION_MIN) or newer is needed: rustup update stable" >&2; exit 1; }
+
+need-cc:
+	@command -v $(firstword $(CC)) >/dev/null 2>&1 || { \
+	  echo "error: the C compiler '$(CC)' is not there. Debian: apt-get install gcc; or name yours: make CC=clang" >&2; exit 1; }
+
+build: need-cargo ## the release library: target/release/libastrai.so and .a
+	$(CARGO) build --release --lib
+
+# Programs bind to the soname, so it has to exist beside the file that cargo writes.
+$(RELEASE)/stream: examples-c/stream.c include/astrai.h build | need-cc
+	ln -sf libastrai.so $(RELEASE)/$(SONAME)
+	$(CC) -O2 $< -Iinclude -L$(RELEASE) -lastrai -Wl,-rpath,$(abspath $(RELEASE)) -o $@
+
+demo: $(RELEASE)/stream ## a C program streams a story from models/storyteller
+	$(RELEASE)/stream $(MODEL)
+
+# One profile and one set of features for everything, so that the dependencies are compiled once.
+test: lint ## lint, then all tests: Rust, header drift, C examples, README
+	$(CARGO) build --all-features
+	$(CARGO) test --all-features
+
+lint: need-cargo need-cc ## formatting, clippy and documentation, all without warnings
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --all-features --document-private-items --lib
+
+header: need-cargo ## write include/astrai.h anew from src/ffi
+	ASTRAI_BLESS=1 $(CARGO) test --test header
+
+bench: need-cargo ## tokens per second on models/storyteller
+	$(CARGO) bench --bench decode
+
+install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 644 include/astrai.h $(DESTDIR)$(PREFIX)/include/astrai.h
+	install -m 755 $(RELEASE)/libastrai.so $(DESTDIR)$(PREFIX)/lib/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libastrai.so
+	install -m 644 $(RELEASE)/libastrai.a $(DESTDIR)$(PREFIX)/lib/libastrai.a
+	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: astrai' \
+	  'Description: An embeddable serving engine for language models' 'Version: $(VERSION)' \
+	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lastrai' 'Libs.private: $(STATIC_LIBS)' \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/astrai.pc
+
+clean: ## remove everything that was built
+	$(CARGO) clean

@@ -1,0 +1,51 @@
+//! AVX2 with FMA: the portable source compiled with those instructions. A product and its sum round once here.
+
+use super::Tier;
+use super::kernels::{AttentionArgs, Elements, Kernels, LinearArgs};
+use super::portable;
+use std::ops::Range;
+
+/// The AVX2 tier.
+pub static KERNELS: Kernels = Kernels { tier: Tier::Avx2, linear, attention, rms_norm, silu_mul, sigmoid_mul };
+
+/// Whether this processor has the tier's instructions.
+pub fn present() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// # Safety
+/// See [`Kernels::linear`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { portable::linear_any::<true, 4, 2>(args, range, scratch) }
+}
+
+/// # Safety
+/// See [`Kernels::attention`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn attention(args: &AttentionArgs, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { portable::attention_any::<true>(args, scratch) }
+}
+
+/// # Safety
+/// The processor has AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
+    portable::rms_norm_any::<true>(x, gain, eps);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    portable::silu_mul_any::<true>(gate, up);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
+    portable::sigmoid_mul_any::<true>(x, gate);
+}

@@ -1,0 +1,482 @@
+//! The CPU backend: buffers, weights used in place, and a pool of threads that runs a tier's kernels.
+//!
+//! Each operation splits its output among tasks; a task writes only its own part, so the result does not depend on
+//! which thread runs it or how many there are. What a task computes comes from the tier's function table
+//! ([`kernels::Kernels`]); this file only cuts the work and hands out slices.
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+mod experts;
+pub mod kernels;
+mod memory;
+pub mod pool;
+pub mod portable;
+pub mod reference;
+mod rotary;
+
+use super::*;
+use crate::error::{Error, Status};
+use crate::os::thread::ThreadOptions;
+use kernels::{AttentionArgs, Elements, Kernels, LinearArgs, PageView, f32_to_bf16, kv_offset};
+use memory::Buffer;
+use pool::Pool;
+use std::cell::UnsafeCell;
+use std::ops::Range;
+
+/// Instruction set of the CPU kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tier {
+    /// The fastest tier this processor has.
+    #[default]
+    Auto,
+    /// Plain f32 loops: the specification of every other tier.
+    Reference,
+    /// Blocked loops the compiler vectorises for the baseline of the target.
+    Portable,
+    /// Arm NEON.
+    Neon,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512.
+    Avx512,
+    /// Intel AMX.
+    Amx,
+}
+
+/// Multiply-adds a task should at least have: fewer cost less than handing the task over (about 2 µs).
+const TASK_WORK_MIN: usize = 1 << 15;
+/// Tasks for each thread: enough to even out threads that run at different speeds.
+const TASKS_PER_THREAD: usize = 4;
+/// Elements of an element-wise task.
+const ELEMENTS_PER_TASK: usize = 1 << 13;
+
+/// The tiers this processor can run, slowest first.
+pub fn tiers() -> Vec<Tier> {
+    [Tier::Reference, Tier::Portable, Tier::Avx2].into_iter().filter(|&t| kernels_of(t).is_some()).collect()
+}
+
+fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
+    match tier {
+        Tier::Reference => Some(&reference::KERNELS),
+        Tier::Portable => Some(&portable::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::present().then_some(&avx2::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Auto => kernels_of(Tier::Avx2).or(Some(&portable::KERNELS)),
+        #[cfg(not(target_arch = "x86_64"))]
+        Tier::Auto => Some(&portable::KERNELS),
+        _ => None,
+    }
+}
+
+struct StoredWeight {
+    bytes: HostBytes,
+    dtype: DType,
+}
+
+impl StoredWeight {
+    fn elements(&self) -> Elements<'_> {
+        Elements::new((*self.bytes).as_ref(), self.dtype).expect("alignment was checked when the weight was made")
+    }
+}
+
+struct Group {
+    shape: KvShape,
+    buffer: Buffer,
+}
+
+/// Scratch of one pool thread. Tasks of one thread never run at the same time.
+struct Scratch(UnsafeCell<Vec<f32>>);
+
+// SAFETY: element `i` is used by pool thread `i` alone (`CpuBackend::scratch`).
+unsafe impl Sync for Scratch {}
+
+/// A pointer that tasks write disjoint parts through.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+
+// SAFETY: tasks write disjoint elements; each use says which.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// # Safety
+    /// The range lies within the allocation and no other task touches it meanwhile.
+    unsafe fn slice<'a>(self, range: Range<usize>) -> &'a mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+    }
+}
+
+/// The CPU as a [`Backend`].
+pub struct CpuBackend {
+    kernels: &'static Kernels,
+    pool: Pool,
+    scratch: Vec<Scratch>,
+    buffers: Vec<Buffer>,
+    weights: Vec<StoredWeight>,
+    groups: Vec<Group>,
+}
+
+impl CpuBackend {
+    /// A backend of `threads` threads (0 = physical cores) on `tier`.
+    pub fn new(tier: Tier, threads: usize, options: ThreadOptions) -> Result<CpuBackend> {
+        let kernels = kernels_of(tier).ok_or_else(|| {
+            Error::new(
+                Status::Unsupported,
+                format!("cpu tier {tier:?} is not available on this processor or in this build; there are {:?}", tiers()),
+            )
+            .about("cpu_tier")
+        })?;
+        let threads = if threads == 0 { crate::os::thread::physical_cores() } else { threads };
+        let pool = Pool::new(threads, options)?;
+        let scratch = (0..pool.threads()).map(|_| Scratch(UnsafeCell::new(Vec::new()))).collect();
+        Ok(CpuBackend { kernels, pool, scratch, buffers: Vec::new(), weights: Vec::new(), groups: Vec::new() })
+    }
+
+    /// The tier in use.
+    pub fn tier(&self) -> Tier {
+        self.kernels.tier
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    fn floats(&self, t: Tensor, elements: usize) -> &[f32] {
+        &self.buffers[t.buffer as usize].floats()[t.offset..t.offset + elements]
+    }
+
+    fn floats_mut(&mut self, t: Tensor, elements: usize) -> &mut [f32] {
+        &mut self.buffers[t.buffer as usize].floats_mut()[t.offset..t.offset + elements]
+    }
+
+    /// A pointer to `elements` floats that were checked to be inside their buffer.
+    fn shared(&mut self, t: Tensor, elements: usize) -> Shared<f32> {
+        Shared(self.floats_mut(t, elements).as_mut_ptr())
+    }
+
+    fn elements(&self, w: Weight) -> Elements<'_> {
+        self.weights[w.id as usize].elements()
+    }
+
+    /// Runs `task(range)` over `0..count` in ranges of whole `grain`s, in parallel when `work` per item is worth it.
+    fn ranges(&mut self, count: usize, grain: usize, work: usize, task: &(dyn Fn(Range<usize>, &mut Vec<f32>) + Sync)) {
+        let total = count.saturating_mul(work);
+        let tasks = (total / TASK_WORK_MIN).clamp(1, self.pool.threads() * TASKS_PER_THREAD);
+        let tasks = if self.pool.threads() == 1 { 1 } else { tasks };
+        let step = count.div_ceil(tasks).div_ceil(grain).max(1) * grain;
+        let scratch = &self.scratch;
+        self.pool.run(count.div_ceil(step), &|index, thread| {
+            // SAFETY: `thread` is unique among running tasks, so this scratch has one user.
+            let scratch = unsafe { &mut *scratch[thread].0.get() };
+            task(index * step..count.min((index + 1) * step), scratch);
+        });
+    }
+
+    fn linear_one(&mut self, x: Tensor, rows: usize, linear: &Linear) {
+        let Weight { outs, ins, .. } = linear.weight;
+        let out = self.shared(linear.out, rows * outs);
+        let kernels = self.kernels;
+        let (x, weight, bias) = (
+            Shared(self.floats(x, rows * ins).as_ptr().cast_mut()),
+            self.weights[linear.weight.id as usize].share(),
+            linear.bias.map(|b| self.weights[b.id as usize].share()),
+        );
+        self.ranges(outs, 16, rows * ins, &|range, scratch| {
+            let (out, x) = (out, x);
+            let args = LinearArgs {
+                weight: weight.elements(),
+                ins,
+                bias: bias.as_ref().map(StoredWeight::elements),
+                // SAFETY: checked above to be inside its buffer, and no task writes the input.
+                x: unsafe { x.slice(0..rows * ins) },
+                rows,
+                out: out.0,
+                out_stride: outs,
+                accumulate: linear.accumulate,
+            };
+            // SAFETY: `out` covers [rows, outs], each task has its own columns, and the tier was checked by `new`.
+            unsafe { (kernels.linear)(&args, range, scratch) };
+        });
+    }
+
+    /// Applies `f` to every head of every row. Heads do not overlap.
+    fn each_head(&mut self, heads: Heads, rows: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        assert!(heads.head_stride >= heads.dim && heads.row_stride >= heads.heads * heads.head_stride - (heads.head_stride - heads.dim));
+        let span = (rows - 1) * heads.row_stride + (heads.heads - 1) * heads.head_stride + heads.dim;
+        let data = self.shared(heads.tensor, span);
+        self.ranges(rows, 1, heads.heads * heads.dim * 4, &|range, _| {
+            let data = data;
+            for row in range {
+                for head in 0..heads.heads {
+                    let start = row * heads.row_stride + head * heads.head_stride;
+                    // SAFETY: inside `span`, and each row belongs to one task.
+                    f(row, unsafe { data.slice(start..start + heads.dim) });
+                }
+            }
+        });
+    }
+
+    /// Applies `f` to matching parts of two tensors.
+    fn each_pair(&mut self, x: Tensor, y: Tensor, elements: usize, f: &(dyn Fn(&mut [f32], &[f32]) + Sync)) {
+        let y = Shared(self.floats(y, elements).as_ptr().cast_mut());
+        let x = self.shared(x, elements);
+        self.ranges(elements.div_ceil(ELEMENTS_PER_TASK), 1, ELEMENTS_PER_TASK * 4, &|range, _| {
+            let (x, y) = (x, y);
+            let part = range.start * ELEMENTS_PER_TASK..elements.min(range.end * ELEMENTS_PER_TASK);
+            // SAFETY: parts are disjoint and inside both tensors, which are distinct places.
+            unsafe { f(x.slice(part.clone()), y.slice(part)) };
+        });
+    }
+}
+
+impl StoredWeight {
+    fn share(&self) -> StoredWeight {
+        StoredWeight { bytes: self.bytes.clone(), dtype: self.dtype }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> String {
+        format!("CPU, {:?}, {} threads", self.kernels.tier, self.pool.threads())
+    }
+
+    fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor> {
+        let bytes = elements.checked_mul(4).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        self.buffers.push(Buffer::zeroed(bytes, what)?);
+        Ok(Tensor { buffer: (self.buffers.len() - 1) as u32, offset: 0 })
+    }
+
+    fn weight(&mut self, bytes: HostBytes, dtype: DType, outs: usize, ins: usize) -> Result<Weight> {
+        let elements = Elements::new((*bytes).as_ref(), dtype)
+            .ok_or_else(|| Error::internal(format!("a weight of {outs} x {ins} {dtype} is not aligned")))?;
+        if elements.len() != outs * ins {
+            return Err(Error::internal(format!("a weight of {outs} x {ins} has {} elements", elements.len())));
+        }
+        self.weights.push(StoredWeight { bytes, dtype });
+        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+    }
+
+    fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
+        let what = "KV pages";
+        let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
+        let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
+        self.groups.push(Group { shape, buffer: Buffer::zeroed(bytes, what)? });
+        Ok(KvPages((self.groups.len() - 1) as u32))
+    }
+
+    fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
+        let width = table.ins;
+        let out = self.shared(out, tokens.len() * width);
+        let elements = self.elements(table);
+        for (row, &token) in tokens.iter().enumerate() {
+            let from = elements.slice(token as usize * width..(token as usize + 1) * width);
+            // SAFETY: rows lie inside the checked `out`, written one after the other.
+            let to = unsafe { out.slice(row * width..(row + 1) * width) };
+            to.iter_mut().enumerate().for_each(|(i, v)| *v = from.get(i));
+        }
+    }
+
+    fn rotary_angles(&mut self, positions: &[u32], inv_freq: &[f32], scale: f32, out: Tensor) {
+        let half = inv_freq.len();
+        let out = self.floats_mut(out, positions.len() * 2 * half);
+        rotary::angles(positions, inv_freq, scale, out);
+    }
+
+    fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
+        let width = gain.ins;
+        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].share());
+        let from = Shared(self.floats(x, rows * width).as_ptr().cast_mut());
+        let to = self.shared(out, rows * width);
+        let same = x == out;
+        self.ranges(rows, 1, width * 4, &|range, _| {
+            let (from, to) = (from, to);
+            for row in range {
+                let part = row * width..(row + 1) * width;
+                // SAFETY: each row belongs to one task; input and output are the same place or distinct ones.
+                let y = unsafe { to.slice(part.clone()) };
+                if !same {
+                    // SAFETY: as above; nobody writes the input.
+                    y.copy_from_slice(unsafe { from.slice(part) });
+                }
+                // SAFETY: the tier was checked by `new`.
+                unsafe { (kernels.rms_norm)(y, gain.elements(), eps) };
+            }
+        });
+    }
+
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
+        for linear in group {
+            self.linear_one(x, rows, linear);
+        }
+    }
+
+    fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
+        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].share());
+        self.each_head(heads, rows, &|_, head| {
+            // SAFETY: the tier was checked by `new`.
+            unsafe { (kernels.rms_norm)(head, gain.elements(), eps) }
+        });
+    }
+
+    fn rotate(&mut self, heads: Heads, rotary: Rotary, rows: usize) {
+        let angles = Shared(self.floats(rotary.angles, rows * rotary.dims).as_ptr().cast_mut());
+        self.each_head(heads, rows, &|row, head| {
+            let angles = angles;
+            // SAFETY: inside the checked tensor, which no task writes.
+            let angles = unsafe { angles.slice(row * rotary.dims..(row + 1) * rotary.dims) };
+            rotary::rotate(&mut head[rotary.start..rotary.start + rotary.dims], angles, rotary.interleaved);
+        });
+    }
+
+    fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
+        let group = &mut self.groups[pages.0 as usize];
+        let shape = group.shape;
+        let bytes = group.buffer.as_mut_ptr();
+        let limit = group.buffer.bytes().len() / shape.dtype.size();
+        for (row, (&position, &sequence)) in ragged.positions.iter().zip(ragged.sequences).enumerate() {
+            let page = ragged.table_starts[sequence as usize] as usize + position as usize / shape.page_tokens;
+            let frame = ragged.tables[page];
+            let token = position as usize % shape.page_tokens;
+            for (heads, values) in [(k, false), (v, true)] {
+                for head in 0..heads.heads {
+                    let offset = kv_offset(&shape, layer, frame, head, values) + token * heads.dim;
+                    assert!(offset + heads.dim <= limit, "frame {frame} is outside the pages");
+                    let from = heads.tensor.at(row * heads.row_stride + head * heads.head_stride);
+                    let from = &self.buffers[from.buffer as usize].floats()[from.offset..from.offset + heads.dim];
+                    // SAFETY: the offset was just checked, elements are aligned, and no task is running.
+                    unsafe { store(from, bytes, offset, shape.dtype) };
+                }
+            }
+        }
+    }
+
+    fn attention(&mut self, attention: Attention, ragged: Ragged) {
+        let group = &self.groups[attention.pages.0 as usize];
+        let (shape, q) = (group.shape, attention.q);
+        let rows = ragged.positions.len();
+        let pages = PageView { bytes: group.buffer.bytes(), shape, layer: attention.layer };
+        let pages = SendPages(pages.bytes.as_ptr(), pages.bytes.len(), pages.layer);
+        let q_data = Shared(self.floats(q.tensor, rows * q.row_stride).as_ptr().cast_mut());
+        let out_stride = q.heads * shape.v_dim;
+        let out = self.shared(attention.out, rows * out_stride);
+        let blocks = query_blocks(ragged);
+        let per_kv = q.heads / shape.kv_heads;
+        let kernels = self.kernels;
+        let keys: usize = ragged.positions.iter().map(|&p| p as usize + 1).sum();
+        let tasks = blocks.len() * shape.kv_heads;
+        let work = keys * q.heads * (shape.k_dim + shape.v_dim) / tasks.max(1);
+        self.ranges(tasks, 1, work, &|range, scratch| {
+            let (q_data, out, pages) = (q_data, out, pages);
+            for task in range {
+                let (rows_of_block, kv_head) = (blocks[task / shape.kv_heads].clone(), task % shape.kv_heads);
+                let start = ragged.table_starts[ragged.sequences[rows_of_block.start] as usize] as usize;
+                let args = AttentionArgs {
+                    // SAFETY: checked above; no task writes queries.
+                    q: unsafe { q_data.slice(0..rows * q.row_stride) },
+                    q_row_stride: q.row_stride,
+                    q_head_stride: q.head_stride,
+                    out: out.0,
+                    out_stride,
+                    first_position: ragged.positions[rows_of_block.start] as usize,
+                    rows: rows_of_block,
+                    q_heads: kv_head * per_kv..(kv_head + 1) * per_kv,
+                    kv_head,
+                    table: &ragged.tables[start..],
+                    // SAFETY: the group's buffer outlives the call and is only read here.
+                    pages: unsafe { pages.view(shape) },
+                    scale: attention.scale,
+                    window: attention.window,
+                };
+                // SAFETY: `out` covers all rows; rows and heads of a task are its own; the tier was checked.
+                unsafe { (kernels.attention)(&args, scratch) };
+            }
+        });
+    }
+
+    fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
+        let kernels = self.kernels;
+        // SAFETY: the tier was checked by `new`.
+        self.each_pair(gate, up, elements, &|g, u| unsafe { (kernels.silu_mul)(g, u) });
+    }
+
+    fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize) {
+        let kernels = self.kernels;
+        // SAFETY: the tier was checked by `new`.
+        self.each_pair(x, gate, elements, &|x, g| unsafe { (kernels.sigmoid_mul)(x, g) });
+    }
+
+    fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize) {
+        self.each_pair(x, y, elements, &|x, y| x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y));
+    }
+
+    fn experts(&mut self, experts: Experts, rows: usize) {
+        experts::run(self, experts, rows);
+    }
+
+    fn gather(&mut self, x: Tensor, rows: &[u32], width: usize, out: Tensor) {
+        for (i, &row) in rows.iter().enumerate() {
+            let from = Shared(self.floats(x.at(row as usize * width), width).as_ptr().cast_mut());
+            // SAFETY: source and target are distinct tensors, both checked; no task is running.
+            self.floats_mut(out.at(i * width), width).copy_from_slice(unsafe { from.slice(0..width) });
+        }
+    }
+
+    fn read(&mut self, x: Tensor, out: &mut [f32]) {
+        out.copy_from_slice(self.floats(x, out.len()));
+    }
+}
+
+/// Cuts the rows into runs of one sequence, at most [`portable::QUERY_ROWS`] long.
+fn query_blocks(ragged: Ragged) -> Vec<Range<usize>> {
+    let mut blocks: Vec<Range<usize>> = Vec::new();
+    for row in 0..ragged.positions.len() {
+        match blocks.last_mut() {
+            Some(b) if b.len() < portable::QUERY_ROWS && ragged.sequences[b.start] == ragged.sequences[row] => b.end += 1,
+            _ => blocks.push(row..row + 1),
+        }
+    }
+    blocks
+}
+
+/// A [`PageView`] without its lifetime, for tasks.
+#[derive(Clone, Copy)]
+struct SendPages(*const u8, usize, usize);
+
+// SAFETY: only read through, while the backend is borrowed by the operation.
+unsafe impl Send for SendPages {}
+// SAFETY: as above.
+unsafe impl Sync for SendPages {}
+
+impl SendPages {
+    /// # Safety
+    /// The buffer lives and is not written while the view is used.
+    unsafe fn view<'a>(self, shape: KvShape) -> PageView<'a> {
+        // SAFETY: the caller's promise.
+        PageView { bytes: unsafe { std::slice::from_raw_parts(self.0, self.1) }, shape, layer: self.2 }
+    }
+}
+
+/// Writes `from` as `dtype` at element `offset` of `base`.
+///
+/// # Safety
+/// The elements lie inside the allocation, which is aligned for the type and has no other user meanwhile.
+unsafe fn store(from: &[f32], base: *mut u8, offset: usize, dtype: DType) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match dtype {
+            DType::F32 => std::slice::from_raw_parts_mut(base.cast::<f32>().add(offset), from.len()).copy_from_slice(from),
+            DType::Bf16 => {
+                let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
+                to.iter_mut().zip(from).for_each(|(t, &f)| *t = f32_to_bf16(f));
+            }
+            DType::F16 => {
+                let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
+                to.iter_mut().zip(from).for_each(|(t, &f)| *t = half::f16::from_f32(f).to_bits());
+            }
+        }
+    }
+}

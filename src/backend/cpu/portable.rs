@@ -1,0 +1,424 @@
+//! The portable tier: the same loops as the reference, blocked and written over eight lanes so that the compiler
+//! vectorises them for any target. [`super::avx2`] compiles this very source with wider instructions.
+//!
+//! Order of accumulation (law 1): element `i` of a dot product goes to lane `i % 8`, lanes are added as a fixed
+//! tree. Tiles of rows and outputs share loads, not sums. Attention folds one page after the other, from position 0
+//! of the visible range, into a running softmax.
+//!
+//! Every function is generic over `FMA`: whether a product and its sum round once. It is a property of the tier.
+
+use super::Tier;
+use super::kernels::{AttentionArgs, Elements, Kernels, LinearArgs, bf16_to_f32};
+use std::ops::Range;
+
+/// The portable tier.
+pub static KERNELS: Kernels = Kernels { tier: Tier::Portable, linear, attention, rms_norm, silu_mul, sigmoid_mul };
+
+/// Lanes of a running sum: one AVX register, two SSE or NEON ones.
+const LANES: usize = 8;
+/// Weight rows converted to f32 at a time when several rows of input use them: 16 rows of 4,096 are 256 KiB, within
+/// a second-level cache.
+const PANEL: usize = 16;
+/// Fewest input rows for which converting a panel first is worth it.
+const PANEL_ROWS_MIN: usize = 3;
+/// Query rows that share one conversion of a page.
+pub const QUERY_ROWS: usize = 8;
+
+type Lanes = [f32; LANES];
+
+#[inline(always)]
+fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+#[inline(always)]
+fn reduce(v: &Lanes) -> f32 {
+    ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+}
+
+/// How eight stored elements become f32.
+trait Stored: Copy {
+    fn widen(self) -> f32;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bf16(u16);
+
+impl Stored for Bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        bf16_to_f32(self.0)
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct F16(u16);
+
+impl Stored for F16 {
+    /// Exact for every finite value, without a table or a special instruction: the exponent is rebased by a product.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        let bits = self.0 as u32;
+        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+        let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+        f32::from_bits(magnitude.to_bits() | infinite | (bits & 0x8000) << 16)
+    }
+}
+
+fn as_bf16(bits: &[u16]) -> &[Bf16] {
+    // SAFETY: Bf16 is a transparent u16.
+    unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
+}
+
+fn as_f16(bits: &[u16]) -> &[F16] {
+    // SAFETY: F16 is a transparent u16.
+    unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
+}
+
+#[inline(always)]
+fn lanes_of<T: Stored>(chunk: &[T]) -> Lanes {
+    let mut v = [0.0; LANES];
+    for l in 0..LANES {
+        v[l] = chunk[l].widen();
+    }
+    v
+}
+
+/// The dot products of `MR` rows of `x` with `NR` rows of `w`, rows being `ins` apart and at least `ins` long.
+#[inline(always)]
+fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(x: &[f32], w: &[T], ins: usize) -> [[f32; NR]; MR] {
+    let mut sums = [[[0.0f32; LANES]; NR]; MR];
+    let x: [&[f32]; MR] = std::array::from_fn(|m| &x[m * ins..(m + 1) * ins]);
+    let w: [&[T]; NR] = std::array::from_fn(|n| &w[n * ins..(n + 1) * ins]);
+    let whole = ins / LANES * LANES;
+    let mut i = 0;
+    while i < whole {
+        let wv: [Lanes; NR] = std::array::from_fn(|n| lanes_of(&w[n][i..i + LANES]));
+        for m in 0..MR {
+            let xv = lanes_of(&x[m][i..i + LANES]);
+            for n in 0..NR {
+                for l in 0..LANES {
+                    sums[m][n][l] = fma::<FMA>(xv[l], wv[n][l], sums[m][n][l]);
+                }
+            }
+        }
+        i += LANES;
+    }
+    for (l, i) in (whole..ins).enumerate() {
+        for m in 0..MR {
+            for n in 0..NR {
+                sums[m][n][l] = fma::<FMA>(x[m][i], w[n][i].widen(), sums[m][n][l]);
+            }
+        }
+    }
+    std::array::from_fn(|m| std::array::from_fn(|n| reduce(&sums[m][n])))
+}
+
+/// All rows of `x` with the `count` weight rows at `w`, results at columns `first..`.
+///
+/// # Safety
+/// As [`Kernels::linear`] for columns `first..first + count`.
+#[inline(always)]
+unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
+    args: &LinearArgs,
+    w: &[T],
+    first: usize,
+    count: usize,
+) {
+    let ins = args.ins;
+    let mut row = 0;
+    while row < args.rows {
+        let x = &args.x[row * ins..];
+        let step = if args.rows - row >= MR { MR } else { 1 };
+        let mut n = 0;
+        while n < count {
+            let w = &w[n * ins..];
+            // SAFETY (all puts): rows and columns are the task's, by this function's contract.
+            unsafe {
+                if step == MR && count - n >= NR {
+                    let t = tile::<FMA, MR, NR, T>(x, w, ins);
+                    for (m, t) in t.iter().enumerate() {
+                        t.iter().enumerate().for_each(|(j, &v)| args.put(row + m, first + n + j, v));
+                    }
+                    n += NR;
+                } else if step == MR {
+                    let t = tile::<FMA, MR, 1, T>(x, w, ins);
+                    t.iter().enumerate().for_each(|(m, t)| args.put(row + m, first + n, t[0]));
+                    n += 1;
+                } else if count - n >= 4 {
+                    let t = tile::<FMA, 1, 4, T>(x, w, ins);
+                    t[0].iter().enumerate().for_each(|(j, &v)| args.put(row, first + n + j, v));
+                    n += 4;
+                } else {
+                    let t = tile::<FMA, 1, 1, T>(x, w, ins);
+                    args.put(row, first + n, t[0][0]);
+                    n += 1;
+                }
+            }
+        }
+        row += step;
+    }
+}
+
+/// # Safety
+/// As [`Kernels::linear`].
+#[inline(always)]
+unsafe fn linear_stored<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
+    args: &LinearArgs,
+    w: &[T],
+    range: Range<usize>,
+    scratch: &mut Vec<f32>,
+) {
+    let ins = args.ins;
+    if args.rows < PANEL_ROWS_MIN {
+        // SAFETY: same contract, whole range.
+        unsafe { block::<FMA, MR, NR, T>(args, &w[range.start * ins..range.end * ins], range.start, range.len()) };
+        return;
+    }
+    let mut first = range.start;
+    while first < range.end {
+        let count = PANEL.min(range.end - first);
+        scratch.clear();
+        scratch.extend(w[first * ins..(first + count) * ins].iter().map(|v| v.widen()));
+        // SAFETY: same contract, part of the range.
+        unsafe { block::<FMA, MR, NR, f32>(args, scratch, first, count) };
+        first += count;
+    }
+}
+
+/// # Safety
+/// As [`Kernels::linear`].
+#[inline(always)]
+pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usize>(
+    args: &LinearArgs,
+    range: Range<usize>,
+    scratch: &mut Vec<f32>,
+) {
+    // SAFETY: same contract.
+    unsafe {
+        match args.weight {
+            Elements::F32(w) => block::<FMA, MR, NR, f32>(args, &w[range.start * args.ins..], range.start, range.len()),
+            Elements::Bf16(w) => linear_stored::<FMA, MR, NR, Bf16>(args, as_bf16(w), range, scratch),
+            Elements::F16(w) => linear_stored::<FMA, MR, NR, F16>(args, as_f16(w), range, scratch),
+        }
+    }
+}
+
+/// e^x for x in about [-87, 88], relative error below 2e-7: x = n ln 2 + r, a polynomial in r, and 2^n as bits.
+/// Smaller x give about 1e-38, not 0. Coefficients: minimax on [-ln 2 / 2, ln 2 / 2], from Cephes `expf`.
+#[inline(always)]
+fn exp<const FMA: bool>(x: f32) -> f32 {
+    /// Adding this leaves the nearest integer in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.3, 88.3);
+    let n = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let scale = f32::from_bits((n.to_bits() << 23).wrapping_add(0x3f80_0000));
+    let n = n - ROUND;
+    let r = fma::<FMA>(n, 2.121_944_4e-4, fma::<FMA>(n, -0.693_359_4, x));
+    let mut p = 1.987_569_1e-4;
+    p = fma::<FMA>(p, r, 1.398_199_9e-3);
+    p = fma::<FMA>(p, r, 8.333_452e-3);
+    p = fma::<FMA>(p, r, 4.166_579_6e-2);
+    p = fma::<FMA>(p, r, 1.666_666_5e-1);
+    p = fma::<FMA>(p, r, 5.000_000_1e-1);
+    fma::<FMA>(p * r, r, r + 1.0) * scale
+}
+
+#[inline(always)]
+fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    tile::<FMA, 1, 1, f32>(a, b, a.len())[0][0]
+}
+
+#[inline(always)]
+fn widen_into(from: Elements, to: &mut [f32]) {
+    match from {
+        Elements::F32(e) => to.copy_from_slice(&e[..to.len()]),
+        Elements::Bf16(e) => to.iter_mut().zip(e).for_each(|(t, &e)| *t = bf16_to_f32(e)),
+        Elements::F16(e) => to.iter_mut().zip(as_f16(e)).for_each(|(t, e)| *t = e.widen()),
+    }
+}
+
+/// The running softmax of one query row and head.
+struct Running<'a> {
+    max: &'a mut f32,
+    total: &'a mut f32,
+    sum: &'a mut [f32],
+}
+
+/// Folds the keys `range` of one page into a running softmax.
+#[inline(always)]
+fn fold_page<const FMA: bool>(
+    state: Running,
+    q: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    range: Range<usize>,
+    scale: f32,
+    scores: &mut [f32],
+) {
+    let (k_dim, v_dim) = (q.len(), state.sum.len());
+    let scores = &mut scores[..range.len()];
+    let mut max = *state.max;
+    for (s, j) in scores.iter_mut().zip(range.clone()) {
+        *s = dot::<FMA>(q, &keys[j * k_dim..(j + 1) * k_dim]) * scale;
+        max = max.max(*s);
+    }
+    // At the first page the old maximum is -inf and there is nothing to rescale.
+    let shrink = if *state.max == f32::NEG_INFINITY { 0.0 } else { exp::<FMA>(*state.max - max) };
+    *state.max = max;
+    *state.total *= shrink;
+    state.sum.iter_mut().for_each(|v| *v *= shrink);
+    for s in scores.iter_mut() {
+        *s = exp::<FMA>(*s - max);
+    }
+    for (s, j) in scores.iter().zip(range) {
+        *state.total += s;
+        for (sum, v) in state.sum.iter_mut().zip(&values[j * v_dim..(j + 1) * v_dim]) {
+            *sum = fma::<FMA>(*s, *v, *sum);
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernels::attention`].
+#[inline(always)]
+pub(super) unsafe fn attention_any<const FMA: bool>(args: &AttentionArgs, scratch: &mut Vec<f32>) {
+    let shape = args.pages.shape;
+    let (tokens, k_dim, v_dim) = (shape.page_tokens, shape.k_dim, shape.v_dim);
+    let queries = args.rows.len() * args.q_heads.len();
+    let sizes = [tokens * k_dim, tokens * v_dim, tokens, queries, queries, queries * v_dim];
+    scratch.clear();
+    scratch.resize(sizes.iter().sum(), 0.0);
+    let (keys, rest) = scratch.split_at_mut(sizes[0]);
+    let (values, rest) = rest.split_at_mut(sizes[1]);
+    let (scores, rest) = rest.split_at_mut(sizes[2]);
+    let (max, rest) = rest.split_at_mut(sizes[3]);
+    let (total, sum) = rest.split_at_mut(sizes[4]);
+    max.fill(f32::NEG_INFINITY);
+
+    let last_position = args.first_position + args.rows.len() - 1;
+    let first_page = args.visible(args.first_position).start / tokens;
+    for page in first_page..=last_position / tokens {
+        let frame = args.table[page];
+        widen_into(args.pages.keys(frame, args.kv_head), keys);
+        widen_into(args.pages.values(frame, args.kv_head), values);
+        for (i, row) in args.rows.clone().enumerate() {
+            let visible = args.visible(args.first_position + i);
+            let from = visible.start.max(page * tokens);
+            let to = visible.end.min((page + 1) * tokens);
+            if from >= to {
+                continue;
+            }
+            for (h, head) in args.q_heads.clone().enumerate() {
+                let at = i * args.q_heads.len() + h;
+                let state = Running {
+                    max: &mut max[at],
+                    total: &mut total[at],
+                    sum: &mut sum[at * v_dim..(at + 1) * v_dim],
+                };
+                let range = from - page * tokens..to - page * tokens;
+                fold_page::<FMA>(state, args.query(row, head), keys, values, range, args.scale, scores);
+            }
+        }
+    }
+    for (i, row) in args.rows.clone().enumerate() {
+        for (h, head) in args.q_heads.clone().enumerate() {
+            let at = i * args.q_heads.len() + h;
+            // SAFETY: the row and head are this task's (contract of `attention`).
+            let out = unsafe { args.result(row, head) };
+            let factor = 1.0 / total[at];
+            out.iter_mut().zip(&sum[at * v_dim..]).for_each(|(o, s)| *o = s * factor);
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn rms_norm_any<const FMA: bool>(x: &mut [f32], gain: Elements, eps: f32) {
+    let square = dot::<FMA>(x, x);
+    let factor = 1.0 / (square / x.len() as f32 + eps).sqrt();
+    match gain {
+        Elements::F32(g) => x.iter_mut().zip(g).for_each(|(x, g)| *x = *x * factor * g),
+        Elements::Bf16(g) => x.iter_mut().zip(g).for_each(|(x, &g)| *x = *x * factor * bf16_to_f32(g)),
+        Elements::F16(g) => x.iter_mut().zip(as_f16(g)).for_each(|(x, g)| *x = *x * factor * g.widen()),
+    }
+}
+
+#[inline(always)]
+pub(super) fn silu_mul_any<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + exp::<FMA>(-*g)) * u;
+    }
+}
+
+#[inline(always)]
+pub(super) fn sigmoid_mul_any<const FMA: bool>(x: &mut [f32], gate: &[f32]) {
+    for (x, g) in x.iter_mut().zip(gate) {
+        *x /= 1.0 + exp::<FMA>(-g);
+    }
+}
+
+/// # Safety
+/// See [`Kernels::linear`].
+unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { linear_any::<false, 2, 2>(args, range, scratch) }
+}
+
+/// # Safety
+/// See [`Kernels::attention`].
+unsafe fn attention(args: &AttentionArgs, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { attention_any::<false>(args, scratch) }
+}
+
+/// # Safety
+/// None beyond the types; `unsafe` for the table's sake.
+unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
+    rms_norm_any::<false>(x, gain, eps);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    silu_mul_any::<false>(gate, up);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
+    sigmoid_mul_any::<false>(x, gate);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_its_bound() {
+        for i in -8700..8800 {
+            let x = i as f32 / 100.0;
+            for got in [exp::<false>(x), exp::<true>(x)] {
+                let want = (x as f64).exp();
+                assert!(((got as f64 - want) / want).abs() < 2e-7, "exp({x}) = {got}, not {want}");
+            }
+        }
+        assert!(exp::<false>(f32::NEG_INFINITY) < 2e-38);
+    }
+
+    #[test]
+    fn f16_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let (got, want) = (F16(bits).widen(), half::f16::from_bits(bits).to_f32());
+            assert!(got == want || got.is_nan() && want.is_nan(), "{bits:#06x}: {got} is not {want}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Options that several subcommands share.
+
+use astrai::engine::{CpuTier, EngineOptions, RequestOptions, Type};
+use astrai::limits;
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+/// Which model, and how it computes.
+#[derive(Args)]
+pub struct EngineArgs {
+    /// Model folder: config.json, *.safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Threads that compute [default: physical cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=limits::THREADS_MAX as i64))]
+    pub threads: Option<u32>,
+    /// Context length in tokens [default: the model's, within memory]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::CONTEXT_MAX as i64))]
+    pub context: Option<u32>,
+    /// Precision of activations; f32 is the reference mode [default: bf16]
+    #[arg(long)]
+    pub compute: Option<Compute>,
+    /// Instruction set of the CPU kernels [default: the fastest this processor has]
+    #[arg(long, value_name = "TIER")]
+    pub cpu_tier: Option<Tier>,
+}
+
+/// Values of `--compute`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Compute {
+    F32,
+    Bf16,
+}
+
+/// Values of `--cpu-tier`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Tier {
+    Auto,
+    Reference,
+    Portable,
+    Neon,
+    Avx2,
+    Avx512,
+    Amx,
+}
+
+impl EngineArgs {
+    /// As options of the engine.
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions {
+            threads: self.threads.unwrap_or(0),
+            context_length: self.context.unwrap_or(0),
+            compute: match self.compute {
+                None => Type::Auto,
+                Some(Compute::F32) => Type::F32,
+                Some(Compute::Bf16) => Type::Bf16,
+            },
+            cpu_tier: match self.cpu_tier {
+                None | Some(Tier::Auto) => CpuTier::Auto,
+                Some(Tier::Reference) => CpuTier::Reference,
+                Some(Tier::Portable) => CpuTier::Portable,
+                Some(Tier::Neon) => CpuTier::Neon,
+                Some(Tier::Avx2) => CpuTier::Avx2,
+                Some(Tier::Avx512) => CpuTier::Avx512,
+                Some(Tier::Amx) => CpuTier::Amx,
+            },
+            ..EngineOptions::default()
+        }
+    }
+}
+
+/// How an answer is drawn. What is absent comes from the model's generation_config.json.
+#[derive(Args)]
+pub struct SamplingArgs {
+    /// Most tokens to generate [default: what the context leaves]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<u32>,
+    /// 0 takes the likeliest token
+    #[arg(long, value_name = "T", value_parser = finite)]
+    pub temperature: Option<f32>,
+    /// Draw from the smallest set of tokens whose probability reaches this
+    #[arg(long, value_name = "P", value_parser = finite)]
+    pub top_p: Option<f32>,
+    /// Draw from the K likeliest tokens; 0 = all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+    /// Draw from tokens at least this fraction as probable as the best
+    #[arg(long, value_name = "P", value_parser = finite)]
+    pub min_p: Option<f32>,
+    /// Seed of the random stream; the one used is told at the end
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+}
+
+impl SamplingArgs {
+    /// As options of a request.
+    pub fn options(&self) -> RequestOptions {
+        RequestOptions {
+            max_tokens: self.max_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            seed: self.seed,
+            ..RequestOptions::default()
+        }
+    }
+}
+
+/// Variables of the chat template.
+#[derive(Args)]
+pub struct TemplateArgs {
+    /// Variable of the chat template; a value is JSON when it parses as JSON, else text; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, Value)>,
+}
+
+impl TemplateArgs {
+    /// As a JSON object; the last of equal keys counts.
+    pub fn variables(&self) -> Map<String, Value> {
+        self.set.iter().cloned().collect()
+    }
+}
+
+/// `key=value`, the value being JSON when it parses as JSON, else text.
+fn assignment(text: &str) -> Result<(String, Value), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            Ok((key.to_owned(), value))
+        }
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// A number that is neither NaN nor infinite.
+fn finite(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("expected a finite number".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_value_is_json_when_it_parses_as_json_else_text() {
+        assert_eq!(assignment("n=3"), Ok(("n".into(), json!(3))));
+        assert_eq!(assignment("b=false"), Ok(("b".into(), json!(false))));
+        assert_eq!(assignment("s=<s>"), Ok(("s".into(), json!("<s>"))));
+        assert_eq!(assignment("s=\"3\""), Ok(("s".into(), json!("3"))));
+        assert_eq!(assignment("o={\"a\": [1]}"), Ok(("o".into(), json!({"a": [1]}))));
+        assert_eq!(assignment("e=a=b"), Ok(("e".into(), json!("a=b"))));
+        assert_eq!(assignment("empty="), Ok(("empty".into(), json!(""))));
+        assert!(assignment("novalue").is_err());
+        assert!(assignment("=x").is_err());
+    }
+
+    #[test]
+    fn numbers_are_finite() {
+        assert_eq!(finite("0.5"), Ok(0.5));
+        for bad in ["nan", "inf", "1e99", "", "x"] {
+            assert!(finite(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `astrai chat`: a conversation. One line of stdin is one turn; the oldest turns go when the context is full.
+
+use crate::args::{EngineArgs, SamplingArgs, TemplateArgs};
+use crate::failure::{Failure, Outcome, note};
+use crate::interrupt::Interrupt;
+use crate::open::open;
+use crate::stream::{report, stream};
+use astrai::Status;
+use astrai::engine::{Engine, FinishReason, Prompt, RequestOptions, Sink, TextOptions};
+use clap::Args;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::io::{BufRead, IsTerminal, Write};
+
+/// Arguments of `astrai chat`.
+#[derive(Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    template: TemplateArgs,
+    /// System message; it is kept when turns are trimmed
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    system: Option<String>,
+}
+
+/// Runs the subcommand.
+pub fn chat(args: ChatArgs) -> Outcome {
+    let interrupt = Interrupt::install()?;
+    let engine = open(&args.engine.model, args.engine.options(), Some(&interrupt))?;
+    if !engine.info().has_chat_template {
+        return Err(Failure::Message(format!(
+            "{} has no chat template to chat with; use `astrai run`",
+            args.engine.model.display()
+        )));
+    }
+    let mut conversation = Conversation::new(&engine, &args);
+    let interactive = std::io::stdin().is_terminal();
+    let mut out = std::io::stdout().lock();
+    loop {
+        if interactive {
+            out.write_all(b"> ")?;
+            out.flush()?;
+        }
+        let Some(line) = interrupt.idle(read_line)? else {
+            return Ok(());
+        };
+        if !line.trim().is_empty() {
+            conversation.turn(line, &interrupt, &mut out)?;
+            interrupt.rearm();
+        }
+    }
+}
+
+/// A line of stdin without its end; `None` after the last.
+fn read_line() -> Outcome<Option<String>> {
+    let mut line = String::new();
+    match std::io::stdin().lock().read_line(&mut line) {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned())),
+        Err(error) => Err(Failure::Message(format!("cannot read stdin: {error}"))),
+    }
+}
+
+/// What was said, and the engine that says more.
+struct Conversation<'a> {
+    engine: &'a Engine,
+    options: RequestOptions,
+    /// Stops, variables and the system message; the turns follow it.
+    base: Prompt,
+    /// User and assistant messages in turn.
+    turns: VecDeque<Value>,
+    /// Tokens kept free for the answer.
+    answer_tokens: usize,
+}
+
+impl<'a> Conversation<'a> {
+    fn new(engine: &'a Engine, args: &ChatArgs) -> Self {
+        let context = engine.info().context_length as usize;
+        let wanted = args.sampling.max_tokens.map_or(context / 4, |n| n as usize);
+        let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
+        Conversation {
+            engine,
+            options: args.sampling.options(),
+            base: Prompt {
+                messages: system.collect(),
+                stops: args.sampling.stop.clone(),
+                variables: args.template.variables(),
+                ..Prompt::default()
+            },
+            turns: VecDeque::new(),
+            answer_tokens: wanted.min(context / 2),
+        }
+    }
+
+    /// Answers one line. A line that cannot be answered is forgotten and told; the conversation goes on.
+    fn turn(&mut self, line: String, interrupt: &Interrupt, out: &mut impl Write) -> Outcome {
+        self.turns.push_back(json!({"role": "user", "content": line}));
+        let request = self.fitting_prompt().and_then(|prompt| self.engine.submit(&prompt, &self.options, Sink::Pull));
+        let request = match request {
+            Ok(request) => request,
+            Err(error) if matches!(error.status, Status::Context | Status::Template | Status::NeverFits) => {
+                self.turns.pop_back();
+                note(&error.to_string());
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let answer = stream(&request, interrupt, out)?;
+        report(&answer);
+        if answer.text.is_empty() && answer.finish == FinishReason::Cancel {
+            self.turns.pop_back();
+            return Ok(());
+        }
+        self.turns.push_back(json!({"role": "assistant", "content": answer.text}));
+        Ok(())
+    }
+
+    /// The prompt of the conversation, after dropping the oldest turns that leave no room for an answer.
+    fn fitting_prompt(&mut self) -> astrai::Result<Prompt> {
+        let context = self.engine.info().context_length as usize;
+        let mut dropped = 0;
+        loop {
+            let mut prompt = self.base.clone();
+            prompt.messages.extend(self.turns.iter().cloned());
+            let tokens = self.engine.tokenize(&prompt, TextOptions::default())?.len();
+            if self.turns.len() < 3 || tokens + self.answer_tokens <= context {
+                if dropped > 0 {
+                    note(&format!("the context of {context} tokens is full: dropped the {dropped} oldest messages"));
+                }
+                return Ok(prompt);
+            }
+            self.turns.drain(..2);
+            dropped += 2;
+        }
+    }
+}

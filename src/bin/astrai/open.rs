@@ -1,0 +1,45 @@
+//! Opens an engine, with a progress bar for a person who waits for a large model.
+
+use crate::failure::{Failure, Outcome, note};
+use crate::interrupt::Interrupt;
+use astrai::Status;
+use astrai::engine::{Engine, EngineOptions, LogLevel};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Below this a model loads faster than a bar can be read, in bytes.
+const PROGRESS_BYTES_MIN: u64 = 256 << 20;
+/// Redraws of the bar per second, at most.
+const PROGRESS_HZ: u8 = 10;
+
+/// Opens the model folder. Warnings of the engine go to stderr; Ctrl-C aborts.
+pub fn open(dir: &Path, mut options: EngineOptions, interrupt: Option<&Interrupt>) -> Outcome<Engine> {
+    let interrupt = interrupt.cloned();
+    let mut bar: Option<ProgressBar> = None;
+    options.progress = Some(Box::new(move |done, total| {
+        if total >= PROGRESS_BYTES_MIN {
+            let bar = bar.get_or_insert_with(|| progress_bar(total));
+            bar.set_position(done);
+            if done >= total {
+                bar.finish_and_clear();
+            }
+        }
+        !interrupt.as_ref().is_some_and(Interrupt::raised)
+    }));
+    options.log_level = LogLevel::Warn;
+    options.log = Some(Arc::new(|_, line| note(line)));
+    Engine::open(dir, options).map_err(|error| match error.status {
+        Status::Aborted => Failure::Interrupted,
+        _ => error.into(),
+    })
+}
+
+/// A bar on stderr; indicatif draws nothing when that is not a terminal.
+fn progress_bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(PROGRESS_HZ));
+    if let Ok(style) = ProgressStyle::with_template("loading {bar:32} {bytes}/{total_bytes} {binary_bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,214 @@
+//! A line of input of `astrai score`.
+
+use astrai::engine::{Prompt, PromptPart, RequestOptions};
+use astrai::limits;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// A line that can be submitted.
+#[derive(Debug)]
+pub struct Case {
+    /// Given back in the result; null when absent.
+    pub id: Value,
+    /// Text or messages, unless `prompt_tokens` is set; stops and biases.
+    pub prompt: Prompt,
+    /// The prompt as token ids.
+    pub prompt_tokens: Option<Vec<u32>>,
+    /// Everything else.
+    pub options: RequestOptions,
+    /// Names of fields that mean nothing here.
+    pub unknown: Vec<String>,
+}
+
+/// A line that cannot.
+#[derive(Debug)]
+pub struct Bad {
+    /// The line's id; null when it could not be read.
+    pub id: Value,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Reads one line.
+pub fn parse(line: &[u8]) -> Result<Case, Bad> {
+    let mut fields = match serde_json::from_slice(line) {
+        Ok(Value::Object(fields)) => Fields(fields),
+        Ok(_) => return Err(Bad { id: Value::Null, message: "expected a JSON object".to_owned() }),
+        Err(error) => return Err(Bad { id: Value::Null, message: format!("not JSON: {error}") }),
+    };
+    let id = fields.0.remove("id").unwrap_or(Value::Null);
+    match fields.case() {
+        Ok((prompt, prompt_tokens, options)) => {
+            let unknown = fields.0.into_iter().map(|(name, _)| name).collect();
+            Ok(Case { id, prompt, prompt_tokens, options, unknown })
+        }
+        Err(message) => Err(Bad { id, message }),
+    }
+}
+
+/// The fields of a line that were not read yet.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn case(&mut self) -> Result<(Prompt, Option<Vec<u32>>, RequestOptions), String> {
+        let (mut prompt, prompt_tokens) = self.prompt()?;
+        prompt.stops = match self.0.remove("stop") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::String(stop)) => vec![stop],
+            Some(list) => convert("stop", list)?,
+        };
+        prompt.stop_tokens = self.take("stop_tokens")?.unwrap_or_default();
+        prompt.bias = self.bias()?;
+        Ok((prompt, prompt_tokens, self.options()?))
+    }
+
+    fn prompt(&mut self) -> Result<(Prompt, Option<Vec<u32>>), String> {
+        let text: Option<String> = self.take("prompt")?;
+        let tokens: Option<Vec<u32>> = self.take("prompt_tokens")?;
+        let messages: Option<Vec<Value>> = self.take("messages")?;
+        let tools: Option<Vec<Value>> = self.take("tools")?;
+        if tools.is_some() && messages.is_none() {
+            return Err("`tools` needs `messages`".to_owned());
+        }
+        let mut prompt = Prompt::default();
+        match (text, &tokens, messages) {
+            (Some(text), None, None) => prompt.parts.push(PromptPart::Text { text, special: true }),
+            (None, Some(_), None) => {}
+            (None, None, Some(messages)) => {
+                prompt.messages = messages;
+                prompt.tools = tools.map(Value::Array);
+            }
+            _ => return Err("expected exactly one of `prompt`, `prompt_tokens` and `messages`".to_owned()),
+        }
+        Ok((prompt, tokens))
+    }
+
+    fn options(&mut self) -> Result<RequestOptions, String> {
+        let logprobs: Option<u32> = self.take("logprobs")?;
+        if let Some(k) = logprobs.filter(|&k| k as usize > limits::TOP_LOGPROBS_MAX) {
+            return Err(format!("`logprobs`: {k} is more than {}", limits::TOP_LOGPROBS_MAX));
+        }
+        Ok(RequestOptions {
+            seed: self.take("seed")?,
+            ignore_eos: self.take("ignore_eos")?.unwrap_or(false),
+            prompt_logprobs: self.take("prompt_logprobs")?.unwrap_or(false),
+            max_tokens: self.take("max_tokens")?,
+            top_k: self.take("top_k")?,
+            logprobs: Some(logprobs.unwrap_or(0)),
+            temperature: Some(self.number("temperature")?.unwrap_or(0.0)),
+            top_p: self.number("top_p")?,
+            min_p: self.number("min_p")?,
+            repetition_penalty: self.number("repetition_penalty")?,
+            presence_penalty: self.number("presence_penalty")?,
+            frequency_penalty: self.number("frequency_penalty")?,
+            ..RequestOptions::default()
+        })
+    }
+
+    /// `{"17": -1.5}`: biases by token id.
+    fn bias(&mut self) -> Result<Vec<(u32, f32)>, String> {
+        let biases: Map<String, Value> = self.take("logit_bias")?.unwrap_or_default();
+        let pair = |(id, bias): (String, Value)| {
+            let token = id.parse().map_err(|_| format!("`logit_bias`: {id:?} is not a token id"))?;
+            Ok((token, finite("logit_bias", convert("logit_bias", bias)?)?))
+        };
+        biases.into_iter().map(pair).collect()
+    }
+
+    /// A field; `null` is as good as absent.
+    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, String> {
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => convert(name, value).map(Some),
+        }
+    }
+
+    fn number(&mut self, name: &str) -> Result<Option<f32>, String> {
+        self.take(name)?.map(|value| finite(name, value)).transpose()
+    }
+}
+
+fn convert<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| format!("`{name}`: {error}"))
+}
+
+fn finite(name: &str, value: f32) -> Result<f32, String> {
+    if value.is_finite() { Ok(value) } else { Err(format!("`{name}`: the number is too large")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn good(line: Value) -> Case {
+        parse(line.to_string().as_bytes()).unwrap_or_else(|bad| panic!("{line}: {}", bad.message))
+    }
+
+    fn bad(line: &str) -> Bad {
+        match parse(line.as_bytes()) {
+            Ok(case) => panic!("{line}: {case:?}"),
+            Err(bad) => bad,
+        }
+    }
+
+    #[test]
+    fn every_field_reaches_its_option() {
+        let case = good(json!({
+            "id": {"any": [1, "x"]}, "prompt": "Hi", "max_tokens": 0, "logprobs": 5, "prompt_logprobs": true,
+            "ignore_eos": true, "temperature": 0.5, "seed": u64::MAX, "top_k": 3, "top_p": 0.25, "min_p": 0.125,
+            "repetition_penalty": 1.5, "presence_penalty": -0.5, "frequency_penalty": 0.75, "stop": ["a", "b"],
+            "stop_tokens": [7], "logit_bias": {"3": -100}, "comment": "?"
+        }));
+        assert_eq!(case.id, json!({"any": [1, "x"]}));
+        assert_eq!(case.prompt.parts, [PromptPart::Text { text: "Hi".into(), special: true }]);
+        assert_eq!(case.prompt.stops, ["a", "b"]);
+        assert_eq!(case.prompt.stop_tokens, [7]);
+        assert_eq!(case.prompt.bias, [(3, -100.0)]);
+        assert_eq!(case.unknown, ["comment"]);
+        let o = case.options;
+        assert_eq!((o.max_tokens, o.logprobs, o.seed, o.top_k), (Some(0), Some(5), Some(u64::MAX), Some(3)));
+        assert!(o.prompt_logprobs && o.ignore_eos);
+        assert_eq!((o.temperature, o.top_p, o.min_p), (Some(0.5), Some(0.25), Some(0.125)));
+        assert_eq!(o.repetition_penalty, Some(1.5));
+        assert_eq!((o.presence_penalty, o.frequency_penalty), (Some(-0.5), Some(0.75)));
+    }
+
+    #[test]
+    fn what_is_absent_is_greedy_and_the_models_default() {
+        let case = good(json!({"prompt_tokens": [1, 2], "top_p": null, "stop": "x"}));
+        assert_eq!(case.id, Value::Null);
+        assert_eq!(case.prompt_tokens, Some(vec![1, 2]));
+        assert_eq!(case.prompt.stops, ["x"]);
+        assert_eq!((case.options.temperature, case.options.logprobs), (Some(0.0), Some(0)));
+        assert_eq!((case.options.max_tokens, case.options.top_p, case.options.seed), (None, None, None));
+        let chat = good(json!({"messages": [{"role": "user", "content": "x"}], "tools": []}));
+        assert_eq!((chat.prompt.messages.len(), chat.prompt.tools), (1, Some(json!([]))));
+    }
+
+    #[test]
+    fn a_bad_line_keeps_its_id_and_names_the_field() {
+        for (line, id, part) in [
+            ("nonsense", Value::Null, "not JSON"),
+            ("{\"id\": 1", Value::Null, "not JSON"),
+            ("[1]", Value::Null, "JSON object"),
+            (r#"{"id": 1}"#, json!(1), "exactly one"),
+            (r#"{"id": "a", "prompt": "x", "prompt_tokens": [1]}"#, json!("a"), "exactly one"),
+            (r#"{"id": 2, "prompt": 5}"#, json!(2), "`prompt`"),
+            (r#"{"id": 3, "prompt_tokens": [-1]}"#, json!(3), "`prompt_tokens`"),
+            (r#"{"id": 4, "prompt_tokens": [4294967296]}"#, json!(4), "`prompt_tokens`"),
+            (r#"{"id": 5, "prompt": "x", "max_tokens": -1}"#, json!(5), "`max_tokens`"),
+            (r#"{"id": 6, "prompt": "x", "logprobs": 257}"#, json!(6), "`logprobs`"),
+            (r#"{"id": 7, "prompt": "x", "temperature": "hot"}"#, json!(7), "`temperature`"),
+            (r#"{"id": 8, "prompt": "x", "top_p": 1e300}"#, json!(8), "`top_p`"),
+            (r#"{"id": 9, "prompt": "x", "logit_bias": {"the": 1}}"#, json!(9), "`logit_bias`"),
+            (r#"{"id": 10, "prompt": "x", "stop": 3}"#, json!(10), "`stop`"),
+            (r#"{"id": 11, "prompt": "x", "tools": []}"#, json!(11), "`tools`"),
+        ] {
+            let bad = bad(line);
+            assert_eq!(bad.id, id, "{line}");
+            assert!(bad.message.contains(part), "{line}: {}", bad.message);
+        }
+        assert_eq!(parse(b"\xff{}").err().map(|bad| bad.id), Some(Value::Null));
+    }
+}

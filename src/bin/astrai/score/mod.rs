@@ -1,0 +1,234 @@
+//! `astrai score`: JSON lines in, JSON lines out, for evaluation by others.
+//!
+//! A thread of ours reads stdin and submits; the main thread writes results in input order, each as soon as it and
+//! those before it are there. Between the two stands a queue of named length, so that a long file is throttled and
+//! never refused. The exit code is 0 when every line was answered, bad lines included.
+
+mod case;
+mod result;
+mod text;
+
+use crate::args::EngineArgs;
+use crate::failure::{Failure, Outcome, note};
+use crate::open::open;
+use astrai::Status;
+use astrai::engine::{Engine, EventKind, Next, Prompt, PromptPart, Request, Sink, TextOptions};
+use case::Case;
+use clap::Args;
+use serde_json::Value;
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{BufRead, Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Lines read and not yet answered, at most.
+const LINES_IN_FLIGHT_MAX: usize = astrai::limits::WAITING_DEFAULT;
+/// Longest line of input, in bytes: a prompt of the longest length, escaped.
+const LINE_BYTES_MAX: u64 = 4 * astrai::limits::PROMPT_BYTES_MAX as u64;
+/// Wait before a line that the engine had no room for is submitted again.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Arguments of `astrai score`.
+#[derive(Args)]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Sequences computed at once [default: the engine's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=astrai::limits::RUNNING_MAX as i64))]
+    max_batch: Option<u32>,
+    /// Print the perplexity of this text instead of reading stdin
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// With --text: tokens from one window to the next [default: half the context]
+    #[arg(long, value_name = "TOKENS", requires = "text")]
+    stride: Option<usize>,
+}
+
+/// Runs the subcommand.
+pub fn score(args: ScoreArgs) -> Outcome {
+    let mut options = args.engine.options();
+    options.max_running = args.max_batch.unwrap_or(0);
+    // One more than the queue: the line being written has left it.
+    options.max_waiting = LINES_IN_FLIGHT_MAX as u32 + 1;
+    let engine = Arc::new(open(&args.engine.model, options, None)?);
+    let outcome = match &args.text {
+        Some(path) => text::perplexity(&engine, path, args.stride),
+        None => score_lines(&engine),
+    };
+    // The reader may still be waiting for stdin and hold the engine, so that dropping our handle would not close it.
+    let closed = engine.close(Duration::ZERO);
+    outcome?;
+    Ok(closed?)
+}
+
+/// Reads stdin to its end and answers every line.
+fn score_lines(engine: &Arc<Engine>) -> Outcome {
+    let queue = Arc::new(Queue::default());
+    let (reader_engine, reader_queue) = (engine.clone(), queue.clone());
+    std::thread::Builder::new()
+        .name("score-reader".to_owned())
+        .spawn(move || read_lines(&reader_engine, &reader_queue))
+        .map_err(|e| Failure::Message(format!("cannot start a thread: {e}")))?;
+    let mut out = std::io::stdout().lock();
+    while let Some(entry) = queue.pop() {
+        let line = match entry {
+            Entry::Bad { id, message } => result::bad(&id, &message),
+            Entry::Running { id, prompt_tokens, wants_prompt_logprobs, request } => match finish(&request) {
+                Ok(event) => result::scored(&id, &prompt_tokens, wants_prompt_logprobs, &event),
+                Err(message) => result::bad(&id, &message),
+            },
+            Entry::Unreadable(message) => return Err(Failure::Message(message)),
+        };
+        writeln!(out, "{line}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Waits for the whole of a request.
+fn finish(request: &Request) -> Result<Box<astrai::engine::Event>, String> {
+    match request.wait(None) {
+        Ok(Next::Event(event)) if event.kind == EventKind::Failed => {
+            Err(event.error.map_or("the request failed".to_owned(), |error| error.to_string()))
+        }
+        Ok(Next::Event(event)) => Ok(event),
+        Ok(Next::Timeout | Next::End) => Err("the engine ended the request without a last event".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A line of input on its way to a line of output.
+enum Entry {
+    /// It cannot be scored.
+    Bad { id: Value, message: String },
+    /// It is being scored.
+    Running { id: Value, prompt_tokens: Vec<u32>, wants_prompt_logprobs: bool, request: Request },
+    /// Stdin failed; nothing follows.
+    Unreadable(String),
+}
+
+/// Entries in input order, between the reader and the writer.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    entries: VecDeque<Entry>,
+    ended: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The oldest entry; waits for one. `None` after the end.
+    fn pop(&self) -> Option<Entry> {
+        let mut state = self.lock();
+        loop {
+            if let Some(entry) = state.entries.pop_front() {
+                self.changed.notify_all();
+                return Some(entry);
+            }
+            if state.ended {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until the writer has made room.
+    fn wait_for_room(&self) {
+        let mut state = self.lock();
+        while state.entries.len() >= LINES_IN_FLIGHT_MAX {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until something was answered, or a moment.
+    fn wait_a_moment(&self) {
+        let _ = self.changed.wait_timeout(self.lock(), RETRY).unwrap_or_else(PoisonError::into_inner);
+    }
+
+    fn push(&self, entry: Entry) {
+        self.lock().entries.push_back(entry);
+        self.changed.notify_all();
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+}
+
+/// The reader thread: submits every line of stdin in order.
+fn read_lines(engine: &Engine, queue: &Queue) {
+    let mut input = std::io::stdin().lock();
+    let mut unknown_told = BTreeSet::new();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read = input.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line);
+        match read {
+            Ok(0) => break,
+            Ok(bytes) if bytes as u64 > LINE_BYTES_MAX => {
+                queue.push(Entry::Unreadable(format!("line {number} is longer than {LINE_BYTES_MAX} bytes")));
+                break;
+            }
+            Ok(_) if line.trim_ascii().is_empty() => continue,
+            Ok(_) => {}
+            Err(error) => {
+                queue.push(Entry::Unreadable(format!("cannot read stdin: {error}")));
+                break;
+            }
+        }
+        queue.wait_for_room();
+        let entry = match case::parse(&line) {
+            Ok(case) => {
+                for name in case.unknown.iter().filter(|name| unknown_told.insert((*name).clone())) {
+                    note(&format!("line {number}: the field `{name}` is not known and has no effect"));
+                }
+                submit(engine, queue, case)
+            }
+            Err(bad) => Entry::Bad { id: bad.id, message: format!("line {number}: {}", bad.message) },
+        };
+        queue.push(entry);
+    }
+    queue.end();
+}
+
+/// Hands a case to the engine, waiting while that is full.
+fn submit(engine: &Engine, queue: &Queue, mut case: Case) -> Entry {
+    // Tokens given as ids are passed on as they are; the rest is tokenized once, here, so that the ids reported are
+    // the ids computed.
+    let prompt_tokens = match case.prompt_tokens {
+        Some(tokens) => tokens,
+        None => match engine.tokenize(&case.prompt, TextOptions::default()) {
+            Ok(tokens) => tokens,
+            Err(error) => return Entry::Bad { id: case.id, message: error.to_string() },
+        },
+    };
+    let prompt = Prompt {
+        parts: vec![PromptPart::Tokens(prompt_tokens.clone())],
+        stops: std::mem::take(&mut case.prompt.stops),
+        stop_tokens: std::mem::take(&mut case.prompt.stop_tokens),
+        bias: std::mem::take(&mut case.prompt.bias),
+        ..Prompt::default()
+    };
+    // Results are taken in order, so a request must be able to finish before anybody reads it.
+    case.options.queue_tokens = engine.info().context_length.clamp(1, astrai::limits::QUEUE_TOKENS_MAX as u32);
+    loop {
+        match engine.submit(&prompt, &case.options, Sink::Pull) {
+            Ok(request) => {
+                let wants_prompt_logprobs = case.options.prompt_logprobs;
+                return Entry::Running { id: case.id, prompt_tokens, wants_prompt_logprobs, request };
+            }
+            Err(error) if error.status == Status::QueueFull => queue.wait_a_moment(),
+            Err(error) => return Entry::Bad { id: case.id, message: error.to_string() },
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Reading `config.json`: typed values with limits, errors that name the key, old and new spellings.
+
+use crate::error::{Error, Result};
+use crate::limits;
+use serde_json::Value;
+
+/// A JSON object of a model's configuration, with the place it came from.
+#[derive(Clone, Copy)]
+pub struct Config<'a> {
+    object: &'a Value,
+    subject: &'a str,
+}
+
+impl<'a> Config<'a> {
+    /// The config of a model: the nested `text_config` when there is one (multimodal folders).
+    pub fn new(root: &'a Value, subject: &'a str) -> Config<'a> {
+        let object = match root.get("text_config") {
+            Some(inner) if inner.is_object() => inner,
+            _ => root,
+        };
+        Config { object, subject }
+    }
+
+    /// The same source, another object.
+    pub fn within(&self, object: &'a Value) -> Config<'a> {
+        Config { object, subject: self.subject }
+    }
+
+    fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
+        let found = found.to_string();
+        let short: String = found.chars().take(80).collect();
+        Error::format(format!("config.json: `{key}` is {short}, expected {expected}")).about(self.subject)
+    }
+
+    /// An error about a key.
+    pub fn bad(&self, key: &str, problem: impl std::fmt::Display) -> Error {
+        Error::format(format!("config.json: `{key}` {problem}")).about(self.subject)
+    }
+
+    /// A key's value; `null` counts as absent.
+    pub fn value(&self, key: &str) -> Option<&'a Value> {
+        self.object.get(key).filter(|v| !v.is_null())
+    }
+
+    /// An integer in `1..=max`, or an error naming the key when it is absent.
+    pub fn size(&self, key: &str, max: usize) -> Result<usize> {
+        self.size_of(&[key], max)
+    }
+
+    /// As [`Config::size`], under the first of several spellings.
+    pub fn size_of(&self, keys: &[&str], max: usize) -> Result<usize> {
+        for key in keys {
+            if let Some(n) = self.optional_size(key, max)? {
+                return Ok(n);
+            }
+        }
+        Err(self.bad(keys[0], "is missing"))
+    }
+
+    /// An integer in `1..=max`, if the key is there.
+    pub fn optional_size(&self, key: &str, max: usize) -> Result<Option<usize>> {
+        match self.optional_count(key, max)? {
+            Some(0) => Err(self.bad(key, "is 0, expected at least 1")),
+            n => Ok(n),
+        }
+    }
+
+    /// An integer in `0..=max`, if the key is there.
+    pub fn optional_count(&self, key: &str, max: usize) -> Result<Option<usize>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let number = value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
+        match number.and_then(|n| usize::try_from(n).ok()) {
+            Some(n) if n <= max => Ok(Some(n)),
+            Some(n) => Err(self.bad(key, format_args!("is {n}, more than the limit of {max}"))),
+            None => Err(self.wrong(key, value, "a whole number")),
+        }
+    }
+
+    /// A finite number, if the key is there.
+    pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        match value.as_f64() {
+            Some(n) if n.is_finite() => Ok(Some(n)),
+            _ => Err(self.wrong(key, value, "a number")),
+        }
+    }
+
+    /// A number above zero.
+    pub fn positive(&self, key: &str, default: Option<f64>) -> Result<f64> {
+        match self.optional_number(key)?.or(default) {
+            Some(n) if n > 0.0 => Ok(n),
+            Some(n) => Err(self.bad(key, format_args!("is {n}, expected more than 0"))),
+            None => Err(self.bad(key, "is missing")),
+        }
+    }
+
+    /// A boolean with a default.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(Value::Bool(b)) => Ok(*b),
+            Some(other) => Err(self.wrong(key, other, "true or false")),
+        }
+    }
+
+    /// A string, if the key is there.
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s)),
+            Some(other) => Err(self.wrong(key, other, "a string")),
+        }
+    }
+
+    /// A list of layer indices.
+    pub fn layer_list(&self, key: &str) -> Result<Vec<usize>> {
+        let Some(value) = self.value(key) else { return Ok(Vec::new()) };
+        let wrong = || self.wrong(key, value, "a list of layer numbers");
+        let list = value.as_array().ok_or_else(wrong)?;
+        list.iter().map(|v| v.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(wrong)).collect()
+    }
+
+    /// Demands that `a` be a multiple of `b`.
+    pub fn divisible(&self, key: &str, a: usize, by: &str, b: usize) -> Result<()> {
+        if a.is_multiple_of(b) { Ok(()) } else { Err(self.bad(key, format_args!("is {a}, not a multiple of `{by}` = {b}"))) }
+    }
+
+    /// The activation function must be SiLU, the only one the forward pass has.
+    pub fn expect_silu(&self) -> Result<()> {
+        match self.text("hidden_act")? {
+            None | Some("silu" | "swish") => Ok(()),
+            Some(other) => Err(Error::unsupported(format!(
+                "config.json: `hidden_act` is \"{other}\"; this model family is supported with \"silu\" only"
+            ))
+            .about(self.subject)),
+        }
+    }
+
+    /// Where the config came from, for messages.
+    pub fn subject(&self) -> &'a str {
+        self.subject
+    }
+}
+
+/// The sizes nearly every family shares.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// KV heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Width of the dense feed-forward layer.
+    pub intermediate: usize,
+    /// Vocabulary, padding included.
+    pub vocab: usize,
+    /// Longest sequence the model was made for.
+    pub context: usize,
+    /// Epsilon of the norms.
+    pub eps: f32,
+    /// `lm_head` is the embedding.
+    pub tied: bool,
+}
+
+impl Sizes {
+    /// Reads and checks them. `tied` is the family's default for `tie_word_embeddings`.
+    pub fn read(config: &Config, tied: bool) -> Result<Sizes> {
+        let hidden = config.size("hidden_size", limits::WIDTH_MAX)?;
+        let heads = config.size("num_attention_heads", limits::HEADS_MAX)?;
+        let kv_heads = config.optional_size("num_key_value_heads", limits::HEADS_MAX)?.unwrap_or(heads);
+        config.divisible("num_attention_heads", heads, "num_key_value_heads", kv_heads)?;
+        let head_dim = match config.optional_size("head_dim", limits::HEAD_DIM_MAX)? {
+            Some(dim) => dim,
+            None => {
+                config.divisible("hidden_size", hidden, "num_attention_heads", heads)?;
+                hidden / heads
+            }
+        };
+        if head_dim > limits::HEAD_DIM_MAX || !head_dim.is_multiple_of(2) {
+            return Err(config.bad("head_dim", format_args!("is {head_dim}, expected an even number up to {}", limits::HEAD_DIM_MAX)));
+        }
+        if heads * head_dim > limits::WIDTH_MAX {
+            return Err(config.bad("num_attention_heads", format_args!("times head size is {}, more than the limit of {}", heads * head_dim, limits::WIDTH_MAX)));
+        }
+        Ok(Sizes {
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            layers: config.size("num_hidden_layers", limits::LAYERS_MAX)?,
+            intermediate: config.size("intermediate_size", limits::WIDTH_MAX)?,
+            vocab: config.size("vocab_size", limits::VOCAB_MAX)?,
+            context: config.size("max_position_embeddings", limits::CONTEXT_MAX)?,
+            eps: config.positive("rms_norm_eps", Some(1e-6))? as f32,
+            tied: config.flag("tie_word_embeddings", tied)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_nonsense_is_an_error_that_names_its_key() {
+        let good = json!({"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64,
+            "vocab_size": 100, "max_position_embeddings": 64});
+        assert!(Sizes::read(&Config::new(&good, "test"), false).is_ok());
+        let cases = [
+            ("num_attention_heads", json!(0)),
+            ("num_attention_heads", json!(5)),
+            ("num_key_value_heads", json!(3)),
+            ("hidden_size", json!(-1)),
+            ("hidden_size", json!("32")),
+            ("hidden_size", json!(1e30)),
+            ("num_hidden_layers", json!(4_000_000_000u64)),
+            ("vocab_size", json!(null)),
+            ("rms_norm_eps", json!(0)),
+            ("head_dim", json!(7)),
+            ("tie_word_embeddings", json!(1)),
+        ];
+        for (key, value) in cases {
+            let mut bad = good.clone();
+            bad[key] = value.clone();
+            let error = Sizes::read(&Config::new(&bad, "test"), false).expect_err(key);
+            assert!(error.message.contains("config.json"), "{key} = {value}: {error}");
+        }
+    }
+}

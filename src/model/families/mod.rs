@@ -1,0 +1,166 @@
+//! The model families: each file turns a `config.json` into an [`Architecture`] and says which tensors it ignores.
+//!
+//! To add one: write a file with a [`Family`], list it in [`FAMILIES`], add a fixture to the parity generator. When the
+//! model needs something the forward pass lacks, extend [`super::architecture`] and [`super::forward`] first.
+
+mod astrai;
+mod llama;
+mod mistral;
+mod qwen;
+
+use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, Layer, Names};
+use super::config::{Config, Sizes};
+use super::rotary::RotarySpec;
+use crate::error::{Error, Result};
+use crate::limits;
+use serde_json::Value;
+
+/// A tensor that is left unread on purpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Ignored {
+    /// The tensor's name ends with this.
+    pub suffix: &'static str,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// One family of models.
+pub struct Family {
+    /// `model_type` values it answers to.
+    pub model_types: &'static [&'static str],
+    /// Config to architecture.
+    pub architecture: fn(&Config, model_type: &str) -> Result<Architecture>,
+    /// Tensors it leaves unread.
+    pub ignored: &'static [Ignored],
+}
+
+/// All families.
+pub static FAMILIES: [&Family; 7] =
+    [&astrai::ASTRAI, &llama::LLAMA, &mistral::MISTRAL, &mistral::MIXTRAL, &qwen::QWEN2, &qwen::QWEN3, &qwen::QWEN3_MOE];
+
+/// The family of a config. An absent `model_type` means AstrAI's own.
+pub fn find(root: &Value, subject: &str) -> Result<(&'static Family, String)> {
+    let config = Config::new(root, subject);
+    let model_type = config.text("model_type")?.unwrap_or(astrai::MODEL_TYPE);
+    let family = FAMILIES.iter().find(|f| f.model_types.contains(&model_type)).ok_or_else(|| {
+        let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.model_types.iter().copied()).collect();
+        Error::unsupported(format!("config.json: model_type \"{model_type}\" is unknown; known are {}", known.join(", ")))
+            .about(subject)
+    })?;
+    Ok((family, model_type.to_owned()))
+}
+
+/// Tensor names of the Llama lineage as published on the hub.
+static HF_NAMES: Names = Names {
+    embedding: "model.embed_tokens",
+    final_norm: "model.norm",
+    lm_head: "lm_head",
+    attention_norm: "model.layers.{l}.input_layernorm",
+    ffn_norm: "model.layers.{l}.post_attention_layernorm",
+    q: "model.layers.{l}.self_attn.q_proj",
+    k: "model.layers.{l}.self_attn.k_proj",
+    v: "model.layers.{l}.self_attn.v_proj",
+    out: "model.layers.{l}.self_attn.o_proj",
+    q_norm: "model.layers.{l}.self_attn.q_norm",
+    k_norm: "model.layers.{l}.self_attn.k_norm",
+    attention_gate: "",
+    kv_a: "",
+    kv_norm: "",
+    kv_b: "",
+    gate: "model.layers.{l}.mlp.gate_proj",
+    up: "model.layers.{l}.mlp.up_proj",
+    down: "model.layers.{l}.mlp.down_proj",
+    router: "model.layers.{l}.mlp.gate",
+    expert_gate: "model.layers.{l}.mlp.experts.{e}.gate_proj",
+    expert_up: "model.layers.{l}.mlp.experts.{e}.up_proj",
+    expert_down: "model.layers.{l}.mlp.experts.{e}.down_proj",
+    shared_gate: "",
+    shared_up: "",
+    shared_down: "",
+};
+
+/// Tensors every family of the lineage may carry without need.
+const HF_IGNORED: &[Ignored] =
+    &[Ignored { suffix: ".rotary_emb.inv_freq", reason: "recomputed from the config" }];
+
+/// Attention of the plain Llama kind.
+fn plain_attention(sizes: &Sizes) -> Attention {
+    Attention {
+        heads: sizes.heads,
+        kv_heads: sizes.kv_heads,
+        head_dim: sizes.head_dim,
+        kv: KvProjection::Direct,
+        rotary: 0,
+        rotary_start: 0,
+        rotary_interleaved: false,
+        head_norm: HeadNorm::None,
+        gated: false,
+        qkv_bias: false,
+        out_bias: false,
+        window: None,
+        scale: 1.0 / (sizes.head_dim as f32).sqrt(),
+    }
+}
+
+/// An architecture of the lineage from its layers.
+fn lineage(
+    config: &Config,
+    model_type: &str,
+    sizes: &Sizes,
+    names: &'static Names,
+    layer: impl Fn(usize) -> Layer,
+) -> Result<Architecture> {
+    config.expect_silu()?;
+    Ok(Architecture {
+        model_type: model_type.to_owned(),
+        hidden: sizes.hidden,
+        vocab: sizes.vocab,
+        context: sizes.context,
+        eps: sizes.eps,
+        tied: sizes.tied,
+        rotaries: vec![RotarySpec::read(config, sizes.head_dim, sizes.context)?],
+        layers: (0..sizes.layers).map(layer).collect(),
+        names,
+    })
+}
+
+/// The sliding window of each layer: `layer_types` where given, else `otherwise(layer)` says whether it slides.
+fn windows(config: &Config, layers: usize, otherwise: impl Fn(usize) -> bool) -> Result<Vec<Option<u32>>> {
+    let window = config.optional_size("sliding_window", limits::CONTEXT_MAX)?.map(|w| w as u32);
+    let Some(types) = config.value("layer_types") else {
+        return Ok((0..layers).map(|l| window.filter(|_| otherwise(l))).collect());
+    };
+    let wrong = || config.bad("layer_types", format_args!("is not a list of {layers} names"));
+    let types = types.as_array().filter(|t| t.len() == layers).ok_or_else(wrong)?;
+    types
+        .iter()
+        .map(|t| match t.as_str() {
+            Some("full_attention") => Ok(None),
+            Some("sliding_attention") if window.is_some() => Ok(window),
+            Some("sliding_attention") => Err(config.bad("sliding_window", "is missing, but a layer slides")),
+            _ => Err(config.bad("layer_types", format_args!("holds {t}, expected full_attention or sliding_attention"))),
+        })
+        .collect()
+}
+
+/// Which layers of a mixture hold experts: not in `mlp_only_layers`, and every `decoder_sparse_step`-th.
+fn sparse_layers(config: &Config) -> Result<impl Fn(usize) -> bool> {
+    let dense = config.layer_list("mlp_only_layers")?;
+    let step = config.optional_size("decoder_sparse_step", limits::LAYERS_MAX)?.unwrap_or(1);
+    Ok(move |layer: usize| !dense.contains(&layer) && (layer + 1).is_multiple_of(step))
+}
+
+/// The number of experts and of those chosen for a token, checked against each other.
+fn expert_counts(config: &Config, counts: &[&str], chosen: &str) -> Result<(usize, usize)> {
+    let count = config.size_of(counts, limits::EXPERTS_MAX)?;
+    let chosen_count = config.size(chosen, limits::EXPERTS_MAX)?;
+    if chosen_count > count {
+        return Err(config.bad(chosen, format_args!("is {chosen_count}, more than the {count} experts there are")));
+    }
+    Ok((count, chosen_count))
+}
+
+/// A dense feed-forward part without biases.
+fn dense(sizes: &Sizes) -> Ffn {
+    Ffn::Dense { intermediate: sizes.intermediate, bias: false }
+}

@@ -1,0 +1,303 @@
+//! The one forward pass, over the [`Backend`] trait, for every family.
+
+use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
+use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
+use crate::backend::{self, Backend, Experts, Heads, KvPages, KvShape, Linear, Ragged, Rotary, Tensor};
+use crate::error::Result;
+
+/// Page tables of one layer group in a step; see [`Ragged`].
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// Page frames, one sequence's table after the other.
+    pub pages: Vec<u32>,
+    /// First entry of each sequence.
+    pub starts: Vec<u32>,
+}
+
+/// The input of one step: plain integers.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// `[rows]`: token ids.
+    pub tokens: Vec<u32>,
+    /// `[rows]`: absolute positions; the rows of a sequence are adjacent and ascend by one.
+    pub positions: Vec<u32>,
+    /// `[rows]`: index of the sequence within the step.
+    pub sequences: Vec<u32>,
+    /// Page tables, for each layer group.
+    pub tables: Vec<Tables>,
+}
+
+impl Step {
+    /// Empties it for the next step and keeps the memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.sequences.clear();
+        for t in &mut self.tables {
+            t.pages.clear();
+            t.starts.clear();
+        }
+    }
+
+    fn ragged(&self, group: usize) -> Ragged<'_> {
+        let t = &self.tables[group];
+        Ragged { positions: &self.positions, sequences: &self.sequences, tables: &t.pages, table_starts: &t.starts }
+    }
+}
+
+/// Activations of one step, reserved for the largest one.
+struct Workspace {
+    x: Tensor,
+    y: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    latent: Tensor,
+    attended: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    experts: Tensor,
+    /// For each rotary embedding.
+    angles: Vec<Tensor>,
+    picked: Tensor,
+    logits: Tensor,
+}
+
+/// Elements of each part of the workspace for one row.
+struct Widths {
+    q: usize,
+    kv: usize,
+    latent: usize,
+    inner: usize,
+    router: usize,
+    experts: usize,
+}
+
+impl Widths {
+    fn of(a: &Architecture) -> Widths {
+        let mut w = Widths { q: 0, kv: 0, latent: 1, inner: 0, router: 1, experts: 1 };
+        for layer in &a.layers {
+            let t = &layer.attention;
+            w.q = w.q.max(t.heads * t.head_dim);
+            w.kv = w.kv.max(t.kv_heads * t.head_dim * if t.kv == KvProjection::Direct { 1 } else { 2 });
+            if let KvProjection::Latent { rank } = t.kv {
+                w.latent = w.latent.max(rank);
+            }
+            match layer.ffn {
+                Ffn::Dense { intermediate, .. } => w.inner = w.inner.max(intermediate),
+                Ffn::Experts { count, intermediate, shared_intermediate, .. } => {
+                    w.inner = w.inner.max(shared_intermediate);
+                    w.router = w.router.max(count);
+                    w.experts = w.experts.max(a.hidden + 2 * intermediate);
+                }
+            }
+        }
+        // The gate of the attention's result borrows the feed-forward's place.
+        w.inner = w.inner.max(w.q);
+        w
+    }
+
+    fn row(&self, a: &Architecture) -> usize {
+        let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
+        3 * a.hidden + 2 * self.q + 2 * self.kv + self.latent + 2 * self.inner + self.router + self.experts + angles
+    }
+}
+
+/// A model ready to run on a backend.
+pub struct Model {
+    architecture: Architecture,
+    weights: Weights,
+    groups: Vec<(LayerGroup, KvPages)>,
+    /// Group and index within it, for each layer.
+    place: Vec<(usize, usize)>,
+    workspace: Workspace,
+    logits_rows_max: usize,
+    router: Tensor,
+}
+
+impl Model {
+    /// Bytes of workspace [`Model::new`] will reserve.
+    pub fn workspace_bytes(a: &Architecture, step_tokens: usize, logits_rows: usize) -> usize {
+        4 * (step_tokens * Widths::of(a).row(a) + logits_rows * (a.hidden + a.vocab))
+    }
+
+    /// Reserves pages and workspace. `shapes` gives the pages of each layer group.
+    pub fn new(
+        architecture: Architecture,
+        weights: Weights,
+        shapes: &[KvShape],
+        step_tokens: usize,
+        logits_rows: usize,
+        backend: &mut dyn Backend,
+    ) -> Result<Model> {
+        let a = &architecture;
+        let w = Widths::of(a);
+        let mut alloc = |width: usize, what: &str| backend.alloc(step_tokens * width, what);
+        let workspace = Workspace {
+            x: alloc(a.hidden, "activations")?,
+            y: alloc(a.hidden, "activations")?,
+            q: alloc(w.q, "queries")?,
+            k: alloc(w.kv, "keys")?,
+            v: alloc(w.kv, "values")?,
+            latent: alloc(w.latent, "latent keys and values")?,
+            attended: alloc(w.q.max(a.hidden), "attention")?,
+            gate: alloc(w.inner, "feed-forward")?,
+            up: alloc(w.inner, "feed-forward")?,
+            experts: alloc(w.experts, "experts")?,
+            angles: a.rotaries.iter().map(|r| alloc(r.dims(), "rotary angles")).collect::<Result<_>>()?,
+            picked: backend.alloc(logits_rows * a.hidden, "output rows")?,
+            logits: backend.alloc(logits_rows * a.vocab, "logits")?,
+        };
+        let router = backend.alloc(step_tokens * w.router, "router logits")?;
+        let groups = a.groups();
+        let mut place = vec![(0, 0); a.layers.len()];
+        for (g, group) in groups.iter().enumerate() {
+            group.layers.iter().enumerate().for_each(|(i, &l)| place[l] = (g, i));
+        }
+        let groups = groups
+            .into_iter()
+            .zip(shapes)
+            .map(|(group, shape)| Ok((group, backend.kv_pages(*shape)?)))
+            .collect::<Result<_>>()?;
+        Ok(Model { architecture, weights, groups, place, workspace, logits_rows_max: logits_rows, router })
+    }
+
+    /// The architecture.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Layer groups, each with a page table per sequence.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Most rows of one [`Model::logits`] call.
+    pub fn logits_rows_max(&self) -> usize {
+        self.logits_rows_max
+    }
+
+    /// Runs all rows through the layers; their keys and values are in the pages afterwards, and [`Model::logits`] may
+    /// ask for any row until the next step.
+    pub fn forward(&mut self, backend: &mut dyn Backend, step: &Step) {
+        let (a, ws, rows) = (&self.architecture, &self.workspace, step.tokens.len());
+        backend.embed(self.weights.embedding, &step.tokens, ws.x);
+        for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
+            backend.rotary_angles(&step.positions, &rotary.inv_freq, rotary.scale, angles);
+        }
+        for (index, weights) in self.weights.layers.iter().enumerate() {
+            let spec = &a.layers[index];
+            backend.rms_norm(ws.x, weights.attention_norm, a.eps, rows, ws.y);
+            self.attention(backend, &spec.attention, weights, index, step);
+            backend.rms_norm(ws.x, weights.ffn_norm, a.eps, rows, ws.y);
+            self.ffn(backend, &spec.ffn, &weights.ffn, rows);
+        }
+    }
+
+    /// The logits `[rows.len(), vocab]` of some rows of the last step, on the device.
+    pub fn logits(&mut self, backend: &mut dyn Backend, rows: &[u32]) -> Tensor {
+        assert!(rows.len() <= self.logits_rows_max, "{} rows of logits, at most {}", rows.len(), self.logits_rows_max);
+        let (a, ws) = (&self.architecture, &self.workspace);
+        backend.gather(ws.x, rows, a.hidden, ws.picked);
+        backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
+        let head = Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false };
+        backend.linear(ws.picked, rows.len(), &[head]);
+        ws.logits
+    }
+
+    /// `x += out_proj(attention(y))`.
+    fn attention(&self, backend: &mut dyn Backend, t: &Attention, w: &LayerWeights, layer: usize, step: &Step) {
+        let (ws, rows) = (&self.workspace, step.tokens.len());
+        let heads = |tensor, heads: usize, head_stride, row_stride| Heads { tensor, row_stride, head_stride, heads, dim: t.head_dim };
+        let q = heads(ws.q, t.heads, t.head_dim, t.heads * t.head_dim);
+        let (k, v) = match w.kv {
+            KvWeights::Direct { k, v } => {
+                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(k, ws.k), to(v, ws.v)]);
+                let width = t.kv_heads * t.head_dim;
+                (heads(ws.k, t.kv_heads, t.head_dim, width), heads(ws.v, t.kv_heads, t.head_dim, width))
+            }
+            KvWeights::Latent { a, norm, b } => {
+                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(a, ws.latent)]);
+                backend.rms_norm(ws.latent, norm, self.architecture.eps, rows, ws.latent);
+                backend.linear(ws.latent, rows, &[to(b, ws.k)]);
+                let (both, width) = (2 * t.head_dim, 2 * t.head_dim * t.kv_heads);
+                (heads(ws.k, t.kv_heads, both, width), heads(ws.k.at(t.head_dim), t.kv_heads, both, width))
+            }
+        };
+        self.position(backend, t, w, [q, k], rows);
+        let (group, index) = self.place[layer];
+        let (pages, ragged) = (self.groups[group].1, step.ragged(group));
+        backend.store_kv(pages, index, k, v, ragged);
+        let attention =
+            backend::Attention { q, out: ws.attended, pages, layer: index, scale: t.scale, window: t.window };
+        backend.attention(attention, ragged);
+        if let Some(gate) = w.gate {
+            backend.linear(ws.y, rows, &[to(gate, ws.gate)]);
+            backend.sigmoid_mul(ws.attended, ws.gate, rows * t.heads * t.head_dim);
+        }
+        backend.linear(ws.attended, rows, &[Linear { accumulate: true, ..to(w.out, ws.x) }]);
+    }
+
+    /// Norms and rotates queries and keys.
+    fn position(&self, backend: &mut dyn Backend, t: &Attention, w: &LayerWeights, parts: [Heads; 2], rows: usize) {
+        let spec = &self.architecture.rotaries[t.rotary];
+        let rotary = Rotary {
+            angles: self.workspace.angles[t.rotary],
+            start: t.rotary_start,
+            dims: spec.dims(),
+            interleaved: t.rotary_interleaved,
+        };
+        let norms = w.head_norms.map_or([None, None], |(q, k)| [Some(q), Some(k)]);
+        for (heads, norm) in parts.into_iter().zip(norms) {
+            let mut apply_norm = |backend: &mut dyn Backend| {
+                if let Some(gain) = norm {
+                    backend.head_norm(heads, gain, self.architecture.eps, rows);
+                }
+            };
+            match t.head_norm {
+                HeadNorm::AfterRotary => {
+                    backend.rotate(heads, rotary, rows);
+                    apply_norm(backend);
+                }
+                HeadNorm::None | HeadNorm::BeforeRotary => {
+                    apply_norm(backend);
+                    backend.rotate(heads, rotary, rows);
+                }
+            }
+        }
+    }
+
+    /// `x += ffn(y)`.
+    fn ffn(&self, backend: &mut dyn Backend, ffn: &Ffn, weights: &FfnWeights, rows: usize) {
+        let ws = &self.workspace;
+        match (weights, ffn) {
+            (FfnWeights::Dense { gate, up, down }, _) => {
+                backend.linear(ws.y, rows, &[to(*gate, ws.gate), to(*up, ws.up)]);
+                backend.silu_mul(ws.gate, ws.up, rows * gate.weight.outs);
+                backend.linear(ws.gate, rows, &[Linear { accumulate: true, ..to(*down, ws.x) }]);
+            }
+            (FfnWeights::Experts { router, routed, shared }, Ffn::Experts { routing, .. }) => {
+                let factor = 1.0 / shared.len().max(1) as f32;
+                for expert in shared {
+                    backend.linear(ws.y, rows, &[plain(expert.gate, ws.gate), plain(expert.up, ws.up)]);
+                    backend.silu_mul(ws.gate, ws.up, rows * expert.gate.outs);
+                    backend.linear(ws.gate, rows, &[plain(expert.down, ws.attended)]);
+                    backend.add_scaled(ws.x, ws.attended, factor, rows * expert.down.outs);
+                }
+                let logits = self.router;
+                backend.linear(ws.y, rows, &[plain(*router, logits)]);
+                let (routing, scratch) = (*routing, ws.experts);
+                backend.experts(Experts { experts: routed, logits, routing, x: ws.y, out: ws.x, scratch }, rows);
+            }
+            (FfnWeights::Experts { .. }, Ffn::Dense { .. }) => unreachable!("weights are bound by this very architecture"),
+        }
+    }
+}
+
+fn to(projection: Projection, out: Tensor) -> Linear {
+    Linear { weight: projection.weight, bias: projection.bias, out, accumulate: false }
+}
+
+fn plain(weight: crate::backend::Weight, out: Tensor) -> Linear {
+    Linear { weight, bias: None, out, accumulate: false }
+}

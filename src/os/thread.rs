@@ -1,0 +1,280 @@
+//! Threads of the engine.
+//!
+//! On Unix they are made with `pthread_create`, not `std::thread::spawn`: the latter registers thread-local
+//! destructors on the *spawning* thread, which keeps a shared library mapped after `dlclose` when a host thread opens
+//! an engine. Every thread blocks asynchronous signals (they belong to the host), carries a name, and starts with
+//! the default floating-point environment whatever its creator had set (law 1).
+
+use crate::error::{Error, Result, Status};
+
+/// How a thread is placed and ranked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadOptions {
+    /// Operating-system priority: negative is lower than normal, positive higher where the system allows it.
+    pub priority: i32,
+    /// Processors the thread may use, bit i = processor i; 0 = all.
+    pub affinity_mask: u64,
+}
+
+/// Names of all engine threads begin with this.
+pub const NAME_PREFIX: &str = "astrai-";
+
+/// Sets rounding, denormals and exception masks of this thread to the language's defaults.
+pub fn reset_float_environment() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let default: u32 = 0x1f80;
+        // SAFETY: loads MXCSR from a valid u32; 0x1f80 masks all exceptions, rounds to nearest, keeps denormals.
+        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &default, options(nostack, readonly)) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: writing zero to FPCR selects round-to-nearest with denormals and no traps.
+    unsafe {
+        std::arch::asm!("msr fpcr, {}", in(reg) 0u64, options(nostack, nomem))
+    };
+}
+
+/// Processors this process may use, counting the hardware threads of a core once.
+pub fn physical_cores() -> usize {
+    let logical = std::thread::available_parallelism().map_or(1, |n| n.get());
+    imp::physical_cores().unwrap_or(logical).clamp(1, logical)
+}
+
+/// Number of the calling process; a forked child sees another one.
+pub fn process_id() -> u32 {
+    std::process::id()
+}
+
+/// A started thread.
+pub struct JoinHandle(imp::Handle);
+
+impl JoinHandle {
+    /// Waits for the thread to end.
+    pub fn join(self) {
+        self.0.join();
+    }
+
+    /// Whether the caller is this thread.
+    pub fn is_current(&self) -> bool {
+        self.0.is_current()
+    }
+
+    /// Lets the thread end on its own.
+    pub fn detach(self) {
+        self.0.detach();
+    }
+}
+
+/// Starts a thread named `astrai-<name>`. A panic in `body` ends the thread and nothing else; rooms that must react
+/// to one catch it themselves.
+pub fn spawn(name: &str, options: ThreadOptions, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle> {
+    let name = format!("{NAME_PREFIX}{name}");
+    let run = Box::new(move || {
+        imp::place_current(&name, options);
+        reset_float_environment();
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+    });
+    imp::spawn(run).map(JoinHandle).map_err(|e| {
+        let mut error = Error::new(Status::Memory, format!("cannot start a thread: {e}"));
+        error.os_code = e.raw_os_error().unwrap_or(0);
+        error
+    })
+}
+
+#[cfg(unix)]
+mod imp {
+    use super::ThreadOptions;
+    use std::ffi::{CString, c_void};
+    use std::io;
+
+    pub struct Handle(libc::pthread_t);
+
+    impl Handle {
+        pub fn join(self) {
+            // SAFETY: the thread was created joinable by `spawn`; taking `self` makes this the only join or detach.
+            unsafe { libc::pthread_join(self.0, std::ptr::null_mut()) };
+        }
+
+        pub fn is_current(&self) -> bool {
+            // SAFETY: both ids are of live threads: ours, and one that is not joined while the handle exists.
+            unsafe { libc::pthread_equal(self.0, libc::pthread_self()) != 0 }
+        }
+
+        pub fn detach(self) {
+            // SAFETY: as in `join`.
+            unsafe { libc::pthread_detach(self.0) };
+        }
+    }
+
+    type Body = Box<dyn FnOnce() + Send>;
+
+    extern "C" fn enter(argument: *mut c_void) -> *mut c_void {
+        // SAFETY: `spawn` passes the address of a leaked Box<Body>, to exactly one thread.
+        let body: Box<Body> = unsafe { Box::from_raw(argument.cast()) };
+        // The body catches its own panics (`super::spawn`), so nothing unwinds into the C caller.
+        body();
+        std::ptr::null_mut()
+    }
+
+    pub fn spawn(body: Body) -> io::Result<Handle> {
+        let argument: *mut Body = Box::into_raw(Box::new(body));
+        // SAFETY: zeroed signal sets and thread ids are valid storage for the calls that fill them.
+        let (code, thread) = unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            // Synchronous signals stay: blocking them would turn a fault into undefined behaviour.
+            for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT] {
+                libc::sigdelset(&mut all, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+            let mut thread: libc::pthread_t = std::mem::zeroed();
+            let code = libc::pthread_create(&mut thread, std::ptr::null(), enter, argument.cast());
+            libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+            (code, thread)
+        };
+        if code != 0 {
+            // SAFETY: no thread was made, so the box is still ours.
+            drop(unsafe { Box::from_raw(argument) });
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        Ok(Handle(thread))
+    }
+
+    #[cfg(target_os = "linux")]
+    pub fn place_current(name: &str, options: ThreadOptions) {
+        let short: String = name.chars().take(15).collect();
+        if let Ok(name) = CString::new(short) {
+            // SAFETY: the name is NUL-terminated and at most 16 bytes with the NUL.
+            unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
+        }
+        if options.affinity_mask != 0 {
+            // SAFETY: a zeroed cpu_set_t is the empty set; CPU_SET stays below 64 of its 1024 bits.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                for cpu in (0..64).filter(|i| options.affinity_mask >> i & 1 == 1) {
+                    libc::CPU_SET(cpu, &mut set);
+                }
+                libc::sched_setaffinity(0, std::mem::size_of::<libc::cpu_set_t>(), &set);
+            }
+        }
+        if options.priority != 0 {
+            // Linux ranks threads by nice value; higher niceness is lower priority.
+            // SAFETY: gettid and setpriority take and return integers; a refusal leaves the thread as it was.
+            unsafe {
+                let thread = libc::syscall(libc::SYS_gettid) as libc::id_t;
+                libc::setpriority(libc::PRIO_PROCESS, thread, (-options.priority).clamp(-20, 19));
+            }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn place_current(name: &str, _options: ThreadOptions) {
+        #[cfg(target_os = "macos")]
+        if let Ok(name) = CString::new(name) {
+            // SAFETY: names the calling thread with a NUL-terminated string.
+            unsafe { libc::pthread_setname_np(name.as_ptr()) };
+        }
+        #[cfg(not(target_os = "macos"))]
+        let _ = CString::new(name);
+    }
+
+    #[cfg(target_os = "linux")]
+    pub fn physical_cores() -> Option<usize> {
+        let mut cores = std::collections::BTreeSet::new();
+        for cpu in allowed_cpus() {
+            let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+            cores.insert(std::fs::read_to_string(path).ok()?);
+        }
+        (!cores.is_empty()).then_some(cores.len())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn allowed_cpus() -> Vec<usize> {
+        // SAFETY: sched_getaffinity fills a zeroed set of the size it is given.
+        let set = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            if libc::sched_getaffinity(0, std::mem::size_of::<libc::cpu_set_t>(), &mut set) != 0 {
+                return Vec::new();
+            }
+            set
+        };
+        // SAFETY: CPU_ISSET reads a bit below the set's size.
+        (0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn physical_cores() -> Option<usize> {
+        None
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use super::ThreadOptions;
+    use std::io;
+
+    pub struct Handle(std::thread::JoinHandle<()>);
+
+    impl Handle {
+        pub fn join(self) {
+            let _ = self.0.join();
+        }
+
+        pub fn is_current(&self) -> bool {
+            self.0.thread().id() == std::thread::current().id()
+        }
+
+        pub fn detach(self) {}
+    }
+
+    pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
+        std::thread::Builder::new().spawn(body).map(Handle)
+    }
+
+    pub fn place_current(_name: &str, _options: ThreadOptions) {}
+
+    pub fn physical_cores() -> Option<usize> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_thread_runs_its_body_and_a_panic_stays_inside() {
+        let ran = Arc::new(AtomicBool::new(false));
+        let flag = ran.clone();
+        let handle = spawn("test", ThreadOptions::default(), move || flag.store(true, Ordering::SeqCst)).unwrap();
+        assert!(!handle.is_current());
+        handle.join();
+        assert!(ran.load(Ordering::SeqCst));
+        spawn("panics", ThreadOptions::default(), || panic!("stays inside")).unwrap().join();
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn an_engine_thread_computes_denormals_whatever_its_creator_set() {
+        let flush_to_zero: u32 = 0x1f80 | 1 << 15 | 1 << 6;
+        // SAFETY: sets MXCSR of this test's thread, restored below.
+        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &flush_to_zero) };
+        let kept = Arc::new(AtomicBool::new(false));
+        let flag = kept.clone();
+        let handle = spawn("denormal", ThreadOptions::default(), move || {
+            let tiny = std::hint::black_box(f32::MIN_POSITIVE);
+            flag.store(tiny / 2.0 != 0.0, Ordering::SeqCst);
+        });
+        reset_float_environment();
+        handle.unwrap().join();
+        assert!(kept.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn there_is_at_least_one_core() {
+        assert!(physical_cores() >= 1);
+    }
+}

@@ -1,0 +1,81 @@
+//! One sequence as the scheduler sees it.
+
+use crate::cache::{Handle, Page};
+
+/// Where a sequence is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// In the queue, without slot or pages.
+    Waiting,
+    /// In a slot.
+    Running(Handle),
+}
+
+/// A prompt and what was generated after it.
+///
+/// Token ranges: `[0, computed)` is in the pages; `[computed, tokens.len())` has yet to pass through the model; the newest
+/// sampled token is always in the second range.
+#[derive(Debug)]
+pub struct Sequence {
+    /// Prompt, then generated tokens.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub prompt_len: usize,
+    /// Tokens whose keys and values are in the pages.
+    pub computed: usize,
+    /// First position whose logits nobody has seen yet.
+    pub logits_from: usize,
+    /// Page tables, one for each layer group.
+    pub tables: Vec<Vec<Page>>,
+    /// Where it is.
+    pub state: State,
+    /// Its consumer is slow; it gets no rows.
+    pub paused: bool,
+    /// It has ended; the next cleanup removes it.
+    pub finished: bool,
+    /// Times it gave its pages back.
+    pub preemptions: u32,
+}
+
+impl Sequence {
+    pub(super) fn new(prompt: Vec<u32>, logits_from: usize, groups: usize) -> Sequence {
+        Sequence {
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            computed: 0,
+            logits_from,
+            tables: vec![Vec::new(); groups],
+            state: State::Waiting,
+            paused: false,
+            finished: false,
+            preemptions: 0,
+        }
+    }
+
+    /// Tokens that have yet to pass through the model.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Whether it has a slot.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_))
+    }
+
+    /// The invariants of the module.
+    pub(super) fn check(&self, page_tokens: usize) -> Result<(), String> {
+        if self.computed > self.tokens.len() {
+            return Err(format!("{} tokens computed of {}", self.computed, self.tokens.len()));
+        }
+        for table in &self.tables {
+            let covered = table.len() * page_tokens;
+            if covered < self.computed || covered > self.tokens.len() + page_tokens {
+                return Err(format!("{} pages for {} computed tokens", table.len(), self.computed));
+            }
+            if self.state == State::Waiting && !table.is_empty() {
+                return Err(format!("a waiting sequence owns {} pages", table.len()));
+            }
+        }
+        Ok(())
+    }
+}

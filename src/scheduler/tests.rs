@@ -1,0 +1,122 @@
+//! A weightless simulation: random requests over a tiny pool, with the books checked after every step.
+
+use super::*;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+struct Request {
+    handle: Handle,
+    len_max: usize,
+    logits_seen: usize,
+}
+
+/// Runs `steps` steps of random traffic; every request must see each of its positions' logits exactly once, in order.
+fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
+    let mut random = Random(seed);
+    let capacity = Capacity { running_max: 6, waiting_max: 20, step_tokens: 24, page_tokens: 4, frames: vec![frames], context: 64 };
+    let mut scheduler = Scheduler::new(capacity.clone());
+    let mut plan = BatchPlan::default();
+    let mut live: Vec<Request> = Vec::new();
+    let (mut finished, mut submitted) = (0, 0);
+    for step in 0..steps {
+        while random.below(3) == 0 {
+            let prompt: Vec<u32> = (0..1 + random.below(40)).map(|_| random.below(3) as u32).collect();
+            let len_max = (prompt.len() + 1 + random.below(20)).min(frames * 4);
+            let from = if random.below(4) == 0 { 0 } else { prompt.len() - 1 };
+            if let Ok(handle) = scheduler.submit(prompt, len_max, from) {
+                live.push(Request { handle, len_max, logits_seen: from });
+                submitted += 1;
+            }
+        }
+        if !live.is_empty() && random.below(5) == 0 {
+            let at = random.below(live.len());
+            scheduler.set_paused(live[at].handle, random.below(2) == 0);
+        }
+        if !live.is_empty() && random.below(30) == 0 {
+            let at = random.below(live.len());
+            scheduler.finish(live.swap_remove(at).handle);
+            finished += 1;
+        }
+        scheduler.plan(&mut plan);
+        scheduler.check().unwrap_or_else(|e| panic!("seed {seed}, step {step}: {e}"));
+        assert!(plan.tokens <= capacity.step_tokens, "seed {seed}, step {step}");
+        assert_eq!(plan.tokens, plan.rows.iter().map(|r| r.count).sum::<usize>());
+        for row in plan.rows.clone() {
+            let at = live.iter().position(|r| r.handle == row.sequence).expect("only live sequences run");
+            let sequence = scheduler.get(row.sequence).unwrap();
+            assert!(!sequence.paused && sequence.computed == row.first);
+            assert!(sequence.tables[0].len() * 4 >= row.first + row.count, "pages cover the row");
+            let end = row.first + row.count;
+            if row.logits_from < end {
+                assert_eq!(live[at].logits_seen, row.logits_from, "seed {seed}, step {step}: no position twice or left out");
+                live[at].logits_seen = end;
+            }
+            let newest = end == sequence.tokens.len();
+            scheduler.computed(&row);
+            if newest {
+                scheduler.append(row.sequence, random.below(3) as u32);
+                if scheduler.get(row.sequence).unwrap().tokens.len() > live[at].len_max {
+                    scheduler.finish(live.swap_remove(at).handle);
+                    finished += 1;
+                }
+            }
+        }
+        scheduler.check().unwrap_or_else(|e| panic!("seed {seed}, step {step}, after the step: {e}"));
+    }
+    for request in &live {
+        scheduler.set_paused(request.handle, false);
+    }
+    assert!(finished > submitted / 4, "seed {seed}: {finished} of {submitted} finished");
+    live.drain(..).for_each(|r| scheduler.finish(r.handle));
+    scheduler.plan(&mut plan);
+    assert!(plan.rows.is_empty());
+    assert_eq!((scheduler.pages().0, scheduler.counts()), (0, (0, 0, 0)), "seed {seed}: everything came back");
+    scheduler.counters()
+}
+
+#[test]
+fn random_traffic_keeps_the_books_right() {
+    let mut preemptions = 0;
+    for seed in 1..=20 {
+        preemptions += simulate(seed, 3000, 17).preemptions;
+        simulate(seed, 1000, 200);
+    }
+    assert!(preemptions > 100, "the small pool was meant to force preemption, there were {preemptions}");
+}
+
+#[test]
+fn a_lone_request_runs_to_its_end_in_chunks() {
+    let capacity = Capacity { running_max: 2, waiting_max: 2, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 32 };
+    let mut scheduler = Scheduler::new(capacity);
+    let handle = scheduler.submit((0..19).collect(), 21, 18).unwrap();
+    let mut plan = BatchPlan::default();
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        scheduler.plan(&mut plan);
+        for row in plan.rows.clone() {
+            seen.push((row.first, row.count, row.logits_from));
+            scheduler.computed(&row);
+            if row.logits_from < row.first + row.count {
+                scheduler.append(handle, 7);
+            }
+        }
+    }
+    assert_eq!(seen, [(0, 8, 8), (8, 8, 16), (16, 3, 18), (19, 1, 19), (20, 1, 20)]);
+}
+
+#[test]
+fn what_can_never_fit_is_refused_with_numbers() {
+    let capacity = Capacity { running_max: 1, waiting_max: 1, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 99 };
+    let mut scheduler = Scheduler::new(capacity);
+    let error = scheduler.submit(vec![1; 30], 33, 29).unwrap_err();
+    assert_eq!((error.status, error.needed, error.available), (Status::NeverFits, 33, 32));
+    scheduler.submit(vec![1], 2, 0).unwrap();
+    assert_eq!(scheduler.submit(vec![1], 2, 0).unwrap_err().status, Status::QueueFull);
+}

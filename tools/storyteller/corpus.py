@@ -1,0 +1,124 @@
+"""Tokens of the storyteller's corpus: its tokenizer, the encoding of documents, and n-gram windows.
+
+Layout of an encoded chat: `<|bos|>`, then per turn `<|role|> content <|end|>`; of a raw tale: `<|bos|>`
+content `<|end|>`. `CHAT_TEMPLATE` renders the same, which `train_storyteller.py --check` verifies.
+"""
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from . import grammar
+
+SPECIALS = ["<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>"]
+BOS, END, SYSTEM, USER, ASSISTANT, PAD = range(6)
+ROLE_IDS = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role: ' + message['role']) }}{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + (message['content'] | trim) + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+WINDOW = 20
+
+
+def train_tokenizer(texts, vocab_size):
+    """A byte-level BPE with every byte in its alphabet, so any UTF-8 text makes the round trip."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIALS, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", BOS)])
+    return tokenizer
+
+
+def encode(tokenizer, doc):
+    """(token ids, mask of the answer's tokens, bits of the answers, bits of everything). The mask marks
+    the assistant's or the raw text's tokens and the `<|end|>` after them."""
+    ids, mask, answer_bits, all_bits = [BOS], [False], 0.0, 0.0
+    for turn in doc.turns:
+        answer = turn.role in ("assistant", "text")
+        if turn.role != "text":
+            ids.append(ROLE_IDS[turn.role])
+            mask.append(False)
+        content = tokenizer.encode(turn.content, add_special_tokens=False).ids + [END]
+        ids += content
+        mask += [answer] * len(content)
+        all_bits += turn.bits
+        answer_bits += turn.bits if answer else 0.0
+    return ids, mask, answer_bits, all_bits
+
+
+def window_hashes(ids):
+    """A 64-bit hash of every run of WINDOW consecutive ids (wrapping polynomial); uint64[len-WINDOW+1]."""
+    ids = np.asarray(ids, dtype=np.uint64)
+    if len(ids) < WINDOW:
+        return np.empty(0, dtype=np.uint64)
+    multiplier, total = np.uint64(0x9E3779B97F4A7C15), np.zeros(len(ids) - WINDOW + 1, dtype=np.uint64)
+    mixed = (ids + np.uint64(1)) * np.uint64(0xD1B54A32D192ED03)
+    mixed ^= mixed >> np.uint64(29)
+    with np.errstate(over="ignore"):
+        for offset in range(WINDOW):
+            total = total * multiplier + mixed[offset:offset + len(total)]
+    return total
+
+
+class Stream:
+    """The training documents, by step: deterministic in the seed, one pass, nothing repeated.
+
+    Short steps hold whole documents of similar length, padded to `tokens` per step. In the last
+    `long_share` of the steps every second one holds conversations cut to `long_len` tokens.
+    """
+
+    CHUNK = 2048
+
+    def __init__(self, tokenizer, seed, steps, tokens, long_share, long_len):
+        self.tokenizer, self.seed, self.steps, self.tokens = tokenizer, seed, steps, tokens
+        self.long_from, self.long_len = int(steps * (1 - long_share)), long_len
+        self.documents = self.long_documents = 0
+
+    def _short_batches(self):
+        rng = np.random.default_rng(self.seed)
+        while True:
+            first = self.documents
+            docs = [encode(self.tokenizer, grammar.document(self.seed, first + i))[0] for i in range(self.CHUNK)]
+            self.documents = first + self.CHUNK
+            docs.sort(key=len)
+            batches, batch = [], []
+            for ids in docs:
+                if batch and len(ids) * (len(batch) + 1) > self.tokens:
+                    batches.append(batch)
+                    batch = []
+                batch.append(ids)
+            batches.append(batch)
+            for index in rng.permutation(len(batches)):
+                yield batches[index]
+
+    def _long_batch(self):
+        batch = []
+        for _ in range(max(1, self.tokens // self.long_len)):
+            kind = "long_inn" if self.long_documents % 2 else "long_tales"
+            doc = grammar.document(self.seed + 1, self.long_documents, kind=kind)
+            batch.append(encode(self.tokenizer, doc)[0][:self.long_len])
+            self.long_documents += 1
+        return batch
+
+    def __iter__(self):
+        """Yields `steps` batches, each a list of id lists."""
+        short = self._short_batches()
+        for step in range(self.steps):
+            is_long = step >= self.long_from and step % 2
+            yield self._long_batch() if is_long else next(short)
+
+
+def training_windows(tokenizer, record):
+    """Sorted unique hashes of every window of every training document of `record` (training.json)."""
+    hashes = []
+    for index in range(record["documents"]):
+        hashes.append(window_hashes(encode(tokenizer, grammar.document(record["seed"], index))[0]))
+    for index in range(record["long_documents"]):
+        kind = "long_inn" if index % 2 else "long_tales"
+        hashes.append(window_hashes(encode(tokenizer, grammar.document(record["seed"] + 1, index, kind=kind))[0]))
+    return np.unique(np.concatenate(hashes))

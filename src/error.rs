@@ -130,7 +130,15 @@ pub struct Error {
 impl Error {
     /// An error with a message and nothing else.
     pub fn new(status: Status, message: impl Into<String>) -> Self {
-        Error { status, message: message.into(), subject: String::new(), unit: Unit::None, needed: 0, available: 0, os_code: 0 }
+        Error {
+            status,
+            message: message.into(),
+            subject: String::new(),
+            unit: Unit::None,
+            needed: 0,
+            available: 0,
+            os_code: 0,
+        }
     }
 
     /// Names what the error is about.
@@ -176,8 +184,11 @@ impl Error {
 
     /// An allocation of `bytes` bytes for `what` that the system refused.
     pub fn memory(what: impl fmt::Display, bytes: u64) -> Self {
-        Error::new(Status::Memory, format!("cannot allocate {bytes} bytes for {what}; lower the memory budget, context length or slots"))
-            .numbers(Unit::Bytes, bytes, 0)
+        Error::new(
+            Status::Memory,
+            format!("cannot allocate {bytes} bytes for {what}; lower the memory budget, context length or slots"),
+        )
+        .numbers(Unit::Bytes, bytes, 0)
     }
 }
 

@@ -5,6 +5,8 @@
 pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
 /// Largest `tokenizer.json` read, in bytes.
 pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+/// Largest `model.safetensors.index.json` read, in bytes; that of a model with many experts is long.
+pub const INDEX_BYTES_MAX: u64 = 128 << 20;
 /// Largest safetensors header, in bytes. The format's own limit.
 pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Most shards of one checkpoint.

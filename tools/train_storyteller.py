@@ -9,15 +9,15 @@ only verifies what is in --out against transformers; `--export` writes --out fro
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # kinder to a shared machine
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from storyteller import corpus, grammar, model  # noqa: E402
@@ -26,6 +26,7 @@ SEED = 20
 TOKENIZER_DOCS = 20000
 TOKENS_PER_STEP = 4096
 LONG_SHARE = 0.12
+DECAY_SHARE = 0.3
 BYTES_MAX = 6_000_000
 
 
@@ -89,10 +90,9 @@ def optimizers(net):
 
 
 def rate(step, steps):
-    """Linear warm-up over 60 steps, then a cosine to 1% of the peak."""
-    if step < 60:
-        return (step + 1) / 60
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - 60) / max(1, steps - 60)))
+    """Linear warm-up over 60 steps, the peak, then linearly down over the last DECAY_SHARE of the steps.
+    Up to there nothing depends on `steps`, so a checkpoint may be finished with fewer or more of them."""
+    return min(1.0, (step + 1) / 60, (steps - step) / (DECAY_SHARE * steps))
 
 
 def tensors(batch):

@@ -1,3 +1,6 @@
-//! What differs between operating systems. Nothing above this room names one.
+//! What differs between operating systems: mappings, memory, threads. The rest of the library stays portable.
 
+pub mod aligned;
+pub mod memory;
+pub mod mmap;
 pub mod thread;

@@ -1,1 +1,54 @@
 //! Where a model comes from. [`ModelSource`] hides whether it is a folder of safetensors or another container.
+//!
+//! Everything here is hostile until checked: sizes are compared with [`crate::limits`] before memory is asked for,
+//! and what a [`ModelSource`] lists is safe to slice: each tensor's bytes are exactly its shape times its type. Whether
+//! names and shapes make a model is for `model` to say. Called by the engine while it opens, on one thread.
+
+mod bytes;
+mod files;
+mod folder;
+mod generation;
+pub mod safetensors;
+mod text_files;
+
+pub use bytes::Bytes;
+pub use folder::{Folder, FolderOptions};
+pub use generation::GenerationDefaults;
+pub use text_files::SpecialTokens;
+
+use crate::dtype::DType;
+use crate::error::Result;
+
+/// Name, type and shape of a stored tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Length of each dimension, outermost first; the product fits a `usize`. Empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+/// A model at rest. Errors name the file and what to do about it.
+pub trait ModelSource: Send + Sync {
+    /// The path, for messages.
+    fn subject(&self) -> &str;
+    /// `config.json`, an object. An error when there is none (sources opened for text only).
+    fn config(&self) -> Result<&serde_json::Value>;
+    /// `generation_config.json`, an object.
+    fn generation_config(&self) -> Result<Option<&serde_json::Value>>;
+    /// `tokenizer.json` as stored; `None` when the source has none. Read anew by each call.
+    fn tokenizer_json(&self) -> Result<Option<Bytes>>;
+    /// Special tokens by the names chat templates use.
+    fn special_tokens(&self) -> Result<SpecialTokens>;
+    /// The chat template, if any; where there are several by name, the one named `default`.
+    fn chat_template(&self) -> Result<Option<String>>;
+    /// The template named `tool_use`, if any: transformers prefers it when a prompt comes with tools.
+    fn tool_template(&self) -> Result<Option<String>>;
+    /// All tensors, by name in ascending order.
+    fn tensors(&self) -> Result<&[TensorInfo]>;
+    /// One tensor with its bytes: little-endian, row-major, and aligned to the element size. A tensor that lies
+    /// misaligned in a mapped file is copied, by each call.
+    fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>>;
+}

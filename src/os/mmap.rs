@@ -1,0 +1,30 @@
+//! Read-only file mappings.
+//!
+//! Weights are used where the page cache holds them: nothing is copied at open, and processes that serve the same
+//! model share its memory. The price is the one listed exception to "nothing escapes": a file that is truncated or
+//! rewritten while mapped changes under the reader or raises SIGBUS. Callers who cannot rule that out open without
+//! mapping.
+
+use std::fs::File;
+use std::io;
+
+/// A file's first bytes, mapped shared and read-only. The address never changes; dropping it unmaps.
+#[derive(Debug)]
+pub struct Mapping(memmap2::Mmap);
+
+impl Mapping {
+    /// Maps the first `len` bytes of `file`, which must have at least that many. The file may be closed afterwards.
+    pub fn new(file: &File, len: usize) -> io::Result<Mapping> {
+        let mut options = memmap2::MmapOptions::new();
+        options.len(len);
+        // SAFETY: the mapping is read-only and `len` bytes lie within the file, which the caller has just measured.
+        // That nobody changes or truncates the file while it is mapped cannot be checked: it is the documented
+        // exception, and opening without mapping is the way around it.
+        unsafe { options.map(file) }.map(Mapping)
+    }
+
+    /// The mapped bytes; the slice starts on a memory page.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}

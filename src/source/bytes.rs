@@ -1,0 +1,68 @@
+//! The bytes of a tensor or a file, wherever they live.
+
+use crate::os::aligned::AlignedBytes;
+use crate::os::mmap::Mapping;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Immutable bytes. Cloning is cheap and shares them; they keep their owner (a mapping or a buffer) alive and never
+/// move.
+#[derive(Clone)]
+pub struct Bytes(Owner);
+
+#[derive(Clone)]
+enum Owner {
+    Mapped(Arc<Mapping>, Range<usize>),
+    Aligned(Arc<AlignedBytes>),
+    Plain(Arc<Vec<u8>>),
+}
+
+impl Bytes {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match &self.0 {
+            // `mapped` has checked the range.
+            Owner::Mapped(mapping, range) => mapping.as_slice().get(range.clone()).unwrap_or_default(),
+            Owner::Aligned(bytes) => bytes.as_slice(),
+            Owner::Plain(bytes) => bytes,
+        }
+    }
+
+    /// Owned bytes, aligned as the allocator likes.
+    pub fn from_vec(bytes: Vec<u8>) -> Bytes {
+        Bytes(Owner::Plain(Arc::new(bytes)))
+    }
+
+    /// Owned bytes on a cache line.
+    pub(super) fn from_aligned(bytes: AlignedBytes) -> Bytes {
+        Bytes(Owner::Aligned(Arc::new(bytes)))
+    }
+
+    /// Part of a mapping; `None` when the range is not within it.
+    pub(super) fn mapped(mapping: &Arc<Mapping>, range: Range<usize>) -> Option<Bytes> {
+        mapping.as_slice().get(range.clone())?;
+        Some(Bytes(Owner::Mapped(Arc::clone(mapping), range)))
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether they lie in a mapped file, where they cost no memory of this process's own.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.0, Owner::Mapped(..))
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({} bytes, mapped: {})", self.len(), self.is_mapped())
+    }
+}

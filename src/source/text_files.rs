@@ -1,0 +1,143 @@
+//! Special tokens and chat templates, from the several files and spellings published models keep them in.
+
+use super::files::{kind, quoted};
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+
+/// Special tokens by the names chat templates use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SpecialTokens {
+    /// Name and text of each named token, such as `bos_token`, `eos_token`, `image_token`; in no particular order.
+    pub named: Vec<(String, String)>,
+    /// `additional_special_tokens`, in order.
+    pub additional: Vec<String>,
+}
+
+/// Tokens every tokenizer may name: under these keys only a token, or null, makes sense.
+const USUAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+impl SpecialTokens {
+    /// The text of the token `name`, for example `bos_token`.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.named.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
+    }
+
+    /// Adds what `object`, the content of `file`, names and earlier files did not.
+    pub(super) fn add(&mut self, object: &Value, file: &str) -> Result<()> {
+        let Some(object) = object.as_object() else { return Ok(()) };
+        self.add_named(object, file)?;
+        // Later versions of transformers keep tokens of their own in an object; earlier ones a list.
+        if let Some(Value::Object(extra)) = object.get("extra_special_tokens") {
+            self.add_named(extra, file)?;
+        }
+        for key in ["additional_special_tokens", "extra_special_tokens"] {
+            if let (true, Some(Value::Array(list))) = (self.additional.is_empty(), object.get(key)) {
+                self.additional = list.iter().filter_map(token_text).map(str::to_owned).collect();
+            }
+        }
+        Ok(())
+    }
+
+    fn add_named(&mut self, object: &Map<String, Value>, file: &str) -> Result<()> {
+        for (key, value) in object.iter().filter(|(key, _)| key.ends_with("_token")) {
+            match token_text(value) {
+                Some(text) if self.get(key).is_none() => self.named.push((key.clone(), text.to_owned())),
+                Some(_) => {}
+                None if value.is_null() || !USUAL.contains(&key.as_str()) => {}
+                None => {
+                    let found = kind(value);
+                    let message =
+                        format!("{file}: {key} is {found}; a string or an object with \"content\" is expected");
+                    return Err(Error::format(message).about(file));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text of a token written as a string or as an object with `content`.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// The chat template named `name` under `chat_template` of `object`, the content of `file`. A template without a name
+/// is the default; so is the only one of a list.
+pub(super) fn template(object: &Value, name: &str, file: &str) -> Result<Option<String>> {
+    let bad = |what: String| Error::format(format!("{file}: chat_template {what}")).about(file);
+    let entries = match object.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => return Ok((name == "default").then(|| text.clone())),
+        Some(Value::Array(entries)) => entries,
+        Some(other) => return Err(bad(format!("is {}; a string or a list is expected", kind(other)))),
+    };
+    let mut templates = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let field = |key: &str| entry.get(key).and_then(Value::as_str);
+        match (field("name"), field("template")) {
+            (Some(name), Some(text)) => templates.push((name, text)),
+            _ => return Err(bad("lists an entry without the strings \"name\" and \"template\"".into())),
+        }
+    }
+    if let Some((_, text)) = templates.iter().find(|(known, _)| *known == name) {
+        return Ok(Some((*text).to_owned()));
+    }
+    match templates.as_slice() {
+        [] => Ok(None),
+        [(_, text)] if name == "default" => Ok(Some((*text).to_owned())),
+        _ if name != "default" => Ok(None),
+        several => {
+            let names: Vec<String> = several.iter().map(|(name, _)| quoted(name)).collect();
+            Err(bad(format!(
+                "names {} but no \"default\"; put the one to use into chat_template.jinja",
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tokens_come_as_strings_and_objects_and_the_first_file_wins() {
+        let mut tokens = SpecialTokens::default();
+        let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null,
+            "add_bos_token": true, "image_token": "<img>", "model_max_length": 1e30,
+            "additional_special_tokens": ["<a>", {"content": "<b>"}], "extra_special_tokens": {"audio_token": "<au>"}});
+        tokens.add(&config, "tokenizer_config.json").expect("good");
+        tokens.add(&json!({"bos_token": "<other>", "unk_token": "<unk>"}), "special_tokens_map.json").expect("good");
+        let expected = [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"), ("image_token", "<img>")];
+        for (name, text) in expected {
+            assert_eq!(tokens.get(name), Some(text));
+        }
+        assert_eq!(tokens.get("audio_token"), Some("<au>"));
+        assert_eq!((tokens.get("pad_token"), tokens.get("add_bos_token")), (None, None));
+        assert_eq!(tokens.additional, ["<a>", "<b>"]);
+    }
+
+    #[test]
+    fn a_usual_token_of_another_type_is_an_error() {
+        let error = SpecialTokens::default().add(&json!({"eos_token": 2}), "f.json").expect_err("a number");
+        assert!(error.message.contains("eos_token is a number"), "{error}");
+    }
+
+    #[test]
+    fn templates_by_name() {
+        let read = |value: Value, name| template(&json!({"chat_template": value}), name, "f.json");
+        assert_eq!(read(json!("T"), "default"), Ok(Some("T".into())));
+        assert_eq!(read(json!("T"), "tool_use"), Ok(None));
+        assert_eq!(read(Value::Null, "default"), Ok(None));
+        let list = json!([{"name": "tool_use", "template": "U"}, {"name": "default", "template": "D"}]);
+        assert_eq!(read(list.clone(), "default"), Ok(Some("D".into())));
+        assert_eq!(read(list.clone(), "tool_use"), Ok(Some("U".into())));
+        assert_eq!(read(list, "rag"), Ok(None));
+        assert_eq!(read(json!([{"name": "only", "template": "O"}]), "default"), Ok(Some("O".into())));
+        let two = json!([{"name": "x", "template": "X"}, {"name": "y", "template": "Y"}]);
+        assert!(read(two, "default").expect_err("ambiguous").message.contains("\"x\", \"y\""));
+        assert!(read(json!(7), "default").expect_err("a number").message.contains("is a number"));
+        assert!(read(json!([{"name": "x"}]), "default").is_err());
+    }
+}

@@ -48,7 +48,7 @@ def arguments():
     parser.add_argument("--samples", type=Path, help="write every request and answer here")
     parser.add_argument("--requests", type=int, default=240)
     parser.add_argument("--long", type=int, default=48, help="long chats")
-    parser.add_argument("--documents", type=int, default=600, help="held-out documents for the perplexity")
+    parser.add_argument("--documents", type=int, default=300, help="held-out documents for the perplexity")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=2)

@@ -78,6 +78,7 @@ def export(net, config, tokenizer, record, out):
     save_file(net.hf_state(), temporary, metadata={"format": "pt"})
     if temporary.stat().st_size > BYTES_MAX:
         raise SystemExit(f"the weights take {temporary.stat().st_size} bytes, more than {BYTES_MAX}")
+    temporary.chmod(0o644)
     os.replace(temporary, out / "model.safetensors")
 
 

@@ -97,7 +97,8 @@ mod tests {
         let b = slots.insert("b").unwrap();
         assert_eq!(slots.insert("c"), Err("c"));
         assert_eq!(slots.remove(a), Some("a"));
-        assert_eq!((slots.get(a), slots.remove(a)), (None, None));
+        assert_eq!(slots.get(a), None);
+        assert_eq!(slots.remove(a), None);
         let c = slots.insert("c").unwrap();
         assert_eq!(c.index(), a.index());
         assert_eq!((slots.get(a), slots.get(c), slots.get(b)), (None, Some(&"c"), Some(&"b")));

@@ -3,7 +3,7 @@
 //!
 //! A queue holds one event: everything that has not been read, merged. It is full when it holds `limit` tokens; the engine
 //! then pauses that request alone, and reading it resumes it. Invariant: a request gets exactly one terminal event
-//! ([`Delivery::finish`] takes effect once), and after it nothing is added.
+//! ([`Outbox::finish`] takes effect once), and after it nothing is added.
 
 use super::api::{Event, EventKind, FinishReason, LogLevel};
 use super::{Next, Sink};
@@ -96,7 +96,7 @@ struct Queue {
 }
 
 /// The queue of one request.
-pub(super) struct Delivery {
+pub(super) struct Outbox {
     pub id: u64,
     tag: u64,
     limit: usize,
@@ -123,8 +123,8 @@ fn empty_event(id: u64, tag: u64) -> Event {
     }
 }
 
-impl Delivery {
-    pub fn new(id: u64, tag: u64, limit: usize, sink: Sink) -> Delivery {
+impl Outbox {
+    pub fn new(id: u64, tag: u64, limit: usize, sink: Sink) -> Outbox {
         let (pull, callback) = match sink {
             Sink::Pull => (true, None),
             Sink::Callback(callback) => (false, Some(callback)),
@@ -139,7 +139,7 @@ impl Delivery {
             listed: false,
             callback,
         };
-        Delivery { id, tag, limit, queue: Mutex::new(queue), changed: Condvar::new(), pull }
+        Outbox { id, tag, limit, queue: Mutex::new(queue), changed: Condvar::new(), pull }
     }
 
     /// Adds to the pending event; true when the queue is full from now on. Engine thread only.
@@ -177,7 +177,7 @@ impl Delivery {
         queue.listed |= list;
         drop(queue);
         self.changed.notify_all();
-        // The caller keeps the Delivery in an Arc; it is listed by the engine, which has that Arc.
+        // The caller keeps the Outbox in an Arc; it is listed by the engine, which has that Arc.
         if list {
             dispatch.note_ready(self.id);
         }
@@ -310,7 +310,7 @@ pub(super) enum Dispatched {
 /// What the dispatch thread is woken for.
 pub(super) enum Work {
     Log(LogLevel, String),
-    Ready(Arc<Delivery>),
+    Ready(Arc<Outbox>),
     /// Everything was delivered and nothing more will come.
     Stop,
 }
@@ -318,7 +318,7 @@ pub(super) enum Work {
 #[derive(Default)]
 struct Inbox {
     ready: VecDeque<u64>,
-    deliveries: std::collections::HashMap<u64, Arc<Delivery>>,
+    deliveries: std::collections::HashMap<u64, Arc<Outbox>>,
     logs: VecDeque<(LogLevel, String)>,
     logs_dropped: u64,
     stop: bool,
@@ -333,7 +333,7 @@ pub(super) struct Dispatch {
 
 impl Dispatch {
     /// Makes a callback request known; it is forgotten when it has ended.
-    pub fn register(&self, delivery: &Arc<Delivery>) {
+    pub fn register(&self, delivery: &Arc<Outbox>) {
         if !delivery.pull {
             lock(&self.inbox).deliveries.insert(delivery.id, delivery.clone());
         }

@@ -1,12 +1,36 @@
 //! The engine: owns the threads, and is the only room where scheduler and model meet.
+//!
+//! Threads of an open engine: the **engine thread** ([`core`]) owns scheduler, model and device; the **dispatch thread** runs
+//! callbacks and log lines; the CPU backend's workers compute. Callers talk to the engine thread through a mailbox of
+//! [`Command`]s and hear from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them
+//! sleep.
 
+mod active;
 pub mod api;
+mod core;
+mod delivery;
+mod open;
+mod prompt;
+mod stats;
 
 pub use api::*;
+pub use delivery::{CallbackScope, in_callback};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Status, Unit};
+use crate::limits;
+use crate::os::thread::{self, JoinHandle, ThreadOptions};
+use crate::sampling::SamplingParams;
+use crate::source::GenerationDefaults;
+use crate::text::{StopFilter, TextStream};
+use active::NewRequest;
+use delivery::{Outbox, Dispatch, Dispatched, Work, closed, lock, wait_until};
+use prompt::TextKit;
+use stats::StatsCell;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 /// Where a request's events go.
 pub enum Sink {
@@ -28,80 +52,478 @@ pub enum Next {
     End,
 }
 
+/// What callers ask of the engine thread.
+enum Command {
+    Submit(Box<NewRequest>),
+    Cancel(u64, FinishReason),
+    CancelAll,
+    /// A paused request's queue was read.
+    Resume(u64),
+    Check(Arc<Reply>),
+    /// Accept nothing more; cut off what still runs at this time.
+    Close(Instant),
+    Panic,
+}
+
+/// A place for one answer.
+#[derive(Default)]
+struct Reply {
+    value: Mutex<Option<Result<()>>>,
+    there: Condvar,
+}
+
+impl Reply {
+    fn put(&self, value: Result<()>) {
+        *lock(&self.value) = Some(value);
+        self.there.notify_all();
+    }
+
+    fn wait(&self) -> Result<()> {
+        let mut value = lock(&self.value);
+        loop {
+            match value.take() {
+                Some(value) => return value,
+                None => (value, _) = wait_until(&self.there, value, None),
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Mailbox {
+    commands: Vec<Command>,
+    /// No more submits: the engine is closing.
+    closed: bool,
+    /// The engine thread has ended; nobody reads this any more.
+    gone: bool,
+}
+
+/// What callers, the engine thread and the dispatch thread share.
+struct Shared {
+    mailbox: Mutex<Mailbox>,
+    mail: Condvar,
+    dispatch: Dispatch,
+    stats: StatsCell,
+    log: Option<LogFn>,
+    log_level: AtomicI32,
+    ids: AtomicU64,
+}
+
+impl Shared {
+    /// Sends a command; an error when the engine takes none any more.
+    fn send(&self, command: Command) -> Result<()> {
+        let mut mailbox = lock(&self.mailbox);
+        if mailbox.closed {
+            return Err(closed());
+        }
+        mailbox.commands.push(command);
+        drop(mailbox);
+        self.mail.notify_one();
+        Ok(())
+    }
+
+    /// Sends a command that an engine in the middle of closing still obeys.
+    fn send_anyway(&self, command: Command) {
+        let mut mailbox = lock(&self.mailbox);
+        if !mailbox.gone {
+            mailbox.commands.push(command);
+            drop(mailbox);
+            self.mail.notify_one();
+        }
+    }
+
+    fn logs(&self, level: LogLevel) -> bool {
+        self.log.is_some() && level as i32 <= self.log_level.load(Ordering::Relaxed)
+    }
+
+    fn log(&self, level: LogLevel, line: impl FnOnce() -> String) {
+        if self.logs(level) {
+            self.dispatch.log(level, line());
+        }
+    }
+
+    /// The dispatch thread's body.
+    fn deliver(&self) {
+        loop {
+            match self.dispatch.work() {
+                Work::Stop => return,
+                Work::Log(level, line) => self.call_log(level, &line),
+                Work::Ready(delivery) => match delivery.dispatch() {
+                    Dispatched::Nothing => {}
+                    Dispatched::Resume => self.send_anyway(Command::Resume(delivery.id)),
+                    Dispatched::Stop => {
+                        delivery.mute();
+                        self.send_anyway(Command::Cancel(delivery.id, FinishReason::Callback));
+                    }
+                    Dispatched::Ended => self.dispatch.forget(delivery.id),
+                },
+            }
+        }
+    }
+
+    fn call_log(&self, level: LogLevel, line: &str) {
+        let Some(log) = &self.log else { return };
+        let _scope = CallbackScope::new();
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| log(level, line)));
+    }
+}
+
 /// An open model with its scheduler. Dropping it closes it.
-pub struct Engine {}
+pub struct Engine {
+    shared: Arc<Shared>,
+    text: TextKit,
+    info: Info,
+    defaults: GenerationDefaults,
+    /// No weights: text functions only.
+    text_only: bool,
+    running_max: usize,
+    waiting_max: usize,
+    threads: Mutex<Vec<JoinHandle>>,
+}
 
 impl Engine {
     /// Opens the model folder `dir`; blocks until the engine can take requests.
-    pub fn open(_dir: &Path, _options: EngineOptions) -> Result<Engine> {
-        Err(Error::internal("stub"))
+    ///
+    /// # Errors
+    /// `Argument` and `Unsupported` for options, `Io` and `Format` for files, `Memory`, `Aborted` by the progress callback,
+    /// `Reentrant` inside a callback.
+    pub fn open(dir: &Path, mut options: EngineOptions) -> Result<Engine> {
+        refuse_in_callback("open")?;
+        let shared = Arc::new(Shared {
+            mailbox: Mutex::default(),
+            mail: Condvar::new(),
+            dispatch: Dispatch::default(),
+            stats: StatsCell::default(),
+            log: options.log.take(),
+            log_level: AtomicI32::new(options.log_level as i32),
+            ids: AtomicU64::new(1),
+        });
+        // There is no dispatch thread yet; while opening, log lines are written on the opener's own thread.
+        let mut log = |level, line: String| {
+            if shared.logs(level) {
+                shared.call_log(level, &line);
+            }
+        };
+        let opened = open::open(dir, &mut options, &mut log).inspect_err(|e| {
+            if shared.logs(LogLevel::Error) {
+                shared.call_log(LogLevel::Error, &format!("cannot open {}: {e}", dir.display()));
+            }
+        })?;
+        let engine = Engine {
+            shared: shared.clone(),
+            text: opened.text,
+            info: opened.info,
+            defaults: opened.defaults,
+            text_only: opened.machine.is_none(),
+            running_max: opened.running_max,
+            waiting_max: opened.waiting_max,
+            threads: Mutex::default(),
+        };
+        let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
+        if let Some(machine) = opened.machine {
+            // From here on a failure drops `engine`, which stops the threads that already run.
+            let core = core::Core::new(shared.clone(), machine);
+            let dispatcher = thread::spawn("dispatch", placing, {
+                let shared = shared.clone();
+                move || shared.deliver()
+            })?;
+            lock(&engine.threads).push(dispatcher);
+            lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
+        }
+        Ok(engine)
     }
-    /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads. A second call
-    /// is an error with status `Closed`; inside a callback it is `Reentrant`.
-    pub fn close(&self, _grace: Duration) -> Result<()> {
-        Err(Error::internal("stub"))
+
+    /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads.
+    ///
+    /// # Errors
+    /// `Closed` for a second call, `Reentrant` inside a callback.
+    pub fn close(&self, grace: Duration) -> Result<()> {
+        refuse_in_callback("close")?;
+        self.begin_close(grace)?;
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        threads.into_iter().rev().for_each(JoinHandle::join);
+        Ok(())
     }
+
+    fn begin_close(&self, grace: Duration) -> Result<()> {
+        let now = Instant::now();
+        let cut = now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX as u64));
+        let mut mailbox = lock(&self.shared.mailbox);
+        if std::mem::replace(&mut mailbox.closed, true) {
+            return Err(closed());
+        }
+        mailbox.commands.push(Command::Close(cut));
+        drop(mailbox);
+        self.shared.mail.notify_one();
+        Ok(())
+    }
+
+    fn open_or_closed(&self) -> Result<()> {
+        if lock(&self.shared.mailbox).closed { Err(closed()) } else { Ok(()) }
+    }
+
     /// Facts about the engine; also after close.
     pub fn info(&self) -> &Info {
-        loop {}
+        &self.info
     }
-    /// A snapshot of the counters. Lock-free.
+
+    /// A snapshot of the counters. Lock-free while the engine is open.
     pub fn stats(&self) -> Result<Stats> {
-        Err(Error::internal("stub"))
+        Ok(self.shared.stats.read())
     }
+
     /// Proves law 3 between two steps. Blocks.
+    ///
+    /// # Errors
+    /// `Internal` when the books are wrong or the engine thread failed, `Closed`, `Reentrant` inside a callback.
     pub fn check(&self) -> Result<()> {
-        Err(Error::internal("stub"))
+        refuse_in_callback("check")?;
+        if self.text_only {
+            return self.open_or_closed();
+        }
+        let reply = Arc::new(Reply::default());
+        self.shared.send(Command::Check(reply.clone()))?;
+        reply.wait()
     }
+
     /// The text the chat template makes of the prompt's messages (or the raw text parts joined).
-    pub fn render(&self, _prompt: &Prompt, _options: TextOptions) -> Result<String> {
-        Err(Error::internal("stub"))
+    pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
+        self.open_or_closed()?;
+        self.text.render(prompt, options)
     }
+
     /// The token ids of a prompt, as `submit` would use them.
-    pub fn tokenize(&self, _prompt: &Prompt, _options: TextOptions) -> Result<Vec<u32>> {
-        Err(Error::internal("stub"))
+    pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
+        self.open_or_closed()?;
+        self.text.tokenize(prompt, options)
     }
+
     /// The text of token ids.
-    pub fn detokenize(&self, _tokens: &[u32], _options: TextOptions) -> Result<String> {
-        Err(Error::internal("stub"))
+    pub fn detokenize(&self, tokens: &[u32], options: TextOptions) -> Result<String> {
+        self.open_or_closed()?;
+        self.text.detokenize(tokens, options)
     }
+
     /// Submits a prompt. Never waits for a step.
-    pub fn submit(&self, _prompt: &Prompt, _options: &RequestOptions, _sink: Sink) -> Result<Request> {
-        Err(Error::internal("stub"))
+    ///
+    /// # Errors
+    /// `Argument` for options or an empty prompt, `Context` when the prompt is longer than the context, `NeverFits` when the
+    /// request could outgrow all KV pages, `QueueFull`, `Template`, `Closed`; `Unsupported` on an engine opened for text only.
+    pub fn submit(&self, prompt: &Prompt, options: &RequestOptions, sink: Sink) -> Result<Request> {
+        if self.text_only {
+            return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
+        }
+        self.open_or_closed()?;
+        let stats = self.shared.stats.read();
+        if stats.waiting as usize >= self.waiting_max {
+            return Err(queue_full(self.waiting_max));
+        }
+        let submitted = Instant::now();
+        let tokens = self.text.tokenize(prompt, TextOptions::default())?;
+        self.check_length(tokens.len())?;
+        let request = self.new_request(prompt, options, tokens, submitted)?;
+        let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
+        let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);
+        let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
+        self.shared.dispatch.register(&delivery);
+        let request = NewRequest { delivery: delivery.clone(), ..request };
+        if let Err(error) = self.shared.send(Command::Submit(Box::new(request))) {
+            self.shared.dispatch.forget(id);
+            return Err(error);
+        }
+        Ok(Request { delivery, shared: self.shared.clone(), detached: false })
     }
+
+    fn check_length(&self, tokens: usize) -> Result<()> {
+        let context = self.info.context_length as usize;
+        if tokens == 0 {
+            return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
+        }
+        if tokens > context {
+            let message = format!("the prompt has {tokens} tokens, the context holds {context}; shorten it or open the engine with a longer context");
+            return Err(Error::new(Status::Context, message)
+                .about("prompt")
+                .numbers(Unit::Tokens, tokens as u64, context as u64));
+        }
+        Ok(())
+    }
+
+    /// Checks the options and fills in the model's defaults. The delivery is still a placeholder.
+    fn new_request(
+        &self,
+        prompt: &Prompt,
+        options: &RequestOptions,
+        tokens: Vec<u32>,
+        submitted: Instant,
+    ) -> Result<NewRequest> {
+        let d = &self.defaults;
+        let params = SamplingParams {
+            temperature: options.temperature.unwrap_or(d.temperature_or_greedy()),
+            top_k: options.top_k.or(d.top_k).unwrap_or(0),
+            top_p: options.top_p.or(d.top_p).unwrap_or(1.0),
+            min_p: options.min_p.or(d.min_p).unwrap_or(0.0),
+            repetition_penalty: options.repetition_penalty.or(d.repetition_penalty).unwrap_or(1.0),
+            presence_penalty: options.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
+            seed: options.seed.unwrap_or_else(random_seed),
+            bias: prompt.bias.clone(),
+            logprobs: options.logprobs,
+        };
+        params.validate(self.info.vocab_size as usize)?;
+        check_stops(prompt, self.info.vocab_size)?;
+        if !prompt.stops.is_empty() {
+            self.text.tokenizer()?;
+        }
+        let room = self.info.context_length as usize - tokens.len();
+        let wanted = options.max_tokens.or(d.max_new_tokens).map_or(limits::GENERATED_TOKENS_MAX, |n| n as usize);
+        let stream = self.text.tokenizer.as_ref().map(|t| TextStream::new(t.clone(), false));
+        Ok(NewRequest {
+            delivery: Arc::new(Outbox::new(0, 0, 1, Sink::Pull)),
+            prompt: tokens,
+            params,
+            stream,
+            stops: StopFilter::new(prompt.stops.clone()),
+            eos_tokens: if options.ignore_eos { Vec::new() } else { d.eos_tokens.clone() },
+            stop_tokens: prompt.stop_tokens.clone(),
+            max_tokens: wanted.min(room),
+            prompt_logprobs: options.prompt_logprobs,
+            deadline: NewRequest::deadline_of(options, submitted),
+            submitted,
+        })
+    }
+
     /// Cancels every request.
     pub fn cancel_all(&self) -> Result<()> {
-        Err(Error::internal("stub"))
+        self.shared.send(Command::CancelAll)
     }
+
     /// Changes the verbosity of the log callback.
-    pub fn set_log_level(&self, _level: LogLevel) -> Result<()> {
-        Err(Error::internal("stub"))
+    pub fn set_log_level(&self, level: LogLevel) -> Result<()> {
+        self.open_or_closed()?;
+        self.shared.log_level.store(level as i32, Ordering::Relaxed);
+        Ok(())
     }
+
+    /// Sequences that run at once, at most.
+    pub fn running_max(&self) -> usize {
+        self.running_max
+    }
+
     /// Test hook: the engine thread panics at its next step.
     #[doc(hidden)]
-    pub fn inject_panic(&self) {}
+    pub fn inject_panic(&self) {
+        self.shared.send_anyway(Command::Panic);
+    }
+}
+
+impl Drop for Engine {
+    /// Closes the engine if that has not happened. Inside a callback the threads cannot be joined: they end on their own
+    /// once the callback has returned.
+    fn drop(&mut self) {
+        let _ = self.begin_close(Duration::ZERO);
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads.into_iter().rev() {
+            if in_callback() || thread.is_current() { thread.detach() } else { thread.join() }
+        }
+    }
+}
+
+fn refuse_in_callback(what: &str) -> Result<()> {
+    if in_callback() {
+        return Err(Error::new(Status::Reentrant, format!("{what} blocks and must not be called inside a callback")));
+    }
+    Ok(())
+}
+
+fn queue_full(max: usize) -> Error {
+    Error::new(Status::QueueFull, format!("{max} requests are waiting already; try again later")).numbers(
+        Unit::Count,
+        max as u64 + 1,
+        max as u64,
+    )
+}
+
+fn check_stops(prompt: &Prompt, vocab: u32) -> Result<()> {
+    let too_many = |what: &str, n: usize, max: usize| {
+        let error = Error::argument(format!("{n} {what}, the limit is {max}")).about(what);
+        if n > max { Err(error.numbers(Unit::Count, n as u64, max as u64)) } else { Ok(()) }
+    };
+    too_many("stop strings", prompt.stops.len(), limits::STOPS_MAX)?;
+    too_many("stop tokens", prompt.stop_tokens.len(), limits::STOP_TOKENS_MAX)?;
+    if prompt.stops.iter().any(|s| s.is_empty()) {
+        return Err(Error::argument("a stop string is empty").about("stop strings"));
+    }
+    if let Some(long) = prompt.stops.iter().find(|s| s.len() > limits::STOP_BYTES_MAX) {
+        too_many("bytes of a stop string", long.len(), limits::STOP_BYTES_MAX)?;
+    }
+    match prompt.stop_tokens.iter().find(|&&t| t >= vocab) {
+        Some(t) => Err(Error::argument(format!("stop token {t} is not below the vocabulary size {vocab}")).about("stop tokens")),
+        None => Ok(()),
+    }
+}
+
+/// A seed nobody chose: the standard library's hash keys come from the system's random source.
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(Instant::now())
 }
 
 /// A submitted request. Dropping it cancels it, unless it has finished or was detached.
-pub struct Request {}
+pub struct Request {
+    delivery: Arc<Outbox>,
+    shared: Arc<Shared>,
+    detached: bool,
+}
 
 impl Request {
-    /// Nonzero, never reused within the process.
+    /// Nonzero, never reused by this engine.
     pub fn id(&self) -> u64 {
-        0
+        self.delivery.id
     }
+
     /// Waits for something to read and takes all of it. `None` waits forever, zero polls. Pull requests only.
-    pub fn next(&self, _timeout: Option<Duration>) -> Result<Next> {
-        Err(Error::internal("stub"))
+    ///
+    /// # Errors
+    /// `Argument` for a callback request, `Reentrant` when it would block inside a callback.
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
+        refuse_blocking(timeout, "next")?;
+        let (next, resume) = self.delivery.next(timeout)?;
+        if resume {
+            self.shared.send_anyway(Command::Resume(self.delivery.id));
+        }
+        Ok(next)
     }
+
     /// Waits for the end. Pull: everything not yet taken as one terminal event. Callback: `End` after the sink was
     /// dropped.
-    pub fn wait(&self, _timeout: Option<Duration>) -> Result<Next> {
-        Err(Error::internal("stub"))
+    ///
+    /// # Errors
+    /// `Reentrant` when it would block inside a callback.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Next> {
+        refuse_blocking(timeout, "wait")?;
+        Ok(self.delivery.wait(timeout, || self.shared.send_anyway(Command::Resume(self.delivery.id))))
     }
+
     /// Asks the engine to stop the request. Idempotent; fine when it has finished. After it returns queued deltas
     /// are dropped.
-    pub fn cancel(&self) {}
+    pub fn cancel(&self) {
+        self.delivery.mute();
+        self.shared.send_anyway(Command::Cancel(self.delivery.id, FinishReason::Cancel));
+    }
+
     /// Lets the request run on without its handle.
-    pub fn detach(self) {}
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if !self.detached && !self.delivery.is_finished() {
+            self.cancel();
+        }
+    }
+}
+
+fn refuse_blocking(timeout: Option<Duration>, what: &str) -> Result<()> {
+    if timeout == Some(Duration::ZERO) { Ok(()) } else { refuse_in_callback(what) }
 }

@@ -249,7 +249,7 @@ impl Model {
         };
         let norms = w.head_norms.map_or([None, None], |(q, k)| [Some(q), Some(k)]);
         for (heads, norm) in parts.into_iter().zip(norms) {
-            let mut apply_norm = |backend: &mut dyn Backend| {
+            let apply_norm = |backend: &mut dyn Backend| {
                 if let Some(gain) = norm {
                     backend.head_norm(heads, gain, self.architecture.eps, rows);
                 }

@@ -13,6 +13,11 @@ pub struct AlignedBytes {
     len: usize,
 }
 
+/// Lends its alignment to the address of an empty buffer.
+#[repr(align(64))]
+struct CacheLine;
+const _: () = assert!(align_of::<CacheLine>() == ALIGNMENT);
+
 // SAFETY: the buffer is plain memory owned by this value alone; shared access is read-only through `&self`, and
 // writing needs `&mut self`.
 unsafe impl Send for AlignedBytes {}
@@ -23,7 +28,7 @@ impl AlignedBytes {
     /// `len` zero bytes, or `None` when the system has no memory for them.
     pub fn zeroed(len: usize) -> Option<AlignedBytes> {
         if len == 0 {
-            return Some(AlignedBytes { start: NonNull::dangling(), len });
+            return Some(AlignedBytes { start: NonNull::<CacheLine>::dangling().cast(), len });
         }
         let layout = Layout::from_size_align(len, ALIGNMENT).ok()?;
         // SAFETY: the layout has a nonzero size.
@@ -63,8 +68,8 @@ mod tests {
         for len in [0usize, 1, 63, 64, 65, 4097] {
             let mut bytes = AlignedBytes::zeroed(len).expect("small");
             assert_eq!(bytes.as_slice(), vec![0u8; len]);
+            assert_eq!(bytes.as_slice().as_ptr() as usize % ALIGNMENT, 0);
             if len > 0 {
-                assert_eq!(bytes.as_slice().as_ptr() as usize % ALIGNMENT, 0);
                 bytes.as_mut_slice()[len - 1] = 7;
                 assert_eq!(bytes.as_slice()[len - 1], 7);
             }

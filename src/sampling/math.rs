@@ -43,26 +43,42 @@ pub fn sum_exp(row: &[f32], max: f32, temperature: f32) -> f64 {
     let mut lanes = [0f64; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(weight(x, max, temperature));
-        }
+        add(&mut lanes, &chunk.map(|x| weight(x, max, temperature)));
     }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += f64::from(weight(x, max, temperature));
-    }
+    add(&mut lanes, &last_weights(rest, max, temperature));
     sum_lanes(lanes)
 }
 
 /// Writes exp((x - max) / temperature) of each value and returns their sum, equal to that of [`sum_exp`].
 pub fn weights(row: &[f32], max: f32, temperature: f32, out: &mut [f32]) -> f64 {
     let mut lanes = [0f64; LANES];
-    for (values, out) in row.chunks(LANES).zip(out.chunks_mut(LANES)) {
-        for ((&x, out), lane) in values.iter().zip(out).zip(&mut lanes) {
-            *out = weight(x, max, temperature);
-            *lane += f64::from(*out);
-        }
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let (out_chunks, out_rest) = out.as_chunks_mut::<LANES>();
+    for (chunk, out) in chunks.iter().zip(out_chunks) {
+        *out = chunk.map(|x| weight(x, max, temperature));
+        add(&mut lanes, out);
     }
+    let last = last_weights(rest, max, temperature);
+    for (out, weight) in out_rest.iter_mut().zip(last) {
+        *out = weight;
+    }
+    add(&mut lanes, &last);
     sum_lanes(lanes)
+}
+
+/// Weights of the values after the last whole chunk, then zeros.
+fn last_weights(rest: &[f32], max: f32, temperature: f32) -> [f32; LANES] {
+    let mut last = [0.0; LANES];
+    for (out, &x) in last.iter_mut().zip(rest) {
+        *out = weight(x, max, temperature);
+    }
+    last
+}
+
+fn add(lanes: &mut [f64; LANES], values: &[f32; LANES]) {
+    for (lane, &value) in lanes.iter_mut().zip(values) {
+        *lane += f64::from(value);
+    }
 }
 
 fn sum_lanes(mut lanes: [f64; LANES]) -> f64 {

@@ -23,23 +23,34 @@ pub struct Sampler {
     vocab: usize,
     /// Logits after penalties, bias and the mask of unnamed ids.
     adjusted: Vec<f32>,
-    /// Unnormalised probabilities of `adjusted`.
+    scratch: Scratch,
+}
+
+/// Scratch memory of a draw.
+#[derive(Debug)]
+struct Scratch {
+    /// Unnormalised probabilities, of the best 1.
     weights: Vec<f32>,
     /// Candidates of a truncation or a ranking.
     keys: Vec<u64>,
+    /// Weight by bucket of logits.
+    buckets: Vec<f64>,
 }
 
 impl Sampler {
     /// A sampler for rows of `vocab` logits.
     pub fn new(vocab: usize) -> Result<Sampler> {
-        let bytes = vocab as u64 * (2 * size_of::<f32>() + size_of::<u64>()) as u64;
+        let bytes =
+            vocab as u64 * (2 * size_of::<f32>() + size_of::<u64>()) as u64 + (BUCKETS * size_of::<f64>()) as u64;
         let refused = |_| Error::memory("the sampler", bytes);
-        let (mut adjusted, mut weights, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut adjusted, mut weights, mut keys, mut buckets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         adjusted.try_reserve_exact(vocab).map_err(refused)?;
         weights.try_reserve_exact(vocab).map_err(refused)?;
         keys.try_reserve_exact(vocab).map_err(refused)?;
+        buckets.try_reserve_exact(BUCKETS).map_err(refused)?;
         weights.resize(vocab, 0.0);
-        Ok(Sampler { vocab, adjusted, weights, keys })
+        buckets.resize(BUCKETS, 0.0);
+        Ok(Sampler { vocab, adjusted, scratch: Scratch { weights, keys, buckets } })
     }
 
     /// Samples the token at absolute `position` of its sequence.
@@ -73,11 +84,8 @@ impl Sampler {
         let candidates = logits.get(..allowed.end()).unwrap_or(logits);
         let plain = allowed.holes().is_empty() && params.bias.is_empty() && !params.uses_counts();
         let row = if plain { candidates } else { adjust(&mut self.adjusted, candidates, allowed, params, counts) };
-        let chosen = if params.temperature > 0.0 {
-            draw(row, params, position, &mut self.weights, &mut self.keys)
-        } else {
-            math::argmax(row)
-        };
+        let chosen =
+            if params.temperature > 0.0 { draw(row, params, position, &mut self.scratch) } else { math::argmax(row) };
         let token = chosen.ok_or_else(|| nothing_left(candidates, position))?;
         let logprob = match params.logprobs {
             None => f32::NAN,
@@ -96,7 +104,7 @@ impl Sampler {
     /// Address and capacity of each buffer.
     #[cfg(test)]
     pub(super) fn buffers(&self) -> [(usize, usize); 3] {
-        let (a, w, k) = (&self.adjusted, &self.weights, &self.keys);
+        let (a, w, k) = (&self.adjusted, &self.scratch.weights, &self.scratch.keys);
         [(a.as_ptr().addr(), a.capacity()), (w.as_ptr().addr(), w.capacity()), (k.as_ptr().addr(), k.capacity())]
     }
 
@@ -116,9 +124,10 @@ impl Sampler {
             top_tokens.try_reserve(k).map_err(refused)?;
             top_logprobs.try_reserve(k).map_err(refused)?;
             let keys = (0u32..).zip(logits).map(|(id, &x)| select::key(math::finite_or_least(x), id));
-            select::largest(keys, k, &mut self.keys);
-            select::sort_front(&mut self.keys, k);
-            for &key in &self.keys {
+            let best = &mut self.scratch.keys;
+            select::largest(keys, k, best);
+            select::sort_front(best, k);
+            for &key in &*best {
                 let id = select::id(key);
                 top_tokens.push(id);
                 top_logprobs.push(logprob(logits, id, max, log_sum));
@@ -171,7 +180,8 @@ fn adjust<'a>(
 }
 
 /// Temperature, truncation, draw. `None` when no logit is finite.
-fn draw(row: &[f32], params: &SamplingParams, position: u64, weights: &mut [f32], keys: &mut Vec<u64>) -> Option<u32> {
+fn draw(row: &[f32], params: &SamplingParams, position: u64, scratch: &mut Scratch) -> Option<u32> {
+    let Scratch { weights, keys, buckets } = scratch;
     let max = math::max(row);
     if max == f32::NEG_INFINITY {
         return None;
@@ -181,31 +191,33 @@ fn draw(row: &[f32], params: &SamplingParams, position: u64, weights: &mut [f32]
     if top_k == 0 && params.top_p >= 1.0 {
         return draw_from_all(row, max, params, u, weights.get_mut(..row.len())?);
     }
-    let weight = |id: u32| row.get(id as usize).map_or(0.0, |&x| math::weight(x, max, params.temperature));
-    let top_p = f64::from(params.top_p);
-    if top_k > 0 {
-        let finite = (0u32..).zip(row).filter(|(_, x)| x.is_finite());
-        select::largest(finite.map(|(id, &x)| select::key(x, id)), top_k, keys);
-        if params.top_p < 1.0 {
-            select::sort_front(keys, top_k);
-            let total: f64 = keys.iter().map(|&key| f64::from(weight(select::id(key)))).sum();
-            nucleus(keys, top_p * total, weight);
-        }
-    } else {
+    if top_k == 0 {
         let weights = weights.get_mut(..row.len())?;
         let total = math::weights(row, max, params.temperature, weights);
-        // Ids below this weight make up less than 1 - top_p all together: the nucleus can do without them.
-        let least = (1.0 - top_p) * total / row.len() as f64;
-        let likely = (0u32..).zip(row).zip(&*weights).filter(|(_, w)| **w > 0.0 && f64::from(**w) >= least);
+        let least = nucleus(row, weights, f64::from(params.top_p) * total, buckets, keys);
+        let all = (0u32..).zip(row).zip(&*weights).filter(|(_, w)| **w > 0.0);
         keys.clear();
-        keys.extend(likely.map(|((id, &x), _)| select::key(x, id)));
-        nucleus(keys, top_p * total, weight);
+        keys.extend(all.map(|((id, &x), _)| select::key(x, id)).filter(|&key| key >= least));
+        return draw_from_kept(keys, params, u, |id| weights.get(id as usize).copied().unwrap_or(0.0));
     }
-    if params.min_p > 0.0 {
-        keys.retain(|&key| weight(select::id(key)) >= params.min_p);
+    let weight = |id: u32| row.get(id as usize).map_or(0.0, |&x| math::weight(x, max, params.temperature));
+    let finite = (0u32..).zip(row).filter(|(_, x)| x.is_finite());
+    select::largest(finite.map(|(id, &x)| select::key(x, id)), top_k, keys);
+    if params.top_p < 1.0 {
+        select::sort_front(keys, top_k);
+        let total: f64 = keys.iter().map(|&key| f64::from(weight(select::id(key)))).sum();
+        let kept = reach(keys, 0.0, f64::from(params.top_p) * total, weight);
+        keys.truncate(kept);
     }
-    // By id, so that the draw depends on what was kept and not on how it was found.
     keys.sort_unstable_by_key(|&key| select::id(key));
+    draw_from_kept(keys, params, u, weight)
+}
+
+/// Applies min-p to the kept keys, which are ordered by id so that the draw depends on what was kept and not on how it
+/// was found, and draws.
+fn draw_from_kept(keys: &mut Vec<u64>, params: &SamplingParams, u: f64, weight: impl Fn(u32) -> f32) -> Option<u32> {
+    // The best has weight 1, so that the fraction of it is the weight itself.
+    keys.retain(|&key| weight(select::id(key)) >= params.min_p);
     let kept = || keys.iter().map(|&key| select::id(key)).map(|id| (id, weight(id)));
     let total: f64 = kept().map(|(_, weight)| f64::from(weight)).sum();
     walk(kept(), u * total)
@@ -217,7 +229,6 @@ fn draw_from_all(row: &[f32], max: f32, params: &SamplingParams, u: f64, weights
     if params.min_p > 0.0 {
         total = 0.0;
         for weight in &mut *weights {
-            // The best has weight 1, so that the fraction of it is the weight itself.
             *weight = if *weight >= params.min_p { *weight } else { 0.0 };
             total += f64::from(*weight);
         }
@@ -225,22 +236,59 @@ fn draw_from_all(row: &[f32], max: f32, params: &SamplingParams, u: f64, weights
     walk((0u32..).zip(weights.iter().copied()), u * total)
 }
 
-/// Keeps the fewest of the largest keys whose weights reach `target`; all, when they do not. Sorts only as far as it
-/// must: a peaked distribution ends within the first few.
-fn nucleus(keys: &mut Vec<u64>, target: f64, weight: impl Fn(u32) -> f32) {
-    let (mut sorted, mut sum, mut step) = (0, 0.0, 64);
+/// Buckets of [`nucleus`]: the sign, the exponent and five more bits of a logit.
+const BUCKETS: usize = 1 << 14;
+
+fn bucket(key: u64) -> usize {
+    // The shift leaves 14 bits.
+    (key >> 50) as usize
+}
+
+/// The least key of the smallest set of largest keys whose weights reach `target`. Nothing is sorted but the bucket in
+/// which the sum crosses: weights are first summed by bucket of their logit, and buckets order like logits.
+fn nucleus(row: &[f32], weights: &[f32], target: f64, buckets: &mut [f64], keys: &mut Vec<u64>) -> u64 {
+    let all =
+        || (0u32..).zip(row).zip(weights).filter(|(_, w)| **w > 0.0).map(|((id, &x), &w)| (select::key(x, id), w));
+    buckets.fill(0.0);
+    for (key, weight) in all() {
+        if let Some(mass) = buckets.get_mut(bucket(key)) {
+            *mass += f64::from(weight);
+        }
+    }
+    let mut above = 0.0;
+    let mut crossing = None;
+    for (at, &mass) in buckets.iter().enumerate().rev().filter(|(_, mass)| **mass > 0.0) {
+        if above + mass >= target {
+            crossing = Some(at);
+            break;
+        }
+        above += mass;
+    }
+    // Where rounding keeps the sum from its target, everything is kept.
+    let Some(crossing) = crossing else { return 0 };
+    keys.clear();
+    keys.extend(all().map(|(key, _)| key).filter(|&key| bucket(key) == crossing));
+    let weight = |id: u32| weights.get(id as usize).copied().unwrap_or(0.0);
+    let kept = reach(keys, above, target, weight);
+    kept.checked_sub(1).and_then(|last| keys.get(last)).copied().unwrap_or(0)
+}
+
+/// How many of the largest keys it takes until `sum` plus their weights reaches `target`; all, when they do not. Sorts
+/// the keys, largest first, only as far as it must.
+fn reach(keys: &mut [u64], mut sum: f64, target: f64, weight: impl Fn(u32) -> f32) -> usize {
+    let (mut sorted, mut step) = (0, 64);
     while let Some(rest) = keys.get_mut(sorted..).filter(|rest| !rest.is_empty()) {
         let front = select::sort_front(rest, step);
         for (i, &key) in rest.iter().take(front).enumerate() {
             sum += f64::from(weight(select::id(key)));
             if sum >= target {
-                keys.truncate(sorted + i + 1);
-                return;
+                return sorted + i + 1;
             }
         }
         sorted += front;
         step *= 8;
     }
+    sorted
 }
 
 /// The first id whose running sum of weights exceeds `target`; where rounding leaves none, the last with any weight.

@@ -148,26 +148,32 @@ impl Scheduler {
         }
     }
 
-    /// Admits waiting sequences, in order, while there are slots and pages for what they have so far.
+    /// Admits waiting sequences, in order, while there are slots and pages for what they have so far. A paused sequence
+    /// gives way to one that could run.
     pub fn refill(&mut self) {
-        let mut at = 0;
-        while at < self.waiting.len() && !self.slots.is_full() {
+        while let Some(at) = self.waiting.iter().position(|&w| self.sequences.get(w).is_some_and(|s| !s.paused)) {
             let handle = self.waiting[at];
-            let sequence = self.sequences.get(handle).expect("waiting sequences exist");
-            if sequence.paused {
-                at += 1;
+            if !self.has_room_for(handle) {
+                match self.running.iter().rev().find(|&&r| self.sequences.get(r).is_some_and(|s| s.paused)) {
+                    Some(&paused) => self.preempt(paused),
+                    None => return,
+                }
                 continue;
             }
-            // Room for the sequence itself and for one page of growth of everyone who is running.
-            let pages = (sequence.tokens.len() + 1).div_ceil(self.capacity.page_tokens) + self.running.len();
-            if !self.running.is_empty() && self.pools.iter().any(|p| p.free() < pages) {
-                return;
+            let Ok(slot) = self.slots.insert(handle) else { return };
+            if let Some(sequence) = self.sequences.get_mut(handle) {
+                sequence.state = State::Running(slot);
             }
-            let slot = self.slots.insert(handle).unwrap_or_else(|_| unreachable!("a slot is free"));
-            self.sequences.get_mut(handle).expect("waiting sequences exist").state = State::Running(slot);
             self.waiting.remove(at);
             self.running.push(handle);
         }
+    }
+
+    /// Whether there is a slot, and pages for the sequence itself and for one page of growth of everyone who runs.
+    fn has_room_for(&self, handle: Handle) -> bool {
+        let len = self.sequences.get(handle).map_or(0, |s| s.tokens.len());
+        let pages = (len + 1).div_ceil(self.capacity.page_tokens) + self.running.len();
+        !self.slots.is_full() && (self.running.is_empty() || self.pools.iter().all(|p| p.free() >= pages))
     }
 
     /// One row for every sequence that waits for its next token, oldest first.

@@ -132,7 +132,7 @@ impl ModelSource for Folder {
 /// The bytes themselves where they are aligned to their element, else an aligned copy: the format promises no
 /// alignment, and kernels read elements.
 fn align(bytes: &Bytes, info: &TensorInfo, subject: &str) -> Result<Bytes> {
-    if bytes.as_slice().as_ptr().addr() % info.dtype.size() == 0 {
+    if bytes.as_slice().as_ptr().addr().is_multiple_of(info.dtype.size()) {
         return Ok(bytes.clone());
     }
     let mut copy = allocate(bytes.len(), &info.name, subject)?;

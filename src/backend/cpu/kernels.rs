@@ -21,7 +21,8 @@ pub enum Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// A view of `bytes`, which must be aligned for the type and hold whole elements.
+    /// A view of `bytes`, which must be aligned for the type and hold whole elements; `None` also for types no
+    /// kernel reads.
     pub fn new(bytes: &'a [u8], dtype: DType) -> Option<Self> {
         // SAFETY: every bit pattern is a valid f32 or u16; `align_to` yields the aligned middle, and we demand that
         // it is everything.
@@ -30,6 +31,7 @@ impl<'a> Elements<'a> {
                 DType::F32 => whole(bytes.align_to::<f32>()).map(Elements::F32),
                 DType::Bf16 => whole(bytes.align_to::<u16>()).map(Elements::Bf16),
                 DType::F16 => whole(bytes.align_to::<u16>()).map(Elements::F16),
+                _ => None,
             }
         }
     }

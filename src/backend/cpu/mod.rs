@@ -262,6 +262,9 @@ impl Backend for CpuBackend {
 
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
         let what = "KV pages";
+        if !matches!(shape.dtype, DType::F32 | DType::Bf16 | DType::F16) {
+            return Err(Error::unsupported(format!("KV pages of {} are not supported on the CPU", shape.dtype)));
+        }
         let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
         let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
         self.groups.push(Group { shape, buffer: Buffer::zeroed(bytes, what)? });
@@ -477,6 +480,7 @@ unsafe fn store(from: &[f32], base: *mut u8, offset: usize, dtype: DType) {
                 let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
                 to.iter_mut().zip(from).for_each(|(t, &f)| *t = half::f16::from_f32(f).to_bits());
             }
+            other => unreachable!("pages of {other} are refused when they are made"),
         }
     }
 }

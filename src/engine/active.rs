@@ -1,0 +1,199 @@
+//! A request on the engine thread: its sampling state, its text, its end.
+
+use super::api::{EventKind, FinishReason, RequestOptions, Usage};
+use super::delivery::{Outbox, Dispatch};
+use crate::cache::Handle;
+use crate::error::{Error, Result, Status};
+use crate::sampling::{SamplingParams, TokenCounts};
+use crate::text::{StopFilter, TextStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A request as `submit` hands it over: everything checked, all defaults resolved.
+pub(super) struct NewRequest {
+    pub delivery: Arc<Outbox>,
+    pub prompt: Vec<u32>,
+    pub params: SamplingParams,
+    pub stream: Option<TextStream>,
+    pub stops: StopFilter,
+    /// Tokens that end the sequence; empty when they are to be ignored.
+    pub eos_tokens: Vec<u32>,
+    pub stop_tokens: Vec<u32>,
+    /// Tokens to generate at most.
+    pub max_tokens: usize,
+    pub prompt_logprobs: bool,
+    pub submitted: Instant,
+    pub deadline: Option<Instant>,
+}
+
+impl NewRequest {
+    /// When the request must have ended.
+    pub fn deadline_of(options: &RequestOptions, now: Instant) -> Option<Instant> {
+        (options.deadline_ms > 0).then(|| now.checked_add(Duration::from_millis(options.deadline_ms as u64))).flatten()
+    }
+}
+
+/// A request that the scheduler knows.
+pub(super) struct Active {
+    pub request: NewRequest,
+    pub handle: Handle,
+    pub counts: TokenCounts,
+    pub generated: usize,
+    pub prompt_logprobs: Vec<f32>,
+    pub admitted: Option<Instant>,
+    pub first_token: Option<Instant>,
+    pub prefill: Duration,
+    /// Reused for each token.
+    text: String,
+    filtered: String,
+}
+
+/// One sampled token on its way to the consumer.
+pub(super) struct Token<'a> {
+    pub id: u32,
+    pub logprob: Option<f32>,
+    pub top_tokens: &'a [u32],
+    pub top_logprobs: &'a [f32],
+}
+
+impl Active {
+    pub fn new(request: NewRequest, handle: Handle) -> Result<Active> {
+        let mut counts = TokenCounts::new();
+        if request.params.uses_counts() {
+            counts.add_prompt(&request.prompt)?;
+        }
+        let mut prompt_logprobs = Vec::new();
+        if request.prompt_logprobs {
+            let bytes = request.prompt.len() as u64 * 4;
+            prompt_logprobs.try_reserve_exact(request.prompt.len()).map_err(|_| Error::memory("prompt logprobs", bytes))?;
+            prompt_logprobs.push(f32::NAN);
+        }
+        Ok(Active {
+            request,
+            handle,
+            counts,
+            generated: 0,
+            prompt_logprobs,
+            admitted: None,
+            first_token: None,
+            prefill: Duration::ZERO,
+            text: String::new(),
+            filtered: String::new(),
+        })
+    }
+
+    /// Takes in a sampled token: text, stops, queue. Says why the request ends, if it does, and whether its queue is
+    /// full.
+    pub fn accept(&mut self, token: Token, dispatch: &Dispatch) -> Result<(Option<FinishReason>, bool)> {
+        self.generated += 1;
+        self.first_token.get_or_insert_with(Instant::now);
+        if self.request.params.uses_counts() {
+            self.counts.push(token.id)?;
+        }
+        self.text.clear();
+        self.filtered.clear();
+        let mut finish = None;
+        if self.request.eos_tokens.contains(&token.id) {
+            finish = Some(FinishReason::Eos);
+        } else if self.request.stop_tokens.contains(&token.id) {
+            finish = Some(FinishReason::Stop);
+        } else if let Some(stream) = &mut self.request.stream {
+            stream.push(token.id, &mut self.text)?;
+            if self.request.stops.push(&self.text, &mut self.filtered) {
+                finish = Some(FinishReason::Stop);
+                self.request.stream = None;
+            }
+        }
+        if finish.is_none() && self.generated >= self.request.max_tokens {
+            finish = Some(FinishReason::Length);
+        }
+        if finish.is_some() {
+            self.flush()?;
+        }
+        let text = &self.filtered;
+        let full = self.request.delivery.push(dispatch, |event| {
+            event.text.push_str(text);
+            event.tokens.push(token.id);
+            event.logprobs.extend(token.logprob);
+            event.top_tokens.extend_from_slice(token.top_tokens);
+            event.top_logprobs.extend_from_slice(token.top_logprobs);
+            event.top_count = token.top_tokens.len() as u32;
+        });
+        Ok((finish, full))
+    }
+
+    /// What the stream and the stop filter still hold becomes certain; after a completed stop nothing does.
+    fn flush(&mut self) -> Result<()> {
+        let Some(mut stream) = self.request.stream.take() else { return Ok(()) };
+        self.text.clear();
+        stream.finish(&mut self.text)?;
+        if !self.request.stops.push(&self.text, &mut self.filtered) {
+            self.request.stops.finish(&mut self.filtered);
+        }
+        Ok(())
+    }
+
+    /// Sends the terminal event.
+    pub fn finish(&mut self, end: End, preemptions: u32, dispatch: &Dispatch) {
+        let now = Instant::now();
+        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let since = |t: Option<Instant>| t.map_or(0, |t| micros(t.duration_since(self.request.submitted)));
+        let usage = Usage {
+            prompt_tokens: self.request.prompt.len() as u32,
+            cached_tokens: 0,
+            generated_tokens: self.generated as u32,
+            preemptions,
+            seed: self.request.params.seed,
+            queue_us: since(self.admitted),
+            first_token_us: since(self.first_token),
+            prefill_us: micros(self.prefill),
+            decode_us: self.first_token.map_or(0, |t| micros(now.duration_since(t))),
+            total_us: micros(now.duration_since(self.request.submitted)),
+        };
+        let prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
+        let (kind, reason, error) = end.parts();
+        // Text held back for a stop that never came belongs to the reader, unless the reader turned away.
+        let mut rest = String::new();
+        let wanted = matches!(reason, FinishReason::Length | FinishReason::Deadline | FinishReason::Close);
+        if wanted && self.request.stream.is_some() {
+            self.filtered.clear();
+            if self.flush().is_ok() {
+                rest.push_str(&self.filtered);
+            }
+        }
+        self.request.delivery.finish(dispatch, kind, reason, |event| {
+            event.text.push_str(&rest);
+            event.prompt_logprobs = prompt_logprobs;
+            event.usage = Some(usage);
+            event.error = error;
+        });
+    }
+}
+
+/// How a request ends.
+pub(super) enum End {
+    /// By itself.
+    Finished(FinishReason),
+    /// From outside.
+    Cancelled(FinishReason),
+    /// By an error.
+    Failed(Error),
+}
+
+impl End {
+    pub fn parts(self) -> (EventKind, FinishReason, Option<Error>) {
+        match self {
+            End::Finished(reason) => (EventKind::Finished, reason, None),
+            End::Cancelled(reason) => (EventKind::Cancelled, reason, None),
+            End::Failed(error) => (EventKind::Failed, FinishReason::Error, Some(error)),
+        }
+    }
+}
+
+/// The error every request of an engine gets when its thread panicked.
+pub(super) fn panicked() -> Error {
+    Error::new(
+        Status::Internal,
+        "the engine thread failed because of a defect in the library; the engine takes no more requests: close it and open it again",
+    )
+}

@@ -1,0 +1,395 @@
+//! The engine thread: takes commands, and while there is work makes steps: plan, forward, sample, commit, deliver.
+//!
+//! It is the one owner of the scheduler, the model and the device (law 6). A panic in a step ends every request with an
+//! error and leaves the thread able to answer that the engine is dead (law 2).
+
+use super::active::{Active, End, NewRequest, Token, panicked};
+use super::api::{FinishReason, LogLevel, Stats};
+use super::delivery::{closed, lock, wait_until};
+use super::{Command, Shared};
+use crate::backend::Backend;
+use crate::cache::Handle;
+use crate::error::{Error, Result};
+use crate::model::{Model, Step};
+use crate::sampling::{AllowedTokens, Sampler};
+use crate::scheduler::{BatchPlan, Row, Scheduler};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Everything the engine thread owns.
+pub(super) struct Core {
+    pub shared: Arc<Shared>,
+    pub machine: Machine,
+    active: Vec<Active>,
+    stats: Stats,
+    /// Set once the engine is closing: when whatever still runs is cut off.
+    closing: Option<Instant>,
+    dead: bool,
+    panic_next: bool,
+}
+
+/// The parts that compute.
+pub(super) struct Machine {
+    pub scheduler: Scheduler,
+    pub model: Model,
+    pub backend: Box<dyn Backend>,
+    pub sampler: Sampler,
+    pub allowed: AllowedTokens,
+    pub plan: BatchPlan,
+    pub step: Step,
+    pub page_tokens: usize,
+    /// Logits of some rows, read from the device.
+    pub logits: Vec<f32>,
+    pub top_tokens: Vec<u32>,
+    pub top_logprobs: Vec<f32>,
+}
+
+impl Core {
+    pub fn new(shared: Arc<Shared>, machine: Machine) -> Core {
+        let stats = Stats { pages_free: machine.scheduler.pages().1 as u64, ..Stats::default() };
+        shared.stats.publish(&stats);
+        Core { shared, machine, active: Vec::new(), stats, closing: None, dead: false, panic_next: false }
+    }
+
+    /// The thread's body: returns when the engine has been closed and every request has ended.
+    pub fn run(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.dead = true;
+            self.shared.log(LogLevel::Error, || panicked().message);
+            self.end_all(|| End::Failed(panicked()));
+            self.publish();
+        }
+    }
+
+    fn serve(&mut self) {
+        // After an empty plan only a command or a deadline can change what the next plan holds.
+        let mut idle = false;
+        loop {
+            for command in self.next_commands(idle) {
+                self.obey(command);
+            }
+            self.expire();
+            let worked = !self.dead && self.step();
+            idle = !worked;
+            self.stats.steps += worked as u64;
+            self.publish();
+            if let Some(cut) = self.closing {
+                if Instant::now() >= cut {
+                    self.end_all(|| End::Cancelled(FinishReason::Close));
+                }
+                if self.active.is_empty() {
+                    self.publish();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Commands that have arrived; when idle, sleeps until there is one or a deadline passes.
+    fn next_commands(&mut self, idle: bool) -> Vec<Command> {
+        let mut mailbox = lock(&self.shared.mailbox);
+        if idle {
+            let deadline = self.active.iter().filter_map(|a| a.request.deadline).chain(self.closing).min();
+            while mailbox.commands.is_empty() {
+                let (again, in_time) = wait_until(&self.shared.mail, mailbox, deadline);
+                mailbox = again;
+                if !in_time {
+                    break;
+                }
+            }
+        }
+        std::mem::take(&mut mailbox.commands)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit(request) => self.admit(*request),
+            Command::Cancel(id, reason) => self.end_where(|a| a.request.delivery.id == id, || End::Cancelled(reason)),
+            Command::CancelAll => self.end_all(|| End::Cancelled(FinishReason::Cancel)),
+            Command::Resume(id) => {
+                if let Some(active) = self.active.iter().find(|a| a.request.delivery.id == id) {
+                    self.machine.scheduler.set_paused(active.handle, false);
+                }
+            }
+            Command::Check(reply) => {
+                // Ended requests still hold their pages until the next step; let them go first.
+                self.machine.scheduler.cleanup();
+                reply.put(if self.dead { Err(panicked()) } else { self.check() });
+            }
+            Command::Close(cut) => self.closing = Some(cut),
+            Command::Panic => self.panic_next = true,
+        }
+    }
+
+    /// Law 3, and that every active request has its sequence.
+    fn check(&self) -> Result<()> {
+        self.machine.scheduler.check()?;
+        let (running, waiting, _) = self.machine.scheduler.counts();
+        if running + waiting != self.active.len() {
+            let message = format!("{} requests, but {running} sequences run and {waiting} wait", self.active.len());
+            return Err(Error::internal(message));
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, mut request: NewRequest) {
+        let delivery = request.delivery.clone();
+        if delivery.is_finished() {
+            return;
+        }
+        let refuse = |error: Error| {
+            delivery.finish(&self.shared.dispatch, super::api::EventKind::Failed, FinishReason::Error, |e| {
+                e.error = Some(error);
+            })
+        };
+        if self.dead {
+            self.stats.failed += 1;
+            return refuse(panicked());
+        }
+        let prompt = request.prompt.clone();
+        let logits_from = if request.prompt_logprobs { 0 } else { prompt.len() - 1 };
+        let len_max = prompt.len() + request.max_tokens;
+        self.stats.tokens_in += prompt.len() as u64;
+        if request.max_tokens == 0 && !request.prompt_logprobs {
+            request.stream = None;
+        }
+        let admitted = self.machine.scheduler.submit(prompt, len_max, logits_from);
+        match admitted.and_then(|handle| Active::new(request, handle)) {
+            Ok(mut active) if active.request.max_tokens == 0 && !active.request.prompt_logprobs => {
+                self.machine.scheduler.finish(active.handle);
+                self.stats.finished += 1;
+                active.finish(End::Finished(FinishReason::Length), 0, &self.shared.dispatch);
+            }
+            Ok(active) => self.active.push(active),
+            Err(error) => {
+                self.stats.failed += 1;
+                refuse(error);
+            }
+        }
+    }
+
+    fn end_all(&mut self, end: impl Fn() -> End) {
+        self.end_where(|_| true, end);
+    }
+
+    fn end_where(&mut self, which: impl Fn(&Active) -> bool, end: impl Fn() -> End) {
+        let mut at = 0;
+        while at < self.active.len() {
+            if which(&self.active[at]) {
+                self.end(at, end());
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Ends the request at index `at`.
+    fn end(&mut self, at: usize, end: End) {
+        let mut active = self.active.swap_remove(at);
+        match end {
+            End::Finished(_) => self.stats.finished += 1,
+            End::Cancelled(_) => self.stats.cancelled += 1,
+            End::Failed(_) => self.stats.failed += 1,
+        }
+        let preemptions = self.machine.scheduler.get(active.handle).map_or(0, |s| s.preemptions);
+        self.machine.scheduler.finish(active.handle);
+        active.finish(end, preemptions, &self.shared.dispatch);
+    }
+
+    /// Ends requests whose deadline has passed.
+    fn expire(&mut self) {
+        if self.active.iter().any(|a| a.request.deadline.is_some()) {
+            let now = Instant::now();
+            self.end_where(
+                |a| a.request.deadline.is_some_and(|d| d <= now),
+                || End::Cancelled(FinishReason::Deadline),
+            );
+        }
+    }
+
+    /// One step; false when nothing could run.
+    fn step(&mut self) -> bool {
+        if std::mem::take(&mut self.panic_next) {
+            panic!("a test asked the engine thread to panic");
+        }
+        let begin = Instant::now();
+        self.machine.schedule();
+        self.stats.refill_us += begin.elapsed().as_micros() as u64;
+        if self.machine.plan.rows.is_empty() {
+            return false;
+        }
+        self.note_admissions(begin);
+        let forward = Instant::now();
+        self.machine.forward();
+        self.sample();
+        self.account(forward);
+        true
+    }
+
+    fn index_of(&self, handle: Handle) -> Option<usize> {
+        self.active.iter().position(|a| a.handle == handle)
+    }
+
+    fn note_admissions(&mut self, now: Instant) {
+        for row in &self.machine.plan.rows {
+            let Some(at) = self.active.iter().position(|a| a.handle == row.sequence) else { continue };
+            let active = &mut self.active[at];
+            if active.admitted.is_none() {
+                active.admitted = Some(now);
+                self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
+            }
+        }
+    }
+
+    /// Splits the step's time between prefill and decode by their tokens.
+    fn account(&mut self, begin: Instant) {
+        let spent = begin.elapsed();
+        let prefill: usize = self.machine.plan.rows.iter().filter(|r| r.count > 1).map(|r| r.count).sum();
+        let share = spent.mul_f64(prefill as f64 / self.machine.plan.tokens.max(1) as f64);
+        self.stats.prefill_us += share.as_micros() as u64;
+        self.stats.decode_us += (spent - share).as_micros() as u64;
+        let prefilling: Vec<Handle> =
+            self.machine.plan.rows.iter().filter(|r| r.count > 1).map(|r| r.sequence).collect();
+        for handle in prefilling {
+            if let Some(at) = self.index_of(handle) {
+                self.active[at].prefill += spent;
+            }
+        }
+    }
+
+    /// Reads the logits each row asks for, samples, and hands the tokens on. Rows are taken in pieces that fit the
+    /// logits buffer.
+    fn sample(&mut self) {
+        let rows = std::mem::take(&mut self.machine.plan.rows);
+        let mut wanted: Vec<(Row, usize, u32)> = Vec::new();
+        let mut start = 0;
+        for row in &rows {
+            self.machine.scheduler.computed(row);
+            let range = row.logits_from - row.first..row.count;
+            wanted.extend(range.map(|i| (*row, row.first + i, (start + i) as u32)));
+            start += row.count;
+        }
+        for piece in wanted.chunks(self.machine.model.logits_rows_max()) {
+            let step_rows: Vec<u32> = piece.iter().map(|w| w.2).collect();
+            self.machine.read_logits(&step_rows);
+            for (index, (row, position, _)) in piece.iter().enumerate() {
+                if let Err(error) = self.consume(row, *position, index) {
+                    if let Some(at) = self.index_of(row.sequence) {
+                        self.end(at, End::Failed(error));
+                    }
+                }
+            }
+        }
+        self.machine.plan.rows = rows;
+    }
+
+    /// Uses the logits after `position`: a prompt's log probability, or the next token.
+    fn consume(&mut self, row: &Row, position: usize, index: usize) -> Result<()> {
+        let Some(at) = self.index_of(row.sequence) else { return Ok(()) };
+        let (active, machine) = (&mut self.active[at], &mut self.machine);
+        let vocab = machine.model.architecture().vocab;
+        let logits = &machine.logits[index * vocab..(index + 1) * vocab];
+        if let Some(&next) = active.request.prompt.get(position + 1) {
+            active.prompt_logprobs.push(machine.sampler.logprob(logits, next));
+            return Ok(());
+        }
+        if active.request.max_tokens == 0 {
+            self.end(at, End::Finished(FinishReason::Length));
+            return Ok(());
+        }
+        machine.top_tokens.clear();
+        machine.top_logprobs.clear();
+        let params = &active.request.params;
+        let sampled = machine.sampler.sample(
+            logits,
+            &machine.allowed,
+            params,
+            &active.counts,
+            position as u64 + 1,
+            &mut machine.top_tokens,
+            &mut machine.top_logprobs,
+        )?;
+        machine.scheduler.append(active.handle, sampled.token);
+        self.stats.tokens_out += 1;
+        let token = Token {
+            id: sampled.token,
+            logprob: params.logprobs.map(|_| sampled.logprob),
+            top_tokens: &machine.top_tokens,
+            top_logprobs: &machine.top_logprobs,
+        };
+        let (finish, full) = active.accept(token, &self.shared.dispatch)?;
+        if full {
+            machine.scheduler.set_paused(active.handle, true);
+        }
+        if let Some(reason) = finish {
+            self.end(at, End::Finished(reason));
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let (running, waiting, stalled) = self.machine.scheduler.counts();
+        let (used, free) = self.machine.scheduler.pages();
+        let s = &mut self.stats;
+        (s.running, s.waiting, s.stalled) = (running as u32, waiting as u32, stalled as u32);
+        (s.pages_used, s.pages_free) = (used as u64, free as u64);
+        s.preemptions = self.machine.scheduler.counters().preemptions;
+        s.log_dropped = self.shared.dispatch.logs_dropped();
+        self.shared.stats.publish(s);
+    }
+}
+
+impl Drop for Core {
+    /// Whatever is still in the mailbox gets its end.
+    fn drop(&mut self) {
+        let commands = {
+            let mut mailbox = lock(&self.shared.mailbox);
+            mailbox.closed = true;
+            mailbox.gone = true;
+            std::mem::take(&mut mailbox.commands)
+        };
+        for command in commands {
+            match command {
+                Command::Submit(request) => {
+                    let finish = |e: &mut super::api::Event| e.error = Some(closed());
+                    let kind = super::api::EventKind::Failed;
+                    request.delivery.finish(&self.shared.dispatch, kind, FinishReason::Close, finish);
+                }
+                Command::Check(reply) => reply.put(Err(closed())),
+                _ => {}
+            }
+        }
+        self.shared.dispatch.stop();
+    }
+}
+
+impl Machine {
+    /// Plans the step and writes it down as the model reads it.
+    fn schedule(&mut self) {
+        self.scheduler.plan(&mut self.plan);
+        let step = &mut self.step;
+        step.clear();
+        for (index, row) in self.plan.rows.iter().enumerate() {
+            let Some(sequence) = self.scheduler.get(row.sequence) else { continue };
+            let end = row.first + row.count;
+            step.tokens.extend_from_slice(&sequence.tokens[row.first..end]);
+            step.positions.extend(row.first as u32..end as u32);
+            step.sequences.extend(std::iter::repeat_n(index as u32, row.count));
+            for (tables, table) in step.tables.iter_mut().zip(&sequence.tables) {
+                tables.starts.push(tables.pages.len() as u32);
+                tables.pages.extend_from_slice(&table[..end.div_ceil(self.page_tokens)]);
+            }
+        }
+    }
+
+    fn forward(&mut self) {
+        self.model.forward(&mut *self.backend, &self.step);
+    }
+
+    fn read_logits(&mut self, rows: &[u32]) {
+        let vocab = self.model.architecture().vocab;
+        let logits = self.model.logits(&mut *self.backend, rows);
+        self.backend.read(logits, &mut self.logits[..rows.len() * vocab]);
+    }
+}

@@ -1,0 +1,148 @@
+//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the caller's thread.
+
+use super::api::{Prompt, PromptPart, TextOptions};
+use crate::error::{Error, Result, Status, Unit};
+use crate::limits;
+use crate::source::ModelSource;
+use crate::text::{ChatTemplate, TemplateInput, Tokenizer};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// Tokenizer, templates and special tokens of a model; shared by all threads.
+pub(super) struct TextKit {
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    template: Option<ChatTemplate>,
+    /// Used instead of `template` when the prompt has tools and the folder has such a template.
+    tool_template: Option<ChatTemplate>,
+    /// `bos_token`, `eos_token` and the like.
+    variables: Map<String, Value>,
+    /// Token ids a prompt may hold; 0 = unknown (no weights were opened).
+    pub vocab: usize,
+}
+
+impl TextKit {
+    /// Reads what the source has. A template is compiled here, so that its errors show at open.
+    pub fn open(source: &dyn ModelSource, vocab: usize) -> Result<TextKit> {
+        let tokenizer = match source.tokenizer_json()? {
+            Some(bytes) => Some(Arc::new(Tokenizer::from_json(bytes.as_slice(), source.subject())?)),
+            None => None,
+        };
+        let compile = |text: Option<String>| text.map(|t| ChatTemplate::new(&t, source.subject())).transpose();
+        let mut variables = Map::new();
+        let special = source.special_tokens()?;
+        for (name, text) in &special.named {
+            variables.insert(name.clone(), Value::String(text.clone()));
+        }
+        if !special.additional.is_empty() {
+            variables.insert("additional_special_tokens".into(), special.additional.clone().into());
+        }
+        Ok(TextKit {
+            tokenizer,
+            template: compile(source.chat_template()?)?,
+            tool_template: compile(source.tool_template()?)?,
+            variables,
+            vocab,
+        })
+    }
+
+    /// Whether messages can be rendered.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// The tokenizer, or an error that says what the folder lacks.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Error::unsupported("the model folder has no tokenizer.json; this engine takes and gives token ids only")
+                .about("tokenizer.json")
+        })
+    }
+
+    /// The text of a prompt.
+    pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
+        if prompt.messages.is_empty() {
+            return self.raw_text(prompt);
+        }
+        if !prompt.parts.is_empty() {
+            return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
+        }
+        let template = match (&prompt.tools, &self.tool_template) {
+            (Some(_), Some(tools)) => Some(tools),
+            _ => self.template.as_ref(),
+        };
+        let template = template.ok_or_else(|| {
+            Error::unsupported("the model folder has no chat template; send the prompt as text").about("chat_template")
+        })?;
+        let mut variables = self.variables.clone();
+        variables.extend(prompt.variables.clone());
+        template.render(&TemplateInput {
+            messages: &prompt.messages,
+            tools: prompt.tools.as_ref(),
+            variables: &variables,
+            add_generation_prompt: !options.no_generation_prompt,
+            now: None,
+        })
+    }
+
+    fn raw_text(&self, prompt: &Prompt) -> Result<String> {
+        let mut text = String::new();
+        for part in &prompt.parts {
+            match part {
+                PromptPart::Text { text: piece, .. } => text.push_str(piece),
+                PromptPart::Tokens(tokens) => text.push_str(&self.tokenizer()?.decode(tokens, true)?),
+            }
+        }
+        Ok(text)
+    }
+
+    /// The token ids of a prompt. Rendered chats carry their own special tokens; raw prompts that begin with text get
+    /// the tokenizer's.
+    pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
+        if !prompt.messages.is_empty() {
+            let text = self.render(prompt, options)?;
+            return self.tokenizer()?.encode(&text, false, true);
+        }
+        let mut ids = Vec::new();
+        for (index, part) in prompt.parts.iter().enumerate() {
+            match part {
+                PromptPart::Tokens(tokens) => ids.extend_from_slice(tokens),
+                PromptPart::Text { text, special } => {
+                    check_text(text)?;
+                    ids.extend(self.tokenizer()?.encode(text, index == 0, *special || options.special)?);
+                }
+            }
+        }
+        self.check_ids(&ids)?;
+        Ok(ids)
+    }
+
+    /// The text of token ids.
+    pub fn detokenize(&self, ids: &[u32], options: TextOptions) -> Result<String> {
+        self.check_ids(ids)?;
+        self.tokenizer()?.decode(ids, options.special)
+    }
+
+    /// Every id must be below the vocabulary size of the model.
+    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        if self.vocab == 0 {
+            return Ok(());
+        }
+        match ids.iter().position(|&id| id as usize >= self.vocab) {
+            None => Ok(()),
+            Some(at) => Err(Error::argument(format!(
+                "token {} at index {at} is not below the vocabulary size {}",
+                ids[at], self.vocab
+            ))
+            .about("tokens")
+            .numbers(Unit::Count, ids[at] as u64, self.vocab as u64)),
+        }
+    }
+}
+
+fn check_text(text: &str) -> Result<()> {
+    if text.len() <= limits::PROMPT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::new(Status::Argument, format!("the prompt has {} bytes of text, the limit is {}", text.len(), limits::PROMPT_BYTES_MAX))
+        .numbers(Unit::Bytes, text.len() as u64, limits::PROMPT_BYTES_MAX as u64))
+}

@@ -15,8 +15,10 @@ mod decoder;
 mod model;
 pub mod stops;
 pub mod stream;
+pub mod template;
 pub mod tokenizer;
 
 pub use stops::StopFilter;
 pub use stream::TextStream;
+pub use template::{ChatTemplate, LocalTime, TemplateInput};
 pub use tokenizer::Tokenizer;

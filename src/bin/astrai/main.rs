@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! The command line tool `astrai`: runs, chats, renders templates and scores files with the library's public API.
 //!
 //! Answers and results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed (`astrai: <message>` on
@@ -67,4 +64,3 @@ fn main() -> ExitCode {
         Err(Failure::Interrupted) => ExitCode::from(130),
     }
 }
->>>>>>> main

@@ -5,6 +5,8 @@
 pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
 /// Largest `tokenizer.json` read, in bytes.
 pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+/// Most steps of a tokenizer's decoder.
+pub const DECODER_STAGES_MAX: usize = 64;
 /// Largest `model.safetensors.index.json` read, in bytes; that of a model with many experts is long.
 pub const INDEX_BYTES_MAX: u64 = 128 << 20;
 /// Largest safetensors header, in bytes. The format's own limit.

@@ -1,1 +1,24 @@
-//! text
+//! Text on its way in and out: the tokenizer, the incremental detokenizer of a running request, and its stop strings.
+//!
+//! Called by the engine: `encode` on the caller's thread, [`TextStream`] and [`StopFilter`] by whoever delivers a
+//! request's tokens. What holds everywhere in this room:
+//!
+//! - Text that leaves is whole UTF-8 and final: nothing released is ever taken back.
+//! - No state of a request grows with the length of its answer.
+//! - No thread is started, and nothing outlives the [`Tokenizer`] in the thread that called it.
+//!
+//! The `tokenizers` crate reads `tokenizer.json` and encodes. Decoding is ours ([`mod@decoder`]), because the crate's
+//! can only decode a whole answer at once; one implementation serves [`Tokenizer::decode`] and [`TextStream`], so the
+//! two cannot disagree.
+
+mod decoder;
+mod model;
+pub mod stops;
+pub mod stream;
+pub mod template;
+pub mod tokenizer;
+
+pub use stops::StopFilter;
+pub use stream::TextStream;
+pub use template::{ChatTemplate, LocalTime, TemplateInput};
+pub use tokenizer::Tokenizer;

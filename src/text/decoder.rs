@@ -1,0 +1,313 @@
+//! The decoder of a `tokenizer.json` as a chain of stages that token names run through one at a time.
+//!
+//! Every stage needs only a few bytes of memory ([`Memory`]): an unfinished character, how much of a strip is done,
+//! whether anything came before. So decoding a stream costs the same for every token, and an answer decoded piece by
+//! piece is the answer decoded whole: it is the same code.
+//!
+//! The result is the `tokenizers` crate's, with one exception. In a run of byte tokens (`<0xE2>` and the like) with an
+//! invalid byte anywhere, the crate turns every byte of the run into U+FFFD, also the good characters before it; no
+//! stream could show such a character before the run is over. Here good characters stay, and each byte that belongs
+//! to none becomes one U+FFFD.
+//!
+//! Decoders that no published language model uses, or in an order that none uses ([`Stage::Whole`]), are run by the
+//! crate when the answer is complete: correct, but the text comes all at once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokenizers::Decoder as _;
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::pre_tokenizers::metaspace::PrependScheme;
+
+use crate::error::{Error, Result, Status};
+use crate::limits::DECODER_STAGES_MAX;
+
+/// One step from token names to text. "Fused": the steps before have made one text of the tokens, so that their
+/// borders no longer count.
+pub(crate) enum Stage {
+    /// No decoder: names with a space between.
+    Join,
+    /// A decoder that looks at one name at a time.
+    Each(DecoderWrapper),
+    /// WordPiece: one name at a time, but the first is another case.
+    WordPiece(DecoderWrapper),
+    /// `<0xE2>` and the like to the bytes' text.
+    ByteFallback,
+    /// The byte-level alphabet to bytes to text; fuses.
+    ByteLevel,
+    /// Cuts up to `start` and `stop` characters `content` off the ends, of each name or of the whole text.
+    Strip { content: char, start: usize, stop: usize, fused: bool },
+    /// `replacement` to spaces; dropped in the first name (all of the text when fused) if `drop_first`.
+    Metaspace { replacement: char, drop_first: bool, fused: bool },
+    /// Anything else: everything is kept until the end.
+    Whole { decoder: DecoderWrapper, fused: bool },
+}
+
+/// What a stage remembers of one stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    /// Bytes of an unfinished character, at most three.
+    bytes: Vec<u8>,
+    /// Something came before; for a strip: its start is done.
+    begun: bool,
+    /// Strip: characters cut off the start so far.
+    cut: usize,
+    /// Strip: characters at the end held back.
+    held: usize,
+    /// Whole: all there is.
+    names: Vec<String>,
+}
+
+/// The chain of a tokenizer file.
+pub(crate) struct Chain {
+    stages: Vec<Stage>,
+}
+
+impl Chain {
+    /// The stages of a decoder; `None` is a file without one.
+    pub(crate) fn new(decoder: Option<DecoderWrapper>) -> Result<Chain> {
+        let Some(decoder) = decoder else { return Ok(Chain { stages: vec![Stage::Join] }) };
+        let mut chain = Chain { stages: Vec::new() };
+        let mut fused = false;
+        chain.add(decoder, &mut fused)?;
+        Ok(chain)
+    }
+
+    fn add(&mut self, decoder: DecoderWrapper, fused: &mut bool) -> Result<()> {
+        if self.stages.len() >= DECODER_STAGES_MAX {
+            return Err(Error::format(format!("the decoder has more than {DECODER_STAGES_MAX} steps")));
+        }
+        let was_fused = *fused;
+        let stage = match decoder {
+            DecoderWrapper::Sequence(sequence) => {
+                for decoder in sequence.get_decoders() {
+                    self.add(decoder.clone(), fused)?;
+                }
+                return Ok(());
+            }
+            DecoderWrapper::Fuse(_) => {
+                *fused = true;
+                return Ok(());
+            }
+            DecoderWrapper::ByteLevel(_) if !was_fused => {
+                *fused = true;
+                Stage::ByteLevel
+            }
+            DecoderWrapper::ByteFallback(_) if !was_fused => Stage::ByteFallback,
+            DecoderWrapper::Replace(_) if !was_fused => Stage::Each(decoder),
+            DecoderWrapper::WordPiece(_) if !was_fused => Stage::WordPiece(decoder),
+            DecoderWrapper::Strip(s) => {
+                Stage::Strip { content: s.content, start: s.start, stop: s.stop, fused: was_fused }
+            }
+            DecoderWrapper::Metaspace(m) => Stage::Metaspace {
+                replacement: m.get_replacement(),
+                drop_first: m.get_prepend_scheme() != PrependScheme::Never,
+                fused: was_fused,
+            },
+            decoder => Stage::Whole { decoder, fused: was_fused },
+        };
+        self.stages.push(stage);
+        Ok(())
+    }
+
+    /// Memory of a fresh stream, one for each stage.
+    pub(crate) fn memory(&self) -> Vec<Memory> {
+        vec![Memory::default(); self.stages.len()]
+    }
+
+    /// Takes a token's name and appends to `out` the text that became certain.
+    pub(crate) fn push(&self, memory: &mut [Memory], name: String, out: &mut String) -> Result<()> {
+        feed(&self.stages, memory, name, out)
+    }
+
+    /// The stream is over: appends the rest, and leaves `memory` fresh.
+    pub(crate) fn finish(&self, memory: &mut [Memory], out: &mut String) -> Result<()> {
+        let (mut stages, mut memory) = (self.stages.as_slice(), memory);
+        while let (Some((stage, rest)), Some((own, later))) = (stages.split_first(), memory.split_first_mut()) {
+            for text in stage.finish(std::mem::take(own))? {
+                feed(rest, later, text, out)?;
+            }
+            (stages, memory) = (rest, later);
+        }
+        Ok(())
+    }
+}
+
+/// Sends one name or piece of text through `stages`. As deep as the chain is long.
+fn feed(stages: &[Stage], memory: &mut [Memory], text: String, out: &mut String) -> Result<()> {
+    let (Some((stage, rest)), Some((own, later))) = (stages.split_first(), memory.split_first_mut()) else {
+        out.push_str(&text);
+        return Ok(());
+    };
+    match stage {
+        Stage::ByteFallback => {
+            if let Some(byte) = byte_token(&text) {
+                own.bytes.push(byte);
+                let good = take_certain(&mut own.bytes, InvalidAs::EachByte);
+                return if good.is_empty() { Ok(()) } else { feed(rest, later, good, out) };
+            }
+            let broken = std::mem::take(&mut own.bytes);
+            if !broken.is_empty() {
+                feed(rest, later, replacements(broken.len()), out)?;
+            }
+            feed(rest, later, text, out)
+        }
+        Stage::Whole { .. } => {
+            own.names.push(text);
+            Ok(())
+        }
+        _ => feed(rest, later, stage.step(own, text)?, out),
+    }
+}
+
+impl Stage {
+    /// What becomes of one name, for the stages that give one text for each.
+    fn step(&self, memory: &mut Memory, text: String) -> Result<String> {
+        let begun = std::mem::replace(&mut memory.begun, true);
+        Ok(match self {
+            Stage::Join if begun => format!(" {text}"),
+            Stage::Each(decoder) => run(decoder, vec![text])?.concat(),
+            Stage::WordPiece(decoder) if begun => run(decoder, vec![String::new(), text])?.concat(),
+            Stage::WordPiece(decoder) => run(decoder, vec![text])?.concat(),
+            Stage::ByteLevel => {
+                byte_level(&text, &mut memory.bytes);
+                take_certain(&mut memory.bytes, InvalidAs::EachPart)
+            }
+            Stage::Strip { content, start, stop, fused } => {
+                if *fused {
+                    memory.begun = begun;
+                    strip(memory, &text, *content, *start, *stop)
+                } else {
+                    strip(&mut Memory::default(), &text, *content, *start, *stop)
+                }
+            }
+            Stage::Metaspace { replacement, drop_first, fused } => {
+                if *drop_first && (*fused || !begun) {
+                    text.replace(*replacement, "")
+                } else {
+                    text.replace(*replacement, " ")
+                }
+            }
+            Stage::Join | Stage::ByteFallback | Stage::Whole { .. } => text,
+        })
+    }
+
+    /// What a stage still holds when the stream is over.
+    fn finish(&self, memory: Memory) -> Result<Vec<String>> {
+        match self {
+            Stage::ByteFallback if !memory.bytes.is_empty() => Ok(vec![replacements(memory.bytes.len())]),
+            // An unfinished character is one invalid part, however many bytes of it there are.
+            Stage::ByteLevel if !memory.bytes.is_empty() => Ok(vec![replacements(1)]),
+            Stage::Whole { decoder, fused } if !memory.names.is_empty() => {
+                run(decoder, if *fused { vec![memory.names.concat()] } else { memory.names })
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// A decoder of the crate, its panics turned into errors: some index into what a hostile file made empty.
+fn run(decoder: &DecoderWrapper, names: Vec<String>) -> Result<Vec<String>> {
+    match catch_unwind(AssertUnwindSafe(|| decoder.decode_chain(names))) {
+        Ok(Ok(names)) => Ok(names),
+        Ok(Err(e)) => Err(Error::new(Status::Format, format!("the tokenizer's decoder failed: {e}; check `decoder`"))),
+        Err(_) => Err(Error::format("the tokenizer's decoder cannot decode this answer; check `decoder`")),
+    }
+}
+
+fn replacements(count: usize) -> String {
+    "\u{FFFD}".repeat(count)
+}
+
+/// `<0xE2>` is the byte E2.
+fn byte_token(name: &str) -> Option<u8> {
+    let digits = name.strip_prefix("<0x")?.strip_suffix('>')?;
+    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+}
+
+#[derive(Clone, Copy)]
+enum InvalidAs {
+    /// One U+FFFD for each byte, as ByteFallback does.
+    EachByte,
+    /// One U+FFFD for each longest beginning of a character, as `String::from_utf8_lossy` does.
+    EachPart,
+}
+
+/// Moves all text that is certain out of `bytes`; what stays could still become a character, at most three bytes.
+fn take_certain(bytes: &mut Vec<u8>, invalid: InvalidAs) -> String {
+    let mut text = String::new();
+    let mut chunks = bytes.utf8_chunks().peekable();
+    let mut pending = 0;
+    while let Some(chunk) = chunks.next() {
+        text.push_str(chunk.valid());
+        let broken = chunk.invalid();
+        let unfinished = std::str::from_utf8(broken).is_err_and(|e| e.error_len().is_none());
+        if broken.is_empty() {
+        } else if chunks.peek().is_none() && unfinished {
+            pending = broken.len();
+        } else {
+            text.push_str(&match invalid {
+                InvalidAs::EachByte => replacements(broken.len()),
+                InvalidAs::EachPart => replacements(1),
+            });
+        }
+    }
+    bytes.drain(..bytes.len() - pending);
+    text
+}
+
+/// Cuts `content` off both ends of a text that comes in pieces; what may be its end is only counted.
+fn strip(memory: &mut Memory, text: &str, content: char, start: usize, stop: usize) -> String {
+    let mut kept = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !memory.begun && c == content && memory.cut < start {
+            memory.cut += 1;
+            continue;
+        }
+        memory.begun = true;
+        if c == content && memory.held < stop {
+            memory.held += 1;
+        } else if c == content {
+            kept.push(c);
+        } else {
+            kept.extend(std::iter::repeat_n(content, memory.held));
+            memory.held = 0;
+            kept.push(c);
+        }
+    }
+    kept
+}
+
+const NO_BYTE: u16 = u16::MAX;
+
+/// The byte of each character of the byte-level alphabet: a printable Latin-1 byte is written as itself, the others
+/// as the characters from U+0100 on, in their order. From GPT-2's `bytes_to_unicode`.
+const BYTE_OF: [u16; 0x144] = {
+    let mut table = [NO_BYTE; 0x144];
+    let (mut byte, mut next) = (0u16, 0x100);
+    while byte < 256 {
+        if matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) {
+            table[byte as usize] = byte;
+        } else {
+            table[next] = byte;
+            next += 1;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Appends the bytes that a name of the byte-level alphabet stands for; any other name is taken literally.
+fn byte_level(name: &str, bytes: &mut Vec<u8>) {
+    let before = bytes.len();
+    for c in name.chars() {
+        let entry = usize::try_from(u32::from(c)).ok().and_then(|at| BYTE_OF.get(at));
+        match entry.and_then(|&byte| u8::try_from(byte).ok()) {
+            Some(byte) => bytes.push(byte),
+            None => {
+                bytes.truncate(before);
+                bytes.extend_from_slice(name.as_bytes());
+                return;
+            }
+        }
+    }
+}

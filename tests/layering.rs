@@ -199,7 +199,9 @@ fn imports_point_up_the_table_only() {
             }
             match rank(&used) {
                 None => wrong.push(format!("src/{file}:{line}: `crate::{used}` is not in the table of src/lib.rs")),
-                Some(rank) if rank > own => wrong.push(format!("src/{file}:{line}: `{room}` uses `{used}`, which is above it")),
+                Some(rank) if rank > own => {
+                    wrong.push(format!("src/{file}:{line}: `{room}` uses `{used}`, which is above it"))
+                }
                 Some(_) if FORBIDDEN.contains(&(room.as_str(), used.as_str())) => {
                     wrong.push(format!("src/{file}:{line}: `{room}` must not know `{used}`"));
                 }
@@ -252,11 +254,15 @@ fn every_exported_function_is_one_call_of_the_guard() {
             let body = &function[open + 1..function.find("\n}\n").unwrap_or_else(|| panic!("{name} has no end"))];
             let body = code(body);
             let body = body.trim();
-            let call = body.strip_prefix("guard(").unwrap_or_else(|| panic!("src/{file}: {name} does not begin with guard"));
+            let call =
+                body.strip_prefix("guard(").unwrap_or_else(|| panic!("src/{file}: {name} does not begin with guard"));
             let end = matching(call).unwrap_or_else(|| panic!("src/{file}: {name}: no end of the call"));
             assert!(call[end + 1..].trim().is_empty(), "src/{file}: {name} does more than call guard");
             let original = &function[open..];
-            assert!(original.contains(&format!("guard(\"{name}\",")), "src/{file}: {name} passes another name to guard");
+            assert!(
+                original.contains(&format!("guard(\"{name}\",")),
+                "src/{file}: {name} passes another name to guard"
+            );
             count += 1;
         }
     }

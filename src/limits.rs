@@ -80,5 +80,10 @@ pub const MESSAGES_MAX: usize = 1 << 16;
 pub const TEMPLATE_FUEL: u64 = 50_000_000;
 /// Longest text a chat template may render, in bytes.
 pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
+
+/// Largest struct of the C ABI that any version may have, in bytes.
+pub const STRUCT_BYTES_MAX: usize = 4096;
+/// Longest JSON text of a prompt, in bytes: a parsed value takes many times its text.
+pub const PROMPT_JSON_BYTES_MAX: usize = 16 << 20;
 /// Log lines waiting for the log callback; more are dropped and counted.
 pub const LOG_LINES_MAX: usize = 1024;

@@ -17,8 +17,10 @@ mod fixtures;
 mod model;
 pub mod stops;
 pub mod stream;
+pub mod template;
 pub mod tokenizer;
 
 pub use stops::StopFilter;
 pub use stream::TextStream;
+pub use template::{ChatTemplate, LocalTime, TemplateInput};
 pub use tokenizer::Tokenizer;

@@ -4,8 +4,10 @@ use crate::args::TemplateArgs;
 use crate::failure::{Failure, Outcome, read_file, read_json};
 use crate::open::open;
 use astrai::engine::{EngineOptions, Prompt, TextOptions};
+use astrai::source::{Folder, FolderOptions, ModelSource};
+use astrai::text::{ChatTemplate, TemplateInput};
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +38,7 @@ pub fn render(args: RenderArgs) -> Outcome {
     let messages = read_array(&args.messages, "messages")?;
     let tools = args.tools.as_deref().map(|path| read_array(path, "tools")).transpose()?.map(Value::Array);
     let text = match &args.template {
-        Some(path) => render_file(path, &args, messages, tools)?,
+        Some(path) => render_file(path, &args, &messages, tools.as_ref())?,
         None => {
             let options = EngineOptions { text_only: true, ..EngineOptions::default() };
             let engine = open(&args.model, options, None)?;
@@ -50,11 +52,21 @@ pub fn render(args: RenderArgs) -> Outcome {
     Ok(out.flush()?)
 }
 
-/// Renders with a template that is not the folder's own; the folder gives the special tokens.
-fn render_file(path: &Path, args: &RenderArgs, messages: Vec<Value>, tools: Option<Value>) -> Outcome<String> {
-    let source = read_file(path)?;
-    let _ = (source, args, messages, tools);
-    Err(Failure::message("TODO"))
+/// Renders with a template that is not the folder's own; the folder, which need not have one, gives the special
+/// tokens.
+fn render_file(path: &Path, args: &RenderArgs, messages: &[Value], tools: Option<&Value>) -> Outcome<String> {
+    let template = ChatTemplate::new(&read_file(path)?, &path.display().to_string())?;
+    let folder =
+        Folder::open(&args.model, FolderOptions { text_only: true, ..FolderOptions::default() }, &mut |_, _| true)?;
+    let tokens = folder.special_tokens()?;
+    let mut variables: Map<String, Value> = tokens.named.into_iter().map(|(name, text)| (name, text.into())).collect();
+    if !tokens.additional.is_empty() {
+        variables.insert("additional_special_tokens".to_owned(), tokens.additional.into());
+    }
+    variables.extend(args.variables.variables());
+    let add_generation_prompt = !args.no_generation_prompt;
+    let input = TemplateInput { messages, tools, variables: &variables, add_generation_prompt, now: None };
+    Ok(template.render(&input)?)
 }
 
 /// A file that holds a JSON array.

@@ -1,0 +1,736 @@
+/* libastrai: a serving engine for language models inside any process.
+ *
+ * Open a model folder, submit prompts from any thread, receive tokens through a callback or by pulling. The shortest
+ * whole program is examples-c/stream.c; build it with
+ *
+ *   cc -std=c99 examples-c/stream.c -Iinclude -Ltarget/release -lastrai -o stream
+ *
+ * CONTRACT
+ * [A] any thread, any time, also in callbacks; never waits for a step of the engine.
+ * [B] may block: inside any engine's callback ASTRAI_ERR_REENTRANT (timeout_ms 0 excepted).
+ * [S] one thread at a time per handle, else ASTRAI_ERR_BUSY; never undefined behaviour.
+ * Inputs are copied. Paths: NUL-terminated UTF-8, on Windows too. Text: pointer and length; NULL only with length 0.
+ * Output text: never NULL, whole UTF-8, may hold U+0000; a NUL follows that the length does not count.
+ * Status: below 10 is not an error; ERR_X in a comment is ASTRAI_ERR_X. err: may be NULL; else always written, NULL if the
+ * status is below 10; free it with astrai_error_free. Other outputs are written only on OK (ASTRAI_ERR_BUFFER also sets *count).
+ * Caller structs: struct_size bounds reads and writes; 0, unknown flag bits and nonzero reserved fields are errors.
+ * Library structs: the library sets struct_size; ASTRAI_HAS guards fields newer than ABI 1.
+ * Arrays hold scalars. Structs hold no bool, enum, long or struct, and grow only at their end.
+ * timeout_ms: 0 polls, -1 is forever.
+ * Callbacks: the C calling convention, never unwind or longjmp. They run on a dispatch thread of the engine, progress
+ * on the opener's, log on any thread that works for the engine.
+ * After close, next and wait still yield what is there, cancel and free are fine; all else is ASTRAI_ERR_CLOSED.
+ * free(NULL) is fine; NULL elsewhere is ASTRAI_ERR_ARGUMENT unless said otherwise.
+ * Handles keep what they need alive: free them in any order.
+ * A forked child gets ASTRAI_ERR_FORKED from engines and requests of its parent.
+ * Nothing here prints, exits, installs a signal handler, or touches the environment or the network.
+ *
+ * Generated from src/ffi by cbindgen. Do not edit. */
+
+#ifndef ASTRAI_H
+#define ASTRAI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Whether the struct at p is new enough to have field f of type T. */
+#define ASTRAI_HAS(p, T, f) ((p)->struct_size >= offsetof(T, f) + sizeof((p)->f))
+
+/* -- version ----------------------------------------------------------------- */
+
+/// Version of the ABI this header describes; compare with astrai_abi_version().
+#define ASTRAI_ABI_VERSION 1
+
+/* -- status; below 10 is not an error ---------------------------------------- */
+
+/// The call did what it says.
+#define ASTRAI_OK 0
+/// The time ran out; nothing changed.
+#define ASTRAI_TIMEOUT 1
+/// The stream has ended; there is nothing more to read.
+#define ASTRAI_END 2
+/// An argument or option value is not allowed.
+#define ASTRAI_ERR_ARGUMENT 10
+/// struct_size is zero, too small, or larger than this library knows with unknown fields set.
+#define ASTRAI_ERR_STRUCT_SIZE 11
+/// The handle is of another kind or was freed.
+#define ASTRAI_ERR_HANDLE 12
+/// A blocking call inside a callback.
+#define ASTRAI_ERR_REENTRANT 13
+/// Another thread is using a one-thread-at-a-time handle.
+#define ASTRAI_ERR_BUSY 14
+/// The engine is closed, or closing.
+#define ASTRAI_ERR_CLOSED 15
+/// The process forked after the engine was opened.
+#define ASTRAI_ERR_FORKED 16
+/// A callback asked to stop.
+#define ASTRAI_ERR_ABORTED 17
+/// The caller's buffer is too small; *count holds the capacity that is needed.
+#define ASTRAI_ERR_BUFFER 18
+/// The operating system refused a file operation; os_code says why.
+#define ASTRAI_ERR_IO 19
+/// A file is not what its format demands.
+#define ASTRAI_ERR_FORMAT 20
+/// Valid, but nothing this build can do.
+#define ASTRAI_ERR_UNSUPPORTED 21
+/// The chat template failed or raised; the message is the template's own.
+#define ASTRAI_ERR_TEMPLATE 22
+/// Text is not valid UTF-8.
+#define ASTRAI_ERR_UTF8 23
+/// The prompt is longer than the context; needed and available are in tokens.
+#define ASTRAI_ERR_CONTEXT 24
+/// The request needs more memory than the engine has in all.
+#define ASTRAI_ERR_NEVER_FITS 25
+/// Memory could not be had.
+#define ASTRAI_ERR_MEMORY 26
+/// Too many requests are waiting.
+#define ASTRAI_ERR_QUEUE_FULL 27
+/// A saved state belongs to another model or configuration.
+#define ASTRAI_ERR_MISMATCH 28
+/// The device failed or is not there.
+#define ASTRAI_ERR_DEVICE 29
+/// A defect of the library itself.
+#define ASTRAI_ERR_INTERNAL 30
+
+/* -- unit of an error's numbers ---------------------------------------------- */
+
+/// needed and available of an error are not set.
+#define ASTRAI_UNIT_NONE 0
+/// They count bytes.
+#define ASTRAI_UNIT_BYTES 1
+/// They count tokens.
+#define ASTRAI_UNIT_TOKENS 2
+/// They count things one by one.
+#define ASTRAI_UNIT_COUNT 3
+
+/* -- kind of an event -------------------------------------------------------- */
+
+/// More tokens or text; the request goes on.
+#define ASTRAI_EVENT_DELTA 1
+/// Terminal: the request ran to its end.
+#define ASTRAI_EVENT_FINISHED 2
+/// Terminal: stopped from outside.
+#define ASTRAI_EVENT_CANCELLED 3
+/// Terminal: failed; the event carries the error.
+#define ASTRAI_EVENT_FAILED 4
+
+/* -- why a request ended ----------------------------------------------------- */
+
+/// The request has not ended.
+#define ASTRAI_FINISH_NONE 0
+/// The model ended the sequence.
+#define ASTRAI_FINISH_EOS 1
+/// A stop string or stop token was produced.
+#define ASTRAI_FINISH_STOP 2
+/// max_tokens were produced, or the context is full.
+#define ASTRAI_FINISH_LENGTH 3
+/// astrai_request_cancel, astrai_engine_cancel_all, or the handle was freed.
+#define ASTRAI_FINISH_CANCEL 4
+/// The callback returned nonzero.
+#define ASTRAI_FINISH_CALLBACK 5
+/// The deadline passed.
+#define ASTRAI_FINISH_DEADLINE 6
+/// The engine was closed.
+#define ASTRAI_FINISH_CLOSE 7
+/// An error ended it.
+#define ASTRAI_FINISH_ERROR 8
+
+/* -- device ------------------------------------------------------------------ */
+
+/// The best device there is.
+#define ASTRAI_DEVICE_AUTO 0
+/// The CPU.
+#define ASTRAI_DEVICE_CPU 1
+/// An NVIDIA GPU; not in this version.
+#define ASTRAI_DEVICE_CUDA 2
+
+/* -- element type ------------------------------------------------------------ */
+
+/// Chosen by the library.
+#define ASTRAI_TYPE_AUTO 0
+/// IEEE binary32.
+#define ASTRAI_TYPE_F32 1
+/// bfloat16.
+#define ASTRAI_TYPE_BF16 2
+/// 8-bit groups; not in this version.
+#define ASTRAI_TYPE_Q8 3
+/// 4-bit groups; not in this version.
+#define ASTRAI_TYPE_Q4 4
+
+/* -- instruction set of the CPU ---------------------------------------------- */
+
+/// The fastest instruction set this processor has.
+#define ASTRAI_TIER_AUTO 0
+/// Plain loops in f32: the specification of all others.
+#define ASTRAI_TIER_REFERENCE 1
+/// What every processor of the architecture has.
+#define ASTRAI_TIER_PORTABLE 2
+/// Arm NEON.
+#define ASTRAI_TIER_NEON 3
+/// AVX2 with FMA.
+#define ASTRAI_TIER_AVX2 4
+/// AVX-512.
+#define ASTRAI_TIER_AVX512 5
+/// Intel AMX.
+#define ASTRAI_TIER_AMX 6
+
+/* -- delivery of callbacks --------------------------------------------------- */
+
+/// Callbacks run on a dispatch thread of the library.
+#define ASTRAI_DELIVER_THREAD 0
+/// Callbacks run inside the host's own calls only; not in this version.
+#define ASTRAI_DELIVER_POLL 1
+
+/* -- log level --------------------------------------------------------------- */
+
+/// No log lines.
+#define ASTRAI_LOG_OFF 0
+/// Failures of the engine.
+#define ASTRAI_LOG_ERROR 1
+/// Things a developer should know.
+#define ASTRAI_LOG_WARN 2
+/// Open, close, configuration.
+#define ASTRAI_LOG_INFO 3
+/// Details.
+#define ASTRAI_LOG_DEBUG 4
+
+/* -- flags of an engine ------------------------------------------------------ */
+
+/// astrai_engine_options.flags: read the weights into memory instead of mapping the files.
+#define ASTRAI_ENGINE_NO_MMAP 1
+/// astrai_engine_options.flags: tokenizer and template only, no weights.
+#define ASTRAI_ENGINE_TEXT_ONLY 2
+
+/* -- flags of a request ------------------------------------------------------ */
+
+/// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
+#define ASTRAI_REQUEST_SEEDED 1
+/// astrai_request_options.flags: go on after the end-of-sequence token.
+#define ASTRAI_REQUEST_IGNORE_EOS 2
+/// astrai_request_options.flags: report the log probability of every prompt token.
+#define ASTRAI_REQUEST_PROMPT_LOGPROBS 4
+/// astrai_request_options.flags: template and tokenizer run off the calling thread; not in this version.
+#define ASTRAI_REQUEST_DEFER 8
+/// astrai_request_options.flags: events go to a queue of the engine; not in this version.
+#define ASTRAI_REQUEST_TO_ENGINE 16
+
+/* -- flags of text functions ------------------------------------------------- */
+
+/// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
+#define ASTRAI_TEXT_SPECIAL 1
+/// Text flags: do not open the assistant's turn after the messages.
+#define ASTRAI_TEXT_NO_GENERATION_PROMPT 2
+
+/* -- parts of a chat as JSON ------------------------------------------------- */
+
+/// A JSON array of messages, each an object with a role; replaces the messages there are.
+#define ASTRAI_JSON_MESSAGES 1
+/// A JSON array of tools for the chat template.
+#define ASTRAI_JSON_TOOLS 2
+/// A JSON object of further variables for the chat template.
+#define ASTRAI_JSON_VARIABLES 3
+
+/* -- types ------------------------------------------------------------------- */
+
+/// A model opened by astrai_engine_open; freed by astrai_engine_free.
+typedef struct astrai_engine astrai_engine;
+
+/// What is asked of a model, with its stops and biases; made by astrai_prompt_new, freed by astrai_prompt_free.
+typedef struct astrai_prompt astrai_prompt;
+
+/// A submitted request; made by astrai_submit, freed by astrai_request_free.
+typedef struct astrai_request astrai_request;
+
+/// Load progress in bytes, on the opener's thread. Nonzero aborts: open returns ASTRAI_ERR_ABORTED.
+typedef int32_t (*astrai_progress_fn)(void *user_data, uint64_t done, uint64_t total);
+
+/// Receives a log line, on any thread that works for the engine. The text dies when the callback returns.
+typedef void (*astrai_log_fn)(void *user_data, int32_t level, const char *text, size_t len);
+
+/// With ASTRAI_DELIVER_POLL: there is something to poll. Runs on library threads: just post to your own loop.
+typedef void (*astrai_wake_fn)(void *user_data);
+
+/// The library is done with user_data. Exactly once, after the last callback that gets it, even if the call failed.
+typedef void (*astrai_finalize_fn)(void *user_data);
+
+/// Options of astrai_engine_open; 0 means automatic. Fill with astrai_engine_options_init first.
+typedef struct astrai_engine_options {
+  /// sizeof(astrai_engine_options), set by astrai_engine_options_init.
+  uint32_t struct_size;
+  /// ASTRAI_ENGINE_*
+  uint32_t flags;
+  /// ASTRAI_DEVICE_*
+  int32_t device;
+  /// Which of the devices of that kind.
+  int32_t device_index;
+  /// ASTRAI_TIER_*
+  int32_t cpu_tier;
+  /// ASTRAI_TYPE_* of computation; F32 is the reference mode.
+  int32_t compute;
+  /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored.
+  int32_t weights;
+  /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute.
+  int32_t kv;
+  /// ASTRAI_DELIVER_*
+  int32_t delivery;
+  /// ASTRAI_LOG_*
+  int32_t log_level;
+  /// Of the engine's threads: negative is below normal, 0 normal.
+  int32_t thread_priority;
+  /// Threads that compute; 0 = physical cores.
+  uint32_t threads;
+  /// Requests that run at once.
+  uint32_t max_running;
+  /// Requests that wait; more are refused with ASTRAI_ERR_QUEUE_FULL.
+  uint32_t max_waiting;
+  /// In tokens; 0 = the model's, as far as memory_budget allows.
+  uint32_t context_length;
+  /// Tokens of a page of the KV cache.
+  uint32_t page_tokens;
+  /// Tokens computed in one step.
+  uint32_t step_tokens;
+  /// Not in this version: leave at 0.
+  uint32_t duty_work_us;
+  /// Not in this version: leave at 0.
+  uint32_t duty_interval_us;
+  /// 0.
+  uint32_t reserved;
+  /// Bytes for the KV cache; 0 = what the slots need, at most a quarter of free memory.
+  uint64_t memory_budget;
+  /// Processors the engine's threads may use, bit i = processor i; 0 = all.
+  uint64_t affinity_mask;
+  /// Load progress; may be NULL.
+  astrai_progress_fn progress;
+  /// Log lines; may be NULL.
+  astrai_log_fn log;
+  /// With ASTRAI_DELIVER_POLL only.
+  astrai_wake_fn wake;
+  /// Called when the engine is done with user_data; may be NULL.
+  astrai_finalize_fn finalize;
+  /// Passed to the four above.
+  void *user_data;
+} astrai_engine_options;
+
+/// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's
+/// generation_config.json says, else the default named here.
+typedef struct astrai_request_options {
+  /// sizeof(astrai_request_options), set by astrai_request_options_init.
+  uint32_t struct_size;
+  /// ASTRAI_REQUEST_*
+  uint32_t flags;
+  /// Echoed in every event.
+  uint64_t tag;
+  /// With ASTRAI_REQUEST_SEEDED: same model, prompt, options and seed give the same tokens.
+  uint64_t seed;
+  /// Most tokens to generate, 0 only scores the prompt; -1 = what the context leaves.
+  int32_t max_tokens;
+  /// Draw among the k most probable tokens; 0 = all.
+  int32_t top_k;
+  /// Higher is served first.
+  int32_t priority;
+  /// -1 = none, 0 = of each token, k = also of the k best alternatives.
+  int32_t logprobs;
+  /// Give up after this time; 0 = never.
+  uint32_t deadline_ms;
+  /// Tokens that may wait to be received before the request pauses; 0 = automatic.
+  uint32_t queue_tokens;
+  /// 0 = always the most probable token.
+  float temperature;
+  /// Draw from the smallest set of tokens with this probability in all; 1 = all.
+  float top_p;
+  /// Draw from tokens at least this fraction as probable as the best; 0 = all.
+  float min_p;
+  /// Makes tokens of prompt and output less likely; 1 = off.
+  float repetition_penalty;
+  /// Subtracted from the logits of tokens in the output; 0 = off.
+  float presence_penalty;
+  /// Subtracted from the logits once for each time the token is in the output; 0 = off.
+  float frequency_penalty;
+} astrai_request_options;
+
+/// What went wrong, where, and what to do next. Library-owned: free with astrai_error_free, except inside an event.
+typedef struct astrai_error {
+  /// Set by the library.
+  uint32_t struct_size;
+  /// ASTRAI_ERR_*
+  int32_t status;
+  /// errno or GetLastError(); 0 when the system had no part in it.
+  int32_t os_code;
+  /// ASTRAI_UNIT_* of the two numbers.
+  int32_t unit;
+  /// What was asked for.
+  uint64_t needed;
+  /// What is there.
+  uint64_t available;
+  /// One or two sentences in UTF-8.
+  const char *message;
+  /// Length of message in bytes.
+  size_t message_len;
+  /// A path, a tensor, an option; "" when there is none.
+  const char *subject;
+  /// Length of subject in bytes.
+  size_t subject_len;
+} astrai_error;
+
+/// Counts and times of a request that ended; lives inside its event. Times are in microseconds.
+typedef struct astrai_usage {
+  /// Set by the library.
+  uint32_t struct_size;
+  /// Tokens of the prompt.
+  uint32_t prompt_tokens;
+  /// Of these, tokens taken from the prefix cache.
+  uint32_t cached_tokens;
+  /// Tokens generated, those that completed a stop included.
+  uint32_t generated_tokens;
+  /// Times the request gave up its memory to others and came back.
+  uint32_t preemptions;
+  /// 0.
+  uint32_t reserved;
+  /// Seed of the random numbers; set it with ASTRAI_REQUEST_SEEDED to get the same tokens again.
+  uint64_t seed;
+  /// From submit until the request began to run.
+  uint64_t queue_us;
+  /// From submit to the first token.
+  uint64_t first_token_us;
+  /// In the steps that computed the prompt.
+  uint64_t prefill_us;
+  /// From the first token to the last.
+  uint64_t decode_us;
+  /// From submit to the end.
+  uint64_t total_us;
+} astrai_usage;
+
+/// What a request produced since its last event. Branch on terminal; ignore unknown kinds; any kind may carry text.
+typedef struct astrai_event {
+  /// Set by the library.
+  uint32_t struct_size;
+  /// ASTRAI_EVENT_*
+  int32_t kind;
+  /// 1 when this is the last event of its request, else 0.
+  int32_t terminal;
+  /// ASTRAI_FINISH_*
+  int32_t finish_reason;
+  /// As astrai_request_id().
+  uint64_t request_id;
+  /// As in the request's options.
+  uint64_t tag;
+  /// Text that became certain: whole UTF-8 characters, without a stop string. May release 0 to n tokens.
+  const char *text;
+  /// Length of text in bytes.
+  size_t text_len;
+  /// The tokens generated; NULL when token_count is 0.
+  const int32_t *tokens;
+  /// [token_count] log probabilities; NULL when not asked for.
+  const float *logprobs;
+  /// Number of tokens.
+  uint32_t token_count;
+  /// Alternatives for each token.
+  uint32_t top_count;
+  /// [token_count][top_count] ids, best first; NULL when not asked for.
+  const int32_t *top_tokens;
+  /// [token_count][top_count] log probabilities.
+  const float *top_logprobs;
+  /// Terminal only: [prompt_count] log probabilities of the prompt, the first is NaN; NULL when not asked for.
+  const float *prompt_logprobs;
+  /// Number of prompt_logprobs.
+  size_t prompt_count;
+  /// Terminal only, else NULL.
+  const struct astrai_usage *usage;
+  /// ASTRAI_EVENT_FAILED only, else NULL.
+  const struct astrai_error *error;
+} astrai_event;
+
+/// Facts about an engine. Caller-owned: set struct_size; strings live until astrai_engine_free.
+typedef struct astrai_info {
+  /// In: sizeof(astrai_info). Out: the bytes that were filled.
+  uint32_t struct_size;
+  /// Tokens the model knows, padding included; 0 without weights.
+  uint32_t vocab_size;
+  /// Longest sequence of this engine, in tokens.
+  uint32_t context_length;
+  /// Layers of the model.
+  uint32_t layers;
+  /// ASTRAI_DEVICE_*
+  int32_t device;
+  /// ASTRAI_TIER_*
+  int32_t cpu_tier;
+  /// ASTRAI_TYPE_*
+  int32_t compute;
+  /// Beginning of sequence; -1 = none.
+  int32_t bos_token;
+  /// The first end-of-sequence token; -1 = none.
+  int32_t eos_token;
+  /// 1 when the folder has a chat template, else 0.
+  int32_t has_chat_template;
+  /// As in config.json.
+  const char *model_type;
+  /// For people.
+  const char *device_name;
+} astrai_info;
+
+/// Counters of an engine, one consistent snapshot. Caller-owned: set struct_size.
+typedef struct astrai_stats {
+  /// In: sizeof(astrai_stats). Out: the bytes that were filled.
+  uint32_t struct_size;
+  /// Requests that run.
+  uint32_t running;
+  /// Requests that wait to run.
+  uint32_t waiting;
+  /// Requests that pause because nobody receives their tokens.
+  uint32_t stalled;
+  /// Pages of the KV cache that belong to requests.
+  uint64_t pages_used;
+  /// Pages kept for prompts that begin alike.
+  uint64_t pages_cached;
+  /// Pages that are free.
+  uint64_t pages_free;
+  /// Prompt tokens looked up in the prefix cache.
+  uint64_t prefix_tokens_seen;
+  /// Prompt tokens found there.
+  uint64_t prefix_tokens_hit;
+  /// Requests that gave up their memory to others and came back.
+  uint64_t preemptions;
+  /// Cached pages given up for new ones.
+  uint64_t evictions;
+  /// Prompt tokens received.
+  uint64_t tokens_in;
+  /// Tokens generated.
+  uint64_t tokens_out;
+  /// Requests that ran to their end.
+  uint64_t finished;
+  /// Requests stopped from outside.
+  uint64_t cancelled;
+  /// Requests that failed.
+  uint64_t failed;
+  /// Steps of the scheduler.
+  uint64_t steps;
+  /// Time in its phases, in microseconds: returning what ended.
+  uint64_t cleanup_us;
+  /// Admitting what waited.
+  uint64_t refill_us;
+  /// Steps with prompts.
+  uint64_t prefill_us;
+  /// Steps with generated tokens only.
+  uint64_t decode_us;
+  /// Time that requests waited, added up.
+  uint64_t queue_us;
+  /// Log lines that were dropped.
+  uint64_t log_dropped;
+} astrai_stats;
+
+/// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
+typedef int32_t (*astrai_event_fn)(void *user_data, const struct astrai_event *event);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/* -- library ----------------------------------------------------------------- */
+
+/// [A] The ABI version of the library in use. Compare it with ASTRAI_ABI_VERSION before anything else.
+uint32_t astrai_abi_version(void);
+
+/// [A] The version of the library, for people: "0.1.0". Static.
+const char *astrai_version(void);
+
+/// [A] The name of a status as in this header, "ASTRAI_ERR_CONTEXT"; "ASTRAI_UNKNOWN" for others. Static.
+const char *astrai_status_name(int32_t status);
+
+/// [A] Sets every option to automatic. size is the caller's sizeof(astrai_engine_options).
+/// ERR_ARGUMENT: options is NULL. ERR_STRUCT_SIZE: size is none that this struct ever had.
+int32_t astrai_engine_options_init(struct astrai_engine_options *options, size_t size);
+
+/// [A] Sets every option to the model's default. size is the caller's sizeof(astrai_request_options).
+/// ERR_ARGUMENT: options is NULL. ERR_STRUCT_SIZE: size is none that this struct ever had.
+int32_t astrai_request_options_init(struct astrai_request_options *options, size_t size);
+
+/// [A] Frees an error that a call wrote to its err. NULL is fine; the error inside an event is left to its event.
+void astrai_error_free(struct astrai_error *error);
+
+/// [A] Frees an event from astrai_request_next or astrai_request_wait, with all it points to. NULL is fine; an event
+/// shown to a callback is left to the library.
+void astrai_event_free(struct astrai_event *event);
+
+/* -- engine ------------------------------------------------------------------ */
+
+/// [B] Opens a model folder in Hugging Face layout and starts its engine. options may be NULL: all automatic.
+/// *out is freed with astrai_engine_free. The finalizer in options runs once: when the call failed, before it returns;
+/// else when the engine was freed and its last callback has returned. Not with ERR_STRUCT_SIZE: nothing was read.
+/// ERR_IO, ERR_FORMAT: a file is missing or not what it should be; subject is its path. ERR_UNSUPPORTED: a model or
+/// an option this version has no code for. ERR_ABORTED: progress returned nonzero. ERR_MEMORY, ERR_ARGUMENT, ERR_UTF8.
+int32_t astrai_engine_open(const char *dir,
+                           const struct astrai_engine_options *options,
+                           struct astrai_engine **out,
+                           struct astrai_error **err);
+
+/// [B] Lets requests run for at most grace_ms (-1: until they end), cancels the rest, delivers every terminal event,
+/// runs finalizers and joins all threads. Until the handle is freed other calls return ERR_CLOSED; requests can still
+/// be read. After OK the library may be unloaded once its handles are freed.
+/// ERR_CLOSED: it is closed already. ERR_REENTRANT, ERR_ARGUMENT.
+int32_t astrai_engine_close(const struct astrai_engine *engine, int32_t grace_ms, struct astrai_error **err);
+
+/// [B] Closes the engine without grace if that was not done, and frees the handle. NULL is fine. Inside a callback it
+/// does not block: the engine closes after the callback returned. In a forked child it does nothing.
+void astrai_engine_free(struct astrai_engine *engine);
+
+/// [A] Facts about the engine; *out keeps its strings until astrai_engine_free. ERR_STRUCT_SIZE: set out->struct_size.
+int32_t astrai_engine_info(const struct astrai_engine *engine,
+                           struct astrai_info *out,
+                           struct astrai_error **err);
+
+/// [A] One consistent snapshot of the counters, without a lock. ERR_STRUCT_SIZE: set out->struct_size.
+int32_t astrai_engine_stats(const struct astrai_engine *engine, struct astrai_stats *out, struct astrai_error **err);
+
+/// [B] Proves, between two steps, that every page and slot is free, cached or owned exactly as often as it is used.
+/// ERR_INTERNAL: it is not, and what.
+int32_t astrai_engine_check(const struct astrai_engine *engine, struct astrai_error **err);
+
+/// [A] Changes how much the log callback is told: ASTRAI_LOG_* ERR_ARGUMENT: no such level.
+int32_t astrai_engine_set_log_level(const struct astrai_engine *engine, int32_t level, struct astrai_error **err);
+
+/// [A] Cancels every request of the engine; each gets its terminal event.
+int32_t astrai_engine_cancel_all(const struct astrai_engine *engine, struct astrai_error **err);
+
+/* -- prompt: a builder, so that nobody marshals arrays of pointers ----------- */
+
+/// [S] Makes an empty prompt; no engine is needed. *out is freed with astrai_prompt_free.
+int32_t astrai_prompt_new(struct astrai_prompt **out, struct astrai_error **err);
+
+/// [S] Makes a copy; the two have nothing in common afterwards. *out is freed with astrai_prompt_free.
+int32_t astrai_prompt_clone(const struct astrai_prompt *prompt,
+                            struct astrai_prompt **out,
+                            struct astrai_error **err);
+
+/// [S] Adds raw text, which the tokenizer takes as it is. flags: ASTRAI_TEXT_SPECIAL.
+/// ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has messages.
+int32_t astrai_prompt_add_text(struct astrai_prompt *prompt,
+                               const char *text,
+                               size_t len,
+                               uint32_t flags,
+                               struct astrai_error **err);
+
+/// [S] Adds token ids. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt
+/// has messages.
+int32_t astrai_prompt_add_tokens(struct astrai_prompt *prompt,
+                                 const int32_t *tokens,
+                                 size_t count,
+                                 struct astrai_error **err);
+
+/// [S] Adds a chat message; role is NUL-terminated, "user" for example. The model's chat template turns the messages
+/// into text. ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has text or tokens.
+int32_t astrai_prompt_add_message(struct astrai_prompt *prompt,
+                                  const char *role,
+                                  const char *text,
+                                  size_t len,
+                                  struct astrai_error **err);
+
+/// [S] Sets a part of a chat from JSON text: ASTRAI_JSON_MESSAGES, ASTRAI_JSON_TOOLS or ASTRAI_JSON_VARIABLES. It
+/// replaces that part. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
+int32_t astrai_prompt_set_json(struct astrai_prompt *prompt,
+                               int32_t part,
+                               const char *json,
+                               size_t len,
+                               struct astrai_error **err);
+
+/// [S] Adds a stop string: generation ends before it, and no part of it is delivered. ERR_ARGUMENT: it is empty.
+int32_t astrai_prompt_add_stop(struct astrai_prompt *prompt, const char *text, size_t len, struct astrai_error **err);
+
+/// [S] Adds a token id that ends generation, besides the model's own. ERR_ARGUMENT: it is negative.
+int32_t astrai_prompt_add_stop_token(struct astrai_prompt *prompt, int32_t token, struct astrai_error **err);
+
+/// [S] Adds bias to the logit of a token; -INFINITY forbids it. ERR_ARGUMENT: token is negative, bias NaN or INFINITY.
+int32_t astrai_prompt_add_bias(struct astrai_prompt *prompt,
+                               int32_t token,
+                               float bias,
+                               struct astrai_error **err);
+
+/// [S] Frees a prompt; requests made from it go on. NULL is fine.
+void astrai_prompt_free(struct astrai_prompt *prompt);
+
+/* -- text: the caller brings the buffer -------------------------------------- */
+
+/// [A] The text that the chat template makes of the prompt's messages, or its raw text as it is. OK: *count is the
+/// length in bytes, and a NUL follows. ERR_BUFFER: *count is the capacity needed, NUL included; cap 0 asks for it.
+/// flags: ASTRAI_TEXT_* ERR_TEMPLATE: the template failed. ERR_UNSUPPORTED: the model has none.
+int32_t astrai_render(const struct astrai_engine *engine,
+                      const struct astrai_prompt *prompt,
+                      uint32_t flags,
+                      char *out,
+                      size_t cap,
+                      size_t *count,
+                      struct astrai_error **err);
+
+/// [A] The token ids of a prompt, as submit would use them. OK: *count ids were written. ERR_BUFFER: *count is the
+/// capacity needed; cap 0 asks for it. flags: ASTRAI_TEXT_* ERR_TEMPLATE, ERR_UNSUPPORTED: as astrai_render.
+int32_t astrai_tokenize(const struct astrai_engine *engine,
+                        const struct astrai_prompt *prompt,
+                        uint32_t flags,
+                        int32_t *out,
+                        size_t cap,
+                        size_t *count,
+                        struct astrai_error **err);
+
+/// [A] The text of token ids. OK: *count is the length in bytes, and a NUL follows. ERR_BUFFER: *count is the
+/// capacity needed, NUL included; cap 0 asks for it. flags: ASTRAI_TEXT_SPECIAL keeps special tokens.
+/// ERR_ARGUMENT: an id the model does not have. ERR_UNSUPPORTED: the model has no tokenizer.
+int32_t astrai_detokenize(const struct astrai_engine *engine,
+                          const int32_t *tokens,
+                          size_t token_count,
+                          uint32_t flags,
+                          char *out,
+                          size_t cap,
+                          size_t *count,
+                          struct astrai_error **err);
+
+/* -- request ----------------------------------------------------------------- */
+
+/// [A] Submits a prompt; the prompt may be changed or freed right after. options may be NULL: the model's defaults.
+/// With on_event, each event is shown to it on a dispatch thread, the first possibly before this returns; out may be
+/// NULL: the request runs on without a handle. With on_event NULL, events are pulled through *out with
+/// astrai_request_next or astrai_request_wait. *out is freed with astrai_request_free.
+/// finalize(user_data) runs exactly once: after the terminal callback; without on_event when *out is freed; before
+/// this returns when it fails.
+/// ERR_CONTEXT: the prompt is longer than the context; needed and available are in tokens. ERR_NEVER_FITS,
+/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED. ERR_ARGUMENT: an option is out of range (subject names
+/// it), the prompt is empty, or a token id is not the model's.
+int32_t astrai_submit(const struct astrai_engine *engine,
+                      const struct astrai_prompt *prompt,
+                      const struct astrai_request_options *options,
+                      astrai_event_fn on_event,
+                      void *user_data,
+                      astrai_finalize_fn finalize,
+                      struct astrai_request **out,
+                      struct astrai_error **err);
+
+/// [A] The request's number, as in its events: never 0, never used again in this process. 0 for NULL.
+uint64_t astrai_request_id(const struct astrai_request *request);
+
+/// [B][S] Waits for something to read and takes all of it as one event. *out is freed with astrai_event_free. END:
+/// the terminal event was taken before. TIMEOUT: nothing came in timeout_ms (0 polls, -1 waits forever).
+/// ERR_ARGUMENT: the request has a callback.
+int32_t astrai_request_next(const struct astrai_request *request,
+                            int32_t timeout_ms,
+                            struct astrai_event **out,
+                            struct astrai_error **err);
+
+/// [B][S] Waits for the request to end. Without a callback: *out is everything not yet taken as one terminal event,
+/// freed with astrai_event_free; END: it was taken before. With a callback: OK after the finalizer, and *out (out may
+/// be NULL) is NULL. TIMEOUT: it goes on after timeout_ms (0 polls, -1 waits forever).
+int32_t astrai_request_wait(const struct astrai_request *request,
+                            int32_t timeout_ms,
+                            struct astrai_event **out,
+                            struct astrai_error **err);
+
+/// [A] Stops the request. OK also when it has ended. Deltas not yet delivered are dropped; one callback that already
+/// began may overlap; then exactly one terminal event follows.
+int32_t astrai_request_cancel(const struct astrai_request *request, struct astrai_error **err);
+
+/// [A] Frees the handle, and cancels the request if it has not ended: its callback still gets the terminal event.
+/// NULL is fine. In a forked child it does nothing.
+void astrai_request_free(struct astrai_request *request);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* ASTRAI_H */

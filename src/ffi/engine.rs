@@ -1,0 +1,281 @@
+//! The engine handle.
+//!
+//! The Rust engine ends when its handle is freed, not when the handle's memory goes: requests in flight hold the
+//! memory (through their sinks), so that a callback that still runs may name the handle and is told it is closed.
+
+use super::guard::{guard, may_block};
+use super::handle::{Handle, Kind};
+use super::types::*;
+use super::user_data::UserData;
+use super::{input, options};
+use crate::engine::Engine;
+use crate::error::{Error, Result, Status};
+use std::cell::UnsafeCell;
+use std::ffi::{CString, c_char};
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::path::Path;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What is behind an `astrai_engine`.
+pub(super) struct EngineBody {
+    /// Calls in progress, and [`FREED`] once the handle is freed. Whoever makes it exactly `FREED` ends the engine.
+    calls: AtomicUsize,
+    closed: AtomicBool,
+    engine: UnsafeCell<ManuallyDrop<Engine>>,
+    model_type: CString,
+    device_name: CString,
+    /// Also held by the engine's callbacks, if there are any; the last of them finalizes.
+    _user_data: Arc<UserData>,
+}
+
+const FREED: usize = 1 << (usize::BITS - 1);
+
+/// `grace_ms` of -1: longer than any process runs, short enough to be added to a clock.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+// SAFETY: `engine` is only read, through a counted call, until the one thread that brings `calls` to `FREED` takes
+// it; the engine itself is for any thread (checked below).
+unsafe impl Sync for EngineBody {}
+const _: fn() = || {
+    fn any_thread<T: Send + Sync>() {}
+    any_thread::<Engine>();
+};
+
+impl Kind for EngineBody {
+    type C = astrai_engine;
+    const MAGIC: u64 = 0x6173_7472_6169_454e;
+    const NAME: &'static str = "engine";
+    const SURVIVES_FORK: bool = false;
+}
+
+impl EngineBody {
+    fn new(engine: Engine, user_data: Arc<UserData>) -> EngineBody {
+        let info = engine.info();
+        let string = |text: &str| CString::new(text.replace('\0', "?")).unwrap_or_default();
+        let (model_type, device_name) = (string(&info.model_type), string(&info.device_name));
+        EngineBody {
+            calls: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            engine: UnsafeCell::new(ManuallyDrop::new(engine)),
+            model_type,
+            device_name,
+            _user_data: user_data,
+        }
+    }
+
+    fn enter(&self) -> Result<()> {
+        let entered = self.calls.fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| {
+            (calls & FREED == 0).then_some(calls.wrapping_add(1))
+        });
+        entered.map(|_| ()).map_err(|_| closed())
+    }
+
+    fn leave(&self) {
+        if self.calls.fetch_sub(1, Ordering::AcqRel) == FREED | 1 {
+            self.end();
+        }
+    }
+
+    fn free(&self) {
+        if self.calls.fetch_or(FREED, Ordering::AcqRel) == 0 {
+            self.end();
+        }
+    }
+
+    /// Drops the engine. Called once: only one call brings `calls` to exactly `FREED`, and none enters after.
+    fn end(&self) {
+        // SAFETY: no call is in progress and none can begin, so this is the only access.
+        unsafe { ManuallyDrop::drop(&mut *self.engine.get()) };
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Status::Closed, "the engine is closed or closing; open another").about("engine")
+}
+
+/// The engine for the time of a call.
+pub(super) struct EngineCall {
+    handle: Arc<Handle<EngineBody>>,
+}
+
+impl EngineCall {
+    /// # Safety
+    /// As for [`Handle::borrow`].
+    pub(super) unsafe fn begin(engine: *const astrai_engine) -> Result<EngineCall> {
+        // SAFETY: as promised by the caller.
+        let handle = unsafe { Handle::<EngineBody>::borrow(engine) }?;
+        handle.enter()?;
+        let call = EngineCall { handle };
+        if call.handle.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(call) }
+    }
+
+    /// What keeps the handle's memory, for a request in flight.
+    pub(super) fn memory(&self) -> Arc<Handle<EngineBody>> {
+        Arc::clone(&self.handle)
+    }
+}
+
+impl Deref for EngineCall {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        // SAFETY: `enter` was called and `leave` was not, so the engine is not dropped; shared access only.
+        unsafe { &*self.handle.engine.get() }
+    }
+}
+
+impl Drop for EngineCall {
+    fn drop(&mut self) {
+        self.handle.leave();
+    }
+}
+
+/// [B] Opens a model folder in Hugging Face layout and starts its engine. options may be NULL: all automatic.
+/// *out is freed with astrai_engine_free. The finalizer in options runs once: when the call failed, before it returns;
+/// else when the engine was freed and its last callback has returned. Not with ERR_STRUCT_SIZE: nothing was read.
+/// ERR_IO, ERR_FORMAT: a file is missing or not what it should be; subject is its path. ERR_UNSUPPORTED: a model or
+/// an option this version has no code for. ERR_ABORTED: progress returned nonzero. ERR_MEMORY, ERR_ARGUMENT, ERR_UTF8.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_open(
+    dir: *const c_char,
+    options: *const astrai_engine_options,
+    out: *mut *mut astrai_engine,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_engine_open", err, || {
+        let given = if options.is_null() {
+            <astrai_engine_options as input::CallerStruct>::defaults()
+        } else {
+            // SAFETY: a struct of the caller, by the contract.
+            unsafe { input::read_struct(options) }?
+        };
+        // From here on whatever happens ends in the finalizer.
+        let user_data = Arc::new(UserData::new(given.user_data, given.finalize));
+        may_block("astrai_engine_open")?;
+        // SAFETY: NULL or writable, by the contract.
+        let out = unsafe { input::out(out, "out") }?;
+        // SAFETY: NULL or NUL-terminated, by the contract.
+        let dir = unsafe { input::c_string(dir, "dir") }?;
+        if dir.is_empty() {
+            return Err(Error::argument("dir is empty; pass the path of a model folder").about("dir"));
+        }
+        let engine = Engine::open(Path::new(dir), options::engine(&given, &user_data)?)?;
+        out.write(Handle::create(EngineBody::new(engine, user_data)));
+        Ok(Status::Ok)
+    })
+}
+
+/// [B] Lets requests run for at most grace_ms (-1: until they end), cancels the rest, delivers every terminal event,
+/// runs finalizers and joins all threads. Until the handle is freed other calls return ERR_CLOSED; requests can still
+/// be read. After OK the library may be unloaded once its handles are freed.
+/// ERR_CLOSED: it is closed already. ERR_REENTRANT, ERR_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_close(
+    engine: *const astrai_engine,
+    grace_ms: i32,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_engine_close", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        may_block("astrai_engine_close")?;
+        let grace = input::timeout(grace_ms, "grace_ms")?.unwrap_or(FOREVER);
+        engine.close(grace)?;
+        engine.handle.closed.store(true, Ordering::Release);
+        Ok(Status::Ok)
+    })
+}
+
+/// [B] Closes the engine without grace if that was not done, and frees the handle. NULL is fine. Inside a callback it
+/// does not block: the engine closes after the callback returned. In a forked child it does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_free(engine: *mut astrai_engine) {
+    guard("astrai_engine_free", ptr::null_mut(), || {
+        if engine.is_null() {
+            return Ok(());
+        }
+        // SAFETY: a live handle, by the contract.
+        let handle = unsafe { Handle::<EngineBody>::borrow(engine) }?;
+        // The handle stays valid while the engine closes: callbacks that name it are told so.
+        handle.free();
+        handle.release();
+        Ok(())
+    })
+}
+
+/// [A] Facts about the engine; *out keeps its strings until astrai_engine_free. ERR_STRUCT_SIZE: set out->struct_size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_info(
+    engine: *const astrai_engine,
+    out: *mut astrai_info,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_engine_info", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        let handle = &engine.handle;
+        let info = options::info(engine.info(), handle.model_type.as_ptr(), handle.device_name.as_ptr());
+        // SAFETY: a struct of the caller, by the contract.
+        unsafe { input::write_struct(out, &info) }?;
+        Ok(Status::Ok)
+    })
+}
+
+/// [A] One consistent snapshot of the counters, without a lock. ERR_STRUCT_SIZE: set out->struct_size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_stats(
+    engine: *const astrai_engine,
+    out: *mut astrai_stats,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_engine_stats", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        let stats = options::stats(&engine.stats()?);
+        // SAFETY: a struct of the caller, by the contract.
+        unsafe { input::write_struct(out, &stats) }?;
+        Ok(Status::Ok)
+    })
+}
+
+/// [B] Proves, between two steps, that every page and slot is free, cached or owned exactly as often as it is used.
+/// ERR_INTERNAL: it is not, and what.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_check(engine: *const astrai_engine, err: *mut *mut astrai_error) -> i32 {
+    guard("astrai_engine_check", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        may_block("astrai_engine_check")?;
+        engine.check()?;
+        Ok(Status::Ok)
+    })
+}
+
+/// [A] Changes how much the log callback is told: ASTRAI_LOG_* ERR_ARGUMENT: no such level.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_set_log_level(
+    engine: *const astrai_engine,
+    level: i32,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_engine_set_log_level", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        engine.set_log_level(options::log_level(level)?)?;
+        Ok(Status::Ok)
+    })
+}
+
+/// [A] Cancels every request of the engine; each gets its terminal event.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_cancel_all(engine: *const astrai_engine, err: *mut *mut astrai_error) -> i32 {
+    guard("astrai_engine_cancel_all", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        engine.cancel_all()?;
+        Ok(Status::Ok)
+    })
+}

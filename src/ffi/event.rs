@@ -1,0 +1,194 @@
+//! Events as C sees them: a view into a Rust event, lent to a callback or owned by a pulled event.
+
+use super::error::ErrorCell;
+use super::guard::guard;
+use super::types::{astrai_event, astrai_usage};
+use crate::engine::{Event, Usage};
+use std::ffi::c_char;
+use std::mem;
+use std::ptr;
+
+/// An event struct with what its pointers point to. `c` is first: its address is the event's address.
+#[repr(C)]
+pub(super) struct EventCell {
+    c: astrai_event,
+    magic: u64,
+    /// The text and its NUL; kept between the events of a callback so that it is allocated once.
+    text: Vec<u8>,
+    usage: astrai_usage,
+    error: Option<ErrorCell>,
+    /// Owner of the arrays of a pulled event.
+    event: Option<Box<Event>>,
+}
+
+// SAFETY: the pointers in `c` are written by `point_at` and read before the cell moves again; they point into the
+// cell and into the event it shows, both of which are plain data.
+unsafe impl Send for EventCell {}
+
+/// Pulled: given to the caller, who frees it.
+const OWNED: u64 = 0x6173_7472_6169_4576;
+/// Shown to a callback, which must not keep it.
+const LENT: u64 = 0x6173_7472_6169_456c;
+
+impl EventCell {
+    fn new(magic: u64) -> EventCell {
+        // SAFETY: integers and raw pointers, for all of which zero is a value.
+        let (c, usage) = unsafe { (mem::zeroed(), mem::zeroed()) };
+        EventCell { c, magic, text: Vec::new(), usage, error: None, event: None }
+    }
+
+    /// A cell that shows one event after another to a callback.
+    pub(super) fn lent() -> EventCell {
+        EventCell::new(LENT)
+    }
+
+    /// The struct for `event`; valid until the cell moves, is shown another event, or `event` goes.
+    pub(super) fn show(&mut self, event: &Event) -> *const astrai_event {
+        self.text.clear();
+        self.text.extend_from_slice(event.text.as_bytes());
+        self.text.push(0);
+        self.usage = usage(event.usage.as_ref());
+        self.error = event.error.clone().map(ErrorCell::embedded);
+        self.point_at(event);
+        &raw const self.c
+    }
+
+    fn point_at(&mut self, event: &Event) {
+        self.c = astrai_event {
+            struct_size: mem::size_of::<astrai_event>() as u32,
+            kind: event.kind as i32,
+            terminal: i32::from(event.terminal()),
+            finish_reason: event.finish as i32,
+            request_id: event.request_id,
+            tag: event.tag,
+            text: self.text.as_ptr().cast::<c_char>(),
+            text_len: event.text.len(),
+            // Token ids are below VOCAB_MAX, so the same bits are the same number.
+            tokens: array(&event.tokens).cast::<i32>(),
+            logprobs: array(&event.logprobs),
+            token_count: u32::try_from(event.tokens.len()).unwrap_or(u32::MAX),
+            top_count: event.top_count,
+            top_tokens: array(&event.top_tokens).cast::<i32>(),
+            top_logprobs: array(&event.top_logprobs),
+            prompt_logprobs: array(&event.prompt_logprobs),
+            prompt_count: event.prompt_logprobs.len(),
+            usage: if event.usage.is_some() { &raw const self.usage } else { ptr::null() },
+            error: self.error.as_ref().map_or(ptr::null(), |error| error.as_c()),
+        };
+    }
+}
+
+/// Start of an array, NULL when it is empty.
+fn array<T>(elements: &[T]) -> *const T {
+    if elements.is_empty() { ptr::null() } else { elements.as_ptr() }
+}
+
+fn usage(usage: Option<&Usage>) -> astrai_usage {
+    let usage = usage.copied().unwrap_or_default();
+    astrai_usage {
+        struct_size: mem::size_of::<astrai_usage>() as u32,
+        prompt_tokens: usage.prompt_tokens,
+        cached_tokens: usage.cached_tokens,
+        generated_tokens: usage.generated_tokens,
+        preemptions: usage.preemptions,
+        reserved: 0,
+        seed: usage.seed,
+        queue_us: usage.queue_us,
+        first_token_us: usage.first_token_us,
+        prefill_us: usage.prefill_us,
+        decode_us: usage.decode_us,
+        total_us: usage.total_us,
+    }
+}
+
+/// Gives a pulled event to the caller.
+pub(super) fn give(event: Box<Event>) -> *mut astrai_event {
+    let mut cell = Box::new(EventCell::new(OWNED));
+    cell.show(&event);
+    // The box of the event moves, the event and its arrays do not.
+    cell.event = Some(event);
+    Box::into_raw(cell).cast()
+}
+
+/// [A] Frees an event from astrai_request_next or astrai_request_wait, with all it points to. NULL is fine; an event
+/// shown to a callback is left to the library.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_event_free(event: *mut astrai_event) {
+    guard("astrai_event_free", ptr::null_mut(), || {
+        let cell = event.cast::<EventCell>();
+        if cell.is_null() || !cell.is_aligned() {
+            return Ok(());
+        }
+        // SAFETY: by the contract an event of this library, all of which are cells.
+        let magic = unsafe { &mut *(&raw mut (*cell).magic) };
+        if *magic == OWNED {
+            *magic = 0;
+            // SAFETY: `give` made it with Box and gave it away; zeroing the magic word makes this the only free.
+            drop(unsafe { Box::from_raw(cell) });
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EventKind, FinishReason};
+    use crate::error::{Error, Status};
+
+    fn delta() -> Event {
+        Event {
+            kind: EventKind::Delta,
+            finish: FinishReason::None,
+            request_id: 9,
+            tag: 77,
+            text: "né".to_owned(),
+            tokens: vec![5, 300],
+            logprobs: vec![-0.5, -1.5],
+            top_count: 2,
+            top_tokens: vec![5, 6, 300, 7],
+            top_logprobs: vec![-0.5, -0.75, -1.5, -2.0],
+            prompt_logprobs: Vec::new(),
+            usage: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_pulled_event_owns_what_it_points_to() {
+        let event = give(Box::new(delta()));
+        // SAFETY: just given; every array is as long as the event says.
+        unsafe {
+            let c = &*event;
+            assert_eq!((c.struct_size as usize, c.kind, c.terminal), (mem::size_of::<astrai_event>(), 1, 0));
+            assert_eq!((c.request_id, c.tag, c.token_count, c.top_count), (9, 77, 2, 2));
+            assert_eq!(std::slice::from_raw_parts(c.text.cast::<u8>(), c.text_len + 1), "né\0".as_bytes());
+            assert_eq!(std::slice::from_raw_parts(c.tokens, 2), [5, 300]);
+            assert_eq!(std::slice::from_raw_parts(c.top_tokens, 4), [5, 6, 300, 7]);
+            assert_eq!(*c.top_logprobs.add(3), -2.0);
+            assert!(c.prompt_logprobs.is_null() && c.usage.is_null() && c.error.is_null());
+            astrai_event_free(event);
+        }
+    }
+
+    #[test]
+    fn a_lent_event_is_not_freed_and_its_error_neither() {
+        let mut event = delta();
+        event.kind = EventKind::Failed;
+        event.finish = FinishReason::Error;
+        event.tokens.clear();
+        event.usage = Some(Usage { seed: 42, generated_tokens: 3, ..Usage::default() });
+        event.error = Some(Error::new(Status::Device, "gone"));
+        let mut cell = EventCell::lent();
+        let c = cell.show(&event).cast_mut();
+        // SAFETY: the cell and the event live to the end of the test.
+        unsafe {
+            astrai_event_free(c);
+            super::super::error::astrai_error_free((*c).error.cast_mut());
+            assert_eq!(((*c).terminal, (*c).kind, (*c).finish_reason), (1, 4, 8));
+            assert!((*c).tokens.is_null());
+            assert_eq!(((*(*c).usage).seed, (*(*c).usage).generated_tokens), (42, 3));
+            assert_eq!((*(*c).error).status, 29);
+        }
+    }
+}

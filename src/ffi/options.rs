@@ -1,0 +1,324 @@
+//! C options to the engine's, and the engine's facts to C: numbers to enums, sentinels to `None`, callbacks to
+//! closures. What a value means is the engine's affair; here it is only whether it can be said in its types.
+
+use super::guard;
+use super::input::{self, CallerStruct};
+use super::types::*;
+use super::user_data::UserData;
+use crate::engine::{
+    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, ProgressFn, RequestOptions, Stats, TextOptions, Type,
+};
+use crate::error::{Error, Result};
+use std::ffi::c_char;
+use std::mem::{offset_of, size_of, zeroed};
+use std::sync::Arc;
+
+// SAFETY: repr(C), `struct_size` first, integers, nullable function pointers and a raw pointer.
+unsafe impl CallerStruct for astrai_engine_options {
+    const NAME: &'static str = "astrai_engine_options";
+    const SIZE_MIN: usize = offset_of!(astrai_engine_options, user_data) + size_of::<usize>();
+    fn defaults() -> Self {
+        // SAFETY: as above; 0 and NULL are the defaults.
+        unsafe { zeroed() }
+    }
+}
+
+// SAFETY: repr(C), `struct_size` first, integers and floats.
+unsafe impl CallerStruct for astrai_request_options {
+    const NAME: &'static str = "astrai_request_options";
+    const SIZE_MIN: usize = offset_of!(astrai_request_options, frequency_penalty) + size_of::<f32>();
+    fn defaults() -> Self {
+        astrai_request_options {
+            struct_size: size_of::<Self>() as u32,
+            flags: 0,
+            tag: 0,
+            seed: 0,
+            max_tokens: -1,
+            top_k: -1,
+            priority: 0,
+            logprobs: -1,
+            deadline_ms: 0,
+            queue_tokens: 0,
+            temperature: f32::NAN,
+            top_p: f32::NAN,
+            min_p: f32::NAN,
+            repetition_penalty: f32::NAN,
+            presence_penalty: f32::NAN,
+            frequency_penalty: f32::NAN,
+        }
+    }
+}
+
+// SAFETY: repr(C), `struct_size` first, integers and raw pointers.
+unsafe impl CallerStruct for astrai_info {
+    const NAME: &'static str = "astrai_info";
+    const SIZE_MIN: usize = offset_of!(astrai_info, device_name) + size_of::<usize>();
+    fn defaults() -> Self {
+        // SAFETY: as above.
+        unsafe { zeroed() }
+    }
+}
+
+// SAFETY: repr(C), `struct_size` first, integers.
+unsafe impl CallerStruct for astrai_stats {
+    const NAME: &'static str = "astrai_stats";
+    const SIZE_MIN: usize = offset_of!(astrai_stats, log_dropped) + size_of::<u64>();
+    fn defaults() -> Self {
+        // SAFETY: as above.
+        unsafe { zeroed() }
+    }
+}
+
+/// The engine's options. `user_data` is shared by the callbacks and finalized with the last of them.
+pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Result<EngineOptions> {
+    input::flags(o.flags, ASTRAI_ENGINE_NO_MMAP | ASTRAI_ENGINE_TEXT_ONLY, "astrai_engine_options.flags")?;
+    if o.reserved != 0 {
+        return Err(bad("reserved", o.reserved, "0"));
+    }
+    if o.duty_work_us != 0 || o.duty_interval_us != 0 {
+        let message = "duty_work_us and duty_interval_us are not in this version; leave them at 0";
+        return Err(Error::unsupported(message).about("duty_work_us"));
+    }
+    let delivery = named(o.delivery, &[Delivery::Thread, Delivery::Poll], "delivery")?;
+    if o.wake.is_some() && delivery != Delivery::Poll {
+        return Err(Error::argument("wake is set without ASTRAI_DELIVER_POLL; nothing would call it").about("wake"));
+    }
+    Ok(EngineOptions {
+        no_mmap: o.flags & ASTRAI_ENGINE_NO_MMAP != 0,
+        text_only: o.flags & ASTRAI_ENGINE_TEXT_ONLY != 0,
+        device: named(o.device, &DEVICES, "device")?,
+        device_index: o.device_index,
+        cpu_tier: named(o.cpu_tier, &TIERS, "cpu_tier")?,
+        compute: named(o.compute, &TYPES, "compute")?,
+        weights: named(o.weights, &TYPES, "weights")?,
+        kv: named(o.kv, &TYPES, "kv")?,
+        delivery,
+        log_level: log_level(o.log_level)?,
+        thread_priority: o.thread_priority,
+        threads: o.threads,
+        max_running: o.max_running,
+        max_waiting: o.max_waiting,
+        context_length: o.context_length,
+        page_tokens: o.page_tokens,
+        step_tokens: o.step_tokens,
+        memory_budget: o.memory_budget,
+        affinity_mask: o.affinity_mask,
+        progress: progress(o.progress, user_data),
+        log: log(o.log, user_data),
+    })
+}
+
+/// Each list is in the order of the values in the header.
+const DEVICES: [Device; 3] = [Device::Auto, Device::Cpu, Device::Cuda];
+const TYPES: [Type; 5] = [Type::Auto, Type::F32, Type::Bf16, Type::Q8, Type::Q4];
+const TIERS: [CpuTier; 7] =
+    [CpuTier::Auto, CpuTier::Reference, CpuTier::Portable, CpuTier::Neon, CpuTier::Avx2, CpuTier::Avx512, CpuTier::Amx];
+const LOG_LEVELS: [LogLevel; 5] = [LogLevel::Off, LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug];
+
+fn named<T: Copy>(value: i32, values: &[T], field: &'static str) -> Result<T> {
+    usize::try_from(value)
+        .ok()
+        .and_then(|index| values.get(index).copied())
+        .ok_or_else(|| bad(field, value, format!("0 to {}", values.len().saturating_sub(1))))
+}
+
+/// The number of `value` in the header.
+fn number<T: PartialEq>(value: T, values: &[T]) -> i32 {
+    values.iter().position(|v| *v == value).and_then(|index| i32::try_from(index).ok()).unwrap_or(0)
+}
+
+/// A log level by its number.
+pub(super) fn log_level(level: i32) -> Result<LogLevel> {
+    named(level, &LOG_LEVELS, "log_level")
+}
+
+fn bad(field: &'static str, found: impl std::fmt::Display, expected: impl std::fmt::Display) -> Error {
+    Error::argument(format!("{field} is {found}; expected {expected}")).about(field)
+}
+
+fn progress(progress: astrai_progress_fn, user_data: &Arc<UserData>) -> Option<ProgressFn> {
+    let progress = progress?;
+    let user_data = Arc::clone(user_data);
+    Some(Box::new(move |done, total| {
+        // SAFETY: a function of the declared type, by the contract of astrai_engine_open.
+        guard::callback(|| unsafe { progress(user_data.pointer(), done, total) }) == 0
+    }))
+}
+
+fn log(log: astrai_log_fn, user_data: &Arc<UserData>) -> Option<LogFn> {
+    let log = log?;
+    let user_data = Arc::clone(user_data);
+    Some(Arc::new(move |level, line| {
+        let mut text = Vec::with_capacity(line.len() + 1);
+        text.extend_from_slice(line.as_bytes());
+        text.push(0);
+        let start = text.as_ptr().cast::<c_char>();
+        // SAFETY: a function of the declared type, by the contract of astrai_engine_open; the text outlives the call.
+        guard::callback(|| unsafe { log(user_data.pointer(), level as i32, start, line.len()) });
+    }))
+}
+
+/// The engine's options of one request.
+pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
+    let later = ASTRAI_REQUEST_DEFER | ASTRAI_REQUEST_TO_ENGINE;
+    let now = ASTRAI_REQUEST_SEEDED | ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_PROMPT_LOGPROBS;
+    input::flags(o.flags, now | later, "astrai_request_options.flags")?;
+    if o.flags & later != 0 {
+        let message = "ASTRAI_REQUEST_DEFER and ASTRAI_REQUEST_TO_ENGINE are not in this version; clear them";
+        return Err(Error::unsupported(message).about("astrai_request_options.flags"));
+    }
+    Ok(RequestOptions {
+        tag: o.tag,
+        seed: (o.flags & ASTRAI_REQUEST_SEEDED != 0).then_some(o.seed),
+        ignore_eos: o.flags & ASTRAI_REQUEST_IGNORE_EOS != 0,
+        prompt_logprobs: o.flags & ASTRAI_REQUEST_PROMPT_LOGPROBS != 0,
+        max_tokens: count(o.max_tokens, "max_tokens")?,
+        top_k: count(o.top_k, "top_k")?,
+        priority: o.priority,
+        logprobs: count(o.logprobs, "logprobs")?,
+        deadline_ms: o.deadline_ms,
+        queue_tokens: o.queue_tokens,
+        temperature: real(o.temperature),
+        top_p: real(o.top_p),
+        min_p: real(o.min_p),
+        repetition_penalty: real(o.repetition_penalty),
+        presence_penalty: real(o.presence_penalty),
+        frequency_penalty: real(o.frequency_penalty),
+    })
+}
+
+/// -1 is the model's default.
+fn count(value: i32, field: &'static str) -> Result<Option<u32>> {
+    match value {
+        -1 => Ok(None),
+        _ => u32::try_from(value).map(Some).map_err(|_| bad(field, value, "0 or more, or -1 for the default")),
+    }
+}
+
+/// NaN is the model's default.
+fn real(value: f32) -> Option<f32> {
+    (!value.is_nan()).then_some(value)
+}
+
+/// Flags of the text functions.
+pub(super) fn text(flags: u32, known: u32) -> Result<TextOptions> {
+    input::flags(flags, known, "flags")?;
+    Ok(TextOptions {
+        special: flags & ASTRAI_TEXT_SPECIAL != 0,
+        no_generation_prompt: flags & ASTRAI_TEXT_NO_GENERATION_PROMPT != 0,
+    })
+}
+
+/// What astrai_engine_info reports; the two strings are the caller's to keep alive.
+pub(super) fn info(info: &crate::engine::Info, model_type: *const c_char, device_name: *const c_char) -> astrai_info {
+    let token = |id: Option<u32>| id.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1);
+    astrai_info {
+        struct_size: size_of::<astrai_info>() as u32,
+        vocab_size: info.vocab_size,
+        context_length: info.context_length,
+        layers: info.layers,
+        device: number(info.device, &DEVICES),
+        cpu_tier: number(info.cpu_tier, &TIERS),
+        compute: number(info.compute, &TYPES),
+        bos_token: token(info.bos_token),
+        eos_token: token(info.eos_token),
+        has_chat_template: i32::from(info.has_chat_template),
+        model_type,
+        device_name,
+    }
+}
+
+/// What astrai_engine_stats reports.
+pub(super) fn stats(stats: &Stats) -> astrai_stats {
+    astrai_stats {
+        struct_size: size_of::<astrai_stats>() as u32,
+        running: stats.running,
+        waiting: stats.waiting,
+        stalled: stats.stalled,
+        pages_used: stats.pages_used,
+        pages_cached: stats.pages_cached,
+        pages_free: stats.pages_free,
+        prefix_tokens_seen: stats.prefix_tokens_seen,
+        prefix_tokens_hit: stats.prefix_tokens_hit,
+        preemptions: stats.preemptions,
+        evictions: stats.evictions,
+        tokens_in: stats.tokens_in,
+        tokens_out: stats.tokens_out,
+        finished: stats.finished,
+        cancelled: stats.cancelled,
+        failed: stats.failed,
+        steps: stats.steps,
+        cleanup_us: stats.cleanup_us,
+        refill_us: stats.refill_us,
+        prefill_us: stats.prefill_us,
+        decode_us: stats.decode_us,
+        queue_us: stats.queue_us,
+        log_dropped: stats.log_dropped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+
+    #[test]
+    fn request_defaults_leave_everything_to_the_model() {
+        let o = request(&astrai_request_options::defaults()).unwrap();
+        assert_eq!((o.seed, o.max_tokens, o.top_k, o.logprobs), (None, None, None, None));
+        assert_eq!((o.temperature, o.top_p, o.min_p), (None, None, None));
+        assert_eq!((o.repetition_penalty, o.presence_penalty, o.frequency_penalty), (None, None, None));
+        assert!(!o.ignore_eos && !o.prompt_logprobs);
+    }
+
+    #[test]
+    fn request_values_and_flags_cross() {
+        let mut c = astrai_request_options::defaults();
+        c.flags = ASTRAI_REQUEST_SEEDED | ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_PROMPT_LOGPROBS;
+        (c.seed, c.tag, c.max_tokens, c.logprobs, c.priority) = (0, 3, 0, 5, -2);
+        (c.temperature, c.top_p) = (0.0, 0.5);
+        let o = request(&c).unwrap();
+        assert_eq!((o.seed, o.tag, o.max_tokens, o.logprobs, o.priority), (Some(0), 3, Some(0), Some(5), -2));
+        assert_eq!((o.temperature, o.top_p, o.min_p), (Some(0.0), Some(0.5), None));
+        assert!(o.ignore_eos && o.prompt_logprobs);
+    }
+
+    #[test]
+    fn later_flags_are_unsupported_and_unknown_ones_are_errors() {
+        let mut c = astrai_request_options::defaults();
+        for (flags, status) in [(8, Status::Unsupported), (16, Status::Unsupported), (32, Status::Argument)] {
+            c.flags = flags;
+            assert_eq!(request(&c).unwrap_err().status, status, "flags {flags}");
+        }
+        c.flags = 0;
+        c.max_tokens = -2;
+        assert_eq!(request(&c).unwrap_err().subject, "max_tokens");
+    }
+
+    #[test]
+    fn engine_numbers_cross_and_unknown_ones_are_errors() {
+        let user_data = || Arc::new(UserData::new(std::ptr::null_mut(), None));
+        let mut c = astrai_engine_options::defaults();
+        (c.device, c.cpu_tier, c.compute, c.kv, c.log_level) = (1, 1, 1, 2, 4);
+        c.flags = ASTRAI_ENGINE_TEXT_ONLY;
+        let o = engine(&c, &user_data()).unwrap();
+        assert_eq!((o.device, o.cpu_tier, o.compute, o.kv), (Device::Cpu, CpuTier::Reference, Type::F32, Type::Bf16));
+        assert_eq!((o.log_level, o.text_only, o.no_mmap), (LogLevel::Debug, true, false));
+        assert!(o.progress.is_none() && o.log.is_none());
+        for (field, value) in [(0, 3), (1, 7), (2, 5), (3, 5), (4, 5), (5, 2), (6, 5), (0, -1)] {
+            let mut c = astrai_engine_options::defaults();
+            *[
+                &mut c.device,
+                &mut c.cpu_tier,
+                &mut c.compute,
+                &mut c.weights,
+                &mut c.kv,
+                &mut c.delivery,
+                &mut c.log_level,
+            ][field] = value;
+            assert_eq!(engine(&c, &user_data()).err().unwrap().status, Status::Argument, "field {field} = {value}");
+        }
+        c.duty_work_us = 1;
+        assert_eq!(engine(&c, &user_data()).err().unwrap().status, Status::Unsupported);
+    }
+}

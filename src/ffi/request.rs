@@ -1,0 +1,217 @@
+//! Requests: submit, and what can be done with one afterwards.
+
+use super::engine::{EngineBody, EngineCall};
+use super::event::{self, EventCell};
+use super::guard::{callback, guard, may_block};
+use super::handle::{Handle, Kind};
+use super::input::{self, CallerStruct};
+use super::types::*;
+use super::user_data::UserData;
+use super::{options, prompt};
+use crate::engine::{Event, Next, Request, Sink};
+use crate::error::{Error, Result, Status};
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::Duration;
+
+/// What is behind an `astrai_request`.
+pub(super) struct RequestBody {
+    request: Request,
+    /// Held by the one thread inside next or wait.
+    reader: Mutex<()>,
+    has_callback: bool,
+    /// Of a pull request: finalized with the handle, since no callback gets it.
+    _user_data: Option<UserData>,
+}
+
+impl Kind for RequestBody {
+    type C = astrai_request;
+    const MAGIC: u64 = 0x6173_7472_6169_5251;
+    const NAME: &'static str = "request";
+    const SURVIVES_FORK: bool = false;
+}
+
+/// The engine's end of a callback: shows each event to the host. `memory` keeps the engine's handle nameable inside
+/// the callback, also while the engine is being freed.
+fn sink(on_event: CallbackFn, user_data: UserData, memory: Arc<Handle<EngineBody>>) -> Sink {
+    let mut cell = EventCell::lent();
+    Sink::Callback(Box::new(move |event: &Event| {
+        let _keep = &memory;
+        let shown = cell.show(event);
+        // SAFETY: a function of the declared type, by the contract of astrai_submit; the event outlives the call.
+        callback(|| unsafe { on_event(user_data.pointer(), shown) }) == 0
+    }))
+}
+
+type CallbackFn = unsafe extern "C" fn(*mut c_void, *const astrai_event) -> i32;
+
+/// [A] Submits a prompt; the prompt may be changed or freed right after. options may be NULL: the model's defaults.
+/// With on_event, each event is shown to it on a dispatch thread, the first possibly before this returns; out may be
+/// NULL: the request runs on without a handle. With on_event NULL, events are pulled through *out with
+/// astrai_request_next or astrai_request_wait. *out is freed with astrai_request_free.
+/// finalize(user_data) runs exactly once: after the terminal callback; without on_event when *out is freed; before
+/// this returns when it fails.
+/// ERR_CONTEXT: the prompt is longer than the context; needed and available are in tokens. ERR_NEVER_FITS,
+/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED. ERR_ARGUMENT: an option is out of range (subject names
+/// it), the prompt is empty, or a token id is not the model's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_submit(
+    engine: *const astrai_engine,
+    prompt: *const astrai_prompt,
+    options: *const astrai_request_options,
+    on_event: astrai_event_fn,
+    user_data: *mut c_void,
+    finalize: astrai_finalize_fn,
+    out: *mut *mut astrai_request,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_submit", err, || {
+        // First of all: whatever happens from here on ends in the finalizer.
+        let user_data = UserData::new(user_data, finalize);
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        // SAFETY: NULL or writable, by the contract.
+        let out = if out.is_null() { None } else { Some(unsafe { input::out(out, "out") }?) };
+        if out.is_none() && on_event.is_none() {
+            let message = "on_event and out are both NULL: nobody could read the events; pass one of them";
+            return Err(Error::argument(message).about("on_event"));
+        }
+        let given = if options.is_null() {
+            astrai_request_options::defaults()
+        } else {
+            // SAFETY: a struct of the caller, by the contract.
+            unsafe { input::read_struct(options) }?
+        };
+        let given = options::request(&given)?;
+        let (sink, kept) = match on_event {
+            Some(on_event) => (sink(on_event, user_data, engine.memory()), None),
+            None => (Sink::Pull, Some(user_data)),
+        };
+        // SAFETY: NULL or a live handle, by the contract.
+        let request = unsafe { prompt::read(prompt, |prompt| engine.submit(prompt, &given, sink)) }?;
+        match out {
+            None => request.detach(),
+            Some(out) => {
+                let (reader, has_callback) = (Mutex::new(()), on_event.is_some());
+                out.write(Handle::create(RequestBody { request, reader, has_callback, _user_data: kept }));
+            }
+        }
+        Ok(Status::Ok)
+    })
+}
+
+/// [A] The request's number, as in its events: never 0, never used again in this process. 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_request_id(request: *const astrai_request) -> u64 {
+    guard("astrai_request_id", ptr::null_mut(), || {
+        // SAFETY: NULL or a live handle, by the contract.
+        Ok(unsafe { Handle::<RequestBody>::borrow(request) }?.request.id())
+    })
+}
+
+/// Takes something from a request, one thread at a time.
+///
+/// # Safety
+/// As for [`Handle::borrow`]; `out` is NULL or writable.
+unsafe fn take(
+    name: &'static str,
+    request: *const astrai_request,
+    timeout_ms: i32,
+    out: *mut *mut astrai_event,
+    wait: fn(&Request, Option<Duration>) -> Result<Next>,
+) -> Result<Status> {
+    // SAFETY: as promised by the caller.
+    let handle = unsafe { Handle::<RequestBody>::borrow(request) }?;
+    let timeout = input::timeout(timeout_ms, "timeout_ms")?;
+    // A callback request has no event to give, so its caller may have no place for one.
+    let out = if handle.has_callback && out.is_null() {
+        None
+    } else {
+        // SAFETY: as promised by the caller.
+        Some(unsafe { input::out(out, "out") }?)
+    };
+    if timeout != Some(Duration::ZERO) {
+        may_block(name)?;
+    }
+    let _reader = match handle.reader.try_lock() {
+        Ok(reader) => reader,
+        Err(TryLockError::Poisoned(reader)) => reader.into_inner(),
+        Err(TryLockError::WouldBlock) => {
+            let message = "another thread is inside next or wait of this request; let one thread read it";
+            return Err(Error::new(Status::Busy, message).about("request"));
+        }
+    };
+    match wait(&handle.request, timeout)? {
+        Next::Event(event) => {
+            out.map(|out: &mut MaybeUninit<_>| out.write(event::give(event)));
+            Ok(Status::Ok)
+        }
+        Next::Timeout => Ok(Status::Timeout),
+        Next::End if handle.has_callback => {
+            out.map(|out| out.write(ptr::null_mut()));
+            Ok(Status::Ok)
+        }
+        Next::End => Ok(Status::End),
+    }
+}
+
+/// [B][S] Waits for something to read and takes all of it as one event. *out is freed with astrai_event_free. END:
+/// the terminal event was taken before. TIMEOUT: nothing came in timeout_ms (0 polls, -1 waits forever).
+/// ERR_ARGUMENT: the request has a callback.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_request_next(
+    request: *const astrai_request,
+    timeout_ms: i32,
+    out: *mut *mut astrai_event,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    // SAFETY: handle and place, by the contract.
+    guard("astrai_request_next", err, || unsafe {
+        take("astrai_request_next", request, timeout_ms, out, Request::next)
+    })
+}
+
+/// [B][S] Waits for the request to end. Without a callback: *out is everything not yet taken as one terminal event,
+/// freed with astrai_event_free; END: it was taken before. With a callback: OK after the finalizer, and *out (out may
+/// be NULL) is NULL. TIMEOUT: it goes on after timeout_ms (0 polls, -1 waits forever).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_request_wait(
+    request: *const astrai_request,
+    timeout_ms: i32,
+    out: *mut *mut astrai_event,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    // SAFETY: handle and place, by the contract.
+    guard("astrai_request_wait", err, || unsafe {
+        take("astrai_request_wait", request, timeout_ms, out, Request::wait)
+    })
+}
+
+/// [A] Stops the request. OK also when it has ended. Deltas not yet delivered are dropped; one callback that already
+/// began may overlap; then exactly one terminal event follows.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_request_cancel(request: *const astrai_request, err: *mut *mut astrai_error) -> i32 {
+    guard("astrai_request_cancel", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { Handle::<RequestBody>::borrow(request) }?.request.cancel();
+        Ok(Status::Ok)
+    })
+}
+
+/// [A] Frees the handle, and cancels the request if it has not ended: its callback still gets the terminal event.
+/// NULL is fine. In a forked child it does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_request_free(request: *mut astrai_request) {
+    guard("astrai_request_free", ptr::null_mut(), || {
+        if !request.is_null() {
+            // SAFETY: a live handle, by the contract.
+            let handle = unsafe { Handle::<RequestBody>::borrow(request) }?;
+            // A thread inside next or wait keeps the request; cancelling wakes it.
+            handle.request.cancel();
+            handle.release();
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,553 @@
+//! Every constant, struct and callback type of the header. Layouts are part of the ABI: structs grow at the tail
+//! only, and `tests/c/layout.c` pins the offset of every field.
+
+use std::ffi::{c_char, c_void};
+
+/// Version of the ABI this header describes; compare with astrai_abi_version().
+pub const ASTRAI_ABI_VERSION: u32 = 1;
+
+/// The call did what it says.
+pub const ASTRAI_OK: i32 = 0;
+/// The time ran out; nothing changed.
+pub const ASTRAI_TIMEOUT: i32 = 1;
+/// The stream has ended; there is nothing more to read.
+pub const ASTRAI_END: i32 = 2;
+/// An argument or option value is not allowed.
+pub const ASTRAI_ERR_ARGUMENT: i32 = 10;
+/// struct_size is zero, too small, or larger than this library knows with unknown fields set.
+pub const ASTRAI_ERR_STRUCT_SIZE: i32 = 11;
+/// The handle is of another kind or was freed.
+pub const ASTRAI_ERR_HANDLE: i32 = 12;
+/// A blocking call inside a callback.
+pub const ASTRAI_ERR_REENTRANT: i32 = 13;
+/// Another thread is using a one-thread-at-a-time handle.
+pub const ASTRAI_ERR_BUSY: i32 = 14;
+/// The engine is closed, or closing.
+pub const ASTRAI_ERR_CLOSED: i32 = 15;
+/// The process forked after the engine was opened.
+pub const ASTRAI_ERR_FORKED: i32 = 16;
+/// A callback asked to stop.
+pub const ASTRAI_ERR_ABORTED: i32 = 17;
+/// The caller's buffer is too small; *count holds the capacity that is needed.
+pub const ASTRAI_ERR_BUFFER: i32 = 18;
+/// The operating system refused a file operation; os_code says why.
+pub const ASTRAI_ERR_IO: i32 = 19;
+/// A file is not what its format demands.
+pub const ASTRAI_ERR_FORMAT: i32 = 20;
+/// Valid, but nothing this build can do.
+pub const ASTRAI_ERR_UNSUPPORTED: i32 = 21;
+/// The chat template failed or raised; the message is the template's own.
+pub const ASTRAI_ERR_TEMPLATE: i32 = 22;
+/// Text is not valid UTF-8.
+pub const ASTRAI_ERR_UTF8: i32 = 23;
+/// The prompt is longer than the context; needed and available are in tokens.
+pub const ASTRAI_ERR_CONTEXT: i32 = 24;
+/// The request needs more memory than the engine has in all.
+pub const ASTRAI_ERR_NEVER_FITS: i32 = 25;
+/// Memory could not be had.
+pub const ASTRAI_ERR_MEMORY: i32 = 26;
+/// Too many requests are waiting.
+pub const ASTRAI_ERR_QUEUE_FULL: i32 = 27;
+/// A saved state belongs to another model or configuration.
+pub const ASTRAI_ERR_MISMATCH: i32 = 28;
+/// The device failed or is not there.
+pub const ASTRAI_ERR_DEVICE: i32 = 29;
+/// A defect of the library itself.
+pub const ASTRAI_ERR_INTERNAL: i32 = 30;
+
+/// needed and available of an error are not set.
+pub const ASTRAI_UNIT_NONE: i32 = 0;
+/// They count bytes.
+pub const ASTRAI_UNIT_BYTES: i32 = 1;
+/// They count tokens.
+pub const ASTRAI_UNIT_TOKENS: i32 = 2;
+/// They count things one by one.
+pub const ASTRAI_UNIT_COUNT: i32 = 3;
+
+/// More tokens or text; the request goes on.
+pub const ASTRAI_EVENT_DELTA: i32 = 1;
+/// Terminal: the request ran to its end.
+pub const ASTRAI_EVENT_FINISHED: i32 = 2;
+/// Terminal: stopped from outside.
+pub const ASTRAI_EVENT_CANCELLED: i32 = 3;
+/// Terminal: failed; the event carries the error.
+pub const ASTRAI_EVENT_FAILED: i32 = 4;
+
+/// The request has not ended.
+pub const ASTRAI_FINISH_NONE: i32 = 0;
+/// The model ended the sequence.
+pub const ASTRAI_FINISH_EOS: i32 = 1;
+/// A stop string or stop token was produced.
+pub const ASTRAI_FINISH_STOP: i32 = 2;
+/// max_tokens were produced, or the context is full.
+pub const ASTRAI_FINISH_LENGTH: i32 = 3;
+/// astrai_request_cancel, astrai_engine_cancel_all, or the handle was freed.
+pub const ASTRAI_FINISH_CANCEL: i32 = 4;
+/// The callback returned nonzero.
+pub const ASTRAI_FINISH_CALLBACK: i32 = 5;
+/// The deadline passed.
+pub const ASTRAI_FINISH_DEADLINE: i32 = 6;
+/// The engine was closed.
+pub const ASTRAI_FINISH_CLOSE: i32 = 7;
+/// An error ended it.
+pub const ASTRAI_FINISH_ERROR: i32 = 8;
+
+/// The best device there is.
+pub const ASTRAI_DEVICE_AUTO: i32 = 0;
+/// The CPU.
+pub const ASTRAI_DEVICE_CPU: i32 = 1;
+/// An NVIDIA GPU; not in this version.
+pub const ASTRAI_DEVICE_CUDA: i32 = 2;
+
+/// Chosen by the library.
+pub const ASTRAI_TYPE_AUTO: i32 = 0;
+/// IEEE binary32.
+pub const ASTRAI_TYPE_F32: i32 = 1;
+/// bfloat16.
+pub const ASTRAI_TYPE_BF16: i32 = 2;
+/// 8-bit groups; not in this version.
+pub const ASTRAI_TYPE_Q8: i32 = 3;
+/// 4-bit groups; not in this version.
+pub const ASTRAI_TYPE_Q4: i32 = 4;
+
+/// The fastest instruction set this processor has.
+pub const ASTRAI_TIER_AUTO: i32 = 0;
+/// Plain loops in f32: the specification of all others.
+pub const ASTRAI_TIER_REFERENCE: i32 = 1;
+/// What every processor of the architecture has.
+pub const ASTRAI_TIER_PORTABLE: i32 = 2;
+/// Arm NEON.
+pub const ASTRAI_TIER_NEON: i32 = 3;
+/// AVX2 with FMA.
+pub const ASTRAI_TIER_AVX2: i32 = 4;
+/// AVX-512.
+pub const ASTRAI_TIER_AVX512: i32 = 5;
+/// Intel AMX.
+pub const ASTRAI_TIER_AMX: i32 = 6;
+
+/// Callbacks run on a dispatch thread of the library.
+pub const ASTRAI_DELIVER_THREAD: i32 = 0;
+/// Callbacks run inside the host's own calls only; not in this version.
+pub const ASTRAI_DELIVER_POLL: i32 = 1;
+
+/// No log lines.
+pub const ASTRAI_LOG_OFF: i32 = 0;
+/// Failures of the engine.
+pub const ASTRAI_LOG_ERROR: i32 = 1;
+/// Things a developer should know.
+pub const ASTRAI_LOG_WARN: i32 = 2;
+/// Open, close, configuration.
+pub const ASTRAI_LOG_INFO: i32 = 3;
+/// Details.
+pub const ASTRAI_LOG_DEBUG: i32 = 4;
+
+/// astrai_engine_options.flags: read the weights into memory instead of mapping the files.
+pub const ASTRAI_ENGINE_NO_MMAP: u32 = 1;
+/// astrai_engine_options.flags: tokenizer and template only, no weights.
+pub const ASTRAI_ENGINE_TEXT_ONLY: u32 = 2;
+
+/// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
+pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
+/// astrai_request_options.flags: go on after the end-of-sequence token.
+pub const ASTRAI_REQUEST_IGNORE_EOS: u32 = 2;
+/// astrai_request_options.flags: report the log probability of every prompt token.
+pub const ASTRAI_REQUEST_PROMPT_LOGPROBS: u32 = 4;
+/// astrai_request_options.flags: template and tokenizer run off the calling thread; not in this version.
+pub const ASTRAI_REQUEST_DEFER: u32 = 8;
+/// astrai_request_options.flags: events go to a queue of the engine; not in this version.
+pub const ASTRAI_REQUEST_TO_ENGINE: u32 = 16;
+
+/// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
+pub const ASTRAI_TEXT_SPECIAL: u32 = 1;
+/// Text flags: do not open the assistant's turn after the messages.
+pub const ASTRAI_TEXT_NO_GENERATION_PROMPT: u32 = 2;
+
+/// A JSON array of messages, each an object with a role; replaces the messages there are.
+pub const ASTRAI_JSON_MESSAGES: i32 = 1;
+/// A JSON array of tools for the chat template.
+pub const ASTRAI_JSON_TOOLS: i32 = 2;
+/// A JSON object of further variables for the chat template.
+pub const ASTRAI_JSON_VARIABLES: i32 = 3;
+
+/// A model opened by astrai_engine_open; freed by astrai_engine_free.
+pub struct astrai_engine {
+    _opaque: [u8; 0],
+}
+
+/// What is asked of a model, with its stops and biases; made by astrai_prompt_new, freed by astrai_prompt_free.
+pub struct astrai_prompt {
+    _opaque: [u8; 0],
+}
+
+/// A submitted request; made by astrai_submit, freed by astrai_request_free.
+pub struct astrai_request {
+    _opaque: [u8; 0],
+}
+
+/// What went wrong, where, and what to do next. Library-owned: free with astrai_error_free, except inside an event.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_error {
+    /// Set by the library.
+    pub struct_size: u32,
+    /// ASTRAI_ERR_*
+    pub status: i32,
+    /// errno or GetLastError(); 0 when the system had no part in it.
+    pub os_code: i32,
+    /// ASTRAI_UNIT_* of the two numbers.
+    pub unit: i32,
+    /// What was asked for.
+    pub needed: u64,
+    /// What is there.
+    pub available: u64,
+    /// One or two sentences in UTF-8.
+    pub message: *const c_char,
+    /// Length of message in bytes.
+    pub message_len: usize,
+    /// A path, a tensor, an option; "" when there is none.
+    pub subject: *const c_char,
+    /// Length of subject in bytes.
+    pub subject_len: usize,
+}
+
+/// Counts and times of a request that ended; lives inside its event. Times are in microseconds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_usage {
+    /// Set by the library.
+    pub struct_size: u32,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Of these, tokens taken from the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens generated, those that completed a stop included.
+    pub generated_tokens: u32,
+    /// Times the request gave up its memory to others and came back.
+    pub preemptions: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Seed of the random numbers; set it with ASTRAI_REQUEST_SEEDED to get the same tokens again.
+    pub seed: u64,
+    /// From submit until the request began to run.
+    pub queue_us: u64,
+    /// From submit to the first token.
+    pub first_token_us: u64,
+    /// In the steps that computed the prompt.
+    pub prefill_us: u64,
+    /// From the first token to the last.
+    pub decode_us: u64,
+    /// From submit to the end.
+    pub total_us: u64,
+}
+
+/// What a request produced since its last event. Branch on terminal; ignore unknown kinds; any kind may carry text.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_event {
+    /// Set by the library.
+    pub struct_size: u32,
+    /// ASTRAI_EVENT_*
+    pub kind: i32,
+    /// 1 when this is the last event of its request, else 0.
+    pub terminal: i32,
+    /// ASTRAI_FINISH_*
+    pub finish_reason: i32,
+    /// As astrai_request_id().
+    pub request_id: u64,
+    /// As in the request's options.
+    pub tag: u64,
+    /// Text that became certain: whole UTF-8 characters, without a stop string. May release 0 to n tokens.
+    pub text: *const c_char,
+    /// Length of text in bytes.
+    pub text_len: usize,
+    /// The tokens generated; NULL when token_count is 0.
+    pub tokens: *const i32,
+    /// [token_count] log probabilities; NULL when not asked for.
+    pub logprobs: *const f32,
+    /// Number of tokens.
+    pub token_count: u32,
+    /// Alternatives for each token.
+    pub top_count: u32,
+    /// [token_count][top_count] ids, best first; NULL when not asked for.
+    pub top_tokens: *const i32,
+    /// [token_count][top_count] log probabilities.
+    pub top_logprobs: *const f32,
+    /// Terminal only: [prompt_count] log probabilities of the prompt, the first is NaN; NULL when not asked for.
+    pub prompt_logprobs: *const f32,
+    /// Number of prompt_logprobs.
+    pub prompt_count: usize,
+    /// Terminal only, else NULL.
+    pub usage: *const astrai_usage,
+    /// ASTRAI_EVENT_FAILED only, else NULL.
+    pub error: *const astrai_error,
+}
+
+/// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
+pub type astrai_event_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const astrai_event) -> i32>;
+/// Load progress in bytes, on the opener's thread. Nonzero aborts: open returns ASTRAI_ERR_ABORTED.
+pub type astrai_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, done: u64, total: u64) -> i32>;
+/// Receives a log line, on any thread that works for the engine. The text dies when the callback returns.
+pub type astrai_log_fn =
+    Option<unsafe extern "C" fn(user_data: *mut c_void, level: i32, text: *const c_char, len: usize)>;
+/// With ASTRAI_DELIVER_POLL: there is something to poll. Runs on library threads: just post to your own loop.
+pub type astrai_wake_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
+/// The library is done with user_data. Exactly once, after the last callback that gets it, even if the call failed.
+pub type astrai_finalize_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
+
+/// Options of astrai_engine_open; 0 means automatic. Fill with astrai_engine_options_init first.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_engine_options {
+    /// sizeof(astrai_engine_options), set by astrai_engine_options_init.
+    pub struct_size: u32,
+    /// ASTRAI_ENGINE_*
+    pub flags: u32,
+    /// ASTRAI_DEVICE_*
+    pub device: i32,
+    /// Which of the devices of that kind.
+    pub device_index: i32,
+    /// ASTRAI_TIER_*
+    pub cpu_tier: i32,
+    /// ASTRAI_TYPE_* of computation; F32 is the reference mode.
+    pub compute: i32,
+    /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored.
+    pub weights: i32,
+    /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute.
+    pub kv: i32,
+    /// ASTRAI_DELIVER_*
+    pub delivery: i32,
+    /// ASTRAI_LOG_*
+    pub log_level: i32,
+    /// Of the engine's threads: negative is below normal, 0 normal.
+    pub thread_priority: i32,
+    /// Threads that compute; 0 = physical cores.
+    pub threads: u32,
+    /// Requests that run at once.
+    pub max_running: u32,
+    /// Requests that wait; more are refused with ASTRAI_ERR_QUEUE_FULL.
+    pub max_waiting: u32,
+    /// In tokens; 0 = the model's, as far as memory_budget allows.
+    pub context_length: u32,
+    /// Tokens of a page of the KV cache.
+    pub page_tokens: u32,
+    /// Tokens computed in one step.
+    pub step_tokens: u32,
+    /// Not in this version: leave at 0.
+    pub duty_work_us: u32,
+    /// Not in this version: leave at 0.
+    pub duty_interval_us: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Bytes for the KV cache; 0 = what the slots need, at most a quarter of free memory.
+    pub memory_budget: u64,
+    /// Processors the engine's threads may use, bit i = processor i; 0 = all.
+    pub affinity_mask: u64,
+    /// Load progress; may be NULL.
+    pub progress: astrai_progress_fn,
+    /// Log lines; may be NULL.
+    pub log: astrai_log_fn,
+    /// With ASTRAI_DELIVER_POLL only.
+    pub wake: astrai_wake_fn,
+    /// Called when the engine is done with user_data; may be NULL.
+    pub finalize: astrai_finalize_fn,
+    /// Passed to the four above.
+    pub user_data: *mut c_void,
+}
+
+/// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's
+/// generation_config.json says, else the default named here.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_request_options {
+    /// sizeof(astrai_request_options), set by astrai_request_options_init.
+    pub struct_size: u32,
+    /// ASTRAI_REQUEST_*
+    pub flags: u32,
+    /// Echoed in every event.
+    pub tag: u64,
+    /// With ASTRAI_REQUEST_SEEDED: same model, prompt, options and seed give the same tokens.
+    pub seed: u64,
+    /// Most tokens to generate, 0 only scores the prompt; -1 = what the context leaves.
+    pub max_tokens: i32,
+    /// Draw among the k most probable tokens; 0 = all.
+    pub top_k: i32,
+    /// Higher is served first.
+    pub priority: i32,
+    /// -1 = none, 0 = of each token, k = also of the k best alternatives.
+    pub logprobs: i32,
+    /// Give up after this time; 0 = never.
+    pub deadline_ms: u32,
+    /// Tokens that may wait to be received before the request pauses; 0 = automatic.
+    pub queue_tokens: u32,
+    /// 0 = always the most probable token.
+    pub temperature: f32,
+    /// Draw from the smallest set of tokens with this probability in all; 1 = all.
+    pub top_p: f32,
+    /// Draw from tokens at least this fraction as probable as the best; 0 = all.
+    pub min_p: f32,
+    /// Makes tokens of prompt and output less likely; 1 = off.
+    pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens in the output; 0 = off.
+    pub presence_penalty: f32,
+    /// Subtracted from the logits once for each time the token is in the output; 0 = off.
+    pub frequency_penalty: f32,
+}
+
+/// Facts about an engine. Caller-owned: set struct_size; strings live until astrai_engine_free.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_info {
+    /// In: sizeof(astrai_info). Out: the bytes that were filled.
+    pub struct_size: u32,
+    /// Tokens the model knows, padding included; 0 without weights.
+    pub vocab_size: u32,
+    /// Longest sequence of this engine, in tokens.
+    pub context_length: u32,
+    /// Layers of the model.
+    pub layers: u32,
+    /// ASTRAI_DEVICE_*
+    pub device: i32,
+    /// ASTRAI_TIER_*
+    pub cpu_tier: i32,
+    /// ASTRAI_TYPE_*
+    pub compute: i32,
+    /// Beginning of sequence; -1 = none.
+    pub bos_token: i32,
+    /// The first end-of-sequence token; -1 = none.
+    pub eos_token: i32,
+    /// 1 when the folder has a chat template, else 0.
+    pub has_chat_template: i32,
+    /// As in config.json.
+    pub model_type: *const c_char,
+    /// For people.
+    pub device_name: *const c_char,
+}
+
+/// Counters of an engine, one consistent snapshot. Caller-owned: set struct_size.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_stats {
+    /// In: sizeof(astrai_stats). Out: the bytes that were filled.
+    pub struct_size: u32,
+    /// Requests that run.
+    pub running: u32,
+    /// Requests that wait to run.
+    pub waiting: u32,
+    /// Requests that pause because nobody receives their tokens.
+    pub stalled: u32,
+    /// Pages of the KV cache that belong to requests.
+    pub pages_used: u64,
+    /// Pages kept for prompts that begin alike.
+    pub pages_cached: u64,
+    /// Pages that are free.
+    pub pages_free: u64,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_tokens_seen: u64,
+    /// Prompt tokens found there.
+    pub prefix_tokens_hit: u64,
+    /// Requests that gave up their memory to others and came back.
+    pub preemptions: u64,
+    /// Cached pages given up for new ones.
+    pub evictions: u64,
+    /// Prompt tokens received.
+    pub tokens_in: u64,
+    /// Tokens generated.
+    pub tokens_out: u64,
+    /// Requests that ran to their end.
+    pub finished: u64,
+    /// Requests stopped from outside.
+    pub cancelled: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Steps of the scheduler.
+    pub steps: u64,
+    /// Time in its phases, in microseconds: returning what ended.
+    pub cleanup_us: u64,
+    /// Admitting what waited.
+    pub refill_us: u64,
+    /// Steps with prompts.
+    pub prefill_us: u64,
+    /// Steps with generated tokens only.
+    pub decode_us: u64,
+    /// Time that requests waited, added up.
+    pub queue_us: u64,
+    /// Log lines that were dropped.
+    pub log_dropped: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EventKind, FinishReason, LogLevel};
+    use crate::error::{Status, Unit};
+
+    /// The header must show literals, so they are written out above; here they are held to the Rust enums.
+    #[test]
+    fn constants_are_the_values_of_the_enums() {
+        use Status::*;
+        let statuses = [
+            (ASTRAI_OK, Ok),
+            (ASTRAI_TIMEOUT, Timeout),
+            (ASTRAI_END, End),
+            (ASTRAI_ERR_ARGUMENT, Argument),
+            (ASTRAI_ERR_STRUCT_SIZE, StructSize),
+            (ASTRAI_ERR_HANDLE, Handle),
+            (ASTRAI_ERR_REENTRANT, Reentrant),
+            (ASTRAI_ERR_BUSY, Busy),
+            (ASTRAI_ERR_CLOSED, Closed),
+            (ASTRAI_ERR_FORKED, Forked),
+            (ASTRAI_ERR_ABORTED, Aborted),
+            (ASTRAI_ERR_BUFFER, Buffer),
+            (ASTRAI_ERR_IO, Io),
+            (ASTRAI_ERR_FORMAT, Format),
+            (ASTRAI_ERR_UNSUPPORTED, Unsupported),
+            (ASTRAI_ERR_TEMPLATE, Template),
+            (ASTRAI_ERR_UTF8, Utf8),
+            (ASTRAI_ERR_CONTEXT, Context),
+            (ASTRAI_ERR_NEVER_FITS, NeverFits),
+            (ASTRAI_ERR_MEMORY, Memory),
+            (ASTRAI_ERR_QUEUE_FULL, QueueFull),
+            (ASTRAI_ERR_MISMATCH, Mismatch),
+            (ASTRAI_ERR_DEVICE, Device),
+            (ASTRAI_ERR_INTERNAL, Internal),
+        ];
+        assert_eq!(statuses.map(|(_, status)| status), Status::ALL);
+        for (constant, status) in statuses {
+            assert_eq!(constant, status as i32, "{status:?}");
+        }
+        let units = [
+            (ASTRAI_UNIT_NONE, Unit::None),
+            (ASTRAI_UNIT_BYTES, Unit::Bytes),
+            (ASTRAI_UNIT_TOKENS, Unit::Tokens),
+            (ASTRAI_UNIT_COUNT, Unit::Count),
+        ];
+        assert!(units.iter().all(|(constant, unit)| *constant == *unit as i32));
+        let kinds = [
+            (ASTRAI_EVENT_DELTA, EventKind::Delta),
+            (ASTRAI_EVENT_FINISHED, EventKind::Finished),
+            (ASTRAI_EVENT_CANCELLED, EventKind::Cancelled),
+            (ASTRAI_EVENT_FAILED, EventKind::Failed),
+        ];
+        assert!(kinds.iter().all(|(constant, kind)| *constant == *kind as i32));
+        let reasons = [
+            (ASTRAI_FINISH_NONE, FinishReason::None),
+            (ASTRAI_FINISH_EOS, FinishReason::Eos),
+            (ASTRAI_FINISH_STOP, FinishReason::Stop),
+            (ASTRAI_FINISH_LENGTH, FinishReason::Length),
+            (ASTRAI_FINISH_CANCEL, FinishReason::Cancel),
+            (ASTRAI_FINISH_CALLBACK, FinishReason::Callback),
+            (ASTRAI_FINISH_DEADLINE, FinishReason::Deadline),
+            (ASTRAI_FINISH_CLOSE, FinishReason::Close),
+            (ASTRAI_FINISH_ERROR, FinishReason::Error),
+        ];
+        assert!(reasons.iter().all(|(constant, reason)| *constant == *reason as i32));
+        let levels = [
+            (ASTRAI_LOG_OFF, LogLevel::Off),
+            (ASTRAI_LOG_ERROR, LogLevel::Error),
+            (ASTRAI_LOG_WARN, LogLevel::Warn),
+            (ASTRAI_LOG_INFO, LogLevel::Info),
+            (ASTRAI_LOG_DEBUG, LogLevel::Debug),
+        ];
+        assert!(levels.iter().all(|(constant, level)| *constant == *level as i32));
+    }
+}

@@ -1,0 +1,281 @@
+/* Bad arguments that need no model: NULL everywhere, struct sizes, handles of the wrong kind, bad text, bad folders.
+ *   arguments <empty folder> <a file> */
+#include "check.h"
+#include <math.h>
+
+static int finalized;
+
+static void count_finalize(void *user_data) {
+  CHECK(user_data == &finalized);
+  finalized++;
+}
+
+static int32_t ignore_event(void *user_data, const astrai_event *event) {
+  (void)user_data;
+  (void)event;
+  return 0;
+}
+
+static void library(void) {
+  astrai_error_free(NULL);
+  astrai_event_free(NULL);
+  astrai_prompt_free(NULL);
+  astrai_request_free(NULL);
+  astrai_engine_free(NULL);
+  CHECK(astrai_abi_version() == ASTRAI_ABI_VERSION);
+  CHECK(strlen(astrai_version()) >= 5);
+  CHECK(strcmp(astrai_status_name(ASTRAI_OK), "ASTRAI_OK") == 0);
+  CHECK(strcmp(astrai_status_name(ASTRAI_ERR_NEVER_FITS), "ASTRAI_ERR_NEVER_FITS") == 0);
+  CHECK(strcmp(astrai_status_name(-1), "ASTRAI_UNKNOWN") == 0);
+  CHECK(strcmp(astrai_status_name(9), "ASTRAI_UNKNOWN") == 0);
+}
+
+static void null_handles(void) {
+  astrai_error *err = NULL;
+  astrai_engine *engine = (astrai_engine *)&finalized;
+  astrai_request *request = (astrai_request *)&finalized;
+  astrai_prompt *prompt = (astrai_prompt *)&finalized;
+  astrai_event *event = (astrai_event *)&finalized;
+  astrai_info info;
+  astrai_stats stats;
+  size_t count = 77;
+  int32_t id = 0;
+  char text[4] = "abc";
+  info.struct_size = sizeof info;
+  stats.struct_size = sizeof stats;
+
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_open(NULL, NULL, &engine, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_open("x", NULL, NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_open("", NULL, &engine, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_close(NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_info(NULL, &info, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_stats(NULL, &stats, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_check(NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_set_log_level(NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_cancel_all(NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_new(NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_clone(NULL, &prompt, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_text(NULL, "a", 1, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_tokens(NULL, &id, 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_message(NULL, "user", "a", 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(NULL, ASTRAI_JSON_TOOLS, "[]", 2, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop(NULL, "a", 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop_token(NULL, 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(NULL, 1, 1.0f, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_render(NULL, NULL, 0, text, sizeof text, &count, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_tokenize(NULL, NULL, 0, &id, 1, &count, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_detokenize(NULL, &id, 1, 0, text, sizeof text, &count, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT,
+         astrai_submit(NULL, NULL, NULL, ignore_event, &finalized, count_finalize, &request, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_request_next(NULL, 0, &event, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_request_wait(NULL, 0, &event, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_request_cancel(NULL, &err));
+  CHECK(astrai_request_id(NULL) == 0);
+
+  /* Outputs are written only on success; the finalizer of a failed submit ran before it returned. */
+  CHECK(engine == (astrai_engine *)&finalized && prompt == (astrai_prompt *)&finalized);
+  CHECK(request == (astrai_request *)&finalized && event == (astrai_event *)&finalized && count == 77);
+  CHECK(finalized == 1);
+
+  /* Without a place for the error all is the same. */
+  CHECK(astrai_engine_open(NULL, NULL, NULL, NULL) == ASTRAI_ERR_ARGUMENT);
+  CHECK(astrai_submit(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) == ASTRAI_ERR_ARGUMENT);
+  CHECK(astrai_render(NULL, NULL, 0, NULL, 0, NULL, NULL) == ASTRAI_ERR_ARGUMENT);
+  CHECK(astrai_request_wait(NULL, -1, NULL, NULL) == ASTRAI_ERR_ARGUMENT);
+}
+
+static void wrong_handles(void) {
+  astrai_error *err = NULL;
+  astrai_prompt *prompt = raw_prompt("x");
+  uint64_t words[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  EXPECT(ASTRAI_ERR_HANDLE, astrai_engine_check((astrai_engine *)prompt, &err));
+  EXPECT(ASTRAI_ERR_HANDLE, astrai_request_cancel((astrai_request *)prompt, &err));
+  EXPECT(ASTRAI_ERR_HANDLE, astrai_engine_close((astrai_engine *)words, 0, &err));
+  EXPECT(ASTRAI_ERR_HANDLE, astrai_prompt_add_stop_token((astrai_prompt *)words, 1, &err));
+  EXPECT(ASTRAI_ERR_HANDLE, astrai_request_cancel((astrai_request *)((char *)words + 1), &err));
+  CHECK(astrai_request_id((astrai_request *)prompt) == 0);
+  astrai_engine_free((astrai_engine *)prompt);
+  astrai_request_free((astrai_request *)prompt);
+  astrai_prompt_free((astrai_prompt *)words);
+  EXPECT(ASTRAI_OK, astrai_prompt_add_stop_token(prompt, 1, &err)); /* nothing of that harmed it */
+  astrai_prompt_free(prompt);
+}
+
+/* A program that was compiled with a later header. */
+typedef struct newer_engine_options {
+  astrai_engine_options known;
+  uint64_t later[2];
+} newer_engine_options;
+
+static void struct_sizes(void) {
+  astrai_error *err = NULL;
+  astrai_engine *engine = NULL;
+  newer_engine_options options;
+  astrai_request_options request;
+  size_t sizes[] = {0, 4, sizeof(astrai_engine_options) - 1, 4097, (size_t)-1};
+  size_t i;
+
+  CHECK(astrai_engine_options_init(NULL, sizeof options) == ASTRAI_ERR_ARGUMENT);
+  CHECK(astrai_request_options_init(NULL, sizeof request) == ASTRAI_ERR_ARGUMENT);
+  memset(&options, 0x55, sizeof options);
+  for (i = 0; i < sizeof sizes / sizeof *sizes; i++)
+    CHECK(astrai_engine_options_init(&options.known, sizes[i]) == ASTRAI_ERR_STRUCT_SIZE);
+  CHECK(options.known.struct_size == 0x55555555u);
+
+  /* Larger than known: everything is cleared, and accepted as long as it stays clear. */
+  CHECK(astrai_engine_options_init(&options.known, sizeof options) == ASTRAI_OK);
+  CHECK(options.known.struct_size == sizeof options && options.later[0] == 0 && options.later[1] == 0);
+  CHECK(options.known.threads == 0 && options.known.progress == NULL && options.known.user_data == NULL);
+  EXPECT(ASTRAI_ERR_IO, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
+  options.later[1] = 1;
+  EXPECT(ASTRAI_ERR_STRUCT_SIZE, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
+  options.later[1] = 0;
+  for (i = 0; i < 4; i++) {
+    options.known.struct_size = (uint32_t)sizes[i];
+    EXPECT(ASTRAI_ERR_STRUCT_SIZE, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
+  }
+
+  CHECK(astrai_request_options_init(&request, sizeof request) == ASTRAI_OK);
+  CHECK(request.struct_size == sizeof request && request.flags == 0 && request.tag == 0);
+  CHECK(request.max_tokens == -1 && request.top_k == -1 && request.logprobs == -1 && request.priority == 0);
+  CHECK(isnan(request.temperature) && isnan(request.top_p) && isnan(request.min_p));
+  CHECK(isnan(request.repetition_penalty) && isnan(request.presence_penalty) && isnan(request.frequency_penalty));
+}
+
+static void engine_options(void) {
+  astrai_error *err = NULL;
+  astrai_engine *engine = NULL;
+  astrai_engine_options options;
+#define TRY(status, field, value)                                                                                      \
+  do {                                                                                                                 \
+    CHECK(astrai_engine_options_init(&options, sizeof options) == ASTRAI_OK);                                          \
+    options.field = (value);                                                                                           \
+    EXPECT(status, astrai_engine_open("/nonexistent/model", &options, &engine, &err));                                 \
+  } while (0)
+  TRY(ASTRAI_ERR_ARGUMENT, flags, 4);
+  TRY(ASTRAI_ERR_ARGUMENT, device, 3);
+  TRY(ASTRAI_ERR_ARGUMENT, device, -1);
+  TRY(ASTRAI_ERR_ARGUMENT, cpu_tier, 7);
+  TRY(ASTRAI_ERR_ARGUMENT, compute, 5);
+  TRY(ASTRAI_ERR_ARGUMENT, weights, 5);
+  TRY(ASTRAI_ERR_ARGUMENT, kv, 5);
+  TRY(ASTRAI_ERR_ARGUMENT, delivery, 2);
+  TRY(ASTRAI_ERR_ARGUMENT, log_level, 5);
+  TRY(ASTRAI_ERR_ARGUMENT, reserved, 1);
+  TRY(ASTRAI_ERR_ARGUMENT, wake, count_finalize);
+  TRY(ASTRAI_ERR_UNSUPPORTED, duty_work_us, 1);
+  TRY(ASTRAI_ERR_UNSUPPORTED, duty_interval_us, 1);
+  TRY(ASTRAI_ERR_UNSUPPORTED, delivery, ASTRAI_DELIVER_POLL);
+  TRY(ASTRAI_ERR_UNSUPPORTED, device, ASTRAI_DEVICE_CUDA);
+  TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_Q8);
+  TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_Q4);
+#undef TRY
+  CHECK(engine == NULL);
+
+  /* The finalizer runs once, whatever the reason of the failure; without one nothing happens. */
+  finalized = 0;
+  CHECK(astrai_engine_options_init(&options, sizeof options) == ASTRAI_OK);
+  options.finalize = count_finalize;
+  options.user_data = &finalized;
+  EXPECT(ASTRAI_ERR_IO, astrai_engine_open("/nonexistent/model", &options, &engine, &err));
+  CHECK(finalized == 1);
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_open(NULL, &options, &engine, &err));
+  CHECK(finalized == 2);
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_open("x", &options, NULL, &err));
+  CHECK(finalized == 3);
+  options.log_level = 99;
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_open("x", &options, &engine, &err));
+  CHECK(finalized == 4);
+}
+
+static void folders(const char *empty_folder, const char *file) {
+  astrai_error *err = NULL;
+  astrai_engine *engine = NULL;
+  int32_t status;
+  CHECK(astrai_engine_open("/nonexistent/model", NULL, &engine, &err) == ASTRAI_ERR_IO);
+  CHECK(err->os_code == 2 && strstr(err->subject, "/nonexistent/model") != NULL);
+  astrai_error_free(err);
+  err = NULL;
+  status = astrai_engine_open(file, NULL, &engine, &err);
+  CHECK((status == ASTRAI_ERR_IO || status == ASTRAI_ERR_FORMAT) && strstr(err->subject, file) != NULL);
+  astrai_error_free(err);
+  err = NULL;
+  status = astrai_engine_open(empty_folder, NULL, &engine, &err);
+  CHECK((status == ASTRAI_ERR_IO || status == ASTRAI_ERR_FORMAT) && strstr(err->message, "config.json") != NULL);
+  astrai_error_free(err);
+  err = NULL;
+  CHECK(astrai_engine_open("models/\xff", NULL, &engine, &err) == ASTRAI_ERR_UTF8);
+  CHECK(strstr(err->message, "byte 7") != NULL);
+  astrai_error_free(err);
+  CHECK(engine == NULL);
+}
+
+static void prompts(void) {
+  astrai_error *err = NULL;
+  astrai_prompt *raw = raw_prompt("x"), *chat = NULL, *copy = NULL;
+  int32_t ids[3] = {1, 2, -3};
+  char *deep;
+  EXPECT(ASTRAI_OK, astrai_prompt_new(&chat, &err));
+  EXPECT(ASTRAI_OK, astrai_prompt_add_message(chat, "user", "hello", 5, &err));
+
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_clone(raw, NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_message(raw, "user", "hello", 5, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_text(chat, "x", 1, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_tokens(chat, ids, 2, &err));
+
+  EXPECT(ASTRAI_OK, astrai_prompt_add_text(raw, NULL, 0, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_text(raw, NULL, 1, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_text(raw, "x", (size_t)-1, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_text(raw, "x", 1, ASTRAI_TEXT_NO_GENERATION_PROMPT, &err));
+  EXPECT(ASTRAI_ERR_UTF8, astrai_prompt_add_text(raw, "ab\xc3(", 4, 0, &err));
+  EXPECT(ASTRAI_ERR_UTF8, astrai_prompt_add_text(raw, "\xed\xa0\x80", 3, 0, &err)); /* a surrogate */
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_tokens(raw, ids, 3, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_tokens(raw, NULL, 3, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_tokens(raw, ids, (size_t)1 << 40, &err));
+
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_message(chat, NULL, "x", 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_message(chat, "", "x", 1, &err));
+  EXPECT(ASTRAI_ERR_UTF8, astrai_prompt_add_message(chat, "us\xffr", "x", 1, &err));
+  EXPECT(ASTRAI_ERR_UTF8, astrai_prompt_add_message(chat, "user", "x\xff", 2, &err));
+
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, 0, "[]", 2, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_MESSAGES, "{}", 2, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_MESSAGES, "[1]", 3, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_MESSAGES, "[{\"role\": 1}]", 13, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_TOOLS, "{}", 2, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_VARIABLES, "[]", 2, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_VARIABLES, "{", 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_VARIABLES, NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(raw, ASTRAI_JSON_TOOLS, "[]", 2, &err));
+  CHECK((deep = (char *)malloc(1000000)) != NULL);
+  memset(deep, '[', 1000000);
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_TOOLS, deep, 1000000, &err));
+  free(deep);
+
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop(chat, "", 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop(chat, NULL, 1, &err));
+  EXPECT(ASTRAI_ERR_UTF8, astrai_prompt_add_stop(chat, "\xff", 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop_token(chat, -1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(chat, -1, 1.0f, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(chat, 1, (float)NAN, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(chat, 1, (float)INFINITY, &err));
+  EXPECT(ASTRAI_OK, astrai_prompt_add_bias(chat, 1, (float)-INFINITY, &err));
+
+  EXPECT(ASTRAI_OK, astrai_prompt_clone(chat, &copy, &err));
+  astrai_prompt_free(chat);
+  EXPECT(ASTRAI_OK, astrai_prompt_add_message(copy, "assistant", "", 0, &err));
+  astrai_prompt_free(copy);
+  astrai_prompt_free(raw);
+}
+
+int main(int argc, char **argv) {
+  CHECK(argc == 3);
+  library();
+  null_handles();
+  wrong_handles();
+  struct_sizes();
+  engine_options();
+  folders(argv[1], argv[2]);
+  prompts();
+  return 0;
+}

@@ -1,0 +1,306 @@
+//! The laws of the design as property tests, on real weights: the parity fixtures and the storyteller.
+//!
+//! Every random workload prints its seed; `ASTRAI_TEST_SEED` repeats one.
+
+use astrai::engine::*;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(name)
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("ASTRAI_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20260101);
+    println!("ASTRAI_TEST_SEED={seed}");
+    seed
+}
+
+#[derive(Clone)]
+struct Job {
+    prompt: Vec<u32>,
+    options: RequestOptions,
+}
+
+impl Job {
+    fn random(random: &mut Random, vocab: usize, context: usize) -> Job {
+        let shared: Vec<u32> = (0..40).map(|i| (i * 7 % vocab) as u32).collect();
+        let mut prompt: Vec<u32> = if random.below(2) == 0 { shared[..random.below(40)].to_vec() } else { Vec::new() };
+        prompt.extend((0..1 + random.below(context / 3)).map(|_| random.below(vocab) as u32));
+        let options = RequestOptions {
+            seed: Some(random.below(1000) as u64),
+            ignore_eos: true,
+            max_tokens: Some(1 + random.below(30) as u32),
+            temperature: Some([0.0, 0.7, 1.3][random.below(3)]),
+            top_p: Some([1.0, 0.9][random.below(2)]),
+            top_k: Some([0, 5][random.below(2)]),
+            repetition_penalty: Some([1.0, 1.2][random.below(2)]),
+            logprobs: Some(2),
+            prompt_logprobs: random.below(4) == 0,
+            queue_tokens: 3,
+            ..RequestOptions::default()
+        };
+        Job { prompt, options }
+    }
+
+    fn submit(&self, engine: &Engine, sink: Sink) -> Request {
+        let parts = vec![PromptPart::Tokens(self.prompt.clone())];
+        engine.submit(&Prompt { parts, ..Prompt::default() }, &self.options, sink).unwrap()
+    }
+}
+
+/// What law 1 speaks of, as bits.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    tokens: Vec<u32>,
+    logprobs: Vec<u32>,
+    top: Vec<u32>,
+    prompt_logprobs: Vec<u32>,
+    text: String,
+}
+
+fn answer(events: &[Event]) -> Answer {
+    let bits = |v: &[f32]| v.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
+    let last = events.last().unwrap();
+    assert!(last.terminal() && events[..events.len() - 1].iter().all(|e| !e.terminal()));
+    Answer {
+        tokens: events.iter().flat_map(|e| e.tokens.clone()).collect(),
+        logprobs: events.iter().flat_map(|e| bits(&e.logprobs)).collect(),
+        top: events.iter().flat_map(|e| bits(&e.top_logprobs)).collect(),
+        prompt_logprobs: bits(&last.prompt_logprobs),
+        text: events.iter().map(|e| e.text.as_str()).collect(),
+    }
+}
+
+fn drain(request: &Request) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        match request.next(None).unwrap() {
+            Next::Event(event) => events.push(*event),
+            Next::End => return events,
+            Next::Timeout => unreachable!("waits forever"),
+        }
+    }
+}
+
+fn open(dir: &Path, tier: CpuTier, running: u32, step_tokens: u32, pages: u64, threads: u32) -> Engine {
+    let options = EngineOptions {
+        cpu_tier: tier,
+        threads,
+        max_running: running,
+        step_tokens,
+        memory_budget: pages,
+        context_length: 0,
+        ..EngineOptions::default()
+    };
+    Engine::open(dir, options).unwrap()
+}
+
+/// Bytes of `n` KV pages of 16 tokens: found by asking for less and reading the error.
+fn budget(dir: &Path, n: u64) -> u64 {
+    let options = EngineOptions { memory_budget: 1, ..EngineOptions::default() };
+    let error = Engine::open(dir, options).map(|_| ()).unwrap_err();
+    error.needed * n
+}
+
+/// Law 1: alone on a cold engine, or among strangers with slow readers, chunks and constant preemption: the same bits.
+fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mut Random) -> u64 {
+    let pages = 26;
+    let crowd = open(dir, tier, 1 + random.below(12) as u32, 1 + random.below(70) as u32, budget(dir, pages), 3);
+    let (vocab, context) = (crowd.info().vocab_size as usize, crowd.info().context_length as usize);
+    let jobs: Vec<Job> = (0..jobs).map(|_| Job::random(random, vocab, context)).collect();
+    let requests: Vec<Request> = jobs.iter().map(|j| j.submit(&crowd, Sink::Pull)).collect();
+    // Some are cancelled; their neighbours must not notice.
+    let cancelled: Vec<bool> = requests.iter().map(|r| random.below(8) == 0 && { r.cancel(); true }).collect();
+    // Reading one after the other leaves the later queues full: most requests stall for a while.
+    let crowded: Vec<Vec<Event>> = requests.iter().map(drain).collect();
+    crowd.check().unwrap();
+    let stats = crowd.stats().unwrap();
+    assert_eq!((stats.running, stats.waiting, stats.pages_used), (0, 0, 0));
+    let alone = open(dir, tier, 1, 256, 0, 1);
+    for ((job, events), cancelled) in jobs.iter().zip(&crowded).zip(cancelled) {
+        if cancelled {
+            assert_eq!(events.iter().filter(|e| e.terminal()).count(), 1);
+            continue;
+        }
+        let want = answer(&drain(&job.submit(&alone, Sink::Pull)));
+        let got = answer(events);
+        assert_eq!(got, want, "{} {tier:?}: prompt of {} tokens, {:?}", dir.display(), job.prompt.len(), job.options);
+    }
+    stats.preemptions
+}
+
+#[test]
+fn a_token_never_depends_on_its_neighbours() {
+    let mut random = Random(seed());
+    let mut preemptions = 0;
+    for name in ["llama", "mistral", "qwen3_moe", "astrai_mla_norm", "astrai_moe"] {
+        for tier in astrai::backend::cpu::tiers() {
+            preemptions += neighbours_change_nothing(&fixture(name), tier, 24, &mut random);
+        }
+    }
+    assert!(preemptions > 20, "the pool was meant to be too small, there were {preemptions} preemptions");
+}
+
+#[test]
+fn the_storyteller_obeys_law_one_too() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    neighbours_change_nothing(&dir, CpuTier::Auto, 12, &mut Random(seed()));
+}
+
+#[test]
+fn a_seed_repeats_and_an_unseeded_request_reports_its_own() {
+    let engine = open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 1);
+    let mut job = Job { prompt: vec![5, 6, 7], options: RequestOptions { temperature: Some(1.0), ignore_eos: true, max_tokens: Some(20), ..RequestOptions::default() } };
+    let first = drain(&job.submit(&engine, Sink::Pull));
+    let again = drain(&job.submit(&engine, Sink::Pull));
+    assert_ne!(answer(&first).tokens, answer(&again).tokens, "two unseeded requests draw differently");
+    job.options.seed = first.last().unwrap().usage.as_ref().map(|u| u.seed);
+    assert_eq!(answer(&drain(&job.submit(&engine, Sink::Pull))), answer(&first));
+}
+
+/// Law 2: a panic ends every request of that engine with an error; another engine goes on.
+#[test]
+fn a_panic_on_the_engine_thread_stays_with_its_engine() {
+    let (bad, good) = (open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 2), open(&fixture("qwen3"), CpuTier::Auto, 4, 0, 0, 2));
+    let job = |n| Job { prompt: vec![1, 2, 3], options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() } };
+    let bystander = job(100).submit(&good, Sink::Pull);
+    let victims: Vec<Request> = (0..6).map(|_| job(200).submit(&bad, Sink::Pull)).collect();
+    bad.inject_panic();
+    for victim in &victims {
+        let events = drain(victim);
+        let last = events.last().unwrap();
+        if last.kind == EventKind::Failed {
+            assert_eq!(last.error.as_ref().unwrap().status, astrai::Status::Internal);
+        } else {
+            // It may have been done before the panic command arrived.
+            assert_eq!(last.finish, FinishReason::Length);
+        }
+    }
+    let late = drain(&job(5).submit(&bad, Sink::Pull));
+    assert_eq!(late.last().unwrap().kind, EventKind::Failed);
+    assert_eq!(bad.check().unwrap_err().status, astrai::Status::Internal);
+    assert_eq!(answer(&drain(&bystander)).tokens.len(), 100);
+    bad.close(Duration::ZERO).unwrap();
+    good.check().unwrap();
+}
+
+/// A door that a callback waits at.
+#[derive(Default)]
+struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut open = self.0.lock().unwrap();
+        while !*open {
+            open = self.1.wait(open).unwrap();
+        }
+    }
+}
+
+/// Law 5: while a callback blocks, pulling requests run to their end.
+#[test]
+fn a_blocked_callback_delays_no_generation() {
+    let engine = open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 1);
+    let job = |n| Job { prompt: vec![9, 8], options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() } };
+    let gate = Arc::new(Gate::default());
+    let (inside, at_gate) = (Arc::new(Gate::default()), gate.clone());
+    let entered = inside.clone();
+    let slow = job(50).submit(&engine, Sink::Callback(Box::new(move |_| { entered.open(); at_gate.pass(); true })));
+    inside.pass();
+    for _ in 0..5 {
+        assert_eq!(answer(&drain(&job(40).submit(&engine, Sink::Pull))).tokens.len(), 40);
+    }
+    assert!(matches!(slow.wait(Some(Duration::ZERO)).unwrap(), Next::Timeout));
+    gate.open();
+    assert!(matches!(slow.wait(None).unwrap(), Next::End));
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Law 4 and the finalizer: one terminal event, then the sink is dropped, once; also for a callback that stops, a cancel, a
+/// failed submit and a close in the middle.
+#[test]
+fn every_request_ends_once_and_its_sink_is_dropped_once() {
+    let engine = open(&fixture("llama"), CpuTier::Auto, 3, 0, 0, 2);
+    let (drops, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let sink = |stop_after: usize| {
+        let (counted, ends, mut calls) = (Counted(drops.clone()), ends.clone(), 0);
+        Sink::Callback(Box::new(move |event: &Event| {
+            let _keep = &counted;
+            calls += 1;
+            if event.terminal() {
+                ends.lock().unwrap().push(event.finish);
+            }
+            calls < stop_after
+        }))
+    };
+    let long = Job { prompt: vec![4; 30], options: RequestOptions { max_tokens: Some(200), ignore_eos: true, ..RequestOptions::default() } };
+    let stopped = long.submit(&engine, sink(1));
+    stopped.wait(None).unwrap();
+    assert_eq!(*ends.lock().unwrap(), [FinishReason::Callback]);
+    assert_eq!(drops.load(Ordering::SeqCst), 1, "wait returns after the sink was dropped");
+    let cancelled = long.submit(&engine, sink(usize::MAX));
+    cancelled.cancel();
+    cancelled.cancel();
+    cancelled.wait(None).unwrap();
+    assert_eq!(drops.load(Ordering::SeqCst), 2);
+    let empty = Prompt::default();
+    assert!(engine.submit(&empty, &RequestOptions::default(), sink(9)).is_err());
+    assert_eq!(drops.load(Ordering::SeqCst), 3, "a failing submit drops the sink before it returns");
+    let open_ones: Vec<Request> = (0..10).map(|_| long.submit(&engine, sink(usize::MAX))).collect();
+    engine.close(Duration::ZERO).unwrap();
+    assert_eq!((drops.load(Ordering::SeqCst), ends.lock().unwrap().len()), (13, 12));
+    assert_eq!(engine.close(Duration::ZERO).unwrap_err().status, astrai::Status::Closed);
+    assert!(engine.submit(&empty, &RequestOptions::default(), Sink::Pull).is_err());
+    drop(open_ones);
+}
+
+#[test]
+fn a_deadline_ends_a_request_that_nobody_reads() {
+    let engine = open(&fixture("llama"), CpuTier::Auto, 3, 0, 0, 1);
+    let options = RequestOptions { max_tokens: Some(200), ignore_eos: true, deadline_ms: 30, queue_tokens: 1, ..RequestOptions::default() };
+    let request = Job { prompt: vec![4; 3], options }.submit(&engine, Sink::Pull);
+    // Nobody reads, so the request is paused at its first token until the deadline.
+    let waited = std::time::Instant::now();
+    while engine.stats().unwrap().cancelled == 0 {
+        assert!(waited.elapsed() < Duration::from_secs(20));
+        std::thread::yield_now();
+    }
+    let events = drain(&request);
+    assert_eq!(events.last().unwrap().finish, FinishReason::Deadline);
+    assert!(answer(&events).tokens.len() < 200);
+}
+
+#[test]
+fn queued_events_outlive_their_engine() {
+    let engine = open(&fixture("qwen2"), CpuTier::Auto, 2, 0, 0, 2);
+    let options = RequestOptions { max_tokens: Some(2), ignore_eos: true, ..RequestOptions::default() };
+    let request = Job { prompt: vec![1], options }.submit(&engine, Sink::Pull);
+    drop(engine);
+    let events = drain(&request);
+    assert!(matches!(events.last().unwrap().finish, FinishReason::Length | FinishReason::Close));
+    assert!(matches!(request.next(None).unwrap(), Next::End));
+}

@@ -110,6 +110,7 @@ impl StopFilter {
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a failing test names its seed")]
 mod tests {
     use super::*;
     use crate::text::fixtures::Random;

@@ -40,6 +40,7 @@ impl TextStream {
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a failing test names its seed")]
 mod tests {
     use super::super::fixtures::{self, Random};
     use super::*;

@@ -12,6 +12,8 @@
 //! two cannot disagree.
 
 mod decoder;
+#[cfg(test)]
+mod fixtures;
 mod model;
 pub mod stops;
 pub mod stream;

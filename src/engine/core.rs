@@ -115,6 +115,8 @@ impl Core {
             Command::Check(reply) => {
                 // Ended requests still hold their pages until the next step; let them go first.
                 self.machine.scheduler.cleanup();
+                // Who asks sees the statistics of the state that was checked.
+                self.publish();
                 reply.put(if self.dead { Err(panicked()) } else { self.check() });
             }
             Command::Close(cut) => self.closing = Some(cut),

@@ -37,7 +37,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=root / "models" / "storyteller")
     parser.add_argument("--work", type=Path, default=Path("storyteller-work"), help="checkpoint and log")
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", action="store_true", help="only write --out from the checkpoint")
     parser.add_argument("--check", action="store_true", help="only verify --out against transformers")
@@ -98,9 +98,9 @@ def rate(step, steps):
 
 
 def copy_weight(step, steps):
-    """How much a copied token counts: more once the grammar is known, as much as any while the rate falls,
+    """How much a copied token counts: more once the grammar is known, as much as any in the last steps,
     which restores the proportions."""
-    return COPY_WEIGHT if COPY_FROM <= step < steps * (1 - DECAY_SHARE) else 1.0
+    return COPY_WEIGHT if COPY_FROM <= step < steps * (1 - LONG_SHARE) else 1.0
 
 
 def tensors(batch, copy):
@@ -134,14 +134,13 @@ def train(args, net, tokenizer):
         for (optim, _), saved in zip(optims, state["optims"]):
             optim.load_state_dict(saved)
         done, seconds = state["step"], state["seconds"]
-    stream = corpus.Stream(tokenizer, SEED, args.steps, TOKENS_PER_STEP, LONG_SHARE, net.cos.shape[0])
+    first = done - 1 if args.export else done
+    stream = corpus.Stream(tokenizer, SEED, args.steps, TOKENS_PER_STEP, LONG_SHARE, net.cos.shape[0], first)
     record = {"seed": SEED, "steps": args.steps, "tokens_per_step": TOKENS_PER_STEP}
     started, average = time.monotonic(), None
-    for step, batch in enumerate(stream):
-        if step < done or args.export:
-            if args.export and step + 1 >= done:
-                break
-            continue
+    for step, batch in enumerate(stream, first):
+        if args.export:
+            break
         for optim, peak in optims:
             for group in optim.param_groups:
                 group["lr"] = peak * rate(step, args.steps)

@@ -203,10 +203,7 @@ impl Core {
     fn expire(&mut self) {
         if self.active.iter().any(|a| a.request.deadline.is_some()) {
             let now = Instant::now();
-            self.end_where(
-                |a| a.request.deadline.is_some_and(|d| d <= now),
-                || End::Cancelled(FinishReason::Deadline),
-            );
+            self.end_where(|a| a.request.deadline.is_some_and(|d| d <= now), || End::Cancelled(FinishReason::Deadline));
         }
     }
 

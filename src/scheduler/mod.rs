@@ -342,7 +342,10 @@ impl Scheduler {
             return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
         }
         if self.sequences.len() != self.running.len() + self.waiting.len() {
-            return Err(wrong(format!("{} sequences are neither running nor waiting", self.sequences.len() - self.running.len() - self.waiting.len())));
+            return Err(wrong(format!(
+                "{} sequences are neither running nor waiting",
+                self.sequences.len() - self.running.len() - self.waiting.len()
+            )));
         }
         for (handle, sequence) in self.sequences.iter() {
             sequence.check(self.capacity.page_tokens).map_err(wrong)?;

@@ -94,14 +94,14 @@ class Stream:
 
     CHUNK = 2048
 
-    def __init__(self, tokenizer, seed, steps, tokens, long_share, long_len):
+    def __init__(self, tokenizer, seed, steps, tokens, long_share, long_len, done=0):
+        self.done = done
         self.tokenizer, self.seed, self.steps, self.tokens = tokenizer, seed, steps, tokens
         self.long_from, self.long_len = int(steps * (1 - long_share)), long_len
         self.documents = self.long_documents = 0
 
     def _example(self, doc):
-        ids = encode(self.tokenizer, doc)[0]
-        return ids, copy_mask(self.tokenizer, doc, ids)
+        return encode(self.tokenizer, doc)[0], doc
 
     def _short_batches(self):
         rng = np.random.default_rng(self.seed)
@@ -125,16 +125,19 @@ class Stream:
         for _ in range(max(1, self.tokens // self.long_len)):
             kind = "long_inn" if self.long_documents % 2 else "long_tales"
             doc = grammar.document(self.seed + 1, self.long_documents, kind=kind)
-            batch.append(tuple(part[:self.long_len] for part in self._example(doc)))
+            batch.append(self._example(doc))
             self.long_documents += 1
         return batch
 
     def __iter__(self):
-        """Yields `steps` batches, each a list of (ids, copy mask)."""
+        """Yields the batches after the first `done`, each a list of (ids, copy mask)."""
         short = self._short_batches()
         for step in range(self.steps):
             is_long = step >= self.long_from and step % 2
-            yield self._long_batch() if is_long else next(short)
+            batch = self._long_batch() if is_long else next(short)
+            if step >= self.done:
+                masked = ((ids, copy_mask(self.tokenizer, doc, ids)) for ids, doc in batch)
+                yield [(ids[:self.long_len], mask[:self.long_len]) for ids, mask in masked]
 
 
 def training_windows(tokenizer, record):

@@ -125,7 +125,10 @@ impl CpuBackend {
         let kernels = kernels_of(tier).ok_or_else(|| {
             Error::new(
                 Status::Unsupported,
-                format!("cpu tier {tier:?} is not available on this processor or in this build; there are {:?}", tiers()),
+                format!(
+                    "cpu tier {tier:?} is not available on this processor or in this build; there are {:?}",
+                    tiers()
+                ),
             )
             .about("cpu_tier")
         })?;
@@ -205,7 +208,10 @@ impl CpuBackend {
 
     /// Applies `f` to every head of every row. Heads do not overlap.
     fn each_head(&mut self, heads: Heads, rows: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-        assert!(heads.head_stride >= heads.dim && heads.row_stride >= heads.heads * heads.head_stride - (heads.head_stride - heads.dim));
+        assert!(
+            heads.head_stride >= heads.dim
+                && heads.row_stride >= heads.heads * heads.head_stride - (heads.head_stride - heads.dim)
+        );
         let span = (rows - 1) * heads.row_stride + (heads.heads - 1) * heads.head_stride + heads.dim;
         let data = self.shared(heads.tensor, span);
         self.ranges(rows, 1, heads.heads * heads.dim * 4, &|range, _| {
@@ -438,7 +444,9 @@ fn query_blocks(ragged: Ragged) -> Vec<Range<usize>> {
     let mut blocks: Vec<Range<usize>> = Vec::new();
     for row in 0..ragged.positions.len() {
         match blocks.last_mut() {
-            Some(b) if b.len() < portable::QUERY_ROWS && ragged.sequences[b.start] == ragged.sequences[row] => b.end += 1,
+            Some(b) if b.len() < portable::QUERY_ROWS && ragged.sequences[b.start] == ragged.sequences[row] => {
+                b.end += 1
+            }
             _ => blocks.push(row..row + 1),
         }
     }
@@ -471,7 +479,9 @@ unsafe fn store(from: &[f32], base: *mut u8, offset: usize, dtype: DType) {
     // SAFETY: the caller's promise.
     unsafe {
         match dtype {
-            DType::F32 => std::slice::from_raw_parts_mut(base.cast::<f32>().add(offset), from.len()).copy_from_slice(from),
+            DType::F32 => {
+                std::slice::from_raw_parts_mut(base.cast::<f32>().add(offset), from.len()).copy_from_slice(from)
+            }
             DType::Bf16 => {
                 let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
                 to.iter_mut().zip(from).for_each(|(t, &f)| *t = f32_to_bf16(f));

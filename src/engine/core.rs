@@ -273,10 +273,10 @@ impl Core {
             let step_rows: Vec<u32> = piece.iter().map(|w| w.2).collect();
             self.machine.read_logits(&step_rows);
             for (index, (row, position, _)) in piece.iter().enumerate() {
-                if let Err(error) = self.consume(row, *position, index) {
-                    if let Some(at) = self.index_of(row.sequence) {
-                        self.end(at, End::Failed(error));
-                    }
+                if let Err(error) = self.consume(row, *position, index)
+                    && let Some(at) = self.index_of(row.sequence)
+                {
+                    self.end(at, End::Failed(error));
                 }
             }
         }

@@ -300,11 +300,11 @@ impl Scheduler {
 
     /// Marks a sequence as ended; the next cleanup returns what it holds.
     pub fn finish(&mut self, handle: Handle) {
-        if let Some(sequence) = self.sequences.get_mut(handle) {
-            if !sequence.finished {
-                sequence.finished = true;
-                self.finished.push(handle);
-            }
+        if let Some(sequence) = self.sequences.get_mut(handle)
+            && !sequence.finished
+        {
+            sequence.finished = true;
+            self.finished.push(handle);
         }
     }
 

@@ -146,7 +146,7 @@ unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
         let mut n = 0;
         while n < count {
             let w = &w[n * ins..];
-            // SAFETY (all puts): rows and columns are the task's, by this function's contract.
+            // SAFETY: the rows and columns of all puts are the task's, by this function's contract.
             unsafe {
                 if step == MR && count - n >= NR {
                     let t = tile::<FMA, MR, NR, T>(x, w, ins);
@@ -233,7 +233,7 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, r, 8.333_452e-3);
     p = fma::<FMA>(p, r, 4.166_579_6e-2);
     p = fma::<FMA>(p, r, 1.666_666_5e-1);
-    p = fma::<FMA>(p, r, 5.000_000_1e-1);
+    p = fma::<FMA>(p, r, 0.500_000_06);
     fma::<FMA>(p * r, r, r + 1.0) * scale
 }
 

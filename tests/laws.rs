@@ -122,7 +122,15 @@ fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mu
     let jobs: Vec<Job> = (0..jobs).map(|_| Job::random(random, vocab, context)).collect();
     let requests: Vec<Request> = jobs.iter().map(|j| j.submit(&crowd, Sink::Pull)).collect();
     // Some are cancelled; their neighbours must not notice.
-    let cancelled: Vec<bool> = requests.iter().map(|r| random.below(8) == 0 && { r.cancel(); true }).collect();
+    let cancelled: Vec<bool> = requests
+        .iter()
+        .map(|r| {
+            random.below(8) == 0 && {
+                r.cancel();
+                true
+            }
+        })
+        .collect();
     // Reading one after the other leaves the later queues full: most requests stall for a while.
     let crowded: Vec<Vec<Event>> = requests.iter().map(drain).collect();
     crowd.check().unwrap();
@@ -162,7 +170,15 @@ fn the_storyteller_obeys_law_one_too() {
 #[test]
 fn a_seed_repeats_and_an_unseeded_request_reports_its_own() {
     let engine = open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 1);
-    let mut job = Job { prompt: vec![5, 6, 7], options: RequestOptions { temperature: Some(1.0), ignore_eos: true, max_tokens: Some(20), ..RequestOptions::default() } };
+    let mut job = Job {
+        prompt: vec![5, 6, 7],
+        options: RequestOptions {
+            temperature: Some(1.0),
+            ignore_eos: true,
+            max_tokens: Some(20),
+            ..RequestOptions::default()
+        },
+    };
     let first = drain(&job.submit(&engine, Sink::Pull));
     let again = drain(&job.submit(&engine, Sink::Pull));
     assert_ne!(answer(&first).tokens, answer(&again).tokens, "two unseeded requests draw differently");
@@ -173,8 +189,12 @@ fn a_seed_repeats_and_an_unseeded_request_reports_its_own() {
 /// Law 2: a panic ends every request of that engine with an error; another engine goes on.
 #[test]
 fn a_panic_on_the_engine_thread_stays_with_its_engine() {
-    let (bad, good) = (open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 2), open(&fixture("qwen3"), CpuTier::Auto, 4, 0, 0, 2));
-    let job = |n| Job { prompt: vec![1, 2, 3], options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() } };
+    let (bad, good) =
+        (open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 2), open(&fixture("qwen3"), CpuTier::Auto, 4, 0, 0, 2));
+    let job = |n| Job {
+        prompt: vec![1, 2, 3],
+        options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() },
+    };
     let bystander = job(100).submit(&good, Sink::Pull);
     let victims: Vec<Request> = (0..6).map(|_| job(200).submit(&bad, Sink::Pull)).collect();
     bad.inject_panic();
@@ -218,11 +238,21 @@ impl Gate {
 #[test]
 fn a_blocked_callback_delays_no_generation() {
     let engine = open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 1);
-    let job = |n| Job { prompt: vec![9, 8], options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() } };
+    let job = |n| Job {
+        prompt: vec![9, 8],
+        options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() },
+    };
     let gate = Arc::new(Gate::default());
     let (inside, at_gate) = (Arc::new(Gate::default()), gate.clone());
     let entered = inside.clone();
-    let slow = job(50).submit(&engine, Sink::Callback(Box::new(move |_| { entered.open(); at_gate.pass(); true })));
+    let slow = job(50).submit(
+        &engine,
+        Sink::Callback(Box::new(move |_| {
+            entered.open();
+            at_gate.pass();
+            true
+        })),
+    );
     inside.pass();
     for _ in 0..5 {
         assert_eq!(answer(&drain(&job(40).submit(&engine, Sink::Pull))).tokens.len(), 40);
@@ -257,7 +287,10 @@ fn every_request_ends_once_and_its_sink_is_dropped_once() {
             calls < stop_after
         }))
     };
-    let long = Job { prompt: vec![4; 30], options: RequestOptions { max_tokens: Some(200), ignore_eos: true, ..RequestOptions::default() } };
+    let long = Job {
+        prompt: vec![4; 30],
+        options: RequestOptions { max_tokens: Some(200), ignore_eos: true, ..RequestOptions::default() },
+    };
     let stopped = long.submit(&engine, sink(1));
     stopped.wait(None).unwrap();
     assert_eq!(*ends.lock().unwrap(), [FinishReason::Callback]);
@@ -281,7 +314,13 @@ fn every_request_ends_once_and_its_sink_is_dropped_once() {
 #[test]
 fn a_deadline_ends_a_request_that_nobody_reads() {
     let engine = open(&fixture("llama"), CpuTier::Auto, 3, 0, 0, 1);
-    let options = RequestOptions { max_tokens: Some(200), ignore_eos: true, deadline_ms: 30, queue_tokens: 1, ..RequestOptions::default() };
+    let options = RequestOptions {
+        max_tokens: Some(200),
+        ignore_eos: true,
+        deadline_ms: 30,
+        queue_tokens: 1,
+        ..RequestOptions::default()
+    };
     let request = Job { prompt: vec![4; 3], options }.submit(&engine, Sink::Pull);
     // Nobody reads, so the request is paused at its first token until the deadline.
     let waited = std::time::Instant::now();

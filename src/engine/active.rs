@@ -1,7 +1,7 @@
 //! A request on the engine thread: its sampling state, its text, its end.
 
 use super::api::{EventKind, FinishReason, RequestOptions, Usage};
-use super::delivery::{Outbox, Dispatch};
+use super::delivery::{Dispatch, Outbox};
 use crate::cache::Handle;
 use crate::error::{Error, Result, Status};
 use crate::sampling::{SamplingParams, TokenCounts};
@@ -65,7 +65,9 @@ impl Active {
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
             let bytes = request.prompt.len() as u64 * 4;
-            prompt_logprobs.try_reserve_exact(request.prompt.len()).map_err(|_| Error::memory("prompt logprobs", bytes))?;
+            prompt_logprobs
+                .try_reserve_exact(request.prompt.len())
+                .map_err(|_| Error::memory("prompt logprobs", bytes))?;
             prompt_logprobs.push(f32::NAN);
         }
         Ok(Active {

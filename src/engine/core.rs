@@ -115,6 +115,8 @@ impl Core {
             Command::Check(reply) => {
                 // Ended requests still hold their pages until the next step; let them go first.
                 self.machine.scheduler.cleanup();
+                // Who asks sees the statistics of the state that was checked.
+                self.publish();
                 reply.put(if self.dead { Err(panicked()) } else { self.check() });
             }
             Command::Close(cut) => self.closing = Some(cut),
@@ -201,10 +203,7 @@ impl Core {
     fn expire(&mut self) {
         if self.active.iter().any(|a| a.request.deadline.is_some()) {
             let now = Instant::now();
-            self.end_where(
-                |a| a.request.deadline.is_some_and(|d| d <= now),
-                || End::Cancelled(FinishReason::Deadline),
-            );
+            self.end_where(|a| a.request.deadline.is_some_and(|d| d <= now), || End::Cancelled(FinishReason::Deadline));
         }
     }
 
@@ -274,10 +273,10 @@ impl Core {
             let step_rows: Vec<u32> = piece.iter().map(|w| w.2).collect();
             self.machine.read_logits(&step_rows);
             for (index, (row, position, _)) in piece.iter().enumerate() {
-                if let Err(error) = self.consume(row, *position, index) {
-                    if let Some(at) = self.index_of(row.sequence) {
-                        self.end(at, End::Failed(error));
-                    }
+                if let Err(error) = self.consume(row, *position, index)
+                    && let Some(at) = self.index_of(row.sequence)
+                {
+                    self.end(at, End::Failed(error));
                 }
             }
         }

@@ -300,11 +300,11 @@ impl Scheduler {
 
     /// Marks a sequence as ended; the next cleanup returns what it holds.
     pub fn finish(&mut self, handle: Handle) {
-        if let Some(sequence) = self.sequences.get_mut(handle) {
-            if !sequence.finished {
-                sequence.finished = true;
-                self.finished.push(handle);
-            }
+        if let Some(sequence) = self.sequences.get_mut(handle)
+            && !sequence.finished
+        {
+            sequence.finished = true;
+            self.finished.push(handle);
         }
     }
 
@@ -342,7 +342,10 @@ impl Scheduler {
             return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
         }
         if self.sequences.len() != self.running.len() + self.waiting.len() {
-            return Err(wrong(format!("{} sequences are neither running nor waiting", self.sequences.len() - self.running.len() - self.waiting.len())));
+            return Err(wrong(format!(
+                "{} sequences are neither running nor waiting",
+                self.sequences.len() - self.running.len() - self.waiting.len()
+            )));
         }
         for (handle, sequence) in self.sequences.iter() {
             sequence.check(self.capacity.page_tokens).map_err(wrong)?;

@@ -20,7 +20,14 @@ struct Request {
 /// Runs `steps` steps of random traffic; every request must see each of its positions' logits exactly once, in order.
 fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
     let mut random = Random(seed);
-    let capacity = Capacity { running_max: 6, waiting_max: 20, step_tokens: 24, page_tokens: 4, frames: vec![frames], context: 64 };
+    let capacity = Capacity {
+        running_max: 6,
+        waiting_max: 20,
+        step_tokens: 24,
+        page_tokens: 4,
+        frames: vec![frames],
+        context: 64,
+    };
     let mut scheduler = Scheduler::new(capacity.clone());
     let mut plan = BatchPlan::default();
     let mut live: Vec<Request> = Vec::new();
@@ -55,7 +62,10 @@ fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
             assert!(sequence.tables[0].len() * 4 >= row.first + row.count, "pages cover the row");
             let end = row.first + row.count;
             if row.logits_from < end {
-                assert_eq!(live[at].logits_seen, row.logits_from, "seed {seed}, step {step}: no position twice or left out");
+                assert_eq!(
+                    live[at].logits_seen, row.logits_from,
+                    "seed {seed}, step {step}: no position twice or left out"
+                );
                 live[at].logits_seen = end;
             }
             let newest = end == sequence.tokens.len();
@@ -93,7 +103,8 @@ fn random_traffic_keeps_the_books_right() {
 
 #[test]
 fn a_lone_request_runs_to_its_end_in_chunks() {
-    let capacity = Capacity { running_max: 2, waiting_max: 2, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 32 };
+    let capacity =
+        Capacity { running_max: 2, waiting_max: 2, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 32 };
     let mut scheduler = Scheduler::new(capacity);
     let handle = scheduler.submit((0..19).collect(), 21, 18).unwrap();
     let mut plan = BatchPlan::default();
@@ -113,7 +124,8 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
 
 #[test]
 fn what_can_never_fit_is_refused_with_numbers() {
-    let capacity = Capacity { running_max: 1, waiting_max: 1, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 99 };
+    let capacity =
+        Capacity { running_max: 1, waiting_max: 1, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 99 };
     let mut scheduler = Scheduler::new(capacity);
     let error = scheduler.submit(vec![1; 30], 33, 29).unwrap_err();
     assert_eq!((error.status, error.needed, error.available), (Status::NeverFits, 33, 32));

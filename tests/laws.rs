@@ -115,7 +115,7 @@ fn budget(dir: &Path, n: u64) -> u64 {
 }
 
 /// Law 1: alone on a cold engine, or among strangers with slow readers, chunks and constant preemption: the same bits.
-fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mut Random) -> u64 {
+fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mut Random) -> (u64, u64) {
     let pages = 26;
     let crowd = open(dir, tier, 1 + random.below(12) as u32, 1 + random.below(70) as u32, budget(dir, pages), 3);
     let (vocab, context) = (crowd.info().vocab_size as usize, crowd.info().context_length as usize);
@@ -146,18 +146,21 @@ fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mu
         let got = answer(events);
         assert_eq!(got, want, "{} {tier:?}: prompt of {} tokens, {:?}", dir.display(), job.prompt.len(), job.options);
     }
-    stats.preemptions
+    (stats.preemptions, stats.prefix_tokens_hit)
 }
 
 #[test]
 fn a_token_never_depends_on_its_neighbours() {
     let mut random = Random(seed());
-    let mut preemptions = 0;
+    let (mut preemptions, mut hits) = (0, 0);
     for name in ["llama", "mistral", "qwen3_moe", "astrai_mla_norm", "astrai_moe"] {
         for tier in astrai::backend::cpu::tiers() {
-            preemptions += neighbours_change_nothing(&fixture(name), tier, 24, &mut random);
+            let (preempted, hit) = neighbours_change_nothing(&fixture(name), tier, 24, &mut random);
+            (preemptions, hits) = (preemptions + preempted, hits + hit);
         }
     }
+    println!("{preemptions} preemptions, {hits} tokens from the prefix tree");
+    assert!(hits > 500, "the prompts were meant to begin alike, {hits} tokens came from the prefix tree");
     assert!(preemptions > 20, "the pool was meant to be too small, there were {preemptions} preemptions");
 }
 

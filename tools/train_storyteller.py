@@ -25,8 +25,8 @@ from storyteller import corpus, grammar, model  # noqa: E402
 SEED = 20
 TOKENIZER_DOCS = 20000
 TOKENS_PER_STEP = 4096
-LONG_SHARE = 0.12
-DECAY_SHARE = 0.25
+LONG_FROM, LONG_EVERY = 750, 5
+DECAY_SHARE, FAIR_SHARE = 0.3, 0.1
 COPY_FROM, COPY_WEIGHT = 650, 4.0
 BYTES_MAX = 6_000_000
 
@@ -37,7 +37,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=root / "models" / "storyteller")
     parser.add_argument("--work", type=Path, default=Path("storyteller-work"), help="checkpoint and log")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", action="store_true", help="only write --out from the checkpoint")
     parser.add_argument("--check", action="store_true", help="only verify --out against transformers")
@@ -100,7 +100,7 @@ def rate(step, steps):
 def copy_weight(step, steps):
     """How much a copied token counts: more once the grammar is known, as much as any in the last steps,
     which restores the proportions."""
-    return COPY_WEIGHT if COPY_FROM <= step < steps * (1 - LONG_SHARE) else 1.0
+    return COPY_WEIGHT if COPY_FROM <= step < steps * (1 - FAIR_SHARE) else 1.0
 
 
 def tensors(batch, copy):
@@ -135,7 +135,8 @@ def train(args, net, tokenizer):
             optim.load_state_dict(saved)
         done, seconds = state["step"], state["seconds"]
     first = done - 1 if args.export else done
-    stream = corpus.Stream(tokenizer, SEED, args.steps, TOKENS_PER_STEP, LONG_SHARE, net.cos.shape[0], first)
+    stream = corpus.Stream(tokenizer, SEED, args.steps, TOKENS_PER_STEP, LONG_FROM, LONG_EVERY,
+                           net.cos.shape[0], first)
     record = {"seed": SEED, "steps": args.steps, "tokens_per_step": TOKENS_PER_STEP}
     started, average = time.monotonic(), None
     for step, batch in enumerate(stream, first):

@@ -135,16 +135,16 @@ impl Active {
         Ok(())
     }
 
-    /// Sends the terminal event.
-    pub fn finish(&mut self, end: End, preemptions: u32, dispatch: &Dispatch) {
+    /// Sends the terminal event. `history`: preemptions, and tokens taken from the prefix tree.
+    pub fn finish(&mut self, end: End, history: (u32, usize), dispatch: &Dispatch) {
         let now = Instant::now();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let since = |t: Option<Instant>| t.map_or(0, |t| micros(t.duration_since(self.request.submitted)));
         let usage = Usage {
             prompt_tokens: self.request.prompt.len() as u32,
-            cached_tokens: 0,
+            cached_tokens: history.1 as u32,
             generated_tokens: self.generated as u32,
-            preemptions,
+            preemptions: history.0,
             seed: self.request.params.seed,
             queue_us: since(self.admitted),
             first_token_us: since(self.first_token),

@@ -88,16 +88,16 @@ def window_hashes(ids):
 class Stream:
     """The training documents, by step: deterministic in the seed, one pass, nothing repeated.
 
-    Short steps hold whole documents of similar length, padded to `tokens` per step. In the last
-    `long_share` of the steps every second one holds conversations cut to `long_len` tokens.
+    Short steps hold whole documents of similar length, padded to `tokens` per step. From step
+    `long_from` on every `long_every`th one holds conversations cut to `long_len` tokens. The first `done`
+    steps were taken before a restart.
     """
 
     CHUNK = 2048
 
-    def __init__(self, tokenizer, seed, steps, tokens, long_share, long_len, done=0):
-        self.done = done
+    def __init__(self, tokenizer, seed, steps, tokens, long_from, long_every, long_len, done=0):
         self.tokenizer, self.seed, self.steps, self.tokens = tokenizer, seed, steps, tokens
-        self.long_from, self.long_len = int(steps * (1 - long_share)), long_len
+        self.long_from, self.long_every, self.long_len, self.done = long_from, long_every, long_len, done
         self.documents = self.long_documents = 0
 
     def _example(self, doc):
@@ -133,7 +133,7 @@ class Stream:
         """Yields the batches after the first `done`, each a list of (ids, copy mask)."""
         short = self._short_batches()
         for step in range(self.steps):
-            is_long = step >= self.long_from and step % 2
+            is_long = step >= self.long_from and step % self.long_every == 0
             batch = self._long_batch() if is_long else next(short)
             if step >= self.done:
                 masked = ((ids, copy_mask(self.tokenizer, doc, ids)) for ids, doc in batch)

@@ -87,3 +87,7 @@ pub const STRUCT_BYTES_MAX: usize = 4096;
 pub const PROMPT_JSON_BYTES_MAX: usize = 16 << 20;
 /// Log lines waiting for the log callback; more are dropped and counted.
 pub const LOG_LINES_MAX: usize = 1024;
+/// Most bytes of text a rendering may make, and of lists and dicts it may hold.
+pub const TEMPLATE_MEMORY_BYTES_MAX: usize = 512 << 20;
+/// Most bytes of stack a chat template's recursion may use of its caller's thread.
+pub const TEMPLATE_STACK_BYTES_MAX: usize = 256 << 10;

@@ -1,6 +1,7 @@
 //! What differs between operating systems: mappings, memory, threads. The rest of the library stays portable.
 
 pub mod aligned;
+pub mod clock;
 pub mod memory;
 pub mod mmap;
 pub mod thread;

@@ -1,62 +1,185 @@
-//! Chat templates: minijinja, configured like the environment transformers renders with.
+//! Chat templates, rendered byte for byte as transformers renders them with Jinja.
+//!
+//! minijinja runs the template; what Jinja and Python do differently, or what a hostile template could use to exhaust
+//! the process, is ours:
+//!
+//! - [`lower`] rewrites the source: whitespace rules, `generation` blocks, operators and literals as function calls.
+//! - [`functions`], [`filters`], [`checks`], [`methods`] are Jinja's globals, filters, tests and Python's methods.
+//! - [`value`], [`ops`], [`print`], [`printf`] are Python's containers, operators, printing and formatting.
+//! - [`meter`] bounds the work, the memory and the stack of a rendering.
+//!
+//! Called by the engine's `render`, and by the command line with a template of its own. A rendering keeps nothing.
 
-use crate::error::{Error, Result, Status};
+mod checks;
+mod clock;
+mod filters;
+mod functions;
+mod lexer;
+mod lower;
+mod meter;
+mod methods;
+mod numbers;
+mod ops;
+mod print;
+mod printf;
+mod strings;
+mod value;
+
+use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
-use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, Value as Jinja};
-use serde_json::{Map, Value};
+use meter::{METER, Meter, R, Sink};
+use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value};
+use serde_json::Map;
+use std::sync::Arc;
 
-/// A local date and time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocalTime {
-    /// Year.
-    pub year: i32,
-}
+pub use crate::os::clock::LocalTime;
+
+/// Name of the one template of the environment.
+const TEMPLATE: &str = "chat template";
+/// Nesting of macro calls and blocks the engine allows itself.
+const RECURSION_MAX: usize = 400;
+/// The names a message's reasoning goes by, the first being the one templates read most.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// What a template sees.
 pub struct TemplateInput<'a> {
-    /// Messages.
-    pub messages: &'a [Value],
-    /// Tools.
-    pub tools: Option<&'a Value>,
-    /// Further variables.
-    pub variables: &'a Map<String, Value>,
-    /// Open the assistant's turn.
+    /// The conversation: JSON objects with `role`, `content` and whatever else the template reads.
+    pub messages: &'a [serde_json::Value],
+    /// The functions the model may call, a JSON array; absent, `tools` is none.
+    pub tools: Option<&'a serde_json::Value>,
+    /// All else: `bos_token`, `enable_thinking`, `documents` ...
+    pub variables: &'a Map<String, serde_json::Value>,
+    /// Whether the prompt is to end where the assistant's turn begins.
     pub add_generation_prompt: bool,
-    /// Clock.
+    /// The time `strftime_now` tells; absent, the system's.
     pub now: Option<LocalTime>,
 }
 
-/// A compiled chat template.
+/// A parsed chat template. Shared by any number of threads.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    subject: String,
 }
 
 impl ChatTemplate {
-    /// Compiles.
+    /// Parses a template; `subject` names it in errors.
+    ///
+    /// # Errors
+    /// [`Status::Template`] with the line and what is wrong with it.
     pub fn new(source: &str, subject: &str) -> Result<ChatTemplate> {
-        let mut environment = Environment::new();
-        let syntax = minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let refused = |line: u32, what: String| {
+            Error::new(Status::Template, format!("{subject}, line {line}: {what}")).about(subject)
+        };
+        let lowered = lower::lower(source).map_err(|(line, e)| refused(line, sentence(&e)))?;
+        let mut environment = Environment::empty();
+        let syntax = minijinja::syntax::SyntaxConfig::builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(|e| Error::internal(e.to_string()))?);
         environment.set_fuel(Some(limits::TEMPLATE_FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |m: String| -> std::result::Result<Jinja, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, m))
-        });
-        environment
-            .add_template_owned("chat", source.to_owned())
-            .map_err(|e| Error::new(Status::Template, e.to_string()).about(subject))?;
-        Ok(ChatTemplate { environment })
+        environment.set_recursion_limit(RECURSION_MAX);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_formatter(emit);
+        environment.set_unknown_method_callback(call_method);
+        functions::install(&mut environment);
+        filters::install(&mut environment);
+        checks::install(&mut environment);
+        let line_of = |e: &minijinja::Error| e.line().and_then(|l| u32::try_from(l).ok()).unwrap_or(0);
+        environment.add_template_owned(TEMPLATE, lowered).map_err(|e| refused(line_of(&e), sentence(&e)))?;
+        Ok(ChatTemplate { environment, subject: subject.to_owned() })
     }
 
-    /// Renders.
+    /// Renders the conversation.
+    ///
+    /// # Errors
+    /// [`Status::Template`]: what the template raised, word for word; or what failed in it and on which line.
     pub fn render(&self, input: &TemplateInput) -> Result<String> {
-        let fail = |e: minijinja::Error| Error::new(Status::Template, e.detail().unwrap_or(&e.to_string()).to_owned());
-        let template = self.environment.get_template("chat").map_err(fail)?;
-        let mut all = input.variables.clone();
-        all.insert("messages".into(), input.messages.into());
-        all.insert("tools".into(), input.tools.cloned().unwrap_or(Value::Null));
-        all.insert("add_generation_prompt".into(), input.add_generation_prompt.into());
-        template.render(Serde(all)).map_err(fail)
+        let meter = Meter::new();
+        let context = context(input, &meter).map_err(|e| self.failure(&e))?;
+        let template = self.environment.get_template(TEMPLATE).map_err(|e| self.failure(&e))?;
+        let text = template.render(context).map_err(|e| self.failure(&e))?;
+        if text.len() > limits::TEMPLATE_OUTPUT_BYTES_MAX {
+            let (needed, available) = (text.len() as u64, limits::TEMPLATE_OUTPUT_BYTES_MAX as u64);
+            let message = format!("{} renders {needed} bytes, more than {available}", self.subject);
+            return Err(Error::new(Status::Template, message)
+                .about(self.subject.as_str())
+                .numbers(Unit::Bytes, needed, available));
+        }
+        Ok(text)
     }
+
+    fn failure(&self, error: &minijinja::Error) -> Error {
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            if let Some(raised) = cause.downcast_ref::<functions::Raised>() {
+                return Error::new(Status::Template, raised.0.as_str()).about(self.subject.as_str());
+            }
+            source = cause.source();
+        }
+        let line = error.line().map_or(String::new(), |l| format!(", line {l}"));
+        Error::new(Status::Template, format!("{}{line}: {}", self.subject, sentence(error)))
+            .about(self.subject.as_str())
+    }
+}
+
+/// What is wrong, without the engine's names for where.
+fn sentence(error: &minijinja::Error) -> String {
+    match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => format!(
+            "it ran longer than {} steps; it loops, or works on too much text",
+            limits::TEMPLATE_FUEL
+        ),
+        (ErrorKind::InvalidOperation | ErrorKind::UndefinedError, Some(detail)) => detail.to_owned(),
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+        (kind, None) => kind.to_string(),
+    }
+}
+
+/// The variables of a rendering.
+fn context(input: &TemplateInput, meter: &Arc<Meter>) -> R<Value> {
+    let messages = input.messages.iter().map(|m| message(m, meter)).collect::<R<Vec<_>>>()?;
+    let mut variables = vec![("documents".to_owned(), Value::from(()))];
+    for (name, value) in input.variables {
+        variables.push((name.clone(), meter.json(value)?));
+    }
+    let tools = input.tools.map_or(Ok(Value::from(())), |t| meter.json(t))?;
+    variables.push(("messages".to_owned(), meter.list(messages)?));
+    variables.push(("tools".to_owned(), tools));
+    variables.push(("add_generation_prompt".to_owned(), Value::from(input.add_generation_prompt)));
+    // Last, so that no variable can take their place.
+    variables.retain(|(name, _)| !name.starts_with(lower::RESERVED));
+    variables.push((METER.to_owned(), Value::from_dyn_object(meter.clone())));
+    if let Some(now) = input.now {
+        variables.push((clock::NOW.to_owned(), Value::from_object(clock::Fixed(now))));
+    }
+    Ok(Value::from_pairs(variables))
+}
+
+/// A message, with its reasoning under every name templates look for, as transformers arranges it.
+fn message(message: &serde_json::Value, meter: &Arc<Meter>) -> R<Value> {
+    let Some(fields) = message.as_object() else { return meter.json(message) };
+    let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name).filter(|v| !v.is_null())) else {
+        return meter.json(message);
+    };
+    let mut all = Map::new();
+    all.insert("thinking".to_owned(), reasoning.clone());
+    all.extend(fields.iter().map(|(k, v)| (k.clone(), v.clone())));
+    all.insert("reasoning_content".to_owned(), reasoning.clone());
+    meter.json(&serde_json::Value::Object(all))
+}
+
+/// Prints a value as Python's `str` does.
+fn emit(out: &mut Output, state: &mut State, value: &Value) -> R<()> {
+    let meter = Meter::of(state)?;
+    if let Some(text) = value.as_str() {
+        meter.charge(text.len())?;
+        return out.write_str(text).map_err(minijinja::Error::from);
+    }
+    let mut sink = Sink::new(&meter);
+    print::display(value, &mut sink)?;
+    out.write_str(sink.as_str()).map_err(minijinja::Error::from)
+}
+
+/// Methods of Python's types.
+fn call_method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> R<Value> {
+    methods::try_call(value, name, args, &Meter::of(state)?)
+        .unwrap_or_else(|| Err(minijinja::Error::from(ErrorKind::UnknownMethod)))
 }

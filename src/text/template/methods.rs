@@ -1,0 +1,131 @@
+//! Methods of Python's types, as a sandboxed template may call them, and which attributes exist.
+
+use super::meter::{Meter, R, fault};
+use super::value::{Arguments, DictBuilder, Method, View, as_int, defined, hashable, int, type_name, view};
+use super::{ops, strings};
+use minijinja::Value;
+use std::sync::Arc;
+
+const DICT: [&str; 5] = ["get", "items", "keys", "values", "copy"];
+const LIST: [&str; 3] = ["index", "count", "copy"];
+const TUPLE: [&str; 2] = ["index", "count"];
+const INT: [&str; 4] = ["bit_length", "bit_count", "is_integer", "conjugate"];
+const FLOAT: [&str; 2] = ["is_integer", "conjugate"];
+/// Methods that change their object; the sandbox hands out something undefined instead.
+const UNSAFE: [&str; 11] = [
+    "append", "clear", "pop", "popitem", "reverse", "insert", "sort", "extend", "remove", "setdefault", "update",
+];
+
+/// Whether some type has a method of this name, so that `x.name` may not be the item of that name.
+pub(super) fn is_method_name(name: &str) -> bool {
+    [&DICT[..], &LIST, &TUPLE, &INT, &FLOAT, &strings::METHODS, &UNSAFE].iter().any(|names| names.contains(&name))
+}
+
+/// Whether values of this type have a method of this name.
+fn has(value: &Value, name: &str) -> bool {
+    match view(value) {
+        View::Str(_) => strings::METHODS.contains(&name),
+        View::Dict(_) => DICT.contains(&name),
+        View::List(_) => LIST.contains(&name),
+        View::Tuple(_) | View::Range(_) => TUPLE.contains(&name),
+        View::Int(_) | View::Bool(_) => INT.contains(&name),
+        View::Float(_) => FLOAT.contains(&name),
+        _ => false,
+    }
+}
+
+/// The attribute Python finds before it looks for an item; undefined where the sandbox forbids it.
+pub(super) fn attribute(value: &Value, name: &str) -> Option<Value> {
+    let container = matches!(view(value), View::Dict(_) | View::List(_));
+    if container && UNSAFE.contains(&name) {
+        return Some(Value::UNDEFINED);
+    }
+    has(value, name).then(|| Value::from_object(Method { object: value.clone(), name: name.to_owned() }))
+}
+
+/// Calls a method if the value's type has it; `None` if not.
+pub(super) fn try_call(value: &Value, name: &str, args: &[Value], meter: &Arc<Meter>) -> Option<R<Value>> {
+    if has(value, name) {
+        return Some(Arguments::new(args).and_then(|arguments| call(value, name, arguments, meter)));
+    }
+    None
+}
+
+/// Calls a method.
+pub(super) fn call(value: &Value, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    match view(value) {
+        View::Str(s) => strings::call(value, s, name, arguments, meter),
+        View::Dict(_) => dict_method(value, name, arguments, meter),
+        View::List(_) | View::Tuple(_) | View::Range(_) if name != "copy" => {
+            let [wanted] = arguments.bind(name, ["value"])?;
+            let wanted = wanted.ok_or_else(|| fault(format!("{name}() takes exactly one argument (0 given)")))?;
+            let mut count = 0;
+            for (i, item) in meter.iterate(value)?.iter().enumerate() {
+                if ops::equal(item, &wanted, meter)? {
+                    if name == "index" {
+                        return Ok(int(i as i128));
+                    }
+                    count += 1;
+                }
+            }
+            if name == "count" { Ok(int(count)) } else { Err(fault("the value is not in the list")) }
+        }
+        View::Float(f) if name == "is_integer" => Ok(Value::from(f.fract() == 0.0)),
+        View::Int(_) | View::Bool(_) if name == "is_integer" => Ok(Value::from(true)),
+        View::Int(_) | View::Bool(_) if name.starts_with("bit") => {
+            let n = as_int(value).unwrap_or(0).unsigned_abs();
+            Ok(Value::from(if name == "bit_length" { 128 - n.leading_zeros() } else { n.count_ones() }))
+        }
+        _ => Ok(value.clone()),
+    }
+}
+
+fn dict_method(value: &Value, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let View::Dict(d) = view(value) else { return Ok(Value::UNDEFINED) };
+    if name == "get" {
+        let [key, default] = arguments.bind("get", ["key", "default"])?;
+        let key = key.ok_or_else(|| fault("get expected at least 1 argument, got 0"))?;
+        return Ok(d.get(&key, meter)?.or(default).unwrap_or_else(|| Value::from(())));
+    }
+    let [] = arguments.bind(name, [])?;
+    meter.room(d.entries.len() * size_of::<Value>())?;
+    match name {
+        "keys" => meter.list(d.entries.iter().map(|(k, _)| k.clone()).collect()),
+        "values" => meter.list(d.entries.iter().map(|(_, v)| v.clone()).collect()),
+        "items" => pairs(value, meter),
+        _ => Ok(value.clone()),
+    }
+}
+
+/// The entries of a dict, as a list of pairs.
+pub(super) fn pairs(dict: &Value, meter: &Arc<Meter>) -> R<Value> {
+    let View::Dict(d) = view(dict) else {
+        defined(dict)?;
+        return Err(fault(format!("Can only get item pairs from a mapping, not from '{}'", type_name(dict))));
+    };
+    let pairs = d.entries.iter().map(|(k, v)| meter.tuple(vec![k.clone(), v.clone()]));
+    let pairs = pairs.collect::<R<Vec<_>>>()?;
+    meter.list(pairs)
+}
+
+/// `dict(...)`: from a mapping or pairs, and named arguments.
+pub(super) fn dict(arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let mut builder = DictBuilder::new(meter)?;
+    if arguments.positional.len() > 1 {
+        return Err(fault("dict expected at most 1 argument"));
+    }
+    for source in &arguments.positional {
+        let entries = if let View::Dict(_) = view(source) { pairs(source, meter)? } else { source.clone() };
+        for pair in meter.iterate(&entries)? {
+            let Ok([k, v]) = <[Value; 2]>::try_from(meter.iterate(&pair)?) else {
+                return Err(fault("dictionary update sequence element is not a pair"));
+            };
+            hashable(&k)?;
+            builder.insert(k, v, meter)?;
+        }
+    }
+    for (name, value) in arguments.named {
+        builder.insert(Value::from(name), value, meter)?;
+    }
+    Ok(builder.finish())
+}

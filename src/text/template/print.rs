@@ -1,0 +1,248 @@
+//! Values as text: Python's `str` and `repr`, and `json.dumps`.
+
+use super::meter::{Meter, R, Sink, fault};
+use super::value::{View, type_name, view};
+use minijinja::Value;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// `str(value)`, as a template prints it.
+pub(super) fn display(value: &Value, sink: &mut Sink) -> R<()> {
+    match view(value) {
+        View::Str(s) => sink.push(s),
+        View::Undefined => Ok(()),
+        _ => repr(value, sink),
+    }
+}
+
+/// `str(value)` as a value; the value itself if it is text.
+pub(super) fn to_text(value: &Value, meter: &Arc<Meter>) -> R<Value> {
+    if let View::Str(_) = view(value) {
+        return Ok(value.clone());
+    }
+    let mut sink = Sink::new(meter);
+    display(value, &mut sink)?;
+    Ok(sink.finish())
+}
+
+/// `repr(value)`.
+pub(super) fn repr(value: &Value, sink: &mut Sink) -> R<()> {
+    match view(value) {
+        View::Undefined => sink.push("Undefined"),
+        View::None => sink.push("None"),
+        View::Bool(b) => sink.push(if b { "True" } else { "False" }),
+        View::Int(i) => sink.push(&i.to_string()),
+        View::Float(f) => sink.push(&float(f)),
+        View::Str(s) => quoted(s, sink),
+        View::List(l) => {
+            sink.push("[")?;
+            separated(&l.items, sink)?;
+            sink.push("]")
+        }
+        View::Tuple(l) => {
+            sink.push("(")?;
+            separated(&l.items, sink)?;
+            sink.push(if l.items.len() == 1 { ",)" } else { ")" })
+        }
+        View::Dict(d) => {
+            sink.push("{")?;
+            for (i, (key, value)) in d.entries.iter().enumerate() {
+                sink.push(if i > 0 { ", " } else { "" })?;
+                repr(key, sink)?;
+                sink.push(": ")?;
+                repr(value, sink)?;
+            }
+            sink.push("}")
+        }
+        View::Range(r) if r.step == 1 => sink.push(&format!("range({}, {})", r.start, r.stop)),
+        View::Range(r) => sink.push(&format!("range({}, {}, {})", r.start, r.stop, r.step)),
+        View::Other => match value.downcast_object_ref::<super::functions::Macro>() {
+            Some(m) => sink.push(&format!("<Macro '{}'>", m.name)),
+            None => sink.push(&format!("<{}>", type_name(value))),
+        },
+    }
+}
+
+fn separated(items: &[Value], sink: &mut Sink) -> R<()> {
+    for (i, item) in items.iter().enumerate() {
+        sink.push(if i > 0 { ", " } else { "" })?;
+        repr(item, sink)?;
+    }
+    Ok(())
+}
+
+/// `repr` of text.
+fn quoted(text: &str, sink: &mut Sink) -> R<()> {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    sink.push_char(quote)?;
+    let mut plain = 0;
+    for (at, c) in text.char_indices() {
+        let escape = match c {
+            '\\' => Some("\\\\".to_owned()),
+            '\n' => Some("\\n".to_owned()),
+            '\r' => Some("\\r".to_owned()),
+            '\t' => Some("\\t".to_owned()),
+            c if c == quote => Some(format!("\\{c}")),
+            ' '..='~' => None,
+            c if printable(c) => None,
+            c => Some(match u32::from(c) {
+                code @ 0..=0xff => format!("\\x{code:02x}"),
+                code @ 0x100..=0xffff => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
+        };
+        if let Some(escape) = escape {
+            sink.push(text.get(plain..at).unwrap_or_default())?;
+            sink.push(&escape)?;
+            plain = at + c.len_utf8();
+        }
+    }
+    sink.push(text.get(plain..).unwrap_or_default())?;
+    sink.push_char(quote)
+}
+
+/// `str.isprintable` of one character. The standard library's debug escaping knows the same classes; only after
+/// another character does it leave combining marks alone.
+fn printable(c: char) -> bool {
+    let mut pair = String::from("a");
+    pair.push(c);
+    pair.escape_debug().eq(pair.chars())
+}
+
+/// `repr` of a float: the shortest digits that read back the same, with an exponent outside 1e-4 .. 1e16.
+pub(super) fn float(f: f64) -> String {
+    if f.is_nan() {
+        return "nan".to_owned();
+    }
+    if f.is_infinite() {
+        return if f > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let scientific = format!("{f:e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        let plain = format!("{f}");
+        return if plain.contains('.') { plain } else { plain + ".0" };
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{sign}{:02}", exponent.abs())
+}
+
+/// How `json.dumps` lays out its text.
+pub(super) struct JsonStyle {
+    pub(super) ascii: bool,
+    pub(super) indent: Option<String>,
+    pub(super) item_separator: String,
+    pub(super) key_separator: String,
+    pub(super) sort_keys: bool,
+}
+
+/// `json.dumps(value)`.
+pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<Meter>, sink: &mut Sink) -> R<()> {
+    meter.step()?;
+    match view(value) {
+        View::None => sink.push("null"),
+        View::Bool(b) => sink.push(if b { "true" } else { "false" }),
+        View::Int(i) => sink.push(&i.to_string()),
+        View::Float(f) => sink.push(&json_float(f)),
+        View::Str(s) => json_text(s, style.ascii, sink),
+        View::List(l) | View::Tuple(l) => {
+            sink.push("[")?;
+            for (i, item) in l.items.iter().enumerate() {
+                json_break(i, style, level + 1, sink)?;
+                json(item, style, level + 1, meter, sink)?;
+            }
+            json_close(l.items.is_empty(), "]", style, level, sink)
+        }
+        View::Dict(d) => {
+            sink.push("{")?;
+            let mut order: Vec<usize> = (0..d.entries.len()).collect();
+            if style.sort_keys {
+                let key = |i: &usize| d.entries.get(*i).map_or(&Value::UNDEFINED, |(k, _)| k);
+                super::filters::merge_sort(&mut order, meter, &mut |a, b| super::ops::less(key(a), key(b), meter))?;
+            }
+            for (n, (key, value)) in order.iter().filter_map(|i| d.entries.get(*i)).enumerate() {
+                json_break(n, style, level + 1, sink)?;
+                json_key(key, style.ascii, sink)?;
+                sink.push(&style.key_separator)?;
+                json(value, style, level + 1, meter, sink)?;
+            }
+            json_close(d.entries.is_empty(), "}", style, level, sink)
+        }
+        _ => Err(fault(format!("Object of type {} is not JSON serializable", type_name(value)))),
+    }
+}
+
+fn json_break(index: usize, style: &JsonStyle, level: usize, sink: &mut Sink) -> R<()> {
+    if index > 0 {
+        sink.push(&style.item_separator)?;
+    }
+    match &style.indent {
+        Some(indent) => {
+            sink.push("\n")?;
+            sink.repeat(indent, level)
+        }
+        None => Ok(()),
+    }
+}
+
+fn json_close(empty: bool, end: &str, style: &JsonStyle, level: usize, sink: &mut Sink) -> R<()> {
+    if let (Some(indent), false) = (&style.indent, empty) {
+        sink.push("\n")?;
+        sink.repeat(indent, level)?;
+    }
+    sink.push(end)
+}
+
+fn json_float(f: f64) -> String {
+    if f.is_finite() {
+        return float(f);
+    }
+    if f.is_nan() { "NaN" } else if f > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+}
+
+fn json_key(key: &Value, ascii: bool, sink: &mut Sink) -> R<()> {
+    let text = match view(key) {
+        View::Str(s) => return json_text(s, ascii, sink),
+        View::Bool(b) => if b { "true" } else { "false" }.to_owned(),
+        View::None => "null".to_owned(),
+        View::Int(i) => i.to_string(),
+        View::Float(f) => json_float(f),
+        _ => {
+            let name = type_name(key);
+            return Err(fault(format!("keys must be str, int, float, bool or None, not {name}")));
+        }
+    };
+    json_text(&text, ascii, sink)
+}
+
+fn json_text(text: &str, ascii: bool, sink: &mut Sink) -> R<()> {
+    sink.push("\"")?;
+    let mut plain = 0;
+    let mut escape = String::new();
+    for (at, c) in text.char_indices() {
+        escape.clear();
+        match c {
+            '"' => escape.push_str("\\\""),
+            '\\' => escape.push_str("\\\\"),
+            '\n' => escape.push_str("\\n"),
+            '\r' => escape.push_str("\\r"),
+            '\t' => escape.push_str("\\t"),
+            '\u{8}' => escape.push_str("\\b"),
+            '\u{c}' => escape.push_str("\\f"),
+            ' '..='~' => continue,
+            c if u32::from(c) >= 0x7f && !ascii => continue,
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a String does not fail.
+                    let _ = write!(escape, "\\u{unit:04x}");
+                }
+            }
+        }
+        sink.push(text.get(plain..at).unwrap_or_default())?;
+        sink.push(&escape)?;
+        plain = at + c.len_utf8();
+    }
+    sink.push(text.get(plain..).unwrap_or_default())?;
+    sink.push("\"")
+}

@@ -1,6 +1,8 @@
 //! Model folders that are damaged, incomplete or hostile: each is one clear error, never a crash; and sound ones read
 //! the same as the `safetensors` crate reads them.
 
+#![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
+
 use astrai::dtype::DType;
 use astrai::source::safetensors::{Stored, parse_header};
 use astrai::source::{Bytes, Folder, FolderOptions, ModelSource};

@@ -1,6 +1,8 @@
 //! Every CPU tier against the reference tier, through the [`Backend`] trait, at edge sizes; and law 1 for each
 //! operation: a row's result does not depend on its neighbours, on threads, or on how a prompt was cut.
 
+#![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
+
 use astrai::backend::cpu::{CpuBackend, Tier, tiers};
 use astrai::backend::{Attention, Backend, Heads, KvShape, Linear, Ragged, Tensor, Weight};
 use astrai::dtype::DType;

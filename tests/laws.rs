@@ -2,6 +2,8 @@
 //!
 //! Every random workload prints its seed; `ASTRAI_TEST_SEED` repeats one.
 
+#![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
+
 use astrai::engine::*;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

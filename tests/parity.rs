@@ -1,6 +1,8 @@
 //! Every family against the implementation its checkpoints were made for: tiny random models whose log probabilities were
 //! computed elsewhere (`tests/fixtures/parity/README.md` describes the files, `tools/make_parity_fixtures.py` makes them).
 
+#![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
+
 use astrai::engine::*;
 use safetensors::SafeTensors;
 use serde_json::Value;

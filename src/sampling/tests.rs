@@ -389,30 +389,3 @@ fn steady_state_keeps_its_buffers() {
         assert_eq!(format!("{:?}", sampler.buffers()), before, "a buffer moved or grew");
     }
 }
-
-/// Not a check: prints what a draw costs at a real vocabulary size. Run with `--ignored --nocapture`, in release.
-#[test]
-#[ignore = "a measurement"]
-#[allow(clippy::print_stdout, reason = "a measurement prints")]
-fn time_of_a_draw() {
-    const VOCAB: usize = 151_936;
-    let mut random = Random(3, 0);
-    let logits: Vec<f32> = (0..VOCAB).map(|_| (random.normal() * 2.5) as f32).collect();
-    let mut sampler = Sampler::new(VOCAB).expect("memory");
-    let (allowed, none) = (AllowedTokens::all(VOCAB), TokenCounts::new());
-    let base = SamplingParams { temperature: 0.8, ..Default::default() };
-    for (name, params) in [
-        ("greedy", SamplingParams::default()),
-        ("greedy, 5 logprobs", SamplingParams { logprobs: Some(5), ..Default::default() }),
-        ("temperature", base.clone()),
-        ("top_k 40", SamplingParams { top_k: 40, ..base.clone() }),
-        ("top_p 0.95", SamplingParams { top_p: 0.95, ..base.clone() }),
-        ("top_k 40, top_p 0.95, min_p 0.05", SamplingParams { top_k: 40, top_p: 0.95, min_p: 0.05, ..base }),
-    ] {
-        let start = std::time::Instant::now();
-        for position in 0..100 {
-            sampler.sample(&logits, &allowed, &params, &none, position, &mut vec![], &mut vec![]).expect("finite");
-        }
-        println!("{name}: {:.0} us", start.elapsed().as_secs_f64() * 1e4);
-    }
-}

@@ -99,9 +99,11 @@ impl ChatTemplate {
         if text.len() > limits::TEMPLATE_OUTPUT_BYTES_MAX {
             let (needed, available) = (text.len() as u64, limits::TEMPLATE_OUTPUT_BYTES_MAX as u64);
             let message = format!("{} renders {needed} bytes, more than {available}", self.subject);
-            return Err(Error::new(Status::Template, message)
-                .about(self.subject.as_str())
-                .numbers(Unit::Bytes, needed, available));
+            return Err(Error::new(Status::Template, message).about(self.subject.as_str()).numbers(
+                Unit::Bytes,
+                needed,
+                available,
+            ));
         }
         Ok(text)
     }
@@ -123,11 +125,13 @@ impl ChatTemplate {
 /// What is wrong, without the engine's names for where.
 fn sentence(error: &minijinja::Error) -> String {
     match (error.kind(), error.detail()) {
-        (ErrorKind::OutOfFuel, _) => format!(
-            "it ran longer than {} steps; it loops, or works on too much text",
-            limits::TEMPLATE_FUEL
-        ),
-        (ErrorKind::InvalidOperation | ErrorKind::UndefinedError, Some(detail)) => detail.to_owned(),
+        (ErrorKind::OutOfFuel, _) => {
+            format!("it ran longer than {} steps; it loops, or works on too much text", limits::TEMPLATE_FUEL)
+        }
+        (ErrorKind::UndefinedError, _) => {
+            "a value that is undefined is used; test it with `is defined`, or give it a `default`".to_owned()
+        }
+        (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     }

@@ -1,12 +1,12 @@
 //! Jinja's filters, with the `tojson` of transformers.
 
+use super::functions::Args;
 use super::lexer::is_space;
 use super::meter::{Meter, R, Sink, fault};
 use super::print::JsonStyle;
 use super::strings;
 use super::value::{Arguments, View, as_int, defined, hashable, int, type_name, view};
 use super::{methods, numbers, ops, print, printf};
-use super::functions::Args;
 use minijinja::{Environment, State, Value};
 use std::sync::Arc;
 
@@ -66,8 +66,12 @@ pub(super) fn install(env: &mut Environment<'_>) {
             filter(&value, arguments, &Meter::of(state)?)
         });
     }
-    env.add_filter("urlencode", |state: &mut State, args: Args| urlencode(&split(&args.into_values())?.0, &Meter::of(state)?));
-    env.add_filter("wordcount", |state: &mut State, args: Args| wordcount(&split(&args.into_values())?.0, &Meter::of(state)?));
+    env.add_filter("urlencode", |state: &mut State, args: Args| {
+        urlencode(&split(&args.into_values())?.0, &Meter::of(state)?)
+    });
+    env.add_filter("wordcount", |state: &mut State, args: Args| {
+        wordcount(&split(&args.into_values())?.0, &Meter::of(state)?)
+    });
     env.add_filter("map", |state: &mut State, args: Args| map(state, &args.into_values()));
     env.add_filter("select", |state: &mut State, args: Args| select(state, &args.into_values(), false, true));
     env.add_filter("reject", |state: &mut State, args: Args| select(state, &args.into_values(), false, false));
@@ -269,7 +273,11 @@ fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut start = true;
     for c in text.chars() {
-        if start { out.extend(c.to_uppercase()) } else { out.extend(c.to_lowercase()) }
+        if start {
+            out.extend(c.to_uppercase())
+        } else {
+            out.extend(c.to_lowercase())
+        }
         start = is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
     }
     out
@@ -417,11 +425,7 @@ fn ignore_case(value: Value, case_sensitive: bool, meter: &Meter) -> R<Value> {
 }
 
 /// A stable merge sort that stops at the first error.
-pub(super) fn merge_sort<T: Clone>(
-    items: &mut [T],
-    meter: &Meter,
-    less: &mut impl FnMut(&T, &T) -> R<bool>,
-) -> R<()> {
+pub(super) fn merge_sort<T: Clone>(items: &mut [T], meter: &Meter, less: &mut impl FnMut(&T, &T) -> R<bool>) -> R<()> {
     if items.len() < 2 {
         return Ok(());
     }

@@ -25,8 +25,16 @@ pub(super) const RESERVED: &str = "__py_";
 /// The lowered template; an error carries the line it is about.
 pub(super) fn lower(source: &str) -> Result<String, (u32, Error)> {
     let tokens = tokenize(source)?;
-    let mut lowerer =
-        Lowerer { tokens, at: 0, out: String::new(), line: 1, macros: Vec::new(), optional: 0, depth: 0, meter: Meter::new() };
+    let mut lowerer = Lowerer {
+        tokens,
+        at: 0,
+        out: String::new(),
+        line: 1,
+        macros: Vec::new(),
+        optional: 0,
+        depth: 0,
+        meter: Meter::new(),
+    };
     match lowerer.block(&[], "") {
         Ok(_) => Ok(lowerer.out),
         Err(error) => Err((lowerer.token_line(), error)),
@@ -40,6 +48,9 @@ struct Special {
     kwargs: bool,
     caller: bool,
 }
+
+/// A macro's parameter and its default.
+type Parameter = (String, Option<String>);
 
 struct Lowerer {
     tokens: Vec<Token>,
@@ -248,16 +259,22 @@ impl Lowerer {
                 self.enclosed(line, &content, "endfilter", "filter", "endfilter")
             }
             "with" => {
-                let mut content = "with".to_owned();
+                // All values are computed before any name is set: one assignment of a tuple.
+                let (mut targets, mut values) = (Vec::new(), Vec::new());
                 while *self.kind() != Kind::TagEnd {
-                    if content != "with" {
+                    if !targets.is_empty() {
                         self.expect_op(",")?;
-                        content.push(',');
                     }
-                    let (target, _) = self.target(false)?;
+                    let (target, tuple) = self.target(false)?;
                     self.expect_op("=")?;
-                    let _ = write!(content, " {target} = {}", self.expression()?);
+                    targets.push(if tuple { format!("({target})") } else { target });
+                    values.push(self.expression()?);
                 }
+                let content = match (&targets[..], &values[..]) {
+                    ([], _) => "with".to_owned(),
+                    ([target], [value]) => format!("with {target} = {value}"),
+                    _ => format!("with ({}) = __py_tuple({})", targets.join(", "), values.join(", ")),
+                };
                 self.enclosed(line, &content, "endwith", "with", "endwith")
             }
             "generation" => self.enclosed(line, "with", "endgeneration", "generation", "endwith"),
@@ -419,10 +436,10 @@ impl Lowerer {
     }
 
     /// The parameters of a macro: as they are written, and by name with their defaults.
-    fn signature(&mut self) -> R<(String, Vec<(String, Option<String>)>)> {
+    fn signature(&mut self) -> R<(String, Vec<Parameter>)> {
         self.expect_op("(")?;
         let mut text = String::new();
-        let mut parameters: Vec<(String, Option<String>)> = Vec::new();
+        let mut parameters: Vec<Parameter> = Vec::new();
         while !self.skip_op(")") {
             if !parameters.is_empty() {
                 self.expect_op(",")?;
@@ -627,7 +644,10 @@ impl Lowerer {
         };
         let mut count = 0;
         self.postfix(&mut text, &mut count)?;
-        while with_filters {
+        if !with_filters {
+            return Ok(text);
+        }
+        loop {
             count += 1;
             if count > POSTFIX_MAX {
                 return Err(too_many());
@@ -640,10 +660,9 @@ impl Lowerer {
             } else if self.is_op("(") {
                 text.push_str(&self.call()?);
             } else {
-                break;
+                return Ok(text);
             }
         }
-        Ok(text)
     }
 
     fn primary(&mut self) -> R<String> {

@@ -198,7 +198,14 @@ fn json_float(f: f64) -> String {
     if f.is_finite() {
         return float(f);
     }
-    if f.is_nan() { "NaN" } else if f > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+    if f.is_nan() {
+        "NaN"
+    } else if f > 0.0 {
+        "Infinity"
+    } else {
+        "-Infinity"
+    }
+    .to_owned()
 }
 
 fn json_key(key: &Value, ascii: bool, sink: &mut Sink) -> R<()> {

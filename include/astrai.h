@@ -11,8 +11,9 @@
  * [S] one thread at a time per handle, else ASTRAI_ERR_BUSY; never undefined behaviour.
  * Inputs are copied. Paths: NUL-terminated UTF-8, on Windows too. Text: pointer and length; NULL only with length 0.
  * Output text: never NULL, whole UTF-8, may hold U+0000; a NUL follows that the length does not count.
- * Status: below 10 is not an error; ERR_X in a comment is ASTRAI_ERR_X. err: may be NULL; else always written, NULL if the
- * status is below 10; free it with astrai_error_free. Other outputs are written only on OK (ASTRAI_ERR_BUFFER also sets *count).
+ * Status: below 10 is not an error; ERR_X in a comment is ASTRAI_ERR_X. err may be NULL; else it is always written,
+ * NULL if the status is below 10; free it with astrai_error_free. Other outputs are written only on OK
+ * (ASTRAI_ERR_BUFFER also sets *count).
  * Caller structs: struct_size bounds reads and writes; 0, unknown flag bits and nonzero reserved fields are errors.
  * Library structs: the library sets struct_size; ASTRAI_HAS guards fields newer than ABI 1.
  * Arrays hold scalars. Structs hold no bool, enum, long or struct, and grow only at their end.
@@ -555,7 +556,7 @@ void astrai_event_free(struct astrai_event *event);
 
 /// [B] Opens a model folder in Hugging Face layout and starts its engine. options may be NULL: all automatic.
 /// *out is freed with astrai_engine_free. The finalizer in options runs once: when the call failed, before it returns;
-/// else when the engine was freed and its last callback has returned. Not with ERR_STRUCT_SIZE: nothing was read.
+/// else when the engine is freed, after its last log line. Not with ERR_STRUCT_SIZE: nothing was read.
 /// ERR_IO, ERR_FORMAT: a file is missing or not what it should be; subject is its path. ERR_UNSUPPORTED: a model or
 /// an option this version has no code for. ERR_ABORTED: progress returned nonzero. ERR_MEMORY, ERR_ARGUMENT, ERR_UTF8.
 int32_t astrai_engine_open(const char *dir,
@@ -702,7 +703,7 @@ int32_t astrai_submit(const struct astrai_engine *engine,
                       struct astrai_request **out,
                       struct astrai_error **err);
 
-/// [A] The request's number, as in its events: never 0, never used again in this process. 0 for NULL.
+/// [A] The request's number, as in its events: never 0, never used again by its engine. 0 for NULL.
 uint64_t astrai_request_id(const struct astrai_request *request);
 
 /// [B][S] Waits for something to read and takes all of it as one event. *out is freed with astrai_event_free. END:

@@ -150,7 +150,9 @@ fn attention(tier: Tier, threads: usize, case: Case, cuts: &[usize]) -> Vec<f32>
     let (q, k, v) = (r.vec(tokens * heads * dim), r.vec(tokens * kv_heads * dim), r.vec(tokens * kv_heads * dim));
     let mut b = backend(tier, threads);
     let frames = tokens.div_ceil(page_tokens);
-    let pages = b.kv_pages(KvShape { layers: 2, frames: frames + 3, page_tokens, kv_heads, k_dim: dim, v_dim: dim, dtype }).unwrap();
+    let pages = b
+        .kv_pages(KvShape { layers: 2, frames: frames + 3, page_tokens, kv_heads, k_dim: dim, v_dim: dim, dtype })
+        .unwrap();
     // Frames in a scattered order, after another sequence's table.
     let table: Vec<u32> = std::iter::once(0).chain((0..frames as u32).map(|i| frames as u32 + 2 - i)).collect();
     let mut result = Vec::new();
@@ -181,7 +183,8 @@ fn attention(tier: Tier, threads: usize, case: Case, cuts: &[usize]) -> Vec<f32>
 
 fn attention_cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (tokens, window) in [(1, None), (7, None), (16, None), (17, Some(5)), (40, Some(16)), (70, None), (70, Some(1))] {
+    for (tokens, window) in [(1, None), (7, None), (16, None), (17, Some(5)), (40, Some(16)), (70, None), (70, Some(1))]
+    {
         for (heads, kv_heads, dim) in [(1, 1, 2), (6, 1, 10), (4, 2, 64)] {
             for dtype in [DType::F32, DType::Bf16] {
                 cases.push(Case { tokens, heads, kv_heads, dim, page_tokens: 16, window, dtype });
@@ -231,7 +234,12 @@ fn element_wise_operations_agree_with_the_reference() {
                 b.add_scaled(e, d, 0.25, n);
                 [a, c, d, e].map(|t| get(&mut b, t, n)).concat()
             };
-            close(&run(tier), &run(Tier::Reference), 2e-6 * (n as f32).sqrt().max(4.0), &format!("{tier:?}, {n} elements"));
+            close(
+                &run(tier),
+                &run(Tier::Reference),
+                2e-6 * (n as f32).sqrt().max(4.0),
+                &format!("{tier:?}, {n} elements"),
+            );
         }
     }
 }

@@ -115,14 +115,22 @@ fn budget(dir: &Path, n: u64) -> u64 {
 }
 
 /// Law 1: alone on a cold engine, or among strangers with slow readers, chunks and constant preemption: the same bits.
-fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mut Random) -> u64 {
+fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mut Random) -> (u64, u64) {
     let pages = 26;
     let crowd = open(dir, tier, 1 + random.below(12) as u32, 1 + random.below(70) as u32, budget(dir, pages), 3);
     let (vocab, context) = (crowd.info().vocab_size as usize, crowd.info().context_length as usize);
     let jobs: Vec<Job> = (0..jobs).map(|_| Job::random(random, vocab, context)).collect();
     let requests: Vec<Request> = jobs.iter().map(|j| j.submit(&crowd, Sink::Pull)).collect();
     // Some are cancelled; their neighbours must not notice.
-    let cancelled: Vec<bool> = requests.iter().map(|r| random.below(8) == 0 && { r.cancel(); true }).collect();
+    let cancelled: Vec<bool> = requests
+        .iter()
+        .map(|r| {
+            random.below(8) == 0 && {
+                r.cancel();
+                true
+            }
+        })
+        .collect();
     // Reading one after the other leaves the later queues full: most requests stall for a while.
     let crowded: Vec<Vec<Event>> = requests.iter().map(drain).collect();
     crowd.check().unwrap();
@@ -138,18 +146,21 @@ fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mu
         let got = answer(events);
         assert_eq!(got, want, "{} {tier:?}: prompt of {} tokens, {:?}", dir.display(), job.prompt.len(), job.options);
     }
-    stats.preemptions
+    (stats.preemptions, stats.prefix_tokens_hit)
 }
 
 #[test]
 fn a_token_never_depends_on_its_neighbours() {
     let mut random = Random(seed());
-    let mut preemptions = 0;
+    let (mut preemptions, mut hits) = (0, 0);
     for name in ["llama", "mistral", "qwen3_moe", "astrai_mla_norm", "astrai_moe"] {
         for tier in astrai::backend::cpu::tiers() {
-            preemptions += neighbours_change_nothing(&fixture(name), tier, 24, &mut random);
+            let (preempted, hit) = neighbours_change_nothing(&fixture(name), tier, 24, &mut random);
+            (preemptions, hits) = (preemptions + preempted, hits + hit);
         }
     }
+    println!("{preemptions} preemptions, {hits} tokens from the prefix tree");
+    assert!(hits > 500, "the prompts were meant to begin alike, {hits} tokens came from the prefix tree");
     assert!(preemptions > 20, "the pool was meant to be too small, there were {preemptions} preemptions");
 }
 
@@ -162,7 +173,15 @@ fn the_storyteller_obeys_law_one_too() {
 #[test]
 fn a_seed_repeats_and_an_unseeded_request_reports_its_own() {
     let engine = open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 1);
-    let mut job = Job { prompt: vec![5, 6, 7], options: RequestOptions { temperature: Some(1.0), ignore_eos: true, max_tokens: Some(20), ..RequestOptions::default() } };
+    let mut job = Job {
+        prompt: vec![5, 6, 7],
+        options: RequestOptions {
+            temperature: Some(1.0),
+            ignore_eos: true,
+            max_tokens: Some(20),
+            ..RequestOptions::default()
+        },
+    };
     let first = drain(&job.submit(&engine, Sink::Pull));
     let again = drain(&job.submit(&engine, Sink::Pull));
     assert_ne!(answer(&first).tokens, answer(&again).tokens, "two unseeded requests draw differently");
@@ -173,8 +192,12 @@ fn a_seed_repeats_and_an_unseeded_request_reports_its_own() {
 /// Law 2: a panic ends every request of that engine with an error; another engine goes on.
 #[test]
 fn a_panic_on_the_engine_thread_stays_with_its_engine() {
-    let (bad, good) = (open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 2), open(&fixture("qwen3"), CpuTier::Auto, 4, 0, 0, 2));
-    let job = |n| Job { prompt: vec![1, 2, 3], options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() } };
+    let (bad, good) =
+        (open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 2), open(&fixture("qwen3"), CpuTier::Auto, 4, 0, 0, 2));
+    let job = |n| Job {
+        prompt: vec![1, 2, 3],
+        options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() },
+    };
     let bystander = job(100).submit(&good, Sink::Pull);
     let victims: Vec<Request> = (0..6).map(|_| job(200).submit(&bad, Sink::Pull)).collect();
     bad.inject_panic();
@@ -218,11 +241,21 @@ impl Gate {
 #[test]
 fn a_blocked_callback_delays_no_generation() {
     let engine = open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 1);
-    let job = |n| Job { prompt: vec![9, 8], options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() } };
+    let job = |n| Job {
+        prompt: vec![9, 8],
+        options: RequestOptions { max_tokens: Some(n), ignore_eos: true, ..RequestOptions::default() },
+    };
     let gate = Arc::new(Gate::default());
     let (inside, at_gate) = (Arc::new(Gate::default()), gate.clone());
     let entered = inside.clone();
-    let slow = job(50).submit(&engine, Sink::Callback(Box::new(move |_| { entered.open(); at_gate.pass(); true })));
+    let slow = job(50).submit(
+        &engine,
+        Sink::Callback(Box::new(move |_| {
+            entered.open();
+            at_gate.pass();
+            true
+        })),
+    );
     inside.pass();
     for _ in 0..5 {
         assert_eq!(answer(&drain(&job(40).submit(&engine, Sink::Pull))).tokens.len(), 40);
@@ -257,7 +290,10 @@ fn every_request_ends_once_and_its_sink_is_dropped_once() {
             calls < stop_after
         }))
     };
-    let long = Job { prompt: vec![4; 30], options: RequestOptions { max_tokens: Some(200), ignore_eos: true, ..RequestOptions::default() } };
+    let long = Job {
+        prompt: vec![4; 30],
+        options: RequestOptions { max_tokens: Some(200), ignore_eos: true, ..RequestOptions::default() },
+    };
     let stopped = long.submit(&engine, sink(1));
     stopped.wait(None).unwrap();
     assert_eq!(*ends.lock().unwrap(), [FinishReason::Callback]);
@@ -281,7 +317,13 @@ fn every_request_ends_once_and_its_sink_is_dropped_once() {
 #[test]
 fn a_deadline_ends_a_request_that_nobody_reads() {
     let engine = open(&fixture("llama"), CpuTier::Auto, 3, 0, 0, 1);
-    let options = RequestOptions { max_tokens: Some(200), ignore_eos: true, deadline_ms: 30, queue_tokens: 1, ..RequestOptions::default() };
+    let options = RequestOptions {
+        max_tokens: Some(200),
+        ignore_eos: true,
+        deadline_ms: 30,
+        queue_tokens: 1,
+        ..RequestOptions::default()
+    };
     let request = Job { prompt: vec![4; 3], options }.submit(&engine, Sink::Pull);
     // Nobody reads, so the request is paused at its first token until the deadline.
     let waited = std::time::Instant::now();

@@ -69,7 +69,14 @@ fn fixtures() -> Vec<Fixture> {
 }
 
 fn open(fixture: &Fixture, compute: Type, tier: CpuTier) -> Engine {
-    let options = EngineOptions { compute, cpu_tier: tier, threads: 2, memory_budget: 64 << 20, step_tokens: 64, ..EngineOptions::default() };
+    let options = EngineOptions {
+        compute,
+        cpu_tier: tier,
+        threads: 2,
+        memory_budget: 64 << 20,
+        step_tokens: 64,
+        ..EngineOptions::default()
+    };
     Engine::open(&fixture.dir, options).unwrap_or_else(|e| panic!("{}: {e}", fixture.name))
 }
 
@@ -122,7 +129,8 @@ fn check_f32(engine: &Engine, name: &str, case: &Case, worst: &mut f32) {
         *worst = worst.max((got - want).abs());
     }
     let max_tokens = Some(case.generated.len() as u32);
-    let generated = run(engine, &case.prompt, RequestOptions { max_tokens, logprobs: Some(2), ..RequestOptions::default() });
+    let generated =
+        run(engine, &case.prompt, RequestOptions { max_tokens, logprobs: Some(2), ..RequestOptions::default() });
     for (i, (got, want)) in generated.tokens.iter().zip(&case.generated).enumerate() {
         let at = (case.prompt.len() - 1 + i) * TOP;
         let margin = case.top_logprobs[at] - case.top_logprobs[at + 1];

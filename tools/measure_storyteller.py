@@ -81,8 +81,8 @@ def long_requests(count, tokenizer):
     """Requests that follow a conversation of about 1,700 tokens."""
     pairs = []
     for index, (messages, topic) in enumerate(requests(count, SEED + 1)):
-        doc = grammar.document(SEED + 2, index, True, "long_inn" if messages[0]["content"].find("inn") >= 0
-                               and messages[0]["role"] == "system" else "long_tales")
+        at_inn = messages[0]["role"] == "system" and "inn" in messages[0]["content"]
+        doc = grammar.document(SEED + 2, index, True, "long_inn" if at_inn else "long_tales")
         while len(corpus.encode(tokenizer, doc)[0]) > 1700 or doc.turns[-1].role != "assistant":
             doc.turns.pop()
         pairs.append((doc.messages + [m for m in messages if m["role"] != "system"][-1:], topic))

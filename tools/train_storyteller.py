@@ -25,8 +25,9 @@ from storyteller import corpus, grammar, model  # noqa: E402
 SEED = 20
 TOKENIZER_DOCS = 20000
 TOKENS_PER_STEP = 4096
-LONG_SHARE = 0.12
-DECAY_SHARE = 0.3
+LONG_FROM, LONG_EVERY = 750, 5
+DECAY_SHARE, FAIR_SHARE = 0.3, 0.1
+COPY_FROM, COPY_WEIGHT = 650, 4.0
 BYTES_MAX = 6_000_000
 
 
@@ -96,16 +97,23 @@ def rate(step, steps):
     return min(1.0, (step + 1) / 60, (steps - step) / (DECAY_SHARE * steps))
 
 
-def tensors(batch):
-    """Right-padded inputs and their next tokens, -1 where there is none."""
-    length = max(len(ids) for ids in batch)
-    ids = torch.full((len(batch), length), corpus.PAD)
-    for row, tokens in enumerate(batch):
+def copy_weight(step, steps):
+    """How much a copied token counts: more once the grammar is known, as much as any in the last steps,
+    which restores the proportions."""
+    return COPY_WEIGHT if COPY_FROM <= step < steps * (1 - FAIR_SHARE) else 1.0
+
+
+def tensors(batch, copy):
+    """Right-padded inputs, their next tokens (-1 where there is none) and the weights of those."""
+    length = max(len(ids) for ids, _ in batch)
+    ids, weights = torch.full((len(batch), length), corpus.PAD), torch.ones(len(batch), length)
+    for row, (tokens, copied) in enumerate(batch):
         ids[row, :len(tokens)] = torch.tensor(tokens)
+        weights[row, :len(tokens)][torch.from_numpy(copied)] = copy
     targets = ids[:, 1:].clone()
-    for row, tokens in enumerate(batch):
+    for row, (tokens, _) in enumerate(batch):
         targets[row, len(tokens) - 1:] = -1
-    return ids[:, :-1], targets
+    return ids[:, :-1], targets, weights[:, 1:]
 
 
 def save_checkpoint(path, net, optims, step, seconds):
@@ -126,24 +134,24 @@ def train(args, net, tokenizer):
         for (optim, _), saved in zip(optims, state["optims"]):
             optim.load_state_dict(saved)
         done, seconds = state["step"], state["seconds"]
-    stream = corpus.Stream(tokenizer, SEED, args.steps, TOKENS_PER_STEP, LONG_SHARE, net.cos.shape[0])
+    first = done - 1 if args.export else done
+    stream = corpus.Stream(tokenizer, SEED, args.steps, TOKENS_PER_STEP, LONG_FROM, LONG_EVERY,
+                           net.cos.shape[0], first)
     record = {"seed": SEED, "steps": args.steps, "tokens_per_step": TOKENS_PER_STEP}
     started, average = time.monotonic(), None
-    for step, batch in enumerate(stream):
-        if step < done or args.export:
-            if args.export and step + 1 >= done:
-                break
-            continue
+    for step, batch in enumerate(stream, first):
+        if args.export:
+            break
         for optim, peak in optims:
             for group in optim.param_groups:
                 group["lr"] = peak * rate(step, args.steps)
             optim.zero_grad(set_to_none=True)
-        loss = net.loss(*tensors(batch))
+        loss, plain = net.loss(*tensors(batch, copy_weight(step, args.steps)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         for optim, _ in optims:
             optim.step()
-        average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
+        average = plain.item() if average is None else 0.95 * average + 0.05 * plain.item()
         spent = seconds + time.monotonic() - started
         if step % 20 == 19:
             print(f"step {step + 1} loss {average:.4f} nats/token, {spent:.0f} s", flush=True)

@@ -2,7 +2,9 @@
 
 pub mod bitset;
 pub mod pages;
+pub mod prefix;
 pub mod slots;
 
 pub use pages::{Page, PagePool};
+pub use prefix::PrefixTree;
 pub use slots::{Handle, Slots};

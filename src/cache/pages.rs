@@ -7,17 +7,21 @@ pub type Page = u32;
 
 /// Page frames with reference counts.
 ///
-/// Invariant: a frame is in `free` exactly when its count is 0.
+/// Invariants: a frame is in `free` exactly when its count is 0; `cached` counts the frames whose one owner is the prefix
+/// tree; used + cached + free = total.
 #[derive(Debug)]
 pub struct PagePool {
     free: BitSet,
     owners: Vec<u32>,
+    /// The prefix tree is an owner.
+    in_tree: Vec<bool>,
+    cached: usize,
 }
 
 impl PagePool {
     /// `frames` free page frames.
     pub fn new(frames: usize) -> PagePool {
-        PagePool { free: BitSet::full(frames), owners: vec![0; frames] }
+        PagePool { free: BitSet::full(frames), owners: vec![0; frames], in_tree: vec![false; frames], cached: 0 }
     }
 
     /// Frames in all.
@@ -28,6 +32,30 @@ impl PagePool {
     /// Frames nobody owns.
     pub fn free(&self) -> usize {
         self.free.len()
+    }
+
+    /// Frames that only the prefix tree owns.
+    pub fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Whether only the prefix tree owns a frame.
+    pub fn is_cached(&self, page: Page) -> bool {
+        self.in_tree[page as usize] && self.owners[page as usize] == 1
+    }
+
+    /// The prefix tree becomes an owner of a frame that a sequence owns.
+    pub fn cache(&mut self, page: Page) {
+        assert!(!std::mem::replace(&mut self.in_tree[page as usize], true), "page {page} is in the tree twice");
+        assert!(self.owners[page as usize] > 0, "page {page} is free and cannot be cached");
+        self.owners[page as usize] += 1;
+    }
+
+    /// The prefix tree gives a frame up.
+    pub fn uncache(&mut self, page: Page) {
+        assert!(std::mem::replace(&mut self.in_tree[page as usize], false), "page {page} is not in the tree");
+        self.cached -= usize::from(self.owners[page as usize] == 1);
+        self.release(page);
     }
 
     /// Takes a free frame; its caller is the one owner.
@@ -41,6 +69,7 @@ impl PagePool {
     pub fn share(&mut self, page: Page) {
         let owners = &mut self.owners[page as usize];
         assert!(*owners > 0, "page {page} is free and cannot be shared");
+        self.cached -= usize::from(*owners == 1 && self.in_tree[page as usize]);
         *owners += 1;
     }
 
@@ -49,8 +78,10 @@ impl PagePool {
         let owners = &mut self.owners[page as usize];
         assert!(*owners > 0, "page {page} was released twice");
         *owners -= 1;
-        if *owners == 0 {
-            self.free.insert(page as usize);
+        match *owners {
+            0 => _ = self.free.insert(page as usize),
+            1 => self.cached += usize::from(self.in_tree[page as usize]),
+            _ => {}
         }
     }
 
@@ -68,7 +99,8 @@ impl PagePool {
                 return Err(format!("page {page} has {recorded} owners and its free bit disagrees"));
             }
         }
-        Ok(())
+        let cached = self.owners.iter().zip(&self.in_tree).filter(|(n, tree)| **n == 1 && **tree).count();
+        if cached != self.cached { Err(format!("{cached} pages are cached, {} are counted", self.cached)) } else { Ok(()) }
     }
 }
 

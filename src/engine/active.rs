@@ -1,7 +1,7 @@
 //! A request on the engine thread: its sampling state, its text, its end.
 
 use super::api::{EventKind, FinishReason, RequestOptions, Usage};
-use super::delivery::{Outbox, Dispatch};
+use super::delivery::{Dispatch, Outbox};
 use crate::cache::Handle;
 use crate::error::{Error, Result, Status};
 use crate::sampling::{SamplingParams, TokenCounts};
@@ -65,7 +65,9 @@ impl Active {
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
             let bytes = request.prompt.len() as u64 * 4;
-            prompt_logprobs.try_reserve_exact(request.prompt.len()).map_err(|_| Error::memory("prompt logprobs", bytes))?;
+            prompt_logprobs
+                .try_reserve_exact(request.prompt.len())
+                .map_err(|_| Error::memory("prompt logprobs", bytes))?;
             prompt_logprobs.push(f32::NAN);
         }
         Ok(Active {
@@ -133,16 +135,16 @@ impl Active {
         Ok(())
     }
 
-    /// Sends the terminal event.
-    pub fn finish(&mut self, end: End, preemptions: u32, dispatch: &Dispatch) {
+    /// Sends the terminal event. `history`: preemptions, and tokens taken from the prefix tree.
+    pub fn finish(&mut self, end: End, history: (u32, usize), dispatch: &Dispatch) {
         let now = Instant::now();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let since = |t: Option<Instant>| t.map_or(0, |t| micros(t.duration_since(self.request.submitted)));
         let usage = Usage {
             prompt_tokens: self.request.prompt.len() as u32,
-            cached_tokens: 0,
+            cached_tokens: history.1 as u32,
             generated_tokens: self.generated as u32,
-            preemptions,
+            preemptions: history.0,
             seed: self.request.params.seed,
             queue_us: since(self.admitted),
             first_token_us: since(self.first_token),

@@ -47,7 +47,7 @@ pub(super) struct Machine {
 
 impl Core {
     pub fn new(shared: Arc<Shared>, machine: Machine) -> Core {
-        let stats = Stats { pages_free: machine.scheduler.pages().1 as u64, ..Stats::default() };
+        let stats = Stats { pages_free: machine.scheduler.pages().2 as u64, ..Stats::default() };
         shared.stats.publish(&stats);
         Core { shared, machine, active: Vec::new(), stats, closing: None, dead: false, panic_next: false }
     }
@@ -115,6 +115,8 @@ impl Core {
             Command::Check(reply) => {
                 // Ended requests still hold their pages until the next step; let them go first.
                 self.machine.scheduler.cleanup();
+                // Who asks sees the statistics of the state that was checked.
+                self.publish();
                 reply.put(if self.dead { Err(panicked()) } else { self.check() });
             }
             Command::Close(cut) => self.closing = Some(cut),
@@ -159,7 +161,7 @@ impl Core {
             Ok(mut active) if active.request.max_tokens == 0 && !active.request.prompt_logprobs => {
                 self.machine.scheduler.finish(active.handle);
                 self.stats.finished += 1;
-                active.finish(End::Finished(FinishReason::Length), 0, &self.shared.dispatch);
+                active.finish(End::Finished(FinishReason::Length), (0, 0), &self.shared.dispatch);
             }
             Ok(active) => self.active.push(active),
             Err(error) => {
@@ -192,19 +194,17 @@ impl Core {
             End::Cancelled(_) => self.stats.cancelled += 1,
             End::Failed(_) => self.stats.failed += 1,
         }
-        let preemptions = self.machine.scheduler.get(active.handle).map_or(0, |s| s.preemptions);
+        let sequence = self.machine.scheduler.get(active.handle);
+        let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
         self.machine.scheduler.finish(active.handle);
-        active.finish(end, preemptions, &self.shared.dispatch);
+        active.finish(end, history, &self.shared.dispatch);
     }
 
     /// Ends requests whose deadline has passed.
     fn expire(&mut self) {
         if self.active.iter().any(|a| a.request.deadline.is_some()) {
             let now = Instant::now();
-            self.end_where(
-                |a| a.request.deadline.is_some_and(|d| d <= now),
-                || End::Cancelled(FinishReason::Deadline),
-            );
+            self.end_where(|a| a.request.deadline.is_some_and(|d| d <= now), || End::Cancelled(FinishReason::Deadline));
         }
     }
 
@@ -274,10 +274,10 @@ impl Core {
             let step_rows: Vec<u32> = piece.iter().map(|w| w.2).collect();
             self.machine.read_logits(&step_rows);
             for (index, (row, position, _)) in piece.iter().enumerate() {
-                if let Err(error) = self.consume(row, *position, index) {
-                    if let Some(at) = self.index_of(row.sequence) {
-                        self.end(at, End::Failed(error));
-                    }
+                if let Err(error) = self.consume(row, *position, index)
+                    && let Some(at) = self.index_of(row.sequence)
+                {
+                    self.end(at, End::Failed(error));
                 }
             }
         }
@@ -330,11 +330,13 @@ impl Core {
 
     fn publish(&mut self) {
         let (running, waiting, stalled) = self.machine.scheduler.counts();
-        let (used, free) = self.machine.scheduler.pages();
+        let (used, cached, free) = self.machine.scheduler.pages();
+        let counters = self.machine.scheduler.counters();
         let s = &mut self.stats;
         (s.running, s.waiting, s.stalled) = (running as u32, waiting as u32, stalled as u32);
-        (s.pages_used, s.pages_free) = (used as u64, free as u64);
-        s.preemptions = self.machine.scheduler.counters().preemptions;
+        (s.pages_used, s.pages_cached, s.pages_free) = (used as u64, cached as u64, free as u64);
+        (s.preemptions, s.evictions) = (counters.preemptions, counters.evictions);
+        (s.prefix_tokens_seen, s.prefix_tokens_hit) = (counters.prefix_tokens_seen, counters.prefix_tokens_hit);
         s.log_dropped = self.shared.dispatch.logs_dropped();
         self.shared.stats.publish(s);
     }

@@ -23,7 +23,7 @@ use crate::sampling::SamplingParams;
 use crate::source::GenerationDefaults;
 use crate::text::{StopFilter, TextStream};
 use active::NewRequest;
-use delivery::{Outbox, Dispatch, Dispatched, Work, closed, lock, wait_until};
+use delivery::{Dispatch, Dispatched, Outbox, Work, closed, lock, wait_until};
 use prompt::TextKit;
 use stats::StatsCell;
 use std::hash::{BuildHasher, RandomState};
@@ -50,6 +50,19 @@ pub enum Next {
     Timeout,
     /// The terminal event was already taken (callback requests: the request has ended and its sink was dropped).
     End,
+}
+
+/// Target of log lines in the `log` crate.
+const LOG_TARGET: &str = "astrai";
+
+fn facade_level(level: LogLevel) -> Option<log::Level> {
+    match level {
+        LogLevel::Off => None,
+        LogLevel::Error => Some(log::Level::Error),
+        LogLevel::Warn => Some(log::Level::Warn),
+        LogLevel::Info => Some(log::Level::Info),
+        LogLevel::Debug => Some(log::Level::Debug),
+    }
 }
 
 /// What callers ask of the engine thread.
@@ -132,8 +145,12 @@ impl Shared {
         }
     }
 
+    /// Without a callback, lines go to the `log` crate, where a Rust host may listen; no logger is the usual case.
     fn logs(&self, level: LogLevel) -> bool {
-        self.log.is_some() && level as i32 <= self.log_level.load(Ordering::Relaxed)
+        match &self.log {
+            Some(_) => level as i32 <= self.log_level.load(Ordering::Relaxed),
+            None => facade_level(level).is_some_and(|l| log::log_enabled!(target: LOG_TARGET, l)),
+        }
     }
 
     fn log(&self, level: LogLevel, line: impl FnOnce() -> String) {
@@ -162,9 +179,13 @@ impl Shared {
     }
 
     fn call_log(&self, level: LogLevel, line: &str) {
-        let Some(log) = &self.log else { return };
         let _scope = CallbackScope::new();
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| log(level, line)));
+        let write = || match (&self.log, facade_level(level)) {
+            (Some(log), _) => log(level, line),
+            (None, Some(level)) => log::log!(target: LOG_TARGET, level, "{line}"),
+            (None, None) => {}
+        };
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(write));
     }
 }
 
@@ -340,10 +361,14 @@ impl Engine {
             return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
         }
         if tokens > context {
-            let message = format!("the prompt has {tokens} tokens, the context holds {context}; shorten it or open the engine with a longer context");
-            return Err(Error::new(Status::Context, message)
-                .about("prompt")
-                .numbers(Unit::Tokens, tokens as u64, context as u64));
+            let message = format!(
+                "the prompt has {tokens} tokens, the context holds {context}; shorten it or open the engine with a longer context"
+            );
+            return Err(Error::new(Status::Context, message).about("prompt").numbers(
+                Unit::Tokens,
+                tokens as u64,
+                context as u64,
+            ));
         }
         Ok(())
     }
@@ -457,7 +482,10 @@ fn check_stops(prompt: &Prompt, vocab: u32) -> Result<()> {
         too_many("bytes of a stop string", long.len(), limits::STOP_BYTES_MAX)?;
     }
     match prompt.stop_tokens.iter().find(|&&t| t >= vocab) {
-        Some(t) => Err(Error::argument(format!("stop token {t} is not below the vocabulary size {vocab}")).about("stop tokens")),
+        Some(t) => {
+            Err(Error::argument(format!("stop token {t} is not below the vocabulary size {vocab}"))
+                .about("stop tokens"))
+        }
         None => Ok(()),
     }
 }

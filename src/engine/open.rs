@@ -115,9 +115,11 @@ fn check_options(o: &EngineOptions) -> Result<()> {
         if value as usize <= max {
             return Ok(());
         }
-        Err(Error::argument(format!("option {name} is {value}, the limit is {max}"))
-            .about(name)
-            .numbers(Unit::Count, value as u64, max as u64))
+        Err(Error::argument(format!("option {name} is {value}, the limit is {max}")).about(name).numbers(
+            Unit::Count,
+            value as u64,
+            max as u64,
+        ))
     };
     limit("threads", o.threads, limits::THREADS_MAX)?;
     limit("max_running", o.max_running, limits::RUNNING_MAX)?;
@@ -180,10 +182,14 @@ impl Sizing {
         let frames = frames(o, &a.groups(), running_max, page_tokens, context, kv)?;
         let held = frames * page_tokens;
         if wanted > held {
-            let message = format!("a context of {wanted} tokens was asked for, but the KV memory holds {held}; raise memory_budget");
-            return Err(Error::new(Status::Memory, message)
-                .about("memory_budget")
-                .numbers(Unit::Tokens, wanted as u64, held as u64));
+            let message = format!(
+                "a context of {wanted} tokens was asked for, but the KV memory holds {held}; raise memory_budget"
+            );
+            return Err(Error::new(Status::Memory, message).about("memory_budget").numbers(
+                Unit::Tokens,
+                wanted as u64,
+                held as u64,
+            ));
         }
         Ok(Sizing {
             running_max,

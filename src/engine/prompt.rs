@@ -143,6 +143,9 @@ fn check_text(text: &str) -> Result<()> {
     if text.len() <= limits::PROMPT_BYTES_MAX {
         return Ok(());
     }
-    Err(Error::new(Status::Argument, format!("the prompt has {} bytes of text, the limit is {}", text.len(), limits::PROMPT_BYTES_MAX))
-        .numbers(Unit::Bytes, text.len() as u64, limits::PROMPT_BYTES_MAX as u64))
+    Err(Error::new(
+        Status::Argument,
+        format!("the prompt has {} bytes of text, the limit is {}", text.len(), limits::PROMPT_BYTES_MAX),
+    )
+    .numbers(Unit::Bytes, text.len() as u64, limits::PROMPT_BYTES_MAX as u64))
 }

@@ -25,10 +25,14 @@ pub(super) struct EngineBody {
     /// Calls in progress, and [`FREED`] once the handle is freed. Whoever makes it exactly `FREED` ends the engine.
     calls: AtomicUsize,
     closed: AtomicBool,
-    engine: UnsafeCell<ManuallyDrop<Engine>>,
+    live: UnsafeCell<ManuallyDrop<Live>>,
     model_type: CString,
     device_name: CString,
-    /// Also held by the engine's callbacks, if there are any; the last of them finalizes.
+}
+
+/// What ends when the handle is freed, in this order: a call in progress may still use the user data.
+struct Live {
+    engine: Engine,
     _user_data: Arc<UserData>,
 }
 
@@ -37,12 +41,12 @@ const FREED: usize = 1 << (usize::BITS - 1);
 /// `grace_ms` of -1: longer than any process runs, short enough to be added to a clock.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-// SAFETY: `engine` is only read, through a counted call, until the one thread that brings `calls` to `FREED` takes
-// it; the engine itself is for any thread (checked below).
+// SAFETY: `live` is only read, through a counted call, until the one thread that brings `calls` to `FREED` takes
+// it; what is in it is for any thread (checked below).
 unsafe impl Sync for EngineBody {}
 const _: fn() = || {
     fn any_thread<T: Send + Sync>() {}
-    any_thread::<Engine>();
+    any_thread::<Live>();
 };
 
 impl Kind for EngineBody {
@@ -60,10 +64,9 @@ impl EngineBody {
         EngineBody {
             calls: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            engine: UnsafeCell::new(ManuallyDrop::new(engine)),
+            live: UnsafeCell::new(ManuallyDrop::new(Live { engine, _user_data: user_data })),
             model_type,
             device_name,
-            _user_data: user_data,
         }
     }
 
@@ -86,10 +89,10 @@ impl EngineBody {
         }
     }
 
-    /// Drops the engine. Called once: only one call brings `calls` to exactly `FREED`, and none enters after.
+    /// Drops what is live. Called once: only one call brings `calls` to exactly `FREED`, and none enters after.
     fn end(&self) {
         // SAFETY: no call is in progress and none can begin, so this is the only access.
-        unsafe { ManuallyDrop::drop(&mut *self.engine.get()) };
+        unsafe { ManuallyDrop::drop(&mut *self.live.get()) };
     }
 }
 
@@ -123,7 +126,7 @@ impl Deref for EngineCall {
     type Target = Engine;
     fn deref(&self) -> &Engine {
         // SAFETY: `enter` was called and `leave` was not, so the engine is not dropped; shared access only.
-        unsafe { &*self.handle.engine.get() }
+        &unsafe { &*self.handle.live.get() }.engine
     }
 }
 
@@ -135,7 +138,7 @@ impl Drop for EngineCall {
 
 /// [B] Opens a model folder in Hugging Face layout and starts its engine. options may be NULL: all automatic.
 /// *out is freed with astrai_engine_free. The finalizer in options runs once: when the call failed, before it returns;
-/// else when the engine was freed and its last callback has returned. Not with ERR_STRUCT_SIZE: nothing was read.
+/// else when the engine is freed, after its last log line. Not with ERR_STRUCT_SIZE: nothing was read.
 /// ERR_IO, ERR_FORMAT: a file is missing or not what it should be; subject is its path. ERR_UNSUPPORTED: a model or
 /// an option this version has no code for. ERR_ABORTED: progress returned nonzero. ERR_MEMORY, ERR_ARGUMENT, ERR_UTF8.
 #[unsafe(no_mangle)]

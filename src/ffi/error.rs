@@ -86,7 +86,7 @@ pub unsafe extern "C" fn astrai_error_free(error: *mut astrai_error) {
             return Ok(());
         }
         // SAFETY: by the contract an error of this library, all of which are cells.
-        let magic = unsafe { &mut *(&raw mut (*cell).magic) };
+        let magic = unsafe { &mut (*cell).magic };
         if *magic == OWNED {
             *magic = 0;
             // SAFETY: `write` made it with Box and gave it away; zeroing the magic word makes this the only free.

@@ -120,7 +120,7 @@ pub unsafe extern "C" fn astrai_event_free(event: *mut astrai_event) {
             return Ok(());
         }
         // SAFETY: by the contract an event of this library, all of which are cells.
-        let magic = unsafe { &mut *(&raw mut (*cell).magic) };
+        let magic = unsafe { &mut (*cell).magic };
         if *magic == OWNED {
             *magic = 0;
             // SAFETY: `give` made it with Box and gave it away; zeroing the magic word makes this the only free.

@@ -5,7 +5,9 @@
 
 use super::error;
 use super::types::astrai_error;
+use crate::engine::{CallbackScope, in_callback};
 use crate::error::{Error, Result, Status};
+use crate::os::thread::NAME_PREFIX;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -15,12 +17,7 @@ use std::sync::Once;
 thread_local! {
     /// Guarded calls in progress on this thread.
     static GUARDS: Cell<u32> = const { Cell::new(0) };
-    /// Host callbacks in progress on this thread.
-    static CALLBACKS: Cell<u32> = const { Cell::new(0) };
 }
-
-/// Names of engine threads begin with this.
-const ENGINE_THREAD_PREFIX: &[u8] = b"astrai";
 
 /// What an exported function returns: how success and failure look to C.
 pub(super) trait Outcome {
@@ -88,7 +85,7 @@ pub(super) fn guard<T: Outcome>(
 ) -> T::C {
     install_hook();
     let outcome = {
-        let _inside = Mark::set(&GUARDS);
+        let _inside = Inside::enter();
         panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panicked(name, payload)))
     };
     match outcome {
@@ -108,13 +105,13 @@ pub(super) fn guard<T: Outcome>(
 
 /// Calls host code. Blocking functions called from inside it are refused with `Reentrant`.
 pub(super) fn callback<R>(call: impl FnOnce() -> R) -> R {
-    let _inside = Mark::set(&CALLBACKS);
+    let _inside = CallbackScope::new();
     call()
 }
 
 /// Refuses a blocking call inside a callback.
 pub(super) fn may_block(name: &'static str) -> Result<()> {
-    if CALLBACKS.get() == 0 {
+    if !in_callback() {
         return Ok(());
     }
     Err(Error::new(
@@ -124,19 +121,19 @@ pub(super) fn may_block(name: &'static str) -> Result<()> {
     .about(name))
 }
 
-/// Counts up for as long as it lives.
-struct Mark(&'static std::thread::LocalKey<Cell<u32>>);
+/// A guarded call on this thread, for as long as it lives.
+struct Inside;
 
-impl Mark {
-    fn set(key: &'static std::thread::LocalKey<Cell<u32>>) -> Mark {
-        key.set(key.get().saturating_add(1));
-        Mark(key)
+impl Inside {
+    fn enter() -> Inside {
+        GUARDS.set(GUARDS.get().saturating_add(1));
+        Inside
     }
 }
 
-impl Drop for Mark {
+impl Drop for Inside {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        GUARDS.set(GUARDS.get().saturating_sub(1));
     }
 }
 
@@ -178,11 +175,11 @@ fn on_engine_thread() -> bool {
         let mut name = [0u8; 64];
         // SAFETY: the buffer is writable for the length that is passed, and the thread is the calling one.
         let status = unsafe { libc::pthread_getname_np(libc::pthread_self(), name.as_mut_ptr().cast(), name.len()) };
-        status == 0 && name.starts_with(ENGINE_THREAD_PREFIX)
+        status == 0 && name.starts_with(NAME_PREFIX.as_bytes())
     }
     #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     {
-        std::thread::current().name().is_some_and(|name| name.as_bytes().starts_with(ENGINE_THREAD_PREFIX))
+        std::thread::current().name().is_some_and(|name| name.starts_with(NAME_PREFIX))
     }
 }
 

@@ -50,7 +50,7 @@ impl<T: Kind> Handle<T> {
             return Err(not_a_handle::<T>());
         }
         // SAFETY: aligned and, by the caller's promise, a handle of some kind: all begin with the magic word.
-        let magic = unsafe { &*(&raw const (*handle).magic) };
+        let magic = unsafe { &(*handle).magic };
         if magic.load(Ordering::Acquire) != T::MAGIC {
             return Err(not_a_handle::<T>());
         }
@@ -107,7 +107,9 @@ mod tests {
     use super::*;
     use std::ptr;
 
-    struct Red(Arc<()>);
+    struct Red {
+        _witness: Arc<()>,
+    }
     struct Blue;
     impl Kind for Red {
         type C = u8;
@@ -141,7 +143,7 @@ mod tests {
     #[test]
     fn a_call_keeps_a_released_handle_in_memory() {
         let witness = Arc::new(());
-        let red = Handle::create(Red(Arc::clone(&witness)));
+        let red = Handle::create(Red { _witness: Arc::clone(&witness) });
         // SAFETY: live.
         let call = unsafe { Handle::<Red>::borrow(red) }.unwrap();
         call.release();

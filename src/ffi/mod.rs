@@ -3,12 +3,12 @@
 //! Called by C programs through `include/astrai.h`, which cbindgen generates from the documentation and types of
 //! this room (`make header`; the test `header` fails when the two differ). What holds everywhere:
 //!
-//! - The body of an exported function is one call of [`guard::guard`]: no panic crosses the ABI, and the caller's
+//! - The body of an exported function is one call of `guard::guard`: no panic crosses the ABI, and the caller's
 //!   `astrai_error **` is written in one place.
-//! - Handles are [`handle::Handle`]s: reference-counted, marked with a magic word, tied to the process that opened
+//! - Handles are `handle::Handle`s: reference-counted, marked with a magic word, tied to the process that opened
 //!   them.
-//! - What comes from the caller passes through [`input`] before anything else looks at it.
-//! - Host callbacks are called through [`guard::callback`], which is what makes a blocking call inside one an error.
+//! - What comes from the caller passes through `input` before anything else looks at it.
+//! - Host callbacks are called through `guard::callback`, which is what makes a blocking call inside one an error.
 //!
 //! The documentation of exported items is written for readers of the header: plain C, no links.
 

@@ -69,7 +69,7 @@ unsafe impl CallerStruct for astrai_stats {
     }
 }
 
-/// The engine's options. `user_data` is shared by the callbacks and finalized with the last of them.
+/// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.
 pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Result<EngineOptions> {
     input::flags(o.flags, ASTRAI_ENGINE_NO_MMAP | ASTRAI_ENGINE_TEXT_ONLY, "astrai_engine_options.flags")?;
     if o.reserved != 0 {
@@ -138,8 +138,9 @@ fn bad(field: &'static str, found: impl std::fmt::Display, expected: impl std::f
 
 fn progress(progress: astrai_progress_fn, user_data: &Arc<UserData>) -> Option<ProgressFn> {
     let progress = progress?;
-    let user_data = Arc::clone(user_data);
+    let user_data = Arc::downgrade(user_data);
     Some(Box::new(move |done, total| {
+        let Some(user_data) = user_data.upgrade() else { return false };
         // SAFETY: a function of the declared type, by the contract of astrai_engine_open.
         guard::callback(|| unsafe { progress(user_data.pointer(), done, total) }) == 0
     }))
@@ -147,8 +148,10 @@ fn progress(progress: astrai_progress_fn, user_data: &Arc<UserData>) -> Option<P
 
 fn log(log: astrai_log_fn, user_data: &Arc<UserData>) -> Option<LogFn> {
     let log = log?;
-    let user_data = Arc::clone(user_data);
+    let user_data = Arc::downgrade(user_data);
     Some(Arc::new(move |level, line| {
+        // Requests may outlive the engine's handle; what they log after it has nowhere to go.
+        let Some(user_data) = user_data.upgrade() else { return };
         let mut text = Vec::with_capacity(line.len() + 1);
         text.extend_from_slice(line.as_bytes());
         text.push(0);

@@ -102,7 +102,7 @@ pub unsafe extern "C" fn astrai_submit(
     })
 }
 
-/// [A] The request's number, as in its events: never 0, never used again in this process. 0 for NULL.
+/// [A] The request's number, as in its events: never 0, never used again by its engine. 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_request_id(request: *const astrai_request) -> u64 {
     guard("astrai_request_id", ptr::null_mut(), || {

@@ -68,7 +68,8 @@ impl<'a> Config<'a> {
     /// An integer in `0..=max`, if the key is there.
     pub fn optional_count(&self, key: &str, max: usize) -> Result<Option<usize>> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        let number = value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
+        let number =
+            value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
         match number.and_then(|n| usize::try_from(n).ok()) {
             Some(n) if n <= max => Ok(Some(n)),
             Some(n) => Err(self.bad(key, format_args!("is {n}, more than the limit of {max}"))),
@@ -122,7 +123,11 @@ impl<'a> Config<'a> {
 
     /// Demands that `a` be a multiple of `b`.
     pub fn divisible(&self, key: &str, a: usize, by: &str, b: usize) -> Result<()> {
-        if a.is_multiple_of(b) { Ok(()) } else { Err(self.bad(key, format_args!("is {a}, not a multiple of `{by}` = {b}"))) }
+        if a.is_multiple_of(b) {
+            Ok(())
+        } else {
+            Err(self.bad(key, format_args!("is {a}, not a multiple of `{by}` = {b}")))
+        }
     }
 
     /// The activation function must be SiLU, the only one the forward pass has.
@@ -182,10 +187,16 @@ impl Sizes {
             }
         };
         if head_dim > limits::HEAD_DIM_MAX || !head_dim.is_multiple_of(2) {
-            return Err(config.bad("head_dim", format_args!("is {head_dim}, expected an even number up to {}", limits::HEAD_DIM_MAX)));
+            return Err(config.bad(
+                "head_dim",
+                format_args!("is {head_dim}, expected an even number up to {}", limits::HEAD_DIM_MAX),
+            ));
         }
         if heads * head_dim > limits::WIDTH_MAX {
-            return Err(config.bad("num_attention_heads", format_args!("times head size is {}, more than the limit of {}", heads * head_dim, limits::WIDTH_MAX)));
+            return Err(config.bad(
+                "num_attention_heads",
+                format_args!("times head size is {}, more than the limit of {}", heads * head_dim, limits::WIDTH_MAX),
+            ));
         }
         Ok(Sizes {
             hidden,

@@ -208,7 +208,13 @@ impl Model {
     /// `x += out_proj(attention(y))`.
     fn attention(&self, backend: &mut dyn Backend, t: &Attention, w: &LayerWeights, layer: usize, step: &Step) {
         let (ws, rows) = (&self.workspace, step.tokens.len());
-        let heads = |tensor, heads: usize, head_stride, row_stride| Heads { tensor, row_stride, head_stride, heads, dim: t.head_dim };
+        let heads = |tensor, heads: usize, head_stride, row_stride| Heads {
+            tensor,
+            row_stride,
+            head_stride,
+            heads,
+            dim: t.head_dim,
+        };
         let q = heads(ws.q, t.heads, t.head_dim, t.heads * t.head_dim);
         let (k, v) = match w.kv {
             KvWeights::Direct { k, v } => {
@@ -289,7 +295,9 @@ impl Model {
                 let (routing, scratch) = (*routing, ws.experts);
                 backend.experts(Experts { experts: routed, logits, routing, x: ws.y, out: ws.x, scratch }, rows);
             }
-            (FfnWeights::Experts { .. }, Ffn::Dense { .. }) => unreachable!("weights are bound by this very architecture"),
+            (FfnWeights::Experts { .. }, Ffn::Dense { .. }) => {
+                unreachable!("weights are bound by this very architecture")
+            }
         }
     }
 }

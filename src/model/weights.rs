@@ -167,8 +167,9 @@ impl Binder<'_> {
                 let routed =
                     (0..count).map(|e| self.expert(trio, at, e, intermediate, a.hidden)).collect::<Result<_>>()?;
                 let trio = [names.shared_gate, names.shared_up, names.shared_down];
-                let shared =
-                    (0..shared).map(|e| self.expert(trio, at, e, shared_intermediate, a.hidden)).collect::<Result<_>>()?;
+                let shared = (0..shared)
+                    .map(|e| self.expert(trio, at, e, shared_intermediate, a.hidden))
+                    .collect::<Result<_>>()?;
                 Ok(FfnWeights::Experts { router, routed, shared })
             }
         }

@@ -5,19 +5,22 @@
 //! budget with pieces of prompts. The result is a [`BatchPlan`] of plain integers; the engine runs it and reports back
 //! with [`Scheduler::computed`] and [`Scheduler::append`].
 //!
-//! Pages are taken when the next token needs one, never for the longest possible sequence. When they run out, the youngest
-//! sequence gives all of its pages back and waits at the head of the queue; its tokens are computed again later, which
-//! nobody can see in the result (law 1).
+//! Pages are taken when the next token needs one, never for the longest possible sequence. A full page enters the prefix
+//! tree as soon as it is computed; a sequence begins with the pages the tree has for it, and one whose beginning another is
+//! just computing waits for that. When pages run out, the least recently used ones nobody uses leave the tree; then the
+//! youngest sequence gives all of its pages back and waits at the head of the queue. Its tokens are computed again later,
+//! mostly from the tree, which nobody can see in the result (law 1).
 //!
-//! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences whose tables name it; a running sequence owns
-//! pages for its computed tokens, at most one page more; a waiting one owns none.
+//! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences whose tables name it and to the tree if it is
+//! there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
 
 mod sequence;
 
 pub use crate::cache::Handle;
 pub use sequence::{Sequence, State};
 
-use crate::cache::{PagePool, Slots};
+use crate::cache::prefix::ROOT;
+use crate::cache::{Page, PagePool, PrefixTree, Slots};
 use crate::error::{Error, Result, Status, Unit};
 use std::collections::VecDeque;
 
@@ -72,6 +75,12 @@ pub struct BatchPlan {
 pub struct Counters {
     /// Sequences that gave their pages back.
     pub preemptions: u64,
+    /// Tokens of admitted sequences.
+    pub prefix_tokens_seen: u64,
+    /// Of these, tokens the prefix tree had.
+    pub prefix_tokens_hit: u64,
+    /// Pages that left the prefix tree, over all layer groups.
+    pub evictions: u64,
 }
 
 /// The scheduler of one engine.
@@ -85,7 +94,10 @@ pub struct Scheduler {
     waiting: VecDeque<Handle>,
     finished: Vec<Handle>,
     pools: Vec<PagePool>,
+    tree: PrefixTree,
     counters: Counters,
+    /// The frames of one page, while it enters the tree.
+    scratch: Vec<Page>,
 }
 
 impl Scheduler {
@@ -98,7 +110,9 @@ impl Scheduler {
             waiting: VecDeque::new(),
             finished: Vec::new(),
             pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect(),
+            tree: PrefixTree::new(capacity.page_tokens),
             counters: Counters::default(),
+            scratch: Vec::new(),
             capacity,
         }
     }
@@ -151,29 +165,64 @@ impl Scheduler {
     /// Admits waiting sequences, in order, while there are slots and pages for what they have so far. A paused sequence
     /// gives way to one that could run.
     pub fn refill(&mut self) {
-        while let Some(at) = self.waiting.iter().position(|&w| self.sequences.get(w).is_some_and(|s| !s.paused)) {
-            let handle = self.waiting[at];
-            if !self.has_room_for(handle) {
-                match self.running.iter().rev().find(|&&r| self.sequences.get(r).is_some_and(|s| s.paused)) {
-                    Some(&paused) => self.preempt(paused),
-                    None => return,
-                }
-                continue;
+        let mut at = 0;
+        while let Some(&handle) = self.waiting.get(at) {
+            if self.sequences.get(handle).is_none_or(|s| s.paused) || self.is_being_computed(handle) {
+                at += 1;
+            } else if self.has_room_for(handle) {
+                self.waiting.remove(at);
+                self.admit(handle);
+            } else {
+                let paused = |r: &&Handle| self.sequences.get(**r).is_some_and(|s| s.paused);
+                let Some(&paused) = self.running.iter().rev().find(paused) else { return };
+                self.preempt(paused);
+                at += 1;
             }
-            let Ok(slot) = self.slots.insert(handle) else { return };
-            if let Some(sequence) = self.sequences.get_mut(handle) {
-                sequence.state = State::Running(slot);
-            }
-            self.waiting.remove(at);
-            self.running.push(handle);
         }
+    }
+
+    fn admit(&mut self, handle: Handle) {
+        let Ok(slot) = self.slots.insert(handle) else { unreachable!("has_room_for found a slot") };
+        let Some(sequence) = self.sequences.get_mut(handle) else { unreachable!("waiting sequences exist") };
+        let hit_max = sequence.hit_max();
+        sequence.state = State::Running(slot);
+        sequence.node = self.tree.share(&sequence.tokens, hit_max, &mut sequence.tables, &mut self.pools);
+        sequence.tree_pages = sequence.tables.first().map_or(0, Vec::len);
+        sequence.computed = sequence.tree_pages * self.capacity.page_tokens;
+        if sequence.cached_tokens.is_none() {
+            sequence.cached_tokens = Some(sequence.computed);
+            self.counters.prefix_tokens_seen += sequence.prompt_len as u64;
+            self.counters.prefix_tokens_hit += sequence.computed as u64;
+        }
+        self.running.push(handle);
     }
 
     /// Whether there is a slot, and pages for the sequence itself and for one page of growth of everyone who runs.
     fn has_room_for(&self, handle: Handle) -> bool {
-        let len = self.sequences.get(handle).map_or(0, |s| s.tokens.len());
-        let pages = (len + 1).div_ceil(self.capacity.page_tokens) + self.running.len();
-        !self.slots.is_full() && (self.running.is_empty() || self.pools.iter().all(|p| p.free() >= pages))
+        let Some(sequence) = self.sequences.get(handle) else { return false };
+        if self.slots.is_full() {
+            return false;
+        }
+        if self.running.is_empty() {
+            return true;
+        }
+        let (matched, unused) = self.tree.matched(&sequence.tokens, sequence.hit_max(), &self.pools);
+        let new = (sequence.tokens.len() + 1).div_ceil(self.capacity.page_tokens) - matched + self.running.len();
+        self.pools.iter().all(|p| p.free() + p.cached() - unused >= new)
+    }
+
+    /// Whether a running sequence is about to compute a page this one could share.
+    fn is_being_computed(&self, handle: Handle) -> bool {
+        let Some(sequence) = self.sequences.get(handle) else { return false };
+        let page_tokens = self.capacity.page_tokens;
+        let wanted = &sequence.tokens[..sequence.hit_max() / page_tokens * page_tokens];
+        let coming = |other: &Sequence| {
+            let common = wanted.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+            common / page_tokens * page_tokens
+        };
+        let best = self.running.iter().filter_map(|r| self.sequences.get(*r)).filter(|o| !o.paused && o.pending() > 1);
+        let best = best.map(|o| (coming(o), o.computed)).filter(|(end, computed)| end > computed).map(|b| b.0).max();
+        best.is_some_and(|end| self.tree.matched(&sequence.tokens, sequence.hit_max(), &self.pools).0 * page_tokens < end)
     }
 
     /// One row for every sequence that waits for its next token, oldest first.
@@ -227,6 +276,9 @@ impl Scheduler {
                 covered = covered.min(table.len() * page_tokens);
             }
             let computed = sequence.computed;
+            if covered < target && self.tree.evict(&mut self.pools) {
+                continue;
+            }
             if covered > computed {
                 return count.min(covered - computed);
             }
@@ -270,9 +322,10 @@ impl Scheduler {
         if let State::Running(slot) = sequence.state {
             self.slots.remove(slot);
             self.running.retain(|r| *r != handle);
+            self.tree.detach(sequence.node);
         }
         sequence.state = State::Waiting;
-        sequence.computed = 0;
+        (sequence.node, sequence.tree_pages, sequence.computed) = (ROOT, 0, 0);
         for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
             table.drain(..).for_each(|page| pool.release(page));
         }
@@ -283,11 +336,20 @@ impl Scheduler {
         self.sequences.get(handle)
     }
 
-    /// Reports that a row of the plan has run.
+    /// Reports that a row of the plan has run. Pages it completed enter the prefix tree.
     pub fn computed(&mut self, row: &Row) {
-        if let Some(sequence) = self.sequences.get_mut(row.sequence) {
-            sequence.computed = row.first + row.count;
-            sequence.logits_from = sequence.logits_from.max(sequence.computed);
+        let page_tokens = self.capacity.page_tokens;
+        let Some(sequence) = self.sequences.get_mut(row.sequence) else { return };
+        sequence.computed = row.first + row.count;
+        sequence.logits_from = sequence.logits_from.max(sequence.computed);
+        while (sequence.tree_pages + 1) * page_tokens <= sequence.computed {
+            let page = sequence.tree_pages;
+            self.scratch.clear();
+            self.scratch.extend(sequence.tables.iter().map(|t| t[page]));
+            let tokens = &sequence.tokens[page * page_tokens..(page + 1) * page_tokens];
+            sequence.node = self.tree.insert(sequence.node, tokens, &mut self.scratch, &mut self.pools);
+            sequence.tables.iter_mut().zip(&self.scratch).for_each(|(t, &frame)| t[page] = frame);
+            sequence.tree_pages += 1;
         }
     }
 
@@ -300,11 +362,11 @@ impl Scheduler {
 
     /// Marks a sequence as ended; the next cleanup returns what it holds.
     pub fn finish(&mut self, handle: Handle) {
-        if let Some(sequence) = self.sequences.get_mut(handle) {
-            if !sequence.finished {
-                sequence.finished = true;
-                self.finished.push(handle);
-            }
+        if let Some(sequence) = self.sequences.get_mut(handle)
+            && !sequence.finished
+        {
+            sequence.finished = true;
+            self.finished.push(handle);
         }
     }
 
@@ -320,15 +382,16 @@ impl Scheduler {
         (self.running.len(), self.waiting.len(), self.sequences.iter().filter(|(_, s)| s.paused).count())
     }
 
-    /// Page frames used and free, over all groups.
-    pub fn pages(&self) -> (usize, usize) {
-        let free = self.pools.iter().map(PagePool::free).sum();
-        (self.pools.iter().map(PagePool::total).sum::<usize>() - free, free)
+    /// Page frames used, cached and free, over all groups.
+    pub fn pages(&self) -> (usize, usize, usize) {
+        let sum = |f: fn(&PagePool) -> usize| self.pools.iter().map(f).sum::<usize>();
+        let (cached, free) = (sum(PagePool::cached), sum(PagePool::free));
+        (sum(PagePool::total) - cached - free, cached, free)
     }
 
     /// Counters for the statistics.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { evictions: self.tree.evictions() * self.pools.len() as u64, ..self.counters }
     }
 
     /// Proves law 3, or says what is wrong.
@@ -336,13 +399,17 @@ impl Scheduler {
         let wrong = |what: String| Error::internal(format!("the scheduler's books are wrong: {what}"));
         for (group, pool) in self.pools.iter().enumerate() {
             let owned = self.sequences.iter().flat_map(|(_, s)| s.tables[group].iter().copied());
-            pool.check(owned).map_err(|e| wrong(format!("group {group}: {e}")))?;
+            pool.check(owned.chain(self.tree.pages(group))).map_err(|e| wrong(format!("group {group}: {e}")))?;
         }
+        self.tree.check(self.running.iter().filter_map(|r| Some(self.sequences.get(*r)?.node))).map_err(wrong)?;
         if self.slots.len() != self.running.len() {
             return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
         }
         if self.sequences.len() != self.running.len() + self.waiting.len() {
-            return Err(wrong(format!("{} sequences are neither running nor waiting", self.sequences.len() - self.running.len() - self.waiting.len())));
+            return Err(wrong(format!(
+                "{} sequences are neither running nor waiting",
+                self.sequences.len() - self.running.len() - self.waiting.len()
+            )));
         }
         for (handle, sequence) in self.sequences.iter() {
             sequence.check(self.capacity.page_tokens).map_err(wrong)?;

@@ -1,5 +1,6 @@
 //! One sequence as the scheduler sees it.
 
+use crate::cache::prefix::{NodeId, ROOT};
 use crate::cache::{Handle, Page};
 
 /// Where a sequence is.
@@ -27,6 +28,12 @@ pub struct Sequence {
     pub logits_from: usize,
     /// Page tables, one for each layer group.
     pub tables: Vec<Vec<Page>>,
+    /// Deepest node of the prefix tree on its way, and how many pages lead there; attached while running.
+    pub node: NodeId,
+    /// Pages of the table that are in the prefix tree.
+    pub tree_pages: usize,
+    /// Tokens the prefix tree had when the sequence was first admitted.
+    pub cached_tokens: Option<usize>,
     /// Where it is.
     pub state: State,
     /// Its consumer is slow; it gets no rows.
@@ -45,6 +52,9 @@ impl Sequence {
             computed: 0,
             logits_from,
             tables: vec![Vec::new(); groups],
+            node: ROOT,
+            tree_pages: 0,
+            cached_tokens: None,
             state: State::Waiting,
             paused: false,
             finished: false,
@@ -55,6 +65,11 @@ impl Sequence {
     /// Tokens that have yet to pass through the model.
     pub fn pending(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Most tokens it may take from the prefix tree: positions whose logits are wanted have to be computed.
+    pub fn hit_max(&self) -> usize {
+        self.logits_from.min(self.tokens.len() - 1)
     }
 
     /// Whether it has a slot.

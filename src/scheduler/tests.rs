@@ -20,7 +20,14 @@ struct Request {
 /// Runs `steps` steps of random traffic; every request must see each of its positions' logits exactly once, in order.
 fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
     let mut random = Random(seed);
-    let capacity = Capacity { running_max: 6, waiting_max: 20, step_tokens: 24, page_tokens: 4, frames: vec![frames], context: 64 };
+    let capacity = Capacity {
+        running_max: 6,
+        waiting_max: 20,
+        step_tokens: 24,
+        page_tokens: 4,
+        frames: vec![frames],
+        context: 64,
+    };
     let mut scheduler = Scheduler::new(capacity.clone());
     let mut plan = BatchPlan::default();
     let mut live: Vec<Request> = Vec::new();
@@ -53,9 +60,13 @@ fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
             let sequence = scheduler.get(row.sequence).unwrap();
             assert!(!sequence.paused && sequence.computed == row.first);
             assert!(sequence.tables[0].len() * 4 >= row.first + row.count, "pages cover the row");
+            assert!(row.first <= sequence.hit_max().max(sequence.computed), "a hit never covers what has to be computed");
             let end = row.first + row.count;
             if row.logits_from < end {
-                assert_eq!(live[at].logits_seen, row.logits_from, "seed {seed}, step {step}: no position twice or left out");
+                assert_eq!(
+                    live[at].logits_seen, row.logits_from,
+                    "seed {seed}, step {step}: no position twice or left out"
+                );
                 live[at].logits_seen = end;
             }
             let newest = end == sequence.tokens.len();
@@ -77,7 +88,8 @@ fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
     live.drain(..).for_each(|r| scheduler.finish(r.handle));
     scheduler.plan(&mut plan);
     assert!(plan.rows.is_empty());
-    assert_eq!((scheduler.pages().0, scheduler.counts()), (0, (0, 0, 0)), "seed {seed}: everything came back");
+    let (used, cached, free) = scheduler.pages();
+    assert_eq!((used, cached + free, scheduler.counts()), (0, frames, (0, 0, 0)), "seed {seed}: everything came back");
     scheduler.counters()
 }
 
@@ -93,7 +105,8 @@ fn random_traffic_keeps_the_books_right() {
 
 #[test]
 fn a_lone_request_runs_to_its_end_in_chunks() {
-    let capacity = Capacity { running_max: 2, waiting_max: 2, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 32 };
+    let capacity =
+        Capacity { running_max: 2, waiting_max: 2, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 32 };
     let mut scheduler = Scheduler::new(capacity);
     let handle = scheduler.submit((0..19).collect(), 21, 18).unwrap();
     let mut plan = BatchPlan::default();
@@ -111,9 +124,72 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
     assert_eq!(seen, [(0, 8, 8), (8, 8, 16), (16, 3, 18), (19, 1, 19), (20, 1, 20)]);
 }
 
+fn capacity(running_max: usize, step_tokens: usize, frames: usize) -> Capacity {
+    Capacity { running_max, waiting_max: 99, step_tokens, page_tokens: 4, frames: vec![frames], context: 400 }
+}
+
+/// Runs until `handles` have each sampled one token; returns tokens computed.
+fn run_to_first_token(scheduler: &mut Scheduler, handles: &[Handle]) -> usize {
+    let (mut plan, mut computed, mut sampled) = (BatchPlan::default(), 0, 0);
+    while sampled < handles.len() {
+        scheduler.plan(&mut plan);
+        scheduler.check().unwrap();
+        computed += plan.tokens;
+        for row in plan.rows.clone() {
+            scheduler.computed(&row);
+            if row.logits_from < row.first + row.count {
+                scheduler.append(row.sequence, 1);
+                scheduler.finish(row.sequence);
+                sampled += 1;
+            }
+        }
+    }
+    computed
+}
+
+#[test]
+fn simultaneous_cold_arrivals_compute_a_shared_prefix_once() {
+    let mut scheduler = Scheduler::new(capacity(64, 256, 600));
+    let handles: Vec<Handle> = (0..64)
+        .map(|i| {
+            let prompt = (0..100).chain([200 + i, 300 + i, 5]).collect();
+            scheduler.submit(prompt, 120, 102).unwrap()
+        })
+        .collect();
+    // 103 tokens for the first; everyone else begins after the 25 full pages they share.
+    assert_eq!(run_to_first_token(&mut scheduler, &handles), 103 + 63 * 3);
+    assert_eq!(scheduler.counters().prefix_tokens_hit, 63 * 100);
+}
+
+#[test]
+fn the_next_turn_of_a_conversation_starts_from_its_own_pages() {
+    let mut scheduler = Scheduler::new(capacity(2, 64, 100));
+    let first = scheduler.submit((0..41).collect(), 60, 40).unwrap();
+    assert_eq!(run_to_first_token(&mut scheduler, &[first]), 41);
+    let second = scheduler.submit((0..50).collect(), 60, 49).unwrap();
+    assert_eq!(run_to_first_token(&mut scheduler, &[second]), 10);
+    assert_eq!(scheduler.get(second).unwrap().cached_tokens, Some(40));
+    // The same prompt once more: its last token is always computed, so the hit ends a page earlier where they meet.
+    let third = scheduler.submit((0..48).collect(), 60, 47).unwrap();
+    assert_eq!(run_to_first_token(&mut scheduler, &[third]), 4);
+}
+
+#[test]
+fn cached_pages_give_way_to_new_sequences() {
+    let mut scheduler = Scheduler::new(capacity(2, 64, 12));
+    for round in 0..20u32 {
+        let prompt: Vec<u32> = (0..40).map(|i| i * 100 + round).collect();
+        let handle = scheduler.submit(prompt, 42, 39).unwrap();
+        assert_eq!(run_to_first_token(&mut scheduler, &[handle]), 40, "round {round}");
+    }
+    assert!(scheduler.counters().evictions > 100);
+    assert_eq!(scheduler.counters().preemptions, 0);
+}
+
 #[test]
 fn what_can_never_fit_is_refused_with_numbers() {
-    let capacity = Capacity { running_max: 1, waiting_max: 1, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 99 };
+    let capacity =
+        Capacity { running_max: 1, waiting_max: 1, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 99 };
     let mut scheduler = Scheduler::new(capacity);
     let error = scheduler.submit(vec![1; 30], 33, 29).unwrap_err();
     assert_eq!((error.status, error.needed, error.available), (Status::NeverFits, 33, 32));

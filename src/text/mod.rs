@@ -4,7 +4,8 @@
 //! request's tokens. What holds everywhere in this room:
 //!
 //! - Text that leaves is whole UTF-8 and final: nothing released is ever taken back.
-//! - No state of a request grows with the length of its answer.
+//! - No state of a request grows with the length of its answer (but for decoders that need all of it, which no
+//!   published language model has).
 //! - No thread is started, and nothing outlives the [`Tokenizer`] in the thread that called it.
 //!
 //! The `tokenizers` crate reads `tokenizer.json` and encodes. Decoding is ours ([`mod@decoder`]), because the crate's
@@ -12,6 +13,8 @@
 //! two cannot disagree.
 
 mod decoder;
+#[cfg(test)]
+mod fixtures;
 mod model;
 pub mod stops;
 pub mod stream;

@@ -44,8 +44,9 @@ impl Shared {
 
     /// The second half of `tokenize`: takes apart every special token that the text spells at its offsets.
     fn keep_ordinary(&self, sequence: &str, tokens: Vec<Token>) -> tokenizers::Result<Vec<Token>> {
-        let spelled =
-            |token: &Token| self.fence.get(&token.id).is_some_and(|n| sequence.get(token.offsets.0..token.offsets.1) == Some(n));
+        let spelled = |token: &Token| {
+            self.fence.get(&token.id).is_some_and(|n| sequence.get(token.offsets.0..token.offsets.1) == Some(n))
+        };
         if !tokens.iter().any(spelled) {
             return Ok(tokens);
         }
@@ -142,9 +143,11 @@ fn read_bpe(model: Value) -> Result<BPE> {
         serde_json::from_value(model).map_err(|e| Error::format(format!("the BPE `model` cannot be read: {e}")))?;
     let merges = match file.merges {
         Merges::Pairs(pairs) => pairs,
-        Merges::Lines(lines) => {
-            lines.iter().filter(|line| !line.starts_with("#version")).map(|line| split_merge(line)).collect::<Result<_>>()?
-        }
+        Merges::Lines(lines) => lines
+            .iter()
+            .filter(|line| !line.starts_with("#version"))
+            .map(|line| split_merge(line))
+            .collect::<Result<_>>()?,
     };
     let prefix = file.continuing_subword_prefix.as_deref().unwrap_or_default();
     let mut joined = String::new();

@@ -110,9 +110,10 @@ impl StopFilter {
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a failing test names its seed")]
 mod tests {
     use super::*;
-    use crate::text::stream::tests::Random;
+    use crate::text::fixtures::Random;
 
     /// The definition: the shortest beginning of the text that ends with a stop, without the longest stop it ends with.
     fn expected(text: &str, stops: &[String]) -> (String, bool) {

@@ -4,6 +4,8 @@ Layout of an encoded chat: `<|bos|>`, then per turn `<|role|> content <|end|>`; 
 content `<|end|>`. `CHAT_TEMPLATE` renders the same, which `train_storyteller.py --check` verifies.
 """
 
+import re
+
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -51,6 +53,24 @@ def encode(tokenizer, doc):
     return ids, mask, answer_bits, all_bits
 
 
+def copy_mask(tokenizer, doc, ids):
+    """Marks the tokens of `ids` that belong to a name, place or object asked for, in the answers: what a
+    reader of the request can copy. bool[len(ids)]."""
+    mask, at = np.zeros(len(ids), dtype=bool), 1
+    cores = sorted({core for topic in doc.topics for core in topic.key}, key=len, reverse=True)
+    pattern = re.compile(r"(?i)(?<![\w-])(" + "|".join(map(re.escape, cores)) + r")(?![\w-])") if cores else None
+    for turn in doc.turns:
+        encoded = tokenizer.encode(turn.content, add_special_tokens=False)
+        at += turn.role != "text"
+        if turn.role == "assistant" and pattern:
+            spans = [m.span() for m in pattern.finditer(turn.content)]
+            for index, (start, stop) in enumerate(encoded.offsets):
+                mask[at + index] = any(start < b and a < stop for a, b in spans)
+        at += len(encoded.ids) + 1
+    assert at == len(ids)
+    return mask
+
+
 def window_hashes(ids):
     """A 64-bit hash of every run of WINDOW consecutive ids (wrapping polynomial); uint64[len-WINDOW+1]."""
     ids = np.asarray(ids, dtype=np.uint64)
@@ -68,30 +88,34 @@ def window_hashes(ids):
 class Stream:
     """The training documents, by step: deterministic in the seed, one pass, nothing repeated.
 
-    Short steps hold whole documents of similar length, padded to `tokens` per step. In the last
-    `long_share` of the steps every second one holds conversations cut to `long_len` tokens.
+    Short steps hold whole documents of similar length, padded to `tokens` per step. From step
+    `long_from` on every `long_every`th one holds conversations cut to `long_len` tokens. The first `done`
+    steps were taken before a restart.
     """
 
     CHUNK = 2048
 
-    def __init__(self, tokenizer, seed, steps, tokens, long_share, long_len):
+    def __init__(self, tokenizer, seed, steps, tokens, long_from, long_every, long_len, done=0):
         self.tokenizer, self.seed, self.steps, self.tokens = tokenizer, seed, steps, tokens
-        self.long_from, self.long_len = int(steps * (1 - long_share)), long_len
+        self.long_from, self.long_every, self.long_len, self.done = long_from, long_every, long_len, done
         self.documents = self.long_documents = 0
+
+    def _example(self, doc):
+        return encode(self.tokenizer, doc)[0], doc
 
     def _short_batches(self):
         rng = np.random.default_rng(self.seed)
         while True:
             first = self.documents
-            docs = [encode(self.tokenizer, grammar.document(self.seed, first + i))[0] for i in range(self.CHUNK)]
+            docs = [self._example(grammar.document(self.seed, first + i)) for i in range(self.CHUNK)]
             self.documents = first + self.CHUNK
-            docs.sort(key=len)
+            docs.sort(key=lambda example: len(example[0]))
             batches, batch = [], []
-            for ids in docs:
-                if batch and len(ids) * (len(batch) + 1) > self.tokens:
+            for example in docs:
+                if batch and len(example[0]) * (len(batch) + 1) > self.tokens:
                     batches.append(batch)
                     batch = []
-                batch.append(ids)
+                batch.append(example)
             batches.append(batch)
             for index in rng.permutation(len(batches)):
                 yield batches[index]
@@ -101,16 +125,19 @@ class Stream:
         for _ in range(max(1, self.tokens // self.long_len)):
             kind = "long_inn" if self.long_documents % 2 else "long_tales"
             doc = grammar.document(self.seed + 1, self.long_documents, kind=kind)
-            batch.append(encode(self.tokenizer, doc)[0][:self.long_len])
+            batch.append(self._example(doc))
             self.long_documents += 1
         return batch
 
     def __iter__(self):
-        """Yields `steps` batches, each a list of id lists."""
+        """Yields the batches after the first `done`, each a list of (ids, copy mask)."""
         short = self._short_batches()
         for step in range(self.steps):
-            is_long = step >= self.long_from and step % 2
-            yield self._long_batch() if is_long else next(short)
+            is_long = step >= self.long_from and step % self.long_every == 0
+            batch = self._long_batch() if is_long else next(short)
+            if step >= self.done:
+                masked = ((ids, copy_mask(self.tokenizer, doc, ids)) for ids, doc in batch)
+                yield [(ids[:self.long_len], mask[:self.long_len]) for ids, mask in masked]
 
 
 def training_windows(tokenizer, record):

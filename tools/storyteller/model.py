@@ -138,11 +138,12 @@ class Llama(nn.Module):
             x = layer(x, cos, sin)
         return self.norm(x)
 
-    def loss(self, ids, targets):
-        """Mean cross entropy in nats over the targets that are not -1."""
-        hidden = self(ids)
+    def loss(self, ids, targets, weights):
+        """(weighted, plain) mean cross entropy in nats over the targets that are not -1."""
         keep = targets >= 0
-        return F.cross_entropy(F.linear(hidden[keep], self.embed_tokens.weight), targets[keep])
+        logits = F.linear(self(ids)[keep], self.embed_tokens.weight)
+        losses = F.cross_entropy(logits, targets[keep], reduction="none")
+        return (losses * weights[keep]).sum() / weights[keep].sum(), losses.detach().mean()
 
     def hf_state(self):
         """Tensors under Hugging Face names, bf16; the tied output is not stored twice."""

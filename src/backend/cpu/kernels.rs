@@ -56,6 +56,7 @@ impl<'a> Elements<'a> {
     }
 
     /// Number of elements.
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
     pub fn len(&self) -> usize {
         match self {
             Elements::F32(e) => e.len(),

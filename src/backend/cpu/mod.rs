@@ -101,6 +101,11 @@ unsafe impl<T: Send> Send for Shared<T> {}
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    /// The first element. A method, so that closures capture the whole `Shared`.
+    fn start(self) -> *mut T {
+        self.0
+    }
+
     /// # Safety
     /// The range lies within the allocation and no other task touches it meanwhile.
     unsafe fn slice<'a>(self, range: Range<usize>) -> &'a mut [T] {
@@ -125,7 +130,10 @@ impl CpuBackend {
         let kernels = kernels_of(tier).ok_or_else(|| {
             Error::new(
                 Status::Unsupported,
-                format!("cpu tier {tier:?} is not available on this processor or in this build; there are {:?}", tiers()),
+                format!(
+                    "cpu tier {tier:?} is not available on this processor or in this build; there are {:?}",
+                    tiers()
+                ),
             )
             .about("cpu_tier")
         })?;
@@ -186,7 +194,6 @@ impl CpuBackend {
             linear.bias.map(|b| self.weights[b.id as usize].share()),
         );
         self.ranges(outs, 16, rows * ins, &|range, scratch| {
-            let (out, x) = (out, x);
             let args = LinearArgs {
                 weight: weight.elements(),
                 ins,
@@ -194,7 +201,7 @@ impl CpuBackend {
                 // SAFETY: checked above to be inside its buffer, and no task writes the input.
                 x: unsafe { x.slice(0..rows * ins) },
                 rows,
-                out: out.0,
+                out: out.start(),
                 out_stride: outs,
                 accumulate: linear.accumulate,
             };
@@ -205,11 +212,13 @@ impl CpuBackend {
 
     /// Applies `f` to every head of every row. Heads do not overlap.
     fn each_head(&mut self, heads: Heads, rows: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-        assert!(heads.head_stride >= heads.dim && heads.row_stride >= heads.heads * heads.head_stride - (heads.head_stride - heads.dim));
+        assert!(
+            heads.head_stride >= heads.dim
+                && heads.row_stride >= heads.heads * heads.head_stride - (heads.head_stride - heads.dim)
+        );
         let span = (rows - 1) * heads.row_stride + (heads.heads - 1) * heads.head_stride + heads.dim;
         let data = self.shared(heads.tensor, span);
         self.ranges(rows, 1, heads.heads * heads.dim * 4, &|range, _| {
-            let data = data;
             for row in range {
                 for head in 0..heads.heads {
                     let start = row * heads.row_stride + head * heads.head_stride;
@@ -225,7 +234,6 @@ impl CpuBackend {
         let y = Shared(self.floats(y, elements).as_ptr().cast_mut());
         let x = self.shared(x, elements);
         self.ranges(elements.div_ceil(ELEMENTS_PER_TASK), 1, ELEMENTS_PER_TASK * 4, &|range, _| {
-            let (x, y) = (x, y);
             let part = range.start * ELEMENTS_PER_TASK..elements.min(range.end * ELEMENTS_PER_TASK);
             // SAFETY: parts are disjoint and inside both tensors, which are distinct places.
             unsafe { f(x.slice(part.clone()), y.slice(part)) };
@@ -296,7 +304,6 @@ impl Backend for CpuBackend {
         let to = self.shared(out, rows * width);
         let same = x == out;
         self.ranges(rows, 1, width * 4, &|range, _| {
-            let (from, to) = (from, to);
             for row in range {
                 let part = row * width..(row + 1) * width;
                 // SAFETY: each row belongs to one task; input and output are the same place or distinct ones.
@@ -328,7 +335,6 @@ impl Backend for CpuBackend {
     fn rotate(&mut self, heads: Heads, rotary: Rotary, rows: usize) {
         let angles = Shared(self.floats(rotary.angles, rows * rotary.dims).as_ptr().cast_mut());
         self.each_head(heads, rows, &|row, head| {
-            let angles = angles;
             // SAFETY: inside the checked tensor, which no task writes.
             let angles = unsafe { angles.slice(row * rotary.dims..(row + 1) * rotary.dims) };
             rotary::rotate(&mut head[rotary.start..rotary.start + rotary.dims], angles, rotary.interleaved);
@@ -373,7 +379,6 @@ impl Backend for CpuBackend {
         let tasks = blocks.len() * shape.kv_heads;
         let work = keys * q.heads * (shape.k_dim + shape.v_dim) / tasks.max(1);
         self.ranges(tasks, 1, work, &|range, scratch| {
-            let (q_data, out, pages) = (q_data, out, pages);
             for task in range {
                 let (rows_of_block, kv_head) = (blocks[task / shape.kv_heads].clone(), task % shape.kv_heads);
                 let start = ragged.table_starts[ragged.sequences[rows_of_block.start] as usize] as usize;
@@ -382,7 +387,7 @@ impl Backend for CpuBackend {
                     q: unsafe { q_data.slice(0..rows * q.row_stride) },
                     q_row_stride: q.row_stride,
                     q_head_stride: q.head_stride,
-                    out: out.0,
+                    out: out.start(),
                     out_stride,
                     first_position: ragged.positions[rows_of_block.start] as usize,
                     rows: rows_of_block,
@@ -438,7 +443,9 @@ fn query_blocks(ragged: Ragged) -> Vec<Range<usize>> {
     let mut blocks: Vec<Range<usize>> = Vec::new();
     for row in 0..ragged.positions.len() {
         match blocks.last_mut() {
-            Some(b) if b.len() < portable::QUERY_ROWS && ragged.sequences[b.start] == ragged.sequences[row] => b.end += 1,
+            Some(b) if b.len() < portable::QUERY_ROWS && ragged.sequences[b.start] == ragged.sequences[row] => {
+                b.end += 1
+            }
             _ => blocks.push(row..row + 1),
         }
     }
@@ -471,7 +478,9 @@ unsafe fn store(from: &[f32], base: *mut u8, offset: usize, dtype: DType) {
     // SAFETY: the caller's promise.
     unsafe {
         match dtype {
-            DType::F32 => std::slice::from_raw_parts_mut(base.cast::<f32>().add(offset), from.len()).copy_from_slice(from),
+            DType::F32 => {
+                std::slice::from_raw_parts_mut(base.cast::<f32>().add(offset), from.len()).copy_from_slice(from)
+            }
             DType::Bf16 => {
                 let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
                 to.iter_mut().zip(from).for_each(|(t, &f)| *t = f32_to_bf16(f));

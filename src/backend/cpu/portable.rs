@@ -95,7 +95,11 @@ fn lanes_of<T: Stored>(chunk: &[T]) -> Lanes {
 
 /// The dot products of `MR` rows of `x` with `NR` rows of `w`, rows being `ins` apart and at least `ins` long.
 #[inline(always)]
-fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(x: &[f32], w: &[T], ins: usize) -> [[f32; NR]; MR] {
+fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
+    x: &[f32],
+    w: &[T],
+    ins: usize,
+) -> [[f32; NR]; MR] {
     let mut sums = [[[0.0f32; LANES]; NR]; MR];
     let x: [&[f32]; MR] = std::array::from_fn(|m| &x[m * ins..(m + 1) * ins]);
     let w: [&[T]; NR] = std::array::from_fn(|n| &w[n * ins..(n + 1) * ins]);
@@ -142,7 +146,7 @@ unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
         let mut n = 0;
         while n < count {
             let w = &w[n * ins..];
-            // SAFETY (all puts): rows and columns are the task's, by this function's contract.
+            // SAFETY: the rows and columns of all puts are the task's, by this function's contract.
             unsafe {
                 if step == MR && count - n >= NR {
                     let t = tile::<FMA, MR, NR, T>(x, w, ins);
@@ -229,7 +233,7 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, r, 8.333_452e-3);
     p = fma::<FMA>(p, r, 4.166_579_6e-2);
     p = fma::<FMA>(p, r, 1.666_666_5e-1);
-    p = fma::<FMA>(p, r, 5.000_000_1e-1);
+    p = fma::<FMA>(p, r, 0.500_000_06);
     fma::<FMA>(p * r, r, r + 1.0) * scale
 }
 
@@ -320,11 +324,8 @@ pub(super) unsafe fn attention_any<const FMA: bool>(args: &AttentionArgs, scratc
             }
             for (h, head) in args.q_heads.clone().enumerate() {
                 let at = i * args.q_heads.len() + h;
-                let state = Running {
-                    max: &mut max[at],
-                    total: &mut total[at],
-                    sum: &mut sum[at * v_dim..(at + 1) * v_dim],
-                };
+                let state =
+                    Running { max: &mut max[at], total: &mut total[at], sum: &mut sum[at * v_dim..(at + 1) * v_dim] };
                 let range = from - page * tokens..to - page * tokens;
                 fold_page::<FMA>(state, args.query(row, head), keys, values, range, args.scale, scores);
             }

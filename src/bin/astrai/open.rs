@@ -7,6 +7,7 @@ use astrai::engine::{Engine, EngineOptions, LogLevel};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Below this a model loads faster than a bar can be read, in bytes.
 const PROGRESS_BYTES_MIN: u64 = 256 << 20;
@@ -28,11 +29,20 @@ pub fn open(dir: &Path, mut options: EngineOptions, interrupt: Option<&Interrupt
         !interrupt.as_ref().is_some_and(Interrupt::raised)
     }));
     options.log_level = LogLevel::Warn;
-    options.log = Some(Arc::new(|_, line| note(line)));
-    Engine::open(dir, options).map_err(|error| match error.status {
+    // Why an open failed is in its error, which is told once.
+    let opened = Arc::new(AtomicBool::new(false));
+    let tell = opened.clone();
+    options.log = Some(Arc::new(move |level, line| {
+        if level != LogLevel::Error || tell.load(Ordering::Relaxed) {
+            note(line);
+        }
+    }));
+    let engine = Engine::open(dir, options).map_err(|error| match error.status {
         Status::Aborted => Failure::Interrupted,
         _ => error.into(),
-    })
+    })?;
+    opened.store(true, Ordering::Relaxed);
+    Ok(engine)
 }
 
 /// A bar on stderr; indicatif draws nothing when that is not a terminal.

@@ -95,10 +95,11 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
 /// `ntk` scaling replaces the base by base * factor^(d / (d - 2)); other types leave it unchanged.
 fn rotary(config: &Config, dims: usize) -> Result<RotarySpec> {
     let mut theta = config.positive("rope_theta", Some(10_000.0))?;
-    if let Some(scaling) = config.value("rope_scaling").filter(|v| v.is_object()).map(|v| config.within(v)) {
-        if scaling.text("type")?.unwrap_or("ntk") == "ntk" && dims > 2 {
-            theta *= scaling.positive("factor", Some(1.0))?.powf(dims as f64 / (dims as f64 - 2.0));
-        }
+    if let Some(scaling) = config.value("rope_scaling").filter(|v| v.is_object()).map(|v| config.within(v))
+        && scaling.text("type")?.unwrap_or("ntk") == "ntk"
+        && dims > 2
+    {
+        theta *= scaling.positive("factor", Some(1.0))?.powf(dims as f64 / (dims as f64 - 2.0));
     }
     Ok(RotarySpec::plain(theta, dims))
 }

@@ -35,8 +35,15 @@ pub struct Family {
 }
 
 /// All families.
-pub static FAMILIES: [&Family; 7] =
-    [&astrai::ASTRAI, &llama::LLAMA, &mistral::MISTRAL, &mistral::MIXTRAL, &qwen::QWEN2, &qwen::QWEN3, &qwen::QWEN3_MOE];
+pub static FAMILIES: [&Family; 7] = [
+    &astrai::ASTRAI,
+    &llama::LLAMA,
+    &mistral::MISTRAL,
+    &mistral::MIXTRAL,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
+];
 
 /// The family of a config. An absent `model_type` means AstrAI's own.
 pub fn find(root: &Value, subject: &str) -> Result<(&'static Family, String)> {
@@ -44,8 +51,11 @@ pub fn find(root: &Value, subject: &str) -> Result<(&'static Family, String)> {
     let model_type = config.text("model_type")?.unwrap_or(astrai::MODEL_TYPE);
     let family = FAMILIES.iter().find(|f| f.model_types.contains(&model_type)).ok_or_else(|| {
         let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.model_types.iter().copied()).collect();
-        Error::unsupported(format!("config.json: model_type \"{model_type}\" is unknown; known are {}", known.join(", ")))
-            .about(subject)
+        Error::unsupported(format!(
+            "config.json: model_type \"{model_type}\" is unknown; known are {}",
+            known.join(", ")
+        ))
+        .about(subject)
     })?;
     Ok((family, model_type.to_owned()))
 }
@@ -80,8 +90,7 @@ static HF_NAMES: Names = Names {
 };
 
 /// Tensors every family of the lineage may carry without need.
-const HF_IGNORED: &[Ignored] =
-    &[Ignored { suffix: ".rotary_emb.inv_freq", reason: "recomputed from the config" }];
+const HF_IGNORED: &[Ignored] = &[Ignored { suffix: ".rotary_emb.inv_freq", reason: "recomputed from the config" }];
 
 /// Attention of the plain Llama kind.
 fn plain_attention(sizes: &Sizes) -> Attention {
@@ -138,7 +147,9 @@ fn windows(config: &Config, layers: usize, otherwise: impl Fn(usize) -> bool) ->
             Some("full_attention") => Ok(None),
             Some("sliding_attention") if window.is_some() => Ok(window),
             Some("sliding_attention") => Err(config.bad("sliding_window", "is missing, but a layer slides")),
-            _ => Err(config.bad("layer_types", format_args!("holds {t}, expected full_attention or sliding_attention"))),
+            _ => {
+                Err(config.bad("layer_types", format_args!("holds {t}, expected full_attention or sliding_attention")))
+            }
         })
         .collect()
 }

@@ -4,7 +4,7 @@
 //! the process, is ours:
 //!
 //! - [`lower`] rewrites the source: whitespace rules, `generation` blocks, operators and literals as function calls.
-//! - [`functions`], [`filters`], [`checks`], [`methods`] are Jinja's globals, filters, tests and Python's methods.
+//! - [`functions`], [`filters`], [`selection`], [`checks`], [`methods`] are Jinja's globals, filters, tests and Python's methods.
 //! - [`value`], [`ops`], [`print`], [`printf`] are Python's containers, operators, printing and formatting.
 //! - [`meter`] bounds the work, the memory and the stack of a rendering.
 //!
@@ -22,6 +22,7 @@ mod numbers;
 mod ops;
 mod print;
 mod printf;
+mod selection;
 mod strings;
 mod value;
 

@@ -159,7 +159,7 @@ pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<M
             let mut order: Vec<usize> = (0..d.entries.len()).collect();
             if style.sort_keys {
                 let key = |i: &usize| d.entries.get(*i).map_or(&Value::UNDEFINED, |(k, _)| k);
-                super::filters::merge_sort(&mut order, meter, &mut |a, b| super::ops::less(key(a), key(b), meter))?;
+                super::selection::merge_sort(&mut order, meter, &mut |a, b| super::ops::less(key(a), key(b), meter))?;
             }
             for (n, (key, value)) in order.iter().filter_map(|i| d.entries.get(*i)).enumerate() {
                 json_break(n, style, level + 1, sink)?;

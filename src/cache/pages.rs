@@ -100,7 +100,11 @@ impl PagePool {
             }
         }
         let cached = self.owners.iter().zip(&self.in_tree).filter(|(n, tree)| **n == 1 && **tree).count();
-        if cached != self.cached { Err(format!("{cached} pages are cached, {} are counted", self.cached)) } else { Ok(()) }
+        if cached != self.cached {
+            Err(format!("{cached} pages are cached, {} are counted", self.cached))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 
 use super::pages::{Page, PagePool};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 
 /// Index of a node.
 pub type NodeId = u32;
@@ -108,9 +108,7 @@ impl PrefixTree {
     }
 
     fn hash(&self, parent: NodeId, tokens: &[u32]) -> u64 {
-        let mut state = self.hasher.build_hasher();
-        (parent, tokens).hash(&mut state);
-        state.finish()
+        self.hasher.hash_one((parent, tokens))
     }
 
     fn child(&self, parent: NodeId, tokens: &[u32]) -> Option<NodeId> {
@@ -251,7 +249,11 @@ impl PrefixTree {
         let (hash, next) = (self.node(id).hash, self.node(id).next_same);
         let first = self.index[&hash];
         if first == id {
-            if next == NONE { self.index.remove(&hash) } else { self.index.insert(hash, next) };
+            if next == NONE {
+                self.index.remove(&hash)
+            } else {
+                self.index.insert(hash, next)
+            };
             return;
         }
         let mut at = first;
@@ -280,7 +282,11 @@ impl PrefixTree {
         let younger = if older == NONE { self.oldest } else { self.node(older).younger };
         let node = self.node_mut(id);
         (node.older, node.younger, node.listed) = (older, younger, true);
-        if older == NONE { self.oldest = id } else { self.node_mut(older).younger = id }
+        if older == NONE {
+            self.oldest = id
+        } else {
+            self.node_mut(older).younger = id
+        }
         if younger == NONE { self.youngest = id } else { self.node_mut(younger).older = id }
     }
 
@@ -289,8 +295,16 @@ impl PrefixTree {
             return;
         }
         let (older, younger) = (self.node(id).older, self.node(id).younger);
-        if older == NONE { self.oldest = younger } else { self.node_mut(older).younger = younger }
-        if younger == NONE { self.youngest = older } else { self.node_mut(younger).older = older }
+        if older == NONE {
+            self.oldest = younger
+        } else {
+            self.node_mut(older).younger = younger
+        }
+        if younger == NONE {
+            self.youngest = older
+        } else {
+            self.node_mut(younger).older = older
+        }
         let node = self.node_mut(id);
         (node.older, node.younger, node.listed) = (NONE, NONE, false);
     }
@@ -315,7 +329,10 @@ impl PrefixTree {
         let mut listed = 0;
         for (id, node) in self.nodes.iter().enumerate().filter(|(id, _)| alive(*id)) {
             if (node.attached, node.children) != (attached[id], children[id]) {
-                return Err(format!("node {id} counts {} users and {} children, there are {} and {}", node.attached, node.children, attached[id], children[id]));
+                return Err(format!(
+                    "node {id} counts {} users and {} children, there are {} and {}",
+                    node.attached, node.children, attached[id], children[id]
+                ));
             }
             if id != 0 && node.listed != node.may_go() {
                 return Err(format!("node {id} is listed: {}, may go: {}", node.listed, node.may_go()));
@@ -372,7 +389,11 @@ mod tests {
         assert_eq!((matched(&tree, 6), matched(&tree, 5)), (3, 2));
         assert_eq!(pools.each_ref().map(|p| (p.free(), p.cached())), [(3, 5); 2]);
         assert!(tree.evict(&mut pools));
-        assert_eq!(tree.matched(&[1, 2, 3, 4, 5, 6], 6, &pools), (2, 2), "the deepest page of the oldest visit went first");
+        assert_eq!(
+            tree.matched(&[1, 2, 3, 4, 5, 6], 6, &pools),
+            (2, 2),
+            "the deepest page of the oldest visit went first"
+        );
         while tree.evict(&mut pools) {
             tree.check(std::iter::empty()).unwrap();
         }

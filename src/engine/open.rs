@@ -54,7 +54,13 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
         progress.as_mut().is_none_or(|p| p(done, total))
     };
     let folder_options = FolderOptions { no_mmap: options.no_mmap, text_only: options.text_only };
-    let folder = Folder::open(dir, folder_options, &mut progress)?;
+    // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
+    let mut half = 0;
+    let mut reading = |done: u64, total: u64| {
+        half = total;
+        progress(done, total.saturating_mul(2))
+    };
+    let folder = Folder::open(dir, folder_options, &mut reading)?;
     if options.text_only {
         return text_only(&folder);
     }
@@ -81,7 +87,11 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
     };
     let allowed = allowed_tokens(&text, architecture.vocab)?;
     let parts = Parts { family, architecture, folder: &folder, allowed };
-    let machine = build(parts, &sizing, Box::new(backend), &mut progress, log)?;
+    let mut binding = |done: u64, total: u64| {
+        let share = (done as f64 / total.max(1) as f64).min(1.0);
+        progress(half + (half as f64 * share) as u64, half.saturating_mul(2))
+    };
+    let machine = build(parts, &sizing, Box::new(backend), &mut binding, log)?;
     log(LogLevel::Info, describe(&info, &sizing));
     Ok(Opened {
         text,

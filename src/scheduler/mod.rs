@@ -222,7 +222,9 @@ impl Scheduler {
         };
         let best = self.running.iter().filter_map(|r| self.sequences.get(*r)).filter(|o| !o.paused && o.pending() > 1);
         let best = best.map(|o| (coming(o), o.computed)).filter(|(end, computed)| end > computed).map(|b| b.0).max();
-        best.is_some_and(|end| self.tree.matched(&sequence.tokens, sequence.hit_max(), &self.pools).0 * page_tokens < end)
+        best.is_some_and(|end| {
+            self.tree.matched(&sequence.tokens, sequence.hit_max(), &self.pools).0 * page_tokens < end
+        })
     }
 
     /// One row for every sequence that waits for its next token, oldest first.

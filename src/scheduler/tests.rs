@@ -60,7 +60,10 @@ fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
             let sequence = scheduler.get(row.sequence).unwrap();
             assert!(!sequence.paused && sequence.computed == row.first);
             assert!(sequence.tables[0].len() * 4 >= row.first + row.count, "pages cover the row");
-            assert!(row.first <= sequence.hit_max().max(sequence.computed), "a hit never covers what has to be computed");
+            assert!(
+                row.first <= sequence.hit_max().max(sequence.computed),
+                "a hit never covers what has to be computed"
+            );
             let end = row.first + row.count;
             if row.logits_from < end {
                 assert_eq!(

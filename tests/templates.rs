@@ -84,3 +84,214 @@ fn render_with(source: &str, messages: &[Value], variables: &Map<String, Value>)
         e.message
     })
 }
+
+/// Runs on a thread with little stack, as a host's may have; returns the error's message.
+fn fails(source: &str) -> String {
+    let source = source.to_owned();
+    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(move || render(&source)).unwrap();
+    match thread.join().unwrap() {
+        Err(message) => message,
+        Ok(text) => panic!("rendered {} bytes", text.len()),
+    }
+}
+
+#[test]
+fn endless_loops_end() {
+    let nested = "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = a %}{% endfor %}{% endfor %}";
+    assert!(fails(nested).contains("steps"));
+    let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
+    assert!(fails(recursion).contains("recursion"), "{}", fails(recursion));
+    let mutual = "{% macro f() %}{{ g() }}{% endmacro %}{% macro g() %}{{ f() }}{% endmacro %}{{ f() }}";
+    assert!(fails(mutual).contains("recursion"));
+    let callers = "{% macro f() %}{% call f() %}x{% endcall %}{{ caller() }}{% endmacro %}{{ f() }}";
+    assert!(fails(callers).contains("recursion"));
+    let looped = "{% for n in [[1]] recursive %}{{ loop([n]) }}{% endfor %}";
+    assert!(!fails(looped).is_empty());
+    assert!(fails("{{ range(10 ** 9) }}").contains("Range too big"));
+    assert!(fails("{{ range(10 ** 30) }}").contains("integer"));
+}
+
+#[test]
+fn huge_texts_and_lists_end() {
+    for source in [
+        "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+        "{% set n = namespace(s=[1]) %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+        "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s.replace('', n.s) %}{% endfor %}",
+        "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = [n.s, n.s] | join(n.s) %}{% endfor %}",
+        "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s %}{{ n.s }}{{ n.s }}{% endset %}{% endfor %}",
+        "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = '%s%s' % (n.s, n.s) %}{% endfor %}",
+        "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = '{0}{0}'.format(n.s) %}{% endfor %}",
+        "{% set n = namespace(s=[1]) %}{% for i in range(60) %}{% set n.s = n.s * 9 %}{% endfor %}",
+        "{% set n = namespace(s={}) %}{% for i in range(60) %}{% set n.s = {1: n.s, 2: n.s} %}{% endfor %}{{ n.s }}",
+        "{{ 'x' * 10 ** 12 }}",
+        "{{ [0] * 10 ** 12 }}",
+        "{{ 'x'.ljust(10 ** 12) }}",
+        "{{ 'x' | indent(10 ** 12, true) }}",
+        "{{ 'x' | center(10 ** 12) }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ [[[1]]] | tojson(indent=10 ** 12) }}",
+        "{{ [1] | batch(10 ** 12, 0) }}",
+        "{{ [1] | slice(10 ** 12) }}",
+        "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+        "{% macro f() %}{{ 'x' * 99999 }}{% endmacro %}{% for i in range(99999) %}{{ f() }}{% endfor %}",
+        "{{ 10 ** 999 }}",
+        "{{ 1.5 | round(10 ** 30) ** 99999999 }}{{ 2 ** 99999 }}",
+    ] {
+        let message = fails(source);
+        let why = ["bytes", "steps", "field wider", "127 bits", "nests deeper"];
+        assert!(why.iter().any(|w| message.contains(w)), "{source}: {message}");
+    }
+}
+
+#[test]
+fn deep_things_end() {
+    let list = "{% set n = namespace(s=[]) %}{% for i in range(9999) %}{% set n.s = [n.s] %}{% endfor %}{{ n.s }}";
+    assert!(fails(list).contains("deeper"));
+    let itself = "{% set n = namespace() %}{% set n.me = n %}{{ n }}";
+    assert!(fails(itself).contains("namespace"));
+    let inside = "{% set n = namespace() %}{% set n.me = [{'a': (n,)}] %}{{ n }}";
+    assert!(fails(inside).contains("namespace"));
+    for (open, close) in [("(", ")"), ("[", "]"), ("{1:", "}"), ("not ", ""), ("-", ""), ("x[", "]"), ("x(", ")")] {
+        for depth in [100, 10_000, 1_000_000] {
+            let source = format!("{{{{ {}1{} }}}}", open.repeat(depth), close.repeat(depth));
+            assert!(depth == 100 || !fails(&source).is_empty(), "{open} {depth}");
+        }
+    }
+    for (open, close) in [
+        ("{% if 1 %}", "{% endif %}"),
+        ("{% for a in b %}", "{% endfor %}"),
+        ("{% macro a() %}", "{% endmacro %}"),
+        ("{% set a %}", "{% endset %}"),
+        ("{% if 1 %}{% else %}", "{% endif %}"),
+        ("{% generation %}", "{% endgeneration %}"),
+    ] {
+        for depth in [100, 100_000] {
+            assert!(!fails(&(open.repeat(depth) + &close.repeat(depth))).is_empty(), "{open} {depth}");
+        }
+    }
+    for chain in [".a", "[0]", "|trim", "()", " is odd", " or x", " and x", "+x", " ~ x", " < x", "**x", " if x else x"]
+    {
+        let source = format!("{{% set x = 1 %}}{{{{ x{} }}}}", chain.repeat(100_000));
+        let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(move || render(&source)).unwrap();
+        // Some of these are fine; none may take the process down.
+        let _ = thread.join().unwrap();
+    }
+    let elifs = format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(100_000));
+    assert!(fails(&elifs).contains("elif"));
+}
+
+#[test]
+fn depths_that_people_use_work() {
+    let parentheses = format!("{{{{ {}1{} }}}}", "(".repeat(30), ")".repeat(30));
+    assert_eq!(render(&parentheses), Ok("1".into()));
+    let blocks = format!("{}x{}", "{% if 1 %}".repeat(30), "{% endif %}".repeat(30));
+    assert_eq!(render(&blocks), Ok("x".into()));
+    let recursion = "{% macro f(n) %}{{ n }}{% if n %}{% for x in [1] %}{{ f(n - 1) }}{% endfor %}{% endif %}{% endmacro %}{{ f(12) }}";
+    assert_eq!(render(recursion), Ok("1211109876543210".into()));
+    let sum = format!("{{{{ 1{} }}}}", " + 1".repeat(500));
+    assert_eq!(render(&sum), Ok("501".into()));
+    let words = format!("{{{{ 'a'{} }}}}", " ~ 'a'".repeat(500));
+    assert_eq!(render(&words), Ok("a".repeat(501)));
+}
+
+#[test]
+fn long_conversations_are_no_hostility() {
+    let messages: Vec<Value> =
+        (0..3000).map(|i| json!({"role": "user", "content": format!("message {i} ").repeat(20)})).collect();
+    let source = "{% set n = namespace(list=[], text='') %}{% for m in messages %}{% set n.list = n.list + [m.content] %}\
+        {% if loop.index < 600 %}{% set n.text = n.text + m.content %}{% endif %}{% endfor %}{{ n.list | length }} {{ n.text | length }}";
+    let got = render_with(source, &messages, &Map::new());
+    let bytes: usize = messages.iter().take(599).map(|m| m["content"].as_str().unwrap().len()).sum();
+    assert_eq!(got, Ok(format!("3000 {bytes}")));
+}
+
+#[test]
+fn broken_templates_name_their_line() {
+    for (source, line, what) in [
+        ("a\nb {% if x %}", 2, "Unexpected end of template"),
+        ("a\n\n{{ x | nothing }}", 3, "No filter named 'nothing'"),
+        ("{{ x is nothing }}", 1, "No test named 'nothing'"),
+        ("\n{% frobnicate %}", 2, "Encountered unknown tag 'frobnicate'"),
+        ("\n{{ 'abc }}", 2, "string does not end"),
+        ("{# never closed", 1, "comment"),
+        ("{% raw %} never closed", 1, "raw"),
+        ("{{ (1, 2 ]}}", 1, "unexpected ']'"),
+        ("x\n{{ 1 +\n\n+ }}", 4, "an expression"),
+    ] {
+        let error = ChatTemplate::new(source, "chat_template.jinja").map(drop).unwrap_err();
+        assert_eq!(error.status, Status::Template);
+        assert_eq!(error.subject, "chat_template.jinja");
+        let want = format!("chat_template.jinja, line {line}: ");
+        assert!(error.message.starts_with(&want) && error.message.contains(what), "{source:?}: {}", error.message);
+    }
+    let failing = "one\n{# a\ncomment #}\n{% for m in [1] %}\n  {{ m }}{{ 1 + 'a' }}\n{% endfor %}";
+    let message = render(failing).unwrap_err();
+    assert_eq!(message, "test, line 5: unsupported operand type(s) for +: 'int' and 'str'");
+}
+
+#[test]
+fn what_a_template_raises_is_the_message() {
+    assert_eq!(render("{{ raise_exception('Rôles must alternate!\\n') }}"), Err("Rôles must alternate!\n".into()));
+    let nested = "{% macro f() %}{% for i in [1] %}{{ raise_exception('no: ' ~ i) }}{% endfor %}{% endmacro %}\
+        {% set x %}{{ f() }}{% endset %}";
+    assert_eq!(render(nested), Err("no: 1".into()));
+}
+
+#[test]
+fn variables_are_what_the_caller_gave() {
+    let variables: Map<String, Value> = serde_json::from_value(
+        json!({"__py_meter": 1, "__py_now": 2, "n": 3, "big": 18446744073709551615u64, "f": 1.0}),
+    )
+    .unwrap();
+    assert_eq!(
+        render_with("{{ n }} {{ big }} {{ f }} {{ n / 2 }}", &[], &variables),
+        Ok("3 18446744073709551615 1.0 1.5".into())
+    );
+    let reasoning = [json!({"role": "assistant", "reasoning": "hm", "content": "x"})];
+    assert_eq!(
+        render_with("{{ messages[0].reasoning_content }} {{ messages[0].thinking }}", &reasoning, &Map::new()),
+        Ok("hm hm".into())
+    );
+}
+
+#[test]
+fn a_template_serves_many_threads() {
+    let template = ChatTemplate::new("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "t").unwrap();
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let template = &template;
+            scope.spawn(move || {
+                let messages = vec![json!({"role": "user", "content": format!("n{i}")}); 50];
+                let input = TemplateInput {
+                    messages: &messages,
+                    tools: None,
+                    variables: &Map::new(),
+                    add_generation_prompt: false,
+                    now: None,
+                };
+                assert_eq!(template.render(&input).unwrap(), format!("N{i}").repeat(50));
+            });
+        }
+    });
+}
+
+#[test]
+fn the_clock_is_the_systems_when_none_is_given() {
+    let year: i32 = render("{{ strftime_now('%Y') }}").unwrap().parse().unwrap();
+    assert!((2024..3000).contains(&year));
+    for (now, want) in [("2024-02-29T00:00:00", "Thursday 060 08 09"), ("2023-12-31T12:00:00", "Sunday 365 53 52")] {
+        let (messages, variables) = ([], Map::new());
+        let now = Some(time(now));
+        let input = TemplateInput {
+            messages: &messages,
+            tools: None,
+            variables: &variables,
+            add_generation_prompt: false,
+            now,
+        };
+        let template = ChatTemplate::new("{{ strftime_now('%A %j %U %W') }}", "t").unwrap();
+        assert_eq!(template.render(&input).unwrap(), want);
+    }
+}

@@ -4,7 +4,7 @@
 //! the process, is ours:
 //!
 //! - [`lower`] rewrites the source: whitespace rules, `generation` blocks, operators and literals as function calls.
-//! - [`functions`], [`filters`], [`checks`], [`methods`] are Jinja's globals, filters, tests and Python's methods.
+//! - [`functions`], [`filters`], [`selection`], [`checks`], [`methods`] are Jinja's globals, filters, tests and Python's methods.
 //! - [`value`], [`ops`], [`print`], [`printf`] are Python's containers, operators, printing and formatting.
 //! - [`meter`] bounds the work, the memory and the stack of a rendering.
 //!
@@ -22,6 +22,7 @@ mod numbers;
 mod ops;
 mod print;
 mod printf;
+mod selection;
 mod strings;
 mod value;
 
@@ -99,9 +100,11 @@ impl ChatTemplate {
         if text.len() > limits::TEMPLATE_OUTPUT_BYTES_MAX {
             let (needed, available) = (text.len() as u64, limits::TEMPLATE_OUTPUT_BYTES_MAX as u64);
             let message = format!("{} renders {needed} bytes, more than {available}", self.subject);
-            return Err(Error::new(Status::Template, message)
-                .about(self.subject.as_str())
-                .numbers(Unit::Bytes, needed, available));
+            return Err(Error::new(Status::Template, message).about(self.subject.as_str()).numbers(
+                Unit::Bytes,
+                needed,
+                available,
+            ));
         }
         Ok(text)
     }
@@ -123,11 +126,13 @@ impl ChatTemplate {
 /// What is wrong, without the engine's names for where.
 fn sentence(error: &minijinja::Error) -> String {
     match (error.kind(), error.detail()) {
-        (ErrorKind::OutOfFuel, _) => format!(
-            "it ran longer than {} steps; it loops, or works on too much text",
-            limits::TEMPLATE_FUEL
-        ),
-        (ErrorKind::InvalidOperation | ErrorKind::UndefinedError, Some(detail)) => detail.to_owned(),
+        (ErrorKind::OutOfFuel, _) => {
+            format!("it ran longer than {} steps; it loops, or works on too much text", limits::TEMPLATE_FUEL)
+        }
+        (ErrorKind::UndefinedError, _) => {
+            "a value that is undefined is used; test it with `is defined`, or give it a `default`".to_owned()
+        }
+        (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     }

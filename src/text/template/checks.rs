@@ -26,8 +26,11 @@ const COMPARISONS: [(&str, &str); 16] = [
     ("in", "in"),
 ];
 
+/// A test of one value.
+type Check = fn(&Value) -> bool;
+
 /// Tests of one value.
-const KINDS: [(&str, fn(&Value) -> bool); 17] = [
+const KINDS: [(&str, Check); 17] = [
     ("defined", |v| !v.is_undefined()),
     ("undefined", Value::is_undefined),
     ("none", Value::is_none),
@@ -51,7 +54,8 @@ const KINDS: [(&str, fn(&Value) -> bool); 17] = [
 fn callable(value: &Value) -> bool {
     // Undefined is callable in Python: calling it is what fails.
     value.is_undefined()
-        || matches!(view(value), View::Other) && (value.kind() == ValueKind::Plain || !super::value::is_namespace(value))
+        || matches!(view(value), View::Other)
+            && (value.kind() == ValueKind::Plain || !super::value::is_namespace(value))
 }
 
 /// Adds the tests.

@@ -1,12 +1,13 @@
 //! Jinja's filters, with the `tojson` of transformers.
 
+use super::functions::Args;
 use super::lexer::is_space;
 use super::meter::{Meter, R, Sink, fault};
 use super::print::JsonStyle;
+use super::selection::{dictsort, extreme, groupby, join, map, select, sort, sum, unique};
 use super::strings;
-use super::value::{Arguments, View, as_int, defined, hashable, int, type_name, view};
+use super::value::{Arguments, View, as_int, defined, int, type_name, view};
 use super::{methods, numbers, ops, print, printf};
-use super::functions::Args;
 use minijinja::{Environment, State, Value};
 use std::sync::Arc;
 
@@ -66,8 +67,12 @@ pub(super) fn install(env: &mut Environment<'_>) {
             filter(&value, arguments, &Meter::of(state)?)
         });
     }
-    env.add_filter("urlencode", |state: &mut State, args: Args| urlencode(&split(&args.into_values())?.0, &Meter::of(state)?));
-    env.add_filter("wordcount", |state: &mut State, args: Args| wordcount(&split(&args.into_values())?.0, &Meter::of(state)?));
+    env.add_filter("urlencode", |state: &mut State, args: Args| {
+        urlencode(&split(&args.into_values())?.0, &Meter::of(state)?)
+    });
+    env.add_filter("wordcount", |state: &mut State, args: Args| {
+        wordcount(&split(&args.into_values())?.0, &Meter::of(state)?)
+    });
     env.add_filter("map", |state: &mut State, args: Args| map(state, &args.into_values()));
     env.add_filter("select", |state: &mut State, args: Args| select(state, &args.into_values(), false, true));
     env.add_filter("reject", |state: &mut State, args: Args| select(state, &args.into_values(), false, false));
@@ -81,17 +86,17 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     FILTERS.iter().map(|(n, _)| *n).chain(others)
 }
 
-fn split(args: &[Value]) -> R<(Value, Arguments)> {
+pub(super) fn split(args: &[Value]) -> R<(Value, Arguments)> {
     let (value, rest) = args.split_first().ok_or_else(|| fault("a filter without a value"))?;
     Ok((value.clone(), Arguments::new(rest)?))
 }
 
-fn truth(value: Option<Value>) -> bool {
+pub(super) fn truth(value: Option<Value>) -> bool {
     value.is_some_and(|v| v.is_true())
 }
 
 /// `str(value)`.
-fn text_of(value: &Value, meter: &Arc<Meter>) -> R<String> {
+pub(super) fn text_of(value: &Value, meter: &Arc<Meter>) -> R<String> {
     Ok(print::to_text(value, meter)?.as_str().unwrap_or_default().to_owned())
 }
 
@@ -269,7 +274,11 @@ fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut start = true;
     for c in text.chars() {
-        if start { out.extend(c.to_uppercase()) } else { out.extend(c.to_lowercase()) }
+        if start {
+            out.extend(c.to_uppercase())
+        } else {
+            out.extend(c.to_lowercase())
+        }
         start = is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
     }
     out
@@ -385,248 +394,4 @@ fn tojson(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let mut sink = Sink::new(meter);
     print::json(value, &style, 0, meter, &mut sink)?;
     Ok(sink.finish())
-}
-
-// ---- attributes, sorting and selection ----
-
-/// An attribute path: `a.b.0`.
-fn path(attribute: &Value) -> Vec<Value> {
-    match view(attribute) {
-        View::None | View::Undefined => Vec::new(),
-        View::Str(s) => s.split('.').map(|p| p.parse().map_or_else(|_| Value::from(p), int)).collect(),
-        _ => vec![attribute.clone()],
-    }
-}
-
-fn follow(value: &Value, path: &[Value], default: Option<&Value>, meter: &Arc<Meter>) -> R<Value> {
-    let mut value = value.clone();
-    for part in path {
-        value = ops::item(&value, part, meter)?;
-        if let (true, Some(default)) = (value.is_undefined(), default) {
-            value = default.clone();
-        }
-    }
-    Ok(value)
-}
-
-fn ignore_case(value: Value, case_sensitive: bool, meter: &Meter) -> R<Value> {
-    match value.as_str() {
-        Some(s) if !case_sensitive => meter.text(&s.to_lowercase()),
-        _ => Ok(value),
-    }
-}
-
-/// A stable merge sort that stops at the first error.
-pub(super) fn merge_sort<T: Clone>(
-    items: &mut [T],
-    meter: &Meter,
-    less: &mut impl FnMut(&T, &T) -> R<bool>,
-) -> R<()> {
-    if items.len() < 2 {
-        return Ok(());
-    }
-    meter.step()?;
-    let (left, right) = items.split_at_mut(items.len() / 2);
-    merge_sort(left, meter, less)?;
-    merge_sort(right, meter, less)?;
-    let (left, right) = (left.to_vec(), right.to_vec());
-    let (mut l, mut r) = (left.into_iter().peekable(), right.into_iter().peekable());
-    for slot in items.iter_mut() {
-        let from_right = match (l.peek(), r.peek()) {
-            (Some(a), Some(b)) => less(b, a)?,
-            (None, _) => true,
-            _ => false,
-        };
-        if let Some(item) = if from_right { r.next() } else { l.next() } {
-            *slot = item;
-        }
-    }
-    Ok(())
-}
-
-/// Sorts by keys; equal ones keep their order, also in reverse.
-fn sorted(mut keyed: Vec<(Value, Value)>, reverse: bool, meter: &Arc<Meter>) -> R<Vec<(Value, Value)>> {
-    merge_sort(&mut keyed, meter, &mut |a, b| {
-        if reverse { ops::less(&b.0, &a.0, meter) } else { ops::less(&a.0, &b.0, meter) }
-    })?;
-    Ok(keyed)
-}
-
-fn sort(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [reverse, case, attribute] = arguments.bind("sort", ["reverse", "case_sensitive", "attribute"])?;
-    let case = truth(case);
-    let paths: Vec<Vec<Value>> = match attribute.as_ref().and_then(Value::as_str) {
-        Some(s) => s.split(',').map(|p| path(&Value::from(p))).collect(),
-        None => vec![path(&attribute.unwrap_or_default())],
-    };
-    let mut keyed = Vec::new();
-    for item in meter.iterate(value)? {
-        let keys = paths.iter().map(|p| ignore_case(follow(&item, p, None, meter)?, case, meter));
-        let keys = keys.collect::<R<Vec<_>>>()?;
-        keyed.push((meter.list(keys)?, item));
-    }
-    meter.list(sorted(keyed, truth(reverse), meter)?.into_iter().map(|(_, v)| v).collect())
-}
-
-fn dictsort(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [case, by, reverse] = arguments.bind("dictsort", ["case_sensitive", "by", "reverse"])?;
-    let by_value = match by.as_ref().map(|b| b.as_str()) {
-        None | Some(Some("key")) => false,
-        Some(Some("value")) => true,
-        _ => return Err(fault("You can only sort by either \"key\" or \"value\"")),
-    };
-    let View::Dict(d) = view(value) else {
-        defined(value)?;
-        return Err(fault(format!("'{}' object has no attribute 'items'", type_name(value))));
-    };
-    let case = truth(case);
-    let mut keyed = Vec::new();
-    for (k, v) in &d.entries {
-        let key = ignore_case(if by_value { v } else { k }.clone(), case, meter)?;
-        keyed.push((key, meter.tuple(vec![k.clone(), v.clone()])?));
-    }
-    meter.list(sorted(keyed, truth(reverse), meter)?.into_iter().map(|(_, v)| v).collect())
-}
-
-fn extreme(value: &Value, arguments: Arguments, meter: &Arc<Meter>, largest: bool) -> R<Value> {
-    let [case, attribute] = arguments.bind("min", ["case_sensitive", "attribute"])?;
-    let (case, path) = (truth(case), path(&attribute.unwrap_or_default()));
-    let mut best: Option<(Value, Value)> = None;
-    for item in meter.iterate(value)? {
-        let key = ignore_case(follow(&item, &path, None, meter)?, case, meter)?;
-        let better = match &best {
-            None => true,
-            Some((k, _)) if largest => ops::less(k, &key, meter)?,
-            Some((k, _)) => ops::less(&key, k, meter)?,
-        };
-        if better {
-            best = Some((key, item));
-        }
-    }
-    Ok(best.map(|(_, item)| item).unwrap_or_default())
-}
-
-fn unique(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [case, attribute] = arguments.bind("unique", ["case_sensitive", "attribute"])?;
-    let (case, path) = (truth(case), path(&attribute.unwrap_or_default()));
-    let mut seen = super::value::DictBuilder::new(meter)?;
-    let mut out = Vec::new();
-    for item in meter.iterate(value)? {
-        let key = ignore_case(follow(&item, &path, None, meter)?, case, meter)?;
-        hashable(&key)?;
-        if seen.insert_new(key, meter)? {
-            out.push(item);
-        }
-    }
-    meter.list(out)
-}
-
-fn sum(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [attribute, start] = arguments.bind("sum", ["attribute", "start"])?;
-    let path = path(&attribute.unwrap_or_default());
-    let mut total = start.unwrap_or_else(|| Value::from(0));
-    if total.as_str().is_some() {
-        return Err(fault("sum() can't sum strings [use ''.join(seq) instead]"));
-    }
-    for item in meter.iterate(value)? {
-        let item = follow(&item, &path, None, meter)?;
-        total = ops::arithmetic("+", &total, &item, meter)?;
-    }
-    Ok(total)
-}
-
-fn groupby(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [attribute, default, case] = arguments.bind("groupby", ["attribute", "default", "case_sensitive"])?;
-    let (path, case) = (path(&attribute.unwrap_or_default()), truth(case));
-    let default = default.filter(|d| !d.is_none());
-    let mut keyed = Vec::new();
-    for item in meter.iterate(value)? {
-        let key = follow(&item, &path, default.as_ref(), meter)?;
-        keyed.push((ignore_case(key, case, meter)?, item));
-    }
-    let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
-    for (key, item) in sorted(keyed, false, meter)? {
-        match groups.last_mut() {
-            Some((last, members)) if ops::equal(last, &key, meter)? => members.push(item),
-            _ => groups.push((key, vec![item])),
-        }
-    }
-    let mut out = Vec::new();
-    for (_, members) in groups {
-        let key = follow(members.first().unwrap_or(&Value::UNDEFINED), &path, default.as_ref(), meter)?;
-        out.push(meter.tuple(vec![key, meter.list(members)?])?);
-    }
-    meter.list(out)
-}
-
-fn join(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [separator, attribute] = arguments.bind("join", ["d", "attribute"])?;
-    let separator = separator.map_or(Ok(String::new()), |s| text_of(&s, meter))?;
-    let path = path(&attribute.unwrap_or_default());
-    let mut sink = Sink::new(meter);
-    for (i, item) in meter.iterate(value)?.iter().enumerate() {
-        sink.push(if i > 0 { &separator } else { "" })?;
-        print::display(&follow(item, &path, None, meter)?, &mut sink)?;
-    }
-    Ok(sink.finish())
-}
-
-/// Arguments for the engine again.
-fn packed(value: Value, arguments: &Arguments) -> Vec<Value> {
-    let mut args = vec![value];
-    args.extend_from_slice(&arguments.positional);
-    if !arguments.named.is_empty() {
-        args.push(Value::from(arguments.named.iter().cloned().collect::<minijinja::value::Kwargs>()));
-    }
-    args
-}
-
-fn map(state: &mut State, args: &[Value]) -> R<Value> {
-    let meter = Meter::of(state)?;
-    let (value, mut arguments) = split(args)?;
-    let mut out = Vec::new();
-    if arguments.positional.is_empty() && arguments.named.iter().any(|(n, _)| n == "attribute") {
-        let [attribute, default] = arguments.bind("map", ["attribute", "default"])?;
-        let (path, default) = (path(&attribute.unwrap_or_default()), default.filter(|d| !d.is_none()));
-        for item in meter.iterate(&value)? {
-            out.push(follow(&item, &path, default.as_ref(), &meter)?);
-        }
-        return meter.list(out);
-    }
-    if arguments.positional.is_empty() {
-        return Err(fault("map requires a filter argument"));
-    }
-    let name = arguments.positional.remove(0);
-    let name = name.as_str().unwrap_or_default();
-    for item in meter.iterate(&value)? {
-        meter.step()?;
-        out.push(state.apply_filter(name, &packed(item, &arguments))?);
-    }
-    meter.list(out)
-}
-
-fn select(state: &mut State, args: &[Value], by_attribute: bool, keep: bool) -> R<Value> {
-    let meter = Meter::of(state)?;
-    let (value, mut arguments) = split(args)?;
-    let mut path_to = Vec::new();
-    if by_attribute {
-        if arguments.positional.is_empty() {
-            return Err(fault("Missing parameter for attribute name"));
-        }
-        path_to = path(&arguments.positional.remove(0));
-    }
-    let test = if arguments.positional.is_empty() { None } else { Some(arguments.positional.remove(0)) };
-    let mut out = Vec::new();
-    for item in meter.iterate(&value)? {
-        meter.step()?;
-        let subject = follow(&item, &path_to, None, &meter)?;
-        let passed = match &test {
-            Some(test) => state.perform_test(test.as_str().unwrap_or_default(), &packed(subject, &arguments))?,
-            None => subject.is_true(),
-        };
-        if passed == keep {
-            out.push(item);
-        }
-    }
-    meter.list(out)
 }

@@ -297,9 +297,13 @@ impl<'s> Lexer<'s> {
                         'u' => 4,
                         _ => 8,
                     };
-                    let hex: String = (0..want).map_while(|_| chars.next_if(|(_, c)| c.is_ascii_hexdigit())).map(|(_, c)| c).collect();
+                    let hex: String = (0..want)
+                        .map_while(|_| chars.next_if(|(_, c)| c.is_ascii_hexdigit()))
+                        .map(|(_, c)| c)
+                        .collect();
                     let code = u32::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == want);
-                    code.and_then(char::from_u32).ok_or_else(|| fault(format!("a string with a bad \\{escape} escape")))?
+                    code.and_then(char::from_u32)
+                        .ok_or_else(|| fault(format!("a string with a bad \\{escape} escape")))?
                 }
                 '0'..='7' => {
                     let mut code = escape as u32 - '0' as u32;

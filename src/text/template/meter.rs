@@ -64,9 +64,8 @@ impl Meter {
 
     /// Fails if `bytes` more bytes would be too many; for things about to be made.
     pub(super) fn room(&self, bytes: usize) -> R<()> {
-        self.work(bytes)?;
         match self.bytes.load(Relaxed).checked_add(bytes) {
-            Some(held) if held <= limits::TEMPLATE_MEMORY_BYTES_MAX => Ok(()),
+            Some(held) if held <= limits::TEMPLATE_MEMORY_BYTES_MAX => self.work(bytes),
             _ => Err(fault(format!(
                 "the template makes more than {} bytes of text and values",
                 limits::TEMPLATE_MEMORY_BYTES_MAX
@@ -136,9 +135,18 @@ impl Sink {
     }
 
     pub(super) fn push(&mut self, text: &str) -> R<()> {
+        self.fits(text.len())?;
         self.meter.charge(text.len())?;
         self.text.push_str(text);
         Ok(())
+    }
+
+    /// Fails for a text that would be longer than anything that may be rendered.
+    fn fits(&self, more: usize) -> R<()> {
+        match self.text.len().checked_add(more) {
+            Some(len) if len <= limits::TEMPLATE_OUTPUT_BYTES_MAX => Ok(()),
+            _ => Err(fault(format!("a text longer than {} bytes", limits::TEMPLATE_OUTPUT_BYTES_MAX))),
+        }
     }
 
     pub(super) fn push_char(&mut self, c: char) -> R<()> {
@@ -147,6 +155,7 @@ impl Sink {
 
     pub(super) fn repeat(&mut self, text: &str, times: usize) -> R<()> {
         let bytes = text.len().saturating_mul(times);
+        self.fits(bytes)?;
         self.meter.charge(bytes)?;
         if bytes > 0 {
             self.text.reserve(bytes);

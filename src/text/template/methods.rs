@@ -12,9 +12,8 @@ const TUPLE: [&str; 2] = ["index", "count"];
 const INT: [&str; 4] = ["bit_length", "bit_count", "is_integer", "conjugate"];
 const FLOAT: [&str; 2] = ["is_integer", "conjugate"];
 /// Methods that change their object; the sandbox hands out something undefined instead.
-const UNSAFE: [&str; 11] = [
-    "append", "clear", "pop", "popitem", "reverse", "insert", "sort", "extend", "remove", "setdefault", "update",
-];
+const UNSAFE: [&str; 11] =
+    ["append", "clear", "pop", "popitem", "reverse", "insert", "sort", "extend", "remove", "setdefault", "update"];
 
 /// Whether some type has a method of this name, so that `x.name` may not be the item of that name.
 pub(super) fn is_method_name(name: &str) -> bool {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 /// `value|abs`.
 pub(super) fn abs(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("abs", [])?;
-    let negative = matches!(view(value), View::Float(f) if f.is_sign_negative()) || as_int(value).is_some_and(|i| i < 0);
+    let negative =
+        matches!(view(value), View::Float(f) if f.is_sign_negative()) || as_int(value).is_some_and(|i| i < 0);
     ops::signed(value, negative)
 }
 

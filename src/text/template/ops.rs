@@ -1,8 +1,8 @@
 //! Python's operators: arithmetic, comparison, membership, items, attributes and slices.
 
-use super::meter::{Meter, R, Sink, fault};
 use super::functions::Macro;
-use super::value::{Dict, Items, View, as_int, defined, hashable, int, is_namespace, type_name, view};
+use super::meter::{Meter, R, Sink, fault};
+use super::value::{Dict, Items, Range, View, as_int, defined, hashable, int, is_namespace, type_name, view};
 use super::{methods, printf};
 use minijinja::value::Object;
 use minijinja::{Error, Value};
@@ -391,7 +391,13 @@ pub(super) fn slice(value: &Value, limits: [&Value; 3], meter: &Arc<Meter>) -> R
     match view(value) {
         View::List(l) => meter.list(sliced(&l.items, numbers, meter)?),
         View::Tuple(l) => meter.tuple(sliced(&l.items, numbers, meter)?),
-        View::Range(_) => meter.list(sliced(&meter.iterate(value)?, numbers, meter)?),
+        View::Range(r) => {
+            let (from, to, step) = bounds(r.len, numbers)?;
+            // All of these are within the range's own bounds, or one step beyond.
+            let at = |i: i128| i64::try_from(r.start + i * r.step).map_err(|_| too_large());
+            let stride = step.checked_mul(r.step).and_then(|s| i64::try_from(s).ok()).ok_or_else(too_large)?;
+            Ok(Value::from_object(Range::new(at(from)?, at(to)?, stride)?))
+        }
         View::Str(s) => {
             meter.work(s.len())?;
             let mut sink = Sink::new(meter);
@@ -440,7 +446,7 @@ fn bounds(len: usize, [start, stop, step]: [Option<i128>; 3]) -> R<(i128, i128, 
 fn sliced<T: Clone>(items: &[T], numbers: [Option<i128>; 3], meter: &Meter) -> R<Vec<T>> {
     let (mut at, stop, step) = bounds(items.len(), numbers)?;
     let mut out = Vec::new();
-    meter.room(items.len() * size_of::<T>())?;
+    meter.room(size_of_val(items))?;
     while if step > 0 { at < stop } else { at > stop } {
         out.extend(usize::try_from(at).ok().and_then(|i| items.get(i)).cloned());
         at = at.saturating_add(step);

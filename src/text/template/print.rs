@@ -159,7 +159,7 @@ pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<M
             let mut order: Vec<usize> = (0..d.entries.len()).collect();
             if style.sort_keys {
                 let key = |i: &usize| d.entries.get(*i).map_or(&Value::UNDEFINED, |(k, _)| k);
-                super::filters::merge_sort(&mut order, meter, &mut |a, b| super::ops::less(key(a), key(b), meter))?;
+                super::selection::merge_sort(&mut order, meter, &mut |a, b| super::ops::less(key(a), key(b), meter))?;
             }
             for (n, (key, value)) in order.iter().filter_map(|i| d.entries.get(*i)).enumerate() {
                 json_break(n, style, level + 1, sink)?;
@@ -198,7 +198,14 @@ fn json_float(f: f64) -> String {
     if f.is_finite() {
         return float(f);
     }
-    if f.is_nan() { "NaN" } else if f > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+    if f.is_nan() {
+        "NaN"
+    } else if f > 0.0 {
+        "Infinity"
+    } else {
+        "-Infinity"
+    }
+    .to_owned()
 }
 
 fn json_key(key: &Value, ascii: bool, sink: &mut Sink) -> R<()> {

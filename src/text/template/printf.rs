@@ -62,13 +62,7 @@ pub(super) fn percent(pattern: &str, argument: &Value, meter: &Arc<Meter>) -> R<
 }
 
 /// What follows a `%`.
-fn directive(
-    chars: &mut Chars,
-    argument: &Value,
-    source: &mut Source,
-    meter: &Arc<Meter>,
-    sink: &mut Sink,
-) -> R<()> {
+fn directive(chars: &mut Chars, argument: &Value, source: &mut Source, meter: &Arc<Meter>, sink: &mut Sink) -> R<()> {
     let mut value = None;
     if chars.next_if_eq(&'(').is_some() {
         let mut key = String::new();
@@ -138,7 +132,11 @@ fn percent_value(kind: char, value: &Value, mut spec: Spec, meter: &Arc<Meter>, 
     match kind {
         's' | 'r' | 'a' => {
             let mut text = Sink::new(meter);
-            if kind == 's' { print::display(value, &mut text)? } else { print::repr(value, &mut text)? };
+            if kind == 's' {
+                print::display(value, &mut text)?
+            } else {
+                print::repr(value, &mut text)?
+            };
             spec.zero = false;
             pad_text(text.as_str(), &spec, sink)
         }
@@ -340,8 +338,15 @@ impl Formatter<'_> {
         let mut value = self.value(name)?;
         if let Some(c) = conversion {
             let mut text = Sink::new(self.meter);
-            if c == 's' { print::display(&value, &mut text)? } else { print::repr(&value, &mut text)? };
+            if c == 's' {
+                print::display(&value, &mut text)?
+            } else {
+                print::repr(&value, &mut text)?
+            };
             value = text.finish();
+        }
+        if spec.is_empty() {
+            return print::display(&value, &mut self.sink);
         }
         let outer = std::mem::replace(&mut self.sink, Sink::new(self.meter));
         self.fill(spec, level + 1)?;

@@ -1,0 +1,387 @@
+//! Expressions: Jinja's grammar in, calls of the functions in [`super::super::functions`] out.
+
+use super::super::lexer::Kind;
+use super::super::meter::{R, fault};
+use super::super::{checks, filters, methods};
+use super::{Lowerer, literal};
+use minijinja::Error;
+use std::fmt::Write;
+
+/// Most `.a[b](c)|d` after one value.
+const POSTFIX_MAX: usize = 100;
+
+impl Lowerer {
+    /// An expression, or several with commas: a tuple.
+    pub(super) fn tuple(&mut self, conditional: bool) -> R<String> {
+        self.tuple_in(conditional, false)
+    }
+
+    fn tuple_in(&mut self, conditional: bool, parentheses: bool) -> R<String> {
+        let mut items = Vec::new();
+        let mut tuple = false;
+        loop {
+            if matches!(self.kind(), Kind::PrintEnd | Kind::TagEnd) || self.is_op(")") {
+                break;
+            }
+            if !conditional && self.is_name("recursive") {
+                break;
+            }
+            items.push(if conditional { self.expression()? } else { self.or()? });
+            if !self.skip_op(",") {
+                break;
+            }
+            tuple = true;
+        }
+        if items.is_empty() && !parentheses {
+            return Err(self.unexpected("an expression"));
+        }
+        let text = items.join(", ");
+        Ok(if tuple || items.is_empty() { format!("__py_tuple({text})") } else { text })
+    }
+
+    pub(super) fn expression(&mut self) -> R<String> {
+        self.meter.stack()?;
+        let mut text = self.or()?;
+        let mut open = 0;
+        // `a if b else c if d else e`: what follows an else goes into its own parentheses.
+        let mut out = String::new();
+        while self.skip_name("if") {
+            let test = self.or()?;
+            if self.skip_name("else") {
+                let _ = write!(out, "({text} if {test} else ");
+                open += 1;
+                text = self.or()?;
+            } else {
+                text = format!("({text} if {test})");
+            }
+        }
+        out.push_str(&text);
+        out.extend(std::iter::repeat_n(')', open));
+        Ok(out)
+    }
+
+    /// A chain of one connective, as a balanced tree: the engine's depth stays small.
+    fn chain(&mut self, word: &str, part: fn(&mut Self) -> R<String>) -> R<String> {
+        let mut parts = vec![part(self)?];
+        while self.skip_name(word) {
+            parts.push(part(self)?);
+        }
+        while parts.len() > 1 {
+            parts = parts
+                .chunks(2)
+                .map(|pair| match pair {
+                    [a, b] => format!("({a} {word} {b})"),
+                    _ => pair.concat(),
+                })
+                .collect();
+        }
+        Ok(parts.concat())
+    }
+
+    fn or(&mut self) -> R<String> {
+        self.chain("or", Self::and)
+    }
+
+    fn and(&mut self) -> R<String> {
+        self.chain("and", Self::not)
+    }
+
+    fn not(&mut self) -> R<String> {
+        self.meter.stack()?;
+        if self.skip_name("not") {
+            return Ok(format!("(not {})", self.not()?));
+        }
+        self.compare()
+    }
+
+    fn compare(&mut self) -> R<String> {
+        let mut text = self.sum()?;
+        let mut compared = false;
+        loop {
+            let sign = match self.kind() {
+                Kind::Operator(o @ ("==" | "!=" | "<" | "<=" | ">" | ">=")) => o,
+                Kind::Name(n) if n == "in" => "in",
+                Kind::Name(n) if n == "not" && matches!(self.look(1), Kind::Name(n) if n == "in") => {
+                    self.skip();
+                    "not in"
+                }
+                _ => break,
+            };
+            self.skip();
+            compared = true;
+            let _ = write!(text, ", \"{sign}\", {}", self.sum()?);
+        }
+        Ok(if compared { format!("__py_compare({text})") } else { text })
+    }
+
+    /// Operators of one precedence, from left to right.
+    fn arithmetic(&mut self, operators: &[&str], part: fn(&mut Self) -> R<String>) -> R<String> {
+        let mut text = part(self)?;
+        let mut any = false;
+        while let Some(operator) = operators.iter().find(|o| self.is_op(o)) {
+            self.skip();
+            any = true;
+            let _ = write!(text, ", \"{operator}\", {}", part(self)?);
+        }
+        Ok(if any { format!("__py_math({text})") } else { text })
+    }
+
+    fn sum(&mut self) -> R<String> {
+        self.arithmetic(&["+", "-"], Self::concat)
+    }
+
+    fn concat(&mut self) -> R<String> {
+        let mut text = self.product()?;
+        if !self.is_op("~") {
+            return Ok(text);
+        }
+        while self.skip_op("~") {
+            let _ = write!(text, ", {}", self.product()?);
+        }
+        Ok(format!("__py_concat({text})"))
+    }
+
+    fn product(&mut self) -> R<String> {
+        self.arithmetic(&["*", "/", "//", "%"], Self::power)
+    }
+
+    fn power(&mut self) -> R<String> {
+        self.arithmetic(&["**"], |p| p.unary(true))
+    }
+
+    fn unary(&mut self, with_filters: bool) -> R<String> {
+        self.meter.stack()?;
+        let mut text = if self.skip_op("-") {
+            format!("__py_negative({})", self.unary(false)?)
+        } else if self.skip_op("+") {
+            format!("__py_positive({})", self.unary(false)?)
+        } else {
+            self.primary()?
+        };
+        let mut count = 0;
+        self.postfix(&mut text, &mut count)?;
+        if !with_filters {
+            return Ok(text);
+        }
+        loop {
+            count += 1;
+            if count > POSTFIX_MAX {
+                return Err(too_many());
+            }
+            if self.skip_op("|") {
+                text.push('|');
+                self.filter(&mut text)?;
+            } else if self.skip_name("is") {
+                text = self.test(&text)?;
+            } else if self.is_op("(") {
+                text.push_str(&self.call()?);
+            } else {
+                return Ok(text);
+            }
+        }
+    }
+
+    fn primary(&mut self) -> R<String> {
+        match self.kind() {
+            Kind::Name(name) => match name.as_str() {
+                "true" | "True" | "false" | "False" | "none" | "None" => {
+                    let constant = name.to_lowercase();
+                    self.skip();
+                    Ok(constant)
+                }
+                _ => {
+                    let name = self.name()?;
+                    if let Some(special) = self.macros.last_mut() {
+                        special.varargs |= name == "varargs";
+                        special.kwargs |= name == "kwargs";
+                        special.caller |= name == "caller";
+                    }
+                    Ok(name)
+                }
+            },
+            Kind::Str(_) => {
+                let mut text = String::new();
+                while let Kind::Str(part) = self.kind() {
+                    text.push_str(part);
+                    self.skip();
+                }
+                Ok(literal(&text))
+            }
+            Kind::Int(i) => {
+                let text = format!("({i})");
+                self.skip();
+                Ok(text)
+            }
+            Kind::Float(f) => {
+                let text = format!("({f:?})");
+                self.skip();
+                Ok(text)
+            }
+            Kind::Operator("(") => {
+                self.skip();
+                let text = self.tuple_in(true, true)?;
+                self.expect_op(")")?;
+                Ok(format!("({text})"))
+            }
+            Kind::Operator("[") => {
+                self.skip();
+                let items = self.listed("]", Self::expression)?;
+                Ok(format!("__py_list({})", items.join(", ")))
+            }
+            Kind::Operator("{") => {
+                self.skip();
+                let pairs = self.listed("}", |p| {
+                    let key = p.expression()?;
+                    p.expect_op(":")?;
+                    Ok(format!("{key}, {}", p.expression()?))
+                })?;
+                Ok(format!("__py_dict({})", pairs.join(", ")))
+            }
+            _ => Err(self.unexpected("an expression")),
+        }
+    }
+
+    /// Things with commas between them, up to `end`.
+    fn listed(&mut self, end: &str, item: fn(&mut Self) -> R<String>) -> R<Vec<String>> {
+        let mut items = Vec::new();
+        while !self.skip_op(end) {
+            if !items.is_empty() {
+                self.expect_op(",")?;
+                if self.skip_op(end) {
+                    break;
+                }
+            }
+            items.push(item(self)?);
+        }
+        Ok(items)
+    }
+
+    fn postfix(&mut self, text: &mut String, count: &mut usize) -> R<()> {
+        loop {
+            *count += 1;
+            if *count > POSTFIX_MAX {
+                return Err(too_many());
+            }
+            if self.skip_op(".") {
+                if let Kind::Int(i) = self.kind() {
+                    *text = format!("__py_item({text}, {i})");
+                    self.skip();
+                    continue;
+                }
+                let name = self.name()?;
+                if (methods::is_method_name(&name) || name.starts_with("__")) && !self.is_op("(") {
+                    *text = format!("__py_attribute({text}, \"{name}\")");
+                } else {
+                    let _ = write!(text, ".{name}");
+                }
+            } else if self.skip_op("[") {
+                *text = self.subscript(text)?;
+            } else if self.is_op("(") {
+                let call = self.call()?;
+                match call.strip_prefix('(').and_then(|c| c.strip_suffix(')')) {
+                    Some(items) if text == "loop" => *text = format!("loop(__py_iterate({items}, false))"),
+                    _ => text.push_str(&call),
+                }
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn subscript(&mut self, of: &str) -> R<String> {
+        let mut parts = ["none".to_owned(), "none".to_owned(), "none".to_owned()];
+        if !self.is_op(":") {
+            let first = self.expression()?;
+            if !self.is_op(":") {
+                let mut items = vec![first];
+                while self.skip_op(",") && !self.is_op("]") {
+                    items.push(self.expression()?);
+                }
+                self.expect_op("]")?;
+                let key = items.join(", ");
+                let key = if items.len() > 1 { format!("__py_tuple({key})") } else { key };
+                return Ok(format!("__py_item({of}, {key})"));
+            }
+            parts[0] = first;
+        }
+        for part in parts.iter_mut().skip(1) {
+            if self.skip_op(":") && !self.is_op(":") && !self.is_op("]") {
+                *part = self.expression()?;
+            }
+        }
+        self.expect_op("]")?;
+        Ok(format!("__py_slice({of}, {})", parts.join(", ")))
+    }
+
+    /// Arguments in parentheses.
+    fn call(&mut self) -> R<String> {
+        self.expect_op("(")?;
+        let arguments = self.listed(")", |p| {
+            if p.skip_op("*") {
+                return Ok(format!("*__py_iterate({}, false)", p.expression()?));
+            }
+            if p.skip_op("**") {
+                return Ok(format!("**{}", p.expression()?));
+            }
+            if let Kind::Operator("=") = p.look(1)
+                && let Kind::Name(_) = p.kind()
+            {
+                let name = p.name()?;
+                p.skip();
+                return Ok(format!("{name}={}", p.expression()?));
+            }
+            p.expression()
+        })?;
+        Ok(format!("({})", arguments.join(", ")))
+    }
+
+    fn dotted_name(&mut self) -> R<String> {
+        let mut name = self.name()?;
+        while self.skip_op(".") {
+            let _ = write!(name, ".{}", self.name()?);
+        }
+        Ok(name)
+    }
+
+    pub(super) fn filter(&mut self, text: &mut String) -> R<()> {
+        let name = self.dotted_name()?;
+        if self.optional == 0 && !filters::names().any(|n| n == name) {
+            return Err(fault(format!("No filter named '{name}'.")));
+        }
+        text.push_str(&name);
+        if self.is_op("(") {
+            text.push_str(&self.call()?);
+        }
+        Ok(())
+    }
+
+    fn test(&mut self, subject: &str) -> R<String> {
+        let negated = self.skip_name("not");
+        let name = self.dotted_name()?;
+        if self.optional == 0 && !checks::names().any(|n| n == name) {
+            return Err(fault(format!("No test named '{name}'.")));
+        }
+        let operand = match self.kind() {
+            Kind::Name(n) => !matches!(n.as_str(), "else" | "or" | "and"),
+            Kind::Str(_) | Kind::Int(_) | Kind::Float(_) | Kind::Operator("[" | "{") => true,
+            _ => false,
+        };
+        let mut arguments = String::new();
+        if self.is_op("(") {
+            arguments = self.call()?;
+        } else if operand {
+            if self.is_name("is") {
+                return Err(fault("You cannot chain multiple tests with is"));
+            }
+            let mut argument = self.primary()?;
+            self.postfix(&mut argument, &mut 0)?;
+            arguments = format!("({argument})");
+        }
+        let not = if negated { "not " } else { "" };
+        Ok(format!("({not}{subject} is {name}{arguments})"))
+    }
+}
+
+fn too_many() -> Error {
+    fault(format!("more than {POSTFIX_MAX} attributes, items, calls and filters after one value"))
+}

@@ -18,14 +18,25 @@ pub struct Architecture {
     pub context: usize,
     /// Epsilon of all norms.
     pub eps: f32,
-    /// The output matrix is the embedding.
-    pub tied: bool,
+    /// Where the output matrix comes from.
+    pub head: Head,
     /// Rotary embeddings in use; layers name one by index.
     pub rotaries: Vec<RotarySpec>,
     /// The layers.
     pub layers: Vec<Layer>,
     /// Where the tensors are.
     pub names: &'static Names,
+}
+
+/// Where the output matrix comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// It is the embedding.
+    Tied,
+    /// It is a tensor of its own.
+    Own,
+    /// A tensor of its own if there is one, else the embedding.
+    OwnIfPresent,
 }
 
 /// One pre-norm block: `x += attention(norm(x)); x += ffn(norm(x))`.

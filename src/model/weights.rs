@@ -1,7 +1,7 @@
 //! Finding a model's tensors: walks an [`Architecture`], takes each tensor by name, checks its shape, and in the end
 //! demands that nothing in the checkpoint was left over.
 
-use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection};
+use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjection};
 use super::families::{Family, Ignored};
 use crate::backend::{Backend, Expert, Weight};
 use crate::dtype::DType;
@@ -107,10 +107,12 @@ impl Binder<'_> {
         let embedding = self.matrix(names.embedding, a.vocab, a.hidden)?;
         let layers = (0..a.layers.len()).map(|l| self.layer(a, l)).collect::<Result<_>>()?;
         let final_norm = self.vector(names.final_norm, a.hidden)?;
-        // An untied checkpoint without an output matrix uses the embedding, as the published AstrAI loader does.
-        let head = format!("{}.weight", names.lm_head);
-        let lm_head =
-            if a.tied || !self.has(&head)? { embedding } else { self.matrix(names.lm_head, a.vocab, a.hidden)? };
+        let own = match a.head {
+            Head::Tied => false,
+            Head::Own => true,
+            Head::OwnIfPresent => self.has(&format!("{}.weight", names.lm_head))?,
+        };
+        let lm_head = if own { self.matrix(names.lm_head, a.vocab, a.hidden)? } else { embedding };
         Ok(Weights { embedding, layers, final_norm, lm_head })
     }
 
@@ -252,7 +254,7 @@ fn leftovers(
     for info in source.tensors()?.iter().filter(|t| !used.contains(&t.name)) {
         let stem = info.name.strip_suffix(".weight").unwrap_or(&info.name);
         let known = family.ignored.iter().find(|i| info.name.ends_with(i.suffix));
-        match known.or((architecture.tied && stem == tied.suffix).then_some(&tied)) {
+        match known.or((architecture.head == Head::Tied && stem == tied.suffix).then_some(&tied)) {
             Some(ignored) => log(format!("tensor {} is not read: {}", info.name, ignored.reason)),
             None => unknown.push(&info.name),
         }

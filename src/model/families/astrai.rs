@@ -85,7 +85,8 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         vocab: sizes.vocab,
         context: sizes.context,
         eps: sizes.eps,
-        tied: sizes.tied,
+        // The published loader copies the embedding when an untied checkpoint has no output matrix.
+        head: if sizes.tied { Head::Tied } else { Head::OwnIfPresent },
         rotaries: vec![rotary(config, rotary_dims)?],
         layers: (0..sizes.layers).map(layer).collect(),
         names: &NAMES,

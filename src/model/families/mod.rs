@@ -8,7 +8,7 @@ mod llama;
 mod mistral;
 mod qwen;
 
-use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, Layer, Names};
+use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjection, Layer, Names};
 use super::config::{Config, Sizes};
 use super::rotary::RotarySpec;
 use crate::error::{Error, Result};
@@ -126,7 +126,7 @@ fn lineage(
         vocab: sizes.vocab,
         context: sizes.context,
         eps: sizes.eps,
-        tied: sizes.tied,
+        head: if sizes.tied { Head::Tied } else { Head::Own },
         rotaries: vec![RotarySpec::read(config, sizes.head_dim, sizes.context)?],
         layers: (0..sizes.layers).map(layer).collect(),
         names,

@@ -137,7 +137,7 @@ impl Sampler {
     }
 }
 
-/// x[token] - max - log_sum, rounded once.
+/// `x[token] - max - log_sum`, rounded once.
 #[allow(clippy::cast_possible_truncation, reason = "log probabilities are reported in single precision")]
 fn logprob(logits: &[f32], token: u32, max: f32, log_sum: f64) -> f32 {
     let x = logits.get(token as usize).map_or(f32::NEG_INFINITY, |&x| math::finite_or_least(x));

@@ -5,7 +5,7 @@
 //!
 //! - [`lower`] rewrites the source: whitespace rules, `generation` blocks, operators and literals as function calls.
 //! - [`functions`], [`filters`], [`selection`], [`checks`], [`methods`] are Jinja's globals, filters, tests and Python's methods.
-//! - [`value`], [`ops`], [`print`], [`printf`] are Python's containers, operators, printing and formatting.
+//! - [`value`], [`ops`], [`mod@print`], [`printf`] are Python's containers, operators, printing and formatting.
 //! - [`meter`] bounds the work, the memory and the stack of a rendering.
 //!
 //! Called by the engine's `render`, and by the command line with a template of its own. A rendering keeps nothing.

@@ -37,12 +37,12 @@ need-cc:
 	@command -v $(firstword $(CC)) >/dev/null 2>&1 || { \
 	  echo "error: the C compiler '$(CC)' is not there. Debian: apt-get install gcc; or name yours: make CC=clang" >&2; exit 1; }
 
+# Programs bind to the soname, so it has to exist beside the file that cargo writes.
 build: need-cargo ## the release library: target/release/libastrai.so and .a
 	$(CARGO) build --release --lib
-
-# Programs bind to the soname, so it has to exist beside the file that cargo writes.
-$(RELEASE)/stream: examples-c/stream.c include/astrai.h build | need-cc
 	ln -sf libastrai.so $(RELEASE)/$(SONAME)
+
+$(RELEASE)/stream: examples-c/stream.c include/astrai.h build | need-cc
 	$(CC) -O2 $< -Iinclude -L$(RELEASE) -lastrai -Wl,-rpath,$(abspath $(RELEASE)) -o $@
 
 demo: $(RELEASE)/stream ## a C program streams a story from models/storyteller

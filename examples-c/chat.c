@@ -1,6 +1,6 @@
 /* A chat in the terminal: one line is one turn, end of input ends it.
  *
- *   cc -std=c99 examples-c/chat.c -Iinclude -Ltarget/release -lastrai -o chat
+ *   cc -std=c99 examples-c/chat.c -Iinclude -Ltarget/release -lastrai -Wl,-rpath,$PWD/target/release -o chat
  *   ./chat [model folder] [system message]
  *
  * The model remembers nothing between requests: each turn sends the whole conversation, which the library puts through

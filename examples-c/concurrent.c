@@ -1,6 +1,6 @@
 /* 32 prompts at once from 4 threads: one engine computes them all in one batch per step.
  *
- *   cc -std=c99 examples-c/concurrent.c -Iinclude -Ltarget/release -lastrai -lpthread -o concurrent
+ *   cc -std=c99 examples-c/concurrent.c -Iinclude -Ltarget/release -lastrai -lpthread -Wl,-rpath,$PWD/target/release -o concurrent
  *   ./concurrent [model folder]
  */
 #include <astrai.h>

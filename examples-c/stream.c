@@ -1,6 +1,6 @@
 /* Streams a story, token by token.
  *
- *   cc -std=c99 examples-c/stream.c -Iinclude -Ltarget/release -lastrai -o stream
+ *   cc -std=c99 examples-c/stream.c -Iinclude -Ltarget/release -lastrai -Wl,-rpath,$PWD/target/release -o stream
  *   ./stream [model folder] [what to ask]
  */
 #include <astrai.h>

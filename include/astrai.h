@@ -3,7 +3,7 @@
  * Open a model folder, submit prompts from any thread, receive tokens through a callback or by pulling. The shortest
  * whole program is examples-c/stream.c; build it with
  *
- *   cc -std=c99 examples-c/stream.c -Iinclude -Ltarget/release -lastrai -o stream
+ *   cc -std=c99 examples-c/stream.c -Iinclude -Ltarget/release -lastrai -Wl,-rpath,$PWD/target/release -o stream
  *
  * CONTRACT
  * [A] any thread, any time, also in callbacks; never waits for a step of the engine.

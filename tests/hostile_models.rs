@@ -124,6 +124,59 @@ fn a_type_no_kernel_reads_is_refused_by_name() {
     refused(&dir, Status::Unsupported, &["i32", "bf16"]);
 }
 
+/// A tokenizer that makes ids the model has no embedding for: the request is refused, the engine lives.
+#[test]
+fn a_vocabulary_smaller_than_the_tokenizers_is_noticed_at_submit() {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let dir = TempDir::new().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    }
+    let mut config: Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
+    let (rows, hidden) = (300, config["hidden_size"].as_u64().unwrap() as usize);
+    config["vocab_size"] = json!(rows);
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+    let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let cut = all.tensors().into_iter().map(|(name, t)| {
+        let view = match name.as_str() {
+            "model.embed_tokens.weight" => {
+                let data = &t.data()[..rows * hidden * 2];
+                safetensors::tensor::TensorView::new(t.dtype(), vec![rows, hidden], data).unwrap()
+            }
+            _ => t,
+        };
+        (name, view)
+    });
+    std::fs::write(dir.path().join("model.safetensors"), safetensors::serialize(cut, None).unwrap()).unwrap();
+    let engine = open(&dir).unwrap();
+    let text = "Tell me a story about Mira, the old lighthouse and a silver key.";
+    let chat = Prompt { messages: vec![json!({"role": "user", "content": text})], ..Prompt::default() };
+    let raw = Prompt { parts: vec![PromptPart::Text { text: text.into(), special: false }], ..Prompt::default() };
+    for prompt in [&chat, &raw] {
+        let error = engine.submit(prompt, &RequestOptions::default(), Sink::Pull).map(|_| ()).unwrap_err();
+        assert_eq!((error.status, error.available), (Status::Argument, rows as u64), "{error}");
+    }
+    engine.check().unwrap();
+}
+
+/// The whole of the KV pages is reserved at open, but the system only gives what is written.
+#[cfg(target_os = "linux")]
+#[test]
+fn opening_does_not_touch_the_pages() {
+    let dir = changed("llama_f16", |c| c["max_position_embeddings"] = json!(16_000_000));
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        status.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let before = resident();
+    let options = EngineOptions { memory_budget: 2 << 30, threads: 1, ..EngineOptions::default() };
+    let engine = Engine::open(dir.path(), options).unwrap();
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 512 << 20, "{grown} bytes became resident, of 2 GiB reserved");
+    drop(engine);
+}
+
 #[test]
 fn options_out_of_range_or_not_built_are_refused_by_name() {
     let dir = changed("llama_f16", |_| {});

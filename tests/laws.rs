@@ -338,6 +338,56 @@ fn a_deadline_ends_a_request_that_nobody_reads() {
     assert!(answer(&events).tokens.len() < 200);
 }
 
+/// Law 8: as many requests as may run and wait are accepted; the next submit is refused at once, until one has ended.
+#[test]
+fn a_full_waiting_line_refuses_at_submit() {
+    let options = EngineOptions { max_running: 2, max_waiting: 3, threads: 1, ..EngineOptions::default() };
+    let engine = Engine::open(&fixture("llama"), options).unwrap();
+    let options =
+        RequestOptions { max_tokens: Some(50), ignore_eos: true, queue_tokens: 1, ..RequestOptions::default() };
+    let job = Job { prompt: vec![3, 1], options };
+    // Nobody reads, so none of them can end.
+    let held: Vec<Request> = (0..5).map(|_| job.submit(&engine, Sink::Pull)).collect();
+    let prompt = Prompt { parts: vec![PromptPart::Tokens(vec![1])], ..Prompt::default() };
+    for _ in 0..100 {
+        let error = engine.submit(&prompt, &job.options, Sink::Pull).map(|_| ()).unwrap_err();
+        assert_eq!((error.status, error.needed, error.available), (astrai::Status::QueueFull, 6, 5));
+    }
+    for request in &held {
+        assert!(matches!(request.wait(None).unwrap(), Next::Event(e) if e.finish == FinishReason::Length));
+        job.submit(&engine, Sink::Pull).wait(None).unwrap();
+    }
+    engine.check().unwrap();
+}
+
+/// Law 5: waiting for a callback request does not lift the bound of its queue.
+#[test]
+fn a_wait_leaves_the_queue_of_a_callback_request_bounded() {
+    let engine = open(&fixture("llama"), CpuTier::Auto, 2, 0, 0, 1);
+    let gate = Arc::new(Gate::default());
+    let (at_gate, largest) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let seen = largest.clone();
+    let options =
+        RequestOptions { max_tokens: Some(100), ignore_eos: true, queue_tokens: 4, ..RequestOptions::default() };
+    let sink = Sink::Callback(Box::new(move |event| {
+        seen.fetch_max(event.tokens.len(), Ordering::SeqCst);
+        at_gate.pass();
+        true
+    }));
+    let request = Job { prompt: vec![2, 2], options }.submit(&engine, sink);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| request.wait(None).unwrap());
+        let begin = std::time::Instant::now();
+        while engine.stats().unwrap().stalled == 0 {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the request never paused");
+            std::thread::yield_now();
+        }
+        gate.open();
+        assert!(matches!(waiter.join().unwrap(), Next::End));
+    });
+    assert!(largest.load(Ordering::SeqCst) <= 4, "an event of {} tokens", largest.load(Ordering::SeqCst));
+}
+
 #[test]
 fn queued_events_outlive_their_engine() {
     let engine = open(&fixture("qwen2"), CpuTier::Auto, 2, 0, 0, 2);

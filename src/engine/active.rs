@@ -43,6 +43,8 @@ pub(super) struct Active {
     pub admitted: Option<Instant>,
     pub first_token: Option<Instant>,
     pub prefill: Duration,
+    /// It is counted among the engine's pending requests.
+    pub counted: bool,
     /// Reused for each token.
     text: String,
     filtered: String,
@@ -79,6 +81,7 @@ impl Active {
             admitted: None,
             first_token: None,
             prefill: Duration::ZERO,
+            counted: true,
             text: String::new(),
             filtered: String::new(),
         })

@@ -4,8 +4,8 @@
 //! error and leaves the thread able to answer that the engine is dead (law 2).
 
 use super::active::{Active, End, NewRequest, Token, panicked};
-use super::api::{FinishReason, LogLevel, Stats};
-use super::delivery::{closed, lock, wait_until};
+use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
+use super::delivery::{Outbox, closed, lock, wait_until};
 use super::{Command, Shared};
 use crate::backend::Backend;
 use crate::cache::Handle;
@@ -13,8 +13,10 @@ use crate::error::{Error, Result};
 use crate::model::{Model, Step};
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Row, Scheduler};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Everything the engine thread owns.
@@ -22,6 +24,10 @@ pub(super) struct Core {
     pub shared: Arc<Shared>,
     pub machine: Machine,
     active: Vec<Active>,
+    /// Commands taken from the mailbox and not yet obeyed.
+    inbox: VecDeque<Command>,
+    /// The request that is being admitted: neither in the inbox nor active.
+    admitting: Option<Arc<Outbox>>,
     stats: Stats,
     /// Set once the engine is closing: when whatever still runs is cut off.
     closing: Option<Instant>,
@@ -49,7 +55,17 @@ impl Core {
     pub fn new(shared: Arc<Shared>, machine: Machine) -> Core {
         let stats = Stats { pages_free: machine.scheduler.pages().2 as u64, ..Stats::default() };
         shared.stats.publish(&stats);
-        Core { shared, machine, active: Vec::new(), stats, closing: None, dead: false, panic_next: false }
+        Core {
+            shared,
+            machine,
+            active: Vec::new(),
+            inbox: VecDeque::new(),
+            admitting: None,
+            stats,
+            closing: None,
+            dead: false,
+            panic_next: false,
+        }
     }
 
     /// The thread's body: returns when the engine has been closed and every request has ended.
@@ -57,16 +73,31 @@ impl Core {
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.dead = true;
             self.shared.log(LogLevel::Error, || panicked().message);
-            self.end_all(|| End::Failed(panicked()));
+            self.abandon();
             self.publish();
         }
+    }
+
+    /// After a panic: whatever the engine knew of ends with an error.
+    fn abandon(&mut self) {
+        let orphan = self.admitting.take();
+        for delivery in orphan.into_iter().filter(|d| !d.is_finished()) {
+            self.stats.failed += 1;
+            self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+            delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, |e| {
+                e.error = Some(panicked());
+            });
+        }
+        self.end_all(|| End::Failed(panicked()));
     }
 
     fn serve(&mut self) {
         // After an empty plan only a command or a deadline can change what the next plan holds.
         let mut idle = false;
         loop {
-            for command in self.next_commands(idle) {
+            self.take_commands(idle);
+            // One at a time: a panic in one loses none of the others.
+            while let Some(command) = self.inbox.pop_front() {
                 self.obey(command);
             }
             self.expire();
@@ -86,8 +117,8 @@ impl Core {
         }
     }
 
-    /// Commands that have arrived; when idle, sleeps until there is one or a deadline passes.
-    fn next_commands(&mut self, idle: bool) -> Vec<Command> {
+    /// Takes in what has arrived; when idle, sleeps until there is something or a deadline passes.
+    fn take_commands(&mut self, idle: bool) {
         let mut mailbox = lock(&self.shared.mailbox);
         if idle {
             let deadline = self.active.iter().filter_map(|a| a.request.deadline).chain(self.closing).min();
@@ -99,12 +130,16 @@ impl Core {
                 }
             }
         }
-        std::mem::take(&mut mailbox.commands)
+        self.inbox.extend(mailbox.commands.drain(..));
     }
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Submit(request) => self.admit(*request),
+            Command::Submit(request) => {
+                self.admitting = Some(request.delivery.clone());
+                self.admit(*request);
+                self.admitting = None;
+            }
             Command::Cancel(id, reason) => self.end_where(|a| a.request.delivery.id == id, || End::Cancelled(reason)),
             Command::CancelAll => self.end_all(|| End::Cancelled(FinishReason::Cancel)),
             Command::Resume(id) => {
@@ -113,11 +148,14 @@ impl Core {
                 }
             }
             Command::Check(reply) => {
+                if self.dead {
+                    return reply.put(Err(panicked()));
+                }
                 // Ended requests still hold their pages until the next step; let them go first.
                 self.machine.scheduler.cleanup();
                 // Who asks sees the statistics of the state that was checked.
                 self.publish();
-                reply.put(if self.dead { Err(panicked()) } else { self.check() });
+                reply.put(self.check());
             }
             Command::Close(cut) => self.closing = Some(cut),
             Command::Panic => self.panic_next = true,
@@ -137,11 +175,9 @@ impl Core {
 
     fn admit(&mut self, mut request: NewRequest) {
         let delivery = request.delivery.clone();
-        if delivery.is_finished() {
-            return;
-        }
         let refuse = |error: Error| {
-            delivery.finish(&self.shared.dispatch, super::api::EventKind::Failed, FinishReason::Error, |e| {
+            self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+            delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, |e| {
                 e.error = Some(error);
             })
         };
@@ -156,14 +192,19 @@ impl Core {
         if request.max_tokens == 0 && !request.prompt_logprobs {
             request.stream = None;
         }
-        let admitted = self.machine.scheduler.submit(prompt, len_max, logits_from);
-        match admitted.and_then(|handle| Active::new(request, handle)) {
-            Ok(mut active) if active.request.max_tokens == 0 && !active.request.prompt_logprobs => {
-                self.machine.scheduler.finish(active.handle);
-                self.stats.finished += 1;
-                active.finish(End::Finished(FinishReason::Length), (0, 0), &self.shared.dispatch);
+        let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs;
+        let admitted = self
+            .machine
+            .scheduler
+            .submit(prompt, len_max, logits_from)
+            .and_then(|handle| Active::new(request, handle).inspect_err(|_| self.machine.scheduler.finish(handle)));
+        match admitted {
+            Ok(active) => {
+                self.active.push(active);
+                if nothing_to_do {
+                    self.end(self.active.len() - 1, End::Finished(FinishReason::Length));
+                }
             }
-            Ok(active) => self.active.push(active),
             Err(error) => {
                 self.stats.failed += 1;
                 refuse(error);
@@ -188,16 +229,22 @@ impl Core {
 
     /// Ends the request at index `at`.
     fn end(&mut self, at: usize, end: End) {
-        let mut active = self.active.swap_remove(at);
         match end {
             End::Finished(_) => self.stats.finished += 1,
             End::Cancelled(_) => self.stats.cancelled += 1,
             End::Failed(_) => self.stats.failed += 1,
         }
+        let active = &mut self.active[at];
+        // Before the terminal event: who has read it may submit again at once.
+        if std::mem::take(&mut active.counted) {
+            self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+        }
         let sequence = self.machine.scheduler.get(active.handle);
         let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
         self.machine.scheduler.finish(active.handle);
         active.finish(end, history, &self.shared.dispatch);
+        // Removed last: had something above panicked, the request would still get its end.
+        self.active.swap_remove(at);
     }
 
     /// Ends requests whose deadline has passed.
@@ -345,21 +392,21 @@ impl Core {
 impl Drop for Core {
     /// Whatever is still in the mailbox gets its end.
     fn drop(&mut self) {
+        for active in self.active.drain(..) {
+            // Only a panic on the way out of a panic leaves any.
+            let finish = |e: &mut Event| e.error = Some(panicked());
+            active.request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, finish);
+        }
         let commands = {
             let mut mailbox = lock(&self.shared.mailbox);
             mailbox.closed = true;
             mailbox.gone = true;
             std::mem::take(&mut mailbox.commands)
         };
-        for command in commands {
-            match command {
-                Command::Submit(request) => {
-                    let finish = |e: &mut super::api::Event| e.error = Some(closed());
-                    let kind = super::api::EventKind::Failed;
-                    request.delivery.finish(&self.shared.dispatch, kind, FinishReason::Close, finish);
-                }
-                Command::Check(reply) => reply.put(Err(closed())),
-                _ => {}
+        for command in self.inbox.drain(..).chain(commands) {
+            if let Command::Submit(request) = command {
+                let finish = |e: &mut Event| e.error = Some(closed());
+                request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Close, finish);
             }
         }
         self.shared.dispatch.stop();

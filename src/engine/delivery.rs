@@ -88,8 +88,8 @@ struct Queue {
     muted: bool,
     /// The engine was told that the queue is full.
     full: bool,
-    /// A `wait` reads everything; the limit does not apply.
-    unbounded: bool,
+    /// Waits on a pull request: they read everything, so the limit does not apply.
+    waiters: u32,
     /// In the dispatcher's list.
     listed: bool,
     callback: Option<Callback>,
@@ -135,7 +135,7 @@ impl Outbox {
             ended: false,
             muted: false,
             full: false,
-            unbounded: false,
+            waiters: 0,
             listed: false,
             callback,
         };
@@ -171,7 +171,7 @@ impl Outbox {
             return false;
         }
         change(&mut queue);
-        let full = !queue.terminal && !queue.unbounded && queue.pending.tokens.len() >= self.limit;
+        let full = !queue.terminal && queue.waiters == 0 && queue.pending.tokens.len() >= self.limit;
         queue.full |= full;
         let list = !self.pull && !queue.listed && (queue.terminal || !queue.pending.tokens.is_empty());
         queue.listed |= list;
@@ -225,8 +225,8 @@ impl Outbox {
     pub fn wait(&self, timeout: Option<Duration>, resume: impl Fn()) -> Next {
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
         let mut queue = lock(&self.queue);
-        queue.unbounded = true;
-        if std::mem::take(&mut queue.full) {
+        queue.waiters += u32::from(self.pull);
+        if self.pull && std::mem::take(&mut queue.full) {
             drop(queue);
             resume();
             queue = lock(&self.queue);
@@ -246,7 +246,7 @@ impl Outbox {
                 break Next::Timeout;
             }
         };
-        queue.unbounded = false;
+        queue.waiters -= u32::from(self.pull);
         outcome
     }
 

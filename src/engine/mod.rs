@@ -28,7 +28,7 @@ use prompt::TextKit;
 use stats::StatsCell;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -72,22 +72,41 @@ enum Command {
     CancelAll,
     /// A paused request's queue was read.
     Resume(u64),
-    Check(Arc<Reply>),
+    Check(Answer),
     /// Accept nothing more; cut off what still runs at this time.
     Close(Instant),
     Panic,
+}
+
+/// The answering side of a [`Reply`]. Dropped without an answer, it gives an error: nobody waits for ever.
+struct Answer(Arc<Reply>);
+
+impl Answer {
+    fn put(&self, value: Result<()>) {
+        self.0.put(value);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.0.answered.load(Ordering::Relaxed) {
+            self.0.put(Err(closed()));
+        }
+    }
 }
 
 /// A place for one answer.
 #[derive(Default)]
 struct Reply {
     value: Mutex<Option<Result<()>>>,
+    answered: AtomicBool,
     there: Condvar,
 }
 
 impl Reply {
     fn put(&self, value: Result<()>) {
         *lock(&self.value) = Some(value);
+        self.answered.store(true, Ordering::Relaxed);
         self.there.notify_all();
     }
 
@@ -120,6 +139,8 @@ struct Shared {
     log: Option<LogFn>,
     log_level: AtomicI32,
     ids: AtomicU64,
+    /// Requests accepted whose terminal event does not exist yet.
+    pending: AtomicUsize,
 }
 
 impl Shared {
@@ -218,6 +239,7 @@ impl Engine {
             log: options.log.take(),
             log_level: AtomicI32::new(options.log_level as i32),
             ids: AtomicU64::new(1),
+            pending: AtomicUsize::new(0),
         });
         // There is no dispatch thread yet; while opening, log lines are written on the opener's own thread.
         let mut log = |level, line: String| {
@@ -303,7 +325,7 @@ impl Engine {
             return self.open_or_closed();
         }
         let reply = Arc::new(Reply::default());
-        self.shared.send(Command::Check(reply.clone()))?;
+        self.shared.send(Command::Check(Answer(reply.clone())))?;
         reply.wait()
     }
 
@@ -335,10 +357,6 @@ impl Engine {
             return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
         }
         self.open_or_closed()?;
-        let stats = self.shared.stats.read();
-        if stats.waiting as usize >= self.waiting_max {
-            return Err(queue_full(self.waiting_max));
-        }
         let submitted = Instant::now();
         let tokens = self.text.tokenize(prompt, TextOptions::default())?;
         self.check_length(tokens.len())?;
@@ -348,11 +366,25 @@ impl Engine {
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         self.shared.dispatch.register(&delivery);
         let request = NewRequest { delivery: delivery.clone(), ..request };
-        if let Err(error) = self.shared.send(Command::Submit(Box::new(request))) {
+        let sent = self.reserve_place().and_then(|()| {
+            let sent = self.shared.send(Command::Submit(Box::new(request)));
+            sent.inspect_err(|_| _ = self.shared.pending.fetch_sub(1, Ordering::Relaxed))
+        });
+        if let Err(error) = sent {
             self.shared.dispatch.forget(id);
             return Err(error);
         }
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
+    }
+
+    /// Counts one more request, unless as many as may run and wait are there already.
+    fn reserve_place(&self) -> Result<()> {
+        let max = self.running_max + self.waiting_max;
+        let more = |n: usize| (n < max).then_some(n + 1);
+        self.shared.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(|_| ()).map_err(|_| {
+            Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
+                .numbers(Unit::Count, max as u64 + 1, max as u64)
+        })
     }
 
     fn check_length(&self, tokens: usize) -> Result<()> {
@@ -458,14 +490,6 @@ fn refuse_in_callback(what: &str) -> Result<()> {
         return Err(Error::new(Status::Reentrant, format!("{what} blocks and must not be called inside a callback")));
     }
     Ok(())
-}
-
-fn queue_full(max: usize) -> Error {
-    Error::new(Status::QueueFull, format!("{max} requests are waiting already; try again later")).numbers(
-        Unit::Count,
-        max as u64 + 1,
-        max as u64,
-    )
 }
 
 fn check_stops(prompt: &Prompt, vocab: u32) -> Result<()> {

@@ -68,6 +68,10 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
     let config = Config::new(folder.config()?, folder.subject());
     let architecture = (family.architecture)(&config, &model_type)?;
     let defaults = GenerationDefaults::from_source(&folder)?;
+    if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
+        let vocab = architecture.vocab;
+        log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
+    }
     let text = TextKit::open(&folder, architecture.vocab)?;
     let sizing = Sizing::of(options, &architecture)?;
     let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };

@@ -100,7 +100,10 @@ impl TextKit {
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
         if !prompt.messages.is_empty() {
             let text = self.render(prompt, options)?;
-            return self.tokenizer()?.encode(&text, false, true);
+            check_text(&text)?;
+            let ids = self.tokenizer()?.encode(&text, false, true)?;
+            self.check_ids(&ids)?;
+            return Ok(ids);
         }
         let mut ids = Vec::new();
         for (index, part) in prompt.parts.iter().enumerate() {

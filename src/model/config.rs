@@ -118,6 +118,9 @@ impl<'a> Config<'a> {
         let Some(value) = self.value(key) else { return Ok(Vec::new()) };
         let wrong = || self.wrong(key, value, "a list of layer numbers");
         let list = value.as_array().ok_or_else(wrong)?;
+        if list.len() > limits::LAYERS_MAX {
+            return Err(self.bad(key, format_args!("names {} layers, the limit is {}", list.len(), limits::LAYERS_MAX)));
+        }
         list.iter().map(|v| v.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(wrong)).collect()
     }
 
@@ -207,7 +210,10 @@ impl Sizes {
             intermediate: config.size("intermediate_size", limits::WIDTH_MAX)?,
             vocab: config.size("vocab_size", limits::VOCAB_MAX)?,
             context: config.size("max_position_embeddings", limits::CONTEXT_MAX)?,
-            eps: config.positive("rms_norm_eps", Some(1e-6))? as f32,
+            eps: match config.positive("rms_norm_eps", Some(1e-6))? as f32 {
+                eps if eps < 1.0 => eps,
+                eps => return Err(config.bad("rms_norm_eps", format_args!("is {eps}, expected less than 1"))),
+            },
             tied: config.flag("tie_word_embeddings", tied)?,
         })
     }

@@ -30,6 +30,14 @@ impl RotarySpec {
         RotarySpec { inv_freq, scale: 1.0 }
     }
 
+    /// Refuses frequencies that no number of a config should lead to.
+    pub fn checked(self, config: &Config) -> Result<RotarySpec> {
+        if self.scale.is_finite() && self.inv_freq.iter().all(|f| f.is_finite()) {
+            return Ok(self);
+        }
+        Err(config.bad("rope_theta", "or its scaling leads to rotary frequencies that are no finite numbers"))
+    }
+
     /// What the config says, for `dims` rotated elements and a context of `context` tokens.
     pub fn read(config: &Config, dims: usize, context: usize) -> Result<RotarySpec> {
         let new = config.value("rope_parameters").filter(|v| v.is_object());
@@ -44,22 +52,25 @@ impl RotarySpec {
             None => config.positive("rope_theta", Some(THETA_DEFAULT))?,
         };
         let plain = RotarySpec::plain(theta, dims);
-        let Some(scaling) = scaling.map(|v| config.within(v)) else { return Ok(plain) };
+        let Some(scaling) = scaling.map(|v| config.within(v)) else { return plain.checked(config) };
         let kind = scaling.text("rope_type")?.or(scaling.text("type")?).unwrap_or("default");
-        match kind {
+        let spec = match kind {
             // Dynamic scaling begins beyond the original context, which an engine never leaves.
-            "default" | "dynamic" => Ok(plain),
+            "default" | "dynamic" => plain,
             "linear" => {
                 let factor = scaling.positive("factor", None)? as f32;
-                Ok(RotarySpec { inv_freq: plain.inv_freq.iter().map(|f| f / factor).collect(), ..plain })
+                RotarySpec { inv_freq: plain.inv_freq.iter().map(|f| f / factor).collect(), ..plain }
             }
-            "llama3" => llama3(plain, &scaling),
-            "yarn" => yarn(theta, dims, context, &scaling),
-            other => Err(Error::unsupported(format!(
-                "config.json: rope scaling \"{other}\" is not supported; there are default, dynamic, linear, llama3, yarn"
-            ))
-            .about(config.subject())),
-        }
+            "llama3" => llama3(plain, &scaling)?,
+            "yarn" => yarn(theta, dims, context, &scaling)?,
+            other => {
+                return Err(Error::unsupported(format!(
+                    "config.json: rope scaling \"{other}\" is not supported; there are default, dynamic, linear, llama3, yarn"
+                ))
+                .about(config.subject()));
+            }
+        };
+        spec.checked(config)
     }
 }
 

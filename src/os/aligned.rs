@@ -1,61 +1,34 @@
-//! Byte buffers on cache-line boundaries, whose allocation may fail without ending the process.
+//! Byte buffers on page boundaries, whose allocation may fail without ending the process.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ptr::NonNull;
+use memmap2::MmapMut;
 
-/// Alignment of [`AlignedBytes`]: a cache line, and the widest vector register there is.
+/// Alignment of [`AlignedBytes`] that callers may rely on: a cache line, and the widest vector register there is.
 pub const ALIGNMENT: usize = 64;
 
-/// A zero-initialised heap buffer whose address is a multiple of [`ALIGNMENT`] and never changes.
+/// A zero-initialised buffer whose address is a multiple of [`ALIGNMENT`] and never changes. It is an anonymous mapping:
+/// the system gives memory to the parts that are written, when they are.
 #[derive(Debug)]
 pub struct AlignedBytes {
-    start: NonNull<u8>,
+    map: MmapMut,
     len: usize,
 }
 
-/// Lends its alignment to the address of an empty buffer.
-#[repr(align(64))]
-struct CacheLine;
-const _: () = assert!(align_of::<CacheLine>() == ALIGNMENT);
-
-// SAFETY: the buffer is plain memory owned by this value alone; shared access is read-only through `&self`, and
-// writing needs `&mut self`.
-unsafe impl Send for AlignedBytes {}
-// SAFETY: as above.
-unsafe impl Sync for AlignedBytes {}
-
 impl AlignedBytes {
-    /// `len` zero bytes, or `None` when the system has no memory for them.
+    /// `len` zero bytes, or `None` when the system refuses them.
     pub fn zeroed(len: usize) -> Option<AlignedBytes> {
-        if len == 0 {
-            return Some(AlignedBytes { start: NonNull::<CacheLine>::dangling().cast(), len });
-        }
-        let layout = Layout::from_size_align(len, ALIGNMENT).ok()?;
-        // SAFETY: the layout has a nonzero size.
-        let start = unsafe { alloc_zeroed(layout) };
-        NonNull::new(start).map(|start| AlignedBytes { start, len })
+        // The standard library's slices end at isize::MAX; a mapping has at least one byte.
+        isize::try_from(len).ok()?;
+        MmapMut::map_anon(len.max(1)).ok().map(|map| AlignedBytes { map, len })
     }
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `start` owns `len` initialised bytes for as long as `self` lives, or `len` is 0 and it dangles
-        // non-null, which an empty slice allows.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        &self.map[..self.len]
     }
 
     /// The bytes, to write.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as in `as_slice`, and `&mut self` makes the access unique.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for AlignedBytes {
-    fn drop(&mut self) {
-        if let (true, Ok(layout)) = (self.len > 0, Layout::from_size_align(self.len, ALIGNMENT)) {
-            // SAFETY: `start` came from `alloc_zeroed` with this very layout and is freed once.
-            unsafe { dealloc(self.start.as_ptr(), layout) }
-        }
+        &mut self.map[..self.len]
     }
 }
 

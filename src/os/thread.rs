@@ -70,9 +70,12 @@ impl JoinHandle {
 pub fn spawn(name: &str, options: ThreadOptions, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle> {
     let name = format!("{NAME_PREFIX}{name}");
     let run = Box::new(move || {
-        imp::place_current(&name, options);
-        reset_float_environment();
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        let all = || {
+            imp::place_current(&name, options);
+            reset_float_environment();
+            body();
+        };
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(all));
     });
     imp::spawn(run).map(JoinHandle).map_err(|e| {
         let mut error = Error::new(Status::Memory, format!("cannot start a thread: {e}"));
@@ -163,7 +166,7 @@ mod imp {
             // SAFETY: gettid and setpriority take and return integers; a refusal leaves the thread as it was.
             unsafe {
                 let thread = libc::syscall(libc::SYS_gettid) as libc::id_t;
-                libc::setpriority(libc::PRIO_PROCESS, thread, (-options.priority).clamp(-20, 19));
+                libc::setpriority(libc::PRIO_PROCESS, thread, options.priority.saturating_neg().clamp(-20, 19));
             }
         }
     }

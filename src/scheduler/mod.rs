@@ -129,16 +129,15 @@ impl Scheduler {
             )
             .numbers(Unit::Tokens, len_max as u64, tokens as u64));
         }
-        if self.waiting.len() >= self.capacity.waiting_max {
-            let max = self.capacity.waiting_max as u64;
-            return Err(Error::new(Status::QueueFull, format!("{max} requests are waiting already; try again later"))
-                .numbers(Unit::Count, max + 1, max));
+        if self.sequences.is_full() {
+            self.cleanup();
         }
         let sequence = Sequence::new(prompt, logits_from, self.pools.len());
-        let handle = self
-            .sequences
-            .insert(sequence)
-            .map_err(|_| Error::new(Status::QueueFull, "every place for a request is taken; try again later"))?;
+        let handle = self.sequences.insert(sequence).map_err(|_| {
+            let max = (self.capacity.running_max + self.capacity.waiting_max) as u64;
+            Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
+                .numbers(Unit::Count, max + 1, max)
+        })?;
         self.waiting.push_back(handle);
         Ok(handle)
     }
@@ -155,11 +154,15 @@ impl Scheduler {
 
     /// Returns slots and pages of finished sequences.
     pub fn cleanup(&mut self) {
+        if self.finished.is_empty() {
+            return;
+        }
         for handle in std::mem::take(&mut self.finished) {
             self.leave_slot(handle);
-            self.waiting.retain(|w| *w != handle);
             self.sequences.remove(handle);
         }
+        let sequences = &self.sequences;
+        self.waiting.retain(|w| sequences.get(*w).is_some());
     }
 
     /// Admits waiting sequences, in order, while there are slots and pages for what they have so far. A paused sequence
@@ -167,13 +170,16 @@ impl Scheduler {
     pub fn refill(&mut self) {
         let mut at = 0;
         while let Some(&handle) = self.waiting.get(at) {
+            let paused = |r: &&Handle| self.sequences.get(**r).is_some_and(|s| s.paused);
+            if self.slots.is_full() && !self.running.iter().any(|r| paused(&r)) {
+                return;
+            }
             if self.sequences.get(handle).is_none_or(|s| s.paused) || self.is_being_computed(handle) {
                 at += 1;
             } else if self.has_room_for(handle) {
                 self.waiting.remove(at);
                 self.admit(handle);
             } else {
-                let paused = |r: &&Handle| self.sequences.get(**r).is_some_and(|s| s.paused);
                 let Some(&paused) = self.running.iter().rev().find(paused) else { return };
                 self.preempt(paused);
                 at += 1;

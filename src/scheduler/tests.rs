@@ -196,6 +196,9 @@ fn what_can_never_fit_is_refused_with_numbers() {
     let mut scheduler = Scheduler::new(capacity);
     let error = scheduler.submit(vec![1; 30], 33, 29).unwrap_err();
     assert_eq!((error.status, error.needed, error.available), (Status::NeverFits, 33, 32));
+    let handle = scheduler.submit(vec![1], 2, 0).unwrap();
     scheduler.submit(vec![1], 2, 0).unwrap();
-    assert_eq!(scheduler.submit(vec![1], 2, 0).unwrap_err().status, Status::QueueFull);
+    assert_eq!(scheduler.submit(vec![1], 2, 0).unwrap_err().status, Status::QueueFull, "one may run and one wait");
+    scheduler.finish(handle);
+    scheduler.submit(vec![1], 2, 0).unwrap();
 }

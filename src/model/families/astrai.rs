@@ -102,7 +102,7 @@ fn rotary(config: &Config, dims: usize) -> Result<RotarySpec> {
     {
         theta *= scaling.positive("factor", Some(1.0))?.powf(dims as f64 / (dims as f64 - 2.0));
     }
-    Ok(RotarySpec::plain(theta, dims))
+    RotarySpec::plain(theta, dims).checked(config)
 }
 
 fn experts(config: &Config, sizes: &Sizes) -> Result<Ffn> {

@@ -22,6 +22,7 @@ pub(super) struct NewRequest {
     /// Tokens to generate at most.
     pub max_tokens: usize,
     pub prompt_logprobs: bool,
+    pub priority: i32,
     pub submitted: Instant,
     pub deadline: Option<Instant>,
 }

@@ -192,11 +192,12 @@ impl Core {
         if request.max_tokens == 0 && !request.prompt_logprobs {
             request.stream = None;
         }
+        let priority = request.priority;
         let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs;
         let admitted = self
             .machine
             .scheduler
-            .submit(prompt, len_max, logits_from)
+            .submit(prompt, len_max, logits_from, priority)
             .and_then(|handle| Active::new(request, handle).inspect_err(|_| self.machine.scheduler.finish(handle)));
         match admitted {
             Ok(active) => {

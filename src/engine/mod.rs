@@ -444,6 +444,7 @@ impl Engine {
             stop_tokens: prompt.stop_tokens.clone(),
             max_tokens: wanted.min(room),
             prompt_logprobs: options.prompt_logprobs,
+            priority: options.priority,
             deadline: NewRequest::deadline_of(options, submitted),
             submitted,
         })

@@ -273,7 +273,6 @@ fn build(
         step_tokens: sizing.step_tokens,
         page_tokens: sizing.page_tokens,
         frames: vec![sizing.frames; shapes.len()],
-        context: sizing.context,
     });
     let mut logits = Vec::new();
     let count = logits_rows * vocab;

@@ -37,8 +37,6 @@ pub struct Capacity {
     pub page_tokens: usize,
     /// Page frames of each layer group.
     pub frames: Vec<usize>,
-    /// Longest sequence.
-    pub context: usize,
 }
 
 /// Adjacent tokens of one sequence in a step.
@@ -117,8 +115,9 @@ impl Scheduler {
         }
     }
 
-    /// Adds a sequence to the queue. `prompt` is not empty; `len_max` is the longest it may become.
-    pub fn submit(&mut self, prompt: Vec<u32>, len_max: usize, logits_from: usize) -> Result<Handle> {
+    /// Adds a sequence to the queue. `prompt` is not empty; `len_max` is the longest it may become. It waits behind
+    /// those of its own or a higher priority.
+    pub fn submit(&mut self, prompt: Vec<u32>, len_max: usize, logits_from: usize, priority: i32) -> Result<Handle> {
         let needed = len_max.div_ceil(self.capacity.page_tokens);
         let available = self.capacity.frames.iter().copied().min().unwrap_or(0);
         if needed > available {
@@ -132,13 +131,15 @@ impl Scheduler {
         if self.sequences.is_full() {
             self.cleanup();
         }
-        let sequence = Sequence::new(prompt, logits_from, self.pools.len());
+        let sequence = Sequence::new(prompt, logits_from, priority, self.pools.len());
         let handle = self.sequences.insert(sequence).map_err(|_| {
             let max = (self.capacity.running_max + self.capacity.waiting_max) as u64;
             Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
                 .numbers(Unit::Count, max + 1, max)
         })?;
-        self.waiting.push_back(handle);
+        let lower = |w: &Handle| self.sequences.get(*w).is_some_and(|s| s.priority < priority);
+        let at = self.waiting.iter().position(lower).unwrap_or(self.waiting.len());
+        self.waiting.insert(at, handle);
         Ok(handle)
     }
 

@@ -26,6 +26,8 @@ pub struct Sequence {
     pub computed: usize,
     /// First position whose logits nobody has seen yet.
     pub logits_from: usize,
+    /// Higher is admitted first.
+    pub priority: i32,
     /// Page tables, one for each layer group.
     pub tables: Vec<Vec<Page>>,
     /// Deepest node of the prefix tree on its way, and how many pages lead there; attached while running.
@@ -45,12 +47,13 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(super) fn new(prompt: Vec<u32>, logits_from: usize, groups: usize) -> Sequence {
+    pub(super) fn new(prompt: Vec<u32>, logits_from: usize, priority: i32, groups: usize) -> Sequence {
         Sequence {
             prompt_len: prompt.len(),
             tokens: prompt,
             computed: 0,
             logits_from,
+            priority,
             tables: vec![Vec::new(); groups],
             node: ROOT,
             tree_pages: 0,

@@ -20,14 +20,7 @@ struct Request {
 /// Runs `steps` steps of random traffic; every request must see each of its positions' logits exactly once, in order.
 fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
     let mut random = Random(seed);
-    let capacity = Capacity {
-        running_max: 6,
-        waiting_max: 20,
-        step_tokens: 24,
-        page_tokens: 4,
-        frames: vec![frames],
-        context: 64,
-    };
+    let capacity = Capacity { running_max: 6, waiting_max: 20, step_tokens: 24, page_tokens: 4, frames: vec![frames] };
     let mut scheduler = Scheduler::new(capacity.clone());
     let mut plan = BatchPlan::default();
     let mut live: Vec<Request> = Vec::new();
@@ -37,7 +30,7 @@ fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
             let prompt: Vec<u32> = (0..1 + random.below(40)).map(|_| random.below(3) as u32).collect();
             let len_max = (prompt.len() + 1 + random.below(20)).min(frames * 4);
             let from = if random.below(4) == 0 { 0 } else { prompt.len() - 1 };
-            if let Ok(handle) = scheduler.submit(prompt, len_max, from) {
+            if let Ok(handle) = scheduler.submit(prompt, len_max, from, 0) {
                 live.push(Request { handle, len_max, logits_seen: from });
                 submitted += 1;
             }
@@ -108,10 +101,9 @@ fn random_traffic_keeps_the_books_right() {
 
 #[test]
 fn a_lone_request_runs_to_its_end_in_chunks() {
-    let capacity =
-        Capacity { running_max: 2, waiting_max: 2, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 32 };
+    let capacity = Capacity { running_max: 2, waiting_max: 2, step_tokens: 8, page_tokens: 4, frames: vec![8] };
     let mut scheduler = Scheduler::new(capacity);
-    let handle = scheduler.submit((0..19).collect(), 21, 18).unwrap();
+    let handle = scheduler.submit((0..19).collect(), 21, 18, 0).unwrap();
     let mut plan = BatchPlan::default();
     let mut seen = Vec::new();
     for _ in 0..5 {
@@ -128,7 +120,7 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
 }
 
 fn capacity(running_max: usize, step_tokens: usize, frames: usize) -> Capacity {
-    Capacity { running_max, waiting_max: 99, step_tokens, page_tokens: 4, frames: vec![frames], context: 400 }
+    Capacity { running_max, waiting_max: 99, step_tokens, page_tokens: 4, frames: vec![frames] }
 }
 
 /// Runs until `handles` have each sampled one token; returns tokens computed.
@@ -156,7 +148,7 @@ fn simultaneous_cold_arrivals_compute_a_shared_prefix_once() {
     let handles: Vec<Handle> = (0..64)
         .map(|i| {
             let prompt = (0..100).chain([200 + i, 300 + i, 5]).collect();
-            scheduler.submit(prompt, 120, 102).unwrap()
+            scheduler.submit(prompt, 120, 102, 0).unwrap()
         })
         .collect();
     // 103 tokens for the first; everyone else begins after the 25 full pages they share.
@@ -167,13 +159,13 @@ fn simultaneous_cold_arrivals_compute_a_shared_prefix_once() {
 #[test]
 fn the_next_turn_of_a_conversation_starts_from_its_own_pages() {
     let mut scheduler = Scheduler::new(capacity(2, 64, 100));
-    let first = scheduler.submit((0..41).collect(), 60, 40).unwrap();
+    let first = scheduler.submit((0..41).collect(), 60, 40, 0).unwrap();
     assert_eq!(run_to_first_token(&mut scheduler, &[first]), 41);
-    let second = scheduler.submit((0..50).collect(), 60, 49).unwrap();
+    let second = scheduler.submit((0..50).collect(), 60, 49, 0).unwrap();
     assert_eq!(run_to_first_token(&mut scheduler, &[second]), 10);
     assert_eq!(scheduler.get(second).unwrap().cached_tokens, Some(40));
     // The same prompt once more: its last token is always computed, so the hit ends a page earlier where they meet.
-    let third = scheduler.submit((0..48).collect(), 60, 47).unwrap();
+    let third = scheduler.submit((0..48).collect(), 60, 47, 0).unwrap();
     assert_eq!(run_to_first_token(&mut scheduler, &[third]), 4);
 }
 
@@ -182,7 +174,7 @@ fn cached_pages_give_way_to_new_sequences() {
     let mut scheduler = Scheduler::new(capacity(2, 64, 12));
     for round in 0..20u32 {
         let prompt: Vec<u32> = (0..40).map(|i| i * 100 + round).collect();
-        let handle = scheduler.submit(prompt, 42, 39).unwrap();
+        let handle = scheduler.submit(prompt, 42, 39, 0).unwrap();
         assert_eq!(run_to_first_token(&mut scheduler, &[handle]), 40, "round {round}");
     }
     assert!(scheduler.counters().evictions > 100);
@@ -190,15 +182,30 @@ fn cached_pages_give_way_to_new_sequences() {
 }
 
 #[test]
+fn a_higher_priority_is_admitted_first() {
+    let mut scheduler = Scheduler::new(capacity(1, 64, 100));
+    let mut plan = BatchPlan::default();
+    let handles: Vec<Handle> =
+        [0, 5, -1, 5].iter().map(|&p| scheduler.submit(vec![p as u32 & 7, 2], 5, 1, p).unwrap()).collect();
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        scheduler.plan(&mut plan);
+        scheduler.check().unwrap();
+        order.push(handles.iter().position(|h| *h == plan.rows[0].sequence).unwrap());
+        scheduler.finish(plan.rows[0].sequence);
+    }
+    assert_eq!(order, [1, 3, 0, 2], "by priority, then by arrival");
+}
+
+#[test]
 fn what_can_never_fit_is_refused_with_numbers() {
-    let capacity =
-        Capacity { running_max: 1, waiting_max: 1, step_tokens: 8, page_tokens: 4, frames: vec![8], context: 99 };
+    let capacity = Capacity { running_max: 1, waiting_max: 1, step_tokens: 8, page_tokens: 4, frames: vec![8] };
     let mut scheduler = Scheduler::new(capacity);
-    let error = scheduler.submit(vec![1; 30], 33, 29).unwrap_err();
+    let error = scheduler.submit(vec![1; 30], 33, 29, 0).unwrap_err();
     assert_eq!((error.status, error.needed, error.available), (Status::NeverFits, 33, 32));
-    let handle = scheduler.submit(vec![1], 2, 0).unwrap();
-    scheduler.submit(vec![1], 2, 0).unwrap();
-    assert_eq!(scheduler.submit(vec![1], 2, 0).unwrap_err().status, Status::QueueFull, "one may run and one wait");
+    let handle = scheduler.submit(vec![1], 2, 0, 0).unwrap();
+    scheduler.submit(vec![1], 2, 0, 0).unwrap();
+    assert_eq!(scheduler.submit(vec![1], 2, 0, 0).unwrap_err().status, Status::QueueFull, "one may run and one wait");
     scheduler.finish(handle);
-    scheduler.submit(vec![1], 2, 0).unwrap();
+    scheduler.submit(vec![1], 2, 0, 0).unwrap();
 }

@@ -432,4 +432,6 @@ impl Scheduler {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ mod delivery;
 mod open;
 mod prompt;
 mod stats;
+mod table;
 
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};

@@ -98,13 +98,14 @@ impl World {
             step_tokens: 1 + random.below(24),
             page_tokens,
             frames: vec![frames; groups],
+            policy: Policy::Continuous,
         };
         World {
             seed,
             step: 0,
             vocab: 2 + random.below(2),
             random,
-            scheduler: Scheduler::new(capacity.clone()),
+            scheduler: Scheduler::new(capacity.clone()).expect("a few pages"),
             plan: BatchPlan::default(),
             stored: vec![vec![0; frames * page_tokens]; groups],
             live: Vec::new(),
@@ -169,29 +170,36 @@ impl World {
         }
     }
 
-    /// While a slot is free, somebody who waits and may run does not fit; cached pages count as free.
-    fn check_admissions(&self) {
-        let scheduler = &self.scheduler;
-        if scheduler.slots.is_full() {
+    /// While a slot is free, the first in line does not fit, though cached pages count as free; or all who wait are
+    /// paused, or wait for a page that another is computing.
+    fn check_admissions(&mut self) {
+        if self.scheduler.slots.is_full() {
             return;
         }
-        let eligible = |l: &&Live| {
-            let sequence = scheduler.get(l.handle).expect("live sequences exist");
-            !sequence.is_running() && !sequence.paused && !scheduler.is_being_computed(l.handle)
+        let first = self.scheduler.candidate();
+        let scheduler = &self.scheduler;
+        let sequence = |handle| scheduler.get(handle).expect("live sequences exist");
+        let Some(first) = first.map(sequence) else {
+            let waits = self.live.iter().map(|l| sequence(l.handle)).any(|s| !s.is_running() && !s.paused);
+            let computing = scheduler.running.iter().any(|&r| sequence(r).pending() > 1);
+            assert!(!waits || computing, "{}: somebody waits and nobody knows for what", self.at());
+            return;
         };
-        let fits = |l: &Live| {
-            let sequence = scheduler.get(l.handle).expect("live sequences exist");
-            let (matched, unused) = scheduler.tree.matched(&sequence.tokens, sequence.hit_max(), &scheduler.pools);
-            let own = (sequence.tokens.len() + 1).div_ceil(self.capacity.page_tokens) - matched;
-            // Those who run keep one page each to grow into.
-            scheduler.pools.iter().all(|p| p.free() + p.cached() >= own + unused + scheduler.running.len())
-        };
-        let mut waiting = self.live.iter().filter(eligible).peekable();
-        assert!(
-            waiting.peek().is_none() || waiting.any(|l| !fits(l)),
-            "{}: all who wait would fit, yet nobody was admitted",
-            self.at()
-        );
+        let (matched, unused) = scheduler.tree.matched(&first.tokens, first.hit_max(), &scheduler.pools);
+        let own = (first.tokens.len() + 1).div_ceil(self.capacity.page_tokens) - matched;
+        // Those who run keep one page each to grow into.
+        let needed = own + unused + scheduler.running.len();
+        let fits = scheduler.pools.iter().all(|p| p.total() - self.pages_in_use(p) >= needed);
+        assert!(!fits, "{}: {first:?} would fit and was not admitted", self.at());
+    }
+
+    /// Frames that some sequence's table names, counted from the tables.
+    fn pages_in_use(&self, pool: &PagePool) -> usize {
+        let group = self.scheduler.pools.iter().position(|p| std::ptr::eq(p, pool)).expect("one of the pools");
+        let mut used = vec![false; pool.total()];
+        let tables = self.scheduler.sequences.iter().map(|(_, s)| &s.tables[group]);
+        tables.flatten().for_each(|&page| used[page as usize] = true);
+        used.iter().filter(|u| **u).count()
     }
 
     /// A sequence owns the pages of what is computed and of the tokens it runs now, or of its next one; not one more.
@@ -299,10 +307,12 @@ impl World {
 
     fn step(&mut self) {
         self.traffic();
+        self.scheduler.begin(&mut self.plan);
         self.scheduler.cleanup();
         self.scheduler.refill();
         self.check_admissions();
-        self.scheduler.plan(&mut self.plan);
+        self.scheduler.decode(&mut self.plan);
+        self.scheduler.prefill(&mut self.plan);
         self.check();
         self.check_economy();
         self.check_plan();

@@ -411,6 +411,7 @@ impl Drop for Core {
             }
         }
         self.shared.dispatch.stop();
+        self.shared.adopt_orphans();
     }
 }
 

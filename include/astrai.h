@@ -211,7 +211,8 @@
 #define ASTRAI_REQUEST_IGNORE_EOS 2
 /// astrai_request_options.flags: report the log probability of every prompt token.
 #define ASTRAI_REQUEST_PROMPT_LOGPROBS 4
-/// astrai_request_options.flags: template and tokenizer run off the calling thread; not in this version.
+/// astrai_request_options.flags: template and tokenizer run on a thread of the engine; their errors, and a prompt that
+/// is empty or too long, become an ASTRAI_EVENT_FAILED.
 #define ASTRAI_REQUEST_DEFER 8
 /// astrai_request_options.flags: events go to a queue of the engine, read with astrai_engine_next; on_event is NULL.
 #define ASTRAI_REQUEST_TO_ENGINE 16
@@ -725,7 +726,8 @@ int32_t astrai_detokenize(const struct astrai_engine *engine,
 /// event, or when the engine is freed with it untaken; of a pulled request when *out is freed; before this returns when
 /// it fails.
 /// ERR_CONTEXT: the prompt is longer than the context; needed and available are in tokens. ERR_NEVER_FITS,
-/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED. ERR_ARGUMENT: an option is out of range (subject names
+/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with ASTRAI_REQUEST_DEFER in its
+/// terminal event instead. ERR_ARGUMENT: an option is out of range (subject names
 /// it), the prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
 int32_t astrai_submit(const struct astrai_engine *engine,
                       const struct astrai_prompt *prompt,

@@ -164,6 +164,8 @@ pub struct TextOptions {
 pub struct RequestOptions {
     /// Echoed in every event.
     pub tag: u64,
+    /// Template and tokenizer run on a thread of the engine; their errors become a failed terminal event.
+    pub defer: bool,
     /// Seed of the request's random stream; `None` draws one and reports it in the usage.
     pub seed: Option<u64>,
     /// Do not stop at the end-of-sequence tokens.

@@ -5,6 +5,7 @@
 
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
+use super::defer::Deferred;
 use super::delivery::{Outbox, closed, lock, wait_until};
 use super::{Command, Shared};
 use crate::backend::Backend;
@@ -24,6 +25,7 @@ pub(super) struct Core {
     pub shared: Arc<Shared>,
     pub machine: Machine,
     active: Vec<Active>,
+    deferred: Deferred,
     /// Commands taken from the mailbox and not yet obeyed.
     inbox: VecDeque<Command>,
     /// The request that is being admitted: neither in the inbox nor active.
@@ -59,6 +61,7 @@ impl Core {
             shared,
             machine,
             active: Vec::new(),
+            deferred: Deferred::default(),
             inbox: VecDeque::new(),
             admitting: None,
             stats,
@@ -109,7 +112,7 @@ impl Core {
                 if Instant::now() >= cut {
                     self.end_all(|| End::Cancelled(FinishReason::Close));
                 }
-                if self.active.is_empty() {
+                if self.active.is_empty() && self.deferred.len() == 0 {
                     self.publish();
                     return;
                 }
@@ -121,7 +124,8 @@ impl Core {
     fn take_commands(&mut self, idle: bool) {
         let mut mailbox = lock(&self.shared.mailbox);
         if idle {
-            let deadline = self.active.iter().filter_map(|a| a.request.deadline).chain(self.closing).min();
+            let deadlines = self.active.iter().filter_map(|a| a.request.deadline).chain(self.deferred.deadlines());
+            let deadline = deadlines.chain(self.closing).min();
             while mailbox.commands.is_empty() {
                 let (again, in_time) = wait_until(&self.shared.mail, mailbox, deadline);
                 mailbox = again;
@@ -140,7 +144,14 @@ impl Core {
                 self.admit(*request);
                 self.admitting = None;
             }
-            Command::Cancel(id, reason) => self.end_where(|a| a.request.delivery.id == id, || End::Cancelled(reason)),
+            Command::Defer(request) => {
+                self.deferred.insert(request);
+                if self.dead {
+                    self.end_all(|| End::Failed(panicked()));
+                }
+            }
+            Command::Prepared(id, prompt) => self.prepared(id, prompt),
+            Command::Cancel(id, reason) => self.end_where(|r| r.delivery.id == id, || End::Cancelled(reason)),
             Command::CancelAll => self.end_all(|| End::Cancelled(FinishReason::Cancel)),
             Command::Resume(id) => {
                 if let Some(active) = self.active.iter().find(|a| a.request.delivery.id == id) {
@@ -217,10 +228,15 @@ impl Core {
         self.end_where(|_| true, end);
     }
 
-    fn end_where(&mut self, which: impl Fn(&Active) -> bool, end: impl Fn() -> End) {
+    fn end_where(&mut self, which: impl Fn(&NewRequest) -> bool, end: impl Fn() -> End) {
+        let waiting = self.deferred.take_where(&which);
+        self.shared.helper.forget(&waiting);
+        for request in waiting {
+            self.end_deferred(&request, end());
+        }
         let mut at = 0;
         while at < self.active.len() {
-            if which(&self.active[at]) {
+            if which(&self.active[at].request) {
                 self.end(at, end());
             } else {
                 at += 1;
@@ -228,13 +244,37 @@ impl Core {
         }
     }
 
-    /// Ends the request at index `at`.
-    fn end(&mut self, at: usize, end: End) {
+    /// The prompt of a deferred request has come, or cannot.
+    fn prepared(&mut self, id: u64, prompt: Result<(Vec<u32>, usize)>) {
+        let Some(mut request) = self.deferred.take(id) else { return };
+        match prompt {
+            Ok((tokens, room)) => {
+                request.max_tokens = request.max_tokens.min(room);
+                request.prompt = tokens;
+                self.obey(Command::Submit(request));
+            }
+            Err(error) => self.end_deferred(&request, End::Failed(error)),
+        }
+    }
+
+    /// Ends a request that never was admitted.
+    fn end_deferred(&mut self, request: &NewRequest, end: End) {
+        self.count(&end);
+        self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+        request.finish(end, &self.shared.dispatch);
+    }
+
+    fn count(&mut self, end: &End) {
         match end {
             End::Finished(_) => self.stats.finished += 1,
             End::Cancelled(_) => self.stats.cancelled += 1,
             End::Failed(_) => self.stats.failed += 1,
         }
+    }
+
+    /// Ends the request at index `at`.
+    fn end(&mut self, at: usize, end: End) {
+        self.count(&end);
         let active = &mut self.active[at];
         // Before the terminal event: who has read it may submit again at once.
         if std::mem::take(&mut active.counted) {
@@ -250,9 +290,9 @@ impl Core {
 
     /// Ends requests whose deadline has passed.
     fn expire(&mut self) {
-        if self.active.iter().any(|a| a.request.deadline.is_some()) {
+        if self.active.iter().any(|a| a.request.deadline.is_some()) || self.deferred.deadlines().next().is_some() {
             let now = Instant::now();
-            self.end_where(|a| a.request.deadline.is_some_and(|d| d <= now), || End::Cancelled(FinishReason::Deadline));
+            self.end_where(|r| r.deadline.is_some_and(|d| d <= now), || End::Cancelled(FinishReason::Deadline));
         }
     }
 
@@ -381,7 +421,7 @@ impl Core {
         let (used, cached, free) = self.machine.scheduler.pages();
         let counters = self.machine.scheduler.counters();
         let s = &mut self.stats;
-        (s.running, s.waiting, s.stalled) = (running as u32, waiting as u32, stalled as u32);
+        (s.running, s.waiting, s.stalled) = (running as u32, (waiting + self.deferred.len()) as u32, stalled as u32);
         (s.pages_used, s.pages_cached, s.pages_free) = (used as u64, cached as u64, free as u64);
         (s.preemptions, s.evictions) = (counters.preemptions, counters.evictions);
         (s.prefix_tokens_seen, s.prefix_tokens_hit) = (counters.prefix_tokens_seen, counters.prefix_tokens_hit);
@@ -398,6 +438,9 @@ impl Drop for Core {
             let finish = |e: &mut Event| e.error = Some(panicked());
             active.request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, finish);
         }
+        for request in self.deferred.take_where(|_| true) {
+            request.finish(End::Failed(panicked()), &self.shared.dispatch);
+        }
         let commands = {
             let mut mailbox = lock(&self.shared.mailbox);
             mailbox.closed = true;
@@ -405,11 +448,12 @@ impl Drop for Core {
             std::mem::take(&mut mailbox.commands)
         };
         for command in self.inbox.drain(..).chain(commands) {
-            if let Command::Submit(request) = command {
+            if let Command::Submit(request) | Command::Defer(request) = command {
                 let finish = |e: &mut Event| e.error = Some(closed());
                 request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Close, finish);
             }
         }
+        self.shared.helper.stop();
         self.shared.dispatch.stop();
         self.shared.adopt_orphans();
     }

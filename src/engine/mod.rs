@@ -8,6 +8,7 @@
 mod active;
 pub mod api;
 mod core;
+mod defer;
 mod delivery;
 mod open;
 mod prompt;
@@ -73,6 +74,10 @@ fn facade_level(level: LogLevel) -> Option<log::Level> {
 /// What callers ask of the engine thread.
 enum Command {
     Submit(Box<NewRequest>),
+    /// A request whose prompt comes later.
+    Defer(Box<NewRequest>),
+    /// The token ids of a deferred request and the tokens that the context holds beyond them; or why there are none.
+    Prepared(u64, Result<(Vec<u32>, usize)>),
     Cancel(u64, FinishReason),
     CancelAll,
     /// A paused request's queue was read.
@@ -140,6 +145,7 @@ struct Shared {
     mailbox: Mutex<Mailbox>,
     mail: Condvar,
     dispatch: Dispatch,
+    helper: defer::Helper,
     stats: StatsCell,
     log: Option<LogFn>,
     log_level: AtomicI32,
@@ -189,7 +195,7 @@ impl Shared {
 /// An open model with its scheduler. Dropping it closes it.
 pub struct Engine {
     shared: Arc<Shared>,
-    text: TextKit,
+    text: Arc<TextKit>,
     info: Info,
     defaults: GenerationDefaults,
     /// No weights: text functions only.
@@ -197,6 +203,7 @@ pub struct Engine {
     running_max: usize,
     waiting_max: usize,
     threads: Mutex<Vec<JoinHandle>>,
+    placing: ThreadOptions,
 }
 
 impl Engine {
@@ -211,6 +218,7 @@ impl Engine {
             mailbox: Mutex::default(),
             mail: Condvar::new(),
             dispatch: Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone()),
+            helper: defer::Helper::default(),
             stats: StatsCell::default(),
             log: options.log.take(),
             log_level: AtomicI32::new(options.log_level as i32),
@@ -228,17 +236,18 @@ impl Engine {
                 shared.call_log(LogLevel::Error, &format!("cannot open {}: {e}", dir.display()));
             }
         })?;
+        let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
         let engine = Engine {
             shared: shared.clone(),
-            text: opened.text,
+            text: Arc::new(opened.text),
             info: opened.info,
             defaults: opened.defaults,
             text_only: opened.machine.is_none(),
             running_max: opened.running_max,
             waiting_max: opened.waiting_max,
             threads: Mutex::default(),
+            placing,
         };
-        let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
         if let Some(machine) = opened.machine {
             // From here on a failure drops `engine`, which stops the threads that already run.
             let core = core::Core::new(shared.clone(), machine);
@@ -335,7 +344,8 @@ impl Engine {
         self.text.detokenize(tokens, options)
     }
 
-    /// Submits a prompt. Never waits for a step.
+    /// Submits a prompt. Never waits for a step. With [`RequestOptions::defer`] the errors of template and tokenizer, and of
+    /// the prompt's length, become a failed terminal event.
     ///
     /// # Errors
     /// `Argument` for options or an empty prompt, `Context` when the prompt is longer than the context, `NeverFits` when the
@@ -346,15 +356,18 @@ impl Engine {
         }
         self.open_or_closed()?;
         let submitted = Instant::now();
-        let tokens = self.text.tokenize(prompt, TextOptions::default())?;
-        self.check_length(tokens.len())?;
+        let context = self.info.context_length as usize;
+        let tokens = if options.defer { Vec::new() } else { self.text.prepare(prompt, context)? };
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
         self.reserve_place()?;
-        let sent = self.shared.send(Command::Submit(Box::new(request)));
+        let sent = match options.defer {
+            true => self.defer(request, prompt),
+            false => self.shared.send(Command::Submit(Box::new(request))),
+        };
         sent.inspect_err(|_| _ = self.shared.pending.fetch_sub(1, Ordering::Relaxed))?;
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
     }
@@ -367,24 +380,6 @@ impl Engine {
             Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
                 .numbers(Unit::Count, max as u64 + 1, max as u64)
         })
-    }
-
-    fn check_length(&self, tokens: usize) -> Result<()> {
-        let context = self.info.context_length as usize;
-        if tokens == 0 {
-            return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
-        }
-        if tokens > context {
-            let message = format!(
-                "the prompt has {tokens} tokens, the context holds {context}; shorten it or open the engine with a longer context"
-            );
-            return Err(Error::new(Status::Context, message).about("prompt").numbers(
-                Unit::Tokens,
-                tokens as u64,
-                context as u64,
-            ));
-        }
-        Ok(())
     }
 
     /// Checks the options and fills in the model's defaults. The delivery is still a placeholder.

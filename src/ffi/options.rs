@@ -181,12 +181,9 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         | ASTRAI_REQUEST_DEFER
         | ASTRAI_REQUEST_TO_ENGINE;
     input::flags(o.flags, known, "astrai_request_options.flags")?;
-    if o.flags & ASTRAI_REQUEST_DEFER != 0 {
-        let message = "ASTRAI_REQUEST_DEFER is not in this version; clear it";
-        return Err(Error::unsupported(message).about("astrai_request_options.flags"));
-    }
     Ok(RequestOptions {
         tag: o.tag,
+        defer: o.flags & ASTRAI_REQUEST_DEFER != 0,
         seed: (o.flags & ASTRAI_REQUEST_SEEDED != 0).then_some(o.seed),
         ignore_eos: o.flags & ASTRAI_REQUEST_IGNORE_EOS != 0,
         prompt_logprobs: o.flags & ASTRAI_REQUEST_PROMPT_LOGPROBS != 0,
@@ -293,12 +290,14 @@ mod tests {
     fn request_values_and_flags_cross() {
         let mut c = astrai_request_options::defaults();
         c.flags = ASTRAI_REQUEST_SEEDED | ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_PROMPT_LOGPROBS;
+        assert!(!request(&c).unwrap().defer);
+        c.flags |= ASTRAI_REQUEST_DEFER;
         (c.seed, c.tag, c.max_tokens, c.logprobs, c.priority) = (0, 3, 0, 5, -2);
         (c.temperature, c.top_p) = (0.0, 0.5);
         let o = request(&c).unwrap();
         assert_eq!((o.seed, o.tag, o.max_tokens, o.logprobs, o.priority), (Some(0), 3, Some(0), Some(5), -2));
         assert_eq!((o.temperature, o.top_p, o.min_p), (Some(0.0), Some(0.5), None));
-        assert!(o.ignore_eos && o.prompt_logprobs);
+        assert!(o.ignore_eos && o.prompt_logprobs && o.defer);
     }
 
     #[test]

@@ -152,7 +152,8 @@ pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
 pub const ASTRAI_REQUEST_IGNORE_EOS: u32 = 2;
 /// astrai_request_options.flags: report the log probability of every prompt token.
 pub const ASTRAI_REQUEST_PROMPT_LOGPROBS: u32 = 4;
-/// astrai_request_options.flags: template and tokenizer run off the calling thread; not in this version.
+/// astrai_request_options.flags: template and tokenizer run on a thread of the engine; their errors, and a prompt that
+/// is empty or too long, become an ASTRAI_EVENT_FAILED.
 pub const ASTRAI_REQUEST_DEFER: u32 = 8;
 /// astrai_request_options.flags: events go to a queue of the engine, read with astrai_engine_next; on_event is NULL.
 pub const ASTRAI_REQUEST_TO_ENGINE: u32 = 16;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`queue`] | the queue of one request: everything unread, merged into one event |
 //! | [`ready`] | the list of what is ready, and the turn of the one thread that delivers it |
-//! | [`sync`] | the locks of these two, which `tests/loom` replaces to try every interleaving |
+//! | [`sync`] | the locks of these two, which `tests/loom` replaces to try their interleavings |
 //! | [`outbox`] | what the engine thread sees of them: a request's [`Outbox`], an engine's [`Dispatch`] |
 //!
 //! Who takes from the lists is in [`super::receive`]. Law 5: a full queue pauses its own request alone, and no callback runs

@@ -5,7 +5,7 @@
 //! through a list of ready requests ([`super::ready`]): a queue that becomes readable asks to be listed, once until it
 //! is read.
 //!
-//! Invariants, which `tests/loom` checks in every interleaving: nothing is added after the terminal event; it is read once; a
+//! Invariants, which `tests/loom` checks: nothing is added after the terminal event; it is read once; a
 //! queue that reported itself full says so to whoever reads it, who resumes the request.
 
 use super::sync::{Condvar, Mutex, lock, wait_until};

@@ -4,7 +4,7 @@
 //! its host's own calls has several that may deliver (poll, wait, close, free), so one of them has the turn. Who leaves
 //! it for good while nobody will come back (the engine was freed inside a callback) is told to deliver the rest first.
 //!
-//! Invariants, which `tests/loom` checks in every interleaving: an item is taken once; whoever waits learns of it; after an
+//! Invariants, which `tests/loom` checks: an item is taken once; whoever waits learns of it; after an
 //! item was added, the host was woken since the latest turn began.
 
 use super::sync::{Condvar, Mutex, lock, wait_until};

@@ -70,7 +70,7 @@ fn eviction_allocates_nothing() {
     }
     for i in 0..16u32 {
         let prompt: Vec<u32> = (0..256).map(|t| t * 2003 + i).collect();
-        fake.scheduler.submit(prompt, 4352, 255, 0).unwrap();
+        fake.scheduler.submit(prompt, 2456, 255, 0).unwrap();
     }
     let cached = |fake: &Fake| fake.scheduler.pages().1;
     while fake.scheduler.pages().2 > 0 || fake.plan.tokens != 16 {

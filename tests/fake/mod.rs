@@ -24,7 +24,7 @@ impl Fake {
         let mut fake = Fake { scheduler, plan: BatchPlan::default(), next: 0 };
         for i in 0..running as u32 {
             let prompt = (0..prompt_len as u32).map(|t| t * 1009 + i).collect();
-            fake.scheduler.submit(prompt, prompt_len + 4096, prompt_len - 1, 0).expect("it fits");
+            fake.scheduler.submit(prompt, prompt_len + 2200, prompt_len - 1, 0).expect("it fits");
         }
         // Until everyone decodes, and for a while longer: vectors grow to their working size.
         while fake.plan.rows.len() < running || fake.plan.tokens > running {

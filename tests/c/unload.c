@@ -65,6 +65,55 @@ static void load(api *a) {
   CHECK(a->abi_version() == ASTRAI_ABI_VERSION);
 }
 
+/* A thread that lives on between its jobs. */
+typedef struct worker {
+  pthread_t thread;
+  void (*job)(void *);
+  void *argument;
+  int jobs, done, stop;
+} worker;
+
+static worker lasting, reader;
+
+static void *serve(void *argument) {
+  worker *w = (worker *)argument;
+  pthread_mutex_lock(&lock);
+  while (!w->stop) {
+    if (w->done == w->jobs) {
+      pthread_cond_wait(&changed, &lock);
+      continue;
+    }
+    pthread_mutex_unlock(&lock);
+    w->job(w->argument);
+    pthread_mutex_lock(&lock);
+    w->done = w->jobs;
+    pthread_cond_broadcast(&changed);
+  }
+  pthread_mutex_unlock(&lock);
+  return NULL;
+}
+
+static void let_work(worker *w, void (*job)(void *), void *argument) {
+  pthread_mutex_lock(&lock);
+  w->job = job;
+  w->argument = argument;
+  w->jobs++;
+  pthread_cond_broadcast(&changed);
+  while (w->done < w->jobs)
+    pthread_cond_wait(&changed, &lock);
+  pthread_mutex_unlock(&lock);
+}
+
+static void start(worker *w) { CHECK(pthread_create(&w->thread, NULL, serve, w) == 0); }
+
+static void finish(worker *w) {
+  pthread_mutex_lock(&lock);
+  w->stop = 1;
+  pthread_cond_broadcast(&changed);
+  pthread_mutex_unlock(&lock);
+  CHECK(pthread_join(w->thread, NULL) == 0);
+}
+
 static void on_log(void *user_data, int32_t level, const char *text, size_t len) {
   (void)user_data;
   (void)level;
@@ -83,6 +132,12 @@ static void on_finalize(void *user_data) {
   (void)user_data;
   count(&finalized);
 }
+
+/* What a thread that did not open the engine does with it. */
+typedef struct reading {
+  const api *a;
+  const astrai_engine *engine;
+} reading;
 
 /* Chat templates, tokenization both ways, and an error: all of it runs on this thread. */
 static astrai_prompt *text(const api *a, const astrai_engine *engine) {
@@ -105,7 +160,13 @@ static astrai_prompt *text(const api *a, const astrai_engine *engine) {
   return chat;
 }
 
+static void read_text(void *argument) {
+  const reading *r = (const reading *)argument;
+  r->a->prompt_free(text(r->a, r->engine));
+}
+
 static void use(const api *a) {
+  reading r;
   astrai_engine_options options;
   astrai_request_options wanted;
   astrai_engine *engine = NULL, *missing = NULL;
@@ -122,6 +183,9 @@ static void use(const api *a) {
   CHECK(a->engine_open("/nonexistent/model", &options, &missing, NULL) == ASTRAI_ERR_IO);
   CHECK(a->engine_open(model, &options, &engine, NULL) == ASTRAI_OK);
   prompt = text(a, engine);
+  r.a = a;
+  r.engine = engine;
+  let_work(&reader, read_text, &r);
   CHECK(a->request_options_init(&wanted, sizeof wanted) == ASTRAI_OK);
   wanted.max_tokens = 8;
   wanted.logprobs = 2;
@@ -146,54 +210,21 @@ static void use(const api *a) {
 
 static void unload(api *a) { CHECK(dlclose(a->library) == 0); }
 
-static void *whole_round(void *unused) {
+static void whole_round(void *unused) {
   api a;
   (void)unused;
   load(&a);
   use(&a);
   unload(&a);
+}
+
+static void use_given(void *argument) { use((const api *)argument); }
+
+static void *fresh_thread(void *unused) {
+  whole_round(unused);
   return NULL;
 }
 
-/* A thread that lives on between its jobs. */
-typedef struct worker {
-  pthread_t thread;
-  const api *given;
-  int jobs, done, stop;
-} worker;
-
-static void *serve(void *argument) {
-  worker *w = (worker *)argument;
-  const api *given;
-  pthread_mutex_lock(&lock);
-  while (!w->stop) {
-    if (w->done == w->jobs) {
-      pthread_cond_wait(&changed, &lock);
-      continue;
-    }
-    given = w->given;
-    pthread_mutex_unlock(&lock);
-    if (given != NULL)
-      use(given);
-    else
-      whole_round(NULL);
-    pthread_mutex_lock(&lock);
-    w->done = w->jobs;
-    pthread_cond_broadcast(&changed);
-  }
-  pthread_mutex_unlock(&lock);
-  return NULL;
-}
-
-static void let_work(worker *w, const api *given) {
-  pthread_mutex_lock(&lock);
-  w->given = given;
-  w->jobs++;
-  pthread_cond_broadcast(&changed);
-  while (w->done < w->jobs)
-    pthread_cond_wait(&changed, &lock);
-  pthread_mutex_unlock(&lock);
-}
 
 static int mapped(void) {
   char line[4096];
@@ -229,7 +260,7 @@ static long memory_kib(void) {
   return value;
 }
 
-static void one_round(worker *lasting) {
+static void one_round(void) {
   api a;
   pthread_t fresh;
   switch (round_number % 4) {
@@ -237,21 +268,20 @@ static void one_round(worker *lasting) {
     whole_round(NULL);
     break;
   case 1:
-    CHECK(pthread_create(&fresh, NULL, whole_round, NULL) == 0);
+    CHECK(pthread_create(&fresh, NULL, fresh_thread, NULL) == 0);
     CHECK(pthread_join(fresh, NULL) == 0);
     break;
   case 2:
-    let_work(lasting, NULL);
+    let_work(&lasting, whole_round, NULL);
     break;
   default: /* loaded and unloaded here, used by a thread that outlives the library */
     load(&a);
-    let_work(lasting, &a);
+    let_work(&lasting, use_given, &a);
     unload(&a);
   }
 }
 
 int main(int argc, char **argv) {
-  static worker lasting;
   long growth_max, memory = 0;
   int rounds, threads, files;
   CHECK(argc == 5);
@@ -260,11 +290,12 @@ int main(int argc, char **argv) {
   rounds = (int)strtol(argv[3], NULL, 10);
   growth_max = strtol(argv[4], NULL, 10);
   CHECK(mapped() == 0 && rounds > 10);
-  CHECK(pthread_create(&lasting.thread, NULL, serve, &lasting) == 0);
+  start(&lasting);
+  start(&reader);
   threads = entries("/proc/self/task");
   files = entries("/proc/self/fd");
   for (round_number = 0; round_number < rounds; round_number++) {
-    one_round(&lasting);
+    one_round();
     CHECK(mapped() == 0);
     CHECK(entries("/proc/self/task") == threads);
     CHECK(entries("/proc/self/fd") == files);
@@ -273,10 +304,7 @@ int main(int argc, char **argv) {
   }
   printf("memory after 10 rounds: %ld KiB, after %d: %ld KiB\n", memory, rounds, memory_kib());
   CHECK(memory_kib() <= memory + growth_max);
-  pthread_mutex_lock(&lock);
-  lasting.stop = 1;
-  pthread_cond_broadcast(&changed);
-  pthread_mutex_unlock(&lock);
-  CHECK(pthread_join(lasting.thread, NULL) == 0);
+  finish(&lasting);
+  finish(&reader);
   return 0;
 }

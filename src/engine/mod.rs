@@ -14,6 +14,7 @@ mod open;
 mod prompt;
 mod receive;
 mod stats;
+mod table;
 
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};

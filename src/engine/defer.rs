@@ -35,9 +35,9 @@ impl Deferred {
     }
 
     /// Takes out those that end now.
-    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<Box<NewRequest>> {
+    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<NewRequest> {
         let ended: Vec<u64> = self.requests.values().filter(|r| which(r)).map(|r| r.delivery.id).collect();
-        ended.iter().filter_map(|id| self.requests.remove(id)).collect()
+        ended.iter().filter_map(|id| self.requests.remove(id)).map(|r| *r).collect()
     }
 
     /// How many there are.
@@ -78,7 +78,7 @@ impl Helper {
     }
 
     /// Requests have ended: their prompts are not needed.
-    pub fn forget(&self, ended: &[Box<NewRequest>]) {
+    pub fn forget(&self, ended: &[NewRequest]) {
         let ids: BTreeSet<u64> = ended.iter().map(|r| r.delivery.id).collect();
         if !ids.is_empty() {
             lock(&self.jobs).waiting.retain(|job| !ids.contains(&job.0));

@@ -1,7 +1,7 @@
 //! Who takes from the lists of [`super::delivery`]: the dispatch thread, or the host's own calls in an engine that polls,
 //! and [`Engine::next`].
 //!
-//! In an engine opened with [`Delivery::Poll`] callbacks, the dropping of their sinks and log lines happen inside open, poll,
+//! In an engine opened with [`super::Delivery::Poll`] callbacks, the dropping of their sinks and log lines happen inside open, poll,
 //! wait, close and drop only, on the thread that makes the call. One thread at a time has that turn; whoever closes waits
 //! for it, and delivers until the engine thread has ended.
 

@@ -5,7 +5,8 @@
 
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
-use super::delivery::{Outbox, closed, lock, wait_until};
+use super::control::Meter;
+use super::delivery::{Outbox, closed, lock};
 use super::{Command, Shared};
 use crate::backend::Backend;
 use crate::cache::Handle;
@@ -23,15 +24,17 @@ use std::time::Instant;
 pub(super) struct Core {
     pub shared: Arc<Shared>,
     pub machine: Machine,
-    active: Vec<Active>,
+    pub active: Vec<Active>,
     /// Commands taken from the mailbox and not yet obeyed.
-    inbox: VecDeque<Command>,
+    pub inbox: VecDeque<Command>,
+    /// What the engine thread knows of pause and duty limit.
+    pub meter: Meter,
     /// The request that is being admitted: neither in the inbox nor active.
     admitting: Option<Arc<Outbox>>,
     stats: Stats,
     /// Set once the engine is closing: when whatever still runs is cut off.
-    closing: Option<Instant>,
-    dead: bool,
+    pub closing: Option<Instant>,
+    pub dead: bool,
     panic_next: bool,
 }
 
@@ -60,6 +63,7 @@ impl Core {
             machine,
             active: Vec::new(),
             inbox: VecDeque::new(),
+            meter: Meter::new(Instant::now()),
             admitting: None,
             stats,
             closing: None,
@@ -101,39 +105,20 @@ impl Core {
                 self.obey(command);
             }
             self.expire();
-            let worked = !self.dead && self.step();
-            idle = !worked;
-            self.stats.steps += worked as u64;
+            let may_step = !self.meter.held();
+            let worked = !self.dead && may_step && self.metered(Core::step);
+            idle = !worked && may_step;
             self.publish();
-            if let Some(cut) = self.closing {
-                if Instant::now() >= cut {
-                    self.end_all(|| End::Cancelled(FinishReason::Close));
-                }
-                if self.active.is_empty() {
-                    self.publish();
-                    return;
-                }
+            self.cut_off();
+            // What arrived during the step still has to get its end.
+            if self.closing.is_some() && self.active.is_empty() && self.inbox.is_empty() {
+                self.publish();
+                return;
             }
         }
     }
 
-    /// Takes in what has arrived; when idle, sleeps until there is something or a deadline passes.
-    fn take_commands(&mut self, idle: bool) {
-        let mut mailbox = lock(&self.shared.mailbox);
-        if idle {
-            let deadline = self.active.iter().filter_map(|a| a.request.deadline).chain(self.closing).min();
-            while mailbox.commands.is_empty() {
-                let (again, in_time) = wait_until(&self.shared.mail, mailbox, deadline);
-                mailbox = again;
-                if !in_time {
-                    break;
-                }
-            }
-        }
-        self.inbox.extend(mailbox.commands.drain(..));
-    }
-
-    fn obey(&mut self, command: Command) {
+    pub fn obey(&mut self, command: Command) {
         match command {
             Command::Submit(request) => {
                 self.admitting = Some(request.delivery.clone());
@@ -157,13 +142,14 @@ impl Core {
                 self.publish();
                 reply.put(self.check());
             }
+            Command::ClearCache => self.machine.scheduler.clear_cache(),
             Command::Close(cut) => self.closing = Some(cut),
             Command::Panic => self.panic_next = true,
         }
     }
 
     /// Law 3, and that every active request has its sequence.
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.machine.scheduler.check()?;
         let (running, waiting, _) = self.machine.scheduler.counts();
         if running + waiting != self.active.len() {
@@ -213,7 +199,7 @@ impl Core {
         }
     }
 
-    fn end_all(&mut self, end: impl Fn() -> End) {
+    pub fn end_all(&mut self, end: impl Fn() -> End) {
         self.end_where(|_| true, end);
     }
 
@@ -249,14 +235,14 @@ impl Core {
     }
 
     /// Ends requests whose deadline has passed.
-    fn expire(&mut self) {
+    pub fn expire(&mut self) {
         if self.active.iter().any(|a| a.request.deadline.is_some()) {
             let now = Instant::now();
             self.end_where(|a| a.request.deadline.is_some_and(|d| d <= now), || End::Cancelled(FinishReason::Deadline));
         }
     }
 
-    /// One step; false when nothing could run.
+    /// One step, or as much of it as is still wanted; false when nothing could run.
     fn step(&mut self) -> bool {
         if std::mem::take(&mut self.panic_next) {
             panic!("a test asked the engine thread to panic");
@@ -269,13 +255,15 @@ impl Core {
         }
         self.note_admissions(begin);
         let forward = Instant::now();
-        self.machine.forward();
-        self.sample();
-        self.account(forward);
+        if self.forward() {
+            self.sample();
+            self.stats.steps += 1;
+            self.account(forward + self.meter.rested());
+        }
         true
     }
 
-    fn index_of(&self, handle: Handle) -> Option<usize> {
+    pub fn index_of(&self, handle: Handle) -> Option<usize> {
         self.active.iter().position(|a| a.handle == handle)
     }
 
@@ -290,7 +278,7 @@ impl Core {
         }
     }
 
-    /// Splits the step's time between prefill and decode by their tokens.
+    /// Splits the step's time since `begin` between prefill and decode by their tokens.
     fn account(&mut self, begin: Instant) {
         let spent = begin.elapsed();
         let prefill: usize = self.machine.plan.rows.iter().filter(|r| r.count > 1).map(|r| r.count).sum();
@@ -376,7 +364,7 @@ impl Core {
         Ok(())
     }
 
-    fn publish(&mut self) {
+    pub fn publish(&mut self) {
         let (running, waiting, stalled) = self.machine.scheduler.counts();
         let (used, cached, free) = self.machine.scheduler.pages();
         let counters = self.machine.scheduler.counters();
@@ -410,6 +398,7 @@ impl Drop for Core {
                 request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Close, finish);
             }
         }
+        self.shared.rested.notify_all();
         self.shared.dispatch.stop();
     }
 }
@@ -431,10 +420,6 @@ impl Machine {
                 tables.pages.extend_from_slice(&table[..end.div_ceil(self.page_tokens)]);
             }
         }
-    }
-
-    fn forward(&mut self) {
-        self.model.forward(&mut *self.backend, &self.step);
     }
 
     fn read_logits(&mut self, rows: &[u32]) {

@@ -386,6 +386,11 @@ impl Scheduler {
         }
     }
 
+    /// Gives back every cached page that no sequence uses and nothing pins.
+    pub fn clear_cache(&mut self) {
+        while self.tree.evict(&mut self.pools) {}
+    }
+
     /// Sequences running, waiting and paused.
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.running.len(), self.waiting.len(), self.sequences.iter().filter(|(_, s)| s.paused).count())

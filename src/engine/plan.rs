@@ -230,3 +230,96 @@ fn page_bytes(a: &Architecture, page_tokens: usize, kv: DType) -> Result<u64> {
 fn too_large() -> Error {
     Error::format("config.json describes KV pages larger than this machine can address")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn models() -> Vec<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let fixtures = std::fs::read_dir(root.join("tests/fixtures/parity")).unwrap();
+        let folders = fixtures.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+        folders.chain([root.join("models/storyteller")]).collect()
+    }
+
+    fn variants(budget: u64) -> [EngineOptions; 5] {
+        let base = || EngineOptions { memory_budget: budget, threads: 1, ..EngineOptions::default() };
+        [
+            base(),
+            EngineOptions { no_mmap: true, ..base() },
+            EngineOptions { compute: Type::F32, page_tokens: 7, ..base() },
+            EngineOptions { max_running: 3, step_tokens: 17, context_length: 33, ..base() },
+            EngineOptions { max_running: 100, kv: Type::F32, ..base() },
+        ]
+    }
+
+    /// An engine reserves what the plan says, to the byte.
+    #[test]
+    fn an_open_engine_is_as_large_as_its_plan() {
+        for dir in models() {
+            for mut options in variants(0).into_iter().chain(variants(40 << 20)) {
+                let plan = Engine::plan(&dir, &options).unwrap();
+                assert!(plan.fits, "{}: {plan:?}", dir.display());
+                assert_eq!(plan.total_bytes, plan.weight_bytes + plan.kv_bytes + plan.workspace_bytes);
+                assert_eq!(plan.kv_bytes, plan.kv_tokens * plan.kv_bytes_per_token);
+                let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
+                let machine = opened.machine.unwrap();
+                let reserved = machine.backend.reserved();
+                let workspace = reserved.tensors + machine.logits.len() as u64 * 4;
+                let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
+                let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
+                assert_eq!(real, planned, "{}", dir.display());
+                let groups = machine.model.group_count() as u64;
+                let pages = machine.scheduler.pages().2 as u64;
+                assert_eq!(pages * machine.page_tokens as u64, plan.kv_tokens * groups);
+            }
+        }
+    }
+
+    #[test]
+    fn a_budget_is_obeyed_to_the_byte() {
+        let dir = &models()[0];
+        let with = |memory_budget, context_length| EngineOptions {
+            memory_budget,
+            context_length,
+            threads: 1,
+            ..EngineOptions::default()
+        };
+        let plan = |budget, context| Engine::plan(dir, &with(budget, context)).unwrap();
+        let page_tokens = limits::PAGE_TOKENS_DEFAULT as u64;
+        let whole = plan(0, 0);
+        let page = whole.kv_bytes_per_token * page_tokens;
+        let base = whole.weight_bytes + whole.workspace_bytes;
+        assert_eq!(whole.max_sequences as usize, limits::RUNNING_DEFAULT, "small models fit whole");
+        assert_eq!(plan(whole.total_bytes, 0), Plan { available_bytes: whole.total_bytes, ..whole });
+        assert_eq!(plan(u64::MAX, 0).kv_bytes, whole.kv_bytes, "no more than the slots can use");
+        for pages in [1, 2, 9] {
+            for (spare, held) in [(0, pages), (page - 1, pages), (page, pages + 1)] {
+                let plan = plan(base + pages * page + spare, 0);
+                assert!(plan.fits && plan.kv_bytes == held * page, "{plan:?}");
+                assert_eq!(plan.context_length as u64, (held * page_tokens).min(whole.context_length.into()));
+                assert_eq!(plan.kv_tokens, held * page_tokens);
+                assert!(plan.total_bytes <= plan.available_bytes && plan.max_sequences >= 1);
+            }
+        }
+        // Too small, for one page or for the context that was asked for: the plan says by how much, open refuses.
+        for (context, pages) in [(0, 1), (40, 3), (16, 1)] {
+            let least = base + pages * page;
+            assert!(plan(least, context).fits);
+            for budget in [1, least - page, least - 1] {
+                let plan = plan(budget, context);
+                assert_eq!((plan.fits, plan.total_bytes, plan.available_bytes), (false, least, budget));
+                let error = Engine::open(dir, with(budget, context)).map(|_| ()).unwrap_err();
+                assert_eq!((error.status, error.unit), (Status::Memory, Unit::Bytes));
+                assert_eq!((error.needed, error.available, error.subject.as_str()), (least, budget, "memory_budget"));
+                assert!(
+                    error.message.contains("raise it") && error.message.contains(&plan.workspace_bytes.to_string())
+                );
+            }
+            drop(Engine::open(dir, with(least, context)).unwrap());
+        }
+        let two = plan(base + 6 * page, 40);
+        assert_eq!((two.context_length, two.max_sequences), (40, 2), "6 pages are twice 3 pages");
+    }
+}

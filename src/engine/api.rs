@@ -40,7 +40,7 @@ pub enum Delivery {
     /// On a dispatch thread of the library.
     #[default]
     Thread,
-    /// Inside the host's own poll calls.
+    /// Inside the host's own calls: open, poll, wait, close and drop.
     Poll,
 }
 
@@ -65,6 +65,8 @@ pub enum LogLevel {
 pub type ProgressFn = Box<dyn FnMut(u64, u64) -> bool + Send>;
 /// Receives log lines from any engine thread.
 pub type LogFn = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
+/// Called from an engine thread, without any lock, when there is something to poll: once until the next poll begins.
+pub type WakeFn = Arc<dyn Fn() + Send + Sync>;
 
 /// Options of [`super::Engine::open`]. `0` means automatic everywhere.
 #[derive(Default)]
@@ -116,6 +118,8 @@ pub struct EngineOptions {
     pub progress: Option<ProgressFn>,
     /// Log lines.
     pub log: Option<LogFn>,
+    /// With [`Delivery::Poll`]: there is something to poll.
+    pub wake: Option<WakeFn>,
 }
 
 /// A piece of a raw prompt.

@@ -400,6 +400,7 @@ impl Drop for Core {
         }
         self.shared.rested.notify_all();
         self.shared.dispatch.stop();
+        self.shared.adopt_orphans();
     }
 }
 

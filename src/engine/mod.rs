@@ -1,9 +1,9 @@
 //! The engine: owns the threads, and is the only room where scheduler and model meet.
 //!
 //! Threads of an open engine: the **engine thread** ([`core`]) owns scheduler, model and device; the **dispatch thread** runs
-//! callbacks and log lines; the CPU backend's workers compute. Callers talk to the engine thread through a mailbox of
-//! [`Command`]s and hear from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them
-//! sleep.
+//! callbacks and log lines, unless the host polls; the CPU backend's workers compute. Callers talk to the engine thread
+//! through a mailbox of [`Command`]s and hear from it through each request's [`delivery::Outbox`]. When nothing is to do,
+//! all of them sleep.
 
 mod active;
 pub mod api;
@@ -14,6 +14,7 @@ mod duty;
 mod open;
 mod plan;
 mod prompt;
+mod receive;
 mod stats;
 
 pub use api::*;
@@ -27,7 +28,7 @@ use crate::sampling::SamplingParams;
 use crate::source::GenerationDefaults;
 use crate::text::{StopFilter, TextStream};
 use active::NewRequest;
-use delivery::{Dispatch, Dispatched, Outbox, Work, closed, lock, wait_until};
+use delivery::{Dispatch, Outbox, closed, lock, wait_until};
 use prompt::TextKit;
 use stats::StatsCell;
 use std::hash::{BuildHasher, RandomState};
@@ -40,9 +41,12 @@ use std::time::{Duration, Instant};
 pub enum Sink {
     /// The caller pulls them with [`Request::next`] or [`Request::wait`].
     Pull,
-    /// A dispatch thread calls this; `false` stops the request. Dropped exactly once: after the terminal event was
-    /// handed over, or before a failing submit returns.
+    /// A dispatch thread calls this, or the host's own calls do ([`Delivery::Poll`]); `false` stops the request. Dropped
+    /// exactly once: after the terminal event was handed over, or before a failing submit returns.
     Callback(Box<dyn FnMut(&Event) -> bool + Send>),
+    /// The engine's own queue, read with [`Engine::next`]. What is inside is dropped exactly once: when the terminal event
+    /// is taken, or dropped because the engine is; or before a failing submit returns.
+    Engine(Box<dyn Send>),
 }
 
 /// Outcome of a wait.
@@ -52,7 +56,8 @@ pub enum Next {
     Event(Box<Event>),
     /// The time ran out.
     Timeout,
-    /// The terminal event was already taken (callback requests: the request has ended and its sink was dropped).
+    /// The terminal event was already taken (for callbacks and [`Engine::next`]: and its sink was dropped). Of
+    /// [`Engine::next`]: the engine is closed and its queue is empty.
     End,
 }
 
@@ -189,35 +194,6 @@ impl Shared {
             self.dispatch.log(level, line());
         }
     }
-
-    /// The dispatch thread's body.
-    fn deliver(&self) {
-        loop {
-            match self.dispatch.work() {
-                Work::Stop => return,
-                Work::Log(level, line) => self.call_log(level, &line),
-                Work::Ready(delivery) => match delivery.dispatch() {
-                    Dispatched::Nothing => {}
-                    Dispatched::Resume => self.send_anyway(Command::Resume(delivery.id)),
-                    Dispatched::Stop => {
-                        delivery.mute();
-                        self.send_anyway(Command::Cancel(delivery.id, FinishReason::Callback));
-                    }
-                    Dispatched::Ended => self.dispatch.forget(delivery.id),
-                },
-            }
-        }
-    }
-
-    fn call_log(&self, level: LogLevel, line: &str) {
-        let _scope = CallbackScope::new();
-        let write = || match (&self.log, facade_level(level)) {
-            (Some(log), _) => log(level, line),
-            (None, Some(level)) => log::log!(target: LOG_TARGET, level, "{line}"),
-            (None, None) => {}
-        };
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(write));
-    }
 }
 
 /// An open model with its scheduler. Dropping it closes it.
@@ -248,14 +224,14 @@ impl Engine {
             mailbox: Mutex::new(Mailbox { control, ..Mailbox::default() }),
             mail: Condvar::new(),
             rested: Condvar::new(),
-            dispatch: Dispatch::default(),
+            dispatch: Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone()),
             stats: StatsCell::default(),
             log: options.log.take(),
             log_level: AtomicI32::new(options.log_level as i32),
             ids: AtomicU64::new(1),
             pending: AtomicUsize::new(0),
         });
-        // There is no dispatch thread yet; while opening, log lines are written on the opener's own thread.
+        // While opening, log lines are written on the opener's own thread.
         let mut log = |level, line: String| {
             if shared.logs(level) {
                 shared.call_log(level, &line);
@@ -280,30 +256,36 @@ impl Engine {
         if let Some(machine) = opened.machine {
             // From here on a failure drops `engine`, which stops the threads that already run.
             let core = core::Core::new(shared.clone(), machine);
-            let dispatcher = thread::spawn("dispatch", placing, {
-                let shared = shared.clone();
-                move || shared.deliver()
-            })?;
-            lock(&engine.threads).push(dispatcher);
+            if options.delivery == Delivery::Thread {
+                let dispatcher = thread::spawn("dispatch", placing, {
+                    let shared = shared.clone();
+                    move || shared.deliver()
+                })?;
+                lock(&engine.threads).push(dispatcher);
+            }
             lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
         }
         Ok(engine)
     }
 
-    /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads. On a paused engine
-    /// nothing could end by itself, so there is no grace.
+    /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads. What waits for
+    /// [`Engine::next`] stays. On a paused engine nothing could end by itself, so there is no grace.
     ///
     /// # Errors
     /// `Closed` for a second call, `Reentrant` inside a callback.
     pub fn close(&self, grace: Duration) -> Result<()> {
         refuse_in_callback("close")?;
         self.begin_close(grace)?;
+        if self.shared.dispatch.poll {
+            self.shared.deliver_to_the_end();
+        }
         let threads = std::mem::take(&mut *lock(&self.threads));
         threads.into_iter().rev().for_each(JoinHandle::join);
         Ok(())
     }
 
-    fn begin_close(&self, grace: Duration) -> Result<()> {
+    /// The part of [`Engine::close`] that does not block.
+    pub(crate) fn begin_close(&self, grace: Duration) -> Result<()> {
         let now = Instant::now();
         let cut = now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX as u64));
         let mut mailbox = lock(&self.shared.mailbox);
@@ -313,6 +295,11 @@ impl Engine {
         mailbox.commands.push(Command::Close(cut));
         drop(mailbox);
         self.shared.mail.notify_one();
+        self.shared.dispatch.close();
+        if self.text_only {
+            // There is no engine thread to say so.
+            self.shared.dispatch.stop();
+        }
         Ok(())
     }
 
@@ -379,16 +366,10 @@ impl Engine {
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
-        self.shared.dispatch.register(&delivery);
         let request = NewRequest { delivery: delivery.clone(), ..request };
-        let sent = self.reserve_place().and_then(|()| {
-            let sent = self.shared.send(Command::Submit(Box::new(request)));
-            sent.inspect_err(|_| _ = self.shared.pending.fetch_sub(1, Ordering::Relaxed))
-        });
-        if let Err(error) = sent {
-            self.shared.dispatch.forget(id);
-            return Err(error);
-        }
+        self.reserve_place()?;
+        let sent = self.shared.send(Command::Submit(Box::new(request)));
+        sent.inspect_err(|_| _ = self.shared.pending.fetch_sub(1, Ordering::Relaxed))?;
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
     }
 
@@ -490,14 +471,24 @@ impl Engine {
 }
 
 impl Drop for Engine {
-    /// Closes the engine if that has not happened. Inside a callback the threads cannot be joined: they end on their own
-    /// once the callback has returned.
+    /// Closes the engine if that has not happened. Inside a callback the threads of an engine that dispatches cannot be
+    /// joined: they end on their own once the callback has returned. Those of an engine that polls never wait for a
+    /// callback, so they can.
     fn drop(&mut self) {
         let _ = self.begin_close(Duration::ZERO);
         let threads = std::mem::take(&mut *lock(&self.threads));
-        for thread in threads.into_iter().rev() {
-            if in_callback() || thread.is_current() { thread.detach() } else { thread.join() }
+        let poll = self.shared.dispatch.poll;
+        if poll && !threads.is_empty() {
+            if in_callback() {
+                self.shared.orphan(threads.iter().any(JoinHandle::is_current));
+            } else {
+                self.shared.deliver_to_the_end();
+            }
         }
+        for thread in threads.into_iter().rev() {
+            if (in_callback() && !poll) || thread.is_current() { thread.detach() } else { thread.join() }
+        }
+        self.shared.dispatch.discard_completions();
     }
 }
 
@@ -554,21 +545,18 @@ impl Request {
     /// `Argument` for a callback request, `Reentrant` when it would block inside a callback.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "next")?;
-        let (next, resume) = self.delivery.next(timeout)?;
-        if resume {
-            self.shared.send_anyway(Command::Resume(self.delivery.id));
-        }
-        Ok(next)
+        self.shared.next_of(&self.delivery, timeout)
     }
 
-    /// Waits for the end. Pull: everything not yet taken as one terminal event. Callback: `End` after the sink was
-    /// dropped.
+    /// Waits for the end. Pull: everything not yet taken as one terminal event. Others: `End` after the terminal event was
+    /// received and the sink dropped. For a callback request of an engine that polls it delivers meanwhile, as
+    /// [`Engine::poll`] does, unless another thread is doing that.
     ///
     /// # Errors
     /// `Reentrant` when it would block inside a callback.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "wait")?;
-        Ok(self.delivery.wait(timeout, || self.shared.send_anyway(Command::Resume(self.delivery.id))))
+        Ok(self.shared.wait_for(&self.delivery, timeout))
     }
 
     /// Asks the engine to stop the request. Idempotent; fine when it has finished. After it returns queued deltas

@@ -7,7 +7,7 @@ use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
     CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Plan, ProgressFn, RequestOptions, Stats, TextOptions,
-    Type,
+    Type, WakeFn,
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
@@ -114,6 +114,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         affinity_mask: o.affinity_mask,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
+        wake: wake(o.wake, user_data),
     })
 }
 
@@ -170,13 +171,26 @@ fn log(log: astrai_log_fn, user_data: &Arc<UserData>) -> Option<LogFn> {
     }))
 }
 
-/// The engine's options of one request.
+fn wake(wake: astrai_wake_fn, user_data: &Arc<UserData>) -> Option<WakeFn> {
+    let wake = wake?;
+    let user_data = Arc::downgrade(user_data);
+    Some(Arc::new(move || {
+        let Some(user_data) = user_data.upgrade() else { return };
+        // SAFETY: a function of the declared type, by the contract of astrai_engine_open.
+        guard::callback(|| unsafe { wake(user_data.pointer()) });
+    }))
+}
+
+/// The engine's options of one request. Whether it is ASTRAI_REQUEST_TO_ENGINE shows in its sink.
 pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
-    let later = ASTRAI_REQUEST_DEFER | ASTRAI_REQUEST_TO_ENGINE;
-    let now = ASTRAI_REQUEST_SEEDED | ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_PROMPT_LOGPROBS;
-    input::flags(o.flags, now | later, "astrai_request_options.flags")?;
-    if o.flags & later != 0 {
-        let message = "ASTRAI_REQUEST_DEFER and ASTRAI_REQUEST_TO_ENGINE are not in this version; clear them";
+    let known = ASTRAI_REQUEST_SEEDED
+        | ASTRAI_REQUEST_IGNORE_EOS
+        | ASTRAI_REQUEST_PROMPT_LOGPROBS
+        | ASTRAI_REQUEST_DEFER
+        | ASTRAI_REQUEST_TO_ENGINE;
+    input::flags(o.flags, known, "astrai_request_options.flags")?;
+    if o.flags & ASTRAI_REQUEST_DEFER != 0 {
+        let message = "ASTRAI_REQUEST_DEFER is not in this version; clear it";
         return Err(Error::unsupported(message).about("astrai_request_options.flags"));
     }
     Ok(RequestOptions {
@@ -313,12 +327,10 @@ mod tests {
     }
 
     #[test]
-    fn later_flags_are_unsupported_and_unknown_ones_are_errors() {
+    fn unknown_flags_and_values_out_of_range_are_errors() {
         let mut c = astrai_request_options::defaults();
-        for (flags, status) in [(8, Status::Unsupported), (16, Status::Unsupported), (32, Status::Argument)] {
-            c.flags = flags;
-            assert_eq!(request(&c).unwrap_err().status, status, "flags {flags}");
-        }
+        c.flags = 32;
+        assert_eq!(request(&c).unwrap_err().status, Status::Argument);
         c.flags = 0;
         c.max_tokens = -2;
         assert_eq!(request(&c).unwrap_err().subject, "max_tokens");

@@ -122,8 +122,8 @@ static void arguments(void) {
   SUBMIT(ASTRAI_ERR_ARGUMENT);
   options.flags = ASTRAI_REQUEST_DEFER;
   SUBMIT(ASTRAI_ERR_UNSUPPORTED);
-  options.flags = ASTRAI_REQUEST_TO_ENGINE;
-  SUBMIT(ASTRAI_ERR_UNSUPPORTED);
+  options.flags = ASTRAI_REQUEST_TO_ENGINE; /* and a callback */
+  SUBMIT(ASTRAI_ERR_ARGUMENT);
   options.max_tokens = -2;
   SUBMIT(ASTRAI_ERR_ARGUMENT);
   options.top_k = -2;

@@ -91,7 +91,7 @@ pub struct EngineOptions {
     pub delivery: Delivery,
     /// Verbosity of `log`.
     pub log_level: LogLevel,
-    /// Operating-system priority of the engine's threads: negative is lower than normal, 0 normal.
+    /// Operating-system priority of the engine's threads: negative is lower than that of the opener's, 0 the same.
     pub thread_priority: i32,
     /// Threads that compute, the scheduler's included; 0 = physical cores.
     pub threads: u32,

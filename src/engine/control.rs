@@ -215,29 +215,27 @@ impl Core {
         let begin = Instant::now();
         self.meter.stop(begin);
         let shared = self.shared.clone();
-        let mut mailbox = lock(&shared.mailbox);
-        while self.look(&mut mailbox) {
-            if mailbox.commands.is_empty() {
+        while self.look(&mut lock(&shared.mailbox)) {
+            self.obey_within_step();
+            if !self.is_step_wanted() {
+                return false;
+            }
+            let mut mailbox = lock(&shared.mailbox);
+            if self.look(&mut mailbox) && mailbox.commands.is_empty() {
                 let wake_at = self.next_time().into_iter().chain(self.meter.ready_at).min();
                 self.machine.backend.rest();
                 (mailbox, _) = wait_until(&shared.mail, mailbox, wake_at);
             }
             self.inbox.extend(mailbox.commands.drain(..));
-            drop(mailbox);
-            self.obey_within_step();
-            if !self.is_step_wanted() {
-                return false;
-            }
-            mailbox = lock(&shared.mailbox);
         }
-        drop(mailbox);
         let end = Instant::now();
         self.meter.rested += end.saturating_duration_since(begin);
         self.meter.start(end);
         true
     }
 
-    /// Obeys what leaves the rows of a step alone; the rest waits in the inbox, in its order.
+    /// Obeys what leaves the rows of a step alone; the rest waits in the inbox, in its order. Who reads the statistics
+    /// meanwhile sees the step under way.
     fn obey_within_step(&mut self) {
         for _ in 0..self.inbox.len() {
             let Some(command) = self.inbox.pop_front() else { break };

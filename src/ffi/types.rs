@@ -320,7 +320,7 @@ pub struct astrai_engine_options {
     pub delivery: i32,
     /// ASTRAI_LOG_*
     pub log_level: i32,
-    /// Of the engine's threads: negative is below normal, 0 normal.
+    /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same.
     pub thread_priority: i32,
     /// Threads that compute; 0 = physical cores.
     pub threads: u32,

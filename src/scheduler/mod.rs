@@ -388,6 +388,8 @@ impl Scheduler {
 
     /// Gives back every cached page that no sequence uses and nothing pins.
     pub fn clear_cache(&mut self) {
+        // Ended sequences hold their pages until the next plan.
+        self.cleanup();
         while self.tree.evict(&mut self.pools) {}
     }
 

@@ -14,16 +14,13 @@
 #define OWN_WORK_US 5000.0 /* the game's own work for a frame */
 
 typedef struct character {
-  const char *ask;
-  char says[61]; /* the last words */
+  char says[80]; /* the last words */
   int talking, failed;
-  unsigned tokens;
 } character;
 
-static character cast[CAST] = {{"Tell me a story about Mira, the old lighthouse and a silver key.", "", 0, 0, 0},
-                               {"Tell me a story about Tom, the silent library and a red lantern.", "", 0, 0, 0},
-                               {"Tell me a story about Freya, the frozen lake and a wooden flute.", "", 0, 0, 0},
-                               {"Tell me a story about Hugo, the royal bakery and a broken compass.", "", 0, 0, 0}};
+static character cast[CAST];
+static unsigned tokens; /* of all of them */
+static const char *const NAMES[CAST] = {"Mira", "Tom", "Freya", "Hugo"};
 
 static double now_us(void) {
   struct timespec t;
@@ -34,62 +31,58 @@ static double now_us(void) {
 /* Runs inside astrai_engine_poll: no locks, the game's data is its own. */
 static int32_t on_event(void *user_data, const astrai_event *event) {
   character *c = (character *)user_data;
-  size_t i, room = sizeof c->says - 1;
-  for (i = 0; i < event->text_len; i++) {
-    if (strlen(c->says) == room)
-      memmove(c->says, c->says + 1, room);
-    c->says[strlen(c->says)] = event->text[i] == '\n' ? ' ' : event->text[i];
-  }
-  c->tokens += event->token_count;
+  if (strlen(c->says) + event->text_len >= sizeof c->says)
+    c->says[0] = '\0'; /* a new line */
+  strncat(c->says, event->text, sizeof c->says - strlen(c->says) - 1);
+  tokens += event->token_count;
   c->failed |= event->kind == ASTRAI_EVENT_FAILED;
   c->talking = !event->terminal;
   return 0;
 }
 
-static int32_t begin_story(const astrai_engine *engine, character *c, astrai_error **err) {
+static int begin_story(const astrai_engine *engine, character *c, astrai_error **err) {
   astrai_prompt *prompt = NULL;
-  int32_t status = astrai_prompt_new(&prompt, err);
-  if (status == ASTRAI_OK)
-    status = astrai_prompt_add_message(prompt, "user", c->ask, strlen(c->ask), err);
-  if (status == ASTRAI_OK)
-    status = astrai_submit(engine, prompt, NULL, on_event, c, NULL, NULL, err);
-  c->talking = status == ASTRAI_OK;
-  astrai_prompt_free(prompt);
-  return status;
+  char ask[80];
+  int len = snprintf(ask, sizeof ask, "Tell me a story about %s and a silver key.", NAMES[c - cast]);
+  c->talking = astrai_prompt_new(&prompt, err) == ASTRAI_OK &&
+               astrai_prompt_add_message(prompt, "user", ask, (size_t)len, err) == ASTRAI_OK &&
+               astrai_submit(engine, prompt, NULL, on_event, c, NULL, NULL, err) == ASTRAI_OK;
+  astrai_prompt_free(prompt); /* the request has its own copy */
+  return c->talking;
 }
 
 static int by_size(const void *a, const void *b) { return *(const double *)a < *(const double *)b ? -1 : 1; }
 
-/* Stands for what the game itself computes. */
-static void own_work(long steps) {
-  static volatile double x = 0.5;
+static void own_work(long steps) { /* stands for what the game itself computes */
+  volatile double x = 0.5;
   while (steps-- > 0)
     x = 3.9 * x * (1.0 - x);
 }
 
 int main(int argc, char **argv) {
+  const char *model = argc > 1 ? argv[1] : "models/storyteller";
   static double took[60 * 600];
-  int i, frame = 0, frames = (argc > 2 ? atoi(argv[2]) : 10) * 60, failed = frames < 60 || frames > 60 * 600;
+  int i, frame = 0, frames = 60 * (argc > 2 ? atoi(argv[2]) : 10), failed = frames < 60 || frames > 60 * 600;
   double due = now_us(), steps = 1 << 20;
   astrai_engine_options options;
   astrai_engine *engine = NULL;
   astrai_error *err = NULL;
   own_work((long)steps);
-  steps *= OWN_WORK_US / (now_us() - due); /* as many as take so long on this machine */
+  steps *= OWN_WORK_US / (now_us() - due); /* how many take so long on this machine */
   astrai_engine_options_init(&options, sizeof options);
   options.delivery = ASTRAI_DELIVER_POLL;
   options.duty_work_us = (uint32_t)(argc > 3 ? atoi(argv[3]) : 4000);
   options.duty_interval_us = options.duty_work_us != 0 ? (uint32_t)FRAME_US : 0;
-  failed = failed || astrai_engine_open(argc > 1 ? argv[1] : "models/storyteller", &options, &engine, &err) != ASTRAI_OK;
+  failed = failed || astrai_engine_open(model, &options, &engine, &err) != ASTRAI_OK;
   for (due = now_us(); !failed && frame < frames; frame++) {
     struct timespec rest = {0, (long)(due > now_us() ? (due - now_us()) * 1e3 : 0.0)};
     nanosleep(&rest, NULL);
     failed = astrai_engine_poll(engine, 0, 0, NULL, &err) != ASTRAI_OK;
     for (i = 0; i < CAST && !failed; i++)
-      failed = cast[i].failed || (!cast[i].talking && begin_story(engine, &cast[i], &err) != ASTRAI_OK);
+      failed = cast[i].failed || (!cast[i].talking && !begin_story(engine, &cast[i], &err));
     own_work((long)steps);
     for (i = 0; i < CAST; i++)
-      printf("%d: %-60s\033[K\n", i + 1, cast[i].says);
+      printf("%-5s %s\033[K\n", NAMES[i], cast[i].says);
     fputs(frame + 1 < frames ? "\033[4A" : "", stdout); /* back to the first line */
     fflush(stdout);
     took[frame] = (now_us() - due) / 1e3; /* from when the frame was due until it is drawn */
@@ -102,7 +95,6 @@ int main(int argc, char **argv) {
   qsort(took, (size_t)frame, sizeof *took, by_size);
   if (!failed)
     printf("%d frames, ms: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f; %u tokens\n", frames, took[frames / 2],
-           took[frames * 9 / 10], took[frames * 99 / 100], took[frames - 1],
-           cast[0].tokens + cast[1].tokens + cast[2].tokens + cast[3].tokens);
+           took[frames * 9 / 10], took[frames * 99 / 100], took[frames - 1], tokens);
   return failed;
 }

@@ -254,9 +254,10 @@ impl Core {
     }
 
     /// Whether a step that is held should be run to its end.
-    fn is_step_wanted(&self) -> bool {
+    fn is_step_wanted(&mut self) -> bool {
         let waited_for = self.meter.paused && !self.inbox.is_empty();
-        !waited_for && self.machine.plan.rows.iter().any(|row| self.index_of(row.sequence).is_some())
+        let (active, rows) = (&mut self.active, &self.machine.plan.rows);
+        !waited_for && rows.iter().any(|row| active.get_mut(row.sequence).is_some())
     }
 
     /// Takes over the wishes; true when no work may be done now. Tells who waits for a pause.
@@ -273,7 +274,7 @@ impl Core {
 
     /// The next deadline of a request, or of the engine.
     fn next_time(&self) -> Option<Instant> {
-        self.active.iter().filter_map(|a| a.request.deadline).chain(self.closing).min()
+        self.active.next_deadline().into_iter().chain(self.closing).min()
     }
 
     /// Law 3 whenever there is nothing to do: an error here is a defect and ends the engine like any panic of a step.

@@ -16,6 +16,7 @@ mod plan;
 mod prompt;
 mod receive;
 mod stats;
+mod table;
 
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};

@@ -188,7 +188,8 @@ fn build(
         step_tokens: sizing.step_tokens,
         page_tokens: sizing.page_tokens,
         frames: vec![sizing.frames; shapes.len()],
-    });
+        policy: sizing.policy,
+    })?;
     let mut logits = Vec::new();
     let count = logits_rows * vocab;
     logits.try_reserve_exact(count).map_err(|_| Error::memory("logits", count as u64 * 4))?;
@@ -208,6 +209,8 @@ fn build(
         logits,
         top_tokens: Vec::new(),
         top_logprobs: Vec::new(),
+        wanted: Vec::new(),
+        logits_rows: Vec::new(),
     })
 }
 

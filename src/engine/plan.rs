@@ -100,6 +100,7 @@ pub(super) struct Sizing {
     /// Page frames of each layer group.
     pub frames: usize,
     pub kv: DType,
+    pub policy: Policy,
     weight_bytes: u64,
     /// Of one page in all layer groups.
     page_bytes: u64,
@@ -140,6 +141,7 @@ impl Sizing {
             logits_rows,
             frames: 0,
             kv,
+            policy: o.policy,
             weight_bytes,
             page_bytes: page_bytes(a, page_tokens, kv)?,
             workspace_bytes: Model::workspace_bytes(a, step_tokens, logits_rows).saturating_add(host_logits_bytes),

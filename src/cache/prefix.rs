@@ -224,6 +224,11 @@ impl PrefixTree {
         self.list(id);
     }
 
+    /// The node above `id`; the root's is the root.
+    pub fn parent(&self, id: NodeId) -> NodeId {
+        if id == ROOT { ROOT } else { self.node(id).parent }
+    }
+
     /// Gives the pages of the least recently used node back; false when every node is in use.
     pub fn evict(&mut self, pools: &mut [PagePool]) -> bool {
         let id = self.oldest;
@@ -312,6 +317,16 @@ impl PrefixTree {
     /// Frames the tree owns in a layer group.
     pub fn pages(&self, group: usize) -> impl Iterator<Item = Page> {
         self.nodes.iter().filter_map(move |n| n.pages.get(group).copied())
+    }
+
+    /// Proves that exactly these nodes are pinned, each as often as it is named.
+    pub fn check_pins(&self, pins: impl Iterator<Item = NodeId>) -> Result<(), String> {
+        let mut pinned = vec![0u32; self.nodes.len()];
+        pins.for_each(|id| pinned[id as usize] += 1);
+        let differs = self.nodes.iter().zip(&pinned).position(|(node, &pins)| node.pinned != pins);
+        differs.map_or(Ok(()), |id| {
+            Err(format!("node {id} counts {} pins, there are {}", self.nodes[id].pinned, pinned[id]))
+        })
     }
 
     /// Proves the invariants, given the sequences' attachments.

@@ -6,6 +6,7 @@
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
 use super::delivery::{Outbox, closed, lock, wait_until};
+use super::prefix::Prefixes;
 use super::{Command, Shared};
 use crate::backend::Backend;
 use crate::cache::Handle;
@@ -28,6 +29,7 @@ pub(super) struct Core {
     inbox: VecDeque<Command>,
     /// The request that is being admitted: neither in the inbox nor active.
     admitting: Option<Arc<Outbox>>,
+    prefixes: Prefixes,
     stats: Stats,
     /// Set once the engine is closing: when whatever still runs is cut off.
     closing: Option<Instant>,
@@ -61,6 +63,7 @@ impl Core {
             active: Vec::new(),
             inbox: VecDeque::new(),
             admitting: None,
+            prefixes: Prefixes::default(),
             stats,
             closing: None,
             dead: false,
@@ -89,6 +92,7 @@ impl Core {
             });
         }
         self.end_all(|| End::Failed(panicked()));
+        self.prefixes.fail_all(panicked);
     }
 
     fn serve(&mut self) {
@@ -102,6 +106,7 @@ impl Core {
             }
             self.expire();
             let worked = !self.dead && self.step();
+            self.prefixes.note(&mut self.machine, &self.shared);
             idle = !worked;
             self.stats.steps += worked as u64;
             self.publish();
@@ -157,7 +162,14 @@ impl Core {
                 self.publish();
                 reply.put(self.check());
             }
-            Command::Close(cut) => self.closing = Some(cut),
+            Command::Prefix(command) => {
+                let refusal = if self.dead { Some(panicked()) } else { self.closing.map(|_| closed()) };
+                self.prefixes.obey(command, &mut self.machine, &self.shared, refusal);
+            }
+            Command::Close(cut) => {
+                self.closing = Some(cut);
+                self.prefixes.stop_computing(&mut self.machine);
+            }
             Command::Panic => self.panic_next = true,
         }
     }
@@ -166,8 +178,12 @@ impl Core {
     fn check(&self) -> Result<()> {
         self.machine.scheduler.check()?;
         let (running, waiting, _) = self.machine.scheduler.counts();
-        if running + waiting != self.active.len() {
-            let message = format!("{} requests, but {running} sequences run and {waiting} wait", self.active.len());
+        let pins = self.machine.scheduler.pins_computing();
+        if running + waiting != self.active.len() + pins {
+            let message = format!(
+                "{} requests and {pins} pins, but {running} sequences run and {waiting} wait",
+                self.active.len()
+            );
             return Err(Error::internal(message));
         }
         Ok(())

@@ -14,9 +14,11 @@
 //! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences whose tables name it and to the tree if it is
 //! there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
 
+mod pins;
 mod sequence;
 
 pub use crate::cache::Handle;
+pub use pins::{Pin, PinNews};
 pub use sequence::{Sequence, State};
 
 use crate::cache::prefix::ROOT;
@@ -94,6 +96,7 @@ pub struct Scheduler {
     pools: Vec<PagePool>,
     tree: PrefixTree,
     counters: Counters,
+    pins: pins::Pins,
     /// The frames of one page, while it enters the tree.
     scratch: Vec<Page>,
 }
@@ -110,6 +113,7 @@ impl Scheduler {
             pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect(),
             tree: PrefixTree::new(capacity.page_tokens),
             counters: Counters::default(),
+            pins: pins::Pins::new(),
             scratch: Vec::new(),
             capacity,
         }
@@ -202,6 +206,8 @@ impl Scheduler {
             self.counters.prefix_tokens_hit += sequence.computed as u64;
         }
         self.running.push(handle);
+        self.pins_met(handle);
+        self.settle_pin(handle);
     }
 
     /// Whether there is a slot, and pages for the sequence itself and for one page of growth of everyone who runs.
@@ -291,7 +297,11 @@ impl Scheduler {
             if covered > computed {
                 return count.min(covered - computed);
             }
-            match self.victim(handle, plan) {
+            let victim = self.victim(handle, plan);
+            if victim.is_none_or(|v| v == handle) && self.is_last_hope(handle, plan) && self.take_pinned_page() {
+                continue;
+            }
+            match victim {
                 Some(victim) => {
                     self.preempt(victim);
                     if victim == handle {
@@ -360,6 +370,7 @@ impl Scheduler {
             sequence.tables.iter_mut().zip(&self.scratch).for_each(|(t, &frame)| t[page] = frame);
             sequence.tree_pages += 1;
         }
+        self.settle_pin(row.sequence);
     }
 
     /// Appends a sampled token.
@@ -408,9 +419,11 @@ impl Scheduler {
         let wrong = |what: String| Error::internal(format!("the scheduler's books are wrong: {what}"));
         for (group, pool) in self.pools.iter().enumerate() {
             let owned = self.sequences.iter().flat_map(|(_, s)| s.tables[group].iter().copied());
+            let owned = owned.chain(self.pinned_frames(group));
             pool.check(owned.chain(self.tree.pages(group))).map_err(|e| wrong(format!("group {group}: {e}")))?;
         }
         self.tree.check(self.running.iter().filter_map(|r| Some(self.sequences.get(*r)?.node))).map_err(wrong)?;
+        self.check_pins().map_err(wrong)?;
         if self.slots.len() != self.running.len() {
             return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
         }

@@ -106,10 +106,11 @@ impl Core {
             }
             self.expire();
             let worked = !self.dead && self.step();
-            self.prefixes.note(&mut self.machine, &self.shared);
             idle = !worked;
             self.stats.steps += worked as u64;
             self.publish();
+            // After the statistics: who has waited for a prefix sees those of its last step.
+            self.prefixes.note(&mut self.machine, &self.shared);
             if let Some(cut) = self.closing {
                 if Instant::now() >= cut {
                     self.end_all(|| End::Cancelled(FinishReason::Close));

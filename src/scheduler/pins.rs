@@ -121,6 +121,8 @@ impl Scheduler {
     /// # Errors
     /// As for [`Scheduler::pin`]; `Memory` also when the pages that running sequences leave do not suffice. Nothing changed then.
     pub fn adopt(&mut self, tokens: Vec<u32>) -> Result<(Handle, usize)> {
+        // Ended requests still hold their pages until the next step.
+        self.cleanup();
         let (tokens, pin) = self.new_pin(tokens)?;
         let page_tokens = self.capacity.page_tokens;
         let (there, unused) = self.tree.matched(&tokens, tokens.len(), &self.pools);

@@ -14,6 +14,7 @@ mod prefix;
 mod prefix_file;
 mod prompt;
 mod stats;
+mod table;
 
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};

@@ -15,7 +15,7 @@ use crate::model::{Model, Step, Tables, config::Config, weights};
 use crate::os::memory;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, Sampler};
-use crate::scheduler::{BatchPlan, Capacity, Scheduler};
+use crate::scheduler::{BatchPlan, Capacity, Policy, Scheduler};
 use crate::source::{Folder, FolderOptions, GenerationDefaults, ModelSource};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ struct Sizing {
     step_tokens: usize,
     frames: usize,
     kv: DType,
+    policy: Policy,
 }
 
 /// Reads the folder and prepares everything but the threads.
@@ -221,6 +222,7 @@ impl Sizing {
             step_tokens: or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max),
             frames,
             kv,
+            policy: o.policy,
         })
     }
 }
@@ -281,7 +283,8 @@ fn build(
         step_tokens: sizing.step_tokens,
         page_tokens: sizing.page_tokens,
         frames: vec![sizing.frames; shapes.len()],
-    });
+        policy: sizing.policy,
+    })?;
     let mut logits = Vec::new();
     let count = logits_rows * vocab;
     logits.try_reserve_exact(count).map_err(|_| Error::memory("logits", count as u64 * 4))?;
@@ -301,6 +304,8 @@ fn build(
         logits,
         top_tokens: Vec::new(),
         top_logprobs: Vec::new(),
+        wanted: Vec::new(),
+        logits_rows: Vec::new(),
     })
 }
 

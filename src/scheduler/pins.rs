@@ -12,7 +12,7 @@
 //! Invariants ([`Scheduler::check_pins`]): a pin either has a sequence and owns nothing, or owns the same number of frames
 //! in every group, of which the first `tree_pages` lead to its node in the tree.
 
-use super::{BatchPlan, Error, Handle, Page, Result, Scheduler, Slots, Status, Unit};
+use super::{Error, Handle, Page, Result, Scheduler, Slots, Status, Unit};
 use crate::cache::prefix::{NodeId, ROOT};
 use crate::limits;
 use std::collections::HashSet;
@@ -281,10 +281,11 @@ impl Scheduler {
         self.sequences.remove(handle);
     }
 
-    /// Whether nobody but `handle` could run: no row is planned, and no sequence that is not paused comes before it.
-    pub(super) fn is_last_hope(&self, handle: Handle, plan: &BatchPlan) -> bool {
-        let awake = |h: &&Handle| self.sequences.get(**h).is_some_and(|s| !s.paused);
-        plan.rows.is_empty() && self.running.iter().find(awake) == Some(&handle)
+    /// Whether nobody but `handle` could run: none has a row in this step, and none that is awake ranks before it.
+    pub(super) fn is_last_hope(&self, handle: Handle) -> bool {
+        let mut others = self.running.iter().filter_map(|&h| Some((h, self.sequences.get(h)?)));
+        let awake = others.clone().find(|(_, s)| !s.paused && !s.finished);
+        awake.is_some_and(|(first, _)| first == handle) && others.all(|(_, s)| s.planned != self.step)
     }
 
     /// The deepest page of the pin that was met longest ago is no longer pinned; false when nothing is.

@@ -1,6 +1,6 @@
 //! Pins in the weightless simulation: the books after every step, and that every accepted request still finishes.
 
-use super::super::{BatchPlan, Capacity};
+use super::super::{BatchPlan, Capacity, Policy};
 use super::*;
 
 struct Random(u64);
@@ -13,7 +13,15 @@ impl Random {
 }
 
 fn scheduler(running_max: usize, frames: usize) -> Scheduler {
-    Scheduler::new(Capacity { running_max, waiting_max: 99, step_tokens: 24, page_tokens: 4, frames: vec![frames; 2] })
+    let capacity = Capacity {
+        running_max,
+        waiting_max: 99,
+        step_tokens: 24,
+        page_tokens: 4,
+        frames: vec![frames; 2],
+        policy: Policy::default(),
+    };
+    Scheduler::new(capacity).unwrap()
 }
 
 /// One step: every row is computed, and each sequence whose newest token was reached samples one. Returns the tokens of

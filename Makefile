@@ -66,7 +66,7 @@ header: need-cargo ## write include/astrai.h anew from src/ffi
 	ASTRAI_BLESS=1 $(CARGO) test --test header
 
 bench: need-cargo ## tokens per second on models/storyteller
-	$(CARGO) bench --bench decode --bench sample
+	$(CARGO) bench --bench decode --bench sample --bench scheduler
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

@@ -5,8 +5,10 @@
 
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
+use super::control::Meter;
 use super::defer::Deferred;
-use super::delivery::{Outbox, closed, lock, wait_until};
+use super::delivery::{Outbox, closed, lock};
+use super::prefix::Prefixes;
 use super::table::Table;
 use super::{Command, Shared};
 use crate::backend::Backend;
@@ -25,17 +27,20 @@ use std::time::{Duration, Instant};
 pub(super) struct Core {
     pub shared: Arc<Shared>,
     pub machine: Machine,
-    active: Table,
-    deferred: Deferred,
+    pub active: Table,
+    pub deferred: Deferred,
     /// Commands taken from the mailbox and not yet obeyed.
-    inbox: VecDeque<Command>,
+    pub inbox: VecDeque<Command>,
+    /// What the engine thread knows of pause and duty limit.
+    pub meter: Meter,
     /// The request that is being admitted: neither in the inbox nor active.
     admitting: Option<Arc<Outbox>>,
+    prefixes: Prefixes,
     stats: Stats,
     spent: PhaseTimes,
     /// Set once the engine is closing: when whatever still runs is cut off.
-    closing: Option<Instant>,
-    dead: bool,
+    pub closing: Option<Instant>,
+    pub dead: bool,
     panic_next: bool,
 }
 
@@ -84,7 +89,9 @@ impl Core {
             active: Table::default(),
             deferred: Deferred::default(),
             inbox: VecDeque::new(),
+            meter: Meter::new(Instant::now()),
             admitting: None,
+            prefixes: Prefixes::default(),
             stats,
             spent: PhaseTimes::default(),
             closing: None,
@@ -114,6 +121,7 @@ impl Core {
             });
         }
         self.end_all(|| End::Failed(panicked()));
+        self.prefixes.fail_all(panicked);
     }
 
     fn serve(&mut self) {
@@ -126,40 +134,27 @@ impl Core {
                 self.obey(command);
             }
             self.expire();
-            let worked = !self.dead && self.step();
-            idle = !worked;
-            self.stats.steps += worked as u64;
+            let may_step = !self.meter.held();
+            let worked = !self.dead && may_step && self.metered(Core::step);
+            idle = !worked && may_step;
             self.publish();
-            if let Some(cut) = self.closing {
-                if Instant::now() >= cut {
-                    self.end_all(|| End::Cancelled(FinishReason::Close));
-                }
-                if self.active.is_empty() && self.deferred.len() == 0 {
-                    self.publish();
-                    return;
-                }
+            // After the statistics: who has waited for a prefix sees those of its last step.
+            self.prefixes.note(&mut self.machine, &self.shared);
+            self.cut_off();
+            // What arrived during the step still has to get its end.
+            if self.closing.is_some() && self.is_idle() && self.inbox.is_empty() {
+                self.publish();
+                return;
             }
         }
     }
 
-    /// Takes in what has arrived; when idle, sleeps until there is something or a deadline passes.
-    fn take_commands(&mut self, idle: bool) {
-        let mut mailbox = lock(&self.shared.mailbox);
-        if idle {
-            let deadlines = self.active.next_deadline().into_iter().chain(self.deferred.deadlines());
-            let deadline = deadlines.chain(self.closing).min();
-            while mailbox.commands.is_empty() {
-                let (again, in_time) = wait_until(&self.shared.mail, mailbox, deadline);
-                mailbox = again;
-                if !in_time {
-                    break;
-                }
-            }
-        }
-        self.inbox.extend(mailbox.commands.drain(..));
+    /// Whether there is no request.
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty() && self.deferred.len() == 0
     }
 
-    fn obey(&mut self, command: Command) {
+    pub fn obey(&mut self, command: Command) {
         match command {
             Command::Submit(request) => {
                 self.admitting = Some(request.delivery.clone());
@@ -174,7 +169,7 @@ impl Core {
             }
             Command::Prepared(id, prompt) => self.prepared(id, prompt),
             Command::Cancel(id, reason) => {
-                self.end_deferred(|r| r.delivery.id == id, || End::Cancelled(reason));
+                self.end_deferred_where(|r| r.delivery.id == id, || End::Cancelled(reason));
                 if let Some(handle) = self.active.find(id) {
                     self.end(handle, End::Cancelled(reason));
                 }
@@ -195,17 +190,29 @@ impl Core {
                 self.publish();
                 reply.put(self.check());
             }
-            Command::Close(cut) => self.closing = Some(cut),
+            Command::ClearCache => self.machine.scheduler.clear_cache(),
+            Command::Prefix(command) => {
+                let refusal = if self.dead { Some(panicked()) } else { self.closing.map(|_| closed()) };
+                self.prefixes.obey(command, &mut self.machine, &self.shared, refusal);
+            }
+            Command::Close(cut) => {
+                self.closing = Some(cut);
+                self.prefixes.stop_computing(&mut self.machine);
+            }
             Command::Panic => self.panic_next = true,
         }
     }
 
     /// Law 3, and that every active request has its sequence.
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.machine.scheduler.check()?;
         let (running, waiting, _) = self.machine.scheduler.counts();
-        if running + waiting != self.active.len() {
-            let message = format!("{} requests, but {running} sequences run and {waiting} wait", self.active.len());
+        let pins = self.machine.scheduler.pins_computing();
+        if running + waiting != self.active.len() + pins {
+            let message = format!(
+                "{} requests and {pins} pins, but {running} sequences run and {waiting} wait",
+                self.active.len()
+            );
             return Err(Error::internal(message));
         }
         Ok(())
@@ -252,12 +259,20 @@ impl Core {
         }
     }
 
-    fn end_all(&mut self, end: impl Fn() -> End) {
-        self.end_deferred(|_| true, &end);
+    pub fn end_all(&mut self, end: impl Fn() -> End) {
+        self.end_deferred_where(|_| true, &end);
         for index in 0..self.active.end() {
             if let Some(handle) = self.active.at(index) {
                 self.end(handle, end());
             }
+        }
+    }
+
+    fn end_deferred_where(&mut self, which: impl Fn(&NewRequest) -> bool, end: impl Fn() -> End) {
+        let waiting = self.deferred.take_where(&which);
+        self.shared.helper.forget(&waiting);
+        for request in waiting {
+            self.end_deferred(&request, end());
         }
     }
 
@@ -270,20 +285,12 @@ impl Core {
                 request.prompt = tokens;
                 self.obey(Command::Submit(request));
             }
-            Err(error) => self.end_unprepared(&request, End::Failed(error)),
+            Err(error) => self.end_deferred(&request, End::Failed(error)),
         }
     }
 
-    /// Ends requests that wait for their prompts.
-    fn end_deferred(&mut self, which: impl Fn(&NewRequest) -> bool, end: impl Fn() -> End) {
-        let ended = self.deferred.take_where(which);
-        self.shared.helper.forget(&ended);
-        for request in ended {
-            self.end_unprepared(&request, end());
-        }
-    }
-
-    fn end_unprepared(&mut self, request: &NewRequest, end: End) {
+    /// Ends a request that never was admitted.
+    fn end_deferred(&mut self, request: &NewRequest, end: End) {
         count(&mut self.stats, &end);
         self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         request.finish(end, &self.shared.dispatch);
@@ -306,20 +313,18 @@ impl Core {
     }
 
     /// Ends requests whose deadline has passed.
-    fn expire(&mut self) {
-        if self.deferred.deadlines().next().is_some() {
-            let now = Instant::now();
-            self.end_deferred(|r| r.deadline.is_some_and(|d| d <= now), || End::Cancelled(FinishReason::Deadline));
+    pub fn expire(&mut self) {
+        let now = Instant::now();
+        if self.deferred.deadlines().any(|d| d <= now) {
+            let expired = |r: &NewRequest| r.deadline.is_some_and(|d| d <= now);
+            self.end_deferred_where(expired, || End::Cancelled(FinishReason::Deadline));
         }
-        if self.active.next_deadline().is_some() {
-            let now = Instant::now();
-            while let Some(handle) = self.active.expired(now) {
-                self.end(handle, End::Cancelled(FinishReason::Deadline));
-            }
+        while let Some(handle) = self.active.expired(now) {
+            self.end(handle, End::Cancelled(FinishReason::Deadline));
         }
     }
 
-    /// One step; false when nothing could run.
+    /// One step, or as much of it as is still wanted; false when nothing could run.
     fn step(&mut self) -> bool {
         if std::mem::take(&mut self.panic_next) {
             panic!("a test asked the engine thread to panic");
@@ -330,9 +335,11 @@ impl Core {
             return false;
         }
         self.note_admissions(begin);
-        self.machine.forward();
-        self.sample();
-        self.account(planned);
+        if self.forward() {
+            self.sample();
+            self.stats.steps += 1;
+            self.account(planned + self.meter.rested());
+        }
         true
     }
 
@@ -431,7 +438,7 @@ impl Core {
         Ok(())
     }
 
-    fn publish(&mut self) {
+    pub fn publish(&mut self) {
         let (running, waiting, stalled) = self.machine.scheduler.counts();
         let (used, cached, free) = self.machine.scheduler.pages();
         let counters = self.machine.scheduler.counters();
@@ -480,6 +487,7 @@ impl Drop for Core {
             }
         }
         self.shared.helper.stop();
+        self.shared.rested.notify_all();
         self.shared.dispatch.stop();
         self.shared.adopt_orphans();
     }
@@ -513,10 +521,6 @@ impl Machine {
             }
         }
         refilled
-    }
-
-    fn forward(&mut self) {
-        self.model.forward(&mut *self.backend, &self.step);
     }
 
     fn read_logits(&mut self, wanted: &[Wanted]) {

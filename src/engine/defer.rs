@@ -6,7 +6,7 @@
 //! Its thread starts with the first such submit, sleeps when there is nothing to do, and ends with the engine thread.
 
 use super::active::NewRequest;
-use super::api::Prompt;
+use super::api::{Prompt, TextOptions};
 use super::delivery::{lock, wait_until};
 use super::prompt::TextKit;
 use super::{Command, Engine, Shared};
@@ -115,7 +115,7 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
         let prepare = || {
             #[cfg(test)]
             shared.helper.test.before_a_prompt();
-            let tokens = text.prepare(&prompt, context)?;
+            let tokens = text.prepare(&prompt, TextOptions::default(), context)?;
             let room = context.saturating_sub(tokens.len());
             Ok((tokens, room))
         };

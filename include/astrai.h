@@ -238,6 +238,10 @@
 /// A model opened by astrai_engine_open; freed by astrai_engine_free.
 typedef struct astrai_engine astrai_engine;
 
+/// A beginning of prompts that stays in memory; made by astrai_prefix_pin or astrai_prefix_restore, freed by
+/// astrai_prefix_free.
+typedef struct astrai_prefix astrai_prefix;
+
 /// What is asked of a model, with its stops and biases; made by astrai_prompt_new, freed by astrai_prompt_free.
 typedef struct astrai_prompt astrai_prompt;
 
@@ -280,7 +284,7 @@ typedef struct astrai_engine_options {
   int32_t delivery;
   /// ASTRAI_LOG_*
   int32_t log_level;
-  /// Of the engine's threads: negative is below normal, 0 normal.
+  /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same.
   int32_t thread_priority;
   /// Threads that compute; 0 = physical cores.
   uint32_t threads;
@@ -294,13 +298,14 @@ typedef struct astrai_engine_options {
   uint32_t page_tokens;
   /// Tokens computed in one step.
   uint32_t step_tokens;
-  /// Not in this version: leave at 0.
+  /// Work at most so long in every duty_interval_us, as astrai_engine_set_duty; both 0 = no limit.
   uint32_t duty_work_us;
-  /// Not in this version: leave at 0.
+  /// The interval of duty_work_us, in microseconds.
   uint32_t duty_interval_us;
   /// 0.
   uint32_t reserved;
-  /// Bytes for the KV cache; 0 = what the slots need, at most a quarter of free memory.
+  /// Bytes for weights, KV cache and workspace together; astrai_engine_plan says what they take. 0 = no bound, but
+  /// the KV cache is what the slots need, at most a quarter of free memory.
   uint64_t memory_budget;
   /// Processors the engine's threads may use, bit i = processor i; 0 = all.
   uint64_t affinity_mask;
@@ -523,6 +528,32 @@ typedef struct astrai_stats {
   uint64_t log_dropped;
 } astrai_stats;
 
+/// What memory an engine would take. Caller-owned: set struct_size. Tokenizer and bookkeeping are not counted.
+typedef struct astrai_plan {
+  /// In: sizeof(astrai_plan). Out: the bytes that were filled.
+  uint32_t struct_size;
+  /// 1 when total_bytes is at most available_bytes, else 0: then the numbers are the least that the options allow.
+  uint32_t fits;
+  /// Longest sequence, in tokens.
+  uint32_t context_length;
+  /// Sequences of context_length tokens that fit at the same time, at most max_running; of shorter ones more may run.
+  uint32_t max_sequences;
+  /// Tensors the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied.
+  uint64_t weight_bytes;
+  /// All pages of the KV cache.
+  uint64_t kv_bytes;
+  /// Activations and logits.
+  uint64_t workspace_bytes;
+  /// The three together.
+  uint64_t total_bytes;
+  /// memory_budget, or without one the memory that is free; 0 when the system does not say.
+  uint64_t available_bytes;
+  /// Tokens the KV cache holds.
+  uint64_t kv_tokens;
+  /// KV cache for each token.
+  uint64_t kv_bytes_per_token;
+} astrai_plan;
+
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
 typedef int32_t (*astrai_event_fn)(void *user_data, const struct astrai_event *event);
 
@@ -623,6 +654,37 @@ int32_t astrai_engine_next(const struct astrai_engine *engine,
                            int32_t timeout_ms,
                            struct astrai_event **out,
                            struct astrai_error **err);
+
+/// [B] Says what memory astrai_engine_open with these options would take, from config and file headers alone: no weights
+/// are read, no threads started, and the callbacks in options are not called. NULL options: all automatic. Too
+/// little memory is no error: fits is 0. Other errors as astrai_engine_open.
+int32_t astrai_engine_plan(const char *dir,
+                           const struct astrai_engine_options *options,
+                           struct astrai_plan *out,
+                           struct astrai_error **err);
+
+/// [B] Keeps the engine from working until astrai_engine_resume. OK: no step is running and none will begin. TIMEOUT: what
+/// runs was not over in time, and the pause stays requested; or another thread resumed the engine. Requests
+/// are accepted, cancelled and meet their deadlines as always, but make no progress. Idempotent.
+/// astrai_engine_close on a paused engine gives no grace. ERR_REENTRANT, ERR_ARGUMENT, ERR_CLOSED.
+int32_t astrai_engine_pause(const struct astrai_engine *engine,
+                            int32_t timeout_ms,
+                            struct astrai_error **err);
+
+/// [A] Ends a pause; fine when there is none.
+int32_t astrai_engine_resume(const struct astrai_engine *engine, struct astrai_error **err);
+
+/// [A] Lets the engine work at most work_us in every interval_us, both in microseconds; 0 and 0: no limit. It rests
+/// between two layers of the model, so it may exceed the limit by one layer, which it makes up for. After idling it may
+/// work work_us at once: two intervals that touch can have twice as much. Takes effect at once.
+/// ERR_ARGUMENT: work_us is more than interval_us, or only work_us is 0; needed and available are the two.
+int32_t astrai_engine_set_duty(const struct astrai_engine *engine,
+                               uint32_t work_us,
+                               uint32_t interval_us,
+                               struct astrai_error **err);
+
+/// [A] Drops the cached pages that no request uses and no prefix pins, before the next step.
+int32_t astrai_engine_clear_cache(const struct astrai_engine *engine, struct astrai_error **err);
 
 /* -- prompt: a builder, so that nobody marshals arrays of pointers ----------- */
 
@@ -766,6 +828,50 @@ int32_t astrai_request_cancel(const struct astrai_request *request, struct astra
 /// [A] Frees the handle, and cancels the request if it has not ended: its callback still gets the terminal event.
 /// NULL is fine. In a forked child it does nothing.
 void astrai_request_free(struct astrai_request *request);
+
+/* -- prefix: what many prompts begin with ------------------------------------ */
+
+/// [A] Pins the beginning of prompts to come, such as a persona: computes it in the background, unless it is there
+/// already, and keeps it in memory until *out is freed with astrai_prefix_free. Requests that begin with the same
+/// tokens start from it. Only whole pages are kept, at most half of all. A chat is rendered without opening the
+/// assistant's turn; stops and biases do not matter. The prompt may be changed or freed right after.
+/// ERR_CONTEXT, ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED, ERR_ARGUMENT as for astrai_submit. What
+/// goes wrong later is told by astrai_prefix_wait.
+int32_t astrai_prefix_pin(const struct astrai_engine *engine,
+                          const struct astrai_prompt *prompt,
+                          struct astrai_prefix **out,
+                          struct astrai_error **err);
+
+/// [B] Waits until the prefix is pinned. *tokens (tokens may be NULL) is how many tokens that are: whole pages, so 0
+/// for a prompt shorter than a page; fewer later if a request had no other way to go on, which is logged. TIMEOUT: it
+/// is not after timeout_ms (0 polls, -1 waits forever).
+/// ERR_MEMORY: pins would take more than half of the pages; needed and available are in tokens. ERR_QUEUE_FULL: too
+/// many are pinned. ERR_CLOSED, ERR_INTERNAL: the engine ended. ERR_HANDLE: another thread freed the prefix.
+int32_t astrai_prefix_wait(const struct astrai_prefix *prefix,
+                           int32_t timeout_ms,
+                           uint32_t *tokens,
+                           struct astrai_error **err);
+
+/// [B] Waits until the prefix is pinned and writes it to a file, for astrai_prefix_restore in this or another process.
+/// A file of that name is replaced in one step: it is there whole, the old or the new, also if the machine stops.
+/// Other requests go on meanwhile. Errors as for astrai_prefix_wait; ERR_IO, ERR_UTF8.
+int32_t astrai_prefix_save(const struct astrai_prefix *prefix,
+                           const char *path,
+                           struct astrai_error **err);
+
+/// [B] Pins what astrai_prefix_save wrote; requests that begin with it give the same bits as if it had been computed.
+/// Other requests go on meanwhile. *out is freed with astrai_prefix_free. When it fails nothing is pinned.
+/// ERR_MISMATCH: the file is of another model, instruction set, type, page size or version; the message has both
+/// values. ERR_FORMAT: it is damaged. ERR_CONTEXT, ERR_MEMORY: it does not fit, in tokens. ERR_IO, ERR_CLOSED,
+/// ERR_UNSUPPORTED, ERR_UTF8. Only restore files you trust: a checksum finds accidents, not malice.
+int32_t astrai_prefix_restore(const struct astrai_engine *engine,
+                              const char *path,
+                              struct astrai_prefix **out,
+                              struct astrai_error **err);
+
+/// [A] Frees the handle: the pages are no longer pinned, or no longer computed. They stay cached until their memory is
+/// needed. A thread inside astrai_prefix_wait gets ERR_HANDLE. NULL is fine. In a forked child it does nothing.
+void astrai_prefix_free(struct astrai_prefix *prefix);
 
 #ifdef __cplusplus
 }  // extern "C"

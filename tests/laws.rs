@@ -108,16 +108,29 @@ fn drain(request: &Request) -> Vec<Event> {
 }
 
 fn open(dir: &Path, tier: CpuTier, running: u32, step_tokens: u32, pages: u64, threads: u32) -> Engine {
-    let options = EngineOptions {
+    let mut options = EngineOptions {
         cpu_tier: tier,
         threads,
         max_running: running,
         step_tokens,
-        memory_budget: pages,
         context_length: 0,
+        page_tokens: PAGE_TOKENS,
         ..EngineOptions::default()
     };
+    if pages > 0 {
+        let plan = Engine::plan(dir, &options).unwrap();
+        let kv = pages * u64::from(PAGE_TOKENS) * plan.kv_bytes_per_token;
+        options.memory_budget = plan.weight_bytes + plan.workspace_bytes + kv;
+    }
     Engine::open(dir, options).unwrap()
+}
+
+const PAGE_TOKENS: u32 = 16;
+
+/// A duty limit under which nothing takes more than four times as long; sometimes none.
+fn set_random_duty(engine: &Engine, random: &mut Random) {
+    let work = [0, 1, 50, 300, 2000][random.below(5)];
+    engine.set_duty(work, work + random.below(1 + 3 * work as usize) as u32).unwrap();
 }
 
 #[test]

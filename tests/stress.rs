@@ -7,6 +7,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "seeds and counts belong to a test's report")]
 
+use astrai::ffi::control::*;
 use astrai::ffi::engine::*;
 use astrai::ffi::error::astrai_error_free;
 use astrai::ffi::event::astrai_event_free;
@@ -318,8 +319,12 @@ fn open(random: &mut Random) -> *mut astrai_engine {
         options.max_waiting = 4 + random.below(60) as u32;
         options.step_tokens = 1 + random.below(64) as u32;
         options.page_tokens = 4;
-        options.memory_budget = 60_000 + random.below(60_000);
         let dir = folder("tests/fixtures/parity/llama");
+        let mut plan: astrai_plan = std::mem::zeroed();
+        plan.struct_size = size_of::<astrai_plan>() as u32;
+        assert_eq!(astrai_engine_plan(dir.as_ptr(), &options, &mut plan, ptr::null_mut()), ASTRAI_OK);
+        let kv = (80 + random.below(200)) * plan.kv_bytes_per_token;
+        options.memory_budget = plan.weight_bytes + plan.workspace_bytes + kv;
         assert_eq!(astrai_engine_open(dir.as_ptr(), &options, &mut engine, ptr::null_mut()), ASTRAI_OK);
     }
     engine

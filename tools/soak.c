@@ -13,6 +13,7 @@
 
 #define HOSTS 8
 #define TURNS_MAX 6
+#define KV_TOKENS 1300
 
 #define CHECK(condition)                                                                                               \
   do {                                                                                                                 \
@@ -96,7 +97,7 @@ static astrai_request *submit(const astrai_prompt *prompt, const astrai_request_
   add(&submitted, 1);
   if (status == ASTRAI_OK)
     return request;
-  CHECK(status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT);
+  CHECK(status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT || status == ASTRAI_ERR_NEVER_FITS);
   add(&refused, 1);
   return NULL;
 }
@@ -171,7 +172,7 @@ static void call(host *h) {
   add(&callbacks_open, 1);
   add(&submitted, 1);
   status = astrai_submit(engine, prompt, &options, on_event, NULL, on_finalize, NULL, NULL);
-  CHECK(status == ASTRAI_OK || status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT);
+  CHECK(status == ASTRAI_OK || status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT || status == ASTRAI_ERR_NEVER_FITS);
   if (status != ASTRAI_OK) {
     add(&refused, 1);
     pause_ms(20);
@@ -237,6 +238,7 @@ int main(int argc, char **argv) {
   astrai_engine_options options;
   astrai_error *err = NULL;
   astrai_stats stats;
+  astrai_plan plan;
   double begin = now(), duration, next = 60;
   long growth_max, warm = 0;
   uint64_t seed;
@@ -249,7 +251,10 @@ int main(int argc, char **argv) {
   CHECK(astrai_engine_options_init(&options, sizeof options) == ASTRAI_OK);
   options.max_running = 12;
   options.max_waiting = 48;
-  options.memory_budget = 4 << 20; /* small enough that sequences are preempted all the time */
+  plan.struct_size = sizeof plan;
+  CHECK(astrai_engine_plan(argv[1], &options, &plan, NULL) == ASTRAI_OK);
+  /* Few enough pages that sequences are preempted all the time. */
+  options.memory_budget = plan.weight_bytes + plan.workspace_bytes + KV_TOKENS * plan.kv_bytes_per_token;
   if (astrai_engine_open(argv[1], &options, &engine, &err) != ASTRAI_OK) {
     fprintf(stderr, "cannot open %s: %s\n", argv[1], err->message);
     return 1;

@@ -7,10 +7,15 @@
 
 mod active;
 pub mod api;
+mod control;
 mod core;
 mod defer;
 mod delivery;
+mod duty;
 mod open;
+mod plan;
+mod prefix;
+mod prefix_file;
 mod prompt;
 mod receive;
 mod stats;
@@ -18,6 +23,8 @@ mod table;
 
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};
+pub use plan::Plan;
+pub use prefix::Prefix;
 
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -84,21 +91,24 @@ enum Command {
     /// A paused request's queue was read.
     Resume(u64),
     Check(Answer),
+    /// Drop the cached pages that nobody uses.
+    ClearCache,
+    Prefix(prefix::Command),
     /// Accept nothing more; cut off what still runs at this time.
     Close(Instant),
     Panic,
 }
 
 /// The answering side of a [`Reply`]. Dropped without an answer, it gives an error: nobody waits for ever.
-struct Answer(Arc<Reply>);
+struct Answer<T = ()>(Arc<Reply<T>>);
 
-impl Answer {
-    fn put(&self, value: Result<()>) {
+impl<T> Answer<T> {
+    fn put(&self, value: Result<T>) {
         self.0.put(value);
     }
 }
 
-impl Drop for Answer {
+impl<T> Drop for Answer<T> {
     fn drop(&mut self) {
         if !self.0.answered.load(Ordering::Relaxed) {
             self.0.put(Err(closed()));
@@ -107,21 +117,26 @@ impl Drop for Answer {
 }
 
 /// A place for one answer.
-#[derive(Default)]
-struct Reply {
-    value: Mutex<Option<Result<()>>>,
+struct Reply<T = ()> {
+    value: Mutex<Option<Result<T>>>,
     answered: AtomicBool,
     there: Condvar,
 }
 
-impl Reply {
-    fn put(&self, value: Result<()>) {
+impl<T> Default for Reply<T> {
+    fn default() -> Reply<T> {
+        Reply { value: Mutex::new(None), answered: AtomicBool::new(false), there: Condvar::new() }
+    }
+}
+
+impl<T> Reply<T> {
+    fn put(&self, value: Result<T>) {
         *lock(&self.value) = Some(value);
         self.answered.store(true, Ordering::Relaxed);
         self.there.notify_all();
     }
 
-    fn wait(&self) -> Result<()> {
+    fn wait(&self) -> Result<T> {
         let mut value = lock(&self.value);
         loop {
             match value.take() {
@@ -135,6 +150,8 @@ impl Reply {
 #[derive(Default)]
 struct Mailbox {
     commands: Vec<Command>,
+    /// Pause and duty limit.
+    control: control::Control,
     /// No more submits: the engine is closing.
     closed: bool,
     /// The engine thread has ended; nobody reads this any more.
@@ -145,6 +162,8 @@ struct Mailbox {
 struct Shared {
     mailbox: Mutex<Mailbox>,
     mail: Condvar,
+    /// The engine thread came to rest, or ended.
+    rested: Condvar,
     dispatch: Dispatch,
     helper: defer::Helper,
     stats: StatsCell,
@@ -201,6 +220,8 @@ pub struct Engine {
     defaults: GenerationDefaults,
     /// No weights: text functions only.
     text_only: bool,
+    /// What a saved prefix must match; none without weights.
+    identity: Option<Arc<prefix_file::Identity>>,
     running_max: usize,
     waiting_max: usize,
     threads: Mutex<Vec<JoinHandle>>,
@@ -215,9 +236,13 @@ impl Engine {
     /// `Reentrant` inside a callback.
     pub fn open(dir: &Path, mut options: EngineOptions) -> Result<Engine> {
         refuse_in_callback("open")?;
+        // What is wrong with these is told below, with everything else.
+        let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
+        let control = control::Control::new(duty);
         let shared = Arc::new(Shared {
-            mailbox: Mutex::default(),
+            mailbox: Mutex::new(Mailbox { control, ..Mailbox::default() }),
             mail: Condvar::new(),
+            rested: Condvar::new(),
             dispatch: Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone()),
             helper: defer::Helper::default(),
             stats: StatsCell::default(),
@@ -244,6 +269,7 @@ impl Engine {
             info: opened.info,
             defaults: opened.defaults,
             text_only: opened.machine.is_none(),
+            identity: opened.identity,
             running_max: opened.running_max,
             waiting_max: opened.waiting_max,
             threads: Mutex::default(),
@@ -265,7 +291,7 @@ impl Engine {
     }
 
     /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads. What waits for
-    /// [`Engine::next`] stays.
+    /// [`Engine::next`] stays. On a paused engine nothing could end by itself, so there is no grace.
     ///
     /// # Errors
     /// `Closed` for a second call, `Reentrant` inside a callback.
@@ -358,7 +384,8 @@ impl Engine {
         self.open_or_closed()?;
         let submitted = Instant::now();
         let context = self.info.context_length as usize;
-        let tokens = if options.defer { Vec::new() } else { self.text.prepare(prompt, context)? };
+        let tokens =
+            if options.defer { Vec::new() } else { self.text.prepare(prompt, TextOptions::default(), context)? };
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);

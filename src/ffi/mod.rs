@@ -20,10 +20,12 @@
 
 pub mod types;
 
+pub mod control;
 pub mod engine;
 pub mod error;
 pub mod event;
 pub mod library;
+pub mod prefix;
 pub mod prompt;
 pub mod request;
 pub mod text;

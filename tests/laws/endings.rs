@@ -176,12 +176,7 @@ fn every_accepted_request_ends_exactly_once_however_the_engine_ends() {
 /// Law 5: who does not read is paused, and then the first to give its pages back, so that it cannot hold them hostage.
 #[test]
 fn a_reader_that_never_reads_holds_no_pages_hostage() {
-    let bytes = |n: u64| {
-        let options = EngineOptions { memory_budget: 1, ..EngineOptions::default() };
-        Engine::open(&fixture("llama"), options).map(|_| ()).unwrap_err().needed * n
-    };
-    let options = EngineOptions { max_running: 4, threads: 1, memory_budget: bytes(8), ..EngineOptions::default() };
-    let engine = Engine::open(&fixture("llama"), options).unwrap();
+    let engine = open(&fixture("llama"), CpuTier::Auto, 4, 0, 8, 1);
     let job = |first: u32, prompt: u32, queue_tokens| Job {
         prompt: (0..prompt).map(|i| (first + i) % 128).collect(),
         options: RequestOptions {

@@ -85,16 +85,15 @@ impl Shape {
     }
 
     fn open(&self, place: &Place) -> Engine {
-        // Bytes of one page: found by asking for less and reading the error.
-        let options = EngineOptions { memory_budget: 1, ..self.options(place.tier) };
-        let page_bytes = Engine::open(&place.dir, options).map(|_| ()).unwrap_err().needed;
-        let options = EngineOptions {
+        let mut options = EngineOptions {
             threads: self.threads,
             max_running: self.running,
             step_tokens: self.step_tokens,
-            memory_budget: self.pages * page_bytes,
             ..self.options(place.tier)
         };
+        let plan = Engine::plan(&place.dir, &options).unwrap();
+        let kv = self.pages * u64::from(self.page_tokens) * plan.kv_bytes_per_token;
+        options.memory_budget = plan.weight_bytes + plan.workspace_bytes + kv;
         Engine::open(&place.dir, options).unwrap()
     }
 
@@ -230,6 +229,11 @@ fn host(engine: &Engine, jobs: &[Storming], mut random: Random) -> (Vec<Vec<Even
     let (mut next, mut stalls) = (0, 0);
     while next < jobs.len() || !open.is_empty() {
         if next < jobs.len() && (open.is_empty() || random.below(4) == 0) {
+            set_random_duty(engine, &mut random);
+            if random.below(4) == 0 {
+                engine.pause(Some(Duration::from_millis(random.below(3) as u64))).unwrap();
+            }
+            engine.resume().unwrap();
             let running = jobs[next].submit(engine);
             heard[next] = Some(running.heard.clone());
             open.push(running);

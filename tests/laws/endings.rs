@@ -188,18 +188,18 @@ fn a_reader_that_never_reads_holds_no_pages_hostage() {
             ..RequestOptions::default()
         },
     };
-    // Two of them take all pages and stall; priority does not help them.
+    // Two of them stall, with most pages; the second may already have taken the first one's. Priority does not help them.
     let mut stuck = job(0, 50, 1);
     stuck.options.priority = 100;
     let lazy = [stuck.submit(&engine, Sink::Pull), job(60, 50, 1).submit(&engine, Sink::Pull)];
     while engine.stats().unwrap().stalled < 2 {
         std::thread::yield_now();
     }
-    assert!(engine.stats().unwrap().pages_used >= 6);
+    assert!(engine.stats().unwrap().pages_used >= 4);
     // This one needs every page there is.
     let long = answer(&drain(&job(7, 100, 0).submit(&engine, Sink::Pull)));
     assert_eq!(long.tokens.len(), 20);
-    assert!(engine.stats().unwrap().preemptions >= 2, "{:?}", engine.stats());
+    assert!(engine.stats().unwrap().preemptions >= 1, "{:?}", engine.stats());
     // They were computed again from the beginning, and nobody can see it.
     for (lazy, job) in lazy.iter().zip([stuck, job(60, 50, 1)]) {
         let got = answer(&drain(lazy));

@@ -359,7 +359,7 @@ fn the_storyteller_obeys_law_one_too() {
     let mut tally = Tally::default();
     for round in 0..rounds() {
         for (index, tier) in astrai::backend::cpu::tiers().into_iter().enumerate() {
-            tally.add(storm(&storyteller(tier, 6), seed + round * 100 + index as u64));
+            tally.add(storm(&storyteller(tier, 4), seed + round * 100 + index as u64));
         }
     }
     // A few requests of one round need not be of every kind; the tiny models' are.

@@ -139,7 +139,7 @@ impl World {
             let computing =
                 |l: &Live| self.scheduler.get(l.handle).is_some_and(|s| s.computed > 0 && s.computed < s.prompt_len);
             let any = self.random.below(self.live.len());
-            let at = self.live.iter().position(computing).filter(|_| any % 2 == 0).unwrap_or(any);
+            let at = self.live.iter().position(computing).filter(|_| any.is_multiple_of(2)).unwrap_or(any);
             let sequence = self.scheduler.get(self.live[at].handle).expect("live sequences exist");
             self.tally.cancelled += 1;
             self.tally.cancelled_in_prefill +=
@@ -249,9 +249,9 @@ impl World {
             rows.iter().map(|r| hashes(&self.scheduler.get(r.sequence).expect("planned").tokens)).collect();
         for (row, hashes) in rows.iter().zip(&wanted) {
             for group in 0..self.stored.len() {
-                for position in row.first..row.first + row.count {
+                for (position, hash) in hashes.iter().enumerate().skip(row.first).take(row.count) {
                     let place = self.place(row, group, position);
-                    self.stored[group][place] = hashes[position];
+                    self.stored[group][place] = *hash;
                 }
             }
         }

@@ -111,6 +111,8 @@ pub struct EngineOptions {
     pub progress: Option<ProgressFn>,
     /// Log lines.
     pub log: Option<LogFn>,
+    /// Watches every step. For measurements in Rust; the C API has no such option.
+    pub trace: Option<super::Trace>,
 }
 
 /// A piece of a raw prompt.

@@ -6,6 +6,7 @@
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
 use super::delivery::{Outbox, closed, lock, wait_until};
+use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
 use crate::backend::Backend;
 use crate::cache::Handle;
@@ -33,6 +34,7 @@ pub(super) struct Core {
     closing: Option<Instant>,
     dead: bool,
     panic_next: bool,
+    trace: Option<Tracer>,
 }
 
 /// The parts that compute.
@@ -52,7 +54,7 @@ pub(super) struct Machine {
 }
 
 impl Core {
-    pub fn new(shared: Arc<Shared>, machine: Machine) -> Core {
+    pub fn new(shared: Arc<Shared>, machine: Machine, trace: Option<Trace>) -> Core {
         let stats = Stats { pages_free: machine.scheduler.pages().2 as u64, ..Stats::default() };
         shared.stats.publish(&stats);
         Core {
@@ -65,6 +67,7 @@ impl Core {
             closing: None,
             dead: false,
             panic_next: false,
+            trace: trace.map(Tracer::new),
         }
     }
 
@@ -270,8 +273,14 @@ impl Core {
         self.note_admissions(begin);
         let forward = Instant::now();
         self.machine.forward();
+        if let Some(trace) = &mut self.trace {
+            trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
+        }
         self.sample();
         self.account(forward);
+        if let Some(trace) = &mut self.trace {
+            trace.call(&self.machine.scheduler, self.machine.page_tokens);
+        }
         true
     }
 

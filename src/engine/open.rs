@@ -45,14 +45,22 @@ struct Sizing {
     kv: DType,
 }
 
+/// What loading reports to: bytes done and in all; `false` aborts.
+type Report<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
+
+/// The caller's progress function, as one that knows it is a callback.
+fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
+    let mut progress = options.progress.take();
+    move |done, total| {
+        let _scope = super::delivery::CallbackScope::new();
+        progress.as_mut().is_none_or(|p| p(done, total))
+    }
+}
+
 /// Reads the folder and prepares everything but the threads.
 pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(LogLevel, String)) -> Result<Opened> {
     check_options(options)?;
-    let mut progress = options.progress.take();
-    let mut progress = |done, total| {
-        let _scope = super::delivery::CallbackScope::new();
-        progress.as_mut().is_none_or(|p| p(done, total))
-    };
+    let mut progress = report(options);
     let folder_options = FolderOptions { no_mmap: options.no_mmap, text_only: options.text_only };
     // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
     let mut half = 0;
@@ -64,15 +72,37 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
     if options.text_only {
         return text_only(&folder);
     }
-    let (family, model_type) = families::find(folder.config()?, folder.subject())?;
-    let config = Config::new(folder.config()?, folder.subject());
+    prepare(&folder, options, half, &mut progress, log)
+}
+
+/// As [`open`], for a source that is open already.
+pub(super) fn open_source(
+    source: &dyn ModelSource,
+    options: &mut EngineOptions,
+    log: &mut dyn FnMut(LogLevel, String),
+) -> Result<Opened> {
+    check_options(options)?;
+    let mut progress = report(options);
+    if options.text_only { text_only(source) } else { prepare(source, options, 0, &mut progress, log) }
+}
+
+/// Everything after the reading. `read` bytes have been reported; binding reports as many again.
+fn prepare(
+    source: &dyn ModelSource,
+    options: &EngineOptions,
+    read: u64,
+    progress: Report,
+    log: &mut dyn FnMut(LogLevel, String),
+) -> Result<Opened> {
+    let (family, model_type) = families::find(source.config()?, source.subject())?;
+    let config = Config::new(source.config()?, source.subject());
     let architecture = (family.architecture)(&config, &model_type)?;
-    let defaults = GenerationDefaults::from_source(&folder)?;
+    let defaults = GenerationDefaults::from_source(source)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
         let vocab = architecture.vocab;
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
-    let text = TextKit::open(&folder, architecture.vocab)?;
+    let text = TextKit::open(source, architecture.vocab)?;
     let sizing = Sizing::of(options, &architecture)?;
     let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
     let backend = CpuBackend::new(options.cpu_tier, options.threads as usize, thread_options)?;
@@ -90,10 +120,11 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
         has_chat_template: text.has_template(),
     };
     let allowed = allowed_tokens(&text, architecture.vocab)?;
-    let parts = Parts { family, architecture, folder: &folder, allowed };
+    let parts = Parts { family, architecture, source, allowed };
     let mut binding = |done: u64, total: u64| {
+        let half = if read == 0 { total } else { read };
         let share = (done as f64 / total.max(1) as f64).min(1.0);
-        progress(half + (half as f64 * share) as u64, half.saturating_mul(2))
+        progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
     let machine = build(parts, &sizing, Box::new(backend), &mut binding, log)?;
     log(LogLevel::Info, describe(&info, &sizing));
@@ -107,10 +138,10 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
     })
 }
 
-fn text_only(folder: &Folder) -> Result<Opened> {
-    let text = TextKit::open(folder, 0)?;
+fn text_only(source: &dyn ModelSource) -> Result<Opened> {
+    let text = TextKit::open(source, 0)?;
     let tokenizer = text.tokenizer()?;
-    let special = folder.special_tokens()?;
+    let special = source.special_tokens()?;
     let id = |name| special.get(name).and_then(|t| tokenizer.id(t));
     let info = Info {
         device_name: "none (text only)".into(),
@@ -248,7 +279,7 @@ fn frames(
 struct Parts<'a> {
     family: &'a Family,
     architecture: Architecture,
-    folder: &'a Folder,
+    source: &'a dyn ModelSource,
     allowed: AllowedTokens,
 }
 
@@ -259,9 +290,9 @@ fn build(
     progress: weights::Progress,
     log: &mut dyn FnMut(LogLevel, String),
 ) -> Result<Machine> {
-    let Parts { family, architecture, folder, allowed } = parts;
+    let Parts { family, architecture, source, allowed } = parts;
     let mut note = |line| log(LogLevel::Debug, line);
-    let bound = weights::bind(&architecture, family, folder, &mut *backend, progress, &mut note)?;
+    let bound = weights::bind(&architecture, family, source, &mut *backend, progress, &mut note)?;
     let shapes: Vec<KvShape> =
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();
     let vocab = architecture.vocab;

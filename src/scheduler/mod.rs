@@ -15,9 +15,11 @@
 //! there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
 
 mod sequence;
+mod view;
 
 pub use crate::cache::Handle;
 pub use sequence::{Sequence, State};
+pub use view::PageOwner;
 
 use crate::cache::prefix::ROOT;
 use crate::cache::{Page, PagePool, PrefixTree, Slots};

@@ -111,6 +111,8 @@ pub struct EngineOptions {
     pub progress: Option<ProgressFn>,
     /// Log lines.
     pub log: Option<LogFn>,
+    /// How requests are batched.
+    pub policy: crate::scheduler::Policy,
     /// Watches every step. For measurements in Rust; the C API has no such option.
     pub trace: Option<super::Trace>,
 }

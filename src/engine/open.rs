@@ -14,7 +14,7 @@ use crate::model::{Model, Step, Tables, config::Config, weights};
 use crate::os::memory;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, Sampler};
-use crate::scheduler::{BatchPlan, Capacity, Scheduler};
+use crate::scheduler::{BatchPlan, Capacity, Policy, Scheduler};
 use crate::source::{Folder, FolderOptions, GenerationDefaults, ModelSource};
 use std::path::Path;
 
@@ -43,6 +43,7 @@ struct Sizing {
     step_tokens: usize,
     frames: usize,
     kv: DType,
+    policy: Policy,
 }
 
 /// What loading reports to: bytes done and in all; `false` aborts.
@@ -244,6 +245,7 @@ impl Sizing {
             step_tokens: or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max),
             frames,
             kv,
+            policy: o.policy,
         })
     }
 }
@@ -304,6 +306,7 @@ fn build(
         step_tokens: sizing.step_tokens,
         page_tokens: sizing.page_tokens,
         frames: vec![sizing.frames; shapes.len()],
+        policy: sizing.policy,
     });
     let mut logits = Vec::new();
     let count = logits_rows * vocab;

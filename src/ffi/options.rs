@@ -105,6 +105,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         affinity_mask: o.affinity_mask,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
+        policy: Default::default(),
         trace: None,
     })
 }

@@ -26,6 +26,18 @@ use crate::cache::{Page, PagePool, PrefixTree, Slots};
 use crate::error::{Error, Result, Status, Unit};
 use std::collections::VecDeque;
 
+/// How requests are batched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// A freed slot is filled at the next step.
+    #[default]
+    Continuous,
+    /// A batch runs until its longest request is done.
+    Static,
+    /// One forward pass for each distinct position.
+    Grouped,
+}
+
 /// What a scheduler may use.
 #[derive(Clone, Debug)]
 pub struct Capacity {
@@ -39,6 +51,8 @@ pub struct Capacity {
     pub page_tokens: usize,
     /// Page frames of each layer group.
     pub frames: Vec<usize>,
+    /// How requests are batched.
+    pub policy: Policy,
 }
 
 /// Adjacent tokens of one sequence in a step.

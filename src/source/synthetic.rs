@@ -22,7 +22,8 @@ const GAIN_SPREAD: f32 = 0.1;
 /// Values a weight may have: as many as 12 random bits name.
 const LEVELS: usize = 1 << 12;
 
-/// A model of random bf16 weights.
+/// A model of random bf16 weights. Clones share them.
+#[derive(Clone)]
 pub struct Synthetic {
     subject: String,
     config: Value,

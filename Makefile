@@ -61,8 +61,8 @@ lint: need-cargo need-cc ## formatting, clippy and documentation, all without wa
 header: need-cargo ## write include/astrai.h anew from src/ffi
 	ASTRAI_BLESS=1 $(CARGO) test --test header
 
-bench: need-cargo ## tokens per second on models/storyteller
-	$(CARGO) bench --bench decode --bench sample
+bench: need-cargo ## tokens per second on models/storyteller, ns per sampled token and per page
+	$(CARGO) bench --bench decode --bench sample --bench pages
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

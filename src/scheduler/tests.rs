@@ -20,7 +20,14 @@ struct Request {
 /// Runs `steps` steps of random traffic; every request must see each of its positions' logits exactly once, in order.
 fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
     let mut random = Random(seed);
-    let capacity = Capacity { running_max: 6, waiting_max: 20, step_tokens: 24, page_tokens: 4, frames: vec![frames], policy: Policy::Continuous };
+    let capacity = Capacity {
+        running_max: 6,
+        waiting_max: 20,
+        step_tokens: 24,
+        page_tokens: 4,
+        frames: vec![frames],
+        policy: Policy::Continuous,
+    };
     let mut scheduler = Scheduler::new(capacity.clone());
     let mut plan = BatchPlan::default();
     let mut live: Vec<Request> = Vec::new();
@@ -101,7 +108,14 @@ fn random_traffic_keeps_the_books_right() {
 
 #[test]
 fn a_lone_request_runs_to_its_end_in_chunks() {
-    let capacity = Capacity { running_max: 2, waiting_max: 2, step_tokens: 8, page_tokens: 4, frames: vec![8], policy: Policy::Continuous };
+    let capacity = Capacity {
+        running_max: 2,
+        waiting_max: 2,
+        step_tokens: 8,
+        page_tokens: 4,
+        frames: vec![8],
+        policy: Policy::Continuous,
+    };
     let mut scheduler = Scheduler::new(capacity);
     let handle = scheduler.submit((0..19).collect(), 21, 18, 0).unwrap();
     let mut plan = BatchPlan::default();
@@ -120,7 +134,14 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
 }
 
 fn capacity(running_max: usize, step_tokens: usize, frames: usize) -> Capacity {
-    Capacity { running_max, waiting_max: 99, step_tokens, page_tokens: 4, frames: vec![frames], policy: Policy::Continuous }
+    Capacity {
+        running_max,
+        waiting_max: 99,
+        step_tokens,
+        page_tokens: 4,
+        frames: vec![frames],
+        policy: Policy::Continuous,
+    }
 }
 
 /// Runs until `handles` have each sampled one token; returns tokens computed.
@@ -199,7 +220,14 @@ fn a_higher_priority_is_admitted_first() {
 
 #[test]
 fn what_can_never_fit_is_refused_with_numbers() {
-    let capacity = Capacity { running_max: 1, waiting_max: 1, step_tokens: 8, page_tokens: 4, frames: vec![8], policy: Policy::Continuous };
+    let capacity = Capacity {
+        running_max: 1,
+        waiting_max: 1,
+        step_tokens: 8,
+        page_tokens: 4,
+        frames: vec![8],
+        policy: Policy::Continuous,
+    };
     let mut scheduler = Scheduler::new(capacity);
     let error = scheduler.submit(vec![1; 30], 33, 29, 0).unwrap_err();
     assert_eq!((error.status, error.needed, error.available), (Status::NeverFits, 33, 32));

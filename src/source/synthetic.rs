@@ -45,7 +45,9 @@ impl Synthetic {
             return Err(Error::format(format!("tensor {} is named twice", pair[0].name)).about(name));
         }
         if infos.len() > limits::TENSORS_MAX {
-            return Err(Error::format(format!("{} tensors, more than {}", infos.len(), limits::TENSORS_MAX)).about(name));
+            return Err(
+                Error::format(format!("{} tensors, more than {}", infos.len(), limits::TENSORS_MAX)).about(name)
+            );
         }
         let bytes = fill(&infos, seed)?;
         Ok(Synthetic { subject: name.to_owned(), config, infos, bytes })

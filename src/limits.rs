@@ -43,6 +43,12 @@ pub const WAITING_MAX: usize = 1 << 20;
 pub const WAITING_DEFAULT: usize = 4096;
 /// Sequences running at once, by default.
 pub const RUNNING_DEFAULT: usize = 16;
+/// Arrivals of one age bucket: within it the sequence with the longest cached prefix is admitted first.
+pub const AGE_BUCKET_ARRIVALS: usize = 32;
+/// Admissions a waiting sequence sees before it ranks above every priority.
+pub const OVERTAKEN_MAX: usize = 256;
+/// Waiting sequences looked at to find the next one to admit.
+pub const REFILL_SCAN_MAX: usize = 128;
 /// Tokens of one step, by default: a prefill chunk and all decode rows.
 pub const STEP_TOKENS_DEFAULT: usize = 256;
 /// Most tokens of one step.

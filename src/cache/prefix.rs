@@ -6,9 +6,11 @@
 //!
 //! Invariants ([`PrefixTree::check`]): a node without children, attachments and pins is in the list of what may be
 //! evicted, ordered by last use; no other node is. Frames of a node have the tree as an owner exactly once.
+//!
+//! All memory is reserved by [`PrefixTree::new`]: a step allocates nothing here.
 
 use super::pages::{Page, PagePool};
-use std::collections::HashMap;
+use crate::error::{Error, Result};
 use std::hash::{BuildHasher, RandomState};
 
 /// Index of a node.
@@ -21,10 +23,8 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 struct Node {
     parent: NodeId,
-    /// `page_tokens` tokens; empty for the root and for free nodes.
-    tokens: Vec<u32>,
-    /// A frame in each layer group.
-    pages: Vec<Page>,
+    /// It is the root or holds a page.
+    alive: bool,
     children: u32,
     /// Sequences attached here.
     attached: u32,
@@ -32,7 +32,7 @@ struct Node {
     pinned: u32,
     last_used: u64,
     hash: u64,
-    /// Next node of the same hash.
+    /// Next node of the same bucket.
     next_same: NodeId,
     /// Neighbours in the list of what may be evicted: older, younger.
     older: NodeId,
@@ -44,8 +44,7 @@ impl Node {
     fn new() -> Node {
         Node {
             parent: NONE,
-            tokens: Vec::new(),
-            pages: Vec::new(),
+            alive: false,
             children: 0,
             attached: 0,
             pinned: 0,
@@ -67,36 +66,80 @@ impl Node {
 #[derive(Debug)]
 pub struct PrefixTree {
     nodes: Vec<Node>,
+    /// `[nodes][page_tokens]`: the tokens of each node's page.
+    tokens: Vec<u32>,
+    /// `[nodes][groups]`: its frame in each layer group.
+    frames: Vec<Page>,
     free: Vec<NodeId>,
-    /// First node of each hash.
-    index: HashMap<u64, NodeId>,
+    /// First node of each bucket of hashes; a power of two of them.
+    buckets: Vec<NodeId>,
     hasher: RandomState,
     page_tokens: usize,
+    groups: usize,
     clock: u64,
     oldest: NodeId,
     youngest: NodeId,
     evictions: u64,
+    /// Counts additions and evictions.
+    version: u64,
 }
 
 impl PrefixTree {
-    /// An empty tree over pages of `page_tokens` tokens.
-    pub fn new(page_tokens: usize) -> PrefixTree {
-        PrefixTree {
-            nodes: vec![Node::new()],
+    /// An empty tree over pages of `page_tokens` tokens with a frame in each of `groups` layer groups, of which there are
+    /// `frames` at most.
+    ///
+    /// # Errors
+    /// `Memory` when the room for that many pages cannot be had.
+    pub fn new(page_tokens: usize, groups: usize, frames: usize) -> Result<PrefixTree> {
+        let nodes = frames + 1;
+        let bytes = nodes.saturating_mul(size_of::<Node>() + 4 * (page_tokens + groups + 3));
+        let full = |_| Error::memory("the prefix tree", bytes as u64);
+        let mut tree = PrefixTree {
+            nodes: Vec::new(),
+            tokens: Vec::new(),
+            frames: Vec::new(),
             free: Vec::new(),
-            index: HashMap::new(),
+            buckets: Vec::new(),
             hasher: RandomState::new(),
             page_tokens,
+            groups,
             clock: 0,
             oldest: NONE,
             youngest: NONE,
             evictions: 0,
-        }
+            version: 0,
+        };
+        tree.nodes.try_reserve_exact(nodes).map_err(full)?;
+        tree.tokens.try_reserve_exact(nodes.saturating_mul(page_tokens)).map_err(full)?;
+        tree.frames.try_reserve_exact(nodes.saturating_mul(groups)).map_err(full)?;
+        tree.free.try_reserve_exact(nodes).map_err(full)?;
+        let buckets = nodes.next_power_of_two();
+        tree.buckets.try_reserve_exact(buckets).map_err(full)?;
+        tree.buckets.resize(buckets, NONE);
+        tree.new_node();
+        Ok(tree)
+    }
+
+    /// A node with room for its tokens and frames, alive.
+    fn new_node(&mut self) -> NodeId {
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.nodes.push(Node::new());
+            self.tokens.resize(self.nodes.len() * self.page_tokens, 0);
+            self.frames.resize(self.nodes.len() * self.groups, 0);
+            (self.nodes.len() - 1) as NodeId
+        });
+        self.node_mut(id).alive = true;
+        id
     }
 
     /// Pages evicted so far, counted once for all layer groups.
     pub fn evictions(&self) -> u64 {
         self.evictions
+    }
+
+    /// A number that changes whenever [`PrefixTree::matched`] may have another answer.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     fn node(&self, id: NodeId) -> &Node {
@@ -107,15 +150,31 @@ impl PrefixTree {
         &mut self.nodes[id as usize]
     }
 
+    /// The tokens of a node's page.
+    fn tokens_of(&self, id: NodeId) -> &[u32] {
+        &self.tokens[id as usize * self.page_tokens..][..self.page_tokens]
+    }
+
+    /// A node's frame in each layer group.
+    fn frames_of(&self, id: NodeId) -> &[Page] {
+        &self.frames[id as usize * self.groups..][..self.groups]
+    }
+
     fn hash(&self, parent: NodeId, tokens: &[u32]) -> u64 {
         self.hasher.hash_one((parent, tokens))
     }
 
+    fn bucket(&mut self, hash: u64) -> &mut NodeId {
+        let mask = self.buckets.len() - 1;
+        &mut self.buckets[hash as usize & mask]
+    }
+
     fn child(&self, parent: NodeId, tokens: &[u32]) -> Option<NodeId> {
-        let mut at = *self.index.get(&self.hash(parent, tokens))?;
+        let hash = self.hash(parent, tokens);
+        let mut at = self.buckets[hash as usize & (self.buckets.len() - 1)];
         while at != NONE {
             let node = self.node(at);
-            if node.parent == parent && node.tokens == tokens {
+            if node.hash == hash && node.parent == parent && self.tokens_of(at) == tokens {
                 return Some(at);
             }
             at = node.next_same;
@@ -132,7 +191,7 @@ impl PrefixTree {
             at = child;
             pages += 1;
             // A node's frames are used alike in every group.
-            unused += usize::from(pools[0].is_cached(self.node(at).pages[0]));
+            unused += usize::from(pools[0].is_cached(self.frames_of(at)[0]));
         }
         (pages, unused)
     }
@@ -149,7 +208,7 @@ impl PrefixTree {
         for page in tokens.chunks_exact(self.page_tokens).take(tokens_max / self.page_tokens) {
             let Some(child) = self.child(at, page) else { break };
             at = child;
-            for ((table, pool), &frame) in tables.iter_mut().zip(pools.iter_mut()).zip(&self.nodes[at as usize].pages) {
+            for ((table, pool), &frame) in tables.iter_mut().zip(pools.iter_mut()).zip(self.frames_of(at)) {
                 pool.share(frame);
                 table.push(frame);
             }
@@ -163,7 +222,7 @@ impl PrefixTree {
     pub fn insert(&mut self, parent: NodeId, tokens: &[u32], pages: &mut [Page], pools: &mut [PagePool]) -> NodeId {
         let id = match self.child(parent, tokens) {
             Some(existing) => {
-                for ((mine, pool), &frame) in pages.iter_mut().zip(pools).zip(&self.nodes[existing as usize].pages) {
+                for ((mine, pool), &frame) in pages.iter_mut().zip(pools).zip(self.frames_of(existing)) {
                     if *mine != frame {
                         pool.share(frame);
                         pool.release(*mine);
@@ -180,17 +239,14 @@ impl PrefixTree {
     }
 
     fn add(&mut self, parent: NodeId, tokens: &[u32], pages: &[Page], pools: &mut [PagePool]) -> NodeId {
+        self.version += 1;
         let hash = self.hash(parent, tokens);
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.nodes.push(Node::new());
-            (self.nodes.len() - 1) as NodeId
-        });
-        let next_same = self.index.insert(hash, id).unwrap_or(NONE);
+        let id = self.new_node();
+        let next_same = std::mem::replace(self.bucket(hash), id);
+        self.tokens[id as usize * self.page_tokens..][..self.page_tokens].copy_from_slice(tokens);
+        self.frames[id as usize * self.groups..][..self.groups].copy_from_slice(pages);
         let node = self.node_mut(id);
-        node.parent = parent;
-        node.tokens.extend_from_slice(tokens);
-        node.pages.extend_from_slice(pages);
-        (node.hash, node.next_same) = (hash, next_same);
+        (node.parent, node.hash, node.next_same) = (parent, hash, next_same);
         pages.iter().zip(pools).for_each(|(&page, pool)| pool.cache(page));
         self.node_mut(parent).children += 1;
         id
@@ -233,12 +289,11 @@ impl PrefixTree {
         self.unlist(id);
         self.unindex(id);
         self.evictions += 1;
+        self.version += 1;
         let node = self.node_mut(id);
+        node.alive = false;
         let parent = node.parent;
-        node.tokens.clear();
-        let mut pages = std::mem::take(&mut node.pages);
-        pages.drain(..).zip(pools).for_each(|(page, pool)| pool.uncache(page));
-        self.node_mut(id).pages = pages;
+        self.frames_of(id).iter().zip(pools).for_each(|(&page, pool)| pool.uncache(page));
         self.free.push(id);
         self.node_mut(parent).children -= 1;
         self.list(parent);
@@ -247,16 +302,11 @@ impl PrefixTree {
 
     fn unindex(&mut self, id: NodeId) {
         let (hash, next) = (self.node(id).hash, self.node(id).next_same);
-        let first = self.index[&hash];
-        if first == id {
-            if next == NONE {
-                self.index.remove(&hash)
-            } else {
-                self.index.insert(hash, next)
-            };
+        let mut at = *self.bucket(hash);
+        if at == id {
+            *self.bucket(hash) = next;
             return;
         }
-        let mut at = first;
         while self.node(at).next_same != id {
             at = self.node(at).next_same;
         }
@@ -311,18 +361,21 @@ impl PrefixTree {
 
     /// Frames the tree owns in a layer group.
     pub fn pages(&self, group: usize) -> impl Iterator<Item = Page> {
-        self.nodes.iter().filter_map(move |n| n.pages.get(group).copied())
+        let pages = (1..self.nodes.len()).filter(|&id| self.nodes[id].alive);
+        pages.map(move |id| self.frames[id * self.groups + group])
     }
 
     /// Proves the invariants, given the sequences' attachments.
-    pub fn check(&self, attachments: impl Iterator<Item = NodeId>) -> Result<(), String> {
+    pub fn check(&self, attachments: impl Iterator<Item = NodeId>) -> std::result::Result<(), String> {
         let mut attached = vec![0u32; self.nodes.len()];
         let mut children = vec![0u32; self.nodes.len()];
         attachments.for_each(|id| attached[id as usize] += 1);
-        let alive = |id: usize| id == 0 || !self.nodes[id].tokens.is_empty();
+        let alive = |id: usize| self.nodes[id].alive;
         for (id, node) in self.nodes.iter().enumerate().filter(|(id, _)| *id != 0 && alive(*id)) {
             children[node.parent as usize] += 1;
-            if !alive(node.parent as usize) || self.child(node.parent, &node.tokens) != Some(id as NodeId) {
+            if !alive(node.parent as usize)
+                || self.child(node.parent, self.tokens_of(id as NodeId)) != Some(id as NodeId)
+            {
                 return Err(format!("node {id} cannot be found from its parent {}", node.parent));
             }
         }
@@ -380,7 +433,7 @@ mod tests {
     #[test]
     fn shares_what_is_equal_and_evicts_the_oldest_leaf() {
         let mut pools = [PagePool::new(8), PagePool::new(8)];
-        let mut tree = PrefixTree::new(2);
+        let mut tree = PrefixTree::new(2, 2, 8).unwrap();
         assert_eq!(visit(&mut tree, &mut pools, &[1, 2, 3, 4]), 0);
         assert_eq!(visit(&mut tree, &mut pools, &[1, 2, 3, 4, 5, 6]), 2);
         assert_eq!(visit(&mut tree, &mut pools, &[1, 2, 9, 9]), 1);
@@ -403,7 +456,7 @@ mod tests {
     #[test]
     fn two_that_computed_the_same_page_end_with_one() {
         let mut pools = [PagePool::new(4)];
-        let mut tree = PrefixTree::new(2);
+        let mut tree = PrefixTree::new(2, 1, 4).unwrap();
         let (mut a, mut b) = (page(&mut pools), page(&mut pools));
         (0..2).for_each(|_| tree.attach(ROOT));
         let first = tree.insert(ROOT, &[7, 7], &mut a, &mut pools);

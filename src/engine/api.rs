@@ -4,6 +4,7 @@
 pub use crate::backend::cpu::Tier as CpuTier;
 use crate::error::Error;
 use crate::limits;
+pub use crate::scheduler::Policy;
 use std::sync::Arc;
 
 /// Where the model runs.
@@ -107,12 +108,12 @@ pub struct EngineOptions {
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
+    /// Who may be in a step together; for measurements.
+    pub policy: Policy,
     /// Load progress.
     pub progress: Option<ProgressFn>,
     /// Log lines.
     pub log: Option<LogFn>,
-    /// How requests are batched.
-    pub policy: crate::scheduler::Policy,
     /// Watches every step. For measurements in Rust; the C API has no such option.
     pub trace: Option<super::Trace>,
 }

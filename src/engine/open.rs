@@ -307,7 +307,7 @@ fn build(
         page_tokens: sizing.page_tokens,
         frames: vec![sizing.frames; shapes.len()],
         policy: sizing.policy,
-    });
+    })?;
     let mut logits = Vec::new();
     let count = logits_rows * vocab;
     logits.try_reserve_exact(count).map_err(|_| Error::memory("logits", count as u64 * 4))?;

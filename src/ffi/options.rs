@@ -6,7 +6,8 @@ use super::input::{self, CallerStruct};
 use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
-    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, ProgressFn, RequestOptions, Stats, TextOptions, Type,
+    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Policy, ProgressFn, RequestOptions, Stats, TextOptions,
+    Type,
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
@@ -103,9 +104,9 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         step_tokens: o.step_tokens,
         memory_budget: o.memory_budget,
         affinity_mask: o.affinity_mask,
+        policy: Policy::Continuous,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
-        policy: Default::default(),
         trace: None,
     })
 }

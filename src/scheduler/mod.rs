@@ -7,36 +7,33 @@
 //!
 //! Pages are taken when the next token needs one, never for the longest possible sequence. A full page enters the prefix
 //! tree as soon as it is computed; a sequence begins with the pages the tree has for it, and one whose beginning another is
-//! just computing waits for that. When pages run out, the least recently used ones nobody uses leave the tree; then the
-//! youngest sequence gives all of its pages back and waits at the head of the queue. Its tokens are computed again later,
-//! mostly from the tree, which nobody can see in the result (law 1).
+//! just computing waits for that. When pages run out, the least recently used ones nobody uses leave the tree; then a
+//! sequence gives all of its pages back and waits again: a paused one, else the last in [`Rank`]. Its tokens are computed
+//! again later, mostly from the tree, which nobody can see in the result (law 1).
+//!
+//! A step costs time in proportion to its rows, not to waiting or running sequences beyond them, and allocates nothing
+//! unless a sequence outgrows its vectors.
 //!
 //! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences whose tables name it and to the tree if it is
 //! there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
 
+mod check;
+mod policy;
+mod queue;
 mod sequence;
 mod view;
 
 pub use crate::cache::Handle;
+pub use policy::Policy;
+pub use queue::Rank;
 pub use sequence::{Sequence, State};
 pub use view::PageOwner;
 
 use crate::cache::prefix::ROOT;
 use crate::cache::{Page, PagePool, PrefixTree, Slots};
 use crate::error::{Error, Result, Status, Unit};
-use std::collections::VecDeque;
-
-/// How requests are batched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// A freed slot is filled at the next step.
-    #[default]
-    Continuous,
-    /// A batch runs until its longest request is done.
-    Static,
-    /// One forward pass for each distinct position.
-    Grouped,
-}
+use crate::limits;
+use queue::Queue;
 
 /// What a scheduler may use.
 #[derive(Clone, Debug)]
@@ -51,7 +48,7 @@ pub struct Capacity {
     pub page_tokens: usize,
     /// Page frames of each layer group.
     pub frames: Vec<usize>,
-    /// How requests are batched.
+    /// Who may be in a step together.
     pub policy: Policy,
 }
 
@@ -103,36 +100,63 @@ pub struct Scheduler {
     sequences: Slots<Sequence>,
     /// Slot numbers of running sequences.
     slots: Slots<Handle>,
-    /// Running sequences, oldest admission first.
+    /// Running sequences by rank.
     running: Vec<Handle>,
-    waiting: VecDeque<Handle>,
+    waiting: Queue,
+    /// Ended, not yet removed.
     finished: Vec<Handle>,
+    /// Of these, how many are running.
+    finished_running: usize,
+    /// Sequences that are paused; of these, how many are running.
+    paused: usize,
+    paused_running: usize,
     pools: Vec<PagePool>,
     tree: PrefixTree,
     counters: Counters,
+    arrivals: u64,
+    /// Number of the step being planned.
+    step: u64,
     /// The frames of one page, while it enters the tree.
     scratch: Vec<Page>,
+    /// `running`, while a phase may change it.
+    order: Vec<Handle>,
+    /// During refill: running sequences that are computing their prompt.
+    prefilling: Vec<Handle>,
 }
 
 impl Scheduler {
     /// An idle scheduler.
-    pub fn new(capacity: Capacity) -> Scheduler {
-        Scheduler {
+    ///
+    /// # Errors
+    /// `Memory` when the books for that many pages cannot be had.
+    pub fn new(capacity: Capacity) -> Result<Scheduler> {
+        let (groups, frames) = (capacity.frames.len(), capacity.frames.iter().copied().min().unwrap_or(0));
+        Ok(Scheduler {
             sequences: Slots::new(capacity.running_max + capacity.waiting_max),
             slots: Slots::new(capacity.running_max),
             running: Vec::with_capacity(capacity.running_max),
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             finished: Vec::new(),
+            finished_running: 0,
+            paused: 0,
+            paused_running: 0,
             pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect(),
-            tree: PrefixTree::new(capacity.page_tokens),
+            tree: PrefixTree::new(capacity.page_tokens, groups, frames)?,
             counters: Counters::default(),
-            scratch: Vec::new(),
+            arrivals: 0,
+            step: 0,
+            scratch: Vec::with_capacity(groups),
+            order: Vec::with_capacity(capacity.running_max),
+            prefilling: Vec::with_capacity(capacity.running_max),
             capacity,
-        }
+        })
     }
 
-    /// Adds a sequence to the queue. `prompt` is not empty; `len_max` is the longest it may become. It waits behind
-    /// those of its own or a higher priority.
+    /// Adds a sequence to the queue. `prompt` is not empty; `len_max` is the longest it may become; logits are wanted from
+    /// position `logits_from` on; a higher `priority` is admitted first.
+    ///
+    /// # Errors
+    /// `NeverFits` when all pages together could not hold it, with tokens; `QueueFull`.
     pub fn submit(&mut self, prompt: Vec<u32>, len_max: usize, logits_from: usize, priority: i32) -> Result<Handle> {
         let needed = len_max.div_ceil(self.capacity.page_tokens);
         let available = self.capacity.frames.iter().copied().min().unwrap_or(0);
@@ -147,26 +171,38 @@ impl Scheduler {
         if self.sequences.is_full() {
             self.cleanup();
         }
-        let sequence = Sequence::new(prompt, logits_from, priority, self.pools.len());
+        let rank = Rank::new(priority, self.arrivals);
+        let sequence = Sequence::new(prompt, logits_from, rank, self.pools.len());
         let handle = self.sequences.insert(sequence).map_err(|_| {
             let max = (self.capacity.running_max + self.capacity.waiting_max) as u64;
             Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
                 .numbers(Unit::Count, max + 1, max)
         })?;
-        let lower = |w: &Handle| self.sequences.get(*w).is_some_and(|s| s.priority < priority);
-        let at = self.waiting.iter().position(lower).unwrap_or(self.waiting.len());
-        self.waiting.insert(at, handle);
+        self.arrivals += 1;
+        self.enqueue(handle);
         Ok(handle)
+    }
+
+    fn enqueue(&mut self, handle: Handle) {
+        if let Some(sequence) = self.sequences.get_mut(handle) {
+            sequence.waits_since = self.waiting.insert(sequence.rank, handle);
+        }
     }
 
     /// Plans the next step into `plan`. An empty plan means that nothing can run now.
     pub fn plan(&mut self, plan: &mut BatchPlan) {
-        plan.rows.clear();
-        plan.tokens = 0;
+        self.begin(plan);
         self.cleanup();
         self.refill();
         self.decode(plan);
         self.prefill(plan);
+    }
+
+    /// Empties `plan` for the next step; the four phases follow.
+    pub fn begin(&mut self, plan: &mut BatchPlan) {
+        plan.rows.clear();
+        plan.tokens = 0;
+        self.step += 1;
     }
 
     /// Returns slots and pages of finished sequences.
@@ -174,40 +210,94 @@ impl Scheduler {
         if self.finished.is_empty() {
             return;
         }
-        for handle in std::mem::take(&mut self.finished) {
-            self.leave_slot(handle);
-            self.sequences.remove(handle);
-        }
-        let sequences = &self.sequences;
-        self.waiting.retain(|w| sequences.get(*w).is_some());
+        let batch_goes_on = self.capacity.policy == Policy::Static && self.finished_running < self.running.len();
+        let mut finished = std::mem::take(&mut self.finished);
+        finished.retain(|&handle| {
+            let stays = batch_goes_on && self.sequences.get(handle).is_some_and(Sequence::is_running);
+            if !stays {
+                self.leave_slot(handle);
+                let sequence = self.sequences.remove(handle);
+                self.paused -= usize::from(sequence.is_some_and(|s| s.paused));
+            }
+            stays
+        });
+        self.finished = finished;
     }
 
     /// Admits waiting sequences, in order, while there are slots and pages for what they have so far. A paused sequence
     /// gives way to one that could run.
     pub fn refill(&mut self) {
-        let mut at = 0;
-        while let Some(&handle) = self.waiting.get(at) {
-            let paused = |r: &&Handle| self.sequences.get(**r).is_some_and(|s| s.paused);
-            if self.slots.is_full() && !self.running.iter().any(|r| paused(&r)) {
-                return;
+        let may_begin = self.capacity.policy != Policy::Static || self.running.is_empty();
+        if self.waiting.is_empty() || !may_begin || (self.slots.is_full() && self.paused_running == 0) {
+            return;
+        }
+        self.find_prefilling();
+        loop {
+            while let Some((handle, rank)) = self.waiting.promote() {
+                self.sequences.get_mut(handle).expect("waiting sequences exist").rank = rank;
             }
-            if self.sequences.get(handle).is_none_or(|s| s.paused) || self.is_being_computed(handle) {
-                at += 1;
-            } else if self.has_room_for(handle) {
-                self.waiting.remove(at);
+            let Some(handle) = self.candidate() else { return };
+            if self.has_room_for(handle) {
                 self.admit(handle);
-            } else {
-                let Some(&paused) = self.running.iter().rev().find(paused) else { return };
-                self.preempt(paused);
-                at += 1;
+                continue;
+            }
+            let Some(paused) = self.last_paused() else { return };
+            self.preempt(paused);
+        }
+    }
+
+    /// The first in line that could use its turn; of its bucket, the one with the longest cached prefix.
+    fn candidate(&mut self) -> Option<Handle> {
+        let (tree, pools, version) = (&self.tree, &self.pools, self.tree.version());
+        let (sequences, prefilling) = (&mut self.sequences, &self.prefilling);
+        let mut best: Option<(usize, Rank, Handle)> = None;
+        for (rank, handle) in self.waiting.iter().take(limits::REFILL_SCAN_MAX) {
+            if best.is_some_and(|(_, first, _)| !first.same_bucket(rank)) {
+                break;
+            }
+            let Some(sequence) = sequences.get_mut(handle).filter(|s| !s.paused) else { continue };
+            if sequence.matched.0 != version {
+                sequence.matched = (version, tree.matched(&sequence.tokens, sequence.hit_max(), pools).0);
+            }
+            let matched = sequence.matched.1;
+            let sequence = sequences.get(handle)?;
+            let others = prefilling.iter().filter_map(|&p| sequences.get(p));
+            if !rank.is_overdue() && is_being_computed(sequence, matched, others, self.capacity.page_tokens) {
+                continue;
+            }
+            if best.is_none_or(|(most, ..)| matched > most) {
+                best = Some((matched, rank, handle));
             }
         }
+        best.map(|b| b.2)
+    }
+
+    fn find_prefilling(&mut self) {
+        let sequences = &self.sequences;
+        let computing = |h: &Handle| sequences.get(*h).is_some_and(|s| s.pending() > 1 && !s.paused && !s.finished);
+        self.prefilling.clear();
+        self.prefilling.extend(self.running.iter().copied().filter(computing));
+    }
+
+    /// The lowest-ranking paused sequence that runs.
+    fn last_paused(&self) -> Option<Handle> {
+        if self.paused_running == 0 {
+            return None;
+        }
+        self.running.iter().rev().copied().find(|h| self.sequences.get(*h).is_some_and(|s| s.paused && !s.finished))
+    }
+
+    /// Where a rank is, or belongs, among the running.
+    fn place_of(&self, rank: Rank) -> std::result::Result<usize, usize> {
+        self.running.binary_search_by_key(&Some(rank), |&h| self.sequences.get(h).map(|s| s.rank))
     }
 
     fn admit(&mut self, handle: Handle) {
         let Ok(slot) = self.slots.insert(handle) else { unreachable!("has_room_for found a slot") };
         let Some(sequence) = self.sequences.get_mut(handle) else { unreachable!("waiting sequences exist") };
-        let hit_max = sequence.hit_max();
+        let (hit_max, rank) = (sequence.hit_max(), sequence.rank);
+        self.waiting.remove(rank, sequence.waits_since);
+        self.waiting.count_admission();
         sequence.state = State::Running(slot);
         sequence.node = self.tree.share(&sequence.tokens, hit_max, &mut sequence.tables, &mut self.pools);
         sequence.tree_pages = sequence.tables.first().map_or(0, Vec::len);
@@ -217,7 +307,12 @@ impl Scheduler {
             self.counters.prefix_tokens_seen += sequence.prompt_len as u64;
             self.counters.prefix_tokens_hit += sequence.computed as u64;
         }
-        self.running.push(handle);
+        self.paused_running += usize::from(sequence.paused);
+        if sequence.pending() > 1 {
+            self.prefilling.push(handle);
+        }
+        let at = self.place_of(rank).unwrap_or_else(|at| at);
+        self.running.insert(at, handle);
     }
 
     /// Whether there is a slot, and pages for the sequence itself and for one page of growth of everyone who runs.
@@ -234,51 +329,62 @@ impl Scheduler {
         self.pools.iter().all(|p| p.free() + p.cached() - unused >= new)
     }
 
-    /// Whether a running sequence is about to compute a page this one could share.
-    fn is_being_computed(&self, handle: Handle) -> bool {
-        let Some(sequence) = self.sequences.get(handle) else { return false };
-        let page_tokens = self.capacity.page_tokens;
-        let wanted = &sequence.tokens[..sequence.hit_max() / page_tokens * page_tokens];
-        let coming = |other: &Sequence| {
-            let common = wanted.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
-            common / page_tokens * page_tokens
-        };
-        let best = self.running.iter().filter_map(|r| self.sequences.get(*r)).filter(|o| !o.paused && o.pending() > 1);
-        let best = best.map(|o| (coming(o), o.computed)).filter(|(end, computed)| end > computed).map(|b| b.0).max();
-        best.is_some_and(|end| {
-            self.tree.matched(&sequence.tokens, sequence.hit_max(), &self.pools).0 * page_tokens < end
-        })
-    }
-
-    /// One row for every sequence that waits for its next token, oldest first.
+    /// One row for every sequence that waits for its next token, by rank.
     pub fn decode(&mut self, plan: &mut BatchPlan) {
-        for handle in self.running.clone() {
+        let group = match self.capacity.policy {
+            Policy::Continuous => None,
+            Policy::Static => {
+                self.add_padding(plan);
+                None
+            }
+            Policy::Grouped if self.prefill_first() => return,
+            Policy::Grouped => self.decode_group(),
+        };
+        let order = self.copy_running();
+        for &handle in &order {
             let Some(sequence) = self.sequences.get(handle) else { continue };
-            let ready = sequence.pending() == 1 && sequence.is_running() && !sequence.paused;
-            if ready && plan.tokens < self.capacity.step_tokens && self.grow(handle, 1, plan) == 1 {
+            let ready = sequence.is_ready_to_decode() && group.is_none_or(|position| sequence.computed == position);
+            if ready && plan.tokens < self.capacity.step_tokens && self.grow(handle, 1) == 1 {
                 self.add_row(handle, 1, plan);
             }
         }
+        self.order = order;
     }
 
-    /// Pieces of prompts into what is left of the budget, oldest first.
+    /// Pieces of prompts into what is left of the budget, by rank.
     pub fn prefill(&mut self, plan: &mut BatchPlan) {
-        for handle in self.running.clone() {
+        let mut group = None;
+        let order = self.copy_running();
+        for &handle in &order {
             let Some(sequence) = self.sequences.get(handle) else { continue };
             let pending = sequence.pending();
             let chunk = pending.min(self.capacity.step_tokens - plan.tokens);
-            if chunk == 0 || pending == 1 || sequence.paused || !sequence.is_running() {
+            if chunk == 0 || pending <= 1 || sequence.paused || sequence.finished || !sequence.is_running() {
                 continue;
             }
-            let count = self.grow(handle, chunk, plan);
+            let shape = (sequence.computed, pending);
+            if self.capacity.policy == Policy::Grouped && *group.get_or_insert(shape) != shape {
+                continue;
+            }
+            let count = self.grow(handle, chunk);
             if count > 0 {
                 self.add_row(handle, count, plan);
             }
         }
+        self.order = order;
+    }
+
+    /// A copy of the running sequences to go through while preemption changes the original; to be put back into `order`.
+    fn copy_running(&mut self) -> Vec<Handle> {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend_from_slice(&self.running);
+        order
     }
 
     fn add_row(&mut self, handle: Handle, count: usize, plan: &mut BatchPlan) {
-        let sequence = self.sequences.get(handle).expect("planned sequences exist");
+        let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
+        sequence.planned = self.step;
         let first = sequence.computed;
         let logits_from = sequence.logits_from.clamp(first, first + count);
         plan.rows.push(Row { sequence: handle, first, count, logits_from });
@@ -287,7 +393,7 @@ impl Scheduler {
 
     /// Makes the tables cover `count` more tokens, preempting others for the first of them; returns for how many that
     /// succeeded.
-    fn grow(&mut self, handle: Handle, count: usize, plan: &BatchPlan) -> usize {
+    fn grow(&mut self, handle: Handle, count: usize) -> usize {
         let page_tokens = self.capacity.page_tokens;
         loop {
             let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
@@ -307,7 +413,7 @@ impl Scheduler {
             if covered > computed {
                 return count.min(covered - computed);
             }
-            match self.victim(handle, plan) {
+            match self.victim(handle) {
                 Some(victim) => {
                     self.preempt(victim);
                     if victim == handle {
@@ -319,36 +425,52 @@ impl Scheduler {
         }
     }
 
-    /// Who gives way to `handle`: a paused sequence if there is one, else the youngest that is not older than `handle`;
-    /// possibly itself, never one that is in this step's plan.
-    fn victim(&self, handle: Handle, plan: &BatchPlan) -> Option<Handle> {
-        let free_to_go = |h: &&Handle| {
-            let holds_pages = self.sequences.get(**h).is_some_and(|s| s.tables.iter().any(|t| !t.is_empty()));
-            holds_pages && !plan.rows.iter().any(|r| r.sequence == **h)
-        };
-        let paused = |h: &&Handle| self.sequences.get(**h).is_some_and(|s| s.paused);
-        let own_place = self.running.iter().position(|r| *r == handle)?;
-        let by_age = || self.running.iter().rev().filter(free_to_go);
-        by_age().find(paused).or_else(|| self.running[own_place..].iter().rev().find(free_to_go)).copied()
+    /// Who gives way to `handle`: a paused sequence if there is one, else the last in rank that does not rank before
+    /// `handle`; possibly itself, never one that has a row in this step already.
+    fn victim(&self, handle: Handle) -> Option<Handle> {
+        let own = self.sequences.get(handle)?.rank;
+        let mut last = None;
+        for &other in self.running.iter().rev() {
+            let Some(sequence) = self.sequences.get(other) else { continue };
+            let holds_pages = sequence.tables.iter().any(|t| !t.is_empty());
+            if !holds_pages || sequence.planned == self.step || sequence.finished {
+                continue;
+            }
+            if sequence.paused {
+                return Some(other);
+            }
+            if last.is_none() && sequence.rank >= own {
+                last = Some(other);
+            }
+            if last.is_some() && self.paused_running == 0 {
+                break;
+            }
+        }
+        last
     }
 
-    /// Takes slot and pages away; the sequence waits at the head of the queue and is computed again.
+    /// Takes slot and pages away; the sequence waits at its rank's place and is computed again.
     fn preempt(&mut self, handle: Handle) {
         self.counters.preemptions += 1;
         self.leave_slot(handle);
         if let Some(sequence) = self.sequences.get_mut(handle) {
             sequence.preemptions += 1;
-            self.waiting.push_front(handle);
         }
+        self.enqueue(handle);
     }
 
+    /// Ends the stay in the queue or in a slot.
     fn leave_slot(&mut self, handle: Handle) {
-        let Some(sequence) = self.sequences.get_mut(handle) else { return };
-        if let State::Running(slot) = sequence.state {
-            self.slots.remove(slot);
-            self.running.retain(|r| *r != handle);
-            self.tree.detach(sequence.node);
+        let Some(sequence) = self.sequences.get(handle) else { return };
+        let State::Running(slot) = sequence.state else { return };
+        if let Ok(at) = self.place_of(sequence.rank) {
+            self.running.remove(at);
         }
+        self.slots.remove(slot);
+        self.tree.detach(sequence.node);
+        self.paused_running -= usize::from(sequence.paused);
+        self.finished_running -= usize::from(sequence.finished);
+        let Some(sequence) = self.sequences.get_mut(handle) else { return };
         sequence.state = State::Waiting;
         (sequence.node, sequence.tree_pages, sequence.computed) = (ROOT, 0, 0);
         for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
@@ -392,19 +514,30 @@ impl Scheduler {
         {
             sequence.finished = true;
             self.finished.push(handle);
+            if sequence.is_running() {
+                self.finished_running += 1;
+            } else {
+                self.waiting.remove(sequence.rank, sequence.waits_since);
+            }
         }
     }
 
     /// Pauses or resumes a sequence whose consumer is slow.
     pub fn set_paused(&mut self, handle: Handle, paused: bool) {
-        if let Some(sequence) = self.sequences.get_mut(handle) {
-            sequence.paused = paused;
+        let Some(sequence) = self.sequences.get_mut(handle) else { return };
+        if std::mem::replace(&mut sequence.paused, paused) != paused {
+            let running = usize::from(sequence.is_running());
+            if paused {
+                (self.paused, self.paused_running) = (self.paused + 1, self.paused_running + running);
+            } else {
+                (self.paused, self.paused_running) = (self.paused - 1, self.paused_running - running);
+            }
         }
     }
 
-    /// Sequences running, waiting and paused.
+    /// Sequences running, waiting and paused; those that have ended do not count as running or waiting.
     pub fn counts(&self) -> (usize, usize, usize) {
-        (self.running.len(), self.waiting.len(), self.sequences.iter().filter(|(_, s)| s.paused).count())
+        (self.running.len() - self.finished_running, self.waiting.len(), self.paused)
     }
 
     /// Page frames used, cached and free, over all groups.
@@ -418,33 +551,24 @@ impl Scheduler {
     pub fn counters(&self) -> Counters {
         Counters { evictions: self.tree.evictions() * self.pools.len() as u64, ..self.counters }
     }
+}
 
-    /// Proves law 3, or says what is wrong.
-    pub fn check(&self) -> Result<()> {
-        let wrong = |what: String| Error::internal(format!("the scheduler's books are wrong: {what}"));
-        for (group, pool) in self.pools.iter().enumerate() {
-            let owned = self.sequences.iter().flat_map(|(_, s)| s.tables[group].iter().copied());
-            pool.check(owned.chain(self.tree.pages(group))).map_err(|e| wrong(format!("group {group}: {e}")))?;
+/// Whether one of `others` is about to compute a page that `sequence` could share, of which the tree has `matched` pages.
+fn is_being_computed<'a>(
+    sequence: &Sequence,
+    matched: usize,
+    others: impl Iterator<Item = &'a Sequence>,
+    page_tokens: usize,
+) -> bool {
+    let wanted = &sequence.tokens[..sequence.hit_max() / page_tokens * page_tokens];
+    for other in others {
+        let pages = wanted.chunks_exact(page_tokens).zip(other.tokens.chunks_exact(page_tokens));
+        let common = pages.take_while(|(a, b)| a == b).count();
+        if common > matched && common * page_tokens > other.computed {
+            return true;
         }
-        self.tree.check(self.running.iter().filter_map(|r| Some(self.sequences.get(*r)?.node))).map_err(wrong)?;
-        if self.slots.len() != self.running.len() {
-            return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
-        }
-        if self.sequences.len() != self.running.len() + self.waiting.len() {
-            return Err(wrong(format!(
-                "{} sequences are neither running nor waiting",
-                self.sequences.len() - self.running.len() - self.waiting.len()
-            )));
-        }
-        for (handle, sequence) in self.sequences.iter() {
-            sequence.check(self.capacity.page_tokens).map_err(wrong)?;
-            let listed = self.running.contains(&handle);
-            if listed != sequence.is_running() {
-                return Err(wrong(format!("{handle:?} is in state {:?}", sequence.state)));
-            }
-        }
-        Ok(())
     }
+    false
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One sequence as the scheduler sees it.
 
+use super::queue::Rank;
 use crate::cache::prefix::{NodeId, ROOT};
 use crate::cache::{Handle, Page};
 
@@ -26,8 +27,14 @@ pub struct Sequence {
     pub computed: usize,
     /// First position whose logits nobody has seen yet.
     pub logits_from: usize,
-    /// Higher is admitted first.
-    pub priority: i32,
+    /// Place among the others.
+    pub(super) rank: Rank,
+    /// Admissions when it began to wait; see [`super::queue::Queue`].
+    pub(super) waits_since: u64,
+    /// The last step it had a row in.
+    pub(super) planned: u64,
+    /// Version of the prefix tree that was asked last, and the pages it had for this sequence.
+    pub(super) matched: (u64, usize),
     /// Page tables, one for each layer group.
     pub tables: Vec<Vec<Page>>,
     /// Deepest node of the prefix tree on its way, and how many pages lead there; attached while running.
@@ -47,13 +54,16 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(super) fn new(prompt: Vec<u32>, logits_from: usize, priority: i32, groups: usize) -> Sequence {
+    pub(super) fn new(prompt: Vec<u32>, logits_from: usize, rank: Rank, groups: usize) -> Sequence {
         Sequence {
             prompt_len: prompt.len(),
             tokens: prompt,
             computed: 0,
             logits_from,
-            priority,
+            rank,
+            waits_since: 0,
+            planned: 0,
+            matched: (u64::MAX, 0),
             tables: vec![Vec::new(); groups],
             node: ROOT,
             tree_pages: 0,
@@ -75,6 +85,11 @@ impl Sequence {
         self.logits_from.min(self.tokens.len() - 1)
     }
 
+    /// Whether only its newest token has yet to pass through the model, and may.
+    pub(super) fn is_ready_to_decode(&self) -> bool {
+        self.pending() == 1 && !self.paused && !self.finished && self.is_running()
+    }
+
     /// Whether it has a slot.
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
@@ -86,9 +101,10 @@ impl Sequence {
             return Err(format!("{} tokens computed of {}", self.computed, self.tokens.len()));
         }
         for table in &self.tables {
-            let covered = table.len() * page_tokens;
-            if covered < self.computed || covered > self.tokens.len() + page_tokens {
-                return Err(format!("{} pages for {} computed tokens", table.len(), self.computed));
+            // No page beyond the one the next token goes to.
+            if table.len() * page_tokens < self.computed || table.len() > self.tokens.len().div_ceil(page_tokens) {
+                let (computed, tokens) = (self.computed, self.tokens.len());
+                return Err(format!("{} pages for {computed} computed tokens of {tokens}", table.len()));
             }
             if self.state == State::Waiting && !table.is_empty() {
                 return Err(format!("a waiting sequence owns {} pages", table.len()));

@@ -28,7 +28,7 @@ fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
         frames: vec![frames],
         policy: Policy::Continuous,
     };
-    let mut scheduler = Scheduler::new(capacity.clone());
+    let mut scheduler = Scheduler::new(capacity.clone()).unwrap();
     let mut plan = BatchPlan::default();
     let mut live: Vec<Request> = Vec::new();
     let (mut finished, mut submitted) = (0, 0);
@@ -116,7 +116,7 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
         frames: vec![8],
         policy: Policy::Continuous,
     };
-    let mut scheduler = Scheduler::new(capacity);
+    let mut scheduler = Scheduler::new(capacity).unwrap();
     let handle = scheduler.submit((0..19).collect(), 21, 18, 0).unwrap();
     let mut plan = BatchPlan::default();
     let mut seen = Vec::new();
@@ -165,7 +165,7 @@ fn run_to_first_token(scheduler: &mut Scheduler, handles: &[Handle]) -> usize {
 
 #[test]
 fn simultaneous_cold_arrivals_compute_a_shared_prefix_once() {
-    let mut scheduler = Scheduler::new(capacity(64, 256, 600));
+    let mut scheduler = Scheduler::new(capacity(64, 256, 600)).unwrap();
     let handles: Vec<Handle> = (0..64)
         .map(|i| {
             let prompt = (0..100).chain([200 + i, 300 + i, 5]).collect();
@@ -179,7 +179,7 @@ fn simultaneous_cold_arrivals_compute_a_shared_prefix_once() {
 
 #[test]
 fn the_next_turn_of_a_conversation_starts_from_its_own_pages() {
-    let mut scheduler = Scheduler::new(capacity(2, 64, 100));
+    let mut scheduler = Scheduler::new(capacity(2, 64, 100)).unwrap();
     let first = scheduler.submit((0..41).collect(), 60, 40, 0).unwrap();
     assert_eq!(run_to_first_token(&mut scheduler, &[first]), 41);
     let second = scheduler.submit((0..50).collect(), 60, 49, 0).unwrap();
@@ -192,7 +192,7 @@ fn the_next_turn_of_a_conversation_starts_from_its_own_pages() {
 
 #[test]
 fn cached_pages_give_way_to_new_sequences() {
-    let mut scheduler = Scheduler::new(capacity(2, 64, 12));
+    let mut scheduler = Scheduler::new(capacity(2, 64, 12)).unwrap();
     for round in 0..20u32 {
         let prompt: Vec<u32> = (0..40).map(|i| i * 100 + round).collect();
         let handle = scheduler.submit(prompt, 42, 39, 0).unwrap();
@@ -204,7 +204,7 @@ fn cached_pages_give_way_to_new_sequences() {
 
 #[test]
 fn a_higher_priority_is_admitted_first() {
-    let mut scheduler = Scheduler::new(capacity(1, 64, 100));
+    let mut scheduler = Scheduler::new(capacity(1, 64, 100)).unwrap();
     let mut plan = BatchPlan::default();
     let handles: Vec<Handle> =
         [0, 5, -1, 5].iter().map(|&p| scheduler.submit(vec![p as u32 & 7, 2], 5, 1, p).unwrap()).collect();
@@ -228,7 +228,7 @@ fn what_can_never_fit_is_refused_with_numbers() {
         frames: vec![8],
         policy: Policy::Continuous,
     };
-    let mut scheduler = Scheduler::new(capacity);
+    let mut scheduler = Scheduler::new(capacity).unwrap();
     let error = scheduler.submit(vec![1; 30], 33, 29, 0).unwrap_err();
     assert_eq!((error.status, error.needed, error.available), (Status::NeverFits, 33, 32));
     let handle = scheduler.submit(vec![1], 2, 0, 0).unwrap();

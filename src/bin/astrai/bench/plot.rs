@@ -25,6 +25,7 @@ const QUEUE: RGBColor = RGBColor(222, 222, 226);
 const PREFILL: RGBColor = RGBColor(40, 40, 48);
 const CACHED: RGBColor = RGBColor(196, 204, 214);
 const SHARED: RGBColor = RGBColor(40, 40, 48);
+const PADDING: RGBColor = RGBColor(240, 190, 190);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
@@ -182,26 +183,27 @@ fn pages(area: &Area, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Drawn {
         }
         cells.extend(open.map(|(from, before)| (from, seen.steps + 1, before, range.clone())));
     }
+    let padded = cells.iter().any(|(_, _, owner, _)| *owner == PageUse::Used(0));
     let colour = |owner: PageUse| match owner {
         PageUse::Free => None,
         PageUse::Cached => Some(CACHED),
         PageUse::Shared => Some(SHARED),
-        PageUse::Used(id) => Some(colours.get(&id).copied().unwrap_or(INK)),
+        PageUse::Used(id) => Some(colours.get(&id).copied().unwrap_or(PADDING)),
     };
     chart.draw_series(cells.into_iter().filter_map(|(from, to, owner, range)| {
         let corners = [((from - 1) as f64, range.end as f64), ((to - 1) as f64, range.start as f64)];
         Some(Rectangle::new(corners, colour(owner)?.filled()))
     }))?;
     let shown = format!("free (of {} frames, {frames} were ever used)", seen.pages);
-    legend(
-        area,
-        &[
-            ("used, in its request's colour", RGBColor(66, 133, 200)),
-            ("shared by several requests", SHARED),
-            ("cached", CACHED),
-            (&shown, WHITE),
-        ],
-    )
+    let mut entries = vec![
+        ("used, in its request's colour", RGBColor(66, 133, 200)),
+        ("shared by several requests", SHARED),
+        ("cached", CACHED),
+        (&shown, WHITE),
+    ];
+    // Only of static batches: what ended stays until the batch does.
+    entries.extend(padded.then_some(("held by a request that has ended", PADDING)));
+    legend(area, &entries)
 }
 
 /// Who has most of a few frames.

@@ -53,7 +53,7 @@ fn forward_passes(plan: &Plan, policy: PolicyName) -> Outcome<u64> {
         // Nobody is ever short of pages.
         frames: vec![(plan.slots + 1) * (longest + 1).div_ceil(page_tokens)],
         policy: policy.policy(),
-    });
+    })?;
     let mut prompts = Random::new(plan.seed, PROMPTS);
     let mut left: HashMap<Handle, usize> = HashMap::new();
     for len in lens {

@@ -31,7 +31,7 @@ fn consistent(run: &Value, requests: u64, rated: &str) {
         }
     }
     let phases = ["cleanup", "refill", "prefill", "decode"].map(|p| number(run, &format!("/step_time_s/{p}")));
-    assert!(phases.iter().all(|s| *s >= 0.0) && phases.iter().sum::<f64>() <= number(run, "/wall_s") * 1.01, "{run}");
+    assert!(phases.iter().all(|s| *s >= 0.0) && phases[2] + phases[3] > 0.0, "{run}");
     for field in ["version", "cpu", "device_name", "cpu_tier", "compute"] {
         assert!(run["config"][field].as_str().is_some_and(|value| !value.is_empty()), "{field}: {run}");
     }
@@ -112,7 +112,7 @@ fn policies_take_turns_on_the_same_requests() {
     assert_eq!(names, ["continuous", "static", "grouped"]);
     for other in &runs[1..] {
         assert_eq!(other["generated_tokens"], runs[0]["generated_tokens"]);
-        assert!(number(other, "/steps") >= number(&runs[0], "/steps"), "{run}");
+        assert_eq!(other["prompt_tokens"], runs[0]["prompt_tokens"]);
     }
     assert!(runs.iter().all(|run| run["rounds_wall_s"].as_array().is_some_and(|walls| walls.len() == 2)));
     assert_eq!(run["wall_ratio"]["continuous"], 1.0);
@@ -162,12 +162,13 @@ fn plots_are_svg() {
     }
 }
 
-/// Every tag that opens closes, in order; attributes are quoted; there is no stray markup in the text.
+/// Every tag that opens closes, in order; attributes are quoted; markup in the text is escaped.
 fn well_formed(xml: &str) -> bool {
     let mut open: Vec<&str> = Vec::new();
     for piece in xml.split('<').skip(1) {
         let Some((tag, words)) = piece.split_once('>') else { return false };
-        if words.contains('&') || !tag.matches('"').count().is_multiple_of(2) {
+        let escaped = |after: &str| ["amp;", "lt;", "gt;", "apos;", "quot;"].iter().any(|e| after.starts_with(e));
+        if !words.split('&').skip(1).all(escaped) || !tag.matches('"').count().is_multiple_of(2) {
             return false;
         }
         let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap_or_default();

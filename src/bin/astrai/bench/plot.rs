@@ -196,7 +196,7 @@ fn pages(area: &Area, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Drawn {
     }))?;
     let shown = format!("free (of {} frames, {frames} were ever used)", seen.pages);
     let mut entries = vec![
-        ("used, in its request's colour", RGBColor(66, 133, 200)),
+        ("used, in the colour of its request", RGBColor(66, 133, 200)),
         ("shared by several requests", SHARED),
         ("cached", CACHED),
         (&shown, WHITE),

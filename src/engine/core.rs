@@ -6,6 +6,7 @@
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
 use super::delivery::{Outbox, closed, lock, wait_until};
+use super::table::Table;
 use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
 use crate::backend::Backend;
@@ -13,28 +14,38 @@ use crate::cache::Handle;
 use crate::error::{Error, Result};
 use crate::model::{Model, Step};
 use crate::sampling::{AllowedTokens, Sampler};
-use crate::scheduler::{BatchPlan, Row, Scheduler};
+use crate::scheduler::{BatchPlan, Scheduler};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Everything the engine thread owns.
 pub(super) struct Core {
     pub shared: Arc<Shared>,
     pub machine: Machine,
-    active: Vec<Active>,
+    active: Table,
     /// Commands taken from the mailbox and not yet obeyed.
     inbox: VecDeque<Command>,
     /// The request that is being admitted: neither in the inbox nor active.
     admitting: Option<Arc<Outbox>>,
     stats: Stats,
+    spent: PhaseTimes,
     /// Set once the engine is closing: when whatever still runs is cut off.
     closing: Option<Instant>,
     dead: bool,
     panic_next: bool,
     trace: Option<Tracer>,
+}
+
+/// Where the steps' time went.
+#[derive(Default)]
+pub(super) struct PhaseTimes {
+    cleanup: Duration,
+    refill: Duration,
+    prefill: Duration,
+    decode: Duration,
 }
 
 /// The parts that compute.
@@ -51,6 +62,16 @@ pub(super) struct Machine {
     pub logits: Vec<f32>,
     pub top_tokens: Vec<u32>,
     pub top_logprobs: Vec<f32>,
+    /// Of one step, kept for its memory.
+    pub wanted: Vec<Wanted>,
+    pub logits_rows: Vec<u32>,
+}
+
+/// A position whose logits are wanted, and its row in the step.
+pub(super) struct Wanted {
+    sequence: Handle,
+    position: usize,
+    row: u32,
 }
 
 impl Core {
@@ -60,10 +81,11 @@ impl Core {
         Core {
             shared,
             machine,
-            active: Vec::new(),
+            active: Table::default(),
             inbox: VecDeque::new(),
             admitting: None,
             stats,
+            spent: PhaseTimes::default(),
             closing: None,
             dead: false,
             panic_next: false,
@@ -124,7 +146,7 @@ impl Core {
     fn take_commands(&mut self, idle: bool) {
         let mut mailbox = lock(&self.shared.mailbox);
         if idle {
-            let deadline = self.active.iter().filter_map(|a| a.request.deadline).chain(self.closing).min();
+            let deadline = self.active.next_deadline().into_iter().chain(self.closing).min();
             while mailbox.commands.is_empty() {
                 let (again, in_time) = wait_until(&self.shared.mail, mailbox, deadline);
                 mailbox = again;
@@ -143,11 +165,15 @@ impl Core {
                 self.admit(*request);
                 self.admitting = None;
             }
-            Command::Cancel(id, reason) => self.end_where(|a| a.request.delivery.id == id, || End::Cancelled(reason)),
+            Command::Cancel(id, reason) => {
+                if let Some(handle) = self.active.find(id) {
+                    self.end(handle, End::Cancelled(reason));
+                }
+            }
             Command::CancelAll => self.end_all(|| End::Cancelled(FinishReason::Cancel)),
             Command::Resume(id) => {
-                if let Some(active) = self.active.iter().find(|a| a.request.delivery.id == id) {
-                    self.machine.scheduler.set_paused(active.handle, false);
+                if let Some(handle) = self.active.find(id) {
+                    self.machine.scheduler.set_paused(handle, false);
                 }
             }
             Command::Check(reply) => {
@@ -204,9 +230,10 @@ impl Core {
             .and_then(|handle| Active::new(request, handle).inspect_err(|_| self.machine.scheduler.finish(handle)));
         match admitted {
             Ok(active) => {
-                self.active.push(active);
+                let handle = active.handle;
+                self.active.insert(active);
                 if nothing_to_do {
-                    self.end(self.active.len() - 1, End::Finished(FinishReason::Length));
+                    self.end(handle, End::Finished(FinishReason::Length));
                 }
             }
             Err(error) => {
@@ -217,45 +244,40 @@ impl Core {
     }
 
     fn end_all(&mut self, end: impl Fn() -> End) {
-        self.end_where(|_| true, end);
-    }
-
-    fn end_where(&mut self, which: impl Fn(&Active) -> bool, end: impl Fn() -> End) {
-        let mut at = 0;
-        while at < self.active.len() {
-            if which(&self.active[at]) {
-                self.end(at, end());
-            } else {
-                at += 1;
+        for index in 0..self.active.end() {
+            if let Some(handle) = self.active.at(index) {
+                self.end(handle, end());
             }
         }
     }
 
-    /// Ends the request at index `at`.
-    fn end(&mut self, at: usize, end: End) {
+    /// Ends the request of a sequence.
+    fn end(&mut self, handle: Handle, end: End) {
+        let Some(active) = self.active.get_mut(handle) else { return };
         match end {
             End::Finished(_) => self.stats.finished += 1,
             End::Cancelled(_) => self.stats.cancelled += 1,
             End::Failed(_) => self.stats.failed += 1,
         }
-        let active = &mut self.active[at];
         // Before the terminal event: who has read it may submit again at once.
         if std::mem::take(&mut active.counted) {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         }
-        let sequence = self.machine.scheduler.get(active.handle);
+        let sequence = self.machine.scheduler.get(handle);
         let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
-        self.machine.scheduler.finish(active.handle);
+        self.machine.scheduler.finish(handle);
         active.finish(end, history, &self.shared.dispatch);
         // Removed last: had something above panicked, the request would still get its end.
-        self.active.swap_remove(at);
+        self.active.remove(handle);
     }
 
     /// Ends requests whose deadline has passed.
     fn expire(&mut self) {
-        if self.active.iter().any(|a| a.request.deadline.is_some()) {
+        if self.active.next_deadline().is_some() {
             let now = Instant::now();
-            self.end_where(|a| a.request.deadline.is_some_and(|d| d <= now), || End::Cancelled(FinishReason::Deadline));
+            while let Some(handle) = self.active.expired(now) {
+                self.end(handle, End::Cancelled(FinishReason::Deadline));
+            }
         }
     }
 
@@ -265,33 +287,26 @@ impl Core {
             panic!("a test asked the engine thread to panic");
         }
         let begin = Instant::now();
-        self.machine.schedule();
-        self.stats.refill_us += begin.elapsed().as_micros() as u64;
+        let planned = self.machine.schedule(&mut self.spent);
         if self.machine.plan.rows.is_empty() {
             return false;
         }
         self.note_admissions(begin);
-        let forward = Instant::now();
         self.machine.forward();
         if let Some(trace) = &mut self.trace {
             trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
         }
         self.sample();
-        self.account(forward);
+        self.account(planned);
         if let Some(trace) = &mut self.trace {
             trace.call(&self.machine.scheduler, self.machine.page_tokens);
         }
         true
     }
 
-    fn index_of(&self, handle: Handle) -> Option<usize> {
-        self.active.iter().position(|a| a.handle == handle)
-    }
-
     fn note_admissions(&mut self, now: Instant) {
         for row in &self.machine.plan.rows {
-            let Some(at) = self.active.iter().position(|a| a.handle == row.sequence) else { continue };
-            let active = &mut self.active[at];
+            let Some(active) = self.active.get_mut(row.sequence) else { continue };
             if active.admitted.is_none() {
                 active.admitted = Some(now);
                 self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
@@ -299,18 +314,16 @@ impl Core {
         }
     }
 
-    /// Splits the step's time between prefill and decode by their tokens.
+    /// Splits the time since `begin` between prefill and decode by their tokens.
     fn account(&mut self, begin: Instant) {
         let spent = begin.elapsed();
         let prefill: usize = self.machine.plan.rows.iter().filter(|r| r.count > 1).map(|r| r.count).sum();
         let share = spent.mul_f64(prefill as f64 / self.machine.plan.tokens.max(1) as f64);
-        self.stats.prefill_us += share.as_micros() as u64;
-        self.stats.decode_us += (spent - share).as_micros() as u64;
-        let prefilling: Vec<Handle> =
-            self.machine.plan.rows.iter().filter(|r| r.count > 1).map(|r| r.sequence).collect();
-        for handle in prefilling {
-            if let Some(at) = self.index_of(handle) {
-                self.active[at].prefill += spent;
+        self.spent.prefill += share;
+        self.spent.decode += spent - share;
+        for row in self.machine.plan.rows.iter().filter(|r| r.count > 1) {
+            if let Some(active) = self.active.get_mut(row.sequence) {
+                active.prefill += spent;
             }
         }
     }
@@ -318,33 +331,34 @@ impl Core {
     /// Reads the logits each row asks for, samples, and hands the tokens on. Rows are taken in pieces that fit the
     /// logits buffer.
     fn sample(&mut self) {
-        let rows = std::mem::take(&mut self.machine.plan.rows);
-        let mut wanted: Vec<(Row, usize, u32)> = Vec::new();
+        let mut wanted = std::mem::take(&mut self.machine.wanted);
+        wanted.clear();
         let mut start = 0;
-        for row in &rows {
+        for row in &self.machine.plan.rows {
             self.machine.scheduler.computed(row);
             let range = row.logits_from - row.first..row.count;
-            wanted.extend(range.map(|i| (*row, row.first + i, (start + i) as u32)));
+            wanted.extend(range.map(|i| Wanted {
+                sequence: row.sequence,
+                position: row.first + i,
+                row: (start + i) as u32,
+            }));
             start += row.count;
         }
         for piece in wanted.chunks(self.machine.model.logits_rows_max()) {
-            let step_rows: Vec<u32> = piece.iter().map(|w| w.2).collect();
-            self.machine.read_logits(&step_rows);
-            for (index, (row, position, _)) in piece.iter().enumerate() {
-                if let Err(error) = self.consume(row, *position, index)
-                    && let Some(at) = self.index_of(row.sequence)
-                {
-                    self.end(at, End::Failed(error));
+            self.machine.read_logits(piece);
+            for (index, wanted) in piece.iter().enumerate() {
+                if let Err(error) = self.consume(wanted.sequence, wanted.position, index) {
+                    self.end(wanted.sequence, End::Failed(error));
                 }
             }
         }
-        self.machine.plan.rows = rows;
+        self.machine.wanted = wanted;
     }
 
     /// Uses the logits after `position`: a prompt's log probability, or the next token.
-    fn consume(&mut self, row: &Row, position: usize, index: usize) -> Result<()> {
-        let Some(at) = self.index_of(row.sequence) else { return Ok(()) };
-        let (active, machine) = (&mut self.active[at], &mut self.machine);
+    fn consume(&mut self, handle: Handle, position: usize, index: usize) -> Result<()> {
+        let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
+        let machine = &mut self.machine;
         let vocab = machine.model.architecture().vocab;
         let logits = &machine.logits[index * vocab..(index + 1) * vocab];
         if let Some(&next) = active.request.prompt.get(position + 1) {
@@ -352,7 +366,7 @@ impl Core {
             return Ok(());
         }
         if active.request.max_tokens == 0 {
-            self.end(at, End::Finished(FinishReason::Length));
+            self.end(handle, End::Finished(FinishReason::Length));
             return Ok(());
         }
         machine.top_tokens.clear();
@@ -367,7 +381,7 @@ impl Core {
             &mut machine.top_tokens,
             &mut machine.top_logprobs,
         )?;
-        machine.scheduler.append(active.handle, sampled.token);
+        machine.scheduler.append(handle, sampled.token);
         self.stats.tokens_out += 1;
         let token = Token {
             id: sampled.token,
@@ -377,10 +391,10 @@ impl Core {
         };
         let (finish, full) = active.accept(token, &self.shared.dispatch)?;
         if full {
-            machine.scheduler.set_paused(active.handle, true);
+            machine.scheduler.set_paused(handle, true);
         }
         if let Some(reason) = finish {
-            self.end(at, End::Finished(reason));
+            self.end(handle, End::Finished(reason));
         }
         Ok(())
     }
@@ -394,6 +408,9 @@ impl Core {
         (s.pages_used, s.pages_cached, s.pages_free) = (used as u64, cached as u64, free as u64);
         (s.preemptions, s.evictions) = (counters.preemptions, counters.evictions);
         (s.prefix_tokens_seen, s.prefix_tokens_hit) = (counters.prefix_tokens_seen, counters.prefix_tokens_hit);
+        let micros = |d: Duration| d.as_micros() as u64;
+        (s.cleanup_us, s.refill_us) = (micros(self.spent.cleanup), micros(self.spent.refill));
+        (s.prefill_us, s.decode_us) = (micros(self.spent.prefill), micros(self.spent.decode));
         s.log_dropped = self.shared.dispatch.logs_dropped();
         self.shared.stats.publish(s);
     }
@@ -402,7 +419,7 @@ impl Core {
 impl Drop for Core {
     /// Whatever is still in the mailbox gets its end.
     fn drop(&mut self) {
-        for active in self.active.drain(..) {
+        for active in self.active.drain() {
             // Only a panic on the way out of a panic leaves any.
             let finish = |e: &mut Event| e.error = Some(panicked());
             active.request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, finish);
@@ -424,9 +441,19 @@ impl Drop for Core {
 }
 
 impl Machine {
-    /// Plans the step and writes it down as the model reads it.
-    fn schedule(&mut self) {
-        self.scheduler.plan(&mut self.plan);
+    /// Plans the step and writes it down as the model reads it. What decode and prefill take is counted with their rows.
+    /// Returns when those two phases began.
+    fn schedule(&mut self, spent: &mut PhaseTimes) -> Instant {
+        let begin = Instant::now();
+        self.scheduler.begin(&mut self.plan);
+        self.scheduler.cleanup();
+        let cleaned = Instant::now();
+        self.scheduler.refill();
+        let refilled = Instant::now();
+        self.scheduler.decode(&mut self.plan);
+        self.scheduler.prefill(&mut self.plan);
+        spent.cleanup += cleaned - begin;
+        spent.refill += refilled - cleaned;
         let step = &mut self.step;
         step.clear();
         for (index, row) in self.plan.rows.iter().enumerate() {
@@ -440,14 +467,17 @@ impl Machine {
                 tables.pages.extend_from_slice(&table[..end.div_ceil(self.page_tokens)]);
             }
         }
+        refilled
     }
 
     fn forward(&mut self) {
         self.model.forward(&mut *self.backend, &self.step);
     }
 
-    fn read_logits(&mut self, rows: &[u32]) {
-        let vocab = self.model.architecture().vocab;
+    fn read_logits(&mut self, wanted: &[Wanted]) {
+        let (vocab, rows) = (self.model.architecture().vocab, &mut self.logits_rows);
+        rows.clear();
+        rows.extend(wanted.iter().map(|w| w.row));
         let logits = self.model.logits(&mut *self.backend, rows);
         self.backend.read(logits, &mut self.logits[..rows.len() * vocab]);
     }

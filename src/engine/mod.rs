@@ -12,6 +12,7 @@ mod delivery;
 mod open;
 mod prompt;
 mod stats;
+mod table;
 mod trace;
 
 pub use api::*;

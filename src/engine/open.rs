@@ -327,6 +327,8 @@ fn build(
         logits,
         top_tokens: Vec::new(),
         top_logprobs: Vec::new(),
+        wanted: Vec::new(),
+        logits_rows: Vec::new(),
     })
 }
 

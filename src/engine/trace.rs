@@ -2,7 +2,8 @@
 //!
 //! Called by the engine thread; without a [`Trace`] it costs one comparison a step.
 
-use super::active::Active;
+use super::table::Table;
+use crate::cache::Handle;
 use crate::scheduler::{BatchPlan, PageOwner, Scheduler};
 
 /// Called on the engine thread after each step, which waits for it: copy what is wanted and return.
@@ -77,13 +78,12 @@ impl Tracer {
     }
 
     /// Notes what is about to run or has run; before requests that end are forgotten.
-    pub fn rows(&mut self, plan: &BatchPlan, scheduler: &Scheduler, active: &[Active]) {
+    pub fn rows(&mut self, plan: &BatchPlan, scheduler: &Scheduler, active: &Table) {
         self.step.step += 1;
         self.step.rows.clear();
         for row in &plan.rows {
-            let request = active.iter().find(|a| a.handle == row.sequence);
             self.step.rows.push(TraceRow {
-                request_id: request.map_or(0, |a| a.request.delivery.id),
+                request_id: id(active, row.sequence),
                 first: row.first,
                 count: row.count,
                 prefill: scheduler.get(row.sequence).is_some_and(|s| row.is_prefill(s)),
@@ -95,10 +95,7 @@ impl Tracer {
             scheduler.page_owners(0, |page, owner| {
                 let owner = match owner {
                     PageOwner::Tree => PageUse::Cached,
-                    PageOwner::Sequence(handle) => {
-                        let request = active.iter().find(|a| a.handle == handle);
-                        PageUse::Used(request.map_or(0, |a| a.request.delivery.id))
-                    }
+                    PageOwner::Sequence(handle) => PageUse::Used(id(active, handle)),
                 };
                 let page = page as usize;
                 if page >= pages.len() {
@@ -121,4 +118,9 @@ impl Tracer {
         step.tokens_held = step.token_places.saturating_sub(scheduler.empty_places());
         (self.trace.call)(step);
     }
+}
+
+/// The id of a sequence's request; 0 when it has ended.
+fn id(active: &Table, handle: Handle) -> u64 {
+    active.get(handle).map_or(0, |a| a.request.delivery.id)
 }

@@ -1,0 +1,93 @@
+//! The requests the engine thread serves, found by sequence, by id and by deadline without looking at the others.
+
+use super::active::Active;
+use crate::cache::Handle;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+/// Active requests.
+///
+/// Invariant: `ids` and `deadlines` name exactly the requests in `places` (those that have a deadline), each of which
+/// lies at the index of its sequence's handle.
+#[derive(Default)]
+pub(super) struct Table {
+    places: Vec<Option<Box<Active>>>,
+    ids: HashMap<u64, Handle>,
+    deadlines: BTreeSet<(Instant, usize)>,
+}
+
+impl Table {
+    /// Requests.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Adds a request under its handle, which no other has.
+    pub fn insert(&mut self, active: Active) {
+        let (handle, index) = (active.handle, active.handle.index());
+        if index >= self.places.len() {
+            self.places.resize_with(index + 1, || None);
+        }
+        self.ids.insert(active.request.delivery.id, handle);
+        self.deadlines.extend(active.request.deadline.map(|d| (d, index)));
+        self.places[index] = Some(Box::new(active));
+    }
+
+    /// The request of a sequence.
+    pub fn get(&self, handle: Handle) -> Option<&Active> {
+        self.places.get(handle.index())?.as_deref().filter(|a| a.handle == handle)
+    }
+
+    /// The request of a sequence.
+    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Active> {
+        self.places.get_mut(handle.index())?.as_deref_mut().filter(|a| a.handle == handle)
+    }
+
+    /// The sequence of the request with this id.
+    pub fn find(&self, id: u64) -> Option<Handle> {
+        self.ids.get(&id).copied()
+    }
+
+    /// Takes a request out.
+    pub fn remove(&mut self, handle: Handle) {
+        let Some(active) = self.places.get_mut(handle.index()).and_then(|p| p.take_if(|a| a.handle == handle)) else {
+            return;
+        };
+        self.ids.remove(&active.request.delivery.id);
+        if let Some(deadline) = active.request.deadline {
+            self.deadlines.remove(&(deadline, handle.index()));
+        }
+    }
+
+    /// Takes all requests out.
+    pub fn drain(&mut self) -> impl Iterator<Item = Box<Active>> {
+        self.ids.clear();
+        self.deadlines.clear();
+        self.places.drain(..).flatten()
+    }
+
+    /// Indices below which all requests lie; [`Table::at`] names the one at an index.
+    pub fn end(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The sequence of the request at an index.
+    pub fn at(&self, index: usize) -> Option<Handle> {
+        Some(self.places.get(index)?.as_ref()?.handle)
+    }
+
+    /// The earliest deadline.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|d| d.0)
+    }
+
+    /// A request whose deadline has passed.
+    pub fn expired(&self, now: Instant) -> Option<Handle> {
+        self.deadlines.first().filter(|d| d.0 <= now).and_then(|d| self.at(d.1))
+    }
+}

@@ -120,7 +120,8 @@ fn requests(area: &Area, rows: &Rows, seen: &Seen, colours: &HashMap<u64, RGBCol
         .x_desc("step")
         .y_desc(if rows.by_request { "request" } else { "slot" })
         .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| format!("{:.0}", -y))
+        // Not "-0".
+        .y_label_formatter(&|y| format!("{:.0}", 0.0 - y))
         .y_labels(rows.count.clamp(2, 9))
         .label_style((FONT, 15).into_font().color(&INK))
         .axis_desc_style((FONT, 16).into_font().color(&INK))

@@ -300,6 +300,18 @@ fn requests_do_what_the_header_says() {
     }
 }
 
+/// Programs about how events are received; each as C and as C++, and they print nothing.
+#[test]
+fn events_are_received_as_the_header_says() {
+    for name in ["poll", "completion", "deferred"] {
+        for language in ["c", "cpp"] {
+            let output = run(Command::new(compile("tests/c", name, language)).arg(model()));
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{name} prints");
+        }
+    }
+}
+
 #[test]
 fn fifty_engines_leave_nothing_behind() {
     let program = compile("tests/c", "lifecycle", "c");

@@ -41,7 +41,7 @@ pub enum Delivery {
     /// On a dispatch thread of the library.
     #[default]
     Thread,
-    /// Inside the host's own poll calls.
+    /// Inside the host's own calls: open, poll, wait, close and drop.
     Poll,
 }
 
@@ -66,6 +66,8 @@ pub enum LogLevel {
 pub type ProgressFn = Box<dyn FnMut(u64, u64) -> bool + Send>;
 /// Receives log lines from any engine thread.
 pub type LogFn = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
+/// Called from an engine thread, without any lock, when there is something to poll: once until the next poll begins.
+pub type WakeFn = Arc<dyn Fn() + Send + Sync>;
 
 /// Options of [`super::Engine::open`]. `0` means automatic everywhere.
 #[derive(Default)]
@@ -114,6 +116,8 @@ pub struct EngineOptions {
     pub progress: Option<ProgressFn>,
     /// Log lines.
     pub log: Option<LogFn>,
+    /// With [`Delivery::Poll`]: there is something to poll.
+    pub wake: Option<WakeFn>,
     /// Watches every step. For measurements in Rust; the C API has no such option.
     pub trace: Option<super::Trace>,
 }
@@ -165,6 +169,8 @@ pub struct TextOptions {
 pub struct RequestOptions {
     /// Echoed in every event.
     pub tag: u64,
+    /// Template and tokenizer run on a thread of the engine; their errors become a failed terminal event.
+    pub defer: bool,
     /// Seed of the request's random stream; `None` draws one and reports it in the usage.
     pub seed: Option<u64>,
     /// Do not stop at the end-of-sequence tokens.

@@ -5,6 +5,7 @@
 
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
+use super::defer::Deferred;
 use super::delivery::{Outbox, closed, lock, wait_until};
 use super::table::Table;
 use super::trace::{Trace, Tracer};
@@ -26,6 +27,7 @@ pub(super) struct Core {
     pub shared: Arc<Shared>,
     pub machine: Machine,
     active: Table,
+    deferred: Deferred,
     /// Commands taken from the mailbox and not yet obeyed.
     inbox: VecDeque<Command>,
     /// The request that is being admitted: neither in the inbox nor active.
@@ -82,6 +84,7 @@ impl Core {
             shared,
             machine,
             active: Table::default(),
+            deferred: Deferred::default(),
             inbox: VecDeque::new(),
             admitting: None,
             stats,
@@ -134,7 +137,7 @@ impl Core {
                 if Instant::now() >= cut {
                     self.end_all(|| End::Cancelled(FinishReason::Close));
                 }
-                if self.active.is_empty() {
+                if self.active.is_empty() && self.deferred.len() == 0 {
                     self.publish();
                     return;
                 }
@@ -146,7 +149,8 @@ impl Core {
     fn take_commands(&mut self, idle: bool) {
         let mut mailbox = lock(&self.shared.mailbox);
         if idle {
-            let deadline = self.active.next_deadline().into_iter().chain(self.closing).min();
+            let deadlines = self.active.next_deadline().into_iter().chain(self.deferred.deadlines());
+            let deadline = deadlines.chain(self.closing).min();
             while mailbox.commands.is_empty() {
                 let (again, in_time) = wait_until(&self.shared.mail, mailbox, deadline);
                 mailbox = again;
@@ -165,7 +169,15 @@ impl Core {
                 self.admit(*request);
                 self.admitting = None;
             }
+            Command::Defer(request) => {
+                self.deferred.insert(request);
+                if self.dead {
+                    self.end_all(|| End::Failed(panicked()));
+                }
+            }
+            Command::Prepared(id, prompt) => self.prepared(id, prompt),
             Command::Cancel(id, reason) => {
+                self.end_deferred_where(|r| r.delivery.id == id, || End::Cancelled(reason));
                 if let Some(handle) = self.active.find(id) {
                     self.end(handle, End::Cancelled(reason));
                 }
@@ -244,6 +256,7 @@ impl Core {
     }
 
     fn end_all(&mut self, end: impl Fn() -> End) {
+        self.end_deferred_where(|_| true, &end);
         for index in 0..self.active.end() {
             if let Some(handle) = self.active.at(index) {
                 self.end(handle, end());
@@ -251,14 +264,38 @@ impl Core {
         }
     }
 
+    fn end_deferred_where(&mut self, which: impl Fn(&NewRequest) -> bool, end: impl Fn() -> End) {
+        let waiting = self.deferred.take_where(&which);
+        self.shared.helper.forget(&waiting);
+        for request in waiting {
+            self.end_deferred(&request, end());
+        }
+    }
+
+    /// The prompt of a deferred request has come, or cannot.
+    fn prepared(&mut self, id: u64, prompt: Result<(Vec<u32>, usize)>) {
+        let Some(mut request) = self.deferred.take(id) else { return };
+        match prompt {
+            Ok((tokens, room)) => {
+                request.max_tokens = request.max_tokens.min(room);
+                request.prompt = tokens;
+                self.obey(Command::Submit(request));
+            }
+            Err(error) => self.end_deferred(&request, End::Failed(error)),
+        }
+    }
+
+    /// Ends a request that never was admitted.
+    fn end_deferred(&mut self, request: &NewRequest, end: End) {
+        count(&mut self.stats, &end);
+        self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+        request.finish(end, &self.shared.dispatch);
+    }
+
     /// Ends the request of a sequence.
     fn end(&mut self, handle: Handle, end: End) {
         let Some(active) = self.active.get_mut(handle) else { return };
-        match end {
-            End::Finished(_) => self.stats.finished += 1,
-            End::Cancelled(_) => self.stats.cancelled += 1,
-            End::Failed(_) => self.stats.failed += 1,
-        }
+        count(&mut self.stats, &end);
         // Before the terminal event: who has read it may submit again at once.
         if std::mem::take(&mut active.counted) {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
@@ -273,11 +310,13 @@ impl Core {
 
     /// Ends requests whose deadline has passed.
     fn expire(&mut self) {
-        if self.active.next_deadline().is_some() {
-            let now = Instant::now();
-            while let Some(handle) = self.active.expired(now) {
-                self.end(handle, End::Cancelled(FinishReason::Deadline));
-            }
+        let now = Instant::now();
+        if self.deferred.deadlines().any(|d| d <= now) {
+            let expired = |r: &NewRequest| r.deadline.is_some_and(|d| d <= now);
+            self.end_deferred_where(expired, || End::Cancelled(FinishReason::Deadline));
+        }
+        while let Some(handle) = self.active.expired(now) {
+            self.end(handle, End::Cancelled(FinishReason::Deadline));
         }
     }
 
@@ -404,7 +443,7 @@ impl Core {
         let (used, cached, free) = self.machine.scheduler.pages();
         let counters = self.machine.scheduler.counters();
         let s = &mut self.stats;
-        (s.running, s.waiting, s.stalled) = (running as u32, waiting as u32, stalled as u32);
+        (s.running, s.waiting, s.stalled) = (running as u32, (waiting + self.deferred.len()) as u32, stalled as u32);
         (s.pages_used, s.pages_cached, s.pages_free) = (used as u64, cached as u64, free as u64);
         (s.preemptions, s.evictions) = (counters.preemptions, counters.evictions);
         (s.prefix_tokens_seen, s.prefix_tokens_hit) = (counters.prefix_tokens_seen, counters.prefix_tokens_hit);
@@ -416,6 +455,14 @@ impl Core {
     }
 }
 
+fn count(stats: &mut Stats, end: &End) {
+    match end {
+        End::Finished(_) => stats.finished += 1,
+        End::Cancelled(_) => stats.cancelled += 1,
+        End::Failed(_) => stats.failed += 1,
+    }
+}
+
 impl Drop for Core {
     /// Whatever is still in the mailbox gets its end.
     fn drop(&mut self) {
@@ -424,6 +471,9 @@ impl Drop for Core {
             let finish = |e: &mut Event| e.error = Some(panicked());
             active.request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, finish);
         }
+        for request in self.deferred.take_where(|_| true) {
+            request.finish(End::Failed(panicked()), &self.shared.dispatch);
+        }
         let commands = {
             let mut mailbox = lock(&self.shared.mailbox);
             mailbox.closed = true;
@@ -431,12 +481,14 @@ impl Drop for Core {
             std::mem::take(&mut mailbox.commands)
         };
         for command in self.inbox.drain(..).chain(commands) {
-            if let Command::Submit(request) = command {
+            if let Command::Submit(request) | Command::Defer(request) = command {
                 let finish = |e: &mut Event| e.error = Some(closed());
                 request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Close, finish);
             }
         }
+        self.shared.helper.stop();
         self.shared.dispatch.stop();
+        self.shared.adopt_orphans();
     }
 }
 

@@ -183,8 +183,11 @@ fn check_options(o: &EngineOptions) -> Result<()> {
         return Err(Error::argument(format!("option device_index is {}; the CPU is device 0", o.device_index))
             .about("device_index"));
     }
-    if o.delivery == Delivery::Poll {
-        return unsupported("delivery", "polling");
+    if o.wake.is_some() && o.delivery != Delivery::Poll {
+        return Err(Error::argument(
+            "option wake is set on an engine with a dispatch thread, which nothing has to wake",
+        )
+        .about("wake"));
     }
     if matches!(o.compute, Type::Q8 | Type::Q4) {
         return Err(Error::argument("option compute is a quantized type; it takes f32 or bf16").about("compute"));

@@ -7,7 +7,7 @@ use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
     CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Policy, ProgressFn, RequestOptions, Stats, TextOptions,
-    Type,
+    Type, WakeFn,
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
@@ -107,6 +107,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         policy: Policy::Continuous,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
+        wake: wake(o.wake, user_data),
         trace: None,
     })
 }
@@ -164,17 +165,27 @@ fn log(log: astrai_log_fn, user_data: &Arc<UserData>) -> Option<LogFn> {
     }))
 }
 
-/// The engine's options of one request.
+fn wake(wake: astrai_wake_fn, user_data: &Arc<UserData>) -> Option<WakeFn> {
+    let wake = wake?;
+    let user_data = Arc::downgrade(user_data);
+    Some(Arc::new(move || {
+        let Some(user_data) = user_data.upgrade() else { return };
+        // SAFETY: a function of the declared type, by the contract of astrai_engine_open.
+        guard::callback(|| unsafe { wake(user_data.pointer()) });
+    }))
+}
+
+/// The engine's options of one request. Whether it is ASTRAI_REQUEST_TO_ENGINE shows in its sink.
 pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
-    let later = ASTRAI_REQUEST_DEFER | ASTRAI_REQUEST_TO_ENGINE;
-    let now = ASTRAI_REQUEST_SEEDED | ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_PROMPT_LOGPROBS;
-    input::flags(o.flags, now | later, "astrai_request_options.flags")?;
-    if o.flags & later != 0 {
-        let message = "ASTRAI_REQUEST_DEFER and ASTRAI_REQUEST_TO_ENGINE are not in this version; clear them";
-        return Err(Error::unsupported(message).about("astrai_request_options.flags"));
-    }
+    let known = ASTRAI_REQUEST_SEEDED
+        | ASTRAI_REQUEST_IGNORE_EOS
+        | ASTRAI_REQUEST_PROMPT_LOGPROBS
+        | ASTRAI_REQUEST_DEFER
+        | ASTRAI_REQUEST_TO_ENGINE;
+    input::flags(o.flags, known, "astrai_request_options.flags")?;
     Ok(RequestOptions {
         tag: o.tag,
+        defer: o.flags & ASTRAI_REQUEST_DEFER != 0,
         seed: (o.flags & ASTRAI_REQUEST_SEEDED != 0).then_some(o.seed),
         ignore_eos: o.flags & ASTRAI_REQUEST_IGNORE_EOS != 0,
         prompt_logprobs: o.flags & ASTRAI_REQUEST_PROMPT_LOGPROBS != 0,
@@ -281,21 +292,21 @@ mod tests {
     fn request_values_and_flags_cross() {
         let mut c = astrai_request_options::defaults();
         c.flags = ASTRAI_REQUEST_SEEDED | ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_PROMPT_LOGPROBS;
+        assert!(!request(&c).unwrap().defer);
+        c.flags |= ASTRAI_REQUEST_DEFER;
         (c.seed, c.tag, c.max_tokens, c.logprobs, c.priority) = (0, 3, 0, 5, -2);
         (c.temperature, c.top_p) = (0.0, 0.5);
         let o = request(&c).unwrap();
         assert_eq!((o.seed, o.tag, o.max_tokens, o.logprobs, o.priority), (Some(0), 3, Some(0), Some(5), -2));
         assert_eq!((o.temperature, o.top_p, o.min_p), (Some(0.0), Some(0.5), None));
-        assert!(o.ignore_eos && o.prompt_logprobs);
+        assert!(o.ignore_eos && o.prompt_logprobs && o.defer);
     }
 
     #[test]
-    fn later_flags_are_unsupported_and_unknown_ones_are_errors() {
+    fn unknown_flags_and_values_out_of_range_are_errors() {
         let mut c = astrai_request_options::defaults();
-        for (flags, status) in [(8, Status::Unsupported), (16, Status::Unsupported), (32, Status::Argument)] {
-            c.flags = flags;
-            assert_eq!(request(&c).unwrap_err().status, status, "flags {flags}");
-        }
+        c.flags = 32;
+        assert_eq!(request(&c).unwrap_err().status, Status::Argument);
         c.flags = 0;
         c.max_tokens = -2;
         assert_eq!(request(&c).unwrap_err().subject, "max_tokens");

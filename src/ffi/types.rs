@@ -127,7 +127,7 @@ pub const ASTRAI_TIER_AMX: i32 = 6;
 
 /// Callbacks run on a dispatch thread of the library.
 pub const ASTRAI_DELIVER_THREAD: i32 = 0;
-/// Callbacks run inside the host's own calls only; not in this version.
+/// Callbacks, finalizers and log lines run inside open, poll, wait, close and free only, on the thread that calls.
 pub const ASTRAI_DELIVER_POLL: i32 = 1;
 
 /// No log lines.
@@ -152,9 +152,10 @@ pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
 pub const ASTRAI_REQUEST_IGNORE_EOS: u32 = 2;
 /// astrai_request_options.flags: report the log probability of every prompt token.
 pub const ASTRAI_REQUEST_PROMPT_LOGPROBS: u32 = 4;
-/// astrai_request_options.flags: template and tokenizer run off the calling thread; not in this version.
+/// astrai_request_options.flags: template and tokenizer run on a thread of the engine; their errors, and a prompt that
+/// is empty or too long, become an ASTRAI_EVENT_FAILED.
 pub const ASTRAI_REQUEST_DEFER: u32 = 8;
-/// astrai_request_options.flags: events go to a queue of the engine; not in this version.
+/// astrai_request_options.flags: events go to a queue of the engine, read with astrai_engine_next; on_event is NULL.
 pub const ASTRAI_REQUEST_TO_ENGINE: u32 = 16;
 
 /// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
@@ -286,10 +287,12 @@ pub struct astrai_event {
 pub type astrai_event_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const astrai_event) -> i32>;
 /// Load progress in bytes, on the opener's thread. Nonzero aborts: open returns ASTRAI_ERR_ABORTED.
 pub type astrai_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, done: u64, total: u64) -> i32>;
-/// Receives a log line, on any thread that works for the engine. The text dies when the callback returns.
+/// Receives a log line, on the opener's or a dispatch thread (POLL: inside the host's calls). The text dies when the
+/// callback returns.
 pub type astrai_log_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, level: i32, text: *const c_char, len: usize)>;
-/// With ASTRAI_DELIVER_POLL: there is something to poll. Runs on library threads: just post to your own loop.
+/// With ASTRAI_DELIVER_POLL: there is something to poll. At most once until the next poll begins, and not for what is
+/// pulled. The only callback on library threads then: just post to your own loop.
 pub type astrai_wake_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 /// The library is done with user_data. Exactly once, after the last callback that gets it, even if the call failed.
 pub type astrai_finalize_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;

@@ -500,9 +500,9 @@ impl Scheduler {
         }
     }
 
-    /// Appends a sampled token.
+    /// Appends a sampled token; not to a sequence that has ended.
     pub fn append(&mut self, handle: Handle, token: u32) {
-        if let Some(sequence) = self.sequences.get_mut(handle) {
+        if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) {
             sequence.tokens.push(token);
         }
     }

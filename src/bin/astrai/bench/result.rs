@@ -148,10 +148,11 @@ fn gaps(arrivals: &[(Duration, usize)]) -> impl Iterator<Item = f64> {
     })
 }
 
-/// The middle value; of an even number, the higher of the two.
+/// The middle value, or the mean of the two in the middle.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some((low + high) / 2.0)
 }
 
 #[cfg(test)]
@@ -165,6 +166,13 @@ mod tests {
         let one = Spread::of(vec![7.0]).unwrap();
         assert_eq!((one.p50, one.p99), (7.0, 7.0));
         assert_eq!(Spread::of(Vec::new()), None);
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), Some(2.5));
+        assert_eq!(median(Vec::new()), None);
     }
 
     #[test]

@@ -280,7 +280,7 @@ typedef struct astrai_engine_options {
   int32_t delivery;
   /// ASTRAI_LOG_*
   int32_t log_level;
-  /// Of the engine's threads: negative is below normal, 0 normal.
+  /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same.
   int32_t thread_priority;
   /// Threads that compute; 0 = physical cores.
   uint32_t threads;
@@ -294,13 +294,14 @@ typedef struct astrai_engine_options {
   uint32_t page_tokens;
   /// Tokens computed in one step.
   uint32_t step_tokens;
-  /// Not in this version: leave at 0.
+  /// Work at most so long in every duty_interval_us, as astrai_engine_set_duty; both 0 = no limit.
   uint32_t duty_work_us;
-  /// Not in this version: leave at 0.
+  /// The interval of duty_work_us, in microseconds.
   uint32_t duty_interval_us;
   /// 0.
   uint32_t reserved;
-  /// Bytes for the KV cache; 0 = what the slots need, at most a quarter of free memory.
+  /// Bytes for weights, KV cache and workspace together; astrai_engine_plan says what they take. 0 = no bound, but
+  /// the KV cache is what the slots need, at most a quarter of free memory.
   uint64_t memory_budget;
   /// Processors the engine's threads may use, bit i = processor i; 0 = all.
   uint64_t affinity_mask;
@@ -523,6 +524,32 @@ typedef struct astrai_stats {
   uint64_t log_dropped;
 } astrai_stats;
 
+/// What memory an engine would take. Caller-owned: set struct_size. Tokenizer and bookkeeping are not counted.
+typedef struct astrai_plan {
+  /// In: sizeof(astrai_plan). Out: the bytes that were filled.
+  uint32_t struct_size;
+  /// 1 when total_bytes is at most available_bytes, else 0: then the numbers are the least that the options allow.
+  uint32_t fits;
+  /// Longest sequence, in tokens.
+  uint32_t context_length;
+  /// Sequences of context_length tokens that fit at the same time, at most max_running; of shorter ones more may run.
+  uint32_t max_sequences;
+  /// Tensors the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied.
+  uint64_t weight_bytes;
+  /// All pages of the KV cache.
+  uint64_t kv_bytes;
+  /// Activations and logits.
+  uint64_t workspace_bytes;
+  /// The three together.
+  uint64_t total_bytes;
+  /// memory_budget, or without one the memory that is free; 0 when the system does not say.
+  uint64_t available_bytes;
+  /// Tokens the KV cache holds.
+  uint64_t kv_tokens;
+  /// KV cache for each token.
+  uint64_t kv_bytes_per_token;
+} astrai_plan;
+
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
 typedef int32_t (*astrai_event_fn)(void *user_data, const struct astrai_event *event);
 
@@ -623,6 +650,37 @@ int32_t astrai_engine_next(const struct astrai_engine *engine,
                            int32_t timeout_ms,
                            struct astrai_event **out,
                            struct astrai_error **err);
+
+/// [B] Says what memory astrai_engine_open with these options would take, from config and file headers alone: no weights
+/// are read, no threads started, and the callbacks in options are not called. NULL options: all automatic. Too
+/// little memory is no error: fits is 0. Other errors as astrai_engine_open.
+int32_t astrai_engine_plan(const char *dir,
+                           const struct astrai_engine_options *options,
+                           struct astrai_plan *out,
+                           struct astrai_error **err);
+
+/// [B] Keeps the engine from working until astrai_engine_resume. OK: no step is running and none will begin. TIMEOUT: what
+/// runs was not over in time, and the pause stays requested; or another thread resumed the engine. Requests
+/// are accepted, cancelled and meet their deadlines as always, but make no progress. Idempotent.
+/// astrai_engine_close on a paused engine gives no grace. ERR_REENTRANT, ERR_ARGUMENT, ERR_CLOSED.
+int32_t astrai_engine_pause(const struct astrai_engine *engine,
+                            int32_t timeout_ms,
+                            struct astrai_error **err);
+
+/// [A] Ends a pause; fine when there is none.
+int32_t astrai_engine_resume(const struct astrai_engine *engine, struct astrai_error **err);
+
+/// [A] Lets the engine work at most work_us in every interval_us, both in microseconds; 0 and 0: no limit. It rests
+/// between two layers of the model, so it may exceed the limit by one layer, which it makes up for. After idling it may
+/// work work_us at once: two intervals that touch can have twice as much. Takes effect at once.
+/// ERR_ARGUMENT: work_us is more than interval_us, or only work_us is 0; needed and available are the two.
+int32_t astrai_engine_set_duty(const struct astrai_engine *engine,
+                               uint32_t work_us,
+                               uint32_t interval_us,
+                               struct astrai_error **err);
+
+/// [A] Drops the cached pages that no request uses and no prefix pins, before the next step.
+int32_t astrai_engine_clear_cache(const struct astrai_engine *engine, struct astrai_error **err);
 
 /* -- prompt: a builder, so that nobody marshals arrays of pointers ----------- */
 

@@ -92,7 +92,7 @@ pub struct EngineOptions {
     pub delivery: Delivery,
     /// Verbosity of `log`.
     pub log_level: LogLevel,
-    /// Operating-system priority of the engine's threads: negative is lower than normal, 0 normal.
+    /// Operating-system priority of the engine's threads: negative is lower than that of the opener's, 0 the same.
     pub thread_priority: i32,
     /// Threads that compute, the scheduler's included; 0 = physical cores.
     pub threads: u32,
@@ -106,7 +106,12 @@ pub struct EngineOptions {
     pub page_tokens: u32,
     /// Tokens of one step.
     pub step_tokens: u32,
-    /// Bytes the KV pages may take; 0 = the smaller of slots × context and a quarter of free memory.
+    /// Engine work at most, in microseconds of every `duty_interval_us`; see [`super::Engine::set_duty`]. Both 0 = no limit.
+    pub duty_work_us: u32,
+    /// The interval of `duty_work_us`, in microseconds.
+    pub duty_interval_us: u32,
+    /// Bytes that weights, KV pages and workspace may take together; see [`super::Engine::plan`]. 0 = no bound but that of
+    /// the KV pages: the smaller of slots × context and a quarter of free memory.
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,

@@ -5,8 +5,9 @@
 
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
+use super::control::Meter;
 use super::defer::Deferred;
-use super::delivery::{Outbox, closed, lock, wait_until};
+use super::delivery::{Outbox, closed, lock};
 use super::table::Table;
 use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
@@ -26,17 +27,19 @@ use std::time::{Duration, Instant};
 pub(super) struct Core {
     pub shared: Arc<Shared>,
     pub machine: Machine,
-    active: Table,
-    deferred: Deferred,
+    pub active: Table,
+    pub deferred: Deferred,
     /// Commands taken from the mailbox and not yet obeyed.
-    inbox: VecDeque<Command>,
+    pub inbox: VecDeque<Command>,
+    /// What the engine thread knows of pause and duty limit.
+    pub meter: Meter,
     /// The request that is being admitted: neither in the inbox nor active.
     admitting: Option<Arc<Outbox>>,
     stats: Stats,
     spent: PhaseTimes,
     /// Set once the engine is closing: when whatever still runs is cut off.
-    closing: Option<Instant>,
-    dead: bool,
+    pub closing: Option<Instant>,
+    pub dead: bool,
     panic_next: bool,
     trace: Option<Tracer>,
 }
@@ -86,6 +89,7 @@ impl Core {
             active: Table::default(),
             deferred: Deferred::default(),
             inbox: VecDeque::new(),
+            meter: Meter::new(Instant::now()),
             admitting: None,
             stats,
             spent: PhaseTimes::default(),
@@ -129,40 +133,25 @@ impl Core {
                 self.obey(command);
             }
             self.expire();
-            let worked = !self.dead && self.step();
-            idle = !worked;
-            self.stats.steps += worked as u64;
+            let may_step = !self.meter.held();
+            let worked = !self.dead && may_step && self.metered(Core::step);
+            idle = !worked && may_step;
             self.publish();
-            if let Some(cut) = self.closing {
-                if Instant::now() >= cut {
-                    self.end_all(|| End::Cancelled(FinishReason::Close));
-                }
-                if self.active.is_empty() && self.deferred.len() == 0 {
-                    self.publish();
-                    return;
-                }
+            self.cut_off();
+            // What arrived during the step still has to get its end.
+            if self.closing.is_some() && self.is_idle() && self.inbox.is_empty() {
+                self.publish();
+                return;
             }
         }
     }
 
-    /// Takes in what has arrived; when idle, sleeps until there is something or a deadline passes.
-    fn take_commands(&mut self, idle: bool) {
-        let mut mailbox = lock(&self.shared.mailbox);
-        if idle {
-            let deadlines = self.active.next_deadline().into_iter().chain(self.deferred.deadlines());
-            let deadline = deadlines.chain(self.closing).min();
-            while mailbox.commands.is_empty() {
-                let (again, in_time) = wait_until(&self.shared.mail, mailbox, deadline);
-                mailbox = again;
-                if !in_time {
-                    break;
-                }
-            }
-        }
-        self.inbox.extend(mailbox.commands.drain(..));
+    /// Whether there is no request.
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty() && self.deferred.len() == 0
     }
 
-    fn obey(&mut self, command: Command) {
+    pub fn obey(&mut self, command: Command) {
         match command {
             Command::Submit(request) => {
                 self.admitting = Some(request.delivery.clone());
@@ -198,13 +187,14 @@ impl Core {
                 self.publish();
                 reply.put(self.check());
             }
+            Command::ClearCache => self.machine.scheduler.clear_cache(),
             Command::Close(cut) => self.closing = Some(cut),
             Command::Panic => self.panic_next = true,
         }
     }
 
     /// Law 3, and that every active request has its sequence.
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.machine.scheduler.check()?;
         let (running, waiting, _) = self.machine.scheduler.counts();
         if running + waiting != self.active.len() {
@@ -255,7 +245,7 @@ impl Core {
         }
     }
 
-    fn end_all(&mut self, end: impl Fn() -> End) {
+    pub fn end_all(&mut self, end: impl Fn() -> End) {
         self.end_deferred_where(|_| true, &end);
         for index in 0..self.active.end() {
             if let Some(handle) = self.active.at(index) {
@@ -309,7 +299,7 @@ impl Core {
     }
 
     /// Ends requests whose deadline has passed.
-    fn expire(&mut self) {
+    pub fn expire(&mut self) {
         let now = Instant::now();
         if self.deferred.deadlines().any(|d| d <= now) {
             let expired = |r: &NewRequest| r.deadline.is_some_and(|d| d <= now);
@@ -320,7 +310,7 @@ impl Core {
         }
     }
 
-    /// One step; false when nothing could run.
+    /// One step, or as much of it as is still wanted; false when nothing could run.
     fn step(&mut self) -> bool {
         if std::mem::take(&mut self.panic_next) {
             panic!("a test asked the engine thread to panic");
@@ -331,14 +321,16 @@ impl Core {
             return false;
         }
         self.note_admissions(begin);
-        self.machine.forward();
-        if let Some(trace) = &mut self.trace {
-            trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
-        }
-        self.sample();
-        self.account(planned);
-        if let Some(trace) = &mut self.trace {
-            trace.call(&self.machine.scheduler, self.machine.page_tokens);
+        if self.forward() {
+            if let Some(trace) = &mut self.trace {
+                trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
+            }
+            self.sample();
+            self.stats.steps += 1;
+            self.account(planned + self.meter.rested());
+            if let Some(trace) = &mut self.trace {
+                trace.call(&self.machine.scheduler, self.machine.page_tokens);
+            }
         }
         true
     }
@@ -438,7 +430,7 @@ impl Core {
         Ok(())
     }
 
-    fn publish(&mut self) {
+    pub fn publish(&mut self) {
         let (running, waiting, stalled) = self.machine.scheduler.counts();
         let (used, cached, free) = self.machine.scheduler.pages();
         let counters = self.machine.scheduler.counters();
@@ -487,6 +479,7 @@ impl Drop for Core {
             }
         }
         self.shared.helper.stop();
+        self.shared.rested.notify_all();
         self.shared.dispatch.stop();
         self.shared.adopt_orphans();
     }
@@ -520,10 +513,6 @@ impl Machine {
             }
         }
         refilled
-    }
-
-    fn forward(&mut self) {
-        self.model.forward(&mut *self.backend, &self.step);
     }
 
     fn read_logits(&mut self, wanted: &[Wanted]) {

@@ -7,10 +7,13 @@
 
 mod active;
 pub mod api;
+mod control;
 mod core;
 mod defer;
 mod delivery;
+mod duty;
 mod open;
+mod plan;
 mod prompt;
 mod receive;
 mod stats;
@@ -19,6 +22,7 @@ mod trace;
 
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};
+pub use plan::Plan;
 pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 
 use crate::error::{Error, Result, Status, Unit};
@@ -87,6 +91,8 @@ enum Command {
     /// A paused request's queue was read.
     Resume(u64),
     Check(Answer),
+    /// Drop the cached pages that nobody uses.
+    ClearCache,
     /// Accept nothing more; cut off what still runs at this time.
     Close(Instant),
     Panic,
@@ -138,6 +144,8 @@ impl Reply {
 #[derive(Default)]
 struct Mailbox {
     commands: Vec<Command>,
+    /// Pause and duty limit.
+    control: control::Control,
     /// No more submits: the engine is closing.
     closed: bool,
     /// The engine thread has ended; nobody reads this any more.
@@ -148,6 +156,8 @@ struct Mailbox {
 struct Shared {
     mailbox: Mutex<Mailbox>,
     mail: Condvar,
+    /// The engine thread came to rest, or ended.
+    rested: Condvar,
     dispatch: Dispatch,
     helper: defer::Helper,
     stats: StatsCell,
@@ -237,9 +247,13 @@ impl Engine {
         prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened>,
     ) -> Result<Engine> {
         refuse_in_callback("open")?;
+        // What is wrong with these is told below, with everything else.
+        let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
+        let control = control::Control::new(duty);
         let shared = Arc::new(Shared {
-            mailbox: Mutex::default(),
+            mailbox: Mutex::new(Mailbox { control, ..Mailbox::default() }),
             mail: Condvar::new(),
+            rested: Condvar::new(),
             dispatch: Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone()),
             helper: defer::Helper::default(),
             stats: StatsCell::default(),
@@ -287,7 +301,7 @@ impl Engine {
     }
 
     /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads. What waits for
-    /// [`Engine::next`] stays.
+    /// [`Engine::next`] stays. On a paused engine nothing could end by itself, so there is no grace.
     ///
     /// # Errors
     /// `Closed` for a second call, `Reentrant` inside a callback.

@@ -2,26 +2,21 @@
 
 use super::api::*;
 use super::core::Machine;
+use super::duty::Duty;
+use super::plan::{Prospect, Sizing};
 use super::prompt::TextKit;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, KvShape};
-use crate::dtype::DType;
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Unit};
 use crate::limits;
-use crate::model::architecture::{Architecture, LayerGroup};
-use crate::model::families::{self, Family};
-use crate::model::{Model, Step, Tables, config::Config, weights};
-use crate::os::memory;
+use crate::model::architecture::Architecture;
+use crate::model::families::Family;
+use crate::model::{Model, Step, Tables, weights};
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, Sampler};
-use crate::scheduler::{BatchPlan, Capacity, Policy, Scheduler};
-use crate::source::{Folder, FolderOptions, GenerationDefaults, ModelSource};
+use crate::scheduler::{BatchPlan, Capacity, Scheduler};
+use crate::source::{Folder, GenerationDefaults, ModelSource};
 use std::path::Path;
-
-/// Fraction of free memory the KV pages may take when no budget is given.
-const FREE_MEMORY_SHARE: u64 = 4;
-/// KV memory when the system does not say how much is free, in bytes.
-const KV_BYTES_FALLBACK: u64 = 1 << 30;
 
 /// An engine about to start.
 pub(super) struct Opened {
@@ -34,20 +29,45 @@ pub(super) struct Opened {
     pub waiting_max: usize,
 }
 
-/// What the options mean for a model.
-struct Sizing {
-    running_max: usize,
-    waiting_max: usize,
-    context: usize,
-    page_tokens: usize,
-    step_tokens: usize,
-    frames: usize,
-    kv: DType,
-    policy: Policy,
+/// Receives log lines.
+type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
+
+/// What is known of a model before its weights are read.
+struct Prepared {
+    prospect: Prospect,
+    defaults: GenerationDefaults,
+    text: TextKit,
 }
 
-/// What loading reports to: bytes done and in all; `false` aborts.
-type Report<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
+/// Reads the folder and prepares everything but the threads.
+pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<Opened> {
+    check_options(options)?;
+    let mut progress = report(options);
+    // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
+    let mut half = 0;
+    let mut reading = |done: u64, total: u64| {
+        half = total;
+        progress(done, total.saturating_mul(2))
+    };
+    let mut folder = Folder::headers(dir, options.text_only)?;
+    if options.text_only {
+        return text_only(&folder);
+    }
+    let prepared = prepare(&folder, options, log)?;
+    folder.load(options.no_mmap, &mut reading)?;
+    finish(prepared, &folder, options, half, &mut progress, log)
+}
+
+/// As [`open`], for a source that is open already.
+pub(super) fn open_source(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<Opened> {
+    check_options(options)?;
+    let mut progress = report(options);
+    if options.text_only {
+        return text_only(source);
+    }
+    let prepared = prepare(source, options, log)?;
+    finish(prepared, source, options, 0, &mut progress, log)
+}
 
 /// The caller's progress function, as one that knows it is a callback.
 fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
@@ -58,53 +78,31 @@ fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
     }
 }
 
-/// Reads the folder and prepares everything but the threads.
-pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(LogLevel, String)) -> Result<Opened> {
-    check_options(options)?;
-    let mut progress = report(options);
-    let folder_options = FolderOptions { no_mmap: options.no_mmap, text_only: options.text_only };
-    // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
-    let mut half = 0;
-    let mut reading = |done: u64, total: u64| {
-        half = total;
-        progress(done, total.saturating_mul(2))
-    };
-    let folder = Folder::open(dir, folder_options, &mut reading)?;
-    if options.text_only {
-        return text_only(&folder);
-    }
-    prepare(&folder, options, half, &mut progress, log)
-}
-
-/// As [`open`], for a source that is open already.
-pub(super) fn open_source(
-    source: &dyn ModelSource,
-    options: &mut EngineOptions,
-    log: &mut dyn FnMut(LogLevel, String),
-) -> Result<Opened> {
-    check_options(options)?;
-    let mut progress = report(options);
-    if options.text_only { text_only(source) } else { prepare(source, options, 0, &mut progress, log) }
-}
-
-/// Everything after the reading. `read` bytes have been reported; binding reports as many again.
-fn prepare(
-    source: &dyn ModelSource,
-    options: &EngineOptions,
-    read: u64,
-    progress: Report,
-    log: &mut dyn FnMut(LogLevel, String),
-) -> Result<Opened> {
-    let (family, model_type) = families::find(source.config()?, source.subject())?;
-    let config = Config::new(source.config()?, source.subject());
-    let architecture = (family.architecture)(&config, &model_type)?;
+/// Everything that needs no weights.
+fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Result<Prepared> {
+    let prospect = Prospect::of(source, options)?;
+    prospect.sizing.require()?;
+    let architecture = &prospect.architecture;
     let defaults = GenerationDefaults::from_source(source)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
         let vocab = architecture.vocab;
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
     let text = TextKit::open(source, architecture.vocab)?;
-    let sizing = Sizing::of(options, &architecture)?;
+    Ok(Prepared { prospect, defaults, text })
+}
+
+/// Binds the weights. `read` bytes of progress have been reported; binding reports as many again.
+fn finish(
+    prepared: Prepared,
+    source: &dyn ModelSource,
+    options: &EngineOptions,
+    read: u64,
+    progress: weights::Progress,
+    log: Log,
+) -> Result<Opened> {
+    let Prepared { prospect, defaults, text } = prepared;
+    let Prospect { family, model_type, architecture, sizing } = prospect;
     let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
     let backend = CpuBackend::new(options.cpu_tier, options.threads as usize, thread_options)?;
     let info = Info {
@@ -156,7 +154,7 @@ fn text_only(source: &dyn ModelSource) -> Result<Opened> {
 }
 
 /// Refuses values outside their range, and what this build does not have.
-fn check_options(o: &EngineOptions) -> Result<()> {
+pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     let limit = |name: &str, value: u32, max: usize| {
         if value as usize <= max {
             return Ok(());
@@ -173,6 +171,7 @@ fn check_options(o: &EngineOptions) -> Result<()> {
     limit("context_length", o.context_length, limits::CONTEXT_MAX)?;
     limit("page_tokens", o.page_tokens, limits::PAGE_TOKENS_MAX)?;
     limit("step_tokens", o.step_tokens, limits::STEP_TOKENS_MAX)?;
+    Duty::new(o.duty_work_us, o.duty_interval_us)?;
     let unsupported = |name: &str, what: &str| {
         Err(Error::unsupported(format!("option {name}: {what} is not in this build")).about(name))
     };
@@ -209,78 +208,6 @@ fn allowed_tokens(text: &TextKit, vocab: usize) -> Result<AllowedTokens> {
     }
 }
 
-impl Sizing {
-    fn of(o: &EngineOptions, a: &Architecture) -> Result<Sizing> {
-        let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
-        let wanted = o.context_length as usize;
-        if wanted > a.context {
-            return Err(Error::argument(format!(
-                "option context_length is {wanted}, but the model was made for {} tokens",
-                a.context
-            ))
-            .about("context_length")
-            .numbers(Unit::Tokens, wanted as u64, a.context as u64));
-        }
-        let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
-        let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
-        let kv = match (o.kv, o.compute) {
-            (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
-            _ => DType::Bf16,
-        };
-        let context = if wanted == 0 { a.context } else { wanted };
-        let frames = frames(o, &a.groups(), running_max, page_tokens, context, kv)?;
-        let held = frames * page_tokens;
-        if wanted > held {
-            let message = format!(
-                "a context of {wanted} tokens was asked for, but the KV memory holds {held}; raise memory_budget"
-            );
-            return Err(Error::new(Status::Memory, message).about("memory_budget").numbers(
-                Unit::Tokens,
-                wanted as u64,
-                held as u64,
-            ));
-        }
-        Ok(Sizing {
-            running_max,
-            waiting_max: or(o.max_waiting, limits::WAITING_DEFAULT),
-            context: context.min(held),
-            page_tokens,
-            step_tokens: or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max),
-            frames,
-            kv,
-            policy: o.policy,
-        })
-    }
-}
-
-/// Page frames of each layer group: enough for every slot's context, within the budget.
-fn frames(
-    o: &EngineOptions,
-    groups: &[LayerGroup],
-    running: usize,
-    page_tokens: usize,
-    context: usize,
-    kv: DType,
-) -> Result<usize> {
-    let overflow = || Error::format("config.json describes KV pages larger than this machine can address");
-    let mut bytes = 0u64;
-    for group in groups {
-        let frame = group.shape(1, page_tokens, kv).frame_bytes().ok_or_else(overflow)?;
-        bytes = bytes.checked_add(frame as u64).ok_or_else(overflow)?;
-    }
-    let budget = match o.memory_budget {
-        0 => memory::available_bytes().map_or(KV_BYTES_FALLBACK, |free| free / FREE_MEMORY_SHARE),
-        given => given,
-    };
-    let wanted = (running as u64).saturating_mul(context.div_ceil(page_tokens) as u64);
-    let affordable = budget / bytes.max(1);
-    if affordable == 0 {
-        let message = format!("one KV page takes {bytes} bytes, the memory budget is {budget}");
-        return Err(Error::new(Status::Memory, message).about("memory_budget").numbers(Unit::Bytes, bytes, budget));
-    }
-    usize::try_from(wanted.min(affordable).min(limits::PAGES_MAX as u64)).map_err(|_| overflow())
-}
-
 struct Parts<'a> {
     family: &'a Family,
     architecture: Architecture,
@@ -293,7 +220,7 @@ fn build(
     sizing: &Sizing,
     mut backend: Box<dyn Backend>,
     progress: weights::Progress,
-    log: &mut dyn FnMut(LogLevel, String),
+    log: Log,
 ) -> Result<Machine> {
     let Parts { family, architecture, source, allowed } = parts;
     let mut note = |line| log(LogLevel::Debug, line);
@@ -301,7 +228,7 @@ fn build(
     let shapes: Vec<KvShape> =
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();
     let vocab = architecture.vocab;
-    let logits_rows = sizing.running_max.clamp(8, limits::LOGITS_ROWS_MAX);
+    let logits_rows = sizing.logits_rows;
     let model = Model::new(architecture, bound, &shapes, sizing.step_tokens, logits_rows, &mut *backend)?;
     let scheduler = Scheduler::new(Capacity {
         running_max: sizing.running_max,

@@ -6,8 +6,8 @@ use super::input::{self, CallerStruct};
 use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
-    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Policy, ProgressFn, RequestOptions, Stats, TextOptions,
-    Type, WakeFn,
+    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Plan, Policy, ProgressFn, RequestOptions, Stats,
+    TextOptions, Type, WakeFn,
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
@@ -70,15 +70,21 @@ unsafe impl CallerStruct for astrai_stats {
     }
 }
 
+// SAFETY: repr(C), `struct_size` first, integers.
+unsafe impl CallerStruct for astrai_plan {
+    const NAME: &'static str = "astrai_plan";
+    const SIZE_MIN: usize = offset_of!(astrai_plan, kv_bytes_per_token) + size_of::<u64>();
+    fn defaults() -> Self {
+        // SAFETY: as above.
+        unsafe { zeroed() }
+    }
+}
+
 /// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.
 pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Result<EngineOptions> {
     input::flags(o.flags, ASTRAI_ENGINE_NO_MMAP | ASTRAI_ENGINE_TEXT_ONLY, "astrai_engine_options.flags")?;
     if o.reserved != 0 {
         return Err(bad("reserved", o.reserved, "0"));
-    }
-    if o.duty_work_us != 0 || o.duty_interval_us != 0 {
-        let message = "duty_work_us and duty_interval_us are not in this version; leave them at 0";
-        return Err(Error::unsupported(message).about("duty_work_us"));
     }
     let delivery = named(o.delivery, &[Delivery::Thread, Delivery::Poll], "delivery")?;
     if o.wake.is_some() && delivery != Delivery::Poll {
@@ -102,6 +108,8 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         context_length: o.context_length,
         page_tokens: o.page_tokens,
         step_tokens: o.step_tokens,
+        duty_work_us: o.duty_work_us,
+        duty_interval_us: o.duty_interval_us,
         memory_budget: o.memory_budget,
         affinity_mask: o.affinity_mask,
         policy: Policy::Continuous,
@@ -274,6 +282,23 @@ pub(super) fn stats(stats: &Stats) -> astrai_stats {
     }
 }
 
+/// What astrai_engine_plan reports.
+pub(super) fn plan(plan: &Plan) -> astrai_plan {
+    astrai_plan {
+        struct_size: size_of::<astrai_plan>() as u32,
+        fits: u32::from(plan.fits),
+        context_length: plan.context_length,
+        max_sequences: plan.max_sequences,
+        weight_bytes: plan.weight_bytes,
+        kv_bytes: plan.kv_bytes,
+        workspace_bytes: plan.workspace_bytes,
+        total_bytes: plan.total_bytes,
+        available_bytes: plan.available_bytes,
+        kv_tokens: plan.kv_tokens,
+        kv_bytes_per_token: plan.kv_bytes_per_token,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,7 +360,8 @@ mod tests {
             ][field] = value;
             assert_eq!(engine(&c, &user_data()).err().unwrap().status, Status::Argument, "field {field} = {value}");
         }
-        c.duty_work_us = 1;
-        assert_eq!(engine(&c, &user_data()).err().unwrap().status, Status::Unsupported);
+        (c.duty_work_us, c.duty_interval_us) = (1, 2);
+        let o = engine(&c, &user_data()).unwrap();
+        assert_eq!((o.duty_work_us, o.duty_interval_us), (1, 2));
     }
 }

@@ -321,7 +321,7 @@ pub struct astrai_engine_options {
     pub delivery: i32,
     /// ASTRAI_LOG_*
     pub log_level: i32,
-    /// Of the engine's threads: negative is below normal, 0 normal.
+    /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same.
     pub thread_priority: i32,
     /// Threads that compute; 0 = physical cores.
     pub threads: u32,
@@ -335,13 +335,14 @@ pub struct astrai_engine_options {
     pub page_tokens: u32,
     /// Tokens computed in one step.
     pub step_tokens: u32,
-    /// Not in this version: leave at 0.
+    /// Work at most so long in every duty_interval_us, as astrai_engine_set_duty; both 0 = no limit.
     pub duty_work_us: u32,
-    /// Not in this version: leave at 0.
+    /// The interval of duty_work_us, in microseconds.
     pub duty_interval_us: u32,
     /// 0.
     pub reserved: u32,
-    /// Bytes for the KV cache; 0 = what the slots need, at most a quarter of free memory.
+    /// Bytes for weights, KV cache and workspace together; astrai_engine_plan says what they take. 0 = no bound, but
+    /// the KV cache is what the slots need, at most a quarter of free memory.
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
@@ -424,6 +425,34 @@ pub struct astrai_info {
     pub model_type: *const c_char,
     /// For people.
     pub device_name: *const c_char,
+}
+
+/// What memory an engine would take. Caller-owned: set struct_size. Tokenizer and bookkeeping are not counted.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_plan {
+    /// In: sizeof(astrai_plan). Out: the bytes that were filled.
+    pub struct_size: u32,
+    /// 1 when total_bytes is at most available_bytes, else 0: then the numbers are the least that the options allow.
+    pub fits: u32,
+    /// Longest sequence, in tokens.
+    pub context_length: u32,
+    /// Sequences of context_length tokens that fit at the same time, at most max_running; of shorter ones more may run.
+    pub max_sequences: u32,
+    /// Tensors the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied.
+    pub weight_bytes: u64,
+    /// All pages of the KV cache.
+    pub kv_bytes: u64,
+    /// Activations and logits.
+    pub workspace_bytes: u64,
+    /// The three together.
+    pub total_bytes: u64,
+    /// memory_budget, or without one the memory that is free; 0 when the system does not say.
+    pub available_bytes: u64,
+    /// Tokens the KV cache holds.
+    pub kv_tokens: u64,
+    /// KV cache for each token.
+    pub kv_bytes_per_token: u64,
 }
 
 /// Counters of an engine, one consistent snapshot. Caller-owned: set struct_size.

@@ -535,6 +535,13 @@ impl Scheduler {
         }
     }
 
+    /// Gives back every cached page that no sequence uses and nothing pins.
+    pub fn clear_cache(&mut self) {
+        // Ended sequences hold their pages until the next plan.
+        self.cleanup();
+        while self.tree.evict(&mut self.pools) {}
+    }
+
     /// Sequences running, waiting and paused; those that have ended do not count as running or waiting.
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.running.len() - self.finished_running, self.waiting.len(), self.paused)

@@ -165,8 +165,8 @@ static void engine_options(void) {
   TRY(ASTRAI_ERR_ARGUMENT, log_level, 5);
   TRY(ASTRAI_ERR_ARGUMENT, reserved, 1);
   TRY(ASTRAI_ERR_ARGUMENT, wake, count_finalize);
-  TRY(ASTRAI_ERR_UNSUPPORTED, duty_work_us, 1);
-  TRY(ASTRAI_ERR_UNSUPPORTED, duty_interval_us, 1);
+  TRY(ASTRAI_ERR_ARGUMENT, duty_work_us, 1);
+  TRY(ASTRAI_ERR_ARGUMENT, duty_interval_us, 1);
   TRY(ASTRAI_ERR_IO, delivery, ASTRAI_DELIVER_POLL);
   TRY(ASTRAI_ERR_UNSUPPORTED, device, ASTRAI_DEVICE_CUDA);
   TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_Q8);

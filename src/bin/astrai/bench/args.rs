@@ -77,9 +77,9 @@ pub struct BenchArgs {
     /// Context length in tokens [default: the model's, within memory]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::CONTEXT_MAX as i64))]
     pub context: Option<u32>,
-    /// Memory of the KV pages in MiB [default: what slots and context need, within a quarter of what is free]
+    /// Memory of weights, KV pages and workspace in MiB [default: what slots and context need, within what is free]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
-    pub kv_mib: Option<u32>,
+    pub memory_mib: Option<u32>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
@@ -265,7 +265,7 @@ impl BenchArgs {
             max_running: plan.slots as u32,
             max_waiting: plan.requests.clamp(limits::WAITING_DEFAULT, limits::WAITING_MAX) as u32,
             context_length: self.context.unwrap_or(0),
-            memory_budget: u64::from(self.kv_mib.unwrap_or(0)) << 20,
+            memory_budget: u64::from(self.memory_mib.unwrap_or(0)) << 20,
             policy: policy.policy(),
             ..EngineOptions::default()
         }

@@ -75,7 +75,7 @@ fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
         "kv": args.kv.map(name_of),
         "threads": args.threads,
         "context": info.context_length,
-        "kv_mib": args.kv_mib,
+        "memory_mib": args.memory_mib,
         "workload": name_of(plan.workload),
         "requests": plan.requests,
         "streams": plan.streams,

@@ -18,7 +18,9 @@ const PAIRS: usize = 20_000;
 const SEED: u64 = 7;
 
 fn main() {
-    println!("seed {SEED}, {ROUNDS} rounds of {PAIRS} pairs; ns per free + alloc: median (a tenth below, a tenth above)");
+    println!(
+        "seed {SEED}, {ROUNDS} rounds of {PAIRS} pairs; ns per free + alloc: median (a tenth below, a tenth above)"
+    );
     println!("{:>10}{:>28}{:>28}", "pages", "last freed", "at random");
     for size in SIZES {
         println!("{size:>10}{:>28}{:>28}", measure(size, false), measure(size, true));

@@ -82,8 +82,8 @@ SOAK_MINUTES ?= 30
 soak: build need-cc ## mixed traffic for SOAK_MINUTES=30 minutes; memory must stay flat
 	tools/soak.sh $(SOAK_MINUTES) $(MODEL)
 
-bench: need-cargo ## tokens per second on models/storyteller
-	$(CARGO) bench --bench decode --bench sample --bench scheduler
+bench: need-cargo ## tokens per second on models/storyteller; what sampling, a step's books and a page cost
+	$(CARGO) bench --bench decode --bench sample --bench scheduler --bench pages
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

@@ -238,6 +238,10 @@
 /// A model opened by astrai_engine_open; freed by astrai_engine_free.
 typedef struct astrai_engine astrai_engine;
 
+/// A beginning of prompts that stays in memory; made by astrai_prefix_pin or astrai_prefix_restore, freed by
+/// astrai_prefix_free.
+typedef struct astrai_prefix astrai_prefix;
+
 /// What is asked of a model, with its stops and biases; made by astrai_prompt_new, freed by astrai_prompt_free.
 typedef struct astrai_prompt astrai_prompt;
 
@@ -824,6 +828,50 @@ int32_t astrai_request_cancel(const struct astrai_request *request, struct astra
 /// [A] Frees the handle, and cancels the request if it has not ended: its callback still gets the terminal event.
 /// NULL is fine. In a forked child it does nothing.
 void astrai_request_free(struct astrai_request *request);
+
+/* -- prefix: what many prompts begin with ------------------------------------ */
+
+/// [A] Pins the beginning of prompts to come, such as a persona: computes it in the background, unless it is there
+/// already, and keeps it in memory until *out is freed with astrai_prefix_free. Requests that begin with the same
+/// tokens start from it. Only whole pages are kept, at most half of all. A chat is rendered without opening the
+/// assistant's turn; stops and biases do not matter. The prompt may be changed or freed right after.
+/// ERR_CONTEXT, ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED, ERR_ARGUMENT as for astrai_submit. What
+/// goes wrong later is told by astrai_prefix_wait.
+int32_t astrai_prefix_pin(const struct astrai_engine *engine,
+                          const struct astrai_prompt *prompt,
+                          struct astrai_prefix **out,
+                          struct astrai_error **err);
+
+/// [B] Waits until the prefix is pinned. *tokens (tokens may be NULL) is how many tokens that are: whole pages, so 0
+/// for a prompt shorter than a page; fewer later if a request had no other way to go on, which is logged. TIMEOUT: it
+/// is not after timeout_ms (0 polls, -1 waits forever).
+/// ERR_MEMORY: pins would take more than half of the pages; needed and available are in tokens. ERR_QUEUE_FULL: too
+/// many are pinned. ERR_CLOSED, ERR_INTERNAL: the engine ended. ERR_HANDLE: another thread freed the prefix.
+int32_t astrai_prefix_wait(const struct astrai_prefix *prefix,
+                           int32_t timeout_ms,
+                           uint32_t *tokens,
+                           struct astrai_error **err);
+
+/// [B] Waits until the prefix is pinned and writes it to a file, for astrai_prefix_restore in this or another process.
+/// A file of that name is replaced in one step: it is there whole, the old or the new, also if the machine stops.
+/// Other requests go on meanwhile. Errors as for astrai_prefix_wait; ERR_IO, ERR_UTF8.
+int32_t astrai_prefix_save(const struct astrai_prefix *prefix,
+                           const char *path,
+                           struct astrai_error **err);
+
+/// [B] Pins what astrai_prefix_save wrote; requests that begin with it give the same bits as if it had been computed.
+/// Other requests go on meanwhile. *out is freed with astrai_prefix_free. When it fails nothing is pinned.
+/// ERR_MISMATCH: the file is of another model, instruction set, type, page size or version; the message has both
+/// values. ERR_FORMAT: it is damaged. ERR_CONTEXT, ERR_MEMORY: it does not fit, in tokens. ERR_IO, ERR_CLOSED,
+/// ERR_UNSUPPORTED, ERR_UTF8. Only restore files you trust: a checksum finds accidents, not malice.
+int32_t astrai_prefix_restore(const struct astrai_engine *engine,
+                              const char *path,
+                              struct astrai_prefix **out,
+                              struct astrai_error **err);
+
+/// [A] Frees the handle: the pages are no longer pinned, or no longer computed. They stay cached until their memory is
+/// needed. A thread inside astrai_prefix_wait gets ERR_HANDLE. NULL is fine. In a forked child it does nothing.
+void astrai_prefix_free(struct astrai_prefix *prefix);
 
 #ifdef __cplusplus
 }  // extern "C"

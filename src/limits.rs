@@ -62,6 +62,16 @@ pub const PAGE_TOKENS_MAX: usize = 256;
 /// Most pages of one engine.
 pub const PAGES_MAX: usize = 1 << 26;
 
+/// Most pinned prefixes of one engine, those being computed included.
+pub const PINS_MAX: usize = 1024;
+/// Pinned prefixes may take one page in this many; the rest is for requests.
+pub const PINNED_SHARE: usize = 2;
+/// Bytes of pages copied between two steps while a prefix is saved or restored, at least one page: long prefixes go in
+/// pieces, so that running streams do not stall.
+pub const PREFIX_PIECE_BYTES: usize = 1 << 20;
+/// Longest description at the head of a prefix file, in bytes.
+pub const PREFIX_HEADER_BYTES_MAX: usize = 1 << 18;
+
 /// Tokens a request's event queue holds before the request is paused, by default.
 pub const QUEUE_TOKENS_DEFAULT: usize = 4096;
 /// Most tokens a request's event queue may hold.

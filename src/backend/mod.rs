@@ -16,6 +16,10 @@ use crate::dtype::DType;
 use crate::error::Result;
 use std::sync::Arc;
 
+/// Bumped whenever a kernel or the forward pass gives other bits than before: keys and values saved by another version
+/// are not continued.
+pub const NUMERICS_VERSION: u32 = 1;
+
 /// Host bytes that a weight is made from. They stay valid and unmoved while the `Arc` lives, so that a backend may
 /// use them in place.
 pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -221,6 +225,14 @@ pub trait Backend: Send {
 
     /// Reserves the pages of a layer group.
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;
+
+    /// Copies one page frame, all its layers, to the host after the work submitted so far. `out` has exactly the frame's
+    /// bytes. What they mean is the backend's own affair: they are good for [`Backend::write_page`] on a device, tier and
+    /// shape of the same kind.
+    fn read_page(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()>;
+
+    /// Replaces one page frame by bytes that [`Backend::read_page`] gave.
+    fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()>;
 
     /// `out[r] = table[tokens[r]]`; `out` is `[rows, table.ins]`. Tokens are below `table.outs`.
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor);

@@ -280,6 +280,11 @@ impl PrefixTree {
         self.list(id);
     }
 
+    /// The node above `id`; the root's is the root.
+    pub fn parent(&self, id: NodeId) -> NodeId {
+        if id == ROOT { ROOT } else { self.node(id).parent }
+    }
+
     /// Gives the pages of the least recently used node back; false when every node is in use.
     pub fn evict(&mut self, pools: &mut [PagePool]) -> bool {
         let id = self.oldest;
@@ -363,6 +368,16 @@ impl PrefixTree {
     pub fn pages(&self, group: usize) -> impl Iterator<Item = Page> {
         let pages = (1..self.nodes.len()).filter(|&id| self.nodes[id].alive);
         pages.map(move |id| self.frames[id * self.groups + group])
+    }
+
+    /// Proves that exactly these nodes are pinned, each as often as it is named.
+    pub fn check_pins(&self, pins: impl Iterator<Item = NodeId>) -> std::result::Result<(), String> {
+        let mut pinned = vec![0u32; self.nodes.len()];
+        pins.for_each(|id| pinned[id as usize] += 1);
+        let differs = self.nodes.iter().zip(&pinned).position(|(node, &pins)| node.pinned != pins);
+        differs.map_or(Ok(()), |id| {
+            Err(format!("node {id} counts {} pins, there are {}", self.nodes[id].pinned, pinned[id]))
+        })
     }
 
     /// Proves the invariants, given the sequences' attachments.

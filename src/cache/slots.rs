@@ -78,6 +78,11 @@ impl<T> Slots<T> {
         place.1.take()
     }
 
+    /// All values, by place, for changing.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().filter_map(|(_, value)| value.as_mut())
+    }
+
     /// All values with their handles, by place.
     pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
         self.places.iter().enumerate().filter_map(|(index, (generation, value))| {

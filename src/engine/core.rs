@@ -8,6 +8,7 @@ use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
 use super::control::Meter;
 use super::defer::Deferred;
 use super::delivery::{Outbox, closed, lock};
+use super::prefix::Prefixes;
 use super::table::Table;
 use super::{Command, Shared};
 use crate::backend::Backend;
@@ -34,6 +35,7 @@ pub(super) struct Core {
     pub meter: Meter,
     /// The request that is being admitted: neither in the inbox nor active.
     admitting: Option<Arc<Outbox>>,
+    prefixes: Prefixes,
     stats: Stats,
     spent: PhaseTimes,
     /// Set once the engine is closing: when whatever still runs is cut off.
@@ -89,6 +91,7 @@ impl Core {
             inbox: VecDeque::new(),
             meter: Meter::new(Instant::now()),
             admitting: None,
+            prefixes: Prefixes::default(),
             stats,
             spent: PhaseTimes::default(),
             closing: None,
@@ -118,6 +121,7 @@ impl Core {
             });
         }
         self.end_all(|| End::Failed(panicked()));
+        self.prefixes.fail_all(panicked);
     }
 
     fn serve(&mut self) {
@@ -134,6 +138,8 @@ impl Core {
             let worked = !self.dead && may_step && self.metered(Core::step);
             idle = !worked && may_step;
             self.publish();
+            // After the statistics: who has waited for a prefix sees those of its last step.
+            self.prefixes.note(&mut self.machine, &self.shared);
             self.cut_off();
             // What arrived during the step still has to get its end.
             if self.closing.is_some() && self.is_idle() && self.inbox.is_empty() {
@@ -185,7 +191,14 @@ impl Core {
                 reply.put(self.check());
             }
             Command::ClearCache => self.machine.scheduler.clear_cache(),
-            Command::Close(cut) => self.closing = Some(cut),
+            Command::Prefix(command) => {
+                let refusal = if self.dead { Some(panicked()) } else { self.closing.map(|_| closed()) };
+                self.prefixes.obey(command, &mut self.machine, &self.shared, refusal);
+            }
+            Command::Close(cut) => {
+                self.closing = Some(cut);
+                self.prefixes.stop_computing(&mut self.machine);
+            }
             Command::Panic => self.panic_next = true,
         }
     }
@@ -194,8 +207,12 @@ impl Core {
     pub fn check(&self) -> Result<()> {
         self.machine.scheduler.check()?;
         let (running, waiting, _) = self.machine.scheduler.counts();
-        if running + waiting != self.active.len() {
-            let message = format!("{} requests, but {running} sequences run and {waiting} wait", self.active.len());
+        let pins = self.machine.scheduler.pins_computing();
+        if running + waiting != self.active.len() + pins {
+            let message = format!(
+                "{} requests and {pins} pins, but {running} sequences run and {waiting} wait",
+                self.active.len()
+            );
             return Err(Error::internal(message));
         }
         Ok(())

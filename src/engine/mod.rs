@@ -14,6 +14,8 @@ mod delivery;
 mod duty;
 mod open;
 mod plan;
+mod prefix;
+mod prefix_file;
 mod prompt;
 mod receive;
 mod stats;
@@ -22,6 +24,7 @@ mod table;
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};
 pub use plan::Plan;
+pub use prefix::Prefix;
 
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -90,21 +93,22 @@ enum Command {
     Check(Answer),
     /// Drop the cached pages that nobody uses.
     ClearCache,
+    Prefix(prefix::Command),
     /// Accept nothing more; cut off what still runs at this time.
     Close(Instant),
     Panic,
 }
 
 /// The answering side of a [`Reply`]. Dropped without an answer, it gives an error: nobody waits for ever.
-struct Answer(Arc<Reply>);
+struct Answer<T = ()>(Arc<Reply<T>>);
 
-impl Answer {
-    fn put(&self, value: Result<()>) {
+impl<T> Answer<T> {
+    fn put(&self, value: Result<T>) {
         self.0.put(value);
     }
 }
 
-impl Drop for Answer {
+impl<T> Drop for Answer<T> {
     fn drop(&mut self) {
         if !self.0.answered.load(Ordering::Relaxed) {
             self.0.put(Err(closed()));
@@ -113,21 +117,26 @@ impl Drop for Answer {
 }
 
 /// A place for one answer.
-#[derive(Default)]
-struct Reply {
-    value: Mutex<Option<Result<()>>>,
+struct Reply<T = ()> {
+    value: Mutex<Option<Result<T>>>,
     answered: AtomicBool,
     there: Condvar,
 }
 
-impl Reply {
-    fn put(&self, value: Result<()>) {
+impl<T> Default for Reply<T> {
+    fn default() -> Reply<T> {
+        Reply { value: Mutex::new(None), answered: AtomicBool::new(false), there: Condvar::new() }
+    }
+}
+
+impl<T> Reply<T> {
+    fn put(&self, value: Result<T>) {
         *lock(&self.value) = Some(value);
         self.answered.store(true, Ordering::Relaxed);
         self.there.notify_all();
     }
 
-    fn wait(&self) -> Result<()> {
+    fn wait(&self) -> Result<T> {
         let mut value = lock(&self.value);
         loop {
             match value.take() {
@@ -211,6 +220,8 @@ pub struct Engine {
     defaults: GenerationDefaults,
     /// No weights: text functions only.
     text_only: bool,
+    /// What a saved prefix must match; none without weights.
+    identity: Option<Arc<prefix_file::Identity>>,
     running_max: usize,
     waiting_max: usize,
     threads: Mutex<Vec<JoinHandle>>,
@@ -258,6 +269,7 @@ impl Engine {
             info: opened.info,
             defaults: opened.defaults,
             text_only: opened.machine.is_none(),
+            identity: opened.identity,
             running_max: opened.running_max,
             waiting_max: opened.waiting_max,
             threads: Mutex::default(),
@@ -372,7 +384,8 @@ impl Engine {
         self.open_or_closed()?;
         let submitted = Instant::now();
         let context = self.info.context_length as usize;
-        let tokens = if options.defer { Vec::new() } else { self.text.prepare(prompt, context)? };
+        let tokens =
+            if options.defer { Vec::new() } else { self.text.prepare(prompt, TextOptions::default(), context)? };
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);

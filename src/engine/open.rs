@@ -4,6 +4,7 @@ use super::api::*;
 use super::core::Machine;
 use super::duty::Duty;
 use super::plan::{Prospect, Sizing};
+use super::prefix_file::Identity;
 use super::prompt::TextKit;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, KvShape};
@@ -17,6 +18,7 @@ use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
 use crate::source::{Folder, GenerationDefaults, ModelSource};
 use std::path::Path;
+use std::sync::Arc;
 
 /// An engine about to start.
 pub(super) struct Opened {
@@ -25,6 +27,8 @@ pub(super) struct Opened {
     pub defaults: GenerationDefaults,
     /// None for an engine opened for text only.
     pub machine: Option<Machine>,
+    /// What a saved prefix must match.
+    pub identity: Option<Arc<Identity>>,
     pub running_max: usize,
     pub waiting_max: usize,
 }
@@ -71,6 +75,8 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
         eos_token: defaults.eos_tokens.first().copied(),
         has_chat_template: text.has_template(),
     };
+    let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
+    let identity = Identity::of(&folder, &info, options.weights, shapes)?;
     let allowed = allowed_tokens(&text, architecture.vocab)?;
     let parts = Parts { family, architecture, folder: &folder, allowed };
     let mut binding = |done: u64, total: u64| {
@@ -84,6 +90,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
         info,
         defaults,
         machine: Some(machine),
+        identity: Some(Arc::new(identity)),
         running_max: sizing.running_max,
         waiting_max: sizing.waiting_max,
     })
@@ -102,7 +109,8 @@ fn text_only(folder: &Folder) -> Result<Opened> {
         has_chat_template: text.has_template(),
         ..Info::default()
     };
-    Ok(Opened { text, info, defaults: GenerationDefaults::default(), machine: None, running_max: 0, waiting_max: 0 })
+    let defaults = GenerationDefaults::default();
+    Ok(Opened { text, info, defaults, machine: None, identity: None, running_max: 0, waiting_max: 0 })
 }
 
 /// Refuses values outside their range, and what this build does not have.

@@ -121,8 +121,8 @@ impl TextKit {
     }
 
     /// The token ids of a prompt that fits a context of so many tokens.
-    pub fn prepare(&self, prompt: &Prompt, context: usize) -> Result<Vec<u32>> {
-        let tokens = self.tokenize(prompt, TextOptions::default())?;
+    pub fn prepare(&self, prompt: &Prompt, options: TextOptions, context: usize) -> Result<Vec<u32>> {
+        let tokens = self.tokenize(prompt, options)?;
         check_length(tokens.len(), context)?;
         Ok(tokens)
     }

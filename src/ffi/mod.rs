@@ -25,6 +25,7 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod library;
+pub mod prefix;
 pub mod prompt;
 pub mod request;
 pub mod text;

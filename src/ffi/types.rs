@@ -185,6 +185,12 @@ pub struct astrai_request {
     _opaque: [u8; 0],
 }
 
+/// A beginning of prompts that stays in memory; made by astrai_prefix_pin or astrai_prefix_restore, freed by
+/// astrai_prefix_free.
+pub struct astrai_prefix {
+    _opaque: [u8; 0],
+}
+
 /// What went wrong, where, and what to do next. Library-owned: free with astrai_error_free, except inside an event.
 #[repr(C)]
 #[derive(Clone, Copy)]

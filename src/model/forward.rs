@@ -184,6 +184,11 @@ impl Model {
         self.groups.len()
     }
 
+    /// The pages of a layer group.
+    pub fn pages(&self, group: usize) -> Option<KvPages> {
+        self.groups.get(group).map(|(_, pages)| *pages)
+    }
+
     /// Most rows of one [`Model::logits`] call.
     pub fn logits_rows_max(&self) -> usize {
         self.logits_rows_max

@@ -1,7 +1,8 @@
-//! What differs between operating systems: mappings, memory, threads. The rest of the library stays portable.
+//! What differs between operating systems: mappings, memory, files, threads. The rest of the library stays portable.
 
 pub mod aligned;
 pub mod clock;
+pub mod files;
 pub mod memory;
 pub mod mmap;
 pub mod thread;

@@ -9,9 +9,11 @@ impl Scheduler {
         let wrong = |what: String| Error::internal(format!("the scheduler's books are wrong: {what}"));
         for (group, pool) in self.pools.iter().enumerate() {
             let owned = self.sequences.iter().flat_map(|(_, s)| s.tables[group].iter().copied());
+            let owned = owned.chain(self.pinned_frames(group));
             pool.check(owned.chain(self.tree.pages(group))).map_err(|e| wrong(format!("group {group}: {e}")))?;
         }
         self.tree.check(self.running.iter().filter_map(|r| Some(self.sequences.get(*r)?.node))).map_err(wrong)?;
+        self.check_pins().map_err(wrong)?;
         if self.slots.len() != self.running.len() {
             return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
         }

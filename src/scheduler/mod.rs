@@ -18,11 +18,13 @@
 //! there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
 
 mod check;
+mod pins;
 mod policy;
 mod queue;
 mod sequence;
 
 pub use crate::cache::Handle;
+pub use pins::{Pin, PinNews};
 pub use policy::Policy;
 pub use queue::Rank;
 pub use sequence::{Sequence, State};
@@ -111,6 +113,7 @@ pub struct Scheduler {
     pools: Vec<PagePool>,
     tree: PrefixTree,
     counters: Counters,
+    pins: pins::Pins,
     arrivals: u64,
     /// Number of the step being planned.
     step: u64,
@@ -141,6 +144,7 @@ impl Scheduler {
             pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect(),
             tree: PrefixTree::new(capacity.page_tokens, groups, frames)?,
             counters: Counters::default(),
+            pins: pins::Pins::new(),
             arrivals: 0,
             step: 0,
             scratch: Vec::with_capacity(groups),
@@ -311,6 +315,8 @@ impl Scheduler {
         }
         let at = self.place_of(rank).unwrap_or_else(|at| at);
         self.running.insert(at, handle);
+        self.pins_met(handle);
+        self.settle_pin(handle);
     }
 
     /// Whether there is a slot, and pages for the sequence itself and for one page of growth of everyone who runs.
@@ -411,7 +417,11 @@ impl Scheduler {
             if covered > computed {
                 return count.min(covered - computed);
             }
-            match self.victim(handle) {
+            let victim = self.victim(handle);
+            if victim.is_none_or(|v| v == handle) && self.is_last_hope(handle) && self.take_pinned_page() {
+                continue;
+            }
+            match victim {
                 Some(victim) => {
                     self.preempt(victim);
                     if victim == handle {
@@ -496,6 +506,7 @@ impl Scheduler {
             sequence.tables.iter_mut().zip(&self.scratch).for_each(|(t, &frame)| t[page] = frame);
             sequence.tree_pages += 1;
         }
+        self.settle_pin(row.sequence);
     }
 
     /// Appends a sampled token; not to a sequence that has ended.

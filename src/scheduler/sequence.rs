@@ -51,6 +51,8 @@ pub struct Sequence {
     pub finished: bool,
     /// Times it gave its pages back.
     pub preemptions: u32,
+    /// The pin it is computed for: it ends with its last page and samples nothing.
+    pub pin: Option<Handle>,
 }
 
 impl Sequence {
@@ -72,6 +74,7 @@ impl Sequence {
             paused: false,
             finished: false,
             preemptions: 0,
+            pin: None,
         }
     }
 
@@ -81,8 +84,9 @@ impl Sequence {
     }
 
     /// Most tokens it may take from the prefix tree: positions whose logits are wanted have to be computed.
+    /// A pin wants none, so all of it may be there already.
     pub fn hit_max(&self) -> usize {
-        self.logits_from.min(self.tokens.len() - 1)
+        self.logits_from.min(self.tokens.len() - usize::from(self.pin.is_none()))
     }
 
     /// Whether only its newest token has yet to pass through the model, and may.

@@ -17,6 +17,11 @@ impl Buffer {
         self.0.as_slice()
     }
 
+    /// All bytes, for writing.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut_slice()
+    }
+
     /// First byte, for writers that split the buffer among themselves.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.0.as_mut_slice().as_mut_ptr()

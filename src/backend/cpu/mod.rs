@@ -85,6 +85,21 @@ struct Group {
     buffer: Buffer,
 }
 
+impl Group {
+    /// The bytes of a frame: all its layers lie together ([`kv_offset`]).
+    fn frame(&self, frame: u32, len: usize) -> Result<Range<usize>> {
+        let bytes = self.shape.frame_bytes().unwrap_or(0);
+        if len != bytes || frame as usize >= self.shape.frames {
+            return Err(Error::internal(format!(
+                "frame {frame} of {} was asked for with {len} bytes; a frame has {bytes}",
+                self.shape.frames
+            )));
+        }
+        let start = frame as usize * bytes;
+        Ok(start..start + bytes)
+    }
+}
+
 /// Scratch of one pool thread. Tasks of one thread never run at the same time.
 struct Scratch(UnsafeCell<Vec<f32>>);
 
@@ -290,6 +305,19 @@ impl Backend for CpuBackend {
         let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
         self.groups.push(Group { shape, buffer: Buffer::zeroed(bytes, what)? });
         Ok(KvPages((self.groups.len() - 1) as u32))
+    }
+
+    fn read_page(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()> {
+        let group = &self.groups[pages.0 as usize];
+        out.copy_from_slice(&group.buffer.bytes()[group.frame(frame, out.len())?]);
+        Ok(())
+    }
+
+    fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()> {
+        let group = &mut self.groups[pages.0 as usize];
+        let range = group.frame(frame, bytes.len())?;
+        group.buffer.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
     }
 
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {

@@ -1,0 +1,401 @@
+//! The file of a saved prefix: which model and configuration it belongs to, its tokens, and what its pages hold.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | [`MAGIC`] |
+//! | 4 | [`VERSION`], little-endian as all numbers here |
+//! | 4 | length of the description |
+//! | … | the description: a JSON object, [`Description`] |
+//! | 8 | XXH3-64 of everything before |
+//! | 4 × tokens | token ids |
+//! | … | for each page, its frame in each layer group, as [`crate::backend::Backend::read_page`] gives it |
+//! | 8 | XXH3-64 of tokens and pages, seeded with the first one |
+//!
+//! Later versions keep the first three fields and the first checksum, so that an older library can tell a newer file from a
+//! damaged one. Reading takes nothing on trust: lengths are checked against limits and the file's own length before
+//! memory is asked for, damage is `Format`, and a sound file of something else is `Mismatch` with both values. The checksums
+//! find accidents; they keep nobody from writing false keys and values on purpose.
+
+use super::api::{Info, Type};
+use crate::backend::{KvShape, NUMERICS_VERSION};
+use crate::error::{Error, Result, Status, Unit};
+use crate::limits;
+use crate::source::ModelSource;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+const MAGIC: &[u8; 8] = b"ASTRAIKV";
+/// Bumped when the layout of the file changes.
+const VERSION: u32 = 1;
+const FIXED_BYTES: usize = 16;
+const SUM_BYTES: usize = 8;
+/// Bytes at the beginning, in the middle and at the end of each tensor that tell one checkpoint from another.
+const SAMPLE_BYTES: usize = 4096;
+
+/// Everything that decides the bits of a page. Its fields are the file's: a message names them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    model_type: String,
+    config_hash: String,
+    /// Names, types and shapes of all tensors, and samples of their contents.
+    weights_hash: String,
+    tokenizer_hash: String,
+    numerics_version: u32,
+    platform: String,
+    device: String,
+    cpu_tier: String,
+    compute: String,
+    weights: String,
+    kv: String,
+    page_tokens: u64,
+    groups: Vec<GroupShape>,
+    /// Not part of the identity.
+    tokens: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupShape {
+    layers: u64,
+    kv_heads: u64,
+    k_dim: u64,
+    v_dim: u64,
+}
+
+/// What the prefixes of an engine have in common.
+pub(super) struct Identity {
+    description: Description,
+    /// Of a page's frame, for each layer group.
+    pub frame_bytes: Vec<usize>,
+    pub page_tokens: usize,
+    vocab: usize,
+    context: usize,
+}
+
+impl Identity {
+    /// Looks at a model folder and what the options made of it. `shapes` are the layer groups'; their frame counts are not used.
+    pub fn of(source: &dyn ModelSource, info: &Info, weights: Type, shapes: Vec<KvShape>) -> Result<Identity> {
+        let overflow = || Error::format("config.json describes KV pages larger than this machine can address");
+        let frame_bytes =
+            shapes.iter().map(|s| s.frame_bytes().ok_or_else(overflow)).collect::<Result<Vec<usize>>>()?;
+        let first = shapes.first().ok_or_else(|| Error::format("config.json describes a model without layers"))?;
+        let tokenizer = source.tokenizer_json()?;
+        let group = |s: &KvShape| GroupShape {
+            layers: s.layers as u64,
+            kv_heads: s.kv_heads as u64,
+            k_dim: s.k_dim as u64,
+            v_dim: s.v_dim as u64,
+        };
+        let description = Description {
+            model_type: info.model_type.clone(),
+            config_hash: hex(xxh3_64(source.config()?.to_string().as_bytes())),
+            weights_hash: hex(weights_hash(source)?),
+            tokenizer_hash: tokenizer.map_or("none".into(), |bytes| hex(xxh3_64(bytes.as_slice()))),
+            numerics_version: NUMERICS_VERSION,
+            platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            device: format!("{:?}", info.device).to_lowercase(),
+            cpu_tier: format!("{:?}", info.cpu_tier).to_lowercase(),
+            compute: format!("{:?}", info.compute).to_lowercase(),
+            weights: format!("{weights:?}").to_lowercase(),
+            kv: first.dtype.to_string(),
+            page_tokens: first.page_tokens as u64,
+            groups: shapes.iter().map(group).collect(),
+            tokens: 0,
+        };
+        let (vocab, context) = (info.vocab_size as usize, info.context_length as usize);
+        Ok(Identity { description, frame_bytes, page_tokens: first.page_tokens, vocab, context })
+    }
+
+    /// Bytes of one page, all layer groups; `None` when that overflows.
+    pub fn page_bytes(&self) -> Option<usize> {
+        self.frame_bytes.iter().try_fold(0usize, |sum, &bytes| sum.checked_add(bytes))
+    }
+
+    /// Says in which point a file's description is of something else.
+    fn compare(&self, file: &Description, shown: &str) -> Result<()> {
+        let fields = |d: &Description| serde_json::to_value(d).map_err(|e| Error::internal(e.to_string()));
+        let (theirs, ours) = (fields(&Description { tokens: 0, ..file.clone() })?, fields(&self.description)?);
+        let (Some(theirs), Some(ours)) = (theirs.as_object(), ours.as_object()) else {
+            return Err(Error::internal("a description is an object"));
+        };
+        let Some((name, there)) = theirs.iter().find(|(name, value)| ours.get(*name) != Some(value)) else {
+            return Ok(());
+        };
+        let here = ours.get(name).cloned().unwrap_or_default();
+        let message = format!(
+            "{shown} was saved by an engine whose {name} is {there}, this engine's is {here}; open the model as it was or save the prefix anew"
+        );
+        let error = Error::new(Status::Mismatch, message).about(shown);
+        Err(match (there.as_u64(), here.as_u64()) {
+            (Some(there), Some(here)) => error.numbers(Unit::Count, there, here),
+            _ => error,
+        })
+    }
+}
+
+fn hex(hash: u64) -> String {
+    format!("{hash:016x}")
+}
+
+fn weights_hash(source: &dyn ModelSource) -> Result<u64> {
+    let mut hash = Xxh3::new();
+    for info in source.tensors()? {
+        hash.update(format!("{} {} {:?};", info.name, info.dtype, info.shape).as_bytes());
+        let Some((_, bytes)) = source.tensor(&info.name)? else { continue };
+        let bytes = bytes.as_slice();
+        let sample = SAMPLE_BYTES.min(bytes.len());
+        for start in [0, (bytes.len() - sample) / 2, bytes.len() - sample] {
+            hash.update(bytes.get(start..start + sample).unwrap_or_default());
+        }
+    }
+    Ok(hash.digest())
+}
+
+fn damaged(shown: &str, what: impl std::fmt::Display) -> Error {
+    Error::format(format!("{shown} is no sound prefix file: {what}; save the prefix anew")).about(shown)
+}
+
+/// Writes a prefix file from its beginning to its end.
+pub(super) struct Writer<'a> {
+    file: &'a mut File,
+    shown: &'a str,
+    sum: Xxh3,
+}
+
+impl<'a> Writer<'a> {
+    /// Writes everything before the pages.
+    pub fn begin(file: &'a mut File, shown: &'a str, identity: &Identity, tokens: &[u32]) -> Result<Writer<'a>> {
+        let description = Description { tokens: tokens.len() as u64, ..identity.description.clone() };
+        let json = serde_json::to_vec(&description).map_err(|e| Error::internal(e.to_string()))?;
+        let header = header(VERSION, &json)?;
+        let seed = xxh3_64(&header);
+        let mut writer = Writer { file, shown, sum: Xxh3::with_seed(seed) };
+        writer.write(&header)?;
+        writer.write(&seed.to_le_bytes())?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(tokens.len() * 4).map_err(|_| Error::memory("token ids", tokens.len() as u64 * 4))?;
+        tokens.iter().for_each(|id| bytes.extend_from_slice(&id.to_le_bytes()));
+        writer.data(&bytes)?;
+        Ok(writer)
+    }
+
+    /// Adds contents of pages.
+    pub fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sum.update(bytes);
+        self.write(bytes)
+    }
+
+    /// Ends the file.
+    pub fn end(mut self) -> Result<()> {
+        let sum = self.sum.digest();
+        self.write(&sum.to_le_bytes())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io(format!("cannot write {}", self.shown), self.shown, &e))
+    }
+}
+
+fn header(version: u32, json: &[u8]) -> Result<Vec<u8>> {
+    if json.len() > limits::PREFIX_HEADER_BYTES_MAX {
+        return Err(Error::internal(format!("the description of a prefix has {} bytes", json.len())));
+    }
+    let mut header = MAGIC.to_vec();
+    header.extend_from_slice(&version.to_le_bytes());
+    header.extend_from_slice(&(json.len() as u32).to_le_bytes());
+    header.extend_from_slice(json);
+    Ok(header)
+}
+
+/// A prefix file that was read once from end to end, found sound, and belongs to the engine.
+#[derive(Debug)]
+pub(super) struct Reader {
+    file: File,
+    shown: String,
+    /// Of the first page.
+    pages_start: u64,
+    pages_bytes: u64,
+    /// Over tokens, then again over the pages as they are read.
+    sum: Xxh3Sum,
+    /// What the file says it is.
+    sum_wanted: u64,
+    pub tokens: Vec<u32>,
+}
+
+/// A running checksum. The crate's own type says nothing of itself.
+struct Xxh3Sum(Xxh3);
+
+impl std::fmt::Debug for Xxh3Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0.digest())
+    }
+}
+
+impl Reader {
+    /// Opens and checks a file.
+    ///
+    /// # Errors
+    /// `Io`, `Format` for damage, `Mismatch`, `Context` when the engine's context is shorter than the prefix, `Memory`.
+    pub fn open(path: &Path, identity: &Identity) -> Result<Reader> {
+        let shown = path.to_string_lossy().into_owned();
+        let io = |e: std::io::Error| Error::io(format!("cannot read {shown}"), shown.as_str(), &e);
+        // Opening a pipe would wait for ever.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            return Err(Error::new(Status::Io, format!("{shown} is not a regular file")).about(shown));
+        }
+        let mut file = File::open(path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        let (version, json, seed) = read_header(&mut file, len, &shown)?;
+        if version != VERSION {
+            let message = format!("{shown} has version {version} of the prefix format, this library reads {VERSION}");
+            let error = Error::new(Status::Mismatch, message).about(shown);
+            return Err(error.numbers(Unit::Count, version as u64, VERSION as u64));
+        }
+        let description: Description =
+            serde_json::from_slice(&json).map_err(|e| damaged(&shown, format_args!("its description: {e}")))?;
+        identity.compare(&description, &shown)?;
+        let data_start = (FIXED_BYTES + json.len() + SUM_BYTES) as u64;
+        let tokens = checked_len(&description, identity, data_start, len, &shown)?;
+        let pages_start = data_start + tokens as u64 * 4;
+        let pages_bytes = len - SUM_BYTES as u64 - pages_start;
+        let sum = Xxh3Sum(Xxh3::with_seed(seed));
+        let mut reader = Reader { file, shown, pages_start, pages_bytes, sum, sum_wanted: 0, tokens: Vec::new() };
+        reader.read_tokens(tokens)?;
+        reader.verify()?;
+        reader.check_tokens(identity.vocab)?;
+        Ok(reader)
+    }
+
+    fn read_tokens(&mut self, count: usize) -> Result<()> {
+        let mut bytes = buffer(count * 4)?;
+        self.read(&mut bytes)?;
+        self.sum.0.update(&bytes);
+        self.tokens.try_reserve_exact(count).map_err(|_| Error::memory("token ids", count as u64 * 4))?;
+        let ids = bytes.chunks_exact(4).filter_map(|b| b.try_into().ok().map(u32::from_le_bytes));
+        self.tokens.extend(ids);
+        Ok(())
+    }
+
+    /// Reads the pages for their checksum only, and goes back to their beginning.
+    fn verify(&mut self) -> Result<()> {
+        let before = self.sum.0.clone();
+        let mut piece = buffer(limits::PREFIX_PIECE_BYTES.min(self.pages_bytes as usize))?;
+        let mut left = self.pages_bytes;
+        while left > 0 {
+            let count = (piece.len() as u64).min(left) as usize;
+            self.data(&mut piece[..count])?;
+            left -= count as u64;
+        }
+        let mut wanted = [0; SUM_BYTES];
+        self.read(&mut wanted)?;
+        self.sum_wanted = u64::from_le_bytes(wanted);
+        self.end()?;
+        self.sum.0 = before;
+        let back = self.file.seek(SeekFrom::Start(self.pages_start));
+        back.map(|_| ()).map_err(|e| Error::io(format!("cannot read {}", self.shown), self.shown.as_str(), &e))
+    }
+
+    fn check_tokens(&self, vocab: usize) -> Result<()> {
+        match self.tokens.iter().position(|&id| id as usize >= vocab) {
+            None => Ok(()),
+            Some(at) => {
+                let what =
+                    format_args!("token {} at index {at}, the vocabulary has {vocab}", self.tokens[at]).to_string();
+                Err(damaged(&self.shown, what))
+            }
+        }
+    }
+
+    /// Reads the next bytes of the pages.
+    pub fn data(&mut self, bytes: &mut [u8]) -> Result<()> {
+        self.read(bytes)?;
+        self.sum.0.update(bytes);
+        Ok(())
+    }
+
+    /// All pages were read: they must be those that were checked.
+    pub fn end(&self) -> Result<()> {
+        if self.sum.0.digest() == self.sum_wanted {
+            return Ok(());
+        }
+        Err(damaged(&self.shown, "the checksum of its contents is wrong"))
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let failed = |e| Error::io(format!("cannot read {}", self.shown), self.shown.as_str(), &e);
+        self.file.read_exact(bytes).map_err(failed)
+    }
+}
+
+/// Zeroed bytes, or an error that there is no memory for them.
+pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(bytes).map_err(|_| Error::memory("a piece of a prefix file", bytes as u64))?;
+    buffer.resize(bytes, 0);
+    Ok(buffer)
+}
+
+/// Version and description of a file of `len` bytes, and their checksum.
+fn read_header(file: &mut impl Read, len: u64, shown: &str) -> Result<(u32, Vec<u8>, u64)> {
+    let mut read =
+        |bytes: &mut [u8]| file.read_exact(bytes).map_err(|e| Error::io(format!("cannot read {shown}"), shown, &e));
+    if len < (FIXED_BYTES + SUM_BYTES) as u64 {
+        return Err(damaged(shown, format_args!("it has only {len} bytes")));
+    }
+    let mut header = vec![0; FIXED_BYTES];
+    read(&mut header)?;
+    let number = |at: usize| header.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let (version, json_len) = (number(8), number(12) as usize);
+    if !header.starts_with(MAGIC) {
+        return Err(damaged(shown, "it does not begin as one"));
+    }
+    if json_len > limits::PREFIX_HEADER_BYTES_MAX || (FIXED_BYTES + json_len + SUM_BYTES) as u64 > len {
+        let max = limits::PREFIX_HEADER_BYTES_MAX;
+        let what = format_args!("its description would have {json_len} bytes of {len}; {max} are allowed").to_string();
+        return Err(damaged(shown, what).numbers(Unit::Bytes, json_len as u64, len.min(max as u64)));
+    }
+    header.resize(FIXED_BYTES + json_len, 0);
+    read(&mut header[FIXED_BYTES..])?;
+    let mut sum = [0; SUM_BYTES];
+    read(&mut sum)?;
+    let sum = u64::from_le_bytes(sum);
+    if xxh3_64(&header) != sum {
+        return Err(damaged(shown, "the checksum of its description is wrong"));
+    }
+    Ok((version, header.split_off(FIXED_BYTES), sum))
+}
+
+/// The number of tokens, if it is possible and the file is exactly as long as it has to be.
+fn checked_len(d: &Description, identity: &Identity, data_start: u64, len: u64, shown: &str) -> Result<usize> {
+    let page_tokens = identity.page_tokens as u64;
+    if !d.tokens.is_multiple_of(page_tokens) {
+        return Err(damaged(shown, format_args!("{} tokens are no whole pages of {page_tokens}", d.tokens)));
+    }
+    if d.tokens > identity.context as u64 {
+        let message = format!(
+            "{shown} holds {} tokens, the context of this engine {}; open it with a longer context",
+            d.tokens, identity.context
+        );
+        let error = Error::new(Status::Context, message).about(shown);
+        return Err(error.numbers(Unit::Tokens, d.tokens, identity.context as u64));
+    }
+    let page_bytes = identity.page_bytes().and_then(|b| b.checked_add(identity.page_tokens * 4)).map(|b| b as u64);
+    let wanted = page_bytes
+        .and_then(|bytes| bytes.checked_mul(d.tokens / page_tokens))
+        .and_then(|bytes| bytes.checked_add(data_start + SUM_BYTES as u64));
+    match wanted {
+        Some(wanted) if wanted == len => Ok(d.tokens as usize),
+        _ => {
+            let wanted = wanted.unwrap_or(u64::MAX);
+            let what = format_args!("{} tokens take {wanted} bytes, it has {len}", d.tokens).to_string();
+            Err(damaged(shown, what).numbers(Unit::Bytes, wanted, len))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -340,6 +340,37 @@ fn events_are_received_as_the_header_says() {
 }
 
 #[test]
+fn prefixes_do_what_the_header_says() {
+    for language in ["c", "cpp"] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = run(Command::new(compile("tests/c", "prefix", language)).arg(model()).arg(folder.path()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["garbage", "persona"], "no other file is left");
+    }
+}
+
+/// The same program twice: what the first process computed and saved, the second one starts from.
+#[test]
+fn a_persona_is_computed_by_the_first_run_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("persona.prefix");
+    let runs = ["c", "cpp", "c"].map(|language| {
+        let program = compile("examples-c", "persona", language);
+        succeed(Command::new(program).arg(model()).arg(&file).arg("Good evening!"))
+    });
+    assert!(runs[0].starts_with("[computing the persona: ") && runs[0].contains("persona.prefix"), "{}", runs[0]);
+    for run in &runs {
+        let (_, summary) = run.trim_end().rsplit_once("\n\n[").unwrap_or_else(|| panic!("no summary: {run}"));
+        let numbers: Vec<u32> = summary.split(' ').filter_map(|word| word.parse().ok()).collect();
+        assert!(numbers[0] >= 16 && numbers[0].is_multiple_of(16) && numbers[0] < numbers[1], "{summary}");
+    }
+    assert!(runs[1..].iter().all(|run| run.starts_with("[restored from ")), "{runs:?}");
+}
+
+#[test]
 fn fifty_engines_leave_nothing_behind() {
     let program = compile("tests/c", "lifecycle", "c");
     println!("{}", succeed(Command::new(program).arg(model()).args(["50", GROWTH_KIB_MAX])));
@@ -368,6 +399,14 @@ fn engines_come_and_go_under_valgrind() {
 fn hostile_programs_under_valgrind() {
     if has("valgrind") {
         valgrind(&compile("tests/c", "hostile", "c"), &["brief"]);
+    }
+}
+
+#[test]
+fn prefixes_under_valgrind() {
+    if has("valgrind") {
+        let folder = tempfile::tempdir().unwrap();
+        valgrind(&compile("tests/c", "prefix", "c"), &[folder.path().to_str().unwrap(), "brief"]);
     }
 }
 

@@ -235,14 +235,14 @@ fn a_stream_goes_on_while_a_prefix_is_saved_and_restored() {
     let kept = pinned(&prefix);
     let pieces = (kept / PAGE).div_ceil(limits::PREFIX_PIECE_BYTES / (2 * page_bytes(&dir) as usize));
     assert!(pieces >= 3, "the prefix was meant to take several pieces, it takes {pieces}");
-    let alone = run(&open(), &[1, 2, 3], 1800).0;
+    let alone = run(&open(), &[1, 2, 3], 700).0;
     for restore in [false, true] {
         let other = open();
         let engine = if restore { &other } else { &engine };
         // If the stream ends before the file does, nothing is shown; it does not on any but a very slow disk.
         let mut shown = false;
         for _ in 0..20 {
-            let options = RequestOptions { queue_tokens: 1 << 20, ..generate(1800) };
+            let options = RequestOptions { queue_tokens: 1 << 20, ..generate(700) };
             let stream = engine.submit(&tokens(vec![1, 2, 3]), &options, Sink::Pull).unwrap();
             eventually("the stream runs", || engine.stats().unwrap().tokens_out > 0);
             let before = engine.stats().unwrap();

@@ -163,7 +163,7 @@ fn an_accepted_request_gets_the_pinned_pages_if_there_is_no_other_way() {
         let lines = lines.clone();
         Arc::new(move |level, line: &str| lines.lock().unwrap().push((level, line.to_owned())))
     };
-    let (memory_budget, log_level) = (page_bytes(&dir) * 12, LogLevel::Warn);
+    let (memory_budget, log_level) = (budget(&dir, 12), LogLevel::Warn);
     let engine = Engine::open(&dir, EngineOptions { memory_budget, log_level, log: Some(log), ..options() }).unwrap();
     let prefix = pin(&engine, &salted(96, 1));
     assert_eq!(pinned(&prefix), 96);

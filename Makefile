@@ -20,7 +20,7 @@ unexport MAKEFLAGS MFLAGS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build test lint header bench install clean need-cargo need-cc
+.PHONY: help demo build test loom lint header bench install clean need-cargo need-cc
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,10 @@ test: lint ## lint, then all tests: Rust, header drift, C examples, README
 	$(CARGO) build --all-features
 	$(CARGO) test --all-features
 
+# Not part of `test`: it has dependencies of its own, which take longer to compile than its tests to run.
+loom: need-cargo ## the interleavings of the event queues, under loom
+	$(CARGO) test --manifest-path tests/loom/Cargo.toml
+
 lint: need-cargo need-cc ## formatting, clippy and documentation, all without warnings
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
@@ -62,7 +66,7 @@ header: need-cargo ## write include/astrai.h anew from src/ffi
 	ASTRAI_BLESS=1 $(CARGO) test --test header
 
 bench: need-cargo ## tokens per second on models/storyteller
-	$(CARGO) bench --bench decode --bench sample
+	$(CARGO) bench --bench decode --bench sample --bench scheduler
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

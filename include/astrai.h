@@ -7,7 +7,7 @@
  *
  * CONTRACT
  * [A] any thread, any time, also in callbacks; never waits for a step of the engine.
- * [B] may block: inside any engine's callback ASTRAI_ERR_REENTRANT (timeout_ms 0 excepted).
+ * [B] may block: inside any engine's callback ASTRAI_ERR_REENTRANT (timeout_ms 0 excepted, but for poll).
  * [S] one thread at a time per handle, else ASTRAI_ERR_BUSY; never undefined behaviour.
  * Inputs are copied. Paths: NUL-terminated UTF-8, on Windows too. Text: pointer and length; NULL only with length 0.
  * Output text: never NULL, whole UTF-8, may hold U+0000; a NUL follows that the length does not count.
@@ -19,8 +19,10 @@
  * Arrays hold scalars. Structs hold no bool, enum, long or struct, and grow only at their end.
  * timeout_ms: 0 polls, -1 is forever.
  * Callbacks: the C calling convention, never unwind or longjmp. They run on a dispatch thread of the engine, progress
- * on the opener's, log on any thread that works for the engine.
- * After close, next and wait of requests still yield what is there, cancel and free are fine; all else is ASTRAI_ERR_CLOSED.
+ * on the opener's. With ASTRAI_DELIVER_POLL all of them, finalizers too, run on the host's threads, inside open, poll,
+ * wait, close and free only; wake alone runs on library threads.
+ * After close, next and wait of requests still yield what is there, cancel and free are fine; all else is
+ * ASTRAI_ERR_CLOSED.
  * free(NULL) is fine; NULL elsewhere is ASTRAI_ERR_ARGUMENT unless said otherwise.
  * Handles keep what they need alive: free them in any order.
  * A forked child gets ASTRAI_ERR_FORKED from engines, requests and prefixes of its parent.
@@ -179,7 +181,7 @@
 
 /// Callbacks run on a dispatch thread of the library.
 #define ASTRAI_DELIVER_THREAD 0
-/// Callbacks run inside the host's own calls only; not in this version.
+/// Callbacks, finalizers and log lines run inside open, poll, wait, close and free only, on the thread that calls.
 #define ASTRAI_DELIVER_POLL 1
 
 /* -- log level --------------------------------------------------------------- */
@@ -210,9 +212,10 @@
 #define ASTRAI_REQUEST_IGNORE_EOS 2
 /// astrai_request_options.flags: report the log probability of every prompt token.
 #define ASTRAI_REQUEST_PROMPT_LOGPROBS 4
-/// astrai_request_options.flags: template and tokenizer run off the calling thread; not in this version.
+/// astrai_request_options.flags: template and tokenizer run on a thread of the engine; their errors, and a prompt that
+/// is empty or too long, become an ASTRAI_EVENT_FAILED.
 #define ASTRAI_REQUEST_DEFER 8
-/// astrai_request_options.flags: events go to a queue of the engine; not in this version.
+/// astrai_request_options.flags: events go to a queue of the engine, read with astrai_engine_next; on_event is NULL.
 #define ASTRAI_REQUEST_TO_ENGINE 16
 
 /* -- flags of text functions ------------------------------------------------- */
@@ -249,10 +252,12 @@ typedef struct astrai_request astrai_request;
 /// Load progress in bytes, on the opener's thread. Nonzero aborts: open returns ASTRAI_ERR_ABORTED.
 typedef int32_t (*astrai_progress_fn)(void *user_data, uint64_t done, uint64_t total);
 
-/// Receives a log line, on any thread that works for the engine. The text dies when the callback returns.
+/// Receives a log line, on the opener's or a dispatch thread (POLL: inside the host's calls). The text dies when the
+/// callback returns.
 typedef void (*astrai_log_fn)(void *user_data, int32_t level, const char *text, size_t len);
 
-/// With ASTRAI_DELIVER_POLL: there is something to poll. Runs on library threads: just post to your own loop.
+/// With ASTRAI_DELIVER_POLL: there is something to poll. At most once until the next poll begins, and not for what is
+/// pulled. The only callback on library threads then: just post to your own loop.
 typedef void (*astrai_wake_fn)(void *user_data);
 
 /// The library is done with user_data. Exactly once, after the last callback that gets it, even if the call failed.
@@ -280,7 +285,7 @@ typedef struct astrai_engine_options {
   int32_t delivery;
   /// ASTRAI_LOG_*
   int32_t log_level;
-  /// Of the engine's threads: negative is below normal, 0 normal.
+  /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same.
   int32_t thread_priority;
   /// Threads that compute; 0 = physical cores.
   uint32_t threads;
@@ -294,13 +299,14 @@ typedef struct astrai_engine_options {
   uint32_t page_tokens;
   /// Tokens computed in one step.
   uint32_t step_tokens;
-  /// Not in this version: leave at 0.
+  /// Work at most so long in every duty_interval_us, as astrai_engine_set_duty; both 0 = no limit.
   uint32_t duty_work_us;
-  /// Not in this version: leave at 0.
+  /// The interval of duty_work_us, in microseconds.
   uint32_t duty_interval_us;
   /// 0.
   uint32_t reserved;
-  /// Bytes for the KV cache; 0 = what the slots need, at most a quarter of free memory.
+  /// Bytes for weights, KV cache and workspace together; astrai_engine_plan says what they take. 0 = no bound, but
+  /// the KV cache is what the slots need, at most a quarter of free memory.
   uint64_t memory_budget;
   /// Processors the engine's threads may use, bit i = processor i; 0 = all.
   uint64_t affinity_mask;
@@ -523,6 +529,32 @@ typedef struct astrai_stats {
   uint64_t log_dropped;
 } astrai_stats;
 
+/// What memory an engine would take. Caller-owned: set struct_size. Tokenizer and bookkeeping are not counted.
+typedef struct astrai_plan {
+  /// In: sizeof(astrai_plan). Out: the bytes that were filled.
+  uint32_t struct_size;
+  /// 1 when total_bytes is at most available_bytes, else 0: then the numbers are the least that the options allow.
+  uint32_t fits;
+  /// Longest sequence, in tokens.
+  uint32_t context_length;
+  /// Sequences of context_length tokens that fit at the same time, at most max_running; of shorter ones more may run.
+  uint32_t max_sequences;
+  /// Tensors the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied.
+  uint64_t weight_bytes;
+  /// All pages of the KV cache.
+  uint64_t kv_bytes;
+  /// Activations and logits.
+  uint64_t workspace_bytes;
+  /// The three together.
+  uint64_t total_bytes;
+  /// memory_budget, or without one the memory that is free; 0 when the system does not say.
+  uint64_t available_bytes;
+  /// Tokens the KV cache holds.
+  uint64_t kv_tokens;
+  /// KV cache for each token.
+  uint64_t kv_bytes_per_token;
+} astrai_plan;
+
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
 typedef int32_t (*astrai_event_fn)(void *user_data, const struct astrai_event *event);
 
@@ -569,13 +601,18 @@ int32_t astrai_engine_open(const char *dir,
                            struct astrai_error **err);
 
 /// [B] Lets requests run for at most grace_ms (-1: until they end), cancels the rest, delivers every terminal event,
-/// runs finalizers and joins all threads. Until the handle is freed other calls return ERR_CLOSED; requests can still
-/// be read. After OK the library may be unloaded once its handles are freed.
+/// runs finalizers and joins all threads. With ASTRAI_DELIVER_POLL it delivers on the calling thread. Until the handle
+/// is freed other calls return ERR_CLOSED; requests can still be read, and astrai_engine_next gives what is queued.
+/// After OK the library may be unloaded once its handles are freed.
 /// ERR_CLOSED: it is closed already. ERR_REENTRANT, ERR_ARGUMENT.
-int32_t astrai_engine_close(const struct astrai_engine *engine, int32_t grace_ms, struct astrai_error **err);
+int32_t astrai_engine_close(const struct astrai_engine *engine,
+                            int32_t grace_ms,
+                            struct astrai_error **err);
 
-/// [B] Closes the engine without grace if that was not done, and frees the handle. NULL is fine. Inside a callback it
-/// does not block: the engine closes after the callback returned. In a forked child it does nothing.
+/// [B] Closes the engine without grace if that was not done, and frees the handle. NULL is fine. Events that nobody took
+/// with astrai_engine_next are dropped, their finalizers run. While another thread is inside a call with the handle,
+/// that call ends the engine when it returns; poll and next return at once. Inside a callback it does not wait for
+/// callbacks: the engine closes after the callback returned. In a forked child it does nothing.
 void astrai_engine_free(struct astrai_engine *engine);
 
 /// [A] Facts about the engine; *out keeps its strings until astrai_engine_free. ERR_STRUCT_SIZE: set out->struct_size.
@@ -595,6 +632,60 @@ int32_t astrai_engine_set_log_level(const struct astrai_engine *engine, int32_t 
 
 /// [A] Cancels every request of the engine; each gets its terminal event.
 int32_t astrai_engine_cancel_all(const struct astrai_engine *engine, struct astrai_error **err);
+
+/// [B][S] For engines opened with ASTRAI_DELIVER_POLL: shows what is ready to the callbacks, on the calling thread. Waits
+/// up to timeout_ms for the first event (0 does not wait, -1 waits forever); then shows at most one event of each
+/// request, those that became ready first first, and at most max_events in all (0 = no limit). *ran, which may be
+/// NULL, is the number of events shown, 0 when none came in time. When it is max_events there may be more; wake is not
+/// called for those. Log lines are written too and do not count.
+/// ERR_REENTRANT: inside a callback, whatever timeout_ms is. ERR_BUSY: another thread is in poll, or delivers in
+/// astrai_request_wait. ERR_ARGUMENT: the engine has a dispatch thread. ERR_CLOSED.
+int32_t astrai_engine_poll(struct astrai_engine *engine,
+                           int32_t timeout_ms,
+                           uint32_t max_events,
+                           uint32_t *ran,
+                           struct astrai_error **err);
+
+/// [B] Takes everything unread of the request that has been ready longest, among those submitted with
+/// ASTRAI_REQUEST_TO_ENGINE, as one event; its request_id and tag say whose. *out is freed with astrai_event_free. Any
+/// number of threads may call it. When the event is terminal, the request's finalizer has run before this returns.
+/// TIMEOUT: nothing came in timeout_ms (0 polls, -1 waits forever). After close it gives what is queued; then END.
+/// ERR_CLOSED: the engine is being freed.
+int32_t astrai_engine_next(const struct astrai_engine *engine,
+                           int32_t timeout_ms,
+                           struct astrai_event **out,
+                           struct astrai_error **err);
+
+/// [B] Says what memory astrai_engine_open with these options would take, from config and file headers alone: no weights
+/// are read, no threads started, and the callbacks in options are not called. NULL options: all automatic. Too
+/// little memory is no error: fits is 0. Other errors as astrai_engine_open.
+int32_t astrai_engine_plan(const char *dir,
+                           const struct astrai_engine_options *options,
+                           struct astrai_plan *out,
+                           struct astrai_error **err);
+
+/// [B] Keeps the engine from working until astrai_engine_resume. OK: no step is running and none will begin. TIMEOUT: what
+/// runs was not over in time, and the pause stays requested; or another thread resumed the engine. Requests
+/// are accepted, cancelled and meet their deadlines as always, but make no progress. Idempotent.
+/// astrai_engine_close on a paused engine gives no grace. ERR_REENTRANT, ERR_ARGUMENT, ERR_CLOSED.
+int32_t astrai_engine_pause(const struct astrai_engine *engine,
+                            int32_t timeout_ms,
+                            struct astrai_error **err);
+
+/// [A] Ends a pause; fine when there is none.
+int32_t astrai_engine_resume(const struct astrai_engine *engine, struct astrai_error **err);
+
+/// [A] Lets the engine work at most work_us in every interval_us, both in microseconds; 0 and 0: no limit. It rests
+/// between two layers of the model, so it may exceed the limit by one layer, which it makes up for. After idling it may
+/// work work_us at once: two intervals that touch can have twice as much. Takes effect at once.
+/// ERR_ARGUMENT: work_us is more than interval_us, or only work_us is 0; needed and available are the two.
+int32_t astrai_engine_set_duty(const struct astrai_engine *engine,
+                               uint32_t work_us,
+                               uint32_t interval_us,
+                               struct astrai_error **err);
+
+/// [A] Drops the cached pages that no request uses and no prefix pins, before the next step.
+int32_t astrai_engine_clear_cache(const struct astrai_engine *engine, struct astrai_error **err);
 
 /* -- prompt: a builder, so that nobody marshals arrays of pointers ----------- */
 
@@ -690,14 +781,17 @@ int32_t astrai_detokenize(const struct astrai_engine *engine,
 /* -- request ----------------------------------------------------------------- */
 
 /// [A] Submits a prompt; the prompt may be changed or freed right after. options may be NULL: the model's defaults.
-/// With on_event, each event is shown to it on a dispatch thread, the first possibly before this returns; out may be
-/// NULL: the request runs on without a handle. With on_event NULL, events are pulled through *out with
-/// astrai_request_next or astrai_request_wait. *out is freed with astrai_request_free.
-/// finalize(user_data) runs exactly once: after the terminal callback; without on_event when *out is freed; before
-/// this returns when it fails.
+/// With on_event, each event is shown to it on a dispatch thread, the first possibly before this returns (with
+/// ASTRAI_DELIVER_POLL: inside later calls); out may be NULL: the request runs on without a handle. With on_event NULL,
+/// events are pulled through *out with astrai_request_next or astrai_request_wait, or with ASTRAI_REQUEST_TO_ENGINE
+/// taken with astrai_engine_next, and out may be NULL again. *out is freed with astrai_request_free.
+/// finalize(user_data) runs exactly once: after the terminal callback; before astrai_engine_next returns the terminal
+/// event, or when the engine is freed with it untaken; of a pulled request when *out is freed; before this returns when
+/// it fails.
 /// ERR_CONTEXT: the prompt is longer than the context; needed and available are in tokens. ERR_NEVER_FITS,
-/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED. ERR_ARGUMENT: an option is out of range (subject names
-/// it), the prompt is empty, or a token id is not the model's.
+/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with ASTRAI_REQUEST_DEFER in its
+/// terminal event instead. ERR_ARGUMENT: an option is out of range (subject names
+/// it), the prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
 int32_t astrai_submit(const struct astrai_engine *engine,
                       const struct astrai_prompt *prompt,
                       const struct astrai_request_options *options,
@@ -712,15 +806,17 @@ uint64_t astrai_request_id(const struct astrai_request *request);
 
 /// [B][S] Waits for something to read and takes all of it as one event. *out is freed with astrai_event_free. END:
 /// the terminal event was taken before. TIMEOUT: nothing came in timeout_ms (0 polls, -1 waits forever).
-/// ERR_ARGUMENT: the request has a callback.
+/// ERR_ARGUMENT: the request has a callback, or its events go to astrai_engine_next.
 int32_t astrai_request_next(const struct astrai_request *request,
                             int32_t timeout_ms,
                             struct astrai_event **out,
                             struct astrai_error **err);
 
-/// [B][S] Waits for the request to end. Without a callback: *out is everything not yet taken as one terminal event,
-/// freed with astrai_event_free; END: it was taken before. With a callback: OK after the finalizer, and *out (out may
-/// be NULL) is NULL. TIMEOUT: it goes on after timeout_ms (0 polls, -1 waits forever).
+/// [B][S] Waits for the request to end. A pulled request: *out is everything not yet taken as one terminal event,
+/// freed with astrai_event_free; END: it was taken before. With a callback or ASTRAI_REQUEST_TO_ENGINE: OK after the
+/// terminal event was received and the finalizer ran, and *out (out may be NULL) is NULL. TIMEOUT: it goes on after
+/// timeout_ms (0 polls, -1 waits forever). With a callback and ASTRAI_DELIVER_POLL it runs callbacks, of all requests of
+/// the engine, on the calling thread, unless another thread is doing that.
 int32_t astrai_request_wait(const struct astrai_request *request,
                             int32_t timeout_ms,
                             struct astrai_event **out,

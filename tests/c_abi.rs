@@ -223,6 +223,29 @@ fn concurrent_answers_32_prompts() {
 }
 
 #[test]
+fn a_game_keeps_its_loop_while_four_characters_talk() {
+    let program = compile("examples-c", "game_loop", "c");
+    for work in ["4000", "0"] {
+        let printed = succeed(Command::new(&program).arg(model()).args(["2", work]));
+        let last = printed.lines().last().unwrap_or_default();
+        assert!(last.starts_with("120 frames, ms: p50 ") && last.ends_with(" tokens"), "{last}");
+        let tokens: u32 = last.rsplit(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{last}"));
+        assert!(tokens > 0, "{last}");
+    }
+    let output = run(Command::new(&program).args(["/nonexistent/model", "1"]));
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("/nonexistent/model"));
+}
+
+#[test]
+fn pause_duty_cache_and_plan_do_what_the_header_says() {
+    for language in ["c", "cpp"] {
+        let output = run(Command::new(compile("tests/c", "control", language)).arg(model()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
+#[test]
 fn structs_have_the_layout_of_the_header() {
     let mut expected = String::new();
     macro_rules! layout {
@@ -259,6 +282,10 @@ fn structs_have_the_layout_of_the_header() {
         astrai_info {
             struct_size, vocab_size, context_length, layers, device, cpu_tier, compute, bos_token, eos_token,
             has_chat_template, model_type, device_name,
+        }
+        astrai_plan {
+            struct_size, fits, context_length, max_sequences, weight_bytes, kv_bytes, workspace_bytes, total_bytes,
+            available_bytes, kv_tokens, kv_bytes_per_token,
         }
         astrai_stats {
             struct_size, running, waiting, stalled, pages_used, pages_cached, pages_free, prefix_tokens_seen,
@@ -297,6 +324,18 @@ fn requests_do_what_the_header_says() {
         let output = run(Command::new(compile("tests/c", "requests", language)).arg(model()));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
+/// Programs about how events are received; each as C and as C++, and they print nothing.
+#[test]
+fn events_are_received_as_the_header_says() {
+    for name in ["poll", "completion", "deferred"] {
+        for language in ["c", "cpp"] {
+            let output = run(Command::new(compile("tests/c", name, language)).arg(model()));
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{name} prints");
+        }
     }
 }
 

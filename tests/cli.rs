@@ -381,7 +381,17 @@ fn perplexity_is_that_of_the_prompt_logprobs_and_windows_score_each_token_once()
 #[test]
 fn info_names_the_facts() {
     let facts = stdout(&["info", "--model", "MODEL"], "");
-    for (name, value) in [("model type", "llama"), ("context", "tokens"), ("chat template", "yes"), ("cpu tier", "")] {
+    for (name, value) in [
+        ("model type", "llama"),
+        ("context", "tokens"),
+        ("chat template", "yes"),
+        ("cpu tier", ""),
+        ("weights       5.49 MiB", ""),
+        ("kv cache      24.00 MiB for 32768 tokens, 768 B each", ""),
+        ("workspace", "iB"),
+        ("memory", "are available"),
+        ("sequences     16 of 2048 tokens at the same time", ""),
+    ] {
         assert!(facts.lines().any(|line| line.starts_with(name) && line.ends_with(value)), "{name} in {facts}");
     }
 }

@@ -97,32 +97,52 @@ fn drain(request: &Request) -> Vec<Event> {
 }
 
 fn open(dir: &Path, tier: CpuTier, running: u32, step_tokens: u32, pages: u64, threads: u32) -> Engine {
-    let options = EngineOptions {
+    let mut options = EngineOptions {
         cpu_tier: tier,
         threads,
         max_running: running,
         step_tokens,
-        memory_budget: pages,
         context_length: 0,
+        page_tokens: PAGE_TOKENS,
         ..EngineOptions::default()
     };
+    if pages > 0 {
+        let plan = Engine::plan(dir, &options).unwrap();
+        let kv = pages * u64::from(PAGE_TOKENS) * plan.kv_bytes_per_token;
+        options.memory_budget = plan.weight_bytes + plan.workspace_bytes + kv;
+    }
     Engine::open(dir, options).unwrap()
 }
 
-/// Bytes of `n` KV pages of 16 tokens: found by asking for less and reading the error.
-fn budget(dir: &Path, n: u64) -> u64 {
-    let options = EngineOptions { memory_budget: 1, ..EngineOptions::default() };
-    let error = Engine::open(dir, options).map(|_| ()).unwrap_err();
-    error.needed * n
+const PAGE_TOKENS: u32 = 16;
+
+/// A duty limit under which nothing takes more than four times as long; sometimes none.
+fn set_random_duty(engine: &Engine, random: &mut Random) {
+    let work = [0, 1, 50, 300, 2000][random.below(5)];
+    engine.set_duty(work, work + random.below(1 + 3 * work as usize) as u32).unwrap();
 }
 
-/// Law 1: alone on a cold engine, or among strangers with slow readers, chunks and constant preemption: the same bits.
+/// Law 1: alone on a cold engine, or among strangers with slow readers, chunks, constant preemption, and a duty limit and
+/// pauses that hold steps between their layers: the same bits.
 fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mut Random) -> (u64, u64) {
     let pages = 26;
-    let crowd = open(dir, tier, 1 + random.below(12) as u32, 1 + random.below(70) as u32, budget(dir, pages), 3);
+    let crowd = open(dir, tier, 1 + random.below(12) as u32, 1 + random.below(70) as u32, pages, 3);
     let (vocab, context) = (crowd.info().vocab_size as usize, crowd.info().context_length as usize);
     let jobs: Vec<Job> = (0..jobs).map(|_| Job::random(random, vocab, context)).collect();
-    let requests: Vec<Request> = jobs.iter().map(|j| j.submit(&crowd, Sink::Pull)).collect();
+    let mut moods = Random(random.0 ^ 0xd417);
+    let requests: Vec<Request> = jobs
+        .iter()
+        .map(|j| {
+            set_random_duty(&crowd, &mut moods);
+            if moods.below(4) == 0 {
+                crowd.pause(Some(Duration::from_millis(moods.below(3) as u64))).unwrap();
+            } else {
+                crowd.resume().unwrap();
+            }
+            j.submit(&crowd, Sink::Pull)
+        })
+        .collect();
+    crowd.resume().unwrap();
     // Some are cancelled; their neighbours must not notice.
     let cancelled: Vec<bool> = requests
         .iter()

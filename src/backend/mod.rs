@@ -195,10 +195,27 @@ pub struct Experts<'a> {
     pub scratch: Tensor,
 }
 
+/// Bytes a backend has been asked to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// Weights, where they lie: in mapped files or in memory of their own.
+    pub weights: u64,
+    /// KV pages.
+    pub kv: u64,
+    /// Tensors of [`Backend::alloc`].
+    pub tensors: u64,
+}
+
 /// Tensor operations of a device. See the module's law.
 pub trait Backend: Send {
     /// Name of the device, for people.
     fn name(&self) -> String;
+
+    /// What it holds.
+    fn reserved(&self) -> Reserved;
+
+    /// No work comes for a while: whatever waits actively for more goes to sleep, at no cost to the result.
+    fn rest(&mut self);
 
     /// Reserves `elements` zeroed f32 for `what`.
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor>;

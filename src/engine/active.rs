@@ -32,6 +32,21 @@ impl NewRequest {
     pub fn deadline_of(options: &RequestOptions, now: Instant) -> Option<Instant> {
         (options.deadline_ms > 0).then(|| now.checked_add(Duration::from_millis(options.deadline_ms as u64))).flatten()
     }
+
+    /// Sends the terminal event of a request that never ran.
+    pub fn finish(&self, end: End, dispatch: &Dispatch) {
+        let usage = Usage {
+            prompt_tokens: self.prompt.len() as u32,
+            seed: self.params.seed,
+            total_us: u64::try_from(self.submitted.elapsed().as_micros()).unwrap_or(u64::MAX),
+            ..Usage::default()
+        };
+        let (kind, reason, error) = end.parts();
+        self.delivery.finish(dispatch, kind, reason, |event| {
+            event.usage = Some(usage);
+            event.error = error;
+        });
+    }
 }
 
 /// A request that the scheduler knows.

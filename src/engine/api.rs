@@ -41,7 +41,7 @@ pub enum Delivery {
     /// On a dispatch thread of the library.
     #[default]
     Thread,
-    /// Inside the host's own poll calls.
+    /// Inside the host's own calls: open, poll, wait, close and drop.
     Poll,
 }
 
@@ -66,6 +66,8 @@ pub enum LogLevel {
 pub type ProgressFn = Box<dyn FnMut(u64, u64) -> bool + Send>;
 /// Receives log lines from any engine thread.
 pub type LogFn = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
+/// Called from an engine thread, without any lock, when there is something to poll: once until the next poll begins.
+pub type WakeFn = Arc<dyn Fn() + Send + Sync>;
 
 /// Options of [`super::Engine::open`]. `0` means automatic everywhere.
 #[derive(Default)]
@@ -90,7 +92,7 @@ pub struct EngineOptions {
     pub delivery: Delivery,
     /// Verbosity of `log`.
     pub log_level: LogLevel,
-    /// Operating-system priority of the engine's threads: negative is lower than normal, 0 normal.
+    /// Operating-system priority of the engine's threads: negative is lower than that of the opener's, 0 the same.
     pub thread_priority: i32,
     /// Threads that compute, the scheduler's included; 0 = physical cores.
     pub threads: u32,
@@ -104,7 +106,12 @@ pub struct EngineOptions {
     pub page_tokens: u32,
     /// Tokens of one step.
     pub step_tokens: u32,
-    /// Bytes the KV pages may take; 0 = the smaller of slots × context and a quarter of free memory.
+    /// Engine work at most, in microseconds of every `duty_interval_us`; see [`super::Engine::set_duty`]. Both 0 = no limit.
+    pub duty_work_us: u32,
+    /// The interval of `duty_work_us`, in microseconds.
+    pub duty_interval_us: u32,
+    /// Bytes that weights, KV pages and workspace may take together; see [`super::Engine::plan`]. 0 = no bound but that of
+    /// the KV pages: the smaller of slots × context and a quarter of free memory.
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
@@ -114,6 +121,8 @@ pub struct EngineOptions {
     pub progress: Option<ProgressFn>,
     /// Log lines.
     pub log: Option<LogFn>,
+    /// With [`Delivery::Poll`]: there is something to poll.
+    pub wake: Option<WakeFn>,
 }
 
 /// A piece of a raw prompt.
@@ -163,6 +172,8 @@ pub struct TextOptions {
 pub struct RequestOptions {
     /// Echoed in every event.
     pub tag: u64,
+    /// Template and tokenizer run on a thread of the engine; their errors become a failed terminal event.
+    pub defer: bool,
     /// Seed of the request's random stream; `None` draws one and reports it in the usage.
     pub seed: Option<u64>,
     /// Do not stop at the end-of-sequence tokens.

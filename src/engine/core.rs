@@ -5,7 +5,9 @@
 
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
-use super::delivery::{Outbox, closed, lock, wait_until};
+use super::control::Meter;
+use super::defer::Deferred;
+use super::delivery::{Outbox, closed, lock};
 use super::prefix::Prefixes;
 use super::table::Table;
 use super::{Command, Shared};
@@ -25,17 +27,20 @@ use std::time::{Duration, Instant};
 pub(super) struct Core {
     pub shared: Arc<Shared>,
     pub machine: Machine,
-    active: Table,
+    pub active: Table,
+    pub deferred: Deferred,
     /// Commands taken from the mailbox and not yet obeyed.
-    inbox: VecDeque<Command>,
+    pub inbox: VecDeque<Command>,
+    /// What the engine thread knows of pause and duty limit.
+    pub meter: Meter,
     /// The request that is being admitted: neither in the inbox nor active.
     admitting: Option<Arc<Outbox>>,
     prefixes: Prefixes,
     stats: Stats,
     spent: PhaseTimes,
     /// Set once the engine is closing: when whatever still runs is cut off.
-    closing: Option<Instant>,
-    dead: bool,
+    pub closing: Option<Instant>,
+    pub dead: bool,
     panic_next: bool,
 }
 
@@ -82,7 +87,9 @@ impl Core {
             shared,
             machine,
             active: Table::default(),
+            deferred: Deferred::default(),
             inbox: VecDeque::new(),
+            meter: Meter::new(Instant::now()),
             admitting: None,
             prefixes: Prefixes::default(),
             stats,
@@ -127,48 +134,42 @@ impl Core {
                 self.obey(command);
             }
             self.expire();
-            let worked = !self.dead && self.step();
-            idle = !worked;
-            self.stats.steps += worked as u64;
+            let may_step = !self.meter.held();
+            let worked = !self.dead && may_step && self.metered(Core::step);
+            idle = !worked && may_step;
             self.publish();
             // After the statistics: who has waited for a prefix sees those of its last step.
             self.prefixes.note(&mut self.machine, &self.shared);
-            if let Some(cut) = self.closing {
-                if Instant::now() >= cut {
-                    self.end_all(|| End::Cancelled(FinishReason::Close));
-                }
-                if self.active.is_empty() {
-                    self.publish();
-                    return;
-                }
+            self.cut_off();
+            // What arrived during the step still has to get its end.
+            if self.closing.is_some() && self.is_idle() && self.inbox.is_empty() {
+                self.publish();
+                return;
             }
         }
     }
 
-    /// Takes in what has arrived; when idle, sleeps until there is something or a deadline passes.
-    fn take_commands(&mut self, idle: bool) {
-        let mut mailbox = lock(&self.shared.mailbox);
-        if idle {
-            let deadline = self.active.next_deadline().into_iter().chain(self.closing).min();
-            while mailbox.commands.is_empty() {
-                let (again, in_time) = wait_until(&self.shared.mail, mailbox, deadline);
-                mailbox = again;
-                if !in_time {
-                    break;
-                }
-            }
-        }
-        self.inbox.extend(mailbox.commands.drain(..));
+    /// Whether there is no request.
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty() && self.deferred.len() == 0
     }
 
-    fn obey(&mut self, command: Command) {
+    pub fn obey(&mut self, command: Command) {
         match command {
             Command::Submit(request) => {
                 self.admitting = Some(request.delivery.clone());
                 self.admit(*request);
                 self.admitting = None;
             }
+            Command::Defer(request) => {
+                self.deferred.insert(request);
+                if self.dead {
+                    self.end_all(|| End::Failed(panicked()));
+                }
+            }
+            Command::Prepared(id, prompt) => self.prepared(id, prompt),
             Command::Cancel(id, reason) => {
+                self.end_deferred_where(|r| r.delivery.id == id, || End::Cancelled(reason));
                 if let Some(handle) = self.active.find(id) {
                     self.end(handle, End::Cancelled(reason));
                 }
@@ -197,12 +198,13 @@ impl Core {
                 self.closing = Some(cut);
                 self.prefixes.stop_computing(&mut self.machine);
             }
+            Command::ClearCache => self.machine.scheduler.clear_cache(),
             Command::Panic => self.panic_next = true,
         }
     }
 
     /// Law 3, and that every active request has its sequence.
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.machine.scheduler.check()?;
         let (running, waiting, _) = self.machine.scheduler.counts();
         let pins = self.machine.scheduler.pins_computing();
@@ -257,7 +259,8 @@ impl Core {
         }
     }
 
-    fn end_all(&mut self, end: impl Fn() -> End) {
+    pub fn end_all(&mut self, end: impl Fn() -> End) {
+        self.end_deferred_where(|_| true, &end);
         for index in 0..self.active.end() {
             if let Some(handle) = self.active.at(index) {
                 self.end(handle, end());
@@ -265,14 +268,38 @@ impl Core {
         }
     }
 
+    fn end_deferred_where(&mut self, which: impl Fn(&NewRequest) -> bool, end: impl Fn() -> End) {
+        let waiting = self.deferred.take_where(&which);
+        self.shared.helper.forget(&waiting);
+        for request in waiting {
+            self.end_deferred(&request, end());
+        }
+    }
+
+    /// The prompt of a deferred request has come, or cannot.
+    fn prepared(&mut self, id: u64, prompt: Result<(Vec<u32>, usize)>) {
+        let Some(mut request) = self.deferred.take(id) else { return };
+        match prompt {
+            Ok((tokens, room)) => {
+                request.max_tokens = request.max_tokens.min(room);
+                request.prompt = tokens;
+                self.obey(Command::Submit(request));
+            }
+            Err(error) => self.end_deferred(&request, End::Failed(error)),
+        }
+    }
+
+    /// Ends a request that never was admitted.
+    fn end_deferred(&mut self, request: &NewRequest, end: End) {
+        count(&mut self.stats, &end);
+        self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+        request.finish(end, &self.shared.dispatch);
+    }
+
     /// Ends the request of a sequence.
     fn end(&mut self, handle: Handle, end: End) {
         let Some(active) = self.active.get_mut(handle) else { return };
-        match end {
-            End::Finished(_) => self.stats.finished += 1,
-            End::Cancelled(_) => self.stats.cancelled += 1,
-            End::Failed(_) => self.stats.failed += 1,
-        }
+        count(&mut self.stats, &end);
         // Before the terminal event: who has read it may submit again at once.
         if std::mem::take(&mut active.counted) {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
@@ -286,16 +313,18 @@ impl Core {
     }
 
     /// Ends requests whose deadline has passed.
-    fn expire(&mut self) {
-        if self.active.next_deadline().is_some() {
-            let now = Instant::now();
-            while let Some(handle) = self.active.expired(now) {
-                self.end(handle, End::Cancelled(FinishReason::Deadline));
-            }
+    pub fn expire(&mut self) {
+        let now = Instant::now();
+        if self.deferred.deadlines().any(|d| d <= now) {
+            let expired = |r: &NewRequest| r.deadline.is_some_and(|d| d <= now);
+            self.end_deferred_where(expired, || End::Cancelled(FinishReason::Deadline));
+        }
+        while let Some(handle) = self.active.expired(now) {
+            self.end(handle, End::Cancelled(FinishReason::Deadline));
         }
     }
 
-    /// One step; false when nothing could run.
+    /// One step, or as much of it as is still wanted; false when nothing could run.
     fn step(&mut self) -> bool {
         if std::mem::take(&mut self.panic_next) {
             panic!("a test asked the engine thread to panic");
@@ -306,9 +335,11 @@ impl Core {
             return false;
         }
         self.note_admissions(begin);
-        self.machine.forward();
-        self.sample();
-        self.account(planned);
+        if self.forward() {
+            self.sample();
+            self.stats.steps += 1;
+            self.account(planned + self.meter.rested());
+        }
         true
     }
 
@@ -407,12 +438,12 @@ impl Core {
         Ok(())
     }
 
-    fn publish(&mut self) {
+    pub fn publish(&mut self) {
         let (running, waiting, stalled) = self.machine.scheduler.counts();
         let (used, cached, free) = self.machine.scheduler.pages();
         let counters = self.machine.scheduler.counters();
         let s = &mut self.stats;
-        (s.running, s.waiting, s.stalled) = (running as u32, waiting as u32, stalled as u32);
+        (s.running, s.waiting, s.stalled) = (running as u32, (waiting + self.deferred.len()) as u32, stalled as u32);
         (s.pages_used, s.pages_cached, s.pages_free) = (used as u64, cached as u64, free as u64);
         (s.preemptions, s.evictions) = (counters.preemptions, counters.evictions);
         (s.prefix_tokens_seen, s.prefix_tokens_hit) = (counters.prefix_tokens_seen, counters.prefix_tokens_hit);
@@ -424,6 +455,14 @@ impl Core {
     }
 }
 
+fn count(stats: &mut Stats, end: &End) {
+    match end {
+        End::Finished(_) => stats.finished += 1,
+        End::Cancelled(_) => stats.cancelled += 1,
+        End::Failed(_) => stats.failed += 1,
+    }
+}
+
 impl Drop for Core {
     /// Whatever is still in the mailbox gets its end.
     fn drop(&mut self) {
@@ -432,6 +471,9 @@ impl Drop for Core {
             let finish = |e: &mut Event| e.error = Some(panicked());
             active.request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, finish);
         }
+        for request in self.deferred.take_where(|_| true) {
+            request.finish(End::Failed(panicked()), &self.shared.dispatch);
+        }
         let commands = {
             let mut mailbox = lock(&self.shared.mailbox);
             mailbox.closed = true;
@@ -439,12 +481,15 @@ impl Drop for Core {
             std::mem::take(&mut mailbox.commands)
         };
         for command in self.inbox.drain(..).chain(commands) {
-            if let Command::Submit(request) = command {
+            if let Command::Submit(request) | Command::Defer(request) = command {
                 let finish = |e: &mut Event| e.error = Some(closed());
                 request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Close, finish);
             }
         }
+        self.shared.helper.stop();
+        self.shared.rested.notify_all();
         self.shared.dispatch.stop();
+        self.shared.adopt_orphans();
     }
 }
 
@@ -476,10 +521,6 @@ impl Machine {
             }
         }
         refilled
-    }
-
-    fn forward(&mut self) {
-        self.model.forward(&mut *self.backend, &self.step);
     }
 
     fn read_logits(&mut self, wanted: &[Wanted]) {

@@ -1,23 +1,29 @@
 //! The engine: owns the threads, and is the only room where scheduler and model meet.
 //!
 //! Threads of an open engine: the **engine thread** ([`core`]) owns scheduler, model and device; the **dispatch thread** runs
-//! callbacks and log lines; the CPU backend's workers compute. Callers talk to the engine thread through a mailbox of
-//! [`Command`]s and hear from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them
-//! sleep.
+//! callbacks and log lines, unless the host polls; the CPU backend's workers compute. Callers talk to the engine thread
+//! through a mailbox of [`Command`]s and hear from it through each request's [`delivery::Outbox`]. When nothing is to do,
+//! all of them sleep.
 
 mod active;
 pub mod api;
+mod control;
 mod core;
+mod defer;
 mod delivery;
+mod duty;
 mod open;
+mod plan;
 mod prefix;
 mod prefix_file;
 mod prompt;
+mod receive;
 mod stats;
 mod table;
 
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};
+pub use plan::Plan;
 pub use prefix::Prefix;
 
 use crate::error::{Error, Result, Status, Unit};
@@ -27,7 +33,7 @@ use crate::sampling::SamplingParams;
 use crate::source::GenerationDefaults;
 use crate::text::{StopFilter, TextStream};
 use active::NewRequest;
-use delivery::{Dispatch, Dispatched, Outbox, Work, closed, lock, wait_until};
+use delivery::{Dispatch, Outbox, closed, lock, wait_until};
 use prompt::TextKit;
 use stats::StatsCell;
 use std::hash::{BuildHasher, RandomState};
@@ -40,9 +46,12 @@ use std::time::{Duration, Instant};
 pub enum Sink {
     /// The caller pulls them with [`Request::next`] or [`Request::wait`].
     Pull,
-    /// A dispatch thread calls this; `false` stops the request. Dropped exactly once: after the terminal event was
-    /// handed over, or before a failing submit returns.
+    /// A dispatch thread calls this, or the host's own calls do ([`Delivery::Poll`]); `false` stops the request. Dropped
+    /// exactly once: after the terminal event was handed over, or before a failing submit returns.
     Callback(Box<dyn FnMut(&Event) -> bool + Send>),
+    /// The engine's own queue, read with [`Engine::next`]. What is inside is dropped exactly once: when the terminal event
+    /// is taken, or dropped because the engine is; or before a failing submit returns.
+    Engine(Box<dyn Send>),
 }
 
 /// Outcome of a wait.
@@ -52,7 +61,8 @@ pub enum Next {
     Event(Box<Event>),
     /// The time ran out.
     Timeout,
-    /// The terminal event was already taken (callback requests: the request has ended and its sink was dropped).
+    /// The terminal event was already taken (for callbacks and [`Engine::next`]: and its sink was dropped). Of
+    /// [`Engine::next`]: the engine is closed and its queue is empty.
     End,
 }
 
@@ -72,12 +82,18 @@ fn facade_level(level: LogLevel) -> Option<log::Level> {
 /// What callers ask of the engine thread.
 enum Command {
     Submit(Box<NewRequest>),
+    /// A request whose prompt comes later.
+    Defer(Box<NewRequest>),
+    /// The token ids of a deferred request and the tokens that the context holds beyond them; or why there are none.
+    Prepared(u64, Result<(Vec<u32>, usize)>),
     Cancel(u64, FinishReason),
     CancelAll,
     /// A paused request's queue was read.
     Resume(u64),
     Check(Answer),
     Prefix(prefix::Command),
+    /// Drop the cached pages that nobody uses.
+    ClearCache,
     /// Accept nothing more; cut off what still runs at this time.
     Close(Instant),
     Panic,
@@ -134,6 +150,8 @@ impl<T> Reply<T> {
 #[derive(Default)]
 struct Mailbox {
     commands: Vec<Command>,
+    /// Pause and duty limit.
+    control: control::Control,
     /// No more submits: the engine is closing.
     closed: bool,
     /// The engine thread has ended; nobody reads this any more.
@@ -144,7 +162,10 @@ struct Mailbox {
 struct Shared {
     mailbox: Mutex<Mailbox>,
     mail: Condvar,
+    /// The engine thread came to rest, or ended.
+    rested: Condvar,
     dispatch: Dispatch,
+    helper: defer::Helper,
     stats: StatsCell,
     log: Option<LogFn>,
     log_level: AtomicI32,
@@ -189,41 +210,12 @@ impl Shared {
             self.dispatch.log(level, line());
         }
     }
-
-    /// The dispatch thread's body.
-    fn deliver(&self) {
-        loop {
-            match self.dispatch.work() {
-                Work::Stop => return,
-                Work::Log(level, line) => self.call_log(level, &line),
-                Work::Ready(delivery) => match delivery.dispatch() {
-                    Dispatched::Nothing => {}
-                    Dispatched::Resume => self.send_anyway(Command::Resume(delivery.id)),
-                    Dispatched::Stop => {
-                        delivery.mute();
-                        self.send_anyway(Command::Cancel(delivery.id, FinishReason::Callback));
-                    }
-                    Dispatched::Ended => self.dispatch.forget(delivery.id),
-                },
-            }
-        }
-    }
-
-    fn call_log(&self, level: LogLevel, line: &str) {
-        let _scope = CallbackScope::new();
-        let write = || match (&self.log, facade_level(level)) {
-            (Some(log), _) => log(level, line),
-            (None, Some(level)) => log::log!(target: LOG_TARGET, level, "{line}"),
-            (None, None) => {}
-        };
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(write));
-    }
 }
 
 /// An open model with its scheduler. Dropping it closes it.
 pub struct Engine {
     shared: Arc<Shared>,
-    text: TextKit,
+    text: Arc<TextKit>,
     info: Info,
     defaults: GenerationDefaults,
     /// No weights: text functions only.
@@ -233,6 +225,7 @@ pub struct Engine {
     running_max: usize,
     waiting_max: usize,
     threads: Mutex<Vec<JoinHandle>>,
+    placing: ThreadOptions,
 }
 
 impl Engine {
@@ -243,17 +236,22 @@ impl Engine {
     /// `Reentrant` inside a callback.
     pub fn open(dir: &Path, mut options: EngineOptions) -> Result<Engine> {
         refuse_in_callback("open")?;
+        // What is wrong with these is told below, with everything else.
+        let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
+        let control = control::Control::new(duty);
         let shared = Arc::new(Shared {
-            mailbox: Mutex::default(),
+            mailbox: Mutex::new(Mailbox { control, ..Mailbox::default() }),
             mail: Condvar::new(),
-            dispatch: Dispatch::default(),
+            rested: Condvar::new(),
+            dispatch: Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone()),
+            helper: defer::Helper::default(),
             stats: StatsCell::default(),
             log: options.log.take(),
             log_level: AtomicI32::new(options.log_level as i32),
             ids: AtomicU64::new(1),
             pending: AtomicUsize::new(0),
         });
-        // There is no dispatch thread yet; while opening, log lines are written on the opener's own thread.
+        // While opening, log lines are written on the opener's own thread.
         let mut log = |level, line: String| {
             if shared.logs(level) {
                 shared.call_log(level, &line);
@@ -264,9 +262,10 @@ impl Engine {
                 shared.call_log(LogLevel::Error, &format!("cannot open {}: {e}", dir.display()));
             }
         })?;
+        let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
         let engine = Engine {
             shared: shared.clone(),
-            text: opened.text,
+            text: Arc::new(opened.text),
             info: opened.info,
             defaults: opened.defaults,
             text_only: opened.machine.is_none(),
@@ -274,34 +273,41 @@ impl Engine {
             running_max: opened.running_max,
             waiting_max: opened.waiting_max,
             threads: Mutex::default(),
+            placing,
         };
-        let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
         if let Some(machine) = opened.machine {
             // From here on a failure drops `engine`, which stops the threads that already run.
             let core = core::Core::new(shared.clone(), machine);
-            let dispatcher = thread::spawn("dispatch", placing, {
-                let shared = shared.clone();
-                move || shared.deliver()
-            })?;
-            lock(&engine.threads).push(dispatcher);
+            if options.delivery == Delivery::Thread {
+                let dispatcher = thread::spawn("dispatch", placing, {
+                    let shared = shared.clone();
+                    move || shared.deliver()
+                })?;
+                lock(&engine.threads).push(dispatcher);
+            }
             lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
         }
         Ok(engine)
     }
 
-    /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads.
+    /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads. What waits for
+    /// [`Engine::next`] stays. On a paused engine nothing could end by itself, so there is no grace.
     ///
     /// # Errors
     /// `Closed` for a second call, `Reentrant` inside a callback.
     pub fn close(&self, grace: Duration) -> Result<()> {
         refuse_in_callback("close")?;
         self.begin_close(grace)?;
+        if self.shared.dispatch.poll {
+            self.shared.deliver_to_the_end();
+        }
         let threads = std::mem::take(&mut *lock(&self.threads));
         threads.into_iter().rev().for_each(JoinHandle::join);
         Ok(())
     }
 
-    fn begin_close(&self, grace: Duration) -> Result<()> {
+    /// The part of [`Engine::close`] that does not block.
+    pub(crate) fn begin_close(&self, grace: Duration) -> Result<()> {
         let now = Instant::now();
         let cut = now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX as u64));
         let mut mailbox = lock(&self.shared.mailbox);
@@ -311,6 +317,11 @@ impl Engine {
         mailbox.commands.push(Command::Close(cut));
         drop(mailbox);
         self.shared.mail.notify_one();
+        self.shared.dispatch.close();
+        if self.text_only {
+            // There is no engine thread to say so.
+            self.shared.dispatch.stop();
+        }
         Ok(())
     }
 
@@ -360,7 +371,8 @@ impl Engine {
         self.text.detokenize(tokens, options)
     }
 
-    /// Submits a prompt. Never waits for a step.
+    /// Submits a prompt. Never waits for a step. With [`RequestOptions::defer`] the errors of template and tokenizer, and of
+    /// the prompt's length, become a failed terminal event.
     ///
     /// # Errors
     /// `Argument` for options or an empty prompt, `Context` when the prompt is longer than the context, `NeverFits` when the
@@ -371,22 +383,19 @@ impl Engine {
         }
         self.open_or_closed()?;
         let submitted = Instant::now();
-        let tokens = self.text.tokenize(prompt, TextOptions::default())?;
-        self.check_length(tokens.len())?;
+        let context = self.info.context_length as usize;
+        let tokens = if options.defer { Vec::new() } else { self.text.prepare(prompt, context)? };
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
-        self.shared.dispatch.register(&delivery);
         let request = NewRequest { delivery: delivery.clone(), ..request };
-        let sent = self.reserve_place().and_then(|()| {
-            let sent = self.shared.send(Command::Submit(Box::new(request)));
-            sent.inspect_err(|_| _ = self.shared.pending.fetch_sub(1, Ordering::Relaxed))
-        });
-        if let Err(error) = sent {
-            self.shared.dispatch.forget(id);
-            return Err(error);
-        }
+        self.reserve_place()?;
+        let sent = match options.defer {
+            true => self.defer(request, prompt),
+            false => self.shared.send(Command::Submit(Box::new(request))),
+        };
+        sent.inspect_err(|_| _ = self.shared.pending.fetch_sub(1, Ordering::Relaxed))?;
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
     }
 
@@ -398,24 +407,6 @@ impl Engine {
             Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
                 .numbers(Unit::Count, max as u64 + 1, max as u64)
         })
-    }
-
-    fn check_length(&self, tokens: usize) -> Result<()> {
-        let context = self.info.context_length as usize;
-        if tokens == 0 {
-            return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
-        }
-        if tokens > context {
-            let message = format!(
-                "the prompt has {tokens} tokens, the context holds {context}; shorten it or open the engine with a longer context"
-            );
-            return Err(Error::new(Status::Context, message).about("prompt").numbers(
-                Unit::Tokens,
-                tokens as u64,
-                context as u64,
-            ));
-        }
-        Ok(())
     }
 
     /// Checks the options and fills in the model's defaults. The delivery is still a placeholder.
@@ -488,14 +479,24 @@ impl Engine {
 }
 
 impl Drop for Engine {
-    /// Closes the engine if that has not happened. Inside a callback the threads cannot be joined: they end on their own
-    /// once the callback has returned.
+    /// Closes the engine if that has not happened. Inside a callback the threads of an engine that dispatches cannot be
+    /// joined: they end on their own once the callback has returned. Those of an engine that polls never wait for a
+    /// callback, so they can.
     fn drop(&mut self) {
         let _ = self.begin_close(Duration::ZERO);
         let threads = std::mem::take(&mut *lock(&self.threads));
-        for thread in threads.into_iter().rev() {
-            if in_callback() || thread.is_current() { thread.detach() } else { thread.join() }
+        let poll = self.shared.dispatch.poll;
+        if poll && !threads.is_empty() {
+            if in_callback() {
+                self.shared.orphan(threads.iter().any(JoinHandle::is_current));
+            } else {
+                self.shared.deliver_to_the_end();
+            }
         }
+        for thread in threads.into_iter().rev() {
+            if (in_callback() && !poll) || thread.is_current() { thread.detach() } else { thread.join() }
+        }
+        self.shared.dispatch.discard_completions();
     }
 }
 
@@ -552,21 +553,18 @@ impl Request {
     /// `Argument` for a callback request, `Reentrant` when it would block inside a callback.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "next")?;
-        let (next, resume) = self.delivery.next(timeout)?;
-        if resume {
-            self.shared.send_anyway(Command::Resume(self.delivery.id));
-        }
-        Ok(next)
+        self.shared.next_of(&self.delivery, timeout)
     }
 
-    /// Waits for the end. Pull: everything not yet taken as one terminal event. Callback: `End` after the sink was
-    /// dropped.
+    /// Waits for the end. Pull: everything not yet taken as one terminal event. Others: `End` after the terminal event was
+    /// received and the sink dropped. For a callback request of an engine that polls it delivers meanwhile, as
+    /// [`Engine::poll`] does, unless another thread is doing that.
     ///
     /// # Errors
     /// `Reentrant` when it would block inside a callback.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "wait")?;
-        Ok(self.delivery.wait(timeout, || self.shared.send_anyway(Command::Resume(self.delivery.id))))
+        Ok(self.shared.wait_for(&self.delivery, timeout))
     }
 
     /// Asks the engine to stop the request. Idempotent; fine when it has finished. After it returns queued deltas

@@ -2,28 +2,23 @@
 
 use super::api::*;
 use super::core::Machine;
+use super::duty::Duty;
+use super::plan::{Prospect, Sizing};
 use super::prefix_file::Identity;
 use super::prompt::TextKit;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, KvShape};
-use crate::dtype::DType;
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Unit};
 use crate::limits;
-use crate::model::architecture::{Architecture, LayerGroup};
-use crate::model::families::{self, Family};
-use crate::model::{Model, Step, Tables, config::Config, weights};
-use crate::os::memory;
+use crate::model::architecture::Architecture;
+use crate::model::families::Family;
+use crate::model::{Model, Step, Tables, weights};
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, Sampler};
-use crate::scheduler::{BatchPlan, Capacity, Policy, Scheduler};
-use crate::source::{Folder, FolderOptions, GenerationDefaults, ModelSource};
+use crate::scheduler::{BatchPlan, Capacity, Scheduler};
+use crate::source::{Folder, GenerationDefaults, ModelSource};
 use std::path::Path;
 use std::sync::Arc;
-
-/// Fraction of free memory the KV pages may take when no budget is given.
-const FREE_MEMORY_SHARE: u64 = 4;
-/// KV memory when the system does not say how much is free, in bytes.
-const KV_BYTES_FALLBACK: u64 = 1 << 30;
 
 /// An engine about to start.
 pub(super) struct Opened {
@@ -38,18 +33,6 @@ pub(super) struct Opened {
     pub waiting_max: usize,
 }
 
-/// What the options mean for a model.
-struct Sizing {
-    running_max: usize,
-    waiting_max: usize,
-    context: usize,
-    page_tokens: usize,
-    step_tokens: usize,
-    frames: usize,
-    kv: DType,
-    policy: Policy,
-}
-
 /// Reads the folder and prepares everything but the threads.
 pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(LogLevel, String)) -> Result<Opened> {
     check_options(options)?;
@@ -58,27 +41,25 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
         let _scope = super::delivery::CallbackScope::new();
         progress.as_mut().is_none_or(|p| p(done, total))
     };
-    let folder_options = FolderOptions { no_mmap: options.no_mmap, text_only: options.text_only };
     // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
     let mut half = 0;
     let mut reading = |done: u64, total: u64| {
         half = total;
         progress(done, total.saturating_mul(2))
     };
-    let folder = Folder::open(dir, folder_options, &mut reading)?;
+    let mut folder = Folder::headers(dir, options.text_only)?;
     if options.text_only {
         return text_only(&folder);
     }
-    let (family, model_type) = families::find(folder.config()?, folder.subject())?;
-    let config = Config::new(folder.config()?, folder.subject());
-    let architecture = (family.architecture)(&config, &model_type)?;
+    let Prospect { family, model_type, architecture, sizing } = Prospect::of(&folder, options)?;
+    sizing.require()?;
     let defaults = GenerationDefaults::from_source(&folder)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
         let vocab = architecture.vocab;
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
     let text = TextKit::open(&folder, architecture.vocab)?;
-    let sizing = Sizing::of(options, &architecture)?;
+    folder.load(options.no_mmap, &mut reading)?;
     let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
     let backend = CpuBackend::new(options.cpu_tier, options.threads as usize, thread_options)?;
     let info = Info {
@@ -133,7 +114,7 @@ fn text_only(folder: &Folder) -> Result<Opened> {
 }
 
 /// Refuses values outside their range, and what this build does not have.
-fn check_options(o: &EngineOptions) -> Result<()> {
+pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     let limit = |name: &str, value: u32, max: usize| {
         if value as usize <= max {
             return Ok(());
@@ -150,6 +131,7 @@ fn check_options(o: &EngineOptions) -> Result<()> {
     limit("context_length", o.context_length, limits::CONTEXT_MAX)?;
     limit("page_tokens", o.page_tokens, limits::PAGE_TOKENS_MAX)?;
     limit("step_tokens", o.step_tokens, limits::STEP_TOKENS_MAX)?;
+    Duty::new(o.duty_work_us, o.duty_interval_us)?;
     let unsupported = |name: &str, what: &str| {
         Err(Error::unsupported(format!("option {name}: {what} is not in this build")).about(name))
     };
@@ -160,8 +142,11 @@ fn check_options(o: &EngineOptions) -> Result<()> {
         return Err(Error::argument(format!("option device_index is {}; the CPU is device 0", o.device_index))
             .about("device_index"));
     }
-    if o.delivery == Delivery::Poll {
-        return unsupported("delivery", "polling");
+    if o.wake.is_some() && o.delivery != Delivery::Poll {
+        return Err(Error::argument(
+            "option wake is set on an engine with a dispatch thread, which nothing has to wake",
+        )
+        .about("wake"));
     }
     if matches!(o.compute, Type::Q8 | Type::Q4) {
         return Err(Error::argument("option compute is a quantized type; it takes f32 or bf16").about("compute"));
@@ -181,78 +166,6 @@ fn allowed_tokens(text: &TextKit, vocab: usize) -> Result<AllowedTokens> {
         None => Ok(AllowedTokens::all(vocab)),
         Some(tokenizer) => AllowedTokens::from_ids(vocab, (0..vocab as u32).filter(|&id| tokenizer.is_named(id))),
     }
-}
-
-impl Sizing {
-    fn of(o: &EngineOptions, a: &Architecture) -> Result<Sizing> {
-        let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
-        let wanted = o.context_length as usize;
-        if wanted > a.context {
-            return Err(Error::argument(format!(
-                "option context_length is {wanted}, but the model was made for {} tokens",
-                a.context
-            ))
-            .about("context_length")
-            .numbers(Unit::Tokens, wanted as u64, a.context as u64));
-        }
-        let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
-        let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
-        let kv = match (o.kv, o.compute) {
-            (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
-            _ => DType::Bf16,
-        };
-        let context = if wanted == 0 { a.context } else { wanted };
-        let frames = frames(o, &a.groups(), running_max, page_tokens, context, kv)?;
-        let held = frames * page_tokens;
-        if wanted > held {
-            let message = format!(
-                "a context of {wanted} tokens was asked for, but the KV memory holds {held}; raise memory_budget"
-            );
-            return Err(Error::new(Status::Memory, message).about("memory_budget").numbers(
-                Unit::Tokens,
-                wanted as u64,
-                held as u64,
-            ));
-        }
-        Ok(Sizing {
-            running_max,
-            waiting_max: or(o.max_waiting, limits::WAITING_DEFAULT),
-            context: context.min(held),
-            page_tokens,
-            step_tokens: or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max),
-            frames,
-            kv,
-            policy: o.policy,
-        })
-    }
-}
-
-/// Page frames of each layer group: enough for every slot's context, within the budget.
-fn frames(
-    o: &EngineOptions,
-    groups: &[LayerGroup],
-    running: usize,
-    page_tokens: usize,
-    context: usize,
-    kv: DType,
-) -> Result<usize> {
-    let overflow = || Error::format("config.json describes KV pages larger than this machine can address");
-    let mut bytes = 0u64;
-    for group in groups {
-        let frame = group.shape(1, page_tokens, kv).frame_bytes().ok_or_else(overflow)?;
-        bytes = bytes.checked_add(frame as u64).ok_or_else(overflow)?;
-    }
-    let budget = match o.memory_budget {
-        0 => memory::available_bytes().map_or(KV_BYTES_FALLBACK, |free| free / FREE_MEMORY_SHARE),
-        given => given,
-    };
-    let wanted = (running as u64).saturating_mul(context.div_ceil(page_tokens) as u64);
-    let affordable = budget / bytes.max(1);
-    if affordable == 0 {
-        let message = format!("one KV page takes {bytes} bytes, the memory budget is {budget}");
-        return Err(Error::new(Status::Memory, message).about("memory_budget").numbers(Unit::Bytes, bytes, budget));
-    }
-    usize::try_from(wanted.min(affordable).min(limits::PAGES_MAX as u64)).map_err(|_| overflow())
 }
 
 struct Parts<'a> {
@@ -275,7 +188,7 @@ fn build(
     let shapes: Vec<KvShape> =
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();
     let vocab = architecture.vocab;
-    let logits_rows = sizing.running_max.clamp(8, limits::LOGITS_ROWS_MAX);
+    let logits_rows = sizing.logits_rows;
     let model = Model::new(architecture, bound, &shapes, sizing.step_tokens, logits_rows, &mut *backend)?;
     let scheduler = Scheduler::new(Capacity {
         running_max: sizing.running_max,

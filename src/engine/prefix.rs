@@ -13,6 +13,7 @@ use super::active::panicked;
 use super::core::Machine;
 use super::delivery::{closed, lock, wait_until};
 use super::prefix_file::{Identity, Reader, Writer, buffer};
+use super::prompt::check_length;
 use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse_blocking, refuse_in_callback};
 use crate::cache::Handle;
 use crate::error::{Error, Result, Status};
@@ -390,7 +391,7 @@ impl Engine {
         let identity = self.prefix_identity()?;
         let tokens =
             self.text.tokenize(prompt, TextOptions { no_generation_prompt: true, ..TextOptions::default() })?;
-        self.check_length(tokens.len())?;
+        check_length(tokens.len(), self.info.context_length as usize)?;
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
         self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;

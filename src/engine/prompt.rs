@@ -1,4 +1,5 @@
-//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the caller's thread.
+//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the caller's thread, or on the helper's
+//! ([`super::defer`]).
 
 use super::api::{Prompt, PromptPart, TextOptions};
 use crate::error::{Error, Result, Status, Unit};
@@ -119,6 +120,13 @@ impl TextKit {
         Ok(ids)
     }
 
+    /// The token ids of a prompt that fits a context of so many tokens.
+    pub fn prepare(&self, prompt: &Prompt, context: usize) -> Result<Vec<u32>> {
+        let tokens = self.tokenize(prompt, TextOptions::default())?;
+        check_length(tokens.len(), context)?;
+        Ok(tokens)
+    }
+
     /// The text of token ids.
     pub fn detokenize(&self, ids: &[u32], options: TextOptions) -> Result<String> {
         self.check_ids(ids)?;
@@ -140,6 +148,24 @@ impl TextKit {
             .numbers(Unit::Count, ids[at] as u64, self.vocab as u64)),
         }
     }
+}
+
+/// A prompt has a token, and no more than the context holds.
+pub(super) fn check_length(tokens: usize, context: usize) -> Result<()> {
+    if tokens == 0 {
+        return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
+    }
+    if tokens > context {
+        let message = format!(
+            "the prompt has {tokens} tokens, the context holds {context}; shorten it or open the engine with a longer context"
+        );
+        return Err(Error::new(Status::Context, message).about("prompt").numbers(
+            Unit::Tokens,
+            tokens as u64,
+            context as u64,
+        ));
+    }
+    Ok(())
 }
 
 fn check_text(text: &str) -> Result<()> {

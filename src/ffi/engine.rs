@@ -7,8 +7,8 @@ use super::guard::{guard, may_block};
 use super::handle::{Handle, Kind};
 use super::types::*;
 use super::user_data::UserData;
-use super::{input, options};
-use crate::engine::Engine;
+use super::{event, input, options};
+use crate::engine::{Engine, Next};
 use crate::error::{Error, Result, Status};
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_char};
@@ -84,9 +84,14 @@ impl EngineBody {
     }
 
     fn free(&self) {
-        if self.calls.fetch_or(FREED, Ordering::AcqRel) == 0 {
-            self.end();
+        if self.enter().is_err() {
+            return; // another free was faster
         }
+        self.calls.fetch_or(FREED, Ordering::AcqRel);
+        // Threads that wait in poll or next leave now; the last call in progress ends the engine.
+        // SAFETY: `enter` was called and `leave` was not, so the engine is not dropped; shared access only.
+        let _ = unsafe { &*self.live.get() }.engine.begin_close(Duration::ZERO);
+        self.leave();
     }
 
     /// Drops what is live. Called once: only one call brings `calls` to exactly `FREED`, and none enters after.
@@ -110,10 +115,19 @@ impl EngineCall {
     /// As for [`Handle::borrow`].
     pub(super) unsafe fn begin(engine: *const astrai_engine) -> Result<EngineCall> {
         // SAFETY: as promised by the caller.
+        let call = unsafe { EngineCall::begin_also_closed(engine) }?;
+        if call.handle.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(call) }
+    }
+
+    /// For what a closed engine still does.
+    ///
+    /// # Safety
+    /// As for [`Handle::borrow`].
+    unsafe fn begin_also_closed(engine: *const astrai_engine) -> Result<EngineCall> {
+        // SAFETY: as promised by the caller.
         let handle = unsafe { Handle::<EngineBody>::borrow(engine) }?;
         handle.enter()?;
-        let call = EngineCall { handle };
-        if call.handle.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(call) }
+        Ok(EngineCall { handle })
     }
 
     /// What keeps the handle's memory, for a request in flight.
@@ -172,8 +186,9 @@ pub unsafe extern "C" fn astrai_engine_open(
 }
 
 /// [B] Lets requests run for at most grace_ms (-1: until they end), cancels the rest, delivers every terminal event,
-/// runs finalizers and joins all threads. Until the handle is freed other calls return ERR_CLOSED; requests can still
-/// be read. After OK the library may be unloaded once its handles are freed.
+/// runs finalizers and joins all threads. With ASTRAI_DELIVER_POLL it delivers on the calling thread. Until the handle
+/// is freed other calls return ERR_CLOSED; requests can still be read, and astrai_engine_next gives what is queued.
+/// After OK the library may be unloaded once its handles are freed.
 /// ERR_CLOSED: it is closed already. ERR_REENTRANT, ERR_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_engine_close(
@@ -192,8 +207,10 @@ pub unsafe extern "C" fn astrai_engine_close(
     })
 }
 
-/// [B] Closes the engine without grace if that was not done, and frees the handle. NULL is fine. Inside a callback it
-/// does not block: the engine closes after the callback returned. In a forked child it does nothing.
+/// [B] Closes the engine without grace if that was not done, and frees the handle. NULL is fine. Events that nobody took
+/// with astrai_engine_next are dropped, their finalizers run. While another thread is inside a call with the handle,
+/// that call ends the engine when it returns; poll and next return at once. Inside a callback it does not wait for
+/// callbacks: the engine closes after the callback returned. In a forked child it does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_engine_free(engine: *mut astrai_engine) {
     guard("astrai_engine_free", ptr::null_mut(), || {
@@ -280,5 +297,64 @@ pub unsafe extern "C" fn astrai_engine_cancel_all(engine: *const astrai_engine, 
         let engine = unsafe { EngineCall::begin(engine) }?;
         engine.cancel_all()?;
         Ok(Status::Ok)
+    })
+}
+
+/// [B][S] For engines opened with ASTRAI_DELIVER_POLL: shows what is ready to the callbacks, on the calling thread. Waits
+/// up to timeout_ms for the first event (0 does not wait, -1 waits forever); then shows at most one event of each
+/// request, those that became ready first first, and at most max_events in all (0 = no limit). *ran, which may be
+/// NULL, is the number of events shown, 0 when none came in time. When it is max_events there may be more; wake is not
+/// called for those. Log lines are written too and do not count.
+/// ERR_REENTRANT: inside a callback, whatever timeout_ms is. ERR_BUSY: another thread is in poll, or delivers in
+/// astrai_request_wait. ERR_ARGUMENT: the engine has a dispatch thread. ERR_CLOSED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_poll(
+    engine: *mut astrai_engine,
+    timeout_ms: i32,
+    max_events: u32,
+    ran: *mut u32,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_engine_poll", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        let timeout = input::timeout(timeout_ms, "timeout_ms")?;
+        // SAFETY: NULL or writable, by the contract.
+        let ran = if ran.is_null() { None } else { Some(unsafe { input::out(ran, "ran") }?) };
+        let shown = engine.poll(timeout, max_events)?;
+        ran.map(|ran| ran.write(shown));
+        Ok(Status::Ok)
+    })
+}
+
+/// [B] Takes everything unread of the request that has been ready longest, among those submitted with
+/// ASTRAI_REQUEST_TO_ENGINE, as one event; its request_id and tag say whose. *out is freed with astrai_event_free. Any
+/// number of threads may call it. When the event is terminal, the request's finalizer has run before this returns.
+/// TIMEOUT: nothing came in timeout_ms (0 polls, -1 waits forever). After close it gives what is queued; then END.
+/// ERR_CLOSED: the engine is being freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_engine_next(
+    engine: *const astrai_engine,
+    timeout_ms: i32,
+    out: *mut *mut astrai_event,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_engine_next", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin_also_closed(engine) }?;
+        let timeout = input::timeout(timeout_ms, "timeout_ms")?;
+        // SAFETY: NULL or writable, by the contract.
+        let out = unsafe { input::out(out, "out") }?;
+        if timeout != Some(Duration::ZERO) {
+            may_block("astrai_engine_next")?;
+        }
+        Ok(match engine.next(timeout)? {
+            Next::Event(event) => {
+                out.write(event::give(event));
+                Status::Ok
+            }
+            Next::Timeout => Status::Timeout,
+            Next::End => Status::End,
+        })
     })
 }

@@ -20,6 +20,7 @@
 
 pub mod types;
 
+pub mod control;
 pub mod engine;
 pub mod error;
 pub mod event;

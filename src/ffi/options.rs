@@ -6,8 +6,8 @@ use super::input::{self, CallerStruct};
 use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
-    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Policy, ProgressFn, RequestOptions, Stats, TextOptions,
-    Type,
+    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Plan, Policy, ProgressFn, RequestOptions, Stats,
+    TextOptions, Type, WakeFn,
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
@@ -70,15 +70,21 @@ unsafe impl CallerStruct for astrai_stats {
     }
 }
 
+// SAFETY: repr(C), `struct_size` first, integers.
+unsafe impl CallerStruct for astrai_plan {
+    const NAME: &'static str = "astrai_plan";
+    const SIZE_MIN: usize = offset_of!(astrai_plan, kv_bytes_per_token) + size_of::<u64>();
+    fn defaults() -> Self {
+        // SAFETY: as above.
+        unsafe { zeroed() }
+    }
+}
+
 /// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.
 pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Result<EngineOptions> {
     input::flags(o.flags, ASTRAI_ENGINE_NO_MMAP | ASTRAI_ENGINE_TEXT_ONLY, "astrai_engine_options.flags")?;
     if o.reserved != 0 {
         return Err(bad("reserved", o.reserved, "0"));
-    }
-    if o.duty_work_us != 0 || o.duty_interval_us != 0 {
-        let message = "duty_work_us and duty_interval_us are not in this version; leave them at 0";
-        return Err(Error::unsupported(message).about("duty_work_us"));
     }
     let delivery = named(o.delivery, &[Delivery::Thread, Delivery::Poll], "delivery")?;
     if o.wake.is_some() && delivery != Delivery::Poll {
@@ -102,11 +108,14 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         context_length: o.context_length,
         page_tokens: o.page_tokens,
         step_tokens: o.step_tokens,
+        duty_work_us: o.duty_work_us,
+        duty_interval_us: o.duty_interval_us,
         memory_budget: o.memory_budget,
         affinity_mask: o.affinity_mask,
         policy: Policy::Continuous,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
+        wake: wake(o.wake, user_data),
     })
 }
 
@@ -163,17 +172,27 @@ fn log(log: astrai_log_fn, user_data: &Arc<UserData>) -> Option<LogFn> {
     }))
 }
 
-/// The engine's options of one request.
+fn wake(wake: astrai_wake_fn, user_data: &Arc<UserData>) -> Option<WakeFn> {
+    let wake = wake?;
+    let user_data = Arc::downgrade(user_data);
+    Some(Arc::new(move || {
+        let Some(user_data) = user_data.upgrade() else { return };
+        // SAFETY: a function of the declared type, by the contract of astrai_engine_open.
+        guard::callback(|| unsafe { wake(user_data.pointer()) });
+    }))
+}
+
+/// The engine's options of one request. Whether it is ASTRAI_REQUEST_TO_ENGINE shows in its sink.
 pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
-    let later = ASTRAI_REQUEST_DEFER | ASTRAI_REQUEST_TO_ENGINE;
-    let now = ASTRAI_REQUEST_SEEDED | ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_PROMPT_LOGPROBS;
-    input::flags(o.flags, now | later, "astrai_request_options.flags")?;
-    if o.flags & later != 0 {
-        let message = "ASTRAI_REQUEST_DEFER and ASTRAI_REQUEST_TO_ENGINE are not in this version; clear them";
-        return Err(Error::unsupported(message).about("astrai_request_options.flags"));
-    }
+    let known = ASTRAI_REQUEST_SEEDED
+        | ASTRAI_REQUEST_IGNORE_EOS
+        | ASTRAI_REQUEST_PROMPT_LOGPROBS
+        | ASTRAI_REQUEST_DEFER
+        | ASTRAI_REQUEST_TO_ENGINE;
+    input::flags(o.flags, known, "astrai_request_options.flags")?;
     Ok(RequestOptions {
         tag: o.tag,
+        defer: o.flags & ASTRAI_REQUEST_DEFER != 0,
         seed: (o.flags & ASTRAI_REQUEST_SEEDED != 0).then_some(o.seed),
         ignore_eos: o.flags & ASTRAI_REQUEST_IGNORE_EOS != 0,
         prompt_logprobs: o.flags & ASTRAI_REQUEST_PROMPT_LOGPROBS != 0,
@@ -262,6 +281,23 @@ pub(super) fn stats(stats: &Stats) -> astrai_stats {
     }
 }
 
+/// What astrai_engine_plan reports.
+pub(super) fn plan(plan: &Plan) -> astrai_plan {
+    astrai_plan {
+        struct_size: size_of::<astrai_plan>() as u32,
+        fits: u32::from(plan.fits),
+        context_length: plan.context_length,
+        max_sequences: plan.max_sequences,
+        weight_bytes: plan.weight_bytes,
+        kv_bytes: plan.kv_bytes,
+        workspace_bytes: plan.workspace_bytes,
+        total_bytes: plan.total_bytes,
+        available_bytes: plan.available_bytes,
+        kv_tokens: plan.kv_tokens,
+        kv_bytes_per_token: plan.kv_bytes_per_token,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,21 +316,21 @@ mod tests {
     fn request_values_and_flags_cross() {
         let mut c = astrai_request_options::defaults();
         c.flags = ASTRAI_REQUEST_SEEDED | ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_PROMPT_LOGPROBS;
+        assert!(!request(&c).unwrap().defer);
+        c.flags |= ASTRAI_REQUEST_DEFER;
         (c.seed, c.tag, c.max_tokens, c.logprobs, c.priority) = (0, 3, 0, 5, -2);
         (c.temperature, c.top_p) = (0.0, 0.5);
         let o = request(&c).unwrap();
         assert_eq!((o.seed, o.tag, o.max_tokens, o.logprobs, o.priority), (Some(0), 3, Some(0), Some(5), -2));
         assert_eq!((o.temperature, o.top_p, o.min_p), (Some(0.0), Some(0.5), None));
-        assert!(o.ignore_eos && o.prompt_logprobs);
+        assert!(o.ignore_eos && o.prompt_logprobs && o.defer);
     }
 
     #[test]
-    fn later_flags_are_unsupported_and_unknown_ones_are_errors() {
+    fn unknown_flags_and_values_out_of_range_are_errors() {
         let mut c = astrai_request_options::defaults();
-        for (flags, status) in [(8, Status::Unsupported), (16, Status::Unsupported), (32, Status::Argument)] {
-            c.flags = flags;
-            assert_eq!(request(&c).unwrap_err().status, status, "flags {flags}");
-        }
+        c.flags = 32;
+        assert_eq!(request(&c).unwrap_err().status, Status::Argument);
         c.flags = 0;
         c.max_tokens = -2;
         assert_eq!(request(&c).unwrap_err().subject, "max_tokens");
@@ -323,7 +359,8 @@ mod tests {
             ][field] = value;
             assert_eq!(engine(&c, &user_data()).err().unwrap().status, Status::Argument, "field {field} = {value}");
         }
-        c.duty_work_us = 1;
-        assert_eq!(engine(&c, &user_data()).err().unwrap().status, Status::Unsupported);
+        (c.duty_work_us, c.duty_interval_us) = (1, 2);
+        let o = engine(&c, &user_data()).unwrap();
+        assert_eq!((o.duty_work_us, o.duty_interval_us), (1, 2));
     }
 }

@@ -21,8 +21,9 @@ pub(super) struct RequestBody {
     request: Request,
     /// Held by the one thread inside next or wait.
     reader: Mutex<()>,
-    has_callback: bool,
-    /// Of a pull request: finalized with the handle, since no callback gets it.
+    /// Its events are read through this handle, not by a callback or astrai_engine_next.
+    pulled: bool,
+    /// Of a pull request: finalized with the handle, since nobody else gets it.
     _user_data: Option<UserData>,
 }
 
@@ -48,14 +49,17 @@ fn sink(on_event: CallbackFn, user_data: UserData, memory: Arc<Handle<EngineBody
 type CallbackFn = unsafe extern "C" fn(*mut c_void, *const astrai_event) -> i32;
 
 /// [A] Submits a prompt; the prompt may be changed or freed right after. options may be NULL: the model's defaults.
-/// With on_event, each event is shown to it on a dispatch thread, the first possibly before this returns; out may be
-/// NULL: the request runs on without a handle. With on_event NULL, events are pulled through *out with
-/// astrai_request_next or astrai_request_wait. *out is freed with astrai_request_free.
-/// finalize(user_data) runs exactly once: after the terminal callback; without on_event when *out is freed; before
-/// this returns when it fails.
+/// With on_event, each event is shown to it on a dispatch thread, the first possibly before this returns (with
+/// ASTRAI_DELIVER_POLL: inside later calls); out may be NULL: the request runs on without a handle. With on_event NULL,
+/// events are pulled through *out with astrai_request_next or astrai_request_wait, or with ASTRAI_REQUEST_TO_ENGINE
+/// taken with astrai_engine_next, and out may be NULL again. *out is freed with astrai_request_free.
+/// finalize(user_data) runs exactly once: after the terminal callback; before astrai_engine_next returns the terminal
+/// event, or when the engine is freed with it untaken; of a pulled request when *out is freed; before this returns when
+/// it fails.
 /// ERR_CONTEXT: the prompt is longer than the context; needed and available are in tokens. ERR_NEVER_FITS,
-/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED. ERR_ARGUMENT: an option is out of range (subject names
-/// it), the prompt is empty, or a token id is not the model's.
+/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with ASTRAI_REQUEST_DEFER in its
+/// terminal event instead. ERR_ARGUMENT: an option is out of range (subject names
+/// it), the prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_submit(
     engine: *const astrai_engine,
@@ -74,19 +78,25 @@ pub unsafe extern "C" fn astrai_submit(
         let engine = unsafe { EngineCall::begin(engine) }?;
         // SAFETY: NULL or writable, by the contract.
         let out = if out.is_null() { None } else { Some(unsafe { input::out(out, "out") }?) };
-        if out.is_none() && on_event.is_none() {
-            let message = "on_event and out are both NULL: nobody could read the events; pass one of them";
-            return Err(Error::argument(message).about("on_event"));
-        }
         let given = if options.is_null() {
             astrai_request_options::defaults()
         } else {
             // SAFETY: a struct of the caller, by the contract.
             unsafe { input::read_struct(options) }?
         };
+        let to_engine = given.flags & ASTRAI_REQUEST_TO_ENGINE != 0;
         let given = options::request(&given)?;
+        if to_engine && on_event.is_some() {
+            let message = "on_event is set with ASTRAI_REQUEST_TO_ENGINE: the events go to one of them; choose";
+            return Err(Error::argument(message).about("on_event"));
+        }
+        if out.is_none() && on_event.is_none() && !to_engine {
+            let message = "on_event and out are both NULL: nobody could read the events; pass one of them";
+            return Err(Error::argument(message).about("on_event"));
+        }
         let (sink, kept) = match on_event {
             Some(on_event) => (sink(on_event, user_data, engine.memory()), None),
+            None if to_engine => (Sink::Engine(Box::new(user_data)), None),
             None => (Sink::Pull, Some(user_data)),
         };
         // SAFETY: NULL or a live handle, by the contract.
@@ -94,8 +104,8 @@ pub unsafe extern "C" fn astrai_submit(
         match out {
             None => request.detach(),
             Some(out) => {
-                let (reader, has_callback) = (Mutex::new(()), on_event.is_some());
-                out.write(Handle::create(RequestBody { request, reader, has_callback, _user_data: kept }));
+                let (reader, pulled) = (Mutex::new(()), kept.is_some());
+                out.write(Handle::create(RequestBody { request, reader, pulled, _user_data: kept }));
             }
         }
         Ok(Status::Ok)
@@ -125,8 +135,8 @@ unsafe fn take(
     // SAFETY: as promised by the caller.
     let handle = unsafe { Handle::<RequestBody>::borrow(request) }?;
     let timeout = input::timeout(timeout_ms, "timeout_ms")?;
-    // A callback request has no event to give, so its caller may have no place for one.
-    let out = if handle.has_callback && out.is_null() {
+    // A request that somebody else reads has no event to give, so its caller may have no place for one.
+    let out = if !handle.pulled && out.is_null() {
         None
     } else {
         // SAFETY: as promised by the caller.
@@ -149,7 +159,7 @@ unsafe fn take(
             Ok(Status::Ok)
         }
         Next::Timeout => Ok(Status::Timeout),
-        Next::End if handle.has_callback => {
+        Next::End if !handle.pulled => {
             out.map(|out| out.write(ptr::null_mut()));
             Ok(Status::Ok)
         }
@@ -159,7 +169,7 @@ unsafe fn take(
 
 /// [B][S] Waits for something to read and takes all of it as one event. *out is freed with astrai_event_free. END:
 /// the terminal event was taken before. TIMEOUT: nothing came in timeout_ms (0 polls, -1 waits forever).
-/// ERR_ARGUMENT: the request has a callback.
+/// ERR_ARGUMENT: the request has a callback, or its events go to astrai_engine_next.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_request_next(
     request: *const astrai_request,
@@ -173,9 +183,11 @@ pub unsafe extern "C" fn astrai_request_next(
     })
 }
 
-/// [B][S] Waits for the request to end. Without a callback: *out is everything not yet taken as one terminal event,
-/// freed with astrai_event_free; END: it was taken before. With a callback: OK after the finalizer, and *out (out may
-/// be NULL) is NULL. TIMEOUT: it goes on after timeout_ms (0 polls, -1 waits forever).
+/// [B][S] Waits for the request to end. A pulled request: *out is everything not yet taken as one terminal event,
+/// freed with astrai_event_free; END: it was taken before. With a callback or ASTRAI_REQUEST_TO_ENGINE: OK after the
+/// terminal event was received and the finalizer ran, and *out (out may be NULL) is NULL. TIMEOUT: it goes on after
+/// timeout_ms (0 polls, -1 waits forever). With a callback and ASTRAI_DELIVER_POLL it runs callbacks, of all requests of
+/// the engine, on the calling thread, unless another thread is doing that.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_request_wait(
     request: *const astrai_request,

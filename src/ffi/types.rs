@@ -127,7 +127,7 @@ pub const ASTRAI_TIER_AMX: i32 = 6;
 
 /// Callbacks run on a dispatch thread of the library.
 pub const ASTRAI_DELIVER_THREAD: i32 = 0;
-/// Callbacks run inside the host's own calls only; not in this version.
+/// Callbacks, finalizers and log lines run inside open, poll, wait, close and free only, on the thread that calls.
 pub const ASTRAI_DELIVER_POLL: i32 = 1;
 
 /// No log lines.
@@ -152,9 +152,10 @@ pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
 pub const ASTRAI_REQUEST_IGNORE_EOS: u32 = 2;
 /// astrai_request_options.flags: report the log probability of every prompt token.
 pub const ASTRAI_REQUEST_PROMPT_LOGPROBS: u32 = 4;
-/// astrai_request_options.flags: template and tokenizer run off the calling thread; not in this version.
+/// astrai_request_options.flags: template and tokenizer run on a thread of the engine; their errors, and a prompt that
+/// is empty or too long, become an ASTRAI_EVENT_FAILED.
 pub const ASTRAI_REQUEST_DEFER: u32 = 8;
-/// astrai_request_options.flags: events go to a queue of the engine; not in this version.
+/// astrai_request_options.flags: events go to a queue of the engine, read with astrai_engine_next; on_event is NULL.
 pub const ASTRAI_REQUEST_TO_ENGINE: u32 = 16;
 
 /// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
@@ -292,10 +293,12 @@ pub struct astrai_event {
 pub type astrai_event_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const astrai_event) -> i32>;
 /// Load progress in bytes, on the opener's thread. Nonzero aborts: open returns ASTRAI_ERR_ABORTED.
 pub type astrai_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, done: u64, total: u64) -> i32>;
-/// Receives a log line, on any thread that works for the engine. The text dies when the callback returns.
+/// Receives a log line, on the opener's or a dispatch thread (POLL: inside the host's calls). The text dies when the
+/// callback returns.
 pub type astrai_log_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, level: i32, text: *const c_char, len: usize)>;
-/// With ASTRAI_DELIVER_POLL: there is something to poll. Runs on library threads: just post to your own loop.
+/// With ASTRAI_DELIVER_POLL: there is something to poll. At most once until the next poll begins, and not for what is
+/// pulled. The only callback on library threads then: just post to your own loop.
 pub type astrai_wake_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 /// The library is done with user_data. Exactly once, after the last callback that gets it, even if the call failed.
 pub type astrai_finalize_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
@@ -324,7 +327,7 @@ pub struct astrai_engine_options {
     pub delivery: i32,
     /// ASTRAI_LOG_*
     pub log_level: i32,
-    /// Of the engine's threads: negative is below normal, 0 normal.
+    /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same.
     pub thread_priority: i32,
     /// Threads that compute; 0 = physical cores.
     pub threads: u32,
@@ -338,13 +341,14 @@ pub struct astrai_engine_options {
     pub page_tokens: u32,
     /// Tokens computed in one step.
     pub step_tokens: u32,
-    /// Not in this version: leave at 0.
+    /// Work at most so long in every duty_interval_us, as astrai_engine_set_duty; both 0 = no limit.
     pub duty_work_us: u32,
-    /// Not in this version: leave at 0.
+    /// The interval of duty_work_us, in microseconds.
     pub duty_interval_us: u32,
     /// 0.
     pub reserved: u32,
-    /// Bytes for the KV cache; 0 = what the slots need, at most a quarter of free memory.
+    /// Bytes for weights, KV cache and workspace together; astrai_engine_plan says what they take. 0 = no bound, but
+    /// the KV cache is what the slots need, at most a quarter of free memory.
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
@@ -427,6 +431,34 @@ pub struct astrai_info {
     pub model_type: *const c_char,
     /// For people.
     pub device_name: *const c_char,
+}
+
+/// What memory an engine would take. Caller-owned: set struct_size. Tokenizer and bookkeeping are not counted.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_plan {
+    /// In: sizeof(astrai_plan). Out: the bytes that were filled.
+    pub struct_size: u32,
+    /// 1 when total_bytes is at most available_bytes, else 0: then the numbers are the least that the options allow.
+    pub fits: u32,
+    /// Longest sequence, in tokens.
+    pub context_length: u32,
+    /// Sequences of context_length tokens that fit at the same time, at most max_running; of shorter ones more may run.
+    pub max_sequences: u32,
+    /// Tensors the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied.
+    pub weight_bytes: u64,
+    /// All pages of the KV cache.
+    pub kv_bytes: u64,
+    /// Activations and logits.
+    pub workspace_bytes: u64,
+    /// The three together.
+    pub total_bytes: u64,
+    /// memory_budget, or without one the memory that is free; 0 when the system does not say.
+    pub available_bytes: u64,
+    /// Tokens the KV cache holds.
+    pub kv_tokens: u64,
+    /// KV cache for each token.
+    pub kv_bytes_per_token: u64,
 }
 
 /// Counters of an engine, one consistent snapshot. Caller-owned: set struct_size.

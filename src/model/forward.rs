@@ -99,7 +99,16 @@ impl Widths {
 
     fn row(&self, a: &Architecture) -> usize {
         let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
-        3 * a.hidden + 2 * self.q + 2 * self.kv + self.latent + 2 * self.inner + self.router + self.experts + angles
+        let attended = self.q.max(a.hidden);
+        2 * a.hidden
+            + self.q
+            + 2 * self.kv
+            + self.latent
+            + attended
+            + 2 * self.inner
+            + self.router
+            + self.experts
+            + angles
     }
 }
 
@@ -116,9 +125,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// Bytes of workspace [`Model::new`] will reserve.
-    pub fn workspace_bytes(a: &Architecture, step_tokens: usize, logits_rows: usize) -> usize {
-        4 * (step_tokens * Widths::of(a).row(a) + logits_rows * (a.hidden + a.vocab))
+    /// Bytes of workspace [`Model::new`] will reserve, exactly.
+    pub fn workspace_bytes(a: &Architecture, step_tokens: usize, logits_rows: usize) -> u64 {
+        let product = |rows: usize, width: usize| (rows as u64).saturating_mul(width as u64);
+        let elements =
+            product(step_tokens, Widths::of(a).row(a)).saturating_add(product(logits_rows, a.hidden + a.vocab));
+        elements.saturating_mul(4)
     }
 
     /// Reserves pages and workspace. `shapes` gives the pages of each layer group.
@@ -182,21 +194,31 @@ impl Model {
         self.logits_rows_max
     }
 
-    /// Runs all rows through the layers; their keys and values are in the pages afterwards, and [`Model::logits`] may
-    /// ask for any row until the next step.
-    pub fn forward(&mut self, backend: &mut dyn Backend, step: &Step) {
-        let (a, ws, rows) = (&self.architecture, &self.workspace, step.tokens.len());
+    /// Begins a step: embeds all rows. [`Model::layer`] then takes them through the layers, one call for each, in order,
+    /// so that the caller may rest between two of them. A step may be given up before its last layer: run again, it
+    /// writes the same keys and values to the same places.
+    pub fn begin(&mut self, backend: &mut dyn Backend, step: &Step) {
+        let (a, ws) = (&self.architecture, &self.workspace);
         backend.embed(self.weights.embedding, &step.tokens, ws.x);
         for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
             backend.rotary_angles(&step.positions, &rotary.inv_freq, rotary.scale, angles);
         }
-        for (index, weights) in self.weights.layers.iter().enumerate() {
-            let spec = &a.layers[index];
-            backend.rms_norm(ws.x, weights.attention_norm, a.eps, rows, ws.y);
-            self.attention(backend, &spec.attention, weights, index, step);
-            backend.rms_norm(ws.x, weights.ffn_norm, a.eps, rows, ws.y);
-            self.ffn(backend, &spec.ffn, &weights.ffn, rows);
-        }
+    }
+
+    /// Layers of the model.
+    pub fn layers(&self) -> usize {
+        self.weights.layers.len()
+    }
+
+    /// Runs all rows of the step through layer `index`. After the last one their keys and values are in the pages of all
+    /// layers, and [`Model::logits`] may ask for any row until the next step.
+    pub fn layer(&mut self, backend: &mut dyn Backend, step: &Step, index: usize) {
+        let (a, ws, rows) = (&self.architecture, &self.workspace, step.tokens.len());
+        let (spec, weights) = (&a.layers[index], &self.weights.layers[index]);
+        backend.rms_norm(ws.x, weights.attention_norm, a.eps, rows, ws.y);
+        self.attention(backend, &spec.attention, weights, index, step);
+        backend.rms_norm(ws.x, weights.ffn_norm, a.eps, rows, ws.y);
+        self.ffn(backend, &spec.ffn, &weights.ffn, rows);
     }
 
     /// The logits `[rows.len(), vocab]` of some rows of the last step, on the device.

@@ -2,11 +2,11 @@
 //! demands that nothing in the checkpoint was left over.
 
 use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjection};
-use super::families::{Family, Ignored};
+use super::families::Family;
 use crate::backend::{Backend, Expert, Weight};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status};
-use crate::source::{Bytes, ModelSource};
+use crate::source::{Bytes, ModelSource, TensorInfo};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -71,11 +71,7 @@ pub fn bind(
     progress: Progress,
     log: &mut dyn FnMut(String),
 ) -> Result<Weights> {
-    let mut total = 0u64;
-    for info in source.tensors()? {
-        let elements: u64 = info.shape.iter().map(|&d| d as u64).product();
-        total = total.saturating_add(elements.saturating_mul(info.dtype.size() as u64));
-    }
+    let total = source.tensors()?.iter().map(tensor_bytes).fold(0, u64::saturating_add);
     let mut binder = Binder { source, backend, used: HashSet::new(), progress, done: 0, total };
     let weights = binder.model(architecture)?;
     let used = std::mem::take(&mut binder.used);
@@ -241,6 +237,25 @@ impl Binder<'_> {
     }
 }
 
+/// Bytes of the tensors that [`bind`] will take: all but those the family ignores.
+pub fn bytes(architecture: &Architecture, family: &Family, source: &dyn ModelSource) -> Result<u64> {
+    let taken = source.tensors()?.iter().filter(|info| ignored(architecture, family, &info.name).is_none());
+    Ok(taken.map(tensor_bytes).fold(0, u64::saturating_add))
+}
+
+fn tensor_bytes(info: &TensorInfo) -> u64 {
+    let elements: u64 = info.shape.iter().map(|&d| d as u64).product();
+    elements.saturating_mul(info.dtype.size() as u64)
+}
+
+/// Why a tensor that nobody took may be left.
+fn ignored(architecture: &Architecture, family: &Family, tensor: &str) -> Option<&'static str> {
+    let stem = tensor.strip_suffix(".weight").unwrap_or(tensor);
+    let known = family.ignored.iter().find(|i| tensor.ends_with(i.suffix)).map(|i| i.reason);
+    let tied = architecture.head == Head::Tied && stem == architecture.names.lm_head;
+    known.or(tied.then_some("the output matrix is tied to the embedding"))
+}
+
 /// Every tensor nobody took must be one the family ignores, with a reason.
 fn leftovers(
     architecture: &Architecture,
@@ -249,13 +264,10 @@ fn leftovers(
     used: &HashSet<String>,
     log: &mut dyn FnMut(String),
 ) -> Result<()> {
-    let tied = Ignored { suffix: architecture.names.lm_head, reason: "the output matrix is tied to the embedding" };
     let mut unknown = Vec::new();
     for info in source.tensors()?.iter().filter(|t| !used.contains(&t.name)) {
-        let stem = info.name.strip_suffix(".weight").unwrap_or(&info.name);
-        let known = family.ignored.iter().find(|i| info.name.ends_with(i.suffix));
-        match known.or((architecture.head == Head::Tied && stem == tied.suffix).then_some(&tied)) {
-            Some(ignored) => log(format!("tensor {} is not read: {}", info.name, ignored.reason)),
+        match ignored(architecture, family, &info.name) {
+            Some(reason) => log(format!("tensor {} is not read: {reason}", info.name)),
             None => unknown.push(&info.name),
         }
     }

@@ -10,7 +10,8 @@ use crate::error::{Error, Result, Status};
 /// How a thread is placed and ranked.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ThreadOptions {
-    /// Operating-system priority: negative is lower than normal, positive higher where the system allows it.
+    /// Operating-system priority: negative is lower than the creating thread's, positive higher where the system allows
+    /// it.
     pub priority: i32,
     /// Processors the thread may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
@@ -162,11 +163,15 @@ mod imp {
             }
         }
         if options.priority != 0 {
-            // Linux ranks threads by nice value; higher niceness is lower priority.
-            // SAFETY: gettid and setpriority take and return integers; a refusal leaves the thread as it was.
+            // Linux ranks threads by nice value; higher niceness is lower priority. Normal is what the creator has,
+            // which the thread inherited: a host that runs below others must not be overtaken by its engine.
+            // SAFETY: gettid, getpriority and setpriority take and return integers; a refusal leaves the thread as it
+            // was. getpriority cannot fail for the calling thread.
             unsafe {
                 let thread = libc::syscall(libc::SYS_gettid) as libc::id_t;
-                libc::setpriority(libc::PRIO_PROCESS, thread, options.priority.saturating_neg().clamp(-20, 19));
+                let normal = libc::getpriority(libc::PRIO_PROCESS, thread);
+                let nice = normal.saturating_sub(options.priority).clamp(-20, 19);
+                libc::setpriority(libc::PRIO_PROCESS, thread, nice);
             }
         }
     }

@@ -509,9 +509,9 @@ impl Scheduler {
         self.settle_pin(row.sequence);
     }
 
-    /// Appends a sampled token.
+    /// Appends a sampled token; not to a sequence that has ended.
     pub fn append(&mut self, handle: Handle, token: u32) {
-        if let Some(sequence) = self.sequences.get_mut(handle) {
+        if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) {
             sequence.tokens.push(token);
         }
     }
@@ -542,6 +542,13 @@ impl Scheduler {
                 (self.paused, self.paused_running) = (self.paused - 1, self.paused_running - running);
             }
         }
+    }
+
+    /// Gives back every cached page that no sequence uses and nothing pins.
+    pub fn clear_cache(&mut self) {
+        // Ended sequences hold their pages until the next plan.
+        self.cleanup();
+        while self.tree.evict(&mut self.pools) {}
     }
 
     /// Sequences running, waiting and paused; those that have ended do not count as running or waiting.

@@ -18,13 +18,14 @@ pub enum Policy {
 }
 
 impl Scheduler {
-    /// [`Policy::Static`]: a row for a sequence that has ended, computing its newest position once more.
+    /// [`Policy::Static`]: a row for every sequence that has ended, computing its newest position and its logits once
+    /// more, for nobody.
     pub(super) fn add_padding(&mut self, plan: &mut BatchPlan) {
         for &handle in &self.running {
             let Some(sequence) = self.sequences.get(handle) else { continue };
             if sequence.finished && sequence.computed > 0 && plan.tokens < self.capacity.step_tokens {
                 let first = sequence.computed - 1;
-                plan.rows.push(Row { sequence: handle, first, count: 1, logits_from: first + 1 });
+                plan.rows.push(Row { sequence: handle, first, count: 1, logits_from: first });
                 plan.tokens += 1;
             }
         }

@@ -237,3 +237,134 @@ fn what_can_never_fit_is_refused_with_numbers() {
     scheduler.finish(handle);
     scheduler.submit(vec![1], 2, 0, 0).unwrap();
 }
+
+#[test]
+fn within_a_bucket_the_longest_cached_prefix_is_admitted_first() {
+    let mut scheduler = Scheduler::new(capacity(1, 64, 100)).unwrap();
+    let first = scheduler.submit((0..40).collect(), 50, 39, 0).unwrap();
+    run_to_first_token(&mut scheduler, &[first]);
+    let prompt = |shared: u32| (0..shared).chain(900 + shared..950).collect::<Vec<u32>>();
+    let lengths = [8, 0, 32, 16];
+    let handles: Vec<Handle> = lengths.iter().map(|&n| scheduler.submit(prompt(n), 60, 45, 0).unwrap()).collect();
+    let mut plan = BatchPlan::default();
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        scheduler.plan(&mut plan);
+        order.push(lengths[handles.iter().position(|h| *h == plan.rows[0].sequence).unwrap()]);
+        scheduler.finish(plan.rows[0].sequence);
+    }
+    assert_eq!(order, [32, 16, 8, 0]);
+}
+
+/// A sequence of low priority and without a cached prefix, against an endless stream of better ones.
+#[test]
+fn nobody_starves() {
+    for (priority, better) in [(0, 0), (-5, 5), (i32::MIN, i32::MAX)] {
+        let mut scheduler = Scheduler::new(capacity(2, 64, 100)).unwrap();
+        let mut plan = BatchPlan::default();
+        let cached: Vec<u32> = (0..40).collect();
+        let warm = scheduler.submit(cached.clone(), 50, 39, better).unwrap();
+        run_to_first_token(&mut scheduler, &[warm]);
+        (0..8).for_each(|_| _ = scheduler.submit(cached.clone(), 50, 39, better).unwrap());
+        let poor = scheduler.submit((500..540).collect(), 50, 39, priority).unwrap();
+        let mut overtaken_by = 0;
+        let mut seen = std::collections::HashSet::new();
+        while !scheduler.get(poor).unwrap().is_running() {
+            while scheduler.counts().1 < 64 {
+                scheduler.submit(cached.clone(), 50, 39, better).unwrap();
+            }
+            scheduler.plan(&mut plan);
+            for row in plan.rows.clone() {
+                let later =
+                    scheduler.get(row.sequence).unwrap().rank.arrival() > scheduler.get(poor).unwrap().rank.arrival();
+                overtaken_by += usize::from(row.sequence != poor && later && seen.insert(row.sequence));
+                scheduler.computed(&row);
+                scheduler.finish(row.sequence);
+            }
+            assert!(overtaken_by <= limits::OVERTAKEN_MAX + limits::AGE_BUCKET_ARRIVALS, "priority {priority}");
+        }
+        // Those that came before it count as admissions too.
+        let counts = priority == better || overtaken_by + 16 >= limits::OVERTAKEN_MAX;
+        assert!(counts, "until then the priority counts: {overtaken_by}");
+    }
+}
+
+#[test]
+fn who_ranks_last_gives_way_and_who_is_paused_before() {
+    // Three sequences of three pages each in a pool of nine; whoever grows first needs somebody's pages.
+    for (paused, priorities, expected) in
+        [(None, [0, 0, 0], 2), (None, [-1, 0, 0], 0), (Some(1), [0, 0, 0], 1), (None, [0, -7, -7], 2)]
+    {
+        let mut scheduler = Scheduler::new(capacity(3, 64, 9)).unwrap();
+        let mut plan = BatchPlan::default();
+        let handles: Vec<Handle> = (0..3)
+            .map(|i| scheduler.submit((0..10).map(|t| t + 100 * i as u32).collect(), 30, 9, priorities[i]).unwrap())
+            .collect();
+        for _ in 0..4 {
+            scheduler.plan(&mut plan);
+            scheduler.check().unwrap();
+            for row in plan.rows.clone() {
+                scheduler.computed(&row);
+                scheduler.append(row.sequence, 7);
+            }
+            if let Some(at) = paused {
+                scheduler.set_paused(handles[at], true);
+            }
+        }
+        let preempted: Vec<u32> = handles.iter().map(|h| scheduler.get(*h).unwrap().preemptions).collect();
+        assert_eq!(preempted.iter().position(|&n| n > 0), Some(expected), "{priorities:?} {preempted:?}");
+        assert!(preempted.iter().filter(|&&n| n > 0).count() == 1, "{preempted:?}");
+    }
+}
+
+/// Forward passes and tokens generated until all of `lengths` are done.
+fn run_policy(policy: Policy, lengths: &[usize], slots: usize) -> (usize, usize) {
+    let capacity = Capacity { policy, ..capacity(slots, 256, 4000) };
+    let mut scheduler = Scheduler::new(capacity).unwrap();
+    let mut left = std::collections::HashMap::new();
+    for (i, &length) in lengths.iter().enumerate() {
+        let prompt = (0..8).map(|t| 10 * i as u32 + t).collect();
+        left.insert(scheduler.submit(prompt, 8 + length, 7, 0).unwrap(), length);
+    }
+    let (mut plan, mut passes, mut generated) = (BatchPlan::default(), 0, 0);
+    loop {
+        scheduler.plan(&mut plan);
+        scheduler.check().unwrap();
+        if plan.rows.is_empty() {
+            return (passes, generated);
+        }
+        passes += 1;
+        if policy == Policy::Grouped {
+            let shape = |r: &Row| (r.first, r.count);
+            assert!(plan.rows.iter().all(|r| shape(r) == shape(&plan.rows[0])), "{:?}", plan.rows);
+        }
+        for row in plan.rows.clone() {
+            scheduler.computed(&row);
+            let padding = scheduler.get(row.sequence).unwrap().finished;
+            if padding || row.logits_from == row.first + row.count {
+                continue;
+            }
+            scheduler.append(row.sequence, 1);
+            generated += 1;
+            let left = left.get_mut(&row.sequence).unwrap();
+            *left -= 1;
+            if *left == 0 {
+                scheduler.finish(row.sequence);
+            }
+        }
+    }
+}
+
+#[test]
+fn policies_generate_the_same_in_different_numbers_of_passes() {
+    let lengths = [5, 30, 2, 7, 1, 1, 12, 3];
+    let total = lengths.iter().sum::<usize>();
+    // Four together until the longest is done: 30 passes, then 12.
+    assert_eq!(run_policy(Policy::Static, &lengths, 4), (42, total));
+    let (continuous, generated) = run_policy(Policy::Continuous, &lengths, 4);
+    assert_eq!(generated, total);
+    assert!(continuous <= 31, "nobody waits for a padded slot: {continuous}");
+    let (grouped, generated) = run_policy(Policy::Grouped, &lengths, 4);
+    assert_eq!(generated, total);
+    assert!(grouped > continuous, "positions differ, so passes are shared less: {grouped}");
+}

@@ -1,7 +1,8 @@
 //! A model folder as Hugging Face lays it out: JSON files beside one or several safetensors files.
 //!
-//! Opening reads the small files and every safetensors header, checks them, and maps the weights (or reads them, where
-//! asked). Afterwards only `tokenizer.json` is read, when it is wanted.
+//! Opening has two halves: [`Folder::headers`] reads the small files and every safetensors header and checks them;
+//! [`Folder::load`] maps the weights (or reads them, where asked). Afterwards only `tokenizer.json` is read, when it is
+//! wanted.
 
 use super::bytes::Bytes;
 use super::files::{self, kind, quoted};
@@ -46,32 +47,50 @@ pub struct Folder {
     weights: Option<Weights>,
 }
 
-/// All tensors, sorted by name; `bytes[i]` belongs to `infos[i]`.
+/// All tensors, sorted by name; once loaded, `bytes[i]` belongs to `infos[i]`.
 #[derive(Debug, Default)]
 struct Weights {
     infos: Vec<TensorInfo>,
     bytes: Vec<Bytes>,
+    /// The files, until they are loaded.
+    shards: Vec<Shard>,
 }
 
 impl Folder {
     /// Opens the folder `dir`. `progress` is called with bytes of weights done and in all; `false` gives up with
     /// [`Status::Aborted`].
     pub fn open(dir: &Path, options: FolderOptions, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Folder> {
+        let mut folder = Folder::headers(dir, options.text_only)?;
+        folder.load(options.no_mmap, progress)?;
+        Ok(folder)
+    }
+
+    /// The first half of opening: everything but the weights themselves. Tensors have names, types and shapes, but no
+    /// bytes yet: [`ModelSource::tensor`] finds none.
+    pub fn headers(dir: &Path, text_only: bool) -> Result<Folder> {
         let subject = check_folder(dir)?;
         let config = files::read_object(&dir.join("config.json"), limits::CONFIG_BYTES_MAX)?;
-        if config.is_none() && !options.text_only {
+        if config.is_none() && !text_only {
             let message =
                 format!("{subject} has no config.json; it is not a model folder, or its download is incomplete");
             return Err(Error::new(Status::Io, message).about(subject));
         }
         let generation_config = files::read_object(&dir.join("generation_config.json"), limits::CONFIG_BYTES_MAX)?;
         let (special_tokens, chat_template, tool_template) = read_text_files(dir)?;
-        let weights = match options.text_only {
+        let weights = match text_only {
             true => None,
-            false => Some(Weights::open(dir, &subject, options.no_mmap, progress)?),
+            false => Some(Weights::headers(dir, &subject)?),
         };
         let dir = dir.to_path_buf();
         Ok(Folder { subject, dir, config, generation_config, special_tokens, chat_template, tool_template, weights })
+    }
+
+    /// The second half of opening: maps the weights, or with `no_mmap` reads them. `progress` as for [`Folder::open`].
+    pub fn load(&mut self, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
+        match &mut self.weights {
+            Some(weights) => weights.load(&self.subject, no_mmap, progress),
+            None => Ok(()),
+        }
     }
 
     fn weights(&self) -> Result<&Weights> {
@@ -195,6 +214,7 @@ fn read_text_files(dir: &Path) -> Result<(SpecialTokens, Option<String>, Option<
 
 /// A safetensors file whose header has been read and checked. It is not kept open: a checkpoint may have more files
 /// than the host may have descriptors.
+#[derive(Debug)]
 struct Shard {
     path: PathBuf,
     shown: String,
@@ -204,7 +224,7 @@ struct Shard {
 }
 
 impl Weights {
-    fn open(dir: &Path, subject: &str, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Weights> {
+    fn headers(dir: &Path, subject: &str) -> Result<Weights> {
         let shards = if dir.join(SINGLE).symlink_metadata().is_ok() {
             vec![Shard::open(&dir.join(SINGLE))?]
         } else if let Some(index) = files::read_object(&dir.join(INDEX), limits::INDEX_BYTES_MAX)? {
@@ -213,6 +233,14 @@ impl Weights {
             return Err(no_weights(dir, subject));
         };
         check_duplicates(&shards)?;
+        let stored = shards.iter().flat_map(|shard| &shard.tensors);
+        let mut infos: Vec<TensorInfo> = stored.map(|stored| stored.info.clone()).collect();
+        infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(Weights { infos, bytes: Vec::new(), shards })
+    }
+
+    fn load(&mut self, subject: &str, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
+        let shards = std::mem::take(&mut self.shards);
         let total = shards.iter().fold(0, |sum: u64, shard| sum.saturating_add(shard.file_bytes));
         let mut report = Report { done: 0, total, progress, subject };
         report.add(0)?;
@@ -221,8 +249,8 @@ impl Weights {
             if no_mmap { shard.read(&mut all, &mut report)? } else { shard.map(&mut all, &mut report)? }
         }
         all.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        let (infos, bytes) = all.into_iter().unzip();
-        Ok(Weights { infos, bytes })
+        (self.infos, self.bytes) = all.into_iter().unzip();
+        Ok(())
     }
 }
 

@@ -53,6 +53,8 @@ static void null_handles(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_check(NULL, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_set_log_level(NULL, 0, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_cancel_all(NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_poll(NULL, 0, 0, NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_engine_next(NULL, 0, &event, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_new(NULL, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_clone(NULL, &prompt, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_text(NULL, "a", 1, 0, &err));
@@ -163,9 +165,9 @@ static void engine_options(void) {
   TRY(ASTRAI_ERR_ARGUMENT, log_level, 5);
   TRY(ASTRAI_ERR_ARGUMENT, reserved, 1);
   TRY(ASTRAI_ERR_ARGUMENT, wake, count_finalize);
-  TRY(ASTRAI_ERR_UNSUPPORTED, duty_work_us, 1);
-  TRY(ASTRAI_ERR_UNSUPPORTED, duty_interval_us, 1);
-  TRY(ASTRAI_ERR_UNSUPPORTED, delivery, ASTRAI_DELIVER_POLL);
+  TRY(ASTRAI_ERR_ARGUMENT, duty_work_us, 1);
+  TRY(ASTRAI_ERR_ARGUMENT, duty_interval_us, 1);
+  TRY(ASTRAI_ERR_IO, delivery, ASTRAI_DELIVER_POLL);
   TRY(ASTRAI_ERR_UNSUPPORTED, device, ASTRAI_DEVICE_CUDA);
   TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_Q8);
   TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_Q4);

@@ -123,6 +123,19 @@ int main(void) {
   FIELD(astrai_info, model_type, 40, 8);
   FIELD(astrai_info, device_name, 48, 8);
 
+  SIZE(astrai_plan, 72);
+  FIELD(astrai_plan, struct_size, 0, 4);
+  FIELD(astrai_plan, fits, 4, 4);
+  FIELD(astrai_plan, context_length, 8, 4);
+  FIELD(astrai_plan, max_sequences, 12, 4);
+  FIELD(astrai_plan, weight_bytes, 16, 8);
+  FIELD(astrai_plan, kv_bytes, 24, 8);
+  FIELD(astrai_plan, workspace_bytes, 32, 8);
+  FIELD(astrai_plan, total_bytes, 40, 8);
+  FIELD(astrai_plan, available_bytes, 48, 8);
+  FIELD(astrai_plan, kv_tokens, 56, 8);
+  FIELD(astrai_plan, kv_bytes_per_token, 64, 8);
+
   SIZE(astrai_stats, 168);
   FIELD(astrai_stats, struct_size, 0, 4);
   FIELD(astrai_stats, running, 4, 4);

@@ -267,6 +267,19 @@ impl Backend for CpuBackend {
         format!("CPU, {:?}, {} threads", self.kernels.tier, self.pool.threads())
     }
 
+    fn reserved(&self) -> Reserved {
+        let sum = |buffers: &mut dyn Iterator<Item = usize>| buffers.map(|b| b as u64).sum();
+        Reserved {
+            weights: sum(&mut self.weights.iter().map(|w| (*w.bytes).as_ref().len())),
+            kv: sum(&mut self.groups.iter().map(|g| g.buffer.bytes().len())),
+            tensors: sum(&mut self.buffers.iter().map(|b| b.bytes().len())),
+        }
+    }
+
+    fn rest(&mut self) {
+        self.pool.rest();
+    }
+
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor> {
         let bytes = elements.checked_mul(4).ok_or_else(|| Error::memory(what, u64::MAX))?;
         self.buffers.push(Buffer::zeroed(bytes, what)?);

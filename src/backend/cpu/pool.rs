@@ -1,7 +1,7 @@
 //! The threads of the CPU backend.
 //!
 //! [`Pool::run`] hands out tasks `0..count`; the calling thread works too. A worker that has nothing to do spins for
-//! a moment and then sleeps, so an idle engine costs nothing. A worker that wakes late simply finds nothing left: the
+//! a moment and then sleeps, so an idle engine costs nothing; after [`Pool::rest`] it sleeps at once. A worker that wakes late simply finds nothing left: the
 //! caller waits for tasks, not for workers, so a descheduled worker never holds up a step.
 //!
 //! Which thread runs a task is not fixed; results do not depend on it because a task writes only its own output.
@@ -37,6 +37,8 @@ struct Shared {
     done: CachePadded<AtomicUsize>,
     sleepers: AtomicUsize,
     panicked: AtomicBool,
+    /// No job comes soon: spinning for one is a waste.
+    rest: AtomicBool,
     stop: AtomicBool,
     sleep: Mutex<()>,
     wake: Condvar,
@@ -73,6 +75,9 @@ impl Shared {
             for _ in 0..SPINS {
                 if self.ticket.load(Ordering::Acquire) & LEFT_MASK != 0 {
                     idle = false;
+                    break;
+                }
+                if self.rest.load(Ordering::Relaxed) {
                     break;
                 }
                 std::hint::spin_loop();
@@ -116,6 +121,7 @@ impl Pool {
             done: CachePadded::new(AtomicUsize::new(0)),
             sleepers: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
+            rest: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
@@ -133,6 +139,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Sends workers that have nothing to do to sleep, until the next [`Pool::run`].
+    pub fn rest(&mut self) {
+        self.shared.rest.store(true, Ordering::Relaxed);
+    }
+
     /// Runs `task(index, thread)` once for every index below `count`, and returns when all are done. `thread` is
     /// below [`Pool::threads`] and unique among the tasks running at one time. A panic in a task continues here.
     pub fn run(&mut self, count: usize, task: Task) {
@@ -143,6 +154,7 @@ impl Pool {
         assert!(count as u64 <= LEFT_MASK, "{count} tasks are more than a job can number");
         let job = Job { task, count };
         let shared = &*self.shared;
+        shared.rest.store(false, Ordering::Relaxed);
         shared.done.store(0, Ordering::Relaxed);
         // The lifetime is erased; the wait below ends only when no thread can use the job any more.
         shared.job.store((&raw const job).cast_mut().cast(), Ordering::Release);

@@ -3,7 +3,9 @@
 use crate::args::EngineArgs;
 use crate::failure::Outcome;
 use crate::open::open;
+use astrai::engine::{Engine, Plan};
 use clap::Args;
+use indicatif::BinaryBytes;
 use std::io::Write;
 
 /// Arguments of `astrai info`.
@@ -19,6 +21,8 @@ pub fn info(args: InfoArgs) -> Outcome {
     options.max_running = 1;
     let engine = open(&args.engine.model, options, None)?;
     let info = engine.info();
+    // What serving takes, with all slots.
+    let plan = Engine::plan(&args.engine.model, &args.engine.options())?;
     let token = |id: Option<u32>| id.map_or("none".to_owned(), |id| id.to_string());
     let mut out = std::io::stdout().lock();
     let facts = [
@@ -33,8 +37,26 @@ pub fn info(args: InfoArgs) -> Outcome {
         ("cpu tier", format!("{:?}", info.cpu_tier).to_lowercase()),
         ("compute", format!("{:?}", info.compute).to_lowercase()),
     ];
-    for (name, value) in facts {
+    for (name, value) in facts.into_iter().chain(memory(&plan)) {
         writeln!(out, "{name:14}{value}")?;
     }
     Ok(())
+}
+
+/// The plan's lines.
+fn memory(plan: &Plan) -> [(&'static str, String); 5] {
+    let Plan { kv_tokens, max_sequences, context_length, .. } = plan;
+    let per_token = BinaryBytes(plan.kv_bytes_per_token);
+    let available = match (plan.available_bytes, plan.fits) {
+        (0, _) => String::new(),
+        (bytes, true) => format!(", {} are available", BinaryBytes(bytes)),
+        (bytes, false) => format!(", but only {} are available", BinaryBytes(bytes)),
+    };
+    [
+        ("weights", BinaryBytes(plan.weight_bytes).to_string()),
+        ("kv cache", format!("{} for {kv_tokens} tokens, {per_token} each", BinaryBytes(plan.kv_bytes))),
+        ("workspace", BinaryBytes(plan.workspace_bytes).to_string()),
+        ("memory", format!("{} in all{available}", BinaryBytes(plan.total_bytes))),
+        ("sequences", format!("{max_sequences} of {context_length} tokens at the same time")),
+    ]
 }

@@ -1,0 +1,327 @@
+//! What memory a configuration takes, before any weight is touched.
+//!
+//! [`Engine::plan`] and `open` share [`Prospect::of`], so that they cannot differ: it reads the config and the headers of
+//! the weights' files, and sizes everything by them and the options. Counted are the weights, the KV pages and the
+//! workspace; not the tokenizer and the bookkeeping of the scheduler, some bytes for each page.
+
+use super::api::*;
+use super::{Engine, open, refuse_in_callback};
+use crate::dtype::DType;
+use crate::error::{Error, Result, Status, Unit};
+use crate::limits;
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::families::{self, Family};
+use crate::model::{Model, weights};
+use crate::os::memory;
+use crate::source::{Folder, ModelSource};
+use std::path::Path;
+
+/// Fraction of free memory the KV pages may take when no budget is given.
+const FREE_MEMORY_SHARE: u64 = 4;
+/// KV memory when the system does not say how much is free, in bytes.
+const KV_BYTES_FALLBACK: u64 = 1 << 30;
+
+/// What an engine would take. Without a `memory_budget` some of it depends on the memory that is free just now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// `total_bytes` is at most `available_bytes`. If not, the numbers are those of the least that the options allow:
+    /// with a budget, open refuses; without one it goes ahead when only mapped weights are too much, which are then read
+    /// from the disk again and again.
+    pub fits: bool,
+    /// Longest sequence, in tokens.
+    pub context_length: u32,
+    /// Sequences of `context_length` tokens whose pages are there at the same time, at most the slots. More may run as
+    /// long as they are shorter.
+    pub max_sequences: u32,
+    /// Bytes of the tensors the model uses; mapped from the files, or with `no_mmap` copied to memory.
+    pub weight_bytes: u64,
+    /// Bytes of all KV pages.
+    pub kv_bytes: u64,
+    /// Bytes of activations and logits.
+    pub workspace_bytes: u64,
+    /// The three together.
+    pub total_bytes: u64,
+    /// The memory budget, or without one the memory that is free; 0 when the system does not say.
+    pub available_bytes: u64,
+    /// Tokens that all KV pages hold.
+    pub kv_tokens: u64,
+    /// Bytes of KV pages for each token.
+    pub kv_bytes_per_token: u64,
+}
+
+impl Engine {
+    /// What memory opening `dir` with these options takes, without loading weights or starting threads. The callbacks in
+    /// `options` are not called. Blocks while it reads small files.
+    ///
+    /// # Errors
+    /// As [`Engine::open`]; too little memory is no error here but [`Plan::fits`]. An engine for text only takes nothing.
+    pub fn plan(dir: &Path, options: &EngineOptions) -> Result<Plan> {
+        refuse_in_callback("plan")?;
+        open::check_options(options)?;
+        let folder = Folder::headers(dir, options.text_only)?;
+        if options.text_only {
+            return Ok(Plan { fits: true, ..Plan::default() });
+        }
+        Ok(Prospect::of(&folder, options)?.sizing.plan())
+    }
+}
+
+/// A model as the options would open it.
+pub(super) struct Prospect {
+    pub family: &'static Family,
+    pub model_type: String,
+    pub architecture: Architecture,
+    pub sizing: Sizing,
+}
+
+impl Prospect {
+    pub fn of(folder: &Folder, options: &EngineOptions) -> Result<Prospect> {
+        let free = memory::available_bytes();
+        let (family, model_type) = families::find(folder.config()?, folder.subject())?;
+        let config = Config::new(folder.config()?, folder.subject());
+        let architecture = (family.architecture)(&config, &model_type)?;
+        let weight_bytes = weights::bytes(&architecture, family, folder)?;
+        let sizing = Sizing::of(options, &architecture, weight_bytes, free)?;
+        Ok(Prospect { family, model_type, architecture, sizing })
+    }
+}
+
+/// What the options mean for a model.
+#[derive(Clone, Debug)]
+pub(super) struct Sizing {
+    pub running_max: usize,
+    pub waiting_max: usize,
+    pub context: usize,
+    pub page_tokens: usize,
+    pub step_tokens: usize,
+    /// Rows of logits computed at once.
+    pub logits_rows: usize,
+    /// Page frames of each layer group.
+    pub frames: usize,
+    pub kv: DType,
+    pub policy: Policy,
+    weight_bytes: u64,
+    /// Of one page in all layer groups.
+    page_bytes: u64,
+    workspace_bytes: u64,
+    budget: Option<u64>,
+    free: Option<u64>,
+    no_mmap: bool,
+}
+
+impl Sizing {
+    fn of(o: &EngineOptions, a: &Architecture, weight_bytes: u64, free: Option<u64>) -> Result<Sizing> {
+        let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
+        let asked = o.context_length as usize;
+        if asked > a.context {
+            return Err(Error::argument(format!(
+                "option context_length is {asked}, but the model was made for {} tokens",
+                a.context
+            ))
+            .about("context_length")
+            .numbers(Unit::Tokens, asked as u64, a.context as u64));
+        }
+        let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
+        let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max);
+        let logits_rows = running_max.clamp(8, limits::LOGITS_ROWS_MAX);
+        // The host has a copy of the logits.
+        let host_logits_bytes = logits_rows as u64 * a.vocab as u64 * 4;
+        let kv = match (o.kv, o.compute) {
+            (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
+            _ => DType::Bf16,
+        };
+        let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
+        let mut sizing = Sizing {
+            running_max,
+            waiting_max: or(o.max_waiting, limits::WAITING_DEFAULT),
+            context: if asked == 0 { a.context } else { asked },
+            page_tokens,
+            step_tokens,
+            logits_rows,
+            frames: 0,
+            kv,
+            policy: o.policy,
+            weight_bytes,
+            page_bytes: page_bytes(a, page_tokens, kv)?,
+            workspace_bytes: Model::workspace_bytes(a, step_tokens, logits_rows).saturating_add(host_logits_bytes),
+            budget: (o.memory_budget > 0).then_some(o.memory_budget),
+            free,
+            no_mmap: o.no_mmap,
+        };
+        sizing.frames = sizing.choose_frames(asked)?;
+        sizing.context = sizing.context.min(sizing.frames * page_tokens);
+        Ok(sizing)
+    }
+
+    /// Page frames: enough for every slot's context as far as memory allows, but at least for one sequence of the context
+    /// that was asked for, or one page.
+    fn choose_frames(&self, asked: usize) -> Result<usize> {
+        let kv_bytes = match self.budget {
+            Some(budget) => budget.saturating_sub(self.weight_bytes).saturating_sub(self.workspace_bytes),
+            None => self.free.map_or(KV_BYTES_FALLBACK, |free| free / FREE_MEMORY_SHARE),
+        };
+        let affordable = kv_bytes / self.page_bytes.max(1);
+        let wanted = (self.running_max as u64).saturating_mul(self.context.div_ceil(self.page_tokens) as u64);
+        let frames = wanted.min(affordable).min(limits::PAGES_MAX as u64);
+        let frames = frames.max(asked.div_ceil(self.page_tokens).max(1) as u64);
+        frames.checked_mul(self.page_bytes).and_then(|_| usize::try_from(frames).ok()).ok_or_else(too_large)
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.frames as u64 * self.page_bytes
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.kv_bytes().saturating_add(self.weight_bytes).saturating_add(self.workspace_bytes)
+    }
+
+    /// The answer to [`Engine::plan`].
+    pub fn plan(&self) -> Plan {
+        let available = self.budget.or(self.free);
+        let pages_each = self.context.div_ceil(self.page_tokens).max(1);
+        Plan {
+            fits: available.is_none_or(|available| self.total_bytes() <= available),
+            context_length: self.context as u32,
+            max_sequences: (self.frames / pages_each).min(self.running_max) as u32,
+            weight_bytes: self.weight_bytes,
+            kv_bytes: self.kv_bytes(),
+            workspace_bytes: self.workspace_bytes,
+            total_bytes: self.total_bytes(),
+            available_bytes: available.unwrap_or(0),
+            kv_tokens: self.frames as u64 * self.page_tokens as u64,
+            kv_bytes_per_token: self.page_bytes / self.page_tokens as u64,
+        }
+    }
+
+    /// Refuses what does not fit: into the budget everything, without one all that has to be memory of our own.
+    pub fn require(&self) -> Result<()> {
+        let Plan { weight_bytes, kv_bytes, workspace_bytes, kv_tokens, total_bytes, .. } = self.plan();
+        let parts =
+            format!("weights {weight_bytes}, workspace {workspace_bytes}, KV pages of {kv_tokens} tokens {kv_bytes}");
+        let advice = "lower context_length, max_running or step_tokens";
+        let (needed, available, subject, message) = match (self.budget, self.free) {
+            (Some(budget), _) => {
+                let what = format!("memory_budget is {budget} bytes, but these options take at least {total_bytes}");
+                (total_bytes, budget, "memory_budget", format!("{what} ({parts}); raise it, or {advice}"))
+            }
+            (None, Some(free)) => {
+                let needed = if self.no_mmap { total_bytes } else { total_bytes - weight_bytes };
+                let what = format!("{free} bytes of memory are free, but these options take at least {needed}");
+                (needed, free, "memory", format!("{what} ({parts}); free some, or {advice}"))
+            }
+            (None, None) => return Ok(()),
+        };
+        if needed <= available {
+            return Ok(());
+        }
+        Err(Error::new(Status::Memory, message).about(subject).numbers(Unit::Bytes, needed, available))
+    }
+}
+
+/// Bytes of one page, in all layer groups.
+fn page_bytes(a: &Architecture, page_tokens: usize, kv: DType) -> Result<u64> {
+    let mut bytes = 0u64;
+    for group in a.groups() {
+        let frame = group.shape(1, page_tokens, kv).frame_bytes().ok_or_else(too_large)?;
+        bytes = bytes.checked_add(frame as u64).ok_or_else(too_large)?;
+    }
+    Ok(bytes)
+}
+
+fn too_large() -> Error {
+    Error::format("config.json describes KV pages larger than this machine can address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn models() -> Vec<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let fixtures = std::fs::read_dir(root.join("tests/fixtures/parity")).unwrap();
+        let folders = fixtures.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+        folders.chain([root.join("models/storyteller")]).collect()
+    }
+
+    fn variants(budget: u64) -> [EngineOptions; 5] {
+        let base = || EngineOptions { memory_budget: budget, threads: 1, ..EngineOptions::default() };
+        [
+            base(),
+            EngineOptions { no_mmap: true, ..base() },
+            EngineOptions { compute: Type::F32, page_tokens: 7, ..base() },
+            EngineOptions { max_running: 3, step_tokens: 17, context_length: 33, ..base() },
+            EngineOptions { max_running: 100, kv: Type::F32, ..base() },
+        ]
+    }
+
+    /// An engine reserves what the plan says, to the byte.
+    #[test]
+    fn an_open_engine_is_as_large_as_its_plan() {
+        for dir in models() {
+            for mut options in variants(0).into_iter().chain(variants(40 << 20)) {
+                let plan = Engine::plan(&dir, &options).unwrap();
+                assert!(plan.fits, "{}: {plan:?}", dir.display());
+                assert_eq!(plan.total_bytes, plan.weight_bytes + plan.kv_bytes + plan.workspace_bytes);
+                assert_eq!(plan.kv_bytes, plan.kv_tokens * plan.kv_bytes_per_token);
+                let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
+                let machine = opened.machine.unwrap();
+                let reserved = machine.backend.reserved();
+                let workspace = reserved.tensors + machine.logits.len() as u64 * 4;
+                let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
+                let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
+                assert_eq!(real, planned, "{}", dir.display());
+                let groups = machine.model.group_count() as u64;
+                let pages = machine.scheduler.pages().2 as u64;
+                assert_eq!(pages * machine.page_tokens as u64, plan.kv_tokens * groups);
+            }
+        }
+    }
+
+    #[test]
+    fn a_budget_is_obeyed_to_the_byte() {
+        let dir = &models()[0];
+        let with = |memory_budget, context_length| EngineOptions {
+            memory_budget,
+            context_length,
+            threads: 1,
+            ..EngineOptions::default()
+        };
+        let plan = |budget, context| Engine::plan(dir, &with(budget, context)).unwrap();
+        let page_tokens = limits::PAGE_TOKENS_DEFAULT as u64;
+        let whole = plan(0, 0);
+        let page = whole.kv_bytes_per_token * page_tokens;
+        let base = whole.weight_bytes + whole.workspace_bytes;
+        assert_eq!(whole.max_sequences as usize, limits::RUNNING_DEFAULT, "small models fit whole");
+        assert_eq!(plan(whole.total_bytes, 0), Plan { available_bytes: whole.total_bytes, ..whole });
+        assert_eq!(plan(u64::MAX, 0).kv_bytes, whole.kv_bytes, "no more than the slots can use");
+        for pages in [1, 2, 9] {
+            for (spare, held) in [(0, pages), (page - 1, pages), (page, pages + 1)] {
+                let plan = plan(base + pages * page + spare, 0);
+                assert!(plan.fits && plan.kv_bytes == held * page, "{plan:?}");
+                assert_eq!(plan.context_length as u64, (held * page_tokens).min(whole.context_length.into()));
+                assert_eq!(plan.kv_tokens, held * page_tokens);
+                assert!(plan.total_bytes <= plan.available_bytes && plan.max_sequences >= 1);
+            }
+        }
+        // Too small, for one page or for the context that was asked for: the plan says by how much, open refuses.
+        for (context, pages) in [(0, 1), (40, 3), (16, 1)] {
+            let least = base + pages * page;
+            assert!(plan(least, context).fits);
+            for budget in [1, least - page, least - 1] {
+                let plan = plan(budget, context);
+                assert_eq!((plan.fits, plan.total_bytes, plan.available_bytes), (false, least, budget));
+                let error = Engine::open(dir, with(budget, context)).map(|_| ()).unwrap_err();
+                assert_eq!((error.status, error.unit), (Status::Memory, Unit::Bytes));
+                assert_eq!((error.needed, error.available, error.subject.as_str()), (least, budget, "memory_budget"));
+                assert!(
+                    error.message.contains("raise it") && error.message.contains(&plan.workspace_bytes.to_string())
+                );
+            }
+            drop(Engine::open(dir, with(least, context)).unwrap());
+        }
+        let two = plan(base + 6 * page, 40);
+        assert_eq!((two.context_length, two.max_sequences), (40, 2), "6 pages are twice 3 pages");
+    }
+}

@@ -1,0 +1,270 @@
+//! Who takes from the lists of [`super::delivery`]: the dispatch thread, or the host's own calls in an engine that polls,
+//! and [`Engine::next`].
+//!
+//! In an engine opened with [`Delivery::Poll`] callbacks, the dropping of their sinks and log lines happen inside open, poll,
+//! wait, close and drop only, on the thread that makes the call. One thread at a time has that turn; whoever closes waits
+//! for it, and delivers until the engine thread has ended.
+
+use super::delivery::ready::{Popped, Round, Turn, TurnOr};
+use super::delivery::{Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read};
+use super::{Command, Engine, FinishReason, LOG_TARGET, LogLevel, Next, Shared, facade_level, refuse_blocking};
+use crate::error::{Error, Result, Status};
+use std::time::{Duration, Instant};
+
+/// When a wait ends; `None` for never, also when the clock does not reach that far.
+pub(super) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|t| Instant::now().checked_add(t))
+}
+
+impl Shared {
+    /// The dispatch thread's body.
+    pub(super) fn deliver(&self) {
+        while let Popped::Item(item) = self.dispatch.callbacks.pop(None) {
+            self.show(item);
+        }
+    }
+
+    /// Hands one item to host code; whether that was an event.
+    fn show(&self, item: Item) -> bool {
+        match item {
+            Item::Log(level, line) => {
+                self.dispatch.log_taken();
+                self.call_log(level, &line);
+                false
+            }
+            Item::Request(outbox) => self.show_event(&outbox),
+        }
+    }
+
+    /// Runs the callback on what is pending; false when that was taken back meanwhile.
+    fn show_event(&self, outbox: &Outbox) -> bool {
+        let Some(mut lent) = outbox.queue.lend() else { return false };
+        let Receiver::Callback(callback) = &mut lent.sink else { return false };
+        // A panic in a Rust callback counts as "stop"; it must not take this thread with it.
+        let go_on = call_host(|| callback(&lent.event)).unwrap_or(false);
+        if lent.last {
+            call_host(|| drop(lent.sink));
+            outbox.queue.end();
+            self.dispatch.callbacks.note_done();
+            return true;
+        }
+        outbox.queue.give_back(lent.sink);
+        if !go_on {
+            outbox.mute();
+            self.send_anyway(Command::Cancel(outbox.id, FinishReason::Callback));
+        } else if lent.resume {
+            self.send_anyway(Command::Resume(outbox.id));
+        }
+        true
+    }
+
+    /// Writes a log line, to the callback or to the `log` crate.
+    pub(super) fn call_log(&self, level: LogLevel, line: &str) {
+        call_host(|| match (&self.log, facade_level(level)) {
+            (Some(log), _) => log(level, line),
+            (None, Some(level)) => log::log!(target: LOG_TARGET, level, "{line}"),
+            (None, None) => {}
+        });
+    }
+
+    /// Delivers with the turn until the engine thread has ended and nothing is left.
+    fn deliver_rest(&self, turn: Turn<'_, Item>) {
+        while let Round::Items(_) = turn.round(None, false) {
+            while let Some(item) = turn.take() {
+                self.show(item);
+            }
+        }
+        self.leave(turn);
+    }
+
+    /// Ends a turn, after the rest if nobody else will deliver it.
+    fn leave(&self, turn: Turn<'_, Item>) {
+        if let Some(turn) = turn.leave() {
+            self.deliver_rest(turn);
+        }
+    }
+
+    /// [`Engine::close`]: everything that comes, on the caller's thread.
+    pub(super) fn deliver_to_the_end(&self) {
+        if let TurnOr::Turn(turn) = self.dispatch.callbacks.turn(None, || false) {
+            self.deliver_rest(turn);
+        }
+    }
+
+    /// The engine goes inside a callback: delivers the rest here if no thread has the turn; else that thread will. On a thread
+    /// of the engine itself, which cannot wait for its own end, it is left to [`Shared::adopt_orphans`].
+    pub(super) fn orphan(&self, on_own_thread: bool) {
+        match self.dispatch.callbacks.orphan() {
+            Some(turn) if on_own_thread => drop(turn),
+            Some(turn) => self.deliver_rest(turn),
+            None => {}
+        }
+    }
+
+    /// The engine thread ends: delivers what nobody else will.
+    pub(super) fn adopt_orphans(&self) {
+        if let Some(turn) = self.dispatch.callbacks.adopt() {
+            self.leave(turn);
+        }
+    }
+
+    /// Shows at most `events_max` events (0 = no limit), of each request at most one per round; waits for the first.
+    fn poll(&self, timeout: Option<Duration>, events_max: u32) -> Result<u32> {
+        let Some(turn) = self.dispatch.callbacks.try_turn() else {
+            let message = "another thread is delivering this engine's callbacks (in poll or wait); let one thread poll";
+            return Err(Error::new(Status::Busy, message).about("engine"));
+        };
+        let until = deadline(timeout);
+        let mut ran = 0;
+        while ran == 0 {
+            match turn.round(until, true) {
+                Round::Items(count) => ran = self.show_round(&turn, count, events_max),
+                Round::Timeout => break,
+                Round::Over => {
+                    self.leave(turn);
+                    return Err(closed());
+                }
+            }
+            if timeout == Some(Duration::ZERO) {
+                break;
+            }
+        }
+        self.leave(turn);
+        Ok(ran)
+    }
+
+    /// What was there when the round began: one event of each ready request, and log lines.
+    fn show_round(&self, turn: &Turn<'_, Item>, count: usize, events_max: u32) -> u32 {
+        let mut ran = 0;
+        for _ in 0..count {
+            let Some(item) = turn.take() else { break };
+            ran += self.show(item) as u32;
+            if ran == events_max && events_max > 0 {
+                break;
+            }
+        }
+        ran
+    }
+
+    /// Waits for the end of a callback request in an engine that polls: delivers meanwhile, or waits for who does.
+    fn wait_delivering(&self, outbox: &Outbox, timeout: Option<Duration>) -> Next {
+        let ended = || outbox.queue.is_ended();
+        if in_callback() {
+            // Callbacks do not run inside callbacks.
+            return if ended() { Next::End } else { Next::Timeout };
+        }
+        let until = deadline(timeout);
+        let turn = match self.dispatch.callbacks.turn(until, ended) {
+            TurnOr::Turn(turn) => turn,
+            TurnOr::Done => return Next::End,
+            TurnOr::Timeout => return Next::Timeout,
+        };
+        let mut outcome = Next::End;
+        while !ended() {
+            match turn.round(until, false) {
+                Round::Items(count) => _ = self.show_round(&turn, count, 0),
+                Round::Timeout => {
+                    outcome = Next::Timeout;
+                    break;
+                }
+                Round::Over => break,
+            }
+            if timeout == Some(Duration::ZERO) && !ended() {
+                outcome = Next::Timeout;
+                break;
+            }
+        }
+        self.leave(turn);
+        outcome
+    }
+
+    /// [`super::Request::next`].
+    pub(super) fn next_of(&self, outbox: &Outbox, timeout: Option<Duration>) -> Result<Next> {
+        match outbox.route {
+            Route::Pull => {}
+            Route::Callback => {
+                let message = "the request delivers through its callback; next is for requests without one";
+                return Err(Error::argument(message).about("request"));
+            }
+            Route::Engine => {
+                let message = "the request's events go to its engine's queue; take them with astrai_engine_next";
+                return Err(Error::argument(message).about("request"));
+            }
+        }
+        Ok(match outbox.queue.next(deadline(timeout)) {
+            Read::Event(event, resume) => {
+                if resume {
+                    self.send_anyway(Command::Resume(outbox.id));
+                }
+                Next::Event(Box::new(event))
+            }
+            Read::Timeout => Next::Timeout,
+            Read::End => Next::End,
+        })
+    }
+
+    /// [`super::Request::wait`].
+    pub(super) fn wait_for(&self, outbox: &Outbox, timeout: Option<Duration>) -> Next {
+        if outbox.route == Route::Callback && self.dispatch.poll {
+            return self.wait_delivering(outbox, timeout);
+        }
+        if outbox.route != Route::Pull {
+            return if outbox.queue.wait_ended(deadline(timeout)) { Next::End } else { Next::Timeout };
+        }
+        match outbox.queue.rest(deadline(timeout), || self.send_anyway(Command::Resume(outbox.id))) {
+            Read::Event(event, _) => Next::Event(Box::new(event)),
+            Read::Timeout => Next::Timeout,
+            Read::End => Next::End,
+        }
+    }
+}
+
+impl Engine {
+    /// Shows what is ready to the callbacks of an engine opened with [`super::Delivery::Poll`], on the calling thread, and
+    /// returns the number of events shown. Waits for the first; `None` waits forever, zero does not. A call shows at most
+    /// one event of each request, in the order in which they became ready, and at most `events_max` in all (0 = no
+    /// limit); log lines do not count. When it returns `events_max` there may be more, of which the host is not woken.
+    ///
+    /// # Errors
+    /// `Reentrant` inside a callback, whatever the timeout; `Busy` while another thread delivers; `Argument` on an engine
+    /// with a dispatch thread; `Closed`.
+    pub fn poll(&self, timeout: Option<Duration>, events_max: u32) -> Result<u32> {
+        if in_callback() {
+            let message = "poll runs callbacks and must not be called inside one, whatever its timeout";
+            return Err(Error::new(Status::Reentrant, message));
+        }
+        if !self.shared.dispatch.poll {
+            let message = "poll is for engines opened with ASTRAI_DELIVER_POLL; this one has a dispatch thread, which runs the callbacks";
+            return Err(Error::argument(message).about("delivery"));
+        }
+        self.open_or_closed()?;
+        self.shared.poll(timeout, events_max)
+    }
+
+    /// The merged event of the request that has been ready longest, among those submitted with [`super::Sink::Engine`]. Any
+    /// number of threads may call it. `None` waits forever, zero polls. After close it yields what is queued, then
+    /// [`Next::End`].
+    ///
+    /// # Errors
+    /// `Reentrant` when it would block inside a callback.
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
+        refuse_blocking(timeout, "next")?;
+        let until = deadline(timeout);
+        loop {
+            let outbox = match self.shared.dispatch.completions.pop(until) {
+                Popped::Item(outbox) => outbox,
+                Popped::Timeout => return Ok(Next::Timeout),
+                Popped::Stopped => return Ok(Next::End),
+            };
+            let Some((event, resume, receiver)) = outbox.queue.take_listed() else { continue };
+            if event.terminal() {
+                call_host(|| drop(receiver));
+                outbox.queue.end();
+            }
+            if resume {
+                self.shared.send_anyway(Command::Resume(outbox.id));
+            }
+            return Ok(Next::Event(Box::new(event)));
+        }
+    }
+}

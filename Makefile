@@ -65,8 +65,8 @@ lint: need-cargo need-cc ## formatting, clippy and documentation, all without wa
 header: need-cargo ## write include/astrai.h anew from src/ffi
 	ASTRAI_BLESS=1 $(CARGO) test --test header
 
-bench: need-cargo ## tokens per second on models/storyteller
-	$(CARGO) bench --bench decode --bench sample --bench scheduler
+bench: need-cargo ## tokens per second on models/storyteller; what sampling, a step's books and a page cost
+	$(CARGO) bench --bench decode --bench sample --bench scheduler --bench pages
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

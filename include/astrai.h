@@ -19,10 +19,9 @@
  * Arrays hold scalars. Structs hold no bool, enum, long or struct, and grow only at their end.
  * timeout_ms: 0 polls, -1 is forever.
  * Callbacks: the C calling convention, never unwind or longjmp. They run on a dispatch thread of the engine, progress
- * on the opener's. With ASTRAI_DELIVER_POLL all of them, finalizers too, run on the host's threads, inside open, poll,
- * wait, close and free only; wake alone runs on library threads.
- * After close, next and wait of requests still yield what is there, cancel and free are fine; all else is
- * ASTRAI_ERR_CLOSED.
+ * on the opener's, log on any thread that works for the engine. With ASTRAI_DELIVER_POLL all of them, finalizers too, run
+ * on the host's threads, inside open, poll, wait, close and free only; wake alone runs on library threads.
+ * After close, next and wait still yield what is there, cancel and free are fine; all else is ASTRAI_ERR_CLOSED.
  * free(NULL) is fine; NULL elsewhere is ASTRAI_ERR_ARGUMENT unless said otherwise.
  * Handles keep what they need alive: free them in any order.
  * A forked child gets ASTRAI_ERR_FORKED from engines, requests and prefixes of its parent.

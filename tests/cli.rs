@@ -7,6 +7,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+#[path = "cli/bench.rs"]
+mod bench;
+
 const PROMPT: &str = "Tell me a story about Mira, the old lighthouse and a silver key.";
 
 fn repository(path: &str) -> PathBuf {

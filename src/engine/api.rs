@@ -123,6 +123,8 @@ pub struct EngineOptions {
     pub log: Option<LogFn>,
     /// With [`Delivery::Poll`]: there is something to poll.
     pub wake: Option<WakeFn>,
+    /// Watches every step. For measurements in Rust; the C API has no such option.
+    pub trace: Option<super::Trace>,
 }
 
 /// A piece of a raw prompt.

@@ -10,6 +10,7 @@ use super::defer::Deferred;
 use super::delivery::{Outbox, closed, lock};
 use super::prefix::Prefixes;
 use super::table::Table;
+use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
 use crate::backend::Backend;
 use crate::cache::Handle;
@@ -42,6 +43,7 @@ pub(super) struct Core {
     pub closing: Option<Instant>,
     pub dead: bool,
     panic_next: bool,
+    trace: Option<Tracer>,
 }
 
 /// Where the steps' time went.
@@ -80,7 +82,7 @@ pub(super) struct Wanted {
 }
 
 impl Core {
-    pub fn new(shared: Arc<Shared>, machine: Machine) -> Core {
+    pub fn new(shared: Arc<Shared>, machine: Machine, trace: Option<Trace>) -> Core {
         let stats = Stats { pages_free: machine.scheduler.pages().2 as u64, ..Stats::default() };
         shared.stats.publish(&stats);
         Core {
@@ -97,6 +99,7 @@ impl Core {
             closing: None,
             dead: false,
             panic_next: false,
+            trace: trace.map(Tracer::new),
         }
     }
 
@@ -190,6 +193,7 @@ impl Core {
                 self.publish();
                 reply.put(self.check());
             }
+            Command::ClearCache => self.machine.scheduler.clear_cache(),
             Command::Prefix(command) => {
                 let refusal = if self.dead { Some(panicked()) } else { self.closing.map(|_| closed()) };
                 self.prefixes.obey(command, &mut self.machine, &self.shared, refusal);
@@ -198,7 +202,6 @@ impl Core {
                 self.closing = Some(cut);
                 self.prefixes.stop_computing(&mut self.machine);
             }
-            Command::ClearCache => self.machine.scheduler.clear_cache(),
             Command::Panic => self.panic_next = true,
         }
     }
@@ -336,9 +339,15 @@ impl Core {
         }
         self.note_admissions(begin);
         if self.forward() {
+            if let Some(trace) = &mut self.trace {
+                trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
+            }
             self.sample();
             self.stats.steps += 1;
             self.account(planned + self.meter.rested());
+            if let Some(trace) = &mut self.trace {
+                trace.call(&self.machine.scheduler, self.machine.page_tokens);
+            }
         }
         true
     }

@@ -6,7 +6,7 @@
 //! Its thread starts with the first such submit, sleeps when there is nothing to do, and ends with the engine thread.
 
 use super::active::NewRequest;
-use super::api::Prompt;
+use super::api::{Prompt, TextOptions};
 use super::delivery::{lock, wait_until};
 use super::prompt::TextKit;
 use super::{Command, Engine, Shared};
@@ -35,9 +35,9 @@ impl Deferred {
     }
 
     /// Takes out those that end now.
-    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<Box<NewRequest>> {
+    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<NewRequest> {
         let ended: Vec<u64> = self.requests.values().filter(|r| which(r)).map(|r| r.delivery.id).collect();
-        ended.iter().filter_map(|id| self.requests.remove(id)).collect()
+        ended.iter().filter_map(|id| self.requests.remove(id)).map(|r| *r).collect()
     }
 
     /// How many there are.
@@ -78,7 +78,7 @@ impl Helper {
     }
 
     /// Requests have ended: their prompts are not needed.
-    pub fn forget(&self, ended: &[Box<NewRequest>]) {
+    pub fn forget(&self, ended: &[NewRequest]) {
         let ids: BTreeSet<u64> = ended.iter().map(|r| r.delivery.id).collect();
         if !ids.is_empty() {
             lock(&self.jobs).waiting.retain(|job| !ids.contains(&job.0));
@@ -115,7 +115,7 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
         let prepare = || {
             #[cfg(test)]
             shared.helper.test.before_a_prompt();
-            let tokens = text.prepare(&prompt, context)?;
+            let tokens = text.prepare(&prompt, TextOptions::default(), context)?;
             let room = context.saturating_sub(tokens.len());
             Ok((tokens, room))
         };
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn deferred_requests_run_in_the_order_of_their_submits() {
+    fn prompts_are_prepared_in_the_order_of_their_submits() {
         let engine = open(1, 20);
         let order = Arc::new(Mutex::new(Vec::new()));
         let requests: Vec<Request> = (0..10)
@@ -299,8 +299,8 @@ mod tests {
                     }
                     true
                 }));
-                // Long and short prompts in turn: a helper that overtook itself would show.
-                let prompt = text(&"Once upon a time ".repeat(if i % 2 == 0 { 50 } else { 1 }));
+                // Each fails, slowly or at once: a helper that overtook itself would show.
+                let prompt = if i % 2 == 0 { text(&"Once upon a time ".repeat(2000)) } else { Prompt::default() };
                 engine.submit(&prompt, &deferred(), sink).unwrap()
             })
             .collect();

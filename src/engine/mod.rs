@@ -20,22 +20,25 @@ mod prompt;
 mod receive;
 mod stats;
 mod table;
+mod trace;
 
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};
 pub use plan::Plan;
 pub use prefix::Prefix;
+pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::sampling::SamplingParams;
-use crate::source::GenerationDefaults;
+use crate::source::{GenerationDefaults, ModelSource};
 use crate::text::{StopFilter, TextStream};
 use active::NewRequest;
 use delivery::{Dispatch, Outbox, closed, lock, wait_until};
 use prompt::TextKit;
 use stats::StatsCell;
+use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
@@ -91,9 +94,9 @@ enum Command {
     /// A paused request's queue was read.
     Resume(u64),
     Check(Answer),
-    Prefix(prefix::Command),
     /// Drop the cached pages that nobody uses.
     ClearCache,
+    Prefix(prefix::Command),
     /// Accept nothing more; cut off what still runs at this time.
     Close(Instant),
     Panic,
@@ -234,7 +237,26 @@ impl Engine {
     /// # Errors
     /// `Argument` and `Unsupported` for options, `Io` and `Format` for files, `Memory`, `Aborted` by the progress callback,
     /// `Reentrant` inside a callback.
-    pub fn open(dir: &Path, mut options: EngineOptions) -> Result<Engine> {
+    pub fn open(dir: &Path, options: EngineOptions) -> Result<Engine> {
+        Engine::start(&dir.display(), options, |options, log| open::open(dir, options, log))
+    }
+
+    /// Opens a model that is no folder; else as [`Engine::open`]. The source is let go once its weights are on the
+    /// device.
+    ///
+    /// # Errors
+    /// As of [`Engine::open`].
+    pub fn open_source(source: Box<dyn ModelSource>, options: EngineOptions) -> Result<Engine> {
+        let subject = source.subject().to_owned();
+        Engine::start(&subject, options, |options, log| open::open_source(&*source, options, log))
+    }
+
+    /// Prepares the model, then starts the threads.
+    fn start(
+        subject: &dyn Display,
+        mut options: EngineOptions,
+        prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened>,
+    ) -> Result<Engine> {
         refuse_in_callback("open")?;
         // What is wrong with these is told below, with everything else.
         let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
@@ -257,9 +279,9 @@ impl Engine {
                 shared.call_log(level, &line);
             }
         };
-        let opened = open::open(dir, &mut options, &mut log).inspect_err(|e| {
+        let opened = prepare(&mut options, &mut log).inspect_err(|e| {
             if shared.logs(LogLevel::Error) {
-                shared.call_log(LogLevel::Error, &format!("cannot open {}: {e}", dir.display()));
+                shared.call_log(LogLevel::Error, &format!("cannot open {subject}: {e}"));
             }
         })?;
         let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
@@ -277,7 +299,7 @@ impl Engine {
         };
         if let Some(machine) = opened.machine {
             // From here on a failure drops `engine`, which stops the threads that already run.
-            let core = core::Core::new(shared.clone(), machine);
+            let core = core::Core::new(shared.clone(), machine, options.trace.take());
             if options.delivery == Delivery::Thread {
                 let dispatcher = thread::spawn("dispatch", placing, {
                     let shared = shared.clone();
@@ -384,7 +406,8 @@ impl Engine {
         self.open_or_closed()?;
         let submitted = Instant::now();
         let context = self.info.context_length as usize;
-        let tokens = if options.defer { Vec::new() } else { self.text.prepare(prompt, context)? };
+        let tokens =
+            if options.defer { Vec::new() } else { self.text.prepare(prompt, TextOptions::default(), context)? };
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);

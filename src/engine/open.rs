@@ -33,14 +33,20 @@ pub(super) struct Opened {
     pub waiting_max: usize,
 }
 
+/// Receives log lines.
+type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
+
+/// What is known of a model before its weights are read.
+struct Prepared {
+    prospect: Prospect,
+    defaults: GenerationDefaults,
+    text: TextKit,
+}
+
 /// Reads the folder and prepares everything but the threads.
-pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(LogLevel, String)) -> Result<Opened> {
+pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
-    let mut progress = options.progress.take();
-    let mut progress = |done, total| {
-        let _scope = super::delivery::CallbackScope::new();
-        progress.as_mut().is_none_or(|p| p(done, total))
-    };
+    let mut progress = report(options);
     // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
     let mut half = 0;
     let mut reading = |done: u64, total: u64| {
@@ -51,15 +57,56 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
     if options.text_only {
         return text_only(&folder);
     }
-    let Prospect { family, model_type, architecture, sizing } = Prospect::of(&folder, options)?;
-    sizing.require()?;
-    let defaults = GenerationDefaults::from_source(&folder)?;
+    let prepared = prepare(&folder, options, log)?;
+    folder.load(options.no_mmap, &mut reading)?;
+    finish(prepared, &folder, options, half, &mut progress, log)
+}
+
+/// As [`open`], for a source that is open already.
+pub(super) fn open_source(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<Opened> {
+    check_options(options)?;
+    let mut progress = report(options);
+    if options.text_only {
+        return text_only(source);
+    }
+    let prepared = prepare(source, options, log)?;
+    finish(prepared, source, options, 0, &mut progress, log)
+}
+
+/// The caller's progress function, as one that knows it is a callback.
+fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
+    let mut progress = options.progress.take();
+    move |done, total| {
+        let _scope = super::delivery::CallbackScope::new();
+        progress.as_mut().is_none_or(|p| p(done, total))
+    }
+}
+
+/// Everything that needs no weights.
+fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Result<Prepared> {
+    let prospect = Prospect::of(source, options)?;
+    prospect.sizing.require()?;
+    let architecture = &prospect.architecture;
+    let defaults = GenerationDefaults::from_source(source)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
         let vocab = architecture.vocab;
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
-    let text = TextKit::open(&folder, architecture.vocab)?;
-    folder.load(options.no_mmap, &mut reading)?;
+    let text = TextKit::open(source, architecture.vocab)?;
+    Ok(Prepared { prospect, defaults, text })
+}
+
+/// Binds the weights. `read` bytes of progress have been reported; binding reports as many again.
+fn finish(
+    prepared: Prepared,
+    source: &dyn ModelSource,
+    options: &EngineOptions,
+    read: u64,
+    progress: weights::Progress,
+    log: Log,
+) -> Result<Opened> {
+    let Prepared { prospect, defaults, text } = prepared;
+    let Prospect { family, model_type, architecture, sizing } = prospect;
     let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
     let backend = CpuBackend::new(options.cpu_tier, options.threads as usize, thread_options)?;
     let info = Info {
@@ -76,12 +123,13 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
         has_chat_template: text.has_template(),
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
-    let identity = Identity::of(&folder, &info, options.weights, shapes)?;
+    let identity = Identity::of(source, &info, options.weights, shapes)?;
     let allowed = allowed_tokens(&text, architecture.vocab)?;
-    let parts = Parts { family, architecture, folder: &folder, allowed };
+    let parts = Parts { family, architecture, source, allowed };
     let mut binding = |done: u64, total: u64| {
+        let half = if read == 0 { total } else { read };
         let share = (done as f64 / total.max(1) as f64).min(1.0);
-        progress(half + (half as f64 * share) as u64, half.saturating_mul(2))
+        progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
     let machine = build(parts, &sizing, Box::new(backend), &mut binding, log)?;
     log(LogLevel::Info, describe(&info, &sizing));
@@ -96,10 +144,10 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: &mut dyn FnMut(
     })
 }
 
-fn text_only(folder: &Folder) -> Result<Opened> {
-    let text = TextKit::open(folder, 0)?;
+fn text_only(source: &dyn ModelSource) -> Result<Opened> {
+    let text = TextKit::open(source, 0)?;
     let tokenizer = text.tokenizer()?;
-    let special = folder.special_tokens()?;
+    let special = source.special_tokens()?;
     let id = |name| special.get(name).and_then(|t| tokenizer.id(t));
     let info = Info {
         device_name: "none (text only)".into(),
@@ -171,7 +219,7 @@ fn allowed_tokens(text: &TextKit, vocab: usize) -> Result<AllowedTokens> {
 struct Parts<'a> {
     family: &'a Family,
     architecture: Architecture,
-    folder: &'a Folder,
+    source: &'a dyn ModelSource,
     allowed: AllowedTokens,
 }
 
@@ -180,11 +228,11 @@ fn build(
     sizing: &Sizing,
     mut backend: Box<dyn Backend>,
     progress: weights::Progress,
-    log: &mut dyn FnMut(LogLevel, String),
+    log: Log,
 ) -> Result<Machine> {
-    let Parts { family, architecture, folder, allowed } = parts;
+    let Parts { family, architecture, source, allowed } = parts;
     let mut note = |line| log(LogLevel::Debug, line);
-    let bound = weights::bind(&architecture, family, folder, &mut *backend, progress, &mut note)?;
+    let bound = weights::bind(&architecture, family, source, &mut *backend, progress, &mut note)?;
     let shapes: Vec<KvShape> =
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();
     let vocab = architecture.vocab;

@@ -76,12 +76,12 @@ pub(super) struct Prospect {
 }
 
 impl Prospect {
-    pub fn of(folder: &Folder, options: &EngineOptions) -> Result<Prospect> {
+    pub fn of(source: &dyn ModelSource, options: &EngineOptions) -> Result<Prospect> {
         let free = memory::available_bytes();
-        let (family, model_type) = families::find(folder.config()?, folder.subject())?;
-        let config = Config::new(folder.config()?, folder.subject());
+        let (family, model_type) = families::find(source.config()?, source.subject())?;
+        let config = Config::new(source.config()?, source.subject());
         let architecture = (family.architecture)(&config, &model_type)?;
-        let weight_bytes = weights::bytes(&architecture, family, folder)?;
+        let weight_bytes = weights::bytes(&architecture, family, source)?;
         let sizing = Sizing::of(options, &architecture, weight_bytes, free)?;
         Ok(Prospect { family, model_type, architecture, sizing })
     }

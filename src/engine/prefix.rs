@@ -13,7 +13,6 @@ use super::active::panicked;
 use super::core::Machine;
 use super::delivery::{closed, lock, wait_until};
 use super::prefix_file::{Identity, Reader, Writer, buffer};
-use super::prompt::check_length;
 use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse_blocking, refuse_in_callback};
 use crate::cache::Handle;
 use crate::error::{Error, Result, Status};
@@ -389,9 +388,8 @@ impl Engine {
     /// As for [`Engine::submit`].
     pub fn pin_prefix(&self, prompt: &Prompt) -> Result<Prefix> {
         let identity = self.prefix_identity()?;
-        let tokens =
-            self.text.tokenize(prompt, TextOptions { no_generation_prompt: true, ..TextOptions::default() })?;
-        check_length(tokens.len(), self.info.context_length as usize)?;
+        let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
+        let tokens = self.text.prepare(prompt, options, self.info.context_length as usize)?;
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
         self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;

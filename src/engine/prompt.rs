@@ -121,8 +121,8 @@ impl TextKit {
     }
 
     /// The token ids of a prompt that fits a context of so many tokens.
-    pub fn prepare(&self, prompt: &Prompt, context: usize) -> Result<Vec<u32>> {
-        let tokens = self.tokenize(prompt, TextOptions::default())?;
+    pub fn prepare(&self, prompt: &Prompt, options: TextOptions, context: usize) -> Result<Vec<u32>> {
+        let tokens = self.tokenize(prompt, options)?;
         check_length(tokens.len(), context)?;
         Ok(tokens)
     }
@@ -150,8 +150,7 @@ impl TextKit {
     }
 }
 
-/// A prompt has a token, and no more than the context holds.
-pub(super) fn check_length(tokens: usize, context: usize) -> Result<()> {
+fn check_length(tokens: usize, context: usize) -> Result<()> {
     if tokens == 0 {
         return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
     }

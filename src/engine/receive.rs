@@ -1,9 +1,9 @@
 //! Who takes from the lists of [`super::delivery`]: the dispatch thread, or the host's own calls in an engine that polls,
 //! and [`Engine::next`].
 //!
-//! In an engine opened with [`Delivery::Poll`] callbacks, the dropping of their sinks and log lines happen inside open, poll,
-//! wait, close and drop only, on the thread that makes the call. One thread at a time has that turn; whoever closes waits
-//! for it, and delivers until the engine thread has ended.
+//! In an engine opened with [`super::Delivery::Poll`] callbacks, the dropping of their sinks and log lines happen inside
+//! open, poll, wait, close and drop only, on the thread that makes the call. One thread at a time has that turn; whoever
+//! closes waits for it, and delivers until the engine thread has ended.
 
 use super::delivery::ready::{Popped, Round, Turn, TurnOr};
 use super::delivery::{Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read};

@@ -39,6 +39,11 @@ impl Table {
     }
 
     /// The request of a sequence.
+    pub fn get(&self, handle: Handle) -> Option<&Active> {
+        self.places.get(handle.index())?.as_deref().filter(|a| a.handle == handle)
+    }
+
+    /// The request of a sequence.
     pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Active> {
         self.places.get_mut(handle.index())?.as_deref_mut().filter(|a| a.handle == handle)
     }

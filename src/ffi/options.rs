@@ -116,6 +116,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
         wake: wake(o.wake, user_data),
+        trace: None,
     })
 }
 

@@ -7,8 +7,10 @@ pub mod architecture;
 pub mod config;
 pub mod families;
 pub mod forward;
+mod random;
 pub mod rotary;
 pub mod weights;
 
 pub use architecture::Architecture;
 pub use forward::{Model, Step, Tables};
+pub use random::random_model;

@@ -72,20 +72,60 @@ pub fn bind(
     log: &mut dyn FnMut(String),
 ) -> Result<Weights> {
     let total = source.tensors()?.iter().map(tensor_bytes).fold(0, u64::saturating_add);
-    let mut binder = Binder { source, backend, used: HashSet::new(), progress, done: 0, total };
-    let weights = binder.model(architecture)?;
-    let used = std::mem::take(&mut binder.used);
-    leftovers(architecture, family, source, &used, log)?;
+    let mut loader = Loader { source, backend, used: HashSet::new(), progress, done: 0, total };
+    let weights = Binder { tensors: &mut loader }.model(architecture)?;
+    leftovers(architecture, family, source, &loader.used, log)?;
     Ok(weights)
 }
 
+/// Name and shape of every tensor [`bind`] would take, in its order; of an output matrix that need not be there, too.
+pub fn expected(architecture: &Architecture) -> Result<Vec<(String, Vec<usize>)>> {
+    let mut list = Listing(Vec::new());
+    Binder { tensors: &mut list }.model(architecture)?;
+    Ok(list.0)
+}
+
+/// Where the binder gets its tensors.
+trait Tensors {
+    /// The tensor `name`, which must have the shape.
+    fn take(&mut self, name: String, shape: &[usize]) -> Result<Weight>;
+    /// Whether there is a tensor `name`.
+    fn has(&self, name: &str) -> Result<bool>;
+}
+
+/// Knows every tensor by name and shape.
 struct Binder<'a> {
+    tensors: &'a mut dyn Tensors,
+}
+
+/// Takes tensors from a checkpoint to a device.
+struct Loader<'a> {
     source: &'a dyn ModelSource,
     backend: &'a mut dyn Backend,
     used: HashSet<String>,
     progress: Progress<'a>,
     done: u64,
     total: u64,
+}
+
+/// Takes nothing and writes down what was asked for.
+struct Listing(Vec<(String, Vec<usize>)>);
+
+impl Tensors for Listing {
+    fn take(&mut self, name: String, shape: &[usize]) -> Result<Weight> {
+        self.0.push((name, shape.to_vec()));
+        let (outs, ins) = matrix_shape(shape);
+        Ok(Weight { id: 0, outs, ins })
+    }
+
+    fn has(&self, _name: &str) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// A vector is a matrix of one row.
+fn matrix_shape(shape: &[usize]) -> (usize, usize) {
+    if let [outs, ins] = *shape { (outs, ins) } else { (1, shape.iter().product()) }
 }
 
 /// A [`Bytes`] as the backend wants it.
@@ -106,7 +146,7 @@ impl Binder<'_> {
         let own = match a.head {
             Head::Tied => false,
             Head::Own => true,
-            Head::OwnIfPresent => self.has(&format!("{}.weight", names.lm_head))?,
+            Head::OwnIfPresent => self.tensors.has(&format!("{}.weight", names.lm_head))?,
         };
         let lm_head = if own { self.matrix(names.lm_head, a.vocab, a.hidden)? } else { embedding };
         Ok(Weights { embedding, layers, final_norm, lm_head })
@@ -189,22 +229,24 @@ impl Binder<'_> {
         })
     }
 
-    fn has(&self, tensor: &str) -> Result<bool> {
-        Ok(self.source.tensors()?.iter().any(|t| t.name == tensor))
-    }
-
     fn matrix(&mut self, name: &str, outs: usize, ins: usize) -> Result<Weight> {
-        self.take(format!("{name}.weight"), &[outs, ins])
+        self.tensors.take(format!("{name}.weight"), &[outs, ins])
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Weight> {
-        self.take(format!("{name}.weight"), &[len])
+        self.tensors.take(format!("{name}.weight"), &[len])
     }
 
     fn projection(&mut self, name: &str, outs: usize, ins: usize, bias: bool) -> Result<Projection> {
         let weight = self.matrix(name, outs, ins)?;
-        let bias = if bias { Some(self.take(format!("{name}.bias"), &[outs])?) } else { None };
+        let bias = if bias { Some(self.tensors.take(format!("{name}.bias"), &[outs])?) } else { None };
         Ok(Projection { weight, bias })
+    }
+}
+
+impl Tensors for Loader<'_> {
+    fn has(&self, tensor: &str) -> Result<bool> {
+        Ok(self.source.tensors()?.iter().any(|t| t.name == tensor))
     }
 
     fn take(&mut self, tensor: String, shape: &[usize]) -> Result<Weight> {
@@ -227,7 +269,7 @@ impl Binder<'_> {
                 .about(tensor));
         }
         self.done += bytes.len() as u64;
-        let (outs, ins) = if let [outs, ins] = *shape { (outs, ins) } else { (1, shape.iter().product()) };
+        let (outs, ins) = matrix_shape(shape);
         let weight = self.backend.weight(Arc::new(Hold(bytes)), info.dtype, outs, ins)?;
         self.used.insert(tensor);
         if !(self.progress)(self.done, self.total) {

@@ -22,12 +22,14 @@ mod pins;
 mod policy;
 mod queue;
 mod sequence;
+mod view;
 
 pub use crate::cache::Handle;
 pub use pins::{Pin, PinNews};
 pub use policy::Policy;
 pub use queue::Rank;
 pub use sequence::{Sequence, State};
+pub use view::PageOwner;
 
 use crate::cache::prefix::ROOT;
 use crate::cache::{Page, PagePool, PrefixTree, Slots};

@@ -1,4 +1,5 @@
-//! Where a model comes from. [`ModelSource`] hides whether it is a folder of safetensors or another container.
+//! Where a model comes from. [`ModelSource`] hides whether it is a folder of safetensors, random numbers or another
+//! container.
 //!
 //! Everything here is hostile until checked: sizes are compared with [`crate::limits`] before memory is asked for,
 //! and what a [`ModelSource`] lists is safe to slice: each tensor's bytes are exactly its shape times its type. Whether
@@ -9,11 +10,13 @@ mod files;
 mod folder;
 mod generation;
 pub mod safetensors;
+mod synthetic;
 mod text_files;
 
 pub use bytes::Bytes;
 pub use folder::{Folder, FolderOptions};
 pub use generation::GenerationDefaults;
+pub use synthetic::Synthetic;
 pub use text_files::SpecialTokens;
 
 use crate::dtype::DType;

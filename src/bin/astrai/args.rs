@@ -45,6 +45,21 @@ pub enum Tier {
     Amx,
 }
 
+impl Tier {
+    /// As the engine has it.
+    pub fn cpu_tier(self) -> CpuTier {
+        match self {
+            Tier::Auto => CpuTier::Auto,
+            Tier::Reference => CpuTier::Reference,
+            Tier::Portable => CpuTier::Portable,
+            Tier::Neon => CpuTier::Neon,
+            Tier::Avx2 => CpuTier::Avx2,
+            Tier::Avx512 => CpuTier::Avx512,
+            Tier::Amx => CpuTier::Amx,
+        }
+    }
+}
+
 impl EngineArgs {
     /// As options of the engine.
     pub fn options(&self) -> EngineOptions {
@@ -56,15 +71,7 @@ impl EngineArgs {
                 Some(Compute::F32) => Type::F32,
                 Some(Compute::Bf16) => Type::Bf16,
             },
-            cpu_tier: match self.cpu_tier {
-                None | Some(Tier::Auto) => CpuTier::Auto,
-                Some(Tier::Reference) => CpuTier::Reference,
-                Some(Tier::Portable) => CpuTier::Portable,
-                Some(Tier::Neon) => CpuTier::Neon,
-                Some(Tier::Avx2) => CpuTier::Avx2,
-                Some(Tier::Avx512) => CpuTier::Avx512,
-                Some(Tier::Amx) => CpuTier::Amx,
-            },
+            cpu_tier: self.cpu_tier.map_or_else(CpuTier::default, Tier::cpu_tier),
             ..EngineOptions::default()
         }
     }

@@ -1,9 +1,10 @@
-//! The command line tool `astrai`: runs, chats, renders templates and scores files with the library's public API.
+//! The command line tool `astrai`: runs, chats, renders templates, scores files and measures with the library's public API.
 //!
 //! Answers and results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed (`astrai: <message>` on
 //! stderr), 2 wrong usage, 130 interrupted. A reader that closes the pipe ends the program quietly.
 
 mod args;
+mod bench;
 mod chat;
 mod failure;
 mod info;
@@ -39,6 +40,8 @@ enum Command {
     Score(score::ScoreArgs),
     /// Prints facts about a model folder.
     Info(info::InfoArgs),
+    /// Measures speed on a model folder, or on random weights of a known shape.
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Render(args) => render::render(args),
         Command::Score(args) => score::score(args),
         Command::Info(args) => info::info(args),
+        Command::Bench(args) => bench::bench(args),
     };
     match outcome {
         Ok(()) | Err(Failure::Pipe) => ExitCode::SUCCESS,

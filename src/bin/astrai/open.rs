@@ -4,6 +4,7 @@ use crate::failure::{Failure, Outcome, note};
 use crate::interrupt::Interrupt;
 use astrai::Status;
 use astrai::engine::{Engine, EngineOptions, LogLevel};
+use astrai::source::ModelSource;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,20 @@ const PROGRESS_BYTES_MIN: u64 = 256 << 20;
 const PROGRESS_HZ: u8 = 10;
 
 /// Opens the model folder. Warnings of the engine go to stderr; Ctrl-C aborts.
-pub fn open(dir: &Path, mut options: EngineOptions, interrupt: Option<&Interrupt>) -> Outcome<Engine> {
+pub fn open(dir: &Path, options: EngineOptions, interrupt: Option<&Interrupt>) -> Outcome<Engine> {
+    open_with(options, interrupt, |options| Engine::open(dir, options))
+}
+
+/// Opens a model that is no folder, likewise.
+pub fn open_source(source: Box<dyn ModelSource>, options: EngineOptions) -> Outcome<Engine> {
+    open_with(options, None, |options| Engine::open_source(source, options))
+}
+
+fn open_with(
+    mut options: EngineOptions,
+    interrupt: Option<&Interrupt>,
+    open: impl FnOnce(EngineOptions) -> astrai::Result<Engine>,
+) -> Outcome<Engine> {
     let interrupt = interrupt.cloned();
     let mut bar: Option<ProgressBar> = None;
     options.progress = Some(Box::new(move |done, total| {
@@ -37,7 +51,7 @@ pub fn open(dir: &Path, mut options: EngineOptions, interrupt: Option<&Interrupt
             note(line);
         }
     }));
-    let engine = Engine::open(dir, options).map_err(|error| match error.status {
+    let engine = open(options).map_err(|error| match error.status {
         Status::Aborted => Failure::Interrupted,
         _ => error.into(),
     })?;

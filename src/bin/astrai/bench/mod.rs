@@ -1,0 +1,136 @@
+//! `astrai bench`: speed of the engine on a model folder, or on random weights of a known shape, so that anybody can
+//! measure without a download.
+//!
+//! Every run is seeded and checked: the workload is decided before it starts, each request generates exactly as many
+//! tokens as it was given, and the engine's books are proved before and after. What runs before the measurement, to
+//! bring the weights into memory, is not counted. Several policies take turns in one process.
+
+mod args;
+mod drive;
+mod load;
+mod machine;
+mod plot;
+mod random;
+mod report;
+mod result;
+mod shapes;
+mod simulate;
+mod watch;
+
+pub use args::BenchArgs;
+
+use crate::failure::{Failure, Outcome};
+use crate::open;
+use args::{Plan, PolicyName};
+use astrai::engine::Engine;
+use astrai::source::Synthetic;
+use load::{Job, Kind, Lane, Load};
+use result::Figures;
+use std::time::Duration;
+use watch::{Seen, Watch};
+
+/// The shape measured when neither a folder nor a shape is named.
+const SHAPE_DEFAULT: &str = "storyteller";
+/// Prompt and output of the request before the measurement, in tokens.
+const WARM_UP: (usize, usize) = (8, 2);
+
+/// An open engine with its policy, and what was measured on it.
+struct Bench {
+    policy: PolicyName,
+    engine: Engine,
+    watch: Watch,
+    /// One for each round.
+    figures: Vec<Figures>,
+    truncated: usize,
+}
+
+/// Runs the subcommand.
+pub fn bench(args: BenchArgs) -> Outcome {
+    let plan = args.plan()?;
+    if args.simulate {
+        return simulate::simulate(&args, &plan);
+    }
+    if let Some(path) = &args.plot {
+        plot::check(path)?;
+    }
+    let mut benches = open_all(&args, &plan)?;
+    for bench in &mut benches {
+        bench.warm_up()?;
+    }
+    for round in 0..u64::from(args.rounds) {
+        for bench in &mut benches {
+            let (run, seen) = bench.measure(&plan, round)?;
+            if let Some(path) = &args.plot {
+                let title = format!("{}, {}", args::name_of(plan.workload), args::name_of(bench.policy));
+                plot::plot(path, &title, &run, &seen)?;
+            }
+        }
+    }
+    report::report(&args, &plan, &benches)
+}
+
+/// An engine for each policy. Random weights are made once and shared.
+fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
+    let random = match &args.model {
+        Some(_) => None,
+        None => Some(random_weights(args)?),
+    };
+    let mut benches = Vec::new();
+    for &policy in &args.policy {
+        let watch = Watch::new(args.plot.is_some());
+        let mut options = args.engine_options(plan, policy);
+        options.trace = Some(watch.trace());
+        let engine = match (&args.model, &random) {
+            (Some(dir), _) => open::open(dir, options, None)?,
+            (None, Some(source)) => open::open_source(Box::new(source.clone()), options)?,
+            (None, None) => return Err(Failure::message("there is no model to measure")),
+        };
+        benches.push(Bench { policy, engine, watch, figures: Vec::new(), truncated: 0 });
+    }
+    Ok(benches)
+}
+
+fn random_weights(args: &BenchArgs) -> Outcome<Synthetic> {
+    let name = args.shape.as_deref().unwrap_or(SHAPE_DEFAULT);
+    let unknown = || Failure::Usage(format!("there is no shape {name}; there are {}", shapes::names().join(", ")));
+    let config = shapes::config(name).ok_or_else(unknown)?;
+    Ok(astrai::model::random_model(name, config, args.seed)?)
+}
+
+impl Bench {
+    /// One small request, so that every weight has been read once.
+    fn warm_up(&mut self) -> Outcome {
+        let info = self.engine.info();
+        let (prompt_len, generate) = WARM_UP;
+        let room = (info.context_length as usize).saturating_sub(generate).max(1);
+        let prompt = random::Random::new(0, 0).tokens(prompt_len.min(room), info.vocab_size);
+        let job = Job { prompt, generate, kind: Kind::Plain };
+        let load = Load { lanes: vec![Lane { start: Duration::ZERO, jobs: vec![job] }], truncated: 0 };
+        drive::drive(&self.engine, &load, &self.watch)?;
+        Ok(())
+    }
+
+    /// One run of the workload.
+    fn measure(&mut self, plan: &Plan, round: u64) -> Outcome<(drive::Run, Seen)> {
+        let info = self.engine.info();
+        let load = Load::new(plan, info.vocab_size, info.context_length as usize, round)?;
+        self.truncated = load.truncated;
+        // Between two steps: the counters are of whole steps.
+        self.engine.check()?;
+        let before = self.engine.stats()?;
+        self.watch.reset();
+        let run = drive::drive(&self.engine, &load, &self.watch)?;
+        self.engine.check()?;
+        let after = self.engine.stats()?;
+        let seen = self.watch.take();
+        self.figures.push(Figures::of(&run, &seen, &before, &after));
+        Ok((run, seen))
+    }
+
+    /// The run whose time is in the middle.
+    fn median(&self) -> Option<&Figures> {
+        let mut sorted: Vec<&Figures> = self.figures.iter().collect();
+        sorted.sort_by_key(|figures| figures.wall);
+        sorted.get(sorted.len() / 2).copied()
+    }
+}

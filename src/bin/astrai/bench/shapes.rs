@@ -1,0 +1,139 @@
+//! Published models by name, as their `config.json` describes them: what speed depends on, without the download.
+
+use serde_json::{Value, json};
+
+/// A named shape.
+struct Shape {
+    name: &'static str,
+    config: fn() -> Value,
+}
+
+const SHAPES: [Shape; 14] = [
+    Shape { name: "storyteller", config: || dense("llama", [192, 512, 6, 6, 1, 32], 3072, 2048, 10_000.0, true) },
+    Shape { name: "astrai-1b", config: astrai_1b },
+    Shape { name: "smollm2-135m", config: || dense("llama", [576, 1536, 30, 9, 3, 64], 49152, 8192, 1e5, true) },
+    Shape { name: "smollm2-360m", config: || dense("llama", [960, 2560, 32, 15, 5, 64], 49152, 8192, 1e5, true) },
+    Shape { name: "smollm2-1.7b", config: || dense("llama", [2048, 8192, 24, 32, 32, 64], 49152, 8192, 1.3e5, true) },
+    Shape { name: "qwen2.5-0.5b", config: || dense("qwen2", [896, 4864, 24, 14, 2, 64], 151_936, 32768, 1e6, true) },
+    Shape { name: "qwen3-0.6b", config: || dense("qwen3", [1024, 3072, 28, 16, 8, 128], 151_936, 40960, 1e6, true) },
+    Shape { name: "qwen3-1.7b", config: || dense("qwen3", [2048, 6144, 28, 16, 8, 128], 151_936, 40960, 1e6, true) },
+    Shape { name: "qwen3-4b", config: || dense("qwen3", [2560, 9728, 36, 32, 8, 128], 151_936, 40960, 1e6, true) },
+    Shape { name: "qwen3-8b", config: || dense("qwen3", [4096, 12288, 36, 32, 8, 128], 151_936, 40960, 1e6, false) },
+    Shape { name: "llama3.2-1b", config: || llama3([2048, 8192, 16, 32, 8, 64], 32.0, true) },
+    Shape { name: "llama3.2-3b", config: || llama3([3072, 8192, 28, 24, 8, 128], 32.0, true) },
+    Shape { name: "llama3.1-8b", config: || llama3([4096, 14336, 32, 32, 8, 128], 8.0, false) },
+    Shape { name: "mistral-7b", config: || dense("mistral", [4096, 14336, 32, 32, 8, 128], 32768, 32768, 1e6, false) },
+];
+
+/// Names of all shapes.
+pub fn names() -> Vec<&'static str> {
+    SHAPES.iter().map(|shape| shape.name).collect()
+}
+
+/// The `config.json` of a shape.
+pub fn config(name: &str) -> Option<Value> {
+    SHAPES.iter().find(|shape| shape.name == name).map(|shape| (shape.config)())
+}
+
+/// Hidden and intermediate width, layers, query heads, KV heads, elements of a head.
+type Sizes = [u32; 6];
+
+fn dense(model_type: &str, sizes: Sizes, vocab: u32, context: u32, theta: f64, tied: bool) -> Value {
+    let [hidden, intermediate, layers, heads, kv_heads, head_dim] = sizes;
+    json!({
+        "model_type": model_type,
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": context,
+        "rope_theta": theta,
+        "rms_norm_eps": if model_type.starts_with("qwen") { 1e-6 } else { 1e-5 },
+        "hidden_act": "silu",
+        "tie_word_embeddings": tied,
+        "torch_dtype": "bfloat16",
+    })
+}
+
+fn llama3(sizes: Sizes, factor: f64, tied: bool) -> Value {
+    let mut config = dense("llama", sizes, 128_256, 131_072, 5e5, tied);
+    config["rope_scaling"] = json!({
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    });
+    config
+}
+
+/// The published sizes; context and tying, which speed hardly depends on, are those of the family's defaults.
+fn astrai_1b() -> Value {
+    json!({
+        "model_type": "autoregressive_lm",
+        "vocab_size": 100_000,
+        "hidden_size": 1536,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "attn_type": "gqa",
+        "ffn_type": "mlp",
+        "tie_word_embeddings": true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use astrai::model::config::Config;
+    use astrai::model::{families, weights};
+
+    /// Weights of a shape.
+    fn parameters(name: &str) -> u64 {
+        let config = config(name).expect("a known name");
+        let (family, model_type) = families::find(&config, name).expect("a known family");
+        let architecture = (family.architecture)(&Config::new(&config, name), &model_type).expect("a valid config");
+        let tensors = weights::expected(&architecture).expect("no error");
+        tensors.iter().map(|(_, shape)| shape.iter().map(|&d| d as u64).product::<u64>()).sum()
+    }
+
+    #[test]
+    fn every_shape_has_as_many_weights_as_the_published_model() {
+        // In millions, as the models' pages have it.
+        let published = [
+            ("smollm2-135m", 134.5),
+            ("smollm2-360m", 361.8),
+            ("smollm2-1.7b", 1711.4),
+            ("qwen2.5-0.5b", 494.0),
+            ("qwen3-0.6b", 596.0),
+            ("qwen3-1.7b", 1720.6),
+            ("qwen3-4b", 4022.5),
+            ("qwen3-8b", 8190.7),
+            ("llama3.2-1b", 1235.8),
+            ("llama3.2-3b", 3212.7),
+            ("llama3.1-8b", 8030.3),
+            ("mistral-7b", 7248.0),
+        ];
+        for (name, millions) in published {
+            let here = parameters(name) as f64 / 1e6;
+            assert!((here - millions).abs() < 0.1, "{name}: {here} million, published {millions}");
+        }
+        assert_eq!(names().len(), published.len() + 2);
+    }
+
+    #[test]
+    fn the_storyteller_is_the_one_of_this_repository() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller/config.json");
+        let stored: Value = serde_json::from_slice(&std::fs::read(path).expect("readable")).expect("JSON");
+        let ours = config("storyteller").expect("a known name");
+        for (key, value) in ours.as_object().expect("an object") {
+            assert_eq!(&stored[key], value, "{key}");
+        }
+    }
+}

@@ -46,12 +46,12 @@ fn open(dir: &Path) -> Engine {
     Engine::open(dir, options()).unwrap()
 }
 
-/// Bytes of one KV page of 16 tokens.
+/// Bytes of one KV page.
 fn page_bytes(dir: &Path) -> u64 {
-    Engine::plan(dir, &options()).unwrap().kv_bytes_per_token * 16
+    Engine::plan(dir, &options()).unwrap().kv_bytes_per_token * PAGE as u64
 }
 
-/// A memory budget with room for this many pages.
+/// The memory budget of an engine with this many pages.
 fn budget(dir: &Path, pages: u64) -> u64 {
     let plan = Engine::plan(dir, &options()).unwrap();
     plan.weight_bytes + plan.workspace_bytes + page_bytes(dir) * pages

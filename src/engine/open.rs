@@ -123,7 +123,7 @@ fn finish(
         has_chat_template: text.has_template(),
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
-    let identity = Identity::of(&folder, &info, options.weights, shapes)?;
+    let identity = Identity::of(source, &info, options.weights, shapes)?;
     let allowed = allowed_tokens(&text, architecture.vocab)?;
     let parts = Parts { family, architecture, source, allowed };
     let mut binding = |done: u64, total: u64| {

@@ -20,7 +20,7 @@ unexport MAKEFLAGS MFLAGS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build test loom lint header bench install clean need-cargo need-cc
+.PHONY: help demo build test loom lint tsan asan soak header bench install clean need-cargo need-cc need-rust-src
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,23 @@ lint: need-cargo need-cc ## formatting, clippy and documentation, all without wa
 
 header: need-cargo ## write include/astrai.h anew from src/ffi
 	ASTRAI_BLESS=1 $(CARGO) test --test header
+
+# The standard library has to be built with the sanitizer too: the compiler refuses to mix, and its locks would not be seen.
+SANITIZED := RUSTC_BOOTSTRAP=1 $(CARGO) test -Zbuild-std --target x86_64-unknown-linux-gnu --test stress --test laws
+
+need-rust-src: need-cargo
+	@[ -d "$$(rustc --print sysroot)/lib/rustlib/src/rust/library" ] || { \
+	  echo "error: the standard library's source is not there: rustup component add rust-src" >&2; exit 1; }
+
+tsan: need-rust-src ## the stress and law tests under ThreadSanitizer
+	TSAN_OPTIONS=exitcode=66 RUSTFLAGS="-Zsanitizer=thread -Cdebuginfo=1" CARGO_TARGET_DIR=target/tsan $(SANITIZED)
+
+asan: need-rust-src ## the stress and law tests under AddressSanitizer
+	ASAN_OPTIONS=detect_leaks=1 RUSTFLAGS="-Zsanitizer=address -Cdebuginfo=1" CARGO_TARGET_DIR=target/asan $(SANITIZED)
+
+SOAK_MINUTES ?= 30
+soak: build need-cc ## mixed traffic for SOAK_MINUTES=30 minutes; memory must stay flat
+	tools/soak.sh $(SOAK_MINUTES) $(MODEL)
 
 bench: need-cargo ## tokens per second on models/storyteller; what sampling, a step's books and a page cost
 	$(CARGO) bench --bench decode --bench sample --bench scheduler --bench pages

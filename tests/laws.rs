@@ -1,8 +1,14 @@
 //! The laws of the design as property tests, on real weights: the parity fixtures and the storyteller.
 //!
-//! Every random workload prints its seed; `ASTRAI_TEST_SEED` repeats one.
+//! Every random workload prints its seed; `ASTRAI_TEST_SEED` repeats one, `ASTRAI_TEST_ROUNDS` multiplies them. The storms of
+//! requests are in `laws/storm.rs`, the ends of engines and requests in `laws/endings.rs`; `docs/testing.md` says what they prove and how long they ran.
 
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
+
+#[path = "laws/endings.rs"]
+mod endings;
+#[path = "laws/storm.rs"]
+mod storm;
 
 use astrai::engine::*;
 use std::path::{Path, PathBuf};
@@ -29,7 +35,12 @@ fn seed() -> u64 {
     seed
 }
 
-#[derive(Clone)]
+/// Long runs multiply the random workloads.
+fn rounds() -> u64 {
+    std::env::var("ASTRAI_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1)
+}
+
+#[derive(Clone, Debug)]
 struct Job {
     prompt: Vec<u32>,
     options: RequestOptions,
@@ -120,76 +131,6 @@ const PAGE_TOKENS: u32 = 16;
 fn set_random_duty(engine: &Engine, random: &mut Random) {
     let work = [0, 1, 50, 300, 2000][random.below(5)];
     engine.set_duty(work, work + random.below(1 + 3 * work as usize) as u32).unwrap();
-}
-
-/// Law 1: alone on a cold engine, or among strangers with slow readers, chunks, constant preemption, and a duty limit and
-/// pauses that hold steps between their layers: the same bits.
-fn neighbours_change_nothing(dir: &Path, tier: CpuTier, jobs: usize, random: &mut Random) -> (u64, u64) {
-    let pages = 26;
-    let crowd = open(dir, tier, 1 + random.below(12) as u32, 1 + random.below(70) as u32, pages, 3);
-    let (vocab, context) = (crowd.info().vocab_size as usize, crowd.info().context_length as usize);
-    let jobs: Vec<Job> = (0..jobs).map(|_| Job::random(random, vocab, context)).collect();
-    let mut moods = Random(random.0 ^ 0xd417);
-    let requests: Vec<Request> = jobs
-        .iter()
-        .map(|j| {
-            set_random_duty(&crowd, &mut moods);
-            if moods.below(4) == 0 {
-                crowd.pause(Some(Duration::from_millis(moods.below(3) as u64))).unwrap();
-            } else {
-                crowd.resume().unwrap();
-            }
-            j.submit(&crowd, Sink::Pull)
-        })
-        .collect();
-    crowd.resume().unwrap();
-    // Some are cancelled; their neighbours must not notice.
-    let cancelled: Vec<bool> = requests
-        .iter()
-        .map(|r| {
-            random.below(8) == 0 && {
-                r.cancel();
-                true
-            }
-        })
-        .collect();
-    // Reading one after the other leaves the later queues full: most requests stall for a while.
-    let crowded: Vec<Vec<Event>> = requests.iter().map(drain).collect();
-    crowd.check().unwrap();
-    let stats = crowd.stats().unwrap();
-    assert_eq!((stats.running, stats.waiting, stats.pages_used), (0, 0, 0));
-    let alone = open(dir, tier, 1, 256, 0, 1);
-    for ((job, events), cancelled) in jobs.iter().zip(&crowded).zip(cancelled) {
-        if cancelled {
-            assert_eq!(events.iter().filter(|e| e.terminal()).count(), 1);
-            continue;
-        }
-        let want = answer(&drain(&job.submit(&alone, Sink::Pull)));
-        let got = answer(events);
-        assert_eq!(got, want, "{} {tier:?}: prompt of {} tokens, {:?}", dir.display(), job.prompt.len(), job.options);
-    }
-    (stats.preemptions, stats.prefix_tokens_hit)
-}
-
-#[test]
-fn a_token_never_depends_on_its_neighbours() {
-    let mut random = Random(seed());
-    let (mut preemptions, mut hits) = (0, 0);
-    for name in ["llama", "mistral", "qwen3_moe", "astrai_mla_norm", "astrai_moe"] {
-        for tier in astrai::backend::cpu::tiers() {
-            let (preempted, hit) = neighbours_change_nothing(&fixture(name), tier, 24, &mut random);
-            (preemptions, hits) = (preemptions + preempted, hits + hit);
-        }
-    }
-    println!("{preemptions} preemptions, {hits} tokens from the prefix tree");
-    assert!(hits > 500, "the prompts were meant to begin alike, {hits} tokens came from the prefix tree");
-    assert!(preemptions > 20, "the pool was meant to be too small, there were {preemptions} preemptions");
-}
-
-#[test]
-fn the_storyteller_obeys_law_one_too() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
-    neighbours_change_nothing(&dir, CpuTier::Auto, 12, &mut Random(seed()));
 }
 
 #[test]

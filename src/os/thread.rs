@@ -85,6 +85,28 @@ pub fn spawn(name: &str, options: ThreadOptions, body: impl FnOnce() + Send + 's
     })
 }
 
+/// Runs `body` on a thread of its own and waits for its result. For dependencies that keep a thread-local with a
+/// destructor: registered on a host's thread, it would keep the library mapped after `dlclose`; here it runs when the
+/// thread ends, which is before this returns. A panic in `body` goes on in the caller.
+///
+/// # Errors
+/// `Memory` when no thread can be had.
+pub fn aside<R: Send>(name: &str, body: impl FnOnce() -> R + Send) -> Result<R> {
+    let mut result = None;
+    let run: Box<dyn FnOnce() + Send + '_> = Box::new(|| {
+        result = Some(std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)));
+    });
+    // SAFETY: only the lifetime changes. The thread is joined below, before anything `run` borrows goes away, and
+    // nothing between can return or panic; when no thread was made, `run` is dropped unused.
+    let run: Box<dyn FnOnce() + Send + 'static> = unsafe { std::mem::transmute(run) };
+    spawn(name, ThreadOptions::default(), run)?.join();
+    match result {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(payload)) => std::panic::resume_unwind(payload),
+        None => Err(Error::internal(format!("the thread {NAME_PREFIX}{name} ended before its work was done"))),
+    }
+}
+
 #[cfg(unix)]
 mod imp {
     use super::ThreadOptions;
@@ -262,6 +284,14 @@ mod tests {
         handle.join();
         assert!(ran.load(Ordering::SeqCst));
         spawn("panics", ThreadOptions::default(), || panic!("stays inside")).unwrap().join();
+    }
+
+    #[test]
+    fn work_done_aside_borrows_from_its_caller_and_returns() {
+        let words = ["one".to_owned(), "two".to_owned()];
+        assert_eq!(aside("test", || words.join(" ")).unwrap(), "one two");
+        let panicked = std::panic::catch_unwind(|| aside("test", || assert!(words.is_empty(), "not empty")));
+        assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"not empty"));
     }
 
     #[cfg(target_arch = "x86_64")]

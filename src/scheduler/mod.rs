@@ -590,4 +590,6 @@ fn is_being_computed<'a>(
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

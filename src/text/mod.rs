@@ -12,6 +12,7 @@
 //! can only decode a whole answer at once; one implementation serves [`Tokenizer::decode`] and [`TextStream`], so the
 //! two cannot disagree.
 
+mod byte_level;
 mod decoder;
 #[cfg(test)]
 mod fixtures;

@@ -28,6 +28,7 @@ mod value;
 
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
+use crate::os::thread;
 use meter::{METER, Meter, R, Sink};
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value};
 use serde_json::Map;
@@ -84,7 +85,10 @@ impl ChatTemplate {
         filters::install(&mut environment);
         checks::install(&mut environment);
         let line_of = |e: &minijinja::Error| e.line().and_then(|l| u32::try_from(l).ok()).unwrap_or(0);
-        environment.add_template_owned(TEMPLATE, lowered).map_err(|e| refused(line_of(&e), sentence(&e)))?;
+        // The compiler keeps buffers in a thread-local with a destructor; on the opener's own thread that would keep the
+        // library mapped after it was closed.
+        let compiled = thread::aside("template", || environment.add_template_owned(TEMPLATE, lowered))?;
+        compiled.map_err(|e| refused(line_of(&e), sentence(&e)))?;
         Ok(ChatTemplate { environment, subject: subject.to_owned() })
     }
 

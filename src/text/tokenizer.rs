@@ -19,6 +19,7 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{AddedToken, Model as _, TokenizerBuilder, TokenizerImpl};
 
+use super::byte_level;
 use super::decoder::Chain;
 use super::model::{self, Shared};
 use crate::error::{Error, Result, Status, Unit};
@@ -80,6 +81,9 @@ impl Tokenizer {
         let model = Shared::new(model::read(model)?);
         let added: Vec<AddedToken> = part(&mut file, "added_tokens")?.unwrap_or_default();
         let normalizer: Option<NormalizerWrapper> = part(&mut file, "normalizer")?;
+        if let Some(pre_tokenizer) = file.get_mut("pre_tokenizer") {
+            *pre_tokenizer = byte_level::own_pattern(pre_tokenizer.take());
+        }
         let pre_tokenizer: Option<PreTokenizerWrapper> = part(&mut file, "pre_tokenizer")?;
         let post_processor: Option<PostProcessorWrapper> = part(&mut file, "post_processor")?;
         let chain = Chain::new(part(&mut file, "decoder")?)?;

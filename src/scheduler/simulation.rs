@@ -1,0 +1,380 @@
+//! The scheduler against a model made of integers.
+//!
+//! Random traffic over a few tiny pages: arrivals, priorities, pauses, cancels. The "keys and values" of a token are a
+//! hash of everything up to it, kept in frames as the real ones are, so that a page which holds anything but what its
+//! sequence believes is noticed at the step that reads it. After every step the books are checked, and two rules of
+//! economy: nobody holds a page beyond its next token's, and nobody waits while unreferenced pages would do.
+//!
+//! The seed of a failing world is in the message; `ASTRAI_TEST_SEED` runs that one first, `ASTRAI_TEST_ROUNDS` multiplies
+//! the number of worlds.
+
+use super::*;
+
+const STEPS: usize = 1000;
+/// One million steps; about ten seconds of one core.
+const WORLDS: u64 = 1000;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n
+    }
+
+    fn chance(&mut self, one_in: usize) -> bool {
+        self.below(one_in) == 0
+    }
+}
+
+fn environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
+
+/// What the key and value of a token depend on: itself and all before it.
+fn extend(hash: u64, token: u32) -> u64 {
+    (hash ^ (token as u64 + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+fn hashes(tokens: &[u32]) -> Vec<u64> {
+    tokens
+        .iter()
+        .scan(0, |hash, &token| {
+            *hash = extend(*hash, token);
+            Some(*hash)
+        })
+        .collect()
+}
+
+/// A request that has not ended.
+struct Live {
+    handle: Handle,
+    prompt: Vec<u32>,
+    len_max: usize,
+    /// First position whose logits it has not had.
+    logits_next: usize,
+    paused: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    submitted: u64,
+    refused: u64,
+    cancelled: u64,
+    cancelled_in_prefill: u64,
+    finished: u64,
+    paused: u64,
+    preemptions: u64,
+    evictions: u64,
+    hits: u64,
+    empty_plans: u64,
+}
+
+struct World {
+    seed: u64,
+    step: usize,
+    random: Random,
+    vocab: usize,
+    capacity: Capacity,
+    scheduler: Scheduler,
+    plan: BatchPlan,
+    /// By group: what each place of each frame holds.
+    stored: Vec<Vec<u64>>,
+    live: Vec<Live>,
+    tally: Tally,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut random = Random(seed);
+        // The first numbers of neighbouring seeds are alike.
+        (0..4).for_each(|_| _ = random.below(2));
+        let page_tokens = 1 + random.below(4);
+        let frames = 5 + random.below(14);
+        let groups = 1 + random.below(2);
+        let capacity = Capacity {
+            running_max: 1 + random.below(8),
+            waiting_max: 1 + random.below(12),
+            step_tokens: 1 + random.below(24),
+            page_tokens,
+            frames: vec![frames; groups],
+            policy: Policy::Continuous,
+        };
+        World {
+            seed,
+            step: 0,
+            vocab: 2 + random.below(2),
+            random,
+            scheduler: Scheduler::new(capacity.clone()).expect("a few pages"),
+            plan: BatchPlan::default(),
+            stored: vec![vec![0; frames * page_tokens]; groups],
+            live: Vec::new(),
+            tally: Tally::default(),
+            capacity,
+        }
+    }
+
+    fn at(&self) -> String {
+        format!("ASTRAI_TEST_SEED={} step {} {:?}", self.seed, self.step, self.capacity)
+    }
+
+    fn index_of(&self, handle: Handle) -> usize {
+        let at = self.live.iter().position(|l| l.handle == handle);
+        at.unwrap_or_else(|| panic!("{}: only live sequences run", self.at()))
+    }
+
+    fn traffic(&mut self) {
+        while self.random.chance(3) {
+            self.arrive();
+        }
+        if !self.live.is_empty() && self.random.chance(5) {
+            let at = self.random.below(self.live.len());
+            let paused = self.random.chance(2);
+            self.tally.paused += u64::from(paused && !self.live[at].paused);
+            self.live[at].paused = paused;
+            self.scheduler.set_paused(self.live[at].handle, paused);
+        }
+        if !self.live.is_empty() && self.random.chance(25) {
+            // Often one that is in the middle of its prompt.
+            let computing =
+                |l: &Live| self.scheduler.get(l.handle).is_some_and(|s| s.computed > 0 && s.computed < s.prompt_len);
+            let any = self.random.below(self.live.len());
+            let at = self.live.iter().position(computing).filter(|_| any.is_multiple_of(2)).unwrap_or(any);
+            let sequence = self.scheduler.get(self.live[at].handle).expect("live sequences exist");
+            self.tally.cancelled += 1;
+            self.tally.cancelled_in_prefill +=
+                u64::from(sequence.computed > 0 && sequence.computed < self.live[at].prompt.len());
+            self.scheduler.finish(self.live.swap_remove(at).handle);
+        }
+    }
+
+    fn arrive(&mut self) {
+        let room = self.capacity.frames[0] * self.capacity.page_tokens;
+        let len = 1 + self.random.below((room - 1).min(40));
+        // Half of them begin alike.
+        let alike = if self.random.chance(2) { 0 } else { self.random.below(len) };
+        let prompt: Vec<u32> =
+            (0..len).map(|i| (if i < alike { i / 2 } else { self.random.below(97) } % self.vocab) as u32).collect();
+        let len_max = (prompt.len() + 1 + self.random.below(20)).min(room);
+        let logits_from = if self.random.chance(4) { 0 } else { prompt.len() - 1 };
+        let priority = self.random.below(3) as i32 - 1;
+        match self.scheduler.submit(prompt.clone(), len_max, logits_from, priority) {
+            Ok(handle) => {
+                self.tally.submitted += 1;
+                self.live.push(Live { handle, prompt, len_max, logits_next: logits_from, paused: false });
+            }
+            Err(error) => {
+                assert_eq!(error.status, Status::QueueFull, "{}", self.at());
+                self.tally.refused += 1;
+            }
+        }
+    }
+
+    /// While a slot is free, the first in line does not fit, though cached pages count as free; or all who wait are
+    /// paused, or wait for a page that another is computing.
+    fn check_admissions(&mut self) {
+        if self.scheduler.slots.is_full() {
+            return;
+        }
+        let first = self.scheduler.candidate();
+        let scheduler = &self.scheduler;
+        let sequence = |handle| scheduler.get(handle).expect("live sequences exist");
+        let Some(first) = first.map(sequence) else {
+            let waits = self.live.iter().map(|l| sequence(l.handle)).any(|s| !s.is_running() && !s.paused);
+            let computing = scheduler.running.iter().any(|&r| sequence(r).pending() > 1);
+            assert!(!waits || computing, "{}: somebody waits and nobody knows for what", self.at());
+            return;
+        };
+        let (matched, unused) = scheduler.tree.matched(&first.tokens, first.hit_max(), &scheduler.pools);
+        let own = (first.tokens.len() + 1).div_ceil(self.capacity.page_tokens) - matched;
+        // Those who run keep one page each to grow into.
+        let needed = own + unused + scheduler.running.len();
+        let fits = scheduler.pools.iter().all(|p| p.total() - self.pages_in_use(p) >= needed);
+        assert!(!fits, "{}: {first:?} would fit and was not admitted", self.at());
+    }
+
+    /// Frames that some sequence's table names, counted from the tables.
+    fn pages_in_use(&self, pool: &PagePool) -> usize {
+        let group = self.scheduler.pools.iter().position(|p| std::ptr::eq(p, pool)).expect("one of the pools");
+        let mut used = vec![false; pool.total()];
+        let tables = self.scheduler.sequences.iter().map(|(_, s)| &s.tables[group]);
+        tables.flatten().for_each(|&page| used[page as usize] = true);
+        used.iter().filter(|u| **u).count()
+    }
+
+    /// A sequence owns the pages of what is computed and of the tokens it runs now, or of its next one; not one more.
+    fn check_economy(&self) {
+        for live in &self.live {
+            let sequence = self.scheduler.get(live.handle).expect("live sequences exist");
+            let row = self.plan.rows.iter().find(|r| r.sequence == live.handle);
+            let end = row.map_or(sequence.computed + 1, |r| r.first + r.count);
+            for table in &sequence.tables {
+                assert!(
+                    table.len() <= end.div_ceil(self.capacity.page_tokens),
+                    "{}: {} pages for {end} tokens",
+                    self.at(),
+                    table.len()
+                );
+            }
+        }
+    }
+
+    fn check_plan(&mut self) {
+        assert!(self.plan.tokens <= self.capacity.step_tokens, "{}", self.at());
+        assert_eq!(self.plan.tokens, self.plan.rows.iter().map(|r| r.count).sum::<usize>(), "{}", self.at());
+        assert!(self.plan.rows.len() <= self.capacity.running_max, "{}", self.at());
+        for (index, row) in self.plan.rows.iter().enumerate() {
+            let sequence = self.scheduler.get(row.sequence).expect("planned sequences exist");
+            assert!(!sequence.paused && sequence.computed == row.first && row.count > 0, "{}", self.at());
+            assert!(row.first + row.count <= sequence.tokens.len(), "{}", self.at());
+            assert!(self.plan.rows[..index].iter().all(|r| r.sequence != row.sequence), "{}: two rows", self.at());
+        }
+        if self.plan.rows.is_empty() {
+            self.tally.empty_plans += 1;
+            assert!(self.live.iter().all(|l| l.paused), "{}: somebody could run and nothing was planned", self.at());
+        }
+    }
+
+    /// Where a token's key and value lie in a group.
+    fn place(&self, row: &Row, group: usize, position: usize) -> usize {
+        let table = &self.scheduler.get(row.sequence).expect("planned sequences exist").tables[group];
+        let page_tokens = self.capacity.page_tokens;
+        table[position / page_tokens] as usize * page_tokens + position % page_tokens
+    }
+
+    /// The forward pass: all rows write, then all rows read everything before them and themselves.
+    fn forward(&mut self) {
+        let rows = self.plan.rows.clone();
+        let wanted: Vec<Vec<u64>> =
+            rows.iter().map(|r| hashes(&self.scheduler.get(r.sequence).expect("planned").tokens)).collect();
+        for (row, hashes) in rows.iter().zip(&wanted) {
+            for group in 0..self.stored.len() {
+                for (position, hash) in hashes.iter().enumerate().skip(row.first).take(row.count) {
+                    let place = self.place(row, group, position);
+                    self.stored[group][place] = *hash;
+                }
+            }
+        }
+        for (row, hashes) in rows.iter().zip(&wanted) {
+            for group in 0..self.stored.len() {
+                for (position, hash) in hashes[..row.first + row.count].iter().enumerate() {
+                    let found = self.stored[group][self.place(row, group, position)];
+                    assert_eq!(found, *hash, "{}: position {position} of {row:?} holds something else", self.at());
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        for row in self.plan.rows.clone() {
+            let at = self.index_of(row.sequence);
+            let end = row.first + row.count;
+            if row.logits_from < end {
+                let expected = self.live[at].logits_next;
+                assert_eq!(row.logits_from, expected, "{}: no position twice or left out", self.at());
+                self.live[at].logits_next = end;
+            }
+            let tokens = &self.scheduler.get(row.sequence).expect("planned").tokens;
+            let newest = (end == tokens.len()).then(|| extend(0, *hashes(tokens).last().expect("tokens") as u32));
+            self.scheduler.computed(&row);
+            if let Some(hash) = newest {
+                self.scheduler.append(row.sequence, (hash >> 40) as u32 % self.vocab as u32);
+                self.end_if_long_enough(at);
+            }
+        }
+    }
+
+    /// The model is a function of the tokens, so a whole sequence can be told from its prompt.
+    fn end_if_long_enough(&mut self, at: usize) {
+        let live = &self.live[at];
+        let sequence = self.scheduler.get(live.handle).expect("live sequences exist");
+        if sequence.tokens.len() < live.len_max {
+            return;
+        }
+        let mut alone = live.prompt.clone();
+        while alone.len() < live.len_max {
+            let hash = extend(0, *hashes(&alone).last().expect("tokens") as u32);
+            alone.push((hash >> 40) as u32 % self.vocab as u32);
+        }
+        assert_eq!(sequence.tokens, alone, "{}", self.at());
+        self.tally.finished += 1;
+        self.scheduler.finish(self.live.swap_remove(at).handle);
+    }
+
+    fn check(&self) {
+        self.scheduler.check().unwrap_or_else(|e| panic!("{}: {e}", self.at()));
+    }
+
+    fn step(&mut self) {
+        self.traffic();
+        self.scheduler.begin(&mut self.plan);
+        self.scheduler.cleanup();
+        self.scheduler.refill();
+        self.check_admissions();
+        self.scheduler.decode(&mut self.plan);
+        self.scheduler.prefill(&mut self.plan);
+        self.check();
+        self.check_economy();
+        self.check_plan();
+        self.forward();
+        self.commit();
+        self.check();
+        self.step += 1;
+    }
+
+    /// Runs to the end; everything must come back.
+    fn run(mut self, steps: usize) -> Tally {
+        (0..steps).for_each(|_| self.step());
+        self.live.drain(..).for_each(|l| self.scheduler.finish(l.handle));
+        self.scheduler.plan(&mut self.plan);
+        assert!(self.plan.rows.is_empty(), "{}", self.at());
+        self.check();
+        let (used, cached, free) = self.scheduler.pages();
+        let frames = self.capacity.frames.iter().sum();
+        assert_eq!((used, cached + free, self.scheduler.counts()), (0, frames, (0, 0, 0)), "{}", self.at());
+        let counters = self.scheduler.counters();
+        (self.tally.preemptions, self.tally.evictions) = (counters.preemptions, counters.evictions);
+        self.tally.hits = counters.prefix_tokens_hit;
+        self.tally
+    }
+}
+
+impl Tally {
+    fn add(&mut self, other: &Tally) {
+        self.submitted += other.submitted;
+        self.refused += other.refused;
+        self.cancelled += other.cancelled;
+        self.cancelled_in_prefill += other.cancelled_in_prefill;
+        self.finished += other.finished;
+        self.paused += other.paused;
+        self.preemptions += other.preemptions;
+        self.evictions += other.evictions;
+        self.hits += other.hits;
+        self.empty_plans += other.empty_plans;
+    }
+}
+
+/// The worlds of every `stride`th seed.
+fn worlds(first: u64, end: u64, stride: u64) -> Tally {
+    let mut sum = Tally::default();
+    (first..end).step_by(stride as usize).for_each(|seed| sum.add(&World::new(seed).run(STEPS)));
+    sum
+}
+
+#[test]
+fn a_world_of_integers_keeps_every_rule() {
+    let first = environment("ASTRAI_TEST_SEED").unwrap_or(1);
+    let count = WORLDS * environment("ASTRAI_TEST_ROUNDS").unwrap_or(1).max(1);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let mut sum = Tally::default();
+    std::thread::scope(|scope| {
+        let parts: Vec<_> =
+            (0..threads).map(|t| scope.spawn(move || worlds(first + t, first + count, threads))).collect();
+        parts.into_iter().for_each(|part| sum.add(&part.join().unwrap_or_else(|e| std::panic::resume_unwind(e))));
+    });
+    // How much happened is only shown when it was too little.
+    let busy = [sum.refused, sum.cancelled, sum.cancelled_in_prefill, sum.paused, sum.preemptions, sum.evictions];
+    assert!(busy.iter().all(|&n| n > count * 5), "{count} worlds of {STEPS} steps were too quiet: {sum:?}");
+    assert!(sum.finished > sum.submitted / 4 && sum.hits > sum.submitted, "{sum:?}");
+    assert!(sum.empty_plans < count * STEPS as u64 / 4, "{sum:?}");
+}

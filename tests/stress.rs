@@ -1,0 +1,488 @@
+//! The C ABI under many threads: requests of every kind from 16 host threads, with cancels, frees and closes at any moment.
+//!
+//! Run as it is by `make test`, under ThreadSanitizer by `make tsan` and under AddressSanitizer by `make asan`: it is
+//! Rust and not C so that both sides of the ABI are built with the same sanitizer. What it proves by itself: each accepted
+//! request ends once, each finalizer runs once, nothing stays behind. `ASTRAI_TEST_REQUESTS` changes the number of requests,
+//! `ASTRAI_TEST_SEED` the seed.
+#![cfg(target_os = "linux")]
+#![allow(clippy::print_stdout, reason = "seeds and counts belong to a test's report")]
+
+use astrai::ffi::control::*;
+use astrai::ffi::engine::*;
+use astrai::ffi::error::astrai_error_free;
+use astrai::ffi::event::astrai_event_free;
+use astrai::ffi::library::*;
+use astrai::ffi::prompt::*;
+use astrai::ffi::request::*;
+use astrai::ffi::text::*;
+use astrai::ffi::types::*;
+use std::ffi::{CString, c_void};
+use std::path::Path;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+const HOSTS: u64 = 16;
+/// Engines opened one after the other.
+const EPOCHS: u64 = 10;
+/// Growth of memory from the third engine to the last that is not a leak, in KiB: the allocator's arenas.
+const GROWTH_KIB_MAX: u64 = 16 << 10;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+}
+
+fn environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn folder(name: &str) -> CString {
+    CString::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(name).to_str().unwrap()).unwrap()
+}
+
+/// What happened, over all engines.
+#[derive(Debug, Default)]
+struct Ledger {
+    submitted: AtomicU64,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    /// Requests with a callback, and their terminal events.
+    called: AtomicU64,
+    called_ends: AtomicU64,
+    /// Pull requests read to their end, and their terminal events.
+    pulled: AtomicU64,
+    pulled_ends: AtomicU64,
+    /// Calls of submit with a finalizer, and of the finalizer.
+    lent: AtomicU64,
+    finalized: AtomicU64,
+    cancelled: AtomicU64,
+    busy: AtomicU64,
+    from_callbacks: AtomicU64,
+}
+
+/// What a request's user_data points to. Freed by the finalizer: a second one would be a double free.
+struct Ticket {
+    ledger: Arc<Ledger>,
+    engine: Arc<Place>,
+    ended: AtomicBool,
+    stop_at: u64,
+    events: AtomicU64,
+    /// Submits another request from inside its terminal callback.
+    chains: bool,
+}
+
+/// Where the engine's handle is while it may be used.
+struct Place {
+    engine: AtomicPtr<astrai_engine>,
+}
+
+unsafe extern "C" fn on_event(user_data: *mut c_void, event: *const astrai_event) -> i32 {
+    // SAFETY: the user data is a live Ticket until the finalizer, the event is whole.
+    let (ticket, event) = unsafe { (&*user_data.cast::<Ticket>(), &*event) };
+    assert!(!ticket.ended.load(SeqCst), "an event after the terminal one");
+    assert_eq!(event.tag, 77);
+    let engine = ticket.engine.engine.load(SeqCst);
+    let none = ptr::null_mut;
+    if event.terminal != 0 {
+        ticket.ended.store(true, SeqCst);
+        ticket.ledger.called_ends.fetch_add(1, SeqCst);
+        // SAFETY: the engine is freed only after every callback has returned.
+        assert_eq!(unsafe { astrai_engine_check(engine, none()) }, ASTRAI_ERR_REENTRANT);
+        if ticket.chains {
+            ticket.ledger.from_callbacks.fetch_add(1, SeqCst);
+            let mut random = Random(event.request_id);
+            let next = Submission { callback: true, chains: false, ..Submission::random(&mut random) };
+            // SAFETY: as above.
+            unsafe { next.submit(&ticket.engine, &ticket.ledger, ptr::null_mut()) };
+        }
+    }
+    let stop = ticket.events.fetch_add(1, SeqCst) + 1 == ticket.stop_at;
+    i32::from(stop)
+}
+
+unsafe extern "C" fn finalize(user_data: *mut c_void) {
+    // SAFETY: made by Box::into_raw at submit, and given back once.
+    let ticket = unsafe { Box::from_raw(user_data.cast::<Ticket>()) };
+    ticket.ledger.finalized.fetch_add(1, SeqCst);
+}
+
+/// What is submitted.
+struct Submission {
+    prompt: Vec<i32>,
+    options: astrai_request_options,
+    callback: bool,
+    stop_at: u64,
+    chains: bool,
+}
+
+impl Submission {
+    fn random(random: &mut Random) -> Submission {
+        // SAFETY: integers and floats; filled by init.
+        let mut options: astrai_request_options = unsafe { std::mem::zeroed() };
+        // SAFETY: a place of that size.
+        let status = unsafe { astrai_request_options_init(&mut options, size_of::<astrai_request_options>()) };
+        assert_eq!(status, ASTRAI_OK);
+        options.flags = ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_SEEDED;
+        options.tag = 77;
+        options.seed = random.below(100);
+        options.max_tokens = random.below(12) as i32;
+        options.priority = random.below(3) as i32;
+        options.temperature = [0.0, 0.8][random.below(2) as usize];
+        options.logprobs = random.below(3) as i32 - 1;
+        options.queue_tokens = [1, 2, 0][random.below(3) as usize];
+        options.deadline_ms = [0, 0, 0, 1][random.below(4) as usize];
+        let (len, alike) = (1 + random.below(40), random.below(40));
+        let prompt = (0..len).map(|i| if i < alike { i } else { random.below(128) } as i32).collect();
+        let stop_at = [0, 0, 1, 2][random.below(4) as usize];
+        Submission { prompt, options, callback: random.below(2) == 0, stop_at, chains: random.below(16) == 0 }
+    }
+
+    /// Whether the engine took it. `out` may be NULL for a callback request.
+    ///
+    /// # Safety
+    /// The engine of `place` is not freed meanwhile.
+    unsafe fn submit(&self, place: &Arc<Place>, ledger: &Arc<Ledger>, out: *mut *mut astrai_request) -> bool {
+        let none = ptr::null_mut;
+        let ticket = Ticket {
+            ledger: ledger.clone(),
+            engine: place.clone(),
+            ended: AtomicBool::new(false),
+            stop_at: self.stop_at,
+            events: AtomicU64::new(0),
+            chains: self.chains,
+        };
+        ledger.submitted.fetch_add(1, SeqCst);
+        ledger.lent.fetch_add(1, SeqCst);
+        let on_event: astrai_event_fn = if self.callback { Some(on_event) } else { None };
+        // SAFETY: live handles, an array of the given length, user data that the finalizer takes back.
+        let status = unsafe {
+            let mut prompt = ptr::null_mut();
+            assert_eq!(astrai_prompt_new(&mut prompt, none()), ASTRAI_OK);
+            let added = astrai_prompt_add_tokens(prompt, self.prompt.as_ptr(), self.prompt.len(), none());
+            assert_eq!(added, ASTRAI_OK);
+            let (user_data, mut err) = (Box::into_raw(Box::new(ticket)).cast(), ptr::null_mut());
+            let engine = place.engine.load(SeqCst);
+            let status =
+                astrai_submit(engine, prompt, &self.options, on_event, user_data, Some(finalize), out, &mut err);
+            assert_eq!(err.is_null(), status == ASTRAI_OK);
+            astrai_error_free(err);
+            astrai_prompt_free(prompt);
+            status
+        };
+        assert!([ASTRAI_OK, ASTRAI_ERR_CLOSED, ASTRAI_ERR_QUEUE_FULL].contains(&status), "submit gave {status}");
+        let taken = status == ASTRAI_OK;
+        if taken { &ledger.accepted } else { &ledger.refused }.fetch_add(1, SeqCst);
+        ledger.called.fetch_add(u64::from(taken && self.callback), SeqCst);
+        taken
+    }
+}
+
+/// A request handle that several threads may use; the last one frees it.
+struct Owned(AtomicPtr<astrai_request>);
+
+impl Owned {
+    fn get(&self) -> *mut astrai_request {
+        self.0.load(SeqCst)
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has it any more.
+        unsafe { astrai_request_free(self.get()) };
+    }
+}
+
+struct Host {
+    place: Arc<Place>,
+    ledger: Arc<Ledger>,
+    /// Requests that any host may cancel.
+    board: Arc<Mutex<Vec<Arc<Owned>>>>,
+    random: Random,
+}
+
+impl Host {
+    fn work(mut self, requests: u64) {
+        for _ in 0..requests {
+            let submission = Submission::random(&mut self.random);
+            if submission.callback && self.random.below(4) == 0 {
+                // SAFETY: the engine is freed after all hosts have ended.
+                unsafe { submission.submit(&self.place, &self.ledger, ptr::null_mut()) };
+                continue;
+            }
+            let mut request = ptr::null_mut();
+            // SAFETY: as above.
+            if !unsafe { submission.submit(&self.place, &self.ledger, &mut request) } {
+                std::thread::yield_now();
+                continue;
+            }
+            let request = Arc::new(Owned(AtomicPtr::new(request)));
+            if self.random.below(2) == 0 {
+                self.board.lock().unwrap().push(request.clone());
+            }
+            self.meddle();
+            self.use_up(&request, submission.callback);
+        }
+    }
+
+    /// Does something to a request of anybody's.
+    fn meddle(&mut self) {
+        let taken = {
+            let mut board = self.board.lock().unwrap();
+            let len = board.len() as u64;
+            if len < 4 { None } else { Some(board.swap_remove(self.random.below(len) as usize)) }
+        };
+        let Some(other) = taken else { return };
+        let mut event = ptr::null_mut();
+        // SAFETY: a live handle and a place for the event.
+        unsafe {
+            match self.random.below(3) {
+                0 => {
+                    assert_eq!(astrai_request_cancel(other.get(), ptr::null_mut()), ASTRAI_OK);
+                    self.ledger.cancelled.fetch_add(1, SeqCst);
+                }
+                1 => assert_ne!(astrai_request_id(other.get()), 0),
+                _ => {
+                    let status = astrai_request_wait(other.get(), 0, &mut event, ptr::null_mut());
+                    self.ledger.busy.fetch_add(u64::from(status == ASTRAI_ERR_BUSY), SeqCst);
+                    // What was taken here, its owner does not see.
+                    if status == ASTRAI_OK && !event.is_null() {
+                        astrai_event_free(event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits, reads, cancels or just lets go.
+    fn use_up(&mut self, request: &Arc<Owned>, callback: bool) {
+        let none = ptr::null_mut;
+        let mut event = ptr::null_mut();
+        // SAFETY: a live handle and a place for the event throughout.
+        unsafe {
+            match self.random.below(5) {
+                // Let go; it is cancelled unless somebody finds it on the board.
+                0 => return,
+                1 => {
+                    assert_eq!(astrai_request_cancel(request.get(), none()), ASTRAI_OK);
+                    self.ledger.cancelled.fetch_add(1, SeqCst);
+                }
+                _ => {}
+            }
+            if callback {
+                while astrai_request_wait(request.get(), -1, ptr::null_mut(), none()) == ASTRAI_ERR_BUSY {
+                    std::thread::yield_now();
+                }
+                return;
+            }
+            let reads = self.random.below(2) == 0;
+            let mut ends = 0;
+            loop {
+                let status = if reads {
+                    astrai_request_next(request.get(), -1, &mut event, none())
+                } else {
+                    astrai_request_wait(request.get(), -1, &mut event, none())
+                };
+                match status {
+                    ASTRAI_OK => {
+                        assert_eq!(ends, 0, "an event after the terminal one");
+                        ends += u64::from((*event).terminal != 0);
+                        astrai_event_free(event);
+                    }
+                    ASTRAI_ERR_BUSY => std::thread::yield_now(),
+                    // Whoever meddled may have taken the terminal event, but nobody gets a second one.
+                    ASTRAI_END => break,
+                    other => panic!("next gave {other}"),
+                }
+            }
+            self.ledger.pulled.fetch_add(1, SeqCst);
+            self.ledger.pulled_ends.fetch_add(ends, SeqCst);
+        }
+    }
+}
+
+/// An engine that is a little too small.
+fn open(random: &mut Random) -> *mut astrai_engine {
+    // SAFETY: integers, pointers and optional functions, all of which may be zero; filled by init.
+    let mut options: astrai_engine_options = unsafe { std::mem::zeroed() };
+    let mut engine = ptr::null_mut();
+    // SAFETY: places to write to and a NUL-terminated path.
+    unsafe {
+        assert_eq!(astrai_engine_options_init(&mut options, size_of::<astrai_engine_options>()), ASTRAI_OK);
+        options.threads = 1 + random.below(3) as u32;
+        options.max_running = 2 + random.below(14) as u32;
+        options.max_waiting = 4 + random.below(60) as u32;
+        options.step_tokens = 1 + random.below(64) as u32;
+        options.page_tokens = 4;
+        let dir = folder("tests/fixtures/parity/llama");
+        let mut plan: astrai_plan = std::mem::zeroed();
+        plan.struct_size = size_of::<astrai_plan>() as u32;
+        assert_eq!(astrai_engine_plan(dir.as_ptr(), &options, &mut plan, ptr::null_mut()), ASTRAI_OK);
+        let kv = (80 + random.below(200)) * plan.kv_bytes_per_token;
+        options.memory_budget = plan.weight_bytes + plan.workspace_bytes + kv;
+        assert_eq!(astrai_engine_open(dir.as_ptr(), &options, &mut engine, ptr::null_mut()), ASTRAI_OK);
+    }
+    engine
+}
+
+/// Looks at the engine from outside all the time, and now and then ends everything.
+fn watch(place: &Place, stop: &AtomicBool, mut random: Random) {
+    // SAFETY: integers; its size is set below.
+    let mut stats: astrai_stats = unsafe { std::mem::zeroed() };
+    stats.struct_size = size_of::<astrai_stats>() as u32;
+    while !stop.load(SeqCst) {
+        let engine = place.engine.load(SeqCst);
+        let none = ptr::null_mut;
+        // SAFETY: the engine is freed after this thread was joined.
+        unsafe {
+            match random.below(40) {
+                0 => _ = astrai_engine_cancel_all(engine, none()),
+                1..4 => _ = astrai_engine_set_log_level(engine, random.below(4) as i32, none()),
+                4..8 => {
+                    let status = astrai_engine_check(engine, none());
+                    assert!([ASTRAI_OK, ASTRAI_ERR_CLOSED].contains(&status), "check gave {status}");
+                }
+                _ => _ = astrai_engine_stats(engine, &mut stats, none()),
+            }
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Renders and tokenizes: the text functions are shared by all host threads too.
+fn text(engine: *mut astrai_engine, rounds: u64) {
+    let (role, message) = (c"user", "Tell me about Zoë and the red lantern.");
+    let (mut out, mut ids, mut count) = ([0; 1024], [0; 256], 0);
+    for _ in 0..rounds {
+        let mut prompt = ptr::null_mut();
+        let none = ptr::null_mut;
+        // SAFETY: a live engine, buffers of the given sizes, text of the given length.
+        unsafe {
+            assert_eq!(astrai_prompt_new(&mut prompt, none()), ASTRAI_OK);
+            let (text, len) = (message.as_ptr().cast(), message.len());
+            assert_eq!(astrai_prompt_add_message(prompt, role.as_ptr(), text, len, none()), ASTRAI_OK);
+            let room = out.len();
+            assert_eq!(astrai_render(engine, prompt, 0, out.as_mut_ptr(), room, &mut count, none()), ASTRAI_OK);
+            let room = ids.len();
+            assert_eq!(astrai_tokenize(engine, prompt, 0, ids.as_mut_ptr(), room, &mut count, none()), ASTRAI_OK);
+            let room = out.len();
+            let status = astrai_detokenize(engine, ids.as_ptr(), count, 0, out.as_mut_ptr(), room, &mut count, none());
+            assert_eq!(status, ASTRAI_OK);
+            astrai_prompt_free(prompt);
+        }
+    }
+}
+
+/// One engine's life: hosts, a watcher, an end.
+fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early: bool) {
+    let place = Arc::new(Place { engine: AtomicPtr::new(open(random)) });
+    let (board, stop) = (Arc::new(Mutex::new(Vec::new())), AtomicBool::new(false));
+    let before = ledger.submitted.load(SeqCst);
+    let close = |grace| {
+        // SAFETY: live until the end of this function.
+        let status = unsafe { astrai_engine_close(place.engine.load(SeqCst), grace, ptr::null_mut()) };
+        assert_eq!(status, ASTRAI_OK);
+    };
+    std::thread::scope(|scope| {
+        let seed = random.below(1 << 30);
+        let watcher = scope.spawn({
+            let (place, stop) = (&place, &stop);
+            move || watch(place, stop, Random(seed))
+        });
+        let hosts: Vec<_> = (0..HOSTS)
+            .map(|_| {
+                let random = Random(random.below(1 << 30));
+                let host = Host { place: place.clone(), ledger: ledger.clone(), board: board.clone(), random };
+                scope.spawn(move || host.work(requests / HOSTS))
+            })
+            .collect();
+        if closes_early {
+            while ledger.submitted.load(SeqCst) - before < requests * 9 / 10 {
+                std::thread::yield_now();
+            }
+            close(random.below(20) as i32);
+        }
+        let ended: Vec<_> = hosts.into_iter().map(|h| h.join()).collect();
+        stop.store(true, SeqCst);
+        watcher.join().unwrap();
+        ended.into_iter().for_each(|e| e.unwrap());
+    });
+    if !closes_early {
+        close([0, 5, -1][random.below(3) as usize]);
+    }
+    // Handles may outlive the engine, and the other way round.
+    let late: Vec<Arc<Owned>> = std::mem::take(&mut *board.lock().unwrap());
+    let engine = place.engine.load(SeqCst);
+    if random.below(2) == 0 {
+        drop(late);
+        // SAFETY: freed once; only Tickets of finished requests still name it.
+        unsafe { astrai_engine_free(engine) };
+    } else {
+        // SAFETY: as above.
+        unsafe { astrai_engine_free(engine) };
+        drop(late);
+    }
+}
+
+fn status_kib(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Threads of the library in this process.
+fn library_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("astrai-")).count()
+}
+
+#[test]
+fn requests_of_every_kind_from_many_threads() {
+    let seed = environment("ASTRAI_TEST_SEED", 20260101);
+    let requests = environment("ASTRAI_TEST_REQUESTS", 10_000);
+    println!("ASTRAI_TEST_SEED={seed} ASTRAI_TEST_REQUESTS={requests}");
+    let (mut random, ledger) = (Random(seed), Arc::new(Ledger::default()));
+    // SAFETY: as in `open`.
+    let mut options: astrai_engine_options = unsafe { std::mem::zeroed() };
+    let (mut reader, dir) = (ptr::null_mut(), folder("models/storyteller"));
+    // SAFETY: places to write to and a NUL-terminated path.
+    unsafe {
+        assert_eq!(astrai_engine_options_init(&mut options, size_of::<astrai_engine_options>()), ASTRAI_OK);
+        options.flags = ASTRAI_ENGINE_TEXT_ONLY;
+        assert_eq!(astrai_engine_open(dir.as_ptr(), &options, &mut reader, ptr::null_mut()), ASTRAI_OK);
+    }
+    let reader = AtomicPtr::new(reader);
+    let (mut memory, mut files) = (0, 0);
+    let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    for index in 0..EPOCHS {
+        std::thread::scope(|scope| {
+            (0..2).for_each(|_| _ = scope.spawn(|| text(reader.load(SeqCst), 20)));
+            epoch(&mut random, &ledger, requests / EPOCHS, index % 2 == 0);
+        });
+        assert_eq!(library_threads(), 0, "after engine {index}");
+        if index == 2 {
+            (memory, files) = (status_kib("VmRSS"), open_files());
+        }
+    }
+    let grown = status_kib("VmRSS").saturating_sub(memory);
+    println!("{ledger:?}\nmemory {memory} KiB after three engines, {grown} KiB more after {EPOCHS}");
+    // A sanitizer keeps freed memory on purpose, and says so through its options.
+    let sanitized = ["TSAN_OPTIONS", "ASAN_OPTIONS"].iter().any(|name| std::env::var_os(name).is_some());
+    assert!(sanitized || grown <= GROWTH_KIB_MAX, "memory grew by {grown} KiB");
+    assert_eq!(open_files(), files);
+    // SAFETY: freed once.
+    unsafe { astrai_engine_free(reader.load(SeqCst)) };
+    let count = |n: &AtomicU64| n.load(SeqCst);
+    assert_eq!(count(&ledger.called_ends), count(&ledger.called), "one terminal event for each callback request");
+    assert_eq!(count(&ledger.finalized), count(&ledger.lent), "each finalizer once");
+    assert!(count(&ledger.pulled_ends) <= count(&ledger.pulled));
+    assert!(count(&ledger.pulled_ends) > count(&ledger.pulled) / 2);
+    assert!(count(&ledger.cancelled) > requests / 20 && count(&ledger.from_callbacks) > 0, "{ledger:?}");
+    assert!(count(&ledger.accepted) > requests / 2, "{ledger:?}");
+}

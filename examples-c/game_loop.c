@@ -11,7 +11,7 @@
 
 #define CAST 4
 #define FRAME_US 16667.0
-#define OWN_WORK_US 5000.0 /* the game's own work for a frame */
+#define OWN_WORK 1800000 /* steps of own_work in a frame: about 8 ms */
 
 typedef struct character {
   char says[80]; /* the last words */
@@ -63,12 +63,10 @@ int main(int argc, char **argv) {
   const char *model = argc > 1 ? argv[1] : "models/storyteller";
   static double took[60 * 600];
   int i, frame = 0, frames = 60 * (argc > 2 ? atoi(argv[2]) : 10), failed = frames < 60 || frames > 60 * 600;
-  double due = now_us(), steps = 1 << 20;
+  double due;
   astrai_engine_options options;
   astrai_engine *engine = NULL;
   astrai_error *err = NULL;
-  own_work((long)steps);
-  steps *= OWN_WORK_US / (now_us() - due); /* how many take so long on this machine */
   astrai_engine_options_init(&options, sizeof options);
   options.delivery = ASTRAI_DELIVER_POLL;
   options.duty_work_us = (uint32_t)(argc > 3 ? atoi(argv[3]) : 4000);
@@ -80,7 +78,7 @@ int main(int argc, char **argv) {
     failed = astrai_engine_poll(engine, 0, 0, NULL, &err) != ASTRAI_OK;
     for (i = 0; i < CAST && !failed; i++)
       failed = cast[i].failed || (!cast[i].talking && !begin_story(engine, &cast[i], &err));
-    own_work((long)steps);
+    own_work(OWN_WORK);
     for (i = 0; i < CAST; i++)
       printf("%-5s %s\033[K\n", NAMES[i], cast[i].says);
     fputs(frame + 1 < frames ? "\033[4A" : "", stdout); /* back to the first line */

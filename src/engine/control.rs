@@ -166,8 +166,9 @@ impl Core {
             if !(idle || held) || !mailbox.commands.is_empty() || !self.inbox.is_empty() {
                 break;
             }
-            // Nobody waits for an engine without requests to be allowed to work.
-            let ready = if self.active.is_empty() { None } else { self.meter.ready_at };
+            // Nobody waits for an engine without requests and pins to be allowed to work.
+            let work = !self.active.is_empty() || self.machine.scheduler.pins_computing() > 0;
+            let ready = if work { self.meter.ready_at } else { None };
             let wake_at = self.next_time().into_iter().chain(ready).min();
             self.machine.backend.rest();
             let (again, in_time) = wait_until(&shared.mail, mailbox, wake_at);
@@ -258,8 +259,9 @@ impl Core {
     /// Whether a step that is held should be run to its end.
     fn is_step_wanted(&mut self) -> bool {
         let waited_for = self.meter.paused && !self.inbox.is_empty();
-        let (active, rows) = (&mut self.active, &self.machine.plan.rows);
-        !waited_for && rows.iter().any(|row| active.get_mut(row.sequence).is_some())
+        let (active, scheduler, rows) = (&mut self.active, &self.machine.scheduler, &self.machine.plan.rows);
+        let pins = |sequence| scheduler.get(sequence).is_some_and(|s| s.pin.is_some() && !s.finished);
+        !waited_for && rows.iter().any(|row| active.get_mut(row.sequence).is_some() || pins(row.sequence))
     }
 
     /// Takes over the wishes; true when no work may be done now. Tells who waits for a pause.

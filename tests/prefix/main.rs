@@ -46,15 +46,20 @@ fn open(dir: &Path) -> Engine {
     Engine::open(dir, options()).unwrap()
 }
 
-/// Bytes of one KV page of 16 tokens: found by asking for less and reading the error.
+/// Bytes of one KV page.
 fn page_bytes(dir: &Path) -> u64 {
-    let options = EngineOptions { memory_budget: 1, ..EngineOptions::default() };
-    Engine::open(dir, options).map(|_| ()).unwrap_err().needed
+    Engine::plan(dir, &options()).unwrap().kv_bytes_per_token * PAGE as u64
+}
+
+/// The memory budget of an engine with this many pages.
+fn budget(dir: &Path, pages: u64) -> u64 {
+    let plan = Engine::plan(dir, &options()).unwrap();
+    plan.weight_bytes + plan.workspace_bytes + page_bytes(dir) * pages
 }
 
 /// An engine with this many pages.
 fn tiny(dir: &Path, pages: u64) -> Engine {
-    Engine::open(dir, EngineOptions { memory_budget: page_bytes(dir) * pages, ..options() }).unwrap()
+    Engine::open(dir, EngineOptions { memory_budget: budget(dir, pages), ..options() }).unwrap()
 }
 
 fn tokens(prompt: Vec<u32>) -> Prompt {

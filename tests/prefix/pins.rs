@@ -163,7 +163,7 @@ fn an_accepted_request_gets_the_pinned_pages_if_there_is_no_other_way() {
         let lines = lines.clone();
         Arc::new(move |level, line: &str| lines.lock().unwrap().push((level, line.to_owned())))
     };
-    let (memory_budget, log_level) = (page_bytes(&dir) * 12, LogLevel::Warn);
+    let (memory_budget, log_level) = (budget(&dir, 12), LogLevel::Warn);
     let engine = Engine::open(&dir, EngineOptions { memory_budget, log_level, log: Some(log), ..options() }).unwrap();
     let prefix = pin(&engine, &salted(96, 1));
     assert_eq!(pinned(&prefix), 96);
@@ -272,4 +272,33 @@ fn inside_a_callback_it_may_be_pinned_and_freed_but_not_waited_for() {
     request.wait(None).unwrap();
     let refused = Err(Status::Reentrant);
     assert_eq!(seen.lock().unwrap()[..4], [refused, refused, refused, Ok(())]);
+}
+
+/// A step that computes nothing but a pin is worth going on with, however often it has to rest; a pause holds it.
+#[test]
+fn under_a_duty_limit_and_through_a_pause_a_pin_is_computed_all_the_same() {
+    let engine = open(&storyteller());
+    engine.set_duty(200, 500).unwrap();
+    let prefix = pin(&engine, &salted(500, 1));
+    assert_eq!(pinned(&prefix), 496);
+    engine.set_duty(0, 0).unwrap();
+    assert!(engine.pause(None).unwrap());
+    let held = pin(&engine, &salted(500, 2));
+    assert_eq!(held.wait(Some(Duration::ZERO)).unwrap(), None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prefix");
+    prefix.save(&path).unwrap();
+    assert_eq!(pinned(&engine.restore_prefix(&path).unwrap()), 496, "files are copied in a pause too");
+    assert_eq!(held.wait(Some(Duration::ZERO)).unwrap(), None);
+    engine.resume().unwrap();
+    assert_eq!(pinned(&held), 496);
+    // Paused in the middle of a step, freed, and resumed.
+    let dropped = pin(&engine, &salted(900, 3));
+    assert!(engine.pause(None).unwrap());
+    drop(dropped);
+    engine.resume().unwrap();
+    engine.check().unwrap();
+    let cold = open(&storyteller());
+    let prompt = [salted(500, 2), vec![3; 4]].concat();
+    assert_eq!(run(&engine, &prompt, 6).0, run(&cold, &prompt, 6).0);
 }

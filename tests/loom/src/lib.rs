@@ -199,6 +199,33 @@ fn leave(turn: Turn<'_, Arc<Request>>, list: &Ready<Arc<Request>>) {
     }
 }
 
+/// Waits for the end of a request: delivers meanwhile, or waits for who does.
+fn wait_delivering(request: &Request, list: &Ready<Arc<Request>>) {
+    let turn = match list.turn(None, || request.queue.is_ended()) {
+        TurnOr::Turn(turn) => turn,
+        TurnOr::Done => return,
+        TurnOr::Timeout => unreachable!("it waits for ever"),
+    };
+    while !request.queue.is_ended() {
+        let Round::Items(count) = turn.round(None, false) else { panic!("nothing more will come") };
+        for _ in 0..count {
+            show(&turn.take().unwrap(), list);
+        }
+    }
+    leave(turn, list);
+}
+
+/// Polls for ever, until the engine closes.
+fn poll_until_closing(list: &Ready<Arc<Request>>) {
+    let Some(turn) = list.try_turn() else { return };
+    while let Round::Items(count) = turn.round(None, true) {
+        for _ in 0..count {
+            show(&turn.take().unwrap(), list);
+        }
+    }
+    leave(turn, list);
+}
+
 fn push(list: &Ready<Arc<Request>>, request: Arc<Request>) {
     assert!(!matches!(list.push(request), Pushed::Refused(_)));
 }
@@ -406,28 +433,33 @@ fn two_waiters_share_the_turn() {
     explore(Some(2), || {
         let list = Arc::new(Ready::new());
         let requests = [Request::new(1, false), Request::new(1, false)];
-        let wait = |list: Arc<Ready<Arc<Request>>>, request: Arc<Request>| {
-            move || {
-                let turn = match list.turn(None, || request.queue.is_ended()) {
-                    TurnOr::Turn(turn) => turn,
-                    TurnOr::Done => return,
-                    TurnOr::Timeout => unreachable!("it waits for ever"),
-                };
-                while !request.queue.is_ended() {
-                    let Round::Items(count) = turn.round(None, false) else { panic!("nothing more will come") };
-                    for _ in 0..count {
-                        show(&turn.take().unwrap(), &list);
-                    }
-                }
-                leave(turn, &list);
-            }
-        };
-        let waiters: Vec<_> = requests.iter().map(|r| thread::spawn(wait(list.clone(), r.clone()))).collect();
+        let wait = |(list, request): (Arc<_>, Arc<_>)| move || wait_delivering(&request, &list);
+        let waiters: Vec<_> = requests.iter().map(|r| thread::spawn(wait((list.clone(), r.clone())))).collect();
         for request in &requests {
             generate(request, 1, |r| push(&list, r));
         }
         waiters.into_iter().for_each(|w| w.join().unwrap());
         requests.iter().for_each(|r| r.check(Some(1), 1));
+    });
+}
+
+#[test]
+fn a_waiter_learns_of_the_end_while_another_thread_keeps_the_turn() {
+    explore(Some(3), || {
+        let (request, list) = (Request::new(4, false), Arc::new(Ready::new()));
+        let poller = thread::spawn({
+            let list = list.clone();
+            move || poll_until_closing(&list)
+        });
+        let engine = thread::spawn({
+            let (request, list) = (request.clone(), list.clone());
+            move || generate(&request, 1, |r| push(&list, r))
+        });
+        wait_delivering(&request, &list);
+        request.check(Some(1), 1);
+        list.close();
+        engine.join().unwrap();
+        poller.join().unwrap();
     });
 }
 
@@ -444,15 +476,7 @@ fn a_poll_that_waits_leaves_when_the_engine_closes_and_close_delivers_the_rest()
         });
         let poller = thread::spawn({
             let list = list.clone();
-            move || {
-                let Some(turn) = list.try_turn() else { return };
-                while let Round::Items(count) = turn.round(None, true) {
-                    for _ in 0..count {
-                        show(&turn.take().unwrap(), &list);
-                    }
-                }
-                leave(turn, &list);
-            }
+            move || poll_until_closing(&list)
         });
         list.close();
         let TurnOr::Turn(turn) = list.turn(None, || false) else { panic!("it waits for ever") };

@@ -106,21 +106,23 @@ impl Driver<'_> {
         }
     }
 
-    /// Begins the lanes that are due, which are in order of their start, from `begun` on. The engine sees them all at once:
-    /// its first batch is not the few that were submitted before it looked.
+    /// Begins the lanes that are due, which are in order of their start, from `begun` on. The engine sees the first
+    /// ones all at once: its first batch is not the few that were submitted before it looked.
     fn begin_lanes(&mut self, mut begun: usize) -> Outcome<usize> {
         let due = |driver: &Driver, at: usize| {
             driver.load.lanes.get(at).map(|lane| lane.start).filter(|&start| start <= driver.start.elapsed())
         };
-        if due(self, begun).is_none() {
-            return Ok(begun);
+        let first = begun == 0 && due(self, begun).is_some();
+        if first {
+            self.engine.pause(None)?;
         }
-        self.engine.pause(None)?;
         while let Some(start) = due(self, begun) {
             self.submit(begun, 0, start, Vec::new())?;
             begun += 1;
         }
-        self.engine.resume()?;
+        if first {
+            self.engine.resume()?;
+        }
         Ok(begun)
     }
 

@@ -17,7 +17,7 @@ use crate::cache::Handle;
 use crate::error::{Error, Result};
 use crate::model::{Model, Step};
 use crate::sampling::{AllowedTokens, Sampler};
-use crate::scheduler::{BatchPlan, Scheduler};
+use crate::scheduler::{BatchPlan, Row, Scheduler};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -360,11 +360,13 @@ impl Core {
     /// Splits the time since `begin` between prefill and decode by their tokens.
     fn account(&mut self, begin: Instant) {
         let spent = begin.elapsed();
-        let prefill: usize = self.machine.plan.rows.iter().filter(|r| r.count > 1).map(|r| r.count).sum();
+        let scheduler = &self.machine.scheduler;
+        let is_prefill = |r: &&Row| scheduler.get(r.sequence).is_some_and(|s| r.is_prefill(s));
+        let prefill: usize = self.machine.plan.rows.iter().filter(is_prefill).map(|r| r.count).sum();
         let share = spent.mul_f64(prefill as f64 / self.machine.plan.tokens.max(1) as f64);
         self.spent.prefill += share;
         self.spent.decode += spent - share;
-        for row in self.machine.plan.rows.iter().filter(|r| r.count > 1) {
+        for row in self.machine.plan.rows.iter().filter(is_prefill) {
             if let Some(active) = self.active.get_mut(row.sequence) {
                 active.prefill += spent;
             }

@@ -90,11 +90,7 @@ impl Driver<'_> {
     fn run(&mut self, receiver: &Receiver<Note>, bar: &ProgressBar) -> Outcome {
         let mut begun = 0;
         loop {
-            // Lanes are in order of their start.
-            while let Some(lane) = self.load.lanes.get(begun).filter(|lane| lane.start <= self.start.elapsed()) {
-                self.submit(begun, 0, lane.start, Vec::new())?;
-                begun += 1;
-            }
+            begun = self.begin_lanes(begun)?;
             let next = self.load.lanes.get(begun).map(|lane| lane.start.saturating_sub(self.start.elapsed()));
             if self.running == 0 && next.is_none() {
                 return Ok(());
@@ -108,6 +104,26 @@ impl Driver<'_> {
                 }
             }
         }
+    }
+
+    /// Begins the lanes that are due, which are in order of their start, from `begun` on. The engine sees the first
+    /// ones all at once: its first batch is not the few that were submitted before it looked.
+    fn begin_lanes(&mut self, mut begun: usize) -> Outcome<usize> {
+        let due = |driver: &Driver, at: usize| {
+            driver.load.lanes.get(at).map(|lane| lane.start).filter(|&start| start <= driver.start.elapsed())
+        };
+        let first = begun == 0 && due(self, begun).is_some();
+        if first {
+            self.engine.pause(None)?;
+        }
+        while let Some(start) = due(self, begun) {
+            self.submit(begun, 0, start, Vec::new())?;
+            begun += 1;
+        }
+        if first {
+            self.engine.resume()?;
+        }
+        Ok(begun)
     }
 
     /// Submits a job of a lane; `history` is what its conversation has said.

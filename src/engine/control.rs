@@ -195,12 +195,17 @@ impl Core {
         true
     }
 
-    /// Runs `work` on the clock of the duty limit.
+    /// Runs `work` on the clock of the duty limit. Finding that there is nothing to do is free: it would cost a host with a
+    /// small limit its next interval.
     pub fn metered(&mut self, work: impl FnOnce(&mut Core) -> bool) -> bool {
         self.meter.rested = Duration::ZERO;
         self.meter.start(Instant::now());
         let worked = work(self);
-        self.meter.stop(Instant::now());
+        if worked {
+            self.meter.stop(Instant::now())
+        } else {
+            self.meter.since = None
+        }
         worked
     }
 

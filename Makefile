@@ -48,14 +48,17 @@ $(RELEASE)/stream: examples-c/stream.c include/astrai.h build | need-cc
 demo: $(RELEASE)/stream ## a C program streams a story from models/storyteller
 	$(RELEASE)/stream $(MODEL)
 
+# A package of its own with its own dependencies. Optimised: it goes through so many interleavings that this pays.
+LOOM := $(CARGO) test --release --manifest-path tests/loom/Cargo.toml
+
 # One profile and one set of features for everything, so that the dependencies are compiled once.
-test: lint ## lint, then all tests: Rust, header drift, C examples, README
+test: lint ## lint, then all tests: Rust, header drift, C examples, README, loom
 	$(CARGO) build --all-features
 	$(CARGO) test --all-features
+	$(LOOM)
 
-# Not part of `test`: it has dependencies of its own, which take longer to compile than its tests to run.
 loom: need-cargo ## the interleavings of the event queues, under loom
-	$(CARGO) test --manifest-path tests/loom/Cargo.toml
+	$(LOOM)
 
 lint: need-cargo need-cc ## formatting, clippy and documentation, all without warnings
 	$(CARGO) fmt --check

@@ -2,6 +2,7 @@
 //! defaults; [`crate::ffi`] mirrors each one as a C struct.
 
 pub use crate::backend::cpu::Tier as CpuTier;
+use crate::dtype::DType;
 use crate::error::Error;
 use crate::limits;
 pub use crate::scheduler::Policy;
@@ -321,12 +322,22 @@ pub struct Info {
     pub device: Device,
     /// Tier of the CPU kernels.
     pub cpu_tier: CpuTier,
+    /// Threads that compute.
+    pub threads: u32,
     /// Precision of computation.
     pub compute: Type,
+    /// Element type in which most bytes of the weights are stored; `None` of an engine for text only.
+    pub weights: Option<DType>,
+    /// Element type of the KV pages; `None` of an engine for text only.
+    pub kv: Option<DType>,
     /// Vocabulary size of the model, padding included.
     pub vocab_size: u32,
     /// Longest sequence of this engine, in tokens.
     pub context_length: u32,
+    /// Tokens computed in one step, at most.
+    pub step_tokens: u32,
+    /// Tokens that one KV page holds.
+    pub page_tokens: u32,
     /// Layers.
     pub layers: u32,
     /// Beginning-of-sequence token, if the tokenizer or config names one.

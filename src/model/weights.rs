@@ -285,6 +285,19 @@ pub fn bytes(architecture: &Architecture, family: &Family, source: &dyn ModelSou
     Ok(taken.map(tensor_bytes).fold(0, u64::saturating_add))
 }
 
+/// The element type in which most bytes of those tensors are stored; of two alike, the one that comes first.
+pub fn stored_as(architecture: &Architecture, family: &Family, source: &dyn ModelSource) -> Result<Option<DType>> {
+    let mut sums: Vec<(DType, u64)> = Vec::new();
+    for info in source.tensors()?.iter().filter(|info| ignored(architecture, family, &info.name).is_none()) {
+        let bytes = tensor_bytes(info);
+        match sums.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
+            Some((_, sum)) => *sum = sum.saturating_add(bytes),
+            None => sums.push((info.dtype, bytes)),
+        }
+    }
+    Ok(sums.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most }).map(|(dtype, _)| dtype))
+}
+
 fn tensor_bytes(info: &TensorInfo) -> u64 {
     let elements: u64 = info.shape.iter().map(|&d| d as u64).product();
     elements.saturating_mul(info.dtype.size() as u64)

@@ -1,7 +1,7 @@
 //! `astrai bench`: every workload measures what it says, plots are SVG, wrong usage is told. No figure of time is
 //! judged here, only what must hold between them.
 
-use super::{failure, output, stdout, text};
+use super::{failure, output, repository, stdout, text};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -34,6 +34,9 @@ fn consistent(run: &Value, requests: u64, rated: &str) {
     assert!(phases.iter().all(|s| *s >= 0.0) && phases[2] + phases[3] > 0.0, "{run}");
     for field in ["version", "cpu", "device_name", "cpu_tier", "compute"] {
         assert!(run["config"][field].as_str().is_some_and(|value| !value.is_empty()), "{field}: {run}");
+    }
+    for field in ["threads", "context", "step_tokens", "page_tokens", "slots"] {
+        assert!(number(run, &format!("/config/{field}")) >= 1.0, "{field}: {run}");
     }
     assert_eq!(run["config"]["seed"], 1);
 }
@@ -81,7 +84,41 @@ fn a_follower_takes_its_prefix_from_the_cache() {
     consistent(&run, 4, "/generated_tokens");
     // Two followers, four whole pages each.
     assert_eq!((&run["cached_tokens"], &run["prompt_tokens"]), (&json!(128), &json!(4 * 86)));
-    assert!(number(&run, "/prefix/ratio") > 0.0, "{run}");
+    // A cold prefix is computed whole, of a cached one only what is not a whole page.
+    assert_eq!(run["prefix"]["cold"], json!({"prompt_tokens": 2 * 86, "cached_tokens": 0}));
+    assert_eq!(run["prefix"]["warm"], json!({"prompt_tokens": 2 * 86, "cached_tokens": 2 * 64}));
+    let [cold, warm] = ["cold", "warm"].map(|kind| number(&run, &format!("/prefix/{kind}_ttft_ms/p50")));
+    // Printed with two and three digits after the point.
+    assert!((number(&run, "/prefix/ratio") - cold / warm).abs() < 0.01 + 0.01 * cold / warm, "{run}");
+}
+
+#[test]
+fn config_has_what_came_out_and_not_what_was_asked() {
+    let options = ["--workload", "decode", "--requests", "1", "--prompt-len", "4", "--gen-len", "2"];
+    let config = |args: &[&str]| bench(&[args, &options[..]].concat())["config"].take();
+    let defaults = config(&["--slots", "3", "--memory-mib", "64"]);
+    for (field, value) in [
+        ("weights", json!("bf16")),
+        ("kv", json!("bf16")),
+        ("step_tokens", json!(astrai::limits::STEP_TOKENS_DEFAULT)),
+        ("page_tokens", json!(astrai::limits::PAGE_TOKENS_DEFAULT)),
+        ("slots", json!(3)),
+        ("memory_mib", json!(64)),
+    ] {
+        assert_eq!(defaults[field], value, "{field}: {defaults}");
+    }
+    assert_eq!(config(&["--threads", "1"])["threads"], 1);
+    for (fixture, stored) in [("llama", "f32"), ("llama_f16", "f16"), ("qwen3_moe", "bf16")] {
+        let folder = repository("tests/fixtures/parity").join(fixture).display().to_string();
+        assert_eq!(config(&[&folder])["weights"], stored, "{fixture}");
+        let asked = [&["bench", &folder, "--weights", "bf16"], &options[..]].concat();
+        if stored == "bf16" {
+            stdout(&asked, "");
+        } else {
+            let message = failure(&asked, 1);
+            assert!(message.contains(stored) && message.contains("--weights bf16"), "{fixture}: {message}");
+        }
+    }
 }
 
 #[test]

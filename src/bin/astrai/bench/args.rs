@@ -59,7 +59,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "1", requires = "simulate",
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub seeds: u32,
-    /// Weight format [default: as stored]
+    /// Weight format [default: as stored; bf16 is refused where another type is stored]
     #[arg(long, value_enum)]
     pub weights: Option<WeightFormat>,
     /// Format of the KV cache [default: bf16]
@@ -249,7 +249,7 @@ impl BenchArgs {
                 DeviceName::Cpu => Device::Cpu,
                 DeviceName::Cuda => Device::Cuda,
             },
-            // Random weights are made in bf16, and those of a folder stay as stored.
+            // Random weights are made in bf16; a folder that stores another type is refused once that is known.
             weights: match self.weights {
                 None | Some(WeightFormat::Bf16) => Type::Auto,
                 Some(WeightFormat::Q8) => Type::Q8,

@@ -72,7 +72,8 @@ pub fn drive(engine: &Engine, load: &Load, watch: &Watch) -> Outcome<Run> {
     let outcome = driver.run(&receiver, &bar);
     bar.finish_and_clear();
     outcome?;
-    Ok(Run { wall: driver.start.elapsed(), records: driver.records })
+    let wall = driver.start.elapsed().saturating_sub(load.first_due());
+    Ok(Run { wall, records: driver.records })
 }
 
 struct Driver<'a> {
@@ -203,4 +204,31 @@ fn progress_bar(requests: u64) -> ProgressBar {
         bar.set_style(style);
     }
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load::Lane;
+    use super::super::shapes;
+    use super::*;
+    use astrai::engine::EngineOptions;
+
+    /// What passed outside includes the wait for the first arrival, the wall time does not.
+    #[test]
+    fn wall_time_begins_with_the_first_arrival() {
+        let config = shapes::config("storyteller").expect("a known name");
+        let source = astrai::model::random_model("storyteller", config, 1).expect("a model");
+        let options = EngineOptions { context_length: 64, ..EngineOptions::default() };
+        let engine = Engine::open_source(Box::new(source), options).expect("an engine");
+        let start = Duration::from_millis(500);
+        let job = Job { prompt: vec![1, 2, 3], generate: 2, kind: Kind::Plain };
+        let load = Load { lanes: vec![Lane { start, jobs: vec![job] }], truncated: 0 };
+        let outside = Instant::now();
+        let Ok(run) = drive(&engine, &load, &Watch::new(false)) else { panic!("the run failed") };
+        let outside = outside.elapsed();
+        assert!(run.wall + start <= outside, "{:?} after {start:?} in {outside:?}", run.wall);
+        // Times of the records are from the start of the run, and the last token came before its end.
+        let last = run.records[0].arrivals.last().expect("tokens").0;
+        assert!(run.records[0].due == start && last <= start + run.wall, "{last:?}");
+    }
 }

@@ -99,6 +99,11 @@ impl Load {
         Ok(load)
     }
 
+    /// When the first request is due, from the start.
+    pub fn first_due(&self) -> Duration {
+        self.lanes.first().map_or(Duration::ZERO, |lane| lane.start)
+    }
+
     /// Requests in all.
     pub fn requests(&self) -> usize {
         self.lanes.iter().map(|lane| lane.jobs.len()).sum()

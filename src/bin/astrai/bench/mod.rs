@@ -21,7 +21,8 @@ pub use args::BenchArgs;
 
 use crate::failure::{Failure, Outcome};
 use crate::open;
-use args::{Plan, PolicyName};
+use args::{Plan, PolicyName, WeightFormat};
+use astrai::dtype::DType;
 use astrai::engine::Engine;
 use astrai::source::Synthetic;
 use load::{Job, Kind, Lane, Load};
@@ -85,9 +86,20 @@ fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
             (None, Some(source)) => open::open_source(Box::new(source.clone()), options)?,
             (None, None) => return Err(Failure::message("there is no model to measure")),
         };
+        check_weights(args, &engine)?;
         benches.push(Bench { policy, engine, watch, figures: Vec::new(), truncated: 0 });
     }
     Ok(benches)
+}
+
+/// Refuses `--weights bf16` on a folder that stores another type: weights are computed with as they are stored.
+fn check_weights(args: &BenchArgs, engine: &Engine) -> Outcome {
+    match (args.weights, engine.info().weights) {
+        (Some(WeightFormat::Bf16), Some(stored)) if stored != DType::Bf16 => Err(Failure::Message(format!(
+            "the weights are stored as {stored}, and --weights bf16 does not convert them; leave it out"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn random_weights(args: &BenchArgs) -> Outcome<Synthetic> {

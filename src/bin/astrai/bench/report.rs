@@ -52,7 +52,8 @@ fn ratio(benches: &[Bench], of: &Bench) -> f64 {
     seconds(of) / benches.first().map_or(0.0, seconds).max(1e-9)
 }
 
-/// Everything that has an influence.
+/// Everything that has an influence, as it came out and not as it was asked for. The engines differ in their policies
+/// alone.
 fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
     let engine = benches.first().map(|bench| &bench.engine);
     let info = engine.map(|engine| engine.info().clone()).unwrap_or_default();
@@ -71,10 +72,12 @@ fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
         "device_name": info.device_name,
         "cpu_tier": format!("{:?}", info.cpu_tier).to_lowercase(),
         "compute": format!("{:?}", info.compute).to_lowercase(),
-        "weights": args.weights.map(name_of),
-        "kv": args.kv.map(name_of),
-        "threads": args.threads,
+        "weights": info.weights.map(|dtype| dtype.to_string()),
+        "kv": info.kv.map(|dtype| dtype.to_string()),
+        "threads": info.threads,
         "context": info.context_length,
+        "step_tokens": info.step_tokens,
+        "page_tokens": info.page_tokens,
         "memory_mib": args.memory_mib,
         "workload": name_of(plan.workload),
         "requests": plan.requests,

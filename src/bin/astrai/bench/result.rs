@@ -47,6 +47,9 @@ pub struct Figures {
     /// Time to first token of prefixes brought cold and warm.
     pub cold: Option<Spread>,
     pub warm: Option<Spread>,
+    /// Prompt and cached tokens of all prefixes brought cold, and of all brought warm.
+    pub cold_tokens: [u64; 2],
+    pub warm_tokens: [u64; 2],
     pub kv_utilisation: f64,
     pub pages_used_max: usize,
     pub pages: usize,
@@ -63,6 +66,10 @@ impl Figures {
             let records = run.records.iter().filter(|r| kinds.contains(&r.kind));
             Spread::of(records.filter_map(|r| Some(ms(r.arrivals.first()?.0.saturating_sub(r.due)))).collect())
         };
+        let tokens_of = |kind: Kind| {
+            let usages = || run.records.iter().filter(|r| r.kind == kind).map(|r| &r.usage);
+            [usages().map(|u| u64::from(u.prompt_tokens)).sum(), usages().map(|u| u64::from(u.cached_tokens)).sum()]
+        };
         Figures {
             requests: run.records.len(),
             prompt_tokens: usages().map(|u| u64::from(u.prompt_tokens)).sum(),
@@ -75,6 +82,8 @@ impl Figures {
             itl: Spread::of(run.records.iter().flat_map(|r| gaps(&r.arrivals)).collect()),
             cold: ttft_of(&[Kind::Cold]),
             warm: ttft_of(&[Kind::Warm]),
+            cold_tokens: tokens_of(Kind::Cold),
+            warm_tokens: tokens_of(Kind::Warm),
             kv_utilisation: seen.kv_utilisation(),
             pages_used_max: seen.pages_used_max,
             pages: seen.pages,
@@ -122,8 +131,11 @@ impl Figures {
             },
         });
         if let (Some(cold), Some(warm), Some(ratio)) = (self.cold, self.warm, self.prefix_ratio()) {
-            object["prefix"] =
-                json!({"cold_ttft_ms": cold.json(), "warm_ttft_ms": warm.json(), "ratio": round(ratio, 2)});
+            let tokens = |[prompt, cached]: [u64; 2]| json!({"prompt_tokens": prompt, "cached_tokens": cached});
+            object["prefix"] = json!({
+                "cold_ttft_ms": cold.json(), "warm_ttft_ms": warm.json(), "ratio": round(ratio, 2),
+                "cold": tokens(self.cold_tokens), "warm": tokens(self.warm_tokens),
+            });
         }
         object
     }

@@ -12,6 +12,7 @@ mod core;
 mod defer;
 mod delivery;
 mod duty;
+mod identity;
 mod open;
 mod plan;
 mod prefix;
@@ -180,7 +181,7 @@ pub struct Engine {
     /// No weights: text functions only.
     text_only: bool,
     /// What a saved prefix must match; none without weights.
-    identity: Option<Arc<prefix_file::Identity>>,
+    identity: Option<Arc<identity::Identity>>,
     running_max: usize,
     waiting_max: usize,
     threads: Mutex<Vec<JoinHandle>>,
@@ -197,14 +198,14 @@ impl Engine {
         Engine::start(&dir.display(), options, |options, log| open::open(dir, options, log))
     }
 
-    /// Opens a model that is no folder; else as [`Engine::open`]. The source is let go once its weights are on the
-    /// device.
+    /// Opens a model that is no folder; else as [`Engine::open`]. The source is let go when the engine closes: the first
+    /// saved or restored prefix reads its tensors once more.
     ///
     /// # Errors
     /// As of [`Engine::open`].
     pub fn open_source(source: Box<dyn ModelSource>, options: EngineOptions) -> Result<Engine> {
         let subject = source.subject().to_owned();
-        Engine::start(&subject, options, |options, log| open::open_source(&*source, options, log))
+        Engine::start(&subject, options, |options, log| open::open_source(source.into(), options, log))
     }
 
     /// Prepares the model, then starts the threads.

@@ -28,7 +28,8 @@ struct Node {
     children: u32,
     /// Sequences attached here.
     attached: u32,
-    /// Pins and attachments keep a node alike; pins are counted apart for the statistics.
+    /// Pins and attachments keep a node alike; pins are counted apart because [`PrefixTree::check_pins`] compares them with
+    /// their owners.
     pinned: u32,
     last_used: u64,
     hash: u64,

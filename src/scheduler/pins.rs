@@ -14,6 +14,7 @@
 
 use super::{Error, Handle, Page, Result, Scheduler, Slots, Status, Unit};
 use crate::cache::prefix::{NodeId, ROOT};
+use crate::error::copied;
 use crate::limits;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

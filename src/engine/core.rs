@@ -14,7 +14,7 @@ use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
 use crate::backend::Backend;
 use crate::cache::Handle;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, copied};
 use crate::model::{Model, Step};
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Scheduler};
@@ -245,7 +245,14 @@ impl Core {
             self.stats.failed += 1;
             return refuse(panicked());
         }
-        let prompt = request.prompt.clone();
+        // One for the scheduler, whose sequence grows; the request's own gives log probabilities and usage.
+        let prompt = match copied("a prompt", &request.prompt) {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                self.stats.failed += 1;
+                return refuse(error);
+            }
+        };
         let logits_from = if request.prompt_logprobs { 0 } else { prompt.len() - 1 };
         let len_max = prompt.len() + request.max_tokens;
         self.stats.tokens_in += prompt.len() as u64;

@@ -354,8 +354,8 @@ impl Engine {
     /// the prompt's length, become a failed terminal event.
     ///
     /// # Errors
-    /// `Argument` for options or an empty prompt, `Context` when the prompt is longer than the context, `NeverFits` when the
-    /// request could outgrow all KV pages, `QueueFull`, `Template`, `Closed`; `Unsupported` on an engine opened for text only.
+    /// `Argument` for options or an empty prompt, `Context` when the prompt is longer than the context, which is cut to what
+    /// all KV pages hold, `QueueFull`, `Template`, `Closed`; `Unsupported` on an engine opened for text only.
     pub fn submit(&self, prompt: &Prompt, options: &RequestOptions, sink: Sink) -> Result<Request> {
         if self.text_only {
             return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));

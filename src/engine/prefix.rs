@@ -17,7 +17,7 @@ use super::identity::Identity;
 use super::prefix_file::{Reader, Writer, buffer};
 use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse_blocking, refuse_in_callback};
 use crate::cache::Handle;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Result, Status, copied};
 use crate::limits;
 use crate::os::files;
 use std::path::Path;
@@ -148,7 +148,7 @@ impl Prefixes {
             (Command::Read(piece, answer), None) => answer.put(self.read(piece, machine)),
             (Command::Tokens(id, answer), None) => {
                 let pinned = self.pin(id).and_then(|pin| machine.scheduler.pinned(pin));
-                answer.put(pinned.map(|pin| pin.tokens().to_vec()).ok_or_else(freed));
+                answer.put(pinned.ok_or_else(freed).and_then(|pin| copied("token ids", pin.tokens())));
             }
             (Command::Adopted(id, answer), None) => {
                 self.pin(id).into_iter().for_each(|pin| machine.scheduler.adopted(pin));
@@ -419,10 +419,7 @@ impl Engine {
         let identity = self.prefix_identity()?;
         let mut reader = Reader::open(path, identity)?;
         let (prefix, held) = self.new_prefix(identity, None);
-        let mut tokens = Vec::new();
-        let bytes = reader.tokens.len() as u64 * 4;
-        tokens.try_reserve_exact(reader.tokens.len()).map_err(|_| Error::memory("token ids", bytes))?;
-        tokens.extend_from_slice(&reader.tokens);
+        let tokens = copied("token ids", &reader.tokens)?;
         let there = ask(&self.shared, |answer| Command::Adopt(held, tokens, answer))?;
         prefix.fill(&mut reader, there)?;
         Ok(prefix)

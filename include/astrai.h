@@ -823,8 +823,10 @@ int32_t astrai_request_wait(const struct astrai_request *request,
                             struct astrai_error **err);
 
 /// [A] Stops the request. OK also when it has ended. Deltas not yet delivered are dropped; one callback that already
-/// began may overlap; then exactly one terminal event follows.
-int32_t astrai_request_cancel(const struct astrai_request *request, struct astrai_error **err);
+/// began may overlap; then exactly one terminal event follows: CANCELLED, or FAILED. Of a request that had ended before,
+/// everything is still delivered.
+int32_t astrai_request_cancel(const struct astrai_request *request,
+                              struct astrai_error **err);
 
 /// [A] Frees the handle, and cancels the request if it has not ended: its callback still gets the terminal event.
 /// NULL is fine. In a forked child it does nothing.

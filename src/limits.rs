@@ -47,6 +47,8 @@ pub const RUNNING_DEFAULT: usize = 16;
 pub const AGE_BUCKET_ARRIVALS: usize = 32;
 /// Admissions a waiting sequence sees before it ranks above every priority.
 pub const OVERTAKEN_MAX: usize = 256;
+/// Steps a running sequence goes without a row for its prompt before it gets the first.
+pub const UNSERVED_STEPS_MAX: usize = 32;
 /// Waiting sequences looked at to find the next one to admit.
 pub const REFILL_SCAN_MAX: usize = 128;
 /// Tokens of one step, by default: a prefill chunk and all decode rows.

@@ -1,4 +1,5 @@
-//! The C ABI under many threads: requests of every kind from 16 host threads, with cancels, frees and closes at any moment.
+//! The C ABI under many threads: requests of every kind from 16 host threads, with cancels, pins, pauses, frees and closes at
+//! any moment, on engines that call back and engines that are polled.
 //!
 //! Run as it is by `make test`, under ThreadSanitizer by `make tsan` and under AddressSanitizer by `make asan`: it is
 //! Rust and not C so that both sides of the ABI are built with the same sanitizer. What it proves by itself: each accepted
@@ -12,10 +13,12 @@ use astrai::ffi::engine::*;
 use astrai::ffi::error::astrai_error_free;
 use astrai::ffi::event::astrai_event_free;
 use astrai::ffi::library::*;
+use astrai::ffi::prefix::*;
 use astrai::ffi::prompt::*;
 use astrai::ffi::request::*;
 use astrai::ffi::text::*;
 use astrai::ffi::types::*;
+use std::collections::HashSet;
 use std::ffi::{CString, c_void};
 use std::path::Path;
 use std::ptr;
@@ -57,6 +60,13 @@ struct Ledger {
     /// Pull requests read to their end, and their terminal events.
     pulled: AtomicU64,
     pulled_ends: AtomicU64,
+    /// Requests whose events the engine is asked for, and their terminal events.
+    to_engine: AtomicU64,
+    taken_ends: AtomicU64,
+    deferred: AtomicU64,
+    pinned: AtomicU64,
+    paused: AtomicU64,
+    polled: AtomicU64,
     /// Calls of submit with a finalizer, and of the finalizer.
     lent: AtomicU64,
     finalized: AtomicU64,
@@ -79,6 +89,8 @@ struct Ticket {
 /// Where the engine's handle is while it may be used.
 struct Place {
     engine: AtomicPtr<astrai_engine>,
+    /// Requests whose terminal event the engine gave to whoever asked.
+    taken: Mutex<HashSet<u64>>,
 }
 
 unsafe extern "C" fn on_event(user_data: *mut c_void, event: *const astrai_event) -> i32 {
@@ -96,7 +108,7 @@ unsafe extern "C" fn on_event(user_data: *mut c_void, event: *const astrai_event
         if ticket.chains {
             ticket.ledger.from_callbacks.fetch_add(1, SeqCst);
             let mut random = Random(event.request_id);
-            let next = Submission { callback: true, chains: false, ..Submission::random(&mut random) };
+            let next = Submission { way: Way::Callback, chains: false, ..Submission::random(&mut random) };
             // SAFETY: as above.
             unsafe { next.submit(&ticket.engine, &ticket.ledger, ptr::null_mut()) };
         }
@@ -111,11 +123,19 @@ unsafe extern "C" fn finalize(user_data: *mut c_void) {
     ticket.ledger.finalized.fetch_add(1, SeqCst);
 }
 
+/// Who gets the events of a request.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Callback,
+    Pull,
+    Engine,
+}
+
 /// What is submitted.
 struct Submission {
     prompt: Vec<i32>,
     options: astrai_request_options,
-    callback: bool,
+    way: Way,
     stop_at: u64,
     chains: bool,
 }
@@ -128,6 +148,7 @@ impl Submission {
         let status = unsafe { astrai_request_options_init(&mut options, size_of::<astrai_request_options>()) };
         assert_eq!(status, ASTRAI_OK);
         options.flags = ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_SEEDED;
+        options.flags |= [0, 0, 0, ASTRAI_REQUEST_DEFER][random.below(4) as usize];
         options.tag = 77;
         options.seed = random.below(100);
         options.max_tokens = random.below(12) as i32;
@@ -139,7 +160,8 @@ impl Submission {
         let (len, alike) = (1 + random.below(40), random.below(40));
         let prompt = (0..len).map(|i| if i < alike { i } else { random.below(128) } as i32).collect();
         let stop_at = [0, 0, 1, 2][random.below(4) as usize];
-        Submission { prompt, options, callback: random.below(2) == 0, stop_at, chains: random.below(16) == 0 }
+        let way = [Way::Callback, Way::Callback, Way::Pull, Way::Pull, Way::Engine][random.below(5) as usize];
+        Submission { prompt, options, way, stop_at, chains: random.below(16) == 0 }
     }
 
     /// Whether the engine took it. `out` may be NULL for a callback request.
@@ -158,7 +180,9 @@ impl Submission {
         };
         ledger.submitted.fetch_add(1, SeqCst);
         ledger.lent.fetch_add(1, SeqCst);
-        let on_event: astrai_event_fn = if self.callback { Some(on_event) } else { None };
+        let on_event: astrai_event_fn = if self.way == Way::Callback { Some(on_event) } else { None };
+        let mut options = self.options;
+        options.flags |= if self.way == Way::Engine { ASTRAI_REQUEST_TO_ENGINE } else { 0 };
         // SAFETY: live handles, an array of the given length, user data that the finalizer takes back.
         let status = unsafe {
             let mut prompt = ptr::null_mut();
@@ -167,8 +191,7 @@ impl Submission {
             assert_eq!(added, ASTRAI_OK);
             let (user_data, mut err) = (Box::into_raw(Box::new(ticket)).cast(), ptr::null_mut());
             let engine = place.engine.load(SeqCst);
-            let status =
-                astrai_submit(engine, prompt, &self.options, on_event, user_data, Some(finalize), out, &mut err);
+            let status = astrai_submit(engine, prompt, &options, on_event, user_data, Some(finalize), out, &mut err);
             assert_eq!(err.is_null(), status == ASTRAI_OK);
             astrai_error_free(err);
             astrai_prompt_free(prompt);
@@ -177,7 +200,9 @@ impl Submission {
         assert!([ASTRAI_OK, ASTRAI_ERR_CLOSED, ASTRAI_ERR_QUEUE_FULL].contains(&status), "submit gave {status}");
         let taken = status == ASTRAI_OK;
         if taken { &ledger.accepted } else { &ledger.refused }.fetch_add(1, SeqCst);
-        ledger.called.fetch_add(u64::from(taken && self.callback), SeqCst);
+        ledger.called.fetch_add(u64::from(taken && self.way == Way::Callback), SeqCst);
+        ledger.to_engine.fetch_add(u64::from(taken && self.way == Way::Engine), SeqCst);
+        ledger.deferred.fetch_add(u64::from(taken && options.flags & ASTRAI_REQUEST_DEFER != 0), SeqCst);
         taken
     }
 }
@@ -198,11 +223,28 @@ impl Drop for Owned {
     }
 }
 
+/// A pinned prefix; whoever drops it frees it.
+struct Pin(AtomicPtr<astrai_prefix>);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has it any more.
+        unsafe { astrai_prefix_free(self.0.load(SeqCst)) };
+    }
+}
+
+/// What hosts share.
+#[derive(Default)]
+struct Board {
+    /// Requests that any host may cancel.
+    requests: Mutex<Vec<Arc<Owned>>>,
+    pins: Mutex<Vec<Pin>>,
+}
+
 struct Host {
     place: Arc<Place>,
     ledger: Arc<Ledger>,
-    /// Requests that any host may cancel.
-    board: Arc<Mutex<Vec<Arc<Owned>>>>,
+    board: Arc<Board>,
     random: Random,
 }
 
@@ -210,7 +252,7 @@ impl Host {
     fn work(mut self, requests: u64) {
         for _ in 0..requests {
             let submission = Submission::random(&mut self.random);
-            if submission.callback && self.random.below(4) == 0 {
+            if submission.way != Way::Pull && self.random.below(4) == 0 {
                 // SAFETY: the engine is freed after all hosts have ended.
                 unsafe { submission.submit(&self.place, &self.ledger, ptr::null_mut()) };
                 continue;
@@ -223,17 +265,18 @@ impl Host {
             }
             let request = Arc::new(Owned(AtomicPtr::new(request)));
             if self.random.below(2) == 0 {
-                self.board.lock().unwrap().push(request.clone());
+                self.board.requests.lock().unwrap().push(request.clone());
             }
             self.meddle();
-            self.use_up(&request, submission.callback);
+            self.pin();
+            self.use_up(&request, submission.way);
         }
     }
 
     /// Does something to a request of anybody's.
     fn meddle(&mut self) {
         let taken = {
-            let mut board = self.board.lock().unwrap();
+            let mut board = self.board.requests.lock().unwrap();
             let len = board.len() as u64;
             if len < 4 { None } else { Some(board.swap_remove(self.random.below(len) as usize)) }
         };
@@ -259,8 +302,41 @@ impl Host {
         }
     }
 
+    /// Now and then pins what prompts begin with, or lets go of what anybody pinned, ready or not.
+    fn pin(&mut self) {
+        match self.random.below(16) {
+            0 => {
+                let tokens: Vec<i32> = (0..1 + self.random.below(30) as i32).collect();
+                let (mut prompt, mut prefix, none) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut);
+                // SAFETY: live handles and an array of the given length.
+                let status = unsafe {
+                    assert_eq!(astrai_prompt_new(&mut prompt, none()), ASTRAI_OK);
+                    assert_eq!(astrai_prompt_add_tokens(prompt, tokens.as_ptr(), tokens.len(), none()), ASTRAI_OK);
+                    let engine = self.place.engine.load(SeqCst);
+                    let status = astrai_prefix_pin(engine, prompt, &mut prefix, none());
+                    astrai_prompt_free(prompt);
+                    status
+                };
+                assert!([ASTRAI_OK, ASTRAI_ERR_CLOSED, ASTRAI_ERR_QUEUE_FULL].contains(&status), "pin gave {status}");
+                if status == ASTRAI_OK {
+                    self.ledger.pinned.fetch_add(1, SeqCst);
+                    self.board.pins.lock().unwrap().push(Pin(AtomicPtr::new(prefix)));
+                }
+            }
+            1 | 2 => {
+                let pin = self.board.pins.lock().unwrap().pop();
+                let mut tokens = 0;
+                if let (Some(pin), 0) = (pin, self.random.below(2)) {
+                    // SAFETY: a live handle; its error is nobody's business.
+                    unsafe { astrai_prefix_wait(pin.0.load(SeqCst), 0, &mut tokens, ptr::null_mut()) };
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Waits, reads, cancels or just lets go.
-    fn use_up(&mut self, request: &Arc<Owned>, callback: bool) {
+    fn use_up(&mut self, request: &Arc<Owned>, way: Way) {
         let none = ptr::null_mut;
         let mut event = ptr::null_mut();
         // SAFETY: a live handle and a place for the event throughout.
@@ -274,7 +350,7 @@ impl Host {
                 }
                 _ => {}
             }
-            if callback {
+            if way != Way::Pull {
                 while astrai_request_wait(request.get(), -1, ptr::null_mut(), none()) == ASTRAI_ERR_BUSY {
                     std::thread::yield_now();
                 }
@@ -307,7 +383,7 @@ impl Host {
 }
 
 /// An engine that is a little too small.
-fn open(random: &mut Random) -> *mut astrai_engine {
+fn open(random: &mut Random, deliver: i32) -> *mut astrai_engine {
     // SAFETY: integers, pointers and optional functions, all of which may be zero; filled by init.
     let mut options: astrai_engine_options = unsafe { std::mem::zeroed() };
     let mut engine = ptr::null_mut();
@@ -319,6 +395,7 @@ fn open(random: &mut Random) -> *mut astrai_engine {
         options.max_waiting = 4 + random.below(60) as u32;
         options.step_tokens = 1 + random.below(64) as u32;
         options.page_tokens = 4;
+        options.delivery = deliver;
         let dir = folder("tests/fixtures/parity/llama");
         let mut plan: astrai_plan = std::mem::zeroed();
         plan.struct_size = size_of::<astrai_plan>() as u32;
@@ -330,8 +407,8 @@ fn open(random: &mut Random) -> *mut astrai_engine {
     engine
 }
 
-/// Looks at the engine from outside all the time, and now and then ends everything.
-fn watch(place: &Place, stop: &AtomicBool, mut random: Random) {
+/// Looks at the engine from outside all the time, pauses it, and now and then ends everything.
+fn watch(place: &Place, ledger: &Ledger, stop: &AtomicBool, mut random: Random) {
     // SAFETY: integers; its size is set below.
     let mut stats: astrai_stats = unsafe { std::mem::zeroed() };
     stats.struct_size = size_of::<astrai_stats>() as u32;
@@ -347,10 +424,56 @@ fn watch(place: &Place, stop: &AtomicBool, mut random: Random) {
                     let status = astrai_engine_check(engine, none());
                     assert!([ASTRAI_OK, ASTRAI_ERR_CLOSED].contains(&status), "check gave {status}");
                 }
+                8 => _ = astrai_engine_clear_cache(engine, none()),
+                9 => {
+                    let paused = astrai_engine_pause(engine, random.below(3) as i32, none());
+                    ledger.paused.fetch_add(u64::from(paused == ASTRAI_OK), SeqCst);
+                    let resumed = astrai_engine_resume(engine, none());
+                    assert!([ASTRAI_OK, ASTRAI_ERR_CLOSED].contains(&resumed), "resume gave {resumed}");
+                }
                 _ => _ = astrai_engine_stats(engine, &mut stats, none()),
             }
         }
         std::thread::yield_now();
+    }
+}
+
+/// Takes from the engine's queue until told to stop, or until there will be nothing more.
+fn take(place: &Place, ledger: &Ledger, stop: &AtomicBool) {
+    while !stop.load(SeqCst) {
+        let mut event = ptr::null_mut();
+        // SAFETY: the engine is freed after this thread was joined; a place for the event.
+        match unsafe { astrai_engine_next(place.engine.load(SeqCst), 1, &mut event, ptr::null_mut()) } {
+            ASTRAI_OK => {
+                // SAFETY: an event of the library, freed once.
+                let (id, tag, terminal) = unsafe { ((*event).request_id, (*event).tag, (*event).terminal != 0) };
+                // SAFETY: as above.
+                unsafe { astrai_event_free(event) };
+                assert_eq!(tag, 77);
+                if terminal {
+                    assert!(place.taken.lock().unwrap().insert(id), "two terminal events of request {id}");
+                    ledger.taken_ends.fetch_add(1, SeqCst);
+                }
+            }
+            ASTRAI_TIMEOUT => {}
+            ASTRAI_END => return,
+            other => panic!("engine_next gave {other}"),
+        }
+    }
+}
+
+/// The one thread that polls; hosts that wait for a callback request deliver too.
+fn poll(place: &Place, ledger: &Ledger, stop: &AtomicBool, mut random: Random) {
+    while !stop.load(SeqCst) {
+        let (engine, most, mut ran) = (place.engine.load(SeqCst), random.below(4) as u32, 0);
+        // SAFETY: the engine is freed after this thread was joined; a place for the number.
+        let status = unsafe { astrai_engine_poll(engine, random.below(2) as i32, most, &mut ran, ptr::null_mut()) };
+        match status {
+            ASTRAI_OK => _ = ledger.polled.fetch_add(ran.into(), SeqCst),
+            ASTRAI_ERR_BUSY => std::thread::yield_now(),
+            ASTRAI_ERR_CLOSED => return,
+            other => panic!("poll gave {other}"),
+        }
     }
 }
 
@@ -379,9 +502,9 @@ fn text(engine: *mut astrai_engine, rounds: u64) {
 }
 
 /// One engine's life: hosts, a watcher, an end.
-fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early: bool) {
-    let place = Arc::new(Place { engine: AtomicPtr::new(open(random)) });
-    let (board, stop) = (Arc::new(Mutex::new(Vec::new())), AtomicBool::new(false));
+fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early: bool, deliver: i32) {
+    let place = Arc::new(Place { engine: AtomicPtr::new(open(random, deliver)), taken: Mutex::new(HashSet::new()) });
+    let (board, stop) = (Arc::new(Board::default()), AtomicBool::new(false));
     let before = ledger.submitted.load(SeqCst);
     let close = |grace| {
         // SAFETY: live until the end of this function.
@@ -390,10 +513,12 @@ fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early:
     };
     std::thread::scope(|scope| {
         let seed = random.below(1 << 30);
-        let watcher = scope.spawn({
-            let (place, stop) = (&place, &stop);
-            move || watch(place, stop, Random(seed))
-        });
+        let (at, stop, ended) = (&*place, &stop, &**ledger);
+        let mut others = vec![scope.spawn(move || watch(at, ended, stop, Random(seed)))];
+        others.extend((0..3).map(|_| scope.spawn(move || take(at, ended, stop))));
+        if deliver == ASTRAI_DELIVER_POLL {
+            others.push(scope.spawn(move || poll(at, ended, stop, Random(seed + 1))));
+        }
         let hosts: Vec<_> = (0..HOSTS)
             .map(|_| {
                 let random = Random(random.below(1 << 30));
@@ -408,15 +533,22 @@ fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early:
             close(random.below(20) as i32);
         }
         let ended: Vec<_> = hosts.into_iter().map(|h| h.join()).collect();
+        if !closes_early {
+            let grace = [0, 5, -1][random.below(3) as usize];
+            if grace == -1 {
+                // What nobody reads would never end.
+                board.requests.lock().unwrap().clear();
+            }
+            close(grace);
+        }
         stop.store(true, SeqCst);
-        watcher.join().unwrap();
+        others.into_iter().for_each(|o| o.join().unwrap());
         ended.into_iter().for_each(|e| e.unwrap());
     });
-    if !closes_early {
-        close([0, 5, -1][random.below(3) as usize]);
-    }
+    // Closed, so this comes to an end.
+    take(&place, ledger, &AtomicBool::new(false));
     // Handles may outlive the engine, and the other way round.
-    let late: Vec<Arc<Owned>> = std::mem::take(&mut *board.lock().unwrap());
+    let late = board;
     let engine = place.engine.load(SeqCst);
     if random.below(2) == 0 {
         drop(late);
@@ -463,7 +595,8 @@ fn requests_of_every_kind_from_many_threads() {
     for index in 0..EPOCHS {
         std::thread::scope(|scope| {
             (0..2).for_each(|_| _ = scope.spawn(|| text(reader.load(SeqCst), 20)));
-            epoch(&mut random, &ledger, requests / EPOCHS, index % 2 == 0);
+            let deliver = [ASTRAI_DELIVER_THREAD, ASTRAI_DELIVER_THREAD, ASTRAI_DELIVER_POLL][index as usize % 3];
+            epoch(&mut random, &ledger, requests / EPOCHS, index % 2 == 0, deliver);
         });
         assert_eq!(library_threads(), 0, "after engine {index}");
         if index == 2 {
@@ -480,9 +613,16 @@ fn requests_of_every_kind_from_many_threads() {
     unsafe { astrai_engine_free(reader.load(SeqCst)) };
     let count = |n: &AtomicU64| n.load(SeqCst);
     assert_eq!(count(&ledger.called_ends), count(&ledger.called), "one terminal event for each callback request");
+    assert_eq!(
+        count(&ledger.taken_ends),
+        count(&ledger.to_engine),
+        "one terminal event for each that the engine gives"
+    );
     assert_eq!(count(&ledger.finalized), count(&ledger.lent), "each finalizer once");
     assert!(count(&ledger.pulled_ends) <= count(&ledger.pulled));
     assert!(count(&ledger.pulled_ends) > count(&ledger.pulled) / 2);
     assert!(count(&ledger.cancelled) > requests / 20 && count(&ledger.from_callbacks) > 0, "{ledger:?}");
+    let ways = [&ledger.to_engine, &ledger.deferred, &ledger.pinned, &ledger.paused, &ledger.polled];
+    assert!(ways.iter().all(|n| count(n) > 0), "{ledger:?}");
     assert!(count(&ledger.accepted) > requests / 2, "{ledger:?}");
 }

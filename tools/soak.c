@@ -1,4 +1,5 @@
-/* Mixed traffic for some minutes: conversations, shared prefixes, callbacks, readers that stall, cancels, deadlines.
+/* Mixed traffic for some minutes: conversations, shared prefixes, one of them pinned now and then, callbacks, events taken
+ * from the engine, deferred requests, readers that stall, cancels, deadlines.
  * Each minute a line with memory, pages and counters. At the end every page must have come back, the books must be
  * right, and memory may have grown by no more than stated since the first fifth of the time.
  *   soak <model folder> <minutes, may be 0.5> <largest growth of memory in KiB> [seed]
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #define HOSTS 8
+#define TAKERS 2
 #define TURNS_MAX 6
 #define KV_TOKENS 1300
 
@@ -32,7 +34,7 @@ static const char *const sentences[] = {
 static astrai_engine *engine;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int stopping;
-static long submitted, refused, ended, callbacks_open;
+static long submitted, refused, ended, callbacks_open, given, taken, pins;
 
 typedef struct host {
   pthread_t thread;
@@ -65,10 +67,18 @@ static void pause_ms(unsigned ms) {
   nanosleep(&time, NULL);
 }
 
+/* A deferred request learns in its terminal event what others learn from submit. Nothing else fails. */
+static void check_end(const astrai_event *event) {
+  CHECK(event->terminal);
+  if (event->kind == ASTRAI_EVENT_FAILED)
+    CHECK(event->error->status == ASTRAI_ERR_CONTEXT || event->error->status == ASTRAI_ERR_NEVER_FITS);
+  add(&ended, 1);
+}
+
 static int32_t on_event(void *user_data, const astrai_event *event) {
   (void)user_data;
   if (event->terminal)
-    add(&ended, 1);
+    check_end(event);
   return event->request_id % 17 == 0; /* some turn away at once */
 }
 
@@ -88,6 +98,8 @@ static astrai_request_options any_options(host *h) {
   options.deadline_ms = below(h, 20) == 0 ? 50 : 0;
   if (below(h, 10) == 0)
     options.flags |= ASTRAI_REQUEST_PROMPT_LOGPROBS;
+  if (below(h, 4) == 0)
+    options.flags |= ASTRAI_REQUEST_DEFER;
   return options;
 }
 
@@ -116,8 +128,8 @@ static void converse(host *h) {
     request = submit(chat, &options);
     if (request == NULL)
       break;
-    CHECK(astrai_request_wait(request, -1, &event, NULL) == ASTRAI_OK && event->terminal);
-    add(&ended, 1);
+    CHECK(astrai_request_wait(request, -1, &event, NULL) == ASTRAI_OK);
+    check_end(event);
     CHECK(astrai_prompt_add_message(chat, "assistant", event->text, event->text_len, NULL) == ASTRAI_OK);
     astrai_event_free(event);
     astrai_request_free(request);
@@ -156,22 +168,29 @@ static void pull(host *h) {
   if (what != 2) /* else it is let go of as it is */
     while (astrai_request_next(request, -1, &event, NULL) == ASTRAI_OK) {
       int terminal = event->terminal;
+      if (terminal)
+        check_end(event);
       astrai_event_free(event);
       if (terminal)
-        add(&ended, 1);
-      else if (what == 3 && reads-- == 0)
+        continue;
+      if (what == 3 && reads-- == 0)
         CHECK(astrai_request_cancel(request, NULL) == ASTRAI_OK);
     }
   astrai_request_free(request);
 }
 
-static void call(host *h) {
+/* By callback, or to be taken from the engine; nobody keeps a handle. */
+static void call(host *h, int to_engine) {
   astrai_prompt *prompt = story(h);
   astrai_request_options options = any_options(h);
   int32_t status;
+  if (to_engine)
+    options.flags |= ASTRAI_REQUEST_TO_ENGINE;
   add(&callbacks_open, 1);
   add(&submitted, 1);
-  status = astrai_submit(engine, prompt, &options, on_event, NULL, on_finalize, NULL, NULL);
+  status = astrai_submit(engine, prompt, &options, to_engine ? NULL : on_event, NULL, on_finalize, NULL, NULL);
+  if (status == ASTRAI_OK && to_engine)
+    add(&given, 1);
   CHECK(status == ASTRAI_OK || status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT || status == ASTRAI_ERR_NEVER_FITS);
   if (status != ASTRAI_OK) {
     add(&refused, 1);
@@ -180,15 +199,60 @@ static void call(host *h) {
   astrai_prompt_free(prompt);
 }
 
+/* Keeps a beginning of many stories in memory for a moment. */
+static void pin(host *h) {
+  astrai_prompt *prompt = story(h);
+  astrai_prefix *prefix = NULL;
+  uint32_t tokens = 0;
+  int32_t status = astrai_prefix_pin(engine, prompt, &prefix, NULL);
+  astrai_prompt_free(prompt);
+  if (status != ASTRAI_OK) {
+    CHECK(status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT);
+    return;
+  }
+  status = astrai_prefix_wait(prefix, 1000, &tokens, NULL);
+  CHECK(status == ASTRAI_OK || status == ASTRAI_TIMEOUT || status == ASTRAI_ERR_MEMORY ||
+        status == ASTRAI_ERR_QUEUE_FULL);
+  if (status == ASTRAI_OK && tokens > 0) {
+    add(&pins, 1);
+    pause_ms(below(h, 1000));
+  }
+  astrai_prefix_free(prefix);
+}
+
+/* Takes what was submitted for the engine's own queue, until the engine is closed. */
+static void *take(void *argument) {
+  astrai_event *event = NULL;
+  (void)argument;
+  while (astrai_engine_next(engine, -1, &event, NULL) == ASTRAI_OK) {
+    if (event->terminal) {
+      check_end(event);
+      add(&taken, 1);
+    }
+    astrai_event_free(event);
+  }
+  return NULL;
+}
+
 static void *serve(void *argument) {
   host *h = (host *)argument;
   while (!stop_now())
-    switch (below(h, 4)) {
+    switch (below(h, 12)) {
     case 0:
+    case 1:
+    case 2:
       converse(h);
       break;
-    case 1:
-      call(h);
+    case 3:
+    case 4:
+      call(h, 0);
+      break;
+    case 5:
+    case 6:
+      call(h, 1);
+      break;
+    case 7:
+      pin(h);
       break;
     default:
       pull(h);
@@ -235,6 +299,7 @@ static double now(void) {
 
 int main(int argc, char **argv) {
   static host hosts[HOSTS];
+  pthread_t takers[TAKERS];
   astrai_engine_options options;
   astrai_error *err = NULL;
   astrai_stats stats;
@@ -264,6 +329,8 @@ int main(int argc, char **argv) {
     hosts[i].random = seed * 1000 + (uint64_t)i;
     CHECK(pthread_create(&hosts[i].thread, NULL, serve, &hosts[i]) == 0);
   }
+  for (i = 0; i < TAKERS; i++)
+    CHECK(pthread_create(&takers[i], NULL, take, NULL) == 0);
   while (now() - begin < duration) {
     pause_ms(100);
     if (warm == 0 && now() - begin >= duration / 5) {
@@ -289,11 +356,14 @@ int main(int argc, char **argv) {
     CHECK(astrai_engine_stats(engine, &stats, NULL) == ASTRAI_OK);
   } while (stats.running + stats.waiting > 0);
   stats = report(now() - begin);
-  CHECK(stats.pages_used == 0 && stats.failed == 0);
+  CHECK(stats.pages_used == 0);
   CHECK(stats.preemptions > 0 && stats.cancelled > 0 && stats.evictions > 0 && stats.prefix_tokens_hit > 0);
   last = memory_kib(); /* before the close, which gives the engine's own memory back */
   CHECK(astrai_engine_close(engine, -1, NULL) == ASTRAI_OK);
-  CHECK(callbacks_open == 0);
+  for (i = 0; i < TAKERS; i++)
+    CHECK(pthread_join(takers[i], NULL) == 0);
+  printf("%ld taken from the engine, %ld pinned for a while\n", taken, pins);
+  CHECK(callbacks_open == 0 && taken == given && taken > 0 && pins > 0);
   astrai_engine_free(engine);
   printf("memory: %ld KiB when warm, %ld KiB at the end, %ld KiB may be added\n", warm, last, growth_max);
   CHECK(last <= warm + growth_max);

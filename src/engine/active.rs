@@ -33,8 +33,8 @@ impl NewRequest {
         (options.deadline_ms > 0).then(|| now.checked_add(Duration::from_millis(options.deadline_ms as u64))).flatten()
     }
 
-    /// Sends the terminal event of a request that never ran.
-    pub fn finish(&self, end: End, dispatch: &Dispatch) {
+    /// Sends the terminal event of a request that never ran; its kind, as [`Outbox::finish`] gives it.
+    pub fn finish(&self, end: End, dispatch: &Dispatch) -> Option<EventKind> {
         let usage = Usage {
             prompt_tokens: self.prompt.len() as u32,
             seed: self.params.seed,
@@ -45,7 +45,7 @@ impl NewRequest {
         self.delivery.finish(dispatch, kind, reason, |event| {
             event.usage = Some(usage);
             event.error = error;
-        });
+        })
     }
 }
 
@@ -154,8 +154,9 @@ impl Active {
         Ok(())
     }
 
-    /// Sends the terminal event. `history`: preemptions, and tokens taken from the prefix tree.
-    pub fn finish(&mut self, end: End, history: (u32, usize), dispatch: &Dispatch) {
+    /// Sends the terminal event; its kind, as [`Outbox::finish`] gives it. `history`: preemptions, and tokens taken from the
+    /// prefix tree.
+    pub fn finish(&mut self, end: End, history: (u32, usize), dispatch: &Dispatch) -> Option<EventKind> {
         let now = Instant::now();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let since = |t: Option<Instant>| t.map_or(0, |t| micros(t.duration_since(self.request.submitted)));
@@ -187,7 +188,7 @@ impl Active {
             event.prompt_logprobs = prompt_logprobs;
             event.usage = Some(usage);
             event.error = error;
-        });
+        })
     }
 }
 

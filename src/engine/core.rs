@@ -17,7 +17,7 @@ use crate::cache::Handle;
 use crate::error::{Error, Result, copied};
 use crate::model::{Model, Step};
 use crate::sampling::{AllowedTokens, Sampler};
-use crate::scheduler::{BatchPlan, Scheduler};
+use crate::scheduler::{BatchPlan, Row, Scheduler};
 use crate::source::ModelSource;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,7 +45,6 @@ pub(super) struct Core {
     /// Set once the engine is closing: when whatever still runs is cut off.
     pub closing: Option<Instant>,
     pub dead: bool,
-    panic_next: bool,
     trace: Option<Tracer>,
 }
 
@@ -105,7 +104,6 @@ impl Core {
             spent: PhaseTimes::default(),
             closing: None,
             dead: false,
-            panic_next: false,
             trace: trace.map(Tracer::new),
         }
     }
@@ -208,7 +206,8 @@ impl Core {
                 self.closing = Some(cut);
                 self.prefixes.stop_computing(&mut self.machine);
             }
-            Command::Panic => self.panic_next = true,
+            // Commands after this one find the engine dead.
+            Command::Panic => assert!(self.dead, "a test asked the engine thread to panic"),
         }
     }
 
@@ -239,7 +238,7 @@ impl Core {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
             delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, |e| {
                 e.error = Some(error);
-            })
+            });
         };
         if self.dead {
             self.stats.failed += 1;
@@ -313,15 +312,13 @@ impl Core {
 
     /// Ends a request that never was admitted.
     fn end_deferred(&mut self, request: &NewRequest, end: End) {
-        count(&mut self.stats, &end);
         self.shared.pending.fetch_sub(1, Ordering::Relaxed);
-        request.finish(end, &self.shared.dispatch);
+        count(&mut self.stats, request.finish(end, &self.shared.dispatch));
     }
 
     /// Ends the request of a sequence.
     fn end(&mut self, handle: Handle, end: End) {
         let Some(active) = self.active.get_mut(handle) else { return };
-        count(&mut self.stats, &end);
         // Before the terminal event: who has read it may submit again at once.
         if std::mem::take(&mut active.counted) {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
@@ -329,7 +326,8 @@ impl Core {
         let sequence = self.machine.scheduler.get(handle);
         let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
         self.machine.scheduler.finish(handle);
-        active.finish(end, history, &self.shared.dispatch);
+        let kind = active.finish(end, history, &self.shared.dispatch);
+        count(&mut self.stats, kind);
         // Removed last: had something above panicked, the request would still get its end.
         self.active.remove(handle);
     }
@@ -348,9 +346,6 @@ impl Core {
 
     /// One step, or as much of it as is still wanted; false when nothing could run.
     fn step(&mut self) -> bool {
-        if std::mem::take(&mut self.panic_next) {
-            panic!("a test asked the engine thread to panic");
-        }
         let begin = Instant::now();
         let planned = self.machine.schedule(&mut self.spent);
         if self.machine.plan.rows.is_empty() {
@@ -384,11 +379,13 @@ impl Core {
     /// Splits the time since `begin` between prefill and decode by their tokens.
     fn account(&mut self, begin: Instant) {
         let spent = begin.elapsed();
-        let prefill: usize = self.machine.plan.rows.iter().filter(|r| r.count > 1).map(|r| r.count).sum();
+        let scheduler = &self.machine.scheduler;
+        let is_prefill = |r: &&Row| scheduler.get(r.sequence).is_some_and(|s| r.is_prefill(s));
+        let prefill: usize = self.machine.plan.rows.iter().filter(is_prefill).map(|r| r.count).sum();
         let share = spent.mul_f64(prefill as f64 / self.machine.plan.tokens.max(1) as f64);
         self.spent.prefill += share;
         self.spent.decode += spent - share;
-        for row in self.machine.plan.rows.iter().filter(|r| r.count > 1) {
+        for row in self.machine.plan.rows.iter().filter(is_prefill) {
             if let Some(active) = self.active.get_mut(row.sequence) {
                 active.prefill += spent;
             }
@@ -483,11 +480,13 @@ impl Core {
     }
 }
 
-fn count(stats: &mut Stats, end: &End) {
-    match end {
-        End::Finished(_) => stats.finished += 1,
-        End::Cancelled(_) => stats.cancelled += 1,
-        End::Failed(_) => stats.failed += 1,
+/// Counts a request by the kind of its terminal event.
+fn count(stats: &mut Stats, kind: Option<EventKind>) {
+    match kind {
+        Some(EventKind::Finished) => stats.finished += 1,
+        Some(EventKind::Cancelled) => stats.cancelled += 1,
+        Some(EventKind::Failed) => stats.failed += 1,
+        Some(EventKind::Delta) | None => {}
     }
 }
 

@@ -50,7 +50,7 @@ impl Shared {
         }
         outbox.queue.give_back(lent.sink);
         if !go_on {
-            outbox.mute();
+            outbox.mute(FinishReason::Callback);
             self.send_anyway(Command::Cancel(outbox.id, FinishReason::Callback));
         } else if lent.resume {
             self.send_anyway(Command::Resume(outbox.id));

@@ -40,10 +40,10 @@ impl Request {
         Ok(self.shared.wait_for(&self.delivery, timeout))
     }
 
-    /// Asks the engine to stop the request. Idempotent; fine when it has finished. After it returns queued deltas
-    /// are dropped.
+    /// Asks the engine to stop the request. Idempotent. Unless the request has ended, queued deltas are dropped when this
+    /// returns, and its terminal event is `Cancelled` or `Failed`; otherwise nothing changes.
     pub fn cancel(&self) {
-        self.delivery.mute();
+        self.delivery.mute(FinishReason::Cancel);
         self.shared.send_anyway(Command::Cancel(self.delivery.id, FinishReason::Cancel));
     }
 

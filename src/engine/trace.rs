@@ -57,7 +57,7 @@ pub enum PageUse {
     /// Nobody.
     #[default]
     Free,
-    /// The prefix tree alone.
+    /// The prefix tree or pins alone.
     Cached,
     /// A request, by id.
     Used(u64),
@@ -94,7 +94,7 @@ impl Tracer {
             pages.clear();
             scheduler.page_owners(0, |page, owner| {
                 let owner = match owner {
-                    PageOwner::Tree => PageUse::Cached,
+                    PageOwner::Tree | PageOwner::Pin => PageUse::Cached,
                     PageOwner::Sequence(handle) => PageUse::Used(id(active, handle)),
                 };
                 let page = page as usize;

@@ -11,8 +11,8 @@ use crate::os::thread::NAME_PREFIX;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CStr;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::{Once, OnceLock};
 
 thread_local! {
     /// Guarded calls in progress on this thread.
@@ -158,13 +158,25 @@ fn install_hook() {
         return;
     }
     INSTALLED.call_once(|| {
-        let previous = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if GUARDS.get() == 0 && !on_engine_thread() {
-                previous(info);
-            }
-        }));
+        let _first = PREVIOUS.set(panic::take_hook());
+        // A function takes no memory in a box. A closure that held the hook before would: memory that stays behind
+        // when the library is unloaded.
+        panic::set_hook(Box::new(on_panic));
     });
+}
+
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
+
+/// The hook that was there before ours.
+static PREVIOUS: OnceLock<Hook> = OnceLock::new();
+
+fn on_panic(info: &PanicHookInfo<'_>) {
+    if GUARDS.get() != 0 || on_engine_thread() {
+        return;
+    }
+    if let Some(previous) = PREVIOUS.get() {
+        previous(info);
+    }
 }
 
 /// Whether the operating system knows this thread by an engine thread's name. `std::thread::current` would

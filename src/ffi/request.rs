@@ -202,7 +202,8 @@ pub unsafe extern "C" fn astrai_request_wait(
 }
 
 /// [A] Stops the request. OK also when it has ended. Deltas not yet delivered are dropped; one callback that already
-/// began may overlap; then exactly one terminal event follows.
+/// began may overlap; then exactly one terminal event follows: CANCELLED, or FAILED. Of a request that had ended before,
+/// everything is still delivered.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_request_cancel(request: *const astrai_request, err: *mut *mut astrai_error) -> i32 {
     guard("astrai_request_cancel", err, || {

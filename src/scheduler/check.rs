@@ -18,7 +18,7 @@ impl Scheduler {
             return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
         }
         let ended_waiting = self.finished.len() - self.finished_running;
-        let listed = self.running.len() + self.waiting.len() + ended_waiting;
+        let listed = self.running.len() + self.waiting.len() + (self.paused - self.paused_running) + ended_waiting;
         if self.sequences.len() != listed {
             return Err(wrong(format!("{} sequences, but {listed} run, wait or have ended", self.sequences.len())));
         }

@@ -11,11 +11,14 @@
 //! sequence gives all of its pages back and waits again: a paused one, else the last in [`Rank`]. Its tokens are computed
 //! again later, mostly from the tree, which nobody can see in the result (law 1).
 //!
-//! A step costs time in proportion to its rows, not to waiting or running sequences beyond them, and allocates nothing
-//! unless a sequence outgrows its vectors.
+//! Who runs gets a row in every step it can use one, prompts as far as the step's budget goes; of these, one that went
+//! without for [`limits::UNSERVED_STEPS_MAX`] steps comes first, whatever its rank.
 //!
-//! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences whose tables name it and to the tree if it is
-//! there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
+//! A step costs time in proportion to the running sequences, not to the waiting ones, and allocates nothing unless a
+//! sequence outgrows its vectors.
+//!
+//! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences and pins whose tables name it and to the tree if
+//! it is there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
 
 mod check;
 mod pins;
@@ -187,9 +190,10 @@ impl Scheduler {
         Ok(handle)
     }
 
+    /// Puts a sequence that waits into the line, unless it is paused.
     fn enqueue(&mut self, handle: Handle) {
-        if let Some(sequence) = self.sequences.get_mut(handle) {
-            sequence.waits_since = self.waiting.insert(sequence.rank, handle);
+        if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.paused) {
+            sequence.waits_since = self.waiting.insert(sequence.rank, handle, sequence.waited);
         }
     }
 
@@ -220,8 +224,7 @@ impl Scheduler {
             let stays = batch_goes_on && self.sequences.get(handle).is_some_and(Sequence::is_running);
             if !stays {
                 self.leave_slot(handle);
-                let sequence = self.sequences.remove(handle);
-                self.paused -= usize::from(sequence.is_some_and(|s| s.paused));
+                self.sequences.remove(handle);
             }
             stays
         });
@@ -259,7 +262,7 @@ impl Scheduler {
             if best.is_some_and(|(_, first, _)| !first.same_bucket(rank)) {
                 break;
             }
-            let Some(sequence) = sequences.get_mut(handle).filter(|s| !s.paused) else { continue };
+            let Some(sequence) = sequences.get_mut(handle) else { continue };
             if sequence.matched.0 != version {
                 sequence.matched = (version, tree.matched(&sequence.tokens, sequence.hit_max(), pools).0);
             }
@@ -300,8 +303,9 @@ impl Scheduler {
         let Ok(slot) = self.slots.insert(handle) else { unreachable!("has_room_for found a slot") };
         let Some(sequence) = self.sequences.get_mut(handle) else { unreachable!("waiting sequences exist") };
         let (hit_max, rank) = (sequence.hit_max(), sequence.rank);
-        self.waiting.remove(rank, sequence.waits_since);
+        sequence.waited = self.waiting.remove(rank, sequence.waits_since);
         self.waiting.count_admission();
+        sequence.served = self.step;
         sequence.state = State::Running(slot);
         sequence.node = self.tree.share(&sequence.tokens, hit_max, &mut sequence.tables, &mut self.pools);
         sequence.tree_pages = sequence.tables.first().map_or(0, Vec::len);
@@ -311,7 +315,6 @@ impl Scheduler {
             self.counters.prefix_tokens_seen += sequence.prompt_len as u64;
             self.counters.prefix_tokens_hit += sequence.computed as u64;
         }
-        self.paused_running += usize::from(sequence.paused);
         if sequence.pending() > 1 {
             self.prefilling.push(handle);
         }
@@ -360,7 +363,8 @@ impl Scheduler {
     /// Pieces of prompts into what is left of the budget, by rank.
     pub fn prefill(&mut self, plan: &mut BatchPlan) {
         let mut group = None;
-        let order = self.copy_running();
+        let mut order = self.copy_running();
+        self.put_unserved_first(&mut order);
         for &handle in &order {
             let Some(sequence) = self.sequences.get(handle) else { continue };
             let pending = sequence.pending();
@@ -380,6 +384,18 @@ impl Scheduler {
         self.order = order;
     }
 
+    /// Moves the prompt that has waited longest for a row to the front, if that is too long.
+    fn put_unserved_first(&self, order: &mut [Handle]) {
+        let served = |handle: &Handle| {
+            let sequence = self.sequences.get(*handle).filter(|s| s.pending() > 1 && !s.paused && !s.finished)?;
+            (self.step - sequence.served > limits::UNSERVED_STEPS_MAX as u64).then_some(sequence.served)
+        };
+        let unserved = order.iter().enumerate().filter_map(|(at, handle)| Some((served(handle)?, at)));
+        if let Some((_, at)) = unserved.min() {
+            order[..=at].rotate_right(1);
+        }
+    }
+
     /// A copy of the running sequences to go through while preemption changes the original; to be put back into `order`.
     fn copy_running(&mut self) -> Vec<Handle> {
         let mut order = std::mem::take(&mut self.order);
@@ -390,7 +406,7 @@ impl Scheduler {
 
     fn add_row(&mut self, handle: Handle, count: usize, plan: &mut BatchPlan) {
         let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
-        sequence.planned = self.step;
+        (sequence.planned, sequence.served) = (self.step, self.step);
         let first = sequence.computed;
         let logits_from = sequence.logits_from.clamp(first, first + count);
         plan.rows.push(Row { sequence: handle, first, count, logits_from });
@@ -525,24 +541,32 @@ impl Scheduler {
         {
             sequence.finished = true;
             self.finished.push(handle);
-            if sequence.is_running() {
-                self.finished_running += 1;
-            } else {
+            let (paused, running) = (std::mem::take(&mut sequence.paused), sequence.is_running());
+            self.paused -= usize::from(paused);
+            self.paused_running -= usize::from(paused && running);
+            self.finished_running += usize::from(running);
+            if !running && !paused {
                 self.waiting.remove(sequence.rank, sequence.waits_since);
             }
         }
     }
 
-    /// Pauses or resumes a sequence whose consumer is slow.
+    /// Pauses or resumes a sequence whose consumer is slow, unless it has ended.
     pub fn set_paused(&mut self, handle: Handle, paused: bool) {
-        let Some(sequence) = self.sequences.get_mut(handle) else { return };
-        if std::mem::replace(&mut sequence.paused, paused) != paused {
-            let running = usize::from(sequence.is_running());
-            if paused {
-                (self.paused, self.paused_running) = (self.paused + 1, self.paused_running + running);
-            } else {
-                (self.paused, self.paused_running) = (self.paused - 1, self.paused_running - running);
-            }
+        let Some(sequence) = self.sequences.get_mut(handle).filter(|s| s.paused != paused && !s.finished) else {
+            return;
+        };
+        sequence.paused = paused;
+        let running = sequence.is_running();
+        if paused {
+            (self.paused, self.paused_running) = (self.paused + 1, self.paused_running + usize::from(running));
+        } else {
+            (self.paused, self.paused_running) = (self.paused - 1, self.paused_running - usize::from(running));
+        }
+        match (running, paused) {
+            (true, _) => {}
+            (false, true) => sequence.waited = self.waiting.remove(sequence.rank, sequence.waits_since),
+            (false, false) => self.enqueue(handle),
         }
     }
 
@@ -555,7 +579,8 @@ impl Scheduler {
 
     /// Sequences running, waiting and paused; those that have ended do not count as running or waiting.
     pub fn counts(&self) -> (usize, usize, usize) {
-        (self.running.len() - self.finished_running, self.waiting.len(), self.paused)
+        let paused_waiting = self.paused - self.paused_running;
+        (self.running.len() - self.finished_running, self.waiting.len() + paused_waiting, self.paused)
     }
 
     /// Page frames used, cached and free, over all groups.

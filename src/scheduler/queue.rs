@@ -1,11 +1,11 @@
 //! The order in which waiting sequences are admitted.
 //!
 //! By priority, then by age, in buckets of [`limits::AGE_BUCKET_ARRIVALS`] arrivals; within a bucket the scheduler takes
-//! the one whose prefix is cached the furthest. A sequence that saw [`limits::OVERTAKEN_MAX`] admissions while it waited
-//! is *overdue*: it ranks before every priority from then on until it ends.
+//! the one whose prefix is cached the furthest. A sequence that saw [`limits::OVERTAKEN_MAX`] admissions while it waited,
+//! in all its waits together, is *overdue*: it ranks before every priority from then on until it ends.
 //!
-//! So a sequence that is neither paused nor ended is overtaken by at most `OVERTAKEN_MAX + AGE_BUCKET_ARRIVALS` later
-//! ones, whatever their priorities and prefixes are.
+//! So a sequence is overtaken by at most `OVERTAKEN_MAX + AGE_BUCKET_ARRIVALS` later ones, whatever their priorities and
+//! prefixes are. Paused sequences wait outside of the queue: they could not use their turn.
 
 use crate::cache::Handle;
 use crate::limits;
@@ -54,12 +54,19 @@ impl Rank {
 /// Waiting sequences.
 ///
 /// Invariant: `waits` holds exactly the members of `by_rank` that are not overdue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
     by_rank: BTreeMap<Rank, Handle>,
     /// When each began to wait, as a number of admissions, with its rank.
     waits: BTreeMap<(u64, u64), Rank>,
     admissions: u64,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        // Nobody's wait began before the first admission.
+        Queue { by_rank: BTreeMap::new(), waits: BTreeMap::new(), admissions: limits::OVERTAKEN_MAX as u64 }
+    }
 }
 
 impl Queue {
@@ -73,19 +80,21 @@ impl Queue {
         self.by_rank.is_empty()
     }
 
-    /// Adds a sequence; returns what [`Queue::remove`] wants to know.
-    pub fn insert(&mut self, rank: Rank, handle: Handle) -> u64 {
+    /// Adds a sequence that saw `waited` admissions in its earlier waits; returns what [`Queue::remove`] wants to know.
+    pub fn insert(&mut self, rank: Rank, handle: Handle, waited: u64) -> u64 {
+        let since = self.admissions - waited.min(limits::OVERTAKEN_MAX as u64);
         self.by_rank.insert(rank, handle);
         if !rank.is_overdue() {
-            self.waits.insert((self.admissions, rank.arrival), rank);
+            self.waits.insert((since, rank.arrival), rank);
         }
-        self.admissions
+        since
     }
 
-    /// Removes a sequence that waits since `since`; false when it does not.
-    pub fn remove(&mut self, rank: Rank, since: u64) -> bool {
+    /// Removes a sequence that waits since `since`; how many admissions it saw in all.
+    pub fn remove(&mut self, rank: Rank, since: u64) -> u64 {
         self.waits.remove(&(since, rank.arrival));
-        self.by_rank.remove(&rank).is_some()
+        self.by_rank.remove(&rank);
+        self.admissions - since
     }
 
     /// Notes that a sequence was admitted.

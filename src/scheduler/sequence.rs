@@ -29,10 +29,13 @@ pub struct Sequence {
     pub logits_from: usize,
     /// Place among the others.
     pub(super) rank: Rank,
-    /// Admissions when it began to wait; see [`super::queue::Queue`].
+    /// Admissions when it began to wait, and those it saw in earlier waits; see [`super::queue::Queue`].
     pub(super) waits_since: u64,
+    pub(super) waited: u64,
     /// The last step it had a row in.
     pub(super) planned: u64,
+    /// The last step it had a row in or was admitted in.
+    pub(super) served: u64,
     /// Version of the prefix tree that was asked last, and the pages it had for this sequence.
     pub(super) matched: (u64, usize),
     /// Page tables, one for each layer group.
@@ -64,7 +67,9 @@ impl Sequence {
             logits_from,
             rank,
             waits_since: 0,
+            waited: 0,
             planned: 0,
+            served: 0,
             matched: (u64::MAX, 0),
             tables: vec![Vec::new(); groups],
             node: ROOT,

@@ -1,110 +1,6 @@
-//! A weightless simulation: random requests over a tiny pool, with the books checked after every step.
+//! The scheduler's rules, one by one; [`super::simulation`] runs them all together.
 
 use super::*;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % n
-    }
-}
-
-struct Request {
-    handle: Handle,
-    len_max: usize,
-    logits_seen: usize,
-}
-
-/// Runs `steps` steps of random traffic; every request must see each of its positions' logits exactly once, in order.
-fn simulate(seed: u64, steps: usize, frames: usize) -> Counters {
-    let mut random = Random(seed);
-    let capacity = Capacity {
-        running_max: 6,
-        waiting_max: 20,
-        step_tokens: 24,
-        page_tokens: 4,
-        frames: vec![frames],
-        policy: Policy::Continuous,
-    };
-    let mut scheduler = Scheduler::new(capacity.clone()).unwrap();
-    let mut plan = BatchPlan::default();
-    let mut live: Vec<Request> = Vec::new();
-    let (mut finished, mut submitted) = (0, 0);
-    for step in 0..steps {
-        while random.below(3) == 0 {
-            let prompt: Vec<u32> = (0..1 + random.below(40)).map(|_| random.below(3) as u32).collect();
-            let len_max = (prompt.len() + 1 + random.below(20)).min(frames * 4);
-            let from = if random.below(4) == 0 { 0 } else { prompt.len() - 1 };
-            if let Ok(handle) = scheduler.submit(prompt, len_max, from, 0) {
-                live.push(Request { handle, len_max, logits_seen: from });
-                submitted += 1;
-            }
-        }
-        if !live.is_empty() && random.below(5) == 0 {
-            let at = random.below(live.len());
-            scheduler.set_paused(live[at].handle, random.below(2) == 0);
-        }
-        if !live.is_empty() && random.below(30) == 0 {
-            let at = random.below(live.len());
-            scheduler.finish(live.swap_remove(at).handle);
-            finished += 1;
-        }
-        scheduler.plan(&mut plan);
-        scheduler.check().unwrap_or_else(|e| panic!("seed {seed}, step {step}: {e}"));
-        assert!(plan.tokens <= capacity.step_tokens, "seed {seed}, step {step}");
-        assert_eq!(plan.tokens, plan.rows.iter().map(|r| r.count).sum::<usize>());
-        for row in plan.rows.clone() {
-            let at = live.iter().position(|r| r.handle == row.sequence).expect("only live sequences run");
-            let sequence = scheduler.get(row.sequence).unwrap();
-            assert!(!sequence.paused && sequence.computed == row.first);
-            assert!(sequence.tables[0].len() * 4 >= row.first + row.count, "pages cover the row");
-            assert!(
-                row.first <= sequence.hit_max().max(sequence.computed),
-                "a hit never covers what has to be computed"
-            );
-            let end = row.first + row.count;
-            if row.logits_from < end {
-                assert_eq!(
-                    live[at].logits_seen, row.logits_from,
-                    "seed {seed}, step {step}: no position twice or left out"
-                );
-                live[at].logits_seen = end;
-            }
-            let newest = end == sequence.tokens.len();
-            scheduler.computed(&row);
-            if newest {
-                scheduler.append(row.sequence, random.below(3) as u32);
-                if scheduler.get(row.sequence).unwrap().tokens.len() > live[at].len_max {
-                    scheduler.finish(live.swap_remove(at).handle);
-                    finished += 1;
-                }
-            }
-        }
-        scheduler.check().unwrap_or_else(|e| panic!("seed {seed}, step {step}, after the step: {e}"));
-    }
-    for request in &live {
-        scheduler.set_paused(request.handle, false);
-    }
-    assert!(finished > submitted / 4, "seed {seed}: {finished} of {submitted} finished");
-    live.drain(..).for_each(|r| scheduler.finish(r.handle));
-    scheduler.plan(&mut plan);
-    assert!(plan.rows.is_empty());
-    let (used, cached, free) = scheduler.pages();
-    assert_eq!((used, cached + free, scheduler.counts()), (0, frames, (0, 0, 0)), "seed {seed}: everything came back");
-    scheduler.counters()
-}
-
-#[test]
-fn random_traffic_keeps_the_books_right() {
-    let mut preemptions = 0;
-    for seed in 1..=20 {
-        preemptions += simulate(seed, 3000, 17).preemptions;
-        simulate(seed, 1000, 200);
-    }
-    assert!(preemptions > 100, "the small pool was meant to force preemption, there were {preemptions}");
-}
 
 #[test]
 fn a_lone_request_runs_to_its_end_in_chunks() {
@@ -367,4 +263,78 @@ fn policies_generate_the_same_in_different_numbers_of_passes() {
     let (grouped, generated) = run_policy(Policy::Grouped, &lengths, 4);
     assert_eq!(generated, total);
     assert!(grouped > continuous, "positions differ, so passes are shared less: {grouped}");
+}
+
+#[test]
+fn any_number_of_stalled_sequences_keeps_nobody_out() {
+    let mut scheduler = Scheduler::new(Capacity { waiting_max: 999, ..capacity(4, 64, 100) }).unwrap();
+    let mut plan = BatchPlan::default();
+    let stalled: Vec<Handle> = (0..3 * limits::REFILL_SCAN_MAX as u32)
+        .map(|i| {
+            let handle = scheduler.submit(vec![i, 1, 2], 20, 2, 9).unwrap();
+            while !scheduler.get(handle).unwrap().is_running() {
+                scheduler.plan(&mut plan);
+                assert!(!plan.rows.is_empty(), "sequence {i} is kept out");
+            }
+            scheduler.set_paused(handle, true);
+            handle
+        })
+        .collect();
+    scheduler.check().unwrap();
+    let reader = scheduler.submit(vec![7; 5], 20, 4, 0).unwrap();
+    run_to_first_token(&mut scheduler, &[reader]);
+    assert_eq!(scheduler.counts().2, stalled.len());
+    // Those that are read again run again.
+    scheduler.set_paused(stalled[5], false);
+    run_to_first_token(&mut scheduler, &[stalled[5]]);
+    stalled.iter().for_each(|&handle| scheduler.finish(handle));
+    scheduler.plan(&mut plan);
+    scheduler.check().unwrap();
+    assert_eq!((scheduler.counts(), scheduler.pages().0), ((0, 0, 0), 0));
+}
+
+#[test]
+fn a_long_prompt_of_low_priority_is_computed_under_any_load() {
+    let mut scheduler = Scheduler::new(capacity(4, 16, 2000)).unwrap();
+    let mut plan = BatchPlan::default();
+    let poor = scheduler.submit(vec![5; 400], 410, 399, -9).unwrap();
+    scheduler.plan(&mut plan);
+    plan.rows.iter().for_each(|row| scheduler.computed(row));
+    let (mut steps, mut next) = (0, 0);
+    while scheduler.get(poor).unwrap().pending() > 0 {
+        while scheduler.counts().1 < 4 {
+            next += 1;
+            scheduler.submit((0..100).map(|t| t * 1000 + next).collect(), 110, 99, 9).unwrap();
+        }
+        scheduler.plan(&mut plan);
+        for row in plan.rows.clone() {
+            scheduler.computed(&row);
+            if row.sequence != poor && row.logits_from < row.first + row.count {
+                scheduler.finish(row.sequence);
+            }
+        }
+        steps += 1;
+        assert!(steps <= 400 / 16 * (limits::UNSERVED_STEPS_MAX + 2), "no row for it, or too few");
+    }
+    assert!(steps > 400 / 16, "the others come first all the same");
+}
+
+#[test]
+fn waits_add_up_over_preemptions() {
+    let mut queue = Queue::default();
+    let mut slots = Slots::new(1).unwrap();
+    let handle = slots.insert(()).unwrap();
+    let rank = Rank::new(-3, 0);
+    let mut waited = 0;
+    for _ in 0..4 {
+        let since = queue.insert(rank, handle, waited);
+        for _ in 0..limits::OVERTAKEN_MAX / 4 {
+            assert!(queue.promote().is_none());
+            queue.count_admission();
+        }
+        waited = queue.remove(rank, since);
+    }
+    queue.insert(rank, handle, waited);
+    assert!(queue.promote().is_some_and(|(h, rank)| h == handle && rank.is_overdue()));
+    assert!(queue.promote().is_none());
 }

@@ -10,6 +10,8 @@ pub enum PageOwner {
     Tree,
     /// A sequence.
     Sequence(Handle),
+    /// A pinned prefix.
+    Pin,
 }
 
 impl Scheduler {
@@ -19,6 +21,7 @@ impl Scheduler {
             let table = self.sequences.get(handle).and_then(|s| s.tables.get(group));
             table.into_iter().flatten().for_each(|&page| see(page, PageOwner::Sequence(handle)));
         }
+        self.pinned_frames(group).for_each(|page| see(page, PageOwner::Pin));
         self.tree.pages(group).for_each(|page| see(page, PageOwner::Tree));
     }
 

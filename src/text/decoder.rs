@@ -18,6 +18,7 @@ use tokenizers::Decoder as _;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 
+use super::alphabet;
 use crate::error::{Error, Result, Status};
 use crate::limits::DECODER_STAGES_MAX;
 
@@ -277,31 +278,11 @@ fn strip(memory: &mut Memory, text: &str, content: char, start: usize, stop: usi
     kept
 }
 
-const NO_BYTE: u16 = u16::MAX;
-
-/// The byte of each character of the byte-level alphabet: a printable Latin-1 byte is written as itself, the others
-/// as the characters from U+0100 on, in their order. From GPT-2's `bytes_to_unicode`.
-const BYTE_OF: [u16; 0x144] = {
-    let mut table = [NO_BYTE; 0x144];
-    let (mut byte, mut next) = (0u16, 0x100);
-    while byte < 256 {
-        if matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) {
-            table[byte as usize] = byte;
-        } else {
-            table[next] = byte;
-            next += 1;
-        }
-        byte += 1;
-    }
-    table
-};
-
 /// Appends the bytes that a name of the byte-level alphabet stands for; any other name is taken literally.
 fn byte_level(name: &str, bytes: &mut Vec<u8>) {
     let before = bytes.len();
     for c in name.chars() {
-        let entry = usize::try_from(u32::from(c)).ok().and_then(|at| BYTE_OF.get(at));
-        match entry.and_then(|&byte| u8::try_from(byte).ok()) {
+        match alphabet::byte(c) {
             Some(byte) => bytes.push(byte),
             None => {
                 bytes.truncate(before);

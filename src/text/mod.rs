@@ -8,14 +8,17 @@
 //!   published language model has).
 //! - No thread is started, and nothing outlives the [`Tokenizer`] in the thread that called it.
 //!
-//! The `tokenizers` crate reads `tokenizer.json` and encodes. Decoding is ours ([`mod@decoder`]), because the crate's
-//! can only decode a whole answer at once; one implementation serves [`Tokenizer::decode`] and [`TextStream`], so the
-//! two cannot disagree.
+//! The `tokenizers` crate reads `tokenizer.json` and encodes, but for the steps that it would keep in statics, and so
+//! leave behind when the library is unloaded ([`mod@pre_tokenizer`]). Decoding is ours ([`mod@decoder`]), because the
+//! crate's can only decode a whole answer at once; one implementation serves [`Tokenizer::decode`] and [`TextStream`],
+//! so the two cannot disagree.
 
+mod alphabet;
 mod decoder;
 #[cfg(test)]
 mod fixtures;
 mod model;
+mod pre_tokenizer;
 pub mod stops;
 pub mod stream;
 pub mod template;

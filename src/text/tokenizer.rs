@@ -14,17 +14,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokenizers::decoders::DecoderWrapper;
-use tokenizers::normalizers::NormalizerWrapper;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{AddedToken, Model as _, TokenizerBuilder, TokenizerImpl};
 
 use super::decoder::Chain;
 use super::model::{self, Shared};
+use super::pre_tokenizer::{Changes, Words, untrimmed};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits::{PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX};
 
-type Encoder = TokenizerImpl<Shared, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+type Encoder = TokenizerImpl<Shared, Changes, Words, PostProcessorWrapper, DecoderWrapper>;
 
 /// Encodes and decodes; shared by `Arc`, every call takes `&self`.
 pub struct Tokenizer {
@@ -79,9 +78,9 @@ impl Tokenizer {
         let model = file.remove("model").ok_or_else(|| Error::format("it has no `model`"))?;
         let model = Shared::new(model::read(model)?);
         let added: Vec<AddedToken> = part(&mut file, "added_tokens")?.unwrap_or_default();
-        let normalizer: Option<NormalizerWrapper> = part(&mut file, "normalizer")?;
-        let pre_tokenizer: Option<PreTokenizerWrapper> = part(&mut file, "pre_tokenizer")?;
-        let post_processor: Option<PostProcessorWrapper> = part(&mut file, "post_processor")?;
+        let normalizer = part(&mut file, "normalizer")?.map(Changes::new);
+        let pre_tokenizer = part(&mut file, "pre_tokenizer")?.map(Words::new).transpose()?;
+        let post_processor = part(&mut file, "post_processor")?.map(untrimmed);
         let chain = Chain::new(part(&mut file, "decoder")?)?;
         let encoder = |model: Shared| -> Result<Encoder> {
             TokenizerBuilder::new()

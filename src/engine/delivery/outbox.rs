@@ -37,6 +37,8 @@ pub enum Route {
 }
 
 impl Merged for Event {
+    type Cut = FinishReason;
+
     fn units(&self) -> usize {
         self.tokens.len()
     }
@@ -84,22 +86,30 @@ impl Outbox {
         full
     }
 
-    /// Ends the request: `fill` completes the terminal event. Later calls do nothing. Engine thread only.
+    /// Ends the request: `fill` completes the terminal event. Of a request that was muted before, tokens are missing, so it
+    /// was cancelled, also when the engine came to its end first. The event's kind; None when it was there already: later
+    /// calls do nothing. Engine thread only.
     pub fn finish(
         self: &Arc<Self>,
         dispatch: &Dispatch,
         kind: EventKind,
         finish: FinishReason,
         fill: impl FnOnce(&mut Event),
-    ) {
-        let added = self.queue.finish(|event| {
-            event.kind = kind;
-            event.finish = finish;
+    ) -> Option<EventKind> {
+        let mut ended = None;
+        let added = self.queue.finish(|event, cut| {
+            (event.kind, event.finish) = (kind, finish);
             fill(event);
+            if let (Some(why), EventKind::Finished | EventKind::Cancelled) = (cut, kind) {
+                (event.kind, event.finish) = (EventKind::Cancelled, why);
+                event.text.clear();
+            }
+            ended = Some(event.kind);
             // Readers may count on it, also when the request never began to run.
             event.usage.get_or_insert_default();
         });
         self.list(dispatch, added);
+        ended
     }
 
     fn list(self: &Arc<Self>, dispatch: &Dispatch, added: Added) {
@@ -108,9 +118,9 @@ impl Outbox {
         }
     }
 
-    /// Drops queued deltas and throws later ones away, unless the request has ended.
-    pub fn mute(&self) {
-        self.queue.mute();
+    /// Drops queued deltas and throws later ones away, unless the request has ended; `why` is what its terminal event says.
+    pub fn mute(&self, why: FinishReason) {
+        self.queue.mute(why);
     }
 
     /// Whether the terminal event exists.

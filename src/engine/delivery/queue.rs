@@ -5,14 +5,17 @@
 //! through a list of ready requests ([`super::ready`]): a queue that becomes readable asks to be listed, once until it
 //! is read.
 //!
-//! Invariants, which `tests/loom` checks: nothing is added after the terminal event; it is read once; a
-//! queue that reported itself full says so to whoever reads it, who resumes the request.
+//! Invariants, which `tests/loom` checks: nothing is added after the terminal event; it is read once; who ends a request
+//! whose tokens were thrown away is told so; a queue that reported itself full says so to whoever reads it, who resumes the
+//! request.
 
 use super::sync::{Condvar, Mutex, lock, wait_until};
 use std::time::Instant;
 
 /// What a queue holds. The second implementor is the one of `tests/loom`.
 pub trait Merged {
+    /// Why deltas are thrown away.
+    type Cut: Copy;
     /// How much of the queue's limit it takes; 0: there is nothing to read.
     fn units(&self) -> usize;
     /// Takes everything and leaves nothing to read.
@@ -50,7 +53,7 @@ pub struct Lent<E, S> {
 }
 
 /// The queue. `S` is what the request's events go to, and what is dropped after the last of them.
-pub struct Queue<E, S> {
+pub struct Queue<E: Merged, S> {
     /// Units it holds before the request is to pause.
     limit: usize,
     /// It is read through a list; otherwise its owner reads it.
@@ -59,7 +62,7 @@ pub struct Queue<E, S> {
     changed: Condvar,
 }
 
-struct State<E, S> {
+struct State<E: Merged, S> {
     pending: E,
     /// The terminal event is in `pending` or was taken.
     terminal: bool,
@@ -67,8 +70,8 @@ struct State<E, S> {
     taken: bool,
     /// Nothing follows: the terminal event was taken and the sink dropped.
     ended: bool,
-    /// Deltas are thrown away: the request was cancelled.
-    muted: bool,
+    /// Deltas are thrown away: the request was cancelled, first for this reason.
+    muted: Option<E::Cut>,
     /// The engine was told that the queue is full.
     full: bool,
     /// Readers that take everything at the end, so the limit does not apply.
@@ -98,7 +101,7 @@ impl<E: Merged, S> Queue<E, S> {
             terminal: false,
             taken: false,
             ended: false,
-            muted: false,
+            muted: None,
             full: false,
             waiters: 0,
             listed: false,
@@ -111,17 +114,18 @@ impl<E: Merged, S> Queue<E, S> {
     /// Adds to the pending event. Engine thread only.
     pub fn push(&self, add: impl FnOnce(&mut E)) -> Added {
         self.added(|state| {
-            if !state.muted {
+            if state.muted.is_none() {
                 add(&mut state.pending);
             }
         })
     }
 
-    /// Adds what makes the pending event the terminal one. Later calls, and later pushes, do nothing.
-    pub fn finish(&self, fill: impl FnOnce(&mut E)) -> Added {
+    /// Adds what makes the pending event the terminal one; `fill` is told if deltas were thrown away. Later calls, and
+    /// later pushes, do nothing.
+    pub fn finish(&self, fill: impl FnOnce(&mut E, Option<E::Cut>)) -> Added {
         self.added(|state| {
             state.terminal = true;
-            fill(&mut state.pending);
+            fill(&mut state.pending, state.muted);
         })
     }
 
@@ -141,10 +145,10 @@ impl<E: Merged, S> Queue<E, S> {
     }
 
     /// Drops unread deltas and throws later ones away, unless the request has finished.
-    pub fn mute(&self) {
+    pub fn mute(&self, why: E::Cut) {
         let mut state = lock(&self.state);
         if !state.terminal {
-            state.muted = true;
+            state.muted.get_or_insert(why);
             drop(state.pending.take());
         }
     }

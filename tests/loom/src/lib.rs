@@ -40,14 +40,16 @@ use ready::{Popped, Pushed, Ready, Round, Turn, TurnOr};
 use std::time::Instant;
 use sync::{lock, wait_until};
 
-/// An event: so many tokens, and whether it is the last.
+/// An event: so many tokens, whether it is the last, and whether it says that the request was cancelled.
 #[derive(Debug, Default, PartialEq)]
 struct Event {
     tokens: usize,
     terminal: bool,
+    cut: bool,
 }
 
 impl Merged for Event {
+    type Cut = ();
     fn units(&self) -> usize {
         self.tokens
     }
@@ -106,7 +108,7 @@ impl Request {
     }
 
     fn cancel(&self) {
-        self.queue.mute();
+        self.queue.mute(());
         lock(&self.mail).cancelled = true;
         self.mailed.notify_one();
     }
@@ -138,7 +140,7 @@ fn generate(request: &Arc<Request>, tokens: usize, list: impl Fn(Arc<Request>)) 
     }
     for _ in 0..2 {
         // A request ends once, whoever says so again.
-        if request.queue.finish(|event| event.terminal = true).list {
+        if request.queue.finish(|event, cut| (event.terminal, event.cut) = (true, cut.is_some())).list {
             list(request.clone());
         }
     }
@@ -359,7 +361,37 @@ fn after_a_cancel_queued_tokens_are_dropped() {
         } else {
             request.check(None, 1);
         }
+        let cut = lock(&request.seen).iter().any(|e| e.cut);
+        assert!(if finished_before { !cut } else { finished_after || cut });
     });
+}
+
+/// Whoever cancels at whatever moment: a terminal event that does not say so comes with every token.
+#[test]
+fn a_terminal_event_with_missing_tokens_says_that_it_was_cut() {
+    for limit in [1, 4] {
+        explore(Some(3), move || {
+            let request = Request::new(limit, true);
+            let engine = thread::spawn({
+                let request = request.clone();
+                move || generate(&request, 2, |_| unreachable!("a pulled request is in no list"))
+            });
+            let canceller = thread::spawn({
+                let request = request.clone();
+                move || request.cancel()
+            });
+            while let Read::Event(event, resume) = request.queue.next(None) {
+                request.see(event);
+                if resume {
+                    request.resume();
+                }
+            }
+            engine.join().unwrap();
+            canceller.join().unwrap();
+            let cut = lock(&request.seen).iter().any(|e| e.cut);
+            request.check(if cut { None } else { Some(2) }, 0);
+        });
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@
 
 /// The call did what it says.
 #define ASTRAI_OK 0
-/// The time ran out; nothing changed.
+/// The time ran out; nothing changed, unless the function says otherwise.
 #define ASTRAI_TIMEOUT 1
 /// The stream has ended; there is nothing more to read.
 #define ASTRAI_END 2
@@ -81,7 +81,8 @@
 #define ASTRAI_ERR_UTF8 23
 /// The prompt is longer than the context; needed and available are in tokens.
 #define ASTRAI_ERR_CONTEXT 24
-/// The request needs more memory than the engine has in all.
+/// Reserved: a request that outgrows the whole KV memory. No call gives it today: the context is never longer than the KV
+/// memory holds, so a prompt that is too long gets ERR_CONTEXT and generation ends at the context.
 #define ASTRAI_ERR_NEVER_FITS 25
 /// Memory could not be had.
 #define ASTRAI_ERR_MEMORY 26
@@ -583,8 +584,8 @@ int32_t astrai_request_options_init(struct astrai_request_options *options, size
 /// [A] Frees an error that a call wrote to its err. NULL is fine; the error inside an event is left to its event.
 void astrai_error_free(struct astrai_error *error);
 
-/// [A] Frees an event from astrai_request_next or astrai_request_wait, with all it points to. NULL is fine; an event
-/// shown to a callback is left to the library.
+/// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to. NULL is
+/// fine; an event shown to a callback is left to the library.
 void astrai_event_free(struct astrai_event *event);
 
 /* -- engine ------------------------------------------------------------------ */
@@ -600,13 +601,12 @@ int32_t astrai_engine_open(const char *dir,
                            struct astrai_error **err);
 
 /// [B] Lets requests run for at most grace_ms (-1: until they end), cancels the rest, delivers every terminal event,
-/// runs finalizers and joins all threads. A request whose full queue nobody reads does not end by itself. With ASTRAI_DELIVER_POLL it delivers on the calling thread. Until the handle
-/// is freed other calls return ERR_CLOSED; requests can still be read, and astrai_engine_next gives what is queued.
+/// runs finalizers and joins all threads. A request whose full queue nobody reads does not end by itself. With
+/// ASTRAI_DELIVER_POLL it delivers on the calling thread. Until the handle is freed other calls return ERR_CLOSED;
+/// requests can still be read, and astrai_engine_next gives what is queued.
 /// After OK the library may be unloaded once its handles are freed.
 /// ERR_CLOSED: it is closed already. ERR_REENTRANT, ERR_ARGUMENT.
-int32_t astrai_engine_close(const struct astrai_engine *engine,
-                            int32_t grace_ms,
-                            struct astrai_error **err);
+int32_t astrai_engine_close(const struct astrai_engine *engine, int32_t grace_ms, struct astrai_error **err);
 
 /// [B] Closes the engine without grace if that was not done, and frees the handle. NULL is fine. Events that nobody took
 /// with astrai_engine_next are dropped, their finalizers run. While another thread is inside a call with the handle,
@@ -676,7 +676,8 @@ int32_t astrai_engine_resume(const struct astrai_engine *engine, struct astrai_e
 
 /// [A] Lets the engine work at most work_us in every interval_us, both in microseconds; 0 and 0: no limit. It rests
 /// between two layers of the model, so it may exceed the limit by one layer, which it makes up for. After idling it may
-/// work work_us at once: two intervals that touch can have twice as much. Takes effect at once.
+/// work work_us at once: two intervals that touch can have twice as much. Takes effect at once. Work is steps, and copying
+/// the pages of prefixes that are saved or restored.
 /// ERR_ARGUMENT: work_us is more than interval_us, or only work_us is 0; needed and available are the two.
 int32_t astrai_engine_set_duty(const struct astrai_engine *engine,
                                uint32_t work_us,
@@ -787,10 +788,10 @@ int32_t astrai_detokenize(const struct astrai_engine *engine,
 /// finalize(user_data) runs exactly once: after the terminal callback; before astrai_engine_next returns the terminal
 /// event, or when the engine is freed with it untaken; of a pulled request when *out is freed; before this returns when
 /// it fails.
-/// ERR_CONTEXT: the prompt is longer than the context; needed and available are in tokens. ERR_NEVER_FITS,
-/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with ASTRAI_REQUEST_DEFER in its
-/// terminal event instead. ERR_ARGUMENT: an option is out of range (subject names
-/// it), the prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
+/// ERR_CONTEXT: the prompt is longer than the context, which is never longer than what the KV memory holds; needed and
+/// available are in tokens. ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with
+/// ASTRAI_REQUEST_DEFER in its terminal event instead. ERR_ARGUMENT: an option is out of range (subject names it), the
+/// prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
 int32_t astrai_submit(const struct astrai_engine *engine,
                       const struct astrai_prompt *prompt,
                       const struct astrai_request_options *options,
@@ -856,14 +857,17 @@ int32_t astrai_prefix_wait(const struct astrai_prefix *prefix,
 
 /// [B] Waits until the prefix is pinned and writes it to a file, for astrai_prefix_restore in this or another process.
 /// A file of that name is replaced in one step: it is there whole, the old or the new, also if the machine stops.
-/// Other requests go on meanwhile. Errors as for astrai_prefix_wait; ERR_IO, ERR_UTF8.
+/// Other requests go on meanwhile; a duty limit counts and delays the copying, a pause does not hold it. The first save
+/// or restore of an engine reads all weights once, in this call, to know the model by every byte: seconds for each 10 GB
+/// that are in memory, else as long as the disk takes. Errors as for astrai_prefix_wait; ERR_IO, ERR_UTF8.
 int32_t astrai_prefix_save(const struct astrai_prefix *prefix,
                            const char *path,
                            struct astrai_error **err);
 
 /// [B] Pins what astrai_prefix_save wrote; requests that begin with it give the same bits as if it had been computed.
-/// Other requests go on meanwhile. *out is freed with astrai_prefix_free. When it fails nothing is pinned.
-/// ERR_MISMATCH: the file is of another model, instruction set, type, page size or version; the message has both
+/// Other requests go on meanwhile. What the first one of an engine costs, and how a duty limit and a pause matter, is said
+/// at astrai_prefix_save. *out is freed with astrai_prefix_free. When it fails nothing is pinned.
+/// ERR_MISMATCH: the file is of another model (one bit of the weights suffices), instruction set, type, page size or version; the message has both
 /// values. ERR_FORMAT: it is damaged. ERR_CONTEXT, ERR_MEMORY: it does not fit, in tokens. ERR_IO, ERR_CLOSED,
 /// ERR_UNSUPPORTED, ERR_UTF8. Only restore files you trust: a checksum finds accidents, not malice.
 int32_t astrai_prefix_restore(const struct astrai_engine *engine,

@@ -203,3 +203,44 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// A vector of `count` times `value` that is for `what`.
+///
+/// # Errors
+/// `Memory`.
+pub fn filled<T: Clone>(what: &str, count: usize, value: T) -> Result<Vec<T>> {
+    let mut vec = reserved(what, count)?;
+    vec.resize(count, value);
+    Ok(vec)
+}
+
+/// A copy of `values`, which are `what`.
+///
+/// # Errors
+/// `Memory`.
+pub fn copied<T: Copy>(what: &str, values: &[T]) -> Result<Vec<T>> {
+    let mut vec = reserved(what, values.len())?;
+    vec.extend_from_slice(values);
+    Ok(vec)
+}
+
+fn reserved<T>(what: &str, count: usize) -> Result<Vec<T>> {
+    let mut vec = Vec::new();
+    let bytes = (count as u64).saturating_mul(size_of::<T>() as u64);
+    vec.try_reserve_exact(count).map_err(|_| Error::memory(what, bytes))?;
+    Ok(vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_memory_can_hold_is_an_error_with_its_size() {
+        assert_eq!(filled("things", 3, 7u8).unwrap(), [7, 7, 7]);
+        assert_eq!(copied("things", &[1, 2]).unwrap(), [1, 2]);
+        let error = filled("things", usize::MAX / 16, 7u64).unwrap_err();
+        assert_eq!((error.status, error.unit), (Status::Memory, Unit::Bytes));
+        assert!(error.needed == usize::MAX as u64 / 16 * 8 && error.message.contains("things"), "{error}");
+    }
+}

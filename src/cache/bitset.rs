@@ -3,6 +3,8 @@
 //! Invariant: bit i of a word of level n + 1 is set exactly when word i of level n is not zero. Two levels hold 4,096
 //! members, three 262,144, four 16 million, so every operation touches at most that many words.
 
+use crate::error::{Result, filled};
+
 /// A set of integers below a fixed capacity.
 #[derive(Clone, Debug)]
 pub struct BitSet {
@@ -14,18 +16,21 @@ pub struct BitSet {
 
 impl BitSet {
     /// The set of all integers below `capacity`.
-    pub fn full(capacity: usize) -> BitSet {
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn full(capacity: usize) -> Result<BitSet> {
         let mut levels = Vec::new();
         let mut members = capacity;
         loop {
             let words = members.div_ceil(64).max(1);
-            let mut level = vec![u64::MAX; words];
+            let mut level = filled("a bit set", words, u64::MAX)?;
             if !members.is_multiple_of(64) || members == 0 {
                 level[words - 1] = (1u64 << (members % 64)) - 1;
             }
             levels.push(level);
             if words == 1 {
-                return BitSet { levels, capacity, len: capacity };
+                return Ok(BitSet { levels, capacity, len: capacity });
             }
             members = words;
         }
@@ -103,7 +108,7 @@ mod tests {
     #[test]
     fn behaves_like_a_sorted_set_at_every_edge() {
         for capacity in [0, 1, 63, 64, 65, 4095, 4096, 4097, 300_000] {
-            let mut set = BitSet::full(capacity);
+            let mut set = BitSet::full(capacity).unwrap();
             let mut model: BTreeSet<usize> = (0..capacity).collect();
             let mut state = capacity as u64 + 1;
             for _ in 0..2000 {

@@ -1,6 +1,7 @@
 //! The page frames of one layer group: which are free, and how many owners each of the others has.
 
 use super::bitset::BitSet;
+use crate::error::{Result, filled};
 
 /// Index of a page frame.
 pub type Page = u32;
@@ -20,8 +21,12 @@ pub struct PagePool {
 
 impl PagePool {
     /// `frames` free page frames.
-    pub fn new(frames: usize) -> PagePool {
-        PagePool { free: BitSet::full(frames), owners: vec![0; frames], in_tree: vec![false; frames], cached: 0 }
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn new(frames: usize) -> Result<PagePool> {
+        let (owners, in_tree) = (filled("page frames", frames, 0)?, filled("page frames", frames, false)?);
+        Ok(PagePool { free: BitSet::full(frames)?, owners, in_tree, cached: 0 })
     }
 
     /// Frames in all.
@@ -86,7 +91,7 @@ impl PagePool {
     }
 
     /// Proves that `owned` (one entry per owner) is everything that is not free; else says what differs.
-    pub fn check(&self, owned: impl Iterator<Item = Page>) -> Result<(), String> {
+    pub fn check(&self, owned: impl Iterator<Item = Page>) -> std::result::Result<(), String> {
         let mut counts = vec![0u32; self.owners.len()];
         for page in owned {
             *counts.get_mut(page as usize).ok_or(format!("page {page} does not exist"))? += 1;
@@ -114,7 +119,7 @@ mod tests {
 
     #[test]
     fn counts_owners_and_notices_a_leak() {
-        let mut pool = PagePool::new(3);
+        let mut pool = PagePool::new(3).unwrap();
         let (a, b) = (pool.alloc().unwrap(), pool.alloc().unwrap());
         pool.share(a);
         assert_eq!((pool.free(), pool.check([a, b, a].into_iter())), (1, Ok(())));

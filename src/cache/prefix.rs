@@ -28,7 +28,8 @@ struct Node {
     children: u32,
     /// Sequences attached here.
     attached: u32,
-    /// Pins and attachments keep a node alike; pins are counted apart for the statistics.
+    /// Pins and attachments keep a node alike; pins are counted apart because [`PrefixTree::check_pins`] compares them with
+    /// their owners.
     pinned: u32,
     last_used: u64,
     hash: u64,
@@ -447,7 +448,7 @@ mod tests {
 
     #[test]
     fn shares_what_is_equal_and_evicts_the_oldest_leaf() {
-        let mut pools = [PagePool::new(8), PagePool::new(8)];
+        let mut pools = [PagePool::new(8).unwrap(), PagePool::new(8).unwrap()];
         let mut tree = PrefixTree::new(2, 2, 8).unwrap();
         assert_eq!(visit(&mut tree, &mut pools, &[1, 2, 3, 4]), 0);
         assert_eq!(visit(&mut tree, &mut pools, &[1, 2, 3, 4, 5, 6]), 2);
@@ -470,7 +471,7 @@ mod tests {
 
     #[test]
     fn two_that_computed_the_same_page_end_with_one() {
-        let mut pools = [PagePool::new(4)];
+        let mut pools = [PagePool::new(4).unwrap()];
         let mut tree = PrefixTree::new(2, 1, 4).unwrap();
         let (mut a, mut b) = (page(&mut pools), page(&mut pools));
         (0..2).for_each(|_| tree.attach(ROOT));

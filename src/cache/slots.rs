@@ -27,8 +27,11 @@ pub struct Slots<T> {
 
 impl<T> Slots<T> {
     /// `capacity` free places; storage grows with use.
-    pub fn new(capacity: usize) -> Slots<T> {
-        Slots { free: BitSet::full(capacity), places: Vec::new(), capacity }
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn new(capacity: usize) -> crate::error::Result<Slots<T>> {
+        Ok(Slots { free: BitSet::full(capacity)?, places: Vec::new(), capacity })
     }
 
     /// Places in use.
@@ -97,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_stale_handle_is_refused() {
-        let mut slots = Slots::new(2);
+        let mut slots = Slots::new(2).unwrap();
         let a = slots.insert("a").unwrap();
         let b = slots.insert("b").unwrap();
         assert_eq!(slots.insert("c"), Err("c"));

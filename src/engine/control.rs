@@ -117,7 +117,7 @@ impl Engine {
     }
 
     /// Limits the engine to `work_us` microseconds of work in every `interval_us`; 0 and 0 is no limit. Work is the time
-    /// steps take. The engine rests between two layers, so it works longer by at most the layer that exceeds the
+    /// steps take, and copying the pages of saved and restored prefixes. The engine rests between two layers, so it works longer by at most the layer that exceeds the
     /// limit, and pays for that afterwards. After idling it may work `work_us` at once, so that two intervals that
     /// touch can have up to twice `work_us`. Takes effect at once, also in a step.
     ///
@@ -163,11 +163,13 @@ impl Core {
         let mut mailbox = lock(&shared.mailbox);
         loop {
             let held = self.look(&mut mailbox);
-            if !(idle || held) || !mailbox.commands.is_empty() || !self.inbox.is_empty() {
+            let may_copy = !self.copies.is_empty() && self.meter.ready_at.is_none();
+            if !(idle || held) || may_copy || !mailbox.commands.is_empty() || !self.inbox.is_empty() {
                 break;
             }
-            // Nobody waits for an engine without requests and pins to be allowed to work.
-            let work = !self.active.is_empty() || self.machine.scheduler.pins_computing() > 0;
+            // Nobody waits for an engine without requests, pins and copies to be allowed to work.
+            let work =
+                !self.active.is_empty() || self.machine.scheduler.pins_computing() > 0 || !self.copies.is_empty();
             let ready = if work { self.meter.ready_at } else { None };
             let wake_at = self.next_time().into_iter().chain(ready).min();
             self.machine.backend.rest();
@@ -207,6 +209,23 @@ impl Core {
             self.meter.since = None
         }
         worked
+    }
+
+    /// Copies the pages that callers wait for, as far as the duty limit allows. A pause is no reason to let them wait: nothing
+    /// is computed. An engine that takes nothing any more refuses them at once.
+    pub fn copy_pages(&mut self) {
+        while !self.copies.is_empty() {
+            if !self.dead && self.closing.is_none() {
+                self.meter.ready_at = self.meter.bucket.ready_at(Instant::now());
+                if self.meter.ready_at.is_some() {
+                    return;
+                }
+            }
+            self.metered(|core| {
+                core.copies.pop_front().into_iter().for_each(|copy| core.obey_prefix(copy));
+                true
+            });
+        }
     }
 
     /// Cuts off what still runs, when the engine is closing and the grace is over or could not help.

@@ -14,10 +14,11 @@ use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
 use crate::backend::Backend;
 use crate::cache::Handle;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, copied};
 use crate::model::{Model, Step};
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Row, Scheduler};
+use crate::source::ModelSource;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub(super) struct Core {
     pub deferred: Deferred,
     /// Commands taken from the mailbox and not yet obeyed.
     pub inbox: VecDeque<Command>,
+    /// Pages to be copied when the duty limit allows.
+    pub copies: VecDeque<super::prefix::Command>,
     /// What the engine thread knows of pause and duty limit.
     pub meter: Meter,
     /// The request that is being admitted: neither in the inbox nor active.
@@ -59,6 +62,9 @@ pub(super) struct Machine {
     pub scheduler: Scheduler,
     pub model: Model,
     pub backend: Box<dyn Backend>,
+    /// Kept for the hash of its weights ([`super::identity`]), and let go with the rest.
+    #[allow(dead_code, reason = "the identity reads it through a weak pointer")]
+    pub source: Arc<dyn ModelSource>,
     pub sampler: Sampler,
     pub allowed: AllowedTokens,
     pub plan: BatchPlan,
@@ -90,6 +96,7 @@ impl Core {
             active: Table::default(),
             deferred: Deferred::default(),
             inbox: VecDeque::new(),
+            copies: VecDeque::new(),
             meter: Meter::new(Instant::now()),
             admitting: None,
             prefixes: Prefixes::default(),
@@ -135,6 +142,7 @@ impl Core {
                 self.obey(command);
             }
             self.expire();
+            self.copy_pages();
             let may_step = !self.meter.held();
             let worked = !self.dead && may_step && self.metered(Core::step);
             idle = !worked && may_step;
@@ -192,10 +200,8 @@ impl Core {
                 reply.put(self.check());
             }
             Command::ClearCache => self.machine.scheduler.clear_cache(),
-            Command::Prefix(command) => {
-                let refusal = if self.dead { Some(panicked()) } else { self.closing.map(|_| closed()) };
-                self.prefixes.obey(command, &mut self.machine, &self.shared, refusal);
-            }
+            Command::Prefix(command) if command.is_copy() => self.copies.push_back(command),
+            Command::Prefix(command) => self.obey_prefix(command),
             Command::Close(cut) => {
                 self.closing = Some(cut);
                 self.prefixes.stop_computing(&mut self.machine);
@@ -203,6 +209,12 @@ impl Core {
             // Commands after this one find the engine dead.
             Command::Panic => assert!(self.dead, "a test asked the engine thread to panic"),
         }
+    }
+
+    /// Obeys a command about prefixes, or refuses it.
+    pub fn obey_prefix(&mut self, command: super::prefix::Command) {
+        let refusal = if self.dead { Some(panicked()) } else { self.closing.map(|_| closed()) };
+        self.prefixes.obey(command, &mut self.machine, &self.shared, refusal);
     }
 
     /// Law 3, and that every active request has its sequence.
@@ -232,7 +244,14 @@ impl Core {
             self.stats.failed += 1;
             return refuse(panicked());
         }
-        let prompt = request.prompt.clone();
+        // One for the scheduler, whose sequence grows; the request's own gives log probabilities and usage.
+        let prompt = match copied("a prompt", &request.prompt) {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                self.stats.failed += 1;
+                return refuse(error);
+            }
+        };
         let logits_from = if request.prompt_logprobs { 0 } else { prompt.len() - 1 };
         let len_max = prompt.len() + request.max_tokens;
         self.stats.tokens_in += prompt.len() as u64;

@@ -1,9 +1,9 @@
 //! The engine: owns the threads, and is the only room where scheduler and model meet.
 //!
 //! Threads of an open engine: the **engine thread** ([`core`]) owns scheduler, model and device; the **dispatch thread** runs
-//! callbacks and log lines, unless the host polls; the CPU backend's workers compute. Callers talk to the engine thread
-//! through a mailbox of [`Command`]s and hear from it through each request's [`delivery::Outbox`]. When nothing is to do,
-//! all of them sleep.
+//! callbacks and log lines, unless the host polls; from the first deferred submit on a **text thread** ([`defer`]) prepares
+//! prompts; the CPU backend's workers compute. Callers talk to the engine thread through a mailbox of [`Command`]s and hear
+//! from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them sleep.
 
 mod active;
 pub mod api;
@@ -12,12 +12,15 @@ mod core;
 mod defer;
 mod delivery;
 mod duty;
+mod identity;
 mod open;
 mod plan;
 mod prefix;
 mod prefix_file;
 mod prompt;
 mod receive;
+mod reply;
+mod request;
 mod stats;
 mod table;
 mod trace;
@@ -26,6 +29,7 @@ pub use api::*;
 pub use delivery::{CallbackScope, in_callback};
 pub use plan::Plan;
 pub use prefix::Prefix;
+pub use request::Request;
 pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 
 use crate::error::{Error, Result, Status, Unit};
@@ -35,13 +39,14 @@ use crate::sampling::SamplingParams;
 use crate::source::{GenerationDefaults, ModelSource};
 use crate::text::{StopFilter, TextStream};
 use active::NewRequest;
-use delivery::{Dispatch, Outbox, closed, lock, wait_until};
+use delivery::{Dispatch, Outbox, closed, lock};
 use prompt::TextKit;
+use reply::{Answer, Reply};
 use stats::StatsCell;
 use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -100,54 +105,6 @@ enum Command {
     /// Accept nothing more; cut off what still runs at this time.
     Close(Instant),
     Panic,
-}
-
-/// The answering side of a [`Reply`]. Dropped without an answer, it gives an error: nobody waits for ever.
-struct Answer<T = ()>(Arc<Reply<T>>);
-
-impl<T> Answer<T> {
-    fn put(&self, value: Result<T>) {
-        self.0.put(value);
-    }
-}
-
-impl<T> Drop for Answer<T> {
-    fn drop(&mut self) {
-        if !self.0.answered.load(Ordering::Relaxed) {
-            self.0.put(Err(closed()));
-        }
-    }
-}
-
-/// A place for one answer.
-struct Reply<T = ()> {
-    value: Mutex<Option<Result<T>>>,
-    answered: AtomicBool,
-    there: Condvar,
-}
-
-impl<T> Default for Reply<T> {
-    fn default() -> Reply<T> {
-        Reply { value: Mutex::new(None), answered: AtomicBool::new(false), there: Condvar::new() }
-    }
-}
-
-impl<T> Reply<T> {
-    fn put(&self, value: Result<T>) {
-        *lock(&self.value) = Some(value);
-        self.answered.store(true, Ordering::Relaxed);
-        self.there.notify_all();
-    }
-
-    fn wait(&self) -> Result<T> {
-        let mut value = lock(&self.value);
-        loop {
-            match value.take() {
-                Some(value) => return value,
-                None => (value, _) = wait_until(&self.there, value, None),
-            }
-        }
-    }
 }
 
 #[derive(Default)]
@@ -224,7 +181,7 @@ pub struct Engine {
     /// No weights: text functions only.
     text_only: bool,
     /// What a saved prefix must match; none without weights.
-    identity: Option<Arc<prefix_file::Identity>>,
+    identity: Option<Arc<identity::Identity>>,
     running_max: usize,
     waiting_max: usize,
     threads: Mutex<Vec<JoinHandle>>,
@@ -241,14 +198,14 @@ impl Engine {
         Engine::start(&dir.display(), options, |options, log| open::open(dir, options, log))
     }
 
-    /// Opens a model that is no folder; else as [`Engine::open`]. The source is let go once its weights are on the
-    /// device.
+    /// Opens a model that is no folder; else as [`Engine::open`]. The source is let go when the engine closes: the first
+    /// saved or restored prefix reads its tensors once more.
     ///
     /// # Errors
     /// As of [`Engine::open`].
     pub fn open_source(source: Box<dyn ModelSource>, options: EngineOptions) -> Result<Engine> {
         let subject = source.subject().to_owned();
-        Engine::start(&subject, options, |options, log| open::open_source(&*source, options, log))
+        Engine::start(&subject, options, |options, log| open::open_source(source.into(), options, log))
     }
 
     /// Prepares the model, then starts the threads.
@@ -397,8 +354,8 @@ impl Engine {
     /// the prompt's length, become a failed terminal event.
     ///
     /// # Errors
-    /// `Argument` for options or an empty prompt, `Context` when the prompt is longer than the context, `NeverFits` when the
-    /// request could outgrow all KV pages, `QueueFull`, `Template`, `Closed`; `Unsupported` on an engine opened for text only.
+    /// `Argument` for options or an empty prompt, `Context` when the prompt is longer than the context, which is cut to what
+    /// all KV pages hold, `QueueFull`, `Template`, `Closed`; `Unsupported` on an engine opened for text only.
     pub fn submit(&self, prompt: &Prompt, options: &RequestOptions, sink: Sink) -> Result<Request> {
         if self.text_only {
             return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
@@ -555,60 +512,6 @@ fn check_stops(prompt: &Prompt, vocab: u32) -> Result<()> {
 /// A seed nobody chose: the standard library's hash keys come from the system's random source.
 fn random_seed() -> u64 {
     RandomState::new().hash_one(Instant::now())
-}
-
-/// A submitted request. Dropping it cancels it, unless it has finished or was detached.
-pub struct Request {
-    delivery: Arc<Outbox>,
-    shared: Arc<Shared>,
-    detached: bool,
-}
-
-impl Request {
-    /// Nonzero, never reused by this engine.
-    pub fn id(&self) -> u64 {
-        self.delivery.id
-    }
-
-    /// Waits for something to read and takes all of it. `None` waits forever, zero polls. Pull requests only.
-    ///
-    /// # Errors
-    /// `Argument` for a callback request, `Reentrant` when it would block inside a callback.
-    pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
-        refuse_blocking(timeout, "next")?;
-        self.shared.next_of(&self.delivery, timeout)
-    }
-
-    /// Waits for the end. Pull: everything not yet taken as one terminal event. Others: `End` after the terminal event was
-    /// received and the sink dropped. For a callback request of an engine that polls it delivers meanwhile, as
-    /// [`Engine::poll`] does, unless another thread is doing that.
-    ///
-    /// # Errors
-    /// `Reentrant` when it would block inside a callback.
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<Next> {
-        refuse_blocking(timeout, "wait")?;
-        Ok(self.shared.wait_for(&self.delivery, timeout))
-    }
-
-    /// Asks the engine to stop the request. Idempotent. Unless the request has ended, queued deltas are dropped when this
-    /// returns, and its terminal event is `Cancelled` or `Failed`; otherwise nothing changes.
-    pub fn cancel(&self) {
-        self.delivery.mute(FinishReason::Cancel);
-        self.shared.send_anyway(Command::Cancel(self.delivery.id, FinishReason::Cancel));
-    }
-
-    /// Lets the request run on without its handle.
-    pub fn detach(mut self) {
-        self.detached = true;
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        if !self.detached && !self.delivery.is_finished() {
-            self.cancel();
-        }
-    }
 }
 
 fn refuse_blocking(timeout: Option<Duration>, what: &str) -> Result<()> {

@@ -3,8 +3,8 @@
 use super::api::*;
 use super::core::Machine;
 use super::duty::Duty;
+use super::identity::Identity;
 use super::plan::{Prospect, Sizing};
-use super::prefix_file::Identity;
 use super::prompt::TextKit;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, KvShape};
@@ -59,17 +59,17 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
     }
     let prepared = prepare(&folder, options, log)?;
     folder.load(options.no_mmap, &mut reading)?;
-    finish(prepared, &folder, options, half, &mut progress, log)
+    finish(prepared, Arc::new(folder), options, half, &mut progress, log)
 }
 
 /// As [`open`], for a source that is open already.
-pub(super) fn open_source(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<Opened> {
+pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
     let mut progress = report(options);
     if options.text_only {
-        return text_only(source);
+        return text_only(&*source);
     }
-    let prepared = prepare(source, options, log)?;
+    let prepared = prepare(&*source, options, log)?;
     finish(prepared, source, options, 0, &mut progress, log)
 }
 
@@ -99,7 +99,7 @@ fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Resul
 /// Binds the weights. `read` bytes of progress have been reported; binding reports as many again.
 fn finish(
     prepared: Prepared,
-    source: &dyn ModelSource,
+    source: Arc<dyn ModelSource>,
     options: &EngineOptions,
     read: u64,
     progress: weights::Progress,
@@ -128,7 +128,7 @@ fn finish(
         has_chat_template: text.has_template(),
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
-    let identity = Identity::of(source, &info, options.weights, shapes)?;
+    let identity = Identity::of(&source, &info, options.weights, shapes)?;
     let allowed = allowed_tokens(&text, architecture.vocab)?;
     let parts = Parts { family, architecture, source, allowed };
     let mut binding = |done: u64, total: u64| {
@@ -224,7 +224,7 @@ fn allowed_tokens(text: &TextKit, vocab: usize) -> Result<AllowedTokens> {
 struct Parts<'a> {
     family: &'a Family,
     architecture: Architecture,
-    source: &'a dyn ModelSource,
+    source: Arc<dyn ModelSource>,
     allowed: AllowedTokens,
 }
 
@@ -237,7 +237,7 @@ fn build(
 ) -> Result<Machine> {
     let Parts { family, architecture, source, allowed } = parts;
     let mut note = |line| log(LogLevel::Debug, line);
-    let bound = weights::bind(&architecture, family, source, &mut *backend, progress, &mut note)?;
+    let bound = weights::bind(&architecture, family, &*source, &mut *backend, progress, &mut note)?;
     let shapes: Vec<KvShape> =
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();
     let vocab = architecture.vocab;
@@ -262,6 +262,7 @@ fn build(
         scheduler,
         model,
         backend,
+        source,
         sampler,
         allowed,
         plan: BatchPlan::default(),

@@ -7,15 +7,17 @@
 //!
 //! Saving and restoring do their file I/O on the caller's thread. The engine thread copies pages in pieces of
 //! [`limits::PREFIX_PIECE_BYTES`] between two steps, one piece for each command, and a caller sends the next after the answer to
-//! the last: running streams go on in between. The pin keeps the pages meanwhile.
+//! the last: running streams go on in between. The pin keeps the pages meanwhile. Under a duty limit copying is work like a
+//! step's, and waits like one; a pause does not hold it.
 
 use super::active::panicked;
 use super::core::Machine;
 use super::delivery::{closed, lock, wait_until};
-use super::prefix_file::{Identity, Reader, Writer, buffer};
+use super::identity::Identity;
+use super::prefix_file::{Reader, Writer, buffer};
 use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse_blocking, refuse_in_callback};
 use crate::cache::Handle;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Result, Status, copied};
 use crate::limits;
 use crate::os::files;
 use std::path::Path;
@@ -38,6 +40,13 @@ pub(super) enum Command {
     /// Copy pages out.
     Read(Piece, Answer<Vec<u8>>),
     Free(u64),
+}
+
+impl Command {
+    /// Whether it copies pages, which takes time: under a duty limit that is work.
+    pub fn is_copy(&self) -> bool {
+        matches!(self, Command::Write(..) | Command::Read(..))
+    }
 }
 
 /// Adjacent pages of a pin on their way to or from the device; the answer gives the bytes back.
@@ -139,7 +148,7 @@ impl Prefixes {
             (Command::Read(piece, answer), None) => answer.put(self.read(piece, machine)),
             (Command::Tokens(id, answer), None) => {
                 let pinned = self.pin(id).and_then(|pin| machine.scheduler.pinned(pin));
-                answer.put(pinned.map(|pin| pin.tokens().to_vec()).ok_or_else(freed));
+                answer.put(pinned.ok_or_else(freed).and_then(|pin| copied("token ids", pin.tokens())));
             }
             (Command::Adopted(id, answer), None) => {
                 self.pin(id).into_iter().for_each(|pin| machine.scheduler.adopted(pin));
@@ -221,10 +230,10 @@ impl Prefixes {
     ) -> Result<()> {
         let pin = self.pin(piece.id).ok_or_else(freed)?;
         let page_bytes =
-            piece.identity.page_bytes().filter(|&b| b > 0).ok_or_else(|| Error::internal("empty pages"))?;
+            piece.identity.layout.page_bytes().filter(|&b| b > 0).ok_or_else(|| Error::internal("empty pages"))?;
         for (page, bytes) in (piece.first_page..).zip(piece.bytes.chunks_exact_mut(page_bytes)) {
             let mut rest = bytes;
-            for (group, &frame_bytes) in piece.identity.frame_bytes.iter().enumerate() {
+            for (group, &frame_bytes) in piece.identity.layout.frame_bytes.iter().enumerate() {
                 let (part, more) = rest.split_at_mut(frame_bytes);
                 rest = more;
                 let pinned = machine.scheduler.pinned(pin).ok_or_else(freed)?;
@@ -293,18 +302,21 @@ impl Prefix {
         }
     }
 
-    /// Waits until the prefix is pinned and writes it to the file `path`, in one step: the old file, or all of the new one.
+    /// Waits until the prefix is pinned and writes it to the file `path`, in one step: the old file, or all of the new one. The
+    /// first save or restore of an engine reads all weights once, on this thread, to know whose prefix it is.
     ///
     /// # Errors
     /// As for [`Prefix::wait`]; `Io`, `Argument` when `path` names no file, `Memory` when the prefix had to give way meanwhile.
     pub fn save(&self, path: &Path) -> Result<()> {
         refuse_in_callback("save")?;
         self.wait(None)?;
+        // Before there is a file: it may have to read all weights.
+        let description = self.identity.description()?;
         let tokens = ask(&self.shared, |answer| Command::Tokens(self.id, answer))?;
         let shown = path.to_string_lossy();
         files::replace(path, |file| {
-            let mut writer = Writer::begin(file, &shown, &self.identity, &tokens)?;
-            let pages = tokens.len() / self.identity.page_tokens;
+            let mut writer = Writer::begin(file, &shown, description, &tokens)?;
+            let pages = tokens.len() / self.identity.layout.page_tokens;
             self.pieces(0..pages, |piece| {
                 let bytes = ask(&self.shared, |answer| Command::Read(piece, answer))?;
                 writer.data(&bytes)?;
@@ -322,7 +334,7 @@ impl Prefix {
 
     /// Calls `copy` with each piece of some pages, in order; it gives the buffer back.
     fn pieces(&self, pages: std::ops::Range<usize>, mut copy: impl FnMut(Piece) -> Result<Vec<u8>>) -> Result<()> {
-        let page_bytes = self.identity.page_bytes().unwrap_or(0).max(1);
+        let page_bytes = self.identity.layout.page_bytes().unwrap_or(0).max(1);
         let most = (limits::PREFIX_PIECE_BYTES / page_bytes).max(1);
         let mut bytes = Vec::new();
         for first_page in pages.clone().step_by(most) {
@@ -338,7 +350,7 @@ impl Prefix {
 
     /// Fills the pages after the first `there` from a file.
     fn fill(&self, reader: &mut Reader, there: usize) -> Result<()> {
-        let pages = reader.tokens.len() / self.identity.page_tokens;
+        let pages = reader.tokens.len() / self.identity.layout.page_tokens;
         self.pieces(0..there.min(pages), |mut piece| {
             // The tree's own pages hold the same bits; the file's are read for their checksum.
             reader.data(&mut piece.bytes)?;
@@ -396,7 +408,8 @@ impl Engine {
         Ok(prefix)
     }
 
-    /// Pins a prefix that [`Prefix::save`] wrote, by the same model in the same configuration. Nothing changes on failure.
+    /// Pins a prefix that [`Prefix::save`] wrote, by the same model in the same configuration. Nothing changes on failure. The
+    /// first save or restore of an engine reads all weights once, on this thread, to know whether they are those of the file.
     ///
     /// # Errors
     /// `Io`; `Format` for a damaged file; `Mismatch`, with both values, for one of another model, tier, device, type or page
@@ -406,10 +419,7 @@ impl Engine {
         let identity = self.prefix_identity()?;
         let mut reader = Reader::open(path, identity)?;
         let (prefix, held) = self.new_prefix(identity, None);
-        let mut tokens = Vec::new();
-        let bytes = reader.tokens.len() as u64 * 4;
-        tokens.try_reserve_exact(reader.tokens.len()).map_err(|_| Error::memory("token ids", bytes))?;
-        tokens.extend_from_slice(&reader.tokens);
+        let tokens = copied("token ids", &reader.tokens)?;
         let there = ask(&self.shared, |answer| Command::Adopt(held, tokens, answer))?;
         prefix.fill(&mut reader, there)?;
         Ok(prefix)

@@ -5,7 +5,7 @@
 //! | 8 | [`MAGIC`] |
 //! | 4 | [`VERSION`], little-endian as all numbers here |
 //! | 4 | length of the description |
-//! | … | the description: a JSON object, [`Description`] |
+//! | … | the description: a JSON object, [`super::identity::Description`] |
 //! | 8 | XXH3-64 of everything before |
 //! | 4 × tokens | token ids |
 //! | … | for each page, its frame in each layer group, as [`crate::backend::Backend::read_page`] gives it |
@@ -16,12 +16,9 @@
 //! memory is asked for, damage is `Format`, and a sound file of something else is `Mismatch` with both values. The checksums
 //! find accidents; they keep nobody from writing false keys and values on purpose.
 
-use super::api::{Info, Type};
-use crate::backend::{KvShape, NUMERICS_VERSION};
+use super::identity::{Description, Identity};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
-use crate::source::ModelSource;
-use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -32,128 +29,6 @@ const MAGIC: &[u8; 8] = b"ASTRAIKV";
 const VERSION: u32 = 1;
 const FIXED_BYTES: usize = 16;
 const SUM_BYTES: usize = 8;
-/// Bytes at the beginning, in the middle and at the end of each tensor that tell one checkpoint from another.
-const SAMPLE_BYTES: usize = 4096;
-
-/// Everything that decides the bits of a page. Its fields are the file's: a message names them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Description {
-    model_type: String,
-    config_hash: String,
-    /// Names, types and shapes of all tensors, and samples of their contents.
-    weights_hash: String,
-    tokenizer_hash: String,
-    numerics_version: u32,
-    platform: String,
-    device: String,
-    cpu_tier: String,
-    compute: String,
-    weights: String,
-    kv: String,
-    page_tokens: u64,
-    groups: Vec<GroupShape>,
-    /// Not part of the identity.
-    tokens: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GroupShape {
-    layers: u64,
-    kv_heads: u64,
-    k_dim: u64,
-    v_dim: u64,
-}
-
-/// What the prefixes of an engine have in common.
-pub(super) struct Identity {
-    description: Description,
-    /// Of a page's frame, for each layer group.
-    pub frame_bytes: Vec<usize>,
-    pub page_tokens: usize,
-    vocab: usize,
-    context: usize,
-}
-
-impl Identity {
-    /// Looks at a model folder and what the options made of it. `shapes` are the layer groups'; their frame counts are not used.
-    pub fn of(source: &dyn ModelSource, info: &Info, weights: Type, shapes: Vec<KvShape>) -> Result<Identity> {
-        let overflow = || Error::format("config.json describes KV pages larger than this machine can address");
-        let frame_bytes =
-            shapes.iter().map(|s| s.frame_bytes().ok_or_else(overflow)).collect::<Result<Vec<usize>>>()?;
-        let first = shapes.first().ok_or_else(|| Error::format("config.json describes a model without layers"))?;
-        let tokenizer = source.tokenizer_json()?;
-        let group = |s: &KvShape| GroupShape {
-            layers: s.layers as u64,
-            kv_heads: s.kv_heads as u64,
-            k_dim: s.k_dim as u64,
-            v_dim: s.v_dim as u64,
-        };
-        let description = Description {
-            model_type: info.model_type.clone(),
-            config_hash: hex(xxh3_64(source.config()?.to_string().as_bytes())),
-            weights_hash: hex(weights_hash(source)?),
-            tokenizer_hash: tokenizer.map_or("none".into(), |bytes| hex(xxh3_64(bytes.as_slice()))),
-            numerics_version: NUMERICS_VERSION,
-            platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-            device: format!("{:?}", info.device).to_lowercase(),
-            cpu_tier: format!("{:?}", info.cpu_tier).to_lowercase(),
-            compute: format!("{:?}", info.compute).to_lowercase(),
-            weights: format!("{weights:?}").to_lowercase(),
-            kv: first.dtype.to_string(),
-            page_tokens: first.page_tokens as u64,
-            groups: shapes.iter().map(group).collect(),
-            tokens: 0,
-        };
-        let (vocab, context) = (info.vocab_size as usize, info.context_length as usize);
-        Ok(Identity { description, frame_bytes, page_tokens: first.page_tokens, vocab, context })
-    }
-
-    /// Bytes of one page, all layer groups; `None` when that overflows.
-    pub fn page_bytes(&self) -> Option<usize> {
-        self.frame_bytes.iter().try_fold(0usize, |sum, &bytes| sum.checked_add(bytes))
-    }
-
-    /// Says in which point a file's description is of something else.
-    fn compare(&self, file: &Description, shown: &str) -> Result<()> {
-        let fields = |d: &Description| serde_json::to_value(d).map_err(|e| Error::internal(e.to_string()));
-        let (theirs, ours) = (fields(&Description { tokens: 0, ..file.clone() })?, fields(&self.description)?);
-        let (Some(theirs), Some(ours)) = (theirs.as_object(), ours.as_object()) else {
-            return Err(Error::internal("a description is an object"));
-        };
-        let Some((name, there)) = theirs.iter().find(|(name, value)| ours.get(*name) != Some(value)) else {
-            return Ok(());
-        };
-        let here = ours.get(name).cloned().unwrap_or_default();
-        let message = format!(
-            "{shown} was saved by an engine whose {name} is {there}, this engine's is {here}; open the model as it was or save the prefix anew"
-        );
-        let error = Error::new(Status::Mismatch, message).about(shown);
-        Err(match (there.as_u64(), here.as_u64()) {
-            (Some(there), Some(here)) => error.numbers(Unit::Count, there, here),
-            _ => error,
-        })
-    }
-}
-
-fn hex(hash: u64) -> String {
-    format!("{hash:016x}")
-}
-
-fn weights_hash(source: &dyn ModelSource) -> Result<u64> {
-    let mut hash = Xxh3::new();
-    for info in source.tensors()? {
-        hash.update(format!("{} {} {:?};", info.name, info.dtype, info.shape).as_bytes());
-        let Some((_, bytes)) = source.tensor(&info.name)? else { continue };
-        let bytes = bytes.as_slice();
-        let sample = SAMPLE_BYTES.min(bytes.len());
-        for start in [0, (bytes.len() - sample) / 2, bytes.len() - sample] {
-            hash.update(bytes.get(start..start + sample).unwrap_or_default());
-        }
-    }
-    Ok(hash.digest())
-}
 
 fn damaged(shown: &str, what: impl std::fmt::Display) -> Error {
     Error::format(format!("{shown} is no sound prefix file: {what}; save the prefix anew")).about(shown)
@@ -168,8 +43,8 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Writes everything before the pages.
-    pub fn begin(file: &'a mut File, shown: &'a str, identity: &Identity, tokens: &[u32]) -> Result<Writer<'a>> {
-        let description = Description { tokens: tokens.len() as u64, ..identity.description.clone() };
+    pub fn begin(file: &'a mut File, shown: &'a str, description: Description, tokens: &[u32]) -> Result<Writer<'a>> {
+        let description = Description { tokens: tokens.len() as u64, ..description };
         let json = serde_json::to_vec(&description).map_err(|e| Error::internal(e.to_string()))?;
         let header = header(VERSION, &json)?;
         let seed = xxh3_64(&header);
@@ -239,7 +114,8 @@ impl Reader {
     /// Opens and checks a file.
     ///
     /// # Errors
-    /// `Io`, `Format` for damage, `Mismatch`, `Context` when the engine's context is shorter than the prefix, `Memory`.
+    /// `Io`, `Format` for damage, `Mismatch`, `Context` when the engine's context is shorter than the prefix, `Memory`; `Closed`
+    /// and what else [`Identity::description`] gives.
     pub fn open(path: &Path, identity: &Identity) -> Result<Reader> {
         let shown = path.to_string_lossy().into_owned();
         let io = |e: std::io::Error| Error::io(format!("cannot read {shown}"), shown.as_str(), &e);
@@ -266,7 +142,9 @@ impl Reader {
         let mut reader = Reader { file, shown, pages_start, pages_bytes, sum, sum_wanted: 0, tokens: Vec::new() };
         reader.read_tokens(tokens)?;
         reader.verify()?;
-        reader.check_tokens(identity.vocab)?;
+        reader.check_tokens(identity.layout.vocab)?;
+        // Last, because it may have to read all weights.
+        identity.compare_weights(&description, &reader.shown)?;
         Ok(reader)
     }
 
@@ -371,19 +249,20 @@ fn read_header(file: &mut impl Read, len: u64, shown: &str) -> Result<(u32, Vec<
 
 /// The number of tokens, if it is possible and the file is exactly as long as it has to be.
 fn checked_len(d: &Description, identity: &Identity, data_start: u64, len: u64, shown: &str) -> Result<usize> {
-    let page_tokens = identity.page_tokens as u64;
+    let page_tokens = identity.layout.page_tokens as u64;
     if !d.tokens.is_multiple_of(page_tokens) {
         return Err(damaged(shown, format_args!("{} tokens are no whole pages of {page_tokens}", d.tokens)));
     }
-    if d.tokens > identity.context as u64 {
+    if d.tokens > identity.layout.context as u64 {
         let message = format!(
             "{shown} holds {} tokens, the context of this engine {}; open it with a longer context",
-            d.tokens, identity.context
+            d.tokens, identity.layout.context
         );
         let error = Error::new(Status::Context, message).about(shown);
-        return Err(error.numbers(Unit::Tokens, d.tokens, identity.context as u64));
+        return Err(error.numbers(Unit::Tokens, d.tokens, identity.layout.context as u64));
     }
-    let page_bytes = identity.page_bytes().and_then(|b| b.checked_add(identity.page_tokens * 4)).map(|b| b as u64);
+    let page_bytes =
+        identity.layout.page_bytes().and_then(|b| b.checked_add(identity.layout.page_tokens * 4)).map(|b| b as u64);
     let wanted = page_bytes
         .and_then(|bytes| bytes.checked_mul(d.tokens / page_tokens))
         .and_then(|bytes| bytes.checked_add(data_start + SUM_BYTES as u64));

@@ -186,8 +186,9 @@ pub unsafe extern "C" fn astrai_engine_open(
 }
 
 /// [B] Lets requests run for at most grace_ms (-1: until they end), cancels the rest, delivers every terminal event,
-/// runs finalizers and joins all threads. A request whose full queue nobody reads does not end by itself. With ASTRAI_DELIVER_POLL it delivers on the calling thread. Until the handle
-/// is freed other calls return ERR_CLOSED; requests can still be read, and astrai_engine_next gives what is queued.
+/// runs finalizers and joins all threads. A request whose full queue nobody reads does not end by itself. With
+/// ASTRAI_DELIVER_POLL it delivers on the calling thread. Until the handle is freed other calls return ERR_CLOSED;
+/// requests can still be read, and astrai_engine_next gives what is queued.
 /// After OK the library may be unloaded once its handles are freed.
 /// ERR_CLOSED: it is closed already. ERR_REENTRANT, ERR_ARGUMENT.
 #[unsafe(no_mangle)]

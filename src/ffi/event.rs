@@ -110,8 +110,8 @@ pub(super) fn give(event: Box<Event>) -> *mut astrai_event {
     Box::into_raw(cell).cast()
 }
 
-/// [A] Frees an event from astrai_request_next or astrai_request_wait, with all it points to. NULL is fine; an event
-/// shown to a callback is left to the library.
+/// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to. NULL is
+/// fine; an event shown to a callback is left to the library.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_event_free(event: *mut astrai_event) {
     guard("astrai_event_free", ptr::null_mut(), || {

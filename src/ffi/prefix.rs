@@ -97,7 +97,9 @@ pub unsafe extern "C" fn astrai_prefix_wait(
 
 /// [B] Waits until the prefix is pinned and writes it to a file, for astrai_prefix_restore in this or another process.
 /// A file of that name is replaced in one step: it is there whole, the old or the new, also if the machine stops.
-/// Other requests go on meanwhile. Errors as for astrai_prefix_wait; ERR_IO, ERR_UTF8.
+/// Other requests go on meanwhile; a duty limit counts and delays the copying, a pause does not hold it. The first save
+/// or restore of an engine reads all weights once, in this call, to know the model by every byte: seconds for each 10 GB
+/// that are in memory, else as long as the disk takes. Errors as for astrai_prefix_wait; ERR_IO, ERR_UTF8.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prefix_save(
     prefix: *const astrai_prefix,
@@ -116,8 +118,9 @@ pub unsafe extern "C" fn astrai_prefix_save(
 }
 
 /// [B] Pins what astrai_prefix_save wrote; requests that begin with it give the same bits as if it had been computed.
-/// Other requests go on meanwhile. *out is freed with astrai_prefix_free. When it fails nothing is pinned.
-/// ERR_MISMATCH: the file is of another model, instruction set, type, page size or version; the message has both
+/// Other requests go on meanwhile. What the first one of an engine costs, and how a duty limit and a pause matter, is said
+/// at astrai_prefix_save. *out is freed with astrai_prefix_free. When it fails nothing is pinned.
+/// ERR_MISMATCH: the file is of another model (one bit of the weights suffices), instruction set, type, page size or version; the message has both
 /// values. ERR_FORMAT: it is damaged. ERR_CONTEXT, ERR_MEMORY: it does not fit, in tokens. ERR_IO, ERR_CLOSED,
 /// ERR_UNSUPPORTED, ERR_UTF8. Only restore files you trust: a checksum finds accidents, not malice.
 #[unsafe(no_mangle)]

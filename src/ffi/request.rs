@@ -56,10 +56,10 @@ type CallbackFn = unsafe extern "C" fn(*mut c_void, *const astrai_event) -> i32;
 /// finalize(user_data) runs exactly once: after the terminal callback; before astrai_engine_next returns the terminal
 /// event, or when the engine is freed with it untaken; of a pulled request when *out is freed; before this returns when
 /// it fails.
-/// ERR_CONTEXT: the prompt is longer than the context; needed and available are in tokens. ERR_NEVER_FITS,
-/// ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with ASTRAI_REQUEST_DEFER in its
-/// terminal event instead. ERR_ARGUMENT: an option is out of range (subject names
-/// it), the prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
+/// ERR_CONTEXT: the prompt is longer than the context, which is never longer than what the KV memory holds; needed and
+/// available are in tokens. ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with
+/// ASTRAI_REQUEST_DEFER in its terminal event instead. ERR_ARGUMENT: an option is out of range (subject names it), the
+/// prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_submit(
     engine: *const astrai_engine,

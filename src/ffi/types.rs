@@ -8,7 +8,7 @@ pub const ASTRAI_ABI_VERSION: u32 = 1;
 
 /// The call did what it says.
 pub const ASTRAI_OK: i32 = 0;
-/// The time ran out; nothing changed.
+/// The time ran out; nothing changed, unless the function says otherwise.
 pub const ASTRAI_TIMEOUT: i32 = 1;
 /// The stream has ended; there is nothing more to read.
 pub const ASTRAI_END: i32 = 2;
@@ -42,7 +42,8 @@ pub const ASTRAI_ERR_TEMPLATE: i32 = 22;
 pub const ASTRAI_ERR_UTF8: i32 = 23;
 /// The prompt is longer than the context; needed and available are in tokens.
 pub const ASTRAI_ERR_CONTEXT: i32 = 24;
-/// The request needs more memory than the engine has in all.
+/// Reserved: a request that outgrows the whole KV memory. No call gives it today: the context is never longer than the KV
+/// memory holds, so a prompt that is too long gets ERR_CONTEXT and generation ends at the context.
 pub const ASTRAI_ERR_NEVER_FITS: i32 = 25;
 /// Memory could not be had.
 pub const ASTRAI_ERR_MEMORY: i32 = 26;

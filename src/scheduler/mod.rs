@@ -138,18 +138,18 @@ impl Scheduler {
     pub fn new(capacity: Capacity) -> Result<Scheduler> {
         let (groups, frames) = (capacity.frames.len(), capacity.frames.iter().copied().min().unwrap_or(0));
         Ok(Scheduler {
-            sequences: Slots::new(capacity.running_max + capacity.waiting_max),
-            slots: Slots::new(capacity.running_max),
+            sequences: Slots::new(capacity.running_max + capacity.waiting_max)?,
+            slots: Slots::new(capacity.running_max)?,
             running: Vec::with_capacity(capacity.running_max),
             waiting: Queue::default(),
             finished: Vec::new(),
             finished_running: 0,
             paused: 0,
             paused_running: 0,
-            pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect(),
+            pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect::<Result<_>>()?,
             tree: PrefixTree::new(capacity.page_tokens, groups, frames)?,
             counters: Counters::default(),
-            pins: pins::Pins::new(),
+            pins: pins::Pins::new()?,
             arrivals: 0,
             step: 0,
             scratch: Vec::with_capacity(groups),

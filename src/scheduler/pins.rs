@@ -14,6 +14,7 @@
 
 use super::{Error, Handle, Page, Result, Scheduler, Slots, Status, Unit};
 use crate::cache::prefix::{NodeId, ROOT};
+use crate::error::copied;
 use crate::limits;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -76,8 +77,9 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    pub fn new() -> Pins {
-        Pins { slots: Slots::new(limits::PINS_MAX), hasher: RandomState::new(), clock: 0, news: PinNews::default() }
+    pub fn new() -> Result<Pins> {
+        let slots = Slots::new(limits::PINS_MAX)?;
+        Ok(Pins { slots, hasher: RandomState::new(), clock: 0, news: PinNews::default() })
     }
 
     fn chain(&self, tokens: &[u32], page_tokens: usize) -> Vec<u64> {
@@ -225,7 +227,8 @@ impl Scheduler {
         }
         let tables = vec![Vec::new(); self.pools.len()];
         let last_used = self.tick();
-        let pin = Pin { tokens: tokens.clone(), chain, tables, tree_pages: 0, node: ROOT, sequence: None, last_used };
+        let kept = copied("token ids", &tokens)?;
+        let pin = Pin { tokens: kept, chain, tables, tree_pages: 0, node: ROOT, sequence: None, last_used };
         let handle = self.pins.slots.insert(pin).map_err(|_| {
             let max = limits::PINS_MAX;
             Error::new(Status::QueueFull, format!("{max} prefixes are pinned already; free one of them")).numbers(

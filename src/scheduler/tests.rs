@@ -322,7 +322,7 @@ fn a_long_prompt_of_low_priority_is_computed_under_any_load() {
 #[test]
 fn waits_add_up_over_preemptions() {
     let mut queue = Queue::default();
-    let mut slots = Slots::new(1);
+    let mut slots = Slots::new(1).unwrap();
     let handle = slots.insert(()).unwrap();
     let rank = Rank::new(-3, 0);
     let mut waited = 0;

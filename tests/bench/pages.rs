@@ -28,7 +28,7 @@ fn main() {
 }
 
 fn measure(size: usize, random: bool) -> String {
-    let mut pool = PagePool::new(size);
+    let mut pool = PagePool::new(size).unwrap();
     let mut owned: Vec<Page> = (0..size * 9 / 10).filter_map(|_| pool.alloc()).collect();
     let mut state = SEED;
     let mut times: Vec<f64> = (0..ROUNDS).map(|_| round(&mut pool, &mut owned, random, &mut state)).collect();

@@ -179,6 +179,38 @@ fn a_prefix_of_something_else_is_refused_with_both_values() {
     assert_eq!((error.status, error.unit, error.needed, error.available), (Status::Context, Unit::Tokens, 64, 48));
 }
 
+/// A checkpoint that differs in one bit of one tensor is another one, wherever that bit is.
+#[test]
+fn a_prefix_of_weights_that_differ_in_one_bit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prefix");
+    saved(&storyteller(), options(), 64, &path);
+    let other = folder.path().join("model");
+    std::fs::create_dir(&other).unwrap();
+    for file in std::fs::read_dir(storyteller()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), other.join(file.file_name())).unwrap();
+    }
+    restored(&open(&other), &path);
+    let weights = other.join("model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    let data = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let mut random = Random(seed());
+    // The last byte, and some anywhere; the middle of large tensors most of the time.
+    for at in (0..12).map(|_| data + random.below(whole.len() - data)).chain([whole.len() - 1]).collect::<Vec<_>>() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&weights, bytes).unwrap();
+        for no_mmap in [false, true] {
+            let engine = Engine::open(&other, EngineOptions { no_mmap, ..options() }).unwrap();
+            let error = refused(&engine, &path);
+            assert_eq!(error.status, Status::Mismatch, "byte {at}: {error}");
+            assert!(error.message.contains("weights_hash"), "byte {at}: {error}");
+            engine.check().unwrap();
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused_with_numbers_and_nothing_changes() {
     let folder = tempfile::tempdir().unwrap();

@@ -302,3 +302,43 @@ fn under_a_duty_limit_and_through_a_pause_a_pin_is_computed_all_the_same() {
     let prompt = [salted(500, 2), vec![3; 4]].concat();
     assert_eq!(run(&engine, &prompt, 6).0, run(&cold, &prompt, 6).0);
 }
+
+/// Copying pages is work under a duty limit: with the first piece the limit is exceeded for days, and the rest waits until it
+/// is gone, or the engine.
+#[test]
+fn a_duty_limit_holds_the_pages_of_a_saved_prefix() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = storyteller();
+    let len = 2000 / PAGE * PAGE;
+    let bytes = 2 * page_bytes(&dir) * (len / PAGE) as u64;
+    assert!(bytes > 2 * astrai::limits::PREFIX_PIECE_BYTES as u64, "{bytes} bytes are several pieces");
+    for close in [false, true] {
+        let engine = Engine::open(&dir, EngineOptions { kv: Type::F32, ..options() }).unwrap();
+        let prefix = pin(&engine, &salted(len, 1));
+        assert_eq!(pinned(&prefix), len);
+        engine.set_duty(1, u32::MAX).unwrap();
+        let path = folder.path().join(format!("prefix {close}"));
+        let files = std::fs::read_dir(folder.path()).unwrap().count();
+        std::thread::scope(|scope| {
+            let saving = scope.spawn(|| prefix.save(&path));
+            eventually("the file is begun", || std::fs::read_dir(folder.path()).unwrap().count() > files);
+            // Each is a turn of the engine thread, in which it could copy.
+            (0..500).for_each(|_| engine.check().unwrap());
+            assert!(!saving.is_finished(), "it was not held");
+            if close {
+                engine.close(Duration::ZERO).unwrap();
+                assert_eq!(saving.join().unwrap().unwrap_err().status, Status::Closed);
+                assert!(!path.exists());
+                return;
+            }
+            // Nor is it lost when a pause comes on top.
+            assert!(engine.pause(None).unwrap());
+            assert!(!saving.is_finished());
+            engine.set_duty(0, 0).unwrap();
+            saving.join().unwrap().unwrap();
+            engine.resume().unwrap();
+            assert_eq!(pinned(&engine.restore_prefix(&path).unwrap()), len);
+            engine.check().unwrap();
+        });
+    }
+}

@@ -1,0 +1,62 @@
+//! The caller's side of a submitted request: reading, waiting, cancelling.
+
+use super::api::FinishReason;
+use super::delivery::Outbox;
+use super::{Command, Next, Shared, refuse_blocking};
+use crate::error::Result;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A submitted request. Dropping it cancels it, unless it has finished or was detached.
+pub struct Request {
+    pub(super) delivery: Arc<Outbox>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) detached: bool,
+}
+
+impl Request {
+    /// Nonzero, never reused by this engine.
+    pub fn id(&self) -> u64 {
+        self.delivery.id
+    }
+
+    /// Waits for something to read and takes all of it. `None` waits forever, zero polls. Pull requests only.
+    ///
+    /// # Errors
+    /// `Argument` for a callback request, `Reentrant` when it would block inside a callback.
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
+        refuse_blocking(timeout, "next")?;
+        self.shared.next_of(&self.delivery, timeout)
+    }
+
+    /// Waits for the end. Pull: everything not yet taken as one terminal event. Others: `End` after the terminal event was
+    /// received and the sink dropped. For a callback request of an engine that polls it delivers meanwhile, as
+    /// [`Engine::poll`] does, unless another thread is doing that.
+    ///
+    /// # Errors
+    /// `Reentrant` when it would block inside a callback.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Next> {
+        refuse_blocking(timeout, "wait")?;
+        Ok(self.shared.wait_for(&self.delivery, timeout))
+    }
+
+    /// Asks the engine to stop the request. Idempotent. Unless the request has ended, queued deltas are dropped when this
+    /// returns, and its terminal event is `Cancelled` or `Failed`; otherwise nothing changes.
+    pub fn cancel(&self) {
+        self.delivery.mute(FinishReason::Cancel);
+        self.shared.send_anyway(Command::Cancel(self.delivery.id, FinishReason::Cancel));
+    }
+
+    /// Lets the request run on without its handle.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if !self.detached && !self.delivery.is_finished() {
+            self.cancel();
+        }
+    }
+}

@@ -115,7 +115,7 @@ fn finish(
         device: Device::Cpu,
         cpu_tier: backend.tier(),
         threads: backend.threads() as u32,
-        weights: weights::stored_as(&architecture, family, source)?,
+        weights: weights::stored_as(&architecture, family, &*source)?,
         kv: Some(sizing.kv),
         compute: if options.compute == Type::F32 { Type::F32 } else { Type::Bf16 },
         vocab_size: architecture.vocab as u32,

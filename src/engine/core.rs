@@ -193,6 +193,7 @@ impl Core {
                 self.publish();
                 reply.put(self.check());
             }
+            Command::Wake => self.shared.dispatch.wake_if_owed(),
             Command::ClearCache => self.machine.scheduler.clear_cache(),
             Command::Prefix(command) => {
                 let refusal = if self.dead { Some(panicked()) } else { self.closing.map(|_| closed()) };

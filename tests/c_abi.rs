@@ -425,6 +425,13 @@ fn hostile_programs_under_valgrind() {
 }
 
 #[test]
+fn deferred_submits_under_valgrind() {
+    if has("valgrind") {
+        valgrind(&compile("tests/c", "deferred", "c"), &[]);
+    }
+}
+
+#[test]
 fn prefixes_under_valgrind() {
     if has("valgrind") {
         let folder = tempfile::tempdir().unwrap();

@@ -199,6 +199,7 @@ impl Core {
                 self.publish();
                 reply.put(self.check());
             }
+            Command::Wake => self.shared.dispatch.wake_if_owed(),
             Command::ClearCache => self.machine.scheduler.clear_cache(),
             Command::Prefix(command) if command.is_copy() => self.copies.push_back(command),
             Command::Prefix(command) => self.obey_prefix(command),

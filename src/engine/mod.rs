@@ -99,6 +99,8 @@ enum Command {
     /// A paused request's queue was read.
     Resume(u64),
     Check(Answer),
+    /// Wake the host of an engine that polls, if that is still owed.
+    Wake,
     /// Drop the cached pages that nobody uses.
     ClearCache,
     Prefix(prefix::Command),

@@ -5,11 +5,16 @@
 //! open, poll, wait, close and drop only, on the thread that makes the call. One thread at a time has that turn; whoever
 //! closes waits for it, and delivers until the engine thread has ended.
 
-use super::delivery::ready::{Popped, Round, Turn, TurnOr};
+use super::delivery::ready::{Left, Popped, Round, Turn, TurnOr};
 use super::delivery::{Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read};
 use super::{Command, Engine, FinishReason, LOG_TARGET, LogLevel, Next, Shared, facade_level, refuse_blocking};
 use crate::error::{Error, Result, Status};
 use std::time::{Duration, Instant};
+
+/// Whether a wait is over, also when there is always something to deliver.
+fn has_passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
 
 /// When a wait ends; `None` for never, also when the clock does not reach that far.
 pub(super) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
@@ -77,10 +82,13 @@ impl Shared {
         self.leave(turn);
     }
 
-    /// Ends a turn, after the rest if nobody else will deliver it.
+    /// Ends a turn, after the rest if nobody else will deliver it. A wake that is owed comes from the engine thread: hosts
+    /// are promised that it never runs inside their own calls.
     fn leave(&self, turn: Turn<'_, Item>) {
-        if let Some(turn) = turn.leave() {
-            self.deliver_rest(turn);
+        match turn.leave() {
+            Left::Free => {}
+            Left::Owing => self.send_anyway(Command::Wake),
+            Left::Orphaned(turn) => self.deliver_rest(turn),
         }
     }
 
@@ -125,7 +133,7 @@ impl Shared {
                     return Err(closed());
                 }
             }
-            if timeout == Some(Duration::ZERO) {
+            if has_passed(until) {
                 break;
             }
         }
@@ -169,7 +177,7 @@ impl Shared {
                 }
                 Round::Over => break,
             }
-            if timeout == Some(Duration::ZERO) && !ended() {
+            if has_passed(until) && !ended() {
                 outcome = Next::Timeout;
                 break;
             }
@@ -266,5 +274,45 @@ impl Engine {
             }
             return Ok(Next::Event(Box::new(event)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::delivery::lock;
+    use crate::engine::{Delivery, Engine, EngineOptions, LogLevel, Next, Prompt, PromptPart, RequestOptions, Sink};
+    use std::path::Path;
+    use std::sync::{Arc, Mutex, Weak};
+    use std::time::Duration;
+
+    /// Each line that is shown writes the next, so the list is never empty, and the engine is paused, so the request never
+    /// ends: a wait that did not look at the clock would not return.
+    #[test]
+    fn a_wait_is_over_in_time_while_there_is_always_something_to_deliver() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+        let shared: Arc<Mutex<Weak<super::Shared>>> = Arc::default();
+        let known = shared.clone();
+        let options = EngineOptions {
+            threads: 1,
+            delivery: Delivery::Poll,
+            log: Some(Arc::new(move |level, line| {
+                if let Some(shared) = lock(&known).upgrade() {
+                    shared.dispatch.log(level, line.to_owned());
+                }
+            })),
+            ..EngineOptions::default()
+        };
+        let engine = Engine::open(&dir, options).unwrap();
+        assert!(engine.pause(None).unwrap());
+        let text = PromptPart::Text { text: "Once".into(), special: false };
+        let prompt = Prompt { parts: vec![text], ..Prompt::default() };
+        let request = engine.submit(&prompt, &RequestOptions::default(), Sink::Callback(Box::new(|_| true))).unwrap();
+        *lock(&shared) = Arc::downgrade(&engine.shared);
+        engine.shared.dispatch.log(LogLevel::Info, "on and on".into());
+        assert!(matches!(request.wait(Some(Duration::from_millis(1))).unwrap(), Next::Timeout));
+        assert_eq!(engine.poll(Some(Duration::from_millis(1)), 0).unwrap(), 0);
+        // The line is there still, and would be for ever.
+        assert!(engine.shared.dispatch.callbacks.try_turn().unwrap().take().is_some());
+        *lock(&shared) = Weak::new();
     }
 }

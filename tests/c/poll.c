@@ -200,7 +200,7 @@ static void wakes(void) {
   for (i = 0; i < 3; i++)
     start(engine, 40, 0, on_event, &s[i]);
   gate_wait(&h.wakes, 1);
-  until_ready(engine, 200); /* all of them have ended long before */
+  until_ready(engine, 60); /* all of them have ended long before */
   CHECK(gate_value(&h.wakes) == 1);
   EXPECT(ASTRAI_OK, astrai_engine_poll(engine, 0, 0, &ran, &err));
   CHECK(ran == 3 && s[0].terminals == 1 && s[1].terminals == 1 && s[2].terminals == 1);
@@ -357,6 +357,67 @@ static void busy(void) {
   astrai_prompt_free(prompt);
 }
 
+/* A host that polls when it is woken finds another thread delivering: it is woken again for what that thread leaves. */
+static int32_t count_end(void *user_data, const astrai_event *event) {
+  if (event->terminal)
+    gate_add((gate *)user_data);
+  return 0;
+}
+
+static void *wait_for_end(void *argument) {
+  CHECK(astrai_request_wait((astrai_request *)argument, -1, NULL, NULL) == ASTRAI_OK);
+  return NULL;
+}
+
+static void turned_away(void) {
+  astrai_error *err = NULL;
+  astrai_engine *engine = NULL;
+  astrai_engine_options options;
+  astrai_request_options request_options = steady(1);
+  astrai_prompt *prompt = raw_prompt("Once upon a time");
+  astrai_request *waited = NULL, *polled = NULL;
+  host h;
+  held w;
+  gate ended;
+  pthread_t thread;
+  int heard;
+  memset(&h, 0, sizeof h);
+  gate_init(&h.wakes);
+  gate_init(&w.entered);
+  gate_init(&w.released);
+  gate_init(&ended);
+  caller = pthread_self();
+  CHECK(astrai_engine_options_init(&options, sizeof options) == ASTRAI_OK);
+  options.delivery = ASTRAI_DELIVER_POLL;
+  options.wake = on_wake;
+  options.user_data = &h;
+  EXPECT(ASTRAI_OK, astrai_engine_open(model, &options, &engine, &err));
+  EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &request_options, hold, &w, NULL, &waited, &err));
+  CHECK(pthread_create(&thread, NULL, wait_for_end, waited) == 0);
+  gate_wait(&w.entered, 1);
+  request_options.max_tokens = 40;
+  request_options.queue_tokens = 2;
+  EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &request_options, count_end, &ended, NULL, &polled, &err));
+  until_ready(engine, 8);
+  EXPECT(ASTRAI_ERR_BUSY, astrai_engine_poll(engine, 0, 0, NULL, &err));
+  heard = gate_value(&h.wakes);
+  CHECK(heard >= 1);
+  gate_add(&w.released);
+  pthread_join(thread, NULL);
+  while (gate_value(&ended) == 0) {
+    gate_wait(&h.wakes, ++heard);
+    EXPECT(ASTRAI_OK, astrai_engine_poll(engine, 0, 0, NULL, &err));
+  }
+  astrai_request_free(waited);
+  astrai_request_free(polled);
+  astrai_prompt_free(prompt);
+  astrai_engine_free(engine);
+  gate_destroy(&h.wakes);
+  gate_destroy(&w.entered);
+  gate_destroy(&w.released);
+  gate_destroy(&ended);
+}
+
 /* Freed with requests in flight, by close, in a callback of poll and in a callback of wait: all end on this thread. */
 static void endings(void) {
   astrai_error *err = NULL;
@@ -367,7 +428,7 @@ static void endings(void) {
     seen s[3];
     int i;
     for (i = 0; i < 3; i++)
-      start(engine, 400, 2, on_event, &s[i]);
+      start(engine, how == 2 ? 40 : 400, 2, on_event, &s[i]);
     until_ready(engine, 8);
     CHECK(s[0].events == 0 && s[1].events == 0 && s[2].events == 0);
     if (how == 0) { /* free, nothing polled */
@@ -378,7 +439,7 @@ static void endings(void) {
       astrai_engine_free(engine);
     } else if (how == 2) { /* close with all the time they need */
       EXPECT(ASTRAI_OK, astrai_engine_close(engine, -1, &err));
-      CHECK(s[0].tokens == 400 && s[1].tokens == 400 && s[2].tokens == 400);
+      CHECK(s[0].tokens == 40 && s[1].tokens == 40 && s[2].tokens == 40);
       astrai_engine_free(engine);
     } else if (how == 3) { /* free inside a callback of poll */
       s[1].free_engine = 1;
@@ -492,6 +553,7 @@ int main(int argc, char **argv) {
   waiting();
   inside();
   busy();
+  turned_away();
   endings();
   freed_by_another();
   odd_engines();

@@ -182,8 +182,21 @@ impl Dispatch {
     }
 
     fn note(&self, item: Item) {
-        if let (Pushed::Wake, Some(wake)) = (self.callbacks.push(item), &self.wake) {
+        if let Pushed::Wake = self.callbacks.push(item) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = &self.wake {
             call_host(|| wake());
+        }
+    }
+
+    /// Wakes the host if a turn has ended with items of which it does not know. Engine thread only.
+    pub fn wake_if_owed(&self) {
+        if self.callbacks.owes_wake() {
+            self.wake();
         }
     }
 

@@ -5,7 +5,8 @@
 //! it for good while nobody will come back (the engine was freed inside a callback) is told to deliver the rest first.
 //!
 //! Invariants, which `tests/loom` checks: an item is taken once; whoever waits learns of it; after an
-//! item was added, the host was woken since the latest turn began.
+//! item was added, the host was woken since the latest turn began; a host that wanted the turn while another thread had it
+//! hears of what that thread leaves.
 
 use super::sync::{Condvar, Mutex, lock, wait_until};
 use std::collections::VecDeque;
@@ -34,6 +35,9 @@ struct State<T> {
     orphaned: bool,
     /// The host was woken since the latest turn began.
     woken: bool,
+    /// Somebody wanted the turn and went away without it, and the host was not woken since. It may come back only when it
+    /// is woken.
+    turned_away: bool,
 }
 
 /// What came of an addition.
@@ -74,6 +78,16 @@ pub enum TurnOr<'a, T> {
     Timeout,
 }
 
+/// Outcome of [`Turn::leave`].
+pub enum Left<'a, T> {
+    /// The turn is over.
+    Free,
+    /// The turn is over. What it leaves is not known to the host, which is to be woken if [`Ready::owes_wake`] then.
+    Owing,
+    /// Nobody else will deliver what comes until the list stops; the next call ends the turn.
+    Orphaned(Turn<'a, T>),
+}
+
 /// The right to deliver, for one thread at a time.
 pub struct Turn<'a, T> {
     ready: &'a Ready<T>,
@@ -90,6 +104,7 @@ impl<T> Ready<T> {
             taken: false,
             orphaned: false,
             woken: false,
+            turned_away: false,
         };
         Ready { state: Mutex::new(state), arrived: Condvar::new(), turned: Condvar::new() }
     }
@@ -102,6 +117,7 @@ impl<T> Ready<T> {
         }
         state.items.push_back(item);
         let wake = !state.closing && !std::mem::replace(&mut state.woken, true);
+        state.turned_away &= !wake;
         drop(state);
         // All who wait here are alike, and each looks again before it gives up: one is enough.
         self.arrived.notify_one();
@@ -147,7 +163,10 @@ impl<T> Ready<T> {
 
     /// The turn, unless somebody has it.
     pub fn try_turn(&self) -> Option<Turn<'_, T>> {
-        self.begin(&mut lock(&self.state))
+        let mut state = lock(&self.state);
+        let turn = self.begin(&mut state);
+        state.turned_away = turn.is_none();
+        turn
     }
 
     /// Waits for the turn, or until `done`, which is asked under the list's lock: whoever makes it true calls
@@ -164,9 +183,22 @@ impl<T> Ready<T> {
             let (again, in_time) = wait_until(&self.turned, state, deadline);
             state = again;
             if !in_time {
+                state.turned_away = true;
                 return TurnOr::Timeout;
             }
         }
+    }
+
+    /// After [`Left::Owing`]: whether the host is to be woken, once. Not if it has taken or will get a turn's rest otherwise.
+    pub fn owes_wake(&self) -> bool {
+        let mut state = lock(&self.state);
+        // Whoever has the turn now owes it when it leaves.
+        let owes = !state.taken && state.owes();
+        if owes {
+            state.turned_away = false;
+            state.woken = true;
+        }
+        owes
     }
 
     /// Nobody will take a turn any more. Returns the turn if it is free; otherwise whoever has it delivers the rest.
@@ -198,6 +230,19 @@ impl<T> Ready<T> {
     }
 }
 
+impl<T> State<T> {
+    /// The turn is free. A host that was turned away has spent its wake, so that the next item wakes it again.
+    fn end(&mut self) {
+        self.taken = false;
+        self.woken &= !self.turned_away;
+    }
+
+    /// There are items of which the host will not hear otherwise.
+    fn owes(&self) -> bool {
+        self.turned_away && !self.closing && !self.items.is_empty()
+    }
+}
+
 impl<'a, T> Turn<'a, T> {
     /// Waits for something to deliver. `Over` when the list has stopped, or with `until_closing` when the engine closes.
     pub fn round(&self, deadline: Option<Instant>, until_closing: bool) -> Round {
@@ -222,27 +267,29 @@ impl<'a, T> Turn<'a, T> {
         lock(&self.ready.state).items.pop_front()
     }
 
-    /// Ends the turn. If nobody else will deliver what comes until the list stops, the turn is given back for that; the
-    /// next call ends it.
-    pub fn leave(self) -> Option<Turn<'a, T>> {
+    /// Ends the turn, unless nobody else will deliver what comes until the list stops.
+    pub fn leave(self) -> Left<'a, T> {
         let ready = self.ready;
         let mut state = lock(&ready.state);
         if std::mem::take(&mut state.orphaned) {
-            return Some(self);
+            drop(state);
+            return Left::Orphaned(self);
         }
         // Under the same lock as the look: who orphans the list now finds the turn free.
-        state.taken = false;
+        state.end();
+        let owes = state.owes();
         drop(state);
         std::mem::forget(self);
         ready.turned.notify_all();
-        None
+        if owes { Left::Owing } else { Left::Free }
     }
 }
 
 impl<T> Drop for Turn<'_, T> {
-    /// Ends the turn, whoever may have left the list behind meanwhile.
+    /// Ends the turn, whoever may have left the list behind meanwhile. The host, if it is owed a wake, is woken by what
+    /// comes next.
     fn drop(&mut self) {
-        lock(&self.ready.state).taken = false;
+        lock(&self.ready.state).end();
         self.ready.turned.notify_all();
     }
 }

@@ -36,7 +36,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use queue::{Merged, Queue, Read};
-use ready::{Popped, Pushed, Ready, Round, Turn, TurnOr};
+use ready::{Left, Popped, Pushed, Ready, Round, Turn, TurnOr};
 use std::time::Instant;
 use sync::{lock, wait_until};
 
@@ -196,16 +196,23 @@ fn deliver_rest(turn: Turn<'_, Arc<Request>>, list: &Ready<Arc<Request>>) {
 }
 
 fn leave(turn: Turn<'_, Arc<Request>>, list: &Ready<Arc<Request>>) {
-    if let Some(turn) = turn.leave() {
+    if let Left::Orphaned(turn) = turn.leave() {
         deliver_rest(turn, list);
     }
 }
 
 /// Waits for the end of a request: delivers meanwhile, or waits for who does.
 fn wait_delivering(request: &Request, list: &Ready<Arc<Request>>) {
+    if let Some(turn) = deliver_until_end(request, list) {
+        leave(turn, list);
+    }
+}
+
+/// As [`wait_delivering`], and returns the turn if it had it.
+fn deliver_until_end<'a>(request: &Request, list: &'a Ready<Arc<Request>>) -> Option<Turn<'a, Arc<Request>>> {
     let turn = match list.turn(None, || request.queue.is_ended()) {
         TurnOr::Turn(turn) => turn,
-        TurnOr::Done => return,
+        TurnOr::Done => return None,
         TurnOr::Timeout => unreachable!("it waits for ever"),
     };
     while !request.queue.is_ended() {
@@ -214,7 +221,7 @@ fn wait_delivering(request: &Request, list: &Ready<Arc<Request>>) {
             show(&turn.take().unwrap(), list);
         }
     }
-    leave(turn, list);
+    Some(turn)
 }
 
 /// Polls for ever, until the engine closes.
@@ -457,6 +464,59 @@ fn a_host_that_polls_only_when_woken_gets_everything() {
         }
         engine.join().unwrap();
         request.check(Some(2), 1);
+    });
+}
+
+/// One request is waited for, and the other belongs to a host that polls when it is woken, also while the waiter has
+/// the turn: whatever the waiter leaves, the host hears of it.
+#[test]
+fn a_host_that_is_turned_away_is_woken_for_what_is_left() {
+    explore(Some(3), || {
+        let (list, wakes) = (Arc::new(Ready::new()), Arc::new(Wakes::default()));
+        let [waited, polled] = [Request::new(4, false), Request::new(4, false)];
+        let waiter = thread::spawn({
+            let (waited, polled, list, wakes) = (waited.clone(), polled.clone(), list.clone(), wakes.clone());
+            move || {
+                if let Some(turn) = deliver_until_end(&waited, &list)
+                    && let Left::Owing = turn.leave()
+                    && list.owes_wake()
+                {
+                    wakes.wake();
+                }
+                // Its callback has told the host.
+                if polled.queue.is_ended() {
+                    wakes.wake();
+                }
+            }
+        });
+        let engine = thread::spawn({
+            let (waited, polled, list, wakes) = (waited.clone(), polled.clone(), list.clone(), wakes.clone());
+            move || {
+                for (request, tokens) in [(&waited, 0), (&polled, 1)] {
+                    generate(request, tokens, |r| {
+                        if let Pushed::Wake = list.push(r) {
+                            wakes.wake();
+                        }
+                    });
+                }
+            }
+        });
+        let mut polls = 0;
+        while !polled.queue.is_ended() {
+            wakes.wait(polls + 1);
+            polls += 1;
+            let Some(turn) = list.try_turn() else { continue };
+            if let Round::Items(count) = turn.round(now(), true) {
+                for _ in 0..count {
+                    show(&turn.take().unwrap(), &list);
+                }
+            }
+            leave(turn, &list);
+        }
+        waiter.join().unwrap();
+        engine.join().unwrap();
+        waited.check(Some(0), 1);
+        polled.check(Some(1), 1);
     });
 }
 

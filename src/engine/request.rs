@@ -31,7 +31,7 @@ impl Request {
 
     /// Waits for the end. Pull: everything not yet taken as one terminal event. Others: `End` after the terminal event was
     /// received and the sink dropped. For a callback request of an engine that polls it delivers meanwhile, as
-    /// [`Engine::poll`] does, unless another thread is doing that.
+    /// [`super::Engine::poll`] does, unless another thread is doing that.
     ///
     /// # Errors
     /// `Reentrant` when it would block inside a callback.

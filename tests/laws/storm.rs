@@ -524,6 +524,48 @@ fn the_storyteller_is_preempted_and_nobody_can_see_it() {
     }
 }
 
+/// A whole batch of 64 at once, whose prompts of every length from 1 on are cut into pieces.
+#[test]
+fn sixty_four_at_once_are_each_as_if_alone() {
+    let (seed, generated) = (seed(), 20);
+    for (index, tier) in astrai::backend::cpu::tiers().into_iter().enumerate() {
+        let (place, mut random) = (tiny(&fixture("llama"), tier, 64), Random(seed + index as u64));
+        let shape = Shape {
+            running: 64,
+            step_tokens: 200,
+            page_tokens: 16,
+            pages: 64 * 6,
+            poll: false,
+            ..Shape::random(&mut random, 1)
+        };
+        let (crowd, alone) = (shape.open(&place), shape.open_cold(&place));
+        let vocab = crowd.info().vocab_size as usize;
+        let jobs: Vec<Job> = (0..64)
+            .map(|i| {
+                let mut job = Storming::random(&mut random, &place, vocab).job;
+                job.prompt = (0..=i).map(|_| random.below(vocab) as u32).collect();
+                let options = &mut job.options;
+                (options.deadline_ms, options.queue_tokens, options.max_tokens) = (0, 1000, Some(generated));
+                (options.priority, options.prompt_logprobs, options.defer) = (0, false, false);
+                job
+            })
+            .collect();
+        // All of them are there before the first step.
+        assert!(crowd.pause(None).unwrap());
+        let requests: Vec<Request> = jobs.iter().map(|job| job.submit(&crowd, Sink::Pull)).collect();
+        crowd.resume().unwrap();
+        let answers: Vec<Answer> = requests.iter().map(|request| answer(&drain(request))).collect();
+        let pieces: u64 = (1..=64u64).sum::<u64>() / 100;
+        let steps = crowd.stats().unwrap().steps;
+        assert!(steps <= u64::from(generated) + pieces, "{steps} steps: they were not in one batch");
+        for (job, got) in jobs.iter().zip(answers) {
+            let want = answer(&drain(&job.submit(&alone, Sink::Pull)));
+            assert_eq!(got, want, "{tier:?}, prompt of {}, {:?}", job.prompt.len(), job.options);
+            alone.clear_cache().unwrap();
+        }
+    }
+}
+
 /// Law 6: engines side by side, of one model and of several, give what each would give alone.
 #[test]
 fn engines_side_by_side_do_not_notice_each_other() {

@@ -1,0 +1,97 @@
+//! Pages for running sequences: from the pool, from the prefix tree, from pins, at last from each other.
+
+use super::{Handle, Scheduler, State};
+use crate::cache::prefix::ROOT;
+
+impl Scheduler {
+    /// Makes the tables cover `count` more tokens, preempting others for the first of them; returns for how many that
+    /// succeeded.
+    pub(super) fn grow(&mut self, handle: Handle, count: usize) -> usize {
+        let page_tokens = self.capacity.page_tokens;
+        loop {
+            let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
+            let target = sequence.computed + count;
+            let mut covered = usize::MAX;
+            for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
+                while table.len() * page_tokens < target {
+                    let Some(page) = pool.alloc() else { break };
+                    table.push(page);
+                }
+                covered = covered.min(table.len() * page_tokens);
+            }
+            let computed = sequence.computed;
+            if covered < target && self.tree.evict(&mut self.pools) {
+                continue;
+            }
+            if covered > computed {
+                return count.min(covered - computed);
+            }
+            let victim = self.victim(handle);
+            if victim.is_none_or(|v| v == handle) && self.is_last_hope(handle) && self.take_pinned_page() {
+                continue;
+            }
+            match victim {
+                Some(victim) => {
+                    self.preempt(victim);
+                    if victim == handle {
+                        return 0;
+                    }
+                }
+                None => return 0,
+            }
+        }
+    }
+
+    /// Who gives way to `handle`: a paused sequence if there is one, else the last in rank that does not rank before
+    /// `handle`; possibly itself, never one that has a row in this step already.
+    fn victim(&self, handle: Handle) -> Option<Handle> {
+        let own = self.sequences.get(handle)?.rank;
+        let mut last = None;
+        for &other in self.running.iter().rev() {
+            let Some(sequence) = self.sequences.get(other) else { continue };
+            let holds_pages = sequence.tables.iter().any(|t| !t.is_empty());
+            if !holds_pages || sequence.planned == self.step || sequence.finished {
+                continue;
+            }
+            if sequence.paused {
+                return Some(other);
+            }
+            if last.is_none() && sequence.rank >= own {
+                last = Some(other);
+            }
+            if last.is_some() && self.paused_running == 0 {
+                break;
+            }
+        }
+        last
+    }
+
+    /// Takes slot and pages away; the sequence waits at its rank's place and is computed again.
+    pub(super) fn preempt(&mut self, handle: Handle) {
+        self.counters.preemptions += 1;
+        self.leave_slot(handle);
+        if let Some(sequence) = self.sequences.get_mut(handle) {
+            sequence.preemptions += 1;
+        }
+        self.enqueue(handle);
+    }
+
+    /// Ends the stay in the queue or in a slot.
+    pub(super) fn leave_slot(&mut self, handle: Handle) {
+        let Some(sequence) = self.sequences.get(handle) else { return };
+        let State::Running(slot) = sequence.state else { return };
+        if let Ok(at) = self.place_of(sequence.rank) {
+            self.running.remove(at);
+        }
+        self.slots.remove(slot);
+        self.tree.detach(sequence.node);
+        self.paused_running -= usize::from(sequence.paused);
+        self.finished_running -= usize::from(sequence.finished);
+        let Some(sequence) = self.sequences.get_mut(handle) else { return };
+        sequence.state = State::Waiting;
+        (sequence.node, sequence.tree_pages, sequence.computed) = (ROOT, 0, 0);
+        for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
+            table.drain(..).for_each(|page| pool.release(page));
+        }
+    }
+}

@@ -4,14 +4,7 @@ use super::*;
 
 #[test]
 fn a_lone_request_runs_to_its_end_in_chunks() {
-    let capacity = Capacity {
-        running_max: 2,
-        waiting_max: 2,
-        step_tokens: 8,
-        page_tokens: 4,
-        frames: vec![8],
-        policy: Policy::Continuous,
-    };
+    let capacity = Capacity { waiting_max: 2, ..capacity(2, 8, 8) };
     let mut scheduler = Scheduler::new(capacity).unwrap();
     let handle = scheduler.submit((0..19).collect(), 21, 18, 0).unwrap();
     let mut plan = BatchPlan::default();
@@ -116,14 +109,7 @@ fn a_higher_priority_is_admitted_first() {
 
 #[test]
 fn what_can_never_fit_is_refused_with_numbers() {
-    let capacity = Capacity {
-        running_max: 1,
-        waiting_max: 1,
-        step_tokens: 8,
-        page_tokens: 4,
-        frames: vec![8],
-        policy: Policy::Continuous,
-    };
+    let capacity = Capacity { waiting_max: 1, ..capacity(1, 8, 8) };
     let mut scheduler = Scheduler::new(capacity).unwrap();
     let error = scheduler.submit(vec![1; 30], 33, 29, 0).unwrap_err();
     assert_eq!((error.status, error.needed, error.available), (Status::NeverFits, 33, 32));

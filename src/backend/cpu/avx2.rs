@@ -6,7 +6,10 @@ use super::portable;
 use std::ops::Range;
 
 /// The AVX2 tier.
-pub static KERNELS: Kernels = Kernels { tier: Tier::Avx2, linear, attention, rms_norm, silu_mul, sigmoid_mul };
+pub static KERNELS: Kernels = TABLE;
+
+/// The same, for tiers that take functions from it.
+pub(super) const TABLE: Kernels = Kernels { tier: Tier::Avx2, linear, attention, rms_norm, silu_mul, sigmoid_mul };
 
 /// Whether this processor has the tier's instructions.
 pub fn present() -> bool {

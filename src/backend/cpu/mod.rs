@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
 mod experts;
 pub mod kernels;
 mod memory;
@@ -52,7 +54,7 @@ const ELEMENTS_PER_TASK: usize = 1 << 13;
 
 /// The tiers this processor can run, slowest first.
 pub fn tiers() -> Vec<Tier> {
-    [Tier::Reference, Tier::Portable, Tier::Avx2].into_iter().filter(|&t| kernels_of(t).is_some()).collect()
+    [Tier::Reference, Tier::Portable, Tier::Avx2, Tier::Avx512].into_iter().filter(|&t| kernels_of(t).is_some()).collect()
 }
 
 fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
@@ -62,7 +64,9 @@ fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::present().then_some(&avx2::KERNELS),
         #[cfg(target_arch = "x86_64")]
-        Tier::Auto => kernels_of(Tier::Avx2).or(Some(&portable::KERNELS)),
+        Tier::Avx512 => avx512::present().then_some(&avx512::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Auto => kernels_of(Tier::Avx512).or(kernels_of(Tier::Avx2)).or(Some(&portable::KERNELS)),
         #[cfg(not(target_arch = "x86_64"))]
         Tier::Auto => Some(&portable::KERNELS),
         _ => None,

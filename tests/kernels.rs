@@ -3,9 +3,10 @@
 
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
-use astrai::backend::cpu::{CpuBackend, Tier, tiers};
-use astrai::backend::{Attention, Backend, Heads, KvShape, Linear, Ragged, Tensor, Weight};
+use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
+use astrai::backend::{Attention, Backend, Heads, KvShape, Linear, Ragged, Tensor, Weight, scratch_elements};
 use astrai::dtype::DType;
+use astrai::encoding::{Encoding, Scheme};
 use astrai::os::thread::ThreadOptions;
 use std::sync::Arc;
 
@@ -50,12 +51,12 @@ fn stored(values: &[f32], dtype: DType) -> Arc<Stored> {
 }
 
 fn backend(tier: Tier, threads: usize) -> CpuBackend {
-    CpuBackend::new(tier, threads, ThreadOptions::default()).unwrap()
+    CpuBackend::new(tier, Compute::F32, threads, ThreadOptions::default()).unwrap()
 }
 
 fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
     // An embedding of one long row is the trait's way to bring host values in.
-    let table = b.weight(stored(values, DType::F32), DType::F32, 1, values.len()).unwrap();
+    let table = b.weight(stored(values, DType::F32), Encoding::Stored(DType::F32), 1, values.len()).unwrap();
     let t = b.alloc(values.len(), "test").unwrap();
     b.embed(table, &[0], t);
     t
@@ -91,11 +92,12 @@ fn linear(tier: Tier, threads: usize, p: &Product, x: &[f32]) -> Vec<f32> {
     let mut r = Random(p.outs as u64 * 31 + p.ins as u64);
     let (w, bias, before) = (r.vec(p.outs * p.ins), r.vec(p.outs), r.next());
     let mut b = backend(tier, threads);
-    let weight = b.weight(stored(&w, p.dtype), p.dtype, p.outs, p.ins).unwrap();
-    let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), p.dtype, 1, p.outs).unwrap());
+    let weight = b.weight(stored(&w, p.dtype), Encoding::Stored(p.dtype), p.outs, p.ins).unwrap();
+    let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.outs).unwrap());
     let x = put(&mut b, x);
     let out = put(&mut b, &vec![before; p.rows * p.outs]);
-    b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }]);
+    let scratch = b.alloc(p.rows * scratch_elements(p.ins), "test").unwrap();
+    b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }], scratch);
     get(&mut b, out, p.rows * p.outs)
 }
 
@@ -130,6 +132,84 @@ fn a_row_of_a_product_does_not_depend_on_the_others() {
                 let one = linear(tier, 1, &alone, &x[row * ins..(row + 1) * ins]);
                 assert_eq!(all[row * outs..(row + 1) * outs], one, "{tier:?} {dtype}, row {row}");
             }
+        }
+    }
+}
+
+/// As [`linear`], with a quantized weight.
+fn quantized(tier: Tier, threads: usize, scheme: Scheme, p: &Product, x: &[f32]) -> Vec<f32> {
+    let mut r = Random(p.outs as u64 * 17 + p.ins as u64);
+    let (w, bias, before) = (r.vec(p.outs * p.ins), r.vec(p.outs), r.next());
+    let mut b = backend(tier, threads);
+    let panels = b.quantize(stored(&w, p.dtype), p.dtype, p.outs, p.ins, scheme).unwrap();
+    let weight = b.weight(panels, Encoding::Quantized(scheme), p.outs, p.ins).unwrap();
+    let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.outs).unwrap());
+    let x = put(&mut b, x);
+    let out = put(&mut b, &vec![before; p.rows * p.outs]);
+    let scratch = b.alloc(p.rows * scratch_elements(p.ins), "test").unwrap();
+    b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }], scratch);
+    get(&mut b, out, p.rows * p.outs)
+}
+
+#[test]
+fn quantized_products_are_the_same_bits_on_every_tier() {
+    for tier in other_tiers() {
+        for scheme in [Scheme::Q8, Scheme::Q4] {
+            for (rows, outs, ins) in [
+                (1, 1, 1),
+                (1, 17, 7),
+                (2, 16, 32),
+                (3, 33, 65),
+                (4, 15, 64),
+                (5, 48, 96),
+                (6, 65, 127),
+                (7, 130, 256),
+                (9, 64, 100),
+                (17, 40, 1000),
+            ] {
+                for (dtype, bias) in [(DType::Bf16, false), (DType::F32, true)] {
+                    let p = Product { rows, outs, ins, dtype, bias };
+                    let x = Random(5).vec(rows * ins);
+                    let want = quantized(Tier::Reference, 1, scheme, &p, &x);
+                    for threads in 1..=3 {
+                        let got = quantized(tier, threads, scheme, &p, &x);
+                        assert_eq!(got, want, "{tier:?} {scheme:?} {rows}x{outs}x{ins}, {threads} threads");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quantized_product_is_close_to_the_product() {
+    for (scheme, bound) in [(Scheme::Q8, 0.02), (Scheme::Q4, 0.2)] {
+        let p = Product { rows: 3, outs: 40, ins: 512, dtype: DType::F32, bias: false };
+        let x = Random(5).vec(p.rows * p.ins);
+        let w = Random(p.outs as u64 * 17 + p.ins as u64).vec(p.outs * p.ins);
+        let got = quantized(Tier::Reference, 1, scheme, &p, &x);
+        let (mut error, mut size) = (0.0, 0.0);
+        for (i, got) in got.iter().enumerate() {
+            let (row, out) = (i / p.outs, i % p.outs);
+            let want: f32 = (0..p.ins).map(|i| x[row * p.ins + i] * w[out * p.ins + i]).sum();
+            (error, size) = (error + (got - want).powi(2), size + want.powi(2));
+        }
+        assert!((error / size).sqrt() < bound, "{scheme:?}: relative error {}", (error / size).sqrt());
+    }
+}
+
+#[test]
+fn a_quantized_product_does_not_hide_a_nan() {
+    for tier in tiers() {
+        for scheme in [Scheme::Q8, Scheme::Q4] {
+            let p = Product { rows: 2, outs: 16, ins: 70, dtype: DType::F32, bias: false };
+            let mut x = Random(5).vec(p.rows * p.ins);
+            x[66] = f32::NAN;
+            let got = quantized(tier, 1, scheme, &p, &x);
+            assert!(
+                got[..16].iter().all(|v| v.is_nan()) && got[16..].iter().all(|v| v.is_finite()),
+                "{tier:?} {got:?}"
+            );
         }
     }
 }
@@ -228,7 +308,7 @@ fn element_wise_operations_agree_with_the_reference() {
                 let (mut x, y) = (r.vec(n), r.vec(n));
                 x.iter_mut().for_each(|v| *v *= 20.0);
                 let mut b = backend(tier, 2);
-                let gain: Weight = b.weight(stored(&y, DType::Bf16), DType::Bf16, 1, n).unwrap();
+                let gain: Weight = b.weight(stored(&y, DType::Bf16), Encoding::Stored(DType::Bf16), 1, n).unwrap();
                 let (a, c, d, e) = (put(&mut b, &x), put(&mut b, &x), put(&mut b, &x), put(&mut b, &y));
                 b.silu_mul(a, e, n);
                 b.sigmoid_mul(c, e, n);

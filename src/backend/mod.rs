@@ -13,6 +13,7 @@
 pub mod cpu;
 
 use crate::dtype::DType;
+use crate::encoding::{Encoding, Scheme};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -38,6 +39,12 @@ impl Tensor {
     pub fn at(self, elements: usize) -> Tensor {
         Tensor { buffer: self.buffer, offset: self.offset + elements }
     }
+}
+
+/// Elements of scratch that each input row of `ins` elements needs in [`Backend::linear`] and [`Backend::gated`]: room for
+/// the row in any narrower form, quantized ones with 8 bytes for each group of at least 32 included.
+pub fn scratch_elements(ins: usize) -> usize {
+    ins.next_multiple_of(64)
 }
 
 /// A matrix `[out, in]` or, with `out` = 1, a vector, resident on the device.
@@ -193,6 +200,8 @@ pub struct Experts<'a> {
     pub out: Tensor,
     /// Scratch: `rows * (hidden + 2 * intermediate)` elements.
     pub scratch: Tensor,
+    /// Scratch of the products: [`scratch_elements`] of the wider of hidden and intermediate, for each row.
+    pub products: Tensor,
 }
 
 /// Bytes a backend has been asked to hold.
@@ -220,8 +229,19 @@ pub trait Backend: Send {
     /// Reserves `elements` zeroed f32 for `what`.
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor>;
 
-    /// Makes a weight of `outs * ins` elements stored row by row in `bytes`, whose length has been checked.
-    fn weight(&mut self, bytes: HostBytes, dtype: DType, outs: usize, ins: usize) -> Result<Weight>;
+    /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
+    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;
+
+    /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes`: what [`Backend::weight`] takes, and what may be kept in
+    /// a file, the same on every machine.
+    fn quantize(
+        &mut self,
+        bytes: HostBytes,
+        dtype: DType,
+        outs: usize,
+        ins: usize,
+        scheme: Scheme,
+    ) -> Result<HostBytes>;
 
     /// Reserves the pages of a layer group.
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;
@@ -243,8 +263,14 @@ pub trait Backend: Send {
     /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.ins]`; may be in place.
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
 
-    /// Products that share the input `x[rows, ins]`.
-    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]);
+    /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`] for each row.
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
+
+    /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`; `up.out` is left undefined.
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
+        self.linear(x, rows, &[gate, up], scratch);
+        self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
+    }
 
     /// [`Backend::rms_norm`] of every head, in place.
     fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize);

@@ -6,7 +6,7 @@ use super::duty::Duty;
 use super::identity::Identity;
 use super::plan::{Prospect, Sizing};
 use super::prompt::TextKit;
-use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::{Compute, CpuBackend};
 use crate::backend::{Backend, KvShape};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
@@ -108,7 +108,8 @@ fn finish(
     let Prepared { prospect, defaults, text } = prepared;
     let Prospect { family, model_type, architecture, sizing } = prospect;
     let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
-    let backend = CpuBackend::new(options.cpu_tier, options.threads as usize, thread_options)?;
+    let compute = if options.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 };
+    let backend = CpuBackend::new(options.cpu_tier, compute, options.threads as usize, thread_options)?;
     let info = Info {
         model_type,
         device_name: backend.name(),

@@ -5,6 +5,7 @@ use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjec
 use super::families::Family;
 use crate::backend::{Backend, Expert, Weight};
 use crate::dtype::DType;
+use crate::encoding::Encoding;
 use crate::error::{Error, Result, Status};
 use crate::source::{Bytes, ModelSource, TensorInfo};
 use std::collections::HashSet;
@@ -270,7 +271,7 @@ impl Tensors for Loader<'_> {
         }
         self.done += bytes.len() as u64;
         let (outs, ins) = matrix_shape(shape);
-        let weight = self.backend.weight(Arc::new(Hold(bytes)), info.dtype, outs, ins)?;
+        let weight = self.backend.weight(Arc::new(Hold(bytes)), Encoding::Stored(info.dtype), outs, ins)?;
         self.used.insert(tensor);
         if !(self.progress)(self.done, self.total) {
             return Err(Error::new(Status::Aborted, "loading was aborted by the progress callback"));

@@ -1,7 +1,8 @@
 //! AVX2 with FMA: the portable source compiled with those instructions. A product and its sum round once here.
 
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, LinearArgs};
+use super::kernels::{AttentionArgs, Elements, Kernels};
+use super::linear::{LinearArgs, plain_form};
 use super::portable;
 use std::ops::Range;
 
@@ -9,7 +10,17 @@ use std::ops::Range;
 pub static KERNELS: Kernels = TABLE;
 
 /// The same, for tiers that take functions from it.
-pub(super) const TABLE: Kernels = Kernels { tier: Tier::Avx2, linear, attention, rms_norm, silu_mul, sigmoid_mul };
+pub(super) const TABLE: Kernels = Kernels {
+    tier: Tier::Avx2,
+    form: plain_form,
+    to_bf16,
+    to_int8,
+    linear,
+    attention,
+    rms_norm,
+    silu_mul,
+    sigmoid_mul,
+};
 
 /// Whether this processor has the tier's instructions.
 pub fn present() -> bool {
@@ -51,4 +62,18 @@ unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
     portable::sigmoid_mul_any::<true>(x, gate);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn to_bf16(x: &[f32], out: &mut [u16]) {
+    portable::to_bf16_any(x, out);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
+    portable::to_int8_any(x, group, codes, scales, corrections);
 }

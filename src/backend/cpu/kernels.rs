@@ -4,9 +4,11 @@
 //! functions; every tier has the same signatures and is tested against [`super::reference`]. Law 1: a function computes
 //! each output element from its own row in an order that depends on nothing but the weight's shape.
 
-use super::Tier;
+use super::linear::{Form, LinearArgs};
+use super::{Compute, Tier};
 use crate::backend::KvShape;
 use crate::dtype::DType;
+use crate::encoding::Encoding;
 use std::ops::Range;
 
 /// The elements of a matrix as stored.
@@ -83,44 +85,6 @@ pub fn f32_to_bf16(value: f32) -> u16 {
         return (bits >> 16) as u16 | 0x40;
     }
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
-}
-
-/// One product on a range of its outputs.
-pub struct LinearArgs<'a> {
-    /// Matrix `[outs, ins]`.
-    pub weight: Elements<'a>,
-    /// Columns.
-    pub ins: usize,
-    /// Vector `[outs]`.
-    pub bias: Option<Elements<'a>>,
-    /// Input `[rows, ins]`.
-    pub x: &'a [f32],
-    /// Rows of `x`.
-    pub rows: usize,
-    /// Output `[rows, outs]`; only the columns of the task's range are written.
-    pub out: *mut f32,
-    /// Elements from an output row to the next.
-    pub out_stride: usize,
-    /// Add to the output.
-    pub accumulate: bool,
-}
-
-impl LinearArgs<'_> {
-    /// Writes one result.
-    ///
-    /// # Safety
-    /// `row` < rows, `out` < out_stride, the element is inside the output and no other task writes it.
-    #[inline(always)]
-    pub unsafe fn put(&self, row: usize, out: usize, mut value: f32) {
-        if let Some(bias) = &self.bias {
-            value += bias.get(out);
-        }
-        // SAFETY: the caller's promise.
-        unsafe {
-            let place = self.out.add(row * self.out_stride + out);
-            *place = if self.accumulate { *place + value } else { value };
-        }
-    }
 }
 
 /// The pages of one layer: `[frames][layers][K | V][kv_heads][page_tokens][dim]`.
@@ -227,7 +191,21 @@ impl AttentionArgs<'_> {
 pub struct Kernels {
     /// The tier.
     pub tier: Tier,
-    /// Outputs `range` of a product. Scratch is the thread's own and may be resized.
+    /// The form of input that a weight is multiplied with.
+    pub form: fn(weight: Encoding, compute: Compute) -> Form,
+    /// A row rounded to bf16, to nearest even.
+    ///
+    /// # Safety
+    /// The tier's instructions exist.
+    pub to_bf16: unsafe fn(x: &[f32], out: &mut [u16]),
+    /// A row quantized in groups of `group`: codes, zero beyond the end of `x`, and each group's scale and correction
+    /// ([`super::linear::Int8Rows`]). A group with a NaN or an infinity gets a scale that makes its products NaN.
+    ///
+    /// # Safety
+    /// The tier's instructions exist.
+    pub to_int8: unsafe fn(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]),
+    /// Outputs `range` of a product; it begins at a multiple of [`crate::encoding::PANEL`] and ends at one or at the last
+    /// output. Scratch is the thread's own and may be resized.
     ///
     /// # Safety
     /// The output pointer covers `[rows, out_stride]`, the range's columns are this task's alone, and the tier's

@@ -10,6 +10,7 @@ pub mod avx2;
 pub mod avx512;
 mod experts;
 pub mod kernels;
+pub mod linear;
 mod memory;
 pub mod pool;
 pub mod portable;
@@ -17,9 +18,11 @@ pub mod reference;
 mod rotary;
 
 use super::*;
+use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Status};
 use crate::os::thread::ThreadOptions;
-use kernels::{AttentionArgs, Elements, Kernels, LinearArgs, PageView, f32_to_bf16, kv_offset};
+use kernels::{AttentionArgs, Elements, Kernels, PageView, f32_to_bf16, kv_offset};
+use linear::Matrix;
 use memory::Buffer;
 use pool::Pool;
 use std::cell::UnsafeCell;
@@ -45,6 +48,16 @@ pub enum Tier {
     Amx,
 }
 
+/// Numbers that products are made of where a tier has a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// f32 inputs for weights that are stored as floats: the mode that parity is measured in.
+    F32,
+    /// bf16 inputs for bf16 weights where the tier has instructions for them.
+    #[default]
+    Bf16,
+}
+
 /// Multiply-adds a task should at least have: fewer cost less than handing the task over (about 2 µs).
 const TASK_WORK_MIN: usize = 1 << 15;
 /// Tasks for each thread: enough to even out threads that run at different speeds.
@@ -54,7 +67,10 @@ const ELEMENTS_PER_TASK: usize = 1 << 13;
 
 /// The tiers this processor can run, slowest first.
 pub fn tiers() -> Vec<Tier> {
-    [Tier::Reference, Tier::Portable, Tier::Avx2, Tier::Avx512].into_iter().filter(|&t| kernels_of(t).is_some()).collect()
+    [Tier::Reference, Tier::Portable, Tier::Avx2, Tier::Avx512]
+        .into_iter()
+        .filter(|&t| kernels_of(t).is_some())
+        .collect()
 }
 
 fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
@@ -73,14 +89,29 @@ fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
     }
 }
 
+#[derive(Clone)]
 struct StoredWeight {
     bytes: HostBytes,
-    dtype: DType,
+    encoding: Encoding,
 }
 
 impl StoredWeight {
+    fn matrix(&self) -> Matrix<'_> {
+        let bytes = (*self.bytes).as_ref();
+        match self.encoding {
+            Encoding::Stored(dtype) => {
+                Matrix::Stored(Elements::new(bytes, dtype).expect("alignment was checked when the weight was made"))
+            }
+            Encoding::Quantized(scheme) => Matrix::Panels(scheme, bytes),
+        }
+    }
+
+    /// Of a weight that is used element by element: a vector or an embedding.
     fn elements(&self) -> Elements<'_> {
-        Elements::new((*self.bytes).as_ref(), self.dtype).expect("alignment was checked when the weight was made")
+        match self.matrix() {
+            Matrix::Stored(elements) => elements,
+            Matrix::Panels(..) => unreachable!("only matrices of products are quantized"),
+        }
     }
 }
 
@@ -136,6 +167,7 @@ impl<T> Shared<T> {
 /// The CPU as a [`Backend`].
 pub struct CpuBackend {
     kernels: &'static Kernels,
+    compute: Compute,
     pool: Pool,
     scratch: Vec<Scratch>,
     buffers: Vec<Buffer>,
@@ -145,7 +177,7 @@ pub struct CpuBackend {
 
 impl CpuBackend {
     /// A backend of `threads` threads (0 = physical cores) on `tier`.
-    pub fn new(tier: Tier, threads: usize, options: ThreadOptions) -> Result<CpuBackend> {
+    pub fn new(tier: Tier, compute: Compute, threads: usize, options: ThreadOptions) -> Result<CpuBackend> {
         let kernels = kernels_of(tier).ok_or_else(|| {
             Error::new(
                 Status::Unsupported,
@@ -159,7 +191,7 @@ impl CpuBackend {
         let threads = if threads == 0 { crate::os::thread::physical_cores() } else { threads };
         let pool = Pool::new(threads, options)?;
         let scratch = (0..pool.threads()).map(|_| Scratch(UnsafeCell::new(Vec::new()))).collect();
-        Ok(CpuBackend { kernels, pool, scratch, buffers: Vec::new(), weights: Vec::new(), groups: Vec::new() })
+        Ok(CpuBackend { kernels, compute, pool, scratch, buffers: Vec::new(), weights: Vec::new(), groups: Vec::new() })
     }
 
     /// The tier in use.
@@ -203,32 +235,6 @@ impl CpuBackend {
         });
     }
 
-    fn linear_one(&mut self, x: Tensor, rows: usize, linear: &Linear) {
-        let Weight { outs, ins, .. } = linear.weight;
-        let out = self.shared(linear.out, rows * outs);
-        let kernels = self.kernels;
-        let (x, weight, bias) = (
-            Shared(self.floats(x, rows * ins).as_ptr().cast_mut()),
-            self.weights[linear.weight.id as usize].share(),
-            linear.bias.map(|b| self.weights[b.id as usize].share()),
-        );
-        self.ranges(outs, 16, rows * ins, &|range, scratch| {
-            let args = LinearArgs {
-                weight: weight.elements(),
-                ins,
-                bias: bias.as_ref().map(StoredWeight::elements),
-                // SAFETY: checked above to be inside its buffer, and no task writes the input.
-                x: unsafe { x.slice(0..rows * ins) },
-                rows,
-                out: out.start(),
-                out_stride: outs,
-                accumulate: linear.accumulate,
-            };
-            // SAFETY: `out` covers [rows, outs], each task has its own columns, and the tier was checked by `new`.
-            unsafe { (kernels.linear)(&args, range, scratch) };
-        });
-    }
-
     /// Applies `f` to every head of every row. Heads do not overlap.
     fn each_head(&mut self, heads: Heads, rows: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
         assert!(
@@ -260,12 +266,6 @@ impl CpuBackend {
     }
 }
 
-impl StoredWeight {
-    fn share(&self) -> StoredWeight {
-        StoredWeight { bytes: self.bytes.clone(), dtype: self.dtype }
-    }
-}
-
 impl Backend for CpuBackend {
     fn name(&self) -> String {
         format!("CPU, {:?}, {} threads", self.kernels.tier, self.pool.threads())
@@ -290,14 +290,43 @@ impl Backend for CpuBackend {
         Ok(Tensor { buffer: (self.buffers.len() - 1) as u32, offset: 0 })
     }
 
-    fn weight(&mut self, bytes: HostBytes, dtype: DType, outs: usize, ins: usize) -> Result<Weight> {
-        let elements = Elements::new((*bytes).as_ref(), dtype)
-            .ok_or_else(|| Error::internal(format!("a weight of {outs} x {ins} {dtype} is not aligned")))?;
-        if elements.len() != outs * ins {
-            return Err(Error::internal(format!("a weight of {outs} x {ins} has {} elements", elements.len())));
+    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight> {
+        let wrong = |what: String| Err(Error::internal(format!("a weight of {outs} x {ins} {what}")));
+        match encoding {
+            Encoding::Stored(dtype) => match Elements::new((*bytes).as_ref(), dtype) {
+                None => return wrong(format!("{dtype} is not aligned")),
+                Some(elements) if elements.len() != outs * ins => {
+                    return wrong(format!("has {} elements", elements.len()));
+                }
+                Some(_) => {}
+            },
+            Encoding::Quantized(scheme) => {
+                let (len, aligned) = ((*bytes).as_ref().len(), (*bytes).as_ref().as_ptr().align_offset(4) == 0);
+                if scheme.bytes(outs, ins) != Some(len) || !aligned {
+                    return wrong(format!("in {scheme:?} has {len} bytes, expected {:?}", scheme.bytes(outs, ins)));
+                }
+            }
         }
-        self.weights.push(StoredWeight { bytes, dtype });
+        self.weights.push(StoredWeight { bytes, encoding });
         Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+    }
+
+    fn quantize(
+        &mut self,
+        bytes: HostBytes,
+        dtype: DType,
+        outs: usize,
+        ins: usize,
+        scheme: Scheme,
+    ) -> Result<HostBytes> {
+        let what = "quantized weights";
+        let from = Elements::new((*bytes).as_ref(), dtype)
+            .filter(|elements| elements.len() == outs * ins)
+            .ok_or_else(|| Error::internal(format!("a matrix of {outs} x {ins} {dtype} is not that")))?;
+        let len = scheme.bytes(outs, ins).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let mut panels = Buffer::zeroed(len, what)?;
+        self.quantize_panels(from, outs, ins, scheme, &mut panels);
+        Ok(Arc::new(panels))
     }
 
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
@@ -344,7 +373,7 @@ impl Backend for CpuBackend {
 
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
         let width = gain.ins;
-        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].share());
+        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].clone());
         let from = Shared(self.floats(x, rows * width).as_ptr().cast_mut());
         let to = self.shared(out, rows * width);
         let same = x == out;
@@ -363,14 +392,16 @@ impl Backend for CpuBackend {
         });
     }
 
-    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
-        for linear in group {
-            self.linear_one(x, rows, linear);
-        }
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor) {
+        self.products(x, rows, group, scratch);
+    }
+
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
+        self.gated_products(x, rows, gate, up, scratch);
     }
 
     fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
-        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].share());
+        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].clone());
         self.each_head(heads, rows, &|_, head| {
             // SAFETY: the tier was checked by `new`.
             unsafe { (kernels.rms_norm)(head, gain.elements(), eps) }

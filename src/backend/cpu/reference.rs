@@ -2,26 +2,87 @@
 //! tier agrees with these within its stated tolerance.
 
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, LinearArgs};
+use super::kernels::{AttentionArgs, Elements, Kernels, f32_to_bf16};
+use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
+use crate::encoding::{PANEL, Scheme};
 use std::ops::Range;
 
 /// The reference tier.
-pub static KERNELS: Kernels = Kernels { tier: Tier::Reference, linear, attention, rms_norm, silu_mul, sigmoid_mul };
+pub static KERNELS: Kernels = Kernels {
+    tier: Tier::Reference,
+    form: plain_form,
+    to_bf16,
+    to_int8,
+    linear,
+    attention,
+    rms_norm,
+    silu_mul,
+    sigmoid_mul,
+};
 
 /// # Safety
 /// See [`Kernels::linear`].
 unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
     for row in 0..args.rows {
-        let x = &args.x[row * args.ins..(row + 1) * args.ins];
         for out in range.clone() {
-            let w = args.weight.slice(out * args.ins..(out + 1) * args.ins);
-            let mut sum = 0.0;
-            for (i, x) in x.iter().enumerate() {
-                sum += x * w.get(i);
-            }
+            let sum = match (args.weight, args.x) {
+                (Matrix::Stored(w), Input::F32(x)) => {
+                    let w = w.slice(out * args.ins..(out + 1) * args.ins);
+                    let x = &x[row * args.ins..(row + 1) * args.ins];
+                    let mut sum = 0.0;
+                    for (i, x) in x.iter().enumerate() {
+                        sum += x * w.get(i);
+                    }
+                    sum
+                }
+                (Matrix::Panels(scheme, bytes), Input::Int8(x)) => quantized_dot(scheme, bytes, args.ins, out, &x, row),
+                _ => unreachable!("inputs come in the form that the table asks for"),
+            };
             // SAFETY: the row and column are this task's (contract of `linear`).
             unsafe { args.put(row, out, sum) };
         }
+    }
+}
+
+/// One output of a quantized product, as [`super::linear`] defines it.
+fn quantized_dot(scheme: Scheme, bytes: &[u8], ins: usize, out: usize, x: &Int8Rows, row: usize) -> f32 {
+    let size = scheme.panel_bytes(ins);
+    let (panel, out) = (&bytes[out / PANEL * size..][..size], out % PANEL);
+    let mut sum = 0.0f32;
+    for g in 0..x.groups {
+        let at = row * x.groups + g;
+        let group = g * x.group..ins.min((g + 1) * x.group);
+        let products =
+            group.clone().map(|i| scheme.integer(panel, ins, out, i) * x.codes[at * x.group + i - group.start] as i32);
+        sum = (products.sum::<i32>() as f32).mul_add(scheme.scale(panel, out, g) * x.scales[at], sum);
+    }
+    sum
+}
+
+/// # Safety
+/// None beyond the types; `unsafe` for the table's sake.
+unsafe fn to_bf16(x: &[f32], out: &mut [u16]) {
+    out.iter_mut().zip(x).for_each(|(out, &x)| *out = f32_to_bf16(x));
+}
+
+/// # Safety
+/// As [`to_bf16`].
+unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
+    for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
+        let x = &x[g * group..x.len().min((g + 1) * group)];
+        let mut largest = 0.0f32;
+        for x in x {
+            if x.is_nan() || x.abs() > largest {
+                largest = x.abs();
+            }
+        }
+        scales[g] = largest / 127.0;
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        codes.fill(0);
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = (x * inverse).clamp(-127.0, 127.0).round_ties_even() as i8;
+        }
+        corrections[g] = -128 * codes.iter().map(|c| *c as i32).sum::<i32>();
     }
 }
 

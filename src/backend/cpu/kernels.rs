@@ -4,9 +4,9 @@
 //! functions; every tier has the same signatures and is tested against [`super::reference`]. Law 1: a function computes
 //! each output element from its own row in an order that depends on nothing but the weight's shape.
 
+pub use super::attention::AttentionArgs;
 use super::linear::{Form, LinearArgs};
 use super::{Compute, Tier};
-use crate::backend::KvShape;
 use crate::dtype::DType;
 use crate::encoding::Encoding;
 use std::ops::Range;
@@ -87,105 +87,8 @@ pub fn f32_to_bf16(value: f32) -> u16 {
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// The pages of one layer: `[frames][layers][K | V][kv_heads][page_tokens][dim]`.
-#[derive(Clone, Copy)]
-pub struct PageView<'a> {
-    /// All frames of the group.
-    pub bytes: &'a [u8],
-    /// Shape.
-    pub shape: KvShape,
-    /// Layer.
-    pub layer: usize,
-}
-
-impl<'a> PageView<'a> {
-    /// Keys `[page_tokens, k_dim]` of a head.
-    pub fn keys(&self, frame: u32, head: usize) -> Elements<'a> {
-        let s = &self.shape;
-        self.block(kv_offset(s, self.layer, frame, head, false), s.page_tokens * s.k_dim)
-    }
-
-    /// Values `[page_tokens, v_dim]` of a head.
-    pub fn values(&self, frame: u32, head: usize) -> Elements<'a> {
-        let s = &self.shape;
-        self.block(kv_offset(s, self.layer, frame, head, true), s.page_tokens * s.v_dim)
-    }
-
-    fn block(&self, offset: usize, elements: usize) -> Elements<'a> {
-        let size = self.shape.dtype.size();
-        let bytes = &self.bytes[offset * size..(offset + elements) * size];
-        Elements::new(bytes, self.shape.dtype).expect("pages are aligned to 64 bytes")
-    }
-}
-
-/// First element, counted from the group's first, of a head's keys or values in a frame.
-pub fn kv_offset(s: &KvShape, layer: usize, frame: u32, head: usize, values: bool) -> usize {
-    let per_layer = s.kv_heads * s.page_tokens * (s.k_dim + s.v_dim);
-    let start = (frame as usize * s.layers + layer) * per_layer;
-    if values {
-        start + s.page_tokens * (s.kv_heads * s.k_dim + head * s.v_dim)
-    } else {
-        start + head * s.page_tokens * s.k_dim
-    }
-}
-
-/// Attention of some adjacent rows of one sequence for the query heads of one KV head.
-pub struct AttentionArgs<'a> {
-    /// All queries; row `r`, head `h` at `r * q_row_stride + h * q_head_stride`.
-    pub q: &'a [f32],
-    /// Elements from a query row to the next.
-    pub q_row_stride: usize,
-    /// Elements from a query head to the next.
-    pub q_head_stride: usize,
-    /// Output `[rows, heads, v_dim]`.
-    pub out: *mut f32,
-    /// Elements from an output row to the next.
-    pub out_stride: usize,
-    /// Rows of this task.
-    pub rows: Range<usize>,
-    /// Position of the first of them.
-    pub first_position: usize,
-    /// Query heads that share the KV head.
-    pub q_heads: Range<usize>,
-    /// The KV head.
-    pub kv_head: usize,
-    /// Page table of the sequence.
-    pub table: &'a [u32],
-    /// The layer's pages.
-    pub pages: PageView<'a>,
-    /// Factor on the scores.
-    pub scale: f32,
-    /// Keys visible to a query.
-    pub window: Option<u32>,
-}
-
-impl AttentionArgs<'_> {
-    /// Positions visible to the row at `position`.
-    #[inline(always)]
-    pub fn visible(&self, position: usize) -> Range<usize> {
-        let first = self.window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
-        first..position + 1
-    }
-
-    /// The query of a row and head.
-    #[inline(always)]
-    pub fn query(&self, row: usize, head: usize) -> &[f32] {
-        let start = row * self.q_row_stride + head * self.q_head_stride;
-        &self.q[start..start + self.pages.shape.k_dim]
-    }
-
-    /// Where the result of a row and head goes.
-    ///
-    /// # Safety
-    /// The row and head are this task's, `out` covers them, and nobody else uses them meanwhile.
-    #[inline(always)]
-    #[allow(clippy::mut_from_ref, reason = "the output is disjoint from everything the arguments borrow")]
-    pub unsafe fn result(&self, row: usize, head: usize) -> &mut [f32] {
-        let v_dim = self.pages.shape.v_dim;
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.out.add(row * self.out_stride + head * v_dim), v_dim) }
-    }
-}
+/// See [`Kernels::to_int8`].
+pub type ToInt8 = unsafe fn(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]);
 
 /// The functions of a tier.
 pub struct Kernels {
@@ -203,7 +106,7 @@ pub struct Kernels {
     ///
     /// # Safety
     /// The tier's instructions exist.
-    pub to_int8: unsafe fn(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]),
+    pub to_int8: ToInt8,
     /// Outputs `range` of a product; it begins at a multiple of [`crate::encoding::PANEL`] and ends at one or at the last
     /// output. Scratch is the thread's own and may be resized.
     ///

@@ -4,12 +4,14 @@
 //! which thread runs it or how many there are. What a task computes comes from the tier's function table
 //! ([`kernels::Kernels`]); this file only cuts the work and hands out slices.
 
+mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 mod experts;
 pub mod kernels;
+mod kv;
 pub mod linear;
 mod memory;
 pub mod pool;
@@ -21,7 +23,8 @@ use super::*;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Status};
 use crate::os::thread::ThreadOptions;
-use kernels::{AttentionArgs, Elements, Kernels, PageView, f32_to_bf16, kv_offset};
+use kernels::{Elements, Kernels};
+use kv::Group;
 use linear::Matrix;
 use memory::Buffer;
 use pool::Pool;
@@ -112,26 +115,6 @@ impl StoredWeight {
             Matrix::Stored(elements) => elements,
             Matrix::Panels(..) => unreachable!("only matrices of products are quantized"),
         }
-    }
-}
-
-struct Group {
-    shape: KvShape,
-    buffer: Buffer,
-}
-
-impl Group {
-    /// The bytes of a frame: all its layers lie together ([`kv_offset`]).
-    fn frame(&self, frame: u32, len: usize) -> Result<Range<usize>> {
-        let bytes = self.shape.frame_bytes().unwrap_or(0);
-        if len != bytes || frame as usize >= self.shape.frames {
-            return Err(Error::internal(format!(
-                "frame {frame} of {} was asked for with {len} bytes; a frame has {bytes}",
-                self.shape.frames
-            )));
-        }
-        let start = frame as usize * bytes;
-        Ok(start..start + bytes)
     }
 }
 
@@ -330,27 +313,15 @@ impl Backend for CpuBackend {
     }
 
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
-        let what = "KV pages";
-        if !matches!(shape.dtype, DType::F32 | DType::Bf16 | DType::F16) {
-            return Err(Error::unsupported(format!("KV pages of {} are not supported on the CPU", shape.dtype)));
-        }
-        let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
-        let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
-        self.groups.push(Group { shape, buffer: Buffer::zeroed(bytes, what)? });
-        Ok(KvPages((self.groups.len() - 1) as u32))
+        self.make_pages(shape)
     }
 
     fn read_page(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()> {
-        let group = &self.groups[pages.0 as usize];
-        out.copy_from_slice(&group.buffer.bytes()[group.frame(frame, out.len())?]);
-        Ok(())
+        self.read_frame(pages, frame, out)
     }
 
     fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()> {
-        let group = &mut self.groups[pages.0 as usize];
-        let range = group.frame(frame, bytes.len())?;
-        group.buffer.bytes_mut()[range].copy_from_slice(bytes);
-        Ok(())
+        self.write_frame(pages, frame, bytes)
     }
 
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
@@ -418,67 +389,11 @@ impl Backend for CpuBackend {
     }
 
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
-        let group = &mut self.groups[pages.0 as usize];
-        let shape = group.shape;
-        let bytes = group.buffer.as_mut_ptr();
-        let limit = group.buffer.bytes().len() / shape.dtype.size();
-        for (row, (&position, &sequence)) in ragged.positions.iter().zip(ragged.sequences).enumerate() {
-            let page = ragged.table_starts[sequence as usize] as usize + position as usize / shape.page_tokens;
-            let frame = ragged.tables[page];
-            let token = position as usize % shape.page_tokens;
-            for (heads, values) in [(k, false), (v, true)] {
-                for head in 0..heads.heads {
-                    let offset = kv_offset(&shape, layer, frame, head, values) + token * heads.dim;
-                    assert!(offset + heads.dim <= limit, "frame {frame} is outside the pages");
-                    let from = heads.tensor.at(row * heads.row_stride + head * heads.head_stride);
-                    let from = &self.buffers[from.buffer as usize].floats()[from.offset..from.offset + heads.dim];
-                    // SAFETY: the offset was just checked, elements are aligned, and no task is running.
-                    unsafe { store(from, bytes, offset, shape.dtype) };
-                }
-            }
-        }
+        self.store_rows(pages, layer, k, v, ragged);
     }
 
     fn attention(&mut self, attention: Attention, ragged: Ragged) {
-        let group = &self.groups[attention.pages.0 as usize];
-        let (shape, q) = (group.shape, attention.q);
-        let rows = ragged.positions.len();
-        let pages = PageView { bytes: group.buffer.bytes(), shape, layer: attention.layer };
-        let pages = SendPages(pages.bytes.as_ptr(), pages.bytes.len(), pages.layer);
-        let q_data = Shared(self.floats(q.tensor, rows * q.row_stride).as_ptr().cast_mut());
-        let out_stride = q.heads * shape.v_dim;
-        let out = self.shared(attention.out, rows * out_stride);
-        let blocks = query_blocks(ragged);
-        let per_kv = q.heads / shape.kv_heads;
-        let kernels = self.kernels;
-        let keys: usize = ragged.positions.iter().map(|&p| p as usize + 1).sum();
-        let tasks = blocks.len() * shape.kv_heads;
-        let work = keys * q.heads * (shape.k_dim + shape.v_dim) / tasks.max(1);
-        self.ranges(tasks, 1, work, &|range, scratch| {
-            for task in range {
-                let (rows_of_block, kv_head) = (blocks[task / shape.kv_heads].clone(), task % shape.kv_heads);
-                let start = ragged.table_starts[ragged.sequences[rows_of_block.start] as usize] as usize;
-                let args = AttentionArgs {
-                    // SAFETY: checked above; no task writes queries.
-                    q: unsafe { q_data.slice(0..rows * q.row_stride) },
-                    q_row_stride: q.row_stride,
-                    q_head_stride: q.head_stride,
-                    out: out.start(),
-                    out_stride,
-                    first_position: ragged.positions[rows_of_block.start] as usize,
-                    rows: rows_of_block,
-                    q_heads: kv_head * per_kv..(kv_head + 1) * per_kv,
-                    kv_head,
-                    table: &ragged.tables[start..],
-                    // SAFETY: the group's buffer outlives the call and is only read here.
-                    pages: unsafe { pages.view(shape) },
-                    scale: attention.scale,
-                    window: attention.window,
-                };
-                // SAFETY: `out` covers all rows; rows and heads of a task are its own; the tier was checked.
-                unsafe { (kernels.attention)(&args, scratch) };
-            }
-        });
+        self.attend(attention, ragged);
     }
 
     fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
@@ -511,61 +426,5 @@ impl Backend for CpuBackend {
 
     fn read(&mut self, x: Tensor, out: &mut [f32]) {
         out.copy_from_slice(self.floats(x, out.len()));
-    }
-}
-
-/// Cuts the rows into runs of one sequence, at most [`portable::QUERY_ROWS`] long.
-fn query_blocks(ragged: Ragged) -> Vec<Range<usize>> {
-    let mut blocks: Vec<Range<usize>> = Vec::new();
-    for row in 0..ragged.positions.len() {
-        match blocks.last_mut() {
-            Some(b) if b.len() < portable::QUERY_ROWS && ragged.sequences[b.start] == ragged.sequences[row] => {
-                b.end += 1
-            }
-            _ => blocks.push(row..row + 1),
-        }
-    }
-    blocks
-}
-
-/// A [`PageView`] without its lifetime, for tasks.
-#[derive(Clone, Copy)]
-struct SendPages(*const u8, usize, usize);
-
-// SAFETY: only read through, while the backend is borrowed by the operation.
-unsafe impl Send for SendPages {}
-// SAFETY: as above.
-unsafe impl Sync for SendPages {}
-
-impl SendPages {
-    /// # Safety
-    /// The buffer lives and is not written while the view is used.
-    unsafe fn view<'a>(self, shape: KvShape) -> PageView<'a> {
-        // SAFETY: the caller's promise.
-        PageView { bytes: unsafe { std::slice::from_raw_parts(self.0, self.1) }, shape, layer: self.2 }
-    }
-}
-
-/// Writes `from` as `dtype` at element `offset` of `base`.
-///
-/// # Safety
-/// The elements lie inside the allocation, which is aligned for the type and has no other user meanwhile.
-unsafe fn store(from: &[f32], base: *mut u8, offset: usize, dtype: DType) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match dtype {
-            DType::F32 => {
-                std::slice::from_raw_parts_mut(base.cast::<f32>().add(offset), from.len()).copy_from_slice(from)
-            }
-            DType::Bf16 => {
-                let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
-                to.iter_mut().zip(from).for_each(|(t, &f)| *t = f32_to_bf16(f));
-            }
-            DType::F16 => {
-                let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
-                to.iter_mut().zip(from).for_each(|(t, &f)| *t = half::f16::from_f32(f).to_bits());
-            }
-            other => unreachable!("pages of {other} are refused when they are made"),
-        }
     }
 }

@@ -51,7 +51,11 @@ fn stored(values: &[f32], dtype: DType) -> Arc<Stored> {
 }
 
 fn backend(tier: Tier, threads: usize) -> CpuBackend {
-    CpuBackend::new(tier, Compute::F32, threads, ThreadOptions::default()).unwrap()
+    backend_computing(Compute::F32, tier, threads)
+}
+
+fn backend_computing(compute: Compute, tier: Tier, threads: usize) -> CpuBackend {
+    CpuBackend::new(tier, compute, threads, ThreadOptions::default()).unwrap()
 }
 
 fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
@@ -89,14 +93,18 @@ struct Product {
 }
 
 fn linear(tier: Tier, threads: usize, p: &Product, x: &[f32]) -> Vec<f32> {
+    linear_computing(Compute::F32, tier, threads, p, x)
+}
+
+fn linear_computing(compute: Compute, tier: Tier, threads: usize, p: &Product, x: &[f32]) -> Vec<f32> {
     let mut r = Random(p.outs as u64 * 31 + p.ins as u64);
     let (w, bias, before) = (r.vec(p.outs * p.ins), r.vec(p.outs), r.next());
-    let mut b = backend(tier, threads);
+    let mut b = backend_computing(compute, tier, threads);
     let weight = b.weight(stored(&w, p.dtype), Encoding::Stored(p.dtype), p.outs, p.ins).unwrap();
     let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.outs).unwrap());
     let x = put(&mut b, x);
     let out = put(&mut b, &vec![before; p.rows * p.outs]);
-    let scratch = b.alloc(p.rows * scratch_elements(p.ins), "test").unwrap();
+    let scratch = b.alloc(scratch_elements(p.rows, p.ins), "test").unwrap();
     b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }], scratch);
     get(&mut b, out, p.rows * p.outs)
 }
@@ -121,16 +129,50 @@ fn linear_agrees_with_the_reference_at_edge_sizes() {
 }
 
 #[test]
+fn products_of_bf16_weights_round_their_inputs_at_most() {
+    // Inputs that bf16 holds exactly leave only the order of the sum, and that the dot instruction flushes subnormal products.
+    for tier in other_tiers() {
+        for (rows, outs, ins) in [
+            (1, 1, 1),
+            (1, 17, 7),
+            (2, 16, 32),
+            (3, 33, 65),
+            (4, 15, 64),
+            (5, 3, 31),
+            (6, 130, 96),
+            (9, 64, 100),
+            (17, 40, 1000),
+        ] {
+            for bias in [false, true] {
+                let p = Product { rows, outs, ins, dtype: DType::Bf16, bias };
+                let x: Vec<f32> = Random(5).vec(rows * ins).iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+                let want = linear(Tier::Reference, 1, &p, &x);
+                let got = linear_computing(Compute::Bf16, tier, 2, &p, &x);
+                close(&got, &want, 3e-5, &format!("{tier:?} {rows}x{outs}x{ins}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_row_of_a_product_does_not_depend_on_the_others() {
     for tier in tiers() {
-        for dtype in [DType::F32, DType::Bf16] {
-            let (outs, ins, rows) = (137, 203, 11);
-            let x = Random(9).vec(rows * ins);
-            let all = linear(tier, 3, &Product { rows, outs, ins, dtype, bias: true }, &x);
-            for row in 0..rows {
-                let alone = Product { rows: 1, outs, ins, dtype, bias: true };
-                let one = linear(tier, 1, &alone, &x[row * ins..(row + 1) * ins]);
-                assert_eq!(all[row * outs..(row + 1) * outs], one, "{tier:?} {dtype}, row {row}");
+        for (dtype, compute) in [(DType::F32, Compute::F32), (DType::Bf16, Compute::F32), (DType::Bf16, Compute::Bf16)]
+        {
+            let (outs, ins) = (137, 203);
+            let x = Random(9).vec(19 * ins);
+            for rows in [2, 3, 4, 5, 11, 19] {
+                let together = Product { rows, outs, ins, dtype, bias: true };
+                let all = linear_computing(compute, tier, 3, &together, &x[..rows * ins]);
+                for row in 0..rows {
+                    let alone = Product { rows: 1, outs, ins, dtype, bias: true };
+                    let one = linear_computing(compute, tier, 1, &alone, &x[row * ins..(row + 1) * ins]);
+                    assert_eq!(
+                        all[row * outs..(row + 1) * outs],
+                        one,
+                        "{tier:?} {dtype} {compute:?}, row {row} of {rows}"
+                    );
+                }
             }
         }
     }
@@ -146,7 +188,7 @@ fn quantized(tier: Tier, threads: usize, scheme: Scheme, p: &Product, x: &[f32])
     let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.outs).unwrap());
     let x = put(&mut b, x);
     let out = put(&mut b, &vec![before; p.rows * p.outs]);
-    let scratch = b.alloc(p.rows * scratch_elements(p.ins), "test").unwrap();
+    let scratch = b.alloc(scratch_elements(p.rows, p.ins), "test").unwrap();
     b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }], scratch);
     get(&mut b, out, p.rows * p.outs)
 }

@@ -41,10 +41,10 @@ impl Tensor {
     }
 }
 
-/// Elements of scratch that each input row of `ins` elements needs in [`Backend::linear`] and [`Backend::gated`]: room for
-/// the row in any narrower form, quantized ones with 8 bytes for each group of at least 32 included.
-pub fn scratch_elements(ins: usize) -> usize {
-    ins.next_multiple_of(64)
+/// Elements of scratch that `rows` input rows of `ins` elements need in [`Backend::linear`] and [`Backend::gated`]: room for
+/// them in any narrower form, whole blocks of rows, and for quantized ones 8 bytes for each group of at least 32.
+pub fn scratch_elements(rows: usize, ins: usize) -> usize {
+    rows.next_multiple_of(16).saturating_mul(ins.next_multiple_of(64))
 }
 
 /// A matrix `[out, in]` or, with `out` = 1, a vector, resident on the device.
@@ -200,7 +200,7 @@ pub struct Experts<'a> {
     pub out: Tensor,
     /// Scratch: `rows * (hidden + 2 * intermediate)` elements.
     pub scratch: Tensor,
-    /// Scratch of the products: [`scratch_elements`] of the wider of hidden and intermediate, for each row.
+    /// Scratch of the products: [`scratch_elements`] of the wider of hidden and intermediate.
     pub products: Tensor,
 }
 
@@ -263,7 +263,7 @@ pub trait Backend: Send {
     /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.ins]`; may be in place.
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
 
-    /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`] for each row.
+    /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`].
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
 
     /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`; `up.out` is left undefined.

@@ -1,7 +1,7 @@
 //! AVX2 with FMA: the portable source compiled with those instructions. A product and its sum round once here.
 
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels};
+use super::kernels::{AttentionArgs, Elements, Kernels, no_bf16};
 use super::linear::{LinearArgs, plain_form};
 use super::portable;
 use std::ops::Range;
@@ -13,7 +13,7 @@ pub static KERNELS: Kernels = TABLE;
 pub(super) const TABLE: Kernels = Kernels {
     tier: Tier::Avx2,
     form: plain_form,
-    to_bf16,
+    to_bf16: no_bf16,
     to_int8,
     linear,
     attention,
@@ -62,13 +62,6 @@ unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
     portable::sigmoid_mul_any::<true>(x, gate);
-}
-
-/// # Safety
-/// As [`rms_norm`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn to_bf16(x: &[f32], out: &mut [u16]) {
-    portable::to_bf16_any(x, out);
 }
 
 /// # Safety

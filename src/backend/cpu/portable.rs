@@ -12,7 +12,7 @@ mod attention;
 pub(super) use attention::attention_any;
 
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, bf16_to_f32, f32_to_bf16};
+use super::kernels::{AttentionArgs, Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::ops::Range;
@@ -21,7 +21,7 @@ use std::ops::Range;
 pub static KERNELS: Kernels = Kernels {
     tier: Tier::Portable,
     form: plain_form,
-    to_bf16,
+    to_bf16: no_bf16,
     to_int8,
     linear,
     attention,
@@ -291,7 +291,7 @@ unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8
     }
 }
 
-/// See [`Kernels::to_bf16`].
+/// `x` rounded to bf16.
 #[inline(always)]
 pub(super) fn to_bf16_any(x: &[f32], out: &mut [u16]) {
     out.iter_mut().zip(x).for_each(|(out, &x)| *out = f32_to_bf16(x));
@@ -321,12 +321,6 @@ pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mu
 
 /// # Safety
 /// None beyond the types; `unsafe` for the table's sake.
-unsafe fn to_bf16(x: &[f32], out: &mut [u16]) {
-    to_bf16_any(x, out);
-}
-
-/// # Safety
-/// As [`to_bf16`].
 unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
     to_int8_any(x, group, codes, scales, corrections);
 }

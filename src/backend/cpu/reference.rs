@@ -2,7 +2,7 @@
 //! tier agrees with these within its stated tolerance.
 
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, f32_to_bf16};
+use super::kernels::{AttentionArgs, Elements, Kernels, no_bf16};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Scheme};
 use std::ops::Range;
@@ -11,7 +11,7 @@ use std::ops::Range;
 pub static KERNELS: Kernels = Kernels {
     tier: Tier::Reference,
     form: plain_form,
-    to_bf16,
+    to_bf16: no_bf16,
     to_int8,
     linear,
     attention,
@@ -61,12 +61,6 @@ fn quantized_dot(scheme: Scheme, bytes: &[u8], ins: usize, out: usize, x: &Int8R
 
 /// # Safety
 /// None beyond the types; `unsafe` for the table's sake.
-unsafe fn to_bf16(x: &[f32], out: &mut [u16]) {
-    out.iter_mut().zip(x).for_each(|(out, &x)| *out = f32_to_bf16(x));
-}
-
-/// # Safety
-/// As [`to_bf16`].
 unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
     for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
         let x = &x[g * group..x.len().min((g + 1) * group)];

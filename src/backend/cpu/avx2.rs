@@ -1,15 +1,20 @@
 //! AVX2 with FMA: the portable source compiled with those instructions. A product and its sum round once here.
 
+mod attention;
+
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, LinearArgs};
+use super::kernels::{Elements, Kernels, LinearArgs};
 use super::portable;
 use std::ops::Range;
+
+pub(super) use attention::ATTENTION;
 
 /// The AVX2 tier.
 pub static KERNELS: Kernels = TABLE;
 
 /// The same, for tiers that take functions from it.
-pub(super) const TABLE: Kernels = Kernels { tier: Tier::Avx2, linear, attention, rms_norm, silu_mul, sigmoid_mul };
+pub(super) const TABLE: Kernels =
+    Kernels { tier: Tier::Avx2, linear, attention: ATTENTION, rms_norm, silu_mul, sigmoid_mul };
 
 /// Whether this processor has the tier's instructions.
 pub fn present() -> bool {
@@ -22,14 +27,6 @@ pub fn present() -> bool {
 unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { portable::linear_any::<true, 4, 2>(args, range, scratch) }
-}
-
-/// # Safety
-/// See [`Kernels::attention`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn attention(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { portable::attention_any::<true>(args, scratch) }
 }
 
 /// # Safety

@@ -4,11 +4,14 @@
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Attention, Backend, Heads, KvShape, Linear, Ragged, Tensor, Weight, scratch_elements};
+use astrai::backend::{Backend, Linear, Tensor, Weight, scratch_elements};
 use astrai::dtype::DType;
 use astrai::encoding::{Encoding, Scheme};
 use astrai::os::thread::ThreadOptions;
 use std::sync::Arc;
+
+#[path = "kernels/attention.rs"]
+mod attention;
 
 /// Seeded numbers in [-1, 1).
 struct Random(u64);
@@ -252,91 +255,6 @@ fn a_quantized_product_does_not_hide_a_nan() {
                 got[..16].iter().all(|v| v.is_nan()) && got[16..].iter().all(|v| v.is_finite()),
                 "{tier:?} {got:?}"
             );
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    tokens: usize,
-    heads: usize,
-    kv_heads: usize,
-    dim: usize,
-    page_tokens: usize,
-    window: Option<u32>,
-    dtype: DType,
-}
-
-/// Attention over one sequence of `case.tokens`, stored and computed in chunks that end at `cuts`.
-fn attention(tier: Tier, threads: usize, case: Case, cuts: &[usize]) -> Vec<f32> {
-    let Case { tokens, heads, kv_heads, dim, page_tokens, window, dtype } = case;
-    let mut r = Random(tokens as u64 * 7 + dim as u64);
-    let (q, k, v) = (r.vec(tokens * heads * dim), r.vec(tokens * kv_heads * dim), r.vec(tokens * kv_heads * dim));
-    let mut b = backend(tier, threads);
-    let frames = tokens.div_ceil(page_tokens);
-    let pages = b
-        .kv_pages(KvShape { layers: 2, frames: frames + 3, page_tokens, kv_heads, k_dim: dim, v_dim: dim, dtype })
-        .unwrap();
-    // Frames in a scattered order, after another sequence's table.
-    let table: Vec<u32> = std::iter::once(0).chain((0..frames as u32).map(|i| frames as u32 + 2 - i)).collect();
-    let mut result = Vec::new();
-    let mut first = 0;
-    for &end in cuts.iter().chain([&tokens]) {
-        let n = end - first;
-        if n == 0 {
-            continue;
-        }
-        let view = |b: &mut CpuBackend, data: &[f32], heads: usize| Heads {
-            tensor: put(b, &data[first * heads * dim..end * heads * dim]),
-            row_stride: heads * dim,
-            head_stride: dim,
-            heads,
-            dim,
-        };
-        let (q, k, v) = (view(&mut b, &q, heads), view(&mut b, &k, kv_heads), view(&mut b, &v, kv_heads));
-        let positions: Vec<u32> = (first as u32..end as u32).collect();
-        let ragged = Ragged { positions: &positions, sequences: &vec![1; n], tables: &table, table_starts: &[0, 1] };
-        b.store_kv(pages, 1, k, v, ragged);
-        let out = b.alloc(n * heads * dim, "out").unwrap();
-        b.attention(Attention { q, out, pages, layer: 1, scale: 0.5, window }, ragged);
-        result.extend(get(&mut b, out, n * heads * dim));
-        first = end;
-    }
-    result
-}
-
-fn attention_cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for (tokens, window) in [(1, None), (7, None), (16, None), (17, Some(5)), (40, Some(16)), (70, None), (70, Some(1))]
-    {
-        for (heads, kv_heads, dim) in [(1, 1, 2), (6, 1, 10), (4, 2, 64)] {
-            for dtype in [DType::F32, DType::Bf16] {
-                cases.push(Case { tokens, heads, kv_heads, dim, page_tokens: 16, window, dtype });
-            }
-        }
-    }
-    cases
-}
-
-#[test]
-fn attention_agrees_with_the_reference() {
-    // Scores below dim / 2 in size; the running softmax reorders sums of at most 70 terms.
-    for tier in other_tiers() {
-        for case in attention_cases() {
-            let want = attention(Tier::Reference, 1, case, &[]);
-            close(&attention(tier, 2, case, &[]), &want, 2e-5, &format!("{tier:?} {case:?}"));
-        }
-    }
-}
-
-#[test]
-fn attention_does_not_depend_on_chunks_or_threads() {
-    for tier in tiers() {
-        for case in attention_cases() {
-            let whole = attention(tier, 1, case, &[]);
-            for cuts in [vec![case.tokens / 2], (1..case.tokens).collect(), vec![case.tokens / 3, case.tokens - 1]] {
-                assert_eq!(whole, attention(tier, 3, case, &cuts), "{tier:?} {case:?} cut at {cuts:?}");
-            }
         }
     }
 }

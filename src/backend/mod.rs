@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// Bumped whenever a kernel or the forward pass gives other bits than before: keys and values saved by another version
 /// are not continued.
-pub const NUMERICS_VERSION: u32 = 1;
+pub const NUMERICS_VERSION: u32 = 2;
 
 /// Host bytes that a weight is made from. They stay valid and unmoved while the `Arc` lives, so that a backend may
 /// use them in place.
@@ -114,18 +114,19 @@ pub struct KvShape {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
-    /// Element type of both.
+    /// Element type of both; with `i8`, each key and each value has an f32 factor.
     pub dtype: DType,
 }
 
 impl KvShape {
+    /// Bytes of one token of one head: key, value and their factors. Sizes were checked against limits.
+    pub fn token_bytes(&self) -> usize {
+        (self.k_dim + self.v_dim) * self.dtype.size() + if self.dtype == DType::I8 { 8 } else { 0 }
+    }
+
     /// Bytes of one page frame, all layers; `None` when that overflows.
     pub fn frame_bytes(&self) -> Option<usize> {
-        (self.k_dim + self.v_dim)
-            .checked_mul(self.kv_heads)?
-            .checked_mul(self.page_tokens)?
-            .checked_mul(self.layers)?
-            .checked_mul(self.dtype.size())
+        self.token_bytes().checked_mul(self.kv_heads)?.checked_mul(self.page_tokens)?.checked_mul(self.layers)
     }
 }
 

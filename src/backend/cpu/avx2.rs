@@ -1,10 +1,14 @@
 //! AVX2 with FMA: the portable source compiled with those instructions. A product and its sum round once here.
 
+mod attention;
+
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, no_bf16};
+use super::kernels::{Elements, Kernels, no_bf16};
 use super::linear::{LinearArgs, plain_form};
 use super::portable;
 use std::ops::Range;
+
+pub(super) use attention::ATTENTION;
 
 /// The AVX2 tier.
 pub static KERNELS: Kernels = TABLE;
@@ -16,7 +20,7 @@ pub(super) const TABLE: Kernels = Kernels {
     to_bf16: no_bf16,
     to_int8,
     linear,
-    attention,
+    attention: ATTENTION,
     rms_norm,
     silu_mul,
     sigmoid_mul,
@@ -33,14 +37,6 @@ pub fn present() -> bool {
 unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { portable::linear_any::<true, 4, 2>(args, range, scratch) }
-}
-
-/// # Safety
-/// See [`Kernels::attention`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn attention(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { portable::attention_any::<true>(args, scratch) }
 }
 
 /// # Safety

@@ -3,6 +3,7 @@
 //! bf16 weights are multiplied as they lie in the mapped file with inputs rounded to bf16; quantized ones with quantized
 //! inputs. Everything else runs the AVX2 functions.
 
+mod attention;
 mod linear;
 mod tile;
 
@@ -13,7 +14,14 @@ use crate::dtype::DType;
 use crate::encoding::Encoding;
 
 /// The AVX-512 tier.
-pub static KERNELS: Kernels = Kernels { tier: Tier::Avx512, form, to_bf16, linear: linear::linear, ..avx2::TABLE };
+pub static KERNELS: Kernels = Kernels {
+    tier: Tier::Avx512,
+    form,
+    to_bf16,
+    linear: linear::linear,
+    attention: attention::ATTENTION,
+    ..avx2::TABLE
+};
 
 /// Whether this processor has the tier's instructions.
 pub fn present() -> bool {

@@ -4,7 +4,7 @@
 //! functions; every tier has the same signatures and is tested against [`super::reference`]. Law 1: a function computes
 //! each output element from its own row in an order that depends on nothing but the weight's shape.
 
-pub use super::attention::AttentionArgs;
+use super::attention::AttentionKernels;
 use super::linear::{Form, LinearArgs};
 use super::{Compute, Tier};
 use crate::dtype::DType;
@@ -124,11 +124,8 @@ pub struct Kernels {
     /// The output pointer covers `[rows, out_stride]`, the range's columns are this task's alone, and the tier's
     /// instructions exist on this processor.
     pub linear: unsafe fn(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>),
-    /// One attention task.
-    ///
-    /// # Safety
-    /// The output pointer covers the rows, these rows' heads are this task's alone, and the tier's instructions exist.
-    pub attention: unsafe fn(args: &AttentionArgs, scratch: &mut Vec<f32>),
+    /// Attention and the layout of its pages.
+    pub attention: AttentionKernels,
     /// `x = x / sqrt(mean(x^2) + eps) * gain` of one row, in place.
     ///
     /// # Safety

@@ -203,31 +203,57 @@ impl CpuBackend {
         if rows == 0 {
             return;
         }
-        let group = &mut self.groups[pages.0 as usize];
-        let (shape, layout) = (group.shape, group.layout);
-        assert!(k.heads == shape.kv_heads && v.heads == shape.kv_heads && k.dim == shape.k_dim && v.dim == shape.v_dim);
-        let blocks = Shared(group.buffer.as_mut_ptr());
-        let limit = group.buffer.bytes().len();
-        let span = |h: &Heads| (rows - 1) * h.row_stride + (h.heads - 1) * h.head_stride + h.dim;
-        let from = [k, v].map(|h| Shared(self.floats(h.tensor, span(&h)).as_ptr().cast_mut()));
-        self.ranges(rows, 1, shape.kv_heads * (shape.k_dim + shape.v_dim) * 4, &|range, _| {
+        let [k_data, v_data] = [k, v].map(|h| self.shared(h.tensor, h.span(rows)));
+        let store = StoreRows::new(&mut self.groups[pages.0 as usize], layer, k, v);
+        self.ranges(rows, 1, k.heads * (k.dim + v.dim) * 4, &|range, _| {
             for row in range {
-                let position = ragged.positions[row] as usize;
-                let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
-                let frame = ragged.tables[page];
-                for head in 0..shape.kv_heads {
-                    let start = head_offset(&shape, layer, frame, head);
-                    assert!(start + head_bytes(&shape) <= limit, "frame {frame} is outside the pages");
-                    let block = StoreBlock { start: blocks.start().wrapping_add(start), shape, layout };
-                    for (values, heads, from) in [(false, &k, from[0]), (true, &v, from[1])] {
-                        let at = row * heads.row_stride + head * heads.head_stride;
-                        // SAFETY: inside the checked tensor, which no task writes; the block was just checked; each row
-                        // is another token of its sequence, whose elements belong to one task.
-                        unsafe { block.store(values, position % shape.page_tokens, from.slice(at..at + heads.dim)) };
-                    }
-                }
+                // SAFETY: no task writes keys or values, and each row is another token of its sequence.
+                unsafe { store.row(ragged, row, k_data, v_data) };
             }
         });
+    }
+}
+
+/// The pages of a layer, to store rows of keys and values in.
+pub(super) struct StoreRows {
+    blocks: Shared<u8>,
+    limit: usize,
+    shape: KvShape,
+    layout: Layout,
+    layer: usize,
+    k: Heads,
+    v: Heads,
+}
+
+impl StoreRows {
+    /// For keys `k` and values `v`, which must have the shape of the pages.
+    pub fn new(group: &mut Group, layer: usize, k: Heads, v: Heads) -> StoreRows {
+        let shape = group.shape;
+        assert!(k.heads == shape.kv_heads && v.heads == shape.kv_heads && k.dim == shape.k_dim && v.dim == shape.v_dim);
+        let (limit, layout) = (group.buffer.bytes().len(), group.layout);
+        StoreRows { blocks: Shared(group.buffer.as_mut_ptr()), limit, shape, layout, layer, k, v }
+    }
+
+    /// Stores all heads of a row.
+    ///
+    /// # Safety
+    /// `k_data` and `v_data` are where the heads begin and cover the row, which nobody writes meanwhile; no other task has
+    /// the same token of the same sequence.
+    pub unsafe fn row(&self, ragged: Ragged, row: usize, k_data: Shared<f32>, v_data: Shared<f32>) {
+        let shape = self.shape;
+        let position = ragged.positions[row] as usize;
+        let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
+        let frame = ragged.tables[page];
+        for head in 0..shape.kv_heads {
+            let start = head_offset(&shape, self.layer, frame, head);
+            assert!(start + head_bytes(&shape) <= self.limit, "frame {frame} is outside the pages");
+            let block = StoreBlock { start: self.blocks.start().wrapping_add(start), shape, layout: self.layout };
+            // SAFETY: the caller's promise; the block was just checked.
+            unsafe {
+                block.store(false, position % shape.page_tokens, k_data.slice(self.k.at(row, head)));
+                block.store(true, position % shape.page_tokens, v_data.slice(self.v.at(row, head)));
+            }
+        }
     }
 }
 

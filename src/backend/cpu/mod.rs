@@ -10,6 +10,7 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 mod experts;
+mod heads;
 pub mod kernels;
 pub mod kv;
 pub mod linear;
@@ -396,6 +397,10 @@ impl Backend for CpuBackend {
             let angles = unsafe { angles.slice(row * rotary.dims..(row + 1) * rotary.dims) };
             rotary::rotate(&mut head[rotary.start..rotary.start + rotary.dims], angles, rotary.interleaved);
         });
+    }
+
+    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
+        self.place_rows(placement, ragged);
     }
 
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {

@@ -17,6 +17,7 @@
 //! is clipped, and there is none too small for them.
 
 use crate::dtype::DType;
+use std::fmt;
 
 /// Outputs of a panel.
 pub const PANEL: usize = 16;
@@ -40,6 +41,24 @@ pub enum Encoding {
     Stored(DType),
     /// In panels.
     Quantized(Scheme),
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scheme::Q8 => "q8",
+            Scheme::Q4 => "q4",
+        })
+    }
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Encoding::Stored(dtype) => dtype.fmt(f),
+            Encoding::Quantized(scheme) => scheme.fmt(f),
+        }
+    }
 }
 
 impl Scheme {

@@ -29,12 +29,38 @@ impl CpuBackend {
         self.ranges(panels.div_ceil(step), 1, usize::MAX >> 24, &|range, local| {
             for panel in range.start * step..panels.min(range.end * step) {
                 let rows = panel * PANEL..outs.min((panel + 1) * PANEL);
-                local.clear();
-                local.extend((rows.start * ins..rows.end * ins).map(|i| from.get(i)));
                 // SAFETY: there are `panels` panels, and this one is this task's.
-                scheme.quantize(local, ins, unsafe { all.slice(panel * bytes..(panel + 1) * bytes) });
+                let to = unsafe { all.slice(panel * bytes..(panel + 1) * bytes) };
+                quantize(scheme, from.slice(rows.start * ins..rows.end * ins), ins, local, to);
             }
         });
         Ok(())
     }
+}
+
+/// One panel, with the widest vectors that pay: every tier gives the same bytes, so this follows the processor.
+fn quantize(scheme: Scheme, from: Elements, ins: usize, local: &mut Vec<f32>, to: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: just checked.
+        return unsafe { quantize_avx2(scheme, from, ins, local, to) };
+    }
+    quantize_plain(scheme, from, ins, local, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn quantize_avx2(scheme: Scheme, from: Elements, ins: usize, local: &mut Vec<f32>, to: &mut [u8]) {
+    quantize_plain(scheme, from, ins, local, to);
+}
+
+#[inline(always)]
+fn quantize_plain(scheme: Scheme, from: Elements, ins: usize, local: &mut Vec<f32>, to: &mut [u8]) {
+    local.clear();
+    match from {
+        Elements::F32(from) => local.extend_from_slice(from),
+        Elements::Bf16(from) => local.extend(from.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16))),
+        Elements::F16(_) => local.extend((0..from.len()).map(|i| from.get(i))),
+    }
+    scheme.quantize(local, ins, to);
 }

@@ -41,10 +41,10 @@ impl Tensor {
     }
 }
 
-/// Elements of scratch that each input row of `ins` elements needs in [`Backend::linear`] and [`Backend::gated`]: room for
-/// the row in any narrower form, quantized ones with 8 bytes for each group of at least 32 included.
-pub fn scratch_elements(ins: usize) -> usize {
-    ins.next_multiple_of(64)
+/// Elements of scratch that `rows` input rows of `ins` elements need in [`Backend::linear`] and [`Backend::gated`]: room for
+/// them in any narrower form, whole blocks of rows, and for quantized ones 8 bytes for each group of at least 32.
+pub fn scratch_elements(rows: usize, ins: usize) -> usize {
+    rows.next_multiple_of(16).saturating_mul(ins.next_multiple_of(64))
 }
 
 /// A matrix `[out, in]` or, with `out` = 1, a vector, resident on the device.
@@ -114,18 +114,19 @@ pub struct KvShape {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
-    /// Element type of both.
+    /// Element type of both; with `i8`, each key and each value has an f32 factor.
     pub dtype: DType,
 }
 
 impl KvShape {
+    /// Bytes of one token of one head: key, value and their factors. Sizes were checked against limits.
+    pub fn token_bytes(&self) -> usize {
+        (self.k_dim + self.v_dim) * self.dtype.size() + if self.dtype == DType::I8 { 8 } else { 0 }
+    }
+
     /// Bytes of one page frame, all layers; `None` when that overflows.
     pub fn frame_bytes(&self) -> Option<usize> {
-        (self.k_dim + self.v_dim)
-            .checked_mul(self.kv_heads)?
-            .checked_mul(self.page_tokens)?
-            .checked_mul(self.layers)?
-            .checked_mul(self.dtype.size())
+        self.token_bytes().checked_mul(self.kv_heads)?.checked_mul(self.page_tokens)?.checked_mul(self.layers)
     }
 }
 
@@ -200,7 +201,7 @@ pub struct Experts<'a> {
     pub out: Tensor,
     /// Scratch: `rows * (hidden + 2 * intermediate)` elements.
     pub scratch: Tensor,
-    /// Scratch of the products: [`scratch_elements`] of the wider of hidden and intermediate, for each row.
+    /// Scratch of the products: [`scratch_elements`] of the wider of hidden and intermediate.
     pub products: Tensor,
 }
 
@@ -264,7 +265,7 @@ pub trait Backend: Send {
     /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.ins]`; may be in place.
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
 
-    /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`] for each row.
+    /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`].
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
 
     /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`; `up.out` is left undefined.

@@ -97,8 +97,7 @@ impl Widths {
         }
         // The gate of the attention's result borrows the feed-forward's place.
         w.inner = w.inner.max(w.q);
-        w.products =
-            [a.hidden, w.inner, w.latent, w.experts].map(backend::scratch_elements).into_iter().max().unwrap_or(0);
+        w.products = a.hidden.max(w.inner).max(w.latent).max(w.experts);
         w
     }
 
@@ -135,7 +134,8 @@ impl Model {
         let product = |rows: usize, width: usize| (rows as u64).saturating_mul(width as u64);
         let w = Widths::of(a);
         let elements = product(step_tokens, w.row(a)).saturating_add(product(logits_rows, a.hidden + a.vocab));
-        let elements = elements.saturating_add(product(step_tokens.max(logits_rows), w.products));
+        let elements =
+            elements.saturating_add(backend::scratch_elements(step_tokens.max(logits_rows), w.products) as u64);
         elements.saturating_mul(4)
     }
 
@@ -163,7 +163,8 @@ impl Model {
             up: alloc(w.inner, "feed-forward")?,
             experts: alloc(w.experts, "experts")?,
             angles: a.rotaries.iter().map(|r| alloc(r.dims(), "rotary angles")).collect::<Result<_>>()?,
-            products: backend.alloc(step_tokens.max(logits_rows) * w.products, "inputs of products")?,
+            products: backend
+                .alloc(backend::scratch_elements(step_tokens.max(logits_rows), w.products), "inputs of products")?,
             picked: backend.alloc(logits_rows * a.hidden, "output rows")?,
             logits: backend.alloc(logits_rows * a.vocab, "logits")?,
         };

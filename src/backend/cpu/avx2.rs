@@ -1,10 +1,14 @@
 //! AVX2 with FMA: the portable source compiled with those instructions. A product and its sum round once here.
 
+mod attention;
+
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels};
+use super::kernels::{Elements, Kernels, no_bf16};
 use super::linear::{LinearArgs, plain_form};
 use super::portable;
 use std::ops::Range;
+
+pub(super) use attention::ATTENTION;
 
 /// The AVX2 tier.
 pub static KERNELS: Kernels = TABLE;
@@ -13,10 +17,10 @@ pub static KERNELS: Kernels = TABLE;
 pub(super) const TABLE: Kernels = Kernels {
     tier: Tier::Avx2,
     form: plain_form,
-    to_bf16,
+    to_bf16: no_bf16,
     to_int8,
     linear,
-    attention,
+    attention: ATTENTION,
     rms_norm,
     silu_mul,
     sigmoid_mul,
@@ -33,14 +37,6 @@ pub fn present() -> bool {
 unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { portable::linear_any::<true, 4, 2>(args, range, scratch) }
-}
-
-/// # Safety
-/// See [`Kernels::attention`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn attention(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { portable::attention_any::<true>(args, scratch) }
 }
 
 /// # Safety
@@ -62,13 +58,6 @@ unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
     portable::sigmoid_mul_any::<true>(x, gate);
-}
-
-/// # Safety
-/// As [`rms_norm`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn to_bf16(x: &[f32], out: &mut [u16]) {
-    portable::to_bf16_any(x, out);
 }
 
 /// # Safety

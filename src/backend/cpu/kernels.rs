@@ -4,7 +4,7 @@
 //! functions; every tier has the same signatures and is tested against [`super::reference`]. Law 1: a function computes
 //! each output element from its own row in an order that depends on nothing but the weight's shape.
 
-pub use super::attention::AttentionArgs;
+use super::attention::AttentionKernels;
 use super::linear::{Form, LinearArgs};
 use super::{Compute, Tier};
 use crate::dtype::DType;
@@ -90,17 +90,27 @@ pub fn f32_to_bf16(value: f32) -> u16 {
 /// See [`Kernels::to_int8`].
 pub type ToInt8 = unsafe fn(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]);
 
+/// For tiers without bf16 inputs.
+///
+/// # Safety
+/// None.
+pub unsafe fn no_bf16(_: &[f32], _: usize, _: *mut u16) {
+    unreachable!("this tier asked for no bf16 input");
+}
+
 /// The functions of a tier.
 pub struct Kernels {
     /// The tier.
     pub tier: Tier,
     /// The form of input that a weight is multiplied with.
     pub form: fn(weight: Encoding, compute: Compute) -> Form,
-    /// A row rounded to bf16, to nearest even.
+    /// Writes row `row` of an input rounded to bf16, to nearest even, in the tier's own arrangement. Tiers whose `form` never
+    /// asks for it have [`no_bf16`].
     ///
     /// # Safety
-    /// The tier's instructions exist.
-    pub to_bf16: unsafe fn(x: &[f32], out: &mut [u16]),
+    /// `out` has [`crate::backend::scratch_elements`] of 4 bytes, nobody else writes this row, and the tier's instructions
+    /// exist.
+    pub to_bf16: unsafe fn(x: &[f32], row: usize, out: *mut u16),
     /// A row quantized in groups of `group`: codes, zero beyond the end of `x`, and each group's scale and correction
     /// ([`super::linear::Int8Rows`]). A group with a NaN or an infinity gets a scale that makes its products NaN.
     ///
@@ -114,11 +124,8 @@ pub struct Kernels {
     /// The output pointer covers `[rows, out_stride]`, the range's columns are this task's alone, and the tier's
     /// instructions exist on this processor.
     pub linear: unsafe fn(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>),
-    /// One attention task.
-    ///
-    /// # Safety
-    /// The output pointer covers the rows, these rows' heads are this task's alone, and the tier's instructions exist.
-    pub attention: unsafe fn(args: &AttentionArgs, scratch: &mut Vec<f32>),
+    /// Attention and the layout of its pages.
+    pub attention: AttentionKernels,
     /// `x = x / sqrt(mean(x^2) + eps) * gain` of one row, in place.
     ///
     /// # Safety

@@ -1,51 +1,145 @@
 //! KV pages of the CPU backend: where keys and values lie, how they are stored and how kernels see them.
 //!
-//! The layout is this file's own affair: page frames are copied raw ([`Backend::read_page`]). Called by the backend and,
-//! through [`PageView`], by the attention kernels.
+//! A frame is `[layers][kv_heads]` of head blocks, each `[K | V]` and, for 8-bit pages, `[K scales | V scales]`, one f32
+//! for each token. How the elements lie within K and V is the tier's choice ([`Layout`]), so page frames are copied raw
+//! ([`Backend::read_page`]). Called by the backend and, through [`PageView`], by the attention kernels.
 
-use super::kernels::{Elements, f32_to_bf16};
+use super::kernels::{Elements, bf16_to_f32, f32_to_bf16};
 use super::memory::Buffer;
 use super::*;
 
-/// The pages of one layer: `[frames][layers][K | V][kv_heads][page_tokens][dim]`.
+/// Tokens that lie side by side in [`Layout::Lanes`]: the 32-bit lanes of the widest register.
+pub const GROUP: usize = 16;
+/// Longest key of 8-bit [`Layout::Lanes`] pages: 512 products of 127 and 32,767 still fit an i32.
+const LANES_I8_DIM_MAX: usize = 512;
+
+/// How the elements of a head lie within a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[tokens][dim]`, keys and values alike.
+    Rows,
+    /// Keys `[tokens / 16][k_dim / 2][16 tokens][2]`, values `[tokens / 2][v_dim][2 tokens]`: the lanes of a register are
+    /// tokens of a score and elements of a result, and nothing is summed across lanes.
+    Lanes,
+}
+
+impl Layout {
+    /// [`Layout::Lanes`] where the shape allows it.
+    pub fn lanes_where_possible(s: &KvShape) -> Layout {
+        let type_fits = match s.dtype {
+            DType::Bf16 => true,
+            DType::I8 => s.k_dim <= LANES_I8_DIM_MAX,
+            _ => false,
+        };
+        let fits = s.page_tokens.is_multiple_of(GROUP) && s.k_dim.is_multiple_of(2) && s.v_dim.is_multiple_of(16);
+        if type_fits && fits { Layout::Lanes } else { Layout::Rows }
+    }
+}
+
+/// The pages of one layer.
 #[derive(Clone, Copy)]
 pub struct PageView<'a> {
     /// All frames of the group.
     pub bytes: &'a [u8],
     /// Shape.
     pub shape: KvShape,
+    /// Where elements lie.
+    pub layout: Layout,
     /// Layer.
     pub layer: usize,
 }
 
 impl<'a> PageView<'a> {
-    /// Keys `[page_tokens, k_dim]` of a head.
-    pub fn keys(&self, frame: u32, head: usize) -> Elements<'a> {
-        let s = &self.shape;
-        self.block(kv_offset(s, self.layer, frame, head, false), s.page_tokens * s.k_dim)
-    }
-
-    /// Values `[page_tokens, v_dim]` of a head.
-    pub fn values(&self, frame: u32, head: usize) -> Elements<'a> {
-        let s = &self.shape;
-        self.block(kv_offset(s, self.layer, frame, head, true), s.page_tokens * s.v_dim)
-    }
-
-    fn block(&self, offset: usize, elements: usize) -> Elements<'a> {
-        let size = self.shape.dtype.size();
-        let bytes = &self.bytes[offset * size..(offset + elements) * size];
-        Elements::new(bytes, self.shape.dtype).expect("pages are aligned to 64 bytes")
+    /// The block of a head in a frame.
+    pub fn head(&self, frame: u32, head: usize) -> HeadBlock<'a> {
+        let len = head_bytes(&self.shape);
+        let start = head_offset(&self.shape, self.layer, frame, head);
+        HeadBlock { bytes: &self.bytes[start..start + len], shape: self.shape, layout: self.layout }
     }
 }
 
-/// First element, counted from the group's first, of a head's keys or values in a frame.
-pub fn kv_offset(s: &KvShape, layer: usize, frame: u32, head: usize, values: bool) -> usize {
-    let per_layer = s.kv_heads * s.page_tokens * (s.k_dim + s.v_dim);
-    let start = (frame as usize * s.layers + layer) * per_layer;
-    if values {
-        start + s.page_tokens * (s.kv_heads * s.k_dim + head * s.v_dim)
-    } else {
-        start + head * s.page_tokens * s.k_dim
+/// Bytes of a head block.
+fn head_bytes(s: &KvShape) -> usize {
+    s.page_tokens * s.token_bytes()
+}
+
+/// First byte of a head block.
+fn head_offset(s: &KvShape, layer: usize, frame: u32, head: usize) -> usize {
+    ((frame as usize * s.layers + layer) * s.kv_heads + head) * head_bytes(s)
+}
+
+/// Keys and values of one head in one page.
+pub struct HeadBlock<'a> {
+    bytes: &'a [u8],
+    shape: KvShape,
+    layout: Layout,
+}
+
+impl<'a> HeadBlock<'a> {
+    /// First byte of the keys of tokens `16 * group..`, in [`Layout::Lanes`].
+    pub fn key_group(&self, group: usize) -> *const u8 {
+        self.bytes[group * GROUP * self.shape.k_dim * self.shape.dtype.size()..].as_ptr()
+    }
+
+    /// First byte of the values of tokens `16 * group..`, in [`Layout::Lanes`].
+    pub fn value_group(&self, group: usize) -> *const u8 {
+        let s = &self.shape;
+        self.bytes[(s.page_tokens * s.k_dim + group * GROUP * s.v_dim) * s.dtype.size()..].as_ptr()
+    }
+
+    /// The factors of the keys (or values) of tokens `16 * group..`, of 8-bit pages; not aligned.
+    pub fn scale_group(&self, values: bool, group: usize) -> *const f32 {
+        self.bytes[scale_offset(&self.shape, values, group * GROUP)..].as_ptr().cast()
+    }
+
+    /// The elements of `tokens` tokens from `first`, where they lie in rows and need no factor.
+    pub fn rows(&self, values: bool, first: usize, tokens: usize) -> Option<Elements<'a>> {
+        let s = &self.shape;
+        if self.layout != Layout::Rows || s.dtype == DType::I8 {
+            return None;
+        }
+        let (base, dim) = if values { (s.page_tokens * s.k_dim, s.v_dim) } else { (0, s.k_dim) };
+        let size = s.dtype.size();
+        Elements::new(&self.bytes[(base + first * dim) * size..(base + (first + tokens) * dim) * size], s.dtype)
+    }
+
+    /// The key or value of a token as f32, whatever the layout and type.
+    pub fn read(&self, values: bool, token: usize, out: &mut [f32]) {
+        let s = &self.shape;
+        let scale = if s.dtype == DType::I8 {
+            let at = scale_offset(s, values, token);
+            f32::from_ne_bytes(self.bytes[at..at + 4].try_into().expect("four bytes"))
+        } else {
+            1.0
+        };
+        let half = |at: usize| u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]);
+        for (d, out) in out.iter_mut().enumerate() {
+            let at = element_offset(s, self.layout, values, token, d) * s.dtype.size();
+            *out = match s.dtype {
+                DType::F32 => f32::from_ne_bytes(self.bytes[at..at + 4].try_into().expect("four bytes")),
+                DType::Bf16 => bf16_to_f32(half(at)),
+                DType::F16 => half::f16::from_bits(half(at)).to_f32(),
+                _ => self.bytes[at] as i8 as f32 * scale,
+            };
+        }
+    }
+}
+
+/// Byte of a head block at which the factor of a token's key or value lies.
+#[inline(always)]
+fn scale_offset(s: &KvShape, values: bool, token: usize) -> usize {
+    let elements = s.page_tokens * (s.k_dim + s.v_dim) * s.dtype.size();
+    elements + 4 * (token + if values { s.page_tokens } else { 0 })
+}
+
+/// Element of a head block, counted from the block's first, that is element `d` of a token's key or value.
+#[inline(always)]
+fn element_offset(s: &KvShape, layout: Layout, values: bool, token: usize, d: usize) -> usize {
+    match (layout, values) {
+        (Layout::Rows, false) => token * s.k_dim + d,
+        (Layout::Rows, true) => s.page_tokens * s.k_dim + token * s.v_dim + d,
+        (Layout::Lanes, false) => token / GROUP * GROUP * s.k_dim + d / 2 * 2 * GROUP + token % GROUP * 2 + d % 2,
+        (Layout::Lanes, true) => s.page_tokens * s.k_dim + token / 2 * 2 * s.v_dim + 2 * d + token % 2,
     }
 }
 
@@ -53,12 +147,14 @@ pub fn kv_offset(s: &KvShape, layer: usize, frame: u32, head: usize, values: boo
 pub(super) struct Group {
     /// Shape.
     pub shape: KvShape,
+    /// Where elements lie within a head block.
+    pub layout: Layout,
     /// All frames.
     pub buffer: Buffer,
 }
 
 impl Group {
-    /// The bytes of a frame: all its layers lie together ([`kv_offset`]).
+    /// The bytes of a frame: all its layers lie together.
     fn frame(&self, frame: u32, len: usize) -> Result<Range<usize>> {
         let bytes = self.shape.frame_bytes().unwrap_or(0);
         if len != bytes || frame as usize >= self.shape.frames {
@@ -76,12 +172,13 @@ impl CpuBackend {
     /// See [`Backend::kv_pages`].
     pub(super) fn make_pages(&mut self, shape: KvShape) -> Result<KvPages> {
         let what = "KV pages";
-        if !matches!(shape.dtype, DType::F32 | DType::Bf16 | DType::F16) {
+        if !matches!(shape.dtype, DType::F32 | DType::Bf16 | DType::F16 | DType::I8) {
             return Err(Error::unsupported(format!("KV pages of {} are not supported on the CPU", shape.dtype)));
         }
         let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
-        let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
-        self.groups.push(Group { shape, buffer: Buffer::zeroed(bytes, what)? });
+        let bytes = bytes.and_then(|b| b.checked_next_multiple_of(4)).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let layout = (self.kernels.attention.layout)(&shape);
+        self.groups.push(Group { shape, layout, buffer: Buffer::zeroed(bytes, what)? });
         Ok(KvPages((self.groups.len() - 1) as u32))
     }
 
@@ -102,31 +199,99 @@ impl CpuBackend {
 
     /// See [`Backend::store_kv`].
     pub(super) fn store_rows(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
+        let rows = ragged.positions.len();
+        if rows == 0 {
+            return;
+        }
         let group = &mut self.groups[pages.0 as usize];
-        let shape = group.shape;
-        let bytes = group.buffer.as_mut_ptr();
-        let limit = group.buffer.bytes().len() / shape.dtype.size();
-        for (row, (&position, &sequence)) in ragged.positions.iter().zip(ragged.sequences).enumerate() {
-            let page = ragged.table_starts[sequence as usize] as usize + position as usize / shape.page_tokens;
-            let frame = ragged.tables[page];
-            let token = position as usize % shape.page_tokens;
-            for (heads, values) in [(k, false), (v, true)] {
-                for head in 0..heads.heads {
-                    let offset = kv_offset(&shape, layer, frame, head, values) + token * heads.dim;
-                    assert!(offset + heads.dim <= limit, "frame {frame} is outside the pages");
-                    let from = heads.tensor.at(row * heads.row_stride + head * heads.head_stride);
-                    let from = &self.buffers[from.buffer as usize].floats()[from.offset..from.offset + heads.dim];
-                    // SAFETY: the offset was just checked, elements are aligned, and no task is running.
-                    unsafe { store(from, bytes, offset, shape.dtype) };
+        let (shape, layout) = (group.shape, group.layout);
+        assert!(k.heads == shape.kv_heads && v.heads == shape.kv_heads && k.dim == shape.k_dim && v.dim == shape.v_dim);
+        let blocks = Shared(group.buffer.as_mut_ptr());
+        let limit = group.buffer.bytes().len();
+        let span = |h: &Heads| (rows - 1) * h.row_stride + (h.heads - 1) * h.head_stride + h.dim;
+        let from = [k, v].map(|h| Shared(self.floats(h.tensor, span(&h)).as_ptr().cast_mut()));
+        self.ranges(rows, 1, shape.kv_heads * (shape.k_dim + shape.v_dim) * 4, &|range, _| {
+            for row in range {
+                let position = ragged.positions[row] as usize;
+                let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
+                let frame = ragged.tables[page];
+                for head in 0..shape.kv_heads {
+                    let start = head_offset(&shape, layer, frame, head);
+                    assert!(start + head_bytes(&shape) <= limit, "frame {frame} is outside the pages");
+                    let block = StoreBlock { start: blocks.start().wrapping_add(start), shape, layout };
+                    for (values, heads, from) in [(false, &k, from[0]), (true, &v, from[1])] {
+                        let at = row * heads.row_stride + head * heads.head_stride;
+                        // SAFETY: inside the checked tensor, which no task writes; the block was just checked; each row
+                        // is another token of its sequence, whose elements belong to one task.
+                        unsafe { block.store(values, position % shape.page_tokens, from.slice(at..at + heads.dim)) };
+                    }
                 }
+            }
+        });
+    }
+}
+
+/// A head block to write to.
+struct StoreBlock {
+    start: *mut u8,
+    shape: KvShape,
+    layout: Layout,
+}
+
+impl StoreBlock {
+    /// Stores the key or value of a token.
+    ///
+    /// # Safety
+    /// `start` begins a head block of the shape, aligned for its type, whose elements of this token nobody else uses.
+    unsafe fn store(&self, values: bool, token: usize, from: &[f32]) {
+        // SAFETY: `element_offset` and `scale_offset` stay inside a head block of the shape; the caller's promise.
+        unsafe {
+            match self.shape.dtype {
+                DType::F32 => self.put(values, token, from, |v| v),
+                DType::Bf16 => self.put(values, token, from, f32_to_bf16),
+                DType::F16 => self.put(values, token, from, |v| half::f16::from_f32(v).to_bits()),
+                DType::I8 => {
+                    let (scale, inverse) = scale_of(from);
+                    let at = self.start.add(scale_offset(&self.shape, values, token));
+                    at.cast::<f32>().write_unaligned(scale);
+                    self.put(values, token, from, |v| (v * inverse).round_ties_even() as i8);
+                }
+                other => unreachable!("pages of {other} are refused when they are made"),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`StoreBlock::store`], for pages of `T`.
+    #[inline(always)]
+    unsafe fn put<T>(&self, values: bool, token: usize, from: &[f32], convert: impl Fn(f32) -> T) {
+        let s = &self.shape;
+        // SAFETY: the caller's promise: all these elements are the token's own.
+        unsafe {
+            let base = self.start.cast::<T>().add(element_offset(s, self.layout, values, token, 0));
+            match (self.layout, values) {
+                (Layout::Rows, _) => from.iter().enumerate().for_each(|(d, &v)| base.add(d).write(convert(v))),
+                (Layout::Lanes, true) => from.iter().enumerate().for_each(|(d, &v)| base.add(2 * d).write(convert(v))),
+                (Layout::Lanes, false) => from.chunks_exact(2).enumerate().for_each(|(pair, v)| {
+                    base.add(pair * 2 * GROUP).cast::<[T; 2]>().write([convert(v[0]), convert(v[1])]);
+                }),
             }
         }
     }
 }
 
+/// The factor of an 8-bit row and what to multiply by to quantize it. A row that is not finite gets a factor that is not.
+fn scale_of(row: &[f32]) -> (f32, f32) {
+    let max = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    // 0 where all are finite, else NaN.
+    let finite = row.iter().fold(0.0f32, |sum, v| sum + v * 0.0);
+    let scale = max / 127.0 + finite;
+    (scale, if max > 0.0 { 127.0 / max } else { 0.0 })
+}
+
 /// A [`PageView`] without its lifetime, for tasks.
 #[derive(Clone, Copy)]
-pub(super) struct SendPages(pub *const u8, pub usize, pub usize);
+pub(super) struct SendPages(*const u8, usize, KvShape, Layout, usize);
 
 // SAFETY: only read through, while the backend is borrowed by the operation.
 unsafe impl Send for SendPages {}
@@ -134,34 +299,17 @@ unsafe impl Send for SendPages {}
 unsafe impl Sync for SendPages {}
 
 impl SendPages {
+    /// The pages of a layer.
+    pub fn new(group: &Group, layer: usize) -> SendPages {
+        let bytes = group.buffer.bytes();
+        SendPages(bytes.as_ptr(), bytes.len(), group.shape, group.layout, layer)
+    }
+
     /// # Safety
     /// The buffer lives and is not written while the view is used.
-    pub unsafe fn view<'a>(self, shape: KvShape) -> PageView<'a> {
+    pub unsafe fn view<'a>(self) -> PageView<'a> {
         // SAFETY: the caller's promise.
-        PageView { bytes: unsafe { std::slice::from_raw_parts(self.0, self.1) }, shape, layer: self.2 }
-    }
-}
-
-/// Writes `from` as `dtype` at element `offset` of `base`.
-///
-/// # Safety
-/// The elements lie inside the allocation, which is aligned for the type and has no other user meanwhile.
-unsafe fn store(from: &[f32], base: *mut u8, offset: usize, dtype: DType) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match dtype {
-            DType::F32 => {
-                std::slice::from_raw_parts_mut(base.cast::<f32>().add(offset), from.len()).copy_from_slice(from)
-            }
-            DType::Bf16 => {
-                let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
-                to.iter_mut().zip(from).for_each(|(t, &f)| *t = f32_to_bf16(f));
-            }
-            DType::F16 => {
-                let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
-                to.iter_mut().zip(from).for_each(|(t, &f)| *t = half::f16::from_f32(f).to_bits());
-            }
-            other => unreachable!("pages of {other} are refused when they are made"),
-        }
+        let bytes = unsafe { std::slice::from_raw_parts(self.0, self.1) };
+        PageView { bytes, shape: self.2, layout: self.3, layer: self.4 }
     }
 }

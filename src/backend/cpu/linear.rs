@@ -56,7 +56,7 @@ pub struct Int8Rows<'a> {
 pub enum Input<'a> {
     /// f32.
     F32(&'a [f32]),
-    /// bf16 bits.
+    /// bf16 bits, arranged as the tier's [`Kernels::to_bf16`] does.
     Bf16(&'a [u16]),
     /// Quantized.
     Int8(Int8Rows<'a>),
@@ -149,10 +149,7 @@ impl Place {
         unsafe {
             match form {
                 Form::F32 => {}
-                Form::Bf16 => {
-                    let to = start.cast::<u16>().add(row * self.ins);
-                    (kernels.to_bf16)(x, std::slice::from_raw_parts_mut(to, self.ins));
-                }
+                Form::Bf16 => (kernels.to_bf16)(x, row, start.cast()),
                 Form::Int8(scheme) => {
                     let (groups, group) = (scheme.groups(self.ins), scheme.group());
                     let (at, count) = (row * groups, self.rows * groups);
@@ -234,7 +231,7 @@ impl CpuBackend {
     }
 
     fn place(&mut self, rows: usize, ins: usize, scratch: Tensor) -> Place {
-        let bytes = self.shared(scratch, rows * scratch_elements(ins));
+        let bytes = self.shared(scratch, scratch_elements(rows, ins));
         Place { bytes: Shared(bytes.start().cast()), rows, ins }
     }
 
@@ -274,9 +271,10 @@ impl CpuBackend {
             let x = unsafe {
                 match form {
                     Form::F32 => Input::F32(from.slice(0..rows * ins)),
-                    Form::Bf16 => {
-                        Input::Bf16(std::slice::from_raw_parts(place.bytes.start().cast::<u16>(), rows * ins))
-                    }
+                    Form::Bf16 => Input::Bf16(std::slice::from_raw_parts(
+                        place.bytes.start().cast(),
+                        scratch_elements(rows, ins) * 2,
+                    )),
                     Form::Int8(scheme) => Input::Int8(place.int8(scheme)),
                 }
             };

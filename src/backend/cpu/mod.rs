@@ -4,14 +4,14 @@
 //! which thread runs it or how many there are. What a task computes comes from the tier's function table
 //! ([`kernels::Kernels`]); this file only cuts the work and hands out slices.
 
-mod attention;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 mod experts;
 pub mod kernels;
-mod kv;
+pub mod kv;
 pub mod linear;
 mod memory;
 pub mod pool;
@@ -157,6 +157,7 @@ pub struct CpuBackend {
     buffers: Vec<Buffer>,
     weights: Vec<StoredWeight>,
     groups: Vec<Group>,
+    cut: attention::Cut,
 }
 
 impl CpuBackend {
@@ -175,7 +176,16 @@ impl CpuBackend {
         let threads = if threads == 0 { crate::os::thread::physical_cores() } else { threads };
         let pool = Pool::new(threads, options)?;
         let scratch = (0..pool.threads()).map(|_| Scratch(UnsafeCell::new(Vec::new()))).collect();
-        Ok(CpuBackend { kernels, compute, pool, scratch, buffers: Vec::new(), weights: Vec::new(), groups: Vec::new() })
+        Ok(CpuBackend {
+            kernels,
+            compute,
+            pool,
+            scratch,
+            buffers: Vec::new(),
+            weights: Vec::new(),
+            groups: Vec::new(),
+            cut: Default::default(),
+        })
     }
 
     /// The tier in use.

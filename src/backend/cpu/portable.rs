@@ -2,8 +2,7 @@
 //! vectorises them for any target. [`super::avx2`] compiles this very source with wider instructions.
 //!
 //! Order of accumulation (law 1): element `i` of a dot product goes to lane `i % 8`, lanes are added as a fixed
-//! tree. Tiles of rows and outputs share loads, not sums. Attention folds one page after the other, from position 0
-//! of the visible range, into a running softmax.
+//! tree. Tiles of rows and outputs share loads, not sums.
 //!
 //! Every function is generic over `FMA`: whether a product and its sum round once. It is a property of the tier.
 
@@ -12,7 +11,9 @@ mod attention;
 pub(super) use attention::attention_any;
 
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, bf16_to_f32, f32_to_bf16};
+use super::attention::{AttentionArgs, AttentionKernels, running};
+use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16};
+use super::kv::Layout;
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::ops::Range;
@@ -21,10 +22,10 @@ use std::ops::Range;
 pub static KERNELS: Kernels = Kernels {
     tier: Tier::Portable,
     form: plain_form,
-    to_bf16,
+    to_bf16: no_bf16,
     to_int8,
     linear,
-    attention,
+    attention: ATTENTION,
     rms_norm,
     silu_mul,
     sigmoid_mul,
@@ -34,8 +35,6 @@ pub static KERNELS: Kernels = Kernels {
 const LANES: usize = 8;
 /// Fewest input rows for which converting a panel first is worth it.
 const PANEL_ROWS_MIN: usize = 3;
-/// Query rows that share one conversion of a page.
-pub const QUERY_ROWS: usize = 8;
 
 type Lanes = [f32; LANES];
 
@@ -291,7 +290,7 @@ unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8
     }
 }
 
-/// See [`Kernels::to_bf16`].
+/// `x` rounded to bf16.
 #[inline(always)]
 pub(super) fn to_bf16_any(x: &[f32], out: &mut [u16]) {
     out.iter_mut().zip(x).for_each(|(out, &x)| *out = f32_to_bf16(x));
@@ -321,12 +320,6 @@ pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mu
 
 /// # Safety
 /// None beyond the types; `unsafe` for the table's sake.
-unsafe fn to_bf16(x: &[f32], out: &mut [u16]) {
-    to_bf16_any(x, out);
-}
-
-/// # Safety
-/// As [`to_bf16`].
 unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
     to_int8_any(x, group, codes, scales, corrections);
 }
@@ -334,7 +327,7 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
 /// e^x for x in about [-87, 88], relative error below 2e-7: x = n ln 2 + r, a polynomial in r, and 2^n as bits.
 /// Smaller x give about 1e-38, not 0. Coefficients: minimax on [-ln 2 / 2, ln 2 / 2], from Cephes `expf`.
 #[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     /// Adding this leaves the nearest integer in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
@@ -388,11 +381,20 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
     unsafe { linear_any::<false, 2, 2>(args, range, scratch) }
 }
 
+const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, combine };
+
 /// # Safety
-/// See [`Kernels::attention`].
-unsafe fn attention(args: &AttentionArgs, scratch: &mut Vec<f32>) {
+/// See [`AttentionKernels::attend`].
+unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { attention_any::<false>(args, scratch) }
+}
+
+/// # Safety
+/// See [`AttentionKernels::combine`].
+unsafe fn combine(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { running::combine::<false>(args, parts, scratch) }
 }
 
 /// # Safety

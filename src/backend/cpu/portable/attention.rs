@@ -1,9 +1,14 @@
-//! Attention over pages of any layout, in f32: one page after the other, from position 0 of the visible range, folded into
-//! a running softmax.
+//! Attention over pages of any layout and type, in f32: blocks of keys and values are widened once for all queries of
+//! the task.
 
-use super::{Stored, as_f16, dot, exp, fma};
-use crate::backend::cpu::kernels::{AttentionArgs, Elements, bf16_to_f32};
+use super::{Stored, as_f16, exp, fma, tile};
+use crate::backend::cpu::attention::running::{self, Running};
+use crate::backend::cpu::attention::{AttentionArgs, BLOCK};
+use crate::backend::cpu::kernels::{Elements, bf16_to_f32};
 use std::ops::Range;
+
+/// Keys whose scores are computed side by side.
+const KEYS: usize = 4;
 
 #[inline(always)]
 fn widen_into(from: Elements, to: &mut [f32]) {
@@ -14,93 +19,91 @@ fn widen_into(from: Elements, to: &mut [f32]) {
     }
 }
 
-/// The running softmax of one query row and head.
-struct Running<'a> {
-    max: &'a mut f32,
-    total: &'a mut f32,
-    sum: &'a mut [f32],
+/// Keys (or values) `range` of the block at `block` as f32 rows of `dim`.
+#[inline(always)]
+fn read_block(args: &AttentionArgs, values: bool, block: usize, range: Range<usize>, dim: usize, out: &mut [f32]) {
+    let tokens = args.pages.shape.page_tokens;
+    let mut at = range.start;
+    while at < range.end {
+        let position = block + at;
+        let run = (tokens - position % tokens).min(range.end - at);
+        let page = args.pages.head(args.table[position / tokens], args.kv_head);
+        let out = &mut out[at * dim..(at + run) * dim];
+        match page.rows(values, position % tokens, run) {
+            Some(elements) => widen_into(elements, out),
+            None => {
+                out.chunks_exact_mut(dim).enumerate().for_each(|(i, o)| page.read(values, position % tokens + i, o))
+            }
+        }
+        at += run;
+    }
 }
 
-/// Folds the keys `range` of one page into a running softmax.
+/// Folds the keys `range` of a block into the state of query `i`.
 #[inline(always)]
-fn fold_page<const FMA: bool>(
-    state: Running,
+fn fold_query<const FMA: bool>(
+    state: &mut Running,
+    i: usize,
     q: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    (keys, values): (&[f32], &[f32]),
     range: Range<usize>,
     scale: f32,
-    scores: &mut [f32],
 ) {
-    let (k_dim, v_dim) = (q.len(), state.sum.len());
+    let (k_dim, v_dim) = (q.len(), state.v_dim);
+    let mut scores = [0.0; BLOCK];
     let scores = &mut scores[..range.len()];
-    let mut max = *state.max;
-    for (s, j) in scores.iter_mut().zip(range.clone()) {
-        *s = dot::<FMA>(q, &keys[j * k_dim..(j + 1) * k_dim]) * scale;
-        max = max.max(*s);
+    let mut max = state.max[i];
+    let mut at = 0;
+    while at < scores.len() {
+        let k = &keys[(range.start + at) * k_dim..range.end * k_dim];
+        if scores.len() - at >= KEYS {
+            let dots = tile::<FMA, 1, KEYS, f32>(q, k, k_dim)[0];
+            scores[at..at + KEYS].iter_mut().zip(dots).for_each(|(s, d)| *s = d * scale);
+            at += KEYS;
+        } else {
+            scores[at] = tile::<FMA, 1, 1, f32>(q, k, k_dim)[0][0] * scale;
+            at += 1;
+        }
     }
-    // At the first page the old maximum is -inf and there is nothing to rescale.
-    let shrink = if *state.max == f32::NEG_INFINITY { 0.0 } else { exp::<FMA>(*state.max - max) };
-    *state.max = max;
-    *state.total *= shrink;
-    state.sum.iter_mut().for_each(|v| *v *= shrink);
-    for s in scores.iter_mut() {
-        *s = exp::<FMA>(*s - max);
-    }
+    scores.iter().for_each(|s| max = max.max(*s));
+    // At the first block the old maximum is -inf and there is nothing to rescale.
+    let shrink = if state.max[i] == f32::NEG_INFINITY { 0.0 } else { exp::<FMA>(state.max[i] - max) };
+    state.max[i] = max;
+    state.total[i] *= shrink;
+    let sum = &mut state.sum[i * v_dim..(i + 1) * v_dim];
+    sum.iter_mut().for_each(|v| *v *= shrink);
+    scores.iter_mut().for_each(|s| *s = exp::<FMA>(*s - max));
     for (s, j) in scores.iter().zip(range) {
-        *state.total += s;
-        for (sum, v) in state.sum.iter_mut().zip(&values[j * v_dim..(j + 1) * v_dim]) {
+        state.total[i] += s;
+        for (sum, v) in sum.iter_mut().zip(&values[j * v_dim..(j + 1) * v_dim]) {
             *sum = fma::<FMA>(*s, *v, *sum);
         }
     }
 }
 
 /// # Safety
-/// As [`Kernels::attention`].
+/// As [`crate::backend::cpu::attention::AttentionKernels::attend`].
 #[inline(always)]
 pub unsafe fn attention_any<const FMA: bool>(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    let shape = args.pages.shape;
-    let (tokens, k_dim, v_dim) = (shape.page_tokens, shape.k_dim, shape.v_dim);
-    let queries = args.rows.len() * args.q_heads.len();
-    let sizes = [tokens * k_dim, tokens * v_dim, tokens, queries, queries, queries * v_dim];
+    let (k_dim, v_dim) = (args.pages.shape.k_dim, args.pages.shape.v_dim);
+    let states = 2 * Running::floats(args.queries(), v_dim);
     scratch.clear();
-    scratch.resize(sizes.iter().sum(), 0.0);
-    let (keys, rest) = scratch.split_at_mut(sizes[0]);
-    let (values, rest) = rest.split_at_mut(sizes[1]);
-    let (scores, rest) = rest.split_at_mut(sizes[2]);
-    let (max, rest) = rest.split_at_mut(sizes[3]);
-    let (total, sum) = rest.split_at_mut(sizes[4]);
-    max.fill(f32::NEG_INFINITY);
-
-    let last_position = args.first_position + args.rows.len() - 1;
-    let first_page = args.visible(args.first_position).start / tokens;
-    for page in first_page..=last_position / tokens {
-        let frame = args.table[page];
-        widen_into(args.pages.keys(frame, args.kv_head), keys);
-        widen_into(args.pages.values(frame, args.kv_head), values);
-        for (i, row) in args.rows.clone().enumerate() {
-            let visible = args.visible(args.first_position + i);
-            let from = visible.start.max(page * tokens);
-            let to = visible.end.min((page + 1) * tokens);
-            if from >= to {
-                continue;
+    scratch.resize(states + BLOCK * (k_dim + v_dim), 0.0);
+    let (states, rest) = scratch.split_at_mut(states);
+    let (keys, values) = rest.split_at_mut(BLOCK * k_dim);
+    let seen = args.visible_to_any();
+    // SAFETY: same contract.
+    unsafe {
+        running::over_spans::<FMA>(args, states, |state, block| {
+            let range = seen.start.max(block) - block..seen.end.min(block + BLOCK) - block;
+            read_block(args, false, block, range.clone(), k_dim, keys);
+            read_block(args, true, block, range, v_dim, values);
+            for i in 0..args.queries() {
+                let range = args.visible_in(i / args.q_heads.len(), block);
+                if !range.is_empty() {
+                    fold_query::<FMA>(state, i, args.query(i), (keys, values), range, args.scale);
+                }
             }
-            for (h, head) in args.q_heads.clone().enumerate() {
-                let at = i * args.q_heads.len() + h;
-                let state =
-                    Running { max: &mut max[at], total: &mut total[at], sum: &mut sum[at * v_dim..(at + 1) * v_dim] };
-                let range = from - page * tokens..to - page * tokens;
-                fold_page::<FMA>(state, args.query(row, head), keys, values, range, args.scale, scores);
-            }
-        }
-    }
-    for (i, row) in args.rows.clone().enumerate() {
-        for (h, head) in args.q_heads.clone().enumerate() {
-            let at = i * args.q_heads.len() + h;
-            // SAFETY: the row and head are this task's (contract of `attention`).
-            let out = unsafe { args.result(row, head) };
-            let factor = 1.0 / total[at];
-            out.iter_mut().zip(&sum[at * v_dim..]).for_each(|(o, s)| *o = s * factor);
-        }
+        });
     }
 }

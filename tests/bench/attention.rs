@@ -76,7 +76,8 @@ fn scattered(n: usize) -> Vec<u32> {
 }
 
 fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
-    let mut b = CpuBackend::new(tier, Compute::default(), threads, ThreadOptions::default()).expect("the tier is one of this machine's");
+    let mut b = CpuBackend::new(tier, Compute::default(), threads, ThreadOptions::default())
+        .expect("the tier is one of this machine's");
     let each = (work.before + work.rows).div_ceil(PAGE_TOKENS);
     let frames = each * work.sequences;
     let mut shape =

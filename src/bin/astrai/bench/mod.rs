@@ -10,7 +10,7 @@ mod drive;
 mod load;
 mod machine;
 mod plot;
-mod random;
+pub mod random;
 mod report;
 mod result;
 mod shapes;

@@ -269,16 +269,17 @@ pub trait Backend: Send {
     /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
     fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;
 
-    /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes`: what [`Backend::weight`] takes, and what may be kept in
-    /// a file, the same on every machine.
+    /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes` into `panels`: what [`Backend::weight`] takes, and what
+    /// may be kept in a file, the same on every machine. A large matrix may come in pieces of whole panels.
     fn quantize(
         &mut self,
-        bytes: HostBytes,
+        bytes: &[u8],
         dtype: DType,
         outs: usize,
         ins: usize,
         scheme: Scheme,
-    ) -> Result<HostBytes>;
+        panels: &mut [u8],
+    ) -> Result<()>;
 
     /// Reserves the pages of a layer group.
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;

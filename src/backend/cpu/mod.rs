@@ -17,6 +17,7 @@ pub mod linear;
 mod memory;
 pub mod pool;
 pub mod portable;
+mod quantize;
 pub mod reference;
 mod rotary;
 
@@ -307,20 +308,14 @@ impl Backend for CpuBackend {
 
     fn quantize(
         &mut self,
-        bytes: HostBytes,
+        bytes: &[u8],
         dtype: DType,
         outs: usize,
         ins: usize,
         scheme: Scheme,
-    ) -> Result<HostBytes> {
-        let what = "quantized weights";
-        let from = Elements::new((*bytes).as_ref(), dtype)
-            .filter(|elements| elements.len() == outs * ins)
-            .ok_or_else(|| Error::internal(format!("a matrix of {outs} x {ins} {dtype} is not that")))?;
-        let len = scheme.bytes(outs, ins).ok_or_else(|| Error::memory(what, u64::MAX))?;
-        let mut panels = Buffer::zeroed(len, what)?;
-        self.quantize_panels(from, outs, ins, scheme, &mut panels);
-        Ok(Arc::new(panels))
+        panels: &mut [u8],
+    ) -> Result<()> {
+        self.quantize_panels(bytes, dtype, [outs, ins], scheme, panels)
     }
 
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {

@@ -71,6 +71,17 @@ pub struct Linear {
     pub accumulate: bool,
 }
 
+/// What [`Backend::linear_best`] looks for.
+#[derive(Debug)]
+pub struct BestOf<'a> {
+    /// Results wanted of each row.
+    pub count: usize,
+    /// Outputs to look at.
+    pub limit: usize,
+    /// `[rows, count]`: where they go; cleared first.
+    pub found: &'a mut Vec<(f32, u32)>,
+}
+
 /// The heads of a projection inside rows: head `h` of row `r` starts at `r * row_stride + h * head_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
@@ -303,6 +314,11 @@ pub trait Backend: Send {
 
     /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`].
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
+
+    /// One product as in [`Backend::linear`], and the `count` largest finite results of each row among its first `limit` outputs:
+    /// `best` gets `count` of (result, output) for each row, best first, of equals the lower output, and where fewer are
+    /// finite (minus infinity, `u32::MAX`).
+    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf);
 
     /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`; `up.out` is left undefined.
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {

@@ -2,7 +2,9 @@
 
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
-use crate::backend::{self, Backend, Experts, Heads, KvPages, KvShape, Linear, Placement, Ragged, Rotary, Tensor};
+use crate::backend::{
+    self, Backend, BestOf, Experts, Heads, KvPages, KvShape, Linear, Placement, Ragged, Rotary, Tensor,
+};
 use crate::error::Result;
 
 /// Page tables of one layer group in a step; see [`Ragged`].
@@ -229,14 +231,17 @@ impl Model {
         self.ffn(backend, &spec.ffn, &weights.ffn, rows);
     }
 
-    /// The logits `[rows.len(), vocab]` of some rows of the last step, on the device.
-    pub fn logits(&mut self, backend: &mut dyn Backend, rows: &[u32]) -> Tensor {
+    /// The logits `[rows.len(), vocab]` of some rows of the last step, on the device; with `best`, also the largest of each.
+    pub fn logits(&mut self, backend: &mut dyn Backend, rows: &[u32], best: Option<BestOf>) -> Tensor {
         assert!(rows.len() <= self.logits_rows_max, "{} rows of logits, at most {}", rows.len(), self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.gather(ws.x, rows, a.hidden, ws.picked);
         backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
         let head = Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false };
-        backend.linear(ws.picked, rows.len(), &[head], ws.products);
+        match best {
+            Some(best) => backend.linear_best(ws.picked, rows.len(), head, ws.products, best),
+            None => backend.linear(ws.picked, rows.len(), &[head], ws.products),
+        }
         ws.logits
     }
 

@@ -87,7 +87,8 @@ pub struct EngineOptions {
     pub compute: Type,
     /// Weight format; automatic keeps weights as stored.
     pub weights: Type,
-    /// Element type of KV pages; automatic follows `compute`.
+    /// Element type of KV pages; automatic follows `compute`. [`Type::Q8`]: 8-bit integers with one f32 factor for each
+    /// token and head, of keys and of values.
     pub kv: Type,
     /// How callbacks are called.
     pub delivery: Delivery,
@@ -328,7 +329,7 @@ pub struct Info {
     pub compute: Type,
     /// Element type in which most bytes of the weights are stored; `None` of an engine for text only.
     pub weights: Option<DType>,
-    /// Element type of the KV pages; `None` of an engine for text only.
+    /// Element type of the KV pages, i8 for [`Type::Q8`]; `None` of an engine for text only.
     pub kv: Option<DType>,
     /// Vocabulary size of the model, padding included.
     pub vocab_size: u32,

@@ -208,8 +208,8 @@ pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     if o.weights != Type::Auto {
         return unsupported("weights", "another format than the stored one");
     }
-    if matches!(o.kv, Type::Q8 | Type::Q4) {
-        return unsupported("kv", "a quantized cache");
+    if o.kv == Type::Q4 {
+        return unsupported("kv", "a 4-bit cache");
     }
     Ok(())
 }

@@ -129,6 +129,7 @@ impl Sizing {
         let host_logits_bytes = logits_rows as u64 * a.vocab as u64 * 4;
         let kv = match (o.kv, o.compute) {
             (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
+            (Type::Q8, _) => DType::I8,
             _ => DType::Bf16,
         };
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
@@ -245,7 +246,7 @@ mod tests {
         folders.chain([root.join("models/storyteller")]).collect()
     }
 
-    fn variants(budget: u64) -> [EngineOptions; 5] {
+    fn variants(budget: u64) -> [EngineOptions; 6] {
         let base = || EngineOptions { memory_budget: budget, threads: 1, ..EngineOptions::default() };
         [
             base(),
@@ -253,6 +254,7 @@ mod tests {
             EngineOptions { compute: Type::F32, page_tokens: 7, ..base() },
             EngineOptions { max_running: 3, step_tokens: 17, context_length: 33, ..base() },
             EngineOptions { max_running: 100, kv: Type::F32, ..base() },
+            EngineOptions { max_running: 3, kv: Type::Q8, page_tokens: 7, ..base() },
         ]
     }
 

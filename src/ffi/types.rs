@@ -106,7 +106,7 @@ pub const ASTRAI_TYPE_AUTO: i32 = 0;
 pub const ASTRAI_TYPE_F32: i32 = 1;
 /// bfloat16.
 pub const ASTRAI_TYPE_BF16: i32 = 2;
-/// 8-bit groups; not in this version.
+/// 8-bit integers with factors; of the KV cache only in this version: one factor for each token and head.
 pub const ASTRAI_TYPE_Q8: i32 = 3;
 /// 4-bit groups; not in this version.
 pub const ASTRAI_TYPE_Q4: i32 = 4;
@@ -322,7 +322,7 @@ pub struct astrai_engine_options {
     pub compute: i32,
     /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored.
     pub weights: i32,
-    /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute.
+    /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute, Q4 is not supported.
     pub kv: i32,
     /// ASTRAI_DELIVER_*
     pub delivery: i32,

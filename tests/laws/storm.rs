@@ -67,6 +67,7 @@ struct Shape {
     page_tokens: u32,
     pages: u64,
     compute: Type,
+    kv: Type,
     poll: bool,
 }
 
@@ -86,6 +87,7 @@ impl Shape {
             pages: (needed + random.below(spare)) as u64,
             compute: [Type::Auto, Type::F32][random.below(2)],
             poll: random.below(3) == 0,
+            kv: [Type::Auto, Type::Auto, Type::Q8][random.below(3)],
         }
     }
 
@@ -94,6 +96,7 @@ impl Shape {
             cpu_tier: tier,
             page_tokens: self.page_tokens,
             compute: self.compute,
+            kv: self.kv,
             ..EngineOptions::default()
         }
     }

@@ -176,7 +176,7 @@ impl CpuBackend {
             return Err(Error::unsupported(format!("KV pages of {} are not supported on the CPU", shape.dtype)));
         }
         let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
-        let bytes = bytes.and_then(|b| b.checked_next_multiple_of(4)).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
         let layout = (self.kernels.attention.layout)(&shape);
         self.groups.push(Group { shape, layout, buffer: Buffer::zeroed(bytes, what)? });
         Ok(KvPages((self.groups.len() - 1) as u32))
@@ -211,10 +211,17 @@ impl CpuBackend {
         let span = |h: &Heads| (rows - 1) * h.row_stride + (h.heads - 1) * h.head_stride + h.dim;
         let from = [k, v].map(|h| Shared(self.floats(h.tensor, span(&h)).as_ptr().cast_mut()));
         self.ranges(rows, 1, shape.kv_heads * (shape.k_dim + shape.v_dim) * 4, &|range, _| {
-            for row in range {
+            let mut row = range.start;
+            while row < range.end {
                 let position = ragged.positions[row] as usize;
                 let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
-                let frame = ragged.tables[page];
+                let (frame, token) = (ragged.tables[page], position % shape.page_tokens);
+                // Rows of a sequence are adjacent, so the last one of a whole group tells.
+                let whole = layout == Layout::Lanes
+                    && token.is_multiple_of(GROUP)
+                    && row + GROUP <= range.end
+                    && ragged.sequences[row] == ragged.sequences[row + GROUP - 1];
+                let count = if whole { GROUP } else { 1 };
                 for head in 0..shape.kv_heads {
                     let start = head_offset(&shape, layer, frame, head);
                     assert!(start + head_bytes(&shape) <= limit, "frame {frame} is outside the pages");
@@ -223,9 +230,17 @@ impl CpuBackend {
                         let at = row * heads.row_stride + head * heads.head_stride;
                         // SAFETY: inside the checked tensor, which no task writes; the block was just checked; each row
                         // is another token of its sequence, whose elements belong to one task.
-                        unsafe { block.store(values, position % shape.page_tokens, from.slice(at..at + heads.dim)) };
+                        unsafe {
+                            let from = from.slice(at..at + (count - 1) * heads.row_stride + heads.dim);
+                            if whole {
+                                block.store_group(values, token, from, heads.row_stride);
+                            } else {
+                                block.store(values, token, from);
+                            }
+                        }
                     }
                 }
+                row += count;
             }
         });
     }
@@ -251,12 +266,68 @@ impl StoreBlock {
                 DType::Bf16 => self.put(values, token, from, f32_to_bf16),
                 DType::F16 => self.put(values, token, from, |v| half::f16::from_f32(v).to_bits()),
                 DType::I8 => {
-                    let (scale, inverse) = scale_of(from);
-                    let at = self.start.add(scale_offset(&self.shape, values, token));
-                    at.cast::<f32>().write_unaligned(scale);
-                    self.put(values, token, from, |v| (v * inverse).round_ties_even() as i8);
+                    let inverse = self.put_scale(values, token, from);
+                    self.put(values, token, from, |v| quantize(v, inverse));
                 }
                 other => unreachable!("pages of {other} are refused when they are made"),
+            }
+        }
+    }
+
+    /// Stores the keys or values of [`GROUP`] tokens, `stride` elements apart, in lanes; `token` is the first.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store`] for all of them; the layout is [`Layout::Lanes`].
+    unsafe fn store_group(&self, values: bool, token: usize, from: &[f32], stride: usize) {
+        let dim = if values { self.shape.v_dim } else { self.shape.k_dim };
+        let row = |t: usize| &from[t * stride..t * stride + dim];
+        // SAFETY: as in `store`.
+        unsafe {
+            if self.shape.dtype == DType::Bf16 {
+                return self.put_group(values, token, dim, |t, d| f32_to_bf16(from[t * stride + d]));
+            }
+            let mut inverse = [0.0; GROUP];
+            for (t, inverse) in inverse.iter_mut().enumerate() {
+                *inverse = self.put_scale(values, token + t, row(t));
+            }
+            self.put_group(values, token, dim, |t, d| quantize(from[t * stride + d], inverse[t]));
+        }
+    }
+
+    /// Stores the factor of a row; returns what to multiply by to quantize it.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store`].
+    unsafe fn put_scale(&self, values: bool, token: usize, row: &[f32]) -> f32 {
+        let (scale, inverse) = scale_of(row);
+        // SAFETY: inside the head block; the caller's promise.
+        unsafe { self.start.add(scale_offset(&self.shape, values, token)).cast::<f32>().write_unaligned(scale) };
+        inverse
+    }
+
+    /// Elements `of(token, d)` of a group, in the order of memory.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store_group`], for pages of `T`.
+    #[inline(always)]
+    unsafe fn put_group<T>(&self, values: bool, token: usize, dim: usize, of: impl Fn(usize, usize) -> T) {
+        // SAFETY: a group's keys, and its values, are `GROUP * dim` elements that lie together.
+        unsafe {
+            let base = self.start.cast::<T>().add(element_offset(&self.shape, self.layout, values, token, 0));
+            if values {
+                for pair in 0..GROUP / 2 {
+                    for d in 0..dim {
+                        let both = [of(2 * pair, d), of(2 * pair + 1, d)];
+                        base.add((pair * dim + d) * 2).cast::<[T; 2]>().write(both);
+                    }
+                }
+            } else {
+                for pair in 0..dim / 2 {
+                    for t in 0..GROUP {
+                        let both = [of(t, 2 * pair), of(t, 2 * pair + 1)];
+                        base.add((pair * GROUP + t) * 2).cast::<[T; 2]>().write(both);
+                    }
+                }
             }
         }
     }
@@ -278,6 +349,13 @@ impl StoreBlock {
             }
         }
     }
+}
+
+/// An element of an 8-bit row, to the nearest, ties to even. Not a number becomes anything: its row's factor tells.
+#[inline(always)]
+fn quantize(v: f32, inverse: f32) -> i8 {
+    // Adding this leaves the nearest integer in the low mantissa bits, without a call on processors that cannot round.
+    (v * inverse + 12_582_912.0).to_bits() as i8
 }
 
 /// The factor of an 8-bit row and what to multiply by to quantize it. A row that is not finite gets a factor that is not.

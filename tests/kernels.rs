@@ -7,6 +7,7 @@ use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
 use astrai::backend::{Backend, Linear, Tensor, Weight, scratch_elements};
 use astrai::dtype::DType;
 use astrai::encoding::{Encoding, Scheme};
+use astrai::os::aligned::AlignedBytes;
 use astrai::os::thread::ThreadOptions;
 use std::sync::Arc;
 
@@ -186,8 +187,9 @@ fn quantized(tier: Tier, threads: usize, scheme: Scheme, p: &Product, x: &[f32])
     let mut r = Random(p.outs as u64 * 17 + p.ins as u64);
     let (w, bias, before) = (r.vec(p.outs * p.ins), r.vec(p.outs), r.next());
     let mut b = backend(tier, threads);
-    let panels = b.quantize(stored(&w, p.dtype), p.dtype, p.outs, p.ins, scheme).unwrap();
-    let weight = b.weight(panels, Encoding::Quantized(scheme), p.outs, p.ins).unwrap();
+    let mut panels = AlignedBytes::zeroed(scheme.bytes(p.outs, p.ins).unwrap()).unwrap();
+    b.quantize((*stored(&w, p.dtype)).as_ref(), p.dtype, p.outs, p.ins, scheme, panels.as_mut_slice()).unwrap();
+    let weight = b.weight(Arc::new(panels), Encoding::Quantized(scheme), p.outs, p.ins).unwrap();
     let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.outs).unwrap());
     let x = put(&mut b, x);
     let out = put(&mut b, &vec![before; p.rows * p.outs]);

@@ -86,6 +86,19 @@ pub struct Heads {
     pub dim: usize,
 }
 
+impl Heads {
+    /// Elements from the tensor's first to the end of the last head of the last of `rows`, of which there is one at least.
+    pub fn span(&self, rows: usize) -> usize {
+        (rows - 1) * self.row_stride + (self.heads - 1) * self.head_stride + self.dim
+    }
+
+    /// The elements of a head.
+    pub fn at(&self, row: usize, head: usize) -> std::ops::Range<usize> {
+        let start = row * self.row_stride + head * self.head_stride;
+        start..start + self.dim
+    }
+}
+
 /// A rotary embedding of part of every head.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotary {
@@ -146,6 +159,29 @@ pub struct Ragged<'a> {
     pub tables: &'a [u32],
     /// `[sequences]`: first entry of each sequence's table.
     pub table_starts: &'a [u32],
+}
+
+/// What happens to queries, keys and values between their projections and attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    /// Queries, normed and rotated in place.
+    pub q: Heads,
+    /// Keys, normed and rotated in place, and stored.
+    pub k: Heads,
+    /// Values, stored.
+    pub v: Heads,
+    /// Gains of the head norms of queries and keys.
+    pub norms: Option<[Weight; 2]>,
+    /// The norms come after the rotation instead of before it.
+    pub norm_last: bool,
+    /// Of the norms.
+    pub eps: f32,
+    /// Rotation of both.
+    pub rotary: Rotary,
+    /// The layer group's pages.
+    pub pages: KvPages,
+    /// Layer within the group.
+    pub layer: usize,
 }
 
 /// Attention of one layer.
@@ -233,16 +269,17 @@ pub trait Backend: Send {
     /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
     fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;
 
-    /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes`: what [`Backend::weight`] takes, and what may be kept in
-    /// a file, the same on every machine.
+    /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes` into `panels`: what [`Backend::weight`] takes, and what
+    /// may be kept in a file, the same on every machine. A large matrix may come in pieces of whole panels.
     fn quantize(
         &mut self,
-        bytes: HostBytes,
+        bytes: &[u8],
         dtype: DType,
         outs: usize,
         ins: usize,
         scheme: Scheme,
-    ) -> Result<HostBytes>;
+        panels: &mut [u8],
+    ) -> Result<()>;
 
     /// Reserves the pages of a layer group.
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;
@@ -281,6 +318,23 @@ pub trait Backend: Send {
 
     /// Stores keys and values of the rows into their pages.
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged);
+
+    /// [`Backend::head_norm`], [`Backend::rotate`] and [`Backend::store_kv`] as `placement` says.
+    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
+        let Placement { q, k, v, rotary, eps, .. } = *placement;
+        let rows = ragged.positions.len();
+        for (i, heads) in [q, k].into_iter().enumerate() {
+            let gain = placement.norms.map(|gains| gains[i]);
+            if let (Some(gain), false) = (gain, placement.norm_last) {
+                self.head_norm(heads, gain, eps, rows);
+            }
+            self.rotate(heads, rotary, rows);
+            if let (Some(gain), true) = (gain, placement.norm_last) {
+                self.head_norm(heads, gain, eps, rows);
+            }
+        }
+        self.store_kv(placement.pages, placement.layer, k, v, ragged);
+    }
 
     /// Causal attention of every row over the pages of its sequence, its own token included; query heads share KV
     /// heads in equal groups.

@@ -106,9 +106,9 @@ pub const ASTRAI_TYPE_AUTO: i32 = 0;
 pub const ASTRAI_TYPE_F32: i32 = 1;
 /// bfloat16.
 pub const ASTRAI_TYPE_BF16: i32 = 2;
-/// 8-bit integers with factors; of the KV cache only in this version: one factor for each token and head.
+/// 8-bit integers with factors: of weights one for each group, of the KV cache one for each token and head.
 pub const ASTRAI_TYPE_Q8: i32 = 3;
-/// 4-bit groups; not in this version.
+/// 4-bit integers with factors, of weights only.
 pub const ASTRAI_TYPE_Q4: i32 = 4;
 
 /// The fastest instruction set this processor has.
@@ -320,7 +320,8 @@ pub struct astrai_engine_options {
     pub cpu_tier: i32,
     /// ASTRAI_TYPE_* of computation; F32 is the reference mode.
     pub compute: i32,
-    /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored.
+    /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8 and Q4 quantize the matrices of the layers while the engine
+    /// opens, and the output matrix to 8 bits; their inputs are 8-bit then, also with compute F32.
     pub weights: i32,
     /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute, Q4 is not supported.
     pub kv: i32,
@@ -446,7 +447,8 @@ pub struct astrai_plan {
     pub context_length: u32,
     /// Sequences of context_length tokens that fit at the same time, at most max_running; of shorter ones more may run.
     pub max_sequences: u32,
-    /// Tensors the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied.
+    /// Weights the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied; quantized ones are memory of the
+    /// engine's own.
     pub weight_bytes: u64,
     /// All pages of the KV cache.
     pub kv_bytes: u64,

@@ -67,6 +67,7 @@ struct Shape {
     page_tokens: u32,
     pages: u64,
     compute: Type,
+    weights: Type,
     kv: Type,
     poll: bool,
 }
@@ -86,6 +87,7 @@ impl Shape {
             // The longest request fits, and not much more.
             pages: (needed + random.below(spare)) as u64,
             compute: [Type::Auto, Type::F32][random.below(2)],
+            weights: [Type::Auto, Type::Q8, Type::Q4][random.below(3)],
             poll: random.below(3) == 0,
             kv: [Type::Auto, Type::Auto, Type::Q8][random.below(3)],
         }
@@ -96,6 +98,7 @@ impl Shape {
             cpu_tier: tier,
             page_tokens: self.page_tokens,
             compute: self.compute,
+            weights: self.weights,
             kv: self.kv,
             ..EngineOptions::default()
         }

@@ -203,46 +203,70 @@ impl CpuBackend {
         if rows == 0 {
             return;
         }
-        let group = &mut self.groups[pages.0 as usize];
-        let (shape, layout) = (group.shape, group.layout);
+        let [k_data, v_data] = [k, v].map(|h| self.shared(h.tensor, h.span(rows)));
+        let store = StoreRows::new(&mut self.groups[pages.0 as usize], layer, k, v);
+        self.ranges(rows, 1, k.heads * (k.dim + v.dim) * 4, &|range, _| {
+            // SAFETY: no task writes keys or values, and each row is another token of its sequence.
+            unsafe { store.rows(ragged, range, k_data, v_data) };
+        });
+    }
+}
+
+/// The pages of a layer, to store rows of keys and values in.
+pub(super) struct StoreRows {
+    blocks: Shared<u8>,
+    limit: usize,
+    shape: KvShape,
+    layout: Layout,
+    layer: usize,
+    k: Heads,
+    v: Heads,
+}
+
+impl StoreRows {
+    /// For keys `k` and values `v`, which must have the shape of the pages.
+    pub fn new(group: &mut Group, layer: usize, k: Heads, v: Heads) -> StoreRows {
+        let shape = group.shape;
         assert!(k.heads == shape.kv_heads && v.heads == shape.kv_heads && k.dim == shape.k_dim && v.dim == shape.v_dim);
-        let blocks = Shared(group.buffer.as_mut_ptr());
-        let limit = group.buffer.bytes().len();
-        let span = |h: &Heads| (rows - 1) * h.row_stride + (h.heads - 1) * h.head_stride + h.dim;
-        let from = [k, v].map(|h| Shared(self.floats(h.tensor, span(&h)).as_ptr().cast_mut()));
-        self.ranges(rows, 1, shape.kv_heads * (shape.k_dim + shape.v_dim) * 4, &|range, _| {
-            let mut row = range.start;
-            while row < range.end {
-                let position = ragged.positions[row] as usize;
-                let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
-                let (frame, token) = (ragged.tables[page], position % shape.page_tokens);
-                // Rows of a sequence are adjacent, so the last one of a whole group tells.
-                let whole = layout == Layout::Lanes
-                    && token.is_multiple_of(GROUP)
-                    && row + GROUP <= range.end
-                    && ragged.sequences[row] == ragged.sequences[row + GROUP - 1];
-                let count = if whole { GROUP } else { 1 };
-                for head in 0..shape.kv_heads {
-                    let start = head_offset(&shape, layer, frame, head);
-                    assert!(start + head_bytes(&shape) <= limit, "frame {frame} is outside the pages");
-                    let block = StoreBlock { start: blocks.start().wrapping_add(start), shape, layout };
-                    for (values, heads, from) in [(false, &k, from[0]), (true, &v, from[1])] {
-                        let at = row * heads.row_stride + head * heads.head_stride;
-                        // SAFETY: inside the checked tensor, which no task writes; the block was just checked; each row
-                        // is another token of its sequence, whose elements belong to one task.
-                        unsafe {
-                            let from = from.slice(at..at + (count - 1) * heads.row_stride + heads.dim);
-                            if whole {
-                                block.store_group(values, token, from, heads.row_stride);
-                            } else {
-                                block.store(values, token, from);
-                            }
+        let (limit, layout) = (group.buffer.bytes().len(), group.layout);
+        StoreRows { blocks: Shared(group.buffer.as_mut_ptr()), limit, shape, layout, layer, k, v }
+    }
+
+    /// Stores all heads of the rows `range`.
+    ///
+    /// # Safety
+    /// `k_data` and `v_data` are where the heads begin and cover the rows, which nobody writes meanwhile; no other task has
+    /// the same tokens of the same sequences.
+    pub unsafe fn rows(&self, ragged: Ragged, range: Range<usize>, k_data: Shared<f32>, v_data: Shared<f32>) {
+        let shape = self.shape;
+        let mut row = range.start;
+        while row < range.end {
+            let position = ragged.positions[row] as usize;
+            let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
+            let (frame, token) = (ragged.tables[page], position % shape.page_tokens);
+            // Rows of a sequence are adjacent, so the last one of a whole group tells.
+            let whole = self.layout == Layout::Lanes
+                && token.is_multiple_of(GROUP)
+                && row + GROUP <= range.end
+                && ragged.sequences[row] == ragged.sequences[row + GROUP - 1];
+            let count = if whole { GROUP } else { 1 };
+            for head in 0..shape.kv_heads {
+                let start = head_offset(&shape, self.layer, frame, head);
+                assert!(start + head_bytes(&shape) <= self.limit, "frame {frame} is outside the pages");
+                let block = StoreBlock { start: self.blocks.start().wrapping_add(start), shape, layout: self.layout };
+                for (values, heads, data) in [(false, &self.k, k_data), (true, &self.v, v_data)] {
+                    let from = heads.at(row, head).start..heads.at(row + count - 1, head).end;
+                    // SAFETY: the caller's promise; the block was just checked.
+                    unsafe {
+                        match whole {
+                            true => block.store_group(values, token, data.slice(from), heads.row_stride),
+                            false => block.store(values, token, data.slice(from)),
                         }
                     }
                 }
-                row += count;
             }
-        });
+            row += count;
+        }
     }
 }
 

@@ -10,8 +10,7 @@
 //! `sum = fma(integer sum, weight scale * input scale, sum)`. Every tier therefore gives the same bits.
 
 use super::kernels::{Elements, Kernels};
-use super::memory::Buffer;
-use super::{Compute, CpuBackend, Shared, StoredWeight, TASKS_PER_THREAD};
+use super::{Compute, CpuBackend, Shared, StoredWeight};
 use crate::backend::{Backend, Linear, Tensor, scratch_elements};
 use crate::encoding::{Encoding, PANEL, Scheme};
 use std::ops::Range;
@@ -319,24 +318,6 @@ impl CpuBackend {
                 });
             }
         }
-    }
-
-    /// Panels of a stored matrix, made by all threads. `TASKS_PER_THREAD` evens out their speeds.
-    pub(super) fn quantize_panels(&mut self, from: Elements, outs: usize, ins: usize, scheme: Scheme, to: &mut Buffer) {
-        let bytes = scheme.panel_bytes(ins);
-        let all = Shared(to.as_mut_ptr());
-        let panels = outs.div_ceil(PANEL);
-        let tasks = (self.pool.threads() * TASKS_PER_THREAD).min(panels);
-        let step = panels.div_ceil(tasks.max(1)).max(1);
-        self.ranges(panels.div_ceil(step), 1, usize::MAX >> 24, &|range, local| {
-            for panel in range.start * step..panels.min(range.end * step) {
-                let rows = panel * PANEL..outs.min((panel + 1) * PANEL);
-                local.clear();
-                local.extend((rows.start * ins..rows.end * ins).map(|i| from.get(i)));
-                // SAFETY: the buffer has `panels` panels, and this one is this task's.
-                scheme.quantize(local, ins, unsafe { all.slice(panel * bytes..(panel + 1) * bytes) });
-            }
-        });
     }
 }
 

@@ -10,12 +10,14 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 mod experts;
+mod heads;
 pub mod kernels;
 pub mod kv;
 pub mod linear;
 mod memory;
 pub mod pool;
 pub mod portable;
+mod quantize;
 pub mod reference;
 mod rotary;
 
@@ -306,20 +308,14 @@ impl Backend for CpuBackend {
 
     fn quantize(
         &mut self,
-        bytes: HostBytes,
+        bytes: &[u8],
         dtype: DType,
         outs: usize,
         ins: usize,
         scheme: Scheme,
-    ) -> Result<HostBytes> {
-        let what = "quantized weights";
-        let from = Elements::new((*bytes).as_ref(), dtype)
-            .filter(|elements| elements.len() == outs * ins)
-            .ok_or_else(|| Error::internal(format!("a matrix of {outs} x {ins} {dtype} is not that")))?;
-        let len = scheme.bytes(outs, ins).ok_or_else(|| Error::memory(what, u64::MAX))?;
-        let mut panels = Buffer::zeroed(len, what)?;
-        self.quantize_panels(from, outs, ins, scheme, &mut panels);
-        Ok(Arc::new(panels))
+        panels: &mut [u8],
+    ) -> Result<()> {
+        self.quantize_panels(bytes, dtype, [outs, ins], scheme, panels)
     }
 
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
@@ -396,6 +392,10 @@ impl Backend for CpuBackend {
             let angles = unsafe { angles.slice(row * rotary.dims..(row + 1) * rotary.dims) };
             rotary::rotate(&mut head[rotary.start..rotary.start + rotary.dims], angles, rotary.interleaved);
         });
+    }
+
+    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
+        self.place_rows(placement, ragged);
     }
 
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {

@@ -213,8 +213,8 @@ pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     if matches!(o.weights, Type::F32 | Type::Bf16) {
         return unsupported("weights", "another float type than the stored one");
     }
-    if matches!(o.kv, Type::Q8 | Type::Q4) {
-        return unsupported("kv", "a quantized cache");
+    if o.kv == Type::Q4 {
+        return unsupported("kv", "a 4-bit cache");
     }
     Ok(())
 }

@@ -143,6 +143,7 @@ impl Sizing {
         let host_logits_bytes = HostLogits::bytes(logits_rows, a.vocab);
         let kv = match (o.kv, o.compute) {
             (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
+            (Type::Q8, _) => DType::I8,
             _ => DType::Bf16,
         };
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
@@ -269,7 +270,7 @@ mod tests {
         folders.chain([root.join("models/storyteller")]).collect()
     }
 
-    fn variants(budget: u64) -> [EngineOptions; 8] {
+    fn variants(budget: u64) -> [EngineOptions; 9] {
         let base = || EngineOptions { memory_budget: budget, threads: 1, ..EngineOptions::default() };
         [
             base(),
@@ -277,6 +278,7 @@ mod tests {
             EngineOptions { compute: Type::F32, page_tokens: 7, ..base() },
             EngineOptions { max_running: 3, step_tokens: 17, context_length: 33, ..base() },
             EngineOptions { max_running: 100, kv: Type::F32, ..base() },
+            EngineOptions { max_running: 3, kv: Type::Q8, page_tokens: 7, ..base() },
             EngineOptions { weights: Type::Q8, ..base() },
             EngineOptions { weights: Type::Q4, ..base() },
             EngineOptions { weights: Type::Q4, no_mmap: true, ..base() },

@@ -1,7 +1,7 @@
 //! Attention and the storing of keys and values, on every tier and page type: GB of keys and values read per second,
 //! GFLOP/s, and microseconds, beside what this machine reads from memory and multiplies from registers.
 //!
-//!     cargo bench --bench attention [-- THREADS [TIER]]
+//!     cargo bench --bench attention [-- THREADS [TIER [PAGES]]]
 //!
 //! Shapes: 16 query heads on 8 KV heads of 128. The layers of the pages together are larger than caches, and each
 //! measurement goes through all of them, as a step does. The median over the rounds counts.
@@ -17,7 +17,7 @@ const HEADS: usize = 16;
 const KV_HEADS: usize = 8;
 const DIM: usize = 128;
 const PAGE_TOKENS: usize = 16;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 /// Bytes of keys and values a measurement reads at least, if layers suffice.
 const BYTES_MIN: usize = 256 << 20;
 const LAYERS_MAX: usize = 64;
@@ -44,6 +44,7 @@ fn main() {
     let mut args = std::env::args().skip(1).filter(|a| !a.starts_with('-'));
     let threads = args.next().and_then(|a| a.parse().ok()).unwrap_or(2);
     let only = args.next().map(|a| a.to_lowercase());
+    let pages = args.next();
     println!("{threads} threads; memory is read at {:.1} GB/s", read_limit(threads));
     for &(name, limit) in &register_limits(threads) {
         println!("{name} from registers: {limit:.0} GFLOP/s");
@@ -57,6 +58,9 @@ fn main() {
             continue;
         }
         for dtype in [DType::F32, DType::Bf16, DType::I8] {
+            if pages.as_ref().is_some_and(|p| *p != dtype.to_string()) {
+                continue;
+            }
             for work in &WORKS {
                 measure(tier, threads, dtype, work);
             }

@@ -252,7 +252,6 @@ fn wrong_usage_is_two_and_failure_is_one() {
         (&["/no/such/folder"][..], "/no/such/folder"),
         (&["--plot", "/no/such/folder/x.svg"], "/no/such/folder/x.svg"),
         (&["--device", "cuda"], "device"),
-        (&["--kv", "q8"], "kv"),
         (&["--prompt-len", "5000"], "--prompt-len"),
         (&["--context", "5000"], "context_length"),
     ] {

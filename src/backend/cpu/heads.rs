@@ -21,7 +21,7 @@ impl CpuBackend {
         let (kernels, eps, norm_last) = (self.kernels, placement.eps, placement.norm_last);
         let work = ((q.heads + k.heads) * q.dim + v.heads * v.dim) * 4;
         self.ranges(rows, 1, work, &|range, _| {
-            for row in range {
+            for row in range.clone() {
                 // SAFETY: inside the checked tensor, which no task writes.
                 let angles = unsafe { angles.slice(row * rotary.dims..(row + 1) * rotary.dims) };
                 for (heads, data, gain) in [(q, q_data, gains[0]), (k, k_data, gains[1])] {
@@ -44,9 +44,9 @@ impl CpuBackend {
                         }
                     }
                 }
-                // SAFETY: the row's keys are finished, no task writes values, and each row is another token of its sequence.
-                unsafe { store.row(ragged, row, k_data, v_data) };
             }
+            // SAFETY: the rows' keys are finished, no task writes values, and each row is another token of its sequence.
+            unsafe { store.rows(ragged, range, k_data, v_data) };
         });
     }
 }

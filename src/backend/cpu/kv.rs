@@ -176,7 +176,7 @@ impl CpuBackend {
             return Err(Error::unsupported(format!("KV pages of {} are not supported on the CPU", shape.dtype)));
         }
         let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
-        let bytes = bytes.and_then(|b| b.checked_next_multiple_of(4)).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
         let layout = (self.kernels.attention.layout)(&shape);
         self.groups.push(Group { shape, layout, buffer: Buffer::zeroed(bytes, what)? });
         Ok(KvPages((self.groups.len() - 1) as u32))
@@ -206,10 +206,8 @@ impl CpuBackend {
         let [k_data, v_data] = [k, v].map(|h| self.shared(h.tensor, h.span(rows)));
         let store = StoreRows::new(&mut self.groups[pages.0 as usize], layer, k, v);
         self.ranges(rows, 1, k.heads * (k.dim + v.dim) * 4, &|range, _| {
-            for row in range {
-                // SAFETY: no task writes keys or values, and each row is another token of its sequence.
-                unsafe { store.row(ragged, row, k_data, v_data) };
-            }
+            // SAFETY: no task writes keys or values, and each row is another token of its sequence.
+            unsafe { store.rows(ragged, range, k_data, v_data) };
         });
     }
 }
@@ -234,25 +232,40 @@ impl StoreRows {
         StoreRows { blocks: Shared(group.buffer.as_mut_ptr()), limit, shape, layout, layer, k, v }
     }
 
-    /// Stores all heads of a row.
+    /// Stores all heads of the rows `range`.
     ///
     /// # Safety
-    /// `k_data` and `v_data` are where the heads begin and cover the row, which nobody writes meanwhile; no other task has
-    /// the same token of the same sequence.
-    pub unsafe fn row(&self, ragged: Ragged, row: usize, k_data: Shared<f32>, v_data: Shared<f32>) {
+    /// `k_data` and `v_data` are where the heads begin and cover the rows, which nobody writes meanwhile; no other task has
+    /// the same tokens of the same sequences.
+    pub unsafe fn rows(&self, ragged: Ragged, range: Range<usize>, k_data: Shared<f32>, v_data: Shared<f32>) {
         let shape = self.shape;
-        let position = ragged.positions[row] as usize;
-        let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
-        let frame = ragged.tables[page];
-        for head in 0..shape.kv_heads {
-            let start = head_offset(&shape, self.layer, frame, head);
-            assert!(start + head_bytes(&shape) <= self.limit, "frame {frame} is outside the pages");
-            let block = StoreBlock { start: self.blocks.start().wrapping_add(start), shape, layout: self.layout };
-            // SAFETY: the caller's promise; the block was just checked.
-            unsafe {
-                block.store(false, position % shape.page_tokens, k_data.slice(self.k.at(row, head)));
-                block.store(true, position % shape.page_tokens, v_data.slice(self.v.at(row, head)));
+        let mut row = range.start;
+        while row < range.end {
+            let position = ragged.positions[row] as usize;
+            let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
+            let (frame, token) = (ragged.tables[page], position % shape.page_tokens);
+            // Rows of a sequence are adjacent, so the last one of a whole group tells.
+            let whole = self.layout == Layout::Lanes
+                && token.is_multiple_of(GROUP)
+                && row + GROUP <= range.end
+                && ragged.sequences[row] == ragged.sequences[row + GROUP - 1];
+            let count = if whole { GROUP } else { 1 };
+            for head in 0..shape.kv_heads {
+                let start = head_offset(&shape, self.layer, frame, head);
+                assert!(start + head_bytes(&shape) <= self.limit, "frame {frame} is outside the pages");
+                let block = StoreBlock { start: self.blocks.start().wrapping_add(start), shape, layout: self.layout };
+                for (values, heads, data) in [(false, &self.k, k_data), (true, &self.v, v_data)] {
+                    let from = heads.at(row, head).start..heads.at(row + count - 1, head).end;
+                    // SAFETY: the caller's promise; the block was just checked.
+                    unsafe {
+                        match whole {
+                            true => block.store_group(values, token, data.slice(from), heads.row_stride),
+                            false => block.store(values, token, data.slice(from)),
+                        }
+                    }
+                }
             }
+            row += count;
         }
     }
 }
@@ -277,12 +290,68 @@ impl StoreBlock {
                 DType::Bf16 => self.put(values, token, from, f32_to_bf16),
                 DType::F16 => self.put(values, token, from, |v| half::f16::from_f32(v).to_bits()),
                 DType::I8 => {
-                    let (scale, inverse) = scale_of(from);
-                    let at = self.start.add(scale_offset(&self.shape, values, token));
-                    at.cast::<f32>().write_unaligned(scale);
-                    self.put(values, token, from, |v| (v * inverse).round_ties_even() as i8);
+                    let inverse = self.put_scale(values, token, from);
+                    self.put(values, token, from, |v| quantize(v, inverse));
                 }
                 other => unreachable!("pages of {other} are refused when they are made"),
+            }
+        }
+    }
+
+    /// Stores the keys or values of [`GROUP`] tokens, `stride` elements apart, in lanes; `token` is the first.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store`] for all of them; the layout is [`Layout::Lanes`].
+    unsafe fn store_group(&self, values: bool, token: usize, from: &[f32], stride: usize) {
+        let dim = if values { self.shape.v_dim } else { self.shape.k_dim };
+        let row = |t: usize| &from[t * stride..t * stride + dim];
+        // SAFETY: as in `store`.
+        unsafe {
+            if self.shape.dtype == DType::Bf16 {
+                return self.put_group(values, token, dim, |t, d| f32_to_bf16(from[t * stride + d]));
+            }
+            let mut inverse = [0.0; GROUP];
+            for (t, inverse) in inverse.iter_mut().enumerate() {
+                *inverse = self.put_scale(values, token + t, row(t));
+            }
+            self.put_group(values, token, dim, |t, d| quantize(from[t * stride + d], inverse[t]));
+        }
+    }
+
+    /// Stores the factor of a row; returns what to multiply by to quantize it.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store`].
+    unsafe fn put_scale(&self, values: bool, token: usize, row: &[f32]) -> f32 {
+        let (scale, inverse) = scale_of(row);
+        // SAFETY: inside the head block; the caller's promise.
+        unsafe { self.start.add(scale_offset(&self.shape, values, token)).cast::<f32>().write_unaligned(scale) };
+        inverse
+    }
+
+    /// Elements `of(token, d)` of a group, in the order of memory.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store_group`], for pages of `T`.
+    #[inline(always)]
+    unsafe fn put_group<T>(&self, values: bool, token: usize, dim: usize, of: impl Fn(usize, usize) -> T) {
+        // SAFETY: a group's keys, and its values, are `GROUP * dim` elements that lie together.
+        unsafe {
+            let base = self.start.cast::<T>().add(element_offset(&self.shape, self.layout, values, token, 0));
+            if values {
+                for pair in 0..GROUP / 2 {
+                    for d in 0..dim {
+                        let both = [of(2 * pair, d), of(2 * pair + 1, d)];
+                        base.add((pair * dim + d) * 2).cast::<[T; 2]>().write(both);
+                    }
+                }
+            } else {
+                for pair in 0..dim / 2 {
+                    for t in 0..GROUP {
+                        let both = [of(t, 2 * pair), of(t, 2 * pair + 1)];
+                        base.add((pair * GROUP + t) * 2).cast::<[T; 2]>().write(both);
+                    }
+                }
             }
         }
     }
@@ -304,6 +373,13 @@ impl StoreBlock {
             }
         }
     }
+}
+
+/// An element of an 8-bit row, to the nearest, ties to even. Not a number becomes anything: its row's factor tells.
+#[inline(always)]
+fn quantize(v: f32, inverse: f32) -> i8 {
+    // Adding this leaves the nearest integer in the low mantissa bits, without a call on processors that cannot round.
+    (v * inverse + 12_582_912.0).to_bits() as i8
 }
 
 /// The factor of an 8-bit row and what to multiply by to quantize it. A row that is not finite gets a factor that is not.

@@ -277,7 +277,8 @@ typedef struct astrai_engine_options {
   int32_t cpu_tier;
   /// ASTRAI_TYPE_* of computation; F32 is the reference mode.
   int32_t compute;
-  /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored.
+  /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8 and Q4 quantize the matrices of the layers while the engine
+  /// opens, and the output matrix to 8 bits; their inputs are 8-bit then, also with compute F32.
   int32_t weights;
   /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute.
   int32_t kv;
@@ -539,7 +540,8 @@ typedef struct astrai_plan {
   uint32_t context_length;
   /// Sequences of context_length tokens that fit at the same time, at most max_running; of shorter ones more may run.
   uint32_t max_sequences;
-  /// Tensors the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied.
+  /// Weights the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied; quantized ones are memory of the
+  /// engine's own.
   uint64_t weight_bytes;
   /// All pages of the KV cache.
   uint64_t kv_bytes;

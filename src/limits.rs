@@ -18,6 +18,9 @@ pub const TENSORS_MAX: usize = 1 << 20;
 /// Most dimensions of a tensor.
 pub const TENSOR_RANK_MAX: usize = 8;
 
+/// Stored bytes that are quantized between two progress reports, at least sixteen rows.
+pub const QUANTIZED_PIECE_BYTES: usize = 16 << 20;
+
 /// Most layers of a model.
 pub const LAYERS_MAX: usize = 1024;
 /// Largest hidden, intermediate or projection width, in elements.

@@ -191,6 +191,6 @@ fn options_out_of_range_or_not_built_are_refused_by_name() {
     refused(EngineOptions { context_length: 1 << 20, ..base() }, Status::Argument, "context_length");
     refused(EngineOptions { memory_budget: 1, ..base() }, Status::Memory, "memory_budget");
     refused(EngineOptions { device: Device::Cuda, ..base() }, Status::Unsupported, "device");
-    refused(EngineOptions { weights: Type::Q4, ..base() }, Status::Unsupported, "weights");
+    refused(EngineOptions { weights: Type::Bf16, ..base() }, Status::Unsupported, "weights");
     refused(EngineOptions { cpu_tier: CpuTier::Neon, ..base() }, Status::Unsupported, "cpu_tier");
 }

@@ -13,12 +13,13 @@
 pub mod cpu;
 
 use crate::dtype::DType;
+use crate::encoding::{Encoding, Scheme};
 use crate::error::Result;
 use std::sync::Arc;
 
 /// Bumped whenever a kernel or the forward pass gives other bits than before: keys and values saved by another version
 /// are not continued.
-pub const NUMERICS_VERSION: u32 = 1;
+pub const NUMERICS_VERSION: u32 = 2;
 
 /// Host bytes that a weight is made from. They stay valid and unmoved while the `Arc` lives, so that a backend may
 /// use them in place.
@@ -38,6 +39,12 @@ impl Tensor {
     pub fn at(self, elements: usize) -> Tensor {
         Tensor { buffer: self.buffer, offset: self.offset + elements }
     }
+}
+
+/// Elements of scratch that `rows` input rows of `ins` elements need in [`Backend::linear`] and [`Backend::gated`]: room for
+/// them in any narrower form, whole blocks of rows, and for quantized ones 8 bytes for each group of at least 32.
+pub fn scratch_elements(rows: usize, ins: usize) -> usize {
+    rows.next_multiple_of(16).saturating_mul(ins.next_multiple_of(64))
 }
 
 /// A matrix `[out, in]` or, with `out` = 1, a vector, resident on the device.
@@ -79,6 +86,19 @@ pub struct Heads {
     pub dim: usize,
 }
 
+impl Heads {
+    /// Elements from the tensor's first to the end of the last head of the last of `rows`, of which there is one at least.
+    pub fn span(&self, rows: usize) -> usize {
+        (rows - 1) * self.row_stride + (self.heads - 1) * self.head_stride + self.dim
+    }
+
+    /// The elements of a head.
+    pub fn at(&self, row: usize, head: usize) -> std::ops::Range<usize> {
+        let start = row * self.row_stride + head * self.head_stride;
+        start..start + self.dim
+    }
+}
+
 /// A rotary embedding of part of every head.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotary {
@@ -107,18 +127,19 @@ pub struct KvShape {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
-    /// Element type of both.
+    /// Element type of both; with `i8`, each key and each value has an f32 factor.
     pub dtype: DType,
 }
 
 impl KvShape {
+    /// Bytes of one token of one head: key, value and their factors. Sizes were checked against limits.
+    pub fn token_bytes(&self) -> usize {
+        (self.k_dim + self.v_dim) * self.dtype.size() + if self.dtype == DType::I8 { 8 } else { 0 }
+    }
+
     /// Bytes of one page frame, all layers; `None` when that overflows.
     pub fn frame_bytes(&self) -> Option<usize> {
-        (self.k_dim + self.v_dim)
-            .checked_mul(self.kv_heads)?
-            .checked_mul(self.page_tokens)?
-            .checked_mul(self.layers)?
-            .checked_mul(self.dtype.size())
+        self.token_bytes().checked_mul(self.kv_heads)?.checked_mul(self.page_tokens)?.checked_mul(self.layers)
     }
 }
 
@@ -138,6 +159,29 @@ pub struct Ragged<'a> {
     pub tables: &'a [u32],
     /// `[sequences]`: first entry of each sequence's table.
     pub table_starts: &'a [u32],
+}
+
+/// What happens to queries, keys and values between their projections and attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    /// Queries, normed and rotated in place.
+    pub q: Heads,
+    /// Keys, normed and rotated in place, and stored.
+    pub k: Heads,
+    /// Values, stored.
+    pub v: Heads,
+    /// Gains of the head norms of queries and keys.
+    pub norms: Option<[Weight; 2]>,
+    /// The norms come after the rotation instead of before it.
+    pub norm_last: bool,
+    /// Of the norms.
+    pub eps: f32,
+    /// Rotation of both.
+    pub rotary: Rotary,
+    /// The layer group's pages.
+    pub pages: KvPages,
+    /// Layer within the group.
+    pub layer: usize,
 }
 
 /// Attention of one layer.
@@ -193,6 +237,8 @@ pub struct Experts<'a> {
     pub out: Tensor,
     /// Scratch: `rows * (hidden + 2 * intermediate)` elements.
     pub scratch: Tensor,
+    /// Scratch of the products: [`scratch_elements`] of the wider of hidden and intermediate.
+    pub products: Tensor,
 }
 
 /// Bytes a backend has been asked to hold.
@@ -220,8 +266,20 @@ pub trait Backend: Send {
     /// Reserves `elements` zeroed f32 for `what`.
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor>;
 
-    /// Makes a weight of `outs * ins` elements stored row by row in `bytes`, whose length has been checked.
-    fn weight(&mut self, bytes: HostBytes, dtype: DType, outs: usize, ins: usize) -> Result<Weight>;
+    /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
+    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;
+
+    /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes` into `panels`: what [`Backend::weight`] takes, and what
+    /// may be kept in a file, the same on every machine. A large matrix may come in pieces of whole panels.
+    fn quantize(
+        &mut self,
+        bytes: &[u8],
+        dtype: DType,
+        outs: usize,
+        ins: usize,
+        scheme: Scheme,
+        panels: &mut [u8],
+    ) -> Result<()>;
 
     /// Reserves the pages of a layer group.
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;
@@ -243,8 +301,14 @@ pub trait Backend: Send {
     /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.ins]`; may be in place.
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
 
-    /// Products that share the input `x[rows, ins]`.
-    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]);
+    /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`].
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
+
+    /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`; `up.out` is left undefined.
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
+        self.linear(x, rows, &[gate, up], scratch);
+        self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
+    }
 
     /// [`Backend::rms_norm`] of every head, in place.
     fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize);
@@ -254,6 +318,23 @@ pub trait Backend: Send {
 
     /// Stores keys and values of the rows into their pages.
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged);
+
+    /// [`Backend::head_norm`], [`Backend::rotate`] and [`Backend::store_kv`] as `placement` says.
+    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
+        let Placement { q, k, v, rotary, eps, .. } = *placement;
+        let rows = ragged.positions.len();
+        for (i, heads) in [q, k].into_iter().enumerate() {
+            let gain = placement.norms.map(|gains| gains[i]);
+            if let (Some(gain), false) = (gain, placement.norm_last) {
+                self.head_norm(heads, gain, eps, rows);
+            }
+            self.rotate(heads, rotary, rows);
+            if let (Some(gain), true) = (gain, placement.norm_last) {
+                self.head_norm(heads, gain, eps, rows);
+            }
+        }
+        self.store_kv(placement.pages, placement.layer, k, v, ragged);
+    }
 
     /// Causal attention of every row over the pages of its sequence, its own token included; query heads share KV
     /// heads in equal groups.

@@ -3,6 +3,7 @@
 
 pub use crate::backend::cpu::Tier as CpuTier;
 use crate::dtype::DType;
+pub use crate::encoding::Encoding;
 use crate::error::Error;
 use crate::limits;
 pub use crate::scheduler::Policy;
@@ -85,7 +86,9 @@ pub struct EngineOptions {
     pub cpu_tier: CpuTier,
     /// Precision of activations; [`Type::F32`] is the reference mode.
     pub compute: Type,
-    /// Weight format; automatic keeps weights as stored.
+    /// Weight format: automatic keeps weights as stored, [`Type::Q8`] and [`Type::Q4`] quantize the matrices of products while
+    /// the engine opens. Of the 4-bit format the output matrix has 8 bits; embedding, norms, biases and the router of experts
+    /// stay as stored. Products with quantized weights take 8-bit inputs, whatever `compute` says.
     pub weights: Type,
     /// Element type of KV pages; automatic follows `compute`.
     pub kv: Type,
@@ -326,8 +329,9 @@ pub struct Info {
     pub threads: u32,
     /// Precision of computation.
     pub compute: Type,
-    /// Element type in which most bytes of the weights are stored; `None` of an engine for text only.
-    pub weights: Option<DType>,
+    /// How the matrices of the layers are stored: quantized, or the element type of most bytes of the weights; `None` of an
+    /// engine for text only.
+    pub weights: Option<Encoding>,
     /// Element type of the KV pages; `None` of an engine for text only.
     pub kv: Option<DType>,
     /// Vocabulary size of the model, padding included.

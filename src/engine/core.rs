@@ -64,7 +64,7 @@ pub(super) struct Machine {
     pub backend: Box<dyn Backend>,
     /// Kept for the hash of its weights ([`super::identity`]), and let go with the rest.
     #[allow(dead_code, reason = "the identity reads it through a weak pointer")]
-    pub source: Arc<dyn ModelSource>,
+    pub source: Option<Arc<dyn ModelSource>>,
     pub sampler: Sampler,
     pub allowed: AllowedTokens,
     pub plan: BatchPlan,

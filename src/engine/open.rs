@@ -6,13 +6,13 @@ use super::duty::Duty;
 use super::identity::Identity;
 use super::plan::{Prospect, Sizing};
 use super::prompt::TextKit;
-use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::{Compute, CpuBackend};
 use crate::backend::{Backend, KvShape};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
 use crate::model::architecture::Architecture;
 use crate::model::families::Family;
-use crate::model::{Model, Step, Tables, weights};
+use crate::model::{Model, Recipe, Step, Tables, loader, weights};
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
@@ -102,20 +102,21 @@ fn finish(
     source: Arc<dyn ModelSource>,
     options: &EngineOptions,
     read: u64,
-    progress: weights::Progress,
+    progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
     let Prepared { prospect, defaults, text } = prepared;
-    let Prospect { family, model_type, architecture, sizing } = prospect;
+    let Prospect { family, model_type, architecture, recipe, sizing } = prospect;
     let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
-    let backend = CpuBackend::new(options.cpu_tier, options.threads as usize, thread_options)?;
+    let compute = if options.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 };
+    let backend = CpuBackend::new(options.cpu_tier, compute, options.threads as usize, thread_options)?;
     let info = Info {
         model_type,
         device_name: backend.name(),
         device: Device::Cpu,
         cpu_tier: backend.tier(),
         threads: backend.threads() as u32,
-        weights: weights::stored_as(&architecture, family, &*source)?,
+        weights: weights::encoding(&architecture, family, &*source, recipe)?,
         kv: Some(sizing.kv),
         compute: if options.compute == Type::F32 { Type::F32 } else { Type::Bf16 },
         vocab_size: architecture.vocab as u32,
@@ -130,7 +131,11 @@ fn finish(
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
     let identity = Identity::of(&source, &info, options.weights, shapes)?;
     let allowed = allowed_tokens(&text, architecture.vocab)?;
-    let parts = Parts { family, architecture, source, allowed };
+    if options.no_mmap && recipe.quantizes() {
+        // Its weights are let go as soon as they are bound, so that they are not in memory twice.
+        identity.description()?;
+    }
+    let parts = Parts { family, architecture, recipe, source, allowed, keep: !(options.no_mmap && recipe.quantizes()) };
     let mut binding = |done: u64, total: u64| {
         let half = if read == 0 { total } else { read };
         let share = (done as f64 / total.max(1) as f64).min(1.0);
@@ -204,8 +209,8 @@ pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     if matches!(o.compute, Type::Q8 | Type::Q4) {
         return Err(Error::argument("option compute is a quantized type; it takes f32 or bf16").about("compute"));
     }
-    if o.weights != Type::Auto {
-        return unsupported("weights", "another format than the stored one");
+    if matches!(o.weights, Type::F32 | Type::Bf16) {
+        return unsupported("weights", "another float type than the stored one");
     }
     if matches!(o.kv, Type::Q8 | Type::Q4) {
         return unsupported("kv", "a quantized cache");
@@ -224,7 +229,10 @@ fn allowed_tokens(text: &TextKit, vocab: usize) -> Result<AllowedTokens> {
 struct Parts<'a> {
     family: &'a Family,
     architecture: Architecture,
+    recipe: Recipe,
     source: Arc<dyn ModelSource>,
+    /// Keep the source while the engine is open.
+    keep: bool,
     allowed: AllowedTokens,
 }
 
@@ -232,12 +240,13 @@ fn build(
     parts: Parts,
     sizing: &Sizing,
     mut backend: Box<dyn Backend>,
-    progress: weights::Progress,
+    progress: loader::Progress,
     log: Log,
 ) -> Result<Machine> {
-    let Parts { family, architecture, source, allowed } = parts;
+    let Parts { family, architecture, recipe, source, keep, allowed } = parts;
     let mut note = |line| log(LogLevel::Debug, line);
-    let bound = weights::bind(&architecture, family, &*source, &mut *backend, progress, &mut note)?;
+    let bound = loader::bind(&architecture, family, &*source, recipe, &mut *backend, progress, &mut note)?;
+    let source = keep.then_some(source);
     let shapes: Vec<KvShape> =
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();
     let vocab = architecture.vocab;

@@ -12,7 +12,8 @@ use crate::limits;
 use crate::model::architecture::Architecture;
 use crate::model::config::Config;
 use crate::model::families::{self, Family};
-use crate::model::{Model, weights};
+use crate::model::weights::{self, Sizes};
+use crate::model::{Model, Recipe};
 use crate::os::memory;
 use crate::source::{Folder, ModelSource};
 use std::path::Path;
@@ -34,7 +35,8 @@ pub struct Plan {
     /// Sequences of `context_length` tokens whose pages are there at the same time, at most the slots. More may run as
     /// long as they are shorter.
     pub max_sequences: u32,
-    /// Bytes of the tensors the model uses; mapped from the files, or with `no_mmap` copied to memory.
+    /// Bytes of the weights the model uses: tensors as stored, mapped from the files or with `no_mmap` copied to memory, and
+    /// quantized ones, which are memory of the engine's own.
     pub weight_bytes: u64,
     /// Bytes of all KV pages.
     pub kv_bytes: u64,
@@ -72,6 +74,7 @@ pub(super) struct Prospect {
     pub family: &'static Family,
     pub model_type: String,
     pub architecture: Architecture,
+    pub recipe: Recipe,
     pub sizing: Sizing,
 }
 
@@ -81,9 +84,19 @@ impl Prospect {
         let (family, model_type) = families::find(source.config()?, source.subject())?;
         let config = Config::new(source.config()?, source.subject());
         let architecture = (family.architecture)(&config, &model_type)?;
-        let weight_bytes = weights::bytes(&architecture, family, source)?;
-        let sizing = Sizing::of(options, &architecture, weight_bytes, free)?;
-        Ok(Prospect { family, model_type, architecture, sizing })
+        let recipe = recipe(options.weights);
+        let weights = weights::sizes(&architecture, source, recipe)?;
+        let sizing = Sizing::of(options, &architecture, weights, free)?;
+        Ok(Prospect { family, model_type, architecture, recipe, sizing })
+    }
+}
+
+/// What the option `weights` means.
+fn recipe(weights: Type) -> Recipe {
+    match weights {
+        Type::Q8 => Recipe::Q8,
+        Type::Q4 => Recipe::Q4,
+        Type::Auto | Type::F32 | Type::Bf16 => Recipe::STORED,
     }
 }
 
@@ -101,7 +114,7 @@ pub(super) struct Sizing {
     pub frames: usize,
     pub kv: DType,
     pub policy: Policy,
-    weight_bytes: u64,
+    weights: Sizes,
     /// Of one page in all layer groups.
     page_bytes: u64,
     workspace_bytes: u64,
@@ -111,7 +124,7 @@ pub(super) struct Sizing {
 }
 
 impl Sizing {
-    fn of(o: &EngineOptions, a: &Architecture, weight_bytes: u64, free: Option<u64>) -> Result<Sizing> {
+    fn of(o: &EngineOptions, a: &Architecture, weights: Sizes, free: Option<u64>) -> Result<Sizing> {
         let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
         let asked = o.context_length as usize;
         if asked > a.context {
@@ -142,7 +155,7 @@ impl Sizing {
             frames: 0,
             kv,
             policy: o.policy,
-            weight_bytes,
+            weights,
             page_bytes: page_bytes(a, page_tokens, kv)?,
             workspace_bytes: Model::workspace_bytes(a, step_tokens, logits_rows).saturating_add(host_logits_bytes),
             budget: (o.memory_budget > 0).then_some(o.memory_budget),
@@ -158,7 +171,7 @@ impl Sizing {
     /// that was asked for, or one page.
     fn choose_frames(&self, asked: usize) -> Result<usize> {
         let kv_bytes = match self.budget {
-            Some(budget) => budget.saturating_sub(self.weight_bytes).saturating_sub(self.workspace_bytes),
+            Some(budget) => budget.saturating_sub(self.weights.used()).saturating_sub(self.workspace_bytes),
             None => self.free.map_or(KV_BYTES_FALLBACK, |free| free / FREE_MEMORY_SHARE),
         };
         let affordable = kv_bytes / self.page_bytes.max(1);
@@ -173,7 +186,7 @@ impl Sizing {
     }
 
     fn total_bytes(&self) -> u64 {
-        self.kv_bytes().saturating_add(self.weight_bytes).saturating_add(self.workspace_bytes)
+        self.kv_bytes().saturating_add(self.weights.used()).saturating_add(self.workspace_bytes)
     }
 
     /// The answer to [`Engine::plan`].
@@ -184,7 +197,7 @@ impl Sizing {
             fits: available.is_none_or(|available| self.total_bytes() <= available),
             context_length: self.context as u32,
             max_sequences: (self.frames / pages_each).min(self.running_max) as u32,
-            weight_bytes: self.weight_bytes,
+            weight_bytes: self.weights.used(),
             kv_bytes: self.kv_bytes(),
             workspace_bytes: self.workspace_bytes,
             total_bytes: self.total_bytes(),
@@ -192,6 +205,16 @@ impl Sizing {
             kv_tokens: self.frames as u64 * self.page_tokens as u64,
             kv_bytes_per_token: self.page_bytes / self.page_tokens as u64,
         }
+    }
+
+    /// Memory of our own, at its most: mapped weights are the system's. With `no_mmap` all that quantized weights are made from
+    /// is there until the last is made; KV pages and workspace come after.
+    fn own_bytes(&self) -> u64 {
+        let total = self.total_bytes();
+        if self.no_mmap {
+            return total.max(self.weights.source.saturating_add(self.weights.quantized));
+        }
+        total.saturating_sub(self.weights.kept)
     }
 
     /// Refuses what does not fit: into the budget everything, without one all that has to be memory of our own.
@@ -206,7 +229,7 @@ impl Sizing {
                 (total_bytes, budget, "memory_budget", format!("{what} ({parts}); raise it, or {advice}"))
             }
             (None, Some(free)) => {
-                let needed = if self.no_mmap { total_bytes } else { total_bytes - weight_bytes };
+                let needed = self.own_bytes();
                 let what = format!("{free} bytes of memory are free, but these options take at least {needed}");
                 (needed, free, "memory", format!("{what} ({parts}); free some, or {advice}"))
             }
@@ -245,7 +268,7 @@ mod tests {
         folders.chain([root.join("models/storyteller")]).collect()
     }
 
-    fn variants(budget: u64) -> [EngineOptions; 5] {
+    fn variants(budget: u64) -> [EngineOptions; 8] {
         let base = || EngineOptions { memory_budget: budget, threads: 1, ..EngineOptions::default() };
         [
             base(),
@@ -253,6 +276,9 @@ mod tests {
             EngineOptions { compute: Type::F32, page_tokens: 7, ..base() },
             EngineOptions { max_running: 3, step_tokens: 17, context_length: 33, ..base() },
             EngineOptions { max_running: 100, kv: Type::F32, ..base() },
+            EngineOptions { weights: Type::Q8, ..base() },
+            EngineOptions { weights: Type::Q4, ..base() },
+            EngineOptions { weights: Type::Q4, no_mmap: true, ..base() },
         ]
     }
 

@@ -320,7 +320,8 @@ pub struct astrai_engine_options {
     pub cpu_tier: i32,
     /// ASTRAI_TYPE_* of computation; F32 is the reference mode.
     pub compute: i32,
-    /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored.
+    /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8 and Q4 quantize the matrices of the layers while the engine
+    /// opens, and the output matrix to 8 bits; their inputs are 8-bit then, also with compute F32.
     pub weights: i32,
     /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute.
     pub kv: i32,
@@ -446,7 +447,8 @@ pub struct astrai_plan {
     pub context_length: u32,
     /// Sequences of context_length tokens that fit at the same time, at most max_running; of shorter ones more may run.
     pub max_sequences: u32,
-    /// Tensors the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied.
+    /// Weights the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied; quantized ones are memory of the
+    /// engine's own.
     pub weight_bytes: u64,
     /// All pages of the KV cache.
     pub kv_bytes: u64,

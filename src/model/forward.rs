@@ -2,7 +2,7 @@
 
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
-use crate::backend::{self, Backend, Experts, Heads, KvPages, KvShape, Linear, Ragged, Rotary, Tensor};
+use crate::backend::{self, Backend, Experts, Heads, KvPages, KvShape, Linear, Placement, Ragged, Rotary, Tensor};
 use crate::error::Result;
 
 /// Page tables of one layer group in a step; see [`Ragged`].
@@ -57,6 +57,8 @@ struct Workspace {
     gate: Tensor,
     up: Tensor,
     experts: Tensor,
+    /// Inputs of products in another form.
+    products: Tensor,
     /// For each rotary embedding.
     angles: Vec<Tensor>,
     picked: Tensor,
@@ -71,11 +73,12 @@ struct Widths {
     inner: usize,
     router: usize,
     experts: usize,
+    products: usize,
 }
 
 impl Widths {
     fn of(a: &Architecture) -> Widths {
-        let mut w = Widths { q: 0, kv: 0, latent: 1, inner: 0, router: 1, experts: 1 };
+        let mut w = Widths { q: 0, kv: 0, latent: 1, inner: 0, router: 1, experts: 1, products: 0 };
         for layer in &a.layers {
             let t = &layer.attention;
             w.q = w.q.max(t.heads * t.head_dim);
@@ -94,6 +97,7 @@ impl Widths {
         }
         // The gate of the attention's result borrows the feed-forward's place.
         w.inner = w.inner.max(w.q);
+        w.products = a.hidden.max(w.inner).max(w.latent).max(w.experts);
         w
     }
 
@@ -128,8 +132,10 @@ impl Model {
     /// Bytes of workspace [`Model::new`] will reserve, exactly.
     pub fn workspace_bytes(a: &Architecture, step_tokens: usize, logits_rows: usize) -> u64 {
         let product = |rows: usize, width: usize| (rows as u64).saturating_mul(width as u64);
+        let w = Widths::of(a);
+        let elements = product(step_tokens, w.row(a)).saturating_add(product(logits_rows, a.hidden + a.vocab));
         let elements =
-            product(step_tokens, Widths::of(a).row(a)).saturating_add(product(logits_rows, a.hidden + a.vocab));
+            elements.saturating_add(backend::scratch_elements(step_tokens.max(logits_rows), w.products) as u64);
         elements.saturating_mul(4)
     }
 
@@ -157,6 +163,8 @@ impl Model {
             up: alloc(w.inner, "feed-forward")?,
             experts: alloc(w.experts, "experts")?,
             angles: a.rotaries.iter().map(|r| alloc(r.dims(), "rotary angles")).collect::<Result<_>>()?,
+            products: backend
+                .alloc(backend::scratch_elements(step_tokens.max(logits_rows), w.products), "inputs of products")?,
             picked: backend.alloc(logits_rows * a.hidden, "output rows")?,
             logits: backend.alloc(logits_rows * a.vocab, "logits")?,
         };
@@ -228,7 +236,7 @@ impl Model {
         backend.gather(ws.x, rows, a.hidden, ws.picked);
         backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
         let head = Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false };
-        backend.linear(ws.picked, rows.len(), &[head]);
+        backend.linear(ws.picked, rows.len(), &[head], ws.products);
         ws.logits
     }
 
@@ -245,59 +253,47 @@ impl Model {
         let q = heads(ws.q, t.heads, t.head_dim, t.heads * t.head_dim);
         let (k, v) = match w.kv {
             KvWeights::Direct { k, v } => {
-                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(k, ws.k), to(v, ws.v)]);
+                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(k, ws.k), to(v, ws.v)], ws.products);
                 let width = t.kv_heads * t.head_dim;
                 (heads(ws.k, t.kv_heads, t.head_dim, width), heads(ws.v, t.kv_heads, t.head_dim, width))
             }
             KvWeights::Latent { a, norm, b } => {
-                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(a, ws.latent)]);
+                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(a, ws.latent)], ws.products);
                 backend.rms_norm(ws.latent, norm, self.architecture.eps, rows, ws.latent);
-                backend.linear(ws.latent, rows, &[to(b, ws.k)]);
+                backend.linear(ws.latent, rows, &[to(b, ws.k)], ws.products);
                 let (both, width) = (2 * t.head_dim, 2 * t.head_dim * t.kv_heads);
                 (heads(ws.k, t.kv_heads, both, width), heads(ws.k.at(t.head_dim), t.kv_heads, both, width))
             }
         };
-        self.position(backend, t, w, [q, k], rows);
         let (group, index) = self.place[layer];
         let (pages, ragged) = (self.groups[group].1, step.ragged(group));
-        backend.store_kv(pages, index, k, v, ragged);
-        let attention =
-            backend::Attention { q, out: ws.attended, pages, layer: index, scale: t.scale, window: t.window };
-        backend.attention(attention, ragged);
-        if let Some(gate) = w.gate {
-            backend.linear(ws.y, rows, &[to(gate, ws.gate)]);
-            backend.sigmoid_mul(ws.attended, ws.gate, rows * t.heads * t.head_dim);
-        }
-        backend.linear(ws.attended, rows, &[Linear { accumulate: true, ..to(w.out, ws.x) }]);
-    }
-
-    /// Norms and rotates queries and keys.
-    fn position(&self, backend: &mut dyn Backend, t: &Attention, w: &LayerWeights, parts: [Heads; 2], rows: usize) {
         let spec = &self.architecture.rotaries[t.rotary];
         let rotary = Rotary {
-            angles: self.workspace.angles[t.rotary],
+            angles: ws.angles[t.rotary],
             start: t.rotary_start,
             dims: spec.dims(),
             interleaved: t.rotary_interleaved,
         };
-        let norms = w.head_norms.map_or([None, None], |(q, k)| [Some(q), Some(k)]);
-        for (heads, norm) in parts.into_iter().zip(norms) {
-            let apply_norm = |backend: &mut dyn Backend| {
-                if let Some(gain) = norm {
-                    backend.head_norm(heads, gain, self.architecture.eps, rows);
-                }
-            };
-            match t.head_norm {
-                HeadNorm::AfterRotary => {
-                    backend.rotate(heads, rotary, rows);
-                    apply_norm(backend);
-                }
-                HeadNorm::None | HeadNorm::BeforeRotary => {
-                    apply_norm(backend);
-                    backend.rotate(heads, rotary, rows);
-                }
-            }
+        let placement = Placement {
+            q,
+            k,
+            v,
+            norms: w.head_norms.map(|(q, k)| [q, k]),
+            norm_last: t.head_norm == HeadNorm::AfterRotary,
+            eps: self.architecture.eps,
+            rotary,
+            pages,
+            layer: index,
+        };
+        backend.place_heads(&placement, ragged);
+        let attention =
+            backend::Attention { q, out: ws.attended, pages, layer: index, scale: t.scale, window: t.window };
+        backend.attention(attention, ragged);
+        if let Some(gate) = w.gate {
+            backend.linear(ws.y, rows, &[to(gate, ws.gate)], ws.products);
+            backend.sigmoid_mul(ws.attended, ws.gate, rows * t.heads * t.head_dim);
         }
+        backend.linear(ws.attended, rows, &[Linear { accumulate: true, ..to(w.out, ws.x) }], ws.products);
     }
 
     /// `x += ffn(y)`.
@@ -305,22 +301,23 @@ impl Model {
         let ws = &self.workspace;
         match (weights, ffn) {
             (FfnWeights::Dense { gate, up, down }, _) => {
-                backend.linear(ws.y, rows, &[to(*gate, ws.gate), to(*up, ws.up)]);
-                backend.silu_mul(ws.gate, ws.up, rows * gate.weight.outs);
-                backend.linear(ws.gate, rows, &[Linear { accumulate: true, ..to(*down, ws.x) }]);
+                backend.gated(ws.y, rows, to(*gate, ws.gate), to(*up, ws.up), ws.products);
+                backend.linear(ws.gate, rows, &[Linear { accumulate: true, ..to(*down, ws.x) }], ws.products);
             }
             (FfnWeights::Experts { router, routed, shared }, Ffn::Experts { routing, .. }) => {
                 let factor = 1.0 / shared.len().max(1) as f32;
                 for expert in shared {
-                    backend.linear(ws.y, rows, &[plain(expert.gate, ws.gate), plain(expert.up, ws.up)]);
-                    backend.silu_mul(ws.gate, ws.up, rows * expert.gate.outs);
-                    backend.linear(ws.gate, rows, &[plain(expert.down, ws.attended)]);
+                    backend.gated(ws.y, rows, plain(expert.gate, ws.gate), plain(expert.up, ws.up), ws.products);
+                    backend.linear(ws.gate, rows, &[plain(expert.down, ws.attended)], ws.products);
                     backend.add_scaled(ws.x, ws.attended, factor, rows * expert.down.outs);
                 }
                 let logits = self.router;
-                backend.linear(ws.y, rows, &[plain(*router, logits)]);
+                backend.linear(ws.y, rows, &[plain(*router, logits)], ws.products);
                 let (routing, scratch) = (*routing, ws.experts);
-                backend.experts(Experts { experts: routed, logits, routing, x: ws.y, out: ws.x, scratch }, rows);
+                backend.experts(
+                    Experts { experts: routed, logits, routing, x: ws.y, out: ws.x, scratch, products: ws.products },
+                    rows,
+                );
             }
             (FfnWeights::Experts { .. }, Ffn::Dense { .. }) => {
                 unreachable!("weights are bound by this very architecture")

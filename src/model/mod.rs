@@ -1,16 +1,19 @@
 //! From `config.json` to logits: the configuration reader, the families, the binder of weights, the forward pass.
 //!
 //! Order of reading: [`architecture`] (what a model is), [`families`] (config to architecture), [`weights`] (architecture to
-//! tensors), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
+//! tensors), [`recipe`] (which of them are quantized), [`loader`] (from a checkpoint to a device), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
 
 pub mod architecture;
 pub mod config;
 pub mod families;
 pub mod forward;
+pub mod loader;
 mod random;
+pub mod recipe;
 pub mod rotary;
 pub mod weights;
 
 pub use architecture::Architecture;
 pub use forward::{Model, Step, Tables};
 pub use random::random_model;
+pub use recipe::Recipe;

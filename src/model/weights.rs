@@ -1,14 +1,14 @@
-//! Finding a model's tensors: walks an [`Architecture`], takes each tensor by name, checks its shape, and in the end
-//! demands that nothing in the checkpoint was left over.
+//! Which tensors a model has: walks an [`Architecture`] and takes each tensor by name, in one order, whether it is loaded
+//! ([`super::loader`]), sized or listed.
 
 use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjection};
 use super::families::Family;
-use crate::backend::{Backend, Expert, Weight};
+use super::recipe::{Part, Recipe};
+use crate::backend::{Expert, Weight};
 use crate::dtype::DType;
-use crate::error::{Error, Result, Status};
-use crate::source::{Bytes, ModelSource, TensorInfo};
-use std::collections::HashSet;
-use std::sync::Arc;
+use crate::encoding::{Encoding, Scheme};
+use crate::error::{Error, Result};
+use crate::source::{ModelSource, TensorInfo};
 
 /// A matrix with its bias.
 #[derive(Clone, Copy, Debug)]
@@ -59,36 +59,22 @@ pub struct Weights {
     pub lm_head: Weight,
 }
 
-/// Called with bytes done and in all; `false` aborts.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
-
-/// Binds every tensor of `source` to the architecture on `backend`. The log receives one line for each ignored tensor.
-pub fn bind(
-    architecture: &Architecture,
-    family: &Family,
-    source: &dyn ModelSource,
-    backend: &mut dyn Backend,
-    progress: Progress,
-    log: &mut dyn FnMut(String),
-) -> Result<Weights> {
-    let total = source.tensors()?.iter().map(tensor_bytes).fold(0, u64::saturating_add);
-    let mut loader = Loader { source, backend, used: HashSet::new(), progress, done: 0, total };
-    let weights = Binder { tensors: &mut loader }.model(architecture)?;
-    leftovers(architecture, family, source, &loader.used, log)?;
-    Ok(weights)
-}
-
-/// Name and shape of every tensor [`bind`] would take, in its order; of an output matrix that need not be there, too.
+/// Name and shape of every tensor of a model, in the order they are bound; of an output matrix that need not be there, too.
 pub fn expected(architecture: &Architecture) -> Result<Vec<(String, Vec<usize>)>> {
     let mut list = Listing(Vec::new());
-    Binder { tensors: &mut list }.model(architecture)?;
+    walk(architecture, Recipe::STORED, &mut list)?;
     Ok(list.0)
 }
 
-/// Where the binder gets its tensors.
-trait Tensors {
-    /// The tensor `name`, which must have the shape.
-    fn take(&mut self, name: String, shape: &[usize]) -> Result<Weight>;
+/// Takes every tensor of a model as a recipe makes it.
+pub(super) fn walk(architecture: &Architecture, recipe: Recipe, tensors: &mut dyn Tensors) -> Result<Weights> {
+    Binder { tensors, recipe }.model(architecture)
+}
+
+/// Where the tensors come from.
+pub(super) trait Tensors {
+    /// The tensor `name`, which must have the shape; quantized if a scheme is given.
+    fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight>;
     /// Whether there is a tensor `name`.
     fn has(&self, name: &str) -> Result<bool>;
 }
@@ -96,23 +82,14 @@ trait Tensors {
 /// Knows every tensor by name and shape.
 struct Binder<'a> {
     tensors: &'a mut dyn Tensors,
-}
-
-/// Takes tensors from a checkpoint to a device.
-struct Loader<'a> {
-    source: &'a dyn ModelSource,
-    backend: &'a mut dyn Backend,
-    used: HashSet<String>,
-    progress: Progress<'a>,
-    done: u64,
-    total: u64,
+    recipe: Recipe,
 }
 
 /// Takes nothing and writes down what was asked for.
 struct Listing(Vec<(String, Vec<usize>)>);
 
 impl Tensors for Listing {
-    fn take(&mut self, name: String, shape: &[usize]) -> Result<Weight> {
+    fn take(&mut self, name: String, shape: &[usize], _scheme: Option<Scheme>) -> Result<Weight> {
         self.0.push((name, shape.to_vec()));
         let (outs, ins) = matrix_shape(shape);
         Ok(Weight { id: 0, outs, ins })
@@ -124,23 +101,14 @@ impl Tensors for Listing {
 }
 
 /// A vector is a matrix of one row.
-fn matrix_shape(shape: &[usize]) -> (usize, usize) {
+pub(super) fn matrix_shape(shape: &[usize]) -> (usize, usize) {
     if let [outs, ins] = *shape { (outs, ins) } else { (1, shape.iter().product()) }
-}
-
-/// A [`Bytes`] as the backend wants it.
-struct Hold(Bytes);
-
-impl AsRef<[u8]> for Hold {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_slice()
-    }
 }
 
 impl Binder<'_> {
     fn model(&mut self, a: &Architecture) -> Result<Weights> {
         let names = a.names;
-        let embedding = self.matrix(names.embedding, a.vocab, a.hidden)?;
+        let embedding = self.matrix(names.embedding, a.vocab, a.hidden, Part::Kept)?;
         let layers = (0..a.layers.len()).map(|l| self.layer(a, l)).collect::<Result<_>>()?;
         let final_norm = self.vector(names.final_norm, a.hidden)?;
         let own = match a.head {
@@ -148,7 +116,12 @@ impl Binder<'_> {
             Head::Own => true,
             Head::OwnIfPresent => self.tensors.has(&format!("{}.weight", names.lm_head))?,
         };
-        let lm_head = if own { self.matrix(names.lm_head, a.vocab, a.hidden)? } else { embedding };
+        let lm_head = match (own, self.recipe.scheme(Part::Head)) {
+            (true, _) => self.matrix(names.lm_head, a.vocab, a.hidden, Part::Head)?,
+            // A copy of its own: tokens are looked up in the embedding as it is stored.
+            (false, Some(_)) => self.matrix(names.embedding, a.vocab, a.hidden, Part::Head)?,
+            (false, None) => embedding,
+        };
         Ok(Weights { embedding, layers, final_norm, lm_head })
     }
 
@@ -200,7 +173,7 @@ impl Binder<'_> {
                 down: self.projection(&at(names.down), a.hidden, intermediate, bias)?,
             }),
             Ffn::Experts { count, intermediate, shared, shared_intermediate, .. } => {
-                let router = self.matrix(&at(names.router), count, a.hidden)?;
+                let router = self.matrix(&at(names.router), count, a.hidden, Part::Kept)?;
                 let trio = [names.expert_gate, names.expert_up, names.expert_down];
                 let routed =
                     (0..count).map(|e| self.expert(trio, at, e, intermediate, a.hidden)).collect::<Result<_>>()?;
@@ -223,70 +196,94 @@ impl Binder<'_> {
     ) -> Result<Expert> {
         let at = |name: &str| at(name).replace("{e}", &index.to_string());
         Ok(Expert {
-            gate: self.matrix(&at(gate), inner, hidden)?,
-            up: self.matrix(&at(up), inner, hidden)?,
-            down: self.matrix(&at(down), hidden, inner)?,
+            gate: self.matrix(&at(gate), inner, hidden, Part::Layer)?,
+            up: self.matrix(&at(up), inner, hidden, Part::Layer)?,
+            down: self.matrix(&at(down), hidden, inner, Part::Layer)?,
         })
     }
 
-    fn matrix(&mut self, name: &str, outs: usize, ins: usize) -> Result<Weight> {
-        self.tensors.take(format!("{name}.weight"), &[outs, ins])
+    fn matrix(&mut self, name: &str, outs: usize, ins: usize, part: Part) -> Result<Weight> {
+        self.tensors.take(format!("{name}.weight"), &[outs, ins], self.recipe.scheme(part))
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Weight> {
-        self.tensors.take(format!("{name}.weight"), &[len])
+        self.tensors.take(format!("{name}.weight"), &[len], None)
     }
 
     fn projection(&mut self, name: &str, outs: usize, ins: usize, bias: bool) -> Result<Projection> {
-        let weight = self.matrix(name, outs, ins)?;
-        let bias = if bias { Some(self.tensors.take(format!("{name}.bias"), &[outs])?) } else { None };
+        let weight = self.matrix(name, outs, ins, Part::Layer)?;
+        let bias = if bias { Some(self.tensors.take(format!("{name}.bias"), &[outs], None)?) } else { None };
         Ok(Projection { weight, bias })
     }
 }
 
-impl Tensors for Loader<'_> {
-    fn has(&self, tensor: &str) -> Result<bool> {
-        Ok(self.source.tensors()?.iter().any(|t| t.name == tensor))
-    }
+/// What the weights of a model take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Tensors that are used as they are stored.
+    pub kept: u64,
+    /// Quantized matrices: memory of their own.
+    pub quantized: u64,
+    /// What those are made from, as stored.
+    pub made_from: u64,
+    /// All tensors of the source.
+    pub source: u64,
+}
 
-    fn take(&mut self, tensor: String, shape: &[usize]) -> Result<Weight> {
-        let Some((info, bytes)) = self.source.tensor(&tensor)? else {
-            return Err(Error::format(format!(
-                "the checkpoint has no tensor {tensor}, expected {shape:?}; it has {} tensors",
-                self.source.tensors()?.len()
-            ))
-            .about(tensor));
-        };
-        if info.shape != shape {
-            return Err(Error::format(format!(
-                "tensor {tensor} has shape {:?}, but config.json makes it {shape:?}",
-                info.shape
-            ))
-            .about(tensor));
-        }
-        if !matches!(info.dtype, DType::F32 | DType::Bf16 | DType::F16) {
-            return Err(Error::unsupported(format!("tensor {tensor} is {}, expected f32, bf16 or f16", info.dtype))
-                .about(tensor));
-        }
-        self.done += bytes.len() as u64;
+impl Sizes {
+    /// Bytes of the weights in use.
+    pub fn used(&self) -> u64 {
+        self.kept.saturating_add(self.quantized)
+    }
+}
+
+/// Adds up what would be taken. What is missing or has another shape is for the loader to find.
+struct Scale<'a> {
+    source: &'a dyn ModelSource,
+    sizes: Sizes,
+}
+
+impl Tensors for Scale<'_> {
+    fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
         let (outs, ins) = matrix_shape(shape);
-        let weight = self.backend.weight(Arc::new(Hold(bytes)), info.dtype, outs, ins)?;
-        self.used.insert(tensor);
-        if !(self.progress)(self.done, self.total) {
-            return Err(Error::new(Status::Aborted, "loading was aborted by the progress callback"));
+        let stored = find(self.source, &name)?.map_or(0, tensor_bytes);
+        let sizes = &mut self.sizes;
+        match scheme {
+            None => sizes.kept = sizes.kept.saturating_add(stored),
+            Some(scheme) => {
+                let too_large = || Error::format(format!("tensor {name} of shape {shape:?} is too large to quantize"));
+                let bytes = scheme.bytes(outs, ins).ok_or_else(too_large)?;
+                sizes.quantized = sizes.quantized.saturating_add(bytes as u64);
+                sizes.made_from = sizes.made_from.saturating_add(stored);
+            }
         }
-        Ok(weight)
+        Ok(Weight { id: 0, outs, ins })
+    }
+
+    fn has(&self, name: &str) -> Result<bool> {
+        Ok(find(self.source, name)?.is_some())
     }
 }
 
-/// Bytes of the tensors that [`bind`] will take: all but those the family ignores.
-pub fn bytes(architecture: &Architecture, family: &Family, source: &dyn ModelSource) -> Result<u64> {
-    let taken = source.tensors()?.iter().filter(|info| ignored(architecture, family, &info.name).is_none());
-    Ok(taken.map(tensor_bytes).fold(0, u64::saturating_add))
+/// What the weights take as the recipe makes them, from the headers of the files.
+pub fn sizes(architecture: &Architecture, source: &dyn ModelSource, recipe: Recipe) -> Result<Sizes> {
+    let all = source.tensors()?.iter().map(tensor_bytes).fold(0, u64::saturating_add);
+    let mut scale = Scale { source, sizes: Sizes { source: all, ..Sizes::default() } };
+    walk(architecture, recipe, &mut scale)?;
+    Ok(scale.sizes)
 }
 
-/// The element type in which most bytes of those tensors are stored; of two alike, the one that comes first.
-pub fn stored_as(architecture: &Architecture, family: &Family, source: &dyn ModelSource) -> Result<Option<DType>> {
+/// How the matrices of the layers lie in memory: quantized, or in the element type in which most bytes of the tensors are
+/// stored; of two alike, the one that comes first.
+pub fn encoding(
+    architecture: &Architecture,
+    family: &Family,
+    source: &dyn ModelSource,
+    recipe: Recipe,
+) -> Result<Option<Encoding>> {
+    if let Some(scheme) = recipe.scheme(Part::Layer) {
+        return Ok(Some(Encoding::Quantized(scheme)));
+    }
     let mut sums: Vec<(DType, u64)> = Vec::new();
     for info in source.tensors()?.iter().filter(|info| ignored(architecture, family, &info.name).is_none()) {
         let bytes = tensor_bytes(info);
@@ -295,7 +292,14 @@ pub fn stored_as(architecture: &Architecture, family: &Family, source: &dyn Mode
             None => sums.push((info.dtype, bytes)),
         }
     }
-    Ok(sums.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most }).map(|(dtype, _)| dtype))
+    let most = sums.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most });
+    Ok(most.map(|(dtype, _)| Encoding::Stored(dtype)))
+}
+
+/// The entry of a tensor in the source's list, which is sorted by name.
+pub(super) fn find<'a>(source: &'a dyn ModelSource, name: &str) -> Result<Option<&'a TensorInfo>> {
+    let all = source.tensors()?;
+    Ok(all.binary_search_by(|info| info.name.as_str().cmp(name)).ok().and_then(|at| all.get(at)))
 }
 
 fn tensor_bytes(info: &TensorInfo) -> u64 {
@@ -304,36 +308,9 @@ fn tensor_bytes(info: &TensorInfo) -> u64 {
 }
 
 /// Why a tensor that nobody took may be left.
-fn ignored(architecture: &Architecture, family: &Family, tensor: &str) -> Option<&'static str> {
+pub(super) fn ignored(architecture: &Architecture, family: &Family, tensor: &str) -> Option<&'static str> {
     let stem = tensor.strip_suffix(".weight").unwrap_or(tensor);
     let known = family.ignored.iter().find(|i| tensor.ends_with(i.suffix)).map(|i| i.reason);
     let tied = architecture.head == Head::Tied && stem == architecture.names.lm_head;
     known.or(tied.then_some("the output matrix is tied to the embedding"))
-}
-
-/// Every tensor nobody took must be one the family ignores, with a reason.
-fn leftovers(
-    architecture: &Architecture,
-    family: &Family,
-    source: &dyn ModelSource,
-    used: &HashSet<String>,
-    log: &mut dyn FnMut(String),
-) -> Result<()> {
-    let mut unknown = Vec::new();
-    for info in source.tensors()?.iter().filter(|t| !used.contains(&t.name)) {
-        match ignored(architecture, family, &info.name) {
-            Some(reason) => log(format!("tensor {} is not read: {reason}", info.name)),
-            None => unknown.push(&info.name),
-        }
-    }
-    let Some(first) = unknown.first() else { return Ok(()) };
-    let list: Vec<&str> = unknown.iter().take(5).map(|n| n.as_str()).collect();
-    Err(Error::format(format!(
-        "{} tensors of the checkpoint are not part of a {} model as config.json describes it: {}{}",
-        unknown.len(),
-        architecture.model_type,
-        list.join(", "),
-        if unknown.len() > list.len() { ", ..." } else { "" }
-    ))
-    .about(first.as_str()))
 }

@@ -7,6 +7,11 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+
+/// A multiple of every system's memory pages.
+#[cfg(unix)]
+const PAGE_BYTES: usize = 1 << 16;
 
 /// A file's first bytes, mapped shared and read-only. The address never changes; dropping it unmaps.
 #[derive(Debug)]
@@ -21,6 +26,23 @@ impl Mapping {
         // That nobody changes or truncates the file while it is mapped cannot be checked: it is the documented
         // exception, and opening without mapping is the way around it.
         unsafe { options.map(file) }.map(Mapping)
+    }
+
+    /// Tells the system that these bytes are not wanted soon: memory pages that lie wholly within `range` no longer count as
+    /// this process's. Read again, they come from the page cache or the file. A hint: nothing happens where there is no such
+    /// call, or outside the mapping.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        {
+            let (begin, end) = (range.start.next_multiple_of(PAGE_BYTES), range.end / PAGE_BYTES * PAGE_BYTES);
+            if begin < end && end <= self.0.len() {
+                // SAFETY: the mapping is of a file, shared and read-only: dropped pages are the same when they come back.
+                let _ =
+                    unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, begin, end - begin) };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 
     /// The mapped bytes; the slice starts on a memory page.

@@ -45,6 +45,13 @@ impl Bytes {
         Some(Bytes(Owner::Mapped(Arc::clone(mapping), range)))
     }
 
+    /// They are not wanted soon: those of a mapped file leave this process's memory until they are read again.
+    pub fn release(&self) {
+        if let Owner::Mapped(mapping, range) = &self.0 {
+            mapping.release(range.clone());
+        }
+    }
+
     /// Number of bytes.
     pub fn len(&self) -> usize {
         self.as_slice().len()

@@ -135,6 +135,9 @@ fn config_has_what_came_out_and_not_what_was_asked() {
         assert_eq!(defaults[field], value, "{field}: {defaults}");
     }
     assert_eq!(config(&["--threads", "1"])["threads"], 1);
+    for format in ["q8", "q4"] {
+        assert_eq!(config(&["--weights", format])["weights"], format);
+    }
     for (fixture, stored) in [("llama", "f32"), ("llama_f16", "f16"), ("qwen3_moe", "bf16")] {
         let folder = repository("tests/fixtures/parity").join(fixture).display().to_string();
         assert_eq!(config(&[&folder])["weights"], stored, "{fixture}");
@@ -277,7 +280,6 @@ fn wrong_usage_is_two_and_failure_is_one() {
         (&["--plot", "/no/such/folder/x.svg"], "/no/such/folder/x.svg"),
         (&["--device", "cuda"], "device"),
         (&["--kv", "q8"], "kv"),
-        (&["--weights", "q4"], "weights"),
         (&["--prompt-len", "5000"], "--prompt-len"),
         (&["--context", "5000"], "context_length"),
     ] {

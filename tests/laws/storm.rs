@@ -67,6 +67,7 @@ struct Shape {
     page_tokens: u32,
     pages: u64,
     compute: Type,
+    weights: Type,
     poll: bool,
 }
 
@@ -85,6 +86,7 @@ impl Shape {
             // The longest request fits, and not much more.
             pages: (needed + random.below(spare)) as u64,
             compute: [Type::Auto, Type::F32][random.below(2)],
+            weights: [Type::Auto, Type::Q8, Type::Q4][random.below(3)],
             poll: random.below(3) == 0,
         }
     }
@@ -94,6 +96,7 @@ impl Shape {
             cpu_tier: tier,
             page_tokens: self.page_tokens,
             compute: self.compute,
+            weights: self.weights,
             ..EngineOptions::default()
         }
     }

@@ -151,6 +151,7 @@ fn a_prefix_of_something_else_is_refused_with_both_values() {
     mismatch(&dir, EngineOptions { cpu_tier: CpuTier::Reference, ..options() }, &["cpu_tier", "portable", "reference"]);
     mismatch(&dir, EngineOptions { kv: Type::F32, ..portable() }, &["kv", "bf16", "f32"]);
     mismatch(&dir, EngineOptions { compute: Type::F32, kv: Type::Bf16, ..portable() }, &["compute", "bf16", "f32"]);
+    mismatch(&dir, EngineOptions { weights: Type::Q8, ..portable() }, &["weights", "auto", "q8"]);
     mismatch(&dir, EngineOptions { page_tokens: 32, ..portable() }, &["page_tokens", "16", "32"]);
     mismatch(&fixture("mistral"), portable(), &["model_type", "llama", "mistral"]);
     // The same shapes with one weight changed, in the first, middle or last bytes of its tensor; and another tokenizer.

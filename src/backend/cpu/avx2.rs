@@ -1,12 +1,30 @@
 //! AVX2 with FMA: the portable source compiled with those instructions. A product and its sum round once here.
 
+mod attention;
+
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, LinearArgs};
+use super::kernels::{Elements, Kernels, no_bf16};
+use super::linear::{LinearArgs, plain_form};
 use super::portable;
 use std::ops::Range;
 
+pub(super) use attention::ATTENTION;
+
 /// The AVX2 tier.
-pub static KERNELS: Kernels = Kernels { tier: Tier::Avx2, linear, attention, rms_norm, silu_mul, sigmoid_mul };
+pub static KERNELS: Kernels = TABLE;
+
+/// The same, for tiers that take functions from it.
+pub(super) const TABLE: Kernels = Kernels {
+    tier: Tier::Avx2,
+    form: plain_form,
+    to_bf16: no_bf16,
+    to_int8,
+    linear,
+    attention: ATTENTION,
+    rms_norm,
+    silu_mul,
+    sigmoid_mul,
+};
 
 /// Whether this processor has the tier's instructions.
 pub fn present() -> bool {
@@ -19,14 +37,6 @@ pub fn present() -> bool {
 unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { portable::linear_any::<true, 4, 2>(args, range, scratch) }
-}
-
-/// # Safety
-/// See [`Kernels::attention`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn attention(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { portable::attention_any::<true>(args, scratch) }
 }
 
 /// # Safety
@@ -48,4 +58,11 @@ unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
     portable::sigmoid_mul_any::<true>(x, gate);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
+    portable::to_int8_any(x, group, codes, scales, corrections);
 }

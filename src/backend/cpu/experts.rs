@@ -43,9 +43,8 @@ pub fn run(backend: &mut CpuBackend, args: Experts, rows: usize) {
         let ids: Vec<u32> = members.iter().map(|m| m.0).collect();
         backend.gather(args.x, &ids, hidden, input);
         let product = |weight, out| Linear { weight, bias: None, out, accumulate: false };
-        backend.linear(input, n, &[product(expert.gate, gate), product(expert.up, up)]);
-        backend.silu_mul(gate, up, n * inner);
-        backend.linear(gate, n, &[product(expert.down, input)]);
+        backend.gated(input, n, product(expert.gate, gate), product(expert.up, up), args.products);
+        backend.linear(gate, n, &[product(expert.down, input)], args.products);
         for (i, &(row, weight)) in members.iter().enumerate() {
             backend.add_scaled(args.out.at(row as usize * hidden), input.at(i * hidden), weight, hidden);
         }

@@ -41,3 +41,9 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), floats) }
     }
 }
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}

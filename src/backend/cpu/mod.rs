@@ -4,20 +4,30 @@
 //! which thread runs it or how many there are. What a task computes comes from the tier's function table
 //! ([`kernels::Kernels`]); this file only cuts the work and hands out slices.
 
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
 mod experts;
+mod heads;
 pub mod kernels;
+pub mod kv;
+pub mod linear;
 mod memory;
 pub mod pool;
 pub mod portable;
+mod quantize;
 pub mod reference;
 mod rotary;
 
 use super::*;
+use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Status};
 use crate::os::thread::ThreadOptions;
-use kernels::{AttentionArgs, Elements, Kernels, LinearArgs, PageView, f32_to_bf16, kv_offset};
+use kernels::{Elements, Kernels};
+use kv::Group;
+use linear::Matrix;
 use memory::Buffer;
 use pool::Pool;
 use std::cell::UnsafeCell;
@@ -43,6 +53,16 @@ pub enum Tier {
     Amx,
 }
 
+/// Numbers that products are made of where a tier has a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// f32 inputs for weights that are stored as floats: the mode that parity is measured in.
+    F32,
+    /// bf16 inputs for bf16 weights where the tier has instructions for them.
+    #[default]
+    Bf16,
+}
+
 /// Multiply-adds a task should at least have: fewer cost less than handing the task over (about 2 µs).
 const TASK_WORK_MIN: usize = 1 << 15;
 /// Tasks for each thread: enough to even out threads that run at different speeds.
@@ -52,7 +72,10 @@ const ELEMENTS_PER_TASK: usize = 1 << 13;
 
 /// The tiers this processor can run, slowest first.
 pub fn tiers() -> Vec<Tier> {
-    [Tier::Reference, Tier::Portable, Tier::Avx2].into_iter().filter(|&t| kernels_of(t).is_some()).collect()
+    [Tier::Reference, Tier::Portable, Tier::Avx2, Tier::Avx512]
+        .into_iter()
+        .filter(|&t| kernels_of(t).is_some())
+        .collect()
 }
 
 fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
@@ -62,41 +85,38 @@ fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::present().then_some(&avx2::KERNELS),
         #[cfg(target_arch = "x86_64")]
-        Tier::Auto => kernels_of(Tier::Avx2).or(Some(&portable::KERNELS)),
+        Tier::Avx512 => avx512::present().then_some(&avx512::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Auto => kernels_of(Tier::Avx512).or(kernels_of(Tier::Avx2)).or(Some(&portable::KERNELS)),
         #[cfg(not(target_arch = "x86_64"))]
         Tier::Auto => Some(&portable::KERNELS),
         _ => None,
     }
 }
 
+#[derive(Clone)]
 struct StoredWeight {
     bytes: HostBytes,
-    dtype: DType,
+    encoding: Encoding,
 }
 
 impl StoredWeight {
-    fn elements(&self) -> Elements<'_> {
-        Elements::new((*self.bytes).as_ref(), self.dtype).expect("alignment was checked when the weight was made")
-    }
-}
-
-struct Group {
-    shape: KvShape,
-    buffer: Buffer,
-}
-
-impl Group {
-    /// The bytes of a frame: all its layers lie together ([`kv_offset`]).
-    fn frame(&self, frame: u32, len: usize) -> Result<Range<usize>> {
-        let bytes = self.shape.frame_bytes().unwrap_or(0);
-        if len != bytes || frame as usize >= self.shape.frames {
-            return Err(Error::internal(format!(
-                "frame {frame} of {} was asked for with {len} bytes; a frame has {bytes}",
-                self.shape.frames
-            )));
+    fn matrix(&self) -> Matrix<'_> {
+        let bytes = (*self.bytes).as_ref();
+        match self.encoding {
+            Encoding::Stored(dtype) => {
+                Matrix::Stored(Elements::new(bytes, dtype).expect("alignment was checked when the weight was made"))
+            }
+            Encoding::Quantized(scheme) => Matrix::Panels(scheme, bytes),
         }
-        let start = frame as usize * bytes;
-        Ok(start..start + bytes)
+    }
+
+    /// Of a weight that is used element by element: a vector or an embedding.
+    fn elements(&self) -> Elements<'_> {
+        match self.matrix() {
+            Matrix::Stored(elements) => elements,
+            Matrix::Panels(..) => unreachable!("only matrices of products are quantized"),
+        }
     }
 }
 
@@ -132,16 +152,18 @@ impl<T> Shared<T> {
 /// The CPU as a [`Backend`].
 pub struct CpuBackend {
     kernels: &'static Kernels,
+    compute: Compute,
     pool: Pool,
     scratch: Vec<Scratch>,
     buffers: Vec<Buffer>,
     weights: Vec<StoredWeight>,
     groups: Vec<Group>,
+    cut: attention::Cut,
 }
 
 impl CpuBackend {
     /// A backend of `threads` threads (0 = physical cores) on `tier`.
-    pub fn new(tier: Tier, threads: usize, options: ThreadOptions) -> Result<CpuBackend> {
+    pub fn new(tier: Tier, compute: Compute, threads: usize, options: ThreadOptions) -> Result<CpuBackend> {
         let kernels = kernels_of(tier).ok_or_else(|| {
             Error::new(
                 Status::Unsupported,
@@ -155,7 +177,16 @@ impl CpuBackend {
         let threads = if threads == 0 { crate::os::thread::physical_cores() } else { threads };
         let pool = Pool::new(threads, options)?;
         let scratch = (0..pool.threads()).map(|_| Scratch(UnsafeCell::new(Vec::new()))).collect();
-        Ok(CpuBackend { kernels, pool, scratch, buffers: Vec::new(), weights: Vec::new(), groups: Vec::new() })
+        Ok(CpuBackend {
+            kernels,
+            compute,
+            pool,
+            scratch,
+            buffers: Vec::new(),
+            weights: Vec::new(),
+            groups: Vec::new(),
+            cut: Default::default(),
+        })
     }
 
     /// The tier in use.
@@ -199,32 +230,6 @@ impl CpuBackend {
         });
     }
 
-    fn linear_one(&mut self, x: Tensor, rows: usize, linear: &Linear) {
-        let Weight { outs, ins, .. } = linear.weight;
-        let out = self.shared(linear.out, rows * outs);
-        let kernels = self.kernels;
-        let (x, weight, bias) = (
-            Shared(self.floats(x, rows * ins).as_ptr().cast_mut()),
-            self.weights[linear.weight.id as usize].share(),
-            linear.bias.map(|b| self.weights[b.id as usize].share()),
-        );
-        self.ranges(outs, 16, rows * ins, &|range, scratch| {
-            let args = LinearArgs {
-                weight: weight.elements(),
-                ins,
-                bias: bias.as_ref().map(StoredWeight::elements),
-                // SAFETY: checked above to be inside its buffer, and no task writes the input.
-                x: unsafe { x.slice(0..rows * ins) },
-                rows,
-                out: out.start(),
-                out_stride: outs,
-                accumulate: linear.accumulate,
-            };
-            // SAFETY: `out` covers [rows, outs], each task has its own columns, and the tier was checked by `new`.
-            unsafe { (kernels.linear)(&args, range, scratch) };
-        });
-    }
-
     /// Applies `f` to every head of every row. Heads do not overlap.
     fn each_head(&mut self, heads: Heads, rows: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
         assert!(
@@ -256,12 +261,6 @@ impl CpuBackend {
     }
 }
 
-impl StoredWeight {
-    fn share(&self) -> StoredWeight {
-        StoredWeight { bytes: self.bytes.clone(), dtype: self.dtype }
-    }
-}
-
 impl Backend for CpuBackend {
     fn name(&self) -> String {
         format!("CPU, {:?}, {} threads", self.kernels.tier, self.pool.threads())
@@ -286,38 +285,49 @@ impl Backend for CpuBackend {
         Ok(Tensor { buffer: (self.buffers.len() - 1) as u32, offset: 0 })
     }
 
-    fn weight(&mut self, bytes: HostBytes, dtype: DType, outs: usize, ins: usize) -> Result<Weight> {
-        let elements = Elements::new((*bytes).as_ref(), dtype)
-            .ok_or_else(|| Error::internal(format!("a weight of {outs} x {ins} {dtype} is not aligned")))?;
-        if elements.len() != outs * ins {
-            return Err(Error::internal(format!("a weight of {outs} x {ins} has {} elements", elements.len())));
+    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight> {
+        let wrong = |what: String| Err(Error::internal(format!("a weight of {outs} x {ins} {what}")));
+        match encoding {
+            Encoding::Stored(dtype) => match Elements::new((*bytes).as_ref(), dtype) {
+                None => return wrong(format!("{dtype} is not aligned")),
+                Some(elements) if elements.len() != outs * ins => {
+                    return wrong(format!("has {} elements", elements.len()));
+                }
+                Some(_) => {}
+            },
+            Encoding::Quantized(scheme) => {
+                let (len, aligned) = ((*bytes).as_ref().len(), (*bytes).as_ref().as_ptr().align_offset(4) == 0);
+                if scheme.bytes(outs, ins) != Some(len) || !aligned {
+                    return wrong(format!("in {scheme:?} has {len} bytes, expected {:?}", scheme.bytes(outs, ins)));
+                }
+            }
         }
-        self.weights.push(StoredWeight { bytes, dtype });
+        self.weights.push(StoredWeight { bytes, encoding });
         Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
     }
 
+    fn quantize(
+        &mut self,
+        bytes: &[u8],
+        dtype: DType,
+        outs: usize,
+        ins: usize,
+        scheme: Scheme,
+        panels: &mut [u8],
+    ) -> Result<()> {
+        self.quantize_panels(bytes, dtype, [outs, ins], scheme, panels)
+    }
+
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
-        let what = "KV pages";
-        if !matches!(shape.dtype, DType::F32 | DType::Bf16 | DType::F16) {
-            return Err(Error::unsupported(format!("KV pages of {} are not supported on the CPU", shape.dtype)));
-        }
-        let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
-        let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
-        self.groups.push(Group { shape, buffer: Buffer::zeroed(bytes, what)? });
-        Ok(KvPages((self.groups.len() - 1) as u32))
+        self.make_pages(shape)
     }
 
     fn read_page(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()> {
-        let group = &self.groups[pages.0 as usize];
-        out.copy_from_slice(&group.buffer.bytes()[group.frame(frame, out.len())?]);
-        Ok(())
+        self.read_frame(pages, frame, out)
     }
 
     fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()> {
-        let group = &mut self.groups[pages.0 as usize];
-        let range = group.frame(frame, bytes.len())?;
-        group.buffer.bytes_mut()[range].copy_from_slice(bytes);
-        Ok(())
+        self.write_frame(pages, frame, bytes)
     }
 
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
@@ -340,7 +350,7 @@ impl Backend for CpuBackend {
 
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
         let width = gain.ins;
-        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].share());
+        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].clone());
         let from = Shared(self.floats(x, rows * width).as_ptr().cast_mut());
         let to = self.shared(out, rows * width);
         let same = x == out;
@@ -359,14 +369,16 @@ impl Backend for CpuBackend {
         });
     }
 
-    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
-        for linear in group {
-            self.linear_one(x, rows, linear);
-        }
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor) {
+        self.products(x, rows, group, scratch);
+    }
+
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
+        self.gated_products(x, rows, gate, up, scratch);
     }
 
     fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
-        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].share());
+        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].clone());
         self.each_head(heads, rows, &|_, head| {
             // SAFETY: the tier was checked by `new`.
             unsafe { (kernels.rms_norm)(head, gain.elements(), eps) }
@@ -382,68 +394,16 @@ impl Backend for CpuBackend {
         });
     }
 
+    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
+        self.place_rows(placement, ragged);
+    }
+
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
-        let group = &mut self.groups[pages.0 as usize];
-        let shape = group.shape;
-        let bytes = group.buffer.as_mut_ptr();
-        let limit = group.buffer.bytes().len() / shape.dtype.size();
-        for (row, (&position, &sequence)) in ragged.positions.iter().zip(ragged.sequences).enumerate() {
-            let page = ragged.table_starts[sequence as usize] as usize + position as usize / shape.page_tokens;
-            let frame = ragged.tables[page];
-            let token = position as usize % shape.page_tokens;
-            for (heads, values) in [(k, false), (v, true)] {
-                for head in 0..heads.heads {
-                    let offset = kv_offset(&shape, layer, frame, head, values) + token * heads.dim;
-                    assert!(offset + heads.dim <= limit, "frame {frame} is outside the pages");
-                    let from = heads.tensor.at(row * heads.row_stride + head * heads.head_stride);
-                    let from = &self.buffers[from.buffer as usize].floats()[from.offset..from.offset + heads.dim];
-                    // SAFETY: the offset was just checked, elements are aligned, and no task is running.
-                    unsafe { store(from, bytes, offset, shape.dtype) };
-                }
-            }
-        }
+        self.store_rows(pages, layer, k, v, ragged);
     }
 
     fn attention(&mut self, attention: Attention, ragged: Ragged) {
-        let group = &self.groups[attention.pages.0 as usize];
-        let (shape, q) = (group.shape, attention.q);
-        let rows = ragged.positions.len();
-        let pages = PageView { bytes: group.buffer.bytes(), shape, layer: attention.layer };
-        let pages = SendPages(pages.bytes.as_ptr(), pages.bytes.len(), pages.layer);
-        let q_data = Shared(self.floats(q.tensor, rows * q.row_stride).as_ptr().cast_mut());
-        let out_stride = q.heads * shape.v_dim;
-        let out = self.shared(attention.out, rows * out_stride);
-        let blocks = query_blocks(ragged);
-        let per_kv = q.heads / shape.kv_heads;
-        let kernels = self.kernels;
-        let keys: usize = ragged.positions.iter().map(|&p| p as usize + 1).sum();
-        let tasks = blocks.len() * shape.kv_heads;
-        let work = keys * q.heads * (shape.k_dim + shape.v_dim) / tasks.max(1);
-        self.ranges(tasks, 1, work, &|range, scratch| {
-            for task in range {
-                let (rows_of_block, kv_head) = (blocks[task / shape.kv_heads].clone(), task % shape.kv_heads);
-                let start = ragged.table_starts[ragged.sequences[rows_of_block.start] as usize] as usize;
-                let args = AttentionArgs {
-                    // SAFETY: checked above; no task writes queries.
-                    q: unsafe { q_data.slice(0..rows * q.row_stride) },
-                    q_row_stride: q.row_stride,
-                    q_head_stride: q.head_stride,
-                    out: out.start(),
-                    out_stride,
-                    first_position: ragged.positions[rows_of_block.start] as usize,
-                    rows: rows_of_block,
-                    q_heads: kv_head * per_kv..(kv_head + 1) * per_kv,
-                    kv_head,
-                    table: &ragged.tables[start..],
-                    // SAFETY: the group's buffer outlives the call and is only read here.
-                    pages: unsafe { pages.view(shape) },
-                    scale: attention.scale,
-                    window: attention.window,
-                };
-                // SAFETY: `out` covers all rows; rows and heads of a task are its own; the tier was checked.
-                unsafe { (kernels.attention)(&args, scratch) };
-            }
-        });
+        self.attend(attention, ragged);
     }
 
     fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
@@ -476,61 +436,5 @@ impl Backend for CpuBackend {
 
     fn read(&mut self, x: Tensor, out: &mut [f32]) {
         out.copy_from_slice(self.floats(x, out.len()));
-    }
-}
-
-/// Cuts the rows into runs of one sequence, at most [`portable::QUERY_ROWS`] long.
-fn query_blocks(ragged: Ragged) -> Vec<Range<usize>> {
-    let mut blocks: Vec<Range<usize>> = Vec::new();
-    for row in 0..ragged.positions.len() {
-        match blocks.last_mut() {
-            Some(b) if b.len() < portable::QUERY_ROWS && ragged.sequences[b.start] == ragged.sequences[row] => {
-                b.end += 1
-            }
-            _ => blocks.push(row..row + 1),
-        }
-    }
-    blocks
-}
-
-/// A [`PageView`] without its lifetime, for tasks.
-#[derive(Clone, Copy)]
-struct SendPages(*const u8, usize, usize);
-
-// SAFETY: only read through, while the backend is borrowed by the operation.
-unsafe impl Send for SendPages {}
-// SAFETY: as above.
-unsafe impl Sync for SendPages {}
-
-impl SendPages {
-    /// # Safety
-    /// The buffer lives and is not written while the view is used.
-    unsafe fn view<'a>(self, shape: KvShape) -> PageView<'a> {
-        // SAFETY: the caller's promise.
-        PageView { bytes: unsafe { std::slice::from_raw_parts(self.0, self.1) }, shape, layer: self.2 }
-    }
-}
-
-/// Writes `from` as `dtype` at element `offset` of `base`.
-///
-/// # Safety
-/// The elements lie inside the allocation, which is aligned for the type and has no other user meanwhile.
-unsafe fn store(from: &[f32], base: *mut u8, offset: usize, dtype: DType) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match dtype {
-            DType::F32 => {
-                std::slice::from_raw_parts_mut(base.cast::<f32>().add(offset), from.len()).copy_from_slice(from)
-            }
-            DType::Bf16 => {
-                let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
-                to.iter_mut().zip(from).for_each(|(t, &f)| *t = f32_to_bf16(f));
-            }
-            DType::F16 => {
-                let to = std::slice::from_raw_parts_mut(base.cast::<u16>().add(offset), from.len());
-                to.iter_mut().zip(from).for_each(|(t, &f)| *t = half::f16::from_f32(f).to_bits());
-            }
-            other => unreachable!("pages of {other} are refused when they are made"),
-        }
     }
 }

@@ -2,27 +2,39 @@
 //! vectorises them for any target. [`super::avx2`] compiles this very source with wider instructions.
 //!
 //! Order of accumulation (law 1): element `i` of a dot product goes to lane `i % 8`, lanes are added as a fixed
-//! tree. Tiles of rows and outputs share loads, not sums. Attention folds one page after the other, from position 0
-//! of the visible range, into a running softmax.
+//! tree. Tiles of rows and outputs share loads, not sums.
 //!
 //! Every function is generic over `FMA`: whether a product and its sum round once. It is a property of the tier.
 
+mod attention;
+
+pub(super) use attention::attention_any;
+
 use super::Tier;
-use super::kernels::{AttentionArgs, Elements, Kernels, LinearArgs, bf16_to_f32};
+use super::attention::{AttentionArgs, AttentionKernels, running};
+use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16};
+use super::kv::Layout;
+use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
+use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::ops::Range;
 
 /// The portable tier.
-pub static KERNELS: Kernels = Kernels { tier: Tier::Portable, linear, attention, rms_norm, silu_mul, sigmoid_mul };
+pub static KERNELS: Kernels = Kernels {
+    tier: Tier::Portable,
+    form: plain_form,
+    to_bf16: no_bf16,
+    to_int8,
+    linear,
+    attention: ATTENTION,
+    rms_norm,
+    silu_mul,
+    sigmoid_mul,
+};
 
 /// Lanes of a running sum: one AVX register, two SSE or NEON ones.
 const LANES: usize = 8;
-/// Weight rows converted to f32 at a time when several rows of input use them: 16 rows of 4,096 are 256 KiB, within
-/// a second-level cache.
-const PANEL: usize = 16;
 /// Fewest input rows for which converting a panel first is worth it.
 const PANEL_ROWS_MIN: usize = 3;
-/// Query rows that share one conversion of a page.
-pub const QUERY_ROWS: usize = 8;
 
 type Lanes = [f32; LANES];
 
@@ -134,6 +146,7 @@ fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
 #[inline(always)]
 unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     args: &LinearArgs,
+    x: &[f32],
     w: &[T],
     first: usize,
     count: usize,
@@ -141,7 +154,7 @@ unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     let ins = args.ins;
     let mut row = 0;
     while row < args.rows {
-        let x = &args.x[row * ins..];
+        let x = &x[row * ins..];
         let step = if args.rows - row >= MR { MR } else { 1 };
         let mut n = 0;
         while n < count {
@@ -178,6 +191,7 @@ unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
 #[inline(always)]
 unsafe fn linear_stored<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     args: &LinearArgs,
+    x: &[f32],
     w: &[T],
     range: Range<usize>,
     scratch: &mut Vec<f32>,
@@ -185,16 +199,17 @@ unsafe fn linear_stored<const FMA: bool, const MR: usize, const NR: usize, T: St
     let ins = args.ins;
     if args.rows < PANEL_ROWS_MIN {
         // SAFETY: same contract, whole range.
-        unsafe { block::<FMA, MR, NR, T>(args, &w[range.start * ins..range.end * ins], range.start, range.len()) };
+        unsafe { block::<FMA, MR, NR, T>(args, x, &w[range.start * ins..range.end * ins], range.start, range.len()) };
         return;
     }
     let mut first = range.start;
     while first < range.end {
+        // 16 rows of 4,096 as f32 are 256 KiB, within a second-level cache.
         let count = PANEL.min(range.end - first);
         scratch.clear();
         scratch.extend(w[first * ins..(first + count) * ins].iter().map(|v| v.widen()));
         // SAFETY: same contract, part of the range.
-        unsafe { block::<FMA, MR, NR, f32>(args, scratch, first, count) };
+        unsafe { block::<FMA, MR, NR, f32>(args, x, scratch, first, count) };
         first += count;
     }
 }
@@ -209,18 +224,110 @@ pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usiz
 ) {
     // SAFETY: same contract.
     unsafe {
-        match args.weight {
-            Elements::F32(w) => block::<FMA, MR, NR, f32>(args, &w[range.start * args.ins..], range.start, range.len()),
-            Elements::Bf16(w) => linear_stored::<FMA, MR, NR, Bf16>(args, as_bf16(w), range, scratch),
-            Elements::F16(w) => linear_stored::<FMA, MR, NR, F16>(args, as_f16(w), range, scratch),
+        match (args.weight, args.x) {
+            (Matrix::Stored(Elements::F32(w)), Input::F32(x)) => {
+                block::<FMA, MR, NR, f32>(args, x, &w[range.start * args.ins..], range.start, range.len())
+            }
+            (Matrix::Stored(Elements::Bf16(w)), Input::F32(x)) => {
+                linear_stored::<FMA, MR, NR, Bf16>(args, x, as_bf16(w), range, scratch)
+            }
+            (Matrix::Stored(Elements::F16(w)), Input::F32(x)) => {
+                linear_stored::<FMA, MR, NR, F16>(args, x, as_f16(w), range, scratch)
+            }
+            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => linear_panels(args, scheme, bytes, x, range),
+            _ => unreachable!("inputs come in the form that the table asks for"),
         }
     }
+}
+
+/// Codes of one group of a panel as biased bytes, `[group / 4][PANEL][4]`.
+#[inline(always)]
+fn unpack(scheme: Scheme, codes: &[u8], out: &mut [u8; PANEL * 64]) {
+    match scheme {
+        Scheme::Q8 => out[..codes.len()].copy_from_slice(codes),
+        Scheme::Q4 => {
+            for (both, out) in codes.chunks_exact(PANEL * 4).zip(out.chunks_exact_mut(PANEL * 8)) {
+                let (low, high) = out.split_at_mut(PANEL * 4);
+                for ((code, low), high) in both.iter().zip(low).zip(high) {
+                    *low = (Q4_VALUES[(code & 15) as usize] as u8) ^ 128;
+                    *high = (Q4_VALUES[(code >> 4) as usize] as u8) ^ 128;
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernels::linear`].
+#[inline(always)]
+unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
+    let size = scheme.panel_bytes(args.ins);
+    let mut codes = [0u8; PANEL * 64];
+    for first in range.clone().step_by(PANEL) {
+        let panel = &bytes[first / PANEL * size..][..size];
+        for row in 0..args.rows {
+            let mut sums = [0.0f32; PANEL];
+            for g in 0..x.groups {
+                let start = scheme.scale_bytes(args.ins) + g * scheme.code_bytes();
+                unpack(scheme, &panel[start..start + scheme.code_bytes()], &mut codes);
+                let at = row * x.groups + g;
+                let mut products = [x.corrections[at]; PANEL];
+                let inputs = &x.codes[at * x.group..(at + 1) * x.group];
+                for (inputs, codes) in inputs.chunks_exact(4).zip(codes.chunks_exact(PANEL * 4)) {
+                    for (sum, codes) in products.iter_mut().zip(codes.chunks_exact(4)) {
+                        for (x, w) in inputs.iter().zip(codes) {
+                            *sum += *x as i32 * *w as i32;
+                        }
+                    }
+                }
+                for (out, (sum, product)) in sums.iter_mut().zip(products).enumerate() {
+                    *sum = (product as f32).mul_add(scheme.scale(panel, out, g) * x.scales[at], *sum);
+                }
+            }
+            // SAFETY: the row and columns are this task's (contract of `linear`).
+            unsafe { args.put_all(row, first, range.end, &sums) };
+        }
+    }
+}
+
+/// `x` rounded to bf16.
+#[inline(always)]
+pub(super) fn to_bf16_any(x: &[f32], out: &mut [u16]) {
+    out.iter_mut().zip(x).for_each(|(out, &x)| *out = f32_to_bf16(x));
+}
+
+/// See [`Kernels::to_int8`]. Every step is exact or rounds once, so that all tiers give the same codes.
+#[inline(always)]
+pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
+    /// Adding and taking away this rounds numbers below 2^22 to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
+        let x = &x[g * group..x.len().min((g + 1) * group)];
+        // Compared as integers, a NaN is the largest of all, and stays.
+        let largest = f32::from_bits(x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff)));
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        let mut sum = 0;
+        for (code, x) in codes.iter_mut().zip(x) {
+            let rounded = (x * inverse).clamp(-127.0, 127.0) + ROUND;
+            *code = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8;
+            sum += *code as i32;
+        }
+        codes[x.len()..].fill(0);
+        scales[g] = largest / 127.0;
+        corrections[g] = -128 * sum;
+    }
+}
+
+/// # Safety
+/// None beyond the types; `unsafe` for the table's sake.
+unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
+    to_int8_any(x, group, codes, scales, corrections);
 }
 
 /// e^x for x in about [-87, 88], relative error below 2e-7: x = n ln 2 + r, a polynomial in r, and 2^n as bits.
 /// Smaller x give about 1e-38, not 0. Coefficients: minimax on [-ln 2 / 2, ln 2 / 2], from Cephes `expf`.
 #[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     /// Adding this leaves the nearest integer in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
@@ -240,106 +347,6 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
 #[inline(always)]
 fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     tile::<FMA, 1, 1, f32>(a, b, a.len())[0][0]
-}
-
-#[inline(always)]
-fn widen_into(from: Elements, to: &mut [f32]) {
-    match from {
-        Elements::F32(e) => to.copy_from_slice(&e[..to.len()]),
-        Elements::Bf16(e) => to.iter_mut().zip(e).for_each(|(t, &e)| *t = bf16_to_f32(e)),
-        Elements::F16(e) => to.iter_mut().zip(as_f16(e)).for_each(|(t, e)| *t = e.widen()),
-    }
-}
-
-/// The running softmax of one query row and head.
-struct Running<'a> {
-    max: &'a mut f32,
-    total: &'a mut f32,
-    sum: &'a mut [f32],
-}
-
-/// Folds the keys `range` of one page into a running softmax.
-#[inline(always)]
-fn fold_page<const FMA: bool>(
-    state: Running,
-    q: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    range: Range<usize>,
-    scale: f32,
-    scores: &mut [f32],
-) {
-    let (k_dim, v_dim) = (q.len(), state.sum.len());
-    let scores = &mut scores[..range.len()];
-    let mut max = *state.max;
-    for (s, j) in scores.iter_mut().zip(range.clone()) {
-        *s = dot::<FMA>(q, &keys[j * k_dim..(j + 1) * k_dim]) * scale;
-        max = max.max(*s);
-    }
-    // At the first page the old maximum is -inf and there is nothing to rescale.
-    let shrink = if *state.max == f32::NEG_INFINITY { 0.0 } else { exp::<FMA>(*state.max - max) };
-    *state.max = max;
-    *state.total *= shrink;
-    state.sum.iter_mut().for_each(|v| *v *= shrink);
-    for s in scores.iter_mut() {
-        *s = exp::<FMA>(*s - max);
-    }
-    for (s, j) in scores.iter().zip(range) {
-        *state.total += s;
-        for (sum, v) in state.sum.iter_mut().zip(&values[j * v_dim..(j + 1) * v_dim]) {
-            *sum = fma::<FMA>(*s, *v, *sum);
-        }
-    }
-}
-
-/// # Safety
-/// As [`Kernels::attention`].
-#[inline(always)]
-pub(super) unsafe fn attention_any<const FMA: bool>(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    let shape = args.pages.shape;
-    let (tokens, k_dim, v_dim) = (shape.page_tokens, shape.k_dim, shape.v_dim);
-    let queries = args.rows.len() * args.q_heads.len();
-    let sizes = [tokens * k_dim, tokens * v_dim, tokens, queries, queries, queries * v_dim];
-    scratch.clear();
-    scratch.resize(sizes.iter().sum(), 0.0);
-    let (keys, rest) = scratch.split_at_mut(sizes[0]);
-    let (values, rest) = rest.split_at_mut(sizes[1]);
-    let (scores, rest) = rest.split_at_mut(sizes[2]);
-    let (max, rest) = rest.split_at_mut(sizes[3]);
-    let (total, sum) = rest.split_at_mut(sizes[4]);
-    max.fill(f32::NEG_INFINITY);
-
-    let last_position = args.first_position + args.rows.len() - 1;
-    let first_page = args.visible(args.first_position).start / tokens;
-    for page in first_page..=last_position / tokens {
-        let frame = args.table[page];
-        widen_into(args.pages.keys(frame, args.kv_head), keys);
-        widen_into(args.pages.values(frame, args.kv_head), values);
-        for (i, row) in args.rows.clone().enumerate() {
-            let visible = args.visible(args.first_position + i);
-            let from = visible.start.max(page * tokens);
-            let to = visible.end.min((page + 1) * tokens);
-            if from >= to {
-                continue;
-            }
-            for (h, head) in args.q_heads.clone().enumerate() {
-                let at = i * args.q_heads.len() + h;
-                let state =
-                    Running { max: &mut max[at], total: &mut total[at], sum: &mut sum[at * v_dim..(at + 1) * v_dim] };
-                let range = from - page * tokens..to - page * tokens;
-                fold_page::<FMA>(state, args.query(row, head), keys, values, range, args.scale, scores);
-            }
-        }
-    }
-    for (i, row) in args.rows.clone().enumerate() {
-        for (h, head) in args.q_heads.clone().enumerate() {
-            let at = i * args.q_heads.len() + h;
-            // SAFETY: the row and head are this task's (contract of `attention`).
-            let out = unsafe { args.result(row, head) };
-            let factor = 1.0 / total[at];
-            out.iter_mut().zip(&sum[at * v_dim..]).for_each(|(o, s)| *o = s * factor);
-        }
-    }
 }
 
 #[inline(always)]
@@ -374,11 +381,20 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
     unsafe { linear_any::<false, 2, 2>(args, range, scratch) }
 }
 
+const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, combine };
+
 /// # Safety
-/// See [`Kernels::attention`].
-unsafe fn attention(args: &AttentionArgs, scratch: &mut Vec<f32>) {
+/// See [`AttentionKernels::attend`].
+unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { attention_any::<false>(args, scratch) }
+}
+
+/// # Safety
+/// See [`AttentionKernels::combine`].
+unsafe fn combine(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { running::combine::<false>(args, parts, scratch) }
 }
 
 /// # Safety

@@ -24,6 +24,28 @@ pub struct EngineArgs {
     /// Instruction set of the CPU kernels [default: the fastest this processor has]
     #[arg(long, value_name = "TIER")]
     pub cpu_tier: Option<Tier>,
+    /// Quantize the weights while opening [default: as stored]
+    #[arg(long, value_name = "FORMAT")]
+    pub weights: Option<Weights>,
+}
+
+/// Values of `--weights`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// 8 bits
+    Q8,
+    /// 4 bits, the output matrix 8
+    Q4,
+}
+
+impl Weights {
+    /// As the engine has it.
+    pub fn format(self) -> Type {
+        match self {
+            Weights::Q8 => Type::Q8,
+            Weights::Q4 => Type::Q4,
+        }
+    }
 }
 
 /// Values of `--compute`.
@@ -72,6 +94,7 @@ impl EngineArgs {
                 Some(Compute::Bf16) => Type::Bf16,
             },
             cpu_tier: self.cpu_tier.map_or_else(CpuTier::default, Tier::cpu_tier),
+            weights: self.weights.map_or(Type::Auto, Weights::format),
             ..EngineOptions::default()
         }
     }

@@ -10,6 +10,7 @@ mod failure;
 mod info;
 mod interrupt;
 mod open;
+mod quality;
 mod render;
 mod run;
 mod score;
@@ -38,6 +39,8 @@ enum Command {
     Render(render::RenderArgs),
     /// Scores JSON lines from stdin, or the perplexity of a text.
     Score(score::ScoreArgs),
+    /// Compares quantized weights with stored ones: perplexity and divergence on a text.
+    Quality(quality::QualityArgs),
     /// Prints facts about a model folder.
     Info(info::InfoArgs),
     /// Measures speed on a model folder, or on random weights of a known shape.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::chat(args),
         Command::Render(args) => render::render(args),
         Command::Score(args) => score::score(args),
+        Command::Quality(args) => quality::quality(args),
         Command::Info(args) => info::info(args),
         Command::Bench(args) => bench::bench(args),
     };

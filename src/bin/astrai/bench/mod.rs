@@ -10,7 +10,7 @@ mod drive;
 mod load;
 mod machine;
 mod plot;
-mod random;
+pub mod random;
 mod report;
 mod result;
 mod save;
@@ -24,6 +24,7 @@ use crate::failure::{Failure, Outcome};
 use crate::open;
 use args::{Plan, PolicyName, WeightFormat};
 use astrai::dtype::DType;
+use astrai::encoding::Encoding;
 use astrai::engine::Engine;
 use astrai::source::Synthetic;
 use load::{Job, Kind, Lane, Load};
@@ -99,9 +100,9 @@ fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
 /// Refuses `--weights bf16` on a folder that stores another type: weights are computed with as they are stored.
 fn check_weights(args: &BenchArgs, engine: &Engine) -> Outcome {
     match (args.weights, engine.info().weights) {
-        (Some(WeightFormat::Bf16), Some(stored)) if stored != DType::Bf16 => Err(Failure::Message(format!(
-            "the weights are stored as {stored}, and --weights bf16 does not convert them; leave it out"
-        ))),
+        (Some(WeightFormat::Bf16), Some(stored)) if stored != Encoding::Stored(DType::Bf16) => Err(Failure::Message(
+            format!("the weights are stored as {stored}, and --weights bf16 does not convert them; leave it out"),
+        )),
         _ => Ok(()),
     }
 }

@@ -72,7 +72,7 @@ fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
         "device_name": info.device_name,
         "cpu_tier": format!("{:?}", info.cpu_tier).to_lowercase(),
         "compute": format!("{:?}", info.compute).to_lowercase(),
-        "weights": info.weights.map(|dtype| dtype.to_string()),
+        "weights": info.weights.map(|encoding| encoding.to_string()),
         "kv": info.kv.map(|dtype| dtype.to_string()),
         "threads": info.threads,
         "context": info.context_length,

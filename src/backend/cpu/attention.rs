@@ -1,0 +1,304 @@
+//! Attention on the CPU: the arguments of a task, and how a batch is cut into tasks.
+//!
+//! Law 1: the keys of a sequence are folded in blocks of [`BLOCK`] and partial results of [`SPAN`] keys, at fixed
+//! positions from 0, and the partial results are added in ascending order, whether one task made them all or several.
+//! What a query sees at a block's edge is decided for each query alone.
+
+#[cfg(target_arch = "x86_64")]
+pub mod lanes;
+pub mod running;
+
+use super::kv::{Layout, PageView, SendPages};
+use super::*;
+
+/// Keys folded at a time.
+pub const BLOCK: usize = 64;
+/// Keys of a partial result.
+pub const SPAN: usize = 512;
+/// Queries, rows times heads, that share the loads of keys and values, unless one row has more heads.
+const QUERIES: usize = 64;
+
+/// The attention functions of a tier.
+#[derive(Clone, Copy)]
+pub struct AttentionKernels {
+    /// The layout the tier wants for pages of a shape.
+    pub layout: fn(&KvShape) -> Layout,
+    /// One task: see [`AttentionArgs`].
+    ///
+    /// # Safety
+    /// The output pointers cover the rows, these rows' heads (or the part) are this task's alone, the pages have the layout
+    /// that the tier wants, and the tier's instructions exist.
+    pub attend: unsafe fn(args: &AttentionArgs, scratch: &mut Vec<f32>),
+    /// Adds the parts of all of a task's spans, one after the other in `parts`, and writes the results.
+    ///
+    /// # Safety
+    /// As `attend`; the parts are complete.
+    pub combine: unsafe fn(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>),
+}
+
+/// One span of keys only, its result to be combined with others.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// Index of the span: keys `span * SPAN..`.
+    pub span: usize,
+    /// [`running::part_floats`] floats for each query.
+    pub out: *mut f32,
+}
+
+/// Attention of some adjacent rows of one sequence for the query heads of one KV head.
+pub struct AttentionArgs<'a> {
+    /// All queries; row `r`, head `h` at `r * q_row_stride + h * q_head_stride`.
+    pub q: &'a [f32],
+    /// Elements from a query row to the next.
+    pub q_row_stride: usize,
+    /// Elements from a query head to the next.
+    pub q_head_stride: usize,
+    /// Output `[rows, heads, v_dim]`.
+    pub out: *mut f32,
+    /// Elements from an output row to the next.
+    pub out_stride: usize,
+    /// Rows of this task.
+    pub rows: Range<usize>,
+    /// Position of the first of them.
+    pub first_position: usize,
+    /// Query heads that share the KV head.
+    pub q_heads: Range<usize>,
+    /// The KV head.
+    pub kv_head: usize,
+    /// Page table of the sequence.
+    pub table: &'a [u32],
+    /// The layer's pages.
+    pub pages: PageView<'a>,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Keys visible to a query.
+    pub window: Option<u32>,
+    /// Only this part; `None` = everything, and the results.
+    pub part: Option<Part>,
+}
+
+impl AttentionArgs<'_> {
+    /// Positions visible to the row at `position`.
+    #[inline(always)]
+    pub fn visible(&self, position: usize) -> Range<usize> {
+        visible(position, self.window)
+    }
+
+    /// Positions visible to any of the rows.
+    #[inline(always)]
+    pub fn visible_to_any(&self) -> Range<usize> {
+        self.visible(self.first_position).start..self.first_position + self.rows.len()
+    }
+
+    /// What row `index` of the task sees of the block of keys at `block`, relative to it; empty when nothing.
+    #[inline(always)]
+    pub fn visible_in(&self, index: usize, block: usize) -> Range<usize> {
+        let visible = self.visible(self.first_position + index);
+        visible.start.clamp(block, block + BLOCK) - block..visible.end.clamp(block, block + BLOCK) - block
+    }
+
+    /// Queries of the task, row by row.
+    #[inline(always)]
+    pub fn queries(&self) -> usize {
+        self.rows.len() * self.q_heads.len()
+    }
+
+    /// Query `index` of the task.
+    #[inline(always)]
+    pub fn query(&self, index: usize) -> &[f32] {
+        let (row, head) = self.place(index);
+        let start = row * self.q_row_stride + head * self.q_head_stride;
+        &self.q[start..start + self.pages.shape.k_dim]
+    }
+
+    /// Where the result of query `index` goes.
+    ///
+    /// # Safety
+    /// `out` covers the task's rows and heads, and nobody else uses them meanwhile.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "the output is disjoint from everything the arguments borrow")]
+    pub unsafe fn result(&self, index: usize) -> &mut [f32] {
+        let (row, head) = self.place(index);
+        let v_dim = self.pages.shape.v_dim;
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.out.add(row * self.out_stride + head * v_dim), v_dim) }
+    }
+
+    fn place(&self, index: usize) -> (usize, usize) {
+        let heads = self.q_heads.len();
+        (self.rows.start + index / heads, self.q_heads.start + index % heads)
+    }
+}
+
+fn visible(position: usize, window: Option<u32>) -> Range<usize> {
+    window.map_or(0, |w| (position + 1).saturating_sub(w as usize))..position + 1
+}
+
+/// Adjacent rows of one sequence, which read its pages together.
+struct Rows {
+    rows: Range<usize>,
+    /// Spans that any of them sees.
+    spans: Range<usize>,
+    /// Multiply-adds for one KV head.
+    work: usize,
+}
+
+/// Some whole (rows, KV head) items, or some spans of one.
+#[derive(Clone)]
+struct Task {
+    /// Item `i` is rows `i / kv_heads`, KV head `i % kv_heads`.
+    items: Range<usize>,
+    spans: Option<Range<usize>>,
+    /// First float of the item's parts.
+    parts: usize,
+}
+
+/// How a step's attention is cut, kept to use its memory again.
+#[derive(Default)]
+pub(super) struct Cut {
+    rows: Vec<Rows>,
+    tasks: Vec<Task>,
+    /// The items that were cut in spans, to be combined.
+    combined: Vec<Task>,
+    parts: Vec<f32>,
+}
+
+impl Cut {
+    /// Cuts the rows into runs of one sequence that share loads.
+    fn rows(&mut self, ragged: Ragged, per_kv: usize, attention: &Attention, work_per_key: usize) {
+        self.rows.clear();
+        let longest = (QUERIES / per_kv).max(1);
+        for (row, &position) in ragged.positions.iter().enumerate() {
+            let seen = visible(position as usize, attention.window);
+            let (work, end) = (seen.len() * work_per_key, seen.end.div_ceil(SPAN));
+            match self.rows.last_mut() {
+                Some(r) if r.rows.len() < longest && ragged.sequences[r.rows.start] == ragged.sequences[row] => {
+                    r.rows.end += 1;
+                    r.spans.end = end;
+                    r.work += work;
+                }
+                _ => self.rows.push(Rows { rows: row..row + 1, spans: seen.start / SPAN..end, work }),
+            }
+        }
+    }
+
+    /// Makes tasks of about equal work, enough for the threads: light items go together, heavy ones are cut in spans.
+    fn tasks(&mut self, threads: usize, kv_heads: usize, part_floats: impl Fn(&Rows) -> usize, may_split: bool) {
+        self.tasks.clear();
+        self.combined.clear();
+        let total = self.rows.iter().map(|r| r.work).sum::<usize>() * kv_heads;
+        let wanted = (total / (threads * TASKS_PER_THREAD)).max(TASK_WORK_MIN);
+        let (mut parts, mut first, mut gathered) = (0, 0, 0);
+        for item in 0..self.rows.len() * kv_heads {
+            let rows = &self.rows[item / kv_heads];
+            let pieces = (rows.work / wanted).min(rows.spans.len());
+            if may_split && threads > 1 && pieces > 1 {
+                if first < item {
+                    self.tasks.push(Task { items: first..item, spans: None, parts: 0 });
+                }
+                (first, gathered) = (item + 1, 0);
+                let step = rows.spans.len().div_ceil(pieces);
+                let task = Task { items: item..item + 1, spans: None, parts };
+                self.combined.push(task.clone());
+                self.tasks.extend(
+                    rows.spans
+                        .clone()
+                        .step_by(step)
+                        .map(|s| Task { spans: Some(s..rows.spans.end.min(s + step)), ..task.clone() }),
+                );
+                parts += rows.spans.len() * part_floats(rows);
+                continue;
+            }
+            gathered += rows.work;
+            if gathered >= wanted && threads > 1 {
+                self.tasks.push(Task { items: first..item + 1, spans: None, parts: 0 });
+                (first, gathered) = (item + 1, 0);
+            }
+        }
+        let items = self.rows.len() * kv_heads;
+        if first < items {
+            self.tasks.push(Task { items: first..items, spans: None, parts: 0 });
+        }
+        if self.parts.len() < parts {
+            self.parts.resize(parts, 0.0);
+        }
+    }
+}
+
+impl CpuBackend {
+    /// See [`Backend::attention`].
+    pub(super) fn attend(&mut self, attention: Attention, ragged: Ragged) {
+        let (q, rows) = (attention.q, ragged.positions.len());
+        let group = &self.groups[attention.pages.0 as usize];
+        let (shape, pages) = (group.shape, SendPages::new(group, attention.layer));
+        let q_data = Shared(self.floats(q.tensor, rows * q.row_stride).as_ptr().cast_mut());
+        let out_stride = q.heads * shape.v_dim;
+        let out = self.shared(attention.out, rows * out_stride);
+        let per_kv = q.heads / shape.kv_heads;
+        let functions = self.kernels.attention;
+        let part_floats = |rows: &Rows| rows.rows.len() * per_kv * running::part_floats(shape.v_dim);
+
+        let mut cut = std::mem::take(&mut self.cut);
+        cut.rows(ragged, per_kv, &attention, per_kv * (shape.k_dim + shape.v_dim));
+        cut.tasks(self.pool.threads(), shape.kv_heads, part_floats, self.kernels.tier != Tier::Reference);
+        let parts = Shared(cut.parts.as_mut_ptr());
+        let of_item = |item: usize| {
+            let block = &cut.rows[item / shape.kv_heads];
+            let kv_head = item % shape.kv_heads;
+            let start = ragged.table_starts[ragged.sequences[block.rows.start] as usize] as usize;
+            let args = AttentionArgs {
+                // SAFETY: checked above; no task writes queries.
+                q: unsafe { q_data.slice(0..rows * q.row_stride) },
+                q_row_stride: q.row_stride,
+                q_head_stride: q.head_stride,
+                out: out.start(),
+                out_stride,
+                first_position: ragged.positions[block.rows.start] as usize,
+                rows: block.rows.clone(),
+                q_heads: kv_head * per_kv..(kv_head + 1) * per_kv,
+                kv_head,
+                table: &ragged.tables[start..],
+                // SAFETY: the group's buffer outlives the call and is only read here.
+                pages: unsafe { pages.view() },
+                scale: attention.scale,
+                window: attention.window,
+                part: None,
+            };
+            (args, block)
+        };
+        self.each_task(&cut.tasks, &|task, scratch| {
+            for item in task.items.clone() {
+                let (mut args, block) = of_item(item);
+                let Some(spans) = &task.spans else {
+                    // SAFETY: `out` covers all rows; rows and heads of an item are its task's own; the tier was checked.
+                    unsafe { (functions.attend)(&args, scratch) };
+                    continue;
+                };
+                for span in spans.clone() {
+                    let at = task.parts + (span - block.spans.start) * part_floats(block);
+                    // SAFETY: `Cut::tasks` made room for every span of the item, and this task alone has this one.
+                    args.part = Some(Part { span, out: unsafe { parts.start().add(at) } });
+                    // SAFETY: as above.
+                    unsafe { (functions.attend)(&args, scratch) };
+                }
+            }
+        });
+        self.each_task(&cut.combined, &|task, scratch| {
+            let (args, block) = of_item(task.items.start);
+            // SAFETY: all parts of the item were written above; the rest as above.
+            unsafe {
+                let parts = parts.slice(task.parts..task.parts + block.spans.len() * part_floats(block));
+                (functions.combine)(&args, parts, scratch);
+            }
+        });
+        self.cut = cut;
+    }
+
+    fn each_task(&mut self, tasks: &[Task], run: &(dyn Fn(&Task, &mut Vec<f32>) + Sync)) {
+        let scratch = &self.scratch;
+        self.pool.run(tasks.len(), &|index, thread| {
+            // SAFETY: `thread` is unique among running tasks, so this scratch has one user.
+            run(&tasks[index], unsafe { &mut *scratch[thread].0.get() });
+        });
+    }
+}

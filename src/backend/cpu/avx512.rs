@@ -1,0 +1,54 @@
+//! AVX-512 with bf16 and VNNI dot products: Intel since Cooper Lake (Ice Lake lacks bf16), AMD since Zen 4.
+//!
+//! bf16 weights are multiplied as they lie in the mapped file with inputs rounded to bf16; quantized ones with quantized
+//! inputs. Everything else runs the AVX2 functions.
+
+mod attention;
+mod linear;
+mod tile;
+
+use super::kernels::Kernels;
+use super::linear::{Form, plain_form};
+use super::{Compute, Tier, avx2};
+use crate::dtype::DType;
+use crate::encoding::Encoding;
+
+/// The AVX-512 tier.
+pub static KERNELS: Kernels = Kernels {
+    tier: Tier::Avx512,
+    form,
+    to_bf16,
+    linear: linear::linear,
+    attention: attention::ATTENTION,
+    ..avx2::TABLE
+};
+
+/// Whether this processor has the tier's instructions.
+pub fn present() -> bool {
+    avx2::present()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+fn form(weight: Encoding, compute: Compute) -> Form {
+    match (weight, compute) {
+        (Encoding::Stored(DType::Bf16), Compute::Bf16) => Form::Bf16,
+        _ => plain_form(weight, compute),
+    }
+}
+
+/// # Safety
+/// See [`Kernels::to_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+unsafe fn to_bf16(x: &[f32], row: usize, out: *mut u16) {
+    for (i, part) in x.chunks(32).enumerate() {
+        // SAFETY: the block of the row lies in the scratch, and these 32 elements of it belong to this row.
+        let out = unsafe { std::slice::from_raw_parts_mut(out.add(tile::at(x.len(), row, i * 32)), 32) };
+        super::portable::to_bf16_any(part, out);
+        out[part.len()..].fill(0);
+    }
+}

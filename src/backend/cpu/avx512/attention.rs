@@ -1,0 +1,458 @@
+//! Attention of the AVX-512 tier: bf16 pages by bf16 dot products, 8-bit pages by 16-bit integer ones.
+//!
+//! bf16: queries and weights are rounded to bf16, the total is summed from the rounded weights; sums are f32.
+//! 8-bit: queries are rounded to 15 bits and a sign, weights (times the factors of the values) to 15 bits of a
+//! block's largest; sums are exact integers within a key, and within a block's values.
+
+use crate::backend::cpu::attention::lanes::{self, Block, GROUPS, I16_MAX, Lanes, Queries, TILE, Tile};
+use crate::backend::cpu::attention::{AttentionArgs, AttentionKernels};
+use crate::backend::cpu::avx2;
+use crate::backend::cpu::kv::{GROUP, Layout};
+use crate::dtype::DType;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// The tier's functions.
+pub const ATTENTION: AttentionKernels =
+    AttentionKernels { layout: Layout::lanes_where_possible, attend, combine: avx2::ATTENTION.combine };
+
+/// # Safety
+/// See [`AttentionKernels::attend`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract; lanes are made of these types only.
+    unsafe {
+        match (args.pages.layout, args.pages.shape.dtype) {
+            (Layout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
+            (Layout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
+            _ => (avx2::ATTENTION.attend)(args, scratch),
+        }
+    }
+}
+
+/// Two stored elements for each of 16 lanes.
+trait Pairs {
+    /// Bytes of a register's worth of elements.
+    const BYTES: usize;
+
+    /// Loads 32 elements, widened to 16 bits.
+    ///
+    /// # Safety
+    /// `BYTES` bytes from `from` may be read; the tier's instructions exist.
+    unsafe fn load(from: *const u8) -> __m512i;
+
+    /// `sum + a.0 * b.0 + a.1 * b.1` in each lane.
+    ///
+    /// # Safety
+    /// The tier's instructions exist.
+    unsafe fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512;
+
+    /// A sum as f32.
+    ///
+    /// # Safety
+    /// The tier's instructions exist.
+    unsafe fn float(sum: __m512) -> __m512;
+}
+
+/// bf16 pages.
+struct Bf16;
+
+impl Pairs for Bf16 {
+    const BYTES: usize = 64;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn load(from: *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: both types are 64 bytes of which every pattern is valid.
+        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute(b)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn float(sum: __m512) -> __m512 {
+        sum
+    }
+}
+
+/// 8-bit pages.
+struct Int8;
+
+impl Pairs for Int8 {
+    const BYTES: usize = 32;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn load(from: *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        _mm512_castsi512_ps(_mm512_dpwssd_epi32(_mm512_castps_si512(sum), a, b))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn float(sum: __m512) -> __m512 {
+        _mm512_cvtepi32_ps(_mm512_castps_si512(sum))
+    }
+}
+
+/// Dot products of `M` queries with the tokens of `G` groups.
+///
+/// # Safety
+/// As [`Lanes::scores`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+unsafe fn scores<P: Pairs, const M: usize, const G: usize>(
+    queries: &Queries,
+    first: usize,
+    block: &Block,
+    group: usize,
+    tile: &mut Tile,
+) {
+    let words = queries.words;
+    let q = queries.packed[first * words..(first + M) * words].as_ptr();
+    // SAFETY: `M` queries were just checked to be there; each group has k_dim / 2 = words registers of keys.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); G]; M];
+        for i in 0..words {
+            let mut keys = [_mm512_setzero_si512(); G];
+            for g in 0..G {
+                keys[g] = P::load(block.keys[group + g].add(i * P::BYTES));
+            }
+            for m in 0..M {
+                let q = _mm512_set1_epi32(*q.add(m * words + i) as i32);
+                for g in 0..G {
+                    sums[m][g] = P::dot(sums[m][g], keys[g], q);
+                }
+            }
+        }
+        for g in 0..G {
+            let scales = match block.key_scales[group + g] {
+                p if p.is_null() => _mm512_set1_ps(1.0),
+                p => _mm512_loadu_ps(p),
+            };
+            for m in 0..M {
+                let score = _mm512_mul_ps(P::float(sums[m][g]), scales);
+                _mm512_storeu_ps(tile.scores[m][(group + g) * GROUP..].as_mut_ptr(), score);
+            }
+        }
+    }
+}
+
+/// Adds the values of `tokens`, weighted, to 16 `D` elements of `M` sums from element `at`.
+///
+/// # Safety
+/// As [`Lanes::values`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+unsafe fn values<P: Pairs, const M: usize, const D: usize>(
+    tile: &Tile,
+    first: usize,
+    block: &Block,
+    tokens: Range<usize>,
+    sums: &mut [f32],
+    at: usize,
+) {
+    let v_dim = block.v_dim;
+    assert!(sums.len() >= (M - 1) * v_dim + at + 16 * D && tokens.end <= GROUPS * GROUP && first + M <= TILE);
+    let weights = tile.weights[first..].as_ptr().cast::<u32>();
+    // SAFETY: the sums and weights were just checked; a group has 8 pairs of v_dim elements each.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); D]; M];
+        let mut step = |pair: usize, mask: __m512i| {
+            let from = block.values[pair / 8].add((pair % 8 * v_dim + at) / 16 * P::BYTES);
+            let mut v = [_mm512_setzero_si512(); D];
+            for d in 0..D {
+                v[d] = _mm512_and_si512(P::load(from.add(d * P::BYTES)), mask);
+            }
+            for m in 0..M {
+                let w = _mm512_set1_epi32(*weights.add(m * GROUPS * GROUP + pair) as i32);
+                for d in 0..D {
+                    acc[m][d] = P::dot(acc[m][d], v[d], w);
+                }
+            }
+        };
+        // A pair of which one token is not the caller's gives the other alone.
+        let (from, to) = (tokens.start.div_ceil(2), tokens.end / 2);
+        if tokens.start % 2 == 1 {
+            step(tokens.start / 2, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+        }
+        for pair in from..to {
+            step(pair, _mm512_set1_epi32(-1));
+        }
+        if tokens.end % 2 == 1 {
+            step(tokens.end / 2, _mm512_set1_epi32(0xffff));
+        }
+        for m in 0..M {
+            let factor = _mm512_set1_ps(tile.factors[first + m]);
+            for d in 0..D {
+                let place = sums.as_mut_ptr().add(m * v_dim + at + 16 * d);
+                let sum = _mm512_fmadd_ps(P::float(acc[m][d]), factor, _mm512_loadu_ps(place));
+                _mm512_storeu_ps(place, sum);
+            }
+        }
+    }
+}
+
+/// `e^x` for x <= 0, relative error below 2e-7, 0 for -inf; NaN stays.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+fn exp(x: __m512) -> __m512 {
+    // The second operand is what the maximum gives for NaN.
+    let x = _mm512_max_ps(_mm512_set1_ps(-104.0), x);
+    let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E)));
+    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693_359_4), x);
+    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.121_944_4e-4), r);
+    let mut p = _mm512_set1_ps(1.987_569_1e-4);
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.500_000_06] {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    }
+    let p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, _mm512_add_ps(r, _mm512_set1_ps(1.0)));
+    _mm512_scalef_ps(p, n)
+}
+
+/// The lanes of group `g` that are among `seen`.
+fn mask(seen: &Range<usize>, g: usize) -> __mmask16 {
+    let from = seen.start.saturating_sub(g * GROUP).min(GROUP);
+    let to = seen.end.saturating_sub(g * GROUP).min(GROUP);
+    ((1u32 << to) - (1u32 << from).min(1 << to)) as __mmask16
+}
+
+/// What [`Lanes::softmax`] has in common: `e^(score - max)` of each group, 0 where not seen; the new maximum and the
+/// factor on what was summed before.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+fn exponentials(scores: &[f32; GROUPS * GROUP], seen: &Range<usize>, max: &mut f32) -> ([__m512; GROUPS], f32) {
+    let mut s = [_mm512_set1_ps(f32::NEG_INFINITY); GROUPS];
+    for (g, s) in s.iter_mut().enumerate() {
+        // SAFETY: 16 floats of group g.
+        *s = unsafe { _mm512_mask_loadu_ps(*s, mask(seen, g), scores[g * GROUP..].as_ptr()) };
+    }
+    let largest = _mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]));
+    let new = max.max(_mm512_reduce_max_ps(largest));
+    let shrink = if *max == f32::NEG_INFINITY { 0.0 } else { _mm512_cvtss_f32(exp(_mm512_set1_ps(*max - new))) };
+    *max = new;
+    for (g, s) in s.iter_mut().enumerate() {
+        *s = _mm512_maskz_mov_ps(mask(seen, g), exp(_mm512_sub_ps(*s, _mm512_set1_ps(new))));
+    }
+    (s, shrink)
+}
+
+/// Calls `$f::<$p, M, $n>` for a count of queries from 1 to [`TILE`].
+macro_rules! for_count {
+    ($count:expr, $f:ident::<$p:ty, $n:literal>($($arg:expr),*)) => {
+        match $count {
+            1 => $f::<$p, 1, $n>($($arg),*),
+            2 => $f::<$p, 2, $n>($($arg),*),
+            3 => $f::<$p, 3, $n>($($arg),*),
+            4 => $f::<$p, 4, $n>($($arg),*),
+            5 => $f::<$p, 5, $n>($($arg),*),
+            _ => $f::<$p, 6, $n>($($arg),*),
+        }
+    };
+}
+
+/// # Safety
+/// As [`Lanes::scores`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+unsafe fn all_scores<P: Pairs>(
+    queries: &Queries,
+    first: usize,
+    count: usize,
+    block: &Block,
+    groups: Range<usize>,
+    tile: &mut Tile,
+) {
+    // SAFETY: same contract.
+    unsafe {
+        if groups.len() == GROUPS {
+            for_count!(count, scores::<P, 4>(queries, first, block, 0, tile));
+            return;
+        }
+        for group in groups {
+            for_count!(count, scores::<P, 1>(queries, first, block, group, tile));
+        }
+    }
+}
+
+/// # Safety
+/// As [`Lanes::values`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+unsafe fn all_values<P: Pairs>(
+    tile: &Tile,
+    first: usize,
+    count: usize,
+    block: &Block,
+    tokens: Range<usize>,
+    sums: &mut [f32],
+) {
+    let mut at = 0;
+    // SAFETY: same contract; v_dim is a multiple of 16.
+    unsafe {
+        while at < block.v_dim {
+            let left = (block.v_dim - at) / 16;
+            let tokens = tokens.clone();
+            if left >= 8 && count == 1 {
+                values::<P, 1, 8>(tile, first, block, tokens, sums, at);
+                at += 128;
+            } else if left >= 8 && count == 2 {
+                values::<P, 2, 8>(tile, first, block, tokens, sums, at);
+                at += 128;
+            } else if left >= 4 {
+                for_count!(count, values::<P, 4>(tile, first, block, tokens, sums, at));
+                at += 64;
+            } else {
+                for_count!(count, values::<P, 1>(tile, first, block, tokens, sums, at));
+                at += 16;
+            }
+        }
+    }
+}
+
+impl Lanes for Bf16 {
+    fn query_words(k_dim: usize) -> usize {
+        k_dim / 2
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn pack(q: &[f32], out: &mut [u32]) -> f32 {
+        for (q, out) in q.chunks(32).zip(out.chunks_mut(16)) {
+            let mask = |n: usize| ((1u64 << n.min(16)) - 1) as __mmask16;
+            // SAFETY: masked to the elements that are there.
+            unsafe {
+                let low = _mm512_maskz_loadu_ps(mask(q.len()), q.as_ptr());
+                let high = _mm512_maskz_loadu_ps(mask(q.len().saturating_sub(16)), q.as_ptr().wrapping_add(16));
+                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), mask(out.len()), both);
+            }
+        }
+        1.0
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn scores(
+        queries: &Queries,
+        first: usize,
+        count: usize,
+        block: &Block,
+        groups: Range<usize>,
+        tile: &mut Tile,
+    ) {
+        // SAFETY: same contract.
+        unsafe { all_scores::<Bf16>(queries, first, count, block, groups, tile) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn softmax(
+        tile: &mut Tile,
+        index: usize,
+        _block: &Block,
+        seen: Range<usize>,
+        max: &mut f32,
+        total: &mut f32,
+    ) -> f32 {
+        let (weights, shrink) = exponentials(&tile.scores[index], &seen, max);
+        let mut sum = _mm512_setzero_ps();
+        for (g, w) in weights.into_iter().enumerate() {
+            // SAFETY: both types are 32 bytes of which every pattern is valid; 8 words of group g.
+            unsafe {
+                let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(w));
+                _mm256_storeu_si256(tile.weights[index][g * 8..g * 8 + 8].as_mut_ptr().cast(), rounded);
+                let widened = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded));
+                sum = _mm512_add_ps(sum, _mm512_castsi512_ps(widened));
+            }
+        }
+        *total = *total * shrink + _mm512_reduce_add_ps(sum);
+        shrink
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn values(tile: &Tile, first: usize, count: usize, block: &Block, tokens: Range<usize>, sums: &mut [f32]) {
+        // SAFETY: same contract.
+        unsafe { all_values::<Bf16>(tile, first, count, block, tokens, sums) }
+    }
+}
+
+impl Lanes for Int8 {
+    fn query_words(k_dim: usize) -> usize {
+        k_dim / 2
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn pack(q: &[f32], out: &mut [u32]) -> f32 {
+        lanes::pack_i16(q, out)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn scores(
+        queries: &Queries,
+        first: usize,
+        count: usize,
+        block: &Block,
+        groups: Range<usize>,
+        tile: &mut Tile,
+    ) {
+        // SAFETY: same contract.
+        unsafe { all_scores::<Int8>(queries, first, count, block, groups, tile) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn softmax(
+        tile: &mut Tile,
+        index: usize,
+        block: &Block,
+        seen: Range<usize>,
+        max: &mut f32,
+        total: &mut f32,
+    ) -> f32 {
+        let (mut weights, shrink) = exponentials(&tile.scores[index], &seen, max);
+        let mut sum = _mm512_setzero_ps();
+        let mut largest = _mm512_setzero_ps();
+        for (g, w) in weights.iter_mut().enumerate() {
+            sum = _mm512_add_ps(sum, *w);
+            let seen = mask(&seen, g);
+            if seen != 0 {
+                // SAFETY: the group holds tokens.
+                *w = unsafe { _mm512_maskz_mul_ps(seen, *w, _mm512_loadu_ps(block.value_scales[g])) };
+            }
+            largest = _mm512_max_ps(largest, *w);
+        }
+        *total = *total * shrink + _mm512_reduce_add_ps(sum);
+        let largest = _mm512_reduce_max_ps(largest);
+        let inverse = _mm512_set1_ps(if largest > 0.0 { I16_MAX / largest } else { 0.0 });
+        tile.factors[index] = largest / I16_MAX;
+        for (g, w) in weights.into_iter().enumerate() {
+            let rounded = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(w, inverse)));
+            // SAFETY: 8 words of group g.
+            unsafe { _mm256_storeu_si256(tile.weights[index][g * 8..g * 8 + 8].as_mut_ptr().cast(), rounded) };
+        }
+        shrink
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+    unsafe fn values(tile: &Tile, first: usize, count: usize, block: &Block, tokens: Range<usize>, sums: &mut [f32]) {
+        // SAFETY: same contract.
+        unsafe { all_values::<Int8>(tile, first, count, block, tokens, sums) }
+    }
+}

@@ -1,0 +1,185 @@
+//! Products with AVX-512: tiles of [`super::tile`] over the outputs of a task.
+//!
+//! A tile's weights are read once from memory, in ascending order: while one tile is computed, the next one's lines are
+//! brought into the second-level cache, line after line. Several rows of weights read side by side would keep the
+//! processor's own prefetching from seeing a stream; measured, that halves the bandwidth.
+
+use super::super::kernels::Elements;
+use super::super::linear::{Input, Int8Rows, LinearArgs, Matrix};
+use super::avx2;
+use super::tile::{self, Codes, Panels};
+use crate::encoding::{PANEL, Q4_VALUES, Scheme};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// # Safety
+/// See [`super::Kernels::linear`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
+pub(super) unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe {
+        match (args.weight, args.x) {
+            (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => stored_bf16(args, w, x, range),
+            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels(args, scheme, bytes, x, range),
+            _ => (avx2::TABLE.linear)(args, range, scratch),
+        }
+    }
+}
+
+/// # Safety
+/// As [`linear`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usize>) {
+    let mut first = range.start;
+    while first < range.end {
+        let left = range.end - first;
+        // SAFETY: same contract, part of the range.
+        first += unsafe {
+            match args.rows {
+                1 | 2 if left >= 4 => bf16_column::<4>(args, w, x, first),
+                _ if left >= 6 => bf16_column::<6>(args, w, x, first),
+                _ if left >= 4 => bf16_column::<4>(args, w, x, first),
+                _ => bf16_column::<1>(args, w, x, first),
+            }
+        };
+    }
+}
+
+/// `NR` outputs of all rows.
+///
+/// # Safety
+/// As [`linear`] for outputs `first..first + NR`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], first: usize) -> usize {
+    let ins = args.ins;
+    let w = &w[first * ins..(first + NR) * ins];
+    let following = w.as_ptr_range().end.cast();
+    let mut row = 0;
+    while row < args.rows {
+        // Only the first rows look ahead; for the others, the next weights are there already.
+        let next = if row == 0 { following } else { w.as_ptr().cast() };
+        let x = x[tile::at(ins, row, 0)..].as_ptr();
+        // SAFETY: the weights are `NR` rows; the rows of a block begin at a multiple of its size; columns are the task's.
+        unsafe {
+            match args.rows - row {
+                1 => put(args, row, first, tile::bf16::<1, NR>(x, w.as_ptr(), ins, next)),
+                2 => put(args, row, first, tile::bf16::<2, NR>(x, w.as_ptr(), ins, next)),
+                3 => put(args, row, first, tile::bf16::<3, NR>(x, w.as_ptr(), ins, next)),
+                _ => put(args, row, first, tile::bf16::<4, NR>(x, w.as_ptr(), ins, next)),
+            }
+        }
+        row += tile::BLOCK;
+    }
+    NR
+}
+
+/// # Safety
+/// As [`LinearArgs::put`] for the tile's rows and outputs.
+#[inline(always)]
+unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, first: usize, sums: [[f32; NR]; MR]) {
+    for (m, sums) in sums.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { args.put_all(row + m, first, first + NR, sums) };
+    }
+}
+
+/// # Safety
+/// As [`linear`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
+    let size = scheme.panel_bytes(args.ins);
+    let end = range.end.div_ceil(PANEL);
+    let mut panel = range.start / PANEL;
+    while panel < end {
+        let wide = if args.rows < 3 { 4 } else { 3 };
+        let count = if end - panel >= wide { wide } else { 1 };
+        // SAFETY: same contract, part of the range; the slice has `count` panels.
+        unsafe {
+            let w = &bytes[panel * size..(panel + count) * size];
+            match (scheme, count) {
+                (Scheme::Q8, 1) => column::<1, 64, false>(args, scheme, w, x, panel * PANEL..range.end),
+                (Scheme::Q8, 3) => column::<3, 64, false>(args, scheme, w, x, panel * PANEL..range.end),
+                (Scheme::Q8, _) => column::<4, 64, false>(args, scheme, w, x, panel * PANEL..range.end),
+                (Scheme::Q4, 1) => column::<1, 32, true>(args, scheme, w, x, panel * PANEL..range.end),
+                (Scheme::Q4, 3) => column::<3, 32, true>(args, scheme, w, x, panel * PANEL..range.end),
+                (Scheme::Q4, _) => column::<4, 32, true>(args, scheme, w, x, panel * PANEL..range.end),
+            }
+        }
+        panel += count;
+    }
+}
+
+/// `NP` panels of all rows; outputs begin at `outs.start`, and those from `outs.end` on are not written.
+///
+/// # Safety
+/// As [`linear`]; `w` has `NP` panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
+    args: &LinearArgs,
+    scheme: Scheme,
+    w: &[u8],
+    x: Int8Rows,
+    outs: Range<usize>,
+) {
+    let panels =
+        Panels { first: w.as_ptr(), bytes: scheme.panel_bytes(args.ins), scale_bytes: scheme.scale_bytes(args.ins) };
+    let table = q4_table();
+    let mut row = 0;
+    while row < args.rows {
+        let next = if row == 0 { w.as_ptr_range().end } else { w.as_ptr() };
+        let codes = Codes {
+            codes: x.codes[row * x.groups * x.group..].as_ptr(),
+            scales: x.scales[row * x.groups..].as_ptr(),
+            corrections: x.corrections[row * x.groups..].as_ptr(),
+            groups: x.groups,
+        };
+        // SAFETY: the panels were counted by the caller, rows are below `args.rows`, and columns are the task's.
+        unsafe {
+            match args.rows - row {
+                1 => store(args, row, &outs, tile::int8::<1, NP, GROUP, HALVES>(codes, panels, table, next)),
+                2 => store(args, row, &outs, tile::int8::<2, NP, GROUP, HALVES>(codes, panels, table, next)),
+                3 => store(args, row, &outs, tile::int8::<3, NP, GROUP, HALVES>(codes, panels, table, next)),
+                _ => store(args, row, &outs, tile::int8::<4, NP, GROUP, HALVES>(codes, panels, table, next)),
+            }
+        }
+        row += 4;
+    }
+}
+
+/// The biased values of the sixteen Q4 codes, in every 16 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn q4_table() -> __m512i {
+    let values: [u8; 16] = std::array::from_fn(|i| Q4_VALUES[i] as u8 ^ 128);
+    // SAFETY: sixteen bytes.
+    unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(values.as_ptr().cast())) }
+}
+
+/// # Safety
+/// As [`LinearArgs::put`] for the tile's rows and the outputs `outs`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store<const MR: usize, const NP: usize>(
+    args: &LinearArgs,
+    row: usize,
+    outs: &Range<usize>,
+    sums: [[__m512; NP]; MR],
+) {
+    for (m, sums) in sums.iter().enumerate() {
+        for (n, sums) in sums.iter().enumerate() {
+            let first = outs.start + n * PANEL;
+            // SAFETY: the caller's promise; the fast path writes sixteen outputs that exist.
+            unsafe {
+                if first + PANEL <= outs.end && args.bias.is_none() {
+                    let place = args.out.add((row + m) * args.out_stride + first);
+                    let sums = if args.accumulate { _mm512_add_ps(_mm512_loadu_ps(place), *sums) } else { *sums };
+                    _mm512_storeu_ps(place, sums);
+                } else {
+                    let mut values = [0.0f32; PANEL];
+                    _mm512_storeu_ps(values.as_mut_ptr(), *sums);
+                    args.put_all(row + m, first, outs.end, &values);
+                }
+            }
+        }
+    }
+}

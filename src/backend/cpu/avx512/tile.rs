@@ -1,0 +1,215 @@
+//! The inner loops of products: a few input rows times a few outputs, sums in registers from the first input to the last.
+//!
+//! A sum belongs to one row and one output, and what is added to it, and when, depends on neither `MR` nor `NR`: a tile of
+//! any shape gives the same bits (law 1).
+
+use std::arch::x86_64::*;
+
+/// Elements of a register of bf16.
+const STEP: usize = 32;
+/// Bytes of a register.
+const REGISTER: usize = 64;
+
+/// Rows of a block of input: see [`at`].
+pub const BLOCK: usize = 4;
+
+/// Where bf16 input lies: blocks of [`BLOCK`] rows, in each 32 elements of the first row, 32 of the second, and so on, then
+/// the next 32 of the first. A tile then walks one pointer, whatever its rows.
+pub const fn at(ins: usize, row: usize, i: usize) -> usize {
+    let steps = ins.div_ceil(STEP);
+    ((row / BLOCK * steps + i / STEP) * BLOCK + row % BLOCK) * STEP + i % STEP
+}
+
+/// `x[m] . w[n]` for `MR` rows of input and `NR` rows of weights, both bf16: lane `l` sums elements `2l` and `2l + 1` of every
+/// 32, and [`sum4`] adds the lanes.
+///
+/// # Safety
+/// `x` points to the first of `MR` rows of one block ([`at`]), zero beyond `ins`; `w` has `NR` rows of `ins` elements, one
+/// after the other. What lies at `next`, as many bytes as the weights of this tile, is brought into the second-level cache.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub unsafe fn bf16<const MR: usize, const NR: usize>(
+    mut x: *const u16,
+    w: *const u16,
+    ins: usize,
+    mut next: *const u8,
+) -> [[f32; NR]; MR] {
+    let mut sums = [[_mm512_setzero_ps(); NR]; MR];
+    let whole = ins / STEP * STEP;
+    // SAFETY: all loads are inside the rows, by the caller's promise and the mask; a prefetch may be of any address.
+    unsafe {
+        let mut i = 0;
+        while i < whole {
+            let mut ws = [_mm512_setzero_si512(); NR];
+            for n in 0..NR {
+                ws[n] = _mm512_loadu_si512(w.add(n * ins + i).cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(n * REGISTER).cast());
+            }
+            for m in 0..MR {
+                let xs = bh(_mm512_loadu_si512(x.add(m * STEP).cast()));
+                for n in 0..NR {
+                    sums[m][n] = _mm512_dpbf16_ps(sums[m][n], xs, bh(ws[n]));
+                }
+            }
+            next = next.wrapping_add(NR * REGISTER);
+            x = x.add(BLOCK * STEP);
+            i += STEP;
+        }
+        if i < ins {
+            let mask = (1u32 << (ins - i)) - 1;
+            for n in 0..NR {
+                let ws = bh(_mm512_maskz_loadu_epi16(mask, w.add(n * ins + i).cast()));
+                for m in 0..MR {
+                    let xs = bh(_mm512_loadu_si512(x.add(m * STEP).cast()));
+                    sums[m][n] = _mm512_dpbf16_ps(sums[m][n], xs, ws);
+                }
+            }
+        }
+    }
+    let mut out = [[0.0; NR]; MR];
+    let zero = _mm512_setzero_ps();
+    for m in 0..MR {
+        for n in (0..NR).step_by(4) {
+            // Indices are constants once the loops are unrolled: an index computed at run time would keep sums in memory.
+            let at = |n: usize| if n < NR { sums[m][n] } else { zero };
+            let four = sum4(at(n), at(n + 1), at(n + 2), at(n + 3));
+            for k in 0..4 {
+                if n + k < NR {
+                    out[m][n + k] = four[k];
+                }
+            }
+        }
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
+fn bh(v: __m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes in which every bit pattern is a value.
+    unsafe { std::mem::transmute(v) }
+}
+
+/// The sums of the lanes of four registers, each as the tree `((0+8)+(4+12)) + ...`: halves, quarters, then pairs two apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+fn sum4(a: __m512, b: __m512, c: __m512, d: __m512) -> [f32; 4] {
+    let (a, b, c, d) = (quarter(a), quarter(b), quarter(c), quarter(d));
+    let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
+    let (ab_high, cd_high) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
+    // Lanes 0 + 2, and 1 + 3, of each.
+    let even = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movelh_ps(ab_high, cd_high));
+    let odd = _mm_add_ps(_mm_movehl_ps(cd, ab), _mm_movehl_ps(cd_high, ab_high));
+    let mut out = [0.0; 4];
+    // SAFETY: four floats.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm_add_ps(even, odd)) };
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+fn quarter(v: __m512) -> __m128 {
+    let half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+    _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half))
+}
+
+/// Quantized input rows of a tile.
+#[derive(Clone, Copy)]
+pub struct Codes {
+    /// First code of the first row; rows are `groups * GROUP` apart.
+    pub codes: *const i8,
+    /// `[rows, groups]`.
+    pub scales: *const f32,
+    /// `[rows, groups]`.
+    pub corrections: *const i32,
+    /// Groups of a row.
+    pub groups: usize,
+}
+
+/// Panels of [`crate::encoding`], one after the other.
+#[derive(Clone, Copy)]
+pub struct Panels {
+    /// The first panel.
+    pub first: *const u8,
+    /// Bytes of a panel.
+    pub bytes: usize,
+    /// Bytes of a panel's scales, which come before its codes.
+    pub scale_bytes: usize,
+}
+
+/// `MR` quantized rows times `NP` panels in groups of `GROUP` inputs; lanes are outputs. Integers are exact; group sums are
+/// scaled and added in ascending order with one rounding each. With `HALVES` codes are 4-bit indices into `table`, whose
+/// lanes of 16 bytes all hold the biased values.
+///
+/// # Safety
+/// The pointers cover `MR` rows and `NP` panels of `x.groups` groups.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub unsafe fn int8<const MR: usize, const NP: usize, const GROUP: usize, const HALVES: bool>(
+    x: Codes,
+    w: Panels,
+    table: __m512i,
+    mut next: *const u8,
+) -> [[__m512; NP]; MR] {
+    let mut sums = [[_mm512_setzero_ps(); NP]; MR];
+    let x_stride = x.groups * GROUP;
+    let code_bytes = if HALVES { GROUP * 8 } else { GROUP * 16 };
+    let low = _mm512_set1_epi8(15);
+    // SAFETY: all loads are inside the rows and panels, by the caller's promise; a prefetch may be of any address.
+    unsafe {
+        for g in 0..x.groups {
+            let mut products = [[_mm512_setzero_si512(); NP]; MR];
+            for m in 0..MR {
+                let correction = _mm512_set1_epi32(*x.corrections.add(m * x.groups + g));
+                products[m] = [correction; NP];
+            }
+            let inputs = x.codes.add(g * GROUP);
+            let codes = w.first.add(w.scale_bytes + g * code_bytes);
+            if HALVES {
+                for step in 0..GROUP / 8 {
+                    for n in 0..NP {
+                        let at = codes.add(n * w.bytes + step * REGISTER);
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                        next = next.wrapping_add(REGISTER);
+                        let both = _mm512_loadu_si512(at.cast());
+                        let first = _mm512_shuffle_epi8(table, _mm512_and_si512(both, low));
+                        let second = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16::<4>(both), low));
+                        for m in 0..MR {
+                            let x = inputs.add(m * x_stride + step * 8).cast::<i32>();
+                            let (a, b) =
+                                (_mm512_set1_epi32(x.read_unaligned()), _mm512_set1_epi32(x.add(1).read_unaligned()));
+                            products[m][n] = _mm512_dpbusd_epi32(products[m][n], first, a);
+                            products[m][n] = _mm512_dpbusd_epi32(products[m][n], second, b);
+                        }
+                    }
+                }
+            } else {
+                for step in 0..GROUP / 4 {
+                    let mut ws = [_mm512_setzero_si512(); NP];
+                    for n in 0..NP {
+                        let at = codes.add(n * w.bytes + step * REGISTER);
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                        next = next.wrapping_add(REGISTER);
+                        ws[n] = _mm512_loadu_si512(at.cast());
+                    }
+                    for m in 0..MR {
+                        let x = inputs.add(m * x_stride + step * 4).cast::<i32>();
+                        let x = _mm512_set1_epi32(x.read_unaligned());
+                        for n in 0..NP {
+                            products[m][n] = _mm512_dpbusd_epi32(products[m][n], ws[n], x);
+                        }
+                    }
+                }
+            }
+            for n in 0..NP {
+                let scale = _mm256_loadu_si256(w.first.add(n * w.bytes + g * 32).cast());
+                let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(scale)));
+                for m in 0..MR {
+                    let factor = _mm512_mul_ps(scale, _mm512_set1_ps(*x.scales.add(m * x.groups + g)));
+                    sums[m][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[m][n]), factor, sums[m][n]);
+                }
+            }
+        }
+    }
+    sums
+}

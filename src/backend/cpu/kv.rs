@@ -1,0 +1,341 @@
+//! KV pages of the CPU backend: where keys and values lie, how they are stored and how kernels see them.
+//!
+//! A frame is `[layers][kv_heads]` of head blocks, each `[K | V]` and, for 8-bit pages, `[K scales | V scales]`, one f32
+//! for each token. How the elements lie within K and V is the tier's choice ([`Layout`]), so page frames are copied raw
+//! ([`Backend::read_page`]). Called by the backend and, through [`PageView`], by the attention kernels.
+
+use super::kernels::{Elements, bf16_to_f32, f32_to_bf16};
+use super::memory::Buffer;
+use super::*;
+
+/// Tokens that lie side by side in [`Layout::Lanes`]: the 32-bit lanes of the widest register.
+pub const GROUP: usize = 16;
+/// Longest key of 8-bit [`Layout::Lanes`] pages: 512 products of 127 and 32,767 still fit an i32.
+const LANES_I8_DIM_MAX: usize = 512;
+
+/// How the elements of a head lie within a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[tokens][dim]`, keys and values alike.
+    Rows,
+    /// Keys `[tokens / 16][k_dim / 2][16 tokens][2]`, values `[tokens / 2][v_dim][2 tokens]`: the lanes of a register are
+    /// tokens of a score and elements of a result, and nothing is summed across lanes.
+    Lanes,
+}
+
+impl Layout {
+    /// [`Layout::Lanes`] where the shape allows it.
+    pub fn lanes_where_possible(s: &KvShape) -> Layout {
+        let type_fits = match s.dtype {
+            DType::Bf16 => true,
+            DType::I8 => s.k_dim <= LANES_I8_DIM_MAX,
+            _ => false,
+        };
+        let fits = s.page_tokens.is_multiple_of(GROUP) && s.k_dim.is_multiple_of(2) && s.v_dim.is_multiple_of(16);
+        if type_fits && fits { Layout::Lanes } else { Layout::Rows }
+    }
+}
+
+/// The pages of one layer.
+#[derive(Clone, Copy)]
+pub struct PageView<'a> {
+    /// All frames of the group.
+    pub bytes: &'a [u8],
+    /// Shape.
+    pub shape: KvShape,
+    /// Where elements lie.
+    pub layout: Layout,
+    /// Layer.
+    pub layer: usize,
+}
+
+impl<'a> PageView<'a> {
+    /// The block of a head in a frame.
+    pub fn head(&self, frame: u32, head: usize) -> HeadBlock<'a> {
+        let len = head_bytes(&self.shape);
+        let start = head_offset(&self.shape, self.layer, frame, head);
+        HeadBlock { bytes: &self.bytes[start..start + len], shape: self.shape, layout: self.layout }
+    }
+}
+
+/// Bytes of a head block.
+fn head_bytes(s: &KvShape) -> usize {
+    s.page_tokens * s.token_bytes()
+}
+
+/// First byte of a head block.
+fn head_offset(s: &KvShape, layer: usize, frame: u32, head: usize) -> usize {
+    ((frame as usize * s.layers + layer) * s.kv_heads + head) * head_bytes(s)
+}
+
+/// Keys and values of one head in one page.
+pub struct HeadBlock<'a> {
+    bytes: &'a [u8],
+    shape: KvShape,
+    layout: Layout,
+}
+
+impl<'a> HeadBlock<'a> {
+    /// First byte of the keys of tokens `16 * group..`, in [`Layout::Lanes`].
+    pub fn key_group(&self, group: usize) -> *const u8 {
+        self.bytes[group * GROUP * self.shape.k_dim * self.shape.dtype.size()..].as_ptr()
+    }
+
+    /// First byte of the values of tokens `16 * group..`, in [`Layout::Lanes`].
+    pub fn value_group(&self, group: usize) -> *const u8 {
+        let s = &self.shape;
+        self.bytes[(s.page_tokens * s.k_dim + group * GROUP * s.v_dim) * s.dtype.size()..].as_ptr()
+    }
+
+    /// The factors of the keys (or values) of tokens `16 * group..`, of 8-bit pages; not aligned.
+    pub fn scale_group(&self, values: bool, group: usize) -> *const f32 {
+        self.bytes[scale_offset(&self.shape, values, group * GROUP)..].as_ptr().cast()
+    }
+
+    /// The elements of `tokens` tokens from `first`, where they lie in rows and need no factor.
+    pub fn rows(&self, values: bool, first: usize, tokens: usize) -> Option<Elements<'a>> {
+        let s = &self.shape;
+        if self.layout != Layout::Rows || s.dtype == DType::I8 {
+            return None;
+        }
+        let (base, dim) = if values { (s.page_tokens * s.k_dim, s.v_dim) } else { (0, s.k_dim) };
+        let size = s.dtype.size();
+        Elements::new(&self.bytes[(base + first * dim) * size..(base + (first + tokens) * dim) * size], s.dtype)
+    }
+
+    /// The key or value of a token as f32, whatever the layout and type.
+    pub fn read(&self, values: bool, token: usize, out: &mut [f32]) {
+        let s = &self.shape;
+        let scale = if s.dtype == DType::I8 {
+            let at = scale_offset(s, values, token);
+            f32::from_ne_bytes(self.bytes[at..at + 4].try_into().expect("four bytes"))
+        } else {
+            1.0
+        };
+        let half = |at: usize| u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]);
+        for (d, out) in out.iter_mut().enumerate() {
+            let at = element_offset(s, self.layout, values, token, d) * s.dtype.size();
+            *out = match s.dtype {
+                DType::F32 => f32::from_ne_bytes(self.bytes[at..at + 4].try_into().expect("four bytes")),
+                DType::Bf16 => bf16_to_f32(half(at)),
+                DType::F16 => half::f16::from_bits(half(at)).to_f32(),
+                _ => self.bytes[at] as i8 as f32 * scale,
+            };
+        }
+    }
+}
+
+/// Byte of a head block at which the factor of a token's key or value lies.
+#[inline(always)]
+fn scale_offset(s: &KvShape, values: bool, token: usize) -> usize {
+    let elements = s.page_tokens * (s.k_dim + s.v_dim) * s.dtype.size();
+    elements + 4 * (token + if values { s.page_tokens } else { 0 })
+}
+
+/// Element of a head block, counted from the block's first, that is element `d` of a token's key or value.
+#[inline(always)]
+fn element_offset(s: &KvShape, layout: Layout, values: bool, token: usize, d: usize) -> usize {
+    match (layout, values) {
+        (Layout::Rows, false) => token * s.k_dim + d,
+        (Layout::Rows, true) => s.page_tokens * s.k_dim + token * s.v_dim + d,
+        (Layout::Lanes, false) => token / GROUP * GROUP * s.k_dim + d / 2 * 2 * GROUP + token % GROUP * 2 + d % 2,
+        (Layout::Lanes, true) => s.page_tokens * s.k_dim + token / 2 * 2 * s.v_dim + 2 * d + token % 2,
+    }
+}
+
+/// The pages of one layer group.
+pub(super) struct Group {
+    /// Shape.
+    pub shape: KvShape,
+    /// Where elements lie within a head block.
+    pub layout: Layout,
+    /// All frames.
+    pub buffer: Buffer,
+}
+
+impl Group {
+    /// The bytes of a frame: all its layers lie together.
+    fn frame(&self, frame: u32, len: usize) -> Result<Range<usize>> {
+        let bytes = self.shape.frame_bytes().unwrap_or(0);
+        if len != bytes || frame as usize >= self.shape.frames {
+            return Err(Error::internal(format!(
+                "frame {frame} of {} was asked for with {len} bytes; a frame has {bytes}",
+                self.shape.frames
+            )));
+        }
+        let start = frame as usize * bytes;
+        Ok(start..start + bytes)
+    }
+}
+
+impl CpuBackend {
+    /// See [`Backend::kv_pages`].
+    pub(super) fn make_pages(&mut self, shape: KvShape) -> Result<KvPages> {
+        let what = "KV pages";
+        if !matches!(shape.dtype, DType::F32 | DType::Bf16 | DType::F16 | DType::I8) {
+            return Err(Error::unsupported(format!("KV pages of {} are not supported on the CPU", shape.dtype)));
+        }
+        let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
+        let bytes = bytes.and_then(|b| b.checked_next_multiple_of(4)).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let layout = (self.kernels.attention.layout)(&shape);
+        self.groups.push(Group { shape, layout, buffer: Buffer::zeroed(bytes, what)? });
+        Ok(KvPages((self.groups.len() - 1) as u32))
+    }
+
+    /// See [`Backend::read_page`].
+    pub(super) fn read_frame(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()> {
+        let group = &self.groups[pages.0 as usize];
+        out.copy_from_slice(&group.buffer.bytes()[group.frame(frame, out.len())?]);
+        Ok(())
+    }
+
+    /// See [`Backend::write_page`].
+    pub(super) fn write_frame(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()> {
+        let group = &mut self.groups[pages.0 as usize];
+        let range = group.frame(frame, bytes.len())?;
+        group.buffer.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// See [`Backend::store_kv`].
+    pub(super) fn store_rows(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
+        let rows = ragged.positions.len();
+        if rows == 0 {
+            return;
+        }
+        let [k_data, v_data] = [k, v].map(|h| self.shared(h.tensor, h.span(rows)));
+        let store = StoreRows::new(&mut self.groups[pages.0 as usize], layer, k, v);
+        self.ranges(rows, 1, k.heads * (k.dim + v.dim) * 4, &|range, _| {
+            for row in range {
+                // SAFETY: no task writes keys or values, and each row is another token of its sequence.
+                unsafe { store.row(ragged, row, k_data, v_data) };
+            }
+        });
+    }
+}
+
+/// The pages of a layer, to store rows of keys and values in.
+pub(super) struct StoreRows {
+    blocks: Shared<u8>,
+    limit: usize,
+    shape: KvShape,
+    layout: Layout,
+    layer: usize,
+    k: Heads,
+    v: Heads,
+}
+
+impl StoreRows {
+    /// For keys `k` and values `v`, which must have the shape of the pages.
+    pub fn new(group: &mut Group, layer: usize, k: Heads, v: Heads) -> StoreRows {
+        let shape = group.shape;
+        assert!(k.heads == shape.kv_heads && v.heads == shape.kv_heads && k.dim == shape.k_dim && v.dim == shape.v_dim);
+        let (limit, layout) = (group.buffer.bytes().len(), group.layout);
+        StoreRows { blocks: Shared(group.buffer.as_mut_ptr()), limit, shape, layout, layer, k, v }
+    }
+
+    /// Stores all heads of a row.
+    ///
+    /// # Safety
+    /// `k_data` and `v_data` are where the heads begin and cover the row, which nobody writes meanwhile; no other task has
+    /// the same token of the same sequence.
+    pub unsafe fn row(&self, ragged: Ragged, row: usize, k_data: Shared<f32>, v_data: Shared<f32>) {
+        let shape = self.shape;
+        let position = ragged.positions[row] as usize;
+        let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
+        let frame = ragged.tables[page];
+        for head in 0..shape.kv_heads {
+            let start = head_offset(&shape, self.layer, frame, head);
+            assert!(start + head_bytes(&shape) <= self.limit, "frame {frame} is outside the pages");
+            let block = StoreBlock { start: self.blocks.start().wrapping_add(start), shape, layout: self.layout };
+            // SAFETY: the caller's promise; the block was just checked.
+            unsafe {
+                block.store(false, position % shape.page_tokens, k_data.slice(self.k.at(row, head)));
+                block.store(true, position % shape.page_tokens, v_data.slice(self.v.at(row, head)));
+            }
+        }
+    }
+}
+
+/// A head block to write to.
+struct StoreBlock {
+    start: *mut u8,
+    shape: KvShape,
+    layout: Layout,
+}
+
+impl StoreBlock {
+    /// Stores the key or value of a token.
+    ///
+    /// # Safety
+    /// `start` begins a head block of the shape, aligned for its type, whose elements of this token nobody else uses.
+    unsafe fn store(&self, values: bool, token: usize, from: &[f32]) {
+        // SAFETY: `element_offset` and `scale_offset` stay inside a head block of the shape; the caller's promise.
+        unsafe {
+            match self.shape.dtype {
+                DType::F32 => self.put(values, token, from, |v| v),
+                DType::Bf16 => self.put(values, token, from, f32_to_bf16),
+                DType::F16 => self.put(values, token, from, |v| half::f16::from_f32(v).to_bits()),
+                DType::I8 => {
+                    let (scale, inverse) = scale_of(from);
+                    let at = self.start.add(scale_offset(&self.shape, values, token));
+                    at.cast::<f32>().write_unaligned(scale);
+                    self.put(values, token, from, |v| (v * inverse).round_ties_even() as i8);
+                }
+                other => unreachable!("pages of {other} are refused when they are made"),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`StoreBlock::store`], for pages of `T`.
+    #[inline(always)]
+    unsafe fn put<T>(&self, values: bool, token: usize, from: &[f32], convert: impl Fn(f32) -> T) {
+        let s = &self.shape;
+        // SAFETY: the caller's promise: all these elements are the token's own.
+        unsafe {
+            let base = self.start.cast::<T>().add(element_offset(s, self.layout, values, token, 0));
+            match (self.layout, values) {
+                (Layout::Rows, _) => from.iter().enumerate().for_each(|(d, &v)| base.add(d).write(convert(v))),
+                (Layout::Lanes, true) => from.iter().enumerate().for_each(|(d, &v)| base.add(2 * d).write(convert(v))),
+                (Layout::Lanes, false) => from.chunks_exact(2).enumerate().for_each(|(pair, v)| {
+                    base.add(pair * 2 * GROUP).cast::<[T; 2]>().write([convert(v[0]), convert(v[1])]);
+                }),
+            }
+        }
+    }
+}
+
+/// The factor of an 8-bit row and what to multiply by to quantize it. A row that is not finite gets a factor that is not.
+fn scale_of(row: &[f32]) -> (f32, f32) {
+    let max = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    // 0 where all are finite, else NaN.
+    let finite = row.iter().fold(0.0f32, |sum, v| sum + v * 0.0);
+    let scale = max / 127.0 + finite;
+    (scale, if max > 0.0 { 127.0 / max } else { 0.0 })
+}
+
+/// A [`PageView`] without its lifetime, for tasks.
+#[derive(Clone, Copy)]
+pub(super) struct SendPages(*const u8, usize, KvShape, Layout, usize);
+
+// SAFETY: only read through, while the backend is borrowed by the operation.
+unsafe impl Send for SendPages {}
+// SAFETY: as above.
+unsafe impl Sync for SendPages {}
+
+impl SendPages {
+    /// The pages of a layer.
+    pub fn new(group: &Group, layer: usize) -> SendPages {
+        let bytes = group.buffer.bytes();
+        SendPages(bytes.as_ptr(), bytes.len(), group.shape, group.layout, layer)
+    }
+
+    /// # Safety
+    /// The buffer lives and is not written while the view is used.
+    pub unsafe fn view<'a>(self) -> PageView<'a> {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts(self.0, self.1) };
+        PageView { bytes, shape: self.2, layout: self.3, layer: self.4 }
+    }
+}

@@ -1,0 +1,333 @@
+//! Matrix products: the forms of weights and inputs that kernels know, how an input is brought into the form a weight
+//! wants, and how a group of products is cut into tasks.
+//!
+//! **One form for a weight.** Which form of input a weight is multiplied with is decided by its encoding, the tier and the
+//! engine's compute type ([`Kernels::form`]), never by the number of rows: law 1. An input is converted once for all products
+//! that share it.
+//!
+//! **Quantized weights** are multiplied with inputs that were quantized per row and group: the sums of a group are exact
+//! integers, and groups are added in ascending order with one rounding each,
+//! `sum = fma(integer sum, weight scale * input scale, sum)`. Every tier therefore gives the same bits.
+
+use super::kernels::{Elements, Kernels};
+use super::{Compute, CpuBackend, Shared, StoredWeight};
+use crate::backend::{Backend, Linear, Tensor, scratch_elements};
+use crate::encoding::{Encoding, PANEL, Scheme};
+use std::ops::Range;
+
+/// A weight as kernels see it.
+#[derive(Clone, Copy)]
+pub enum Matrix<'a> {
+    /// `[outs, ins]`, row by row.
+    Stored(Elements<'a>),
+    /// Panels of [`crate::encoding`].
+    Panels(Scheme, &'a [u8]),
+}
+
+/// A form of input rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As they come.
+    F32,
+    /// Rounded to bf16.
+    Bf16,
+    /// 8-bit integers, quantized in groups of the scheme's size.
+    Int8(Scheme),
+}
+
+/// Rows of 8-bit integers with a scale for each group.
+#[derive(Clone, Copy)]
+pub struct Int8Rows<'a> {
+    /// `[rows, groups * group]`; zero beyond the row's end.
+    pub codes: &'a [i8],
+    /// `[rows, groups]`.
+    pub scales: &'a [f32],
+    /// `[rows, groups]`: -128 times the sum of the group's codes. Added to a sum of products with biased weights, it takes
+    /// the bias out.
+    pub corrections: &'a [i32],
+    /// Groups of a row.
+    pub groups: usize,
+    /// Codes of a group.
+    pub group: usize,
+}
+
+/// Input rows in the form a weight wants, `[rows, ins]`.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// f32.
+    F32(&'a [f32]),
+    /// bf16 bits, arranged as the tier's [`Kernels::to_bf16`] does.
+    Bf16(&'a [u16]),
+    /// Quantized.
+    Int8(Int8Rows<'a>),
+}
+
+/// One product on a range of its outputs.
+pub struct LinearArgs<'a> {
+    /// Matrix `[outs, ins]`.
+    pub weight: Matrix<'a>,
+    /// Columns.
+    pub ins: usize,
+    /// Vector `[outs]`.
+    pub bias: Option<Elements<'a>>,
+    /// Input.
+    pub x: Input<'a>,
+    /// Rows of `x`.
+    pub rows: usize,
+    /// Output `[rows, outs]`; only the columns of the task's range are written.
+    pub out: *mut f32,
+    /// Elements from an output row to the next.
+    pub out_stride: usize,
+    /// Add to the output.
+    pub accumulate: bool,
+}
+
+impl LinearArgs<'_> {
+    /// Writes one result.
+    ///
+    /// # Safety
+    /// `row` < rows, `out` < out_stride, the element is inside the output and no other task writes it.
+    #[inline(always)]
+    pub unsafe fn put(&self, row: usize, out: usize, mut value: f32) {
+        if let Some(bias) = &self.bias {
+            value += bias.get(out);
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            let place = self.out.add(row * self.out_stride + out);
+            *place = if self.accumulate { *place + value } else { value };
+        }
+    }
+
+    /// Writes the results `first..first + values.len()` of a row, as far as they are below `end`.
+    ///
+    /// # Safety
+    /// As [`LinearArgs::put`] for every one of them.
+    #[inline(always)]
+    pub unsafe fn put_all(&self, row: usize, first: usize, end: usize, values: &[f32]) {
+        for (out, &value) in (first..end).zip(values) {
+            // SAFETY: the caller's promise.
+            unsafe { self.put(row, out, value) };
+        }
+    }
+}
+
+/// What a conversion writes to, in a scratch of [`scratch_elements`] a row.
+struct Place {
+    /// First byte of the rows.
+    bytes: Shared<u8>,
+    rows: usize,
+    ins: usize,
+}
+
+impl Place {
+    /// Codes, scales and corrections lie one after the other.
+    fn int8<'a>(&self, scheme: Scheme) -> Int8Rows<'a> {
+        let (groups, group) = (scheme.groups(self.ins), scheme.group());
+        let count = self.rows * groups;
+        // SAFETY: `scratch_elements` covers the three parts, whose offsets are multiples of 4; whoever reads a part has seen
+        // it written, and nobody writes it meanwhile.
+        unsafe {
+            let scales = self.bytes.start().add(count * group);
+            Int8Rows {
+                codes: std::slice::from_raw_parts(self.bytes.start().cast(), count * group),
+                scales: std::slice::from_raw_parts(scales.cast(), count),
+                corrections: std::slice::from_raw_parts(scales.add(count * 4).cast(), count),
+                groups,
+                group,
+            }
+        }
+    }
+
+    /// Converts one row.
+    ///
+    /// # Safety
+    /// The scratch covers the rows, and nobody else uses this row's part.
+    unsafe fn convert(&self, kernels: &Kernels, form: Form, row: usize, x: &[f32]) {
+        let start = self.bytes.start();
+        // SAFETY: the parts lie inside the scratch as in `int8`; the row is the caller's; the tier was checked.
+        unsafe {
+            match form {
+                Form::F32 => {}
+                Form::Bf16 => (kernels.to_bf16)(x, row, start.cast()),
+                Form::Int8(scheme) => {
+                    let (groups, group) = (scheme.groups(self.ins), scheme.group());
+                    let (at, count) = (row * groups, self.rows * groups);
+                    let scales = start.add(count * group);
+                    (kernels.to_int8)(
+                        x,
+                        group,
+                        std::slice::from_raw_parts_mut(start.cast::<i8>().add(at * group), groups * group),
+                        std::slice::from_raw_parts_mut(scales.cast::<f32>().add(at), groups),
+                        std::slice::from_raw_parts_mut(scales.add(count * 4).cast::<i32>().add(at), groups),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// One product of a group with its place among the group's outputs, counted in panels.
+struct Product {
+    weight: StoredWeight,
+    bias: Option<StoredWeight>,
+    ins: usize,
+    outs: usize,
+    out: Shared<f32>,
+    accumulate: bool,
+    panels: Range<usize>,
+}
+
+/// What is done with the outputs of a group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Nothing.
+    Keep,
+    /// `first = silu(first) * second`, for two products of one shape.
+    Gate,
+}
+
+impl CpuBackend {
+    /// The products of a group that share the form of their input.
+    pub(super) fn products(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor) {
+        let mut done = 0;
+        while done < group.len() {
+            let form = self.form(&group[done]);
+            let alike = group[done..].iter().take_while(|l| self.form(l) == form).count();
+            self.products_of_form(x, rows, &group[done..done + alike], form, scratch, After::Keep);
+            done += alike;
+        }
+    }
+
+    /// See [`crate::backend::Backend::gated`].
+    pub(super) fn gated_products(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
+        let form = self.form(&gate);
+        if form == self.form(&up) {
+            return self.products_of_form(x, rows, &[gate, up], form, scratch, After::Gate);
+        }
+        self.products(x, rows, &[gate, up], scratch);
+        self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
+    }
+
+    fn form(&self, linear: &Linear) -> Form {
+        (self.kernels.form)(self.weights[linear.weight.id as usize].encoding, self.compute)
+    }
+
+    /// Converts the input; afterwards it may be read in that form.
+    fn convert(&mut self, x: Tensor, rows: usize, ins: usize, form: Form, scratch: Tensor) {
+        if form == Form::F32 {
+            return;
+        }
+        let place = self.place(rows, ins, scratch);
+        let from = Shared(self.floats(x, rows * ins).as_ptr().cast_mut());
+        let kernels = self.kernels;
+        self.ranges(rows, 1, ins * 4, &|range, _| {
+            for row in range {
+                // SAFETY: checked above to be inside its buffer, which no task writes; the scratch was checked by `place`, and
+                // each row belongs to one task.
+                unsafe { place.convert(kernels, form, row, from.slice(row * ins..(row + 1) * ins)) };
+            }
+        });
+    }
+
+    fn place(&mut self, rows: usize, ins: usize, scratch: Tensor) -> Place {
+        let bytes = self.shared(scratch, scratch_elements(rows, ins));
+        Place { bytes: Shared(bytes.start().cast()), rows, ins }
+    }
+
+    fn products_of_form(
+        &mut self,
+        x: Tensor,
+        rows: usize,
+        group: &[Linear],
+        form: Form,
+        scratch: Tensor,
+        after: After,
+    ) {
+        let ins = group[0].weight.ins;
+        self.convert(x, rows, ins, form, scratch);
+        let place = self.place(rows, ins, scratch);
+        let from = Shared(self.floats(x, rows * ins).as_ptr().cast_mut());
+        let mut products: [Option<Product>; GROUP_MAX] = [const { None }; GROUP_MAX];
+        let mut panels = 0;
+        for (slot, linear) in products.iter_mut().zip(group) {
+            assert_eq!(linear.weight.ins, ins, "products of a group share their input");
+            let outs = linear.weight.outs;
+            *slot = Some(Product {
+                weight: self.weights[linear.weight.id as usize].clone(),
+                bias: linear.bias.map(|b| self.weights[b.id as usize].clone()),
+                ins,
+                outs,
+                out: self.shared(linear.out, rows * outs),
+                accumulate: linear.accumulate,
+                panels: panels..panels + outs.div_ceil(PANEL),
+            });
+            panels += outs.div_ceil(PANEL);
+        }
+        assert!(group.len() <= GROUP_MAX, "a group of {} products, at most {GROUP_MAX}", group.len());
+        let kernels = self.kernels;
+        let run = |product: &Product, panels: Range<usize>, local: &mut Vec<f32>| {
+            // SAFETY: checked above to be inside their buffers; conversions are done, and no task writes an input.
+            let x = unsafe {
+                match form {
+                    Form::F32 => Input::F32(from.slice(0..rows * ins)),
+                    Form::Bf16 => Input::Bf16(std::slice::from_raw_parts(
+                        place.bytes.start().cast(),
+                        scratch_elements(rows, ins) * 2,
+                    )),
+                    Form::Int8(scheme) => Input::Int8(place.int8(scheme)),
+                }
+            };
+            let args = LinearArgs {
+                weight: product.weight.matrix(),
+                ins: product.ins,
+                bias: product.bias.as_ref().map(StoredWeight::elements),
+                x,
+                rows,
+                out: product.out.start(),
+                out_stride: product.outs,
+                accumulate: product.accumulate,
+            };
+            let range = panels.start * PANEL..product.outs.min(panels.end * PANEL);
+            // SAFETY: `out` covers [rows, outs], each task has its own columns, and the tier was checked by `new`.
+            unsafe { (kernels.linear)(&args, range, local) };
+        };
+        let cost = rows * ins * PANEL;
+        match after {
+            After::Keep => self.ranges(panels, 1, cost, &|range, local| {
+                for product in products.iter().flatten() {
+                    let start = range.start.max(product.panels.start);
+                    let end = range.end.min(product.panels.end);
+                    if start < end {
+                        run(product, start - product.panels.start..end - product.panels.start, local);
+                    }
+                }
+            }),
+            After::Gate => {
+                let [Some(gate), Some(up), ..] = &products else { unreachable!("a gate and what it gates") };
+                assert_eq!(gate.outs, up.outs, "a gate has the shape of what it gates");
+                self.ranges(gate.panels.len(), 1, 2 * cost, &|range, local| {
+                    run(gate, range.clone(), local);
+                    run(up, range.clone(), local);
+                    let columns = range.start * PANEL..gate.outs.min(range.end * PANEL);
+                    for row in 0..rows {
+                        let part = row * gate.outs + columns.start..row * gate.outs + columns.end;
+                        // SAFETY: both outputs cover the rows, and these columns are this task's.
+                        unsafe { (kernels.silu_mul)(gate.out.slice(part.clone()), up.out.slice(part)) };
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Most products of a group.
+const GROUP_MAX: usize = 4;
+
+/// The form that every tier without 16-bit dot products gives its inputs.
+pub fn plain_form(encoding: Encoding, _: Compute) -> Form {
+    match encoding {
+        Encoding::Stored(_) => Form::F32,
+        Encoding::Quantized(scheme) => Form::Int8(scheme),
+    }
+}

@@ -1,0 +1,109 @@
+//! Attention over pages of any layout and type, in f32: blocks of keys and values are widened once for all queries of
+//! the task.
+
+use super::{Stored, as_f16, exp, fma, tile};
+use crate::backend::cpu::attention::running::{self, Running};
+use crate::backend::cpu::attention::{AttentionArgs, BLOCK};
+use crate::backend::cpu::kernels::{Elements, bf16_to_f32};
+use std::ops::Range;
+
+/// Keys whose scores are computed side by side.
+const KEYS: usize = 4;
+
+#[inline(always)]
+fn widen_into(from: Elements, to: &mut [f32]) {
+    match from {
+        Elements::F32(e) => to.copy_from_slice(&e[..to.len()]),
+        Elements::Bf16(e) => to.iter_mut().zip(e).for_each(|(t, &e)| *t = bf16_to_f32(e)),
+        Elements::F16(e) => to.iter_mut().zip(as_f16(e)).for_each(|(t, e)| *t = e.widen()),
+    }
+}
+
+/// Keys (or values) `range` of the block at `block` as f32 rows of `dim`.
+#[inline(always)]
+fn read_block(args: &AttentionArgs, values: bool, block: usize, range: Range<usize>, dim: usize, out: &mut [f32]) {
+    let tokens = args.pages.shape.page_tokens;
+    let mut at = range.start;
+    while at < range.end {
+        let position = block + at;
+        let run = (tokens - position % tokens).min(range.end - at);
+        let page = args.pages.head(args.table[position / tokens], args.kv_head);
+        let out = &mut out[at * dim..(at + run) * dim];
+        match page.rows(values, position % tokens, run) {
+            Some(elements) => widen_into(elements, out),
+            None => {
+                out.chunks_exact_mut(dim).enumerate().for_each(|(i, o)| page.read(values, position % tokens + i, o))
+            }
+        }
+        at += run;
+    }
+}
+
+/// Folds the keys `range` of a block into the state of query `i`.
+#[inline(always)]
+fn fold_query<const FMA: bool>(
+    state: &mut Running,
+    i: usize,
+    q: &[f32],
+    (keys, values): (&[f32], &[f32]),
+    range: Range<usize>,
+    scale: f32,
+) {
+    let (k_dim, v_dim) = (q.len(), state.v_dim);
+    let mut scores = [0.0; BLOCK];
+    let scores = &mut scores[..range.len()];
+    let mut max = state.max[i];
+    let mut at = 0;
+    while at < scores.len() {
+        let k = &keys[(range.start + at) * k_dim..range.end * k_dim];
+        if scores.len() - at >= KEYS {
+            let dots = tile::<FMA, 1, KEYS, f32>(q, k, k_dim)[0];
+            scores[at..at + KEYS].iter_mut().zip(dots).for_each(|(s, d)| *s = d * scale);
+            at += KEYS;
+        } else {
+            scores[at] = tile::<FMA, 1, 1, f32>(q, k, k_dim)[0][0] * scale;
+            at += 1;
+        }
+    }
+    scores.iter().for_each(|s| max = max.max(*s));
+    // At the first block the old maximum is -inf and there is nothing to rescale.
+    let shrink = if state.max[i] == f32::NEG_INFINITY { 0.0 } else { exp::<FMA>(state.max[i] - max) };
+    state.max[i] = max;
+    state.total[i] *= shrink;
+    let sum = &mut state.sum[i * v_dim..(i + 1) * v_dim];
+    sum.iter_mut().for_each(|v| *v *= shrink);
+    scores.iter_mut().for_each(|s| *s = exp::<FMA>(*s - max));
+    for (s, j) in scores.iter().zip(range) {
+        state.total[i] += s;
+        for (sum, v) in sum.iter_mut().zip(&values[j * v_dim..(j + 1) * v_dim]) {
+            *sum = fma::<FMA>(*s, *v, *sum);
+        }
+    }
+}
+
+/// # Safety
+/// As [`crate::backend::cpu::attention::AttentionKernels::attend`].
+#[inline(always)]
+pub unsafe fn attention_any<const FMA: bool>(args: &AttentionArgs, scratch: &mut Vec<f32>) {
+    let (k_dim, v_dim) = (args.pages.shape.k_dim, args.pages.shape.v_dim);
+    let states = 2 * Running::floats(args.queries(), v_dim);
+    scratch.clear();
+    scratch.resize(states + BLOCK * (k_dim + v_dim), 0.0);
+    let (states, rest) = scratch.split_at_mut(states);
+    let (keys, values) = rest.split_at_mut(BLOCK * k_dim);
+    let seen = args.visible_to_any();
+    // SAFETY: same contract.
+    unsafe {
+        running::over_spans::<FMA>(args, states, |state, block| {
+            let range = seen.start.max(block) - block..seen.end.min(block + BLOCK) - block;
+            read_block(args, false, block, range.clone(), k_dim, keys);
+            read_block(args, true, block, range, v_dim, values);
+            for i in 0..args.queries() {
+                let range = args.visible_in(i / args.q_heads.len(), block);
+                if !range.is_empty() {
+                    fold_query::<FMA>(state, i, args.query(i), (keys, values), range, args.scale);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,66 @@
+//! Making quantized weights, by all threads of the pool.
+
+use super::kernels::Elements;
+use super::{CpuBackend, Shared, TASKS_PER_THREAD};
+use crate::dtype::DType;
+use crate::encoding::{PANEL, Scheme};
+use crate::error::{Error, Result};
+
+impl CpuBackend {
+    /// See [`crate::backend::Backend::quantize`].
+    pub(super) fn quantize_panels(
+        &mut self,
+        bytes: &[u8],
+        dtype: DType,
+        [outs, ins]: [usize; 2],
+        scheme: Scheme,
+        to: &mut [u8],
+    ) -> Result<()> {
+        let wrong = || Error::internal(format!("{} bytes are no matrix of {outs} x {ins} {dtype}", bytes.len()));
+        let from = Elements::new(bytes, dtype).filter(|all| all.len() == outs * ins).ok_or_else(wrong)?;
+        if scheme.bytes(outs, ins) != Some(to.len()) {
+            let expected = scheme.bytes(outs, ins);
+            return Err(Error::internal(format!("panels of {} bytes, expected {expected:?}", to.len())));
+        }
+        let (bytes, panels) = (scheme.panel_bytes(ins), outs.div_ceil(PANEL));
+        let all = Shared(to.as_mut_ptr());
+        // As many tasks as even out the threads' speeds.
+        let step = panels.div_ceil((self.pool.threads() * TASKS_PER_THREAD).min(panels).max(1)).max(1);
+        self.ranges(panels.div_ceil(step), 1, usize::MAX >> 24, &|range, local| {
+            for panel in range.start * step..panels.min(range.end * step) {
+                let rows = panel * PANEL..outs.min((panel + 1) * PANEL);
+                // SAFETY: there are `panels` panels, and this one is this task's.
+                let to = unsafe { all.slice(panel * bytes..(panel + 1) * bytes) };
+                quantize(scheme, from.slice(rows.start * ins..rows.end * ins), ins, local, to);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// One panel, with the widest vectors that pay: every tier gives the same bytes, so this follows the processor.
+fn quantize(scheme: Scheme, from: Elements, ins: usize, local: &mut Vec<f32>, to: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: just checked.
+        return unsafe { quantize_avx2(scheme, from, ins, local, to) };
+    }
+    quantize_plain(scheme, from, ins, local, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn quantize_avx2(scheme: Scheme, from: Elements, ins: usize, local: &mut Vec<f32>, to: &mut [u8]) {
+    quantize_plain(scheme, from, ins, local, to);
+}
+
+#[inline(always)]
+fn quantize_plain(scheme: Scheme, from: Elements, ins: usize, local: &mut Vec<f32>, to: &mut [u8]) {
+    local.clear();
+    match from {
+        Elements::F32(from) => local.extend_from_slice(from),
+        Elements::Bf16(from) => local.extend(from.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16))),
+        Elements::F16(_) => local.extend((0..from.len()).map(|i| from.get(i))),
+    }
+    scheme.quantize(local, ins, to);
+}

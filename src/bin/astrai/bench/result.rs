@@ -202,7 +202,8 @@ mod tests {
     fn the_decode_rate_is_that_while_all_decode() {
         let at = Duration::from_millis;
         // Alone until 100 ms, 10 ms for a token; then 20 ms each, until the first is done.
-        let first: Vec<(Duration, usize)> = (0..10).map(|i| (at(10 * i), 1)).chain([(at(101), 1), (at(121), 1)]).collect();
+        let first: Vec<(Duration, usize)> =
+            (0..10).map(|i| (at(10 * i), 1)).chain([(at(101), 1), (at(121), 1)]).collect();
         let second = [(at(100), 1), (at(120), 1), (at(140), 1), (at(145), 1)];
         assert_eq!(decode_rate(&[&first, &second]), Some(100.0));
         // Several tokens at once: the first arrival's came before its time.

@@ -323,6 +323,29 @@ class Transformers(Python):
         return work.checkpoint()
 
 
+class OnnxRuntime(Python):
+    """ONNX Runtime GenAI in int4, as its model builder makes it for a CPU."""
+
+    name = "onnxruntime"
+    label = "ONNX Runtime GenAI"
+    script = "run_onnx.py"
+
+    def python(self, work):
+        return work.export()
+
+    def install(self, work):
+        show = "import onnxruntime_genai; print(onnxruntime_genai.__version__)"
+        return f"onnxruntime-genai {step('looking at onnxruntime-genai', [work.export(), '-c', show]).strip()}"
+
+    def model(self, work, precision):
+        if precision != "q4":
+            raise Absent("its builder makes int4 only")
+        return work.made("onnx-int4", lambda target: step(
+            "building ONNX int4, a minute",
+            [work.export(), "-m", "onnxruntime_genai.models.builder", "-m", work.checkpoint(), "-o", target, "-p", "int4",
+             "-e", "cpu", "-c", work.models]))
+
+
 class Astrai(Peer):
     """This library, by `astrai bench` on the checkpoint."""
 
@@ -367,5 +390,6 @@ PEERS = {
     "llama.cpp": lambda: LlamaCpp("native"),
     "llama.cpp-avx2": lambda: LlamaCpp("avx2"),
     "openvino": OpenVino,
+    "onnxruntime": OnnxRuntime,
     "transformers": Transformers,
 }

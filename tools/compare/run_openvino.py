@@ -1,17 +1,14 @@
-"""One run of OpenVINO GenAI's continuous batching: reads a JSON job from stdin, prints one JSON object.
+"""One run of OpenVINO GenAI's continuous batching, see runner.py. The pipeline is driven step by step, so that tokens are
+timed as they come."""
 
-Runs in a Python that has `openvino_genai`. The pipeline is driven step by step, so that tokens are timed as they come.
-"""
-
-import json
-import sys
 import time
 
 import numpy
 import openvino
 import openvino_genai as genai
 
-from rates import decode_rate, prompts
+from rates import prompts
+from runner import serve
 
 
 def properties(job):
@@ -34,52 +31,32 @@ def scheduler(job):
     return config
 
 
-def run(pipeline, column, vocab, seed):
-    """Streams of a column: for each, when tokens came and how many."""
+def opened(job):
+    return genai.ContinuousBatchingPipeline(job["model"], scheduler(job), "CPU", properties(job))
+
+
+def run(pipeline, job, column, seed):
     options = genai.GenerationConfig()
     options.max_new_tokens = max(1, column["generate"])
     options.ignore_eos = True
     options.do_sample = False
-    start = time.perf_counter()
+    begin = time.perf_counter()
     handles = []
-    for i, ids in enumerate(prompts(column["streams"], column["prompt"], vocab, seed)):
+    for i, ids in enumerate(prompts(column["streams"], column["prompt"], job["vocab"], seed)):
         tensor = openvino.Tensor(numpy.array([ids], dtype=numpy.int64))
         handles.append(pipeline.add_request(i, tensor, options))
     streams = [[] for _ in handles]
     while pipeline.has_non_finished_requests():
         pipeline.step()
-        at = time.perf_counter() - start
+        at = time.perf_counter() - begin
         for handle, arrivals in zip(handles, streams):
             count = 0
             while handle.can_read():
                 count += sum(len(output.generated_ids) for output in handle.read().values())
             if count:
                 arrivals.append((at, count))
-    for arrivals in streams:
-        got = sum(count for _, count in arrivals)
-        if got != options.max_new_tokens:
-            raise SystemExit(f"a stream has {got} tokens, expected {options.max_new_tokens}")
     return streams
 
 
-def measure(pipeline, column, vocab, seed):
-    if column["generate"] == 0:
-        rates = [column["prompt"] / run(pipeline, column, vocab, seed + i)[0][0][0] for i in range(column["repeat"])]
-    else:
-        rates = [decode_rate(run(pipeline, column, vocab, seed + i)) for i in range(column["repeat"])]
-    rates = sorted(rate for rate in rates if rate is not None)
-    return rates[len(rates) // 2] if rates else None
-
-
-def main():
-    job = json.load(sys.stdin)
-    begin = time.perf_counter()
-    pipeline = genai.ContinuousBatchingPipeline(job["model"], scheduler(job), "CPU", properties(job))
-    opened = time.perf_counter() - begin
-    run(pipeline, {"prompt": 64, "generate": 4, "streams": 1}, job["vocab"], 0)
-    figures = {c["name"]: measure(pipeline, c, job["vocab"], job["seed"]) for c in job["columns"]}
-    print(json.dumps({"figures": figures, "open_s": opened}))
-
-
 if __name__ == "__main__":
-    main()
+    serve(opened, run)

@@ -5,7 +5,7 @@ use super::core::Machine;
 use super::duty::Duty;
 use super::identity::Identity;
 use super::plan::{Prospect, Sizing};
-use super::prompt::TextKit;
+use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::{Compute, CpuBackend};
 use crate::backend::{Backend, KvShape};
 use crate::error::{Error, Result, Unit};
@@ -41,6 +41,7 @@ struct Prepared {
     prospect: Prospect,
     defaults: GenerationDefaults,
     text: TextKit,
+    tokenizer: PendingTokenizer,
 }
 
 /// Reads the folder and prepares everything but the threads.
@@ -82,7 +83,12 @@ fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
     }
 }
 
-/// Everything that needs no weights.
+/// Where the engine's threads run, those that help to open it included.
+fn placing(options: &EngineOptions) -> ThreadOptions {
+    ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask }
+}
+
+/// Everything that needs no weights; the tokenizer is read while they are mapped and bound.
 fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Result<Prepared> {
     let prospect = Prospect::of(source, options)?;
     prospect.sizing.require()?;
@@ -93,7 +99,8 @@ fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Resul
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
     let text = TextKit::open(source, architecture.vocab)?;
-    Ok(Prepared { prospect, defaults, text })
+    let tokenizer = PendingTokenizer::start(source, placing(options))?;
+    Ok(Prepared { prospect, defaults, text, tokenizer })
 }
 
 /// Binds the weights. `read` bytes of progress have been reported; binding reports as many again.
@@ -105,11 +112,10 @@ fn finish(
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let Prepared { prospect, defaults, text } = prepared;
+    let Prepared { prospect, defaults, text, tokenizer } = prepared;
     let Prospect { family, model_type, architecture, recipe, sizing } = prospect;
-    let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
     let compute = if options.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 };
-    let backend = CpuBackend::new(options.cpu_tier, compute, options.threads as usize, thread_options)?;
+    let backend = CpuBackend::new(options.cpu_tier, compute, options.threads as usize, placing(options))?;
     let info = Info {
         model_type,
         device_name: backend.name(),
@@ -130,18 +136,19 @@ fn finish(
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
     let identity = Identity::of(&source, &info, options.weights, shapes)?;
-    let allowed = allowed_tokens(&text, architecture.vocab)?;
     if options.no_mmap && recipe.quantizes() {
         // Its weights are let go as soon as they are bound, so that they are not in memory twice.
         identity.description()?;
     }
-    let parts = Parts { family, architecture, recipe, source, allowed, keep: !(options.no_mmap && recipe.quantizes()) };
+    let parts = Parts { family, architecture, recipe, source, keep: !(options.no_mmap && recipe.quantizes()) };
     let mut binding = |done: u64, total: u64| {
         let half = if read == 0 { total } else { read };
         let share = (done as f64 / total.max(1) as f64).min(1.0);
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
-    let machine = build(parts, &sizing, Box::new(backend), &mut binding, log)?;
+    let mut machine = build(parts, &sizing, Box::new(backend), &mut binding, log)?;
+    let text = text.with_tokenizer(tokenizer.join()?);
+    machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     log(LogLevel::Info, describe(&info, &sizing));
     Ok(Opened {
         text,
@@ -155,7 +162,8 @@ fn finish(
 }
 
 fn text_only(source: &dyn ModelSource) -> Result<Opened> {
-    let text = TextKit::open(source, 0)?;
+    let tokenizer = PendingTokenizer::start(source, ThreadOptions::default())?;
+    let text = TextKit::open(source, 0)?.with_tokenizer(tokenizer.join()?);
     let tokenizer = text.tokenizer()?;
     let special = source.special_tokens()?;
     let id = |name| special.get(name).and_then(|t| tokenizer.id(t));
@@ -233,7 +241,6 @@ struct Parts<'a> {
     source: Arc<dyn ModelSource>,
     /// Keep the source while the engine is open.
     keep: bool,
-    allowed: AllowedTokens,
 }
 
 fn build(
@@ -243,7 +250,7 @@ fn build(
     progress: loader::Progress,
     log: Log,
 ) -> Result<Machine> {
-    let Parts { family, architecture, recipe, source, keep, allowed } = parts;
+    let Parts { family, architecture, recipe, source, keep } = parts;
     let mut note = |line| log(LogLevel::Debug, line);
     let bound = loader::bind(&architecture, family, &*source, recipe, &mut *backend, progress, &mut note)?;
     let source = keep.then_some(source);
@@ -273,7 +280,7 @@ fn build(
         backend,
         source,
         sampler,
-        allowed,
+        allowed: AllowedTokens::all(vocab),
         plan: BatchPlan::default(),
         step,
         page_tokens,

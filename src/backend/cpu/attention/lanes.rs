@@ -14,8 +14,8 @@ use std::ops::Range;
 
 /// Groups of a block.
 pub const GROUPS: usize = BLOCK / GROUP;
-/// Most queries a kernel is given at a time.
-pub const TILE: usize = 6;
+/// Most queries a kernel is given at a time: five times four sums, four operands and five factors are 29 of 32 registers.
+pub const TILE: usize = 5;
 
 /// Largest magnitude of a 16-bit query element or weight.
 pub const I16_MAX: f32 = 32767.0;

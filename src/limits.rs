@@ -112,3 +112,6 @@ pub const LOG_LINES_MAX: usize = 1024;
 pub const TEMPLATE_MEMORY_BYTES_MAX: usize = 512 << 20;
 /// Most bytes of stack a chat template's recursion may use of its caller's thread.
 pub const TEMPLATE_STACK_BYTES_MAX: usize = 256 << 10;
+
+/// Largest logits that are searched for while logits are computed; with more than these in top-k the whole row is read.
+pub const BEST_LOGITS_MAX: usize = 64;

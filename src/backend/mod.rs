@@ -71,6 +71,17 @@ pub struct Linear {
     pub accumulate: bool,
 }
 
+/// What [`Backend::linear_best`] looks for.
+#[derive(Debug)]
+pub struct BestOf<'a> {
+    /// Results wanted of each row.
+    pub count: usize,
+    /// Outputs to look at.
+    pub limit: usize,
+    /// `[rows, count]`: where they go; cleared first.
+    pub found: &'a mut Vec<(f32, u32)>,
+}
+
 /// The heads of a projection inside rows: head `h` of row `r` starts at `r * row_stride + h * head_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
@@ -84,6 +95,19 @@ pub struct Heads {
     pub heads: usize,
     /// Elements of a head.
     pub dim: usize,
+}
+
+impl Heads {
+    /// Elements from the tensor's first to the end of the last head of the last of `rows`, of which there is one at least.
+    pub fn span(&self, rows: usize) -> usize {
+        (rows - 1) * self.row_stride + (self.heads - 1) * self.head_stride + self.dim
+    }
+
+    /// The elements of a head.
+    pub fn at(&self, row: usize, head: usize) -> std::ops::Range<usize> {
+        let start = row * self.row_stride + head * self.head_stride;
+        start..start + self.dim
+    }
 }
 
 /// A rotary embedding of part of every head.
@@ -146,6 +170,29 @@ pub struct Ragged<'a> {
     pub tables: &'a [u32],
     /// `[sequences]`: first entry of each sequence's table.
     pub table_starts: &'a [u32],
+}
+
+/// What happens to queries, keys and values between their projections and attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    /// Queries, normed and rotated in place.
+    pub q: Heads,
+    /// Keys, normed and rotated in place, and stored.
+    pub k: Heads,
+    /// Values, stored.
+    pub v: Heads,
+    /// Gains of the head norms of queries and keys.
+    pub norms: Option<[Weight; 2]>,
+    /// The norms come after the rotation instead of before it.
+    pub norm_last: bool,
+    /// Of the norms.
+    pub eps: f32,
+    /// Rotation of both.
+    pub rotary: Rotary,
+    /// The layer group's pages.
+    pub pages: KvPages,
+    /// Layer within the group.
+    pub layer: usize,
 }
 
 /// Attention of one layer.
@@ -268,6 +315,11 @@ pub trait Backend: Send {
     /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`].
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
 
+    /// One product as in [`Backend::linear`], and the `count` largest finite results of each row among its first `limit` outputs:
+    /// `best` gets `count` of (result, output) for each row, best first, of equals the lower output, and where fewer are
+    /// finite (minus infinity, `u32::MAX`).
+    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf);
+
     /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`; `up.out` is left undefined.
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
         self.linear(x, rows, &[gate, up], scratch);
@@ -282,6 +334,23 @@ pub trait Backend: Send {
 
     /// Stores keys and values of the rows into their pages.
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged);
+
+    /// [`Backend::head_norm`], [`Backend::rotate`] and [`Backend::store_kv`] as `placement` says.
+    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
+        let Placement { q, k, v, rotary, eps, .. } = *placement;
+        let rows = ragged.positions.len();
+        for (i, heads) in [q, k].into_iter().enumerate() {
+            let gain = placement.norms.map(|gains| gains[i]);
+            if let (Some(gain), false) = (gain, placement.norm_last) {
+                self.head_norm(heads, gain, eps, rows);
+            }
+            self.rotate(heads, rotary, rows);
+            if let (Some(gain), true) = (gain, placement.norm_last) {
+                self.head_norm(heads, gain, eps, rows);
+            }
+        }
+        self.store_kv(placement.pages, placement.layer, k, v, ragged);
+    }
 
     /// Causal attention of every row over the pages of its sequence, its own token included; query heads share KV
     /// heads in equal groups.

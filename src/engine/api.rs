@@ -90,7 +90,8 @@ pub struct EngineOptions {
     /// the engine opens. Of the 4-bit format the output matrix has 8 bits; embedding, norms, biases and the router of experts
     /// stay as stored. Products with quantized weights take 8-bit inputs, whatever `compute` says.
     pub weights: Type,
-    /// Element type of KV pages; automatic follows `compute`.
+    /// Element type of KV pages; automatic follows `compute`. [`Type::Q8`]: 8-bit integers with one f32 factor for each
+    /// token and head, of keys and of values.
     pub kv: Type,
     /// How callbacks are called.
     pub delivery: Delivery,
@@ -332,7 +333,7 @@ pub struct Info {
     /// How the matrices of the layers are stored: quantized, or the element type of most bytes of the weights; `None` of an
     /// engine for text only.
     pub weights: Option<Encoding>,
-    /// Element type of the KV pages; `None` of an engine for text only.
+    /// Element type of the KV pages, i8 for [`Type::Q8`]; `None` of an engine for text only.
     pub kv: Option<DType>,
     /// Vocabulary size of the model, padding included.
     pub vocab_size: u32,

@@ -8,6 +8,7 @@ use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
 use super::control::Meter;
 use super::defer::Deferred;
 use super::delivery::{Outbox, closed, lock};
+use super::logits::HostLogits;
 use super::prefix::Prefixes;
 use super::table::Table;
 use super::trace::{Trace, Tracer};
@@ -71,7 +72,7 @@ pub(super) struct Machine {
     pub step: Step,
     pub page_tokens: usize,
     /// Logits of some rows, read from the device.
-    pub logits: Vec<f32>,
+    pub logits: HostLogits,
     pub top_tokens: Vec<u32>,
     pub top_logprobs: Vec<f32>,
     /// Of one step, kept for its memory.
@@ -81,9 +82,9 @@ pub(super) struct Machine {
 
 /// A position whose logits are wanted, and its row in the step.
 pub(super) struct Wanted {
-    sequence: Handle,
-    position: usize,
-    row: u32,
+    pub sequence: Handle,
+    pub position: usize,
+    pub row: u32,
 }
 
 impl Core {
@@ -410,7 +411,8 @@ impl Core {
             start += row.count;
         }
         for piece in wanted.chunks(self.machine.model.logits_rows_max()) {
-            self.machine.read_logits(piece);
+            self.find_enough(piece);
+            self.machine.compute_logits(piece);
             for (index, wanted) in piece.iter().enumerate() {
                 if let Err(error) = self.consume(wanted.sequence, wanted.position, index) {
                     self.end(wanted.sequence, End::Failed(error));
@@ -424,10 +426,8 @@ impl Core {
     fn consume(&mut self, handle: Handle, position: usize, index: usize) -> Result<()> {
         let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
         let machine = &mut self.machine;
-        let vocab = machine.model.architecture().vocab;
-        let logits = &machine.logits[index * vocab..(index + 1) * vocab];
         if let Some(&next) = active.request.prompt.get(position + 1) {
-            active.prompt_logprobs.push(machine.sampler.logprob(logits, next));
+            active.prompt_logprobs.push(machine.sampler.logprob(machine.logits.row(index), next));
             return Ok(());
         }
         if active.request.max_tokens == 0 {
@@ -437,15 +437,18 @@ impl Core {
         machine.top_tokens.clear();
         machine.top_logprobs.clear();
         let params = &active.request.params;
-        let sampled = machine.sampler.sample(
-            logits,
-            &machine.allowed,
-            params,
-            &active.counts,
-            position as u64 + 1,
-            &mut machine.top_tokens,
-            &mut machine.top_logprobs,
-        )?;
+        let sampled = match machine.logits.best(index) {
+            Some(best) => machine.sampler.sample_best(best, params, position as u64 + 1)?,
+            None => machine.sampler.sample(
+                machine.logits.row(index),
+                &machine.allowed,
+                params,
+                &active.counts,
+                position as u64 + 1,
+                &mut machine.top_tokens,
+                &mut machine.top_logprobs,
+            )?,
+        };
         machine.scheduler.append(handle, sampled.token);
         self.stats.tokens_out += 1;
         let token = Token {
@@ -549,13 +552,5 @@ impl Machine {
             }
         }
         refilled
-    }
-
-    fn read_logits(&mut self, wanted: &[Wanted]) {
-        let (vocab, rows) = (self.model.architecture().vocab, &mut self.logits_rows);
-        rows.clear();
-        rows.extend(wanted.iter().map(|w| w.row));
-        let logits = self.model.logits(&mut *self.backend, rows);
-        self.backend.read(logits, &mut self.logits[..rows.len() * vocab]);
     }
 }

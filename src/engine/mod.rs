@@ -13,6 +13,7 @@ mod defer;
 mod delivery;
 mod duty;
 mod identity;
+mod logits;
 mod open;
 mod plan;
 mod prefix;

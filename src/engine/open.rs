@@ -4,6 +4,7 @@ use super::api::*;
 use super::core::Machine;
 use super::duty::Duty;
 use super::identity::Identity;
+use super::logits::HostLogits;
 use super::plan::{Prospect, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::{Compute, CpuBackend};
@@ -220,8 +221,8 @@ pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     if matches!(o.weights, Type::F32 | Type::Bf16) {
         return unsupported("weights", "another float type than the stored one");
     }
-    if matches!(o.kv, Type::Q8 | Type::Q4) {
-        return unsupported("kv", "a quantized cache");
+    if o.kv == Type::Q4 {
+        return unsupported("kv", "a 4-bit cache");
     }
     Ok(())
 }
@@ -267,10 +268,7 @@ fn build(
         frames: vec![sizing.frames; shapes.len()],
         policy: sizing.policy,
     })?;
-    let mut logits = Vec::new();
-    let count = logits_rows * vocab;
-    logits.try_reserve_exact(count).map_err(|_| Error::memory("logits", count as u64 * 4))?;
-    logits.resize(count, 0.0);
+    let logits = HostLogits::new(logits_rows, vocab)?;
     let sampler = Sampler::new(vocab)?;
     let step = Step { tables: vec![Tables::default(); shapes.len()], ..Step::default() };
     let page_tokens = sizing.page_tokens;

@@ -5,6 +5,7 @@
 //! workspace; not the tokenizer and the bookkeeping of the scheduler, some bytes for each page.
 
 use super::api::*;
+use super::logits::HostLogits;
 use super::{Engine, open, refuse_in_callback};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
@@ -139,9 +140,10 @@ impl Sizing {
         let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max);
         let logits_rows = running_max.clamp(8, limits::LOGITS_ROWS_MAX);
         // The host has a copy of the logits.
-        let host_logits_bytes = logits_rows as u64 * a.vocab as u64 * 4;
+        let host_logits_bytes = HostLogits::bytes(logits_rows, a.vocab);
         let kv = match (o.kv, o.compute) {
             (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
+            (Type::Q8, _) => DType::I8,
             _ => DType::Bf16,
         };
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
@@ -268,7 +270,7 @@ mod tests {
         folders.chain([root.join("models/storyteller")]).collect()
     }
 
-    fn variants(budget: u64) -> [EngineOptions; 8] {
+    fn variants(budget: u64) -> [EngineOptions; 9] {
         let base = || EngineOptions { memory_budget: budget, threads: 1, ..EngineOptions::default() };
         [
             base(),
@@ -276,6 +278,7 @@ mod tests {
             EngineOptions { compute: Type::F32, page_tokens: 7, ..base() },
             EngineOptions { max_running: 3, step_tokens: 17, context_length: 33, ..base() },
             EngineOptions { max_running: 100, kv: Type::F32, ..base() },
+            EngineOptions { max_running: 3, kv: Type::Q8, page_tokens: 7, ..base() },
             EngineOptions { weights: Type::Q8, ..base() },
             EngineOptions { weights: Type::Q4, ..base() },
             EngineOptions { weights: Type::Q4, no_mmap: true, ..base() },
@@ -294,7 +297,8 @@ mod tests {
                 let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
                 let machine = opened.machine.unwrap();
                 let reserved = machine.backend.reserved();
-                let workspace = reserved.tensors + machine.logits.len() as u64 * 4;
+                let host = HostLogits::bytes(machine.model.logits_rows_max(), machine.model.architecture().vocab);
+                let workspace = reserved.tensors + host;
                 let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());

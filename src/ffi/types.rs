@@ -106,9 +106,9 @@ pub const ASTRAI_TYPE_AUTO: i32 = 0;
 pub const ASTRAI_TYPE_F32: i32 = 1;
 /// bfloat16.
 pub const ASTRAI_TYPE_BF16: i32 = 2;
-/// 8-bit groups; not in this version.
+/// 8-bit integers with factors: of weights one for each group, of the KV cache one for each token and head.
 pub const ASTRAI_TYPE_Q8: i32 = 3;
-/// 4-bit groups; not in this version.
+/// 4-bit integers with factors, of weights only.
 pub const ASTRAI_TYPE_Q4: i32 = 4;
 
 /// The fastest instruction set this processor has.
@@ -323,7 +323,7 @@ pub struct astrai_engine_options {
     /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8 and Q4 quantize the matrices of the layers while the engine
     /// opens, and the output matrix to 8 bits; their inputs are 8-bit then, also with compute F32.
     pub weights: i32,
-    /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute.
+    /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute, Q4 is not supported.
     pub kv: i32,
     /// ASTRAI_DELIVER_*
     pub delivery: i32,

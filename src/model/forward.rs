@@ -2,7 +2,9 @@
 
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
-use crate::backend::{self, Backend, Experts, Heads, KvPages, KvShape, Linear, Ragged, Rotary, Tensor};
+use crate::backend::{
+    self, Backend, BestOf, Experts, Heads, KvPages, KvShape, Linear, Placement, Ragged, Rotary, Tensor,
+};
 use crate::error::Result;
 
 /// Page tables of one layer group in a step; see [`Ragged`].
@@ -229,14 +231,17 @@ impl Model {
         self.ffn(backend, &spec.ffn, &weights.ffn, rows);
     }
 
-    /// The logits `[rows.len(), vocab]` of some rows of the last step, on the device.
-    pub fn logits(&mut self, backend: &mut dyn Backend, rows: &[u32]) -> Tensor {
+    /// The logits `[rows.len(), vocab]` of some rows of the last step, on the device; with `best`, also the largest of each.
+    pub fn logits(&mut self, backend: &mut dyn Backend, rows: &[u32], best: Option<BestOf>) -> Tensor {
         assert!(rows.len() <= self.logits_rows_max, "{} rows of logits, at most {}", rows.len(), self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.gather(ws.x, rows, a.hidden, ws.picked);
         backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
         let head = Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false };
-        backend.linear(ws.picked, rows.len(), &[head], ws.products);
+        match best {
+            Some(best) => backend.linear_best(ws.picked, rows.len(), head, ws.products, best),
+            None => backend.linear(ws.picked, rows.len(), &[head], ws.products),
+        }
         ws.logits
     }
 
@@ -265,10 +270,27 @@ impl Model {
                 (heads(ws.k, t.kv_heads, both, width), heads(ws.k.at(t.head_dim), t.kv_heads, both, width))
             }
         };
-        self.position(backend, t, w, [q, k], rows);
         let (group, index) = self.place[layer];
         let (pages, ragged) = (self.groups[group].1, step.ragged(group));
-        backend.store_kv(pages, index, k, v, ragged);
+        let spec = &self.architecture.rotaries[t.rotary];
+        let rotary = Rotary {
+            angles: ws.angles[t.rotary],
+            start: t.rotary_start,
+            dims: spec.dims(),
+            interleaved: t.rotary_interleaved,
+        };
+        let placement = Placement {
+            q,
+            k,
+            v,
+            norms: w.head_norms.map(|(q, k)| [q, k]),
+            norm_last: t.head_norm == HeadNorm::AfterRotary,
+            eps: self.architecture.eps,
+            rotary,
+            pages,
+            layer: index,
+        };
+        backend.place_heads(&placement, ragged);
         let attention =
             backend::Attention { q, out: ws.attended, pages, layer: index, scale: t.scale, window: t.window };
         backend.attention(attention, ragged);
@@ -277,35 +299,6 @@ impl Model {
             backend.sigmoid_mul(ws.attended, ws.gate, rows * t.heads * t.head_dim);
         }
         backend.linear(ws.attended, rows, &[Linear { accumulate: true, ..to(w.out, ws.x) }], ws.products);
-    }
-
-    /// Norms and rotates queries and keys.
-    fn position(&self, backend: &mut dyn Backend, t: &Attention, w: &LayerWeights, parts: [Heads; 2], rows: usize) {
-        let spec = &self.architecture.rotaries[t.rotary];
-        let rotary = Rotary {
-            angles: self.workspace.angles[t.rotary],
-            start: t.rotary_start,
-            dims: spec.dims(),
-            interleaved: t.rotary_interleaved,
-        };
-        let norms = w.head_norms.map_or([None, None], |(q, k)| [Some(q), Some(k)]);
-        for (heads, norm) in parts.into_iter().zip(norms) {
-            let apply_norm = |backend: &mut dyn Backend| {
-                if let Some(gain) = norm {
-                    backend.head_norm(heads, gain, self.architecture.eps, rows);
-                }
-            };
-            match t.head_norm {
-                HeadNorm::AfterRotary => {
-                    backend.rotate(heads, rotary, rows);
-                    apply_norm(backend);
-                }
-                HeadNorm::None | HeadNorm::BeforeRotary => {
-                    apply_norm(backend);
-                    backend.rotate(heads, rotary, rows);
-                }
-            }
-        }
     }
 
     /// `x += ffn(y)`.

@@ -7,6 +7,7 @@ use super::params::SamplingParams;
 use super::philox::uniform;
 use super::select;
 use crate::error::{Error, Result};
+use crate::limits;
 
 /// A sampled token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,6 +93,32 @@ impl Sampler {
             Some(k) => self.logprobs(logits, token, k as usize, top_tokens, top_logprobs)?,
         };
         Ok(Sampled { token, logprob })
+    }
+
+    /// How many of a row's largest logits, of allowed ids, are all that [`Sampler::sample`] would look at; `None` when it needs
+    /// the whole row.
+    pub fn enough(&self, allowed: &AllowedTokens, params: &SamplingParams) -> Option<usize> {
+        let plain = allowed.holes().is_empty() && params.bias.is_empty() && !params.uses_counts();
+        let count = if params.temperature > 0.0 { params.top_k as usize } else { 1 };
+        let few = (1..=limits::BEST_LOGITS_MAX).contains(&count) && count < allowed.end().min(self.vocab);
+        (plain && few && params.logprobs.is_none()).then_some(count)
+    }
+
+    /// As [`Sampler::sample`], from the [`Sampler::enough`] largest finite logits of allowed ids: (logit, id), best first, of
+    /// equals the lower id; fewer where fewer are finite.
+    pub fn sample_best(&mut self, best: &[(f32, u32)], params: &SamplingParams, position: u64) -> Result<Sampled> {
+        let Some(&(max, first)) = best.first() else { return Err(nothing_left(&[], position)) };
+        let token = if params.temperature > 0.0 {
+            let logit = |id: u32| best.iter().find(|b| b.1 == id).map_or(f32::NEG_INFINITY, |b| b.0);
+            let weight = |id: u32| math::weight(logit(id), max, params.temperature);
+            let keys = &mut self.scratch.keys;
+            keys.clear();
+            keys.extend(best.iter().map(|&(x, id)| select::key(x, id)));
+            draw_from_largest(keys, params, uniform(params.seed, 0, position, 0), weight)
+        } else {
+            Some(first)
+        };
+        Ok(Sampled { token: token.ok_or_else(|| nothing_left(&[], position))?, logprob: f32::NAN })
     }
 
     /// Log probability of `token` by log-softmax of the raw logits; minus infinity where its logit is not finite or
@@ -203,10 +230,16 @@ fn draw(row: &[f32], params: &SamplingParams, position: u64, scratch: &mut Scrat
     let weight = |id: u32| row.get(id as usize).map_or(0.0, |&x| math::weight(x, max, params.temperature));
     let finite = (0u32..).zip(row).filter(|(_, x)| x.is_finite());
     select::largest(finite.map(|(id, &x)| select::key(x, id)), top_k, keys);
+    draw_from_largest(keys, params, u, weight)
+}
+
+/// The rest of a draw after top-k: top-p, min-p, one draw.
+fn draw_from_largest(keys: &mut Vec<u64>, params: &SamplingParams, u: f64, weight: impl Fn(u32) -> f32) -> Option<u32> {
     if params.top_p < 1.0 {
-        select::sort_front(keys, top_k);
+        let all = keys.len();
+        select::sort_front(keys, all);
         let total: f64 = keys.iter().map(|&key| f64::from(weight(select::id(key)))).sum();
-        let kept = reach(keys, 0.0, f64::from(params.top_p) * total, weight);
+        let kept = reach(keys, 0.0, f64::from(params.top_p) * total, &weight);
         keys.truncate(kept);
     }
     keys.sort_unstable_by_key(|&key| select::id(key));

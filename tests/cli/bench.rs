@@ -46,7 +46,7 @@ fn prefill_counts_prompt_tokens() {
     let run = bench(&["--workload", "prefill", "--requests", "3", "--prompt-len", "40"]);
     consistent(&run, 3, "/prompt_tokens");
     assert_eq!((&run["prompt_tokens"], &run["generated_tokens"]), (&json!(120), &json!(3)));
-    assert_eq!(run["itl_ms"], Value::Null);
+    assert_eq!((&run["itl_ms"], &run["decode_tokens_per_s"]), (&Value::Null, &Value::Null));
     assert_eq!((&run["config"]["shape"], &run["config"]["model"]), (&json!("storyteller"), &Value::Null));
 }
 
@@ -60,6 +60,33 @@ fn decode_and_streams_generate_what_was_asked() {
     let run = bench(&["--workload", "streams", "--streams", "3", "--gen-len", "6", "--requests", "7"]);
     consistent(&run, 7, "/generated_tokens");
     assert_eq!((&run["generated_tokens"], &run["config"]["slots"]), (&json!(42), &json!(3)));
+    // With as many requests as streams, the rate while all of them decode. Prefill is a part of the wall time only.
+    let run = bench(&["--workload", "streams", "--streams", "3", "--gen-len", "20", "--prompt-len", "200"]);
+    consistent(&run, 3, "/generated_tokens");
+    assert!(number(&run, "/decode_tokens_per_s") > number(&run, "/tokens_per_s"), "{run}");
+}
+
+#[test]
+fn a_saved_shape_is_a_model_folder() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let save = |name: &str, options: &[&str]| {
+        let folder = dir.path().join(name).display().to_string();
+        assert_eq!(stdout(&[&["bench", "--shape", "storyteller", "--save", &folder], options].concat(), ""), "");
+        (fs::read(dir.path().join(name).join("model.safetensors")).expect("weights"), folder)
+    };
+    let (bytes, folder) = save("one/deep", &[]);
+    let weights = safetensors::SafeTensors::deserialize(&bytes).expect("the format's own reader takes it");
+    let embedding = weights.tensor("model.embed_tokens.weight").expect("there");
+    assert_eq!((embedding.dtype(), embedding.shape()), (safetensors::Dtype::BF16, &[3072, 192][..]));
+    let run = bench(&[&folder, "--workload", "decode", "--requests", "1", "--prompt-len", "4", "--gen-len", "2"]);
+    assert_eq!((&run["config"]["model_type"], &run["config"]["weights"]), (&json!("llama"), &json!("bf16")));
+    assert!(save("two", &[]).0 == bytes, "the same seed, other weights");
+    assert!(save("three", &["--seed", "2"]).0 != bytes, "another seed, the same weights");
+    let file = dir.path().join("file");
+    fs::write(&file, "").expect("written");
+    let message = failure(&["bench", "--save", &file.display().to_string()], 1);
+    assert!(message.contains("file") && message.contains("--save"), "{message}");
+    failure(&["bench", "MODEL", "--save", &folder], 2);
 }
 
 #[test]
@@ -252,7 +279,6 @@ fn wrong_usage_is_two_and_failure_is_one() {
         (&["/no/such/folder"][..], "/no/such/folder"),
         (&["--plot", "/no/such/folder/x.svg"], "/no/such/folder/x.svg"),
         (&["--device", "cuda"], "device"),
-        (&["--kv", "q8"], "kv"),
         (&["--prompt-len", "5000"], "--prompt-len"),
         (&["--context", "5000"], "context_length"),
     ] {

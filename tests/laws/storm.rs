@@ -68,6 +68,7 @@ struct Shape {
     pages: u64,
     compute: Type,
     weights: Type,
+    kv: Type,
     poll: bool,
 }
 
@@ -88,6 +89,7 @@ impl Shape {
             compute: [Type::Auto, Type::F32][random.below(2)],
             weights: [Type::Auto, Type::Q8, Type::Q4][random.below(3)],
             poll: random.below(3) == 0,
+            kv: [Type::Auto, Type::Auto, Type::Q8][random.below(3)],
         }
     }
 
@@ -97,6 +99,7 @@ impl Shape {
             page_tokens: self.page_tokens,
             compute: self.compute,
             weights: self.weights,
+            kv: self.kv,
             ..EngineOptions::default()
         }
     }

@@ -29,6 +29,11 @@ pub struct AttentionKernels {
     /// The output pointers cover the rows, these rows' heads (or the part) are this task's alone, the pages have the layout
     /// that the tier wants, and the tier's instructions exist.
     pub attend: unsafe fn(args: &AttentionArgs, scratch: &mut Vec<f32>),
+    /// The same where the engine computes in f32.
+    ///
+    /// # Safety
+    /// As `attend`.
+    pub attend_f32: unsafe fn(args: &AttentionArgs, scratch: &mut Vec<f32>),
     /// Adds the parts of all of a task's spans, one after the other in `parts`, and writes the results.
     ///
     /// # Safety
@@ -236,6 +241,7 @@ impl CpuBackend {
         let out = self.shared(attention.out, rows * out_stride);
         let per_kv = q.heads / shape.kv_heads;
         let functions = self.kernels.attention;
+        let attend = if self.compute == Compute::F32 { functions.attend_f32 } else { functions.attend };
         let part_floats = |rows: &Rows| rows.rows.len() * per_kv * running::part_floats(shape.v_dim);
 
         let mut cut = std::mem::take(&mut self.cut);
@@ -271,7 +277,7 @@ impl CpuBackend {
                 let (mut args, block) = of_item(item);
                 let Some(spans) = &task.spans else {
                     // SAFETY: `out` covers all rows; rows and heads of an item are its task's own; the tier was checked.
-                    unsafe { (functions.attend)(&args, scratch) };
+                    unsafe { attend(&args, scratch) };
                     continue;
                 };
                 for span in spans.clone() {
@@ -279,7 +285,7 @@ impl CpuBackend {
                     // SAFETY: `Cut::tasks` made room for every span of the item, and this task alone has this one.
                     args.part = Some(Part { span, out: unsafe { parts.start().add(at) } });
                     // SAFETY: as above.
-                    unsafe { (functions.attend)(&args, scratch) };
+                    unsafe { attend(&args, scratch) };
                 }
             }
         });

@@ -1,12 +1,13 @@
-//! AVX2 with FMA: the portable source compiled with those instructions. A product and its sum round once here.
+//! AVX2 with FMA and F16C. Products have kernels of their own; the rest is the portable source compiled with these
+//! instructions, in which a product and its sum round once.
 
 mod attention;
+mod linear;
 
 use super::Tier;
 use super::kernels::{Elements, Kernels, no_bf16};
-use super::linear::{LinearArgs, plain_form};
+use super::linear::plain_form;
 use super::portable;
-use std::ops::Range;
 
 pub(super) use attention::ATTENTION;
 
@@ -19,7 +20,7 @@ pub(super) const TABLE: Kernels = Kernels {
     form: plain_form,
     to_bf16: no_bf16,
     to_int8,
-    linear,
+    linear: linear::linear,
     attention: ATTENTION,
     rms_norm,
     silu_mul,
@@ -28,15 +29,7 @@ pub(super) const TABLE: Kernels = Kernels {
 
 /// Whether this processor has the tier's instructions.
 pub fn present() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-/// # Safety
-/// See [`Kernels::linear`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { portable::linear_any::<true, 4, 2>(args, range, scratch) }
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 /// # Safety

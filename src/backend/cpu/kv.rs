@@ -176,7 +176,7 @@ impl CpuBackend {
             return Err(Error::unsupported(format!("KV pages of {} are not supported on the CPU", shape.dtype)));
         }
         let bytes = shape.frame_bytes().and_then(|b| b.checked_mul(shape.frames));
-        let bytes = bytes.and_then(|b| b.checked_next_multiple_of(4)).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
         let layout = (self.kernels.attention.layout)(&shape);
         self.groups.push(Group { shape, layout, buffer: Buffer::zeroed(bytes, what)? });
         Ok(KvPages((self.groups.len() - 1) as u32))
@@ -203,31 +203,70 @@ impl CpuBackend {
         if rows == 0 {
             return;
         }
-        let group = &mut self.groups[pages.0 as usize];
-        let (shape, layout) = (group.shape, group.layout);
+        let [k_data, v_data] = [k, v].map(|h| self.shared(h.tensor, h.span(rows)));
+        let store = StoreRows::new(&mut self.groups[pages.0 as usize], layer, k, v);
+        self.ranges(rows, 1, k.heads * (k.dim + v.dim) * 4, &|range, _| {
+            // SAFETY: no task writes keys or values, and each row is another token of its sequence.
+            unsafe { store.rows(ragged, range, k_data, v_data) };
+        });
+    }
+}
+
+/// The pages of a layer, to store rows of keys and values in.
+pub(super) struct StoreRows {
+    blocks: Shared<u8>,
+    limit: usize,
+    shape: KvShape,
+    layout: Layout,
+    layer: usize,
+    k: Heads,
+    v: Heads,
+}
+
+impl StoreRows {
+    /// For keys `k` and values `v`, which must have the shape of the pages.
+    pub fn new(group: &mut Group, layer: usize, k: Heads, v: Heads) -> StoreRows {
+        let shape = group.shape;
         assert!(k.heads == shape.kv_heads && v.heads == shape.kv_heads && k.dim == shape.k_dim && v.dim == shape.v_dim);
-        let blocks = Shared(group.buffer.as_mut_ptr());
-        let limit = group.buffer.bytes().len();
-        let span = |h: &Heads| (rows - 1) * h.row_stride + (h.heads - 1) * h.head_stride + h.dim;
-        let from = [k, v].map(|h| Shared(self.floats(h.tensor, span(&h)).as_ptr().cast_mut()));
-        self.ranges(rows, 1, shape.kv_heads * (shape.k_dim + shape.v_dim) * 4, &|range, _| {
-            for row in range {
-                let position = ragged.positions[row] as usize;
-                let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
-                let frame = ragged.tables[page];
-                for head in 0..shape.kv_heads {
-                    let start = head_offset(&shape, layer, frame, head);
-                    assert!(start + head_bytes(&shape) <= limit, "frame {frame} is outside the pages");
-                    let block = StoreBlock { start: blocks.start().wrapping_add(start), shape, layout };
-                    for (values, heads, from) in [(false, &k, from[0]), (true, &v, from[1])] {
-                        let at = row * heads.row_stride + head * heads.head_stride;
-                        // SAFETY: inside the checked tensor, which no task writes; the block was just checked; each row
-                        // is another token of its sequence, whose elements belong to one task.
-                        unsafe { block.store(values, position % shape.page_tokens, from.slice(at..at + heads.dim)) };
+        let (limit, layout) = (group.buffer.bytes().len(), group.layout);
+        StoreRows { blocks: Shared(group.buffer.as_mut_ptr()), limit, shape, layout, layer, k, v }
+    }
+
+    /// Stores all heads of the rows `range`.
+    ///
+    /// # Safety
+    /// `k_data` and `v_data` are where the heads begin and cover the rows, which nobody writes meanwhile; no other task has
+    /// the same tokens of the same sequences.
+    pub unsafe fn rows(&self, ragged: Ragged, range: Range<usize>, k_data: Shared<f32>, v_data: Shared<f32>) {
+        let shape = self.shape;
+        let mut row = range.start;
+        while row < range.end {
+            let position = ragged.positions[row] as usize;
+            let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
+            let (frame, token) = (ragged.tables[page], position % shape.page_tokens);
+            // Rows of a sequence are adjacent, so the last one of a whole group tells.
+            let whole = self.layout == Layout::Lanes
+                && token.is_multiple_of(GROUP)
+                && row + GROUP <= range.end
+                && ragged.sequences[row] == ragged.sequences[row + GROUP - 1];
+            let count = if whole { GROUP } else { 1 };
+            for head in 0..shape.kv_heads {
+                let start = head_offset(&shape, self.layer, frame, head);
+                assert!(start + head_bytes(&shape) <= self.limit, "frame {frame} is outside the pages");
+                let block = StoreBlock { start: self.blocks.start().wrapping_add(start), shape, layout: self.layout };
+                for (values, heads, data) in [(false, &self.k, k_data), (true, &self.v, v_data)] {
+                    let from = heads.at(row, head).start..heads.at(row + count - 1, head).end;
+                    // SAFETY: the caller's promise; the block was just checked.
+                    unsafe {
+                        match whole {
+                            true => block.store_group(values, token, data.slice(from), heads.row_stride),
+                            false => block.store(values, token, data.slice(from)),
+                        }
                     }
                 }
             }
-        });
+            row += count;
+        }
     }
 }
 
@@ -251,12 +290,68 @@ impl StoreBlock {
                 DType::Bf16 => self.put(values, token, from, f32_to_bf16),
                 DType::F16 => self.put(values, token, from, |v| half::f16::from_f32(v).to_bits()),
                 DType::I8 => {
-                    let (scale, inverse) = scale_of(from);
-                    let at = self.start.add(scale_offset(&self.shape, values, token));
-                    at.cast::<f32>().write_unaligned(scale);
-                    self.put(values, token, from, |v| (v * inverse).round_ties_even() as i8);
+                    let inverse = self.put_scale(values, token, from);
+                    self.put(values, token, from, |v| quantize(v, inverse));
                 }
                 other => unreachable!("pages of {other} are refused when they are made"),
+            }
+        }
+    }
+
+    /// Stores the keys or values of [`GROUP`] tokens, `stride` elements apart, in lanes; `token` is the first.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store`] for all of them; the layout is [`Layout::Lanes`].
+    unsafe fn store_group(&self, values: bool, token: usize, from: &[f32], stride: usize) {
+        let dim = if values { self.shape.v_dim } else { self.shape.k_dim };
+        let row = |t: usize| &from[t * stride..t * stride + dim];
+        // SAFETY: as in `store`.
+        unsafe {
+            if self.shape.dtype == DType::Bf16 {
+                return self.put_group(values, token, dim, |t, d| f32_to_bf16(from[t * stride + d]));
+            }
+            let mut inverse = [0.0; GROUP];
+            for (t, inverse) in inverse.iter_mut().enumerate() {
+                *inverse = self.put_scale(values, token + t, row(t));
+            }
+            self.put_group(values, token, dim, |t, d| quantize(from[t * stride + d], inverse[t]));
+        }
+    }
+
+    /// Stores the factor of a row; returns what to multiply by to quantize it.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store`].
+    unsafe fn put_scale(&self, values: bool, token: usize, row: &[f32]) -> f32 {
+        let (scale, inverse) = scale_of(row);
+        // SAFETY: inside the head block; the caller's promise.
+        unsafe { self.start.add(scale_offset(&self.shape, values, token)).cast::<f32>().write_unaligned(scale) };
+        inverse
+    }
+
+    /// Elements `of(token, d)` of a group, in the order of memory.
+    ///
+    /// # Safety
+    /// As [`StoreBlock::store_group`], for pages of `T`.
+    #[inline(always)]
+    unsafe fn put_group<T>(&self, values: bool, token: usize, dim: usize, of: impl Fn(usize, usize) -> T) {
+        // SAFETY: a group's keys, and its values, are `GROUP * dim` elements that lie together.
+        unsafe {
+            let base = self.start.cast::<T>().add(element_offset(&self.shape, self.layout, values, token, 0));
+            if values {
+                for pair in 0..GROUP / 2 {
+                    for d in 0..dim {
+                        let both = [of(2 * pair, d), of(2 * pair + 1, d)];
+                        base.add((pair * dim + d) * 2).cast::<[T; 2]>().write(both);
+                    }
+                }
+            } else {
+                for pair in 0..dim / 2 {
+                    for t in 0..GROUP {
+                        let both = [of(t, 2 * pair), of(t, 2 * pair + 1)];
+                        base.add((pair * GROUP + t) * 2).cast::<[T; 2]>().write(both);
+                    }
+                }
             }
         }
     }
@@ -278,6 +373,13 @@ impl StoreBlock {
             }
         }
     }
+}
+
+/// An element of an 8-bit row, to the nearest, ties to even. Not a number becomes anything: its row's factor tells.
+#[inline(always)]
+fn quantize(v: f32, inverse: f32) -> i8 {
+    // Adding this leaves the nearest integer in the low mantissa bits, without a call on processors that cannot round.
+    (v * inverse + 12_582_912.0).to_bits() as i8
 }
 
 /// The factor of an 8-bit row and what to multiply by to quantize it. A row that is not finite gets a factor that is not.

@@ -10,8 +10,8 @@
 //! `sum = fma(integer sum, weight scale * input scale, sum)`. Every tier therefore gives the same bits.
 
 use super::kernels::{Elements, Kernels};
-use super::{Compute, CpuBackend, Shared, StoredWeight};
-use crate::backend::{Backend, Linear, Tensor, scratch_elements};
+use super::{Compute, CpuBackend, Shared, StoredWeight, best};
+use crate::backend::{Backend, BestOf, Linear, Tensor, scratch_elements};
 use crate::encoding::{Encoding, PANEL, Scheme};
 use std::ops::Range;
 
@@ -178,13 +178,15 @@ struct Product {
     panels: Range<usize>,
 }
 
-/// What is done with the outputs of a group.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What is done with the outputs of a group, by the task that made them, while they are in its cache.
+#[derive(Clone, Copy)]
 enum After {
     /// Nothing.
     Keep,
     /// `first = silu(first) * second`, for two products of one shape.
     Gate,
+    /// The best of one product are sought ([`best::Search`]).
+    Best(best::Search),
 }
 
 impl CpuBackend {
@@ -207,6 +209,17 @@ impl CpuBackend {
         }
         self.products(x, rows, &[gate, up], scratch);
         self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
+    }
+
+    /// See [`crate::backend::Backend::linear_best`].
+    pub(super) fn best_products(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) {
+        let threads = self.pool.threads();
+        let mut lists = std::mem::take(&mut self.best);
+        let search = best::Search::new(threads, rows, best.count, best.limit, &mut lists);
+        let form = self.form(&product);
+        self.products_of_form(x, rows, &[product], form, scratch, After::Best(search));
+        best::Search::merge(&mut lists, rows, best.count, best.found);
+        self.best = lists;
     }
 
     fn form(&self, linear: &Linear) -> Form {
@@ -294,6 +307,18 @@ impl CpuBackend {
         };
         let cost = rows * ins * PANEL;
         match after {
+            After::Best(search) => {
+                let [Some(product), ..] = &products else { unreachable!("one product") };
+                self.ranges_by_thread(panels, 1, cost, &|range, thread, local| {
+                    run(product, range.clone(), local);
+                    let columns = range.start * PANEL..product.outs.min(range.end * PANEL);
+                    for row in 0..rows {
+                        let part = row * product.outs + columns.start..row * product.outs + columns.end;
+                        // SAFETY: the output covers the rows, these columns are this task's, and so is the thread's list.
+                        unsafe { search.look(thread, row, columns.start, product.out.slice(part)) };
+                    }
+                });
+            }
             After::Keep => self.ranges(panels, 1, cost, &|range, local| {
                 for product in products.iter().flatten() {
                     let start = range.start.max(product.panels.start);

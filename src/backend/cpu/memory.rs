@@ -7,7 +7,7 @@ use crate::os::aligned::AlignedBytes;
 pub struct Buffer(AlignedBytes);
 
 impl Buffer {
-    /// `bytes` zero bytes for `what`, a multiple of 4.
+    /// `bytes` zero bytes for `what`.
     pub fn zeroed(bytes: usize, what: &str) -> Result<Buffer> {
         AlignedBytes::zeroed(bytes).map(Buffer).ok_or_else(|| Error::memory(what, bytes as u64))
     }

@@ -9,7 +9,9 @@ pub mod attention;
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+mod best;
 mod experts;
+mod heads;
 pub mod kernels;
 pub mod kv;
 pub mod linear;
@@ -158,6 +160,8 @@ pub struct CpuBackend {
     weights: Vec<StoredWeight>,
     groups: Vec<Group>,
     cut: attention::Cut,
+    /// Lists of [`best::Search`], kept for their memory.
+    best: Vec<(f32, u32)>,
 }
 
 impl CpuBackend {
@@ -185,6 +189,7 @@ impl CpuBackend {
             weights: Vec::new(),
             groups: Vec::new(),
             cut: Default::default(),
+            best: Vec::new(),
         })
     }
 
@@ -217,6 +222,17 @@ impl CpuBackend {
 
     /// Runs `task(range)` over `0..count` in ranges of whole `grain`s, in parallel when `work` per item is worth it.
     fn ranges(&mut self, count: usize, grain: usize, work: usize, task: &(dyn Fn(Range<usize>, &mut Vec<f32>) + Sync)) {
+        self.ranges_by_thread(count, grain, work, &|range, _, scratch| task(range, scratch));
+    }
+
+    /// As [`CpuBackend::ranges`]; the task also learns the number of its thread, which no other running task has.
+    fn ranges_by_thread(
+        &mut self,
+        count: usize,
+        grain: usize,
+        work: usize,
+        task: &(dyn Fn(Range<usize>, usize, &mut Vec<f32>) + Sync),
+    ) {
         let total = count.saturating_mul(work);
         let tasks = (total / TASK_WORK_MIN).clamp(1, self.pool.threads() * TASKS_PER_THREAD);
         let tasks = if self.pool.threads() == 1 { 1 } else { tasks };
@@ -225,7 +241,7 @@ impl CpuBackend {
         self.pool.run(count.div_ceil(step), &|index, thread| {
             // SAFETY: `thread` is unique among running tasks, so this scratch has one user.
             let scratch = unsafe { &mut *scratch[thread].0.get() };
-            task(index * step..count.min((index + 1) * step), scratch);
+            task(index * step..count.min((index + 1) * step), thread, scratch);
         });
     }
 
@@ -372,6 +388,10 @@ impl Backend for CpuBackend {
         self.products(x, rows, group, scratch);
     }
 
+    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) {
+        self.best_products(x, rows, product, scratch, best);
+    }
+
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
         self.gated_products(x, rows, gate, up, scratch);
     }
@@ -391,6 +411,10 @@ impl Backend for CpuBackend {
             let angles = unsafe { angles.slice(row * rotary.dims..(row + 1) * rotary.dims) };
             rotary::rotate(&mut head[rotary.start..rotary.start + rotary.dims], angles, rotary.interleaved);
         });
+    }
+
+    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
+        self.place_rows(placement, ragged);
     }
 
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {

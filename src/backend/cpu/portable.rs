@@ -381,7 +381,7 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
     unsafe { linear_any::<false, 2, 2>(args, range, scratch) }
 }
 
-const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, combine };
+const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, combine };
 
 /// # Safety
 /// See [`AttentionKernels::attend`].

@@ -82,7 +82,7 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
     }
 }
 
-const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, combine };
+const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, combine };
 
 /// Softmax over all visible keys at once.
 ///

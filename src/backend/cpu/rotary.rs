@@ -18,11 +18,15 @@ pub fn angles(positions: &[u32], inv_freq: &[f32], scale: f32, out: &mut [f32]) 
 pub fn rotate(x: &mut [f32], angles: &[f32], interleaved: bool) {
     let half = x.len() / 2;
     let (cos, sin) = angles.split_at(half);
-    for i in 0..half {
-        let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-        let (u, v) = (x[a], x[b]);
-        x[a] = u * cos[i] - v * sin[i];
-        x[b] = v * cos[i] + u * sin[i];
+    if interleaved {
+        for (pair, (cos, sin)) in x.chunks_exact_mut(2).zip(cos.iter().zip(sin)) {
+            (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
+        }
+    } else {
+        let (low, high) = x.split_at_mut(half);
+        for ((u, v), (cos, sin)) in low.iter_mut().zip(high).zip(cos.iter().zip(sin)) {
+            (*u, *v) = (*u * cos - *v * sin, *v * cos + *u * sin);
+        }
     }
 }
 

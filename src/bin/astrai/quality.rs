@@ -206,7 +206,7 @@ impl Reader {
     /// Logits `[count, vocab]` of rows that were read.
     fn logits(&mut self, first: usize, count: usize) -> Vec<f32> {
         let rows: Vec<u32> = (first as u32..(first + count) as u32).collect();
-        let logits = self.model.logits(&mut self.backend, &rows);
+        let logits = self.model.logits(&mut self.backend, &rows, None);
         let mut out = vec![0.0; count * self.vocab];
         self.backend.read(logits, &mut out);
         out

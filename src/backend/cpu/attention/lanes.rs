@@ -5,10 +5,11 @@
 //! before and after them. A token that a query does not see is not touched at all, so neither what a page held
 //! before nor the values of later tokens can reach it, be they NaN.
 
-use super::running::{self, Running};
+use super::running::{self, Fold, Running};
 use super::{AttentionArgs, BLOCK};
 use crate::backend::cpu::kv::GROUP;
 use crate::dtype::DType;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Groups of a block.
@@ -100,6 +101,13 @@ struct Seen {
 }
 
 impl Seen {
+    /// What row `row` of the task sees of the block at `at`.
+    #[inline(always)]
+    fn by(args: &AttentionArgs, row: usize, at: usize) -> Seen {
+        let r = args.visible_in(row, at);
+        Seen { from: r.start, to: r.end }
+    }
+
     /// Groups with a token that is seen.
     fn groups(self) -> Range<usize> {
         self.from / GROUP..self.to.div_ceil(GROUP)
@@ -119,10 +127,7 @@ impl Seen {
 /// As [`Lanes`]; the pages have the layout.
 #[inline(always)]
 unsafe fn fold<L: Lanes>(args: &AttentionArgs, queries: &Queries, tile: &mut Tile, state: &mut Running, at: usize) {
-    let seen_by = |row: usize| {
-        let r = args.visible_in(row, at);
-        Seen { from: r.start, to: r.end }
-    };
+    let seen_by = |row: usize| Seen::by(args, row, at);
     let rows = args.rows.len();
     let sees = |row: usize| !args.visible_in(row, at).is_empty();
     let Some(first) = (0..rows).find(|&row| sees(row)) else { return };
@@ -136,7 +141,7 @@ unsafe fn fold<L: Lanes>(args: &AttentionArgs, queries: &Queries, tile: &mut Til
             end += 1;
         }
         // SAFETY: the same contract; the rows of a run see the same groups.
-        unsafe { fold_run::<L>(args, queries, tile, state, &block, row..end, seen_by) };
+        unsafe { fold_run::<L>(args, queries, tile, state, &block, row..end, at) };
         row = end;
     }
 }
@@ -178,8 +183,9 @@ unsafe fn fold_run<L: Lanes>(
     state: &mut Running,
     block: &Block,
     rows: Range<usize>,
-    seen_by: impl Fn(usize) -> Seen,
+    at: usize,
 ) {
+    let seen_by = |row: usize| Seen::by(args, row, at);
     let heads = args.q_heads.len();
     let (first, end, v_dim) = (rows.start * heads, rows.end * heads, state.v_dim);
     let (groups, whole) = (seen_by(rows.start).groups(), seen_by(rows.start).whole());
@@ -247,9 +253,24 @@ pub unsafe fn attend<L: Lanes>(args: &AttentionArgs, scratch: &mut Vec<f32>) {
         factors[i] = args.scale * unsafe { L::pack(args.query(i), &mut packed[i * words..(i + 1) * words]) };
     }
     let queries = Queries { packed, words, factors };
-    let mut tile = Tile { scores: [[0.0; BLOCK]; TILE], weights: [[0; BLOCK]; TILE], factors: [1.0; TILE] };
+    let tile = Tile { scores: [[0.0; BLOCK]; TILE], weights: [[0; BLOCK]; TILE], factors: [1.0; TILE] };
     // SAFETY: same contract.
-    unsafe { running::over_spans::<true>(args, states, |state, at| fold::<L>(args, &queries, &mut tile, state, at)) };
+    unsafe { running::over_spans::<true, _>(args, states, Blocks::<L> { queries, tile, kernels: PhantomData }) };
+}
+
+/// The queries of a task on their way over the blocks.
+struct Blocks<'a, L> {
+    queries: Queries<'a>,
+    tile: Tile,
+    kernels: PhantomData<L>,
+}
+
+impl<L: Lanes> Fold for Blocks<'_, L> {
+    #[inline(always)]
+    unsafe fn fold(&mut self, args: &AttentionArgs, state: &mut Running, block: usize) {
+        // SAFETY: same contract; the pages are what `attend` was told.
+        unsafe { fold::<L>(args, &self.queries, &mut self.tile, state, block) };
+    }
 }
 
 /// Packs a query as pairs of 16-bit integers; returns the factor that makes them the query again.

@@ -78,17 +78,22 @@ impl<'a> Running<'a> {
     }
 }
 
-/// Folds every block of keys that a row of the task sees, span by span, and writes the part or the results. `fold` gets
-/// the first position of a block. `memory` is for two states.
+/// What a tier does with a block of keys. A trait and no closure, so that it is compiled with the tier's instructions.
+pub trait Fold {
+    /// Folds the block at position `block` into the states of the rows that see some of it.
+    ///
+    /// # Safety
+    /// As [`super::AttentionKernels::attend`].
+    unsafe fn fold(&mut self, args: &AttentionArgs, state: &mut Running, block: usize);
+}
+
+/// Folds every block of keys that a row of the task sees, span by span, and writes the part or the results. `memory` is
+/// for two states.
 ///
 /// # Safety
 /// As [`super::AttentionKernels::attend`].
 #[inline(always)]
-pub unsafe fn over_spans<const FMA: bool>(
-    args: &AttentionArgs,
-    memory: &mut [f32],
-    mut fold: impl FnMut(&mut Running, usize),
-) {
+pub unsafe fn over_spans<const FMA: bool, F: Fold>(args: &AttentionArgs, memory: &mut [f32], mut tier: F) {
     let (queries, v_dim) = (args.queries(), args.pages.shape.v_dim);
     let (state, whole) = memory.split_at_mut(Running::floats(queries, v_dim));
     let (mut state, mut whole) = (Running::new(state, queries, v_dim), Running::new(whole, queries, v_dim));
@@ -102,7 +107,8 @@ pub unsafe fn over_spans<const FMA: bool>(
         state.reset();
         let first = seen.start.max(span * SPAN) / BLOCK * BLOCK;
         for block in (first..seen.end.min((span + 1) * SPAN)).step_by(BLOCK) {
-            fold(&mut state, block);
+            // SAFETY: the caller's promise.
+            unsafe { tier.fold(args, &mut state, block) };
         }
         for i in 0..queries {
             let sum = &state.sum[i * v_dim..(i + 1) * v_dim];

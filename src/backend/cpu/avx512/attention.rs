@@ -13,8 +13,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// The tier's functions.
-pub const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: Layout::lanes_where_possible, attend, combine: avx2::ATTENTION.combine };
+pub const ATTENTION: AttentionKernels = AttentionKernels { attend, ..avx2::ATTENTION };
 
 /// # Safety
 /// See [`AttentionKernels::attend`].
@@ -170,29 +169,35 @@ unsafe fn values<P: Pairs, const M: usize, const D: usize>(
     // SAFETY: the sums and weights were just checked; a group has 8 pairs of v_dim elements each.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); D]; M];
-        let mut step = |pair: usize, mask: __m512i| {
-            let from = block.values[pair / 8].add((pair % 8 * v_dim + at) / 16 * P::BYTES);
-            let mut v = [_mm512_setzero_si512(); D];
-            for d in 0..D {
-                v[d] = _mm512_and_si512(P::load(from.add(d * P::BYTES)), mask);
-            }
-            for m in 0..M {
-                let w = _mm512_set1_epi32(*weights.add(m * GROUPS * GROUP + pair) as i32);
+        // A macro and no closure: the sums stay in registers.
+        macro_rules! step {
+            ($pair:expr, $mask:expr) => {
+                let from = block.values[$pair / 8].add(($pair % 8 * v_dim + at) / 16 * P::BYTES);
+                let mut v = [_mm512_setzero_si512(); D];
                 for d in 0..D {
-                    acc[m][d] = P::dot(acc[m][d], v[d], w);
+                    v[d] = P::load(from.add(d * P::BYTES));
+                    if let Some(mask) = $mask {
+                        v[d] = _mm512_and_si512(v[d], _mm512_set1_epi32(mask));
+                    }
                 }
-            }
-        };
+                for m in 0..M {
+                    let w = _mm512_set1_epi32(*weights.add(m * GROUPS * GROUP + $pair) as i32);
+                    for d in 0..D {
+                        acc[m][d] = P::dot(acc[m][d], v[d], w);
+                    }
+                }
+            };
+        }
         // A pair of which one token is not the caller's gives the other alone.
         let (from, to) = (tokens.start.div_ceil(2), tokens.end / 2);
         if tokens.start % 2 == 1 {
-            step(tokens.start / 2, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            step!(tokens.start / 2, Some(0xffff_0000_u32 as i32));
         }
         for pair in from..to {
-            step(pair, _mm512_set1_epi32(-1));
+            step!(pair, None::<i32>);
         }
         if tokens.end % 2 == 1 {
-            step(tokens.end / 2, _mm512_set1_epi32(0xffff));
+            step!(tokens.end / 2, Some(0xffff));
         }
         for m in 0..M {
             let factor = _mm512_set1_ps(tile.factors[first + m]);

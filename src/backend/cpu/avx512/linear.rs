@@ -12,6 +12,9 @@ use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+/// Input rows of a tile of quantized products.
+const BLOCK: usize = 4;
+
 /// # Safety
 /// See [`super::Kernels::linear`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
@@ -53,21 +56,30 @@ unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usiz
 unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], first: usize) -> usize {
     let ins = args.ins;
     let w = &w[first * ins..(first + NR) * ins];
-    let following = w.as_ptr_range().end.cast();
+    let mut next: *const u8 = w.as_ptr_range().end.cast();
+    // The next tile's lines come spread over the whole blocks of rows: all at once they would wait for each other.
+    let blocks = args.rows / tile::BLOCK;
+    let lines = if blocks == 0 { NR } else { NR.div_ceil(blocks) };
     let mut row = 0;
     while row < args.rows {
-        // Only the first rows look ahead; for the others, the next weights are there already.
-        let next = if row == 0 { following } else { w.as_ptr().cast() };
         let x = x[tile::at(ins, row, 0)..].as_ptr();
+        let w = w.as_ptr();
         // SAFETY: the weights are `NR` rows; the rows of a block begin at a multiple of its size; columns are the task's.
         unsafe {
-            match args.rows - row {
-                1 => put(args, row, first, tile::bf16::<1, NR>(x, w.as_ptr(), ins, next)),
-                2 => put(args, row, first, tile::bf16::<2, NR>(x, w.as_ptr(), ins, next)),
-                3 => put(args, row, first, tile::bf16::<3, NR>(x, w.as_ptr(), ins, next)),
-                _ => put(args, row, first, tile::bf16::<4, NR>(x, w.as_ptr(), ins, next)),
+            match (args.rows - row, lines) {
+                (1, _) if blocks == 0 => put(args, row, first, tile::bf16::<1, NR, NR>(x, w, ins, next)),
+                (2, _) if blocks == 0 => put(args, row, first, tile::bf16::<2, NR, NR>(x, w, ins, next)),
+                (3, _) if blocks == 0 => put(args, row, first, tile::bf16::<3, NR, NR>(x, w, ins, next)),
+                (1, _) => put(args, row, first, tile::bf16::<1, NR, 0>(x, w, ins, next)),
+                (2, _) => put(args, row, first, tile::bf16::<2, NR, 0>(x, w, ins, next)),
+                (3, _) => put(args, row, first, tile::bf16::<3, NR, 0>(x, w, ins, next)),
+                (_, 1) => put(args, row, first, tile::bf16::<4, NR, 1>(x, w, ins, next)),
+                (_, 2) => put(args, row, first, tile::bf16::<4, NR, 2>(x, w, ins, next)),
+                (_, 3) => put(args, row, first, tile::bf16::<4, NR, 3>(x, w, ins, next)),
+                _ => put(args, row, first, tile::bf16::<4, NR, NR>(x, w, ins, next)),
             }
         }
+        next = next.wrapping_add(ins * 2 * lines);
         row += tile::BLOCK;
     }
     NR
@@ -124,25 +136,41 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
     let panels =
         Panels { first: w.as_ptr(), bytes: scheme.panel_bytes(args.ins), scale_bytes: scheme.scale_bytes(args.ins) };
     let table = q4_table();
+    let mut next = w.as_ptr_range().end;
+    // As for bf16: spread over the whole blocks of rows.
+    let blocks = args.rows / BLOCK;
+    let lines = if blocks == 0 { NP } else { NP.div_ceil(blocks) };
     let mut row = 0;
     while row < args.rows {
-        let next = if row == 0 { w.as_ptr_range().end } else { w.as_ptr() };
-        let codes = Codes {
+        let x = Codes {
             codes: x.codes[row * x.groups * x.group..].as_ptr(),
             scales: x.scales[row * x.groups..].as_ptr(),
             corrections: x.corrections[row * x.groups..].as_ptr(),
             groups: x.groups,
         };
+        let p = panels;
         // SAFETY: the panels were counted by the caller, rows are below `args.rows`, and columns are the task's.
         unsafe {
-            match args.rows - row {
-                1 => store(args, row, &outs, tile::int8::<1, NP, GROUP, HALVES>(codes, panels, table, next)),
-                2 => store(args, row, &outs, tile::int8::<2, NP, GROUP, HALVES>(codes, panels, table, next)),
-                3 => store(args, row, &outs, tile::int8::<3, NP, GROUP, HALVES>(codes, panels, table, next)),
-                _ => store(args, row, &outs, tile::int8::<4, NP, GROUP, HALVES>(codes, panels, table, next)),
+            match (args.rows - row, lines) {
+                (1, _) if blocks == 0 => {
+                    store(args, row, &outs, tile::int8::<1, NP, NP, GROUP, HALVES>(x, p, table, next))
+                }
+                (2, _) if blocks == 0 => {
+                    store(args, row, &outs, tile::int8::<2, NP, NP, GROUP, HALVES>(x, p, table, next))
+                }
+                (3, _) if blocks == 0 => {
+                    store(args, row, &outs, tile::int8::<3, NP, NP, GROUP, HALVES>(x, p, table, next))
+                }
+                (1, _) => store(args, row, &outs, tile::int8::<1, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (2, _) => store(args, row, &outs, tile::int8::<2, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (3, _) => store(args, row, &outs, tile::int8::<3, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (_, 1) => store(args, row, &outs, tile::int8::<4, NP, 1, GROUP, HALVES>(x, p, table, next)),
+                (_, 2) => store(args, row, &outs, tile::int8::<4, NP, 2, GROUP, HALVES>(x, p, table, next)),
+                _ => store(args, row, &outs, tile::int8::<4, NP, NP, GROUP, HALVES>(x, p, table, next)),
             }
         }
-        row += 4;
+        next = next.wrapping_add(panels.bytes * lines);
+        row += BLOCK;
     }
 }
 

@@ -25,10 +25,10 @@ pub const fn at(ins: usize, row: usize, i: usize) -> usize {
 ///
 /// # Safety
 /// `x` points to the first of `MR` rows of one block ([`at`]), zero beyond `ins`; `w` has `NR` rows of `ins` elements, one
-/// after the other. What lies at `next`, as many bytes as the weights of this tile, is brought into the second-level cache.
+/// after the other. From `next` on, `LINES` cache lines for each step are brought into the second-level cache.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub unsafe fn bf16<const MR: usize, const NR: usize>(
+pub unsafe fn bf16<const MR: usize, const NR: usize, const LINES: usize>(
     mut x: *const u16,
     w: *const u16,
     ins: usize,
@@ -43,15 +43,14 @@ pub unsafe fn bf16<const MR: usize, const NR: usize>(
             let mut ws = [_mm512_setzero_si512(); NR];
             for n in 0..NR {
                 ws[n] = _mm512_loadu_si512(w.add(n * ins + i).cast());
-                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(n * REGISTER).cast());
             }
+            next = ahead::<LINES>(next);
             for m in 0..MR {
                 let xs = bh(_mm512_loadu_si512(x.add(m * STEP).cast()));
                 for n in 0..NR {
                     sums[m][n] = _mm512_dpbf16_ps(sums[m][n], xs, bh(ws[n]));
                 }
             }
-            next = next.wrapping_add(NR * REGISTER);
             x = x.add(BLOCK * STEP);
             i += STEP;
         }
@@ -81,6 +80,16 @@ pub unsafe fn bf16<const MR: usize, const NR: usize>(
         }
     }
     out
+}
+
+/// Brings `LINES` cache lines into the second-level cache, and gives the place behind them.
+#[inline(always)]
+fn ahead<const LINES: usize>(next: *const u8) -> *const u8 {
+    for line in 0..LINES {
+        // SAFETY: a prefetch may be of any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * REGISTER).cast()) };
+    }
+    next.wrapping_add(LINES * REGISTER)
 }
 
 #[inline]
@@ -141,11 +150,14 @@ pub struct Panels {
 /// scaled and added in ascending order with one rounding each. With `HALVES` codes are 4-bit indices into `table`, whose
 /// lanes of 16 bytes all hold the biased values.
 ///
+/// `LINES` cache lines for every step are brought into the second-level cache, in order from `next` on; a panel has one line
+/// for each step.
+///
 /// # Safety
 /// The pointers cover `MR` rows and `NP` panels of `x.groups` groups.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub unsafe fn int8<const MR: usize, const NP: usize, const GROUP: usize, const HALVES: bool>(
+pub unsafe fn int8<const MR: usize, const NP: usize, const LINES: usize, const GROUP: usize, const HALVES: bool>(
     x: Codes,
     w: Panels,
     table: __m512i,
@@ -167,10 +179,9 @@ pub unsafe fn int8<const MR: usize, const NP: usize, const GROUP: usize, const H
             let codes = w.first.add(w.scale_bytes + g * code_bytes);
             if HALVES {
                 for step in 0..GROUP / 8 {
+                    next = ahead::<LINES>(next);
                     for n in 0..NP {
                         let at = codes.add(n * w.bytes + step * REGISTER);
-                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                        next = next.wrapping_add(REGISTER);
                         let both = _mm512_loadu_si512(at.cast());
                         let first = _mm512_shuffle_epi8(table, _mm512_and_si512(both, low));
                         let second = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16::<4>(both), low));
@@ -185,11 +196,10 @@ pub unsafe fn int8<const MR: usize, const NP: usize, const GROUP: usize, const H
                 }
             } else {
                 for step in 0..GROUP / 4 {
+                    next = ahead::<LINES>(next);
                     let mut ws = [_mm512_setzero_si512(); NP];
                     for n in 0..NP {
                         let at = codes.add(n * w.bytes + step * REGISTER);
-                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                        next = next.wrapping_add(REGISTER);
                         ws[n] = _mm512_loadu_si512(at.cast());
                     }
                     for m in 0..MR {

@@ -1,8 +1,8 @@
 //! Attention over pages of any layout and type, in f32: blocks of keys and values are widened once for all queries of
 //! the task.
 
-use super::{Stored, as_f16, exp, fma, tile};
-use crate::backend::cpu::attention::running::{self, Running};
+use super::{LANES, Stored, as_f16, exp, fma, reduce};
+use crate::backend::cpu::attention::running::{self, Fold, Running};
 use crate::backend::cpu::attention::{AttentionArgs, BLOCK};
 use crate::backend::cpu::kernels::{Elements, bf16_to_f32};
 use std::ops::Range;
@@ -39,6 +39,56 @@ fn read_block(args: &AttentionArgs, values: bool, block: usize, range: Range<usi
     }
 }
 
+/// Dot products of a query with `N` keys that lie one after the other: element `i` goes to lane `i % 8`.
+#[inline(always)]
+fn dots<const FMA: bool, const N: usize>(q: &[f32], keys: &[f32]) -> [f32; N] {
+    let dim = q.len();
+    let mut rows = [q; N];
+    for n in 0..N {
+        rows[n] = &keys[n * dim..(n + 1) * dim];
+    }
+    let mut sums = [[0.0f32; LANES]; N];
+    let whole = dim / LANES * LANES;
+    let mut i = 0;
+    while i < whole {
+        let q = &q[i..i + LANES];
+        for n in 0..N {
+            let k = &rows[n][i..i + LANES];
+            for l in 0..LANES {
+                sums[n][l] = fma::<FMA>(q[l], k[l], sums[n][l]);
+            }
+        }
+        i += LANES;
+    }
+    for (l, i) in (whole..dim).enumerate() {
+        for n in 0..N {
+            sums[n][l] = fma::<FMA>(q[i], rows[n][i], sums[n][l]);
+        }
+    }
+    let mut out = [0.0; N];
+    for n in 0..N {
+        out[n] = reduce(&sums[n]);
+    }
+    out
+}
+
+/// `sum += weights * values` over `N` rows of values that lie one after the other, in their order.
+#[inline(always)]
+fn add_rows<const FMA: bool, const N: usize>(sum: &mut [f32], weights: &[f32], values: &[f32]) {
+    let dim = sum.len();
+    let mut rows = [values; N];
+    for n in 0..N {
+        rows[n] = &values[n * dim..(n + 1) * dim];
+    }
+    for d in 0..dim {
+        let mut s = sum[d];
+        for n in 0..N {
+            s = fma::<FMA>(weights[n], rows[n][d], s);
+        }
+        sum[d] = s;
+    }
+}
+
 /// Folds the keys `range` of a block into the state of query `i`.
 #[inline(always)]
 fn fold_query<const FMA: bool>(
@@ -57,11 +107,13 @@ fn fold_query<const FMA: bool>(
     while at < scores.len() {
         let k = &keys[(range.start + at) * k_dim..range.end * k_dim];
         if scores.len() - at >= KEYS {
-            let dots = tile::<FMA, 1, KEYS, f32>(q, k, k_dim)[0];
-            scores[at..at + KEYS].iter_mut().zip(dots).for_each(|(s, d)| *s = d * scale);
+            let dots = dots::<FMA, KEYS>(q, k);
+            for n in 0..KEYS {
+                scores[at + n] = dots[n] * scale;
+            }
             at += KEYS;
         } else {
-            scores[at] = tile::<FMA, 1, 1, f32>(q, k, k_dim)[0][0] * scale;
+            scores[at] = dots::<FMA, 1>(q, k)[0] * scale;
             at += 1;
         }
     }
@@ -73,10 +125,16 @@ fn fold_query<const FMA: bool>(
     let sum = &mut state.sum[i * v_dim..(i + 1) * v_dim];
     sum.iter_mut().for_each(|v| *v *= shrink);
     scores.iter_mut().for_each(|s| *s = exp::<FMA>(*s - max));
-    for (s, j) in scores.iter().zip(range) {
-        state.total[i] += s;
-        for (sum, v) in sum.iter_mut().zip(&values[j * v_dim..(j + 1) * v_dim]) {
-            *sum = fma::<FMA>(*s, *v, *sum);
+    scores.iter().for_each(|s| state.total[i] += s);
+    let mut at = 0;
+    while at < scores.len() {
+        let v = &values[(range.start + at) * v_dim..range.end * v_dim];
+        if scores.len() - at >= KEYS {
+            add_rows::<FMA, KEYS>(sum, &scores[at..at + KEYS], v);
+            at += KEYS;
+        } else {
+            add_rows::<FMA, 1>(sum, &scores[at..=at], v);
+            at += 1;
         }
     }
 }
@@ -91,19 +149,28 @@ pub unsafe fn attention_any<const FMA: bool>(args: &AttentionArgs, scratch: &mut
     scratch.resize(states + BLOCK * (k_dim + v_dim), 0.0);
     let (states, rest) = scratch.split_at_mut(states);
     let (keys, values) = rest.split_at_mut(BLOCK * k_dim);
-    let seen = args.visible_to_any();
     // SAFETY: same contract.
-    unsafe {
-        running::over_spans::<FMA>(args, states, |state, block| {
-            let range = seen.start.max(block) - block..seen.end.min(block + BLOCK) - block;
-            read_block(args, false, block, range.clone(), k_dim, keys);
-            read_block(args, true, block, range, v_dim, values);
-            for i in 0..args.queries() {
-                let range = args.visible_in(i / args.q_heads.len(), block);
-                if !range.is_empty() {
-                    fold_query::<FMA>(state, i, args.query(i), (keys, values), range, args.scale);
-                }
+    unsafe { running::over_spans::<FMA, _>(args, states, Widened::<FMA> { keys, values }) };
+}
+
+/// The block of keys and values at hand, as f32 rows.
+struct Widened<'a, const FMA: bool> {
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
+}
+
+impl<const FMA: bool> Fold for Widened<'_, FMA> {
+    #[inline(always)]
+    unsafe fn fold(&mut self, args: &AttentionArgs, state: &mut Running, block: usize) {
+        let (seen, shape) = (args.visible_to_any(), &args.pages.shape);
+        let range = seen.start.max(block) - block..seen.end.min(block + BLOCK) - block;
+        read_block(args, false, block, range.clone(), shape.k_dim, self.keys);
+        read_block(args, true, block, range, shape.v_dim, self.values);
+        for i in 0..args.queries() {
+            let range = args.visible_in(i / args.q_heads.len(), block);
+            if !range.is_empty() {
+                fold_query::<FMA>(state, i, args.query(i), (self.keys, self.values), range, args.scale);
             }
-        });
+        }
     }
 }

@@ -22,6 +22,9 @@ pub struct BenchArgs {
     /// Random weights of a published model's shape, made in memory [default: storyteller]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(shapes::names()))]
     pub shape: Option<String>,
+    /// Write the random weights of --shape as a model folder without a tokenizer, and end
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "simulate", "plot"])]
+    pub save: Option<PathBuf>,
     /// What is asked of the engine
     #[arg(long, value_enum, default_value = "batch")]
     pub workload: Workload,

@@ -13,6 +13,7 @@ mod plot;
 pub mod random;
 mod report;
 mod result;
+mod save;
 mod shapes;
 mod simulate;
 mod watch;
@@ -49,6 +50,9 @@ struct Bench {
 /// Runs the subcommand.
 pub fn bench(args: BenchArgs) -> Outcome {
     let plan = args.plan()?;
+    if let Some(dir) = &args.save {
+        return save::save(&random_weights(&args)?, dir);
+    }
     if args.simulate {
         return simulate::simulate(&args, &plan);
     }

@@ -44,6 +44,8 @@ pub struct Figures {
     pub wall: Duration,
     pub ttft: Option<Spread>,
     pub itl: Option<Spread>,
+    /// Tokens a second while every request decodes, prefill excluded.
+    pub decode_tokens_per_s: Option<f64>,
     /// Time to first token of prefixes brought cold and warm.
     pub cold: Option<Spread>,
     pub warm: Option<Spread>,
@@ -80,6 +82,7 @@ impl Figures {
             wall: run.wall,
             ttft: ttft_of(&[Kind::Plain, Kind::Cold, Kind::Warm, Kind::Turn]),
             itl: Spread::of(run.records.iter().flat_map(|r| gaps(&r.arrivals)).collect()),
+            decode_tokens_per_s: decode_rate(&run.records.iter().map(|r| &r.arrivals[..]).collect::<Vec<_>>()),
             cold: ttft_of(&[Kind::Cold]),
             warm: ttft_of(&[Kind::Warm]),
             cold_tokens: tokens_of(Kind::Cold),
@@ -113,6 +116,7 @@ impl Figures {
         let [cleanup, refill, prefill_s, decode] = self.phases;
         let mut object = json!({
             "tokens_per_s": round(self.tokens_per_s(prefill), 2),
+            "decode_tokens_per_s": self.decode_tokens_per_s.map(|rate| round(rate, 2)),
             "steps": self.steps,
             "wall_s": round(self.wall.as_secs_f64(), 6),
             "ttft_ms": spread(self.ttft),
@@ -160,6 +164,20 @@ fn gaps(arrivals: &[(Duration, usize)]) -> impl Iterator<Item = f64> {
     })
 }
 
+/// Tokens a second of requests that run at once, from when the last of them has its first token to when the first of them
+/// has its last: the sum of their rates in between. `None` where they do not overlap so that each has two arrivals there.
+fn decode_rate(requests: &[&[(Duration, usize)]]) -> Option<f64> {
+    let begin = requests.iter().map(|arrivals| arrivals.first().map(|(at, _)| *at)).max()??;
+    let end = requests.iter().map(|arrivals| arrivals.last().map(|(at, _)| *at)).min()??;
+    let rates = requests.iter().map(|arrivals| {
+        let mut inside = arrivals.iter().filter(|(at, _)| (begin..=end).contains(at));
+        let (first, _) = inside.next()?;
+        let (last, tokens) = inside.fold((*first, 0), |(_, tokens), (at, count)| (*at, tokens + count));
+        (last > *first).then(|| tokens as f64 / (last - *first).as_secs_f64())
+    });
+    rates.sum()
+}
+
 /// The middle value, or the mean of the two in the middle.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
@@ -178,6 +196,22 @@ mod tests {
         let one = Spread::of(vec![7.0]).unwrap();
         assert_eq!((one.p50, one.p99), (7.0, 7.0));
         assert_eq!(Spread::of(Vec::new()), None);
+    }
+
+    #[test]
+    fn the_decode_rate_is_that_while_all_decode() {
+        let at = Duration::from_millis;
+        // Alone until 100 ms, 10 ms for a token; then 20 ms each, until the first is done.
+        let first: Vec<(Duration, usize)> =
+            (0..10).map(|i| (at(10 * i), 1)).chain([(at(101), 1), (at(121), 1)]).collect();
+        let second = [(at(100), 1), (at(120), 1), (at(140), 1), (at(145), 1)];
+        assert_eq!(decode_rate(&[&first, &second]), Some(100.0));
+        // Several tokens at once: the first arrival's came before its time.
+        assert_eq!(decode_rate(&[&[(at(0), 4), (at(100), 3)]]), Some(30.0));
+        assert_eq!(decode_rate(&[&first[..5], &second]), None, "one after the other");
+        assert_eq!(decode_rate(&[&second[..1]]), None, "a single token");
+        assert_eq!(decode_rate(&[&second, &[]]), None);
+        assert_eq!(decode_rate(&[]), None);
     }
 
     #[test]

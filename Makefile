@@ -20,7 +20,7 @@ unexport MAKEFLAGS MFLAGS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build test loom lint tsan asan soak header bench install clean need-cargo need-cc need-rust-src
+.PHONY: help demo build test loom lint tsan asan soak header bench compare install clean need-cargo need-cc need-rust-src
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,11 @@ soak: build need-cc ## mixed traffic for SOAK_MINUTES=30 minutes; memory must st
 
 bench: need-cargo ## tokens per second on models/storyteller; what sampling, a step's books and a page cost
 	$(CARGO) bench --bench decode --bench sample --bench scheduler --bench pages
+
+# Installs other engines into ~/.cache/astrai-compare; arguments in ARGS, see tools/compare/README.md.
+compare: need-cargo ## this library and other engines in turns: make compare ARGS=--quick
+	$(CARGO) build --release --features cli
+	$(PYTHON) tools/compare/compare.py $(ARGS)
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

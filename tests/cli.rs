@@ -382,6 +382,31 @@ fn perplexity_is_that_of_the_prompt_logprobs_and_windows_score_each_token_once()
 }
 
 #[test]
+fn quality_is_nothing_lost_for_the_same_weights_and_more_with_fewer_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let story = "Once upon a time there was a girl named Mira. She lived near the old lighthouse. ".repeat(6);
+    let file = write(&dir, "story.txt", &story);
+    let quality = |options: &[&str]| -> Value {
+        let line = stdout(&[&["quality", "--model", "MODEL", "--window", "64"], options].concat(), "");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    let number = |result: &Value, name: &str| result[name].as_f64().unwrap();
+    let same = quality(&["--text", &file]);
+    assert_eq!((number(&same, "divergence"), number(&same, "same_top")), (0.0, 1.0), "{same}");
+    assert_eq!(same["perplexity"], same["perplexity_against"]);
+    let [q8, q4] = ["q8", "q4"].map(|weights| quality(&["--text", &file, "--weights", weights]));
+    let [eight, four] = [&q8, &q4].map(|result| number(result, "divergence"));
+    assert!(0.0 < eight && eight < 0.002 && 4.0 * eight < four && four < 0.1, "{q8} {q4}");
+    assert_eq!(q8["perplexity_against"], same["perplexity"]);
+    let swapped = quality(&["--text", &file, "--against-weights", "q8"]);
+    assert_eq!(swapped["perplexity_against"], q8["perplexity"]);
+    let random = quality(&["--random", "100", "--limit", "65"]);
+    assert_eq!(random["tokens"], 63, "64 tokens in the first window, and one alone has nothing before it");
+    failure(&["quality", "--model", "MODEL"], 2);
+    failure(&["quality", "--model", "MODEL", "--random", "100", "--window", "5000"], 2);
+}
+
+#[test]
 fn info_names_the_facts() {
     let facts = stdout(&["info", "--model", "MODEL"], "");
     for (name, value) in [

@@ -5,6 +5,7 @@
 #![cfg(unix)]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+use serde_json::json;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -109,6 +110,82 @@ for size in (257, 300, 151936):
     print(len(tokens), len(known), len(merges), whole)";
     let Some(out) = printed(&["-c", script]) else { return };
     assert_eq!(out, "257 257 0 True\n300 300 43 True\n151936 151936 151679 True\n");
+}
+
+/// Two engines that say what they were asked: `fast` has a variant that is far behind when decoding, `picky` refuses 4 bits
+/// when it is converted and 8 bits when it runs.
+const TURNS: &str = r#"
+import json, pathlib, sys, tempfile
+import compare, peers
+folder = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[1]))
+config = {"num_hidden_layers": 2, "num_key_value_heads": 1, "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 300}
+(folder / "config.json").write_text(json.dumps(config))
+calls = []
+class Fake(peers.Peer):
+    def __init__(self, name):
+        self.name = self.label = name
+    def install(self, work):
+        work.models.mkdir(parents=True, exist_ok=True)
+        return "1"
+    def model(self, work, precision):
+        if (self.name, precision) == ("picky", "q4"):
+            raise peers.Absent("no 4 bits")
+        return folder / "config.json"
+    def variants(self, precision):
+        return ["a", "b"] if self.name == "fast" else ["default"]
+    def measure(self, work, model, precision, variant, columns, settings):
+        calls.append((self.name, precision, variant, ",".join(c["name"] for c in columns)))
+        if (self.name, precision) == ("picky", "q8"):
+            raise peers.Absent("not built")
+        rate = lambda c: 50.0 if variant == "b" and c["generate"] else 100.0
+        return [({c["name"]: rate(c) for c in columns}, 0.0)]
+peers.PEERS = {"picky": lambda: Fake("picky"), "fast": lambda: Fake("fast")}
+peers.Work.checkpoint = lambda self: folder
+options = compare.arguments(["--work", str(folder), "--no-astrai", "--rounds", "2", "--columns", "prefill,s8",
+                             "--peers", "picky,fast", "--astrai", sys.executable])
+for again in range(2):
+    run = compare.Comparison(options)
+    run.prepare()
+    calls.clear()
+    run.rounds(run.screened(), {})
+    print(json.dumps({"calls": calls, "skipped": run.skipped, "samples": len(run.samples)}))
+print(json.loads(run.path.read_text())["kv_bytes_per_token"])
+"#;
+
+#[test]
+fn engines_take_turns_and_what_they_refuse_is_skipped() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let Some(out) = printed(&["-c", TURNS, &dir.path().display().to_string()]) else { return };
+    let mut lines = out.lines();
+    let mut run = || serde_json::from_str::<serde_json::Value>(lines.next().expect("a line")).expect("JSON");
+    let (first, second) = (run(), run());
+    let call = |name: &str, precision: &str, variant: &str, columns: &str| json!([name, precision, variant, columns]);
+    // Both variants are tried on the columns that tell which can win, for each precision.
+    let screening = &first["calls"].as_array().expect("calls")[..6];
+    assert_eq!(screening[..2], ["a", "b"].map(|v| call("fast", "bf16", v, "prefill,s1,s4")));
+    // The second run knows, and each round has every engine for each precision. The variant that decodes at half the
+    // rate is measured where it is not behind. What was refused once is not asked again.
+    let rounds = [
+        call("picky", "bf16", "default", "prefill,s8"),
+        call("fast", "bf16", "a", "prefill,s8"),
+        call("fast", "bf16", "b", "prefill"),
+        call("picky", "q8", "default", "prefill,s8"),
+        call("fast", "q8", "a", "prefill,s8"),
+        call("fast", "q8", "b", "prefill"),
+        call("fast", "q4", "a", "prefill,s8"),
+        call("fast", "q4", "b", "prefill"),
+    ];
+    let again: Vec<_> = rounds.iter().filter(|c| **c != rounds[3]).cloned().collect();
+    assert_eq!(second["calls"], json!([&rounds[..], &again[..]].concat()));
+    assert_eq!(first["calls"].as_array().expect("calls")[6..], second["calls"].as_array().expect("calls")[..]);
+    assert_eq!(
+        second["skipped"],
+        json!([{"what": "picky, q4", "why": "no 4 bits"}, {"what": "picky, q8", "why": "not built"}])
+    );
+    // Of the first engine two figures a round, of the second nine.
+    assert_eq!(second["samples"], 22);
+    // Keys and values of two layers, one head of four, two bytes each.
+    assert_eq!(lines.next(), Some("32"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::duty::Duty;
 use super::identity::Identity;
 use super::logits::HostLogits;
 use super::plan::{Prospect, Sizing};
-use super::prompt::TextKit;
+use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::{Compute, CpuBackend};
 use crate::backend::{Backend, KvShape};
 use crate::error::{Error, Result, Unit};
@@ -42,6 +42,7 @@ struct Prepared {
     prospect: Prospect,
     defaults: GenerationDefaults,
     text: TextKit,
+    tokenizer: PendingTokenizer,
 }
 
 /// Reads the folder and prepares everything but the threads.
@@ -83,7 +84,12 @@ fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
     }
 }
 
-/// Everything that needs no weights.
+/// Where the engine's threads run, those that help to open it included.
+fn placing(options: &EngineOptions) -> ThreadOptions {
+    ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask }
+}
+
+/// Everything that needs no weights; the tokenizer is read while they are mapped and bound.
 fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Result<Prepared> {
     let prospect = Prospect::of(source, options)?;
     prospect.sizing.require()?;
@@ -94,7 +100,8 @@ fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Resul
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
     let text = TextKit::open(source, architecture.vocab)?;
-    Ok(Prepared { prospect, defaults, text })
+    let tokenizer = PendingTokenizer::start(source, placing(options))?;
+    Ok(Prepared { prospect, defaults, text, tokenizer })
 }
 
 /// Binds the weights. `read` bytes of progress have been reported; binding reports as many again.
@@ -106,11 +113,10 @@ fn finish(
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let Prepared { prospect, defaults, text } = prepared;
+    let Prepared { prospect, defaults, text, tokenizer } = prepared;
     let Prospect { family, model_type, architecture, recipe, sizing } = prospect;
-    let thread_options = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
     let compute = if options.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 };
-    let backend = CpuBackend::new(options.cpu_tier, compute, options.threads as usize, thread_options)?;
+    let backend = CpuBackend::new(options.cpu_tier, compute, options.threads as usize, placing(options))?;
     let info = Info {
         model_type,
         device_name: backend.name(),
@@ -131,18 +137,19 @@ fn finish(
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
     let identity = Identity::of(&source, &info, options.weights, shapes)?;
-    let allowed = allowed_tokens(&text, architecture.vocab)?;
     if options.no_mmap && recipe.quantizes() {
         // Its weights are let go as soon as they are bound, so that they are not in memory twice.
         identity.description()?;
     }
-    let parts = Parts { family, architecture, recipe, source, allowed, keep: !(options.no_mmap && recipe.quantizes()) };
+    let parts = Parts { family, architecture, recipe, source, keep: !(options.no_mmap && recipe.quantizes()) };
     let mut binding = |done: u64, total: u64| {
         let half = if read == 0 { total } else { read };
         let share = (done as f64 / total.max(1) as f64).min(1.0);
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
-    let machine = build(parts, &sizing, Box::new(backend), &mut binding, log)?;
+    let mut machine = build(parts, &sizing, Box::new(backend), &mut binding, log)?;
+    let text = text.with_tokenizer(tokenizer.join()?);
+    machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     log(LogLevel::Info, describe(&info, &sizing));
     Ok(Opened {
         text,
@@ -156,7 +163,8 @@ fn finish(
 }
 
 fn text_only(source: &dyn ModelSource) -> Result<Opened> {
-    let text = TextKit::open(source, 0)?;
+    let tokenizer = PendingTokenizer::start(source, ThreadOptions::default())?;
+    let text = TextKit::open(source, 0)?.with_tokenizer(tokenizer.join()?);
     let tokenizer = text.tokenizer()?;
     let special = source.special_tokens()?;
     let id = |name| special.get(name).and_then(|t| tokenizer.id(t));
@@ -234,7 +242,6 @@ struct Parts<'a> {
     source: Arc<dyn ModelSource>,
     /// Keep the source while the engine is open.
     keep: bool,
-    allowed: AllowedTokens,
 }
 
 fn build(
@@ -244,7 +251,7 @@ fn build(
     progress: loader::Progress,
     log: Log,
 ) -> Result<Machine> {
-    let Parts { family, architecture, recipe, source, keep, allowed } = parts;
+    let Parts { family, architecture, recipe, source, keep } = parts;
     let mut note = |line| log(LogLevel::Debug, line);
     let bound = loader::bind(&architecture, family, &*source, recipe, &mut *backend, progress, &mut note)?;
     let source = keep.then_some(source);
@@ -271,7 +278,7 @@ fn build(
         backend,
         source,
         sampler,
-        allowed,
+        allowed: AllowedTokens::all(vocab),
         plan: BatchPlan::default(),
         step,
         page_tokens,

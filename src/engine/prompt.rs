@@ -2,12 +2,14 @@
 //! ([`super::defer`]).
 
 use super::api::{Prompt, PromptPart, TextOptions};
+use super::delivery::lock;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
+use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
 use crate::text::{ChatTemplate, TemplateInput, Tokenizer};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Tokenizer, templates and special tokens of a model; shared by all threads.
 pub(super) struct TextKit {
@@ -21,13 +23,49 @@ pub(super) struct TextKit {
     pub vocab: usize,
 }
 
+/// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
+/// a mapped model.
+pub(super) struct PendingTokenizer {
+    thread: Option<JoinHandle>,
+    read: Arc<Mutex<Option<Result<Tokenizer>>>>,
+}
+
+impl PendingTokenizer {
+    /// Starts reading what the source has.
+    pub fn start(source: &dyn ModelSource, options: ThreadOptions) -> Result<PendingTokenizer> {
+        let mut pending = PendingTokenizer { thread: None, read: Arc::default() };
+        if let Some(bytes) = source.tokenizer_json()? {
+            let (read, subject) = (pending.read.clone(), source.subject().to_owned());
+            pending.thread = Some(thread::spawn("tokenizer", options, move || {
+                let tokenizer = Tokenizer::from_json(bytes.as_slice(), &subject);
+                *lock(&read) = Some(tokenizer);
+            })?);
+        }
+        Ok(pending)
+    }
+
+    /// Waits for the tokenizer; `None` when the source has none.
+    pub fn join(mut self) -> Result<Option<Tokenizer>> {
+        let Some(thread) = self.thread.take() else { return Ok(None) };
+        thread.join();
+        let panicked = || Err(Error::internal("the thread that read the tokenizer panicked"));
+        lock(&self.read).take().unwrap_or_else(panicked).map(Some)
+    }
+}
+
+impl Drop for PendingTokenizer {
+    /// A failed open leaves no thread.
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join();
+        }
+    }
+}
+
 impl TextKit {
-    /// Reads what the source has. A template is compiled here, so that its errors show at open.
+    /// Reads what the source has, but for the tokenizer, which is left out. A template is compiled here, so that its errors
+    /// show at open.
     pub fn open(source: &dyn ModelSource, vocab: usize) -> Result<TextKit> {
-        let tokenizer = match source.tokenizer_json()? {
-            Some(bytes) => Some(Arc::new(Tokenizer::from_json(bytes.as_slice(), source.subject())?)),
-            None => None,
-        };
         let compile = |text: Option<String>| text.map(|t| ChatTemplate::new(&t, source.subject())).transpose();
         let mut variables = Map::new();
         let special = source.special_tokens()?;
@@ -38,12 +76,17 @@ impl TextKit {
             variables.insert("additional_special_tokens".into(), special.additional.clone().into());
         }
         Ok(TextKit {
-            tokenizer,
+            tokenizer: None,
             template: compile(source.chat_template()?)?,
             tool_template: compile(source.tool_template()?)?,
             variables,
             vocab,
         })
+    }
+
+    /// Adds the tokenizer.
+    pub fn with_tokenizer(self, tokenizer: Option<Tokenizer>) -> TextKit {
+        TextKit { tokenizer: tokenizer.map(Arc::new), ..self }
     }
 
     /// Whether messages can be rendered.

@@ -6,3 +6,5 @@ pub mod files;
 pub mod memory;
 pub mod mmap;
 pub mod thread;
+#[cfg(target_arch = "x86_64")]
+pub mod tiles;

@@ -35,6 +35,58 @@ pub fn reset_float_environment() {
     };
 }
 
+/// Runs `body` in the language's floating-point environment, on a thread that may have another one, and restores that.
+pub fn with_default_floats<R>(body: impl FnOnce() -> R) -> R {
+    let _restore = FloatEnvironment::current();
+    reset_float_environment();
+    body()
+}
+
+/// Rounding, denormals and exception masks of a thread, restored when it is dropped.
+struct FloatEnvironment {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    bits: u64,
+}
+
+impl FloatEnvironment {
+    #[cfg(target_arch = "x86_64")]
+    fn current() -> FloatEnvironment {
+        let mut bits: u32 = 0;
+        // SAFETY: stores MXCSR to a valid u32.
+        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut bits, options(nostack)) };
+        FloatEnvironment { bits: bits.into() }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn current() -> FloatEnvironment {
+        let bits: u64;
+        // SAFETY: reads FPCR.
+        unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) bits, options(nostack, nomem)) };
+        FloatEnvironment { bits }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn current() -> FloatEnvironment {
+        FloatEnvironment {}
+    }
+}
+
+impl Drop for FloatEnvironment {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let bits = self.bits as u32;
+            // SAFETY: loads MXCSR with what it was.
+            unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &bits, options(nostack, readonly)) };
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: writes to FPCR what it was.
+        unsafe {
+            std::arch::asm!("msr fpcr, {}", in(reg) self.bits, options(nostack, nomem))
+        };
+    }
+}
+
 /// Processors this process may use, counting the hardware threads of a core once.
 pub fn physical_cores() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -12,11 +12,13 @@
 //!   token, and cuts a name inside a character for a bad `continuing_subword_prefix`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::{Model, Token};
@@ -108,62 +110,189 @@ impl Model for Shared {
     }
 }
 
-/// The `model` of a tokenizer file.
-pub(crate) fn read(model: Value) -> Result<ModelWrapper> {
-    let kind = model.get("type").and_then(Value::as_str);
-    if kind == Some("BPE") || (kind.is_none() && model.get("merges").is_some()) {
-        return Ok(ModelWrapper::BPE(read_bpe(model)?));
-    }
-    serde_json::from_value(model).map_err(|e| Error::format(format!("`model` cannot be read: {e}")))
+/// The `model` of a tokenizer file as it stands there. What is long is read into its own type at once: as a tree of values,
+/// 151k names and as many merges take longer than all the rest of a tokenizer.
+#[derive(Default)]
+pub(crate) struct ModelFile {
+    vocab: Option<VocabFile>,
+    merges: Option<Vec<(String, String)>>,
+    rest: Map<String, Value>,
 }
 
-#[derive(Deserialize)]
-struct BpeFile {
-    vocab: Vocab,
-    merges: Merges,
+enum VocabFile {
+    /// Ids by name: BPE, WordPiece, WordLevel.
+    Ids(Vocab),
+    /// Anything else: Unigram's list of names and scores.
+    Other(Value),
+}
+
+impl<'de> Deserialize<'de> for ModelFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(ModelVisitor)
+    }
+}
+
+struct ModelVisitor;
+
+impl<'de> Visitor<'de> for ModelVisitor {
+    type Value = ModelFile;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `type`, `vocab` and so on")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<ModelFile, A::Error> {
+        let mut file = ModelFile::default();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "vocab" => file.vocab = Some(map.next_value()?),
+                "merges" => file.merges = map.next_value::<Option<Merges>>()?.map(|merges| merges.0),
+                _ => drop(file.rest.insert(name, map.next_value()?)),
+            }
+        }
+        Ok(file)
+    }
+}
+
+impl<'de> Deserialize<'de> for VocabFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(VocabVisitor)
+    }
+}
+
+struct VocabVisitor;
+
+impl<'de> Visitor<'de> for VocabVisitor {
+    type Value = VocabFile;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a vocabulary")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<VocabFile, A::Error> {
+        Vocab::deserialize(MapAccessDeserializer::new(map)).map(VocabFile::Ids)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> std::result::Result<VocabFile, A::Error> {
+        Value::deserialize(SeqAccessDeserializer::new(seq)).map(VocabFile::Other)
+    }
+}
+
+/// Pairs of names; as "a b" in files before 2024, where a line may be a comment.
+struct Merges(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Merges {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_seq(MergesVisitor)
+    }
+}
+
+struct MergesVisitor;
+
+impl<'de> Visitor<'de> for MergesVisitor {
+    type Value = Merges;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of merges")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Merges, A::Error> {
+        let mut merges = Vec::new();
+        while let Some(merge) = seq.next_element()? {
+            match merge {
+                Merge::Pair(pair) => merges.push(pair),
+                Merge::Line(line) if line.starts_with("#version") => {}
+                Merge::Line(line) => merges.push(split_merge(&line).map_err(de::Error::custom)?),
+            }
+        }
+        Ok(Merges(merges))
+    }
+}
+
+enum Merge {
+    Pair((String, String)),
+    Line(String),
+}
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}
+
+struct MergeVisitor;
+
+impl<'de> Visitor<'de> for MergeVisitor {
+    type Value = Merge;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a pair of names, or both in one string")
+    }
+
+    fn visit_str<E: de::Error>(self, line: &str) -> std::result::Result<Merge, E> {
+        Ok(Merge::Line(line.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> std::result::Result<Merge, A::Error> {
+        <(String, String)>::deserialize(SeqAccessDeserializer::new(seq)).map(Merge::Pair)
+    }
+}
+
+/// The model of a file.
+pub(crate) fn read(file: ModelFile) -> Result<ModelWrapper> {
+    let kind = file.rest.get("type").and_then(Value::as_str);
+    if kind == Some("BPE") || (kind.is_none() && file.merges.is_some()) {
+        return Ok(ModelWrapper::BPE(read_bpe(file)?));
+    }
+    let unreadable = |e: serde_json::Error| Error::format(format!("`model` cannot be read: {e}"));
+    let ModelFile { vocab, mut rest, .. } = file;
+    let vocab = match vocab {
+        Some(VocabFile::Ids(vocab)) => Some(serde_json::to_value(vocab).map_err(unreadable)?),
+        Some(VocabFile::Other(vocab)) => Some(vocab),
+        None => None,
+    };
+    if let Some(vocab) = vocab {
+        rest.insert("vocab".into(), vocab);
+    }
+    serde_json::from_value(Value::Object(rest)).map_err(unreadable)
+}
+
+/// What a BPE file says beside its vocabulary and merges. `dropout` makes encoding random, for training; a served prompt has
+/// one encoding.
+#[derive(serde::Deserialize)]
+struct BpeOptions {
     unk_token: Option<String>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
     fuse_unk: Option<bool>,
     byte_fallback: Option<bool>,
     ignore_merges: Option<bool>,
-    // `dropout` makes encoding random, for training; a served prompt has one encoding.
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merges {
-    Pairs(Vec<(String, String)>),
-    /// "a b", as files before 2024 have them.
-    Lines(Vec<String>),
-}
-
-fn read_bpe(model: Value) -> Result<BPE> {
-    let file: BpeFile =
-        serde_json::from_value(model).map_err(|e| Error::format(format!("the BPE `model` cannot be read: {e}")))?;
-    let merges = match file.merges {
-        Merges::Pairs(pairs) => pairs,
-        Merges::Lines(lines) => lines
-            .iter()
-            .filter(|line| !line.starts_with("#version"))
-            .map(|line| split_merge(line))
-            .collect::<Result<_>>()?,
+fn read_bpe(file: ModelFile) -> Result<BPE> {
+    let bad = |what: String| Error::format(format!("the BPE `model` cannot be read: {what}"));
+    let (vocab, merges) = match (file.vocab, file.merges) {
+        (Some(VocabFile::Ids(vocab)), Some(merges)) => (vocab, merges),
+        (Some(VocabFile::Other(_)), _) => return Err(bad("`vocab` is a list, expected ids by name".into())),
+        (None, _) => return Err(bad("missing field `vocab`".into())),
+        (_, None) => return Err(bad("missing field `merges`".into())),
     };
+    let file: BpeOptions = serde_json::from_value(Value::Object(file.rest)).map_err(|e| bad(e.to_string()))?;
     let prefix = file.continuing_subword_prefix.as_deref().unwrap_or_default();
     let mut joined = String::new();
     for (left, right) in &merges {
-        let known = file.vocab.contains_key(left) && file.vocab.contains_key(right);
+        let known = vocab.contains_key(left) && vocab.contains_key(right);
         joined.clear();
         joined.push_str(left);
         joined.push_str(right.strip_prefix(prefix).unwrap_or_default());
-        if !known || !right.starts_with(prefix) || !file.vocab.contains_key(&joined) {
+        if !known || !right.starts_with(prefix) || !vocab.contains_key(&joined) {
             return Err(Error::format(format!(
                 "the merge {left:?} + {right:?} needs both and {joined:?} in the vocabulary; one is missing"
             )));
         }
     }
     let mut builder = BPE::builder()
-        .vocab_and_merges(file.vocab, merges)
+        .vocab_and_merges(vocab, merges)
         .cache_capacity(0)
         .fuse_unk(file.fuse_unk.unwrap_or(false))
         .byte_fallback(file.byte_fallback.unwrap_or(false))

@@ -11,14 +11,14 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{AddedToken, Model as _, TokenizerBuilder, TokenizerImpl};
 
 use super::decoder::Chain;
-use super::model::{self, Shared};
+use super::model::{self, ModelFile, Shared};
 use super::pre_tokenizer::{Changes, Words, untrimmed};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits::{PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX};
@@ -56,26 +56,27 @@ impl Tokenizer {
             let message = format!("{subject} has {bytes} bytes; a tokenizer may have {TOKENIZER_BYTES_MAX}");
             return Err(Error::format(message).about(subject).numbers(Unit::Bytes, bytes, TOKENIZER_BYTES_MAX));
         }
-        let value: Value = serde_json::from_slice(json).map_err(|e| {
-            Error::format(format!("{subject} is not JSON ({e}); is it a complete tokenizer.json?")).about(subject)
+        let file: File = serde_json::from_slice(json).map_err(|e| {
+            let what = match e.is_data() {
+                true => format!("{subject} is not a usable tokenizer: {e}"),
+                false => format!("{subject} is not JSON ({e}); is it a complete tokenizer.json?"),
+            };
+            Error::format(what).about(subject)
         })?;
-        let read = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_value(value)));
+        let read = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_file(file)));
         read.unwrap_or_else(|_| Err(Error::format("the tokenizers crate cannot read it"))).map_err(|mut e| {
             e.message = format!("{subject} is not a usable tokenizer: {}", e.message);
             e.about(subject)
         })
     }
 
-    fn from_value(value: Value) -> Result<Tokenizer> {
-        let Value::Object(mut file) = value else {
-            return Err(Error::format("expected an object with `model`, `decoder` and so on"));
-        };
+    fn from_file(File { model, rest: mut file }: File) -> Result<Tokenizer> {
         match file.get("version") {
             None | Some(Value::Null) => {}
             Some(Value::String(version)) if version == "1.0" => {}
             Some(other) => return Err(Error::format(format!("its version is {other}; this library reads \"1.0\""))),
         }
-        let model = file.remove("model").ok_or_else(|| Error::format("it has no `model`"))?;
+        let model = model.ok_or_else(|| Error::format("it has no `model`"))?;
         let model = Shared::new(model::read(model)?);
         let added: Vec<AddedToken> = part(&mut file, "added_tokens")?.unwrap_or_default();
         let normalizer = part(&mut file, "normalizer")?.map(Changes::new);
@@ -193,6 +194,40 @@ impl Tokenizer {
     /// Highest id + 1.
     pub fn vocab_size(&self) -> usize {
         self.flags.len()
+    }
+}
+
+/// A tokenizer file.
+struct File {
+    model: Option<ModelFile>,
+    rest: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for File {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(FileVisitor)
+    }
+}
+
+struct FileVisitor;
+
+impl<'de> Visitor<'de> for FileVisitor {
+    type Value = File;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `model`, `decoder` and so on")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<File, A::Error> {
+        let mut file = File { model: None, rest: Map::new() };
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "model" {
+                file.model = map.next_value()?;
+            } else {
+                file.rest.insert(name, map.next_value()?);
+            }
+        }
+        Ok(file)
     }
 }
 

@@ -13,6 +13,8 @@ use astrai::dtype::DType;
 use astrai::os::thread::ThreadOptions;
 use std::time::Instant;
 
+mod limits;
+
 const HEADS: usize = 16;
 const KV_HEADS: usize = 8;
 const DIM: usize = 128;
@@ -45,8 +47,8 @@ fn main() {
     let threads = args.next().and_then(|a| a.parse().ok()).unwrap_or(2);
     let only = args.next().map(|a| a.to_lowercase());
     let pages = args.next();
-    println!("{threads} threads; memory is read at {:.1} GB/s", read_limit(threads));
-    for &(name, limit) in &register_limits(threads) {
+    println!("{threads} threads; memory is read at {:.1} GB/s", limits::read(threads));
+    for &(name, limit) in &limits::registers(threads) {
         println!("{name} from registers: {limit:.0} GFLOP/s");
     }
     println!(
@@ -133,72 +135,4 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
 fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
-}
-
-/// Seconds of the fastest of some rounds in which all threads run `f`.
-fn fastest(threads: usize, f: &(dyn Fn(usize) + Sync)) -> f64 {
-    let round = || {
-        let start = Instant::now();
-        std::thread::scope(|s| (0..threads).for_each(|t| drop(s.spawn(move || f(t)))));
-        start.elapsed().as_secs_f64()
-    };
-    (0..ROUNDS).map(|_| round()).fold(f64::INFINITY, f64::min)
-}
-
-/// GB/s of summing a large buffer.
-fn read_limit(threads: usize) -> f64 {
-    let data = vec![1u64; 64 << 20];
-    let part = data.len() / threads;
-    let time = fastest(threads, &|t| {
-        let mut sums = [0u64; 16];
-        for chunk in data[t * part..(t + 1) * part].chunks_exact(16) {
-            sums.iter_mut().zip(chunk).for_each(|(s, v)| *s = s.wrapping_add(*v));
-        }
-        std::hint::black_box(sums);
-    });
-    (data.len() * 8) as f64 / time / 1e9
-}
-
-#[cfg(target_arch = "x86_64")]
-fn register_limits(threads: usize) -> Vec<(&'static str, f64)> {
-    use std::arch::x86_64::*;
-    const TURNS: usize = 2_000_000;
-    const SUMS: usize = 12;
-
-    #[target_feature(enable = "avx2,fma")]
-    fn f32_avx2() {
-        let (mut sums, x) = ([_mm256_setzero_ps(); SUMS], std::hint::black_box(_mm256_set1_ps(0.5)));
-        for _ in 0..TURNS {
-            sums.iter_mut().for_each(|s| *s = _mm256_fmadd_ps(x, x, *s));
-        }
-        std::hint::black_box(sums);
-    }
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn bf16_avx512() {
-        let mut sums = [_mm512_setzero_ps(); SUMS];
-        let x = std::hint::black_box(_mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5), _mm512_set1_ps(0.5)));
-        for _ in 0..TURNS {
-            sums.iter_mut().for_each(|s| *s = _mm512_dpbf16_ps(*s, x, x));
-        }
-        std::hint::black_box(sums);
-    }
-
-    let rate = |flops: usize, f: &(dyn Fn() + Sync)| {
-        (threads * TURNS * SUMS * flops) as f64 / fastest(threads, &|_| f()) / 1e9
-    };
-    let mut limits = Vec::new();
-    if tiers().contains(&Tier::Avx2) {
-        // SAFETY: the tier's instructions exist.
-        limits.push(("AVX2 f32", rate(16, &|| unsafe { f32_avx2() })));
-    }
-    if tiers().contains(&Tier::Avx512) {
-        // SAFETY: the tier's instructions exist.
-        limits.push(("AVX-512 bf16", rate(64, &|| unsafe { bf16_avx512() })));
-    }
-    limits
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn register_limits(_threads: usize) -> Vec<(&'static str, f64)> {
-    Vec::new()
 }

@@ -129,31 +129,35 @@ class Comparison:
 
     def screened(self):
         """{(engine, precision): {column: variants worth measuring}}: a variant far behind in the column most like this one
-        is left out. Kept in the work folder, as it takes long."""
+        is left out. Kept in the work folder, as it takes long, unless other programs disturbed it."""
         path = self.work.models / "variants.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8")) if not self.options.screen else {}
         except OSError:
             kept = {}
-        plan = {}
-        for (name, precision) in self.models:
+        plan, lasting = {}, dict(kept)
+        for name, precision in self.models:
             variants = self.engines[name].variants(precision)
             key = f"{self.versions[name]}, {precision}, {self.options.threads} threads"
             if len(variants) > 1 and key not in kept:
-                kept[key] = self.screen(name, precision, variants)
-                path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+                kept[key], calm = self.screen(name, precision, variants)
+                if calm:
+                    lasting[key] = kept[key]
+                    path.write_text(json.dumps(lasting, indent=2) + "\n", encoding="utf-8")
             for column in self.columns:
                 like = "prefill" if column["generate"] == 0 else "s1" if column["streams"] == 1 else "s4"
                 plan[name, precision, column["name"]] = (kept[key][like] or variants) if len(variants) > 1 else variants
         return plan
 
     def screen(self, name, precision, variants):
+        """By column, the variants within the margin of the best; and whether the machine was calm."""
         columns = [dict(zip(("name", "label", "prompt", "generate", "streams", "repeat"), column)) for column in COLUMNS
                    if column[0] in SCREEN]
-        figures = {}
+        figures, calm = {}, True
         for variant in variants:
             peers.say(f"which variant: {self.engines[name].label}, {precision}, {variant}")
-            for found, _ in self.measured(name, precision, variant, columns):
+            for found, others in self.measured(name, precision, variant, columns):
+                calm = calm and (others or 0) <= report.CALM
                 for column, value in found.items():
                     if value:
                         figures.setdefault(column, {})[variant] = value
@@ -162,7 +166,7 @@ class Comparison:
             by = figures.get(column, {})
             best = max(by.values(), default=0)
             worth[column] = [variant for variant, value in by.items() if value >= SCREEN_MARGIN * best]
-        return worth
+        return worth, calm
 
     def measured(self, name, precision, variant, columns):
         """The engine's runs; what it refuses is skipped. With patience, each column is a run of its own that waits for a
@@ -179,7 +183,9 @@ class Comparison:
                     if all((others or 0) <= report.CALM for _, others in more):
                         break
             return runs
-        except peers.Absent as absent:
+        # An engine of another version may print something else.
+        except (peers.Absent, ValueError, KeyError, IndexError, TypeError) as error:
+            absent = error if isinstance(error, peers.Absent) else f"unexpected output: {error!r}"
             what = f"{engine.label}, {precision}" + (f", {variant}" if variant != "default" else "")
             self.skip(what, absent)
             return runs
@@ -252,7 +258,11 @@ def compare(options):
         facts.update(machine.limits(comparison.work.folder, options.threads, "cc"))
     except (OSError, subprocess.CalledProcessError) as error:
         comparison.skip("memory bandwidth", error)
-    comparison.rounds(comparison.screened(), facts)
+    write(comparison.path, comparison.results(facts))
+    try:
+        comparison.rounds(comparison.screened(), facts)
+    except KeyboardInterrupt:
+        peers.say("broken off; what was measured counts")
     results = comparison.results(facts)
     write(comparison.path, results)
     peers.say(f"results are in {comparison.path}")

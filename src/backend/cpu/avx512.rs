@@ -14,7 +14,10 @@ use crate::dtype::DType;
 use crate::encoding::Encoding;
 
 /// The AVX-512 tier.
-pub static KERNELS: Kernels = Kernels {
+pub static KERNELS: Kernels = TABLE;
+
+/// The same, for the tier that takes functions from it.
+pub(super) const TABLE: Kernels = Kernels {
     tier: Tier::Avx512,
     form,
     to_bf16,

@@ -4,6 +4,8 @@
 //! which thread runs it or how many there are. What a task computes comes from the tier's function table
 //! ([`kernels::Kernels`]); this file only cuts the work and hands out slices.
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
@@ -16,6 +18,8 @@ pub mod kernels;
 pub mod kv;
 pub mod linear;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod pool;
 pub mod portable;
 mod quantize;
@@ -73,7 +77,7 @@ const ELEMENTS_PER_TASK: usize = 1 << 13;
 
 /// The tiers this processor can run, slowest first.
 pub fn tiers() -> Vec<Tier> {
-    [Tier::Reference, Tier::Portable, Tier::Avx2, Tier::Avx512]
+    [Tier::Reference, Tier::Portable, Tier::Neon, Tier::Avx2, Tier::Avx512, Tier::Amx]
         .into_iter()
         .filter(|&t| kernels_of(t).is_some())
         .collect()
@@ -88,11 +92,31 @@ fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512 => avx512::present().then_some(&avx512::KERNELS),
         #[cfg(target_arch = "x86_64")]
-        Tier::Auto => kernels_of(Tier::Avx512).or(kernels_of(Tier::Avx2)).or(Some(&portable::KERNELS)),
-        #[cfg(not(target_arch = "x86_64"))]
-        Tier::Auto => Some(&portable::KERNELS),
+        Tier::Amx => amx::present().then_some(&amx::KERNELS),
+        #[cfg(target_arch = "aarch64")]
+        Tier::Neon => Some(&neon::KERNELS),
         _ => None,
     }
+}
+
+/// The functions of a tier, which may be used from then on.
+fn choose(tier: Tier) -> Result<&'static Kernels> {
+    if tier == Tier::Auto {
+        let fastest_first = tiers().into_iter().rev();
+        return Ok(fastest_first.map(choose).find_map(Result::ok).unwrap_or(&portable::KERNELS));
+    }
+    let kernels = kernels_of(tier).ok_or_else(|| {
+        let there = tiers();
+        format!("cpu tier {tier:?} is not available on this processor or in this build; there are {there:?}")
+    });
+    #[cfg(target_arch = "x86_64")]
+    let kernels = kernels.and_then(|kernels| match tier {
+        Tier::Amx => amx::permit().map(|()| kernels).map_err(|error| {
+            format!("the system refused this process the registers of AMX ({error}); Auto or Avx512 need none")
+        }),
+        _ => Ok(kernels),
+    });
+    kernels.map_err(|message| Error::new(Status::Unsupported, message).about("cpu_tier"))
 }
 
 #[derive(Clone)]
@@ -167,16 +191,7 @@ pub struct CpuBackend {
 impl CpuBackend {
     /// A backend of `threads` threads (0 = physical cores) on `tier`.
     pub fn new(tier: Tier, compute: Compute, threads: usize, options: ThreadOptions) -> Result<CpuBackend> {
-        let kernels = kernels_of(tier).ok_or_else(|| {
-            Error::new(
-                Status::Unsupported,
-                format!(
-                    "cpu tier {tier:?} is not available on this processor or in this build; there are {:?}",
-                    tiers()
-                ),
-            )
-            .about("cpu_tier")
-        })?;
+        let kernels = choose(tier)?;
         let threads = if threads == 0 { crate::os::thread::physical_cores() } else { threads };
         let pool = Pool::new(threads, options)?;
         let scratch = (0..pool.threads()).map(|_| Scratch(UnsafeCell::new(Vec::new()))).collect();

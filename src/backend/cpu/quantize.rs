@@ -5,6 +5,7 @@ use super::{CpuBackend, Shared, TASKS_PER_THREAD};
 use crate::dtype::DType;
 use crate::encoding::{PANEL, Scheme};
 use crate::error::{Error, Result};
+use crate::os::thread::with_default_floats;
 
 impl CpuBackend {
     /// See [`crate::backend::Backend::quantize`].
@@ -26,13 +27,16 @@ impl CpuBackend {
         let all = Shared(to.as_mut_ptr());
         // As many tasks as even out the threads' speeds.
         let step = panels.div_ceil((self.pool.threads() * TASKS_PER_THREAD).min(panels).max(1)).max(1);
-        self.ranges(panels.div_ceil(step), 1, usize::MAX >> 24, &|range, local| {
-            for panel in range.start * step..panels.min(range.end * step) {
-                let rows = panel * PANEL..outs.min((panel + 1) * PANEL);
-                // SAFETY: there are `panels` panels, and this one is this task's.
-                let to = unsafe { all.slice(panel * bytes..(panel + 1) * bytes) };
-                quantize(scheme, from.slice(rows.start * ins..rows.end * ins), ins, local, to);
-            }
+        // The host's thread takes part, in whatever mode it is.
+        with_default_floats(|| {
+            self.ranges(panels.div_ceil(step), 1, usize::MAX >> 24, &|range, local| {
+                for panel in range.start * step..panels.min(range.end * step) {
+                    let rows = panel * PANEL..outs.min((panel + 1) * PANEL);
+                    // SAFETY: there are `panels` panels, and this one is this task's.
+                    let to = unsafe { all.slice(panel * bytes..(panel + 1) * bytes) };
+                    quantize(scheme, from.slice(rows.start * ins..rows.end * ins), ins, local, to);
+                }
+            })
         });
         Ok(())
     }

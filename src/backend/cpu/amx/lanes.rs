@@ -1,0 +1,217 @@
+//! Sixteen f32 side by side: what products do with the contents of a tile.
+//!
+//! [`Lanes`] has one implementation for AVX-512, which every processor with tiles has, and for tests one in plain Rust.
+//! Methods are inlined into a function that was compiled for the instructions, or else every one would be a call.
+
+#[cfg(test)]
+use crate::backend::cpu::kernels::bf16_to_f32;
+use crate::encoding::Q4_VALUES;
+use std::arch::x86_64::*;
+
+/// Lanes of a vector.
+pub const LANES: usize = 16;
+
+/// Sixteen f32. All methods need the instructions to exist.
+pub trait Lanes: Copy {
+    /// All zero.
+    ///
+    /// # Safety
+    /// The instructions exist.
+    unsafe fn zero() -> Self;
+
+    /// Reads sixteen floats.
+    ///
+    /// # Safety
+    /// They may be read.
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// Reads sixteen bf16.
+    ///
+    /// # Safety
+    /// They may be read.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+
+    /// Writes sixteen floats.
+    ///
+    /// # Safety
+    /// They may be written.
+    unsafe fn store(self, to: *mut f32);
+
+    /// `self + other`.
+    ///
+    /// # Safety
+    /// The instructions exist.
+    unsafe fn add(self, other: Self) -> Self;
+
+    /// `fma(products, weights * x, self)` for sixteen integers.
+    ///
+    /// # Safety
+    /// Sixteen integers may be read.
+    unsafe fn add_scaled(self, products: *const i32, weights: Self, x: f32) -> Self;
+
+    /// Rows become columns.
+    ///
+    /// # Safety
+    /// The instructions exist.
+    unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES];
+
+    /// 64 biased bytes as signed ones.
+    ///
+    /// # Safety
+    /// 64 bytes may be read, and as many written.
+    unsafe fn unpack_q8(from: *const u8, to: *mut u8);
+
+    /// 64 bytes of codes as the values of their low halves, and then those of their high halves.
+    ///
+    /// # Safety
+    /// 64 bytes may be read, and 128 written.
+    unsafe fn unpack_q4(from: *const u8, to: *mut u8);
+}
+
+// SAFETY of all methods: the caller's promise.
+impl Lanes for __m512 {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_add_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(self, products: *const i32, weights: Self, x: f32) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let products = _mm512_cvtepi32_ps(_mm512_loadu_si512(products.cast()));
+            _mm512_fmadd_ps(products, _mm512_mul_ps(weights, _mm512_set1_ps(x)), self)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        // SAFETY: as above.
+        unsafe {
+            // Within each quarter of 128 bits, squares of four rows; then the quarters themselves.
+            let (mut pairs, mut fours, mut out) = (rows, rows, rows);
+            for i in (0..LANES).step_by(2) {
+                pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+                pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+            }
+            for i in (0..LANES).step_by(4) {
+                for k in 0..2 {
+                    let (a, b) = (_mm512_castps_pd(pairs[i + k]), _mm512_castps_pd(pairs[i + k + 2]));
+                    fours[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    fours[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            for k in 0..4 {
+                // Quarters 0 and 2, and 1 and 3, of rows k, k + 4 and of k + 8, k + 12.
+                let even = [0, 8].map(|i| _mm512_shuffle_f32x4::<0x88>(fours[i + k], fours[i + k + 4]));
+                let odd = [0, 8].map(|i| _mm512_shuffle_f32x4::<0xdd>(fours[i + k], fours[i + k + 4]));
+                out[k] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+                out[k + 4] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+                out[k + 8] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+                out[k + 12] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+            }
+            out
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack_q8(from: *const u8, to: *mut u8) {
+        // SAFETY: as above.
+        unsafe {
+            let codes = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(-128));
+            _mm512_storeu_si512(to.cast(), codes);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack_q4(from: *const u8, to: *mut u8) {
+        // SAFETY: as above; the table has sixteen bytes.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(Q4_VALUES.as_ptr().cast()));
+            let (both, low) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(15));
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
+            _mm512_storeu_si512(to.cast(), _mm512_shuffle_epi8(table, _mm512_and_si512(both, low)));
+            _mm512_storeu_si512(to.add(64).cast(), _mm512_shuffle_epi8(table, high));
+        }
+    }
+}
+
+// SAFETY of all methods: the caller's promise.
+#[cfg(test)]
+impl Lanes for [f32; LANES] {
+    unsafe fn zero() -> Self {
+        [0.0; LANES]
+    }
+
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as above.
+        std::array::from_fn(|i| unsafe { *from.add(i) })
+    }
+
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: as above.
+        std::array::from_fn(|i| bf16_to_f32(unsafe { *from.add(i) }))
+    }
+
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above.
+        (0..LANES).for_each(|i| unsafe { *to.add(i) = self[i] });
+    }
+
+    unsafe fn add(self, other: Self) -> Self {
+        std::array::from_fn(|i| self[i] + other[i])
+    }
+
+    unsafe fn add_scaled(self, products: *const i32, weights: Self, x: f32) -> Self {
+        // SAFETY: as above.
+        std::array::from_fn(|i| (unsafe { *products.add(i) } as f32).mul_add(weights[i] * x, self[i]))
+    }
+
+    unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+    }
+
+    unsafe fn unpack_q8(from: *const u8, to: *mut u8) {
+        // SAFETY: as above.
+        (0..64).for_each(|i| unsafe { *to.add(i) = *from.add(i) ^ 128 });
+    }
+
+    unsafe fn unpack_q4(from: *const u8, to: *mut u8) {
+        for i in 0..64 {
+            // SAFETY: as above.
+            unsafe {
+                let both = *from.add(i);
+                *to.add(i) = Q4_VALUES[(both & 15) as usize] as u8;
+                *to.add(64 + i) = Q4_VALUES[(both >> 4) as usize] as u8;
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Products on tiles against the reference tier: with the unit emulated on any machine, and with AVX-512 and the unit itself
+//! where they are there.
+
+#![allow(clippy::print_stdout, reason = "what a machine could not test belongs to the report")]
+
+use super::lanes::{LANES, Lanes};
+use super::tiles::{Emulated, Hardware, ROW, Shape, Tiles};
+use super::{bf16, int8};
+use crate::backend::cpu::kernels::{Elements, bf16_to_f32, f32_to_bf16};
+use crate::backend::cpu::linear::{Input, Int8Rows, LinearArgs, Matrix};
+use crate::backend::cpu::{avx512, portable, reference};
+use crate::encoding::{PANEL, Scheme};
+use std::arch::x86_64::__m512;
+use std::ops::Range;
+
+/// Seeded numbers in [-1, 1).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn vec(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next()).collect()
+    }
+}
+
+/// A product in one of its ways to run.
+type Linear = unsafe fn(&LinearArgs, Range<usize>, &mut Vec<f32>);
+
+/// # Safety
+/// As [`super::Kernels::linear`].
+#[inline(always)]
+unsafe fn on<T: Tiles, L: Lanes>(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe {
+        match (args.weight, args.x) {
+            (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => bf16::product::<T, L>(args, w, x, range, scratch),
+            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => {
+                int8::product::<T, L>(args, scheme, bytes, x, range, scratch)
+            }
+            _ => unreachable!("no other form"),
+        }
+    }
+}
+
+/// # Safety
+/// As [`on`].
+unsafe fn emulated(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { on::<Emulated, [f32; LANES]>(args, range, scratch) }
+}
+
+/// # Safety
+/// As [`on`], and there is AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn emulated_avx512(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { on::<Emulated, __m512>(args, range, scratch) }
+}
+
+/// # Safety
+/// As [`on`], and tiles may be used.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn hardware(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { on::<Hardware, __m512>(args, range, scratch) }
+}
+
+/// Whether tiles can be used here; says why not, and fails if ASTRAI_REQUIRE names them.
+fn usable() -> bool {
+    let required = std::env::var("ASTRAI_REQUIRE").unwrap_or_default();
+    let required = required.split(',').any(|name| name.trim() == "amx");
+    let reason = if !super::present() {
+        "this processor or this system has none".to_string()
+    } else if let Err(error) = super::permit() {
+        format!("the system refused the permission: {error}")
+    } else {
+        return true;
+    };
+    assert!(!required, "ASTRAI_REQUIRE names amx, but {reason}");
+    println!("SKIP AMX instructions: {reason}");
+    false
+}
+
+fn ways() -> Vec<(&'static str, Linear)> {
+    let mut ways: Vec<(&'static str, Linear)> = vec![("emulated", emulated)];
+    if avx512::present() {
+        ways.push(("emulated, AVX-512", emulated_avx512));
+    } else {
+        println!("SKIP AVX-512 lanes: this processor has none");
+    }
+    if usable() {
+        ways.push(("AMX", hardware));
+    }
+    ways
+}
+
+/// One product.
+#[derive(Clone, Copy)]
+struct Case {
+    rows: usize,
+    outs: usize,
+    ins: usize,
+    /// With a bias, and added to what is there.
+    bias: bool,
+}
+
+impl Case {
+    /// Runs the outputs in two tasks, the second from panel `cut` on, with guards around what they may write.
+    fn run(&self, linear: Linear, weight: Matrix, x: Input, cut: usize) -> Vec<f32> {
+        const GUARD: f32 = 12345.0;
+        let bias = Random(77).vec(self.outs);
+        let stride = self.outs + 3;
+        let mut out = vec![GUARD; self.rows * stride];
+        out.chunks_mut(stride).for_each(|row| row[..self.outs].fill(0.5));
+        let args = LinearArgs {
+            weight,
+            ins: self.ins,
+            bias: self.bias.then_some(Elements::F32(&bias)),
+            x,
+            rows: self.rows,
+            out: out.as_mut_ptr(),
+            out_stride: stride,
+            accumulate: self.bias,
+        };
+        let cut = self.outs.min(cut * PANEL);
+        // What an earlier task left there is not zero.
+        let mut scratch = vec![f32::NAN; 3000];
+        for range in [0..cut, cut..self.outs] {
+            if !range.is_empty() {
+                // SAFETY: the output covers the rows; `ways` checked the instructions.
+                unsafe { linear(&args, range, &mut scratch) };
+            }
+        }
+        assert!(
+            out.chunks(stride).all(|row| row[self.outs..].iter().all(|v| *v == GUARD)),
+            "written beyond the outputs"
+        );
+        out.chunks(stride).flat_map(|row| row[..self.outs].to_vec()).collect()
+    }
+}
+
+/// Rows rounded to bf16 and arranged for tiles; what no row fills is not a number.
+fn arranged(x: &[f32], rows: usize, ins: usize) -> Vec<u16> {
+    let mut out = vec![0x7fffu16; crate::backend::scratch_elements(rows, ins) * 2];
+    for (row, x) in x.chunks(ins).enumerate().take(rows) {
+        // SAFETY: the scratch is as large as a backend's.
+        unsafe { bf16::arrange(x, row, out.as_mut_ptr()) };
+    }
+    out
+}
+
+fn bf16_case(linear: Linear, case: Case, w: &[u16], x: &[f32], cut: usize) -> Vec<f32> {
+    let x = arranged(x, case.rows, case.ins);
+    case.run(linear, Matrix::Stored(Elements::Bf16(w)), Input::Bf16(&x), cut)
+}
+
+fn rounded(values: Vec<f32>) -> Vec<f32> {
+    values.into_iter().map(|v| bf16_to_f32(f32_to_bf16(v))).collect()
+}
+
+#[test]
+fn bf16_products_agree_with_the_reference_at_edge_sizes() {
+    for (name, linear) in ways() {
+        for (rows, outs, ins) in [
+            (1, 1, 1),
+            (1, 17, 7),
+            (2, 16, 32),
+            (3, 33, 65),
+            (15, 48, 64),
+            (16, 15, 31),
+            (17, 64, 96),
+            (31, 65, 33),
+            (32, 32, 128),
+            (33, 32, 64),
+            (49, 50, 100),
+            (70, 20, 200),
+        ] {
+            for bias in [false, true] {
+                let case = Case { rows, outs, ins, bias };
+                let w: Vec<u16> = Random(3).vec(outs * ins).into_iter().map(f32_to_bf16).collect();
+                let x = rounded(Random(5).vec(rows * ins));
+                let want = case.run(reference::KERNELS.linear, Matrix::Stored(Elements::Bf16(&w)), Input::F32(&x), 0);
+                let got = bf16_case(linear, case, &w, &x, 1);
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let close = (got - want).abs() <= 3e-5 * (1.0 + want.abs());
+                    assert!(close, "{name} {rows}x{outs}x{ins}: element {i} is {got}, the reference says {want}");
+                }
+            }
+        }
+    }
+}
+
+/// Law 1, for every number of rows that leads to another arrangement of tiles, and every place in a tile.
+#[test]
+fn a_row_of_a_bf16_product_does_not_depend_on_the_others() {
+    for (name, linear) in ways() {
+        for (outs, ins) in [(37, 70), (64, 64)] {
+            let w: Vec<u16> = Random(3).vec(outs * ins).into_iter().map(f32_to_bf16).collect();
+            let x = Random(5).vec(50 * ins);
+            let alone: Vec<Vec<f32>> =
+                x.chunks(ins).map(|x| bf16_case(linear, Case { rows: 1, outs, ins, bias: true }, &w, x, 2)).collect();
+            for rows in 2..=50 {
+                let together = bf16_case(linear, Case { rows, outs, ins, bias: true }, &w, &x, 1);
+                for (row, together) in together.chunks(outs).enumerate() {
+                    assert_eq!(together, alone[row], "{name} {outs}x{ins}: row {row} of {rows}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bf16_product_keeps_what_is_not_finite_in_its_row() {
+    for (name, linear) in ways() {
+        let case = Case { rows: 35, outs: 32, ins: 64, bias: false };
+        let w: Vec<u16> = Random(3).vec(case.outs * case.ins).into_iter().map(f32_to_bf16).collect();
+        let mut x = Random(5).vec(case.rows * case.ins);
+        (x[3 * 64 + 9], x[34 * 64]) = (f32::NAN, f32::INFINITY);
+        for (row, got) in bf16_case(linear, case, &w, &x, 1).chunks(case.outs).enumerate() {
+            assert!(got.iter().all(|v| v.is_finite() != [3, 34].contains(&row)), "{name}, row {row}: {got:?}");
+        }
+    }
+}
+
+#[test]
+fn quantized_products_are_the_same_bits_as_the_reference() {
+    for (name, linear) in ways() {
+        for scheme in [Scheme::Q8, Scheme::Q4] {
+            for rows in (1..=18).chain([31, 32, 33, 50]) {
+                for (outs, ins, bias) in [(33, 65, true), (16, 64, false), (5, 1, true), (48, 200, false)] {
+                    let case = Case { rows, outs, ins, bias };
+                    let size = scheme.panel_bytes(ins);
+                    // Aligned, as panels are.
+                    let mut panels = vec![0u128; outs.div_ceil(PANEL) * size / 16];
+                    // SAFETY: plain bytes of the vector.
+                    let panels =
+                        unsafe { std::slice::from_raw_parts_mut(panels.as_mut_ptr().cast::<u8>(), panels.len() * 16) };
+                    let w = Random(3).vec(outs * ins);
+                    for (w, panel) in w.chunks(PANEL * ins).zip(panels.chunks_mut(size)) {
+                        scheme.quantize(w, ins, panel);
+                    }
+                    let (groups, group) = (scheme.groups(ins), scheme.group());
+                    let (mut codes, mut scales) = (vec![0; rows * groups * group], vec![0.0; rows * groups]);
+                    let mut corrections = vec![0; rows * groups];
+                    for (row, x) in Random(5).vec(rows * ins).chunks(ins).enumerate() {
+                        let part = row * groups..(row + 1) * groups;
+                        portable::to_int8_any(
+                            x,
+                            group,
+                            &mut codes[part.start * group..part.end * group],
+                            &mut scales[part.clone()],
+                            &mut corrections[part],
+                        );
+                    }
+                    let x = Input::Int8(Int8Rows {
+                        codes: &codes,
+                        scales: &scales,
+                        corrections: &corrections,
+                        groups,
+                        group,
+                    });
+                    let weight = Matrix::Panels(scheme, panels);
+                    let want = case.run(reference::KERNELS.linear, weight, x, 0);
+                    let got = case.run(linear, weight, x, 1);
+                    assert_eq!(got, want, "{name} {scheme:?} {rows}x{outs}x{ins}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_unit_and_its_emulation_give_the_same_bits() {
+    if !usable() {
+        return;
+    }
+    let shapes = [Shape::WHOLE; 8];
+    let mut r = Random(11);
+    // Small, large and subnormal numbers, in any order.
+    let values: Vec<u16> = (0..1024).map(|i| f32_to_bf16(r.next() * [1.0, 1e-20, 1e-39, 1e15][i % 4])).collect();
+    // SAFETY: tiles may be used; two tiles of 1 KB are read, and one is written.
+    unsafe fn run<T: Tiles>(shapes: [Shape; 8], values: &[u16], int8: bool) -> [u32; 256] {
+        let mut out = [0u32; 256];
+        // SAFETY: as above.
+        unsafe {
+            let mut tiles = T::configure(shapes);
+            for _ in 0..2 {
+                tiles.load::<1>(values.as_ptr().cast(), ROW);
+                tiles.load::<2>(values[512..].as_ptr().cast(), ROW);
+                if int8 { tiles.dot_int8::<0, 1, 2>() } else { tiles.dot_bf16::<0, 1, 2>() }
+            }
+            tiles.store::<0>(out.as_mut_ptr().cast());
+        }
+        out
+    }
+    for int8 in [false, true] {
+        // SAFETY: tiles may be used.
+        let (got, want) = unsafe { (run::<Hardware>(shapes, &values, int8), run::<Emulated>(shapes, &values, int8)) };
+        assert_eq!(got, want, "int8: {int8}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Arm NEON, which every 64-bit Arm processor has: the portable source, in which a product and its sum round once.
+//!
+//! Eight lanes are two registers. Tiles of two rows by four outputs keep sixteen of the thirty-two registers for sums.
+
+use super::Tier;
+use super::attention::{AttentionArgs, AttentionKernels, running};
+use super::kernels::{Elements, Kernels, no_bf16};
+use super::kv::Layout;
+use super::linear::{LinearArgs, plain_form};
+use super::portable;
+use std::ops::Range;
+
+/// The NEON tier.
+pub static KERNELS: Kernels = Kernels {
+    tier: Tier::Neon,
+    form: plain_form,
+    to_bf16: no_bf16,
+    to_int8,
+    linear,
+    attention: ATTENTION,
+    rms_norm,
+    silu_mul,
+    sigmoid_mul,
+};
+
+const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, combine };
+
+/// # Safety
+/// See [`Kernels::linear`].
+unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { portable::linear_any::<true, 2, 4>(args, range, scratch) }
+}
+
+/// # Safety
+/// See [`AttentionKernels::attend`].
+unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { portable::attention_any::<true>(args, scratch) }
+}
+
+/// # Safety
+/// See [`AttentionKernels::combine`].
+unsafe fn combine(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { running::combine::<true>(args, parts, scratch) }
+}
+
+/// # Safety
+/// None beyond the types; `unsafe` for the table's sake.
+unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
+    portable::rms_norm_any::<true>(x, gain, eps);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    portable::silu_mul_any::<true>(gate, up);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
+    portable::sigmoid_mul_any::<true>(x, gate);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
+    portable::to_int8_any(x, group, codes, scales, corrections);
+}

@@ -369,18 +369,12 @@ impl StoreBlock {
             // SAFETY: a group's keys, and its values, are `GROUP * dim` elements that lie together, two by two.
             unsafe {
                 let base = self.start.cast::<T>().add(element_offset(&self.shape, self.layout, values, token, 0));
-                if values {
-                    for pair in 0..GROUP / 2 {
-                        let base = base.add((pair * dim + at) * 2).cast::<[T; 2]>();
-                        (0..count).for_each(|d| base.add(d).write([tile[2 * pair][d], tile[2 * pair + 1][d]]));
-                    }
-                } else {
-                    for pair in 0..count / 2 {
-                        let base = base.add((at / 2 + pair) * GROUP * 2).cast::<[T; 2]>();
-                        for t in 0..GROUP {
-                            base.add(t).write([tile[t][2 * pair], tile[t][2 * pair + 1]]);
-                        }
-                    }
+                // The count is a constant where it can be: the loops over a tile need no checks then.
+                match (values, count) {
+                    (true, GROUP) => write_values(base, &tile, dim, at, GROUP),
+                    (true, count) => write_values(base, &tile, dim, at, count),
+                    (false, GROUP) => write_keys(base, &tile, at, GROUP),
+                    (false, count) => write_keys(base, &tile, at, count),
                 }
             }
         }
@@ -401,6 +395,38 @@ impl StoreBlock {
                     base.add(pair * 2 * GROUP).cast::<[T; 2]>().write([convert(v[0]), convert(v[1])]);
                 }),
             }
+        }
+    }
+}
+
+/// Writes elements `at..at + count` of the values of a group's tokens.
+///
+/// # Safety
+/// `base` begins the group's `GROUP * dim` values.
+#[inline(always)]
+unsafe fn write_values<T: Copy>(base: *mut T, tile: &[[T; GROUP]; GROUP], dim: usize, at: usize, count: usize) {
+    for pair in 0..GROUP / 2 {
+        // SAFETY: the caller's promise.
+        let to = unsafe { base.add((pair * dim + at) * 2).cast::<[T; 2]>() };
+        for d in 0..count {
+            // SAFETY: as above.
+            unsafe { to.add(d).write([tile[2 * pair][d], tile[2 * pair + 1][d]]) };
+        }
+    }
+}
+
+/// Writes elements `at..at + count`, an even number, of the keys of a group's tokens.
+///
+/// # Safety
+/// `base` begins the group's keys, of which elements up to `at + count` are there.
+#[inline(always)]
+unsafe fn write_keys<T: Copy>(base: *mut T, tile: &[[T; GROUP]; GROUP], at: usize, count: usize) {
+    for pair in 0..count / 2 {
+        // SAFETY: the caller's promise.
+        let to = unsafe { base.add((at / 2 + pair) * GROUP * 2).cast::<[T; 2]>() };
+        for (t, tile) in tile.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { to.add(t).write([tile[2 * pair], tile[2 * pair + 1]]) };
         }
     }
 }

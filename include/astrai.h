@@ -174,7 +174,7 @@
 #define ASTRAI_TIER_AVX2 4
 /// AVX-512.
 #define ASTRAI_TIER_AVX512 5
-/// Intel AMX.
+/// Intel AMX. Opening an engine asks Linux to let the process use it, for good; Auto does the same where it is there.
 #define ASTRAI_TIER_AMX 6
 
 /* -- delivery of callbacks --------------------------------------------------- */

@@ -123,7 +123,7 @@ pub const ASTRAI_TIER_NEON: i32 = 3;
 pub const ASTRAI_TIER_AVX2: i32 = 4;
 /// AVX-512.
 pub const ASTRAI_TIER_AVX512: i32 = 5;
-/// Intel AMX.
+/// Intel AMX. Opening an engine asks Linux to let the process use it, for good; Auto does the same where it is there.
 pub const ASTRAI_TIER_AMX: i32 = 6;
 
 /// Callbacks run on a dispatch thread of the library.

@@ -18,6 +18,7 @@ use super::tiles::{ROW, ROWS, Shape, Tiles};
 use super::{Ahead, aligned, put};
 use crate::backend::cpu::linear::LinearArgs;
 use crate::backend::cpu::portable::to_bf16_any;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Inputs of a tile.
@@ -79,7 +80,8 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
     while first < range.end {
         let outs = first..range.end.min(first + 2 * ROWS);
         let rows = &w[outs.start * args.ins..outs.end * args.ins];
-        let in_place = args.rows <= IN_PLACE_ROWS_MAX && args.ins % STEP == 0 && outs.len() % ROWS == 0;
+        let in_place =
+            args.rows <= IN_PLACE_ROWS_MAX && args.ins.is_multiple_of(STEP) && outs.len().is_multiple_of(ROWS);
         let weights = if in_place {
             let stride = args.ins * 2;
             Weights { first: rows.as_ptr().cast(), stride, step: ROW, block: ROWS * stride }
@@ -198,17 +200,19 @@ unsafe fn tile<T: Tiles, L: Lanes, const NA: usize, const NB: usize>(
             }
         }
     }
-    let mut sums = [Sums([[0.0; LANES]; ROWS]); 4];
-    // SAFETY: each has room for a tile; the rows and outputs are the task's.
+    // Only what a tile has written is read.
+    let mut sums = MaybeUninit::<[Sums; 4]>::uninit();
+    let sums: *mut Sums = sums.as_mut_ptr().cast();
+    // SAFETY: each of the four has room for a tile; the rows and outputs are the task's.
     unsafe {
-        tiles.store::<0>(sums[0].0.as_mut_ptr().cast());
-        tiles.store::<1>(sums[1].0.as_mut_ptr().cast());
-        tiles.store::<2>(sums[2].0.as_mut_ptr().cast());
-        tiles.store::<3>(sums[3].0.as_mut_ptr().cast());
+        tiles.store::<0>(sums.cast());
+        tiles.store::<1>(sums.add(1).cast());
+        tiles.store::<2>(sums.add(2).cast());
+        tiles.store::<3>(sums.add(3).cast());
         for b in 0..NB {
             for a in 0..NA {
                 let (row, out) = (rows.start + b * ROWS, outs.start + a * ROWS);
-                finish::<L>(args, row..rows.end.min(row + ROWS), out..outs.end, &sums[b * 2 + a]);
+                finish::<L>(args, row..rows.end.min(row + ROWS), out..outs.end, &*sums.add(b * 2 + a));
             }
         }
     }

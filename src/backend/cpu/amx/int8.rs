@@ -16,6 +16,8 @@ use super::tiles::{ROW, ROWS, Shape, Tiles};
 use super::{Ahead, aligned, put};
 use crate::backend::cpu::linear::{Int8Rows, LinearArgs};
 use crate::encoding::{PANEL, Scheme};
+use std::hint::black_box;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Fewest rows for which the tile unit is used. With fewer both ways wait for memory, and unpacking a panel for them costs
@@ -66,11 +68,11 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
             let outs = first..range.end;
             let mut row = 0;
             while row + ROWS <= args.rows {
-                block::<T, L, 0, 1, true>(&mut tiles, args, &panel_tiles, x, row..row + ROWS, &outs, &mut ahead);
+                block::<T, L, 0, 1>(&mut tiles, args, &panel_tiles, x, row..row + ROWS, &outs, &mut ahead);
                 row += ROWS;
             }
             if row < args.rows {
-                block::<T, L, 3, 4, false>(&mut tiles, args, &panel_tiles, x, row..args.rows, &outs, &mut ahead);
+                block::<T, L, 3, 4>(&mut tiles, args, &panel_tiles, x, row..args.rows, &outs, &mut ahead);
             }
         }
     }
@@ -102,14 +104,14 @@ unsafe fn unpack<'a, L: Lanes>(scheme: Scheme, panel: &[u8], ins: usize, scratch
 
 /// What a tile holds: `[rows][outs]`.
 #[repr(align(64))]
-struct Products([[i32; LANES]; ROWS]);
+struct Products(#[allow(dead_code, reason = "read by address")] [[i32; LANES]; ROWS]);
 
-/// A block of rows, sixteen if `WHOLE`, times a panel, with product and rows in tiles `C` and `A`.
+/// A block of at most sixteen rows times a panel, with product and rows in tiles `C` and `A`.
 ///
 /// # Safety
 /// As [`product`] for the rows and outputs; the tiles have the shapes of the block.
 #[inline(always)]
-unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize, const WHOLE: bool>(
+unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize>(
     tiles: &mut T,
     args: &LinearArgs,
     panel: &Panel,
@@ -118,13 +120,17 @@ unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize, const WHOLE:
     outs: &Range<usize>,
     next: &mut Ahead,
 ) {
-    let count = if WHOLE { ROWS } else { rows.len() };
+    // The compiler may not know that there are sixteen: it would read the products of all rows before it scales the first,
+    // for which it has too few registers.
+    let count = black_box(rows.len());
     let (codes, scales) = (&x.codes[rows.start * x.groups * x.group..], &x.scales[rows.start * x.groups..]);
     assert!(codes.len() >= count * x.groups * x.group && scales.len() >= count * x.groups);
     // SAFETY: the slices were checked to have the rows; the panel has all groups; results are the task's.
     unsafe {
         let mut sums = [L::zero(); ROWS];
-        let mut products = [Products([[0; LANES]; ROWS]), Products([[0; LANES]; ROWS])];
+        // Only what a tile has written is read.
+        let mut products = MaybeUninit::<[Products; 2]>::uninit();
+        let products: [*mut i32; 2] = [0, 1].map(|i| products.as_mut_ptr().cast::<Products>().add(i).cast());
         for g in 0..=x.groups {
             if g < x.groups {
                 next.step();
@@ -132,15 +138,15 @@ unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize, const WHOLE:
                 tiles.load::<A>(codes.as_ptr().add(g * x.group).cast(), x.groups * x.group);
                 tiles.load::<2>(panel.codes.as_ptr().add(g * x.group * PANEL), ROW);
                 tiles.dot_int8::<C, A, 2>();
-                tiles.store::<C>(products[g % 2].0.as_mut_ptr().cast());
+                tiles.store::<C>(products[g % 2].cast());
             }
             if g > 0 {
                 let weights = L::load_bf16(panel.scales.add((g - 1) * PANEL));
-                let products = products[(g - 1) % 2].0.as_flattened().as_ptr();
+                let products = products[(g - 1) % 2].cast_const();
                 let scales = scales.as_ptr().add(g - 1);
-                for m in 0..ROWS {
-                    if WHOLE || m < count {
-                        sums[m] = sums[m].add_scaled(products.add(m * LANES), weights, *scales.add(m * x.groups));
+                for (m, sum) in sums.iter_mut().enumerate() {
+                    if m < count {
+                        *sum = sum.add_scaled(products.add(m * LANES), weights, *scales.add(m * x.groups));
                     }
                 }
             }

@@ -4,6 +4,8 @@
 //! for each token. How the elements lie within K and V is the tier's choice ([`Layout`]), so page frames are copied raw
 //! ([`Backend::read_page`]). Called by the backend and, through [`PageView`], by the attention kernels.
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 use super::kernels::{Elements, bf16_to_f32, f32_to_bf16};
 use super::memory::Buffer;
 use super::*;

@@ -3,6 +3,8 @@
 //! 8-bit: queries are rounded to 15 bits and a sign, weights (times the factors of the values) to 15 bits of a
 //! block's largest; sums are exact integers within a key, and within a block's values.
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 use crate::backend::cpu::attention::lanes::{self, Block, GROUPS, I16_MAX, Lanes, Queries, TILE, Tile};
 use crate::backend::cpu::attention::{AttentionArgs, AttentionKernels, BLOCK, running};
 use crate::backend::cpu::kv::{GROUP, Layout, StoreBlock};

@@ -6,7 +6,7 @@ PYTHON ?= python3
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-CARGO_VERSION_MIN := 1.88
+CARGO_VERSION_MIN := 1.89
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # By ABI version, as build.rs has it.
 SONAME  := libastrai.so.1

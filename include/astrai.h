@@ -155,9 +155,9 @@
 #define ASTRAI_TYPE_F32 1
 /// bfloat16.
 #define ASTRAI_TYPE_BF16 2
-/// 8-bit groups; not in this version.
+/// 8-bit integers with factors: of weights one for each group, of the KV cache one for each token and head.
 #define ASTRAI_TYPE_Q8 3
-/// 4-bit groups; not in this version.
+/// 4-bit integers with factors, of weights only.
 #define ASTRAI_TYPE_Q4 4
 
 /* -- instruction set of the CPU ---------------------------------------------- */
@@ -280,7 +280,7 @@ typedef struct astrai_engine_options {
   /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8 and Q4 quantize the matrices of the layers while the engine
   /// opens, and the output matrix to 8 bits; their inputs are 8-bit then, also with compute F32.
   int32_t weights;
-  /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute.
+  /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute, Q4 is not supported.
   int32_t kv;
   /// ASTRAI_DELIVER_*
   int32_t delivery;

@@ -396,7 +396,7 @@ fn quality_is_nothing_lost_for_the_same_weights_and_more_with_fewer_bits() {
     assert_eq!(same["perplexity"], same["perplexity_against"]);
     let [q8, q4] = ["q8", "q4"].map(|weights| quality(&["--text", &file, "--weights", weights]));
     let [eight, four] = [&q8, &q4].map(|result| number(result, "divergence"));
-    assert!(0.0 < eight && eight < 0.002 && 4.0 * eight < four && four < 0.1, "{q8} {q4}");
+    assert!(0.0 < eight && eight < 0.01 && 4.0 * eight < four && four < 0.2, "{q8} {q4}");
     assert_eq!(q8["perplexity_against"], same["perplexity"]);
     let swapped = quality(&["--text", &file, "--against-weights", "q8"]);
     assert_eq!(swapped["perplexity_against"], q8["perplexity"]);

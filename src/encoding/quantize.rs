@@ -2,7 +2,7 @@
 //!
 //! Plain loops over arrays of one group: a compiler makes vector instructions of them, and because no operation is
 //! contracted or reordered, every machine makes the same bytes. All functions are inlined, so that a caller compiled for a
-//! wider instruction set ([`crate::backend`] has one) gets them in it.
+//! wider instruction set ([`crate::backend`] has one) gets them in it; loops count, since adapters of iterators may stay calls.
 //!
 //! **8 bits** are rounded: the largest weight becomes ±127 or, since the scale is rounded up, a little less.
 //!
@@ -12,6 +12,8 @@
 //! ends differ. All weights count alike: which inputs are large is not known here.
 //!
 //! A group with a weight that is not finite gets a scale that is not a number: products do not hide it.
+
+#![allow(clippy::needless_range_loop, reason = "see above")]
 
 use super::Q4_VALUES;
 
@@ -49,9 +51,9 @@ const MIDDLES: [f32; 15] = {
 #[inline(always)]
 fn extreme<const N: usize>(weights: &[f32; N]) -> f32 {
     let (mut low, mut high, mut poison) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-    for part in weights.chunks_exact(LANES) {
+    for first in (0..N).step_by(LANES) {
         for i in 0..LANES {
-            let w = part[i];
+            let w = weights[first + i];
             low[i] = if w < low[i] { w } else { low[i] };
             high[i] = if w > high[i] { w } else { high[i] };
             poison[i] += w * 0.0;
@@ -88,8 +90,8 @@ fn nearest(wanted: i8) -> i8 {
 pub(super) fn q8(weights: &[f32; 64], integers: &mut [i8; 64]) -> f32 {
     let scale = bf16_away_from_zero(extreme(weights).abs() / 127.0);
     let divisor = if scale > 0.0 { scale } else { 1.0 };
-    for (to, w) in integers.iter_mut().zip(weights) {
-        *to = integer(w / divisor);
+    for i in 0..64 {
+        integers[i] = integer(weights[i] / divisor);
     }
     scale
 }
@@ -100,22 +102,22 @@ pub(super) fn q4(weights: &[f32; 32], codes: &mut [u8; 32]) -> f32 {
     let extreme = extreme(weights);
     let mut shares = [0f32; 32];
     let divisor = if extreme == 0.0 { 1.0 } else { extreme };
-    for (share, w) in shares.iter_mut().zip(weights) {
-        *share = w / divisor;
+    for i in 0..32 {
+        shares[i] = weights[i] / divisor;
     }
     let scale = bf16_nearest(extreme * best_scale(&shares));
     let divisor = if scale == 0.0 { 1.0 } else { scale };
-    for (share, w) in shares.iter_mut().zip(weights) {
-        *share = w / divisor;
+    for i in 0..32 {
+        shares[i] = weights[i] / divisor;
     }
     let mut counts = [0i32; 32];
     for middle in MIDDLES {
-        for (count, x) in counts.iter_mut().zip(&shares) {
-            *count += (*x > middle) as i32;
+        for i in 0..32 {
+            counts[i] += (shares[i] > middle) as i32;
         }
     }
-    for (code, count) in codes.iter_mut().zip(counts) {
-        *code = count as u8;
+    for i in 0..32 {
+        codes[i] = counts[i] as u8;
     }
     scale
 }
@@ -124,23 +126,23 @@ pub(super) fn q4(weights: &[f32; 32], codes: &mut [u8; 32]) -> f32 {
 #[inline(always)]
 fn best_scale(shares: &[f32; 32]) -> f32 {
     // All sizes at once: loops that short would be unrolled before they could be made vector instructions.
-    let mut wanted = [[0i8; 32]; SIZES.len()];
-    for (wanted, size) in wanted.iter_mut().zip(SIZES) {
-        for (to, share) in wanted.iter_mut().zip(shares) {
-            *to = integer(share * size);
+    let mut wanted = [0i8; 32 * SIZES.len()];
+    for size in 0..SIZES.len() {
+        for i in 0..32 {
+            wanted[size * 32 + i] = integer(shares[i] * SIZES[size]);
         }
     }
-    let mut values = [[0i8; 32]; SIZES.len()];
-    for (to, &wanted) in values.as_flattened_mut().iter_mut().zip(wanted.as_flattened()) {
-        *to = nearest(wanted);
+    let mut values = [0i8; 32 * SIZES.len()];
+    for i in 0..values.len() {
+        values[i] = nearest(wanted[i]);
     }
     let (mut best, mut scale) = (0.0, 0.0);
-    for values in &values {
+    for size in 0..SIZES.len() {
         let (mut products, mut squares) = ([0f32; LANES], [0i32; LANES]);
-        for (shares, values) in shares.chunks_exact(LANES).zip(values.chunks_exact(LANES)) {
+        for first in (0..32).step_by(LANES) {
             for i in 0..LANES {
-                let value = values[i] as i32;
-                products[i] += shares[i] * value as f32;
+                let value = values[size * 32 + first + i] as i32;
+                products[i] += shares[first + i] * value as f32;
                 squares[i] += value * value;
             }
         }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures this library and other engines on the same machine in one run, in turns: see README.md.
 
-    tools/compare/compare.py                        everything, about 20 minutes on two cores after the installation
+    tools/compare/compare.py                        everything; installs what is missing
     tools/compare/compare.py --quick                fewer columns, one round
     tools/compare/compare.py --from results.json    print and plot again what was measured
 

@@ -8,7 +8,7 @@
 pub mod lanes;
 pub mod running;
 
-use super::kv::{Layout, PageView, SendPages};
+use super::kv::{Layout, PageView, SendPages, StoreGroup};
 use super::*;
 
 /// Keys folded at a time.
@@ -34,6 +34,8 @@ pub struct AttentionKernels {
     /// # Safety
     /// As `attend`.
     pub attend_f32: unsafe fn(args: &AttentionArgs, scratch: &mut Vec<f32>),
+    /// Stores a group of tokens in pages of lanes.
+    pub store_group: StoreGroup,
     /// Adds the parts of all of a task's spans, one after the other in `parts`, and writes the results.
     ///
     /// # Safety

@@ -17,7 +17,7 @@ impl CpuBackend {
         let norms = placement.norms.map(|pair| pair.map(|gain| self.weights[gain.id as usize].clone()));
         let gains = norms.as_ref().map_or([None, None], |[q, k]| [Some(q.elements()), Some(k.elements())]);
         let [q_data, k_data, v_data] = [q, k, v].map(|h| self.shared(h.tensor, h.span(rows)));
-        let store = StoreRows::new(&mut self.groups[placement.pages.0 as usize], placement.layer, k, v);
+        let store = StoreRows::new(&mut self.groups[placement.pages.0 as usize], self.kernels, placement.layer, k, v);
         let (kernels, eps, norm_last) = (self.kernels, placement.eps, placement.norm_last);
         let work = ((q.heads + k.heads) * q.dim + v.heads * v.dim) * 4;
         self.ranges(rows, 1, work, &|range, _| {

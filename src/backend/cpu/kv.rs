@@ -4,6 +4,8 @@
 //! for each token. How the elements lie within K and V is the tier's choice ([`Layout`]), so page frames are copied raw
 //! ([`Backend::read_page`]). Called by the backend and, through [`PageView`], by the attention kernels.
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 use super::kernels::{Elements, bf16_to_f32, f32_to_bf16};
 use super::memory::Buffer;
 use super::*;
@@ -204,7 +206,7 @@ impl CpuBackend {
             return;
         }
         let [k_data, v_data] = [k, v].map(|h| self.shared(h.tensor, h.span(rows)));
-        let store = StoreRows::new(&mut self.groups[pages.0 as usize], layer, k, v);
+        let store = StoreRows::new(&mut self.groups[pages.0 as usize], self.kernels, layer, k, v);
         self.ranges(rows, 1, k.heads * (k.dim + v.dim) * 4, &|range, _| {
             // SAFETY: no task writes keys or values, and each row is another token of its sequence.
             unsafe { store.rows(ragged, range, k_data, v_data) };
@@ -221,15 +223,23 @@ pub(super) struct StoreRows {
     layer: usize,
     k: Heads,
     v: Heads,
+    store_group: StoreGroup,
 }
+
+/// [`StoreBlock::store_group`] with a tier's instructions.
+///
+/// # Safety
+/// As there; the tier's instructions exist.
+pub type StoreGroup = unsafe fn(block: &StoreBlock, values: bool, token: usize, from: &[f32], stride: usize);
 
 impl StoreRows {
     /// For keys `k` and values `v`, which must have the shape of the pages.
-    pub fn new(group: &mut Group, layer: usize, k: Heads, v: Heads) -> StoreRows {
+    pub fn new(group: &mut Group, kernels: &Kernels, layer: usize, k: Heads, v: Heads) -> StoreRows {
         let shape = group.shape;
         assert!(k.heads == shape.kv_heads && v.heads == shape.kv_heads && k.dim == shape.k_dim && v.dim == shape.v_dim);
         let (limit, layout) = (group.buffer.bytes().len(), group.layout);
-        StoreRows { blocks: Shared(group.buffer.as_mut_ptr()), limit, shape, layout, layer, k, v }
+        let store_group = kernels.attention.store_group;
+        StoreRows { blocks: Shared(group.buffer.as_mut_ptr()), limit, shape, layout, layer, k, v, store_group }
     }
 
     /// Stores all heads of the rows `range`.
@@ -259,7 +269,7 @@ impl StoreRows {
                     // SAFETY: the caller's promise; the block was just checked.
                     unsafe {
                         match whole {
-                            true => block.store_group(values, token, data.slice(from), heads.row_stride),
+                            true => (self.store_group)(&block, values, token, data.slice(from), heads.row_stride),
                             false => block.store(values, token, data.slice(from)),
                         }
                     }
@@ -271,7 +281,7 @@ impl StoreRows {
 }
 
 /// A head block to write to.
-struct StoreBlock {
+pub struct StoreBlock {
     start: *mut u8,
     shape: KvShape,
     layout: Layout,
@@ -298,23 +308,24 @@ impl StoreBlock {
         }
     }
 
-    /// Stores the keys or values of [`GROUP`] tokens, `stride` elements apart, in lanes; `token` is the first.
+    /// Stores the keys or values of [`GROUP`] tokens, `stride` elements apart, in lanes; `token` is the first. For a tier
+    /// to compile with its instructions.
     ///
     /// # Safety
     /// As [`StoreBlock::store`] for all of them; the layout is [`Layout::Lanes`].
-    unsafe fn store_group(&self, values: bool, token: usize, from: &[f32], stride: usize) {
+    #[inline(always)]
+    pub unsafe fn store_group(&self, values: bool, token: usize, from: &[f32], stride: usize) {
         let dim = if values { self.shape.v_dim } else { self.shape.k_dim };
-        let row = |t: usize| &from[t * stride..t * stride + dim];
         // SAFETY: as in `store`.
         unsafe {
             if self.shape.dtype == DType::Bf16 {
-                return self.put_group(values, token, dim, |t, d| f32_to_bf16(from[t * stride + d]));
+                return self.put_group(values, token, dim, from, stride, |_, v| f32_to_bf16(v));
             }
             let mut inverse = [0.0; GROUP];
-            for (t, inverse) in inverse.iter_mut().enumerate() {
-                *inverse = self.put_scale(values, token + t, row(t));
+            for t in 0..GROUP {
+                inverse[t] = self.put_scale(values, token + t, &from[t * stride..t * stride + dim]);
             }
-            self.put_group(values, token, dim, |t, d| quantize(from[t * stride + d], inverse[t]));
+            self.put_group(values, token, dim, from, stride, |t, v| quantize(v, inverse[t]));
         }
     }
 
@@ -322,6 +333,7 @@ impl StoreBlock {
     ///
     /// # Safety
     /// As [`StoreBlock::store`].
+    #[inline(always)]
     unsafe fn put_scale(&self, values: bool, token: usize, row: &[f32]) -> f32 {
         let (scale, inverse) = scale_of(row);
         // SAFETY: inside the head block; the caller's promise.
@@ -329,28 +341,42 @@ impl StoreBlock {
         inverse
     }
 
-    /// Elements `of(token, d)` of a group, in the order of memory.
+    /// Stores a group, 16 elements of its tokens at a time.
     ///
     /// # Safety
     /// As [`StoreBlock::store_group`], for pages of `T`.
     #[inline(always)]
-    unsafe fn put_group<T>(&self, values: bool, token: usize, dim: usize, of: impl Fn(usize, usize) -> T) {
-        // SAFETY: a group's keys, and its values, are `GROUP * dim` elements that lie together.
-        unsafe {
-            let base = self.start.cast::<T>().add(element_offset(&self.shape, self.layout, values, token, 0));
-            if values {
-                for pair in 0..GROUP / 2 {
-                    for d in 0..dim {
-                        let both = [of(2 * pair, d), of(2 * pair + 1, d)];
-                        base.add((pair * dim + d) * 2).cast::<[T; 2]>().write(both);
+    unsafe fn put_group<T: Copy + Default>(
+        &self,
+        values: bool,
+        token: usize,
+        dim: usize,
+        from: &[f32],
+        stride: usize,
+        convert: impl Fn(usize, f32) -> T,
+    ) {
+        let mut tile = [[T::default(); GROUP]; GROUP];
+        for at in (0..dim).step_by(GROUP) {
+            let count = GROUP.min(dim - at);
+            for (t, tile) in tile.iter_mut().enumerate() {
+                let from = &from[t * stride + at..t * stride + at + count];
+                if let Ok(from) = <&[f32; GROUP]>::try_from(from) {
+                    for d in 0..GROUP {
+                        tile[d] = convert(t, from[d]);
                     }
+                } else {
+                    tile.iter_mut().zip(from).for_each(|(to, v)| *to = convert(t, *v));
                 }
-            } else {
-                for pair in 0..dim / 2 {
-                    for t in 0..GROUP {
-                        let both = [of(t, 2 * pair), of(t, 2 * pair + 1)];
-                        base.add((pair * GROUP + t) * 2).cast::<[T; 2]>().write(both);
-                    }
+            }
+            // SAFETY: a group's keys, and its values, are `GROUP * dim` elements that lie together, two by two.
+            unsafe {
+                let base = self.start.cast::<T>().add(element_offset(&self.shape, self.layout, values, token, 0));
+                // The count is a constant where it can be: the loops over a tile need no checks then.
+                match (values, count) {
+                    (true, GROUP) => write_values(base, &tile, dim, at, GROUP),
+                    (true, count) => write_values(base, &tile, dim, at, count),
+                    (false, GROUP) => write_keys(base, &tile, at, GROUP),
+                    (false, count) => write_keys(base, &tile, at, count),
                 }
             }
         }
@@ -375,6 +401,38 @@ impl StoreBlock {
     }
 }
 
+/// Writes elements `at..at + count` of the values of a group's tokens.
+///
+/// # Safety
+/// `base` begins the group's `GROUP * dim` values.
+#[inline(always)]
+unsafe fn write_values<T: Copy>(base: *mut T, tile: &[[T; GROUP]; GROUP], dim: usize, at: usize, count: usize) {
+    for pair in 0..GROUP / 2 {
+        // SAFETY: the caller's promise.
+        let to = unsafe { base.add((pair * dim + at) * 2).cast::<[T; 2]>() };
+        for d in 0..count {
+            // SAFETY: as above.
+            unsafe { to.add(d).write([tile[2 * pair][d], tile[2 * pair + 1][d]]) };
+        }
+    }
+}
+
+/// Writes elements `at..at + count`, an even number, of the keys of a group's tokens.
+///
+/// # Safety
+/// `base` begins the group's keys, of which elements up to `at + count` are there.
+#[inline(always)]
+unsafe fn write_keys<T: Copy>(base: *mut T, tile: &[[T; GROUP]; GROUP], at: usize, count: usize) {
+    for pair in 0..count / 2 {
+        // SAFETY: the caller's promise.
+        let to = unsafe { base.add((at / 2 + pair) * GROUP * 2).cast::<[T; 2]>() };
+        for (t, tile) in tile.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { to.add(t).write([tile[2 * pair], tile[2 * pair + 1]]) };
+        }
+    }
+}
+
 /// An element of an 8-bit row, to the nearest, ties to even. Not a number becomes anything: its row's factor tells.
 #[inline(always)]
 fn quantize(v: f32, inverse: f32) -> i8 {
@@ -383,6 +441,7 @@ fn quantize(v: f32, inverse: f32) -> i8 {
 }
 
 /// The factor of an 8-bit row and what to multiply by to quantize it. A row that is not finite gets a factor that is not.
+#[inline(always)]
 fn scale_of(row: &[f32]) -> (f32, f32) {
     let max = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     // 0 where all are finite, else NaN.

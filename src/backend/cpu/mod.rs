@@ -174,6 +174,9 @@ impl<T> Shared<T> {
     }
 }
 
+/// Work on a range, with the number and the scratch of the thread that does it.
+type RangeTask<'a> = &'a (dyn Fn(Range<usize>, usize, &mut Vec<f32>) + Sync);
+
 /// The CPU as a [`Backend`].
 pub struct CpuBackend {
     kernels: &'static Kernels,
@@ -241,13 +244,7 @@ impl CpuBackend {
     }
 
     /// As [`CpuBackend::ranges`]; the task also learns the number of its thread, which no other running task has.
-    fn ranges_by_thread(
-        &mut self,
-        count: usize,
-        grain: usize,
-        work: usize,
-        task: &(dyn Fn(Range<usize>, usize, &mut Vec<f32>) + Sync),
-    ) {
+    fn ranges_by_thread(&mut self, count: usize, grain: usize, work: usize, task: RangeTask) {
         let total = count.saturating_mul(work);
         let tasks = (total / TASK_WORK_MIN).clamp(1, self.pool.threads() * TASKS_PER_THREAD);
         let tasks = if self.pool.threads() == 1 { 1 } else { tasks };

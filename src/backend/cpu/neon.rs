@@ -5,7 +5,7 @@
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels, running};
 use super::kernels::{Elements, Kernels, no_bf16};
-use super::kv::Layout;
+use super::kv::{Layout, StoreBlock};
 use super::linear::{LinearArgs, plain_form};
 use super::portable;
 use std::ops::Range;
@@ -23,7 +23,8 @@ pub static KERNELS: Kernels = Kernels {
     sigmoid_mul,
 };
 
-const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, combine };
+const ATTENTION: AttentionKernels =
+    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
 
 /// # Safety
 /// See [`Kernels::linear`].
@@ -37,6 +38,12 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
 unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { portable::attention_any::<true>(args, scratch) }
+}
+
+/// # Safety
+/// Never called: this tier's pages are rows.
+unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
+    unreachable!("pages of rows are stored row by row");
 }
 
 /// # Safety

@@ -13,7 +13,7 @@ pub(super) use attention::attention_any;
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels, running};
 use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16};
-use super::kv::Layout;
+use super::kv::{Layout, StoreBlock};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::ops::Range;
@@ -381,7 +381,14 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
     unsafe { linear_any::<false, 2, 2>(args, range, scratch) }
 }
 
-const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, combine };
+const ATTENTION: AttentionKernels =
+    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
+
+/// # Safety
+/// Never called: this tier's pages are rows.
+unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
+    unreachable!("pages of rows are stored row by row");
+}
 
 /// # Safety
 /// See [`AttentionKernels::attend`].

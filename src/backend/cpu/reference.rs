@@ -4,7 +4,7 @@
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels};
 use super::kernels::{Elements, Kernels, no_bf16};
-use super::kv::Layout;
+use super::kv::{Layout, StoreBlock};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Scheme};
 use std::ops::Range;
@@ -82,7 +82,8 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
     }
 }
 
-const ATTENTION: AttentionKernels = AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, combine };
+const ATTENTION: AttentionKernels =
+    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
 
 /// Softmax over all visible keys at once.
 ///
@@ -115,6 +116,12 @@ unsafe fn attend(args: &AttentionArgs, scores: &mut Vec<f32>) {
             out.iter_mut().zip(&value).for_each(|(out, v)| *out += s / total * v);
         }
     }
+}
+
+/// # Safety
+/// Never called: this tier's pages are rows.
+unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
+    unreachable!("pages of rows are stored row by row");
 }
 
 /// # Safety

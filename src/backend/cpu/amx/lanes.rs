@@ -3,6 +3,8 @@
 //! [`Lanes`] has one implementation for AVX-512, which every processor with tiles has, and for tests one in plain Rust.
 //! Methods are inlined into a function that was compiled for the instructions, or else every one would be a call.
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 #[cfg(test)]
 use crate::backend::cpu::kernels::bf16_to_f32;
 use crate::encoding::Q4_VALUES;

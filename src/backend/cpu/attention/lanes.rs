@@ -5,6 +5,8 @@
 //! before and after them. A token that a query does not see is not touched at all, so neither what a page held
 //! before nor the values of later tokens can reach it, be they NaN.
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 use super::running::{self, Fold, Running};
 use super::{AttentionArgs, BLOCK};
 use crate::backend::cpu::kv::GROUP;
@@ -14,8 +16,8 @@ use std::ops::Range;
 
 /// Groups of a block.
 pub const GROUPS: usize = BLOCK / GROUP;
-/// Most queries a kernel is given at a time.
-pub const TILE: usize = 6;
+/// Most queries a kernel is given at a time: five times four sums, four operands and five factors are 29 of 32 registers.
+pub const TILE: usize = 5;
 
 /// Largest magnitude of a 16-bit query element or weight.
 pub const I16_MAX: f32 = 32767.0;
@@ -58,17 +60,20 @@ pub struct Queries<'a> {
 }
 
 /// The kernels of a tier for one element type. A product must not depend on the tile it is computed in.
-///
-/// # Safety
-/// Of all functions: the tier's instructions exist, and the block's groups that are named hold tokens.
 pub trait Lanes {
     /// Words of a packed query.
     fn query_words(k_dim: usize) -> usize;
 
     /// Packs a query and returns the factor that its scores take to become those of the query.
+    ///
+    /// # Safety
+    /// The tier's instructions exist.
     unsafe fn pack(q: &[f32], out: &mut [u32]) -> f32;
 
     /// Scores of `count` queries from `first` with the tokens of `groups`.
+    ///
+    /// # Safety
+    /// The tier's instructions exist, and the groups hold tokens.
     unsafe fn scores(
         queries: &Queries,
         first: usize,
@@ -80,6 +85,9 @@ pub trait Lanes {
 
     /// Weights of query `index` of the tile for the tokens `seen`, which are in `groups`. Updates the largest score and
     /// the total; returns the factor on what was summed before.
+    ///
+    /// # Safety
+    /// The tier's instructions exist, and the tokens are in groups that hold some.
     unsafe fn softmax(
         tile: &mut Tile,
         index: usize,
@@ -90,6 +98,9 @@ pub trait Lanes {
     ) -> f32;
 
     /// Adds the values of `tokens`, weighted, to the sums `[count, v_dim]` of the tile's queries from `first`.
+    ///
+    /// # Safety
+    /// The tier's instructions exist, and the tokens are in groups that hold some.
     unsafe fn values(tile: &Tile, first: usize, count: usize, block: &Block, tokens: Range<usize>, sums: &mut [f32]);
 }
 

@@ -3,9 +3,11 @@
 //! 8-bit: queries are rounded to 15 bits and a sign, weights (times the factors of the values) to 15 bits of a
 //! block's largest; sums are exact integers within a key, and within a block's values.
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 use crate::backend::cpu::attention::lanes::{self, Block, GROUPS, I16_MAX, Lanes, Queries, TILE, Tile};
 use crate::backend::cpu::attention::{AttentionArgs, AttentionKernels, BLOCK, running};
-use crate::backend::cpu::kv::{GROUP, Layout};
+use crate::backend::cpu::kv::{GROUP, Layout, StoreBlock};
 use crate::backend::cpu::portable;
 use crate::dtype::DType;
 use std::arch::x86_64::*;
@@ -13,7 +15,7 @@ use std::ops::Range;
 
 /// The tier's functions.
 pub const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: Layout::lanes_where_possible, attend, attend_f32: attend, combine };
+    AttentionKernels { layout: Layout::lanes_where_possible, attend, attend_f32: attend, store_group, combine };
 
 /// Lanes of a register.
 const LANES: usize = 8;
@@ -40,6 +42,14 @@ pub unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
 pub unsafe fn combine(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { running::combine::<true>(args, parts, scratch) }
+}
+
+/// # Safety
+/// See [`StoreGroup`](crate::backend::cpu::kv::StoreGroup).
+#[target_feature(enable = "avx2,fma")]
+unsafe fn store_group(block: &StoreBlock, values: bool, token: usize, from: &[f32], stride: usize) {
+    // SAFETY: same contract.
+    unsafe { block.store_group(values, token, from, stride) }
 }
 
 /// Two stored elements for each of 8 lanes.

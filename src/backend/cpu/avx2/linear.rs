@@ -5,6 +5,8 @@
 //! magnitudes are multiplied with inputs that took over their signs, since the instruction wants one unsigned operand and
 //! saturates when a bias is added.
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 use super::super::kernels::Elements;
 use super::super::linear::{Input, Int8Rows, LinearArgs, Matrix};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};

@@ -4,6 +4,8 @@
 //! 8-bit: queries are rounded to 15 bits and a sign, weights (times the factors of the values) to 15 bits of a
 //! block's largest; sums are exact integers within a key, and within a block's values.
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 use crate::backend::cpu::attention::lanes::{self, Block, GROUPS, I16_MAX, Lanes, Queries, TILE, Tile};
 use crate::backend::cpu::attention::{AttentionArgs, AttentionKernels};
 use crate::backend::cpu::avx2;
@@ -70,7 +72,13 @@ impl Pairs for Bf16 {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
     unsafe fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
         // SAFETY: both types are 64 bytes of which every pattern is valid.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute(b)) }
+        unsafe {
+            _mm512_dpbf16_ps(
+                sum,
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            )
+        }
     }
 
     #[inline]
@@ -262,8 +270,7 @@ macro_rules! for_count {
             2 => $f::<$p, 2, $n>($($arg),*),
             3 => $f::<$p, 3, $n>($($arg),*),
             4 => $f::<$p, 4, $n>($($arg),*),
-            5 => $f::<$p, 5, $n>($($arg),*),
-            _ => $f::<$p, 6, $n>($($arg),*),
+            _ => $f::<$p, 5, $n>($($arg),*),
         }
     };
 }

@@ -3,6 +3,8 @@
 //! A sum belongs to one row and one output, and what is added to it, and when, depends on neither `MR` nor `NR`: a tile of
 //! any shape gives the same bits (law 1).
 
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
 use std::arch::x86_64::*;
 
 /// Elements of a register of bf16.

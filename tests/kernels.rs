@@ -88,6 +88,11 @@ fn close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     }
 }
 
+#[test]
+fn auto_is_the_fastest_tier_there_is() {
+    assert_eq!(Some(&backend(Tier::Auto, 1).tier()), tiers().last());
+}
+
 struct Product {
     rows: usize,
     outs: usize,

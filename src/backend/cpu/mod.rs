@@ -54,7 +54,7 @@ pub enum Tier {
     Avx2,
     /// AVX-512.
     Avx512,
-    /// Intel AMX.
+    /// Intel AMX. Opening a backend asks Linux to let the process use it, for good (`os::tiles`).
     Amx,
 }
 

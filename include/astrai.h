@@ -157,7 +157,7 @@
 #define ASTRAI_TYPE_BF16 2
 /// 8-bit integers with factors: of weights one for each group, of the KV cache one for each token and head.
 #define ASTRAI_TYPE_Q8 3
-/// 4-bit integers with factors, of weights only.
+/// 4-bit codes into a table of sixteen values, with factors, of weights only.
 #define ASTRAI_TYPE_Q4 4
 
 /* -- instruction set of the CPU ---------------------------------------------- */

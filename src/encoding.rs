@@ -10,7 +10,8 @@
 //! ```
 //!
 //! so that sixteen outputs fill a vector register and four inputs fill one lane of an 8-bit dot product; panels follow
-//! one another, each a multiple of 64 bytes. Inputs beyond `ins` and outputs beyond `outs` are zero. Q4 codes are indices
+//! one another, each a multiple of 64 bytes. Outputs beyond `outs` have zero scales; codes of inputs beyond `ins` are arbitrary and
+//! meet zero inputs. Q4 codes are indices
 //! into [`Q4_VALUES`].
 //!
 //! Scales are rounded to bf16 before the integers are chosen, so their short mantissa costs little; those of Q8 away from

@@ -174,7 +174,11 @@ impl Sizing {
     fn choose_frames(&self, asked: usize) -> Result<usize> {
         let kv_bytes = match self.budget {
             Some(budget) => budget.saturating_sub(self.weights.used()).saturating_sub(self.workspace_bytes),
-            None => self.free.map_or(KV_BYTES_FALLBACK, |free| free / FREE_MEMORY_SHARE),
+            None => self.free.map_or(KV_BYTES_FALLBACK, |free| {
+                let own_weights = self.weights.used() - if self.no_mmap { 0 } else { self.weights.kept };
+                let left = free.saturating_sub(own_weights).saturating_sub(self.workspace_bytes);
+                left.min(free / FREE_MEMORY_SHARE)
+            }),
         };
         let affordable = kv_bytes / self.page_bytes.max(1);
         let wanted = (self.running_max as u64).saturating_mul(self.context.div_ceil(self.page_tokens) as u64);
@@ -196,7 +200,7 @@ impl Sizing {
         let available = self.budget.or(self.free);
         let pages_each = self.context.div_ceil(self.page_tokens).max(1);
         Plan {
-            fits: available.is_none_or(|available| self.total_bytes() <= available),
+            fits: available.is_none_or(|available| self.total_bytes().max(self.own_bytes()) <= available),
             context_length: self.context as u32,
             max_sequences: (self.frames / pages_each).min(self.running_max) as u32,
             weight_bytes: self.weights.used(),
@@ -222,13 +226,17 @@ impl Sizing {
     /// Refuses what does not fit: into the budget everything, without one all that has to be memory of our own.
     pub fn require(&self) -> Result<()> {
         let Plan { weight_bytes, kv_bytes, workspace_bytes, kv_tokens, total_bytes, .. } = self.plan();
-        let parts =
+        let mut parts =
             format!("weights {weight_bytes}, workspace {workspace_bytes}, KV pages of {kv_tokens} tokens {kv_bytes}");
+        if self.own_bytes() > total_bytes {
+            parts += &format!("; before that, weights as stored and quantized {}", self.own_bytes());
+        }
         let advice = "lower context_length, max_running or step_tokens";
         let (needed, available, subject, message) = match (self.budget, self.free) {
             (Some(budget), _) => {
-                let what = format!("memory_budget is {budget} bytes, but these options take at least {total_bytes}");
-                (total_bytes, budget, "memory_budget", format!("{what} ({parts}); raise it, or {advice}"))
+                let needed = total_bytes.max(self.own_bytes());
+                let what = format!("memory_budget is {budget} bytes, but these options take at least {needed}");
+                (needed, budget, "memory_budget", format!("{what} ({parts}); raise it, or {advice}"))
             }
             (None, Some(free)) => {
                 let needed = self.own_bytes();

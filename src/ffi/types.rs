@@ -108,7 +108,7 @@ pub const ASTRAI_TYPE_F32: i32 = 1;
 pub const ASTRAI_TYPE_BF16: i32 = 2;
 /// 8-bit integers with factors: of weights one for each group, of the KV cache one for each token and head.
 pub const ASTRAI_TYPE_Q8: i32 = 3;
-/// 4-bit integers with factors, of weights only.
+/// 4-bit codes into a table of sixteen values, with factors, of weights only.
 pub const ASTRAI_TYPE_Q4: i32 = 4;
 
 /// The fastest instruction set this processor has.

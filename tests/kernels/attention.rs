@@ -222,14 +222,19 @@ fn a_later_token_that_is_not_a_number_stays_with_itself() {
     for tier in tiers() {
         for dtype in [DType::F32, DType::Bf16, DType::I8] {
             let case = Case { tokens: 70, dtype, ..ONE };
-            let mut bench = Bench::new(tier, 2, case, false);
-            for (input, width) in [(1, 2 * 64), (2, 2 * 64)] {
-                bench.inputs[input][65 * width + 3] = f32::NAN;
-            }
-            let (width, got) = (4 * 64, chunks(&mut bench, &[]));
             let want = attention(tier, 2, case, &[]);
-            assert!(bits(&got[..65 * width]) == bits(&want[..65 * width]), "{tier:?} {dtype}");
-            assert!(got[65 * width..].iter().any(|v| v.is_nan()), "{tier:?} {dtype}: nothing tells of it");
+            for (input, what) in [(1, "key"), (2, "value")] {
+                for token in [5, 20, 63, 65] {
+                    let mut bench = Bench::new(tier, 2, case, false);
+                    bench.inputs[input][token * 2 * 64 + 3] = f32::NAN;
+                    let (width, got) = (4 * 64, chunks(&mut bench, &[]));
+                    let name = format!("{tier:?} {dtype}, {what} {token}");
+                    assert!(bits(&got[..token * width]) == bits(&want[..token * width]), "{name}");
+                    for row in got[token * width..].chunks(width) {
+                        assert!(row.iter().any(|v| v.is_nan()), "{name}: nothing tells of it");
+                    }
+                }
+            }
         }
     }
 }

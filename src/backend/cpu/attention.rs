@@ -256,7 +256,7 @@ impl CpuBackend {
             let start = ragged.table_starts[ragged.sequences[block.rows.start] as usize] as usize;
             let args = AttentionArgs {
                 // SAFETY: checked above; no task writes queries.
-                q: unsafe { q_data.slice(0..rows * q.row_stride) },
+                q: unsafe { q_data.read(0..rows * q.row_stride) },
                 q_row_stride: q.row_stride,
                 q_head_stride: q.head_stride,
                 out: out.start(),

@@ -23,7 +23,7 @@ impl CpuBackend {
         self.ranges(rows, 1, work, &|range, _| {
             for row in range.clone() {
                 // SAFETY: inside the checked tensor, which no task writes.
-                let angles = unsafe { angles.slice(row * rotary.dims..(row + 1) * rotary.dims) };
+                let angles = unsafe { angles.read(row * rotary.dims..(row + 1) * rotary.dims) };
                 for (heads, data, gain) in [(q, q_data, gains[0]), (k, k_data, gains[1])] {
                     let norm = |head: &mut [f32]| {
                         if let Some(gain) = gain {

@@ -238,7 +238,7 @@ impl CpuBackend {
             for row in range {
                 // SAFETY: checked above to be inside its buffer, which no task writes; the scratch was checked by `place`, and
                 // each row belongs to one task.
-                unsafe { place.convert(kernels, form, row, from.slice(row * ins..(row + 1) * ins)) };
+                unsafe { place.convert(kernels, form, row, from.read(row * ins..(row + 1) * ins)) };
             }
         });
     }
@@ -283,7 +283,7 @@ impl CpuBackend {
             // SAFETY: checked above to be inside their buffers; conversions are done, and no task writes an input.
             let x = unsafe {
                 match form {
-                    Form::F32 => Input::F32(from.slice(0..rows * ins)),
+                    Form::F32 => Input::F32(from.read(0..rows * ins)),
                     Form::Bf16 => Input::Bf16(std::slice::from_raw_parts(
                         place.bytes.start().cast(),
                         scratch_elements(rows, ins) * 2,

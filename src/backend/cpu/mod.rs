@@ -167,6 +167,13 @@ impl<T> Shared<T> {
     }
 
     /// # Safety
+    /// The range lies within the allocation and nobody writes it meanwhile.
+    unsafe fn read<'a>(self, range: Range<usize>) -> &'a [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.0.add(range.start), range.len()) }
+    }
+
+    /// # Safety
     /// The range lies within the allocation and no other task touches it meanwhile.
     unsafe fn slice<'a>(self, range: Range<usize>) -> &'a mut [T] {
         // SAFETY: the caller's promise.
@@ -283,7 +290,7 @@ impl CpuBackend {
         self.ranges(elements.div_ceil(ELEMENTS_PER_TASK), 1, ELEMENTS_PER_TASK * 4, &|range, _| {
             let part = range.start * ELEMENTS_PER_TASK..elements.min(range.end * ELEMENTS_PER_TASK);
             // SAFETY: parts are disjoint and inside both tensors, which are distinct places.
-            unsafe { f(x.slice(part.clone()), y.slice(part)) };
+            unsafe { f(x.slice(part.clone()), y.read(part)) };
         });
     }
 }
@@ -388,7 +395,7 @@ impl Backend for CpuBackend {
                 let y = unsafe { to.slice(part.clone()) };
                 if !same {
                     // SAFETY: as above; nobody writes the input.
-                    y.copy_from_slice(unsafe { from.slice(part) });
+                    y.copy_from_slice(unsafe { from.read(part) });
                 }
                 // SAFETY: the tier was checked by `new`.
                 unsafe { (kernels.rms_norm)(y, gain.elements(), eps) };
@@ -420,7 +427,7 @@ impl Backend for CpuBackend {
         let angles = Shared(self.floats(rotary.angles, rows * rotary.dims).as_ptr().cast_mut());
         self.each_head(heads, rows, &|row, head| {
             // SAFETY: inside the checked tensor, which no task writes.
-            let angles = unsafe { angles.slice(row * rotary.dims..(row + 1) * rotary.dims) };
+            let angles = unsafe { angles.read(row * rotary.dims..(row + 1) * rotary.dims) };
             rotary::rotate(&mut head[rotary.start..rotary.start + rotary.dims], angles, rotary.interleaved);
         });
     }
@@ -461,7 +468,7 @@ impl Backend for CpuBackend {
         for (i, &row) in rows.iter().enumerate() {
             let from = Shared(self.floats(x.at(row as usize * width), width).as_ptr().cast_mut());
             // SAFETY: source and target are distinct tensors, both checked; no task is running.
-            self.floats_mut(out.at(i * width), width).copy_from_slice(unsafe { from.slice(0..width) });
+            self.floats_mut(out.at(i * width), width).copy_from_slice(unsafe { from.read(0..width) });
         }
     }
 

@@ -1,5 +1,5 @@
 //! The portable tier: the same loops as the reference, blocked and written over eight lanes so that the compiler
-//! vectorises them for any target. [`super::avx2`] compiles this very source with wider instructions.
+//! vectorises them for any target. AVX2 and NEON compile parts of this very source with their instructions.
 //!
 //! Order of accumulation (law 1): element `i` of a dot product goes to lane `i % 8`, lanes are added as a fixed
 //! tree. Tiles of rows and outputs share loads, not sums.

@@ -510,6 +510,8 @@ impl Lanes for Int8 {
     ) -> f32 {
         let (mut weights, shrink) = exponentials(&tile.scores[index], &seen, max, total);
         let mut top = _mm256_setzero_ps();
+        // A maximum forgets what is not a number, so this is noted apart.
+        let mut not_numbers = _mm256_setzero_ps();
         for (i, w) in weights.iter_mut().enumerate() {
             let scales = block.value_scales[i * LANES / GROUP];
             if !scales.is_null() {
@@ -519,10 +521,11 @@ impl Lanes for Int8 {
                 *w = _mm256_and_ps(_mm256_mul_ps(*w, scales), mask(&seen, i));
             }
             top = _mm256_max_ps(top, *w);
+            not_numbers = _mm256_or_ps(not_numbers, _mm256_cmp_ps::<_CMP_UNORD_Q>(*w, *w));
         }
         let top = largest(top);
         let inverse = _mm256_set1_ps(if top > 0.0 { I16_MAX / top } else { 0.0 });
-        tile.factors[index] = top / I16_MAX;
+        tile.factors[index] = if _mm256_movemask_ps(not_numbers) == 0 { top / I16_MAX } else { f32::NAN };
         for i in 0..GROUPS {
             let low = _mm256_cvtps_epi32(_mm256_mul_ps(weights[2 * i], inverse));
             let high = _mm256_cvtps_epi32(_mm256_mul_ps(weights[2 * i + 1], inverse));

@@ -440,6 +440,8 @@ impl Lanes for Int8 {
         let (mut weights, shrink) = exponentials(&tile.scores[index], &seen, max);
         let mut sum = _mm512_setzero_ps();
         let mut largest = _mm512_setzero_ps();
+        // A maximum forgets what is not a number, so this is noted apart.
+        let mut not_numbers = 0;
         for (g, w) in weights.iter_mut().enumerate() {
             sum = _mm512_add_ps(sum, *w);
             let seen = mask(&seen, g);
@@ -448,11 +450,12 @@ impl Lanes for Int8 {
                 *w = unsafe { _mm512_maskz_mul_ps(seen, *w, _mm512_loadu_ps(block.value_scales[g])) };
             }
             largest = _mm512_max_ps(largest, *w);
+            not_numbers |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(*w, *w);
         }
         *total = *total * shrink + _mm512_reduce_add_ps(sum);
         let largest = _mm512_reduce_max_ps(largest);
         let inverse = _mm512_set1_ps(if largest > 0.0 { I16_MAX / largest } else { 0.0 });
-        tile.factors[index] = largest / I16_MAX;
+        tile.factors[index] = if not_numbers == 0 { largest / I16_MAX } else { f32::NAN };
         for (g, w) in weights.into_iter().enumerate() {
             let rounded = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(w, inverse)));
             // SAFETY: 8 words of group g.

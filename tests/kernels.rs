@@ -106,10 +106,21 @@ fn linear(tier: Tier, threads: usize, p: &Product, x: &[f32]) -> Vec<f32> {
 }
 
 fn linear_computing(compute: Compute, tier: Tier, threads: usize, p: &Product, x: &[f32]) -> Vec<f32> {
-    let mut r = Random(p.outs as u64 * 31 + p.ins as u64);
+    product(backend_computing(compute, tier, threads), Random(p.outs as u64 * 31 + p.ins as u64), None, p, x)
+}
+
+/// The product of `x` with weights drawn from `r`, as stored or quantized.
+fn product(mut b: CpuBackend, mut r: Random, scheme: Option<Scheme>, p: &Product, x: &[f32]) -> Vec<f32> {
     let (w, bias, before) = (r.vec(p.outs * p.ins), r.vec(p.outs), r.next());
-    let mut b = backend_computing(compute, tier, threads);
-    let weight = b.weight(stored(&w, p.dtype), Encoding::Stored(p.dtype), p.outs, p.ins).unwrap();
+    let w = stored(&w, p.dtype);
+    let weight = match scheme {
+        None => b.weight(w, Encoding::Stored(p.dtype), p.outs, p.ins).unwrap(),
+        Some(scheme) => {
+            let mut panels = AlignedBytes::zeroed(scheme.bytes(p.outs, p.ins).unwrap()).unwrap();
+            b.quantize((*w).as_ref(), p.dtype, p.outs, p.ins, scheme, panels.as_mut_slice()).unwrap();
+            b.weight(Arc::new(panels), Encoding::Quantized(scheme), p.outs, p.ins).unwrap()
+        }
+    };
     let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.outs).unwrap());
     let x = put(&mut b, x);
     let out = put(&mut b, &vec![before; p.rows * p.outs]);
@@ -189,18 +200,7 @@ fn a_row_of_a_product_does_not_depend_on_the_others() {
 
 /// As [`linear`], with a quantized weight.
 fn quantized(tier: Tier, threads: usize, scheme: Scheme, p: &Product, x: &[f32]) -> Vec<f32> {
-    let mut r = Random(p.outs as u64 * 17 + p.ins as u64);
-    let (w, bias, before) = (r.vec(p.outs * p.ins), r.vec(p.outs), r.next());
-    let mut b = backend(tier, threads);
-    let mut panels = AlignedBytes::zeroed(scheme.bytes(p.outs, p.ins).unwrap()).unwrap();
-    b.quantize((*stored(&w, p.dtype)).as_ref(), p.dtype, p.outs, p.ins, scheme, panels.as_mut_slice()).unwrap();
-    let weight = b.weight(Arc::new(panels), Encoding::Quantized(scheme), p.outs, p.ins).unwrap();
-    let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.outs).unwrap());
-    let x = put(&mut b, x);
-    let out = put(&mut b, &vec![before; p.rows * p.outs]);
-    let scratch = b.alloc(scratch_elements(p.rows, p.ins), "test").unwrap();
-    b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }], scratch);
-    get(&mut b, out, p.rows * p.outs)
+    product(backend(tier, threads), Random(p.outs as u64 * 17 + p.ins as u64), Some(scheme), p, x)
 }
 
 #[test]

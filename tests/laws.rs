@@ -1,7 +1,8 @@
 //! The laws of the design as property tests, on real weights: the parity fixtures and the storyteller.
 //!
 //! Every random workload prints its seed; `ASTRAI_TEST_SEED` repeats one, `ASTRAI_TEST_ROUNDS` multiplies them. The storms of
-//! requests are in `laws/storm.rs`, the ends of engines and requests in `laws/endings.rs`; `docs/testing.md` says what they prove and how long they ran.
+//! requests are in `laws/storm.rs`, what they are let loose on in `laws/neighbours.rs`, the ends of engines and requests in
+//! `laws/endings.rs`; `docs/testing.md` says what they prove and how long they ran.
 
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 

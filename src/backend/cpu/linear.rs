@@ -112,7 +112,7 @@ impl LinearArgs<'_> {
     }
 }
 
-/// What a conversion writes to, in a scratch of [`scratch_elements`] a row.
+/// Where converted rows lie: a scratch of [`scratch_elements`].
 struct Place {
     /// First byte of the rows.
     bytes: Shared<u8>,
@@ -171,7 +171,6 @@ impl Place {
 struct Product {
     weight: StoredWeight,
     bias: Option<StoredWeight>,
-    ins: usize,
     outs: usize,
     out: Shared<f32>,
     accumulate: bool,
@@ -257,6 +256,7 @@ impl CpuBackend {
         scratch: Tensor,
         after: After,
     ) {
+        assert!(group.len() <= GROUP_MAX, "a group of {} products, at most {GROUP_MAX}", group.len());
         let ins = group[0].weight.ins;
         self.convert(x, rows, ins, form, scratch);
         let place = self.place(rows, ins, scratch);
@@ -269,7 +269,6 @@ impl CpuBackend {
             *slot = Some(Product {
                 weight: self.weights[linear.weight.id as usize].clone(),
                 bias: linear.bias.map(|b| self.weights[b.id as usize].clone()),
-                ins,
                 outs,
                 out: self.shared(linear.out, rows * outs),
                 accumulate: linear.accumulate,
@@ -277,7 +276,6 @@ impl CpuBackend {
             });
             panels += outs.div_ceil(PANEL);
         }
-        assert!(group.len() <= GROUP_MAX, "a group of {} products, at most {GROUP_MAX}", group.len());
         let kernels = self.kernels;
         let run = |product: &Product, panels: Range<usize>, local: &mut Vec<f32>| {
             // SAFETY: checked above to be inside their buffers; conversions are done, and no task writes an input.
@@ -293,7 +291,7 @@ impl CpuBackend {
             };
             let args = LinearArgs {
                 weight: product.weight.matrix(),
-                ins: product.ins,
+                ins,
                 bias: product.bias.as_ref().map(StoredWeight::elements),
                 x,
                 rows,

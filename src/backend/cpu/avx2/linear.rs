@@ -1,15 +1,13 @@
 //! Products with AVX2 and FMA.
 //!
 //! Stored weights are widened in registers and multiplied with f32 inputs: lane `l` of a sum takes elements `l`, `l + 8`, and
-//! so on, and the lanes are added as a fixed tree. Quantized weights give exact integers ([`super::super::linear`]): their
-//! magnitudes are multiplied with inputs that took over their signs, since the instruction wants one unsigned operand and
-//! saturates when a bias is added.
+//! so on, and the lanes are added as a fixed tree. Quantized weights are in [`super::panels`].
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
 use super::super::kernels::Elements;
-use super::super::linear::{Input, Int8Rows, LinearArgs, Matrix};
-use crate::encoding::{PANEL, Q4_VALUES, Scheme};
+use super::super::linear::{Input, LinearArgs, Matrix};
+use super::panels::{AvxVnni, Dot, Plain, Vnni, panels};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -25,12 +23,40 @@ const STEP: usize = 8;
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in super::super) unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
+    unsafe { linear_with::<Plain>(args, range) }
+}
+
+/// [`linear`] where AVX-512 has 8-bit dot products for registers of 256 bits too.
+///
+/// # Safety
+/// As [`linear`], and there are AVX-512 VNNI and VL.
+#[target_feature(enable = "avx2,fma,f16c,avx512vnni,avx512vl")]
+pub(in super::super) unsafe fn linear_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { linear_with::<Vnni>(args, range) }
+}
+
+/// [`linear`] where there are 8-bit dot products without AVX-512.
+///
+/// # Safety
+/// As [`linear`], and there is AVX-VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(in super::super) unsafe fn linear_avx_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
+    // SAFETY: same contract.
+    unsafe { linear_with::<AvxVnni>(args, range) }
+}
+
+/// # Safety
+/// As [`linear`], and there is what `D` uses.
+#[inline(always)]
+unsafe fn linear_with<D: Dot>(args: &LinearArgs, range: Range<usize>) {
+    // SAFETY: same contract.
     unsafe {
         match (args.weight, args.x) {
             (Matrix::Stored(Elements::F32(w)), Input::F32(x)) => stored::<F32>(args, w, x, range),
             (Matrix::Stored(Elements::Bf16(w)), Input::F32(x)) => stored::<Bf16>(args, w, x, range),
             (Matrix::Stored(Elements::F16(w)), Input::F32(x)) => stored::<F16>(args, w, x, range),
-            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels(args, scheme, bytes, x, range),
+            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<D>(args, scheme, bytes, x, range),
             _ => unreachable!("inputs come in the form that the table asks for"),
         }
     }
@@ -201,123 +227,4 @@ fn sum(v: __m256) -> f32 {
     let half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
     _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)))
-}
-
-/// # Safety
-/// As [`linear`].
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
-    let size = scheme.panel_bytes(args.ins);
-    for first in range.clone().step_by(PANEL) {
-        let panel = &bytes[first / PANEL * size..][..size];
-        let mut row = 0;
-        while row < args.rows {
-            // SAFETY: so many rows are left; columns are the task's.
-            unsafe {
-                match (args.rows - row, scheme) {
-                    (1, Scheme::Q8) => rows::<1, 64, false>(args, scheme, panel, &x, row, first..range.end),
-                    (2, Scheme::Q8) => rows::<2, 64, false>(args, scheme, panel, &x, row, first..range.end),
-                    (3, Scheme::Q8) => rows::<3, 64, false>(args, scheme, panel, &x, row, first..range.end),
-                    (_, Scheme::Q8) => rows::<ROWS, 64, false>(args, scheme, panel, &x, row, first..range.end),
-                    (1, Scheme::Q4) => rows::<1, 32, true>(args, scheme, panel, &x, row, first..range.end),
-                    (2, Scheme::Q4) => rows::<2, 32, true>(args, scheme, panel, &x, row, first..range.end),
-                    (3, Scheme::Q4) => rows::<3, 32, true>(args, scheme, panel, &x, row, first..range.end),
-                    (_, Scheme::Q4) => rows::<ROWS, 32, true>(args, scheme, panel, &x, row, first..range.end),
-                }
-            }
-            row += ROWS;
-        }
-    }
-}
-
-/// `MR` rows times one panel, whose outputs are `outs` as far as they go.
-///
-/// # Safety
-/// As [`linear`] for these rows and outputs.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn rows<const MR: usize, const GROUP: usize, const HALVES: bool>(
-    args: &LinearArgs,
-    scheme: Scheme,
-    panel: &[u8],
-    x: &Int8Rows,
-    row: usize,
-    outs: Range<usize>,
-) {
-    let (groups, code_bytes) = (x.groups, scheme.code_bytes());
-    let codes = panel[scheme.scale_bytes(args.ins)..][..groups * code_bytes].as_ptr();
-    let inputs = x.codes[row * groups * GROUP..][..MR * groups * GROUP].as_ptr();
-    let scales = &x.scales[row * groups..][..MR * groups];
-    let table = q4_table();
-    let mut sums = [[_mm256_setzero_ps(); 2]; MR];
-    // SAFETY: all loads are inside the slices above.
-    unsafe {
-        for g in 0..groups {
-            let mut products = [[_mm256_setzero_si256(); 2]; MR];
-            let (codes, inputs) = (codes.add(g * code_bytes), inputs.add(g * GROUP));
-            let stride = groups * GROUP;
-            if HALVES {
-                for step in 0..GROUP / 8 {
-                    for half in 0..2 {
-                        let both = _mm256_loadu_si256(codes.add(step * 64 + half * 32).cast());
-                        let low = _mm256_set1_epi8(15);
-                        let first = _mm256_shuffle_epi8(table, _mm256_and_si256(both, low));
-                        let second = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
-                        let second = _mm256_shuffle_epi8(table, second);
-                        for m in 0..MR {
-                            let x = inputs.add(m * stride + step * 8);
-                            products[m][half] = dot(products[m][half], first, x);
-                            products[m][half] = dot(products[m][half], second, x.add(4));
-                        }
-                    }
-                }
-            } else {
-                for step in 0..GROUP / 4 {
-                    for half in 0..2 {
-                        let biased = _mm256_loadu_si256(codes.add(step * 64 + half * 32).cast());
-                        let w = _mm256_xor_si256(biased, _mm256_set1_epi8(-128));
-                        for m in 0..MR {
-                            products[m][half] = dot(products[m][half], w, inputs.add(m * stride + step * 4));
-                        }
-                    }
-                }
-            }
-            for half in 0..2 {
-                let scale = _mm_loadu_si128(panel.as_ptr().add((g * PANEL + half * 8) * 2).cast());
-                let scale = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(scale)));
-                for m in 0..MR {
-                    let factor = _mm256_mul_ps(scale, _mm256_set1_ps(scales[m * groups + g]));
-                    sums[m][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[m][half]), factor, sums[m][half]);
-                }
-            }
-        }
-        for (m, sums) in sums.iter().enumerate() {
-            let mut values = [0.0f32; PANEL];
-            _mm256_storeu_ps(values.as_mut_ptr(), sums[0]);
-            _mm256_storeu_ps(values.as_mut_ptr().add(8), sums[1]);
-            args.put_all(row + m, outs.start, outs.end, &values);
-        }
-    }
-}
-
-/// Adds to each of eight sums the products of four weights with the same four inputs. Magnitudes are at most 127, so a pair of
-/// products fits 16 bits.
-///
-/// # Safety
-/// Four inputs lie at `x`.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn dot(sum: __m256i, w: __m256i, x: *const i8) -> __m256i {
-    // SAFETY: the caller's promise.
-    let x = _mm256_set1_epi32(unsafe { x.cast::<i32>().read_unaligned() });
-    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-}
-
-/// The values of the sixteen Q4 codes, in both halves.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn q4_table() -> __m256i {
-    // SAFETY: sixteen bytes.
-    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(Q4_VALUES.as_ptr().cast()) })
 }

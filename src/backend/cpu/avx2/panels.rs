@@ -1,0 +1,203 @@
+//! Products of quantized weights in registers of 256 bits: sums of a group are exact integers ([`super::super::linear`]),
+//! whatever instruction makes them.
+//!
+//! Weights are read once from memory, in ascending order; while a tile is computed, the next one's lines are brought into the
+//! second-level cache, line after line.
+
+#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
+
+use super::super::linear::{Int8Rows, LinearArgs};
+use crate::encoding::{PANEL, Q4_VALUES, Scheme};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Input rows of a tile.
+const ROWS: usize = 4;
+/// Bytes of a panel's step: four inputs of each output in 8 bits, eight in 4.
+const STEP: usize = 64;
+
+/// Adds to each of eight sums the products of four weights with the same four inputs.
+pub(super) trait Dot {
+    /// What is added to the integers of weights: 128 where the instruction takes them as they are stored.
+    const BIAS: u8;
+
+    /// # Safety
+    /// The processor has AVX2 and what the type is named after.
+    unsafe fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i;
+}
+
+/// AVX2 alone. Its instruction saturates when a bias is added, so magnitudes of weights are multiplied with inputs that took
+/// over their signs: both are at most 127, and a pair of products fits 16 bits.
+pub(super) struct Plain;
+/// AVX-512 VNNI on short registers.
+pub(super) struct Vnni;
+/// AVX-VNNI.
+pub(super) struct AvxVnni;
+
+impl Dot for Plain {
+    const BIAS: u8 = 0;
+
+    #[inline(always)]
+    unsafe fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+}
+
+impl Dot for Vnni {
+    const BIAS: u8 = 128;
+
+    #[inline(always)]
+    unsafe fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_dpbusd_epi32(sum, w, x) }
+    }
+}
+
+impl Dot for AvxVnni {
+    const BIAS: u8 = 128;
+
+    #[inline(always)]
+    unsafe fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_dpbusd_avx_epi32(sum, w, x) }
+    }
+}
+
+/// # Safety
+/// As [`super::linear::linear`], and the processor has what `D` uses.
+#[inline(always)]
+pub(super) unsafe fn panels<D: Dot>(
+    args: &LinearArgs,
+    scheme: Scheme,
+    bytes: &[u8],
+    x: Int8Rows,
+    range: Range<usize>,
+) {
+    let size = scheme.panel_bytes(args.ins);
+    for first in range.clone().step_by(PANEL) {
+        let panel = &bytes[first / PANEL * size..][..size];
+        let mut row = 0;
+        while row < args.rows {
+            let tile = Tile { args, scheme, panel, x: &x, row, outs: first..range.end };
+            // SAFETY: so many rows are left; columns are the task's.
+            unsafe {
+                match (args.rows - row, scheme) {
+                    (1, Scheme::Q8) => tile.run::<D, 1, 64, false>(),
+                    (2, Scheme::Q8) => tile.run::<D, 2, 64, false>(),
+                    (3, Scheme::Q8) => tile.run::<D, 3, 64, false>(),
+                    (_, Scheme::Q8) => tile.run::<D, ROWS, 64, false>(),
+                    (1, Scheme::Q4) => tile.run::<D, 1, 32, true>(),
+                    (2, Scheme::Q4) => tile.run::<D, 2, 32, true>(),
+                    (3, Scheme::Q4) => tile.run::<D, 3, 32, true>(),
+                    (_, Scheme::Q4) => tile.run::<D, ROWS, 32, true>(),
+                }
+            }
+            row += ROWS;
+        }
+    }
+}
+
+/// Some rows times one panel, whose outputs are `outs` as far as they go.
+struct Tile<'a> {
+    args: &'a LinearArgs<'a>,
+    scheme: Scheme,
+    panel: &'a [u8],
+    x: &'a Int8Rows<'a>,
+    row: usize,
+    outs: Range<usize>,
+}
+
+impl Tile<'_> {
+    /// `MR` rows.
+    ///
+    /// # Safety
+    /// As [`panels`] for these rows and outputs.
+    #[inline(always)]
+    unsafe fn run<D: Dot, const MR: usize, const GROUP: usize, const HALVES: bool>(&self) {
+        let (x, groups, code_bytes) = (self.x, self.x.groups, self.scheme.code_bytes());
+        let codes = self.panel[self.scheme.scale_bytes(self.args.ins)..][..groups * code_bytes].as_ptr();
+        let stride = groups * GROUP;
+        let inputs = x.codes[self.row * stride..][..MR * stride].as_ptr();
+        let scales = &x.scales[self.row * groups..][..MR * groups];
+        let corrections = &x.corrections[self.row * groups..][..MR * groups];
+        // Only the first rows look ahead; for the others, the next weights are there already.
+        let mut next = if self.row == 0 { self.panel.as_ptr_range().end } else { self.panel.as_ptr() };
+        // SAFETY: all loads are inside the slices above; a prefetch may be of any address; there is what `D` uses.
+        unsafe {
+            let table = q4_table::<D>();
+            let mut sums = [[_mm256_setzero_ps(); 2]; MR];
+            for g in 0..groups {
+                let mut products = [[_mm256_setzero_si256(); 2]; MR];
+                if D::BIAS != 0 {
+                    for m in 0..MR {
+                        products[m] = [_mm256_set1_epi32(corrections[m * groups + g]); 2];
+                    }
+                }
+                let (codes, inputs) = (codes.add(g * code_bytes), inputs.add(g * GROUP));
+                for step in 0..code_bytes / STEP {
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    next = next.wrapping_add(STEP);
+                    for half in 0..2 {
+                        let stored = _mm256_loadu_si256(codes.add(step * STEP + half * 32).cast());
+                        if HALVES {
+                            let low = _mm256_set1_epi8(15);
+                            let first = _mm256_shuffle_epi8(table, _mm256_and_si256(stored, low));
+                            let second = _mm256_and_si256(_mm256_srli_epi16::<4>(stored), low);
+                            let second = _mm256_shuffle_epi8(table, second);
+                            for m in 0..MR {
+                                let x = inputs.add(m * stride + step * 8);
+                                products[m][half] = D::dot(products[m][half], first, four(x));
+                                products[m][half] = D::dot(products[m][half], second, four(x.add(4)));
+                            }
+                        } else {
+                            let w = _mm256_xor_si256(stored, _mm256_set1_epi8((128 - D::BIAS as i32) as u8 as i8));
+                            for m in 0..MR {
+                                let x = four(inputs.add(m * stride + step * 4));
+                                products[m][half] = D::dot(products[m][half], w, x);
+                            }
+                        }
+                    }
+                }
+                for half in 0..2 {
+                    let scale = _mm_loadu_si128(self.panel.as_ptr().add((g * PANEL + half * 8) * 2).cast());
+                    let scale = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(scale)));
+                    for m in 0..MR {
+                        let factor = _mm256_mul_ps(scale, _mm256_set1_ps(scales[m * groups + g]));
+                        sums[m][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[m][half]), factor, sums[m][half]);
+                    }
+                }
+            }
+            for (m, sums) in sums.iter().enumerate() {
+                let mut values = [0.0f32; PANEL];
+                _mm256_storeu_ps(values.as_mut_ptr(), sums[0]);
+                _mm256_storeu_ps(values.as_mut_ptr().add(8), sums[1]);
+                self.args.put_all(self.row + m, self.outs.start, self.outs.end, &values);
+            }
+        }
+    }
+}
+
+/// Four inputs, for every output.
+///
+/// # Safety
+/// They lie at `x`, and the processor has AVX2.
+#[inline(always)]
+unsafe fn four(x: *const i8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_set1_epi32(x.cast::<i32>().read_unaligned()) }
+}
+
+/// The values of the sixteen Q4 codes with the bias of `D`, in both halves.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn q4_table<D: Dot>() -> __m256i {
+    let values: [u8; 16] = std::array::from_fn(|i| Q4_VALUES[i] as u8 ^ D::BIAS);
+    // SAFETY: sixteen bytes.
+    unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(values.as_ptr().cast())) }
+}

@@ -1,8 +1,14 @@
 //! AVX2 with FMA and F16C. Products have kernels of their own; the rest is the portable source compiled with these
 //! instructions, in which a product and its sum round once.
+//!
+//! Quantized weights are multiplied by 8-bit dot products of 256 bits where the processor has them (VNNI), which most made
+//! since 2021 do, also without AVX-512.
 
 mod attention;
 mod linear;
+mod panels;
+#[cfg(test)]
+mod tests;
 
 use super::Tier;
 use super::kernels::{Elements, Kernels, no_bf16};
@@ -11,8 +17,23 @@ use super::portable;
 
 pub(super) use attention::ATTENTION;
 
-/// The AVX2 tier.
-pub static KERNELS: Kernels = TABLE;
+/// The AVX2 tier without 8-bit dot products.
+static PLAIN: Kernels = TABLE;
+/// With those of AVX-512.
+static VNNI: Kernels = Kernels { linear: linear::linear_vnni, ..TABLE };
+/// With those that need no AVX-512.
+static AVX_VNNI: Kernels = Kernels { linear: linear::linear_avx_vnni, ..TABLE };
+
+/// The AVX2 tier with the 8-bit dot products that this processor has; all give the same bits.
+pub fn kernels() -> &'static Kernels {
+    if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl") {
+        &VNNI
+    } else if is_x86_feature_detected!("avxvnni") {
+        &AVX_VNNI
+    } else {
+        &PLAIN
+    }
+}
 
 /// The same, for tiers that take functions from it.
 pub(super) const TABLE: Kernels = Kernels {

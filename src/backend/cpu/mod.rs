@@ -88,7 +88,7 @@ fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
         Tier::Reference => Some(&reference::KERNELS),
         Tier::Portable => Some(&portable::KERNELS),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => avx2::present().then_some(&avx2::KERNELS),
+        Tier::Avx2 => avx2::present().then(avx2::kernels),
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512 => avx512::present().then_some(&avx512::KERNELS),
         #[cfg(target_arch = "x86_64")]

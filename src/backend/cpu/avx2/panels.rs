@@ -70,13 +70,7 @@ impl Dot for AvxVnni {
 /// # Safety
 /// As [`super::linear::linear`], and the processor has what `D` uses.
 #[inline(always)]
-pub(super) unsafe fn panels<D: Dot>(
-    args: &LinearArgs,
-    scheme: Scheme,
-    bytes: &[u8],
-    x: Int8Rows,
-    range: Range<usize>,
-) {
+pub(super) unsafe fn panels<D: Dot>(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
     let size = scheme.panel_bytes(args.ins);
     for first in range.clone().step_by(PANEL) {
         let panel = &bytes[first / PANEL * size..][..size];
@@ -122,8 +116,8 @@ impl Tile<'_> {
         let codes = self.panel[self.scheme.scale_bytes(self.args.ins)..][..groups * code_bytes].as_ptr();
         let stride = groups * GROUP;
         let inputs = x.codes[self.row * stride..][..MR * stride].as_ptr();
-        let scales = &x.scales[self.row * groups..][..MR * groups];
-        let corrections = &x.corrections[self.row * groups..][..MR * groups];
+        let scales = x.scales[self.row * groups..][..MR * groups].as_ptr();
+        let corrections = x.corrections[self.row * groups..][..MR * groups].as_ptr();
         // Only the first rows look ahead; for the others, the next weights are there already.
         let mut next = if self.row == 0 { self.panel.as_ptr_range().end } else { self.panel.as_ptr() };
         // SAFETY: all loads are inside the slices above; a prefetch may be of any address; there is what `D` uses.
@@ -134,7 +128,7 @@ impl Tile<'_> {
                 let mut products = [[_mm256_setzero_si256(); 2]; MR];
                 if D::BIAS != 0 {
                     for m in 0..MR {
-                        products[m] = [_mm256_set1_epi32(corrections[m * groups + g]); 2];
+                        products[m] = [_mm256_set1_epi32(*corrections.add(m * groups + g)); 2];
                     }
                 }
                 let (codes, inputs) = (codes.add(g * code_bytes), inputs.add(g * GROUP));
@@ -146,15 +140,18 @@ impl Tile<'_> {
                         if HALVES {
                             let low = _mm256_set1_epi8(15);
                             let first = _mm256_shuffle_epi8(table, _mm256_and_si256(stored, low));
+                            for m in 0..MR {
+                                let x = four(inputs.add(m * stride + step * 8));
+                                products[m][half] = D::dot(products[m][half], first, x);
+                            }
                             let second = _mm256_and_si256(_mm256_srli_epi16::<4>(stored), low);
                             let second = _mm256_shuffle_epi8(table, second);
                             for m in 0..MR {
-                                let x = inputs.add(m * stride + step * 8);
-                                products[m][half] = D::dot(products[m][half], first, four(x));
-                                products[m][half] = D::dot(products[m][half], second, four(x.add(4)));
+                                let x = four(inputs.add(m * stride + step * 8 + 4));
+                                products[m][half] = D::dot(products[m][half], second, x);
                             }
                         } else {
-                            let w = _mm256_xor_si256(stored, _mm256_set1_epi8((128 - D::BIAS as i32) as u8 as i8));
+                            let w = _mm256_xor_si256(stored, _mm256_set1_epi8((128 ^ D::BIAS) as i8));
                             for m in 0..MR {
                                 let x = four(inputs.add(m * stride + step * 4));
                                 products[m][half] = D::dot(products[m][half], w, x);
@@ -166,7 +163,7 @@ impl Tile<'_> {
                     let scale = _mm_loadu_si128(self.panel.as_ptr().add((g * PANEL + half * 8) * 2).cast());
                     let scale = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(scale)));
                     for m in 0..MR {
-                        let factor = _mm256_mul_ps(scale, _mm256_set1_ps(scales[m * groups + g]));
+                        let factor = _mm256_mul_ps(scale, _mm256_set1_ps(*scales.add(m * groups + g)));
                         sums[m][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[m][half]), factor, sums[m][half]);
                     }
                 }

@@ -88,15 +88,9 @@ impl LinearArgs<'_> {
     /// # Safety
     /// `row` < rows, `out` < out_stride, the element is inside the output and no other task writes it.
     #[inline(always)]
-    pub unsafe fn put(&self, row: usize, out: usize, mut value: f32) {
-        if let Some(bias) = &self.bias {
-            value += bias.get(out);
-        }
+    pub unsafe fn put(&self, row: usize, out: usize, value: f32) {
         // SAFETY: the caller's promise.
-        unsafe {
-            let place = self.out.add(row * self.out_stride + out);
-            *place = if self.accumulate { *place + value } else { value };
-        }
+        unsafe { self.put_all(row, out, out + 1, &[value]) };
     }
 
     /// Writes the results `first..first + values.len()` of a row, as far as they are below `end`.
@@ -105,9 +99,13 @@ impl LinearArgs<'_> {
     /// As [`LinearArgs::put`] for every one of them.
     #[inline(always)]
     pub unsafe fn put_all(&self, row: usize, first: usize, end: usize, values: &[f32]) {
-        for (out, &value) in (first..end).zip(values) {
-            // SAFETY: the caller's promise.
-            unsafe { self.put(row, out, value) };
+        let values = &values[..values.len().min(end.saturating_sub(first))];
+        // SAFETY: the caller's promise.
+        let places =
+            unsafe { std::slice::from_raw_parts_mut(self.out.add(row * self.out_stride + first), values.len()) };
+        for (i, (place, &value)) in places.iter_mut().zip(values).enumerate() {
+            let value = self.bias.as_ref().map_or(value, |bias| value + bias.get(first + i));
+            *place = if self.accumulate { *place + value } else { value };
         }
     }
 }

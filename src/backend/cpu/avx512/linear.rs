@@ -42,7 +42,8 @@ unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usiz
         first += unsafe {
             match args.rows {
                 1 | 2 if left >= 4 => bf16_column::<4>(args, w, x, first),
-                _ if left >= 6 => bf16_column::<6>(args, w, x, first),
+                // Eight are two fours: outputs that are left over come one by one.
+                _ if left >= 6 && left != 8 => bf16_column::<6>(args, w, x, first),
                 _ if left >= 4 => bf16_column::<4>(args, w, x, first),
                 _ => bf16_column::<1>(args, w, x, first),
             }
@@ -69,16 +70,16 @@ unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], 
         // SAFETY: the weights are `NR` rows; the rows of a block begin at a multiple of its size; columns are the task's.
         unsafe {
             match (args.rows - row, lines) {
-                (1, _) if blocks == 0 => put(args, row, first, tile::bf16::<1, NR, NR>(x, w, ins, next)),
-                (2, _) if blocks == 0 => put(args, row, first, tile::bf16::<2, NR, NR>(x, w, ins, next)),
-                (3, _) if blocks == 0 => put(args, row, first, tile::bf16::<3, NR, NR>(x, w, ins, next)),
-                (1, _) => put(args, row, first, tile::bf16::<1, NR, 0>(x, w, ins, next)),
-                (2, _) => put(args, row, first, tile::bf16::<2, NR, 0>(x, w, ins, next)),
-                (3, _) => put(args, row, first, tile::bf16::<3, NR, 0>(x, w, ins, next)),
-                (_, 1) => put(args, row, first, tile::bf16::<4, NR, 1>(x, w, ins, next)),
-                (_, 2) => put(args, row, first, tile::bf16::<4, NR, 2>(x, w, ins, next)),
-                (_, 3) => put(args, row, first, tile::bf16::<4, NR, 3>(x, w, ins, next)),
-                _ => put(args, row, first, tile::bf16::<4, NR, NR>(x, w, ins, next)),
+                (1, _) if blocks == 0 => put::<1, NR>(args, row, first, tile::bf16::<1, NR, NR>(x, w, ins, next)),
+                (2, _) if blocks == 0 => put::<2, NR>(args, row, first, tile::bf16::<2, NR, NR>(x, w, ins, next)),
+                (3, _) if blocks == 0 => put::<3, NR>(args, row, first, tile::bf16::<3, NR, NR>(x, w, ins, next)),
+                (1, _) => put::<1, NR>(args, row, first, tile::bf16::<1, NR, 0>(x, w, ins, next)),
+                (2, _) => put::<2, NR>(args, row, first, tile::bf16::<2, NR, 0>(x, w, ins, next)),
+                (3, _) => put::<3, NR>(args, row, first, tile::bf16::<3, NR, 0>(x, w, ins, next)),
+                (_, 1) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 1>(x, w, ins, next)),
+                (_, 2) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 2>(x, w, ins, next)),
+                (_, 3) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 3>(x, w, ins, next)),
+                _ => put::<4, NR>(args, row, first, tile::bf16::<4, NR, NR>(x, w, ins, next)),
             }
         }
         next = next.wrapping_add(ins * 2 * lines);
@@ -90,8 +91,8 @@ unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], 
 /// # Safety
 /// As [`LinearArgs::put`] for the tile's rows and outputs.
 #[inline(always)]
-unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, first: usize, sums: [[f32; NR]; MR]) {
-    for (m, sums) in sums.iter().enumerate() {
+unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, first: usize, sums: [f32; tile::SUMS]) {
+    for (m, sums) in sums.chunks_exact(NR).take(MR).enumerate() {
         // SAFETY: the caller's promise.
         unsafe { args.put_all(row + m, first, first + NR, sums) };
     }

@@ -12,6 +12,9 @@ const STEP: usize = 32;
 /// Bytes of a register.
 const REGISTER: usize = 64;
 
+/// Most sums of a tile of bf16.
+pub const SUMS: usize = 24;
+
 /// Rows of a block of input: see [`at`].
 pub const BLOCK: usize = 4;
 
@@ -23,7 +26,7 @@ pub const fn at(ins: usize, row: usize, i: usize) -> usize {
 }
 
 /// `x[m] . w[n]` for `MR` rows of input and `NR` rows of weights, both bf16: lane `l` sums elements `2l` and `2l + 1` of every
-/// 32, and [`sum4`] adds the lanes.
+/// 32, and [`sum8`] adds the lanes. The result of row `m` and output `n` is the one at `m * NR + n`.
 ///
 /// # Safety
 /// `x` points to the first of `MR` rows of one block ([`at`]), zero beyond `ins`; `w` has `NR` rows of `ins` elements, one
@@ -35,7 +38,7 @@ pub unsafe fn bf16<const MR: usize, const NR: usize, const LINES: usize>(
     w: *const u16,
     ins: usize,
     mut next: *const u8,
-) -> [[f32; NR]; MR] {
+) -> [f32; SUMS] {
     let mut sums = [[_mm512_setzero_ps(); NR]; MR];
     let whole = ins / STEP * STEP;
     // SAFETY: all loads are inside the rows, by the caller's promise and the mask; a prefetch may be of any address.
@@ -67,19 +70,14 @@ pub unsafe fn bf16<const MR: usize, const NR: usize, const LINES: usize>(
             }
         }
     }
-    let mut out = [[0.0; NR]; MR];
+    let mut out = [0.0; SUMS];
     let zero = _mm512_setzero_ps();
-    for m in 0..MR {
-        for n in (0..NR).step_by(4) {
-            // Indices are constants once the loops are unrolled: an index computed at run time would keep sums in memory.
-            let at = |n: usize| if n < NR { sums[m][n] } else { zero };
-            let four = sum4(at(n), at(n + 1), at(n + 2), at(n + 3));
-            for k in 0..4 {
-                if n + k < NR {
-                    out[m][n + k] = four[k];
-                }
-            }
-        }
+    for first in (0..MR * NR).step_by(8) {
+        // Indices are constants once the loops are unrolled: an index computed at run time would keep sums in memory.
+        let at = |i: usize| if first + i < MR * NR { sums[(first + i) / NR][(first + i) % NR] } else { zero };
+        let eight = sum8([at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)]);
+        // SAFETY: eight floats from a multiple of eight on, of which there are `SUMS`.
+        unsafe { _mm256_storeu_ps(out[first..first + 8].as_mut_ptr(), eight) };
     }
     out
 }
@@ -101,27 +99,39 @@ fn bh(v: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(v) }
 }
 
-/// The sums of the lanes of four registers, each as the tree `((0+8)+(4+12)) + ...`: halves, quarters, then pairs two apart.
+/// The sums of the lanes of eight registers, each as the tree `((0+8)+(4+12)) + ...`: halves, quarters, then pairs two apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-fn sum4(a: __m512, b: __m512, c: __m512, d: __m512) -> [f32; 4] {
-    let (a, b, c, d) = (quarter(a), quarter(b), quarter(c), quarter(d));
-    let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
-    let (ab_high, cd_high) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
-    // Lanes 0 + 2, and 1 + 3, of each.
-    let even = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movelh_ps(ab_high, cd_high));
-    let odd = _mm_add_ps(_mm_movehl_ps(cd, ab), _mm_movehl_ps(cd_high, ab_high));
-    let mut out = [0.0; 4];
-    // SAFETY: four floats.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm_add_ps(even, odd)) };
-    out
+fn sum8(v: [__m512; 8]) -> __m256 {
+    let [a, b, c, d, e, f, g, h] = v.map(|v| half(v));
+    // Registers four apart share one, so that in the end all are in order.
+    let (ae, bf, cg, dh) = (quarters(a, e), quarters(b, f), quarters(c, g), quarters(d, h));
+    let (low, high) = (two_apart(ae, bf), two_apart(cg, dh));
+    let (even, odd) = (_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high));
+    _mm256_add_ps(even, odd)
 }
 
+/// Lanes `i` and `i + 8`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-fn quarter(v: __m512) -> __m128 {
-    let half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
-    _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half))
+fn half(v: __m512) -> __m256 {
+    _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))
+}
+
+/// Lanes `i` and `i + 4` of each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn quarters(a: __m256, b: __m256) -> __m256 {
+    _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+}
+
+/// In each half, lanes 0 and 2, and 1 and 3, of the first, then of the second.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn two_apart(a: __m256, b: __m256) -> __m256 {
+    let (a, b) = (_mm256_castps_pd(a), _mm256_castps_pd(b));
+    let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+    _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
 }
 
 /// Quantized input rows of a tile.

@@ -61,6 +61,7 @@ fn run(linear: Linear, weight: Matrix, x: Int8Rows, [rows, outs, ins]: [usize; 3
 
 #[test]
 fn every_dot_product_gives_the_bits_of_the_reference() {
+    let ways = ways();
     for scheme in [Scheme::Q8, Scheme::Q4] {
         for shape @ [rows, outs, ins] in
             [[1, 16, 64], [2, 33, 65], [3, 15, 32], [4, 48, 96], [5, 64, 100], [9, 20, 1000]]
@@ -85,7 +86,7 @@ fn every_dot_product_gives_the_bits_of_the_reference() {
                 let x = Int8Rows { codes: &codes, scales: &scales, corrections: &corrections, groups, group };
                 let weight = Matrix::Panels(scheme, weight);
                 let want = run(reference::KERNELS.linear, weight, x, shape);
-                for (name, linear) in ways() {
+                for &(name, linear) in &ways {
                     assert!(run(linear, weight, x, shape) == want, "{name} {scheme:?} {shape:?}");
                 }
             }

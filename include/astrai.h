@@ -321,6 +321,10 @@ typedef struct astrai_engine_options {
   astrai_finalize_fn finalize;
   /// Passed to the four above.
   void *user_data;
+  /// A folder, made if need be, where quantized weights are kept in a file: the next open of the same model maps them and
+  /// makes none. It serves any number of models. A file that cannot be read or written costs a log line, not the engine.
+  /// NULL: they are made at each open. The string is read during the call.
+  const char *weights_cache;
 } astrai_engine_options;
 
 /// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's

@@ -101,12 +101,16 @@ impl DType {
     pub fn from_safetensors(name: &str) -> Option<DType> {
         SAFETENSORS_NAMES.iter().find(|(_, known)| *known == name).map(|(dtype, _)| *dtype)
     }
+
+    /// What a safetensors header calls it.
+    pub fn safetensors_name(self) -> &'static str {
+        SAFETENSORS_NAMES.iter().find(|(dtype, _)| *dtype == self).map_or("?", |(_, name)| name)
+    }
 }
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = SAFETENSORS_NAMES.iter().find(|(dtype, _)| dtype == self).map_or("?", |(_, name)| name);
-        f.write_str(&name.to_ascii_lowercase())
+        f.write_str(&self.safetensors_name().to_ascii_lowercase())
     }
 }
 

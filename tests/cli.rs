@@ -382,6 +382,22 @@ fn perplexity_is_that_of_the_prompt_logprobs_and_windows_score_each_token_once()
 }
 
 #[test]
+fn formats_of_weights_and_cache_are_chosen_and_weights_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache").display().to_string();
+    let run = ["run", "--model", "MODEL", "--raw", "--temperature", "0", "--max-tokens", "24", "Once upon a time"];
+    let plain = stdout(&[&run[..], &["--weights", "q8"]].concat(), "");
+    for _ in 0..2 {
+        let kept = stdout(&[&run[..], &["--weights", "q8", "--weights-cache", &cache]].concat(), "");
+        assert_eq!(kept, plain);
+        assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
+    }
+    assert!(!stdout(&[&run[..], &["--kv", "q8"]].concat(), "").is_empty());
+    let message = failure(&[&run[..], &["--weights-cache", &cache]].concat(), 2);
+    assert!(message.contains("--weights"), "{message}");
+}
+
+#[test]
 fn quality_is_nothing_lost_for_the_same_weights_and_more_with_fewer_bits() {
     let dir = tempfile::tempdir().unwrap();
     let story = "Once upon a time there was a girl named Mira. She lived near the old lighthouse. ".repeat(6);

@@ -529,8 +529,8 @@ fn damage_is_never_read_otherwise_than_by_the_crate() {
         let context = || format!("seed {SEED} round {round}: {}", String::from_utf8_lossy(&rest[..len]));
         let (_, theirs) =
             safetensors::SafeTensors::read_metadata(&bytes).unwrap_or_else(|e| panic!("{e}: {}", context()));
-        assert_eq!(ours.len(), theirs.tensors().len(), "{}", context());
-        for Stored { info, begin, end } in ours {
+        assert_eq!(ours.tensors.len(), theirs.tensors().len(), "{}", context());
+        for Stored { info, begin, end } in ours.tensors {
             let other = theirs.info(&info.name).unwrap_or_else(|| panic!("{}", context()));
             assert_eq!((info.shape, (begin as usize, end as usize)), (other.shape.clone(), other.data_offsets));
             assert_eq!(info.dtype.bits(), other.dtype.bitsize());

@@ -7,6 +7,7 @@ pub use crate::encoding::Encoding;
 use crate::error::Error;
 use crate::limits;
 pub use crate::scheduler::Policy;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where the model runs.
@@ -90,6 +91,10 @@ pub struct EngineOptions {
     /// the engine opens. Of the 4-bit format the output matrix has 8 bits; embedding, norms, biases and the router of experts
     /// stay as stored. Products with quantized weights take 8-bit inputs, whatever `compute` says.
     pub weights: Type,
+    /// A folder where quantized weights are kept in a file, made if need be: the next open of the same model maps them and makes
+    /// none. They are then memory that processes share, though [`super::Engine::plan`] goes on counting them as the engine's
+    /// own. One folder serves any number of models. A file that cannot be read or written costs a log line, not the engine.
+    pub weights_cache: Option<PathBuf>,
     /// Element type of KV pages; automatic follows `compute`. [`Type::Q8`]: 8-bit integers with one f32 factor for each
     /// token and head, of keys and of values.
     pub kv: Type,

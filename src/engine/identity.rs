@@ -11,10 +11,10 @@ use super::api::{Info, Type};
 use super::delivery::{closed, lock};
 use crate::backend::{KvShape, NUMERICS_VERSION};
 use crate::error::{Error, Result, Status, Unit};
-use crate::source::{ModelSource, TensorInfo};
+use crate::source::{ModelSource, contents_hash};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, Weak};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What decides the bits of a page. Its fields are those of a prefix file: a message names them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,6 +125,11 @@ impl Identity {
         Ok(Description { weights_hash: hex(self.weights.hash()?), ..self.known.clone() })
     }
 
+    /// The hash of all weights: [`contents_hash`]. Errors as of [`Identity::description`].
+    pub fn contents(&self) -> Result<u64> {
+        self.weights.hash()
+    }
+
     /// Says in which point a file's description is of something else, as far as that is known without the weights.
     pub fn compare(&self, file: &Description, shown: &str) -> Result<()> {
         differ(file, &Description { weights_hash: file.weights_hash.clone(), ..self.known.clone() }, shown)
@@ -172,24 +177,8 @@ impl Weights {
             return Ok(hash);
         }
         let source = self.source.upgrade().ok_or_else(closed)?;
-        Ok(*hash.insert(weights_hash(&*source)?))
+        Ok(*hash.insert(contents_hash(&*source)?))
     }
-}
-
-/// A hash of every tensor: name, type, shape, and all bytes. One tensor is in memory at a time, if the source has to read.
-fn weights_hash(source: &dyn ModelSource) -> Result<u64> {
-    let mut hash = Xxh3::new();
-    for TensorInfo { name, dtype, shape } in source.tensors()? {
-        let missing = || {
-            let subject = source.subject();
-            Error::internal(format!("{subject} lists the tensor {name:?} and has no bytes for it")).about(subject)
-        };
-        let (_, bytes) = source.tensor(name)?.ok_or_else(missing)?;
-        // The name's length comes first, then what cannot be mistaken for more of it: no two checkpoints hash the same bytes.
-        hash.update(format!("{} {name} {dtype} {shape:?} {};", name.len(), bytes.len()).as_bytes());
-        hash.update(bytes.as_slice());
-    }
-    Ok(hash.digest())
 }
 
 #[cfg(test)]

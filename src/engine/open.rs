@@ -13,7 +13,9 @@ use crate::error::{Error, Result, Unit, reserved};
 use crate::limits;
 use crate::model::architecture::Architecture;
 use crate::model::families::Family;
-use crate::model::{Model, Recipe, Step, Tables, loader, weights};
+use crate::model::loader::{self, Making};
+use crate::model::weights_cache::WeightsCache;
+use crate::model::{Model, Recipe, Step, Tables, weights};
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
@@ -142,12 +144,14 @@ fn finish(
         identity.description()?;
     }
     let parts = Parts { family, architecture, recipe, source, keep: !(options.no_mmap && recipe.quantizes()) };
+    let cache =
+        options.weights_cache.as_deref().map(|folder| Cache { folder, no_mmap: options.no_mmap, identity: &identity });
     let mut binding = |done: u64, total: u64| {
         let half = if read == 0 { total } else { read };
         let share = (done as f64 / total.max(1) as f64).min(1.0);
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
-    let mut machine = build(parts, &sizing, Box::new(backend), &mut binding, log)?;
+    let mut machine = build(parts, cache, &sizing, Box::new(backend), &mut binding, log)?;
     let text = text.with_tokenizer(tokenizer.join()?);
     machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     log(LogLevel::Info, describe(&info, &sizing));
@@ -221,6 +225,11 @@ pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     if matches!(o.weights, Type::F32 | Type::Bf16) {
         return unsupported("weights", "another float type than the stored one");
     }
+    if o.weights_cache.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+        return Err(
+            Error::argument("option weights_cache is empty; name a folder or leave it out").about("weights_cache")
+        );
+    }
     if o.kv == Type::Q4 {
         return unsupported("kv", "a 4-bit cache");
     }
@@ -244,16 +253,54 @@ struct Parts<'a> {
     keep: bool,
 }
 
+/// Where quantized weights are kept.
+struct Cache<'a> {
+    folder: &'a Path,
+    no_mmap: bool,
+    identity: &'a Identity,
+}
+
+/// Binds the weights, with those matrices that are kept, and keeps those that are not.
+fn weights_of(
+    parts: &Parts,
+    cache: Option<Cache>,
+    backend: &mut dyn Backend,
+    progress: loader::Progress,
+    log: Log,
+) -> Result<weights::Weights> {
+    let Parts { family, architecture, recipe, source, .. } = parts;
+    let mut bind = |making, progress: loader::Progress, log: Log| {
+        let mut note = |line| log(LogLevel::Debug, line);
+        loader::bind(architecture, family, &**source, making, backend, progress, &mut note)
+    };
+    let Some(cache) = cache.filter(|_| recipe.quantizes()) else { return bind((*recipe).into(), progress, log) };
+    let total = weights::sizes(architecture, &**source, *recipe)?.read();
+    let file = WeightsCache::new(cache.folder, architecture, &**source, *recipe)?;
+    let contents = || cache.identity.contents();
+    let kept =
+        file.find(cache.no_mmap, &contents, &mut || progress(0, total), &mut |line| log(LogLevel::Warn, line))?;
+    let mut made = Vec::new();
+    let making = Making { recipe: *recipe, kept: kept.as_ref(), made: kept.is_none().then_some(&mut made) };
+    let bound = bind(making, progress, log)?;
+    let path = file.path().display();
+    if kept.is_some() {
+        log(LogLevel::Info, format!("quantized weights are those of {path}"));
+    } else if file.store(made, &contents, &mut || progress(total, total), &mut |line| log(LogLevel::Warn, line))? {
+        log(LogLevel::Info, format!("quantized weights are kept in {path}"));
+    }
+    Ok(bound)
+}
+
 fn build(
     parts: Parts,
+    cache: Option<Cache>,
     sizing: &Sizing,
     mut backend: Box<dyn Backend>,
     progress: loader::Progress,
     log: Log,
 ) -> Result<Machine> {
-    let Parts { family, architecture, recipe, source, keep } = parts;
-    let mut note = |line| log(LogLevel::Debug, line);
-    let bound = loader::bind(&architecture, family, &*source, recipe, &mut *backend, progress, &mut note)?;
+    let bound = weights_of(&parts, cache, &mut *backend, progress, log)?;
+    let Parts { architecture, source, keep, .. } = parts;
     let source = keep.then_some(source);
     let shapes: Vec<KvShape> =
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();

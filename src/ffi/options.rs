@@ -14,7 +14,7 @@ use std::ffi::c_char;
 use std::mem::{offset_of, size_of, zeroed};
 use std::sync::Arc;
 
-// SAFETY: repr(C), `struct_size` first, integers, nullable function pointers and a raw pointer.
+// SAFETY: repr(C), `struct_size` first, integers, nullable function pointers and raw pointers.
 unsafe impl CallerStruct for astrai_engine_options {
     const NAME: &'static str = "astrai_engine_options";
     const SIZE_MIN: usize = offset_of!(astrai_engine_options, user_data) + size_of::<usize>();
@@ -90,6 +90,11 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
     if o.wake.is_some() && delivery != Delivery::Poll {
         return Err(Error::argument("wake is set without ASTRAI_DELIVER_POLL; nothing would call it").about("wake"));
     }
+    let weights_cache = match o.weights_cache.is_null() {
+        true => None,
+        // SAFETY: NUL-terminated, by the contract of astrai_engine_open and astrai_engine_plan.
+        false => Some(unsafe { input::c_string(o.weights_cache, "weights_cache") }?.into()),
+    };
     Ok(EngineOptions {
         no_mmap: o.flags & ASTRAI_ENGINE_NO_MMAP != 0,
         text_only: o.flags & ASTRAI_ENGINE_TEXT_ONLY != 0,
@@ -98,6 +103,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         cpu_tier: named(o.cpu_tier, &TIERS, "cpu_tier")?,
         compute: named(o.compute, &TYPES, "compute")?,
         weights: named(o.weights, &TYPES, "weights")?,
+        weights_cache,
         kv: named(o.kv, &TYPES, "kv")?,
         delivery,
         log_level: log_level(o.log_level)?,

@@ -364,6 +364,10 @@ pub struct astrai_engine_options {
     pub finalize: astrai_finalize_fn,
     /// Passed to the four above.
     pub user_data: *mut c_void,
+    /// A folder, made if need be, where quantized weights are kept in a file: the next open of the same model maps them and
+    /// makes none. It serves any number of models. A file that cannot be read or written costs a log line, not the engine.
+    /// NULL: they are made at each open. The string is read during the call.
+    pub weights_cache: *const c_char,
 }
 
 /// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's

@@ -1,14 +1,15 @@
 //! Brings the weights of a checkpoint to a device: takes every tensor by name, checks type and shape, quantizes what the
 //! recipe says, and in the end demands that nothing in the checkpoint was left over.
 //!
-//! Quantized matrices are memory of their own; all others are used where the source has them. Called by the engine while it
-//! opens.
+//! Quantized matrices are memory of their own, or come from a file where they were kept; all others are used where the source
+//! has them. Called by the engine while it opens.
 
 use super::architecture::Architecture;
 use super::families::Family;
 use super::recipe::Recipe;
 use super::weights::{Tensors, Weights, find, ignored, matrix_shape, sizes, walk};
-use crate::backend::{Backend, Weight};
+use super::weights_cache::{KeptMatrices, Made};
+use crate::backend::{Backend, HostBytes, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, PANEL, Scheme};
 use crate::error::{Error, Result, Status};
@@ -21,6 +22,22 @@ use std::sync::Arc;
 /// Called with bytes done and in all, of tensors as they are stored; `false` aborts.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
 
+/// How the weights are made from the tensors.
+pub struct Making<'a> {
+    /// Which are quantized.
+    pub recipe: Recipe,
+    /// Quantized matrices that were made before, all of them: with these none is made.
+    pub kept: Option<&'a KeptMatrices>,
+    /// Receives those that are made.
+    pub made: Option<&'a mut Vec<Made>>,
+}
+
+impl From<Recipe> for Making<'_> {
+    fn from(recipe: Recipe) -> Self {
+        Making { recipe, kept: None, made: None }
+    }
+}
+
 /// Binds every tensor of `source` to the architecture on `backend`. The log receives one line for each ignored tensor.
 ///
 /// # Errors
@@ -30,14 +47,14 @@ pub fn bind(
     architecture: &Architecture,
     family: &Family,
     source: &dyn ModelSource,
-    recipe: Recipe,
+    making: Making,
     backend: &mut dyn Backend,
     progress: Progress,
     log: &mut dyn FnMut(String),
 ) -> Result<Weights> {
-    let sizes = sizes(architecture, source, recipe)?;
-    let report = Report { progress, done: 0, total: sizes.kept.saturating_add(sizes.made_from) };
-    let mut loader = Loader { source, backend, used: HashSet::new(), report };
+    let Making { recipe, kept, made } = making;
+    let report = Report { progress, done: 0, total: sizes(architecture, source, recipe)?.read() };
+    let mut loader = Loader { source, backend, kept, made, used: HashSet::new(), report };
     let weights = walk(architecture, recipe, &mut loader)?;
     leftovers(architecture, family, source, &loader.used, log)?;
     Ok(weights)
@@ -47,6 +64,8 @@ pub fn bind(
 struct Loader<'a> {
     source: &'a dyn ModelSource,
     backend: &'a mut dyn Backend,
+    kept: Option<&'a KeptMatrices>,
+    made: Option<&'a mut Vec<Made>>,
     used: HashSet<String>,
     report: Report<'a>,
 }
@@ -103,7 +122,7 @@ impl Tensors for Loader<'_> {
         }
         let (outs, ins) = matrix_shape(shape);
         let weight = match scheme {
-            Some(scheme) => self.quantized(&bytes, info.dtype, outs, ins, scheme)?,
+            Some(scheme) => self.quantized(&tensor, &bytes, info.dtype, [outs, ins], scheme)?,
             None => {
                 let len = bytes.len();
                 let weight = self.backend.weight(Arc::new(Hold(bytes)), Encoding::Stored(info.dtype), outs, ins)?;
@@ -117,8 +136,42 @@ impl Tensors for Loader<'_> {
 }
 
 impl Loader<'_> {
+    /// A quantized matrix: the one that was kept, or a new one.
+    fn quantized(
+        &mut self,
+        tensor: &str,
+        bytes: &Bytes,
+        dtype: DType,
+        [outs, ins]: [usize; 2],
+        scheme: Scheme,
+    ) -> Result<Weight> {
+        let panels: HostBytes = match self.kept {
+            Some(kept) => {
+                let missing =
+                    || Error::internal(format!("tensor {tensor} is not among the kept matrices")).about(tensor);
+                let panels = kept.get(tensor).ok_or_else(missing)?.clone();
+                self.report.add(bytes.len())?;
+                Arc::new(Hold(panels))
+            }
+            None => {
+                let panels = Arc::new(self.quantize(bytes, dtype, [outs, ins], scheme)?);
+                if let Some(made) = &mut self.made {
+                    made.push((tensor.to_owned(), Arc::clone(&panels)));
+                }
+                panels
+            }
+        };
+        self.backend.weight(panels, Encoding::Quantized(scheme), outs, ins)
+    }
+
     /// Makes a quantized matrix, in pieces, so that a large one can be watched and given up.
-    fn quantized(&mut self, bytes: &Bytes, dtype: DType, outs: usize, ins: usize, scheme: Scheme) -> Result<Weight> {
+    fn quantize(
+        &mut self,
+        bytes: &Bytes,
+        dtype: DType,
+        [outs, ins]: [usize; 2],
+        scheme: Scheme,
+    ) -> Result<AlignedBytes> {
         let what = "quantized weights";
         let len = scheme.bytes(outs, ins).ok_or_else(|| Error::memory(what, u64::MAX))?;
         let mut panels = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory(what, len as u64))?;
@@ -131,7 +184,7 @@ impl Loader<'_> {
         }
         // They have been read for the last time, unless somebody wants their hash.
         bytes.release();
-        self.backend.weight(Arc::new(panels), Encoding::Quantized(scheme), outs, ins)
+        Ok(panels)
     }
 }
 

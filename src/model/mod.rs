@@ -1,7 +1,8 @@
 //! From `config.json` to logits: the configuration reader, the families, the binder of weights, the forward pass.
 //!
 //! Order of reading: [`architecture`] (what a model is), [`families`] (config to architecture), [`weights`] (architecture to
-//! tensors), [`recipe`] (which of them are quantized), [`loader`] (from a checkpoint to a device), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
+//! tensors), [`recipe`] (which of them are quantized), [`loader`] (from a checkpoint to a device), [`weights_cache`]
+//! (what spares quantizing the next time), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
 
 pub mod architecture;
 pub mod config;
@@ -12,6 +13,7 @@ mod random;
 pub mod recipe;
 pub mod rotary;
 pub mod weights;
+pub mod weights_cache;
 
 pub use architecture::Architecture;
 pub use forward::{Model, Step, Tables};

@@ -1,6 +1,7 @@
 //! Which tensors of a model are quantized, and how: one small table, so that a mixture is one line.
 
 use crate::encoding::Scheme;
+use std::fmt;
 
 /// What a tensor is for, as far as its format depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,5 +42,16 @@ impl Recipe {
     /// Whether anything is quantized.
     pub const fn quantizes(self) -> bool {
         self.layers.is_some() || self.head.is_some()
+    }
+}
+
+/// The scheme, or those of the layers and of the output matrix where they differ.
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |scheme: Option<Scheme>| scheme.map_or_else(|| "stored".to_owned(), |scheme| scheme.to_string());
+        match self.layers == self.head {
+            true => f.write_str(&name(self.layers)),
+            false => write!(f, "{}-{}", name(self.layers), name(self.head)),
+        }
     }
 }

@@ -100,6 +100,36 @@ impl Tensors for Listing {
     }
 }
 
+/// Writes down the matrices that are quantized: name, scheme, outputs, inputs.
+struct Quantized<'a> {
+    source: &'a dyn ModelSource,
+    matrices: Vec<(String, Scheme, usize, usize)>,
+}
+
+impl Tensors for Quantized<'_> {
+    fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
+        let (outs, ins) = matrix_shape(shape);
+        self.matrices.extend(scheme.map(|scheme| (name, scheme, outs, ins)));
+        Ok(Weight { id: 0, outs, ins })
+    }
+
+    fn has(&self, name: &str) -> Result<bool> {
+        Ok(find(self.source, name)?.is_some())
+    }
+}
+
+/// The matrices that a recipe quantizes, in the order they are bound: the name of the tensor each is made of, its scheme,
+/// outputs and inputs. No name stands twice.
+pub(super) fn quantized_matrices(
+    architecture: &Architecture,
+    source: &dyn ModelSource,
+    recipe: Recipe,
+) -> Result<Vec<(String, Scheme, usize, usize)>> {
+    let mut quantized = Quantized { source, matrices: Vec::new() };
+    walk(architecture, recipe, &mut quantized)?;
+    Ok(quantized.matrices)
+}
+
 /// A vector is a matrix of one row.
 pub(super) fn matrix_shape(shape: &[usize]) -> (usize, usize) {
     if let [outs, ins] = *shape { (outs, ins) } else { (1, shape.iter().product()) }
@@ -231,6 +261,11 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Bytes that are read to make the weights: what progress is told of.
+    pub fn read(&self) -> u64 {
+        self.kept.saturating_add(self.made_from)
+    }
+
     /// Bytes of the weights in use.
     pub fn used(&self) -> u64 {
         self.kept.saturating_add(self.quantized)

@@ -6,24 +6,18 @@
 
 use super::bytes::Bytes;
 use super::files::{self, kind, quoted};
-use super::safetensors::{self, PREFIX_BYTES, Stored};
+use super::shard::{Report, Shard, align};
 use super::text_files::{self, SpecialTokens};
 use super::{ModelSource, TensorInfo};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
-use crate::os::aligned::AlignedBytes;
-use crate::os::mmap::Mapping;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// Bytes read between two progress reports.
-const READ_BYTES: usize = 8 << 20;
 
 /// How to open a [`Folder`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +48,7 @@ struct Weights {
     bytes: Vec<Bytes>,
     /// The files, until they are loaded.
     shards: Vec<Shard>,
+    stamp: Option<u64>,
 }
 
 impl Folder {
@@ -140,33 +135,16 @@ impl ModelSource for Folder {
         Ok(&self.weights()?.infos)
     }
 
+    fn stamp(&self) -> Option<u64> {
+        self.weights.as_ref()?.stamp
+    }
+
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>> {
         let weights = self.weights()?;
         let Ok(at) = weights.infos.binary_search_by(|info| info.name.as_str().cmp(name)) else { return Ok(None) };
         let (Some(info), Some(bytes)) = (weights.infos.get(at), weights.bytes.get(at)) else { return Ok(None) };
         Ok(Some((info.clone(), align(bytes, info, &self.subject)?)))
     }
-}
-
-/// The bytes themselves where they are aligned to their element, else an aligned copy: the format promises no
-/// alignment, and kernels read elements.
-fn align(bytes: &Bytes, info: &TensorInfo, subject: &str) -> Result<Bytes> {
-    if bytes.as_slice().as_ptr().addr().is_multiple_of(info.dtype.size()) {
-        return Ok(bytes.clone());
-    }
-    let mut copy = allocate(bytes.len(), &info.name, subject)?;
-    copy.as_mut_slice().copy_from_slice(bytes.as_slice());
-    Ok(Bytes::from_aligned(copy))
-}
-
-fn allocate(len: usize, tensor: &str, subject: &str) -> Result<AlignedBytes> {
-    AlignedBytes::zeroed(len).ok_or_else(|| {
-        let message = format!(
-            "cannot allocate {len} bytes for tensor {}; map the files instead of reading them, or free memory",
-            quoted(tensor)
-        );
-        Error::new(Status::Memory, message).about(subject).numbers(Unit::Bytes, len as u64, 0)
-    })
 }
 
 /// The folder's path as text, once it is known to be a folder.
@@ -212,17 +190,6 @@ fn read_text_files(dir: &Path) -> Result<(SpecialTokens, Option<String>, Option<
     Ok((tokens, None, None))
 }
 
-/// A safetensors file whose header has been read and checked. It is not kept open: a checkpoint may have more files
-/// than the host may have descriptors.
-#[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    shown: String,
-    file_bytes: u64,
-    data_begin: u64,
-    tensors: Vec<Stored>,
-}
-
 impl Weights {
     fn headers(dir: &Path, subject: &str) -> Result<Weights> {
         let shards = if dir.join(SINGLE).symlink_metadata().is_ok() {
@@ -236,7 +203,9 @@ impl Weights {
         let stored = shards.iter().flat_map(|shard| &shard.tensors);
         let mut infos: Vec<TensorInfo> = stored.map(|stored| stored.info.clone()).collect();
         infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(Weights { infos, bytes: Vec::new(), shards })
+        let stamps: Option<Vec<u64>> = shards.iter().map(Shard::stamp).collect();
+        let stamp = stamps.map(|stamps| xxh3_64(format!("{stamps:x?}").as_bytes()));
+        Ok(Weights { infos, bytes: Vec::new(), shards, stamp })
     }
 
     fn load(&mut self, subject: &str, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
@@ -246,103 +215,10 @@ impl Weights {
         report.add(0)?;
         let mut all = Vec::new();
         for shard in shards {
-            if no_mmap { shard.read(&mut all, &mut report)? } else { shard.map(&mut all, &mut report)? }
+            shard.load(no_mmap, &mut all, &mut report)?;
         }
         all.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         (self.infos, self.bytes) = all.into_iter().unzip();
-        Ok(())
-    }
-}
-
-/// Counts bytes and asks whether to go on.
-struct Report<'a> {
-    done: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(u64, u64) -> bool,
-    subject: &'a str,
-}
-
-impl Report<'_> {
-    fn add(&mut self, bytes: u64) -> Result<()> {
-        self.done = self.done.saturating_add(bytes).min(self.total);
-        if (self.progress)(self.done, self.total) {
-            return Ok(());
-        }
-        let message = format!("loading {} was aborted by the progress callback", self.subject);
-        Err(Error::new(Status::Aborted, message).about(self.subject).numbers(Unit::Bytes, self.total, self.done))
-    }
-}
-
-impl Shard {
-    fn open(path: &Path) -> Result<Shard> {
-        let shown = path.to_string_lossy().into_owned();
-        let Some((mut file, file_bytes)) = files::open(path)? else {
-            let message = format!("{shown} is not there; download the model again");
-            return Err(Error::new(Status::Io, message).about(shown));
-        };
-        if file_bytes < PREFIX_BYTES {
-            return Err(safetensors::too_short(file_bytes, &shown));
-        }
-        let failed = |e: std::io::Error| Error::io(format!("cannot read {shown}"), shown.as_str(), &e);
-        let mut prefix = [0; 8];
-        file.read_exact(&mut prefix).map_err(failed)?;
-        let header_bytes = safetensors::header_bytes(prefix, file_bytes, &shown)?;
-        let refused = || Error::memory("a safetensors header", header_bytes).about(shown.as_str());
-        let len = usize::try_from(header_bytes).map_err(|_| refused())?;
-        let mut header = Vec::new();
-        header.try_reserve_exact(len).map_err(|_| refused())?;
-        header.resize(len, 0);
-        file.read_exact(&mut header).map_err(failed)?;
-        let data_begin = PREFIX_BYTES + header_bytes;
-        let tensors = safetensors::parse_header(&header, file_bytes - data_begin, &shown)?;
-        Ok(Shard { path: path.to_path_buf(), shown, file_bytes, data_begin, tensors })
-    }
-
-    /// Opens the file again, for its data; it must have the length it had.
-    fn reopen(&self) -> Result<File> {
-        match files::open(&self.path)? {
-            Some((file, bytes)) if bytes == self.file_bytes => Ok(file),
-            _ => {
-                let message = format!("{} changed while it was being opened; try again", self.shown);
-                Err(Error::new(Status::Io, message).about(self.shown.as_str()))
-            }
-        }
-    }
-
-    fn map(self, all: &mut Vec<(TensorInfo, Bytes)>, report: &mut Report<'_>) -> Result<()> {
-        let too_large = || Error::memory(format!("mapping {}", self.shown), self.file_bytes).about(self.shown.as_str());
-        let len = usize::try_from(self.file_bytes).map_err(|_| too_large())?;
-        let mapping = Mapping::new(&self.reopen()?, len).map_err(|e| {
-            Error::io(format!("cannot map {}; try opening without mapping", self.shown), self.shown.as_str(), &e)
-        })?;
-        let mapping = Arc::new(mapping);
-        for Stored { info, begin, end } in self.tensors {
-            // Begin and end were checked against the file's length.
-            let position = |offset: u64| usize::try_from(self.data_begin + offset).ok();
-            let range = position(begin).zip(position(end)).map(|(begin, end)| begin..end);
-            let bytes = range.and_then(|range| Bytes::mapped(&mapping, range));
-            let bytes = bytes.ok_or_else(|| Error::internal(format!("{}: a tensor outside the file", self.shown)))?;
-            all.push((info, bytes));
-        }
-        report.add(self.file_bytes)
-    }
-
-    fn read(self, all: &mut Vec<(TensorInfo, Bytes)>, report: &mut Report<'_>) -> Result<()> {
-        let failed = |e: std::io::Error| Error::io(format!("cannot read {}", self.shown), self.shown.as_str(), &e);
-        let mut file = self.reopen()?;
-        file.seek(SeekFrom::Start(self.data_begin)).map_err(failed)?;
-        report.add(self.data_begin)?;
-        // Tensors follow one another without gaps, in this order.
-        for Stored { info, begin, end } in self.tensors {
-            let len = usize::try_from(end - begin)
-                .map_err(|_| Error::memory(quoted(&info.name), end - begin).about(self.shown.as_str()))?;
-            let mut buffer = allocate(len, &info.name, &self.shown)?;
-            for chunk in buffer.as_mut_slice().chunks_mut(READ_BYTES) {
-                file.read_exact(chunk).map_err(failed)?;
-                report.add(chunk.len() as u64)?;
-            }
-            all.push((info, Bytes::from_aligned(buffer)));
-        }
         Ok(())
     }
 }

@@ -6,17 +6,22 @@
 //! names and shapes make a model is for `model` to say. Called by the engine while it opens, on one thread.
 
 mod bytes;
+mod contents;
 mod files;
 mod folder;
 mod generation;
 pub mod safetensors;
+mod shard;
 mod synthetic;
+mod tensor_file;
 mod text_files;
 
 pub use bytes::Bytes;
+pub use contents::{contents_hash, sample_hash};
 pub use folder::{Folder, FolderOptions};
 pub use generation::GenerationDefaults;
 pub use synthetic::Synthetic;
+pub use tensor_file::TensorFile;
 pub use text_files::SpecialTokens;
 
 use crate::dtype::DType;
@@ -51,6 +56,11 @@ pub trait ModelSource: Send + Sync {
     fn tool_template(&self) -> Result<Option<String>>;
     /// All tensors, by name in ascending order.
     fn tensors(&self) -> Result<&[TensorInfo]>;
+    /// A number that is another one when the files of the weights were written since, as far as the system tells without
+    /// reading them; copies have others. `None` when it does not, or there are no files.
+    fn stamp(&self) -> Option<u64> {
+        None
+    }
     /// One tensor with its bytes: little-endian, row-major, and aligned to the element size. A tensor that lies
     /// misaligned in a mapped file is copied, by each call.
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>>;

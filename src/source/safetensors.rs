@@ -11,6 +11,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
 use crate::limits;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Bytes of the length in front of the header.
@@ -55,19 +56,27 @@ pub fn too_short(file_bytes: u64, file: &str) -> Error {
     Error::format(message).about(file).numbers(Unit::Bytes, PREFIX_BYTES, file_bytes)
 }
 
-/// Parses the JSON of a header followed by `data_bytes` bytes. The result is sorted by position, covers the data
-/// exactly, and holds each name once.
-pub fn parse_header(json: &[u8], data_bytes: u64, file: &str) -> Result<Vec<Stored>> {
+/// What a header says.
+#[derive(Debug)]
+pub struct Header {
+    /// Sorted by position; they cover the data exactly, and each name stands once.
+    pub tensors: Vec<Stored>,
+    /// The free-form strings of `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Parses the JSON of a header followed by `data_bytes` bytes.
+pub fn parse_header(json: &[u8], data_bytes: u64, file: &str) -> Result<Header> {
     let text = std::str::from_utf8(json).map_err(|e| {
         let at = e.valid_up_to();
         Error::format(format!("{file}: header is not UTF-8 from its byte {at} on; the file is damaged")).about(file)
     })?;
-    let header: Header = serde_json::from_str(text)
+    let header: RawHeader = serde_json::from_str(text)
         .map_err(|e| Error::format(format!("{file}: header is not what safetensors demands: {e}")).about(file))?;
-    let mut tensors = header.0.into_iter().map(|raw| raw.check(data_bytes, file)).collect::<Result<Vec<_>>>()?;
+    let mut tensors = header.tensors.into_iter().map(|raw| raw.check(data_bytes, file)).collect::<Result<Vec<_>>>()?;
     check_names(&mut tensors, file)?;
     check_cover(&mut tensors, data_bytes, file)?;
-    Ok(tensors)
+    Ok(Header { tensors, metadata: header.metadata })
 }
 
 /// Refuses a name that stands twice.
@@ -104,8 +113,11 @@ fn check_cover(tensors: &mut [Stored], data_bytes: u64, file: &str) -> Result<()
     Ok(())
 }
 
-/// The tensors as written, in the header's order.
-struct Header(Vec<RawTensor>);
+/// The header as written: tensors in its order.
+struct RawHeader {
+    tensors: Vec<RawTensor>,
+    metadata: BTreeMap<String, String>,
+}
 
 struct RawTensor {
     name: String,
@@ -155,7 +167,7 @@ impl RawTensor {
     }
 }
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for RawHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         deserializer.deserialize_map(HeaderVisitor)
     }
@@ -164,21 +176,22 @@ impl<'de> Deserialize<'de> for Header {
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
+    type Value = RawHeader;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object with one entry for each tensor")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
         let mut tensors = Vec::new();
-        let mut metadata_seen = false;
+        let mut metadata = None;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                if std::mem::replace(&mut metadata_seen, true) {
+                let strings = map.next_value::<Option<BTreeMap<String, String>>>();
+                let strings = strings.map_err(|e| de::Error::custom(format!("__metadata__: {e}")))?;
+                if metadata.replace(strings.unwrap_or_default()).is_some() {
                     return Err(de::Error::custom("__metadata__ stands in the header twice"));
                 }
-                map.next_value::<Option<Strings>>().map_err(|e| de::Error::custom(format!("__metadata__: {e}")))?;
                 continue;
             }
             if tensors.len() == limits::TENSORS_MAX {
@@ -188,31 +201,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             let entry = entry.map_err(|e| de::Error::custom(format!("tensor {}: {e}", quoted(&name))))?;
             tensors.push(RawTensor { name, entry });
         }
-        Ok(Header(tensors))
-    }
-}
-
-/// The free-form strings of `__metadata__`: checked, not kept.
-struct Strings;
-
-impl<'de> Deserialize<'de> for Strings {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_map(StringsVisitor)
-    }
-}
-
-struct StringsVisitor;
-
-impl<'de> Visitor<'de> for StringsVisitor {
-    type Value = Strings;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of strings")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Strings, A::Error> {
-        while map.next_entry::<String, String>()?.is_some() {}
-        Ok(Strings)
+        Ok(RawHeader { tensors, metadata: metadata.unwrap_or_default() })
     }
 }
 

@@ -114,9 +114,11 @@ static void struct_sizes(void) {
   astrai_engine *engine = NULL;
   newer_engine_options options;
   astrai_request_options request;
-  size_t sizes[] = {0, 4, sizeof(astrai_engine_options) - 1, 4097, (size_t)-1};
+  size_t first = offsetof(astrai_engine_options, weights_cache); /* where the first version ends */
+  size_t sizes[] = {0, 4, 0, 4097, (size_t)-1};
   size_t i;
 
+  sizes[2] = first - 1;
   CHECK(astrai_engine_options_init(NULL, sizeof options) == ASTRAI_ERR_ARGUMENT);
   CHECK(astrai_request_options_init(NULL, sizeof request) == ASTRAI_ERR_ARGUMENT);
   memset(&options, 0x55, sizeof options);
@@ -136,6 +138,13 @@ static void struct_sizes(void) {
     options.known.struct_size = (uint32_t)sizes[i];
     EXPECT(ASTRAI_ERR_STRUCT_SIZE, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
   }
+
+  /* Smaller, of a program that was compiled with an older header: what lies behind it is neither written nor read. */
+  memset(&options, 0x55, sizeof options);
+  CHECK(astrai_engine_options_init(&options.known, first) == ASTRAI_OK);
+  CHECK(options.known.struct_size == first && options.known.user_data == NULL);
+  CHECK(*(unsigned char *)&options.known.weights_cache == 0x55);
+  EXPECT(ASTRAI_ERR_IO, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
 
   CHECK(astrai_request_options_init(&request, sizeof request) == ASTRAI_OK);
   CHECK(request.struct_size == sizeof request && request.flags == 0 && request.tag == 0);
@@ -173,6 +182,9 @@ static void engine_options(void) {
   TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_BF16);
   TRY(ASTRAI_ERR_UNSUPPORTED, kv, ASTRAI_TYPE_Q4);
   TRY(ASTRAI_ERR_IO, kv, ASTRAI_TYPE_Q8);
+  TRY(ASTRAI_ERR_ARGUMENT, weights_cache, "");
+  TRY(ASTRAI_ERR_UTF8, weights_cache, "\xff");
+  TRY(ASTRAI_ERR_IO, weights_cache, "/nonexistent/cache");
 #undef TRY
   CHECK(engine == NULL);
 

@@ -62,7 +62,7 @@ int main(void) {
   FIELD(astrai_event, usage, 104, 8);
   FIELD(astrai_event, error, 112, 8);
 
-  SIZE(astrai_engine_options, 136);
+  SIZE(astrai_engine_options, 144);
   FIELD(astrai_engine_options, struct_size, 0, 4);
   FIELD(astrai_engine_options, flags, 4, 4);
   FIELD(astrai_engine_options, device, 8, 4);
@@ -90,6 +90,7 @@ int main(void) {
   FIELD(astrai_engine_options, wake, 112, 8);
   FIELD(astrai_engine_options, finalize, 120, 8);
   FIELD(astrai_engine_options, user_data, 128, 8);
+  FIELD(astrai_engine_options, weights_cache, 136, 8);
 
   SIZE(astrai_request_options, 72);
   FIELD(astrai_request_options, struct_size, 0, 4);

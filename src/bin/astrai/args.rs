@@ -8,16 +8,13 @@ use std::path::PathBuf;
 
 /// Which model, and how it computes.
 #[derive(Args)]
-pub struct EngineArgs {
+pub struct ModelArgs {
     /// Model folder: config.json, *.safetensors, tokenizer.json
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    #[arg(long = "model", value_name = "DIR")]
+    pub folder: PathBuf,
     /// Threads that compute [default: physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=limits::THREADS_MAX as i64))]
     pub threads: Option<u32>,
-    /// Context length in tokens [default: the model's, within memory]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::CONTEXT_MAX as i64))]
-    pub context: Option<u32>,
     /// Precision of activations; f32 is the reference mode [default: bf16]
     #[arg(long)]
     pub compute: Option<Compute>,
@@ -27,6 +24,41 @@ pub struct EngineArgs {
     /// Quantize the weights while opening [default: as stored]
     #[arg(long, value_name = "FORMAT")]
     pub weights: Option<Weights>,
+}
+
+/// A model in an engine.
+#[derive(Args)]
+pub struct EngineArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Context length in tokens [default: the model's, within memory]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::CONTEXT_MAX as i64))]
+    pub context: Option<u32>,
+    /// Format of the KV cache [default: bf16, or f32 with --compute f32]
+    #[arg(long, value_name = "FORMAT")]
+    pub kv: Option<KvFormat>,
+    /// Folder where quantized weights are kept, so that the next run maps them [default: made each time]
+    #[arg(long, value_name = "DIR", requires = "weights")]
+    pub weights_cache: Option<PathBuf>,
+}
+
+/// Values of `--kv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvFormat {
+    /// 16 bits
+    Bf16,
+    /// 8 bits, one scale for each token and head
+    Q8,
+}
+
+impl KvFormat {
+    /// As the engine has it.
+    pub fn format(self) -> Type {
+        match self {
+            KvFormat::Bf16 => Type::Bf16,
+            KvFormat::Q8 => Type::Q8,
+        }
+    }
 }
 
 /// Values of `--weights`.
@@ -82,12 +114,11 @@ impl Tier {
     }
 }
 
-impl EngineArgs {
+impl ModelArgs {
     /// As options of the engine.
     pub fn options(&self) -> EngineOptions {
         EngineOptions {
             threads: self.threads.unwrap_or(0),
-            context_length: self.context.unwrap_or(0),
             compute: match self.compute {
                 None => Type::Auto,
                 Some(Compute::F32) => Type::F32,
@@ -96,6 +127,18 @@ impl EngineArgs {
             cpu_tier: self.cpu_tier.map_or_else(CpuTier::default, Tier::cpu_tier),
             weights: self.weights.map_or(Type::Auto, Weights::format),
             ..EngineOptions::default()
+        }
+    }
+}
+
+impl EngineArgs {
+    /// As options of the engine.
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions {
+            context_length: self.context.unwrap_or(0),
+            kv: self.kv.map_or(Type::Auto, KvFormat::format),
+            weights_cache: self.weights_cache.clone(),
+            ..self.model.options()
         }
     }
 }

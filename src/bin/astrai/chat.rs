@@ -29,11 +29,11 @@ pub struct ChatArgs {
 /// Runs the subcommand.
 pub fn chat(args: ChatArgs) -> Outcome {
     let interrupt = Interrupt::install()?;
-    let engine = open(&args.engine.model, args.engine.options(), Some(&interrupt))?;
+    let engine = open(&args.engine.model.folder, args.engine.options(), Some(&interrupt))?;
     if !engine.info().has_chat_template {
         return Err(Failure::Message(format!(
             "{} has no chat template to chat with; use `astrai run`",
-            args.engine.model.display()
+            args.engine.model.folder.display()
         )));
     }
     let mut conversation = Conversation::new(&engine, &args);

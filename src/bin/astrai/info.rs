@@ -19,10 +19,10 @@ pub struct InfoArgs {
 pub fn info(args: InfoArgs) -> Outcome {
     let mut options = args.engine.options();
     options.max_running = 1;
-    let engine = open(&args.engine.model, options, None)?;
+    let engine = open(&args.engine.model.folder, options, None)?;
     let info = engine.info();
     // What serving takes, with all slots.
-    let plan = Engine::plan(&args.engine.model, &args.engine.options())?;
+    let plan = Engine::plan(&args.engine.model.folder, &args.engine.options())?;
     let token = |id: Option<u32>| id.map_or("none".to_owned(), |id| id.to_string());
     let mut out = std::io::stdout().lock();
     let facts = [

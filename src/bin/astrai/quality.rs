@@ -4,7 +4,7 @@
 //! The tokens are read in windows of `--window`, each from an empty cache, with keys and values in f32. For the distributions
 //! `p` of the model compared against and `q` of the other, the divergence is `sum_t p(t) * ln(p(t) / q(t))`, in nats.
 
-use crate::args::{EngineArgs, Weights};
+use crate::args::{ModelArgs, Weights};
 use crate::failure::{Failure, Outcome, read_file};
 use astrai::backend::cpu::{Compute, CpuBackend};
 use astrai::backend::{Backend, KvShape};
@@ -28,7 +28,7 @@ const LOGITS_ROWS: usize = 32;
 #[derive(Args)]
 pub struct QualityArgs {
     #[command(flatten)]
-    engine: EngineArgs,
+    model: ModelArgs,
     /// Model folder to compare with [default: the same]
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
@@ -51,9 +51,9 @@ pub struct QualityArgs {
 
 /// Runs the subcommand.
 pub fn quality(args: QualityArgs) -> Outcome {
-    let options = args.engine.options();
-    let against = args.against.as_ref().unwrap_or(&args.engine.model);
-    let mut ours = Reader::open(&args.engine.model, &options, args.window as usize)?;
+    let options = args.model.options();
+    let against = args.against.as_ref().unwrap_or(&args.model.folder);
+    let mut ours = Reader::open(&args.model.folder, &options, args.window as usize)?;
     let weights = args.against_weights.map_or(Type::Auto, Weights::format);
     let mut theirs = Reader::open(against, &EngineOptions { weights, ..options }, args.window as usize)?;
     if ours.vocab != theirs.vocab {
@@ -92,7 +92,7 @@ fn tokens(args: &QualityArgs, vocab: usize) -> Outcome<Vec<u32>> {
     let mut tokens = match (&args.text, args.random) {
         (Some(path), _) => {
             let text_only = EngineOptions { text_only: true, ..EngineOptions::default() };
-            let engine = Engine::open(&args.engine.model, text_only)?;
+            let engine = Engine::open(&args.model.folder, text_only)?;
             let part = PromptPart::Text { text: read_file(path)?, special: true };
             engine.tokenize(&Prompt { parts: vec![part], ..Prompt::default() }, TextOptions::default())?
         }
@@ -181,7 +181,7 @@ impl Reader {
             _ => Recipe::STORED,
         };
         let (progress, log) = (&mut |_, _| true, &mut |_| {});
-        let weights = loader::bind(&architecture, family, &folder, recipe, &mut backend, progress, log)?;
+        let weights = loader::bind(&architecture, family, &folder, recipe.into(), &mut backend, progress, log)?;
         let frames = window.div_ceil(PAGE_TOKENS);
         let shape = |g: &astrai::model::architecture::LayerGroup| g.shape(frames, PAGE_TOKENS, DType::F32);
         let shapes: Vec<KvShape> = architecture.groups().iter().map(shape).collect();

@@ -37,13 +37,13 @@ pub struct RunArgs {
 pub fn run(args: RunArgs) -> Outcome {
     let text = if args.prompt == "-" { read_stdin()? } else { args.prompt.clone() };
     let interrupt = Interrupt::install()?;
-    let engine = open(&args.engine.model, args.engine.options(), Some(&interrupt))?;
+    let engine = open(&args.engine.model.folder, args.engine.options(), Some(&interrupt))?;
     let has_template = engine.info().has_chat_template;
     if !has_template && (args.chat || args.system.is_some()) {
         let option = if args.chat { "--chat" } else { "--system" };
         return Err(Failure::Message(format!(
             "{option} needs a chat template, and {} has none; leave the option away",
-            args.engine.model.display()
+            args.engine.model.folder.display()
         )));
     }
     let mut prompt =

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::dtype::DType;
-use crate::source::{Bytes, SpecialTokens};
+use crate::source::{Bytes, SpecialTokens, TensorInfo};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 impl Identity {
@@ -128,7 +128,7 @@ fn callers_at_the_same_time_read_the_weights_once() {
 fn what_cannot_be_read_is_an_error_that_names_it_and_is_not_kept() {
     let mut source = tensors(&[("model.embed", &[1], &[1, 2])]);
     Arc::get_mut(&mut source).unwrap().contents.clear();
-    let error = weights_hash(&*source).unwrap_err();
+    let error = contents_hash(&*source).unwrap_err();
     assert!(error.status == Status::Internal && error.message.contains("model.embed"), "{error}");
     let weights = weights(&source);
     weights.hash().unwrap_err();

@@ -1,7 +1,7 @@
 //! Arguments of `astrai bench`, and what they mean for each workload.
 
 use super::shapes;
-use crate::args::Tier;
+use crate::args::{KvFormat, Tier};
 use crate::failure::{Failure, Outcome};
 use astrai::engine::{Device, EngineOptions, Type};
 use astrai::limits;
@@ -129,13 +129,6 @@ pub enum WeightFormat {
     Q4,
 }
 
-/// Values of `--kv`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum KvFormat {
-    Bf16,
-    Q8,
-}
-
 /// Values of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeviceName {
@@ -258,11 +251,7 @@ impl BenchArgs {
                 Some(WeightFormat::Q8) => Type::Q8,
                 Some(WeightFormat::Q4) => Type::Q4,
             },
-            kv: match self.kv {
-                None => Type::Auto,
-                Some(KvFormat::Bf16) => Type::Bf16,
-                Some(KvFormat::Q8) => Type::Q8,
-            },
+            kv: self.kv.map_or(Type::Auto, KvFormat::format),
             cpu_tier: self.cpu_tier.map_or_else(Default::default, Tier::cpu_tier),
             threads: self.threads.unwrap_or(0),
             max_running: plan.slots as u32,

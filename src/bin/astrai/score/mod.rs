@@ -51,7 +51,7 @@ pub fn score(args: ScoreArgs) -> Outcome {
     options.max_running = args.max_batch.unwrap_or(0);
     // One more than the queue: the line being written has left it.
     options.max_waiting = LINES_IN_FLIGHT_MAX as u32 + 1;
-    let engine = Arc::new(open(&args.engine.model, options, None)?);
+    let engine = Arc::new(open(&args.engine.model.folder, options, None)?);
     let outcome = match &args.text {
         Some(path) => text::perplexity(&engine, path, args.stride),
         None => score_lines(&engine),

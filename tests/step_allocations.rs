@@ -71,7 +71,8 @@ impl Bench {
         let architecture: Architecture = (family.architecture)(&config, &model_type).unwrap();
         let mut backend = CpuBackend::new(with.tier, with.compute, with.threads, ThreadOptions::default()).unwrap();
         let (progress, log) = (&mut |_, _| true, &mut |_| {});
-        let weights = loader::bind(&architecture, family, source, with.recipe, &mut backend, progress, log).unwrap();
+        let weights =
+            loader::bind(&architecture, family, source, with.recipe.into(), &mut backend, progress, log).unwrap();
         let context = architecture.context;
         let frames = 2 * context.div_ceil(PAGE_TOKENS);
         let shapes: Vec<KvShape> =

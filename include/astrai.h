@@ -549,7 +549,7 @@ typedef struct astrai_plan {
   uint64_t weight_bytes;
   /// All pages of the KV cache.
   uint64_t kv_bytes;
-  /// Activations and logits.
+  /// Activations, logits and scratch.
   uint64_t workspace_bytes;
   /// The three together.
   uint64_t total_bytes;

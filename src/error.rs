@@ -224,7 +224,11 @@ pub fn copied<T: Copy>(what: &str, values: &[T]) -> Result<Vec<T>> {
     Ok(vec)
 }
 
-fn reserved<T>(what: &str, count: usize) -> Result<Vec<T>> {
+/// An empty vector with room for `count` things that are `what`.
+///
+/// # Errors
+/// `Memory`.
+pub fn reserved<T>(what: &str, count: usize) -> Result<Vec<T>> {
     let mut vec = Vec::new();
     let bytes = (count as u64).saturating_mul(size_of::<T>() as u64);
     vec.try_reserve_exact(count).map_err(|_| Error::memory(what, bytes))?;

@@ -113,5 +113,9 @@ pub const TEMPLATE_MEMORY_BYTES_MAX: usize = 512 << 20;
 /// Most bytes of stack a chat template's recursion may use of its caller's thread.
 pub const TEMPLATE_STACK_BYTES_MAX: usize = 256 << 10;
 
+/// Bytes of partial results of attention for each CPU thread: long sequences are cut for several threads as far as these hold,
+/// which no result shows.
+pub const ATTENTION_PARTS_BYTES: usize = 1 << 20;
+
 /// Largest logits that are searched for while logits are computed; with more than these in top-k the whole row is read.
 pub const BEST_LOGITS_MAX: usize = 64;

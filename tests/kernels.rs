@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Backend, Linear, Tensor, Weight, scratch_elements};
+use astrai::backend::{Backend, Largest, Linear, Tensor, Weight, scratch_elements};
 use astrai::dtype::DType;
 use astrai::encoding::{Encoding, Scheme};
 use astrai::os::aligned::AlignedBytes;
@@ -59,8 +59,23 @@ fn backend(tier: Tier, threads: usize) -> CpuBackend {
 }
 
 fn backend_computing(compute: Compute, tier: Tier, threads: usize) -> CpuBackend {
-    CpuBackend::new(tier, compute, threads, ThreadOptions::default()).unwrap()
+    let mut b = CpuBackend::new(tier, compute, threads, ThreadOptions::default()).unwrap();
+    b.reserve(&LARGEST).unwrap();
+    b
 }
+
+/// Lets the attention of every case be cut in spans.
+const LARGEST: Largest = Largest {
+    rows: 4096,
+    positions: 4096,
+    ins: 64,
+    best: 0,
+    heads_per_kv: 64,
+    k_dim: 256,
+    v_dim: 256,
+    experts: 0,
+    chosen: 0,
+};
 
 fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
     // An embedding of one long row is the trait's way to bring host values in.

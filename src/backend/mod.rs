@@ -252,6 +252,29 @@ pub struct Experts<'a> {
     pub products: Tensor,
 }
 
+/// The largest step a backend will be asked for, as far as it needs memory beside the tensors it is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Largest {
+    /// Rows of a step.
+    pub rows: usize,
+    /// Positions of a sequence.
+    pub positions: usize,
+    /// Inputs of a product.
+    pub ins: usize,
+    /// Results of one [`Backend::linear_best`]: rows times those wanted of each.
+    pub best: usize,
+    /// Query heads that share a KV head.
+    pub heads_per_kv: usize,
+    /// Elements of a key.
+    pub k_dim: usize,
+    /// Elements of a value.
+    pub v_dim: usize,
+    /// Routed experts of a layer.
+    pub experts: usize,
+    /// Experts chosen for a token.
+    pub chosen: usize,
+}
+
 /// Bytes a backend has been asked to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reserved {
@@ -261,6 +284,8 @@ pub struct Reserved {
     pub kv: u64,
     /// Tensors of [`Backend::alloc`].
     pub tensors: u64,
+    /// Memory of [`Backend::reserve`].
+    pub scratch: u64,
 }
 
 /// Tensor operations of a device. See the module's law.
@@ -276,6 +301,10 @@ pub trait Backend: Send {
 
     /// Reserves `elements` zeroed f32 for `what`.
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor>;
+
+    /// Reserves what steps up to the largest need beside tensors, so that none of them allocates: with memory out, opening an
+    /// engine fails and no running one does.
+    fn reserve(&mut self, largest: &Largest) -> Result<()>;
 
     /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
     fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;

@@ -349,7 +349,13 @@ impl Core {
     /// One step, or as much of it as is still wanted; false when nothing could run.
     fn step(&mut self) -> bool {
         let begin = Instant::now();
-        let planned = self.machine.schedule(&mut self.spent);
+        let planned = match self.machine.schedule(&mut self.spent) {
+            Ok(planned) => planned,
+            Err(error) => {
+                self.fail_step(&error);
+                return true;
+            }
+        };
         if self.machine.plan.rows.is_empty() {
             return false;
         }
@@ -366,6 +372,13 @@ impl Core {
             }
         }
         true
+    }
+
+    /// Ends the requests of a step that cannot be made.
+    fn fail_step(&mut self, error: &Error) {
+        for index in 0..self.machine.plan.rows.len() {
+            self.end(self.machine.plan.rows[index].sequence, End::Failed(error.clone()));
+        }
     }
 
     fn note_admissions(&mut self, now: Instant) {
@@ -449,7 +462,7 @@ impl Core {
                 &mut machine.top_logprobs,
             )?,
         };
-        machine.scheduler.append(handle, sampled.token);
+        machine.scheduler.append(handle, sampled.token)?;
         self.stats.tokens_out += 1;
         let token = Token {
             id: sampled.token,
@@ -527,7 +540,10 @@ impl Drop for Core {
 impl Machine {
     /// Plans the step and writes it down as the model reads it. What decode and prefill take is counted with their rows.
     /// Returns when those two phases began.
-    fn schedule(&mut self, spent: &mut PhaseTimes) -> Instant {
+    ///
+    /// # Errors
+    /// `Memory`: sequences that share pages name them more often than there are pages, which was reserved for.
+    fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
         let begin = Instant::now();
         self.scheduler.begin(&mut self.plan);
         self.scheduler.cleanup();
@@ -548,9 +564,12 @@ impl Machine {
             step.sequences.extend(std::iter::repeat_n(index as u32, row.count));
             for (tables, table) in step.tables.iter_mut().zip(&sequence.tables) {
                 tables.starts.push(tables.pages.len() as u32);
-                tables.pages.extend_from_slice(&table[..end.div_ceil(self.page_tokens)]);
+                let table = &table[..end.div_ceil(self.page_tokens)];
+                let refused = |_| Error::memory("the page tables of a step", table.len() as u64 * 4);
+                tables.pages.try_reserve(table.len()).map_err(refused)?;
+                tables.pages.extend_from_slice(table);
             }
         }
-        refilled
+        Ok(refilled)
     }
 }

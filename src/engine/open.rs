@@ -9,7 +9,7 @@ use super::plan::{Prospect, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::{Compute, CpuBackend};
 use crate::backend::{Backend, KvShape};
-use crate::error::{Error, Result, Unit};
+use crate::error::{Error, Result, Unit, reserved};
 use crate::limits;
 use crate::model::architecture::Architecture;
 use crate::model::families::Family;
@@ -317,8 +317,9 @@ fn build(
     })?;
     let logits = HostLogits::new(logits_rows, vocab)?;
     let sampler = Sampler::new(vocab)?;
-    let step = Step { tables: vec![Tables::default(); shapes.len()], ..Step::default() };
     let page_tokens = sizing.page_tokens;
+    let rows = sizing.running_max.min(sizing.step_tokens);
+    let top = limits::TOP_LOGPROBS_MAX.min(vocab);
     Ok(Machine {
         scheduler,
         model,
@@ -326,14 +327,30 @@ fn build(
         source,
         sampler,
         allowed: AllowedTokens::all(vocab),
-        plan: BatchPlan::default(),
-        step,
+        plan: BatchPlan { rows: reserved("the rows of a step", rows)?, tokens: 0 },
+        step: step(sizing, rows, shapes.len())?,
         page_tokens,
         logits,
-        top_tokens: Vec::new(),
-        top_logprobs: Vec::new(),
-        wanted: Vec::new(),
-        logits_rows: Vec::new(),
+        top_tokens: reserved("top log probabilities", top)?,
+        top_logprobs: reserved("top log probabilities", top)?,
+        wanted: reserved("the wanted logits of a step", sizing.step_tokens)?,
+        logits_rows: reserved("the wanted logits of a step", logits_rows)?,
+    })
+}
+
+/// A step with room for the largest one, unless its sequences share so many pages that they name more than there are.
+fn step(sizing: &Sizing, rows: usize, groups: usize) -> Result<Step> {
+    let tokens = || reserved("the tokens of a step", sizing.step_tokens);
+    let pages = rows.saturating_mul(sizing.context.div_ceil(sizing.page_tokens)).min(sizing.frames);
+    let tables = || {
+        let what = "the page tables of a step";
+        Ok(Tables { pages: reserved(what, pages)?, starts: reserved(what, rows)? })
+    };
+    Ok(Step {
+        tokens: tokens()?,
+        positions: tokens()?,
+        sequences: tokens()?,
+        tables: (0..groups).map(|_| tables()).collect::<Result<_>>()?,
     })
 }
 

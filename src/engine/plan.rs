@@ -2,11 +2,13 @@
 //!
 //! [`Engine::plan`] and `open` share [`Prospect::of`], so that they cannot differ: it reads the config and the headers of
 //! the weights' files, and sizes everything by them and the options. Counted are the weights, the KV pages and the
-//! workspace; not the tokenizer and the bookkeeping of the scheduler, some bytes for each page.
+//! workspace, which is all that a step needs; not the tokenizer and the bookkeeping, some bytes for each page and each token
+//! of a step.
 
 use super::api::*;
 use super::logits::HostLogits;
 use super::{Engine, open, refuse_in_callback};
+use crate::backend::cpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -16,6 +18,7 @@ use crate::model::families::{self, Family};
 use crate::model::weights::{self, Sizes};
 use crate::model::{Model, Recipe};
 use crate::os::memory;
+use crate::sampling::Sampler;
 use crate::source::{Folder, ModelSource};
 use std::path::Path;
 
@@ -41,7 +44,7 @@ pub struct Plan {
     pub weight_bytes: u64,
     /// Bytes of all KV pages.
     pub kv_bytes: u64,
-    /// Bytes of activations and logits.
+    /// Bytes of activations, logits and scratch.
     pub workspace_bytes: u64,
     /// The three together.
     pub total_bytes: u64,
@@ -139,8 +142,17 @@ impl Sizing {
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
         let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max);
         let logits_rows = running_max.clamp(8, limits::LOGITS_ROWS_MAX);
-        // The host has a copy of the logits.
-        let host_logits_bytes = HostLogits::bytes(logits_rows, a.vocab);
+        let workspace = [
+            Model::workspace_bytes(a, step_tokens, logits_rows),
+            // The host has a copy of the logits.
+            HostLogits::bytes(logits_rows, a.vocab),
+            Sampler::bytes(a.vocab),
+            cpu::scratch_bytes(
+                o.cpu_tier,
+                cpu::threads_of(o.threads as usize),
+                &Model::largest(a, step_tokens, logits_rows),
+            ),
+        ];
         let kv = match (o.kv, o.compute) {
             (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
             (Type::Q8, _) => DType::I8,
@@ -159,7 +171,7 @@ impl Sizing {
             policy: o.policy,
             weights,
             page_bytes: page_bytes(a, page_tokens, kv)?,
-            workspace_bytes: Model::workspace_bytes(a, step_tokens, logits_rows).saturating_add(host_logits_bytes),
+            workspace_bytes: workspace.into_iter().fold(0, u64::saturating_add),
             budget: (o.memory_budget > 0).then_some(o.memory_budget),
             free,
             no_mmap: o.no_mmap,
@@ -305,8 +317,9 @@ mod tests {
                 let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
                 let machine = opened.machine.unwrap();
                 let reserved = machine.backend.reserved();
-                let host = HostLogits::bytes(machine.model.logits_rows_max(), machine.model.architecture().vocab);
-                let workspace = reserved.tensors + host;
+                let vocab = machine.model.architecture().vocab;
+                let host = HostLogits::bytes(machine.model.logits_rows_max(), vocab);
+                let workspace = reserved.tensors + reserved.scratch + host + Sampler::bytes(vocab);
                 let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());

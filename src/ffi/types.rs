@@ -456,7 +456,7 @@ pub struct astrai_plan {
     pub weight_bytes: u64,
     /// All pages of the KV cache.
     pub kv_bytes: u64,
-    /// Activations and logits.
+    /// Activations, logits and scratch.
     pub workspace_bytes: u64,
     /// The three together.
     pub total_bytes: u64,

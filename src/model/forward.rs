@@ -3,9 +3,10 @@
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
 use crate::backend::{
-    self, Backend, BestOf, Experts, Heads, KvPages, KvShape, Linear, Placement, Ragged, Rotary, Tensor,
+    self, Backend, BestOf, Experts, Heads, KvPages, KvShape, Largest, Linear, Placement, Ragged, Rotary, Tensor,
 };
 use crate::error::Result;
+use crate::limits;
 
 /// Page tables of one layer group in a step; see [`Ragged`].
 #[derive(Clone, Debug, Default)]
@@ -141,6 +142,28 @@ impl Model {
         elements.saturating_mul(4)
     }
 
+    /// The largest step that a model with this workspace asks a backend for.
+    pub fn largest(a: &Architecture, step_tokens: usize, logits_rows: usize) -> Largest {
+        let mut largest = Largest {
+            rows: step_tokens,
+            positions: a.context,
+            ins: Widths::of(a).products,
+            best: logits_rows * limits::BEST_LOGITS_MAX,
+            ..Largest::default()
+        };
+        for layer in &a.layers {
+            let t = &layer.attention;
+            largest.heads_per_kv = largest.heads_per_kv.max(t.heads / t.kv_heads.max(1));
+            largest.k_dim = largest.k_dim.max(t.head_dim);
+            largest.v_dim = largest.v_dim.max(t.head_dim);
+            if let Ffn::Experts { count, routing, .. } = layer.ffn {
+                largest.experts = largest.experts.max(count);
+                largest.chosen = largest.chosen.max(routing.chosen);
+            }
+        }
+        largest
+    }
+
     /// Reserves pages and workspace. `shapes` gives the pages of each layer group.
     pub fn new(
         architecture: Architecture,
@@ -152,6 +175,7 @@ impl Model {
     ) -> Result<Model> {
         let a = &architecture;
         let w = Widths::of(a);
+        backend.reserve(&Model::largest(a, step_tokens, logits_rows))?;
         let mut alloc = |width: usize, what: &str| backend.alloc(step_tokens * width, what);
         let workspace = Workspace {
             x: alloc(a.hidden, "activations")?,

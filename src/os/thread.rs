@@ -162,7 +162,9 @@ pub fn aside<R: Send>(name: &str, body: impl FnOnce() -> R + Send) -> Result<R> 
 #[cfg(unix)]
 mod imp {
     use super::ThreadOptions;
-    use std::ffi::{CString, c_void};
+    #[cfg(not(target_os = "linux"))]
+    use std::ffi::CString;
+    use std::ffi::c_void;
     use std::io;
 
     pub struct Handle(libc::pthread_t);
@@ -221,11 +223,11 @@ mod imp {
 
     #[cfg(target_os = "linux")]
     pub fn place_current(name: &str, options: ThreadOptions) {
-        let short: String = name.chars().take(15).collect();
-        if let Ok(name) = CString::new(short) {
-            // SAFETY: the name is NUL-terminated and at most 16 bytes with the NUL.
-            unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
-        }
+        // 15 bytes and the NUL. On the stack: a thread that has just started should not need memory.
+        let mut short = [0u8; 16];
+        short.iter_mut().take(15).zip(name.bytes()).for_each(|(to, byte)| *to = byte);
+        // SAFETY: the name is NUL-terminated and at most 16 bytes with the NUL.
+        unsafe { libc::pthread_setname_np(libc::pthread_self(), short.as_ptr().cast()) };
         if options.affinity_mask != 0 {
             // SAFETY: a zeroed cpu_set_t is the empty set; CPU_SET stays below 64 of its 1024 bits.
             unsafe {

@@ -41,9 +41,7 @@ struct Scratch {
 impl Sampler {
     /// A sampler for rows of `vocab` logits.
     pub fn new(vocab: usize) -> Result<Sampler> {
-        let bytes =
-            vocab as u64 * (2 * size_of::<f32>() + size_of::<u64>()) as u64 + (BUCKETS * size_of::<f64>()) as u64;
-        let refused = |_| Error::memory("the sampler", bytes);
+        let refused = |_| Error::memory("the sampler", Sampler::bytes(vocab));
         let (mut adjusted, mut weights, mut keys, mut buckets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         adjusted.try_reserve_exact(vocab).map_err(refused)?;
         weights.try_reserve_exact(vocab).map_err(refused)?;
@@ -52,6 +50,11 @@ impl Sampler {
         weights.resize(vocab, 0.0);
         buckets.resize(BUCKETS, 0.0);
         Ok(Sampler { vocab, adjusted, scratch: Scratch { weights, keys, buckets } })
+    }
+
+    /// Bytes that `new` reserves.
+    pub fn bytes(vocab: usize) -> u64 {
+        vocab as u64 * (2 * size_of::<f32>() + size_of::<u64>()) as u64 + (BUCKETS * size_of::<f64>()) as u64
     }
 
     /// Samples the token at absolute `position` of its sequence.

@@ -14,8 +14,8 @@
 //! Who runs gets a row in every step it can use one, prompts as far as the step's budget goes; of these, one that went
 //! without for [`limits::UNSERVED_STEPS_MAX`] steps comes first, whatever its rank.
 //!
-//! A step costs time in proportion to the running sequences, not to the waiting ones, and allocates nothing unless a
-//! sequence outgrows its vectors.
+//! A step costs time in proportion to the running sequences, not to the waiting ones, and allocates nothing; a sequence's
+//! tokens may when one is appended, and say so when they cannot.
 //!
 //! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences and pins whose tables name it and to the tree if
 //! it is there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
@@ -36,7 +36,7 @@ pub use sequence::{Sequence, State};
 pub use view::PageOwner;
 
 use crate::cache::{Page, PagePool, PrefixTree, Slots};
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use queue::Queue;
 
@@ -140,9 +140,9 @@ impl Scheduler {
         Ok(Scheduler {
             sequences: Slots::new(capacity.running_max + capacity.waiting_max)?,
             slots: Slots::new(capacity.running_max)?,
-            running: Vec::with_capacity(capacity.running_max),
+            running: reserved("running sequences", capacity.running_max)?,
             waiting: Queue::default(),
-            finished: Vec::new(),
+            finished: reserved("finished sequences", capacity.running_max + capacity.waiting_max)?,
             finished_running: 0,
             paused: 0,
             paused_running: 0,
@@ -152,9 +152,9 @@ impl Scheduler {
             pins: pins::Pins::new()?,
             arrivals: 0,
             step: 0,
-            scratch: Vec::with_capacity(groups),
-            order: Vec::with_capacity(capacity.running_max),
-            prefilling: Vec::with_capacity(capacity.running_max),
+            scratch: reserved("the frames of a page", groups)?,
+            order: reserved("running sequences", capacity.running_max)?,
+            prefilling: reserved("running sequences", capacity.running_max)?,
             capacity,
         })
     }
@@ -163,7 +163,7 @@ impl Scheduler {
     /// position `logits_from` on; a higher `priority` is admitted first.
     ///
     /// # Errors
-    /// `NeverFits` when all pages together could not hold it, with tokens; `QueueFull`.
+    /// `NeverFits` when all pages together could not hold it, with tokens; `QueueFull`; `Memory` for its page tables.
     pub fn submit(&mut self, prompt: Vec<u32>, len_max: usize, logits_from: usize, priority: i32) -> Result<Handle> {
         let needed = len_max.div_ceil(self.capacity.page_tokens);
         let available = self.capacity.frames.iter().copied().min().unwrap_or(0);
@@ -179,7 +179,8 @@ impl Scheduler {
             self.cleanup();
         }
         let rank = Rank::new(priority, self.arrivals);
-        let sequence = Sequence::new(prompt, logits_from, rank, self.pools.len());
+        let tables = self.pools.iter().map(|_| reserved("a page table", needed)).collect::<Result<_>>()?;
+        let sequence = Sequence::new(prompt, logits_from, rank, tables);
         let handle = self.sequences.insert(sequence).map_err(|_| {
             let max = (self.capacity.running_max + self.capacity.waiting_max) as u64;
             Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
@@ -437,10 +438,16 @@ impl Scheduler {
     }
 
     /// Appends a sampled token; not to a sequence that has ended.
-    pub fn append(&mut self, handle: Handle, token: u32) {
+    ///
+    /// # Errors
+    /// `Memory`; the sequence is as it was, and may only be finished.
+    pub fn append(&mut self, handle: Handle, token: u32) -> Result<()> {
         if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) {
+            let bytes = (sequence.tokens.len() as u64 + 1) * size_of::<u32>() as u64;
+            sequence.tokens.try_reserve(1).map_err(|_| Error::memory("the tokens of a sequence", bytes))?;
             sequence.tokens.push(token);
         }
+        Ok(())
     }
 
     /// Marks a sequence as ended; the next cleanup returns what it holds.

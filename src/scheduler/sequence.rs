@@ -38,7 +38,7 @@ pub struct Sequence {
     pub(super) served: u64,
     /// Version of the prefix tree that was asked last, and the pages it had for this sequence.
     pub(super) matched: (u64, usize),
-    /// Page tables, one for each layer group.
+    /// Page tables, one for each layer group, with room for the longest that the sequence may become.
     pub tables: Vec<Vec<Page>>,
     /// Deepest node of the prefix tree on its way, and how many pages lead there; attached while running.
     pub node: NodeId,
@@ -59,7 +59,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(super) fn new(prompt: Vec<u32>, logits_from: usize, rank: Rank, groups: usize) -> Sequence {
+    pub(super) fn new(prompt: Vec<u32>, logits_from: usize, rank: Rank, tables: Vec<Vec<Page>>) -> Sequence {
         Sequence {
             prompt_len: prompt.len(),
             tokens: prompt,
@@ -71,7 +71,7 @@ impl Sequence {
             planned: 0,
             served: 0,
             matched: (u64::MAX, 0),
-            tables: vec![Vec::new(); groups],
+            tables,
             node: ROOT,
             tree_pages: 0,
             cached_tokens: None,

@@ -278,7 +278,7 @@ impl World {
             let newest = (end == tokens.len()).then(|| extend(0, *hashes(tokens).last().expect("tokens") as u32));
             self.scheduler.computed(&row);
             if let Some(hash) = newest {
-                self.scheduler.append(row.sequence, (hash >> 40) as u32 % self.vocab as u32);
+                self.scheduler.append(row.sequence, (hash >> 40) as u32 % self.vocab as u32).unwrap();
                 self.end_if_long_enough(at);
             }
         }

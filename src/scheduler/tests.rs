@@ -15,7 +15,7 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
             seen.push((row.first, row.count, row.logits_from));
             scheduler.computed(&row);
             if row.logits_from < row.first + row.count {
-                scheduler.append(handle, 7);
+                scheduler.append(handle, 7).unwrap();
             }
         }
     }
@@ -43,7 +43,7 @@ fn run_to_first_token(scheduler: &mut Scheduler, handles: &[Handle]) -> usize {
         for row in plan.rows.clone() {
             scheduler.computed(&row);
             if row.logits_from < row.first + row.count {
-                scheduler.append(row.sequence, 1);
+                scheduler.append(row.sequence, 1).unwrap();
                 scheduler.finish(row.sequence);
                 sampled += 1;
             }
@@ -187,7 +187,7 @@ fn who_ranks_last_gives_way_and_who_is_paused_before() {
             scheduler.check().unwrap();
             for row in plan.rows.clone() {
                 scheduler.computed(&row);
-                scheduler.append(row.sequence, 7);
+                scheduler.append(row.sequence, 7).unwrap();
             }
             if let Some(at) = paused {
                 scheduler.set_paused(handles[at], true);
@@ -226,7 +226,7 @@ fn run_policy(policy: Policy, lengths: &[usize], slots: usize) -> (usize, usize)
             if padding || row.logits_from == row.first + row.count {
                 continue;
             }
-            scheduler.append(row.sequence, 1);
+            scheduler.append(row.sequence, 1).unwrap();
             generated += 1;
             let left = left.get_mut(&row.sequence).unwrap();
             *left -= 1;

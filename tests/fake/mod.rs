@@ -41,7 +41,7 @@ impl Fake {
             self.scheduler.computed(row);
             if row.logits_from < row.first + row.count {
                 self.next = self.next.wrapping_mul(1664525).wrapping_add(1013904223);
-                self.scheduler.append(row.sequence, self.next);
+                self.scheduler.append(row.sequence, self.next).unwrap();
             }
         }
     }

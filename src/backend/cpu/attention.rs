@@ -9,7 +9,9 @@ pub mod lanes;
 pub mod running;
 
 use super::kv::{Layout, PageView, SendPages, StoreGroup};
+use super::reserve::grow;
 use super::*;
+use crate::limits;
 
 /// Keys folded at a time.
 pub const BLOCK: usize = 64;
@@ -160,17 +162,63 @@ struct Task {
     parts: usize,
 }
 
-/// How a step's attention is cut, kept to use its memory again.
+/// How a step's attention is cut, in memory that [`Cut::reserve`] has made.
 #[derive(Default)]
 pub(super) struct Cut {
     rows: Vec<Rows>,
     tasks: Vec<Task>,
     /// The items that were cut in spans, to be combined.
     combined: Vec<Task>,
-    parts: Vec<f32>,
+    /// Room for parts; an item whose parts find none is not cut. Without a reservation none is.
+    parts: Option<Buffer>,
+}
+
+/// What [`Cut::reserve`] reserves.
+pub(super) struct CutSizes {
+    rows: usize,
+    tasks: usize,
+    combined: usize,
+    part_bytes: usize,
+}
+
+impl CutSizes {
+    pub fn of(threads: usize, largest: &Largest) -> CutSizes {
+        let wanted = threads * TASKS_PER_THREAD;
+        // Items that are cut have at least twice a task's work, so that there are half as many. What is not cut is gathered to
+        // at least a task's work, or lies between two that are, or is the rest.
+        let combined = wanted / 2 + 1;
+        let queries = queries_max(largest.heads_per_kv);
+        let part = queries.saturating_mul(running::part_floats(largest.v_dim)).saturating_mul(4);
+        let spans = largest.positions.div_ceil(SPAN);
+        let every = combined.saturating_mul(spans).saturating_mul(part);
+        let can_cut = threads > 1 && spans > 1;
+        let part_bytes = if can_cut { every.min(threads.saturating_mul(limits::ATTENTION_PARTS_BYTES)) } else { 0 };
+        CutSizes { rows: largest.rows, tasks: 2 * (wanted + 1) + combined + 1, combined, part_bytes }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        let lists = self.rows * size_of::<Rows>() + (self.tasks + self.combined) * size_of::<Task>();
+        (lists + self.part_bytes) as u64
+    }
+}
+
+/// Most queries of an item.
+pub(super) fn queries_max(heads_per_kv: usize) -> usize {
+    QUERIES.max(heads_per_kv)
 }
 
 impl Cut {
+    pub fn reserve(&mut self, sizes: &CutSizes) -> Result<()> {
+        grow("the tasks of attention", &mut self.rows, sizes.rows)?;
+        grow("the tasks of attention", &mut self.tasks, sizes.tasks)?;
+        grow("the tasks of attention", &mut self.combined, sizes.combined)?;
+        self.parts = match sizes.part_bytes {
+            0 => None,
+            bytes => Some(Buffer::zeroed(bytes, "partial results of attention")?),
+        };
+        Ok(())
+    }
+
     /// Cuts the rows into runs of one sequence that share loads.
     fn rows(&mut self, ragged: Ragged, per_kv: usize, attention: &Attention, work_per_key: usize) {
         self.rows.clear();
@@ -189,17 +237,20 @@ impl Cut {
         }
     }
 
-    /// Makes tasks of about equal work, enough for the threads: light items go together, heavy ones are cut in spans.
+    /// Makes tasks of about equal work, enough for the threads: light items go together, heavy ones are cut in spans while
+    /// there is room for their parts. An item gives the same bits whether it is cut or not.
     fn tasks(&mut self, threads: usize, kv_heads: usize, part_floats: impl Fn(&Rows) -> usize, may_split: bool) {
         self.tasks.clear();
         self.combined.clear();
         let total = self.rows.iter().map(|r| r.work).sum::<usize>() * kv_heads;
         let wanted = (total / (threads * TASKS_PER_THREAD)).max(TASK_WORK_MIN);
+        let room = self.parts.as_ref().map_or(0, |parts| parts.floats().len());
         let (mut parts, mut first, mut gathered) = (0, 0, 0);
         for item in 0..self.rows.len() * kv_heads {
             let rows = &self.rows[item / kv_heads];
             let pieces = (rows.work / wanted).min(rows.spans.len());
-            if may_split && threads > 1 && pieces > 1 {
+            let floats = rows.spans.len() * part_floats(rows);
+            if may_split && threads > 1 && pieces > 1 && floats <= room - parts {
                 if first < item {
                     self.tasks.push(Task { items: first..item, spans: None, parts: 0 });
                 }
@@ -213,7 +264,7 @@ impl Cut {
                         .step_by(step)
                         .map(|s| Task { spans: Some(s..rows.spans.end.min(s + step)), ..task.clone() }),
                 );
-                parts += rows.spans.len() * part_floats(rows);
+                parts += floats;
                 continue;
             }
             gathered += rows.work;
@@ -225,9 +276,6 @@ impl Cut {
         let items = self.rows.len() * kv_heads;
         if first < items {
             self.tasks.push(Task { items: first..items, spans: None, parts: 0 });
-        }
-        if self.parts.len() < parts {
-            self.parts.resize(parts, 0.0);
         }
     }
 }
@@ -249,7 +297,7 @@ impl CpuBackend {
         let mut cut = std::mem::take(&mut self.cut);
         cut.rows(ragged, per_kv, &attention, per_kv * (shape.k_dim + shape.v_dim));
         cut.tasks(self.pool.threads(), shape.kv_heads, part_floats, self.kernels.tier != Tier::Reference);
-        let parts = Shared(cut.parts.as_mut_ptr());
+        let parts = Shared(cut.parts.as_mut().map_or(std::ptr::null_mut(), |parts| parts.floats_mut().as_mut_ptr()));
         let of_item = |item: usize| {
             let block = &cut.rows[item / shape.kv_heads];
             let kv_head = item % shape.kv_heads;

@@ -2,8 +2,36 @@
 //!
 //! Experts run in ascending order, so a token's contributions are added in that order whoever its neighbours are.
 
-use super::{Backend, CpuBackend, Experts, Linear};
+use super::reserve::grow;
+use super::{Backend, CpuBackend, Experts, Largest, Linear};
 use crate::backend::Routing;
+use crate::error::Result;
+
+/// Lists of a step, kept for their memory.
+#[derive(Default)]
+pub(super) struct Routes {
+    /// Of one row: (expert, probability).
+    probabilities: Vec<(usize, f32)>,
+    /// Of all rows: (expert, row, weight), in this order once all are there.
+    chosen: Vec<(u32, u32, f32)>,
+    /// Rows of one expert.
+    ids: Vec<u32>,
+}
+
+impl Routes {
+    /// Makes room for the largest step.
+    pub fn reserve(&mut self, l: &Largest) -> Result<()> {
+        grow("the choice of experts", &mut self.probabilities, l.experts)?;
+        grow("the choice of experts", &mut self.chosen, l.rows * l.chosen)?;
+        grow("the choice of experts", &mut self.ids, if l.experts == 0 { 0 } else { l.rows })
+    }
+
+    /// Bytes of that.
+    pub fn bytes(l: &Largest) -> u64 {
+        let row = l.chosen * size_of::<(u32, u32, f32)>() + if l.experts == 0 { 0 } else { size_of::<u32>() };
+        (l.experts * size_of::<(usize, f32)>() + l.rows * row) as u64
+    }
+}
 
 /// The experts a row chose, with their weights.
 pub fn route(logits: &[f32], routing: Routing, chosen: &mut Vec<(usize, f32)>) {
@@ -11,8 +39,8 @@ pub fn route(logits: &[f32], routing: Routing, chosen: &mut Vec<(usize, f32)>) {
     let total: f32 = logits.iter().map(|l| (l - max).exp()).sum();
     chosen.clear();
     chosen.extend(logits.iter().enumerate().map(|(i, l)| (i, (l - max).exp() / total)));
-    // Ties go to the lower index.
-    chosen.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    // Ties go to the lower index: no two are equal, and this sort needs no memory.
+    chosen.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     chosen.truncate(routing.chosen);
     if routing.renormalise {
         let sum: f32 = chosen.iter().map(|c| c.1).sum();
@@ -23,32 +51,31 @@ pub fn route(logits: &[f32], routing: Routing, chosen: &mut Vec<(usize, f32)>) {
 /// See [`Backend::experts`].
 pub fn run(backend: &mut CpuBackend, args: Experts, rows: usize) {
     let count = args.experts.len();
-    let logits = backend.floats(args.logits, rows * count).to_vec();
-    let mut members: Vec<Vec<(u32, f32)>> = vec![Vec::new(); count];
-    let mut chosen = Vec::new();
+    let mut routes = std::mem::take(&mut backend.routes);
+    let Routes { probabilities, chosen, ids } = &mut routes;
+    chosen.clear();
     for row in 0..rows {
-        route(&logits[row * count..(row + 1) * count], args.routing, &mut chosen);
-        for &(expert, weight) in &chosen {
-            members[expert].push((row as u32, weight));
-        }
+        route(backend.floats(args.logits.at(row * count), count), args.routing, probabilities);
+        chosen.extend(probabilities.iter().map(|&(expert, weight)| (expert as u32, row as u32, weight)));
     }
-    for (expert, members) in args.experts.iter().zip(&members) {
-        if members.is_empty() {
-            continue;
-        }
+    chosen.sort_unstable_by_key(|&(expert, row, _)| (expert, row));
+    for members in chosen.chunk_by(|a, b| a.0 == b.0) {
+        let expert = &args.experts[members[0].0 as usize];
         let (n, hidden, inner) = (members.len(), expert.down.outs, expert.gate.outs);
         let input = args.scratch;
         let gate = input.at(n * hidden);
         let up = gate.at(n * inner);
-        let ids: Vec<u32> = members.iter().map(|m| m.0).collect();
-        backend.gather(args.x, &ids, hidden, input);
+        ids.clear();
+        ids.extend(members.iter().map(|m| m.1));
+        backend.gather(args.x, ids, hidden, input);
         let product = |weight, out| Linear { weight, bias: None, out, accumulate: false };
         backend.gated(input, n, product(expert.gate, gate), product(expert.up, up), args.products);
         backend.linear(gate, n, &[product(expert.down, input)], args.products);
-        for (i, &(row, weight)) in members.iter().enumerate() {
+        for (i, &(_, row, weight)) in members.iter().enumerate() {
             backend.add_scaled(args.out.at(row as usize * hidden), input.at(i * hidden), weight, hidden);
         }
     }
+    backend.routes = routes;
 }
 
 #[cfg(test)]

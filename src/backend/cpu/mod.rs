@@ -24,6 +24,7 @@ pub mod pool;
 pub mod portable;
 mod quantize;
 pub mod reference;
+mod reserve;
 mod rotary;
 
 use super::*;
@@ -35,6 +36,7 @@ use kv::Group;
 use linear::Matrix;
 use memory::Buffer;
 use pool::Pool;
+pub use reserve::scratch_bytes;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 
@@ -196,14 +198,21 @@ pub struct CpuBackend {
     cut: attention::Cut,
     /// Lists of [`best::Search`], kept for their memory.
     best: Vec<(f32, u32)>,
+    routes: experts::Routes,
+    /// Bytes that [`Backend::reserve`] made room for.
+    reserved: u64,
+}
+
+/// Threads that compute when an engine asks for `threads` (0 = physical cores).
+pub fn threads_of(threads: usize) -> usize {
+    if threads == 0 { crate::os::thread::physical_cores() } else { threads }
 }
 
 impl CpuBackend {
     /// A backend of `threads` threads (0 = physical cores) on `tier`.
     pub fn new(tier: Tier, compute: Compute, threads: usize, options: ThreadOptions) -> Result<CpuBackend> {
         let kernels = choose(tier)?;
-        let threads = if threads == 0 { crate::os::thread::physical_cores() } else { threads };
-        let pool = Pool::new(threads, options)?;
+        let pool = Pool::new(threads_of(threads), options)?;
         let scratch = (0..pool.threads()).map(|_| Scratch(UnsafeCell::new(Vec::new()))).collect();
         Ok(CpuBackend {
             kernels,
@@ -215,6 +224,8 @@ impl CpuBackend {
             groups: Vec::new(),
             cut: Default::default(),
             best: Vec::new(),
+            routes: Default::default(),
+            reserved: 0,
         })
     }
 
@@ -306,6 +317,7 @@ impl Backend for CpuBackend {
             weights: sum(&mut self.weights.iter().map(|w| (*w.bytes).as_ref().len())),
             kv: sum(&mut self.groups.iter().map(|g| g.buffer.bytes().len())),
             tensors: sum(&mut self.buffers.iter().map(|b| b.bytes().len())),
+            scratch: self.reserved,
         }
     }
 
@@ -317,6 +329,10 @@ impl Backend for CpuBackend {
         let bytes = elements.checked_mul(4).ok_or_else(|| Error::memory(what, u64::MAX))?;
         self.buffers.push(Buffer::zeroed(bytes, what)?);
         Ok(Tensor { buffer: (self.buffers.len() - 1) as u32, offset: 0 })
+    }
+
+    fn reserve(&mut self, largest: &Largest) -> Result<()> {
+        self.reserve_scratch(largest)
     }
 
     fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight> {

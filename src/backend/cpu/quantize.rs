@@ -23,6 +23,7 @@ impl CpuBackend {
             let expected = scheme.bytes(outs, ins);
             return Err(Error::internal(format!("panels of {} bytes, expected {expected:?}", to.len())));
         }
+        self.reserve_threads(PANEL * ins)?;
         let (bytes, panels) = (scheme.panel_bytes(ins), outs.div_ceil(PANEL));
         let all = Shared(to.as_mut_ptr());
         // As many tasks as even out the threads' speeds.

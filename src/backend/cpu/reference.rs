@@ -89,18 +89,21 @@ const ATTENTION: AttentionKernels =
 ///
 /// # Safety
 /// See [`AttentionKernels::attend`].
-unsafe fn attend(args: &AttentionArgs, scores: &mut Vec<f32>) {
+unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     let shape = args.pages.shape;
-    let (mut key, mut value) = (vec![0.0; shape.k_dim], vec![0.0; shape.v_dim]);
+    scratch.clear();
+    scratch.resize(shape.k_dim + shape.v_dim + args.visible_to_any().len(), 0.0);
+    let (key, rest) = scratch.split_at_mut(shape.k_dim);
+    let (value, all) = rest.split_at_mut(shape.v_dim);
     let page = |p: usize| args.pages.head(args.table[p / shape.page_tokens], args.kv_head);
     for query in 0..args.queries() {
         let visible = args.visible(args.first_position + query / args.q_heads.len());
         let q = args.query(query);
-        scores.clear();
-        for p in visible.clone() {
-            page(p).read(false, p % shape.page_tokens, &mut key);
-            let dot: f32 = q.iter().zip(&key).map(|(q, k)| q * k).sum();
-            scores.push(dot * args.scale);
+        let scores = &mut all[..visible.len()];
+        for (score, p) in scores.iter_mut().zip(visible.clone()) {
+            page(p).read(false, p % shape.page_tokens, key);
+            let dot: f32 = q.iter().zip(&*key).map(|(q, k)| q * k).sum();
+            *score = dot * args.scale;
         }
         let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut total = 0.0;
@@ -112,8 +115,8 @@ unsafe fn attend(args: &AttentionArgs, scores: &mut Vec<f32>) {
         let out = unsafe { args.result(query) };
         out.fill(0.0);
         for (s, p) in scores.iter().zip(visible) {
-            page(p).read(true, p % shape.page_tokens, &mut value);
-            out.iter_mut().zip(&value).for_each(|(out, v)| *out += s / total * v);
+            page(p).read(true, p % shape.page_tokens, value);
+            out.iter_mut().zip(&*value).for_each(|(out, v)| *out += s / total * v);
         }
     }
 }

@@ -32,7 +32,7 @@ fn step(scheduler: &mut Scheduler, plan: &mut BatchPlan, sampled: &mut dyn FnMut
     for row in plan.rows.clone() {
         scheduler.computed(&row);
         if row.logits_from < row.first + row.count {
-            scheduler.append(row.sequence, 1);
+            scheduler.append(row.sequence, 1).unwrap();
             sampled(scheduler, row.sequence);
         }
     }

@@ -72,7 +72,7 @@ fn forward_passes(plan: &Plan, policy: PolicyName) -> Outcome<u64> {
             scheduler.computed(row);
             let samples = row.logits_from < row.first + row.count;
             let Some(len) = left.get_mut(&row.sequence).filter(|_| samples) else { continue };
-            scheduler.append(row.sequence, 0);
+            scheduler.append(row.sequence, 0)?;
             *len -= 1;
             if *len == 0 {
                 left.remove(&row.sequence);

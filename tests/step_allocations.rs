@@ -1,0 +1,180 @@
+//! After a model has been made, no step of any size allocates, on any thread: counted by an allocator that wraps the system's,
+//! for every family, tier and kind of weights. One test in a process of its own, since it counts for the whole process.
+
+use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
+use astrai::backend::{Backend, BestOf, KvShape};
+use astrai::dtype::DType;
+use astrai::limits;
+use astrai::model::architecture::Architecture;
+use astrai::model::config::Config;
+use astrai::model::{Model, Recipe, Step, Tables, families, loader, random_model};
+use astrai::os::thread::ThreadOptions;
+use astrai::source::{Folder, FolderOptions, ModelSource};
+use serde_json::{Value, json};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches a number.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Tokens of the largest step, more than a block of rows that share loads.
+const STEP_TOKENS: usize = 48;
+const LOGITS_ROWS: usize = 16;
+const PAGE_TOKENS: usize = 16;
+
+struct Bench {
+    model: Model,
+    backend: CpuBackend,
+    context: usize,
+    best: Vec<(f32, u32)>,
+}
+
+/// What a case is made with.
+#[derive(Clone, Copy, Debug)]
+struct With {
+    tier: Tier,
+    threads: usize,
+    compute: Compute,
+    recipe: Recipe,
+    kv: DType,
+}
+
+impl Bench {
+    fn new(source: &dyn ModelSource, with: With) -> Bench {
+        let (family, model_type) = families::find(source.config().unwrap(), source.subject()).unwrap();
+        let config = Config::new(source.config().unwrap(), source.subject());
+        let architecture: Architecture = (family.architecture)(&config, &model_type).unwrap();
+        let mut backend = CpuBackend::new(with.tier, with.compute, with.threads, ThreadOptions::default()).unwrap();
+        let (progress, log) = (&mut |_, _| true, &mut |_| {});
+        let weights =
+            loader::bind(&architecture, family, source, with.recipe.into(), &mut backend, progress, log).unwrap();
+        let context = architecture.context;
+        let frames = 2 * context.div_ceil(PAGE_TOKENS);
+        let shapes: Vec<KvShape> =
+            architecture.groups().iter().map(|g| g.shape(frames, PAGE_TOKENS, with.kv)).collect();
+        let model = Model::new(architecture, weights, &shapes, STEP_TOKENS, LOGITS_ROWS, &mut backend).unwrap();
+        Bench { model, backend, context, best: Vec::with_capacity(LOGITS_ROWS * limits::BEST_LOGITS_MAX) }
+    }
+
+    /// A step of `rows` (sequence, position).
+    fn step(&self, rows: &[(usize, usize)]) -> Step {
+        let pages = self.context.div_ceil(PAGE_TOKENS);
+        let tables = Tables { pages: (0..2 * pages as u32).collect(), starts: vec![0, pages as u32] };
+        Step {
+            tokens: rows.iter().map(|r| (r.1 * 7 % 100) as u32).collect(),
+            positions: rows.iter().map(|r| r.1 as u32).collect(),
+            sequences: rows.iter().map(|r| r.0 as u32).collect(),
+            tables: vec![tables; self.model.group_count()],
+        }
+    }
+
+    /// Runs it, and asks for logits in both ways.
+    fn run(&mut self, step: &Step, wanted: &[u32]) {
+        self.model.begin(&mut self.backend, step);
+        for layer in 0..self.model.layers() {
+            self.model.layer(&mut self.backend, step, layer);
+        }
+        let best = BestOf { count: limits::BEST_LOGITS_MAX, limit: 120, found: &mut self.best };
+        self.model.logits(&mut self.backend, wanted, Some(best));
+        self.model.logits(&mut self.backend, wanted, None);
+        self.backend.rest();
+    }
+}
+
+/// The largest steps of each kind, each for the first time: a long prompt, its end, one stream whose attention is cut, and a
+/// stream beside a prompt.
+fn check(source: &dyn ModelSource, with: With) {
+    let mut bench = Bench::new(source, with);
+    let (end, rows) = (bench.context, STEP_TOKENS);
+    let steps = [
+        ("one row", vec![(0, end - 1)]),
+        ("a prompt", (0..rows).map(|p| (0, p)).collect()),
+        ("the end of a prompt", (end - rows..end).map(|p| (1, p)).collect()),
+        ("both", std::iter::once((0, end - 1)).chain((end - rows + 1..end).map(|p| (1, p))).collect()),
+    ];
+    for (name, rows) in steps {
+        let step = bench.step(&rows);
+        let wanted: Vec<u32> = (0..LOGITS_ROWS.min(rows.len()) as u32).collect();
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        bench.run(&step, &wanted);
+        let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        assert_eq!(made, 0, "allocations in {name} of {} with {with:?}", source.subject());
+    }
+}
+
+/// The config of a fixture, wide enough for the inputs of products to matter, and long enough for attention to be cut.
+fn wide(folder: &Path) -> Value {
+    let mut config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let widths = config.as_object_mut().unwrap();
+    for (name, value) in widths.iter_mut() {
+        if name.ends_with("intermediate_size") && value.is_u64() {
+            *value = json!(500);
+        }
+    }
+    widths.insert("max_position_embeddings".into(), json!(2000));
+    config
+}
+
+fn fixtures() -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.is_dir());
+    found.sort();
+    assert!(found.len() >= 10, "{found:?}");
+    found
+}
+
+#[test]
+fn no_step_allocates() {
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    drop(std::hint::black_box(Box::new(7)));
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) > before, "the counter counts");
+    for folder in fixtures() {
+        let random = random_model(&folder.to_string_lossy(), wide(&folder), 1).unwrap();
+        let real = Folder::open(&folder, FolderOptions::default(), &mut |_, _| true).unwrap();
+        for tier in tiers() {
+            let with = With { tier, threads: 3, compute: Compute::F32, recipe: Recipe::STORED, kv: DType::F32 };
+            check(&real, with);
+            if tier == Tier::Reference {
+                // Slow, and the only one whose scratch grows with the context.
+                if folder.ends_with("llama") {
+                    check(&random, with);
+                }
+                continue;
+            }
+            for (threads, compute, recipe, kv) in [
+                (1, Compute::F32, Recipe::STORED, DType::F32),
+                (3, Compute::Bf16, Recipe::STORED, DType::Bf16),
+                (2, Compute::Bf16, Recipe::Q8, DType::I8),
+                (3, Compute::Bf16, Recipe::Q4, DType::Bf16),
+            ] {
+                check(&random, With { tier, threads, compute, recipe, kv });
+            }
+        }
+    }
+}

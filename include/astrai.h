@@ -322,7 +322,8 @@ typedef struct astrai_engine_options {
   /// Passed to the four above.
   void *user_data;
   /// A folder, made if need be, where quantized weights are kept in a file: the next open of the same model maps them and
-  /// makes none. It serves any number of models. A file that cannot be read or written costs a log line, not the engine.
+  /// makes none. It serves any number of models; who may write there decides what they say. A file that cannot be read or
+  /// written costs a log line, not the engine.
   /// NULL: they are made at each open. The string is read during the call.
   const char *weights_cache;
 } astrai_engine_options;

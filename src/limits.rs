@@ -11,6 +11,8 @@ pub const DECODER_STAGES_MAX: usize = 64;
 pub const INDEX_BYTES_MAX: u64 = 128 << 20;
 /// Largest safetensors header, in bytes. The format's own limit.
 pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Bytes of a safetensors header's free-form strings that are kept, names included.
+pub const METADATA_BYTES_MAX: usize = 4096;
 /// Most shards of one checkpoint.
 pub const SHARDS_MAX: usize = 1024;
 /// Most tensors of one checkpoint.

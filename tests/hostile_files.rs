@@ -261,6 +261,20 @@ fn too_many_tensors() {
     says(&error, Status::Format, &["more than 1048576 tensors"]);
 }
 
+/// Free-form strings are anybody's, and as many as a header has room for: all are read, few are kept.
+#[test]
+fn too_much_metadata() {
+    let entries: Vec<String> = (0..300_000).map(|i| format!("\"key {i}\":\"{i}\"")).collect();
+    let with = |last: &str| format!("{{\"__metadata__\":{{{},{last}}}}}", entries.join(","));
+    let header = parse_header(with("\"last\":\"1\"").as_bytes(), 0, "f").expect("it is allowed");
+    let bytes: usize = header.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    assert!(bytes <= limits::METADATA_BYTES_MAX && bytes > limits::METADATA_BYTES_MAX - 32, "{bytes} bytes");
+    assert_eq!(header.metadata.get("key 1").map(String::as_str), Some("1"));
+    assert!(!header.metadata.contains_key("last"));
+    let error = parse_header(with("\"last\":1").as_bytes(), 0, "f").expect_err("a number");
+    says(&error, Status::Format, &["__metadata__"]);
+}
+
 fn index_error(index: &str) -> Error {
     let shard = file(TENSOR, &[0; 8]);
     open_error(&[

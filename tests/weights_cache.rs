@@ -1,12 +1,16 @@
 //! Quantized weights kept in a file: used when they are this model's, made anew whenever they are not, and never in the way.
 
 use astrai::Status;
+use astrai::dtype::DType;
 use astrai::engine::*;
 use astrai::model::random_model;
+use astrai::source::{TensorFile, TensorInfo};
 use safetensors::SafeTensors;
 use serde_json::Value;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 const USED: &str = "quantized weights are those of";
 const KEPT: &str = "quantized weights are kept in";
@@ -200,21 +204,37 @@ fn other_weights_under_the_same_name_are_noticed() {
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
     copy_of("qwen3", &model);
     open(&model, Type::Q8, Some(&cache));
-    // In the middle of a tensor, where no sample is taken.
+    // A quarter into a tensor, where no sample is taken.
     let path = model.join("model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     let (header, parsed) = SafeTensors::read_metadata(&bytes).unwrap();
     let (begin, end) = parsed.tensors()["model.layers.0.mlp.up_proj.weight"].data_offsets;
-    let at = 8 + header + (begin + end) / 2 / 4 * 4;
-    let (one, other) = (at + 1, at + 3);
-    (bytes[one], bytes[other]) = (bytes[one] ^ 0x80, bytes[other] ^ 0x80);
-    std::fs::write(&path, &bytes).unwrap();
+    // The signs of two elements, be they f32 or bf16.
+    let mut change = |at: usize| {
+        let at = 8 + header + at / 4 * 4;
+        (bytes[at + 1], bytes[at + 3]) = (bytes[at + 1] ^ 0x80, bytes[at + 3] ^ 0x80);
+        std::fs::write(&path, &bytes).unwrap();
+    };
+    change(begin + (end - begin) / 4);
     let (want, _) = open(&model, Type::Q8, None);
     let (got, lines) = open(&model, Type::Q8, Some(&cache));
     said(&lines, &["was made of other weights", KEPT]);
     assert_eq!(got, want);
     assert_eq!(files(&cache).len(), 1, "the sample is the same, and so is the name");
     said(&open(&model, Type::Q8, Some(&cache)).1, &[USED]);
+    // The middle is sampled, of every tensor.
+    for count in 2..4 {
+        change(begin + (end - begin) / 2);
+        change(begin + (end - begin) / 2 - 8 * count);
+        said(&open(&model, Type::Q8, Some(&cache)).1, &[KEPT]);
+        assert_eq!(files(&cache).len(), count);
+    }
+}
+
+/// Makes the weights of a folder as old as this.
+fn written_ago(model: &Path, age: Duration) {
+    let file = File::options().write(true).open(model.join("model.safetensors")).unwrap();
+    file.set_modified(SystemTime::now() - age).unwrap();
 }
 
 #[test]
@@ -223,6 +243,8 @@ fn a_copy_of_the_model_uses_the_file_and_is_known_from_then_on() {
     let [one, two, cache] = ["one", "two", "cache"].map(|name| folder.path().join(name));
     copy_of("qwen3", &one);
     copy_of("qwen3", &two);
+    written_ago(&one, Duration::from_secs(7200));
+    written_ago(&two, Duration::from_secs(3600));
     let (want, lines) = open(&one, Type::Q8, Some(&cache));
     said(&lines, &[KEPT]);
     let file = files(&cache).remove(0);
@@ -238,6 +260,34 @@ fn a_copy_of_the_model_uses_the_file_and_is_known_from_then_on() {
     open(&two, Type::Q8, Some(&cache));
     assert_eq!(metadata(&file, "stamp"), noted);
     assert_eq!(files(&cache).len(), 1);
+    // Written a moment ago, times do not tell, and the hash decides; a known stamp stays.
+    written_ago(&two, Duration::ZERO);
+    said(&open(&two, Type::Q8, Some(&cache)).1, &[USED]);
+    assert_eq!(metadata(&file, "stamp"), noted);
+}
+
+/// What was checked is what is used, though another file took its name in between.
+#[test]
+fn a_file_is_loaded_from_where_its_header_was_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.safetensors");
+    let write = |value: u8| {
+        let info = TensorInfo { name: "a".into(), dtype: DType::U8, shape: vec![2, 64] };
+        TensorFile::write(&path, &[("value", &value.to_string())], &[(info, &[value; 128])], &mut || true).unwrap();
+    };
+    for no_mmap in [false, true] {
+        write(1);
+        let file = TensorFile::find(&path).unwrap().unwrap();
+        write(2);
+        assert_eq!(file.metadata("value"), Some("1"));
+        assert!(file.overwrite("value", "3").is_err(), "the other file is not touched");
+        let loaded = file.load(no_mmap, &mut || true).unwrap();
+        assert_eq!(loaded[0].1.as_slice(), [1; 128]);
+        assert_eq!(TensorFile::find(&path).unwrap().unwrap().metadata("value"), Some("2"));
+    }
+    let given_up = TensorFile::find(&path).unwrap().unwrap().load(true, &mut || false).unwrap_err();
+    assert_eq!(given_up.status, Status::Aborted);
+    assert!(TensorFile::find(&folder.path().join("none")).unwrap().is_none());
 }
 
 #[test]
@@ -302,6 +352,15 @@ fn giving_up_leaves_nothing_behind() {
     assert!(seen.iter().map(|(done, _)| done).is_sorted(), "{seen:?}");
     assert!(seen.iter().all(|(_, total)| *total == seen[0].1), "{seen:?}");
     assert!(seen.iter().filter(|(done, total)| done == total).count() > 1, "writing asks too: {seen:?}");
+    // With the file there: while it is loaded.
+    let (engine, with_file) = open(usize::MAX);
+    engine.unwrap();
+    for stop in 0..with_file.len() {
+        let (engine, calls) = open(stop);
+        assert_eq!(engine.unwrap_err().status, Status::Aborted, "call {stop}");
+        assert_eq!(calls.len(), stop + 1);
+        assert_eq!(files(&cache).len(), 1);
+    }
     for stop in 0..seen.len() {
         std::fs::remove_dir_all(&cache).ok();
         let (engine, calls) = open(stop);

@@ -93,7 +93,8 @@ pub struct EngineOptions {
     pub weights: Type,
     /// A folder where quantized weights are kept in a file, made if need be: the next open of the same model maps them and makes
     /// none. They are then memory that processes share, though [`super::Engine::plan`] goes on counting them as the engine's
-    /// own. One folder serves any number of models. A file that cannot be read or written costs a log line, not the engine.
+    /// own. One folder serves any number of models; who may write there decides what the models say. A file that cannot be read
+    /// or written costs a log line, not the engine.
     pub weights_cache: Option<PathBuf>,
     /// Element type of KV pages; automatic follows `compute`. [`Type::Q8`]: 8-bit integers with one f32 factor for each
     /// token and head, of keys and of values.

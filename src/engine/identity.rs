@@ -122,12 +122,12 @@ impl Identity {
     /// `Closed` when the engine let its weights go before they were hashed; `Memory` and others of the source, which name the
     /// tensor or the file.
     pub fn description(&self) -> Result<Description> {
-        Ok(Description { weights_hash: hex(self.weights.hash()?), ..self.known.clone() })
+        Ok(Description { weights_hash: hex(self.weights.hash(&mut || true)?), ..self.known.clone() })
     }
 
     /// The hash of all weights: [`contents_hash`]. Errors as of [`Identity::description`].
-    pub fn contents(&self) -> Result<u64> {
-        self.weights.hash()
+    pub fn contents(&self, go_on: &mut dyn FnMut() -> bool) -> Result<u64> {
+        self.weights.hash(go_on)
     }
 
     /// Says in which point a file's description is of something else, as far as that is known without the weights.
@@ -171,13 +171,13 @@ pub(super) fn hex(hash: u64) -> String {
 
 impl Weights {
     /// Computed under the lock, so that two callers do not both read everything. A failure is not kept.
-    fn hash(&self) -> Result<u64> {
+    fn hash(&self, go_on: &mut dyn FnMut() -> bool) -> Result<u64> {
         let mut hash = lock(&self.hash);
         if let Some(hash) = *hash {
             return Ok(hash);
         }
         let source = self.source.upgrade().ok_or_else(closed)?;
-        Ok(*hash.insert(contents_hash(&*source)?))
+        Ok(*hash.insert(contents_hash(&*source, go_on)?))
     }
 }
 

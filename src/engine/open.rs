@@ -276,7 +276,7 @@ fn weights_of(
     let Some(cache) = cache.filter(|_| recipe.quantizes()) else { return bind((*recipe).into(), progress, log) };
     let total = weights::sizes(architecture, &**source, *recipe)?.read();
     let file = WeightsCache::new(cache.folder, architecture, &**source, *recipe)?;
-    let contents = || cache.identity.contents();
+    let contents = |go_on: &mut dyn FnMut() -> bool| cache.identity.contents(go_on);
     let kept =
         file.find(cache.no_mmap, &contents, &mut || progress(0, total), &mut |line| log(LogLevel::Warn, line))?;
     let mut made = Vec::new();

@@ -2,8 +2,8 @@
 //!
 //! [`Engine::plan`] and `open` share [`Prospect::of`], so that they cannot differ: it reads the config and the headers of
 //! the weights' files, and sizes everything by them and the options. Counted are the weights, the KV pages and the
-//! workspace, which is all that a step needs; not the tokenizer and the bookkeeping, some bytes for each page and each token
-//! of a step.
+//! workspace, which is all that a step needs; not the tokenizer and the bookkeeping: some bytes for each page and each token
+//! of a step, and for each request a page table of the length it may reach, of which the system gives what is written.
 
 use super::api::*;
 use super::logits::HostLogits;

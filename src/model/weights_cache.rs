@@ -5,6 +5,8 @@
 //! and times of their files. With the same stamp it is taken as it is; with another one (the model was copied, touched or
 //! changed) the hash decides, and the new stamp is noted for the next time. What cannot be used is made anew, with a log
 //! line. Its own bytes are trusted as those of a checkpoint are; any bytes at all are safe.
+//!
+//! The file that was looked at is the one that is mapped, even if another takes its name meanwhile.
 
 use super::architecture::Architecture;
 use super::recipe::Recipe;
@@ -19,6 +21,12 @@ use std::sync::Arc;
 
 /// A matrix that was made, and the name of what it was made of.
 pub type Made = (String, Arc<AlignedBytes>);
+
+/// Gives the hash of all weights of a model; the argument is asked now and then whether to go on.
+pub type Contents<'a> = &'a dyn Fn(&mut dyn FnMut() -> bool) -> Result<u64>;
+
+/// In place of a stamp that is not known: as long as one, and none.
+const NO_STAMP: &str = "no-stamp-no-hash";
 
 /// Where the quantized matrices of one model are kept.
 pub struct WeightsCache<'a> {
@@ -52,7 +60,7 @@ impl<'a> WeightsCache<'a> {
         source: &'a dyn ModelSource,
         recipe: Recipe,
     ) -> Result<WeightsCache<'a>> {
-        let path = folder.join(format!("astrai-{recipe}-{:016x}.safetensors", sample_hash(source)?));
+        let path = folder.join(format!("astrai-{recipe}-v{VERSION}-{:016x}.safetensors", sample_hash(source)?));
         let mut tensors = Vec::new();
         for (name, scheme, outs, ins) in quantized_matrices(architecture, source, recipe)? {
             let shape = vec![outs.div_ceil(PANEL), scheme.panel_bytes(ins)];
@@ -70,7 +78,7 @@ impl<'a> WeightsCache<'a> {
     pub fn find(
         &self,
         no_mmap: bool,
-        contents: &dyn Fn() -> Result<u64>,
+        contents: Contents,
         go_on: &mut dyn FnMut() -> bool,
         log: &mut dyn FnMut(String),
     ) -> Result<Option<KeptMatrices>> {
@@ -97,7 +105,7 @@ impl<'a> WeightsCache<'a> {
             return unusable("does not hold the matrices of this model");
         }
         if self.source.stamp().is_none_or(|stamp| !is("stamp", &hex(stamp))) {
-            if !is("contents", &hex(contents()?)) {
+            if !is("contents", &hex(contents(go_on)?)) {
                 return unusable("was made of other weights");
             }
             // Only to save the next open the hash: it may be somebody else's file, or on a disk that is read-only.
@@ -128,7 +136,7 @@ impl<'a> WeightsCache<'a> {
     pub fn store(
         &self,
         mut made: Vec<Made>,
-        contents: &dyn Fn() -> Result<u64>,
+        contents: Contents,
         go_on: &mut dyn FnMut() -> bool,
         log: &mut dyn FnMut(String),
     ) -> Result<bool> {
@@ -140,8 +148,8 @@ impl<'a> WeightsCache<'a> {
             self.tensors.iter().cloned().zip(made.iter().map(|(_, bytes)| bytes.as_slice())).collect();
         let (recipe, version) = (self.recipe.to_string(), VERSION.to_string());
         // Without a stamp the hash decides each time.
-        let stamp = self.source.stamp().map_or_else(|| "none".to_owned(), hex);
-        let contents = hex(contents()?);
+        let stamp = self.source.stamp().map_or_else(|| NO_STAMP.to_owned(), hex);
+        let contents = hex(contents(go_on)?);
         let metadata = [("stamp", &*stamp), ("contents", &contents), ("recipe", &recipe), ("version", &version)];
         match TensorFile::write(&self.path, &metadata, &tensors, go_on) {
             Err(e) if e.status != Status::Aborted => {

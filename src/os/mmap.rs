@@ -13,23 +13,23 @@ use std::ops::Range;
 #[cfg(unix)]
 const PAGE_BYTES: usize = 1 << 16;
 
-/// A file's first bytes, mapped shared and read-only. The address never changes; dropping it unmaps.
+/// Bytes of a file, mapped shared and read-only. The address never changes; dropping it unmaps.
 #[derive(Debug)]
 pub struct Mapping(memmap2::Mmap);
 
 impl Mapping {
-    /// Maps the first `len` bytes of `file`, which must have at least that many. The file may be closed afterwards.
-    pub fn new(file: &File, len: usize) -> io::Result<Mapping> {
+    /// Maps `len` bytes of `file` from byte `offset` on, which must be there. The file may be closed afterwards.
+    pub fn new(file: &File, offset: u64, len: usize) -> io::Result<Mapping> {
         let mut options = memmap2::MmapOptions::new();
-        options.len(len);
-        // SAFETY: the mapping is read-only and `len` bytes lie within the file, which the caller has just measured.
-        // That nobody changes or truncates the file while it is mapped cannot be checked: it is the documented
+        options.offset(offset).len(len);
+        // SAFETY: the mapping is read-only and the bytes lie within the file, which the caller has just measured.
+        // That nobody changes or truncates them while they are mapped cannot be checked: it is the documented
         // exception, and opening without mapping is the way around it.
         unsafe { options.map(file) }.map(Mapping)
     }
 
-    /// Tells the system that these bytes are not wanted soon: memory pages that lie wholly within `range` no longer count as
-    /// this process's. Read again, they come from the page cache or the file. A hint: nothing happens where there is no such
+    /// Tells the system that these bytes are not wanted soon: memory pages of `range`, but for some at its ends, no longer
+    /// count as this process's. Read again, they come from the page cache or the file. A hint: nothing happens where there is no such
     /// call, or outside the mapping.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
@@ -45,7 +45,7 @@ impl Mapping {
         let _ = range;
     }
 
-    /// The mapped bytes; the slice starts on a memory page.
+    /// The mapped bytes; their address modulo a memory page is that of their offset in the file.
     pub fn as_slice(&self) -> &[u8] {
         &self.0
     }

@@ -178,14 +178,18 @@ impl Scheduler {
         if self.sequences.is_full() {
             self.cleanup();
         }
-        let rank = Rank::new(priority, self.arrivals);
-        let tables = self.pools.iter().map(|_| reserved("a page table", needed)).collect::<Result<_>>()?;
-        let sequence = Sequence::new(prompt, logits_from, rank, tables);
-        let handle = self.sequences.insert(sequence).map_err(|_| {
+        let full = || {
             let max = (self.capacity.running_max + self.capacity.waiting_max) as u64;
             Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
                 .numbers(Unit::Count, max + 1, max)
-        })?;
+        };
+        if self.sequences.is_full() {
+            return Err(full());
+        }
+        let rank = Rank::new(priority, self.arrivals);
+        let tables = self.pools.iter().map(|_| reserved("a page table", needed)).collect::<Result<_>>()?;
+        let sequence = Sequence::new(prompt, logits_from, rank, tables);
+        let Ok(handle) = self.sequences.insert(sequence) else { return Err(full()) };
         self.arrivals += 1;
         self.enqueue(handle);
         Ok(handle)

@@ -57,7 +57,7 @@ pub trait ModelSource: Send + Sync {
     /// All tensors, by name in ascending order.
     fn tensors(&self) -> Result<&[TensorInfo]>;
     /// A number that is another one when the files of the weights were written since, as far as the system tells without
-    /// reading them; copies have others. `None` when it does not, or there are no files.
+    /// reading them; copies have others. `None` when it does not, there are no files, or they were written just now.
     fn stamp(&self) -> Option<u64> {
         None
     }

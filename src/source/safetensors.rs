@@ -61,7 +61,7 @@ pub fn too_short(file_bytes: u64, file: &str) -> Error {
 pub struct Header {
     /// Sorted by position; they cover the data exactly, and each name stands once.
     pub tensors: Vec<Stored>,
-    /// The free-form strings of `__metadata__`.
+    /// The free-form strings of `__metadata__`, the first [`limits::METADATA_BYTES_MAX`] bytes of them.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -187,9 +187,9 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         let mut metadata = None;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                let strings = map.next_value::<Option<BTreeMap<String, String>>>();
+                let strings = map.next_value::<Option<Strings>>();
                 let strings = strings.map_err(|e| de::Error::custom(format!("__metadata__: {e}")))?;
-                if metadata.replace(strings.unwrap_or_default()).is_some() {
+                if metadata.replace(strings.map(|s| s.0).unwrap_or_default()).is_some() {
                     return Err(de::Error::custom("__metadata__ stands in the header twice"));
                 }
                 continue;
@@ -202,6 +202,36 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             tensors.push(RawTensor { name, entry });
         }
         Ok(RawHeader { tensors, metadata: metadata.unwrap_or_default() })
+    }
+}
+
+/// The free-form strings of `__metadata__`: all are checked, few are kept.
+struct Strings(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(StringsVisitor)
+    }
+}
+
+struct StringsVisitor;
+
+impl<'de> Visitor<'de> for StringsVisitor {
+    type Value = Strings;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Strings, A::Error> {
+        let (mut kept, mut bytes) = (BTreeMap::new(), 0);
+        while let Some((key, value)) = map.next_entry::<String, String>()? {
+            bytes += key.len() + value.len();
+            if bytes <= limits::METADATA_BYTES_MAX {
+                kept.insert(key, value);
+            }
+        }
+        Ok(Strings(kept))
     }
 }
 

@@ -12,10 +12,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes read between two progress reports.
 const READ_BYTES: usize = 8 << 20;
+/// A time younger than this may stay the same although the file changes: longer than the tick of any file system's clock.
+const RECENT: Duration = Duration::from_secs(2);
 
 /// A safetensors file whose header has been read and checked. It is not kept open: a checkpoint may have more files
 /// than the host may have descriptors.
@@ -53,14 +56,14 @@ impl Report<'_> {
 impl Shard {
     /// Reads the header of a checkpoint's file, which must be there.
     pub fn open(path: &Path) -> Result<Shard> {
-        Shard::find(path)?.ok_or_else(|| {
+        Shard::find(path)?.map(|(shard, _)| shard).ok_or_else(|| {
             let shown = path.to_string_lossy();
             Error::new(Status::Io, format!("{shown} is not there; download the model again")).about(shown)
         })
     }
 
-    /// As [`Shard::open`]; `None` when there is no such file.
-    pub fn find(path: &Path) -> Result<Option<Shard>> {
+    /// As [`Shard::open`], with the file; `None` when there is none.
+    pub fn find(path: &Path) -> Result<Option<(Shard, File)>> {
         let shown = path.to_string_lossy().into_owned();
         let Some((mut file, file_bytes)) = files::open(path)? else { return Ok(None) };
         if file_bytes < PREFIX_BYTES {
@@ -80,18 +83,35 @@ impl Shard {
         let Header { tensors, metadata } = safetensors::parse_header(&header, file_bytes - data_begin, &shown)?;
         let stamp = stamp(&file, path);
         let path = path.to_path_buf();
-        Ok(Some(Shard { path, shown, file_bytes, data_begin, tensors, metadata, stamp }))
+        Ok(Some((Shard { path, shown, file_bytes, data_begin, tensors, metadata, stamp }, file)))
     }
 
-    /// A number that is another one when the file was written since: of its name, length and times. `None` when the system
-    /// does not tell.
+    /// Bytes before the data.
+    pub fn header_bytes(&self) -> u64 {
+        self.data_begin
+    }
+
+    /// A number that is another one when the file was written since: of its name, place, length and times. `None` when the
+    /// system does not tell, or the file was written so recently that its time may not tell.
     pub fn stamp(&self) -> Option<u64> {
         self.stamp
     }
 
-    /// Maps the tensors, or with `no_mmap` reads them, and adds them to `all`.
+    /// Opens the file again, maps its tensors, or with `no_mmap` reads them, and adds them to `all`.
     pub fn load(self, no_mmap: bool, all: &mut Vec<(TensorInfo, Bytes)>, report: &mut Report<'_>) -> Result<()> {
-        if no_mmap { self.read(all, report) } else { self.map(all, report) }
+        let file = self.reopen()?;
+        self.load_from(file, no_mmap, all, report)
+    }
+
+    /// As [`Shard::load`], from the file that [`Shard::find`] gave.
+    pub fn load_from(
+        self,
+        file: File,
+        no_mmap: bool,
+        all: &mut Vec<(TensorInfo, Bytes)>,
+        report: &mut Report<'_>,
+    ) -> Result<()> {
+        if no_mmap { self.read(file, all, report) } else { self.map(&file, all, report) }
     }
 
     /// Opens the file again, for its data; it must have the length it had.
@@ -105,17 +125,15 @@ impl Shard {
         }
     }
 
-    fn map(self, all: &mut Vec<(TensorInfo, Bytes)>, report: &mut Report<'_>) -> Result<()> {
+    fn map(self, file: &File, all: &mut Vec<(TensorInfo, Bytes)>, report: &mut Report<'_>) -> Result<()> {
         let too_large = || Error::memory(format!("mapping {}", self.shown), self.file_bytes).about(self.shown.as_str());
-        let len = usize::try_from(self.file_bytes).map_err(|_| too_large())?;
-        let mapping = Mapping::new(&self.reopen()?, len).map_err(|e| {
+        let len = usize::try_from(self.file_bytes - self.data_begin).map_err(|_| too_large())?;
+        let mapping = Mapping::new(file, self.data_begin, len).map_err(|e| {
             Error::io(format!("cannot map {}; try opening without mapping", self.shown), self.shown.as_str(), &e)
         })?;
         let mapping = Arc::new(mapping);
         for Stored { info, begin, end } in self.tensors {
-            // Begin and end were checked against the file's length.
-            let position = |offset: u64| usize::try_from(self.data_begin + offset).ok();
-            let range = position(begin).zip(position(end)).map(|(begin, end)| begin..end);
+            let range = usize::try_from(begin).ok().zip(usize::try_from(end).ok()).map(|(begin, end)| begin..end);
             let bytes = range.and_then(|range| Bytes::mapped(&mapping, range));
             let bytes = bytes.ok_or_else(|| Error::internal(format!("{}: a tensor outside the file", self.shown)))?;
             all.push((info, bytes));
@@ -123,9 +141,8 @@ impl Shard {
         report.add(self.file_bytes)
     }
 
-    fn read(self, all: &mut Vec<(TensorInfo, Bytes)>, report: &mut Report<'_>) -> Result<()> {
+    fn read(self, mut file: File, all: &mut Vec<(TensorInfo, Bytes)>, report: &mut Report<'_>) -> Result<()> {
         let failed = |e: std::io::Error| Error::io(format!("cannot read {}", self.shown), self.shown.as_str(), &e);
-        let mut file = self.reopen()?;
         file.seek(SeekFrom::Start(self.data_begin)).map_err(failed)?;
         report.add(self.data_begin)?;
         // Tensors follow one another without gaps, in this order.
@@ -143,18 +160,25 @@ impl Shard {
     }
 }
 
+/// See [`Shard::stamp`].
 fn stamp(file: &File, path: &Path) -> Option<u64> {
     let metadata = file.metadata().ok()?;
-    let nanos = |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_nanos());
+    let modified = metadata.modified().ok()?;
+    // A later change within the same tick of the system's clock would leave the time as it is.
+    if SystemTime::now().duration_since(modified).ok()? < RECENT {
+        return None;
+    }
+    let modified = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // The time of the last change of any kind, which nobody can set.
+    // Which file it is, and when it was last changed in any way: nobody can set these.
     #[cfg(unix)]
-    let changed =
-        (std::os::unix::fs::MetadataExt::ctime(&metadata), std::os::unix::fs::MetadataExt::ctime_nsec(&metadata));
+    let own = {
+        use std::os::unix::fs::MetadataExt;
+        (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+    };
     #[cfg(not(unix))]
-    let changed = ();
-    let all = format!("{} {:?} {changed:?} {name}", metadata.len(), nanos(metadata.modified().ok()?)?);
-    Some(xxh3_64(all.as_bytes()))
+    let own = ();
+    Some(xxh3_64(format!("{} {modified} {own:?} {name}", metadata.len()).as_bytes()))
 }
 
 /// The bytes themselves where they are aligned to their element, else an aligned copy: the format promises no

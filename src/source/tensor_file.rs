@@ -20,6 +20,8 @@ const WRITE_BYTES: usize = 8 << 20;
 pub struct TensorFile {
     path: PathBuf,
     shard: Shard,
+    /// The file that was looked at, whatever has its name by now.
+    file: File,
 }
 
 impl TensorFile {
@@ -28,7 +30,7 @@ impl TensorFile {
     /// # Errors
     /// `Io`, and `Format` for a file that is damaged or something else.
     pub fn find(path: &Path) -> Result<Option<TensorFile>> {
-        Ok(Shard::find(path)?.map(|shard| TensorFile { path: path.to_path_buf(), shard }))
+        Ok(Shard::find(path)?.map(|(shard, file)| TensorFile { path: path.to_path_buf(), shard, file }))
     }
 
     /// A string of its metadata.
@@ -49,13 +51,14 @@ impl TensorFile {
         let (shown, total) = (self.shard.shown.clone(), self.shard.file_bytes);
         let mut all = Vec::new();
         let progress = &mut |_, _| go_on();
-        self.shard.load(no_mmap, &mut all, &mut Report { done: 0, total, progress, subject: &shown })?;
+        let mut report = Report { done: 0, total, progress, subject: &shown };
+        self.shard.load_from(self.file, no_mmap, &mut all, &mut report)?;
         all.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         Ok(all)
     }
 
     /// Writes a string of the metadata anew, in place: the new one has as many bytes, and both are plain letters and digits.
-    /// Whoever reads the file meanwhile sees the old string, the new one or a mixture.
+    /// Whoever reads the header meanwhile sees the old string, the new one or a mixture; the tensors are not touched.
     ///
     /// # Errors
     /// `Io`; `Internal` when there is no such string.
@@ -65,9 +68,8 @@ impl TensorFile {
         let missing = || Error::internal(format!("{shown} has no {key} of {} bytes", value.len()));
         let old = self.metadata(key).filter(|old| old.len() == value.len()).ok_or_else(missing)?;
         let mut file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(failed)?;
-        let header_bytes = self.shard.file_bytes - self.shard.tensors.iter().map(|t| t.end).max().unwrap_or(0);
         let mut header = Vec::new();
-        (&mut file).take(header_bytes).read_to_end(&mut header).map_err(failed)?;
+        (&mut file).take(self.shard.header_bytes()).read_to_end(&mut header).map_err(failed)?;
         let wanted = format!("\"{key}\":\"{old}\"");
         let at = header.windows(wanted.len()).position(|part| part == wanted.as_bytes()).ok_or_else(missing)?;
         file.seek(SeekFrom::Start((at + key.len() + 4) as u64)).map_err(failed)?;

@@ -245,6 +245,26 @@ impl CpuBackend {
         Place { bytes: Shared(bytes.start().cast()), rows, ins }
     }
 
+    /// Products of a group, side by side, and the panels of all.
+    fn panels_of(&mut self, rows: usize, group: &[Linear]) -> ([Option<Product>; GROUP_MAX], usize) {
+        let mut products: [Option<Product>; GROUP_MAX] = [const { None }; GROUP_MAX];
+        let mut panels = 0;
+        for (slot, linear) in products.iter_mut().zip(group) {
+            assert_eq!(linear.weight.ins, group[0].weight.ins, "products of a group share their input");
+            let outs = linear.weight.outs;
+            *slot = Some(Product {
+                weight: self.weights[linear.weight.id as usize].clone(),
+                bias: linear.bias.map(|b| self.weights[b.id as usize].clone()),
+                outs,
+                out: self.shared(linear.out, rows * outs),
+                accumulate: linear.accumulate,
+                panels: panels..panels + outs.div_ceil(PANEL),
+            });
+            panels += outs.div_ceil(PANEL);
+        }
+        (products, panels)
+    }
+
     fn products_of_form(
         &mut self,
         x: Tensor,
@@ -259,21 +279,7 @@ impl CpuBackend {
         self.convert(x, rows, ins, form, scratch);
         let place = self.place(rows, ins, scratch);
         let from = Shared(self.floats(x, rows * ins).as_ptr().cast_mut());
-        let mut products: [Option<Product>; GROUP_MAX] = [const { None }; GROUP_MAX];
-        let mut panels = 0;
-        for (slot, linear) in products.iter_mut().zip(group) {
-            assert_eq!(linear.weight.ins, ins, "products of a group share their input");
-            let outs = linear.weight.outs;
-            *slot = Some(Product {
-                weight: self.weights[linear.weight.id as usize].clone(),
-                bias: linear.bias.map(|b| self.weights[b.id as usize].clone()),
-                outs,
-                out: self.shared(linear.out, rows * outs),
-                accumulate: linear.accumulate,
-                panels: panels..panels + outs.div_ceil(PANEL),
-            });
-            panels += outs.div_ceil(PANEL);
-        }
+        let (products, panels) = self.panels_of(rows, group);
         let kernels = self.kernels;
         let run = |product: &Product, panels: Range<usize>, local: &mut Vec<f32>| {
             // SAFETY: checked above to be inside their buffers; conversions are done, and no task writes an input.

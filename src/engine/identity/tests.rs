@@ -76,7 +76,7 @@ fn weights(source: &Arc<Tensors>) -> Weights {
 }
 
 fn hash_of(list: &[(&str, &[usize], &[u8])]) -> u64 {
-    weights(&tensors(list)).hash().unwrap()
+    weights(&tensors(list)).hash(&mut || true).unwrap()
 }
 
 #[test]
@@ -115,23 +115,23 @@ fn callers_at_the_same_time_read_the_weights_once() {
     let weights = weights(&source);
     assert_eq!(source.reads.load(Ordering::SeqCst), 0);
     let hashes: Vec<u64> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| weights.hash().unwrap())).collect();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| weights.hash(&mut || true).unwrap())).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     assert!(hashes.iter().all(|&hash| hash == hashes[0]));
     assert_eq!(source.reads.load(Ordering::SeqCst), 2, "each tensor once");
     drop(source);
-    assert_eq!(weights.hash().unwrap(), hashes[0], "it is kept when the weights are gone");
+    assert_eq!(weights.hash(&mut || true).unwrap(), hashes[0], "it is kept when the weights are gone");
 }
 
 #[test]
 fn what_cannot_be_read_is_an_error_that_names_it_and_is_not_kept() {
     let mut source = tensors(&[("model.embed", &[1], &[1, 2])]);
     Arc::get_mut(&mut source).unwrap().contents.clear();
-    let error = contents_hash(&*source).unwrap_err();
+    let error = contents_hash(&*source, &mut || true).unwrap_err();
     assert!(error.status == Status::Internal && error.message.contains("model.embed"), "{error}");
     let weights = weights(&source);
-    weights.hash().unwrap_err();
+    weights.hash(&mut || true).unwrap_err();
     drop(source);
-    assert_eq!(weights.hash().unwrap_err().status, Status::Closed);
+    assert_eq!(weights.hash(&mut || true).unwrap_err().status, Status::Closed);
 }

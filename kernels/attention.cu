@@ -1,0 +1,548 @@
+// Causal attention of ragged rows over paged keys and values.
+//
+// **Law 1.** Keys are taken in blocks of 64 from position 0, blocks in spans of SPAN_BLOCKS. Within a span the softmax runs
+// from block to block; the spans' results are merged in ascending order. A warp always has 16 queries, each a row of its
+// matrix operations, so a query's bits do not depend on which others are there, nor on whether one block of threads took all
+// its spans (prefill) or each its own (decode, then attention_merge): the same functions do the arithmetic.
+//
+// Queries of a unit, some adjacent rows of one sequence, are numbered row by row: query i is head i % group of row i / group,
+// the heads being those that share a KV head; so that heads fill the fragments where rows are few.
+#include "pages.cuh"
+
+constexpr int KEYS = 64;
+constexpr int SPAN_BLOCKS = 4;
+constexpr float LOG2_E = 1.44269504f;
+
+// Some adjacent rows of one sequence.
+struct Unit {
+    int first_row, rows;
+};
+
+// A launch.
+struct Attention {
+    // Head h of row r at r * q_row_stride + h * q_head_stride.
+    const float *q;
+    int64_t q_row_stride, q_head_stride;
+    // [rows, heads, v_dim].
+    float *out;
+    // For split keys: [rows, heads, spans_max, 2 + v_dim] of maximum, sum and weighted values; null: whole results to `out`.
+    float *parts;
+    int spans_max;
+    int heads;
+    float scale;
+    // Keys visible to a query, itself included; 0: all before it.
+    int window;
+    Pages pages;
+    const Unit *units;
+    const uint32_t *positions, *sequences, *tables, *table_starts;
+};
+
+// What a block of threads works on.
+struct Job {
+    int group, first_query, queries, kv_head;
+    int first_row;
+    // Of the unit's first row, and of the last query's row here.
+    int first_position, last_position;
+    const uint32_t *table;
+};
+
+__device__ __forceinline__ int first_visible(int position, int window) {
+    return window > 0 && position >= window ? position - window + 1 : 0;
+}
+
+// State of the running softmax of two queries (g and g + 8 of a warp's) of which a lane holds a part.
+template <int DIM> struct Running {
+    // In units of log2.
+    float maximum[2];
+    float sum[2];
+    // [8 values][query g: values 2t, 2t + 1; query g + 8: the same].
+    float out[DIM / 8][4];
+
+    __device__ __forceinline__ void clear() {
+        for (int i = 0; i < 2; i++) {
+            maximum[i] = -INFINITY;
+            sum[i] = 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < DIM / 8; i++) {
+            out[i][0] = out[i][1] = out[i][2] = out[i][3] = 0.0f;
+        }
+    }
+};
+
+// The weight of a part whose maximum is `maximum` under a new one.
+__device__ __forceinline__ float weight_of(float maximum, float highest) {
+    return maximum == -INFINITY ? 0.0f : exp2_fast(maximum - highest);
+}
+
+// One number of two parts.
+__device__ __forceinline__ float merged(float a, float weight_a, float b, float weight_b) {
+    return fmaf(b, weight_b, a * weight_a);
+}
+
+// Bytes of a row of keys or values in shared memory, as bf16.
+template <int DIM> constexpr int ROW = DIM * 2;
+
+// Pieces of 16 bytes of a key are exchanged by the key's lowest bit, those of a value by its lowest three, so that lanes that
+// read together use all banks.
+__device__ __forceinline__ int key_place(int key, int piece) { return piece ^ key % 2 * 4; }
+__device__ __forceinline__ int value_place(int key, int piece) { return piece ^ key % 8; }
+
+// Eight 8-bit integers as bf16, exact.
+__device__ __forceinline__ Words4 widen(Words2 codes) {
+    Words4 r;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t word = codes.w[i / 2] >> (i % 2 * 16);
+        r.w[i] = pack_bf16(float(int8_t(word & 255)), float(int8_t(word >> 8 & 255)));
+    }
+    return r;
+}
+
+// Starts to bring keys `block * 64 ...` and their values to shared memory; zeros where nothing is visible to anybody here, and
+// beyond the heads' width. `Element` is bf16 or int8_t, which comes as bf16 with its factors behind: [64 keys][64 values].
+template <class Element, int DIM, int THREADS>
+__device__ __forceinline__ void bring(const Attention &args, const Job &job, int block, unsigned char *keys,
+                                      unsigned char *values, float *factors) {
+    constexpr int PIECES = DIM / 8;
+    const int begin = first_visible(job.first_position, args.window);
+    // Threads go through the pieces of one key after the other: a row of a page is read whole. Four at a time, so that the
+    // table is not waited for again and again.
+#pragma unroll 4
+    for (int i = int(threadIdx.x); i < KEYS * PIECES; i += THREADS) {
+        const int key = i / PIECES, piece = i % PIECES, position = block * KEYS + key;
+        const bool there = position >= begin && position <= job.last_position;
+        const unsigned char *layer = args.pages.start;
+        int token = 0;
+        if (there) {
+            token = position % args.pages.page_tokens;
+            layer = args.pages.layer_of(job.table[position / args.pages.page_tokens]);
+        }
+#pragma unroll
+        for (int which = 0; which < 2; which++) {
+            const bool real = there && piece * 8 < (which ? args.pages.v_dim : args.pages.k_dim);
+            unsigned char *to = which ? values + key * ROW<DIM> + value_place(key, piece) * 16
+                                      : keys + key * ROW<DIM> + key_place(key, piece) * 16;
+            const unsigned char *from = args.pages.start;
+            if (real) {
+                from = layer + args.pages.row_offset(which, job.kv_head, token) + piece * 8 * int(sizeof(Element));
+            }
+            if constexpr (sizeof(Element) == 2) {
+                copy_async(to, from, real);
+            } else {
+                store4(to, real ? widen(load2(from)) : Words4{});
+                if (piece == 0) {
+                    float factor = 0.0f;
+                    if (there) {
+                        const int64_t at = args.pages.scale_offset(which, job.kv_head, token);
+                        factor = *reinterpret_cast<const float *>(layer + at);
+                    }
+                    factors[which * KEYS + key] = factor;
+                }
+            }
+        }
+    }
+}
+
+// Scores of a warp's 16 queries with 64 keys: scores[n] are keys 8n + 2t, 8n + 2t + 1 of queries g (0, 1) and g + 8 (2, 3).
+template <int DIM>
+__device__ __forceinline__ void score(float (&scores)[8][4], const unsigned char *queries, const unsigned char *keys, int g,
+                                      int t) {
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0.0f;
+    }
+#pragma unroll
+    for (int block = 0; block < DIM / 32; block++) {
+        const Words4 low = load4(queries + g * ROW<DIM> + key_place(g, block * 4 + t) * 16);
+        const Words4 high = load4(queries + (g + 8) * ROW<DIM> + key_place(g, block * 4 + t) * 16);
+        const uint32_t first[4] = {low.w[0], high.w[0], low.w[1], high.w[1]};
+        const uint32_t second[4] = {low.w[2], high.w[2], low.w[3], high.w[3]};
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+            const Words4 key = load4(keys + (8 * n + g) * ROW<DIM> + key_place(g, block * 4 + t) * 16);
+            mma(scores[n], first, key.w[0], key.w[1]);
+            mma(scores[n], second, key.w[2], key.w[3]);
+        }
+    }
+}
+
+// Takes 64 keys into the running softmax. `positions` are those of queries g and g + 8.
+template <int DIM, bool FACTORS>
+__device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4], const Attention &args,
+                                     const int (&positions)[2], int block, const unsigned char *values,
+                                     const float *factors, int lane) {
+    const int t = lane % 4;
+    const float scale = args.scale * LOG2_E;
+    float highest[2] = {state.maximum[0], state.maximum[1]};
+    const int begin[2] = {first_visible(positions[0], args.window), first_visible(positions[1], args.window)};
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int column = 8 * n + 2 * t + i % 2, key = block * KEYS + column;
+            float s = scores[n][i] * scale;
+            if (FACTORS) {
+                s *= factors[column];
+            }
+            s = key >= begin[i / 2] && key <= positions[i / 2] ? s : -INFINITY;
+            scores[n][i] = s;
+            highest[i / 2] = fmaxf(highest[i / 2], s);
+        }
+    }
+    float kept[2], base[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        highest[i] = fmaxf(highest[i], shuffle_xor(highest[i], 1));
+        highest[i] = fmaxf(highest[i], shuffle_xor(highest[i], 2));
+        kept[i] = weight_of(state.maximum[i], highest[i]);
+        state.maximum[i] = highest[i];
+        // Where nothing is visible yet, every weight is 2^-inf = 0.
+        base[i] = highest[i] == -INFINITY ? 0.0f : highest[i];
+    }
+    // Nothing was taken yet: kept is 0, and so are the sums.
+#pragma unroll
+    for (int i = 0; i < DIM / 8; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            state.out[i][j] *= kept[j / 2];
+        }
+    }
+    float sums[4] = {state.sum[0] * kept[0], 0.0f, state.sum[1] * kept[1], 0.0f};
+#pragma unroll
+    for (int pair = 0; pair < 4; pair++) {
+        // Keys 16 * pair ...: the fragment of the scores is that of the weights.
+        uint32_t weights[4], factored[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int n = 2 * pair + i / 2, query = i % 2, column = 8 * n + 2 * t;
+            const float a = exp2_fast(scores[n][2 * query] - base[query]);
+            const float b = exp2_fast(scores[n][2 * query + 1] - base[query]);
+            weights[i] = pack_bf16(a, b);
+            factored[i] = FACTORS ? pack_bf16(a * factors[KEYS + column], b * factors[KEYS + column + 1]) : weights[i];
+        }
+        // The sum of the rounded weights: a product with ones.
+        mma(sums, weights, 0x3F803F80u, 0x3F803F80u);
+#pragma unroll
+        for (int d = 0; d < DIM / 16; d++) {
+            uint32_t v[4];
+            // Matrices: keys 0-7 and 8-15 of values 16d .., then of 16d + 8 ..
+            const int key = 16 * pair + lane % 16, piece = 2 * d + lane / 16;
+            load_transposed(v, values + key * ROW<DIM> + value_place(key, piece) * 16);
+            mma(state.out[2 * d], factored, v[0], v[1]);
+            mma(state.out[2 * d + 1], factored, v[2], v[3]);
+        }
+    }
+    state.sum[0] = sums[0];
+    state.sum[1] = sums[2];
+}
+
+// The results of all spans so far: maximum and sum in registers, values in this warp's part of shared memory.
+template <int DIM> struct Total {
+    float maximum[2], sum[2];
+    // [DIM / 8 * 4][32 lanes].
+    float *values;
+
+    // Adds a span's result as attention_merge does.
+    __device__ __forceinline__ void add(const Running<DIM> &span, int lane) {
+        float old[2], fresh[2];
+        bool take[2], first[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            take[i] = span.maximum[i] != -INFINITY;
+            first[i] = maximum[i] == -INFINITY;
+            const float highest = fmaxf(maximum[i], span.maximum[i]);
+            old[i] = weight_of(maximum[i], highest);
+            fresh[i] = weight_of(span.maximum[i], highest);
+            if (take[i]) {
+                sum[i] = first[i] ? span.sum[i] : merged(sum[i], old[i], span.sum[i], fresh[i]);
+                maximum[i] = highest;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < DIM / 8 * 4; i++) {
+            const int query = i % 4 / 2;
+            const float value = span.out[i / 4][i % 4];
+            float *place = values + i * 32 + lane;
+            if (take[query]) {
+                *place = first[query] ? value : merged(*place, old[query], value, fresh[query]);
+            }
+        }
+    }
+};
+
+// Shared memory: queries, the stages of keys and values with their factors, totals.
+template <int DIM, int WARPS> struct Shared {
+    static constexpr int QUERIES = WARPS * 16 * DIM * 2;
+    static constexpr int TILE = KEYS * DIM * 2;
+    static constexpr int STAGE = 2 * TILE + 2 * KEYS * 4;
+    static constexpr int TOTALS = WARPS * 16 * DIM * 4;
+};
+
+// Rounds the block's queries to bf16 in shared memory; zeros beyond the last and beyond their width.
+template <int DIM, int WARPS>
+__device__ __forceinline__ void bring_queries(const Attention &args, const Job &job, unsigned char *to) {
+    constexpr int PAIRS = DIM / 2;
+    for (int i = int(threadIdx.x); i < WARPS * 16 * PAIRS; i += WARPS * 32) {
+        const int query = i / PAIRS, d = i % PAIRS * 2, number = job.first_query + query;
+        float pair[2] = {0.0f, 0.0f};
+        if (number < job.queries && d < args.pages.k_dim) {
+            const int64_t row = job.first_row + number / job.group, head = job.kv_head * job.group + number % job.group;
+            const float *from = args.q + row * args.q_row_stride + head * args.q_head_stride + d;
+            pair[0] = from[0];
+            pair[1] = from[1];
+        }
+        const int place = query * ROW<DIM> + key_place(query, d / 8) * 16 + d % 8 * 2;
+        *reinterpret_cast<uint32_t *>(to + place) = pack_bf16(pair[0], pair[1]);
+    }
+}
+
+// Writes a span's result where attention_merge looks for it.
+template <int DIM>
+__device__ __forceinline__ void put_part(const Running<DIM> &state, const Attention &args, const Job &job, int span, int lane,
+                                         int warp) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int number = job.first_query + warp * 16 + lane / 4 + 8 * i;
+        if (number >= job.queries) {
+            continue;
+        }
+        const int64_t row = job.first_row + number / job.group, head = job.kv_head * job.group + number % job.group;
+        float *part = args.parts + ((row * args.heads + head) * args.spans_max + span) * (2 + args.pages.v_dim);
+        if (lane % 4 == 0) {
+            part[0] = state.maximum[i];
+            part[1] = state.sum[i];
+        }
+#pragma unroll
+        for (int d = 0; d < DIM / 8; d++) {
+            const int at = 8 * d + 2 * (lane % 4);
+            if (at < args.pages.v_dim) {
+                part[2 + at] = state.out[d][2 * i];
+                part[3 + at] = state.out[d][2 * i + 1];
+            }
+        }
+    }
+}
+
+template <int DIM>
+__device__ __forceinline__ void put_total(const Total<DIM> &total, const Attention &args, const Job &job, int lane,
+                                          int warp) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int number = job.first_query + warp * 16 + lane / 4 + 8 * i;
+        if (number >= job.queries) {
+            continue;
+        }
+        const int64_t row = job.first_row + number / job.group, head = job.kv_head * job.group + number % job.group;
+        float *out = args.out + (row * args.heads + head) * args.pages.v_dim;
+        const float inverse = 1.0f / total.sum[i];
+        for (int d = 0; d < DIM / 8; d++) {
+            const int at = 8 * d + 2 * (lane % 4);
+            if (at < args.pages.v_dim) {
+                out[at] = total.values[(4 * d + 2 * i) * 32 + lane] * inverse;
+                out[at + 1] = total.values[(4 * d + 2 * i + 1) * 32 + lane] * inverse;
+            }
+        }
+    }
+}
+
+// Blocks of keys that a job takes, `end` excluded.
+struct Range {
+    int begin, end;
+};
+
+template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinline__ void attend(const Attention &args) {
+    using Memory = Shared<DIM, WARPS>;
+    const Unit unit = args.units[blockIdx.x];
+    Job job;
+    job.kv_head = int(blockIdx.y) % args.pages.kv_heads;
+    job.group = args.heads / args.pages.kv_heads;
+    job.first_row = unit.first_row;
+    job.queries = unit.rows * job.group;
+    job.first_query = int(blockIdx.y) / args.pages.kv_heads * WARPS * 16;
+    if (job.first_query >= job.queries) {
+        return;
+    }
+    const int unit_position = int(args.positions[unit.first_row]);
+    const int last = min_of(job.first_query + WARPS * 16, job.queries) - 1;
+    job.first_position = unit_position + job.first_query / job.group;
+    job.last_position = unit_position + last / job.group;
+    job.table = args.tables + args.table_starts[args.sequences[unit.first_row]];
+    Range range = {first_visible(job.first_position, args.window) / KEYS, job.last_position / KEYS + 1};
+    const bool split = args.parts != nullptr;
+    if (split) {
+        range.begin = max_of(range.begin, int(blockIdx.z) * SPAN_BLOCKS);
+        range.end = min_of(range.end, (int(blockIdx.z) + 1) * SPAN_BLOCKS);
+        if (range.begin >= range.end) {
+            return;
+        }
+    }
+    unsigned char *shared = dynamic_shared();
+    unsigned char *stages = shared + Memory::QUERIES;
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, g = lane / 4;
+    auto start = [&](int block) {
+        if (block < range.end) {
+            unsigned char *stage = stages + block % STAGES * Memory::STAGE;
+            float *factors = reinterpret_cast<float *>(stage + 2 * Memory::TILE);
+            bring<Element, DIM, WARPS * 32>(args, job, block, stage, stage + Memory::TILE, factors);
+        }
+        copy_commit();
+    };
+    start(range.begin);
+    bring_queries<DIM, WARPS>(args, job, shared);
+    const int query = job.first_query + warp * 16 + g;
+    // Queries beyond the last see what the last sees; they are never written.
+    const int positions[2] = {unit_position + min_of(query, job.queries - 1) / job.group,
+                              unit_position + min_of(query + 8, job.queries - 1) / job.group};
+    Running<DIM> state;
+    state.clear();
+    Total<DIM> total;
+    total.maximum[0] = total.maximum[1] = -INFINITY;
+    total.sum[0] = total.sum[1] = 0.0f;
+    total.values = reinterpret_cast<float *>(stages + STAGES * Memory::STAGE) + warp * 16 * DIM;
+    for (int block = range.begin; block < range.end; block++) {
+        // With one stage, the copies begin when all are done with it.
+        if (STAGES > 1) {
+            start(block + 1);
+        } else if (block > range.begin) {
+            start(block);
+        }
+        copy_wait<STAGES - 1>();
+        block_barrier();
+        const unsigned char *stage = stages + block % STAGES * Memory::STAGE;
+        const float *factors = reinterpret_cast<const float *>(stage + 2 * Memory::TILE);
+        float scores[8][4];
+        score<DIM>(scores, shared + warp * 16 * ROW<DIM>, stage, g, lane % 4);
+        take<DIM, sizeof(Element) == 1>(state, scores, args, positions, block, stage + Memory::TILE, factors, lane);
+        if (!split && ((block + 1) % SPAN_BLOCKS == 0 || block + 1 == range.end)) {
+            total.add(state, lane);
+            state.clear();
+        }
+        // The stage is written again in the next turn.
+        block_barrier();
+    }
+    if (split) {
+        put_part(state, args, job, int(blockIdx.z), lane, warp);
+    } else {
+        put_total(total, args, job, lane, warp);
+    }
+}
+
+// attention_<pages>_<dim>x<queries>: heads of up to <dim> elements, <queries> queries for a block. Block: <queries> * 2; grid:
+// (units, kv_heads * (rows of the longest unit * group / <queries> rounded up), spans when split or 1); shared memory: QUERIES
+// + stages * STAGE of `Shared`, and TOTALS unless split. There are two stages, but for 256x16 one: it fits where a block has
+// 99 KiB.
+#define ATTENTION(name, element, dim, warps, stages)                                                                        \
+    extern "C" __global__ void __launch_bounds__(warps * 32) name(const __grid_constant__ Attention args) {           \
+        attend<element, dim, warps, stages>(args);                                                                      \
+    }                                                                                                                  \
+    ENTRY(name)
+
+ATTENTION(attention_bf16_64x16, bf16, 64, 1, 2)
+ATTENTION(attention_bf16_64x64, bf16, 64, 4, 2)
+ATTENTION(attention_bf16_128x16, bf16, 128, 1, 2)
+ATTENTION(attention_bf16_128x64, bf16, 128, 4, 2)
+ATTENTION(attention_bf16_256x16, bf16, 256, 1, 1)
+ATTENTION(attention_bf16_256x64, bf16, 256, 4, 2)
+ATTENTION(attention_i8_64x16, int8_t, 64, 1, 2)
+ATTENTION(attention_i8_64x64, int8_t, 64, 4, 2)
+ATTENTION(attention_i8_128x16, int8_t, 128, 1, 2)
+ATTENTION(attention_i8_128x64, int8_t, 128, 4, 2)
+ATTENTION(attention_i8_256x16, int8_t, 256, 1, 1)
+ATTENTION(attention_i8_256x64, int8_t, 256, 4, 2)
+
+// Merges the spans of each row and head of the units. Block: 128; grid: (units, rows of the longest unit, heads).
+extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_constant__ Attention args) {
+    const Unit unit = args.units[blockIdx.x];
+    if (int(blockIdx.y) >= unit.rows) {
+        return;
+    }
+    const int64_t row = unit.first_row + int(blockIdx.y), head = blockIdx.z;
+    const int position = int(args.positions[row]), v_dim = args.pages.v_dim;
+    const int begin = first_visible(position, args.window) / KEYS / SPAN_BLOCKS;
+    const int end = position / KEYS / SPAN_BLOCKS + 1;
+    const float *parts = args.parts + (row * args.heads + head) * args.spans_max * (2 + v_dim);
+    for (int d = int(threadIdx.x); d < v_dim; d += 128) {
+        float maximum = -INFINITY, sum = 0.0f, value = 0.0f;
+        for (int span = begin; span < end; span++) {
+            const float *part = parts + int64_t(span) * (2 + v_dim);
+            if (part[0] == -INFINITY) {
+                continue;
+            }
+            const float highest = fmaxf(maximum, part[0]);
+            const float old = weight_of(maximum, highest), fresh = weight_of(part[0], highest);
+            sum = maximum == -INFINITY ? part[1] : merged(sum, old, part[1], fresh);
+            value = maximum == -INFINITY ? part[2 + d] : merged(value, old, part[2 + d], fresh);
+            maximum = highest;
+        }
+        args.out[(row * args.heads + head) * v_dim + d] = value * (1.0f / sum);
+    }
+}
+
+ENTRY(attention_merge)
+
+// Pages of f32, for parity: a block takes one head of one row, 64 keys at a time; thread i has key i, then value i, i + 128 ...
+// Block: 128; grid: (rows, heads); shared memory: (64 + v_dim) * 4.
+extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_constant__ Attention args) {
+    float *weights = reinterpret_cast<float *>(dynamic_shared()), *values = weights + KEYS;
+    const int64_t row = blockIdx.x, head = blockIdx.y;
+    const int kv_head = int(head) / (args.heads / args.pages.kv_heads), position = int(args.positions[row]);
+    const int begin = first_visible(position, args.window), v_dim = args.pages.v_dim;
+    const uint32_t *table = args.tables + args.table_starts[args.sequences[row]];
+    const float *q = args.q + row * args.q_row_stride + head * args.q_head_stride;
+    float maximum = -INFINITY, sum = 0.0f;
+    for (int d = int(threadIdx.x); d < v_dim; d += 128) {
+        values[d] = 0.0f;
+    }
+    auto row_of = [&](bool value, int key) {
+        const unsigned char *layer = args.pages.layer_of(table[key / args.pages.page_tokens]);
+        return reinterpret_cast<const float *>(layer + args.pages.row_offset(value, kv_head, key % args.pages.page_tokens));
+    };
+    for (int block = begin / KEYS; block <= position / KEYS; block++) {
+        const int mine = block * KEYS + int(threadIdx.x);
+        if (threadIdx.x < KEYS) {
+            float s = -INFINITY;
+            if (mine >= begin && mine <= position) {
+                const float *key = row_of(false, mine);
+                s = 0.0f;
+                for (int d = 0; d < args.pages.k_dim; d++) {
+                    s = fmaf(q[d], key[d], s);
+                }
+                s *= args.scale;
+            }
+            weights[threadIdx.x] = s;
+        }
+        block_barrier();
+        float highest = maximum;
+        for (int i = 0; i < KEYS; i++) {
+            highest = fmaxf(highest, weights[i]);
+        }
+        // All have seen the scores before they become weights.
+        block_barrier();
+        if (threadIdx.x < KEYS) {
+            weights[threadIdx.x] = expf(weights[threadIdx.x] - highest);
+        }
+        block_barrier();
+        const float kept = maximum == -INFINITY ? 0.0f : expf(maximum - highest);
+        float added = 0.0f;
+        for (int i = 0; i < KEYS; i++) {
+            added += weights[i];
+        }
+        sum = fmaf(sum, kept, added);
+        maximum = highest;
+        const int from = max_of(begin, block * KEYS), to = min_of(position + 1, (block + 1) * KEYS);
+        for (int d = int(threadIdx.x); d < v_dim; d += 128) {
+            float value = values[d] * kept;
+            for (int key = from; key < to; key++) {
+                value = fmaf(weights[key - block * KEYS], row_of(true, key)[d], value);
+            }
+            values[d] = value;
+        }
+        block_barrier();
+    }
+    for (int d = int(threadIdx.x); d < v_dim; d += 128) {
+        args.out[(row * args.heads + head) * v_dim + d] = values[d] / sum;
+    }
+}
+
+ENTRY(attention_f32)

@@ -1,0 +1,160 @@
+// Routed experts: who goes where, the lists that grouped products (linear.cu) work on, and the sum of what comes back.
+//
+// A row's experts are chosen from its logits alone. An entry is (row, its j-th expert); a slot is a place in the list of all
+// entries ordered by expert, then row: the row of the buffers between the products. The sum of a row goes over its experts
+// in ascending order, wherever its slots lie.
+#include "keys.cuh"
+
+// Chooses `chosen` experts of each row by the softmax of logits[rows, experts]: chosen_experts[rows, chosen] in ascending order, and their
+// probabilities weights[rows, chosen], divided by their sum if `renormalise`. A warp takes a row. Block: 128; grid: rows / 4
+// rounded up; shared memory: 4 * chosen * 8.
+extern "C" __global__ void __launch_bounds__(128)
+experts_route(const float *logits, uint32_t *chosen_experts, float *weights, int rows, int experts, int chosen,
+              int renormalise) {
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    const int64_t row = int64_t(blockIdx.x) * 4 + warp;
+    uint32_t *ids = reinterpret_cast<uint32_t *>(dynamic_shared()) + warp * chosen * 2;
+    float *probabilities = reinterpret_cast<float *>(ids + chosen);
+    if (row >= rows) {
+        return;
+    }
+    logits += row * experts;
+    float highest = -INFINITY;
+    for (int i = lane; i < experts; i += 32) {
+        highest = fmaxf(highest, logits[i]);
+    }
+    highest = warp_max(highest);
+    float total = 0.0f;
+    for (int i = lane; i < experts; i += 32) {
+        total += expf(logits[i] - highest);
+    }
+    total = warp_sum(total);
+    uint64_t last = ~uint64_t(0);
+    float sum = 0.0f;
+    for (int j = 0; j < chosen; j++) {
+        uint64_t best = 0;
+        for (int i = lane; i < experts; i += 32) {
+            const uint64_t key = order_key(logits[i], uint32_t(i));
+            best = key < last && key > best ? key : best;
+        }
+        last = warp_max_key(best);
+        const uint32_t id = ~uint32_t(last);
+        const float probability = expf(logits[id] - highest) / total;
+        sum += probability;
+        if (lane == 0) {
+            ids[j] = id;
+            probabilities[j] = probability;
+        }
+    }
+    warp_barrier();
+    for (int j = lane; j < chosen; j += 32) {
+        int place = 0;
+        for (int other = 0; other < chosen; other++) {
+            place += ids[other] < ids[j];
+        }
+        chosen_experts[row * chosen + place] = ids[j];
+        weights[row * chosen + place] = renormalise ? probabilities[j] / sum : probabilities[j];
+    }
+}
+
+// counts[experts]: entries of each. Block: 256; grid: experts.
+extern "C" __global__ void __launch_bounds__(256)
+experts_count(const uint32_t *chosen_experts, int *counts, int entries) {
+    __shared__ int warp_counts[8];
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    int count = 0;
+    for (int start = 0; start < entries; start += 256) {
+        const int i = start + int(threadIdx.x);
+        count += bit_count(warp_ballot(i < entries && chosen_experts[i] == blockIdx.x));
+    }
+    if (lane == 0) {
+        warp_counts[warp] = count;
+    }
+    block_barrier();
+    if (threadIdx.x == 0) {
+        int sum = 0;
+        for (int i = 0; i < 8; i++) {
+            sum += warp_counts[i];
+        }
+        counts[blockIdx.x] = sum;
+    }
+}
+
+// Some rows that go through one expert; as in linear.cu.
+struct Tile {
+    int expert, first, rows;
+};
+
+// Where experts_place writes.
+struct Slots {
+    // [entries]: row of each slot.
+    uint32_t *rows;
+    // [entries]: slot of each entry.
+    uint32_t *of_entry;
+    // Runs of up to tile_rows slots of one expert: at most entries / tile_rows + experts; and their count.
+    Tile *tiles;
+    int *tile_count;
+};
+
+// Gives every entry its slot. Block: 256; grid: experts.
+extern "C" __global__ void __launch_bounds__(256)
+experts_place(const uint32_t *chosen_experts, const int *counts, Slots to, int entries, int chosen, int tile_rows) {
+    __shared__ int warp_counts[8];
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, expert = int(blockIdx.x);
+    int first = 0, tile = 0;
+    for (int i = 0; i < expert; i++) {
+        first += counts[i];
+        tile += (counts[i] + tile_rows - 1) / tile_rows;
+    }
+    const int count = counts[expert], tiles = (count + tile_rows - 1) / tile_rows;
+    for (int i = int(threadIdx.x); i < tiles; i += 256) {
+        const int left = count - i * tile_rows;
+        to.tiles[tile + i] = Tile{expert, first + i * tile_rows, left < tile_rows ? left : tile_rows};
+    }
+    if (blockIdx.x + 1 == gridDim.x && threadIdx.x == 0) {
+        *to.tile_count = tile + tiles;
+    }
+    for (int start = 0; start < entries; start += 256) {
+        const int i = start + int(threadIdx.x);
+        const bool mine = i < entries && chosen_experts[i] == blockIdx.x;
+        const uint32_t votes = warp_ballot(mine);
+        if (lane == 0) {
+            warp_counts[warp] = bit_count(votes);
+        }
+        block_barrier();
+        int before = 0, all = 0;
+        for (int w = 0; w < 8; w++) {
+            before += w < warp ? warp_counts[w] : 0;
+            all += warp_counts[w];
+        }
+        if (mine) {
+            const int slot = first + before + bit_count(votes & ((1u << lane) - 1));
+            to.rows[slot] = uint32_t(i / chosen);
+            to.of_entry[i] = uint32_t(slot);
+        }
+        first += all;
+        // The counts are written again in the next turn.
+        block_barrier();
+    }
+}
+
+// out[r] += sum over the row's experts, ascending, of weight * y[slot]; rows of `width` elements. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256)
+experts_combine(const float *y, const uint32_t *slot_of_entry, const float *weights, float *out, int rows, int chosen,
+                int width) {
+    const int64_t count = int64_t(rows) * width;
+    for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < count; i += int64_t(gridDim.x) * 256) {
+        const int64_t row = i / width, at = i - row * width;
+        float sum = out[i];
+        for (int j = 0; j < chosen; j++) {
+            const int64_t entry = row * chosen + j;
+            sum = fmaf(weights[entry], y[int64_t(slot_of_entry[entry]) * width + at], sum);
+        }
+        out[i] = sum;
+    }
+}
+
+ENTRY(experts_route)
+ENTRY(experts_count)
+ENTRY(experts_place)
+ENTRY(experts_combine)

@@ -1,0 +1,21 @@
+// A number and its id as one integer that orders as wanted, as src/sampling/select.rs has it.
+#pragma once
+
+#include "device.cuh"
+
+// Orders floats: larger numbers, larger keys; of equals, lower ids are larger. Never 0 for a number.
+__device__ __forceinline__ uint64_t order_key(float value, uint32_t id) {
+    // Adding 0 makes -0 and 0 equal.
+    const uint32_t bits = float_to_bits(value + 0.0f);
+    const uint32_t ordered = bits >> 31 ? ~bits : bits | 0x80000000u;
+    return uint64_t(ordered) << 32 | uint32_t(~id);
+}
+
+__device__ __forceinline__ uint64_t warp_max_key(uint64_t key) {
+#pragma unroll
+    for (uint32_t mask = 16; mask > 0; mask /= 2) {
+        const uint64_t other = shuffle_xor(key, mask);
+        key = other > key ? other : key;
+    }
+    return key;
+}

@@ -1,0 +1,327 @@
+// Matrix products: out[r, o] = sum_i x[r, i] * weight[o, i], for one to four weights that share their input, or for the
+// experts of a layer.
+//
+// **Law 1.** The inputs of a weight are cut into at most SEGMENTS runs of whole steps of 64, a function of `ins` alone. A
+// segment is one chain of matrix operations (formats.cuh); the result is ((s0 + s1) + s2) + ... An element's bits depend on
+// its row and its weight alone, whichever kernel below computed it:
+//
+//   few   1 to 32 rows: a block takes 16 outputs, each of its 8 warps one segment, weights straight to registers;
+//   tile  more rows: a block takes a tile of outputs and rows through shared memory, one segment after the other.
+#include "formats.cuh"
+
+constexpr int SEGMENTS = 8;
+
+// One weight of a launch.
+struct Product {
+    // In the kernel's format.
+    const void *weight;
+    // Instead of `weight`: that of each expert.
+    const void *const *experts;
+    // [outs], or null.
+    const float *bias;
+    // [rows, outs].
+    float *out;
+    int outs;
+    // Whether it is added to.
+    int accumulate;
+    // First block (x) of the launch that works on it.
+    int first_block;
+};
+
+// Some rows that go through one expert.
+struct Tile {
+    int expert, first, rows;
+};
+
+// A launch.
+struct Products {
+    Product products[4];
+    int count;
+    int ins;
+    // Elements from a row of x to the next, and of a bf16 weight: a multiple of 64, not less than ins.
+    int pitch;
+    int rows;
+    // [rows, pitch] bf16 bits (f32 for linear_f32), zeros from ins to pitch.
+    const void *x;
+    // For experts: the tiles and how many there are; surplus blocks (y) do nothing. Null: rows in order.
+    const Tile *tiles;
+    const int *tile_count;
+    // For experts: the row of x that a row of the output comes from; null: the same.
+    const uint32_t *x_rows;
+};
+
+// What a block works on.
+struct Work {
+    const Product *product;
+    const void *weight;
+    // First output tile within the product.
+    int tile;
+    int first_row, rows;
+};
+
+// False where there is nothing to do, the same for all threads of a block.
+__device__ __forceinline__ bool find_work(const Products &args, int tile_rows, Work &work) {
+    int at = 0;
+    while (at + 1 < args.count && int(blockIdx.x) >= args.products[at + 1].first_block) {
+        at++;
+    }
+    work.product = &args.products[at];
+    work.weight = work.product->weight;
+    work.tile = int(blockIdx.x) - work.product->first_block;
+    if (args.tiles) {
+        if (int(blockIdx.y) >= *args.tile_count) {
+            return false;
+        }
+        const Tile tile = args.tiles[blockIdx.y];
+        work.first_row = tile.first;
+        work.rows = tile.rows;
+        if (work.product->experts) {
+            work.weight = work.product->experts[tile.expert];
+        }
+    } else {
+        work.first_row = int(blockIdx.y) * tile_rows;
+        const int left = args.rows - work.first_row;
+        work.rows = left < tile_rows ? left : tile_rows;
+    }
+    return true;
+}
+
+// The input of row `row` of the work.
+__device__ __forceinline__ const bf16 *input_row(const Products &args, const Work &work, int row) {
+    const int64_t at = work.first_row + row;
+    return static_cast<const bf16 *>(args.x) + int64_t(args.x_rows ? args.x_rows[at] : at) * args.pitch;
+}
+
+__device__ __forceinline__ void put(const Product &product, int64_t row, int out, float value) {
+    if (product.bias) {
+        value += product.bias[out];
+    }
+    float *place = product.out + row * product.outs + out;
+    *place = product.accumulate ? *place + value : value;
+}
+
+__device__ __forceinline__ int steps_of(int ins) { return (ins + STEP - 1) / STEP; }
+
+__device__ __forceinline__ int segment_steps(int steps) { return (steps + SEGMENTS - 1) / SEGMENTS; }
+
+// Up to 8 * NT rows. A warp loads AHEAD steps of weights while it multiplies those before.
+template <class F, int NT> __device__ __forceinline__ void few(const Products &args) {
+    // A pitch of 20 spreads the lanes over all banks.
+    __shared__ float parts[SEGMENTS][8 * NT][20];
+    Work work;
+    if (!find_work(args, 8 * NT, work)) {
+        return;
+    }
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    const int steps = steps_of(args.ins), each = segment_steps(steps);
+    const int begin = warp * each, end = begin + each < steps ? begin + each : steps;
+    const typename F::Source source = F::source(work.weight, work.product->outs, args.ins, args.pitch, work.tile, g, t);
+    const bf16 *rows[NT];
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        rows[n] = 8 * n + g < work.rows ? input_row(args, work, 8 * n + g) + 8 * t : nullptr;
+    }
+    float acc[NT][4] = {};
+    typename F::Step now[F::AHEAD], next[F::AHEAD];
+#pragma unroll
+    for (int i = 0; i < F::AHEAD; i++) {
+        if (begin + i < end) {
+            F::load(now[i], source, begin + i, args.ins);
+        }
+    }
+    for (int at = begin; at < end; at += F::AHEAD) {
+#pragma unroll
+        for (int i = 0; i < F::AHEAD; i++) {
+            if (at + F::AHEAD + i < end) {
+                F::load(next[i], source, at + F::AHEAD + i, args.ins);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < F::AHEAD; i++) {
+            if (at + i < end) {
+                F::multiply(acc, now[i], at + i, args.ins, [&](int n, Words4(&x)[2]) {
+                    x[0] = x[1] = Words4{};
+                    if (rows[n]) {
+                        x[0] = load4(rows[n] + (at + i) * STEP);
+                        x[1] = load4(rows[n] + (at + i) * STEP + 32);
+                    }
+                });
+            }
+            now[i] = next[i];
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            parts[warp][8 * n + 2 * t + i % 2][F::out_of(g, i / 2)] = acc[n][i];
+        }
+    }
+    block_barrier();
+    const int segments = (steps + each - 1) / each;
+    for (int i = int(threadIdx.x); i < work.rows * 16; i += SEGMENTS * 32) {
+        const int row = i / 16, out = 16 * work.tile + i % 16;
+        float sum = parts[0][row][i % 16];
+        for (int segment = 1; segment < segments; segment++) {
+            sum += parts[segment][row][i % 16];
+        }
+        if (out < work.product->outs) {
+            put(*work.product, work.first_row + row, out, sum);
+        }
+    }
+}
+
+// Copies of the input of a tile: [2 blocks of 32 inputs][rows][64 bytes], as Bf16Format.
+template <int ROWS, int THREADS> struct InputCopier {
+    static constexpr int EACH = ROWS * 8 / THREADS;
+    const bf16 *from[EACH];
+
+    __device__ __forceinline__ InputCopier(const Products &args, const Work &work) {
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int chunk = int(threadIdx.x) + i * THREADS, row = chunk / 8;
+            // Rows beyond the last repeat it, and are never written.
+            from[i] = input_row(args, work, row < work.rows ? row : work.rows - 1) + chunk % 8 * 8;
+        }
+    }
+
+    __device__ __forceinline__ void start(unsigned char *to, int step) const {
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int chunk = int(threadIdx.x) + i * THREADS, row = chunk / 8, block = chunk % 8 / 4;
+            copy_async(to + (block * ROWS + (row ^ block)) * 64 + chunk % 4 * 16, from[i] + step * STEP, true);
+        }
+    }
+};
+
+constexpr int STAGES = 3;
+
+// WM by WN warps, each with MT * 16 outputs and NT * 8 rows. Shared memory: STAGES * (F::tile_bytes(outputs) + rows * 128).
+template <class F, int WM, int WN, int MT, int NT> __device__ __forceinline__ void tile(const Products &args) {
+    constexpr int OUTS = WM * MT * 16, ROWS = WN * NT * 8, THREADS = WM * WN * 32;
+    constexpr int INPUT = F::tile_bytes(OUTS), STAGE = INPUT + ROWS * STEP * 2;
+    Work work;
+    if (!find_work(args, ROWS, work)) {
+        return;
+    }
+    unsigned char *shared = dynamic_shared();
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    const int wm = warp / WN, wn = warp % WN;
+    const int steps = steps_of(args.ins), each = segment_steps(steps);
+    const Product &product = *work.product;
+    const typename F::template Copier<OUTS, THREADS> weights(work.weight, product.outs, args.ins, args.pitch,
+                                                             work.tile * OUTS);
+    const InputCopier<ROWS, THREADS> inputs(args, work);
+    auto start = [&](int step) {
+        if (step < steps) {
+            unsigned char *stage = shared + step % STAGES * STAGE;
+            weights.start(stage, step, args.ins);
+            inputs.start(stage + INPUT, step);
+        }
+        // Also where there is nothing to copy, so that waiting counts the same.
+        copy_commit();
+    };
+    for (int step = 0; step < STAGES - 1; step++) {
+        start(step);
+    }
+    float acc[MT][NT][4] = {}, total[MT][NT][4] = {};
+    int left = each;
+    for (int step = 0; step < steps; step++) {
+        copy_wait<STAGES - 2>();
+        // The step has landed for all, and all are done with the stage that is written next.
+        block_barrier();
+        start(step + STAGES - 1);
+        const unsigned char *stage = shared + step % STAGES * STAGE;
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+            typename F::Step weight;
+            F::template load_shared<OUTS>(weight, stage, wm * MT + m, g, t);
+            F::multiply(acc[m], weight, step, args.ins, [&](int n, Words4(&x)[2]) {
+                const int row = (wn * NT + n) * 8 + g;
+#pragma unroll
+                for (int block = 0; block < 2; block++) {
+                    x[block] = load4(stage + INPUT + (block * ROWS + (row ^ block)) * 64 + 16 * t);
+                }
+            });
+        }
+        if (--left == 0 || step + 1 == steps) {
+            left = each;
+            const bool first = step < each;
+#pragma unroll
+            for (int i = 0; i < MT * NT * 4; i++) {
+                float &a = acc[i / 4 / NT][i / 4 % NT][i % 4], &sum = total[i / 4 / NT][i / 4 % NT][i % 4];
+                sum = first ? a : sum + a;
+                a = 0.0f;
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < MT * NT * 4; i++) {
+        const int m = i / 4 / NT, n = i / 4 % NT;
+        const int out = work.tile * OUTS + (wm * MT + m) * 16 + F::out_of(g, i % 4 / 2);
+        const int row = (wn * NT + n) * 8 + 2 * t + i % 2;
+        if (out < product.outs && row < work.rows) {
+            put(product, work.first_row + row, out, total[m][n][i % 4]);
+        }
+    }
+}
+
+// linear_few<rows>_<format>. Block: 256; grid: (sum of outs / 16 rounded up, rows / <rows> rounded up or tiles).
+#define FEW(name, format, nt)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Products args) {                   \
+        few<format, nt>(args);                                                                                         \
+    }                                                                                                                  \
+    ENTRY(name)
+
+FEW(linear_few8_bf16, Bf16Format, 1)
+FEW(linear_few16_bf16, Bf16Format, 2)
+FEW(linear_few32_bf16, Bf16Format, 4)
+FEW(linear_few8_q8, Q8Format, 1)
+FEW(linear_few16_q8, Q8Format, 2)
+FEW(linear_few32_q8, Q8Format, 4)
+FEW(linear_few8_q4, Q4Format, 1)
+FEW(linear_few16_q4, Q4Format, 2)
+FEW(linear_few32_q4, Q4Format, 4)
+
+// linear_<outputs>x<rows>_<format>. Block: 256; grid: (sum of outs / <outputs> rounded up, rows / <rows> rounded up or tiles);
+// shared memory as `tile` says.
+#define TILED(name, format, wm, wn, mt, nt)                                                                            \
+    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Products args) {                   \
+        tile<format, wm, wn, mt, nt>(args);                                                                            \
+    }                                                                                                                  \
+    ENTRY(name)
+
+TILED(linear_64x64_bf16, Bf16Format, 2, 4, 2, 2)
+TILED(linear_128x128_bf16, Bf16Format, 2, 4, 4, 4)
+TILED(linear_128x64_q8, Q8Format, 8, 1, 1, 8)
+TILED(linear_128x128_q8, Q8Format, 8, 1, 1, 16)
+TILED(linear_128x64_q4, Q4Format, 8, 1, 1, 8)
+TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16)
+
+// f32 weights [outs, ins] and f32 inputs [rows, pitch], for parity: a warp takes an element, its lanes every 32nd input. Block:
+// 256; grid: (sum of outs / 8 rounded up, rows / 8 rounded up or tiles of up to 8 rows).
+extern "C" __global__ void __launch_bounds__(256) linear_f32(const __grid_constant__ Products args) {
+    Work work;
+    if (!find_work(args, 8, work)) {
+        return;
+    }
+    const int lane = int(threadIdx.x) % 32, out = work.tile * 8 + int(threadIdx.x) / 32;
+    if (out >= work.product->outs) {
+        return;
+    }
+    const float *weight = static_cast<const float *>(work.weight) + int64_t(out) * args.ins;
+    for (int row = 0; row < work.rows; row++) {
+        const int64_t at = work.first_row + row;
+        const float *x = static_cast<const float *>(args.x) + int64_t(args.x_rows ? args.x_rows[at] : at) * args.pitch;
+        float sum = 0.0f;
+        for (int i = lane; i < args.ins; i += 32) {
+            sum = fmaf(x[i], weight[i], sum);
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) {
+            put(*work.product, at, out, sum);
+        }
+    }
+}
+
+ENTRY(linear_f32)

@@ -1,0 +1,287 @@
+//! Attention over pages: against a softmax in f64, and law 1: decode and prefill, split and whole, alone and among others.
+
+use super::host::{Memory, launch, param, shape};
+use super::rows::Pages;
+use super::{Random, begin, close, same_bits};
+use astrai::backend::KvShape;
+use astrai::dtype::DType;
+
+/// The mirror of `Unit` in kernels/attention.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Unit {
+    first_row: i32,
+    rows: i32,
+}
+
+/// The mirror of `Attention`.
+#[repr(C)]
+struct Args {
+    q: *const f32,
+    q_row_stride: i64,
+    q_head_stride: i64,
+    out: *mut f32,
+    parts: *mut f32,
+    spans_max: i32,
+    heads: i32,
+    scale: f32,
+    window: i32,
+    pages: Pages,
+    units: *const Unit,
+    positions: *const u32,
+    sequences: *const u32,
+    tables: *const u32,
+    table_starts: *const u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    /// Tokens of each sequence.
+    tokens: [usize; 2],
+    heads: usize,
+    kv_heads: usize,
+    k_dim: usize,
+    v_dim: usize,
+    page_tokens: usize,
+    window: usize,
+    dtype: DType,
+}
+
+const PLAIN: Case = Case {
+    tokens: [1, 70],
+    heads: 4,
+    kv_heads: 2,
+    k_dim: 64,
+    v_dim: 64,
+    page_tokens: 16,
+    window: 0,
+    dtype: DType::Bf16,
+};
+
+/// Pages that hold all tokens of the sequences, everything else NaN, and the queries of all tokens.
+struct Bench {
+    case: Case,
+    shape: KvShape,
+    pages: Memory,
+    /// [tokens of both sequences, heads, k_dim], bf16 numbers.
+    q: Vec<f32>,
+    /// Keys and values as they are stored: [tokens of both, kv_heads, dim].
+    kv: [Vec<f32>; 2],
+    tables: Vec<u32>,
+    starts: Vec<u32>,
+}
+
+impl Bench {
+    fn new(case: Case) -> Bench {
+        let mut random = Random(case.tokens[1] as u64 * 31 + case.k_dim as u64);
+        let all: usize = case.tokens.iter().sum();
+        let pages_of = case.tokens.map(|n| n.div_ceil(case.page_tokens));
+        let frames = pages_of[0] + pages_of[1] + 3;
+        let (page_tokens, kv_heads, k_dim, v_dim) = (case.page_tokens, case.kv_heads, case.k_dim, case.v_dim);
+        let shape = KvShape { layers: 2, frames, page_tokens, kv_heads, k_dim, v_dim, dtype: case.dtype };
+        // Scattered, after a table nobody uses.
+        let mut tables = vec![u32::MAX];
+        tables.extend((0..pages_of[0] + pages_of[1]).map(|i| ((i * 7 + 2) % frames) as u32));
+        if frames.is_multiple_of(7) {
+            tables = (0..=(pages_of[0] + pages_of[1]) as u32).map(|i| i + 1).collect();
+        }
+        let starts = vec![1, 1 + pages_of[0] as u32];
+        let pages = Memory::new(frames * shape.frame_bytes().unwrap());
+        let q = random.vec(all * case.heads * k_dim).into_iter().map(|v| super::rounded(v * 2.0)).collect();
+        let kv = [random.vec(all * kv_heads * k_dim), random.vec(all * kv_heads * v_dim)];
+        let mut bench = Bench { case, shape, pages, q, kv, tables, starts };
+        bench.store();
+        bench
+    }
+
+    /// Writes the keys and values, and keeps them as they were rounded.
+    fn store(&mut self) {
+        let (case, shape) = (self.case, self.shape);
+        let size = case.dtype.size();
+        let layer = shape.frame_bytes().unwrap() / 2;
+        let rows = case.kv_heads * case.page_tokens;
+        for at in 0..case.tokens[0] + case.tokens[1] {
+            let (sequence, position) = if at < case.tokens[0] { (0, at) } else { (1, at - case.tokens[0]) };
+            let frame = self.tables[self.starts[sequence] as usize + position / case.page_tokens] as usize;
+            for (which, dim) in [case.k_dim, case.v_dim].into_iter().enumerate() {
+                for head in 0..case.kv_heads {
+                    let row = head * case.page_tokens + position % case.page_tokens;
+                    let start = self.pages.at::<u8>().wrapping_add(frame * 2 * layer + layer);
+                    let place = start.wrapping_add((which * rows * case.k_dim + row * dim) * size);
+                    let values = &mut self.kv[which][(at * case.kv_heads + head) * dim..][..dim];
+                    let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+                    let factor = largest / 127.0;
+                    for (d, v) in values.iter_mut().enumerate() {
+                        // SAFETY: inside the frame's layer, which the memory holds.
+                        unsafe {
+                            match case.dtype {
+                                DType::F32 => place.cast::<f32>().add(d).write(*v),
+                                DType::I8 => {
+                                    let code = (*v / factor).round() as i8;
+                                    place.cast::<i8>().add(d).write(code);
+                                    *v = f32::from(code) * factor;
+                                }
+                                _ => {
+                                    *v = super::rounded(*v);
+                                    place.cast::<u16>().add(d).write(half::bf16::from_f32(*v).to_bits());
+                                }
+                            }
+                        }
+                    }
+                    if case.dtype == DType::I8 {
+                        let factors = start.wrapping_add(rows * (case.k_dim + case.v_dim)).cast::<f32>();
+                        // SAFETY: as above; the factors are aligned, since rows are whole multiples of 16 bytes.
+                        unsafe { factors.add(which * rows + row).write(factor) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// In f64, of one token.
+    fn expected(&self, sequence: usize, position: usize) -> Vec<f64> {
+        let case = self.case;
+        let first = if sequence == 0 { 0 } else { case.tokens[0] };
+        let begin = if case.window > 0 { (position + 1).saturating_sub(case.window) } else { 0 };
+        let mut out = Vec::new();
+        for head in 0..case.heads {
+            let q = &self.q[((first + position) * case.heads + head) * case.k_dim..][..case.k_dim];
+            let of = |which: usize, dim: usize, p: usize| {
+                let kv_head = head / (case.heads / case.kv_heads);
+                &self.kv[which][((first + p) * case.kv_heads + kv_head) * dim..][..dim]
+            };
+            let score = |p: usize| -> f64 {
+                let dot: f64 = q.iter().zip(of(0, case.k_dim, p)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                (dot * 0.25).exp()
+            };
+            let weights: Vec<f64> = (begin..=position).map(score).collect();
+            let total: f64 = weights.iter().sum();
+            for d in 0..case.v_dim {
+                let value = |(p, w): (usize, &f64)| w * f64::from(of(1, case.v_dim, p + begin)[d]);
+                out.push(weights.iter().enumerate().map(value).sum::<f64>() / total);
+            }
+        }
+        out
+    }
+
+    /// Attention of some runs of rows, (sequence, positions), in one launch; `split` over keys or whole, with `queries` for
+    /// a block.
+    fn run(&self, runs: &[(usize, std::ops::Range<usize>)], queries: usize, split: bool) -> Vec<f32> {
+        let case = self.case;
+        let (mut q, mut units): (Vec<f32>, Vec<Unit>) = (Vec::new(), Vec::new());
+        let (mut positions, mut sequences): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+        for (sequence, range) in runs {
+            units.push(Unit { first_row: positions.len() as i32, rows: range.len() as i32 });
+            for p in range.clone() {
+                let token = if *sequence == 0 { p } else { case.tokens[0] + p };
+                let at = token * case.heads * case.k_dim;
+                q.extend(&self.q[at..at + case.heads * case.k_dim]);
+                positions.push(p as u32);
+                sequences.push(*sequence as u32);
+            }
+        }
+        let rows = positions.len();
+        let longest = runs.iter().map(|run| run.1.len()).max().unwrap();
+        let spans = case.tokens.iter().max().unwrap().div_ceil(256);
+        let out = Memory::new(rows * case.heads * case.v_dim * 4);
+        let parts = Memory::new(if split { rows * case.heads * spans * (2 + case.v_dim) * 4 } else { 0 });
+        let (q, unit_list) = (Memory::of(&q), Memory::of(&units));
+        let integers = [&positions[..], &sequences, &self.tables, &self.starts].map(Memory::of);
+        let args = Args {
+            q: q.at(),
+            q_row_stride: (case.heads * case.k_dim) as i64,
+            q_head_stride: case.k_dim as i64,
+            out: out.at(),
+            parts: if split { parts.at() } else { std::ptr::null_mut() },
+            spans_max: spans as i32,
+            heads: case.heads as i32,
+            scale: 0.25,
+            window: case.window as i32,
+            pages: Pages::new(&self.shape, 1, &self.pages),
+            units: unit_list.at(),
+            positions: integers[0].at(),
+            sequences: integers[1].at(),
+            tables: integers[2].at(),
+            table_starts: integers[3].at(),
+        };
+        if case.dtype == DType::F32 {
+            launch("attention_f32", shape([rows, case.heads, 1], 128, (64 + case.v_dim) * 4), &[param(&args)]);
+            return out.read();
+        }
+        let dim = [64, 128, 256].into_iter().find(|&d| d >= case.k_dim.max(case.v_dim)).unwrap();
+        let pages = if case.dtype == DType::I8 { "i8" } else { "bf16" };
+        let name = format!("attention_{pages}_{dim}x{queries}");
+        let blocks = case.kv_heads * (longest * (case.heads / case.kv_heads)).div_ceil(queries);
+        let stages = if (dim, queries) == (256, 16) { 1 } else { 2 };
+        let totals = if split { 0 } else { queries * dim * 4 };
+        let shared = queries * dim * 2 + stages * (2 * 64 * dim * 2 + 512) + totals;
+        let grid = [units.len(), blocks, if split { spans } else { 1 }];
+        launch(&name, shape(grid, queries * 2, shared), &[param(&args)]);
+        if split {
+            launch("attention_merge", shape([units.len(), longest, case.heads], 128, 0), &[param(&args)]);
+        }
+        out.read()
+    }
+
+    fn check(&self, sequence: usize, positions: std::ops::Range<usize>) {
+        let tolerance = if self.case.dtype == DType::F32 { 1e-5 } else { 8e-3 };
+        let expected: Vec<f64> = positions.clone().flat_map(|p| self.expected(sequence, p)).collect();
+        for (queries, split) in [(16, true), (64, false)] {
+            let got = self.run(&[(sequence, positions.clone())], queries, split);
+            close(&format!("{:?} {positions:?} split {split}", self.case), &got, &expected, tolerance);
+        }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let i8 = DType::I8;
+    vec![
+        PLAIN,
+        Case { tokens: [15, 129], dtype: DType::F32, k_dim: 24, v_dim: 16, window: 50, ..PLAIN },
+        Case { tokens: [64, 300], heads: 8, k_dim: 128, v_dim: 128, ..PLAIN },
+        Case { tokens: [65, 270], heads: 2, k_dim: 80, v_dim: 64, page_tokens: 32, window: 100, ..PLAIN },
+        Case { tokens: [3, 66], heads: 20, kv_heads: 1, k_dim: 256, v_dim: 192, page_tokens: 5, ..PLAIN },
+        Case { tokens: [63, 260], dtype: i8, ..PLAIN },
+        Case { tokens: [1, 100], dtype: i8, heads: 6, k_dim: 96, v_dim: 128, window: 33, ..PLAIN },
+        Case { tokens: [2, 65], dtype: i8, kv_heads: 1, k_dim: 256, v_dim: 256, ..PLAIN },
+    ]
+}
+
+#[test]
+fn attention_agrees_with_a_softmax() {
+    if !begin() {
+        return;
+    }
+    for case in cases() {
+        let bench = Bench::new(case);
+        let [a, b] = case.tokens;
+        bench.check(0, 0..a.min(3));
+        bench.check(1, b - 1..b);
+        bench.check(1, b.saturating_sub(10)..b);
+    }
+}
+
+/// Law 1.
+#[test]
+fn a_row_of_attention_has_the_same_bits_however_it_is_cut() {
+    if !begin() {
+        return;
+    }
+    for case in cases() {
+        let bench = Bench::new(case);
+        let [a, b] = case.tokens;
+        let first = b.saturating_sub(40);
+        let width = case.heads * case.v_dim;
+        let whole = bench.run(&[(0, 0..a.min(20)), (1, first..b)], 64, false);
+        let (other, rows) = whole.split_at(a.min(20) * width);
+        let what = |how: &str| format!("{case:?} {how}");
+        same_bits(&what("split, few"), &bench.run(&[(1, first..b)], 16, true), rows);
+        same_bits(&what("split"), &bench.run(&[(1, first..b), (0, 0..a.min(20))], 64, true)[..rows.len()], rows);
+        same_bits(&what("whole, few"), &bench.run(&[(0, 0..a.min(20))], 16, false), other);
+        for p in [first, first + 7, b - 1] {
+            let alone = &rows[(p - first) * width..][..width];
+            same_bits(&what("alone"), &bench.run(&[(1, p..p + 1)], 16, true), alone);
+            same_bits(&what("alone, whole"), &bench.run(&[(1, p..p + 1)], 64, false), alone);
+        }
+    }
+}

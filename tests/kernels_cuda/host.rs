@@ -1,0 +1,228 @@
+//! Builds the kernels for the host, once in a process, and launches them.
+
+use std::cell::Cell;
+use std::ffi::{CString, c_void};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Environment variable of the process that runs the build with the AddressSanitizer.
+pub const SANITIZED: &str = "ASTRAI_KERNELS_SANITIZED";
+
+/// The mirror of `host::Geometry` in kernels/host.cuh.
+#[repr(C)]
+struct Geometry {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    seed: u64,
+    message: *mut u8,
+    message_bytes: u32,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether ASTRAI_REQUIRE names a tool.
+fn required(tool: &str) -> bool {
+    let required = std::env::var("ASTRAI_REQUIRE").unwrap_or_default();
+    required.split([',', ' ']).any(|name| name == tool)
+}
+
+fn compiler() -> Command {
+    Command::new(std::env::var_os("CXX").unwrap_or("g++".into()))
+}
+
+/// Whether the kernels can be built. Where not, the test is skipped, or fails if ASTRAI_REQUIRE names g++.
+pub fn available() -> bool {
+    let found = compiler().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if found.is_ok_and(|status| status.success()) {
+        return true;
+    }
+    assert!(!required("g++"), "ASTRAI_REQUIRE names g++, which is not there");
+    println!("SKIP: the host build of the kernels needs g++");
+    false
+}
+
+/// Every kernel source, and the self-test.
+pub fn sources() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join("kernels")).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
+    all.push(root().join("tests/kernels_cuda/selftest.cu"));
+    all.sort();
+    all
+}
+
+/// Compiles all sources, two at a time, and links them.
+fn build() -> PathBuf {
+    let sanitized = std::env::var_os(SANITIZED).is_some();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let mut objects = Vec::new();
+    let mut running: Vec<(Command, std::process::Child)> = Vec::new();
+    let finish = |(command, child): (Command, std::process::Child)| {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    for source in sources() {
+        let object = folder.join(source.file_name().unwrap()).with_extension("o");
+        let mut command = compiler();
+        command.args(["-std=c++17", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]);
+        command.args(["-Wno-unknown-pragmas", "-fvisibility=hidden"]);
+        if sanitized {
+            command.args(["-fsanitize=address", "-fno-omit-frame-pointer"]);
+        }
+        command.args(["-x", "c++", "-c"]).arg(&source).arg("-o").arg(&object);
+        let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        running.push((command, child));
+        objects.push(object);
+        if running.len() == 2 {
+            finish(running.remove(0));
+        }
+    }
+    running.into_iter().for_each(finish);
+    let library = folder.join("libkernels.so");
+    let mut link = compiler();
+    link.args(["-shared", "-o"]).arg(&library).args(&objects);
+    if sanitized {
+        link.arg("-fsanitize=address");
+    }
+    assert!(link.status().unwrap().success(), "{link:?}");
+    library
+}
+
+/// The library's handle; loaded once and kept, its files removed.
+fn library() -> *mut c_void {
+    static LIBRARY: OnceLock<usize> = OnceLock::new();
+    let handle = LIBRARY.get_or_init(|| {
+        let path = build();
+        let name = CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a string that ends in zero; the library has no initialisers but those of its own variables.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        assert!(!handle.is_null(), "{} cannot be loaded", path.display());
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        handle.addr()
+    });
+    std::ptr::with_exposed_provenance_mut(*handle)
+}
+
+/// The seed of this run: ASTRAI_TEST_SEED, or another one each time. Printed by the tests' `begin`.
+pub fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| {
+        let given = std::env::var("ASTRAI_TEST_SEED").ok().and_then(|s| s.parse().ok());
+        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+        given.unwrap_or_else(|| now().into())
+    })
+}
+
+thread_local! {
+    /// Launches of this thread, which is this test's.
+    static LAUNCHES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A launch's shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub grid: [usize; 3],
+    pub block: usize,
+    pub shared: usize,
+}
+
+pub fn shape(grid: [usize; 3], block: usize, shared: usize) -> Shape {
+    Shape { grid, block, shared }
+}
+
+/// Runs a kernel with the addresses of its parameters; every third launch in plain order, the others shuffled. An empty grid
+/// does nothing.
+pub fn try_launch(kernel: &str, shape: Shape, params: &[*const c_void]) -> Result<(), String> {
+    let count = LAUNCHES.get();
+    LAUNCHES.set(count + 1);
+    let seed = if count.is_multiple_of(3) { 0 } else { seed().wrapping_add(count) | 1 };
+    let name = CString::new(format!("launch_{kernel}")).unwrap();
+    // SAFETY: a live library and a string that ends in zero.
+    let address = unsafe { libc::dlsym(library(), name.as_ptr()) };
+    assert!(!address.is_null(), "no kernel {kernel}");
+    // SAFETY: ENTRY defines every launch_* with this signature.
+    let run: unsafe extern "C" fn(*mut Geometry, *const *const c_void) -> i32 = unsafe { std::mem::transmute(address) };
+    let mut message = [0u8; 1024];
+    let mut geometry = Geometry {
+        grid: shape.grid.map(|n| n as u32),
+        block: [shape.block as u32, 1, 1],
+        shared_bytes: shape.shared as u32,
+        seed,
+        message: message.as_mut_ptr(),
+        message_bytes: message.len() as u32,
+    };
+    // SAFETY: the geometry outlives the call; the caller gives one address for each parameter, of its type.
+    if unsafe { run(&raw mut geometry, params.as_ptr()) } == 0 {
+        return Ok(());
+    }
+    let len = message.iter().position(|&b| b == 0).unwrap_or(message.len());
+    Err(format!("{} (seed {seed})", String::from_utf8_lossy(&message[..len])))
+}
+
+/// [`try_launch`] that must go well.
+pub fn launch(kernel: &str, shape: Shape, params: &[*const c_void]) {
+    if let Err(message) = try_launch(kernel, shape, params) {
+        panic!("{message}");
+    }
+}
+
+/// The address of a parameter.
+pub fn param<T>(value: &T) -> *const c_void {
+    std::ptr::from_ref(value).cast()
+}
+
+/// Memory of the device: aligned as it is there, of exactly the size asked for, so that the sanitizer sees its end.
+pub struct Memory {
+    start: *mut u8,
+    bytes: usize,
+}
+
+const ALIGNMENT: usize = 256;
+
+impl Memory {
+    pub fn new(bytes: usize) -> Memory {
+        let layout = std::alloc::Layout::from_size_align(bytes.max(1), ALIGNMENT).unwrap();
+        // SAFETY: the size is not zero.
+        let start = unsafe { std::alloc::alloc(layout) };
+        assert!(!start.is_null());
+        // The bits of NaN, as everything that is not written yet.
+        // SAFETY: just allocated.
+        unsafe { start.write_bytes(0xFF, bytes) };
+        Memory { start, bytes }
+    }
+
+    pub fn of<T: Copy>(values: &[T]) -> Memory {
+        let memory = Memory::new(size_of_val(values));
+        // SAFETY: of that size; plain values.
+        unsafe { memory.start.copy_from(values.as_ptr().cast(), memory.bytes) };
+        memory
+    }
+
+    /// The device's address: what a kernel gets.
+    pub fn at<T>(&self) -> *mut T {
+        self.start.cast()
+    }
+
+    /// That address as a parameter of a launch.
+    pub fn param(&self) -> *const c_void {
+        param(&self.start)
+    }
+
+    pub fn read<T: Copy>(&self) -> Vec<T> {
+        // SAFETY: initialised bytes, aligned for any plain type.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes / size_of::<T>()) }.to_vec()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let layout = std::alloc::Layout::from_size_align(self.bytes.max(1), ALIGNMENT).unwrap();
+        // SAFETY: allocated with this layout.
+        unsafe { std::alloc::dealloc(self.start, layout) };
+    }
+}

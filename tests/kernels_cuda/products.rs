@@ -1,0 +1,271 @@
+//! Products of every format and tile shape: against sums in f64, and law 1.
+
+use super::host::{Memory, launch, param, shape};
+use super::{Random, begin, close, rounded, same_bits};
+use astrai::encoding::Scheme;
+
+/// The mirror of `Product` in kernels/linear.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Product {
+    pub weight: *const u8,
+    pub experts: *const *const u8,
+    pub bias: *const f32,
+    pub out: *mut f32,
+    pub outs: i32,
+    pub accumulate: i32,
+    pub first_block: i32,
+}
+
+/// The mirror of `Products`.
+#[repr(C)]
+pub struct Products {
+    pub products: [Product; 4],
+    pub count: i32,
+    pub ins: i32,
+    pub pitch: i32,
+    pub rows: i32,
+    pub x: *const u8,
+    pub tiles: *const u8,
+    pub tile_count: *const i32,
+    pub x_rows: *const u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Format {
+    Bf16,
+    Q8,
+    Q4,
+    F32,
+}
+
+/// A kernel: its name, the format of its weights, outputs and rows of a block, and bytes of a stage.
+pub struct Kernel {
+    pub name: &'static str,
+    pub format: Format,
+    pub outs: usize,
+    pub rows: usize,
+}
+
+const fn kernel(name: &'static str, format: Format, outs: usize, rows: usize) -> Kernel {
+    Kernel { name, format, outs, rows }
+}
+
+pub const KERNELS: [Kernel; 16] = [
+    kernel("linear_few8_bf16", Format::Bf16, 16, 8),
+    kernel("linear_few16_bf16", Format::Bf16, 16, 16),
+    kernel("linear_few32_bf16", Format::Bf16, 16, 32),
+    kernel("linear_64x64_bf16", Format::Bf16, 64, 64),
+    kernel("linear_128x128_bf16", Format::Bf16, 128, 128),
+    kernel("linear_few8_q8", Format::Q8, 16, 8),
+    kernel("linear_few16_q8", Format::Q8, 16, 16),
+    kernel("linear_few32_q8", Format::Q8, 16, 32),
+    kernel("linear_128x64_q8", Format::Q8, 128, 64),
+    kernel("linear_128x128_q8", Format::Q8, 128, 128),
+    kernel("linear_few8_q4", Format::Q4, 16, 8),
+    kernel("linear_few16_q4", Format::Q4, 16, 16),
+    kernel("linear_few32_q4", Format::Q4, 16, 32),
+    kernel("linear_128x64_q4", Format::Q4, 128, 64),
+    kernel("linear_128x128_q4", Format::Q4, 128, 128),
+    kernel("linear_f32", Format::F32, 8, 8),
+];
+
+impl Kernel {
+    pub fn shared(&self) -> usize {
+        let weights = match self.format {
+            _ if self.outs <= 16 => return 0,
+            Format::Q8 => self.outs / 16 * (1024 + 32),
+            Format::Q4 => self.outs / 16 * (512 + 64),
+            _ => self.outs * 128,
+        };
+        3 * (weights + self.rows * 128)
+    }
+}
+
+/// A weight on the device, and its values as they are multiplied.
+pub struct Matrix {
+    pub memory: Memory,
+    pub values: Vec<f32>,
+    pub outs: usize,
+    pub ins: usize,
+}
+
+pub fn pitch(ins: usize) -> usize {
+    ins.next_multiple_of(64)
+}
+
+/// Rows of bf16 bits, padded with zeros.
+pub fn rows_of_bf16(x: &[f32], width: usize) -> Vec<u16> {
+    let mut out = Vec::new();
+    for row in x.chunks(width) {
+        out.extend(row.iter().map(|&v| half::bf16::from_f32(v).to_bits()));
+        out.resize(out.len().next_multiple_of(pitch(width)).max(pitch(width)), 0);
+    }
+    out
+}
+
+impl Matrix {
+    pub fn new(format: Format, outs: usize, ins: usize, random: &mut Random) -> Matrix {
+        let values = random.vec(outs * ins);
+        let scheme = match format {
+            Format::F32 => return Matrix { memory: Memory::of(&values), values, outs, ins },
+            Format::Bf16 => {
+                let memory = Memory::of(&rows_of_bf16(&values, ins));
+                return Matrix { memory, values: values.iter().map(|&v| rounded(v)).collect(), outs, ins };
+            }
+            Format::Q8 => Scheme::Q8,
+            Format::Q4 => Scheme::Q4,
+        };
+        let size = scheme.panel_bytes(ins);
+        let mut bytes = vec![0; scheme.bytes(outs, ins).unwrap()];
+        for (rows, panel) in values.chunks(16 * ins).zip(bytes.chunks_exact_mut(size)) {
+            scheme.quantize(rows, ins, panel);
+        }
+        let value = |i: usize| {
+            let (out, input) = (i / ins, i % ins);
+            let panel = &bytes[out / 16 * size..][..size];
+            scheme.scale(panel, out % 16, input / scheme.group()) * scheme.integer(panel, ins, out % 16, input) as f32
+        };
+        Matrix { values: (0..outs * ins).map(value).collect(), memory: Memory::of(&bytes), outs, ins }
+    }
+
+    /// One element of a product in f64; with how much its terms amount to.
+    pub fn dot(&self, x: &[f32], out: usize) -> (f64, f64) {
+        let terms = x.iter().zip(&self.values[out * self.ins..(out + 1) * self.ins]);
+        let terms = terms.map(|(&x, &w)| f64::from(x) * f64::from(w));
+        terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()))
+    }
+}
+
+/// Runs products that share an input of `rows` rows; the results start as `before`.
+fn multiply(
+    kernel: &Kernel,
+    weights: &[&Matrix],
+    x: &[f32],
+    bias: Option<&[f32]>,
+    before: Option<f32>,
+) -> Vec<Vec<f32>> {
+    let ins = weights[0].ins;
+    let rows = x.len() / ins;
+    let f32s = kernel.format == Format::F32;
+    let input = if f32s { Memory::of(x) } else { Memory::of(&rows_of_bf16(x, ins)) };
+    let bias: Option<Memory> = bias.map(Memory::of);
+    let outs: Vec<Memory> =
+        weights.iter().map(|w| Memory::of(&vec![before.unwrap_or(f32::NAN); rows * w.outs])).collect();
+    let mut blocks = 0;
+    let mut products: Vec<Product> = Vec::new();
+    for (weight, out) in weights.iter().zip(&outs) {
+        products.push(Product {
+            weight: weight.memory.at(),
+            experts: std::ptr::null(),
+            bias: bias.as_ref().map_or(std::ptr::null(), |b| b.at()),
+            out: out.at(),
+            outs: weight.outs as i32,
+            accumulate: before.is_some().into(),
+            first_block: blocks as i32,
+        });
+        blocks += weight.outs.div_ceil(kernel.outs);
+    }
+    let count = products.len() as i32;
+    products.resize(4, products[0]);
+    let args = Products {
+        products: [products[0], products[1], products[2], products[3]],
+        count,
+        ins: ins as i32,
+        pitch: if f32s { ins } else { pitch(ins) } as i32,
+        rows: rows as i32,
+        x: input.at(),
+        tiles: std::ptr::null(),
+        tile_count: std::ptr::null(),
+        x_rows: std::ptr::null(),
+    };
+    launch(kernel.name, shape([blocks, rows.div_ceil(kernel.rows), 1], 256, kernel.shared()), &[param(&args)]);
+    outs.iter().map(|out| out.read()).collect()
+}
+
+/// Each element within what rounding its sum may cost.
+#[track_caller]
+fn check(what: &str, weight: &Matrix, x: &[f32], got: &[f32], offset: impl Fn(usize) -> f64) {
+    for (row, (x, got)) in x.chunks(weight.ins).zip(got.chunks(weight.outs)).enumerate() {
+        for (out, &got) in got.iter().enumerate() {
+            let (sum, size) = weight.dot(x, out);
+            let expected = sum + offset(out);
+            // Sums of up to a few thousand terms in f32.
+            close(&format!("{what}, row {row}, output {out}"), &[got], &[expected], 3e-6 * (size + 1.0));
+        }
+    }
+}
+
+fn bf16_rows(random: &mut Random, n: usize) -> Vec<f32> {
+    random.vec(n).into_iter().map(rounded).collect()
+}
+
+#[test]
+fn products_agree_with_exact_sums() {
+    if !begin() {
+        return;
+    }
+    for kernel in &KERNELS {
+        let mut random = Random(5);
+        let sizes = [(1, 1, 1), (kernel.outs, 64, 2), (kernel.outs + 1, 33, 1), (17, 600, 3)];
+        let sizes = sizes.into_iter().chain([(19, 97, kernel.rows), (5, 65, kernel.rows + 1), (7, 1100, 1)]);
+        for (outs, ins, rows) in sizes {
+            let what = format!("{} [{outs}, {ins}] {rows} rows", kernel.name);
+            let weight = Matrix::new(kernel.format, outs, ins, &mut random);
+            let x = bf16_rows(&mut random, rows * ins);
+            check(&what, &weight, &x, &multiply(kernel, &[&weight], &x, None, None)[0], |_| 0.0);
+            let bias = random.vec(outs);
+            let got = multiply(kernel, &[&weight], &x, Some(&bias), Some(3.0));
+            check(&what, &weight, &x, &got[0], |out| 3.0 + f64::from(bias[out]));
+        }
+    }
+}
+
+/// Several weights share an input in one launch, each with the bits it has alone.
+#[test]
+fn products_in_a_group_have_the_bits_they_have_alone() {
+    if !begin() {
+        return;
+    }
+    for kernel in KERNELS.iter().filter(|k| k.rows <= 64) {
+        let mut random = Random(6);
+        let weights = [40, 16, 3, 70].map(|outs| Matrix::new(kernel.format, outs, 130, &mut random));
+        let x = bf16_rows(&mut random, 2 * 130);
+        let weights: Vec<&Matrix> = weights.iter().collect();
+        let together = multiply(kernel, &weights, &x, None, None);
+        for (weight, together) in weights.iter().zip(together) {
+            same_bits(kernel.name, &together, &multiply(kernel, &[weight], &x, None, None)[0]);
+        }
+    }
+}
+
+/// Law 1: one row alone, through the kernel for the fewest rows, and among many, through every tile shape.
+#[test]
+fn a_row_has_the_same_bits_in_every_kernel_of_its_format() {
+    if !begin() {
+        return;
+    }
+    for format in [Format::Bf16, Format::Q8, Format::Q4, Format::F32] {
+        let mut random = Random(7);
+        // 11 steps: segments of two, the last one shorter; an odd number of groups of 32.
+        for (outs, ins) in [(21, 64 * 10 + 20), (130, 64)] {
+            let weight = Matrix::new(format, outs, ins, &mut random);
+            let rows = 131;
+            let x = bf16_rows(&mut random, rows * ins);
+            let kernels: Vec<&Kernel> = KERNELS.iter().filter(|k| k.format == format).collect();
+            let alone = |row: usize| {
+                multiply(kernels[0], &[&weight], &x[row * ins..(row + 1) * ins], None, Some(0.5)).remove(0)
+            };
+            let alone: Vec<(usize, Vec<f32>)> = [0, 1, 7, 8, 31, 63, 64, 127, 128, 130].map(|r| (r, alone(r))).into();
+            for kernel in kernels {
+                for count in [1, 2, 9, kernel.rows, 131] {
+                    let together = multiply(kernel, &[&weight], &x[..count * ins], None, Some(0.5)).remove(0);
+                    for (row, alone) in alone.iter().filter(|(row, _)| *row < count) {
+                        let what = format!("{} row {row} of {count}", kernel.name);
+                        same_bits(&what, &together[row * outs..(row + 1) * outs], alone);
+                    }
+                }
+            }
+        }
+    }
+}

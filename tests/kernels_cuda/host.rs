@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 /// Environment variable of the process that runs the build with the AddressSanitizer.
 pub const SANITIZED: &str = "ASTRAI_KERNELS_SANITIZED";
 
-/// The mirror of `host::Geometry` in kernels/host.cuh.
+/// The mirror of `host::Geometry` in kernels/fibers.cuh.
 #[repr(C)]
 struct Geometry {
     grid: [u32; 3],

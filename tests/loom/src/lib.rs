@@ -1,7 +1,7 @@
 //! The queue of a request and the list of what is ready, from `src/engine/delivery`, on locks that loom schedules: each
 //! test is run in every interleaving of its threads, or in those with so many preemptions as it names.
 //!
-//! A lost wake-up shows as a deadlock, which loom reports. `generate` is the engine thread's side of the protocol, as
+//! A lost wake-up shows as a deadlock, which loom reports. `generate` of [`requests`] is the engine thread's side of the protocol, as
 //! `src/engine/core.rs` keeps it; `show`, `deliver_rest` and the loops in the tests are the readers', as in
 //! `src/engine/receive.rs`.
 #![cfg(test)]
@@ -10,6 +10,7 @@
 pub mod queue;
 #[path = "../../../src/engine/delivery/ready.rs"]
 pub mod ready;
+mod requests;
 
 /// What `src/engine/delivery/sync.rs` is in the library. A wait with a deadline finds that it has passed.
 mod sync {
@@ -32,224 +33,13 @@ mod sync {
     }
 }
 
-use loom::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use loom::sync::{Arc, Condvar, Mutex};
+use loom::sync::Arc;
+use loom::sync::atomic::Ordering::SeqCst;
 use loom::thread;
-use queue::{Merged, Queue, Read};
+use queue::Read;
 use ready::{Left, Popped, Pushed, Ready, Round, Turn, TurnOr};
-use std::time::Instant;
-use sync::{lock, wait_until};
-
-/// An event: so many tokens, whether it is the last, and whether it says that the request was cancelled.
-#[derive(Debug, Default, PartialEq)]
-struct Event {
-    tokens: usize,
-    terminal: bool,
-    cut: bool,
-}
-
-impl Merged for Event {
-    type Cut = ();
-    fn units(&self) -> usize {
-        self.tokens
-    }
-    fn take(&mut self) -> Event {
-        std::mem::take(self)
-    }
-}
-
-/// What is dropped after the terminal event: counts how often.
-struct Sink(Arc<AtomicUsize>);
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, SeqCst);
-    }
-}
-
-/// A request: its queue, what was read of it, and the engine's mailbox as far as it concerns it.
-struct Request {
-    queue: Queue<Event, Sink>,
-    seen: Mutex<Vec<Event>>,
-    dropped: Arc<AtomicUsize>,
-    mail: Mutex<Mail>,
-    mailed: Condvar,
-}
-
-#[derive(Default)]
-struct Mail {
-    resumes: usize,
-    cancelled: bool,
-}
-
-impl Request {
-    fn new(limit: usize, pulled: bool) -> Arc<Request> {
-        let dropped = Arc::new(AtomicUsize::new(0));
-        let sink = (!pulled).then(|| Sink(dropped.clone()));
-        Arc::new(Request {
-            queue: Queue::new(Event::default(), limit, sink),
-            seen: Mutex::new(Vec::new()),
-            dropped,
-            mail: Mutex::new(Mail::default()),
-            mailed: Condvar::new(),
-        })
-    }
-
-    fn see(&self, event: Event) {
-        let mut seen = lock(&self.seen);
-        assert!(seen.iter().all(|e| !e.terminal), "an event after the terminal one");
-        assert!(event.terminal || event.tokens > 0, "an event without content");
-        seen.push(event);
-    }
-
-    fn resume(&self) {
-        lock(&self.mail).resumes += 1;
-        self.mailed.notify_one();
-    }
-
-    fn cancel(&self) {
-        self.queue.mute(());
-        lock(&self.mail).cancelled = true;
-        self.mailed.notify_one();
-    }
-
-    /// Everything was read: so many tokens, one terminal event, one drop of the sink.
-    fn check(&self, tokens: Option<usize>, drops: usize) {
-        let seen = lock(&self.seen);
-        assert_eq!(seen.iter().filter(|e| e.terminal).count(), 1);
-        assert!(tokens.is_none_or(|n| seen.iter().map(|e| e.tokens).sum::<usize>() == n), "{seen:?}");
-        assert_eq!(self.dropped.load(SeqCst), drops);
-    }
-}
-
-/// The engine thread's side: makes tokens, pauses when told that the queue is full, ends when done or cancelled.
-fn generate(request: &Arc<Request>, tokens: usize, list: impl Fn(Arc<Request>)) {
-    for _ in 0..tokens {
-        let added = request.queue.push(|event| event.tokens += 1);
-        if added.list {
-            list(request.clone());
-        }
-        let mut mail = lock(&request.mail);
-        while added.full && mail.resumes == 0 && !mail.cancelled {
-            (mail, _) = wait_until(&request.mailed, mail, None);
-        }
-        mail.resumes -= usize::from(added.full && mail.resumes > 0);
-        if mail.cancelled {
-            break;
-        }
-    }
-    for _ in 0..2 {
-        // A request ends once, whoever says so again.
-        if request.queue.finish(|event, cut| (event.terminal, event.cut) = (true, cut.is_some())).list {
-            list(request.clone());
-        }
-    }
-    let late = request.queue.push(|_| panic!("a token after the end"));
-    assert!(!late.full && !late.list);
-}
-
-/// Shows one request to its callback, as the thread that has the turn does.
-fn show(request: &Arc<Request>, list: &Ready<Arc<Request>>) {
-    let Some(lent) = request.queue.lend() else { return };
-    request.see(lent.event);
-    if lent.last {
-        drop(lent.sink);
-        assert!(!request.queue.is_ended());
-        request.queue.end();
-        list.note_done();
-        return;
-    }
-    request.queue.give_back(lent.sink);
-    if lent.resume {
-        request.resume();
-    }
-}
-
-/// A host that polls when it is woken.
-#[derive(Default)]
-struct Wakes {
-    count: Mutex<usize>,
-    changed: Condvar,
-}
-
-impl Wakes {
-    fn wake(&self) {
-        *lock(&self.count) += 1;
-        self.changed.notify_one();
-    }
-
-    fn wait(&self, at_least: usize) {
-        let mut count = lock(&self.count);
-        while *count < at_least {
-            (count, _) = wait_until(&self.changed, count, None);
-        }
-    }
-}
-
-fn deliver_rest(turn: Turn<'_, Arc<Request>>, list: &Ready<Arc<Request>>) {
-    while let Round::Items(_) = turn.round(None, false) {
-        while let Some(request) = turn.take() {
-            show(&request, list);
-        }
-    }
-    leave(turn, list);
-}
-
-fn leave(turn: Turn<'_, Arc<Request>>, list: &Ready<Arc<Request>>) {
-    if let Left::Orphaned(turn) = turn.leave() {
-        deliver_rest(turn, list);
-    }
-}
-
-/// Waits for the end of a request: delivers meanwhile, or waits for who does.
-fn wait_delivering(request: &Request, list: &Ready<Arc<Request>>) {
-    if let Some(turn) = deliver_until_end(request, list) {
-        leave(turn, list);
-    }
-}
-
-/// As [`wait_delivering`], and returns the turn if it had it.
-fn deliver_until_end<'a>(request: &Request, list: &'a Ready<Arc<Request>>) -> Option<Turn<'a, Arc<Request>>> {
-    let turn = match list.turn(None, || request.queue.is_ended()) {
-        TurnOr::Turn(turn) => turn,
-        TurnOr::Done => return None,
-        TurnOr::Timeout => unreachable!("it waits for ever"),
-    };
-    while !request.queue.is_ended() {
-        let Round::Items(count) = turn.round(None, false) else { panic!("nothing more will come") };
-        for _ in 0..count {
-            show(&turn.take().unwrap(), list);
-        }
-    }
-    Some(turn)
-}
-
-/// Polls for ever, until the engine closes.
-fn poll_until_closing(list: &Ready<Arc<Request>>) {
-    let Some(turn) = list.try_turn() else { return };
-    while let Round::Items(count) = turn.round(None, true) {
-        for _ in 0..count {
-            show(&turn.take().unwrap(), list);
-        }
-    }
-    leave(turn, list);
-}
-
-fn push(list: &Ready<Arc<Request>>, request: Arc<Request>) {
-    assert!(!matches!(list.push(request), Pushed::Refused(_)));
-}
-
-/// Every interleaving, or those with at most so many preemptions.
-fn explore(preemptions: Option<usize>, test: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions;
-    builder.check(test);
-}
-
-/// Deadlines that have passed: a call that does not wait.
-fn now() -> Option<Instant> {
-    Some(Instant::now())
-}
+use requests::*;
+use sync::lock;
 
 #[test]
 fn a_pulled_request_is_resumed_and_ends_once() {

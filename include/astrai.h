@@ -203,6 +203,10 @@
 #define ASTRAI_ENGINE_NO_MMAP 1
 /// astrai_engine_options.flags: tokenizer and template only, no weights.
 #define ASTRAI_ENGINE_TEXT_ONLY 2
+/// astrai_engine_options.flags: on a GPU give way to its other work, such as a game's rendering.
+#define ASTRAI_ENGINE_GPU_LOW_PRIORITY 4
+/// astrai_engine_options.flags: sleep while the GPU works, instead of watching for its end.
+#define ASTRAI_ENGINE_GPU_BLOCKING_WAIT 8
 
 /* -- flags of a request ------------------------------------------------------ */
 
@@ -326,6 +330,11 @@ typedef struct astrai_engine_options {
   /// written costs a log line, not the engine.
   /// NULL: they are made at each open. The string is read during the call.
   const char *weights_cache;
+  /// 1, as astrai_engine_options_init sets it: a token never depends on the other requests. 0: on a GPU it may, where
+  /// that is faster.
+  int32_t invariant;
+  /// 0.
+  uint32_t reserved2;
 } astrai_engine_options;
 
 /// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's

@@ -15,7 +15,7 @@ constexpr int SEGMENTS = 8;
 struct Product {
     // In the kernel's format.
     const void *weight;
-    // Instead of `weight`: that of each expert.
+    // Instead of `weight`: that of expert e at e * expert_stride.
     const void *const *experts;
     // [outs], or null.
     const float *bias;
@@ -26,6 +26,7 @@ struct Product {
     int accumulate;
     // First block (x) of the launch that works on it.
     int first_block;
+    int expert_stride;
 };
 
 // Some rows that go through one expert.
@@ -76,7 +77,7 @@ __device__ __forceinline__ bool find_work(const Products &args, int tile_rows, W
         work.first_row = tile.first;
         work.rows = tile.rows;
         if (work.product->experts) {
-            work.weight = work.product->experts[tile.expert];
+            work.weight = work.product->experts[tile.expert * work.product->expert_stride];
         }
     } else {
         work.first_row = int(blockIdx.y) * tile_rows;

@@ -7,7 +7,7 @@ use astrai::dtype::DType;
 use astrai::limits;
 use astrai::model::architecture::Architecture;
 use astrai::model::config::Config;
-use astrai::model::{Model, Recipe, Step, Tables, families, loader, random_model};
+use astrai::model::{Model, Recipe, Step, StepLimits, Tables, families, loader, random_model};
 use astrai::os::thread::ThreadOptions;
 use astrai::source::{Folder, FolderOptions, ModelSource};
 use serde_json::{Value, json};
@@ -77,7 +77,14 @@ impl Bench {
         let frames = 2 * context.div_ceil(PAGE_TOKENS);
         let shapes: Vec<KvShape> =
             architecture.groups().iter().map(|g| g.shape(frames, PAGE_TOKENS, with.kv)).collect();
-        let model = Model::new(architecture, weights, &shapes, STEP_TOKENS, LOGITS_ROWS, &mut backend).unwrap();
+        let limits = StepLimits {
+            tokens: STEP_TOKENS,
+            sequences: 2,
+            logits_rows: LOGITS_ROWS,
+            context,
+            page_tokens: PAGE_TOKENS,
+        };
+        let model = Model::new(architecture, weights, &shapes, &limits, &mut backend).unwrap();
         Bench { model, backend, context, best: Vec::with_capacity(LOGITS_ROWS * limits::BEST_LOGITS_MAX) }
     }
 
@@ -100,8 +107,8 @@ impl Bench {
             self.model.layer(&mut self.backend, step, layer);
         }
         let best = BestOf { count: limits::BEST_LOGITS_MAX, limit: 120, found: &mut self.best };
-        self.model.logits(&mut self.backend, wanted, Some(best));
-        self.model.logits(&mut self.backend, wanted, None);
+        self.model.logits(&mut self.backend, wanted, Some(best)).unwrap();
+        self.model.logits(&mut self.backend, wanted, None).unwrap();
         self.backend.rest();
     }
 }

@@ -11,6 +11,10 @@
 //! Called by the engine thread only.
 
 pub mod cpu;
+pub mod cuda;
+mod step;
+
+pub use step::{Ragged, Step, Tables};
 
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
@@ -158,20 +162,6 @@ impl KvShape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvPages(pub u32);
 
-/// The rows of a step as attention sees them. Row `r` is the token at `positions[r]` of sequence `sequences[r]`; rows
-/// of a sequence are adjacent and their positions ascend by one.
-#[derive(Clone, Copy, Debug)]
-pub struct Ragged<'a> {
-    /// `[rows]`: absolute position of each token.
-    pub positions: &'a [u32],
-    /// `[rows]`: index into `table_starts`.
-    pub sequences: &'a [u32],
-    /// Page frames of all sequences, one table after the other: the frame of position p is at p / page_tokens.
-    pub tables: &'a [u32],
-    /// `[sequences]`: first entry of each sequence's table.
-    pub table_starts: &'a [u32],
-}
-
 /// What happens to queries, keys and values between their projections and attention.
 #[derive(Clone, Copy, Debug)]
 pub struct Placement {
@@ -257,12 +247,22 @@ pub struct Experts<'a> {
 pub struct Largest {
     /// Rows of a step.
     pub rows: usize,
+    /// Sequences of a step.
+    pub sequences: usize,
+    /// Rows of logits computed at once.
+    pub logits_rows: usize,
     /// Positions of a sequence.
     pub positions: usize,
+    /// Layer groups.
+    pub groups: usize,
+    /// Tokens of a page.
+    pub page_tokens: usize,
     /// Inputs of a product.
     pub ins: usize,
     /// Results of one [`Backend::linear_best`]: rows times those wanted of each.
     pub best: usize,
+    /// Query heads of a layer.
+    pub heads: usize,
     /// Query heads that share a KV head.
     pub heads_per_kv: usize,
     /// Elements of a key.
@@ -273,6 +273,12 @@ pub struct Largest {
     pub experts: usize,
     /// Experts chosen for a token.
     pub chosen: usize,
+    /// Inner width of a routed expert.
+    pub expert_inner: usize,
+    /// Inputs of a routed expert.
+    pub hidden: usize,
+    /// Logits of a row.
+    pub vocab: usize,
 }
 
 /// Bytes a backend has been asked to hold.
@@ -295,6 +301,9 @@ pub trait Backend: Send {
 
     /// What it holds.
     fn reserved(&self) -> Reserved;
+
+    /// From now on the calling thread is the one that calls. Until then, and without it, any one thread at a time may.
+    fn attach(&mut self) {}
 
     /// No work comes for a while: whatever waits actively for more goes to sleep, at no cost to the result.
     fn rest(&mut self);
@@ -332,6 +341,11 @@ pub trait Backend: Send {
     /// Replaces one page frame by bytes that [`Backend::read_page`] gave.
     fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()>;
 
+    /// A step begins. Tokens, positions and ragged rows of the operations up to the next one are those of `step`.
+    fn begin(&mut self, step: &Step) {
+        let _ = step;
+    }
+
     /// `out[r] = table[tokens[r]]`; `out` is `[rows, table.ins]`. Tokens are below `table.outs`.
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor);
 
@@ -347,7 +361,10 @@ pub trait Backend: Send {
     /// One product as in [`Backend::linear`], and the `count` largest finite results of each row among its first `limit` outputs:
     /// `best` gets `count` of (result, output) for each row, best first, of equals the lower output, and where fewer are
     /// finite (minus infinity, `u32::MAX`).
-    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf);
+    ///
+    /// # Errors
+    /// As of [`Backend::read`].
+    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) -> Result<()>;
 
     /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`; `up.out` is left undefined.
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
@@ -401,5 +418,16 @@ pub trait Backend: Send {
     fn gather(&mut self, x: Tensor, rows: &[u32], width: usize, out: Tensor);
 
     /// Waits for the work submitted so far and copies `out.len()` elements to the host.
-    fn read(&mut self, x: Tensor, out: &mut [f32]);
+    ///
+    /// # Errors
+    /// `Device` when the device failed, now or in an operation since the last call that could say so.
+    fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()>;
+
+    /// Waits for the work submitted so far.
+    ///
+    /// # Errors
+    /// As of [`Backend::read`].
+    fn wait(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

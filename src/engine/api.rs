@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The best device there is; today the CPU.
+    /// The first GPU (or that of `device_index`) if the library has a backend for it and it holds the model, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -83,6 +83,13 @@ pub struct EngineOptions {
     pub device: Device,
     /// Index of the device among those of its kind.
     pub device_index: i32,
+    /// On a GPU let a token depend on what else is in its step, so that faster products may be used (cuBLASLt where it is
+    /// installed). The CPU's never do.
+    pub relax_invariance: bool,
+    /// On a GPU give way to its other work, such as a game's rendering.
+    pub gpu_low_priority: bool,
+    /// Sleep while the GPU works, instead of watching for its end: slower by some microseconds a step, with a core free.
+    pub gpu_blocking_wait: bool,
     /// Instruction set of the CPU kernels.
     pub cpu_tier: CpuTier,
     /// Precision of activations; [`Type::F32`] is the reference mode.
@@ -121,7 +128,7 @@ pub struct EngineOptions {
     pub duty_work_us: u32,
     /// The interval of `duty_work_us`, in microseconds.
     pub duty_interval_us: u32,
-    /// Bytes that weights, KV pages and workspace may take together; see [`super::Engine::plan`]. 0 = no bound but that of
+    /// Bytes that weights, KV pages and workspace may take together, on a GPU of its memory; see [`super::Engine::plan`]. 0 = no bound but that of
     /// the KV pages: the smaller of slots × context and a quarter of free memory.
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.

@@ -156,7 +156,7 @@ impl Core {
     /// arrives or a time comes.
     pub fn take_commands(&mut self, idle: bool) {
         #[cfg(debug_assertions)]
-        if idle && !self.dead {
+        if idle && self.dead.is_none() {
             self.check_when_idle();
         }
         let shared = self.shared.clone();
@@ -215,7 +215,7 @@ impl Core {
     /// is computed. An engine that takes nothing any more refuses them at once.
     pub fn copy_pages(&mut self) {
         while !self.copies.is_empty() {
-            if !self.dead && self.closing.is_none() {
+            if self.dead.is_none() && self.closing.is_none() {
                 self.meter.ready_at = self.meter.bucket.ready_at(Instant::now());
                 if self.meter.ready_at.is_some() {
                     return;

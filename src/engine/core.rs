@@ -45,7 +45,8 @@ pub(super) struct Core {
     spent: PhaseTimes,
     /// Set once the engine is closing: when whatever still runs is cut off.
     pub closing: Option<Instant>,
-    pub dead: bool,
+    /// Why no step can run any more: a panic, or a device that failed.
+    pub dead: Option<Error>,
     trace: Option<Tracer>,
 }
 
@@ -104,33 +105,38 @@ impl Core {
             stats,
             spent: PhaseTimes::default(),
             closing: None,
-            dead: false,
+            dead: None,
             trace: trace.map(Tracer::new),
         }
     }
 
     /// The thread's body: returns when the engine has been closed and every request has ended.
     pub fn run(mut self) {
+        self.machine.backend.attach();
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
-            self.dead = true;
-            self.shared.log(LogLevel::Error, || panicked().message);
-            self.abandon();
-            self.publish();
+            self.die(panicked());
         }
     }
 
-    /// After a panic: whatever the engine knew of ends with an error.
-    fn abandon(&mut self) {
+    /// No step can run any more: whatever the engine knew of ends with the error, and so does what comes.
+    fn die(&mut self, why: Error) {
+        self.shared.log(LogLevel::Error, || why.message.clone());
+        self.dead = Some(why.clone());
+        self.abandon(&why);
+        self.publish();
+    }
+
+    fn abandon(&mut self, why: &Error) {
         let orphan = self.admitting.take();
         for delivery in orphan.into_iter().filter(|d| !d.is_finished()) {
             self.stats.failed += 1;
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
             delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, |e| {
-                e.error = Some(panicked());
+                e.error = Some(why.clone());
             });
         }
-        self.end_all(|| End::Failed(panicked()));
-        self.prefixes.fail_all(panicked);
+        self.end_all(|| End::Failed(why.clone()));
+        self.prefixes.fail_all(|| why.clone());
     }
 
     fn serve(&mut self) {
@@ -145,7 +151,7 @@ impl Core {
             self.expire();
             self.copy_pages();
             let may_step = !self.meter.held();
-            let worked = !self.dead && may_step && self.metered(Core::step);
+            let worked = self.dead.is_none() && may_step && self.metered(Core::step);
             idle = !worked && may_step;
             self.publish();
             // After the statistics: who has waited for a prefix sees those of its last step.
@@ -173,8 +179,8 @@ impl Core {
             }
             Command::Defer(request) => {
                 self.deferred.insert(request);
-                if self.dead {
-                    self.end_all(|| End::Failed(panicked()));
+                if let Some(why) = self.dead.clone() {
+                    self.end_all(|| End::Failed(why.clone()));
                 }
             }
             Command::Prepared(id, prompt) => self.prepared(id, prompt),
@@ -191,8 +197,8 @@ impl Core {
                 }
             }
             Command::Check(reply) => {
-                if self.dead {
-                    return reply.put(Err(panicked()));
+                if let Some(why) = &self.dead {
+                    return reply.put(Err(why.clone()));
                 }
                 // Ended requests still hold their pages until the next step; let them go first.
                 self.machine.scheduler.cleanup();
@@ -209,13 +215,13 @@ impl Core {
                 self.prefixes.stop_computing(&mut self.machine);
             }
             // Commands after this one find the engine dead.
-            Command::Panic => assert!(self.dead, "a test asked the engine thread to panic"),
+            Command::Panic => assert!(self.dead.is_some(), "a test asked the engine thread to panic"),
         }
     }
 
     /// Obeys a command about prefixes, or refuses it.
     pub fn obey_prefix(&mut self, command: super::prefix::Command) {
-        let refusal = if self.dead { Some(panicked()) } else { self.closing.map(|_| closed()) };
+        let refusal = self.dead.clone().or_else(|| self.closing.map(|_| closed()));
         self.prefixes.obey(command, &mut self.machine, &self.shared, refusal);
     }
 
@@ -242,9 +248,9 @@ impl Core {
                 e.error = Some(error);
             });
         };
-        if self.dead {
+        if let Some(why) = &self.dead {
             self.stats.failed += 1;
-            return refuse(panicked());
+            return refuse(why.clone());
         }
         // One for the scheduler, whose sequence grows; the request's own gives log probabilities and usage.
         let prompt = match copied("a prompt", &request.prompt) {
@@ -364,7 +370,10 @@ impl Core {
             if let Some(trace) = &mut self.trace {
                 trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
             }
-            self.sample();
+            if let Err(error) = self.sample() {
+                self.die(error);
+                return true;
+            }
             self.stats.steps += 1;
             self.account(planned + self.meter.rested());
             if let Some(trace) = &mut self.trace {
@@ -409,7 +418,10 @@ impl Core {
 
     /// Reads the logits each row asks for, samples, and hands the tokens on. Rows are taken in pieces that fit the
     /// logits buffer.
-    fn sample(&mut self) {
+    ///
+    /// # Errors
+    /// `Device` when the device failed.
+    fn sample(&mut self) -> Result<()> {
         let mut wanted = std::mem::take(&mut self.machine.wanted);
         wanted.clear();
         let mut start = 0;
@@ -425,7 +437,7 @@ impl Core {
         }
         for piece in wanted.chunks(self.machine.model.logits_rows_max()) {
             self.find_enough(piece);
-            self.machine.compute_logits(piece);
+            self.machine.compute_logits(piece)?;
             for (index, wanted) in piece.iter().enumerate() {
                 if let Err(error) = self.consume(wanted.sequence, wanted.position, index) {
                     self.end(wanted.sequence, End::Failed(error));
@@ -433,6 +445,7 @@ impl Core {
             }
         }
         self.machine.wanted = wanted;
+        Ok(())
     }
 
     /// Uses the logits after `position`: a prompt's log probability, or the next token.

@@ -28,7 +28,8 @@ pub(super) struct Description {
     pub numerics_version: u32,
     pub platform: String,
     pub device: String,
-    pub cpu_tier: String,
+    /// The CPU's tier, or the GPU's architecture.
+    pub arch: String,
     pub compute: String,
     pub weights: String,
     pub kv: String,
@@ -82,7 +83,14 @@ struct Weights {
 impl Identity {
     /// Looks at a model and what the options made of it, but not at its weights. `shapes` are the layer groups'; their frame
     /// counts are not used.
-    pub fn of(source: &Arc<dyn ModelSource>, info: &Info, weights: Type, shapes: Vec<KvShape>) -> Result<Identity> {
+    /// `arch` names the device's instructions.
+    pub fn of(
+        source: &Arc<dyn ModelSource>,
+        info: &Info,
+        arch: String,
+        weights: Type,
+        shapes: Vec<KvShape>,
+    ) -> Result<Identity> {
         let overflow = || Error::format("config.json describes KV pages larger than this machine can address");
         let frame_bytes =
             shapes.iter().map(|s| s.frame_bytes().ok_or_else(overflow)).collect::<Result<Vec<usize>>>()?;
@@ -102,7 +110,7 @@ impl Identity {
             numerics_version: NUMERICS_VERSION,
             platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             device: format!("{:?}", info.device).to_lowercase(),
-            cpu_tier: format!("{:?}", info.cpu_tier).to_lowercase(),
+            arch,
             compute: format!("{:?}", info.compute).to_lowercase(),
             weights: format!("{weights:?}").to_lowercase(),
             kv: first.dtype.to_string(),

@@ -11,6 +11,7 @@ mod control;
 mod core;
 mod defer;
 mod delivery;
+mod device;
 mod duty;
 mod identity;
 mod logits;

@@ -2,13 +2,14 @@
 
 use super::api::*;
 use super::core::Machine;
+use super::device::{self, Place};
 use super::duty::Duty;
 use super::identity::Identity;
 use super::logits::HostLogits;
 use super::plan::{Prospect, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
-use crate::backend::cpu::{Compute, CpuBackend};
-use crate::backend::{Backend, KvShape};
+use crate::backend::cpu::CpuBackend;
+use crate::backend::{Backend, KvShape, cuda};
 use crate::error::{Error, Result, Unit, reserved};
 use crate::limits;
 use crate::model::architecture::Architecture;
@@ -42,9 +43,20 @@ type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
 /// What is known of a model before its weights are read.
 struct Prepared {
     prospect: Prospect,
+    backend: Box<dyn Backend>,
+    facts: Opening,
     defaults: GenerationDefaults,
     text: TextKit,
     tokenizer: PendingTokenizer,
+}
+
+/// What is told of a device.
+struct Opening {
+    device: Device,
+    cpu_tier: CpuTier,
+    threads: u32,
+    /// What decides the bits it computes, beside what an [`Info`] has.
+    arch: String,
 }
 
 /// Reads the folder and prepares everything but the threads.
@@ -92,9 +104,20 @@ fn placing(options: &EngineOptions) -> ThreadOptions {
 }
 
 /// Everything that needs no weights; the tokenizer is read while they are mapped and bound.
-fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Result<Prepared> {
-    let prospect = Prospect::of(source, options)?;
+fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<Prepared> {
+    let mut prospect = Prospect::of(source, options, log)?;
     prospect.sizing.require()?;
+    let (backend, facts) = match open_device(&prospect.sizing.place, options) {
+        Err(error) if options.device == Device::Auto && matches!(prospect.sizing.place, Place::Cuda(..)) => {
+            device::refused(&error, log);
+            options.device = Device::Cpu;
+            options.device_index = 0;
+            prospect = Prospect::of(source, options, log)?;
+            prospect.sizing.require()?;
+            open_device(&prospect.sizing.place, options)?
+        }
+        opened => opened?,
+    };
     let architecture = &prospect.architecture;
     let defaults = GenerationDefaults::from_source(source)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
@@ -103,7 +126,26 @@ fn prepare(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Resul
     }
     let text = TextKit::open(source, architecture.vocab)?;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
-    Ok(Prepared { prospect, defaults, text, tokenizer })
+    Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
+}
+
+/// Opens the device that was chosen.
+fn open_device(place: &Place, options: &EngineOptions) -> Result<(Box<dyn Backend>, Opening)> {
+    let (device, threads) = (Device::Cuda, 1);
+    match place {
+        Place::Cpu => {
+            let (compute, threads) = (device::compute(options), options.threads as usize);
+            let backend = CpuBackend::new(options.cpu_tier, compute, threads, placing(options))?;
+            let (cpu_tier, threads) = (backend.tier(), backend.threads() as u32);
+            let arch = format!("{cpu_tier:?}").to_lowercase();
+            Ok((Box::new(backend), Opening { device: Device::Cpu, cpu_tier, threads, arch }))
+        }
+        Place::Cuda(cuda_options, facts) => {
+            let (major, minor) = facts.capability;
+            let arch = format!("sm_{major}{minor}{}", if cuda_options.invariant { "" } else { " relaxed" });
+            Ok((cuda::open(*cuda_options)?, Opening { device, cpu_tier: CpuTier::Auto, threads, arch }))
+        }
+    }
 }
 
 /// Binds the weights. `read` bytes of progress have been reported; binding reports as many again.
@@ -115,16 +157,14 @@ fn finish(
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let Prepared { prospect, defaults, text, tokenizer } = prepared;
+    let Prepared { prospect, backend, facts, defaults, text, tokenizer } = prepared;
     let Prospect { family, model_type, architecture, recipe, sizing } = prospect;
-    let compute = if options.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 };
-    let backend = CpuBackend::new(options.cpu_tier, compute, options.threads as usize, placing(options))?;
     let info = Info {
         model_type,
         device_name: backend.name(),
-        device: Device::Cpu,
-        cpu_tier: backend.tier(),
-        threads: backend.threads() as u32,
+        device: facts.device,
+        cpu_tier: facts.cpu_tier,
+        threads: facts.threads,
         weights: weights::encoding(&architecture, family, &*source, recipe)?,
         kv: Some(sizing.kv),
         compute: if options.compute == Type::F32 { Type::F32 } else { Type::Bf16 },
@@ -138,7 +178,7 @@ fn finish(
         has_chat_template: text.has_template(),
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
-    let identity = Identity::of(&source, &info, options.weights, shapes)?;
+    let identity = Identity::of(&source, &info, facts.arch, options.weights, shapes)?;
     if options.no_mmap && recipe.quantizes() {
         // Its weights are let go as soon as they are bound, so that they are not in memory twice.
         identity.description()?;
@@ -151,7 +191,7 @@ fn finish(
         let share = (done as f64 / total.max(1) as f64).min(1.0);
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
-    let mut machine = build(parts, cache, &sizing, Box::new(backend), &mut binding, log)?;
+    let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
     let text = text.with_tokenizer(tokenizer.join()?);
     machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     log(LogLevel::Info, describe(&info, &sizing));
@@ -206,13 +246,7 @@ pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     let unsupported = |name: &str, what: &str| {
         Err(Error::unsupported(format!("option {name}: {what} is not in this build")).about(name))
     };
-    if o.device == Device::Cuda {
-        return unsupported("device", "the CUDA backend");
-    }
-    if o.device_index != 0 {
-        return Err(Error::argument(format!("option device_index is {}; the CPU is device 0", o.device_index))
-            .about("device_index"));
-    }
+    device::check_index(o)?;
     if o.wake.is_some() && o.delivery != Delivery::Poll {
         return Err(Error::argument(
             "option wake is set on an engine with a dispatch thread, which nothing has to wake",
@@ -306,7 +340,7 @@ fn build(
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();
     let vocab = architecture.vocab;
     let logits_rows = sizing.logits_rows;
-    let model = Model::new(architecture, bound, &shapes, sizing.step_tokens, logits_rows, &mut *backend)?;
+    let model = Model::new(architecture, bound, &shapes, &sizing.step, &mut *backend)?;
     let scheduler = Scheduler::new(Capacity {
         running_max: sizing.running_max,
         waiting_max: sizing.waiting_max,

@@ -6,18 +6,18 @@
 //! of a step, and for each request a page table of the length it may reach, of which the system gives what is written.
 
 use super::api::*;
+use super::device::{self, Place};
 use super::logits::HostLogits;
 use super::{Engine, open, refuse_in_callback};
-use crate::backend::cpu;
+use crate::backend::{cpu, cuda};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::model::architecture::Architecture;
 use crate::model::config::Config;
 use crate::model::families::{self, Family};
-use crate::model::weights::{self, Sizes};
-use crate::model::{Model, Recipe};
-use crate::os::memory;
+use crate::model::weights::Sizes;
+use crate::model::{Model, Recipe, StepLimits};
 use crate::sampling::Sampler;
 use crate::source::{Folder, ModelSource};
 use std::path::Path;
@@ -69,7 +69,7 @@ impl Engine {
         if options.text_only {
             return Ok(Plan { fits: true, ..Plan::default() });
         }
-        Ok(Prospect::of(&folder, options)?.sizing.plan())
+        Ok(Prospect::of(&folder, options, &mut |_, _| {})?.sizing.plan())
     }
 }
 
@@ -83,14 +83,16 @@ pub(super) struct Prospect {
 }
 
 impl Prospect {
-    pub fn of(source: &dyn ModelSource, options: &EngineOptions) -> Result<Prospect> {
-        let free = memory::available_bytes();
+    pub fn of(
+        source: &dyn ModelSource,
+        options: &EngineOptions,
+        log: &mut dyn FnMut(LogLevel, String),
+    ) -> Result<Prospect> {
         let (family, model_type) = families::find(source.config()?, source.subject())?;
         let config = Config::new(source.config()?, source.subject());
         let architecture = (family.architecture)(&config, &model_type)?;
         let recipe = recipe(options.weights);
-        let weights = weights::sizes(&architecture, source, recipe)?;
-        let sizing = Sizing::of(options, &architecture, weights, free)?;
+        let sizing = device::choose(options, &architecture, source, recipe, log)?;
         Ok(Prospect { family, model_type, architecture, recipe, sizing })
     }
 }
@@ -114,10 +116,14 @@ pub(super) struct Sizing {
     pub step_tokens: usize,
     /// Rows of logits computed at once.
     pub logits_rows: usize,
+    /// What the model's steps are bounded by; its context is that before KV memory bounds it.
+    pub step: StepLimits,
     /// Page frames of each layer group.
     pub frames: usize,
     pub kv: DType,
     pub policy: Policy,
+    /// Where all this lies.
+    pub place: Place,
     weights: Sizes,
     /// Of one page in all layer groups.
     page_bytes: u64,
@@ -128,7 +134,8 @@ pub(super) struct Sizing {
 }
 
 impl Sizing {
-    fn of(o: &EngineOptions, a: &Architecture, weights: Sizes, free: Option<u64>) -> Result<Sizing> {
+    /// `free` is what is free of the memory of `place`.
+    pub fn of(o: &EngineOptions, a: &Architecture, weights: Sizes, free: Option<u64>, place: Place) -> Result<Sizing> {
         let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
         let asked = o.context_length as usize;
         if asked > a.context {
@@ -142,39 +149,53 @@ impl Sizing {
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
         let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max);
         let logits_rows = running_max.clamp(8, limits::LOGITS_ROWS_MAX);
-        let workspace = [
-            Model::workspace_bytes(a, step_tokens, logits_rows),
+        let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
+        let context = if asked == 0 { a.context } else { asked };
+        let step = StepLimits {
+            tokens: step_tokens,
+            sequences: running_max.min(step_tokens),
+            logits_rows,
+            context,
+            page_tokens,
+        };
+        let tensors = Model::workspace_bytes(a, &step);
+        let workspace = match &place {
             // The host has a copy of the logits.
-            HostLogits::bytes(logits_rows, a.vocab),
-            Sampler::bytes(a.vocab),
-            cpu::scratch_bytes(
-                o.cpu_tier,
-                cpu::threads_of(o.threads as usize),
-                &Model::largest(a, step_tokens, logits_rows),
-            ),
-        ];
+            Place::Cpu => [
+                HostLogits::bytes(logits_rows, a.vocab),
+                Sampler::bytes(a.vocab),
+                cpu::scratch_bytes(o.cpu_tier, cpu::threads_of(o.threads as usize), &Model::largest(a, &step)),
+            ]
+            .into_iter()
+            .fold(tensors, u64::saturating_add),
+            Place::Cuda(options, _) => {
+                // A page more than are used: for rows that nobody wants.
+                cuda::scratch_bytes(options, &Model::largest(a, &step)).saturating_add(tensors)
+            }
+        };
         let kv = match (o.kv, o.compute) {
             (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
             (Type::Q8, _) => DType::I8,
             _ => DType::Bf16,
         };
-        let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
         let mut sizing = Sizing {
             running_max,
             waiting_max: or(o.max_waiting, limits::WAITING_DEFAULT),
-            context: if asked == 0 { a.context } else { asked },
+            context,
             page_tokens,
             step_tokens,
             logits_rows,
+            step,
             frames: 0,
             kv,
             policy: o.policy,
             weights,
             page_bytes: page_bytes(a, page_tokens, kv)?,
-            workspace_bytes: workspace.into_iter().fold(0, u64::saturating_add),
+            workspace_bytes: workspace,
             budget: (o.memory_budget > 0).then_some(o.memory_budget),
             free,
-            no_mmap: o.no_mmap,
+            no_mmap: o.no_mmap && matches!(place, Place::Cpu),
+            place,
         };
         sizing.frames = sizing.choose_frames(asked)?;
         sizing.context = sizing.context.min(sizing.frames * page_tokens);
@@ -252,7 +273,8 @@ impl Sizing {
             }
             (None, Some(free)) => {
                 let needed = self.own_bytes();
-                let what = format!("{free} bytes of memory are free, but these options take at least {needed}");
+                let whose = if matches!(self.place, Place::Cpu) { "memory" } else { "the GPU's memory" };
+                let what = format!("{free} bytes of {whose} are free, but these options take at least {needed}");
                 (needed, free, "memory", format!("{what} ({parts}); free some, or {advice}"))
             }
             (None, None) => return Ok(()),

@@ -19,8 +19,9 @@ unsafe impl CallerStruct for astrai_engine_options {
     const NAME: &'static str = "astrai_engine_options";
     const SIZE_MIN: usize = offset_of!(astrai_engine_options, user_data) + size_of::<usize>();
     fn defaults() -> Self {
-        // SAFETY: as above; 0 and NULL are the defaults.
-        unsafe { zeroed() }
+        // SAFETY: as above; 0 and NULL are the defaults but for one.
+        let zero: Self = unsafe { zeroed() };
+        astrai_engine_options { invariant: 1, ..zero }
     }
 }
 
@@ -82,9 +83,15 @@ unsafe impl CallerStruct for astrai_plan {
 
 /// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.
 pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Result<EngineOptions> {
-    input::flags(o.flags, ASTRAI_ENGINE_NO_MMAP | ASTRAI_ENGINE_TEXT_ONLY, "astrai_engine_options.flags")?;
-    if o.reserved != 0 {
-        return Err(bad("reserved", o.reserved, "0"));
+    let known = ASTRAI_ENGINE_NO_MMAP
+        | ASTRAI_ENGINE_TEXT_ONLY
+        | ASTRAI_ENGINE_GPU_LOW_PRIORITY
+        | ASTRAI_ENGINE_GPU_BLOCKING_WAIT;
+    input::flags(o.flags, known, "astrai_engine_options.flags")?;
+    for (value, name) in [(o.reserved, "reserved"), (o.reserved2, "reserved2")] {
+        if value != 0 {
+            return Err(bad(name, value, "0"));
+        }
     }
     let delivery = named(o.delivery, &[Delivery::Thread, Delivery::Poll], "delivery")?;
     if o.wake.is_some() && delivery != Delivery::Poll {
@@ -100,6 +107,9 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         text_only: o.flags & ASTRAI_ENGINE_TEXT_ONLY != 0,
         device: named(o.device, &DEVICES, "device")?,
         device_index: o.device_index,
+        relax_invariance: !named(o.invariant, &[false, true], "invariant")?,
+        gpu_low_priority: o.flags & ASTRAI_ENGINE_GPU_LOW_PRIORITY != 0,
+        gpu_blocking_wait: o.flags & ASTRAI_ENGINE_GPU_BLOCKING_WAIT != 0,
         cpu_tier: named(o.cpu_tier, &TIERS, "cpu_tier")?,
         compute: named(o.compute, &TYPES, "compute")?,
         weights: named(o.weights, &TYPES, "weights")?,

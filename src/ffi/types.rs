@@ -146,6 +146,10 @@ pub const ASTRAI_LOG_DEBUG: i32 = 4;
 pub const ASTRAI_ENGINE_NO_MMAP: u32 = 1;
 /// astrai_engine_options.flags: tokenizer and template only, no weights.
 pub const ASTRAI_ENGINE_TEXT_ONLY: u32 = 2;
+/// astrai_engine_options.flags: on a GPU give way to its other work, such as a game's rendering.
+pub const ASTRAI_ENGINE_GPU_LOW_PRIORITY: u32 = 4;
+/// astrai_engine_options.flags: sleep while the GPU works, instead of watching for its end.
+pub const ASTRAI_ENGINE_GPU_BLOCKING_WAIT: u32 = 8;
 
 /// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
 pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
@@ -369,6 +373,11 @@ pub struct astrai_engine_options {
     /// written costs a log line, not the engine.
     /// NULL: they are made at each open. The string is read during the call.
     pub weights_cache: *const c_char,
+    /// 1, as astrai_engine_options_init sets it: a token never depends on the other requests. 0: on a GPU it may, where
+    /// that is faster.
+    pub invariant: i32,
+    /// 0.
+    pub reserved2: u32,
 }
 
 /// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's

@@ -3,49 +3,24 @@
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
 use crate::backend::{
-    self, Backend, BestOf, Experts, Heads, KvPages, KvShape, Largest, Linear, Placement, Ragged, Rotary, Tensor,
+    self, Backend, BestOf, Experts, Heads, KvPages, KvShape, Largest, Linear, Placement, Rotary, Step, Tensor,
 };
 use crate::error::Result;
 use crate::limits;
 
-/// Page tables of one layer group in a step; see [`Ragged`].
-#[derive(Clone, Debug, Default)]
-pub struct Tables {
-    /// Page frames, one sequence's table after the other.
-    pub pages: Vec<u32>,
-    /// First entry of each sequence.
-    pub starts: Vec<u32>,
-}
-
-/// The input of one step: plain integers.
-#[derive(Clone, Debug, Default)]
-pub struct Step {
-    /// `[rows]`: token ids.
-    pub tokens: Vec<u32>,
-    /// `[rows]`: absolute positions; the rows of a sequence are adjacent and ascend by one.
-    pub positions: Vec<u32>,
-    /// `[rows]`: index of the sequence within the step.
-    pub sequences: Vec<u32>,
-    /// Page tables, for each layer group.
-    pub tables: Vec<Tables>,
-}
-
-impl Step {
-    /// Empties it for the next step and keeps the memory.
-    pub fn clear(&mut self) {
-        self.tokens.clear();
-        self.positions.clear();
-        self.sequences.clear();
-        for t in &mut self.tables {
-            t.pages.clear();
-            t.starts.clear();
-        }
-    }
-
-    fn ragged(&self, group: usize) -> Ragged<'_> {
-        let t = &self.tables[group];
-        Ragged { positions: &self.positions, sequences: &self.sequences, tables: &t.pages, table_starts: &t.starts }
-    }
+/// What the steps of a model are bounded by.
+#[derive(Clone, Copy, Debug)]
+pub struct StepLimits {
+    /// Tokens of a step.
+    pub tokens: usize,
+    /// Sequences of a step.
+    pub sequences: usize,
+    /// Rows of logits computed at once.
+    pub logits_rows: usize,
+    /// Positions of a sequence.
+    pub context: usize,
+    /// Tokens of a page.
+    pub page_tokens: usize,
 }
 
 /// Activations of one step, reserved for the largest one.
@@ -133,7 +108,8 @@ pub struct Model {
 
 impl Model {
     /// Bytes of workspace [`Model::new`] will reserve, exactly.
-    pub fn workspace_bytes(a: &Architecture, step_tokens: usize, logits_rows: usize) -> u64 {
+    pub fn workspace_bytes(a: &Architecture, limits: &StepLimits) -> u64 {
+        let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
         let product = |rows: usize, width: usize| (rows as u64).saturating_mul(width as u64);
         let w = Widths::of(a);
         let elements = product(step_tokens, w.row(a)).saturating_add(product(logits_rows, a.hidden + a.vocab));
@@ -143,20 +119,28 @@ impl Model {
     }
 
     /// The largest step that a model with this workspace asks a backend for.
-    pub fn largest(a: &Architecture, step_tokens: usize, logits_rows: usize) -> Largest {
+    pub fn largest(a: &Architecture, limits: &StepLimits) -> Largest {
         let mut largest = Largest {
-            rows: step_tokens,
-            positions: a.context,
+            rows: limits.tokens,
+            sequences: limits.sequences,
+            logits_rows: limits.logits_rows,
+            positions: limits.context,
+            groups: a.groups().len(),
+            page_tokens: limits.page_tokens,
             ins: Widths::of(a).products,
-            best: logits_rows * limits::BEST_LOGITS_MAX,
+            best: limits.logits_rows * limits::BEST_LOGITS_MAX,
+            hidden: a.hidden,
+            vocab: a.vocab,
             ..Largest::default()
         };
         for layer in &a.layers {
             let t = &layer.attention;
+            largest.heads = largest.heads.max(t.heads);
             largest.heads_per_kv = largest.heads_per_kv.max(t.heads / t.kv_heads.max(1));
             largest.k_dim = largest.k_dim.max(t.head_dim);
             largest.v_dim = largest.v_dim.max(t.head_dim);
-            if let Ffn::Experts { count, routing, .. } = layer.ffn {
+            if let Ffn::Experts { count, routing, intermediate, .. } = layer.ffn {
+                largest.expert_inner = largest.expert_inner.max(intermediate);
                 largest.experts = largest.experts.max(count);
                 largest.chosen = largest.chosen.max(routing.chosen);
             }
@@ -169,13 +153,13 @@ impl Model {
         architecture: Architecture,
         weights: Weights,
         shapes: &[KvShape],
-        step_tokens: usize,
-        logits_rows: usize,
+        limits: &StepLimits,
         backend: &mut dyn Backend,
     ) -> Result<Model> {
         let a = &architecture;
         let w = Widths::of(a);
-        backend.reserve(&Model::largest(a, step_tokens, logits_rows))?;
+        let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
+        backend.reserve(&Model::largest(a, limits))?;
         let mut alloc = |width: usize, what: &str| backend.alloc(step_tokens * width, what);
         let workspace = Workspace {
             x: alloc(a.hidden, "activations")?,
@@ -233,6 +217,7 @@ impl Model {
     /// writes the same keys and values to the same places.
     pub fn begin(&mut self, backend: &mut dyn Backend, step: &Step) {
         let (a, ws) = (&self.architecture, &self.workspace);
+        backend.begin(step);
         backend.embed(self.weights.embedding, &step.tokens, ws.x);
         for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
             backend.rotary_angles(&step.positions, &rotary.inv_freq, rotary.scale, angles);
@@ -256,17 +241,20 @@ impl Model {
     }
 
     /// The logits `[rows.len(), vocab]` of some rows of the last step, on the device; with `best`, also the largest of each.
-    pub fn logits(&mut self, backend: &mut dyn Backend, rows: &[u32], best: Option<BestOf>) -> Tensor {
+    ///
+    /// # Errors
+    /// `Device` when the device failed.
+    pub fn logits(&mut self, backend: &mut dyn Backend, rows: &[u32], best: Option<BestOf>) -> Result<Tensor> {
         assert!(rows.len() <= self.logits_rows_max, "{} rows of logits, at most {}", rows.len(), self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.gather(ws.x, rows, a.hidden, ws.picked);
         backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
         let head = Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false };
         match best {
-            Some(best) => backend.linear_best(ws.picked, rows.len(), head, ws.products, best),
+            Some(best) => backend.linear_best(ws.picked, rows.len(), head, ws.products, best)?,
             None => backend.linear(ws.picked, rows.len(), &[head], ws.products),
         }
-        ws.logits
+        Ok(ws.logits)
     }
 
     /// `x += out_proj(attention(y))`.

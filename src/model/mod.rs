@@ -15,7 +15,8 @@ pub mod rotary;
 pub mod weights;
 pub mod weights_cache;
 
+pub use crate::backend::{Step, Tables};
 pub use architecture::Architecture;
-pub use forward::{Model, Step, Tables};
+pub use forward::{Model, StepLimits};
 pub use random::random_model;
 pub use recipe::Recipe;

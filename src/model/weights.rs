@@ -308,6 +308,42 @@ pub fn sizes(architecture: &Architecture, source: &dyn ModelSource, recipe: Reci
     Ok(scale.sizes)
 }
 
+/// What the weights take on a device that holds them in forms of its own, of which `bytes(encoding, outs, ins)` are the bytes.
+pub fn device_sizes(
+    architecture: &Architecture,
+    source: &dyn ModelSource,
+    recipe: Recipe,
+    bytes: &dyn Fn(Encoding, usize, usize) -> u64,
+) -> Result<Sizes> {
+    let stored = sizes(architecture, source, recipe)?;
+    let mut measure = Measure { source, bytes, sum: 0 };
+    walk(architecture, recipe, &mut measure)?;
+    // All of it is memory of its own, made from all that is read.
+    Ok(Sizes { kept: 0, quantized: measure.sum, made_from: stored.read(), source: stored.source })
+}
+
+/// Adds up what would be taken, in another form. What is missing is for the loader to find.
+struct Measure<'a> {
+    source: &'a dyn ModelSource,
+    bytes: &'a dyn Fn(Encoding, usize, usize) -> u64,
+    sum: u64,
+}
+
+impl Tensors for Measure<'_> {
+    fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
+        let (outs, ins) = matrix_shape(shape);
+        if let Some(info) = find(self.source, &name)? {
+            let encoding = scheme.map_or(Encoding::Stored(info.dtype), Encoding::Quantized);
+            self.sum = self.sum.saturating_add((self.bytes)(encoding, outs, ins));
+        }
+        Ok(Weight { id: 0, outs, ins })
+    }
+
+    fn has(&self, name: &str) -> Result<bool> {
+        Ok(find(self.source, name)?.is_some())
+    }
+}
+
 /// How the matrices of the layers lie in memory: quantized, or in the element type in which most bytes of the tensors are
 /// stored; of two alike, the one that comes first.
 pub fn encoding(

@@ -91,6 +91,8 @@ int main(void) {
   FIELD(astrai_engine_options, finalize, 120, 8);
   FIELD(astrai_engine_options, user_data, 128, 8);
   FIELD(astrai_engine_options, weights_cache, 136, 8);
+  FIELD(astrai_engine_options, invariant, 144, 4);
+  FIELD(astrai_engine_options, reserved2, 148, 4);
 
   SIZE(astrai_request_options, 72);
   FIELD(astrai_request_options, struct_size, 0, 4);

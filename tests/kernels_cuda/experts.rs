@@ -126,6 +126,7 @@ fn grouped(kernel: &Kernel, weights: &[Matrix], lists: &Lists, x: &Memory, by_ro
         outs: outs as i32,
         accumulate: 0,
         first_block: 0,
+        expert_stride: 1,
     };
     let f32s = kernel.format == Format::F32;
     let args = Products {

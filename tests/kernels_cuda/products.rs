@@ -15,6 +15,7 @@ pub struct Product {
     pub outs: i32,
     pub accumulate: i32,
     pub first_block: i32,
+    pub expert_stride: i32,
 }
 
 /// The mirror of `Products`.
@@ -163,6 +164,7 @@ fn multiply(
             outs: weight.outs as i32,
             accumulate: before.is_some().into(),
             first_block: blocks as i32,
+            expert_stride: 0,
         });
         blocks += weight.outs.div_ceil(kernel.outs);
     }

@@ -326,7 +326,7 @@ fn reference(case: Case, inputs: &Inputs) -> (Vec<f32>, Vec<f32>, Vec<u8>) {
         layer: 1,
     };
     let Inputs { positions, sequences, tables, starts, .. } = inputs;
-    b.place_heads(&placement, Ragged { positions, sequences, tables, table_starts: starts });
+    b.place_heads(&placement, Ragged { group: 0, positions, sequences, tables, table_starts: starts });
     let mut out = (vec![0.0; inputs.q.len()], vec![0.0; all.len()], Vec::new());
     b.read(q, &mut out.0);
     b.read(kv, &mut out.1);

@@ -148,7 +148,7 @@ fn a_prefix_of_something_else_is_refused_with_both_values() {
         assert_eq!(error.status, Status::Mismatch, "{error}");
         parts.iter().for_each(|part| assert!(error.message.contains(part), "{part} is not in: {error}"));
     };
-    mismatch(&dir, EngineOptions { cpu_tier: CpuTier::Reference, ..options() }, &["cpu_tier", "portable", "reference"]);
+    mismatch(&dir, EngineOptions { cpu_tier: CpuTier::Reference, ..options() }, &["arch", "portable", "reference"]);
     mismatch(&dir, EngineOptions { kv: Type::F32, ..portable() }, &["kv", "bf16", "f32"]);
     mismatch(&dir, EngineOptions { compute: Type::F32, kv: Type::Bf16, ..portable() }, &["compute", "bf16", "f32"]);
     mismatch(&dir, EngineOptions { weights: Type::Q8, ..portable() }, &["weights", "auto", "q8"]);

@@ -423,8 +423,9 @@ impl Backend for CpuBackend {
         self.products(x, rows, group, scratch);
     }
 
-    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) {
+    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) -> Result<()> {
         self.best_products(x, rows, product, scratch, best);
+        Ok(())
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
@@ -488,7 +489,8 @@ impl Backend for CpuBackend {
         }
     }
 
-    fn read(&mut self, x: Tensor, out: &mut [f32]) {
+    fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()> {
         out.copy_from_slice(self.floats(x, out.len()));
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use astrai::backend::{Backend, KvShape};
 use astrai::dtype::DType;
 use astrai::engine::{Engine, EngineOptions, Prompt, PromptPart, TextOptions, Type};
 use astrai::model::config::Config;
-use astrai::model::{Model, Recipe, Step, Tables, families, loader};
+use astrai::model::{Model, Recipe, Step, StepLimits, Tables, families, loader};
 use astrai::os::thread::ThreadOptions;
 use astrai::source::{Folder, FolderOptions, ModelSource};
 use clap::Args;
@@ -65,7 +65,7 @@ pub fn quality(args: QualityArgs) -> Outcome {
     let tokens = tokens(&args, ours.vocab)?;
     let mut sums = Sums::default();
     for window in tokens.chunks(args.window as usize).filter(|window| window.len() > 1) {
-        compare(&mut ours, &mut theirs, window, &mut sums);
+        compare(&mut ours, &mut theirs, window, &mut sums)?;
     }
     if sums.tokens == 0 {
         return Err(Failure::message("there is nothing to read: two tokens are the least"));
@@ -117,7 +117,7 @@ struct Sums {
 }
 
 /// Reads one window with both.
-fn compare(ours: &mut Reader, theirs: &mut Reader, window: &[u32], sums: &mut Sums) {
+fn compare(ours: &mut Reader, theirs: &mut Reader, window: &[u32], sums: &mut Sums) -> astrai::Result<()> {
     // Nothing follows the last token.
     let rows = window.len() - 1;
     for reader in [&mut *ours, &mut *theirs] {
@@ -125,8 +125,8 @@ fn compare(ours: &mut Reader, theirs: &mut Reader, window: &[u32], sums: &mut Su
     }
     for first in (0..rows).step_by(LOGITS_ROWS) {
         let count = LOGITS_ROWS.min(rows - first);
-        let q = ours.logits(first, count);
-        let p = theirs.logits(first, count);
+        let q = ours.logits(first, count)?;
+        let p = theirs.logits(first, count)?;
         for ((q, p), &next) in q.chunks(ours.vocab).zip(p.chunks(ours.vocab)).zip(&window[first + 1..]) {
             let (q_log, p_log) = (log_normaliser(q), log_normaliser(p));
             let (mut divergence, mut tops) = (0.0, [(0, f32::MIN); 2]);
@@ -146,6 +146,7 @@ fn compare(ours: &mut Reader, theirs: &mut Reader, window: &[u32], sums: &mut Su
             sums.same_top += usize::from(tops[0].0 == tops[1].0);
         }
     }
+    Ok(())
 }
 
 /// `ln(sum(exp(logits)))`.
@@ -186,7 +187,14 @@ impl Reader {
         let shape = |g: &astrai::model::architecture::LayerGroup| g.shape(frames, PAGE_TOKENS, DType::F32);
         let shapes: Vec<KvShape> = architecture.groups().iter().map(shape).collect();
         let vocab = architecture.vocab;
-        let model = Model::new(architecture, weights, &shapes, window, LOGITS_ROWS, &mut backend)?;
+        let limits = StepLimits {
+            tokens: window,
+            sequences: 1,
+            logits_rows: LOGITS_ROWS,
+            context: window,
+            page_tokens: PAGE_TOKENS,
+        };
+        let model = Model::new(architecture, weights, &shapes, &limits, &mut backend)?;
         let table = Tables { pages: (0..frames as u32).collect(), starts: vec![0] };
         let step = Step { tables: vec![table; shapes.len()], ..Step::default() };
         Ok(Reader { model, backend, step, vocab })
@@ -204,11 +212,11 @@ impl Reader {
     }
 
     /// Logits `[count, vocab]` of rows that were read.
-    fn logits(&mut self, first: usize, count: usize) -> Vec<f32> {
+    fn logits(&mut self, first: usize, count: usize) -> astrai::Result<Vec<f32>> {
         let rows: Vec<u32> = (first as u32..(first + count) as u32).collect();
-        let logits = self.model.logits(&mut self.backend, &rows, None);
+        let logits = self.model.logits(&mut self.backend, &rows, None)?;
         let mut out = vec![0.0; count * self.vocab];
-        self.backend.read(logits, &mut out);
-        out
+        self.backend.read(logits, &mut out)?;
+        Ok(out)
     }
 }

@@ -1,0 +1,337 @@
+//! Attention over pages, and the store of keys and values: their parameters, and which kernel takes which rows.
+
+use super::forms::pitch;
+use super::kernels::{Function, Shape, arg, attention_shared};
+use super::state::CudaBackend;
+use crate::backend::cpu::Compute;
+use crate::backend::{Attention, Heads, KvPages, Placement, Ragged, Rotary, Weight};
+use crate::dtype::DType;
+
+/// Keys of a span: results of spans are merged in order. As in `kernels/attention.cu`.
+pub const SPAN_KEYS: usize = 256;
+
+/// As `Pages` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PagesArg {
+    start: u64,
+    frame_bytes: i64,
+    layer_bytes: i64,
+    layer: i32,
+    page_tokens: i32,
+    kv_heads: i32,
+    k_dim: i32,
+    v_dim: i32,
+    element: i32,
+}
+
+/// As `Heads` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct HeadsArg {
+    start: u64,
+    row_stride: i64,
+    head_stride: i64,
+    heads: i32,
+    dim: i32,
+}
+
+/// As `Place` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PlaceArg {
+    q: HeadsArg,
+    k: HeadsArg,
+    v: HeadsArg,
+    q_gain: u64,
+    k_gain: u64,
+    angles: u64,
+    rotary_start: i32,
+    rotary_dims: i32,
+    interleaved: i32,
+    norm_last: i32,
+    eps: f32,
+    store: i32,
+    pages: PagesArg,
+    positions: u64,
+    sequences: u64,
+    tables: u64,
+    table_starts: u64,
+    rows: i32,
+}
+
+/// As `Attention` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AttentionArg {
+    q: u64,
+    q_row_stride: i64,
+    q_head_stride: i64,
+    out: u64,
+    parts: u64,
+    spans_max: i32,
+    heads: i32,
+    scale: f32,
+    window: i32,
+    pages: PagesArg,
+    units: u64,
+    positions: u64,
+    sequences: u64,
+    tables: u64,
+    table_starts: u64,
+    soft_cap: f32,
+    rounded_pitch: i32,
+    rounded: u64,
+}
+
+/// Warps of a block of `place_heads`, each with a head.
+const PLACE_WARPS: usize = 4;
+
+impl CudaBackend {
+    fn pages_arg(&self, pages: KvPages, layer: usize) -> PagesArg {
+        let group = &self.groups[pages.0 as usize];
+        let s = &group.shape;
+        assert!(layer < s.layers, "layer {layer} of {}", s.layers);
+        let layer_bytes = s.token_bytes() * s.kv_heads * s.page_tokens;
+        PagesArg {
+            start: group.buffer.address,
+            frame_bytes: (layer_bytes * s.layers) as i64,
+            layer_bytes: layer_bytes as i64,
+            layer: layer as i32,
+            page_tokens: s.page_tokens as i32,
+            kv_heads: s.kv_heads as i32,
+            k_dim: s.k_dim as i32,
+            v_dim: s.v_dim as i32,
+            element: s.dtype.size() as i32,
+        }
+    }
+
+    fn heads_arg(&self, heads: Heads, rows: usize) -> HeadsArg {
+        HeadsArg {
+            start: self.place(heads.tensor, heads.span(rows)),
+            row_stride: heads.row_stride as i64,
+            head_stride: heads.head_stride as i64,
+            heads: heads.heads as i32,
+            dim: heads.dim as i32,
+        }
+    }
+
+    /// Rotation of `args`' heads.
+    fn rotary_arg(&self, args: PlaceArg, rotary: Rotary, rows: usize) -> PlaceArg {
+        PlaceArg {
+            angles: self.place(rotary.angles, rows * rotary.dims),
+            rotary_start: rotary.start as i32,
+            rotary_dims: rotary.dims as i32,
+            interleaved: i32::from(rotary.interleaved),
+            ..args
+        }
+    }
+
+    /// Pages and positions that `args`' keys and values go to.
+    fn store_arg(&self, args: PlaceArg, pages: KvPages, layer: usize, ragged: Ragged) -> PlaceArg {
+        let inputs = self.inputs();
+        assert!(ragged.positions.len() == inputs.rows, "the rows are those of the step");
+        let (tables, table_starts) = inputs.tables(ragged.group);
+        PlaceArg {
+            store: 1,
+            pages: self.pages_arg(pages, layer),
+            positions: inputs.positions(),
+            sequences: inputs.sequences(),
+            tables,
+            table_starts,
+            ..args
+        }
+    }
+
+    /// Submits `place_heads`.
+    ///
+    /// # Safety
+    /// Everything that `args` names has the sizes it says; pages of its element.
+    unsafe fn submit_place(&mut self, args: PlaceArg) {
+        let function = match args.pages.element {
+            1 => self.kernels.place_heads_i8,
+            2 => self.kernels.place_heads_bf16,
+            // Also where nothing is stored.
+            _ => self.kernels.place_heads_f32,
+        };
+        let heads = (args.q.heads + args.k.heads + args.v.heads) as usize;
+        let widest = args.q.dim.max(args.k.dim).max(args.v.dim) as usize;
+        let jobs = args.rows as usize * heads;
+        // The widest head there may be leaves room for that many warps.
+        let shape = Shape {
+            grid: [jobs.div_ceil(PLACE_WARPS), 1, 1],
+            block: PLACE_WARPS * 32,
+            shared: PLACE_WARPS * widest * 4,
+        };
+        // SAFETY: the one parameter of the kernels; the caller's promise.
+        unsafe { self.submit(function, shape, &mut [arg(&args)]) };
+    }
+
+    /// See [`crate::backend::Backend::head_norm`].
+    pub(super) fn norm_heads(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
+        let q = self.heads_arg(heads, rows);
+        let args = PlaceArg { q, q_gain: self.vector(gain), eps, rows: rows as i32, ..PlaceArg::default() };
+        // SAFETY: the heads' place was checked; a gain has a head's elements, as the model's shapes say.
+        unsafe { self.submit_place(args) };
+        self.wrote(heads.tensor);
+    }
+
+    /// See [`crate::backend::Backend::rotate`].
+    pub(super) fn rotate_heads(&mut self, heads: Heads, rotary: Rotary, rows: usize) {
+        let args = PlaceArg { q: self.heads_arg(heads, rows), rows: rows as i32, ..PlaceArg::default() };
+        let args = self.rotary_arg(args, rotary, rows);
+        // SAFETY: both places were checked.
+        unsafe { self.submit_place(args) };
+        self.wrote(heads.tensor);
+    }
+
+    /// See [`crate::backend::Backend::store_kv`].
+    pub(super) fn store_heads(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
+        let rows = ragged.positions.len();
+        let (k, v) = (self.heads_arg(k, rows), self.heads_arg(v, rows));
+        let args = PlaceArg { k, v, rows: rows as i32, ..PlaceArg::default() };
+        let args = self.store_arg(args, pages, layer, ragged);
+        // SAFETY: the heads' places were checked; page tables name frames of the group.
+        unsafe { self.submit_place(args) };
+    }
+
+    /// See [`crate::backend::Backend::place_heads`].
+    pub(super) fn place_all(&mut self, p: &Placement, ragged: Ragged) {
+        let rows = ragged.positions.len();
+        let gains = p.norms.map_or([0; 2], |gains| gains.map(|gain| self.vector(gain)));
+        let args = PlaceArg {
+            q: self.heads_arg(p.q, rows),
+            k: self.heads_arg(p.k, rows),
+            v: self.heads_arg(p.v, rows),
+            q_gain: gains[0],
+            k_gain: gains[1],
+            norm_last: i32::from(p.norm_last),
+            eps: p.eps,
+            rows: rows as i32,
+            ..PlaceArg::default()
+        };
+        let args = self.store_arg(self.rotary_arg(args, p.rotary, rows), p.pages, p.layer, ragged);
+        // SAFETY: all places were checked; page tables name frames of the group.
+        unsafe { self.submit_place(args) };
+        self.wrote(p.q.tensor);
+        self.wrote(p.k.tensor);
+    }
+
+    /// See [`crate::backend::Backend::attention`].
+    pub(super) fn attend(&mut self, attention: Attention, ragged: Ragged) {
+        let Attention { q, out, pages, layer, scale, window } = attention;
+        let rows = ragged.positions.len();
+        let pages_arg = self.pages_arg(pages, layer);
+        let shape = self.groups[pages.0 as usize].shape;
+        let width = q.heads * shape.v_dim;
+        let to = self.place(out, rows * width);
+        let heads = self.heads_arg(q, rows);
+        self.wrote(out);
+        let rounded = if self.options.compute == Compute::Bf16 { self.round_into(out, rows, width) } else { 0 };
+        let inputs = self.inputs();
+        let (tables, table_starts) = inputs.tables(ragged.group);
+        let args = AttentionArg {
+            q: heads.start,
+            q_row_stride: heads.row_stride,
+            q_head_stride: heads.head_stride,
+            out: to,
+            parts: 0,
+            spans_max: 0,
+            heads: heads.heads,
+            scale,
+            window: window.map_or(0, |w| i32::try_from(w).unwrap_or(i32::MAX)),
+            pages: pages_arg,
+            units: 0,
+            positions: inputs.positions(),
+            sequences: inputs.sequences(),
+            tables,
+            table_starts,
+            soft_cap: 0.0,
+            rounded_pitch: pitch(width) as i32,
+            rounded,
+        };
+        if shape.dtype == DType::F32 {
+            let shape = Shape { grid: [rows, q.heads, 1], block: 128, shared: (64 + shape.v_dim) * 4 };
+            // SAFETY: the one parameter of the kernel; all places were checked, tables name frames of the group.
+            return unsafe { self.submit(self.kernels.attention_f32, shape, &mut [arg(&args)]) };
+        }
+        let units = inputs.units;
+        let group = q.heads / shape.kv_heads;
+        let dim = shape.k_dim.max(shape.v_dim).next_multiple_of(64).next_power_of_two();
+        let split = self.spans_to_split(q.heads, shape.kv_heads, shape.v_dim);
+        let first = self.inputs().unit(0);
+        let single = AttentionArg { units: first, ..args };
+        match split {
+            Some(spans) => {
+                let parts = self.scratch().parts.address;
+                let single = AttentionArg { parts, spans_max: spans as i32, ..single };
+                let grid = [units.single, shape.kv_heads * group.div_ceil(16), spans];
+                let shared = attention_shared(dim, 16, true);
+                // SAFETY: as above; the parts have room for these spans, as `spans_to_split` found.
+                unsafe { self.submit_attention(shape.dtype, dim, 16, grid, shared, single) };
+                let merge = Shape { grid: [units.single, 1, q.heads], block: 128, shared: 0 };
+                // SAFETY: as above.
+                unsafe { self.submit(self.kernels.attention_merge, merge, &mut [arg(&single)]) };
+            }
+            None => {
+                let grid = [units.single, shape.kv_heads * group.div_ceil(16), 1];
+                // SAFETY: as above.
+                unsafe { self.submit_attention(shape.dtype, dim, 16, grid, attention_shared(dim, 16, false), single) };
+            }
+        }
+        let queries = units.several_rows_max * group;
+        let several = AttentionArg { units: self.inputs().unit(units.single), ..args };
+        let wide = self.attention_kernel(shape.dtype, dim, 64).fits(attention_shared(dim, 64, false));
+        let block = if wide { 64 } else { 16 };
+        let grid = [units.several, shape.kv_heads * queries.div_ceil(block), 1];
+        // SAFETY: as above.
+        unsafe { self.submit_attention(shape.dtype, dim, block, grid, attention_shared(dim, block, false), several) };
+    }
+
+    /// Spans of keys that rows on their own are cut into; `None` when they are taken whole: they are short, or fill the device
+    /// as they are, or their parts do not fit.
+    fn spans_to_split(&mut self, heads: usize, kv_heads: usize, v_dim: usize) -> Option<usize> {
+        let units = self.inputs().units;
+        let spans = units.single_position_max / SPAN_KEYS + 1;
+        let busy = units.single * kv_heads >= 4 * self.device.facts.processors as usize;
+        if units.single == 0 || spans == 1 || busy {
+            return None;
+        }
+        let bytes = (units.single_last_row + 1) * heads * spans * (2 + v_dim) * 4;
+        (bytes <= self.scratch().parts.bytes).then_some(spans)
+    }
+
+    fn attention_kernel(&self, dtype: DType, dim: usize, queries: usize) -> Function {
+        let k = &self.kernels;
+        match (dtype == DType::I8, dim, queries) {
+            (false, 64, 16) => k.attention_bf16_64x16,
+            (false, 64, _) => k.attention_bf16_64x64,
+            (false, 128, 16) => k.attention_bf16_128x16,
+            (false, 128, _) => k.attention_bf16_128x64,
+            (false, _, 16) => k.attention_bf16_256x16,
+            (false, ..) => k.attention_bf16_256x64,
+            (true, 64, 16) => k.attention_i8_64x16,
+            (true, 64, _) => k.attention_i8_64x64,
+            (true, 128, 16) => k.attention_i8_128x16,
+            (true, 128, _) => k.attention_i8_128x64,
+            (true, _, 16) => k.attention_i8_256x16,
+            (true, ..) => k.attention_i8_256x64,
+        }
+    }
+
+    /// # Safety
+    /// All that `args` names has the sizes it says; `dim` is not less than the heads'.
+    unsafe fn submit_attention(
+        &mut self,
+        dtype: DType,
+        dim: usize,
+        queries: usize,
+        grid: [usize; 3],
+        shared: usize,
+        args: AttentionArg,
+    ) {
+        let function = self.attention_kernel(dtype, dim, queries);
+        // SAFETY: the one parameter of the kernels; the caller's promise.
+        unsafe { self.submit(function, Shape { grid, block: queries * 2, shared }, &mut [arg(&args)]) };
+    }
+}

@@ -1,0 +1,140 @@
+//! Routed experts on the device: the choice, the lists of who goes where, grouped products, the sum.
+
+use super::forms::pitch;
+use super::kernels::{Shape, arg};
+use super::products::{Product, Products};
+use super::state::{CudaBackend, Format};
+use crate::backend::{Experts, Weight};
+use crate::error::Error;
+
+/// Where `experts_place` writes; as `Slots` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Slots {
+    rows: u64,
+    of_entry: u64,
+    tiles: u64,
+    tile_count: u64,
+}
+
+/// Shared memory that the choice needs for each expert chosen, in each of a block's warps.
+const ROUTE_BYTES: usize = 4 * 8;
+
+impl CudaBackend {
+    /// See [`crate::backend::Backend::experts`].
+    pub(super) fn run_experts(&mut self, args: Experts, rows: usize) {
+        let (count, chosen) = (args.experts.len(), args.routing.chosen.min(args.experts.len()));
+        let Some(first) = args.experts.first() else { return };
+        let (hidden, inner, entries) = (first.gate.ins, first.gate.outs, rows * chosen);
+        let format = self.stored(first.gate).format;
+        let logits = self.place(args.logits, rows * count);
+        let out = self.place(args.out, rows * hidden);
+        let (x, x_pitch) = self.product_input(format, args.x, rows, hidden);
+        let l = &self.scratch().lists;
+        let (ids, weights, counts) = (l.chosen.address, l.weights.address, l.counts.address);
+        let slots = Slots {
+            rows: l.rows.address,
+            of_entry: l.of_entry.address,
+            tiles: l.tiles.address,
+            tile_count: l.tile_count.address,
+        };
+        let (gate, up, rounded, y) = (l.gate.address, l.up.address, l.inner.address, l.out.address);
+        assert!(entries * 4 <= l.chosen.bytes && entries * inner * 4 <= l.gate.bytes, "{entries} entries of {inner}");
+
+        let (rows_arg, count_arg, chosen_arg) = (rows as i32, count as i32, chosen as i32);
+        let (entries_arg, renormalise) = (entries as i32, i32::from(args.routing.renormalise));
+        let route = Shape { grid: [rows.div_ceil(4), 1, 1], block: 128, shared: ROUTE_BYTES * chosen };
+        let mut params = [
+            arg(&logits),
+            arg(&ids),
+            arg(&weights),
+            arg(&rows_arg),
+            arg(&count_arg),
+            arg(&chosen_arg),
+            arg(&renormalise),
+        ];
+        // SAFETY: the parameters of `experts_route`; logits and lists have room for these rows.
+        unsafe { self.submit(self.kernels.experts_route, route, &mut params) };
+        let each = Shape { grid: [count, 1, 1], block: 256, shared: 0 };
+        // SAFETY: the parameters of `experts_count`; the lists have room.
+        unsafe { self.submit(self.kernels.experts_count, each, &mut [arg(&ids), arg(&counts), arg(&entries_arg)]) };
+        // Rows of an expert are few, whatever the step's are.
+        let choice = self.choose(format, entries.div_ceil(count), inner * count.min(entries));
+        let tile_rows = choice.rows as i32;
+        let mut params = [arg(&ids), arg(&counts), arg(&slots), arg(&entries_arg), arg(&chosen_arg), arg(&tile_rows)];
+        // SAFETY: the parameters of `experts_place`; the lists have room for the tiles of the smallest kind.
+        unsafe { self.submit(self.kernels.experts_place, each, &mut params) };
+
+        let tiles_max = entries / choice.rows + count.min(entries);
+        let table = self.scratch().addresses.address;
+        let product = |matrix: Weight, out: u64, outs: usize, stride: i32| Product {
+            experts: table + u64::from(matrix.id) * 8,
+            out,
+            outs: outs as i32,
+            expert_stride: stride,
+            ..Product::default()
+        };
+        let stride = self.strides(&args);
+        let both = Products {
+            products: [
+                product(first.gate, gate, inner, stride[0]),
+                product(first.up, up, inner, stride[1]),
+                Product::default(),
+                Product::default(),
+            ],
+            count: 2,
+            ins: hidden as i32,
+            pitch: x_pitch as i32,
+            rows: entries as i32,
+            x,
+            tiles: slots.tiles,
+            tile_count: slots.tile_count,
+            x_rows: slots.rows,
+        };
+        // SAFETY: experts have one shape; gate and up have room for all entries, and the slots' rows are rows of x.
+        unsafe { self.submit_products(choice, both, tiles_max) };
+        let (x, inner_pitch) = if format == Format::F32 {
+            self.silu_elements(gate, up, entries * inner);
+            (gate, inner)
+        } else {
+            self.silu_rows(gate, up, rounded, entries, inner);
+            (rounded, pitch(inner))
+        };
+        let down = Products {
+            products: [
+                product(first.down, y, hidden, stride[2]),
+                Product::default(),
+                Product::default(),
+                Product::default(),
+            ],
+            count: 1,
+            ins: inner as i32,
+            pitch: inner_pitch as i32,
+            x,
+            x_rows: 0,
+            ..both
+        };
+        // SAFETY: as above.
+        unsafe { self.submit_products(choice, down, tiles_max) };
+        let (shape, width) = (self.each_element(rows * hidden), hidden as i32);
+        let mut params =
+            [arg(&y), arg(&slots.of_entry), arg(&weights), arg(&out), arg(&rows_arg), arg(&chosen_arg), arg(&width)];
+        // SAFETY: the parameters of `experts_combine`; all places have room for these rows.
+        unsafe { self.submit(self.kernels.experts_combine, shape, &mut params) };
+        self.wrote(args.out);
+    }
+
+    /// Of gate, up and down: the distance in the table of addresses from an expert's matrix to the next one's, the same for all,
+    /// as experts are bound one after the other.
+    fn strides(&mut self, args: &Experts) -> [i32; 3] {
+        let stride = |backend: &mut CudaBackend, of: fn(&crate::backend::Expert) -> Weight| {
+            let second = args.experts.get(1).map_or(0, |e| i64::from(of(e).id) - i64::from(of(&args.experts[0]).id));
+            let id = |i: usize| i64::from(of(&args.experts[i]).id);
+            if (1..args.experts.len()).any(|i| id(i) != id(0) + second * i as i64) {
+                backend.note(Err(Error::internal("the matrices of experts were not bound at equal distances")));
+            }
+            second as i32
+        };
+        [stride(self, |e| e.gate), stride(self, |e| e.up), stride(self, |e| e.down)]
+    }
+}

@@ -1,0 +1,54 @@
+//! How weights lie on the device, and what they take there.
+//!
+//! | what | form |
+//! |---|---|
+//! | a vector: gain or bias | f32 |
+//! | a matrix, computing in bf16 | bf16, rows of [`pitch`] elements, zeros beyond the last input |
+//! | a matrix, computing in f32 | f32, as in the checkpoint |
+//! | a quantized matrix | its panels ([`crate::encoding`]) as they are |
+//!
+//! A matrix of one row may be meant as a vector too, and has both forms.
+
+use crate::backend::cpu::Compute;
+use crate::encoding::Encoding;
+
+/// Elements from a row of a bf16 matrix, or of the input of a product, to the next: whole steps of the kernels.
+pub const fn pitch(ins: usize) -> usize {
+    ins.next_multiple_of(64)
+}
+
+/// Bytes from an allocation to the next at least: the driver aligns them so.
+const ALIGNMENT: usize = 256;
+
+/// Bytes of a weight on the device; `u64::MAX` when that overflows.
+pub fn weight_bytes(encoding: Encoding, outs: usize, ins: usize, compute: Compute) -> u64 {
+    let bytes = match encoding {
+        Encoding::Quantized(scheme) => scheme.bytes(outs, ins),
+        Encoding::Stored(_) => {
+            let matrix = match compute {
+                Compute::Bf16 => outs.checked_mul(pitch(ins)).and_then(|n| n.checked_mul(2)),
+                Compute::F32 => outs.checked_mul(ins).and_then(|n| n.checked_mul(4)),
+            };
+            let vector = if outs == 1 { ins * 4 } else { 0 };
+            matrix.and_then(|matrix| matrix.next_multiple_of(ALIGNMENT).checked_add(vector))
+        }
+    };
+    bytes.and_then(|bytes| bytes.checked_next_multiple_of(ALIGNMENT)).map_or(u64::MAX, |bytes| bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::encoding::Scheme;
+
+    #[test]
+    fn sizes_count_padding_and_both_forms_of_one_row() {
+        let bf16 = Encoding::Stored(DType::Bf16);
+        assert_eq!(weight_bytes(bf16, 100, 65, Compute::Bf16), 100 * 128 * 2);
+        assert_eq!(weight_bytes(bf16, 100, 64, Compute::F32), 100 * 64 * 4);
+        assert_eq!(weight_bytes(bf16, 1, 64, Compute::Bf16), 256 + 256);
+        assert_eq!(weight_bytes(Encoding::Quantized(Scheme::Q4), 16, 32, Compute::Bf16), 512);
+        assert_eq!(weight_bytes(bf16, usize::MAX / 64, 64, Compute::Bf16), u64::MAX);
+    }
+}

@@ -1,0 +1,245 @@
+//! A step's integers on their way to the device: one block of words, written to pinned memory and copied.
+//!
+//! The device has one copy at a fixed place, so that what was captured in a graph finds the next step's integers there. The
+//! host has several in turns: it writes the next step's while the copies of earlier ones may still be under way.
+
+use super::driver::{Device, check};
+use super::memory::{Buffer, Event, Pinned};
+use crate::backend::{Largest, Step};
+use crate::error::{Error, Result};
+use cudarc::driver::sys;
+use std::sync::Arc;
+
+/// Steps whose integers may be on their way at once.
+const IN_FLIGHT: usize = 3;
+
+/// Some adjacent rows of one sequence: what a block of attention takes. As in `kernels/attention.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    pub first_row: i32,
+    pub rows: i32,
+}
+
+/// Where each array begins, in words.
+#[derive(Clone, Copy, Debug, Default)]
+struct Layout {
+    rows: usize,
+    sequences: usize,
+    positions: usize,
+    sequence_of: usize,
+    units: usize,
+    starts: usize,
+    tables: usize,
+    /// Entries of a group's tables.
+    table_entries: usize,
+    groups: usize,
+}
+
+impl Layout {
+    fn of(l: &Largest) -> Layout {
+        let (rows, sequences) = (l.rows, l.sequences.max(1));
+        let starts = 5 * rows;
+        let tables = starts + l.groups * sequences;
+        let pages = l.positions.div_ceil(l.page_tokens.max(1)).saturating_add(1);
+        Layout {
+            rows,
+            sequences,
+            positions: rows,
+            sequence_of: 2 * rows,
+            units: 3 * rows,
+            starts,
+            tables,
+            table_entries: sequences.saturating_mul(pages),
+            groups: l.groups,
+        }
+    }
+
+    fn words(&self) -> usize {
+        self.groups.saturating_mul(self.table_entries).saturating_add(self.tables)
+    }
+}
+
+/// Bytes on the device.
+pub fn bytes(largest: &Largest) -> u64 {
+    (Layout::of(largest).words() as u64).saturating_mul(4)
+}
+
+/// What attention needs to know of a step on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Units {
+    /// Units of one row; they come first.
+    pub single: usize,
+    /// Of these, the last one's row and the highest position.
+    pub single_last_row: usize,
+    pub single_position_max: usize,
+    /// Units of several rows, and the rows of the longest.
+    pub several: usize,
+    pub several_rows_max: usize,
+}
+
+/// The integers of the current step on the device.
+pub struct Inputs {
+    device: Arc<Device>,
+    layout: Layout,
+    there: Buffer,
+    here: Vec<(Pinned, Event)>,
+    turn: usize,
+    pub units: Units,
+    /// Rows of the current step.
+    pub rows: usize,
+}
+
+impl Inputs {
+    /// Room for the largest step.
+    pub fn new(device: &Arc<Device>, largest: &Largest, blocking: bool) -> Result<Inputs> {
+        let layout = Layout::of(largest);
+        let what = "the rows and page tables of a step";
+        let bytes = layout.words().checked_mul(4).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let one = || Ok((Pinned::zeroed(device, bytes, what)?, Event::new(device, blocking)?));
+        Ok(Inputs {
+            device: device.clone(),
+            layout,
+            there: Buffer::zeroed(device, bytes, what)?,
+            here: (0..IN_FLIGHT).map(|_| one()).collect::<Result<_>>()?,
+            turn: 0,
+            units: Units::default(),
+            rows: 0,
+        })
+    }
+
+    fn at(&self, word: usize) -> u64 {
+        self.there.address + word as u64 * 4
+    }
+
+    /// Device addresses of `[rows]` tokens, positions and sequence numbers.
+    pub fn tokens(&self) -> u64 {
+        self.at(0)
+    }
+
+    pub fn positions(&self) -> u64 {
+        self.at(self.layout.positions)
+    }
+
+    pub fn sequences(&self) -> u64 {
+        self.at(self.layout.sequence_of)
+    }
+
+    /// Device address of the `index`-th unit.
+    pub fn unit(&self, index: usize) -> u64 {
+        self.at(self.layout.units + 2 * index)
+    }
+
+    /// Device addresses of a group's page tables, and of the first entry of each sequence.
+    pub fn tables(&self, group: usize) -> (u64, u64) {
+        let l = &self.layout;
+        (self.at(l.tables + group * l.table_entries), self.at(l.starts + group * l.sequences))
+    }
+
+    /// Writes the step down and submits its copy.
+    pub fn upload(&mut self, step: &Step) -> Result<()> {
+        let l = self.layout;
+        let (rows, longest) = (step.tokens.len(), step.tables.iter().map(|t| t.pages.len()).max().unwrap_or(0));
+        let sequences = step.tables.iter().map(|t| t.starts.len()).max().unwrap_or(0);
+        if rows > l.rows || sequences > l.sequences || longest > l.table_entries || step.tables.len() > l.groups {
+            return Err(Error::internal(format!(
+                "a step of {rows} rows, {sequences} sequences and {longest} pages of tables; room is for {}, {} and {}",
+                l.rows, l.sequences, l.table_entries
+            )));
+        }
+        self.turn = (self.turn + 1) % self.here.len();
+        let (pinned, copied) = &mut self.here[self.turn];
+        // The copy that used this memory last.
+        copied.wait()?;
+        let words = pinned.words_mut();
+        words[..rows].copy_from_slice(&step.tokens);
+        words[l.positions..l.positions + rows].copy_from_slice(&step.positions);
+        words[l.sequence_of..l.sequence_of + rows].copy_from_slice(&step.sequences);
+        self.units = write_units(step, &mut words[l.units..l.units + 2 * rows]);
+        self.rows = rows;
+        for (group, tables) in step.tables.iter().enumerate() {
+            let at = l.starts + group * l.sequences;
+            words[at..at + tables.starts.len()].copy_from_slice(&tables.starts);
+            let at = l.tables + group * l.table_entries;
+            words[at..at + tables.pages.len()].copy_from_slice(&tables.pages);
+        }
+        // All but the tables in one copy, then what is used of each group's.
+        copy(&self.device, &self.there, pinned, 0..l.tables)?;
+        for (group, tables) in step.tables.iter().enumerate() {
+            let at = l.tables + group * l.table_entries;
+            copy(&self.device, &self.there, pinned, at..at + tables.pages.len())?;
+        }
+        copied.record()
+    }
+}
+
+/// Submits the copy of some words to the same place on the device.
+fn copy(device: &Device, to: &Buffer, from: &Pinned, words: std::ops::Range<usize>) -> Result<()> {
+    let bytes = &from.bytes()[words.start * 4..words.end * 4];
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let _entered = device.enter()?;
+    // SAFETY: both sides have the layout's size, and the pinned memory is not written before the event after this copy.
+    let answer = unsafe {
+        sys::cuMemcpyHtoDAsync_v2(
+            to.address + words.start as u64 * 4,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            device.stream,
+        )
+    };
+    check(answer, "copy a step's input")
+}
+
+/// Cuts the rows into units, those of one row first.
+fn write_units(step: &Step, words: &mut [u32]) -> Units {
+    let mut units = Units::default();
+    let mut each = |single: bool, write: &mut dyn FnMut(usize, usize)| {
+        let mut first = 0;
+        for run in step.sequences.chunk_by(|a, b| a == b) {
+            if (run.len() == 1) == single {
+                write(first, run.len());
+            }
+            first += run.len();
+        }
+    };
+    let mut at = 0;
+    let mut put = |first: usize, rows: usize| {
+        (words[at], words[at + 1]) = (first as u32, rows as u32);
+        at += 2;
+    };
+    each(true, &mut |first, rows| {
+        put(first, rows);
+        units.single += 1;
+        units.single_last_row = first;
+        units.single_position_max = units.single_position_max.max(step.positions[first] as usize);
+    });
+    each(false, &mut |first, rows| {
+        put(first, rows);
+        units.several += 1;
+        units.several_rows_max = units.several_rows_max.max(rows);
+    });
+    units
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_one_row_come_first() {
+        let step = Step {
+            tokens: vec![0; 7],
+            positions: vec![4, 0, 1, 2, 900, 7, 8],
+            sequences: vec![0, 1, 1, 1, 2, 3, 3],
+            ..Step::default()
+        };
+        let mut words = [9; 14];
+        let units = write_units(&step, &mut words);
+        let expected =
+            Units { single: 2, single_last_row: 4, single_position_max: 900, several: 2, several_rows_max: 3 };
+        assert_eq!(units, expected);
+        assert_eq!(words, [0, 1, 4, 1, 1, 3, 5, 2, 9, 9, 9, 9, 9, 9]);
+    }
+}

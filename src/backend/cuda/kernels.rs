@@ -1,0 +1,247 @@
+//! The embedded code of the kernels, each by name, and how one is launched.
+//!
+//! The lists below are the entries of `kernels/*.cu`; a test compares them.
+
+use super::driver::{Device, check};
+use crate::error::{Error, Result, Status};
+use cudarc::driver::sys::{self, CUresult};
+use std::ffi::{CString, c_int, c_void};
+use std::sync::Arc;
+
+/// Dynamic shared memory that every kernel may have; more has to be asked for.
+const SHARED_USUAL: u32 = 48 << 10;
+
+/// A kernel.
+#[derive(Clone, Copy)]
+pub struct Function {
+    raw: sys::CUfunction,
+    pub name: &'static str,
+    /// Dynamic shared memory it may have, in bytes.
+    shared_max: u32,
+}
+
+// SAFETY: as for `Device`; a function lives as long as its module.
+unsafe impl Send for Function {}
+
+impl Function {
+    /// Whether a block of it may have so much dynamic shared memory on this device.
+    pub fn fits(&self, shared: usize) -> bool {
+        shared <= self.shared_max as usize
+    }
+}
+
+/// Loaded code.
+struct Module {
+    device: Arc<Device>,
+    raw: sys::CUmodule,
+}
+
+// SAFETY: as for `Device`.
+unsafe impl Send for Module {}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.device.enter() {
+            // SAFETY: loaded in `Kernels::load`; what runs is finished first.
+            unsafe {
+                sys::cuStreamSynchronize(self.device.stream);
+                sys::cuModuleUnload(self.raw);
+            }
+        }
+    }
+}
+
+/// Targets that the library has machine code for, as the build was told.
+const TARGETS: &str = env!("ASTRAI_CUDA_TARGETS");
+/// CUDA version of the compiler: 1000 for each major, 10 for each minor.
+const COMPILER_VERSION: &str = env!("ASTRAI_CUDA_VERSION");
+
+impl Module {
+    fn load(device: &Arc<Device>, name: &str, image: &'static [u8]) -> Result<Module> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: a context is current; the image is a whole fat binary, made by the build.
+        let answer = unsafe { sys::cuModuleLoadData(&raw mut raw, image.as_ptr().cast()) };
+        check(answer, &format!("load the kernels of {name}")).map_err(|error| match answer {
+            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+            | CUresult::CUDA_ERROR_INVALID_IMAGE
+            | CUresult::CUDA_ERROR_INVALID_PTX
+            | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+                let (major, minor) = device.facts.capability;
+                let version = |v: u32| format!("{}.{}", v / 1000, v % 1000 / 10);
+                Error::new(
+                    Status::Device,
+                    format!(
+                        "the driver (CUDA {}) cannot load this library's kernels for {}, of compute capability {major}.{minor}: \
+                         they were compiled by CUDA {} for {TARGETS} and as PTX ({}); update the driver",
+                        version(device.facts.driver_version),
+                        device.facts.name,
+                        version(COMPILER_VERSION.parse().unwrap_or(0)),
+                        error.subject,
+                    ),
+                )
+                .about("device")
+            }
+            _ => error,
+        })?;
+        Ok(Module { device: device.clone(), raw })
+    }
+
+    fn function(&self, name: &'static str, shared: usize) -> Result<Function> {
+        let symbol = CString::new(name).map_err(|_| Error::internal("a kernel's name has a zero byte"))?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: a live module and a string that ends in zero; writes one handle.
+        check(
+            unsafe { sys::cuModuleGetFunction(&raw mut raw, self.raw, symbol.as_ptr()) },
+            &format!("find the kernel {name}"),
+        )?;
+        let mut function = Function { raw, name, shared_max: SHARED_USUAL };
+        let shared = u32::try_from(shared).unwrap_or(u32::MAX);
+        if shared > SHARED_USUAL && shared <= self.device.facts.block_shared_bytes {
+            let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a live function; the device allows that much.
+            let answer = unsafe { sys::cuFuncSetAttribute(raw, which, shared as c_int) };
+            check(answer, &format!("give the kernel {name} {shared} bytes of shared memory"))?;
+            function.shared_max = shared;
+        }
+        Ok(function)
+    }
+}
+
+/// Declares [`Kernels`]: for each module its kernels, with the dynamic shared memory they may need at most.
+macro_rules! kernels {
+    ($($module:ident { $($name:ident $(: $shared:expr)?),* $(,)? })*) => {
+        /// All kernels.
+        pub struct Kernels {
+            $($(pub $name: Function,)*)*
+            /// After the functions, which need them.
+            _modules: Vec<Module>,
+        }
+
+        impl Kernels {
+            /// Loads all code onto the device.
+            pub fn load(device: &Arc<Device>) -> Result<Kernels> {
+                let _entered = device.enter()?;
+                $(let $module = Module::load(
+                    device,
+                    stringify!($module),
+                    include_bytes!(concat!(env!("OUT_DIR"), "/", stringify!($module), ".fatbin")),
+                )?;)*
+                Ok(Kernels {
+                    $($($name: $module.function(stringify!($name), 0 $(+ $shared)?)?,)*)*
+                    _modules: vec![$($module),*],
+                })
+            }
+
+            /// The names, by source file.
+            #[cfg(test)]
+            pub fn names() -> Vec<(&'static str, Vec<&'static str>)> {
+                vec![$((stringify!($module), vec![$(stringify!($name)),*])),*]
+            }
+        }
+    };
+}
+
+kernels! {
+    attention {
+        attention_bf16_64x16: attention_shared(64, 16, false), attention_bf16_64x64: attention_shared(64, 64, false),
+        attention_bf16_128x16: attention_shared(128, 16, false), attention_bf16_128x64: attention_shared(128, 64, false),
+        attention_bf16_256x16: attention_shared(256, 16, false), attention_bf16_256x64: attention_shared(256, 64, false),
+        attention_i8_64x16: attention_shared(64, 16, false), attention_i8_64x64: attention_shared(64, 64, false),
+        attention_i8_128x16: attention_shared(128, 16, false), attention_i8_128x64: attention_shared(128, 64, false),
+        attention_i8_256x16: attention_shared(256, 16, false), attention_i8_256x64: attention_shared(256, 64, false),
+        attention_merge, attention_f32,
+    }
+    linear {
+        linear_few8_bf16, linear_few16_bf16, linear_few32_bf16,
+        linear_few8_q8, linear_few16_q8, linear_few32_q8,
+        linear_few8_q4, linear_few16_q4, linear_few32_q4,
+        linear_64x64_bf16: 49_152, linear_128x128_bf16: 98_304,
+        linear_128x64_q8: 49_920, linear_128x128_q8: 74_496,
+        linear_128x64_q4: 38_400, linear_128x128_q4: 62_976,
+        linear_f32,
+    }
+    norm { rms_norm, place_heads_bf16, place_heads_f32, place_heads_i8 }
+    elementwise {
+        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, silu_mul, silu_mul_rows, sigmoid_mul, add_scaled,
+    }
+    experts { experts_route, experts_count, experts_place, experts_combine }
+    sampling { best_in_chunks, best_of_chunks, sample_best, sample_all }
+}
+
+/// Dynamic shared memory of `attention_*_<dim>x<queries>`: queries, stages of keys and values with their factors, and unless
+/// the keys are split totals; as `Shared` of `kernels/attention.cu`.
+pub const fn attention_shared(dim: usize, queries: usize, split: bool) -> usize {
+    let stages = if dim == 256 && queries == 16 { 1 } else { 2 };
+    queries * dim * 2 + stages * (2 * 64 * dim * 2 + 2 * 64 * 4) + if split { 0 } else { queries * dim * 4 }
+}
+
+/// Blocks and threads of a launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub grid: [usize; 3],
+    /// Threads of a block.
+    pub block: usize,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared: usize,
+}
+
+/// The address of a parameter of a launch.
+pub fn arg<T>(value: &T) -> *mut c_void {
+    std::ptr::from_ref(value).cast_mut().cast()
+}
+
+/// Submits a kernel.
+///
+/// # Safety
+/// `params` has the address of one value for each parameter of the kernel, of its type; what those point to on the device
+/// is large enough for the shape.
+pub unsafe fn launch(device: &Device, function: Function, shape: Shape, params: &mut [*mut c_void]) -> Result<()> {
+    if shape.grid.contains(&0) {
+        return Ok(());
+    }
+    let _entered = device.enter()?;
+    let [x, y, z] = shape.grid.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    // SAFETY: the caller's promise; the driver copies the parameters before it returns and checks the shape.
+    let answer = unsafe {
+        sys::cuLaunchKernel(
+            function.raw,
+            x,
+            y,
+            z,
+            shape.block as u32,
+            1,
+            1,
+            shape.shared as u32,
+            device.stream,
+            params.as_mut_ptr(),
+            std::ptr::null_mut(),
+        )
+    };
+    check(answer, "start a kernel").map_err(|mut error| {
+        error.message = format!("{} [{} {shape:?}]", error.message, function.name);
+        error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every entry of every source is loaded, and nothing else.
+    #[test]
+    fn the_lists_are_those_of_the_sources() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+        for (module, mut names) in Kernels::names() {
+            let text = std::fs::read_to_string(folder.join(format!("{module}.cu"))).unwrap();
+            let first_words = |start: &'static str| {
+                text.lines().filter_map(move |line| Some(line.strip_prefix(start)?.split([',', ')']).next()?.trim()))
+            };
+            let starts = ["ENTRY(", "ATTENTION(", "FEW(", "TILED("];
+            let mut entries: Vec<&str> = starts.into_iter().flat_map(first_words).collect();
+            // The macros' own definitions do not begin a line so.
+            entries.sort_unstable();
+            names.sort_unstable();
+            assert_eq!(names, entries, "{module}.cu");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Device memory and pinned host memory.
+
+use super::driver::{Device, check, memory_of};
+use crate::error::Result;
+use cudarc::driver::sys;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// An allocation on the device.
+pub struct Buffer {
+    device: Arc<Device>,
+    pub address: u64,
+    pub bytes: usize,
+}
+
+impl Buffer {
+    /// `bytes` zero bytes for `what`; at least one, so that every buffer has an address.
+    pub fn zeroed(device: &Arc<Device>, bytes: usize, what: &str) -> Result<Buffer> {
+        let buffer = Buffer::new(device, bytes, what)?;
+        let _entered = device.enter()?;
+        // SAFETY: the allocation is of that size; the stream is the device's.
+        let answer = unsafe { sys::cuMemsetD8Async(buffer.address, 0, buffer.bytes, device.stream) };
+        check(answer, "clear memory")?;
+        Ok(buffer)
+    }
+
+    /// As [`Buffer::zeroed`], with whatever is there.
+    pub fn new(device: &Arc<Device>, bytes: usize, what: &str) -> Result<Buffer> {
+        let _entered = device.enter()?;
+        let bytes = bytes.max(1);
+        let mut address = 0;
+        // SAFETY: a context is current; writes one address, which `drop` frees.
+        check(unsafe { sys::cuMemAlloc_v2(&raw mut address, bytes) }, "allocate memory").map_err(|error| {
+            let free = device.free_bytes().map_or(0, |(free, _)| free);
+            memory_of(what, bytes as u64, free, error)
+        })?;
+        Ok(Buffer { device: device.clone(), address, bytes })
+    }
+
+    /// Copies to the device before the call returns, after the work submitted so far.
+    pub fn write(&self, at: usize, bytes: &[u8]) -> Result<()> {
+        assert!(at + bytes.len() <= self.bytes, "a copy of {} bytes to {at} of {}", bytes.len(), self.bytes);
+        let _entered = self.device.enter()?;
+        // SAFETY: inside the allocation, as just checked. From pageable memory the driver has taken the bytes when it returns,
+        // and from pinned memory `wait` sees to it.
+        let answer = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(self.address + at as u64, bytes.as_ptr().cast(), bytes.len(), self.device.stream)
+        };
+        check(answer, "copy to the device")?;
+        self.device.wait()
+    }
+
+    /// Copies from the device, after the work submitted so far.
+    pub fn read(&self, at: usize, bytes: &mut [u8]) -> Result<()> {
+        assert!(at + bytes.len() <= self.bytes, "a copy of {} bytes from {at} of {}", bytes.len(), self.bytes);
+        let _entered = self.device.enter()?;
+        // SAFETY: inside the allocation; `bytes` is borrowed until the copy has been waited for, unless the device fails.
+        let answer = unsafe {
+            sys::cuMemcpyDtoHAsync_v2(
+                bytes.as_mut_ptr().cast(),
+                self.address + at as u64,
+                bytes.len(),
+                self.device.stream,
+            )
+        };
+        check(answer, "copy from the device")?;
+        self.device.wait()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.device.enter() {
+            // SAFETY: allocated in `new`; the driver waits for work that uses it.
+            unsafe { sys::cuMemFree_v2(self.address) };
+        }
+    }
+}
+
+/// Host memory that the device copies from and to while the host goes on.
+pub struct Pinned {
+    device: Arc<Device>,
+    start: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: plain memory with one owner.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// `bytes` zero bytes for `what`.
+    pub fn zeroed(device: &Arc<Device>, bytes: usize, what: &str) -> Result<Pinned> {
+        let _entered = device.enter()?;
+        let bytes = bytes.max(1);
+        let mut start: *mut c_void = std::ptr::null_mut();
+        // SAFETY: a context is current; writes one pointer, which `drop` frees.
+        check(unsafe { sys::cuMemHostAlloc(&raw mut start, bytes, 0) }, "allocate pinned memory").map_err(|error| {
+            let mut error = memory_of(what, bytes as u64, 0, error);
+            if error.subject == "memory" {
+                error.message = format!(
+                    "cannot pin {bytes} bytes of host memory for {what}; raise the limit of locked memory, or lower step_tokens"
+                );
+            }
+            error
+        })?;
+        let start = start.cast::<u8>();
+        // SAFETY: just allocated, of that size.
+        unsafe { start.write_bytes(0, bytes) };
+        Ok(Pinned { device: device.clone(), start, bytes })
+    }
+
+    /// All bytes. The caller knows that the device is not writing them.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: allocated and initialised; borrowed from the owner.
+        unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
+    }
+
+    /// All bytes, for writing. The caller knows that the device is done with them.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as `bytes`, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) }
+    }
+
+    /// The memory as 32-bit words, for writing; as [`Pinned::bytes_mut`].
+    pub fn words_mut(&mut self) -> &mut [u32] {
+        // SAFETY: pages of memory are aligned for words, and every bit pattern is one.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.bytes / 4) }
+    }
+
+    /// The memory as 32-bit words.
+    pub fn words(&self) -> &[u32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes / 4) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.device.enter() {
+            // SAFETY: allocated in `zeroed`. A copy that is under way is finished first: this waits for the device.
+            unsafe {
+                sys::cuStreamSynchronize(self.device.stream);
+                sys::cuMemFreeHost(self.start.cast());
+            }
+        }
+    }
+}
+
+/// A point in the stream that the host can wait for.
+pub struct Event {
+    device: Arc<Device>,
+    event: sys::CUevent,
+    /// Something was recorded that has not been waited for.
+    pending: bool,
+}
+
+// SAFETY: as for `Device`.
+unsafe impl Send for Event {}
+
+impl Event {
+    /// An event; with `blocking`, waiting sleeps.
+    pub fn new(device: &Arc<Device>, blocking: bool) -> Result<Event> {
+        let _entered = device.enter()?;
+        let mut event = std::ptr::null_mut();
+        let blocking = if blocking { sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32 } else { 0 };
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32 | blocking;
+        // SAFETY: a context is current; writes one handle, which `drop` destroys.
+        check(unsafe { sys::cuEventCreate(&raw mut event, flags) }, "make an event")?;
+        Ok(Event { device: device.clone(), event, pending: false })
+    }
+
+    /// Marks the end of the work submitted so far.
+    pub fn record(&mut self) -> Result<()> {
+        let _entered = self.device.enter()?;
+        // SAFETY: both handles live.
+        check(unsafe { sys::cuEventRecord(self.event, self.device.stream) }, "record an event")?;
+        self.pending = true;
+        Ok(())
+    }
+
+    /// Waits for what was recorded last; at once when nothing was since.
+    pub fn wait(&mut self) -> Result<()> {
+        if !self.pending {
+            return Ok(());
+        }
+        let _entered = self.device.enter()?;
+        // SAFETY: as above.
+        check(unsafe { sys::cuEventSynchronize(self.event) }, "finish the work it was given")?;
+        self.pending = false;
+        Ok(())
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.device.enter() {
+            // SAFETY: made in `new`.
+            unsafe { sys::cuEventDestroy_v2(self.event) };
+        }
+    }
+}

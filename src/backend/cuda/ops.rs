@@ -1,0 +1,324 @@
+//! The operations of the [`Backend`] trait.
+
+use super::driver::check;
+use super::forms;
+use super::kernels::{Shape, arg};
+use super::state::{CHUNK, CudaBackend};
+use crate::backend::cpu::Compute;
+use crate::backend::*;
+use crate::encoding::{Encoding, Scheme};
+use crate::error::{Error, Result};
+use crate::limits;
+use cudarc::driver::sys;
+use std::ops::Range;
+
+impl Backend for CudaBackend {
+    fn name(&self) -> String {
+        let (major, minor) = self.device.facts.capability;
+        format!("{} (cuda:{}, compute capability {major}.{minor})", self.device.facts.name, self.options.index)
+    }
+
+    fn reserved(&self) -> Reserved {
+        Reserved {
+            weights: self.weight_bytes,
+            kv: self.groups.iter().map(|g| g.buffer.bytes as u64).sum(),
+            tensors: self.tensor_bytes,
+            scratch: self.scratch_bytes(),
+        }
+    }
+
+    fn attach(&mut self) {
+        let attached = self.device.attach();
+        self.note(attached);
+    }
+
+    /// Nothing of ours watches for work.
+    fn rest(&mut self) {}
+
+    fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor> {
+        let bytes = elements.checked_mul(4).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        self.buffers.push(super::memory::Buffer::zeroed(&self.device, bytes, what)?);
+        self.tensor_bytes += bytes as u64;
+        Ok(Tensor { buffer: (self.buffers.len() - 1) as u32, offset: 0 })
+    }
+
+    fn reserve(&mut self, largest: &Largest) -> Result<()> {
+        self.reserve_scratch(largest)
+    }
+
+    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight> {
+        self.upload_weight(&bytes, encoding, outs, ins)
+    }
+
+    fn quantize(
+        &mut self,
+        bytes: &[u8],
+        dtype: DType,
+        outs: usize,
+        ins: usize,
+        scheme: Scheme,
+        panels: &mut [u8],
+    ) -> Result<()> {
+        self.quantizer()?.quantize(bytes, dtype, outs, ins, scheme, panels)
+    }
+
+    fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
+        Ok(KvPages(self.make_pages(shape)? as u32))
+    }
+
+    fn read_page(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()> {
+        self.told()?;
+        let at = self.frame(pages, frame, out.len())?;
+        self.groups[pages.0 as usize].buffer.read(at.start, out)
+    }
+
+    fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()> {
+        self.told()?;
+        let at = self.frame(pages, frame, bytes.len())?;
+        self.groups[pages.0 as usize].buffer.write(at.start, bytes)
+    }
+
+    fn begin(&mut self, step: &Step) {
+        if self.failure.is_none() {
+            let inputs = self.inputs.as_mut().expect("reserved before the first step");
+            let uploaded = inputs.upload(step);
+            self.note(uploaded);
+        }
+    }
+
+    fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
+        let (rows, width) = (tokens.len(), table.ins);
+        assert!(rows == self.inputs().rows, "the tokens are those of the step");
+        let (matrix, tokens, to) = (self.stored(table).matrix, self.inputs().tokens(), self.place(out, rows * width));
+        let (function, pitch) = match self.options.compute {
+            Compute::Bf16 => (self.kernels.embed_bf16, forms::pitch(width)),
+            Compute::F32 => (self.kernels.embed_f32, width),
+        };
+        let (shape, pitch, rows, width) = (self.each_element(rows * width), pitch as i32, rows as i32, width as i32);
+        let mut params = [arg(&matrix), arg(&pitch), arg(&tokens), arg(&to), arg(&rows), arg(&width)];
+        // SAFETY: the parameters of both kernels; tokens are below the table's rows, and `out` was checked.
+        unsafe { self.submit(function, shape, &mut params) };
+        self.wrote(out);
+    }
+
+    fn rotary_angles(&mut self, positions: &[u32], inv_freq: &[f32], scale: f32, out: Tensor) {
+        let (rows, half) = (positions.len(), inv_freq.len());
+        assert!(rows == self.inputs().rows, "the positions are those of the step");
+        let Some(frequencies) = self.constant(inv_freq) else { return };
+        let (at, to) = (self.inputs().positions(), self.place(out, rows * 2 * half));
+        let (shape, rows, half) = (self.each_element(rows * half), rows as i32, half as i32);
+        let mut params = [arg(&at), arg(&frequencies), arg(&scale), arg(&to), arg(&rows), arg(&half)];
+        // SAFETY: the parameters of the kernel; all places were checked.
+        unsafe { self.submit(self.kernels.rotary_angles, shape, &mut params) };
+    }
+
+    fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
+        /// As `Norm` of the kernels.
+        #[repr(C)]
+        struct Norm {
+            x: u64,
+            add: u64,
+            gain: u64,
+            out: u64,
+            rounded: u64,
+            width: i32,
+            pitch: i32,
+            eps: f32,
+        }
+        let width = gain.ins;
+        let (from, to) = (self.place(x, rows * width), self.place(out, rows * width));
+        self.wrote(out);
+        // What is normed is the input of products.
+        let rounded = if self.options.compute == Compute::Bf16 { self.round_into(out, rows, width) } else { 0 };
+        let (gain, pitch) = (self.vector(gain), forms::pitch(width) as i32);
+        let args = Norm { x: from, add: 0, gain, out: to, rounded, width: width as i32, pitch, eps };
+        // SAFETY: the one parameter of the kernel; all places were checked.
+        unsafe { self.submit(self.kernels.rms_norm, rows_shape(rows), &mut [arg(&args)]) };
+    }
+
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], _scratch: Tensor) {
+        self.group_products(x, rows, group);
+    }
+
+    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, _scratch: Tensor, best: BestOf) -> Result<()> {
+        self.group_products(x, rows, &[product]);
+        self.find_best(product.out, rows, product.weight.outs, &best);
+        self.read_best(rows, best)
+    }
+
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, _scratch: Tensor) {
+        self.group_products(x, rows, &[gate, up]);
+        self.gate_rows(gate.out, up.out, rows, gate.weight.outs);
+    }
+
+    fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
+        self.norm_heads(heads, gain, eps, rows);
+    }
+
+    fn rotate(&mut self, heads: Heads, rotary: Rotary, rows: usize) {
+        self.rotate_heads(heads, rotary, rows);
+    }
+
+    fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
+        self.store_heads(pages, layer, k, v, ragged);
+    }
+
+    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
+        self.place_all(placement, ragged);
+    }
+
+    fn attention(&mut self, attention: Attention, ragged: Ragged) {
+        self.attend(attention, ragged);
+    }
+
+    fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
+        let (x, with) = (self.place(gate, elements), self.place(up, elements));
+        self.silu_elements(x, with, elements);
+        self.wrote(gate);
+    }
+
+    fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize) {
+        let (to, with) = (self.place(x, elements), self.place(gate, elements));
+        let (shape, count) = (self.each_element(elements), elements as i64);
+        // SAFETY: the parameters of the kernel; both places were checked.
+        unsafe { self.submit(self.kernels.sigmoid_mul, shape, &mut [arg(&to), arg(&with), arg(&count)]) };
+        self.wrote(x);
+    }
+
+    fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize) {
+        let (to, with) = (self.place(x, elements), self.place(y, elements));
+        let (shape, count) = (self.each_element(elements), elements as i64);
+        let mut params = [arg(&to), arg(&with), arg(&factor), arg(&count)];
+        // SAFETY: the parameters of the kernel; both places were checked.
+        unsafe { self.submit(self.kernels.add_scaled, shape, &mut params) };
+        self.wrote(x);
+    }
+
+    fn experts(&mut self, experts: Experts, rows: usize) {
+        self.run_experts(experts, rows);
+    }
+
+    fn gather(&mut self, x: Tensor, rows: &[u32], width: usize, out: Tensor) {
+        let last = rows.iter().copied().max().unwrap_or(0) as usize;
+        let (from, to) = (self.place(x, (last + 1) * width), self.place(out, rows.len() * width));
+        let wanted = self.upload_wanted(rows);
+        self.note(wanted);
+        let which = self.scratch().wanted.address;
+        let (shape, count, width) = (self.each_element(rows.len() * width), rows.len() as i32, width as i32);
+        let mut params = [arg(&from), arg(&which), arg(&to), arg(&count), arg(&width)];
+        // SAFETY: the parameters of the kernel; all places were checked, and the rows are below `last + 1`.
+        unsafe { self.submit(self.kernels.gather_rows, shape, &mut params) };
+        self.wrote(out);
+    }
+
+    fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()> {
+        self.told()?;
+        self.place(x, out.len());
+        // SAFETY: plain numbers, written as bytes; every bit pattern is one.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
+        let read = self.buffers[x.buffer as usize].read(x.offset * 4, bytes);
+        self.note(read);
+        self.told()
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        self.told()?;
+        let waited = self.device.wait();
+        self.note(waited);
+        self.told()
+    }
+}
+
+/// A block for each row.
+fn rows_shape(rows: usize) -> Shape {
+    Shape { grid: [rows, 1, 1], block: 256, shared: 0 }
+}
+
+impl CudaBackend {
+    /// The bytes of a frame, which must be `len`.
+    fn frame(&self, pages: KvPages, frame: u32, len: usize) -> Result<Range<usize>> {
+        let shape = self.groups[pages.0 as usize].shape;
+        match shape.frame_bytes() {
+            Some(bytes) if bytes == len && (frame as usize) < shape.frames => {
+                Ok(frame as usize * bytes..(frame as usize + 1) * bytes)
+            }
+            bytes => {
+                let message = format!("{len} bytes of page frame {frame} of {}, which has {bytes:?}", shape.frames);
+                Err(Error::internal(message))
+            }
+        }
+    }
+
+    /// The device's address of some numbers that never change. Those it has not seen are brought there.
+    fn constant(&mut self, values: &[f32]) -> Option<u64> {
+        let s = self.scratch();
+        let known = s.constants_of.windows(values.len().max(1)).position(|some| some == values);
+        let at = known.unwrap_or(s.constants_of.len());
+        let address = s.constants.address + at as u64 * 4;
+        if known.is_none() {
+            if at + values.len() > s.constants_of.capacity() {
+                self.note(Err(Error::internal("more rotary frequencies than there is room for")));
+                return None;
+            }
+            s.constants_of.extend_from_slice(values);
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_ne_bytes()).collect();
+            let written = s.constants.write(at * 4, &bytes);
+            self.note(written);
+        }
+        Some(address)
+    }
+
+    /// Submits the copy of the rows whose logits are wanted.
+    fn upload_wanted(&mut self, rows: &[u32]) -> Result<()> {
+        let stream = self.device.stream;
+        let _entered = self.device.clone();
+        let _entered = _entered.enter()?;
+        let s = self.scratch();
+        let (pinned, copied) = &mut s.wanted_here;
+        copied.wait()?;
+        let words = pinned.words_mut();
+        if rows.len() > words.len() {
+            return Err(Error::internal(format!("{} rows of logits, room is for {}", rows.len(), words.len())));
+        }
+        words[..rows.len()].copy_from_slice(rows);
+        // SAFETY: both sides have that many words; the pinned ones are not written before the event after the copy.
+        let answer = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(s.wanted.address, pinned.bytes().as_ptr().cast(), size_of_val(rows), stream)
+        };
+        check(answer, "copy a step's input")?;
+        copied.record()
+    }
+
+    /// Submits the search for the largest of `rows` rows of `stride` logits.
+    fn find_best(&mut self, logits: Tensor, rows: usize, stride: usize, best: &BestOf) {
+        let (from, limit) = (self.place(logits, rows * stride), best.limit.min(stride));
+        let s = self.scratch();
+        let (keys, values) = (s.keys.address, s.best.address);
+        let (chunks, ids) = (limit.div_ceil(CHUNK), s.best.address + (rows * best.count * 4) as u64);
+        assert!(best.count <= limits::BEST_LOGITS_MAX && rows * best.count * 8 <= s.best.bytes, "{rows} rows");
+        assert!(rows * chunks * best.count * 8 <= s.keys.bytes, "{rows} rows of {limit} logits");
+        let (stride, limit, count) = (stride as i64, limit as i32, best.count as i32);
+        let shape = Shape { grid: [chunks, rows, 1], block: 256, shared: 0 };
+        let mut params = [arg(&from), arg(&keys), arg(&stride), arg(&limit), arg(&count)];
+        // SAFETY: the parameters of the kernel; all places were checked.
+        unsafe { self.submit(self.kernels.best_in_chunks, shape, &mut params) };
+        let n = (chunks * best.count) as i32;
+        let mut params = [arg(&keys), arg(&values), arg(&ids), arg(&n), arg(&count)];
+        // SAFETY: as above.
+        unsafe { self.submit(self.kernels.best_of_chunks, rows_shape(rows), &mut params) };
+    }
+
+    /// Reads what the search found.
+    fn read_best(&mut self, rows: usize, best: BestOf) -> Result<()> {
+        self.told()?;
+        let count = rows * best.count;
+        let s = self.scratch();
+        let bytes = &mut s.best_here.bytes_mut()[..count * 8];
+        let read = s.best.read(0, bytes);
+        best.found.clear();
+        let words = s.best_here.words();
+        best.found.extend((0..count).map(|i| (f32::from_bits(words[i]), words[count + i])));
+        self.note(read);
+        self.told()
+    }
+}

@@ -1,0 +1,182 @@
+//! Matrix products: which kernel takes them, and its parameters. `kernels/linear.cu` says why the choice shows in no result.
+
+use super::forms::pitch;
+use super::kernels::{Function, Shape, arg};
+use super::state::{CudaBackend, Format};
+use crate::backend::cpu::Compute;
+use crate::backend::{Linear, Tensor};
+
+/// One weight of a launch; as `Product` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Product {
+    pub weight: u64,
+    /// Instead of `weight`: the table of addresses in which every `expert_stride`-th is an expert's.
+    pub experts: u64,
+    pub bias: u64,
+    pub out: u64,
+    pub outs: i32,
+    pub accumulate: i32,
+    pub first_block: i32,
+    pub expert_stride: i32,
+}
+
+/// A launch; as `Products` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Products {
+    pub products: [Product; 4],
+    pub count: i32,
+    pub ins: i32,
+    pub pitch: i32,
+    pub rows: i32,
+    pub x: u64,
+    pub tiles: u64,
+    pub tile_count: u64,
+    pub x_rows: u64,
+}
+
+/// A kernel, and the outputs and rows that a block of it takes.
+#[derive(Clone, Copy)]
+pub struct Choice {
+    function: Function,
+    outs: usize,
+    pub rows: usize,
+    shared: usize,
+}
+
+impl CudaBackend {
+    /// The kernel for `rows` rows of weights with `outs` outputs in all.
+    pub(super) fn choose(&self, format: Format, rows: usize, outs: usize) -> Choice {
+        let k = &self.kernels;
+        let choice = |function, outs, rows, shared| Choice { function, outs, rows, shared };
+        // Tiles as large as keep all processors busy.
+        let large = outs.div_ceil(128) * rows.div_ceil(128) >= self.device.facts.processors as usize;
+        match (format, rows) {
+            (Format::F32, _) => choice(k.linear_f32, 8, 8, 0),
+            (Format::Bf16, ..=8) => choice(k.linear_few8_bf16, 16, 8, 0),
+            (Format::Bf16, ..=16) => choice(k.linear_few16_bf16, 16, 16, 0),
+            (Format::Bf16, ..=32) => choice(k.linear_few32_bf16, 16, 32, 0),
+            (Format::Bf16, _) if large => choice(k.linear_128x128_bf16, 128, 128, 98_304),
+            (Format::Bf16, _) => choice(k.linear_64x64_bf16, 64, 64, 49_152),
+            (Format::Q8, ..=8) => choice(k.linear_few8_q8, 16, 8, 0),
+            (Format::Q8, ..=16) => choice(k.linear_few16_q8, 16, 16, 0),
+            (Format::Q8, ..=32) => choice(k.linear_few32_q8, 16, 32, 0),
+            (Format::Q8, _) if large => choice(k.linear_128x128_q8, 128, 128, 74_496),
+            (Format::Q8, _) => choice(k.linear_128x64_q8, 128, 64, 49_920),
+            (Format::Q4, ..=8) => choice(k.linear_few8_q4, 16, 8, 0),
+            (Format::Q4, ..=16) => choice(k.linear_few16_q4, 16, 16, 0),
+            (Format::Q4, ..=32) => choice(k.linear_few32_q4, 16, 32, 0),
+            (Format::Q4, _) if large => choice(k.linear_128x128_q4, 128, 128, 62_976),
+            (Format::Q4, _) => choice(k.linear_128x64_q4, 128, 64, 38_400),
+        }
+    }
+
+    /// Submits a launch whose products' blocks are counted here; `row_blocks` are the tiles of rows there can be at most.
+    ///
+    /// # Safety
+    /// Weights, inputs and outputs have the sizes that `args` says, in the choice's format.
+    pub(super) unsafe fn submit_products(&mut self, choice: Choice, mut args: Products, row_blocks: usize) {
+        let mut blocks = 0;
+        for product in &mut args.products[..args.count as usize] {
+            product.first_block = blocks as i32;
+            blocks += (product.outs as usize).div_ceil(choice.outs);
+        }
+        let shape = Shape { grid: [blocks, row_blocks, 1], block: 256, shared: choice.shared };
+        // SAFETY: the kernels of `choose` have one parameter of this type; the caller's promise.
+        unsafe { self.submit(choice.function, shape, &mut [arg(&args)]) };
+    }
+
+    /// The input `x` as products of a format read it, with the elements from a row to the next.
+    pub(super) fn product_input(&mut self, format: Format, x: Tensor, rows: usize, ins: usize) -> (u64, usize) {
+        let from = self.place(x, rows * ins);
+        if format == Format::F32 {
+            return (from, ins);
+        }
+        let pitch = pitch(ins);
+        if let Some(address) = self.find_rounded(x, rows, ins) {
+            return (address, pitch);
+        }
+        let to = self.round_into(x, rows, ins);
+        let (rows, width, pitched) = (rows as i32, ins as i32, pitch as i32);
+        let shape = self.each_element(rows as usize * pitch);
+        let mut params = [arg(&from), arg(&to), arg(&rows), arg(&width), arg(&pitched)];
+        // SAFETY: x, out, rows, width, pitch of `round_rows`; both places were checked.
+        unsafe { self.submit(self.kernels.round_rows, shape, &mut params) };
+        (to, pitch)
+    }
+
+    /// See [`crate::backend::Backend::linear`].
+    pub(super) fn group_products(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
+        let format_of = |backend: &CudaBackend, linear: &Linear| backend.stored(linear.weight).format;
+        let mut rest = group;
+        while let Some(first) = rest.first() {
+            // Weights of one format share a launch.
+            let format = format_of(self, first);
+            let same = rest.iter().take_while(|linear| format_of(self, linear) == format).count();
+            self.format_products(x, rows, &rest[..same], format);
+            rest = &rest[same..];
+        }
+        group.iter().for_each(|linear| self.wrote(linear.out));
+    }
+
+    fn format_products(&mut self, x: Tensor, rows: usize, group: &[Linear], format: Format) {
+        let ins = group[0].weight.ins;
+        let (x, pitch) = self.product_input(format, x, rows, ins);
+        let mut args = Products {
+            count: group.len() as i32,
+            ins: ins as i32,
+            pitch: pitch as i32,
+            rows: rows as i32,
+            x,
+            ..Products::default()
+        };
+        for (product, linear) in args.products.iter_mut().zip(group) {
+            assert!(linear.weight.ins == ins, "products of a group share their input");
+            let outs = linear.weight.outs;
+            *product = Product {
+                weight: self.stored(linear.weight).matrix,
+                bias: linear.bias.map_or(0, |bias| self.vector(bias)),
+                out: self.place(linear.out, rows * outs),
+                outs: outs as i32,
+                accumulate: i32::from(linear.accumulate),
+                ..Product::default()
+            };
+        }
+        let choice = self.choose(format, rows, group.iter().map(|linear| linear.weight.outs).sum());
+        // SAFETY: places were checked against the weights' shapes, and weights have the shapes they were made with.
+        unsafe { self.submit_products(choice, args, rows.div_ceil(choice.rows)) };
+    }
+
+    /// `gate = silu(gate) * up` of `[rows, width]`, as the input of a product alone where that is rounded.
+    pub(super) fn gate_rows(&mut self, gate: Tensor, up: Tensor, rows: usize, width: usize) {
+        let (from, with) = (self.place(gate, rows * width), self.place(up, rows * width));
+        if self.options.compute == Compute::F32 {
+            return self.silu_elements(from, with, rows * width);
+        }
+        let to = self.round_into(gate, rows, width);
+        self.silu_rows(from, with, to, rows, width);
+    }
+
+    /// `to[rows, pitch(width)] = silu(gate) * up`, rounded. The places hold that many.
+    pub(super) fn silu_rows(&mut self, gate: u64, up: u64, to: u64, rows: usize, width: usize) {
+        let shape = self.each_element(rows * pitch(width));
+        let (rows, width, pitched) = (rows as i32, width as i32, pitch(width) as i32);
+        let mut params = [arg(&gate), arg(&up), arg(&to), arg(&rows), arg(&width), arg(&pitched)];
+        // SAFETY: gate, up, out, rows, width, pitch of `silu_mul_rows`; the callers checked the places.
+        unsafe { self.submit(self.kernels.silu_mul_rows, shape, &mut params) };
+    }
+
+    /// `gate = silu(gate) * up`. The places hold that many elements.
+    pub(super) fn silu_elements(&mut self, gate: u64, up: u64, elements: usize) {
+        let (shape, count) = (self.each_element(elements), elements as i64);
+        // SAFETY: gate, up, elements of `silu_mul`; the callers checked the places.
+        unsafe { self.submit(self.kernels.silu_mul, shape, &mut [arg(&gate), arg(&up), arg(&count)]) };
+    }
+
+    /// The shape of a kernel that loops over elements: enough threads, and no more blocks than are good for anything.
+    pub(super) fn each_element(&self, elements: usize) -> Shape {
+        let blocks = elements.div_ceil(256).min(self.device.facts.processors as usize * 16);
+        Shape { grid: [blocks, 1, 1], block: 256, shared: 0 }
+    }
+}

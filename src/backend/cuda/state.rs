@@ -1,0 +1,479 @@
+//! What the backend holds on the device, and where its operations find it.
+
+use super::driver::Device;
+use super::inputs::{self, Inputs};
+use super::kernels::{Function, Kernels, Shape, launch};
+use super::memory::{Buffer, Event, Pinned};
+use super::upload::{Arena, Uploader};
+use super::{CudaOptions, forms};
+use crate::backend::cpu::kernels::Elements;
+use crate::backend::cpu::{Compute, CpuBackend, Tier};
+use crate::backend::{HostBytes, KvShape, Largest, Tensor, Weight};
+use crate::dtype::DType;
+use crate::encoding::{Encoding, Scheme};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::os::thread::ThreadOptions;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// Logits that a block of the search for the largest looks at; as in `kernels/sampling.cu`.
+pub const CHUNK: usize = 4096;
+/// Bytes of partial results of split attention.
+const PARTS_BYTES: usize = 64 << 20;
+/// Rows of the input of products that one launch rounds; more than any step has rows for experts.
+const ROUNDED_SLOTS: usize = 2;
+/// Elements of constants: rotary frequencies of every kind of layer.
+const CONSTANTS: usize = 16 << 10;
+
+/// How a weight lies on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Bf16,
+    F32,
+    Q8,
+    Q4,
+}
+
+/// A weight on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    pub format: Format,
+    /// Of the matrix.
+    pub matrix: u64,
+    /// Of the same as f32, when it has one row.
+    pub vector: u64,
+}
+
+/// The pages of a layer group. A frame more than were asked for, for rows that nobody wants.
+pub struct Group {
+    pub shape: KvShape,
+    pub buffer: Buffer,
+}
+
+/// The input of a product in the form that kernels read, and which tensor it is of.
+pub struct Rounded {
+    pub buffer: Buffer,
+    of: Option<(Tensor, usize, usize)>,
+    used: u64,
+}
+
+/// Memory of [`crate::backend::Backend::reserve`].
+pub struct Scratch {
+    pub rounded: [Rounded; ROUNDED_SLOTS],
+    pub parts: Buffer,
+    pub lists: ExpertLists,
+    /// `[logits_rows, chunks, BEST_LOGITS_MAX]` keys.
+    pub keys: Buffer,
+    /// `[2, logits_rows, BEST_LOGITS_MAX]` words: values, then ids.
+    pub best: Buffer,
+    pub best_here: Pinned,
+    /// `[logits_rows]`: rows whose logits are wanted.
+    pub wanted: Buffer,
+    pub wanted_here: (Pinned, Event),
+    /// Rotary frequencies, and whose they are.
+    pub constants: Buffer,
+    pub constants_of: Vec<f32>,
+    /// `[weights]`: the address of every weight, by id.
+    pub addresses: Buffer,
+    largest: Largest,
+}
+
+/// Lists and activations of routed experts, of all entries (row, expert) of a step.
+pub struct ExpertLists {
+    /// `[entries]`: the expert of each entry.
+    pub chosen: Buffer,
+    /// `[entries]`: its weight.
+    pub weights: Buffer,
+    /// `[experts]`.
+    pub counts: Buffer,
+    /// `[entries]`: row of each slot, and slot of each entry.
+    pub rows: Buffer,
+    pub of_entry: Buffer,
+    /// `[tiles]`, and their count.
+    pub tiles: Buffer,
+    pub tile_count: Buffer,
+    /// `[entries, inner]` each.
+    pub gate: Buffer,
+    pub up: Buffer,
+    /// `[entries, pitch(inner)]`: the input of the last product.
+    pub inner: Buffer,
+    /// `[entries, hidden]`.
+    pub out: Buffer,
+}
+
+/// Bytes of each part of [`Scratch`], in one place for the plan and the reservation.
+struct Sizes {
+    rounded: usize,
+    parts: usize,
+    keys: usize,
+    best: usize,
+    wanted: usize,
+    constants: usize,
+    entries: usize,
+    tiles: usize,
+    experts: usize,
+    inner: usize,
+    hidden: usize,
+}
+
+impl Sizes {
+    fn of(l: &Largest) -> Sizes {
+        let rows = l.rows.max(l.logits_rows);
+        let row = (2 + l.v_dim).saturating_mul(4);
+        let spans = l.positions.div_ceil(super::attention::SPAN_KEYS).max(1);
+        let whole = l.rows.saturating_mul(l.heads).saturating_mul(spans).saturating_mul(row);
+        let entries = l.rows.saturating_mul(l.chosen);
+        Sizes {
+            rounded: rows.saturating_mul(forms::pitch(l.ins)).saturating_mul(2),
+            // One sequence of the longest kind always fits.
+            parts: whole.min(PARTS_BYTES.max(l.heads.saturating_mul(spans).saturating_mul(row))),
+            keys: l.logits_rows.saturating_mul(l.vocab.div_ceil(CHUNK)).saturating_mul(limits::BEST_LOGITS_MAX * 8),
+            best: l.logits_rows.saturating_mul(limits::BEST_LOGITS_MAX * 8),
+            wanted: l.logits_rows.saturating_mul(4),
+            constants: CONSTANTS * 4,
+            entries,
+            // Of eight rows, the smallest tile; and one begun for each expert.
+            tiles: (entries / 8).saturating_add(l.experts),
+            experts: l.experts,
+            inner: l.expert_inner,
+            hidden: if l.experts > 0 { l.hidden } else { 0 },
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let lists = [
+            (self.entries, 4 * 4),
+            (self.experts, 4),
+            (self.tiles, 12),
+            (1, 4),
+            (self.entries.saturating_mul(self.inner), 8),
+            (self.entries.saturating_mul(forms::pitch(self.inner)), 2),
+            (self.entries.saturating_mul(self.hidden), 4),
+        ];
+        let lists = lists.into_iter().map(|(count, bytes)| (count as u64).saturating_mul(bytes));
+        let rest = [self.rounded * ROUNDED_SLOTS, self.parts, self.keys, self.best, self.wanted, self.constants];
+        rest.into_iter().map(|bytes| bytes as u64).chain(lists).fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes of the device that [`crate::backend::Backend::reserve`] takes.
+pub fn scratch_bytes(_options: &CudaOptions, largest: &Largest) -> u64 {
+    Sizes::of(largest).bytes().saturating_add(inputs::bytes(largest))
+}
+
+impl Scratch {
+    fn new(device: &Arc<Device>, largest: &Largest, weights: &[Stored], blocking: bool) -> Result<Scratch> {
+        let s = Sizes::of(largest);
+        let what = "the workspace of a step";
+        let bytes = |count: usize, each: usize| count.checked_mul(each).ok_or_else(|| Error::memory(what, u64::MAX));
+        let buffer = |count: usize, each: usize| Buffer::zeroed(device, bytes(count, each)?, what);
+        let rounded = || Ok(Rounded { buffer: buffer(s.rounded, 1)?, of: None, used: 0 });
+        let addresses = buffer(weights.len(), 8)?;
+        let list: Vec<u8> = weights.iter().flat_map(|w| w.matrix.to_ne_bytes()).collect();
+        addresses.write(0, &list)?;
+        let entries_inner = bytes(s.entries, s.inner)?;
+        Ok(Scratch {
+            rounded: [rounded()?, rounded()?],
+            parts: buffer(s.parts, 1)?,
+            lists: ExpertLists {
+                chosen: buffer(s.entries, 4)?,
+                weights: buffer(s.entries, 4)?,
+                counts: buffer(s.experts, 4)?,
+                rows: buffer(s.entries, 4)?,
+                of_entry: buffer(s.entries, 4)?,
+                tiles: buffer(s.tiles, 12)?,
+                tile_count: buffer(1, 4)?,
+                gate: buffer(entries_inner, 4)?,
+                up: buffer(entries_inner, 4)?,
+                inner: buffer(bytes(s.entries, forms::pitch(s.inner))?, 2)?,
+                out: buffer(bytes(s.entries, s.hidden)?, 4)?,
+            },
+            keys: buffer(s.keys, 1)?,
+            best: buffer(s.best, 1)?,
+            best_here: Pinned::zeroed(device, s.best, what)?,
+            wanted: buffer(s.wanted, 1)?,
+            wanted_here: (Pinned::zeroed(device, s.wanted, what)?, Event::new(device, blocking)?),
+            constants: buffer(s.constants, 1)?,
+            constants_of: crate::error::reserved(what, CONSTANTS)?,
+            addresses,
+            largest: *largest,
+        })
+    }
+}
+
+/// An NVIDIA GPU as a [`Backend`](crate::backend::Backend).
+pub struct CudaBackend {
+    pub(super) options: CudaOptions,
+    pub(super) buffers: Vec<Buffer>,
+    pub(super) weights: Vec<Stored>,
+    pub(super) groups: Vec<Group>,
+    arena: Arena,
+    uploader: Option<Uploader>,
+    /// Quantizes while the engine opens.
+    quantizer: Option<CpuBackend>,
+    pub(super) inputs: Option<Inputs>,
+    pub(super) scratch: Option<Scratch>,
+    clock: u64,
+    /// The first failure since the last call that could tell it.
+    pub(super) failure: Option<Error>,
+    pub(super) weight_bytes: u64,
+    pub(super) tensor_bytes: u64,
+    pub(super) kernels: Kernels,
+    /// Last: everything above lives on it.
+    pub(super) device: Arc<Device>,
+}
+
+impl CudaBackend {
+    /// Opens a device and loads the kernels.
+    ///
+    /// # Errors
+    /// As of [`super::probe`]; `Memory`; `Device` when the code cannot be loaded.
+    pub fn new(options: CudaOptions) -> Result<CudaBackend> {
+        let device = Device::open(options.index, options.low_priority)?;
+        let kernels = Kernels::load(&device)?;
+        Ok(CudaBackend {
+            options,
+            buffers: Vec::new(),
+            weights: Vec::new(),
+            groups: Vec::new(),
+            arena: Arena::default(),
+            uploader: None,
+            quantizer: None,
+            inputs: None,
+            scratch: None,
+            clock: 0,
+            failure: None,
+            weight_bytes: 0,
+            tensor_bytes: 0,
+            kernels,
+            device,
+        })
+    }
+
+    /// Submits a kernel, unless something has failed already.
+    ///
+    /// # Safety
+    /// As of [`launch`].
+    pub(super) unsafe fn submit(&mut self, function: Function, shape: Shape, params: &mut [*mut c_void]) {
+        if self.failure.is_none() {
+            // SAFETY: the caller's promise.
+            self.failure = unsafe { launch(&self.device, function, shape, params) }.err();
+        }
+    }
+
+    /// Keeps the first failure.
+    pub(super) fn note(&mut self, outcome: Result<()>) {
+        if let (None, Err(error)) = (&self.failure, outcome) {
+            self.failure = Some(error);
+        }
+    }
+
+    /// Tells a failure; it stays, since a device that failed does not recover.
+    pub(super) fn told(&self) -> Result<()> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// The address of a tensor's `elements`.
+    pub(super) fn place(&self, t: Tensor, elements: usize) -> u64 {
+        let buffer = &self.buffers[t.buffer as usize];
+        assert!((t.offset + elements) * 4 <= buffer.bytes, "{elements} elements at {t:?} of {} bytes", buffer.bytes);
+        buffer.address + t.offset as u64 * 4
+    }
+
+    pub(super) fn stored(&self, w: Weight) -> Stored {
+        self.weights[w.id as usize]
+    }
+
+    /// The address of a vector.
+    pub(super) fn vector(&self, w: Weight) -> u64 {
+        let stored = self.stored(w);
+        assert!(w.outs == 1 && stored.vector != 0, "a matrix where a vector is expected");
+        stored.vector
+    }
+
+    pub(super) fn inputs(&self) -> &Inputs {
+        self.inputs.as_ref().expect("reserved before the first step")
+    }
+
+    pub(super) fn scratch(&mut self) -> &mut Scratch {
+        self.scratch.as_mut().expect("reserved before the first step")
+    }
+
+    /// A place for the input `x` of products in the form that kernels read, which the caller fills.
+    pub(super) fn round_into(&mut self, x: Tensor, rows: usize, width: usize) -> u64 {
+        self.clock += 1;
+        let clock = self.clock;
+        let slots = &mut self.scratch().rounded;
+        let oldest = if slots[0].used <= slots[1].used { &mut slots[0] } else { &mut slots[1] };
+        assert!(rows * forms::pitch(width) * 2 <= oldest.buffer.bytes, "{rows} rows of {width} inputs");
+        (oldest.of, oldest.used) = (Some((x, rows, width)), clock);
+        oldest.buffer.address
+    }
+
+    /// Where that form of `x` is, if it is.
+    pub(super) fn find_rounded(&mut self, x: Tensor, rows: usize, width: usize) -> Option<u64> {
+        self.clock += 1;
+        let clock = self.clock;
+        let found =
+            self.scratch().rounded.iter_mut().find(|slot| {
+                slot.of.is_some_and(|(tensor, there, wide)| tensor == x && there >= rows && wide == width)
+            })?;
+        found.used = clock;
+        Some(found.buffer.address)
+    }
+
+    /// `t` holds something else now.
+    pub(super) fn wrote(&mut self, t: Tensor) {
+        for slot in self.scratch.iter_mut().flat_map(|s| &mut s.rounded) {
+            slot.of = slot.of.filter(|(tensor, ..)| tensor.buffer != t.buffer);
+        }
+    }
+
+    /// Makes room for the largest step, and lets go what only opening needs.
+    pub(super) fn reserve_scratch(&mut self, largest: &Largest) -> Result<()> {
+        (self.uploader, self.quantizer) = (None, None);
+        let blocking = self.options.blocking_wait;
+        self.inputs = Some(Inputs::new(&self.device, largest, blocking)?);
+        self.scratch = Some(Scratch::new(&self.device, largest, &self.weights, blocking)?);
+        self.device.wait()
+    }
+
+    pub(super) fn scratch_bytes(&self) -> u64 {
+        self.scratch.as_ref().map_or(0, |s| scratch_bytes(&self.options, &s.largest))
+    }
+
+    /// Brings a weight to the device.
+    pub(super) fn upload_weight(
+        &mut self,
+        bytes: &HostBytes,
+        encoding: Encoding,
+        outs: usize,
+        ins: usize,
+    ) -> Result<Weight> {
+        let bytes = (**bytes).as_ref();
+        let wrong = |what: String| Error::internal(format!("a weight of {outs} x {ins} {what}"));
+        let compute = self.options.compute;
+        let stored = match encoding {
+            Encoding::Quantized(scheme) => {
+                if scheme.bytes(outs, ins) != Some(bytes.len()) {
+                    return Err(wrong(format!("in {scheme:?} has {} bytes", bytes.len())));
+                }
+                let format = if scheme == Scheme::Q8 { Format::Q8 } else { Format::Q4 };
+                let panel = scheme.panel_bytes(ins);
+                let matrix = self.upload(outs.div_ceil(16), panel, |rows, to| {
+                    to.copy_from_slice(&bytes[rows.start * panel..rows.end * panel]);
+                })?;
+                Stored { format, matrix, vector: 0 }
+            }
+            Encoding::Stored(dtype) => {
+                let elements = Elements::new(bytes, dtype).filter(|all| all.len() == outs * ins);
+                let elements = elements.ok_or_else(|| wrong(format!("has {} bytes of {dtype}", bytes.len())))?;
+                let (format, matrix) = match compute {
+                    Compute::Bf16 => (Format::Bf16, self.upload_bf16(elements, outs, ins)?),
+                    Compute::F32 => (Format::F32, self.upload_f32(elements, outs, ins)?),
+                };
+                let vector = if outs == 1 { self.upload_f32(elements, 1, ins)? } else { 0 };
+                Stored { format, matrix, vector }
+            }
+        };
+        self.weight_bytes += forms::weight_bytes(encoding, outs, ins, compute);
+        self.weights.push(stored);
+        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+    }
+
+    fn upload(
+        &mut self,
+        rows: usize,
+        row_bytes: usize,
+        write: impl FnMut(std::ops::Range<usize>, &mut [u8]),
+    ) -> Result<u64> {
+        let what = "weights";
+        let bytes = rows.checked_mul(row_bytes).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let address = self.arena.alloc(&self.device, bytes, what)?;
+        if self.uploader.is_none() {
+            self.uploader = Some(Uploader::new(&self.device)?);
+        }
+        let uploader = self.uploader.as_mut().expect("just made");
+        uploader.rows(address, rows, row_bytes, write)?;
+        Ok(address)
+    }
+
+    /// Rows of bf16, padded with zeros to whole steps of the kernels.
+    fn upload_bf16(&mut self, elements: Elements, outs: usize, ins: usize) -> Result<u64> {
+        let pitch = forms::pitch(ins);
+        self.upload(outs, pitch * 2, |rows, to| {
+            for (row, to) in rows.zip(to.chunks_exact_mut(pitch * 2)) {
+                let (row, padding) = (elements.slice(row * ins..(row + 1) * ins), ins * 2);
+                match row {
+                    Elements::Bf16(bits) => to[..padding].copy_from_slice(as_bytes(bits)),
+                    other => {
+                        for (i, to) in to[..padding].chunks_exact_mut(2).enumerate() {
+                            to.copy_from_slice(&half::bf16::from_f32(other.get(i)).to_bits().to_ne_bytes());
+                        }
+                    }
+                }
+                to[padding..].fill(0);
+            }
+        })
+    }
+
+    /// Rows of f32.
+    fn upload_f32(&mut self, elements: Elements, outs: usize, ins: usize) -> Result<u64> {
+        self.upload(outs, ins * 4, |rows, to| {
+            let some = elements.slice(rows.start * ins..rows.end * ins);
+            for (i, to) in to.chunks_exact_mut(4).enumerate() {
+                to.copy_from_slice(&some.get(i).to_ne_bytes());
+            }
+        })
+    }
+
+    /// The CPU quantizes, with all its cores.
+    pub(super) fn quantizer(&mut self) -> Result<&mut CpuBackend> {
+        if self.quantizer.is_none() {
+            self.quantizer = Some(CpuBackend::new(Tier::Auto, Compute::Bf16, 0, ThreadOptions::default())?);
+        }
+        Ok(self.quantizer.as_mut().expect("just made"))
+    }
+
+    pub(super) fn make_pages(&mut self, shape: KvShape) -> Result<usize> {
+        kv_check(&shape)?;
+        let what = "KV pages";
+        let frame = shape.frame_bytes().ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let bytes = shape.frames.checked_add(1).and_then(|frames| frame.checked_mul(frames));
+        let bytes = bytes.ok_or_else(|| Error::memory(what, u64::MAX))?;
+        self.groups.push(Group { shape, buffer: Buffer::zeroed(&self.device, bytes, what)? });
+        Ok(self.groups.len() - 1)
+    }
+}
+
+/// Whether the kernels have pages of that shape.
+///
+/// # Errors
+/// `Unsupported`.
+pub fn kv_check(shape: &KvShape) -> Result<()> {
+    let multiple = if shape.dtype == DType::I8 { 16 } else { 8 };
+    let (widest, dims) = (shape.k_dim.max(shape.v_dim), [shape.k_dim, shape.v_dim]);
+    let fits = shape.dtype == DType::F32 || (widest <= 256 && dims.iter().all(|d| d.is_multiple_of(multiple)));
+    if fits {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "the CUDA backend has no kernel for heads of {widest} elements with {} pages: multiples of {multiple} up to 256 are \
+         possible; choose the device cpu, or kv = f32",
+        shape.dtype
+    ))
+    .about("kv"))
+}
+
+fn as_bytes(bits: &[u16]) -> &[u8] {
+    // SAFETY: plain integers, looked at as bytes.
+    unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), size_of_val(bits)) }
+}
+
+impl Drop for CudaBackend {
+    fn drop(&mut self) {
+        // What still runs is finished before the memory under it goes. An error has been told, or nobody asks any more.
+        let _ = self.device.wait();
+    }
+}

@@ -1,0 +1,85 @@
+//! Which device an engine runs on.
+//!
+//! The CPU is always there. A GPU is looked at when the options name it or leave the choice to us; then it is taken if its
+//! kernels have the model's shapes and its memory holds what the options ask for, and a log line says why if not.
+
+use super::api::{Device, EngineOptions, LogLevel, Type};
+use super::plan::Sizing;
+use crate::backend::cpu::Compute;
+use crate::backend::cuda::{self, CudaOptions, Facts};
+use crate::error::{Error, Result, Unit};
+use crate::model::Recipe;
+use crate::model::architecture::Architecture;
+use crate::model::weights;
+use crate::source::ModelSource;
+
+/// Where a model is to run.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    Cpu,
+    Cuda(CudaOptions, Facts),
+}
+
+/// Precision of activations.
+pub(super) fn compute(o: &EngineOptions) -> Compute {
+    if o.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 }
+}
+
+/// Refuses an index that names no device.
+pub(super) fn check_index(o: &EngineOptions) -> Result<()> {
+    let wrong = |message: String| Err(Error::argument(message).about("device_index").numbers(Unit::Count, 0, 0));
+    match (o.device, o.device_index) {
+        (_, ..=-1) => wrong(format!("option device_index is {}; devices are counted from 0", o.device_index)),
+        (Device::Cpu, 1..) => wrong(format!("option device_index is {}; the CPU is device 0", o.device_index)),
+        _ => Ok(()),
+    }
+}
+
+/// What the options say of a GPU.
+fn cuda_options(o: &EngineOptions) -> CudaOptions {
+    CudaOptions {
+        index: usize::try_from(o.device_index).unwrap_or(0),
+        compute: compute(o),
+        invariant: !o.relax_invariance,
+        low_priority: o.gpu_low_priority,
+        blocking_wait: o.gpu_blocking_wait,
+    }
+}
+
+/// Chooses the device, and sizes what the model takes there.
+pub(super) fn choose(
+    o: &EngineOptions,
+    architecture: &Architecture,
+    source: &dyn ModelSource,
+    recipe: Recipe,
+    log: &mut dyn FnMut(LogLevel, String),
+) -> Result<Sizing> {
+    let gpu = || {
+        let options = cuda_options(o);
+        let facts = cuda::probe(options.index)?;
+        let bytes = |encoding, outs, ins| cuda::weight_bytes(encoding, outs, ins, options.compute);
+        let weights = weights::device_sizes(architecture, source, recipe, &bytes)?;
+        let sizing = Sizing::of(o, architecture, weights, Some(facts.free_bytes), Place::Cuda(options, facts))?;
+        for group in architecture.groups() {
+            cuda::kv_check(&group.shape(0, sizing.page_tokens, sizing.kv))?;
+        }
+        Ok::<_, Error>(sizing)
+    };
+    if o.device == Device::Cuda {
+        return gpu();
+    }
+    if o.device == Device::Auto {
+        match gpu().and_then(|sizing| sizing.require().map(|()| sizing)) {
+            Ok(sizing) => return Ok(sizing),
+            Err(error) => refused(&error, log),
+        }
+    }
+    let weights = weights::sizes(architecture, source, recipe)?;
+    Sizing::of(o, architecture, weights, crate::os::memory::available_bytes(), Place::Cpu)
+}
+
+/// Says why the CPU was chosen. That a build has no other device is nothing to tell everybody.
+pub(super) fn refused(error: &Error, log: &mut dyn FnMut(LogLevel, String)) {
+    let level = if cuda::BUILT { LogLevel::Info } else { LogLevel::Debug };
+    log(level, format!("device auto is the CPU: {}", error.message));
+}

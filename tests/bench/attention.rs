@@ -99,7 +99,8 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
     let rows = work.rows * work.sequences;
     let positions: Vec<u32> = (0..rows).map(|r| (work.before + r % work.rows) as u32).collect();
     let sequences: Vec<u32> = (0..rows).map(|r| (r / work.rows) as u32).collect();
-    let ragged = Ragged { positions: &positions, sequences: &sequences, tables: &tables, table_starts: &starts };
+    let ragged =
+        Ragged { group: 0, positions: &positions, sequences: &sequences, tables: &tables, table_starts: &starts };
     let heads =
         |tensor: Tensor, heads: usize| Heads { tensor, row_stride: heads * DIM, head_stride: DIM, heads, dim: DIM };
     let q = heads(b.alloc(rows * HEADS * DIM, "q").expect("memory"), HEADS);

@@ -23,7 +23,7 @@ struct Attention {
     // Head h of row r at r * q_row_stride + h * q_head_stride.
     const float *q;
     int64_t q_row_stride, q_head_stride;
-    // [rows, heads, v_dim].
+    // [rows, heads, v_dim]; may be null where `rounded` is given.
     float *out;
     // For split keys: [rows, heads, spans_max, 2 + v_dim] of maximum, sum and weighted values; null: whole results to `out`.
     float *parts;
@@ -35,6 +35,12 @@ struct Attention {
     Pages pages;
     const Unit *units;
     const uint32_t *positions, *sequences, *tables, *table_starts;
+    // Scores become soft_cap * tanh(score / soft_cap) before they are masked; 0: as they are.
+    float soft_cap;
+    // Elements of a row of `rounded`, at least heads * v_dim.
+    int rounded_pitch;
+    // May be null: [rows, rounded_pitch], the result in bf16 with zeros behind it: the form that products read.
+    bf16 *rounded;
 };
 
 // What a block of threads works on.
@@ -167,13 +173,16 @@ __device__ __forceinline__ void score(float (&scores)[8][4], const unsigned char
     }
 }
 
+// Within about 1e-7 of 1: infinite numbers give 1 and -1.
+__device__ __forceinline__ float tanh_fast(float x) { return 1.0f - 2.0f / (exp2_fast(x * (2.0f * LOG2_E)) + 1.0f); }
+
 // Takes 64 keys into the running softmax. `positions` are those of queries g and g + 8.
 template <int DIM, bool FACTORS>
 __device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4], const Attention &args,
                                      const int (&positions)[2], int block, const unsigned char *values,
                                      const float *factors, int lane) {
     const int t = lane % 4;
-    const float scale = args.scale * LOG2_E;
+    const float scale = args.soft_cap > 0.0f ? args.scale : args.scale * LOG2_E;
     float highest[2] = {state.maximum[0], state.maximum[1]};
     const int begin[2] = {first_visible(positions[0], args.window), first_visible(positions[1], args.window)};
 #pragma unroll
@@ -184,6 +193,9 @@ __device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4],
             float s = scores[n][i] * scale;
             if (FACTORS) {
                 s *= factors[column];
+            }
+            if (args.soft_cap > 0.0f) {
+                s = args.soft_cap * tanh_fast(s / args.soft_cap) * LOG2_E;
             }
             s = key >= begin[i / 2] && key <= positions[i / 2] ? s : -INFINITY;
             scores[n][i] = s;
@@ -249,8 +261,9 @@ template <int DIM> struct Total {
         bool take[2], first[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            take[i] = span.maximum[i] != -INFINITY;
-            first[i] = maximum[i] == -INFINITY;
+            // By the sum, which is 0 only where nothing was taken: a maximum does not show scores that are NaN.
+            take[i] = span.sum[i] != 0.0f;
+            first[i] = sum[i] == 0.0f;
             const float highest = fmaxf(maximum[i], span.maximum[i]);
             old[i] = weight_of(maximum[i], highest);
             fresh[i] = weight_of(span.maximum[i], highest);
@@ -324,6 +337,13 @@ __device__ __forceinline__ void put_part(const Running<DIM> &state, const Attent
     }
 }
 
+// What lies behind a row's last head; `first` and `step` share it among threads.
+__device__ __forceinline__ void put_zeros(const Attention &args, int64_t row, int first, int step) {
+    for (int i = args.heads * args.pages.v_dim + first; i < args.rounded_pitch; i += step) {
+        args.rounded[row * args.rounded_pitch + i] = bf16(0);
+    }
+}
+
 template <int DIM>
 __device__ __forceinline__ void put_total(const Total<DIM> &total, const Attention &args, const Job &job, int lane,
                                           int warp) {
@@ -334,14 +354,27 @@ __device__ __forceinline__ void put_total(const Total<DIM> &total, const Attenti
             continue;
         }
         const int64_t row = job.first_row + number / job.group, head = job.kv_head * job.group + number % job.group;
-        float *out = args.out + (row * args.heads + head) * args.pages.v_dim;
+        const int64_t in_row = head * args.pages.v_dim, start = row * args.heads * args.pages.v_dim + in_row;
         const float inverse = 1.0f / total.sum[i];
         for (int d = 0; d < DIM / 8; d++) {
             const int at = 8 * d + 2 * (lane % 4);
             if (at < args.pages.v_dim) {
-                out[at] = total.values[(4 * d + 2 * i) * 32 + lane] * inverse;
-                out[at + 1] = total.values[(4 * d + 2 * i + 1) * 32 + lane] * inverse;
+                // Nothing was taken: NaN, as attention_merge has it.
+                const bool none = total.sum[i] == 0.0f;
+                const float low = (none ? 0.0f : total.values[(4 * d + 2 * i) * 32 + lane]) * inverse;
+                const float high = (none ? 0.0f : total.values[(4 * d + 2 * i + 1) * 32 + lane]) * inverse;
+                if (args.out) {
+                    args.out[start + at] = low;
+                    args.out[start + at + 1] = high;
+                }
+                if (args.rounded) {
+                    bf16 *to = args.rounded + row * args.rounded_pitch + in_row + at;
+                    *reinterpret_cast<uint32_t *>(to) = pack_bf16(low, high);
+                }
             }
+        }
+        if (args.rounded && head == args.heads - 1) {
+            put_zeros(args, row, lane % 4, 4);
         }
     }
 }
@@ -451,6 +484,16 @@ ATTENTION(attention_i8_128x64, int8_t, 128, 4, 2)
 ATTENTION(attention_i8_256x16, int8_t, 256, 1, 1)
 ATTENTION(attention_i8_256x64, int8_t, 256, 4, 2)
 
+__device__ __forceinline__ void put_one(const Attention &args, int64_t row, int64_t head, int d, float value) {
+    const int64_t at = head * args.pages.v_dim + d;
+    if (args.out) {
+        args.out[row * args.heads * args.pages.v_dim + at] = value;
+    }
+    if (args.rounded) {
+        args.rounded[row * args.rounded_pitch + at] = to_bf16(value);
+    }
+}
+
 // Merges the spans of each row and head of the units. Block: 128; grid: (units, rows of the longest unit, heads).
 extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_constant__ Attention args) {
     const Unit unit = args.units[blockIdx.x];
@@ -466,16 +509,19 @@ extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_c
         float maximum = -INFINITY, sum = 0.0f, value = 0.0f;
         for (int span = begin; span < end; span++) {
             const float *part = parts + int64_t(span) * (2 + v_dim);
-            if (part[0] == -INFINITY) {
+            if (part[1] == 0.0f) {
                 continue;
             }
             const float highest = fmaxf(maximum, part[0]);
             const float old = weight_of(maximum, highest), fresh = weight_of(part[0], highest);
-            sum = maximum == -INFINITY ? part[1] : merged(sum, old, part[1], fresh);
-            value = maximum == -INFINITY ? part[2 + d] : merged(value, old, part[2 + d], fresh);
+            value = sum == 0.0f ? part[2 + d] : merged(value, old, part[2 + d], fresh);
+            sum = sum == 0.0f ? part[1] : merged(sum, old, part[1], fresh);
             maximum = highest;
         }
-        args.out[(row * args.heads + head) * v_dim + d] = value * (1.0f / sum);
+        put_one(args, row, head, d, value * (1.0f / sum));
+    }
+    if (args.rounded && head == args.heads - 1) {
+        put_zeros(args, row, int(threadIdx.x), 128);
     }
 }
 
@@ -509,6 +555,9 @@ extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_con
                     s = fmaf(q[d], key[d], s);
                 }
                 s *= args.scale;
+                if (args.soft_cap > 0.0f) {
+                    s = args.soft_cap * tanhf(s / args.soft_cap);
+                }
             }
             weights[threadIdx.x] = s;
         }
@@ -541,7 +590,10 @@ extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_con
         block_barrier();
     }
     for (int d = int(threadIdx.x); d < v_dim; d += 128) {
-        args.out[(row * args.heads + head) * v_dim + d] = values[d] / sum;
+        put_one(args, row, head, d, values[d] / sum);
+    }
+    if (args.rounded && head == args.heads - 1) {
+        put_zeros(args, row, int(threadIdx.x), 128);
     }
 }
 

@@ -115,7 +115,8 @@ impl Bench {
                     let place = start.wrapping_add((which * rows * case.k_dim + row * dim) * size);
                     let values = &mut self.kv[which][(at * case.kv_heads + head) * dim..][..dim];
                     let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-                    let factor = largest / 127.0;
+                    // As place_heads has it: not finite where any of the row is not.
+                    let factor = largest / 127.0 + values.iter().map(|v| v * 0.0).sum::<f32>();
                     for (d, v) in values.iter_mut().enumerate() {
                         // SAFETY: inside the frame's layer, which the memory holds.
                         unsafe {
@@ -257,6 +258,17 @@ impl Bench {
         (out.read(), rounded.read())
     }
 
+    /// Makes something of a token's keys or values not finite: an element of each head, or with 8-bit pages a row's factor.
+    fn damage(&mut self, values: bool, position: usize, bad: f32) {
+        let (case, which) = (self.case, usize::from(values));
+        let dim = if values { case.v_dim } else { case.k_dim };
+        for head in 0..case.kv_heads {
+            let row = ((case.tokens[0] + position) * case.kv_heads + head) * dim;
+            self.kv[which][row + (position + head) % dim] = bad;
+        }
+        self.store();
+    }
+
     fn check(&self, sequence: usize, positions: std::ops::Range<usize>) {
         let tolerance = if self.case.dtype == DType::F32 { 1e-5 } else { 8e-3 };
         let expected: Vec<f64> = positions.clone().flat_map(|p| self.expected(sequence, p)).collect();
@@ -336,6 +348,56 @@ fn attention_gives_either_form_of_its_result_alone() {
                 let both = run([true, true]);
                 same_bits("not rounded", &run([true, false]).0, &both.0);
                 assert_eq!(run([false, true]).1, both.1);
+            }
+        }
+    }
+}
+
+/// Values and keys that are not finite reach the queries that see their tokens, as they do in plain loops, and nobody else:
+/// not earlier rows of the tile, not later ones whose window has passed.
+#[test]
+fn damage_stays_with_those_who_see_it() {
+    if !begin() {
+        return;
+    }
+    let i8 = DType::I8;
+    let all = [
+        PLAIN,
+        Case { tokens: [1, 100], dtype: DType::F32, k_dim: 24, v_dim: 16, window: 20, ..PLAIN },
+        Case { tokens: [1, 270], heads: 2, kv_heads: 1, k_dim: 128, v_dim: 72, ..PLAIN },
+        Case { tokens: [1, 200], heads: 3, kv_heads: 1, window: 20, ..PLAIN },
+        Case { tokens: [1, 260], heads: 1, kv_heads: 1, dtype: i8, ..PLAIN },
+        Case { tokens: [1, 200], heads: 2, kv_heads: 1, window: 20, dtype: i8, ..PLAIN },
+    ];
+    for case in all {
+        let [_, b] = case.tokens;
+        let (first, width) = (b.saturating_sub(100), case.heads * case.v_dim);
+        let clean = Bench::new(case).run(&[(1, first..b)], 64, false);
+        for values in [true, false] {
+            let mut bench = Bench::new(case);
+            let damaged = [b - 1, b - 12, b / 64 * 64 - 1, first + 3];
+            for (position, bad) in damaged.into_iter().zip([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]) {
+                bench.damage(values, position, if values { bad } else { f32::NAN });
+            }
+            let sees = |p: usize| damaged.iter().any(|&d| d <= p && (case.window == 0 || d + case.window > p));
+            let what = |p: usize| format!("{case:?}, values {values} at {damaged:?}, row {p}");
+            let runs = [(64, false, first..b), (16, true, b - 13..b), (16, false, b - 13..b)];
+            for (queries, split, rows) in runs {
+                let got = bench.run(&[(1, rows.clone())], queries, split);
+                for (p, got) in rows.zip(got.chunks(width)) {
+                    if !sees(p) {
+                        same_bits(&what(p), got, &clean[(p - first) * width..][..width]);
+                        continue;
+                    }
+                    for (d, (got, expected)) in got.iter().zip(bench.expected(1, p)).enumerate() {
+                        let same = if expected.is_finite() {
+                            (f64::from(*got) - expected).abs() <= 8e-3
+                        } else {
+                            got.is_nan() == expected.is_nan() && got.is_infinite() == expected.is_infinite()
+                        };
+                        assert!(same, "{}, element {d}: {got} for {expected}", what(p));
+                    }
+                }
             }
         }
     }

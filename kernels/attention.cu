@@ -7,6 +7,11 @@
 //
 // Queries of a unit, some adjacent rows of one sequence, are numbered row by row: query i is head i % group of row i / group,
 // the heads being those that share a KV head; so that heads fill the fragments where rows are few.
+//
+// **Values that are not finite.** A weight of 0 times such a value is NaN, which would reach queries that do not see its key.
+// So in blocks with keys that some queries see and others do not, which are few, these values become zeros in shared memory,
+// and are added for the queries that see them alone. An element of a result is then finite, infinite or NaN as it is
+// with no such step.
 #include "pages.cuh"
 
 constexpr int KEYS = 64;
@@ -23,7 +28,7 @@ struct Attention {
     // Head h of row r at r * q_row_stride + h * q_head_stride.
     const float *q;
     int64_t q_row_stride, q_head_stride;
-    // [rows, heads, v_dim].
+    // [rows, heads, v_dim]; may be null where `rounded` is given.
     float *out;
     // For split keys: [rows, heads, spans_max, 2 + v_dim] of maximum, sum and weighted values; null: whole results to `out`.
     float *parts;
@@ -35,6 +40,12 @@ struct Attention {
     Pages pages;
     const Unit *units;
     const uint32_t *positions, *sequences, *tables, *table_starts;
+    // Scores become soft_cap * tanh(score / soft_cap) before they are masked; 0: as they are.
+    float soft_cap;
+    // Elements of a row of `rounded`, at least heads * v_dim.
+    int rounded_pitch;
+    // May be null: [rows, rounded_pitch], the result in bf16 with zeros behind it: the form that products read.
+    bf16 *rounded;
 };
 
 // What a block of threads works on.
@@ -167,25 +178,156 @@ __device__ __forceinline__ void score(float (&scores)[8][4], const unsigned char
     }
 }
 
-// Takes 64 keys into the running softmax. `positions` are those of queries g and g + 8.
+__device__ __forceinline__ bool finite(float x) { return fabsf(x) < INFINITY; }
+
+// Whether some queries of the job see a key of a block that is there and others do not.
+__device__ __forceinline__ bool seen_by_some(const Attention &args, const Job &job, int block) {
+    const int first = max_of(block * KEYS, first_visible(job.first_position, args.window));
+    const int last = min_of(block * KEYS + KEYS - 1, job.last_position);
+    return first < first_visible(job.last_position, args.window) || last > job.first_position;
+}
+
+// Replaces what is not finite by zeros: values, or the factors of 8-bit ones. Writes the block's number + 1 to `damaged`[64]
+// for the keys of which something was replaced. Called between barriers.
+template <class Element, int DIM, int THREADS>
+__device__ __forceinline__ void replace_damaged(unsigned char *values, float *factors, int *damaged, int block) {
+    if constexpr (sizeof(Element) == 1) {
+        for (int key = int(threadIdx.x); key < KEYS; key += THREADS) {
+            if (!finite(factors[KEYS + key])) {
+                factors[KEYS + key] = 0.0f;
+                damaged[key] = block + 1;
+            }
+        }
+    } else {
+        constexpr int PIECES = DIM / 8;
+#pragma unroll 4
+        for (int i = int(threadIdx.x); i < KEYS * PIECES; i += THREADS) {
+            Words4 piece = load4(values + i * 16);
+            bool found = false;
+#pragma unroll
+            for (int w = 0; w < 4; w++) {
+                // An exponent of ones.
+                const bool low = (piece.w[w] & 0x7F80u) == 0x7F80u, high = (piece.w[w] & 0x7F800000u) == 0x7F800000u;
+                piece.w[w] &= (low ? 0xFFFF0000u : 0xFFFFFFFFu) & (high ? 0xFFFFu : 0xFFFFFFFFu);
+                found = found || low || high;
+            }
+            if (found) {
+                store4(values + i * 16, piece);
+                // Several threads may write this, all the same.
+                damaged[i / PIECES] = block + 1;
+            }
+        }
+    }
+}
+
+// One bit for each key of the block of which something was replaced.
+__device__ __forceinline__ uint64_t damaged_keys(const int *damaged, int block, int lane) {
+    const uint32_t low = warp_ballot(damaged[lane] == block + 1), high = warp_ballot(damaged[lane + 32] == block + 1);
+    return uint64_t(high) << 32 | low;
+}
+
+// Adds the values that were replaced, which are read from the page again, for the queries that see them: with the weights
+// that `take` gives them, from the masked scores and their maxima.
 template <int DIM, bool FACTORS>
-__device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4], const Attention &args,
-                                     const int (&positions)[2], int block, const unsigned char *values,
-                                     const float *factors, int lane) {
+__device__ __forceinline__ void add_damaged(Running<DIM> &state, const float (&scores)[8][4], const float (&base)[2],
+                                            const Attention &args, const Job &job, const int (&positions)[2], int block,
+                                            const unsigned char *values, uint64_t damaged, int lane) {
     const int t = lane % 4;
-    const float scale = args.scale * LOG2_E;
+#pragma unroll 1
+    for (int column = 0; column < KEYS; column++) {
+        if (!(damaged >> column & 1)) {
+            continue;
+        }
+        const int position = block * KEYS + column, token = position % args.pages.page_tokens;
+        const unsigned char *layer = args.pages.layer_of(job.table[position / args.pages.page_tokens]);
+        const bf16 *row = reinterpret_cast<const bf16 *>(layer + args.pages.row_offset(true, job.kv_head, token));
+        // The lane of a query that has the column.
+        const int holder = column % 8 / 2;
+        float weights[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float score = 0.0f;
+#pragma unroll
+            for (int n = 0; n < 8; n++) {
+                const float even = scores[n][2 * i], odd = scores[n][2 * i + 1];
+                score = column == 8 * n + 2 * holder ? even : column == 8 * n + 2 * holder + 1 ? odd : score;
+            }
+            weights[i] = exp2_fast(shuffle(score, uint32_t(lane / 4 * 4 + holder)) - base[i]);
+            if (FACTORS) {
+                const int64_t at = args.pages.scale_offset(true, job.kv_head, token);
+                weights[i] *= *reinterpret_cast<const float *>(layer + at);
+            }
+            weights[i] = from_bf16(to_bf16(weights[i]));
+        }
+#pragma unroll
+        for (int d = 0; d < DIM / 8; d++) {
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int at = 8 * d + 2 * t + j;
+                if (at >= args.pages.v_dim) {
+                    continue;
+                }
+                // 8-bit values themselves are always finite, and still in place.
+                const int place = column * ROW<DIM> + value_place(column, d) * 16 + (2 * t + j) * 2;
+                const float value = from_bf16(FACTORS ? *reinterpret_cast<const bf16 *>(values + place) : row[at]);
+                if (FACTORS || !finite(value)) {
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        if (position >= first_visible(positions[i], args.window) && position <= positions[i]) {
+                            state.out[d][2 * i + j] = fmaf(weights[i], value, state.out[d][2 * i + j]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Within about 1e-7 of 1: infinite numbers give 1 and -1.
+__device__ __forceinline__ float tanh_fast(float x) { return 1.0f - 2.0f / (exp2_fast(x * (2.0f * LOG2_E)) + 1.0f); }
+
+// To units of log2.
+__device__ __forceinline__ void cap_scores(float (&scores)[8][4], float cap) {
+    const float inverse = 1.0f / cap;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            scores[n][i] = tanh_fast(scores[n][i] * inverse) * (cap * LOG2_E);
+        }
+    }
+}
+
+// Takes 64 keys into the running softmax. `positions` are those of queries g and g + 8; `damaged` has a bit for each key
+// with values that were replaced.
+template <int DIM, bool FACTORS>
+__device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4], const Attention &args, const Job &job,
+                                     const int (&positions)[2], int block, const unsigned char *values,
+                                     const float *factors, uint64_t damaged, int lane) {
+    const int t = lane % 4;
+    // A cap is in the units of the scores themselves.
+    const float scale = args.soft_cap > 0.0f ? args.scale : args.scale * LOG2_E;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            scores[n][i] *= scale;
+            if (FACTORS) {
+                scores[n][i] *= factors[8 * n + 2 * t + i % 2];
+            }
+        }
+    }
+    if (args.soft_cap > 0.0f) {
+        cap_scores(scores, args.soft_cap);
+    }
     float highest[2] = {state.maximum[0], state.maximum[1]};
     const int begin[2] = {first_visible(positions[0], args.window), first_visible(positions[1], args.window)};
 #pragma unroll
     for (int n = 0; n < 8; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const int column = 8 * n + 2 * t + i % 2, key = block * KEYS + column;
-            float s = scores[n][i] * scale;
-            if (FACTORS) {
-                s *= factors[column];
-            }
-            s = key >= begin[i / 2] && key <= positions[i / 2] ? s : -INFINITY;
+            const int key = block * KEYS + 8 * n + 2 * t + i % 2;
+            const float s = key >= begin[i / 2] && key <= positions[i / 2] ? scores[n][i] : -INFINITY;
             scores[n][i] = s;
             highest[i / 2] = fmaxf(highest[i / 2], s);
         }
@@ -207,6 +349,9 @@ __device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4],
         for (int j = 0; j < 4; j++) {
             state.out[i][j] *= kept[j / 2];
         }
+    }
+    if (damaged) {
+        add_damaged<DIM, FACTORS>(state, scores, base, args, job, positions, block, values, damaged, lane);
     }
     float sums[4] = {state.sum[0] * kept[0], 0.0f, state.sum[1] * kept[1], 0.0f};
 #pragma unroll
@@ -249,8 +394,9 @@ template <int DIM> struct Total {
         bool take[2], first[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            take[i] = span.maximum[i] != -INFINITY;
-            first[i] = maximum[i] == -INFINITY;
+            // By the sum, which is 0 only where nothing was taken: a maximum does not show scores that are NaN.
+            take[i] = span.sum[i] != 0.0f;
+            first[i] = sum[i] == 0.0f;
             const float highest = fmaxf(maximum[i], span.maximum[i]);
             old[i] = weight_of(maximum[i], highest);
             fresh[i] = weight_of(span.maximum[i], highest);
@@ -324,6 +470,13 @@ __device__ __forceinline__ void put_part(const Running<DIM> &state, const Attent
     }
 }
 
+// What lies behind a row's last head; `first` and `step` share it among threads.
+__device__ __forceinline__ void put_zeros(const Attention &args, int64_t row, int first, int step) {
+    for (int i = args.heads * args.pages.v_dim + first; i < args.rounded_pitch; i += step) {
+        args.rounded[row * args.rounded_pitch + i] = bf16(0);
+    }
+}
+
 template <int DIM>
 __device__ __forceinline__ void put_total(const Total<DIM> &total, const Attention &args, const Job &job, int lane,
                                           int warp) {
@@ -334,14 +487,27 @@ __device__ __forceinline__ void put_total(const Total<DIM> &total, const Attenti
             continue;
         }
         const int64_t row = job.first_row + number / job.group, head = job.kv_head * job.group + number % job.group;
-        float *out = args.out + (row * args.heads + head) * args.pages.v_dim;
+        const int64_t in_row = head * args.pages.v_dim, start = row * args.heads * args.pages.v_dim + in_row;
         const float inverse = 1.0f / total.sum[i];
         for (int d = 0; d < DIM / 8; d++) {
             const int at = 8 * d + 2 * (lane % 4);
             if (at < args.pages.v_dim) {
-                out[at] = total.values[(4 * d + 2 * i) * 32 + lane] * inverse;
-                out[at + 1] = total.values[(4 * d + 2 * i + 1) * 32 + lane] * inverse;
+                // Nothing was taken: NaN, as attention_merge has it.
+                const bool none = total.sum[i] == 0.0f;
+                const float low = (none ? 0.0f : total.values[(4 * d + 2 * i) * 32 + lane]) * inverse;
+                const float high = (none ? 0.0f : total.values[(4 * d + 2 * i + 1) * 32 + lane]) * inverse;
+                if (args.out) {
+                    args.out[start + at] = low;
+                    args.out[start + at + 1] = high;
+                }
+                if (args.rounded) {
+                    bf16 *to = args.rounded + row * args.rounded_pitch + in_row + at;
+                    *reinterpret_cast<uint32_t *>(to) = pack_bf16(low, high);
+                }
             }
+        }
+        if (args.rounded && head == args.heads - 1) {
+            put_zeros(args, row, lane % 4, 4);
         }
     }
 }
@@ -388,6 +554,11 @@ template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinlin
         }
         copy_commit();
     };
+    // Keys with values that were replaced; no block has the number 0 here.
+    __shared__ int damaged_in[KEYS];
+    for (int i = int(threadIdx.x); i < KEYS; i += WARPS * 32) {
+        damaged_in[i] = 0;
+    }
     start(range.begin);
     bring_queries<DIM, WARPS>(args, job, shared);
     const int query = job.first_query + warp * 16 + g;
@@ -409,11 +580,18 @@ template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinlin
         }
         copy_wait<STAGES - 1>();
         block_barrier();
-        const unsigned char *stage = stages + block % STAGES * Memory::STAGE;
-        const float *factors = reinterpret_cast<const float *>(stage + 2 * Memory::TILE);
+        unsigned char *stage = stages + block % STAGES * Memory::STAGE;
+        float *factors = reinterpret_cast<float *>(stage + 2 * Memory::TILE);
+        uint64_t damaged = 0;
+        if (seen_by_some(args, job, block)) {
+            replace_damaged<Element, DIM, WARPS * 32>(stage + Memory::TILE, factors, damaged_in, block);
+            block_barrier();
+            damaged = damaged_keys(damaged_in, block, lane);
+        }
         float scores[8][4];
         score<DIM>(scores, shared + warp * 16 * ROW<DIM>, stage, g, lane % 4);
-        take<DIM, sizeof(Element) == 1>(state, scores, args, positions, block, stage + Memory::TILE, factors, lane);
+        take<DIM, sizeof(Element) == 1>(state, scores, args, job, positions, block, stage + Memory::TILE, factors,
+                                              damaged, lane);
         if (!split && ((block + 1) % SPAN_BLOCKS == 0 || block + 1 == range.end)) {
             total.add(state, lane);
             state.clear();
@@ -451,6 +629,16 @@ ATTENTION(attention_i8_128x64, int8_t, 128, 4, 2)
 ATTENTION(attention_i8_256x16, int8_t, 256, 1, 1)
 ATTENTION(attention_i8_256x64, int8_t, 256, 4, 2)
 
+__device__ __forceinline__ void put_one(const Attention &args, int64_t row, int64_t head, int d, float value) {
+    const int64_t at = head * args.pages.v_dim + d;
+    if (args.out) {
+        args.out[row * args.heads * args.pages.v_dim + at] = value;
+    }
+    if (args.rounded) {
+        args.rounded[row * args.rounded_pitch + at] = to_bf16(value);
+    }
+}
+
 // Merges the spans of each row and head of the units. Block: 128; grid: (units, rows of the longest unit, heads).
 extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_constant__ Attention args) {
     const Unit unit = args.units[blockIdx.x];
@@ -466,16 +654,19 @@ extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_c
         float maximum = -INFINITY, sum = 0.0f, value = 0.0f;
         for (int span = begin; span < end; span++) {
             const float *part = parts + int64_t(span) * (2 + v_dim);
-            if (part[0] == -INFINITY) {
+            if (part[1] == 0.0f) {
                 continue;
             }
             const float highest = fmaxf(maximum, part[0]);
             const float old = weight_of(maximum, highest), fresh = weight_of(part[0], highest);
-            sum = maximum == -INFINITY ? part[1] : merged(sum, old, part[1], fresh);
-            value = maximum == -INFINITY ? part[2 + d] : merged(value, old, part[2 + d], fresh);
+            value = sum == 0.0f ? part[2 + d] : merged(value, old, part[2 + d], fresh);
+            sum = sum == 0.0f ? part[1] : merged(sum, old, part[1], fresh);
             maximum = highest;
         }
-        args.out[(row * args.heads + head) * v_dim + d] = value * (1.0f / sum);
+        put_one(args, row, head, d, value * (1.0f / sum));
+    }
+    if (args.rounded && head == args.heads - 1) {
+        put_zeros(args, row, int(threadIdx.x), 128);
     }
 }
 
@@ -509,6 +700,9 @@ extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_con
                     s = fmaf(q[d], key[d], s);
                 }
                 s *= args.scale;
+                if (args.soft_cap > 0.0f) {
+                    s = args.soft_cap * tanhf(s / args.soft_cap);
+                }
             }
             weights[threadIdx.x] = s;
         }
@@ -541,7 +735,10 @@ extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_con
         block_barrier();
     }
     for (int d = int(threadIdx.x); d < v_dim; d += 128) {
-        args.out[(row * args.heads + head) * v_dim + d] = values[d] / sum;
+        put_one(args, row, head, d, values[d] / sum);
+    }
+    if (args.rounded && head == args.heads - 1) {
+        put_zeros(args, row, int(threadIdx.x), 128);
     }
 }
 

@@ -32,6 +32,9 @@ struct Args {
     sequences: *const u32,
     tables: *const u32,
     table_starts: *const u32,
+    soft_cap: f32,
+    rounded_pitch: i32,
+    rounded: *mut u16,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,7 @@ struct Case {
     v_dim: usize,
     page_tokens: usize,
     window: usize,
+    soft_cap: f32,
     dtype: DType,
 }
 
@@ -55,6 +59,7 @@ const PLAIN: Case = Case {
     v_dim: 64,
     page_tokens: 16,
     window: 0,
+    soft_cap: 0.0,
     dtype: DType::Bf16,
 };
 
@@ -110,7 +115,8 @@ impl Bench {
                     let place = start.wrapping_add((which * rows * case.k_dim + row * dim) * size);
                     let values = &mut self.kv[which][(at * case.kv_heads + head) * dim..][..dim];
                     let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-                    let factor = largest / 127.0;
+                    // As place_heads has it: not finite where any of the row is not.
+                    let factor = largest / 127.0 + values.iter().map(|v| v * 0.0).sum::<f32>();
                     for (d, v) in values.iter_mut().enumerate() {
                         // SAFETY: inside the frame's layer, which the memory holds.
                         unsafe {
@@ -152,7 +158,8 @@ impl Bench {
             };
             let score = |p: usize| -> f64 {
                 let dot: f64 = q.iter().zip(of(0, case.k_dim, p)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                (dot * 0.25).exp()
+                let (score, cap) = (dot * 0.25, f64::from(case.soft_cap));
+                if cap > 0.0 { (cap * (score / cap).tanh()).exp() } else { score.exp() }
             };
             let weights: Vec<f64> = (begin..=position).map(score).collect();
             let total: f64 = weights.iter().sum();
@@ -165,8 +172,32 @@ impl Bench {
     }
 
     /// Attention of some runs of rows, (sequence, positions), in one launch; `split` over keys or whole, with `queries` for
-    /// a block.
+    /// a block. The rounded results are checked to be those.
     fn run(&self, runs: &[(usize, std::ops::Range<usize>)], queries: usize, split: bool) -> Vec<f32> {
+        let (out, both) = self.run_into(runs, queries, split, [true, true]);
+        let (width, pitch) = (self.case.heads * self.case.v_dim, self.rounded_pitch());
+        for (out, rounded) in out.chunks(width).zip(both.chunks(pitch)) {
+            let mut expected: Vec<u16> = out.iter().map(|&v| half::bf16::from_f32(v).to_bits()).collect();
+            expected.resize(pitch, 0);
+            if out.iter().all(|v| v.is_finite()) {
+                assert_eq!(rounded, expected, "{:?}", self.case);
+            }
+        }
+        out
+    }
+
+    fn rounded_pitch(&self) -> usize {
+        (self.case.heads * self.case.v_dim).next_multiple_of(64)
+    }
+
+    /// The results and the rounded results, each if `wanted`.
+    fn run_into(
+        &self,
+        runs: &[(usize, std::ops::Range<usize>)],
+        queries: usize,
+        split: bool,
+        wanted: [bool; 2],
+    ) -> (Vec<f32>, Vec<u16>) {
         let case = self.case;
         let (mut q, mut units): (Vec<f32>, Vec<Unit>) = (Vec::new(), Vec::new());
         let (mut positions, mut sequences): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
@@ -184,6 +215,7 @@ impl Bench {
         let longest = runs.iter().map(|run| run.1.len()).max().unwrap();
         let spans = case.tokens.iter().max().unwrap().div_ceil(256);
         let out = Memory::new(rows * case.heads * case.v_dim * 4);
+        let rounded = Memory::new(rows * self.rounded_pitch() * 2);
         let parts = Memory::new(if split { rows * case.heads * spans * (2 + case.v_dim) * 4 } else { 0 });
         let (q, unit_list) = (Memory::of(&q), Memory::of(&units));
         let integers = [&positions[..], &sequences, &self.tables, &self.starts].map(Memory::of);
@@ -191,7 +223,7 @@ impl Bench {
             q: q.at(),
             q_row_stride: (case.heads * case.k_dim) as i64,
             q_head_stride: case.k_dim as i64,
-            out: out.at(),
+            out: if wanted[0] { out.at() } else { std::ptr::null_mut() },
             parts: if split { parts.at() } else { std::ptr::null_mut() },
             spans_max: spans as i32,
             heads: case.heads as i32,
@@ -203,10 +235,13 @@ impl Bench {
             sequences: integers[1].at(),
             tables: integers[2].at(),
             table_starts: integers[3].at(),
+            soft_cap: case.soft_cap,
+            rounded_pitch: self.rounded_pitch() as i32,
+            rounded: if wanted[1] { rounded.at() } else { std::ptr::null_mut() },
         };
         if case.dtype == DType::F32 {
             launch("attention_f32", shape([rows, case.heads, 1], 128, (64 + case.v_dim) * 4), &[param(&args)]);
-            return out.read();
+            return (out.read(), rounded.read());
         }
         let dim = [64, 128, 256].into_iter().find(|&d| d >= case.k_dim.max(case.v_dim)).unwrap();
         let pages = if case.dtype == DType::I8 { "i8" } else { "bf16" };
@@ -220,7 +255,18 @@ impl Bench {
         if split {
             launch("attention_merge", shape([units.len(), longest, case.heads], 128, 0), &[param(&args)]);
         }
-        out.read()
+        (out.read(), rounded.read())
+    }
+
+    /// Makes something of a token's keys or values not finite: an element of each head, or with 8-bit pages a row's factor.
+    fn damage(&mut self, values: bool, position: usize, bad: f32) {
+        let (case, which) = (self.case, usize::from(values));
+        let dim = if values { case.v_dim } else { case.k_dim };
+        for head in 0..case.kv_heads {
+            let row = ((case.tokens[0] + position) * case.kv_heads + head) * dim;
+            self.kv[which][row + (position + head) % dim] = bad;
+        }
+        self.store();
     }
 
     fn check(&self, sequence: usize, positions: std::ops::Range<usize>) {
@@ -238,10 +284,12 @@ fn cases() -> Vec<Case> {
     vec![
         PLAIN,
         Case { tokens: [15, 129], dtype: DType::F32, k_dim: 24, v_dim: 16, window: 50, ..PLAIN },
+        Case { tokens: [5, 80], dtype: DType::F32, soft_cap: 0.7, ..PLAIN },
         Case { tokens: [64, 300], heads: 8, k_dim: 128, v_dim: 128, ..PLAIN },
+        Case { tokens: [3, 270], heads: 3, kv_heads: 3, k_dim: 72, v_dim: 40, soft_cap: 0.6, window: 90, ..PLAIN },
         Case { tokens: [65, 270], heads: 2, k_dim: 80, v_dim: 64, page_tokens: 32, window: 100, ..PLAIN },
         Case { tokens: [3, 66], heads: 20, kv_heads: 1, k_dim: 256, v_dim: 192, page_tokens: 5, ..PLAIN },
-        Case { tokens: [63, 260], dtype: i8, ..PLAIN },
+        Case { tokens: [63, 260], dtype: i8, soft_cap: 1.5, ..PLAIN },
         Case { tokens: [1, 100], dtype: i8, heads: 6, k_dim: 96, v_dim: 128, window: 33, ..PLAIN },
         Case { tokens: [2, 65], dtype: i8, kv_heads: 1, k_dim: 256, v_dim: 256, ..PLAIN },
     ]
@@ -282,6 +330,75 @@ fn a_row_of_attention_has_the_same_bits_however_it_is_cut() {
             let alone = &rows[(p - first) * width..][..width];
             same_bits(&what("alone"), &bench.run(&[(1, p..p + 1)], 16, true), alone);
             same_bits(&what("alone, whole"), &bench.run(&[(1, p..p + 1)], 64, false), alone);
+        }
+    }
+}
+
+#[test]
+fn attention_gives_either_form_of_its_result_alone() {
+    if !begin() {
+        return;
+    }
+    for case in [PLAIN, Case { tokens: [3, 66], heads: 3, kv_heads: 3, v_dim: 24, ..PLAIN }] {
+        for dtype in [DType::Bf16, DType::I8, DType::F32] {
+            // Rows of 8-bit pages are whole multiples of 16.
+            let bench = Bench::new(Case { dtype, v_dim: if dtype == DType::I8 { 48 } else { case.v_dim }, ..case });
+            for (queries, split) in [(16, true), (64, false)] {
+                let run = |wanted| bench.run_into(&[(1, 60..66)], queries, split, wanted);
+                let both = run([true, true]);
+                same_bits("not rounded", &run([true, false]).0, &both.0);
+                assert_eq!(run([false, true]).1, both.1);
+            }
+        }
+    }
+}
+
+/// Values and keys that are not finite reach the queries that see their tokens, as they do in plain loops, and nobody else:
+/// not earlier rows of the tile, not later ones whose window has passed.
+#[test]
+fn damage_stays_with_those_who_see_it() {
+    if !begin() {
+        return;
+    }
+    let i8 = DType::I8;
+    let all = [
+        PLAIN,
+        Case { tokens: [1, 100], dtype: DType::F32, k_dim: 24, v_dim: 16, window: 20, ..PLAIN },
+        Case { tokens: [1, 270], heads: 2, kv_heads: 1, k_dim: 128, v_dim: 72, ..PLAIN },
+        Case { tokens: [1, 200], heads: 3, kv_heads: 1, window: 20, ..PLAIN },
+        Case { tokens: [1, 260], heads: 1, kv_heads: 1, dtype: i8, ..PLAIN },
+        Case { tokens: [1, 200], heads: 2, kv_heads: 1, window: 20, dtype: i8, ..PLAIN },
+    ];
+    for case in all {
+        let [_, b] = case.tokens;
+        let (first, width) = (b.saturating_sub(100), case.heads * case.v_dim);
+        let clean = Bench::new(case).run(&[(1, first..b)], 64, false);
+        for values in [true, false] {
+            let mut bench = Bench::new(case);
+            let damaged = [b - 1, b - 12, b / 64 * 64 - 1, first + 3];
+            for (position, bad) in damaged.into_iter().zip([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]) {
+                bench.damage(values, position, if values { bad } else { f32::NAN });
+            }
+            let sees = |p: usize| damaged.iter().any(|&d| d <= p && (case.window == 0 || d + case.window > p));
+            let what = |p: usize| format!("{case:?}, values {values} at {damaged:?}, row {p}");
+            let runs = [(64, false, first..b), (16, true, b - 13..b), (16, false, b - 13..b)];
+            for (queries, split, rows) in runs {
+                let got = bench.run(&[(1, rows.clone())], queries, split);
+                for (p, got) in rows.zip(got.chunks(width)) {
+                    if !sees(p) {
+                        same_bits(&what(p), got, &clean[(p - first) * width..][..width]);
+                        continue;
+                    }
+                    for (d, (got, expected)) in got.iter().zip(bench.expected(1, p)).enumerate() {
+                        let same = if expected.is_finite() {
+                            (f64::from(*got) - expected).abs() <= 8e-3
+                        } else {
+                            got.is_nan() == expected.is_nan() && got.is_infinite() == expected.is_infinite()
+                        };
+                        assert!(same, "{}, element {d}: {got} for {expected}", what(p));
+                    }
+                }
+            }
         }
     }
 }

@@ -410,4 +410,11 @@ template <class... A> inline int call(const char *name, void (*kernel)(A...), Ge
     return call(name, kernel, geometry, params, std::index_sequence_for<A...>());
 }
 
+// The size of each parameter of a kernel.
+template <class... A> inline const uint32_t *param_bytes(void (*)(A...), uint32_t *count) {
+    static const uint32_t bytes[] = {uint32_t(sizeof(A))..., 0};
+    *count = sizeof...(A);
+    return bytes;
+}
+
 } // namespace host

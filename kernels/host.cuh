@@ -19,10 +19,14 @@
 #define blockDim (host::launch.geometry->block)
 #define gridDim (host::launch.geometry->grid)
 
-// Makes a kernel reachable from the tests, as `launch_<name>`.
+// Makes a kernel reachable from the tests, as `launch_<name>`; `params_<name>` gives the number of its parameters and their
+// sizes.
 #define ENTRY(name)                                                                                                    \
     extern "C" __attribute__((visibility("default"))) int launch_##name(host::Geometry *geometry, void **params) {   \
         return host::call(#name, name, geometry, params);                                                            \
+    }                                                                                                                  \
+    extern "C" __attribute__((visibility("default"))) const uint32_t *params_##name(uint32_t *count) {                \
+        return host::param_bytes(name, count);                                                                       \
     }
 
 // For arithmetic on local arrays, which would take most of the time.

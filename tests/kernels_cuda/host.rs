@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::ffi::{CString, c_void};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use super::build::{self, Build};
 
 /// Environment variable of the process that runs the build with the AddressSanitizer.
 pub const SANITIZED: &str = "ASTRAI_KERNELS_SANITIZED";
@@ -21,76 +22,13 @@ struct Geometry {
     message_bytes: u32,
 }
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Whether ASTRAI_REQUIRE names a tool.
-fn required(tool: &str) -> bool {
-    let required = std::env::var("ASTRAI_REQUIRE").unwrap_or_default();
-    required.split([',', ' ']).any(|name| name == tool)
-}
-
-fn compiler() -> Command {
-    Command::new(std::env::var_os("CXX").unwrap_or("g++".into()))
-}
-
-/// Whether the kernels can be built. Where not, the test is skipped, or fails if ASTRAI_REQUIRE names g++.
-pub fn available() -> bool {
-    let found = compiler().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if found.is_ok_and(|status| status.success()) {
-        return true;
-    }
-    assert!(!required("g++"), "ASTRAI_REQUIRE names g++, which is not there");
-    println!("SKIP: the host build of the kernels needs g++");
-    false
-}
-
-/// Every kernel source, and the self-test.
-pub fn sources() -> Vec<PathBuf> {
-    let entries = fs::read_dir(root().join("kernels")).unwrap().map(|entry| entry.unwrap().path());
-    let mut all: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
-    all.push(root().join("tests/kernels_cuda/selftest.cu"));
-    all.sort();
-    all
-}
-
-/// Compiles all sources, two at a time, and links them.
+/// Compiles all sources and links them.
 fn build() -> PathBuf {
     let sanitized = std::env::var_os(SANITIZED).is_some();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    let mut objects = Vec::new();
-    let mut running: Vec<(Command, std::process::Child)> = Vec::new();
-    let finish = |(command, child): (Command, std::process::Child)| {
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    for source in sources() {
-        let object = folder.join(source.file_name().unwrap()).with_extension("o");
-        let mut command = compiler();
-        command.args(["-std=c++17", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]);
-        command.args(["-Wno-unknown-pragmas", "-fvisibility=hidden"]);
-        if sanitized {
-            command.args(["-fsanitize=address", "-fno-omit-frame-pointer"]);
-        }
-        command.args(["-x", "c++", "-c"]).arg(&source).arg("-o").arg(&object);
-        let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        running.push((command, child));
-        objects.push(object);
-        if running.len() == 2 {
-            finish(running.remove(0));
-        }
-    }
-    running.into_iter().for_each(finish);
-    let library = folder.join("libkernels.so");
-    let mut link = compiler();
-    link.args(["-shared", "-o"]).arg(&library).args(&objects);
-    if sanitized {
-        link.arg("-fsanitize=address");
-    }
-    assert!(link.status().unwrap().success(), "{link:?}");
-    library
+    let compile: &[&str] = if sanitized { &["-O1", "-fsanitize=address", "-fno-omit-frame-pointer"] } else { &["-O1"] };
+    let link: &[&str] = if sanitized { &["-fsanitize=address"] } else { &[] };
+    Build { sources: &build::kernels(), compile, link, library: "libkernels.so" }.run(&folder)
 }
 
 /// The library's handle; loaded once and kept, its files removed.
@@ -98,10 +36,7 @@ fn library() -> *mut c_void {
     static LIBRARY: OnceLock<usize> = OnceLock::new();
     let handle = LIBRARY.get_or_init(|| {
         let path = build();
-        let name = CString::new(path.to_str().unwrap()).unwrap();
-        // SAFETY: a string that ends in zero; the library has no initialisers but those of its own variables.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        assert!(!handle.is_null(), "{} cannot be loaded", path.display());
+        let handle = build::load(&path, libc::RTLD_LOCAL);
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
         handle.addr()
     });

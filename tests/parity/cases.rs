@@ -1,12 +1,10 @@
-//! Every family against the implementation its checkpoints were made for: tiny random models whose log probabilities were
-//! computed elsewhere (`tests/fixtures/parity/README.md` describes the files, `tools/make_parity_fixtures.py` makes them).
+//! The comparison of every fixture with its reference, on whatever target the process tests.
 
-#![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
-
+use crate::target::{self, Target, root};
 use astrai::engine::*;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 struct Case {
     prompt: Vec<u32>,
@@ -42,8 +40,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn fixtures() -> Vec<Fixture> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-    let mut all: Vec<Fixture> = std::fs::read_dir(root)
+    let mut all: Vec<Fixture> = std::fs::read_dir(root().join("tests/fixtures/parity"))
         .unwrap()
         .map(|e| e.unwrap().path())
         .filter(|p| p.is_dir())
@@ -70,14 +67,13 @@ fn fixtures() -> Vec<Fixture> {
     all
 }
 
-fn open(fixture: &Fixture, compute: Type, tier: CpuTier) -> Engine {
+fn open(fixture: &Fixture, compute: Type, target: Target) -> Engine {
     let options = EngineOptions {
         compute,
-        cpu_tier: tier,
         threads: 2,
         memory_budget: 64 << 20,
         step_tokens: 64,
-        ..EngineOptions::default()
+        ..target.options()
     };
     Engine::open(&fixture.dir, options).unwrap_or_else(|e| panic!("{}: {e}", fixture.name))
 }
@@ -105,17 +101,37 @@ fn distribution(engine: &Engine, tokens: &[u32]) -> Vec<f32> {
     by_id
 }
 
-#[test]
-fn f32_logprobs_and_greedy_tokens_equal_the_reference() {
+/// How much of the fixtures is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Everything.
+    Whole,
+    /// The two shortest cases of each, where an operation takes long.
+    Short,
+}
+
+impl Depth {
+    fn cases(self, fixture: &Fixture) -> Vec<&Case> {
+        let mut cases: Vec<&Case> = fixture.cases.iter().collect();
+        if self == Depth::Short {
+            cases.sort_by_key(|c| c.prompt.len() + c.generated.len());
+            cases.truncate(2);
+        }
+        cases
+    }
+}
+
+/// Log probabilities, and greedy tokens where they are not close, in f32.
+pub fn f32_logprobs_and_greedy_tokens_equal_the_reference(depth: Depth) {
     for fixture in fixtures() {
-        for tier in astrai::backend::cpu::tiers() {
-            let engine = open(&fixture, Type::F32, tier);
+        for target in target::all() {
+            let engine = open(&fixture, Type::F32, target);
             let mut worst = 0f32;
-            for case in &fixture.cases {
+            for case in depth.cases(&fixture) {
                 check_f32(&engine, &fixture.name, case, &mut worst);
             }
-            println!("{:18} {tier:?}: largest difference {worst:.2e}", fixture.name);
-            assert!(worst < 2e-3, "{} {tier:?}: {worst}", fixture.name);
+            println!("{:18} {target:?}: largest difference {worst:.2e}", fixture.name);
+            assert!(worst < 2e-3, "{} {target:?}: {worst}", fixture.name);
             engine.check().unwrap();
         }
     }
@@ -151,15 +167,15 @@ fn check_f32(engine: &Engine, name: &str, case: &Case, worst: &mut f32) {
     }
 }
 
-#[test]
-fn bf16_stays_as_close_as_the_reference_itself() {
+/// In bf16 the distance to the reference is that of the reference's own bf16.
+pub fn bf16_stays_as_close_as_the_reference_itself(depth: Depth) {
     for fixture in fixtures() {
-        let engine = open(&fixture, Type::Auto, CpuTier::Auto);
+        let engine = open(&fixture, Type::Auto, target::fastest());
         let mut deltas = Vec::new();
-        for case in &fixture.cases {
+        for case in depth.cases(&fixture) {
             let all: Vec<u32> = case.prompt.iter().chain(&case.generated).copied().collect();
             // Every position would take a request each; the short prompts take all, the long one every seventh.
-            let stride = if all.len() > 60 { 7 } else { 1 };
+            let stride = if all.len() > 60 || depth == Depth::Short { 7 } else { 1 };
             for position in (0..all.len()).step_by(stride) {
                 let got = distribution(&engine, &all[..position + 1]);
                 for i in position * TOP..(position + 1) * TOP {

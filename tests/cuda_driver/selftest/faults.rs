@@ -155,7 +155,7 @@ fn a_lost_device_stays_lost() {
     let launch = || session.launch("test_atomics", [1, 1, 1], 32, 0, &[Api::param(&counter)]);
     driver.lose_device(2, error::ECC_UNCORRECTABLE);
     launch().unwrap();
-    api.to_host_async(result.address(), counter, 4, session.stream).unwrap();
+    api.download_async(result.address(), counter, 4, session.stream).unwrap();
     launch().unwrap();
     // The second one went through, and nothing after it.
     let lost = Err(error::ECC_UNCORRECTABLE);

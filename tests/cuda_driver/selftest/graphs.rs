@@ -27,9 +27,9 @@ fn a_graph_runs_again_with_new_inputs() {
     let mut pointer = counter;
     api.begin_capture(stream, THREAD_LOCAL).unwrap();
     assert_eq!(api.made(0, |out| api.is_capturing(stream, out)), Ok(1));
-    api.to_device_async(counter, input.address(), 4, stream).unwrap();
+    api.upload_async(counter, input.address(), 4, stream).unwrap();
     session.launch("test_atomics", [1, 1, 1], 64, 0, &[Api::param(&pointer)]).unwrap();
-    api.to_host_async(output.address(), counter, 4, stream).unwrap();
+    api.download_async(output.address(), counter, 4, stream).unwrap();
     output.set(3.0);
     pointer = 0;
     let graph = end(&session).unwrap();
@@ -104,11 +104,11 @@ fn what_waits_or_allocates_breaks_a_capture() {
         ("query", Box::new(|| api.stream_query(stream))),
         ("query an event", Box::new(|| api.event_query(event))),
         ("wait for an event", Box::new(|| api.event_synchronize(event))),
-        ("copy", Box::new(|| api.to_device(memory, host, 4))),
-        ("copy back", Box::new(|| api.to_host(host, memory, 4))),
+        ("copy", Box::new(|| api.upload(memory, host, 4))),
+        ("copy back", Box::new(|| api.download(host, memory, 4))),
         ("module", Box::new(|| api.module_load(&mut null_mut(), b"x".as_ptr().cast()))),
-        ("source that is not pinned", Box::new(|| api.to_device_async(memory, host, 4, stream))),
-        ("target that is not pinned", Box::new(|| api.to_host_async(host, memory, 4, stream))),
+        ("source that is not pinned", Box::new(|| api.upload_async(memory, host, 4, stream))),
+        ("target that is not pinned", Box::new(|| api.download_async(host, memory, 4, stream))),
     ];
     for (name, call) in calls {
         api.begin_capture(stream, THREAD_LOCAL).unwrap();

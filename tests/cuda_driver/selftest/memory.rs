@@ -27,29 +27,29 @@ fn ranges_lie_in_one_allocation() {
     // One byte before and beyond, all in another place, an address of the host.
     for (address, bytes) in [(a, 101), (a - 1, 2), (a + 100, 1), (a + 99, 2), (to.addr() as u64, 1), (0, 1)] {
         let outcomes = [
-            api.to_device_async(address, from, bytes, stream),
-            api.to_host_async(to, address, bytes, stream),
+            api.upload_async(address, from, bytes, stream),
+            api.download_async(to, address, bytes, stream),
             api.within_async(b, address, bytes, stream),
             api.within_async(address, b, bytes, stream),
             api.fill_async(address, 0, bytes, stream),
-            api.to_device(address, from, bytes),
-            api.to_host(to, address, bytes),
+            api.upload(address, from, bytes),
+            api.download(to, address, bytes),
         ];
         assert_eq!(outcomes, [Err(error::INVALID_VALUE); 7], "{bytes} bytes at {address}");
     }
     assert_eq!(api.fill32_async(a + 2, 0, 1, stream), Err(error::INVALID_VALUE));
     assert_eq!(api.within_async(a, a + 10, 11, stream), Err(error::INVALID_VALUE), "they overlap");
     // Device memory is no memory of the host, and pinned memory has an end as well.
-    assert_eq!(api.to_device_async(a, std::ptr::without_provenance(b as usize), 4, stream), Err(error::INVALID_VALUE));
+    assert_eq!(api.upload_async(a, std::ptr::without_provenance(b as usize), 4, stream), Err(error::INVALID_VALUE));
     let pinned = api.new_pinned(2);
-    assert_eq!(api.to_device_async(a, pinned.address(), 9, stream), Err(error::INVALID_VALUE));
-    assert_eq!(api.to_host_async(pinned.address(), a, 9, stream), Err(error::INVALID_VALUE));
+    assert_eq!(api.upload_async(a, pinned.address(), 9, stream), Err(error::INVALID_VALUE));
+    assert_eq!(api.download_async(pinned.address(), a, 9, stream), Err(error::INVALID_VALUE));
     for outcome in [
-        api.to_device_async(a, from, 100, stream),
-        api.to_host_async(to, a + 99, 1, stream),
+        api.upload_async(a, from, 100, stream),
+        api.download_async(to, a + 99, 1, stream),
         api.within_async(a, a + 10, 10, stream),
-        api.to_device_async(a, pinned.address(), 8, stream),
-        api.to_device_async(0, from, 0, stream),
+        api.upload_async(a, pinned.address(), 8, stream),
+        api.upload_async(0, from, 0, stream),
     ] {
         assert_eq!(outcome, Ok(()));
     }

@@ -25,7 +25,7 @@ fn nothing_runs_before_the_host_waits() {
     let result = api.new_pinned(1);
     result.set(3.0);
     count(&session, session.stream, counter);
-    api.to_host_async(result.address(), counter, 4, session.stream).unwrap();
+    api.download_async(result.address(), counter, 4, session.stream).unwrap();
     assert_eq!(bits(&result.get()), [FF], "the result is garbage until it is waited for");
     assert_eq!(driver.counts().to_host_copies, 0);
     // Another stream, which waits for nothing of this one.
@@ -41,7 +41,7 @@ fn nothing_runs_before_the_host_waits() {
     // Eagerly, it is there at once.
     driver.set_eager(true);
     count(&session, session.stream, counter);
-    api.to_host_async(result.address(), counter, 4, session.stream).unwrap();
+    api.download_async(result.address(), counter, 4, session.stream).unwrap();
     assert_eq!(bits(&result.get()), [64]);
 }
 
@@ -53,14 +53,14 @@ fn pinned_sources_are_read_late_and_others_at_once() {
     let (pinned, mut pageable) = (api.new_pinned(1), vec![1.0f32]);
     pinned.set(1.0);
     let (a, b) = (api.new_memory(4), api.new_memory(4));
-    api.to_device_async(a, pinned.address(), 4, session.stream).unwrap();
-    api.to_device_async(b, pageable.as_ptr().cast(), 4, session.stream).unwrap();
+    api.upload_async(a, pinned.address(), 4, session.stream).unwrap();
+    api.upload_async(b, pageable.as_ptr().cast(), 4, session.stream).unwrap();
     pinned.set(2.0);
     pageable[0] = 2.0;
     assert_eq!(session.download::<f32>(a, 1), [2.0]);
     assert_eq!(session.download::<f32>(b, 1), [1.0]);
     // Freed before it was read.
-    api.to_device_async(a, pinned.address(), 4, session.stream).unwrap();
+    api.upload_async(a, pinned.address(), 4, session.stream).unwrap();
     api.free_host(pinned.address()).unwrap();
     assert_eq!(api.stream_synchronize(session.stream), Err(error::ILLEGAL_ADDRESS));
     assert!(driver.message().contains("had been freed"), "{}", driver.message());
@@ -78,13 +78,13 @@ fn streams_are_ordered_by_events_alone() {
     // An event that was never recorded holds up nobody.
     api.stream_wait(second, event, 0).unwrap();
     api.fill_async(memory, 1, 4, first).unwrap();
-    api.to_host_async(result.address(), memory, 4, second).unwrap();
+    api.download_async(result.address(), memory, 4, second).unwrap();
     api.stream_synchronize(second).unwrap();
     assert_eq!(bits(&result.get()), [FF], "the other stream's work has not been waited for");
     api.event_record(event, first).unwrap();
     api.fill_async(memory, 2, 4, first).unwrap();
     api.stream_wait(second, event, 0).unwrap();
-    api.to_host_async(result.address(), memory, 4, second).unwrap();
+    api.download_async(result.address(), memory, 4, second).unwrap();
     api.stream_synchronize(second).unwrap();
     assert_eq!(bits(&result.get()), [0x0101_0101], "as far as the event, and no further");
     api.stream_synchronize(first).unwrap();
@@ -100,16 +100,16 @@ fn the_default_stream_waits_for_blocking_streams_alone() {
     let memory = api.new_memory(4);
     let mut result = [0u32];
     api.fill_async(memory, 1, 4, session.stream).unwrap();
-    api.to_host(result.as_mut_ptr().cast(), memory, 4).unwrap();
+    api.download(result.as_mut_ptr().cast(), memory, 4).unwrap();
     assert_eq!(result, [FF]);
     api.fill_async(memory, 2, 4, blocking).unwrap();
-    api.to_host(result.as_mut_ptr().cast(), memory, 4).unwrap();
+    api.download(result.as_mut_ptr().cast(), memory, 4).unwrap();
     assert_eq!(result, [0x0202_0202]);
     // The default stream's work comes before what a blocking stream gets later, and not before that of others.
-    api.to_device(memory, [7u32].as_ptr().cast(), 4).unwrap();
+    api.upload(memory, [7u32].as_ptr().cast(), 4).unwrap();
     assert_eq!(session.download::<u32>(memory, 1), [0x0101_0101]);
     let pinned = api.new_pinned(1);
-    api.to_host_async(pinned.address(), memory, 4, blocking).unwrap();
+    api.download_async(pinned.address(), memory, 4, blocking).unwrap();
     api.stream_synchronize(blocking).unwrap();
     assert_eq!(bits(&pinned.get()), [7]);
 }
@@ -125,9 +125,9 @@ fn waiting_for_an_event_runs_what_came_before_it() {
     assert_eq!(api.event_query(event), Ok(()));
     assert_eq!(api.event_elapsed(&mut 0.0, event, end), Err(error::INVALID_HANDLE));
     api.fill_async(memory, 1, 4, session.stream).unwrap();
-    api.to_host_async(before.address(), memory, 4, session.stream).unwrap();
+    api.download_async(before.address(), memory, 4, session.stream).unwrap();
     api.event_record(event, session.stream).unwrap();
-    api.to_host_async(after.address(), memory, 4, session.stream).unwrap();
+    api.download_async(after.address(), memory, 4, session.stream).unwrap();
     api.event_record(end, session.stream).unwrap();
     assert_eq!(api.event_elapsed(&mut 0.0, event, end), Err(error::NOT_READY));
     api.event_synchronize(event).unwrap();
@@ -141,7 +141,7 @@ fn waiting_for_an_event_runs_what_came_before_it() {
     assert!(api.made(-1.0, |out| api.event_elapsed(out, event, end)).unwrap() >= 0.0);
     assert_eq!(driver.counts().event_synchronisations, 1);
     // Recorded again, it is the later place that counts.
-    api.to_host_async(after.address(), memory, 4, session.stream).unwrap();
+    api.download_async(after.address(), memory, 4, session.stream).unwrap();
     api.event_record(event, session.stream).unwrap();
     assert_eq!(api.event_query(event), Err(error::NOT_READY));
 }
@@ -162,7 +162,7 @@ fn the_context_waits_for_all_streams() {
     assert_eq!(driver.counts().context_synchronisations, 1);
     // Freeing memory waits as well.
     let result = api.new_pinned(1);
-    api.to_host_async(result.address(), counter, 4, session.stream).unwrap();
+    api.download_async(result.address(), counter, 4, session.stream).unwrap();
     let memory = api.new_memory(4);
     assert_eq!(bits(&result.get()), [FF]);
     api.free(memory).unwrap();

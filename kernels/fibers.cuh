@@ -37,6 +37,8 @@ struct Dim3 {
 namespace host {
 
 constexpr size_t STACK_BYTES = 128 << 10;
+// Stacks begin at places of so many kinds, or their tops would share a few lines of the caches.
+constexpr size_t STACK_SHIFTS = 32, STACK_SHIFT = 576;
 constexpr uint32_t THREADS_MAX = 1024;
 constexpr uint32_t WARP = 32;
 
@@ -82,6 +84,12 @@ struct Fiber {
     uint64_t copy_group = 0;
 };
 
+// Threads that meet: those that have arrived, where that is, and those that have ended.
+struct Group {
+    uint32_t arrived = 0, ended = 0;
+    Place place{};
+};
+
 struct Launch {
     Geometry *geometry = nullptr;
     const char *kernel = "";
@@ -104,6 +112,9 @@ struct Launch {
     const void *scheduler_stack = nullptr;
     size_t scheduler_bytes = 0;
 
+    // Who has arrived in each warp, and in the block.
+    Group warps[THREADS_MAX / WARP], block;
+
     ~Launch() {
         for (Fiber &fiber : fibers) {
             if (fiber.stack) {
@@ -120,7 +131,13 @@ struct Launch {
     bool shuffled() const { return geometry->seed != 0; }
 };
 
-inline thread_local Launch launch;
+inline thread_local Launch launch_of_thread;
+
+// What the thread works on. Apart from the launch itself, which has a destructor: this is found without a check whether it
+// has been made.
+inline thread_local Launch *launch_pointer = nullptr;
+
+inline Launch &launch() { return *launch_pointer; }
 
 #if defined(__x86_64__)
 // Keeps what a call has to keep on the old stack, and goes on where the new one stopped.
@@ -133,31 +150,31 @@ static __attribute__((naked, noinline)) void switch_stack(void **, void *) {
 
 // The message of the first failure; the launch is given up.
 inline void fail(const char *format, ...) {
-    if (launch.failed) {
+    if (launch().failed) {
         return;
     }
-    launch.failed = true;
+    launch().failed = true;
     char text[512];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    const Dim3 b = launch.block_index;
-    snprintf(launch.geometry->message, launch.geometry->message_bytes, "%s, block (%u, %u, %u): %s", launch.kernel, b.x,
+    const Dim3 b = launch().block_index;
+    snprintf(launch().geometry->message, launch().geometry->message_bytes, "%s, block (%u, %u, %u): %s", launch().kernel, b.x,
              b.y, b.z, text);
 }
 
 // Leaves the running fiber for the scheduler.
 inline void leave() {
-    Fiber &fiber = *launch.current;
+    Fiber &fiber = *launch().current;
 #if defined(__SANITIZE_ADDRESS__)
     const bool last = fiber.wait == Wait::Done;
-    __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake, launch.scheduler_stack, launch.scheduler_bytes);
+    __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake, launch().scheduler_stack, launch().scheduler_bytes);
 #endif
 #if defined(__x86_64__)
-    switch_stack(&fiber.pointer, launch.scheduler);
+    switch_stack(&fiber.pointer, launch().scheduler);
 #else
-    swapcontext(&fiber.context, &launch.scheduler);
+    swapcontext(&fiber.context, &launch().scheduler);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fiber.fake, nullptr, nullptr);
@@ -167,37 +184,39 @@ inline void leave() {
 // Never comes back: a fiber that failed must not go on.
 [[noreturn]] inline void abandon() {
     for (;;) {
-        launch.current->wait = Wait::Block;
+        launch().current->wait = Wait::Block;
         leave();
     }
 }
 
 inline void fiber_main() {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &launch.scheduler_stack, &launch.scheduler_bytes);
+    __sanitizer_finish_switch_fiber(nullptr, &launch().scheduler_stack, &launch().scheduler_bytes);
 #endif
-    launch.body(launch.body_data);
-    launch.current->wait = Wait::Done;
+    launch().body(launch().body_data);
+    launch().current->wait = Wait::Done;
+    launch().warps[(launch().current - launch().fibers.data()) / WARP].ended++;
+    launch().block.ended++;
     leave();
     abort();
 }
 
 inline uint32_t thread_number() {
-    return uint32_t(launch.current - launch.fibers.data());
+    return uint32_t(launch().current - launch().fibers.data());
 }
 
 inline void resume(Fiber &fiber) {
-    launch.current = &fiber;
+    launch().current = &fiber;
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&launch.scheduler_fake, fiber.stack, STACK_BYTES);
+    __sanitizer_start_switch_fiber(&launch().scheduler_fake, fiber.stack, STACK_BYTES);
 #endif
 #if defined(__x86_64__)
-    switch_stack(&launch.scheduler, fiber.pointer);
+    switch_stack(&launch().scheduler, fiber.pointer);
 #else
-    swapcontext(&launch.scheduler, &fiber.context);
+    swapcontext(&launch().scheduler, &fiber.context);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(launch.scheduler_fake, nullptr, nullptr);
+    __sanitizer_finish_switch_fiber(launch().scheduler_fake, nullptr, nullptr);
 #endif
 }
 
@@ -210,11 +229,12 @@ inline void prepare(Fiber &fiber) {
     }
 #if defined(__SANITIZE_ADDRESS__)
     // What a fiber that ended leaves behind is near the top; one that was given up may have poisoned any of it.
-    const size_t poisoned = fiber.wait == Wait::Done ? 4096 : STACK_BYTES;
+    const size_t poisoned = fiber.wait == Wait::Done ? 4096 + STACK_SHIFTS * STACK_SHIFT : STACK_BYTES;
     __asan_unpoison_memory_region(static_cast<char *>(fiber.stack) + STACK_BYTES - poisoned, poisoned);
 #endif
 #if defined(__x86_64__)
-    void **top = reinterpret_cast<void **>(static_cast<char *>(fiber.stack) + STACK_BYTES);
+    const size_t shift = size_t(&fiber - launch().fibers.data()) % STACK_SHIFTS * STACK_SHIFT;
+    void **top = reinterpret_cast<void **>(static_cast<char *>(fiber.stack) + STACK_BYTES - shift);
     *--top = nullptr; // where fiber_main would return to: it begins as if called
     *--top = reinterpret_cast<void *>(&fiber_main);
     top -= 6;
@@ -235,37 +255,47 @@ inline void prepare(Fiber &fiber) {
 
 inline void make_ready(uint32_t first, uint32_t count) {
     for (uint32_t i = first; i < first + count; i++) {
-        launch.fibers[i].wait = Wait::Ready;
-        launch.ready.push_back(i);
+        launch().fibers[i].wait = Wait::Ready;
+        launch().ready.push_back(i);
     }
 }
 
+// The same words may lie in two places.
+inline bool same_text(const char *a, const char *b) { return a == b || !strcmp(a, b); }
+
 inline bool same(const Place &a, const Place &b) {
-    return a.line == b.line && !strcmp(a.what, b.what) && !strcmp(a.file, b.file);
+    return a.line == b.line && same_text(a.what, b.what) && same_text(a.file, b.file);
 }
 
-// Waits for `count` threads from `first` on to arrive at the same place. The last of them does `perform`.
-template <class Perform> inline void meet(Wait wait, uint32_t first, uint32_t count, Place place, Perform perform) {
-    Fiber &me = *launch.current;
-    me.place = place;
-    me.wait = wait;
-    bool all = true;
+// Says who of `count` threads from `first` on has ended, or waits at another place than the running one.
+[[noreturn]] __attribute__((noinline)) inline void complain(Wait wait, uint32_t first, uint32_t count, Place place) {
     for (uint32_t i = first; i < first + count; i++) {
-        const Fiber &other = launch.fibers[i];
+        const Fiber &other = launch().fibers[i];
         if (other.wait == Wait::Done) {
             fail("%s at %s:%d: thread %u is here, thread %u has ended", place.what, place.file, place.line,
                  thread_number(), i);
-            abandon();
-        }
-        if (other.wait != wait) {
-            all = false;
-        } else if (!same(other.place, place)) {
+        } else if (other.wait == wait && !same(other.place, place)) {
             fail("%s at %s:%d reached by thread %u, while thread %u is at %s at %s:%d", place.what, place.file,
                  place.line, thread_number(), i, other.place.what, other.place.file, other.place.line);
-            abandon();
         }
     }
-    if (all) {
+    abandon();
+}
+
+// Waits for `count` threads from `first` on to arrive at the same place. The last of them does `perform`.
+template <class Perform>
+inline void meet(Wait wait, Group &group, uint32_t first, uint32_t count, const Place &place, Perform perform) {
+    Fiber &me = *launch().current;
+    me.place = place;
+    me.wait = wait;
+    if (group.arrived == 0) {
+        group.place = place;
+    }
+    if (group.ended || !same(group.place, place)) {
+        complain(wait, first, count, place);
+    }
+    if (++group.arrived == count) {
+        group.arrived = 0;
         perform();
         make_ready(first, count);
     }
@@ -275,11 +305,11 @@ template <class Perform> inline void meet(Wait wait, uint32_t first, uint32_t co
 // An operation of a warp: `data` of all lanes is given to `perform(T *lanes[32])` once.
 template <class T, class Perform> inline void warp(Place place, T &data, Perform perform) {
     const uint32_t first = thread_number() / WARP * WARP;
-    launch.current->lane_data = &data;
-    meet(Wait::Warp, first, WARP, place, [&] {
+    launch().current->lane_data = &data;
+    meet(Wait::Warp, launch().warps[first / WARP], first, WARP, place, [&] {
         T *lanes[WARP];
         for (uint32_t i = 0; i < WARP; i++) {
-            lanes[i] = static_cast<T *>(launch.fibers[first + i].lane_data);
+            lanes[i] = static_cast<T *>(launch().fibers[first + i].lane_data);
         }
         perform(lanes);
     });
@@ -310,17 +340,21 @@ inline void land(Fiber &fiber, uint64_t groups_before) {
 
 // Runs one block to its end.
 inline bool run_block() {
-    launch.ready.clear();
-    for (uint32_t i = 0; i < launch.threads; i++) {
-        prepare(launch.fibers[i]);
-        launch.ready.push_back(i);
+    launch().ready.clear();
+    launch().block = Group();
+    for (Group &warp : launch().warps) {
+        warp = Group();
+    }
+    for (uint32_t i = 0; i < launch().threads; i++) {
+        prepare(launch().fibers[i]);
+        launch().ready.push_back(i);
     }
     uint32_t done = 0;
     size_t head = 0;
-    while (done < launch.threads && !launch.failed) {
-        if (head == launch.ready.size()) {
-            for (uint32_t i = 0; i < launch.threads; i++) {
-                const Fiber &f = launch.fibers[i];
+    while (done < launch().threads && !launch().failed) {
+        if (head == launch().ready.size()) {
+            for (uint32_t i = 0; i < launch().threads; i++) {
+                const Fiber &f = launch().fibers[i];
                 if (f.wait != Wait::Done) {
                     fail("thread %u waits forever: %s at %s:%d is not reached by all", i, f.place.what, f.place.file,
                          f.place.line);
@@ -328,45 +362,46 @@ inline bool run_block() {
             }
             break;
         }
-        if (launch.shuffled()) {
-            std::swap(launch.ready[head], launch.ready[head + launch.next() % (launch.ready.size() - head)]);
+        if (launch().shuffled()) {
+            std::swap(launch().ready[head], launch().ready[head + launch().next() % (launch().ready.size() - head)]);
         }
-        Fiber &fiber = launch.fibers[launch.ready[head++]];
+        Fiber &fiber = launch().fibers[launch().ready[head++]];
         if (head > 4096) {
-            launch.ready.erase(launch.ready.begin(), launch.ready.begin() + long(head));
+            launch().ready.erase(launch().ready.begin(), launch().ready.begin() + long(head));
             head = 0;
         }
         resume(fiber);
         done += fiber.wait == Wait::Done;
     }
-    return !launch.failed;
+    return !launch().failed;
 }
 
 inline void shuffle_order(std::vector<uint32_t> &order) {
-    for (size_t i = order.size(); launch.shuffled() && i > 1; i--) {
-        std::swap(order[i - 1], order[launch.next() % i]);
+    for (size_t i = order.size(); launch().shuffled() && i > 1; i--) {
+        std::swap(order[i - 1], order[launch().next() % i]);
     }
 }
 
 // Runs a kernel; 0 when all went well.
 inline int run(const char *name, Geometry *geometry, void (*body)(void *), void *data) {
-    launch.geometry = geometry;
-    launch.kernel = name;
-    launch.random = geometry->seed * 0x9E3779B97F4A7C15ull + 1;
-    launch.failed = false;
-    launch.body = body;
-    launch.body_data = data;
+    launch_pointer = &launch_of_thread;
+    launch().geometry = geometry;
+    launch().kernel = name;
+    launch().random = geometry->seed * 0x9E3779B97F4A7C15ull + 1;
+    launch().failed = false;
+    launch().body = body;
+    launch().body_data = data;
     const Dim3 block = geometry->block, grid = geometry->grid;
-    launch.threads = block.x * block.y * block.z;
-    if (launch.threads == 0 || launch.threads > THREADS_MAX || launch.threads % WARP) {
-        fail("%u threads in a block: a multiple of 32 up to %u is needed", launch.threads, THREADS_MAX);
+    launch().threads = block.x * block.y * block.z;
+    if (launch().threads == 0 || launch().threads > THREADS_MAX || launch().threads % WARP) {
+        fail("%u threads in a block: a multiple of 32 up to %u is needed", launch().threads, THREADS_MAX);
         return 1;
     }
-    if (launch.fibers.size() < launch.threads) {
-        launch.fibers.resize(launch.threads);
+    if (launch().fibers.size() < launch().threads) {
+        launch().fibers.resize(launch().threads);
     }
-    for (uint32_t i = 0; i < launch.threads; i++) {
-        launch.fibers[i].index = Dim3{i % block.x, i / block.x % block.y, i / block.x / block.y};
+    for (uint32_t i = 0; i < launch().threads; i++) {
+        launch().fibers[i].index = Dim3{i % block.x, i / block.x % block.y, i / block.x / block.y};
     }
     std::vector<uint32_t> order(size_t(grid.x) * grid.y * grid.z);
     for (uint32_t i = 0; i < order.size(); i++) {
@@ -374,7 +409,7 @@ inline int run(const char *name, Geometry *geometry, void (*body)(void *), void 
     }
     shuffle_order(order);
     for (uint32_t at : order) {
-        launch.block_index = Dim3{at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
+        launch().block_index = Dim3{at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
         // Poisoned, and of exactly the size, for the AddressSanitizer.
         void *memory = nullptr;
         if (posix_memalign(&memory, 128, geometry->shared_bytes ? geometry->shared_bytes : 1)) {
@@ -382,7 +417,7 @@ inline int run(const char *name, Geometry *geometry, void (*body)(void *), void 
             return 1;
         }
         memset(memory, 0xFF, geometry->shared_bytes);
-        launch.shared = static_cast<unsigned char *>(memory);
+        launch().shared = static_cast<unsigned char *>(memory);
         const bool well = run_block();
         free(memory);
         if (!well) {

@@ -14,10 +14,10 @@
 // One block of a launch runs at a time, and a launch stays on its thread.
 #define __shared__ static thread_local
 
-#define threadIdx (host::launch.current->index)
-#define blockIdx (host::launch.block_index)
-#define blockDim (host::launch.geometry->block)
-#define gridDim (host::launch.geometry->grid)
+#define threadIdx (host::launch().current->index)
+#define blockIdx (host::launch().block_index)
+#define blockDim (host::launch().geometry->block)
+#define gridDim (host::launch().geometry->grid)
 
 // Makes a kernel reachable from the tests, as `launch_<name>`; `params_<name>` gives the number of its parameters and their
 // sizes.
@@ -36,10 +36,10 @@
 #define AT const char *file = __builtin_FILE(), int line = __builtin_LINE()
 #define HERE(what) (host::Place{what, file, line})
 
-inline unsigned char *dynamic_shared() { return host::launch.shared; }
+inline unsigned char *dynamic_shared() { return host::launch().shared; }
 
 inline void block_barrier(AT) {
-    host::meet(host::Wait::Block, 0, host::launch.threads, HERE("block_barrier"), [] {});
+    host::meet(host::Wait::Block, host::launch().block, 0, host::launch().threads, HERE("block_barrier"), [] {});
 }
 
 inline void warp_barrier(AT) {
@@ -111,31 +111,50 @@ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
         uint32_t a[4], b[2];
     } lane{c, {a[0], a[1], a[2], a[3]}, {b0, b1}};
     host::warp(HERE("mma"), lane, [](Lane **lanes) NOT_SANITIZED {
-        float wa[16][16], wb[16][8];
+        typedef float Row __attribute__((vector_size(32)));
+        typedef uint32_t Bits __attribute__((vector_size(32)));
+        // Pairs of k, as they lie in the fragments: two numbers in a word.
+        uint32_t left[16][8], right[8][8];
         for (uint32_t l = 0; l < 32; l++) {
             const uint32_t g = l / 4, t = l % 4;
-            for (uint32_t h = 0; h < 2; h++) {
-                const uint32_t shift = 16 * h;
-                wa[g][2 * t + h] = bits_to_float(lanes[l]->a[0] >> shift << 16);
-                wa[g + 8][2 * t + h] = bits_to_float(lanes[l]->a[1] >> shift << 16);
-                wa[g][2 * t + 8 + h] = bits_to_float(lanes[l]->a[2] >> shift << 16);
-                wa[g + 8][2 * t + 8 + h] = bits_to_float(lanes[l]->a[3] >> shift << 16);
-                wb[2 * t + h][g] = bits_to_float(lanes[l]->b[0] >> shift << 16);
-                wb[2 * t + 8 + h][g] = bits_to_float(lanes[l]->b[1] >> shift << 16);
-            }
+            const Lane &lane = *lanes[l];
+            left[g][t] = lane.a[0];
+            left[g + 8][t] = lane.a[1];
+            left[g][t + 4] = lane.a[2];
+            left[g + 8][t + 4] = lane.a[3];
+            right[t][g] = lane.b[0];
+            right[t + 4][g] = lane.b[1];
         }
-        for (uint32_t m = 0; m < 16; m++) {
-            float sum[8];
-            for (uint32_t n = 0; n < 8; n++) {
-                sum[n] = lanes[m % 8 * 4 + n / 2]->c[m / 8 * 2 + n % 2];
-            }
-            for (uint32_t k = 0; k < 16; k++) {
-                for (uint32_t n = 0; n < 8; n++) {
-                    sum[n] += wa[m][k] * wb[k][n];
+        Row b[16];
+        for (uint32_t pair = 0; pair < 8; pair++) {
+            Bits words;
+            memcpy(&words, right[pair], 32);
+            const Bits low = words << 16, high = words & 0xFFFF0000u;
+            memcpy(&b[2 * pair], &low, 32);
+            memcpy(&b[2 * pair + 1], &high, 32);
+        }
+        // Each sum is one chain over k; four rows at a time, so that one need not wait for the other.
+        for (uint32_t first = 0; first < 16; first += 4) {
+            Row sums[4];
+            for (uint32_t m = 0; m < 4; m++) {
+                for (uint32_t t = 0; t < 4; t++) {
+                    memcpy(reinterpret_cast<char *>(&sums[m]) + 8 * t,
+                           lanes[(first + m) % 8 * 4 + t]->c + (first + m) / 8 * 2, 8);
                 }
             }
-            for (uint32_t n = 0; n < 8; n++) {
-                lanes[m % 8 * 4 + n / 2]->c[m / 8 * 2 + n % 2] = sum[n];
+            for (uint32_t pair = 0; pair < 8; pair++) {
+                for (uint32_t m = 0; m < 4; m++) {
+                    sums[m] += bits_to_float(left[first + m][pair] << 16) * b[2 * pair];
+                }
+                for (uint32_t m = 0; m < 4; m++) {
+                    sums[m] += bits_to_float(left[first + m][pair] & 0xFFFF0000u) * b[2 * pair + 1];
+                }
+            }
+            for (uint32_t m = 0; m < 4; m++) {
+                for (uint32_t t = 0; t < 4; t++) {
+                    memcpy(lanes[(first + m) % 8 * 4 + t]->c + (first + m) / 8 * 2,
+                           reinterpret_cast<char *>(&sums[m]) + 8 * t, 8);
+                }
             }
         }
     });
@@ -171,20 +190,20 @@ template <class T> inline T checked(const void *address, host::Place place) {
 inline void copy_async(void *to, const void *from, bool real, AT) {
     host::check_aligned(to, 16, HERE("copy_async to"));
     host::check_aligned(from, 16, HERE("copy_async from"));
-    host::Fiber &fiber = *host::launch.current;
+    host::Fiber &fiber = *host::launch().current;
     fiber.copies.push_back({to, from, real, fiber.copy_group});
-    if (host::launch.shuffled() && host::launch.next() % 2) {
+    if (host::launch().shuffled() && host::launch().next() % 2) {
         const host::Copy copy = fiber.copies.back();
         copy.real ? memcpy(copy.to, copy.from, 16) : memset(copy.to, 0, 16);
         fiber.copies.pop_back();
     }
 }
 
-inline void copy_commit() { host::launch.current->copy_group++; }
+inline void copy_commit() { host::launch().current->copy_group++; }
 
 // All groups but the last N are there.
 template <int N> inline void copy_wait() {
-    host::Fiber &fiber = *host::launch.current;
+    host::Fiber &fiber = *host::launch().current;
     host::land(fiber, fiber.copy_group > N ? fiber.copy_group - N : 0);
 }
 

@@ -36,7 +36,7 @@ typedef struct astrai_host_driver_counts {
     uint64_t live_modules;
     uint64_t live_graphs;             /* graphs and instantiated graphs */
     uint64_t live_contexts;
-    uint64_t lost_with_contexts;      /* allocations, streams, events and modules that a context took with it when it ended */
+    uint64_t lost_with_contexts;      /* what a context took with it when it ended: memory, streams, events, modules, graphs */
 } astrai_host_driver_counts;
 
 /* Healthy, with default settings and no counts: one device "Stand-in GPU" of capability 9.0 with 1 GiB, driver version 13.0,

@@ -171,6 +171,8 @@ static void end_context(Lock &lock, const std::shared_ptr<Context> &context) {
     sweep(all.events, true);
     sweep(all.modules, true);
     sweep(all.functions, false);
+    sweep(all.graphs, true);
+    sweep(all.graph_execs, true);
     for (auto at = all.streams.begin(); at != all.streams.end();) {
         if (at->second->context.lock() == context) {
             all.counts.lost_with_contexts++;

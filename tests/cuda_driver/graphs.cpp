@@ -62,6 +62,7 @@ static CUresult begin_capture(CUstream handle, int mode) {
         return refuse(CUDA_ERROR_ILLEGAL_STATE, "cuStreamBeginCapture_v2: the stream captures already");
     }
     auto graph = std::make_shared<Graph>();
+    graph->context = call.context;
     graph->mode = mode;
     graph->thread = std::this_thread::get_id();
     graph->origin = stream;
@@ -144,6 +145,7 @@ API cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph handle, unsigned long
         return call.end(CUDA_ERROR_INVALID_VALUE);
     }
     auto made = std::make_shared<GraphExec>();
+    made->context = graph->context;
     made->nodes = graph->nodes;
     state().counts.graph_instantiations++;
     *exec = as_handle(insert(state().graph_execs, made));

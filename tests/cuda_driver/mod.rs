@@ -100,6 +100,7 @@ fn library() -> PathBuf {
         key.update(flag.as_bytes());
     }
     key.update(&build::compiler().arg("--version").output().unwrap().stdout);
+    key.update(b"with an alias");
     let all = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = all.join(format!("cuda-driver-{:016x}", key.digest()));
     let path = folder.join("libcuda.so.1");
@@ -114,15 +115,33 @@ fn library() -> PathBuf {
                 fs::remove_file(entry).unwrap();
             }
         }
+        alias(&unfinished);
         fs::rename(&unfinished, &folder).unwrap();
     }
     path
 }
 
+/// Where NVIDIA's own library is installed, `libcuda.so` would find that: an empty library of this name, which has the
+/// stand-in's symbols through its dependency, is loaded as well.
+fn alias(folder: &Path) {
+    let mut link = build::compiler();
+    link.args(["-shared", "-nostdlib", "-Wl,-soname,libcuda.so", "-Wl,--no-as-needed", "-o"]).arg(folder.join(ALIAS));
+    link.arg(folder.join("libcuda.so.1"));
+    assert!(link.status().unwrap().success(), "{link:?}");
+}
+
+/// Not `libcuda.so`: only its soname is that.
+const ALIAS: &str = "alias.so";
+
 /// Loads the stand-in for the whole process, once.
 pub fn load() -> Driver {
     static HANDLE: OnceLock<usize> = OnceLock::new();
-    let handle = HANDLE.get_or_init(|| build::load(&library(), libc::RTLD_GLOBAL).expose_provenance());
+    let handle = HANDLE.get_or_init(|| {
+        let path = library();
+        let handle = build::load(&path, libc::RTLD_GLOBAL);
+        build::load(&path.with_file_name(ALIAS), libc::RTLD_GLOBAL);
+        handle.expose_provenance()
+    });
     Driver { handle: std::ptr::with_exposed_provenance_mut(*handle) }
 }
 

@@ -68,6 +68,7 @@ struct Work {
 };
 
 struct Graph {
+    std::shared_ptr<Context> context;
     std::vector<Work> nodes;
     // While it is captured.
     int mode = CAPTURE_GLOBAL;
@@ -77,6 +78,7 @@ struct Graph {
 };
 
 struct GraphExec {
+    std::shared_ptr<Context> context;
     std::vector<Work> nodes;
     Mark last;
 };

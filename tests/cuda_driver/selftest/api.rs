@@ -14,6 +14,7 @@ pub struct Api {
 
 macro_rules! functions {
     ($($name:ident => $symbol:literal ($($arg:ident: $type:ty),*);)*) => {
+        #[allow(clippy::too_many_arguments, reason = "as the driver has them")]
         impl Api {
             $(pub fn $name(&self, $($arg: $type),*) -> Outcome {
                 // SAFETY: the function has this type in the driver's interface.
@@ -50,10 +51,10 @@ functions! {
     memory_info => "cuMemGetInfo_v2"(free: *mut usize, total: *mut usize);
     alloc_host => "cuMemAllocHost_v2"(memory: *mut *mut c_void, bytes: usize);
     free_host => "cuMemFreeHost"(memory: *mut c_void);
-    to_device => "cuMemcpyHtoD_v2"(to: u64, from: *const c_void, bytes: usize);
-    to_host => "cuMemcpyDtoH_v2"(to: *mut c_void, from: u64, bytes: usize);
-    to_device_async => "cuMemcpyHtoDAsync_v2"(to: u64, from: *const c_void, bytes: usize, stream: Handle);
-    to_host_async => "cuMemcpyDtoHAsync_v2"(to: *mut c_void, from: u64, bytes: usize, stream: Handle);
+    upload => "cuMemcpyHtoD_v2"(to: u64, from: *const c_void, bytes: usize);
+    download => "cuMemcpyDtoH_v2"(to: *mut c_void, from: u64, bytes: usize);
+    upload_async => "cuMemcpyHtoDAsync_v2"(to: u64, from: *const c_void, bytes: usize, stream: Handle);
+    download_async => "cuMemcpyDtoHAsync_v2"(to: *mut c_void, from: u64, bytes: usize, stream: Handle);
     within_async => "cuMemcpyDtoDAsync_v2"(to: u64, from: u64, bytes: usize, stream: Handle);
     fill_async => "cuMemsetD8Async"(to: u64, value: u8, count: usize, stream: Handle);
     fill32_async => "cuMemsetD32Async"(to: u64, value: u32, count: usize, stream: Handle);
@@ -203,7 +204,7 @@ impl Session {
     pub fn upload<T: Copy>(&self, values: &[T]) -> u64 {
         let bytes = size_of_val(values);
         let address = self.api.new_memory(bytes);
-        self.api.to_device_async(address, values.as_ptr().cast(), bytes, self.stream).unwrap();
+        self.api.upload_async(address, values.as_ptr().cast(), bytes, self.stream).unwrap();
         address
     }
 
@@ -211,7 +212,7 @@ impl Session {
     pub fn download<T: Copy + Default>(&self, address: u64, count: usize) -> Vec<T> {
         let mut values = vec![T::default(); count];
         let bytes = count * size_of::<T>();
-        self.api.to_host_async(values.as_mut_ptr().cast(), address, bytes, self.stream).unwrap();
+        self.api.download_async(values.as_mut_ptr().cast(), address, bytes, self.stream).unwrap();
         self.api.stream_synchronize(self.stream).unwrap();
         values
     }

@@ -7,6 +7,7 @@ use super::api::{Device, EngineOptions, LogLevel, Type};
 use super::plan::Sizing;
 use crate::backend::cpu::Compute;
 use crate::backend::cuda::{self, CudaOptions, Facts};
+use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
 use crate::model::Recipe;
 use crate::model::architecture::Architecture;
@@ -59,11 +60,16 @@ pub(super) fn choose(
         let facts = cuda::probe(options.index)?;
         let bytes = |encoding, outs, ins| cuda::weight_bytes(encoding, outs, ins, options.compute);
         let weights = weights::device_sizes(architecture, source, recipe, &bytes)?;
-        let sizing = Sizing::of(o, architecture, weights, Some(facts.free_bytes), Place::Cuda(options, facts))?;
-        for group in architecture.groups() {
-            cuda::kv_check(&group.shape(0, sizing.page_tokens, sizing.kv))?;
+        let (mut kv, free) = (Sizing::kv(o), facts.free_bytes);
+        let check = |kv| architecture.groups().iter().try_for_each(|group| cuda::kv_check(&group.shape(0, 1, kv)));
+        if let Err(error) = check(kv) {
+            // Heads of unusual sizes have pages of f32, unless others are asked for.
+            if o.kv != Type::Auto {
+                return Err(error);
+            }
+            kv = DType::F32;
         }
-        Ok::<_, Error>(sizing)
+        Sizing::of(o, architecture, weights, Some(free), kv, Place::Cuda(options, facts))
     };
     if o.device == Device::Cuda {
         return gpu();
@@ -75,7 +81,7 @@ pub(super) fn choose(
         }
     }
     let weights = weights::sizes(architecture, source, recipe)?;
-    Sizing::of(o, architecture, weights, crate::os::memory::available_bytes(), Place::Cpu)
+    Sizing::of(o, architecture, weights, crate::os::memory::available_bytes(), Sizing::kv(o), Place::Cpu)
 }
 
 /// Says why the CPU was chosen. That a build has no other device is nothing to tell everybody.

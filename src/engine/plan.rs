@@ -134,8 +134,24 @@ pub(super) struct Sizing {
 }
 
 impl Sizing {
+    /// The element type of pages that the options ask for.
+    pub fn kv(o: &EngineOptions) -> DType {
+        match (o.kv, o.compute) {
+            (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
+            (Type::Q8, _) => DType::I8,
+            _ => DType::Bf16,
+        }
+    }
+
     /// `free` is what is free of the memory of `place`.
-    pub fn of(o: &EngineOptions, a: &Architecture, weights: Sizes, free: Option<u64>, place: Place) -> Result<Sizing> {
+    pub fn of(
+        o: &EngineOptions,
+        a: &Architecture,
+        weights: Sizes,
+        free: Option<u64>,
+        kv: DType,
+        place: Place,
+    ) -> Result<Sizing> {
         let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
         let asked = o.context_length as usize;
         if asked > a.context {
@@ -172,11 +188,6 @@ impl Sizing {
                 // A page more than are used: for rows that nobody wants.
                 cuda::scratch_bytes(options, &Model::largest(a, &step)).saturating_add(tensors)
             }
-        };
-        let kv = match (o.kv, o.compute) {
-            (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
-            (Type::Q8, _) => DType::I8,
-            _ => DType::Bf16,
         };
         let mut sizing = Sizing {
             running_max,

@@ -68,13 +68,7 @@ fn fixtures() -> Vec<Fixture> {
 }
 
 fn open(fixture: &Fixture, compute: Type, target: Target) -> Engine {
-    let options = EngineOptions {
-        compute,
-        threads: 2,
-        memory_budget: 64 << 20,
-        step_tokens: 64,
-        ..target.options()
-    };
+    let options = EngineOptions { compute, threads: 2, memory_budget: 64 << 20, step_tokens: 64, ..target.options() };
     Engine::open(&fixture.dir, options).unwrap_or_else(|e| panic!("{}: {e}", fixture.name))
 }
 

@@ -13,14 +13,6 @@ use std::sync::Arc;
 /// Steps whose integers may be on their way at once.
 const IN_FLIGHT: usize = 3;
 
-/// Some adjacent rows of one sequence: what a block of attention takes. As in `kernels/attention.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unit {
-    pub first_row: i32,
-    pub rows: i32,
-}
-
 /// Where each array begins, in words.
 #[derive(Clone, Copy, Debug, Default)]
 struct Layout {
@@ -125,7 +117,8 @@ impl Inputs {
         self.at(self.layout.sequence_of)
     }
 
-    /// Device address of the `index`-th unit.
+    /// Device address of the `index`-th unit: some adjacent rows of one sequence, which a block of attention takes. Two words, the
+    /// first row and the rows, as in `kernels/attention.cu`.
     pub fn unit(&self, index: usize) -> u64 {
         self.at(self.layout.units + 2 * index)
     }
@@ -195,7 +188,7 @@ fn copy(device: &Device, to: &Buffer, from: &Pinned, words: std::ops::Range<usiz
 /// Cuts the rows into units, those of one row first.
 fn write_units(step: &Step, words: &mut [u32]) -> Units {
     let mut units = Units::default();
-    let mut each = |single: bool, write: &mut dyn FnMut(usize, usize)| {
+    let each = |single: bool, write: &mut dyn FnMut(usize, usize)| {
         let mut first = 0;
         for run in step.sequences.chunk_by(|a, b| a == b) {
             if (run.len() == 1) == single {

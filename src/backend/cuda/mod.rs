@@ -13,6 +13,7 @@
 //! | `inputs` | a step's integers on their way to the device |
 //! | `state` | what the backend holds; inputs of products in the form that kernels read |
 //! | `ops`, `products`, `attention`, `experts` | the operations |
+//! | `testing` | kernels one by one, for their tests |
 
 #[cfg(feature = "cuda")]
 mod attention;
@@ -33,6 +34,9 @@ mod ops;
 mod products;
 #[cfg(feature = "cuda")]
 mod state;
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub mod testing;
 #[cfg(feature = "cuda")]
 mod upload;
 

@@ -116,8 +116,7 @@ impl ModelSource for Synthetic {
             Some(all) => all.get(at).cloned(),
             None => {
                 let len = tensor_len(info)?;
-                let mut bytes =
-                    AlignedBytes::zeroed(len).ok_or_else(|| Error::memory("random weights", len as u64))?;
+                let mut bytes = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory("random weights", len as u64))?;
                 randomize(bytes.as_mut_slice(), &levels(is_gain(info)), stream(self.seed, at));
                 Some(Bytes::from_aligned(bytes))
             }

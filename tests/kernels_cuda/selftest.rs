@@ -97,7 +97,10 @@ fn copies_land_when_they_are_waited_for() {
     };
     assert_eq!([run(0), run(0), run(0)], [0, 0, 0]);
     // On a device they may have arrived.
-    assert!(device::index().is_some() || (run(1) > 0 && run(1) > 0), "copies that were not waited for must not be there");
+    assert!(
+        device::index().is_some() || (run(1) > 0 && run(1) > 0),
+        "copies that were not waited for must not be there"
+    );
 }
 
 #[test]

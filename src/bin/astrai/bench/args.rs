@@ -25,6 +25,9 @@ pub struct BenchArgs {
     /// Write the random weights of --shape as a model folder without a tokenizer, and end
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "simulate", "plot"])]
     pub save: Option<PathBuf>,
+    /// Print the config.json of --shape, and end
+    #[arg(long, conflicts_with_all = ["model", "save", "simulate", "plot"])]
+    pub print_config: bool,
     /// What is asked of the engine
     #[arg(long, value_enum, default_value = "batch")]
     pub workload: Workload,

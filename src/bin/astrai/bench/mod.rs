@@ -26,10 +26,11 @@ use args::{Plan, PolicyName, WeightFormat};
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
 use astrai::engine::{Device, Engine};
-use astrai::source::Synthetic;
+use astrai::source::{ModelSource, Synthetic};
 use load::{Job, Kind, Lane, Load};
 use result::Figures;
 use serde_json::Value;
+use std::io::Write;
 use std::time::{Duration, Instant};
 use watch::{Seen, Watch};
 
@@ -56,6 +57,9 @@ pub fn bench(args: BenchArgs) -> Outcome {
     let plan = args.plan()?;
     if let Some(dir) = &args.save {
         return save::save(&random_weights(&args)?, dir);
+    }
+    if args.print_config {
+        return print_config(&args);
     }
     if args.simulate {
         return simulate::simulate(&args, &plan);
@@ -99,15 +103,7 @@ fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
         };
         let opened = begin.elapsed();
         check_weights(args, &engine)?;
-        benches.push(Bench {
-            policy,
-            engine,
-            watch,
-            opened,
-            first_token: None,
-            figures: Vec::new(),
-            truncated: 0,
-        });
+        benches.push(Bench { policy, engine, watch, opened, first_token: None, figures: Vec::new(), truncated: 0 });
     }
     Ok(benches)
 }
@@ -129,6 +125,12 @@ fn makes_weights(args: &BenchArgs) -> bool {
         (Device::Cuda, _) => true,
         (Device::Auto, _) => astrai::backend::cuda::probe(0).is_ok(),
     }
+}
+
+fn print_config(args: &BenchArgs) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", weights_of(args, astrai::model::unmade_random_model)?.config()?)?;
+    Ok(out.flush()?)
 }
 
 fn random_weights(args: &BenchArgs) -> Outcome<Synthetic> {

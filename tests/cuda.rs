@@ -3,6 +3,8 @@
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
+#[path = "cuda/check.rs"]
+mod check;
 mod cuda_driver;
 #[path = "parity/cases.rs"]
 mod parity;
@@ -11,8 +13,10 @@ mod target;
 use cuda_driver::Gpu;
 use parity::Depth;
 
+/// Everything on a real GPU, unless ASTRAI_TEST_DEPTH is `short`.
 fn depth(gpu: &Gpu) -> Depth {
-    if gpu.is_real() { Depth::Whole } else { Depth::Short }
+    let short = std::env::var("ASTRAI_TEST_DEPTH").is_ok_and(|depth| depth == "short");
+    if gpu.is_real() && !short { Depth::Whole } else { Depth::Short }
 }
 
 #[test]

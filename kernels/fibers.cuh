@@ -95,6 +95,8 @@ struct Launch {
     void *body_data = nullptr;
     std::vector<uint32_t> ready;
     uint32_t threads = 0;
+    // A thread that a barrier of the block was last seen to wait for.
+    uint32_t awaited = 0;
 #if defined(__x86_64__)
     void *scheduler = nullptr;
 #else
@@ -249,6 +251,12 @@ template <class Perform> inline void meet(Wait wait, uint32_t first, uint32_t co
     Fiber &me = *launch.current;
     me.place = place;
     me.wait = wait;
+    const Wait awaited = launch.fibers[launch.awaited].wait;
+    if (wait == Wait::Block && awaited != Wait::Block && awaited != Wait::Done) {
+        // Only the last to arrive need look at all.
+        leave();
+        return;
+    }
     bool all = true;
     for (uint32_t i = first; i < first + count; i++) {
         const Fiber &other = launch.fibers[i];
@@ -259,6 +267,7 @@ template <class Perform> inline void meet(Wait wait, uint32_t first, uint32_t co
         }
         if (other.wait != wait) {
             all = false;
+            launch.awaited = i;
         } else if (!same(other.place, place)) {
             fail("%s at %s:%d reached by thread %u, while thread %u is at %s at %s:%d", place.what, place.file,
                  place.line, thread_number(), i, other.place.what, other.place.file, other.place.line);
@@ -311,6 +320,7 @@ inline void land(Fiber &fiber, uint64_t groups_before) {
 // Runs one block to its end.
 inline bool run_block() {
     launch.ready.clear();
+    launch.awaited = 0;
     for (uint32_t i = 0; i < launch.threads; i++) {
         prepare(launch.fibers[i]);
         launch.ready.push_back(i);

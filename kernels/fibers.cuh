@@ -242,8 +242,10 @@ inline void make_ready(uint32_t first, uint32_t count) {
     }
 }
 
+inline bool same(const char *a, const char *b) { return a == b || !strcmp(a, b); }
+
 inline bool same(const Place &a, const Place &b) {
-    return a.line == b.line && !strcmp(a.what, b.what) && !strcmp(a.file, b.file);
+    return a.line == b.line && same(a.what, b.what) && same(a.file, b.file);
 }
 
 // Waits for `count` threads from `first` on to arrive at the same place. The last of them does `perform`.

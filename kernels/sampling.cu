@@ -46,8 +46,8 @@ struct Draw {
     uint32_t given;
 };
 
-// A token whose logit penalties or bias change. Those of a row are in ascending order of their tokens; where several have the same
-// token, because its biases add up, all but the first give a bias alone.
+// A token whose logit penalties or bias change. Those of a row are in ascending order of their tokens; where several have the
+// same token, because its biases add up, all but the first give a bias alone.
 struct Adjust {
     uint32_t token;
     // Whether it stands in the prompt.

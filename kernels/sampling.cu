@@ -78,7 +78,7 @@ struct Sampling {
     // [rows, count]: the largest, best first; (minus infinity, NO_TOKEN) where there are fewer. As many as the row needs.
     float *values;
     uint32_t *ids;
-    // At least what any row needs; at most BEST_MAX.
+    // 1 to BEST_MAX; rows with a larger top-k are drawn from whole.
     int count;
     // Ids in a row of `top_ids`; at least what any row wants.
     int tops;
@@ -112,7 +112,7 @@ __device__ __forceinline__ int wanted_of(const Sampling &args, int row) {
         return 0;
     }
     const int top_k = top_k_of(draw, args.limit);
-    return !(draw.temperature > 0.0f) ? 1 : top_k <= BEST_MAX ? top_k : 0;
+    return !(draw.temperature > 0.0f) ? 1 : top_k <= args.count ? top_k : 0;
 }
 
 // Penalties, then bias. Block: 256; grid: rows.
@@ -254,7 +254,7 @@ struct RowMemory {
     int warp_counts[ROW_WARPS][16], counts[16];
     float highest[ROW_WARPS];
     double sums[ROW_WARPS];
-    int lasts[ROW_WARPS];
+    bool any[ROW_WARPS];
     float weights[32];
 };
 
@@ -411,17 +411,17 @@ __device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least
         const int each = ((end - begin + ROW_WARPS - 1) / ROW_WARPS + 31) / 32 * 32;
         const int first = begin + warp * each, past = first + each < end ? first + each : end;
         double sum = 0.0;
-        int last = -1;
+        bool any = false;
         for (int i = first + lane; i < past; i += 32) {
             const float weight = weight_of(i);
             sum += double(weight);
-            last = weight > 0.0f ? i : last;
+            any = any || weight > 0.0f;
         }
         sum = warp_sum_double(sum);
-        const bool any = warp_ballot(last >= 0) != 0;
+        any = warp_ballot(any) != 0;
         if (lane == 0) {
             memory.sums[warp] = sum;
-            memory.lasts[warp] = any;
+            memory.any[warp] = any;
         }
         block_barrier();
         if (target < 0.0) {
@@ -435,7 +435,7 @@ __device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least
         double sum_before = before;
         int crossing = -1;
         for (int w = 0; w < ROW_WARPS; w++) {
-            if (memory.lasts[w]) {
+            if (memory.any[w]) {
                 crossing = w;
                 before = sum_before;
                 if (sum_before + memory.sums[w] > target) {

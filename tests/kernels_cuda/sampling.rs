@@ -206,8 +206,10 @@ fn step(requests: &[Request], allowed: &AllowedTokens) -> Vec<Outcome> {
     allowed.holes().iter().for_each(|&hole| bits[hole as usize / 32] |= 1 << (hole % 32));
     let chunks = limit.div_ceil(CHUNK);
     let (x, draws, adjusts, holes) = (Memory::of(&logits), Memory::of(&draws), Memory::of(&adjusts), Memory::of(&bits));
-    let keys = Memory::new(rows * chunks * BEST_MAX * 8);
-    let [values, ids] = [0, 1].map(|_| Memory::new(rows * BEST_MAX * 4));
+    // Less room for the search where a row is alone, which its token does not show.
+    let count = if rows == 1 { 8 } else { BEST_MAX };
+    let keys = Memory::new(rows * chunks * count * 8);
+    let [values, ids] = [0, 1].map(|_| Memory::new(rows * count * 4));
     let [tokens, logprobs] = [0, 1].map(|_| Memory::of(&vec![UNTOUCHED; rows]));
     let [top_ids, top_logprobs] = [0, 1].map(|_| Memory::of(&vec![UNTOUCHED; rows * TOPS]));
     let args = Args {
@@ -221,7 +223,7 @@ fn step(requests: &[Request], allowed: &AllowedTokens) -> Vec<Outcome> {
         keys: keys.at(),
         values: values.at(),
         ids: ids.at(),
-        count: BEST_MAX as i32,
+        count: count as i32,
         tops: TOPS as i32,
         tokens: tokens.at(),
         logprobs: logprobs.at(),

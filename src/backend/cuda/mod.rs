@@ -12,7 +12,8 @@
 //! | `forms` | how weights lie on the device, and what they take there |
 //! | `inputs` | a step's integers on their way to the device |
 //! | `state` | what the backend holds; inputs of products in the form that kernels read |
-//! | `ops`, `products`, `attention`, `experts` | the operations |
+//! | `ops`, `products`, `attention`, `experts`, `sampling` | the operations |
+//! | `graphs` | steps that were recorded, to be submitted again as a whole |
 
 #[cfg(feature = "cuda")]
 mod attention;
@@ -21,6 +22,8 @@ mod driver;
 #[cfg(feature = "cuda")]
 mod experts;
 mod forms;
+#[cfg(feature = "cuda")]
+mod graphs;
 #[cfg(feature = "cuda")]
 mod inputs;
 #[cfg(feature = "cuda")]
@@ -31,6 +34,8 @@ mod memory;
 mod ops;
 #[cfg(feature = "cuda")]
 mod products;
+#[cfg(feature = "cuda")]
+mod sampling;
 #[cfg(feature = "cuda")]
 mod state;
 #[cfg(feature = "cuda")]
@@ -142,6 +147,17 @@ mod stub {
 
 #[cfg(not(feature = "cuda"))]
 use stub::absent;
+
+/// Rows that a step of `rows` single ones is filled up to; see [`crate::backend::Backend::padded`].
+pub fn padded(rows: usize) -> usize {
+    match rows {
+        _ if !BUILT => rows,
+        ..=8 => rows.next_power_of_two(),
+        ..=64 => rows.next_multiple_of(8),
+        ..=256 => rows.next_multiple_of(32),
+        _ => rows.next_multiple_of(64),
+    }
+}
 
 /// Opens a device for a model.
 ///

@@ -6,6 +6,8 @@
 mod cuda_driver;
 #[path = "parity/cases.rs"]
 mod parity;
+#[path = "cuda/steps.rs"]
+mod steps;
 mod target;
 
 use parity::Depth;
@@ -22,4 +24,16 @@ fn bf16_parity() {
     let Some(_driver) = cuda_driver::begin() else { return };
     target::use_gpu();
     parity::bf16_stays_as_close_as_the_reference_itself(Depth::Short);
+}
+
+#[test]
+fn decode_steps_are_recorded_and_waited_for_once() {
+    let Some(driver) = cuda_driver::begin() else { return };
+    steps::decode_steps_are_recorded_and_waited_for_once(&driver);
+}
+
+#[test]
+fn steps_ahead_change_nothing() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::steps_ahead_change_nothing();
 }

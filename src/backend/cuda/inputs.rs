@@ -244,8 +244,7 @@ mod tests {
         };
         let mut words = [9; 14];
         let units = write_units(&step, &mut words);
-        let expected =
-            Units { single: 2, single_last_row: 4, single_position_max: 900, several: 2, several_rows_max: 3 };
+        let expected = Units { single: 2, single_last_row: 4, single_spans: 4, several: 2, several_rows_max: 3 };
         assert_eq!(units, expected);
         assert_eq!(words, [0, 1, 4, 1, 1, 3, 5, 2, 9, 9, 9, 9, 9, 9]);
     }

@@ -332,6 +332,8 @@ impl CudaBackend {
 
     /// Makes room for the largest step, and lets go what only opening needs.
     pub(super) fn reserve_scratch(&mut self, largest: &Largest) -> Result<()> {
+        // What the uploader has is not let go before it has arrived, and whether it has is told.
+        self.device.wait()?;
         (self.uploader, self.quantizer) = (None, None);
         let blocking = self.options.blocking_wait;
         self.inputs = Some(Inputs::new(&self.device, largest, blocking)?);

@@ -86,7 +86,7 @@ pub struct Facts {
 /// one that is too old; `Argument` for an index that does not exist, with how many there are.
 #[cfg(feature = "cuda")]
 pub fn probe(index: usize) -> Result<Facts> {
-    driver::Device::open(index, false).map(|device| device.facts.clone())
+    driver::Device::open(index, false, false).map(|device| device.facts.clone())
 }
 
 /// Looks at a device: not in this build.

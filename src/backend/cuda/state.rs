@@ -230,7 +230,7 @@ impl CudaBackend {
     /// # Errors
     /// As of [`super::probe`]; `Memory`; `Device` when the code cannot be loaded.
     pub fn new(options: CudaOptions) -> Result<CudaBackend> {
-        let device = Device::open(options.index, options.low_priority)?;
+        let device = Device::open(options.index, options.low_priority, options.blocking_wait)?;
         let kernels = Kernels::load(&device)?;
         Ok(CudaBackend {
             options,

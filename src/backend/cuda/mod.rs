@@ -122,7 +122,7 @@ mod stub {
     ///
     /// # Errors
     /// `Unsupported`.
-    pub fn open(_options: CudaOptions) -> Result<Box<dyn Backend>> {
+    pub fn open(_options: CudaOptions, _weight_bytes: u64) -> Result<Box<dyn Backend>> {
         Err(absent())
     }
 
@@ -143,11 +143,11 @@ mod stub {
 #[cfg(not(feature = "cuda"))]
 use stub::absent;
 
-/// Opens a device for a model.
+/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up.
 ///
 /// # Errors
 /// As of [`probe`]; `Memory`; `Device` when its code cannot be loaded.
 #[cfg(feature = "cuda")]
-pub fn open(options: CudaOptions) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(options)?))
+pub fn open(options: CudaOptions, weight_bytes: u64) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(CudaBackend::new(options, weight_bytes)?))
 }

@@ -225,11 +225,11 @@ pub struct CudaBackend {
 }
 
 impl CudaBackend {
-    /// Opens a device and loads the kernels.
+    /// Opens a device and loads the kernels. `weight_bytes` are those of all weights to come.
     ///
     /// # Errors
     /// As of [`super::probe`]; `Memory`; `Device` when the code cannot be loaded.
-    pub fn new(options: CudaOptions) -> Result<CudaBackend> {
+    pub fn new(options: CudaOptions, weight_bytes: u64) -> Result<CudaBackend> {
         let device = Device::open(options.index, options.low_priority, options.blocking_wait)?;
         let kernels = Kernels::load(&device)?;
         Ok(CudaBackend {
@@ -237,7 +237,7 @@ impl CudaBackend {
             buffers: Vec::new(),
             weights: Vec::new(),
             groups: Vec::new(),
-            arena: Arena::default(),
+            arena: Arena::new(weight_bytes),
             uploader: None,
             quantizer: None,
             inputs: None,

@@ -1,13 +1,44 @@
 //! The CUDA backend: engines on a GPU, or on the stand-in for NVIDIA's driver where there is none, which runs the very kernels
 //! on the CPU and punishes every result that is read too early.
+//!
+//! | file | what it holds the backend to |
+//! |---|---|
+//! | `parity/cases.rs` | the reference implementations' numbers |
+//! | `cuda/neighbours.rs` | law 1: a token never depends on its neighbours |
+//! | `cuda/opening.rs` | what a machine may lack, said clearly; nothing left behind by an open that fails |
+//! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
+//! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
+//! | `cuda/files.rs` | what is kept in files: quantized weights, prefixes |
+//! | `cuda/abi.rs` | the options of the C interface |
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
+#[path = "cuda/abi.rs"]
+mod abi;
+#[allow(dead_code, reason = "written for the stand-in's own test")]
+#[path = "cuda_driver/selftest/api.rs"]
+mod api;
 mod cuda_driver;
+#[path = "cuda/engines.rs"]
+mod engines;
+#[path = "cuda/files.rs"]
+mod files;
+#[path = "laws/jobs.rs"]
+mod jobs;
+#[path = "cuda/leaks.rs"]
+mod leaks;
+#[path = "cuda/loss.rs"]
+mod loss;
+#[path = "cuda/neighbours.rs"]
+mod neighbours;
+#[path = "cuda/opening.rs"]
+mod opening;
 #[path = "parity/cases.rs"]
 mod parity;
 #[path = "cuda/steps.rs"]
 mod steps;
+#[path = "laws/storm.rs"]
+mod storm;
 mod target;
 
 use parity::Depth;

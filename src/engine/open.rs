@@ -107,14 +107,14 @@ fn placing(options: &EngineOptions) -> ThreadOptions {
 fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<Prepared> {
     let mut prospect = Prospect::of(source, options, log)?;
     prospect.sizing.require()?;
-    let (backend, facts) = match open_device(&prospect.sizing.place, options) {
+    let (backend, facts) = match open_device(&prospect.sizing, options) {
         Err(error) if options.device == Device::Auto && matches!(prospect.sizing.place, Place::Cuda(..)) => {
             device::refused(&error, log);
             options.device = Device::Cpu;
             options.device_index = 0;
             prospect = Prospect::of(source, options, log)?;
             prospect.sizing.require()?;
-            open_device(&prospect.sizing.place, options)?
+            open_device(&prospect.sizing, options)?
         }
         opened => opened?,
     };
@@ -130,9 +130,9 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
 }
 
 /// Opens the device that was chosen.
-fn open_device(place: &Place, options: &EngineOptions) -> Result<(Box<dyn Backend>, Opening)> {
+fn open_device(sizing: &Sizing, options: &EngineOptions) -> Result<(Box<dyn Backend>, Opening)> {
     let (device, threads) = (Device::Cuda, 1);
-    match place {
+    match &sizing.place {
         Place::Cpu => {
             let (compute, threads) = (device::compute(options), options.threads as usize);
             let backend = CpuBackend::new(options.cpu_tier, compute, threads, placing(options))?;
@@ -143,7 +143,10 @@ fn open_device(place: &Place, options: &EngineOptions) -> Result<(Box<dyn Backen
         Place::Cuda(cuda_options, facts) => {
             let (major, minor) = facts.capability;
             let arch = format!("sm_{major}{minor}{}", if cuda_options.invariant { "" } else { " relaxed" });
-            Ok((cuda::open(*cuda_options)?, Opening { device, cpu_tier: CpuTier::Auto, threads, arch }))
+            Ok((
+                cuda::open(*cuda_options, sizing.weight_bytes())?,
+                Opening { device, cpu_tier: CpuTier::Auto, threads, arch },
+            ))
         }
     }
 }

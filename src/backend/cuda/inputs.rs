@@ -81,7 +81,7 @@ pub struct Inputs {
     here: Vec<(Pinned, Event)>,
     turn: usize,
     pub units: Units,
-    /// Rows of the current step.
+    /// Rows of the current step; set before its upload.
     pub rows: usize,
 }
 
@@ -162,7 +162,6 @@ impl Inputs {
         words[l.sequence_of..l.sequence_of + rows].copy_from_slice(&step.sequences);
         words[l.wanted..l.wanted + step.wanted.len()].copy_from_slice(&step.wanted);
         self.units = write_units(step, &mut words[l.units..l.units + 2 * rows]);
-        self.rows = rows;
         for (group, tables) in step.tables.iter().enumerate() {
             let at = l.starts + group * l.sequences;
             words[at..at + tables.starts.len()].copy_from_slice(&tables.starts);

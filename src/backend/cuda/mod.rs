@@ -91,7 +91,7 @@ pub struct Facts {
 /// one that is too old; `Argument` for an index that does not exist, with how many there are.
 #[cfg(feature = "cuda")]
 pub fn probe(index: usize) -> Result<Facts> {
-    driver::Device::open(index, false).map(|device| device.facts.clone())
+    driver::Device::open(index, false, false).map(|device| device.facts.clone())
 }
 
 /// Looks at a device: not in this build.
@@ -127,7 +127,7 @@ mod stub {
     ///
     /// # Errors
     /// `Unsupported`.
-    pub fn open(_options: CudaOptions) -> Result<Box<dyn Backend>> {
+    pub fn open(_options: CudaOptions, _weight_bytes: u64) -> Result<Box<dyn Backend>> {
         Err(absent())
     }
 
@@ -152,18 +152,18 @@ use stub::absent;
 pub fn padded(rows: usize) -> usize {
     match rows {
         _ if !BUILT => rows,
-        ..=8 => rows.next_power_of_two(),
-        ..=64 => rows.next_multiple_of(8),
-        ..=256 => rows.next_multiple_of(32),
+        0..=8 => rows.next_power_of_two(),
+        9..=64 => rows.next_multiple_of(8),
+        65..=256 => rows.next_multiple_of(32),
         _ => rows.next_multiple_of(64),
     }
 }
 
-/// Opens a device for a model.
+/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up.
 ///
 /// # Errors
 /// As of [`probe`]; `Memory`; `Device` when its code cannot be loaded.
 #[cfg(feature = "cuda")]
-pub fn open(options: CudaOptions) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(options)?))
+pub fn open(options: CudaOptions, weight_bytes: u64) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(CudaBackend::new(options, weight_bytes)?))
 }

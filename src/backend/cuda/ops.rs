@@ -76,8 +76,10 @@ impl Backend for CudaBackend {
     }
 
     fn begin(&mut self, step: &Step) {
+        let inputs = self.inputs.as_mut().expect("reserved before the first step");
+        // Also of a step that runs nowhere, because an earlier one without a result to wait for failed.
+        inputs.rows = step.tokens.len();
         if self.failure.is_none() {
-            let inputs = self.inputs.as_mut().expect("reserved before the first step");
             let uploaded = inputs.upload(step);
             self.note(uploaded);
         }

@@ -209,19 +209,19 @@ pub struct CudaBackend {
 }
 
 impl CudaBackend {
-    /// Opens a device and loads the kernels.
+    /// Opens a device and loads the kernels. `weight_bytes` are those of all weights to come.
     ///
     /// # Errors
     /// As of [`super::probe`]; `Memory`; `Device` when the code cannot be loaded.
-    pub fn new(options: CudaOptions) -> Result<CudaBackend> {
-        let device = Device::open(options.index, options.low_priority)?;
+    pub fn new(options: CudaOptions, weight_bytes: u64) -> Result<CudaBackend> {
+        let device = Device::open(options.index, options.low_priority, options.blocking_wait)?;
         let kernels = Kernels::load(&device)?;
         Ok(CudaBackend {
             options,
             buffers: Vec::new(),
             weights: Vec::new(),
             groups: Vec::new(),
-            arena: Arena::default(),
+            arena: Arena::new(weight_bytes),
             uploader: None,
             quantizer: None,
             inputs: None,
@@ -322,6 +322,8 @@ impl CudaBackend {
 
     /// Makes room for the largest step, and lets go what only opening needs.
     pub(super) fn reserve_scratch(&mut self, largest: &Largest) -> Result<()> {
+        // What the uploader has is not let go before it has arrived, and whether it has is told.
+        self.device.wait()?;
         (self.uploader, self.quantizer) = (None, None);
         let blocking = self.options.blocking_wait;
         self.inputs = Some(Inputs::new(&self.device, largest, blocking)?);

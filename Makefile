@@ -27,7 +27,8 @@ unexport MAKEFLAGS MFLAGS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build build-cuda test loom lint tsan asan soak header bench compare install clean need-cargo need-cc need-rust-src
+.PHONY: help demo build build-cuda test loom lint tsan asan soak header bench compare gpu-bundle gpu-check install clean \
+  need-cargo need-cc need-rust-src
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -110,6 +111,20 @@ bench: need-cargo ## tokens per second on models/storyteller; what sampling, a s
 compare: need-cargo ## this library and other engines in turns: make compare ARGS=--quick
 	$(CARGO) build --release --features cli
 	$(PYTHON) tools/compare/compare.py $(ARGS)
+
+# GPU_PROFILE=dev builds faster and measures nothing; ASTRAI_CUDA_TARGETS=sm_90a names the GPUs to compile for.
+GPU_PROFILE ?= release
+GPU_BUNDLE := build/gpu-check
+
+gpu-bundle: need-cargo ## build/gpu-check.tar.xz: everything gpu-check needs on a machine without Rust
+	$(PYTHON) tools/gpu_check/bundle.py --profile $(GPU_PROFILE) --out $(GPU_BUNDLE)
+
+# Without cargo or nvcc the bundle that is there is used. Arguments in ARGS, see docs/gpu.md.
+gpu-check: ## kernels, parity, law 1, sanitizers and speed on this machine's GPU: make gpu-check ARGS="--part bench"
+	@if command -v $(CARGO) >/dev/null 2>&1 && $(PYTHON) -c \
+	  "import sys; sys.path.insert(0, 'tools/gpu_check'); import bundle; sys.exit(bundle.find_nvcc() is None)"; \
+	then $(MAKE) gpu-bundle GPU_PROFILE=$(GPU_PROFILE); else echo "no cargo or no nvcc here: $(GPU_BUNDLE) is used as it is"; fi
+	$(PYTHON) $(GPU_BUNDLE)/gpu_check.py $(ARGS)
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

@@ -136,7 +136,7 @@ fn compile(nvcc: &Path, targets: &[&str]) {
 }
 
 /// Ends the build with one paragraph.
-#[allow(clippy::print_stderr, clippy::exit, reason = "a build script speaks to who builds, without a stack trace")]
+#[allow(clippy::print_stderr, clippy::exit, reason = "how a build script tells cargo that it failed, and why")]
 fn stop(why: &str) -> ! {
     eprintln!("error: {why}");
     std::process::exit(1)

@@ -64,6 +64,15 @@ pub struct Weight {
     pub ins: usize,
 }
 
+/// A weight whose values nobody cares about beyond their spread about zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RandomWeight {
+    /// The same on one device gives the same values; devices differ.
+    pub seed: u64,
+    /// Standard deviation.
+    pub deviation: f32,
+}
+
 /// One product of a group that shares its input: `out[r, o] = sum_i x[r, i] * weight[o, i] + bias[o]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
@@ -319,6 +328,19 @@ pub trait Backend: Send {
 
     /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
     fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;
+
+    /// A weight of random numbers made where it lies, for measurements: none of its bytes is ever on the host. `None`: this one
+    /// has to be brought by [`Backend::weight`] like any other.
+    fn random_weight(
+        &mut self,
+        random: RandomWeight,
+        encoding: Encoding,
+        outs: usize,
+        ins: usize,
+    ) -> Result<Option<Weight>> {
+        let _ = (random, encoding, outs, ins);
+        Ok(None)
+    }
 
     /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes` into `panels`: what [`Backend::weight`] takes, and what
     /// may be kept in a file, the same on every machine. A large matrix may come in pieces of whole panels.

@@ -338,8 +338,8 @@ fn reference(case: Case, inputs: &Inputs) -> (Vec<f32>, Vec<f32>, Vec<u8>) {
     let Inputs { positions, sequences, tables, starts, .. } = inputs;
     b.place_heads(&placement, Ragged { group: 0, positions, sequences, tables, table_starts: starts });
     let mut out = (vec![0.0; inputs.q.len()], vec![0.0; all.len()], Vec::new());
-    b.read(q, &mut out.0);
-    b.read(kv, &mut out.1);
+    b.read(q, &mut out.0).unwrap();
+    b.read(kv, &mut out.1).unwrap();
     let bytes = shape_of(case).frame_bytes().unwrap();
     for frame in 0..10 {
         let mut page = vec![0; bytes];

@@ -14,6 +14,7 @@
 //! | `state` | what the backend holds; inputs of products in the form that kernels read |
 //! | `ops`, `products`, `attention`, `experts`, `sampling` | the operations |
 //! | `graphs` | steps that were recorded, to be submitted again as a whole |
+//! | `testing` | kernels one by one, for their tests |
 
 #[cfg(feature = "cuda")]
 mod attention;
@@ -38,6 +39,9 @@ mod products;
 mod sampling;
 #[cfg(feature = "cuda")]
 mod state;
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub mod testing;
 #[cfg(feature = "cuda")]
 mod upload;
 

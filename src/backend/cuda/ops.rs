@@ -47,6 +47,17 @@ impl Backend for CudaBackend {
         self.upload_weight(&bytes, encoding, outs, ins)
     }
 
+    fn random_weight(
+        &mut self,
+        random: RandomWeight,
+        encoding: Encoding,
+        outs: usize,
+        ins: usize,
+    ) -> Result<Option<Weight>> {
+        // A vector has more forms than one, and is small.
+        if outs <= 1 { Ok(None) } else { self.make_random(random, encoding, outs, ins).map(Some) }
+    }
+
     fn quantize(
         &mut self,
         bytes: &[u8],

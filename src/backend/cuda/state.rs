@@ -3,14 +3,14 @@
 use super::driver::Device;
 use super::graphs::Graphs;
 use super::inputs::{self, Inputs};
-use super::kernels::{Function, Kernels, Shape, launch};
+use super::kernels::{Function, Kernels, Shape, arg, launch};
 use super::memory::Buffer;
 use super::sampling::{self, Drawing};
 use super::upload::{Arena, Uploader};
 use super::{CudaOptions, forms};
 use crate::backend::cpu::kernels::Elements;
 use crate::backend::cpu::{Compute, CpuBackend, Tier};
-use crate::backend::{HostBytes, KvShape, Largest, Tensor, Weight};
+use crate::backend::{HostBytes, KvShape, Largest, RandomWeight, Tensor, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
@@ -390,6 +390,44 @@ impl CudaBackend {
         let uploader = self.uploader.as_mut().expect("just made");
         uploader.rows(address, rows, row_bytes, write)?;
         Ok(address)
+    }
+
+    /// Makes a matrix of random numbers on the device.
+    pub(super) fn make_random(
+        &mut self,
+        random: RandomWeight,
+        encoding: Encoding,
+        outs: usize,
+        ins: usize,
+    ) -> Result<Weight> {
+        let (k, compute) = (&self.kernels, self.options.compute);
+        let pitch = if compute == Compute::Bf16 { forms::pitch(ins) } else { ins };
+        let (format, function, bytes) = match encoding {
+            Encoding::Quantized(scheme @ Scheme::Q8) => (Format::Q8, k.fill_random_q8, scheme.bytes(outs, ins)),
+            Encoding::Quantized(scheme @ Scheme::Q4) => (Format::Q4, k.fill_random_q4, scheme.bytes(outs, ins)),
+            Encoding::Stored(_) => {
+                let elements = outs.checked_mul(pitch);
+                match compute {
+                    Compute::Bf16 => (Format::Bf16, k.fill_random_bf16, elements.and_then(|n| n.checked_mul(2))),
+                    Compute::F32 => (Format::F32, k.fill_random_f32, elements.and_then(|n| n.checked_mul(4))),
+                }
+            }
+        };
+        let bytes = bytes.ok_or_else(|| Error::memory("weights", u64::MAX))?;
+        let size = |n: usize| i32::try_from(n).map_err(|_| Error::internal(format!("a weight of {outs} x {ins}")));
+        let matrix = self.arena.alloc(&self.device, bytes, "weights")?;
+        let (seed, deviation) = (random.seed, random.deviation);
+        let (rows, width, pitched) = (size(outs)?, size(ins)?, size(pitch)?);
+        let mut params = vec![arg(&matrix), arg(&seed), arg(&deviation), arg(&rows), arg(&width)];
+        if matches!(encoding, Encoding::Stored(_)) {
+            params.push(arg(&pitched));
+        }
+        // SAFETY: to, seed, deviation, rows, ins of `fill_random_*`, and the pitch of those that have rows; the allocation has
+        // the bytes of that format.
+        unsafe { launch(&self.device, function, self.each_element(bytes / 4), &mut params) }?;
+        self.weight_bytes += forms::weight_bytes(encoding, outs, ins, compute);
+        self.weights.push(Stored { format, matrix, vector: 0 });
+        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
     }
 
     /// Rows of bf16, padded with zeros to whole steps of the kernels.

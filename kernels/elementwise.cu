@@ -9,21 +9,31 @@
 #define EACH(i, count)                                                                                                 \
     for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < (count); i += int64_t(gridDim.x) * blockDim.x)
 
+// A token as a step gives it: with the highest bit, the one that was sampled for a row of the step before; `sampled` has those.
+// Where none could be sampled, whose request ends, it is 0.
+__device__ __forceinline__ int64_t token_of(uint32_t token, const uint32_t *sampled) {
+    if (token >> 31) {
+        token = sampled[token & 0x7FFFFFFFu];
+        token = token == 0xFFFFFFFFu ? 0 : token;
+    }
+    return token;
+}
+
 // out[rows, width] = table[tokens[r]]; table bf16 with `pitch` elements from a row to the next. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
-embed_bf16(const bf16 *table, int pitch, const uint32_t *tokens, float *out, int rows, int width) {
+embed_bf16(const bf16 *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
     EACH(i, int64_t(rows) * width) {
         const int64_t row = i / width;
-        out[i] = from_bf16(table[int64_t(tokens[row]) * pitch + (i - row * width)]);
+        out[i] = from_bf16(table[token_of(tokens[row], sampled) * pitch + (i - row * width)]);
     }
 }
 
 // The same from a table of f32.
 extern "C" __global__ void __launch_bounds__(256)
-embed_f32(const float *table, int pitch, const uint32_t *tokens, float *out, int rows, int width) {
+embed_f32(const float *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
     EACH(i, int64_t(rows) * width) {
         const int64_t row = i / width;
-        out[i] = table[int64_t(tokens[row]) * pitch + (i - row * width)];
+        out[i] = table[token_of(tokens[row], sampled) * pitch + (i - row * width)];
     }
 }
 

@@ -1,13 +1,47 @@
 //! The CUDA backend: engines on a GPU, or on the stand-in for NVIDIA's driver where there is none, which runs the very kernels
 //! on the CPU and punishes every result that is read too early. ASTRAI_TEST_DEVICE=cuda (cuda:1, ...) names a real one.
+//!
+//! | file | what it holds the backend to |
+//! |---|---|
+//! | `parity/cases.rs` | the reference implementations' numbers |
+//! | `cuda/neighbours.rs` | law 1: a token never depends on its neighbours |
+//! | `cuda/opening.rs` | what a machine may lack, said clearly; nothing left behind by an open that fails |
+//! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
+//! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
+//! | `cuda/files.rs` | what is kept in files: quantized weights, prefixes |
+//! | `cuda/check.rs` | gpu-check and `astrai bench` on a GPU, all but speed |
+//! | `cuda/abi.rs` | the options of the C interface |
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
+#[path = "cuda/abi.rs"]
+mod abi;
+#[allow(dead_code, reason = "written for the stand-in's own test")]
+#[path = "cuda_driver/selftest/api.rs"]
+mod api;
 #[path = "cuda/check.rs"]
 mod check;
 mod cuda_driver;
+#[path = "cuda/engines.rs"]
+mod engines;
+#[path = "cuda/files.rs"]
+mod files;
+#[path = "laws/jobs.rs"]
+mod jobs;
+#[path = "cuda/leaks.rs"]
+mod leaks;
+#[path = "cuda/loss.rs"]
+mod loss;
+#[path = "cuda/neighbours.rs"]
+mod neighbours;
+#[path = "cuda/opening.rs"]
+mod opening;
 #[path = "parity/cases.rs"]
 mod parity;
+#[path = "cuda/steps.rs"]
+mod steps;
+#[path = "laws/storm.rs"]
+mod storm;
 mod target;
 
 use cuda_driver::Gpu;
@@ -31,4 +65,16 @@ fn bf16_parity() {
     let Some(gpu) = cuda_driver::any_gpu() else { return };
     target::use_gpu();
     parity::bf16_stays_as_close_as_the_reference_itself(depth(&gpu));
+}
+
+#[test]
+fn decode_steps_are_recorded_and_waited_for_once() {
+    let Some(driver) = cuda_driver::begin() else { return };
+    steps::decode_steps_are_recorded_and_waited_for_once(&driver);
+}
+
+#[test]
+fn steps_ahead_change_nothing() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::steps_ahead_change_nothing();
 }

@@ -8,105 +8,18 @@
 
 #[path = "laws/endings.rs"]
 mod endings;
+#[path = "laws/jobs.rs"]
+mod jobs;
 #[path = "laws/storm.rs"]
 mod storm;
+mod target;
 
 use astrai::engine::*;
-use std::path::{Path, PathBuf};
+use jobs::{Job, Random, answer, drain, fixture, rounds, seed};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(name)
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % n
-    }
-}
-
-fn seed() -> u64 {
-    let seed = std::env::var("ASTRAI_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20260101);
-    println!("ASTRAI_TEST_SEED={seed}");
-    seed
-}
-
-/// Long runs multiply the random workloads.
-fn rounds() -> u64 {
-    std::env::var("ASTRAI_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1)
-}
-
-#[derive(Clone, Debug)]
-struct Job {
-    prompt: Vec<u32>,
-    options: RequestOptions,
-}
-
-impl Job {
-    fn random(random: &mut Random, vocab: usize, context: usize) -> Job {
-        let shared: Vec<u32> = (0..40).map(|i| (i * 7 % vocab) as u32).collect();
-        let mut prompt: Vec<u32> = if random.below(2) == 0 { shared[..random.below(40)].to_vec() } else { Vec::new() };
-        prompt.extend((0..1 + random.below(context / 3)).map(|_| random.below(vocab) as u32));
-        let options = RequestOptions {
-            seed: Some(random.below(1000) as u64),
-            ignore_eos: true,
-            max_tokens: Some(1 + random.below(30) as u32),
-            temperature: Some([0.0, 0.7, 1.3][random.below(3)]),
-            top_p: Some([1.0, 0.9][random.below(2)]),
-            top_k: Some([0, 5][random.below(2)]),
-            repetition_penalty: Some([1.0, 1.2][random.below(2)]),
-            logprobs: Some(2),
-            prompt_logprobs: random.below(4) == 0,
-            queue_tokens: 3,
-            ..RequestOptions::default()
-        };
-        Job { prompt, options }
-    }
-
-    fn submit(&self, engine: &Engine, sink: Sink) -> Request {
-        let parts = vec![PromptPart::Tokens(self.prompt.clone())];
-        engine.submit(&Prompt { parts, ..Prompt::default() }, &self.options, sink).unwrap()
-    }
-}
-
-/// What law 1 speaks of, as bits.
-#[derive(Debug, PartialEq)]
-struct Answer {
-    tokens: Vec<u32>,
-    logprobs: Vec<u32>,
-    top: Vec<u32>,
-    prompt_logprobs: Vec<u32>,
-    text: String,
-}
-
-fn answer(events: &[Event]) -> Answer {
-    let bits = |v: &[f32]| v.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
-    let last = events.last().unwrap();
-    assert!(last.terminal() && events[..events.len() - 1].iter().all(|e| !e.terminal()));
-    Answer {
-        tokens: events.iter().flat_map(|e| e.tokens.clone()).collect(),
-        logprobs: events.iter().flat_map(|e| bits(&e.logprobs)).collect(),
-        top: events.iter().flat_map(|e| bits(&e.top_logprobs)).collect(),
-        prompt_logprobs: bits(&last.prompt_logprobs),
-        text: events.iter().map(|e| e.text.as_str()).collect(),
-    }
-}
-
-fn drain(request: &Request) -> Vec<Event> {
-    let mut events = Vec::new();
-    loop {
-        match request.next(None).unwrap() {
-            Next::Event(event) => events.push(*event),
-            Next::End => return events,
-            Next::Timeout => unreachable!("waits forever"),
-        }
-    }
-}
 
 fn open(dir: &Path, tier: CpuTier, running: u32, step_tokens: u32, pages: u64, threads: u32) -> Engine {
     let mut options = EngineOptions {
@@ -128,10 +41,45 @@ fn open(dir: &Path, tier: CpuTier, running: u32, step_tokens: u32, pages: u64, t
 
 const PAGE_TOKENS: u32 = 16;
 
-/// A duty limit under which nothing takes more than four times as long; sometimes none.
-fn set_random_duty(engine: &Engine, random: &mut Random) {
-    let work = [0, 1, 50, 300, 2000][random.below(5)];
-    engine.set_duty(work, work + random.below(1 + 3 * work as usize) as u32).unwrap();
+/// Law 1, and with it 3 and 6, on every tier; `laws/neighbours.rs` has the cases.
+mod neighbours {
+    use super::storm::neighbours as cases;
+    use crate::jobs::rounds;
+    use crate::target;
+
+    #[test]
+    fn a_token_never_depends_on_its_neighbours() {
+        cases::a_token_never_depends_on_its_neighbours(&cases::fixtures(), 9).assert_busy(2 * rounds());
+    }
+
+    #[test]
+    fn the_storyteller_obeys_law_one_too() {
+        cases::the_storyteller_obeys_law_one_too(4);
+    }
+
+    #[test]
+    fn the_storyteller_is_preempted_and_nobody_can_see_it() {
+        cases::the_storyteller_is_preempted_and_nobody_can_see_it(4);
+    }
+
+    #[test]
+    fn sixty_four_at_once_are_each_as_if_alone() {
+        cases::sixty_four_at_once_are_each_as_if_alone(20);
+    }
+
+    #[test]
+    fn engines_side_by_side_do_not_notice_each_other() {
+        cases::engines_side_by_side_do_not_notice_each_other(
+            ["llama", "llama", "astrai_moe"],
+            [target::fastest(); 3],
+            12,
+        );
+    }
+
+    #[test]
+    fn a_cancel_in_the_middle_of_a_prompt_gives_everything_back() {
+        cases::a_cancel_in_the_middle_of_a_prompt_gives_everything_back(5);
+    }
 }
 
 #[test]

@@ -163,18 +163,19 @@ impl Sizing {
             .numbers(Unit::Tokens, asked as u64, a.context as u64));
         }
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
-        let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max);
-        let logits_rows = running_max.clamp(8, limits::LOGITS_ROWS_MAX);
+        // A GPU fills steps up to recorded sizes, and samples all rows at once.
+        let (rows, logits_max) = match &place {
+            Place::Cpu => (running_max, limits::LOGITS_ROWS_MAX),
+            Place::Cuda(..) => (cuda::padded(running_max), limits::LOGITS_ROWS_GPU_MAX),
+        };
+        let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(rows);
+        let logits_rows = rows.clamp(8, logits_max);
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
         let context = if asked == 0 { a.context } else { asked };
-        let step = StepLimits {
-            tokens: step_tokens,
-            sequences: running_max.min(step_tokens),
-            logits_rows,
-            context,
-            page_tokens,
-        };
+        let step =
+            StepLimits { tokens: step_tokens, sequences: rows.min(step_tokens), logits_rows, context, page_tokens };
         let tensors = Model::workspace_bytes(a, &step);
+        let page_bytes = page_bytes(a, page_tokens, kv)?;
         let workspace = match &place {
             // The host has a copy of the logits.
             Place::Cpu => [
@@ -186,7 +187,8 @@ impl Sizing {
             .fold(tensors, u64::saturating_add),
             Place::Cuda(options, _) => {
                 // A page more than are used: for rows that nobody wants.
-                cuda::scratch_bytes(options, &Model::largest(a, &step)).saturating_add(tensors)
+                let scratch = cuda::scratch_bytes(options, &Model::largest(a, &step));
+                scratch.saturating_add(tensors).saturating_add(page_bytes)
             }
         };
         let mut sizing = Sizing {
@@ -201,7 +203,7 @@ impl Sizing {
             kv,
             policy: o.policy,
             weights,
-            page_bytes: page_bytes(a, page_tokens, kv)?,
+            page_bytes,
             workspace_bytes: workspace,
             budget: (o.memory_budget > 0).then_some(o.memory_budget),
             free,
@@ -229,6 +231,11 @@ impl Sizing {
         let frames = wanted.min(affordable).min(limits::PAGES_MAX as u64);
         let frames = frames.max(asked.div_ceil(self.page_tokens).max(1) as u64);
         frames.checked_mul(self.page_bytes).and_then(|_| usize::try_from(frames).ok()).ok_or_else(too_large)
+    }
+
+    /// Bytes of the weights in use.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.used()
     }
 
     fn kv_bytes(&self) -> u64 {

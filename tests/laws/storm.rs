@@ -3,11 +3,16 @@
 //! answer may depend on (model, tier, page size, options, seed) is the same for both.
 
 #[path = "neighbours.rs"]
-mod neighbours;
+pub mod neighbours;
 
-use super::*;
+use crate::jobs::{Answer, Job, Random, answer, drain, set_random_duty};
+use crate::target::Target;
+use astrai::engine::*;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What a storm did, so that a quiet one is noticed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +50,6 @@ impl Tally {
 
     /// At least this much of everything.
     pub fn assert_busy(&self, least: u64) {
-        println!("{self:?}");
         let all = [self.finished, self.cut, self.cut_in_prefill, self.preemptions, self.prefix_hits, self.stalls];
         let ways = [self.pinned, self.taken, self.polled, self.deferred];
         assert!(all.iter().chain(&ways).all(|&n| n >= least), "the storms were meant to be rougher: {self:?}");
@@ -56,7 +60,7 @@ impl Tally {
 #[derive(Clone, Debug)]
 pub struct Place {
     pub dir: PathBuf,
-    pub tier: CpuTier,
+    pub target: Target,
     pub prompt_max: usize,
     pub jobs: usize,
 }
@@ -78,7 +82,16 @@ struct Shape {
 const GENERATED_MAX: usize = 30;
 
 impl Shape {
-    fn random(random: &mut Random, longest: usize) -> Shape {
+    /// Of a place: with pages of f32 where its device has no quantized ones for the model's heads.
+    fn random(random: &mut Random, longest: usize, place: &Place) -> Shape {
+        let shape = Shape::any(random, longest);
+        match Engine::plan(&place.dir, &shape.options(place.target)) {
+            Err(error) if error.subject == "kv" => Shape { kv: Type::F32, ..shape },
+            _ => shape,
+        }
+    }
+
+    fn any(random: &mut Random, longest: usize) -> Shape {
         let page_tokens = [1, 4, 16, 16, 16, 32, 33][random.below(7)];
         let needed = longest.div_ceil(page_tokens);
         let spare = [needed / 2 + 2, needed * 3][random.below(2)];
@@ -92,18 +105,17 @@ impl Shape {
             compute: [Type::Auto, Type::F32][random.below(2)],
             weights: [Type::Auto, Type::Q8, Type::Q4][random.below(3)],
             poll: random.below(3) == 0,
-            kv: [Type::Auto, Type::Auto, Type::Q8][random.below(3)],
+            kv: [Type::Auto, Type::Auto, Type::Q8, Type::F32][random.below(4)],
         }
     }
 
-    fn options(&self, tier: CpuTier) -> EngineOptions {
+    fn options(&self, target: Target) -> EngineOptions {
         EngineOptions {
-            cpu_tier: tier,
             page_tokens: self.page_tokens,
             compute: self.compute,
             weights: self.weights,
             kv: self.kv,
-            ..EngineOptions::default()
+            ..target.options()
         }
     }
 
@@ -113,7 +125,7 @@ impl Shape {
             max_running: self.running,
             step_tokens: self.step_tokens,
             delivery: if self.poll { Delivery::Poll } else { Delivery::Thread },
-            ..self.options(place.tier)
+            ..self.options(place.target)
         };
         let plan = Engine::plan(&place.dir, &options).unwrap();
         let kv = self.pages * u64::from(self.page_tokens) * plan.kv_bytes_per_token;
@@ -123,7 +135,7 @@ impl Shape {
 
     /// One slot, one thread, the whole prompt in one piece, as many pages as anybody wants, nothing cached.
     fn open_cold(&self, place: &Place) -> Engine {
-        let options = EngineOptions { threads: 1, max_running: 1, step_tokens: 4096, ..self.options(place.tier) };
+        let options = EngineOptions { threads: 1, max_running: 1, step_tokens: 4096, ..self.options(place.target) };
         Engine::open(&place.dir, options).unwrap()
     }
 }
@@ -366,8 +378,8 @@ fn poll(engine: &Engine, stop: &AtomicBool, random: &mut Random) {
 /// Runs one storm; see the module.
 pub fn storm(place: &Place, seed: u64) -> Tally {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let shape = Shape::random(&mut random, place.prompt_max + GENERATED_MAX);
-    let what = format!("ASTRAI_TEST_SEED={seed} {} {:?} {shape:?}", place.dir.display(), place.tier);
+    let shape = Shape::random(&mut random, place.prompt_max + GENERATED_MAX, place);
+    let what = format!("ASTRAI_TEST_SEED={seed} {} {:?} {shape:?}", place.dir.display(), place.target);
     let crowd = shape.open(place);
     let vocab = crowd.info().vocab_size as usize;
     let jobs: Vec<Storming> = (0..place.jobs).map(|_| Storming::random(&mut random, place, vocab)).collect();

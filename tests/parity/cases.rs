@@ -99,6 +99,7 @@ fn distribution(engine: &Engine, tokens: &[u32]) -> Vec<f32> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// Everything.
+    #[allow(dead_code, reason = "the tests of a GPU on a stand-in take less")]
     Whole,
     /// The two shortest cases of each, where an operation takes long.
     Short,

@@ -87,6 +87,8 @@ pub struct Device {
     /// Null of a device that was only looked at.
     pub stream: sys::CUstream,
     pub facts: Facts,
+    /// What a wait that sleeps waits for; null where waits watch.
+    finished: sys::CUevent,
     /// The thread whose current context ours is for good; 0 = none.
     attached: AtomicUsize,
 }
@@ -110,8 +112,8 @@ impl Drop for Entered {
 }
 
 impl Device {
-    /// Retains the device's primary context, which the process may share, and makes a stream.
-    pub fn open(index: usize, low_priority: bool) -> Result<Arc<Device>> {
+    /// Retains the device's primary context, which the process may share, and makes a stream. With `blocking`, waits sleep.
+    pub fn open(index: usize, low_priority: bool, blocking: bool) -> Result<Arc<Device>> {
         let driver_version = start()?;
         let mut count: c_int = 0;
         // SAFETY: the driver has been started; writes one integer.
@@ -139,17 +141,29 @@ impl Device {
                     facts.name
                 ),
             )
-            .about("device"));
+            .about("device")
+            .numbers(Unit::Count, (a * 10 + b).into(), (major * 10 + minor).into()));
         }
         let mut context = std::ptr::null_mut();
         // SAFETY: a device's handle; writes one handle, which is released in `drop`.
         check(unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) }, "make a context")
-            .map_err(|e| memory_of("the context of the device", 0, 0, e))?;
+            .map_err(|error| match error.subject.as_str() {
+                OUT_OF_MEMORY => Error::new(
+                    Status::Memory,
+                    format!(
+                        "{} has no memory left for a context; free what other programs hold there, or choose the device cpu",
+                        facts.name
+                    ),
+                )
+                .about("memory"),
+                _ => error,
+            })?;
         let mut opened = Device {
             device,
             context,
             stream: std::ptr::null_mut(),
             facts: facts.clone(),
+            finished: std::ptr::null_mut(),
             attached: AtomicUsize::new(0),
         };
         {
@@ -157,26 +171,37 @@ impl Device {
             facts.free_bytes = free_bytes()?.0;
             opened.facts = facts;
             opened.stream = stream(low_priority)?;
+            if blocking {
+                opened.finished = event(true)?;
+            }
         }
         Ok(Arc::new(opened))
     }
 
     /// Makes the context this thread's current one, unless it is for good.
+    ///
+    /// A device that is lost may answer so from every call, whether or not it was made. The thread may be the host's, whose
+    /// contexts stay as they were: so nothing is pushed where the driver does not even say what is current, and a push that
+    /// was answered with an error is looked at.
     pub fn enter(&self) -> Result<Entered> {
-        if self.attached.load(Ordering::Relaxed) == current_id() {
+        if self.attached.load(Ordering::Relaxed) == current_id() || current()? == self.context {
             return Ok(Entered(false));
         }
         // SAFETY: the context is retained while `self` lives.
-        check(unsafe { sys::cuCtxPushCurrent_v2(self.context) }, "enter its context")?;
+        check(unsafe { sys::cuCtxPushCurrent_v2(self.context) }, "enter its context").inspect_err(|_| {
+            // Leaves it again where it was pushed all the same: it was not current before.
+            drop(Entered(current().is_ok_and(|current| current == self.context)));
+        })?;
         Ok(Entered(true))
     }
 
     /// Makes the context current on this thread, which is the library's own, until the device is dropped.
     pub fn attach(&self) -> Result<()> {
         // SAFETY: as in `enter`.
-        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "enter its context")?;
+        let attached = check(unsafe { sys::cuCtxSetCurrent(self.context) }, "enter its context");
+        // Whatever the answer: on a device that is lost already, this thread has to give back what it has.
         self.attached.store(current_id(), Ordering::Relaxed);
-        Ok(())
+        attached
     }
 
     /// Bytes free and in all.
@@ -188,6 +213,12 @@ impl Device {
     /// Waits for everything submitted.
     pub fn wait(&self) -> Result<()> {
         let _entered = self.enter()?;
+        if !self.finished.is_null() {
+            // SAFETY: event and stream live as long as `self`.
+            check(unsafe { sys::cuEventRecord(self.finished, self.stream) }, "record an event")?;
+            // SAFETY: as above.
+            return check(unsafe { sys::cuEventSynchronize(self.finished) }, "finish the work it was given");
+        }
         // SAFETY: the stream lives as long as `self`.
         check(unsafe { sys::cuStreamSynchronize(self.stream) }, "finish the work it was given")
     }
@@ -195,11 +226,16 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        // Where the context cannot be entered any more it takes along what it has, in its end below.
         if let (Ok(_entered), false) = (self.enter(), self.stream.is_null()) {
             // SAFETY: nobody else has the stream; what runs on it is finished first.
             unsafe {
                 sys::cuStreamSynchronize(self.stream);
                 sys::cuStreamDestroy_v2(self.stream);
+            }
+            if !self.finished.is_null() {
+                // SAFETY: nobody else has the event.
+                unsafe { sys::cuEventDestroy_v2(self.finished) };
             }
         }
         if self.attached.load(Ordering::Relaxed) == current_id() {
@@ -255,6 +291,24 @@ fn stream(low_priority: bool) -> Result<sys::CUstream> {
     Ok(stream)
 }
 
+/// An event that orders work and measures no time; with `blocking`, waiting for it sleeps.
+pub fn event(blocking: bool) -> Result<sys::CUevent> {
+    let mut event = std::ptr::null_mut();
+    let blocking = if blocking { sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32 } else { 0 };
+    let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32 | blocking;
+    // SAFETY: a context is current, or the driver says so; writes one handle, which the caller destroys.
+    check(unsafe { sys::cuEventCreate(&raw mut event, flags) }, "make an event")?;
+    Ok(event)
+}
+
+/// The context that is current on this thread; null for none.
+fn current() -> Result<sys::CUcontext> {
+    let mut context = std::ptr::null_mut();
+    // SAFETY: writes one handle.
+    check(unsafe { sys::cuCtxGetCurrent(&raw mut context) }, "say which context is current")?;
+    Ok(context)
+}
+
 fn free_bytes() -> Result<(u64, u64)> {
     let (mut free, mut total) = (0usize, 0usize);
     // SAFETY: a context is current; writes two sizes.
@@ -262,9 +316,12 @@ fn free_bytes() -> Result<(u64, u64)> {
     Ok((free as u64, total as u64))
 }
 
+/// The subject of an error of the driver for want of memory.
+const OUT_OF_MEMORY: &str = "CUDA_ERROR_OUT_OF_MEMORY";
+
 /// The error of an allocation: of memory when that is what it was, with both numbers.
 pub fn memory_of(what: &str, bytes: u64, available: u64, error: Error) -> Error {
-    if error.subject != "CUDA_ERROR_OUT_OF_MEMORY" {
+    if error.subject != OUT_OF_MEMORY {
         return error;
     }
     Error::new(

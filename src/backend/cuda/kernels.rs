@@ -173,7 +173,7 @@ kernels! {
         fill_random_bf16, fill_random_f32, fill_random_q8, fill_random_q4,
     }
     experts { experts_route, experts_count, experts_place, experts_combine }
-    sampling { best_in_chunks, best_of_chunks, sample_best, sample_all }
+    sampling { adjust_logits, best_in_chunks, best_of_chunks, sample_rows, logprob_rows }
 }
 
 /// Dynamic shared memory of `attention_*_<dim>x<queries>`: queries, stages of keys and values with their factors, and unless

@@ -1,6 +1,6 @@
 //! Device memory and pinned host memory.
 
-use super::driver::{Device, check, memory_of};
+use super::driver::{Device, check, event, memory_of};
 use crate::error::Result;
 use cudarc::driver::sys;
 use std::ffi::c_void;
@@ -166,12 +166,7 @@ impl Event {
     /// An event; with `blocking`, waiting sleeps.
     pub fn new(device: &Arc<Device>, blocking: bool) -> Result<Event> {
         let _entered = device.enter()?;
-        let mut event = std::ptr::null_mut();
-        let blocking = if blocking { sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32 } else { 0 };
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32 | blocking;
-        // SAFETY: a context is current; writes one handle, which `drop` destroys.
-        check(unsafe { sys::cuEventCreate(&raw mut event, flags) }, "make an event")?;
-        Ok(Event { device: device.clone(), event, pending: false })
+        Ok(Event { device: device.clone(), event: event(blocking)?, pending: false })
     }
 
     /// Marks the end of the work submitted so far.

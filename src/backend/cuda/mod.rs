@@ -12,7 +12,8 @@
 //! | `forms` | how weights lie on the device, and what they take there |
 //! | `inputs` | a step's integers on their way to the device |
 //! | `state` | what the backend holds; inputs of products in the form that kernels read |
-//! | `ops`, `products`, `attention`, `experts` | the operations |
+//! | `ops`, `products`, `attention`, `experts`, `sampling` | the operations |
+//! | `graphs` | steps that were recorded, to be submitted again as a whole |
 //! | `testing` | kernels one by one, for their tests |
 
 #[cfg(feature = "cuda")]
@@ -23,6 +24,8 @@ mod driver;
 mod experts;
 mod forms;
 #[cfg(feature = "cuda")]
+mod graphs;
+#[cfg(feature = "cuda")]
 mod inputs;
 #[cfg(feature = "cuda")]
 mod kernels;
@@ -32,6 +35,8 @@ mod memory;
 mod ops;
 #[cfg(feature = "cuda")]
 mod products;
+#[cfg(feature = "cuda")]
+mod sampling;
 #[cfg(feature = "cuda")]
 mod state;
 #[cfg(feature = "cuda")]
@@ -90,7 +95,7 @@ pub struct Facts {
 /// one that is too old; `Argument` for an index that does not exist, with how many there are.
 #[cfg(feature = "cuda")]
 pub fn probe(index: usize) -> Result<Facts> {
-    driver::Device::open(index, false).map(|device| device.facts.clone())
+    driver::Device::open(index, false, false).map(|device| device.facts.clone())
 }
 
 /// Looks at a device: not in this build.
@@ -126,7 +131,7 @@ mod stub {
     ///
     /// # Errors
     /// `Unsupported`.
-    pub fn open(_options: CudaOptions) -> Result<Box<dyn Backend>> {
+    pub fn open(_options: CudaOptions, _weight_bytes: u64) -> Result<Box<dyn Backend>> {
         Err(absent())
     }
 
@@ -147,11 +152,22 @@ mod stub {
 #[cfg(not(feature = "cuda"))]
 use stub::absent;
 
-/// Opens a device for a model.
+/// Rows that a step of `rows` single ones is filled up to; see [`crate::backend::Backend::padded`].
+pub fn padded(rows: usize) -> usize {
+    match rows {
+        _ if !BUILT => rows,
+        0..=8 => rows.next_power_of_two(),
+        9..=64 => rows.next_multiple_of(8),
+        65..=256 => rows.next_multiple_of(32),
+        _ => rows.next_multiple_of(64),
+    }
+}
+
+/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up.
 ///
 /// # Errors
 /// As of [`probe`]; `Memory`; `Device` when its code cannot be loaded.
 #[cfg(feature = "cuda")]
-pub fn open(options: CudaOptions) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(options)?))
+pub fn open(options: CudaOptions, weight_bytes: u64) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(CudaBackend::new(options, weight_bytes)?))
 }

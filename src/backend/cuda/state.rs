@@ -1,9 +1,11 @@
 //! What the backend holds on the device, and where its operations find it.
 
 use super::driver::Device;
+use super::graphs::Graphs;
 use super::inputs::{self, Inputs};
 use super::kernels::{Function, Kernels, Shape, arg, launch};
-use super::memory::{Buffer, Event, Pinned};
+use super::memory::Buffer;
+use super::sampling::{self, Drawing};
 use super::upload::{Arena, Uploader};
 use super::{CudaOptions, forms};
 use crate::backend::cpu::kernels::Elements;
@@ -12,13 +14,10 @@ use crate::backend::{HostBytes, KvShape, Largest, RandomWeight, Tensor, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::os::thread::ThreadOptions;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Logits that a block of the search for the largest looks at; as in `kernels/sampling.cu`.
-pub const CHUNK: usize = 4096;
 /// Bytes of partial results of split attention.
 const PARTS_BYTES: usize = 64 << 20;
 /// Rows of the input of products that one launch rounds; more than any step has rows for experts.
@@ -63,14 +62,7 @@ pub struct Scratch {
     pub rounded: [Rounded; ROUNDED_SLOTS],
     pub parts: Buffer,
     pub lists: ExpertLists,
-    /// `[logits_rows, chunks, BEST_LOGITS_MAX]` keys.
-    pub keys: Buffer,
-    /// `[2, logits_rows, BEST_LOGITS_MAX]` words: values, then ids.
-    pub best: Buffer,
-    pub best_here: Pinned,
-    /// `[logits_rows]`: rows whose logits are wanted.
-    pub wanted: Buffer,
-    pub wanted_here: (Pinned, Event),
+    pub drawing: Drawing,
     /// Rotary frequencies, and whose they are.
     pub constants: Buffer,
     pub constants_of: Vec<f32>,
@@ -106,9 +98,6 @@ pub struct ExpertLists {
 struct Sizes {
     rounded: usize,
     parts: usize,
-    keys: usize,
-    best: usize,
-    wanted: usize,
     constants: usize,
     entries: usize,
     tiles: usize,
@@ -128,9 +117,6 @@ impl Sizes {
             rounded: rows.saturating_mul(forms::pitch(l.ins)).saturating_mul(2),
             // One sequence of the longest kind always fits.
             parts: whole.min(PARTS_BYTES.max(l.heads.saturating_mul(spans).saturating_mul(row))),
-            keys: l.logits_rows.saturating_mul(l.vocab.div_ceil(CHUNK)).saturating_mul(limits::BEST_LOGITS_MAX * 8),
-            best: l.logits_rows.saturating_mul(limits::BEST_LOGITS_MAX * 8),
-            wanted: l.logits_rows.saturating_mul(4),
             constants: CONSTANTS * 4,
             entries,
             // Of eight rows, the smallest tile; and one begun for each expert.
@@ -152,14 +138,15 @@ impl Sizes {
             (self.entries.saturating_mul(self.hidden), 4),
         ];
         let lists = lists.into_iter().map(|(count, bytes)| (count as u64).saturating_mul(bytes));
-        let rest = [self.rounded * ROUNDED_SLOTS, self.parts, self.keys, self.best, self.wanted, self.constants];
+        let rest = [self.rounded * ROUNDED_SLOTS, self.parts, self.constants];
         rest.into_iter().map(|bytes| bytes as u64).chain(lists).fold(0, u64::saturating_add)
     }
 }
 
 /// Bytes of the device that [`crate::backend::Backend::reserve`] takes.
 pub fn scratch_bytes(_options: &CudaOptions, largest: &Largest) -> u64 {
-    Sizes::of(largest).bytes().saturating_add(inputs::bytes(largest))
+    let all = [Sizes::of(largest).bytes(), inputs::bytes(largest), sampling::bytes(largest)];
+    all.into_iter().fold(0, u64::saturating_add)
 }
 
 impl Scratch {
@@ -189,11 +176,7 @@ impl Scratch {
                 inner: buffer(bytes(s.entries, forms::pitch(s.inner))?, 2)?,
                 out: buffer(bytes(s.entries, s.hidden)?, 4)?,
             },
-            keys: buffer(s.keys, 1)?,
-            best: buffer(s.best, 1)?,
-            best_here: Pinned::zeroed(device, s.best, what)?,
-            wanted: buffer(s.wanted, 1)?,
-            wanted_here: (Pinned::zeroed(device, s.wanted, what)?, Event::new(device, blocking)?),
+            drawing: Drawing::new(device, largest, blocking)?,
             constants: buffer(s.constants, 1)?,
             constants_of: crate::error::reserved(what, CONSTANTS)?,
             addresses,
@@ -214,6 +197,7 @@ pub struct CudaBackend {
     quantizer: Option<CpuBackend>,
     pub(super) inputs: Option<Inputs>,
     pub(super) scratch: Option<Scratch>,
+    pub(super) graphs: Graphs,
     clock: u64,
     /// The first failure since the last call that could tell it.
     pub(super) failure: Option<Error>,
@@ -225,23 +209,24 @@ pub struct CudaBackend {
 }
 
 impl CudaBackend {
-    /// Opens a device and loads the kernels.
+    /// Opens a device and loads the kernels. `weight_bytes` are those of all weights to come.
     ///
     /// # Errors
     /// As of [`super::probe`]; `Memory`; `Device` when the code cannot be loaded.
-    pub fn new(options: CudaOptions) -> Result<CudaBackend> {
-        let device = Device::open(options.index, options.low_priority)?;
+    pub fn new(options: CudaOptions, weight_bytes: u64) -> Result<CudaBackend> {
+        let device = Device::open(options.index, options.low_priority, options.blocking_wait)?;
         let kernels = Kernels::load(&device)?;
         Ok(CudaBackend {
             options,
             buffers: Vec::new(),
             weights: Vec::new(),
             groups: Vec::new(),
-            arena: Arena::default(),
+            arena: Arena::new(weight_bytes),
             uploader: None,
             quantizer: None,
             inputs: None,
             scratch: None,
+            graphs: Graphs::default(),
             clock: 0,
             failure: None,
             weight_bytes: 0,
@@ -323,6 +308,11 @@ impl CudaBackend {
         Some(found.buffer.address)
     }
 
+    /// Nothing is known of what tensors hold.
+    pub(super) fn forget_rounded(&mut self) {
+        self.scratch().rounded.iter_mut().for_each(|slot| slot.of = None);
+    }
+
     /// `t` holds something else now.
     pub(super) fn wrote(&mut self, t: Tensor) {
         for slot in self.scratch.iter_mut().flat_map(|s| &mut s.rounded) {
@@ -332,10 +322,13 @@ impl CudaBackend {
 
     /// Makes room for the largest step, and lets go what only opening needs.
     pub(super) fn reserve_scratch(&mut self, largest: &Largest) -> Result<()> {
+        // What the uploader has is not let go before it has arrived, and whether it has is told.
+        self.device.wait()?;
         (self.uploader, self.quantizer) = (None, None);
         let blocking = self.options.blocking_wait;
         self.inputs = Some(Inputs::new(&self.device, largest, blocking)?);
         self.scratch = Some(Scratch::new(&self.device, largest, &self.weights, blocking)?);
+        self.graphs.reserve()?;
         self.device.wait()
     }
 

@@ -31,7 +31,7 @@ impl Bench {
     /// # Errors
     /// As of [`super::open`].
     pub fn open(index: usize) -> Result<Bench> {
-        let device = Device::open(index, false)?;
+        let device = Device::open(index, false, false)?;
         Ok(Bench { kernels: Kernels::load(&device)?, others: Vec::new(), device })
     }
 

@@ -1,5 +1,5 @@
 //! Weights on their way to the device: written to pinned memory in the form they have there, and copied while the next piece is
-//! written. Small weights share allocations, which the driver would else make 2 MiB large each.
+//! written. They share an allocation: the driver would make one for each of them 2 MiB large at least.
 
 use super::driver::{Device, check};
 use super::memory::{Buffer, Event, Pinned};
@@ -10,29 +10,27 @@ use std::sync::Arc;
 
 /// Bytes written at a time.
 const PIECE_BYTES: usize = 16 << 20;
-/// Bytes of an allocation that weights share.
-const BLOCK_BYTES: usize = 64 << 20;
-/// Weights from this size on have an allocation of their own.
-const OWN_BYTES: usize = 8 << 20;
 const ALIGNMENT: usize = 256;
 
 /// Device memory of the weights: allocated, never freed one by one.
-#[derive(Default)]
+///
+/// One allocation has room for all of them, so that they take what the plan said and no rest of a block.
 pub struct Arena {
-    /// Allocations of one weight each.
-    large: Vec<Buffer>,
-    /// Allocations that weights share; the last one has room.
+    /// Bytes of all weights that are expected.
+    expected: u64,
     blocks: Vec<Buffer>,
+    /// Of the last block.
     used: usize,
 }
 
 impl Arena {
+    /// For weights of so many bytes together, each a multiple of the alignment.
+    pub fn new(expected: u64) -> Arena {
+        Arena { expected, blocks: Vec::new(), used: 0 }
+    }
+
     /// The address of `bytes` bytes for `what`, aligned.
     pub fn alloc(&mut self, device: &Arc<Device>, bytes: usize, what: &str) -> Result<u64> {
-        if bytes >= OWN_BYTES {
-            self.large.push(Buffer::new(device, bytes, what)?);
-            return Ok(self.large[self.large.len() - 1].address);
-        }
         let start = self.used.next_multiple_of(ALIGNMENT);
         match self.blocks.last() {
             Some(block) if start + bytes <= block.bytes => {
@@ -40,9 +38,9 @@ impl Arena {
                 Ok(block.address + start as u64)
             }
             _ => {
-                // The first is small, so that small models stay small.
-                let grown = self.blocks.last().map_or(1 << 20, |last| last.bytes * 4).min(BLOCK_BYTES);
-                let block = Buffer::new(device, grown.max(bytes), what)?;
+                // What was not expected gets memory of its own.
+                let expected = usize::try_from(std::mem::take(&mut self.expected)).unwrap_or(usize::MAX);
+                let block = Buffer::new(device, expected.max(bytes), what)?;
                 let address = block.address;
                 self.blocks.push(block);
                 self.used = bytes;

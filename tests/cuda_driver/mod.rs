@@ -191,7 +191,9 @@ impl Gpu {
 pub fn any_gpu() -> Option<Gpu> {
     let Ok(name) = std::env::var("ASTRAI_TEST_DEVICE") else { return begin().map(Gpu::StandIn) };
     let index = name.strip_prefix("cuda:").map_or(0, |n| n.parse().unwrap());
-    match astrai::backend::cuda::probe(index) {
+    // Kept open until the process ends: the context is then made once, and not by each of thousands of engines.
+    static KEPT: OnceLock<astrai::Result<astrai::backend::cuda::testing::Bench>> = OnceLock::new();
+    match KEPT.get_or_init(|| astrai::backend::cuda::testing::Bench::open(index)) {
         Ok(_) => Some(Gpu::Real(ONE.lock().unwrap_or_else(PoisonError::into_inner))),
         Err(error) => {
             assert!(!build::required("gpu"), "ASTRAI_REQUIRE names gpu: {error}");

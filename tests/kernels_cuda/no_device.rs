@@ -1,21 +1,23 @@
-//! In place of device.rs in a build without the feature `cuda`.
+//! In place of device.rs in a build without the feature `cuda`: there is no device, and nobody gets this far.
 
 use super::host::Shape;
 use std::ffi::c_void;
 
-pub enum Memory {}
+const NOBODY: &str = "there is no device";
+
+pub struct Memory;
 
 impl Memory {
     pub fn address(&self) -> u64 {
-        match *self {}
+        0
     }
 
-    pub fn write(&self, _at: usize, _bytes: &[u8]) -> Result<(), String> {
-        match *self {}
+    pub fn write(&self, _at: usize, _bytes: &[u8]) -> Result<(), &'static str> {
+        Err(NOBODY)
     }
 
-    pub fn read(&self, _at: usize, _bytes: &mut [u8]) -> Result<(), String> {
-        match *self {}
+    pub fn read(&self, _at: usize, _bytes: &mut [u8]) -> Result<(), &'static str> {
+        Err(NOBODY)
     }
 }
 
@@ -34,9 +36,9 @@ pub fn selftest() -> bool {
 }
 
 pub fn alloc(_bytes: usize) -> Memory {
-    unreachable!("there is no device")
+    Memory
 }
 
 pub fn try_launch(_kernel: &str, _shape: Shape, _params: &[*const c_void]) -> Result<(), String> {
-    unreachable!("there is no device")
+    Err(NOBODY.into())
 }

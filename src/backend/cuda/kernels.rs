@@ -90,10 +90,8 @@ impl Module {
         let symbol = CString::new(name).map_err(|_| Error::internal("a kernel's name has a zero byte"))?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a live module and a string that ends in zero; writes one handle.
-        check(
-            unsafe { sys::cuModuleGetFunction(&raw mut raw, self.raw, symbol.as_ptr()) },
-            &format!("find the kernel {name}"),
-        )?;
+        let answer = unsafe { sys::cuModuleGetFunction(&raw mut raw, self.raw, symbol.as_ptr()) };
+        check(answer, &format!("find the kernel {name}"))?;
         let mut function = Function { raw, name, shared_max: SHARED_USUAL };
         let shared = u32::try_from(shared).unwrap_or(u32::MAX);
         if shared > SHARED_USUAL && shared <= self.device.facts.block_shared_bytes {

@@ -7,6 +7,7 @@
 //! which loads it before anything looks for `libcuda.so.1`, holds back the other tests of the process, and makes it healthy.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub mod blaslt;
 #[path = "../kernels_cuda/build.rs"]
 pub mod build;
 

@@ -13,9 +13,12 @@
 //! | `inputs` | a step's integers on their way to the device |
 //! | `state` | what the backend holds; inputs of products in the form that kernels read |
 //! | `ops`, `products`, `attention`, `experts` | the operations |
+//! | `blaslt` | NVIDIA's own products, where law 1 has been given up for them |
 
 #[cfg(feature = "cuda")]
 mod attention;
+#[cfg(feature = "cuda")]
+mod blaslt;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
@@ -122,7 +125,7 @@ mod stub {
     ///
     /// # Errors
     /// `Unsupported`.
-    pub fn open(_options: CudaOptions, _weight_bytes: u64) -> Result<Box<dyn Backend>> {
+    pub fn open(_options: CudaOptions, _weight_bytes: u64, _note: &mut dyn FnMut(String)) -> Result<Box<dyn Backend>> {
         Err(absent())
     }
 
@@ -143,11 +146,12 @@ mod stub {
 #[cfg(not(feature = "cuda"))]
 use stub::absent;
 
-/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up.
+/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up. What the options ask for
+/// and is done without is told to `note`.
 ///
 /// # Errors
 /// As of [`probe`]; `Memory`; `Device` when its code cannot be loaded.
 #[cfg(feature = "cuda")]
-pub fn open(options: CudaOptions, weight_bytes: u64) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(options, weight_bytes)?))
+pub fn open(options: CudaOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(CudaBackend::new(options, weight_bytes, note)?))
 }

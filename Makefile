@@ -15,12 +15,20 @@ MODEL   := models/storyteller
 # What the static library needs beside libc.
 STATIC_LIBS := -lm -lpthread -ldl -lgcc_s
 
+# An nvcc for the CUDA backend, which pip brings if need be; empty where none can be had: then everything runs without it.
+NVCC = $(eval NVCC := $(shell tools/nvcc.sh))$(NVCC)
+FEATURES = $(if $(NVCC),cli$(comma)cuda,cli)
+comma := ,
+# What a release has machine code for; see build.rs.
+CUDA_TARGETS ?= all
+
 # cargo has a scheduler of its own; a half-inherited jobserver only makes it warn.
 unexport MAKEFLAGS MFLAGS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build test loom lint tsan asan soak header bench compare install clean need-cargo need-cc need-rust-src
+.PHONY: help demo build build-cuda test loom lint tsan asan soak header bench compare gpu-bundle gpu-check install clean \
+  need-cargo need-cc need-rust-src
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +50,11 @@ build: need-cargo ## the release library: target/release/libastrai.so and .a
 	$(CARGO) build --release --lib
 	ln -sf libastrai.so $(RELEASE)/$(SONAME)
 
+build-cuda: need-cargo ## the same with the CUDA backend in it; runs on machines without a GPU too
+	@[ -n "$(NVCC)" ] || { echo "error: no nvcc, and pip could not bring one: see above" >&2; exit 1; }
+	ASTRAI_NVCC="$(NVCC)" ASTRAI_CUDA_TARGETS="$(CUDA_TARGETS)" $(CARGO) build --release --lib --features cuda
+	ln -sf libastrai.so $(RELEASE)/$(SONAME)
+
 $(RELEASE)/stream: examples-c/stream.c include/astrai.h build | need-cc
 	$(CC) -O2 $< -Iinclude -L$(RELEASE) -lastrai -Wl,-rpath,$(abspath $(RELEASE)) -o $@
 
@@ -51,10 +64,11 @@ demo: $(RELEASE)/stream ## a C program streams a story from models/storyteller
 # A package of its own with its own dependencies. Optimised: it goes through so many interleavings that this pays.
 LOOM := $(CARGO) test --release --manifest-path tests/loom/Cargo.toml
 
-# One profile and one set of features for everything, so that the dependencies are compiled once.
-test: lint ## lint, then all tests: Rust, header drift, C examples, README, loom
-	$(CARGO) build --all-features
-	$(CARGO) test --all-features
+# One profile and one set of features for everything, so that the dependencies are compiled once. Kernels are compiled for one
+# GPU and as PTX, which takes seconds.
+test: lint ## lint, then all tests: Rust, CUDA kernels and backend, header drift, C examples, README, loom
+	ASTRAI_NVCC="$(NVCC)" $(CARGO) build --features $(FEATURES)
+	ASTRAI_NVCC="$(NVCC)" $(CARGO) test --features $(FEATURES)
 	$(LOOM)
 
 loom: need-cargo ## the interleavings of the event queues, under loom
@@ -62,8 +76,9 @@ loom: need-cargo ## the interleavings of the event queues, under loom
 
 lint: need-cargo need-cc ## formatting, clippy and documentation, all without warnings
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --all-features --document-private-items --lib
+	ASTRAI_NVCC="$(NVCC)" $(CARGO) clippy --all-targets --features $(FEATURES) -- -D warnings
+	$(CARGO) clippy --all-targets -- -D warnings
+	ASTRAI_NVCC="$(NVCC)" RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features $(FEATURES) --document-private-items --lib
 
 header: need-cargo ## write include/astrai.h anew from src/ffi
 	ASTRAI_BLESS=1 $(CARGO) test --test header
@@ -96,6 +111,20 @@ bench: need-cargo ## tokens per second on models/storyteller; what sampling, a s
 compare: need-cargo ## this library and other engines in turns: make compare ARGS=--quick
 	$(CARGO) build --release --features cli
 	$(PYTHON) tools/compare/compare.py $(ARGS)
+
+# GPU_PROFILE=dev builds faster and measures nothing; ASTRAI_CUDA_TARGETS=sm_90a names the GPUs to compile for.
+GPU_PROFILE ?= release
+GPU_BUNDLE := build/gpu-check
+
+gpu-bundle: need-cargo ## build/gpu-check.tar.xz: everything gpu-check needs on a machine without Rust
+	$(PYTHON) tools/gpu_check/bundle.py --profile $(GPU_PROFILE) --out $(GPU_BUNDLE)
+
+# Without cargo or nvcc the bundle that is there is used. Arguments in ARGS, see docs/gpu.md.
+gpu-check: ## kernels, parity, law 1, sanitizers and speed on this machine's GPU: make gpu-check ARGS="--part bench"
+	@if command -v $(CARGO) >/dev/null 2>&1 && $(PYTHON) -c \
+	  "import sys; sys.path.insert(0, 'tools/gpu_check'); import bundle; sys.exit(bundle.find_nvcc() is None)"; \
+	then $(MAKE) gpu-bundle GPU_PROFILE=$(GPU_PROFILE); else echo "no cargo or no nvcc here: $(GPU_BUNDLE) is used as it is"; fi
+	$(PYTHON) $(GPU_BUNDLE)/gpu_check.py $(ARGS)
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

@@ -39,8 +39,8 @@ fn cuda() {
         stop(
             "the feature `cuda` needs NVIDIA's compiler nvcc, version 12.8 or later, to compile kernels/*.cu, and it was not \
              found: not in ASTRAI_NVCC, CUDA_HOME, CUDA_PATH or PATH, nor among the packages of python3. Install the CUDA \
-             toolkit, or let pip bring the compiler alone (no GPU and no driver needed): `pip install nvidia-cuda-nvcc \
-             nvidia-cuda-runtime nvidia-cuda-crt nvidia-nvvm`. Or build without the feature: the CPU backend needs none of it.",
+             toolkit, or let pip bring the compiler alone (no GPU and no driver needed): `pip install \
+             nvidia-cuda-nvcc==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-crt==13.0.* nvidia-nvvm==13.0.*`. Or build without the feature: the CPU backend needs none of it.",
         )
     });
     let chosen = env::var("ASTRAI_CUDA_TARGETS").unwrap_or_default();
@@ -138,6 +138,7 @@ fn compile(nvcc: &Path, targets: &[&str]) {
 }
 
 /// Ends the build with one paragraph.
+#[allow(clippy::print_stderr, clippy::exit, reason = "how a build script tells cargo that it failed, and why")]
 fn stop(why: &str) -> ! {
     eprintln!("error: {why}");
     std::process::exit(1)

@@ -1,28 +1,39 @@
-// Operations on elements and whole rows: embedding, gather, rotary angles, gates, conversion to bf16.
+// Operations on elements and whole rows: embedding, gather, rotary angles, gates, conversion to bf16; weights made of random
+// numbers.
 //
 // Every thread makes whole elements from elements of the same row alone, so a row cannot depend on its neighbours. Grids are
 // loops: any number of blocks gives the same result.
-#include "device.cuh"
+#include "formats.cuh"
 
 // First element of this thread, and the distance to its next.
 #define EACH(i, count)                                                                                                 \
     for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < (count); i += int64_t(gridDim.x) * blockDim.x)
 
+// A token as a step gives it: with the highest bit, the one that was sampled for a row of the step before; `sampled` has those.
+// Where none could be sampled, whose request ends, it is 0.
+__device__ __forceinline__ int64_t token_of(uint32_t token, const uint32_t *sampled) {
+    if (token >> 31) {
+        token = sampled[token & 0x7FFFFFFFu];
+        token = token == 0xFFFFFFFFu ? 0 : token;
+    }
+    return token;
+}
+
 // out[rows, width] = table[tokens[r]]; table bf16 with `pitch` elements from a row to the next. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
-embed_bf16(const bf16 *table, int pitch, const uint32_t *tokens, float *out, int rows, int width) {
+embed_bf16(const bf16 *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
     EACH(i, int64_t(rows) * width) {
         const int64_t row = i / width;
-        out[i] = from_bf16(table[int64_t(tokens[row]) * pitch + (i - row * width)]);
+        out[i] = from_bf16(table[token_of(tokens[row], sampled) * pitch + (i - row * width)]);
     }
 }
 
 // The same from a table of f32.
 extern "C" __global__ void __launch_bounds__(256)
-embed_f32(const float *table, int pitch, const uint32_t *tokens, float *out, int rows, int width) {
+embed_f32(const float *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
     EACH(i, int64_t(rows) * width) {
         const int64_t row = i / width;
-        out[i] = table[int64_t(tokens[row]) * pitch + (i - row * width)];
+        out[i] = table[token_of(tokens[row], sampled) * pitch + (i - row * width)];
     }
 }
 
@@ -84,6 +95,91 @@ extern "C" __global__ void __launch_bounds__(256) add_scaled(float *x, const flo
     EACH(i, elements) { x[i] = fmaf(factor, y[i], x[i]); }
 }
 
+// A number for each index of a stream: SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators").
+__device__ __forceinline__ uint64_t hash_of(uint64_t seed, uint64_t index) {
+    uint64_t z = seed + (index + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+// Roughly normal with a standard deviation of 1, within 3.5: a sum of four even numbers.
+__device__ __forceinline__ float normal_of(uint64_t hash) {
+    const int sum = int(hash & 65535) + int(hash >> 16 & 65535) + int(hash >> 32 & 65535) + int(hash >> 48);
+    return float(sum - 131070) * (1.0f / 37837.2f);
+}
+
+// to[rows, pitch]: random weights, roughly normal, zeros from ins to pitch. For measurements: large shapes need no memory of
+// the host, and the same seed gives the same weights. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256)
+fill_random_bf16(bf16 *to, uint64_t seed, float deviation, int rows, int ins, int pitch) {
+    EACH(i, int64_t(rows) * pitch) {
+        const int64_t row = i / pitch, at = i - row * pitch;
+        to[i] = at < ins ? to_bf16(normal_of(hash_of(seed, uint64_t(row * ins + at))) * deviation) : bf16(0);
+    }
+}
+
+// The same in f32.
+extern "C" __global__ void __launch_bounds__(256)
+fill_random_f32(float *to, uint64_t seed, float deviation, int rows, int ins, int pitch) {
+    EACH(i, int64_t(rows) * pitch) {
+        const int64_t row = i / pitch, at = i - row * pitch;
+        to[i] = at < ins ? normal_of(hash_of(seed, uint64_t(row * ins + at))) * deviation : 0.0f;
+    }
+}
+
+// Panels of src/encoding.rs from `code(hash)`, PER_WORD of which fill four bytes and whose integers have the standard deviation
+// `spread`. Scales differ from group to group by up to a quarter. A thread makes words of four bytes: of scales, then of codes.
+template <class F, int GROUP, int GROUP_BYTES, int PER_WORD, class Code>
+__device__ __forceinline__ void fill_panels(unsigned char *to, uint64_t seed, float deviation, int outs, int ins,
+                                            float spread, Code code) {
+    const int64_t groups = F::groups(ins), scale_words = F::scale_bytes(ins) / 4;
+    const int64_t words = scale_words + groups * GROUP_BYTES / 4;
+    // What those differences add to the deviation.
+    const float scale = deviation / spread / 1.010363f;
+    EACH(i, (outs + 15) / 16 * words) {
+        const int64_t panel = i / words, word = i - panel * words;
+        uint32_t bits = 0;
+        for (int part = 0; word < scale_words && part < 2; part++) {
+            const int64_t at = 2 * word + part, group = at / 16, out = panel * 16 + at % 16;
+            if (group < groups && out < outs) {
+                const uint64_t hash = hash_of(~seed, uint64_t(out * groups + group));
+                const float factor = 0.75f + float(hash >> 40) * (0.5f / 16777216.0f);
+                bits |= uint32_t(to_bf16(scale * factor)) << (16 * part);
+            }
+        }
+        if (word >= scale_words) {
+            const int64_t at = word - scale_words, out = panel * 16 + at % 16, input = at / 16 * PER_WORD;
+            for (int k = 0; k < PER_WORD; k++) {
+                const uint32_t c = code(hash_of(seed, uint64_t(out * groups * GROUP + input + k)));
+                bits |= c << (k % 4 * 8 + k / 4 * 4);
+            }
+        }
+        *reinterpret_cast<uint32_t *>(to + i * 4) = bits;
+    }
+}
+
+// Random panels of a q8 matrix, roughly normal. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256)
+fill_random_q8(unsigned char *to, uint64_t seed, float deviation, int outs, int ins) {
+    // The mean of four bytes; -128 is no integer of the format.
+    fill_panels<Q8Format, 64, 1024, 4>(to, seed, deviation, outs, ins, 36.95f, [](uint64_t hash) {
+        const uint32_t c = uint32_t((hash & 255) + (hash >> 8 & 255) + (hash >> 16 & 255) + (hash >> 24 & 255) + 3) / 4;
+        return c > 0 ? c : 1;
+    });
+}
+
+// The same of a q4 matrix.
+extern "C" __global__ void __launch_bounds__(256)
+fill_random_q4(unsigned char *to, uint64_t seed, float deviation, int outs, int ins) {
+    // The mean of two even codes, now and then rounded up, so that the mean of their integers is near zero.
+    fill_panels<Q4Format, 32, 256, 8>(to, seed, deviation, outs, ins, 40.53f, [](uint64_t hash) {
+        const uint32_t up = (hash >> 8 & 3) == 0 ? 2 : 1;
+        const uint32_t c = (uint32_t(hash & 15) + uint32_t(hash >> 4 & 15) + up) / 2;
+        return c < 15 ? c : 15;
+    });
+}
+
 ENTRY(embed_bf16)
 ENTRY(embed_f32)
 ENTRY(gather_rows)
@@ -93,3 +189,7 @@ ENTRY(silu_mul)
 ENTRY(silu_mul_rows)
 ENTRY(sigmoid_mul)
 ENTRY(add_scaled)
+ENTRY(fill_random_bf16)
+ENTRY(fill_random_f32)
+ENTRY(fill_random_q8)
+ENTRY(fill_random_q4)

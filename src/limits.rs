@@ -62,6 +62,8 @@ pub const STEP_TOKENS_DEFAULT: usize = 256;
 pub const STEP_TOKENS_MAX: usize = 1 << 16;
 /// Most logits rows of one step beyond one for each row (prompt logprobs take several passes).
 pub const LOGITS_ROWS_MAX: usize = 64;
+/// The same on a GPU, which samples them where they are: one for each sequence of a step.
+pub const LOGITS_ROWS_GPU_MAX: usize = 512;
 /// Tokens of a KV page, by default.
 pub const PAGE_TOKENS_DEFAULT: usize = 16;
 /// Most tokens of a KV page.

@@ -1,5 +1,5 @@
 //! The CUDA backend: engines on a GPU, or on the stand-in for NVIDIA's driver where there is none, which runs the very kernels
-//! on the CPU and punishes every result that is read too early.
+//! on the CPU and punishes every result that is read too early. ASTRAI_TEST_DEVICE=cuda (cuda:1, ...) names a real one.
 //!
 //! | file | what it holds the backend to |
 //! |---|---|
@@ -38,22 +38,41 @@ mod neighbours;
 mod opening;
 #[path = "parity/cases.rs"]
 mod parity;
+#[path = "cuda/steps.rs"]
+mod steps;
 #[path = "laws/storm.rs"]
 mod storm;
 mod target;
 
+use cuda_driver::Gpu;
 use parity::Depth;
+
+fn depth(gpu: &Gpu) -> Depth {
+    if gpu.is_real() { Depth::Whole } else { Depth::Short }
+}
 
 #[test]
 fn f32_parity() {
-    let Some(_driver) = cuda_driver::begin() else { return };
+    let Some(gpu) = cuda_driver::any_gpu() else { return };
     target::use_gpu();
-    parity::f32_logprobs_and_greedy_tokens_equal_the_reference(Depth::Short);
+    parity::f32_logprobs_and_greedy_tokens_equal_the_reference(depth(&gpu));
 }
 
 #[test]
 fn bf16_parity() {
-    let Some(_driver) = cuda_driver::begin() else { return };
+    let Some(gpu) = cuda_driver::any_gpu() else { return };
     target::use_gpu();
-    parity::bf16_stays_as_close_as_the_reference_itself(Depth::Short);
+    parity::bf16_stays_as_close_as_the_reference_itself(depth(&gpu));
+}
+
+#[test]
+fn decode_steps_are_recorded_and_waited_for_once() {
+    let Some(driver) = cuda_driver::begin() else { return };
+    steps::decode_steps_are_recorded_and_waited_for_once(&driver);
+}
+
+#[test]
+fn steps_ahead_change_nothing() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::steps_ahead_change_nothing();
 }

@@ -75,6 +75,14 @@ const LARGEST: Largest = Largest {
     v_dim: 256,
     experts: 0,
     chosen: 0,
+    sequences: 1,
+    logits_rows: 0,
+    groups: 1,
+    page_tokens: 16,
+    heads: 64,
+    expert_inner: 0,
+    hidden: 64,
+    vocab: 0,
 };
 
 fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
@@ -87,7 +95,7 @@ fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
 
 fn get(b: &mut CpuBackend, t: Tensor, n: usize) -> Vec<f32> {
     let mut out = vec![0.0; n];
-    b.read(t, &mut out);
+    b.read(t, &mut out).unwrap();
     out
 }
 

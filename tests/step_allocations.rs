@@ -96,19 +96,20 @@ impl Bench {
             tokens: rows.iter().map(|r| (r.1 * 7 % 100) as u32).collect(),
             positions: rows.iter().map(|r| r.1 as u32).collect(),
             sequences: rows.iter().map(|r| r.0 as u32).collect(),
+            wanted: (0..LOGITS_ROWS.min(rows.len()) as u32).collect(),
             tables: vec![tables; self.model.group_count()],
         }
     }
 
     /// Runs it, and asks for logits in both ways.
-    fn run(&mut self, step: &Step, wanted: &[u32]) {
+    fn run(&mut self, step: &Step) {
         self.model.begin(&mut self.backend, step);
         for layer in 0..self.model.layers() {
             self.model.layer(&mut self.backend, step, layer);
         }
         let best = BestOf { count: limits::BEST_LOGITS_MAX, limit: 120, found: &mut self.best };
-        self.model.logits(&mut self.backend, wanted, Some(best)).unwrap();
-        self.model.logits(&mut self.backend, wanted, None).unwrap();
+        self.model.logits(&mut self.backend, step, 0, step.wanted.len(), Some(best)).unwrap();
+        self.model.logits(&mut self.backend, step, 0, step.wanted.len(), None).unwrap();
         self.backend.rest();
     }
 }
@@ -126,9 +127,8 @@ fn check(source: &dyn ModelSource, with: With) {
     ];
     for (name, rows) in steps {
         let step = bench.step(&rows);
-        let wanted: Vec<u32> = (0..LOGITS_ROWS.min(rows.len()) as u32).collect();
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        bench.run(&step, &wanted);
+        bench.run(&step);
         let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert_eq!(made, 0, "allocations in {name} of {} with {with:?}", source.subject());
     }

@@ -12,8 +12,10 @@
 
 pub mod cpu;
 pub mod cuda;
+mod draws;
 mod step;
 
+pub use draws::{Adjust, DRAWN, Draw, DrawKind, Drawn, Draws, NO_TOKEN, Ticket, adjusts_max};
 pub use step::{Ragged, Step, Tables};
 
 use crate::dtype::DType;
@@ -60,6 +62,15 @@ pub struct Weight {
     pub outs: usize,
     /// Input features: columns of the stored matrix.
     pub ins: usize,
+}
+
+/// A weight whose values nobody cares about beyond their spread about zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RandomWeight {
+    /// The same on one device gives the same values; devices differ.
+    pub seed: u64,
+    /// Standard deviation.
+    pub deviation: f32,
 }
 
 /// One product of a group that shares its input: `out[r, o] = sum_i x[r, i] * weight[o, i] + bias[o]`.
@@ -318,6 +329,19 @@ pub trait Backend: Send {
     /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
     fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;
 
+    /// A weight of random numbers made where it lies, for measurements: none of its bytes is ever on the host. `None`: this one
+    /// has to be brought by [`Backend::weight`] like any other.
+    fn random_weight(
+        &mut self,
+        random: RandomWeight,
+        encoding: Encoding,
+        outs: usize,
+        ins: usize,
+    ) -> Result<Option<Weight>> {
+        let _ = (random, encoding, outs, ins);
+        Ok(None)
+    }
+
     /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes` into `panels`: what [`Backend::weight`] takes, and what
     /// may be kept in a file, the same on every machine. A large matrix may come in pieces of whole panels.
     fn quantize(
@@ -341,9 +365,65 @@ pub trait Backend: Send {
     /// Replaces one page frame by bytes that [`Backend::read_page`] gave.
     fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()>;
 
-    /// A step begins. Tokens, positions and ragged rows of the operations up to the next one are those of `step`.
+    /// A step begins. Tokens, positions, wanted and ragged rows of the operations up to the next one are those of `step`.
     fn begin(&mut self, step: &Step) {
         let _ = step;
+    }
+
+    /// Whether rows are sampled on the device, by [`Backend::sample`], and steps need not be waited for one by one: the next
+    /// may take its tokens from the last ([`DRAWN`]).
+    fn samples(&self) -> bool {
+        false
+    }
+
+    /// Which tokens may be sampled: those below `limit` but for the `holes`. Before the first [`Backend::sample`].
+    ///
+    /// # Errors
+    /// `Memory`, `Device`.
+    fn allow(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
+        let _ = (limit, holes);
+        Ok(())
+    }
+
+    /// Rows to which a step of `rows` single rows is best filled up with such as nobody wants: whose only page is the frame
+    /// after the last, which such a device has.
+    fn padded(&self, rows: usize) -> usize {
+        rows
+    }
+
+    /// Says what is asked of the wanted rows of the step that began.
+    fn draws(&mut self, draws: &Draws) {
+        let _ = draws;
+    }
+
+    /// Before the operations of a step of single rows, all of them wanted: whether they have been submitted already, as those
+    /// of an earlier one like it. If not, they follow, up to [`Backend::sample`] and [`Backend::recorded`].
+    fn replay(&mut self) -> bool {
+        false
+    }
+
+    /// After those operations. False: they have not been submitted, and have to be once more, without [`Backend::replay`].
+    fn recorded(&mut self) -> bool {
+        true
+    }
+
+    /// Samples the rows of `logits` as the step's draws say.
+    fn sample(&mut self, logits: Tensor, rows: usize, vocab: usize) {
+        let _ = (logits, rows, vocab);
+    }
+
+    /// Submits the copy of what was sampled to the host. At most two tickets are out.
+    fn collect(&mut self) -> Ticket {
+        Ticket(0)
+    }
+
+    /// Waits for what a ticket stands for. `to` has room for its rows.
+    ///
+    /// # Errors
+    /// As of [`Backend::read`].
+    fn drawn(&mut self, ticket: Ticket, to: &mut Drawn) -> Result<()> {
+        let _ = (ticket, to);
+        Ok(())
     }
 
     /// `out[r] = table[tokens[r]]`; `out` is `[rows, table.ins]`. Tokens are below `table.outs`.
@@ -366,7 +446,8 @@ pub trait Backend: Send {
     /// As of [`Backend::read`].
     fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) -> Result<()>;
 
-    /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`; `up.out` is left undefined.
+    /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`, which may be used as the input
+    /// of products only; `up.out` is left undefined.
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
         self.linear(x, rows, &[gate, up], scratch);
         self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
@@ -414,8 +495,8 @@ pub trait Backend: Send {
     /// Routed experts of a layer, added to `out`.
     fn experts(&mut self, experts: Experts, rows: usize);
 
-    /// `out[i] = x[rows[i]]`, rows of `width` elements.
-    fn gather(&mut self, x: Tensor, rows: &[u32], width: usize, out: Tensor);
+    /// `out[i] = x[rows[i]]`, rows of `width` elements. The rows are those from the `first` on that the step wants.
+    fn gather(&mut self, x: Tensor, first: usize, rows: &[u32], width: usize, out: Tensor);
 
     /// Waits for the work submitted so far and copies `out.len()` elements to the host.
     ///

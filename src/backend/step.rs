@@ -12,12 +12,14 @@ pub struct Tables {
 /// The input of one step.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    /// `[rows]`: token ids.
+    /// `[rows]`: token ids; on a device that samples also [`super::DRAWN`] ones.
     pub tokens: Vec<u32>,
     /// `[rows]`: absolute positions; the rows of a sequence are adjacent and ascend by one.
     pub positions: Vec<u32>,
     /// `[rows]`: index of the sequence within the step.
     pub sequences: Vec<u32>,
+    /// Rows whose logits are wanted, ascending.
+    pub wanted: Vec<u32>,
     /// Page tables, for each layer group.
     pub tables: Vec<Tables>,
 }
@@ -28,6 +30,7 @@ impl Step {
         self.tokens.clear();
         self.positions.clear();
         self.sequences.clear();
+        self.wanted.clear();
         for t in &mut self.tables {
             t.pages.clear();
             t.starts.clear();

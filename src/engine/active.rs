@@ -55,6 +55,8 @@ pub(super) struct Active {
     pub handle: Handle,
     pub counts: TokenCounts,
     pub generated: usize,
+    /// Tokens sampled by steps that have not been waited for.
+    pub ahead: usize,
     pub prompt_logprobs: Vec<f32>,
     pub admitted: Option<Instant>,
     pub first_token: Option<Instant>,
@@ -93,6 +95,7 @@ impl Active {
             handle,
             counts,
             generated: 0,
+            ahead: 0,
             prompt_logprobs,
             admitted: None,
             first_token: None,

@@ -164,7 +164,13 @@ impl Core {
         loop {
             let held = self.look(&mut mailbox);
             let may_copy = !self.copies.is_empty() && self.meter.ready_at.is_none();
-            if !(idle || held) || may_copy || !mailbox.commands.is_empty() || !self.inbox.is_empty() {
+            // A step that was submitted is waited for first.
+            if !(idle || held)
+                || self.flight.is_some()
+                || may_copy
+                || !mailbox.commands.is_empty()
+                || !self.inbox.is_empty()
+            {
                 break;
             }
             // Nobody waits for an engine without requests, pins and copies to be allowed to work.
@@ -295,7 +301,7 @@ impl Core {
         self.meter.bucket.set(control.duty, now);
         self.meter.ready_at = self.meter.bucket.ready_at(now);
         self.meter.paused = control.pause;
-        if control.pause && !std::mem::replace(&mut control.at_rest, true) {
+        if control.pause && self.flight.is_none() && !std::mem::replace(&mut control.at_rest, true) {
             self.shared.rested.notify_all();
         }
         self.meter.held()

@@ -8,17 +8,18 @@ use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
 use super::control::Meter;
 use super::defer::Deferred;
 use super::delivery::{Outbox, closed, lock};
+use super::flight::Flight;
 use super::logits::HostLogits;
 use super::prefix::Prefixes;
 use super::table::Table;
 use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
-use crate::backend::Backend;
+use crate::backend::{Backend, DRAWN, Drawn, Draws};
 use crate::cache::Handle;
 use crate::error::{Error, Result, copied};
 use crate::model::{Model, Step};
-use crate::sampling::{AllowedTokens, Sampler};
-use crate::scheduler::{BatchPlan, Row, Scheduler};
+use crate::sampling::{AllowedTokens, Sampled, Sampler};
+use crate::scheduler::{BatchPlan, Row, Scheduler, UNKNOWN};
 use crate::source::ModelSource;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,13 +42,19 @@ pub(super) struct Core {
     /// The request that is being admitted: neither in the inbox nor active.
     admitting: Option<Arc<Outbox>>,
     prefixes: Prefixes,
-    stats: Stats,
-    spent: PhaseTimes,
+    pub stats: Stats,
+    pub spent: PhaseTimes,
     /// Set once the engine is closing: when whatever still runs is cut off.
     pub closing: Option<Instant>,
     /// Why no step can run any more: a panic, or a device that failed.
     pub dead: Option<Error>,
-    trace: Option<Tracer>,
+    /// The step that was submitted and not waited for.
+    pub flight: Option<Box<Flight>>,
+    /// One that has landed, kept for its memory.
+    pub landed: Option<Box<Flight>>,
+    /// When the last step landed.
+    pub landed_at: Instant,
+    pub trace: Option<Tracer>,
 }
 
 /// Where the steps' time went.
@@ -78,14 +85,18 @@ pub(super) struct Machine {
     pub top_logprobs: Vec<f32>,
     /// Of one step, kept for its memory.
     pub wanted: Vec<Wanted>,
-    pub logits_rows: Vec<u32>,
+    /// Of a device that samples: what a step's rows are asked for, and what came of it.
+    pub draws: Draws,
+    pub drawn: Drawn,
+    /// The frame after the last, for rows that nobody wants.
+    pub spare_frame: u32,
 }
 
-/// A position whose logits are wanted, and its row in the step.
+/// A position whose logits are wanted.
+#[derive(Clone, Copy)]
 pub(super) struct Wanted {
     pub sequence: Handle,
     pub position: usize,
-    pub row: u32,
 }
 
 impl Core {
@@ -106,6 +117,9 @@ impl Core {
             spent: PhaseTimes::default(),
             closing: None,
             dead: None,
+            flight: None,
+            landed: None,
+            landed_at: Instant::now(),
             trace: trace.map(Tracer::new),
         }
     }
@@ -119,7 +133,7 @@ impl Core {
     }
 
     /// No step can run any more: whatever the engine knew of ends with the error, and so does what comes.
-    fn die(&mut self, why: Error) {
+    pub fn die(&mut self, why: Error) {
         self.shared.log(LogLevel::Error, || why.message.clone());
         self.dead = Some(why.clone());
         self.abandon(&why);
@@ -151,6 +165,9 @@ impl Core {
             self.expire();
             self.copy_pages();
             let may_step = !self.meter.held();
+            if !may_step {
+                self.metered(Core::come_down);
+            }
             let worked = self.dead.is_none() && may_step && self.metered(Core::step);
             idle = !worked && may_step;
             self.publish();
@@ -325,7 +342,7 @@ impl Core {
     }
 
     /// Ends the request of a sequence.
-    fn end(&mut self, handle: Handle, end: End) {
+    pub fn end(&mut self, handle: Handle, end: End) {
         let Some(active) = self.active.get_mut(handle) else { return };
         // Before the terminal event: who has read it may submit again at once.
         if std::mem::take(&mut active.counted) {
@@ -354,6 +371,11 @@ impl Core {
 
     /// One step, or as much of it as is still wanted; false when nothing could run.
     fn step(&mut self) -> bool {
+        if self.machine.backend.samples() { self.step_ahead() } else { self.step_through() }
+    }
+
+    /// A step whose tokens the host samples.
+    fn step_through(&mut self) -> bool {
         let begin = Instant::now();
         let planned = match self.machine.schedule(&mut self.spent) {
             Ok(planned) => planned,
@@ -375,7 +397,9 @@ impl Core {
                 return true;
             }
             self.stats.steps += 1;
-            self.account(planned + self.meter.rested());
+            let rows = std::mem::take(&mut self.machine.plan.rows);
+            self.account(&rows, self.machine.plan.tokens, (planned + self.meter.rested()).elapsed());
+            self.machine.plan.rows = rows;
             if let Some(trace) = &mut self.trace {
                 trace.call(&self.machine.scheduler, self.machine.page_tokens);
             }
@@ -384,13 +408,13 @@ impl Core {
     }
 
     /// Ends the requests of a step that cannot be made.
-    fn fail_step(&mut self, error: &Error) {
+    pub fn fail_step(&mut self, error: &Error) {
         for index in 0..self.machine.plan.rows.len() {
             self.end(self.machine.plan.rows[index].sequence, End::Failed(error.clone()));
         }
     }
 
-    fn note_admissions(&mut self, now: Instant) {
+    pub fn note_admissions(&mut self, now: Instant) {
         for row in &self.machine.plan.rows {
             let Some(active) = self.active.get_mut(row.sequence) else { continue };
             if active.admitted.is_none() {
@@ -400,16 +424,15 @@ impl Core {
         }
     }
 
-    /// Splits the time since `begin` between prefill and decode by their tokens.
-    fn account(&mut self, begin: Instant) {
-        let spent = begin.elapsed();
+    /// Splits the time `spent` on some rows between prefill and decode by their tokens.
+    pub fn account(&mut self, rows: &[Row], tokens: usize, spent: Duration) {
         let scheduler = &self.machine.scheduler;
         let is_prefill = |r: &&Row| scheduler.get(r.sequence).is_some_and(|s| r.is_prefill(s));
-        let prefill: usize = self.machine.plan.rows.iter().filter(is_prefill).map(|r| r.count).sum();
-        let share = spent.mul_f64(prefill as f64 / self.machine.plan.tokens.max(1) as f64);
+        let prefill: usize = rows.iter().filter(is_prefill).map(|r| r.count).sum();
+        let share = spent.mul_f64(prefill as f64 / tokens.max(1) as f64);
         self.spent.prefill += share;
         self.spent.decode += spent - share;
-        for row in self.machine.plan.rows.iter().filter(is_prefill) {
+        for row in rows.iter().filter(is_prefill) {
             if let Some(active) = self.active.get_mut(row.sequence) {
                 active.prefill += spent;
             }
@@ -422,22 +445,15 @@ impl Core {
     /// # Errors
     /// `Device` when the device failed.
     fn sample(&mut self) -> Result<()> {
-        let mut wanted = std::mem::take(&mut self.machine.wanted);
-        wanted.clear();
-        let mut start = 0;
         for row in &self.machine.plan.rows {
             self.machine.scheduler.computed(row);
-            let range = row.logits_from - row.first..row.count;
-            wanted.extend(range.map(|i| Wanted {
-                sequence: row.sequence,
-                position: row.first + i,
-                row: (start + i) as u32,
-            }));
-            start += row.count;
         }
+        let wanted = std::mem::take(&mut self.machine.wanted);
+        let mut first = 0;
         for piece in wanted.chunks(self.machine.model.logits_rows_max()) {
             self.find_enough(piece);
-            self.machine.compute_logits(piece)?;
+            self.machine.compute_logits(first, piece)?;
+            first += piece.len();
             for (index, wanted) in piece.iter().enumerate() {
                 if let Err(error) = self.consume(wanted.sequence, wanted.position, index) {
                     self.end(wanted.sequence, End::Failed(error));
@@ -476,10 +492,17 @@ impl Core {
             )?,
         };
         machine.scheduler.append(handle, sampled.token)?;
+        self.hand_on(handle, sampled)
+    }
+
+    /// Hands a sampled token on to its request, with the most probable ones as the machine has them.
+    pub fn hand_on(&mut self, handle: Handle, sampled: Sampled) -> Result<()> {
+        let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
+        let machine = &mut self.machine;
         self.stats.tokens_out += 1;
         let token = Token {
             id: sampled.token,
-            logprob: params.logprobs.map(|_| sampled.logprob),
+            logprob: active.request.params.logprobs.map(|_| sampled.logprob),
             top_tokens: &machine.top_tokens,
             top_logprobs: &machine.top_logprobs,
         };
@@ -556,7 +579,7 @@ impl Machine {
     ///
     /// # Errors
     /// `Memory`: sequences that share pages name them more often than there are pages, which was reserved for.
-    fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
+    pub fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
         let begin = Instant::now();
         self.scheduler.begin(&mut self.plan);
         self.scheduler.cleanup();
@@ -569,10 +592,17 @@ impl Machine {
         spent.refill += refilled - cleaned;
         let step = &mut self.step;
         step.clear();
+        self.wanted.clear();
         for (index, row) in self.plan.rows.iter().enumerate() {
             let Some(sequence) = self.scheduler.get(row.sequence) else { continue };
-            let end = row.first + row.count;
-            step.tokens.extend_from_slice(&sequence.tokens[row.first..end]);
+            let (start, end) = (step.tokens.len(), row.first + row.count);
+            let drawn = DRAWN | sequence.unknown_row;
+            let tokens = sequence.tokens[row.first..end].iter();
+            step.tokens.extend(tokens.map(|&token| if token == UNKNOWN { drawn } else { token }));
+            for i in row.logits_from - row.first..row.count {
+                step.wanted.push((start + i) as u32);
+                self.wanted.push(Wanted { sequence: row.sequence, position: row.first + i });
+            }
             step.positions.extend(row.first as u32..end as u32);
             step.sequences.extend(std::iter::repeat_n(index as u32, row.count));
             for (tables, table) in step.tables.iter_mut().zip(&sequence.tables) {

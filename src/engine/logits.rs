@@ -22,18 +22,17 @@ impl Core {
 }
 
 impl Machine {
-    /// Computes the logits of some positions. Rows that need all of theirs are copied to the host.
+    /// Computes the logits of some of the step's wanted positions, from the `first` on. Rows that need all of theirs are copied
+    /// to the host.
     ///
     /// # Errors
     /// `Device` when the device failed.
-    pub(super) fn compute_logits(&mut self, wanted: &[Wanted]) -> Result<()> {
-        let rows = &mut self.logits_rows;
-        rows.clear();
-        rows.extend(wanted.iter().map(|w| w.row));
+    pub(super) fn compute_logits(&mut self, first: usize, wanted: &[Wanted]) -> Result<()> {
         let HostLogits { vocab, all, enough, best, count } = &mut self.logits;
         *count = enough.iter().flatten().copied().max().unwrap_or(0);
         let search = BestOf { count: *count, limit: self.allowed.end(), found: best };
-        let logits = self.model.logits(&mut *self.backend, rows, (*count > 0).then_some(search))?;
+        let best = (*count > 0).then_some(search);
+        let logits = self.model.logits(&mut *self.backend, &self.step, first, wanted.len(), best)?;
         for (row, _) in enough.iter().enumerate().filter(|(_, enough)| enough.is_none()) {
             self.backend.read(logits.at(row * *vocab), &mut all[row * *vocab..(row + 1) * *vocab])?;
         }

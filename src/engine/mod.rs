@@ -13,6 +13,7 @@ mod defer;
 mod delivery;
 mod device;
 mod duty;
+mod flight;
 mod identity;
 mod logits;
 mod open;

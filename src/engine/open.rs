@@ -9,7 +9,7 @@ use super::logits::HostLogits;
 use super::plan::{Prospect, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, KvShape, cuda};
+use crate::backend::{Backend, Drawn, Draws, KvShape, cuda};
 use crate::error::{Error, Result, Unit, reserved};
 use crate::limits;
 use crate::model::architecture::Architecture;
@@ -196,6 +196,7 @@ fn finish(
     let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
     let text = text.with_tokenizer(tokenizer.join()?);
     machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
+    machine.backend.allow(machine.allowed.end(), machine.allowed.holes())?;
     log(LogLevel::Info, describe(&info, &sizing));
     Ok(Opened {
         text,
@@ -351,10 +352,13 @@ fn build(
         frames: vec![sizing.frames; shapes.len()],
         policy: sizing.policy,
     })?;
-    let logits = HostLogits::new(logits_rows, vocab)?;
+    // A device that samples keeps its logits.
+    let samples = backend.samples();
+    let logits = HostLogits::new(if samples { 0 } else { logits_rows }, vocab)?;
+    let draws_rows = if samples { logits_rows } else { 0 };
     let sampler = Sampler::new(vocab)?;
     let page_tokens = sizing.page_tokens;
-    let rows = sizing.running_max.min(sizing.step_tokens);
+    let rows = sizing.step.sequences;
     let top = limits::TOP_LOGPROBS_MAX.min(vocab);
     Ok(Machine {
         scheduler,
@@ -370,19 +374,22 @@ fn build(
         top_tokens: reserved("top log probabilities", top)?,
         top_logprobs: reserved("top log probabilities", top)?,
         wanted: reserved("the wanted logits of a step", sizing.step_tokens)?,
-        logits_rows: reserved("the wanted logits of a step", logits_rows)?,
+        draws: Draws::new(draws_rows, if samples { vocab } else { 0 })?,
+        drawn: Drawn::new(draws_rows)?,
+        spare_frame: sizing.frames as u32,
     })
 }
 
 /// A step with room for the largest one, unless its sequences share so many pages that they name more than there are.
 fn step(sizing: &Sizing, rows: usize, groups: usize) -> Result<Step> {
     let tokens = || reserved("the tokens of a step", sizing.step_tokens);
-    let pages = rows.saturating_mul(sizing.context.div_ceil(sizing.page_tokens)).min(sizing.frames);
+    let pages = rows.saturating_mul(sizing.context.div_ceil(sizing.page_tokens)).min(sizing.frames) + rows;
     let tables = || {
         let what = "the page tables of a step";
         Ok(Tables { pages: reserved(what, pages)?, starts: reserved(what, rows)? })
     };
     Ok(Step {
+        wanted: tokens()?,
         tokens: tokens()?,
         positions: tokens()?,
         sequences: tokens()?,

@@ -163,17 +163,17 @@ impl Sizing {
             .numbers(Unit::Tokens, asked as u64, a.context as u64));
         }
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
-        let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(running_max);
-        let logits_rows = running_max.clamp(8, limits::LOGITS_ROWS_MAX);
+        // A GPU fills steps up to recorded sizes, and samples all rows at once.
+        let (rows, logits_max) = match &place {
+            Place::Cpu => (running_max, limits::LOGITS_ROWS_MAX),
+            Place::Cuda(..) => (cuda::padded(running_max), limits::LOGITS_ROWS_GPU_MAX),
+        };
+        let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(rows);
+        let logits_rows = rows.clamp(8, logits_max);
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
         let context = if asked == 0 { a.context } else { asked };
-        let step = StepLimits {
-            tokens: step_tokens,
-            sequences: running_max.min(step_tokens),
-            logits_rows,
-            context,
-            page_tokens,
-        };
+        let step =
+            StepLimits { tokens: step_tokens, sequences: rows.min(step_tokens), logits_rows, context, page_tokens };
         let tensors = Model::workspace_bytes(a, &step);
         let page_bytes = page_bytes(a, page_tokens, kv)?;
         let workspace = match &place {

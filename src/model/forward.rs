@@ -216,12 +216,27 @@ impl Model {
     /// so that the caller may rest between two of them. A step may be given up before its last layer: run again, it
     /// writes the same keys and values to the same places.
     pub fn begin(&mut self, backend: &mut dyn Backend, step: &Step) {
-        let (a, ws) = (&self.architecture, &self.workspace);
         backend.begin(step);
+        self.embed(backend, step);
+    }
+
+    /// All layers of a step at once, after [`Backend::begin`].
+    pub fn run(&mut self, backend: &mut dyn Backend, step: &Step) {
+        self.embed(backend, step);
+        (0..self.layers()).for_each(|layer| self.layer(backend, step, layer));
+    }
+
+    fn embed(&mut self, backend: &mut dyn Backend, step: &Step) {
+        let (a, ws) = (&self.architecture, &self.workspace);
         backend.embed(self.weights.embedding, &step.tokens, ws.x);
         for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
             backend.rotary_angles(&step.positions, &rotary.inv_freq, rotary.scale, angles);
         }
+    }
+
+    /// The vocabulary: logits of a row.
+    pub fn vocab(&self) -> usize {
+        self.architecture.vocab
     }
 
     /// Layers of the model.
@@ -240,14 +255,23 @@ impl Model {
         self.ffn(backend, &spec.ffn, &weights.ffn, rows);
     }
 
-    /// The logits `[rows.len(), vocab]` of some rows of the last step, on the device; with `best`, also the largest of each.
+    /// The logits `[rows, vocab]` of `rows` rows that the last step wants, from its `first` wanted one on, on the device; with
+    /// `best`, also the largest of each.
     ///
     /// # Errors
     /// `Device` when the device failed.
-    pub fn logits(&mut self, backend: &mut dyn Backend, rows: &[u32], best: Option<BestOf>) -> Result<Tensor> {
+    pub fn logits(
+        &mut self,
+        backend: &mut dyn Backend,
+        step: &Step,
+        first: usize,
+        rows: usize,
+        best: Option<BestOf>,
+    ) -> Result<Tensor> {
+        let rows = &step.wanted[first..first + rows];
         assert!(rows.len() <= self.logits_rows_max, "{} rows of logits, at most {}", rows.len(), self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
-        backend.gather(ws.x, rows, a.hidden, ws.picked);
+        backend.gather(ws.x, first, rows, a.hidden, ws.picked);
         backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
         let head = Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false };
         match best {

@@ -7,7 +7,7 @@
 use super::architecture::Architecture;
 use super::families::Family;
 use super::recipe::Recipe;
-use super::weights::{Tensors, Weights, find, ignored, matrix_shape, sizes, walk};
+use super::weights::{Tensors, Weights, find, ignored, matrix_shape, sizes, tensor_bytes, walk};
 use super::weights_cache::{KeptMatrices, Made};
 use crate::backend::{Backend, HostBytes, Weight};
 use crate::dtype::DType;
@@ -102,6 +102,10 @@ impl Tensors for Loader<'_> {
     }
 
     fn take(&mut self, tensor: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
+        if let Some(weight) = self.random(&tensor, shape, scheme)? {
+            self.used.insert(tensor);
+            return Ok(weight);
+        }
         let Some((info, bytes)) = self.source.tensor(&tensor)? else {
             return Err(Error::format(format!(
                 "the checkpoint has no tensor {tensor}, expected {shape:?}; it has {} tensors",
@@ -136,6 +140,21 @@ impl Tensors for Loader<'_> {
 }
 
 impl Loader<'_> {
+    /// A weight that the device makes of random numbers, if the tensor is such a one, of that shape, and no file wants it.
+    fn random(&mut self, tensor: &str, shape: &[usize], scheme: Option<Scheme>) -> Result<Option<Weight>> {
+        let Some(random) = self.source.random(tensor).filter(|_| self.kept.is_none() && self.made.is_none()) else {
+            return Ok(None);
+        };
+        let Some(info) = find(self.source, tensor)?.filter(|info| info.shape == shape) else { return Ok(None) };
+        let (outs, ins) = matrix_shape(shape);
+        let (encoding, bytes) = (scheme.map_or(Encoding::Stored(info.dtype), Encoding::Quantized), tensor_bytes(info));
+        let weight = self.backend.random_weight(random, encoding, outs, ins)?;
+        if weight.is_some() {
+            self.report.add(usize::try_from(bytes).unwrap_or(usize::MAX))?;
+        }
+        Ok(weight)
+    }
+
     /// A quantized matrix: the one that was kept, or a new one.
     fn quantized(
         &mut self,

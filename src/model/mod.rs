@@ -18,5 +18,5 @@ pub mod weights_cache;
 pub use crate::backend::{Step, Tables};
 pub use architecture::Architecture;
 pub use forward::{Model, StepLimits};
-pub use random::random_model;
+pub use random::{random_model, unmade_random_model};
 pub use recipe::Recipe;

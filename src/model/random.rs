@@ -11,7 +11,21 @@ use serde_json::Value;
 /// # Errors
 /// `Format` and `Unsupported` for the config, `Memory` for weights that do not fit.
 pub fn random_model(name: &str, config: Value, seed: u64) -> Result<Synthetic> {
-    let (family, model_type) = families::find(&config, name)?;
-    let architecture = (family.architecture)(&Config::new(&config, name), &model_type)?;
-    Synthetic::new(name, config, weights::expected(&architecture)?, seed)
+    let tensors = tensors(name, &config)?;
+    Synthetic::new(name, config, tensors, seed)
+}
+
+/// As [`random_model`], but no tensor is made before somebody asks for it ([`Synthetic::unmade`]).
+///
+/// # Errors
+/// `Format` and `Unsupported` for the config.
+pub fn unmade_random_model(name: &str, config: Value, seed: u64) -> Result<Synthetic> {
+    let tensors = tensors(name, &config)?;
+    Synthetic::unmade(name, config, tensors, seed)
+}
+
+fn tensors(name: &str, config: &Value) -> Result<Vec<(String, Vec<usize>)>> {
+    let (family, model_type) = families::find(config, name)?;
+    let architecture = (family.architecture)(&Config::new(config, name), &model_type)?;
+    weights::expected(&architecture)
 }

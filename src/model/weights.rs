@@ -373,7 +373,7 @@ pub(super) fn find<'a>(source: &'a dyn ModelSource, name: &str) -> Result<Option
     Ok(all.binary_search_by(|info| info.name.as_str().cmp(name)).ok().and_then(|at| all.get(at)))
 }
 
-fn tensor_bytes(info: &TensorInfo) -> u64 {
+pub(super) fn tensor_bytes(info: &TensorInfo) -> u64 {
     let elements: u64 = info.shape.iter().map(|&d| d as u64).product();
     elements.saturating_mul(info.dtype.size() as u64)
 }

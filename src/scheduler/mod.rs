@@ -32,7 +32,7 @@ pub use crate::cache::Handle;
 pub use pins::{Pin, PinNews};
 pub use policy::Policy;
 pub use queue::Rank;
-pub use sequence::{Sequence, State};
+pub use sequence::{Sequence, State, UNKNOWN};
 pub use view::PageOwner;
 
 use crate::cache::{Page, PagePool, PrefixTree, Slots};
@@ -423,13 +423,21 @@ impl Scheduler {
         self.sequences.get(handle)
     }
 
-    /// Reports that a row of the plan has run. Pages it completed enter the prefix tree.
+    /// Reports that a row of the plan has run, or will have before anything that is planned from now on. Pages it completed
+    /// enter the prefix tree, those with unknown tokens once they are known.
     pub fn computed(&mut self, row: &Row) {
-        let page_tokens = self.capacity.page_tokens;
         let Some(sequence) = self.sequences.get_mut(row.sequence) else { return };
         sequence.computed = row.first + row.count;
         sequence.logits_from = sequence.logits_from.max(sequence.computed);
-        while (sequence.tree_pages + 1) * page_tokens <= sequence.computed {
+        self.publish_pages(row.sequence);
+        self.settle_pin(row.sequence);
+    }
+
+    /// Puts full pages of known tokens into the prefix tree.
+    fn publish_pages(&mut self, handle: Handle) {
+        let page_tokens = self.capacity.page_tokens;
+        let Some(sequence) = self.sequences.get_mut(handle) else { return };
+        while (sequence.tree_pages + 1) * page_tokens <= sequence.computed.min(sequence.known()) {
             let page = sequence.tree_pages;
             self.scratch.clear();
             self.scratch.extend(sequence.tables.iter().map(|t| t[page]));
@@ -438,7 +446,6 @@ impl Scheduler {
             sequence.tables.iter_mut().zip(&self.scratch).for_each(|(t, &frame)| t[page] = frame);
             sequence.tree_pages += 1;
         }
-        self.settle_pin(row.sequence);
     }
 
     /// Appends a sampled token; not to a sequence that has ended.
@@ -452,6 +459,30 @@ impl Scheduler {
             sequence.tokens.push(token);
         }
         Ok(())
+    }
+
+    /// Appends a token that a step samples which nobody has waited for, as its `row`-th draw; the next step may compute it.
+    ///
+    /// # Errors
+    /// As of [`Scheduler::append`].
+    pub fn append_unknown(&mut self, handle: Handle, row: u32) -> Result<()> {
+        self.append(handle, UNKNOWN)?;
+        if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) {
+            sequence.unknown += 1;
+            sequence.unknown_row = row;
+        }
+        Ok(())
+    }
+
+    /// The first unknown token of a sequence is known now.
+    pub fn know(&mut self, handle: Handle, token: u32) {
+        let Some(sequence) = self.sequences.get_mut(handle).filter(|s| s.unknown > 0) else { return };
+        let at = sequence.known();
+        sequence.tokens[at] = token;
+        sequence.unknown -= 1;
+        if sequence.is_running() {
+            self.publish_pages(handle);
+        }
     }
 
     /// Marks a sequence as ended; the next cleanup returns what it holds.

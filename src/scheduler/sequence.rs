@@ -4,6 +4,9 @@ use super::queue::Rank;
 use crate::cache::prefix::{NodeId, ROOT};
 use crate::cache::{Handle, Page};
 
+/// Stands for a token that is not known yet: no vocabulary has it.
+pub const UNKNOWN: u32 = u32::MAX;
+
 /// Where a sequence is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -16,11 +19,16 @@ pub enum State {
 /// A prompt and what was generated after it.
 ///
 /// Token ranges: `[0, computed)` is in the pages; `[computed, tokens.len())` has yet to pass through the model; the newest
-/// sampled token is always in the second range.
+/// sampled token is always in the second range. The last `unknown` tokens have been sampled by steps that nobody has waited for:
+/// their places hold [`UNKNOWN`].
 #[derive(Debug)]
 pub struct Sequence {
     /// Prompt, then generated tokens.
     pub tokens: Vec<u32>,
+    /// Tokens at the end that are not known yet.
+    pub unknown: usize,
+    /// The row of the last step's draws that gives the last of them.
+    pub unknown_row: u32,
     /// Tokens of the prompt.
     pub prompt_len: usize,
     /// Tokens whose keys and values are in the pages.
@@ -61,6 +69,8 @@ pub struct Sequence {
 impl Sequence {
     pub(super) fn new(prompt: Vec<u32>, logits_from: usize, rank: Rank, tables: Vec<Vec<Page>>) -> Sequence {
         Sequence {
+            unknown: 0,
+            unknown_row: 0,
             prompt_len: prompt.len(),
             tokens: prompt,
             computed: 0,
@@ -81,6 +91,11 @@ impl Sequence {
             preemptions: 0,
             pin: None,
         }
+    }
+
+    /// Tokens that are known, from the first on.
+    pub fn known(&self) -> usize {
+        self.tokens.len() - self.unknown
     }
 
     /// Tokens that have yet to pass through the model.
@@ -106,6 +121,13 @@ impl Sequence {
 
     /// The invariants of the module.
     pub(super) fn check(&self, page_tokens: usize) -> Result<(), String> {
+        let unknown = self.tokens.iter().rev().take_while(|&&t| t == UNKNOWN).count();
+        if unknown != self.unknown {
+            return Err(format!("{unknown} tokens are unknown, {} are counted", self.unknown));
+        }
+        if self.tree_pages * page_tokens > self.known() {
+            return Err(format!("{} pages in the tree of {} known tokens", self.tree_pages, self.known()));
+        }
         if self.computed > self.tokens.len() {
             return Err(format!("{} tokens computed of {}", self.computed, self.tokens.len()));
         }

@@ -24,6 +24,7 @@ pub use synthetic::Synthetic;
 pub use tensor_file::TensorFile;
 pub use text_files::SpecialTokens;
 
+use crate::backend::RandomWeight;
 use crate::dtype::DType;
 use crate::error::Result;
 
@@ -59,6 +60,11 @@ pub trait ModelSource: Send + Sync {
     /// A number that is another one when the files of the weights were written since, as far as the system tells without
     /// reading them; copies have others. `None` when it does not, there are no files, or they were written just now.
     fn stamp(&self) -> Option<u64> {
+        None
+    }
+    /// Of a tensor of random numbers about zero whose bytes nobody needs, what it is made of: a device may make it itself.
+    fn random(&self, name: &str) -> Option<RandomWeight> {
+        let _ = name;
         None
     }
     /// One tensor with its bytes: little-endian, row-major, and aligned to the element size. A tensor that lies

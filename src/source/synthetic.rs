@@ -5,6 +5,7 @@
 //! Called by benchmarks and tests.
 
 use super::{Bytes, ModelSource, SpecialTokens, TensorInfo};
+use crate::backend::RandomWeight;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -28,7 +29,9 @@ pub struct Synthetic {
     subject: String,
     config: Value,
     infos: Vec<TensorInfo>,
-    bytes: Vec<Bytes>,
+    seed: u64,
+    /// Of all tensors, or of none: each is then made by the call that wants it.
+    bytes: Option<Vec<Bytes>>,
 }
 
 impl Synthetic {
@@ -38,6 +41,17 @@ impl Synthetic {
     /// # Errors
     /// `Memory` when the weights do not fit, `Format` for a shape beyond what can be addressed or a name given twice.
     pub fn new(name: &str, config: Value, tensors: Vec<(String, Vec<usize>)>, seed: u64) -> Result<Synthetic> {
+        let mut model = Synthetic::unmade(name, config, tensors, seed)?;
+        model.bytes = Some(fill(&model.infos, seed)?);
+        Ok(model)
+    }
+
+    /// As [`Synthetic::new`], but no tensor is made before it is asked for: for a device that makes the matrices itself
+    /// ([`ModelSource::random`]), so that the host has memory for none of them.
+    ///
+    /// # Errors
+    /// `Format`, as of [`Synthetic::new`].
+    pub fn unmade(name: &str, config: Value, tensors: Vec<(String, Vec<usize>)>, seed: u64) -> Result<Synthetic> {
         let mut infos: Vec<TensorInfo> =
             tensors.into_iter().map(|(name, shape)| TensorInfo { name, dtype: DType::Bf16, shape }).collect();
         infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -49,13 +63,17 @@ impl Synthetic {
                 Error::format(format!("{} tensors, more than {}", infos.len(), limits::TENSORS_MAX)).about(name)
             );
         }
-        let bytes = fill(&infos, seed)?;
-        Ok(Synthetic { subject: name.to_owned(), config, infos, bytes })
+        infos.iter().try_for_each(|info| tensor_len(info).map(drop))?;
+        Ok(Synthetic { subject: name.to_owned(), config, infos, seed, bytes: None })
     }
 
     /// Bytes of all weights.
     pub fn weight_bytes(&self) -> u64 {
-        self.bytes.iter().map(|bytes| bytes.len() as u64).sum()
+        self.infos.iter().filter_map(|info| tensor_len(info).ok()).fold(0, |sum, len| sum.saturating_add(len as u64))
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.infos.binary_search_by(|info| info.name.as_str().cmp(name)).ok()
     }
 }
 
@@ -93,10 +111,47 @@ impl ModelSource for Synthetic {
     }
 
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>> {
-        let Ok(at) = self.infos.binary_search_by(|info| info.name.as_str().cmp(name)) else { return Ok(None) };
-        let (Some(info), Some(bytes)) = (self.infos.get(at), self.bytes.get(at)) else { return Ok(None) };
-        Ok(Some((info.clone(), bytes.clone())))
+        let Some((at, info)) = self.place(name).and_then(|at| Some((at, self.infos.get(at)?))) else { return Ok(None) };
+        let bytes = match &self.bytes {
+            Some(all) => all.get(at).cloned(),
+            None => {
+                let len = tensor_len(info)?;
+                let mut bytes = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory("random weights", len as u64))?;
+                randomize(bytes.as_mut_slice(), &levels(is_gain(info)), stream(self.seed, at));
+                Some(Bytes::from_aligned(bytes))
+            }
+        };
+        Ok(bytes.map(|bytes| (info.clone(), bytes)))
     }
+
+    fn random(&self, name: &str) -> Option<RandomWeight> {
+        let at = self.place(name).filter(|_| self.bytes.is_none())?;
+        let about_zero = !is_gain(self.infos.get(at)?);
+        about_zero.then(|| RandomWeight { seed: stream(self.seed, at), deviation: SPREAD })
+    }
+}
+
+/// The bytes of a tensor.
+fn tensor_len(info: &TensorInfo) -> Result<usize> {
+    let elements = info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let too_large = || Error::format(format!("tensor {} of shape {:?} is too large", info.name, info.shape));
+    elements.and_then(|n| n.checked_mul(info.dtype.size())).ok_or_else(too_large)
+}
+
+/// Whether it is a norm's gains, which are about 1.
+fn is_gain(info: &TensorInfo) -> bool {
+    info.shape.len() == 1 && !info.name.ends_with(".bias")
+}
+
+/// The stream of random numbers of a tensor, by its place.
+fn stream(seed: u64, index: usize) -> u64 {
+    mix(seed ^ mix(index as u64))
+}
+
+/// The values of gains, or of everything else.
+fn levels(gain: bool) -> [u16; LEVELS] {
+    let (middle, spread) = if gain { (1.0, GAIN_SPREAD) } else { (0.0, SPREAD) };
+    normal_levels().map(|x| bf16::from_f32(middle + spread * x).to_bits())
 }
 
 /// A tensor to be made.
@@ -119,12 +174,7 @@ struct Work {
 fn fill(infos: &[TensorInfo], seed: u64) -> Result<Vec<Bytes>> {
     let mut jobs = Vec::with_capacity(infos.len());
     for (index, info) in infos.iter().enumerate() {
-        let elements = info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let len = elements.and_then(|n| n.checked_mul(info.dtype.size()));
-        let Some(len) = len else {
-            return Err(Error::format(format!("tensor {} of shape {:?} is too large", info.name, info.shape)));
-        };
-        jobs.push(Job { index, len, gain: info.shape.len() == 1 && !info.name.ends_with(".bias") });
+        jobs.push(Job { index, len: tensor_len(info)?, gain: is_gain(info) });
     }
     // Taken from the end.
     jobs.sort_by_key(|job| job.len);
@@ -134,12 +184,11 @@ fn fill(infos: &[TensorInfo], seed: u64) -> Result<Vec<Bytes>> {
         let message = format!("the weights take {total} bytes, {free} are free; choose a smaller model");
         return Err(Error::new(Status::Memory, message).numbers(Unit::Bytes, total, free));
     }
-    let normal = normal_levels();
     let work = Arc::new(Work {
         made: Mutex::new(Vec::with_capacity(jobs.len())),
         jobs: Mutex::new(jobs),
-        matrix: normal.map(|x| bf16::from_f32(SPREAD * x).to_bits()),
-        gain: normal.map(|x| bf16::from_f32(1.0 + GAIN_SPREAD * x).to_bits()),
+        matrix: levels(false),
+        gain: levels(true),
         seed,
     });
     let mut threads = Vec::new();
@@ -168,8 +217,8 @@ impl Work {
             let Some(job) = job else { return };
             let mut bytes = AlignedBytes::zeroed(job.len);
             if let Some(bytes) = &mut bytes {
-                let stream = mix(self.seed ^ mix(job.index as u64));
-                randomize(bytes.as_mut_slice(), if job.gain { &self.gain } else { &self.matrix }, stream);
+                let levels = if job.gain { &self.gain } else { &self.matrix };
+                randomize(bytes.as_mut_slice(), levels, stream(self.seed, job.index));
             } else {
                 self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clear();
             }
@@ -264,6 +313,19 @@ mod tests {
         assert_eq!(values(&model, "a.weight"), values(&again, "a.weight"));
         assert_ne!(values(&model, "a.weight"), values(&other, "a.weight"));
         assert!(model.tensor("c.weight").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_made_when_it_is_asked_for_is_the_same() {
+        let made = Synthetic::new("x", json!({}), tensors(), 3).expect("small");
+        let unmade = Synthetic::unmade("x", json!({}), tensors(), 3).expect("no memory");
+        for info in made.tensors().unwrap() {
+            assert_eq!(values(&made, &info.name), values(&unmade, &info.name));
+            assert_eq!(made.random(&info.name), None);
+        }
+        let seed = |name: &str| unmade.random(name).map(|random| random.seed);
+        assert!(seed("n.weight").is_none() && seed("c.weight").is_none() && seed("n.bias").is_some());
+        assert_ne!(seed("a.weight"), seed("b.weight"));
     }
 
     #[test]

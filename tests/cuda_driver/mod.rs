@@ -5,6 +5,8 @@
 //! ```
 //!
 //! which loads it before anything looks for `libcuda.so.1`, holds back the other tests of the process, and makes it healthy.
+//! With ASTRAI_TEST_DEVICE, which names a real GPU, such a test is skipped. One that would say as much of any GPU begins with
+//! [`any_gpu`] instead.
 #![allow(dead_code, reason = "each test uses some of it")]
 
 pub mod blaslt;
@@ -149,14 +151,49 @@ pub fn load() -> Driver {
 /// Loads the stand-in, makes it healthy, and holds back the other tests that begin so until the result is dropped. None where
 /// it cannot be built: the test is skipped.
 pub fn begin() -> Option<Exclusive> {
-    static ONE: Mutex<()> = Mutex::new(());
-    if !available() {
+    if std::env::var_os("ASTRAI_TEST_DEVICE").is_some() {
+        println!("SKIP: what this test does to the driver only the stand-in bears");
         return None;
     }
+    available().then(exclusive)
+}
+
+static ONE: Mutex<()> = Mutex::new(());
+
+fn exclusive() -> Exclusive {
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let driver = load();
     driver.reset();
-    Some(Exclusive { driver, _guard: guard })
+    Exclusive { driver, _guard: guard }
+}
+
+/// A GPU for a test of engines, while no other test has one.
+pub enum Gpu {
+    /// Operations take long there.
+    StandIn(Exclusive),
+    Real(MutexGuard<'static, ()>),
+}
+
+impl Gpu {
+    pub fn is_real(&self) -> bool {
+        matches!(self, Gpu::Real(_))
+    }
+}
+
+/// Begins a test on the GPU that ASTRAI_TEST_DEVICE names, or on the stand-in. None where it is not there: the test is
+/// skipped, or fails if ASTRAI_REQUIRE names gpu.
+#[cfg(feature = "cuda")]
+pub fn any_gpu() -> Option<Gpu> {
+    let Ok(name) = std::env::var("ASTRAI_TEST_DEVICE") else { return begin().map(Gpu::StandIn) };
+    let index = name.strip_prefix("cuda:").map_or(0, |n| n.parse().unwrap());
+    match astrai::backend::cuda::probe(index) {
+        Ok(_) => Some(Gpu::Real(ONE.lock().unwrap_or_else(PoisonError::into_inner))),
+        Err(error) => {
+            assert!(!build::required("gpu"), "ASTRAI_REQUIRE names gpu: {error}");
+            println!("SKIP: {error}");
+            None
+        }
+    }
 }
 
 /// The stand-in, while no other test has it. Made healthy again when dropped.

@@ -105,8 +105,13 @@ impl Bench {
         let (q, k, v) = (view(0, heads, k_dim), view(1, kv_heads, k_dim), view(2, kv_heads, v_dim));
         let positions: Vec<u32> = tokens.iter().map(|t| t.1 as u32).collect();
         let sequences: Vec<u32> = tokens.iter().map(|t| t.0 as u32 + 1).collect();
-        let ragged =
-            Ragged { positions: &positions, sequences: &sequences, tables: &self.tables, table_starts: &self.starts };
+        let ragged = Ragged {
+            group: 0,
+            positions: &positions,
+            sequences: &sequences,
+            tables: &self.tables,
+            table_starts: &self.starts,
+        };
         self.b.store_kv(self.pages, 1, k, v, ragged);
         if !attend {
             return Vec::new();

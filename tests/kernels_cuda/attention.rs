@@ -91,7 +91,7 @@ impl Bench {
             tables = (0..=(pages_of[0] + pages_of[1]) as u32).map(|i| i + 1).collect();
         }
         let starts = vec![1, 1 + pages_of[0] as u32];
-        let pages = Memory::new(frames * shape.frame_bytes().unwrap());
+        let pages = Memory::new(0);
         let q = random.vec(all * case.heads * k_dim).into_iter().map(|v| super::rounded(v * 2.0)).collect();
         let kv = [random.vec(all * kv_heads * k_dim), random.vec(all * kv_heads * v_dim)];
         let mut bench = Bench { case, shape, pages, q, kv, tables, starts };
@@ -105,43 +105,42 @@ impl Bench {
         let size = case.dtype.size();
         let layer = shape.frame_bytes().unwrap() / 2;
         let rows = case.kv_heads * case.page_tokens;
+        // Of the pages; what is not written is NaN.
+        let mut bytes = vec![0xFFu8; shape.frames * shape.frame_bytes().unwrap()];
         for at in 0..case.tokens[0] + case.tokens[1] {
             let (sequence, position) = if at < case.tokens[0] { (0, at) } else { (1, at - case.tokens[0]) };
             let frame = self.tables[self.starts[sequence] as usize + position / case.page_tokens] as usize;
             for (which, dim) in [case.k_dim, case.v_dim].into_iter().enumerate() {
                 for head in 0..case.kv_heads {
                     let row = head * case.page_tokens + position % case.page_tokens;
-                    let start = self.pages.at::<u8>().wrapping_add(frame * 2 * layer + layer);
-                    let place = start.wrapping_add((which * rows * case.k_dim + row * dim) * size);
+                    let start = frame * 2 * layer + layer;
+                    let place = start + (which * rows * case.k_dim + row * dim) * size;
                     let values = &mut self.kv[which][(at * case.kv_heads + head) * dim..][..dim];
                     let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
                     // As place_heads has it: not finite where any of the row is not.
                     let factor = largest / 127.0 + values.iter().map(|v| v * 0.0).sum::<f32>();
-                    for (d, v) in values.iter_mut().enumerate() {
-                        // SAFETY: inside the frame's layer, which the memory holds.
-                        unsafe {
-                            match case.dtype {
-                                DType::F32 => place.cast::<f32>().add(d).write(*v),
-                                DType::I8 => {
-                                    let code = (*v / factor).round() as i8;
-                                    place.cast::<i8>().add(d).write(code);
-                                    *v = f32::from(code) * factor;
-                                }
-                                _ => {
-                                    *v = super::rounded(*v);
-                                    place.cast::<u16>().add(d).write(half::bf16::from_f32(*v).to_bits());
-                                }
+                    for (v, to) in values.iter_mut().zip(bytes[place..].chunks_exact_mut(size)) {
+                        match case.dtype {
+                            DType::F32 => to.copy_from_slice(&v.to_ne_bytes()),
+                            DType::I8 => {
+                                let code = (*v / factor).round() as i8;
+                                to.copy_from_slice(&code.to_ne_bytes());
+                                *v = f32::from(code) * factor;
+                            }
+                            _ => {
+                                *v = super::rounded(*v);
+                                to.copy_from_slice(&half::bf16::from_f32(*v).to_bits().to_ne_bytes());
                             }
                         }
                     }
                     if case.dtype == DType::I8 {
-                        let factors = start.wrapping_add(rows * (case.k_dim + case.v_dim)).cast::<f32>();
-                        // SAFETY: as above; the factors are aligned, since rows are whole multiples of 16 bytes.
-                        unsafe { factors.add(which * rows + row).write(factor) };
+                        let factors = start + rows * (case.k_dim + case.v_dim) + (which * rows + row) * 4;
+                        bytes[factors..][..4].copy_from_slice(&factor.to_ne_bytes());
                     }
                 }
             }
         }
+        self.pages = Memory::of(&bytes);
     }
 
     /// In f64, of one token.

@@ -11,7 +11,7 @@ fn root() -> PathBuf {
 }
 
 /// Whether ASTRAI_REQUIRE names a tool.
-fn required(tool: &str) -> bool {
+pub fn required(tool: &str) -> bool {
     let required = std::env::var("ASTRAI_REQUIRE").unwrap_or_default();
     required.split([',', ' ']).any(|name| name == tool)
 }

@@ -1,4 +1,5 @@
-//! Builds the kernels for the host, once in a process, and launches them.
+//! Builds the kernels for the host, once in a process, and launches them; or, with ASTRAI_TEST_DEVICE, launches those of the
+//! library on a device.
 
 use std::cell::Cell;
 use std::ffi::{CString, c_void};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::build::{self, Build};
+use super::device;
 
 /// Environment variable of the process that runs the build with the AddressSanitizer.
 pub const SANITIZED: &str = "ASTRAI_KERNELS_SANITIZED";
@@ -73,6 +75,9 @@ pub fn shape(grid: [usize; 3], block: usize, shared: usize) -> Shape {
 /// Runs a kernel with the addresses of its parameters; every third launch in plain order, the others shuffled. An empty grid
 /// does nothing.
 pub fn try_launch(kernel: &str, shape: Shape, params: &[*const c_void]) -> Result<(), String> {
+    if device::index().is_some() {
+        return device::try_launch(kernel, shape, params);
+    }
     let count = LAUNCHES.get();
     LAUNCHES.set(count + 1);
     let seed = if count.is_multiple_of(3) { 0 } else { seed().wrapping_add(count) | 1 };
@@ -115,26 +120,42 @@ pub fn param<T>(value: &T) -> *const c_void {
 pub struct Memory {
     start: *mut u8,
     bytes: usize,
+    /// Where tests run on a device, what has the memory.
+    device: Option<device::Memory>,
 }
 
 const ALIGNMENT: usize = 256;
 
+/// Plain values as bytes.
+fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
+    // SAFETY: initialised, and only looked at.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
 impl Memory {
+    /// With the bits of NaN, as everything that is not written yet.
     pub fn new(bytes: usize) -> Memory {
+        if device::index().is_some() {
+            let memory = device::alloc(bytes);
+            let start = std::ptr::without_provenance_mut(memory.address() as usize);
+            return Memory { start, bytes, device: Some(memory) };
+        }
         let layout = std::alloc::Layout::from_size_align(bytes.max(1), ALIGNMENT).unwrap();
         // SAFETY: the size is not zero.
         let start = unsafe { std::alloc::alloc(layout) };
         assert!(!start.is_null());
-        // The bits of NaN, as everything that is not written yet.
         // SAFETY: just allocated.
         unsafe { start.write_bytes(0xFF, bytes) };
-        Memory { start, bytes }
+        Memory { start, bytes, device: None }
     }
 
     pub fn of<T: Copy>(values: &[T]) -> Memory {
         let memory = Memory::new(size_of_val(values));
-        // SAFETY: of that size; plain values.
-        unsafe { memory.start.copy_from(values.as_ptr().cast(), memory.bytes) };
+        match &memory.device {
+            Some(device) => device.write(0, bytes_of(values)).unwrap(),
+            // SAFETY: of that size; plain values.
+            None => unsafe { memory.start.copy_from(values.as_ptr().cast(), memory.bytes) },
+        }
         memory
     }
 
@@ -149,15 +170,24 @@ impl Memory {
     }
 
     pub fn read<T: Copy>(&self) -> Vec<T> {
-        // SAFETY: initialised bytes, aligned for any plain type.
-        unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes / size_of::<T>()) }.to_vec()
+        let count = self.bytes / size_of::<T>();
+        let Some(device) = &self.device else {
+            // SAFETY: initialised bytes, aligned for any plain type.
+            return unsafe { std::slice::from_raw_parts(self.start.cast(), count) }.to_vec();
+        };
+        let mut bytes = vec![0u8; count * size_of::<T>()];
+        device.read(0, &mut bytes).unwrap();
+        // SAFETY: any bytes are a plain value, of that size.
+        bytes.chunks_exact(size_of::<T>()).map(|one| unsafe { one.as_ptr().cast::<T>().read_unaligned() }).collect()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let layout = std::alloc::Layout::from_size_align(self.bytes.max(1), ALIGNMENT).unwrap();
-        // SAFETY: allocated with this layout.
-        unsafe { std::alloc::dealloc(self.start, layout) };
+        if self.device.is_none() {
+            let layout = std::alloc::Layout::from_size_align(self.bytes.max(1), ALIGNMENT).unwrap();
+            // SAFETY: allocated with this layout.
+            unsafe { std::alloc::dealloc(self.start, layout) };
+        }
     }
 }

@@ -271,3 +271,87 @@ fn a_row_has_the_same_bits_in_every_kernel_of_its_format() {
         }
     }
 }
+
+/// Mean and standard deviation.
+fn moments(values: &[f32]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+    (mean, (values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n).sqrt())
+}
+
+/// Weights made on the device: zeros where the format has them, the deviation that was asked for, the same from any grid.
+#[test]
+fn random_weights_have_the_form_and_the_deviation_asked_for() {
+    if !begin() {
+        return;
+    }
+    let (outs, ins, deviation) = (37usize, 1000usize, 0.02f32);
+    let sizes = [outs as i32, ins as i32, pitch(ins) as i32];
+    let [rows, width, pitch_of] = [0, 1, 2].map(|i| param(&sizes[i]));
+    let fill = |kernel: &str, bytes: usize, seed: u64, blocks: usize| -> Vec<u8> {
+        let to = Memory::new(bytes);
+        let mut params = vec![to.param(), param(&seed), param(&deviation), rows, width];
+        if kernel.ends_with("f32") || kernel.ends_with("bf16") {
+            params.push(pitch_of);
+        }
+        launch(kernel, shape([blocks, 1, 1], 256, 0), &params);
+        to.read()
+    };
+    let bytes = |format: Format| match format {
+        Format::F32 => outs * pitch(ins) * 4,
+        Format::Bf16 => outs * pitch(ins) * 2,
+        Format::Q8 => Scheme::Q8.bytes(outs, ins).unwrap(),
+        Format::Q4 => Scheme::Q4.bytes(outs, ins).unwrap(),
+    };
+    for (kernel, format) in [
+        ("fill_random_f32", Format::F32),
+        ("fill_random_bf16", Format::Bf16),
+        ("fill_random_q8", Format::Q8),
+        ("fill_random_q4", Format::Q4),
+    ] {
+        let filled = fill(kernel, bytes(format), 1, 3);
+        assert_eq!(filled, fill(kernel, bytes(format), 1, 1), "{kernel} of another grid");
+        assert_ne!(filled, fill(kernel, bytes(format), 2, 3), "{kernel} of another seed");
+        let value = |out: usize, i: usize| match format {
+            Format::F32 => f32::from_le_bytes(filled[(out * pitch(ins) + i) * 4..][..4].try_into().unwrap()),
+            Format::Bf16 => {
+                let at = (out * pitch(ins) + i) * 2;
+                half::bf16::from_le_bytes([filled[at], filled[at + 1]]).to_f32()
+            }
+            Format::Q8 | Format::Q4 => {
+                let scheme = if format == Format::Q8 { Scheme::Q8 } else { Scheme::Q4 };
+                let panel = &filled[out / 16 * scheme.panel_bytes(ins)..][..scheme.panel_bytes(ins)];
+                let (integer, scale) =
+                    (scheme.integer(panel, ins, out % 16, i), scheme.scale(panel, out % 16, i / scheme.group()));
+                assert!((-127..=127).contains(&integer) && scale > 0.0, "{kernel} {out} {i}: {scale} * {integer}");
+                scale * integer as f32
+            }
+        };
+        let values: Vec<f32> = (0..outs * ins).map(|at| value(at / ins, at % ins)).collect();
+        let (mean, found) = moments(&values);
+        // 37,000 weights: the error of the mean is half a percent of the deviation. Integers are not quite even around zero.
+        assert!(
+            mean.abs() < 0.03 * 0.02 && (found / 0.02 - 1.0).abs() < 0.02,
+            "{kernel}: mean {mean}, deviation {found}"
+        );
+        assert!(values.iter().any(|v| v.abs() > 0.04), "{kernel}: no tails");
+        // Neighbours have nothing to do with each other.
+        let products: Vec<f32> = values.windows(2).map(|pair| pair[0] * pair[1]).collect();
+        assert!(moments(&products).0.abs() < 0.03 * 0.02 * 0.02, "{kernel}");
+        match format {
+            Format::F32 | Format::Bf16 => {
+                let padding = (0..outs).flat_map(|out| (ins..pitch(ins)).map(move |i| (out, i)));
+                assert!(padding.into_iter().all(|(out, i)| value(out, i) == 0.0), "{kernel}");
+            }
+            Format::Q8 | Format::Q4 => {
+                let scheme = if format == Format::Q8 { Scheme::Q8 } else { Scheme::Q4 };
+                let last = &filled[outs / 16 * scheme.panel_bytes(ins)..];
+                for group in 0..scheme.groups(ins) {
+                    assert!((outs % 16..16).all(|out| scheme.scale(last, out, group) == 0.0), "{kernel}");
+                }
+                let padding = scheme.groups(ins) * 32..scheme.scale_bytes(ins);
+                assert!(filled[padding].iter().all(|&byte| byte == 0), "{kernel}");
+            }
+        }
+    }
+}

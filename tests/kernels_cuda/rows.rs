@@ -29,13 +29,23 @@ fn embedding_and_gather_copy_rows() {
         tokens.iter().flat_map(|&t| table[t as usize * width..][..width].iter().map(|&v| round(v))).collect()
     };
     let bf16 = Memory::of(&rows_of_bf16(&table, width));
-    let params = [bf16.param(), param(&pitch_of), ids.param(), out.param(), param(&rows), param(&width_of)];
+    // Two of them as draws of the step before, one of which gave none.
+    let sampled = Memory::of(&[u32::MAX, tokens[3]]);
+    let given = Memory::of(&[tokens[0], tokens[1], tokens[2], 1 << 31 | 1]);
+    let params =
+        [bf16.param(), param(&pitch_of), given.param(), sampled.param(), out.param(), param(&rows), param(&width_of)];
     launch("embed_bf16", shape([2, 1, 1], 256, 0), &params);
     same_bits("embed_bf16", &out.read(), &expected(super::rounded));
     let floats = Memory::of(&table);
-    let params = [floats.param(), param(&width_of), ids.param(), out.param(), param(&rows), param(&width_of)];
+    let params =
+        [floats.param(), param(&width_of), ids.param(), sampled.param(), out.param(), param(&rows), param(&width_of)];
     launch("embed_f32", shape([1, 1, 1], 256, 0), &params);
     same_bits("embed_f32", &out.read(), &expected(|v| v));
+    let none = Memory::of(&[1u32 << 31; 4]);
+    let params =
+        [floats.param(), param(&width_of), none.param(), sampled.param(), out.param(), param(&rows), param(&width_of)];
+    launch("embed_f32", shape([1, 1, 1], 256, 0), &params);
+    same_bits("embed_f32 of no token", &out.read(), &table[..width].repeat(4));
     let out = Memory::new(4 * width * 4);
     let params = [floats.param(), ids.param(), out.param(), param(&rows), param(&width_of)];
     launch("gather_rows", shape([3, 1, 1], 256, 0), &params);
@@ -328,8 +338,8 @@ fn reference(case: Case, inputs: &Inputs) -> (Vec<f32>, Vec<f32>, Vec<u8>) {
     let Inputs { positions, sequences, tables, starts, .. } = inputs;
     b.place_heads(&placement, Ragged { group: 0, positions, sequences, tables, table_starts: starts });
     let mut out = (vec![0.0; inputs.q.len()], vec![0.0; all.len()], Vec::new());
-    b.read(q, &mut out.0);
-    b.read(kv, &mut out.1);
+    b.read(q, &mut out.0).unwrap();
+    b.read(kv, &mut out.1).unwrap();
     let bytes = shape_of(case).frame_bytes().unwrap();
     for frame in 0..10 {
         let mut page = vec![0; bytes];

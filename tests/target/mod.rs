@@ -27,19 +27,21 @@ impl Target {
 
 static GPU: AtomicI32 = AtomicI32::new(-1);
 
-/// All tests of this process run on the first GPU.
+/// All tests of this process run on a GPU: the one that ASTRAI_TEST_DEVICE names, or the first.
 pub fn use_gpu() {
-    GPU.store(0, Ordering::SeqCst);
+    GPU.store(named_gpu().unwrap_or(0), Ordering::SeqCst);
+}
+
+/// The GPU that ASTRAI_TEST_DEVICE names.
+pub fn named_gpu() -> Option<i32> {
+    let name = std::env::var("ASTRAI_TEST_DEVICE").ok()?;
+    let index = name.strip_prefix("cuda").unwrap_or_else(|| panic!("ASTRAI_TEST_DEVICE is {name}, not cuda:N"));
+    Some(index.strip_prefix(':').map_or(0, |n| n.parse().unwrap()))
 }
 
 fn gpu() -> Option<i32> {
     let set = GPU.load(Ordering::SeqCst);
-    let named = || {
-        let name = std::env::var("ASTRAI_TEST_DEVICE").ok()?;
-        let index = name.strip_prefix("cuda").unwrap_or_else(|| panic!("ASTRAI_TEST_DEVICE is {name}, not cuda:N"));
-        Some(index.strip_prefix(':').map_or(0, |n| n.parse().unwrap()))
-    };
-    if set >= 0 { Some(set) } else { named() }
+    if set >= 0 { Some(set) } else { named_gpu() }
 }
 
 /// Everything to test: the GPU alone, or all tiers that this processor has.

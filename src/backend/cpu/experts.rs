@@ -67,7 +67,7 @@ pub fn run(backend: &mut CpuBackend, args: Experts, rows: usize) {
         let up = gate.at(n * inner);
         ids.clear();
         ids.extend(members.iter().map(|m| m.1));
-        backend.gather(args.x, ids, hidden, input);
+        backend.gather(args.x, 0, ids, hidden, input);
         let product = |weight, out| Linear { weight, bias: None, out, accumulate: false };
         backend.gated(input, n, product(expert.gate, gate), product(expert.up, up), args.products);
         backend.linear(gate, n, &[product(expert.down, input)], args.products);

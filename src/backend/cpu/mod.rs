@@ -481,7 +481,7 @@ impl Backend for CpuBackend {
         experts::run(self, experts, rows);
     }
 
-    fn gather(&mut self, x: Tensor, rows: &[u32], width: usize, out: Tensor) {
+    fn gather(&mut self, x: Tensor, _first: usize, rows: &[u32], width: usize, out: Tensor) {
         for (i, &row) in rows.iter().enumerate() {
             let from = Shared(self.floats(x.at(row as usize * width), width).as_ptr().cast_mut());
             // SAFETY: source and target are distinct tensors, both checked; no task is running.

@@ -292,7 +292,7 @@ impl CudaBackend {
     /// as they are, or their parts do not fit.
     fn spans_to_split(&mut self, heads: usize, kv_heads: usize, v_dim: usize) -> Option<usize> {
         let units = self.inputs().units;
-        let spans = units.single_position_max / SPAN_KEYS + 1;
+        let spans = units.single_spans;
         let busy = units.single * kv_heads >= 4 * self.device.facts.processors as usize;
         if units.single == 0 || spans == 1 || busy {
             return None;

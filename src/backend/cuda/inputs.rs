@@ -21,6 +21,7 @@ struct Layout {
     positions: usize,
     sequence_of: usize,
     units: usize,
+    wanted: usize,
     starts: usize,
     tables: usize,
     /// Entries of a group's tables.
@@ -31,7 +32,7 @@ struct Layout {
 impl Layout {
     fn of(l: &Largest) -> Layout {
         let (rows, sequences) = (l.rows, l.sequences.max(1));
-        let starts = 5 * rows;
+        let starts = 6 * rows;
         let tables = starts + l.groups * sequences;
         let pages = l.positions.div_ceil(l.page_tokens.max(1)).saturating_add(1);
         Layout {
@@ -40,6 +41,7 @@ impl Layout {
             positions: rows,
             sequence_of: 2 * rows,
             units: 3 * rows,
+            wanted: 5 * rows,
             starts,
             tables,
             table_entries: sequences.saturating_mul(pages),
@@ -62,9 +64,10 @@ pub fn bytes(largest: &Largest) -> u64 {
 pub struct Units {
     /// Units of one row; they come first.
     pub single: usize,
-    /// Of these, the last one's row and the highest position.
+    /// Of these, the last one's row, and the spans of keys of the longest, up to the next power of two: a step that is recorded
+    /// serves others.
     pub single_last_row: usize,
-    pub single_position_max: usize,
+    pub single_spans: usize,
     /// Units of several rows, and the rows of the longest.
     pub several: usize,
     pub several_rows_max: usize,
@@ -123,6 +126,11 @@ impl Inputs {
         self.at(self.layout.units + 2 * index)
     }
 
+    /// Device address of the `index`-th row whose logits are wanted.
+    pub fn wanted(&self, index: usize) -> u64 {
+        self.at(self.layout.wanted + index)
+    }
+
     /// Device addresses of a group's page tables, and of the first entry of each sequence.
     pub fn tables(&self, group: usize) -> (u64, u64) {
         let l = &self.layout;
@@ -134,7 +142,11 @@ impl Inputs {
         let l = self.layout;
         let (rows, longest) = (step.tokens.len(), step.tables.iter().map(|t| t.pages.len()).max().unwrap_or(0));
         let sequences = step.tables.iter().map(|t| t.starts.len()).max().unwrap_or(0);
-        if rows > l.rows || sequences > l.sequences || longest > l.table_entries || step.tables.len() > l.groups {
+        if rows.max(step.wanted.len()) > l.rows
+            || sequences > l.sequences
+            || longest > l.table_entries
+            || step.tables.len() > l.groups
+        {
             return Err(Error::internal(format!(
                 "a step of {rows} rows, {sequences} sequences and {longest} pages of tables; room is for {}, {} and {}",
                 l.rows, l.sequences, l.table_entries
@@ -148,6 +160,7 @@ impl Inputs {
         words[..rows].copy_from_slice(&step.tokens);
         words[l.positions..l.positions + rows].copy_from_slice(&step.positions);
         words[l.sequence_of..l.sequence_of + rows].copy_from_slice(&step.sequences);
+        words[l.wanted..l.wanted + step.wanted.len()].copy_from_slice(&step.wanted);
         self.units = write_units(step, &mut words[l.units..l.units + 2 * rows]);
         for (group, tables) in step.tables.iter().enumerate() {
             let at = l.starts + group * l.sequences;
@@ -205,7 +218,8 @@ fn write_units(step: &Step, words: &mut [u32]) -> Units {
         put(first, rows);
         units.single += 1;
         units.single_last_row = first;
-        units.single_position_max = units.single_position_max.max(step.positions[first] as usize);
+        let spans = step.positions[first] as usize / super::attention::SPAN_KEYS + 1;
+        units.single_spans = units.single_spans.max(spans.next_power_of_two());
     });
     each(false, &mut |first, rows| {
         put(first, rows);
@@ -223,14 +237,13 @@ mod tests {
     fn units_of_one_row_come_first() {
         let step = Step {
             tokens: vec![0; 7],
-            positions: vec![4, 0, 1, 2, 900, 7, 8],
+            positions: vec![4, 0, 1, 2, 700, 7, 8],
             sequences: vec![0, 1, 1, 1, 2, 3, 3],
             ..Step::default()
         };
         let mut words = [9; 14];
         let units = write_units(&step, &mut words);
-        let expected =
-            Units { single: 2, single_last_row: 4, single_position_max: 900, several: 2, several_rows_max: 3 };
+        let expected = Units { single: 2, single_last_row: 4, single_spans: 4, several: 2, several_rows_max: 3 };
         assert_eq!(units, expected);
         assert_eq!(words, [0, 1, 4, 1, 1, 3, 5, 2, 9, 9, 9, 9, 9, 9]);
     }

@@ -31,7 +31,7 @@ impl Function {
 }
 
 /// Loaded code.
-struct Module {
+pub struct Module {
     device: Arc<Device>,
     raw: sys::CUmodule,
 }
@@ -57,7 +57,8 @@ const TARGETS: &str = env!("ASTRAI_CUDA_TARGETS");
 const COMPILER_VERSION: &str = env!("ASTRAI_CUDA_VERSION");
 
 impl Module {
-    fn load(device: &Arc<Device>, name: &str, image: &'static [u8]) -> Result<Module> {
+    /// Loads a fat binary, which begins with a word that says so.
+    pub fn load(device: &Arc<Device>, name: &str, image: &[u8]) -> Result<Module> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: a context is current; the image is a whole fat binary, made by the build.
         let answer = unsafe { sys::cuModuleLoadData(&raw mut raw, image.as_ptr().cast()) };
@@ -86,7 +87,8 @@ impl Module {
         Ok(Module { device: device.clone(), raw })
     }
 
-    fn function(&self, name: &'static str, shared: usize) -> Result<Function> {
+    /// A kernel of it, and the dynamic shared memory that it may need at most.
+    pub fn function(&self, name: &'static str, shared: usize) -> Result<Function> {
         let symbol = CString::new(name).map_err(|_| Error::internal("a kernel's name has a zero byte"))?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a live module and a string that ends in zero; writes one handle.
@@ -130,8 +132,15 @@ macro_rules! kernels {
                 })
             }
 
+            /// A kernel by its name.
+            pub fn named(&self, name: &str) -> Option<Function> {
+                match name {
+                    $($(stringify!($name) => Some(self.$name),)*)*
+                    _ => None,
+                }
+            }
+
             /// The names, by source file.
-            #[cfg(test)]
             pub fn names() -> Vec<(&'static str, Vec<&'static str>)> {
                 vec![$((stringify!($module), vec![$(stringify!($name)),*])),*]
             }
@@ -161,9 +170,10 @@ kernels! {
     norm { rms_norm, place_heads_bf16, place_heads_f32, place_heads_i8 }
     elementwise {
         embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, silu_mul, silu_mul_rows, sigmoid_mul, add_scaled,
+        fill_random_bf16, fill_random_f32, fill_random_q8, fill_random_q4,
     }
     experts { experts_route, experts_count, experts_place, experts_combine }
-    sampling { best_in_chunks, best_of_chunks, sample_best, sample_all }
+    sampling { adjust_logits, best_in_chunks, best_of_chunks, sample_rows, logprob_rows }
 }
 
 /// Dynamic shared memory of `attention_*_<dim>x<queries>`: queries, stages of keys and values with their factors, and unless

@@ -17,11 +17,16 @@ impl Buffer {
     /// `bytes` zero bytes for `what`; at least one, so that every buffer has an address.
     pub fn zeroed(device: &Arc<Device>, bytes: usize, what: &str) -> Result<Buffer> {
         let buffer = Buffer::new(device, bytes, what)?;
-        let _entered = device.enter()?;
-        // SAFETY: the allocation is of that size; the stream is the device's.
-        let answer = unsafe { sys::cuMemsetD8Async(buffer.address, 0, buffer.bytes, device.stream) };
-        check(answer, "clear memory")?;
+        buffer.fill(0)?;
         Ok(buffer)
+    }
+
+    /// Sets every byte, after the work submitted so far.
+    pub fn fill(&self, byte: u8) -> Result<()> {
+        let _entered = self.device.enter()?;
+        // SAFETY: the allocation is of that size; the stream is the device's.
+        let answer = unsafe { sys::cuMemsetD8Async(self.address, byte, self.bytes, self.device.stream) };
+        check(answer, "fill memory")
     }
 
     /// As [`Buffer::zeroed`], with whatever is there.

@@ -12,8 +12,10 @@
 //! | `forms` | how weights lie on the device, and what they take there |
 //! | `inputs` | a step's integers on their way to the device |
 //! | `state` | what the backend holds; inputs of products in the form that kernels read |
-//! | `ops`, `products`, `attention`, `experts` | the operations |
+//! | `ops`, `products`, `attention`, `experts`, `sampling` | the operations |
 //! | `blaslt` | NVIDIA's own products, where law 1 has been given up for them |
+//! | `graphs` | steps that were recorded, to be submitted again as a whole |
+//! | `testing` | kernels one by one, for their tests |
 
 #[cfg(feature = "cuda")]
 mod attention;
@@ -25,6 +27,8 @@ mod driver;
 mod experts;
 mod forms;
 #[cfg(feature = "cuda")]
+mod graphs;
+#[cfg(feature = "cuda")]
 mod inputs;
 #[cfg(feature = "cuda")]
 mod kernels;
@@ -35,7 +39,12 @@ mod ops;
 #[cfg(feature = "cuda")]
 mod products;
 #[cfg(feature = "cuda")]
+mod sampling;
+#[cfg(feature = "cuda")]
 mod state;
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub mod testing;
 #[cfg(feature = "cuda")]
 mod upload;
 
@@ -145,6 +154,17 @@ mod stub {
 
 #[cfg(not(feature = "cuda"))]
 use stub::absent;
+
+/// Rows that a step of `rows` single ones is filled up to; see [`crate::backend::Backend::padded`].
+pub fn padded(rows: usize) -> usize {
+    match rows {
+        _ if !BUILT => rows,
+        0..=8 => rows.next_power_of_two(),
+        9..=64 => rows.next_multiple_of(8),
+        65..=256 => rows.next_multiple_of(32),
+        _ => rows.next_multiple_of(64),
+    }
+}
 
 /// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up. What the options ask for
 /// and is done without is told to `note`.

@@ -1,15 +1,12 @@
 //! The operations of the [`Backend`] trait.
 
-use super::driver::check;
 use super::forms;
 use super::kernels::{Shape, arg};
-use super::state::{CHUNK, CudaBackend};
+use super::state::CudaBackend;
 use crate::backend::cpu::Compute;
 use crate::backend::*;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
-use crate::limits;
-use cudarc::driver::sys;
 use std::ops::Range;
 
 impl Backend for CudaBackend {
@@ -48,6 +45,17 @@ impl Backend for CudaBackend {
 
     fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight> {
         self.upload_weight(&bytes, encoding, outs, ins)
+    }
+
+    fn random_weight(
+        &mut self,
+        random: RandomWeight,
+        encoding: Encoding,
+        outs: usize,
+        ins: usize,
+    ) -> Result<Option<Weight>> {
+        // A vector has more forms than one, and is small.
+        if outs <= 1 { Ok(None) } else { self.make_random(random, encoding, outs, ins).map(Some) }
     }
 
     fn quantize(
@@ -92,12 +100,13 @@ impl Backend for CudaBackend {
         let (rows, width) = (tokens.len(), table.ins);
         assert!(rows == self.inputs().rows, "the tokens are those of the step");
         let (matrix, tokens, to) = (self.stored(table).matrix, self.inputs().tokens(), self.place(out, rows * width));
+        let sampled = self.scratch().drawing.tokens();
         let (function, pitch) = match self.options.compute {
             Compute::Bf16 => (self.kernels.embed_bf16, forms::pitch(width)),
             Compute::F32 => (self.kernels.embed_f32, width),
         };
         let (shape, pitch, rows, width) = (self.each_element(rows * width), pitch as i32, rows as i32, width as i32);
-        let mut params = [arg(&matrix), arg(&pitch), arg(&tokens), arg(&to), arg(&rows), arg(&width)];
+        let mut params = [arg(&matrix), arg(&pitch), arg(&tokens), arg(&sampled), arg(&to), arg(&rows), arg(&width)];
         // SAFETY: the parameters of both kernels; tokens are below the table's rows, and `out` was checked.
         unsafe { self.submit(function, shape, &mut params) };
         self.wrote(out);
@@ -144,8 +153,7 @@ impl Backend for CudaBackend {
 
     fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, _scratch: Tensor, best: BestOf) -> Result<()> {
         self.group_products(x, rows, &[product]);
-        self.find_best(product.out, rows, product.weight.outs, &best);
-        self.read_best(rows, best)
+        self.find_best(product.out, rows, product.weight.outs, best)
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, _scratch: Tensor) {
@@ -200,17 +208,60 @@ impl Backend for CudaBackend {
         self.run_experts(experts, rows);
     }
 
-    fn gather(&mut self, x: Tensor, rows: &[u32], width: usize, out: Tensor) {
+    fn gather(&mut self, x: Tensor, first: usize, rows: &[u32], width: usize, out: Tensor) {
         let last = rows.iter().copied().max().unwrap_or(0) as usize;
         let (from, to) = (self.place(x, (last + 1) * width), self.place(out, rows.len() * width));
-        let wanted = self.upload_wanted(rows);
-        self.note(wanted);
-        let which = self.scratch().wanted.address;
+        let which = self.inputs().wanted(first);
         let (shape, count, width) = (self.each_element(rows.len() * width), rows.len() as i32, width as i32);
         let mut params = [arg(&from), arg(&which), arg(&to), arg(&count), arg(&width)];
         // SAFETY: the parameters of the kernel; all places were checked, and the rows are below `last + 1`.
         unsafe { self.submit(self.kernels.gather_rows, shape, &mut params) };
         self.wrote(out);
+    }
+
+    fn samples(&self) -> bool {
+        true
+    }
+
+    fn allow(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
+        self.scratch().drawing.allow(limit, holes)
+    }
+
+    fn padded(&self, rows: usize) -> usize {
+        super::padded(rows)
+    }
+
+    fn draws(&mut self, draws: &Draws) {
+        if self.failure.is_none() {
+            let uploaded = self.scratch().drawing.upload(draws);
+            self.note(uploaded);
+        }
+    }
+
+    fn replay(&mut self) -> bool {
+        self.replay_step()
+    }
+
+    fn recorded(&mut self) -> bool {
+        self.end_recording()
+    }
+
+    fn sample(&mut self, logits: Tensor, rows: usize, vocab: usize) {
+        self.sample_rows(logits, rows, vocab);
+    }
+
+    fn collect(&mut self) -> Ticket {
+        let rows = self.scratch().drawing.rows();
+        let (ticket, collected) = self.scratch().drawing.collect(rows);
+        self.note(collected);
+        ticket
+    }
+
+    fn drawn(&mut self, ticket: Ticket, to: &mut Drawn) -> Result<()> {
+        self.told()?;
+        let taken = self.scratch().drawing.take(ticket, to);
+        self.note(taken);
+        self.told()
     }
 
     fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()> {
@@ -232,7 +283,7 @@ impl Backend for CudaBackend {
 }
 
 /// A block for each row.
-fn rows_shape(rows: usize) -> Shape {
+pub fn rows_shape(rows: usize) -> Shape {
     Shape { grid: [rows, 1, 1], block: 256, shared: 0 }
 }
 
@@ -268,59 +319,5 @@ impl CudaBackend {
             self.note(written);
         }
         Some(address)
-    }
-
-    /// Submits the copy of the rows whose logits are wanted.
-    fn upload_wanted(&mut self, rows: &[u32]) -> Result<()> {
-        let stream = self.device.stream;
-        let _entered = self.device.clone();
-        let _entered = _entered.enter()?;
-        let s = self.scratch();
-        let (pinned, copied) = &mut s.wanted_here;
-        copied.wait()?;
-        let words = pinned.words_mut();
-        if rows.len() > words.len() {
-            return Err(Error::internal(format!("{} rows of logits, room is for {}", rows.len(), words.len())));
-        }
-        words[..rows.len()].copy_from_slice(rows);
-        // SAFETY: both sides have that many words; the pinned ones are not written before the event after the copy.
-        let answer = unsafe {
-            sys::cuMemcpyHtoDAsync_v2(s.wanted.address, pinned.bytes().as_ptr().cast(), size_of_val(rows), stream)
-        };
-        check(answer, "copy a step's input")?;
-        copied.record()
-    }
-
-    /// Submits the search for the largest of `rows` rows of `stride` logits.
-    fn find_best(&mut self, logits: Tensor, rows: usize, stride: usize, best: &BestOf) {
-        let (from, limit) = (self.place(logits, rows * stride), best.limit.min(stride));
-        let s = self.scratch();
-        let (keys, values) = (s.keys.address, s.best.address);
-        let (chunks, ids) = (limit.div_ceil(CHUNK), s.best.address + (rows * best.count * 4) as u64);
-        assert!(best.count <= limits::BEST_LOGITS_MAX && rows * best.count * 8 <= s.best.bytes, "{rows} rows");
-        assert!(rows * chunks * best.count * 8 <= s.keys.bytes, "{rows} rows of {limit} logits");
-        let (stride, limit, count) = (stride as i64, limit as i32, best.count as i32);
-        let shape = Shape { grid: [chunks, rows, 1], block: 256, shared: 0 };
-        let mut params = [arg(&from), arg(&keys), arg(&stride), arg(&limit), arg(&count)];
-        // SAFETY: the parameters of the kernel; all places were checked.
-        unsafe { self.submit(self.kernels.best_in_chunks, shape, &mut params) };
-        let n = (chunks * best.count) as i32;
-        let mut params = [arg(&keys), arg(&values), arg(&ids), arg(&n), arg(&count)];
-        // SAFETY: as above.
-        unsafe { self.submit(self.kernels.best_of_chunks, rows_shape(rows), &mut params) };
-    }
-
-    /// Reads what the search found.
-    fn read_best(&mut self, rows: usize, best: BestOf) -> Result<()> {
-        self.told()?;
-        let count = rows * best.count;
-        let s = self.scratch();
-        let bytes = &mut s.best_here.bytes_mut()[..count * 8];
-        let read = s.best.read(0, bytes);
-        best.found.clear();
-        let words = s.best_here.words();
-        best.found.extend((0..count).map(|i| (f32::from_bits(words[i]), words[count + i])));
-        self.note(read);
-        self.told()
     }
 }

@@ -2,24 +2,23 @@
 
 use super::blaslt::{self, BlasLt};
 use super::driver::Device;
+use super::graphs::Graphs;
 use super::inputs::{self, Inputs};
-use super::kernels::{Function, Kernels, Shape, launch};
-use super::memory::{Buffer, Event, Pinned};
+use super::kernels::{Function, Kernels, Shape, arg, launch};
+use super::memory::Buffer;
+use super::sampling::{self, Drawing};
 use super::upload::{Arena, Uploader};
 use super::{CudaOptions, forms};
 use crate::backend::cpu::kernels::Elements;
 use crate::backend::cpu::{Compute, CpuBackend, Tier};
-use crate::backend::{HostBytes, KvShape, Largest, Tensor, Weight};
+use crate::backend::{HostBytes, KvShape, Largest, RandomWeight, Tensor, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::os::thread::ThreadOptions;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Logits that a block of the search for the largest looks at; as in `kernels/sampling.cu`.
-pub const CHUNK: usize = 4096;
 /// Bytes of partial results of split attention.
 const PARTS_BYTES: usize = 64 << 20;
 /// Rows of the input of products that one launch rounds; more than any step has rows for experts.
@@ -64,14 +63,7 @@ pub struct Scratch {
     pub rounded: [Rounded; ROUNDED_SLOTS],
     pub parts: Buffer,
     pub lists: ExpertLists,
-    /// `[logits_rows, chunks, BEST_LOGITS_MAX]` keys.
-    pub keys: Buffer,
-    /// `[2, logits_rows, BEST_LOGITS_MAX]` words: values, then ids.
-    pub best: Buffer,
-    pub best_here: Pinned,
-    /// `[logits_rows]`: rows whose logits are wanted.
-    pub wanted: Buffer,
-    pub wanted_here: (Pinned, Event),
+    pub drawing: Drawing,
     /// Rotary frequencies, and whose they are.
     pub constants: Buffer,
     pub constants_of: Vec<f32>,
@@ -107,9 +99,6 @@ pub struct ExpertLists {
 struct Sizes {
     rounded: usize,
     parts: usize,
-    keys: usize,
-    best: usize,
-    wanted: usize,
     constants: usize,
     entries: usize,
     tiles: usize,
@@ -129,9 +118,6 @@ impl Sizes {
             rounded: rows.saturating_mul(forms::pitch(l.ins)).saturating_mul(2),
             // One sequence of the longest kind always fits.
             parts: whole.min(PARTS_BYTES.max(l.heads.saturating_mul(spans).saturating_mul(row))),
-            keys: l.logits_rows.saturating_mul(l.vocab.div_ceil(CHUNK)).saturating_mul(limits::BEST_LOGITS_MAX * 8),
-            best: l.logits_rows.saturating_mul(limits::BEST_LOGITS_MAX * 8),
-            wanted: l.logits_rows.saturating_mul(4),
             constants: CONSTANTS * 4,
             entries,
             // Of eight rows, the smallest tile; and one begun for each expert.
@@ -153,7 +139,7 @@ impl Sizes {
             (self.entries.saturating_mul(self.hidden), 4),
         ];
         let lists = lists.into_iter().map(|(count, bytes)| (count as u64).saturating_mul(bytes));
-        let rest = [self.rounded * ROUNDED_SLOTS, self.parts, self.keys, self.best, self.wanted, self.constants];
+        let rest = [self.rounded * ROUNDED_SLOTS, self.parts, self.constants];
         rest.into_iter().map(|bytes| bytes as u64).chain(lists).fold(0, u64::saturating_add)
     }
 }
@@ -166,7 +152,8 @@ fn wants_blas(options: &CudaOptions) -> bool {
 /// Bytes of the device that [`crate::backend::Backend::reserve`] takes, at most.
 pub fn scratch_bytes(options: &CudaOptions, largest: &Largest) -> u64 {
     let blas = if wants_blas(options) { blaslt::WORKSPACE_BYTES as u64 } else { 0 };
-    Sizes::of(largest).bytes().saturating_add(inputs::bytes(largest)).saturating_add(blas)
+    let all = [Sizes::of(largest).bytes(), inputs::bytes(largest), sampling::bytes(largest), blas];
+    all.into_iter().fold(0, u64::saturating_add)
 }
 
 impl Scratch {
@@ -196,11 +183,7 @@ impl Scratch {
                 inner: buffer(bytes(s.entries, forms::pitch(s.inner))?, 2)?,
                 out: buffer(bytes(s.entries, s.hidden)?, 4)?,
             },
-            keys: buffer(s.keys, 1)?,
-            best: buffer(s.best, 1)?,
-            best_here: Pinned::zeroed(device, s.best, what)?,
-            wanted: buffer(s.wanted, 1)?,
-            wanted_here: (Pinned::zeroed(device, s.wanted, what)?, Event::new(device, blocking)?),
+            drawing: Drawing::new(device, largest, blocking)?,
             constants: buffer(s.constants, 1)?,
             constants_of: crate::error::reserved(what, CONSTANTS)?,
             addresses,
@@ -221,6 +204,7 @@ pub struct CudaBackend {
     quantizer: Option<CpuBackend>,
     pub(super) inputs: Option<Inputs>,
     pub(super) scratch: Option<Scratch>,
+    pub(super) graphs: Graphs,
     clock: u64,
     /// Takes large products, where it may.
     pub(super) blas: Option<BlasLt>,
@@ -252,6 +236,7 @@ impl CudaBackend {
             quantizer: None,
             inputs: None,
             scratch: None,
+            graphs: Graphs::default(),
             clock: 0,
             blas,
             failure: None,
@@ -334,6 +319,11 @@ impl CudaBackend {
         Some(found.buffer.address)
     }
 
+    /// Nothing is known of what tensors hold.
+    pub(super) fn forget_rounded(&mut self) {
+        self.scratch().rounded.iter_mut().for_each(|slot| slot.of = None);
+    }
+
     /// `t` holds something else now.
     pub(super) fn wrote(&mut self, t: Tensor) {
         for slot in self.scratch.iter_mut().flat_map(|s| &mut s.rounded) {
@@ -352,6 +342,7 @@ impl CudaBackend {
         let blocking = self.options.blocking_wait;
         self.inputs = Some(Inputs::new(&self.device, largest, blocking)?);
         self.scratch = Some(Scratch::new(&self.device, largest, &self.weights, blocking)?);
+        self.graphs.reserve()?;
         self.device.wait()
     }
 
@@ -416,6 +407,44 @@ impl CudaBackend {
         let uploader = self.uploader.as_mut().expect("just made");
         uploader.rows(address, rows, row_bytes, write)?;
         Ok(address)
+    }
+
+    /// Makes a matrix of random numbers on the device.
+    pub(super) fn make_random(
+        &mut self,
+        random: RandomWeight,
+        encoding: Encoding,
+        outs: usize,
+        ins: usize,
+    ) -> Result<Weight> {
+        let (k, compute) = (&self.kernels, self.options.compute);
+        let pitch = if compute == Compute::Bf16 { forms::pitch(ins) } else { ins };
+        let (format, function, bytes) = match encoding {
+            Encoding::Quantized(scheme @ Scheme::Q8) => (Format::Q8, k.fill_random_q8, scheme.bytes(outs, ins)),
+            Encoding::Quantized(scheme @ Scheme::Q4) => (Format::Q4, k.fill_random_q4, scheme.bytes(outs, ins)),
+            Encoding::Stored(_) => {
+                let elements = outs.checked_mul(pitch);
+                match compute {
+                    Compute::Bf16 => (Format::Bf16, k.fill_random_bf16, elements.and_then(|n| n.checked_mul(2))),
+                    Compute::F32 => (Format::F32, k.fill_random_f32, elements.and_then(|n| n.checked_mul(4))),
+                }
+            }
+        };
+        let bytes = bytes.ok_or_else(|| Error::memory("weights", u64::MAX))?;
+        let size = |n: usize| i32::try_from(n).map_err(|_| Error::internal(format!("a weight of {outs} x {ins}")));
+        let matrix = self.arena.alloc(&self.device, bytes, "weights")?;
+        let (seed, deviation) = (random.seed, random.deviation);
+        let (rows, width, pitched) = (size(outs)?, size(ins)?, size(pitch)?);
+        let mut params = vec![arg(&matrix), arg(&seed), arg(&deviation), arg(&rows), arg(&width)];
+        if matches!(encoding, Encoding::Stored(_)) {
+            params.push(arg(&pitched));
+        }
+        // SAFETY: to, seed, deviation, rows, ins of `fill_random_*`, and the pitch of those that have rows; the allocation has
+        // the bytes of that format.
+        unsafe { launch(&self.device, function, self.each_element(bytes / 4), &mut params) }?;
+        self.weight_bytes += forms::weight_bytes(encoding, outs, ins, compute);
+        self.weights.push(Stored { format, matrix, vector: 0 });
+        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
     }
 
     /// Rows of bf16, padded with zeros to whole steps of the kernels.

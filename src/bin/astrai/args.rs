@@ -216,7 +216,7 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 }
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`.
-fn device(text: &str) -> Result<(Device, i32), String> {
+pub fn device(text: &str) -> Result<(Device, i32), String> {
     let index = |n: &str| n.parse::<i32>().ok().filter(|n| *n >= 0);
     match (text, text.strip_prefix("cuda:").and_then(index)) {
         ("auto", _) => Ok((Device::Auto, 0)),

@@ -205,6 +205,7 @@ impl Reader {
         self.step.tokens = tokens.to_vec();
         self.step.positions = (0..tokens.len() as u32).collect();
         self.step.sequences = vec![0; tokens.len()];
+        self.step.wanted = (0..tokens.len() as u32).collect();
         self.model.begin(&mut self.backend, &self.step);
         for layer in 0..self.model.layers() {
             self.model.layer(&mut self.backend, &self.step, layer);
@@ -213,8 +214,7 @@ impl Reader {
 
     /// Logits `[count, vocab]` of rows that were read.
     fn logits(&mut self, first: usize, count: usize) -> astrai::Result<Vec<f32>> {
-        let rows: Vec<u32> = (first as u32..(first + count) as u32).collect();
-        let logits = self.model.logits(&mut self.backend, &rows, None)?;
+        let logits = self.model.logits(&mut self.backend, &self.step, first, count, None)?;
         let mut out = vec![0.0; count * self.vocab];
         self.backend.read(logits, &mut out)?;
         Ok(out)

@@ -1,7 +1,7 @@
 //! Arguments of `astrai bench`, and what they mean for each workload.
 
 use super::shapes;
-use crate::args::{KvFormat, Tier};
+use crate::args::{self, KvFormat, Tier};
 use crate::failure::{Failure, Outcome};
 use astrai::engine::{Device, EngineOptions, Type};
 use astrai::limits;
@@ -25,6 +25,9 @@ pub struct BenchArgs {
     /// Write the random weights of --shape as a model folder without a tokenizer, and end
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "simulate", "plot"])]
     pub save: Option<PathBuf>,
+    /// Print the config.json of --shape, and end
+    #[arg(long, conflicts_with_all = ["model", "save", "simulate", "plot"])]
+    pub print_config: bool,
     /// What is asked of the engine
     #[arg(long, value_enum, default_value = "batch")]
     pub workload: Workload,
@@ -68,9 +71,15 @@ pub struct BenchArgs {
     /// Format of the KV cache [default: bf16]
     #[arg(long, value_enum)]
     pub kv: Option<KvFormat>,
-    /// Where the model runs
-    #[arg(long, value_enum, default_value = "auto")]
-    pub device: DeviceName,
+    /// auto (a GPU that holds the model, else the CPU), cpu, cuda, or cuda:N for the N-th GPU
+    #[arg(long, value_parser = args::device, value_name = "DEVICE", default_value = "auto")]
+    pub device: (Device, i32),
+    /// Of a GPU: 1 keeps a token from depending on what else is in its step, 0 lets faster products be used
+    #[arg(long, value_name = "0|1", default_value = "1", value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub invariant: u8,
+    /// Tokens of a step, at most [default: the engine's]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::STEP_TOKENS_MAX as i64))]
+    pub step_tokens: Option<u32>,
     /// Threads that compute [default: physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=limits::THREADS_MAX as i64))]
     pub threads: Option<u32>,
@@ -127,14 +136,6 @@ pub enum WeightFormat {
     Bf16,
     Q8,
     Q4,
-}
-
-/// Values of `--device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceName {
-    Auto,
-    Cpu,
-    Cuda,
 }
 
 /// The name of a value on the command line.
@@ -240,11 +241,10 @@ impl BenchArgs {
     /// Options of the engine for a policy.
     pub fn engine_options(&self, plan: &Plan, policy: PolicyName) -> EngineOptions {
         EngineOptions {
-            device: match self.device {
-                DeviceName::Auto => Device::Auto,
-                DeviceName::Cpu => Device::Cpu,
-                DeviceName::Cuda => Device::Cuda,
-            },
+            device: self.device.0,
+            device_index: self.device.1,
+            relax_invariance: self.invariant == 0,
+            step_tokens: self.step_tokens.unwrap_or(0),
             // Random weights are made in bf16; a folder that stores another type is refused once that is known.
             weights: match self.weights {
                 None | Some(WeightFormat::Bf16) => Type::Auto,

@@ -1,5 +1,7 @@
 //! Facts about the machine that belong beside a measurement.
 
+use serde_json::{Value, json};
+
 /// The processor's name, as the system tells it.
 pub fn cpu_model() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -20,4 +22,17 @@ pub fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Facts about a GPU; null when the driver does not tell them.
+pub fn gpu(index: i32) -> Value {
+    let Ok(facts) = astrai::backend::cuda::probe(usize::try_from(index).unwrap_or(0)) else { return Value::Null };
+    let (major, minor) = facts.capability;
+    json!({
+        "name": facts.name,
+        "capability": format!("{major}.{minor}"),
+        "memory_bytes": facts.memory_bytes,
+        "processors": facts.processors,
+        "driver_cuda": format!("{}.{}", facts.driver_version / 1000, facts.driver_version % 1000 / 10),
+    })
 }

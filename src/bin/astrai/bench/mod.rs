@@ -25,11 +25,13 @@ use crate::open;
 use args::{Plan, PolicyName, WeightFormat};
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
-use astrai::engine::Engine;
-use astrai::source::Synthetic;
+use astrai::engine::{Device, Engine};
+use astrai::source::{ModelSource, Synthetic};
 use load::{Job, Kind, Lane, Load};
 use result::Figures;
-use std::time::Duration;
+use serde_json::Value;
+use std::io::Write;
+use std::time::{Duration, Instant};
 use watch::{Seen, Watch};
 
 /// The shape measured when neither a folder nor a shape is named.
@@ -42,6 +44,9 @@ struct Bench {
     policy: PolicyName,
     engine: Engine,
     watch: Watch,
+    /// From the beginning of opening to the engine, and from there to the first token of the request before the measurement.
+    opened: Duration,
+    first_token: Option<Duration>,
     /// One for each round.
     figures: Vec<Figures>,
     truncated: usize,
@@ -52,6 +57,9 @@ pub fn bench(args: BenchArgs) -> Outcome {
     let plan = args.plan()?;
     if let Some(dir) = &args.save {
         return save::save(&random_weights(&args)?, dir);
+    }
+    if args.print_config {
+        return print_config(&args);
     }
     if args.simulate {
         return simulate::simulate(&args, &plan);
@@ -79,6 +87,7 @@ pub fn bench(args: BenchArgs) -> Outcome {
 fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
     let random = match &args.model {
         Some(_) => None,
+        None if makes_weights(args) => Some(weights_of(args, astrai::model::unmade_random_model)?),
         None => Some(random_weights(args)?),
     };
     let mut benches = Vec::new();
@@ -86,13 +95,15 @@ fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
         let watch = Watch::new(args.plot.is_some());
         let mut options = args.engine_options(plan, policy);
         options.trace = Some(watch.trace());
+        let begin = Instant::now();
         let engine = match (&args.model, &random) {
             (Some(dir), _) => open::open(dir, options, None)?,
             (None, Some(source)) => open::open_source(Box::new(source.clone()), options)?,
             (None, None) => return Err(Failure::message("there is no model to measure")),
         };
+        let opened = begin.elapsed();
         check_weights(args, &engine)?;
-        benches.push(Bench { policy, engine, watch, figures: Vec::new(), truncated: 0 });
+        benches.push(Bench { policy, engine, watch, opened, first_token: None, figures: Vec::new(), truncated: 0 });
     }
     Ok(benches)
 }
@@ -107,11 +118,30 @@ fn check_weights(args: &BenchArgs, engine: &Engine) -> Outcome {
     }
 }
 
+/// Whether the model is likely to run on a device that makes random weights itself: then the host makes none.
+fn makes_weights(args: &BenchArgs) -> bool {
+    match args.device {
+        (Device::Cpu, _) => false,
+        (Device::Cuda, _) => true,
+        (Device::Auto, _) => astrai::backend::cuda::probe(0).is_ok(),
+    }
+}
+
+fn print_config(args: &BenchArgs) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", weights_of(args, astrai::model::unmade_random_model)?.config()?)?;
+    Ok(out.flush()?)
+}
+
 fn random_weights(args: &BenchArgs) -> Outcome<Synthetic> {
+    weights_of(args, astrai::model::random_model)
+}
+
+fn weights_of(args: &BenchArgs, make: fn(&str, Value, u64) -> astrai::Result<Synthetic>) -> Outcome<Synthetic> {
     let name = args.shape.as_deref().unwrap_or(SHAPE_DEFAULT);
     let unknown = || Failure::Usage(format!("there is no shape {name}; there are {}", shapes::names().join(", ")));
     let config = shapes::config(name).ok_or_else(unknown)?;
-    Ok(astrai::model::random_model(name, config, args.seed)?)
+    Ok(make(name, config, args.seed)?)
 }
 
 impl Bench {
@@ -123,7 +153,8 @@ impl Bench {
         let prompt = random::Random::new(0, 0).tokens(prompt_len.min(room), info.vocab_size);
         let job = Job { prompt, generate, kind: Kind::Plain };
         let load = Load { lanes: vec![Lane { start: Duration::ZERO, jobs: vec![job] }], truncated: 0 };
-        drive::drive(&self.engine, &load, &self.watch)?;
+        let run = drive::drive(&self.engine, &load, &self.watch)?;
+        self.first_token = run.records.first().and_then(|record| Some(record.arrivals.first()?.0));
         Ok(())
     }
 

@@ -4,8 +4,10 @@ use super::args::{BenchArgs, Plan, Workload, name_of};
 use super::result::{Figures, Spread, round};
 use super::{Bench, SHAPE_DEFAULT, machine};
 use crate::failure::Outcome;
+use astrai::engine::Device;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::time::Duration;
 
 /// Prints everything that was measured.
 pub fn report(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Outcome {
@@ -41,6 +43,11 @@ fn object(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
             json!({"workload": name_of(plan.workload), "runs": runs, "wall_ratio": ratios})
         }
     };
+    if let [bench] = benches {
+        let seconds = |time: Option<Duration>| time.map(|t| round(t.as_secs_f64(), 6));
+        object["open_s"] = json!(seconds(Some(bench.opened)));
+        object["open_to_first_token_s"] = json!(seconds(bench.first_token.map(|first| bench.opened + first)));
+    }
     object["peak_memory_bytes"] = json!(machine::peak_memory_bytes());
     object["config"] = config(args, plan, benches);
     object
@@ -68,8 +75,10 @@ fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
         "model_type": info.model_type,
         "layers": info.layers,
         "vocab_size": info.vocab_size,
-        "device": name_of(args.device),
+        "device": device(info.device),
         "device_name": info.device_name,
+        "invariant": args.invariant != 0 || info.device != Device::Cuda,
+        "gpu": (info.device == Device::Cuda).then(|| machine::gpu(args.device.1)),
         "cpu_tier": format!("{:?}", info.cpu_tier).to_lowercase(),
         "compute": format!("{:?}", info.compute).to_lowercase(),
         "weights": info.weights.map(|encoding| encoding.to_string()),
@@ -91,6 +100,11 @@ fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
     })
 }
 
+/// The name of a device that an engine runs on.
+fn device(device: Device) -> &'static str {
+    if device == Device::Cuda { "cuda" } else { "cpu" }
+}
+
 fn shape(args: &BenchArgs) -> Option<&str> {
     args.model.is_none().then(|| args.shape.as_deref().unwrap_or(SHAPE_DEFAULT))
 }
@@ -104,6 +118,9 @@ fn table(args: &BenchArgs, plan: &Plan, benches: &[Bench], out: &mut impl Write)
     };
     writeln!(out, "astrai {}, {} on {model}", env!("CARGO_PKG_VERSION"), name_of(plan.workload))?;
     writeln!(out, "{}; {}, compute {:?}", machine::cpu_model(), info.device_name, info.compute)?;
+    if args.invariant == 0 && info.device == Device::Cuda {
+        writeln!(out, "a token may depend on what else is in its step")?;
+    }
     if cfg!(debug_assertions) {
         writeln!(out, "this build is not optimised: its figures mean nothing")?;
     }
@@ -184,6 +201,7 @@ fn details(plan: &Plan, f: &Figures, bench: &Bench, out: &mut impl Write) -> Out
         "step time",
         format!("cleanup {cleanup:.3} s, refill {refill:.3} s, prefill {prefill_s:.3} s, decode {decode:.3} s"),
     )?;
+    line("open", format!("{:.3} s", bench.opened.as_secs_f64()))?;
     if let Some(bytes) = machine::peak_memory_bytes() {
         line("peak memory", format!("{:.0} MiB", bytes as f64 / (1 << 20) as f64))?;
     }

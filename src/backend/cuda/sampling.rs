@@ -1,0 +1,339 @@
+//! Sampling on the device: what rows are asked for on its way there, the launches, and what was drawn on its way back.
+
+use super::driver::{Device, check};
+use super::kernels::{Shape, arg};
+use super::memory::{Buffer, Event, Pinned};
+use super::ops::rows_shape;
+use super::state::CudaBackend;
+use crate::backend::{Adjust, BestOf, Draw, Drawn, Draws, Largest, NO_TOKEN, Tensor, Ticket, adjusts_max};
+use crate::error::{Error, Result};
+use crate::limits;
+use cudarc::driver::sys;
+use std::sync::Arc;
+
+/// Logits that a block of the search for the largest looks at; as in `kernels/sampling.cu`.
+const CHUNK: usize = 4096;
+/// Places of `top_ids` in a row.
+const TOPS: usize = limits::TOP_LOGPROBS_MAX;
+/// Steps whose draws may be on their way at once, and steps whose results may.
+const UP: usize = 3;
+const DOWN: usize = 2;
+
+/// As `Sampling` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Sampling {
+    logits: u64,
+    stride: i64,
+    vocab: i32,
+    limit: i32,
+    holes: u64,
+    draws: u64,
+    adjusts: u64,
+    keys: u64,
+    values: u64,
+    ids: u64,
+    count: i32,
+    tops: i32,
+    tokens: u64,
+    logprobs: u64,
+    top_ids: u64,
+    top_logprobs: u64,
+}
+
+/// Bytes of each part, for `rows` rows of logits.
+struct Sizes {
+    draws: usize,
+    adjusts: usize,
+    keys: usize,
+    best: usize,
+    /// Tokens, log probabilities, then tokens and log probabilities of the most probable.
+    results: usize,
+    holes: usize,
+}
+
+impl Sizes {
+    fn of(l: &Largest) -> Sizes {
+        let rows = |bytes: usize| l.logits_rows.saturating_mul(bytes);
+        Sizes {
+            draws: rows(size_of::<Draw>()),
+            adjusts: adjusts_max(l.vocab).saturating_mul(size_of::<Adjust>()),
+            keys: rows(l.vocab.div_ceil(CHUNK).saturating_mul(limits::BEST_LOGITS_MAX * 8)),
+            best: rows(limits::BEST_LOGITS_MAX * 8),
+            results: rows(8 + TOPS * 8),
+            holes: l.vocab.div_ceil(32) * 4,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let all = [self.draws, self.adjusts, self.keys, self.best, self.results, self.holes];
+        all.into_iter().map(|bytes| bytes as u64).fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes on the device.
+pub fn bytes(largest: &Largest) -> u64 {
+    Sizes::of(largest).bytes()
+}
+
+/// Results on their way to the host.
+struct Down {
+    pinned: Pinned,
+    landed: Event,
+    rows: usize,
+    tops: bool,
+}
+
+/// The device's and the host's memory for it.
+pub struct Drawing {
+    device: Arc<Device>,
+    rows_max: usize,
+    draws: Buffer,
+    adjusts: Buffer,
+    keys: Buffer,
+    /// `[2, rows, BEST_LOGITS_MAX]` words: values, then ids.
+    best: Buffer,
+    results: Buffer,
+    holes: Buffer,
+    any_holes: bool,
+    limit: usize,
+    up: Vec<(Pinned, Event)>,
+    turn: usize,
+    down: Vec<Down>,
+    down_turn: usize,
+    best_here: Pinned,
+    /// Rows of the step's draws, and whether any wants the most probable.
+    rows: usize,
+    tops: bool,
+    /// Whether any row needs more than its largest logit.
+    lists: bool,
+}
+
+impl Drawing {
+    pub fn new(device: &Arc<Device>, largest: &Largest, blocking: bool) -> Result<Drawing> {
+        let (s, what) = (Sizes::of(largest), "what is sampled of a step");
+        let buffer = |bytes: usize| Buffer::zeroed(device, bytes, what);
+        let up = || Ok((Pinned::zeroed(device, s.draws + s.adjusts, what)?, Event::new(device, blocking)?));
+        let down = || {
+            let (pinned, landed) = (Pinned::zeroed(device, s.results, what)?, Event::new(device, blocking)?);
+            Ok(Down { pinned, landed, rows: 0, tops: false })
+        };
+        Ok(Drawing {
+            device: device.clone(),
+            rows_max: largest.logits_rows,
+            draws: buffer(s.draws)?,
+            adjusts: buffer(s.adjusts)?,
+            keys: buffer(s.keys)?,
+            best: buffer(s.best)?,
+            results: buffer(s.results)?,
+            holes: buffer(s.holes)?,
+            any_holes: false,
+            limit: largest.vocab,
+            up: (0..UP).map(|_| up()).collect::<Result<_>>()?,
+            turn: 0,
+            down: (0..DOWN).map(|_| down()).collect::<Result<_>>()?,
+            down_turn: 0,
+            best_here: Pinned::zeroed(device, s.best, what)?,
+            rows: 0,
+            tops: false,
+            lists: false,
+        })
+    }
+
+    /// See [`crate::backend::Backend::allow`].
+    pub fn allow(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
+        self.limit = limit;
+        self.any_holes = !holes.is_empty();
+        let mut bits = crate::error::filled("the tokens that may be sampled", self.holes.bytes / 4, 0u32)?;
+        for &hole in holes {
+            if let Some(word) = bits.get_mut(hole as usize / 32) {
+                *word |= 1 << (hole % 32);
+            }
+        }
+        let bytes: Vec<u8> = bits.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        self.holes.write(0, &bytes)
+    }
+
+    /// Device address of the tokens that the last step drew.
+    pub fn tokens(&self) -> u64 {
+        self.results.address
+    }
+
+    /// Rows of the step's draws.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// What decides which launches a step's sampling is.
+    pub fn kind(&self) -> bool {
+        self.lists
+    }
+
+    /// Submits the copy of what the step's rows are asked for.
+    pub fn upload(&mut self, draws: &Draws) -> Result<()> {
+        let (rows, adjusts) = (draws.draws.len(), draws.adjusts.len());
+        if rows > self.rows_max || adjusts * size_of::<Adjust>() > self.adjusts.bytes {
+            return Err(Error::internal(format!("{rows} draws with {adjusts} changes of logits are too many")));
+        }
+        self.rows = rows;
+        self.tops = draws.draws.iter().any(|d| d.logprobs > 0);
+        self.lists = draws.draws.iter().any(|d| d.temperature > 0.0 && d.top_k > 0);
+        self.turn = (self.turn + 1) % self.up.len();
+        let (pinned, copied) = &mut self.up[self.turn];
+        copied.wait()?;
+        let at = self.draws.bytes;
+        let parts = [(&self.draws, 0, as_bytes(&draws.draws)), (&self.adjusts, at, as_bytes(&draws.adjusts))];
+        let _entered = self.device.enter()?;
+        for (to, at, bytes) in parts {
+            if bytes.is_empty() {
+                continue;
+            }
+            pinned.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+            let from = pinned.bytes()[at..].as_ptr();
+            // SAFETY: both sides have that many bytes; the pinned ones are not written before the event after the copy.
+            let answer = unsafe { sys::cuMemcpyHtoDAsync_v2(to.address, from.cast(), bytes.len(), self.device.stream) };
+            check(answer, "copy a step's draws")?;
+        }
+        copied.record()
+    }
+
+    /// Submits the copy of `rows` rows of results to the host.
+    pub fn collect(&mut self, rows: usize) -> (Ticket, Result<()>) {
+        self.down_turn = (self.down_turn + 1) % self.down.len();
+        let ticket = Ticket(self.down_turn as u32);
+        let (rows_max, tops) = (self.rows_max, self.tops);
+        let down = &mut self.down[self.down_turn];
+        (down.rows, down.tops) = (rows, tops);
+        // Tokens, log probabilities, and of the most probable both: each begins where the largest step's does.
+        let parts = [(0, rows * 4), (4, rows * 4), (8, rows * TOPS * 4), (8 + TOPS * 4, rows * TOPS * 4)];
+        let mut submit = || {
+            let _entered = self.device.enter()?;
+            for (row_bytes, bytes) in &parts[..if tops { 4 } else { 2 }] {
+                let at = row_bytes * rows_max;
+                let to = down.pinned.bytes_mut()[at..at + bytes].as_mut_ptr();
+                let from = self.results.address + at as u64;
+                // SAFETY: both sides have the size of all results; the host looks after the event.
+                let answer = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, *bytes, self.device.stream) };
+                check(answer, "copy sampled tokens")?;
+            }
+            down.landed.record()
+        };
+        let submitted = if rows == 0 { Ok(()) } else { submit() };
+        (ticket, submitted)
+    }
+
+    /// Waits for a ticket's results.
+    pub fn take(&mut self, ticket: Ticket, to: &mut Drawn) -> Result<()> {
+        let rows_max = self.rows_max;
+        let down = &mut self.down[ticket.0 as usize];
+        down.landed.wait()?;
+        let words = down.pinned.words();
+        let part = |row_words: usize, count: usize| &words[row_words * rows_max..row_words * rows_max + count];
+        let floats = |to: &mut Vec<f32>, from: &[u32]| {
+            to.clear();
+            to.extend(from.iter().map(|&bits| f32::from_bits(bits)));
+        };
+        to.tokens.clear();
+        to.tokens.extend_from_slice(part(0, down.rows));
+        floats(&mut to.logprobs, part(1, down.rows));
+        let tops = if down.tops { down.rows * TOPS } else { 0 };
+        to.top_tokens.clear();
+        to.top_tokens.extend_from_slice(part(2, tops));
+        floats(&mut to.top_logprobs, part(2 + TOPS, tops));
+        Ok(())
+    }
+
+    /// The parameters of a search of `count` results, with room for them.
+    fn search(&self, logits: u64, rows: usize, stride: usize, limit: usize, count: usize) -> Sampling {
+        assert!(rows <= self.rows_max && (1..=limits::BEST_LOGITS_MAX).contains(&count), "{rows} rows of {count}");
+        assert!(rows * limit.div_ceil(CHUNK) * count * 8 <= self.keys.bytes, "{rows} rows of {limit} logits");
+        Sampling {
+            logits,
+            stride: stride as i64,
+            vocab: stride as i32,
+            limit: limit as i32,
+            keys: self.keys.address,
+            values: self.best.address,
+            ids: self.best.address + (rows * count * 4) as u64,
+            count: count as i32,
+            ..Sampling::default()
+        }
+    }
+}
+
+impl CudaBackend {
+    /// See [`crate::backend::Backend::sample`].
+    pub(super) fn sample_rows(&mut self, logits: Tensor, rows: usize, vocab: usize) {
+        let logits = self.place(logits, rows * vocab);
+        let d = &self.scratch().drawing;
+        assert!(rows == d.rows, "{rows} rows of logits for {} draws", d.rows);
+        let count = if d.lists { limits::BEST_LOGITS_MAX } else { 1 };
+        let at = |row_bytes: usize| d.results.address + (row_bytes * d.rows_max) as u64;
+        let args = Sampling {
+            holes: if d.any_holes { d.holes.address } else { 0 },
+            draws: d.draws.address,
+            adjusts: d.adjusts.address,
+            tops: TOPS as i32,
+            tokens: at(0),
+            logprobs: at(4),
+            top_ids: at(8),
+            top_logprobs: at(8 + TOPS * 4),
+            ..d.search(logits, rows, vocab, d.limit.min(vocab), count)
+        };
+        let k = &self.kernels;
+        let chunks = Shape { grid: [(args.limit as usize).div_ceil(CHUNK), rows, 1], ..rows_shape(rows) };
+        let wide = Shape { block: 512, ..rows_shape(rows) };
+        let launches = [
+            (k.adjust_logits, rows_shape(rows)),
+            (k.best_in_chunks, chunks),
+            (k.best_of_chunks, rows_shape(rows)),
+            (k.sample_rows, wide),
+            (k.logprob_rows, wide),
+        ];
+        for (function, shape) in launches {
+            // SAFETY: the one parameter of these kernels; all it names has room for these rows, as was checked.
+            unsafe { self.submit(function, shape, &mut [arg(&args)]) };
+        }
+    }
+
+    /// Finds and reads the largest of `rows` rows of `stride` logits.
+    pub(super) fn find_best(&mut self, logits: Tensor, rows: usize, stride: usize, best: BestOf) -> Result<()> {
+        let from = self.place(logits, rows * stride);
+        let args = self.scratch().drawing.search(from, rows, stride, best.limit.min(stride), best.count);
+        let chunks = Shape { grid: [(args.limit as usize).div_ceil(CHUNK), rows, 1], ..rows_shape(rows) };
+        for (function, shape) in
+            [(self.kernels.best_in_chunks, chunks), (self.kernels.best_of_chunks, rows_shape(rows))]
+        {
+            // SAFETY: the one parameter of these kernels; all it names has room for these rows, as was checked.
+            unsafe { self.submit(function, shape, &mut [arg(&args)]) };
+        }
+        self.told()?;
+        let count = rows * best.count;
+        let d = &mut self.scratch().drawing;
+        let read = d.best.read(0, &mut d.best_here.bytes_mut()[..count * 8]);
+        let words = d.best_here.words();
+        best.found.clear();
+        best.found.extend((0..count).map(|i| match words[count + i] {
+            NO_TOKEN => (f32::NEG_INFINITY, NO_TOKEN),
+            id => (f32::from_bits(words[i]), id),
+        }));
+        self.note(read);
+        self.told()
+    }
+}
+
+fn as_bytes<T: Copy>(values: &[T]) -> &[u8] {
+    // SAFETY: plain numbers without padding, looked at as bytes.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sizes that the kernels count on, and no padding to copy.
+    #[test]
+    fn structures_are_those_of_the_kernels() {
+        assert_eq!((size_of::<Draw>(), size_of::<Adjust>(), size_of::<Sampling>()), (64, 20, 112));
+    }
+}

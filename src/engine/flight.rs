@@ -1,0 +1,354 @@
+//! Steps on a device that samples: the next step is planned and submitted while the last one runs.
+//!
+//! A submitted step is a [`Flight`]. What it samples has a place in its sequences before anybody knows it
+//! ([`Scheduler::append_unknown`](crate::scheduler::Scheduler::append_unknown)), so that the next plan goes on from there; the
+//! device finds the token where the last step left it. When a flight lands, its tokens become known, and are handed on. A
+//! request that turns out to have ended has a row too many in the step that is already under way, which nobody looks at: the
+//! device works in order, so the pages it gave back are written by others only after that.
+//!
+//! Tokens that depend on what was sampled before (penalties) need a host that knows it: after a step with such a row the next
+//! plan waits for its landing. At most one flight is in the air when a plan is made, and none while the engine rests.
+
+use super::active::{Active, End};
+use super::api::FinishReason;
+use super::core::{Core, Machine, Wanted};
+use crate::backend::{Adjust, Draw, DrawKind, NO_TOKEN, Ticket, adjusts_max};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::sampling::{Sampled, SamplingParams, TokenCounts};
+use crate::scheduler::Row;
+use std::time::Instant;
+
+/// A step that was submitted and has not been waited for.
+pub(super) struct Flight {
+    rows: Vec<Row>,
+    tokens: usize,
+    /// What was drawn, and of each whether its place is in its sequence already.
+    wanted: Vec<(Wanted, bool)>,
+    /// None: nothing was wanted.
+    ticket: Option<Ticket>,
+    /// The next step may be planned before this one has landed.
+    goes_on: bool,
+    begun: Instant,
+}
+
+impl Core {
+    /// Submits a step, then waits for the one before; false when there was neither.
+    pub(super) fn step_ahead(&mut self) -> bool {
+        if self.flight.as_ref().is_some_and(|flight| !flight.goes_on) {
+            self.land();
+            if self.dead.is_some() {
+                return true;
+            }
+        }
+        let begin = Instant::now();
+        if let Err(error) = self.machine.schedule(&mut self.spent) {
+            self.fail_step(&error);
+            return true;
+        }
+        if self.machine.plan.rows.is_empty() {
+            return self.land();
+        }
+        self.note_admissions(begin);
+        match self.take_off(begin) {
+            Ok(flight) => {
+                self.land();
+                if self.dead.is_none() {
+                    self.flight = Some(flight);
+                }
+            }
+            Err(error) => self.die(error),
+        }
+        true
+    }
+
+    /// Submits the planned step.
+    fn take_off(&mut self, begun: Instant) -> Result<Box<Flight>> {
+        let whole = self.ask(0) == self.machine.wanted.len();
+        let single = self.machine.plan.rows.iter().all(|row| row.count == 1);
+        let recordable = whole && single && self.machine.wanted.len() == self.machine.plan.rows.len();
+        if recordable {
+            self.machine.fill_up();
+        }
+        self.machine.submit(whole, recordable);
+        if let Some(trace) = &mut self.trace {
+            trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
+        }
+        let mut flight = self.landed.take().unwrap_or_else(|| {
+            Box::new(Flight { rows: Vec::new(), tokens: 0, wanted: Vec::new(), ticket: None, goes_on: true, begun })
+        });
+        (flight.begun, flight.tokens, flight.goes_on, flight.ticket) = (begun, self.machine.plan.tokens, true, None);
+        flight.rows.clear();
+        flight.rows.extend_from_slice(&self.machine.plan.rows);
+        flight.wanted.clear();
+        for row in &self.machine.plan.rows {
+            self.machine.scheduler.computed(row);
+        }
+        if whole {
+            if !self.machine.wanted.is_empty() {
+                flight.ticket = Some(self.machine.backend.collect());
+            }
+            self.go_ahead(&mut flight)?;
+        } else {
+            self.in_pieces()?;
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.call(&self.machine.scheduler, self.machine.page_tokens);
+        }
+        Ok(flight)
+    }
+
+    /// Says what is asked of the wanted rows from `first` on, as many as there is room for; how many those are.
+    fn ask(&mut self, first: usize) -> usize {
+        let machine = &mut self.machine;
+        machine.draws.clear();
+        let (rows_max, adjusts_max) = (machine.model.logits_rows_max(), adjusts_max(machine.model.vocab()));
+        for wanted in machine.wanted[first..].iter().take(rows_max) {
+            let at = machine.draws.adjusts.len();
+            let draw = match self.active.get(wanted.sequence) {
+                None => Draw::default(),
+                Some(active) => draw_of(active, wanted, &mut machine.draws.adjusts),
+            };
+            if machine.draws.adjusts.len() > adjusts_max {
+                machine.draws.adjusts.truncate(at);
+                break;
+            }
+            machine.draws.draws.push(Draw { first_adjust: at as i32, ..draw });
+        }
+        machine.draws.draws.len()
+    }
+
+    /// Gives what the step samples its place in the sequences, so that the next plan goes on from there.
+    fn go_ahead(&mut self, flight: &mut Flight) -> Result<()> {
+        for (row, wanted) in self.machine.wanted.iter().enumerate() {
+            let mut placed = false;
+            if let Some(active) = self.active.get_mut(wanted.sequence)
+                && self.machine.draws.draws[row].kind == DrawKind::Sample
+            {
+                // The last one is not computed any further.
+                let more = active.generated + active.ahead + 1 < active.request.max_tokens;
+                if more && active.request.params.uses_counts() {
+                    flight.goes_on = false;
+                } else if more {
+                    self.machine.scheduler.append_unknown(wanted.sequence, row as u32)?;
+                    active.ahead += 1;
+                    placed = true;
+                }
+            }
+            flight.wanted.push((*wanted, placed));
+        }
+        Ok(())
+    }
+
+    /// Samples a step that wants more than fits at once, piece by piece. Nothing is left in the air.
+    fn in_pieces(&mut self) -> Result<()> {
+        self.land();
+        let mut first = 0;
+        while first < self.machine.wanted.len() && self.dead.is_none() {
+            let count = self.ask(first);
+            if count == 0 {
+                return Err(Error::internal("the biases of a row are more than there is room for"));
+            }
+            let machine = &mut self.machine;
+            machine.sample(first, count);
+            let ticket = machine.backend.collect();
+            machine.backend.drawn(ticket, &mut machine.drawn)?;
+            for index in 0..count {
+                let wanted = self.machine.wanted[first + index];
+                self.take(wanted, index, false);
+            }
+            first += count;
+        }
+        Ok(())
+    }
+
+    /// Waits for the step in the air and hands on what it sampled. False when there is none.
+    pub(super) fn land(&mut self) -> bool {
+        let Some(flight) = self.flight.take() else { return false };
+        if let Some(ticket) = flight.ticket
+            && let Err(error) = self.machine.backend.drawn(ticket, &mut self.machine.drawn)
+        {
+            self.die(error);
+            return true;
+        }
+        for (index, (wanted, placed)) in flight.wanted.iter().enumerate() {
+            self.take(*wanted, index, *placed);
+        }
+        self.stats.steps += 1;
+        let now = Instant::now();
+        // Steps overlap; each is counted from the end of the one before.
+        let spent = now - flight.begun.max(self.landed_at);
+        self.landed_at = now;
+        self.account(&flight.rows, flight.tokens, spent);
+        self.landed = Some(flight);
+        true
+    }
+
+    /// Waits for all that was submitted: the engine comes to rest.
+    pub(super) fn come_down(&mut self) -> bool {
+        if !self.land() {
+            return false;
+        }
+        if let (None, Err(error)) = (&self.dead, self.machine.backend.wait()) {
+            self.die(error);
+        }
+        true
+    }
+
+    /// Uses the `index`-th of what was drawn; a request that fails over it ends.
+    fn take(&mut self, wanted: Wanted, index: usize, placed: bool) {
+        if let Err(error) = self.use_drawn(wanted, index, placed) {
+            self.end(wanted.sequence, End::Failed(error));
+        }
+    }
+
+    fn use_drawn(&mut self, wanted: Wanted, index: usize, placed: bool) -> Result<()> {
+        let (handle, machine) = (wanted.sequence, &mut self.machine);
+        let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
+        if wanted.position + 1 < active.request.prompt.len() {
+            active.prompt_logprobs.push(machine.drawn.logprobs[index]);
+            return Ok(());
+        }
+        if active.request.max_tokens == 0 {
+            self.end(handle, End::Finished(FinishReason::Length));
+            return Ok(());
+        }
+        let token = machine.drawn.tokens[index];
+        if token == NO_TOKEN {
+            return Err(nothing_left(&active.request.params, wanted.position));
+        }
+        machine.top_tokens.clear();
+        machine.top_logprobs.clear();
+        if let Some(count @ 1..) = active.request.params.logprobs {
+            let (tokens, logprobs) = machine.drawn.tops(index, count as usize);
+            machine.top_tokens.extend_from_slice(tokens);
+            machine.top_logprobs.extend_from_slice(logprobs);
+        }
+        if placed {
+            active.ahead -= 1;
+            machine.scheduler.know(handle, token);
+        } else {
+            machine.scheduler.append(handle, token)?;
+        }
+        let logprob = machine.drawn.logprobs[index];
+        self.hand_on(handle, Sampled { token, logprob })
+    }
+}
+
+impl Machine {
+    /// Adds rows that nobody wants, up to a number of which steps are recorded.
+    fn fill_up(&mut self) {
+        let (step, rows) = (&mut self.step, self.plan.rows.len());
+        let filled = self.backend.padded(rows);
+        if filled > self.model.logits_rows_max() {
+            return;
+        }
+        for row in rows..filled {
+            step.tokens.push(0);
+            step.positions.push(0);
+            step.sequences.push(row as u32);
+            step.wanted.push(row as u32);
+            for tables in &mut step.tables {
+                tables.starts.push(tables.pages.len() as u32);
+                tables.pages.push(self.spare_frame);
+            }
+            self.draws.draws.push(Draw::default());
+        }
+    }
+
+    /// Submits the step; with `sampled` all that it wants is sampled.
+    fn submit(&mut self, sampled: bool, recordable: bool) {
+        self.backend.begin(&self.step);
+        if sampled {
+            self.backend.draws(&self.draws);
+        }
+        if recordable && self.backend.replay() {
+            return;
+        }
+        self.run(sampled);
+        if recordable && !self.backend.recorded() {
+            self.run(sampled);
+        }
+    }
+
+    fn run(&mut self, sampled: bool) {
+        self.model.run(&mut *self.backend, &self.step);
+        if sampled && !self.step.wanted.is_empty() {
+            self.logits_and_tokens(0, self.step.wanted.len());
+        }
+    }
+
+    /// Samples `count` wanted rows from `first` on, as the draws say.
+    fn sample(&mut self, first: usize, count: usize) {
+        self.backend.draws(&self.draws);
+        self.logits_and_tokens(first, count);
+    }
+
+    fn logits_and_tokens(&mut self, first: usize, count: usize) {
+        let vocab = self.model.vocab();
+        // What fails is told when the tokens are waited for.
+        if let Ok(logits) = self.model.logits(&mut *self.backend, &self.step, first, count, None) {
+            self.backend.sample(logits, count, vocab);
+        }
+    }
+}
+
+/// What is asked of the logits after a position of a request.
+fn draw_of(active: &Active, wanted: &Wanted, adjusts: &mut Vec<Adjust>) -> Draw {
+    if let Some(&next) = active.request.prompt.get(wanted.position + 1) {
+        return Draw { kind: DrawKind::Given, given: next, logprobs: 0, ..Draw::default() };
+    }
+    if active.request.max_tokens == 0 {
+        return Draw::default();
+    }
+    let p = &active.request.params;
+    Draw {
+        seed: p.seed,
+        position: wanted.position as u64 + 1,
+        temperature: p.temperature,
+        top_p: p.top_p,
+        min_p: p.min_p,
+        top_k: i32::try_from(p.top_k).unwrap_or(i32::MAX),
+        repetition_penalty: p.repetition_penalty,
+        presence_penalty: p.presence_penalty,
+        frequency_penalty: p.frequency_penalty,
+        logprobs: p.logprobs.map_or(-1, |n| n.min(limits::TOP_LOGPROBS_MAX as u32) as i32),
+        first_adjust: 0,
+        adjusts: add_adjusts(p, &active.counts, adjusts) as i32,
+        kind: DrawKind::Sample,
+        given: 0,
+    }
+}
+
+/// Adds the changes of a row's logits in the order that is asked for; how many those are.
+fn add_adjusts(params: &SamplingParams, counts: &TokenCounts, adjusts: &mut Vec<Adjust>) -> usize {
+    let first = adjusts.len();
+    if params.uses_counts() {
+        adjusts.extend(counts.iter().map(|(token, count)| Adjust {
+            token,
+            in_prompt: u32::from(count.in_prompt),
+            outputs: count.output,
+            ..Adjust::default()
+        }));
+    }
+    // The order of those with one token is that of the list, counts first; `raw` is the device's to write.
+    let biases = params.bias.iter().enumerate();
+    adjusts.extend(biases.map(|(i, &(token, bias))| Adjust { token, bias, raw: i as f32 + 1.0, ..Adjust::default() }));
+    adjusts[first..].sort_unstable_by(|a, b| a.token.cmp(&b.token).then(a.raw.total_cmp(&b.raw)));
+    adjusts.len() - first
+}
+
+/// No token may be sampled: the device does not say why.
+fn nothing_left(params: &SamplingParams, position: usize) -> Error {
+    if params.bias.is_empty() && !params.uses_counts() {
+        return Error::format(format!(
+            "the model computed no finite logit at position {}: its weights are damaged or numbers overflowed; try again with \
+             compute = f32",
+            position + 1
+        ));
+    }
+    Error::argument(
+        "bias or penalties forbid every token, or the model computed no finite logit; leave at least one token",
+    )
+    .about("bias")
+}

@@ -1,0 +1,93 @@
+//! What a step costs the host: how often it waits, copies and submits.
+
+use crate::cuda_driver::Driver;
+use crate::target::{Target, root};
+use astrai::engine::*;
+use std::path::PathBuf;
+
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures/parity").join(name)
+}
+
+pub fn open(name: &str, options: EngineOptions) -> Engine {
+    let gpu = Target::Gpu(0).options();
+    let options = EngineOptions { device: gpu.device, memory_budget: 64 << 20, ..options };
+    Engine::open(&fixture(name), options).unwrap()
+}
+
+pub fn submit(engine: &Engine, tokens: &[u32], options: RequestOptions) -> Request {
+    let prompt = Prompt { parts: vec![PromptPart::Tokens(tokens.to_vec())], ..Prompt::default() };
+    engine.submit(&prompt, &options, Sink::Pull).unwrap()
+}
+
+pub fn wait(request: &Request) -> Event {
+    match request.wait(None).unwrap() {
+        Next::Event(event) => {
+            assert_eq!(event.error, None);
+            *event
+        }
+        other => panic!("{other:?} instead of the terminal event"),
+    }
+}
+
+fn greedy(max_tokens: u32) -> RequestOptions {
+    RequestOptions {
+        max_tokens: Some(max_tokens),
+        temperature: Some(0.0),
+        ignore_eos: true,
+        ..RequestOptions::default()
+    }
+}
+
+/// A stream's steps are submitted as recorded ones, each waited for once, with one copy of its integers, one of its draws and
+/// two of its page tables and tokens.
+pub fn decode_steps_are_recorded_and_waited_for_once(driver: &Driver) {
+    let engine = open("llama", EngineOptions::default());
+    // The first request sees each kind of step twice, so that all are recorded.
+    wait(&submit(&engine, &[3, 1, 4, 1, 5], greedy(40)));
+    let before = driver.counts();
+    let event = wait(&submit(&engine, &[2, 7, 1, 8, 2, 8], greedy(32)));
+    let after = driver.counts();
+    assert_eq!(event.tokens.len(), 32);
+    let of = |f: fn(&crate::cuda_driver::Counts) -> u64| f(&after) - f(&before);
+    // One step computes the prompt, and each of the others a token.
+    assert_eq!(of(|c| c.graph_launches), 31, "all decode steps are recorded ones");
+    assert_eq!(of(|c| c.graph_instantiations), 0);
+    assert_eq!(of(|c| c.stream_synchronisations + c.context_synchronisations), 0);
+    assert_eq!(of(|c| c.device_allocations + c.pinned_allocations), 0);
+    // The tokens of each; the memory of integers and draws on their way is used again by the third step after.
+    let waits = of(|c| c.event_synchronisations);
+    assert!(waits <= 3 * 32, "{waits} waits for 32 tokens");
+    let copies = (of(|c| c.to_device_copies), of(|c| c.to_host_copies));
+    assert!(copies.0 <= 3 * 32 && copies.1 <= 2 * 32, "{copies:?} copies for 32 tokens");
+}
+
+/// Requests that come, grow and end at different times get what each gets alone, whether steps are recorded or not.
+pub fn steps_ahead_change_nothing() {
+    let prompts: Vec<Vec<u32>> = (1..9).map(|n| (0..n * 5).map(|i| (i * 37 + n * 11) % 90).collect()).collect();
+    let options = |i: usize| RequestOptions {
+        max_tokens: Some([1, 2, 3, 17, 30, 31, 40, 12][i]),
+        temperature: Some([0.0, 0.9][i % 2]),
+        top_k: Some([0, 5, 80][i % 3]),
+        top_p: Some([1.0, 0.8][i / 2 % 2]),
+        repetition_penalty: Some([1.0, 1.0, 1.0, 1.3][i % 4]),
+        logprobs: [None, Some(0), Some(3)][i % 3],
+        prompt_logprobs: i % 3 == 1,
+        seed: Some(i as u64),
+        ..RequestOptions::default()
+    };
+    let bits = |event: Event| {
+        let bits = |v: &[f32]| v.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
+        let logprobs = (bits(&event.logprobs), bits(&event.top_logprobs), bits(&event.prompt_logprobs));
+        (event.tokens, event.top_tokens, logprobs, event.finish)
+    };
+    let together = open("qwen3", EngineOptions { max_running: 8, step_tokens: 24, ..EngineOptions::default() });
+    let requests: Vec<Request> =
+        prompts.iter().enumerate().map(|(i, prompt)| submit(&together, prompt, options(i))).collect();
+    let answers: Vec<_> = requests.iter().map(|r| bits(wait(r))).collect();
+    together.check().unwrap();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let alone = open("qwen3", EngineOptions { max_running: 1, step_tokens: 512, ..EngineOptions::default() });
+        assert_eq!(bits(wait(&submit(&alone, prompt, options(i)))), answers[i], "request {i}");
+    }
+}

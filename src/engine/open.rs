@@ -140,7 +140,7 @@ fn open_device(sizing: &Sizing, options: &EngineOptions, log: Log) -> Result<(Bo
             let arch = format!("{cpu_tier:?}").to_lowercase();
             Ok((Box::new(backend), Opening { device: Device::Cpu, cpu_tier, threads, arch }))
         }
-        Place::Cuda(cuda_options, facts) => {
+        Place::Cuda(cuda_options, facts, _) => {
             let (major, minor) = facts.capability;
             let arch = format!("sm_{major}{minor}{}", if cuda_options.invariant { "" } else { " relaxed" });
             let mut note = |line| log(LogLevel::Info, line);

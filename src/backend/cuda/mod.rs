@@ -56,6 +56,8 @@ pub use state::{CudaBackend, kv_check, scratch_bytes};
 use crate::backend::Backend;
 use crate::backend::cpu::Compute;
 use crate::error::Result;
+use std::fmt;
+use std::sync::Arc;
 
 /// How a GPU is used.
 #[derive(Clone, Copy, Debug)]
@@ -91,14 +93,24 @@ pub struct Facts {
     pub driver_version: u32,
 }
 
+/// Keeps the context of a device that was looked at: while it lives, the device is opened at once.
+#[derive(Clone)]
+pub struct Found(#[allow(dead_code, reason = "held, not used")] Option<Arc<dyn Send + Sync>>);
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Found")
+    }
+}
+
 /// Looks at a device.
 ///
 /// # Errors
 /// `Unsupported` of a build without the feature; `Device` without a driver, with one that is too old, without a GPU or with
 /// one that is too old; `Argument` for an index that does not exist, with how many there are.
 #[cfg(feature = "cuda")]
-pub fn probe(index: usize) -> Result<Facts> {
-    driver::Device::open(index, false, false).map(|device| device.facts.clone())
+pub fn probe(index: usize) -> Result<(Facts, Found)> {
+    driver::Device::open(index, false, false).map(|device| (device.facts.clone(), Found(Some(device))))
 }
 
 /// Looks at a device: not in this build.
@@ -106,7 +118,7 @@ pub fn probe(index: usize) -> Result<Facts> {
 /// # Errors
 /// `Unsupported`.
 #[cfg(not(feature = "cuda"))]
-pub fn probe(_index: usize) -> Result<Facts> {
+pub fn probe(_index: usize) -> Result<(Facts, Found)> {
     Err(absent())
 }
 

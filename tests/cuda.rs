@@ -9,6 +9,7 @@
 //! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
 //! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
 //! | `cuda/files.rs` | what is kept in files: quantized weights, prefixes |
+//! | `cuda/blaslt.rs` | NVIDIA's own products, where law 1 has been given up for them |
 //! | `cuda/abi.rs` | the options of the C interface |
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
@@ -18,6 +19,8 @@ mod abi;
 #[allow(dead_code, reason = "written for the stand-in's own test")]
 #[path = "cuda_driver/selftest/api.rs"]
 mod api;
+#[path = "cuda/blaslt.rs"]
+mod blaslt;
 mod cuda_driver;
 #[path = "cuda/engines.rs"]
 mod engines;

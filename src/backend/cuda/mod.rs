@@ -13,11 +13,14 @@
 //! | `inputs` | a step's integers on their way to the device |
 //! | `state` | what the backend holds; inputs of products in the form that kernels read |
 //! | `ops`, `products`, `attention`, `experts`, `sampling` | the operations |
+//! | `blaslt` | NVIDIA's own products, where law 1 has been given up for them |
 //! | `graphs` | steps that were recorded, to be submitted again as a whole |
 //! | `testing` | kernels one by one, for their tests |
 
 #[cfg(feature = "cuda")]
 mod attention;
+#[cfg(feature = "cuda")]
+mod blaslt;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
@@ -143,7 +146,7 @@ mod stub {
     ///
     /// # Errors
     /// `Unsupported`.
-    pub fn open(_options: CudaOptions, _weight_bytes: u64) -> Result<Box<dyn Backend>> {
+    pub fn open(_options: CudaOptions, _weight_bytes: u64, _note: &mut dyn FnMut(String)) -> Result<Box<dyn Backend>> {
         Err(absent())
     }
 
@@ -175,11 +178,12 @@ pub fn padded(rows: usize) -> usize {
     }
 }
 
-/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up.
+/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up. What the options ask for
+/// and is done without is told to `note`.
 ///
 /// # Errors
 /// As of [`probe`]; `Memory`; `Device` when its code cannot be loaded.
 #[cfg(feature = "cuda")]
-pub fn open(options: CudaOptions, weight_bytes: u64) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(options, weight_bytes)?))
+pub fn open(options: CudaOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(CudaBackend::new(options, weight_bytes, note)?))
 }

@@ -112,18 +112,20 @@ compare: need-cargo ## this library and other engines in turns: make compare ARG
 	$(CARGO) build --release --features cli
 	$(PYTHON) tools/compare/compare.py $(ARGS)
 
-# GPU_PROFILE=dev builds faster and measures nothing; ASTRAI_CUDA_TARGETS=sm_90a names the GPUs to compile for.
+# GPU_PROFILE=dev builds faster and measures nothing; CUDA_TARGETS=sm_90a names the GPUs to compile for.
 GPU_PROFILE ?= release
 GPU_BUNDLE := build/gpu-check
 
-gpu-bundle: need-cargo ## build/gpu-check.tar.xz: everything gpu-check needs on a machine without Rust
-	$(PYTHON) tools/gpu_check/bundle.py --profile $(GPU_PROFILE) --out $(GPU_BUNDLE)
+gpu-bundle: need-cargo ## build/gpu-check.tar.xz: all that gpu-check needs on a machine without Rust
+	@[ -n "$(NVCC)" ] || { echo "error: no nvcc, and pip could not bring one: see above" >&2; exit 1; }
+	ASTRAI_NVCC="$(NVCC)" ASTRAI_CUDA_TARGETS="$(CUDA_TARGETS)" \
+	  $(PYTHON) tools/gpu_check/bundle.py --profile $(GPU_PROFILE) --out $(GPU_BUNDLE)
 
 # Without cargo or nvcc the bundle that is there is used. Arguments in ARGS, see docs/gpu.md.
-gpu-check: ## kernels, parity, law 1, sanitizers and speed on this machine's GPU: make gpu-check ARGS="--part bench"
-	@if command -v $(CARGO) >/dev/null 2>&1 && $(PYTHON) -c \
-	  "import sys; sys.path.insert(0, 'tools/gpu_check'); import bundle; sys.exit(bundle.find_nvcc() is None)"; \
-	then $(MAKE) gpu-bundle GPU_PROFILE=$(GPU_PROFILE); else echo "no cargo or no nvcc here: $(GPU_BUNDLE) is used as it is"; fi
+gpu-check: ## kernels, parity, law 1, sanitizers and speed on this machine's GPU: ARGS="--part bench"
+	@if command -v $(CARGO) >/dev/null 2>&1 && [ -n "$$(tools/nvcc.sh)" ]; \
+	then $(MAKE) gpu-bundle GPU_PROFILE=$(GPU_PROFILE) CUDA_TARGETS="$(CUDA_TARGETS)"; \
+	else echo "no cargo or no nvcc here: $(GPU_BUNDLE) is used as it is"; fi
 	$(PYTHON) $(GPU_BUNDLE)/gpu_check.py $(ARGS)
 
 install: build ## header, libraries and pkg-config file to $(DESTDIR)$(PREFIX)

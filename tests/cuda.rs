@@ -10,6 +10,7 @@
 //! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
 //! | `cuda/files.rs` | what is kept in files: quantized weights, prefixes |
 //! | `cuda/blaslt.rs` | NVIDIA's own products, where law 1 has been given up for them |
+//! | `cuda/check.rs` | gpu-check and `astrai bench` on a GPU, all but speed |
 //! | `cuda/abi.rs` | the options of the C interface |
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
@@ -21,6 +22,8 @@ mod abi;
 mod api;
 #[path = "cuda/blaslt.rs"]
 mod blaslt;
+#[path = "cuda/check.rs"]
+mod check;
 mod cuda_driver;
 #[path = "cuda/engines.rs"]
 mod engines;
@@ -47,8 +50,10 @@ mod target;
 use cuda_driver::Gpu;
 use parity::Depth;
 
+/// Everything on a real GPU, unless ASTRAI_TEST_DEPTH is `short`.
 fn depth(gpu: &Gpu) -> Depth {
-    if gpu.is_real() { Depth::Whole } else { Depth::Short }
+    let short = std::env::var("ASTRAI_TEST_DEPTH").is_ok_and(|depth| depth == "short");
+    if gpu.is_real() && !short { Depth::Whole } else { Depth::Short }
 }
 
 #[test]

@@ -136,6 +136,12 @@ fn alias(folder: &Path) {
 /// Not `libcuda.so`: only its soname is that.
 const ALIAS: &str = "alias.so";
 
+/// What LD_PRELOAD takes, so that another program has the stand-in for its driver.
+pub fn preload() -> String {
+    let path = library();
+    format!("{}:{}", path.display(), path.with_file_name(ALIAS).display())
+}
+
 /// Loads the stand-in for the whole process, once.
 pub fn load() -> Driver {
     static HANDLE: OnceLock<usize> = OnceLock::new();

@@ -215,7 +215,7 @@ def part_limits(check, seconds):
     """What the card can do at most: bandwidth of a copy, rate of a bf16 product."""
     device = driver.Driver(check.options.device)
     try:
-        size = min(driver.COPY_BYTES, device.facts()["free_bytes"] // 4)
+        size = min(check.options.copy_mib << 20, device.facts()["free_bytes"] // 4)
         check.limits["copy_gb_per_s"] = device.copy_gb_per_s(size)
         check.limits["copy_bytes"] = size
     finally:
@@ -271,6 +271,7 @@ def arguments(argv):
     parser.add_argument("--scratch", type=pathlib.Path, default=None, help="folder for files of the run")
     parser.add_argument("--seed", default="20260101", help="of the random requests")
     parser.add_argument("--kernels", metavar="NAME", help="only the kernel tests whose name has this in it")
+    parser.add_argument("--copy-mib", type=int, default=driver.COPY_BYTES >> 20, help="of the copy that tells the bandwidth")
     parser.add_argument("--shape", action="append", choices=speed.SHAPES, help="only these shapes")
     parser.add_argument("--weights", action="append", choices=speed.WEIGHTS, help="only these formats")
     options = parser.parse_args(argv)

@@ -142,13 +142,16 @@ def ours(check, seconds, skip, fail):
                 out = check.run(command, min(end - time.monotonic(), RUN_SECONDS_MAX))
                 answer = last_object(out.text) if out.code == 0 else None
                 if answer is None:
-                    why = "it took too long" if out.code is None else out.tail().splitlines()[-1] if out.text else out.code
-                    print(f"  SKIP {what}: {why}", flush=True)
-                    refused.append({"what": what, "why": str(why), "memory": "memory" in str(why)})
+                    lines = out.tail().splitlines() or [f"exit status {out.code}"]
+                    why = "it took too long" if out.code is None else lines[-1]
+                    # A card that is too small or too slow for a shape is no fault.
+                    fault = out.code is not None and "memory" not in why
+                    print(f"  {'FAIL' if fault else 'SKIP'} {what}: {why}", flush=True)
+                    refused.append({"what": what, "why": why, "fault": fault})
                     continue
                 rate = rate_of(answer, row["workload"])
                 if rate is None:
-                    refused.append({"what": what, "why": "its streams did not decode at once", "memory": False})
+                    refused.append({"what": what, "why": "its streams did not decode at once", "fault": False})
                     continue
                 row.update(engine="astrai", shape=name, weights=weights, invariant=invariant, tokens_per_s=round(rate, 2),
                            open_to_first_token_s=answer.get("open_to_first_token_s"), host_us_per_step=host_time(answer),
@@ -156,8 +159,9 @@ def ours(check, seconds, skip, fail):
                 note(check, shapes[name], row)
                 done += 1
                 print(f"  {what}: {rate:.1f} tokens/s", flush=True)
-    if done == 0 and refused and not all(entry["memory"] for entry in refused):
-        raise fail("no run gave a figure; the first: {what}: {why}".format(**refused[0]))
+    faults = [entry for entry in refused if entry["fault"]]
+    if faults:
+        raise fail(f"{len(faults)} of {done + len(refused)} runs; the first: {faults[0]['what']}: {faults[0]['why']}")
     if done == 0:
         raise skip(refused[0]["why"] if refused else "no time for a single run")
     told = f"{done} runs"

@@ -1,0 +1,146 @@
+//! `tools/gpu_check` and `astrai bench` with the stand-in for their driver: everything they do on a GPU but its speed.
+
+use crate::cuda_driver;
+use crate::target::root;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The program; of a build that has it.
+const ASTRAI: Option<&str> = option_env!("CARGO_BIN_EXE_astrai");
+
+/// The newest test executable of kernels_cuda.rs that was built with the feature.
+fn kernel_tests() -> Option<PathBuf> {
+    let this = std::env::current_exe().unwrap();
+    let entries = std::fs::read_dir(this.parent().unwrap()).unwrap().map(|entry| entry.unwrap());
+    let mut found: Vec<_> = entries
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with("kernels_cuda-") && !name.contains('.')
+        })
+        .map(|entry| (entry.metadata().unwrap().modified().unwrap(), entry.path()))
+        .collect();
+    found.sort();
+    found.into_iter().rev().map(|(_, path)| path).find(|path| {
+        let listed = Command::new(path).arg("--list").output();
+        listed.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains("device::kernels_are_found_by_name"))
+    })
+}
+
+/// A folder like a bundle, of what this build has.
+fn bundle(folder: &Path) {
+    let link = |from: &Path, to: &str| {
+        let to = folder.join(to);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(from, to).unwrap();
+    };
+    link(&std::env::current_exe().unwrap(), "tests/cuda");
+    link(&root().join("tests/fixtures"), "tests/fixtures");
+    link(&root().join("models"), "models");
+    ASTRAI.into_iter().for_each(|program| link(Path::new(program), "bin/astrai"));
+    kernel_tests().iter().for_each(|tests| link(tests, "tests/kernels_cuda"));
+}
+
+/// Runs the script on the stand-in: the outcomes of the parts. None, with the reason told, where it cannot be.
+fn check(folder: &Path, arguments: &[&str]) -> Option<(Output, Value)> {
+    let python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
+    if !python.is_ok_and(|status| status.success()) {
+        println!("SKIP: there is no python3");
+        return None;
+    }
+    bundle(folder);
+    let json = folder.join("out.json");
+    let output = Command::new("python3")
+        .arg("-B")
+        .arg(root().join("tools/gpu_check/gpu_check.py"))
+        .arg("--bundle")
+        .arg(folder)
+        .arg("--json")
+        .arg(&json)
+        .args(arguments)
+        .env("LD_PRELOAD", cuda_driver::preload())
+        .env_remove("ASTRAI_TEST_ROUNDS")
+        .env("ASTRAI_TEST_DEPTH", "short")
+        .output()
+        .unwrap();
+    let results = std::fs::read(&json).unwrap_or_else(|_| panic!("{}", told(&output)));
+    Some((output, serde_json::from_slice(&results).unwrap()))
+}
+
+fn told(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).join("\n")
+}
+
+#[test]
+fn the_parts_of_gpu_check_run_on_the_stand_in() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["--part", "kernels,parity,limits", "--kernels", "device::", "--copy-mib", "4"];
+    let Some((output, results)) = check(dir.path(), &arguments) else { return };
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(results["gpu"]["capability"], "9.0", "{results:#}");
+    let status = |part: &str| results["parts"][part]["status"].as_str().unwrap().to_owned();
+    assert_eq!(status("parity"), "PASS", "{results:#}");
+    assert!(results["parts"]["parity"]["largest_difference"].as_f64().unwrap() < 1e-3, "{results:#}");
+    let kernels = if kernel_tests().is_some() { "PASS" } else { "SKIP" };
+    assert_eq!(status("kernels"), kernels, "{results:#}");
+    assert_eq!(status("limits"), "PASS", "{results:#}");
+    assert!(results["limits"]["copy_gb_per_s"].as_f64().unwrap() > 0.0, "{results:#}");
+}
+
+/// What goes wrong is told with the test's name, and is the exit status; the other parts go on.
+#[test]
+fn what_fails_is_told() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tests = dir.path().join("tests");
+    std::fs::create_dir_all(&tests).unwrap();
+    let script = "#!/bin/sh\necho 'test rows::sums ... FAILED'\necho 'assertion failed'\nexit 101\n";
+    std::fs::write(tests.join("kernels_cuda"), script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(tests.join("kernels_cuda"), mode).unwrap();
+    let run = Command::new("python3")
+        .arg("-B")
+        .arg(root().join("tools/gpu_check/gpu_check.py"))
+        .args(["--part", "kernels,parity", "--bundle"])
+        .arg(dir.path())
+        .env("LD_PRELOAD", cuda_driver::preload())
+        .output();
+    let Ok(output) = run else {
+        println!("SKIP: there is no python3");
+        return;
+    };
+    let text = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in ["FAIL kernels", "rows::sums", "assertion failed", "SKIP parity", "tests/cuda is not in"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+}
+
+/// Random weights of every format are made on the device, and a run says which GPU it was.
+#[test]
+fn bench_runs_on_the_stand_in() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    let Some(program) = ASTRAI else {
+        println!("SKIP: this build has no program astrai");
+        return;
+    };
+    for (weights, invariant) in [("bf16", "1"), ("q8", "1"), ("q4", "0")] {
+        let output = Command::new(program)
+            .args(["bench", "--json", "--shape", "storyteller", "--workload", "decode", "--device", "cuda:0"])
+            .args(["--requests", "1", "--prompt-len", "5", "--gen-len", "3", "--context", "64", "--slots", "1"])
+            .args(["--weights", weights, "--invariant", invariant, "--step-tokens", "64"])
+            .env("LD_PRELOAD", cuda_driver::preload())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let config = &run["config"];
+        assert_eq!(run["generated_tokens"], 3, "{run:#}");
+        assert_eq!((&config["device"], &config["weights"]), (&"cuda".into(), &weights.into()), "{run:#}");
+        assert_eq!((&config["invariant"], &config["step_tokens"]), (&(invariant == "1").into(), &64.into()), "{run:#}");
+        assert_eq!(config["gpu"]["capability"], "9.0", "{run:#}");
+        assert!(config["gpu"]["memory_bytes"].as_u64().unwrap() > 1 << 20, "{run:#}");
+        assert!(run["open_to_first_token_s"].as_f64().unwrap() >= run["open_s"].as_f64().unwrap(), "{run:#}");
+    }
+}

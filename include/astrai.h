@@ -140,11 +140,11 @@
 
 /* -- device ------------------------------------------------------------------ */
 
-/// The best device there is.
+/// The GPU of device_index if the library was built for it and it holds the model, else the CPU; a log line says why.
 #define ASTRAI_DEVICE_AUTO 0
 /// The CPU.
 #define ASTRAI_DEVICE_CPU 1
-/// An NVIDIA GPU; not in this version.
+/// The NVIDIA GPU of device_index; ASTRAI_ERR_UNSUPPORTED from a library built without it, ASTRAI_ERR_DEVICE without driver.
 #define ASTRAI_DEVICE_CUDA 2
 
 /* -- element type ------------------------------------------------------------ */
@@ -310,7 +310,7 @@ typedef struct astrai_engine_options {
   uint32_t duty_interval_us;
   /// 0.
   uint32_t reserved;
-  /// Bytes for weights, KV cache and workspace together; astrai_engine_plan says what they take. 0 = no bound, but
+  /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take. 0 = no bound, but
   /// the KV cache is what the slots need, at most a quarter of free memory.
   uint64_t memory_budget;
   /// Processors the engine's threads may use, bit i = processor i; 0 = all.

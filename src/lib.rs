@@ -5,7 +5,7 @@
 //! | layer | room | what it is for |
 //! |---|---|---|
 //! | 0 | [`error`], [`limits`], [`dtype`], [`encoding`], [`os`] | errors, named limits, element types, formats of quantized weights, what differs between systems |
-//! | 1 | [`backend`] | tensor operations on ragged batches: the trait, and the CPU behind it |
+//! | 1 | [`backend`] | tensor operations on ragged batches: the trait, and the CPU and NVIDIA's GPUs behind it |
 //! | 2 | [`source`] | where a model comes from: config, tokenizer, template, tensors |
 //! | 2 | [`cache`] | slots, pages and page tables: integers only |
 //! | 2 | [`text`] | tokenizer, incremental UTF-8, stop strings, chat templates |

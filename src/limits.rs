@@ -60,6 +60,8 @@ pub const REFILL_SCAN_MAX: usize = 128;
 pub const STEP_TOKENS_DEFAULT: usize = 256;
 /// Most tokens of one step.
 pub const STEP_TOKENS_MAX: usize = 1 << 16;
+/// Most tokens of one step on a GPU, whose launches count blocks of rows up to 65,535.
+pub const STEP_TOKENS_GPU_MAX: usize = 1 << 14;
 /// Most logits rows of one step beyond one for each row (prompt logprobs take several passes).
 pub const LOGITS_ROWS_MAX: usize = 64;
 /// The same on a GPU, which samples them where they are: one for each sequence of a step.

@@ -9,6 +9,7 @@
 //! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
 //! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
 //! | `cuda/files.rs` | what is kept in files: quantized weights, prefixes |
+//! | `cuda/blaslt.rs` | NVIDIA's own products, where law 1 has been given up for them |
 //! | `cuda/check.rs` | gpu-check and `astrai bench` on a GPU, all but speed |
 //! | `cuda/abi.rs` | the options of the C interface |
 #![cfg(all(feature = "cuda", target_os = "linux"))]
@@ -19,6 +20,8 @@ mod abi;
 #[allow(dead_code, reason = "written for the stand-in's own test")]
 #[path = "cuda_driver/selftest/api.rs"]
 mod api;
+#[path = "cuda/blaslt.rs"]
+mod blaslt;
 #[path = "cuda/check.rs"]
 mod check;
 mod cuda_driver;
@@ -77,4 +80,12 @@ fn decode_steps_are_recorded_and_waited_for_once() {
 fn steps_ahead_change_nothing() {
     let Some(_driver) = cuda_driver::begin() else { return };
     steps::steps_ahead_change_nothing();
+}
+
+/// A figure, not a bound: `ASTRAI_TEST_STREAMS=256 cargo test --release --features cli,cuda --test cuda host_time -- --nocapture`.
+#[test]
+fn host_time() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    let streams = std::env::var("ASTRAI_TEST_STREAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    println!("{streams} streams: the host spends {:?} on a step", steps::host_time(streams));
 }

@@ -52,8 +52,9 @@ pub(super) struct Core {
     pub flight: Option<Box<Flight>>,
     /// One that has landed, kept for its memory.
     pub landed: Option<Box<Flight>>,
-    /// When the last step landed.
+    /// When the last step landed, and what this one has waited for it.
     pub landed_at: Instant,
+    pub waited: Duration,
     pub trace: Option<Tracer>,
 }
 
@@ -120,6 +121,7 @@ impl Core {
             flight: None,
             landed: None,
             landed_at: Instant::now(),
+            waited: Duration::ZERO,
             trace: trace.map(Tracer::new),
         }
     }
@@ -401,7 +403,7 @@ impl Core {
             self.account(&rows, self.machine.plan.tokens, (planned + self.meter.rested()).elapsed());
             self.machine.plan.rows = rows;
             if let Some(trace) = &mut self.trace {
-                trace.call(&self.machine.scheduler, self.machine.page_tokens);
+                trace.call(&self.machine.scheduler, self.machine.page_tokens, begin.elapsed());
             }
         }
         true

@@ -6,9 +6,10 @@
 use super::api::{Device, EngineOptions, LogLevel, Type};
 use super::plan::Sizing;
 use crate::backend::cpu::Compute;
-use crate::backend::cuda::{self, CudaOptions, Facts};
+use crate::backend::cuda::{self, CudaOptions, Facts, Found};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
+use crate::limits;
 use crate::model::Recipe;
 use crate::model::architecture::Architecture;
 use crate::model::weights;
@@ -18,7 +19,7 @@ use crate::source::ModelSource;
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     Cpu,
-    Cuda(CudaOptions, Facts),
+    Cuda(CudaOptions, Facts, #[allow(dead_code, reason = "held until the device is opened")] Found),
 }
 
 /// Precision of activations.
@@ -57,9 +58,15 @@ pub(super) fn choose(
 ) -> Result<Sizing> {
     let gpu = || {
         let options = cuda_options(o);
-        let facts = cuda::probe(options.index)?;
+        let (facts, found) = cuda::probe(options.index)?;
         let bytes = |encoding, outs, ins| cuda::weight_bytes(encoding, outs, ins, options.compute);
         let weights = weights::device_sizes(architecture, source, recipe, &bytes)?;
+        let (asked, most) = (o.step_tokens as usize, limits::STEP_TOKENS_GPU_MAX);
+        if asked > most {
+            let message = format!("option step_tokens is {asked}, the limit on a GPU is {most}");
+            let error = Error::argument(message).about("step_tokens");
+            return Err(error.numbers(Unit::Count, asked as u64, most as u64));
+        }
         let (mut kv, free) = (Sizing::kv(o), facts.free_bytes);
         let check = |kv| architecture.groups().iter().try_for_each(|group| cuda::kv_check(&group.shape(0, 1, kv)));
         if let Err(error) = check(kv) {
@@ -69,7 +76,7 @@ pub(super) fn choose(
             }
             kv = DType::F32;
         }
-        Sizing::of(o, architecture, weights, Some(free), kv, Place::Cuda(options, facts))
+        Sizing::of(o, architecture, weights, Some(free), kv, Place::Cuda(options, facts, found))
     };
     if o.device == Device::Cuda {
         return gpu();

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::sampling::{Sampled, SamplingParams, TokenCounts};
 use crate::scheduler::Row;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A step that was submitted and has not been waited for.
 pub(super) struct Flight {
@@ -35,6 +35,8 @@ pub(super) struct Flight {
 impl Core {
     /// Submits a step, then waits for the one before; false when there was neither.
     pub(super) fn step_ahead(&mut self) -> bool {
+        let entered = Instant::now();
+        self.waited = Duration::ZERO;
         if self.flight.as_ref().is_some_and(|flight| !flight.goes_on) {
             self.land();
             if self.dead.is_some() {
@@ -58,6 +60,10 @@ impl Core {
                 }
             }
             Err(error) => self.die(error),
+        }
+        if let Some(trace) = &mut self.trace {
+            let host = entered.elapsed().saturating_sub(self.waited);
+            trace.call(&self.machine.scheduler, self.machine.page_tokens, host);
         }
         true
     }
@@ -91,9 +97,6 @@ impl Core {
             self.go_ahead(&mut flight)?;
         } else {
             self.in_pieces()?;
-        }
-        if let Some(trace) = &mut self.trace {
-            trace.call(&self.machine.scheduler, self.machine.page_tokens);
         }
         Ok(flight)
     }
@@ -165,9 +168,10 @@ impl Core {
     /// Waits for the step in the air and hands on what it sampled. False when there is none.
     pub(super) fn land(&mut self) -> bool {
         let Some(flight) = self.flight.take() else { return false };
-        if let Some(ticket) = flight.ticket
-            && let Err(error) = self.machine.backend.drawn(ticket, &mut self.machine.drawn)
-        {
+        let begin = Instant::now();
+        let arrived = flight.ticket.map(|ticket| self.machine.backend.drawn(ticket, &mut self.machine.drawn));
+        self.waited += begin.elapsed();
+        if let Some(Err(error)) = arrived {
             self.die(error);
             return true;
         }

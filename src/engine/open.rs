@@ -107,14 +107,14 @@ fn placing(options: &EngineOptions) -> ThreadOptions {
 fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<Prepared> {
     let mut prospect = Prospect::of(source, options, log)?;
     prospect.sizing.require()?;
-    let (backend, facts) = match open_device(&prospect.sizing, options) {
+    let (backend, facts) = match open_device(&prospect.sizing, options, log) {
         Err(error) if options.device == Device::Auto && matches!(prospect.sizing.place, Place::Cuda(..)) => {
             device::refused(&error, log);
             options.device = Device::Cpu;
             options.device_index = 0;
             prospect = Prospect::of(source, options, log)?;
             prospect.sizing.require()?;
-            open_device(&prospect.sizing, options)?
+            open_device(&prospect.sizing, options, log)?
         }
         opened => opened?,
     };
@@ -130,7 +130,7 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
 }
 
 /// Opens the device that was chosen.
-fn open_device(sizing: &Sizing, options: &EngineOptions) -> Result<(Box<dyn Backend>, Opening)> {
+fn open_device(sizing: &Sizing, options: &EngineOptions, log: Log) -> Result<(Box<dyn Backend>, Opening)> {
     let (device, threads) = (Device::Cuda, 1);
     match &sizing.place {
         Place::Cpu => {
@@ -140,13 +140,12 @@ fn open_device(sizing: &Sizing, options: &EngineOptions) -> Result<(Box<dyn Back
             let arch = format!("{cpu_tier:?}").to_lowercase();
             Ok((Box::new(backend), Opening { device: Device::Cpu, cpu_tier, threads, arch }))
         }
-        Place::Cuda(cuda_options, facts) => {
+        Place::Cuda(cuda_options, facts, _) => {
             let (major, minor) = facts.capability;
             let arch = format!("sm_{major}{minor}{}", if cuda_options.invariant { "" } else { " relaxed" });
-            Ok((
-                cuda::open(*cuda_options, sizing.weight_bytes())?,
-                Opening { device, cpu_tier: CpuTier::Auto, threads, arch },
-            ))
+            let mut note = |line| log(LogLevel::Info, line);
+            let backend = cuda::open(*cuda_options, sizing.weight_bytes(), &mut note)?;
+            Ok((backend, Opening { device, cpu_tier: CpuTier::Auto, threads, arch }))
         }
     }
 }

@@ -185,7 +185,7 @@ impl Sizing {
             ]
             .into_iter()
             .fold(tensors, u64::saturating_add),
-            Place::Cuda(options, _) => {
+            Place::Cuda(options, ..) => {
                 // A page more than are used: for rows that nobody wants.
                 let scratch = cuda::scratch_bytes(options, &Model::largest(a, &step));
                 scratch.saturating_add(tensors).saturating_add(page_bytes)

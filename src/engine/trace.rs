@@ -5,6 +5,7 @@
 use super::table::Table;
 use crate::cache::Handle;
 use crate::scheduler::{BatchPlan, PageOwner, Scheduler};
+use std::time::Duration;
 
 /// Called on the engine thread after each step, which waits for it: copy what is wanted and return.
 pub type TraceFn = Box<dyn FnMut(&StepTrace) + Send>;
@@ -36,6 +37,9 @@ pub struct StepTrace {
     pub tokens_held: usize,
     /// Each page frame of the first layer group; empty unless asked for.
     pub pages: Vec<PageUse>,
+    /// What the engine's thread spent: plan, submit and hand on, with waits for a device that works on its own left out. Where the
+    /// CPU computes, that is in it.
+    pub host: Duration,
 }
 
 /// Adjacent tokens of one request in a step.
@@ -110,9 +114,10 @@ impl Tracer {
         }
     }
 
-    /// The step is over.
-    pub fn call(&mut self, scheduler: &Scheduler, page_tokens: usize) {
+    /// The step is over, or as far as the host has to do with it.
+    pub fn call(&mut self, scheduler: &Scheduler, page_tokens: usize, host: Duration) {
         let step = &mut self.step;
+        step.host = host;
         (step.pages_used, step.pages_cached, step.pages_free) = scheduler.pages();
         step.token_places = step.pages_used * page_tokens;
         step.tokens_held = step.token_places.saturating_sub(scheduler.empty_places());

@@ -93,11 +93,11 @@ pub const ASTRAI_FINISH_CLOSE: i32 = 7;
 /// An error ended it.
 pub const ASTRAI_FINISH_ERROR: i32 = 8;
 
-/// The best device there is.
+/// The GPU of device_index if the library was built for it and it holds the model, else the CPU; a log line says why.
 pub const ASTRAI_DEVICE_AUTO: i32 = 0;
 /// The CPU.
 pub const ASTRAI_DEVICE_CPU: i32 = 1;
-/// An NVIDIA GPU; not in this version.
+/// The NVIDIA GPU of device_index; ASTRAI_ERR_UNSUPPORTED from a library built without it, ASTRAI_ERR_DEVICE without driver.
 pub const ASTRAI_DEVICE_CUDA: i32 = 2;
 
 /// Chosen by the library.
@@ -353,7 +353,7 @@ pub struct astrai_engine_options {
     pub duty_interval_us: u32,
     /// 0.
     pub reserved: u32,
-    /// Bytes for weights, KV cache and workspace together; astrai_engine_plan says what they take. 0 = no bound, but
+    /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take. 0 = no bound, but
     /// the KV cache is what the slots need, at most a quarter of free memory.
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.

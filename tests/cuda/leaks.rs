@@ -73,9 +73,10 @@ impl Drop for Host {
         // Exactly one was pushed.
         let popped = self.api.made(null_mut(), |out| self.api.pop(out));
         let under = self.api.made(null_mut(), |out| self.api.current(out));
-        self.api.release(self.device).unwrap();
+        let released = self.api.release(self.device);
         if !std::thread::panicking() {
-            assert_eq!((popped, under), (Ok(self.context), Ok(null_mut())), "the stack of contexts");
+            let left = (popped, under, released);
+            assert_eq!(left, (Ok(self.context), Ok(null_mut()), Ok(())), "the stack of contexts");
         }
     }
 }

@@ -91,3 +91,26 @@ pub fn steps_ahead_change_nothing() {
         assert_eq!(bits(wait(&submit(&alone, prompt, options(i)))), answers[i], "request {i}");
     }
 }
+
+/// What the host spends on a step of `streams` streams: median over the decode steps, as `StepTrace::host`.
+pub fn host_time(streams: u32) -> std::time::Duration {
+    let spent = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = spent.clone();
+    let call = Box::new(move |step: &StepTrace| {
+        if step.rows.len() == streams as usize && step.rows.iter().all(|row| !row.prefill) {
+            sink.lock().unwrap().push(step.host);
+        }
+    });
+    let options = EngineOptions {
+        max_running: streams,
+        step_tokens: 4096,
+        trace: Some(Trace { call, pages: false }),
+        ..EngineOptions::default()
+    };
+    let engine = open("llama", options);
+    let requests: Vec<Request> = (0..streams).map(|i| submit(&engine, &[1 + i % 90, 2, 3], greedy(24))).collect();
+    requests.iter().for_each(|request| assert_eq!(wait(request).tokens.len(), 24));
+    let mut spent = spent.lock().unwrap().clone();
+    spent.sort();
+    spent[spent.len() / 2]
+}

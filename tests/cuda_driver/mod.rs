@@ -9,6 +9,7 @@
 //! [`any_gpu`] instead.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub mod blaslt;
 #[path = "../kernels_cuda/build.rs"]
 pub mod build;
 

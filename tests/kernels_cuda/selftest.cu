@@ -112,6 +112,25 @@ extern "C" __global__ void test_race(float *out, int barrier) {
     out[threadIdx.x] = shared[(threadIdx.x + 32) % 64];
 }
 
+// What stands in for cuBLASLt (tests/cuda_driver/blaslt): d[m, n] = sum over k of a[k, m] * b[k, n], plus d if `accumulate`, all
+// columns first; d is not read otherwise. Leaves other bits in the workspace. Grid: m / 64, n. Block: 64.
+extern "C" __global__ void test_matmul(const bf16 *a, const bf16 *b, float *d, int m, int k, int64_t lda, int64_t ldb,
+                                       int64_t ldd, int accumulate, uint32_t *workspace) {
+    const int i = int(blockIdx.x * 64 + threadIdx.x), j = int(blockIdx.y);
+    if (i >= m) {
+        return;
+    }
+    float sum = 0.0f;
+    // Another order than that of our own kernels.
+    for (int l = k; l-- > 0;) {
+        sum += from_bf16(a[l + i * lda]) * from_bf16(b[l + j * ldb]);
+    }
+    d[i + j * ldd] = accumulate ? d[i + j * ldd] + sum : sum;
+    if (i == 0 && j == 0) {
+        workspace[0] = workspace[0] * 5 + 1;
+    }
+}
+
 ENTRY(test_block_sum)
 ENTRY(test_shuffles)
 ENTRY(test_mma)
@@ -121,3 +140,4 @@ ENTRY(test_atomics)
 ENTRY(test_bytes)
 ENTRY(test_faults)
 ENTRY(test_race)
+ENTRY(test_matmul)

@@ -197,16 +197,21 @@ fn copy(device: &Device, to: &Buffer, from: &Pinned, words: std::ops::Range<usiz
     check(answer, "copy a step's input")
 }
 
+/// Rows of a unit at most: a launch counts their queries in a dimension that ends at 65,535.
+const UNIT_ROWS_MAX: usize = 1024;
+
 /// Cuts the rows into units, those of one row first.
 fn write_units(step: &Step, words: &mut [u32]) -> Units {
     let mut units = Units::default();
     let each = |single: bool, write: &mut dyn FnMut(usize, usize)| {
         let mut first = 0;
         for run in step.sequences.chunk_by(|a, b| a == b) {
-            if (run.len() == 1) == single {
-                write(first, run.len());
+            for unit in run.chunks(UNIT_ROWS_MAX) {
+                if (unit.len() == 1) == single {
+                    write(first, unit.len());
+                }
+                first += unit.len();
             }
-            first += run.len();
         }
     };
     let mut at = 0;
@@ -246,5 +251,29 @@ mod tests {
         let expected = Units { single: 2, single_last_row: 4, single_spans: 4, several: 2, several_rows_max: 3 };
         assert_eq!(units, expected);
         assert_eq!(words, [0, 1, 4, 1, 1, 3, 5, 2, 9, 9, 9, 9, 9, 9]);
+    }
+
+    #[test]
+    fn a_long_run_is_several_units_its_last_row_perhaps_one_of_its_own() {
+        let rows = 2 * UNIT_ROWS_MAX + 1;
+        let step = Step {
+            tokens: vec![0; rows],
+            positions: (0..rows as u32).collect(),
+            sequences: vec![0; rows],
+            ..Step::default()
+        };
+        let mut words = vec![9; 2 * rows];
+        let units = write_units(&step, &mut words);
+        let spans = ((rows - 1) / super::super::attention::SPAN_KEYS + 1).next_power_of_two();
+        let expected = Units {
+            single: 1,
+            single_last_row: rows - 1,
+            single_spans: spans,
+            several: 2,
+            several_rows_max: UNIT_ROWS_MAX,
+        };
+        assert_eq!(units, expected);
+        let (unit, last) = (UNIT_ROWS_MAX as u32, rows as u32 - 1);
+        assert_eq!(words[..6], [last, 1, 0, unit, unit, unit]);
     }
 }

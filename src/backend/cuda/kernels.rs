@@ -51,6 +51,10 @@ impl Drop for Module {
     }
 }
 
+/// Code as the driver may read it where it lies: its headers are made of 64-bit numbers.
+#[repr(align(64))]
+struct Image<T: ?Sized>(T);
+
 /// Targets that the library has machine code for, as the build was told.
 const TARGETS: &str = env!("ASTRAI_CUDA_TARGETS");
 /// CUDA version of the compiler: 1000 for each major, 10 for each minor.
@@ -124,7 +128,11 @@ macro_rules! kernels {
                 $(let $module = Module::load(
                     device,
                     stringify!($module),
-                    include_bytes!(concat!(env!("OUT_DIR"), "/", stringify!($module), ".fatbin")),
+                    {
+                        static IMAGE: &Image<[u8]> =
+                            &Image(*include_bytes!(concat!(env!("OUT_DIR"), "/", stringify!($module), ".fatbin")));
+                        &IMAGE.0
+                    },
                 )?;)*
                 Ok(Kernels {
                     $($($name: $module.function(stringify!($name), 0 $(+ $shared)?)?,)*)*

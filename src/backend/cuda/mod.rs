@@ -13,11 +13,14 @@
 //! | `inputs` | a step's integers on their way to the device |
 //! | `state` | what the backend holds; inputs of products in the form that kernels read |
 //! | `ops`, `products`, `attention`, `experts`, `sampling` | the operations |
+//! | `blaslt` | NVIDIA's own products, where law 1 has been given up for them |
 //! | `graphs` | steps that were recorded, to be submitted again as a whole |
 //! | `testing` | kernels one by one, for their tests |
 
 #[cfg(feature = "cuda")]
 mod attention;
+#[cfg(feature = "cuda")]
+mod blaslt;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
@@ -53,6 +56,8 @@ pub use state::{CudaBackend, kv_check, scratch_bytes};
 use crate::backend::Backend;
 use crate::backend::cpu::Compute;
 use crate::error::Result;
+use std::fmt;
+use std::sync::Arc;
 
 /// How a GPU is used.
 #[derive(Clone, Copy, Debug)]
@@ -88,14 +93,24 @@ pub struct Facts {
     pub driver_version: u32,
 }
 
+/// Keeps the context of a device that was looked at: while it lives, the device is opened at once.
+#[derive(Clone)]
+pub struct Found(#[allow(dead_code, reason = "held, not used")] Option<Arc<dyn Send + Sync>>);
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Found")
+    }
+}
+
 /// Looks at a device.
 ///
 /// # Errors
 /// `Unsupported` of a build without the feature; `Device` without a driver, with one that is too old, without a GPU or with
 /// one that is too old; `Argument` for an index that does not exist, with how many there are.
 #[cfg(feature = "cuda")]
-pub fn probe(index: usize) -> Result<Facts> {
-    driver::Device::open(index, false, false).map(|device| device.facts.clone())
+pub fn probe(index: usize) -> Result<(Facts, Found)> {
+    driver::Device::open(index, false, false).map(|device| (device.facts.clone(), Found(Some(device))))
 }
 
 /// Looks at a device: not in this build.
@@ -103,7 +118,7 @@ pub fn probe(index: usize) -> Result<Facts> {
 /// # Errors
 /// `Unsupported`.
 #[cfg(not(feature = "cuda"))]
-pub fn probe(_index: usize) -> Result<Facts> {
+pub fn probe(_index: usize) -> Result<(Facts, Found)> {
     Err(absent())
 }
 
@@ -131,7 +146,7 @@ mod stub {
     ///
     /// # Errors
     /// `Unsupported`.
-    pub fn open(_options: CudaOptions, _weight_bytes: u64) -> Result<Box<dyn Backend>> {
+    pub fn open(_options: CudaOptions, _weight_bytes: u64, _note: &mut dyn FnMut(String)) -> Result<Box<dyn Backend>> {
         Err(absent())
     }
 
@@ -163,11 +178,12 @@ pub fn padded(rows: usize) -> usize {
     }
 }
 
-/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up.
+/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up. What the options ask for
+/// and is done without is told to `note`.
 ///
 /// # Errors
 /// As of [`probe`]; `Memory`; `Device` when its code cannot be loaded.
 #[cfg(feature = "cuda")]
-pub fn open(options: CudaOptions, weight_bytes: u64) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(options, weight_bytes)?))
+pub fn open(options: CudaOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(CudaBackend::new(options, weight_bytes, note)?))
 }

@@ -97,6 +97,10 @@ impl Backend for CudaBackend {
     }
 
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
+        // Of a step that could not begin nothing is known.
+        if self.failure.is_some() {
+            return;
+        }
         let (rows, width) = (tokens.len(), table.ins);
         assert!(rows == self.inputs().rows, "the tokens are those of the step");
         let (matrix, tokens, to) = (self.stored(table).matrix, self.inputs().tokens(), self.place(out, rows * width));
@@ -113,6 +117,9 @@ impl Backend for CudaBackend {
     }
 
     fn rotary_angles(&mut self, positions: &[u32], inv_freq: &[f32], scale: f32, out: Tensor) {
+        if self.failure.is_some() {
+            return;
+        }
         let (rows, half) = (positions.len(), inv_freq.len());
         assert!(rows == self.inputs().rows, "the positions are those of the step");
         let Some(frequencies) = self.constant(inv_freq) else { return };
@@ -170,15 +177,21 @@ impl Backend for CudaBackend {
     }
 
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
-        self.store_heads(pages, layer, k, v, ragged);
+        if self.failure.is_none() {
+            self.store_heads(pages, layer, k, v, ragged);
+        }
     }
 
     fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
-        self.place_all(placement, ragged);
+        if self.failure.is_none() {
+            self.place_all(placement, ragged);
+        }
     }
 
     fn attention(&mut self, attention: Attention, ragged: Ragged) {
-        self.attend(attention, ragged);
+        if self.failure.is_none() {
+            self.attend(attention, ragged);
+        }
     }
 
     fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
@@ -247,7 +260,9 @@ impl Backend for CudaBackend {
     }
 
     fn sample(&mut self, logits: Tensor, rows: usize, vocab: usize) {
-        self.sample_rows(logits, rows, vocab);
+        if self.failure.is_none() {
+            self.sample_rows(logits, rows, vocab);
+        }
     }
 
     fn collect(&mut self) -> Ticket {

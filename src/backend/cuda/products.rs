@@ -1,5 +1,6 @@
 //! Matrix products: which kernel takes them, and its parameters. `kernels/linear.cu` says why the choice shows in no result.
 
+use super::blaslt;
 use super::forms::pitch;
 use super::kernels::{Function, Shape, arg};
 use super::state::{CudaBackend, Format};
@@ -123,18 +124,15 @@ impl CudaBackend {
     fn format_products(&mut self, x: Tensor, rows: usize, group: &[Linear], format: Format) {
         let ins = group[0].weight.ins;
         let (x, pitch) = self.product_input(format, x, rows, ins);
-        let mut args = Products {
-            count: group.len() as i32,
-            ins: ins as i32,
-            pitch: pitch as i32,
-            rows: rows as i32,
-            x,
-            ..Products::default()
-        };
-        for (product, linear) in args.products.iter_mut().zip(group) {
+        let mut args = Products { ins: ins as i32, pitch: pitch as i32, rows: rows as i32, x, ..Products::default() };
+        let mut all_outs = 0;
+        for linear in group {
             assert!(linear.weight.ins == ins, "products of a group share their input");
+            if format == Format::Bf16 && self.blas_takes(x, rows, linear) {
+                continue;
+            }
             let outs = linear.weight.outs;
-            *product = Product {
+            args.products[args.count as usize] = Product {
                 weight: self.stored(linear.weight).matrix,
                 bias: linear.bias.map_or(0, |bias| self.vector(bias)),
                 out: self.place(linear.out, rows * outs),
@@ -142,10 +140,38 @@ impl CudaBackend {
                 accumulate: i32::from(linear.accumulate),
                 ..Product::default()
             };
+            args.count += 1;
+            all_outs += outs;
         }
-        let choice = self.choose(format, rows, group.iter().map(|linear| linear.weight.outs).sum());
+        if args.count == 0 {
+            return;
+        }
+        let choice = self.choose(format, rows, all_outs);
         // SAFETY: places were checked against the weights' shapes, and weights have the shapes they were made with.
         unsafe { self.submit_products(choice, args, rows.div_ceil(choice.rows)) };
+    }
+
+    /// Lets cuBLASLt have a product of rounded input, if there is one and it is for it. One with a bias is not.
+    fn blas_takes(&mut self, x: u64, rows: usize, linear: &Linear) -> bool {
+        let (Some(blas), None, None) = (&self.blas, linear.bias, &self.failure) else { return false };
+        let outs = linear.weight.outs;
+        let product = blaslt::Product {
+            weight: self.stored(linear.weight).matrix,
+            x,
+            out: self.place(linear.out, rows * outs),
+            outs,
+            pitch: pitch(linear.weight.ins),
+            rows,
+            accumulate: linear.accumulate,
+        };
+        // SAFETY: the places were checked against the weight's shape; the input has whole rows of that pitch.
+        match unsafe { blas.multiply(product) } {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.note(Err(error));
+                true
+            }
+        }
     }
 
     /// `gate = silu(gate) * up` of `[rows, width]`, as the input of a product alone where that is rounded.

@@ -1,5 +1,6 @@
 //! What the backend holds on the device, and where its operations find it.
 
+use super::blaslt::{self, BlasLt};
 use super::driver::Device;
 use super::graphs::Graphs;
 use super::inputs::{self, Inputs};
@@ -143,9 +144,15 @@ impl Sizes {
     }
 }
 
-/// Bytes of the device that [`crate::backend::Backend::reserve`] takes.
-pub fn scratch_bytes(_options: &CudaOptions, largest: &Largest) -> u64 {
-    let all = [Sizes::of(largest).bytes(), inputs::bytes(largest), sampling::bytes(largest)];
+/// Whether cuBLASLt may take products. It is looked for when the device is opened.
+fn wants_blas(options: &CudaOptions) -> bool {
+    !options.invariant && options.compute == Compute::Bf16
+}
+
+/// Bytes of the device that [`crate::backend::Backend::reserve`] takes, at most.
+pub fn scratch_bytes(options: &CudaOptions, largest: &Largest) -> u64 {
+    let blas = if wants_blas(options) { blaslt::WORKSPACE_BYTES as u64 } else { 0 };
+    let all = [Sizes::of(largest).bytes(), inputs::bytes(largest), sampling::bytes(largest), blas];
     all.into_iter().fold(0, u64::saturating_add)
 }
 
@@ -199,6 +206,8 @@ pub struct CudaBackend {
     pub(super) scratch: Option<Scratch>,
     pub(super) graphs: Graphs,
     clock: u64,
+    /// Takes large products, where it may.
+    pub(super) blas: Option<BlasLt>,
     /// The first failure since the last call that could tell it.
     pub(super) failure: Option<Error>,
     pub(super) weight_bytes: u64,
@@ -213,9 +222,10 @@ impl CudaBackend {
     ///
     /// # Errors
     /// As of [`super::probe`]; `Memory`; `Device` when the code cannot be loaded.
-    pub fn new(options: CudaOptions, weight_bytes: u64) -> Result<CudaBackend> {
+    pub fn new(options: CudaOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<CudaBackend> {
         let device = Device::open(options.index, options.low_priority, options.blocking_wait)?;
         let kernels = Kernels::load(&device)?;
+        let blas = if wants_blas(&options) { BlasLt::open(&device).map_err(note).ok() } else { None };
         Ok(CudaBackend {
             options,
             buffers: Vec::new(),
@@ -228,6 +238,7 @@ impl CudaBackend {
             scratch: None,
             graphs: Graphs::default(),
             clock: 0,
+            blas,
             failure: None,
             weight_bytes: 0,
             tensor_bytes: 0,
@@ -325,6 +336,9 @@ impl CudaBackend {
         // What the uploader has is not let go before it has arrived, and whether it has is told.
         self.device.wait()?;
         (self.uploader, self.quantizer) = (None, None);
+        if let Some(blas) = &mut self.blas {
+            blas.reserve(largest.rows.max(largest.logits_rows))?;
+        }
         let blocking = self.options.blocking_wait;
         self.inputs = Some(Inputs::new(&self.device, largest, blocking)?);
         self.scratch = Some(Scratch::new(&self.device, largest, &self.weights, blocking)?);
@@ -370,6 +384,9 @@ impl CudaBackend {
                 Stored { format, matrix, vector }
             }
         };
+        if let (Some(blas), Format::Bf16, 2..) = (&mut self.blas, stored.format, outs) {
+            blas.expect(outs, forms::pitch(ins));
+        }
         self.weight_bytes += forms::weight_bytes(encoding, outs, ins, compute);
         self.weights.push(stored);
         Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })

@@ -26,7 +26,7 @@ pub fn peak_memory_bytes() -> Option<u64> {
 
 /// Facts about a GPU; null when the driver does not tell them.
 pub fn gpu(index: i32) -> Value {
-    let Ok(facts) = astrai::backend::cuda::probe(usize::try_from(index).unwrap_or(0)) else { return Value::Null };
+    let Ok((facts, _)) = astrai::backend::cuda::probe(usize::try_from(index).unwrap_or(0)) else { return Value::Null };
     let (major, minor) = facts.capability;
     json!({
         "name": facts.name,

@@ -141,6 +141,7 @@ fn bench_runs_on_the_stand_in() {
         assert_eq!((&config["invariant"], &config["step_tokens"]), (&(invariant == "1").into(), &64.into()), "{run:#}");
         assert_eq!(config["gpu"]["capability"], "9.0", "{run:#}");
         assert!(config["gpu"]["memory_bytes"].as_u64().unwrap() > 1 << 20, "{run:#}");
+        assert!(run["host_us_per_step"].as_f64().unwrap() > 0.0, "{run:#}");
         assert!(run["open_to_first_token_s"].as_f64().unwrap() >= run["open_s"].as_f64().unwrap(), "{run:#}");
     }
 }

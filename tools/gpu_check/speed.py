@@ -154,7 +154,7 @@ def ours(check, seconds, skip, fail):
                     refused.append({"what": what, "why": "its streams did not decode at once", "fault": False})
                     continue
                 row.update(engine="astrai", shape=name, weights=weights, invariant=invariant, tokens_per_s=round(rate, 2),
-                           open_to_first_token_s=answer.get("open_to_first_token_s"), host_us_per_step=host_time(answer),
+                           open_to_first_token_s=answer.get("open_to_first_token_s"), host_us_per_step=answer.get("host_us_per_step"),
                            device_name=answer["config"]["device_name"])
                 note(check, shapes[name], row)
                 done += 1
@@ -182,12 +182,6 @@ def rate_of(answer, workload):
         between = (answer.get("itl_ms") or {}).get("mean")
         return 1e3 / between if between else None
     return answer.get("decode_tokens_per_s")
-
-
-def host_time(answer):
-    """Microseconds of a step in which the scheduler planned, while the device did not compute for it."""
-    spent, steps = answer.get("step_time_s") or {}, answer.get("steps")
-    return round((spent.get("cleanup", 0) + spent.get("refill", 0)) / steps * 1e6, 1) if steps else None
 
 
 def torch(check, seconds, skip):
@@ -267,6 +261,6 @@ def table(check):
               "streams;",
               "context = prompt + half of what is generated; a weight has 16, 8.25 (q8) or 4.5 bits (q4; its output matrix 8.25).",
               "TFLOP/s = 2 x parameters x tokens/s; without the output matrix for prompts, and without attention.",
-              "host us/step: the scheduler's part of a step; the time to submit a step's work is not published apart.",
+              "host us/step: what the engine's thread spends on a step that only decodes, without its waits for the device.",
               f"Opening to the first token, shortest run, weights made on the device: {text(first, '{:.2f}')} s."]
     return "\n".join(lines)

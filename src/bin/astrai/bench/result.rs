@@ -53,6 +53,7 @@ pub struct Figures {
     pub cold_tokens: [u64; 2],
     pub warm_tokens: [u64; 2],
     pub kv_utilisation: f64,
+    pub host_us_per_step: Option<f64>,
     pub pages_used_max: usize,
     pub pages: usize,
     /// Cleanup, refill, prefill, decode, in seconds.
@@ -88,6 +89,7 @@ impl Figures {
             cold_tokens: tokens_of(Kind::Cold),
             warm_tokens: tokens_of(Kind::Warm),
             kv_utilisation: seen.kv_utilisation(),
+            host_us_per_step: seen.host_us_per_step(),
             pages_used_max: seen.pages_used_max,
             pages: seen.pages,
             phases: [
@@ -127,6 +129,7 @@ impl Figures {
             "cached_tokens": self.cached_tokens,
             "generated_tokens": self.generated_tokens,
             "preemptions": self.preemptions,
+            "host_us_per_step": self.host_us_per_step.map(|us| round(us, 1)),
             "pages_used_max": self.pages_used_max,
             "pages": self.pages,
             "step_time_s": {

@@ -6,6 +6,7 @@
 use astrai::engine::{PageUse, StepTrace, Trace};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Page maps kept, at most. When there are more, every other one goes.
 const MAPS_MAX: usize = 400;
@@ -38,6 +39,9 @@ pub struct Seen {
     utilisation: f64,
     /// Steps with a page in use.
     steps_with_pages: u64,
+    /// Of the steps that only decode, the host's time, and how many there were.
+    host: Duration,
+    decode_steps: u64,
     /// Most page frames in use at once, and page frames in all.
     pub pages_used_max: usize,
     pub pages: usize,
@@ -93,8 +97,17 @@ impl Seen {
         if self.steps_with_pages == 0 { 0.0 } else { self.utilisation / self.steps_with_pages as f64 }
     }
 
+    /// Microseconds of the host in a step that only decodes, on average; what the CPU computes is in it.
+    pub fn host_us_per_step(&self) -> Option<f64> {
+        (self.decode_steps > 0).then(|| self.host.as_secs_f64() * 1e6 / self.decode_steps as f64)
+    }
+
     fn note(&mut self, step: &StepTrace, detailed: bool) {
         self.steps += 1;
+        if !step.rows.is_empty() && step.rows.iter().all(|row| !row.prefill) {
+            self.host += step.host;
+            self.decode_steps += 1;
+        }
         if step.token_places > 0 {
             self.utilisation += step.tokens_held as f64 / step.token_places as f64;
             self.steps_with_pages += 1;
@@ -155,6 +168,18 @@ mod tests {
         assert_eq!(seen.spans[&1], [span(1, 1, true), span(2, 3, false), span(5, 5, false)]);
         assert_eq!(seen.spans[&2], [span(2, 2, true), span(4, 4, true)]);
         assert_eq!(seen.kv_utilisation(), 0.0);
+    }
+
+    #[test]
+    fn the_host_is_timed_where_a_step_only_decodes() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.host_us_per_step(), None);
+        for (rows, us) in
+            [(&[(1, true)][..], 900), (&[(1, false)], 10), (&[(1, false), (2, true)], 800), (&[(1, false)], 30)]
+        {
+            seen.note(&StepTrace { host: Duration::from_micros(us), ..step(rows) }, false);
+        }
+        assert_eq!(seen.host_us_per_step(), Some(20.0));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use crate::cuda_driver::{self, Exclusive, blaslt};
 use crate::engines::{GPU, Lines, assert_nothing_lives, generate, live, options, salted, submit, tokens};
-use crate::jobs::{drain, fixture, rounds};
+use crate::jobs::{answer, drain, fixture, rounds};
 use crate::target::root;
 use astrai::Status;
 use astrai::engine::*;
@@ -117,6 +117,34 @@ fn what_the_library_refuses_our_kernels_do() {
     assert_eq!(some, all - 1);
     let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst(&mixed, &whole) < 0.05 && worst(&mixed, &want) < 0.05);
+}
+
+/// Decode steps of many rows are recorded with their products, and say the same as those that were not.
+#[test]
+fn products_are_recorded_with_their_steps() {
+    let Some(driver) = cuda_driver::begin() else { return };
+    let (library, many) = (blaslt::load(), 24);
+    let answers = |options: EngineOptions| {
+        let engine = Engine::open(&fixture("llama"), EngineOptions { max_running: many, ..options }).unwrap();
+        engine.pause(None).unwrap();
+        let requests: Vec<Request> = (0..many).map(|salt| submit(&engine, &salted(3, salt), 12)).collect();
+        engine.resume().unwrap();
+        let answers: Vec<_> = requests.iter().map(|request| answer(&drain(request))).collect();
+        engine.check().unwrap();
+        answers
+    };
+    let want = answers(invariant());
+    driver.log(true);
+    let (submitted, replayed) = (library.products(), driver.counts().graph_launches);
+    let got = answers(relaxed());
+    let (submitted, replayed) = (library.products() - submitted, driver.counts().graph_launches - replayed);
+    let ran = driver.logged_kernels().iter().filter(|name| *name == PRODUCT).count() as u64;
+    println!("{submitted} products submitted, {ran} ran, {replayed} recorded steps");
+    assert!(replayed > 3 && ran > submitted && submitted > 0, "{submitted} {ran} {replayed}");
+    // Before a close call falls the other way, both draw the same.
+    let alike = want.iter().zip(&got).filter(|(want, got)| want.tokens[..4] == got.tokens[..4]).count();
+    assert!(alike > many as usize / 2, "{alike} of {many}");
+    assert_eq!(driver.message(), "");
 }
 
 /// An error of the library is one of the device: laws 2 and 4.

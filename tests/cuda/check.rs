@@ -1,7 +1,9 @@
 //! `tools/gpu_check` and `astrai bench` with the stand-in for their driver: everything they do on a GPU but its speed.
 
 use crate::cuda_driver;
+use crate::engines::{GPU, generate, options};
 use crate::target::root;
+use astrai::engine::{Engine, EngineOptions, Type};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -143,5 +145,37 @@ fn bench_runs_on_the_stand_in() {
         assert!(config["gpu"]["memory_bytes"].as_u64().unwrap() > 1 << 20, "{run:#}");
         assert!(run["host_us_per_step"].as_f64().unwrap() > 0.0, "{run:#}");
         assert!(run["open_to_first_token_s"].as_f64().unwrap() >= run["open_s"].as_f64().unwrap(), "{run:#}");
+    }
+}
+
+/// Matrices of random weights are made where they lie: of the model's bytes hardly any comes from the host.
+#[test]
+fn random_weights_are_made_on_the_device() {
+    let Some(driver) = cuda_driver::begin() else { return };
+    let config = std::fs::read(root().join("models/storyteller/config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    let model = astrai::model::unmade_random_model("random", config, 3).unwrap();
+    for (weights, compute) in
+        [(Type::Auto, Type::Auto), (Type::Auto, Type::F32), (Type::Q8, Type::Auto), (Type::Q4, Type::Auto)]
+    {
+        let before = driver.counts().to_device_bytes;
+        let options = EngineOptions { weights, compute, memory_budget: 64 << 20, step_tokens: 32, ..options(GPU) };
+        let engine = Engine::open_source(Box::new(model.clone()), options).unwrap();
+        let brought = driver.counts().to_device_bytes - before;
+        assert!(
+            brought < model.weight_bytes() / 50,
+            "{weights:?} {compute:?}: {brought} bytes of {}",
+            model.weight_bytes()
+        );
+        // They are numbers: log probabilities of something that is neither certain nor not a number.
+        let answer = generate(&engine, &[1, 2, 3, 4], 4);
+        assert!(
+            answer.tokens.len() == 4
+                && answer.logprobs.iter().all(|&bits| {
+                    let logprob = f32::from_bits(bits);
+                    logprob < 0.0 && logprob > -40.0
+                }),
+            "{answer:?}"
+        );
     }
 }

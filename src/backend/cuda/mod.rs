@@ -1,4 +1,4 @@
-//! An NVIDIA GPU as a [backend](super::Backend): kernels of our own (`kernels/`), compiled ahead of time and embedded.
+//! An NVIDIA GPU as a [`super::Backend`]: kernels of our own (`kernels/`), compiled ahead of time and embedded.
 //!
 //! NVIDIA's driver is looked for at run time, so one library serves machines with and without a GPU; a build without the
 //! feature `cuda` has the same functions here, which say so. Everything of a step is submitted to one stream, in order, and

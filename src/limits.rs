@@ -60,6 +60,8 @@ pub const REFILL_SCAN_MAX: usize = 128;
 pub const STEP_TOKENS_DEFAULT: usize = 256;
 /// Most tokens of one step.
 pub const STEP_TOKENS_MAX: usize = 1 << 16;
+/// Tokens of one step on a GPU, by default: prompts want many rows there.
+pub const STEP_TOKENS_GPU_DEFAULT: usize = 2048;
 /// Most tokens of one step on a GPU, whose launches count blocks of rows up to 65,535.
 pub const STEP_TOKENS_GPU_MAX: usize = 1 << 14;
 /// Most logits rows of one step beyond one for each row (prompt logprobs take several passes).
@@ -70,6 +72,10 @@ pub const LOGITS_ROWS_GPU_MAX: usize = 512;
 pub const PAGE_TOKENS_DEFAULT: usize = 16;
 /// Most tokens of a KV page.
 pub const PAGE_TOKENS_MAX: usize = 256;
+/// A GPU's memory that is left free without a budget, in bytes: code, recorded steps and what the driver rounds up are in no
+/// plan. A quarter of what is free where that is less.
+pub const GPU_FREE_BYTES: u64 = 256 << 20;
+
 /// Most pages of one engine.
 pub const PAGES_MAX: usize = 1 << 26;
 

@@ -89,3 +89,9 @@ fn host_time() {
     let streams = std::env::var("ASTRAI_TEST_STREAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
     println!("{streams} streams: the host spends {:?} on a step", steps::host_time(streams));
 }
+
+#[test]
+fn a_panic_in_the_air_leaves_nothing_running() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::a_panic_in_the_air_leaves_nothing_running();
+}

@@ -83,6 +83,7 @@ impl Bench {
             logits_rows: LOGITS_ROWS,
             context,
             page_tokens: PAGE_TOKENS,
+            own_scratch: false,
         };
         let model = Model::new(architecture, weights, &shapes, &limits, &mut backend).unwrap();
         Bench { model, backend, context, best: Vec::with_capacity(LOGITS_ROWS * limits::BEST_LOGITS_MAX) }

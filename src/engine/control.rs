@@ -57,6 +57,11 @@ impl Meter {
         self.paused || self.ready_at.is_some()
     }
 
+    /// Whether there is a duty limit.
+    pub fn limited(&self) -> bool {
+        self.bucket.limited()
+    }
+
     /// Time the current step has spent resting.
     pub fn rested(&self) -> Duration {
         self.rested
@@ -117,8 +122,8 @@ impl Engine {
     }
 
     /// Limits the engine to `work_us` microseconds of work in every `interval_us`; 0 and 0 is no limit. Work is the time
-    /// steps take, and copying the pages of saved and restored prefixes. The engine rests between two layers, so it works longer by at most the layer that exceeds the
-    /// limit, and pays for that afterwards. After idling it may work `work_us` at once, so that two intervals that
+    /// steps take, and copying the pages of saved and restored prefixes. The engine rests between two layers, on a GPU between two
+    /// steps, so it works longer by at most the layer or step that exceeds the limit, and pays for that afterwards. After idling it may work `work_us` at once, so that two intervals that
     /// touch can have up to twice `work_us`. Takes effect at once, also in a step.
     ///
     /// # Errors

@@ -49,9 +49,9 @@ pub(super) struct Core {
     /// Why no step can run any more: a panic, or a device that failed.
     pub dead: Option<Error>,
     /// The step that was submitted and not waited for.
-    pub flight: Option<Box<Flight>>,
-    /// One that has landed, kept for its memory.
-    pub landed: Option<Box<Flight>>,
+    pub flight: Option<Flight>,
+    /// Those that are not, kept for their memory.
+    pub landed: Vec<Flight>,
     /// When the last step landed, and what this one has waited for it.
     pub landed_at: Instant,
     pub waited: Duration,
@@ -101,10 +101,14 @@ pub(super) struct Wanted {
 }
 
 impl Core {
-    pub fn new(shared: Arc<Shared>, machine: Machine, trace: Option<Trace>) -> Core {
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn new(shared: Arc<Shared>, machine: Machine, trace: Option<Trace>) -> Result<Core> {
+        let landed = if machine.backend.samples() { Flight::two(&machine)? } else { Vec::new() };
         let stats = Stats { pages_free: machine.scheduler.pages().2 as u64, ..Stats::default() };
         shared.stats.publish(&stats);
-        Core {
+        Ok(Core {
             shared,
             machine,
             active: Table::default(),
@@ -119,11 +123,11 @@ impl Core {
             closing: None,
             dead: None,
             flight: None,
-            landed: None,
+            landed,
             landed_at: Instant::now(),
             waited: Duration::ZERO,
             trace: trace.map(Tracer::new),
-        }
+        })
     }
 
     /// The thread's body: returns when the engine has been closed and every request has ended.
@@ -138,6 +142,8 @@ impl Core {
     pub fn die(&mut self, why: Error) {
         self.shared.log(LogLevel::Error, || why.message.clone());
         self.dead = Some(why.clone());
+        // Nobody waits for what is in the air.
+        self.flight = None;
         self.abandon(&why);
         self.publish();
     }

@@ -27,8 +27,11 @@ pub(super) fn compute(o: &EngineOptions) -> Compute {
     if o.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 }
 }
 
-/// Refuses an index that names no device.
-pub(super) fn check_index(o: &EngineOptions) -> Result<()> {
+/// Refuses a device that this build cannot have, and an index that names none.
+pub(super) fn check(o: &EngineOptions) -> Result<()> {
+    if o.device == Device::Cuda && !cuda::BUILT {
+        return cuda::probe(0).map(|_| ());
+    }
     let wrong = |message: String| Err(Error::argument(message).about("device_index").numbers(Unit::Count, 0, 0));
     match (o.device, o.device_index) {
         (_, ..=-1) => wrong(format!("option device_index is {}; devices are counted from 0", o.device_index)),
@@ -67,7 +70,7 @@ pub(super) fn choose(
             let error = Error::argument(message).about("step_tokens");
             return Err(error.numbers(Unit::Count, asked as u64, most as u64));
         }
-        let (mut kv, free) = (Sizing::kv(o), facts.free_bytes);
+        let (mut kv, free) = (Sizing::kv(o), facts.free_bytes - limits::GPU_FREE_BYTES.min(facts.free_bytes / 4));
         let check = |kv| architecture.groups().iter().try_for_each(|group| cuda::kv_check(&group.shape(0, 1, kv)));
         if let Err(error) = check(kv) {
             // Heads of unusual sizes have pages of f32, unless others are asked for.

@@ -79,6 +79,11 @@ impl Bucket {
         Bucket { duty, left_ns: duty.map_or(0.0, |d| d.capacity_ns()), at: now, resting: false }
     }
 
+    /// Whether there is a limit.
+    pub fn limited(&self) -> bool {
+        self.duty.is_some()
+    }
+
     /// Changes the limit. What was overdrawn stays overdrawn, so that a host may adjust the limit at every frame.
     pub fn set(&mut self, duty: Option<Duty>, now: Instant) {
         if self.duty == duty {

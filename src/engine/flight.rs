@@ -12,8 +12,8 @@
 use super::active::{Active, End};
 use super::api::FinishReason;
 use super::core::{Core, Machine, Wanted};
-use crate::backend::{Adjust, Draw, DrawKind, NO_TOKEN, Ticket, adjusts_max};
-use crate::error::{Error, Result};
+use crate::backend::{Adjust, Draw, DrawKind, NO_TOKEN, Tables, Ticket, adjusts_max};
+use crate::error::{Error, Result, reserved};
 use crate::limits;
 use crate::sampling::{Sampled, SamplingParams, TokenCounts};
 use crate::scheduler::Row;
@@ -25,11 +25,29 @@ pub(super) struct Flight {
     tokens: usize,
     /// What was drawn, and of each whether its place is in its sequence already.
     wanted: Vec<(Wanted, bool)>,
-    /// None: nothing was wanted.
+    /// None: all of it has been waited for.
     ticket: Option<Ticket>,
     /// The next step may be planned before this one has landed.
     goes_on: bool,
     begun: Instant,
+}
+
+impl Flight {
+    /// As many as there are at once: one in the air, one that takes off. With room for the largest step.
+    pub fn two(machine: &Machine) -> Result<Vec<Flight>> {
+        let (rows, wanted) = (machine.plan.rows.capacity(), machine.model.logits_rows_max());
+        let one = || {
+            Ok(Flight {
+                rows: reserved("the rows of a step", rows)?,
+                tokens: 0,
+                wanted: reserved("the wanted logits of a step", wanted)?,
+                ticket: None,
+                goes_on: true,
+                begun: Instant::now(),
+            })
+        };
+        Ok(vec![one()?, one()?])
+    }
 }
 
 impl Core {
@@ -69,7 +87,7 @@ impl Core {
     }
 
     /// Submits the planned step.
-    fn take_off(&mut self, begun: Instant) -> Result<Box<Flight>> {
+    fn take_off(&mut self, begun: Instant) -> Result<Flight> {
         let whole = self.ask(0) == self.machine.wanted.len();
         let single = self.machine.plan.rows.iter().all(|row| row.count == 1);
         let recordable = whole && single && self.machine.wanted.len() == self.machine.plan.rows.len();
@@ -80,10 +98,10 @@ impl Core {
         if let Some(trace) = &mut self.trace {
             trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
         }
-        let mut flight = self.landed.take().unwrap_or_else(|| {
-            Box::new(Flight { rows: Vec::new(), tokens: 0, wanted: Vec::new(), ticket: None, goes_on: true, begun })
-        });
-        (flight.begun, flight.tokens, flight.goes_on, flight.ticket) = (begun, self.machine.plan.tokens, true, None);
+        let mut flight = self.landed.pop().ok_or_else(|| Error::internal("two steps are in the air"))?;
+        (flight.begun, flight.tokens, flight.ticket) = (begun, self.machine.plan.tokens, None);
+        // Under a duty limit the engine rests between two steps, with nothing in the air.
+        flight.goes_on = !self.meter.limited();
         flight.rows.clear();
         flight.rows.extend_from_slice(&self.machine.plan.rows);
         flight.wanted.clear();
@@ -91,10 +109,8 @@ impl Core {
             self.machine.scheduler.computed(row);
         }
         if whole {
-            if !self.machine.wanted.is_empty() {
-                flight.ticket = Some(self.machine.backend.collect());
-            }
-            self.go_ahead(&mut flight)?;
+            flight.ticket = Some(self.machine.backend.collect());
+            self.go_ahead(&mut flight);
         } else {
             self.in_pieces()?;
         }
@@ -110,20 +126,18 @@ impl Core {
             let at = machine.draws.adjusts.len();
             let draw = match self.active.get(wanted.sequence) {
                 None => Draw::default(),
+                Some(active) if at + adjusts_of(active) > adjusts_max => break,
                 Some(active) => draw_of(active, wanted, &mut machine.draws.adjusts),
             };
-            if machine.draws.adjusts.len() > adjusts_max {
-                machine.draws.adjusts.truncate(at);
-                break;
-            }
             machine.draws.draws.push(Draw { first_adjust: at as i32, ..draw });
         }
         machine.draws.draws.len()
     }
 
     /// Gives what the step samples its place in the sequences, so that the next plan goes on from there.
-    fn go_ahead(&mut self, flight: &mut Flight) -> Result<()> {
-        for (row, wanted) in self.machine.wanted.iter().enumerate() {
+    fn go_ahead(&mut self, flight: &mut Flight) {
+        for row in 0..self.machine.wanted.len() {
+            let wanted = self.machine.wanted[row];
             let mut placed = false;
             if let Some(active) = self.active.get_mut(wanted.sequence)
                 && self.machine.draws.draws[row].kind == DrawKind::Sample
@@ -133,14 +147,17 @@ impl Core {
                 if more && active.request.params.uses_counts() {
                     flight.goes_on = false;
                 } else if more {
-                    self.machine.scheduler.append_unknown(wanted.sequence, row as u32)?;
-                    active.ahead += 1;
-                    placed = true;
+                    match self.machine.scheduler.append_unknown(wanted.sequence, row as u32) {
+                        Ok(()) => {
+                            active.ahead += 1;
+                            placed = true;
+                        }
+                        Err(error) => self.end(wanted.sequence, End::Failed(error)),
+                    }
                 }
             }
-            flight.wanted.push((*wanted, placed));
+            flight.wanted.push((wanted, placed));
         }
-        Ok(())
     }
 
     /// Samples a step that wants more than fits at once, piece by piece. Nothing is left in the air.
@@ -172,6 +189,7 @@ impl Core {
         let arrived = flight.ticket.map(|ticket| self.machine.backend.drawn(ticket, &mut self.machine.drawn));
         self.waited += begin.elapsed();
         if let Some(Err(error)) = arrived {
+            self.landed.push(flight);
             self.die(error);
             return true;
         }
@@ -184,7 +202,7 @@ impl Core {
         let spent = now - flight.begun.max(self.landed_at);
         self.landed_at = now;
         self.account(&flight.rows, flight.tokens, spent);
-        self.landed = Some(flight);
+        self.landed.push(flight);
         true
     }
 
@@ -244,7 +262,9 @@ impl Machine {
     fn fill_up(&mut self) {
         let (step, rows) = (&mut self.step, self.plan.rows.len());
         let filled = self.backend.padded(rows);
-        if filled > self.model.logits_rows_max() {
+        // Sequences that share pages may name more than were reserved for.
+        let room = |tables: &mut Tables| tables.pages.try_reserve(filled - rows).is_ok();
+        if filled > self.model.logits_rows_max() || !step.tables.iter_mut().all(room) {
             return;
         }
         for row in rows..filled {
@@ -322,6 +342,12 @@ fn draw_of(active: &Active, wanted: &Wanted, adjusts: &mut Vec<Adjust>) -> Draw 
         kind: DrawKind::Sample,
         given: 0,
     }
+}
+
+/// Changes of a request's logits.
+fn adjusts_of(active: &Active) -> usize {
+    let params = &active.request.params;
+    params.bias.len() + if params.uses_counts() { active.counts.len() } else { 0 }
 }
 
 /// Adds the changes of a row's logits in the order that is asked for; how many those are.

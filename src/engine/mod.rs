@@ -261,7 +261,7 @@ impl Engine {
         };
         if let Some(machine) = opened.machine {
             // From here on a failure drops `engine`, which stops the threads that already run.
-            let core = core::Core::new(shared.clone(), machine, options.trace.take());
+            let core = core::Core::new(shared.clone(), machine, options.trace.take())?;
             if options.delivery == Delivery::Thread {
                 let dispatcher = thread::spawn("dispatch", placing, {
                     let shared = shared.clone();

@@ -10,7 +10,7 @@ use super::plan::{Prospect, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, Drawn, Draws, KvShape, cuda};
-use crate::error::{Error, Result, Unit, reserved};
+use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use crate::model::architecture::Architecture;
 use crate::model::families::Family;
@@ -75,7 +75,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
     }
     let prepared = prepare(&folder, options, log)?;
     folder.load(options.no_mmap, &mut reading)?;
-    finish(prepared, Arc::new(folder), options, half, &mut progress, log)
+    finish_somewhere(prepared, Arc::new(folder), options, half, &mut progress, log)
 }
 
 /// As [`open`], for a source that is open already.
@@ -86,7 +86,28 @@ pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOpti
         return text_only(&*source);
     }
     let prepared = prepare(&*source, options, log)?;
-    finish(prepared, source, options, 0, &mut progress, log)
+    finish_somewhere(prepared, source, options, 0, &mut progress, log)
+}
+
+/// As [`finish`]; where the choice was ours and a GPU could not take the model in the end, on the CPU.
+fn finish_somewhere(
+    prepared: Prepared,
+    source: Arc<dyn ModelSource>,
+    options: &mut EngineOptions,
+    read: u64,
+    progress: loader::Progress,
+    log: Log,
+) -> Result<Opened> {
+    let chosen = options.device == Device::Auto && matches!(prepared.prospect.sizing.place, Place::Cuda(..));
+    match finish(prepared, source.clone(), options, read, progress, log) {
+        Err(error) if chosen && matches!(error.status, Status::Memory | Status::Device) => {
+            device::refused(&error, log);
+            (options.device, options.device_index) = (Device::Cpu, 0);
+            let prepared = prepare(&*source, options, log)?;
+            finish(prepared, source, options, read, progress, log)
+        }
+        done => done,
+    }
 }
 
 /// The caller's progress function, as one that knows it is a callback.
@@ -249,7 +270,7 @@ pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     let unsupported = |name: &str, what: &str| {
         Err(Error::unsupported(format!("option {name}: {what} is not in this build")).about(name))
     };
-    device::check_index(o)?;
+    device::check(o)?;
     if o.wake.is_some() && o.delivery != Delivery::Poll {
         return Err(Error::argument(
             "option wake is set on an engine with a dispatch thread, which nothing has to wake",

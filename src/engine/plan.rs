@@ -168,12 +168,22 @@ impl Sizing {
             Place::Cpu => (running_max, limits::LOGITS_ROWS_MAX),
             Place::Cuda(..) => (cuda::padded(running_max), limits::LOGITS_ROWS_GPU_MAX),
         };
-        let step_tokens = or(o.step_tokens, limits::STEP_TOKENS_DEFAULT).max(rows);
+        let default = match &place {
+            Place::Cpu => limits::STEP_TOKENS_DEFAULT,
+            Place::Cuda(..) => limits::STEP_TOKENS_GPU_DEFAULT,
+        };
+        let step_tokens = or(o.step_tokens, default).max(rows);
         let logits_rows = rows.clamp(8, logits_max);
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
         let context = if asked == 0 { a.context } else { asked };
-        let step =
-            StepLimits { tokens: step_tokens, sequences: rows.min(step_tokens), logits_rows, context, page_tokens };
+        let step = StepLimits {
+            tokens: step_tokens,
+            sequences: rows.min(step_tokens),
+            logits_rows,
+            context,
+            page_tokens,
+            own_scratch: matches!(place, Place::Cuda(..)),
+        };
         let tensors = Model::workspace_bytes(a, &step);
         let page_bytes = page_bytes(a, page_tokens, kv)?;
         let workspace = match &place {

@@ -21,6 +21,8 @@ pub struct StepLimits {
     pub context: usize,
     /// Tokens of a page.
     pub page_tokens: usize,
+    /// The backend has memory of its own for the inputs of products and for experts, and gets none.
+    pub own_scratch: bool,
 }
 
 /// Activations of one step, reserved for the largest one.
@@ -79,6 +81,11 @@ impl Widths {
         w
     }
 
+    /// What of it the workspace has.
+    fn in_workspace(self, limits: &StepLimits) -> Widths {
+        if limits.own_scratch { Widths { experts: 0, products: 0, ..self } } else { self }
+    }
+
     fn row(&self, a: &Architecture) -> usize {
         let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
         let attended = self.q.max(a.hidden);
@@ -111,7 +118,7 @@ impl Model {
     pub fn workspace_bytes(a: &Architecture, limits: &StepLimits) -> u64 {
         let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
         let product = |rows: usize, width: usize| (rows as u64).saturating_mul(width as u64);
-        let w = Widths::of(a);
+        let w = Widths::of(a).in_workspace(limits);
         let elements = product(step_tokens, w.row(a)).saturating_add(product(logits_rows, a.hidden + a.vocab));
         let elements =
             elements.saturating_add(backend::scratch_elements(step_tokens.max(logits_rows), w.products) as u64);
@@ -157,7 +164,7 @@ impl Model {
         backend: &mut dyn Backend,
     ) -> Result<Model> {
         let a = &architecture;
-        let w = Widths::of(a);
+        let w = Widths::of(a).in_workspace(limits);
         let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
         backend.reserve(&Model::largest(a, limits))?;
         let mut alloc = |width: usize, what: &str| backend.alloc(step_tokens * width, what);

@@ -50,6 +50,12 @@ impl TokenCounts {
         self.counts.get(&token).copied().unwrap_or_default()
     }
 
+    /// Tokens seen, each counted once.
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
     /// Every token seen, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Count)> {
         self.counts.iter().map(|(&token, &count)| (token, count))

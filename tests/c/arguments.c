@@ -163,7 +163,7 @@ static void engine_options(void) {
     options.field = (value);                                                                                           \
     EXPECT(status, astrai_engine_open("/nonexistent/model", &options, &engine, &err));                                 \
   } while (0)
-  TRY(ASTRAI_ERR_ARGUMENT, flags, 4);
+  TRY(ASTRAI_ERR_ARGUMENT, flags, 16);
   TRY(ASTRAI_ERR_ARGUMENT, device, 3);
   TRY(ASTRAI_ERR_ARGUMENT, device, -1);
   TRY(ASTRAI_ERR_ARGUMENT, cpu_tier, 7);
@@ -173,11 +173,16 @@ static void engine_options(void) {
   TRY(ASTRAI_ERR_ARGUMENT, delivery, 2);
   TRY(ASTRAI_ERR_ARGUMENT, log_level, 5);
   TRY(ASTRAI_ERR_ARGUMENT, reserved, 1);
+  TRY(ASTRAI_ERR_ARGUMENT, reserved2, 1);
+  TRY(ASTRAI_ERR_ARGUMENT, invariant, 2);
+  TRY(ASTRAI_ERR_ARGUMENT, invariant, -1);
+  TRY(ASTRAI_ERR_IO, invariant, 0);
+  TRY(ASTRAI_ERR_ARGUMENT, device_index, -1);
+  TRY(ASTRAI_ERR_IO, flags, ASTRAI_ENGINE_GPU_LOW_PRIORITY | ASTRAI_ENGINE_GPU_BLOCKING_WAIT);
   TRY(ASTRAI_ERR_ARGUMENT, wake, count_finalize);
   TRY(ASTRAI_ERR_ARGUMENT, duty_work_us, 1);
   TRY(ASTRAI_ERR_ARGUMENT, duty_interval_us, 1);
   TRY(ASTRAI_ERR_IO, delivery, ASTRAI_DELIVER_POLL);
-  TRY(ASTRAI_ERR_UNSUPPORTED, device, ASTRAI_DEVICE_CUDA);
   TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_F32);
   TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_BF16);
   TRY(ASTRAI_ERR_UNSUPPORTED, kv, ASTRAI_TYPE_Q4);
@@ -186,6 +191,14 @@ static void engine_options(void) {
   TRY(ASTRAI_ERR_UTF8, weights_cache, "\xff");
   TRY(ASTRAI_ERR_IO, weights_cache, "/nonexistent/cache");
 #undef TRY
+  /* A library that was built for GPUs looks at the folder first. */
+  CHECK(astrai_engine_options_init(&options, sizeof options) == ASTRAI_OK);
+  options.device = ASTRAI_DEVICE_CUDA;
+  int32_t cuda = astrai_engine_open("/nonexistent/model", &options, &engine, &err);
+  CHECK(cuda == ASTRAI_ERR_UNSUPPORTED || cuda == ASTRAI_ERR_IO);
+  CHECK(err != NULL);
+  astrai_error_free(err);
+  err = NULL;
   CHECK(engine == NULL);
 
   /* The finalizer runs once, whatever the reason of the failure; without one nothing happens. */

@@ -62,7 +62,7 @@ int main(void) {
   FIELD(astrai_event, usage, 104, 8);
   FIELD(astrai_event, error, 112, 8);
 
-  SIZE(astrai_engine_options, 144);
+  SIZE(astrai_engine_options, 152);
   FIELD(astrai_engine_options, struct_size, 0, 4);
   FIELD(astrai_engine_options, flags, 4, 4);
   FIELD(astrai_engine_options, device, 8, 4);

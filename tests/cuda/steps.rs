@@ -114,3 +114,32 @@ pub fn host_time(streams: u32) -> std::time::Duration {
     spent.sort();
     spent[spent.len() / 2]
 }
+
+/// A panic while a step is in the air ends every request, and the engine's thread sleeps then.
+pub fn a_panic_in_the_air_leaves_nothing_running() {
+    let engine = open("llama", EngineOptions::default());
+    let request = submit(&engine, &[1, 2, 3], greedy(100));
+    assert!(matches!(request.next(None).unwrap(), Next::Event(event) if !event.terminal()));
+    engine.inject_panic();
+    let last = loop {
+        match request.next(None).unwrap() {
+            Next::Event(event) if event.terminal() => break event,
+            Next::Event(_) => {}
+            other => panic!("{other:?} before the terminal event"),
+        }
+    };
+    assert_eq!(last.error.map(|error| error.status), Some(astrai::Status::Internal));
+    let begin = std::time::Instant::now();
+    while engine_thread_state() != Some('S') {
+        assert!(begin.elapsed().as_secs() < 10, "the engine's thread does not come to rest");
+        std::thread::yield_now();
+    }
+}
+
+/// The scheduler's letter for the one engine thread of this process.
+fn engine_thread_state() -> Option<char> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let mut engines = stats.filter(|stat| stat.contains("(astrai-engine)"));
+    engines.next()?.rsplit(") ").next()?.chars().next()
+}

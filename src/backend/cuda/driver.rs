@@ -277,14 +277,15 @@ fn look(device: sys::CUdevice, driver_version: u32) -> Result<Facts> {
     })
 }
 
-/// A stream that does not wait for the host's default one. Ours is the lowest priority there is, or the usual one.
+/// A stream that does not wait for the host's default one. Streams have the lowest priority there is unless they ask for more, so
+/// one that gives way has that, and ours else the highest.
 fn stream(low_priority: bool) -> Result<sys::CUstream> {
     let (mut least, mut greatest): (c_int, c_int) = (0, 0);
     // SAFETY: a context is current; writes two integers.
     check(unsafe { sys::cuCtxGetStreamPriorityRange(&raw mut least, &raw mut greatest) }, "describe the device")?;
     let mut stream = std::ptr::null_mut();
     let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-    // Numerically, the range goes from `least` down to `greatest`. The usual priority is 0, which both may be.
+    // Numerically, the range goes from `least` down to `greatest`.
     let priority = if low_priority { least } else { greatest };
     // SAFETY: as above; writes one handle, which `Device` destroys.
     check(unsafe { sys::cuStreamCreateWithPriority(&raw mut stream, flags, priority) }, "make a stream")?;

@@ -1,6 +1,7 @@
 //! A step's integers on their way to the device: one block of words, written to pinned memory and copied.
 //!
-//! The device has one copy at a fixed place, so that what was captured in a graph finds the next step's integers there. The
+//! The device has one copy at a fixed place, so that what was captured in a graph finds the next step's integers there. Steps with
+//! a row for each sequence have a place of their own, where all there is lies close together: it is copied as a whole. The
 //! host has several in turns: it writes the next step's while the copies of earlier ones may still be under way.
 
 use super::driver::{Device, check};
@@ -30,8 +31,9 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(l: &Largest) -> Layout {
-        let (rows, sequences) = (l.rows, l.sequences.max(1));
+    /// For steps of so many rows.
+    fn of(l: &Largest, rows: usize) -> Layout {
+        let sequences = l.sequences.max(1);
         let starts = 6 * rows;
         let tables = starts + l.groups * sequences;
         let pages = l.positions.div_ceil(l.page_tokens.max(1)).saturating_add(1);
@@ -54,9 +56,15 @@ impl Layout {
     }
 }
 
+/// Those of steps of single rows, and of all.
+fn layouts(largest: &Largest) -> [Layout; 2] {
+    [largest.sequences.max(1), largest.rows].map(|rows| Layout::of(largest, rows))
+}
+
 /// Bytes on the device.
 pub fn bytes(largest: &Largest) -> u64 {
-    (Layout::of(largest).words() as u64).saturating_mul(4)
+    let words = layouts(largest).iter().map(|l| l.words() as u64).fold(0, u64::saturating_add);
+    words.saturating_mul(4)
 }
 
 /// What attention needs to know of a step on the host.
@@ -76,7 +84,10 @@ pub struct Units {
 /// The integers of the current step on the device.
 pub struct Inputs {
     device: Arc<Device>,
+    layouts: [Layout; 2],
+    /// That of the current step, which begins at this word.
     layout: Layout,
+    start: usize,
     there: Buffer,
     here: Vec<(Pinned, Event)>,
     turn: usize,
@@ -88,13 +99,16 @@ pub struct Inputs {
 impl Inputs {
     /// Room for the largest step.
     pub fn new(device: &Arc<Device>, largest: &Largest, blocking: bool) -> Result<Inputs> {
-        let layout = Layout::of(largest);
+        let layouts = layouts(largest);
         let what = "the rows and page tables of a step";
-        let bytes = layout.words().checked_mul(4).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let words = layouts[0].words().checked_add(layouts[1].words());
+        let bytes = words.and_then(|words| words.checked_mul(4)).ok_or_else(|| Error::memory(what, u64::MAX))?;
         let one = || Ok((Pinned::zeroed(device, bytes, what)?, Event::new(device, blocking)?));
         Ok(Inputs {
             device: device.clone(),
-            layout,
+            layout: layouts[0],
+            layouts,
+            start: 0,
             there: Buffer::zeroed(device, bytes, what)?,
             here: (0..IN_FLIGHT).map(|_| one()).collect::<Result<_>>()?,
             turn: 0,
@@ -104,7 +118,7 @@ impl Inputs {
     }
 
     fn at(&self, word: usize) -> u64 {
-        self.there.address + word as u64 * 4
+        self.there.address + (self.start + word) as u64 * 4
     }
 
     /// Device addresses of `[rows]` tokens, positions and sequence numbers.
@@ -139,7 +153,10 @@ impl Inputs {
 
     /// Writes the step down and submits its copy.
     pub fn upload(&mut self, step: &Step) -> Result<()> {
-        let l = self.layout;
+        let small = step.tokens.len().max(step.wanted.len()) <= self.layouts[0].rows;
+        let l = self.layouts[usize::from(!small)];
+        (self.layout, self.start) = (l, if small { 0 } else { self.layouts[0].words() });
+        let start = self.start;
         let (rows, longest) = (step.tokens.len(), step.tables.iter().map(|t| t.pages.len()).max().unwrap_or(0));
         let sequences = step.tables.iter().map(|t| t.starts.len()).max().unwrap_or(0);
         if rows.max(step.wanted.len()) > l.rows
@@ -156,7 +173,7 @@ impl Inputs {
         let (pinned, copied) = &mut self.here[self.turn];
         // The copy that used this memory last.
         copied.wait()?;
-        let words = pinned.words_mut();
+        let words = &mut pinned.words_mut()[start..];
         words[..rows].copy_from_slice(&step.tokens);
         words[l.positions..l.positions + rows].copy_from_slice(&step.positions);
         words[l.sequence_of..l.sequence_of + rows].copy_from_slice(&step.sequences);
@@ -168,11 +185,11 @@ impl Inputs {
             let at = l.tables + group * l.table_entries;
             words[at..at + tables.pages.len()].copy_from_slice(&tables.pages);
         }
-        // All but the tables in one copy, then what is used of each group's.
-        copy(&self.device, &self.there, pinned, 0..l.tables)?;
+        // Everything up to what is used of the first group's tables, then that of the others.
         for (group, tables) in step.tables.iter().enumerate() {
             let at = l.tables + group * l.table_entries;
-            copy(&self.device, &self.there, pinned, at..at + tables.pages.len())?;
+            let from = if group == 0 { 0 } else { at };
+            copy(&self.device, &self.there, pinned, start + from..start + at + tables.pages.len())?;
         }
         copied.record()
     }

@@ -204,11 +204,16 @@ impl Drawing {
         let (rows_max, tops) = (self.rows_max, self.tops);
         let down = &mut self.down[self.down_turn];
         (down.rows, down.tops) = (rows, tops);
-        // Tokens, log probabilities, and of the most probable both: each begins where the largest step's does.
-        let parts = [(0, rows * 4), (4, rows * 4), (8, rows * TOPS * 4), (8 + TOPS * 4, rows * TOPS * 4)];
+        // Tokens and log probabilities lie together; of the most probable both begin where the largest step's do.
+        let parts = [(0, rows_max * 8), (8, rows * TOPS * 4), (8 + TOPS * 4, rows * TOPS * 4)];
+        let parts = match (rows, tops) {
+            (0, _) => &parts[..0],
+            (_, false) => &parts[..1],
+            (_, true) => &parts[..],
+        };
         let mut submit = || {
             let _entered = self.device.enter()?;
-            for (row_bytes, bytes) in &parts[..if tops { 4 } else { 2 }] {
+            for (row_bytes, bytes) in parts {
                 let at = row_bytes * rows_max;
                 let to = down.pinned.bytes_mut()[at..at + bytes].as_mut_ptr();
                 let from = self.results.address + at as u64;
@@ -216,10 +221,10 @@ impl Drawing {
                 let answer = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, *bytes, self.device.stream) };
                 check(answer, "copy sampled tokens")?;
             }
+            // Also where nothing was drawn: who takes this waits for the step.
             down.landed.record()
         };
-        let submitted = if rows == 0 { Ok(()) } else { submit() };
-        (ticket, submitted)
+        (ticket, submit())
     }
 
     /// Waits for a ticket's results.

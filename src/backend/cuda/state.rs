@@ -396,7 +396,7 @@ impl CudaBackend {
         &mut self,
         rows: usize,
         row_bytes: usize,
-        write: impl FnMut(std::ops::Range<usize>, &mut [u8]),
+        write: impl Fn(std::ops::Range<usize>, &mut [u8]) + Sync,
     ) -> Result<u64> {
         let what = "weights";
         let bytes = rows.checked_mul(row_bytes).ok_or_else(|| Error::memory(what, u64::MAX))?;

@@ -193,6 +193,7 @@ impl Reader {
             logits_rows: LOGITS_ROWS,
             context: window,
             page_tokens: PAGE_TOKENS,
+            own_scratch: false,
         };
         let model = Model::new(architecture, weights, &shapes, &limits, &mut backend)?;
         let table = Tables { pages: (0..frames as u32).collect(), starts: vec![0] };

@@ -301,8 +301,10 @@ impl Sizing {
             }
             (None, Some(free)) => {
                 let needed = self.own_bytes();
-                let whose = if matches!(self.place, Place::Cpu) { "memory" } else { "the GPU's memory" };
-                let what = format!("{free} bytes of {whose} are free, but these options take at least {needed}");
+                let on_gpu = !matches!(self.place, Place::Cpu);
+                let whose = if on_gpu { "the GPU's memory" } else { "memory" };
+                let left = if on_gpu { ", with some left to its driver" } else { "" };
+                let what = format!("{free} bytes of {whose} are free{left}, but these options take at least {needed}");
                 (needed, free, "memory", format!("{what} ({parts}); free some, or {advice}"))
             }
             (None, None) => return Ok(()),

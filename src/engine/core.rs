@@ -9,18 +9,15 @@ use super::control::Meter;
 use super::defer::Deferred;
 use super::delivery::{Outbox, closed, lock};
 use super::flight::Flight;
-use super::logits::HostLogits;
+use super::machine::Machine;
 use super::prefix::Prefixes;
 use super::table::Table;
 use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
-use crate::backend::{Backend, DRAWN, Drawn, Draws};
 use crate::cache::Handle;
 use crate::error::{Error, Result, copied};
-use crate::model::{Model, Step};
-use crate::sampling::{AllowedTokens, Sampled, Sampler};
-use crate::scheduler::{BatchPlan, Row, Scheduler, UNKNOWN};
-use crate::source::ModelSource;
+use crate::sampling::Sampled;
+use crate::scheduler::Row;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -61,43 +58,10 @@ pub(super) struct Core {
 /// Where the steps' time went.
 #[derive(Default)]
 pub(super) struct PhaseTimes {
-    cleanup: Duration,
-    refill: Duration,
+    pub cleanup: Duration,
+    pub refill: Duration,
     prefill: Duration,
     decode: Duration,
-}
-
-/// The parts that compute.
-pub(super) struct Machine {
-    pub scheduler: Scheduler,
-    pub model: Model,
-    pub backend: Box<dyn Backend>,
-    /// Kept for the hash of its weights ([`super::identity`]), and let go with the rest.
-    #[allow(dead_code, reason = "the identity reads it through a weak pointer")]
-    pub source: Option<Arc<dyn ModelSource>>,
-    pub sampler: Sampler,
-    pub allowed: AllowedTokens,
-    pub plan: BatchPlan,
-    pub step: Step,
-    pub page_tokens: usize,
-    /// Logits of some rows, read from the device.
-    pub logits: HostLogits,
-    pub top_tokens: Vec<u32>,
-    pub top_logprobs: Vec<f32>,
-    /// Of one step, kept for its memory.
-    pub wanted: Vec<Wanted>,
-    /// Of a device that samples: what a step's rows are asked for, and what came of it.
-    pub draws: Draws,
-    pub drawn: Drawn,
-    /// The frame after the last, for rows that nobody wants.
-    pub spare_frame: u32,
-}
-
-/// A position whose logits are wanted.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    pub sequence: Handle,
-    pub position: usize,
 }
 
 impl Core {
@@ -578,49 +542,5 @@ impl Drop for Core {
         self.shared.rested.notify_all();
         self.shared.dispatch.stop();
         self.shared.adopt_orphans();
-    }
-}
-
-impl Machine {
-    /// Plans the step and writes it down as the model reads it. What decode and prefill take is counted with their rows.
-    /// Returns when those two phases began.
-    ///
-    /// # Errors
-    /// `Memory`: sequences that share pages name them more often than there are pages, which was reserved for.
-    pub fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
-        let begin = Instant::now();
-        self.scheduler.begin(&mut self.plan);
-        self.scheduler.cleanup();
-        let cleaned = Instant::now();
-        self.scheduler.refill();
-        let refilled = Instant::now();
-        self.scheduler.decode(&mut self.plan);
-        self.scheduler.prefill(&mut self.plan);
-        spent.cleanup += cleaned - begin;
-        spent.refill += refilled - cleaned;
-        let step = &mut self.step;
-        step.clear();
-        self.wanted.clear();
-        for (index, row) in self.plan.rows.iter().enumerate() {
-            let Some(sequence) = self.scheduler.get(row.sequence) else { continue };
-            let (start, end) = (step.tokens.len(), row.first + row.count);
-            let drawn = DRAWN | sequence.unknown_row;
-            let tokens = sequence.tokens[row.first..end].iter();
-            step.tokens.extend(tokens.map(|&token| if token == UNKNOWN { drawn } else { token }));
-            for i in row.logits_from - row.first..row.count {
-                step.wanted.push((start + i) as u32);
-                self.wanted.push(Wanted { sequence: row.sequence, position: row.first + i });
-            }
-            step.positions.extend(row.first as u32..end as u32);
-            step.sequences.extend(std::iter::repeat_n(index as u32, row.count));
-            for (tables, table) in step.tables.iter_mut().zip(&sequence.tables) {
-                tables.starts.push(tables.pages.len() as u32);
-                let table = &table[..end.div_ceil(self.page_tokens)];
-                let refused = |_| Error::memory("the page tables of a step", table.len() as u64 * 4);
-                tables.pages.try_reserve(table.len()).map_err(refused)?;
-                tables.pages.extend_from_slice(table);
-            }
-        }
-        Ok(refilled)
     }
 }

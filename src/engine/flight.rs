@@ -11,7 +11,8 @@
 
 use super::active::{Active, End};
 use super::api::FinishReason;
-use super::core::{Core, Machine, Wanted};
+use super::core::Core;
+use super::machine::{Machine, Wanted};
 use crate::backend::{Adjust, Draw, DrawKind, NO_TOKEN, Tables, Ticket, adjusts_max};
 use crate::error::{Error, Result, reserved};
 use crate::limits;

@@ -1,7 +1,8 @@
 //! From logits on the device to what sampling needs of them on the host: of most requests the few largest, found while they
 //! were computed; of those with log probabilities, penalties or bias all.
 
-use super::core::{Core, Machine, Wanted};
+use super::core::Core;
+use super::machine::{Machine, Wanted};
 use crate::backend::BestOf;
 use crate::error::{Error, Result};
 use crate::limits;

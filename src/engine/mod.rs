@@ -16,6 +16,7 @@ mod duty;
 mod flight;
 mod identity;
 mod logits;
+mod machine;
 mod open;
 mod plan;
 mod prefix;

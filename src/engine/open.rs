@@ -1,11 +1,11 @@
 //! Opening an engine: source, architecture, memory, weights, in an order that finds mistakes before it spends time.
 
 use super::api::*;
-use super::core::Machine;
 use super::device::{self, Place};
 use super::duty::Duty;
 use super::identity::Identity;
 use super::logits::HostLogits;
+use super::machine::Machine;
 use super::plan::{Prospect, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::CpuBackend;

@@ -11,9 +11,9 @@
 //! step's, and waits like one; a pause does not hold it.
 
 use super::active::panicked;
-use super::core::Machine;
 use super::delivery::{closed, lock, wait_until};
 use super::identity::Identity;
+use super::machine::Machine;
 use super::prefix_file::{Reader, Writer, buffer};
 use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse_blocking, refuse_in_callback};
 use crate::cache::Handle;

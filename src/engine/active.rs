@@ -1,5 +1,6 @@
 //! A request on the engine thread: its sampling state, its text, its end.
 
+use super::adjusts::Adjusts;
 use super::api::{EventKind, FinishReason, RequestOptions, Usage};
 use super::delivery::{Dispatch, Outbox};
 use crate::cache::Handle;
@@ -53,7 +54,10 @@ impl NewRequest {
 pub(super) struct Active {
     pub request: NewRequest,
     pub handle: Handle,
+    /// For the penalties: of a host that samples, or of a device that does.
     pub counts: TokenCounts,
+    pub adjusts: Adjusts,
+    on_device: bool,
     pub generated: usize,
     /// Tokens sampled by steps that have not been waited for.
     pub ahead: usize,
@@ -77,11 +81,13 @@ pub(super) struct Token<'a> {
 }
 
 impl Active {
-    pub fn new(request: NewRequest, handle: Handle) -> Result<Active> {
+    /// `on_device`: tokens are sampled there.
+    pub fn new(request: NewRequest, handle: Handle, on_device: bool) -> Result<Active> {
         let mut counts = TokenCounts::new();
         if request.params.uses_counts() {
             counts.add_prompt(&request.prompt)?;
         }
+        let adjusts = if on_device { Adjusts::new(&request.params, &counts)? } else { Adjusts::default() };
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
             let bytes = request.prompt.len() as u64 * 4;
@@ -94,6 +100,8 @@ impl Active {
             request,
             handle,
             counts,
+            adjusts,
+            on_device,
             generated: 0,
             ahead: 0,
             prompt_logprobs,
@@ -112,7 +120,7 @@ impl Active {
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         if self.request.params.uses_counts() {
-            self.counts.push(token.id)?;
+            if self.on_device { self.adjusts.push(token.id)? } else { self.counts.push(token.id)? }
         }
         self.text.clear();
         self.filtered.clear();

@@ -257,11 +257,10 @@ impl Core {
         }
         let priority = request.priority;
         let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs;
-        let admitted = self
-            .machine
-            .scheduler
-            .submit(prompt, len_max, logits_from, priority)
-            .and_then(|handle| Active::new(request, handle).inspect_err(|_| self.machine.scheduler.finish(handle)));
+        let on_device = self.machine.backend.samples();
+        let admitted = self.machine.scheduler.submit(prompt, len_max, logits_from, priority).and_then(|handle| {
+            Active::new(request, handle, on_device).inspect_err(|_| self.machine.scheduler.finish(handle))
+        });
         match admitted {
             Ok(active) => {
                 let handle = active.handle;

@@ -16,7 +16,7 @@ use super::machine::{Machine, Wanted};
 use crate::backend::{Adjust, Draw, DrawKind, NO_TOKEN, Tables, Ticket, adjusts_max};
 use crate::error::{Error, Result, reserved};
 use crate::limits;
-use crate::sampling::{Sampled, SamplingParams, TokenCounts};
+use crate::sampling::{Sampled, SamplingParams};
 use crate::scheduler::Row;
 use std::time::{Duration, Instant};
 
@@ -127,7 +127,7 @@ impl Core {
             let at = machine.draws.adjusts.len();
             let draw = match self.active.get(wanted.sequence) {
                 None => Draw::default(),
-                Some(active) if at + adjusts_of(active) > adjusts_max => break,
+                Some(active) if at + active.adjusts.entries().len() > adjusts_max => break,
                 Some(active) => draw_of(active, wanted, &mut machine.draws.adjusts),
             };
             machine.draws.draws.push(Draw { first_adjust: at as i32, ..draw });
@@ -327,6 +327,8 @@ fn draw_of(active: &Active, wanted: &Wanted, adjusts: &mut Vec<Adjust>) -> Draw 
         return Draw::default();
     }
     let p = &active.request.params;
+    let changes = active.adjusts.entries();
+    adjusts.extend_from_slice(changes);
     Draw {
         seed: p.seed,
         position: wanted.position as u64 + 1,
@@ -339,34 +341,10 @@ fn draw_of(active: &Active, wanted: &Wanted, adjusts: &mut Vec<Adjust>) -> Draw 
         frequency_penalty: p.frequency_penalty,
         logprobs: p.logprobs.map_or(-1, |n| n.min(limits::TOP_LOGPROBS_MAX as u32) as i32),
         first_adjust: 0,
-        adjusts: add_adjusts(p, &active.counts, adjusts) as i32,
+        adjusts: changes.len() as i32,
         kind: DrawKind::Sample,
         given: 0,
     }
-}
-
-/// Changes of a request's logits.
-fn adjusts_of(active: &Active) -> usize {
-    let params = &active.request.params;
-    params.bias.len() + if params.uses_counts() { active.counts.len() } else { 0 }
-}
-
-/// Adds the changes of a row's logits in the order that is asked for; how many those are.
-fn add_adjusts(params: &SamplingParams, counts: &TokenCounts, adjusts: &mut Vec<Adjust>) -> usize {
-    let first = adjusts.len();
-    if params.uses_counts() {
-        adjusts.extend(counts.iter().map(|(token, count)| Adjust {
-            token,
-            in_prompt: u32::from(count.in_prompt),
-            outputs: count.output,
-            ..Adjust::default()
-        }));
-    }
-    // The order of those with one token is that of the list, counts first; `raw` is the device's to write.
-    let biases = params.bias.iter().enumerate();
-    adjusts.extend(biases.map(|(i, &(token, bias))| Adjust { token, bias, raw: i as f32 + 1.0, ..Adjust::default() }));
-    adjusts[first..].sort_unstable_by(|a, b| a.token.cmp(&b.token).then(a.raw.total_cmp(&b.raw)));
-    adjusts.len() - first
 }
 
 /// No token may be sampled: the device does not say why.

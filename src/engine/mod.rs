@@ -6,6 +6,7 @@
 //! from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them sleep.
 
 mod active;
+mod adjusts;
 pub mod api;
 mod control;
 mod core;

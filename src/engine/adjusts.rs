@@ -1,0 +1,106 @@
+//! What penalties and biases change of a request's logits, as a device that samples reads it: kept in the order it wants, so that a
+//! step copies it and a token changes one entry.
+
+use crate::backend::Adjust;
+use crate::error::{Error, Result};
+use crate::sampling::{SamplingParams, TokenCounts};
+
+/// The list of a request, ascending by token; of several entries with one token the first has the counts.
+#[derive(Default)]
+pub(super) struct Adjusts(Vec<Adjust>);
+
+impl Adjusts {
+    /// For a prompt whose tokens were counted, if the parameters use counts.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn new(params: &SamplingParams, prompt: &TokenCounts) -> Result<Adjusts> {
+        let mut list = Vec::new();
+        let counted = if params.uses_counts() { prompt.len() } else { 0 };
+        let refused = |_| memory(counted + params.bias.len());
+        list.try_reserve(counted + params.bias.len()).map_err(refused)?;
+        if params.uses_counts() {
+            list.extend(prompt.iter().map(|(token, count)| Adjust {
+                token,
+                in_prompt: u32::from(count.in_prompt),
+                outputs: count.output,
+                ..Adjust::default()
+            }));
+        }
+        // Counts come first, then biases in the order they were given; `raw` is the device's to write, and keeps it meanwhile.
+        let biases = params.bias.iter().enumerate();
+        list.extend(biases.map(|(i, &(token, bias))| Adjust { token, bias, raw: i as f32 + 1.0, ..Adjust::default() }));
+        list.sort_unstable_by(|a, b| a.token.cmp(&b.token).then(a.raw.total_cmp(&b.raw)));
+        Ok(Adjusts(list))
+    }
+
+    /// A token was generated, of a request that uses counts.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn push(&mut self, token: u32) -> Result<()> {
+        let at = self.0.partition_point(|entry| entry.token < token);
+        match self.0.get_mut(at).filter(|entry| entry.token == token) {
+            // Also where it is a bias so far: penalties come before it.
+            Some(entry) => entry.outputs += 1,
+            None => {
+                self.0.try_reserve(1).map_err(|_| memory(self.0.len() + 1))?;
+                self.0.insert(at, Adjust { token, outputs: 1, ..Adjust::default() });
+            }
+        }
+        Ok(())
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> &[Adjust] {
+        &self.0
+    }
+}
+
+fn memory(entries: usize) -> Error {
+    Error::memory("penalties and biases", (entries * size_of::<Adjust>()) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (token, in prompt, outputs, bias)
+    fn told(list: &Adjusts) -> Vec<(u32, u32, u32, f32)> {
+        list.entries().iter().map(|a| (a.token, a.in_prompt, a.outputs, a.bias)).collect()
+    }
+
+    #[test]
+    fn counts_come_before_biases_and_tokens_find_their_place() {
+        let bias = vec![(7, 0.5), (3, -1.0), (7, 0.25), (9, f32::NEG_INFINITY)];
+        let params = SamplingParams { repetition_penalty: 1.2, bias, ..SamplingParams::default() };
+        let mut prompt = TokenCounts::new();
+        prompt.add_prompt(&[7, 5, 7]).unwrap();
+        let mut list = Adjusts::new(&params, &prompt).unwrap();
+        let ninf = f32::NEG_INFINITY;
+        let begun = [(3, 0, 0, -1.0), (5, 1, 0, 0.0), (7, 1, 0, 0.0), (7, 0, 0, 0.5), (7, 0, 0, 0.25), (9, 0, 0, ninf)];
+        assert_eq!(told(&list), begun);
+        for token in [7, 3, 4, 4, 11] {
+            list.push(token).unwrap();
+        }
+        let then = [
+            (3, 0, 1, -1.0),
+            (4, 0, 2, 0.0),
+            (5, 1, 0, 0.0),
+            (7, 1, 1, 0.0),
+            (7, 0, 0, 0.5),
+            (7, 0, 0, 0.25),
+            (9, 0, 0, ninf),
+            (11, 0, 1, 0.0),
+        ];
+        assert_eq!(told(&list), then);
+    }
+
+    #[test]
+    fn without_penalties_there_are_biases_alone() {
+        let params = SamplingParams { bias: vec![(2, 1.0)], ..SamplingParams::default() };
+        let mut prompt = TokenCounts::new();
+        prompt.add_prompt(&[1, 2]).unwrap();
+        assert_eq!(told(&Adjusts::new(&params, &prompt).unwrap()), [(2, 0, 0, 1.0)]);
+    }
+}

@@ -267,37 +267,40 @@ template <class F, int WM, int WN, int MT, int NT> __device__ __forceinline__ vo
     }
 }
 
+// The last number of a kernel is how many blocks of it a multiprocessor shall have registers for: two, where that spills 16
+// bytes at most; 0 leaves it to the compiler.
+
 // linear_few<rows>_<format>. Block: 256; grid: (sum of outs / 16 rounded up, rows / <rows> rounded up or tiles).
-#define FEW(name, format, nt)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Products args) {                   \
+#define FEW(name, format, nt, blocks)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, blocks) name(const __grid_constant__ Products args) {           \
         few<format, nt>(args);                                                                                         \
     }                                                                                                                  \
     ENTRY(name)
 
-FEW(linear_few8_bf16, Bf16Format, 1)
-FEW(linear_few16_bf16, Bf16Format, 2)
-FEW(linear_few32_bf16, Bf16Format, 4)
-FEW(linear_few8_q8, Q8Format, 1)
-FEW(linear_few16_q8, Q8Format, 2)
-FEW(linear_few32_q8, Q8Format, 4)
-FEW(linear_few8_q4, Q4Format, 1)
-FEW(linear_few16_q4, Q4Format, 2)
-FEW(linear_few32_q4, Q4Format, 4)
+FEW(linear_few8_bf16, Bf16Format, 1, 2)
+FEW(linear_few16_bf16, Bf16Format, 2, 2)
+FEW(linear_few32_bf16, Bf16Format, 4, 0)
+FEW(linear_few8_q8, Q8Format, 1, 2)
+FEW(linear_few16_q8, Q8Format, 2, 2)
+FEW(linear_few32_q8, Q8Format, 4, 0)
+FEW(linear_few8_q4, Q4Format, 1, 2)
+FEW(linear_few16_q4, Q4Format, 2, 2)
+FEW(linear_few32_q4, Q4Format, 4, 2)
 
 // linear_<outputs>x<rows>_<format>. Block: 256; grid: (sum of outs / <outputs> rounded up, rows / <rows> rounded up or tiles);
 // shared memory as `tile` says.
-#define TILED(name, format, wm, wn, mt, nt)                                                                            \
-    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Products args) {                   \
+#define TILED(name, format, wm, wn, mt, nt, blocks)                                                                    \
+    extern "C" __global__ void __launch_bounds__(256, blocks) name(const __grid_constant__ Products args) {           \
         tile<format, wm, wn, mt, nt>(args);                                                                            \
     }                                                                                                                  \
     ENTRY(name)
 
-TILED(linear_64x64_bf16, Bf16Format, 2, 4, 2, 2)
-TILED(linear_128x128_bf16, Bf16Format, 2, 4, 4, 4)
-TILED(linear_128x64_q8, Q8Format, 8, 1, 1, 8)
-TILED(linear_128x128_q8, Q8Format, 8, 1, 1, 16)
-TILED(linear_128x64_q4, Q4Format, 8, 1, 1, 8)
-TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16)
+TILED(linear_64x64_bf16, Bf16Format, 2, 4, 2, 2, 2)
+TILED(linear_128x128_bf16, Bf16Format, 2, 4, 4, 4, 0)
+TILED(linear_128x64_q8, Q8Format, 8, 1, 1, 8, 2)
+TILED(linear_128x128_q8, Q8Format, 8, 1, 1, 16, 0)
+TILED(linear_128x64_q4, Q4Format, 8, 1, 1, 8, 2)
+TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16, 0)
 
 // f32 weights [outs, ins] and f32 inputs [rows, pitch], for parity: a warp takes an element, its lanes every 32nd input. Block:
 // 256; grid: (sum of outs / 8 rounded up, rows / 8 rounded up or tiles of up to 8 rows).

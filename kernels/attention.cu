@@ -417,11 +417,12 @@ template <int DIM> struct Total {
     }
 };
 
-// Shared memory: queries, the stages of keys and values with their factors, totals.
-template <int DIM, int WARPS> struct Shared {
+// Shared memory: queries, the stages of keys and values, with their factors where they have some, totals. Two blocks of
+// attention_bf16_128x64 just fit a multiprocessor of 228 KiB.
+template <class Element, int DIM, int WARPS> struct Shared {
     static constexpr int QUERIES = WARPS * 16 * DIM * 2;
     static constexpr int TILE = KEYS * DIM * 2;
-    static constexpr int STAGE = 2 * TILE + 2 * KEYS * 4;
+    static constexpr int STAGE = 2 * TILE + (sizeof(Element) == 1 ? 2 * KEYS * 4 : 0);
     static constexpr int TOTALS = WARPS * 16 * DIM * 4;
 };
 
@@ -518,7 +519,7 @@ struct Range {
 };
 
 template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinline__ void attend(const Attention &args) {
-    using Memory = Shared<DIM, WARPS>;
+    using Memory = Shared<Element, DIM, WARPS>;
     const Unit unit = args.units[blockIdx.x];
     Job job;
     job.kv_head = int(blockIdx.y) % args.pages.kv_heads;
@@ -549,6 +550,7 @@ template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinlin
     auto start = [&](int block) {
         if (block < range.end) {
             unsigned char *stage = stages + block % STAGES * Memory::STAGE;
+            // Of 8-bit pages alone.
             float *factors = reinterpret_cast<float *>(stage + 2 * Memory::TILE);
             bring<Element, DIM, WARPS * 32>(args, job, block, stage, stage + Memory::TILE, factors);
         }

@@ -247,8 +247,9 @@ impl Bench {
         let name = format!("attention_{pages}_{dim}x{queries}");
         let blocks = case.kv_heads * (longest * (case.heads / case.kv_heads)).div_ceil(queries);
         let stages = if (dim, queries) == (256, 16) { 1 } else { 2 };
+        let factors = if case.dtype == DType::I8 { 512 } else { 0 };
         let totals = if split { 0 } else { queries * dim * 4 };
-        let shared = queries * dim * 2 + stages * (2 * 64 * dim * 2 + 512) + totals;
+        let shared = queries * dim * 2 + stages * (2 * 64 * dim * 2 + factors) + totals;
         let grid = [units.len(), blocks, if split { spans } else { 1 }];
         launch(&name, shape(grid, queries * 2, shared), &[param(&args)]);
         if split {

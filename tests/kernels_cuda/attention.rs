@@ -251,7 +251,7 @@ impl Bench {
         let totals = if split { 0 } else { queries * dim * 4 };
         let shared = queries * dim * 2 + stages * (2 * 64 * dim * 2 + factors) + totals;
         let grid = [units.len(), blocks, if split { spans } else { 1 }];
-        launch(&name, shape(grid, queries * 2, shared), &[param(&args)]);
+        launch(&name, shape(grid, 128, shared), &[param(&args)]);
         if split {
             launch("attention_merge", shape([units.len(), longest, case.heads], 128, 0), &[param(&args)]);
         }

@@ -332,6 +332,6 @@ impl CudaBackend {
     ) {
         let function = self.attention_kernel(dtype, dim, queries);
         // SAFETY: the one parameter of the kernels; the caller's promise.
-        unsafe { self.submit(function, Shape { grid, block: queries * 2, shared }, &mut [arg(&args)]) };
+        unsafe { self.submit(function, Shape { grid, block: 128, shared }, &mut [arg(&args)]) };
     }
 }

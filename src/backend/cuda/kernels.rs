@@ -158,12 +158,18 @@ macro_rules! kernels {
 
 kernels! {
     attention {
-        attention_bf16_64x16: attention_shared(false, 64, 16, false), attention_bf16_64x64: attention_shared(false, 64, 64, false),
-        attention_bf16_128x16: attention_shared(false, 128, 16, false), attention_bf16_128x64: attention_shared(false, 128, 64, false),
-        attention_bf16_256x16: attention_shared(false, 256, 16, false), attention_bf16_256x64: attention_shared(false, 256, 64, false),
-        attention_i8_64x16: attention_shared(true, 64, 16, false), attention_i8_64x64: attention_shared(true, 64, 64, false),
-        attention_i8_128x16: attention_shared(true, 128, 16, false), attention_i8_128x64: attention_shared(true, 128, 64, false),
-        attention_i8_256x16: attention_shared(true, 256, 16, false), attention_i8_256x64: attention_shared(true, 256, 64, false),
+        attention_bf16_64x16: attention_shared(false, 64, 16, false),
+        attention_bf16_64x64: attention_shared(false, 64, 64, false),
+        attention_bf16_128x16: attention_shared(false, 128, 16, false),
+        attention_bf16_128x64: attention_shared(false, 128, 64, false),
+        attention_bf16_256x16: attention_shared(false, 256, 16, false),
+        attention_bf16_256x64: attention_shared(false, 256, 64, false),
+        attention_i8_64x16: attention_shared(true, 64, 16, false),
+        attention_i8_64x64: attention_shared(true, 64, 64, false),
+        attention_i8_128x16: attention_shared(true, 128, 16, false),
+        attention_i8_128x64: attention_shared(true, 128, 64, false),
+        attention_i8_256x16: attention_shared(true, 256, 16, false),
+        attention_i8_256x64: attention_shared(true, 256, 64, false),
         attention_merge, attention_f32,
     }
     linear {

@@ -51,6 +51,24 @@ struct Products {
     const uint32_t *x_rows;
 };
 
+// A block's place among those of the launch.
+struct Place {
+    int x, y;
+};
+
+__device__ __forceinline__ Place own_place() { return {int(blockIdx.x), int(blockIdx.y)}; }
+
+// A place for every block, so that those that run at the same time share weights and rows: blocks start x first, and here go
+// through GROUP tiles of rows before they turn to the next outputs. Otherwise every tile of rows would read the whole weight
+// from memory again, where that is larger than the cache.
+__device__ __forceinline__ Place grouped_place() {
+    constexpr int GROUP = 8;
+    const int across = int(gridDim.x), number = int(blockIdx.y) * across + int(blockIdx.x);
+    const int group = number / (GROUP * across), rest = number - group * (GROUP * across);
+    const int left = int(gridDim.y) - group * GROUP, rows = left < GROUP ? left : GROUP;
+    return {rest / rows, group * GROUP + rest % rows};
+}
+
 // What a block works on.
 struct Work {
     const Product *product;
@@ -61,26 +79,26 @@ struct Work {
 };
 
 // False where there is nothing to do, the same for all threads of a block.
-__device__ __forceinline__ bool find_work(const Products &args, int tile_rows, Work &work) {
+__device__ __forceinline__ bool find_work(const Products &args, Place place, int tile_rows, Work &work) {
     int at = 0;
-    while (at + 1 < args.count && int(blockIdx.x) >= args.products[at + 1].first_block) {
+    while (at + 1 < args.count && place.x >= args.products[at + 1].first_block) {
         at++;
     }
     work.product = &args.products[at];
     work.weight = work.product->weight;
-    work.tile = int(blockIdx.x) - work.product->first_block;
+    work.tile = place.x - work.product->first_block;
     if (args.tiles) {
-        if (int(blockIdx.y) >= *args.tile_count) {
+        if (place.y >= *args.tile_count) {
             return false;
         }
-        const Tile tile = args.tiles[blockIdx.y];
+        const Tile tile = args.tiles[place.y];
         work.first_row = tile.first;
         work.rows = tile.rows;
         if (work.product->experts) {
             work.weight = work.product->experts[tile.expert * work.product->expert_stride];
         }
     } else {
-        work.first_row = int(blockIdx.y) * tile_rows;
+        work.first_row = place.y * tile_rows;
         const int left = args.rows - work.first_row;
         work.rows = left < tile_rows ? left : tile_rows;
     }
@@ -110,7 +128,7 @@ template <class F, int NT> __device__ __forceinline__ void few(const Products &a
     // A pitch of 20 spreads the lanes over all banks.
     __shared__ float parts[SEGMENTS][8 * NT][20];
     Work work;
-    if (!find_work(args, 8 * NT, work)) {
+    if (!find_work(args, own_place(), 8 * NT, work)) {
         return;
     }
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
@@ -202,7 +220,7 @@ template <class F, int WM, int WN, int MT, int NT> __device__ __forceinline__ vo
     constexpr int OUTS = WM * MT * 16, ROWS = WN * NT * 8, THREADS = WM * WN * 32;
     constexpr int INPUT = F::tile_bytes(OUTS), STAGE = INPUT + ROWS * STEP * 2;
     Work work;
-    if (!find_work(args, ROWS, work)) {
+    if (!find_work(args, args.tiles ? own_place() : grouped_place(), ROWS, work)) {
         return;
     }
     unsigned char *shared = dynamic_shared();
@@ -306,7 +324,7 @@ TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16, 0)
 // 256; grid: (sum of outs / 8 rounded up, rows / 8 rounded up or tiles of up to 8 rows).
 extern "C" __global__ void __launch_bounds__(256) linear_f32(const __grid_constant__ Products args) {
     Work work;
-    if (!find_work(args, 8, work)) {
+    if (!find_work(args, own_place(), 8, work)) {
         return;
     }
     const int lane = int(threadIdx.x) % 32, out = work.tile * 8 + int(threadIdx.x) / 32;

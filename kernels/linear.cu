@@ -213,10 +213,8 @@ template <int ROWS, int THREADS> struct InputCopier {
     }
 };
 
-constexpr int STAGES = 3;
-
 // WM by WN warps, each with MT * 16 outputs and NT * 8 rows. Shared memory: STAGES * (F::tile_bytes(outputs) + rows * 128).
-template <class F, int WM, int WN, int MT, int NT> __device__ __forceinline__ void tile(const Products &args) {
+template <class F, int WM, int WN, int MT, int NT, int STAGES> __device__ __forceinline__ void tile(const Products &args) {
     constexpr int OUTS = WM * MT * 16, ROWS = WN * NT * 8, THREADS = WM * WN * 32;
     constexpr int INPUT = F::tile_bytes(OUTS), STAGE = INPUT + ROWS * STEP * 2;
     Work work;
@@ -306,19 +304,19 @@ FEW(linear_few16_q4, Q4Format, 2, 2)
 FEW(linear_few32_q4, Q4Format, 4, 2)
 
 // linear_<outputs>x<rows>_<format>. Block: 256; grid: (sum of outs / <outputs> rounded up, rows / <rows> rounded up or tiles);
-// shared memory as `tile` says.
-#define TILED(name, format, wm, wn, mt, nt, blocks)                                                                    \
+// shared memory as `tile` says: of tiles of 64 rows, whose blocks may be few for a device, more stages, within 99 KiB.
+#define TILED(name, format, wm, wn, mt, nt, stages, blocks)                                                            \
     extern "C" __global__ void __launch_bounds__(256, blocks) name(const __grid_constant__ Products args) {           \
-        tile<format, wm, wn, mt, nt>(args);                                                                            \
+        tile<format, wm, wn, mt, nt, stages>(args);                                                                    \
     }                                                                                                                  \
     ENTRY(name)
 
-TILED(linear_64x64_bf16, Bf16Format, 2, 4, 2, 2, 2)
-TILED(linear_128x128_bf16, Bf16Format, 2, 4, 4, 4, 0)
-TILED(linear_128x64_q8, Q8Format, 8, 1, 1, 8, 2)
-TILED(linear_128x128_q8, Q8Format, 8, 1, 1, 16, 0)
-TILED(linear_128x64_q4, Q4Format, 8, 1, 1, 8, 2)
-TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16, 0)
+TILED(linear_64x64_bf16, Bf16Format, 2, 4, 2, 2, 6, 2)
+TILED(linear_128x128_bf16, Bf16Format, 2, 4, 4, 4, 3, 0)
+TILED(linear_128x64_q8, Q8Format, 8, 1, 1, 8, 5, 2)
+TILED(linear_128x128_q8, Q8Format, 8, 1, 1, 16, 3, 0)
+TILED(linear_128x64_q4, Q4Format, 8, 1, 1, 8, 7, 2)
+TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16, 3, 0)
 
 // f32 weights [outs, ins] and f32 inputs [rows, pitch], for parity: a warp takes an element, its lanes every 32nd input. Block:
 // 256; grid: (sum of outs / 8 rounded up, rows / 8 rounded up or tiles of up to 8 rows).

@@ -79,7 +79,13 @@ impl Kernel {
             Format::Q4 => self.outs / 16 * (512 + 64),
             _ => self.outs * 128,
         };
-        3 * (weights + self.rows * 128)
+        let stages = match (self.format, self.rows) {
+            (Format::Bf16, 64) => 6,
+            (Format::Q8, 64) => 5,
+            (Format::Q4, 64) => 7,
+            _ => 3,
+        };
+        stages * (weights + self.rows * 128)
     }
 }
 

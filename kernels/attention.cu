@@ -662,18 +662,31 @@ extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_c
     const int begin = first_visible(position, args.window) / KEYS / SPAN_BLOCKS;
     const int end = position / KEYS / SPAN_BLOCKS + 1;
     const float *parts = args.parts + (row * args.heads + head) * args.spans_max * (2 + v_dim);
+    // Spans that are loaded together: one after the other, each would wait for memory.
+    constexpr int AT_ONCE = 8;
     for (int d = int(threadIdx.x); d < v_dim; d += 128) {
         float maximum = -INFINITY, sum = 0.0f, value = 0.0f;
-        for (int span = begin; span < end; span++) {
-            const float *part = parts + int64_t(span) * (2 + v_dim);
-            if (part[1] == 0.0f) {
-                continue;
+        for (int first = begin; first < end; first += AT_ONCE) {
+            float maxima[AT_ONCE], sums[AT_ONCE], values[AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                const bool there = first + i < end;
+                const float *part = parts + int64_t(there ? first + i : begin) * (2 + v_dim);
+                maxima[i] = part[0];
+                sums[i] = there ? part[1] : 0.0f;
+                values[i] = part[2 + d];
             }
-            const float highest = fmaxf(maximum, part[0]);
-            const float old = weight_of(maximum, highest), fresh = weight_of(part[0], highest);
-            value = sum == 0.0f ? part[2 + d] : merged(value, old, part[2 + d], fresh);
-            sum = sum == 0.0f ? part[1] : merged(sum, old, part[1], fresh);
-            maximum = highest;
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                if (sums[i] == 0.0f) {
+                    continue;
+                }
+                const float highest = fmaxf(maximum, maxima[i]);
+                const float old = weight_of(maximum, highest), fresh = weight_of(maxima[i], highest);
+                value = sum == 0.0f ? values[i] : merged(value, old, values[i], fresh);
+                sum = sum == 0.0f ? sums[i] : merged(sum, old, sums[i], fresh);
+                maximum = highest;
+            }
         }
         put_one(args, row, head, d, value * (1.0f / sum));
     }

@@ -334,6 +334,23 @@ fn a_row_of_attention_has_the_same_bits_however_it_is_cut() {
     }
 }
 
+/// More spans than are loaded together, with and without some that a window hides.
+#[test]
+fn many_spans_are_merged_as_they_are_taken_whole() {
+    if !begin() {
+        return;
+    }
+    for window in [0, 2100] {
+        let bench = Bench::new(Case { tokens: [1, 2600], heads: 2, kv_heads: 1, window, ..PLAIN });
+        for p in [2047, 2048, 2599] {
+            let runs = [(1, p..p + 1)];
+            let what = format!("window {window}, position {p}");
+            same_bits(&what, &bench.run(&runs, 16, true), &bench.run(&runs, 64, false));
+        }
+        bench.check(1, 2598..2600);
+    }
+}
+
 #[test]
 fn attention_gives_either_form_of_its_result_alone() {
     if !begin() {

@@ -19,8 +19,15 @@ fn embedding_and_gather_copy_rows() {
     if !begin() {
         return;
     }
+    WIDTHS.into_iter().for_each(embedding_and_gather);
+}
+
+/// Rows of elements are taken four at a time, of which they may have some left; more than a block takes at once.
+const WIDTHS: [usize; 4] = [3, 64, 70, 1100];
+
+fn embedding_and_gather(width: usize) {
     let mut random = Random(1);
-    let (vocab, width) = (50, 70);
+    let vocab = 50;
     let table = random.vec(vocab * width);
     let tokens = [3u32, 0, 49, 3];
     let (ids, out) = (Memory::of(&tokens), Memory::new(4 * width * 4));
@@ -77,8 +84,12 @@ fn gates_and_conversions() {
     if !begin() {
         return;
     }
+    WIDTHS.into_iter().for_each(gates_and_conversions_of);
+}
+
+fn gates_and_conversions_of(width: usize) {
     let mut random = Random(2);
-    let (rows, width) = (3usize, 70usize);
+    let rows = 3;
     let n = rows * width;
     let (x, y): (Vec<f32>, Vec<f32>) = (random.vec(n).iter().map(|v| v * 20.0).collect(), random.vec(n));
     let silu = |x: f32, y: f32| f64::from(x) / (1.0 + (-f64::from(x)).exp()) * f64::from(y);

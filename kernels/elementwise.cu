@@ -77,26 +77,48 @@ round_rows(const float *x, bf16 *out, int rows, int width, int pitch) {
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
+// By the hyperbolic tangent: `gelu_pytorch_tanh` of the transformers library.
+__device__ __forceinline__ float gelu(float x) {
+    return 0.5f * x * (1.0f + tanhf(0.797884561f * (x + 0.044715f * (x * x * x))));
+}
+
 // gate[i] = silu(gate[i]) * up[i]. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256) silu_mul(float *gate, const float *up, int64_t elements) {
     EACH(i, elements) { gate[i] = silu(gate[i]) * up[i]; }
 }
 
-// out[rows, pitch] = silu(gate) * up rounded to bf16, zeros from width to pitch; gate and up are [rows, width]. Where the
-// result is the input of a product. Block: 256; grid: any.
-extern "C" __global__ void __launch_bounds__(256)
-silu_mul_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch) {
+// gate[i] = gelu(gate[i]) * up[i]. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256) gelu_mul(float *gate, const float *up, int64_t elements) {
+    EACH(i, elements) { gate[i] = gelu(gate[i]) * up[i]; }
+}
+
+// Rows of a gate as the input of a product; `curve` of 0 is 0.
+template <class Curve>
+__device__ __forceinline__ void gate_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch,
+                                          Curve curve) {
     each_four(rows, pitch, [&](int64_t row, int at) {
         float values[FOUR], factors[FOUR];
         read_four(values, gate + row * width, at, width);
         read_four(factors, up + row * width, at, width);
 #pragma unroll
         for (int i = 0; i < FOUR; i++) {
-            // Of zeros from `width` on: 0.
-            values[i] = silu(values[i]) * factors[i];
+            values[i] = curve(values[i]) * factors[i];
         }
         round_four(out + row * pitch + at, values);
     });
+}
+
+// out[rows, pitch] = silu(gate) * up rounded to bf16, zeros from width to pitch; gate and up are [rows, width]. Where the
+// result is the input of a product. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256)
+silu_mul_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch) {
+    gate_rows(gate, up, out, rows, width, pitch, [](float x) { return silu(x); });
+}
+
+// The same with gelu. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256)
+gelu_mul_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch) {
+    gate_rows(gate, up, out, rows, width, pitch, [](float x) { return gelu(x); });
 }
 
 // x[i] *= sigmoid(gate[i]). Block: 256; grid: any.
@@ -201,6 +223,8 @@ ENTRY(rotary_angles)
 ENTRY(round_rows)
 ENTRY(silu_mul)
 ENTRY(silu_mul_rows)
+ENTRY(gelu_mul)
+ENTRY(gelu_mul_rows)
 ENTRY(sigmoid_mul)
 ENTRY(add_scaled)
 ENTRY(fill_random_bf16)

@@ -104,6 +104,9 @@ fn gates_and_conversions_of(width: usize) {
         memory.read::<f32>()
     };
     close("silu_mul", &run("silu_mul", None), &expected, 2e-5);
+    let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
+    let expected: Vec<f64> = x.iter().zip(&y).map(|(&x, &y)| gelu(x.into()) * f64::from(y)).collect();
+    close("gelu_mul", &run("gelu_mul", None), &expected, 2e-5);
     let expected: Vec<f64> = x.iter().zip(&y).map(|(x, y)| f64::from(*x) / (1.0 + (-f64::from(*y)).exp())).collect();
     close("sigmoid_mul", &run("sigmoid_mul", None), &expected, 1e-5);
     let expected: Vec<f64> = x.iter().zip(&y).map(|(x, y)| f64::from(*x) + 0.3 * f64::from(*y)).collect();
@@ -111,9 +114,11 @@ fn gates_and_conversions_of(width: usize) {
     let (gate, out) = (Memory::of(&x), Memory::new(rows * pitch(width) * 2));
     let sizes = [rows as i32, width as i32, pitch(width) as i32];
     let [r, w, p] = [0, 1, 2].map(|i| param(&sizes[i]));
-    launch("silu_mul_rows", grid, &[gate.param(), other.param(), out.param(), r, w, p]);
-    // Rounded from the same numbers.
-    assert_eq!(out.read::<u16>(), rows_of_bf16(&run("silu_mul", None), width));
+    for (of_rows, alone) in [("silu_mul_rows", "silu_mul"), ("gelu_mul_rows", "gelu_mul")] {
+        launch(of_rows, grid, &[gate.param(), other.param(), out.param(), r, w, p]);
+        // Rounded from the same numbers.
+        assert_eq!(out.read::<u16>(), rows_of_bf16(&run(alone, None), width), "{of_rows}");
+    }
     launch("round_rows", shape([5, 1, 1], 256, 0), &[gate.param(), out.param(), r, w, p]);
     assert_eq!(out.read::<u16>(), rows_of_bf16(&x, width));
 }

@@ -183,7 +183,8 @@ kernels! {
     }
     norm { rms_norm, place_heads_bf16, place_heads_f32, place_heads_i8 }
     elementwise {
-        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, silu_mul, silu_mul_rows, sigmoid_mul, add_scaled,
+        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, silu_mul, silu_mul_rows,
+        gelu_mul, gelu_mul_rows, sigmoid_mul, add_scaled,
         fill_random_bf16, fill_random_f32, fill_random_q8, fill_random_q4,
     }
     experts { experts_route, experts_count, experts_place, experts_combine }

@@ -3,7 +3,8 @@
 // **Law 1.** Keys are taken in blocks of 64 from position 0, blocks in spans of SPAN_BLOCKS. Within a span the softmax runs
 // from block to block; the spans' results are merged in ascending order. A warp always has 16 queries, each a row of its
 // matrix operations, so a query's bits do not depend on which others are there, nor on whether one block of threads took all
-// its spans (prefill) or each its own (decode, then attention_merge): the same functions do the arithmetic.
+// its spans (prefill) or each its own (decode, then attention_merge): the same functions do the arithmetic. Nor on how many
+// warps share the 16 queries: each has all their scores, and its own columns of the values.
 //
 // Queries of a unit, some adjacent rows of one sequence, are numbered row by row: query i is head i % group of row i / group,
 // the heads being those that share a KV head; so that heads fill the fragments where rows are few.
@@ -16,6 +17,9 @@
 
 constexpr int KEYS = 64;
 constexpr int SPAN_BLOCKS = 4;
+// Of a block of attention_*x*.
+constexpr int WARPS = 4;
+constexpr int THREADS = WARPS * 32;
 constexpr float LOG2_E = 1.44269504f;
 
 // Some adjacent rows of one sequence.
@@ -61,13 +65,13 @@ __device__ __forceinline__ int first_visible(int position, int window) {
     return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
-// State of the running softmax of two queries (g and g + 8 of a warp's) of which a lane holds a part.
-template <int DIM> struct Running {
+// State of the running softmax of two queries (g and g + 8 of a warp's) of which a lane holds a part; of WIDTH values.
+template <int WIDTH> struct Running {
     // In units of log2.
     float maximum[2];
     float sum[2];
     // [8 values][query g: values 2t, 2t + 1; query g + 8: the same].
-    float out[DIM / 8][4];
+    float out[WIDTH / 8][4];
 
     __device__ __forceinline__ void clear() {
         for (int i = 0; i < 2; i++) {
@@ -75,7 +79,7 @@ template <int DIM> struct Running {
             sum[i] = 0.0f;
         }
 #pragma unroll
-        for (int i = 0; i < DIM / 8; i++) {
+        for (int i = 0; i < WIDTH / 8; i++) {
             out[i][0] = out[i][1] = out[i][2] = out[i][3] = 0.0f;
         }
     }
@@ -112,44 +116,48 @@ __device__ __forceinline__ Words4 widen(Words2 codes) {
 
 // Starts to bring keys `block * 64 ...` and their values to shared memory; zeros where nothing is visible to anybody here, and
 // beyond the heads' width. `Element` is bf16 or int8_t, which comes as bf16 with its factors behind: [64 keys][64 values].
-template <class Element, int DIM, int THREADS>
+template <class Element, int DIM>
 __device__ __forceinline__ void bring(const Attention &args, const Job &job, int block, unsigned char *keys,
                                       unsigned char *values, float *factors) {
     constexpr int PIECES = DIM / 8;
-    const int begin = first_visible(job.first_position, args.window);
-    // Threads go through the pieces of one key after the other: a row of a page is read whole. Four at a time, so that the
-    // table is not waited for again and again.
-#pragma unroll 4
-    for (int i = int(threadIdx.x); i < KEYS * PIECES; i += THREADS) {
-        const int key = i / PIECES, piece = i % PIECES, position = block * KEYS + key;
-        const bool there = position >= begin && position <= job.last_position;
-        const unsigned char *layer = args.pages.start;
-        int token = 0;
-        if (there) {
-            token = position % args.pages.page_tokens;
-            layer = args.pages.layer_of(job.table[position / args.pages.page_tokens]);
+    // In a turn, threads go through the pieces of one key after the other: a row of a page is read whole. A warp has TOGETHER
+    // keys in a turn and 16 in all turns, whose rows its lanes find at once: lanes 0 to 15 of the keys, the others of the values.
+    constexpr int TOGETHER = 32 / PIECES, TURNS = KEYS * PIECES / THREADS;
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    auto key_of = [&](int number) { return number / TOGETHER * (WARPS * TOGETHER) + warp * TOGETHER + number % TOGETHER; };
+    const int mine = key_of(lane % 16), position = block * KEYS + mine;
+    // Null: zeros.
+    const unsigned char *row = nullptr;
+    float factor = 0.0f;
+    if (position >= first_visible(job.first_position, args.window) && position <= job.last_position) {
+        const int token = position % args.pages.page_tokens;
+        const unsigned char *layer = args.pages.layer_of(job.table[position / args.pages.page_tokens]);
+        row = layer + args.pages.row_offset(lane >= 16, job.kv_head, token);
+        if (sizeof(Element) == 1) {
+            factor = *reinterpret_cast<const float *>(layer + args.pages.scale_offset(lane >= 16, job.kv_head, token));
         }
+    }
+    if (sizeof(Element) == 1) {
+        factors[lane / 16 * KEYS + mine] = factor;
+    }
+    const int piece = lane % PIECES;
+#pragma unroll 4
+    for (int turn = 0; turn < TURNS; turn++) {
+        const int number = turn * TOGETHER + lane / PIECES, key = key_of(number);
 #pragma unroll
         for (int which = 0; which < 2; which++) {
-            const bool real = there && piece * 8 < (which ? args.pages.v_dim : args.pages.k_dim);
+            const uint64_t start = shuffle(reinterpret_cast<uint64_t>(row), uint32_t(which * 16 + number));
+            const bool real = start != 0 && piece * 8 < (which ? args.pages.v_dim : args.pages.k_dim);
             unsigned char *to = which ? values + key * ROW<DIM> + value_place(key, piece) * 16
                                       : keys + key * ROW<DIM> + key_place(key, piece) * 16;
             const unsigned char *from = args.pages.start;
             if (real) {
-                from = layer + args.pages.row_offset(which, job.kv_head, token) + piece * 8 * int(sizeof(Element));
+                from = reinterpret_cast<const unsigned char *>(start) + piece * 8 * int(sizeof(Element));
             }
             if constexpr (sizeof(Element) == 2) {
                 copy_async(to, from, real);
             } else {
                 store4(to, real ? widen(load2(from)) : Words4{});
-                if (piece == 0) {
-                    float factor = 0.0f;
-                    if (there) {
-                        const int64_t at = args.pages.scale_offset(which, job.kv_head, token);
-                        factor = *reinterpret_cast<const float *>(layer + at);
-                    }
-                    factors[which * KEYS + key] = factor;
-                }
             }
         }
     }
@@ -189,7 +197,7 @@ __device__ __forceinline__ bool seen_by_some(const Attention &args, const Job &j
 
 // Replaces what is not finite by zeros: values, or the factors of 8-bit ones. Writes the block's number + 1 to `damaged`[64]
 // for the keys of which something was replaced. Called between barriers.
-template <class Element, int DIM, int THREADS>
+template <class Element, int DIM>
 __device__ __forceinline__ void replace_damaged(unsigned char *values, float *factors, int *damaged, int block) {
     if constexpr (sizeof(Element) == 1) {
         for (int key = int(threadIdx.x); key < KEYS; key += THREADS) {
@@ -228,10 +236,10 @@ __device__ __forceinline__ uint64_t damaged_keys(const int *damaged, int block, 
 
 // Adds the values that were replaced, which are read from the page again, for the queries that see them: with the weights
 // that `take` gives them, from the masked scores and their maxima.
-template <int DIM, bool FACTORS>
-__device__ __forceinline__ void add_damaged(Running<DIM> &state, const float (&scores)[8][4], const float (&base)[2],
+template <int DIM, int WIDTH, bool FACTORS>
+__device__ __forceinline__ void add_damaged(Running<WIDTH> &state, const float (&scores)[8][4], const float (&base)[2],
                                             const Attention &args, const Job &job, const int (&positions)[2], int block,
-                                            const unsigned char *values, uint64_t damaged, int lane) {
+                                            const unsigned char *values, uint64_t damaged, int first, int lane) {
     const int t = lane % 4;
 #pragma unroll 1
     for (int column = 0; column < KEYS; column++) {
@@ -260,15 +268,15 @@ __device__ __forceinline__ void add_damaged(Running<DIM> &state, const float (&s
             weights[i] = from_bf16(to_bf16(weights[i]));
         }
 #pragma unroll
-        for (int d = 0; d < DIM / 8; d++) {
+        for (int d = 0; d < WIDTH / 8; d++) {
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                const int at = 8 * d + 2 * t + j;
+                const int at = first + 8 * d + 2 * t + j;
                 if (at >= args.pages.v_dim) {
                     continue;
                 }
                 // 8-bit values themselves are always finite, and still in place.
-                const int place = column * ROW<DIM> + value_place(column, d) * 16 + (2 * t + j) * 2;
+                const int place = column * ROW<DIM> + value_place(column, first / 8 + d) * 16 + (2 * t + j) * 2;
                 const float value = from_bf16(FACTORS ? *reinterpret_cast<const bf16 *>(values + place) : row[at]);
                 if (FACTORS || !finite(value)) {
 #pragma unroll
@@ -299,11 +307,11 @@ __device__ __forceinline__ void cap_scores(float (&scores)[8][4], float cap) {
 }
 
 // Takes 64 keys into the running softmax. `positions` are those of queries g and g + 8; `damaged` has a bit for each key
-// with values that were replaced.
-template <int DIM, bool FACTORS>
-__device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4], const Attention &args, const Job &job,
+// with values that were replaced. Of the values, those from `first` on.
+template <int DIM, int WIDTH, bool FACTORS>
+__device__ __forceinline__ void take(Running<WIDTH> &state, float (&scores)[8][4], const Attention &args, const Job &job,
                                      const int (&positions)[2], int block, const unsigned char *values,
-                                     const float *factors, uint64_t damaged, int lane) {
+                                     const float *factors, uint64_t damaged, int first, int lane) {
     const int t = lane % 4;
     // A cap is in the units of the scores themselves.
     const float scale = args.soft_cap > 0.0f ? args.scale : args.scale * LOG2_E;
@@ -344,14 +352,14 @@ __device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4],
     }
     // Nothing was taken yet: kept is 0, and so are the sums.
 #pragma unroll
-    for (int i = 0; i < DIM / 8; i++) {
+    for (int i = 0; i < WIDTH / 8; i++) {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             state.out[i][j] *= kept[j / 2];
         }
     }
     if (damaged) {
-        add_damaged<DIM, FACTORS>(state, scores, base, args, job, positions, block, values, damaged, lane);
+        add_damaged<DIM, WIDTH, FACTORS>(state, scores, base, args, job, positions, block, values, damaged, first, lane);
     }
     float sums[4] = {state.sum[0] * kept[0], 0.0f, state.sum[1] * kept[1], 0.0f};
 #pragma unroll
@@ -369,10 +377,10 @@ __device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4],
         // The sum of the rounded weights: a product with ones.
         mma(sums, weights, 0x3F803F80u, 0x3F803F80u);
 #pragma unroll
-        for (int d = 0; d < DIM / 16; d++) {
+        for (int d = 0; d < WIDTH / 16; d++) {
             uint32_t v[4];
             // Matrices: keys 0-7 and 8-15 of values 16d .., then of 16d + 8 ..
-            const int key = 16 * pair + lane % 16, piece = 2 * d + lane / 16;
+            const int key = 16 * pair + lane % 16, piece = first / 8 + 2 * d + lane / 16;
             load_transposed(v, values + key * ROW<DIM> + value_place(key, piece) * 16);
             mma(state.out[2 * d], factored, v[0], v[1]);
             mma(state.out[2 * d + 1], factored, v[2], v[3]);
@@ -383,13 +391,13 @@ __device__ __forceinline__ void take(Running<DIM> &state, float (&scores)[8][4],
 }
 
 // The results of all spans so far: maximum and sum in registers, values in this warp's part of shared memory.
-template <int DIM> struct Total {
+template <int WIDTH> struct Total {
     float maximum[2], sum[2];
-    // [DIM / 8 * 4][32 lanes].
+    // [WIDTH / 8 * 4][32 lanes].
     float *values;
 
     // Adds a span's result as attention_merge does.
-    __device__ __forceinline__ void add(const Running<DIM> &span, int lane) {
+    __device__ __forceinline__ void add(const Running<WIDTH> &span, int lane) {
         float old[2], fresh[2];
         bool take[2], first[2];
 #pragma unroll
@@ -406,7 +414,7 @@ template <int DIM> struct Total {
             }
         }
 #pragma unroll
-        for (int i = 0; i < DIM / 8 * 4; i++) {
+        for (int i = 0; i < WIDTH / 8 * 4; i++) {
             const int query = i % 4 / 2;
             const float value = span.out[i / 4][i % 4];
             float *place = values + i * 32 + lane;
@@ -417,19 +425,20 @@ template <int DIM> struct Total {
     }
 };
 
-// Shared memory: queries, the stages of keys and values with their factors, totals.
-template <int DIM, int WARPS> struct Shared {
-    static constexpr int QUERIES = WARPS * 16 * DIM * 2;
+// Shared memory: queries, the stages of keys and values, with their factors where they have some, totals. Two blocks of
+// attention_bf16_128x64 just fit a multiprocessor of 228 KiB.
+template <class Element, int DIM, int COUNT> struct Shared {
+    static constexpr int QUERIES = COUNT * DIM * 2;
     static constexpr int TILE = KEYS * DIM * 2;
-    static constexpr int STAGE = 2 * TILE + 2 * KEYS * 4;
-    static constexpr int TOTALS = WARPS * 16 * DIM * 4;
+    static constexpr int STAGE = 2 * TILE + (sizeof(Element) == 1 ? 2 * KEYS * 4 : 0);
+    static constexpr int TOTALS = COUNT * DIM * 4;
 };
 
 // Rounds the block's queries to bf16 in shared memory; zeros beyond the last and beyond their width.
-template <int DIM, int WARPS>
+template <int DIM, int COUNT>
 __device__ __forceinline__ void bring_queries(const Attention &args, const Job &job, unsigned char *to) {
     constexpr int PAIRS = DIM / 2;
-    for (int i = int(threadIdx.x); i < WARPS * 16 * PAIRS; i += WARPS * 32) {
+    for (int i = int(threadIdx.x); i < COUNT * PAIRS; i += THREADS) {
         const int query = i / PAIRS, d = i % PAIRS * 2, number = job.first_query + query;
         float pair[2] = {0.0f, 0.0f};
         if (number < job.queries && d < args.pages.k_dim) {
@@ -443,25 +452,25 @@ __device__ __forceinline__ void bring_queries(const Attention &args, const Job &
     }
 }
 
-// Writes a span's result where attention_merge looks for it.
-template <int DIM>
-__device__ __forceinline__ void put_part(const Running<DIM> &state, const Attention &args, const Job &job, int span, int lane,
-                                         int warp) {
+// Writes a span's result where attention_merge looks for it. `query` is the first of the warp's.
+template <int WIDTH>
+__device__ __forceinline__ void put_part(const Running<WIDTH> &state, const Attention &args, const Job &job, int span,
+                                         int query, int first, int lane) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const int number = job.first_query + warp * 16 + lane / 4 + 8 * i;
+        const int number = query + lane / 4 + 8 * i;
         if (number >= job.queries) {
             continue;
         }
         const int64_t row = job.first_row + number / job.group, head = job.kv_head * job.group + number % job.group;
         float *part = args.parts + ((row * args.heads + head) * args.spans_max + span) * (2 + args.pages.v_dim);
-        if (lane % 4 == 0) {
+        if (first == 0 && lane % 4 == 0) {
             part[0] = state.maximum[i];
             part[1] = state.sum[i];
         }
 #pragma unroll
-        for (int d = 0; d < DIM / 8; d++) {
-            const int at = 8 * d + 2 * (lane % 4);
+        for (int d = 0; d < WIDTH / 8; d++) {
+            const int at = first + 8 * d + 2 * (lane % 4);
             if (at < args.pages.v_dim) {
                 part[2 + at] = state.out[d][2 * i];
                 part[3 + at] = state.out[d][2 * i + 1];
@@ -477,20 +486,20 @@ __device__ __forceinline__ void put_zeros(const Attention &args, int64_t row, in
     }
 }
 
-template <int DIM>
-__device__ __forceinline__ void put_total(const Total<DIM> &total, const Attention &args, const Job &job, int lane,
-                                          int warp) {
+template <int WIDTH>
+__device__ __forceinline__ void put_total(const Total<WIDTH> &total, const Attention &args, const Job &job, int query,
+                                          int first, int lane) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const int number = job.first_query + warp * 16 + lane / 4 + 8 * i;
+        const int number = query + lane / 4 + 8 * i;
         if (number >= job.queries) {
             continue;
         }
         const int64_t row = job.first_row + number / job.group, head = job.kv_head * job.group + number % job.group;
         const int64_t in_row = head * args.pages.v_dim, start = row * args.heads * args.pages.v_dim + in_row;
         const float inverse = 1.0f / total.sum[i];
-        for (int d = 0; d < DIM / 8; d++) {
-            const int at = 8 * d + 2 * (lane % 4);
+        for (int d = 0; d < WIDTH / 8; d++) {
+            const int at = first + 8 * d + 2 * (lane % 4);
             if (at < args.pages.v_dim) {
                 // Nothing was taken: NaN, as attention_merge has it.
                 const bool none = total.sum[i] == 0.0f;
@@ -506,7 +515,7 @@ __device__ __forceinline__ void put_total(const Total<DIM> &total, const Attenti
                 }
             }
         }
-        if (args.rounded && head == args.heads - 1) {
+        if (args.rounded && first == 0 && head == args.heads - 1) {
             put_zeros(args, row, lane % 4, 4);
         }
     }
@@ -517,20 +526,22 @@ struct Range {
     int begin, end;
 };
 
-template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinline__ void attend(const Attention &args) {
-    using Memory = Shared<DIM, WARPS>;
+template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinline__ void attend(const Attention &args) {
+    using Memory = Shared<Element, DIM, COUNT>;
+    // Warps that share 16 queries, and the values of each.
+    constexpr int SHARERS = WARPS * 16 / COUNT, WIDTH = DIM / SHARERS;
     const Unit unit = args.units[blockIdx.x];
     Job job;
     job.kv_head = int(blockIdx.y) % args.pages.kv_heads;
     job.group = args.heads / args.pages.kv_heads;
     job.first_row = unit.first_row;
     job.queries = unit.rows * job.group;
-    job.first_query = int(blockIdx.y) / args.pages.kv_heads * WARPS * 16;
+    job.first_query = int(blockIdx.y) / args.pages.kv_heads * COUNT;
     if (job.first_query >= job.queries) {
         return;
     }
     const int unit_position = int(args.positions[unit.first_row]);
-    const int last = min_of(job.first_query + WARPS * 16, job.queries) - 1;
+    const int last = min_of(job.first_query + COUNT, job.queries) - 1;
     job.first_position = unit_position + job.first_query / job.group;
     job.last_position = unit_position + last / job.group;
     job.table = args.tables + args.table_starts[args.sequences[unit.first_row]];
@@ -549,28 +560,29 @@ template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinlin
     auto start = [&](int block) {
         if (block < range.end) {
             unsigned char *stage = stages + block % STAGES * Memory::STAGE;
+            // Of 8-bit pages alone.
             float *factors = reinterpret_cast<float *>(stage + 2 * Memory::TILE);
-            bring<Element, DIM, WARPS * 32>(args, job, block, stage, stage + Memory::TILE, factors);
+            bring<Element, DIM>(args, job, block, stage, stage + Memory::TILE, factors);
         }
         copy_commit();
     };
     // Keys with values that were replaced; no block has the number 0 here.
     __shared__ int damaged_in[KEYS];
-    for (int i = int(threadIdx.x); i < KEYS; i += WARPS * 32) {
+    for (int i = int(threadIdx.x); i < KEYS; i += THREADS) {
         damaged_in[i] = 0;
     }
     start(range.begin);
-    bring_queries<DIM, WARPS>(args, job, shared);
-    const int query = job.first_query + warp * 16 + g;
+    bring_queries<DIM, COUNT>(args, job, shared);
+    const int queries = warp / SHARERS * 16, first = warp % SHARERS * WIDTH, query = job.first_query + queries + g;
     // Queries beyond the last see what the last sees; they are never written.
     const int positions[2] = {unit_position + min_of(query, job.queries - 1) / job.group,
                               unit_position + min_of(query + 8, job.queries - 1) / job.group};
-    Running<DIM> state;
+    Running<WIDTH> state;
     state.clear();
-    Total<DIM> total;
+    Total<WIDTH> total;
     total.maximum[0] = total.maximum[1] = -INFINITY;
     total.sum[0] = total.sum[1] = 0.0f;
-    total.values = reinterpret_cast<float *>(stages + STAGES * Memory::STAGE) + warp * 16 * DIM;
+    total.values = reinterpret_cast<float *>(stages + STAGES * Memory::STAGE) + warp * 16 * WIDTH;
     for (int block = range.begin; block < range.end; block++) {
         // With one stage, the copies begin when all are done with it.
         if (STAGES > 1) {
@@ -584,14 +596,14 @@ template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinlin
         float *factors = reinterpret_cast<float *>(stage + 2 * Memory::TILE);
         uint64_t damaged = 0;
         if (seen_by_some(args, job, block)) {
-            replace_damaged<Element, DIM, WARPS * 32>(stage + Memory::TILE, factors, damaged_in, block);
+            replace_damaged<Element, DIM>(stage + Memory::TILE, factors, damaged_in, block);
             block_barrier();
             damaged = damaged_keys(damaged_in, block, lane);
         }
         float scores[8][4];
-        score<DIM>(scores, shared + warp * 16 * ROW<DIM>, stage, g, lane % 4);
-        take<DIM, sizeof(Element) == 1>(state, scores, args, job, positions, block, stage + Memory::TILE, factors,
-                                              damaged, lane);
+        score<DIM>(scores, shared + queries * ROW<DIM>, stage, g, lane % 4);
+        take<DIM, WIDTH, sizeof(Element) == 1>(state, scores, args, job, positions, block, stage + Memory::TILE, factors,
+                                               damaged, first, lane);
         if (!split && ((block + 1) % SPAN_BLOCKS == 0 || block + 1 == range.end)) {
             total.add(state, lane);
             state.clear();
@@ -600,34 +612,34 @@ template <class Element, int DIM, int WARPS, int STAGES> __device__ __forceinlin
         block_barrier();
     }
     if (split) {
-        put_part(state, args, job, int(blockIdx.z), lane, warp);
+        put_part(state, args, job, int(blockIdx.z), job.first_query + queries, first, lane);
     } else {
-        put_total(total, args, job, lane, warp);
+        put_total(total, args, job, job.first_query + queries, first, lane);
     }
 }
 
-// attention_<pages>_<dim>x<queries>: heads of up to <dim> elements, <queries> queries for a block. Block: <queries> * 2; grid:
+// attention_<pages>_<dim>x<queries>: heads of up to <dim> elements, <queries> queries for a block. Block: 128; grid:
 // (units, kv_heads * (rows of the longest unit * group / <queries> rounded up), spans when split or 1); shared memory: QUERIES
 // + stages * STAGE of `Shared`, and TOTALS unless split. There are two stages, but for 256x16 one: it fits where a block has
 // 99 KiB.
-#define ATTENTION(name, element, dim, warps, stages)                                                                        \
-    extern "C" __global__ void __launch_bounds__(warps * 32) name(const __grid_constant__ Attention args) {           \
-        attend<element, dim, warps, stages>(args);                                                                      \
+#define ATTENTION(name, element, dim, queries, stages)                                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Attention args) {              \
+        attend<element, dim, queries, stages>(args);                                                                    \
     }                                                                                                                  \
     ENTRY(name)
 
-ATTENTION(attention_bf16_64x16, bf16, 64, 1, 2)
-ATTENTION(attention_bf16_64x64, bf16, 64, 4, 2)
-ATTENTION(attention_bf16_128x16, bf16, 128, 1, 2)
-ATTENTION(attention_bf16_128x64, bf16, 128, 4, 2)
-ATTENTION(attention_bf16_256x16, bf16, 256, 1, 1)
-ATTENTION(attention_bf16_256x64, bf16, 256, 4, 2)
-ATTENTION(attention_i8_64x16, int8_t, 64, 1, 2)
-ATTENTION(attention_i8_64x64, int8_t, 64, 4, 2)
-ATTENTION(attention_i8_128x16, int8_t, 128, 1, 2)
-ATTENTION(attention_i8_128x64, int8_t, 128, 4, 2)
-ATTENTION(attention_i8_256x16, int8_t, 256, 1, 1)
-ATTENTION(attention_i8_256x64, int8_t, 256, 4, 2)
+ATTENTION(attention_bf16_64x16, bf16, 64, 16, 2)
+ATTENTION(attention_bf16_64x64, bf16, 64, 64, 2)
+ATTENTION(attention_bf16_128x16, bf16, 128, 16, 2)
+ATTENTION(attention_bf16_128x64, bf16, 128, 64, 2)
+ATTENTION(attention_bf16_256x16, bf16, 256, 16, 1)
+ATTENTION(attention_bf16_256x64, bf16, 256, 64, 2)
+ATTENTION(attention_i8_64x16, int8_t, 64, 16, 2)
+ATTENTION(attention_i8_64x64, int8_t, 64, 64, 2)
+ATTENTION(attention_i8_128x16, int8_t, 128, 16, 2)
+ATTENTION(attention_i8_128x64, int8_t, 128, 64, 2)
+ATTENTION(attention_i8_256x16, int8_t, 256, 16, 1)
+ATTENTION(attention_i8_256x64, int8_t, 256, 64, 2)
 
 __device__ __forceinline__ void put_one(const Attention &args, int64_t row, int64_t head, int d, float value) {
     const int64_t at = head * args.pages.v_dim + d;
@@ -650,18 +662,31 @@ extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_c
     const int begin = first_visible(position, args.window) / KEYS / SPAN_BLOCKS;
     const int end = position / KEYS / SPAN_BLOCKS + 1;
     const float *parts = args.parts + (row * args.heads + head) * args.spans_max * (2 + v_dim);
+    // Spans that are loaded together: one after the other, each would wait for memory.
+    constexpr int AT_ONCE = 8;
     for (int d = int(threadIdx.x); d < v_dim; d += 128) {
         float maximum = -INFINITY, sum = 0.0f, value = 0.0f;
-        for (int span = begin; span < end; span++) {
-            const float *part = parts + int64_t(span) * (2 + v_dim);
-            if (part[1] == 0.0f) {
-                continue;
+        for (int first = begin; first < end; first += AT_ONCE) {
+            float maxima[AT_ONCE], sums[AT_ONCE], values[AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                const bool there = first + i < end;
+                const float *part = parts + int64_t(there ? first + i : begin) * (2 + v_dim);
+                maxima[i] = part[0];
+                sums[i] = there ? part[1] : 0.0f;
+                values[i] = part[2 + d];
             }
-            const float highest = fmaxf(maximum, part[0]);
-            const float old = weight_of(maximum, highest), fresh = weight_of(part[0], highest);
-            value = sum == 0.0f ? part[2 + d] : merged(value, old, part[2 + d], fresh);
-            sum = sum == 0.0f ? part[1] : merged(sum, old, part[1], fresh);
-            maximum = highest;
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                if (sums[i] == 0.0f) {
+                    continue;
+                }
+                const float highest = fmaxf(maximum, maxima[i]);
+                const float old = weight_of(maximum, highest), fresh = weight_of(maxima[i], highest);
+                value = sum == 0.0f ? values[i] : merged(value, old, values[i], fresh);
+                sum = sum == 0.0f ? sums[i] : merged(sum, old, sums[i], fresh);
+                maximum = highest;
+            }
         }
         put_one(args, row, head, d, value * (1.0f / sum));
     }

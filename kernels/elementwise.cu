@@ -2,8 +2,9 @@
 // numbers.
 //
 // Every thread makes whole elements from elements of the same row alone, so a row cannot depend on its neighbours. Grids are
-// loops: any number of blocks gives the same result.
+// loops: any number of blocks gives the same result. What a step runs for each layer goes through rows as rows.cuh has it.
 #include "formats.cuh"
+#include "rows.cuh"
 
 // First element of this thread, and the distance to its next.
 #define EACH(i, count)                                                                                                 \
@@ -22,28 +23,33 @@ __device__ __forceinline__ int64_t token_of(uint32_t token, const uint32_t *samp
 // out[rows, width] = table[tokens[r]]; table bf16 with `pitch` elements from a row to the next. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 embed_bf16(const bf16 *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
-    EACH(i, int64_t(rows) * width) {
-        const int64_t row = i / width;
-        out[i] = from_bf16(table[token_of(tokens[row], sampled) * pitch + (i - row * width)]);
-    }
+    each_four(rows, width, [&](int64_t row, int at) {
+        // To the end of the last four: the pitch is a multiple of 64.
+        const Words2 words = load2(table + token_of(tokens[row], sampled) * pitch + at);
+        const float values[FOUR] = {bits_to_float(words.w[0] << 16), bits_to_float(words.w[0] & 0xFFFF0000u),
+                                    bits_to_float(words.w[1] << 16), bits_to_float(words.w[1] & 0xFFFF0000u)};
+        write_four(out + row * width, at, width, values);
+    });
 }
 
 // The same from a table of f32.
 extern "C" __global__ void __launch_bounds__(256)
 embed_f32(const float *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
-    EACH(i, int64_t(rows) * width) {
-        const int64_t row = i / width;
-        out[i] = table[token_of(tokens[row], sampled) * pitch + (i - row * width)];
-    }
+    each_four(rows, width, [&](int64_t row, int at) {
+        float values[FOUR];
+        read_four(values, table + token_of(tokens[row], sampled) * pitch, at, width);
+        write_four(out + row * width, at, width, values);
+    });
 }
 
 // out[i] = x[rows_wanted[i]], rows of `width` elements. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 gather_rows(const float *x, const uint32_t *rows_wanted, float *out, int rows, int width) {
-    EACH(i, int64_t(rows) * width) {
-        const int64_t row = i / width;
-        out[i] = x[int64_t(rows_wanted[row]) * width + (i - row * width)];
-    }
+    each_four(rows, width, [&](int64_t row, int at) {
+        float values[FOUR];
+        read_four(values, x + int64_t(rows_wanted[row]) * width, at, width);
+        write_four(out + row * width, at, width, values);
+    });
 }
 
 // out[rows, 2, half]: cosines, then sines, of positions[r] * inv_freq[i], times `scale`. The angle is rounded to f32 first,
@@ -62,27 +68,57 @@ rotary_angles(const uint32_t *positions, const float *inv_freq, float scale, flo
 // grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 round_rows(const float *x, bf16 *out, int rows, int width, int pitch) {
-    EACH(i, int64_t(rows) * pitch) {
-        const int64_t row = i / pitch, at = i - row * pitch;
-        out[i] = at < width ? to_bf16(x[row * width + at]) : bf16(0);
-    }
+    each_four(rows, pitch, [&](int64_t row, int at) {
+        float values[FOUR];
+        read_four(values, x + row * width, at, width);
+        round_four(out + row * pitch + at, values);
+    });
 }
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
+
+// By the hyperbolic tangent: `gelu_pytorch_tanh` of the transformers library.
+__device__ __forceinline__ float gelu(float x) {
+    return 0.5f * x * (1.0f + tanhf(0.797884561f * (x + 0.044715f * (x * x * x))));
+}
 
 // gate[i] = silu(gate[i]) * up[i]. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256) silu_mul(float *gate, const float *up, int64_t elements) {
     EACH(i, elements) { gate[i] = silu(gate[i]) * up[i]; }
 }
 
+// gate[i] = gelu(gate[i]) * up[i]. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256) gelu_mul(float *gate, const float *up, int64_t elements) {
+    EACH(i, elements) { gate[i] = gelu(gate[i]) * up[i]; }
+}
+
+// Rows of a gate as the input of a product; `curve` of 0 is 0.
+template <class Curve>
+__device__ __forceinline__ void gate_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch,
+                                          Curve curve) {
+    each_four(rows, pitch, [&](int64_t row, int at) {
+        float values[FOUR], factors[FOUR];
+        read_four(values, gate + row * width, at, width);
+        read_four(factors, up + row * width, at, width);
+#pragma unroll
+        for (int i = 0; i < FOUR; i++) {
+            values[i] = curve(values[i]) * factors[i];
+        }
+        round_four(out + row * pitch + at, values);
+    });
+}
+
 // out[rows, pitch] = silu(gate) * up rounded to bf16, zeros from width to pitch; gate and up are [rows, width]. Where the
 // result is the input of a product. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 silu_mul_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch) {
-    EACH(i, int64_t(rows) * pitch) {
-        const int64_t row = i / pitch, at = i - row * pitch, from = row * width + at;
-        out[i] = at < width ? to_bf16(silu(gate[from]) * up[from]) : bf16(0);
-    }
+    gate_rows(gate, up, out, rows, width, pitch, [](float x) { return silu(x); });
+}
+
+// The same with gelu. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256)
+gelu_mul_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch) {
+    gate_rows(gate, up, out, rows, width, pitch, [](float x) { return gelu(x); });
 }
 
 // x[i] *= sigmoid(gate[i]). Block: 256; grid: any.
@@ -187,6 +223,8 @@ ENTRY(rotary_angles)
 ENTRY(round_rows)
 ENTRY(silu_mul)
 ENTRY(silu_mul_rows)
+ENTRY(gelu_mul)
+ENTRY(gelu_mul_rows)
 ENTRY(sigmoid_mul)
 ENTRY(add_scaled)
 ENTRY(fill_random_bf16)

@@ -4,6 +4,7 @@
 // entries ordered by expert, then row: the row of the buffers between the products. The sum of a row goes over its experts
 // in ascending order, wherever its slots lie.
 #include "keys.cuh"
+#include "rows.cuh"
 
 // Chooses `chosen` experts of each row by the softmax of logits[rows, experts]: chosen_experts[rows, chosen] in ascending order, and their
 // probabilities weights[rows, chosen], divided by their sum if `renormalise`. A warp takes a row. Block: 128; grid: rows / 4
@@ -142,16 +143,20 @@ experts_place(const uint32_t *chosen_experts, const int *counts, Slots to, int e
 extern "C" __global__ void __launch_bounds__(256)
 experts_combine(const float *y, const uint32_t *slot_of_entry, const float *weights, float *out, int rows, int chosen,
                 int width) {
-    const int64_t count = int64_t(rows) * width;
-    for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < count; i += int64_t(gridDim.x) * 256) {
-        const int64_t row = i / width, at = i - row * width;
-        float sum = out[i];
+    each_four(rows, width, [&](int64_t row, int at) {
+        float sums[FOUR], values[FOUR];
+        read_four(sums, out + row * width, at, width);
         for (int j = 0; j < chosen; j++) {
             const int64_t entry = row * chosen + j;
-            sum = fmaf(weights[entry], y[int64_t(slot_of_entry[entry]) * width + at], sum);
+            const float weight = weights[entry];
+            read_four(values, y + int64_t(slot_of_entry[entry]) * width, at, width);
+#pragma unroll
+            for (int i = 0; i < FOUR; i++) {
+                sums[i] = fmaf(weight, values[i], sums[i]);
+            }
         }
-        out[i] = sum;
-    }
+        write_four(out + row * width, at, width, sums);
+    });
 }
 
 ENTRY(experts_route)

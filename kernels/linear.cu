@@ -51,6 +51,24 @@ struct Products {
     const uint32_t *x_rows;
 };
 
+// A block's place among those of the launch.
+struct Place {
+    int x, y;
+};
+
+__device__ __forceinline__ Place own_place() { return {int(blockIdx.x), int(blockIdx.y)}; }
+
+// A place for every block, so that those that run at the same time share weights and rows: blocks start x first, and here go
+// through GROUP tiles of rows before they turn to the next outputs. Otherwise every tile of rows would read the whole weight
+// from memory again, where that is larger than the cache.
+__device__ __forceinline__ Place grouped_place() {
+    constexpr int GROUP = 8;
+    const int across = int(gridDim.x), number = int(blockIdx.y) * across + int(blockIdx.x);
+    const int group = number / (GROUP * across), rest = number - group * (GROUP * across);
+    const int left = int(gridDim.y) - group * GROUP, rows = left < GROUP ? left : GROUP;
+    return {rest / rows, group * GROUP + rest % rows};
+}
+
 // What a block works on.
 struct Work {
     const Product *product;
@@ -61,26 +79,26 @@ struct Work {
 };
 
 // False where there is nothing to do, the same for all threads of a block.
-__device__ __forceinline__ bool find_work(const Products &args, int tile_rows, Work &work) {
+__device__ __forceinline__ bool find_work(const Products &args, Place place, int tile_rows, Work &work) {
     int at = 0;
-    while (at + 1 < args.count && int(blockIdx.x) >= args.products[at + 1].first_block) {
+    while (at + 1 < args.count && place.x >= args.products[at + 1].first_block) {
         at++;
     }
     work.product = &args.products[at];
     work.weight = work.product->weight;
-    work.tile = int(blockIdx.x) - work.product->first_block;
+    work.tile = place.x - work.product->first_block;
     if (args.tiles) {
-        if (int(blockIdx.y) >= *args.tile_count) {
+        if (place.y >= *args.tile_count) {
             return false;
         }
-        const Tile tile = args.tiles[blockIdx.y];
+        const Tile tile = args.tiles[place.y];
         work.first_row = tile.first;
         work.rows = tile.rows;
         if (work.product->experts) {
             work.weight = work.product->experts[tile.expert * work.product->expert_stride];
         }
     } else {
-        work.first_row = int(blockIdx.y) * tile_rows;
+        work.first_row = place.y * tile_rows;
         const int left = args.rows - work.first_row;
         work.rows = left < tile_rows ? left : tile_rows;
     }
@@ -110,7 +128,7 @@ template <class F, int NT> __device__ __forceinline__ void few(const Products &a
     // A pitch of 20 spreads the lanes over all banks.
     __shared__ float parts[SEGMENTS][8 * NT][20];
     Work work;
-    if (!find_work(args, 8 * NT, work)) {
+    if (!find_work(args, own_place(), 8 * NT, work)) {
         return;
     }
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
@@ -195,14 +213,12 @@ template <int ROWS, int THREADS> struct InputCopier {
     }
 };
 
-constexpr int STAGES = 3;
-
 // WM by WN warps, each with MT * 16 outputs and NT * 8 rows. Shared memory: STAGES * (F::tile_bytes(outputs) + rows * 128).
-template <class F, int WM, int WN, int MT, int NT> __device__ __forceinline__ void tile(const Products &args) {
+template <class F, int WM, int WN, int MT, int NT, int STAGES> __device__ __forceinline__ void tile(const Products &args) {
     constexpr int OUTS = WM * MT * 16, ROWS = WN * NT * 8, THREADS = WM * WN * 32;
     constexpr int INPUT = F::tile_bytes(OUTS), STAGE = INPUT + ROWS * STEP * 2;
     Work work;
-    if (!find_work(args, ROWS, work)) {
+    if (!find_work(args, args.tiles ? own_place() : grouped_place(), ROWS, work)) {
         return;
     }
     unsigned char *shared = dynamic_shared();
@@ -267,43 +283,46 @@ template <class F, int WM, int WN, int MT, int NT> __device__ __forceinline__ vo
     }
 }
 
+// The last number of a kernel is how many blocks of it a multiprocessor shall have registers for: two, where that spills 16
+// bytes at most; 0 leaves it to the compiler.
+
 // linear_few<rows>_<format>. Block: 256; grid: (sum of outs / 16 rounded up, rows / <rows> rounded up or tiles).
-#define FEW(name, format, nt)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Products args) {                   \
+#define FEW(name, format, nt, blocks)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, blocks) name(const __grid_constant__ Products args) {           \
         few<format, nt>(args);                                                                                         \
     }                                                                                                                  \
     ENTRY(name)
 
-FEW(linear_few8_bf16, Bf16Format, 1)
-FEW(linear_few16_bf16, Bf16Format, 2)
-FEW(linear_few32_bf16, Bf16Format, 4)
-FEW(linear_few8_q8, Q8Format, 1)
-FEW(linear_few16_q8, Q8Format, 2)
-FEW(linear_few32_q8, Q8Format, 4)
-FEW(linear_few8_q4, Q4Format, 1)
-FEW(linear_few16_q4, Q4Format, 2)
-FEW(linear_few32_q4, Q4Format, 4)
+FEW(linear_few8_bf16, Bf16Format, 1, 2)
+FEW(linear_few16_bf16, Bf16Format, 2, 2)
+FEW(linear_few32_bf16, Bf16Format, 4, 0)
+FEW(linear_few8_q8, Q8Format, 1, 2)
+FEW(linear_few16_q8, Q8Format, 2, 2)
+FEW(linear_few32_q8, Q8Format, 4, 0)
+FEW(linear_few8_q4, Q4Format, 1, 2)
+FEW(linear_few16_q4, Q4Format, 2, 2)
+FEW(linear_few32_q4, Q4Format, 4, 2)
 
 // linear_<outputs>x<rows>_<format>. Block: 256; grid: (sum of outs / <outputs> rounded up, rows / <rows> rounded up or tiles);
-// shared memory as `tile` says.
-#define TILED(name, format, wm, wn, mt, nt)                                                                            \
-    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Products args) {                   \
-        tile<format, wm, wn, mt, nt>(args);                                                                            \
+// shared memory as `tile` says: of tiles of 64 rows, whose blocks may be few for a device, more stages, within 99 KiB.
+#define TILED(name, format, wm, wn, mt, nt, stages, blocks)                                                            \
+    extern "C" __global__ void __launch_bounds__(256, blocks) name(const __grid_constant__ Products args) {           \
+        tile<format, wm, wn, mt, nt, stages>(args);                                                                    \
     }                                                                                                                  \
     ENTRY(name)
 
-TILED(linear_64x64_bf16, Bf16Format, 2, 4, 2, 2)
-TILED(linear_128x128_bf16, Bf16Format, 2, 4, 4, 4)
-TILED(linear_128x64_q8, Q8Format, 8, 1, 1, 8)
-TILED(linear_128x128_q8, Q8Format, 8, 1, 1, 16)
-TILED(linear_128x64_q4, Q4Format, 8, 1, 1, 8)
-TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16)
+TILED(linear_64x64_bf16, Bf16Format, 2, 4, 2, 2, 6, 2)
+TILED(linear_128x128_bf16, Bf16Format, 2, 4, 4, 4, 3, 0)
+TILED(linear_128x64_q8, Q8Format, 8, 1, 1, 8, 5, 2)
+TILED(linear_128x128_q8, Q8Format, 8, 1, 1, 16, 3, 0)
+TILED(linear_128x64_q4, Q4Format, 8, 1, 1, 8, 7, 2)
+TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16, 3, 0)
 
 // f32 weights [outs, ins] and f32 inputs [rows, pitch], for parity: a warp takes an element, its lanes every 32nd input. Block:
 // 256; grid: (sum of outs / 8 rounded up, rows / 8 rounded up or tiles of up to 8 rows).
 extern "C" __global__ void __launch_bounds__(256) linear_f32(const __grid_constant__ Products args) {
     Work work;
-    if (!find_work(args, 8, work)) {
+    if (!find_work(args, own_place(), 8, work)) {
         return;
     }
     const int lane = int(threadIdx.x) % 32, out = work.tile * 8 + int(threadIdx.x) / 32;

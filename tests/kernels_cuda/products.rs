@@ -79,7 +79,13 @@ impl Kernel {
             Format::Q4 => self.outs / 16 * (512 + 64),
             _ => self.outs * 128,
         };
-        3 * (weights + self.rows * 128)
+        let stages = match (self.format, self.rows) {
+            (Format::Bf16, 64) => 6,
+            (Format::Q8, 64) => 5,
+            (Format::Q4, 64) => 7,
+            _ => 3,
+        };
+        stages * (weights + self.rows * 128)
     }
 }
 
@@ -267,6 +273,28 @@ fn a_row_has_the_same_bits_in_every_kernel_of_its_format() {
                         same_bits(&what, &together[row * outs..(row + 1) * outs], alone);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// More tiles of rows than are taken together, and some of them left over: every tile of the result is there.
+#[test]
+fn many_tiles_of_rows_have_the_bits_of_few_rows() {
+    if !begin() {
+        return;
+    }
+    for format in [Format::Bf16, Format::Q8, Format::Q4] {
+        let mut random = Random(8);
+        let weights = [130, 70].map(|outs| Matrix::new(format, outs, 64, &mut random));
+        let weights: Vec<&Matrix> = weights.iter().collect();
+        let kernels: Vec<&Kernel> = KERNELS.iter().filter(|k| k.format == format).collect();
+        for kernel in kernels.iter().filter(|k| k.rows >= 64) {
+            let x = bf16_rows(&mut random, (10 * kernel.rows + 5) * 64);
+            let few = multiply(kernels[2], &weights, &x, None, None);
+            let tiled = multiply(kernel, &weights, &x, None, None);
+            for (few, tiled) in few.iter().zip(&tiled) {
+                same_bits(kernel.name, tiled, few);
             }
         }
     }

@@ -19,8 +19,15 @@ fn embedding_and_gather_copy_rows() {
     if !begin() {
         return;
     }
+    WIDTHS.into_iter().for_each(embedding_and_gather);
+}
+
+/// Rows of elements are taken four at a time, of which they may have some left; more than a block takes at once.
+const WIDTHS: [usize; 4] = [3, 64, 70, 1100];
+
+fn embedding_and_gather(width: usize) {
     let mut random = Random(1);
-    let (vocab, width) = (50, 70);
+    let vocab = 50;
     let table = random.vec(vocab * width);
     let tokens = [3u32, 0, 49, 3];
     let (ids, out) = (Memory::of(&tokens), Memory::new(4 * width * 4));
@@ -77,8 +84,12 @@ fn gates_and_conversions() {
     if !begin() {
         return;
     }
+    WIDTHS.into_iter().for_each(gates_and_conversions_of);
+}
+
+fn gates_and_conversions_of(width: usize) {
     let mut random = Random(2);
-    let (rows, width) = (3usize, 70usize);
+    let rows = 3;
     let n = rows * width;
     let (x, y): (Vec<f32>, Vec<f32>) = (random.vec(n).iter().map(|v| v * 20.0).collect(), random.vec(n));
     let silu = |x: f32, y: f32| f64::from(x) / (1.0 + (-f64::from(x)).exp()) * f64::from(y);
@@ -93,6 +104,9 @@ fn gates_and_conversions() {
         memory.read::<f32>()
     };
     close("silu_mul", &run("silu_mul", None), &expected, 2e-5);
+    let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
+    let expected: Vec<f64> = x.iter().zip(&y).map(|(&x, &y)| gelu(x.into()) * f64::from(y)).collect();
+    close("gelu_mul", &run("gelu_mul", None), &expected, 2e-5);
     let expected: Vec<f64> = x.iter().zip(&y).map(|(x, y)| f64::from(*x) / (1.0 + (-f64::from(*y)).exp())).collect();
     close("sigmoid_mul", &run("sigmoid_mul", None), &expected, 1e-5);
     let expected: Vec<f64> = x.iter().zip(&y).map(|(x, y)| f64::from(*x) + 0.3 * f64::from(*y)).collect();
@@ -100,9 +114,11 @@ fn gates_and_conversions() {
     let (gate, out) = (Memory::of(&x), Memory::new(rows * pitch(width) * 2));
     let sizes = [rows as i32, width as i32, pitch(width) as i32];
     let [r, w, p] = [0, 1, 2].map(|i| param(&sizes[i]));
-    launch("silu_mul_rows", grid, &[gate.param(), other.param(), out.param(), r, w, p]);
-    // Rounded from the same numbers.
-    assert_eq!(out.read::<u16>(), rows_of_bf16(&run("silu_mul", None), width));
+    for (of_rows, alone) in [("silu_mul_rows", "silu_mul"), ("gelu_mul_rows", "gelu_mul")] {
+        launch(of_rows, grid, &[gate.param(), other.param(), out.param(), r, w, p]);
+        // Rounded from the same numbers.
+        assert_eq!(out.read::<u16>(), rows_of_bf16(&run(alone, None), width), "{of_rows}");
+    }
     launch("round_rows", shape([5, 1, 1], 256, 0), &[gate.param(), out.param(), r, w, p]);
     assert_eq!(out.read::<u16>(), rows_of_bf16(&x, width));
 }

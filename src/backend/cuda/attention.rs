@@ -257,6 +257,7 @@ impl CudaBackend {
         }
         let units = inputs.units;
         let group = q.heads / shape.kv_heads;
+        let shared = |dim, queries, split| attention_shared(shape.dtype == DType::I8, dim, queries, split);
         let dim = shape.k_dim.max(shape.v_dim).next_multiple_of(64).next_power_of_two();
         let split = self.spans_to_split(q.heads, shape.kv_heads, shape.v_dim);
         let first = self.inputs().unit(0);
@@ -266,9 +267,8 @@ impl CudaBackend {
                 let parts = self.scratch().parts.address;
                 let single = AttentionArg { parts, spans_max: spans as i32, ..single };
                 let grid = [units.single, shape.kv_heads * group.div_ceil(16), spans];
-                let shared = attention_shared(dim, 16, true);
                 // SAFETY: as above; the parts have room for these spans, as `spans_to_split` found.
-                unsafe { self.submit_attention(shape.dtype, dim, 16, grid, shared, single) };
+                unsafe { self.submit_attention(shape.dtype, dim, 16, grid, shared(dim, 16, true), single) };
                 let merge = Shape { grid: [units.single, 1, q.heads], block: 128, shared: 0 };
                 // SAFETY: as above.
                 unsafe { self.submit(self.kernels.attention_merge, merge, &mut [arg(&single)]) };
@@ -276,16 +276,16 @@ impl CudaBackend {
             None => {
                 let grid = [units.single, shape.kv_heads * group.div_ceil(16), 1];
                 // SAFETY: as above.
-                unsafe { self.submit_attention(shape.dtype, dim, 16, grid, attention_shared(dim, 16, false), single) };
+                unsafe { self.submit_attention(shape.dtype, dim, 16, grid, shared(dim, 16, false), single) };
             }
         }
         let queries = units.several_rows_max * group;
         let several = AttentionArg { units: self.inputs().unit(units.single), ..args };
-        let wide = self.attention_kernel(shape.dtype, dim, 64).fits(attention_shared(dim, 64, false));
+        let wide = self.attention_kernel(shape.dtype, dim, 64).fits(shared(dim, 64, false));
         let block = if wide { 64 } else { 16 };
         let grid = [units.several, shape.kv_heads * queries.div_ceil(block), 1];
         // SAFETY: as above.
-        unsafe { self.submit_attention(shape.dtype, dim, block, grid, attention_shared(dim, block, false), several) };
+        unsafe { self.submit_attention(shape.dtype, dim, block, grid, shared(dim, block, false), several) };
     }
 
     /// Spans of keys that rows on their own are cut into; `None` when they are taken whole: they are short, or fill the device
@@ -332,6 +332,6 @@ impl CudaBackend {
     ) {
         let function = self.attention_kernel(dtype, dim, queries);
         // SAFETY: the one parameter of the kernels; the caller's promise.
-        unsafe { self.submit(function, Shape { grid, block: queries * 2, shared }, &mut [arg(&args)]) };
+        unsafe { self.submit(function, Shape { grid, block: 128, shared }, &mut [arg(&args)]) };
     }
 }

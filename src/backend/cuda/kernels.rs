@@ -158,37 +158,45 @@ macro_rules! kernels {
 
 kernels! {
     attention {
-        attention_bf16_64x16: attention_shared(64, 16, false), attention_bf16_64x64: attention_shared(64, 64, false),
-        attention_bf16_128x16: attention_shared(128, 16, false), attention_bf16_128x64: attention_shared(128, 64, false),
-        attention_bf16_256x16: attention_shared(256, 16, false), attention_bf16_256x64: attention_shared(256, 64, false),
-        attention_i8_64x16: attention_shared(64, 16, false), attention_i8_64x64: attention_shared(64, 64, false),
-        attention_i8_128x16: attention_shared(128, 16, false), attention_i8_128x64: attention_shared(128, 64, false),
-        attention_i8_256x16: attention_shared(256, 16, false), attention_i8_256x64: attention_shared(256, 64, false),
+        attention_bf16_64x16: attention_shared(false, 64, 16, false),
+        attention_bf16_64x64: attention_shared(false, 64, 64, false),
+        attention_bf16_128x16: attention_shared(false, 128, 16, false),
+        attention_bf16_128x64: attention_shared(false, 128, 64, false),
+        attention_bf16_256x16: attention_shared(false, 256, 16, false),
+        attention_bf16_256x64: attention_shared(false, 256, 64, false),
+        attention_i8_64x16: attention_shared(true, 64, 16, false),
+        attention_i8_64x64: attention_shared(true, 64, 64, false),
+        attention_i8_128x16: attention_shared(true, 128, 16, false),
+        attention_i8_128x64: attention_shared(true, 128, 64, false),
+        attention_i8_256x16: attention_shared(true, 256, 16, false),
+        attention_i8_256x64: attention_shared(true, 256, 64, false),
         attention_merge, attention_f32,
     }
     linear {
         linear_few8_bf16, linear_few16_bf16, linear_few32_bf16,
         linear_few8_q8, linear_few16_q8, linear_few32_q8,
         linear_few8_q4, linear_few16_q4, linear_few32_q4,
-        linear_64x64_bf16: 49_152, linear_128x128_bf16: 98_304,
-        linear_128x64_q8: 49_920, linear_128x128_q8: 74_496,
-        linear_128x64_q4: 38_400, linear_128x128_q4: 62_976,
+        linear_64x64_bf16: 98_304, linear_128x128_bf16: 98_304,
+        linear_128x64_q8: 83_200, linear_128x128_q8: 74_496,
+        linear_128x64_q4: 89_600, linear_128x128_q4: 62_976,
         linear_f32,
     }
     norm { rms_norm, place_heads_bf16, place_heads_f32, place_heads_i8 }
     elementwise {
-        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, silu_mul, silu_mul_rows, sigmoid_mul, add_scaled,
+        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, silu_mul, silu_mul_rows,
+        gelu_mul, gelu_mul_rows, sigmoid_mul, add_scaled,
         fill_random_bf16, fill_random_f32, fill_random_q8, fill_random_q4,
     }
     experts { experts_route, experts_count, experts_place, experts_combine }
     sampling { adjust_logits, best_in_chunks, best_of_chunks, sample_rows, logprob_rows }
 }
 
-/// Dynamic shared memory of `attention_*_<dim>x<queries>`: queries, stages of keys and values with their factors, and unless
-/// the keys are split totals; as `Shared` of `kernels/attention.cu`.
-pub const fn attention_shared(dim: usize, queries: usize, split: bool) -> usize {
+/// Dynamic shared memory of `attention_*_<dim>x<queries>`: queries, stages of keys and values, with their factors where they
+/// are `bytes`, and unless the keys are split totals; as `Shared` of `kernels/attention.cu`.
+pub const fn attention_shared(bytes: bool, dim: usize, queries: usize, split: bool) -> usize {
     let stages = if dim == 256 && queries == 16 { 1 } else { 2 };
-    queries * dim * 2 + stages * (2 * 64 * dim * 2 + 2 * 64 * 4) + if split { 0 } else { queries * dim * 4 }
+    let factors = if bytes { 2 * 64 * 4 } else { 0 };
+    queries * dim * 2 + stages * (2 * 64 * dim * 2 + factors) + if split { 0 } else { queries * dim * 4 }
 }
 
 /// Blocks and threads of a launch.

@@ -59,17 +59,17 @@ impl CudaBackend {
             (Format::Bf16, ..=16) => choice(k.linear_few16_bf16, 16, 16, 0),
             (Format::Bf16, ..=32) => choice(k.linear_few32_bf16, 16, 32, 0),
             (Format::Bf16, _) if large => choice(k.linear_128x128_bf16, 128, 128, 98_304),
-            (Format::Bf16, _) => choice(k.linear_64x64_bf16, 64, 64, 49_152),
+            (Format::Bf16, _) => choice(k.linear_64x64_bf16, 64, 64, 98_304),
             (Format::Q8, ..=8) => choice(k.linear_few8_q8, 16, 8, 0),
             (Format::Q8, ..=16) => choice(k.linear_few16_q8, 16, 16, 0),
             (Format::Q8, ..=32) => choice(k.linear_few32_q8, 16, 32, 0),
             (Format::Q8, _) if large => choice(k.linear_128x128_q8, 128, 128, 74_496),
-            (Format::Q8, _) => choice(k.linear_128x64_q8, 128, 64, 49_920),
+            (Format::Q8, _) => choice(k.linear_128x64_q8, 128, 64, 83_200),
             (Format::Q4, ..=8) => choice(k.linear_few8_q4, 16, 8, 0),
             (Format::Q4, ..=16) => choice(k.linear_few16_q4, 16, 16, 0),
             (Format::Q4, ..=32) => choice(k.linear_few32_q4, 16, 32, 0),
             (Format::Q4, _) if large => choice(k.linear_128x128_q4, 128, 128, 62_976),
-            (Format::Q4, _) => choice(k.linear_128x64_q4, 128, 64, 38_400),
+            (Format::Q4, _) => choice(k.linear_128x64_q4, 128, 64, 89_600),
         }
     }
 

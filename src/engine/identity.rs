@@ -4,7 +4,7 @@
 //! and reads little of it. They are hashed, all bytes of all tensors, when the first prefix is saved or restored, on the thread
 //! of that caller, and the hash is kept. Who comes meanwhile waits for it.
 //!
-//! The engine thread's [`super::core::Machine`] owns the source, so that a closed engine lets its weights go, whoever still
+//! The engine thread's [`super::machine::Machine`] owns the source, so that a closed engine lets its weights go, whoever still
 //! has the identity. The source shares its bytes with the backend: keeping it takes no memory of its own.
 
 use super::api::{Info, Type};

@@ -691,8 +691,8 @@ int32_t astrai_engine_pause(const struct astrai_engine *engine,
 int32_t astrai_engine_resume(const struct astrai_engine *engine, struct astrai_error **err);
 
 /// [A] Lets the engine work at most work_us in every interval_us, both in microseconds; 0 and 0: no limit. It rests
-/// between two layers of the model, so it may exceed the limit by one layer, which it makes up for. After idling it may
-/// work work_us at once: two intervals that touch can have twice as much. Takes effect at once. Work is steps, and copying
+/// between two layers of the model, on a GPU between two steps, so it may exceed the limit by one of those, which it makes
+/// up for. After idling it may work work_us at once: two intervals that touch can have twice as much. Takes effect at once. Work is steps, and copying
 /// the pages of prefixes that are saved or restored.
 /// ERR_ARGUMENT: work_us is more than interval_us, or only work_us is 0; needed and available are the two.
 int32_t astrai_engine_set_duty(const struct astrai_engine *engine,

@@ -207,11 +207,8 @@ template <int N> inline void copy_wait() {
     host::land(fiber, fiber.copy_group > N ? fiber.copy_group - N : 0);
 }
 
-inline int atomic_add(int *to, int value) {
-    const int before = *to;
-    *to += value;
-    return before;
-}
+// Atomic for launches of other threads of the process too: streams run side by side.
+inline int atomic_add(int *to, int value) { return __atomic_fetch_add(to, value, __ATOMIC_RELAXED); }
 
 inline float exp2_fast(float x) { return exp2f(x); }
 

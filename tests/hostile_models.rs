@@ -190,7 +190,12 @@ fn options_out_of_range_or_not_built_are_refused_by_name() {
     refused(EngineOptions { threads: 1 << 20, ..base() }, Status::Argument, "threads");
     refused(EngineOptions { context_length: 1 << 20, ..base() }, Status::Argument, "context_length");
     refused(EngineOptions { memory_budget: 1, ..base() }, Status::Memory, "memory_budget");
-    refused(EngineOptions { device: Device::Cuda, ..base() }, Status::Unsupported, "device");
+    // A build that has the backend is held to more in tests/cuda/opening.rs.
+    if !astrai::backend::cuda::BUILT {
+        refused(EngineOptions { device: Device::Cuda, ..base() }, Status::Unsupported, "device");
+    }
+    refused(EngineOptions { device_index: -1, ..base() }, Status::Argument, "device_index");
+    refused(EngineOptions { device: Device::Cpu, device_index: 1, ..base() }, Status::Argument, "device_index");
     refused(EngineOptions { weights: Type::Bf16, ..base() }, Status::Unsupported, "weights");
     let foreign = if cfg!(target_arch = "aarch64") { CpuTier::Avx2 } else { CpuTier::Neon };
     refused(EngineOptions { cpu_tier: foreign, ..base() }, Status::Unsupported, "cpu_tier");

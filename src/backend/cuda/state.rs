@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 /// Bytes of partial results of split attention.
 const PARTS_BYTES: usize = 64 << 20;
-/// Rows of the input of products that one launch rounds; more than any step has rows for experts.
+/// Inputs of products that are kept rounded at once: a layer's normed rows, and what attention made of them.
 const ROUNDED_SLOTS: usize = 2;
 /// Elements of constants: rotary frequencies of every kind of layer.
 const CONSTANTS: usize = 16 << 10;

@@ -17,6 +17,7 @@ mod alphabet;
 mod decoder;
 #[cfg(test)]
 mod fixtures;
+mod marked;
 mod model;
 mod pre_tokenizer;
 pub mod stops;
@@ -24,6 +25,7 @@ pub mod stream;
 pub mod template;
 pub mod tokenizer;
 
+pub use marked::MarkedText;
 pub use stops::StopFilter;
 pub use stream::TextStream;
 pub use template::{ChatTemplate, LocalTime, TemplateInput};

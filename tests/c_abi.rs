@@ -5,6 +5,9 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+#[path = "damaged/mod.rs"]
+mod damaged;
+
 use astrai::ffi;
 use astrai::ffi::types::*;
 use std::collections::BTreeSet;
@@ -241,6 +244,29 @@ fn a_game_keeps_its_loop_while_four_characters_talk() {
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("/nonexistent/model"));
 }
 
+/// A request that fails after it was submitted is no success of the program, and its error is told.
+#[test]
+fn examples_tell_a_failed_request() {
+    let model = damaged::model();
+    let file = model.path().join("persona.prefix").display().to_string();
+    for (name, arguments) in [
+        ("stream", vec![]),
+        ("chat", vec![]),
+        ("concurrent", vec![]),
+        ("game_loop", vec!["1"]),
+        ("persona", vec![&*file]),
+    ] {
+        let input = model.path().join("input");
+        fs::write(&input, "Good evening!\n").unwrap();
+        let mut command = Command::new(compile("examples-c", name, "c"));
+        command.arg(model.path()).args(arguments).stdin(fs::File::open(&input).unwrap());
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {told}");
+        assert!(told.contains("no finite logit"), "{name}: {told}");
+    }
+}
+
 #[test]
 fn pause_duty_cache_and_plan_do_what_the_header_says() {
     for language in ["c", "cpp"] {
@@ -334,6 +360,15 @@ fn requests_do_what_the_header_says() {
 }
 
 /// Programs about how events are received; each as C and as C++, and they print nothing.
+#[test]
+fn messages_have_the_flags_of_the_header() {
+    for language in ["c", "cpp"] {
+        let output = run(Command::new(compile("tests/c", "messages", language)).arg(model()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
 #[test]
 fn events_are_received_as_the_header_says() {
     for name in ["poll", "completion", "deferred"] {

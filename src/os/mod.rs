@@ -5,6 +5,7 @@ pub mod clock;
 pub mod files;
 pub mod memory;
 pub mod mmap;
+pub mod shortage;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod tiles;

@@ -8,7 +8,6 @@ use super::types::astrai_error;
 use crate::engine::{CallbackScope, in_callback};
 use crate::error::{Error, Result, Status};
 use crate::os::shortage;
-use crate::os::thread::NAME_PREFIX;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -158,22 +157,6 @@ fn panicked(name: &'static str, payload: Box<dyn Any + Send>) -> Error {
     Error::internal(format!("defect of the library in {name}: {what}; please report it")).about(name)
 }
 
-/// Whether the operating system knows this thread by an engine thread's name. `std::thread::current` would
-/// register a destructor on the thread.
-pub(super) fn on_engine_thread() -> bool {
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    {
-        let mut name = [0u8; 64];
-        // SAFETY: the buffer is writable for the length that is passed, and the thread is the calling one.
-        let status = unsafe { libc::pthread_getname_np(libc::pthread_self(), name.as_mut_ptr().cast(), name.len()) };
-        status == 0 && name.starts_with(NAME_PREFIX.as_bytes())
-    }
-    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-    {
-        std::thread::current().name().is_some_and(|name| name.starts_with(NAME_PREFIX))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,12 +200,5 @@ mod tests {
         let refused = callback(|| callback(|| may_block("astrai_test"))).unwrap_err();
         assert_eq!(refused.status, Status::Reentrant);
         assert!(may_block("astrai_test").is_ok());
-    }
-
-    #[test]
-    fn engine_threads_are_known_by_name() {
-        assert!(!on_engine_thread());
-        let named = std::thread::Builder::new().name("astrai-sched".to_owned()).spawn(on_engine_thread).unwrap();
-        assert!(named.join().unwrap());
     }
 }

@@ -9,19 +9,24 @@ use std::cell::Cell;
 
 thread_local! {
     /// Bytes of the first block that was refused since the last [`check`] or [`forget`], 0 = none.
-    static REFUSED: Cell<u64> = const { Cell::new(0) };
+    static REFUSED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The system refused a block of `bytes` bytes to this thread, and the reserve gave it.
 pub fn note(bytes: usize) {
     if REFUSED.get() == 0 {
-        REFUSED.set((bytes as u64).max(1));
+        REFUSED.set(bytes.max(1));
     }
 }
 
 /// Whether a block was refused on this thread since the last [`check`] or [`forget`].
 pub fn is_noted() -> bool {
     REFUSED.get() != 0
+}
+
+/// Bytes of the first block that was refused on this thread since then, 0 = none.
+pub fn refused() -> usize {
+    REFUSED.get()
 }
 
 /// Starts anew: what was refused before does not concern the work that begins.
@@ -38,7 +43,7 @@ pub fn check(what: &str) -> Result<()> {
     if bytes == 0 {
         return Ok(());
     }
-    let error = Error::memory(what, bytes);
+    let error = Error::memory(what, bytes as u64);
     // The message may have come from the reserve too.
     forget();
     Err(error)

@@ -8,6 +8,7 @@ use super::types::*;
 use crate::engine::{MessageFlags, Prompt, PromptPart};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
+use crate::os::shortage;
 use serde_json::Value;
 use std::ffi::c_char;
 use std::ptr;
@@ -45,7 +46,12 @@ impl PromptBody {
         }
     }
 
+    /// A change that fails changes nothing.
     fn change(&self, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<Status> {
+        let change = |built: &mut Built| {
+            let counted = (built.text_bytes, built.token_count);
+            change(built).inspect_err(|_| (built.text_bytes, built.token_count) = counted)
+        };
         match self.0.try_write() {
             Ok(mut built) => change(&mut built),
             Err(TryLockError::Poisoned(built)) => change(&mut built.into_inner()),
@@ -176,8 +182,20 @@ fn room(len: usize, max: usize, name: &str) -> Result<()> {
     ))
 }
 
+/// Adds to a part of the prompt, unless memory ran out in the making of it.
+fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
+    let bytes = (list.len() as u64 + 1).saturating_mul(size_of::<T>() as u64);
+    list.try_reserve(1).map_err(|_| Error::memory("the prompt", bytes))?;
+    shortage::check("the prompt")?;
+    list.push(element);
+    Ok(())
+}
+
 fn parse(json: &str, name: &str) -> Result<Value> {
-    serde_json::from_str(json).map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name))
+    let value =
+        serde_json::from_str(json).map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name));
+    shortage::check(name)?;
+    value
 }
 
 fn messages(json: &str) -> Result<Vec<Value>> {
@@ -202,7 +220,7 @@ pub unsafe extern "C" fn astrai_prompt_new(out: *mut *mut astrai_prompt, err: *m
     guard("astrai_prompt_new", err, || {
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        out.write(Handle::create(PromptBody(RwLock::default())));
+        Handle::give(PromptBody(RwLock::default()), out)?;
         Ok(Status::Ok)
     })
 }
@@ -220,7 +238,7 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
         let copy = prompt.read(|built| Ok(built.clone()))?;
-        out.write(Handle::create(PromptBody(RwLock::new(copy))));
+        Handle::give(PromptBody(RwLock::new(copy)), out)?;
         Ok(Status::Ok)
     })
 }
@@ -244,8 +262,7 @@ pub unsafe extern "C" fn astrai_prompt_add_text(
             let text = unsafe { input::text(text, len, limits::PROMPT_BYTES_MAX, "text") }?;
             let text = input::copy(text, "text")?;
             built.count_text(text.len())?;
-            built.prompt.parts.push(PromptPart::Text { text, special: flags & ASTRAI_TEXT_SPECIAL != 0 });
-            Ok(())
+            append(&mut built.prompt.parts, PromptPart::Text { text, special: flags & ASTRAI_TEXT_SPECIAL != 0 })
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -268,8 +285,7 @@ pub unsafe extern "C" fn astrai_prompt_add_tokens(
             let tokens = unsafe { input::array(tokens, count, limits::CONTEXT_MAX, Unit::Tokens, "tokens") }?;
             let tokens = input::tokens(tokens, "tokens")?;
             built.count_tokens(tokens.len())?;
-            built.prompt.parts.push(PromptPart::Tokens(tokens));
-            Ok(())
+            append(&mut built.prompt.parts, PromptPart::Tokens(tokens))
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -304,8 +320,7 @@ pub unsafe extern "C" fn astrai_prompt_add_message(
             built.count_text(role.len().saturating_add(text.len()))?;
             let fields = [("role", role), ("content", text)];
             let message = fields.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect();
-            built.prompt.messages.push(Value::Object(message));
-            Ok(())
+            append(&mut built.prompt.messages, Value::Object(message))
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -397,8 +412,7 @@ pub unsafe extern "C" fn astrai_prompt_add_stop(
             if text.is_empty() {
                 return Err(Error::argument("a stop string is empty; it would stop before anything").about("text"));
             }
-            built.prompt.stops.push(input::copy(text, "stop string")?);
-            Ok(())
+            append(&mut built.prompt.stops, input::copy(text, "stop string")?)
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -415,8 +429,7 @@ pub unsafe extern "C" fn astrai_prompt_add_stop_token(
     guard("astrai_prompt_add_stop_token", err, || {
         let add = |built: &mut Built| {
             room(built.prompt.stop_tokens.len(), limits::STOP_TOKENS_MAX, "stop tokens")?;
-            built.prompt.stop_tokens.push(input::token(token, "token")?);
-            Ok(())
+            append(&mut built.prompt.stop_tokens, input::token(token, "token")?)
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -438,8 +451,7 @@ pub unsafe extern "C" fn astrai_prompt_add_bias(
                 return Err(Error::argument(format!("bias is {bias}; use a number, or -INFINITY to forbid the token"))
                     .about("bias"));
             }
-            built.prompt.bias.push((input::token(token, "token")?, bias));
-            Ok(())
+            append(&mut built.prompt.bias, (input::token(token, "token")?, bias))
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }

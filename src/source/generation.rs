@@ -1,5 +1,5 @@
-//! What a model's authors recommend: `generation_config.json`, and `config.json` for the ids it leaves out. It is advice:
-//! a value that makes no sense is left out with a warning, alone.
+//! What a model's authors recommend: `generation_config.json`, and the ids of `config.json`. It is advice: a value that makes
+//! no sense is left out with a warning, alone.
 
 use super::ModelSource;
 use super::files::{kind, quoted};
@@ -10,7 +10,8 @@ use serde_json::Value;
 /// Defaults for requests that leave a choice to the model. `None`: the model does not say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationDefaults {
-    /// Tokens that end a sequence. Ids at or above the vocabulary size are possible and harmless.
+    /// Tokens that end a sequence: those of both files, without repetition, and the tokenizer's
+    /// ([`GenerationDefaults::add_eos`]). Ids at or above the vocabulary size are possible and harmless.
     pub eos_tokens: Vec<u32>,
     /// Token that begins a sequence.
     pub bos_token: Option<u32>,
@@ -38,7 +39,9 @@ impl GenerationDefaults {
 
     /// Reads the two files' contents.
     pub fn parse(generation: Option<&Value>, config: &Value, warn: &mut dyn FnMut(String)) -> GenerationDefaults {
-        let mut main = Keys { value: generation.unwrap_or(&Value::Null), file: "generation_config.json", warn };
+        let (first, first_file) = (generation.unwrap_or(&Value::Null), "generation_config.json");
+        let text = config.get("text_config").unwrap_or(&Value::Null);
+        let mut main = Keys { value: first, file: first_file, warn };
         let mut defaults = GenerationDefaults {
             do_sample: main.boolean("do_sample"),
             temperature: main.number("temperature", "at least 0", |x| x >= 0.0),
@@ -47,20 +50,21 @@ impl GenerationDefaults {
             min_p: main.number("min_p", "between 0 and 1", |x| (0.0..=1.0).contains(&x)),
             repetition_penalty: main.number("repetition_penalty", "above 0", |x| x > 0.0),
             max_new_tokens: main.count("max_new_tokens"),
-            eos_tokens: main.tokens("eos_token_id"),
-            bos_token: main.tokens("bos_token_id").first().copied(),
+            ..GenerationDefaults::default()
         };
-        let text = config.get("text_config").unwrap_or(&Value::Null);
-        for (value, file) in [(config, "config.json"), (text, "config.json text_config")] {
+        for (value, file) in [(first, first_file), (config, "config.json"), (text, "config.json text_config")] {
             let mut keys = Keys { value, file, warn };
-            if defaults.eos_tokens.is_empty() {
-                defaults.eos_tokens = keys.tokens("eos_token_id");
-            }
+            keys.tokens("eos_token_id").into_iter().for_each(|id| defaults.add_eos(Some(id)));
             if defaults.bos_token.is_none() {
                 defaults.bos_token = keys.tokens("bos_token_id").first().copied();
             }
         }
         defaults
+    }
+
+    /// Adds a token that ends a sequence, unless it is known.
+    pub fn add_eos(&mut self, id: Option<u32>) {
+        self.eos_tokens.extend(id.filter(|id| !self.eos_tokens.contains(id)));
     }
 
     /// The temperature of a request that names none: 0 (greedy) unless the model says `do_sample`, as transformers
@@ -161,9 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn ids_fall_back_from_generation_config_to_config_to_text_config() {
+    fn end_tokens_are_those_of_all_and_the_begin_token_is_the_first() {
         let all = good(json!({"eos_token_id": [5, 6]}), json!({"eos_token_id": 2, "bos_token_id": 1}));
-        assert_eq!((all.eos_tokens, all.bos_token), (vec![5, 6], Some(1)));
+        assert_eq!((all.eos_tokens, all.bos_token), (vec![5, 6, 2], Some(1)));
+        let nested = json!({"eos_token_id": [2, 6], "bos_token_id": 3, "text_config": {"eos_token_id": 4}});
+        let mut all = good(json!({"eos_token_id": 6}), nested);
+        all.add_eos(Some(4));
+        all.add_eos(Some(9));
+        all.add_eos(None);
+        assert_eq!((all.eos_tokens, all.bos_token), (vec![6, 2, 4, 9], Some(3)));
         let nested = json!({"eos_token_id": null, "text_config": {"eos_token_id": 9, "bos_token_id": 8}});
         let all = good(json!({}), nested);
         assert_eq!((all.eos_tokens, all.bos_token), (vec![9], Some(8)));
@@ -227,11 +237,11 @@ mod tests {
     #[test]
     fn of_a_list_of_ids_the_good_ones_are_kept() {
         let (all, warnings) = parse(json!({"eos_token_id": [1, -1, 7, [2]]}), json!({"eos_token_id": 3}));
-        assert_eq!((all.eos_tokens, warnings.len()), (vec![1, 7], 1));
+        assert_eq!((all.eos_tokens, warnings.len()), (vec![1, 7, 3], 1));
         assert!(warnings[0].contains("an entry of eos_token_id is -1"), "{warnings:?}");
         let (all, warnings) = parse(json!({"eos_token_id": [-1]}), json!({"eos_token_id": 3}));
         assert_eq!((all.eos_tokens, warnings.len()), (vec![3], 1), "config.json fills in");
-        let long = vec![4; limits::STOP_TOKENS_MAX + 1];
+        let long: Vec<usize> = (0..=limits::STOP_TOKENS_MAX).collect();
         let (all, warnings) = parse(json!({"eos_token_id": long}), json!({}));
         assert_eq!((all.eos_tokens.len(), warnings.len()), (limits::STOP_TOKENS_MAX, 1));
     }

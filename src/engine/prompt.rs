@@ -119,13 +119,13 @@ impl TextKit {
         })?;
         let mut variables = self.variables.clone();
         variables.extend(prompt.variables.clone());
-        template.render(&TemplateInput {
-            messages: &prompt.messages,
+        let input = TemplateInput {
             tools: prompt.tools.as_ref(),
-            variables: &variables,
             add_generation_prompt: !options.no_generation_prompt,
-            now: None,
-        })
+            exact: options.exact,
+            ..TemplateInput::new(&prompt.messages, &variables)
+        };
+        Ok(template.render(&input)?.text)
     }
 
     fn raw_text(&self, prompt: &Prompt) -> Result<String> {

@@ -15,6 +15,7 @@
 
 mod alphabet;
 mod decoder;
+pub mod exact;
 #[cfg(test)]
 mod fixtures;
 mod marked;

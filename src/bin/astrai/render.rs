@@ -1,4 +1,5 @@
-//! `astrai render`: the text a chat template makes of messages, byte for byte. Needs only the tokenizer's files.
+//! `astrai render`: the text a chat template makes of messages: what `submit` would use, or with `--exact` byte for byte what
+//! transformers makes. Needs only the tokenizer's files.
 
 use crate::args::TemplateArgs;
 use crate::failure::{Failure, Outcome, read_file, read_json};
@@ -29,6 +30,10 @@ pub struct RenderArgs {
     /// Do not open the assistant's turn
     #[arg(long)]
     no_generation_prompt: bool,
+    /// Give the template the messages as they are, as transformers does: no arguments made objects, no content in the form
+    /// the template wants
+    #[arg(long)]
+    exact: bool,
     #[command(flatten)]
     variables: TemplateArgs,
 }
@@ -43,7 +48,8 @@ pub fn render(args: RenderArgs) -> Outcome {
             let options = EngineOptions { text_only: true, ..EngineOptions::default() };
             let engine = open(&args.model, options, None)?;
             let prompt = Prompt { messages, tools, variables: args.variables.variables(), ..Prompt::default() };
-            let flags = TextOptions { no_generation_prompt: args.no_generation_prompt, ..TextOptions::default() };
+            let (no_generation_prompt, exact) = (args.no_generation_prompt, args.exact);
+            let flags = TextOptions { no_generation_prompt, exact, ..TextOptions::default() };
             engine.render(&prompt, flags)?
         }
     };
@@ -55,7 +61,7 @@ pub fn render(args: RenderArgs) -> Outcome {
 /// Renders with a template that is not the folder's own; the folder, which need not have one, gives the special
 /// tokens.
 fn render_file(path: &Path, args: &RenderArgs, messages: &[Value], tools: Option<&Value>) -> Outcome<String> {
-    let template = ChatTemplate::new(&read_file(path)?, &path.display().to_string())?;
+    let mut template = ChatTemplate::new(&read_file(path)?, &path.display().to_string())?;
     let folder =
         Folder::open(&args.model, FolderOptions { text_only: true, ..FolderOptions::default() }, &mut |_, _| true)?;
     let tokens = folder.special_tokens()?;
@@ -64,9 +70,10 @@ fn render_file(path: &Path, args: &RenderArgs, messages: &[Value], tools: Option
         variables.insert("additional_special_tokens".to_owned(), tokens.additional.into());
     }
     variables.extend(args.variables.variables());
-    let add_generation_prompt = !args.no_generation_prompt;
-    let input = TemplateInput { messages, tools, variables: &variables, add_generation_prompt, now: None };
-    Ok(template.render(&input)?)
+    template.learn(&variables);
+    let (add_generation_prompt, exact) = (!args.no_generation_prompt, args.exact);
+    let input = TemplateInput { tools, add_generation_prompt, exact, ..TemplateInput::new(messages, &variables) };
+    Ok(template.render(&input)?.text)
 }
 
 /// A file that holds a JSON array.

@@ -7,7 +7,7 @@ use astrai::engine::{
     Engine, EngineOptions, Event, FinishReason, LogLevel, MessageFlags, Next, Prompt, PromptPart, RequestOptions, Sink,
     TextOptions,
 };
-use astrai::text::{ChatTemplate, MarkedText, TemplateInput, continued};
+use astrai::text::{ChatTemplate, TemplateInput, continued};
 use astrai::{Error, Status};
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -97,9 +97,7 @@ fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
     let template = ChatTemplate::new(source, "template").unwrap();
     let variables = Map::new();
     let marked = continued::render(messages, |messages| {
-        let input =
-            TemplateInput { messages, tools: None, variables: &variables, add_generation_prompt: false, now: None };
-        template.render(&input).map(MarkedText::from)
+        template.render(&TemplateInput { add_generation_prompt: false, ..TemplateInput::new(messages, &variables) })
     })?;
     Ok(marked.text)
 }

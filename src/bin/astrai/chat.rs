@@ -101,7 +101,7 @@ impl<'a> Conversation<'a> {
         let request = self.fitting_prompt().and_then(|prompt| self.engine.submit(&prompt, &self.options, Sink::Pull));
         let request = match request {
             Ok(request) => request,
-            Err(error) if matches!(error.status, Status::Context | Status::Template | Status::NeverFits) => {
+            Err(error) if matches!(error.status, Status::Context | Status::Template) => {
                 self.turns.pop_back();
                 note(&error.to_string());
                 return Ok(());

@@ -42,8 +42,8 @@ pub const ASTRAI_ERR_TEMPLATE: i32 = 22;
 pub const ASTRAI_ERR_UTF8: i32 = 23;
 /// The prompt is longer than the context; needed and available are in tokens.
 pub const ASTRAI_ERR_CONTEXT: i32 = 24;
-/// Reserved: a request that outgrows the whole KV memory. No call gives it today: the context is never longer than the KV
-/// memory holds, so a prompt that is too long gets ERR_CONTEXT and generation ends at the context.
+/// Reserved: no call gives it. The context is never longer than the KV memory holds, so a prompt that is too long gets
+/// ERR_CONTEXT, and generation ends at the context.
 pub const ASTRAI_ERR_NEVER_FITS: i32 = 25;
 /// Memory could not be had.
 pub const ASTRAI_ERR_MEMORY: i32 = 26;
@@ -304,6 +304,11 @@ pub struct astrai_event {
     pub usage: *const astrai_usage,
     /// ASTRAI_EVENT_FAILED only, else NULL.
     pub error: *const astrai_error,
+    /// Index of the first token in the request's output; of an event without tokens, how many there were. What a cancel dropped
+    /// is missing between one event's end and the next one's first.
+    pub first_token: u64,
+    /// Index of the first byte of text in the request's text, likewise.
+    pub first_byte: u64,
 }
 
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
@@ -315,7 +320,8 @@ pub type astrai_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_void
 pub type astrai_log_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, level: i32, text: *const c_char, len: usize)>;
 /// With ASTRAI_DELIVER_POLL: there is something to poll. At most once until the next poll begins, and not for what is
-/// pulled. The only callback on library threads then: just post to your own loop.
+/// pulled. The only callback on a library thread then, one that does nothing else: one that takes its time delays no token, only
+/// itself and close.
 pub type astrai_wake_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 /// The library is done with user_data. Exactly once, after the last callback that gets it, even if the call failed.
 pub type astrai_finalize_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;

@@ -14,6 +14,7 @@
 //! so the two cannot disagree.
 
 mod alphabet;
+pub mod continued;
 mod decoder;
 pub mod exact;
 #[cfg(test)]

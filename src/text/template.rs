@@ -44,6 +44,9 @@ use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value};
 use serde_json::Map;
 use std::sync::Arc;
 
+pub(super) use lexer::is_space;
+pub(super) use messages::REASONING;
+
 pub use crate::os::clock::LocalTime;
 
 /// Name of the one template of the environment.

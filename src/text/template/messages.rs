@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The names a message's reasoning goes by, the first being the one templates read most.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+pub(in crate::text) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// Roles whose content is looked at apart: templates often take lists from one and texts from another.
 pub(super) const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 /// Types of parts that are text, and the key of the text.

@@ -3,11 +3,11 @@
 
 use super::api::{Prompt, PromptPart, TextOptions};
 use super::delivery::lock;
+use super::parts;
 use crate::error::{Error, Result, Status, Unit};
-use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
-use crate::text::{ChatTemplate, TemplateInput, Tokenizer};
+use crate::text::{ChatTemplate, EncodeLimits, MarkedText, TemplateInput, Tokenizer};
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex};
 
@@ -141,31 +141,21 @@ impl TextKit {
 
     /// The token ids of a prompt. Rendered chats carry their own special tokens; raw prompts that begin with text get
     /// the tokenizer's.
-    pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
-        if !prompt.messages.is_empty() {
-            let text = self.render(prompt, options)?;
-            check_text(&text)?;
-            let ids = self.tokenizer()?.encode(&text, false, true)?;
-            self.check_ids(&ids)?;
-            return Ok(ids);
-        }
-        let mut ids = Vec::new();
-        for (index, part) in prompt.parts.iter().enumerate() {
-            match part {
-                PromptPart::Tokens(tokens) => ids.extend_from_slice(tokens),
-                PromptPart::Text { text, special } => {
-                    check_text(text)?;
-                    ids.extend(self.tokenizer()?.encode(text, index == 0, *special || options.special)?);
-                }
-            }
-        }
+    pub fn tokenize(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
+        let ids = if prompt.messages.is_empty() {
+            parts::encode(self, &prompt.parts, options.special, limits)?
+        } else {
+            let text = MarkedText::from(self.render(prompt, options)?);
+            self.tokenizer()?.encode_marked(&text, false, limits)?
+        };
         self.check_ids(&ids)?;
         Ok(ids)
     }
 
-    /// The token ids of a prompt that fits a context of so many tokens.
-    pub fn prepare(&self, prompt: &Prompt, options: TextOptions, context: usize) -> Result<Vec<u32>> {
-        let tokens = self.tokenize(prompt, options)?;
+    /// The token ids of a prompt that fits a context of `limits.tokens`.
+    pub fn prepare(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
+        let context = limits.tokens;
+        let tokens = self.tokenize(prompt, options, limits)?;
         check_length(tokens.len(), context)?;
         Ok(tokens)
     }
@@ -208,15 +198,4 @@ fn check_length(tokens: usize, context: usize) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn check_text(text: &str) -> Result<()> {
-    if text.len() <= limits::PROMPT_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Error::new(
-        Status::Argument,
-        format!("the prompt has {} bytes of text, the limit is {}", text.len(), limits::PROMPT_BYTES_MAX),
-    )
-    .numbers(Unit::Bytes, text.len() as u64, limits::PROMPT_BYTES_MAX as u64))
 }

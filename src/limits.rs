@@ -47,8 +47,14 @@ pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
 pub const METADATA_BYTES_MAX: usize = 4096;
 /// Most shards of one checkpoint.
 pub const SHARDS_MAX: usize = 1024;
-/// Most tensors of one checkpoint.
+/// Most bytes of the headers of one checkpoint, all its files together.
+pub const CHECKPOINT_HEADER_BYTES_MAX: u64 = 256 << 20;
+/// Most tensors of one checkpoint, all its files together, counted while they are read.
 pub const TENSORS_MAX: usize = 1 << 20;
+/// Names of a folder looked at to say what it is when it is no model folder.
+pub const FOLDER_NAMES_MAX: usize = 4096;
+/// Tensors named in a message about many.
+pub const NAMED_TENSORS_MAX: usize = 8;
 /// Most dimensions of a tensor.
 pub const TENSOR_RANK_MAX: usize = 8;
 
@@ -65,6 +71,8 @@ pub const HEAD_DIM_MAX: usize = 1024;
 pub const HEADS_MAX: usize = 4096;
 /// Most routed experts of a layer.
 pub const EXPERTS_MAX: usize = 4096;
+/// Most experts of a model, those of all layers together, shared ones included.
+pub const MODEL_EXPERTS_MAX: usize = 1 << 17;
 /// Largest vocabulary, in tokens.
 pub const VOCAB_MAX: usize = 1 << 24;
 /// Longest context, in tokens.
@@ -143,6 +151,10 @@ pub const PROMPT_BYTES_MAX: usize = 64 << 20;
 pub const MESSAGES_MAX: usize = 1 << 16;
 /// Instructions a chat template may run.
 pub const TEMPLATE_FUEL: u64 = 50_000_000;
+/// Steps of each small rendering that finds out, at open, what a chat template wants.
+pub const TEMPLATE_PROBE_FUEL: u64 = 200_000;
+/// Most digits of a whole number in a chat template, as Python's own limit.
+pub const TEMPLATE_DIGITS_MAX: usize = 4300;
 /// Longest text a chat template may render, in bytes.
 pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
 
@@ -163,3 +175,17 @@ pub const ATTENTION_PARTS_BYTES: usize = 1 << 20;
 
 /// Largest logits that are searched for while logits are computed; with more than these in top-k the whole row is read.
 pub const BEST_LOGITS_MAX: usize = 64;
+
+/// Static memory of the C libraries that serves when the system has none left, in bytes; a multiple of 1,024. It is touched only
+/// then.
+pub const RESERVE_BYTES: usize = 8 << 20;
+/// Largest block that this reserve serves, in bytes; a larger one fails, and what asks for it must be able to.
+pub const RESERVE_BLOCK_BYTES_MAX: usize = 64 << 10;
+/// Stack of the library's own threads, in bytes. Callbacks run on them too.
+pub const THREAD_STACK_BYTES: usize = 2 << 20;
+/// Stack that a calling thread has to have, as the header's contract says, in bytes.
+pub const CALLER_STACK_BYTES: usize = 64 << 10;
+/// Stack that chat templates, tokenizers and JSON are run with, in bytes: on the caller's thread if it has as much left.
+pub const TEXT_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MAX + (256 << 10);
+/// Stack that an engine is opened or planned with, in bytes; as above.
+pub const OPEN_STACK_BYTES: usize = 512 << 10;

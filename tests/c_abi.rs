@@ -1,9 +1,12 @@
 //! The library as C sees it: every example and every C test program is compiled as C99 and as C++11 with all warnings
-//! as errors, linked with the shared library of this very build, and run against `models/storyteller`.
+//! as errors, linked with the shared library of this build, and run against `models/storyteller`.
 //!
 //! What a machine cannot do prints SKIP with the reason, and fails when the variable ASTRAI_REQUIRE names it.
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
+
+mod damaged;
+mod shared_library;
 
 use astrai::ffi;
 use astrai::ffi::types::*;
@@ -32,13 +35,11 @@ fn model() -> PathBuf {
     model
 }
 
-/// A folder with the shared library under its soname, as it would be installed. The library is the one that cargo
-/// built together with this test, from the same invocation of the compiler.
+/// A folder with the shared library under its soname, as it would be installed.
 fn libraries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let built = std::env::current_exe().unwrap().with_file_name("libastrai.so");
-        assert!(built.is_file(), "{} is not there; cargo builds it with the tests", built.display());
+        let built = shared_library::built();
         // Named after this test's file, which differs between profiles and sets of features.
         let own = std::env::current_exe().unwrap();
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(own.file_name().unwrap());
@@ -241,6 +242,29 @@ fn a_game_keeps_its_loop_while_four_characters_talk() {
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("/nonexistent/model"));
 }
 
+/// A request that fails after it was submitted is no success of the program, and its error is told.
+#[test]
+fn examples_tell_a_failed_request() {
+    let model = damaged::model();
+    let file = model.path().join("persona.prefix").display().to_string();
+    for (name, arguments) in [
+        ("stream", vec![]),
+        ("chat", vec![]),
+        ("concurrent", vec![]),
+        ("game_loop", vec!["1"]),
+        ("persona", vec![&*file]),
+    ] {
+        let input = model.path().join("input");
+        fs::write(&input, "Good evening!\n").unwrap();
+        let mut command = Command::new(compile("examples-c", name, "c"));
+        command.arg(model.path()).args(arguments).stdin(fs::File::open(&input).unwrap());
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {told}");
+        assert!(told.contains("no finite logit"), "{name}: {told}");
+    }
+}
+
 #[test]
 fn pause_duty_cache_and_plan_do_what_the_header_says() {
     for language in ["c", "cpp"] {
@@ -334,6 +358,15 @@ fn requests_do_what_the_header_says() {
 }
 
 /// Programs about how events are received; each as C and as C++, and they print nothing.
+#[test]
+fn messages_have_the_flags_of_the_header() {
+    for language in ["c", "cpp"] {
+        let output = run(Command::new(compile("tests/c", "messages", language)).arg(model()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
 #[test]
 fn events_are_received_as_the_header_says() {
     for name in ["poll", "completion", "deferred"] {
@@ -470,6 +503,20 @@ fn the_library_exports_the_header_and_nothing_else() {
         let allowed = ["libc.so", "libm.so", "libgcc_s.so", "ld-linux"];
         assert!(allowed.iter().any(|name| needed.starts_with(name)), "the library needs {needed}");
     }
+}
+
+/// What a C program without a shared library gets: the same code, and nothing of Rust's that it would have to know.
+#[test]
+fn the_static_library_links() {
+    let archive = shared_library::built().with_file_name("libastrai.a");
+    let program = libraries().join("stream-static");
+    let mut compiler = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
+    compiler.args(["-std=c99", "-O1", "-I"]).arg(root().join("include")).arg(root().join("examples-c/stream.c"));
+    let makefile = fs::read_to_string(root().join("Makefile")).unwrap();
+    let needed = makefile.lines().find_map(|line| line.strip_prefix("STATIC_LIBS := ")).unwrap();
+    succeed(compiler.arg(archive).args(needed.split(' ')).arg("-o").arg(&program));
+    let told = succeed(Command::new(&program).arg(model()));
+    assert!(told.trim_end().ends_with(" tokens/s]"), "{told}");
 }
 
 static TERMINALS: AtomicU32 = AtomicU32::new(0);

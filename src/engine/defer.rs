@@ -190,6 +190,7 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
         };
         let limits = &mut EncodeLimits::new(context, &mut go_on);
         let tokens = text.prepare(&job.prompt, TextOptions::default(), limits)?;
+        shared.warn_of_two_begins(text, &tokens);
         let room = context.saturating_sub(tokens.len());
         Ok((tokens, room))
     };

@@ -70,6 +70,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
         progress(done, total.saturating_mul(2))
     };
     let mut folder = Folder::headers(dir, options.text_only)?;
+    warn(&folder, log);
     if options.text_only {
         return text_only(&folder);
     }
@@ -82,11 +83,17 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
 pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
     let mut progress = report(options);
+    warn(&*source, log);
     if options.text_only {
         return text_only(&*source);
     }
     let prepared = prepare(&*source, options, log)?;
     finish_somewhere(prepared, source, options, 0, &mut progress, log)
+}
+
+/// Tells what was wrong with files that are no reason not to open the model.
+fn warn(source: &dyn ModelSource, log: Log) {
+    source.warnings().iter().for_each(|line| log(LogLevel::Warn, line.clone()));
 }
 
 /// As [`finish`]; where the choice was ours and a GPU could not take the model in the end, on the CPU.
@@ -140,12 +147,14 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         opened => opened?,
     };
     let architecture = &prospect.architecture;
-    let defaults = GenerationDefaults::from_source(source)?;
+    let mut warn = |line| log(LogLevel::Warn, line);
+    let defaults = GenerationDefaults::from_source(source, &mut warn)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
         let vocab = architecture.vocab;
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
-    let text = TextKit::open(source, architecture.vocab)?;
+    let mut text = TextKit::open(source, architecture.vocab)?;
+    text.context_max = architecture.context_max;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
     Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
 }
@@ -180,9 +189,9 @@ fn finish(
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let Prepared { prospect, backend, facts, defaults, text, tokenizer } = prepared;
+    let Prepared { prospect, backend, facts, mut defaults, text, tokenizer } = prepared;
     let Prospect { family, model_type, architecture, recipe, sizing } = prospect;
-    let info = Info {
+    let mut info = Info {
         model_type,
         device_name: backend.name(),
         device: facts.device,
@@ -196,12 +205,13 @@ fn finish(
         step_tokens: sizing.step_tokens as u32,
         page_tokens: sizing.page_tokens as u32,
         layers: architecture.layers.len() as u32,
+        // The tokenizer may name others; it is still being read.
         bos_token: defaults.bos_token,
         eos_token: defaults.eos_tokens.first().copied(),
         has_chat_template: text.has_template(),
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
-    let identity = Identity::of(&source, &info, facts.arch, options.weights, shapes)?;
+    let identity = Identity::of(&source, &info, &architecture, facts.arch, options.weights, shapes)?;
     if options.no_mmap && recipe.quantizes() {
         // Its weights are let go as soon as they are bound, so that they are not in memory twice.
         identity.description()?;
@@ -215,7 +225,10 @@ fn finish(
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
     let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
-    let text = text.with_tokenizer(tokenizer.join()?);
+    let text = text.with_tokenizer(tokenizer.join()?, defaults.bos_token);
+    defaults.add_eos(text.named("eos_token"));
+    info.eos_token = defaults.eos_tokens.first().copied();
+    info.bos_token = defaults.bos_token.or(text.named("bos_token"));
     machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     machine.backend.allow(machine.allowed.end(), machine.allowed.holes())?;
     log(LogLevel::Info, describe(&info, &sizing));
@@ -232,15 +245,13 @@ fn finish(
 
 fn text_only(source: &dyn ModelSource) -> Result<Opened> {
     let tokenizer = PendingTokenizer::start(source, ThreadOptions::default())?;
-    let text = TextKit::open(source, 0)?.with_tokenizer(tokenizer.join()?);
+    let text = TextKit::open(source, 0)?.with_tokenizer(tokenizer.join()?, None);
     let tokenizer = text.tokenizer()?;
-    let special = source.special_tokens()?;
-    let id = |name| special.get(name).and_then(|t| tokenizer.id(t));
     let info = Info {
         device_name: "none (text only)".into(),
         vocab_size: tokenizer.vocab_size() as u32,
-        bos_token: id("bos_token"),
-        eos_token: id("eos_token"),
+        bos_token: text.named("bos_token"),
+        eos_token: text.named("eos_token"),
         has_chat_template: text.has_template(),
         ..Info::default()
     };
@@ -328,7 +339,7 @@ fn weights_of(
 ) -> Result<weights::Weights> {
     let Parts { family, architecture, recipe, source, .. } = parts;
     let mut bind = |making, progress: loader::Progress, log: Log| {
-        let mut note = |line| log(LogLevel::Debug, line);
+        let mut note = |line| log(LogLevel::Warn, line);
         loader::bind(architecture, family, &**source, making, backend, progress, &mut note)
     };
     let Some(cache) = cache.filter(|_| recipe.quantizes()) else { return bind((*recipe).into(), progress, log) };

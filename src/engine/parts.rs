@@ -2,6 +2,7 @@
 //!
 //! Texts that follow each other are one text: where a caller cuts a text changes no token. A part whose special tokens are
 //! not parsed is content of that text. Token ids stand between two texts as they are.
+//! What a begin token is, and when a prompt has one: [`mod@super::begin`].
 
 use super::api::PromptPart;
 use super::prompt::TextKit;
@@ -13,7 +14,10 @@ use std::ops::Range;
 
 /// Parts that are encoded together.
 enum Run<'a> {
-    Text { text: Cow<'a, str>, content: Vec<Range<usize>> },
+    Text {
+        text: Cow<'a, str>,
+        content: Vec<Range<usize>>,
+    },
     Tokens(&'a [u32]),
 }
 
@@ -37,7 +41,11 @@ pub(super) fn encode(
             Run::Text { text, content } => {
                 let mut limits =
                     EncodeLimits { tokens: limits.tokens, before: limits.before + ids.len(), go_on: &mut *limits.go_on };
-                let encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut limits)?;
+                let mut encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut limits)?;
+                // A text that is parsed may begin with the token that the tokenizer puts before it.
+                if index == 0 && content.first().is_none_or(|content| content.start > 0) {
+                    kit.before.put_once(&mut encoded);
+                }
                 if ids.is_empty() { ids = encoded } else { more(&mut ids, &encoded)? }
             }
         }

@@ -405,6 +405,7 @@ impl Engine {
         let mut go_on = || self.open_or_closed();
         let mut limits = EncodeLimits::new(self.info.context_length as usize, &mut go_on);
         let tokens = self.text.prepare(prompt, options, &mut limits)?;
+        self.shared.warn_of_two_begins(&self.text, &tokens);
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
         self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;

@@ -2,12 +2,13 @@
 //! ([`super::defer`]).
 
 use super::api::{Prompt, PromptPart, TextOptions};
+use super::begin::BeginTokens;
 use super::delivery::lock;
 use super::parts;
 use crate::error::{Error, Result, Status, Unit};
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
-use crate::text::{ChatTemplate, EncodeLimits, MarkedText, TemplateInput, Tokenizer};
+use crate::text::{ChatTemplate, EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex};
 
@@ -19,8 +20,16 @@ pub(super) struct TextKit {
     tool_template: Option<ChatTemplate>,
     /// `bos_token`, `eos_token` and the like.
     variables: Map<String, Value>,
+    /// Why a file that may have a template cannot be read: an error for those who use it.
+    template_fault: Option<Error>,
     /// Token ids a prompt may hold; 0 = unknown (no weights were opened).
     pub vocab: usize,
+    /// The longest context that an engine of this model could be opened with; 0 = unknown.
+    pub context_max: usize,
+    /// What the tokenizer puts before raw text.
+    pub before: BeginTokens,
+    /// Every token that the tokenizer or the model's configuration begins a sequence with.
+    pub begins: Vec<u32>,
 }
 
 /// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
@@ -75,18 +84,34 @@ impl TextKit {
         if !special.additional.is_empty() {
             variables.insert("additional_special_tokens".into(), special.additional.clone().into());
         }
+        let (template, template_fault) = match source.chat_template() {
+            Ok(template) => (template, None),
+            Err(fault) => (None, Some(fault)),
+        };
         Ok(TextKit {
             tokenizer: None,
-            template: compile(source.chat_template()?)?,
+            template: compile(template)?,
+            template_fault,
             tool_template: compile(source.tool_template()?)?,
             variables,
             vocab,
+            context_max: 0,
+            before: BeginTokens::default(),
+            begins: Vec::new(),
         })
     }
 
-    /// Adds the tokenizer.
-    pub fn with_tokenizer(self, tokenizer: Option<Tokenizer>) -> TextKit {
-        TextKit { tokenizer: tokenizer.map(Arc::new), ..self }
+    /// Adds the tokenizer; `bos` is the begin token of the model's configuration.
+    pub fn with_tokenizer(self, tokenizer: Option<Tokenizer>, bos: Option<u32>) -> TextKit {
+        let tokenizer = tokenizer.map(Arc::new);
+        let kit = TextKit { before: tokenizer.as_deref().map(BeginTokens::of).unwrap_or_default(), tokenizer, ..self };
+        let begins = [kit.before.first(), kit.named("bos_token"), bos].into_iter().flatten().collect();
+        TextKit { begins, ..kit }
+    }
+
+    /// The token that the folder's files give a name such as `eos_token`.
+    pub fn named(&self, name: &str) -> Option<u32> {
+        self.tokenizer.as_ref()?.id(self.variables.get(name)?.as_str()?)
     }
 
     /// Whether messages can be rendered.
@@ -104,9 +129,26 @@ impl TextKit {
 
     /// The text of a prompt.
     pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
-        if prompt.messages.is_empty() {
-            return self.raw_text(prompt);
+        if prompt.messages.is_empty() { self.raw_text(prompt) } else { Ok(self.render_chat(prompt, options)?.text) }
+    }
+
+    /// The text that the template makes of a prompt's messages.
+    fn render_chat(&self, prompt: &Prompt, options: TextOptions) -> Result<MarkedText> {
+        if continues(prompt)? {
+            return continued::render(&prompt.messages, |messages| {
+                self.render_messages(prompt, messages, false, options.exact)
+            });
         }
+        self.render_messages(prompt, &prompt.messages, !options.no_generation_prompt, options.exact)
+    }
+
+    fn render_messages(
+        &self,
+        prompt: &Prompt,
+        messages: &[Value],
+        add_generation_prompt: bool,
+        exact: bool,
+    ) -> Result<MarkedText> {
         if !prompt.parts.is_empty() {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
@@ -114,17 +156,20 @@ impl TextKit {
             (Some(_), Some(tools)) => Some(tools),
             _ => self.template.as_ref(),
         };
-        let template = template.ok_or_else(|| {
-            Error::unsupported("the model folder has no chat template; send the prompt as text").about("chat_template")
+        let template = template.ok_or_else(|| match &self.template_fault {
+            Some(fault) => fault.clone(),
+            None => Error::unsupported("the model folder has no chat template; send the prompt as text")
+                .about("chat_template"),
         })?;
         let mut variables = self.variables.clone();
         variables.extend(prompt.variables.clone());
+        let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
         template.render(&TemplateInput {
-            messages: &prompt.messages,
             tools: prompt.tools.as_ref(),
-            variables: &variables,
-            add_generation_prompt: !options.no_generation_prompt,
-            now: None,
+            add_generation_prompt,
+            exact,
+            special: &special,
+            ..TemplateInput::new(messages, &variables)
         })
     }
 
@@ -140,12 +185,12 @@ impl TextKit {
     }
 
     /// The token ids of a prompt. Rendered chats carry their own special tokens; raw prompts that begin with text get
-    /// the tokenizer's.
+    /// the tokenizer's, unless the text begins with them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
         let ids = if prompt.messages.is_empty() {
             parts::encode(self, &prompt.parts, options.special, limits)?
         } else {
-            let text = MarkedText::from(self.render(prompt, options)?);
+            let text = self.render_chat(prompt, options)?;
             self.tokenizer()?.encode_marked(&text, false, limits)?
         };
         self.check_ids(&ids)?;
@@ -155,9 +200,27 @@ impl TextKit {
     /// The token ids of a prompt that fits a context of `limits.tokens`.
     pub fn prepare(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
         let context = limits.tokens;
-        let tokens = self.tokenize(prompt, options, limits)?;
-        check_length(tokens.len(), context)?;
+        let tokens = self.tokenize(prompt, options, limits).map_err(|mut e| {
+            if e.status == Status::Context {
+                e.message = format!("{}; shorten it, {}", e.message, longer_context(context, self.context_max));
+            }
+            e
+        })?;
+        self.check_length(tokens.len(), context)?;
         Ok(tokens)
+    }
+
+    fn check_length(&self, tokens: usize, context: usize) -> Result<()> {
+        if tokens == 0 {
+            return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
+        }
+        if tokens > context {
+            let advice = longer_context(context, self.context_max);
+            let message = format!("the prompt has {tokens} tokens, the context holds {context}; shorten it, {advice}");
+            let error = Error::new(Status::Context, message).about("prompt");
+            return Err(error.numbers(Unit::Tokens, tokens as u64, context as u64));
+        }
+        Ok(())
     }
 
     /// The text of token ids.
@@ -183,19 +246,37 @@ impl TextKit {
     }
 }
 
-fn check_length(tokens: usize, context: usize) -> Result<()> {
-    if tokens == 0 {
-        return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
+/// What helps when a context of `context` tokens is too short: what open would refuse is not advised.
+pub(super) fn longer_context(context: usize, context_max: usize) -> String {
+    match context < context_max {
+        true => format!("or open the engine with a longer context_length, up to {context_max}"),
+        false => "it is the longest that this model was made for".to_owned(),
     }
-    if tokens > context {
-        let message = format!(
-            "the prompt has {tokens} tokens, the context holds {context}; shorten it or open the engine with a longer context"
-        );
-        return Err(Error::new(Status::Context, message).about("prompt").numbers(
-            Unit::Tokens,
-            tokens as u64,
-            context as u64,
-        ));
+}
+
+/// The message that is the start of the answer.
+pub(super) fn answer_start(prompt: &Prompt) -> Option<&Value> {
+    let at = prompt.messages.len().checked_sub(1)?;
+    prompt.message_flags.get(at).filter(|flags| flags.continued)?;
+    prompt.messages.get(at)
+}
+
+/// Whether the last message is continued.
+fn continues(prompt: &Prompt) -> Result<bool> {
+    let refused = |what: String| Err(Error::argument(what).about("message flags"));
+    let (flags, messages) = (prompt.message_flags.len(), prompt.messages.len());
+    if flags > messages {
+        return refused(format!("flags of {flags} messages are given, and there are {messages}"));
     }
-    Ok(())
+    let early = prompt.message_flags.iter().enumerate().find(|(at, flags)| flags.continued && at + 1 < messages);
+    if let Some((at, _)) = early {
+        return refused(format!("message {at} is to be continued, and it is not the last of {messages}"));
+    }
+    match answer_start(prompt).map(|message| message.get("role").and_then(Value::as_str).unwrap_or_default()) {
+        None => Ok(false),
+        Some("assistant") => Ok(true),
+        Some(role) => {
+            refused(format!("the last message is to be continued, and its role is {role:?}, not \"assistant\""))
+        }
+    }
 }

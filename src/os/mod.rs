@@ -3,8 +3,11 @@
 pub mod aligned;
 pub mod clock;
 pub mod files;
+pub mod floats;
 pub mod memory;
 pub mod mmap;
+pub mod shortage;
+mod stack;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]
 pub mod tiles;

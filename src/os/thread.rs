@@ -2,10 +2,25 @@
 //!
 //! On Unix they are made with `pthread_create`, not `std::thread::spawn`: the latter registers thread-local
 //! destructors on the *spawning* thread, which keeps a shared library mapped after `dlclose` when a host thread opens
-//! an engine. Every thread blocks asynchronous signals (they belong to the host), carries a name, and starts with
-//! the default floating-point environment whatever its creator had set (law 1).
+//! an engine. Every thread blocks asynchronous signals (they belong to the host), carries a name, has a stack of a size of
+//! our own, and starts with the default floating-point environment whatever its creator had set (law 1).
 
+use super::floats;
 use crate::error::{Error, Result, Status};
+use crate::limits;
+use std::cell::Cell;
+
+pub use super::stack::{aside, on_caller, with_stack};
+
+thread_local! {
+    /// Whether [`spawn`] made this thread. No destructor, as everywhere here.
+    static OURS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is one of the library's own.
+pub fn is_ours() -> bool {
+    OURS.get()
+}
 
 /// How a thread is placed and ranked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,73 +34,6 @@ pub struct ThreadOptions {
 
 /// Names of all engine threads begin with this.
 pub const NAME_PREFIX: &str = "astrai-";
-
-/// Sets rounding, denormals and exception masks of this thread to the language's defaults.
-pub fn reset_float_environment() {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let default: u32 = 0x1f80;
-        // SAFETY: loads MXCSR from a valid u32; 0x1f80 masks all exceptions, rounds to nearest, keeps denormals.
-        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &default, options(nostack, readonly)) };
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: writing zero to FPCR selects round-to-nearest with denormals and no traps.
-    unsafe {
-        std::arch::asm!("msr fpcr, {}", in(reg) 0u64, options(nostack, nomem))
-    };
-}
-
-/// Runs `body` in the language's floating-point environment, on a thread that may have another one, and restores that.
-pub fn with_default_floats<R>(body: impl FnOnce() -> R) -> R {
-    let _restore = FloatEnvironment::current();
-    reset_float_environment();
-    body()
-}
-
-/// Rounding, denormals and exception masks of a thread, restored when it is dropped.
-struct FloatEnvironment {
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    bits: u64,
-}
-
-impl FloatEnvironment {
-    #[cfg(target_arch = "x86_64")]
-    fn current() -> FloatEnvironment {
-        let mut bits: u32 = 0;
-        // SAFETY: stores MXCSR to a valid u32.
-        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut bits, options(nostack)) };
-        FloatEnvironment { bits: bits.into() }
-    }
-
-    #[cfg(target_arch = "aarch64")]
-    fn current() -> FloatEnvironment {
-        let bits: u64;
-        // SAFETY: reads FPCR.
-        unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) bits, options(nostack, nomem)) };
-        FloatEnvironment { bits }
-    }
-
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    fn current() -> FloatEnvironment {
-        FloatEnvironment {}
-    }
-}
-
-impl Drop for FloatEnvironment {
-    fn drop(&mut self) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let bits = self.bits as u32;
-            // SAFETY: loads MXCSR with what it was.
-            unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &bits, options(nostack, readonly)) };
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: writes to FPCR what it was.
-        unsafe {
-            std::arch::asm!("msr fpcr, {}", in(reg) self.bits, options(nostack, nomem))
-        };
-    }
-}
 
 /// Processors this process may use, counting the hardware threads of a core once.
 pub fn physical_cores() -> usize {
@@ -118,45 +66,35 @@ impl JoinHandle {
     }
 }
 
-/// Starts a thread named `astrai-<name>`. A panic in `body` ends the thread and nothing else; rooms that must react
-/// to one catch it themselves.
+/// Starts a thread named `astrai-<name>` with [`limits::THREAD_STACK_BYTES`] of stack. A panic in `body` ends the thread
+/// and nothing else; rooms that must react to one catch it themselves.
 pub fn spawn(name: &str, options: ThreadOptions, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle> {
+    spawn_with(name, options, limits::THREAD_STACK_BYTES, body)
+}
+
+/// As [`spawn`], with a stack of `stack_bytes`.
+pub(super) fn spawn_with(
+    name: &str,
+    options: ThreadOptions,
+    stack_bytes: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle> {
     let name = format!("{NAME_PREFIX}{name}");
+    let started = name.clone();
     let run = Box::new(move || {
         let all = || {
-            imp::place_current(&name, options);
-            reset_float_environment();
+            OURS.set(true);
+            imp::place_current(&started, options);
+            floats::reset();
             body();
         };
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(all));
     });
-    imp::spawn(run).map(JoinHandle).map_err(|e| {
+    imp::spawn(&name, stack_bytes, run).map(JoinHandle).map_err(|e| {
         let mut error = Error::new(Status::Memory, format!("cannot start a thread: {e}"));
         error.os_code = e.raw_os_error().unwrap_or(0);
         error
     })
-}
-
-/// Runs `body` on a thread of its own and waits for its result. For dependencies that keep a thread-local with a
-/// destructor: registered on a host's thread, it would keep the library mapped after `dlclose`; here it runs when the
-/// thread ends, which is before this returns. A panic in `body` goes on in the caller.
-///
-/// # Errors
-/// `Memory` when no thread can be had.
-pub fn aside<R: Send>(name: &str, body: impl FnOnce() -> R + Send) -> Result<R> {
-    let mut result = None;
-    let run: Box<dyn FnOnce() + Send + '_> = Box::new(|| {
-        result = Some(std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)));
-    });
-    // SAFETY: only the lifetime changes. The thread is joined below, before anything `run` borrows goes away, and
-    // nothing between can return or panic; when no thread was made, `run` is dropped unused.
-    let run: Box<dyn FnOnce() + Send + 'static> = unsafe { std::mem::transmute(run) };
-    spawn(name, ThreadOptions::default(), run)?.join();
-    match result {
-        Some(Ok(value)) => Ok(value),
-        Some(Err(payload)) => std::panic::resume_unwind(payload),
-        None => Err(Error::internal(format!("the thread {NAME_PREFIX}{name} ended before its work was done"))),
-    }
 }
 
 #[cfg(unix)]
@@ -196,7 +134,7 @@ mod imp {
         std::ptr::null_mut()
     }
 
-    pub fn spawn(body: Body) -> io::Result<Handle> {
+    pub fn spawn(_name: &str, stack_bytes: usize, body: Body) -> io::Result<Handle> {
         let argument: *mut Body = Box::into_raw(Box::new(body));
         // SAFETY: zeroed signal sets and thread ids are valid storage for the calls that fill them.
         let (code, thread) = unsafe {
@@ -209,7 +147,7 @@ mod imp {
             }
             libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
             let mut thread: libc::pthread_t = std::mem::zeroed();
-            let code = libc::pthread_create(&mut thread, std::ptr::null(), enter, argument.cast());
+            let code = create(&mut thread, stack_bytes, argument.cast());
             libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
             (code, thread)
         };
@@ -219,6 +157,27 @@ mod imp {
             return Err(io::Error::from_raw_os_error(code));
         }
         Ok(Handle(thread))
+    }
+
+    /// `pthread_create` with a stack of `stack_bytes`.
+    ///
+    /// # Safety
+    /// `argument` is for [`enter`], which takes it over if this succeeds.
+    unsafe fn create(thread: &mut libc::pthread_t, stack_bytes: usize, argument: *mut c_void) -> libc::c_int {
+        // SAFETY: zeroed attributes are storage for `init`, and destroyed once if that succeeded.
+        unsafe {
+            let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+            let mut code = libc::pthread_attr_init(&mut attributes);
+            if code != 0 {
+                return code;
+            }
+            code = libc::pthread_attr_setstacksize(&mut attributes, stack_bytes);
+            if code == 0 {
+                code = libc::pthread_create(thread, &attributes, enter, argument);
+            }
+            libc::pthread_attr_destroy(&mut attributes);
+            code
+        }
     }
 
     #[cfg(target_os = "linux")]
@@ -312,8 +271,8 @@ mod imp {
         pub fn detach(self) {}
     }
 
-    pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
-        std::thread::Builder::new().spawn(body).map(Handle)
+    pub fn spawn(name: &str, stack_bytes: usize, body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
+        std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(body).map(Handle)
     }
 
     pub fn place_current(_name: &str, _options: ThreadOptions) {}
@@ -341,19 +300,11 @@ mod tests {
     fn a_thread_runs_its_body_and_a_panic_stays_inside() {
         let ran = Arc::new(AtomicBool::new(false));
         let flag = ran.clone();
-        let handle = spawn("test", ThreadOptions::default(), move || flag.store(true, Ordering::SeqCst)).unwrap();
-        assert!(!handle.is_current());
+        let handle = spawn("test", ThreadOptions::default(), move || flag.store(is_ours(), Ordering::SeqCst)).unwrap();
+        assert!(!handle.is_current() && !is_ours());
         handle.join();
         assert!(ran.load(Ordering::SeqCst));
         spawn("panics", ThreadOptions::default(), || panic!("stays inside")).unwrap().join();
-    }
-
-    #[test]
-    fn work_done_aside_borrows_from_its_caller_and_returns() {
-        let words = ["one".to_owned(), "two".to_owned()];
-        assert_eq!(aside("test", || words.join(" ")).unwrap(), "one two");
-        let panicked = std::panic::catch_unwind(|| aside("test", || assert!(words.is_empty(), "not empty")));
-        assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"not empty"));
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -368,7 +319,7 @@ mod tests {
             let tiny = std::hint::black_box(f32::MIN_POSITIVE);
             flag.store(tiny / 2.0 != 0.0, Ordering::SeqCst);
         });
-        reset_float_environment();
+        floats::reset();
         handle.unwrap().join();
         assert!(kept.load(Ordering::SeqCst));
     }

@@ -69,6 +69,13 @@ pub(crate) struct Memory {
     names_bytes: usize,
 }
 
+impl Memory {
+    /// Something came before.
+    pub(crate) fn begin(&mut self) {
+        self.begun = true;
+    }
+}
+
 /// The chain of a tokenizer file.
 pub(crate) struct Chain {
     stages: Vec<Stage>,

@@ -15,7 +15,9 @@
 
 mod added;
 mod alphabet;
+pub mod continued;
 mod decoder;
+pub mod exact;
 mod expression;
 #[cfg(test)]
 mod fixtures;

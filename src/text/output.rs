@@ -5,7 +5,8 @@ use crate::limits::{COUNTED_BYTES_MAX, TEXT_PIECE_BYTES};
 
 /// What an encoding may cost, and who may end it.
 pub struct EncodeLimits<'a> {
-    /// More tokens than these are [`Status::Context`]. `usize::MAX`: as many as there are.
+    /// More tokens than these are [`Status::Context`], but for texts of up to [`COUNTED_BYTES_MAX`]: those are encoded to their
+    /// end, so that the caller can say by how much they are too long. `usize::MAX`: as many as there are.
     pub tokens: usize,
     /// Of these, tokens that the prompt has before this text.
     pub before: usize,
@@ -51,7 +52,7 @@ impl<'a, 'b> Output<'a, 'b> {
         let room = limits.tokens.saturating_sub(fixed);
         let out = Output { ids: Vec::new(), limits, room, fixed, text_bytes, bytes_per_token, unseen: 0 };
         match out.at_least() {
-            Some(tokens) if tokens > out.room => Err(out.too_long(tokens)),
+            Some(tokens) if tokens > out.room && text_bytes > COUNTED_BYTES_MAX => Err(out.too_long(tokens)),
             _ => Ok(out),
         }
     }
@@ -65,8 +66,7 @@ impl<'a, 'b> Output<'a, 'b> {
         let (most, bytes) = (self.limits.tokens, self.text_bytes);
         let needed = text_tokens.saturating_add(self.fixed).max(most.saturating_add(1));
         let message = format!(
-            "the prompt has {bytes} bytes of text, which are at least {needed} tokens, perhaps more; the context holds {most}: \
-             shorten it or open the engine with a longer context"
+            "the prompt has {bytes} bytes of text, which are at least {needed} tokens, perhaps more; the context holds {most}"
         );
         Error::new(Status::Context, message).about("prompt").numbers(Unit::Tokens, needed as u64, most as u64)
     }
@@ -78,7 +78,6 @@ impl<'a, 'b> Output<'a, 'b> {
             self.ids.try_reserve(more).map_err(|_| Error::memory("the tokens of a prompt", (more * 8) as u64))?;
         }
         self.ids.push(id);
-        // A short text is counted to its end, so that the error can say how much too long it is.
         if self.ids.len() > self.room && self.text_bytes > COUNTED_BYTES_MAX {
             return Err(self.too_long(self.ids.len().max(self.at_least().unwrap_or(0))));
         }

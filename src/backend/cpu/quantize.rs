@@ -5,7 +5,7 @@ use super::{CpuBackend, Shared, TASKS_PER_THREAD};
 use crate::dtype::DType;
 use crate::encoding::{PANEL, Scheme};
 use crate::error::{Error, Result};
-use crate::os::thread::with_default_floats;
+use crate::os::floats;
 
 impl CpuBackend {
     /// See [`crate::backend::Backend::quantize`].
@@ -29,7 +29,7 @@ impl CpuBackend {
         // As many tasks as even out the threads' speeds.
         let step = panels.div_ceil((self.pool.threads() * TASKS_PER_THREAD).min(panels).max(1)).max(1);
         // The host's thread takes part, in whatever mode it is.
-        with_default_floats(|| {
+        floats::with_default(|| {
             self.ranges(panels.div_ceil(step), 1, usize::MAX >> 24, &|range, local| {
                 for panel in range.start * step..panels.min(range.end * step) {
                     let rows = panel * PANEL..outs.min((panel + 1) * PANEL);

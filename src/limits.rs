@@ -3,6 +3,8 @@
 
 /// Largest `config.json`, `generation_config.json` or template file read, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
+/// Most values of a configuration or template file in JSON: each takes many times the bytes it has there.
+pub const JSON_VALUES_MAX: usize = 1 << 20;
 /// Largest `tokenizer.json` read, in bytes.
 pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 /// Most steps of a tokenizer's decoder.

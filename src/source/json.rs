@@ -32,6 +32,13 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], shown: &str) -> Result<T>
     }
 }
 
+/// About how many values a text has, keys not counted; never fewer than there are. A value takes many times its text.
+pub(super) fn values(bytes: &[u8]) -> usize {
+    let mut count = 1usize;
+    scan(bytes, |piece, _| count += usize::from(matches!(piece, b"," | b"[" | b"{")));
+    count
+}
+
 /// The text with Python's words in quotes; `None` when there are none outside of strings.
 fn quote_words(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
     let mut found = 0usize;
@@ -92,6 +99,15 @@ mod tests {
             "d": {"e": ["NaN", "NaN"]}, "f": "-Infinity"});
         assert_eq!(read(text), Ok(expected));
         assert_eq!(read("\u{feff}{\"a\": 1}"), Ok(json!({"a": 1})));
+    }
+
+    #[test]
+    fn values_are_counted_without_reading_them() {
+        let cases =
+            [("7", 1), ("\"a,b[{\"", 1), ("[]", 2), ("[1, 2, 3]", 4), (r#"{"a": [{}, "\\\",["], "b": NaN}"#, 5)];
+        for (text, count) in cases {
+            assert_eq!(values(text.as_bytes()), count, "{text}");
+        }
     }
 
     #[test]

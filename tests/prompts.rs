@@ -7,7 +7,7 @@ use astrai::engine::{
     Engine, EngineOptions, Event, FinishReason, LogLevel, MessageFlags, Next, Prompt, PromptPart, RequestOptions, Sink,
     TextOptions,
 };
-use astrai::text::{ChatTemplate, TemplateInput, continued};
+use astrai::text::{ChatTemplate, MarkedText, TemplateInput, continued};
 use astrai::{Error, Status};
 use serde_json::{Map, Value, json};
 use std::fs;

@@ -163,6 +163,10 @@ pub const PROMPT_BYTES_MAX: usize = 64 << 20;
 pub const PROMPT_PARTS_MAX: usize = 1 << 16;
 /// Most messages of a prompt.
 pub const MESSAGES_MAX: usize = 1 << 16;
+/// Most chat templates of a model that go by names.
+pub const NAMED_TEMPLATES_MAX: usize = 64;
+/// Entries of a folder that are looked at for files of any name.
+pub const FOLDER_ENTRIES_MAX: usize = 4096;
 /// Instructions a chat template may run.
 pub const TEMPLATE_FUEL: u64 = 50_000_000;
 /// Steps of each small rendering that finds out, at open, what a chat template wants.

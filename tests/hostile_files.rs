@@ -513,7 +513,7 @@ fn text_needs_neither_config_nor_weights() {
     let source = open(dir.path(), TEXT).expect("text files are enough");
     assert_eq!(source.subject(), dir.path().to_str().expect("UTF-8"));
     assert_eq!(source.chat_template(), Ok(Some("C".into())));
-    assert_eq!(source.tool_template(), Ok(None));
+    assert_eq!(source.named_templates(), []);
     let tokens = source.special_tokens().expect("good");
     assert_eq!((tokens.get("bos_token"), tokens.get("pad_token")), (Some("<s>"), Some("<pad>")));
     assert_eq!(source.tokenizer_json().expect("read").expect("there").as_slice(), b"not looked at here");
@@ -536,12 +536,26 @@ fn templates_have_an_order() {
     );
     let read = |files: &[(&str, &[u8])]| {
         let source = open(folder(files).path(), TEXT).expect("good");
-        (source.chat_template().expect("good"), source.tool_template().expect("good"))
+        let tools = source.named_templates().iter().find(|t| t.name == "tool_use").map(|t| t.text.clone());
+        (source.chat_template().expect("good"), tools.transpose().expect("good"))
     };
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(read(&[jinja, json, config]), (some("J"), None));
     assert_eq!(read(&[json, config]), (some("D"), some("T")));
     assert_eq!(read(&[json]), (some("O"), None));
+    // Files of their own come before those of a list; what is no template there is passed over.
+    let own = ("additional_chat_templates/tool_use.jinja", &b"F"[..]);
+    let other = ("additional_chat_templates/notes.txt", &b"N"[..]);
+    assert_eq!(read(&[own, other, config]), (some("D"), some("F")));
+    assert_eq!(read(&[own, jinja]), (some("J"), some("F")));
+    let bad = ("additional_chat_templates/rag.jinja", &b"\xff"[..]);
+    let source = open(folder(&[jinja, own, bad]).path(), TEXT).expect("good");
+    assert_eq!(source.named_templates().iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["rag", "tool_use"]);
+    assert!(
+        source.named_templates()[0].text.is_err() && source.warnings()[0].contains("rag.jinja"),
+        "{:?}",
+        source.warnings()
+    );
 }
 
 /// The committed fixtures, single and sharded, read the same as through the crate.

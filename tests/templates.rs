@@ -293,3 +293,24 @@ fn the_clock_is_the_systems_when_none_is_given() {
         assert_eq!(template.render(&input).unwrap().text, want);
     }
 }
+
+/// Templates that recur and conversations that nest, on a thread with no more stack than the contract asks for.
+#[test]
+fn a_short_stack_is_enough() {
+    let small = |source: &'static str, messages: Value| {
+        let body = move || {
+            let messages = messages.as_array().unwrap().clone();
+            render_with(source, &messages, &Map::new())
+        };
+        std::thread::Builder::new().stack_size(96 << 10).spawn(body).unwrap().join().unwrap()
+    };
+    let recursion = small("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", json!([]));
+    assert!(recursion.unwrap_err().contains("recursion"));
+    let mut deep = json!(1);
+    for _ in 0..120 {
+        deep = json!([deep]);
+    }
+    let printed = small("{{ messages[0] | tojson }}{{ messages[0] }}", json!([deep])).unwrap();
+    assert_eq!(printed, format!("{0}1{1}{0}1{1}", "[".repeat(120), "]".repeat(120)));
+    assert!(small("{{ ((((((((((((((((((((1)))))))))))))))))))) }}", json!([])).is_ok());
+}

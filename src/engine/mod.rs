@@ -31,6 +31,7 @@ mod reply;
 mod request;
 mod stats;
 mod table;
+mod templates;
 mod trace;
 
 pub use api::*;

@@ -72,7 +72,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
     let mut folder = Folder::headers(dir, options.text_only)?;
     warn(&folder, log);
     if options.text_only {
-        return text_only(&folder);
+        return text_only(&folder, &mut |line| log(LogLevel::Warn, line));
     }
     let prepared = prepare(&folder, options, log)?;
     folder.load(options.no_mmap, &mut reading)?;
@@ -85,7 +85,7 @@ pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOpti
     let mut progress = report(options);
     warn(&*source, log);
     if options.text_only {
-        return text_only(&*source);
+        return text_only(&*source, &mut |line| log(LogLevel::Warn, line));
     }
     let prepared = prepare(&*source, options, log)?;
     finish_somewhere(prepared, source, options, 0, &mut progress, log)
@@ -153,7 +153,7 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         let vocab = architecture.vocab;
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
-    let mut text = TextKit::open(source, architecture.vocab)?;
+    let mut text = TextKit::open(source, architecture.vocab, &mut |line| log(LogLevel::Warn, line))?;
     text.context_max = architecture.context_max;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
     Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
@@ -243,9 +243,9 @@ fn finish(
     })
 }
 
-fn text_only(source: &dyn ModelSource) -> Result<Opened> {
+fn text_only(source: &dyn ModelSource, warn: &mut dyn FnMut(String)) -> Result<Opened> {
     let tokenizer = PendingTokenizer::start(source, ThreadOptions::default())?;
-    let text = TextKit::open(source, 0)?.with_tokenizer(tokenizer.join()?, None);
+    let text = TextKit::open(source, 0, warn)?.with_tokenizer(tokenizer.join()?, None);
     let tokenizer = text.tokenizer()?;
     let info = Info {
         device_name: "none (text only)".into(),

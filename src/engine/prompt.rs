@@ -5,23 +5,20 @@ use super::api::{Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
 use super::delivery::lock;
 use super::parts;
+use super::templates::Templates;
 use crate::error::{Error, Result, Status, Unit};
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
-use crate::text::{ChatTemplate, EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
+use crate::text::{EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex};
 
 /// Tokenizer, templates and special tokens of a model; shared by all threads.
 pub(super) struct TextKit {
     pub tokenizer: Option<Arc<Tokenizer>>,
-    template: Option<ChatTemplate>,
-    /// Used instead of `template` when the prompt has tools and the folder has such a template.
-    tool_template: Option<ChatTemplate>,
+    templates: Templates,
     /// `bos_token`, `eos_token` and the like.
     variables: Map<String, Value>,
-    /// Why a file that may have a template cannot be read: an error for those who use it.
-    template_fault: Option<Error>,
     /// Token ids a prompt may hold; 0 = unknown (no weights were opened).
     pub vocab: usize,
     /// The longest context that an engine of this model could be opened with; 0 = unknown.
@@ -72,10 +69,9 @@ impl Drop for PendingTokenizer {
 }
 
 impl TextKit {
-    /// Reads what the source has, but for the tokenizer, which is left out. A template is compiled here, so that its errors
-    /// show at open.
-    pub fn open(source: &dyn ModelSource, vocab: usize) -> Result<TextKit> {
-        let compile = |text: Option<String>| text.map(|t| ChatTemplate::new(&t, source.subject())).transpose();
+    /// Reads what the source has, but for the tokenizer, which is left out. Templates are compiled here; those that do not
+    /// compile are told to `warn`.
+    pub fn open(source: &dyn ModelSource, vocab: usize, warn: &mut dyn FnMut(String)) -> Result<TextKit> {
         let mut variables = Map::new();
         let special = source.special_tokens()?;
         for (name, text) in &special.named {
@@ -84,15 +80,9 @@ impl TextKit {
         if !special.additional.is_empty() {
             variables.insert("additional_special_tokens".into(), special.additional.clone().into());
         }
-        let (template, template_fault) = match source.chat_template() {
-            Ok(template) => (template, None),
-            Err(fault) => (None, Some(fault)),
-        };
         Ok(TextKit {
             tokenizer: None,
-            template: compile(template)?,
-            template_fault,
-            tool_template: compile(source.tool_template()?)?,
+            templates: Templates::open(source, &variables, warn),
             variables,
             vocab,
             context_max: 0,
@@ -116,7 +106,7 @@ impl TextKit {
 
     /// Whether messages can be rendered.
     pub fn has_template(&self) -> bool {
-        self.template.is_some()
+        self.templates.any()
     }
 
     /// The tokenizer, or an error that says what the folder lacks.
@@ -152,17 +142,8 @@ impl TextKit {
         if !prompt.parts.is_empty() {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
-        let template = match (&prompt.tools, &self.tool_template) {
-            (Some(_), Some(tools)) => Some(tools),
-            _ => self.template.as_ref(),
-        };
-        let template = template.ok_or_else(|| match &self.template_fault {
-            Some(fault) => fault.clone(),
-            None => Error::unsupported("the model folder has no chat template; send the prompt as text")
-                .about("chat_template"),
-        })?;
-        let mut variables = self.variables.clone();
-        variables.extend(prompt.variables.clone());
+        let (template, named) = self.templates.pick(prompt)?;
+        let variables = Templates::variables(&self.variables, prompt, named);
         let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
         template.render(&TemplateInput {
             tools: prompt.tools.as_ref(),

@@ -9,6 +9,7 @@ use crate::engine::{MessageFlags, Prompt, PromptPart};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::shortage;
+use crate::text::exact;
 use serde_json::Value;
 use std::ffi::c_char;
 use std::ptr;
@@ -192,8 +193,7 @@ fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
 }
 
 fn parse(json: &str, name: &str) -> Result<Value> {
-    let value =
-        serde_json::from_str(json).map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name));
+    let value = exact::parse(json).map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name));
     shortage::check(name)?;
     value
 }

@@ -98,7 +98,8 @@ impl ChatTemplate {
         let refused = |line: u32, what: String| {
             Error::new(Status::Template, format!("{subject}, line {line}: {what}")).about(subject)
         };
-        let lowered = lower::lower(source).map_err(|(line, e)| refused(line, sentence(&e)))?;
+        let lowered = thread::with_stack(limits::TEXT_STACK_BYTES, || lower::lower(source))?;
+        let lowered = lowered.map_err(|(line, e)| refused(line, sentence(&e)))?;
         let mut environment = Environment::empty();
         let syntax = minijinja::syntax::SyntaxConfig::builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(|e| Error::internal(e.to_string()))?);
@@ -135,7 +136,12 @@ impl ChatTemplate {
         self.render_within(input, limits::TEMPLATE_FUEL)
     }
 
+    /// Renders where there is enough stack for a template that recurs.
     fn render_within(&self, input: &TemplateInput, fuel: u64) -> Result<MarkedText> {
+        thread::with_stack(limits::TEXT_STACK_BYTES, || self.render_here(input, fuel))?
+    }
+
+    fn render_here(&self, input: &TemplateInput, fuel: u64) -> Result<MarkedText> {
         let meter = Meter::new(fuel);
         let context = context(input, self.wants, &meter).map_err(|e| self.failure(&e))?;
         let template = self.environment.get_template(TEMPLATE).map_err(|e| self.failure(&e))?;

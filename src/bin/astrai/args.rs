@@ -235,7 +235,7 @@ pub fn message_flags(count: usize, special: bool, continued: bool) -> Vec<Messag
 fn assignment(text: &str) -> Result<(String, Value), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => {
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            let value = astrai::text::exact::parse(value).unwrap_or_else(|_| Value::from(value));
             Ok((key.to_owned(), value))
         }
         _ => Err("expected KEY=VALUE".to_owned()),

@@ -160,6 +160,12 @@ pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
 
 /// Largest struct of the C ABI that any version may have, in bytes.
 pub const STRUCT_BYTES_MAX: usize = 4096;
+/// Deepest nesting of lists and objects in JSON.
+pub const JSON_DEPTH_MAX: usize = 127;
+/// Most memory of the values of a configuration file or of a part of a tokenizer, in bytes; a tree takes many times its text.
+pub const CONFIG_TREE_BYTES_MAX: usize = 64 << 20;
+/// Most memory of the values of a JSON text of a prompt, in bytes.
+pub const PROMPT_TREE_BYTES_MAX: usize = 64 << 20;
 /// Longest JSON text of a prompt, in bytes: a parsed value takes many times its text.
 pub const PROMPT_JSON_BYTES_MAX: usize = 16 << 20;
 /// Log lines waiting for the log callback; more are dropped and counted.

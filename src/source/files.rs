@@ -2,6 +2,8 @@
 
 use super::{foreign, json};
 use crate::error::{Error, Result, Status, Unit};
+use crate::json::Tree;
+use crate::limits::CONFIG_TREE_BYTES_MAX;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fs::File;
@@ -80,7 +82,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<
 
 /// Reads a file that holds one JSON object, `None` when it is absent.
 pub(super) fn read_object(path: &Path, limit: u64) -> Result<Option<Value>> {
-    let Some(value) = read_json::<Value>(path, limit)? else { return Ok(None) };
+    let Some(Tree(value)) = read_json::<Tree<CONFIG_TREE_BYTES_MAX>>(path, limit)? else { return Ok(None) };
     if !value.is_object() {
         let shown = path.to_string_lossy();
         let found = kind(&value);

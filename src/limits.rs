@@ -133,6 +133,16 @@ pub const PREFIX_HEADER_BYTES_MAX: usize = 1 << 18;
 pub const QUEUE_TOKENS_DEFAULT: usize = 4096;
 /// Most tokens a request's event queue may hold.
 pub const QUEUE_TOKENS_MAX: usize = 1 << 20;
+/// Bytes of text that a request's event queue has room for, for each token that it holds; with more it is full, too.
+pub const QUEUE_TEXT_BYTES: usize = 16;
+/// Tokens that a request's event queue holds while a reader copies what it has.
+pub const QUEUE_SPARE_TOKENS: usize = 64;
+/// Bytes of text that one token sets free, as a rule; more takes memory in a step.
+pub const TOKEN_TEXT_BYTES: usize = 256;
+/// Requests that have ended and nobody has read, beyond those that may run and wait: with more none is accepted.
+pub const UNREAD_MAX: usize = 256;
+/// Milliseconds that a taker waits while others hold events of all requests that could give one, and none is let go.
+pub const HELD_WAIT_MS: u64 = 100;
 /// Tokens generated when neither the request nor the model names a number: as many as the context holds.
 pub const GENERATED_TOKENS_MAX: usize = CONTEXT_MAX;
 /// Most stop strings of a request.
@@ -147,6 +157,8 @@ pub const BIASES_MAX: usize = 1 << 16;
 pub const TOP_LOGPROBS_MAX: usize = 256;
 /// Longest prompt text in bytes, rendered or raw.
 pub const PROMPT_BYTES_MAX: usize = 64 << 20;
+/// Most parts of a raw prompt, empty ones included.
+pub const PROMPT_PARTS_MAX: usize = 1 << 16;
 /// Most messages of a prompt.
 pub const MESSAGES_MAX: usize = 1 << 16;
 /// Instructions a chat template may run.

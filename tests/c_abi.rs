@@ -297,7 +297,7 @@ fn structs_have_the_layout_of_the_header() {
         }
         astrai_event {
             struct_size, kind, terminal, finish_reason, request_id, tag, text, text_len, tokens, logprobs, token_count,
-            top_count, top_tokens, top_logprobs, prompt_logprobs, prompt_count, usage, error,
+            top_count, top_tokens, top_logprobs, prompt_logprobs, prompt_count, usage, error, first_token, first_byte,
         }
         astrai_engine_options {
             struct_size, flags, device, device_index, cpu_tier, compute, weights, kv, delivery, log_level,
@@ -401,6 +401,39 @@ fn long_texts_hold_nobody_up() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stdout.is_empty() && output.stderr.is_empty());
     }
+}
+
+/// One request's events come in order, whoever takes them; as a C program of few lines would.
+#[test]
+fn several_takers_scramble_nothing() {
+    let printed = succeed(Command::new(compile("tests/c", "order", "c")).arg(model()).arg("5"));
+    assert_eq!(printed, "scrambled 0 of 40\n");
+}
+
+/// Growth of memory while thousands of requests are tried whose events nobody reads, in KiB: each that was accepted keeps its
+/// own, about 6 KiB. 8,000 of them would take 50 MB.
+const UNREAD_GROWTH_KIB_MAX: &str = "6144";
+
+#[test]
+fn requests_that_nobody_reads_are_refused_from_some_number_on() {
+    let arguments = ["4000", UNREAD_GROWTH_KIB_MAX];
+    println!("{}", succeed(Command::new(compile("tests/c", "unread", "c")).arg(model()).args(arguments)));
+}
+
+/// The model with a context for prompts of 100,000 tokens. Comparing them with each other in each step takes 16 ms and more.
+#[test]
+fn what_waits_for_a_long_beginning_costs_a_step_little() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(model()).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["max_position_embeddings"] = serde_json::json!(100_100);
+    fs::write(&path, config.to_string()).unwrap();
+    let arguments = ["100000", "140", "100", "2000"];
+    println!("{}", succeed(Command::new(compile("tests/c", "refill", "c")).arg(folder.path()).args(arguments)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use astrai::engine::{
     Engine, EngineOptions, Event, FinishReason, LogLevel, MessageFlags, Next, Prompt, PromptPart, RequestOptions, Sink,
     TextOptions,
 };
-use astrai::text::{ChatTemplate, TemplateInput, continued};
+use astrai::text::{ChatTemplate, MarkedText, TemplateInput, continued};
 use astrai::{Error, Status};
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -144,6 +144,9 @@ fn what_transformers_does_not_continue() {
     for name in ["reasoning_content", "thinking", "reasoning"] {
         assert_eq!(of(thinking, thought(name)).unwrap(), "[user]hi[assistant]<Six sevens ", "{name}");
     }
+    let parts = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{{ m.content | join('+') }}{% endif %}\
+                 .{% endfor %}";
+    assert_eq!(of(parts, json!({"role": "assistant", "content": ["One", "Two "]})).unwrap(), "hi.One+Two ");
     // The same text elsewhere, before and after.
     let twice =
         "{{ messages[-1].content }}|{% for m in messages %}{{ m.content }};{% endfor %}{{ messages[0].content }}";

@@ -1,6 +1,13 @@
 //! Chat templates: every fixture renders byte for byte what transformers made of it, and hostile templates end in
 //! errors.
 
+#[path = "templates/content.rs"]
+mod content;
+#[path = "templates/forms.rs"]
+mod forms;
+#[path = "templates/language.rs"]
+mod language;
+
 use astrai::Status;
 use astrai::text::{ChatTemplate, LocalTime, TemplateInput};
 use serde_json::{Map, Value, json};

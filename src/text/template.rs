@@ -15,6 +15,7 @@
 mod big;
 mod checks;
 mod clock;
+mod digits;
 mod filters;
 mod functions;
 mod lexer;

@@ -2,7 +2,7 @@
 
 use super::marks::str_of;
 use super::meter::{Meter, R, fault};
-use super::value::{View, as_int, defined, view};
+use super::value::{View, as_int, defined, hashable, type_name, view};
 use super::{filters, ops, print};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, State, Value};
@@ -80,6 +80,9 @@ pub(super) fn install(env: &mut Environment<'_>) {
                 [value] => {
                     if matches!(name, "odd" | "even") {
                         defined(value)?;
+                        if !matches!(view(value), View::Int(_) | View::Big(_) | View::Float(_) | View::Bool(_)) {
+                            return Err(fault(format!("'{name}' wants a number, not {}", type_name(value))));
+                        }
                     }
                     Ok(check(value))
                 }
@@ -104,8 +107,14 @@ pub(super) fn install(env: &mut Environment<'_>) {
             Ok(if upper { uppers && !lowers } else { lowers && !uppers })
         });
     }
-    env.add_test("filter", |name: Value| filters::names().any(|n| Some(n) == str_of(&name)));
-    env.add_test("test", |name: Value| names().any(|n| Some(n) == str_of(&name)));
+    env.add_test("filter", |name: Value| -> R<bool> {
+        hashable(&name)?;
+        Ok(filters::names().any(|n| Some(n) == str_of(&name)))
+    });
+    env.add_test("test", |name: Value| -> R<bool> {
+        hashable(&name)?;
+        Ok(names().any(|n| Some(n) == str_of(&name)))
+    });
 }
 
 /// Names of all tests.

@@ -6,7 +6,7 @@ use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
 use super::print::{JsonStyle, text_in, to_text};
 use super::selection::{dictsort, extreme, groupby, join, map, select, sort, sum, unique};
-use super::value::{Arguments, View, as_int, defined, int, type_name, view};
+use super::value::{Arguments, DictBuilder, View, as_int, defined, int, type_name, view};
 use super::{methods, numbers, ops, print, printf};
 use super::{strings, words};
 use minijinja::{Environment, State, Value};
@@ -346,16 +346,17 @@ fn title(text: &str) -> String {
 
 fn truncate(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [length, kill, end, leeway] = arguments.bind("truncate", ["length", "killwords", "end", "leeway"])?;
-    let text = to_text(value, meter)?;
-    let text = text_in(&text);
     let end = end.map_or_else(|| Ok(Value::from("...")), |e| to_text(&e, meter))?;
     let end = text_in(&end);
     let (length, leeway) = (count(length, "truncate")?.unwrap_or(255), count(leeway, "truncate")?.unwrap_or(5));
     let keep = length.checked_sub(end.str().chars().count()).ok_or_else(|| fault("truncate: the end is longer"))?;
-    meter.heavy(text.len())?;
-    if text.str().chars().count() <= length.saturating_add(leeway) {
-        return meter.text(text);
+    meter.heavy(str_of(value).map_or(0, str::len))?;
+    if len(value)? <= length.saturating_add(leeway) {
+        return Ok(value.clone());
     }
+    let View::Str(text) = view(value) else {
+        return Err(fault(format!("truncate wants a str, not {}", type_name(value))));
+    };
     let cut = ops::text_slice(text.str(), None, Some(keep as i128));
     let cut = if truth(kill) { cut } else { cut.rsplit_once(' ').map_or(cut, |(head, _)| head) };
     let mut sink = Sink::new(meter);
@@ -396,8 +397,29 @@ fn indent(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
 fn pprint(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("pprint", [])?;
     let mut sink = Sink::new(meter);
-    print::repr(value, &mut sink)?;
+    print::repr(&sorted_by_key(value, meter)?, &mut sink)?;
     Ok(sink.finish())
+}
+
+/// The same value with the keys of its dicts in order, as Python's `pprint` prints them.
+fn sorted_by_key(value: &Value, meter: &Arc<Meter>) -> R<Value> {
+    match view(value) {
+        View::List(list) | View::Tuple(list) => {
+            let tuple = matches!(view(value), View::Tuple(_));
+            let items = list.items.iter().map(|v| sorted_by_key(v, meter)).collect::<R<Vec<_>>>()?;
+            meter.items(items, tuple)
+        }
+        View::Dict(dict) => {
+            let keyed: Vec<_> = dict.entries.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let keyed = super::selection::sorted(keyed, false, meter).unwrap_or_else(|_| dict.entries.clone());
+            let mut sorted = DictBuilder::new(meter)?;
+            for (k, v) in keyed {
+                sorted.insert(k, sorted_by_key(&v, meter)?, meter)?;
+            }
+            Ok(sorted.finish())
+        }
+        _ => Ok(value.clone()),
+    }
 }
 
 fn urlencode(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -428,10 +450,12 @@ fn urlencode(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value
     };
     for (i, pair) in meter.iterate(&pairs)?.iter().enumerate() {
         sink.push(if i > 0 { "&" } else { "" })?;
-        for (n, part) in meter.iterate(pair)?.iter().enumerate() {
-            sink.push(if n > 0 { "=" } else { "" })?;
-            quote(part, true, &mut sink)?;
-        }
+        let Ok([key, value]) = <[Value; 2]>::try_from(meter.iterate(pair)?) else {
+            return Err(fault("urlencode wants pairs of a key and a value"));
+        };
+        quote(&key, true, &mut sink)?;
+        sink.push("=")?;
+        quote(&value, true, &mut sink)?;
     }
     Ok(sink.finish())
 }

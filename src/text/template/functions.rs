@@ -352,7 +352,8 @@ fn lowered(env: &mut Environment<'_>) {
     });
     env.add_test("__py_unset", |value: Value| value.downcast_object_ref::<Unset>().is_some());
     env.add_function("__py_unavailable", |tag: &str| {
-        R::<Value>::Err(fault(format!("a chat template is alone: there is nothing to {tag}")))
+        let why = if tag == "autoescape" { "its text is no HTML" } else { "it is alone" };
+        R::<Value>::Err(fault(format!("'{tag}' is not available in chat templates: {why}")))
     });
 }
 

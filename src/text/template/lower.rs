@@ -280,8 +280,11 @@ impl Lowerer {
             }
             "generation" => self.enclosed(line, "with", "endgeneration", "generation", "endwith"),
             "autoescape" => {
-                // Nothing here is HTML: what it would escape stays as it is.
-                self.expression()?;
+                // Nothing here is HTML: escaping that is not off is nothing a chat template can mean.
+                let value = self.expression()?;
+                if value != "false" {
+                    self.emit("{{", line, "__py_unavailable(\"autoescape\")", "}}");
+                }
                 self.enclosed(line, "with", "endautoescape", "autoescape", "endwith")
             }
             "block" => {

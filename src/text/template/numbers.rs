@@ -97,6 +97,9 @@ pub(super) fn round(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Va
     let wrong = || fault(format!("type {} doesn't define __round__ method", type_name(value)));
     let f = ops::as_float(value).ok_or_else(wrong)?;
     let scale = 10f64.powi(digits);
+    if let (View::Big(_), None | Some("common")) = (view(value), method.as_ref().and_then(super::marks::str_of)) {
+        return if digits >= 0 { Ok(value.clone()) } else { Err(fault("an integer of more than 127 bits")) };
+    }
     match method.as_ref().map(|m| super::marks::str_of(m).unwrap_or_default()) {
         None | Some("common") => match as_int(value) {
             Some(i) => Ok(int(round_int(i, digits))),
@@ -134,7 +137,12 @@ fn round_int(i: i128, digits: i32) -> i128 {
 pub(super) fn file_size(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [binary] = arguments.bind("filesizeformat", ["binary"])?;
     let binary = binary.is_some_and(|b| b.is_true());
-    let bytes = ops::as_float(&float(value, Arguments::default(), meter)?).unwrap_or(0.0);
+    defined(value)?;
+    let bytes = match view(value) {
+        View::Str(s) => parse_float(s.str()),
+        _ => ops::as_float(value),
+    };
+    let bytes = bytes.ok_or_else(|| fault(format!("could not convert {} to float", type_name(value))))?;
     let base: f64 = if binary { 1024.0 } else { 1000.0 };
     if bytes == 1.0 {
         return meter.plain("1 Byte");

@@ -37,9 +37,13 @@ pub(super) fn repr(value: &Value, sink: &mut Sink) -> R<()> {
         View::Float(f) => sink.push(&float(f)),
         View::Str(s) => quoted(s, sink),
         View::List(l) => {
+            if let Some(name) = l.view_name() {
+                sink.push(name)?;
+                sink.push("(")?;
+            }
             sink.push("[")?;
             separated(&l.items, sink)?;
-            sink.push("]")
+            sink.push(if l.view_name().is_some() { "])" } else { "]" })
         }
         View::Tuple(l) => {
             sink.push("(")?;

@@ -68,7 +68,8 @@ pub(super) fn percent(pattern: Text, argument: &Value, meter: &Arc<Meter>) -> R<
             sink.push_char(c, content)?;
         }
     }
-    let mapping = matches!(view(argument), View::Dict(_));
+    // Whatever has items is a mapping to `%`, which may leave some of them out.
+    let mapping = matches!(view(argument), View::Dict(_) | View::List(_) | View::Range(_));
     if source.list.next().is_some() && !source.by_key && !mapping {
         return Err(fault("not all arguments converted during string formatting"));
     }

@@ -4,7 +4,7 @@ use super::lexer::is_space;
 use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
 use super::value::{Arguments, View, as_int, int, type_name, view};
-use super::{ops, printf};
+use super::{digits, ops, printf};
 use minijinja::Value;
 use std::sync::Arc;
 
@@ -406,7 +406,9 @@ fn predicate(s: &str, name: &str) -> Option<bool> {
         "isspace" => all(is_space),
         "isalpha" => all(char::is_alphabetic),
         "isalnum" => all(char::is_alphanumeric),
-        "isdigit" | "isdecimal" | "isnumeric" => all(char::is_numeric),
+        "isdecimal" => all(digits::is_decimal),
+        "isdigit" => all(digits::is_digit),
+        "isnumeric" => all(char::is_numeric),
         "isascii" => s.is_ascii(),
         "isprintable" => s.chars().all(|c| c == ' ' || super::print::printable(c)),
         "isidentifier" => {

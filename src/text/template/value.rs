@@ -51,7 +51,10 @@ pub(super) fn view(value: &Value) -> View<'_> {
         ValueKind::String => View::Str(Text::plain(value.as_str().unwrap_or_default())),
         ValueKind::Seq => {
             if let Some(items) = value.downcast_object_ref::<Items>() {
-                if items.tuple { View::Tuple(items) } else { View::List(items) }
+                match items.kind {
+                    ItemsKind::Tuple | ItemsKind::Group => View::Tuple(items),
+                    ItemsKind::List | ItemsKind::View(_) => View::List(items),
+                }
             } else {
                 value.downcast_object_ref::<Range>().map_or(View::Other, View::Range)
             }
@@ -66,24 +69,41 @@ pub(super) fn view(value: &Value) -> View<'_> {
     }
 }
 
+/// What items are to Python.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ItemsKind {
+    List,
+    Tuple,
+    /// A group of `groupby`: a tuple of two items that go by names, too.
+    Group,
+    /// What a dict's `keys()`, `values()` and `items()` give: the type's name. A list otherwise.
+    View(&'static str),
+}
+
 /// The items of a list or tuple.
 #[derive(Debug)]
 pub(super) struct Items {
     pub(super) items: Vec<Value>,
-    tuple: bool,
-    /// A group of `groupby`: the two items go by names, too.
-    group: bool,
+    kind: ItemsKind,
     depth: usize,
     namespace: bool,
     _held: Held,
 }
 
 impl Items {
+    /// The type's name where it is printed around the items.
+    pub(super) fn view_name(&self) -> Option<&'static str> {
+        match self.kind {
+            ItemsKind::View(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// The item of a name.
     pub(super) fn named(&self, name: &str) -> Option<Value> {
         match name {
-            "grouper" if self.group => self.items.first().cloned(),
-            "list" if self.group => self.items.get(1).cloned(),
+            "grouper" if self.kind == ItemsKind::Group => self.items.first().cloned(),
+            "list" if self.kind == ItemsKind::Group => self.items.get(1).cloned(),
             _ => None,
         }
     }
@@ -422,20 +442,25 @@ impl Meter {
 
     /// A list or tuple.
     pub(super) fn items(self: &Arc<Self>, items: Vec<Value>, tuple: bool) -> R<Value> {
-        self.items_of(items, tuple, false)
+        self.items_of(items, if tuple { ItemsKind::Tuple } else { ItemsKind::List })
+    }
+
+    /// A view of a dict.
+    pub(super) fn view(self: &Arc<Self>, items: Vec<Value>, name: &'static str) -> R<Value> {
+        self.items_of(items, ItemsKind::View(name))
     }
 
     /// A group of `groupby`.
     pub(super) fn group(self: &Arc<Self>, grouper: Value, list: Value) -> R<Value> {
-        self.items_of(vec![grouper, list], true, true)
+        self.items_of(vec![grouper, list], ItemsKind::Group)
     }
 
-    fn items_of(self: &Arc<Self>, items: Vec<Value>, tuple: bool, group: bool) -> R<Value> {
+    fn items_of(self: &Arc<Self>, items: Vec<Value>, kind: ItemsKind) -> R<Value> {
         let depth = 1 + items.iter().map(depth).max().unwrap_or(0);
         check_depth(depth)?;
         let namespace = items.iter().any(holds_namespace);
         let held = self.hold(items.capacity() * size_of::<Value>() + size_of::<Items>())?;
-        Ok(Value::from_object(Items { items, tuple, group, depth, namespace, _held: held }))
+        Ok(Value::from_object(Items { items, kind, depth, namespace, _held: held }))
     }
 
     /// The items a value yields when it is iterated over.

@@ -5,7 +5,7 @@ use super::marks::Text;
 use super::meter::{Meter, R, Sink, fault};
 use super::print::{text_in, to_text};
 use super::strings;
-use super::value::{Arguments, as_int, int};
+use super::value::{Arguments, as_int, int, type_name};
 use minijinja::Value;
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,8 +31,9 @@ pub(super) fn wrap(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R
     let width = usize::try_from(width).ok().filter(|w| *w > 0).ok_or_else(|| fault("wordwrap: width must be > 0"))?;
     let (long, hyphens) = (long.is_none_or(|v| v.is_true()), hyphens.is_none_or(|v| v.is_true()));
     let newline = newline.filter(|n| !n.is_none()).unwrap_or_else(|| Value::from("\n"));
-    let value = to_text(value, meter)?;
-    let text = text_in(&value);
+    let Some(text) = super::marks::text(value) else {
+        return Err(fault(format!("wordwrap needs a str, not {}", type_name(value))));
+    };
     meter.heavy(text.len())?;
     meter.room(text.len().saturating_mul(size_of::<&str>()))?;
     let mut sink = Sink::new(meter);

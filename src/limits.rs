@@ -3,8 +3,6 @@
 
 /// Largest `config.json`, `generation_config.json` or template file read, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
-/// Most values of a configuration or template file in JSON: each takes many times the bytes it has there.
-pub const JSON_VALUES_MAX: usize = 1 << 20;
 /// Largest `tokenizer.json` read, in bytes.
 pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 /// Most steps of a tokenizer's decoder.
@@ -178,6 +176,12 @@ pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
 
 /// Largest struct of the C ABI that any version may have, in bytes.
 pub const STRUCT_BYTES_MAX: usize = 4096;
+/// Deepest nesting of lists and objects in JSON.
+pub const JSON_DEPTH_MAX: usize = 127;
+/// Most memory of the values of a configuration file or of a part of a tokenizer, in bytes; a tree takes many times its text.
+pub const CONFIG_TREE_BYTES_MAX: usize = 64 << 20;
+/// Most memory of the values of a JSON text of a prompt, in bytes.
+pub const PROMPT_TREE_BYTES_MAX: usize = 64 << 20;
 /// Longest JSON text of a prompt, in bytes: a parsed value takes many times its text.
 pub const PROMPT_JSON_BYTES_MAX: usize = 16 << 20;
 /// Log lines waiting for the log callback; more are dropped and counted.

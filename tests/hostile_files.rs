@@ -88,10 +88,10 @@ fn a_config_that_is_none() {
     says(&with(b"[1]"), Status::Format, &["config.json holds an array; a JSON object"]);
     says(&with(b"null"), Status::Format, &["holds null"]);
 
-    let many = format!("{{\"a\":[{}0]}}", "0,".repeat(limits::JSON_VALUES_MAX));
+    let many = format!("{{\"a\":[{}0]}}", "0,".repeat(1 << 21));
     let error = with(many.as_bytes());
-    says(&error, Status::Format, &["config.json holds", "values, more than the 1048576"]);
-    assert_eq!((error.unit, error.available), (Unit::Count, 1 << 20));
+    says(&error, Status::Format, &["config.json is not valid JSON", "more than 67108864 bytes of memory"]);
+    assert_eq!((error.unit, error.available), (Unit::Bytes, limits::CONFIG_TREE_BYTES_MAX as u64));
 
     let dir = folder(&[("model.safetensors", &good), ("config.json/x", b"")]);
     says(&open(dir.path(), MAPPED).expect_err("a folder there"), Status::Io, &["config.json", "not a regular file"]);

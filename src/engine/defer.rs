@@ -408,6 +408,85 @@ mod tests {
         assert_eq!(*lock(&order), (0..10).collect::<Vec<_>>());
     }
 
+    /// Text that is long, and short enough to be counted to its end.
+    fn long_text() -> Prompt {
+        text(&"Once upon a time there was ".repeat(7_000))
+    }
+
+    #[test]
+    fn a_long_prompt_is_given_up_between_two_pieces() {
+        let engine = open(4, 4);
+        let hooks = &engine.shared.helper.test;
+        let held = lock(&hooks.hold_pieces);
+        let long = engine.submit(&long_text(), &deferred(), Sink::Pull).unwrap();
+        while hooks.pieces.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        long.cancel();
+        assert_eq!(rest(&long).finish, FinishReason::Cancel);
+        engine.check().unwrap();
+        drop(held);
+        assert_eq!(rest(&submit(&engine, &deferred())).finish, FinishReason::Length);
+        assert_eq!(hooks.pieces.load(Ordering::SeqCst), 1, "it went on");
+        // With a deadline, and with a close.
+        let hurried = RequestOptions { deadline_ms: 1, ..deferred() };
+        let held = lock(&hooks.hold_pieces);
+        let late = engine.submit(&long_text(), &hurried, Sink::Pull).unwrap();
+        assert_eq!(rest(&late).finish, FinishReason::Deadline);
+        let cut = engine.submit(&long_text(), &deferred(), Sink::Pull).unwrap();
+        engine.begin_close(Duration::ZERO).unwrap();
+        assert_eq!(rest(&cut).finish, FinishReason::Close);
+        drop(held);
+        drop(engine);
+    }
+
+    #[test]
+    fn short_prompts_do_not_wait_for_long_ones() {
+        let engine = open(4, 20);
+        let hooks = &engine.shared.helper.test;
+        let held = lock(&hooks.hold_pieces);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let note = |name: &'static str| {
+            let order = order.clone();
+            Sink::Callback(Box::new(move |event: &Event| {
+                if event.terminal() {
+                    lock(&order).push((name, event.kind));
+                }
+                true
+            }))
+        };
+        let first = engine.submit(&long_text(), &deferred(), note("first long")).unwrap();
+        while hooks.pieces.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let others = [("second long", long_text()), ("short", text("x")), ("bad", Prompt::default())];
+        let others = others.map(|(name, prompt)| engine.submit(&prompt, &deferred(), note(name)).unwrap());
+        drop(held);
+        for request in others.iter().chain([&first]) {
+            request.wait(None).unwrap();
+        }
+        // The short ones run or fail before the long one has been counted; long ones come in the order of their submits.
+        let order = lock(&order);
+        let at = |name| order.iter().position(|(n, _)| *n == name).unwrap();
+        assert!(at("bad") < at("first long") && at("first long") < at("second long"), "{order:?}");
+        assert_eq!(order[at("short")].1, EventKind::Finished);
+        assert_eq!(order[at("first long")].1, EventKind::Failed);
+        drop(order);
+        engine.check().unwrap();
+    }
+
+    #[test]
+    fn a_deadline_ends_a_submit_that_encodes_on_its_callers_thread() {
+        let engine = open(2, 2);
+        let options = RequestOptions { defer: false, deadline_ms: 1, ..deferred() };
+        let long = text(&"Once upon a time there was ".repeat(9_000));
+        // Too long for the context, which shows only after the deadline.
+        let event = rest(&engine.submit(&long, &options, Sink::Pull).unwrap());
+        assert_eq!((event.kind, event.finish), (EventKind::Cancelled, FinishReason::Deadline));
+        assert_eq!(event.usage.unwrap().prompt_tokens, 0);
+        engine.check().unwrap();
+    }
+
     #[test]
     fn a_panic_of_the_tokenizer_fails_its_request_alone() {
         let engine = open(4, 0);

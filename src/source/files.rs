@@ -2,7 +2,8 @@
 
 use super::{foreign, json};
 use crate::error::{Error, Result, Status, Unit};
-use crate::limits;
+use crate::json::Tree;
+use crate::limits::CONFIG_TREE_BYTES_MAX;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fs::File;
@@ -79,19 +80,12 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<
     json::parse(&bytes, &path.to_string_lossy()).map(Some)
 }
 
-/// Reads a file that holds one JSON object, `None` when it is absent. More than [`limits::JSON_VALUES_MAX`] values are an
-/// error, found before there is memory for any.
+/// Reads a file that holds one JSON object, `None` when it is absent. Its tree takes at most
+/// [`CONFIG_TREE_BYTES_MAX`].
 pub(super) fn read_object(path: &Path, limit: u64) -> Result<Option<Value>> {
-    let Some(bytes) = read(path, limit)? else { return Ok(None) };
-    let shown = path.to_string_lossy();
-    let (values, most) = (json::values(&bytes), limits::JSON_VALUES_MAX);
-    if values > most {
-        let message = format!("{shown} holds {values} values, more than the {most} such a file may have");
-        return Err(Error::format(message).about(&*shown).numbers(Unit::Count, values as u64, most as u64));
-    }
-    let value: Value = json::parse(&bytes, &shown)?;
+    let Some(Tree(value)) = read_json::<Tree<CONFIG_TREE_BYTES_MAX>>(path, limit)? else { return Ok(None) };
     if !value.is_object() {
-        let found = kind(&value);
+        let (found, shown) = (kind(&value), path.to_string_lossy());
         return Err(Error::format(format!("{shown} holds {found}; a JSON object is expected")).about(shown));
     }
     Ok(Some(value))

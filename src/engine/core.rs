@@ -16,6 +16,7 @@ use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
 use crate::cache::Handle;
 use crate::error::{Error, Result, copied};
+use crate::os::shortage;
 use crate::sampling::Sampled;
 use crate::scheduler::Row;
 use std::collections::VecDeque;
@@ -141,6 +142,10 @@ impl Core {
                 self.metered(Core::come_down);
             }
             let worked = self.dead.is_none() && may_step && self.metered(Core::step);
+            // Nothing is allocated in a step; if something was after all, and refused, its requests pay and not the process.
+            if let Err(error) = shortage::check("a step") {
+                self.fail_step(&error);
+            }
             idle = !worked && may_step;
             self.publish();
             // After the statistics: who has waited for a prefix sees those of its last step.
@@ -160,6 +165,7 @@ impl Core {
     }
 
     pub fn obey(&mut self, command: Command) {
+        shortage::forget();
         match command {
             Command::Submit(request) => {
                 self.admitting = Some(request.delivery.clone());
@@ -265,7 +271,9 @@ impl Core {
             Ok(active) => {
                 let handle = active.handle;
                 self.active.insert(active);
-                if nothing_to_do {
+                if let Err(error) = shortage::check("a request") {
+                    self.end(handle, End::Failed(error));
+                } else if nothing_to_do {
                     self.end(handle, End::Finished(FinishReason::Length));
                 }
             }

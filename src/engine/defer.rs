@@ -11,7 +11,7 @@ use super::delivery::{lock, wait_until};
 use super::prompt::TextKit;
 use super::{Command, Engine, Shared};
 use crate::error::{Error, Result};
-use crate::os::thread;
+use crate::os::{shortage, thread};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
@@ -115,7 +115,9 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
         let prepare = || {
             #[cfg(test)]
             shared.helper.test.before_a_prompt();
+            shortage::forget();
             let tokens = text.prepare(&prompt, TextOptions::default(), context)?;
+            shortage::check("a prompt")?;
             let room = context.saturating_sub(tokens.len());
             Ok((tokens, room))
         };

@@ -39,6 +39,7 @@ pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
+use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::sampling::SamplingParams;
 use crate::source::{GenerationDefaults, ModelSource};
@@ -273,6 +274,7 @@ impl Engine {
             }
             lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
         }
+        shortage::check("an engine")?;
         Ok(engine)
     }
 
@@ -377,6 +379,7 @@ impl Engine {
         let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
+        shortage::check("a request")?;
         self.reserve_place()?;
         let sent = match options.defer {
             true => self.defer(request, prompt),

@@ -17,6 +17,7 @@ use crate::model::families::Family;
 use crate::model::loader::{self, Making};
 use crate::model::weights_cache::WeightsCache;
 use crate::model::{Model, Recipe, Step, Tables, weights};
+use crate::os::shortage;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
@@ -70,6 +71,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
         progress(done, total.saturating_mul(2))
     };
     let mut folder = Folder::headers(dir, options.text_only)?;
+    shortage::check("the descriptions of a model")?;
     if options.text_only {
         return text_only(&folder);
     }
@@ -146,6 +148,7 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
     let text = TextKit::open(source, architecture.vocab)?;
+    shortage::check("the configuration and chat templates of a model")?;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
     Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
 }
@@ -214,11 +217,13 @@ fn finish(
         let share = (done as f64 / total.max(1) as f64).min(1.0);
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
+    shortage::check("the plan of a model")?;
     let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
     let text = text.with_tokenizer(tokenizer.join()?);
     machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     machine.backend.allow(machine.allowed.end(), machine.allowed.holes())?;
     log(LogLevel::Info, describe(&info, &sizing));
+    shortage::check("a model")?;
     Ok(Opened {
         text,
         info,
@@ -245,6 +250,7 @@ fn text_only(source: &dyn ModelSource) -> Result<Opened> {
         ..Info::default()
     };
     let defaults = GenerationDefaults::default();
+    shortage::check("a tokenizer and chat templates")?;
     Ok(Opened { text, info, defaults, machine: None, identity: None, running_max: 0, waiting_max: 0 })
 }
 

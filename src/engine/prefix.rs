@@ -19,7 +19,7 @@ use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse
 use crate::cache::Handle;
 use crate::error::{Error, Result, Status, copied};
 use crate::limits;
-use crate::os::files;
+use crate::os::{files, shortage};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
@@ -313,6 +313,7 @@ impl Prefix {
         // Before there is a file: it may have to read all weights.
         let description = self.identity.description()?;
         let tokens = ask(&self.shared, |answer| Command::Tokens(self.id, answer))?;
+        shortage::check("the description of a prefix")?;
         let shown = path.to_string_lossy();
         files::replace(path, |file| {
             let mut writer = Writer::begin(file, &shown, description, &tokens)?;
@@ -322,6 +323,7 @@ impl Prefix {
                 writer.data(&bytes)?;
                 Ok(bytes)
             })?;
+            shortage::check("the file of a prefix")?;
             writer.end()
         })
     }
@@ -404,6 +406,7 @@ impl Engine {
         let tokens = self.text.prepare(prompt, options, self.info.context_length as usize)?;
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
+        shortage::check("a prefix")?;
         self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;
         Ok(prefix)
     }
@@ -420,6 +423,7 @@ impl Engine {
         let mut reader = Reader::open(path, identity)?;
         let (prefix, held) = self.new_prefix(identity, None);
         let tokens = copied("token ids", &reader.tokens)?;
+        shortage::check("a prefix")?;
         let there = ask(&self.shared, |answer| Command::Adopt(held, tokens, answer))?;
         prefix.fill(&mut reader, there)?;
         Ok(prefix)

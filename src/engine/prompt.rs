@@ -5,6 +5,7 @@ use super::api::{Prompt, PromptPart, TextOptions};
 use super::delivery::lock;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
+use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
 use crate::text::{ChatTemplate, TemplateInput, Tokenizer};
@@ -38,7 +39,9 @@ impl PendingTokenizer {
             let (read, subject) = (pending.read.clone(), source.subject().to_owned());
             pending.thread = Some(thread::spawn("tokenizer", options, move || {
                 let tokenizer = Tokenizer::from_json(bytes.as_slice(), &subject);
-                *lock(&read) = Some(tokenizer);
+                // Here, on the thread that was refused.
+                let whole = shortage::check("the tokenizer");
+                *lock(&read) = Some(tokenizer.and_then(|tokenizer| whole.map(|()| tokenizer)));
             })?);
         }
         Ok(pending)

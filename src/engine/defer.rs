@@ -118,6 +118,7 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
             shortage::forget();
             let tokens = text.prepare(&prompt, TextOptions::default(), context)?;
             shortage::check("a prompt")?;
+            shared.warn_of_two_begins(text, &tokens);
             let room = context.saturating_sub(tokens.len());
             Ok((tokens, room))
         };

@@ -404,6 +404,7 @@ impl Engine {
         let identity = self.prefix_identity()?;
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
         let tokens = self.text.prepare(prompt, options, self.info.context_length as usize)?;
+        self.shared.warn_of_two_begins(&self.text, &tokens);
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
         shortage::check("a prefix")?;

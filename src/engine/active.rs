@@ -114,6 +114,18 @@ impl Active {
         })
     }
 
+    /// Reserves what the penalties will need for the request's whole length; `vocab` bounds the tokens there are.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&mut self, vocab: usize) -> Result<()> {
+        if !self.request.params.uses_counts() {
+            return Ok(());
+        }
+        let more = self.request.max_tokens.min(vocab);
+        if self.on_device { self.adjusts.reserve(more) } else { self.counts.reserve(more) }
+    }
+
     /// Takes in a sampled token: text, stops, queue. Says why the request ends, if it does, and whether its queue is
     /// full.
     pub fn accept(&mut self, token: Token, dispatch: &Dispatch) -> Result<(Option<FinishReason>, bool)> {

@@ -34,6 +34,14 @@ impl Adjusts {
         Ok(Adjusts(list))
     }
 
+    /// Makes room for `more` tokens.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&mut self, more: usize) -> Result<()> {
+        self.0.try_reserve(more).map_err(|_| memory(self.0.len() + more))
+    }
+
     /// A token was generated, of a request that uses counts.
     ///
     /// # Errors

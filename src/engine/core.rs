@@ -270,6 +270,11 @@ impl Core {
         match admitted {
             Ok(active) => {
                 let handle = active.handle;
+                if let Err(error) = self.active.reserve(handle) {
+                    self.machine.scheduler.finish(handle);
+                    self.stats.failed += 1;
+                    return refuse(error);
+                }
                 self.active.insert(active);
                 if let Err(error) = shortage::check("a request") {
                     self.end(handle, End::Failed(error));
@@ -393,12 +398,19 @@ impl Core {
         }
     }
 
+    /// A request begins to run: what it will need for its whole length is reserved now, so that its steps allocate nothing. One
+    /// for which there is no memory ends.
     pub fn note_admissions(&mut self, now: Instant) {
-        for row in &self.machine.plan.rows {
-            let Some(active) = self.active.get_mut(row.sequence) else { continue };
-            if active.admitted.is_none() {
-                active.admitted = Some(now);
-                self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
+        for index in 0..self.machine.plan.rows.len() {
+            let handle = self.machine.plan.rows[index].sequence;
+            let Some(active) = self.active.get_mut(handle).filter(|active| active.admitted.is_none()) else { continue };
+            active.admitted = Some(now);
+            self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
+            let len_max = active.request.prompt.len() + active.request.max_tokens;
+            let vocab = self.machine.allowed.end();
+            let reserved = active.reserve(vocab).and_then(|()| self.machine.scheduler.reserve(handle, len_max));
+            if let Err(error) = reserved.and_then(|()| shortage::check("a request")) {
+                self.end(handle, End::Failed(error));
             }
         }
     }

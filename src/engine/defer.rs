@@ -35,9 +35,9 @@ impl Deferred {
     }
 
     /// Takes out those that end now.
-    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<NewRequest> {
+    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<Box<NewRequest>> {
         let ended: Vec<u64> = self.requests.values().filter(|r| which(r)).map(|r| r.delivery.id).collect();
-        ended.iter().filter_map(|id| self.requests.remove(id)).map(|r| *r).collect()
+        ended.iter().filter_map(|id| self.requests.remove(id)).collect()
     }
 
     /// How many there are.
@@ -50,6 +50,9 @@ impl Deferred {
         self.requests.values().filter_map(|r| r.deadline)
     }
 }
+
+/// Places in the line that a submit sees to: its own, and those of other threads that have seen to theirs and not come yet.
+const RESERVED_PROMPTS: usize = 64;
 
 /// The prompts on their way. As many as there are deferred requests, which `max_running` and `max_waiting` bound.
 #[derive(Default)]
@@ -68,6 +71,14 @@ struct Jobs {
 }
 
 impl Helper {
+    /// A place for one more prompt, as far as memory goes.
+    fn reserve(&self) -> Result<()> {
+        let waiting = &mut lock(&self.jobs).waiting;
+        let bytes = (waiting.len() as u64 + 1) * size_of::<(u64, Prompt)>() as u64;
+        // Every prompt on its way has its place: others may have reserved and not come yet.
+        waiting.try_reserve(RESERVED_PROMPTS).map_err(|_| Error::memory("the line of prompts", bytes))
+    }
+
     fn add(&self, id: u64, prompt: Prompt) {
         let mut jobs = lock(&self.jobs);
         if !jobs.stopped {
@@ -78,7 +89,7 @@ impl Helper {
     }
 
     /// Requests have ended: their prompts are not needed.
-    pub fn forget(&self, ended: &[NewRequest]) {
+    pub fn forget(&self, ended: &[Box<NewRequest>]) {
         let ids: BTreeSet<u64> = ended.iter().map(|r| r.delivery.id).collect();
         if !ids.is_empty() {
             lock(&self.jobs).waiting.retain(|job| !ids.contains(&job.0));
@@ -134,9 +145,13 @@ impl Engine {
     pub(super) fn defer(&self, request: NewRequest, prompt: &Prompt) -> Result<()> {
         self.start_helper()?;
         let id = request.delivery.id;
+        let prompt = prompt.try_clone()?;
+        self.shared.helper.reserve()?;
+        let request = Box::new(request);
+        shortage::check("a deferred request")?;
         // In this order: tokens for a request that the engine thread does not know would be dropped.
-        self.shared.send(Command::Defer(Box::new(request)))?;
-        self.shared.helper.add(id, prompt.clone());
+        self.shared.send(Command::Defer(request))?;
+        self.shared.helper.add(id, prompt);
         Ok(())
     }
 

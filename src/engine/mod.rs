@@ -10,6 +10,7 @@ mod adjusts;
 pub mod api;
 mod begin;
 mod control;
+mod copy;
 mod core;
 mod defer;
 mod delivery;
@@ -38,7 +39,7 @@ pub use prefix::Prefix;
 pub use request::Request;
 pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Status, Unit, copied};
 use crate::limits;
 use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
@@ -50,6 +51,7 @@ use delivery::{Dispatch, Outbox, closed, lock};
 use prompt::TextKit;
 use reply::{Answer, Reply};
 use stats::StatsCell;
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -118,7 +120,7 @@ enum Command {
 
 #[derive(Default)]
 struct Mailbox {
-    commands: Vec<Command>,
+    commands: VecDeque<Command>,
     /// Pause and duty limit.
     control: control::Control,
     /// No more submits: the engine is closing.
@@ -150,19 +152,31 @@ impl Shared {
         if mailbox.closed {
             return Err(closed());
         }
-        mailbox.commands.push(command);
+        let bytes = (mailbox.commands.len() as u64 + 1) * size_of::<Command>() as u64;
+        mailbox.commands.try_reserve(1).map_err(|_| Error::memory("what the engine is asked", bytes))?;
+        mailbox.commands.push_back(command);
         drop(mailbox);
         self.mail.notify_one();
         Ok(())
     }
 
-    /// Sends a command that an engine in the middle of closing still obeys.
+    /// Sends a command that an engine in the middle of closing still obeys. Without memory for a longer list it waits until the
+    /// engine thread has taken the list, which needs none.
     fn send_anyway(&self, command: Command) {
-        let mut mailbox = lock(&self.mailbox);
-        if !mailbox.gone {
-            mailbox.commands.push(command);
+        loop {
+            let mut mailbox = lock(&self.mailbox);
+            if mailbox.gone {
+                return;
+            }
+            if mailbox.commands.try_reserve(1).is_ok() {
+                mailbox.commands.push_back(command);
+                drop(mailbox);
+                self.mail.notify_one();
+                return;
+            }
             drop(mailbox);
             self.mail.notify_one();
+            std::thread::yield_now();
         }
     }
 
@@ -303,9 +317,8 @@ impl Engine {
         if std::mem::replace(&mut mailbox.closed, true) {
             return Err(closed());
         }
-        mailbox.commands.push(Command::Close(cut));
         drop(mailbox);
-        self.shared.mail.notify_one();
+        self.shared.send_anyway(Command::Close(cut));
         self.shared.dispatch.close();
         if self.text_only {
             // There is no engine thread to say so.
@@ -419,7 +432,7 @@ impl Engine {
             presence_penalty: options.presence_penalty.unwrap_or(0.0),
             frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
             seed: options.seed.unwrap_or_else(random_seed),
-            bias: prompt.bias.clone(),
+            bias: copied("biases", &prompt.bias)?,
             logprobs: options.logprobs,
         };
         params.validate(self.info.vocab_size as usize)?;

@@ -29,6 +29,9 @@ pub(super) struct TextKit {
     pub begins: Vec<u32>,
 }
 
+/// Memory that a tokenizer takes while it is read, in bytes for each of its file: see the test that measures it.
+const TOKENIZER_BYTES_PER_BYTE: usize = 16;
+
 /// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
 /// a mapped model.
 pub(super) struct PendingTokenizer {
@@ -43,10 +46,10 @@ impl PendingTokenizer {
         if let Some(bytes) = source.tokenizer_json()? {
             let (read, subject) = (pending.read.clone(), source.subject().to_owned());
             pending.thread = Some(thread::spawn("tokenizer", options, move || {
-                let tokenizer = Tokenizer::from_json(bytes.as_slice(), &subject);
-                // Here, on the thread that was refused.
-                let whole = shortage::check("the tokenizer");
-                *lock(&read) = Some(tokenizer.and_then(|tokenizer| whole.map(|()| tokenizer)));
+                let json = bytes.as_slice();
+                let estimate = json.len().saturating_mul(TOKENIZER_BYTES_PER_BYTE).saturating_add(1 << 20);
+                let tokenizer = shortage::backed("the tokenizer", estimate, || Tokenizer::from_json(json, &subject));
+                *lock(&read) = Some(tokenizer.flatten());
             })?);
         }
         Ok(pending)

@@ -18,7 +18,7 @@ use std::sync::{RwLock, TryLockError};
 pub(super) struct PromptBody(RwLock<Built>);
 
 /// A prompt and what its limits are counted by.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Built {
     prompt: Prompt,
     text_bytes: usize,
@@ -80,6 +80,11 @@ unsafe fn change(prompt: *mut astrai_prompt, change: impl FnOnce(&mut Built) -> 
 }
 
 impl Built {
+    fn try_clone(&self) -> Result<Built> {
+        let prompt = self.prompt.try_clone()?;
+        Ok(Built { prompt, text_bytes: self.text_bytes, token_count: self.token_count })
+    }
+
     fn count_text(&mut self, bytes: usize) -> Result<()> {
         let sum = self.text_bytes.saturating_add(bytes);
         if sum > limits::PROMPT_BYTES_MAX {
@@ -192,10 +197,9 @@ fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
 }
 
 fn parse(json: &str, name: &str) -> Result<Value> {
-    let value =
-        serde_json::from_str(json).map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name));
-    shortage::check(name)?;
-    value
+    let estimate = json.len().saturating_mul(32).saturating_add(4096);
+    let value = shortage::backed(name, estimate, || serde_json::from_str(json))?;
+    value.map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name))
 }
 
 fn messages(json: &str) -> Result<Vec<Value>> {
@@ -237,7 +241,7 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         let prompt = unsafe { Handle::<PromptBody>::borrow(prompt) }?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        let copy = prompt.read(|built| Ok(built.clone()))?;
+        let copy = prompt.read(Built::try_clone)?;
         Handle::give(PromptBody(RwLock::new(copy)), out)?;
         Ok(Status::Ok)
     })

@@ -448,6 +448,17 @@ impl Scheduler {
         }
     }
 
+    /// Makes room for a sequence of up to `len_max` tokens, so that [`Scheduler::append`] allocates nothing.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&mut self, handle: Handle, len_max: usize) -> Result<()> {
+        let Some(sequence) = self.sequences.get_mut(handle) else { return Ok(()) };
+        let more = len_max.saturating_sub(sequence.tokens.len());
+        let bytes = len_max as u64 * size_of::<u32>() as u64;
+        sequence.tokens.try_reserve_exact(more).map_err(|_| Error::memory("the tokens of a sequence", bytes))
+    }
+
     /// Appends a sampled token; not to a sequence that has ended.
     ///
     /// # Errors

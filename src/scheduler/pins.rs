@@ -14,7 +14,7 @@
 
 use super::{Error, Handle, Page, Result, Scheduler, Slots, Status, Unit};
 use crate::cache::prefix::{NodeId, ROOT};
-use crate::error::copied;
+use crate::error::{copied, reserved};
 use crate::limits;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -82,13 +82,15 @@ impl Pins {
         Ok(Pins { slots, hasher: RandomState::new(), clock: 0, news: PinNews::default() })
     }
 
-    fn chain(&self, tokens: &[u32], page_tokens: usize) -> Vec<u64> {
+    fn chain(&self, tokens: &[u32], page_tokens: usize) -> Result<Vec<u64>> {
+        let mut chain = reserved("the pages of a pin", tokens.len() / page_tokens)?;
         let mut above = 0;
         let next = |page| {
             above = self.hasher.hash_one((above, page));
             above
         };
-        tokens.chunks_exact(page_tokens).map(next).collect()
+        chain.extend(tokens.chunks_exact(page_tokens).map(next));
+        Ok(chain)
     }
 }
 
@@ -208,12 +210,16 @@ impl Scheduler {
     fn new_pin(&mut self, mut tokens: Vec<u32>) -> Result<(Vec<u32>, Handle)> {
         let page_tokens = self.capacity.page_tokens;
         tokens.truncate(tokens.len() / page_tokens * page_tokens);
-        let chain = self.pins.chain(&tokens, page_tokens);
-        let others = self.pins.slots.iter().flat_map(|(_, p)| match p.sequence {
-            Some(_) => p.chain.as_slice(),
-            None => &p.chain[..p.pages()],
-        });
-        let others: HashSet<u64> = others.copied().collect();
+        let chain = self.pins.chain(&tokens, page_tokens)?;
+        let pinned = || {
+            self.pins.slots.iter().flat_map(|(_, p)| match p.sequence {
+                Some(_) => p.chain.as_slice(),
+                None => &p.chain[..p.pages()],
+            })
+        };
+        let (mut others, count) = (HashSet::new(), pinned().count());
+        others.try_reserve(count).map_err(|_| Error::memory("the pages of all pins", count as u64 * 16))?;
+        others.extend(pinned().copied());
         let new = chain.iter().filter(|hash| !others.contains(hash)).count();
         let most = self.capacity.frames.iter().copied().min().unwrap_or(0) / limits::PINNED_SHARE;
         if others.len() + new > most {

@@ -1,6 +1,7 @@
 //! Reading small files whole: regular files only, with a size limit, and with errors that name the file.
 
 use crate::error::{Error, Result, Status, Unit};
+use crate::os::shortage;
 use serde_json::Value;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -72,7 +73,9 @@ pub(super) fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
 pub(super) fn read_object(path: &Path, limit: u64) -> Result<Option<Value>> {
     let Some(bytes) = read(path, limit)? else { return Ok(None) };
     let shown = path.to_string_lossy();
-    let value: Value = serde_json::from_slice(&bytes)
+    // A value takes at least three bytes of text, and a short key with its place in an object most of a hundred.
+    let estimate = bytes.len().saturating_mul(32).saturating_add(4096);
+    let value: Value = shortage::backed("a JSON file", estimate, || serde_json::from_slice(&bytes))?
         .map_err(|e| Error::format(format!("{shown} is not valid JSON: {e}")).about(shown.as_ref()))?;
     if !value.is_object() {
         let found = kind(&value);

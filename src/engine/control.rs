@@ -291,7 +291,6 @@ impl Core {
                 | Command::Cancel(..)
                 | Command::CancelAll
                 | Command::Resume(_)
-                | Command::Wake
                 | Command::Close(_) => self.obey(command),
                 later => self.inbox.push_back(later),
             }

@@ -1,7 +1,7 @@
 //! The engine: owns the threads, and is the only room where scheduler and model meet.
 //!
 //! Threads of an open engine: the **engine thread** ([`core`]) owns scheduler, model and device; the **dispatch thread** runs
-//! callbacks and log lines, unless the host polls; from the first deferred submit on a **text thread** ([`defer`]) prepares
+//! callbacks and log lines, unless the host polls; then the **wake thread** tells it when, if it wants to know; from the first deferred submit on a **text thread** ([`defer`]) prepares
 //! prompts; the CPU backend's workers compute. Callers talk to the engine thread through a mailbox of [`Command`]s and hear
 //! from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them sleep.
 
@@ -21,6 +21,7 @@ mod identity;
 mod logits;
 mod machine;
 mod open;
+mod places;
 mod plan;
 mod prefix;
 mod prefix_file;
@@ -33,6 +34,7 @@ mod table;
 mod trace;
 
 pub use api::*;
+use delivery::Hold;
 pub use delivery::{CallbackScope, in_callback};
 pub use plan::Plan;
 pub use prefix::Prefix;
@@ -108,8 +110,6 @@ enum Command {
     /// A paused request's queue was read.
     Resume(u64),
     Check(Answer),
-    /// Wake the host of an engine that polls, if that is still owed.
-    Wake,
     /// Drop the cached pages that nobody uses.
     ClearCache,
     Prefix(prefix::Command),
@@ -287,6 +287,11 @@ impl Engine {
                 })?;
                 lock(&engine.threads).push(dispatcher);
             }
+            if shared.dispatch.waker.is_needed() {
+                let shared = shared.clone();
+                let waker = thread::spawn("wake", placing, move || shared.dispatch.waker.run())?;
+                lock(&engine.threads).push(waker);
+            }
             lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
         }
         shortage::check("an engine")?;
@@ -395,23 +400,13 @@ impl Engine {
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
         shortage::check("a request")?;
-        self.reserve_place()?;
+        self.place(&delivery)?;
         let sent = match options.defer {
             true => self.defer(request, prompt),
             false => self.shared.send(Command::Submit(Box::new(request))),
         };
-        sent.inspect_err(|_| _ = self.shared.pending.fetch_sub(1, Ordering::Relaxed))?;
+        sent.inspect_err(|_| self.displace(&delivery))?;
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
-    }
-
-    /// Counts one more request, unless as many as may run and wait are there already.
-    fn reserve_place(&self) -> Result<()> {
-        let max = self.running_max + self.waiting_max;
-        let more = |n: usize| (n < max).then_some(n + 1);
-        self.shared.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(|_| ()).map_err(|_| {
-            Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
-                .numbers(Unit::Count, max as u64 + 1, max as u64)
-        })
     }
 
     /// Checks the options and fills in the model's defaults. The delivery is still a placeholder.

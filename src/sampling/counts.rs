@@ -25,21 +25,18 @@ impl TokenCounts {
         TokenCounts::default()
     }
 
-    /// Makes room for `more` tokens that were not seen yet.
-    ///
-    /// # Errors
-    /// `Memory`.
-    pub fn reserve(&mut self, more: usize) -> Result<()> {
-        let bytes = (self.counts.len() as u64 + more as u64) * size_of::<(u32, Count)>() as u64;
-        self.counts.try_reserve(more).map_err(|_| Error::memory("the counts of the penalties", bytes))
-    }
-
     /// Marks the tokens of the prompt.
     pub fn add_prompt(&mut self, tokens: &[u32]) -> Result<()> {
         for &token in tokens {
             self.entry(token)?.in_prompt = true;
         }
         Ok(())
+    }
+
+    /// Makes room for so many different tokens more.
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let bytes = (self.counts.len() as u64).saturating_add(tokens as u64) * size_of::<(u32, Count)>() as u64;
+        self.counts.try_reserve(tokens).map_err(|_| Error::memory("the counts of the penalties", bytes))
     }
 
     /// Counts one generated token.

@@ -7,7 +7,6 @@
 
 mod shared_library;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

@@ -249,5 +249,6 @@ mod tests {
         assert!(!shortage::is_noted());
         assert_eq!(shortage::backed("a test", 1000, || 7).unwrap(), 7);
         assert_eq!(shortage::backed("a test", usize::MAX / 4, || 7).unwrap_err().needed, usize::MAX as u64 / 4);
+        shortage::forget();
     }
 }

@@ -15,7 +15,7 @@ impl Prompt {
     }
 
     /// About how many bytes its lists and texts take, blocks' own costs included.
-    fn heap_bytes(&self) -> usize {
+    pub(super) fn heap_bytes(&self) -> usize {
         let parts = self.parts.iter().map(|part| match part {
             PromptPart::Text { text, .. } => block(text.len()),
             PromptPart::Tokens(tokens) => block(size_of_val(tokens.as_slice())),

@@ -238,6 +238,7 @@ impl Engine {
         prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened>,
     ) -> Result<Engine> {
         refuse_in_callback("open")?;
+        shortage::forget();
         // What is wrong with these is told below, with everything else.
         let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
         let control = control::Control::new(duty);
@@ -389,6 +390,7 @@ impl Engine {
             return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
         }
         self.open_or_closed()?;
+        shortage::forget();
         let submitted = Instant::now();
         let context = self.info.context_length as usize;
         let tokens =

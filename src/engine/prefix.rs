@@ -309,6 +309,7 @@ impl Prefix {
     /// As for [`Prefix::wait`]; `Io`, `Argument` when `path` names no file, `Memory` when the prefix had to give way meanwhile.
     pub fn save(&self, path: &Path) -> Result<()> {
         refuse_in_callback("save")?;
+        shortage::forget();
         self.wait(None)?;
         // Before there is a file: it may have to read all weights.
         let description = self.identity.description()?;
@@ -402,6 +403,7 @@ impl Engine {
     /// As for [`Engine::submit`].
     pub fn pin_prefix(&self, prompt: &Prompt) -> Result<Prefix> {
         let identity = self.prefix_identity()?;
+        shortage::forget();
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
         let tokens = self.text.prepare(prompt, options, self.info.context_length as usize)?;
         self.shared.warn_of_two_begins(&self.text, &tokens);
@@ -421,6 +423,7 @@ impl Engine {
     pub fn restore_prefix(&self, path: &Path) -> Result<Prefix> {
         refuse_in_callback("restore")?;
         let identity = self.prefix_identity()?;
+        shortage::forget();
         let mut reader = Reader::open(path, identity)?;
         let (prefix, held) = self.new_prefix(identity, None);
         let tokens = copied("token ids", &reader.tokens)?;

@@ -36,6 +36,12 @@ pub(super) struct TextKit {
 /// Memory that a tokenizer takes while it is read, in bytes for each of its file: see the test that measures it.
 const TOKENIZER_BYTES_PER_BYTE: usize = 16;
 
+/// Memory that a chat template takes while it is compiled, in bytes for each of its text.
+const TEMPLATE_BYTES_PER_BYTE: usize = 64;
+/// Memory that a rendering takes, in bytes for each that the prompt has, and whatever that has.
+const RENDER_BYTES_PER_BYTE: usize = 8;
+const RENDER_BYTES: usize = 256 << 10;
+
 /// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
 /// a mapped model.
 pub(super) struct PendingTokenizer {
@@ -81,7 +87,13 @@ impl TextKit {
     /// Reads what the source has, but for the tokenizer, which is left out. A template is compiled here, so that its errors
     /// show at open.
     pub fn open(source: &dyn ModelSource, vocab: usize) -> Result<TextKit> {
-        let compile = |text: Option<String>| text.map(|t| ChatTemplate::new(&t, source.subject())).transpose();
+        let compile = |text: Option<String>| {
+            let compiled = |text: String| {
+                let estimate = text.len().saturating_mul(TEMPLATE_BYTES_PER_BYTE).saturating_add(RENDER_BYTES);
+                shortage::backed("a chat template", estimate, || ChatTemplate::new(&text, source.subject())).flatten()
+            };
+            text.map(compiled).transpose()
+        };
         let mut variables = Map::new();
         let special = source.special_tokens()?;
         for (name, text) in &special.named {
@@ -167,16 +179,20 @@ impl TextKit {
             None => Error::unsupported("the model folder has no chat template; send the prompt as text")
                 .about("chat_template"),
         })?;
-        let mut variables = self.variables.clone();
-        variables.extend(prompt.variables.clone());
-        let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
-        template.render(&TemplateInput {
-            tools: prompt.tools.as_ref(),
-            add_generation_prompt,
-            exact,
-            special: &special,
-            ..TemplateInput::new(messages, &variables)
-        })
+        let estimate = prompt.heap_bytes().saturating_mul(RENDER_BYTES_PER_BYTE).saturating_add(RENDER_BYTES);
+        let rendered = shortage::backed("a rendered chat", estimate, || {
+            let mut variables = self.variables.clone();
+            variables.extend(prompt.variables.clone());
+            let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
+            template.render(&TemplateInput {
+                tools: prompt.tools.as_ref(),
+                add_generation_prompt,
+                exact,
+                special: &special,
+                ..TemplateInput::new(messages, &variables)
+            })
+        });
+        rendered.flatten()
     }
 
     fn raw_text(&self, prompt: &Prompt) -> Result<String> {

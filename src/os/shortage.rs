@@ -30,7 +30,8 @@ pub fn refused() -> usize {
     REFUSED.get()
 }
 
-/// Starts anew: what was refused before does not concern the work that begins.
+/// Starts anew: what was refused before does not concern the work that begins. Whoever checks does this first, since what was
+/// refused may have been told as an error before.
 pub fn forget() {
     REFUSED.set(0);
 }
@@ -93,11 +94,15 @@ struct Backup(usize);
 
 impl Backup {
     fn begin(what: &str, bytes: usize) -> Result<Backup> {
-        let Some(backups) = BACKUPS.get() else { return reserved::<u8>(what, bytes).map(|_tried| Backup(0)) };
-        match (backups.begin)(bytes) {
-            0 => Err(Error::memory(what, bytes as u64)),
-            token => Ok(Backup(token)),
-        }
+        let begun = match BACKUPS.get() {
+            None => reserved::<u8>(what, bytes).map(|_tried| Backup(0)),
+            Some(backups) => match (backups.begin)(bytes) {
+                0 => Err(Error::memory(what, bytes as u64)),
+                token => Ok(Backup(token)),
+            },
+        };
+        // Also for those who take the error for advice and go on without.
+        begun.inspect_err(|_| note(bytes))
     }
 }
 
@@ -119,6 +124,8 @@ mod tests {
         assert_eq!(backed("a test", 1000, || 7).unwrap(), 7);
         let error = backed("a test", isize::MAX as usize, || 7).unwrap_err();
         assert_eq!((error.status, error.needed), (Status::Memory, isize::MAX as u64));
+        assert!(is_noted(), "for those who go on without");
+        forget();
         assert_eq!(backed("a test", 1000, || note(48)).unwrap_err().needed, 48);
     }
 

@@ -25,7 +25,8 @@ impl<'de, const BYTES: usize> Deserialize<'de> for Tree<BYTES> {
 /// Adds the numbers to an error about a text that was read with a [`Tree`], if that was too large.
 pub fn with_numbers(error: Error, cause: &serde_json::Error) -> Error {
     let cause = cause.to_string();
-    let limit = cause.strip_prefix(TOO_LARGE).and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse::<u64>().ok());
+    let limit =
+        cause.strip_prefix(TOO_LARGE).and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse::<u64>().ok());
     match limit {
         Some(limit) => error.numbers(Unit::Bytes, limit.saturating_add(1), limit),
         None => error,
@@ -47,7 +48,10 @@ impl Budget {
                 self.left.set(left);
                 Ok(())
             }
-            None => Err(E::custom(format_args!("{TOO_LARGE}{} bytes of memory, which is the most for this JSON", self.limit))),
+            None => Err(E::custom(format_args!(
+                "{TOO_LARGE}{} bytes of memory, which is the most for this JSON",
+                self.limit
+            ))),
         }
     }
 }

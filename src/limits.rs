@@ -200,9 +200,11 @@ pub const BEST_LOGITS_MAX: usize = 64;
 
 /// Static memory of the C libraries that serves when the system has none left, in bytes; a multiple of 1,024. It is touched only
 /// then.
-pub const RESERVE_BYTES: usize = 8 << 20;
+pub const RESERVE_BYTES: usize = 16 << 20;
 /// Largest block that this reserve serves, in bytes; a larger one fails, and what asks for it must be able to.
-pub const RESERVE_BLOCK_BYTES_MAX: usize = 64 << 10;
+pub const RESERVE_BLOCK_BYTES_MAX: usize = 1 << 20;
+/// Largest block that may come from any part of the reserve, in bytes; larger ones come from one half of it.
+pub const RESERVE_SMALL_BYTES_MAX: usize = 64 << 10;
 /// Stack of the library's own threads, in bytes. Callbacks run on them too.
 pub const THREAD_STACK_BYTES: usize = 2 << 20;
 /// Stack that a calling thread has to have, as the header's contract says, in bytes.

@@ -16,7 +16,7 @@ use super::prompt::TextKit;
 use super::{Command, Engine, Shared};
 use crate::error::{Error, Result};
 use crate::limits::LONG_PROMPT_BYTES;
-use crate::os::thread;
+use crate::os::{shortage, thread};
 use crate::text::EncodeLimits;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,9 +42,9 @@ impl Deferred {
     }
 
     /// Takes out those that end now.
-    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<NewRequest> {
+    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<Box<NewRequest>> {
         let ended: Vec<u64> = self.requests.values().filter(|r| which(r)).map(|r| r.delivery.id).collect();
-        ended.iter().filter_map(|id| self.requests.remove(id)).map(|r| *r).collect()
+        ended.iter().filter_map(|id| self.requests.remove(id)).collect()
     }
 
     /// How many there are.
@@ -85,8 +85,8 @@ struct Job {
 }
 
 impl Job {
-    fn new(id: u64, prompt: &Prompt) -> Job {
-        Job { id, long: text_bytes(prompt) > LONG_PROMPT_BYTES, prompt: prompt.clone() }
+    fn new(id: u64, prompt: &Prompt) -> Result<Job> {
+        Ok(Job { id, long: text_bytes(prompt) > LONG_PROMPT_BYTES, prompt: prompt.try_clone()? })
     }
 }
 
@@ -97,7 +97,8 @@ fn text_bytes(prompt: &Prompt) -> usize {
         PromptPart::Tokens(_) => 0,
     });
     let mut bytes: usize = parts.sum();
-    let mut values: Vec<&Value> = prompt.messages.iter().chain(&prompt.tools).chain(prompt.variables.values()).collect();
+    let mut values: Vec<&Value> =
+        prompt.messages.iter().chain(&prompt.tools).chain(prompt.variables.values()).collect();
     while let Some(value) = values.pop() {
         match value {
             Value::String(text) => bytes += text.len(),
@@ -111,7 +112,7 @@ fn text_bytes(prompt: &Prompt) -> usize {
 
 impl Helper {
     /// Requests have ended: their prompts are not needed.
-    pub fn forget(&self, ended: &[NewRequest]) {
+    pub fn forget(&self, ended: &[Box<NewRequest>]) {
         let ids: BTreeSet<u64> = ended.iter().map(|r| r.delivery.id).collect();
         if !ids.is_empty() {
             let mut jobs = lock(&self.jobs);
@@ -189,7 +190,9 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
             if shared.helper.wants(job.id) { Ok(()) } else { Err(closed()) }
         };
         let limits = &mut EncodeLimits::new(context, &mut go_on);
+        shortage::forget();
         let tokens = text.prepare(&job.prompt, TextOptions::default(), limits)?;
+        shortage::check("a prompt")?;
         shared.warn_of_two_begins(text, &tokens);
         let room = context.saturating_sub(tokens.len());
         Ok((tokens, room))
@@ -206,11 +209,15 @@ impl Engine {
     /// Hands over a request without a prompt, and then the prompt.
     pub(super) fn defer(&self, request: NewRequest, prompt: &Prompt) -> Result<()> {
         self.start_helper()?;
-        let job = Job::new(request.delivery.id, prompt);
+        let job = Job::new(request.delivery.id, prompt)?;
+        let request = Box::new(request);
+        shortage::check("a deferred request")?;
         // In this order: tokens for a request that the engine thread does not know would be dropped. Under the lock: the
         // request may end at once, and must then find its prompt here.
         let mut jobs = lock(&self.shared.helper.jobs);
-        self.shared.send(Command::Defer(Box::new(request)))?;
+        let bytes = (jobs.waiting.len() as u64 + 1) * size_of::<Job>() as u64;
+        jobs.waiting.try_reserve(1).map_err(|_| Error::memory("the line of prompts", bytes))?;
+        self.shared.send(Command::Defer(request))?;
         if !jobs.stopped {
             jobs.waiting.push_back(job);
             drop(jobs);

@@ -10,6 +10,7 @@ mod adjusts;
 pub mod api;
 mod begin;
 mod control;
+mod copy;
 mod core;
 mod defer;
 mod delivery;
@@ -42,8 +43,9 @@ pub use prefix::Prefix;
 pub use request::Request;
 pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Status, Unit, copied};
 use crate::limits;
+use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::sampling::SamplingParams;
 use crate::source::{GenerationDefaults, ModelSource};
@@ -152,19 +154,31 @@ impl Shared {
         if mailbox.closed {
             return Err(closed());
         }
+        let bytes = (mailbox.commands.len() as u64 + 1) * size_of::<Command>() as u64;
+        mailbox.commands.try_reserve(1).map_err(|_| Error::memory("what the engine is asked", bytes))?;
         mailbox.commands.push_back(command);
         drop(mailbox);
         self.mail.notify_one();
         Ok(())
     }
 
-    /// Sends a command that an engine in the middle of closing still obeys.
+    /// Sends a command that an engine in the middle of closing still obeys. Without memory for a longer list it waits until the
+    /// engine thread has taken the list, which needs none.
     fn send_anyway(&self, command: Command) {
-        let mut mailbox = lock(&self.mailbox);
-        if !mailbox.gone {
-            mailbox.commands.push_back(command);
+        loop {
+            let mut mailbox = lock(&self.mailbox);
+            if mailbox.gone {
+                return;
+            }
+            if mailbox.commands.try_reserve(1).is_ok() {
+                mailbox.commands.push_back(command);
+                drop(mailbox);
+                self.mail.notify_one();
+                return;
+            }
             drop(mailbox);
             self.mail.notify_one();
+            std::thread::yield_now();
         }
     }
 
@@ -226,6 +240,7 @@ impl Engine {
         prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened>,
     ) -> Result<Engine> {
         refuse_in_callback("open")?;
+        shortage::forget();
         // What is wrong with these is told below, with everything else.
         let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
         let control = control::Control::new(duty);
@@ -282,6 +297,7 @@ impl Engine {
             }
             lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
         }
+        shortage::check("an engine")?;
         Ok(engine)
     }
 
@@ -309,9 +325,8 @@ impl Engine {
         if std::mem::replace(&mut mailbox.closed, true) {
             return Err(closed());
         }
-        mailbox.commands.push_back(Command::Close(cut));
         drop(mailbox);
-        self.shared.mail.notify_one();
+        self.shared.send_anyway(Command::Close(cut));
         self.shared.dispatch.close();
         if self.text_only {
             // There is no engine thread to say so.
@@ -378,6 +393,7 @@ impl Engine {
             return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
         }
         self.open_or_closed()?;
+        shortage::forget();
         let submitted = Instant::now();
         let context = self.info.context_length as usize;
         let deadline = NewRequest::deadline_of(options, submitted);
@@ -385,7 +401,11 @@ impl Engine {
         let mut go_on = || {
             self.open_or_closed()?;
             expired = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if expired { Err(Error::new(Status::Aborted, "the deadline passed while the prompt was encoded")) } else { Ok(()) }
+            if expired {
+                Err(Error::new(Status::Aborted, "the deadline passed while the prompt was encoded"))
+            } else {
+                Ok(())
+            }
         };
         let mut limits = EncodeLimits::new(context, &mut go_on);
         let tokens = match options.defer {
@@ -401,6 +421,7 @@ impl Engine {
         let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
+        shortage::check("a request")?;
         self.place(&delivery)?;
         let sent = match options.defer {
             true => self.defer(request, prompt),
@@ -429,7 +450,7 @@ impl Engine {
             presence_penalty: options.presence_penalty.unwrap_or(0.0),
             frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
             seed: options.seed.unwrap_or_else(random_seed),
-            bias: prompt.bias.clone(),
+            bias: copied("biases", &prompt.bias)?,
             logprobs: options.logprobs,
         };
         params.validate(self.info.vocab_size as usize)?;

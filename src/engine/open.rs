@@ -17,6 +17,7 @@ use crate::model::families::Family;
 use crate::model::loader::{self, Making};
 use crate::model::weights_cache::WeightsCache;
 use crate::model::{Model, Recipe, Step, Tables, weights};
+use crate::os::shortage;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
@@ -71,6 +72,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
     };
     let mut folder = Folder::headers(dir, options.text_only)?;
     warn(&folder, log);
+    shortage::check("the descriptions of a model")?;
     if options.text_only {
         return text_only(&folder, &mut |line| log(LogLevel::Warn, line));
     }
@@ -155,6 +157,7 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
     }
     let mut text = TextKit::open(source, architecture.vocab, &mut |line| log(LogLevel::Warn, line))?;
     text.context_max = architecture.context_max;
+    shortage::check("the configuration and chat templates of a model")?;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
     Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
 }
@@ -224,6 +227,7 @@ fn finish(
         let share = (done as f64 / total.max(1) as f64).min(1.0);
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
+    shortage::check("the plan of a model")?;
     let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
     let text = text.with_tokenizer(tokenizer.join()?, defaults.bos_token);
     defaults.add_eos(text.named("eos_token"));
@@ -232,6 +236,7 @@ fn finish(
     machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     machine.backend.allow(machine.allowed.end(), machine.allowed.holes())?;
     log(LogLevel::Info, describe(&info, &sizing));
+    shortage::check("a model")?;
     Ok(Opened {
         text,
         info,
@@ -256,6 +261,7 @@ fn text_only(source: &dyn ModelSource, warn: &mut dyn FnMut(String)) -> Result<O
         ..Info::default()
     };
     let defaults = GenerationDefaults::default();
+    shortage::check("a tokenizer and chat templates")?;
     Ok(Opened { text, info, defaults, machine: None, identity: None, running_max: 0, waiting_max: 0 })
 }
 

@@ -7,6 +7,7 @@ use super::delivery::lock;
 use super::parts;
 use super::templates::Templates;
 use crate::error::{Error, Result, Status, Unit};
+use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
 use crate::text::{EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
@@ -29,6 +30,13 @@ pub(super) struct TextKit {
     pub begins: Vec<u32>,
 }
 
+/// Memory that a tokenizer takes while it is read, in bytes for each of its file: see the test that measures it.
+const TOKENIZER_BYTES_PER_BYTE: usize = 16;
+
+/// Memory that a rendering takes, in bytes for each that the prompt has, and whatever that has.
+const RENDER_BYTES_PER_BYTE: usize = 8;
+const RENDER_BYTES: usize = 256 << 10;
+
 /// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
 /// a mapped model.
 pub(super) struct PendingTokenizer {
@@ -43,8 +51,10 @@ impl PendingTokenizer {
         if let Some(bytes) = source.tokenizer_json()? {
             let (read, subject) = (pending.read.clone(), source.subject().to_owned());
             pending.thread = Some(thread::spawn("tokenizer", options, move || {
-                let tokenizer = Tokenizer::from_json(bytes.as_slice(), &subject);
-                *lock(&read) = Some(tokenizer);
+                let json = bytes.as_slice();
+                let estimate = json.len().saturating_mul(TOKENIZER_BYTES_PER_BYTE).saturating_add(1 << 20);
+                let tokenizer = shortage::backed("the tokenizer", estimate, || Tokenizer::from_json(json, &subject));
+                *lock(&read) = Some(tokenizer.flatten());
             })?);
         }
         Ok(pending)
@@ -82,7 +92,7 @@ impl TextKit {
         }
         Ok(TextKit {
             tokenizer: None,
-            templates: Templates::open(source, &variables, warn),
+            templates: Templates::open(source, &variables, warn)?,
             variables,
             vocab,
             context_max: 0,
@@ -143,15 +153,19 @@ impl TextKit {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
         let (template, named) = self.templates.pick(prompt)?;
-        let variables = Templates::variables(&self.variables, prompt, named);
-        let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
-        template.render(&TemplateInput {
-            tools: prompt.tools.as_ref(),
-            add_generation_prompt,
-            exact,
-            special: &special,
-            ..TemplateInput::new(messages, &variables)
-        })
+        let estimate = prompt.heap_bytes().saturating_mul(RENDER_BYTES_PER_BYTE).saturating_add(RENDER_BYTES);
+        let rendered = shortage::backed("a rendered chat", estimate, || {
+            let variables = Templates::variables(&self.variables, prompt, named);
+            let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
+            template.render(&TemplateInput {
+                tools: prompt.tools.as_ref(),
+                add_generation_prompt,
+                exact,
+                special: &special,
+                ..TemplateInput::new(messages, &variables)
+            })
+        });
+        rendered.flatten()
     }
 
     fn raw_text(&self, prompt: &Prompt) -> Result<String> {

@@ -7,7 +7,9 @@
 
 use super::delivery::completions;
 use super::delivery::ready::{Left, Popped, Round, Turn, TurnOr};
-use super::delivery::{Buffer, Hold, Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read, this_thread};
+use super::delivery::{
+    Buffer, Hold, Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read, this_thread,
+};
 use super::{Command, Engine, Event, FinishReason, LOG_TARGET, LogLevel, Next, Shared, facade_level, refuse_blocking};
 use crate::error::{Error, Result, Status};
 use crate::limits;

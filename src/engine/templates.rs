@@ -3,7 +3,8 @@
 //! A template that cannot be read or does not compile is a warning at open, and an error for the prompts that want it.
 
 use super::api::Prompt;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Status};
+use crate::os::shortage;
 use crate::source::ModelSource;
 use crate::text::ChatTemplate;
 use serde_json::{Map, Value};
@@ -14,6 +15,11 @@ const DEFAULT: &str = "default";
 const TOOLS: &str = "tool_use";
 /// The variable by which a prompt names a template.
 const CHOICE: &str = "chat_template";
+
+/// What a compiled template takes for each byte of its source, and what a small one takes with the conversations by which it is
+/// learnt what it wants, in bytes.
+const COMPILED_BYTES_PER_BYTE: usize = 64;
+const COMPILED_BYTES: usize = 256 << 10;
 
 /// A template, or why there is none to use.
 struct Named {
@@ -31,7 +37,14 @@ pub(super) struct Templates {
 impl Templates {
     /// Compiles what the source has and finds out what each wants of content and arguments; `variables` are the special tokens.
     /// What does not compile is told to `warn`.
-    pub fn open(source: &dyn ModelSource, variables: &Map<String, Value>, warn: &mut dyn FnMut(String)) -> Templates {
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn open(
+        source: &dyn ModelSource,
+        variables: &Map<String, Value>,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Templates> {
         let default = source.chat_template().transpose();
         let default = default.map(|text| (DEFAULT, source.chat_template_file(), text));
         let others = source.named_templates().iter().map(|t| (t.name.as_str(), t.file.as_str(), t.text.clone()));
@@ -42,15 +55,23 @@ impl Templates {
             }
             let has_text = text.is_ok();
             let template = text.and_then(|text| {
-                let mut template = ChatTemplate::new(&text, file).inspect_err(|e| {
-                    warn(format!("{}; token ids and raw text work without this template", e.message));
-                })?;
-                template.learn(variables);
-                Ok(template)
+                let estimate = text.len().saturating_mul(COMPILED_BYTES_PER_BYTE).saturating_add(COMPILED_BYTES);
+                let compile = || {
+                    let mut template = ChatTemplate::new(&text, file)?;
+                    template.learn(variables);
+                    Ok(template)
+                };
+                shortage::backed("a chat template", estimate, compile).flatten()
             });
+            match &template {
+                Err(e) if e.status == Status::Memory => return Err(e.clone()),
+                // A text that could not be read was told about by the source.
+                Err(e) if has_text => warn(format!("{}; token ids and raw text work without this template", e.message)),
+                _ => {}
+            }
             named.push(Named { name: name.to_owned(), template, has_text });
         }
-        Templates { named }
+        Ok(Templates { named })
     }
 
     /// Whether the model has a template at all, be it damaged.

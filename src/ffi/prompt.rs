@@ -20,7 +20,7 @@ use std::sync::{RwLock, TryLockError};
 pub(super) struct PromptBody(RwLock<Built>);
 
 /// A prompt and what its limits are counted by.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Built {
     prompt: Prompt,
     text_bytes: usize,
@@ -82,6 +82,11 @@ unsafe fn change(prompt: *mut astrai_prompt, change: impl FnOnce(&mut Built) -> 
 }
 
 impl Built {
+    fn try_clone(&self) -> Result<Built> {
+        let prompt = self.prompt.try_clone()?;
+        Ok(Built { prompt, text_bytes: self.text_bytes, token_count: self.token_count })
+    }
+
     fn count_text(&mut self, bytes: usize) -> Result<()> {
         let sum = self.text_bytes.saturating_add(bytes);
         if sum > limits::PROMPT_BYTES_MAX {
@@ -194,11 +199,11 @@ fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
 }
 
 fn parse(json: &str, name: &str) -> Result<Value> {
-    let value = serde_json::from_str(&exact::keep(json)).map_err(|e| {
+    let estimate = json.len().saturating_mul(32).saturating_add(4096).min(2 * limits::PROMPT_TREE_BYTES_MAX);
+    let value = shortage::backed(name, estimate, || serde_json::from_str(&exact::keep(json)))?.map_err(|e| {
         let what = if e.is_data() { "is not usable" } else { "is not valid JSON" };
         with_numbers(Error::argument(format!("{name} {what}: {e}")).about(name), &e)
     });
-    shortage::check(name)?;
     value.map(|Tree::<{ limits::PROMPT_TREE_BYTES_MAX }>(value)| value)
 }
 
@@ -241,7 +246,7 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         let prompt = unsafe { Handle::<PromptBody>::borrow(prompt) }?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        let copy = prompt.read(|built| Ok(built.clone()))?;
+        let copy = prompt.read(Built::try_clone)?;
         Handle::give(PromptBody(RwLock::new(copy)), out)?;
         Ok(Status::Ok)
     })

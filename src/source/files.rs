@@ -4,6 +4,7 @@ use super::{foreign, json};
 use crate::error::{Error, Result, Status, Unit};
 use crate::json::Tree;
 use crate::limits::CONFIG_TREE_BYTES_MAX;
+use crate::os::shortage;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fs::File;
@@ -37,6 +38,15 @@ pub(super) fn open(path: &Path) -> Result<Option<(File, u64)>> {
 /// Reads the whole file `path`, `None` when it is absent. More than `limit` bytes are an error, found before any are
 /// read.
 pub(super) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    read_whole(path, limit).inspect_err(|e| {
+        // Files that are advice are done without, but not for this reason: opening fails at its next check.
+        if e.status == Status::Memory {
+            shortage::note(usize::try_from(e.needed).unwrap_or(usize::MAX));
+        }
+    })
+}
+
+fn read_whole(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let shown = path.to_string_lossy();
     let Some((file, len)) = open(path)? else { return Ok(None) };
     let too_large = |len: u64| {

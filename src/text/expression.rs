@@ -202,7 +202,10 @@ mod tests {
     #[test]
     fn the_rewritten_patterns_match_what_the_original_ones_do() {
         let mut random = Random(7);
-        let pieces = [" ", " ", "\n", "\r\n", "\t", "\u{a0}", "\u{3000}", "a", "Bc", "é", "語", "12", "'s", "'ll", "!?", "/", "  "];
+        let pieces = [
+            " ", " ", "\n", "\r\n", "\t", "\u{a0}", "\u{3000}", "a", "Bc", "é", "語", "12", "'s", "'ll", "!?", "/",
+            "  ",
+        ];
         for pattern in PATTERNS {
             let expression = Expression::new(pattern, "test").unwrap();
             // What the engine that backtracks finds for the pattern as it stands.

@@ -90,7 +90,9 @@ impl Vocabulary {
     pub(crate) fn encode(&self, word: &str, fenced: bool, out: &mut Output) -> Result<()> {
         let fenced = fenced && !self.fence.is_empty();
         if word.len() > WORD_BYTES {
-            return self.long.encode(&self.model, word, out, &mut |piece, tokens, out| self.emit(piece, tokens, fenced, out));
+            return self
+                .long
+                .encode(&self.model, word, out, &mut |piece, tokens, out| self.emit(piece, tokens, fenced, out));
         }
         let tokens = self.model.tokenize(word).map_err(no_tokens)?;
         self.emit(word, tokens, fenced, out)?;

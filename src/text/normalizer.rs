@@ -246,9 +246,10 @@ fn add(read: NormalizerWrapper, steps: &mut Vec<Change>) -> Result<()> {
             let file = serde_json::to_value(&step).map_err(|e| Error::format(e.to_string()))?;
             Change::Replace(Replace::new(&file, "normalizer")?)
         }
-        NormalizerWrapper::NFC(_) | NormalizerWrapper::NFD(_) | NormalizerWrapper::NFKC(_) | NormalizerWrapper::NFKD(_) => {
-            Change::Unicode(read)
-        }
+        NormalizerWrapper::NFC(_)
+        | NormalizerWrapper::NFD(_)
+        | NormalizerWrapper::NFKC(_)
+        | NormalizerWrapper::NFKD(_) => Change::Unicode(read),
         NormalizerWrapper::Precompiled(_) => {
             check_table(&read)?;
             Change::Characters(read)
@@ -301,8 +302,12 @@ impl Change {
             (Change::Replace(step), _) => step.is_safe_cut(edge),
             (Change::Unicode(_), None) => true,
             (Change::Characters(NormalizerWrapper::Lowercase(_)), None) => true,
-            (Change::Characters(step) | Change::Unicode(step), Some((left, right))) if left.is_ascii() && right.is_ascii() => {
-                *edge = image(step, left).and_then(|s| s.chars().next_back()).zip(image(step, right).and_then(|s| s.chars().next()));
+            (Change::Characters(step) | Change::Unicode(step), Some((left, right)))
+                if left.is_ascii() && right.is_ascii() =>
+            {
+                *edge = image(step, left)
+                    .and_then(|s| s.chars().next_back())
+                    .zip(image(step, right).and_then(|s| s.chars().next()));
                 edge.is_some()
             }
             (Change::Strip(_) | Change::Characters(_) | Change::Unicode(_), _) => false,

@@ -98,7 +98,8 @@ impl Tokenizer {
         let words = part(&mut file, "pre_tokenizer")?.map(Words::new).transpose()?.unwrap_or_else(Words::whole);
         let byte_levels = words.byte_levels() + changes.as_ref().map_or(0, Changes::byte_levels);
         if byte_levels > BYTE_LEVEL_STEPS_MAX {
-            let message = format!("it has {byte_levels} `ByteLevel` steps; at most {BYTE_LEVEL_STEPS_MAX} are supported");
+            let message =
+                format!("it has {byte_levels} `ByteLevel` steps; at most {BYTE_LEVEL_STEPS_MAX} are supported");
             return Err(Error::format(message).numbers(Unit::Count, byte_levels as u64, BYTE_LEVEL_STEPS_MAX as u64));
         }
         let post_processor = file.get("post_processor").cloned().unwrap_or(Value::Null);
@@ -202,7 +203,13 @@ impl Tokenizer {
     }
 
     /// The tokens of a part of the text between added tokens.
-    fn encode_section(&self, text: &str, range: Range<usize>, content: &[Range<usize>], out: &mut Output) -> Result<()> {
+    fn encode_section(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        content: &[Range<usize>],
+        out: &mut Output,
+    ) -> Result<()> {
         let content = within(content, &range);
         let section = &text[range.clone()];
         let normalized = match &self.changes {

@@ -12,6 +12,7 @@
 
 use super::active::panicked;
 use super::delivery::{closed, lock, wait_until};
+use super::host_thread::with_text;
 use super::identity::Identity;
 use super::machine::Machine;
 use super::prefix_file::{Reader, Writer, buffer};
@@ -401,7 +402,7 @@ impl Engine {
     pub fn pin_prefix(&self, prompt: &Prompt) -> Result<Prefix> {
         let identity = self.prefix_identity()?;
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
-        let tokens = self.text.prepare(prompt, options, self.info.context_length as usize)?;
+        let tokens = with_text(|| self.text.prepare(prompt, options, self.info.context_length as usize))?;
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
         self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;

@@ -9,6 +9,7 @@ use super::delivery::ready::{Left, Popped, Round, Turn, TurnOr};
 use super::delivery::{Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read};
 use super::{Command, Engine, FinishReason, LOG_TARGET, LogLevel, Next, Shared, facade_level, refuse_blocking};
 use crate::error::{Error, Result, Status};
+use crate::os::thread;
 use std::time::{Duration, Instant};
 
 /// Whether a wait is over, also when there is always something to deliver.
@@ -63,13 +64,14 @@ impl Shared {
         true
     }
 
-    /// Writes a log line, to the callback or to the `log` crate.
+    /// Writes a log line, to the callback or to the `log` crate; while an engine opens, on the opener's thread.
     pub(super) fn call_log(&self, level: LogLevel, line: &str) {
-        call_host(|| match (&self.log, facade_level(level)) {
+        let write = || match (&self.log, facade_level(level)) {
             (Some(log), _) => log(level, line),
             (None, Some(level)) => log::log!(target: LOG_TARGET, level, "{line}"),
             (None, None) => {}
-        });
+        };
+        thread::on_caller(|| call_host(write));
     }
 
     /// Delivers with the turn until the engine thread has ended and nothing is left.

@@ -1,4 +1,5 @@
-//! What stands between C and the library: panics are caught, errors are handed over, callbacks are marked.
+//! What stands between C and the library: panics are caught, errors are handed over, callbacks are marked, and neither
+//! side computes in the other's floating-point environment.
 //!
 //! Nothing here has a destructor in a thread-local: such a destructor, registered on a host thread, would keep the
 //! library mapped after `dlclose`.
@@ -7,7 +8,8 @@ use super::error;
 use super::types::astrai_error;
 use crate::engine::{CallbackScope, in_callback};
 use crate::error::{Error, Result, Status};
-use crate::os::thread::NAME_PREFIX;
+use crate::os::floats::LibraryFloats;
+use crate::os::thread;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -122,12 +124,14 @@ pub(super) fn may_block(name: &'static str) -> Result<()> {
 }
 
 /// A guarded call on this thread, for as long as it lives.
-struct Inside;
+struct Inside {
+    _floats: LibraryFloats,
+}
 
 impl Inside {
     fn enter() -> Inside {
         GUARDS.set(GUARDS.get().saturating_add(1));
-        Inside
+        Inside { _floats: LibraryFloats::enter() }
     }
 }
 
@@ -171,27 +175,11 @@ type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 static PREVIOUS: OnceLock<Hook> = OnceLock::new();
 
 fn on_panic(info: &PanicHookInfo<'_>) {
-    if GUARDS.get() != 0 || on_engine_thread() {
+    if GUARDS.get() != 0 || thread::is_ours() {
         return;
     }
     if let Some(previous) = PREVIOUS.get() {
         previous(info);
-    }
-}
-
-/// Whether the operating system knows this thread by an engine thread's name. `std::thread::current` would
-/// register a destructor on the thread.
-fn on_engine_thread() -> bool {
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    {
-        let mut name = [0u8; 64];
-        // SAFETY: the buffer is writable for the length that is passed, and the thread is the calling one.
-        let status = unsafe { libc::pthread_getname_np(libc::pthread_self(), name.as_mut_ptr().cast(), name.len()) };
-        status == 0 && name.starts_with(NAME_PREFIX.as_bytes())
-    }
-    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-    {
-        std::thread::current().name().is_some_and(|name| name.starts_with(NAME_PREFIX))
     }
 }
 
@@ -238,12 +226,5 @@ mod tests {
         let refused = callback(|| callback(|| may_block("astrai_test"))).unwrap_err();
         assert_eq!(refused.status, Status::Reentrant);
         assert!(may_block("astrai_test").is_ok());
-    }
-
-    #[test]
-    fn engine_threads_are_known_by_name() {
-        assert!(!on_engine_thread());
-        let named = std::thread::Builder::new().name("astrai-sched".to_owned()).spawn(on_engine_thread).unwrap();
-        assert!(named.join().unwrap());
     }
 }

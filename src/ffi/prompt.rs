@@ -8,6 +8,7 @@ use super::types::*;
 use crate::engine::{Prompt, PromptPart};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
+use crate::os::thread;
 use serde_json::Value;
 use std::ffi::c_char;
 use std::ptr;
@@ -127,7 +128,9 @@ fn room(len: usize, max: usize, name: &str) -> Result<()> {
 }
 
 fn parse(json: &str, name: &str) -> Result<Value> {
-    serde_json::from_str(json).map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name))
+    // As deep as the text nests.
+    let parsed = thread::with_stack(limits::TEXT_STACK_BYTES, || serde_json::from_str(json))?;
+    parsed.map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name))
 }
 
 fn messages(json: &str) -> Result<Vec<Value>> {
@@ -169,7 +172,7 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         let prompt = unsafe { Handle::<PromptBody>::borrow(prompt) }?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        let copy = prompt.read(|built| Ok(built.clone()))?;
+        let copy = prompt.read(|built| thread::with_stack(limits::TEXT_STACK_BYTES, || built.clone()))?;
         out.write(Handle::create(PromptBody(RwLock::new(copy))));
         Ok(Status::Ok)
     })

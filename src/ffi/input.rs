@@ -113,6 +113,10 @@ fn check_size<T: CallerStruct>(size: usize) -> Result<()> {
             size,
         ));
     }
+    if size < mem::size_of::<T>() && !T::SIZES.contains(&size) {
+        let sizes = T::SIZES;
+        return Err(struct_size::<T>(format!("struct_size of {name} is {size}; it had {sizes:?} bytes so far"), size));
+    }
     if size > limits::STRUCT_BYTES_MAX {
         return Err(struct_size::<T>(
             format!("struct_size of {name} is {size}, larger than any version may be ({})", limits::STRUCT_BYTES_MAX),

@@ -327,6 +327,19 @@ mod tests {
     use crate::error::Status;
 
     #[test]
+    fn structs_only_grew() {
+        fn check<T: CallerStruct>() {
+            assert!(T::SIZES.is_sorted_by(|a, b| a < b), "{}: {:?}", T::NAME, T::SIZES);
+            assert_eq!(T::SIZES.last(), Some(&size_of::<T>()), "{}: add the size it has now", T::NAME);
+        }
+        check::<astrai_engine_options>();
+        check::<astrai_request_options>();
+        check::<astrai_info>();
+        check::<astrai_stats>();
+        check::<astrai_plan>();
+    }
+
+    #[test]
     fn request_defaults_leave_everything_to_the_model() {
         let o = request(&astrai_request_options::defaults()).unwrap();
         assert_eq!((o.seed, o.max_tokens, o.top_k, o.logprobs), (None, None, None, None));

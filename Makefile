@@ -8,7 +8,7 @@ DESTDIR ?=
 
 CARGO_VERSION_MIN := 1.89
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-# By ABI version, as build.rs has it.
+# By ABI version, as capi/build.rs has it.
 SONAME  := libastrai.so.1
 RELEASE := target/release
 MODEL   := models/storyteller
@@ -47,12 +47,12 @@ need-cc:
 
 # Programs bind to the soname, so it has to exist beside the file that cargo writes.
 build: need-cargo ## the release library: target/release/libastrai.so and .a
-	$(CARGO) build --release --lib
+	$(CARGO) build --release --package astrai-c
 	ln -sf libastrai.so $(RELEASE)/$(SONAME)
 
 build-cuda: need-cargo ## the same with the CUDA backend in it; runs on machines without a GPU too
 	@[ -n "$(NVCC)" ] || { echo "error: no nvcc, and pip could not bring one: see above" >&2; exit 1; }
-	ASTRAI_NVCC="$(NVCC)" ASTRAI_CUDA_TARGETS="$(CUDA_TARGETS)" $(CARGO) build --release --lib --features cuda
+	ASTRAI_NVCC="$(NVCC)" ASTRAI_CUDA_TARGETS="$(CUDA_TARGETS)" $(CARGO) build --release --package astrai-c --features cuda
 	ln -sf libastrai.so $(RELEASE)/$(SONAME)
 
 $(RELEASE)/stream: examples-c/stream.c include/astrai.h build | need-cc
@@ -64,7 +64,8 @@ demo: $(RELEASE)/stream ## a C program streams a story from models/storyteller
 # A package of its own with its own dependencies. Optimised: it goes through so many interleavings that this pays.
 LOOM := $(CARGO) test --release --manifest-path tests/loom/Cargo.toml
 
-# One profile and one set of features for everything, so that the dependencies are compiled once. Kernels are compiled for one
+# One profile and one set of features for everything, so that the dependencies are compiled once. The first line makes the C
+# libraries, which the tests look at and `cargo test` does not make. Kernels are compiled for one
 # GPU and as PTX, which takes seconds.
 test: lint ## lint, then all tests: Rust, CUDA kernels and backend, header drift, C examples, README, loom
 	ASTRAI_NVCC="$(NVCC)" $(CARGO) build --features $(FEATURES)
@@ -75,13 +76,13 @@ loom: need-cargo ## the interleavings of the event queues, under loom
 	$(LOOM)
 
 lint: need-cargo need-cc ## formatting, clippy and documentation, all without warnings
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	ASTRAI_NVCC="$(NVCC)" $(CARGO) clippy --all-targets --features $(FEATURES) -- -D warnings
 	$(CARGO) clippy --all-targets -- -D warnings
-	ASTRAI_NVCC="$(NVCC)" RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features $(FEATURES) --document-private-items --lib
+	ASTRAI_NVCC="$(NVCC)" RUSTDOCFLAGS="-D warnings" $(CARGO) doc --package astrai --no-deps --features $(FEATURES) --document-private-items --lib
 
 header: need-cargo ## write include/astrai.h anew from src/ffi
-	ASTRAI_BLESS=1 $(CARGO) test --test header
+	ASTRAI_BLESS=1 $(CARGO) test --package astrai --test header
 
 # The standard library has to be built with the sanitizer too: the compiler refuses to mix, and its locks would not be seen.
 # Not the storyteller: it computes ten times as long as all the others, and what its threads do the tiny models' do too.

@@ -1,5 +1,4 @@
-//! Gives the shared library its soname, so that programs bind to the ABI version and not to a file name; and with the feature
-//! `cuda` compiles the kernels into fat binaries, which the library embeds.
+//! With the feature `cuda` compiles the kernels into fat binaries, which the library embeds.
 
 #![allow(clippy::print_stderr, clippy::exit, reason = "a build that cannot be made says why and ends")]
 
@@ -10,10 +9,6 @@ use std::process::{Command, Stdio};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
-    if os == "linux" {
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libastrai.so.1");
-    }
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
         cuda();
     }

@@ -221,6 +221,19 @@
 #define ASTRAI_REQUEST_DEFER 8
 /// astrai_request_options.flags: events go to a queue of the engine, read with astrai_engine_next; on_event is NULL.
 #define ASTRAI_REQUEST_TO_ENGINE 16
+/// astrai_request_options.flags: special tokens have their names in the text of events, as a model's marker of a tool call
+/// needs; without it they have no text. A token that ends the answer has none either way: tokens has its id.
+#define ASTRAI_REQUEST_SPECIAL 32
+
+/* -- flags of a message ------------------------------------------------------ */
+
+/// astrai_prompt_set_message_flags: names of special tokens in the message's content become those tokens, as most engines
+/// always have it. Without it they are ordinary characters, so that what somebody writes makes no turn of the conversation. An
+/// assistant's content always has them, because templates split it at its markers.
+#define ASTRAI_MESSAGE_SPECIAL 1
+/// astrai_prompt_set_message_flags: the message, the last one and an assistant's, is the start of the answer. The model goes
+/// on where its content ends, and the events have only what is new.
+#define ASTRAI_MESSAGE_CONTINUE 2
 
 /* -- flags of text functions ------------------------------------------------- */
 
@@ -484,7 +497,8 @@ typedef struct astrai_info {
   int32_t compute;
   /// Beginning of sequence; -1 = none.
   int32_t bos_token;
-  /// The first end-of-sequence token; -1 = none.
+  /// The first end-of-sequence token; -1 = none. Those of generation_config.json, of config.json and the tokenizer's
+  /// eos_token all end an answer; this is the first of them in that order.
   int32_t eos_token;
   /// 1 when the folder has a chat template, else 0.
   int32_t has_chat_template;
@@ -713,7 +727,8 @@ int32_t astrai_prompt_clone(const struct astrai_prompt *prompt,
                             struct astrai_prompt **out,
                             struct astrai_error **err);
 
-/// [S] Adds raw text, which the tokenizer takes as it is. flags: ASTRAI_TEXT_SPECIAL.
+/// [S] Adds raw text, which the tokenizer takes as it is. flags: ASTRAI_TEXT_SPECIAL. Before a prompt that begins with text
+/// go the tokens that the tokenizer begins every text with, unless with ASTRAI_TEXT_SPECIAL the text begins with them itself.
 /// ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has messages.
 int32_t astrai_prompt_add_text(struct astrai_prompt *prompt,
                                const char *text,
@@ -729,7 +744,9 @@ int32_t astrai_prompt_add_tokens(struct astrai_prompt *prompt,
                                  struct astrai_error **err);
 
 /// [S] Adds a chat message; role is NUL-terminated, "user" for example. The model's chat template turns the messages
-/// into text. ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has text or tokens.
+/// into text. Names of special tokens in text are ordinary characters, but for an assistant's;
+/// astrai_prompt_set_message_flags has them as tokens. ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has
+/// text or tokens, or its last message is to be continued.
 int32_t astrai_prompt_add_message(struct astrai_prompt *prompt,
                                   const char *role,
                                   const char *text,
@@ -737,15 +754,34 @@ int32_t astrai_prompt_add_message(struct astrai_prompt *prompt,
                                   struct astrai_error **err);
 
 /// [S] Sets a part of a chat from JSON text: ASTRAI_JSON_MESSAGES, ASTRAI_JSON_TOOLS or ASTRAI_JSON_VARIABLES. It
-/// replaces that part. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
+/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
 int32_t astrai_prompt_set_json(struct astrai_prompt *prompt,
                                int32_t part,
                                const char *json,
                                size_t len,
                                struct astrai_error **err);
 
-/// [S] Adds a stop string: generation ends before it, and no part of it is delivered. ERR_ARGUMENT: it is empty.
-int32_t astrai_prompt_add_stop(struct astrai_prompt *prompt, const char *text, size_t len, struct astrai_error **err);
+/// [S] Sets the flags of a message: ASTRAI_MESSAGE_*, in place of those it has. index counts the messages from 0, added or
+/// set as JSON; -1 is the last one there is now. astrai_submit, astrai_render, astrai_tokenize and astrai_prefix_pin keep
+/// to them.
+/// With ASTRAI_MESSAGE_CONTINUE the chat ends where the content of the last message ends, or the last part of text in it, or
+/// of a message without content its reasoning: the template is not asked to open the assistant's turn, and what it would put
+/// after the content is left out. Spaces at the end of the content stay if the template keeps them. When the
+/// template leaves out a part of the content, those functions give ERR_TEMPLATE. Stop strings are looked for in
+/// what is new.
+/// ERR_ARGUMENT: there is no such message, or ASTRAI_MESSAGE_CONTINUE for one that is not the last or not of the role
+/// "assistant".
+int32_t astrai_prompt_set_message_flags(struct astrai_prompt *prompt,
+                                        int32_t index,
+                                        uint32_t flags,
+                                        struct astrai_error **err);
+
+/// [S] Adds a stop string: generation ends before it, and no part of it is delivered. One that is the name of a special
+/// token of the model ends generation at that token, too. ERR_ARGUMENT: it is empty.
+int32_t astrai_prompt_add_stop(struct astrai_prompt *prompt,
+                               const char *text,
+                               size_t len,
+                               struct astrai_error **err);
 
 /// [S] Adds a token id that ends generation, besides the model's own. ERR_ARGUMENT: it is negative.
 int32_t astrai_prompt_add_stop_token(struct astrai_prompt *prompt, int32_t token, struct astrai_error **err);

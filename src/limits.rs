@@ -132,6 +132,11 @@ pub const ATTENTION_PARTS_BYTES: usize = 1 << 20;
 /// Largest logits that are searched for while logits are computed; with more than these in top-k the whole row is read.
 pub const BEST_LOGITS_MAX: usize = 64;
 
+/// Static memory of the C libraries that serves when the system has none left, in bytes; a multiple of 1,024. It is touched only
+/// then.
+pub const RESERVE_BYTES: usize = 8 << 20;
+/// Largest block that this reserve serves, in bytes; a larger one fails, and what asks for it must be able to.
+pub const RESERVE_BLOCK_BYTES_MAX: usize = 64 << 10;
 /// Stack of the library's own threads, in bytes. Callbacks run on them too.
 pub const THREAD_STACK_BYTES: usize = 2 << 20;
 /// Stack that a calling thread has to have, as the header's contract says, in bytes.

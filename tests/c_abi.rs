@@ -1,9 +1,11 @@
 //! The library as C sees it: every example and every C test program is compiled as C99 and as C++11 with all warnings
-//! as errors, linked with the shared library of this very build, and run against `models/storyteller`.
+//! as errors, linked with the shared library of this build, and run against `models/storyteller`.
 //!
 //! What a machine cannot do prints SKIP with the reason, and fails when the variable ASTRAI_REQUIRE names it.
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
+
+mod shared_library;
 
 use astrai::ffi;
 use astrai::ffi::types::*;
@@ -35,13 +37,11 @@ fn model() -> PathBuf {
     model
 }
 
-/// A folder with the shared library under its soname, as it would be installed. The library is the one that cargo
-/// built together with this test, from the same invocation of the compiler.
+/// A folder with the shared library under its soname, as it would be installed.
 fn libraries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let built = std::env::current_exe().unwrap().with_file_name("libastrai.so");
-        assert!(built.is_file(), "{} is not there; cargo builds it with the tests", built.display());
+        let built = shared_library::built();
         // Named after this test's file, which differs between profiles and sets of features.
         let own = std::env::current_exe().unwrap();
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(own.file_name().unwrap());
@@ -473,6 +473,20 @@ fn the_library_exports_the_header_and_nothing_else() {
         let allowed = ["libc.so", "libm.so", "libgcc_s.so", "ld-linux"];
         assert!(allowed.iter().any(|name| needed.starts_with(name)), "the library needs {needed}");
     }
+}
+
+/// What a C program without a shared library gets: the same code, and nothing of Rust's that it would have to know.
+#[test]
+fn the_static_library_links() {
+    let archive = shared_library::built().with_file_name("libastrai.a");
+    let program = libraries().join("stream-static");
+    let mut compiler = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
+    compiler.args(["-std=c99", "-O1", "-I"]).arg(root().join("include")).arg(root().join("examples-c/stream.c"));
+    let makefile = fs::read_to_string(root().join("Makefile")).unwrap();
+    let needed = makefile.lines().find_map(|line| line.strip_prefix("STATIC_LIBS := ")).unwrap();
+    succeed(compiler.arg(archive).args(needed.split(' ')).arg("-o").arg(&program));
+    let told = succeed(Command::new(&program).arg(model()));
+    assert!(told.trim_end().ends_with(" tokens/s]"), "{told}");
 }
 
 static TERMINALS: AtomicU32 = AtomicU32::new(0);

@@ -277,3 +277,22 @@ fn matching(text: &str) -> Option<usize> {
         (depth == 0).then_some(i)
     })
 }
+
+/// A Rust program keeps its own allocator and its own panic hook: what the C libraries need of these is in their package, which
+/// exports no function of its own.
+#[test]
+fn what_belongs_to_the_c_libraries_alone_is_in_their_package() {
+    let words = |text: &str, names: &[&str]| -> Vec<String> {
+        let code = code(text);
+        names.iter().filter(|name| code.contains(**name)).map(|name| (*name).to_owned()).collect()
+    };
+    for (path, text) in sources(&root().join("src")) {
+        let found = words(&text, &["global_allocator", "set_hook", "take_hook"]);
+        assert!(found.is_empty(), "src/{}: {found:?}", below_src(&path));
+    }
+    let package = sources(&root().join("capi/src"));
+    assert!(package.iter().any(|(_, text)| text.contains("#[global_allocator]")));
+    for (path, text) in package {
+        assert!(words(&text, &["no_mangle", "export_name"]).is_empty(), "{} exports something", path.display());
+    }
+}

@@ -5,8 +5,10 @@
 //! a release build inside a test would take minutes.
 #![cfg(unix)]
 
+mod shared_library;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -90,7 +92,7 @@ fn every_c_block_compiles_without_warnings_and_runs() {
         fs::write(path("story.c"), source).expect("a source file");
         // Programs bind to the soname.
         for name in ["libastrai.so", "libastrai.so.1"] {
-            std::os::unix::fs::symlink(library(), path(name)).expect("a link");
+            std::os::unix::fs::symlink(shared_library::built(), path(name)).expect("a link");
         }
         let what = format!("README.md line {line}");
         let mut cc = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
@@ -102,13 +104,6 @@ fn every_c_block_compiles_without_warnings_and_runs() {
         assert!(!missing.status.success());
         assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/folder"));
     }
-}
-
-/// The shared library of this build: beside the tool, or where cargo keeps what only tests asked for.
-fn library() -> PathBuf {
-    let folder = Path::new(env!("CARGO_BIN_EXE_astrai")).parent().expect("a folder");
-    let places = [folder.join("deps/libastrai.so"), folder.join("libastrai.so")];
-    places.into_iter().find(|place| place.exists()).expect("libastrai.so is built; run cargo build")
 }
 
 /// A target the README names in its prose exists.

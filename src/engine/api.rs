@@ -163,6 +163,15 @@ pub enum PromptPart {
     Tokens(Vec<u32>),
 }
 
+/// How a message of a chat is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageFlags {
+    /// Names of special tokens in its content become those tokens. Those of an assistant's message always do.
+    pub special: bool,
+    /// The message, the last one and an assistant's, is the start of the answer: the model goes on where it ends.
+    pub continued: bool,
+}
+
 /// What is asked of the model. Either raw parts, or messages for the chat template; not both.
 #[derive(Clone, Debug, Default)]
 pub struct Prompt {
@@ -170,11 +179,13 @@ pub struct Prompt {
     pub parts: Vec<PromptPart>,
     /// Chat messages: JSON objects with at least `role`, and `content`.
     pub messages: Vec<serde_json::Value>,
+    /// How they are taken, by their index; a message beyond its end has no flag.
+    pub message_flags: Vec<MessageFlags>,
     /// The `tools` variable of the chat template, a JSON array.
     pub tools: Option<serde_json::Value>,
     /// Further variables of the chat template, a JSON object.
     pub variables: serde_json::Map<String, serde_json::Value>,
-    /// Stop strings.
+    /// Stop strings. One that is the name of a special token is that token, too.
     pub stops: Vec<String>,
     /// Stop token ids.
     pub stop_tokens: Vec<u32>,
@@ -202,6 +213,11 @@ pub struct RequestOptions {
     pub seed: Option<u64>,
     /// Do not stop at the end-of-sequence tokens.
     pub ignore_eos: bool,
+    /// Special tokens have their names in the text, but for one that ends the answer.
+    pub special: bool,
+    /// The prompt ends in the middle of a text that the answer goes on with: its first token keeps the space that decoders
+    /// drop at the beginning of a text. So it is for a message that is continued, without being asked for.
+    pub mid_text: bool,
     /// Report the log probability of every prompt token.
     pub prompt_logprobs: bool,
     /// Most tokens to generate; default: what the context leaves.
@@ -364,7 +380,8 @@ pub struct Info {
     pub layers: u32,
     /// Beginning-of-sequence token, if the tokenizer or config names one.
     pub bos_token: Option<u32>,
-    /// First end-of-sequence token.
+    /// First end-of-sequence token: of `generation_config.json`, else of `config.json`, else the tokenizer's. All of them end an
+    /// answer.
     pub eos_token: Option<u32>,
     /// Whether the folder has a chat template.
     pub has_chat_template: bool,

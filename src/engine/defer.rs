@@ -116,6 +116,7 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
             #[cfg(test)]
             shared.helper.test.before_a_prompt();
             let tokens = text.prepare(&prompt, TextOptions::default(), context)?;
+            shared.warn_of_two_begins(text, &tokens);
             let room = context.saturating_sub(tokens.len());
             Ok((tokens, room))
         };

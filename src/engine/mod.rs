@@ -8,6 +8,7 @@
 mod active;
 mod adjusts;
 pub mod api;
+mod begin;
 mod control;
 mod core;
 mod defer;
@@ -45,7 +46,7 @@ use crate::os::floats::LibraryFloats;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::sampling::SamplingParams;
 use crate::source::{GenerationDefaults, ModelSource};
-use crate::text::{StopFilter, TextStream};
+use crate::text::{StopFilter, TextStream, continued};
 use active::NewRequest;
 use delivery::{Dispatch, Outbox, closed, lock};
 use host_thread::{only_tokens, with_text};
@@ -385,6 +386,7 @@ impl Engine {
             false if only_tokens(prompt) => prepare()?,
             false => with_text(prepare)?,
         };
+        self.shared.warn_of_two_begins(&self.text, &tokens);
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default();
@@ -442,21 +444,31 @@ impl Engine {
         }
         let room = self.info.context_length as usize - tokens.len();
         let wanted = options.max_tokens.or(d.max_new_tokens).map_or(limits::GENERATED_TOKENS_MAX, |n| n as usize);
-        let stream = self.text.tokenizer.as_ref().map(|t| TextStream::new(t.clone(), false));
+        let stream = self.text.tokenizer.as_ref().map(|t| TextStream::new(t.clone(), options.special));
+        let begun = options.mid_text || prompt::answer_start(prompt).is_some_and(continued::has_text);
         Ok(NewRequest {
             delivery: Arc::new(Outbox::new(0, 0, 1, Sink::Pull)),
             prompt: tokens,
             params,
-            stream,
+            stream: stream.map(|stream| if begun { stream.continuing() } else { stream }),
             stops: StopFilter::new(prompt.stops.clone()),
             eos_tokens: if options.ignore_eos { Vec::new() } else { d.eos_tokens.clone() },
-            stop_tokens: prompt.stop_tokens.clone(),
+            stop_tokens: self.stop_tokens(prompt),
             max_tokens: wanted.min(room),
             prompt_logprobs: options.prompt_logprobs,
             priority: options.priority,
             deadline: NewRequest::deadline_of(options, submitted),
             submitted,
         })
+    }
+
+    /// The stop tokens of a prompt: special tokens have no text, so a stop string that names one is a token.
+    fn stop_tokens(&self, prompt: &Prompt) -> Vec<u32> {
+        let special = |name: &String| {
+            let tokenizer = self.text.tokenizer.as_ref()?;
+            tokenizer.id(name).filter(|&id| tokenizer.is_special(id))
+        };
+        prompt.stop_tokens.iter().copied().chain(prompt.stops.iter().filter_map(special)).collect()
     }
 
     /// Cancels every request.

@@ -188,9 +188,9 @@ fn finish(
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let Prepared { prospect, backend, facts, defaults, text, tokenizer } = prepared;
+    let Prepared { prospect, backend, facts, mut defaults, text, tokenizer } = prepared;
     let Prospect { family, model_type, architecture, recipe, sizing } = prospect;
-    let info = Info {
+    let mut info = Info {
         model_type,
         device_name: backend.name(),
         device: facts.device,
@@ -204,6 +204,7 @@ fn finish(
         step_tokens: sizing.step_tokens as u32,
         page_tokens: sizing.page_tokens as u32,
         layers: architecture.layers.len() as u32,
+        // The tokenizer may name others; it is still being read.
         bos_token: defaults.bos_token,
         eos_token: defaults.eos_tokens.first().copied(),
         has_chat_template: text.has_template(),
@@ -229,7 +230,10 @@ fn finish(
         let mut touching = Touching { total, written: 0, available: &memory::available, go_on: &mut go_on };
         machine.backend.touch_kv(&mut |bytes| touching.may(bytes))?;
     }
-    let text = text.with_tokenizer(tokenizer.join()?);
+    let text = text.with_tokenizer(tokenizer.join()?, defaults.bos_token);
+    defaults.add_eos(text.named("eos_token"));
+    info.eos_token = defaults.eos_tokens.first().copied();
+    info.bos_token = defaults.bos_token.or(text.named("bos_token"));
     machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     machine.backend.allow(machine.allowed.end(), machine.allowed.holes())?;
     log(LogLevel::Info, describe(&info, &sizing));
@@ -246,15 +250,13 @@ fn finish(
 
 fn text_only(source: &dyn ModelSource) -> Result<Opened> {
     let tokenizer = PendingTokenizer::start(source, ThreadOptions::default())?;
-    let text = TextKit::open(source, 0)?.with_tokenizer(tokenizer.join()?);
+    let text = TextKit::open(source, 0)?.with_tokenizer(tokenizer.join()?, None);
     let tokenizer = text.tokenizer()?;
-    let special = source.special_tokens()?;
-    let id = |name| special.get(name).and_then(|t| tokenizer.id(t));
     let info = Info {
         device_name: "none (text only)".into(),
         vocab_size: tokenizer.vocab_size() as u32,
-        bos_token: id("bos_token"),
-        eos_token: id("eos_token"),
+        bos_token: text.named("bos_token"),
+        eos_token: text.named("eos_token"),
         has_chat_template: text.has_template(),
         ..Info::default()
     };

@@ -403,6 +403,7 @@ impl Engine {
         let identity = self.prefix_identity()?;
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
         let tokens = with_text(|| self.text.prepare(prompt, options, self.info.context_length as usize))?;
+        self.shared.warn_of_two_begins(&self.text, &tokens);
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
         self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;

@@ -2,12 +2,13 @@
 //! ([`super::defer`]).
 
 use super::api::{Prompt, PromptPart, TextOptions};
+use super::begin::BeginTokens;
 use super::delivery::lock;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
-use crate::text::{ChatTemplate, TemplateInput, Tokenizer};
+use crate::text::{ChatTemplate, MarkedText, TemplateInput, Tokenizer, continued};
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,10 @@ pub(super) struct TextKit {
     variables: Map<String, Value>,
     /// Token ids a prompt may hold; 0 = unknown (no weights were opened).
     pub vocab: usize,
+    /// What the tokenizer puts before raw text.
+    before: BeginTokens,
+    /// Every token that the tokenizer or the model's configuration begins a sequence with.
+    pub begins: Vec<u32>,
 }
 
 /// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
@@ -81,12 +86,22 @@ impl TextKit {
             tool_template: compile(source.tool_template()?)?,
             variables,
             vocab,
+            before: BeginTokens::default(),
+            begins: Vec::new(),
         })
     }
 
-    /// Adds the tokenizer.
-    pub fn with_tokenizer(self, tokenizer: Option<Tokenizer>) -> TextKit {
-        TextKit { tokenizer: tokenizer.map(Arc::new), ..self }
+    /// Adds the tokenizer; `bos` is the begin token of the model's configuration.
+    pub fn with_tokenizer(self, tokenizer: Option<Tokenizer>, bos: Option<u32>) -> TextKit {
+        let tokenizer = tokenizer.map(Arc::new);
+        let kit = TextKit { before: tokenizer.as_deref().map(BeginTokens::of).unwrap_or_default(), tokenizer, ..self };
+        let begins = [kit.before.first(), kit.named("bos_token"), bos].into_iter().flatten().collect();
+        TextKit { begins, ..kit }
+    }
+
+    /// The token that the folder's files give a name such as `eos_token`.
+    pub fn named(&self, name: &str) -> Option<u32> {
+        self.tokenizer.as_ref()?.id(self.variables.get(name)?.as_str()?)
     }
 
     /// Whether messages can be rendered.
@@ -107,6 +122,14 @@ impl TextKit {
         if prompt.messages.is_empty() {
             return self.raw_text(prompt);
         }
+        if continues(prompt)? {
+            let open = |messages: &[Value]| self.render_messages(prompt, messages, false).map(MarkedText::from);
+            return continued::render(&prompt.messages, open).map(|marked| marked.text);
+        }
+        self.render_messages(prompt, &prompt.messages, !options.no_generation_prompt)
+    }
+
+    fn render_messages(&self, prompt: &Prompt, messages: &[Value], add_generation_prompt: bool) -> Result<String> {
         if !prompt.parts.is_empty() {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
@@ -120,10 +143,10 @@ impl TextKit {
         let mut variables = self.variables.clone();
         variables.extend(prompt.variables.clone());
         template.render(&TemplateInput {
-            messages: &prompt.messages,
+            messages,
             tools: prompt.tools.as_ref(),
             variables: &variables,
-            add_generation_prompt: !options.no_generation_prompt,
+            add_generation_prompt,
             now: None,
         })
     }
@@ -140,7 +163,7 @@ impl TextKit {
     }
 
     /// The token ids of a prompt. Rendered chats carry their own special tokens; raw prompts that begin with text get
-    /// the tokenizer's.
+    /// the tokenizer's, unless the text begins with them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
         if !prompt.messages.is_empty() {
             let text = self.render(prompt, options)?;
@@ -155,7 +178,12 @@ impl TextKit {
                 PromptPart::Tokens(tokens) => ids.extend_from_slice(tokens),
                 PromptPart::Text { text, special } => {
                     check_text(text)?;
-                    ids.extend(self.tokenizer()?.encode(text, index == 0, *special || options.special)?);
+                    let special = *special || options.special;
+                    let mut own = self.tokenizer()?.encode(text, index == 0, special)?;
+                    if index == 0 && special {
+                        self.before.put_once(&mut own);
+                    }
+                    ids.extend(own);
                 }
             }
         }
@@ -189,6 +217,33 @@ impl TextKit {
             ))
             .about("tokens")
             .numbers(Unit::Count, ids[at] as u64, self.vocab as u64)),
+        }
+    }
+}
+
+/// The message that is the start of the answer.
+pub(super) fn answer_start(prompt: &Prompt) -> Option<&Value> {
+    let at = prompt.messages.len().checked_sub(1)?;
+    prompt.message_flags.get(at).filter(|flags| flags.continued)?;
+    prompt.messages.get(at)
+}
+
+/// Whether the last message is continued.
+fn continues(prompt: &Prompt) -> Result<bool> {
+    let refused = |what: String| Err(Error::argument(what).about("message flags"));
+    let (flags, messages) = (prompt.message_flags.len(), prompt.messages.len());
+    if flags > messages {
+        return refused(format!("flags of {flags} messages are given, and there are {messages}"));
+    }
+    let early = prompt.message_flags.iter().enumerate().find(|(at, flags)| flags.continued && at + 1 < messages);
+    if let Some((at, _)) = early {
+        return refused(format!("message {at} is to be continued, and it is not the last of {messages}"));
+    }
+    match answer_start(prompt).map(|message| message.get("role").and_then(Value::as_str).unwrap_or_default()) {
+        None => Ok(false),
+        Some("assistant") => Ok(true),
+        Some(role) => {
+            refused(format!("the last message is to be continued, and its role is {role:?}, not \"assistant\""))
         }
     }
 }

@@ -180,7 +180,7 @@ pub unsafe extern "C" fn astrai_engine_open(
             return Err(Error::argument("dir is empty; pass the path of a model folder").about("dir"));
         }
         let engine = Engine::open(Path::new(dir), options::engine(&given, &user_data)?)?;
-        out.write(Handle::create(EngineBody::new(engine, user_data)));
+        Handle::give(EngineBody::new(engine, user_data), out)?;
         Ok(Status::Ok)
     })
 }

@@ -9,12 +9,11 @@ use super::types::astrai_error;
 use crate::engine::{CallbackScope, in_callback};
 use crate::error::{Error, Result, Status};
 use crate::os::floats::LibraryFloats;
-use crate::os::thread;
+use crate::os::shortage;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CStr;
-use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::{Once, OnceLock};
+use std::panic::{self, AssertUnwindSafe};
 
 thread_local! {
     /// Guarded calls in progress on this thread.
@@ -85,7 +84,10 @@ pub(super) fn guard<T: Outcome>(
     err: *mut *mut astrai_error,
     body: impl FnOnce() -> Result<T>,
 ) -> T::C {
-    install_hook();
+    // What ran out before, in a callback of this call for example, is no concern of it.
+    if !is_inside() {
+        shortage::forget();
+    }
     let outcome = {
         let _inside = Inside::enter();
         panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panicked(name, payload)))
@@ -123,6 +125,11 @@ pub(super) fn may_block(name: &'static str) -> Result<()> {
     .about(name))
 }
 
+/// Whether an exported function runs on this thread.
+pub(super) fn is_inside() -> bool {
+    GUARDS.get() != 0
+}
+
 /// A guarded call on this thread, for as long as it lives.
 struct Inside {
     _floats: LibraryFloats,
@@ -152,35 +159,6 @@ fn panicked(name: &'static str, payload: Box<dyn Any + Send>) -> Error {
         std::mem::forget(second);
     }
     Error::internal(format!("defect of the library in {name}: {what}; please report it")).about(name)
-}
-
-/// Once per process: panics of this library are reported as errors, so they do not print. Panics of anybody else
-/// (a Rust host that links this library) go to the hook that was there before.
-fn install_hook() {
-    static INSTALLED: Once = Once::new();
-    if INSTALLED.is_completed() || std::thread::panicking() {
-        return;
-    }
-    INSTALLED.call_once(|| {
-        let _first = PREVIOUS.set(panic::take_hook());
-        // A function takes no memory in a box. A closure that held the hook before would: memory that stays behind
-        // when the library is unloaded.
-        panic::set_hook(Box::new(on_panic));
-    });
-}
-
-type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
-
-/// The hook that was there before ours.
-static PREVIOUS: OnceLock<Hook> = OnceLock::new();
-
-fn on_panic(info: &PanicHookInfo<'_>) {
-    if GUARDS.get() != 0 || thread::is_ours() {
-        return;
-    }
-    if let Some(previous) = PREVIOUS.get() {
-        previous(info);
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //! used again; it is a net under the caller, not a licence.
 
 use crate::error::{Error, Result, Status};
+use crate::os::shortage;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,10 +33,13 @@ pub(super) struct Handle<T: Kind> {
 }
 
 impl<T: Kind> Handle<T> {
-    /// Makes a handle with one reference, which C owns.
-    pub(super) fn create(body: T) -> *mut T::C {
+    /// Makes a handle with one reference, which C owns, and writes it to the caller's `out`, as the last act of a call: when memory ran out on the way here, what
+    /// was made is dropped instead.
+    pub(super) fn give(body: T, out: &mut MaybeUninit<*mut T::C>) -> Result<()> {
         let handle = Arc::new(Handle { magic: AtomicU64::new(T::MAGIC), process_id: std::process::id(), body });
-        Arc::into_raw(handle).cast_mut().cast()
+        shortage::check(T::NAME)?;
+        out.write(Arc::into_raw(handle).cast_mut().cast());
+        Ok(())
     }
 
     /// A reference for the time of a call.
@@ -54,7 +59,7 @@ impl<T: Kind> Handle<T> {
         if magic.load(Ordering::Acquire) != T::MAGIC {
             return Err(not_a_handle::<T>());
         }
-        // SAFETY: the magic word says that `create` made it, so it is the pointer of an `Arc`, and C's own
+        // SAFETY: the magic word says that `give` made it, so it is the pointer of an `Arc`, and C's own
         // reference keeps it alive until the count is up.
         let handle = unsafe {
             Arc::increment_strong_count(handle);
@@ -75,7 +80,7 @@ impl<T: Kind> Handle<T> {
     /// the second time.
     pub(super) fn release(self: &Arc<Self>) {
         if self.magic.compare_exchange(T::MAGIC, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            // SAFETY: `create` gave C one reference; the exchange makes this the only place that takes it back.
+            // SAFETY: `give` gave C one reference; the exchange makes this the only place that takes it back.
             unsafe { Arc::decrement_strong_count(Arc::as_ptr(self)) };
         }
     }
@@ -124,9 +129,28 @@ mod tests {
         const SURVIVES_FORK: bool = true;
     }
 
+    fn give<T: Kind>(body: T) -> *mut T::C {
+        let mut out = MaybeUninit::uninit();
+        Handle::give(body, &mut out).unwrap();
+        // SAFETY: written on success.
+        unsafe { out.assume_init() }
+    }
+
+    #[test]
+    fn what_was_made_while_memory_ran_out_is_dropped() {
+        let witness = Arc::new(());
+        let mut out = MaybeUninit::new(ptr::null_mut());
+        shortage::note(24);
+        let error = Handle::give(Red { _witness: Arc::clone(&witness) }, &mut out).unwrap_err();
+        assert_eq!((error.status, error.needed), (Status::Memory, 24));
+        // SAFETY: initialised above.
+        assert!(unsafe { out.assume_init() }.is_null());
+        assert_eq!(Arc::strong_count(&witness), 1);
+    }
+
     #[test]
     fn null_misaligned_and_foreign_handles_are_refused() {
-        let blue = Handle::create(Blue);
+        let blue = give(Blue);
         // SAFETY: NULL, and live handles, one byte off in the second case where nothing is read.
         let statuses = unsafe {
             [
@@ -143,7 +167,7 @@ mod tests {
     #[test]
     fn a_call_keeps_a_released_handle_in_memory() {
         let witness = Arc::new(());
-        let red = Handle::create(Red { _witness: Arc::clone(&witness) });
+        let red = give(Red { _witness: Arc::clone(&witness) });
         // SAFETY: live.
         let call = unsafe { Handle::<Red>::borrow(red) }.unwrap();
         call.release();

@@ -37,4 +37,6 @@ mod options;
 mod user_data;
 
 #[doc(hidden)]
+pub mod package;
+#[doc(hidden)]
 pub mod testing;

@@ -211,13 +211,16 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         | ASTRAI_REQUEST_IGNORE_EOS
         | ASTRAI_REQUEST_PROMPT_LOGPROBS
         | ASTRAI_REQUEST_DEFER
-        | ASTRAI_REQUEST_TO_ENGINE;
+        | ASTRAI_REQUEST_TO_ENGINE
+        | ASTRAI_REQUEST_SPECIAL;
     input::flags(o.flags, known, "astrai_request_options.flags")?;
     Ok(RequestOptions {
         tag: o.tag,
         defer: o.flags & ASTRAI_REQUEST_DEFER != 0,
         seed: (o.flags & ASTRAI_REQUEST_SEEDED != 0).then_some(o.seed),
         ignore_eos: o.flags & ASTRAI_REQUEST_IGNORE_EOS != 0,
+        special: o.flags & ASTRAI_REQUEST_SPECIAL != 0,
+        mid_text: false,
         prompt_logprobs: o.flags & ASTRAI_REQUEST_PROMPT_LOGPROBS != 0,
         max_tokens: count(o.max_tokens, "max_tokens")?,
         top_k: count(o.top_k, "top_k")?,
@@ -359,13 +362,15 @@ mod tests {
         let o = request(&c).unwrap();
         assert_eq!((o.seed, o.tag, o.max_tokens, o.logprobs, o.priority), (Some(0), 3, Some(0), Some(5), -2));
         assert_eq!((o.temperature, o.top_p, o.min_p), (Some(0.0), Some(0.5), None));
-        assert!(o.ignore_eos && o.prompt_logprobs && o.defer);
+        assert!(o.ignore_eos && o.prompt_logprobs && o.defer && !o.special);
+        c.flags = ASTRAI_REQUEST_SPECIAL;
+        assert!(request(&c).unwrap().special);
     }
 
     #[test]
     fn unknown_flags_and_values_out_of_range_are_errors() {
         let mut c = astrai_request_options::defaults();
-        c.flags = 32;
+        c.flags = 64;
         assert_eq!(request(&c).unwrap_err().status, Status::Argument);
         c.flags = 0;
         c.max_tokens = -2;

@@ -57,7 +57,7 @@ pub unsafe extern "C" fn astrai_prefix_pin(
         let out = unsafe { input::out(out, "out") }?;
         // SAFETY: NULL or a live handle, by the contract.
         let prefix = unsafe { prompt::read(prompt, |prompt| engine.pin_prefix(prompt)) }?;
-        out.write(Handle::create(PrefixBody { prefix }));
+        Handle::give(PrefixBody { prefix }, out)?;
         Ok(Status::Ok)
     })
 }
@@ -139,7 +139,7 @@ pub unsafe extern "C" fn astrai_prefix_restore(
         let out = unsafe { input::out(out, "out") }?;
         may_block("astrai_prefix_restore")?;
         let prefix = engine.restore_prefix(path)?;
-        out.write(Handle::create(PrefixBody { prefix }));
+        Handle::give(PrefixBody { prefix }, out)?;
         Ok(Status::Ok)
     })
 }

@@ -5,9 +5,10 @@ use super::guard::guard;
 use super::handle::{Handle, Kind};
 use super::input;
 use super::types::*;
-use crate::engine::{Prompt, PromptPart};
+use crate::engine::{MessageFlags, Prompt, PromptPart};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
+use crate::os::shortage;
 use crate::os::thread;
 use serde_json::Value;
 use std::ffi::c_char;
@@ -46,7 +47,12 @@ impl PromptBody {
         }
     }
 
+    /// A change that fails changes nothing.
     fn change(&self, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<Status> {
+        let change = |built: &mut Built| {
+            let counted = (built.text_bytes, built.token_count);
+            change(built).inspect_err(|_| (built.text_bytes, built.token_count) = counted)
+        };
         match self.0.try_write() {
             Ok(mut built) => change(&mut built),
             Err(TryLockError::Poisoned(built)) => change(&mut built.into_inner()),
@@ -101,6 +107,56 @@ impl Built {
         Ok(())
     }
 
+    /// Refuses a message after one that is the start of the answer.
+    fn no_start(&self) -> Result<()> {
+        let (messages, flags) = (&self.prompt.messages, &self.prompt.message_flags);
+        let last = messages.len().checked_sub(1).and_then(|last| flags.get(last));
+        if !last.is_some_and(|flags| flags.continued) {
+            return Ok(());
+        }
+        let message =
+            "the last message has ASTRAI_MESSAGE_CONTINUE, and a message follows it; take the flag away first";
+        Err(Error::argument(message).about("prompt"))
+    }
+
+    /// The index of a message and its role; -1 is the last.
+    fn message(&self, index: i32) -> Result<(usize, &str)> {
+        let messages = &self.prompt.messages;
+        let at = if index == -1 { messages.len().checked_sub(1) } else { usize::try_from(index).ok() };
+        match at.and_then(|at| Some((at, messages.get(at)?))) {
+            Some((at, message)) => Ok((at, message.get("role").and_then(Value::as_str).unwrap_or_default())),
+            None => {
+                let count = messages.len();
+                let message = format!("index is {index}, and the prompt has {count} messages; -1 is the last of them");
+                let needed = u64::try_from(i64::from(index) + 1).unwrap_or(1);
+                Err(Error::argument(message).about("index").numbers(Unit::Count, needed, count as u64))
+            }
+        }
+    }
+
+    fn set_flags(&mut self, index: i32, flags: MessageFlags) -> Result<()> {
+        let (at, role) = self.message(index)?;
+        let count = self.prompt.messages.len();
+        if flags.continued && at + 1 < count {
+            let message = format!("ASTRAI_MESSAGE_CONTINUE is for the last message; {at} is not, there are {count}");
+            return Err(Error::argument(message).about("flags"));
+        }
+        if flags.continued && role != "assistant" {
+            let message =
+                format!("ASTRAI_MESSAGE_CONTINUE is for a message of the role \"assistant\"; that of {at} is {role:?}");
+            return Err(Error::argument(message).about("flags"));
+        }
+        let all = &mut self.prompt.message_flags;
+        if all.len() <= at {
+            all.try_reserve(at + 1 - all.len()).map_err(|_| Error::memory("message flags", at as u64 + 1))?;
+            all.resize(at + 1, MessageFlags::default());
+        }
+        if let Some(place) = all.get_mut(at) {
+            *place = flags;
+        }
+        Ok(())
+    }
+
     fn no_messages(&self) -> Result<()> {
         if self.prompt.messages.is_empty() { Ok(()) } else { Err(mixed("text or tokens", "messages")) }
     }
@@ -127,10 +183,21 @@ fn room(len: usize, max: usize, name: &str) -> Result<()> {
     ))
 }
 
+/// Adds to a part of the prompt, unless memory ran out in the making of it.
+fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
+    let bytes = (list.len() as u64 + 1).saturating_mul(size_of::<T>() as u64);
+    list.try_reserve(1).map_err(|_| Error::memory("the prompt", bytes))?;
+    shortage::check("the prompt")?;
+    list.push(element);
+    Ok(())
+}
+
 fn parse(json: &str, name: &str) -> Result<Value> {
     // As deep as the text nests.
     let parsed = thread::with_stack(limits::TEXT_STACK_BYTES, || serde_json::from_str(json))?;
-    parsed.map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name))
+    let value = parsed.map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name));
+    shortage::check(name)?;
+    value
 }
 
 fn messages(json: &str) -> Result<Vec<Value>> {
@@ -155,7 +222,7 @@ pub unsafe extern "C" fn astrai_prompt_new(out: *mut *mut astrai_prompt, err: *m
     guard("astrai_prompt_new", err, || {
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        out.write(Handle::create(PromptBody(RwLock::default())));
+        Handle::give(PromptBody(RwLock::default()), out)?;
         Ok(Status::Ok)
     })
 }
@@ -173,12 +240,13 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
         let copy = prompt.read(|built| thread::with_stack(limits::TEXT_STACK_BYTES, || built.clone()))?;
-        out.write(Handle::create(PromptBody(RwLock::new(copy))));
+        Handle::give(PromptBody(RwLock::new(copy)), out)?;
         Ok(Status::Ok)
     })
 }
 
-/// [S] Adds raw text, which the tokenizer takes as it is. flags: ASTRAI_TEXT_SPECIAL.
+/// [S] Adds raw text, which the tokenizer takes as it is. flags: ASTRAI_TEXT_SPECIAL. Before a prompt that begins with text
+/// go the tokens that the tokenizer begins every text with, unless with ASTRAI_TEXT_SPECIAL the text begins with them itself.
 /// ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has messages.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_add_text(
@@ -196,8 +264,7 @@ pub unsafe extern "C" fn astrai_prompt_add_text(
             let text = unsafe { input::text(text, len, limits::PROMPT_BYTES_MAX, "text") }?;
             let text = input::copy(text, "text")?;
             built.count_text(text.len())?;
-            built.prompt.parts.push(PromptPart::Text { text, special: flags & ASTRAI_TEXT_SPECIAL != 0 });
-            Ok(())
+            append(&mut built.prompt.parts, PromptPart::Text { text, special: flags & ASTRAI_TEXT_SPECIAL != 0 })
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -220,8 +287,7 @@ pub unsafe extern "C" fn astrai_prompt_add_tokens(
             let tokens = unsafe { input::array(tokens, count, limits::CONTEXT_MAX, Unit::Tokens, "tokens") }?;
             let tokens = input::tokens(tokens, "tokens")?;
             built.count_tokens(tokens.len())?;
-            built.prompt.parts.push(PromptPart::Tokens(tokens));
-            Ok(())
+            append(&mut built.prompt.parts, PromptPart::Tokens(tokens))
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -229,7 +295,9 @@ pub unsafe extern "C" fn astrai_prompt_add_tokens(
 }
 
 /// [S] Adds a chat message; role is NUL-terminated, "user" for example. The model's chat template turns the messages
-/// into text. ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has text or tokens.
+/// into text. Names of special tokens in text are ordinary characters, but for an assistant's;
+/// astrai_prompt_set_message_flags has them as tokens. ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has
+/// text or tokens, or its last message is to be continued.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_add_message(
     prompt: *mut astrai_prompt,
@@ -241,6 +309,7 @@ pub unsafe extern "C" fn astrai_prompt_add_message(
     guard("astrai_prompt_add_message", err, || {
         let add = |built: &mut Built| {
             built.no_parts()?;
+            built.no_start()?;
             room(built.prompt.messages.len(), limits::MESSAGES_MAX, "messages")?;
             // SAFETY: NULL or NUL-terminated, by the contract.
             let role = input::copy(unsafe { input::c_string(role, "role") }?, "role")?;
@@ -253,8 +322,7 @@ pub unsafe extern "C" fn astrai_prompt_add_message(
             built.count_text(role.len().saturating_add(text.len()))?;
             let fields = [("role", role), ("content", text)];
             let message = fields.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect();
-            built.prompt.messages.push(Value::Object(message));
-            Ok(())
+            append(&mut built.prompt.messages, Value::Object(message))
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -262,7 +330,7 @@ pub unsafe extern "C" fn astrai_prompt_add_message(
 }
 
 /// [S] Sets a part of a chat from JSON text: ASTRAI_JSON_MESSAGES, ASTRAI_JSON_TOOLS or ASTRAI_JSON_VARIABLES. It
-/// replaces that part. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
+/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_set_json(
     prompt: *mut astrai_prompt,
@@ -277,7 +345,10 @@ pub unsafe extern "C" fn astrai_prompt_set_json(
             // SAFETY: NULL or `len` readable bytes, by the contract.
             let json = unsafe { input::text(json, len, limits::PROMPT_JSON_BYTES_MAX, "json") }?;
             match part {
-                ASTRAI_JSON_MESSAGES => built.prompt.messages = messages(json)?,
+                ASTRAI_JSON_MESSAGES => {
+                    built.prompt.messages = messages(json)?;
+                    built.prompt.message_flags.clear();
+                }
                 ASTRAI_JSON_TOOLS => match parse(json, "tools")? {
                     tools @ Value::Array(_) => built.prompt.tools = Some(tools),
                     _ => return Err(Error::argument("tools must be a JSON array").about("tools")),
@@ -298,7 +369,36 @@ pub unsafe extern "C" fn astrai_prompt_set_json(
     })
 }
 
-/// [S] Adds a stop string: generation ends before it, and no part of it is delivered. ERR_ARGUMENT: it is empty.
+/// [S] Sets the flags of a message: ASTRAI_MESSAGE_*, in place of those it has. index counts the messages from 0, added or
+/// set as JSON; -1 is the last one there is now. astrai_submit, astrai_render, astrai_tokenize and astrai_prefix_pin keep
+/// to them.
+/// With ASTRAI_MESSAGE_CONTINUE the chat ends where the content of the last message ends, or the last part of text in it, or
+/// of a message without content its reasoning: the template is not asked to open the assistant's turn, and what it would put
+/// after the content is left out. Spaces at the end of the content stay if the template keeps them. When the
+/// template leaves out a part of the content, those functions give ERR_TEMPLATE. Stop strings are looked for in
+/// what is new.
+/// ERR_ARGUMENT: there is no such message, or ASTRAI_MESSAGE_CONTINUE for one that is not the last or not of the role
+/// "assistant".
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_prompt_set_message_flags(
+    prompt: *mut astrai_prompt,
+    index: i32,
+    flags: u32,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_prompt_set_message_flags", err, || {
+        let set = |built: &mut Built| {
+            input::flags(flags, ASTRAI_MESSAGE_SPECIAL | ASTRAI_MESSAGE_CONTINUE, "flags")?;
+            let (special, continued) = (flags & ASTRAI_MESSAGE_SPECIAL != 0, flags & ASTRAI_MESSAGE_CONTINUE != 0);
+            built.set_flags(index, MessageFlags { special, continued })
+        };
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { change(prompt, set) }
+    })
+}
+
+/// [S] Adds a stop string: generation ends before it, and no part of it is delivered. One that is the name of a special
+/// token of the model ends generation at that token, too. ERR_ARGUMENT: it is empty.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_add_stop(
     prompt: *mut astrai_prompt,
@@ -314,8 +414,7 @@ pub unsafe extern "C" fn astrai_prompt_add_stop(
             if text.is_empty() {
                 return Err(Error::argument("a stop string is empty; it would stop before anything").about("text"));
             }
-            built.prompt.stops.push(input::copy(text, "stop string")?);
-            Ok(())
+            append(&mut built.prompt.stops, input::copy(text, "stop string")?)
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -332,8 +431,7 @@ pub unsafe extern "C" fn astrai_prompt_add_stop_token(
     guard("astrai_prompt_add_stop_token", err, || {
         let add = |built: &mut Built| {
             room(built.prompt.stop_tokens.len(), limits::STOP_TOKENS_MAX, "stop tokens")?;
-            built.prompt.stop_tokens.push(input::token(token, "token")?);
-            Ok(())
+            append(&mut built.prompt.stop_tokens, input::token(token, "token")?)
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }
@@ -355,8 +453,7 @@ pub unsafe extern "C" fn astrai_prompt_add_bias(
                 return Err(Error::argument(format!("bias is {bias}; use a number, or -INFINITY to forbid the token"))
                     .about("bias"));
             }
-            built.prompt.bias.push((input::token(token, "token")?, bias));
-            Ok(())
+            append(&mut built.prompt.bias, (input::token(token, "token")?, bias))
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, add) }

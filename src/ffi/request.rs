@@ -105,7 +105,7 @@ pub unsafe extern "C" fn astrai_submit(
             None => request.detach(),
             Some(out) => {
                 let (reader, pulled) = (Mutex::new(()), kept.is_some());
-                out.write(Handle::create(RequestBody { request, reader, pulled, _user_data: kept }));
+                Handle::give(RequestBody { request, reader, pulled, _user_data: kept }, out)?;
             }
         }
         Ok(Status::Ok)

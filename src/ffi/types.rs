@@ -165,6 +165,17 @@ pub const ASTRAI_REQUEST_PROMPT_LOGPROBS: u32 = 4;
 pub const ASTRAI_REQUEST_DEFER: u32 = 8;
 /// astrai_request_options.flags: events go to a queue of the engine, read with astrai_engine_next; on_event is NULL.
 pub const ASTRAI_REQUEST_TO_ENGINE: u32 = 16;
+/// astrai_request_options.flags: special tokens have their names in the text of events, as a model's marker of a tool call
+/// needs; without it they have no text. A token that ends the answer has none either way: tokens has its id.
+pub const ASTRAI_REQUEST_SPECIAL: u32 = 32;
+
+/// astrai_prompt_set_message_flags: names of special tokens in the message's content become those tokens, as most engines
+/// always have it. Without it they are ordinary characters, so that what somebody writes makes no turn of the conversation. An
+/// assistant's content always has them, because templates split it at its markers.
+pub const ASTRAI_MESSAGE_SPECIAL: u32 = 1;
+/// astrai_prompt_set_message_flags: the message, the last one and an assistant's, is the start of the answer. The model goes
+/// on where its content ends, and the events have only what is new.
+pub const ASTRAI_MESSAGE_CONTINUE: u32 = 2;
 
 /// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
 pub const ASTRAI_TEXT_SPECIAL: u32 = 1;
@@ -445,7 +456,8 @@ pub struct astrai_info {
     pub compute: i32,
     /// Beginning of sequence; -1 = none.
     pub bos_token: i32,
-    /// The first end-of-sequence token; -1 = none.
+    /// The first end-of-sequence token; -1 = none. Those of generation_config.json, of config.json and the tokenizer's
+    /// eos_token all end an answer; this is the first of them in that order.
     pub eos_token: i32,
     /// 1 when the folder has a chat template, else 0.
     pub has_chat_template: i32,

@@ -6,6 +6,7 @@ pub mod files;
 pub mod floats;
 pub mod memory;
 pub mod mmap;
+pub mod shortage;
 mod stack;
 pub mod thread;
 #[cfg(target_arch = "x86_64")]

@@ -7,6 +7,7 @@
 //!
 //! The host's callbacks stay where the contract says they run: [`on_caller`] brings them back to the waiting thread.
 
+use super::shortage;
 use super::thread::{NAME_PREFIX, ThreadOptions, spawn_with};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -92,10 +93,12 @@ pub fn on_caller<R: Send>(call: impl FnOnce() -> R + Send) -> R {
 fn run<R: Send>(name: &str, stack_bytes: usize, body: impl FnOnce() -> R + Send) -> Result<R> {
     let caller = Caller::default();
     let mut result: Option<std::result::Result<R, Box<dyn Any + Send>>> = None;
+    let mut refused = 0;
     let work: Box<dyn FnOnce() + Send + '_> = Box::new(|| {
         CALLER.set(&caller);
         result = Some(catch_unwind(AssertUnwindSafe(body)));
         CALLER.set(ptr::null());
+        refused = shortage::refused();
         caller.end();
     });
     // SAFETY: only the lifetime changes. The thread is joined below, before anything `work` borrows goes away, and
@@ -105,6 +108,10 @@ fn run<R: Send>(name: &str, stack_bytes: usize, body: impl FnOnce() -> R + Send)
     let thread = spawn_with(name, ThreadOptions::default(), stack_bytes, work)?;
     caller.serve();
     thread.join();
+    // Memory that ran out there did so for the caller's work.
+    if refused > 0 {
+        shortage::note(refused);
+    }
     match result {
         Some(Ok(value)) => Ok(value),
         Some(Err(payload)) => resume_unwind(payload),

@@ -1,4 +1,4 @@
-//! What a model's authors recommend: `generation_config.json`, and `config.json` for the ids it leaves out.
+//! What a model's authors recommend: `generation_config.json`, and the ids of `config.json`.
 
 use super::ModelSource;
 use super::files::kind;
@@ -9,7 +9,8 @@ use serde_json::Value;
 /// Defaults for requests that leave a choice to the model. `None`: the model does not say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationDefaults {
-    /// Tokens that end a sequence. Ids at or above the vocabulary size are possible and harmless.
+    /// Tokens that end a sequence: those of both files, without repetition, and the tokenizer's
+    /// ([`GenerationDefaults::add_eos`]). Ids at or above the vocabulary size are possible and harmless.
     pub eos_tokens: Vec<u32>,
     /// Token that begins a sequence.
     pub bos_token: Option<u32>,
@@ -52,14 +53,17 @@ impl GenerationDefaults {
             ..GenerationDefaults::default()
         };
         for keys in [&main, &config_keys, &text] {
-            if defaults.eos_tokens.is_empty() {
-                defaults.eos_tokens = keys.tokens("eos_token_id")?;
-            }
+            keys.tokens("eos_token_id")?.into_iter().for_each(|id| defaults.add_eos(Some(id)));
             if defaults.bos_token.is_none() {
                 defaults.bos_token = keys.tokens("bos_token_id")?.first().copied();
             }
         }
         Ok(defaults)
+    }
+
+    /// Adds a token that ends a sequence, unless it is known.
+    pub fn add_eos(&mut self, id: Option<u32>) {
+        self.eos_tokens.extend(id.filter(|id| !self.eos_tokens.contains(id)));
     }
 
     /// The temperature of a request that names none: 0 (greedy) unless the model says `do_sample`, as transformers
@@ -140,9 +144,15 @@ mod tests {
     }
 
     #[test]
-    fn ids_fall_back_from_generation_config_to_config_to_text_config() {
+    fn end_tokens_are_those_of_all_and_the_begin_token_is_the_first() {
         let all = parse(json!({"eos_token_id": [5, 6]}), json!({"eos_token_id": 2, "bos_token_id": 1})).expect("good");
-        assert_eq!((all.eos_tokens, all.bos_token), (vec![5, 6], Some(1)));
+        assert_eq!((all.eos_tokens, all.bos_token), (vec![5, 6, 2], Some(1)));
+        let nested = json!({"eos_token_id": [2, 6], "bos_token_id": 3, "text_config": {"eos_token_id": 4}});
+        let mut all = parse(json!({"eos_token_id": 6}), nested).expect("good");
+        all.add_eos(Some(4));
+        all.add_eos(Some(9));
+        all.add_eos(None);
+        assert_eq!((all.eos_tokens, all.bos_token), (vec![6, 2, 4, 9], Some(3)));
         let nested = json!({"eos_token_id": null, "text_config": {"eos_token_id": 9, "bos_token_id": 8}});
         let all = GenerationDefaults::parse(None, &nested, "model").expect("good");
         assert_eq!((all.eos_tokens, all.bos_token), (vec![9], Some(8)));

@@ -58,6 +58,13 @@ pub(crate) struct Memory {
     names: Vec<String>,
 }
 
+impl Memory {
+    /// Something came before.
+    pub(crate) fn begin(&mut self) {
+        self.begun = true;
+    }
+}
+
 /// The chain of a tokenizer file.
 pub(crate) struct Chain {
     stages: Vec<Stage>,

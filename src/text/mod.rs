@@ -14,6 +14,7 @@
 //! so the two cannot disagree.
 
 mod alphabet;
+pub mod continued;
 mod decoder;
 #[cfg(test)]
 mod fixtures;

@@ -25,6 +25,13 @@ impl TextStream {
         TextStream { tokenizer, keep_special, memory }
     }
 
+    /// As after tokens whose text is known already: decoders treat the first token of a text in its own way, and the one that
+    /// comes next is not.
+    pub fn continuing(mut self) -> TextStream {
+        self.memory.iter_mut().for_each(Memory::begin);
+        self
+    }
+
     /// Takes the next token and appends the text that became certain, possibly none.
     pub fn push(&mut self, id: u32, out: &mut String) -> Result<()> {
         match self.tokenizer.decoded_name(id, self.keep_special) {

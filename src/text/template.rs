@@ -34,6 +34,8 @@ use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value};
 use serde_json::Map;
 use std::sync::Arc;
 
+pub(super) use lexer::is_space;
+
 pub use crate::os::clock::LocalTime;
 
 /// Name of the one template of the environment.
@@ -41,7 +43,7 @@ const TEMPLATE: &str = "chat template";
 /// Nesting of macro calls and blocks the engine allows itself.
 const RECURSION_MAX: usize = 400;
 /// The names a message's reasoning goes by, the first being the one templates read most.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// What a template sees.
 pub struct TemplateInput<'a> {

@@ -114,7 +114,7 @@ def main(argv=None):
         shutil.rmtree(path, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
 
-    for name, kind, executable, files in cargo(["build", "--lib", "--bin", "astrai"], options.profile, environment):
+    for name, kind, executable, files in cargo(["build"], options.profile, environment):
         if name == "astrai" and executable:
             place(executable, out / "bin/astrai", strip=True)
         elif name == "astrai" and "cdylib" in kind:

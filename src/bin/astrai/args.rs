@@ -1,17 +1,34 @@
 //! Options that several subcommands share.
 
-use astrai::engine::{CpuTier, Device, EngineOptions, RequestOptions, Type};
+use crate::failure::{Failure, Outcome};
+use astrai::engine::{CpuTier, Device, EngineOptions, MessageFlags, RequestOptions, Type};
 use astrai::limits;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
+/// The model folder by its position, for commands that have no other argument there.
+#[derive(Args)]
+pub struct PositionArgs {
+    /// Model folder: config.json, *.safetensors, tokenizer.json; or --model
+    #[arg(value_name = "MODEL_DIR", conflicts_with = "folder", required_unless_present = "folder")]
+    position: Option<PathBuf>,
+}
+
+impl PositionArgs {
+    /// The folder, which may be given by `--model` instead.
+    pub fn folder(&self, option: &Option<PathBuf>) -> Outcome<PathBuf> {
+        let missing = || Failure::Usage("there is no model; name its folder, here or with --model".to_owned());
+        self.position.as_ref().or(option.as_ref()).cloned().ok_or_else(missing)
+    }
+}
+
 /// Which model, and how it computes.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Model folder: config.json, *.safetensors, tokenizer.json
+    /// Model folder, if it is not given by its position
     #[arg(long = "model", value_name = "DIR")]
-    pub folder: PathBuf,
+    pub folder: Option<PathBuf>,
     /// Threads that compute [default: physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=limits::THREADS_MAX as i64))]
     pub threads: Option<u32>,
@@ -173,9 +190,12 @@ pub struct SamplingArgs {
     /// Seed of the random stream; the one used is told at the end
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// End the answer before this text; may be given several times
+    /// End the answer before this text, or at this special token; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
+    /// Show the names of special tokens in the answer, such as a marker of a tool call [default: they have no text]
+    #[arg(long)]
+    pub special: bool,
 }
 
 impl SamplingArgs {
@@ -188,6 +208,7 @@ impl SamplingArgs {
             top_k: self.top_k,
             min_p: self.min_p,
             seed: self.seed,
+            special: self.special,
             ..RequestOptions::default()
         }
     }
@@ -206,6 +227,12 @@ impl TemplateArgs {
     pub fn variables(&self) -> Map<String, Value> {
         self.set.iter().cloned().collect()
     }
+}
+
+/// Flags of `count` messages: names of special tokens in them are those tokens; the last one is the start of the answer.
+pub fn message_flags(count: usize, special: bool, continued: bool) -> Vec<MessageFlags> {
+    let flags = |at| MessageFlags { special, continued: continued && at + 1 == count };
+    (0..count).map(flags).collect()
 }
 
 /// `key=value`, the value being JSON when it parses as JSON, else text.

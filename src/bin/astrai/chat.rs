@@ -1,7 +1,7 @@
 //! `astrai chat`: a conversation. One line of stdin is one turn; the oldest turns go when the context is full.
 
-use crate::args::{EngineArgs, SamplingArgs, TemplateArgs};
-use crate::failure::{Failure, Outcome, note};
+use crate::args::{EngineArgs, PositionArgs, SamplingArgs, TemplateArgs, message_flags};
+use crate::failure::{Failure, Outcome, note, to_text};
 use crate::interrupt::Interrupt;
 use crate::open::open;
 use crate::stream::{report, stream};
@@ -10,11 +10,16 @@ use astrai::engine::{Engine, FinishReason, Prompt, RequestOptions, Sink, TextOpt
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
+
+/// Bytes of a line; a longer one is taken as several.
+const LINE_BYTES_MAX: u64 = astrai::limits::PROMPT_BYTES_MAX as u64;
 
 /// Arguments of `astrai chat`.
 #[derive(Args)]
 pub struct ChatArgs {
+    #[command(flatten)]
+    position: PositionArgs,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -24,16 +29,20 @@ pub struct ChatArgs {
     /// System message; it is kept when turns are trimmed
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
+    /// Names of special tokens in what is said to the model are those tokens [default: ordinary characters]
+    #[arg(long)]
+    special_content: bool,
 }
 
 /// Runs the subcommand.
 pub fn chat(args: ChatArgs) -> Outcome {
     let interrupt = Interrupt::install()?;
-    let engine = open(&args.engine.model.folder, args.engine.options(), Some(&interrupt))?;
+    let folder = args.position.folder(&args.engine.model.folder)?;
+    let engine = open(&folder, args.engine.options(), Some(&interrupt))?;
     if !engine.info().has_chat_template {
         return Err(Failure::Message(format!(
             "{} has no chat template to chat with; use `astrai run`",
-            args.engine.model.folder.display()
+            folder.display()
         )));
     }
     let mut conversation = Conversation::new(&engine, &args);
@@ -54,12 +63,12 @@ pub fn chat(args: ChatArgs) -> Outcome {
     }
 }
 
-/// A line of stdin without its end; `None` after the last.
+/// A line of stdin without its end; `None` after the last. Bytes that are not UTF-8 are replaced.
 fn read_line() -> Outcome<Option<String>> {
-    let mut line = String::new();
-    match std::io::stdin().lock().read_line(&mut line) {
+    let mut line = Vec::new();
+    match std::io::stdin().lock().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
         Ok(0) => Ok(None),
-        Ok(_) => Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned())),
+        Ok(_) => Ok(Some(to_text(line, "the line").trim_end_matches(['\n', '\r']).to_owned())),
         Err(error) => Err(Failure::Message(format!("cannot read stdin: {error}"))),
     }
 }
@@ -74,6 +83,7 @@ struct Conversation<'a> {
     turns: VecDeque<Value>,
     /// Tokens kept free for the answer.
     answer_tokens: usize,
+    special_content: bool,
 }
 
 impl<'a> Conversation<'a> {
@@ -92,6 +102,7 @@ impl<'a> Conversation<'a> {
             },
             turns: VecDeque::new(),
             answer_tokens: wanted.min(context / 2),
+            special_content: args.special_content,
         }
     }
 
@@ -101,7 +112,7 @@ impl<'a> Conversation<'a> {
         let request = self.fitting_prompt().and_then(|prompt| self.engine.submit(&prompt, &self.options, Sink::Pull));
         let request = match request {
             Ok(request) => request,
-            Err(error) if matches!(error.status, Status::Context | Status::Template | Status::NeverFits) => {
+            Err(error) if !matches!(error.status, Status::Closed | Status::Internal | Status::Device) => {
                 self.turns.pop_back();
                 note(&error.to_string());
                 return Ok(());
@@ -125,6 +136,7 @@ impl<'a> Conversation<'a> {
         loop {
             let mut prompt = self.base.clone();
             prompt.messages.extend(self.turns.iter().cloned());
+            prompt.message_flags = message_flags(prompt.messages.len(), self.special_content, false);
             let tokens = self.engine.tokenize(&prompt, TextOptions::default())?.len();
             if self.turns.len() < 3 || tokens + self.answer_tokens <= context {
                 if dropped > 0 {

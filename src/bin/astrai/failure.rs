@@ -59,8 +59,25 @@ pub fn read_file(path: &Path) -> Outcome<String> {
     String::from_utf8(bytes).map_err(|e| fail(format!("not UTF-8 from byte {}", e.utf8_error().valid_up_to())))
 }
 
+/// Bytes as text; what is not UTF-8 in them is replaced and told. `what` they are.
+pub fn to_text(bytes: Vec<u8>, what: &str) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        let at = error.utf8_error().valid_up_to();
+        note(&format!("{what} is not UTF-8 from byte {at} on; what is not is replaced by U+FFFD"));
+        String::from_utf8_lossy(error.as_bytes()).into_owned()
+    })
+}
+
 /// A JSON file.
 pub fn read_json(path: &Path) -> Outcome<serde_json::Value> {
     let text = read_file(path)?;
     serde_json::from_str(&text).map_err(|e| Failure::Message(format!("{} is not JSON: {e}", path.display())))
+}
+
+/// A file that holds a JSON array of `what`.
+pub fn read_array(path: &Path, what: &str) -> Outcome<Vec<serde_json::Value>> {
+    match read_json(path)? {
+        serde_json::Value::Array(items) => Ok(items),
+        _ => Err(Failure::Message(format!("{}: expected a JSON array of {what}", path.display()))),
+    }
 }

@@ -1,6 +1,6 @@
 //! `astrai info`: facts about a model folder, as this machine would run it.
 
-use crate::args::EngineArgs;
+use crate::args::{EngineArgs, PositionArgs};
 use crate::failure::Outcome;
 use crate::open::open;
 use astrai::engine::{Engine, Plan};
@@ -12,17 +12,20 @@ use std::io::Write;
 #[derive(Args)]
 pub struct InfoArgs {
     #[command(flatten)]
+    position: PositionArgs,
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
 /// Runs the subcommand.
 pub fn info(args: InfoArgs) -> Outcome {
+    let folder = args.position.folder(&args.engine.model.folder)?;
     let mut options = args.engine.options();
     options.max_running = 1;
-    let engine = open(&args.engine.model.folder, options, None)?;
+    let engine = open(&folder, options, None)?;
     let info = engine.info();
     // What serving takes, with all slots.
-    let plan = Engine::plan(&args.engine.model.folder, &args.engine.options())?;
+    let plan = Engine::plan(&folder, &args.engine.options())?;
     let token = |id: Option<u32>| id.map_or("none".to_owned(), |id| id.to_string());
     let mut out = std::io::stdout().lock();
     let facts = [

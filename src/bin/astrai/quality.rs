@@ -4,7 +4,7 @@
 //! The tokens are read in windows of `--window`, each from an empty cache, with keys and values in f32. For the distributions
 //! `p` of the model compared against and `q` of the other, the divergence is `sum_t p(t) * ln(p(t) / q(t))`, in nats.
 
-use crate::args::{ModelArgs, Weights};
+use crate::args::{ModelArgs, PositionArgs, Weights};
 use crate::failure::{Failure, Outcome, read_file};
 use astrai::backend::cpu::{Compute, CpuBackend};
 use astrai::backend::{Backend, KvShape};
@@ -27,6 +27,8 @@ const LOGITS_ROWS: usize = 32;
 /// Arguments of `astrai quality`.
 #[derive(Args)]
 pub struct QualityArgs {
+    #[command(flatten)]
+    position: PositionArgs,
     #[command(flatten)]
     model: ModelArgs,
     /// Model folder to compare with [default: the same]
@@ -52,8 +54,9 @@ pub struct QualityArgs {
 /// Runs the subcommand.
 pub fn quality(args: QualityArgs) -> Outcome {
     let options = args.model.options();
-    let against = args.against.as_ref().unwrap_or(&args.model.folder);
-    let mut ours = Reader::open(&args.model.folder, &options, args.window as usize)?;
+    let folder = args.position.folder(&args.model.folder)?;
+    let against = args.against.as_ref().unwrap_or(&folder);
+    let mut ours = Reader::open(&folder, &options, args.window as usize)?;
     let weights = args.against_weights.map_or(Type::Auto, Weights::format);
     let mut theirs = Reader::open(against, &EngineOptions { weights, ..options }, args.window as usize)?;
     if ours.vocab != theirs.vocab {
@@ -62,7 +65,7 @@ pub fn quality(args: QualityArgs) -> Outcome {
             "the models have vocabularies of {a} and {b} tokens and cannot be compared"
         )));
     }
-    let tokens = tokens(&args, ours.vocab)?;
+    let tokens = tokens(&args, &folder, ours.vocab)?;
     let mut sums = Sums::default();
     for window in tokens.chunks(args.window as usize).filter(|window| window.len() > 1) {
         compare(&mut ours, &mut theirs, window, &mut sums)?;
@@ -88,11 +91,11 @@ pub fn quality(args: QualityArgs) -> Outcome {
 }
 
 /// What is read.
-fn tokens(args: &QualityArgs, vocab: usize) -> Outcome<Vec<u32>> {
+fn tokens(args: &QualityArgs, folder: &Path, vocab: usize) -> Outcome<Vec<u32>> {
     let mut tokens = match (&args.text, args.random) {
         (Some(path), _) => {
             let text_only = EngineOptions { text_only: true, ..EngineOptions::default() };
-            let engine = Engine::open(&args.model.folder, text_only)?;
+            let engine = Engine::open(folder, text_only)?;
             let part = PromptPart::Text { text: read_file(path)?, special: true };
             engine.tokenize(&Prompt { parts: vec![part], ..Prompt::default() }, TextOptions::default())?
         }

@@ -1,11 +1,11 @@
 //! `astrai render`: the text a chat template makes of messages, byte for byte. Needs only the tokenizer's files.
 
-use crate::args::TemplateArgs;
-use crate::failure::{Failure, Outcome, read_file, read_json};
+use crate::args::{PositionArgs, TemplateArgs, message_flags};
+use crate::failure::{Outcome, read_array, read_file};
 use crate::open::open;
 use astrai::engine::{EngineOptions, Prompt, TextOptions};
 use astrai::source::{Folder, FolderOptions, ModelSource};
-use astrai::text::{ChatTemplate, TemplateInput};
+use astrai::text::{ChatTemplate, MarkedText, TemplateInput, continued};
 use clap::Args;
 use serde_json::{Map, Value};
 use std::io::Write;
@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 /// Arguments of `astrai render`.
 #[derive(Args)]
 pub struct RenderArgs {
-    /// Model folder; only its tokenizer and template files are read
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    position: PositionArgs,
+    /// Model folder, if it is not given by its position; only its tokenizer and template files are read
+    #[arg(long = "model", value_name = "DIR")]
+    folder: Option<PathBuf>,
     /// The conversation: a JSON array of messages
     #[arg(long, value_name = "FILE.json")]
     messages: PathBuf,
@@ -29,20 +31,26 @@ pub struct RenderArgs {
     /// Do not open the assistant's turn
     #[arg(long)]
     no_generation_prompt: bool,
+    /// The last message, an assistant's, is the start of the answer: end where it ends
+    #[arg(long = "continue")]
+    continued: bool,
     #[command(flatten)]
     variables: TemplateArgs,
 }
 
 /// Runs the subcommand.
 pub fn render(args: RenderArgs) -> Outcome {
+    let folder = args.position.folder(&args.folder)?;
     let messages = read_array(&args.messages, "messages")?;
     let tools = args.tools.as_deref().map(|path| read_array(path, "tools")).transpose()?.map(Value::Array);
     let text = match &args.template {
-        Some(path) => render_file(path, &args, &messages, tools.as_ref())?,
+        Some(path) => render_file(path, &folder, &args, &messages, tools.as_ref())?,
         None => {
             let options = EngineOptions { text_only: true, ..EngineOptions::default() };
-            let engine = open(&args.model, options, None)?;
-            let prompt = Prompt { messages, tools, variables: args.variables.variables(), ..Prompt::default() };
+            let engine = open(&folder, options, None)?;
+            let message_flags = message_flags(messages.len(), false, args.continued);
+            let variables = args.variables.variables();
+            let prompt = Prompt { messages, message_flags, tools, variables, ..Prompt::default() };
             let flags = TextOptions { no_generation_prompt: args.no_generation_prompt, ..TextOptions::default() };
             engine.render(&prompt, flags)?
         }
@@ -54,25 +62,28 @@ pub fn render(args: RenderArgs) -> Outcome {
 
 /// Renders with a template that is not the folder's own; the folder, which need not have one, gives the special
 /// tokens.
-fn render_file(path: &Path, args: &RenderArgs, messages: &[Value], tools: Option<&Value>) -> Outcome<String> {
+fn render_file(
+    path: &Path,
+    folder: &Path,
+    args: &RenderArgs,
+    messages: &[Value],
+    tools: Option<&Value>,
+) -> Outcome<String> {
     let template = ChatTemplate::new(&read_file(path)?, &path.display().to_string())?;
-    let folder =
-        Folder::open(&args.model, FolderOptions { text_only: true, ..FolderOptions::default() }, &mut |_, _| true)?;
+    let options = FolderOptions { text_only: true, ..FolderOptions::default() };
+    let folder = Folder::open(folder, options, &mut |_, _| true)?;
     let tokens = folder.special_tokens()?;
     let mut variables: Map<String, Value> = tokens.named.into_iter().map(|(name, text)| (name, text.into())).collect();
     if !tokens.additional.is_empty() {
         variables.insert("additional_special_tokens".to_owned(), tokens.additional.into());
     }
     variables.extend(args.variables.variables());
-    let add_generation_prompt = !args.no_generation_prompt;
-    let input = TemplateInput { messages, tools, variables: &variables, add_generation_prompt, now: None };
-    Ok(template.render(&input)?)
-}
-
-/// A file that holds a JSON array.
-fn read_array(path: &Path, what: &str) -> Outcome<Vec<Value>> {
-    match read_json(path)? {
-        Value::Array(items) => Ok(items),
-        _ => Err(Failure::Message(format!("{}: expected a JSON array of {what}", path.display()))),
+    let render = |messages: &[Value], add_generation_prompt| {
+        let input = TemplateInput { messages, tools, variables: &variables, add_generation_prompt, now: None };
+        template.render(&input)
+    };
+    if args.continued {
+        return Ok(continued::render(messages, |messages| render(messages, false).map(MarkedText::from))?.text);
     }
+    Ok(render(messages, !args.no_generation_prompt)?)
 }

@@ -1,18 +1,26 @@
 //! `astrai run`: one prompt, one answer.
 
-use crate::args::{EngineArgs, SamplingArgs, TemplateArgs};
-use crate::failure::{Failure, Outcome};
+use crate::args::{EngineArgs, SamplingArgs, TemplateArgs, message_flags};
+use crate::failure::{Failure, Outcome, read_array, to_text};
 use crate::interrupt::Interrupt;
 use crate::open::open;
 use crate::stream::{report, stream};
 use astrai::engine::{FinishReason, Prompt, PromptPart, Sink};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `astrai run`.
 #[derive(Args)]
 pub struct RunArgs {
+    /// Model folder: config.json, *.safetensors, tokenizer.json; or --model
+    #[arg(value_name = "MODEL_DIR")]
+    first: Option<OsString>,
+    /// The prompt; - reads it from stdin
+    #[arg(value_name = "PROMPT")]
+    second: Option<OsString>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -23,52 +31,148 @@ pub struct RunArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "raw")]
     system: Option<String>,
     /// Continue the prompt as it is, names of special tokens in it included, without the chat template
-    #[arg(long, conflicts_with = "chat")]
+    #[arg(long, conflicts_with_all = ["chat", "set", "special_content"])]
     raw: bool,
     /// Insist on the chat template [default: used when the model has one]
     #[arg(long)]
     chat: bool,
-    /// The prompt; - reads it from stdin
-    #[arg(value_name = "PROMPT")]
-    prompt: String,
+    /// Names of special tokens in the messages are those tokens [default: ordinary characters]
+    #[arg(long)]
+    special_content: bool,
+    /// A conversation in place of the prompt: a JSON array of messages
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["raw", "system"])]
+    messages: Option<PathBuf>,
+    /// With --messages: the tools, a JSON array
+    #[arg(long, value_name = "FILE.json", requires = "messages")]
+    tools: Option<PathBuf>,
+    /// With --messages: the last message, an assistant's, is the start of the answer; only what is new is printed
+    #[arg(long = "continue", requires = "messages")]
+    continued: bool,
 }
 
 /// Runs the subcommand.
 pub fn run(args: RunArgs) -> Outcome {
-    let text = if args.prompt == "-" { read_stdin()? } else { args.prompt.clone() };
+    let words: Vec<&OsString> = args.first.iter().chain(&args.second).collect();
+    let wants_prompt = args.messages.is_none();
+    let (folder, prompt) = place(args.engine.model.folder.as_deref(), &words, wants_prompt)?;
+    let said = Said::read(&args, prompt)?;
     let interrupt = Interrupt::install()?;
-    let engine = open(&args.engine.model.folder, args.engine.options(), Some(&interrupt))?;
-    let has_template = engine.info().has_chat_template;
-    if !has_template && (args.chat || args.system.is_some()) {
-        let option = if args.chat { "--chat" } else { "--system" };
-        return Err(Failure::Message(format!(
-            "{option} needs a chat template, and {} has none; leave the option away",
-            args.engine.model.folder.display()
-        )));
-    }
-    let mut prompt =
-        Prompt { stops: args.sampling.stop.clone(), variables: args.template.variables(), ..Prompt::default() };
-    if has_template && !args.raw {
-        prompt.messages.extend(args.system.map(|system| json!({"role": "system", "content": system})));
-        prompt.messages.push(json!({"role": "user", "content": text}));
-    } else {
-        prompt.variables.clear();
-        prompt.parts.push(PromptPart::Text { text, special: true });
-    }
+    let engine = open(&folder, args.engine.options(), Some(&interrupt))?;
+    let prompt = said.prompt(&args, engine.info().has_chat_template, &folder)?;
     let request = engine.submit(&prompt, &args.sampling.options(), Sink::Pull)?;
     let answer = stream(&request, &interrupt, &mut std::io::stdout().lock())?;
     report(&answer);
     if answer.finish == FinishReason::Cancel { Err(Failure::Interrupted) } else { Ok(()) }
 }
 
-/// All of stdin, which must be UTF-8.
+/// What is asked.
+enum Said {
+    Text(String),
+    Messages(Vec<Value>, Option<Value>),
+}
+
+impl Said {
+    fn read(args: &RunArgs, prompt: Option<&OsStr>) -> Outcome<Said> {
+        if let Some(path) = &args.messages {
+            let tools = args.tools.as_deref().map(|path| read_array(path, "tools")).transpose()?;
+            return Ok(Said::Messages(read_array(path, "messages")?, tools.map(Value::Array)));
+        }
+        match prompt {
+            Some(prompt) if prompt == "-" => Ok(Said::Text(read_stdin()?)),
+            Some(prompt) => Ok(Said::Text(to_text(prompt.as_encoded_bytes().to_vec(), "the prompt"))),
+            None => Err(Failure::message("there is no prompt")),
+        }
+    }
+
+    /// As the engine has it.
+    fn prompt(self, args: &RunArgs, has_template: bool, folder: &Path) -> Outcome<Prompt> {
+        let options = [
+            ("--chat", args.chat),
+            ("--system", args.system.is_some()),
+            ("--messages", args.messages.is_some()),
+            ("--set", !args.template.set.is_empty()),
+            ("--special-content", args.special_content),
+        ];
+        if let (false, Some((option, _))) = (has_template, options.iter().find(|(_, given)| *given)) {
+            let folder = folder.display();
+            return Err(Failure::Message(format!(
+                "{option} needs a chat template, and {folder} has none; leave the option away"
+            )));
+        }
+        let mut prompt = Prompt { stops: args.sampling.stop.clone(), ..Prompt::default() };
+        match self {
+            Said::Text(text) if args.raw || !has_template => {
+                prompt.parts.push(PromptPart::Text { text, special: true });
+                return Ok(prompt);
+            }
+            Said::Text(text) => {
+                prompt.messages.extend(args.system.iter().map(|system| json!({"role": "system", "content": system})));
+                prompt.messages.push(json!({"role": "user", "content": text}));
+            }
+            Said::Messages(messages, tools) => (prompt.messages, prompt.tools) = (messages, tools),
+        }
+        prompt.variables = args.template.variables();
+        prompt.message_flags = message_flags(prompt.messages.len(), args.special_content, args.continued);
+        Ok(prompt)
+    }
+}
+
+/// Tells the model folder from the prompt: of two arguments, the folder that exists is the model. With `--model` there is
+/// the prompt only; without a prompt the folder.
+fn place<'a>(
+    model: Option<&Path>,
+    words: &[&'a OsString],
+    wants_prompt: bool,
+) -> Outcome<(PathBuf, Option<&'a OsStr>)> {
+    let usage = |message: String| Err(Failure::Usage(message));
+    let shown = |word: &OsStr| format!("\"{}\"", word.display());
+    let is_folder = |word: &OsStr| Path::new(word).is_dir();
+    match (model, words, wants_prompt) {
+        (Some(model), [], false) => Ok((model.to_owned(), None)),
+        (Some(model), [prompt], true) => Ok((model.to_owned(), Some(prompt))),
+        (_, [], true) => usage("there is no prompt; give the model folder and the prompt, or - for stdin".to_owned()),
+        (Some(model), [first, ..], _) => {
+            let (first, model) = (shown(first), model.display());
+            let what =
+                if wants_prompt { "there is one prompt, in quotes" } else { "--messages is in place of a prompt" };
+            usage(format!("--model names {model} already, and {first} is one argument too many: {what}"))
+        }
+        (None, [], false) => usage("there is no model; name its folder, here or with --model".to_owned()),
+        (None, [model], false) => Ok((model.into(), None)),
+        (None, [only], true) if is_folder(only) => {
+            usage(format!("there is no prompt after the folder {}", shown(only)))
+        }
+        (None, [only], true) => {
+            usage(format!("there is no model for the prompt {}: name its folder before it", shown(only)))
+        }
+        (None, [_, second, ..], false) => {
+            usage(format!("--messages is in place of a prompt, and {} is one argument too many", shown(second)))
+        }
+        (None, [first, second, ..], true) => {
+            let config = |word: &OsStr| Path::new(word).join("config.json").is_file();
+            let first_is = (is_folder(first), config(first));
+            let second_is = (is_folder(second), config(second));
+            match first_is.cmp(&second_is) {
+                std::cmp::Ordering::Greater => Ok((first.into(), Some(second))),
+                std::cmp::Ordering::Less => Ok((second.into(), Some(first))),
+                std::cmp::Ordering::Equal => {
+                    let which = if first_is.0 { "both of" } else { "none of" };
+                    let (first, second) = (shown(first), shown(second));
+                    usage(format!("{which} {first} and {second} is a model folder; name it with --model"))
+                }
+            }
+        }
+    }
+}
+
+/// All of stdin; bytes that are not UTF-8 are replaced.
 fn read_stdin() -> Outcome<String> {
     let bytes_max = astrai::limits::PROMPT_BYTES_MAX as u64;
-    let mut text = String::new();
-    let read = std::io::stdin().lock().take(bytes_max + 1).read_to_string(&mut text);
+    let mut text = Vec::new();
+    let read = std::io::stdin().lock().take(bytes_max + 1).read_to_end(&mut text);
     let bytes = read.map_err(|e| Failure::Message(format!("cannot read the prompt from stdin: {e}")))?;
     if bytes as u64 > bytes_max {
         return Err(Failure::Message(format!("the prompt on stdin is longer than {bytes_max} bytes")));
     }
-    Ok(text)
+    Ok(to_text(text, "the prompt on stdin"))
 }

@@ -33,7 +33,7 @@ const OPERATORS: [&str; 27] = [
 ];
 
 /// Whether Python's `str.isspace` holds.
-pub(super) fn is_space(c: char) -> bool {
+pub(in crate::text) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 

@@ -13,20 +13,64 @@ use std::path::PathBuf;
 /// Most requests of a run: the engine's queue.
 const REQUESTS_MAX: i64 = limits::WAITING_MAX as i64;
 
+/// What an engine has: of no use where there is none.
+const MODELLED: [&str; 12] = [
+    "position",
+    "folder",
+    "weights",
+    "kv",
+    "device",
+    "invariant",
+    "step_tokens",
+    "threads",
+    "cpu_tier",
+    "context",
+    "memory_mib",
+    "rounds",
+];
+/// What a measurement has: of no use where none is made.
+const MEASURED: [&str; 22] = [
+    "position",
+    "folder",
+    "weights",
+    "kv",
+    "device",
+    "invariant",
+    "step_tokens",
+    "threads",
+    "cpu_tier",
+    "context",
+    "memory_mib",
+    "rounds",
+    "workload",
+    "requests",
+    "slots",
+    "streams",
+    "rate",
+    "prompt_len",
+    "gen_len",
+    "policy",
+    "simulate",
+    "plot",
+];
+
 /// Arguments of `astrai bench`.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Model folder [default: random weights, see --shape]
-    #[arg(value_name = "MODEL_DIR", conflicts_with = "shape")]
-    pub model: Option<PathBuf>,
+    /// Model folder; or --model [default: random weights, see --shape]
+    #[arg(value_name = "MODEL_DIR", conflicts_with_all = ["folder", "shape"])]
+    position: Option<PathBuf>,
+    /// Model folder, if it is not given by its position
+    #[arg(long = "model", value_name = "DIR", conflicts_with = "shape")]
+    folder: Option<PathBuf>,
     /// Random weights of a published model's shape, made in memory [default: storyteller]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(shapes::names()))]
     pub shape: Option<String>,
     /// Write the random weights of --shape as a model folder without a tokenizer, and end
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "simulate", "plot"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = MEASURED)]
     pub save: Option<PathBuf>,
     /// Print the config.json of --shape, and end
-    #[arg(long, conflicts_with_all = ["model", "save", "simulate", "plot"])]
+    #[arg(long, conflicts_with_all = MEASURED, conflicts_with = "save")]
     pub print_config: bool,
     /// What is asked of the engine
     #[arg(long, value_enum, default_value = "batch")]
@@ -59,7 +103,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: u64,
     /// Count forward passes with the scheduler alone, without a model; for batch
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = MODELLED, conflicts_with_all = ["shape", "plot"])]
     pub simulate: bool,
     /// With --simulate: seeds to go through, from --seed on
     #[arg(long, value_name = "N", default_value = "1", requires = "simulate",
@@ -194,6 +238,11 @@ fn defaults(workload: Workload) -> [u32; 4] {
 const RATE_DEFAULT: f64 = 4.0;
 
 impl BenchArgs {
+    /// The model folder.
+    pub fn model(&self) -> Option<&PathBuf> {
+        self.position.as_ref().or(self.folder.as_ref())
+    }
+
     /// The workload with its defaults.
     ///
     /// # Errors

@@ -70,7 +70,7 @@ fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
         "cpus": machine::cpus(),
         "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         "optimised": !cfg!(debug_assertions),
-        "model": args.model.as_ref().map(|dir| dir.display().to_string()),
+        "model": args.model().map(|dir| dir.display().to_string()),
         "shape": shape(args),
         "model_type": info.model_type,
         "layers": info.layers,
@@ -106,13 +106,13 @@ fn device(device: Device) -> &'static str {
 }
 
 fn shape(args: &BenchArgs) -> Option<&str> {
-    args.model.is_none().then(|| args.shape.as_deref().unwrap_or(SHAPE_DEFAULT))
+    args.model().is_none().then(|| args.shape.as_deref().unwrap_or(SHAPE_DEFAULT))
 }
 
 fn table(args: &BenchArgs, plan: &Plan, benches: &[Bench], out: &mut impl Write) -> Outcome {
     let Some(first) = benches.first() else { return Ok(()) };
     let info = first.engine.info();
-    let model = match (&args.model, shape(args)) {
+    let model = match (args.model(), shape(args)) {
         (Some(dir), _) => dir.display().to_string(),
         (None, shape) => format!("{} with random weights", shape.unwrap_or_default()),
     };

@@ -1,5 +1,6 @@
 //! A line of input of `astrai score`.
 
+use crate::args::message_flags;
 use astrai::engine::{Prompt, PromptPart, RequestOptions};
 use astrai::limits;
 use serde::de::DeserializeOwned;
@@ -31,6 +32,9 @@ pub struct Bad {
 
 /// Reads one line.
 pub fn parse(line: &[u8]) -> Result<Case, Bad> {
+    if let Err(error) = std::str::from_utf8(line) {
+        return Err(Bad { id: Value::Null, message: format!("not UTF-8 from byte {}", error.valid_up_to()) });
+    }
     let mut fields = match serde_json::from_slice(line) {
         Ok(Value::Object(fields)) => Fields(fields),
         Ok(_) => return Err(Bad { id: Value::Null, message: "expected a JSON object".to_owned() }),
@@ -67,14 +71,20 @@ impl Fields {
         let tokens: Option<Vec<u32>> = self.take("prompt_tokens")?;
         let messages: Option<Vec<Value>> = self.take("messages")?;
         let tools: Option<Vec<Value>> = self.take("tools")?;
-        if tools.is_some() && messages.is_none() {
-            return Err("`tools` needs `messages`".to_owned());
+        let continued: Option<bool> = self.take("continue")?;
+        let special: Option<bool> = self.take("special_content")?;
+        let given =
+            [("tools", tools.is_some()), ("continue", continued.is_some()), ("special_content", special.is_some())];
+        if let (Some((name, _)), None) = (given.iter().find(|(_, given)| *given), &messages) {
+            return Err(format!("`{name}` needs `messages`"));
         }
         let mut prompt = Prompt::default();
         match (text, &tokens, messages) {
             (Some(text), None, None) => prompt.parts.push(PromptPart::Text { text, special: true }),
             (None, Some(_), None) => {}
             (None, None, Some(messages)) => {
+                prompt.message_flags =
+                    message_flags(messages.len(), special.unwrap_or(false), continued.unwrap_or(false));
                 prompt.messages = messages;
                 prompt.tools = tools.map(Value::Array);
             }
@@ -91,6 +101,7 @@ impl Fields {
         Ok(RequestOptions {
             seed: self.take("seed")?,
             ignore_eos: self.take("ignore_eos")?.unwrap_or(false),
+            special: self.take("special")?.unwrap_or(false),
             prompt_logprobs: self.take("prompt_logprobs")?.unwrap_or(false),
             max_tokens: self.take("max_tokens")?,
             top_k: self.take("top_k")?,
@@ -184,6 +195,11 @@ mod tests {
         assert_eq!((case.options.max_tokens, case.options.top_p, case.options.seed), (None, None, None));
         let chat = good(json!({"messages": [{"role": "user", "content": "x"}], "tools": []}));
         assert_eq!((chat.prompt.messages.len(), chat.prompt.tools), (1, Some(json!([]))));
+        assert!(!chat.options.special && chat.prompt.message_flags == message_flags(1, false, false));
+        let messages = json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]);
+        let begun = good(json!({"messages": messages, "continue": true, "special_content": true, "special": true}));
+        assert!(begun.options.special && begun.prompt.message_flags == message_flags(2, true, true));
+        assert_eq!(begun.unknown, [""; 0]);
     }
 
     #[test]
@@ -204,11 +220,15 @@ mod tests {
             (r#"{"id": 9, "prompt": "x", "logit_bias": {"the": 1}}"#, json!(9), "`logit_bias`"),
             (r#"{"id": 10, "prompt": "x", "stop": 3}"#, json!(10), "`stop`"),
             (r#"{"id": 11, "prompt": "x", "tools": []}"#, json!(11), "`tools`"),
+            (r#"{"id": 12, "prompt": "x", "continue": true}"#, json!(12), "`continue`"),
+            (r#"{"id": 13, "messages": [], "continue": 1}"#, json!(13), "`continue`"),
+            (r#"{"id": 14, "prompt": "x", "special": "yes"}"#, json!(14), "`special`"),
         ] {
             let bad = bad(line);
             assert_eq!(bad.id, id, "{line}");
             assert!(bad.message.contains(part), "{line}: {}", bad.message);
         }
-        assert_eq!(parse(b"\xff{}").err().map(|bad| bad.id), Some(Value::Null));
+        let broken = parse(b"{\"prompt\": \"a\xff\"}").expect_err("not UTF-8");
+        assert_eq!((broken.id, broken.message.as_str()), (Value::Null, "not UTF-8 from byte 13"));
     }
 }

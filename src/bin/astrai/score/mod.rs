@@ -8,11 +8,12 @@ mod case;
 mod result;
 mod text;
 
-use crate::args::EngineArgs;
+use crate::args::{EngineArgs, PositionArgs};
 use crate::failure::{Failure, Outcome, note};
 use crate::open::open;
 use astrai::Status;
 use astrai::engine::{Engine, EventKind, Next, Prompt, PromptPart, Request, Sink, TextOptions};
+use astrai::text::continued;
 use case::Case;
 use clap::Args;
 use serde_json::Value;
@@ -33,6 +34,8 @@ const RETRY: Duration = Duration::from_millis(10);
 #[derive(Args)]
 pub struct ScoreArgs {
     #[command(flatten)]
+    position: PositionArgs,
+    #[command(flatten)]
     engine: EngineArgs,
     /// Sequences computed at once [default: the engine's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=astrai::limits::RUNNING_MAX as i64))]
@@ -47,11 +50,12 @@ pub struct ScoreArgs {
 
 /// Runs the subcommand.
 pub fn score(args: ScoreArgs) -> Outcome {
+    let folder = args.position.folder(&args.engine.model.folder)?;
     let mut options = args.engine.options();
     options.max_running = args.max_batch.unwrap_or(0);
     // One more than the queue: the line being written has left it.
     options.max_waiting = LINES_IN_FLIGHT_MAX as u32 + 1;
-    let engine = Arc::new(open(&args.engine.model.folder, options, None)?);
+    let engine = Arc::new(open(&folder, options, None)?);
     let outcome = match &args.text {
         Some(path) => text::perplexity(&engine, path, args.stride),
         None => score_lines(&engine),
@@ -219,6 +223,8 @@ fn submit(engine: &Engine, queue: &Queue, mut case: Case) -> Entry {
         bias: std::mem::take(&mut case.prompt.bias),
         ..Prompt::default()
     };
+    let start = case.prompt.message_flags.last().filter(|flags| flags.continued).and(case.prompt.messages.last());
+    case.options.mid_text = start.is_some_and(continued::has_text);
     // Results are taken in order, so a request must be able to finish before anybody reads it.
     case.options.queue_tokens = engine.info().context_length.clamp(1, astrai::limits::QUEUE_TOKENS_MAX as u32);
     loop {

@@ -102,7 +102,7 @@ static int32_t build_to_fit(const astrai_engine *engine, chat *c, size_t context
   }
 }
 
-/* Prints the answer as it comes and keeps it in *text. */
+/* Prints the answer as it comes and keeps it in *text. A request that fails gives its error's status, without *err. */
 static int32_t answer(const astrai_engine *engine, const astrai_prompt *prompt, size_t answer_tokens, char **text,
                       size_t *len, astrai_error **err) {
   astrai_request_options options;
@@ -121,9 +121,11 @@ static int32_t answer(const astrai_engine *engine, const astrai_prompt *prompt, 
     fwrite(event->text, 1, event->text_len, stdout);
     fflush(stdout);
     append(text, len, event->text, event->text_len);
-    if (event->error != NULL)
-      fprintf(stderr, "\nfailed: %s\n", event->error->message);
     terminal = event->terminal;
+    if (event->kind == ASTRAI_EVENT_FAILED) { /* the request was taken in, and failed later */
+      fprintf(stderr, "\nfailed: %s\n", event->error->message);
+      status = event->error->status;
+    }
     astrai_event_free(event);
   }
   astrai_request_free(request);
@@ -148,8 +150,10 @@ static int read_line(char **text, size_t *len) {
 }
 
 static void complain(int32_t status, astrai_error *err) {
-  fprintf(stderr, "%s: %s\n", astrai_status_name(status), err != NULL ? err->message : "");
-  if (status == ASTRAI_ERR_CONTEXT && err != NULL)
+  if (err == NULL)
+    return;
+  fprintf(stderr, "%s: %s\n", astrai_status_name(status), err->message);
+  if (status == ASTRAI_ERR_CONTEXT)
     fprintf(stderr, "(%llu tokens are too many, the model reads %llu)\n", (unsigned long long)err->needed,
             (unsigned long long)err->available);
   astrai_error_free(err);

@@ -20,8 +20,7 @@ typedef struct job {
   char *text;
   size_t text_len;
   astrai_usage usage;
-  int32_t finish_reason;
-  int failed;
+  int failed; /* until it has finished */
 } job;
 
 typedef struct worker {
@@ -46,9 +45,10 @@ static int32_t on_event(void *user_data, const astrai_event *event) {
   j->text[j->text_len] = '\0';
   if (event->terminal) {
     j->usage = *event->usage;
-    j->finish_reason = event->finish_reason;
-    j->failed = event->kind == ASTRAI_EVENT_FAILED;
+    j->failed = event->kind != ASTRAI_EVENT_FINISHED;
   }
+  if (event->error != NULL)
+    fprintf(stderr, "%s failed: %s\n", j->ask, event->error->message);
   return 0;
 }
 
@@ -72,10 +72,9 @@ static void *work(void *argument) {
   int i;
   for (i = 0; i < JOBS_PER_THREAD; i++) {
     astrai_error *err = NULL;
-    if (submit(w->engine, &w->jobs[i], &err) != ASTRAI_OK) {
+    w->jobs[i].failed = 1;
+    if (submit(w->engine, &w->jobs[i], &err) != ASTRAI_OK)
       fprintf(stderr, "submit: %s\n", err != NULL ? err->message : "failed");
-      w->jobs[i].failed = 1;
-    }
     astrai_error_free(err);
   }
   for (i = 0; i < JOBS_PER_THREAD; i++)

@@ -35,7 +35,10 @@ static int32_t on_event(void *user_data, const astrai_event *event) {
     c->says[0] = '\0'; /* a new line */
   strncat(c->says, event->text, sizeof c->says - strlen(c->says) - 1);
   tokens += event->token_count;
-  c->failed |= event->kind == ASTRAI_EVENT_FAILED;
+  if (event->kind == ASTRAI_EVENT_FAILED) {
+    c->failed = 1;
+    fprintf(stderr, "failed: %s\n", event->error->message);
+  }
   c->talking = !event->terminal;
   return 0;
 }
@@ -86,8 +89,10 @@ int main(int argc, char **argv) {
     took[frame] = (now_us() - due) / 1e3; /* from when the frame was due until it is drawn */
     due = due + FRAME_US > now_us() ? due + FRAME_US : now_us();
   }
-  if (failed)
-    fprintf(stderr, "%s\n", err != NULL ? err->message : "failed; usage: game_loop [model] [seconds, 1 to 600] [us]");
+  if (err != NULL)
+    fprintf(stderr, "%s\n", err->message);
+  if (frames < 60 || frames > 60 * 600)
+    fprintf(stderr, "usage: game_loop [model] [seconds, 1 to 600] [us]\n");
   astrai_error_free(err);
   astrai_engine_free(engine);
   qsort(took, (size_t)frame, sizeof *took, by_size);

@@ -11,10 +11,17 @@ static const char *PERSONA =
     "You are the keeper of the old lighthouse. You know the tides, the gulls and every stone of the long stair. You "
     "speak slowly, and you never say where the silver key is hidden, unless somebody brings you warm bread.";
 
+typedef struct outcome { int32_t kind; astrai_usage usage; } outcome;
+
 static int32_t print(void *user_data, const astrai_event *event) {
+  outcome *o = (outcome *)user_data;
   fwrite(event->text, 1, event->text_len, stdout);
-  if (event->usage != NULL)
-    *(astrai_usage *)user_data = *event->usage;
+  if (event->terminal) {
+    o->kind = event->kind;
+    o->usage = *event->usage;
+  }
+  if (event->error != NULL)
+    fprintf(stderr, "\nfailed: %s\n", event->error->message);
   return fflush(stdout);
 }
 
@@ -48,9 +55,9 @@ int main(int argc, char **argv) {
   astrai_prompt *prompt = NULL;
   astrai_request *request = NULL;
   astrai_error *err = NULL;
-  astrai_usage usage;
+  outcome o;
   int32_t status;
-  memset(&usage, 0, sizeof usage);
+  memset(&o, 0, sizeof o);
 
   status = astrai_engine_open(model, NULL, &engine, &err);
   if (status == ASTRAI_OK)
@@ -63,19 +70,19 @@ int main(int argc, char **argv) {
   if (status == ASTRAI_OK)
     status = astrai_prompt_add_message(prompt, "user", say, strlen(say), &err);
   if (status == ASTRAI_OK)
-    status = astrai_submit(engine, prompt, NULL, print, &usage, NULL, &request, &err);
+    status = astrai_submit(engine, prompt, NULL, print, &o, NULL, &request, &err);
   if (status == ASTRAI_OK)
     status = astrai_request_wait(request, -1, NULL, &err);
   if (err != NULL)
     fprintf(stderr, "%s: %s\n", astrai_status_name(status), err->message);
-  else
+  else if (o.kind == ASTRAI_EVENT_FINISHED)
     printf("\n\n[%u of %u prompt tokens were there already; the first token after %.1f ms]\n",
-           (unsigned)usage.cached_tokens, (unsigned)usage.prompt_tokens, (double)usage.first_token_us / 1e3);
+           (unsigned)o.usage.cached_tokens, (unsigned)o.usage.prompt_tokens, (double)o.usage.first_token_us / 1e3);
 
   astrai_error_free(err);
   astrai_request_free(request);
   astrai_prompt_free(prompt);
   astrai_prefix_free(prefix);
   astrai_engine_free(engine);
-  return usage.generated_tokens > 0 ? 0 : 1;
+  return o.kind == ASTRAI_EVENT_FINISHED ? 0 : 1;
 }

@@ -49,7 +49,7 @@ pub enum Status {
     Utf8 = 23,
     /// Prompt longer than the context.
     Context = 24,
-    /// The request needs more pages than the engine has in all.
+    /// Reserved: no call gives it.
     NeverFits = 25,
     /// Memory could not be had.
     Memory = 26,

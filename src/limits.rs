@@ -15,8 +15,14 @@ pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
 pub const METADATA_BYTES_MAX: usize = 4096;
 /// Most shards of one checkpoint.
 pub const SHARDS_MAX: usize = 1024;
-/// Most tensors of one checkpoint.
+/// Most bytes of the headers of one checkpoint, all its files together.
+pub const CHECKPOINT_HEADER_BYTES_MAX: u64 = 256 << 20;
+/// Most tensors of one checkpoint, all its files together, counted while they are read.
 pub const TENSORS_MAX: usize = 1 << 20;
+/// Names of a folder looked at to say what it is when it is no model folder.
+pub const FOLDER_NAMES_MAX: usize = 4096;
+/// Tensors named in a message about many.
+pub const NAMED_TENSORS_MAX: usize = 8;
 /// Most dimensions of a tensor.
 pub const TENSOR_RANK_MAX: usize = 8;
 
@@ -33,6 +39,8 @@ pub const HEAD_DIM_MAX: usize = 1024;
 pub const HEADS_MAX: usize = 4096;
 /// Most routed experts of a layer.
 pub const EXPERTS_MAX: usize = 4096;
+/// Most experts of a model, those of all layers together, shared ones included.
+pub const MODEL_EXPERTS_MAX: usize = 1 << 17;
 /// Largest vocabulary, in tokens.
 pub const VOCAB_MAX: usize = 1 << 24;
 /// Longest context, in tokens.
@@ -93,6 +101,16 @@ pub const PREFIX_HEADER_BYTES_MAX: usize = 1 << 18;
 pub const QUEUE_TOKENS_DEFAULT: usize = 4096;
 /// Most tokens a request's event queue may hold.
 pub const QUEUE_TOKENS_MAX: usize = 1 << 20;
+/// Bytes of text that a request's event queue has room for, for each token that it holds; with more it is full, too.
+pub const QUEUE_TEXT_BYTES: usize = 16;
+/// Tokens that a request's event queue holds while a reader copies what it has.
+pub const QUEUE_SPARE_TOKENS: usize = 64;
+/// Bytes of text that one token sets free, as a rule; more takes memory in a step.
+pub const TOKEN_TEXT_BYTES: usize = 256;
+/// Requests that have ended and nobody has read, beyond those that may run and wait: with more none is accepted.
+pub const UNREAD_MAX: usize = 256;
+/// Milliseconds that a taker waits while others hold events of all requests that could give one, and none is let go.
+pub const HELD_WAIT_MS: u64 = 100;
 /// Tokens generated when neither the request nor the model names a number: as many as the context holds.
 pub const GENERATED_TOKENS_MAX: usize = CONTEXT_MAX;
 /// Most stop strings of a request.
@@ -107,10 +125,16 @@ pub const BIASES_MAX: usize = 1 << 16;
 pub const TOP_LOGPROBS_MAX: usize = 256;
 /// Longest prompt text in bytes, rendered or raw.
 pub const PROMPT_BYTES_MAX: usize = 64 << 20;
+/// Most parts of a raw prompt, empty ones included.
+pub const PROMPT_PARTS_MAX: usize = 1 << 16;
 /// Most messages of a prompt.
 pub const MESSAGES_MAX: usize = 1 << 16;
 /// Instructions a chat template may run.
 pub const TEMPLATE_FUEL: u64 = 50_000_000;
+/// Steps of each small rendering that finds out, at open, what a chat template wants.
+pub const TEMPLATE_PROBE_FUEL: u64 = 200_000;
+/// Most digits of a whole number in a chat template, as Python's own limit.
+pub const TEMPLATE_DIGITS_MAX: usize = 4300;
 /// Longest text a chat template may render, in bytes.
 pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
 

@@ -1,10 +1,16 @@
-//! A step of the scheduler allocates nothing in steady state: counted by an allocator that wraps the system's.
+//! A step of the scheduler allocates nothing in steady state, and the engine thread nothing from a request's first token to its
+//! last, for each way to receive: counted by an allocator that wraps the system's.
 
 mod fake;
 
+use astrai::engine::*;
 use fake::Fake;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 struct Counting;
 
@@ -14,6 +20,27 @@ thread_local! {
 
 fn count() {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+    if WATCHED.load(SeqCst) && is_engine_thread() {
+        OF_ENGINES.fetch_add(1, SeqCst);
+    }
+}
+
+/// Whether allocations of engine threads are counted now, and how many there were.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+static OF_ENGINES: AtomicU64 = AtomicU64::new(0);
+
+/// By its name, which it has had since before the counting began.
+#[cfg(target_os = "linux")]
+fn is_engine_thread() -> bool {
+    let mut name = [0u8; 16];
+    // SAFETY: writes at most the given length.
+    let got = unsafe { libc::pthread_getname_np(libc::pthread_self(), name.as_mut_ptr().cast(), name.len()) };
+    got == 0 && name.starts_with(b"astrai-engine\0")
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_engine_thread() -> bool {
+    false
 }
 
 // SAFETY: every call goes to the system's allocator unchanged; counting touches a plain thread-local number.
@@ -80,4 +107,109 @@ fn eviction_allocates_nothing() {
     assert!(cached(&fake) > 64);
     assert_eq!(allocations(|| (0..32).for_each(|_| fake.step())), 0);
     assert!(fake.scheduler.counters().evictions >= evicted + 16, "the pool was meant to be full");
+}
+
+/// How a request is received.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Dispatch,
+    Poll,
+    Pull,
+    /// Pulled by nobody until it has ended.
+    Unread,
+    Engine,
+}
+
+/// What is asked of a request that uses all that a step has to do for it.
+fn everything() -> (Prompt, RequestOptions) {
+    let text = PromptPart::Text { text: "Once upon a time".into(), special: false };
+    let stops = vec!["never in this text".into(), " the #".into(), ", and #".into()];
+    let prompt = Prompt { parts: vec![text], stops, bias: vec![(7, 0.5)], stop_tokens: vec![3], ..Prompt::default() };
+    let options = RequestOptions {
+        seed: Some(11),
+        ignore_eos: true,
+        temperature: Some(0.7),
+        top_p: Some(0.95),
+        top_k: Some(50),
+        logprobs: Some(20),
+        max_tokens: Some(1000),
+        repetition_penalty: Some(1.05),
+        frequency_penalty: Some(0.1),
+        ..RequestOptions::default()
+    };
+    (prompt, options)
+}
+
+/// Allocations of the engine thread while four requests make some hundred tokens.
+fn of_the_engine(way: Way, queue_tokens: u32) -> u64 {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let delivery = if way == Way::Poll { Delivery::Poll } else { Delivery::Thread };
+    let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
+    let (prompt, mut options) = everything();
+    // It never waits for a reader, so that the engine never idles: with debug assertions it proves its books then.
+    let runner = RequestOptions { max_tokens: Some(1900), ..options.clone() };
+    let _runner = engine.submit(&prompt, &runner, Sink::Pull).unwrap();
+    options.queue_tokens = queue_tokens;
+    let requests: Vec<Request> = (0..3)
+        .map(|_| {
+            let sink = match way {
+                Way::Dispatch | Way::Poll => Sink::Callback(Box::new(|_| true)),
+                Way::Engine => Sink::Engine(Box::new(())),
+                Way::Pull | Way::Unread => Sink::Pull,
+            };
+            engine.submit(&prompt, &options, sink).unwrap()
+        })
+        .collect();
+    let read = || match way {
+        Way::Poll => _ = engine.poll(Some(Duration::from_millis(1)), 0).unwrap(),
+        Way::Engine => _ = engine.next(Some(Duration::from_millis(1))).unwrap(),
+        Way::Pull => requests.iter().for_each(|r| _ = r.next(Some(Duration::from_millis(1))).unwrap()),
+        Way::Dispatch | Way::Unread => std::thread::yield_now(),
+    };
+    let tokens = || engine.stats().unwrap().tokens_out;
+    // All of them have begun.
+    while tokens() < 16 {
+        read();
+    }
+    OF_ENGINES.store(0, SeqCst);
+    WATCHED.store(true, SeqCst);
+    while tokens() < 900 {
+        read();
+    }
+    WATCHED.store(false, SeqCst);
+    let made = OF_ENGINES.load(SeqCst);
+    assert_eq!(engine.stats().unwrap().finished, 0, "it was meant to be in the middle");
+    made
+}
+
+/// One engine at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+#[test]
+#[cfg(target_os = "linux")]
+fn no_token_allocates_on_its_way() {
+    let _one = ONE.lock().unwrap();
+    for way in [Way::Dispatch, Way::Poll, Way::Pull, Way::Unread, Way::Engine] {
+        // A queue that fills up and one that does not; who is never read needs one that holds everything.
+        let queues: &[u32] = if way == Way::Unread { &[0] } else { &[0, 3] };
+        for &queue_tokens in queues {
+            assert_eq!(of_the_engine(way, queue_tokens), 0, "{way:?} with a queue of {queue_tokens} tokens");
+        }
+    }
+}
+
+/// The counter finds the engine thread: admitting requests takes memory.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_engine_thread_is_counted() {
+    let _one = ONE.lock().unwrap();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let engine = Engine::open(&dir, EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap();
+    let (prompt, options) = everything();
+    OF_ENGINES.store(0, SeqCst);
+    WATCHED.store(true, SeqCst);
+    let request = engine.submit(&prompt, &RequestOptions { max_tokens: Some(2), ..options }, Sink::Pull).unwrap();
+    request.wait(None).unwrap();
+    WATCHED.store(false, SeqCst);
+    assert!(OF_ENGINES.load(SeqCst) > 0);
 }

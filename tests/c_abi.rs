@@ -5,6 +5,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+mod damaged;
 mod shared_library;
 
 use astrai::ffi;
@@ -244,6 +245,29 @@ fn a_game_keeps_its_loop_while_four_characters_talk() {
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("/nonexistent/model"));
 }
 
+/// A request that fails after it was submitted is no success of the program, and its error is told.
+#[test]
+fn examples_tell_a_failed_request() {
+    let model = damaged::model();
+    let file = model.path().join("persona.prefix").display().to_string();
+    for (name, arguments) in [
+        ("stream", vec![]),
+        ("chat", vec![]),
+        ("concurrent", vec![]),
+        ("game_loop", vec!["1"]),
+        ("persona", vec![&*file]),
+    ] {
+        let input = model.path().join("input");
+        fs::write(&input, "Good evening!\n").unwrap();
+        let mut command = Command::new(compile("examples-c", name, "c"));
+        command.arg(model.path()).args(arguments).stdin(fs::File::open(&input).unwrap());
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {told}");
+        assert!(told.contains("no finite logit"), "{name}: {told}");
+    }
+}
+
 #[test]
 fn pause_duty_cache_and_plan_do_what_the_header_says() {
     for language in ["c", "cpp"] {
@@ -276,7 +300,7 @@ fn structs_have_the_layout_of_the_header() {
         }
         astrai_event {
             struct_size, kind, terminal, finish_reason, request_id, tag, text, text_len, tokens, logprobs, token_count,
-            top_count, top_tokens, top_logprobs, prompt_logprobs, prompt_count, usage, error,
+            top_count, top_tokens, top_logprobs, prompt_logprobs, prompt_count, usage, error, first_token, first_byte,
         }
         astrai_engine_options {
             struct_size, flags, device, device_index, cpu_tier, compute, weights, kv, delivery, log_level,
@@ -338,6 +362,15 @@ fn requests_do_what_the_header_says() {
 
 /// Programs about how events are received; each as C and as C++, and they print nothing.
 #[test]
+fn messages_have_the_flags_of_the_header() {
+    for language in ["c", "cpp"] {
+        let output = run(Command::new(compile("tests/c", "messages", language)).arg(model()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
+#[test]
 fn events_are_received_as_the_header_says() {
     for name in ["poll", "completion", "deferred"] {
         for language in ["c", "cpp"] {
@@ -346,6 +379,39 @@ fn events_are_received_as_the_header_says() {
             assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{name} prints");
         }
     }
+}
+
+/// One request's events come in order, whoever takes them; as a C program of few lines would.
+#[test]
+fn several_takers_scramble_nothing() {
+    let printed = succeed(Command::new(compile("tests/c", "order", "c")).arg(model()).arg("5"));
+    assert_eq!(printed, "scrambled 0 of 40\n");
+}
+
+/// Growth of memory while thousands of requests are tried whose events nobody reads, in KiB: each that was accepted keeps its
+/// own, about 6 KiB. 8,000 of them would take 50 MB.
+const UNREAD_GROWTH_KIB_MAX: &str = "6144";
+
+#[test]
+fn requests_that_nobody_reads_are_refused_from_some_number_on() {
+    let arguments = ["4000", UNREAD_GROWTH_KIB_MAX];
+    println!("{}", succeed(Command::new(compile("tests/c", "unread", "c")).arg(model()).args(arguments)));
+}
+
+/// The model with a context for prompts of 100,000 tokens. Comparing them with each other in each step takes 16 ms and more.
+#[test]
+fn what_waits_for_a_long_beginning_costs_a_step_little() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(model()).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["max_position_embeddings"] = serde_json::json!(100_100);
+    fs::write(&path, config.to_string()).unwrap();
+    let arguments = ["100000", "140", "100", "2000"];
+    println!("{}", succeed(Command::new(compile("tests/c", "refill", "c")).arg(folder.path()).args(arguments)));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+#[path = "cli/arguments.rs"]
+mod arguments;
 #[path = "cli/bench.rs"]
 mod bench;
 

@@ -2,9 +2,13 @@
 //! expected, before any memory is sized by it.
 
 use astrai::engine::*;
-use astrai::{Error, Status};
+use astrai::{Error, Status, limits};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 /// A copy of a fixture with its config changed.
@@ -16,6 +20,69 @@ fn changed(fixture: &str, change: impl FnOnce(&mut Value)) -> TempDir {
     change(&mut config);
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     dir
+}
+
+/// Type, shape and bytes.
+type Tensor = (Dtype, Vec<usize>, Vec<u8>);
+
+/// As [`changed`], with other tensors.
+fn rewritten(
+    fixture: &str,
+    change: impl FnOnce(&mut Value),
+    tensors: impl FnOnce(&mut BTreeMap<String, Tensor>),
+) -> TempDir {
+    let dir = changed(fixture, change);
+    let path = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let all = safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter();
+    let mut all = all.map(|(name, t)| (name, (t.dtype(), t.shape().to_vec(), t.data().to_vec()))).collect();
+    tensors(&mut all);
+    let views = all.iter().map(|(name, (dtype, shape, data))| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).expect("a sound tensor"))
+    });
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    dir
+}
+
+/// A fixture with more tensors, all zero and of f32.
+fn with_more(fixture: &str, names: &[(&str, &[usize])]) -> TempDir {
+    let zeros = |shape: &[usize]| (Dtype::F32, shape.to_vec(), vec![0; 4 * shape.iter().product::<usize>()]);
+    let add = |all: &mut BTreeMap<String, Tensor>| {
+        all.extend(names.iter().map(|(name, shape)| ((*name).to_owned(), zeros(shape))));
+    };
+    rewritten(fixture, |_| {}, add)
+}
+
+/// Opens and returns the warnings of the log.
+fn warnings(dir: &TempDir) -> (Engine, Vec<String>) {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let log = lines.clone();
+    let options = EngineOptions {
+        memory_budget: 8 << 20,
+        threads: 1,
+        log_level: LogLevel::Warn,
+        log: Some(Arc::new(move |_, line: &str| log.lock().unwrap().push(line.to_owned()))),
+        ..EngineOptions::default()
+    };
+    let engine = Engine::open(dir.path(), options).unwrap();
+    let lines = lines.lock().unwrap().clone();
+    (engine, lines)
+}
+
+/// The log probabilities of a few greedy tokens.
+fn logprobs(engine: &Engine) -> (Vec<u32>, Vec<f32>) {
+    let prompt = Prompt { parts: vec![PromptPart::Tokens(vec![3, 1, 4, 1, 5])], ..Prompt::default() };
+    let options = RequestOptions {
+        max_tokens: Some(4),
+        ignore_eos: true,
+        temperature: Some(0.0),
+        logprobs: Some(0),
+        ..RequestOptions::default()
+    };
+    match engine.submit(&prompt, &options, Sink::Pull).unwrap().wait(None).unwrap() {
+        Next::Event(event) => (event.tokens.clone(), event.logprobs.clone()),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn open(dir: &TempDir) -> Result<Engine, Error> {
@@ -96,17 +163,288 @@ fn an_unknown_activation_or_rope_scaling_is_not_guessed() {
 #[test]
 fn a_missing_tensor_is_named_with_its_shape() {
     let dir = changed("llama_f16", |c| c["num_hidden_layers"] = json!(4));
-    refused(&dir, Status::Format, &["model.layers.3.", "no tensor"]);
+    refused(&dir, Status::Format, &["model.layers.3.", "no tensor", "lacks 8 others", "download is incomplete"]);
     let dir = changed("llama", |c| c["tie_word_embeddings"] = json!(false));
-    refused(&dir, Status::Format, &["lm_head.weight", "no tensor"]);
+    refused(&dir, Status::Format, &["lm_head.weight", "no tensor", "tie_word_embeddings"]);
 }
 
 #[test]
-fn a_tensor_nobody_reads_is_an_error() {
-    let dir = changed("llama_f16", |c| c["num_hidden_layers"] = json!(2));
-    refused(&dir, Status::Format, &["model.layers.2.", "not part of"]);
+fn a_tensor_that_would_change_the_model_is_an_error() {
     let dir = changed("llama_bias", |c| c["attention_bias"] = json!(false));
-    refused(&dir, Status::Format, &["bias"]);
+    refused(&dir, Status::Format, &["not part of", "bias", "another model"]);
+    for name in
+        ["model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.q_norm.weight", "lm_head.bias", "new.weight"]
+    {
+        refused(&with_more("llama_f16", &[(name, &[8])]), Status::Format, &["not part of", name]);
+    }
+    let adapter = with_more("llama_f16", &[("model.layers.0.self_attn.q_proj.lora_A.weight", &[4, 8])]);
+    refused(&adapter, Status::Format, &["not part of", "lora_A", "adapter"]);
+}
+
+/// What nobody needs is left, with one warning that names it; the model computes the same.
+#[test]
+fn tensors_nobody_needs_are_left_with_a_warning() {
+    let (engine, none) = warnings(&changed("llama_f16", |_| {}));
+    assert!(none.is_empty(), "{none:?}");
+    let expected = logprobs(&engine);
+    for names in [
+        &[("v_head.summary.weight", &[1, 32][..]), ("v_head.summary.bias", &[1])][..],
+        &[("model.layers.0.self_attn.k_scale", &[1]), ("model.layers.0.self_attn.v_scale", &[1])],
+        &[("model.layers.0.self_attn.rotary_emb.inv_freq", &[4]), ("rope.freqs", &[4])],
+        &[("model.layers.0.self_attn.masked_bias", &[]), ("model.layers.0.attn.bias", &[1, 1, 4, 4])],
+        &[("model.layers.3.input_layernorm.weight", &[32]), ("mtp.norm.weight", &[32])],
+        &[("vision_tower.patch.weight", &[4, 4]), ("score.weight", &[2, 32])],
+    ] {
+        let (engine, lines) = warnings(&with_more("llama_f16", names));
+        let [line] = lines.as_slice() else { panic!("{names:?}: {lines:?}") };
+        assert!(names.iter().all(|(name, _)| line.contains(name)), "{line}");
+        assert_eq!(logprobs(&engine), expected, "{names:?}");
+    }
+    // A config that counts fewer layers than there are: the others are extra.
+    let (_, lines) = warnings(&changed("llama_f16", |c| c["num_hidden_layers"] = json!(2)));
+    assert!(lines.len() == 1 && lines[0].contains("model.layers.2.") && lines[0].contains(": 9: "), "{lines:?}");
+}
+
+/// As transformers: the head in the file counts, unless it is the embedding.
+#[test]
+fn a_tied_checkpoint_with_a_head_of_its_own_uses_it() {
+    let (untied, none) = warnings(&changed("llama_f16", |_| {}));
+    assert!(none.is_empty(), "{none:?}");
+    let (both, lines) = warnings(&changed("llama_f16", |c| c["tie_word_embeddings"] = json!(true)));
+    assert!(
+        lines.len() == 1 && lines[0].contains("lm_head.weight") && lines[0].contains("tie_word_embeddings"),
+        "{lines:?}"
+    );
+    assert_eq!(logprobs(&both), logprobs(&untied));
+
+    let head = |all: &mut BTreeMap<String, Tensor>, from: &str, to: &str| {
+        let tensor = all.get(from).unwrap().clone();
+        all.insert(to.to_owned(), tensor);
+    };
+    let tied = |c: &mut Value| c["tie_word_embeddings"] = json!(true);
+    let equal = rewritten("llama_f16", tied, |all| head(all, "model.embed_tokens.weight", "lm_head.weight"));
+    let without = rewritten("llama_f16", tied, |all| drop(all.remove("lm_head.weight")));
+    let only = rewritten("llama_f16", tied, |all| {
+        head(all, "model.embed_tokens.weight", "lm_head.weight");
+        all.remove("model.embed_tokens.weight");
+    });
+    let (engine, lines) = warnings(&without);
+    let expected = logprobs(&engine);
+    assert!(lines.is_empty() && expected != logprobs(&untied));
+    let (engine, lines) = warnings(&equal);
+    assert!(lines.len() == 1 && lines[0].contains("not held twice"), "{lines:?}");
+    assert_eq!(logprobs(&engine), expected);
+    let (engine, _) = warnings(&only);
+    assert_eq!(logprobs(&engine), expected, "saved with the output matrix only");
+
+    let wrong = rewritten("llama_f16", tied, |all| {
+        all.insert("lm_head.weight".into(), (Dtype::F32, vec![4, 32], vec![0; 4 * 32 * 4]));
+    });
+    refused(&wrong, Status::Format, &["lm_head.weight", "[4, 32]", "[128, 32]"]);
+    // Quantized, the head is made of the right matrix, too.
+    let quantized = |dir: &TempDir| {
+        let options =
+            EngineOptions { weights: Type::Q8, memory_budget: 8 << 20, threads: 1, ..EngineOptions::default() };
+        logprobs(&Engine::open(dir.path(), options).unwrap())
+    };
+    assert_eq!(quantized(&changed("llama_f16", tied)), quantized(&changed("llama_f16", |_| {})));
+    assert_eq!(quantized(&equal), quantized(&without));
+}
+
+/// The weights' format is the cause, not the tensor that is missing because of it.
+#[test]
+fn weights_that_others_quantized_are_refused_by_their_format() {
+    let renamed = |method: Value, part: &str, dtype: Dtype| {
+        rewritten(
+            "llama_f16",
+            |c| c["quantization_config"] = method,
+            |all| {
+                for name in all.keys().filter(|name| name.contains("proj.weight")).cloned().collect::<Vec<_>>() {
+                    all.remove(&name);
+                    let size = dtype.bitsize() / 8;
+                    all.insert(name.replace("weight", part), (dtype, vec![4, 4], vec![0; 16 * size]));
+                }
+            },
+        )
+    };
+    let gptq = json!({"quant_method": "gptq", "bits": 4});
+    refused(&renamed(gptq, "qweight", Dtype::I32), Status::Unsupported, &["quantized by GPTQ, 4 bits", "qweight"]);
+    refused(&renamed(json!({"quant_method": "awq"}), "qweight", Dtype::I32), Status::Unsupported, &["AWQ"]);
+    refused(&renamed(Value::Null, "qweight", Dtype::I32), Status::Unsupported, &["GPTQ or AWQ", "original model"]);
+    let bnb = json!({"quant_method": "bitsandbytes", "load_in_4bit": true});
+    refused(&renamed(bnb, "weight", Dtype::U8), Status::Unsupported, &["bitsandbytes"]);
+    refused(&renamed(json!({"quant_method": "fp8"}), "weight", Dtype::F8_E4M3), Status::Unsupported, &["FP8"]);
+    refused(&renamed(Value::Null, "weight", Dtype::F8_E4M3), Status::Unsupported, &["FP8", "there is a tensor"]);
+    refused(&renamed(Value::Null, "weight_packed", Dtype::I32), Status::Unsupported, &["compressed-tensors"]);
+    let mlx = rewritten(
+        "llama_f16",
+        |c| c["quantization"] = json!({"group_size": 64, "bits": 4}),
+        |all| {
+            all.insert("model.layers.0.mlp.up_proj.scales".into(), (Dtype::F16, vec![4], vec![0; 8]));
+        },
+    );
+    refused(&mlx, Status::Unsupported, &["MLX, 4 bits"]);
+    let scale = with_more("llama_f16", &[("model.layers.0.mlp.up_proj.weight_scale", &[1])]);
+    refused(&scale, Status::Unsupported, &["weight_scale", "scales"]);
+    // Weights that are as they should be are used, whatever the config says of them.
+    let plain = changed("llama_f16", |c| c["quantization_config"] = json!({"quant_method": "bitsandbytes"}));
+    let (_, lines) = warnings(&plain);
+    assert!(lines.len() == 1 && lines[0].contains("not quantized although"), "{lines:?}");
+    // The plan says the same, and not that memory is short.
+    let gptq = renamed(json!({"quant_method": "gptq"}), "qweight", Dtype::I32);
+    let tiny = EngineOptions { memory_budget: 1, ..EngineOptions::default() };
+    assert_eq!(Engine::plan(gptq.path(), &tiny).unwrap_err().status, Status::Unsupported);
+}
+
+#[test]
+fn the_inside_of_another_model_is_named() {
+    let wrapped = |prefix: &'static str| {
+        rewritten(
+            "llama_f16",
+            |c| *c = json!({"model_type": "mistral3", "text_config": c.clone()}),
+            move |all| {
+                let old = std::mem::take(all);
+                all.extend(old.into_iter().map(|(name, t)| (prefix.replace('*', &name), t)));
+            },
+        )
+    };
+    refused(
+        &wrapped("language_model.*"),
+        Status::Unsupported,
+        &["mistral3", "multimodal", "\"llama\"", "language_model."],
+    );
+    assert!(open(&wrapped("*")).is_ok(), "a text model's own names open");
+    let inside = rewritten(
+        "llama_f16",
+        |c| *c = json!({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}),
+        |_| {},
+    );
+    refused(&inside, Status::Unsupported, &["gemma3_text", "inside the multimodal \"gemma3\"", "qwen3_moe"]);
+    let nameless = changed("llama_f16", |c| *c = json!({"model_type": "llava", "text_config": {"hidden_size": 8}}));
+    refused(&nameless, Status::Unsupported, &["llava", "no model_type"]);
+    let between = rewritten(
+        "llama_f16",
+        |c| *c = json!({"model_type": "qwen3_5", "text_config": c.clone()}),
+        |all| {
+            let old = std::mem::take(all);
+            all.extend(old.into_iter().map(|(name, t)| (name.replace("model.", "model.language_model."), t)));
+        },
+    );
+    refused(&between, Status::Unsupported, &["qwen3_5", "model.language_model."]);
+    // A model that was saved without its head, and one whose model_type is missing.
+    let bare = rewritten(
+        "llama_f16",
+        |_| {},
+        |all| {
+            let old = std::mem::take(all);
+            all.extend(old.into_iter().map(|(name, t)| (name.trim_start_matches("model.").to_owned(), t)));
+        },
+    );
+    refused(
+        &bare,
+        Status::Format,
+        &["no tensor model.embed_tokens.weight", "it has embed_tokens.weight", "without its head"],
+    );
+    let unnamed = changed("llama_f16", |c| drop(c.as_object_mut().unwrap().remove("model_type")));
+    refused(&unnamed, Status::Unsupported, &["no model_type", "LlamaForCausalLM", "\"model_type\": \"llama\""]);
+    let unnamed = changed("llama_f16", |c| {
+        c.as_object_mut().unwrap().remove("model_type");
+        c["architectures"] = json!(["BloomForCausalLM"]);
+    });
+    refused(&unnamed, Status::Unsupported, &["no model_type", "BloomForCausalLM", "qwen3_moe"]);
+    let unnamed =
+        changed("llama_f16", |c| c.as_object_mut().unwrap().retain(|k, _| k != "model_type" && k != "architectures"));
+    refused(&unnamed, Status::Format, &["it has model.embed_tokens.weight", "no model_type"]);
+    let astrai = changed("astrai_gqa", |c| drop(c.as_object_mut().unwrap().remove("model_type")));
+    assert!(open(&astrai).is_ok(), "absent means AstrAI's");
+}
+
+/// A scaling reaches further than `max_position_embeddings` where model cards leave that as it was.
+#[test]
+fn a_scaling_extends_the_context() {
+    let scaled = |scaling: Value| changed("llama_f16", |c| c["rope_scaling"] = scaling);
+    let with = |dir: &TempDir, context_length| {
+        let options = EngineOptions { context_length, memory_budget: 64 << 20, threads: 1, ..EngineOptions::default() };
+        Engine::open(dir.path(), options)
+    };
+    let length = |dir: &TempDir, asked| with(dir, asked).map(|engine| engine.info().context_length);
+    let yarn = scaled(json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}));
+    assert_eq!((length(&yarn, 0), length(&yarn, 1024)), (Ok(1024), Ok(1024)));
+    let error = length(&yarn, 1025).unwrap_err();
+    assert_eq!((error.status, error.needed, error.available), (Status::Argument, 1025, 1024));
+    let dynamic = scaled(json!({"type": "dynamic", "factor": 2.0}));
+    assert_eq!((length(&dynamic, 0), length(&dynamic, 512)), (Ok(256), Ok(512)));
+    assert_eq!(length(&dynamic, 513).unwrap_err().available, 512);
+    // Within the plain context its numbers are those of the plain model, beyond that they are its own.
+    let plain = logprobs(&with(&changed("llama_f16", |_| {}), 0).unwrap());
+    assert_eq!(logprobs(&with(&dynamic, 0).unwrap()), plain);
+    assert_eq!(logprobs(&with(&dynamic, 200).unwrap()), plain);
+    assert_ne!(logprobs(&with(&dynamic, 512).unwrap()), plain);
+}
+
+/// What is advised is what open would do.
+#[test]
+fn a_prompt_that_is_too_long_is_told_what_the_model_can() {
+    let dir = changed("llama_f16", |c| c["rope_scaling"] = json!({"type": "yarn", "factor": 2.0}));
+    let refused = |context_length| {
+        let options = EngineOptions { context_length, memory_budget: 64 << 20, threads: 1, ..EngineOptions::default() };
+        let engine = Engine::open(dir.path(), options).unwrap();
+        let prompt = Prompt { parts: vec![PromptPart::Tokens(vec![1; 600])], ..Prompt::default() };
+        let error = engine.submit(&prompt, &RequestOptions::default(), Sink::Pull).map(|_| ()).unwrap_err();
+        assert_eq!((error.status, error.needed), (Status::Context, 600));
+        error.message
+    };
+    assert!(refused(300).contains("context_length, up to 512"), "{}", refused(300));
+    assert!(refused(512).contains("the longest that this model was made for"), "{}", refused(512));
+}
+
+/// Advice that makes no sense is left out, and said so; what it leaves is used.
+#[test]
+fn a_generation_config_is_advice() {
+    let with = |text: &str| {
+        let dir = changed("llama_f16", |_| {});
+        std::fs::write(dir.path().join("generation_config.json"), text).unwrap();
+        warnings(&dir)
+    };
+    for (text, says) in [
+        (r#"{"do_sample": true, "temperature": 0.2,}"#, "generation_config.json is not valid JSON"),
+        ("", "generation_config.json is not valid JSON: it is empty"),
+        ("[]", "generation_config.json holds an array"),
+        (r#"{"top_k": -1}"#, "generation_config.json: top_k is -1"),
+        (r#"{"top_p": 0.0}"#, "generation_config.json: top_p is 0.0"),
+        (r#"{"bos_token_id": -1}"#, "generation_config.json: bos_token_id is -1"),
+        (r#"{"eos_token_id": -1}"#, "generation_config.json: eos_token_id is -1"),
+        (r#"{"repetition_penalty": 0.0}"#, "generation_config.json: repetition_penalty is 0.0"),
+        (r#"{"temperature": NaN}"#, "generation_config.json: temperature is \"NaN\""),
+    ] {
+        let (engine, lines) = with(text);
+        assert!(lines.len() == 1 && lines[0].contains(says), "{text}: {lines:?}");
+        logprobs(&engine);
+    }
+    let (engine, lines) = with(r#"{"top_k": -1, "eos_token_id": 7}"#);
+    assert_eq!((engine.info().eos_token, lines.len()), (Some(7), 1));
+}
+
+/// No config makes the sizes of a model before they are held to the limits.
+#[test]
+fn layers_times_experts_have_a_limit() {
+    let with = |layers: usize, experts: usize| {
+        changed("qwen3_moe", |c| {
+            c["num_hidden_layers"] = json!(layers);
+            c["num_experts"] = json!(experts);
+            c.as_object_mut().unwrap().remove("mlp_only_layers");
+            c.as_object_mut().unwrap().remove("layer_types");
+        })
+    };
+    let error = {
+        let dir = with(limits::LAYERS_MAX, limits::EXPERTS_MAX);
+        refused(&dir, Status::Format, &["num_experts", "4096 experts a layer, in 1024 layers 4194304", "131072"]);
+        Engine::plan(dir.path(), &EngineOptions::default()).unwrap_err()
+    };
+    assert_eq!((error.needed, error.available), (4_194_304, limits::MODEL_EXPERTS_MAX as u64));
+    // The worst that is accepted is refused by its tensors, at once.
+    let most = with(limits::LAYERS_MAX, limits::MODEL_EXPERTS_MAX / limits::LAYERS_MAX);
+    refused(&most, Status::Format, &["no tensor"]);
 }
 
 #[test]

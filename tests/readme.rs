@@ -5,6 +5,7 @@
 //! a release build inside a test would take minutes.
 #![cfg(unix)]
 
+mod damaged;
 mod shared_library;
 
 use std::fs;
@@ -103,6 +104,11 @@ fn every_c_block_compiles_without_warnings_and_runs() {
         let missing = run(Command::new(path("story")).arg("/no/such/folder"));
         assert!(!missing.status.success());
         assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/folder"));
+        // A request that fails is told from one that finishes.
+        let failing = damaged::model();
+        let failed = run(Command::new(path("story")).arg(failing.path()));
+        let told = String::from_utf8_lossy(&failed.stderr);
+        assert!(failed.status.code().is_some_and(|code| code != 0) && told.contains("no finite logit"), "{told}");
     }
 }
 

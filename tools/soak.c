@@ -71,7 +71,7 @@ static void pause_ms(unsigned ms) {
 static void check_end(const astrai_event *event) {
   CHECK(event->terminal);
   if (event->kind == ASTRAI_EVENT_FAILED)
-    CHECK(event->error->status == ASTRAI_ERR_CONTEXT || event->error->status == ASTRAI_ERR_NEVER_FITS);
+    CHECK(event->error->status == ASTRAI_ERR_CONTEXT);
   add(&ended, 1);
 }
 
@@ -109,7 +109,7 @@ static astrai_request *submit(const astrai_prompt *prompt, const astrai_request_
   add(&submitted, 1);
   if (status == ASTRAI_OK)
     return request;
-  CHECK(status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT || status == ASTRAI_ERR_NEVER_FITS);
+  CHECK(status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT);
   add(&refused, 1);
   return NULL;
 }
@@ -191,7 +191,7 @@ static void call(host *h, int to_engine) {
   status = astrai_submit(engine, prompt, &options, to_engine ? NULL : on_event, NULL, on_finalize, NULL, NULL);
   if (status == ASTRAI_OK && to_engine)
     add(&given, 1);
-  CHECK(status == ASTRAI_OK || status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT || status == ASTRAI_ERR_NEVER_FITS);
+  CHECK(status == ASTRAI_OK || status == ASTRAI_ERR_QUEUE_FULL || status == ASTRAI_ERR_CONTEXT);
   if (status != ASTRAI_OK) {
     add(&refused, 1);
     pause_ms(20);

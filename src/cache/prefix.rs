@@ -7,6 +7,10 @@
 //! Invariants ([`PrefixTree::check`]): a node without children, attachments and pins is in the list of what may be
 //! evicted, ordered by last use; no other node is. Frames of a node have the tree as an owner exactly once.
 //!
+//! Pages are found by a hash of their tokens and all before them ([`PrefixTree::extend`]). What a sequence is given is compared
+//! token by token; for how much it would be given ([`PrefixTree::reach`]) the hashes suffice, so that asking costs the same
+//! for short and for long sequences.
+//!
 //! All memory is reserved by [`PrefixTree::new`]: a step allocates nothing here.
 
 use super::pages::{Page, PagePool};
@@ -32,6 +36,7 @@ struct Node {
     /// their owners.
     pinned: u32,
     last_used: u64,
+    /// Of its tokens and all above.
     hash: u64,
     /// Next node of the same bucket.
     next_same: NodeId,
@@ -83,6 +88,9 @@ pub struct PrefixTree {
     evictions: u64,
     /// Counts additions and evictions.
     version: u64,
+    /// Searches so far.
+    #[cfg(test)]
+    pub looks: std::cell::Cell<u64>,
 }
 
 impl PrefixTree {
@@ -109,6 +117,8 @@ impl PrefixTree {
             youngest: NONE,
             evictions: 0,
             version: 0,
+            #[cfg(test)]
+            looks: std::cell::Cell::new(0),
         };
         tree.nodes.try_reserve_exact(nodes).map_err(full)?;
         tree.tokens.try_reserve_exact(nodes.saturating_mul(page_tokens)).map_err(full)?;
@@ -161,8 +171,73 @@ impl PrefixTree {
         &self.frames[id as usize * self.groups..][..self.groups]
     }
 
+    /// Hash of a page that follows a node.
     fn hash(&self, parent: NodeId, tokens: &[u32]) -> u64 {
-        self.hasher.hash_one((parent, tokens))
+        self.hasher.hash_one((self.node(parent).hash, tokens))
+    }
+
+    /// Appends to `chain`, which has a hash for each page from the first on, those of the whole pages of `tokens` that it lacks.
+    pub fn extend(&self, chain: &mut Vec<u64>, tokens: &[u32]) {
+        for page in tokens.chunks_exact(self.page_tokens).skip(chain.len()) {
+            let above = chain.last().map_or(self.node(ROOT).hash, |&hash| hash);
+            chain.push(self.hasher.hash_one((above, page)));
+        }
+    }
+
+    /// The node of a page with this hash.
+    fn find(&self, hash: u64) -> Option<NodeId> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
+        let mut at = self.buckets[hash as usize & (self.buckets.len() - 1)];
+        while at != NONE && self.node(at).hash != hash {
+            at = self.node(at).next_same;
+        }
+        (at != NONE).then_some(at)
+    }
+
+    /// Of a sequence's pages, by the hashes [`PrefixTree::extend`] gives, how many from the first on are in the tree. `guess` is
+    /// an answer that may be near. What is above a page that is there is there too, so few have to be looked for.
+    pub fn reach(&self, chain: &[u64], guess: usize) -> usize {
+        let is_there = |pages: usize| pages == 0 || chain.get(pages - 1).is_some_and(|&hash| self.find(hash).is_some());
+        let guess = guess.min(chain.len());
+        // `there` pages are, `missing` are not.
+        let (mut there, mut missing, mut stride) = (0, chain.len() + 1, 1);
+        if is_there(guess) {
+            there = guess;
+            while there + stride < missing {
+                if is_there(there + stride) {
+                    there += stride;
+                    stride *= 2;
+                } else {
+                    missing = there + stride;
+                }
+            }
+        } else {
+            missing = guess;
+            while missing - there > stride {
+                if is_there(missing - stride) {
+                    there = missing - stride;
+                } else {
+                    missing -= stride;
+                    stride *= 2;
+                }
+            }
+        }
+        while missing - there > 1 {
+            let middle = there + (missing - there) / 2;
+            if is_there(middle) { there = middle } else { missing = middle }
+        }
+        there
+    }
+
+    /// Of the first pages of a sequence, all of them in the tree, how many no sequence uses: whoever uses one uses all above.
+    pub fn unused(&self, chain: &[u64], pools: &[PagePool]) -> usize {
+        let is_used = |&hash: &u64| match self.find(hash) {
+            // A node's frames are used alike in every group.
+            Some(node) => !pools[0].is_cached(self.frames_of(node)[0]),
+            None => false,
+        };
+        chain.len() - chain.partition_point(is_used)
     }
 
     fn bucket(&mut self, hash: u64) -> &mut NodeId {
@@ -171,6 +246,8 @@ impl PrefixTree {
     }
 
     fn child(&self, parent: NodeId, tokens: &[u32]) -> Option<NodeId> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
         let hash = self.hash(parent, tokens);
         let mut at = self.buckets[hash as usize & (self.buckets.len() - 1)];
         while at != NONE {

@@ -2,9 +2,10 @@
 
 use super::adjusts::Adjusts;
 use super::api::{EventKind, FinishReason, RequestOptions, Usage};
-use super::delivery::{Dispatch, Outbox};
+use super::delivery::{Dispatch, Outbox, PerToken, Piece, Produced};
 use crate::cache::Handle;
 use crate::error::{Error, Result, Status};
+use crate::limits;
 use crate::sampling::{SamplingParams, TokenCounts};
 use crate::text::{StopFilter, TextStream};
 use std::sync::Arc;
@@ -42,11 +43,7 @@ impl NewRequest {
             total_us: u64::try_from(self.submitted.elapsed().as_micros()).unwrap_or(u64::MAX),
             ..Usage::default()
         };
-        let (kind, reason, error) = end.parts();
-        self.delivery.finish(dispatch, kind, reason, |event| {
-            event.usage = Some(usage);
-            event.error = error;
-        })
+        self.delivery.finish(dispatch, end.parts(), Produced::default(), |event| event.usage = Some(usage))
     }
 }
 
@@ -67,6 +64,8 @@ pub(super) struct Active {
     pub prefill: Duration,
     /// It is counted among the engine's pending requests.
     pub counted: bool,
+    /// Bytes of text so far, dropped ones included.
+    text_bytes: u64,
     /// Reused for each token.
     text: String,
     filtered: String,
@@ -109,9 +108,34 @@ impl Active {
             first_token: None,
             prefill: Duration::ZERO,
             counted: true,
+            text_bytes: 0,
             text: String::new(),
             filtered: String::new(),
         })
+    }
+
+    /// Makes room for all that the request's tokens will need, so that no step has to.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&mut self) -> Result<()> {
+        let request = &mut self.request;
+        let most = request.max_tokens;
+        if request.params.uses_counts() {
+            if self.on_device { self.adjusts.reserve(most)? } else { self.counts.reserve(most)? }
+        }
+        let text_max = if request.stream.is_some() { limits::TOKEN_TEXT_BYTES + request.stops.held_max() } else { 0 };
+        let refused = |_| Error::memory("the text of a request", text_max as u64);
+        self.text.try_reserve(text_max).map_err(refused)?;
+        self.filtered.try_reserve(text_max).map_err(refused)?;
+        request.stops.reserve(text_max)?;
+        let top = request.params.logprobs.map_or(0, |n| (n as usize).min(limits::TOP_LOGPROBS_MAX));
+        let of = PerToken { text_max, logprobs: request.params.logprobs.is_some(), top };
+        request.delivery.reserve(most, of)
+    }
+
+    fn produced(&self) -> Produced {
+        Produced { tokens: self.generated as u64, bytes: self.text_bytes }
     }
 
     /// Takes in a sampled token: text, stops, queue. Says why the request ends, if it does, and whether its queue is
@@ -142,15 +166,15 @@ impl Active {
         if finish.is_some() {
             self.flush()?;
         }
-        let text = &self.filtered;
-        let full = self.request.delivery.push(dispatch, |event| {
-            event.text.push_str(text);
-            event.tokens.push(token.id);
-            event.logprobs.extend(token.logprob);
-            event.top_tokens.extend_from_slice(token.top_tokens);
-            event.top_logprobs.extend_from_slice(token.top_logprobs);
-            event.top_count = token.top_tokens.len() as u32;
-        });
+        self.text_bytes += self.filtered.len() as u64;
+        let piece = Piece {
+            token: token.id,
+            text: &self.filtered,
+            logprob: token.logprob,
+            top_tokens: token.top_tokens,
+            top_logprobs: token.top_logprobs,
+        };
+        let full = self.request.delivery.push(dispatch, &piece, self.produced())?;
         Ok((finish, full))
     }
 
@@ -184,21 +208,26 @@ impl Active {
             total_us: micros(now.duration_since(self.request.submitted)),
         };
         let prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
-        let (kind, reason, error) = end.parts();
+        let end = end.parts();
         // Text held back for a stop that never came belongs to the reader, unless the reader turned away.
-        let mut rest = String::new();
-        let wanted = matches!(reason, FinishReason::Length | FinishReason::Deadline | FinishReason::Close);
-        if wanted && self.request.stream.is_some() {
+        let wanted = matches!(end.1, FinishReason::Length | FinishReason::Deadline | FinishReason::Close);
+        self.filtered.clear();
+        if wanted && self.request.stream.is_some() && self.flush().is_err() {
             self.filtered.clear();
-            if self.flush().is_ok() {
-                rest.push_str(&self.filtered);
-            }
         }
-        self.request.delivery.finish(dispatch, kind, reason, |event| {
-            event.text.push_str(&rest);
+        let rest = &self.filtered;
+        let mut after = self.produced();
+        after.bytes += rest.len() as u64;
+        self.request.delivery.finish(dispatch, end, after, |event| {
+            // It may be longer than there is room for.
+            if event.text.try_reserve(rest.len()).is_ok() {
+                event.text.push_str(rest);
+            } else {
+                let error = Error::memory("the text of a request", rest.len() as u64);
+                (event.kind, event.finish, event.error) = (EventKind::Failed, FinishReason::Error, Some(error));
+            }
             event.prompt_logprobs = prompt_logprobs;
             event.usage = Some(usage);
-            event.error = error;
         })
     }
 }

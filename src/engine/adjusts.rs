@@ -34,6 +34,14 @@ impl Adjusts {
         Ok(Adjusts(list))
     }
 
+    /// Makes room for so many different tokens more.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        self.0.try_reserve(tokens).map_err(|_| memory(self.0.len().saturating_add(tokens)))
+    }
+
     /// A token was generated, of a request that uses counts.
     ///
     /// # Errors

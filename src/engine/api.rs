@@ -200,6 +200,9 @@ pub struct TextOptions {
     pub special: bool,
     /// `render`/`tokenize` of messages: do not open the assistant's turn.
     pub no_generation_prompt: bool,
+    /// `render`/`tokenize` of messages: the template gets them as they are given, and no form of content or arguments that it
+    /// would rather have.
+    pub exact: bool,
 }
 
 /// Options of one request. `None` means the model's `generation_config.json`, else the named default.
@@ -339,9 +342,22 @@ pub struct Event {
     pub usage: Option<Usage>,
     /// Failed only.
     pub error: Option<Error>,
+    /// Tokens of the request's output before the first of these; of an event without tokens, all so far. A gap between one event's
+    /// end and the next one's beginning is what was dropped by a cancel.
+    pub first_token: u64,
+    /// Bytes of the request's text before this, likewise.
+    pub first_byte: u64,
+    /// Of an event from [`super::Engine::next`]: keeps the request's next one back.
+    pub(super) hold: super::Hold,
 }
 
 impl Event {
+    /// Lets the request's next event come although this one is kept; dropping it does so too. Only events from
+    /// [`super::Engine::next`] keep any back; a clone does not.
+    pub fn release(&mut self) {
+        self.hold = super::Hold::default();
+    }
+
     /// Whether this is the last event of its request.
     pub fn terminal(&self) -> bool {
         self.kind != EventKind::Delta

@@ -191,7 +191,10 @@ impl Core {
                 break;
             }
         }
-        self.inbox.extend(mailbox.commands.drain(..));
+        if self.inbox.is_empty() {
+            std::mem::swap(&mut self.inbox, &mut mailbox.commands);
+        }
+        self.inbox.append(&mut mailbox.commands);
     }
 
     /// Runs the planned step through the model, layer by layer. False when it was given up.
@@ -262,7 +265,7 @@ impl Core {
                 self.machine.backend.rest();
                 (mailbox, _) = wait_until(&shared.mail, mailbox, wake_at);
             }
-            self.inbox.extend(mailbox.commands.drain(..));
+            self.inbox.append(&mut mailbox.commands);
         }
         let end = Instant::now();
         self.meter.rested += end.saturating_duration_since(begin);
@@ -282,7 +285,6 @@ impl Core {
                 | Command::Cancel(..)
                 | Command::CancelAll
                 | Command::Resume(_)
-                | Command::Wake
                 | Command::Close(_) => self.obey(command),
                 later => self.inbox.push_back(later),
             }

@@ -4,10 +4,10 @@
 //! error and leaves the thread able to answer that the engine is dead (law 2).
 
 use super::active::{Active, End, NewRequest, Token, panicked};
-use super::api::{Event, EventKind, FinishReason, LogLevel, Stats};
+use super::api::{EventKind, FinishReason, LogLevel, Stats};
 use super::control::Meter;
 use super::defer::Deferred;
-use super::delivery::{Outbox, closed, lock};
+use super::delivery::{Outbox, Produced, closed, lock};
 use super::flight::Flight;
 use super::machine::Machine;
 use super::prefix::Prefixes;
@@ -117,9 +117,8 @@ impl Core {
         for delivery in orphan.into_iter().filter(|d| !d.is_finished()) {
             self.stats.failed += 1;
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
-            delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, |e| {
-                e.error = Some(why.clone());
-            });
+            let end = End::Failed(why.clone()).parts();
+            delivery.finish(&self.shared.dispatch, end, Produced::default(), |_| {});
         }
         self.end_all(|| End::Failed(why.clone()));
         self.prefixes.fail_all(|| why.clone());
@@ -195,7 +194,6 @@ impl Core {
                 self.publish();
                 reply.put(self.check());
             }
-            Command::Wake => self.shared.dispatch.wake_if_owed(),
             Command::ClearCache => self.machine.scheduler.clear_cache(),
             Command::Prefix(command) if command.is_copy() => self.copies.push_back(command),
             Command::Prefix(command) => self.obey_prefix(command),
@@ -233,9 +231,7 @@ impl Core {
         let delivery = request.delivery.clone();
         let refuse = |error: Error| {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
-            delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, |e| {
-                e.error = Some(error);
-            });
+            delivery.finish(&self.shared.dispatch, End::Failed(error).parts(), Produced::default(), |_| {});
         };
         if let Some(why) = &self.dead {
             self.stats.failed += 1;
@@ -385,12 +381,16 @@ impl Core {
         }
     }
 
+    /// Whoever has its first row gets its memory now; one for whom there is none ends.
     pub fn note_admissions(&mut self, now: Instant) {
-        for row in &self.machine.plan.rows {
-            let Some(active) = self.active.get_mut(row.sequence) else { continue };
-            if active.admitted.is_none() {
-                active.admitted = Some(now);
-                self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
+        for index in 0..self.machine.plan.rows.len() {
+            let handle = self.machine.plan.rows[index].sequence;
+            let Some(active) = self.active.get_mut(handle).filter(|a| a.admitted.is_none()) else { continue };
+            active.admitted = Some(now);
+            self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
+            let tokens = self.machine.scheduler.reserve(handle, active.request.max_tokens);
+            if let Err(error) = tokens.and_then(|()| active.reserve()) {
+                self.end(handle, End::Failed(error));
             }
         }
     }
@@ -519,8 +519,8 @@ impl Drop for Core {
     fn drop(&mut self) {
         for active in self.active.drain() {
             // Only a panic on the way out of a panic leaves any.
-            let finish = |e: &mut Event| e.error = Some(panicked());
-            active.request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Error, finish);
+            let end = End::Failed(panicked()).parts();
+            active.request.delivery.finish(&self.shared.dispatch, end, Produced::default(), |_| {});
         }
         for request in self.deferred.take_where(|_| true) {
             request.finish(End::Failed(panicked()), &self.shared.dispatch);
@@ -533,8 +533,8 @@ impl Drop for Core {
         };
         for command in self.inbox.drain(..).chain(commands) {
             if let Command::Submit(request) | Command::Defer(request) = command {
-                let finish = |e: &mut Event| e.error = Some(closed());
-                request.delivery.finish(&self.shared.dispatch, EventKind::Failed, FinishReason::Close, finish);
+                let end = (EventKind::Failed, FinishReason::Close, Some(closed()));
+                request.delivery.finish(&self.shared.dispatch, end, Produced::default(), |_| {});
             }
         }
         self.shared.helper.stop();

@@ -11,6 +11,7 @@ use super::api::{Info, Type};
 use super::delivery::{closed, lock};
 use crate::backend::{KvShape, NUMERICS_VERSION};
 use crate::error::{Error, Result, Status, Unit};
+use crate::model::architecture::Architecture;
 use crate::source::{ModelSource, contents_hash};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, Weak};
@@ -34,6 +35,9 @@ pub(super) struct Description {
     pub weights: String,
     pub kv: String,
     pub page_tokens: u64,
+    /// The context that the rotary frequencies were chosen for; 0 where they are the same for every context.
+    #[serde(default)]
+    pub rotary_context: u64,
     pub groups: Vec<GroupShape>,
     /// Not part of the identity.
     pub tokens: u64,
@@ -57,6 +61,8 @@ pub(super) struct Layout {
     pub page_tokens: usize,
     pub vocab: usize,
     pub context: usize,
+    /// The longest that the model could be opened with.
+    pub context_max: usize,
 }
 
 impl Layout {
@@ -87,6 +93,7 @@ impl Identity {
     pub fn of(
         source: &Arc<dyn ModelSource>,
         info: &Info,
+        architecture: &Architecture,
         arch: String,
         weights: Type,
         shapes: Vec<KvShape>,
@@ -115,11 +122,13 @@ impl Identity {
             weights: format!("{weights:?}").to_lowercase(),
             kv: first.dtype.to_string(),
             page_tokens: first.page_tokens as u64,
+            rotary_context: architecture.rotary_context as u64,
             groups: shapes.iter().map(group).collect(),
             tokens: 0,
         };
         let (vocab, context) = (info.vocab_size as usize, info.context_length as usize);
-        let layout = Layout { frame_bytes, page_tokens: first.page_tokens, vocab, context };
+        let context_max = architecture.context_max;
+        let layout = Layout { frame_bytes, page_tokens: first.page_tokens, vocab, context, context_max };
         let weights = Weights { source: Arc::downgrade(source), hash: Mutex::new(None) };
         Ok(Identity { layout, known, weights })
     }

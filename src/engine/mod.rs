@@ -1,7 +1,7 @@
 //! The engine: owns the threads, and is the only room where scheduler and model meet.
 //!
 //! Threads of an open engine: the **engine thread** ([`core`]) owns scheduler, model and device; the **dispatch thread** runs
-//! callbacks and log lines, unless the host polls; from the first deferred submit on a **text thread** ([`defer`]) prepares
+//! callbacks and log lines, unless the host polls; then the **wake thread** tells it when, if it wants to know; from the first deferred submit on a **text thread** ([`defer`]) prepares
 //! prompts; the CPU backend's workers compute. Callers talk to the engine thread through a mailbox of [`Command`]s and hear
 //! from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them sleep.
 
@@ -22,6 +22,7 @@ mod identity;
 mod logits;
 mod machine;
 mod open;
+mod places;
 mod plan;
 mod prefix;
 mod prefix_file;
@@ -34,6 +35,7 @@ mod table;
 mod trace;
 
 pub use api::*;
+use delivery::Hold;
 pub use delivery::{CallbackScope, in_callback};
 pub use plan::Plan;
 pub use prefix::Prefix;
@@ -53,6 +55,7 @@ use host_thread::{only_tokens, with_text};
 use prompt::TextKit;
 use reply::{Answer, Reply};
 use stats::StatsCell;
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -109,8 +112,6 @@ enum Command {
     /// A paused request's queue was read.
     Resume(u64),
     Check(Answer),
-    /// Wake the host of an engine that polls, if that is still owed.
-    Wake,
     /// Drop the cached pages that nobody uses.
     ClearCache,
     Prefix(prefix::Command),
@@ -121,7 +122,7 @@ enum Command {
 
 #[derive(Default)]
 struct Mailbox {
-    commands: Vec<Command>,
+    commands: VecDeque<Command>,
     /// Pause and duty limit.
     control: control::Control,
     /// No more submits: the engine is closing.
@@ -153,7 +154,7 @@ impl Shared {
         if mailbox.closed {
             return Err(closed());
         }
-        mailbox.commands.push(command);
+        mailbox.commands.push_back(command);
         drop(mailbox);
         self.mail.notify_one();
         Ok(())
@@ -163,7 +164,7 @@ impl Shared {
     fn send_anyway(&self, command: Command) {
         let mut mailbox = lock(&self.mailbox);
         if !mailbox.gone {
-            mailbox.commands.push(command);
+            mailbox.commands.push_back(command);
             drop(mailbox);
             self.mail.notify_one();
         }
@@ -280,6 +281,11 @@ impl Engine {
                 })?;
                 lock(&engine.threads).push(dispatcher);
             }
+            if shared.dispatch.waker.is_needed() {
+                let shared = shared.clone();
+                let waker = thread::spawn("wake", placing, move || shared.dispatch.waker.run())?;
+                lock(&engine.threads).push(waker);
+            }
             lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
         }
         Ok(engine)
@@ -309,7 +315,7 @@ impl Engine {
         if std::mem::replace(&mut mailbox.closed, true) {
             return Err(closed());
         }
-        mailbox.commands.push(Command::Close(cut));
+        mailbox.commands.push_back(Command::Close(cut));
         drop(mailbox);
         self.shared.mail.notify_one();
         self.shared.dispatch.close();
@@ -392,23 +398,13 @@ impl Engine {
         let limit = options.queue_tokens_or_default();
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
-        self.reserve_place()?;
+        self.place(&delivery)?;
         let sent = match options.defer {
             true => self.defer(request, prompt),
             false => self.shared.send(Command::Submit(Box::new(request))),
         };
-        sent.inspect_err(|_| _ = self.shared.pending.fetch_sub(1, Ordering::Relaxed))?;
+        sent.inspect_err(|_| self.displace(&delivery))?;
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
-    }
-
-    /// Counts one more request, unless as many as may run and wait are there already.
-    fn reserve_place(&self) -> Result<()> {
-        let max = self.running_max + self.waiting_max;
-        let more = |n: usize| (n < max).then_some(n + 1);
-        self.shared.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(|_| ()).map_err(|_| {
-            Error::new(Status::QueueFull, format!("{max} requests are running or waiting already; try again later"))
-                .numbers(Unit::Count, max as u64 + 1, max as u64)
-        })
     }
 
     /// Checks the options and fills in the model's defaults. The delivery is still a placeholder.

@@ -73,6 +73,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
         progress(done, total.saturating_mul(2))
     };
     let mut folder = Folder::headers(dir, options.text_only)?;
+    warn(&folder, log);
     if options.text_only {
         return text_only(&folder);
     }
@@ -86,11 +87,17 @@ pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOpti
     check_options(options)?;
     honour::check_placing(placing(options), log)?;
     let mut progress = report(options);
+    warn(&*source, log);
     if options.text_only {
         return text_only(&*source);
     }
     let prepared = prepare(&*source, options, log)?;
     finish_somewhere(prepared, source, options, 0, &mut progress, log)
+}
+
+/// Tells what was wrong with files that are no reason not to open the model.
+fn warn(source: &dyn ModelSource, log: Log) {
+    source.warnings().iter().for_each(|line| log(LogLevel::Warn, line.clone()));
 }
 
 /// As [`finish`]; where the choice was ours and a GPU could not take the model in the end, on the CPU.
@@ -148,12 +155,14 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
     };
     honour::warn(options, &prospect.sizing, log);
     let architecture = &prospect.architecture;
-    let defaults = GenerationDefaults::from_source(source)?;
+    let mut warn = |line| log(LogLevel::Warn, line);
+    let defaults = GenerationDefaults::from_source(source, &mut warn)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
         let vocab = architecture.vocab;
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
-    let text = TextKit::open(source, architecture.vocab)?;
+    let mut text = TextKit::open(source, architecture.vocab)?;
+    text.context_max = architecture.context_max;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
     Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
 }
@@ -210,7 +219,7 @@ fn finish(
         has_chat_template: text.has_template(),
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
-    let identity = Identity::of(&source, &info, facts.arch, options.weights, shapes)?;
+    let identity = Identity::of(&source, &info, &architecture, facts.arch, options.weights, shapes)?;
     if options.no_mmap && recipe.quantizes() {
         // Its weights are let go as soon as they are bound, so that they are not in memory twice.
         identity.description()?;
@@ -344,7 +353,7 @@ fn weights_of(
 ) -> Result<weights::Weights> {
     let Parts { family, architecture, recipe, source, .. } = parts;
     let mut bind = |making, progress: loader::Progress, log: Log| {
-        let mut note = |line| log(LogLevel::Debug, line);
+        let mut note = |line| log(LogLevel::Warn, line);
         loader::bind(architecture, family, &**source, making, backend, progress, &mut note)
     };
     let Some(cache) = cache.filter(|_| recipe.quantizes()) else { return bind((*recipe).into(), progress, log) };

@@ -14,6 +14,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::model::architecture::Architecture;
+use crate::model::checkpoint;
 use crate::model::config::Config;
 use crate::model::families::{self, Family};
 use crate::model::weights::Sizes;
@@ -97,8 +98,10 @@ impl Prospect {
         log: &mut dyn FnMut(LogLevel, String),
     ) -> Result<Prospect> {
         let (family, model_type) = families::find(source.config()?, source.subject())?;
-        let config = Config::new(source.config()?, source.subject());
+        let config = Config::new(source.config()?, source.subject()).for_context(options.context_length as usize);
         let architecture = (family.architecture)(&config, &model_type)?;
+        // Before anything is sized by the model. Its warnings are told when the weights are bound.
+        checkpoint::check(&architecture, family, source)?;
         let recipe = recipe(options.weights);
         let sizing = device::choose(options, &architecture, source, recipe, log)?;
         Ok(Prospect { family, model_type, architecture, recipe, sizing })
@@ -165,13 +168,13 @@ impl Sizing {
     ) -> Result<Sizing> {
         let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
         let asked = o.context_length as usize;
-        if asked > a.context {
+        if asked > a.context_max {
             return Err(Error::argument(format!(
                 "option context_length is {asked}, but the model was made for {} tokens",
-                a.context
+                a.context_max
             ))
             .about("context_length")
-            .numbers(Unit::Tokens, asked as u64, a.context as u64));
+            .numbers(Unit::Tokens, asked as u64, a.context_max as u64));
         }
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
         // A GPU fills steps up to recorded sizes, and samples all rows at once.

@@ -20,8 +20,12 @@ pub(super) struct TextKit {
     tool_template: Option<ChatTemplate>,
     /// `bos_token`, `eos_token` and the like.
     variables: Map<String, Value>,
+    /// Why a file that may have a template cannot be read: an error for those who use it.
+    template_fault: Option<Error>,
     /// Token ids a prompt may hold; 0 = unknown (no weights were opened).
     pub vocab: usize,
+    /// The longest context that an engine of this model could be opened with; 0 = unknown.
+    pub context_max: usize,
     /// What the tokenizer puts before raw text.
     before: BeginTokens,
     /// Every token that the tokenizer or the model's configuration begins a sequence with.
@@ -80,12 +84,18 @@ impl TextKit {
         if !special.additional.is_empty() {
             variables.insert("additional_special_tokens".into(), special.additional.clone().into());
         }
+        let (template, template_fault) = match source.chat_template() {
+            Ok(template) => (template, None),
+            Err(fault) => (None, Some(fault)),
+        };
         Ok(TextKit {
             tokenizer: None,
-            template: compile(source.chat_template()?)?,
+            template: compile(template)?,
+            template_fault,
             tool_template: compile(source.tool_template()?)?,
             variables,
             vocab,
+            context_max: 0,
             before: BeginTokens::default(),
             begins: Vec::new(),
         })
@@ -119,17 +129,26 @@ impl TextKit {
 
     /// The text of a prompt.
     pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
-        if prompt.messages.is_empty() {
-            return self.raw_text(prompt);
-        }
-        if continues(prompt)? {
-            let open = |messages: &[Value]| self.render_messages(prompt, messages, false).map(MarkedText::from);
-            return continued::render(&prompt.messages, open).map(|marked| marked.text);
-        }
-        self.render_messages(prompt, &prompt.messages, !options.no_generation_prompt)
+        if prompt.messages.is_empty() { self.raw_text(prompt) } else { Ok(self.render_chat(prompt, options)?.text) }
     }
 
-    fn render_messages(&self, prompt: &Prompt, messages: &[Value], add_generation_prompt: bool) -> Result<String> {
+    /// The text that the template makes of a prompt's messages.
+    fn render_chat(&self, prompt: &Prompt, options: TextOptions) -> Result<MarkedText> {
+        if continues(prompt)? {
+            return continued::render(&prompt.messages, |messages| {
+                self.render_messages(prompt, messages, false, options.exact)
+            });
+        }
+        self.render_messages(prompt, &prompt.messages, !options.no_generation_prompt, options.exact)
+    }
+
+    fn render_messages(
+        &self,
+        prompt: &Prompt,
+        messages: &[Value],
+        add_generation_prompt: bool,
+        exact: bool,
+    ) -> Result<MarkedText> {
         if !prompt.parts.is_empty() {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
@@ -137,17 +156,20 @@ impl TextKit {
             (Some(_), Some(tools)) => Some(tools),
             _ => self.template.as_ref(),
         };
-        let template = template.ok_or_else(|| {
-            Error::unsupported("the model folder has no chat template; send the prompt as text").about("chat_template")
+        let template = template.ok_or_else(|| match &self.template_fault {
+            Some(fault) => fault.clone(),
+            None => Error::unsupported("the model folder has no chat template; send the prompt as text")
+                .about("chat_template"),
         })?;
         let mut variables = self.variables.clone();
         variables.extend(prompt.variables.clone());
+        let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
         template.render(&TemplateInput {
-            messages,
             tools: prompt.tools.as_ref(),
-            variables: &variables,
             add_generation_prompt,
-            now: None,
+            exact,
+            special: &special,
+            ..TemplateInput::new(messages, &variables)
         })
     }
 
@@ -194,8 +216,21 @@ impl TextKit {
     /// The token ids of a prompt that fits a context of so many tokens.
     pub fn prepare(&self, prompt: &Prompt, options: TextOptions, context: usize) -> Result<Vec<u32>> {
         let tokens = self.tokenize(prompt, options)?;
-        check_length(tokens.len(), context)?;
+        self.check_length(tokens.len(), context)?;
         Ok(tokens)
+    }
+
+    fn check_length(&self, tokens: usize, context: usize) -> Result<()> {
+        if tokens == 0 {
+            return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
+        }
+        if tokens > context {
+            let advice = longer_context(context, self.context_max);
+            let message = format!("the prompt has {tokens} tokens, the context holds {context}; shorten it, {advice}");
+            let error = Error::new(Status::Context, message).about("prompt");
+            return Err(error.numbers(Unit::Tokens, tokens as u64, context as u64));
+        }
+        Ok(())
     }
 
     /// The text of token ids.
@@ -218,6 +253,14 @@ impl TextKit {
             .about("tokens")
             .numbers(Unit::Count, ids[at] as u64, self.vocab as u64)),
         }
+    }
+}
+
+/// What helps when a context of `context` tokens is too short: what open would refuse is not advised.
+pub(super) fn longer_context(context: usize, context_max: usize) -> String {
+    match context < context_max {
+        true => format!("or open the engine with a longer context_length, up to {context_max}"),
+        false => "it is the longest that this model was made for".to_owned(),
     }
 }
 
@@ -246,23 +289,6 @@ fn continues(prompt: &Prompt) -> Result<bool> {
             refused(format!("the last message is to be continued, and its role is {role:?}, not \"assistant\""))
         }
     }
-}
-
-fn check_length(tokens: usize, context: usize) -> Result<()> {
-    if tokens == 0 {
-        return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
-    }
-    if tokens > context {
-        let message = format!(
-            "the prompt has {tokens} tokens, the context holds {context}; shorten it or open the engine with a longer context"
-        );
-        return Err(Error::new(Status::Context, message).about("prompt").numbers(
-            Unit::Tokens,
-            tokens as u64,
-            context as u64,
-        ));
-    }
-    Ok(())
 }
 
 fn check_text(text: &str) -> Result<()> {

@@ -5,11 +5,16 @@
 //! open, poll, wait, close and drop only, on the thread that makes the call. One thread at a time has that turn; whoever
 //! closes waits for it, and delivers until the engine thread has ended.
 
+use super::delivery::completions;
 use super::delivery::ready::{Left, Popped, Round, Turn, TurnOr};
-use super::delivery::{Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read};
-use super::{Command, Engine, FinishReason, LOG_TARGET, LogLevel, Next, Shared, facade_level, refuse_blocking};
+use super::delivery::{
+    Buffer, Hold, Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read, this_thread,
+};
+use super::{Command, Engine, Event, FinishReason, LOG_TARGET, LogLevel, Next, Shared, facade_level, refuse_blocking};
 use crate::error::{Error, Result, Status};
+use crate::limits;
 use crate::os::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Whether a wait is over, also when there is always something to deliver.
@@ -45,20 +50,31 @@ impl Shared {
     /// Runs the callback on what is pending; false when that was taken back meanwhile.
     fn show_event(&self, outbox: &Outbox) -> bool {
         let Some(mut lent) = outbox.queue.lend() else { return false };
-        let Receiver::Callback(callback) = &mut lent.sink else { return false };
+        let last = lent.last;
+        let Some(mut sink) = lent.sink.take() else { return false };
+        let Receiver::Callback(callback, shown) = &mut sink else { return false };
         // A panic in a Rust callback counts as "stop"; it must not take this thread with it.
-        let go_on = call_host(|| callback(&lent.event)).unwrap_or(false);
-        if lent.last {
-            call_host(|| drop(lent.sink));
+        let mut call = |event: &Event| call_host(|| callback(event)).unwrap_or(false);
+        let (go_on, resume) = match shown.read(&mut lent.content.event) {
+            Ok(()) => {
+                let resume = outbox.queue.restore(lent);
+                (call(shown), resume)
+            }
+            // There is no memory for a copy: the queue lends its own, and has only the smaller buffer meanwhile.
+            Err(_) => (call(&lent.content.event), outbox.queue.restore(lent)),
+        };
+        if last {
+            call_host(|| drop(sink));
+            outbox.leave(&self.dispatch.unread);
             outbox.queue.end();
             self.dispatch.callbacks.note_done();
             return true;
         }
-        outbox.queue.give_back(lent.sink);
+        outbox.queue.give_back(sink);
         if !go_on {
             outbox.mute(FinishReason::Callback);
             self.send_anyway(Command::Cancel(outbox.id, FinishReason::Callback));
-        } else if lent.resume {
+        } else if resume {
             self.send_anyway(Command::Resume(outbox.id));
         }
         true
@@ -84,12 +100,11 @@ impl Shared {
         self.leave(turn);
     }
 
-    /// Ends a turn, after the rest if nobody else will deliver it. A wake that is owed comes from the engine thread: hosts
-    /// are promised that it never runs inside their own calls.
+    /// Ends a turn, after the rest if nobody else will deliver it.
     fn leave(&self, turn: Turn<'_, Item>) {
         match turn.leave() {
             Left::Free => {}
-            Left::Owing => self.send_anyway(Command::Wake),
+            Left::Owing => self.dispatch.wake_if_owed(),
             Left::Orphaned(turn) => self.deliver_rest(turn),
         }
     }
@@ -120,6 +135,8 @@ impl Shared {
 
     /// Shows at most `events_max` events (0 = no limit), of each request at most one per round; waits for the first.
     fn poll(&self, timeout: Option<Duration>, events_max: u32) -> Result<u32> {
+        // Before the turn begins: what comes after that wakes the host again.
+        self.dispatch.waker.forget();
         let Some(turn) = self.dispatch.callbacks.try_turn() else {
             let message = "another thread is delivering this engine's callbacks (in poll or wait); let one thread poll";
             return Err(Error::new(Status::Busy, message).about("engine"));
@@ -201,32 +218,46 @@ impl Shared {
                 return Err(Error::argument(message).about("request"));
             }
         }
-        Ok(match outbox.queue.next(deadline(timeout)) {
+        let read = outbox.queue.next(deadline(timeout), |buffer| copy(outbox, &mut buffer.event))?;
+        Ok(self.pulled(outbox, read))
+    }
+
+    fn pulled(&self, outbox: &Outbox, read: Read<Box<Event>>) -> Next {
+        match read {
             Read::Event(event, resume) => {
+                if event.terminal() {
+                    outbox.leave(&self.dispatch.unread);
+                }
                 if resume {
                     self.send_anyway(Command::Resume(outbox.id));
                 }
-                Next::Event(Box::new(event))
+                Next::Event(event)
             }
             Read::Timeout => Next::Timeout,
             Read::End => Next::End,
-        })
+        }
     }
 
     /// [`super::Request::wait`].
-    pub(super) fn wait_for(&self, outbox: &Outbox, timeout: Option<Duration>) -> Next {
+    pub(super) fn wait_for(&self, outbox: &Outbox, timeout: Option<Duration>) -> Result<Next> {
         if outbox.route == Route::Callback && self.dispatch.poll {
-            return self.wait_delivering(outbox, timeout);
+            return Ok(self.wait_delivering(outbox, timeout));
         }
         if outbox.route != Route::Pull {
-            return if outbox.queue.wait_ended(deadline(timeout)) { Next::End } else { Next::Timeout };
+            return Ok(if outbox.queue.wait_ended(deadline(timeout)) { Next::End } else { Next::Timeout });
         }
-        match outbox.queue.rest(deadline(timeout), || self.send_anyway(Command::Resume(outbox.id))) {
-            Read::Event(event, _) => Next::Event(Box::new(event)),
-            Read::Timeout => Next::Timeout,
-            Read::End => Next::End,
-        }
+        let resume = || self.send_anyway(Command::Resume(outbox.id));
+        let (grown, read) = (|room| outbox.grown(room), |buffer: &mut Buffer| copy(outbox, &mut buffer.event));
+        let read = outbox.queue.rest(deadline(timeout), resume, grown, read)?;
+        Ok(self.pulled(outbox, read))
     }
+}
+
+/// An event of its own for whoever reads.
+fn copy(outbox: &Outbox, event: &mut Event) -> Result<Box<Event>> {
+    let mut copy = Box::new(Event::empty(outbox.id, outbox.tag));
+    copy.read(event)?;
+    Ok(copy)
 }
 
 impl Engine {
@@ -252,31 +283,68 @@ impl Engine {
     }
 
     /// The merged event of the request that has been ready longest, among those submitted with [`super::Sink::Engine`]. Any
-    /// number of threads may call it. `None` waits forever, zero polls. After close it yields what is queued, then
-    /// [`Next::End`].
+    /// number of threads may call it: until an event is dropped ([`Event::release`]), no other of its request is given out; what
+    /// comes meanwhile accumulates, and the request goes to the end of the line. `None` waits forever, zero polls. After close it
+    /// yields what is queued, then [`Next::End`].
     ///
     /// # Errors
-    /// `Reentrant` when it would block inside a callback.
+    /// `Busy` when nothing can come before an event is dropped: every request that has not ended has one out. At once when the
+    /// calling thread took all of them; otherwise when none was dropped or taken for [`limits::HELD_WAIT_MS`]. `Reentrant` when
+    /// it would block inside a callback; `Memory` for the event, which stays.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "next")?;
-        let until = deadline(timeout);
+        let (shared, until, me) = (&self.shared, deadline(timeout), this_thread());
+        let patience = || Instant::now() + Duration::from_millis(limits::HELD_WAIT_MS);
         loop {
-            let outbox = match self.shared.dispatch.completions.pop(until) {
-                Popped::Item(outbox) => outbox,
-                Popped::Timeout => return Ok(Next::Timeout),
-                Popped::Stopped => return Ok(Next::End),
+            let (outbox, ticket) = match shared.dispatch.completions.pop(until, me, patience) {
+                completions::Popped::Item(outbox, ticket) => (outbox, ticket),
+                completions::Popped::Timeout => return Ok(Next::Timeout),
+                completions::Popped::Stopped => return Ok(Next::End),
+                completions::Popped::Busy => return Err(all_held()),
             };
-            let Some((event, resume, receiver)) = outbox.queue.take_listed() else { continue };
-            if event.terminal() {
-                call_host(|| drop(receiver));
-                outbox.queue.end();
+            if let Some(event) = shared.take_of(&outbox, ticket)? {
+                return Ok(Next::Event(event));
             }
-            if resume {
-                self.shared.send_anyway(Command::Resume(outbox.id));
-            }
-            return Ok(Next::Event(Box::new(event)));
         }
     }
+}
+
+impl Shared {
+    /// What a listed request has, which the caller holds by its ticket; None when that was taken back meanwhile.
+    fn take_of(self: &Arc<Self>, outbox: &Arc<Outbox>, ticket: u64) -> Result<Option<Box<Event>>> {
+        let Some(mut taken) = outbox.queue.take_listed() else {
+            outbox.release(&self.dispatch, ticket);
+            return Ok(None);
+        };
+        let mut event = match copy(outbox, &mut taken.content.event) {
+            Ok(event) => event,
+            Err(error) => {
+                outbox.queue.restore_unread(taken);
+                outbox.release(&self.dispatch, ticket);
+                return Err(error);
+            }
+        };
+        if taken.last {
+            let receiver = taken.sink.take();
+            call_host(|| drop(receiver));
+            outbox.queue.restore(taken);
+            outbox.leave(&self.dispatch.unread);
+            self.dispatch.completions.ended(ticket);
+            outbox.queue.end();
+            return Ok(Some(event));
+        }
+        event.hold = Hold::new(self.clone(), outbox.clone(), ticket);
+        if outbox.queue.restore(taken) {
+            self.send_anyway(Command::Resume(outbox.id));
+        }
+        Ok(Some(event))
+    }
+}
+
+fn all_held() -> Error {
+    let message = "every request of this engine's queue has an event out that was not freed, and gives no other until then; free \
+                   one with astrai_event_free";
+    Error::new(Status::Busy, message).about("event")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The caller's side of a submitted request: reading, waiting, cancelling.
 
 use super::api::FinishReason;
-use super::delivery::Outbox;
+use super::delivery::{Outbox, Route};
 use super::{Command, Next, Shared, refuse_blocking};
 use crate::error::Result;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl Request {
     /// Waits for something to read and takes all of it. `None` waits forever, zero polls. Pull requests only.
     ///
     /// # Errors
-    /// `Argument` for a callback request, `Reentrant` when it would block inside a callback.
+    /// `Argument` for a callback request, `Reentrant` when it would block inside a callback; `Memory` for the event, which stays.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "next")?;
         self.shared.next_of(&self.delivery, timeout)
@@ -34,10 +34,10 @@ impl Request {
     /// [`super::Engine::poll`] does, unless another thread is doing that.
     ///
     /// # Errors
-    /// `Reentrant` when it would block inside a callback.
+    /// `Reentrant` when it would block inside a callback; `Memory` for what is not taken, which stays.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "wait")?;
-        Ok(self.shared.wait_for(&self.delivery, timeout))
+        self.shared.wait_for(&self.delivery, timeout)
     }
 
     /// Asks the engine to stop the request. Idempotent. Unless the request has ended, queued deltas are dropped when this
@@ -57,6 +57,10 @@ impl Drop for Request {
     fn drop(&mut self) {
         if !self.detached && !self.delivery.is_finished() {
             self.cancel();
+        }
+        if self.delivery.route == Route::Pull {
+            // Nobody else can read it.
+            self.delivery.leave(&self.shared.dispatch.unread);
         }
     }
 }

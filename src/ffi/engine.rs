@@ -329,10 +329,14 @@ pub unsafe extern "C" fn astrai_engine_poll(
 }
 
 /// [B] Takes everything unread of the request that has been ready longest, among those submitted with
-/// ASTRAI_REQUEST_TO_ENGINE, as one event; its request_id and tag say whose. *out is freed with astrai_event_free. Any
-/// number of threads may call it. When the event is terminal, the request's finalizer has run before this returns.
+/// ASTRAI_REQUEST_TO_ENGINE, as one event; its request_id and tag say whose. *out is freed with astrai_event_free. When it
+/// is terminal, the request's finalizer has run before this returns. Any number of threads may call it: until the event is
+/// freed, no thread gets another of its request, so that they come in order. What the request gives meanwhile is one event,
+/// which freeing puts at the end of the line. Events may be freed in any order, also after the engine.
 /// TIMEOUT: nothing came in timeout_ms (0 polls, -1 waits forever). After close it gives what is queued; then END.
-/// ERR_CLOSED: the engine is being freed.
+/// ERR_BUSY: nothing can come before an event is freed, because every request of this queue that has not given its last
+/// event has one out. At once when the calling thread took all of those; when others did, after 100 ms in which none was
+/// taken or freed. ERR_CLOSED: the engine is being freed. ERR_MEMORY: for the event, which stays.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_engine_next(
     engine: *const astrai_engine,

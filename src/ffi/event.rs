@@ -74,6 +74,8 @@ impl EventCell {
             prompt_count: event.prompt_logprobs.len(),
             usage: if event.usage.is_some() { &raw const self.usage } else { ptr::null() },
             error: self.error.as_ref().map_or(ptr::null(), |error| error.as_c()),
+            first_token: event.first_token,
+            first_byte: event.first_byte,
         };
     }
 }
@@ -110,8 +112,8 @@ pub(super) fn give(event: Box<Event>) -> *mut astrai_event {
     Box::into_raw(cell).cast()
 }
 
-/// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to. NULL is
-/// fine; an event shown to a callback is left to the library.
+/// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to; the last
+/// lets the next event of its request come. NULL is fine; an event shown to a callback is left to the library.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_event_free(event: *mut astrai_event) {
     guard("astrai_event_free", ptr::null_mut(), || {
@@ -137,21 +139,15 @@ mod tests {
     use crate::error::{Error, Status};
 
     fn delta() -> Event {
-        Event {
-            kind: EventKind::Delta,
-            finish: FinishReason::None,
-            request_id: 9,
-            tag: 77,
-            text: "né".to_owned(),
-            tokens: vec![5, 300],
-            logprobs: vec![-0.5, -1.5],
-            top_count: 2,
-            top_tokens: vec![5, 6, 300, 7],
-            top_logprobs: vec![-0.5, -0.75, -1.5, -2.0],
-            prompt_logprobs: Vec::new(),
-            usage: None,
-            error: None,
-        }
+        let mut event = Event::empty(9, 77);
+        event.text = "né".to_owned();
+        event.tokens = vec![5, 300];
+        event.logprobs = vec![-0.5, -1.5];
+        event.top_count = 2;
+        event.top_tokens = vec![5, 6, 300, 7];
+        event.top_logprobs = vec![-0.5, -0.75, -1.5, -2.0];
+        (event.first_token, event.first_byte) = (7, 30);
+        event
     }
 
     #[test]
@@ -162,6 +158,7 @@ mod tests {
             let c = &*event;
             assert_eq!((c.struct_size as usize, c.kind, c.terminal), (mem::size_of::<astrai_event>(), 1, 0));
             assert_eq!((c.request_id, c.tag, c.token_count, c.top_count), (9, 77, 2, 2));
+            assert_eq!((c.first_token, c.first_byte), (7, 30));
             assert_eq!(std::slice::from_raw_parts(c.text.cast::<u8>(), c.text_len + 1), "né\0".as_bytes());
             assert_eq!(std::slice::from_raw_parts(c.tokens, 2), [5, 300]);
             assert_eq!(std::slice::from_raw_parts(c.top_tokens, 4), [5, 6, 300, 7]);

@@ -260,6 +260,7 @@ pub unsafe extern "C" fn astrai_prompt_add_text(
         let add = |built: &mut Built| {
             input::flags(flags, ASTRAI_TEXT_SPECIAL, "flags")?;
             built.no_messages()?;
+            room(built.prompt.parts.len(), limits::PROMPT_PARTS_MAX, "parts")?;
             // SAFETY: NULL or `len` readable bytes, by the contract.
             let text = unsafe { input::text(text, len, limits::PROMPT_BYTES_MAX, "text") }?;
             let text = input::copy(text, "text")?;
@@ -271,8 +272,9 @@ pub unsafe extern "C" fn astrai_prompt_add_text(
     })
 }
 
-/// [S] Adds token ids. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt
-/// has messages.
+/// [S] Adds token ids, to which nothing is added: a prompt that has its begin token twice is told in the log, with
+/// ASTRAI_LOG_WARN. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt has
+/// messages.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_add_tokens(
     prompt: *mut astrai_prompt,
@@ -283,6 +285,7 @@ pub unsafe extern "C" fn astrai_prompt_add_tokens(
     guard("astrai_prompt_add_tokens", err, || {
         let add = |built: &mut Built| {
             built.no_messages()?;
+            room(built.prompt.parts.len(), limits::PROMPT_PARTS_MAX, "parts")?;
             // SAFETY: NULL or `count` readable ids, by the contract.
             let tokens = unsafe { input::array(tokens, count, limits::CONTEXT_MAX, Unit::Tokens, "tokens") }?;
             let tokens = input::tokens(tokens, "tokens")?;
@@ -330,7 +333,8 @@ pub unsafe extern "C" fn astrai_prompt_add_message(
 }
 
 /// [S] Sets a part of a chat from JSON text: ASTRAI_JSON_MESSAGES, ASTRAI_JSON_TOOLS or ASTRAI_JSON_VARIABLES. It
-/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
+/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text
+/// or tokens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_set_json(
     prompt: *mut astrai_prompt,
@@ -533,6 +537,28 @@ mod tests {
                 Ok(())
             })
             .unwrap();
+            astrai_prompt_free(p);
+        }
+    }
+
+    #[test]
+    fn what_is_empty_counts_too() {
+        let p = prompt();
+        let (e, none) = (ptr::null_mut(), ptr::null());
+        // SAFETY: live handles, and arrays of no elements.
+        unsafe {
+            for i in 0..limits::PROMPT_PARTS_MAX {
+                let status = match i % 2 {
+                    0 => astrai_prompt_add_text(p, ptr::null(), 0, 0, e),
+                    _ => astrai_prompt_add_tokens(p, none, 0, e),
+                };
+                assert_eq!(status, ASTRAI_OK);
+            }
+            let mut err = ptr::null_mut();
+            assert_eq!(astrai_prompt_add_text(p, ptr::null(), 0, 0, &mut err), ASTRAI_ERR_ARGUMENT);
+            assert_eq!((*err).available, limits::PROMPT_PARTS_MAX as u64);
+            super::super::error::astrai_error_free(err);
+            assert_eq!(astrai_prompt_add_tokens(p, none, 0, e), ASTRAI_ERR_ARGUMENT);
             astrai_prompt_free(p);
         }
     }

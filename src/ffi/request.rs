@@ -57,7 +57,8 @@ type CallbackFn = unsafe extern "C" fn(*mut c_void, *const astrai_event) -> i32;
 /// event, or when the engine is freed with it untaken; of a pulled request when *out is freed; before this returns when
 /// it fails.
 /// ERR_CONTEXT: the prompt is longer than the context, which is never longer than what the KV memory holds; needed and
-/// available are in tokens. ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with
+/// available are in tokens. ERR_QUEUE_FULL: as many requests run and wait as may, or too many have ended whose last events
+/// nobody took: take them, or free the handles of pulled ones. ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with
 /// ASTRAI_REQUEST_DEFER in its terminal event instead. ERR_ARGUMENT: an option is out of range (subject names it), the
 /// prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
 #[unsafe(no_mangle)]

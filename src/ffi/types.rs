@@ -36,14 +36,14 @@ pub const ASTRAI_ERR_IO: i32 = 19;
 pub const ASTRAI_ERR_FORMAT: i32 = 20;
 /// Valid, but nothing this build can do.
 pub const ASTRAI_ERR_UNSUPPORTED: i32 = 21;
-/// The chat template failed or raised; the message is the template's own.
+/// The chat template failed, or raised an error, whose message is the template's own.
 pub const ASTRAI_ERR_TEMPLATE: i32 = 22;
 /// Text is not valid UTF-8.
 pub const ASTRAI_ERR_UTF8: i32 = 23;
 /// The prompt is longer than the context; needed and available are in tokens.
 pub const ASTRAI_ERR_CONTEXT: i32 = 24;
-/// Reserved: a request that outgrows the whole KV memory. No call gives it today: the context is never longer than the KV
-/// memory holds, so a prompt that is too long gets ERR_CONTEXT and generation ends at the context.
+/// Reserved: no call gives it. The context is never longer than the KV memory holds, so a prompt that is too long gets
+/// ERR_CONTEXT, and generation ends at the context.
 pub const ASTRAI_ERR_NEVER_FITS: i32 = 25;
 /// Memory could not be had.
 pub const ASTRAI_ERR_MEMORY: i32 = 26;
@@ -156,7 +156,7 @@ pub const ASTRAI_ENGINE_TOUCH_KV: u32 = 16;
 
 /// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
 pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
-/// astrai_request_options.flags: go on after the end-of-sequence token.
+/// astrai_request_options.flags: go on after an end-of-sequence token.
 pub const ASTRAI_REQUEST_IGNORE_EOS: u32 = 2;
 /// astrai_request_options.flags: report the log probability of every prompt token.
 pub const ASTRAI_REQUEST_PROMPT_LOGPROBS: u32 = 4;
@@ -174,10 +174,10 @@ pub const ASTRAI_REQUEST_SPECIAL: u32 = 32;
 /// assistant's content always has them, because templates split it at its markers.
 pub const ASTRAI_MESSAGE_SPECIAL: u32 = 1;
 /// astrai_prompt_set_message_flags: the message, the last one and an assistant's, is the start of the answer. The model goes
-/// on where its content ends, and the events have only what is new.
+/// on where its content ends, and the events have only what is new. ASTRAI_TEXT_NO_GENERATION_PROMPT changes nothing then.
 pub const ASTRAI_MESSAGE_CONTINUE: u32 = 2;
 
-/// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
+/// Text flags: names of special tokens in raw text become those tokens; detokenize: keep special tokens.
 pub const ASTRAI_TEXT_SPECIAL: u32 = 1;
 /// Text flags: do not open the assistant's turn after the messages.
 pub const ASTRAI_TEXT_NO_GENERATION_PROMPT: u32 = 2;
@@ -282,7 +282,8 @@ pub struct astrai_event {
     pub request_id: u64,
     /// As in the request's options.
     pub tag: u64,
-    /// Text that became certain: whole UTF-8 characters, without a stop string. May release 0 to n tokens.
+    /// Text that became certain: whole UTF-8 characters, without a stop string, and without special tokens unless
+    /// ASTRAI_REQUEST_SPECIAL asks for them. May release 0 to n tokens.
     pub text: *const c_char,
     /// Length of text in bytes.
     pub text_len: usize,
@@ -306,6 +307,11 @@ pub struct astrai_event {
     pub usage: *const astrai_usage,
     /// ASTRAI_EVENT_FAILED only, else NULL.
     pub error: *const astrai_error,
+    /// Index of the first token in the request's output; of an event without tokens, how many there were. What a cancel dropped
+    /// is missing between one event's end and the next one's first.
+    pub first_token: u64,
+    /// Index of the first byte of text in the request's text, likewise.
+    pub first_byte: u64,
 }
 
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
@@ -317,7 +323,8 @@ pub type astrai_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_void
 pub type astrai_log_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, level: i32, text: *const c_char, len: usize)>;
 /// With ASTRAI_DELIVER_POLL: there is something to poll. At most once until the next poll begins, and not for what is
-/// pulled. The only callback on library threads then: just post to your own loop.
+/// pulled. The only callback on a library thread then, one that does nothing else: one that takes its time delays no token, only
+/// itself and close.
 pub type astrai_wake_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 /// The library is done with user_data. Exactly once, after the last callback that gets it, even if the call failed.
 pub type astrai_finalize_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;

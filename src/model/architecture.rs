@@ -14,8 +14,12 @@ pub struct Architecture {
     pub hidden: usize,
     /// Vocabulary, padding included.
     pub vocab: usize,
-    /// Longest sequence the model was made for, in tokens.
+    /// Longest sequence when nobody asks for another, in tokens.
     pub context: usize,
+    /// Longest sequence that can be asked for, with what the rotary scaling adds, in tokens.
+    pub context_max: usize,
+    /// The context that the rotary frequencies were chosen for; 0 where they are the same for every context.
+    pub rotary_context: usize,
     /// Epsilon of all norms.
     pub eps: f32,
     /// Where the output matrix comes from.
@@ -31,7 +35,7 @@ pub struct Architecture {
 /// Where the output matrix comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// It is the embedding.
+    /// It is the embedding, unless the checkpoint has another one.
     Tied,
     /// It is a tensor of its own.
     Own,

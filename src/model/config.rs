@@ -9,6 +9,7 @@ use serde_json::Value;
 pub struct Config<'a> {
     object: &'a Value,
     subject: &'a str,
+    context_asked: usize,
 }
 
 impl<'a> Config<'a> {
@@ -18,12 +19,22 @@ impl<'a> Config<'a> {
             Some(inner) if inner.is_object() => inner,
             _ => root,
         };
-        Config { object, subject }
+        Config { object, subject, context_asked: 0 }
+    }
+
+    /// The same for an engine whose context is to hold so many tokens; 0 = the model's own.
+    pub fn for_context(self, tokens: usize) -> Config<'a> {
+        Config { context_asked: tokens, ..self }
+    }
+
+    /// Tokens the engine's context is to hold; 0 = the model's own.
+    pub fn context_asked(&self) -> usize {
+        self.context_asked
     }
 
     /// The same source, another object.
     pub fn within(&self, object: &'a Value) -> Config<'a> {
-        Config { object, subject: self.subject }
+        Config { object, ..*self }
     }
 
     fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {

@@ -1,13 +1,14 @@
-//! Brings the weights of a checkpoint to a device: takes every tensor by name, checks type and shape, quantizes what the
-//! recipe says, and in the end demands that nothing in the checkpoint was left over.
+//! Brings the weights of a checkpoint to a device: has it checked that the checkpoint holds those of the model and no other,
+//! takes every tensor by name, and quantizes what the recipe says.
 //!
 //! Quantized matrices are memory of their own, or come from a file where they were kept; all others are used where the source
 //! has them. Called by the engine while it opens.
 
 use super::architecture::Architecture;
+use super::checkpoint;
 use super::families::Family;
 use super::recipe::Recipe;
-use super::weights::{Tensors, Weights, find, ignored, matrix_shape, sizes, tensor_bytes, walk};
+use super::weights::{Tensors, Weights, find, matrix_shape, sizes, tensor_bytes, walk};
 use super::weights_cache::{KeptMatrices, Made};
 use crate::backend::{Backend, HostBytes, Weight};
 use crate::dtype::DType;
@@ -16,7 +17,6 @@ use crate::error::{Error, Result, Status};
 use crate::limits;
 use crate::os::aligned::AlignedBytes;
 use crate::source::{Bytes, ModelSource};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Called with bytes done and in all, of tensors as they are stored; `false` aborts.
@@ -38,11 +38,10 @@ impl From<Recipe> for Making<'_> {
     }
 }
 
-/// Binds every tensor of `source` to the architecture on `backend`. The log receives one line for each ignored tensor.
+/// Binds every tensor of `source` to the architecture on `backend`. The log receives the warnings of [`checkpoint::check`].
 ///
 /// # Errors
-/// `Format` and `Unsupported` for a tensor that is missing, left over, or not as `config.json` makes it; `Memory`; `Aborted`
-/// by the progress function. What was made so far is the backend's, and goes with it.
+/// Those of [`checkpoint::check`]; `Memory`; `Aborted` by the progress function. What was made so far is the backend's, and goes with it.
 pub fn bind(
     architecture: &Architecture,
     family: &Family,
@@ -54,10 +53,9 @@ pub fn bind(
 ) -> Result<Weights> {
     let Making { recipe, kept, made } = making;
     let report = Report { progress, done: 0, total: sizes(architecture, source, recipe)?.read() };
-    let mut loader = Loader { source, backend, kept, made, used: HashSet::new(), report };
-    let weights = walk(architecture, recipe, &mut loader)?;
-    leftovers(architecture, family, source, &loader.used, log)?;
-    Ok(weights)
+    checkpoint::check(architecture, family, source)?.into_iter().for_each(&mut *log);
+    let mut loader = Loader { source, backend, kept, made, report, log };
+    walk(architecture, recipe, &mut loader)
 }
 
 /// Takes tensors from a checkpoint to a device.
@@ -66,8 +64,8 @@ struct Loader<'a> {
     backend: &'a mut dyn Backend,
     kept: Option<&'a KeptMatrices>,
     made: Option<&'a mut Vec<Made>>,
-    used: HashSet<String>,
     report: Report<'a>,
+    log: &'a mut dyn FnMut(String),
 }
 
 /// Counts bytes and asks whether to go on.
@@ -85,6 +83,26 @@ impl Report<'_> {
         }
         Err(Error::new(Status::Aborted, "loading was aborted by the progress callback"))
     }
+
+    /// Whether two tensors are of one type, shape and contents.
+    fn same(&mut self, source: &dyn ModelSource, a: &str, b: &str) -> Result<bool> {
+        let (Some((a, a_bytes)), Some((b, b_bytes))) = (source.tensor(a)?, source.tensor(b)?) else { return Ok(false) };
+        if (a.dtype, &a.shape) != (b.dtype, &b.shape) {
+            return Ok(false);
+        }
+        let pieces = |bytes: &Bytes| bytes.as_slice().len().div_ceil(limits::QUANTIZED_PIECE_BYTES);
+        for piece in 0..pieces(&a_bytes).max(pieces(&b_bytes)) {
+            let range = |bytes: &Bytes| {
+                let begin = piece.saturating_mul(limits::QUANTIZED_PIECE_BYTES);
+                begin..bytes.len().min(begin.saturating_add(limits::QUANTIZED_PIECE_BYTES))
+            };
+            if a_bytes.as_slice().get(range(&a_bytes)) != b_bytes.as_slice().get(range(&b_bytes)) {
+                return Ok(false);
+            }
+            self.add(0)?;
+        }
+        Ok(true)
+    }
 }
 
 /// A [`Bytes`] as the backend wants it.
@@ -101,9 +119,22 @@ impl Tensors for Loader<'_> {
         Ok(find(self.source, tensor)?.is_some())
     }
 
+    /// As transformers: an output matrix that differs from the embedding is used, an equal one is not held twice.
+    fn untied(&mut self, embedding: &str, lm_head: &str, stored: bool) -> Result<bool> {
+        if embedding == lm_head || !self.has(lm_head)? {
+            return Ok(false);
+        }
+        let (source, log) = (self.source, &mut *self.log);
+        if stored && source.random(lm_head).is_none() && self.report.same(source, embedding, lm_head)? {
+            log(format!("{lm_head} is equal to {embedding}, and not held twice"));
+            return Ok(false);
+        }
+        log(format!("config.json says `tie_word_embeddings`, but there is {lm_head}: it is the output matrix"));
+        Ok(true)
+    }
+
     fn take(&mut self, tensor: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
         if let Some(weight) = self.random(&tensor, shape, scheme)? {
-            self.used.insert(tensor);
             return Ok(weight);
         }
         let Some((info, bytes)) = self.source.tensor(&tensor)? else {
@@ -113,29 +144,18 @@ impl Tensors for Loader<'_> {
             ))
             .about(tensor));
         };
-        if info.shape != shape {
-            return Err(Error::format(format!(
-                "tensor {tensor} has shape {:?}, but config.json makes it {shape:?}",
-                info.shape
-            ))
-            .about(tensor));
-        }
-        if !matches!(info.dtype, DType::F32 | DType::Bf16 | DType::F16) {
-            return Err(Error::unsupported(format!("tensor {tensor} is {}, expected f32, bf16 or f16", info.dtype))
-                .about(tensor));
-        }
+        // The source is the one that was checked; its kernels read memory by these.
+        checkpoint::fits(&info, shape)?;
         let (outs, ins) = matrix_shape(shape);
-        let weight = match scheme {
-            Some(scheme) => self.quantized(&tensor, &bytes, info.dtype, [outs, ins], scheme)?,
+        match scheme {
+            Some(scheme) => self.quantized(&tensor, &bytes, info.dtype, [outs, ins], scheme),
             None => {
                 let len = bytes.len();
                 let weight = self.backend.weight(Arc::new(Hold(bytes)), Encoding::Stored(info.dtype), outs, ins)?;
                 self.report.add(len)?;
-                weight
+                Ok(weight)
             }
-        };
-        self.used.insert(tensor);
-        Ok(weight)
+        }
     }
 }
 
@@ -205,31 +225,4 @@ impl Loader<'_> {
         bytes.release();
         Ok(panels)
     }
-}
-
-/// Every tensor nobody took must be one the family ignores, with a reason.
-fn leftovers(
-    architecture: &Architecture,
-    family: &Family,
-    source: &dyn ModelSource,
-    used: &HashSet<String>,
-    log: &mut dyn FnMut(String),
-) -> Result<()> {
-    let mut unknown = Vec::new();
-    for info in source.tensors()?.iter().filter(|t| !used.contains(&t.name)) {
-        match ignored(architecture, family, &info.name) {
-            Some(reason) => log(format!("tensor {} is not read: {reason}", info.name)),
-            None => unknown.push(&info.name),
-        }
-    }
-    let Some(first) = unknown.first() else { return Ok(()) };
-    let list: Vec<&str> = unknown.iter().take(5).map(|n| n.as_str()).collect();
-    Err(Error::format(format!(
-        "{} tensors of the checkpoint are not part of a {} model as config.json describes it: {}{}",
-        unknown.len(),
-        architecture.model_type,
-        list.join(", "),
-        if unknown.len() > list.len() { ", ..." } else { "" }
-    ))
-    .about(first.as_str()))
 }

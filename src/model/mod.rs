@@ -1,14 +1,17 @@
 //! From `config.json` to logits: the configuration reader, the families, the binder of weights, the forward pass.
 //!
 //! Order of reading: [`architecture`] (what a model is), [`families`] (config to architecture), [`weights`] (architecture to
-//! tensors), [`recipe`] (which of them are quantized), [`loader`] (from a checkpoint to a device), [`weights_cache`]
+//! tensors), [`checkpoint`] (whether those are there, and what may be left over), [`recipe`] (which of them are quantized), [`loader`] (from a checkpoint to a device), [`weights_cache`]
 //! (what spares quantizing the next time), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
 
 pub mod architecture;
+pub mod checkpoint;
 pub mod config;
 pub mod families;
 pub mod forward;
+mod leftovers;
 pub mod loader;
+mod prequantized;
 mod random;
 pub mod recipe;
 pub mod rotary;

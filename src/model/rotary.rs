@@ -4,6 +4,7 @@
 
 use super::config::Config;
 use crate::error::{Error, Result};
+use crate::limits;
 use std::f64::consts::PI;
 
 /// Base when the config names none.
@@ -37,49 +38,135 @@ impl RotarySpec {
         }
         Err(config.bad("rope_theta", "or its scaling leads to rotary frequencies that are no finite numbers"))
     }
+}
 
-    /// What the config says, for `dims` rotated elements and a context of `context` tokens.
-    pub fn read(config: &Config, dims: usize, context: usize) -> Result<RotarySpec> {
-        let new = config.value("rope_parameters").filter(|v| v.is_object());
-        let scaling = new.or(config.value("rope_scaling").filter(|v| v.is_object()));
-        let theta = match new.map(|v| config.within(v)) {
-            Some(inner) => inner.optional_number("rope_theta")?,
-            None => None,
+/// What a config says of positions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rotary {
+    /// The embedding.
+    pub spec: RotarySpec,
+    /// Tokens of a context that nobody asked for otherwise.
+    pub context: usize,
+    /// Most tokens of a context.
+    pub context_max: usize,
+    /// The context that the frequencies were chosen for; 0 where they are the same for every context.
+    pub chosen_for: usize,
+}
+
+impl Rotary {
+    /// What the config says, for `dims` rotated elements and `max_position_embeddings` of `context`.
+    ///
+    /// How far a scaling reaches is not always in `max_position_embeddings`: model cards advise to add a scaling and leave that
+    /// value as it is, while other configs have the extended one. So it is the larger of that value and of
+    /// `original_max_position_embeddings` (by default that value) times `factor`. YaRN's frequencies hold for every length, so
+    /// all of it is the context by default. Beyond `max_position_embeddings`, linear and dynamic scaling serve who asks.
+    ///
+    /// Dynamic scaling makes transformers choose the frequencies by the longest sequence of a batch, anew when it grows: then a
+    /// token would depend on its neighbours. Here the context of the engine decides, once: plain up to
+    /// `max_position_embeddings`, beyond that the frequencies transformers has for a sequence as long as the context.
+    pub fn read(config: &Config, dims: usize, context: usize) -> Result<Rotary> {
+        let objects = ["rope_scaling", "rope_parameters"].map(|key| config.value(key).filter(|v| v.is_object()));
+        let [old, new] = objects.map(|object| object.map(|v| config.within(v)));
+        // A scaling that was added to a config of the newer spelling counts.
+        let added = match &old {
+            Some(old) if new.is_some() => kind_of(old)? != "default",
+            _ => old.is_some(),
         };
-        let theta = match theta {
-            Some(theta) if theta > 0.0 => theta,
-            Some(_) => return Err(config.bad("rope_theta", "is not above 0")),
-            None => config.positive("rope_theta", Some(THETA_DEFAULT))?,
-        };
-        let plain = RotarySpec::plain(theta, dims);
-        let Some(scaling) = scaling.map(|v| config.within(v)) else { return plain.checked(config) };
-        let kind = scaling.text("rope_type")?.or(scaling.text("type")?).unwrap_or("default");
-        let spec = match kind {
-            // Dynamic scaling begins beyond the original context, which an engine never leaves.
-            "default" | "dynamic" => plain,
+        let scaling = if added { old } else { new };
+        let theta = theta(config, [scaling, new])?;
+        let mut rotary = Rotary { spec: RotarySpec::plain(theta, dims), context, context_max: context, chosen_for: 0 };
+        let Some(scaling) = scaling else { return rotary.checked(config) };
+        let original = original(config, &scaling, context)?;
+        let reach = |factor: f64| reach(context, original, factor);
+        match kind_of(&scaling)? {
+            "default" => {}
             "linear" => {
-                let factor = scaling.positive("factor", None)? as f32;
-                RotarySpec { inv_freq: plain.inv_freq.iter().map(|f| f / factor).collect(), ..plain }
+                let factor = scaling.positive("factor", None)?;
+                rotary.spec.inv_freq.iter_mut().for_each(|f| *f /= factor as f32);
+                rotary.context_max = reach(factor);
             }
-            "llama3" => llama3(plain, &scaling)?,
-            "yarn" => yarn(theta, dims, context, &scaling)?,
+            "dynamic" => {
+                let factor = scaling.positive("factor", None)?;
+                rotary.context_max = reach(factor);
+                let asked = config.context_asked().min(rotary.context_max);
+                if asked > context {
+                    rotary.spec =
+                        RotarySpec::plain(dynamic_theta(theta, dims, factor, asked as f64 / context as f64), dims);
+                    rotary.chosen_for = asked;
+                }
+            }
+            // Its configs have the extended context.
+            "llama3" => rotary.spec = llama3(rotary.spec, &scaling, original)?,
+            "yarn" => {
+                let factor = match scaling.optional_number("factor")? {
+                    Some(_) => scaling.positive("factor", None)?,
+                    None => context as f64 / original,
+                };
+                rotary.spec = yarn(theta, dims, original, factor, &scaling)?;
+                rotary.context_max = reach(factor);
+                rotary.context = rotary.context_max;
+            }
             other => {
                 return Err(Error::unsupported(format!(
                     "config.json: rope scaling \"{other}\" is not supported; there are default, dynamic, linear, llama3, yarn"
                 ))
                 .about(config.subject()));
             }
-        };
-        spec.checked(config)
+        }
+        rotary.checked(config)
+    }
+
+    fn checked(self, config: &Config) -> Result<Rotary> {
+        Ok(Rotary { spec: self.spec.checked(config)?, ..self })
+    }
+}
+
+/// The name of a scaling.
+fn kind_of<'a>(scaling: &Config<'a>) -> Result<&'a str> {
+    Ok(scaling.text("rope_type")?.or(scaling.text("type")?).unwrap_or("default"))
+}
+
+/// The base: of the first object that has one, else of the config itself.
+fn theta(config: &Config, objects: [Option<Config>; 2]) -> Result<f64> {
+    for object in objects.iter().flatten() {
+        match object.optional_number("rope_theta")? {
+            Some(theta) if theta > 0.0 => return Ok(theta),
+            Some(_) => return Err(config.bad("rope_theta", "is not above 0")),
+            None => {}
+        }
+    }
+    config.positive("rope_theta", Some(THETA_DEFAULT))
+}
+
+/// Tokens the model was trained for before it was scaled. As in transformers, the config's own key goes before the scaling's.
+fn original(config: &Config, scaling: &Config, context: usize) -> Result<f64> {
+    const KEY: &str = "original_max_position_embeddings";
+    match config.value(KEY) {
+        Some(_) => config.positive(KEY, None),
+        None => scaling.positive(KEY, Some(context as f64)),
+    }
+}
+
+/// The context that a scaling reaches.
+fn reach(context: usize, original: f64, factor: f64) -> usize {
+    // Saturates; what is no number is 0.
+    let scaled = (original * factor).round() as usize;
+    context.max(scaled).min(limits::CONTEXT_MAX.max(context))
+}
+
+/// The base of a sequence that is `ratio` times as long as the plain context (bloc97 and emozilla 2023).
+fn dynamic_theta(theta: f64, dims: usize, factor: f64, ratio: f64) -> f64 {
+    match dims {
+        0..=2 => theta,
+        _ => theta * (factor * ratio - (factor - 1.0)).powf(dims as f64 / (dims as f64 - 2.0)),
     }
 }
 
 /// Llama 3.1: long waves are slowed by `factor`, short ones kept, those between blended.
-fn llama3(plain: RotarySpec, scaling: &Config) -> Result<RotarySpec> {
+fn llama3(plain: RotarySpec, scaling: &Config, old: f64) -> Result<RotarySpec> {
     let factor = scaling.positive("factor", None)?;
     let low = scaling.positive("low_freq_factor", None)?;
     let high = scaling.positive("high_freq_factor", None)?;
-    let old = scaling.positive("original_max_position_embeddings", None)?;
     if high <= low {
         return Err(scaling.bad("high_freq_factor", format_args!("is {high}, not above `low_freq_factor` = {low}")));
     }
@@ -100,9 +187,7 @@ fn llama3(plain: RotarySpec, scaling: &Config) -> Result<RotarySpec> {
 }
 
 /// YaRN (Peng et al. 2023, arXiv:2309.00071): interpolation by wavelength, and a temperature on attention.
-fn yarn(theta: f64, dims: usize, context: usize, scaling: &Config) -> Result<RotarySpec> {
-    let old = scaling.positive("original_max_position_embeddings", Some(context as f64))?;
-    let factor = scaling.positive("factor", None)?;
+fn yarn(theta: f64, dims: usize, old: f64, factor: f64, scaling: &Config) -> Result<RotarySpec> {
     let fast = scaling.positive("beta_fast", Some(32.0))?;
     let slow = scaling.positive("beta_slow", Some(1.0))?;
     let magnitude = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
@@ -131,4 +216,96 @@ fn yarn(theta: f64, dims: usize, context: usize, scaling: &Config) -> Result<Rot
         })
         .collect();
     Ok(RotarySpec { inv_freq, scale: scale as f32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read_for(config: Value, asked: usize) -> Result<Rotary> {
+        Rotary::read(&Config::new(&config, "test").for_context(asked), 8, 256)
+    }
+
+    fn read(config: Value) -> Rotary {
+        read_for(config, 0).expect("good")
+    }
+
+    /// Default and longest context.
+    fn contexts(scaling: Value) -> (usize, usize) {
+        let rotary = read(json!({"rope_scaling": scaling}));
+        (rotary.context, rotary.context_max)
+    }
+
+    #[test]
+    fn a_scaling_extends_the_context_unless_the_config_has_the_extended_one() {
+        assert_eq!(
+            contexts(json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256})),
+            (1024, 1024)
+        );
+        assert_eq!(
+            contexts(json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64})),
+            (256, 256)
+        );
+        assert_eq!(
+            contexts(json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128})),
+            (512, 512)
+        );
+        assert_eq!(contexts(json!({"type": "yarn", "original_max_position_embeddings": 64})), (256, 256));
+        assert_eq!(contexts(json!({"type": "yarn", "factor": 2.0})), (512, 512));
+        assert_eq!(contexts(json!({"type": "yarn", "factor": 0.5})), (256, 256));
+        assert_eq!(contexts(json!({"type": "dynamic", "factor": 2.0})), (256, 512));
+        assert_eq!(contexts(json!({"type": "linear", "factor": 3.0})), (256, 768));
+        assert_eq!(
+            contexts(json!({"type": "linear", "factor": 4, "original_max_position_embeddings": 64})),
+            (256, 256)
+        );
+        assert_eq!(contexts(json!({"type": "default"})), (256, 256));
+        let llama3 = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64});
+        assert_eq!(contexts(llama3), (256, 256));
+        let outer = json!({"original_max_position_embeddings": 512, "rope_scaling": {"type": "yarn", "factor": 2,
+            "original_max_position_embeddings": 256}});
+        assert_eq!(read(outer).context, 1024, "the config's own key goes first");
+    }
+
+    #[test]
+    fn an_absurd_factor_reaches_no_further_than_the_limit() {
+        for factor in [1e9, 1e300, f64::MAX] {
+            for kind in ["linear", "dynamic", "yarn"] {
+                let config = json!({"rope_scaling": {"type": kind, "factor": factor}});
+                if let Ok(rotary) = read_for(config, 0) {
+                    assert_eq!(rotary.context_max, limits::CONTEXT_MAX);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dynamic_scaling_depends_on_the_engines_context_and_nothing_else() {
+        let config = json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
+        let of = |asked| read_for(config.clone(), asked).expect("good");
+        let plain = RotarySpec::plain(THETA_DEFAULT, 8);
+        for asked in [0, 1, 256] {
+            assert_eq!((of(asked).spec, of(asked).chosen_for), (plain.clone(), 0));
+        }
+        // base * (2 * 512 / 256 - 1)^(8 / 6), as transformers has it for a sequence of 512.
+        let scaled = RotarySpec::plain(THETA_DEFAULT * 3f64.powf(8.0 / 6.0), 8);
+        assert_eq!((of(512).spec, of(512).chosen_for), (scaled.clone(), 512));
+        assert_eq!(of(1 << 20).spec, scaled, "more is refused later");
+        assert_ne!(of(300).spec, of(400).spec);
+    }
+
+    #[test]
+    fn a_scaling_added_to_a_newer_config_counts_and_keeps_the_base() {
+        let new = json!({"rope_theta": 1e6, "rope_type": "default"});
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256});
+        let both = read(json!({"rope_parameters": new, "rope_scaling": yarn}));
+        let merged =
+            json!({"rope_theta": 1e6, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256});
+        assert_eq!(both, read(json!({"rope_parameters": merged})));
+        let other = json!({"rope_parameters": merged, "rope_scaling": {"type": "default"}});
+        assert_eq!(both, read(other));
+        assert_ne!(both.spec, read(json!({"rope_scaling": yarn})).spec, "another base");
+    }
 }

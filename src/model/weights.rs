@@ -3,6 +3,7 @@
 
 use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjection};
 use super::families::Family;
+use super::leftovers::harmless;
 use super::recipe::{Part, Recipe};
 use crate::backend::{Expert, Weight};
 use crate::dtype::DType;
@@ -77,6 +78,12 @@ pub(super) trait Tensors {
     fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight>;
     /// Whether there is a tensor `name`.
     fn has(&self, name: &str) -> Result<bool>;
+    /// Whether a model that says its output matrix is the embedding has another one all the same. `stored`: it would be used
+    /// as it is stored. Where no contents are at hand, a second matrix counts as another.
+    fn untied(&mut self, embedding: &str, lm_head: &str, stored: bool) -> Result<bool> {
+        let _ = stored;
+        Ok(embedding != lm_head && self.has(lm_head)?)
+    }
 }
 
 /// Knows every tensor by name and shape.
@@ -97,6 +104,10 @@ impl Tensors for Listing {
 
     fn has(&self, _name: &str) -> Result<bool> {
         Ok(true)
+    }
+
+    fn untied(&mut self, _embedding: &str, _lm_head: &str, _stored: bool) -> Result<bool> {
+        Ok(false)
     }
 }
 
@@ -138,21 +149,34 @@ pub(super) fn matrix_shape(shape: &[usize]) -> (usize, usize) {
 impl Binder<'_> {
     fn model(&mut self, a: &Architecture) -> Result<Weights> {
         let names = a.names;
-        let embedding = self.matrix(names.embedding, a.vocab, a.hidden, Part::Kept)?;
+        let table = self.embedding_name(a)?;
+        let embedding = self.matrix(table, a.vocab, a.hidden, Part::Kept)?;
         let layers = (0..a.layers.len()).map(|l| self.layer(a, l)).collect::<Result<_>>()?;
         let final_norm = self.vector(names.final_norm, a.hidden)?;
+        let scheme = self.recipe.scheme(Part::Head);
+        let head_name = format!("{}.weight", names.lm_head);
         let own = match a.head {
-            Head::Tied => false,
+            Head::Tied => self.tensors.untied(&format!("{table}.weight"), &head_name, scheme.is_none())?,
             Head::Own => true,
-            Head::OwnIfPresent => self.tensors.has(&format!("{}.weight", names.lm_head))?,
+            Head::OwnIfPresent => self.tensors.has(&head_name)?,
         };
-        let lm_head = match (own, self.recipe.scheme(Part::Head)) {
+        let lm_head = match (own, scheme) {
             (true, _) => self.matrix(names.lm_head, a.vocab, a.hidden, Part::Head)?,
             // A copy of its own: tokens are looked up in the embedding as it is stored.
-            (false, Some(_)) => self.matrix(names.embedding, a.vocab, a.hidden, Part::Head)?,
+            (false, Some(_)) => self.matrix(table, a.vocab, a.hidden, Part::Head)?,
             (false, None) => embedding,
         };
         Ok(Weights { embedding, layers, final_norm, lm_head })
+    }
+
+    /// The tensor of the embedding. A tied model may have been saved with its output matrix only.
+    fn embedding_name(&self, a: &Architecture) -> Result<&'static str> {
+        let names = a.names;
+        let absent = |name: &str| Ok(!self.tensors.has(&format!("{name}.weight"))?);
+        match a.head == Head::Tied && absent(names.embedding)? && !absent(names.lm_head)? {
+            true => Ok(names.lm_head),
+            false => Ok(names.embedding),
+        }
     }
 
     fn layer(&mut self, a: &Architecture, index: usize) -> Result<LayerWeights> {
@@ -356,7 +380,7 @@ pub fn encoding(
         return Ok(Some(Encoding::Quantized(scheme)));
     }
     let mut sums: Vec<(DType, u64)> = Vec::new();
-    for info in source.tensors()?.iter().filter(|info| ignored(architecture, family, &info.name).is_none()) {
+    for info in source.tensors()?.iter().filter(|info| harmless(architecture, family, info).is_none()) {
         let bytes = tensor_bytes(info);
         match sums.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
             Some((_, sum)) => *sum = sum.saturating_add(bytes),
@@ -376,12 +400,4 @@ pub(super) fn find<'a>(source: &'a dyn ModelSource, name: &str) -> Result<Option
 pub(super) fn tensor_bytes(info: &TensorInfo) -> u64 {
     let elements: u64 = info.shape.iter().map(|&d| d as u64).product();
     elements.saturating_mul(info.dtype.size() as u64)
-}
-
-/// Why a tensor that nobody took may be left.
-pub(super) fn ignored(architecture: &Architecture, family: &Family, tensor: &str) -> Option<&'static str> {
-    let stem = tensor.strip_suffix(".weight").unwrap_or(tensor);
-    let known = family.ignored.iter().find(|i| tensor.ends_with(i.suffix)).map(|i| i.reason);
-    let tied = architecture.head == Head::Tied && stem == architecture.names.lm_head;
-    known.or(tied.then_some("the output matrix is tied to the embedding"))
 }

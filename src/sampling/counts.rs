@@ -33,6 +33,12 @@ impl TokenCounts {
         Ok(())
     }
 
+    /// Makes room for so many different tokens more.
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let bytes = (self.counts.len() as u64).saturating_add(tokens as u64) * size_of::<(u32, Count)>() as u64;
+        self.counts.try_reserve(tokens).map_err(|_| Error::memory("the counts of the penalties", bytes))
+    }
+
     /// Counts one generated token.
     pub fn push(&mut self, token: u32) -> Result<()> {
         let count = self.entry(token)?;

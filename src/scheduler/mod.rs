@@ -14,8 +14,8 @@
 //! Who runs gets a row in every step it can use one, prompts as far as the step's budget goes; of these, one that went
 //! without for [`limits::UNSERVED_STEPS_MAX`] steps comes first, whatever its rank.
 //!
-//! A step costs time in proportion to the running sequences, not to the waiting ones, and allocates nothing; a sequence's
-//! tokens may when one is appended, and say so when they cannot.
+//! A step costs time in proportion to the running sequences, not to the waiting ones, of which it looks at some at most, nor to
+//! the length of any, and allocates nothing; a sequence's tokens may when one is appended, and say so when they cannot.
 //!
 //! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences and pins whose tables name it and to the tree if
 //! it is there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
@@ -159,22 +159,14 @@ impl Scheduler {
         })
     }
 
-    /// Adds a sequence to the queue. `prompt` is not empty; `len_max` is the longest it may become; logits are wanted from
-    /// position `logits_from` on; a higher `priority` is admitted first.
+    /// Adds a sequence to the queue. `prompt` is not empty; `len_max` is the longest it may become, not more than all pages
+    /// hold: no context is; logits are wanted from position `logits_from` on; a higher `priority` is admitted first.
     ///
     /// # Errors
-    /// `NeverFits` when all pages together could not hold it, with tokens; `QueueFull`; `Memory` for its page tables.
+    /// `QueueFull`; `Memory` for its page tables.
     pub fn submit(&mut self, prompt: Vec<u32>, len_max: usize, logits_from: usize, priority: i32) -> Result<Handle> {
         let needed = len_max.div_ceil(self.capacity.page_tokens);
-        let available = self.capacity.frames.iter().copied().min().unwrap_or(0);
-        if needed > available {
-            let tokens = available * self.capacity.page_tokens;
-            return Err(Error::new(
-                Status::NeverFits,
-                format!("the request may grow to {len_max} tokens, but all KV pages together hold {tokens}; lower max_tokens or raise the memory budget"),
-            )
-            .numbers(Unit::Tokens, len_max as u64, tokens as u64));
-        }
+        debug_assert!(self.capacity.frames.iter().all(|&frames| needed <= frames), "{len_max} tokens never fit");
         if self.sequences.is_full() {
             self.cleanup();
         }
@@ -188,7 +180,9 @@ impl Scheduler {
         }
         let rank = Rank::new(priority, self.arrivals);
         let tables = self.pools.iter().map(|_| reserved("a page table", needed)).collect::<Result<_>>()?;
-        let sequence = Sequence::new(prompt, logits_from, rank, tables);
+        let mut chain = reserved("the hashes of a sequence's pages", needed)?;
+        self.tree.extend(&mut chain, &prompt);
+        let sequence = Sequence::new(prompt, logits_from, rank, tables, chain);
         let Ok(handle) = self.sequences.insert(sequence) else { return Err(full()) };
         self.arrivals += 1;
         self.enqueue(handle);
@@ -260,7 +254,7 @@ impl Scheduler {
 
     /// The first in line that could use its turn; of its bucket, the one with the longest cached prefix.
     fn candidate(&mut self) -> Option<Handle> {
-        let (tree, pools, version) = (&self.tree, &self.pools, self.tree.version());
+        let (tree, version, page_tokens) = (&self.tree, self.tree.version(), self.capacity.page_tokens);
         let (sequences, prefilling) = (&mut self.sequences, &self.prefilling);
         let mut best: Option<(usize, Rank, Handle)> = None;
         for (rank, handle) in self.waiting.iter().take(limits::REFILL_SCAN_MAX) {
@@ -268,13 +262,15 @@ impl Scheduler {
                 break;
             }
             let Some(sequence) = sequences.get_mut(handle) else { continue };
+            let known = sequence.known();
+            tree.extend(&mut sequence.chain, &sequence.tokens[..known]);
             if sequence.matched.0 != version {
-                sequence.matched = (version, tree.matched(&sequence.tokens, sequence.hit_max(), pools).0);
+                sequence.matched = (version, tree.reach(sequence.wanted(page_tokens), sequence.matched.1));
             }
             let matched = sequence.matched.1;
             let sequence = sequences.get(handle)?;
             let others = prefilling.iter().filter_map(|&p| sequences.get(p));
-            if !rank.is_overdue() && is_being_computed(sequence, matched, others, self.capacity.page_tokens) {
+            if !rank.is_overdue() && is_being_computed(sequence, matched, others, page_tokens) {
                 continue;
             }
             if best.is_none_or(|(most, ..)| matched > most) {
@@ -338,7 +334,9 @@ impl Scheduler {
         if self.running.is_empty() {
             return true;
         }
-        let (matched, unused) = self.tree.matched(&sequence.tokens, sequence.hit_max(), &self.pools);
+        let wanted = sequence.wanted(self.capacity.page_tokens);
+        let matched = self.tree.reach(wanted, sequence.matched.1);
+        let unused = self.tree.unused(&wanted[..matched], &self.pools);
         let new = (sequence.tokens.len() + 1).div_ceil(self.capacity.page_tokens) - matched + self.running.len();
         self.pools.iter().all(|p| p.free() + p.cached() - unused >= new)
     }
@@ -448,6 +446,16 @@ impl Scheduler {
         }
     }
 
+    /// Makes room for so many tokens beyond a sequence's own.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&mut self, handle: Handle, tokens: usize) -> Result<()> {
+        let Some(sequence) = self.sequences.get_mut(handle) else { return Ok(()) };
+        let bytes = (sequence.tokens.len() as u64).saturating_add(tokens as u64) * size_of::<u32>() as u64;
+        sequence.tokens.try_reserve_exact(tokens).map_err(|_| Error::memory("the tokens of a sequence", bytes))
+    }
+
     /// Appends a sampled token; not to a sequence that has ended.
     ///
     /// # Errors
@@ -554,15 +562,10 @@ fn is_being_computed<'a>(
     others: impl Iterator<Item = &'a Sequence>,
     page_tokens: usize,
 ) -> bool {
-    let wanted = &sequence.tokens[..sequence.hit_max() / page_tokens * page_tokens];
-    for other in others {
-        let pages = wanted.chunks_exact(page_tokens).zip(other.tokens.chunks_exact(page_tokens));
-        let common = pages.take_while(|(a, b)| a == b).count();
-        if common > matched && common * page_tokens > other.computed {
-            return true;
-        }
-    }
-    false
+    let wanted = sequence.wanted(page_tokens);
+    // The first page that neither the tree nor the other has; equal hashes mean that all before it are equal, too.
+    let mut others = others.map(|other| (other, matched.max(other.computed / page_tokens)));
+    others.any(|(other, page)| wanted.get(page).is_some_and(|hash| other.chain.get(page) == Some(hash)))
 }
 
 #[cfg(test)]

@@ -14,10 +14,9 @@
 
 use super::{Error, Handle, Page, Result, Scheduler, Slots, Status, Unit};
 use crate::cache::prefix::{NodeId, ROOT};
-use crate::error::copied;
+use crate::error::{copied, reserved};
 use crate::limits;
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
 
 /// A pinned prefix, or one on its way there.
 #[derive(Debug)]
@@ -71,7 +70,6 @@ pub struct PinNews {
 /// All pins of a scheduler.
 pub(super) struct Pins {
     slots: Slots<Pin>,
-    hasher: RandomState,
     clock: u64,
     news: PinNews,
 }
@@ -79,16 +77,7 @@ pub(super) struct Pins {
 impl Pins {
     pub fn new() -> Result<Pins> {
         let slots = Slots::new(limits::PINS_MAX)?;
-        Ok(Pins { slots, hasher: RandomState::new(), clock: 0, news: PinNews::default() })
-    }
-
-    fn chain(&self, tokens: &[u32], page_tokens: usize) -> Vec<u64> {
-        let mut above = 0;
-        let next = |page| {
-            above = self.hasher.hash_one((above, page));
-            above
-        };
-        tokens.chunks_exact(page_tokens).map(next).collect()
+        Ok(Pins { slots, clock: 0, news: PinNews::default() })
     }
 }
 
@@ -208,7 +197,8 @@ impl Scheduler {
     fn new_pin(&mut self, mut tokens: Vec<u32>) -> Result<(Vec<u32>, Handle)> {
         let page_tokens = self.capacity.page_tokens;
         tokens.truncate(tokens.len() / page_tokens * page_tokens);
-        let chain = self.pins.chain(&tokens, page_tokens);
+        let mut chain = reserved("the hashes of a prefix's pages", tokens.len() / page_tokens)?;
+        self.tree.extend(&mut chain, &tokens);
         let others = self.pins.slots.iter().flat_map(|(_, p)| match p.sequence {
             Some(_) => p.chain.as_slice(),
             None => &p.chain[..p.pages()],

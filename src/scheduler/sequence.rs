@@ -44,6 +44,9 @@ pub struct Sequence {
     pub(super) planned: u64,
     /// The last step it had a row in or was admitted in.
     pub(super) served: u64,
+    /// Of each whole page of known tokens, a hash of it and all before it; with room for the longest that the sequence may
+    /// become. It is brought up to date where it is needed: for those who wait and who are admitted.
+    pub(super) chain: Vec<u64>,
     /// Version of the prefix tree that was asked last, and the pages it had for this sequence.
     pub(super) matched: (u64, usize),
     /// Page tables, one for each layer group, with room for the longest that the sequence may become.
@@ -67,7 +70,13 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(super) fn new(prompt: Vec<u32>, logits_from: usize, rank: Rank, tables: Vec<Vec<Page>>) -> Sequence {
+    pub(super) fn new(
+        prompt: Vec<u32>,
+        logits_from: usize,
+        rank: Rank,
+        tables: Vec<Vec<Page>>,
+        chain: Vec<u64>,
+    ) -> Sequence {
         Sequence {
             unknown: 0,
             unknown_row: 0,
@@ -80,6 +89,7 @@ impl Sequence {
             waited: 0,
             planned: 0,
             served: 0,
+            chain,
             matched: (u64::MAX, 0),
             tables,
             node: ROOT,
@@ -107,6 +117,11 @@ impl Sequence {
     /// A pin wants none, so all of it may be there already.
     pub fn hit_max(&self) -> usize {
         self.logits_from.min(self.tokens.len() - usize::from(self.pin.is_none()))
+    }
+
+    /// Hashes of the pages it may take from the prefix tree, as far as the chain goes.
+    pub(super) fn wanted(&self, page_tokens: usize) -> &[u64] {
+        &self.chain[..(self.hit_max() / page_tokens).min(self.chain.len())]
     }
 
     /// Whether only its newest token has yet to pass through the model, and may.

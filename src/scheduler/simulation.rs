@@ -194,6 +194,7 @@ impl World {
         let first = self.scheduler.candidate();
         let scheduler = &self.scheduler;
         let sequence = |handle| scheduler.get(handle).expect("live sequences exist");
+        self.check_reach();
         let Some(first) = first.map(sequence) else {
             let waits = self.live.iter().map(|l| sequence(l.handle)).any(|s| !s.is_running() && !s.paused);
             let computing = scheduler.running.iter().any(|&r| sequence(r).pending() > 1);
@@ -206,6 +207,27 @@ impl World {
         let needed = own + unused + scheduler.running.len();
         let fits = scheduler.pools.iter().all(|p| p.total() - self.pages_in_use(p) >= needed);
         assert!(!fits, "{}: {first:?} would fit and was not admitted", self.at());
+    }
+
+    /// What hashes say of those who wait is what their tokens say.
+    fn check_reach(&self) {
+        let scheduler = &self.scheduler;
+        let page_tokens = self.capacity.page_tokens;
+        for live in self.live.iter().filter(|l| !l.paused) {
+            let sequence = scheduler.get(live.handle).expect("live sequences exist");
+            if sequence.is_running() {
+                continue;
+            }
+            let (matched, unused) = scheduler.tree.matched(&sequence.tokens, sequence.hit_max(), &scheduler.pools);
+            let mut chain = sequence.chain.clone();
+            scheduler.tree.extend(&mut chain, &sequence.tokens[..sequence.known()]);
+            assert!(chain.len() <= sequence.chain.capacity(), "{}: no room was reserved", self.at());
+            let wanted = &chain[..(sequence.hit_max() / page_tokens).min(chain.len())];
+            for guess in [0, matched / 2, matched, matched + 1, usize::MAX] {
+                assert_eq!(scheduler.tree.reach(wanted, guess), matched, "{}", self.at());
+            }
+            assert_eq!(scheduler.tree.unused(&wanted[..matched], &scheduler.pools), unused, "{}", self.at());
+        }
     }
 
     /// Frames that some sequence's table names, counted from the tables.

@@ -1,6 +1,8 @@
 //! Reading small files whole: regular files only, with a size limit, and with errors that name the file.
 
+use super::{foreign, json};
 use crate::error::{Error, Result, Status, Unit};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -22,9 +24,8 @@ pub(super) fn open(path: &Path) -> Result<Option<(File, u64)>> {
         Err(e) => return Err(Error::io(format!("cannot look at {shown}"), shown, &e)),
     };
     if !metadata.is_file() {
-        return Err(
-            Error::new(Status::Io, format!("{shown} is not a regular file; a file is expected here")).about(shown)
-        );
+        let what = if metadata.is_dir() { "is a folder, not a regular file" } else { "is not a regular file" };
+        return Err(Error::new(Status::Io, format!("{shown} {what}; a file is expected here")).about(shown));
     }
     let file = File::open(path).map_err(|e| Error::io(format!("cannot open {shown}"), shown.as_ref(), &e))?;
     let len = file.metadata().map_err(|e| Error::io(format!("cannot look at {shown}"), shown.as_ref(), &e))?.len();
@@ -55,7 +56,10 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     if bytes.len() as u64 > limit {
         return Err(too_large(bytes.len() as u64));
     }
-    Ok(Some(bytes))
+    match foreign::content(&bytes) {
+        Some(what) => Err(Error::format(format!("{shown} is {what}")).about(shown)),
+        None => Ok(Some(bytes)),
+    }
 }
 
 /// Reads a UTF-8 text file, `None` when it is absent.
@@ -68,13 +72,17 @@ pub(super) fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
     })
 }
 
+/// Reads a JSON file into a type, `None` when it is absent.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<Option<T>> {
+    let Some(bytes) = read(path, limit)? else { return Ok(None) };
+    json::parse(&bytes, &path.to_string_lossy()).map(Some)
+}
+
 /// Reads a file that holds one JSON object, `None` when it is absent.
 pub(super) fn read_object(path: &Path, limit: u64) -> Result<Option<Value>> {
-    let Some(bytes) = read(path, limit)? else { return Ok(None) };
-    let shown = path.to_string_lossy();
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::format(format!("{shown} is not valid JSON: {e}")).about(shown.as_ref()))?;
+    let Some(value) = read_json::<Value>(path, limit)? else { return Ok(None) };
     if !value.is_object() {
+        let shown = path.to_string_lossy();
         let found = kind(&value);
         return Err(Error::format(format!("{shown} holds {found}; a JSON object is expected")).about(shown));
     }

@@ -5,19 +5,18 @@
 //! wanted.
 
 use super::bytes::Bytes;
-use super::files::{self, kind, quoted};
+use super::index::{INDEX, open_indexed};
+use super::safetensors::Budget;
 use super::shard::{Report, Shard, align};
-use super::text_files::{self, SpecialTokens};
-use super::{ModelSource, TensorInfo};
-use crate::error::{Error, Result, Status, Unit};
+use super::text_files::{SpecialTokens, TextFiles};
+use super::{ModelSource, TensorInfo, files, foreign};
+use crate::error::{Error, Result, Status};
 use crate::limits;
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// How to open a [`Folder`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,9 +34,9 @@ pub struct Folder {
     dir: PathBuf,
     config: Option<Value>,
     generation_config: Option<Value>,
-    special_tokens: SpecialTokens,
-    chat_template: Option<String>,
-    tool_template: Option<String>,
+    text: TextFiles,
+    /// What was wrong with files that are advice, or that are used later.
+    warnings: Vec<String>,
     weights: Option<Weights>,
 }
 
@@ -66,18 +65,21 @@ impl Folder {
         let subject = check_folder(dir)?;
         let config = files::read_object(&dir.join("config.json"), limits::CONFIG_BYTES_MAX)?;
         if config.is_none() && !text_only {
-            let message =
-                format!("{subject} has no config.json; it is not a model folder, or its download is incomplete");
+            let message = format!("{subject} has no config.json; {}", foreign::folder_hint(dir));
             return Err(Error::new(Status::Io, message).about(subject));
         }
-        let generation_config = files::read_object(&dir.join("generation_config.json"), limits::CONFIG_BYTES_MAX)?;
-        let (special_tokens, chat_template, tool_template) = read_text_files(dir)?;
+        let mut warnings = Vec::new();
+        let advice = files::read_object(&dir.join("generation_config.json"), limits::CONFIG_BYTES_MAX);
+        let generation_config = advice.unwrap_or_else(|e| {
+            warnings.push(format!("{e}; the file is not used"));
+            None
+        });
+        let text = TextFiles::read(dir, &mut warnings);
         let weights = match text_only {
             true => None,
-            false => Some(Weights::headers(dir, &subject)?),
+            false => Some(Weights::headers(dir, &subject, &mut |line| warnings.push(line))?),
         };
-        let dir = dir.to_path_buf();
-        Ok(Folder { subject, dir, config, generation_config, special_tokens, chat_template, tool_template, weights })
+        Ok(Folder { subject, dir: dir.to_path_buf(), config, generation_config, text, warnings, weights })
     }
 
     /// The second half of opening: maps the weights, or with `no_mmap` reads them. `progress` as for [`Folder::open`].
@@ -120,15 +122,19 @@ impl ModelSource for Folder {
     }
 
     fn special_tokens(&self) -> Result<SpecialTokens> {
-        Ok(self.special_tokens.clone())
+        Ok(self.text.special_tokens.clone())
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn chat_template(&self) -> Result<Option<String>> {
-        Ok(self.chat_template.clone())
+        self.text.chat_template.clone()
     }
 
     fn tool_template(&self) -> Result<Option<String>> {
-        Ok(self.tool_template.clone())
+        self.text.tool_template.clone()
     }
 
     fn tensors(&self) -> Result<&[TensorInfo]> {
@@ -157,49 +163,21 @@ fn check_folder(dir: &Path) -> Result<String> {
     };
     match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => Ok(subject.to_owned()),
-        Ok(_) => {
-            let message = format!("{subject} is not a folder; name the folder that holds config.json and the weights");
-            Err(Error::new(Status::Io, message).about(subject))
-        }
-        Err(e) => Err(Error::io(format!("cannot open the model folder {subject}"), subject, &e)),
+        Ok(_) => Err(foreign::not_a_folder(dir, subject)),
+        Err(e) => Err(foreign::no_folder(subject, &e)),
     }
-}
-
-/// Special tokens, default template and tool template. `chat_template.jinja` is the newest spelling and wins; the
-/// processor's `chat_template.json` is the oldest and comes last.
-fn read_text_files(dir: &Path) -> Result<(SpecialTokens, Option<String>, Option<String>)> {
-    let mut tokens = SpecialTokens::default();
-    let mut objects = Vec::new();
-    for name in ["tokenizer_config.json", "special_tokens_map.json", "chat_template.json"] {
-        let path = dir.join(name);
-        if let Some(object) = files::read_object(&path, limits::CONFIG_BYTES_MAX)? {
-            objects.push((path.to_string_lossy().into_owned(), object));
-        }
-    }
-    for (file, object) in &objects {
-        tokens.add(object, file)?;
-    }
-    if let Some(text) = files::read_text(&dir.join("chat_template.jinja"), limits::CONFIG_BYTES_MAX)? {
-        return Ok((tokens, Some(text), None));
-    }
-    for (file, object) in &objects {
-        if let Some(text) = text_files::template(object, "default", file)? {
-            return Ok((tokens, Some(text), text_files::template(object, "tool_use", file)?));
-        }
-    }
-    Ok((tokens, None, None))
 }
 
 impl Weights {
-    fn headers(dir: &Path, subject: &str) -> Result<Weights> {
+    fn headers(dir: &Path, subject: &str, warn: &mut dyn FnMut(String)) -> Result<Weights> {
         let shards = if dir.join(SINGLE).symlink_metadata().is_ok() {
-            vec![Shard::open(&dir.join(SINGLE))?]
-        } else if let Some(index) = files::read_object(&dir.join(INDEX), limits::INDEX_BYTES_MAX)? {
-            open_indexed(dir, &index)?
+            vec![Shard::open(&dir.join(SINGLE), &mut Budget::default())?]
+        } else if let Some(shards) = open_indexed(dir, warn)? {
+            shards
         } else {
-            return Err(no_weights(dir, subject));
+            let message = format!("{subject} has neither {SINGLE} nor {INDEX}; {}", foreign::folder_hint(dir));
+            return Err(Error::new(Status::Io, message).about(subject));
         };
-        check_duplicates(&shards)?;
         let stored = shards.iter().flat_map(|shard| &shard.tensors);
         let mut infos: Vec<TensorInfo> = stored.map(|stored| stored.info.clone()).collect();
         infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -221,99 +199,4 @@ impl Weights {
         (self.infos, self.bytes) = all.into_iter().unzip();
         Ok(())
     }
-}
-
-/// Opens the files an index names and checks that they hold what it says.
-fn open_indexed(dir: &Path, index: &Value) -> Result<Vec<Shard>> {
-    let index_path = dir.join(INDEX).to_string_lossy().into_owned();
-    let bad = |what: String| Error::format(format!("{index_path}: {what}")).about(index_path.as_str());
-    let map = match index.get("weight_map") {
-        Some(Value::Object(map)) => map,
-        Some(other) => return Err(bad(format!("weight_map is {}; an object is expected", kind(other)))),
-        None => return Err(bad("has no weight_map; it names each tensor's file".into())),
-    };
-    let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (tensor, file) in map {
-        let Some(file) = file.as_str() else {
-            return Err(bad(format!("the file of tensor {} is {}; a string is expected", quoted(tensor), kind(file))));
-        };
-        files.entry(file).or_default().push(tensor);
-    }
-    if files.is_empty() {
-        return Err(bad("weight_map is empty; it names each tensor's file".into()));
-    }
-    if files.len() > limits::SHARDS_MAX {
-        let message = bad(format!("names {} files, more than {}", files.len(), limits::SHARDS_MAX));
-        return Err(message.numbers(Unit::Count, files.len() as u64, limits::SHARDS_MAX as u64));
-    }
-    let mut shards = Vec::with_capacity(files.len());
-    for (name, tensors) in files {
-        check_shard_name(name).map_err(|what| bad(format!("names the file {}, {what}", quoted(name))))?;
-        let path = dir.join(name);
-        if path.symlink_metadata().is_err() {
-            let message =
-                format!("{index_path} names the file {}, which is not there; download the model again", quoted(name));
-            return Err(Error::new(Status::Io, message).about(path.to_string_lossy()));
-        }
-        let shard = Shard::open(&path)?;
-        let mut held: Vec<&str> = shard.tensors.iter().map(|stored| stored.info.name.as_str()).collect();
-        held.sort_unstable();
-        if let Some(missing) = tensors.iter().find(|tensor| held.binary_search(tensor).is_err()) {
-            return Err(bad(format!("says tensor {} is in {}, which does not hold it", quoted(missing), quoted(name))));
-        }
-        shards.push(shard);
-    }
-    Ok(shards)
-}
-
-/// A file name from an index stays within the folder: plain names only, on every system. (Links are followed: the
-/// folder's owner made them.)
-fn check_shard_name(name: &str) -> std::result::Result<(), &'static str> {
-    if name.contains(['\\', ':', '\0']) {
-        return Err("whose name has a character that is not allowed here");
-    }
-    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-    if name.is_empty() || name.starts_with('/') || !plain {
-        return Err("which is not a file name within the folder");
-    }
-    if !name.ends_with(".safetensors") {
-        return Err("which is not a safetensors file");
-    }
-    Ok(())
-}
-
-/// Refuses too many tensors, and a name that several files hold.
-fn check_duplicates(shards: &[Shard]) -> Result<()> {
-    let mut names: Vec<(&str, &str)> = Vec::new();
-    for shard in shards {
-        names.extend(shard.tensors.iter().map(|stored| (stored.info.name.as_str(), shard.shown.as_str())));
-        if names.len() > limits::TENSORS_MAX {
-            let message = format!("{}: the checkpoint has more than {} tensors", shard.shown, limits::TENSORS_MAX);
-            return Err(Error::format(message).about(shard.shown.as_str()));
-        }
-    }
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        None => Ok(()),
-        Some(pair) => {
-            let ((name, first), (_, second)) = (pair[0], pair[1]);
-            let message = format!("tensor {} is in both {first} and {second}; each may stand once", quoted(name));
-            Err(Error::format(message).about(second))
-        }
-    }
-}
-
-/// The error for a folder without weights, with a hint at what it has instead.
-fn no_weights(dir: &Path, subject: &str) -> Error {
-    let other = std::fs::read_dir(dir).ok().and_then(|entries| {
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names
-            .filter(|name| [".safetensors", ".bin", ".gguf", ".pth", ".pt"].iter().any(|end| name.ends_with(end)))
-            .min()
-    });
-    let hint = match other {
-        Some(name) => format!("it holds {}; convert or rename the weights", quoted(&name)),
-        None => "its download is incomplete".to_owned(),
-    };
-    Error::new(Status::Io, format!("{subject} has neither {SINGLE} nor {INDEX}; {hint}")).about(subject)
 }

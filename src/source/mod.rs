@@ -9,7 +9,10 @@ mod bytes;
 mod contents;
 mod files;
 mod folder;
+mod foreign;
 mod generation;
+mod index;
+mod json;
 pub mod safetensors;
 mod shard;
 mod synthetic;
@@ -51,7 +54,13 @@ pub trait ModelSource: Send + Sync {
     fn tokenizer_json(&self) -> Result<Option<Bytes>>;
     /// Special tokens by the names chat templates use.
     fn special_tokens(&self) -> Result<SpecialTokens>;
-    /// The chat template, if any; where there are several by name, the one named `default`.
+    /// What was found wrong with files that are advice or come into use later, one sentence each; what they would have said
+    /// is left out.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+    /// The chat template, if any; where there are several by name, the one named `default`. An error says why the file that
+    /// should have it cannot be read: it matters to those who want to use it.
     fn chat_template(&self) -> Result<Option<String>>;
     /// The template named `tool_use`, if any: transformers prefers it when a prompt comes with tools.
     fn tool_template(&self) -> Result<Option<String>>;

@@ -10,7 +10,7 @@ use super::files::quoted;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
 use crate::limits;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -65,14 +65,57 @@ pub struct Header {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Parses the JSON of a header followed by `data_bytes` bytes.
+/// What the headers of one checkpoint may still take, all its files together.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Tensors.
+    pub tensors: usize,
+    /// Bytes of headers.
+    pub header_bytes: u64,
+}
+
+impl Default for Budget {
+    /// That of a checkpoint of which nothing has been read.
+    fn default() -> Budget {
+        Budget { tensors: limits::TENSORS_MAX, header_bytes: limits::CHECKPOINT_HEADER_BYTES_MAX }
+    }
+}
+
+impl Budget {
+    /// Takes the bytes of a header, before they are read.
+    ///
+    /// # Errors
+    /// `Format`, when there are not so many left.
+    pub fn take_header(&mut self, bytes: u64, file: &str) -> Result<()> {
+        let limit = limits::CHECKPOINT_HEADER_BYTES_MAX;
+        self.header_bytes = self.header_bytes.checked_sub(bytes).ok_or_else(|| {
+            let taken = limit.saturating_sub(self.header_bytes).saturating_add(bytes);
+            let message = format!(
+                "{file}: the headers of the checkpoint's files up to this one have {taken} bytes, more than the {limit} that are read"
+            );
+            Error::format(message).about(file).numbers(Unit::Bytes, taken, limit)
+        })?;
+        Ok(())
+    }
+}
+
+/// Parses the JSON of a header followed by `data_bytes` bytes, of a checkpoint with no other file.
 pub fn parse_header(json: &[u8], data_bytes: u64, file: &str) -> Result<Header> {
+    parse_header_within(json, data_bytes, file, &mut Budget::default())
+}
+
+/// As [`parse_header`], and takes its tensors from a budget while they are read.
+pub(super) fn parse_header_within(json: &[u8], data_bytes: u64, file: &str, budget: &mut Budget) -> Result<Header> {
     let text = std::str::from_utf8(json).map_err(|e| {
         let at = e.valid_up_to();
         Error::format(format!("{file}: header is not UTF-8 from its byte {at} on; the file is damaged")).about(file)
     })?;
-    let header: RawHeader = serde_json::from_str(text)
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let header = HeaderVisitor { tensors_max: budget.tensors }.deserialize(&mut reader);
+    let header = header.and_then(|header| reader.end().map(|()| header));
+    let header = header
         .map_err(|e| Error::format(format!("{file}: header is not what safetensors demands: {e}")).about(file))?;
+    budget.tensors -= header.tensors.len().min(budget.tensors);
     let mut tensors = header.tensors.into_iter().map(|raw| raw.check(data_bytes, file)).collect::<Result<Vec<_>>>()?;
     check_names(&mut tensors, file)?;
     check_cover(&mut tensors, data_bytes, file)?;
@@ -126,7 +169,7 @@ struct RawTensor {
 
 #[derive(serde::Deserialize)]
 struct RawEntry {
-    dtype: String,
+    dtype: TypeName,
     shape: Shape,
     data_offsets: (u64, u64),
 }
@@ -136,11 +179,13 @@ impl RawTensor {
         let RawEntry { dtype, shape: Shape(dims), data_offsets: (begin, end) } = self.entry;
         let shown = quoted(&self.name);
         let fault = |what: String| Error::format(format!("{file}: tensor {shown} {what}")).about(file);
-        let Some(dtype) = DType::from_safetensors(&dtype) else {
-            let found = quoted(&dtype);
-            return Err(fault(format!(
-                "has the unknown type {found}; known are F32, BF16, F16 and the format's others"
-            )));
+        let dtype = match dtype {
+            TypeName::Known(dtype) => dtype,
+            TypeName::Unknown(name) => {
+                let found = quoted(&name);
+                let known = "known are F32, BF16, F16 and the format's others";
+                return Err(fault(format!("has the unknown type {found}; {known}")));
+            }
         };
         let overflow = || fault(format!("has shape {dims:?}, too large for this machine to address"));
         let elements = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim)).ok_or_else(overflow)?;
@@ -167,13 +212,44 @@ impl RawTensor {
     }
 }
 
-impl<'de> Deserialize<'de> for RawHeader {
+/// An element type as written; a million tensors have no string each.
+enum TypeName {
+    Known(DType),
+    Unknown(String),
+}
+
+impl<'de> Deserialize<'de> for TypeName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
+        deserializer.deserialize_str(TypeNameVisitor)
     }
 }
 
-struct HeaderVisitor;
+struct TypeNameVisitor;
+
+impl Visitor<'_> for TypeNameVisitor {
+    type Value = TypeName;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a type")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> std::result::Result<TypeName, E> {
+        Ok(DType::from_safetensors(name).map_or_else(|| TypeName::Unknown(name.to_owned()), TypeName::Known))
+    }
+}
+
+/// Reads at most so many tensors.
+struct HeaderVisitor {
+    tensors_max: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for HeaderVisitor {
+    type Value = RawHeader;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<RawHeader, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
 
 impl<'de> Visitor<'de> for HeaderVisitor {
     type Value = RawHeader;
@@ -194,8 +270,10 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 }
                 continue;
             }
-            if tensors.len() == limits::TENSORS_MAX {
-                return Err(de::Error::custom(format!("more than {} tensors", limits::TENSORS_MAX)));
+            if tensors.len() == self.tensors_max {
+                let together =
+                    if self.tensors_max < limits::TENSORS_MAX { ", with those of the files before" } else { "" };
+                return Err(de::Error::custom(format!("more than {} tensors{together}", limits::TENSORS_MAX)));
             }
             let entry = map.next_value::<RawEntry>();
             let entry = entry.map_err(|e| de::Error::custom(format!("tensor {}: {e}", quoted(&name))))?;

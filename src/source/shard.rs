@@ -3,7 +3,8 @@
 use super::TensorInfo;
 use super::bytes::Bytes;
 use super::files::{self, quoted};
-use super::safetensors::{self, Header, PREFIX_BYTES, Stored};
+use super::foreign;
+use super::safetensors::{self, Budget, Header, PREFIX_BYTES, Stored};
 use crate::error::{Error, Result, Status, Unit};
 use crate::os::aligned::AlignedBytes;
 use crate::os::mmap::Mapping;
@@ -54,9 +55,9 @@ impl Report<'_> {
 }
 
 impl Shard {
-    /// Reads the header of a checkpoint's file, which must be there.
-    pub fn open(path: &Path) -> Result<Shard> {
-        Shard::find(path)?.map(|(shard, _)| shard).ok_or_else(|| {
+    /// Reads the header of a checkpoint's file, which must be there, within what its headers may still take.
+    pub fn open(path: &Path, budget: &mut Budget) -> Result<Shard> {
+        Shard::find_within(path, budget)?.map(|(shard, _)| shard).ok_or_else(|| {
             let shown = path.to_string_lossy();
             Error::new(Status::Io, format!("{shown} is not there; download the model again")).about(shown)
         })
@@ -64,6 +65,10 @@ impl Shard {
 
     /// As [`Shard::open`], with the file; `None` when there is none.
     pub fn find(path: &Path) -> Result<Option<(Shard, File)>> {
+        Shard::find_within(path, &mut Budget::default())
+    }
+
+    fn find_within(path: &Path, budget: &mut Budget) -> Result<Option<(Shard, File)>> {
         let shown = path.to_string_lossy().into_owned();
         let Some((mut file, file_bytes)) = files::open(path)? else { return Ok(None) };
         if file_bytes < PREFIX_BYTES {
@@ -72,7 +77,12 @@ impl Shard {
         let failed = |e: std::io::Error| Error::io(format!("cannot read {shown}"), shown.as_str(), &e);
         let mut prefix = [0; 8];
         file.read_exact(&mut prefix).map_err(failed)?;
-        let header_bytes = safetensors::header_bytes(prefix, file_bytes, &shown)?;
+        let header_bytes = match safetensors::header_bytes(prefix, file_bytes, &shown) {
+            Ok(bytes) => bytes,
+            // Many a file that is something else begins so that it gives an absurd length.
+            Err(error) => return Err(foreign::weights_file(prefix, &mut file, &shown).unwrap_or(error)),
+        };
+        budget.take_header(header_bytes, &shown)?;
         let refused = || Error::memory("a safetensors header", header_bytes).about(shown.as_str());
         let len = usize::try_from(header_bytes).map_err(|_| refused())?;
         let mut header = Vec::new();
@@ -80,7 +90,8 @@ impl Shard {
         header.resize(len, 0);
         file.read_exact(&mut header).map_err(failed)?;
         let data_begin = PREFIX_BYTES + header_bytes;
-        let Header { tensors, metadata } = safetensors::parse_header(&header, file_bytes - data_begin, &shown)?;
+        let Header { tensors, metadata } =
+            safetensors::parse_header_within(&header, file_bytes - data_begin, &shown, budget)?;
         let stamp = stamp(&file, path);
         let path = path.to_path_buf();
         Ok(Some((Shard { path, shown, file_bytes, data_begin, tensors, metadata, stamp }, file)))
@@ -145,8 +156,14 @@ impl Shard {
         let failed = |e: std::io::Error| Error::io(format!("cannot read {}", self.shown), self.shown.as_str(), &e);
         file.seek(SeekFrom::Start(self.data_begin)).map_err(failed)?;
         report.add(self.data_begin)?;
-        // Tensors follow one another without gaps, in this order.
+        // Tensors follow one another in this order; gaps are those that another file has.
+        let mut at = 0;
         for Stored { info, begin, end } in self.tensors {
+            if begin != at {
+                file.seek(SeekFrom::Start(self.data_begin.saturating_add(begin))).map_err(failed)?;
+                report.add(begin.saturating_sub(at))?;
+            }
+            at = end;
             let len = usize::try_from(end - begin)
                 .map_err(|_| Error::memory(quoted(&info.name), end - begin).about(self.shown.as_str()))?;
             let mut buffer = allocate(len, &info.name, &self.shown)?;
@@ -156,7 +173,10 @@ impl Shard {
             }
             all.push((info, Bytes::from_aligned(buffer)));
         }
-        Ok(())
+        match self.file_bytes.saturating_sub(self.data_begin).saturating_sub(at) {
+            0 => Ok(()),
+            rest => report.add(rest),
+        }
     }
 }
 

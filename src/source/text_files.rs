@@ -1,8 +1,68 @@
 //! Special tokens and chat templates, from the several files and spellings published models keep them in.
 
-use super::files::{kind, quoted};
+use super::files::{self, kind, quoted};
 use crate::error::{Error, Result};
+use crate::limits;
 use serde_json::{Map, Value};
+use std::path::Path;
+
+/// What the files about text say. Running a model needs none of it: what cannot be read is a warning, and an error where it is
+/// used.
+#[derive(Debug)]
+pub(super) struct TextFiles {
+    pub special_tokens: SpecialTokens,
+    pub chat_template: Result<Option<String>>,
+    pub tool_template: Result<Option<String>>,
+}
+
+impl TextFiles {
+    /// Reads those of a folder. `chat_template.jinja` is the newest spelling of a template and wins; the processor's
+    /// `chat_template.json` is the oldest and comes last. A file that may have a template and cannot be read is not passed over
+    /// for an older one.
+    pub fn read(dir: &Path, warnings: &mut Vec<String>) -> TextFiles {
+        let mut special_tokens = SpecialTokens::default();
+        let (chat_template, tool_template) = (read_jinja(dir), Ok(None));
+        let mut text = TextFiles { special_tokens: SpecialTokens::default(), chat_template, tool_template };
+        if let Err(e) = &text.chat_template {
+            warnings.push(format!("{e}; there is no chat template"));
+        }
+        for name in ["tokenizer_config.json", "special_tokens_map.json", "chat_template.json"] {
+            let path = dir.join(name);
+            let wanted = text.chat_template == Ok(None) && name != "special_tokens_map.json";
+            match files::read_object(&path, limits::CONFIG_BYTES_MAX) {
+                Ok(None) => {}
+                Ok(Some(object)) => {
+                    let file = path.to_string_lossy();
+                    special_tokens.add(&object, &file, warnings);
+                    if wanted {
+                        text.templates_of(&object, &file, warnings);
+                    }
+                }
+                Err(e) => {
+                    warnings.push(format!("{e}; the file is not used"));
+                    if wanted {
+                        text.chat_template = Err(e);
+                    }
+                }
+            }
+        }
+        TextFiles { special_tokens, ..text }
+    }
+
+    /// Takes the templates of a JSON file, if it has any.
+    fn templates_of(&mut self, object: &Value, file: &str, warnings: &mut Vec<String>) {
+        self.chat_template = template(object, "default", file);
+        match &self.chat_template {
+            Ok(None) => {}
+            Ok(Some(_)) => self.tool_template = template(object, "tool_use", file),
+            Err(e) => warnings.push(format!("{e}; there is no chat template")),
+        }
+    }
+}
+
+fn read_jinja(dir: &Path) -> Result<Option<String>> {
+    files::read_text(&dir.join("chat_template.jinja"), limits::CONFIG_BYTES_MAX)
+}
 
 /// Special tokens by the names chat templates use.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,23 +82,23 @@ impl SpecialTokens {
         self.named.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
     }
 
-    /// Adds what `object`, the content of `file`, names and earlier files did not.
-    pub(super) fn add(&mut self, object: &Value, file: &str) -> Result<()> {
-        let Some(object) = object.as_object() else { return Ok(()) };
-        self.add_named(object, file)?;
+    /// Adds what `object`, the content of `file`, names and earlier files did not. Values that are no tokens are left out, with
+    /// a warning.
+    pub(super) fn add(&mut self, object: &Value, file: &str, warnings: &mut Vec<String>) {
+        let Some(object) = object.as_object() else { return };
+        self.add_named(object, file, warnings);
         // Later versions of transformers keep tokens of their own in an object; earlier ones a list.
         if let Some(Value::Object(extra)) = object.get("extra_special_tokens") {
-            self.add_named(extra, file)?;
+            self.add_named(extra, file, warnings);
         }
         for key in ["additional_special_tokens", "extra_special_tokens"] {
             if let (true, Some(Value::Array(list))) = (self.additional.is_empty(), object.get(key)) {
                 self.additional = list.iter().filter_map(token_text).map(str::to_owned).collect();
             }
         }
-        Ok(())
     }
 
-    fn add_named(&mut self, object: &Map<String, Value>, file: &str) -> Result<()> {
+    fn add_named(&mut self, object: &Map<String, Value>, file: &str, warnings: &mut Vec<String>) {
         for (key, value) in object.iter().filter(|(key, _)| key.ends_with("_token")) {
             match token_text(value) {
                 Some(text) if self.get(key).is_none() => self.named.push((key.clone(), text.to_owned())),
@@ -46,13 +106,11 @@ impl SpecialTokens {
                 None if value.is_null() || !USUAL.contains(&key.as_str()) => {}
                 None => {
                     let found = kind(value);
-                    let message =
-                        format!("{file}: {key} is {found}; a string or an object with \"content\" is expected");
-                    return Err(Error::format(message).about(file));
+                    let expected = "a string or an object with \"content\" is expected";
+                    warnings.push(format!("{file}: {key} is {found}; {expected}; it is not used"));
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -107,8 +165,11 @@ mod tests {
         let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null,
             "add_bos_token": true, "image_token": "<img>", "model_max_length": 1e30,
             "additional_special_tokens": ["<a>", {"content": "<b>"}], "extra_special_tokens": {"audio_token": "<au>"}});
-        tokens.add(&config, "tokenizer_config.json").expect("good");
-        tokens.add(&json!({"bos_token": "<other>", "unk_token": "<unk>"}), "special_tokens_map.json").expect("good");
+        let mut warnings = Vec::new();
+        tokens.add(&config, "tokenizer_config.json", &mut warnings);
+        let map = json!({"bos_token": "<other>", "unk_token": "<unk>"});
+        tokens.add(&map, "special_tokens_map.json", &mut warnings);
+        assert!(warnings.is_empty(), "{warnings:?}");
         let expected = [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"), ("image_token", "<img>")];
         for (name, text) in expected {
             assert_eq!(tokens.get(name), Some(text));
@@ -119,9 +180,11 @@ mod tests {
     }
 
     #[test]
-    fn a_usual_token_of_another_type_is_an_error() {
-        let error = SpecialTokens::default().add(&json!({"eos_token": 2}), "f.json").expect_err("a number");
-        assert!(error.message.contains("eos_token is a number"), "{error}");
+    fn a_usual_token_of_another_type_is_left_out_with_a_warning() {
+        let (mut tokens, mut warnings) = (SpecialTokens::default(), Vec::new());
+        tokens.add(&json!({"eos_token": 2, "bos_token": "<s>"}), "f.json", &mut warnings);
+        assert!(warnings.len() == 1 && warnings[0].contains("f.json: eos_token is a number"), "{warnings:?}");
+        assert_eq!((tokens.get("eos_token"), tokens.get("bos_token")), (None, Some("<s>")));
     }
 
     #[test]

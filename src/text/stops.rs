@@ -8,6 +8,8 @@
 //! Invariants: what was released contains no stop and no part of the one that ended the text; `held` is at most as
 //! long as the longest stop.
 
+use crate::error::{Error, Result};
+
 /// Finds the first stop string to be completed, holding back only what could still become one.
 #[derive(Clone, Debug)]
 pub struct StopFilter {
@@ -66,6 +68,23 @@ impl StopFilter {
         self.matchers.is_empty()
     }
 
+    /// The most bytes that it holds back.
+    pub fn held_max(&self) -> usize {
+        self.matchers.iter().map(|matcher| matcher.stop.len()).max().unwrap_or(0)
+    }
+
+    /// Makes room for pieces of so many bytes.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let bytes = bytes.saturating_add(self.held_max());
+        self.held.try_reserve(bytes).map_err(|_| Error::memory("the text of a request", bytes as u64))
+    }
+
     /// Takes the next piece of text and appends to `out` what became certain. True when a stop was completed: `out`
     /// then got the text before it, and the stop and everything after it are gone. The stop that ends first counts;
     /// of several that end together, the longest.
@@ -89,20 +108,22 @@ impl StopFilter {
             if completed > 0 {
                 let end = (held_before + at + 1).saturating_sub(completed);
                 out.push_str(self.held.get(..end).unwrap_or_default());
-                self.held = String::new();
+                self.held.clear();
                 self.stopped = true;
                 return true;
             }
         }
         let keep = self.matchers.iter().map(|matcher| matcher.matched).max().unwrap_or(0);
-        out.extend(self.held.drain(..self.held.len() - keep));
+        let certain = self.held.len() - keep;
+        out.push_str(self.held.get(..certain).unwrap_or_default());
+        self.held.drain(..certain);
         false
     }
 
     /// The text is over: appends what was held back. Nothing after a stop.
     pub fn finish(&mut self, out: &mut String) {
         out.push_str(&self.held);
-        self.held = String::new();
+        self.held.clear();
         for matcher in &mut self.matchers {
             matcher.matched = 0;
         }

@@ -133,6 +133,34 @@ mod tests {
     }
 
     #[test]
+    fn a_text_goes_on_where_another_ended() {
+        let seed = 0xC0_7714_u64;
+        println!("seed {seed:#x}");
+        for (kind, json) in fixtures::streaming() {
+            let mut random = Random(seed);
+            let tokenizer = Arc::new(Tokenizer::from_json(json.as_bytes(), kind).unwrap());
+            let mut compared = 0;
+            for round in 0..2_000 {
+                let ids = random_ids(&mut random, &tokenizer, 12);
+                let (before, after) = ids.split_at(random.below(ids.len() + 1));
+                let pieces = pieces(&tokenizer, &ids, false);
+                let start = tokenizer.decode(before, false).unwrap();
+                // A start that ends inside a character, or that has no text yet, is none.
+                if start.trim().is_empty() || pieces[..before.len()].concat() != start {
+                    continue;
+                }
+                let mut stream = TextStream::new(tokenizer.clone(), false).continuing();
+                let mut text = String::new();
+                after.iter().for_each(|&id| stream.push(id, &mut text).unwrap());
+                stream.finish(&mut text).unwrap();
+                assert_eq!(text, pieces[before.len()..].concat(), "{kind} round {round}: {before:?} {after:?}");
+                compared += 1;
+            }
+            assert!(compared > 200, "{kind}: only {compared} compared");
+        }
+    }
+
+    #[test]
     fn at_most_three_bytes_are_held() {
         let seed = 0x3_B17E5_u64;
         println!("seed {seed:#x}");

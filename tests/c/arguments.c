@@ -61,6 +61,7 @@ static void null_handles(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_tokens(NULL, &id, 1, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_message(NULL, "user", "a", 1, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(NULL, ASTRAI_JSON_TOOLS, "[]", 2, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_message_flags(NULL, -1, 0, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop(NULL, "a", 1, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop_token(NULL, 1, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(NULL, 1, 1.0f, &err));

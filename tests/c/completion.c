@@ -8,6 +8,7 @@ static const char *model;
 typedef struct taken {
   gate finalized;
   int events, terminals, tokens;
+  size_t bytes;
   int32_t kind, finish_reason;
   uint64_t id;
 } taken;
@@ -22,6 +23,9 @@ static void take(taken *all, astrai_event *event) {
   taken *t = &all[event->tag];
   CHECK(t->terminals == 0 && event->struct_size == sizeof *event && event->text[event->text_len] == '\0');
   CHECK(event->terminal || event->token_count > 0);
+  if (event->kind != ASTRAI_EVENT_CANCELLED)
+    CHECK(event->first_token == (uint64_t)t->tokens && event->first_byte == (uint64_t)t->bytes);
+  t->bytes += event->text_len;
   t->events++;
   t->tokens += (int)event->token_count;
   t->id = event->request_id;
@@ -107,11 +111,17 @@ static void *work(void *argument) {
   crew *c = (crew *)argument;
   astrai_event *event = NULL;
   int32_t status;
-  while ((status = astrai_engine_next(c->engine, -1, &event, NULL)) == ASTRAI_OK) {
-    int terminal = event->terminal;
-    taken *t = &c->all[event->tag];
+  while ((status = astrai_engine_next(c->engine, -1, &event, NULL)) != ASTRAI_END) {
+    int terminal;
+    taken *t;
+    if (status == ASTRAI_ERR_BUSY) /* the others were slow with theirs */
+      continue;
+    CHECK(status == ASTRAI_OK);
+    terminal = event->terminal;
+    t = &c->all[event->tag];
     pthread_mutex_lock(&c->lock);
-    /* Two events of one request may be with two threads at once, so only what adds up is looked at. */
+    /* No two threads have events of one request at once, so they come in order. */
+    CHECK(t->terminals == 0 && event->first_token == (uint64_t)t->tokens);
     t->tokens += (int)event->token_count;
     t->terminals += terminal;
     pthread_mutex_unlock(&c->lock);
@@ -119,7 +129,6 @@ static void *work(void *argument) {
     if (terminal)
       gate_add(&c->ended);
   }
-  CHECK(status == ASTRAI_END);
   return NULL;
 }
 
@@ -176,7 +185,9 @@ static void with_handles(void) {
   take(all, event);
   EXPECT(ASTRAI_OK, astrai_request_cancel(request, &err));
   EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &event, &err));
-  CHECK(event->terminal && event->token_count == 0); /* the deltas were dropped */
+  CHECK(event->terminal && event->token_count == 0); /* the deltas were dropped, and their number shows */
+  CHECK(event->first_token == event->usage->generated_tokens && event->first_token >= (uint64_t)all[0].tokens);
+  CHECK(event->first_byte >= all[0].bytes);
   take(all, event);
   CHECK(all[0].id == astrai_request_id(request) && all[0].finish_reason == ASTRAI_FINISH_CANCEL);
   event = (astrai_event *)engine;
@@ -239,6 +250,78 @@ static void backpressure(void) {
     gate_destroy(&all[i].finalized);
   }
   astrai_engine_free(engine);
+}
+
+/* Events that are out keep the next ones of their requests back. Who has them all is told, and does not wait. */
+static void held(void) {
+  astrai_error *err = NULL;
+  astrai_engine *engine = open_engine(model);
+  astrai_event *event = NULL, *out[3];
+  taken all[4];
+  int i, round;
+  for (i = 0; i < 3; i++)
+    submit(engine, 40, 2, all, i, NULL);
+  for (i = 0; i < 3; i++)
+    EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &out[i], &err));
+  for (round = 0; round < 4; round++) {
+    CHECK(out[0]->tag != out[1]->tag && out[1]->tag != out[2]->tag && out[2]->tag != out[0]->tag);
+    steps(engine, 8); /* more has come of each */
+    CHECK(astrai_engine_next(engine, -1, &event, &err) == ASTRAI_ERR_BUSY && strstr(err->message, "astrai_event_free"));
+    astrai_error_free(err);
+    err = NULL;
+    EXPECT(ASTRAI_ERR_BUSY, astrai_engine_next(engine, 0, &event, &err));
+    /* What is freed comes next, in the order of the freeing; what it gave meanwhile is one event. */
+    for (i = 2; i >= 0; i--) {
+      uint64_t tag = out[i]->tag;
+      CHECK(!out[i]->terminal);
+      take(all, out[i]);
+      EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &out[i], &err));
+      CHECK(out[i]->tag == tag && out[i]->token_count == 2);
+    }
+  }
+  /* Another request gives something while those are out. */
+  submit(engine, 1, 0, all, 3, NULL);
+  EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &event, &err));
+  CHECK(event->terminal && event->token_count == 1);
+  astrai_event_free(event);
+  /* Events outlive the engine; what is behind them is dropped with it. */
+  EXPECT(ASTRAI_OK, astrai_engine_close(engine, 0, &err));
+  EXPECT(ASTRAI_ERR_BUSY, astrai_engine_next(engine, -1, &event, &err));
+  astrai_event_free(out[1]);
+  EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &event, &err));
+  CHECK(event->terminal && event->finish_reason == ASTRAI_FINISH_CLOSE);
+  astrai_engine_free(engine);
+  for (i = 0; i < 4; i++)
+    CHECK(gate_value(&all[i].finalized) == 1);
+  CHECK(out[0]->token_count == 2 && out[2]->text[out[2]->text_len] == '\0');
+  astrai_event_free(out[2]);
+  astrai_event_free(event);
+  astrai_event_free(out[0]);
+  for (i = 0; i < 4; i++)
+    gate_destroy(&all[i].finalized);
+}
+
+/* An event that another thread has: who asks waits a little, and is told when that does not help. */
+static void *ask(void *argument) {
+  astrai_event *event = NULL;
+  CHECK(astrai_engine_next((astrai_engine *)argument, 1, &event, NULL) == ASTRAI_TIMEOUT);
+  CHECK(astrai_engine_next((astrai_engine *)argument, -1, &event, NULL) == ASTRAI_ERR_BUSY && event == NULL);
+  return NULL;
+}
+
+static void held_by_another(void) {
+  astrai_error *err = NULL;
+  astrai_engine *engine = open_engine(model);
+  astrai_event *event = NULL;
+  pthread_t thread;
+  taken all[1];
+  submit(engine, 40, 2, all, 0, NULL);
+  EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &event, &err));
+  CHECK(pthread_create(&thread, NULL, ask, engine) == 0);
+  pthread_join(thread, NULL);
+  astrai_event_free(event);
+  astrai_engine_free(engine);
+  gate_destroy(&all[0].finalized);
 }
 
 /* A closed engine still gives what it has; a freed one drops it, and finalizes. */
@@ -352,6 +435,8 @@ int main(int argc, char **argv) {
   four_threads();
   with_handles();
   backpressure();
+  held();
+  held_by_another();
   endings();
   closed_while_waiting();
   blocked_callback();

@@ -42,7 +42,7 @@ int main(void) {
   FIELD(astrai_usage, decode_us, 56, 8);
   FIELD(astrai_usage, total_us, 64, 8);
 
-  SIZE(astrai_event, 120);
+  SIZE(astrai_event, 136);
   FIELD(astrai_event, struct_size, 0, 4);
   FIELD(astrai_event, kind, 4, 4);
   FIELD(astrai_event, terminal, 8, 4);
@@ -61,6 +61,8 @@ int main(void) {
   FIELD(astrai_event, prompt_count, 96, 8);
   FIELD(astrai_event, usage, 104, 8);
   FIELD(astrai_event, error, 112, 8);
+  FIELD(astrai_event, first_token, 120, 8);
+  FIELD(astrai_event, first_byte, 128, 8);
 
   SIZE(astrai_engine_options, 152);
   FIELD(astrai_engine_options, struct_size, 0, 4);

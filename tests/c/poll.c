@@ -544,9 +544,59 @@ static void odd_engines(void) {
   astrai_engine_free(engine);
 }
 
+/* A wake that does not return holds up nothing: requests run, are polled and pulled, and end. Close waits for it. */
+typedef struct sleeper {
+  gate entered, released;
+} sleeper;
+
+static void sleep_in_wake(void *user_data) {
+  sleeper *w = (sleeper *)user_data;
+  gate_add(&w->entered);
+  gate_wait(&w->released, 1);
+}
+
+static void *free_engine(void *argument) {
+  astrai_engine_free((astrai_engine *)argument);
+  return NULL;
+}
+
+static void slow_wake(void) {
+  astrai_error *err = NULL;
+  astrai_engine *engine = NULL;
+  astrai_engine_options options;
+  pthread_t thread;
+  sleeper w;
+  gate ended;
+  astrai_prompt *prompt = raw_prompt("Once upon a time");
+  astrai_request_options request_options = steady(60);
+  CHECK(astrai_engine_options_init(&options, sizeof options) == ASTRAI_OK);
+  options.delivery = ASTRAI_DELIVER_POLL;
+  options.wake = sleep_in_wake;
+  options.user_data = &w;
+  gate_init(&w.entered);
+  gate_init(&w.released);
+  gate_init(&ended);
+  EXPECT(ASTRAI_OK, astrai_engine_open(model, &options, &engine, &err));
+  EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &request_options, count_end, &ended, NULL, NULL, &err));
+  gate_wait(&w.entered, 1);
+  until_ready(engine, 80);
+  while (gate_value(&ended) == 0)
+    EXPECT(ASTRAI_OK, astrai_engine_poll(engine, -1, 0, NULL, &err));
+  EXPECT(ASTRAI_OK, astrai_engine_check(engine, &err));
+  CHECK(gate_value(&w.entered) == 1);
+  CHECK(pthread_create(&thread, NULL, free_engine, engine) == 0);
+  gate_add(&w.released);
+  pthread_join(thread, NULL);
+  astrai_prompt_free(prompt);
+  gate_destroy(&w.entered);
+  gate_destroy(&w.released);
+  gate_destroy(&ended);
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 2);
   model = argv[1];
+  slow_wake();
   main_loop();
   fair();
   wakes();

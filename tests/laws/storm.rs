@@ -285,7 +285,8 @@ type Taken = Mutex<HashMap<u64, Vec<Event>>>;
 /// Takes one event from the engine's queue; under the lock, so that the events of a request stay in order.
 fn take(engine: &Engine, taken: &Taken) {
     let mut taken = taken.lock().unwrap();
-    if let Next::Event(event) = engine.next(Some(Duration::ZERO)).unwrap() {
+    if let Next::Event(mut event) = engine.next(Some(Duration::ZERO)).unwrap() {
+        event.release();
         taken.entry(event.request_id).or_default().push(*event);
     }
 }

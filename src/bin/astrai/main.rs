@@ -35,7 +35,7 @@ enum Command {
     Run(run::RunArgs),
     /// A conversation in the terminal; one line is one turn.
     Chat(chat::ChatArgs),
-    /// Prints exactly what the chat template makes of messages; needs no weights.
+    /// Prints what the chat template makes of messages; needs no weights.
     Render(render::RenderArgs),
     /// Scores JSON lines from stdin, or the perplexity of a text.
     Score(score::ScoreArgs),

@@ -46,9 +46,9 @@ pub struct QualityArgs {
     /// Tokens read at a time, within the model's context
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1 << 16))]
     window: u32,
-    /// Read at most so many tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = usize::MAX)]
-    limit: usize,
+    /// Read at most so many tokens [default: all]
+    #[arg(long, value_name = "TOKENS")]
+    limit: Option<usize>,
 }
 
 /// Runs the subcommand.
@@ -101,7 +101,7 @@ fn tokens(args: &QualityArgs, folder: &Path, vocab: usize) -> Outcome<Vec<u32>> 
         }
         (None, count) => crate::bench::random::Random::new(1, 0).tokens(count.unwrap_or(0), vocab as u32),
     };
-    tokens.truncate(args.limit);
+    tokens.truncate(args.limit.unwrap_or(usize::MAX));
     Ok(tokens)
 }
 

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 /// Arguments of `astrai run`.
 #[derive(Args)]
 pub struct RunArgs {
-    /// Model folder: config.json, *.safetensors, tokenizer.json; or --model
+    /// Model folder: config.json, *.safetensors, tokenizer.json; it is left away with --model
     #[arg(value_name = "MODEL_DIR")]
     first: Option<OsString>,
-    /// The prompt; - reads it from stdin
+    /// The prompt; - reads it from stdin; it is left away with --messages
     #[arg(value_name = "PROMPT")]
     second: Option<OsString>,
     #[command(flatten)]

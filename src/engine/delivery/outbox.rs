@@ -1,19 +1,24 @@
 //! The queue and the list as the engine thread sees them: a request's [`Outbox`], and the engine's [`Dispatch`] that
 //! knows where each request's events go.
 
-use super::call_host;
-use super::queue::{Added, Merged, Queue};
+use super::buffer::{Buffer, PerToken, Piece, Produced};
+use super::completions::Completions;
+use super::queue::{Added, Queue};
 use super::ready::{Pushed, Ready};
+use super::waker::Waker;
+use super::{call_host, lock};
 use crate::engine::Sink;
 use crate::engine::api::{Event, EventKind, FinishReason, LogLevel, WakeFn};
+use crate::error::{Error, Result};
 use crate::limits;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::TryReserveError;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// What a request's events go to, other than a caller that pulls them.
 pub enum Receiver {
-    /// Shown each event; false stops the request.
-    Callback(Box<dyn FnMut(&Event) -> bool + Send>),
+    /// Shown each event, in memory that is used again; false stops the request.
+    Callback(Box<dyn FnMut(&Event) -> bool + Send>, Event),
     /// Taken with [`crate::engine::Engine::next`]; what is inside is dropped with the terminal event.
     Engine(#[expect(dead_code, reason = "held for the sake of its drop")] Box<dyn Send>),
 }
@@ -21,8 +26,15 @@ pub enum Receiver {
 /// The queue of one request.
 pub struct Outbox {
     pub id: u64,
-    pub queue: Queue<Event, Receiver>,
+    pub tag: u64,
+    pub queue: Queue<Buffer, Receiver>,
     pub route: Route,
+    /// Tokens the queue holds before the request is to pause.
+    limit: usize,
+    /// What a token of the request brings, once that is known.
+    of: Mutex<PerToken>,
+    /// It counts among the requests whose end nobody has read.
+    counted: AtomicBool,
 }
 
 /// Who reads a request's events.
@@ -36,77 +48,67 @@ pub enum Route {
     Engine,
 }
 
-impl Merged for Event {
-    type Cut = FinishReason;
-
-    fn units(&self) -> usize {
-        self.tokens.len()
-    }
-
-    fn take(&mut self) -> Event {
-        let empty = empty_event(self.request_id, self.tag);
-        std::mem::replace(self, empty)
-    }
-}
-
-fn empty_event(id: u64, tag: u64) -> Event {
-    Event {
-        kind: EventKind::Delta,
-        finish: FinishReason::None,
-        request_id: id,
-        tag,
-        text: String::new(),
-        tokens: Vec::new(),
-        logprobs: Vec::new(),
-        top_count: 0,
-        top_tokens: Vec::new(),
-        top_logprobs: Vec::new(),
-        prompt_logprobs: Vec::new(),
-        usage: None,
-        error: None,
-    }
-}
-
 impl Outbox {
     /// An empty queue of at most `limit` tokens.
     pub fn new(id: u64, tag: u64, limit: usize, sink: Sink) -> Outbox {
         let (route, receiver) = match sink {
             Sink::Pull => (Route::Pull, None),
-            Sink::Callback(callback) => (Route::Callback, Some(Receiver::Callback(callback))),
+            Sink::Callback(callback) => (Route::Callback, Some(Receiver::Callback(callback, Event::empty(id, tag)))),
             Sink::Engine(keep) => (Route::Engine, Some(Receiver::Engine(keep))),
         };
-        Outbox { id, queue: Queue::new(empty_event(id, tag), limit, receiver), route }
+        let queue = Queue::new([Buffer::empty(id, tag), Buffer::empty(id, tag)], limit, receiver);
+        let (of, counted) = (Mutex::default(), AtomicBool::new(false));
+        Outbox { id, tag, queue, route, limit, of, counted }
     }
 
-    /// Adds to the pending event; true when the request is to pause. Engine thread only.
-    pub fn push(self: &Arc<Self>, dispatch: &Dispatch, add: impl FnOnce(&mut Event)) -> bool {
-        let added = self.queue.push(add);
+    /// Makes room for what a request of at most `tokens_max` tokens may hold unread. Engine thread only, before the first
+    /// token.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&self, tokens_max: usize, of: PerToken) -> Result<()> {
+        *lock(&self.of) = of;
+        let tokens = self.limit.min(tokens_max.saturating_add(1));
+        let [pending, spare] = Buffer::pair(self.id, self.tag, tokens, of)?;
+        self.queue.provide(pending, spare);
+        Ok(())
+    }
+
+    /// Adds a token to the pending event, after which so much was produced; true when the request is to pause. Engine thread
+    /// only.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn push(self: &Arc<Self>, dispatch: &Dispatch, piece: &Piece, produced: Produced) -> Result<bool> {
+        let added = self.queue.push(|buffer| buffer.push(piece, produced))?;
         let full = added.full;
         self.list(dispatch, added);
-        full
+        Ok(full)
     }
 
-    /// Ends the request: `fill` completes the terminal event. Of a request that was muted before, tokens are missing, so it
-    /// was cancelled, also when the engine came to its end first. The event's kind; None when it was there already: later
-    /// calls do nothing. Engine thread only.
+    /// Ends the request, after which so much was produced: `fill` completes the terminal event. Of a request that was muted
+    /// before, tokens are missing, so it was cancelled, also when the engine came to its end first. The event's kind; None when
+    /// it was there already: later calls do nothing. Engine thread only.
     pub fn finish(
         self: &Arc<Self>,
         dispatch: &Dispatch,
-        kind: EventKind,
-        finish: FinishReason,
+        (kind, finish, error): (EventKind, FinishReason, Option<Error>),
+        produced: Produced,
         fill: impl FnOnce(&mut Event),
     ) -> Option<EventKind> {
         let mut ended = None;
-        let added = self.queue.finish(|event, cut| {
-            (event.kind, event.finish) = (kind, finish);
+        let added = self.queue.finish(|buffer, cut| {
+            let event = &mut buffer.event;
+            (event.kind, event.finish, event.error) = (kind, finish, error);
             fill(event);
-            if let (Some(why), EventKind::Finished | EventKind::Cancelled) = (cut, kind) {
+            if let (Some(why), EventKind::Finished | EventKind::Cancelled) = (cut, event.kind) {
                 (event.kind, event.finish) = (EventKind::Cancelled, why);
                 event.text.clear();
             }
             ended = Some(event.kind);
             // Readers may count on it, also when the request never began to run.
             event.usage.get_or_insert_default();
+            event.ends_at(produced);
         });
         self.list(dispatch, added);
         ended
@@ -116,6 +118,21 @@ impl Outbox {
         if added.list {
             dispatch.note_ready(self);
         }
+    }
+
+    /// An event that was taken from the engine's queue is let go: the next may come.
+    pub fn release(self: &Arc<Self>, dispatch: &Dispatch, ticket: u64) {
+        // In this order: whoever waits never believes that more is held than is.
+        dispatch.completions.release(ticket);
+        if self.queue.release() {
+            dispatch.note_ready(self);
+        }
+    }
+
+    /// A bigger buffer for whoever waits for all of it.
+    pub fn grown(&self, room: super::buffer::Room) -> Result<Buffer> {
+        let of = *lock(&self.of);
+        Buffer::grown(self.id, self.tag, room, of)
     }
 
     /// Drops queued deltas and throws later ones away, unless the request has ended; `why` is what its terminal event says.
@@ -128,12 +145,33 @@ impl Outbox {
         self.queue.is_finished()
     }
 
+    /// It counts in `unread` from now on, until [`Outbox::leave`].
+    pub fn count(&self) {
+        self.counted.store(true, Ordering::Relaxed);
+    }
+
+    /// Its end was read, or nobody will.
+    pub fn leave(&self, unread: &AtomicUsize) {
+        if self.counted.swap(false, Ordering::Relaxed) {
+            unread.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Nobody will ask the engine for this request's events any more.
-    pub fn discard(&self) {
-        while let Some((event, _, receiver)) = self.queue.take_listed() {
+    pub fn discard(&self, unread: &AtomicUsize) {
+        while let Some(mut taken) = self.queue.take_listed() {
+            let last = taken.last;
+            let receiver = taken.sink.take();
             call_host(|| drop(receiver));
-            if event.terminal() {
+            self.queue.restore(taken);
+            if last {
+                self.leave(unread);
                 self.queue.end();
+                return;
+            }
+            // Nobody holds what is dropped; what came meanwhile goes the same way.
+            if !self.queue.release() {
+                return;
             }
         }
     }
@@ -152,10 +190,12 @@ pub struct Dispatch {
     /// For callbacks: taken by the dispatch thread, or by the host's poll, wait, close and free.
     pub callbacks: Ready<Item>,
     /// Taken one by one with [`crate::engine::Engine::next`].
-    pub completions: Ready<Arc<Outbox>>,
+    pub completions: Completions<Arc<Outbox>>,
     /// Callbacks run in the host's own calls.
     pub poll: bool,
-    wake: Option<WakeFn>,
+    pub waker: Waker,
+    /// Accepted requests whose terminal event nobody has read.
+    pub unread: AtomicUsize,
     logs_queued: AtomicUsize,
     logs_dropped: AtomicU64,
 }
@@ -165,38 +205,56 @@ impl Dispatch {
     pub fn new(poll: bool, wake: Option<WakeFn>) -> Dispatch {
         Dispatch {
             callbacks: Ready::new(),
-            completions: Ready::new(),
+            completions: Completions::new(),
             poll,
-            wake,
+            waker: Waker::new(wake),
+            unread: AtomicUsize::new(0),
             logs_queued: AtomicUsize::new(0),
             logs_dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes room in the lists for one more request; with [`Route::Engine`] its events are awaited from now on.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn expect(&self, route: Route) -> Result<()> {
+        let refused = |_: TryReserveError| Error::memory("the list of events", size_of::<Item>() as u64);
+        match route {
+            Route::Pull => Ok(()),
+            Route::Callback => {
+                let most = self.unread.load(Ordering::Relaxed).saturating_add(limits::LOG_LINES_MAX);
+                self.callbacks.reserve(most).map_err(refused)
+            }
+            Route::Engine => self.completions.expect().map_err(refused),
+        }
+    }
+
+    /// A request that was expected was not accepted.
+    pub fn unexpect(&self, route: Route) {
+        if route == Route::Engine {
+            self.completions.unexpect();
         }
     }
 
     fn note_ready(&self, outbox: &Arc<Outbox>) {
         if outbox.route == Route::Callback {
             self.note(Item::Request(outbox.clone()));
-        } else if let Pushed::Refused(outbox) = self.completions.push(outbox.clone()) {
-            outbox.discard();
+        } else if let Err(outbox) = self.completions.push(outbox.clone()) {
+            outbox.discard(&self.unread);
         }
     }
 
     fn note(&self, item: Item) {
         if let Pushed::Wake = self.callbacks.push(item) {
-            self.wake();
+            self.waker.wake();
         }
     }
 
-    fn wake(&self) {
-        if let Some(wake) = &self.wake {
-            call_host(|| wake());
-        }
-    }
-
-    /// Wakes the host if a turn has ended with items of which it does not know. Engine thread only.
+    /// Wakes the host if a turn has ended with items of which it does not know.
     pub fn wake_if_owed(&self) {
         if self.callbacks.owes_wake() {
-            self.wake();
+            self.waker.wake();
         }
     }
 
@@ -228,10 +286,12 @@ impl Dispatch {
     pub fn stop(&self) {
         self.callbacks.stop();
         self.completions.stop();
+        self.waker.stop();
     }
 
     /// Nobody will ask for events any more: drops those that are there, and those that come.
     pub fn discard_completions(&self) {
-        self.completions.refuse().iter().for_each(|outbox| outbox.discard());
+        let (listed, held) = self.completions.refuse();
+        listed.iter().chain(&held).for_each(|outbox| outbox.discard(&self.unread));
     }
 }

@@ -1,6 +1,6 @@
 //! The list of what is ready to be delivered, oldest first, and the turn of the one thread that delivers it.
 //!
-//! The engine thread adds; a dispatch thread or any number of others take ([`Ready::pop`]). An engine whose callbacks run in
+//! The engine thread adds; a dispatch thread takes ([`Ready::pop`]). An engine whose callbacks run in
 //! its host's own calls has several that may deliver (poll, wait, close, free), so one of them has the turn. Who leaves
 //! it for good while nobody will come back (the engine was freed inside a callback) is told to deliver the rest first.
 //!
@@ -9,7 +9,7 @@
 //! hears of what that thread leaves.
 
 use super::sync::{Condvar, Mutex, lock, wait_until};
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::time::Instant;
 
 /// The list.
@@ -27,8 +27,6 @@ struct State<T> {
     stopped: bool,
     /// The engine is closing: no more polls, no more wakes.
     closing: bool,
-    /// Nobody takes anything any more: items are given back to who adds them.
-    refusing: bool,
     /// Somebody has the turn.
     taken: bool,
     /// Nobody will take a turn any more: whoever has it delivers the rest.
@@ -41,13 +39,12 @@ struct State<T> {
 }
 
 /// What came of an addition.
-pub enum Pushed<T> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
     /// It is in the list.
     Listed,
     /// It is in the list, and the host is to be woken.
     Wake,
-    /// Nobody takes it.
-    Refused(T),
 }
 
 /// Outcome of [`Ready::pop`].
@@ -100,7 +97,6 @@ impl<T> Ready<T> {
             items: VecDeque::new(),
             stopped: false,
             closing: false,
-            refusing: false,
             taken: false,
             orphaned: false,
             woken: false,
@@ -109,12 +105,19 @@ impl<T> Ready<T> {
         Ready { state: Mutex::new(state), arrived: Condvar::new(), turned: Condvar::new() }
     }
 
-    /// Adds an item at the end.
-    pub fn push(&self, item: T) -> Pushed<T> {
+    /// Makes room for so many items.
+    ///
+    /// # Errors
+    /// When there is no memory for that.
+    pub fn reserve(&self, count: usize) -> Result<(), TryReserveError> {
         let mut state = lock(&self.state);
-        if state.refusing {
-            return Pushed::Refused(item);
-        }
+        let len = state.items.len();
+        state.items.try_reserve(count.saturating_sub(len))
+    }
+
+    /// Adds an item at the end.
+    pub fn push(&self, item: T) -> Pushed {
+        let mut state = lock(&self.state);
         state.items.push_back(item);
         let wake = !state.closing && !std::mem::replace(&mut state.woken, true);
         state.turned_away &= !wake;
@@ -152,13 +155,6 @@ impl<T> Ready<T> {
     pub fn close(&self) {
         lock(&self.state).closing = true;
         self.arrived.notify_all();
-    }
-
-    /// Nobody will take anything any more. Items are given back to who adds them from now on; returns those that are there.
-    pub fn refuse(&self) -> VecDeque<T> {
-        let mut state = lock(&self.state);
-        state.refusing = true;
-        std::mem::take(&mut state.items)
     }
 
     /// The turn, unless somebody has it.

@@ -1,5 +1,5 @@
-//! The locks that [`super::queue`] and [`super::ready`] are made of. Those two files name nothing else of the project, so
-//! that `tests/loom` can build them on locks whose interleavings it tries.
+//! The locks that [`super::queue`], [`super::ready`] and [`super::completions`] are made of. Those files name nothing else of
+//! the project, so that `tests/loom` can build them on locks whose interleavings it tries.
 
 use std::time::Instant;
 

@@ -24,6 +24,7 @@ fn identity() -> Identity {
         weights: "auto".into(),
         kv: "bf16".into(),
         page_tokens: PAGE as u64,
+        rotary_context: 0,
         groups: vec![group(3), group(1)],
         tokens: 0,
     };
@@ -31,7 +32,10 @@ fn identity() -> Identity {
 }
 
 fn by_hand(description: Description) -> Identity {
-    Identity::by_hand(description, Layout { frame_bytes: FRAMES.to_vec(), page_tokens: PAGE, vocab: 50, context: 64 })
+    Identity::by_hand(
+        description,
+        Layout { frame_bytes: FRAMES.to_vec(), page_tokens: PAGE, vocab: 50, context: 64, context_max: 64 },
+    )
 }
 
 struct Random(u64);
@@ -187,7 +191,7 @@ fn random_damage_is_found() {
 #[test]
 fn a_sound_file_of_something_else_is_a_mismatch_with_both_values() {
     type Change = fn(&mut Description);
-    let changes: [(&str, &str, Change); 13] = [
+    let changes: [(&str, &str, Change); 14] = [
         ("model_type", "\"other\"", |d| d.model_type = "other".into()),
         ("config_hash", "\"0000000000000009\"", |d| d.config_hash = hex(9)),
         ("weights_hash", "\"0000000000000009\"", |d| d.weights_hash = hex(9)),
@@ -200,6 +204,7 @@ fn a_sound_file_of_something_else_is_a_mismatch_with_both_values() {
         ("weights", "\"q8\"", |d| d.weights = "q8".into()),
         ("kv", "\"f32\"", |d| d.kv = "f32".into()),
         ("page_tokens", "2", |d| d.page_tokens = 2),
+        ("rotary_context", "512", |d| d.rotary_context = 512),
         ("groups", "\"layers\":7", |d| d.groups[1].layers = 7),
     ];
     let folder = Folder::new();

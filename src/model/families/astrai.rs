@@ -84,6 +84,8 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         hidden: sizes.hidden,
         vocab: sizes.vocab,
         context: sizes.context,
+        context_max: sizes.context,
+        rotary_context: 0,
         eps: sizes.eps,
         // The published loader copies the embedding when an untied checkpoint has no output matrix.
         head: if sizes.tied { Head::Tied } else { Head::OwnIfPresent },
@@ -107,12 +109,14 @@ fn rotary(config: &Config, dims: usize) -> Result<RotarySpec> {
 
 fn experts(config: &Config, sizes: &Sizes) -> Result<Ffn> {
     let (count, chosen) = expert_counts(config, &["n_routed_experts"], "n_activated_experts")?;
+    let shared = config.optional_count("n_shared_experts", limits::EXPERTS_MAX)?.unwrap_or(0);
+    check_experts(config, &["n_shared_experts"], count + shared)?;
     let width = |key| Ok(config.optional_size(key, limits::WIDTH_MAX)?.unwrap_or(sizes.intermediate));
     Ok(Ffn::Experts {
         count,
         intermediate: width("moe_intermediate_size")?,
         routing: Routing { chosen, renormalise: config.flag("norm_topk_prob", true)? },
-        shared: config.optional_count("n_shared_experts", limits::EXPERTS_MAX)?.unwrap_or(0),
+        shared,
         shared_intermediate: width("shared_expert_intermediate_size")?,
     })
 }

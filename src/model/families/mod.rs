@@ -10,8 +10,8 @@ mod qwen;
 
 use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjection, Layer, Names};
 use super::config::{Config, Sizes};
-use super::rotary::RotarySpec;
-use crate::error::{Error, Result};
+use super::rotary::{Rotary, RotarySpec};
+use crate::error::{Error, Result, Unit};
 use crate::limits;
 use serde_json::Value;
 
@@ -45,19 +45,60 @@ pub static FAMILIES: [&Family; 7] = [
     &qwen::QWEN3_MOE,
 ];
 
-/// The family of a config. An absent `model_type` means AstrAI's own.
+/// The family of a config. An absent `model_type` means AstrAI's own, unless `architectures` says otherwise.
 pub fn find(root: &Value, subject: &str) -> Result<(&'static Family, String)> {
     let config = Config::new(root, subject);
-    let model_type = config.text("model_type")?.unwrap_or(astrai::MODEL_TYPE);
+    let model_type = match (config.text("model_type")?, wrapper(root)) {
+        (Some(model_type), _) => model_type,
+        (None, Some((outer, _))) => {
+            let message = format!("config.json: a multimodal model ({outer}) whose text_config has no model_type");
+            return Err(Error::unsupported(format!("{message}; only text models are opened")).about(subject));
+        }
+        (None, None) => {
+            check_architectures(root, subject)?;
+            astrai::MODEL_TYPE
+        }
+    };
     let family = FAMILIES.iter().find(|f| f.model_types.contains(&model_type)).ok_or_else(|| {
         let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.model_types.iter().copied()).collect();
+        let inside = match wrapper(root) {
+            Some((outer, _)) => format!(" (the text model inside the multimodal \"{outer}\")"),
+            None => String::new(),
+        };
         Error::unsupported(format!(
-            "config.json: model_type \"{model_type}\" is unknown; known are {}",
+            "config.json: model_type \"{model_type}\"{inside} is unknown; known are {}",
             known.join(", ")
         ))
         .about(subject)
     })?;
     Ok((family, model_type.to_owned()))
+}
+
+/// The names of a multimodal model and of the text model inside it, if a config is of such a one.
+pub fn wrapper(root: &Value) -> Option<(&str, &str)> {
+    let inner = root.get("text_config").filter(|inner| inner.is_object())?;
+    let name = |object| Value::as_str(Value::get(object, "model_type")?);
+    Some((name(root).unwrap_or("unnamed"), name(inner).unwrap_or("unnamed")))
+}
+
+/// A config without `model_type` whose `architectures` names a class that is not AstrAI's is not AstrAI's.
+fn check_architectures(root: &Value, subject: &str) -> Result<()> {
+    let classes = root.get("architectures").and_then(Value::as_array);
+    let Some(class) = classes.and_then(|list| list.first()).and_then(Value::as_str) else { return Ok(()) };
+    if class.to_ascii_lowercase().contains("autoregressive") || class.to_ascii_lowercase().contains("astrai") {
+        return Ok(());
+    }
+    let class: String = class.chars().take(80).collect();
+    let known = FAMILIES.iter().flat_map(|f| f.model_types.iter().copied());
+    let plain = |name: &str| name.replace('_', "").to_ascii_lowercase();
+    let stem = plain(class.split("For").next().unwrap_or_default());
+    let advice = match known.clone().find(|name| plain(name) == stem) {
+        Some(name) => format!("add \"model_type\": \"{name}\""),
+        None => format!("known are {}", known.collect::<Vec<_>>().join(", ")),
+    };
+    let message =
+        format!("config.json has no model_type, and architectures says {class:?}, which is not AstrAI's; {advice}");
+    Err(Error::unsupported(message).about(subject))
 }
 
 /// Tensor names of the Llama lineage as published on the hub.
@@ -120,14 +161,17 @@ fn lineage(
     layer: impl Fn(usize) -> Layer,
 ) -> Result<Architecture> {
     config.expect_silu()?;
+    let rotary = Rotary::read(config, sizes.head_dim, sizes.context)?;
     Ok(Architecture {
         model_type: model_type.to_owned(),
         hidden: sizes.hidden,
         vocab: sizes.vocab,
-        context: sizes.context,
+        context: rotary.context,
+        context_max: rotary.context_max,
+        rotary_context: rotary.chosen_for,
         eps: sizes.eps,
         head: if sizes.tied { Head::Tied } else { Head::Own },
-        rotaries: vec![RotarySpec::read(config, sizes.head_dim, sizes.context)?],
+        rotaries: vec![rotary.spec],
         layers: (0..sizes.layers).map(layer).collect(),
         names,
     })
@@ -168,7 +212,20 @@ fn expert_counts(config: &Config, counts: &[&str], chosen: &str) -> Result<(usiz
     if chosen_count > count {
         return Err(config.bad(chosen, format_args!("is {chosen_count}, more than the {count} experts there are")));
     }
+    check_experts(config, counts, count)?;
     Ok((count, chosen_count))
+}
+
+/// Refuses so many experts a layer in so many layers that they could be in no checkpoint. `keys` is what counts them.
+fn check_experts(config: &Config, keys: &[&str], each: usize) -> Result<()> {
+    let layers = config.size("num_hidden_layers", limits::LAYERS_MAX)?;
+    let (all, most) = (layers.saturating_mul(each), limits::MODEL_EXPERTS_MAX);
+    if all <= most {
+        return Ok(());
+    }
+    let key = keys.iter().find(|key| config.value(key).is_some()).or(keys.first()).copied().unwrap_or_default();
+    let problem = format_args!("makes {each} experts a layer, in {layers} layers {all}, more than the limit of {most}");
+    Err(config.bad(key, problem).numbers(Unit::Count, all as u64, most as u64))
 }
 
 /// A dense feed-forward part without biases.

@@ -6,13 +6,15 @@
 //! `src/engine/receive.rs`.
 #![cfg(test)]
 
+#[path = "../../../src/engine/delivery/completions.rs"]
+pub mod completions;
 #[path = "../../../src/engine/delivery/queue.rs"]
 pub mod queue;
 #[path = "../../../src/engine/delivery/ready.rs"]
 pub mod ready;
 mod requests;
 
-/// What `src/engine/delivery/sync.rs` is in the library. A wait with a deadline finds that it has passed.
+/// What `src/engine/delivery/sync.rs` is in the library. A wait with a deadline finds that it has passed, or never does.
 mod sync {
     pub use loom::sync::{Condvar, Mutex, MutexGuard};
     use std::time::Instant;
@@ -27,8 +29,8 @@ mod sync {
         deadline: Option<Instant>,
     ) -> (MutexGuard<'a, T>, bool) {
         match deadline {
-            None => (condvar.wait(guard).unwrap(), true),
-            Some(_) => (guard, false),
+            Some(deadline) if deadline <= Instant::now() => (guard, false),
+            _ => (condvar.wait(guard).unwrap(), true),
         }
     }
 }
@@ -36,8 +38,9 @@ mod sync {
 use loom::sync::Arc;
 use loom::sync::atomic::Ordering::SeqCst;
 use loom::thread;
+use completions::{Completions, Popped};
 use queue::Read;
-use ready::{Left, Popped, Pushed, Ready, Round, Turn, TurnOr};
+use ready::{Left, Pushed, Ready, Round, Turn, TurnOr};
 use requests::*;
 use sync::lock;
 
@@ -49,14 +52,14 @@ fn a_pulled_request_is_resumed_and_ends_once() {
             let request = request.clone();
             move || generate(&request, 2, |_| unreachable!("a pulled request is in no list"))
         });
-        while let Read::Event(event, resume) = request.queue.next(None) {
+        while let Read::Event(event, resume) = next(&request, None) {
             request.see(event);
             if resume {
                 request.resume();
             }
         }
         request.check(Some(2), 0);
-        assert!(matches!(request.queue.next(now()), Read::End));
+        assert!(matches!(next(&request, now()), Read::End));
         engine.join().unwrap();
     });
 }
@@ -69,13 +72,15 @@ fn a_wait_lifts_the_limit_of_a_pulled_request() {
             let request = request.clone();
             move || generate(&request, 2, |_| unreachable!("a pulled request is in no list"))
         });
-        if let Read::Event(event, resume) = request.queue.next(now()) {
+        if let Read::Event(event, resume) = next(&request, now()) {
             request.see(event);
             if resume {
                 request.resume();
             }
         }
-        if let Read::Event(event, _) = request.queue.rest(None, || request.resume()) {
+        let read = |event: &mut Event| Ok::<_, ()>(event.clone());
+        let rest = request.queue.rest(None, || request.resume(), |()| unreachable!("it never grows"), read);
+        if let Read::Event(event, _) = rest.unwrap() {
             request.see(event);
         }
         request.check(Some(2), 0);
@@ -90,7 +95,7 @@ fn a_dispatch_thread_delivers_everything_and_a_waiter_learns_of_the_end() {
         let dispatcher = thread::spawn({
             let list = list.clone();
             move || {
-                while let Popped::Item(request) = list.pop(None) {
+                while let ready::Popped::Item(request) = list.pop(None) {
                     show(&request, &list);
                 }
             }
@@ -124,7 +129,7 @@ fn a_cancelled_request_ends_once_and_shows_nothing_more() {
             let request = request.clone();
             move || request.cancel()
         });
-        while let Popped::Item(request) = list.pop(None) {
+        while let ready::Popped::Item(request) = list.pop(None) {
             show(&request, &list);
         }
         engine.join().unwrap();
@@ -147,7 +152,7 @@ fn after_a_cancel_queued_tokens_are_dropped() {
         let finished_before = request.queue.is_finished();
         request.cancel();
         let finished_after = request.queue.is_finished();
-        while let Popped::Item(request) = list.pop(None) {
+        while let ready::Popped::Item(request) = list.pop(None) {
             show(&request, &list);
         }
         engine.join().unwrap();
@@ -177,7 +182,7 @@ fn a_terminal_event_with_missing_tokens_says_that_it_was_cut() {
                 let request = request.clone();
                 move || request.cancel()
             });
-            while let Read::Event(event, resume) = request.queue.next(None) {
+            while let Read::Event(event, resume) = next(&request, None) {
                 request.see(event);
                 if resume {
                     request.resume();
@@ -191,37 +196,103 @@ fn a_terminal_event_with_missing_tokens_says_that_it_was_cut() {
     }
 }
 
+/// A read that fails, for want of memory, has read nothing.
 #[test]
-fn any_number_of_threads_take_completions() {
-    explore(Some(2), || {
-        let list = Arc::new(Ready::new());
-        let requests = [Request::new(1, false), Request::new(4, false)];
-        let take = |list: Arc<Ready<Arc<Request>>>| {
-            move || {
-                while let Popped::Item(request) = list.pop(None) {
-                    let Some((event, resume, sink)) = request.queue.take_listed() else { continue };
-                    // Two threads may hold events of one request, so the order in which they note them says nothing.
-                    let terminal = event.terminal;
-                    assert_eq!(sink.is_some(), terminal);
-                    lock(&request.seen).push(event);
-                    if terminal {
-                        drop(sink);
-                        request.queue.end();
-                    }
+fn what_could_not_be_read_is_read_later() {
+    explore(None, || {
+        let request = Request::new(1, true);
+        let engine = thread::spawn({
+            let request = request.clone();
+            move || generate(&request, 2, |_| unreachable!("a pulled request is in no list"))
+        });
+        let mut fail = true;
+        loop {
+            match next_or_fail(&request, fail) {
+                Some(Read::Event(event, resume)) => {
+                    request.see(event);
                     if resume {
                         request.resume();
                     }
                 }
+                Some(_) => break,
+                None => assert!(fail),
             }
-        };
-        let takers = [thread::spawn(take(list.clone())), thread::spawn(take(list.clone()))];
-        for (request, tokens) in requests.iter().zip([2, 1]) {
-            generate(request, tokens, |r| push(&list, r));
+            fail = !fail;
         }
+        request.check(Some(2), 0);
+        engine.join().unwrap();
+    });
+}
+
+/// [`Request::see`] proves that they come in order, whoever has them.
+#[test]
+fn any_number_of_threads_take_completions_in_order() {
+    explore(Some(2), || {
+        let list = Arc::new(Completions::new());
+        let request = Request::new(1, false);
+        list.expect().unwrap();
+        let takers = [1, 2].map(|me| {
+            let list = list.clone();
+            thread::spawn(move || take_all(&list, me))
+        });
+        generate(&request, 2, |r| assert!(list.push(r).is_ok()));
         list.stop();
         takers.into_iter().for_each(|t| t.join().unwrap());
-        requests[0].check(Some(2), 1);
-        requests[1].check(Some(1), 1);
+        request.check(Some(2), 1);
+    });
+}
+
+#[test]
+fn requests_of_several_takers_do_not_wait_for_each_other() {
+    explore(Some(2), || {
+        let list = Arc::new(Completions::new());
+        let requests = [Request::new(4, false), Request::new(4, false)];
+        (0..2).for_each(|_| list.expect().unwrap());
+        let taker = thread::spawn({
+            let list = list.clone();
+            move || take_all(&list, 1)
+        });
+        for request in &requests {
+            generate(request, 1, |r| assert!(list.push(r).is_ok()));
+        }
+        list.stop();
+        take_all(&list, 2);
+        taker.join().unwrap();
+        requests.iter().for_each(|r| r.check(Some(1), 1));
+    });
+}
+
+/// Who holds the only event that could come before the next one is told so, and what came meanwhile comes once it is freed.
+#[test]
+fn nothing_comes_while_the_event_is_held_and_all_of_it_after() {
+    explore(Some(3), || {
+        let (list, request) = (Arc::new(Completions::new()), Request::new(4, false));
+        list.expect().unwrap();
+        let engine = thread::spawn({
+            let (list, request) = (list.clone(), request.clone());
+            move || {
+                generate(&request, 2, |r| assert!(list.push(r).is_ok()));
+                list.stop();
+            }
+        });
+        loop {
+            match list.pop(None, 1, later) {
+                Popped::Item(request, ticket) => {
+                    let Some(event) = take(&request, &list, ticket) else { continue };
+                    let last = event.terminal;
+                    request.see(event);
+                    if !last {
+                        assert!(matches!(list.pop(None, 1, later), Popped::Busy));
+                        assert!(matches!(list.pop(now(), 2, later), Popped::Timeout));
+                        let_go(&request, &list, ticket);
+                    }
+                }
+                Popped::Stopped => break,
+                _ => unreachable!("nothing is held, and it waits for ever"),
+            }
+        }
+        engine.join().unwrap();
+        request.check(Some(2), 1);
     });
 }
 
@@ -412,27 +483,54 @@ fn what_is_left_behind_is_delivered_by_somebody() {
 #[test]
 fn completions_that_nobody_will_take_are_dropped_once() {
     explore(None, || {
-        let (request, list) = (Request::new(4, false), Arc::new(Ready::<Arc<Request>>::new()));
-        let discard = |request: &Request| {
-            while let Some((event, _, sink)) = request.queue.take_listed() {
-                drop(sink);
-                if event.terminal {
-                    request.queue.end();
-                }
-            }
-        };
+        let (request, list) = (Request::new(4, false), Arc::new(Completions::<Arc<Request>>::new()));
+        list.expect().unwrap();
         let engine = thread::spawn({
             let (request, list) = (request.clone(), list.clone());
             move || {
                 generate(&request, 1, |r| {
-                    if let Pushed::Refused(request) = list.push(r) {
+                    if let Err(request) = list.push(r) {
                         discard(&request);
                     }
                 });
             }
         });
-        list.refuse().iter().for_each(|r| discard(r));
+        let (listed, held) = list.refuse();
+        listed.iter().chain(&held).for_each(|r| discard(r));
         engine.join().unwrap();
+        assert!(request.queue.is_ended());
+        assert_eq!(request.dropped.load(SeqCst), 1);
+    });
+}
+
+/// The engine goes while an event is out: what is behind it is dropped then, or when the event is freed.
+#[test]
+fn what_comes_behind_a_held_event_is_dropped_once_with_the_engine() {
+    explore(Some(3), || {
+        let (request, list) = (Request::new(4, false), Arc::new(Completions::<Arc<Request>>::new()));
+        list.expect().unwrap();
+        let push = |list: &Completions<Arc<Request>>, r| {
+            if let Err(request) = list.push(r) {
+                discard(&request);
+            }
+        };
+        let held = request.queue.push(|event| Ok::<(), ()>(event.tokens += 1)).unwrap();
+        assert!(held.list);
+        push(&list, request.clone());
+        let Popped::Item(_, ticket) = list.pop(None, 1, later) else { panic!("it is there") };
+        assert!(take(&request, &list, ticket).is_some_and(|event| !event.terminal));
+        let holder = thread::spawn({
+            let (request, list) = (request.clone(), list.clone());
+            move || let_go(&request, &list, ticket)
+        });
+        let added = request.queue.finish(|event, _| event.terminal = true);
+        if added.list {
+            push(&list, request.clone());
+        }
+        list.stop();
+        let (listed, held) = list.refuse();
+        listed.iter().chain(&held).for_each(|r| discard(r));
+        holder.join().unwrap();
         assert!(request.queue.is_ended());
         assert_eq!(request.dropped.load(SeqCst), 1);
     });

@@ -1,15 +1,17 @@
 //! A request as its threads see it: the engine's side, which makes tokens, and the readers', who show, wait and poll.
 
-use super::queue::{Merged, Queue};
-use super::ready::{Left, Pushed, Ready, Round, Turn, TurnOr};
+use super::completions::{Completions, Popped};
+use super::queue::{Merged, Queue, Read};
+use super::ready::{Left, Ready, Round, Turn, TurnOr};
 use super::sync::{lock, wait_until};
 use loom::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use loom::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-/// An event: so many tokens, whether it is the last, and whether it says that the request was cancelled.
-#[derive(Debug, Default, PartialEq)]
+/// An event: so many tokens from the first on, whether it is the last, and whether it says that the request was cancelled.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Event {
+    pub first: usize,
     pub tokens: usize,
     pub terminal: bool,
     pub cut: bool,
@@ -17,11 +19,28 @@ pub struct Event {
 
 impl Merged for Event {
     type Cut = ();
+    type Size = ();
     fn units(&self) -> usize {
         self.tokens
     }
-    fn take(&mut self) -> Event {
-        std::mem::take(self)
+    fn is_full(&self) -> bool {
+        false
+    }
+    fn wants(&self) -> Option<()> {
+        None
+    }
+    fn clear(&mut self) {
+        *self = Event::default();
+    }
+    fn absorb(&mut self, from: &mut Event) {
+        if self.tokens == 0 {
+            self.first = from.first;
+        } else if from.tokens > 0 {
+            assert_eq!(from.first, self.first + self.tokens, "what is newer comes behind");
+        }
+        self.tokens += from.tokens;
+        (self.terminal, self.cut) = (self.terminal || from.terminal, self.cut || from.cut);
+        from.clear();
     }
 }
 
@@ -54,7 +73,7 @@ impl Request {
         let dropped = Arc::new(AtomicUsize::new(0));
         let sink = (!pulled).then(|| Sink(dropped.clone()));
         Arc::new(Request {
-            queue: Queue::new(Event::default(), limit, sink),
+            queue: Queue::new([Event::default(), Event::default()], limit, sink),
             seen: Mutex::new(Vec::new()),
             dropped,
             mail: Mutex::new(Mail::default()),
@@ -66,6 +85,8 @@ impl Request {
         let mut seen = lock(&self.seen);
         assert!(seen.iter().all(|e| !e.terminal), "an event after the terminal one");
         assert!(event.terminal || event.tokens > 0, "an event without content");
+        let end = seen.last().map_or(0, |e| e.first + e.tokens);
+        assert!(event.tokens == 0 || event.first == end, "{event:?} after {seen:?}");
         seen.push(event);
     }
 
@@ -91,8 +112,13 @@ impl Request {
 
 /// The engine thread's side: makes tokens, pauses when told that the queue is full, ends when done or cancelled.
 pub fn generate(request: &Arc<Request>, tokens: usize, list: impl Fn(Arc<Request>)) {
-    for _ in 0..tokens {
-        let added = request.queue.push(|event| event.tokens += 1);
+    for index in 0..tokens {
+        let add = |event: &mut Event| {
+            event.tokens += 1;
+            event.first = index + 1 - event.tokens;
+            Ok::<(), ()>(())
+        };
+        let added = request.queue.push(add).unwrap();
         if added.list {
             list(request.clone());
         }
@@ -111,23 +137,25 @@ pub fn generate(request: &Arc<Request>, tokens: usize, list: impl Fn(Arc<Request
             list(request.clone());
         }
     }
-    let late = request.queue.push(|_| panic!("a token after the end"));
+    let late = request.queue.push(|_| -> Result<(), ()> { panic!("a token after the end") }).unwrap();
     assert!(!late.full && !late.list);
 }
 
 /// Shows one request to its callback, as the thread that has the turn does.
 pub fn show(request: &Arc<Request>, list: &Ready<Arc<Request>>) {
-    let Some(lent) = request.queue.lend() else { return };
-    request.see(lent.event);
-    if lent.last {
-        drop(lent.sink);
+    let Some(mut lent) = request.queue.lend() else { return };
+    let (event, last, sink) = (lent.content.clone(), lent.last, lent.sink.take().unwrap());
+    let resume = request.queue.restore(lent);
+    request.see(event);
+    if last {
+        drop(sink);
         assert!(!request.queue.is_ended());
         request.queue.end();
         list.note_done();
         return;
     }
-    request.queue.give_back(lent.sink);
-    if lent.resume {
+    request.queue.give_back(sink);
+    if resume {
         request.resume();
     }
 }
@@ -203,7 +231,84 @@ pub fn poll_until_closing(list: &Ready<Arc<Request>>) {
 }
 
 pub fn push(list: &Ready<Arc<Request>>, request: Arc<Request>) {
-    assert!(!matches!(list.push(request), Pushed::Refused(_)));
+    list.push(request);
+}
+
+/// What the owner of a request reads.
+pub fn next(request: &Request, deadline: Option<Instant>) -> Read<Event> {
+    request.queue.next(deadline, |event| Ok::<_, ()>(event.clone())).unwrap()
+}
+
+/// The same, where every other read finds no memory for what it reads.
+pub fn next_or_fail(request: &Request, fail: bool) -> Option<Read<Event>> {
+    request.queue.next(None, |event| if fail { Err(()) } else { Ok(event.clone()) }).ok()
+}
+
+/// Takes one event of a listed request, which is held by its ticket until [`let_go`]; None when it was taken back.
+pub fn take(request: &Arc<Request>, list: &Completions<Arc<Request>>, ticket: u64) -> Option<Event> {
+    let Some(mut taken) = request.queue.take_listed() else {
+        let_go(request, list, ticket);
+        return None;
+    };
+    let event = taken.content.clone();
+    if taken.last {
+        drop(taken.sink.take().expect("the sink comes with the last event"));
+        request.queue.restore(taken);
+        list.ended(ticket);
+        request.queue.end();
+    } else if request.queue.restore(taken) {
+        request.resume();
+    }
+    Some(event)
+}
+
+/// The event that was taken is freed.
+pub fn let_go(request: &Arc<Request>, list: &Completions<Arc<Request>>, ticket: u64) {
+    list.release(ticket);
+    if request.queue.release()
+        && let Err(request) = list.push(request.clone())
+    {
+        discard(&request);
+    }
+}
+
+/// Nobody will ask for it.
+pub fn discard(request: &Request) {
+    while let Some(mut taken) = request.queue.take_listed() {
+        let last = taken.last;
+        drop(taken.sink.take());
+        request.queue.restore(taken);
+        if last {
+            return request.queue.end();
+        }
+        if !request.queue.release() {
+            return;
+        }
+    }
+}
+
+/// A thread that takes whatever comes and frees it at once, until there will be nothing more.
+pub fn take_all(list: &Completions<Arc<Request>>, thread: usize) {
+    loop {
+        match list.pop(None, thread, later) {
+            Popped::Item(request, ticket) => {
+                let Some(event) = take(&request, list, ticket) else { continue };
+                let last = event.terminal;
+                request.see(event);
+                if !last {
+                    let_go(&request, list, ticket);
+                }
+            }
+            Popped::Stopped => return,
+            Popped::Busy => unreachable!("it holds nothing when it asks"),
+            Popped::Timeout => unreachable!("it waits for ever"),
+        }
+    }
+}
+
+/// A time that does not come: see [`super::sync`].
+pub fn later() -> Instant {
+    Instant::now() + std::time::Duration::from_secs(1 << 20)
 }
 
 /// Every interleaving, or those with at most so many preemptions.

@@ -55,21 +55,16 @@ mod tests {
     use astrai::engine::{EventKind, FinishReason};
 
     fn event() -> Event {
-        Event {
-            kind: EventKind::Finished,
-            finish: FinishReason::Length,
-            request_id: 1,
-            tag: 0,
-            text: "a\"\u{1}é".into(),
-            tokens: vec![5, 6],
-            logprobs: vec![-0.0, -0.1],
-            top_count: 2,
-            top_tokens: vec![5, 1, 6, 2],
-            top_logprobs: vec![-0.0, f32::NEG_INFINITY, -0.1, -1e-10],
-            prompt_logprobs: vec![f32::NAN, -16777216.0],
-            usage: None,
-            error: None,
-        }
+        let mut event = Event::empty(1, 0);
+        (event.kind, event.finish) = (EventKind::Finished, FinishReason::Length);
+        event.text = "a\"\u{1}é".into();
+        event.tokens = vec![5, 6];
+        event.logprobs = vec![-0.0, -0.1];
+        event.top_count = 2;
+        event.top_tokens = vec![5, 1, 6, 2];
+        event.top_logprobs = vec![-0.0, f32::NEG_INFINITY, -0.1, -1e-10];
+        event.prompt_logprobs = vec![f32::NAN, -16777216.0];
+        event
     }
 
     #[test]

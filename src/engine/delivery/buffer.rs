@@ -1,0 +1,255 @@
+//! What the queue of a request holds: an event that grows, in memory that was reserved before.
+
+use super::queue::Merged;
+use crate::engine::api::{Event, EventKind, FinishReason};
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// How much a buffer is to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    pub tokens: usize,
+    /// Bytes.
+    pub text: usize,
+}
+
+impl Room {
+    /// For so many tokens and what text they usually have.
+    pub fn of(tokens: usize) -> Room {
+        Room { tokens, text: tokens.saturating_mul(limits::QUEUE_TEXT_BYTES) }
+    }
+}
+
+/// What one token may bring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PerToken {
+    /// The most bytes of text that it sets free as a rule; 0: there is no text.
+    pub text_max: usize,
+    pub logprobs: bool,
+    /// Alternatives.
+    pub top: usize,
+}
+
+/// One sampled token and the text it set free, on their way to the consumer.
+#[derive(Clone, Copy)]
+pub struct Piece<'a> {
+    pub token: u32,
+    pub text: &'a str,
+    pub logprob: Option<f32>,
+    pub top_tokens: &'a [u32],
+    pub top_logprobs: &'a [f32],
+}
+
+/// How far the output of a request has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Produced {
+    pub tokens: u64,
+    /// Bytes of text.
+    pub bytes: u64,
+}
+
+/// Tokens that may still come after a buffer said that it is full: those of steps under way.
+const LATE_TOKENS: usize = 4;
+
+/// An event with room for more.
+#[derive(Debug)]
+pub struct Buffer {
+    pub event: Event,
+    /// With this much in it, it is full. Zero: nothing was reserved.
+    room: Room,
+}
+
+impl Buffer {
+    /// Without room for tokens.
+    pub fn empty(id: u64, tag: u64) -> Buffer {
+        Buffer { event: Event::empty(id, tag), room: Room::default() }
+    }
+
+    /// The two buffers of a queue that holds so many tokens: the one that is filled, and the one that takes its place while
+    /// a reader has it.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn pair(id: u64, tag: u64, tokens: usize, of: PerToken) -> Result<[Buffer; 2]> {
+        let spare = Room::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
+        Ok([Buffer::grown(id, tag, Room::of(tokens), of)?, Buffer::reserved(id, tag, spare, Room::default(), of)?])
+    }
+
+    /// A buffer to be filled, with this much room.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn grown(id: u64, tag: u64, room: Room, of: PerToken) -> Result<Buffer> {
+        let late = LATE_TOKENS;
+        let spare = Room::of(limits::QUEUE_SPARE_TOKENS);
+        let besides = Room { tokens: spare.tokens + late, text: spare.text.saturating_add(late * of.text_max) };
+        Buffer::reserved(id, tag, room, besides, of)
+    }
+
+    /// With memory for this much, for what comes late, and for what else it may have to take in.
+    fn reserved(id: u64, tag: u64, room: Room, besides: Room, of: PerToken) -> Result<Buffer> {
+        let mut event = Event::empty(id, tag);
+        let tokens = room.tokens.saturating_add(besides.tokens).saturating_add(LATE_TOKENS);
+        let late = of.text_max.saturating_mul(LATE_TOKENS);
+        let text = if of.text_max > 0 { room.text.saturating_add(besides.text).saturating_add(late) } else { 0 };
+        let top = tokens.saturating_mul(of.top);
+        let logprobs = if of.logprobs { tokens } else { 0 };
+        let bytes = tokens.saturating_add(logprobs).saturating_add(top.saturating_mul(2)).saturating_mul(4);
+        let refused = |_| Error::memory("the event queue of a request", bytes.saturating_add(text) as u64);
+        event.tokens.try_reserve_exact(tokens).map_err(refused)?;
+        event.logprobs.try_reserve_exact(logprobs).map_err(refused)?;
+        event.top_tokens.try_reserve_exact(top).map_err(refused)?;
+        event.top_logprobs.try_reserve_exact(top).map_err(refused)?;
+        event.text.try_reserve_exact(text).map_err(refused)?;
+        Ok(Buffer { event, room })
+    }
+
+    /// Adds a token, after which so much was produced. In memory that was reserved, unless one token sets free more text
+    /// than it should.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn push(&mut self, piece: &Piece, produced: Produced) -> Result<()> {
+        let (event, top) = (&mut self.event, piece.top_tokens.len());
+        let refused = |_| Error::memory("the event queue of a request", (piece.text.len() + 8 * (top + 1)) as u64);
+        event.text.try_reserve(piece.text.len()).map_err(refused)?;
+        event.tokens.try_reserve(1).map_err(refused)?;
+        event.logprobs.try_reserve(usize::from(piece.logprob.is_some())).map_err(refused)?;
+        event.top_tokens.try_reserve(top).map_err(refused)?;
+        event.top_logprobs.try_reserve(piece.top_logprobs.len()).map_err(refused)?;
+        event.text.push_str(piece.text);
+        event.tokens.push(piece.token);
+        event.logprobs.extend(piece.logprob);
+        event.top_tokens.extend_from_slice(piece.top_tokens);
+        event.top_logprobs.extend_from_slice(piece.top_logprobs);
+        event.top_count = u32::try_from(top).unwrap_or(u32::MAX);
+        event.ends_at(produced);
+        Ok(())
+    }
+
+    /// Twice the room it has.
+    pub fn twice(&self) -> Room {
+        Room { tokens: self.room.tokens.saturating_mul(2), text: self.room.text.saturating_mul(2) }
+    }
+}
+
+impl Merged for Buffer {
+    type Cut = FinishReason;
+    type Size = Room;
+
+    fn units(&self) -> usize {
+        self.event.tokens.len()
+    }
+
+    fn is_full(&self) -> bool {
+        self.event.tokens.len() >= self.room.tokens || self.event.text.len() > self.room.text
+    }
+
+    fn wants(&self) -> Option<Room> {
+        let (tokens, text) = (self.event.tokens.len(), self.event.text.len());
+        let half = tokens > self.room.tokens / 2 || text > self.room.text / 2;
+        (half && self.room.tokens > 0).then(|| self.twice())
+    }
+
+    fn clear(&mut self) {
+        self.event.clear();
+    }
+
+    fn absorb(&mut self, from: &mut Buffer) {
+        self.event.absorb(&mut from.event);
+    }
+}
+
+impl Event {
+    /// An event of this request that holds nothing yet.
+    pub fn empty(id: u64, tag: u64) -> Event {
+        Event {
+            kind: EventKind::Delta,
+            finish: FinishReason::None,
+            request_id: id,
+            tag,
+            text: String::new(),
+            tokens: Vec::new(),
+            logprobs: Vec::new(),
+            top_count: 0,
+            top_tokens: Vec::new(),
+            top_logprobs: Vec::new(),
+            prompt_logprobs: Vec::new(),
+            usage: None,
+            error: None,
+            first_token: 0,
+            first_byte: 0,
+            hold: super::Hold::default(),
+        }
+    }
+
+    /// Forgets everything but whose it is.
+    fn clear(&mut self) {
+        (self.kind, self.finish, self.top_count) = (EventKind::Delta, FinishReason::None, 0);
+        self.text.clear();
+        self.tokens.clear();
+        self.logprobs.clear();
+        self.top_tokens.clear();
+        self.top_logprobs.clear();
+        self.prompt_logprobs.clear();
+        (self.usage, self.error) = (None, None);
+    }
+
+    /// After what it holds so much of the request's output was produced.
+    pub(in crate::engine) fn ends_at(&mut self, produced: Produced) {
+        self.first_token = produced.tokens.saturating_sub(self.tokens.len() as u64);
+        self.first_byte = produced.bytes.saturating_sub(self.text.len() as u64);
+    }
+
+    /// Moves what `from` holds behind its own.
+    fn absorb(&mut self, from: &mut Event) {
+        if self.tokens.is_empty() && self.text.is_empty() {
+            (self.first_token, self.first_byte) = (from.first_token, from.first_byte);
+        }
+        if !from.tokens.is_empty() {
+            self.top_count = from.top_count;
+        }
+        self.text.push_str(&from.text);
+        self.tokens.append(&mut from.tokens);
+        self.logprobs.append(&mut from.logprobs);
+        self.top_tokens.append(&mut from.top_tokens);
+        self.top_logprobs.append(&mut from.top_logprobs);
+        self.end_like(from);
+        from.clear();
+    }
+
+    /// Takes over what only the end of a request has.
+    fn end_like(&mut self, from: &mut Event) {
+        if from.terminal() {
+            (self.kind, self.finish) = (from.kind, from.finish);
+            self.prompt_logprobs = std::mem::take(&mut from.prompt_logprobs);
+            (self.usage, self.error) = (from.usage.take(), from.error.take());
+        }
+    }
+
+    /// Becomes what `from` is, in memory of its own. A NUL follows the text in its memory.
+    ///
+    /// # Errors
+    /// `Memory`; `from` is as it was.
+    pub(in crate::engine) fn read(&mut self, from: &mut Event) -> Result<()> {
+        let bytes = from.text.len() + 4 * (from.tokens.len() + from.logprobs.len() + 2 * from.top_tokens.len());
+        let refused = |_| Error::memory("an event", bytes as u64);
+        self.clear();
+        self.text.try_reserve_exact(from.text.len() + 1).map_err(refused)?;
+        self.tokens.try_reserve_exact(from.tokens.len()).map_err(refused)?;
+        self.logprobs.try_reserve_exact(from.logprobs.len()).map_err(refused)?;
+        self.top_tokens.try_reserve_exact(from.top_tokens.len()).map_err(refused)?;
+        self.top_logprobs.try_reserve_exact(from.top_logprobs.len()).map_err(refused)?;
+        self.text.push_str(&from.text);
+        self.text.push('\0');
+        self.text.pop();
+        self.tokens.extend_from_slice(&from.tokens);
+        self.logprobs.extend_from_slice(&from.logprobs);
+        self.top_tokens.extend_from_slice(&from.top_tokens);
+        self.top_logprobs.extend_from_slice(&from.top_logprobs);
+        self.top_count = from.top_count;
+        (self.first_token, self.first_byte) = (from.first_token, from.first_byte);
+        self.end_like(from);
+        Ok(())
+    }
+}

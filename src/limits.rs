@@ -213,3 +213,11 @@ pub const CALLER_STACK_BYTES: usize = 64 << 10;
 pub const TEXT_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MAX + (256 << 10);
 /// Stack that an engine is opened or planned with, in bytes; as above.
 pub const OPEN_STACK_BYTES: usize = 512 << 10;
+
+/// Most entries of a folder that are looked at for what writers that died have left there.
+pub const STALE_ENTRIES_MAX: usize = 1 << 16;
+
+/// Bytes of KV pages written at once while an engine touches them; between two pieces it looks what memory is left.
+pub const TOUCH_PIECE_BYTES: usize = 32 << 20;
+/// Bytes that must be left beside a piece that is about to be written: for what others, and the system, take meanwhile.
+pub const TOUCH_SPARE_BYTES: u64 = 32 << 20;

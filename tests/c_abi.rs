@@ -21,6 +21,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+#[path = "c/host.rs"]
+mod host;
+
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Werror", "-pedantic"];
 /// Growth of memory over 40 open/close rounds that is not a leak, in KiB: the allocator's own arenas.
 const GROWTH_KIB_MAX: &str = "4096";

@@ -17,6 +17,8 @@ mod delivery;
 mod device;
 mod duty;
 mod flight;
+mod honour;
+mod host_thread;
 mod identity;
 mod logits;
 mod machine;
@@ -45,6 +47,7 @@ pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 
 use crate::error::{Error, Result, Status, Unit, copied};
 use crate::limits;
+use crate::os::floats::LibraryFloats;
 use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::sampling::SamplingParams;
@@ -52,6 +55,7 @@ use crate::source::{GenerationDefaults, ModelSource};
 use crate::text::{EncodeLimits, StopFilter, TextStream, continued};
 use active::NewRequest;
 use delivery::{Dispatch, Outbox, closed, lock};
+use host_thread::{only_tokens, with_text};
 use prompt::TextKit;
 use reply::{Answer, Reply};
 use stats::StatsCell;
@@ -237,10 +241,11 @@ impl Engine {
     fn start(
         subject: &dyn Display,
         mut options: EngineOptions,
-        prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened>,
+        prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened> + Send,
     ) -> Result<Engine> {
         refuse_in_callback("open")?;
         shortage::forget();
+        let _floats = LibraryFloats::enter();
         // What is wrong with these is told below, with everything else.
         let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
         let control = control::Control::new(duty);
@@ -256,13 +261,16 @@ impl Engine {
             ids: AtomicU64::new(1),
             pending: AtomicUsize::new(0),
         });
-        // While opening, log lines are written on the opener's own thread.
-        let mut log = |level, line: String| {
-            if shared.logs(level) {
-                shared.call_log(level, &line);
-            }
-        };
-        let opened = prepare(&mut options, &mut log).inspect_err(|e| {
+        let prepared = thread::with_stack(limits::OPEN_STACK_BYTES, || {
+            // While opening, log lines are written on the opener's own thread.
+            let mut log = |level, line: String| {
+                if shared.logs(level) {
+                    shared.call_log(level, &line);
+                }
+            };
+            prepare(&mut options, &mut log)
+        });
+        let opened = prepared.flatten().inspect_err(|e| {
             if shared.logs(LogLevel::Error) {
                 shared.call_log(LogLevel::Error, &format!("cannot open {subject}: {e}"));
             }
@@ -366,20 +374,20 @@ impl Engine {
     /// The text the chat template makes of the prompt's messages (or the raw text parts joined).
     pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
         self.open_or_closed()?;
-        self.text.render(prompt, options)
+        with_text(|| self.text.render(prompt, options))
     }
 
     /// The token ids of a prompt, as `submit` would use them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
         self.open_or_closed()?;
         let mut go_on = || self.open_or_closed();
-        self.text.tokenize(prompt, options, &mut EncodeLimits::new(usize::MAX, &mut go_on))
+        with_text(|| self.text.tokenize(prompt, options, &mut EncodeLimits::new(usize::MAX, &mut go_on)))
     }
 
     /// The text of token ids.
     pub fn detokenize(&self, tokens: &[u32], options: TextOptions) -> Result<String> {
         self.open_or_closed()?;
-        self.text.detokenize(tokens, options)
+        with_text(|| self.text.detokenize(tokens, options))
     }
 
     /// Submits a prompt. Never waits for a step. With [`RequestOptions::defer`] the errors of template and tokenizer, and of
@@ -407,18 +415,22 @@ impl Engine {
                 Ok(())
             }
         };
-        let mut limits = EncodeLimits::new(context, &mut go_on);
-        let tokens = match options.defer {
-            true => Vec::new(),
-            false => match self.text.prepare(prompt, TextOptions::default(), &mut limits) {
-                Err(_) if expired => Vec::new(),
-                tokens => tokens?,
-            },
+        let _floats = LibraryFloats::enter();
+        let mut prepare =
+            || self.text.prepare(prompt, TextOptions::default(), &mut EncodeLimits::new(context, &mut go_on));
+        let prepared = match options.defer {
+            true => Ok(Vec::new()),
+            false if only_tokens(prompt) => prepare(),
+            false => with_text(prepare),
+        };
+        let tokens = match prepared {
+            Err(_) if expired => Vec::new(),
+            tokens => tokens?,
         };
         self.shared.warn_of_two_begins(&self.text, &tokens);
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
-        let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);
+        let limit = options.queue_tokens_or_default();
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
         shortage::check("a request")?;
@@ -454,6 +466,11 @@ impl Engine {
             logprobs: options.logprobs,
         };
         params.validate(self.info.vocab_size as usize)?;
+        if options.queue_tokens as usize > limits::QUEUE_TOKENS_MAX {
+            let (asked, most) = (options.queue_tokens, limits::QUEUE_TOKENS_MAX);
+            let error = Error::argument(format!("option queue_tokens is {asked}, the limit is {most}"));
+            return Err(error.about("queue_tokens").numbers(Unit::Tokens, asked.into(), most as u64));
+        }
         check_stops(prompt, self.info.vocab_size)?;
         if !prompt.stops.is_empty() {
             self.text.tokenizer()?;

@@ -3,6 +3,7 @@
 use super::api::*;
 use super::device::{self, Place};
 use super::duty::Duty;
+use super::honour::{self, Touching};
 use super::identity::Identity;
 use super::logits::HostLogits;
 use super::machine::Machine;
@@ -17,8 +18,8 @@ use crate::model::families::Family;
 use crate::model::loader::{self, Making};
 use crate::model::weights_cache::WeightsCache;
 use crate::model::{Model, Recipe, Step, Tables, weights};
-use crate::os::shortage;
-use crate::os::thread::ThreadOptions;
+use crate::os::thread::{self, ThreadOptions};
+use crate::os::{memory, shortage};
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
 use crate::source::{Folder, GenerationDefaults, ModelSource};
@@ -63,6 +64,7 @@ struct Opening {
 /// Reads the folder and prepares everything but the threads.
 pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
+    honour::check_placing(placing(options), log)?;
     let mut progress = report(options);
     // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
     let mut half = 0;
@@ -84,6 +86,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
 /// As [`open`], for a source that is open already.
 pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
+    honour::check_placing(placing(options), log)?;
     let mut progress = report(options);
     warn(&*source, log);
     if options.text_only {
@@ -119,12 +122,15 @@ fn finish_somewhere(
     }
 }
 
-/// The caller's progress function, as one that knows it is a callback.
+/// The caller's progress function, on the caller's thread, as one that knows it is a callback.
 fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
     let mut progress = options.progress.take();
     move |done, total| {
-        let _scope = super::delivery::CallbackScope::new();
-        progress.as_mut().is_none_or(|p| p(done, total))
+        let Some(progress) = &mut progress else { return true };
+        thread::on_caller(|| {
+            let _scope = super::delivery::CallbackScope::new();
+            progress(done, total)
+        })
     }
 }
 
@@ -148,6 +154,7 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         }
         opened => opened?,
     };
+    honour::warn(options, &prospect.sizing, log);
     let architecture = &prospect.architecture;
     let mut warn = |line| log(LogLevel::Warn, line);
     let defaults = GenerationDefaults::from_source(source, &mut warn)?;
@@ -229,6 +236,12 @@ fn finish(
     };
     shortage::check("the plan of a model")?;
     let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
+    if options.touch_kv {
+        let mut go_on = || binding(1, 1);
+        let total = machine.backend.reserved().kv;
+        let mut touching = Touching { total, written: 0, available: &memory::available, go_on: &mut go_on };
+        machine.backend.touch_kv(&mut |bytes| touching.may(bytes))?;
+    }
     let text = text.with_tokenizer(tokenizer.join()?, defaults.bos_token);
     defaults.add_eos(text.named("eos_token"));
     info.eos_token = defaults.eos_tokens.first().copied();

@@ -12,6 +12,7 @@
 
 use super::active::panicked;
 use super::delivery::{closed, lock, wait_until};
+use super::host_thread::with_text;
 use super::identity::Identity;
 use super::machine::Machine;
 use super::prefix_file::{Reader, Writer, buffer};
@@ -406,9 +407,8 @@ impl Engine {
         let identity = self.prefix_identity()?;
         shortage::forget();
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
-        let mut go_on = || self.open_or_closed();
-        let mut limits = EncodeLimits::new(self.info.context_length as usize, &mut go_on);
-        let tokens = self.text.prepare(prompt, options, &mut limits)?;
+        let (context, mut go_on) = (self.info.context_length as usize, || self.open_or_closed());
+        let tokens = with_text(|| self.text.prepare(prompt, options, &mut EncodeLimits::new(context, &mut go_on)))?;
         self.shared.warn_of_two_begins(&self.text, &tokens);
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));

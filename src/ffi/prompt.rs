@@ -10,6 +10,7 @@ use crate::error::{Error, Result, Status, Unit};
 use crate::json::{Tree, with_numbers};
 use crate::limits;
 use crate::os::shortage;
+use crate::os::thread;
 use crate::text::exact;
 use serde_json::Value;
 use std::ffi::c_char;
@@ -200,7 +201,11 @@ fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
 
 fn parse(json: &str, name: &str) -> Result<Value> {
     let estimate = json.len().saturating_mul(32).saturating_add(4096).min(2 * limits::PROMPT_TREE_BYTES_MAX);
-    let value = shortage::backed(name, estimate, || serde_json::from_str(&exact::keep(json)))?.map_err(|e| {
+    // As deep as the text nests.
+    let parsed = thread::with_stack(limits::TEXT_STACK_BYTES, || {
+        shortage::backed(name, estimate, || serde_json::from_str(&exact::keep(json)))
+    })?;
+    let value = parsed?.map_err(|e| {
         let what = if e.is_data() { "is not usable" } else { "is not valid JSON" };
         with_numbers(Error::argument(format!("{name} {what}: {e}")).about(name), &e)
     });
@@ -246,7 +251,7 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         let prompt = unsafe { Handle::<PromptBody>::borrow(prompt) }?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        let copy = prompt.read(Built::try_clone)?;
+        let copy = prompt.read(|built| thread::with_stack(limits::TEXT_STACK_BYTES, || built.try_clone()))??;
         Handle::give(PromptBody(RwLock::new(copy)), out)?;
         Ok(Status::Ok)
     })

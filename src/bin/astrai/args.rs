@@ -60,6 +60,9 @@ pub struct EngineArgs {
     /// Folder where quantized weights are kept, so that the next run maps them [default: made each time]
     #[arg(long, value_name = "DIR", requires = "weights")]
     pub weights_cache: Option<PathBuf>,
+    /// Write every page of the KV cache while opening, so that a lack of memory shows there
+    #[arg(long)]
+    pub touch_kv: bool,
 }
 
 /// Values of `--kv`.
@@ -160,6 +163,7 @@ impl EngineArgs {
             context_length: self.context.unwrap_or(0),
             kv: self.kv.map_or(Type::Auto, KvFormat::format),
             weights_cache: self.weights_cache.clone(),
+            touch_kv: self.touch_kv,
             ..self.model.options()
         }
     }

@@ -311,7 +311,8 @@ typedef struct astrai_engine_options {
   uint32_t max_running;
   /// Requests that wait; more are refused with ASTRAI_ERR_QUEUE_FULL.
   uint32_t max_waiting;
-  /// In tokens; 0 = the model's, as far as memory_budget allows.
+  /// In tokens; 0 = the model's, as far as memory_budget allows. At most as long as config.json allows, where a rotary
+  /// scaling may reach beyond max_position_embeddings.
   uint32_t context_length;
   /// Tokens of a page of the KV cache.
   uint32_t page_tokens;

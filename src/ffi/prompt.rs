@@ -7,6 +7,7 @@ use super::input;
 use super::types::*;
 use crate::engine::{MessageFlags, Prompt, PromptPart};
 use crate::error::{Error, Result, Status, Unit};
+use crate::json::{Tree, with_numbers};
 use crate::limits;
 use crate::os::shortage;
 use crate::text::exact;
@@ -193,9 +194,12 @@ fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
 }
 
 fn parse(json: &str, name: &str) -> Result<Value> {
-    let value = exact::parse(json).map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name));
+    let value = serde_json::from_str(&exact::keep(json)).map_err(|e| {
+        let what = if e.is_data() { "is not usable" } else { "is not valid JSON" };
+        with_numbers(Error::argument(format!("{name} {what}: {e}")).about(name), &e)
+    });
     shortage::check(name)?;
-    value
+    value.map(|Tree::<{ limits::PROMPT_TREE_BYTES_MAX }>(value)| value)
 }
 
 fn messages(json: &str) -> Result<Vec<Value>> {
@@ -245,6 +249,8 @@ pub unsafe extern "C" fn astrai_prompt_clone(
 
 /// [S] Adds raw text, which the tokenizer takes as it is. flags: ASTRAI_TEXT_SPECIAL. Before a prompt that begins with text
 /// go the tokens that the tokenizer begins every text with, unless with ASTRAI_TEXT_SPECIAL the text begins with them itself.
+/// Texts added one after the other, with no token ids between them, are one text: "har" and "bor" give the tokens of
+/// "harbor". A name of a special token counts if all of it was added with ASTRAI_TEXT_SPECIAL.
 /// ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has messages.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_add_text(

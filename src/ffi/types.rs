@@ -359,7 +359,8 @@ pub struct astrai_engine_options {
     pub max_running: u32,
     /// Requests that wait; more are refused with ASTRAI_ERR_QUEUE_FULL.
     pub max_waiting: u32,
-    /// In tokens; 0 = the model's, as far as memory_budget allows.
+    /// In tokens; 0 = the model's, as far as memory_budget allows. At most as long as config.json allows, where a rotary
+    /// scaling may reach beyond max_position_embeddings.
     pub context_length: u32,
     /// Tokens of a page of the KV cache.
     pub page_tokens: u32,

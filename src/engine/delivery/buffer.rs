@@ -16,7 +16,8 @@ pub struct Room {
 impl Room {
     /// For so many tokens and what text they usually have.
     pub fn of(tokens: usize) -> Room {
-        Room { tokens, text: tokens.saturating_mul(limits::QUEUE_TEXT_BYTES) }
+        let least = limits::QUEUE_SPARE_TOKENS * limits::QUEUE_TEXT_BYTES;
+        Room { tokens, text: tokens.saturating_mul(limits::QUEUE_TEXT_BYTES).max(least) }
     }
 }
 

@@ -46,7 +46,7 @@ use sync::lock;
 
 #[test]
 fn a_pulled_request_is_resumed_and_ends_once() {
-    explore(None, || {
+    explore(Some(4), || {
         let request = Request::new(1, true);
         let engine = thread::spawn({
             let request = request.clone();
@@ -199,7 +199,7 @@ fn a_terminal_event_with_missing_tokens_says_that_it_was_cut() {
 /// A read that fails, for want of memory, has read nothing.
 #[test]
 fn what_could_not_be_read_is_read_later() {
-    explore(None, || {
+    explore(Some(3), || {
         let request = Request::new(1, true);
         let engine = thread::spawn({
             let request = request.clone();

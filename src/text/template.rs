@@ -43,6 +43,7 @@ use meter::{METER, Meter, R, Sink};
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value};
 use serde_json::Map;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 pub(super) use lexer::is_space;
 pub(super) use messages::REASONING;
@@ -74,13 +75,15 @@ pub struct TemplateInput<'a> {
     /// For each message, whether names of special tokens in it are tokens; absent, they are ordinary characters, but for what
     /// the assistant said.
     pub special: &'a [bool],
+    /// Set while the template runs, ends the rendering with an error within some milliseconds.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 impl<'a> TemplateInput<'a> {
     /// A conversation without tools, which ends where the assistant's turn begins.
     pub fn new(messages: &'a [serde_json::Value], variables: &'a Map<String, serde_json::Value>) -> TemplateInput<'a> {
-        let (tools, now, special) = (None, None, &[][..]);
-        TemplateInput { messages, tools, variables, add_generation_prompt: true, now, exact: false, special }
+        let (tools, now, special, stop) = (None, None, &[][..], None);
+        TemplateInput { messages, tools, variables, add_generation_prompt: true, now, exact: false, special, stop }
     }
 }
 
@@ -146,7 +149,7 @@ impl ChatTemplate {
     }
 
     fn render_here(&self, input: &TemplateInput, fuel: u64) -> Result<MarkedText> {
-        let meter = Meter::new(fuel);
+        let meter = Meter::new(fuel, input.stop.clone());
         let context = context(input, self.wants, &meter).map_err(|e| self.failure(&e))?;
         let template = self.environment.get_template(TEMPLATE).map_err(|e| self.failure(&e))?;
         let marked = marks::read(template.render(context).map_err(|e| self.failure(&e))?);
@@ -159,12 +162,17 @@ impl ChatTemplate {
                 available,
             ));
         }
+        // What the engine allocated on its own and the reserve had to give.
+        shortage::check("a rendered prompt")?;
         Ok(marked)
     }
 
     fn failure(&self, error: &minijinja::Error) -> Error {
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
+            if let Some(short) = cause.downcast_ref::<meter::Short>() {
+                return Error::memory("a rendered prompt", short.0 as u64);
+            }
             if let Some(raised) = cause.downcast_ref::<functions::Raised>() {
                 return Error::new(Status::Template, raised.0.as_str()).about(self.subject.as_str());
             }
@@ -216,10 +224,12 @@ fn emit(out: &mut Output, state: &mut State, value: &Value) -> R<()> {
     let meter = Meter::of(state)?;
     if let Some(text) = marks::text(value) {
         meter.charge(text.len())?;
+        meter.print(text.len())?;
         return marks::write(out, text).map_err(minijinja::Error::from);
     }
     let mut sink = Sink::new(&meter);
     print::display(value, &mut sink)?;
+    meter.print(sink.text().len())?;
     marks::write(out, sink.text()).map_err(minijinja::Error::from)
 }
 

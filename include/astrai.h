@@ -75,7 +75,7 @@
 #define ASTRAI_ERR_FORMAT 20
 /// Valid, but nothing this build can do.
 #define ASTRAI_ERR_UNSUPPORTED 21
-/// The chat template failed or raised; the message is the template's own.
+/// The chat template failed, or raised an error, whose message is the template's own.
 #define ASTRAI_ERR_TEMPLATE 22
 /// Text is not valid UTF-8.
 #define ASTRAI_ERR_UTF8 23
@@ -212,7 +212,7 @@
 
 /// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
 #define ASTRAI_REQUEST_SEEDED 1
-/// astrai_request_options.flags: go on after the end-of-sequence token.
+/// astrai_request_options.flags: go on after an end-of-sequence token.
 #define ASTRAI_REQUEST_IGNORE_EOS 2
 /// astrai_request_options.flags: report the log probability of every prompt token.
 #define ASTRAI_REQUEST_PROMPT_LOGPROBS 4
@@ -232,12 +232,12 @@
 /// assistant's content always has them, because templates split it at its markers.
 #define ASTRAI_MESSAGE_SPECIAL 1
 /// astrai_prompt_set_message_flags: the message, the last one and an assistant's, is the start of the answer. The model goes
-/// on where its content ends, and the events have only what is new.
+/// on where its content ends, and the events have only what is new. ASTRAI_TEXT_NO_GENERATION_PROMPT changes nothing then.
 #define ASTRAI_MESSAGE_CONTINUE 2
 
 /* -- flags of text functions ------------------------------------------------- */
 
-/// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
+/// Text flags: names of special tokens in raw text become those tokens; detokenize: keep special tokens.
 #define ASTRAI_TEXT_SPECIAL 1
 /// Text flags: do not open the assistant's turn after the messages.
 #define ASTRAI_TEXT_NO_GENERATION_PROMPT 2
@@ -454,7 +454,8 @@ typedef struct astrai_event {
   uint64_t request_id;
   /// As in the request's options.
   uint64_t tag;
-  /// Text that became certain: whole UTF-8 characters, without a stop string. May release 0 to n tokens.
+  /// Text that became certain: whole UTF-8 characters, without a stop string, and without special tokens unless
+  /// ASTRAI_REQUEST_SPECIAL asks for them. May release 0 to n tokens.
   const char *text;
   /// Length of text in bytes.
   size_t text_len;
@@ -737,8 +738,9 @@ int32_t astrai_prompt_add_text(struct astrai_prompt *prompt,
                                uint32_t flags,
                                struct astrai_error **err);
 
-/// [S] Adds token ids. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt
-/// has messages.
+/// [S] Adds token ids, to which nothing is added: a prompt that has its begin token twice is told in the log, with
+/// ASTRAI_LOG_WARN. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt has
+/// messages.
 int32_t astrai_prompt_add_tokens(struct astrai_prompt *prompt,
                                  const int32_t *tokens,
                                  size_t count,
@@ -755,7 +757,8 @@ int32_t astrai_prompt_add_message(struct astrai_prompt *prompt,
                                   struct astrai_error **err);
 
 /// [S] Sets a part of a chat from JSON text: ASTRAI_JSON_MESSAGES, ASTRAI_JSON_TOOLS or ASTRAI_JSON_VARIABLES. It
-/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
+/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text
+/// or tokens.
 int32_t astrai_prompt_set_json(struct astrai_prompt *prompt,
                                int32_t part,
                                const char *json,

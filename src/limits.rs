@@ -171,3 +171,13 @@ pub const CALLER_STACK_BYTES: usize = 64 << 10;
 pub const TEXT_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MAX + (256 << 10);
 /// Stack that an engine is opened or planned with, in bytes; as above.
 pub const OPEN_STACK_BYTES: usize = 512 << 10;
+
+/// Memory that a tokenizer takes while it is read, in bytes for each of its file, beside [`TEXT_MEMORY_BYTES`]. This and what
+/// follows are estimates, which are tried as one block before; a test measures them.
+pub const TOKENIZER_MEMORY_FACTOR: usize = 16;
+/// Memory that a chat template takes while it is compiled, in bytes for each of its text.
+pub const TEMPLATE_MEMORY_FACTOR: usize = 64;
+/// Memory that a rendering takes, in bytes for each that the prompt has.
+pub const RENDER_MEMORY_FACTOR: usize = 8;
+/// Memory that any of these takes, however small what it reads, in bytes.
+pub const TEXT_MEMORY_BYTES: usize = 256 << 10;

@@ -142,12 +142,11 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
 
 impl Engine {
     /// Hands over a request without a prompt, and then the prompt.
-    pub(super) fn defer(&self, request: NewRequest, prompt: &Prompt) -> Result<()> {
+    pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt) -> Result<()> {
         self.start_helper()?;
         let id = request.delivery.id;
         let prompt = prompt.try_clone()?;
         self.shared.helper.reserve()?;
-        let request = Box::new(request);
         shortage::check("a deferred request")?;
         // In this order: tokens for a request that the engine thread does not know would be dropped.
         self.shared.send(Command::Defer(request))?;

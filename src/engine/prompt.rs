@@ -33,14 +33,10 @@ pub(super) struct TextKit {
     pub begins: Vec<u32>,
 }
 
-/// Memory that a tokenizer takes while it is read, in bytes for each of its file: see the test that measures it.
-const TOKENIZER_BYTES_PER_BYTE: usize = 16;
-
-/// Memory that a chat template takes while it is compiled, in bytes for each of its text.
-const TEMPLATE_BYTES_PER_BYTE: usize = 64;
-/// Memory that a rendering takes, in bytes for each that the prompt has, and whatever that has.
-const RENDER_BYTES_PER_BYTE: usize = 8;
-const RENDER_BYTES: usize = 256 << 10;
+/// The memory that work on `bytes` bytes takes, by one of the factors in [`limits`].
+fn estimate(bytes: usize, factor: usize) -> usize {
+    bytes.saturating_mul(factor).saturating_add(limits::TEXT_MEMORY_BYTES)
+}
 
 /// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
 /// a mapped model.
@@ -57,7 +53,7 @@ impl PendingTokenizer {
             let (read, subject) = (pending.read.clone(), source.subject().to_owned());
             pending.thread = Some(thread::spawn("tokenizer", options, move || {
                 let json = bytes.as_slice();
-                let estimate = json.len().saturating_mul(TOKENIZER_BYTES_PER_BYTE).saturating_add(1 << 20);
+                let estimate = estimate(json.len(), limits::TOKENIZER_MEMORY_FACTOR);
                 let tokenizer = shortage::backed("the tokenizer", estimate, || Tokenizer::from_json(json, &subject));
                 *lock(&read) = Some(tokenizer.flatten());
             })?);
@@ -89,7 +85,7 @@ impl TextKit {
     pub fn open(source: &dyn ModelSource, vocab: usize) -> Result<TextKit> {
         let compile = |text: Option<String>| {
             let compiled = |text: String| {
-                let estimate = text.len().saturating_mul(TEMPLATE_BYTES_PER_BYTE).saturating_add(RENDER_BYTES);
+                let estimate = estimate(text.len(), limits::TEMPLATE_MEMORY_FACTOR);
                 shortage::backed("a chat template", estimate, || ChatTemplate::new(&text, source.subject())).flatten()
             };
             text.map(compiled).transpose()
@@ -179,7 +175,7 @@ impl TextKit {
             None => Error::unsupported("the model folder has no chat template; send the prompt as text")
                 .about("chat_template"),
         })?;
-        let estimate = prompt.heap_bytes().saturating_mul(RENDER_BYTES_PER_BYTE).saturating_add(RENDER_BYTES);
+        let estimate = estimate(prompt.heap_bytes(), limits::RENDER_MEMORY_FACTOR);
         let rendered = shortage::backed("a rendered chat", estimate, || {
             let mut variables = self.variables.clone();
             variables.extend(prompt.variables.clone());

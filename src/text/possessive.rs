@@ -122,7 +122,18 @@ mod tests {
 
     #[test]
     fn others_stay() {
-        for pattern in [r"a+b", r"a++a", r"\w++b", r"(?:a++)a", r"(a++b)+", r"(?>a+)b", r"[+*]+", r"\++", r"(?:ab)++c", r"\s++(?!\S)"] {
+        for pattern in [
+            r"a+b",
+            r"a++a",
+            r"\w++b",
+            r"(?:a++)a",
+            r"(a++b)+",
+            r"(?>a+)b",
+            r"[+*]+",
+            r"\++",
+            r"(?:ab)++c",
+            r"\s++(?!\S)",
+        ] {
             assert_eq!(without(pattern), None, "{pattern}");
         }
     }

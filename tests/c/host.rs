@@ -31,7 +31,10 @@ fn every_function_runs_on_the_stack_of_the_contract() {
         let folder = tempfile::tempdir().unwrap();
         let used = succeed(Command::new(compile("tests/c", "short_stack", language)).arg(model()).arg(folder.path()));
         let most = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok());
-        assert!(used.lines().count() == 6 && used.lines().all(|l| most(l).is_some_and(|n| n < limits::CALLER_STACK_BYTES)), "{used}");
+        assert!(
+            used.lines().count() == 6 && used.lines().all(|l| most(l).is_some_and(|n| n < limits::CALLER_STACK_BYTES)),
+            "{used}"
+        );
         println!("{used}");
     }
 }

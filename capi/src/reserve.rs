@@ -165,7 +165,7 @@ mod tests {
         let mut blocks = Vec::new();
         for (size, align) in [(1, 1), (16, 8), (17, 16), (3000, 1), (64, 64), (100, 4096), (1, 2)] {
             let block = reserve.allocate(size, align, 0);
-            assert!(reserve.contains(block) && block.addr() % align.max(UNIT) == 0, "{size} at {align}");
+            assert!(reserve.contains(block) && block.addr().is_multiple_of(align.max(UNIT)), "{size} at {align}");
             // SAFETY: the block is this test's.
             unsafe { block.write_bytes(blocks.len() as u8, size) };
             blocks.push((block, size));

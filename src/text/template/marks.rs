@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// The ranges of a text that is content from end to end.
-static WHOLE: [Range<usize>; 1] = [0..usize::MAX];
+static WHOLE: [Range<usize>; 1] = [Range { start: 0, end: usize::MAX }];
 /// Introduces a mark in encoded text; doubled, it is itself.
 const MARK: char = '\u{1}';
 /// After [`MARK`]: content begins.

@@ -195,7 +195,7 @@ mod tests {
         // What fits is counted as what it is.
         let whole: Value = serde_json::from_str(SAMPLE).unwrap();
         assert!(cost(&whole) < 10_000 && cost(&whole) > 500, "{}", cost(&whole));
-        let cause = serde_json::from_str::<Tree<10>>("[").unwrap_err();
+        let cause = serde_json::from_str::<Tree<LIMIT>>("[").unwrap_err();
         assert_eq!(with_numbers(Error::format("x"), &cause).unit, Unit::None);
     }
 

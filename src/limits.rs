@@ -223,3 +223,13 @@ pub const STALE_ENTRIES_MAX: usize = 1 << 16;
 pub const TOUCH_PIECE_BYTES: usize = 32 << 20;
 /// Bytes that must be left beside a piece that is about to be written: for what others, and the system, take meanwhile.
 pub const TOUCH_SPARE_BYTES: u64 = 32 << 20;
+
+/// Memory that a tokenizer takes while it is read, in bytes for each of its file, beside [`TEXT_MEMORY_BYTES`]. This and what
+/// follows are estimates, which are tried as one block before; a test measures them.
+pub const TOKENIZER_MEMORY_FACTOR: usize = 16;
+/// Memory that a chat template takes while it is compiled, in bytes for each of its text.
+pub const TEMPLATE_MEMORY_FACTOR: usize = 64;
+/// Memory that a rendering takes, in bytes for each that the prompt has.
+pub const RENDER_MEMORY_FACTOR: usize = 8;
+/// Memory that any of these takes, however small what it reads, in bytes.
+pub const TEXT_MEMORY_BYTES: usize = 256 << 10;

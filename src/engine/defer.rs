@@ -207,10 +207,9 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
 
 impl Engine {
     /// Hands over a request without a prompt, and then the prompt.
-    pub(super) fn defer(&self, request: NewRequest, prompt: &Prompt) -> Result<()> {
+    pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt) -> Result<()> {
         self.start_helper()?;
         let job = Job::new(request.delivery.id, prompt)?;
-        let request = Box::new(request);
         shortage::check("a deferred request")?;
         // In this order: tokens for a request that the engine thread does not know would be dropped. Under the lock: the
         // request may end at once, and must then find its prompt here.
@@ -227,8 +226,8 @@ impl Engine {
     }
 
     /// Hands over a request whose deadline passed before its prompt was ready; its end comes like any other.
-    pub(super) fn submit_expired(&self, request: NewRequest) -> Result<()> {
-        self.shared.send(Command::Defer(Box::new(request)))
+    pub(super) fn submit_expired(&self, request: Box<NewRequest>) -> Result<()> {
+        self.shared.send(Command::Defer(request))
     }
 
     /// Starts the helper thread unless that was done.

@@ -433,12 +433,14 @@ impl Engine {
         let limit = options.queue_tokens_or_default();
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
+        let request = Box::new(request);
+        // Nothing that is sent can be taken back.
         shortage::check("a request")?;
         self.place(&delivery)?;
         let sent = match options.defer {
             true => self.defer(request, prompt),
             false if expired => self.submit_expired(request),
-            false => self.shared.send(Command::Submit(Box::new(request))),
+            false => self.shared.send(Command::Submit(request)),
         };
         sent.inspect_err(|_| self.displace(&delivery))?;
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })

@@ -7,6 +7,7 @@ use super::delivery::lock;
 use super::parts;
 use super::templates::Templates;
 use crate::error::{Error, Result, Status, Unit};
+use crate::limits;
 use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
@@ -30,12 +31,10 @@ pub(super) struct TextKit {
     pub begins: Vec<u32>,
 }
 
-/// Memory that a tokenizer takes while it is read, in bytes for each of its file: see the test that measures it.
-const TOKENIZER_BYTES_PER_BYTE: usize = 16;
-
-/// Memory that a rendering takes, in bytes for each that the prompt has, and whatever that has.
-const RENDER_BYTES_PER_BYTE: usize = 8;
-const RENDER_BYTES: usize = 256 << 10;
+/// The memory that work on `bytes` bytes takes, by one of the factors in [`limits`].
+pub(super) fn estimate(bytes: usize, factor: usize) -> usize {
+    bytes.saturating_mul(factor).saturating_add(limits::TEXT_MEMORY_BYTES)
+}
 
 /// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
 /// a mapped model.
@@ -52,7 +51,7 @@ impl PendingTokenizer {
             let (read, subject) = (pending.read.clone(), source.subject().to_owned());
             pending.thread = Some(thread::spawn("tokenizer", options, move || {
                 let json = bytes.as_slice();
-                let estimate = json.len().saturating_mul(TOKENIZER_BYTES_PER_BYTE).saturating_add(1 << 20);
+                let estimate = estimate(json.len(), limits::TOKENIZER_MEMORY_FACTOR);
                 let tokenizer = shortage::backed("the tokenizer", estimate, || Tokenizer::from_json(json, &subject));
                 *lock(&read) = Some(tokenizer.flatten());
             })?);
@@ -153,7 +152,7 @@ impl TextKit {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
         let (template, named) = self.templates.pick(prompt)?;
-        let estimate = prompt.heap_bytes().saturating_mul(RENDER_BYTES_PER_BYTE).saturating_add(RENDER_BYTES);
+        let estimate = estimate(prompt.heap_bytes(), limits::RENDER_MEMORY_FACTOR);
         let rendered = shortage::backed("a rendered chat", estimate, || {
             let variables = Templates::variables(&self.variables, prompt, named);
             let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();

@@ -3,7 +3,9 @@
 //! A template that cannot be read or does not compile is a warning at open, and an error for the prompts that want it.
 
 use super::api::Prompt;
+use super::prompt::estimate;
 use crate::error::{Error, Result, Status};
+use crate::limits;
 use crate::os::shortage;
 use crate::source::ModelSource;
 use crate::text::ChatTemplate;
@@ -15,11 +17,6 @@ const DEFAULT: &str = "default";
 const TOOLS: &str = "tool_use";
 /// The variable by which a prompt names a template.
 const CHOICE: &str = "chat_template";
-
-/// What a compiled template takes for each byte of its source, and what a small one takes with the conversations by which it is
-/// learnt what it wants, in bytes.
-const COMPILED_BYTES_PER_BYTE: usize = 64;
-const COMPILED_BYTES: usize = 256 << 10;
 
 /// A template, or why there is none to use.
 struct Named {
@@ -55,7 +52,7 @@ impl Templates {
             }
             let has_text = text.is_ok();
             let template = text.and_then(|text| {
-                let estimate = text.len().saturating_mul(COMPILED_BYTES_PER_BYTE).saturating_add(COMPILED_BYTES);
+                let estimate = estimate(text.len(), limits::TEMPLATE_MEMORY_FACTOR);
                 let compile = || {
                     let mut template = ChatTemplate::new(&text, file)?;
                     template.learn(variables);

@@ -109,9 +109,10 @@ impl Target {
             return Err(Error::new(Status::Io, format!("cannot replace {shown}: {what}")).about(shown));
         }
         let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut short = name.to_string_lossy().into_owned();
-        short.truncate(short.floor_char_boundary(TEMPORARY_NAME_BYTES));
-        let prefix = format!(".{short}.");
+        let name = name.to_string_lossy();
+        let starts = name.char_indices().map(|(at, c)| at + c.len_utf8());
+        let end = starts.take_while(|&end| end <= TEMPORARY_NAME_BYTES).last().unwrap_or(0);
+        let prefix = format!(".{}.", name.get(..end).unwrap_or_default());
         Ok(Target { path: path.to_path_buf(), folder: folder.to_path_buf(), prefix, old })
     }
 

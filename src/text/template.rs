@@ -52,8 +52,6 @@ pub use crate::os::clock::LocalTime;
 
 /// Name of the one template of the environment.
 const TEMPLATE: &str = "chat template";
-/// Memory that minijinja's compiler takes, in bytes for each of the lowered text.
-const COMPILED_BYTES_PER_BYTE: usize = 64;
 /// Nesting of macro calls and blocks the engine allows itself.
 const RECURSION_MAX: usize = 400;
 
@@ -119,7 +117,7 @@ impl ChatTemplate {
         let line_of = |e: &minijinja::Error| e.line().and_then(|l| u32::try_from(l).ok()).unwrap_or(0);
         // The compiler keeps buffers in a thread-local with a destructor; on the opener's own thread that would keep the
         // library mapped after it was closed.
-        let estimate = lowered.len().saturating_mul(COMPILED_BYTES_PER_BYTE).saturating_add(64 << 10);
+        let estimate = lowered.len().saturating_mul(limits::TEMPLATE_MEMORY_FACTOR);
         let compile = || environment.add_template_owned(TEMPLATE, lowered);
         let compiled = thread::aside("template", || shortage::backed("a chat template", estimate, compile))??;
         compiled.map_err(|e| refused(line_of(&e), sentence(&e)))?;

@@ -1,6 +1,7 @@
 //! What a host brings along that the library must not depend on: the size of its stacks, its floating-point environment.
 
 use super::{compile, libraries, model, required, run, succeed};
+use astrai::limits;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -29,8 +30,11 @@ fn every_function_runs_on_the_stack_of_the_contract() {
     for language in ["c", "cpp"] {
         let folder = tempfile::tempdir().unwrap();
         let used = succeed(Command::new(compile("tests/c", "short_stack", language)).arg(model()).arg(folder.path()));
-        let most = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<u32>().ok());
-        assert!(used.lines().count() == 6 && used.lines().all(|l| most(l).is_some_and(|n| n < 64 << 10)), "{used}");
+        let most = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok());
+        assert!(
+            used.lines().count() == 6 && used.lines().all(|l| most(l).is_some_and(|n| n < limits::CALLER_STACK_BYTES)),
+            "{used}"
+        );
         println!("{used}");
     }
 }
@@ -68,7 +72,7 @@ fn memory(before: &str, kv_mib: &str, there_mib: &str) -> Output {
 #[test]
 fn memory_that_is_not_there_is_told_before_it_is_used() {
     // As much as the machine may have, and as much as the process may: in KiB.
-    for (before, kv_mib, there_mib) in [("", "60000", "0"), ("ulimit -v 1000000", "1500", "1000")] {
+    for (before, kv_mib, there_mib) in [("", "13000", "0"), ("ulimit -v 1000000", "1500", "1000")] {
         let output = memory(before, kv_mib, there_mib);
         let told = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{before}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));

@@ -18,7 +18,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// The ranges of a text that is content from end to end.
-static WHOLE: [Range<usize>; 1] = [Range { start: 0, end: usize::MAX }];
+#[allow(clippy::single_range_in_vec_init, reason = "a list of ranges")]
+static WHOLE: [Range<usize>; 1] = [0..usize::MAX];
 /// Introduces a mark in encoded text; doubled, it is itself.
 const MARK: char = '\u{1}';
 /// After [`MARK`]: content begins.

@@ -168,7 +168,7 @@ pub const FOLDER_ENTRIES_MAX: usize = 4096;
 /// Instructions a chat template may run.
 pub const TEMPLATE_FUEL: u64 = 50_000_000;
 /// Longest time a rendering may take, in milliseconds; [`TEMPLATE_FUEL`] ends most sooner.
-pub const TEMPLATE_MS_MAX: u64 = 10_000;
+pub const TEMPLATE_MS_MAX: u64 = 5_000;
 /// Steps of each small rendering that finds out, at open, what a chat template wants.
 pub const TEMPLATE_PROBE_FUEL: u64 = 200_000;
 /// Most digits of a whole number in a chat template, as Python's own limit.

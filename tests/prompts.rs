@@ -97,7 +97,8 @@ fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
     let template = ChatTemplate::new(source, "template").unwrap();
     let variables = Map::new();
     let marked = continued::render(messages, |messages| {
-        template.render(&TemplateInput { add_generation_prompt: false, ..TemplateInput::new(messages, &variables) })
+        let exact = TemplateInput { exact: true, ..TemplateInput::new(messages, &variables) };
+        template.render(&TemplateInput { add_generation_prompt: false, ..exact })
     })?;
     Ok(marked.text)
 }
@@ -444,4 +445,16 @@ fn what_clients_send_is_rendered_in_the_form_the_template_wants() {
     let error = engine.render(&prompt, TextOptions::default()).unwrap_err();
     assert_eq!(error.status, Status::Unsupported);
     assert!(error.message.contains("messages[0].content[0] is an image"), "{error}");
+}
+
+#[test]
+fn a_template_that_runs_does_not_hold_up_the_end_of_the_engine() {
+    let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = a ~ b %}{% endfor %}{% endfor %}";
+    let dir = with_templates(&[("chat_template.jinja", endless)]);
+    let (engine, _) = open_in(dir.path(), false);
+    let prompt = Prompt { messages: vec![message("user", "hi")], ..Prompt::default() };
+    let options = RequestOptions { defer: true, ..greedy(1) };
+    let request = engine.submit(&prompt, &options, Sink::Pull).unwrap();
+    assert!(engine.close(std::time::Duration::ZERO).is_ok());
+    assert!(matches!(request.wait(None).unwrap(), Next::Event(_)));
 }

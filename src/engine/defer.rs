@@ -21,6 +21,7 @@ use crate::text::EncodeLimits;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
@@ -64,6 +65,8 @@ impl Deferred {
 pub(super) struct Helper {
     jobs: Mutex<Jobs>,
     changed: Condvar,
+    /// Ends a template that is running.
+    ended: Arc<AtomicBool>,
     #[cfg(test)]
     test: tests::Hooks,
 }
@@ -122,8 +125,14 @@ impl Helper {
         }
     }
 
+    /// What is set when the helper stops.
+    pub fn ended(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ended)
+    }
+
     /// The engine thread has ended; the helper's ends too.
     pub fn stop(&self) {
+        self.ended.store(true, Ordering::Relaxed);
         let mut jobs = lock(&self.jobs);
         jobs.stopped = true;
         jobs.waiting.clear();
@@ -253,7 +262,7 @@ mod tests {
     use crate::engine::{Event, EventKind, FinishReason, Next, PromptPart, Request, RequestOptions, Sink};
     use crate::error::Status;
     use std::path::Path;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
     /// What a test does to the helper.

@@ -278,7 +278,7 @@ impl Engine {
         let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
         let engine = Engine {
             shared: shared.clone(),
-            text: Arc::new(opened.text),
+            text: Arc::new(opened.text.ending_with(shared.helper.ended())),
             info: opened.info,
             defaults: opened.defaults,
             text_only: opened.machine.is_none(),

@@ -13,6 +13,7 @@ use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
 use crate::text::{EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
 use serde_json::{Map, Value};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 /// Tokenizer, templates and special tokens of a model; shared by all threads.
@@ -29,6 +30,8 @@ pub(super) struct TextKit {
     pub before: BeginTokens,
     /// Every token that the tokenizer or the model's configuration begins a sequence with.
     pub begins: Vec<u32>,
+    /// Set when the engine has ended: a template that still runs for a deferred prompt ends, too.
+    ended: Arc<AtomicBool>,
 }
 
 /// The memory that work on `bytes` bytes takes, by one of the factors in [`limits`].
@@ -97,6 +100,7 @@ impl TextKit {
             context_max: 0,
             before: BeginTokens::default(),
             begins: Vec::new(),
+            ended: Arc::default(),
         })
     }
 
@@ -106,6 +110,11 @@ impl TextKit {
         let kit = TextKit { before: tokenizer.as_deref().map(BeginTokens::of).unwrap_or_default(), tokenizer, ..self };
         let begins = [kit.before.first(), kit.named("bos_token"), bos].into_iter().flatten().collect();
         TextKit { begins, ..kit }
+    }
+
+    /// With what tells that the engine has ended.
+    pub fn ending_with(self, ended: Arc<AtomicBool>) -> TextKit {
+        TextKit { ended, ..self }
     }
 
     /// The token that the folder's files give a name such as `eos_token`.
@@ -161,6 +170,7 @@ impl TextKit {
                 add_generation_prompt,
                 exact,
                 special: &special,
+                stop: Some(Arc::clone(&self.ended)),
                 ..TemplateInput::new(messages, &variables)
             })
         });

@@ -71,7 +71,7 @@ pub(super) fn call(value: &Value, s: Text, name: &str, arguments: Arguments, met
             let rest = strip(s.str(), chars.map(Text::str), name != "rstrip", name != "lstrip", meter)?;
             return meter.text(s.part(rest));
         }
-        "startswith" | "endswith" => return affix(s.str(), name, arguments),
+        "startswith" | "endswith" => return affix(s.str(), name, arguments, meter),
         "split" | "rsplit" => {
             let [separator, limit] = arguments.bind(name, ["sep", "maxsplit"])?;
             let separator = separator.filter(|v| !v.is_none());
@@ -194,12 +194,16 @@ fn strip_space(s: &str, start: bool, end: bool) -> &str {
     if end { s.trim_end_matches(is_space) } else { s }
 }
 
-fn affix(s: &str, name: &str, arguments: Arguments) -> R<Value> {
+fn affix(s: &str, name: &str, arguments: Arguments, meter: &Meter) -> R<Value> {
     let [wanted, start, end] = arguments.bind(name, ["prefix", "start", "end"])?;
     let wanted = wanted.ok_or_else(|| fault(format!("{name}() takes at least 1 argument (0 given)")))?;
     let (start, end) = (optional_int(start.as_ref())?, optional_int(end.as_ref())?);
-    let part = ops::text_slice(s, start, end);
+    if start.is_some() || end.is_some() {
+        meter.heavy(s.len())?;
+    }
+    let part = if start.is_none() && end.is_none() { s } else { ops::text_slice(s, start, end) };
     let fits = |affix: &Value| {
+        meter.step()?;
         let affix = str_of(affix).ok_or_else(|| {
             let kind = type_name(affix);
             fault(format!("{name} first arg must be str or a tuple of str, not {kind}"))

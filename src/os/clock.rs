@@ -38,7 +38,8 @@ impl LocalTime {
 /// The local time now; `None` if the system does not tell.
 pub fn local_now() -> Option<LocalTime> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
-    let seconds = libc::time_t::try_from(since.as_secs()).ok()?;
+    // `time_t`, whose width is the system's affair.
+    let seconds = since.as_secs().try_into().ok()?;
     // SAFETY: an all-zero `tm` is a valid value of that plain C struct.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     #[cfg(unix)]

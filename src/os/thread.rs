@@ -149,6 +149,11 @@ mod imp {
 
     pub struct Handle(libc::pthread_t);
 
+    // SAFETY: the id of a thread may be used from any thread; of musl, and on macOS, it is a pointer only in its type.
+    unsafe impl Send for Handle {}
+    // SAFETY: as above; sharing only compares it.
+    unsafe impl Sync for Handle {}
+
     impl Handle {
         pub fn join(self) {
             // SAFETY: the thread was created joinable by `spawn`; taking `self` makes this the only join or detach.

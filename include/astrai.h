@@ -29,7 +29,11 @@
  * free(NULL) is fine; NULL elsewhere is ASTRAI_ERR_ARGUMENT unless said otherwise.
  * Handles keep what they need alive: free them in any order.
  * A forked child gets ASTRAI_ERR_FORKED from engines, requests and prefixes of its parent.
- * Nothing here prints, exits, installs a signal handler, or touches the environment or the network.
+ * Nothing here prints, exits, installs a signal handler, or touches the environment or the network. An allocation that the
+ * system refuses is ASTRAI_ERR_MEMORY, of the call or in a request's terminal event. So that this holds for the smallest ones,
+ * the library has 16 MiB of static memory, shared by its engines and touched only when there is none left. (The exception is
+ * the C library's own: glibc ends a process that has no memory for the thread-local variables of a library that was loaded
+ * with dlopen, on a thread's first call.)
  *
  * Generated from src/ffi by cbindgen. Do not edit. */
 
@@ -752,6 +756,8 @@ int32_t astrai_prompt_clone(const struct astrai_prompt *prompt,
 
 /// [S] Adds raw text, which the tokenizer takes as it is. flags: ASTRAI_TEXT_SPECIAL. Before a prompt that begins with text
 /// go the tokens that the tokenizer begins every text with, unless with ASTRAI_TEXT_SPECIAL the text begins with them itself.
+/// Texts added one after the other, with no token ids between them, are one text: "har" and "bor" give the tokens of
+/// "harbor". A name of a special token counts if all of it was added with ASTRAI_TEXT_SPECIAL.
 /// ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has messages.
 int32_t astrai_prompt_add_text(struct astrai_prompt *prompt,
                                const char *text,

@@ -26,7 +26,6 @@ mod marked;
 mod model;
 mod normalizer;
 mod output;
-mod possessive;
 mod post_processor;
 mod pre_tokenizer;
 pub mod stops;

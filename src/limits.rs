@@ -226,7 +226,7 @@ pub const TOUCH_SPARE_BYTES: u64 = 32 << 20;
 
 /// Memory that a tokenizer takes while it is read, in bytes for each of its file, beside [`TEXT_MEMORY_BYTES`]. This and what
 /// follows are estimates, which are tried as one block before; a test measures them.
-pub const TOKENIZER_MEMORY_FACTOR: usize = 16;
+pub const TOKENIZER_MEMORY_FACTOR: usize = 24;
 /// Memory that a chat template takes while it is compiled, in bytes for each of its text.
 pub const TEMPLATE_MEMORY_FACTOR: usize = 64;
 /// Memory that a rendering takes, in bytes for each that the prompt has.

@@ -124,7 +124,9 @@ enum Way {
 fn everything() -> (Prompt, RequestOptions) {
     let text = PromptPart::Text { text: "Once upon a time".into(), special: false };
     let stops = vec!["never in this text".into(), " the #".into(), ", and #".into()];
-    let prompt = Prompt { parts: vec![text], stops, bias: vec![(7, 0.5)], stop_tokens: vec![3], ..Prompt::default() };
+    // The token that would stop it never comes.
+    let bias = vec![(7, 0.5), (3, f32::NEG_INFINITY)];
+    let prompt = Prompt { parts: vec![text], stops, bias, stop_tokens: vec![3], ..Prompt::default() };
     let options = RequestOptions {
         seed: Some(11),
         ignore_eos: true,
@@ -148,7 +150,7 @@ fn of_the_engine(way: Way, queue_tokens: u32) -> u64 {
     let (prompt, mut options) = everything();
     // It never waits for a reader, so that the engine never idles: with debug assertions it proves its books then.
     let longer = RequestOptions { max_tokens: Some(1900), ..options.clone() };
-    let runner = engine.submit(&prompt, &longer, Sink::Pull).unwrap();
+    let _runner = engine.submit(&prompt, &longer, Sink::Pull).unwrap();
     options.queue_tokens = queue_tokens;
     let requests: Vec<Request> = (0..3)
         .map(|_| {
@@ -168,12 +170,7 @@ fn of_the_engine(way: Way, queue_tokens: u32) -> u64 {
     };
     let tokens = || {
         let stats = engine.stats().unwrap();
-        assert_eq!(
-            (stats.finished, stats.cancelled, stats.failed),
-            (0, 0, 0),
-            "one of them has ended: {:?}",
-            runner.next(None)
-        );
+        assert_eq!((stats.finished, stats.cancelled, stats.failed), (0, 0, 0), "one of them has ended");
         stats.tokens_out
     };
     // All of them have begun.

@@ -82,7 +82,8 @@ fn layout(words: usize) -> Option<Layout> {
 
 /// Takes `bytes` and keeps them behind what this thread does from now on; 0 when the system does not have them.
 fn begin(bytes: usize) -> usize {
-    let words = bytes.max(1).next_multiple_of(GRANULE) / WORD_BYTES;
+    let Some(whole) = bytes.max(1).checked_next_multiple_of(GRANULE) else { return 0 };
+    let words = whole / WORD_BYTES;
     let granules = bytes.max(1).div_ceil(GRANULE) as u64;
     let Some(layout) = layout(words) else { return 0 };
     // SAFETY: the layout is not empty.

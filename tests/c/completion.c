@@ -282,7 +282,12 @@ static void held(void) {
   /* Another request gives something while those are out. */
   submit(engine, 1, 0, all, 3, NULL);
   EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &event, &err));
-  CHECK(event->terminal && event->token_count == 1);
+  CHECK(event->tag == 3 && event->token_count == 1);
+  if (!event->terminal) { /* taken before its end was there */
+    astrai_event_free(event);
+    EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &event, &err));
+    CHECK(event->tag == 3 && event->terminal);
+  }
   astrai_event_free(event);
   /* Events outlive the engine; what is behind them is dropped with it. */
   EXPECT(ASTRAI_OK, astrai_engine_close(engine, 0, &err));

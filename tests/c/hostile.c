@@ -118,7 +118,7 @@ static void arguments(void) {
   SUBMIT(ASTRAI_ERR_STRUCT_SIZE);
   options.struct_size = sizeof options - 4;
   SUBMIT(ASTRAI_ERR_STRUCT_SIZE);
-  options.flags = 32;
+  options.flags = 64;
   SUBMIT(ASTRAI_ERR_ARGUMENT);
   options.flags = ASTRAI_REQUEST_TO_ENGINE; /* and a callback */
   SUBMIT(ASTRAI_ERR_ARGUMENT);

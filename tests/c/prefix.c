@@ -1,5 +1,8 @@
 /* Pinned prefixes: what the header says of pin, wait, save, restore and free.
  *   prefix <model folder> <an empty folder> [brief: no fork] */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include "check.h"
 #include <dirent.h>
 #include <signal.h>

@@ -213,6 +213,8 @@ pub const THREAD_STACK_BYTES: usize = 2 << 20;
 pub const CALLER_STACK_BYTES: usize = 64 << 10;
 /// Stack that chat templates, tokenizers and JSON are run with, in bytes: on the caller's thread if it has as much left.
 pub const TEXT_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MAX + (256 << 10);
+/// Memory that a thread of the library tries before it begins its work, in bytes.
+pub const THREAD_START_BYTES: usize = 64 << 10;
 /// Stack that an engine is opened or planned with, in bytes; as above.
 pub const OPEN_STACK_BYTES: usize = 512 << 10;
 

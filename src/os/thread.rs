@@ -5,10 +5,11 @@
 //! an engine. Every thread blocks asynchronous signals (they belong to the host), carries a name, has a stack of a size of
 //! our own, and starts with the default floating-point environment whatever its creator had set (law 1).
 
-use super::floats;
+use super::{floats, shortage};
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use std::cell::Cell;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 pub use super::stack::{aside, on_caller, with_stack};
 
@@ -114,6 +115,41 @@ pub fn spawn(name: &str, options: ThreadOptions, body: impl FnOnce() + Send + 's
     spawn_with(name, options, limits::THREAD_STACK_BYTES, body)
 }
 
+/// Whether a thread that has just begun can run: the C library ends the process where it has no memory to note a thread-local
+/// with a destructor, which dependencies have. So some is tried before: what was given back serves such small blocks next.
+fn can_run() -> bool {
+    let mut tried: Vec<u8> = Vec::new();
+    if tried.try_reserve_exact(limits::THREAD_START_BYTES).is_err() || shortage::is_noted() {
+        return false;
+    }
+    drop(std::hint::black_box(tried));
+    true
+}
+
+/// How a thread tells who made it whether it runs.
+#[derive(Default)]
+struct Started {
+    runs: Mutex<Option<bool>>,
+    told: Condvar,
+}
+
+impl Started {
+    fn tell(&self, runs: bool) {
+        *self.runs.lock().unwrap_or_else(PoisonError::into_inner) = Some(runs);
+        self.told.notify_one();
+    }
+
+    fn wait(&self) -> bool {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match *runs {
+                Some(runs) => return runs,
+                None => runs = self.told.wait(runs).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
 /// As [`spawn`], with a stack of `stack_bytes`.
 pub(super) fn spawn_with(
     name: &str,
@@ -122,21 +158,33 @@ pub(super) fn spawn_with(
     body: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle> {
     let name = format!("{NAME_PREFIX}{name}");
-    let started = name.clone();
+    let own_name = name.clone();
+    let started = Arc::new(Started::default());
+    let tells = started.clone();
     let run = Box::new(move || {
         let all = || {
             OURS.set(true);
-            imp::place_current(&started, options);
+            let runs = can_run();
+            tells.tell(runs);
+            if !runs {
+                return;
+            }
+            imp::place_current(&own_name, options);
             floats::reset();
             body();
         };
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(all));
     });
-    imp::spawn(&name, stack_bytes, run).map(JoinHandle).map_err(|e| {
+    let thread = imp::spawn(&name, stack_bytes, run).map(JoinHandle).map_err(|e| {
         let mut error = Error::new(Status::Memory, format!("cannot start a thread: {e}"));
         error.os_code = e.raw_os_error().unwrap_or(0);
         error
-    })
+    })?;
+    if started.wait() {
+        return Ok(thread);
+    }
+    thread.join();
+    Err(Error::memory("a thread", limits::THREAD_START_BYTES as u64))
 }
 
 #[cfg(unix)]

@@ -119,7 +119,13 @@ impl ChatTemplate {
         // library mapped after it was closed.
         let estimate = lowered.len().saturating_mul(limits::TEMPLATE_MEMORY_FACTOR);
         let compile = || environment.add_template_owned(TEMPLATE, lowered);
-        let compiled = thread::aside("template", || shortage::backed("a chat template", estimate, compile))??;
+        let compiled = thread::aside("template", || {
+            // An empty one first, so that the thread-local is there before memory is kept behind the work: the C library, which
+            // notes its destructor, cannot be helped out.
+            let empty = Environment::empty().add_template_owned(TEMPLATE, String::new());
+            empty.map(|()| shortage::backed("a chat template", estimate, compile))
+        })?;
+        let compiled = compiled.map_err(|e| Error::internal(e.to_string()))??;
         compiled.map_err(|e| refused(line_of(&e), sentence(&e)))?;
         Ok(ChatTemplate { environment, subject: subject.to_owned(), wants: Wants::default() })
     }

@@ -1,7 +1,7 @@
 /* Pinned prefixes: what the header says of pin, wait, save, restore and free.
  *   prefix <model folder> <an empty folder> [brief: no fork] */
-#ifndef _POSIX_C_SOURCE
-#define _POSIX_C_SOURCE 200809L
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
 #endif
 #include "check.h"
 #include <dirent.h>

@@ -26,6 +26,7 @@ mod marked;
 mod model;
 mod normalizer;
 mod output;
+mod possessive;
 mod post_processor;
 mod pre_tokenizer;
 pub mod stops;

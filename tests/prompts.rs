@@ -97,7 +97,8 @@ fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
     let template = ChatTemplate::new(source, "template").unwrap();
     let variables = Map::new();
     let marked = continued::render(messages, |messages| {
-        template.render(&TemplateInput { add_generation_prompt: false, ..TemplateInput::new(messages, &variables) })
+        let (add_generation_prompt, exact) = (false, true);
+        template.render(&TemplateInput { add_generation_prompt, exact, ..TemplateInput::new(messages, &variables) })
     })?;
     Ok(marked.text)
 }

@@ -97,8 +97,8 @@ fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
     let template = ChatTemplate::new(source, "template").unwrap();
     let variables = Map::new();
     let marked = continued::render(messages, |messages| {
-        let exact = TemplateInput { exact: true, ..TemplateInput::new(messages, &variables) };
-        template.render(&TemplateInput { add_generation_prompt: false, ..exact })
+        let (add_generation_prompt, exact) = (false, true);
+        template.render(&TemplateInput { add_generation_prompt, exact, ..TemplateInput::new(messages, &variables) })
     })?;
     Ok(marked.text)
 }
@@ -288,6 +288,10 @@ fn a_rendered_chat_given_as_text_is_the_chat() {
     let ids = engine.tokenize(&raw(vec![text(&rendered, true)]), TextOptions::default()).unwrap();
     assert_eq!(ids, engine.tokenize(&chat, TextOptions::default()).unwrap());
     assert_eq!(ids.iter().filter(|&&id| id == 0).count(), 1);
+    // Token ids that are none stand before nothing and between nothing.
+    let none = || PromptPart::Tokens(Vec::new());
+    let parts = vec![none(), text(&rendered[..9], true), none(), text(&rendered[9..], true)];
+    assert_eq!(engine.tokenize(&raw(parts), TextOptions::default()).unwrap(), ids);
 }
 
 #[test]

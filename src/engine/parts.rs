@@ -57,6 +57,8 @@ fn runs(parts: &[PromptPart], all_special: bool) -> Result<Vec<Run<'_>>> {
     let mut runs: Vec<Run> = Vec::new();
     for part in parts {
         let (piece, special) = match part {
+            // Nothing stands between the texts before and after.
+            PromptPart::Tokens(tokens) if tokens.is_empty() => continue,
             PromptPart::Tokens(tokens) => {
                 runs.push(Run::Tokens(tokens));
                 continue;

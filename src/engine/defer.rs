@@ -42,6 +42,7 @@ impl Deferred {
     }
 
     /// Takes out those that end now.
+    #[allow(clippy::vec_box, reason = "they are boxed already, and moving them allocates nothing")]
     pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<Box<NewRequest>> {
         let ended: Vec<u64> = self.requests.values().filter(|r| which(r)).map(|r| r.delivery.id).collect();
         ended.iter().filter_map(|id| self.requests.remove(id)).collect()

@@ -108,8 +108,11 @@ impl LongWords {
         let window = |start: usize, size: usize| -> Result<(usize, Vec<Token>)> {
             // What is left after a window is never so short that the vocabulary could hold it.
             let end = start.saturating_add(size);
-            let end =
-                if end.saturating_add(self.longest) >= word.len() { word.len() } else { word.floor_char_boundary(end) };
+            let end = if end.saturating_add(self.longest) >= word.len() {
+                word.len()
+            } else {
+                super::floor_boundary(word, end)
+            };
             Ok((end, model.tokenize(&word[start..end]).map_err(no_tokens)?))
         };
         let (mut start, mut size) = (0, usual);

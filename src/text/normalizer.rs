@@ -27,6 +27,7 @@ use super::added::touches;
 use super::alphabet;
 use super::expression::Expression;
 use super::output::Output;
+use super::{ceil_boundary, floor_boundary};
 use crate::error::{Error, Result, Unit};
 use crate::limits::*;
 
@@ -130,8 +131,8 @@ impl Changes {
         if rest <= 2 * TEXT_PIECE_BYTES {
             return Ok(text.len());
         }
-        let from = text.ceil_char_boundary(start + TEXT_PIECE_BYTES);
-        let until = text.floor_char_boundary(start + TEXT_PIECE_BYTES_MAX.min(rest));
+        let from = ceil_boundary(text, start + TEXT_PIECE_BYTES);
+        let until = floor_boundary(text, start + TEXT_PIECE_BYTES_MAX.min(rest));
         let mut before = None;
         let mut left = text[start..from].chars().next_back().unwrap_or(' ');
         for (at, right) in text[from..until].char_indices() {

@@ -33,6 +33,8 @@ pub const WORD_BYTES_MAX: usize = 1 << 20;
 pub const BACKTRACKING_BYTES_MAX: usize = 64 << 10;
 /// Backtracks of such an expression before a match, at most.
 pub const BACKTRACKS_MAX: usize = 100_000;
+/// Backtracks of an expression of a decoder before a match, at most: it runs for each token, on the engine's thread.
+pub const DECODER_BACKTRACKS_MAX: usize = 1_000;
 /// Longest text that a decoder may make of one token, and of an answer that it must see whole, in bytes.
 pub const DECODED_BYTES_MAX: usize = 1 << 20;
 /// Deferred prompts with more text than this, in bytes, let shorter ones go first.

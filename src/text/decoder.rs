@@ -24,7 +24,7 @@ use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use super::alphabet;
 use super::normalizer::{Replace, check_decoded};
 use crate::error::{Error, Result, Status};
-use crate::limits::{DECODED_BYTES_MAX, DECODER_STAGES_MAX};
+use crate::limits::{DECODED_BYTES_MAX, DECODER_BACKTRACKS_MAX, DECODER_STAGES_MAX};
 
 /// One step from token names to text. "Fused": the steps before have made one text of the tokens, so that their
 /// borders no longer count.
@@ -119,7 +119,7 @@ impl Chain {
             DecoderWrapper::ByteFallback(_) if !was_fused => Stage::ByteFallback,
             DecoderWrapper::Replace(step) => {
                 let file = serde_json::to_value(&step).map_err(|e| Error::format(e.to_string()))?;
-                let step = Replace::new(&file, "decoder")?;
+                let step = Replace::new(&file, "decoder", DECODER_BACKTRACKS_MAX)?;
                 match was_fused {
                     true => Stage::Whole { decoder: Whole::Replace(step), fused: true },
                     false => Stage::Replace(step),

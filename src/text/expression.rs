@@ -27,6 +27,8 @@ const TRAILING_SPACES: &str = r"\s+(?!\S)|\s+";
 pub(crate) struct Expression {
     regex: Regex,
     kind: Kind,
+    /// Backtracks of a match, at most.
+    backtracks: usize,
 }
 
 #[derive(Debug)]
@@ -46,6 +48,11 @@ impl Expression {
     /// # Errors
     /// [`crate::error::Status::Format`] when it is none.
     pub(crate) fn new(pattern: &str, part: &str) -> Result<Expression> {
+        Expression::limited(pattern, part, BACKTRACKS_MAX)
+    }
+
+    /// As [`Expression::new`], with a limit of its own for each match.
+    pub(crate) fn limited(pattern: &str, part: &str, limit: usize) -> Result<Expression> {
         let unusable = |e| Error::format(format!("a pattern of `{part}` cannot be compiled: {e}"));
         let plain = possessive::without(pattern);
         let pattern = plain.as_deref().unwrap_or(pattern);
@@ -56,8 +63,8 @@ impl Expression {
             Ok(tree) if !backtracks(&tree.expr) => Kind::Linear,
             _ => Kind::Backtracking,
         };
-        let regex = RegexBuilder::new(pattern).backtrack_limit(BACKTRACKS_MAX).build().map_err(unusable)?;
-        Ok(Expression { regex, kind })
+        let regex = RegexBuilder::new(pattern).backtrack_limit(limit).build().map_err(unusable)?;
+        Ok(Expression { regex, kind, backtracks: limit })
     }
 
     /// An expression for this text and nothing else.
@@ -74,7 +81,7 @@ impl Expression {
             Kind::TrailingSpaces { others } => {
                 Box::new(Trailing { regex: &self.regex, others: others.as_ref(), text, at: 0 })
             }
-            _ => Box::new(self.regex.find_iter(text).map(|found| found.map(|m| m.range()).map_err(|e| gave_up(&e)))),
+            _ => Box::new(self.regex.find_iter(text).map(|found| found.map(|m| m.range()).map_err(|e| gave_up(&e, self.backtracks)))),
         }
     }
 
@@ -96,11 +103,11 @@ fn too_long(bytes: usize) -> Error {
     Error::unsupported(message).numbers(Unit::Bytes, bytes as u64, BACKTRACKING_BYTES_MAX as u64)
 }
 
-fn gave_up(error: &fancy_regex::Error) -> Error {
+fn gave_up(error: &fancy_regex::Error, most: usize) -> Error {
     Error::unsupported(format!(
-        "an expression of the tokenizer gave up on this text ({error}); its limit is {BACKTRACKS_MAX} backtracks a match"
+        "an expression of the tokenizer gave up on this text ({error}); its limit is {most} backtracks a match"
     ))
-    .numbers(Unit::Count, BACKTRACKS_MAX as u64 + 1, BACKTRACKS_MAX as u64)
+    .numbers(Unit::Count, most as u64 + 1, most as u64)
 }
 
 /// The second kind of the module's list, if the pattern is of it.
@@ -122,7 +129,8 @@ fn trailing_spaces(pattern: &str) -> Option<Expression> {
             (format!(r"{before}|\s+"), Some(others))
         }
     };
-    Some(Expression { regex: Regex::new(&all).ok()?, kind: Kind::TrailingSpaces { others } })
+    let regex = Regex::new(&all).ok()?;
+    Some(Expression { regex, kind: Kind::TrailingSpaces { others }, backtracks: BACKTRACKS_MAX })
 }
 
 /// Whether an expression is more than a finite automaton can do.
@@ -165,7 +173,7 @@ impl Iterator for Trailing<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let found = match self.regex.find_from_pos(self.text, self.at) {
             Ok(found) => found?.range(),
-            Err(e) => return Some(Err(gave_up(&e))),
+            Err(e) => return Some(Err(gave_up(&e, BACKTRACKS_MAX))),
         };
         let mut end = found.end;
         let run = &self.text[found.clone()];

@@ -245,7 +245,7 @@ fn add(read: NormalizerWrapper, steps: &mut Vec<Change>) -> Result<()> {
         NormalizerWrapper::StripNormalizer(step) => Change::Strip(step),
         NormalizerWrapper::Replace(step) => {
             let file = serde_json::to_value(&step).map_err(|e| Error::format(e.to_string()))?;
-            Change::Replace(Replace::new(&file, "normalizer")?)
+            Change::Replace(Replace::new(&file, "normalizer", BACKTRACKS_MAX)?)
         }
         NormalizerWrapper::NFC(_)
         | NormalizerWrapper::NFD(_)
@@ -336,13 +336,13 @@ pub(crate) struct Replace {
 }
 
 impl Replace {
-    /// Reads the step as the file has it.
-    pub(crate) fn new(file: &Value, part: &str) -> Result<Replace> {
+    /// Reads the step as the file has it. `backtracks`: what a match may cost where its expression backtracks.
+    pub(crate) fn new(file: &Value, part: &str, backtracks: usize) -> Result<Replace> {
         let field = |name: &str| file["pattern"][name].as_str();
         let content = file["content"].as_str().unwrap_or_default().to_owned();
         let (expression, pattern) = match (field("String"), field("Regex")) {
             (Some(text), _) => (Expression::literal(text, part)?, fancy_regex::escape(text).into_owned()),
-            (None, Some(pattern)) => (Expression::new(pattern, part)?, pattern.to_owned()),
+            (None, Some(pattern)) => (Expression::limited(pattern, part, backtracks)?, pattern.to_owned()),
             (None, None) => return Err(Error::format(format!("a `Replace` of its `{part}` has no pattern"))),
         };
         let single = field("String").and_then(|text| {

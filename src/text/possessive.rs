@@ -31,7 +31,14 @@ fn written_plainly(pattern: &str) -> Option<String> {
         plain.push(c);
         repeats = !in_class && matches!(c, '?' | '*' | '+' | '}');
         match c {
-            '\\' => plain.extend(characters.next()),
+            '\\' => {
+                plain.extend(characters.next());
+                // The braces of `\p{L}` count nothing.
+                if characters.as_str().starts_with('{') {
+                    plain.extend(characters.by_ref().take_while(|&c| c != '}'));
+                    plain.push('}');
+                }
+            }
             '[' => depth += 1,
             ']' => depth = depth.saturating_sub(1),
             _ => {}

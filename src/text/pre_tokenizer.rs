@@ -6,8 +6,7 @@
 //! made, in the same order, on the same text; expressions look at all of it, so that no cut is invented.
 //!
 //! Patterns belong to the [`super::Tokenizer`]: the crate keeps some in statics, and what a static points to is not freed when
-//! the library is unloaded (190 KiB for `ByteLevel`'s pattern, each time). The crate's statics that are left: the patterns for
-//! added tokens that ask for `lstrip`, `rstrip` or `single_word`.
+//! the library is unloaded (190 KiB for `ByteLevel`'s pattern, each time).
 
 use std::ops::Range;
 

@@ -333,7 +333,7 @@ fn content_makes_no_special_token_however_it_is_cut() {
         let unknown = ours.id("<unk>");
         for _ in 0..60 {
             let mut text = random_text(&mut random, 60);
-            text.truncate(text.floor_char_boundary(400));
+            text.truncate(super::floor_boundary(&text, 400));
             let bounds: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
             let mut cuts: Vec<usize> = (0..4).map(|_| bounds[random.below(bounds.len())]).collect();
             cuts.sort_unstable();
@@ -554,4 +554,13 @@ fn an_expression_that_backtracks_ends() {
     let error = tokenizer.encode(&"a".repeat(20_000), false, false).unwrap_err();
     assert_eq!((error.status, error.unit), (Status::Unsupported, Unit::Count), "{error}");
     assert!(tokenizer.encode("the tea", false, false).is_ok());
+
+    // A decoder's runs for every token, on the engine's thread.
+    let mut file: Value = serde_json::from_str(&fixtures::byte_level()).unwrap();
+    file["decoder"] = sequence("decoders", json!(vec![replace(json!({"Regex": r"(?:(a+)+)\1b"}), "c"); 3]));
+    file["added_tokens"][3]["content"] = json!("a".repeat(200));
+    let tokenizer = open(&file.to_string());
+    let error = tokenizer.decode(&[tokenizer.id(&"a".repeat(200)).unwrap()], true).unwrap_err();
+    assert_eq!((error.status, error.available), (Status::Unsupported, DECODER_BACKTRACKS_MAX as u64), "{error}");
+    assert_eq!(tokenizer.decode(&[tokenizer.id("t").unwrap()], true).unwrap(), "t");
 }

@@ -131,6 +131,10 @@ pub const PROMPT_PARTS_MAX: usize = 1 << 16;
 pub const MESSAGES_MAX: usize = 1 << 16;
 /// Instructions a chat template may run.
 pub const TEMPLATE_FUEL: u64 = 50_000_000;
+/// Steps of each small rendering that finds out, at open, what a chat template wants.
+pub const TEMPLATE_PROBE_FUEL: u64 = 200_000;
+/// Most digits of a whole number in a chat template, as Python's own limit.
+pub const TEMPLATE_DIGITS_MAX: usize = 4300;
 /// Longest text a chat template may render, in bytes.
 pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
 

@@ -97,9 +97,7 @@ fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
     let template = ChatTemplate::new(source, "template").unwrap();
     let variables = Map::new();
     let marked = continued::render(messages, |messages| {
-        let input =
-            TemplateInput { messages, tools: None, variables: &variables, add_generation_prompt: false, now: None };
-        template.render(&input).map(MarkedText::from)
+        template.render(&TemplateInput { add_generation_prompt: false, ..TemplateInput::new(messages, &variables) })
     })?;
     Ok(marked.text)
 }
@@ -146,6 +144,9 @@ fn what_transformers_does_not_continue() {
     for name in ["reasoning_content", "thinking", "reasoning"] {
         assert_eq!(of(thinking, thought(name)).unwrap(), "[user]hi[assistant]<Six sevens ", "{name}");
     }
+    let parts = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{{ m.content | join('+') }}{% endif %}\
+                 .{% endfor %}";
+    assert_eq!(of(parts, json!({"role": "assistant", "content": ["One", "Two "]})).unwrap(), "hi.One+Two ");
     // The same text elsewhere, before and after.
     let twice =
         "{{ messages[-1].content }}|{% for m in messages %}{{ m.content }};{% endfor %}{{ messages[0].content }}";

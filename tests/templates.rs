@@ -1,6 +1,13 @@
 //! Chat templates: every fixture renders byte for byte what transformers made of it, and hostile templates end in
 //! errors.
 
+#[path = "templates/content.rs"]
+mod content;
+#[path = "templates/forms.rs"]
+mod forms;
+#[path = "templates/language.rs"]
+mod language;
+
 use astrai::Status;
 use astrai::text::{ChatTemplate, LocalTime, TemplateInput};
 use serde_json::{Map, Value, json};
@@ -27,8 +34,10 @@ fn render_case(case: &Value) -> Result<String, String> {
         variables: case["variables"].as_object().unwrap(),
         add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap(),
         now: case["now"].as_str().map(time),
+        exact: true,
+        special: &[],
     };
-    template.render(&input).map_err(|e| {
+    template.render(&input).map(|marked| marked.text).map_err(|e| {
         assert_eq!(e.status, Status::Template, "{e:?}");
         e.message
     })
@@ -77,9 +86,9 @@ fn render(source: &str) -> Result<String, String> {
 }
 
 fn render_with(source: &str, messages: &[Value], variables: &Map<String, Value>) -> Result<String, String> {
-    let input = TemplateInput { messages, tools: None, variables, add_generation_prompt: false, now: None };
+    let input = TemplateInput { add_generation_prompt: false, ..TemplateInput::new(messages, variables) };
     let template = ChatTemplate::new(source, "test").map_err(|e| e.message)?;
-    template.render(&input).map_err(|e| {
+    template.render(&input).map(|marked| marked.text).map_err(|e| {
         assert_eq!(e.status, Status::Template);
         e.message
     })
@@ -264,14 +273,9 @@ fn a_template_serves_many_threads() {
             let template = &template;
             scope.spawn(move || {
                 let messages = vec![json!({"role": "user", "content": format!("n{i}")}); 50];
-                let input = TemplateInput {
-                    messages: &messages,
-                    tools: None,
-                    variables: &Map::new(),
-                    add_generation_prompt: false,
-                    now: None,
-                };
-                assert_eq!(template.render(&input).unwrap(), format!("N{i}").repeat(50));
+                let variables = Map::new();
+                let input = TemplateInput::new(&messages, &variables);
+                assert_eq!(template.render(&input).unwrap().text, format!("N{i}").repeat(50));
             });
         }
     });
@@ -284,14 +288,8 @@ fn the_clock_is_the_systems_when_none_is_given() {
     for (now, want) in [("2024-02-29T00:00:00", "Thursday 060 08 09"), ("2023-12-31T12:00:00", "Sunday 365 53 52")] {
         let (messages, variables) = ([], Map::new());
         let now = Some(time(now));
-        let input = TemplateInput {
-            messages: &messages,
-            tools: None,
-            variables: &variables,
-            add_generation_prompt: false,
-            now,
-        };
+        let input = TemplateInput { now, ..TemplateInput::new(&messages, &variables) };
         let template = ChatTemplate::new("{{ strftime_now('%A %j %U %W') }}", "t").unwrap();
-        assert_eq!(template.render(&input).unwrap(), want);
+        assert_eq!(template.render(&input).unwrap().text, want);
     }
 }

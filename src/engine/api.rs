@@ -196,6 +196,9 @@ pub struct TextOptions {
     pub special: bool,
     /// `render`/`tokenize` of messages: do not open the assistant's turn.
     pub no_generation_prompt: bool,
+    /// `render`/`tokenize` of messages: the template gets them as they are given, and no form of content or arguments that it
+    /// would rather have.
+    pub exact: bool,
 }
 
 /// Options of one request. `None` means the model's `generation_config.json`, else the named default.

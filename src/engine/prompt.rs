@@ -129,17 +129,26 @@ impl TextKit {
 
     /// The text of a prompt.
     pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
-        if prompt.messages.is_empty() {
-            return self.raw_text(prompt);
-        }
-        if continues(prompt)? {
-            let open = |messages: &[Value]| self.render_messages(prompt, messages, false).map(MarkedText::from);
-            return continued::render(&prompt.messages, open).map(|marked| marked.text);
-        }
-        self.render_messages(prompt, &prompt.messages, !options.no_generation_prompt)
+        if prompt.messages.is_empty() { self.raw_text(prompt) } else { Ok(self.render_chat(prompt, options)?.text) }
     }
 
-    fn render_messages(&self, prompt: &Prompt, messages: &[Value], add_generation_prompt: bool) -> Result<String> {
+    /// The text that the template makes of a prompt's messages.
+    fn render_chat(&self, prompt: &Prompt, options: TextOptions) -> Result<MarkedText> {
+        if continues(prompt)? {
+            return continued::render(&prompt.messages, |messages| {
+                self.render_messages(prompt, messages, false, options.exact)
+            });
+        }
+        self.render_messages(prompt, &prompt.messages, !options.no_generation_prompt, options.exact)
+    }
+
+    fn render_messages(
+        &self,
+        prompt: &Prompt,
+        messages: &[Value],
+        add_generation_prompt: bool,
+        exact: bool,
+    ) -> Result<MarkedText> {
         if !prompt.parts.is_empty() {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
@@ -154,12 +163,13 @@ impl TextKit {
         })?;
         let mut variables = self.variables.clone();
         variables.extend(prompt.variables.clone());
+        let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
         template.render(&TemplateInput {
-            messages,
             tools: prompt.tools.as_ref(),
-            variables: &variables,
             add_generation_prompt,
-            now: None,
+            exact,
+            special: &special,
+            ..TemplateInput::new(messages, &variables)
         })
     }
 

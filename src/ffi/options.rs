@@ -250,6 +250,7 @@ pub(super) fn text(flags: u32, known: u32) -> Result<TextOptions> {
     Ok(TextOptions {
         special: flags & ASTRAI_TEXT_SPECIAL != 0,
         no_generation_prompt: flags & ASTRAI_TEXT_NO_GENERATION_PROMPT != 0,
+        exact: false,
     })
 }
 

@@ -270,8 +270,9 @@ pub unsafe extern "C" fn astrai_prompt_add_text(
     })
 }
 
-/// [S] Adds token ids. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt
-/// has messages.
+/// [S] Adds token ids, to which nothing is added: a prompt that has its begin token twice is told in the log, with
+/// ASTRAI_LOG_WARN. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt has
+/// messages.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_add_tokens(
     prompt: *mut astrai_prompt,
@@ -330,7 +331,8 @@ pub unsafe extern "C" fn astrai_prompt_add_message(
 }
 
 /// [S] Sets a part of a chat from JSON text: ASTRAI_JSON_MESSAGES, ASTRAI_JSON_TOOLS or ASTRAI_JSON_VARIABLES. It
-/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
+/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text
+/// or tokens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_set_json(
     prompt: *mut astrai_prompt,

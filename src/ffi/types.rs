@@ -36,7 +36,7 @@ pub const ASTRAI_ERR_IO: i32 = 19;
 pub const ASTRAI_ERR_FORMAT: i32 = 20;
 /// Valid, but nothing this build can do.
 pub const ASTRAI_ERR_UNSUPPORTED: i32 = 21;
-/// The chat template failed or raised; the message is the template's own.
+/// The chat template failed, or raised an error, whose message is the template's own.
 pub const ASTRAI_ERR_TEMPLATE: i32 = 22;
 /// Text is not valid UTF-8.
 pub const ASTRAI_ERR_UTF8: i32 = 23;
@@ -153,7 +153,7 @@ pub const ASTRAI_ENGINE_GPU_BLOCKING_WAIT: u32 = 8;
 
 /// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
 pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
-/// astrai_request_options.flags: go on after the end-of-sequence token.
+/// astrai_request_options.flags: go on after an end-of-sequence token.
 pub const ASTRAI_REQUEST_IGNORE_EOS: u32 = 2;
 /// astrai_request_options.flags: report the log probability of every prompt token.
 pub const ASTRAI_REQUEST_PROMPT_LOGPROBS: u32 = 4;
@@ -171,10 +171,10 @@ pub const ASTRAI_REQUEST_SPECIAL: u32 = 32;
 /// assistant's content always has them, because templates split it at its markers.
 pub const ASTRAI_MESSAGE_SPECIAL: u32 = 1;
 /// astrai_prompt_set_message_flags: the message, the last one and an assistant's, is the start of the answer. The model goes
-/// on where its content ends, and the events have only what is new.
+/// on where its content ends, and the events have only what is new. ASTRAI_TEXT_NO_GENERATION_PROMPT changes nothing then.
 pub const ASTRAI_MESSAGE_CONTINUE: u32 = 2;
 
-/// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
+/// Text flags: names of special tokens in raw text become those tokens; detokenize: keep special tokens.
 pub const ASTRAI_TEXT_SPECIAL: u32 = 1;
 /// Text flags: do not open the assistant's turn after the messages.
 pub const ASTRAI_TEXT_NO_GENERATION_PROMPT: u32 = 2;
@@ -279,7 +279,8 @@ pub struct astrai_event {
     pub request_id: u64,
     /// As in the request's options.
     pub tag: u64,
-    /// Text that became certain: whole UTF-8 characters, without a stop string. May release 0 to n tokens.
+    /// Text that became certain: whole UTF-8 characters, without a stop string, and without special tokens unless
+    /// ASTRAI_REQUEST_SPECIAL asks for them. May release 0 to n tokens.
     pub text: *const c_char,
     /// Length of text in bytes.
     pub text_len: usize,

@@ -45,11 +45,19 @@ fn open_end(message: &mut Value) -> Option<&mut String> {
     let name = names.into_iter().find(|name| fields.get(*name).is_some_and(|value| !value.is_null()))?;
     match fields.get_mut(name)? {
         Value::String(text) => Some(text),
-        Value::Array(parts) => parts.iter_mut().rev().find_map(|part| match part.get_mut("text") {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        }),
+        Value::Array(parts) => parts.iter_mut().rev().find_map(part_text),
         _ => None,
+    }
+}
+
+/// The text of a part of content.
+fn part_text(part: &mut Value) -> Option<&mut String> {
+    match part {
+        Value::String(text) => Some(text),
+        part => match part.get_mut("text")? {
+            Value::String(text) => Some(text),
+            _ => None,
+        },
     }
 }
 

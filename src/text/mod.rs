@@ -16,6 +16,7 @@
 mod alphabet;
 pub mod continued;
 mod decoder;
+pub mod exact;
 #[cfg(test)]
 mod fixtures;
 mod marked;

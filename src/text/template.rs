@@ -6,35 +6,46 @@
 //! - [`lower`] rewrites the source: whitespace rules, `generation` blocks, operators and literals as function calls.
 //! - [`functions`], [`filters`], [`selection`], [`checks`], [`methods`] are Jinja's globals, filters, tests and Python's methods.
 //! - [`value`], [`ops`], [`mod@print`], [`printf`] are Python's containers, operators, printing and formatting.
+//! - [`marks`] remembers which text is content, through all of these.
+//! - [`messages`] and [`probe`] give each template what clients send in the form it wants.
 //! - [`meter`] bounds the work, the memory and the stack of a rendering.
 //!
 //! Called by the engine's `render`, and by the command line with a template of its own. A rendering keeps nothing.
 
+mod big;
 mod checks;
 mod clock;
+mod digits;
 mod filters;
 mod functions;
 mod lexer;
 mod lower;
+mod marks;
+mod messages;
 mod meter;
 mod methods;
 mod numbers;
 mod ops;
 mod print;
 mod printf;
+mod probe;
 mod selection;
 mod strings;
 mod value;
+mod words;
 
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::thread;
+use crate::text::MarkedText;
+use messages::{Messages, Wants};
 use meter::{METER, Meter, R, Sink};
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value};
 use serde_json::Map;
 use std::sync::Arc;
 
 pub(super) use lexer::is_space;
+pub(super) use messages::REASONING;
 
 pub use crate::os::clock::LocalTime;
 
@@ -42,8 +53,6 @@ pub use crate::os::clock::LocalTime;
 const TEMPLATE: &str = "chat template";
 /// Nesting of macro calls and blocks the engine allows itself.
 const RECURSION_MAX: usize = 400;
-/// The names a message's reasoning goes by, the first being the one templates read most.
-pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// What a template sees.
 pub struct TemplateInput<'a> {
@@ -57,12 +66,27 @@ pub struct TemplateInput<'a> {
     pub add_generation_prompt: bool,
     /// The time `strftime_now` tells; absent, the system's.
     pub now: Option<LocalTime>,
+    /// Messages reach the template as they are given, byte for byte what transformers makes of them. Otherwise arguments given
+    /// as JSON text become objects, and content takes the form the template wants ([`ChatTemplate::learn`]).
+    pub exact: bool,
+    /// For each message, whether names of special tokens in it are tokens; absent, they are ordinary characters, but for what
+    /// the assistant said.
+    pub special: &'a [bool],
+}
+
+impl<'a> TemplateInput<'a> {
+    /// A conversation without tools, which ends where the assistant's turn begins.
+    pub fn new(messages: &'a [serde_json::Value], variables: &'a Map<String, serde_json::Value>) -> TemplateInput<'a> {
+        let (tools, now, special) = (None, None, &[][..]);
+        TemplateInput { messages, tools, variables, add_generation_prompt: true, now, exact: false, special }
+    }
 }
 
 /// A parsed chat template. Shared by any number of threads.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     subject: String,
+    wants: Wants,
 }
 
 impl ChatTemplate {
@@ -91,20 +115,33 @@ impl ChatTemplate {
         // library mapped after it was closed.
         let compiled = thread::aside("template", || environment.add_template_owned(TEMPLATE, lowered))?;
         compiled.map_err(|e| refused(line_of(&e), sentence(&e)))?;
-        Ok(ChatTemplate { environment, subject: subject.to_owned() })
+        Ok(ChatTemplate { environment, subject: subject.to_owned(), wants: Wants::default() })
     }
 
-    /// Renders the conversation.
+    /// Finds out by rendering small conversations with these variables what the template wants content and arguments to be.
+    pub fn learn(&mut self, variables: &Map<String, serde_json::Value>) {
+        self.wants = probe::probe(self, variables);
+    }
+
+    /// Renders the conversation. The ranges are what users, tools and system messages said.
     ///
     /// # Errors
     /// [`Status::Template`]: what the template raised, word for word; or what failed in it and on which line.
-    pub fn render(&self, input: &TemplateInput) -> Result<String> {
-        let meter = Meter::new();
-        let context = context(input, &meter).map_err(|e| self.failure(&e))?;
+    /// [`Status::Unsupported`]: content that is no text.
+    pub fn render(&self, input: &TemplateInput) -> Result<MarkedText> {
+        if !input.exact {
+            messages::refuse_media(input.messages)?;
+        }
+        self.render_within(input, limits::TEMPLATE_FUEL)
+    }
+
+    fn render_within(&self, input: &TemplateInput, fuel: u64) -> Result<MarkedText> {
+        let meter = Meter::new(fuel);
+        let context = context(input, self.wants, &meter).map_err(|e| self.failure(&e))?;
         let template = self.environment.get_template(TEMPLATE).map_err(|e| self.failure(&e))?;
-        let text = template.render(context).map_err(|e| self.failure(&e))?;
-        if text.len() > limits::TEMPLATE_OUTPUT_BYTES_MAX {
-            let (needed, available) = (text.len() as u64, limits::TEMPLATE_OUTPUT_BYTES_MAX as u64);
+        let marked = marks::read(template.render(context).map_err(|e| self.failure(&e))?);
+        if marked.text.len() > limits::TEMPLATE_OUTPUT_BYTES_MAX {
+            let (needed, available) = (marked.text.len() as u64, limits::TEMPLATE_OUTPUT_BYTES_MAX as u64);
             let message = format!("{} renders {needed} bytes, more than {available}", self.subject);
             return Err(Error::new(Status::Template, message).about(self.subject.as_str()).numbers(
                 Unit::Bytes,
@@ -112,7 +149,7 @@ impl ChatTemplate {
                 available,
             ));
         }
-        Ok(text)
+        Ok(marked)
     }
 
     fn failure(&self, error: &minijinja::Error) -> Error {
@@ -145,14 +182,14 @@ fn sentence(error: &minijinja::Error) -> String {
 }
 
 /// The variables of a rendering.
-fn context(input: &TemplateInput, meter: &Arc<Meter>) -> R<Value> {
-    let messages = input.messages.iter().map(|m| message(m, meter)).collect::<R<Vec<_>>>()?;
+fn context(input: &TemplateInput, wants: Wants, meter: &Arc<Meter>) -> R<Value> {
     let mut variables = vec![("documents".to_owned(), Value::from(()))];
     for (name, value) in input.variables {
-        variables.push((name.clone(), meter.json(value)?));
+        variables.push((name.clone(), meter.json(value, name == "documents")?));
     }
-    let tools = input.tools.map_or(Ok(Value::from(())), |t| meter.json(t))?;
-    variables.push(("messages".to_owned(), meter.list(messages)?));
+    let tools = input.tools.map_or(Ok(Value::from(())), |t| meter.json(t, true))?;
+    let messages = Messages { wants, exact: input.exact, meter }.list(input)?;
+    variables.push(("messages".to_owned(), messages));
     variables.push(("tools".to_owned(), tools));
     variables.push(("add_generation_prompt".to_owned(), Value::from(input.add_generation_prompt)));
     // Last, so that no variable can take their place.
@@ -164,29 +201,16 @@ fn context(input: &TemplateInput, meter: &Arc<Meter>) -> R<Value> {
     Ok(Value::from_pairs(variables))
 }
 
-/// A message, with its reasoning under every name templates look for, as transformers arranges it.
-fn message(message: &serde_json::Value, meter: &Arc<Meter>) -> R<Value> {
-    let Some(fields) = message.as_object() else { return meter.json(message) };
-    let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name).filter(|v| !v.is_null())) else {
-        return meter.json(message);
-    };
-    let mut all = Map::new();
-    all.insert("thinking".to_owned(), reasoning.clone());
-    all.extend(fields.iter().map(|(k, v)| (k.clone(), v.clone())));
-    all.insert("reasoning_content".to_owned(), reasoning.clone());
-    meter.json(&serde_json::Value::Object(all))
-}
-
 /// Prints a value as Python's `str` does.
 fn emit(out: &mut Output, state: &mut State, value: &Value) -> R<()> {
     let meter = Meter::of(state)?;
-    if let Some(text) = value.as_str() {
+    if let Some(text) = marks::text(value) {
         meter.charge(text.len())?;
-        return out.write_str(text).map_err(minijinja::Error::from);
+        return marks::write(out, text).map_err(minijinja::Error::from);
     }
     let mut sink = Sink::new(&meter);
     print::display(value, &mut sink)?;
-    out.write_str(sink.as_str()).map_err(minijinja::Error::from)
+    marks::write(out, sink.text()).map_err(minijinja::Error::from)
 }
 
 /// Methods of Python's types.

@@ -1,11 +1,12 @@
-//! `astrai render`: the text a chat template makes of messages, byte for byte. Needs only the tokenizer's files.
+//! `astrai render`: the text a chat template makes of messages: what `submit` would use, or with `--exact` byte for byte what
+//! transformers makes. Needs only the tokenizer's files.
 
 use crate::args::{PositionArgs, TemplateArgs, message_flags};
 use crate::failure::{Outcome, read_array, read_file};
 use crate::open::open;
 use astrai::engine::{EngineOptions, Prompt, TextOptions};
 use astrai::source::{Folder, FolderOptions, ModelSource};
-use astrai::text::{ChatTemplate, MarkedText, TemplateInput, continued};
+use astrai::text::{ChatTemplate, TemplateInput, continued};
 use clap::Args;
 use serde_json::{Map, Value};
 use std::io::Write;
@@ -34,6 +35,10 @@ pub struct RenderArgs {
     /// The last message, an assistant's, is the start of the answer: end where it ends
     #[arg(long = "continue")]
     continued: bool,
+    /// Give the template the messages as they are, as transformers does: no arguments made objects, no content in the form
+    /// the template wants
+    #[arg(long)]
+    exact: bool,
     #[command(flatten)]
     variables: TemplateArgs,
 }
@@ -51,7 +56,8 @@ pub fn render(args: RenderArgs) -> Outcome {
             let message_flags = message_flags(messages.len(), false, args.continued);
             let variables = args.variables.variables();
             let prompt = Prompt { messages, message_flags, tools, variables, ..Prompt::default() };
-            let flags = TextOptions { no_generation_prompt: args.no_generation_prompt, ..TextOptions::default() };
+            let (no_generation_prompt, exact) = (args.no_generation_prompt, args.exact);
+            let flags = TextOptions { no_generation_prompt, exact, ..TextOptions::default() };
             engine.render(&prompt, flags)?
         }
     };
@@ -69,7 +75,7 @@ fn render_file(
     messages: &[Value],
     tools: Option<&Value>,
 ) -> Outcome<String> {
-    let template = ChatTemplate::new(&read_file(path)?, &path.display().to_string())?;
+    let mut template = ChatTemplate::new(&read_file(path)?, &path.display().to_string())?;
     let options = FolderOptions { text_only: true, ..FolderOptions::default() };
     let folder = Folder::open(folder, options, &mut |_, _| true)?;
     let tokens = folder.special_tokens()?;
@@ -78,12 +84,18 @@ fn render_file(
         variables.insert("additional_special_tokens".to_owned(), tokens.additional.into());
     }
     variables.extend(args.variables.variables());
+    template.learn(&variables);
     let render = |messages: &[Value], add_generation_prompt| {
-        let input = TemplateInput { messages, tools, variables: &variables, add_generation_prompt, now: None };
-        template.render(&input)
+        let (tools, exact) = (tools, args.exact);
+        template.render(&TemplateInput {
+            tools,
+            add_generation_prompt,
+            exact,
+            ..TemplateInput::new(messages, &variables)
+        })
     };
     if args.continued {
-        return Ok(continued::render(messages, |messages| render(messages, false).map(MarkedText::from))?.text);
+        return Ok(continued::render(messages, |messages| render(messages, false))?.text);
     }
-    Ok(render(messages, !args.no_generation_prompt)?)
+    Ok(render(messages, !args.no_generation_prompt)?.text)
 }

@@ -1,7 +1,8 @@
 //! Jinja's tests: what follows `is`.
 
+use super::marks::str_of;
 use super::meter::{Meter, R, fault};
-use super::value::{View, as_int, defined, view};
+use super::value::{View, as_int, defined, hashable, type_name, view};
 use super::{filters, ops, print};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, State, Value};
@@ -37,19 +38,26 @@ const KINDS: [(&str, Check); 17] = [
     ("boolean", |v| matches!(view(v), View::Bool(_))),
     ("true", |v| matches!(view(v), View::Bool(true))),
     ("false", |v| matches!(view(v), View::Bool(false))),
-    ("integer", |v| matches!(view(v), View::Int(_))),
+    ("integer", |v| matches!(view(v), View::Int(_) | View::Big(_))),
     ("float", |v| matches!(view(v), View::Float(_))),
-    ("number", |v| matches!(view(v), View::Int(_) | View::Float(_) | View::Bool(_))),
+    ("number", |v| matches!(view(v), View::Int(_) | View::Big(_) | View::Float(_) | View::Bool(_))),
     ("string", |v| matches!(view(v), View::Str(_))),
     ("mapping", |v| matches!(view(v), View::Dict(_))),
     // Undefined values too have a length and are iterable.
     ("sequence", |v| filters::len(v).is_ok()),
-    ("iterable", |v| filters::len(v).is_ok()),
+    ("iterable", |v| filters::len(v).is_ok() || matches!(view(v), View::Lazy(_))),
     ("callable", callable),
     ("escaped", |_| false),
-    ("odd", |v| as_int(v).is_some_and(|i| i % 2 != 0)),
-    ("even", |v| as_int(v).is_some_and(|i| i % 2 == 0)),
+    ("odd", |v| odd(v) == Some(true)),
+    ("even", |v| odd(v) == Some(false)),
 ];
+
+fn odd(value: &Value) -> Option<bool> {
+    match view(value) {
+        View::Big(big) => Some(big.is_odd()),
+        _ => as_int(value).map(|i| i % 2 != 0),
+    }
+}
 
 fn callable(value: &Value) -> bool {
     // Undefined is callable in Python: calling it is what fails.
@@ -72,6 +80,9 @@ pub(super) fn install(env: &mut Environment<'_>) {
                 [value] => {
                     if matches!(name, "odd" | "even") {
                         defined(value)?;
+                        if !matches!(view(value), View::Int(_) | View::Big(_) | View::Float(_) | View::Bool(_)) {
+                            return Err(fault(format!("'{name}' wants a number, not {}", type_name(value))));
+                        }
                     }
                     Ok(check(value))
                 }
@@ -91,13 +102,19 @@ pub(super) fn install(env: &mut Environment<'_>) {
     for (name, upper) in [("upper", true), ("lower", false)] {
         env.add_test(name, move |state: &mut State, value: Value| -> R<bool> {
             let text = print::to_text(&value, &Meter::of(state)?)?;
-            let text = text.as_str().unwrap_or_default();
+            let text = print::text_in(&text).str();
             let (lowers, uppers) = (text.chars().any(char::is_lowercase), text.chars().any(char::is_uppercase));
             Ok(if upper { uppers && !lowers } else { lowers && !uppers })
         });
     }
-    env.add_test("filter", |name: &str| filters::names().any(|n| n == name));
-    env.add_test("test", |name: &str| names().any(|n| n == name));
+    env.add_test("filter", |name: Value| -> R<bool> {
+        hashable(&name)?;
+        Ok(filters::names().any(|n| Some(n) == str_of(&name)))
+    });
+    env.add_test("test", |name: Value| -> R<bool> {
+        hashable(&name)?;
+        Ok(names().any(|n| Some(n) == str_of(&name)))
+    });
 }
 
 /// Names of all tests.

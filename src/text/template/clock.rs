@@ -1,5 +1,6 @@
 //! `strftime_now`: the local time in words.
 
+use super::marks::str_of;
 use super::meter::{Meter, R, fault};
 use crate::os::clock::{LocalTime, local_now};
 use minijinja::value::Object;
@@ -32,16 +33,16 @@ const MONTHS: [&str; 12] = [
 ];
 
 /// `strftime_now(format)`.
-pub(super) fn strftime_now(state: &State, format: &Value) -> R<Value> {
+pub(super) fn strftime_now(state: &mut State, format: &Value) -> R<Value> {
     let fixed = state.lookup(NOW).and_then(|v| v.downcast_object::<Fixed>());
     let now = match fixed {
         Some(fixed) => fixed.0,
         None => local_now().ok_or_else(|| fault("the system does not tell the local time"))?,
     };
-    let format = format.as_str().ok_or_else(|| fault("strftime_now() argument 'format' must be str"))?;
+    let format = str_of(format).ok_or_else(|| fault("strftime_now() argument 'format' must be str"))?;
     let meter = Meter::of(state)?;
     meter.room(format.len() * 16)?;
-    meter.text(&strftime(format, &now))
+    meter.plain(&strftime(format, &now))
 }
 
 /// C's `strftime` in the C locale, with the `-` flag of the GNU library. An unknown directive stays as it is.

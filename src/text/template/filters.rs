@@ -2,12 +2,13 @@
 
 use super::functions::Args;
 use super::lexer::is_space;
+use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
-use super::print::JsonStyle;
+use super::print::{JsonStyle, text_in, to_text};
 use super::selection::{dictsort, extreme, groupby, join, map, select, sort, sum, unique};
-use super::strings;
-use super::value::{Arguments, View, as_int, defined, int, type_name, view};
+use super::value::{Arguments, DictBuilder, View, as_int, defined, int, type_name, view};
 use super::{methods, numbers, ops, print, printf};
+use super::{strings, words};
 use minijinja::{Environment, State, Value};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 type Filter = fn(&Value, Arguments, &Arc<Meter>) -> R<Value>;
 
 /// Filters that need nothing but their arguments.
-const FILTERS: [(&str, Filter); 41] = [
+const FILTERS: [(&str, Filter); 49] = [
     ("abs", numbers::abs),
     ("attr", attr),
     ("batch", batch),
@@ -27,6 +28,7 @@ const FILTERS: [(&str, Filter); 41] = [
     ("dictsort", dictsort),
     ("e", escape),
     ("escape", escape),
+    ("filesizeformat", numbers::file_size),
     ("first", first),
     ("float", numbers::float),
     ("forceescape", escape),
@@ -44,12 +46,14 @@ const FILTERS: [(&str, Filter); 41] = [
     ("min", |v, a, m| extreme(v, a, m, false)),
     ("pprint", pprint),
     ("replace", replace),
+    ("random", |_, _, _| Err(unavailable("random"))),
     ("reverse", reverse),
     ("round", numbers::round),
     ("safe", string),
     ("slice", slice),
     ("sort", sort),
     ("string", string),
+    ("striptags", words::strip_tags),
     ("sum", sum),
     ("title", |v, a, m| text_filter(v, a, m, title)),
     ("tojson", tojson),
@@ -57,7 +61,15 @@ const FILTERS: [(&str, Filter); 41] = [
     ("truncate", truncate),
     ("unique", unique),
     ("upper", |v, a, m| text_filter(v, a, m, str::to_uppercase)),
+    ("urlencode", urlencode),
+    ("urlize", |_, _, _| Err(unavailable("urlize"))),
+    ("wordcount", words::count),
+    ("wordwrap", words::wrap),
+    ("xmlattr", xml_attributes),
 ];
+
+/// The filter that the lowered template puts behind whatever the engine captures.
+pub(super) const CAPTURED: &str = "__py_captured";
 
 /// Adds the filters.
 pub(super) fn install(env: &mut Environment<'_>) {
@@ -67,12 +79,8 @@ pub(super) fn install(env: &mut Environment<'_>) {
             filter(&value, arguments, &Meter::of(state)?)
         });
     }
-    env.add_filter("urlencode", |state: &mut State, args: Args| {
-        urlencode(&split(&args.into_values())?.0, &Meter::of(state)?)
-    });
-    env.add_filter("wordcount", |state: &mut State, args: Args| {
-        wordcount(&split(&args.into_values())?.0, &Meter::of(state)?)
-    });
+    // What a capture of the engine holds, with its marks; see `lower`.
+    env.add_filter(CAPTURED, |state: &mut State, value: Value| -> R<Value> { captured(&value, &*Meter::of(state)?) });
     env.add_filter("map", |state: &mut State, args: Args| map(state, &args.into_values()));
     env.add_filter("select", |state: &mut State, args: Args| select(state, &args.into_values(), false, true));
     env.add_filter("reject", |state: &mut State, args: Args| select(state, &args.into_values(), false, false));
@@ -82,7 +90,7 @@ pub(super) fn install(env: &mut Environment<'_>) {
 
 /// Names of all filters.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    let others = ["urlencode", "wordcount", "map", "select", "reject", "selectattr", "rejectattr"];
+    let others = ["map", "select", "reject", "selectattr", "rejectattr"];
     FILTERS.iter().map(|(n, _)| *n).chain(others)
 }
 
@@ -95,16 +103,21 @@ pub(super) fn truth(value: Option<Value>) -> bool {
     value.is_some_and(|v| v.is_true())
 }
 
-/// `str(value)`.
-pub(super) fn text_of(value: &Value, meter: &Arc<Meter>) -> R<String> {
-    Ok(print::to_text(value, meter)?.as_str().unwrap_or_default().to_owned())
+/// The text that the engine captured, as a value.
+pub(super) fn captured(value: &Value, meter: &Meter) -> R<Value> {
+    let Some(encoded) = value.as_str() else { return Ok(value.clone()) };
+    meter.room(encoded.len())?;
+    let marked = marks::read(encoded.to_owned());
+    Ok(marks::value(marked.text, marked.content))
+}
+
+fn unavailable(name: &str) -> minijinja::Error {
+    fault(format!("the filter '{name}' is not available in chat templates"))
 }
 
 fn text_filter(value: &Value, arguments: Arguments, meter: &Arc<Meter>, f: fn(&str) -> String) -> R<Value> {
     let [] = arguments.bind("filter", [])?;
-    let text = text_of(value, meter)?;
-    meter.room(text.len() * 3)?;
-    meter.text(&f(&text))
+    strings::mapped(text_in(&to_text(value, meter)?), meter, f)
 }
 
 /// A size argument.
@@ -121,7 +134,7 @@ fn attr(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Value> {
     defined(value)?;
     let name = name.unwrap_or_default();
     // Attributes only: a dict's items are none.
-    Ok(methods::attribute(value, name.as_str().unwrap_or_default()).unwrap_or_default())
+    Ok(methods::attribute(value, str_of(&name).unwrap_or_default()).unwrap_or_default())
 }
 
 fn batch(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -136,7 +149,7 @@ fn batch(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
         }
         rows.push(meter.list(row)?);
     }
-    meter.list(rows)
+    meter.lazy(rows, "do_batch")
 }
 
 fn slice(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -156,21 +169,21 @@ fn slice(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
         }
         rows.push(meter.list(row)?);
     }
-    meter.list(rows)
+    meter.lazy(rows, "do_slice")
 }
 
 fn center(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [width] = arguments.bind("center", ["width"])?;
     let positional = vec![width.unwrap_or_else(|| Value::from(80))];
-    let text = text_of(value, meter)?;
-    strings::call(value, &text, "center", Arguments { positional, named: Vec::new() }, meter)
+    let text = to_text(value, meter)?;
+    strings::call(value, text_in(&text), "center", Arguments { positional, named: Vec::new() }, meter)
 }
 
 /// `len(value)`.
 pub(super) fn len(value: &Value) -> R<usize> {
     Ok(match view(value) {
         View::Undefined => 0,
-        View::Str(s) => s.chars().count(),
+        View::Str(s) => s.str().chars().count(),
         View::List(l) | View::Tuple(l) => l.items.len(),
         View::Dict(d) => d.entries.len(),
         View::Range(r) => r.len,
@@ -180,7 +193,7 @@ pub(super) fn len(value: &Value) -> R<usize> {
 
 fn length(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("length", [])?;
-    meter.work(value.as_str().map_or(0, str::len))?;
+    meter.work(str_of(value).map_or(0, str::len))?;
     Ok(int(len(value)? as i128))
 }
 
@@ -195,26 +208,61 @@ fn default(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Value> {
 fn escape(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("escape", [])?;
     let mut sink = Sink::new(meter);
-    for c in text_of(value, meter)?.chars() {
-        match c {
-            '&' => sink.push("&amp;")?,
-            '<' => sink.push("&lt;")?,
-            '>' => sink.push("&gt;")?,
-            '\'' => sink.push("&#39;")?,
-            '"' => sink.push("&#34;")?,
-            c => sink.push_char(c)?,
+    escaped(text_in(&to_text(value, meter)?), &mut sink)?;
+    Ok(sink.finish())
+}
+
+fn escaped(text: Text, sink: &mut Sink) -> R<()> {
+    for (run, content) in text.runs() {
+        for c in run.chars() {
+            match c {
+                '&' => sink.push_as("&amp;", content)?,
+                '<' => sink.push_as("&lt;", content)?,
+                '>' => sink.push_as("&gt;", content)?,
+                '\'' => sink.push_as("&#39;", content)?,
+                '"' => sink.push_as("&#34;", content)?,
+                c => sink.push_char(c, content)?,
+            }
         }
+    }
+    Ok(())
+}
+
+fn xml_attributes(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [space] = arguments.bind("xmlattr", ["autospace"])?;
+    let View::Dict(dict) = view(value) else {
+        defined(value)?;
+        return Err(fault(format!("'{}' object has no attribute 'items'", type_name(value))));
+    };
+    let mut sink = Sink::new(meter);
+    let space = space.is_none_or(|s| s.is_true());
+    for (key, value) in dict.entries.iter().filter(|(_, v)| !v.is_none() && !v.is_undefined()) {
+        let name = marks::text(key).ok_or_else(|| fault("an attribute's name must be text"))?;
+        if name.str().contains(|c| is_space(c) || matches!(c, '/' | '>' | '=')) {
+            return Err(fault(format!("Invalid character in attribute name: '{}'", name.str())));
+        }
+        sink.push(if space || sink.text().len() > 0 { " " } else { "" })?;
+        escaped(name, &mut sink)?;
+        sink.push("=\"")?;
+        escaped(text_in(&to_text(value, meter)?), &mut sink)?;
+        sink.push("\"")?;
     }
     Ok(sink.finish())
 }
 
 fn first(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("first", [])?;
+    if let View::Lazy(lazy) = view(value) {
+        return Ok(lazy.take(1).first().cloned().unwrap_or_default());
+    }
     Ok(meter.iterate(value)?.into_iter().next().unwrap_or_default())
 }
 
 fn last(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("last", [])?;
+    if let View::Lazy(_) = view(value) {
+        return Err(fault("'generator' object is not reversible"));
+    }
     Ok(meter.iterate(value)?.pop().unwrap_or_default())
 }
 
@@ -225,38 +273,50 @@ fn list(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
 
 fn items(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("items", [])?;
-    if value.is_undefined() { meter.list(Vec::new()) } else { methods::pairs(value, meter) }
+    let pairs = if value.is_undefined() { Vec::new() } else { meter.iterate(&methods::pairs(value, meter)?)? };
+    meter.lazy(pairs, "do_items")
 }
 
 fn format(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let pattern = text_of(value, meter)?;
+    let pattern = to_text(value, meter)?;
     match (arguments.positional.is_empty(), arguments.named.is_empty()) {
         (false, false) => Err(fault("can't handle positional and keyword arguments at the same time")),
-        (_, true) => printf::percent(&pattern, &meter.tuple(arguments.positional)?, meter),
-        _ => printf::percent(&pattern, &methods::dict(arguments, meter)?, meter),
+        (_, true) => printf::percent(text_in(&pattern), &meter.tuple(arguments.positional)?, meter),
+        _ => printf::percent(text_in(&pattern), &methods::dict(arguments, meter)?, meter),
     }
 }
 
 fn reverse(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("reverse", [])?;
     if let View::Str(s) = view(value) {
-        meter.room(s.len())?;
-        return meter.text(&s.chars().rev().collect::<String>());
+        let mut sink = Sink::new(meter);
+        let runs: Vec<_> = s.runs().collect();
+        for (run, content) in runs.into_iter().rev() {
+            meter.room(run.len())?;
+            sink.push_as(&run.chars().rev().collect::<String>(), content)?;
+        }
+        return Ok(sink.finish());
     }
     let mut items = meter.iterate(value)?;
     items.reverse();
-    meter.list(items)
+    match view(value) {
+        View::Lazy(_) | View::Undefined => meter.list(items),
+        _ => meter.lazy(items, "reversed"),
+    }
 }
 
 fn string(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("string", [])?;
-    print::to_text(value, meter)
+    to_text(value, meter)
 }
 
 fn trim(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [chars] = arguments.bind("trim", ["chars"])?;
-    let text = text_of(value, meter)?;
-    meter.text(strings::strip(&text, chars.as_ref().and_then(Value::as_str), true, true))
+    let text = to_text(value, meter)?;
+    let text = text_in(&text);
+    let chars = chars.filter(|c| !c.is_none());
+    let rest = strings::strip(text.str(), chars.as_ref().and_then(str_of), true, true, meter)?;
+    meter.text(text.part(rest))
 }
 
 fn replace(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -265,8 +325,8 @@ fn replace(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> 
         return Err(fault("replace() missing required arguments: 'old' and 'new'"));
     };
     let times = times.as_ref().and_then(as_int).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-    let (text, old, new) = (text_of(value, meter)?, text_of(&old, meter)?, text_of(&new, meter)?);
-    strings::replace(&text, &old, &new, times, meter)
+    let (text, old, new) = (to_text(value, meter)?, to_text(&old, meter)?, to_text(&new, meter)?);
+    strings::replace(text_in(&text), text_in(&old).str(), text_in(&new), times, meter)
 }
 
 /// Words begin after whitespace, hyphens and opening brackets.
@@ -286,24 +346,31 @@ fn title(text: &str) -> String {
 
 fn truncate(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [length, kill, end, leeway] = arguments.bind("truncate", ["length", "killwords", "end", "leeway"])?;
-    let text = text_of(value, meter)?;
-    let end = end.map_or(Ok("...".to_owned()), |e| text_of(&e, meter))?;
+    let end = end.map_or_else(|| Ok(Value::from("...")), |e| to_text(&e, meter))?;
+    let end = text_in(&end);
     let (length, leeway) = (count(length, "truncate")?.unwrap_or(255), count(leeway, "truncate")?.unwrap_or(5));
-    let keep = length.checked_sub(end.chars().count()).ok_or_else(|| fault("truncate: the end is longer"))?;
-    if text.chars().count() <= length.saturating_add(leeway) {
-        return meter.text(&text);
+    let keep = length.checked_sub(end.str().chars().count()).ok_or_else(|| fault("truncate: the end is longer"))?;
+    meter.heavy(str_of(value).map_or(0, str::len))?;
+    if len(value)? <= length.saturating_add(leeway) {
+        return Ok(value.clone());
     }
-    let cut = ops::text_slice(&text, None, Some(keep as i128));
+    let View::Str(text) = view(value) else {
+        return Err(fault(format!("truncate wants a str, not {}", type_name(value))));
+    };
+    let cut = ops::text_slice(text.str(), None, Some(keep as i128));
     let cut = if truth(kill) { cut } else { cut.rsplit_once(' ').map_or(cut, |(head, _)| head) };
-    meter.text(&format!("{cut}{end}"))
+    let mut sink = Sink::new(meter);
+    sink.push_text(text.part(cut))?;
+    sink.push_text(end)?;
+    Ok(sink.finish())
 }
 
 fn indent(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [width, first, blank] = arguments.bind("indent", ["width", "first", "blank"])?;
     let mut prefix = Sink::new(meter);
-    match width.as_ref().and_then(Value::as_str) {
-        Some(s) => prefix.push(s)?,
-        None => prefix.repeat(" ", count(width, "indent")?.unwrap_or(4))?,
+    match width.as_ref().and_then(marks::text) {
+        Some(text) => prefix.push_text(text)?,
+        None => prefix.repeat(Text::plain(" "), count(width, "indent")?.unwrap_or(4))?,
     }
     let View::Str(text) = view(value) else {
         defined(value)?;
@@ -311,14 +378,18 @@ fn indent(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     };
     let (first, blank) = (truth(first), truth(blank));
     let mut sink = Sink::new(meter);
-    // The newline added here makes a last line that is empty count.
-    let text = format!("{text}\n");
-    for (i, line) in strings::lines(&text, false).into_iter().enumerate() {
+    meter.heavy(text.len())?;
+    let mut lines = strings::lines(text.str(), false);
+    // Jinja adds a newline, which makes a last line that is empty count.
+    if text.len() == 0 || strings::lines(text.str(), true).last().is_some_and(|l| l.ends_with(strings::is_line_end)) {
+        lines.push("");
+    }
+    for (i, line) in lines.into_iter().enumerate() {
         sink.push(if i > 0 { "\n" } else { "" })?;
         if if i == 0 { first } else { blank || !line.is_empty() } {
-            sink.push(prefix.as_str())?;
+            sink.push_text(prefix.text())?;
         }
-        sink.push(line)?;
+        sink.push_text(text.part(line))?;
     }
     Ok(sink.finish())
 }
@@ -326,24 +397,44 @@ fn indent(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
 fn pprint(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("pprint", [])?;
     let mut sink = Sink::new(meter);
-    print::repr(value, &mut sink)?;
+    print::repr(&sorted_by_key(value, meter)?, &mut sink)?;
     Ok(sink.finish())
 }
 
-fn wordcount(value: &Value, meter: &Arc<Meter>) -> R<Value> {
-    let text = text_of(value, meter)?;
-    let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty());
-    Ok(int(words.count() as i128))
+/// The same value with the keys of its dicts in order, as Python's `pprint` prints them.
+fn sorted_by_key(value: &Value, meter: &Arc<Meter>) -> R<Value> {
+    match view(value) {
+        View::List(list) | View::Tuple(list) => {
+            let tuple = matches!(view(value), View::Tuple(_));
+            let items = list.items.iter().map(|v| sorted_by_key(v, meter)).collect::<R<Vec<_>>>()?;
+            meter.items(items, tuple)
+        }
+        View::Dict(dict) => {
+            let keyed: Vec<_> = dict.entries.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let keyed = super::selection::sorted(keyed, false, meter).unwrap_or_else(|_| dict.entries.clone());
+            let mut sorted = DictBuilder::new(meter)?;
+            for (k, v) in keyed {
+                sorted.insert(k, sorted_by_key(&v, meter)?, meter)?;
+            }
+            Ok(sorted.finish())
+        }
+        _ => Ok(value.clone()),
+    }
 }
 
-fn urlencode(value: &Value, meter: &Arc<Meter>) -> R<Value> {
-    let quote = |text: &str, query: bool, sink: &mut Sink| -> R<()> {
-        for byte in text.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => sink.push_char(byte.into())?,
-                b'/' if !query => sink.push("/")?,
-                b' ' if query => sink.push("+")?,
-                other => sink.push(&format!("%{other:02X}"))?,
+fn urlencode(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [] = arguments.bind("urlencode", [])?;
+    let quote = |value: &Value, query: bool, sink: &mut Sink| -> R<()> {
+        for (run, content) in text_in(&to_text(value, meter)?).runs() {
+            for byte in run.bytes() {
+                match byte {
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                        sink.push_char(byte.into(), content)?;
+                    }
+                    b'/' if !query => sink.push_as("/", content)?,
+                    b' ' if query => sink.push_as("+", content)?,
+                    other => sink.push_as(&format!("%{other:02X}"), content)?,
+                }
             }
         }
         Ok(())
@@ -351,18 +442,20 @@ fn urlencode(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     let mut sink = Sink::new(meter);
     let pairs = match view(value) {
         View::Dict(_) => methods::pairs(value, meter)?,
-        View::List(_) | View::Tuple(_) => value.clone(),
+        View::List(_) | View::Tuple(_) | View::Lazy(_) => value.clone(),
         _ => {
-            quote(&text_of(value, meter)?, false, &mut sink)?;
+            quote(value, false, &mut sink)?;
             return Ok(sink.finish());
         }
     };
     for (i, pair) in meter.iterate(&pairs)?.iter().enumerate() {
         sink.push(if i > 0 { "&" } else { "" })?;
-        for (n, part) in meter.iterate(pair)?.iter().enumerate() {
-            sink.push(if n > 0 { "=" } else { "" })?;
-            quote(&text_of(part, meter)?, true, &mut sink)?;
-        }
+        let Ok([key, value]) = <[Value; 2]>::try_from(meter.iterate(pair)?) else {
+            return Err(fault("urlencode wants pairs of a key and a value"));
+        };
+        quote(&key, true, &mut sink)?;
+        sink.push("=")?;
+        quote(&value, true, &mut sink)?;
     }
     Ok(sink.finish())
 }
@@ -370,26 +463,26 @@ fn urlencode(value: &Value, meter: &Arc<Meter>) -> R<Value> {
 fn tojson(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [ascii, indent, separators, sort_keys] =
         arguments.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
-    let mut prefix = Sink::new(meter);
     let indent = match indent.filter(|v| !v.is_none()) {
         None => None,
-        Some(text) if text.as_str().is_some() => text.as_str().map(str::to_owned),
+        Some(text) if str_of(&text).is_some() => Some(text),
         width => {
-            prefix.repeat(" ", count(width, "tojson")?.unwrap_or(0))?;
-            Some(prefix.as_str().to_owned())
+            let mut prefix = Sink::new(meter);
+            prefix.repeat(Text::plain(" "), count(width, "tojson")?.unwrap_or(0))?;
+            Some(prefix.finish())
         }
     };
     let mut style = JsonStyle {
         ascii: truth(ascii),
-        item_separator: if indent.is_some() { "," } else { ", " }.to_owned(),
-        key_separator: ": ".to_owned(),
+        item_separator: Value::from(if indent.is_some() { "," } else { ", " }),
+        key_separator: Value::from(": "),
         indent,
         sort_keys: truth(sort_keys),
     };
     if let Some(separators) = separators.filter(|v| !v.is_none()) {
         let [item, key] = <[Value; 2]>::try_from(meter.iterate(&separators)?)
             .map_err(|_| fault("tojson: separators are two texts"))?;
-        (style.item_separator, style.key_separator) = (text_of(&item, meter)?, text_of(&key, meter)?);
+        (style.item_separator, style.key_separator) = (to_text(&item, meter)?, to_text(&key, meter)?);
     }
     let mut sink = Sink::new(meter);
     print::json(value, &style, 0, meter, &mut sink)?;

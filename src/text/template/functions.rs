@@ -1,8 +1,11 @@
 //! Functions every template can call, and the objects they make: macros, cyclers, joiners.
 
+use super::marks::{self, str_of};
 use super::meter::{Meter, R, fault};
-use super::value::{Arguments, DictBuilder, Range, View, as_int, defined, holds_namespace, type_name, view};
-use super::{methods, ops, print};
+use super::value::{
+    Arguments, DictBuilder, Range, View, as_int, defined, holds_namespace, is_namespace, type_name, view,
+};
+use super::{filters, methods, ops, print};
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::Arc;
@@ -54,7 +57,7 @@ impl Object for Macro {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        Some(match key.as_str()? {
+        Some(match str_of(key)? {
             "name" => Value::from(self.name.as_str()),
             "arguments" => self.arguments.clone(),
             "catch_varargs" => Value::from(self.varargs),
@@ -102,8 +105,34 @@ impl Object for Macro {
             inner.push(("kwargs".to_owned(), extra.finish()));
         }
         let kwargs: Kwargs = inner.into_iter().collect();
-        self.inner.call(state, &[Value::from(kwargs)])
+        let text = self.inner.call(state, &[Value::from(kwargs)])?;
+        filters::captured(&text, &meter)
     }
+}
+
+/// The body of a `call` block.
+#[derive(Debug)]
+struct Caller(Value);
+
+impl Object for Caller {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get_item(key).ok()
+    }
+
+    fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> R<Value> {
+        let meter = Meter::of(state)?;
+        meter.stack()?;
+        filters::captured(&self.0.call(state, args)?, &meter)
+    }
+}
+
+/// What an argument called `caller` is to a macro: the engine's own macro gives encoded text.
+pub(super) fn caller(value: Value) -> Value {
+    if is_namespace(&value) { Value::from_object(Caller(value)) } else { value }
 }
 
 #[derive(Debug)]
@@ -118,7 +147,7 @@ impl Object for Cycler {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        if key.as_str() == Some("current") { self.items.get(self.position.load(Relaxed)).cloned() } else { None }
+        if str_of(key) == Some("current") { self.items.get(self.position.load(Relaxed)).cloned() } else { None }
     }
 
     fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, _: &[Value]) -> R<Value> {
@@ -190,7 +219,7 @@ pub(super) fn install(env: &mut Environment<'_>) {
         let [message] = Arguments::new(&args.into_values())?.bind("raise_exception", ["message"])?;
         let message = message.ok_or_else(|| fault("raise_exception() missing 1 required argument: 'message'"))?;
         let text = print::to_text(&message, &Meter::of(state)?)?;
-        Err(fault("raised").with_source(Raised(text.as_str().unwrap_or_default().to_owned())))
+        Err(fault("raised").with_source(Raised(print::text_in(&text).str().to_owned())))
     });
     env.add_function("strftime_now", |state: &mut State, args: Args| -> R<Value> {
         let [format] = Arguments::new(&args.into_values())?.bind("strftime_now", ["format"])?;
@@ -219,7 +248,7 @@ fn lowered(env: &mut Environment<'_>) {
         let mut args = args.0.into_iter();
         let mut left = args.next().unwrap_or_default();
         while let (Some(operator), Some(right)) = (args.next(), args.next()) {
-            left = ops::arithmetic(operator.as_str().unwrap_or_default(), &left, &right, &meter)?;
+            left = ops::arithmetic(str_of(&operator).unwrap_or_default(), &left, &right, &meter)?;
         }
         Ok(left)
     });
@@ -227,7 +256,7 @@ fn lowered(env: &mut Environment<'_>) {
         let meter = Meter::of(state)?;
         let mut rest: &[Value] = &args;
         while let [left, sign, right, ..] = rest {
-            if !ops::compare(sign.as_str().unwrap_or_default(), left, right, &meter)? {
+            if !ops::compare(str_of(sign).unwrap_or_default(), left, right, &meter)? {
                 return Ok(false);
             }
             rest = rest.get(2..).unwrap_or_default();
@@ -251,12 +280,44 @@ fn lowered(env: &mut Environment<'_>) {
         _ => Ok(Value::UNDEFINED),
     });
     env.add_function("__py_attribute", |value: Value, name: &str| ops::attribute(&value, name));
+    env.add_function("__py_named", |state: &mut State, value: Value| -> R<Value> {
+        let meter = Meter::of(state)?;
+        let View::Dict(dict) = view(&value) else {
+            let name = type_name(&value);
+            return Err(fault(format!("argument after ** must be a mapping, not {name}")));
+        };
+        let mut named = DictBuilder::new(&meter)?;
+        for (key, value) in &dict.entries {
+            let name = str_of(key).ok_or_else(|| fault("keywords must be strings"))?;
+            named.insert(Value::from(name), value.clone(), &meter)?;
+        }
+        Ok(named.finish())
+    });
+    env.add_function("__py_loop", |state: &mut State, args: Rest<Value>| {
+        // loop.changed(...) and loop.cycle(...): the engine compares with its own equality, and divides by the number of
+        // arguments.
+        let mut args = args.0;
+        let (of, method) = (args.remove(0), args.remove(0));
+        let method = str_of(&method).unwrap_or_default().to_owned();
+        if is_namespace(&of) {
+            if method == "cycle" && args.is_empty() {
+                return Err(fault("no items for cycling given"));
+            }
+            if method == "changed" {
+                let meter = Meter::of(state)?;
+                args = args.iter().map(|a| plain(a, &meter)).collect::<R<Vec<_>>>()?;
+            }
+        }
+        of.call_method(state, &method, &args)
+    });
     env.add_function("__py_iterate", |state: &mut State, value: Value, unpack: bool| -> R<Value> {
         let meter = Meter::of(state)?;
         let items = meter.iterate(&value)?;
+        // One step for each time the engine will go through the body.
+        meter.steps(items.len())?;
         let items = items.into_iter().map(|item| match view(&item) {
             // The engine does not unpack text.
-            View::Str(_) if unpack => meter.list(meter.iterate(&item)?),
+            View::Str(_) | View::Lazy(_) if unpack => meter.list(meter.iterate(&item)?),
             _ => Ok(item),
         });
         let items = items.collect::<R<Vec<_>>>()?;
@@ -274,7 +335,7 @@ fn lowered(env: &mut Environment<'_>) {
     env.add_function("__py_macro", |state: &mut State, args: Rest<Value>| -> R<Value> {
         let mut args = args.0.into_iter();
         let (inner, name, flags) = (args.next().unwrap_or_default(), args.next(), args.next());
-        let text = |v: Option<&Value>| v.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |v: Option<&Value>| v.and_then(str_of).unwrap_or_default().to_owned();
         let flags = text(flags.as_ref());
         let signed: Vec<String> = args.map(|p| text(Some(&p))).collect();
         let parameters: Vec<String> = signed.iter().map(|p| p.trim_end_matches('=').to_owned()).collect();
@@ -291,8 +352,21 @@ fn lowered(env: &mut Environment<'_>) {
     });
     env.add_test("__py_unset", |value: Value| value.downcast_object_ref::<Unset>().is_some());
     env.add_function("__py_unavailable", |tag: &str| {
-        R::<Value>::Err(fault(format!("a chat template is alone: there is nothing to {tag}")))
+        let why = if tag == "autoescape" { "its text is no HTML" } else { "it is alone" };
+        R::<Value>::Err(fault(format!("'{tag}' is not available in chat templates: {why}")))
     });
+}
+
+/// A value whose texts compare as the engine compares them.
+fn plain(value: &Value, meter: &Arc<Meter>) -> R<Value> {
+    match view(value) {
+        View::List(items) | View::Tuple(items) => {
+            let tuple = matches!(view(value), View::Tuple(_));
+            let items = items.items.iter().map(|v| plain(v, meter)).collect::<R<Vec<_>>>()?;
+            meter.items(items, tuple)
+        }
+        _ => Ok(marks::unmarked(value)),
+    }
 }
 
 fn range(args: &[Value]) -> R<Value> {
@@ -318,7 +392,7 @@ fn namespace(state: &mut State, args: Args) -> R<Value> {
     let initial = methods::dict(Arguments::new(&args.into_values())?, &meter)?;
     let View::Dict(dict) = view(&initial) else { return Ok(initial) };
     for (name, value) in &dict.entries {
-        if name.as_str().is_some_and(|n| n.starts_with('_')) {
+        if str_of(name).is_some_and(|n| n.starts_with('_')) {
             return Err(fault("a namespace cannot store a name that begins with an underscore"));
         }
         if holds_namespace(value) {

@@ -8,8 +8,10 @@
 
 mod expressions;
 
+use super::filters::CAPTURED;
 use super::lexer::{Kind, Token, tokenize};
 use super::meter::{Meter, R, fault};
+use crate::limits;
 use minijinja::Error;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ pub(super) fn lower(source: &str) -> Result<String, (u32, Error)> {
         macros: Vec::new(),
         optional: 0,
         depth: 0,
-        meter: Meter::new(),
+        meter: Meter::new(limits::TEMPLATE_FUEL),
     };
     match lowerer.block(&[], "") {
         Ok(_) => Ok(lowerer.out),
@@ -249,7 +251,7 @@ impl Lowerer {
             "macro" => self.macro_statement(line),
             "call" => self.call_statement(line),
             "filter" => {
-                let mut content = "filter ".to_owned();
+                let mut content = format!("filter {CAPTURED}|");
                 self.filter(&mut content)?;
                 while self.skip_op("|") {
                     content.push('|');
@@ -278,8 +280,11 @@ impl Lowerer {
             }
             "generation" => self.enclosed(line, "with", "endgeneration", "generation", "endwith"),
             "autoescape" => {
-                // Nothing here is HTML: what it would escape stays as it is.
-                self.expression()?;
+                // Nothing here is HTML: escaping that is not off is nothing a chat template can mean.
+                let value = self.expression()?;
+                if value != "false" {
+                    self.emit("{{", line, "__py_unavailable(\"autoescape\")", "}}");
+                }
                 self.enclosed(line, "with", "endautoescape", "autoescape", "endwith")
             }
             "block" => {
@@ -363,7 +368,7 @@ impl Lowerer {
         if attribute.is_some_and(|name| name.starts_with('_')) {
             return Err(fault("a namespace cannot store a name that begins with an underscore"));
         }
-        let mut content = format!("set {target}");
+        let mut content = format!("set {target}|{CAPTURED}");
         while self.skip_op("|") {
             content.push('|');
             self.filter(&mut content)?;

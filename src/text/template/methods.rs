@@ -10,6 +10,8 @@ const DICT: [&str; 5] = ["get", "items", "keys", "values", "copy"];
 const LIST: [&str; 3] = ["index", "count", "copy"];
 const TUPLE: [&str; 2] = ["index", "count"];
 const INT: [&str; 4] = ["bit_length", "bit_count", "is_integer", "conjugate"];
+/// Attributes of numbers that are no methods.
+const NUMBER: [&str; 4] = ["real", "imag", "numerator", "denominator"];
 const FLOAT: [&str; 2] = ["is_integer", "conjugate"];
 /// Methods that change their object; the sandbox hands out something undefined instead.
 const UNSAFE: [&str; 11] =
@@ -17,7 +19,9 @@ const UNSAFE: [&str; 11] =
 
 /// Whether some type has a method of this name, so that `x.name` may not be the item of that name.
 pub(super) fn is_method_name(name: &str) -> bool {
-    [&DICT[..], &LIST, &TUPLE, &INT, &FLOAT, &strings::METHODS, &UNSAFE].iter().any(|names| names.contains(&name))
+    [&DICT[..], &LIST, &TUPLE, &INT, &NUMBER, &FLOAT, &strings::METHODS, &UNSAFE]
+        .iter()
+        .any(|names| names.contains(&name))
 }
 
 /// Whether values of this type have a method of this name.
@@ -39,7 +43,22 @@ pub(super) fn attribute(value: &Value, name: &str) -> Option<Value> {
     if container && UNSAFE.contains(&name) {
         return Some(Value::UNDEFINED);
     }
+    if NUMBER.contains(&name) {
+        return part_of_number(value, name);
+    }
     has(value, name).then(|| Value::from_object(Method { object: value.clone(), name: name.to_owned() }))
+}
+
+fn part_of_number(value: &Value, name: &str) -> Option<Value> {
+    match (view(value), name) {
+        (View::Int(i), "real" | "numerator") => Some(int(i)),
+        (View::Bool(b), "real" | "numerator") => Some(int(i128::from(b))),
+        (View::Big(_), "real" | "numerator") => Some(value.clone()),
+        (View::Int(_) | View::Bool(_) | View::Big(_), _) => Some(int(i128::from(name == "denominator"))),
+        (View::Float(f), "real") => Some(Value::from(f)),
+        (View::Float(_), "imag") => Some(Value::from(0.0)),
+        _ => None,
+    }
 }
 
 /// Calls a method if the value's type has it; `None` if not.
@@ -75,6 +94,7 @@ pub(super) fn call(value: &Value, name: &str, arguments: Arguments, meter: &Arc<
             let n = as_int(value).unwrap_or(0).unsigned_abs();
             Ok(Value::from(if name == "bit_length" { 128 - n.leading_zeros() } else { n.count_ones() }))
         }
+        View::Bool(b) => Ok(int(i128::from(b))),
         _ => Ok(value.clone()),
     }
 }
@@ -89,9 +109,9 @@ fn dict_method(value: &Value, name: &str, arguments: Arguments, meter: &Arc<Mete
     let [] = arguments.bind(name, [])?;
     meter.room(d.entries.len() * size_of::<Value>())?;
     match name {
-        "keys" => meter.list(d.entries.iter().map(|(k, _)| k.clone()).collect()),
-        "values" => meter.list(d.entries.iter().map(|(_, v)| v.clone()).collect()),
-        "items" => pairs(value, meter),
+        "keys" => meter.view(d.entries.iter().map(|(k, _)| k.clone()).collect(), "dict_keys"),
+        "values" => meter.view(d.entries.iter().map(|(_, v)| v.clone()).collect(), "dict_values"),
+        "items" => meter.view(meter.iterate(&pairs(value, meter)?)?, "dict_items"),
         _ => Ok(value.clone()),
     }
 }

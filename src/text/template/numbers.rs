@@ -2,16 +2,17 @@
 
 use super::lexer::is_space;
 use super::meter::{Meter, R, fault};
-use super::ops;
 use super::value::{Arguments, View, as_int, defined, int, type_name, view};
+use super::{big, ops};
 use minijinja::Value;
 use std::sync::Arc;
 
 /// `value|abs`.
 pub(super) fn abs(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("abs", [])?;
-    let negative =
-        matches!(view(value), View::Float(f) if f.is_sign_negative()) || as_int(value).is_some_and(|i| i < 0);
+    let negative = matches!(view(value), View::Float(f) if f.is_sign_negative())
+        || as_int(value).is_some_and(|i| i < 0)
+        || matches!(view(value), View::Big(big) if big.is_negative());
     ops::signed(value, negative)
 }
 
@@ -59,9 +60,14 @@ pub(super) fn int_filter(value: &Value, arguments: Arguments, meter: &Arc<Meter>
     let base = base.as_ref().and_then(as_int).and_then(|b| u32::try_from(b).ok()).filter(|b| *b <= 36 && *b != 1);
     let found = match view(value) {
         View::Str(s) => {
-            meter.work(s.len())?;
-            parse_int(s, base.unwrap_or(10)).or_else(|| parse_float(s).and_then(truncated))
+            meter.heavy(s.len())?;
+            let text = s.str().trim_matches(is_space);
+            if let (10, Some(found)) = (base.unwrap_or(10), big::whole(text, meter)?) {
+                return Ok(found);
+            }
+            parse_int(text, base.unwrap_or(10)).or_else(|| parse_float(text).and_then(truncated))
         }
+        View::Big(_) => return Ok(value.clone()),
         View::Float(f) => truncated(f),
         _ => as_int(value),
     };
@@ -74,8 +80,8 @@ pub(super) fn float(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> 
     defined(value)?;
     let found = match view(value) {
         View::Str(s) => {
-            meter.work(s.len())?;
-            parse_float(s)
+            meter.heavy(s.len())?;
+            parse_float(s.str())
         }
         _ => ops::as_float(value),
     };
@@ -91,7 +97,10 @@ pub(super) fn round(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Va
     let wrong = || fault(format!("type {} doesn't define __round__ method", type_name(value)));
     let f = ops::as_float(value).ok_or_else(wrong)?;
     let scale = 10f64.powi(digits);
-    match method.as_ref().map(|m| m.as_str().unwrap_or_default()) {
+    if let (View::Big(_), None | Some("common")) = (view(value), method.as_ref().and_then(super::marks::str_of)) {
+        return if digits >= 0 { Ok(value.clone()) } else { Err(fault("an integer of more than 127 bits")) };
+    }
+    match method.as_ref().map(|m| super::marks::str_of(m).unwrap_or_default()) {
         None | Some("common") => match as_int(value) {
             Some(i) => Ok(int(round_int(i, digits))),
             None => Ok(Value::from(round_float(f, digits))),
@@ -122,4 +131,35 @@ fn round_int(i: i128, digits: i32) -> i128 {
     let (low, rest) = (i.div_euclid(scale), i.rem_euclid(scale));
     let up = rest * 2 > scale || rest * 2 == scale && low % 2 != 0;
     (low + i128::from(up)).saturating_mul(scale)
+}
+
+/// `value|filesizeformat(binary)`.
+pub(super) fn file_size(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [binary] = arguments.bind("filesizeformat", ["binary"])?;
+    let binary = binary.is_some_and(|b| b.is_true());
+    defined(value)?;
+    let bytes = match view(value) {
+        View::Str(s) => parse_float(s.str()),
+        _ => ops::as_float(value),
+    };
+    let bytes = bytes.ok_or_else(|| fault(format!("could not convert {} to float", type_name(value))))?;
+    let base: f64 = if binary { 1024.0 } else { 1000.0 };
+    if bytes == 1.0 {
+        return meter.plain("1 Byte");
+    }
+    if bytes < base {
+        return meter.plain(&format!("{} Bytes", bytes.trunc()));
+    }
+    let units = ["k", "M", "G", "T", "P", "E", "Z", "Y"];
+    let mut unit = base;
+    let mut name = "";
+    for prefix in units {
+        unit *= base;
+        name = prefix;
+        if bytes < unit {
+            break;
+        }
+    }
+    let name = if binary { format!("{}iB", name.to_uppercase()) } else { format!("{name}B") };
+    meter.plain(&format!("{:.1} {name}", base * bytes / unit))
 }

@@ -1,6 +1,7 @@
 //! Python's operators: arithmetic, comparison, membership, items, attributes and slices.
 
 use super::functions::Macro;
+use super::marks::{Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
 use super::value::{Dict, Items, Range, View, as_int, defined, hashable, int, is_namespace, type_name, view};
 use super::{methods, printf};
@@ -19,8 +20,8 @@ pub(super) fn arithmetic(operator: &str, left: &Value, right: &Value, meter: &Ar
     match (operator, view(left), view(right)) {
         ("+", View::Str(a), View::Str(b)) => {
             let mut sink = Sink::new(meter);
-            sink.push(a)?;
-            sink.push(b)?;
+            sink.push_text(a)?;
+            sink.push_text(b)?;
             return Ok(sink.finish());
         }
         ("+", View::List(a), View::List(b)) => return join(a, b, false, meter),
@@ -33,8 +34,13 @@ pub(super) fn arithmetic(operator: &str, left: &Value, right: &Value, meter: &Ar
         ("*", View::Int(_) | View::Bool(_), View::Tuple(l)) => return repeat_items(l, left, true, meter),
         _ => {}
     }
-    if let (Some(a), Some(b)) = (as_int(left), as_int(right)) {
-        return integers(operator, a, b);
+    match (as_int(left), as_int(right), view(left), view(right)) {
+        (Some(a), Some(b), ..) => return integers(operator, a, b),
+        // Whole numbers stay exact, or fail.
+        (Some(_), _, _, View::Big(_)) | (_, Some(_), View::Big(_), _) | (_, _, View::Big(_), View::Big(_)) => {
+            return Err(too_large());
+        }
+        _ => {}
     }
     match (as_float(left), as_float(right)) {
         (Some(a), Some(b)) => floats(operator, a, b).map(Value::from),
@@ -46,9 +52,9 @@ fn repetitions(n: &Value) -> usize {
     as_int(n).map_or(0, |n| usize::try_from(n.max(0)).unwrap_or(usize::MAX))
 }
 
-fn repeat_text(text: &str, n: &Value, meter: &Arc<Meter>) -> R<Value> {
+fn repeat_text(text: Text, n: &Value, meter: &Arc<Meter>) -> R<Value> {
     let mut sink = Sink::new(meter);
-    sink.repeat(text, if text.is_empty() { 0 } else { repetitions(n) })?;
+    sink.repeat(text, if text.len() == 0 { 0 } else { repetitions(n) })?;
     Ok(sink.finish())
 }
 
@@ -83,6 +89,7 @@ fn unsupported(operator: &str, left: &Value, right: &Value) -> Error {
 pub(super) fn as_float(value: &Value) -> Option<f64> {
     match view(value) {
         View::Float(f) => Some(f),
+        View::Big(big) => Some(big.to_float()),
         _ => as_int(value).map(|i| i as f64),
     }
 }
@@ -160,6 +167,7 @@ pub(super) fn signed(value: &Value, minus: bool) -> R<Value> {
     match (view(value), as_int(value)) {
         (_, Some(i)) => if minus { i.checked_neg() } else { Some(i) }.map(int).ok_or_else(too_large),
         (View::Float(f), _) => Ok(Value::from(if minus { -f } else { f })),
+        (View::Big(big), _) => Ok(big.with_sign(big.is_negative() != minus)),
         _ => Err(fault(format!("bad operand type for unary sign: '{}'", type_name(value)))),
     }
 }
@@ -173,7 +181,7 @@ pub(super) fn equal(a: &Value, b: &Value, meter: &Meter) -> R<bool> {
             if a.len() == b.len() {
                 meter.work(a.len())?;
             }
-            a == b
+            a.str() == b.str()
         }
         (View::List(a), View::List(b)) | (View::Tuple(a), View::Tuple(b)) => {
             if std::ptr::eq(a, b) {
@@ -207,7 +215,7 @@ pub(super) fn equal(a: &Value, b: &Value, meter: &Meter) -> R<bool> {
         (View::Range(a), View::Range(b)) => {
             a.len == b.len && (a.len == 0 || a.start == b.start) && (a.len <= 1 || a.step == b.step)
         }
-        (View::Other, View::Other) => same(a, b),
+        (View::Other, View::Other) | (View::Lazy(_), View::Lazy(_)) => same(a, b),
         _ => numeric_order(a, b) == Some(Ordering::Equal),
     })
 }
@@ -217,7 +225,11 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
     fn one<T: Object + 'static>(a: &Value, b: &Value) -> bool {
         matches!((a.downcast_object_ref::<T>(), b.downcast_object_ref::<T>()), (Some(a), Some(b)) if std::ptr::eq(a, b))
     }
-    one::<Items>(a, b) || one::<Dict>(a, b) || one::<Macro>(a, b) || (is_namespace(a) && is_namespace(b) && a == b)
+    one::<Items>(a, b)
+        || one::<super::value::Lazy>(a, b)
+        || one::<Dict>(a, b)
+        || one::<Macro>(a, b)
+        || (is_namespace(a) && is_namespace(b) && a == b)
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "guarded by the comparison with the rounded value")]
@@ -232,6 +244,11 @@ fn numeric_order(a: &Value, b: &Value) -> Option<Ordering> {
         (Some(a), _, _, View::Float(b)) => mixed(a, b),
         (_, Some(b), View::Float(a), _) => mixed(b, a).map(Ordering::reverse),
         (_, _, View::Float(a), View::Float(b)) => a.partial_cmp(&b),
+        (_, _, View::Big(a), View::Big(b)) => Some(a.compare(b)),
+        (Some(_), _, _, View::Big(b)) => Some(b.beyond().reverse()),
+        (_, Some(_), View::Big(a), _) => Some(a.beyond()),
+        (_, _, View::Big(a), View::Float(b)) if !b.is_nan() => a.to_float().partial_cmp(&b),
+        (_, _, View::Float(a), View::Big(b)) if !a.is_nan() => a.partial_cmp(&b.to_float()),
         _ => None,
     }
 }
@@ -244,7 +261,7 @@ fn order(a: &Value, b: &Value, sign: &str, meter: &Meter) -> R<Option<Ordering>>
     match (view(a), view(b)) {
         (View::Str(a), View::Str(b)) => {
             meter.work(a.len().min(b.len()))?;
-            Ok(Some(a.cmp(b)))
+            Ok(Some(a.str().cmp(b.str())))
         }
         (View::List(x), View::List(y)) | (View::Tuple(x), View::Tuple(y)) => {
             for (x, y) in x.items.iter().zip(&y.items) {
@@ -290,8 +307,8 @@ pub(super) fn contains(container: &Value, item: &Value, meter: &Meter) -> R<bool
         View::Undefined => Ok(false),
         View::Str(s) => match view(item) {
             View::Str(part) => {
-                meter.work(s.len())?;
-                Ok(s.contains(part))
+                meter.heavy(s.len())?;
+                Ok(s.str().contains(part.str()))
             }
             _ => {
                 defined(item)?;
@@ -308,6 +325,14 @@ pub(super) fn contains(container: &Value, item: &Value, meter: &Meter) -> R<bool
             Ok(false)
         }
         View::Dict(d) => Ok(d.get(item, meter)?.is_some()),
+        View::Lazy(l) => {
+            while let [x] = l.take(1) {
+                if equal(x, item, meter)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
         View::Range(r) => {
             let Some(offset) = integral(item).and_then(|i| i.checked_sub(r.start)) else { return Ok(false) };
             let (n, rest) = (offset.checked_div(r.step), offset.checked_rem(r.step));
@@ -350,21 +375,25 @@ pub(super) fn item(value: &Value, key: &Value, meter: &Arc<Meter>) -> R<Value> {
         View::Other => value.get_item(key).ok().filter(|v| !v.is_undefined()),
         _ => None,
     };
-    match (found, key.as_str()) {
+    match (found, str_of(key)) {
         (Some(found), _) => Ok(found),
-        (None, Some(name)) => Ok(methods::attribute(value, name).unwrap_or_default()),
+        (None, Some(name)) => {
+            let named = value.downcast_object_ref::<Items>().and_then(|items| items.named(name));
+            Ok(named.or_else(|| methods::attribute(value, name)).unwrap_or_default())
+        }
         (None, None) => Ok(Value::UNDEFINED),
     }
 }
 
-fn character(text: &str, index: i128, meter: &Meter) -> R<Option<Value>> {
-    meter.work(text.len())?;
-    let found = if text.is_ascii() {
-        place(index, text.len()).and_then(|i| text.as_bytes().get(i)).map(|b| char::from(*b))
-    } else {
-        place(index, text.chars().count()).and_then(|i| text.chars().nth(i))
-    };
-    Ok(found.map(Value::from))
+fn character(text: Text, index: i128, meter: &Meter) -> R<Option<Value>> {
+    let s = text.str();
+    if s.is_ascii() {
+        meter.work(s.len())?;
+        return Ok(place(index, s.len()).map(|i| super::marks::value_of(text.slice(i..i + 1))));
+    }
+    meter.heavy(s.len())?;
+    let found = place(index, s.chars().count()).and_then(|i| s.char_indices().nth(i));
+    Ok(found.map(|(at, c)| super::marks::value_of(text.slice(at..at + c.len_utf8()))))
 }
 
 /// `value.name`: a method or attribute, or the item of that name, or undefined.
@@ -399,16 +428,16 @@ pub(super) fn slice(value: &Value, limits: [&Value; 3], meter: &Arc<Meter>) -> R
             Ok(Value::from_object(Range::new(at(from)?, at(to)?, stride)?))
         }
         View::Str(s) => {
-            meter.work(s.len())?;
-            let mut sink = Sink::new(meter);
+            meter.heavy(s.len())?;
             if numbers[2].is_none_or(|step| step == 1) {
-                sink.push(text_slice(s, numbers[0], numbers[1]))?;
-            } else {
-                meter.room(s.len() * 8)?;
-                let chars: Vec<char> = s.chars().collect();
-                for c in sliced(&chars, numbers, meter)? {
-                    sink.push_char(c)?;
-                }
+                return meter.text(s.part(text_slice(s.str(), numbers[0], numbers[1])));
+            }
+            meter.room(s.len() * 24)?;
+            let chars: Vec<(char, bool)> =
+                s.runs().flat_map(|(run, marked)| run.chars().map(move |c| (c, marked))).collect();
+            let mut sink = Sink::new(meter);
+            for (c, content) in sliced(&chars, numbers, meter)? {
+                sink.push_char(c, content)?;
             }
             Ok(sink.finish())
         }

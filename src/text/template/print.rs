@@ -1,5 +1,6 @@
 //! Values as text: Python's `str` and `repr`, and `json.dumps`.
 
+use super::marks::Text;
 use super::meter::{Meter, R, Sink, fault};
 use super::value::{View, type_name, view};
 use minijinja::Value;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 /// `str(value)`, as a template prints it.
 pub(super) fn display(value: &Value, sink: &mut Sink) -> R<()> {
     match view(value) {
-        View::Str(s) => sink.push(s),
+        View::Str(s) => sink.push_text(s),
         View::Undefined => Ok(()),
         _ => repr(value, sink),
     }
@@ -32,12 +33,17 @@ pub(super) fn repr(value: &Value, sink: &mut Sink) -> R<()> {
         View::None => sink.push("None"),
         View::Bool(b) => sink.push(if b { "True" } else { "False" }),
         View::Int(i) => sink.push(&i.to_string()),
+        View::Big(big) => sink.push(&big.to_text()),
         View::Float(f) => sink.push(&float(f)),
         View::Str(s) => quoted(s, sink),
         View::List(l) => {
+            if let Some(name) = l.view_name() {
+                sink.push(name)?;
+                sink.push("(")?;
+            }
             sink.push("[")?;
             separated(&l.items, sink)?;
-            sink.push("]")
+            sink.push(if l.view_name().is_some() { "])" } else { "]" })
         }
         View::Tuple(l) => {
             sink.push("(")?;
@@ -56,6 +62,7 @@ pub(super) fn repr(value: &Value, sink: &mut Sink) -> R<()> {
         }
         View::Range(r) if r.step == 1 => sink.push(&format!("range({}, {})", r.start, r.stop)),
         View::Range(r) => sink.push(&format!("range({}, {}, {})", r.start, r.stop, r.step)),
+        View::Lazy(l) => sink.push(&format!("<generator object {}>", l.origin)),
         View::Other => match value.downcast_object_ref::<super::functions::Macro>() {
             Some(m) => sink.push(&format!("<Macro '{}'>", m.name)),
             None => sink.push(&format!("<{}>", type_name(value))),
@@ -72,38 +79,40 @@ fn separated(items: &[Value], sink: &mut Sink) -> R<()> {
 }
 
 /// `repr` of text.
-fn quoted(text: &str, sink: &mut Sink) -> R<()> {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    sink.push_char(quote)?;
-    let mut plain = 0;
-    for (at, c) in text.char_indices() {
-        let escape = match c {
-            '\\' => Some("\\\\".to_owned()),
-            '\n' => Some("\\n".to_owned()),
-            '\r' => Some("\\r".to_owned()),
-            '\t' => Some("\\t".to_owned()),
-            c if c == quote => Some(format!("\\{c}")),
-            ' '..='~' => None,
-            c if printable(c) => None,
-            c => Some(match u32::from(c) {
-                code @ 0..=0xff => format!("\\x{code:02x}"),
-                code @ 0x100..=0xffff => format!("\\u{code:04x}"),
-                code => format!("\\U{code:08x}"),
-            }),
-        };
-        if let Some(escape) = escape {
-            sink.push(text.get(plain..at).unwrap_or_default())?;
-            sink.push(&escape)?;
-            plain = at + c.len_utf8();
+fn quoted(text: Text, sink: &mut Sink) -> R<()> {
+    let quote = if text.str().contains('\'') && !text.str().contains('"') { '"' } else { '\'' };
+    sink.push_char(quote, false)?;
+    for (run, content) in text.runs() {
+        let mut plain = 0;
+        for (at, c) in run.char_indices() {
+            let escape = match c {
+                '\\' => Some("\\\\".to_owned()),
+                '\n' => Some("\\n".to_owned()),
+                '\r' => Some("\\r".to_owned()),
+                '\t' => Some("\\t".to_owned()),
+                c if c == quote => Some(format!("\\{c}")),
+                ' '..='~' => None,
+                c if printable(c) => None,
+                c => Some(match u32::from(c) {
+                    code @ 0..=0xff => format!("\\x{code:02x}"),
+                    code @ 0x100..=0xffff => format!("\\u{code:04x}"),
+                    code => format!("\\U{code:08x}"),
+                }),
+            };
+            if let Some(escape) = escape {
+                sink.push_as(run.get(plain..at).unwrap_or_default(), content)?;
+                sink.push_as(&escape, content)?;
+                plain = at + c.len_utf8();
+            }
         }
+        sink.push_as(run.get(plain..).unwrap_or_default(), content)?;
     }
-    sink.push(text.get(plain..).unwrap_or_default())?;
-    sink.push_char(quote)
+    sink.push_char(quote, false)
 }
 
 /// `str.isprintable` of one character. The standard library's debug escaping knows the same classes; only after
 /// another character does it leave combining marks alone.
-fn printable(c: char) -> bool {
+pub(super) fn printable(c: char) -> bool {
     let mut pair = String::from("a");
     pair.push(c);
     pair.escape_debug().eq(pair.chars())
@@ -131,10 +140,15 @@ pub(super) fn float(f: f64) -> String {
 /// How `json.dumps` lays out its text.
 pub(super) struct JsonStyle {
     pub(super) ascii: bool,
-    pub(super) indent: Option<String>,
-    pub(super) item_separator: String,
-    pub(super) key_separator: String,
+    pub(super) indent: Option<Value>,
+    pub(super) item_separator: Value,
+    pub(super) key_separator: Value,
     pub(super) sort_keys: bool,
+}
+
+/// The text of a value that is text; nothing for any other.
+pub(super) fn text_in(value: &Value) -> Text<'_> {
+    super::marks::text(value).unwrap_or(Text::plain(""))
 }
 
 /// `json.dumps(value)`.
@@ -144,6 +158,7 @@ pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<M
         View::None => sink.push("null"),
         View::Bool(b) => sink.push(if b { "true" } else { "false" }),
         View::Int(i) => sink.push(&i.to_string()),
+        View::Big(big) => sink.push(&big.to_text()),
         View::Float(f) => sink.push(&json_float(f)),
         View::Str(s) => json_text(s, style.ascii, sink),
         View::List(l) | View::Tuple(l) => {
@@ -164,7 +179,7 @@ pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<M
             for (n, (key, value)) in order.iter().filter_map(|i| d.entries.get(*i)).enumerate() {
                 json_break(n, style, level + 1, sink)?;
                 json_key(key, style.ascii, sink)?;
-                sink.push(&style.key_separator)?;
+                sink.push_text(text_in(&style.key_separator))?;
                 json(value, style, level + 1, meter, sink)?;
             }
             json_close(d.entries.is_empty(), "}", style, level, sink)
@@ -175,12 +190,12 @@ pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<M
 
 fn json_break(index: usize, style: &JsonStyle, level: usize, sink: &mut Sink) -> R<()> {
     if index > 0 {
-        sink.push(&style.item_separator)?;
+        sink.push_text(text_in(&style.item_separator))?;
     }
     match &style.indent {
         Some(indent) => {
             sink.push("\n")?;
-            sink.repeat(indent, level)
+            sink.repeat(text_in(indent), level)
         }
         None => Ok(()),
     }
@@ -189,7 +204,7 @@ fn json_break(index: usize, style: &JsonStyle, level: usize, sink: &mut Sink) ->
 fn json_close(empty: bool, end: &str, style: &JsonStyle, level: usize, sink: &mut Sink) -> R<()> {
     if let (Some(indent), false) = (&style.indent, empty) {
         sink.push("\n")?;
-        sink.repeat(indent, level)?;
+        sink.repeat(text_in(indent), level)?;
     }
     sink.push(end)
 }
@@ -214,42 +229,45 @@ fn json_key(key: &Value, ascii: bool, sink: &mut Sink) -> R<()> {
         View::Bool(b) => if b { "true" } else { "false" }.to_owned(),
         View::None => "null".to_owned(),
         View::Int(i) => i.to_string(),
+        View::Big(big) => big.to_text(),
         View::Float(f) => json_float(f),
         _ => {
             let name = type_name(key);
             return Err(fault(format!("keys must be str, int, float, bool or None, not {name}")));
         }
     };
-    json_text(&text, ascii, sink)
+    json_text(Text::plain(&text), ascii, sink)
 }
 
-fn json_text(text: &str, ascii: bool, sink: &mut Sink) -> R<()> {
+fn json_text(text: Text, ascii: bool, sink: &mut Sink) -> R<()> {
     sink.push("\"")?;
-    let mut plain = 0;
     let mut escape = String::new();
-    for (at, c) in text.char_indices() {
-        escape.clear();
-        match c {
-            '"' => escape.push_str("\\\""),
-            '\\' => escape.push_str("\\\\"),
-            '\n' => escape.push_str("\\n"),
-            '\r' => escape.push_str("\\r"),
-            '\t' => escape.push_str("\\t"),
-            '\u{8}' => escape.push_str("\\b"),
-            '\u{c}' => escape.push_str("\\f"),
-            ' '..='~' => continue,
-            c if u32::from(c) >= 0x7f && !ascii => continue,
-            c => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    // Writing to a String does not fail.
-                    let _ = write!(escape, "\\u{unit:04x}");
+    for (run, content) in text.runs() {
+        let mut plain = 0;
+        for (at, c) in run.char_indices() {
+            escape.clear();
+            match c {
+                '"' => escape.push_str("\\\""),
+                '\\' => escape.push_str("\\\\"),
+                '\n' => escape.push_str("\\n"),
+                '\r' => escape.push_str("\\r"),
+                '\t' => escape.push_str("\\t"),
+                '\u{8}' => escape.push_str("\\b"),
+                '\u{c}' => escape.push_str("\\f"),
+                ' '..='~' => continue,
+                c if u32::from(c) >= 0x7f && !ascii => continue,
+                c => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        // Writing to a String does not fail.
+                        let _ = write!(escape, "\\u{unit:04x}");
+                    }
                 }
             }
+            sink.push_as(run.get(plain..at).unwrap_or_default(), content)?;
+            sink.push_as(&escape, content)?;
+            plain = at + c.len_utf8();
         }
-        sink.push(text.get(plain..at).unwrap_or_default())?;
-        sink.push(&escape)?;
-        plain = at + c.len_utf8();
+        sink.push_as(run.get(plain..).unwrap_or_default(), content)?;
     }
-    sink.push(text.get(plain..).unwrap_or_default())?;
     sink.push("\"")
 }

@@ -1,5 +1,6 @@
 //! Text from patterns: Python's `%` operator, `str.format`, and the format specifications both share.
 
+use super::marks::{self, Text};
 use super::meter::{Meter, R, Sink, fault};
 use super::value::{Arguments, View, as_int, defined, int, type_name, view};
 use super::{ops, print};
@@ -21,9 +22,22 @@ struct Spec {
     grouping: Option<char>,
     precision: Option<usize>,
     kind: Option<char>,
+    /// Some of the specification is content.
+    content: bool,
 }
 
-type Chars<'p> = std::iter::Peekable<std::str::Chars<'p>>;
+/// The characters of a pattern, with what it says of each.
+type Chars = std::iter::Peekable<std::vec::IntoIter<(char, bool)>>;
+
+/// The characters of a text, and whether each is content.
+fn characters(text: Text, meter: &Meter) -> R<Vec<(char, bool)>> {
+    meter.room(text.len().saturating_mul(8))?;
+    Ok(text.runs().flat_map(|(run, content)| run.chars().map(move |c| (c, content))).collect())
+}
+
+fn is_digit(c: &(char, bool)) -> bool {
+    c.0.is_ascii_digit()
+}
 
 /// The arguments of `%`, one after another.
 struct Source<'a> {
@@ -38,7 +52,7 @@ impl Source<'_> {
 }
 
 /// `pattern % argument`.
-pub(super) fn percent(pattern: &str, argument: &Value, meter: &Arc<Meter>) -> R<Value> {
+pub(super) fn percent(pattern: Text, argument: &Value, meter: &Arc<Meter>) -> R<Value> {
     let mut sink = Sink::new(meter);
     let single = [argument.clone()];
     let list: &[Value] = match view(argument) {
@@ -46,15 +60,16 @@ pub(super) fn percent(pattern: &str, argument: &Value, meter: &Arc<Meter>) -> R<
         _ => &single,
     };
     let mut source = Source { list: list.iter(), by_key: false };
-    let mut chars = pattern.chars().peekable();
-    while let Some(c) = chars.next() {
+    let mut chars = characters(pattern, meter)?.into_iter().peekable();
+    while let Some((c, content)) = chars.next() {
         if c == '%' {
             directive(&mut chars, argument, &mut source, meter, &mut sink)?;
         } else {
-            sink.push_char(c)?;
+            sink.push_char(c, content)?;
         }
     }
-    let mapping = matches!(view(argument), View::Dict(_));
+    // Whatever has items is a mapping to `%`, which may leave some of them out.
+    let mapping = matches!(view(argument), View::Dict(_) | View::List(_) | View::Range(_));
     if source.list.next().is_some() && !source.by_key && !mapping {
         return Err(fault("not all arguments converted during string formatting"));
     }
@@ -64,12 +79,12 @@ pub(super) fn percent(pattern: &str, argument: &Value, meter: &Arc<Meter>) -> R<
 /// What follows a `%`.
 fn directive(chars: &mut Chars, argument: &Value, source: &mut Source, meter: &Arc<Meter>, sink: &mut Sink) -> R<()> {
     let mut value = None;
-    if chars.next_if_eq(&'(').is_some() {
+    if chars.next_if(|c| c.0 == '(').is_some() {
         let mut key = String::new();
         loop {
             match chars.next() {
-                Some(')') => break,
-                Some(c) => key.push(c),
+                Some((')', _)) => break,
+                Some((c, _)) => key.push(c),
                 None => return Err(fault("incomplete format key")),
             }
         }
@@ -79,7 +94,7 @@ fn directive(chars: &mut Chars, argument: &Value, source: &mut Source, meter: &A
         source.by_key = true;
     }
     let mut spec = Spec { align: Some('>'), ..Spec::default() };
-    while let Some(flag) = chars.next_if(|c| "-+ 0#".contains(*c)) {
+    while let Some((flag, _)) = chars.next_if(|c| "-+ 0#".contains(c.0)) {
         match flag {
             '-' => spec.align = Some('<'),
             '+' => spec.sign = Some('+'),
@@ -89,13 +104,13 @@ fn directive(chars: &mut Chars, argument: &Value, source: &mut Source, meter: &A
         }
     }
     spec.width = field(chars, source)?.unwrap_or(0);
-    if chars.next_if_eq(&'.').is_some() {
+    if chars.next_if(|c| c.0 == '.').is_some() {
         spec.precision = Some(field(chars, source)?.unwrap_or(0));
     }
-    while chars.next_if(|c| "hlL".contains(*c)).is_some() {}
-    let kind = chars.next().ok_or_else(|| fault("incomplete format"))?;
+    while chars.next_if(|c| "hlL".contains(c.0)).is_some() {}
+    let (kind, content) = chars.next().ok_or_else(|| fault("incomplete format"))?;
     if kind == '%' {
-        return sink.push("%");
+        return sink.push_char('%', content);
     }
     let value = match value {
         Some(value) => value,
@@ -107,7 +122,7 @@ fn directive(chars: &mut Chars, argument: &Value, source: &mut Source, meter: &A
 
 /// A width or precision: digits, or `*` for the next argument.
 fn field(chars: &mut Chars, source: &mut Source) -> R<Option<usize>> {
-    if chars.next_if_eq(&'*').is_none() {
+    if chars.next_if(|c| c.0 == '*').is_none() {
         return digits(chars);
     }
     let n = as_int(&source.take()?).and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= FIELD_MAX);
@@ -116,7 +131,7 @@ fn field(chars: &mut Chars, source: &mut Source) -> R<Option<usize>> {
 
 fn digits(chars: &mut Chars) -> R<Option<usize>> {
     let mut n = None;
-    while let Some(d) = chars.next_if(char::is_ascii_digit) {
+    while let Some((d, _)) = chars.next_if(is_digit) {
         let value = n.unwrap_or(0) * 10 + d.to_digit(10).unwrap_or(0) as usize;
         if value > FIELD_MAX {
             return Err(fault(format!("a field wider than {FIELD_MAX}")));
@@ -138,15 +153,17 @@ fn percent_value(kind: char, value: &Value, mut spec: Spec, meter: &Arc<Meter>, 
                 print::repr(value, &mut text)?
             };
             spec.zero = false;
-            pad_text(text.as_str(), &spec, sink)
+            pad_text(text.text(), &spec, sink)
         }
         'c' => {
-            let text = match as_int(value) {
-                Some(code) => u32::try_from(code).ok().and_then(char::from_u32).map(String::from),
-                None => value.as_str().filter(|s| s.chars().count() == 1).map(str::to_owned),
+            let code = as_int(value).and_then(|code| u32::try_from(code).ok()).and_then(char::from_u32);
+            let mut buffer = [0; 4];
+            let text = match code {
+                Some(c) => Some(Text::plain(c.encode_utf8(&mut buffer))),
+                None => marks::text(value).filter(|t| t.str().chars().count() == 1),
             };
             spec.zero = false;
-            pad_text(&text.ok_or_else(|| fault("%c requires int or char"))?, &spec, sink)
+            pad_text(text.ok_or_else(|| fault("%c requires int or char"))?, &spec, sink)
         }
         'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
             let n = match view(value) {
@@ -156,7 +173,11 @@ fn percent_value(kind: char, value: &Value, mut spec: Spec, meter: &Arc<Meter>, 
             let what = if decimal { "a real number" } else { "an integer" };
             let wrong = || fault(format!("%{kind} format: {what} is required, not {}", type_name(value)));
             spec.kind = Some(if decimal { 'd' } else { kind });
-            integer(n.ok_or_else(wrong)?, &spec, sink)
+            match view(value) {
+                View::Big(big) if decimal => whole(big.is_negative(), big.magnitude(), &spec, sink),
+                View::Big(_) => Err(too_large()),
+                _ => integer(n.ok_or_else(wrong)?, &spec, sink),
+            }
         }
         'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
             let wrong = || fault(format!("must be real number, not {}", type_name(value)));
@@ -168,30 +189,32 @@ fn percent_value(kind: char, value: &Value, mut spec: Spec, meter: &Arc<Meter>, 
 }
 
 /// Text in its field.
-fn pad_text(text: &str, spec: &Spec, sink: &mut Sink) -> R<()> {
+fn pad_text(text: Text, spec: &Spec, sink: &mut Sink) -> R<()> {
     let cut = match spec.precision {
-        Some(p) => ops::text_slice(text, None, Some(p as i128)),
+        Some(p) => text.part(ops::text_slice(text.str(), None, Some(p as i128))),
         None => text,
     };
     pad("", cut, '<', spec, sink)
 }
 
 /// A sign or prefix and a body in their field.
-fn pad(sign: &str, body: &str, default: char, spec: &Spec, sink: &mut Sink) -> R<()> {
-    let missing = spec.width.saturating_sub(sign.chars().count() + body.chars().count());
+fn pad(sign: &str, body: Text, default: char, spec: &Spec, sink: &mut Sink) -> R<()> {
+    let missing = spec.width.saturating_sub(sign.chars().count() + body.str().chars().count());
     let align = if spec.zero && spec.fill.is_none() { '=' } else { spec.align.unwrap_or(default) };
     let fill = spec.fill.unwrap_or(if spec.zero { '0' } else { ' ' }).to_string();
+    // A fill that a content pattern names comes from it.
+    let fill = Text::whole(&fill, spec.content);
     let (before, inside, after) = match align {
         '<' => (0, 0, missing),
         '^' => (missing / 2, 0, missing - missing / 2),
         '=' => (0, missing, 0),
         _ => (missing, 0, 0),
     };
-    sink.repeat(&fill, before)?;
+    sink.repeat(fill, before)?;
     sink.push(sign)?;
-    sink.repeat(&fill, inside)?;
-    sink.push(body)?;
-    sink.repeat(&fill, after)
+    sink.repeat(fill, inside)?;
+    sink.push_text(body)?;
+    sink.repeat(fill, after)
 }
 
 fn sign_of(negative: bool, spec: &Spec) -> String {
@@ -214,6 +237,16 @@ fn grouped(digits: &str, separator: Option<char>, every: usize) -> String {
     out
 }
 
+fn too_large() -> minijinja::Error {
+    fault("an integer of more than 127 bits")
+}
+
+/// A whole number in decimal.
+fn whole(negative: bool, digits: &str, spec: &Spec, sink: &mut Sink) -> R<()> {
+    let body = format!("{digits:0>width$}", width = spec.precision.unwrap_or(0));
+    pad(&sign_of(negative, spec), Text::plain(&grouped(&body, spec.grouping, 3)), '>', spec, sink)
+}
+
 fn integer(n: i128, spec: &Spec, sink: &mut Sink) -> R<()> {
     let magnitude = n.unsigned_abs();
     let (prefix, body, every) = match spec.kind {
@@ -228,7 +261,7 @@ fn integer(n: i128, spec: &Spec, sink: &mut Sink) -> R<()> {
         sign.push_str(prefix);
     }
     let body = format!("{body:0>width$}", width = spec.precision.unwrap_or(0));
-    pad(&sign, &grouped(&body, spec.grouping, every), '>', spec, sink)
+    pad(&sign, Text::plain(&grouped(&body, spec.grouping, every)), '>', spec, sink)
 }
 
 fn number(f: f64, spec: &Spec, sink: &mut Sink) -> R<()> {
@@ -258,7 +291,7 @@ fn number(f: f64, spec: &Spec, sink: &mut Sink) -> R<()> {
         let (whole, rest) = body.split_at(end);
         body = grouped(whole, spec.grouping, 3) + rest;
     }
-    pad(&sign, &body, '>', spec, sink)
+    pad(&sign, Text::plain(&body), '>', spec, sink)
 }
 
 fn exponent(a: f64, precision: usize) -> String {
@@ -285,9 +318,20 @@ fn general(a: f64, precision: usize, keep_zeros: bool) -> String {
     format!("{body}{tail}")
 }
 
-/// `pattern.format(...)`.
-pub(super) fn format(pattern: &str, arguments: &Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let mut formatter = Formatter { arguments, automatic: 0, meter, sink: Sink::new(meter) };
+/// `pattern.format(...)` and `pattern.format_map(mapping)`.
+pub(super) fn format(pattern: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let arguments = if name == "format_map" {
+        let [mapping] = arguments.bind(name, ["mapping"])?;
+        let mapping = mapping.unwrap_or_default();
+        let View::Dict(dict) = view(&mapping) else {
+            return Err(fault(format!("format_map() wants a mapping, not {}", type_name(&mapping))));
+        };
+        let named = dict.entries.iter().filter_map(|(k, v)| Some((marks::str_of(k)?.to_owned(), v.clone())));
+        Arguments { positional: Vec::new(), named: named.collect() }
+    } else {
+        arguments
+    };
+    let mut formatter = Formatter { arguments: &arguments, automatic: 0, meter, sink: Sink::new(meter) };
     formatter.fill(pattern, 0)?;
     Ok(formatter.sink.finish())
 }
@@ -300,37 +344,38 @@ struct Formatter<'a> {
 }
 
 impl Formatter<'_> {
-    fn fill(&mut self, pattern: &str, level: usize) -> R<()> {
+    fn fill(&mut self, pattern: Text, level: usize) -> R<()> {
         if level > 1 {
             return Err(fault("Max string recursion exceeded"));
         }
         let mut rest = pattern;
-        while let Some(at) = rest.find(['{', '}']) {
-            self.sink.push(rest.get(..at).unwrap_or_default())?;
-            let tail = rest.get(at..).unwrap_or_default();
-            if tail.starts_with("{{") || tail.starts_with("}}") {
-                self.sink.push(tail.get(..1).unwrap_or_default())?;
-                rest = tail.get(2..).unwrap_or_default();
+        while let Some(at) = rest.str().find(['{', '}']) {
+            self.meter.step()?;
+            self.sink.push_text(rest.slice(0..at))?;
+            let tail = rest.slice(at..rest.len());
+            if tail.str().starts_with("{{") || tail.str().starts_with("}}") {
+                self.sink.push_text(tail.slice(0..1))?;
+                rest = tail.slice(2..tail.len());
                 continue;
             }
-            if tail.starts_with('}') {
+            if tail.str().starts_with('}') {
                 return Err(fault("Single '}' encountered in format string"));
             }
             let mut depth = 0;
-            let end = tail.char_indices().find(|(_, c)| {
+            let end = tail.str().char_indices().find(|(_, c)| {
                 depth += i32::from(*c == '{') - i32::from(*c == '}');
                 depth == 0
             });
             let Some((end, _)) = end else { return Err(fault("expected '}' before end of string")) };
-            self.replacement(tail.get(1..end).unwrap_or_default(), level)?;
-            rest = tail.get(end + 1..).unwrap_or_default();
+            self.replacement(tail.slice(1..end), level)?;
+            rest = tail.slice(end + 1..tail.len());
         }
-        self.sink.push(rest)
+        self.sink.push_text(rest)
     }
 
     /// The inside of one pair of braces.
-    fn replacement(&mut self, field: &str, level: usize) -> R<()> {
-        let (name, rest) = field.split_at(field.find([':', '!']).unwrap_or(field.len()));
+    fn replacement(&mut self, field: Text, level: usize) -> R<()> {
+        let (name, rest) = field.str().split_at(field.str().find([':', '!']).unwrap_or(field.len()));
         let (conversion, spec) = match rest.strip_prefix('!') {
             Some(rest) => (rest.chars().next(), rest.split_once(':').map_or("", |(_, s)| s)),
             None => (None, rest.strip_prefix(':').unwrap_or("")),
@@ -349,9 +394,9 @@ impl Formatter<'_> {
             return print::display(&value, &mut self.sink);
         }
         let outer = std::mem::replace(&mut self.sink, Sink::new(self.meter));
-        self.fill(spec, level + 1)?;
+        self.fill(field.part(spec), level + 1)?;
         let spec = std::mem::replace(&mut self.sink, outer);
-        formatted(&value, spec.as_str(), &mut self.sink)
+        formatted(&value, spec.text(), self.meter, &mut self.sink)
     }
 
     /// The value a field names: `0`, `name`, nothing, then `.attribute`s and `[item]`s.
@@ -389,11 +434,11 @@ impl Formatter<'_> {
 }
 
 /// `format(value, spec)`.
-fn formatted(value: &Value, spec: &str, sink: &mut Sink) -> R<()> {
-    if spec.is_empty() {
+fn formatted(value: &Value, spec: Text, meter: &Meter, sink: &mut Sink) -> R<()> {
+    if spec.len() == 0 {
         return print::display(value, sink);
     }
-    let spec = parse_spec(spec)?;
+    let spec = parse_spec(spec, meter)?;
     let unknown = || {
         let kind = spec.kind.unwrap_or('s');
         fault(format!("Unknown format code '{kind}' for object of type '{}'", type_name(value)))
@@ -404,23 +449,28 @@ fn formatted(value: &Value, spec: &str, sink: &mut Sink) -> R<()> {
             (Some(n), None | Some('d' | 'x' | 'X' | 'o' | 'b' | 'n')) => integer(n, &spec, sink),
             (Some(n), Some('c')) => {
                 let c = u32::try_from(n).ok().and_then(char::from_u32).ok_or_else(unknown)?;
-                pad_text(c.encode_utf8(&mut [0; 4]), &spec, sink)
+                pad_text(Text::plain(c.encode_utf8(&mut [0; 4])), &spec, sink)
             }
             (_, None | Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%' | 'n')) => {
                 number(ops::as_float(value).unwrap_or(f64::NAN), &spec, sink)
             }
             _ => Err(unknown()),
         },
+        View::Big(big) if matches!(spec.kind, None | Some('d' | 'n')) => {
+            whole(big.is_negative(), big.magnitude(), &spec, sink)
+        }
+        View::Big(_) if matches!(spec.kind, Some('x' | 'X' | 'o' | 'b')) => Err(too_large()),
+        View::Big(big) => number(big.to_float(), &spec, sink),
         View::Str(_) => Err(unknown()),
         _ => Err(fault(format!("unsupported format string passed to {}.__format__", type_name(value)))),
     }
 }
 
-fn parse_spec(text: &str) -> R<Spec> {
-    let mut spec = Spec::default();
-    let mut chars = text.chars().peekable();
+fn parse_spec(text: Text, meter: &Meter) -> R<Spec> {
+    let mut spec = Spec { content: text.is_marked(), ..Spec::default() };
+    let mut chars: Chars = characters(text, meter)?.into_iter().peekable();
     let mut ahead = chars.clone();
-    match (ahead.next(), ahead.next()) {
+    match (ahead.next().map(|c| c.0), ahead.next().map(|c| c.0)) {
         (Some(fill), Some(align @ ('<' | '>' | '^' | '='))) => {
             spec.fill = Some(fill);
             spec.align = Some(align);
@@ -432,18 +482,19 @@ fn parse_spec(text: &str) -> R<Spec> {
         }
         _ => {}
     }
-    spec.sign = chars.next_if(|c| matches!(c, '+' | '-' | ' '));
-    chars.next_if_eq(&'z');
-    spec.alternate = chars.next_if_eq(&'#').is_some();
-    spec.zero = chars.next_if_eq(&'0').is_some() && spec.align.is_none();
+    let one = |chars: &mut Chars, of: &str| chars.next_if(|c| of.contains(c.0)).map(|c| c.0);
+    spec.sign = one(&mut chars, "+- ");
+    one(&mut chars, "z");
+    spec.alternate = one(&mut chars, "#").is_some();
+    spec.zero = one(&mut chars, "0").is_some() && spec.align.is_none();
     spec.width = digits(&mut chars)?.unwrap_or(0);
-    spec.grouping = chars.next_if(|c| matches!(c, ',' | '_'));
-    if chars.next_if_eq(&'.').is_some() {
+    spec.grouping = one(&mut chars, ",_");
+    if one(&mut chars, ".").is_some() {
         spec.precision = Some(digits(&mut chars)?.ok_or_else(|| fault("Format specifier missing precision"))?);
     }
-    spec.kind = chars.next();
+    spec.kind = chars.next().map(|c| c.0);
     if chars.next().is_some() {
-        return Err(fault(format!("Invalid format specifier '{text}'")));
+        return Err(fault(format!("Invalid format specifier '{}'", text.str())));
     }
     Ok(spec)
 }

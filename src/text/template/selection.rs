@@ -1,9 +1,10 @@
 //! Filters that follow attributes, sort, group and select.
 
-use super::filters::{split, text_of, truth};
+use super::filters::{split, truth};
+use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
 use super::value::{Arguments, DictBuilder, View, defined, hashable, int, type_name, view};
-use super::{ops, print};
+use super::{ops, print, strings};
 use minijinja::{State, Value};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 pub(super) fn path(attribute: &Value) -> Vec<Value> {
     match view(attribute) {
         View::None | View::Undefined => Vec::new(),
-        View::Str(s) => s.split('.').map(|p| p.parse().map_or_else(|_| Value::from(p), int)).collect(),
+        View::Str(s) => s.str().split('.').map(|p| p.parse().map_or_else(|_| Value::from(p), int)).collect(),
         _ => vec![attribute.clone()],
     }
 }
@@ -27,9 +28,9 @@ pub(super) fn follow(value: &Value, path: &[Value], default: Option<&Value>, met
     Ok(value)
 }
 
-pub(super) fn ignore_case(value: Value, case_sensitive: bool, meter: &Meter) -> R<Value> {
-    match value.as_str() {
-        Some(s) if !case_sensitive => meter.text(&s.to_lowercase()),
+pub(super) fn ignore_case(value: Value, case_sensitive: bool, meter: &Arc<Meter>) -> R<Value> {
+    match marks::text(&value) {
+        Some(s) if !case_sensitive => strings::mapped(Text::plain(s.str()), meter, str::to_lowercase),
         _ => Ok(value),
     }
 }
@@ -40,6 +41,7 @@ pub(super) fn merge_sort<T: Clone>(items: &mut [T], meter: &Meter, less: &mut im
         return Ok(());
     }
     meter.step()?;
+    meter.room(size_of_val(items))?;
     let (left, right) = items.split_at_mut(items.len() / 2);
     merge_sort(left, meter, less)?;
     merge_sort(right, meter, less)?;
@@ -69,7 +71,7 @@ pub(super) fn sorted(mut keyed: Vec<(Value, Value)>, reverse: bool, meter: &Arc<
 pub(super) fn sort(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [reverse, case, attribute] = arguments.bind("sort", ["reverse", "case_sensitive", "attribute"])?;
     let case = truth(case);
-    let paths: Vec<Vec<Value>> = match attribute.as_ref().and_then(Value::as_str) {
+    let paths: Vec<Vec<Value>> = match attribute.as_ref().and_then(str_of) {
         Some(s) => s.split(',').map(|p| path(&Value::from(p))).collect(),
         None => vec![path(&attribute.unwrap_or_default())],
     };
@@ -84,7 +86,7 @@ pub(super) fn sort(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R
 
 pub(super) fn dictsort(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [case, by, reverse] = arguments.bind("dictsort", ["case_sensitive", "by", "reverse"])?;
-    let by_value = match by.as_ref().map(|b| b.as_str()) {
+    let by_value = match by.as_ref().map(str_of) {
         None | Some(Some("key")) => false,
         Some(Some("value")) => true,
         _ => return Err(fault("You can only sort by either \"key\" or \"value\"")),
@@ -132,14 +134,14 @@ pub(super) fn unique(value: &Value, arguments: Arguments, meter: &Arc<Meter>) ->
             out.push(item);
         }
     }
-    meter.list(out)
+    meter.lazy(out, "do_unique")
 }
 
 pub(super) fn sum(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [attribute, start] = arguments.bind("sum", ["attribute", "start"])?;
     let path = path(&attribute.unwrap_or_default());
     let mut total = start.unwrap_or_else(|| Value::from(0));
-    if total.as_str().is_some() {
+    if str_of(&total).is_some() {
         return Err(fault("sum() can't sum strings [use ''.join(seq) instead]"));
     }
     for item in meter.iterate(value)? {
@@ -168,18 +170,20 @@ pub(super) fn groupby(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -
     let mut out = Vec::new();
     for (_, members) in groups {
         let key = follow(members.first().unwrap_or(&Value::UNDEFINED), &path, default.as_ref(), meter)?;
-        out.push(meter.tuple(vec![key, meter.list(members)?])?);
+        out.push(meter.group(key, meter.list(members)?)?);
     }
     meter.list(out)
 }
 
 pub(super) fn join(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [separator, attribute] = arguments.bind("join", ["d", "attribute"])?;
-    let separator = separator.map_or(Ok(String::new()), |s| text_of(&s, meter))?;
+    let separator = separator.map_or_else(|| Ok(Value::from("")), |s| print::to_text(&s, meter))?;
     let path = path(&attribute.unwrap_or_default());
     let mut sink = Sink::new(meter);
     for (i, item) in meter.iterate(value)?.iter().enumerate() {
-        sink.push(if i > 0 { &separator } else { "" })?;
+        if i > 0 {
+            sink.push_text(print::text_in(&separator))?;
+        }
         print::display(&follow(item, &path, None, meter)?, &mut sink)?;
     }
     Ok(sink.finish())
@@ -195,33 +199,49 @@ pub(super) fn packed(value: Value, arguments: &Arguments) -> Vec<Value> {
     args
 }
 
+/// What a lazy filter goes through. Anything false, None above all, is empty.
+fn source(value: &Value, meter: &Meter) -> R<Vec<Value>> {
+    if value.is_true() { meter.iterate(value) } else { Ok(Vec::new()) }
+}
+
 pub(super) fn map(state: &mut State, args: &[Value]) -> R<Value> {
     let meter = Meter::of(state)?;
     let (value, mut arguments) = split(args)?;
     let mut out = Vec::new();
+    let items = source(&value, &meter)?;
     if arguments.positional.is_empty() && arguments.named.iter().any(|(n, _)| n == "attribute") {
         let [attribute, default] = arguments.bind("map", ["attribute", "default"])?;
         let (path, default) = (path(&attribute.unwrap_or_default()), default.filter(|d| !d.is_none()));
-        for item in meter.iterate(&value)? {
+        for item in items {
             out.push(follow(&item, &path, default.as_ref(), &meter)?);
         }
-        return meter.list(out);
+        return meter.lazy(out, "sync_do_map");
     }
-    if arguments.positional.is_empty() {
+    if !items.is_empty() && arguments.positional.is_empty() {
         return Err(fault("map requires a filter argument"));
     }
-    let name = arguments.positional.remove(0);
-    let name = name.as_str().unwrap_or_default();
-    for item in meter.iterate(&value)? {
+    let name = if items.is_empty() { Value::from("") } else { arguments.positional.remove(0) };
+    let name = str_of(&name).unwrap_or_default();
+    for item in items {
         meter.step()?;
         out.push(state.apply_filter(name, &packed(item, &arguments))?);
     }
-    meter.list(out)
+    meter.lazy(out, "sync_do_map")
 }
 
 pub(super) fn select(state: &mut State, args: &[Value], by_attribute: bool, keep: bool) -> R<Value> {
     let meter = Meter::of(state)?;
     let (value, mut arguments) = split(args)?;
+    let origin = match (by_attribute, keep) {
+        (false, true) => "sync_do_select",
+        (false, false) => "sync_do_reject",
+        (true, true) => "sync_do_selectattr",
+        (true, false) => "sync_do_rejectattr",
+    };
+    let items = source(&value, &meter)?;
+    if items.is_empty() {
+        return meter.lazy(items, origin);
+    }
     let mut path_to = Vec::new();
     if by_attribute {
         if arguments.positional.is_empty() {
@@ -231,16 +251,16 @@ pub(super) fn select(state: &mut State, args: &[Value], by_attribute: bool, keep
     }
     let test = if arguments.positional.is_empty() { None } else { Some(arguments.positional.remove(0)) };
     let mut out = Vec::new();
-    for item in meter.iterate(&value)? {
+    for item in items {
         meter.step()?;
         let subject = follow(&item, &path_to, None, &meter)?;
         let passed = match &test {
-            Some(test) => state.perform_test(test.as_str().unwrap_or_default(), &packed(subject, &arguments))?,
+            Some(test) => state.perform_test(str_of(test).unwrap_or_default(), &packed(subject, &arguments))?,
             None => subject.is_true(),
         };
         if passed == keep {
             out.push(item);
         }
     }
-    meter.list(out)
+    meter.lazy(out, origin)
 }

@@ -1,14 +1,15 @@
 //! Methods of Python's `str`.
 
 use super::lexer::is_space;
+use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
 use super::value::{Arguments, View, as_int, int, type_name, view};
-use super::{ops, printf};
+use super::{digits, ops, printf};
 use minijinja::Value;
 use std::sync::Arc;
 
 /// Names of the methods.
-pub(super) const METHODS: [&str; 43] = [
+pub(super) const METHODS: [&str; 47] = [
     "capitalize",
     "casefold",
     "center",
@@ -18,14 +19,17 @@ pub(super) const METHODS: [&str; 43] = [
     "expandtabs",
     "find",
     "format",
+    "format_map",
     "index",
     "isalnum",
     "isalpha",
     "isascii",
     "isdecimal",
     "isdigit",
+    "isidentifier",
     "islower",
     "isnumeric",
+    "isprintable",
     "isspace",
     "istitle",
     "isupper",
@@ -33,6 +37,7 @@ pub(super) const METHODS: [&str; 43] = [
     "ljust",
     "lower",
     "lstrip",
+    "maketrans",
     "partition",
     "removeprefix",
     "removesuffix",
@@ -55,26 +60,29 @@ pub(super) const METHODS: [&str; 43] = [
 ];
 
 /// Calls the method `name` of `value`, which is the text `s`.
-pub(super) fn call(value: &Value, s: &str, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+pub(super) fn call(value: &Value, s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     meter.work(s.len())?;
     match name {
-        "format" => return printf::format(s, &arguments, meter),
+        "format" | "format_map" => return printf::format(s, name, arguments, meter),
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = arguments.bind(name, ["chars"])?;
-            let chars = chars.filter(|c| !c.is_none()).map(|c| text(&c, name)).transpose()?;
-            return meter.text(strip(s, chars.as_deref(), name != "rstrip", name != "lstrip"));
+            let chars = chars.filter(|c| !c.is_none());
+            let chars = chars.as_ref().map(|c| text(c, name)).transpose()?;
+            let rest = strip(s.str(), chars.map(Text::str), name != "rstrip", name != "lstrip", meter)?;
+            return meter.text(s.part(rest));
         }
-        "startswith" | "endswith" => return affix(s, name, arguments),
+        "startswith" | "endswith" => return affix(s.str(), name, arguments),
         "split" | "rsplit" => {
             let [separator, limit] = arguments.bind(name, ["sep", "maxsplit"])?;
-            let separator = separator.filter(|v| !v.is_none()).map(|v| text(&v, name)).transpose()?;
+            let separator = separator.filter(|v| !v.is_none());
+            let separator = separator.as_ref().map(|v| text(v, name)).transpose()?;
             let limit = optional_int(limit.as_ref())?.filter(|n| *n >= 0).map_or(usize::MAX, clamp);
-            let parts = split(s, separator.as_deref(), limit, name == "rsplit")?;
-            return texts(&parts, meter);
+            let parts = split(s.str(), separator.map(Text::str), limit, name == "rsplit")?;
+            return texts(s, &parts, meter);
         }
         "splitlines" => {
             let [keep] = arguments.bind(name, ["keepends"])?;
-            return texts(&lines(s, keep.is_some_and(|k| k.is_true())), meter);
+            return texts(s, &lines(s.str(), keep.is_some_and(|k| k.is_true())), meter);
         }
         "join" => {
             let [items] = arguments.bind(name, ["iterable"])?;
@@ -82,51 +90,70 @@ pub(super) fn call(value: &Value, s: &str, name: &str, arguments: Arguments, met
         }
         "replace" => {
             let [old, new, count] = arguments.bind(name, ["old", "new", "count"])?;
-            let (old, new) = (text(&old.unwrap_or_default(), name)?, text(&new.unwrap_or_default(), name)?);
+            let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
             let count = optional_int(count.as_ref())?.filter(|n| *n >= 0).map_or(usize::MAX, clamp);
-            return replace(s, &old, &new, count, meter);
+            return replace(s, text(&old, name)?.str(), text(&new, name)?, count, meter);
         }
-        "find" | "rfind" | "index" | "rindex" | "count" => return search(s, name, arguments),
+        "find" | "rfind" | "index" | "rindex" | "count" => return search(s.str(), name, arguments, meter),
         "partition" | "rpartition" => {
             let [separator] = arguments.bind(name, ["sep"])?;
-            return partition(s, &text(&separator.unwrap_or_default(), name)?, name == "rpartition", meter);
+            return partition(s, text(&separator.unwrap_or_default(), name)?, name == "rpartition", meter);
         }
         "removeprefix" | "removesuffix" => {
             let [affix] = arguments.bind(name, ["affix"])?;
-            let affix = text(&affix.unwrap_or_default(), name)?;
-            let rest = if name == "removeprefix" { s.strip_prefix(&*affix) } else { s.strip_suffix(&*affix) };
-            return meter.text(rest.unwrap_or(s));
+            let affix = affix.unwrap_or_default();
+            let affix = text(&affix, name)?.str();
+            let rest = if name == "removeprefix" { s.str().strip_prefix(affix) } else { s.str().strip_suffix(affix) };
+            return meter.text(s.part(rest.unwrap_or(s.str())));
         }
         "center" | "ljust" | "rjust" | "zfill" => return justify(s, name, arguments, meter),
         "expandtabs" => {
             let [size] = arguments.bind(name, ["tabsize"])?;
             return expand_tabs(s, optional_int(size.as_ref())?.map_or(8, |n| clamp(n.max(0))), meter);
         }
-        "encode" | "translate" => return Err(fault(format!("str.{name} is not available in chat templates"))),
+        "encode" | "translate" | "maketrans" => {
+            return Err(fault(format!("str.{name} is not available in chat templates")));
+        }
         _ => {}
     }
     let [] = arguments.bind(name, [])?;
-    if let Some(yes) = predicate(s, name) {
+    if let Some(yes) = predicate(s.str(), name) {
         return Ok(Value::from(yes));
     }
-    meter.room(s.len() * 3)?;
-    Ok(match name {
-        "upper" => meter.text(&s.to_uppercase())?,
-        "lower" => meter.text(&s.to_lowercase())?,
-        "casefold" => meter.text(&s.to_lowercase().replace('ß', "ss"))?,
-        "capitalize" => meter.text(&capitalize(s))?,
-        "title" => meter.text(&title(s))?,
-        "swapcase" => meter.text(&swap_case(s))?,
-        _ => value.clone(),
-    })
+    match name {
+        "upper" => mapped(s, meter, str::to_uppercase),
+        "lower" => mapped(s, meter, str::to_lowercase),
+        "casefold" => mapped(s, meter, |s| s.to_lowercase().replace('ß', "ss")),
+        "capitalize" => mapped(s, meter, capitalize),
+        "title" => mapped(s, meter, title),
+        "swapcase" => mapped(s, meter, swap_case),
+        _ => Ok(value.clone()),
+    }
+}
+
+/// Text whose letters are changed. Where the parts that are content cannot be told in the result, all of it is.
+pub(super) fn mapped(s: Text, meter: &Arc<Meter>, map: fn(&str) -> String) -> R<Value> {
+    // Every byte is looked at, and a letter may become three.
+    meter.heavy(s.len())?;
+    meter.room(s.len().saturating_mul(3))?;
+    let whole = map(s.str());
+    let mut runs = s.runs();
+    if let (Some((_, content)), None) = (runs.next(), runs.next()) {
+        return meter.text(Text::whole(&whole, content));
+    }
+    if whole.len() == s.len() && whole.is_ascii() && s.str().is_ascii() {
+        return meter.text(Text::new(&whole, &s.content()));
+    }
+    let mut sink = Sink::new(meter);
+    for (run, content) in s.runs() {
+        sink.push_as(&map(run), content)?;
+    }
+    if sink.text().str() == whole { Ok(sink.finish()) } else { meter.text(Text::whole(&whole, s.is_marked())) }
 }
 
 /// The text of an argument; a TypeError if it is none.
-fn text(value: &Value, method: &str) -> R<String> {
-    match value.as_str() {
-        Some(s) => Ok(s.to_owned()),
-        None => Err(fault(format!("{method}() argument must be str, not {}", type_name(value)))),
-    }
+fn text<'v>(value: &'v Value, method: &str) -> R<Text<'v>> {
+    marks::text(value).ok_or_else(|| fault(format!("{method}() argument must be str, not {}", type_name(value))))
 }
 
 fn optional_int(value: Option<&Value>) -> R<Option<i128>> {
@@ -144,16 +171,24 @@ fn clamp(n: i128) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-fn texts(parts: &[&str], meter: &Arc<Meter>) -> R<Value> {
-    let items = parts.iter().map(|p| meter.text(p)).collect::<R<Vec<_>>>()?;
+/// Parts of a text, as a list.
+fn texts(of: Text, parts: &[&str], meter: &Arc<Meter>) -> R<Value> {
+    let items = parts.iter().map(|p| meter.text(of.part(p))).collect::<R<Vec<_>>>()?;
     meter.list(items)
 }
 
 /// `s.strip(chars)` at the chosen ends.
-pub(super) fn strip<'s>(s: &'s str, chars: Option<&str>, start: bool, end: bool) -> &'s str {
+pub(super) fn strip<'s>(s: &'s str, chars: Option<&str>, start: bool, end: bool, meter: &Meter) -> R<&'s str> {
+    // Each character that goes is looked for among `chars`.
+    meter.work(s.len().saturating_mul(chars.map_or(1, str::len)))?;
     let gone = |c: char| chars.map_or_else(|| is_space(c), |set| set.contains(c));
     let s = if start { s.trim_start_matches(gone) } else { s };
-    if end { s.trim_end_matches(gone) } else { s }
+    Ok(if end { s.trim_end_matches(gone) } else { s })
+}
+
+fn strip_space(s: &str, start: bool, end: bool) -> &str {
+    let s = if start { s.trim_start_matches(is_space) } else { s };
+    if end { s.trim_end_matches(is_space) } else { s }
 }
 
 fn affix(s: &str, name: &str, arguments: Arguments) -> R<Value> {
@@ -162,7 +197,7 @@ fn affix(s: &str, name: &str, arguments: Arguments) -> R<Value> {
     let (start, end) = (optional_int(start.as_ref())?, optional_int(end.as_ref())?);
     let part = ops::text_slice(s, start, end);
     let fits = |affix: &Value| {
-        let affix = affix.as_str().ok_or_else(|| {
+        let affix = str_of(affix).ok_or_else(|| {
             let kind = type_name(affix);
             fault(format!("{name} first arg must be str or a tuple of str, not {kind}"))
         })?;
@@ -184,7 +219,7 @@ fn split<'s>(s: &'s str, separator: Option<&str>, limit: usize, right: bool) -> 
     let mut parts = Vec::new();
     let Some(separator) = separator else {
         // Only the side the splitting comes from is stripped: what is left over keeps its other end.
-        let trim = |text: &'s str| strip(text, None, !right, right);
+        let trim = |text: &'s str| strip_space(text, !right, right);
         let mut rest = trim(s);
         while !rest.is_empty() {
             let cut = if right { rest.rfind(is_space) } else { rest.find(is_space) };
@@ -216,14 +251,18 @@ fn split<'s>(s: &'s str, separator: Option<&str>, limit: usize, right: bool) -> 
     Ok(parts)
 }
 
+/// Whether `str.splitlines` ends a line at it.
+pub(super) fn is_line_end(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
 /// `s.splitlines()`.
 pub(super) fn lines(s: &str, keep: bool) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut start = 0;
     let mut chars = s.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
-        let ends =
-            matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+        let ends = is_line_end(c);
         if !ends {
             continue;
         }
@@ -240,41 +279,44 @@ pub(super) fn lines(s: &str, keep: bool) -> Vec<&str> {
     lines
 }
 
-fn join(separator: &str, items: &Value, meter: &Arc<Meter>) -> R<Value> {
+fn join(separator: Text, items: &Value, meter: &Arc<Meter>) -> R<Value> {
     let mut sink = Sink::new(meter);
     for (i, item) in meter.iterate(items)?.iter().enumerate() {
         if i > 0 {
-            sink.push(separator)?;
+            sink.push_text(separator)?;
         }
         let wrong = || fault(format!("sequence item {i}: expected str instance, {} found", type_name(item)));
-        sink.push(item.as_str().ok_or_else(wrong)?)?;
+        sink.push_text(marks::text(item).ok_or_else(wrong)?)?;
     }
     Ok(sink.finish())
 }
 
 /// `s.replace(old, new, count)`.
-pub(super) fn replace(s: &str, old: &str, new: &str, count: usize, meter: &Arc<Meter>) -> R<Value> {
+pub(super) fn replace(s: Text, old: &str, new: Text, count: usize, meter: &Arc<Meter>) -> R<Value> {
+    meter.heavy(s.len())?;
     let mut sink = Sink::new(meter);
     let mut from = 0;
-    for (at, found) in s.match_indices(old).take(count) {
-        sink.push(s.get(from..at).unwrap_or_default())?;
-        sink.push(new)?;
+    for (at, found) in s.str().match_indices(old).take(count) {
+        sink.push_text(s.slice(from..at))?;
+        sink.push_text(new)?;
         from = at + found.len();
     }
-    sink.push(s.get(from..).unwrap_or_default())?;
+    sink.push_text(s.slice(from..s.len()))?;
     Ok(sink.finish())
 }
 
-fn search(s: &str, name: &str, arguments: Arguments) -> R<Value> {
+fn search(s: &str, name: &str, arguments: Arguments, meter: &Meter) -> R<Value> {
     let [wanted, start, end] = arguments.bind(name, ["sub", "start", "end"])?;
-    let wanted = text(&wanted.unwrap_or_default(), name)?;
+    let wanted = wanted.unwrap_or_default();
+    let wanted = text(&wanted, name)?.str();
     let (start, end) = (optional_int(start.as_ref())?, optional_int(end.as_ref())?);
+    meter.heavy(s.len())?;
     let part = ops::text_slice(s, start, end);
     if name == "count" {
-        let n = if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(&*wanted).count() };
+        let n = if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(wanted).count() };
         return Ok(int(n as i128));
     }
-    let found = if name.starts_with('r') { part.rfind(&*wanted) } else { part.find(&*wanted) };
+    let found = if name.starts_with('r') { part.rfind(wanted) } else { part.find(wanted) };
     match found {
         Some(at) => {
             let offset = part.as_ptr().addr().saturating_sub(s.as_ptr().addr()).min(s.len());
@@ -290,36 +332,39 @@ fn chars_in(s: &str, bytes: usize) -> usize {
     s.get(..bytes).unwrap_or_default().chars().count()
 }
 
-fn partition(s: &str, separator: &str, right: bool, meter: &Arc<Meter>) -> R<Value> {
-    if separator.is_empty() {
+fn partition(s: Text, separator: Text, right: bool, meter: &Arc<Meter>) -> R<Value> {
+    if separator.len() == 0 {
         return Err(fault("empty separator"));
     }
-    let found = if right { s.rsplit_once(separator) } else { s.split_once(separator) };
+    let found = if right { s.str().rsplit_once(separator.str()) } else { s.str().split_once(separator.str()) };
+    let empty = Text::plain("");
     let parts = match found {
-        Some((before, after)) => [before, separator, after],
-        None if right => ["", "", s],
-        None => [s, "", ""],
+        // The separator of the result is the one that was given, in Python too.
+        Some((before, after)) => [s.part(before), separator, s.part(after)],
+        None if right => [empty, empty, s],
+        None => [s, empty, empty],
     };
-    let parts = parts.iter().map(|p| meter.text(p)).collect::<R<Vec<_>>>()?;
+    let parts = parts.iter().map(|p| meter.text(*p)).collect::<R<Vec<_>>>()?;
     meter.tuple(parts)
 }
 
-fn justify(s: &str, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+fn justify(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [width, fill] = arguments.bind(name, ["width", "fillchar"])?;
     let width = optional_int(width.as_ref())?.ok_or_else(|| fault(format!("{name} expected at least 1 argument")))?;
-    let fill = fill.map_or(Ok(" ".to_owned()), |f| text(&f, name))?;
-    if fill.chars().count() != 1 {
+    let fill = fill.unwrap_or_else(|| Value::from(" "));
+    let fill = text(&fill, name)?;
+    if fill.str().chars().count() != 1 {
         return Err(fault("The fill character must be exactly one character long"));
     }
-    let missing = clamp(width.max(0)).saturating_sub(s.chars().count());
+    let missing = clamp(width.max(0)).saturating_sub(s.str().chars().count());
     // Python puts the odd one to the left when the width is odd.
     let left = missing / 2 + (missing & clamp(width.max(0)) & 1);
     let mut sink = Sink::new(meter);
     if name == "zfill" {
-        let (sign, digits) = s.split_at(usize::from(s.starts_with(['+', '-'])));
-        sink.push(sign)?;
-        sink.repeat("0", missing)?;
-        sink.push(digits)?;
+        let sign = usize::from(s.str().starts_with(['+', '-']));
+        sink.push_text(s.slice(0..sign))?;
+        sink.repeat(Text::plain("0"), missing)?;
+        sink.push_text(s.slice(sign..s.len()))?;
         return Ok(sink.finish());
     }
     let (before, after) = match name {
@@ -327,26 +372,25 @@ fn justify(s: &str, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<V
         "rjust" => (missing, 0),
         _ => (left, missing - left),
     };
-    sink.repeat(&fill, before)?;
-    sink.push(s)?;
-    sink.repeat(&fill, after)?;
+    sink.repeat(fill, before)?;
+    sink.push_text(s)?;
+    sink.repeat(fill, after)?;
     Ok(sink.finish())
 }
 
-fn expand_tabs(s: &str, size: usize, meter: &Arc<Meter>) -> R<Value> {
+fn expand_tabs(s: Text, size: usize, meter: &Arc<Meter>) -> R<Value> {
     let mut sink = Sink::new(meter);
     let mut column = 0;
-    for c in s.chars() {
-        match c {
-            '\t' => {
+    for (run, content) in s.runs() {
+        for c in run.chars() {
+            if c == '\t' {
                 let spaces = if size == 0 { 0 } else { size - column % size };
-                sink.repeat(" ", spaces)?;
+                sink.repeat(Text::plain(" "), spaces)?;
                 column += spaces;
+                continue;
             }
-            c => {
-                sink.push_char(c)?;
-                column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
-            }
+            sink.push_char(c, content)?;
+            column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
         }
     }
     Ok(sink.finish())
@@ -362,8 +406,16 @@ fn predicate(s: &str, name: &str) -> Option<bool> {
         "isspace" => all(is_space),
         "isalpha" => all(char::is_alphabetic),
         "isalnum" => all(char::is_alphanumeric),
-        "isdigit" | "isdecimal" | "isnumeric" => all(char::is_numeric),
+        "isdecimal" => all(digits::is_decimal),
+        "isdigit" => all(digits::is_digit),
+        "isnumeric" => all(char::is_numeric),
         "isascii" => s.is_ascii(),
+        "isprintable" => s.chars().all(|c| c == ' ' || super::print::printable(c)),
+        "isidentifier" => {
+            let mut chars = s.chars();
+            chars.next().is_some_and(|c| c == '_' || c.is_alphabetic())
+                && chars.all(|c| c == '_' || c.is_alphanumeric())
+        }
         "islower" => s.chars().any(cased) && !s.chars().any(char::is_uppercase),
         "isupper" => s.chars().any(cased) && !s.chars().any(char::is_lowercase),
         "istitle" => s.chars().any(cased) && title(s) == s,

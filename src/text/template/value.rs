@@ -3,15 +3,21 @@
 //! Containers are immutable and know how deep they nest, so that no recursion over a value (printing, comparing,
 //! dropping) can exhaust the stack, and whether a namespace is inside, so that none can come to hold itself.
 
+use super::big::Big;
+use super::marks::{self, Text, str_of};
 use super::meter::{Held, Meter, R, fault};
+use crate::text::exact;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Value, ValueKind};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Deepest nesting of lists, tuples and dicts. JSON readers stop at 128.
 pub(super) const VALUE_DEPTH_MAX: usize = 160;
 /// Dicts with at least this many entries get a hash index over their text keys.
 const INDEXED_DICT_MIN: usize = 16;
+/// What a character of its own takes beyond its value when it is marked, in bytes.
+const MARKED_CHAR_BYTES: usize = 96;
 /// Most items of a range, as in Jinja's sandbox.
 const RANGE_MAX: usize = 100_000;
 
@@ -21,12 +27,15 @@ pub(super) enum View<'v> {
     None,
     Bool(bool),
     Int(i128),
+    /// A whole number of more than 127 bits.
+    Big(&'v Big),
     Float(f64),
-    Str(&'v str),
+    Str(Text<'v>),
     List(&'v Items),
     Tuple(&'v Items),
     Dict(&'v Dict),
     Range(&'v Range),
+    Lazy(&'v Lazy),
     /// Functions, macros, namespaces, loops.
     Other,
 }
@@ -39,27 +48,65 @@ pub(super) fn view(value: &Value) -> View<'_> {
         ValueKind::Bool => View::Bool(value.is_true()),
         ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).map_or(View::Other, View::Int),
         ValueKind::Number => f64::try_from(value.clone()).map_or(View::Other, View::Float),
-        ValueKind::String => View::Str(value.as_str().unwrap_or_default()),
+        ValueKind::String => View::Str(Text::plain(value.as_str().unwrap_or_default())),
         ValueKind::Seq => {
             if let Some(items) = value.downcast_object_ref::<Items>() {
-                if items.tuple { View::Tuple(items) } else { View::List(items) }
+                match items.kind {
+                    ItemsKind::Tuple | ItemsKind::Group => View::Tuple(items),
+                    ItemsKind::List | ItemsKind::View(_) => View::List(items),
+                }
             } else {
                 value.downcast_object_ref::<Range>().map_or(View::Other, View::Range)
             }
         }
         ValueKind::Map => value.downcast_object_ref::<Dict>().map_or(View::Other, View::Dict),
+        ValueKind::Plain => match (marks::text(value), value.downcast_object_ref::<Big>()) {
+            (Some(text), _) => View::Str(text),
+            (_, Some(big)) => View::Big(big),
+            _ => value.downcast_object_ref::<Lazy>().map_or(View::Other, View::Lazy),
+        },
         _ => View::Other,
     }
+}
+
+/// What items are to Python.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ItemsKind {
+    List,
+    Tuple,
+    /// A group of `groupby`: a tuple of two items that go by names, too.
+    Group,
+    /// What a dict's `keys()`, `values()` and `items()` give: the type's name. A list otherwise.
+    View(&'static str),
 }
 
 /// The items of a list or tuple.
 #[derive(Debug)]
 pub(super) struct Items {
     pub(super) items: Vec<Value>,
-    tuple: bool,
+    kind: ItemsKind,
     depth: usize,
     namespace: bool,
     _held: Held,
+}
+
+impl Items {
+    /// The type's name where it is printed around the items.
+    pub(super) fn view_name(&self) -> Option<&'static str> {
+        match self.kind {
+            ItemsKind::View(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The item of a name.
+    pub(super) fn named(&self, name: &str) -> Option<Value> {
+        match name {
+            "grouper" if self.kind == ItemsKind::Group => self.items.first().cloned(),
+            "list" if self.kind == ItemsKind::Group => self.items.get(1).cloned(),
+            _ => None,
+        }
+    }
 }
 
 impl Object for Items {
@@ -68,7 +115,10 @@ impl Object for Items {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.items.get(key.as_usize()?).cloned()
+        match key.as_usize() {
+            Some(i) => self.items.get(i).cloned(),
+            None => self.named(str_of(key)?),
+        }
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -88,7 +138,7 @@ pub(super) struct Dict {
 
 impl Object for Dict {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.get_value_by_str(key.as_str()?)
+        self.get_value_by_str(str_of(key)?)
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
@@ -107,7 +157,7 @@ impl Object for Dict {
 impl Dict {
     fn position_of_text(&self, key: &str) -> Option<usize> {
         if self.index.is_empty() {
-            return self.entries.iter().position(|(k, _)| k.as_str() == Some(key));
+            return self.entries.iter().position(|(k, _)| str_of(k) == Some(key));
         }
         self.index.get(key).copied()
     }
@@ -120,7 +170,7 @@ impl Dict {
     fn position(&self, key: &Value, meter: &Meter) -> R<Option<usize>> {
         hashable(key)?;
         meter.step()?;
-        if let Some(key) = key.as_str() {
+        if let Some(key) = str_of(key) {
             return Ok(self.position_of_text(key));
         }
         for (i, (k, _)) in self.entries.iter().enumerate() {
@@ -177,6 +227,34 @@ impl Object for Range {
     }
 }
 
+/// What Python's generators are: items that are yielded once.
+#[derive(Debug)]
+pub(super) struct Lazy {
+    items: Vec<Value>,
+    /// The function that made it, for its name.
+    pub(super) origin: &'static str,
+    taken: AtomicUsize,
+    depth: usize,
+    namespace: bool,
+    _held: Held,
+}
+
+impl Lazy {
+    /// The items nobody has taken yet, at most so many; they are taken now.
+    pub(super) fn take(&self, most: usize) -> &[Value] {
+        let from = self.taken.load(Relaxed).min(self.items.len());
+        let until = from.saturating_add(most).min(self.items.len());
+        self.taken.store(until, Relaxed);
+        self.items.get(from..until).unwrap_or_default()
+    }
+}
+
+impl Object for Lazy {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+}
+
 /// A method taken from its object without being called.
 #[derive(Debug)]
 pub(super) struct Method {
@@ -214,13 +292,14 @@ pub(super) fn type_name(value: &Value) -> &'static str {
         View::Undefined => "Undefined",
         View::None => "NoneType",
         View::Bool(_) => "bool",
-        View::Int(_) => "int",
+        View::Int(_) | View::Big(_) => "int",
         View::Float(_) => "float",
         View::Str(_) => "str",
         View::List(_) => "list",
         View::Tuple(_) => "tuple",
         View::Dict(_) => "dict",
         View::Range(_) => "range",
+        View::Lazy(_) => "generator",
         View::Other if is_namespace(value) => "Namespace",
         View::Other => "function",
     }
@@ -245,6 +324,7 @@ fn depth(value: &Value) -> usize {
     match view(value) {
         View::List(l) | View::Tuple(l) => l.depth,
         View::Dict(d) => d.depth,
+        View::Lazy(l) => l.depth,
         View::Other => match value.downcast_object_ref::<Method>() {
             Some(m) => depth(&m.object) + 1,
             None => super::functions::inner(value).iter().map(depth).max().map_or(0, |d| d + 1),
@@ -258,6 +338,7 @@ pub(super) fn holds_namespace(value: &Value) -> bool {
     match view(value) {
         View::List(l) | View::Tuple(l) => l.namespace,
         View::Dict(d) => d.namespace,
+        View::Lazy(l) => l.namespace,
         View::Other => {
             is_namespace(value)
                 || value.downcast_object_ref::<Method>().is_some_and(|m| holds_namespace(&m.object))
@@ -306,10 +387,10 @@ impl DictBuilder {
         }
         d.held.grow(2 * size_of::<Value>())?;
         if d.entries.len() == INDEXED_DICT_MIN {
-            let keys = d.entries.iter().enumerate().filter_map(|(i, (k, _))| Some((k.as_str()?.to_owned(), i)));
+            let keys = d.entries.iter().enumerate().filter_map(|(i, (k, _))| Some((str_of(k)?.to_owned(), i)));
             d.index = keys.collect();
         }
-        if let (true, Some(text)) = (d.entries.len() >= INDEXED_DICT_MIN, key.as_str()) {
+        if let (true, Some(text)) = (d.entries.len() >= INDEXED_DICT_MIN, str_of(&key)) {
             d.held.grow(text.len() + 64)?;
             d.index.insert(text.to_owned(), d.entries.len());
         }
@@ -330,10 +411,25 @@ impl DictBuilder {
 }
 
 impl Meter {
-    /// A text value.
-    pub(super) fn text(&self, text: &str) -> R<Value> {
+    /// A text value of the template's own.
+    pub(super) fn plain(&self, text: &str) -> R<Value> {
         self.charge(text.len())?;
         Ok(Value::from(text))
+    }
+
+    /// A text value, with what is known of it.
+    pub(super) fn text(&self, text: Text) -> R<Value> {
+        self.charge(text.len())?;
+        Ok(marks::value_of(text))
+    }
+
+    /// What a generator yields.
+    pub(super) fn lazy(self: &Arc<Self>, items: Vec<Value>, origin: &'static str) -> R<Value> {
+        let depth = 1 + items.iter().map(depth).max().unwrap_or(0);
+        check_depth(depth)?;
+        let namespace = items.iter().any(holds_namespace);
+        let held = self.hold(items.capacity() * size_of::<Value>() + size_of::<Lazy>())?;
+        Ok(Value::from_object(Lazy { items, origin, taken: AtomicUsize::new(0), depth, namespace, _held: held }))
     }
 
     pub(super) fn list(self: &Arc<Self>, items: Vec<Value>) -> R<Value> {
@@ -346,11 +442,25 @@ impl Meter {
 
     /// A list or tuple.
     pub(super) fn items(self: &Arc<Self>, items: Vec<Value>, tuple: bool) -> R<Value> {
+        self.items_of(items, if tuple { ItemsKind::Tuple } else { ItemsKind::List })
+    }
+
+    /// A view of a dict.
+    pub(super) fn view(self: &Arc<Self>, items: Vec<Value>, name: &'static str) -> R<Value> {
+        self.items_of(items, ItemsKind::View(name))
+    }
+
+    /// A group of `groupby`.
+    pub(super) fn group(self: &Arc<Self>, grouper: Value, list: Value) -> R<Value> {
+        self.items_of(vec![grouper, list], ItemsKind::Group)
+    }
+
+    fn items_of(self: &Arc<Self>, items: Vec<Value>, kind: ItemsKind) -> R<Value> {
         let depth = 1 + items.iter().map(depth).max().unwrap_or(0);
         check_depth(depth)?;
         let namespace = items.iter().any(holds_namespace);
         let held = self.hold(items.capacity() * size_of::<Value>() + size_of::<Items>())?;
-        Ok(Value::from_object(Items { items, tuple, depth, namespace, _held: held }))
+        Ok(Value::from_object(Items { items, kind, depth, namespace, _held: held }))
     }
 
     /// The items a value yields when it is iterated over.
@@ -362,20 +472,36 @@ impl Meter {
                 l.items.clone()
             }
             View::Str(s) => {
-                self.room(s.len().saturating_mul(size_of::<Value>()))?;
-                s.chars().map(Value::from).collect()
+                let each = size_of::<Value>() + if s.is_marked() { MARKED_CHAR_BYTES } else { 0 };
+                self.room(s.len().saturating_mul(each))?;
+                let chars = |(run, content): (&'_ str, bool)| {
+                    let values = run.char_indices().map(move |(at, c)| {
+                        let c = run.get(at..at + c.len_utf8()).unwrap_or_default();
+                        marks::value_of(Text::whole(c, content))
+                    });
+                    values.collect::<Vec<_>>()
+                };
+                s.runs().flat_map(chars).collect()
             }
             View::Dict(d) => {
                 self.room(d.entries.len() * size_of::<Value>())?;
                 d.entries.iter().map(|(k, _)| k.clone()).collect()
             }
-            View::Range(r) => (0..r.len).map(|i| r.at(i)).collect(),
+            View::Range(r) => {
+                self.room(r.len * size_of::<Value>())?;
+                (0..r.len).map(|i| r.at(i)).collect()
+            }
+            View::Lazy(l) => {
+                let items = l.take(usize::MAX);
+                self.room(size_of_val(items))?;
+                items.to_vec()
+            }
             _ => return Err(fault(format!("'{}' object is not iterable", type_name(value)))),
         })
     }
 
-    /// A JSON value.
-    pub(super) fn json(self: &Arc<Self>, value: &serde_json::Value) -> R<Value> {
+    /// A JSON value; `content` tells whether its texts are content.
+    pub(super) fn json(self: &Arc<Self>, value: &serde_json::Value, content: bool) -> R<Value> {
         Ok(match value {
             serde_json::Value::Null => Value::from(()),
             serde_json::Value::Bool(b) => Value::from(*b),
@@ -384,15 +510,18 @@ impl Meter {
                 (_, Some(u)) => Value::from(u),
                 _ => Value::from(n.as_f64().unwrap_or(f64::NAN)),
             },
-            serde_json::Value::String(s) => self.text(s)?,
+            serde_json::Value::String(s) => self.text(Text::whole(s, content))?,
             serde_json::Value::Array(a) => {
-                let items = a.iter().map(|v| self.json(v)).collect::<R<Vec<_>>>()?;
+                let items = a.iter().map(|v| self.json(v, content)).collect::<R<Vec<_>>>()?;
                 self.list(items)?
             }
             serde_json::Value::Object(o) => {
+                if let Some(digits) = exact::number(o) {
+                    return super::big::whole(digits, self)?.ok_or_else(|| fault("a whole number that is none"));
+                }
                 let mut dict = DictBuilder::new(self)?;
                 for (k, v) in o {
-                    dict.insert(self.text(k)?, self.json(v)?, self)?;
+                    dict.insert(self.text(Text::whole(k, content))?, self.json(v, content)?, self)?;
                 }
                 dict.finish()
             }
@@ -415,7 +544,9 @@ impl Arguments {
             if value.is_kwargs() && i + 1 == args.len() {
                 let kwargs = Kwargs::try_from(value.clone())?;
                 for name in kwargs.args() {
-                    arguments.named.push((name.to_owned(), kwargs.get::<Value>(name)?));
+                    let given = kwargs.get::<Value>(name)?;
+                    let given = if name == "caller" { super::functions::caller(given) } else { given };
+                    arguments.named.push((name.to_owned(), given));
                 }
             } else {
                 arguments.positional.push(value.clone());

@@ -1,5 +1,6 @@
 //! Expressions: Jinja's grammar in, calls of the functions in [`super::super::functions`] out.
 
+use super::super::filters::CAPTURED;
 use super::super::lexer::Kind;
 use super::super::meter::{R, fault};
 use super::super::{checks, filters, methods};
@@ -269,6 +270,13 @@ impl Lowerer {
                     continue;
                 }
                 let name = self.name()?;
+                if matches!(name.as_str(), "cycle" | "changed") && self.is_op("(") {
+                    let call = self.call()?;
+                    let arguments = call.strip_prefix('(').and_then(|c| c.strip_suffix(')')).unwrap_or_default();
+                    let comma = if arguments.is_empty() { "" } else { ", " };
+                    *text = format!("__py_loop({text}, \"{name}\"{comma}{arguments})");
+                    continue;
+                }
                 if (methods::is_method_name(&name) || name.starts_with("__")) && !self.is_op("(") {
                     *text = format!("__py_attribute({text}, \"{name}\")");
                 } else {
@@ -279,7 +287,9 @@ impl Lowerer {
             } else if self.is_op("(") {
                 let call = self.call()?;
                 match call.strip_prefix('(').and_then(|c| c.strip_suffix(')')) {
-                    Some(items) if text == "loop" => *text = format!("loop(__py_iterate({items}, false))"),
+                    Some(items) if text == "loop" => {
+                        *text = format!("(loop(__py_iterate({items}, false))|{CAPTURED})");
+                    }
                     _ => text.push_str(&call),
                 }
             } else {
@@ -321,7 +331,7 @@ impl Lowerer {
                 return Ok(format!("*__py_iterate({}, false)", p.expression()?));
             }
             if p.skip_op("**") {
-                return Ok(format!("**{}", p.expression()?));
+                return Ok(format!("**__py_named({})", p.expression()?));
             }
             if let Kind::Operator("=") = p.look(1)
                 && let Kind::Name(_) = p.kind()

@@ -7,6 +7,38 @@ pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
 pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 /// Most steps of a tokenizer's decoder.
 pub const DECODER_STAGES_MAX: usize = 64;
+/// Most steps of a tokenizer's normalizer, and of its pre-tokenizer.
+pub const TOKENIZER_STEPS_MAX: usize = 64;
+/// Most steps, of normalizer and pre-tokenizer together, that write text in the byte-level alphabet: each doubles it.
+pub const BYTE_LEVEL_STEPS_MAX: usize = 4;
+/// Most pieces that a tokenizer's post-processor makes of one text: tokens that it adds, and copies of the text.
+pub const POST_PROCESSOR_PIECES_MAX: usize = 256;
+/// Text is normalized and its words are encoded in pieces of about so many bytes; between them a request may end.
+pub const TEXT_PIECE_BYTES: usize = 16 << 10;
+/// Largest piece of text that a normalizer gets at once where it cannot be cut safely, in bytes.
+pub const TEXT_PIECE_BYTES_MAX: usize = 1 << 20;
+/// Times that a normalizer's step may lengthen a piece of text, beyond [`NORMALIZED_BYTES_FREE`].
+pub const NORMALIZER_GROWTH_MAX: usize = 64;
+/// Bytes that a normalizer's step may make of any piece of text, however short.
+pub const NORMALIZED_BYTES_FREE: usize = 4096;
+/// Longest text that a normalizer may make of a prompt, in bytes.
+pub const NORMALIZED_BYTES_MAX: usize = 256 << 20;
+/// Longest replacement of one character in a normalizer's table, in bytes.
+pub const CHARACTER_REPLACEMENT_BYTES_MAX: usize = 1024;
+/// Longest word that a vocabulary gets at once, in bytes of its alphabet. Longer ones go in pieces.
+pub const WORD_BYTES: usize = 8 << 10;
+/// Longest part of a word that is looked through for a place where it can be cut, in bytes.
+pub const WORD_BYTES_MAX: usize = 1 << 20;
+/// Longest text for an expression that backtracks, in bytes.
+pub const BACKTRACKING_BYTES_MAX: usize = 64 << 10;
+/// Backtracks of such an expression before a match, at most.
+pub const BACKTRACKS_MAX: usize = 100_000;
+/// Longest text that a decoder may make of one token, and of an answer that it must see whole, in bytes.
+pub const DECODED_BYTES_MAX: usize = 1 << 20;
+/// Deferred prompts with more text than this, in bytes, let shorter ones go first.
+pub const LONG_PROMPT_BYTES: usize = 64 << 10;
+/// A prompt of so many bytes is counted to its end when it exceeds the context; of a longer one the error says "more than".
+pub const COUNTED_BYTES_MAX: usize = 256 << 10;
 /// Largest `model.safetensors.index.json` read, in bytes; that of a model with many experts is long.
 pub const INDEX_BYTES_MAX: u64 = 128 << 20;
 /// Largest safetensors header, in bytes. The format's own limit.

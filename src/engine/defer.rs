@@ -4,14 +4,21 @@
 //! like any other and gives it its one terminal event. The [`Helper`] owns the prompts only, works through them in the
 //! order of their submits, and sends back token ids or an error; what it sends for a request that has ended is dropped.
 //! Its thread starts with the first such submit, sleeps when there is nothing to do, and ends with the engine thread.
+//!
+//! Text is encoded in pieces. Between two of them the helper gives up a prompt whose request has ended, and between two pieces
+//! of a long prompt ([`LONG_PROMPT_BYTES`]) it prepares the short ones that have come meanwhile: nobody waits for the tokens of
+//! somebody else's book. Long prompts wait for each other.
 
 use super::active::NewRequest;
-use super::api::{Prompt, TextOptions};
-use super::delivery::{lock, wait_until};
+use super::api::{Prompt, PromptPart, TextOptions};
+use super::delivery::{closed, lock, wait_until};
 use super::prompt::TextKit;
 use super::{Command, Engine, Shared};
 use crate::error::{Error, Result};
+use crate::limits::LONG_PROMPT_BYTES;
 use crate::os::thread;
+use crate::text::EncodeLimits;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
@@ -62,26 +69,54 @@ pub(super) struct Helper {
 
 #[derive(Default)]
 struct Jobs {
-    waiting: VecDeque<(u64, Prompt)>,
+    waiting: VecDeque<Job>,
+    /// Requests whose prompts are being prepared: one, or a long one and the short one within it.
+    current: Vec<u64>,
     started: bool,
     stopped: bool,
 }
 
-impl Helper {
-    fn add(&self, id: u64, prompt: Prompt) {
-        let mut jobs = lock(&self.jobs);
-        if !jobs.stopped {
-            jobs.waiting.push_back((id, prompt));
-            drop(jobs);
-            self.changed.notify_one();
+/// A prompt to prepare.
+struct Job {
+    id: u64,
+    prompt: Prompt,
+    /// So long that others do not wait for it.
+    long: bool,
+}
+
+impl Job {
+    fn new(id: u64, prompt: &Prompt) -> Job {
+        Job { id, long: text_bytes(prompt) > LONG_PROMPT_BYTES, prompt: prompt.clone() }
+    }
+}
+
+/// Bytes of all strings of a prompt.
+fn text_bytes(prompt: &Prompt) -> usize {
+    let parts = prompt.parts.iter().map(|part| match part {
+        PromptPart::Text { text, .. } => text.len(),
+        PromptPart::Tokens(_) => 0,
+    });
+    let mut bytes: usize = parts.sum();
+    let mut values: Vec<&Value> = prompt.messages.iter().chain(&prompt.tools).chain(prompt.variables.values()).collect();
+    while let Some(value) = values.pop() {
+        match value {
+            Value::String(text) => bytes += text.len(),
+            Value::Array(list) => values.extend(list),
+            Value::Object(map) => values.extend(map.values()),
+            _ => {}
         }
     }
+    bytes
+}
 
+impl Helper {
     /// Requests have ended: their prompts are not needed.
     pub fn forget(&self, ended: &[NewRequest]) {
         let ids: BTreeSet<u64> = ended.iter().map(|r| r.delivery.id).collect();
         if !ids.is_empty() {
-            lock(&self.jobs).waiting.retain(|job| !ids.contains(&job.0));
+            let mut jobs = lock(&self.jobs);
+            jobs.waiting.retain(|job| !ids.contains(&job.id));
+            jobs.current.retain(|id| !ids.contains(id));
         }
     }
 
@@ -90,40 +125,80 @@ impl Helper {
         let mut jobs = lock(&self.jobs);
         jobs.stopped = true;
         jobs.waiting.clear();
+        jobs.current.clear();
         drop(jobs);
         self.changed.notify_all();
     }
 
     /// The next prompt; blocks. None when the thread is to end.
-    fn next(&self) -> Option<(u64, Prompt)> {
+    fn next(&self) -> Option<Job> {
         let mut jobs = lock(&self.jobs);
         loop {
             if jobs.stopped {
                 return None;
             }
             if let Some(job) = jobs.waiting.pop_front() {
+                jobs.current.push(job.id);
                 return Some(job);
             }
             (jobs, _) = wait_until(&self.changed, jobs, None);
         }
     }
+
+    /// The next short prompt, if one waits.
+    fn next_short(&self) -> Option<Job> {
+        let mut jobs = lock(&self.jobs);
+        let at = jobs.waiting.iter().position(|job| !job.long)?;
+        let job = jobs.waiting.remove(at)?;
+        jobs.current.push(job.id);
+        Some(job)
+    }
+
+    /// Whether a prompt in preparation is still wanted.
+    fn wants(&self, id: u64) -> bool {
+        lock(&self.jobs).current.contains(&id)
+    }
+
+    /// A prompt was prepared; false when nobody wants it any more.
+    fn done(&self, id: u64) -> bool {
+        let mut jobs = lock(&self.jobs);
+        let before = jobs.current.len();
+        jobs.current.retain(|other| *other != id);
+        jobs.current.len() < before
+    }
 }
 
 /// The helper thread's body.
 fn run(shared: &Shared, text: &TextKit, context: usize) {
-    while let Some((id, prompt)) = shared.helper.next() {
-        let prepare = || {
+    while let Some(job) = shared.helper.next() {
+        prepare(shared, text, context, &job);
+    }
+}
+
+/// Prepares a prompt, and short ones between the pieces of a long one. As deep as that: once.
+fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
+    let encode = || {
+        #[cfg(test)]
+        shared.helper.test.before_a_prompt();
+        let mut go_on = || {
+            while let Some(short) = if job.long { shared.helper.next_short() } else { None } {
+                prepare(shared, text, context, &short);
+            }
             #[cfg(test)]
-            shared.helper.test.before_a_prompt();
-            let tokens = text.prepare(&prompt, TextOptions::default(), context)?;
-            shared.warn_of_two_begins(text, &tokens);
-            let room = context.saturating_sub(tokens.len());
-            Ok((tokens, room))
+            shared.helper.test.between_pieces(job.long);
+            if shared.helper.wants(job.id) { Ok(()) } else { Err(closed()) }
         };
-        let prepared = catch_unwind(AssertUnwindSafe(prepare)).unwrap_or_else(|_| {
-            Err(Error::internal("defect of the library in the chat template or the tokenizer; please report it"))
-        });
-        shared.send_anyway(Command::Prepared(id, prepared));
+        let limits = &mut EncodeLimits::new(context, &mut go_on);
+        let tokens = text.prepare(&job.prompt, TextOptions::default(), limits)?;
+        shared.warn_of_two_begins(text, &tokens);
+        let room = context.saturating_sub(tokens.len());
+        Ok((tokens, room))
+    };
+    let prepared = catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| {
+        Err(Error::internal("defect of the library in the chat template or the tokenizer; please report it"))
+    });
+    if shared.helper.done(job.id) {
+        shared.send_anyway(Command::Prepared(job.id, prepared));
     }
 }
 
@@ -131,11 +206,22 @@ impl Engine {
     /// Hands over a request without a prompt, and then the prompt.
     pub(super) fn defer(&self, request: NewRequest, prompt: &Prompt) -> Result<()> {
         self.start_helper()?;
-        let id = request.delivery.id;
-        // In this order: tokens for a request that the engine thread does not know would be dropped.
+        let job = Job::new(request.delivery.id, prompt);
+        // In this order: tokens for a request that the engine thread does not know would be dropped. Under the lock: the
+        // request may end at once, and must then find its prompt here.
+        let mut jobs = lock(&self.shared.helper.jobs);
         self.shared.send(Command::Defer(Box::new(request)))?;
-        self.shared.helper.add(id, prompt.clone());
+        if !jobs.stopped {
+            jobs.waiting.push_back(job);
+            drop(jobs);
+            self.shared.helper.changed.notify_one();
+        }
         Ok(())
+    }
+
+    /// Hands over a request whose deadline passed before its prompt was ready; its end comes like any other.
+    pub(super) fn submit_expired(&self, request: NewRequest) -> Result<()> {
+        self.shared.send(Command::Defer(Box::new(request)))
     }
 
     /// Starts the helper thread unless that was done.
@@ -160,7 +246,7 @@ mod tests {
     use crate::engine::{Event, EventKind, FinishReason, Next, PromptPart, Request, RequestOptions, Sink};
     use crate::error::Status;
     use std::path::Path;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::Duration;
 
     /// What a test does to the helper.
@@ -170,6 +256,10 @@ mod tests {
         hold: Mutex<()>,
         /// The next prompt panics.
         panic_next: AtomicBool,
+        /// Held by a test: a long prompt stands still between two pieces.
+        hold_pieces: Mutex<()>,
+        /// Pieces of long prompts that were encoded.
+        pieces: AtomicUsize,
     }
 
     impl Hooks {
@@ -177,6 +267,13 @@ mod tests {
             drop(lock(&self.hold));
             if self.panic_next.swap(false, Ordering::SeqCst) {
                 panic!("a test asked the helper to panic");
+            }
+        }
+
+        pub fn between_pieces(&self, long: bool) {
+            if long {
+                self.pieces.fetch_add(1, Ordering::SeqCst);
+                drop(lock(&self.hold_pieces));
             }
         }
     }
@@ -275,7 +372,7 @@ mod tests {
         assert_eq!(event.usage.unwrap().prompt_tokens, 0);
         engine.check().unwrap();
         // The helper has the first prompt in hand; the cancelled one's is gone.
-        let waiting: Vec<u64> = lock(&engine.shared.helper.jobs).waiting.iter().map(|job| job.0).collect();
+        let waiting: Vec<u64> = lock(&engine.shared.helper.jobs).waiting.iter().map(|job| job.id).collect();
         let wanted = [all[2].id(), all[3].id(), again.id()];
         assert_eq!(waiting.iter().filter(|id| **id != all[0].id()).copied().collect::<Vec<_>>(), wanted);
         drop(held);

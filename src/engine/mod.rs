@@ -20,6 +20,7 @@ mod identity;
 mod logits;
 mod machine;
 mod open;
+mod parts;
 mod places;
 mod plan;
 mod prefix;
@@ -45,7 +46,7 @@ use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::sampling::SamplingParams;
 use crate::source::{GenerationDefaults, ModelSource};
-use crate::text::{StopFilter, TextStream, continued};
+use crate::text::{EncodeLimits, StopFilter, TextStream, continued};
 use active::NewRequest;
 use delivery::{Dispatch, Outbox, closed, lock};
 use prompt::TextKit;
@@ -355,7 +356,8 @@ impl Engine {
     /// The token ids of a prompt, as `submit` would use them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
         self.open_or_closed()?;
-        self.text.tokenize(prompt, options)
+        let mut go_on = || self.open_or_closed();
+        self.text.tokenize(prompt, options, &mut EncodeLimits::new(usize::MAX, &mut go_on))
     }
 
     /// The text of token ids.
@@ -377,8 +379,21 @@ impl Engine {
         self.open_or_closed()?;
         let submitted = Instant::now();
         let context = self.info.context_length as usize;
-        let tokens =
-            if options.defer { Vec::new() } else { self.text.prepare(prompt, TextOptions::default(), context)? };
+        let deadline = NewRequest::deadline_of(options, submitted);
+        let mut expired = false;
+        let mut go_on = || {
+            self.open_or_closed()?;
+            expired = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if expired { Err(Error::new(Status::Aborted, "the deadline passed while the prompt was encoded")) } else { Ok(()) }
+        };
+        let mut limits = EncodeLimits::new(context, &mut go_on);
+        let tokens = match options.defer {
+            true => Vec::new(),
+            false => match self.text.prepare(prompt, TextOptions::default(), &mut limits) {
+                Err(_) if expired => Vec::new(),
+                tokens => tokens?,
+            },
+        };
         self.shared.warn_of_two_begins(&self.text, &tokens);
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
@@ -388,6 +403,7 @@ impl Engine {
         self.place(&delivery)?;
         let sent = match options.defer {
             true => self.defer(request, prompt),
+            false if expired => self.submit_expired(request),
             false => self.shared.send(Command::Submit(Box::new(request))),
         };
         sent.inspect_err(|_| self.displace(&delivery))?;

@@ -20,6 +20,7 @@ use crate::cache::Handle;
 use crate::error::{Error, Result, Status, copied};
 use crate::limits;
 use crate::os::files;
+use crate::text::EncodeLimits;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
@@ -401,7 +402,9 @@ impl Engine {
     pub fn pin_prefix(&self, prompt: &Prompt) -> Result<Prefix> {
         let identity = self.prefix_identity()?;
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
-        let tokens = self.text.prepare(prompt, options, self.info.context_length as usize)?;
+        let mut go_on = || self.open_or_closed();
+        let mut limits = EncodeLimits::new(self.info.context_length as usize, &mut go_on);
+        let tokens = self.text.prepare(prompt, options, &mut limits)?;
         self.shared.warn_of_two_begins(&self.text, &tokens);
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));

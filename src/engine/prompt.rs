@@ -4,11 +4,11 @@
 use super::api::{Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
 use super::delivery::lock;
+use super::parts;
 use crate::error::{Error, Result, Status, Unit};
-use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
-use crate::text::{ChatTemplate, MarkedText, TemplateInput, Tokenizer, continued};
+use crate::text::{ChatTemplate, EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +27,7 @@ pub(super) struct TextKit {
     /// The longest context that an engine of this model could be opened with; 0 = unknown.
     pub context_max: usize,
     /// What the tokenizer puts before raw text.
-    before: BeginTokens,
+    pub before: BeginTokens,
     /// Every token that the tokenizer or the model's configuration begins a sequence with.
     pub begins: Vec<u32>,
 }
@@ -186,36 +186,26 @@ impl TextKit {
 
     /// The token ids of a prompt. Rendered chats carry their own special tokens; raw prompts that begin with text get
     /// the tokenizer's, unless the text begins with them.
-    pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
-        if !prompt.messages.is_empty() {
-            let text = self.render(prompt, options)?;
-            check_text(&text)?;
-            let ids = self.tokenizer()?.encode(&text, false, true)?;
-            self.check_ids(&ids)?;
-            return Ok(ids);
-        }
-        let mut ids = Vec::new();
-        for (index, part) in prompt.parts.iter().enumerate() {
-            match part {
-                PromptPart::Tokens(tokens) => ids.extend_from_slice(tokens),
-                PromptPart::Text { text, special } => {
-                    check_text(text)?;
-                    let special = *special || options.special;
-                    let mut own = self.tokenizer()?.encode(text, index == 0, special)?;
-                    if index == 0 && special {
-                        self.before.put_once(&mut own);
-                    }
-                    ids.extend(own);
-                }
-            }
-        }
+    pub fn tokenize(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
+        let ids = if prompt.messages.is_empty() {
+            parts::encode(self, &prompt.parts, options.special, limits)?
+        } else {
+            let text = self.render_chat(prompt, options)?;
+            self.tokenizer()?.encode_marked(&text, false, limits)?
+        };
         self.check_ids(&ids)?;
         Ok(ids)
     }
 
-    /// The token ids of a prompt that fits a context of so many tokens.
-    pub fn prepare(&self, prompt: &Prompt, options: TextOptions, context: usize) -> Result<Vec<u32>> {
-        let tokens = self.tokenize(prompt, options)?;
+    /// The token ids of a prompt that fits a context of `limits.tokens`.
+    pub fn prepare(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
+        let context = limits.tokens;
+        let tokens = self.tokenize(prompt, options, limits).map_err(|mut e| {
+            if e.status == Status::Context {
+                e.message = format!("{}; shorten it, {}", e.message, longer_context(context, self.context_max));
+            }
+            e
+        })?;
         self.check_length(tokens.len(), context)?;
         Ok(tokens)
     }
@@ -289,15 +279,4 @@ fn continues(prompt: &Prompt) -> Result<bool> {
             refused(format!("the last message is to be continued, and its role is {role:?}, not \"assistant\""))
         }
     }
-}
-
-fn check_text(text: &str) -> Result<()> {
-    if text.len() <= limits::PROMPT_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Error::new(
-        Status::Argument,
-        format!("the prompt has {} bytes of text, the limit is {}", text.len(), limits::PROMPT_BYTES_MAX),
-    )
-    .numbers(Unit::Bytes, text.len() as u64, limits::PROMPT_BYTES_MAX as u64))
 }

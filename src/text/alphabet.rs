@@ -3,6 +3,8 @@
 //! From GPT-2's `bytes_to_unicode`: a printable Latin-1 byte is written as itself, the others as the characters from
 //! U+0100 on, in their order. The decoder reads it; the pre-tokenizer and the normalizer write it.
 
+use tokenizers::NormalizedString;
+
 /// The character of each byte.
 const LETTER_OF: [char; 256] = {
     let mut table = ['\0'; 256];
@@ -34,6 +36,21 @@ const BYTE_OF: [u16; 0x144] = {
 /// The character that stands for a byte.
 pub(super) fn letter(byte: u8) -> char {
     LETTER_OF[usize::from(byte)]
+}
+
+/// Writes a text in the alphabet.
+pub(super) fn spelled(text: &str) -> String {
+    let mut spelled = String::with_capacity(2 * text.len());
+    spelled.extend(text.bytes().map(letter));
+    spelled
+}
+
+/// Writes a text in the alphabet, in its place.
+pub(super) fn spell(text: &mut NormalizedString) {
+    // The number says how a character relates to those that were there: 0 is in the place of one, 1 is new after it.
+    let follows = |byte: u8| isize::from(byte & 0xC0 == 0x80);
+    let letters: Vec<_> = text.get().bytes().map(|byte| (letter(byte), follows(byte))).collect();
+    text.transform(letters, 0);
 }
 
 /// The byte that a character stands for; `None`: it is not of the alphabet.

@@ -9,6 +9,9 @@
 //! stream could show such a character before the run is over. Here good characters stay, and each byte that belongs
 //! to none becomes one U+FFFD.
 //!
+//! A stage that lengthens its text is bounded: when the chain is made, by what its `Replace`s can make of the longest name, and
+//! when it runs, after each of them. A token is decoded on the engine's thread, where nothing may take long.
+//!
 //! Decoders that no published language model uses, or in an order that none uses ([`Stage::Whole`]), are run by the
 //! crate when the answer is complete: correct, but the text comes all at once.
 
@@ -19,16 +22,17 @@ use tokenizers::decoders::DecoderWrapper;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 
 use super::alphabet;
+use super::normalizer::{Replace, check_decoded};
 use crate::error::{Error, Result, Status};
-use crate::limits::DECODER_STAGES_MAX;
+use crate::limits::{DECODED_BYTES_MAX, DECODER_STAGES_MAX};
 
 /// One step from token names to text. "Fused": the steps before have made one text of the tokens, so that their
 /// borders no longer count.
 pub(crate) enum Stage {
     /// No decoder: names with a space between.
     Join,
-    /// A decoder that looks at one name at a time.
-    Each(DecoderWrapper),
+    /// Replaces in one name at a time.
+    Replace(Replace),
     /// WordPiece: one name at a time, but the first is another case.
     WordPiece(DecoderWrapper),
     /// `<0xE2>` and the like to the bytes' text.
@@ -40,7 +44,13 @@ pub(crate) enum Stage {
     /// `replacement` to spaces; dropped in the first name (all of the text when fused) if `drop_first`.
     Metaspace { replacement: char, drop_first: bool, fused: bool },
     /// Anything else: everything is kept until the end.
-    Whole { decoder: DecoderWrapper, fused: bool },
+    Whole { decoder: Whole, fused: bool },
+}
+
+/// A decoder that needs the whole answer.
+pub(crate) enum Whole {
+    Replace(Replace),
+    Other(DecoderWrapper),
 }
 
 /// What a stage remembers of one stream.
@@ -54,8 +64,9 @@ pub(crate) struct Memory {
     cut: usize,
     /// Strip: characters at the end held back.
     held: usize,
-    /// Whole: all there is.
+    /// Whole: all there is, and its length.
     names: Vec<String>,
+    names_bytes: usize,
 }
 
 impl Memory {
@@ -71,12 +82,17 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// The stages of a decoder; `None` is a file without one.
-    pub(crate) fn new(decoder: Option<DecoderWrapper>) -> Result<Chain> {
+    /// The stages of a decoder; `None` is a file without one. `longest`: bytes of the longest name of a token.
+    ///
+    /// # Errors
+    /// [`Status::Format`] for too many stages, and for stages that could make more than [`DECODED_BYTES_MAX`] of one name.
+    pub(crate) fn new(decoder: Option<DecoderWrapper>, longest: usize) -> Result<Chain> {
         let Some(decoder) = decoder else { return Ok(Chain { stages: vec![Stage::Join] }) };
         let mut chain = Chain { stages: Vec::new() };
         let mut fused = false;
         chain.add(decoder, &mut fused)?;
+        let grown = chain.stages.iter().fold(longest, |bytes, stage| bytes.saturating_mul(stage.grows()));
+        check_decoded(grown, DECODED_BYTES_MAX.max(longest))?;
         Ok(chain)
     }
 
@@ -101,7 +117,14 @@ impl Chain {
                 Stage::ByteLevel
             }
             DecoderWrapper::ByteFallback(_) if !was_fused => Stage::ByteFallback,
-            DecoderWrapper::Replace(_) if !was_fused => Stage::Each(decoder),
+            DecoderWrapper::Replace(step) => {
+                let file = serde_json::to_value(&step).map_err(|e| Error::format(e.to_string()))?;
+                let step = Replace::new(&file, "decoder")?;
+                match was_fused {
+                    true => Stage::Whole { decoder: Whole::Replace(step), fused: true },
+                    false => Stage::Replace(step),
+                }
+            }
             DecoderWrapper::WordPiece(_) if !was_fused => Stage::WordPiece(decoder),
             DecoderWrapper::Strip(s) => {
                 Stage::Strip { content: s.content, start: s.start, stop: s.stop, fused: was_fused }
@@ -111,7 +134,7 @@ impl Chain {
                 drop_first: m.get_prepend_scheme() != PrependScheme::Never,
                 fused: was_fused,
             },
-            decoder => Stage::Whole { decoder, fused: was_fused },
+            decoder => Stage::Whole { decoder: Whole::Other(decoder), fused: was_fused },
         };
         self.stages.push(stage);
         Ok(())
@@ -160,6 +183,8 @@ fn feed(stages: &[Stage], memory: &mut [Memory], text: String, out: &mut String)
             feed(rest, later, text, out)
         }
         Stage::Whole { .. } => {
+            own.names_bytes = own.names_bytes.saturating_add(text.len());
+            check_decoded(own.names_bytes, DECODED_BYTES_MAX)?;
             own.names.push(text);
             Ok(())
         }
@@ -173,7 +198,7 @@ impl Stage {
         let begun = std::mem::replace(&mut memory.begun, true);
         Ok(match self {
             Stage::Join if begun => format!(" {text}"),
-            Stage::Each(decoder) => run(decoder, vec![text])?.concat(),
+            Stage::Replace(step) => step.replace(&text, DECODED_BYTES_MAX.max(text.len()))?,
             Stage::WordPiece(decoder) if begun => run(decoder, vec![String::new(), text])?.concat(),
             Stage::WordPiece(decoder) => run(decoder, vec![text])?.concat(),
             Stage::ByteLevel => {
@@ -206,9 +231,24 @@ impl Stage {
             // An unfinished character is one invalid part, however many bytes of it there are.
             Stage::ByteLevel if !memory.bytes.is_empty() => Ok(vec![replacements(1)]),
             Stage::Whole { decoder, fused } if !memory.names.is_empty() => {
-                run(decoder, if *fused { vec![memory.names.concat()] } else { memory.names })
+                let names = if *fused { vec![memory.names.concat()] } else { memory.names };
+                match decoder {
+                    Whole::Other(decoder) => run(decoder, names),
+                    Whole::Replace(step) => names.iter().map(|name| step.replace(name, DECODED_BYTES_MAX)).collect(),
+                }
             }
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// How many times longer a name can become.
+    fn grows(&self) -> usize {
+        match self {
+            Stage::Replace(step) | Stage::Whole { decoder: Whole::Replace(step), .. } => step.grows(),
+            // An invalid byte becomes the three of U+FFFD.
+            Stage::ByteLevel => 3,
+            // Spaces between names, and what stands for one.
+            _ => 1,
         }
     }
 }

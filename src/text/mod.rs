@@ -13,21 +13,30 @@
 //! crate's can only decode a whole answer at once; one implementation serves [`Tokenizer::decode`] and [`TextStream`],
 //! so the two cannot disagree.
 
+mod added;
 mod alphabet;
 pub mod continued;
 mod decoder;
 pub mod exact;
+mod expression;
 #[cfg(test)]
 mod fixtures;
+mod long_word;
 mod marked;
 mod model;
+mod normalizer;
+mod output;
+mod post_processor;
 mod pre_tokenizer;
 pub mod stops;
 pub mod stream;
 pub mod template;
 pub mod tokenizer;
+#[cfg(test)]
+mod whole_text_tests;
 
 pub use marked::MarkedText;
+pub use output::EncodeLimits;
 pub use stops::StopFilter;
 pub use stream::TextStream;
 pub use template::{ChatTemplate, LocalTime, TemplateInput};

@@ -1,50 +1,104 @@
-//! The vocabulary part of a `tokenizer.json`, shared by the two encoders of a [`super::Tokenizer`].
+//! The vocabulary part of a `tokenizer.json`: words to tokens.
 //!
-//! - One vocabulary, two encoders: whether the names of special tokens are recognised is a switch inside the crate's
-//!   tokenizer, which cannot be turned for one call. The two encoders hold the vocabulary by `Arc`, so the second
-//!   costs its added tokens and nothing else (a vocabulary of 151k tokens and its merges is tens of MB).
-//! - [`Shared::fence`]: the switch only keeps the crate from looking for special names in the text. A vocabulary that
-//!   holds the names too (sentencepiece's `</s>`, with the best score there is) would still give the token. So what
-//!   the vocabulary makes of ordinary text is looked through, and a special token spelled by its own name is taken
-//!   apart. The unknown token for an unknown word is no such case.
+//! - The fence: a vocabulary may hold the names of special tokens too (sentencepiece's `</s>`, with the best score there is),
+//!   and would give the token for a text that spells the name. So what the vocabulary makes of content is looked through, and
+//!   a special token spelled by its own name is taken apart. The unknown token for an unknown word is no such case.
+//! - Words of any length ([`mod@super::long_word`] cuts the long ones).
 //! - BPE is built here and not by the crate's reader, which gives it a cache in the calling thread that is never
 //!   emptied, not even when the tokenizer is dropped; and because the crate's builder panics on merges that make no
 //!   token, and cuts a name inside a character for a bad `continuing_subword_prefix`.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::models::{ModelWrapper, TrainerWrapper};
-use tokenizers::{Model, Token};
+use tokenizers::{Model as _, Token};
 
-use crate::error::{Error, Result};
+use super::alphabet;
+use super::long_word::LongWords;
+use super::output::Output;
+use crate::error::{Error, Result, Status};
+use crate::limits::WORD_BYTES;
 
-/// A vocabulary that several tokenizers hold.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) model: Arc<ModelWrapper>,
-    /// Special ids that ordinary text may not spell, with the names the vocabulary gives them.
-    pub(crate) fence: Arc<HashMap<u32, String>>,
+/// A vocabulary.
+pub(crate) struct Vocabulary {
+    pub(crate) model: ModelWrapper,
+    /// Special ids that content may not spell, with the names the vocabulary gives them.
+    fence: HashMap<u32, String>,
+    long: LongWords,
+    facts: Facts,
 }
 
-impl Shared {
-    pub(crate) fn new(model: ModelWrapper) -> Shared {
-        Shared { model: Arc::new(model), fence: Arc::default() }
+/// What is found out about the names of a vocabulary, once.
+struct Facts {
+    /// The longest name, in bytes and in characters.
+    longest_bytes: usize,
+    longest_characters: usize,
+    unique_ids: bool,
+    /// All ids, in order.
+    ids: Vec<u32>,
+}
+
+impl Vocabulary {
+    /// The vocabulary of a file.
+    pub(crate) fn read(file: ModelFile) -> Result<Vocabulary> {
+        let unknown = file.rest.get("unk_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+        Ok(Vocabulary::new(read(file)?, unknown))
     }
 
-    /// The same vocabulary for text in which special tokens have no names.
-    pub(crate) fn fenced(&self, special: impl Iterator<Item = u32>) -> Shared {
-        let names = special.filter_map(|id| Some((id, self.model.id_to_token(id)?)));
-        Shared { model: Arc::clone(&self.model), fence: Arc::new(names.collect()) }
+    fn new(model: ModelWrapper, unknown: Option<u32>) -> Vocabulary {
+        let names = model.get_vocab();
+        let mut ids: Vec<u32> = names.values().copied().collect();
+        ids.sort_unstable();
+        let facts = Facts {
+            longest_bytes: names.keys().map(String::len).max().unwrap_or(0),
+            longest_characters: names.keys().map(|name| name.chars().count()).max().unwrap_or(0),
+            unique_ids: ids.windows(2).all(|pair| pair[0] != pair[1]),
+            ids,
+        };
+        let long = LongWords::new(&model, facts.longest_bytes, facts.unique_ids, unknown);
+        Vocabulary { model, fence: HashMap::new(), long, facts }
     }
 
-    /// The second half of `tokenize`: takes apart every special token that the text spells at its offsets.
+    /// All ids of the vocabulary.
+    pub(crate) fn ids(&self) -> &[u32] {
+        &self.facts.ids
+    }
+
+    /// Bytes of the longest name.
+    pub(crate) fn longest_name(&self) -> usize {
+        self.facts.longest_bytes
+    }
+
+    /// Keeps content from spelling these tokens.
+    pub(crate) fn fence(&mut self, special: impl Iterator<Item = u32>) {
+        self.fence = special.filter_map(|id| Some((id, self.model.id_to_token(id)?))).collect();
+    }
+
+    /// Appends the tokens of a word. `fenced`: something of it is content.
+    ///
+    /// # Errors
+    /// [`Status::Unsupported`] for characters without a token, and for a word that cannot be cut.
+    pub(crate) fn encode(&self, word: &str, fenced: bool, out: &mut Output) -> Result<()> {
+        let fenced = fenced && !self.fence.is_empty();
+        if word.len() > WORD_BYTES {
+            return self.long.encode(&self.model, word, out, &mut |piece, tokens, out| self.emit(piece, tokens, fenced, out));
+        }
+        let tokens = self.model.tokenize(word).map_err(no_tokens)?;
+        self.emit(word, tokens, fenced, out)?;
+        out.worked(word.len())
+    }
+
+    fn emit(&self, word: &str, tokens: Vec<Token>, fenced: bool, out: &mut Output) -> Result<()> {
+        let tokens = if fenced { self.keep_ordinary(word, tokens).map_err(no_tokens)? } else { tokens };
+        tokens.iter().try_for_each(|token| out.push(token.id))
+    }
+
+    /// Takes apart every special token that the text spells at its offsets.
     fn keep_ordinary(&self, sequence: &str, tokens: Vec<Token>) -> tokenizers::Result<Vec<Token>> {
         let spelled = |token: &Token| {
             self.fence.get(&token.id).is_some_and(|n| sequence.get(token.offsets.0..token.offsets.1) == Some(n))
@@ -75,38 +129,38 @@ impl Shared {
         }
         Ok(ordinary)
     }
+
+    /// The most bytes of a text that one token can stand for; none when there is no such number. `byte_level`: the words are
+    /// in the byte-level alphabet.
+    pub(crate) fn bytes_per_token(&self, byte_level: bool) -> Option<usize> {
+        let has = |name: &str| self.model.token_to_id(name).is_some();
+        let spells_bytes = (0..=255u8).all(|byte| has(&format!("<{byte:#04X}>")));
+        // Content loses the characters of such a name.
+        if self.fence.values().any(|name| name.chars().count() == 1) {
+            return None;
+        }
+        let longest = if byte_level { self.facts.longest_characters } else { self.facts.longest_bytes };
+        match &self.model {
+            ModelWrapper::BPE(bpe) => {
+                let complete = (byte_level && (0..=255u8).all(|byte| has(&alphabet::letter(byte).to_string())))
+                    || (bpe.byte_fallback && spells_bytes);
+                let unknown = bpe.unk_token.as_ref().filter(|name| has(name) && !bpe.fuse_unk);
+                match (complete, unknown) {
+                    (true, _) => Some(longest),
+                    (false, Some(name)) => Some(longest.max(4) * if name.len() < 4 { 4 } else { 1 }),
+                    (false, None) => None,
+                }
+            }
+            ModelWrapper::Unigram(unigram) if unigram.byte_fallback() && spells_bytes => Some(longest),
+            _ => None,
+        }
+    }
 }
 
-impl Model for Shared {
-    type Trainer = TrainerWrapper;
-
-    fn tokenize(&self, sequence: &str) -> tokenizers::Result<Vec<Token>> {
-        let tokens = self.model.tokenize(sequence)?;
-        if self.fence.is_empty() { Ok(tokens) } else { self.keep_ordinary(sequence, tokens) }
-    }
-
-    fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.model.token_to_id(token)
-    }
-
-    fn id_to_token(&self, id: u32) -> Option<String> {
-        self.model.id_to_token(id)
-    }
-
-    fn get_vocab(&self) -> HashMap<String, u32> {
-        self.model.get_vocab()
-    }
-
-    fn get_vocab_size(&self) -> usize {
-        self.model.get_vocab_size()
-    }
-
-    fn save(&self, folder: &Path, prefix: Option<&str>) -> tokenizers::Result<Vec<PathBuf>> {
-        self.model.save(folder, prefix)
-    }
-
-    fn get_trainer(&self) -> TrainerWrapper {
-        self.model.get_trainer()
+pub(super) fn no_tokens(error: tokenizers::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(own) => *own,
+        Err(e) => Error::new(Status::Unsupported, format!("the tokenizer has no tokens for this text: {e}")),
     }
 }
 
@@ -239,7 +293,7 @@ impl<'de> Visitor<'de> for MergeVisitor {
 }
 
 /// The model of a file.
-pub(crate) fn read(file: ModelFile) -> Result<ModelWrapper> {
+fn read(file: ModelFile) -> Result<ModelWrapper> {
     let kind = file.rest.get("type").and_then(Value::as_str);
     if kind == Some("BPE") || (kind.is_none() && file.merges.is_some()) {
         return Ok(ModelWrapper::BPE(read_bpe(file)?));

@@ -1,36 +1,52 @@
 //! Text to token ids and back, from a `tokenizer.json`.
 //!
-//! One [`Tokenizer`] serves all requests and all threads. It holds two encoders over one shared vocabulary
-//! (`model.rs` says how and why): one that turns the names of special tokens into those tokens, for templates, and
-//! one that never does, for what users wrote. Truncation and padding that a file asks for are left out: a prompt is
-//! encoded as it is, or refused for its length by the engine.
+//! One [`Tokenizer`] serves all requests and all threads. Encoding is a chain of rooms that hand on one part of the text at a
+//! time: added tokens ([`mod@super::added`]), normalizer, added tokens whose names are normalized, pre-tokenizer, vocabulary
+//! ([`mod@super::model`]), post-processor. The tokens are the `tokenizers` crate's, which reads the file and does the steps
+//! themselves; the chain is ours, because the crate makes lists of everything, a hundred times the text, cannot be stopped, and
+//! cannot be told which parts of a text are content. Truncation and padding that a file asks for are left out: a prompt is
+//! encoded as it is, or refused for its length.
+//!
+//! Special tokens in content ([`MarkedText`]): their names are ordinary text there, and no content makes one. That is for tokens
+//! that the file calls special; others that it adds (`"special": false`, as `<think>` in some files) are words that models read
+//! and write in plain text, and stay tokens wherever they stand.
 //!
 //! Files are checked where the `tokenizers` crate trusts them; what it still panics on becomes an error, not a panic
 //! of the caller.
 
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
-use tokenizers::decoders::DecoderWrapper;
-use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::{AddedToken, Model as _, TokenizerBuilder, TokenizerImpl};
+use tokenizers::{AddedToken, AddedVocabulary, Model as _};
 
+use super::MarkedText;
+use super::added::{Name, Names, Part, within};
 use super::decoder::Chain;
-use super::model::{self, ModelFile, Shared};
-use super::pre_tokenizer::{Changes, Words, untrimmed};
+use super::model::{ModelFile, Vocabulary};
+use super::normalizer::{Changes, Normalized};
+use super::output::{EncodeLimits, Output};
+use super::post_processor::{self, Pattern};
+use super::pre_tokenizer::Words;
 use crate::error::{Error, Result, Status, Unit};
-use crate::limits::{PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX};
-
-type Encoder = TokenizerImpl<Shared, Changes, Words, PostProcessorWrapper, DecoderWrapper>;
+use crate::limits::{BYTE_LEVEL_STEPS_MAX, PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX};
 
 /// Encodes and decodes; shared by `Arc`, every call takes `&self`.
 pub struct Tokenizer {
-    /// Names of special tokens become the tokens.
-    special: Encoder,
-    /// Names of special tokens are ordinary text.
-    plain: Encoder,
+    vocabulary: Vocabulary,
+    added: AddedVocabulary,
+    /// Added tokens that are looked for in the text as it is.
+    names: Names,
+    /// Those that are looked for in the normalized text.
+    normalized_names: Names,
+    changes: Option<Changes>,
+    words: Words,
+    /// What is around a text without special tokens, and with them.
+    around: [Pattern; 2],
+    /// See [`Tokenizer::bytes_per_token`].
+    bytes_per_token: Option<usize>,
     chain: Chain,
     /// By id: [`NAMED`] and [`SPECIAL`].
     flags: Vec<u8>,
@@ -76,68 +92,160 @@ impl Tokenizer {
             Some(Value::String(version)) if version == "1.0" => {}
             Some(other) => return Err(Error::format(format!("its version is {other}; this library reads \"1.0\""))),
         }
-        let model = model.ok_or_else(|| Error::format("it has no `model`"))?;
-        let model = Shared::new(model::read(model)?);
-        let added: Vec<AddedToken> = part(&mut file, "added_tokens")?.unwrap_or_default();
-        let normalizer = part(&mut file, "normalizer")?.map(Changes::new);
-        let pre_tokenizer = part(&mut file, "pre_tokenizer")?.map(Words::new).transpose()?;
-        let post_processor = part(&mut file, "post_processor")?.map(untrimmed);
-        let chain = Chain::new(part(&mut file, "decoder")?)?;
-        let encoder = |model: Shared| -> Result<Encoder> {
-            TokenizerBuilder::new()
-                .with_model(model)
-                .with_normalizer(normalizer.clone())
-                .with_pre_tokenizer(pre_tokenizer.clone())
-                .with_post_processor(post_processor.clone())
-                .build()
-                .map_err(|e| Error::format(e.to_string()))
+        let mut vocabulary = Vocabulary::read(model.ok_or_else(|| Error::format("it has no `model`"))?)?;
+        let tokens: Vec<AddedToken> = part(&mut file, "added_tokens")?.unwrap_or_default();
+        let changes = part(&mut file, "normalizer")?.map(Changes::new).transpose()?;
+        let words = part(&mut file, "pre_tokenizer")?.map(Words::new).transpose()?.unwrap_or_else(Words::whole);
+        let byte_levels = words.byte_levels() + changes.as_ref().map_or(0, Changes::byte_levels);
+        if byte_levels > BYTE_LEVEL_STEPS_MAX {
+            let message = format!("it has {byte_levels} `ByteLevel` steps; at most {BYTE_LEVEL_STEPS_MAX} are supported");
+            return Err(Error::format(message).numbers(Unit::Count, byte_levels as u64, BYTE_LEVEL_STEPS_MAX as u64));
+        }
+        let post_processor = file.get("post_processor").cloned().unwrap_or(Value::Null);
+        let steps = post_processor::steps(part(&mut file, "post_processor")?, &post_processor)?;
+        let around = match steps.is_empty() {
+            true => [Pattern::plain(), Pattern::plain()],
+            false => [Pattern::new(&steps, false)?, Pattern::new(&steps, true)?],
         };
 
-        let mut special = encoder(model.clone())?;
+        let mut added = AddedVocabulary::new();
         // Ids are given in the order of the file, as the crate's own reader does: a name of the vocabulary keeps its
         // id, any other gets the next free one, whatever the file says.
-        special.add_tokens(added).map_err(|e| Error::format(format!("`added_tokens` cannot be read: {e}")))?;
-        let mut vocabulary = special.get_added_vocabulary().clone();
-        let special_ids: Vec<u32> = vocabulary
-            .get_added_tokens_decoder()
-            .iter()
-            .filter(|(_, token)| token.special)
-            .map(|(&id, _)| id)
-            .collect();
-        let mut plain = encoder(model.fenced(special_ids.iter().copied()))?;
-        vocabulary.set_encode_special_tokens(true);
-        plain.with_added_vocabulary(vocabulary);
-
-        let flags = flags(&special, &special_ids)?;
-        let tokenizer = Tokenizer { special, plain, chain, flags };
-        // A post-processor that names tokens or sequences that are not there shows it on the first prompt.
-        tokenizer.encode("", true, true)?;
+        added
+            .add_tokens(tokens, &vocabulary.model, changes.as_ref())
+            .map_err(|e| Error::format(format!("`added_tokens` cannot be read: {e}")))?;
+        let by_id = added.get_added_tokens_decoder();
+        let special_ids: Vec<u32> = by_id.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        vocabulary.fence(special_ids.iter().copied());
+        let flags = flags(&vocabulary, &added, &special_ids)?;
+        let added_longest = added.get_vocab().keys().map(String::len).max().unwrap_or(0);
+        let chain = Chain::new(part(&mut file, "decoder")?, vocabulary.longest_name().max(added_longest))?;
+        let mut tokenizer = Tokenizer {
+            names: names(&added, false)?,
+            normalized_names: names(&added, true)?,
+            vocabulary,
+            added,
+            changes,
+            words,
+            around,
+            bytes_per_token: None,
+            chain,
+            flags,
+        };
+        tokenizer.bytes_per_token = tokenizer.find_bytes_per_token(byte_levels);
         Ok(tokenizer)
     }
 
-    /// The tokens of `text`. With `add_special_tokens` the file's post-processor adds its own (a beginning of
+    /// The tokens of `text`, however many. With `add_special_tokens` the file's post-processor adds its own (a beginning of
     /// sequence, usually). With `parse_special` the names of special tokens in the text become those tokens; without,
     /// they stay ordinary text, and no text makes a special token.
     ///
     /// # Errors
-    /// [`Status::Argument`] for a text longer than [`PROMPT_BYTES_MAX`]; [`Status::Unsupported`] for one that holds
-    /// characters the vocabulary has no token for, not even an unknown one.
+    /// As [`Tokenizer::encode_marked`].
     pub fn encode(&self, text: &str, add_special_tokens: bool, parse_special: bool) -> Result<Vec<u32>> {
+        let all = 0..text.len();
+        let content = if parse_special || text.is_empty() { Vec::new() } else { vec![all] };
+        self.encode_content(text, &content, add_special_tokens, &mut EncodeLimits::new(usize::MAX, &mut || Ok(())))
+    }
+
+    /// The tokens of `text`. Names of special tokens become those tokens where they touch no content; content makes none.
+    /// With `add_special_tokens` as [`Tokenizer::encode`].
+    ///
+    /// # Errors
+    /// [`Status::Argument`] for a text longer than [`PROMPT_BYTES_MAX`]; [`Status::Context`] for more tokens than `limits`
+    /// allows, with the fewest that there can be; what `limits.go_on` fails with; [`Status::Unsupported`] for characters that
+    /// the vocabulary has no token for, not even an unknown one, and for what cannot be encoded in pieces;
+    /// [`Status::Format`] for what only a hostile file does.
+    pub fn encode_marked(
+        &self,
+        text: &MarkedText,
+        add_special_tokens: bool,
+        limits: &mut EncodeLimits,
+    ) -> Result<Vec<u32>> {
+        self.encode_content(&text.text, &text.content, add_special_tokens, limits)
+    }
+
+    /// [`Tokenizer::encode_marked`] for borrowed text.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn encode_content(
+        &self,
+        text: &str,
+        content: &[Range<usize>],
+        add_special_tokens: bool,
+        limits: &mut EncodeLimits,
+    ) -> Result<Vec<u32>> {
         if text.len() > PROMPT_BYTES_MAX {
             let (needed, available) = (text.len() as u64, PROMPT_BYTES_MAX as u64);
             let message = format!("the text has {needed} bytes; at most {available} are encoded, shorten it");
             return Err(Error::argument(message).numbers(Unit::Bytes, needed, available));
         }
-        let encoder = if parse_special { &self.special } else { &self.plain };
-        // One text at a time: the crate starts threads for a batch.
-        match catch_unwind(AssertUnwindSafe(|| encoder.encode_fast(text, add_special_tokens))) {
-            Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
-            Ok(Err(e)) => Err(Error::unsupported(format!("the tokenizer has no tokens for this text: {e}"))),
-            Err(_) => Err(Error::new(
-                Status::Format,
-                "the tokenizer failed on this text; its tokenizer.json is not consistent",
-            )),
+        let around = &self.around[usize::from(add_special_tokens)];
+        let (fixed, copies) = around.counts();
+        let bytes_per_token = if copies == 0 { None } else { self.bytes_per_token };
+        let mut out = Output::new(limits, fixed, text.len(), bytes_per_token)?;
+        let encoded = catch_unwind(AssertUnwindSafe(|| {
+            self.names.split(text, content, &mut out, |part, out| match part {
+                Part::Token(id) => out.push(id),
+                Part::Text(range) => self.encode_section(text, range, content, out),
+            })
+        }));
+        match encoded {
+            Ok(done) => done?,
+            Err(_) => {
+                let message = "the tokenizer failed on this text; its tokenizer.json is not consistent";
+                return Err(Error::new(Status::Format, message));
+            }
         }
+        around.around(out.ids)
+    }
+
+    /// The tokens of a part of the text between added tokens.
+    fn encode_section(&self, text: &str, range: Range<usize>, content: &[Range<usize>], out: &mut Output) -> Result<()> {
+        let content = within(content, &range);
+        let section = &text[range.clone()];
+        let normalized = match &self.changes {
+            Some(changes) => {
+                let with_content = !content.is_empty() && self.normalized_names.iter().any(|name| name.special);
+                Some(changes.normalize_text(section, &content, with_content, out)?)
+            }
+            None => None,
+        };
+        let fenced = !content.is_empty();
+        let (section, content, from_start) = match &normalized {
+            Some(Normalized { text, from_start, content }) => (text.as_str(), content, *from_start),
+            None => (section, &content, true),
+        };
+        self.normalized_names.split(section, content, out, |part, out| match part {
+            Part::Token(id) => out.push(id),
+            Part::Text(part) => {
+                let from_start = from_start && range.start == 0 && part.start == 0;
+                self.words.each(&section[part], from_start, &mut |word| self.vocabulary.encode(word, fenced, out))
+            }
+        })
+    }
+
+    /// The most bytes of a text that one token can stand for, if there is such a number: a text of more than that many
+    /// times the context's tokens cannot fit. There is none where text may vanish: dropped by the normalizer or between words,
+    /// or any number of characters in one unknown token.
+    pub fn bytes_per_token(&self) -> Option<usize> {
+        self.bytes_per_token
+    }
+
+    fn find_bytes_per_token(&self, byte_levels: usize) -> Option<usize> {
+        let shrinks = self.changes.as_ref().map_or(Some(1), Changes::shrinks)?;
+        if !self.words.keeps_everything() || byte_levels > 1 {
+            return None;
+        }
+        let mut longest = self.vocabulary.bytes_per_token(byte_levels == 1)?;
+        for name in self.names.iter().chain(self.normalized_names.iter()) {
+            if name.lstrip || name.rstrip {
+                return None;
+            }
+            longest = longest.max(name.text.len());
+        }
+        longest.checked_mul(shrinks)
     }
 
     /// The text of `ids`. Unnamed ids have none; special tokens only with `keep_special`.
@@ -158,8 +266,7 @@ impl Tokenizer {
         if !self.is_named(id) || (self.is_special(id) && !keep_special) {
             return None;
         }
-        let added = self.special.get_added_vocabulary().simple_id_to_token(id);
-        added.or_else(|| self.special.get_model().id_to_token(id))
+        self.added.simple_id_to_token(id).or_else(|| self.vocabulary.model.id_to_token(id))
     }
 
     pub(super) fn chain(&self) -> &Chain {
@@ -168,13 +275,13 @@ impl Tokenizer {
 
     /// The id of a token by its name in the file.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.special.token_to_id(token)
+        self.added.token_to_id(token, &self.vocabulary.model)
     }
 
     /// The name of a token in the file; `None`: an unnamed id.
     pub fn token(&self, id: u32) -> Option<String> {
-        let added = self.special.get_added_vocabulary().get_added_tokens_decoder().get(&id);
-        added.map(|token| token.content.clone()).or_else(|| self.special.get_model().id_to_token(id))
+        let added = self.added.get_added_tokens_decoder().get(&id);
+        added.map(|token| token.content.clone()).or_else(|| self.vocabulary.model.id_to_token(id))
     }
 
     /// True when the id has a name. Models pad their vocabulary beyond the tokenizer's; such ids mean nothing.
@@ -237,9 +344,25 @@ fn part<T: DeserializeOwned>(file: &mut Map<String, Value>, name: &str) -> Resul
     serde_json::from_value(value).map_err(|e| Error::format(format!("`{name}` cannot be read: {e}")))
 }
 
+/// The added tokens that are looked for in the text as it is, or in the normalized text.
+fn names(added: &AddedVocabulary, normalized: bool) -> Result<Names> {
+    let tokens = added.get_added_tokens_decoder().iter().filter(|(_, token)| token.normalized == normalized);
+    let names = tokens.map(|(&id, token)| Name {
+        id,
+        // As it looks after the normalizer, where that is asked for.
+        text: added.simple_id_to_token(id).unwrap_or_else(|| token.content.clone()),
+        special: token.special,
+        single_word: token.single_word,
+        lstrip: token.lstrip,
+        rstrip: token.rstrip,
+    });
+    Names::new(names.filter(|name| !name.text.is_empty()).collect())
+}
+
 /// The table behind `is_named` and `is_special`.
-fn flags(encoder: &Encoder, special_ids: &[u32]) -> Result<Vec<u8>> {
-    let ids: Vec<u32> = encoder.get_vocab(true).into_values().collect();
+fn flags(vocabulary: &Vocabulary, added: &AddedVocabulary, special_ids: &[u32]) -> Result<Vec<u8>> {
+    let named = vocabulary.ids().iter().chain(added.get_added_tokens_decoder().keys());
+    let ids: Vec<u32> = named.copied().collect();
     let Some(&highest) = ids.iter().max() else {
         return Err(Error::format("its vocabulary is empty"));
     };

@@ -1,0 +1,98 @@
+//! The tokens of one text while they are made: counted, and with a look at whether anybody still wants them.
+
+use crate::error::{Error, Result, Status, Unit};
+use crate::limits::{COUNTED_BYTES_MAX, TEXT_PIECE_BYTES};
+
+/// What an encoding may cost, and who may end it.
+pub struct EncodeLimits<'a> {
+    /// More tokens than these are [`Status::Context`], but for texts of up to [`COUNTED_BYTES_MAX`]: those are encoded to their
+    /// end, so that the caller can say by how much they are too long. `usize::MAX`: as many as there are.
+    pub tokens: usize,
+    /// Of these, tokens that the prompt has before this text.
+    pub before: usize,
+    /// Asked after every piece of text, of about [`TEXT_PIECE_BYTES`]; what it fails with ends the encoding.
+    pub go_on: &'a mut dyn FnMut() -> Result<()>,
+}
+
+impl<'a> EncodeLimits<'a> {
+    /// Limits of a whole prompt.
+    pub fn new(tokens: usize, go_on: &'a mut dyn FnMut() -> Result<()>) -> EncodeLimits<'a> {
+        EncodeLimits { tokens, before: 0, go_on }
+    }
+}
+
+/// Token ids that become more.
+pub(crate) struct Output<'a, 'b> {
+    pub ids: Vec<u32>,
+    limits: &'a mut EncodeLimits<'b>,
+    /// Tokens that the text itself may have.
+    room: usize,
+    /// Tokens of the prompt that are not of this text.
+    fixed: usize,
+    /// Bytes of all of the text.
+    text_bytes: usize,
+    /// Most bytes of text that one token can be; none when there is no such number.
+    bytes_per_token: Option<usize>,
+    /// Bytes encoded since the last look.
+    unseen: usize,
+}
+
+impl<'a, 'b> Output<'a, 'b> {
+    /// `added`: tokens that the post-processor will add.
+    ///
+    /// # Errors
+    /// [`Status::Context`] when the text cannot fit, however it is encoded.
+    pub(crate) fn new(
+        limits: &'a mut EncodeLimits<'b>,
+        added: usize,
+        text_bytes: usize,
+        bytes_per_token: Option<usize>,
+    ) -> Result<Output<'a, 'b>> {
+        let fixed = limits.before.saturating_add(added);
+        let room = limits.tokens.saturating_sub(fixed);
+        let out = Output { ids: Vec::new(), limits, room, fixed, text_bytes, bytes_per_token, unseen: 0 };
+        match out.at_least() {
+            Some(tokens) if tokens > out.room && text_bytes > COUNTED_BYTES_MAX => Err(out.too_long(tokens)),
+            _ => Ok(out),
+        }
+    }
+
+    /// The fewest tokens of a text of this length.
+    fn at_least(&self) -> Option<usize> {
+        self.bytes_per_token.map(|most| self.text_bytes.div_ceil(most.max(1)))
+    }
+
+    fn too_long(&self, text_tokens: usize) -> Error {
+        let (most, bytes) = (self.limits.tokens, self.text_bytes);
+        let needed = text_tokens.saturating_add(self.fixed).max(most.saturating_add(1));
+        let message = format!(
+            "the prompt has {bytes} bytes of text, which are at least {needed} tokens, perhaps more; the context holds {most}"
+        );
+        Error::new(Status::Context, message).about("prompt").numbers(Unit::Tokens, needed as u64, most as u64)
+    }
+
+    /// One more token.
+    pub(crate) fn push(&mut self, id: u32) -> Result<()> {
+        if self.ids.len() == self.ids.capacity() {
+            let more = self.ids.len().max(1024);
+            self.ids.try_reserve(more).map_err(|_| Error::memory("the tokens of a prompt", (more * 8) as u64))?;
+        }
+        self.ids.push(id);
+        if self.ids.len() > self.room && self.text_bytes > COUNTED_BYTES_MAX {
+            return Err(self.too_long(self.ids.len().max(self.at_least().unwrap_or(0))));
+        }
+        Ok(())
+    }
+
+    /// So many bytes of text are done.
+    pub(crate) fn worked(&mut self, bytes: usize) -> Result<()> {
+        self.unseen = self.unseen.saturating_add(bytes);
+        if self.unseen < TEXT_PIECE_BYTES { Ok(()) } else { self.check() }
+    }
+
+    /// Ends the encoding if nobody wants it any more.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.unseen = 0;
+        (self.limits.go_on)()
+    }
+}

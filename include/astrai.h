@@ -81,8 +81,8 @@
 #define ASTRAI_ERR_UTF8 23
 /// The prompt is longer than the context; needed and available are in tokens.
 #define ASTRAI_ERR_CONTEXT 24
-/// Reserved: a request that outgrows the whole KV memory. No call gives it today: the context is never longer than the KV
-/// memory holds, so a prompt that is too long gets ERR_CONTEXT and generation ends at the context.
+/// Reserved: no call gives it. The context is never longer than the KV memory holds, so a prompt that is too long gets
+/// ERR_CONTEXT, and generation ends at the context.
 #define ASTRAI_ERR_NEVER_FITS 25
 /// Memory could not be had.
 #define ASTRAI_ERR_MEMORY 26
@@ -274,7 +274,8 @@ typedef int32_t (*astrai_progress_fn)(void *user_data, uint64_t done, uint64_t t
 typedef void (*astrai_log_fn)(void *user_data, int32_t level, const char *text, size_t len);
 
 /// With ASTRAI_DELIVER_POLL: there is something to poll. At most once until the next poll begins, and not for what is
-/// pulled. The only callback on library threads then: just post to your own loop.
+/// pulled. The only callback on a library thread then, one that does nothing else: one that takes its time delays no token, only
+/// itself and close.
 typedef void (*astrai_wake_fn)(void *user_data);
 
 /// The library is done with user_data. Exactly once, after the last callback that gets it, even if the call failed.
@@ -371,7 +372,8 @@ typedef struct astrai_request_options {
   int32_t logprobs;
   /// Give up after this time; 0 = never.
   uint32_t deadline_ms;
-  /// Tokens that may wait to be received before the request pauses; 0 = automatic.
+  /// Tokens that may wait to be received before the request pauses; 0 = automatic. It pauses also when their text takes more
+  /// than 16 bytes for each that may wait, 1024 at least. The memory for both is taken when the request begins to run.
   uint32_t queue_tokens;
   /// 0 = always the most probable token.
   float temperature;
@@ -477,6 +479,11 @@ typedef struct astrai_event {
   const struct astrai_usage *usage;
   /// ASTRAI_EVENT_FAILED only, else NULL.
   const struct astrai_error *error;
+  /// Index of the first token in the request's output; of an event without tokens, how many there were. What a cancel dropped
+  /// is missing between one event's end and the next one's first.
+  uint64_t first_token;
+  /// Index of the first byte of text in the request's text, likewise.
+  uint64_t first_byte;
 } astrai_event;
 
 /// Facts about an engine. Caller-owned: set struct_size; strings live until astrai_engine_free.
@@ -614,8 +621,8 @@ int32_t astrai_request_options_init(struct astrai_request_options *options, size
 /// [A] Frees an error that a call wrote to its err. NULL is fine; the error inside an event is left to its event.
 void astrai_error_free(struct astrai_error *error);
 
-/// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to. NULL is
-/// fine; an event shown to a callback is left to the library.
+/// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to; the last
+/// lets the next event of its request come. NULL is fine; an event shown to a callback is left to the library.
 void astrai_event_free(struct astrai_event *event);
 
 /* -- engine ------------------------------------------------------------------ */
@@ -676,10 +683,14 @@ int32_t astrai_engine_poll(struct astrai_engine *engine,
                            struct astrai_error **err);
 
 /// [B] Takes everything unread of the request that has been ready longest, among those submitted with
-/// ASTRAI_REQUEST_TO_ENGINE, as one event; its request_id and tag say whose. *out is freed with astrai_event_free. Any
-/// number of threads may call it. When the event is terminal, the request's finalizer has run before this returns.
+/// ASTRAI_REQUEST_TO_ENGINE, as one event; its request_id and tag say whose. *out is freed with astrai_event_free. When it
+/// is terminal, the request's finalizer has run before this returns. Any number of threads may call it: until the event is
+/// freed, no thread gets another of its request, so that they come in order. What the request gives meanwhile is one event,
+/// which freeing puts at the end of the line. Events may be freed in any order, also after the engine.
 /// TIMEOUT: nothing came in timeout_ms (0 polls, -1 waits forever). After close it gives what is queued; then END.
-/// ERR_CLOSED: the engine is being freed.
+/// ERR_BUSY: nothing can come before an event is freed, because every request of this queue that has not given its last
+/// event has one out. At once when the calling thread took all of those; when others did, after 100 ms in which none was
+/// taken or freed. ERR_CLOSED: the engine is being freed. ERR_MEMORY: for the event, which stays.
 int32_t astrai_engine_next(const struct astrai_engine *engine,
                            int32_t timeout_ms,
                            struct astrai_event **out,
@@ -841,7 +852,8 @@ int32_t astrai_detokenize(const struct astrai_engine *engine,
 /// event, or when the engine is freed with it untaken; of a pulled request when *out is freed; before this returns when
 /// it fails.
 /// ERR_CONTEXT: the prompt is longer than the context, which is never longer than what the KV memory holds; needed and
-/// available are in tokens. ERR_QUEUE_FULL, ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with
+/// available are in tokens. ERR_QUEUE_FULL: as many requests run and wait as may, or too many have ended whose last events
+/// nobody took: take them, or free the handles of pulled ones. ERR_TEMPLATE, ERR_CLOSED, ERR_UNSUPPORTED; those of the prompt with
 /// ASTRAI_REQUEST_DEFER in its terminal event instead. ERR_ARGUMENT: an option is out of range (subject names it), the
 /// prompt is empty, a token id is not the model's, or on_event is set with ASTRAI_REQUEST_TO_ENGINE.
 int32_t astrai_submit(const struct astrai_engine *engine,

@@ -388,8 +388,9 @@ impl Core {
             let Some(active) = self.active.get_mut(handle).filter(|a| a.admitted.is_none()) else { continue };
             active.admitted = Some(now);
             self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
+            let vocab = self.machine.model.vocab();
             let tokens = self.machine.scheduler.reserve(handle, active.request.max_tokens);
-            if let Err(error) = tokens.and_then(|()| active.reserve()) {
+            if let Err(error) = tokens.and_then(|()| active.reserve(vocab)) {
                 self.end(handle, End::Failed(error));
             }
         }

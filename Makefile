@@ -75,11 +75,19 @@ test: lint ## lint, then all tests: Rust, CUDA kernels and backend, header drift
 loom: need-cargo ## the interleavings of the event queues, under loom
 	$(LOOM)
 
+# Systems the code is checked for beside this machine's, where their standard library is installed.
+OTHER_TARGETS := x86_64-unknown-linux-musl x86_64-pc-windows-gnu
+
 lint: need-cargo need-cc ## formatting, clippy and documentation, all without warnings
 	$(CARGO) fmt --all --check
 	ASTRAI_NVCC="$(NVCC)" $(CARGO) clippy --all-targets --features $(FEATURES) -- -D warnings
 	$(CARGO) clippy --all-targets -- -D warnings
 	ASTRAI_NVCC="$(NVCC)" RUSTDOCFLAGS="-D warnings" $(CARGO) doc --package astrai --no-deps --features $(FEATURES) --document-private-items --lib
+	@for target in $(OTHER_TARGETS); do \
+	  if [ -d "$$(rustc --print sysroot)/lib/rustlib/$$target/lib" ]; \
+	  then echo "$(CARGO) check --target $$target"; $(CARGO) check --features cli --target $$target || exit 1; \
+	  else echo "SKIP: the standard library of $$target is not there: rustup target add $$target"; fi; \
+	done
 
 header: need-cargo ## write include/astrai.h anew from src/ffi
 	ASTRAI_BLESS=1 $(CARGO) test --package astrai --test header

@@ -21,6 +21,10 @@
  * Callbacks: the C calling convention, never unwind or longjmp. They run on a dispatch thread of the engine, progress
  * on the opener's, log on any thread that works for the engine. With ASTRAI_DELIVER_POLL all of them, finalizers too, run
  * on the host's threads, inside open, poll, wait, close and free only; wake alone runs on library threads.
+ * Stack: a calling thread, or a fiber, needs 64 KiB. What may need more (open, plan, templates, tokenizer, JSON) runs on a
+ * thread of the library while the caller has less left and waits; its callbacks run on the caller's then too. A thread that
+ * cannot be had is ASTRAI_ERR_MEMORY. Callbacks on threads of the library have 1 MiB.
+ * Floating point: how the host rounds or treats denormals changes no result, and callbacks on its threads find it as it was.
  * After close, next and wait still yield what is there, cancel and free are fine; all else is ASTRAI_ERR_CLOSED.
  * free(NULL) is fine; NULL elsewhere is ASTRAI_ERR_ARGUMENT unless said otherwise.
  * Handles keep what they need alive: free them in any order.
@@ -75,7 +79,7 @@
 #define ASTRAI_ERR_FORMAT 20
 /// Valid, but nothing this build can do.
 #define ASTRAI_ERR_UNSUPPORTED 21
-/// The chat template failed or raised; the message is the template's own.
+/// The chat template failed, or raised an error, whose message is the template's own.
 #define ASTRAI_ERR_TEMPLATE 22
 /// Text is not valid UTF-8.
 #define ASTRAI_ERR_UTF8 23
@@ -207,12 +211,15 @@
 #define ASTRAI_ENGINE_GPU_LOW_PRIORITY 4
 /// astrai_engine_options.flags: sleep while the GPU works, instead of watching for its end.
 #define ASTRAI_ENGINE_GPU_BLOCKING_WAIT 8
+/// astrai_engine_options.flags: write every page of the KV cache in open: memory that cannot be had is ERR_MEMORY there, and
+/// not the end of the process when it is used. What cannot be seen to be there is not written.
+#define ASTRAI_ENGINE_TOUCH_KV 16
 
 /* -- flags of a request ------------------------------------------------------ */
 
 /// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
 #define ASTRAI_REQUEST_SEEDED 1
-/// astrai_request_options.flags: go on after the end-of-sequence token.
+/// astrai_request_options.flags: go on after an end-of-sequence token.
 #define ASTRAI_REQUEST_IGNORE_EOS 2
 /// astrai_request_options.flags: report the log probability of every prompt token.
 #define ASTRAI_REQUEST_PROMPT_LOGPROBS 4
@@ -232,12 +239,12 @@
 /// assistant's content always has them, because templates split it at its markers.
 #define ASTRAI_MESSAGE_SPECIAL 1
 /// astrai_prompt_set_message_flags: the message, the last one and an assistant's, is the start of the answer. The model goes
-/// on where its content ends, and the events have only what is new.
+/// on where its content ends, and the events have only what is new. ASTRAI_TEXT_NO_GENERATION_PROMPT changes nothing then.
 #define ASTRAI_MESSAGE_CONTINUE 2
 
 /* -- flags of text functions ------------------------------------------------- */
 
-/// Text flags: names of special tokens in text become those tokens; detokenize: keep special tokens.
+/// Text flags: names of special tokens in raw text become those tokens; detokenize: keep special tokens.
 #define ASTRAI_TEXT_SPECIAL 1
 /// Text flags: do not open the assistant's turn after the messages.
 #define ASTRAI_TEXT_NO_GENERATION_PROMPT 2
@@ -304,7 +311,8 @@ typedef struct astrai_engine_options {
   int32_t delivery;
   /// ASTRAI_LOG_*
   int32_t log_level;
-  /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same.
+  /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same. What the system does
+  /// not grant is a warning in the log.
   int32_t thread_priority;
   /// Threads that compute; 0 = physical cores.
   uint32_t threads;
@@ -312,7 +320,8 @@ typedef struct astrai_engine_options {
   uint32_t max_running;
   /// Requests that wait; more are refused with ASTRAI_ERR_QUEUE_FULL.
   uint32_t max_waiting;
-  /// In tokens; 0 = the model's, as far as memory_budget allows.
+  /// In tokens; 0 = the model's, as far as memory_budget allows. At most as long as config.json allows, where a rotary
+  /// scaling may reach beyond max_position_embeddings.
   uint32_t context_length;
   /// Tokens of a page of the KV cache.
   uint32_t page_tokens;
@@ -324,10 +333,12 @@ typedef struct astrai_engine_options {
   uint32_t duty_interval_us;
   /// 0.
   uint32_t reserved;
-  /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take. 0 = no bound, but
-  /// the KV cache is what the slots need, at most a quarter of free memory.
+  /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take,
+  /// and whether the system has them: a budget beyond that is a warning in the log. 0 = no bound, but the KV cache is
+  /// what the slots need, at most a quarter of free memory.
   uint64_t memory_budget;
-  /// Processors the engine's threads may use, bit i = processor i; 0 = all.
+  /// Processors the engine's threads may use, bit i = processor i; 0 = all. ERR_ARGUMENT: none of them may be used; some
+  /// that may not, or a system without such masks: a warning in the log.
   uint64_t affinity_mask;
   /// Load progress; may be NULL.
   astrai_progress_fn progress;
@@ -455,7 +466,8 @@ typedef struct astrai_event {
   uint64_t request_id;
   /// As in the request's options.
   uint64_t tag;
-  /// Text that became certain: whole UTF-8 characters, without a stop string. May release 0 to n tokens.
+  /// Text that became certain: whole UTF-8 characters, without a stop string, and without special tokens unless
+  /// ASTRAI_REQUEST_SPECIAL asks for them. May release 0 to n tokens.
   const char *text;
   /// Length of text in bytes.
   size_t text_len;
@@ -584,7 +596,8 @@ typedef struct astrai_plan {
   uint64_t workspace_bytes;
   /// The three together.
   uint64_t total_bytes;
-  /// memory_budget, or without one the memory that is free; 0 when the system does not say.
+  /// The smaller of memory_budget and the memory that can be had: what is free, what the process's control groups (a
+  /// container's limit) leave, and its own limits; on a GPU its free memory. 0 when nothing says.
   uint64_t available_bytes;
   /// Tokens the KV cache holds.
   uint64_t kv_tokens;
@@ -747,8 +760,9 @@ int32_t astrai_prompt_add_text(struct astrai_prompt *prompt,
                                uint32_t flags,
                                struct astrai_error **err);
 
-/// [S] Adds token ids. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt
-/// has messages.
+/// [S] Adds token ids, to which nothing is added: a prompt that has its begin token twice is told in the log, with
+/// ASTRAI_LOG_WARN. Whether the model has them is checked by submit. ERR_ARGUMENT: one is negative, or the prompt has
+/// messages.
 int32_t astrai_prompt_add_tokens(struct astrai_prompt *prompt,
                                  const int32_t *tokens,
                                  size_t count,
@@ -765,7 +779,8 @@ int32_t astrai_prompt_add_message(struct astrai_prompt *prompt,
                                   struct astrai_error **err);
 
 /// [S] Sets a part of a chat from JSON text: ASTRAI_JSON_MESSAGES, ASTRAI_JSON_TOOLS or ASTRAI_JSON_VARIABLES. It
-/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text or tokens.
+/// replaces that part; messages set anew have no flags. ERR_ARGUMENT: not JSON, or of another shape, or the prompt has text
+/// or tokens.
 int32_t astrai_prompt_set_json(struct astrai_prompt *prompt,
                                int32_t part,
                                const char *json,
@@ -920,7 +935,9 @@ int32_t astrai_prefix_wait(const struct astrai_prefix *prefix,
                            struct astrai_error **err);
 
 /// [B] Waits until the prefix is pinned and writes it to a file, for astrai_prefix_restore in this or another process.
-/// A file of that name is replaced in one step: it is there whole, the old or the new, also if the machine stops.
+/// A file of that name is replaced in one step: it is there whole, the old or the new, also if the machine stops. It keeps
+/// its mode; a new one is its owner's alone. Through a symbolic link the file it leads to is written; ERR_IO for a folder,
+/// a device, a pipe or a socket. What a process that was killed left beside it is gone after the next save.
 /// Other requests go on meanwhile; a duty limit counts and delays the copying, a pause does not hold it. The first save
 /// or restore of an engine reads all weights once, in this call, to know the model by every byte: seconds for each 10 GB
 /// that are in memory, else as long as the disk takes. Errors as for astrai_prefix_wait; ERR_IO, ERR_UTF8.

@@ -155,9 +155,11 @@ impl Error {
         self
     }
 
-    /// A failed file operation: `what` is the sentence's beginning, for example "cannot open model.safetensors".
+    /// A failed file operation, `Memory` when that is what the system lacked: `what` is the sentence's beginning, for example "cannot open model.safetensors".
     pub fn io(what: impl fmt::Display, subject: impl Into<String>, error: &std::io::Error) -> Self {
-        let mut e = Error::new(Status::Io, format!("{what}: {error}")).about(subject);
+        let out_of_memory = error.kind() == std::io::ErrorKind::OutOfMemory;
+        let status = if out_of_memory { Status::Memory } else { Status::Io };
+        let mut e = Error::new(status, format!("{what}: {error}")).about(subject);
         e.os_code = error.raw_os_error().unwrap_or(0);
         e
     }

@@ -4,7 +4,7 @@
 //!
 //! | layer | room | what it is for |
 //! |---|---|---|
-//! | 0 | [`error`], [`limits`], [`dtype`], [`encoding`], [`os`] | errors, named limits, element types, formats of quantized weights, what differs between systems |
+//! | 0 | [`error`], [`limits`], [`json`], [`dtype`], [`encoding`], [`os`] | errors, named limits, JSON within a budget, element types, formats of quantized weights, what differs between systems |
 //! | 1 | [`backend`] | tensor operations on ragged batches: the trait, and the CPU and NVIDIA's GPUs behind it |
 //! | 2 | [`source`] | where a model comes from: config, tokenizer, template, tensors |
 //! | 2 | [`cache`] | slots, pages and page tables: integers only |
@@ -18,6 +18,7 @@
 pub mod dtype;
 pub mod encoding;
 pub mod error;
+pub mod json;
 pub mod limits;
 pub mod os;
 

@@ -161,8 +161,14 @@ pub const PROMPT_BYTES_MAX: usize = 64 << 20;
 pub const PROMPT_PARTS_MAX: usize = 1 << 16;
 /// Most messages of a prompt.
 pub const MESSAGES_MAX: usize = 1 << 16;
+/// Most chat templates of a model that go by names.
+pub const NAMED_TEMPLATES_MAX: usize = 64;
+/// Entries of a folder that are looked at for files of any name.
+pub const FOLDER_ENTRIES_MAX: usize = 4096;
 /// Instructions a chat template may run.
 pub const TEMPLATE_FUEL: u64 = 50_000_000;
+/// Longest time a rendering may take, in milliseconds; [`TEMPLATE_FUEL`] ends most sooner.
+pub const TEMPLATE_MS_MAX: u64 = 10_000;
 /// Steps of each small rendering that finds out, at open, what a chat template wants.
 pub const TEMPLATE_PROBE_FUEL: u64 = 200_000;
 /// Most digits of a whole number in a chat template, as Python's own limit.
@@ -172,6 +178,12 @@ pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
 
 /// Largest struct of the C ABI that any version may have, in bytes.
 pub const STRUCT_BYTES_MAX: usize = 4096;
+/// Deepest nesting of lists and objects in JSON.
+pub const JSON_DEPTH_MAX: usize = 127;
+/// Most memory of the values of a configuration file or of a part of a tokenizer, in bytes; a tree takes many times its text.
+pub const CONFIG_TREE_BYTES_MAX: usize = 64 << 20;
+/// Most memory of the values of a JSON text of a prompt, in bytes.
+pub const PROMPT_TREE_BYTES_MAX: usize = 64 << 20;
 /// Longest JSON text of a prompt, in bytes: a parsed value takes many times its text.
 pub const PROMPT_JSON_BYTES_MAX: usize = 16 << 20;
 /// Log lines waiting for the log callback; more are dropped and counted.
@@ -190,9 +202,11 @@ pub const BEST_LOGITS_MAX: usize = 64;
 
 /// Static memory of the C libraries that serves when the system has none left, in bytes; a multiple of 1,024. It is touched only
 /// then.
-pub const RESERVE_BYTES: usize = 8 << 20;
+pub const RESERVE_BYTES: usize = 16 << 20;
 /// Largest block that this reserve serves, in bytes; a larger one fails, and what asks for it must be able to.
-pub const RESERVE_BLOCK_BYTES_MAX: usize = 64 << 10;
+pub const RESERVE_BLOCK_BYTES_MAX: usize = 1 << 20;
+/// Largest block that may come from any part of the reserve, in bytes; larger ones come from one half of it.
+pub const RESERVE_SMALL_BYTES_MAX: usize = 64 << 10;
 /// Stack of the library's own threads, in bytes. Callbacks run on them too.
 pub const THREAD_STACK_BYTES: usize = 2 << 20;
 /// Stack that a calling thread has to have, as the header's contract says, in bytes.
@@ -201,3 +215,21 @@ pub const CALLER_STACK_BYTES: usize = 64 << 10;
 pub const TEXT_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MAX + (256 << 10);
 /// Stack that an engine is opened or planned with, in bytes; as above.
 pub const OPEN_STACK_BYTES: usize = 512 << 10;
+
+/// Most entries of a folder that are looked at for what writers that died have left there.
+pub const STALE_ENTRIES_MAX: usize = 1 << 16;
+
+/// Bytes of KV pages written at once while an engine touches them; between two pieces it looks what memory is left.
+pub const TOUCH_PIECE_BYTES: usize = 32 << 20;
+/// Bytes that must be left beside a piece that is about to be written: for what others, and the system, take meanwhile.
+pub const TOUCH_SPARE_BYTES: u64 = 32 << 20;
+
+/// Memory that a tokenizer takes while it is read, in bytes for each of its file, beside [`TEXT_MEMORY_BYTES`]. This and what
+/// follows are estimates, which are tried as one block before; a test measures them.
+pub const TOKENIZER_MEMORY_FACTOR: usize = 16;
+/// Memory that a chat template takes while it is compiled, in bytes for each of its text.
+pub const TEMPLATE_MEMORY_FACTOR: usize = 64;
+/// Memory that a rendering takes, in bytes for each that the prompt has.
+pub const RENDER_MEMORY_FACTOR: usize = 8;
+/// Memory that any of these takes, however small what it reads, in bytes.
+pub const TEXT_MEMORY_BYTES: usize = 256 << 10;

@@ -21,6 +21,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+#[path = "c/host.rs"]
+mod host;
+
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Werror", "-pedantic"];
 /// Growth of memory over 40 open/close rounds that is not a leak, in KiB: the allocator's own arenas.
 const GROWTH_KIB_MAX: &str = "4096";
@@ -375,6 +378,31 @@ fn events_are_received_as_the_header_says() {
             assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
             assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{name} prints");
         }
+    }
+}
+
+/// A copy of the model whose decoder doubles its text 25 times.
+fn with_growing_decoder(folder: &Path) {
+    for entry in fs::read_dir(model()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+    }
+    let path = folder.join("tokenizer.json");
+    let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let step = serde_json::json!({"type": "Replace", "pattern": {"Regex": "."}, "content": "xx"});
+    file["decoder"] = serde_json::json!({"type": "Sequence", "decoders": vec![step; 25]});
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, file.to_string()).unwrap();
+}
+
+#[test]
+fn long_texts_hold_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    with_growing_decoder(folder.path());
+    for language in ["c", "cpp"] {
+        let output = run(Command::new(compile("tests/c", "long_text", language)).arg(model()).arg(folder.path()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
     }
 }
 

@@ -10,6 +10,9 @@ use astrai::{Error, Status, Unit, limits};
 use std::fs;
 use std::path::Path;
 
+#[path = "hostile_files/other_kinds.rs"]
+mod other_kinds;
+
 /// A folder with these files.
 fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a writable temporary folder");
@@ -85,6 +88,11 @@ fn a_config_that_is_none() {
     says(&with(b"[1]"), Status::Format, &["config.json holds an array; a JSON object"]);
     says(&with(b"null"), Status::Format, &["holds null"]);
 
+    let many = format!("{{\"a\":[{}0]}}", "0,".repeat(1 << 21));
+    let error = with(many.as_bytes());
+    says(&error, Status::Format, &["config.json is not valid JSON", "more than 67108864 bytes of memory"]);
+    assert_eq!((error.unit, error.available), (Unit::Bytes, limits::CONFIG_TREE_BYTES_MAX as u64));
+
     let dir = folder(&[("model.safetensors", &good), ("config.json/x", b"")]);
     says(&open(dir.path(), MAPPED).expect_err("a folder there"), Status::Io, &["config.json", "not a regular file"]);
 
@@ -125,140 +133,6 @@ fn links_are_followed_and_pipes_refused() {
     // SAFETY: a valid NUL-terminated path.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
     says(&open(pipe.path(), MAPPED).expect_err("a pipe"), Status::Io, &["not a regular file"]);
-}
-
-/// Nobody needs them to compute: the folder opens with a warning, and who uses a template of such a file learns why not.
-#[test]
-fn other_files_that_are_damaged() {
-    for name in ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.json"] {
-        for (bytes, says_what) in [
-            (&b"{\"a\""[..], "is not valid JSON"),
-            (b"", "it is empty"),
-            (b"{\"a\": 1,}", "is not valid JSON"),
-            (b"[1]", "holds an array"),
-            (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs pointer"),
-        ] {
-            let dir = folder(&[(name, bytes), ("tokenizer.json", b"x")]);
-            let source = open(dir.path(), TEXT).expect("it opens");
-            let [warning] = source.warnings() else { panic!("{:?}", source.warnings()) };
-            assert!(warning.contains(name) && warning.contains(says_what), "{warning}");
-            let template = source.chat_template();
-            match name {
-                "generation_config.json" | "special_tokens_map.json" => assert_eq!(template, Ok(None)),
-                _ => says(&template.expect_err("it may have had one"), Status::Format, &[name, says_what]),
-            }
-        }
-        let dir = folder(&[(&format!("{name}/x"), b"")]);
-        let source = open(dir.path(), TEXT).expect("it opens");
-        assert!(source.warnings()[0].contains("is a folder"), "{:?}", source.warnings());
-    }
-    let dir = folder(&[("chat_template.jinja", b"ab\xff"), ("tokenizer_config.json", br#"{"chat_template":"old"}"#)]);
-    let source = open(dir.path(), TEXT).expect("it opens");
-    assert_eq!(source.warnings().len(), 1);
-    let fault = source.chat_template().expect_err("no other template takes its place");
-    says(&fault, Status::Format, &["chat_template.jinja is not UTF-8 from byte 2"]);
-    // A damaged older file does not matter where a newer one has the template.
-    let dir = folder(&[("chat_template.jinja", b"new"), ("tokenizer_config.json", b"{"), ("chat_template.json", b"{")]);
-    let source = open(dir.path(), TEXT).expect("it opens");
-    assert_eq!((source.chat_template(), source.warnings().len()), (Ok(Some("new".into())), 2));
-}
-
-#[test]
-fn values_of_other_files_that_are_no_such_values() {
-    let config = br#"{"eos_token": 2, "bos_token": "<s>", "chat_template": 7, "model_max_length": Infinity}"#;
-    let dir = folder(&[("tokenizer_config.json", config)]);
-    let source = open(dir.path(), TEXT).expect("it opens");
-    let tokens = source.special_tokens().expect("good");
-    assert_eq!((tokens.get("bos_token"), tokens.get("eos_token")), (Some("<s>"), None));
-    assert!(source.warnings()[0].contains("eos_token is a number"), "{:?}", source.warnings());
-    says(&source.chat_template().expect_err("a number"), Status::Format, &["chat_template is a number"]);
-}
-
-#[test]
-fn json_as_python_writes_it() {
-    let dir = folder(&[
-        ("config.json", br#"{"time_step_limit": [0.0, Infinity], "a": {"b": -Infinity}, "c": NaN}"#),
-        ("generation_config.json", b"\xef\xbb\xbf{\"temperature\": NaN, \"top_k\": 5}"),
-        ("model.safetensors", &file(TENSOR, &[0; 8])),
-    ]);
-    let source = open(dir.path(), MAPPED).expect("sound");
-    assert_eq!(source.config().expect("there")["time_step_limit"][1], "Infinity");
-    assert!(source.warnings().is_empty());
-    assert_eq!(source.generation_config().expect("there").expect("there")["top_k"], 5);
-}
-
-#[test]
-fn weights_that_are_absent() {
-    let error = |name: &str| open_error(&[("config.json", b"{}"), (name, b"{}")]);
-    says(&open_error(&[("config.json", b"{}")]), Status::Io, &["neither model.safetensors nor", "incomplete"]);
-    for (name, words) in [
-        ("pytorch_model.bin", &["it holds \"pytorch_model.bin\"", "PyTorch", "convert"][..]),
-        ("pytorch_model.bin.index.json", &["PyTorch"]),
-        ("model-q4_k_m.gguf", &["GGUF", "original model"]),
-        ("adapter_model.safetensors", &["adapter (LoRA)", "base model"]),
-        ("consolidated.safetensors", &["model's authors"]),
-        ("consolidated.00.pth", &["model's authors"]),
-        ("params.json", &["model's authors"]),
-        ("model.onnx", &["ONNX"]),
-        ("weights.npz", &["NumPy"]),
-        ("openvino_model.bin", &["OpenVINO"]),
-        ("model_index.json", &["pipeline"]),
-        ("model-00001-of-00002.safetensors", &["but not the index", "incomplete"]),
-        ("output.safetensors", &["rename it to model.safetensors"]),
-        ("model.safetensors.incomplete", &["download is incomplete"]),
-    ] {
-        says(&error(name), Status::Io, words);
-    }
-}
-
-/// A folder that is none of a model says what it is.
-#[test]
-fn folders_of_something_else() {
-    let config = br#"{"base_model_name_or_path": "org/base"}"#;
-    let error = open_error(&[("adapter_config.json", config), ("adapter_model.safetensors", b"")]);
-    says(&error, Status::Io, &["has no config.json", "adapter (LoRA)", "org/base"]);
-    says(&open_error(&[("inner/config.json", b"{}")]), Status::Io, &["its folder \"inner\" is a model folder"]);
-    let cache = open_error(&[("snapshots/0123/config.json", b"{}"), ("refs/main", b"0123")]);
-    says(&cache, Status::Io, &["its folder \"snapshots/0123\" is a model folder"]);
-    says(&open_error(&[("model.gguf", b"GGUF")]), Status::Io, &["has no config.json", "GGUF"]);
-    says(&open_error(&[("readme", b"")]), Status::Io, &["has no config.json", "not a model folder"]);
-}
-
-#[test]
-fn paths_that_name_something_else() {
-    let dir = folder(&[("m.gguf", b"GGUF\x03\0\0\0"), ("m.safetensors", &file(TENSOR, &[0; 8]))]);
-    says(&open(&dir.path().join("m.gguf"), MAPPED).expect_err("a file"), Status::Io, &["is not a folder", "GGUF"]);
-    let weights = open(&dir.path().join("m.safetensors"), MAPPED).expect_err("a file");
-    says(&weights, Status::Io, &["is not a folder", "name the folder that holds config.json"]);
-    let hub = open(Path::new("Qwen/Qwen3-0.6B"), MAPPED).expect_err("a repository");
-    says(&hub, Status::Io, &["cannot open", "nothing is downloaded here", "hf download Qwen/Qwen3-0.6B"]);
-    let path = open(Path::new("/no/such/folder"), MAPPED).expect_err("missing");
-    assert!(!path.message.contains("hf download"), "{path}");
-}
-
-/// What stands in the place of weights and is something else.
-#[test]
-fn weights_that_are_something_else() {
-    let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 988097824\n";
-    says(&weights_error(lfs), Status::Format, &["model.safetensors is a git-lfs pointer", "git lfs pull"]);
-    let gguf = [&b"GGUF\x03\0\0\0"[..], &[0; 64]].concat();
-    says(&weights_error(&gguf), Status::Format, &["is a GGUF file"]);
-    let zip = [&b"PK\x03\x04"[..], &[0; 64]].concat();
-    says(&weights_error(&zip), Status::Format, &["zip archive", "PyTorch"]);
-    says(&weights_error(b"<!DOCTYPE html><html><body>404</body></html>"), Status::Format, &["a web page"]);
-    let good = file(TENSOR, &[0; 8]);
-    for name in ["config.json", "model.safetensors.index.json"] {
-        let mut files = vec![(name, &lfs[..])];
-        if name != "config.json" {
-            files.push(("config.json", b"{}"));
-        } else {
-            files.push(("model.safetensors", &good));
-        }
-        says(&open_error(&files), Status::Format, &[name, "git-lfs pointer"]);
-    }
-    let dir = folder(&[("tokenizer.json", lfs)]);
-    let source = open(dir.path(), TEXT).expect("read when it is wanted");
-    says(&source.tokenizer_json().expect_err("a pointer"), Status::Format, &["tokenizer.json is a git-lfs pointer"]);
 }
 
 #[test]
@@ -510,17 +384,14 @@ fn too_many_tensors_in_several_files() {
     };
     let half = limits::TENSORS_MAX / 2;
     let map = r#"{"weight_map":{"0.0":"0.safetensors","1.0":"1.safetensors"}}"#;
-    let of = |counts: [usize; 2]| {
-        folder(&[
-            ("config.json", b"{}"),
-            ("0.safetensors", &shard(0, counts[0])),
-            ("1.safetensors", &shard(1, counts[1])),
-            ("model.safetensors.index.json", map.as_bytes()),
-        ])
-    };
-    let error = Folder::headers(of([half, half + 1]).path(), false).expect_err("one too many");
+    let dir = folder(&[
+        ("config.json", b"{}"),
+        ("0.safetensors", &shard(0, half)),
+        ("1.safetensors", &shard(1, half + 1)),
+        ("model.safetensors.index.json", map.as_bytes()),
+    ]);
+    let error = Folder::headers(dir.path(), false).expect_err("one too many");
     says(&error, Status::Format, &["1.safetensors", "more than 1048576 tensors, with those of the files before"]);
-    assert!(Folder::headers(of([half, half]).path(), false).is_ok());
 }
 
 /// The headers of all files together have a limit, and what would exceed it is not read.
@@ -642,7 +513,7 @@ fn text_needs_neither_config_nor_weights() {
     let source = open(dir.path(), TEXT).expect("text files are enough");
     assert_eq!(source.subject(), dir.path().to_str().expect("UTF-8"));
     assert_eq!(source.chat_template(), Ok(Some("C".into())));
-    assert_eq!(source.tool_template(), Ok(None));
+    assert_eq!(source.named_templates(), []);
     let tokens = source.special_tokens().expect("good");
     assert_eq!((tokens.get("bos_token"), tokens.get("pad_token")), (Some("<s>"), Some("<pad>")));
     assert_eq!(source.tokenizer_json().expect("read").expect("there").as_slice(), b"not looked at here");
@@ -665,12 +536,26 @@ fn templates_have_an_order() {
     );
     let read = |files: &[(&str, &[u8])]| {
         let source = open(folder(files).path(), TEXT).expect("good");
-        (source.chat_template().expect("good"), source.tool_template().expect("good"))
+        let tools = source.named_templates().iter().find(|t| t.name == "tool_use").map(|t| t.text.clone());
+        (source.chat_template().expect("good"), tools.transpose().expect("good"))
     };
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(read(&[jinja, json, config]), (some("J"), None));
     assert_eq!(read(&[json, config]), (some("D"), some("T")));
     assert_eq!(read(&[json]), (some("O"), None));
+    // Files of their own come before those of a list; what is no template there is passed over.
+    let own = ("additional_chat_templates/tool_use.jinja", &b"F"[..]);
+    let other = ("additional_chat_templates/notes.txt", &b"N"[..]);
+    assert_eq!(read(&[own, other, config]), (some("D"), some("F")));
+    assert_eq!(read(&[own, jinja]), (some("J"), some("F")));
+    let bad = ("additional_chat_templates/rag.jinja", &b"\xff"[..]);
+    let source = open(folder(&[jinja, own, bad]).path(), TEXT).expect("good");
+    assert_eq!(source.named_templates().iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["rag", "tool_use"]);
+    assert!(
+        source.named_templates()[0].text.is_err() && source.warnings()[0].contains("rag.jinja"),
+        "{:?}",
+        source.warnings()
+    );
 }
 
 /// The committed fixtures, single and sharded, read the same as through the crate.

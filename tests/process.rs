@@ -5,7 +5,7 @@
 use astrai::engine::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 fn fixture(name: &str) -> PathBuf {
@@ -174,6 +174,52 @@ fn thread_count_affinity_and_priority_take_effect() {
         }
         engine.close(Duration::ZERO).unwrap();
         assert!(ids.iter().all(|id| !threads("comm").contains_key(id)), "closed engines leave no thread");
+    }
+}
+
+#[test]
+fn placing_that_is_not_granted_is_told() {
+    let Some(_alone) = alone() else { return };
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = u64::from_str_radix(field(&own, "Cpus_allowed:").rsplit(',').next().unwrap(), 16).unwrap();
+    let told = |affinity_mask, thread_priority, threads| {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let log = lines.clone();
+        let options = EngineOptions {
+            affinity_mask,
+            thread_priority,
+            threads,
+            text_only: threads == 0,
+            log_level: LogLevel::Warn,
+            log: Some(Arc::new(move |_, line: &str| log.lock().unwrap().push(line.to_owned()))),
+            ..EngineOptions::default()
+        };
+        let opened = Engine::open(&fixture("llama"), options).map(|_| ());
+        let lines = lines.lock().unwrap().join("\n");
+        (opened, lines)
+    };
+    let quiet = |(opened, lines): (astrai::Result<()>, String)| opened.is_ok() && lines.is_empty();
+    assert!(quiet(told(0, 0, 1)) && quiet(told(allowed, -1, 1)) && quiet(told(allowed & allowed.wrapping_neg(), 0, 1)));
+    // Beyond what any system has.
+    for priority in [100, -100, i32::MAX, i32::MIN] {
+        let (opened, lines) = told(0, priority, 1);
+        assert!(opened.is_ok() && lines.contains(&format!("thread_priority is {priority}")), "{lines}");
+    }
+    let many = std::thread::available_parallelism().unwrap().get() as u32 + 1;
+    let (opened, lines) = told(0, 0, many);
+    assert!(opened.is_ok() && lines.contains(&format!("threads is {many}")), "{lines}");
+    if allowed == u64::MAX {
+        println!("SKIP: this process may use all 64 processors that a mask can name");
+        return;
+    }
+    let missing = (!allowed).trailing_zeros();
+    for threads in [0, 1] {
+        let (opened, lines) = told(allowed | 1u64 << missing, 0, threads);
+        assert!(opened.is_ok() && lines.contains(&format!("may not use processor {missing}")), "{lines}");
+        let error = told(1u64 << missing, 0, threads).0.unwrap_err();
+        assert_eq!((error.status, error.subject.as_str()), (astrai::Status::Argument, "affinity_mask"));
+        assert!(error.message.contains(&format!("processor {missing}")), "{error}");
+        assert_eq!((error.needed, error.available), (1, allowed.count_ones().into()));
     }
 }
 

@@ -363,3 +363,85 @@ fn whatever_file_names_it_ends_an_answer() {
     let (engine, _) = open_in(dir.path(), false);
     assert_eq!((engine.info().eos_token, engine.info().bos_token), (Some(1), Some(0)));
 }
+
+const TEMPLATES: [(&str, &str); 3] = [
+    ("chat_template.jinja", "plain {{ messages[0].content }}"),
+    ("additional_chat_templates/tool_use.jinja", "tool {{ tools[0].name }} {{ messages[0].content }}"),
+    ("additional_chat_templates/rag.jinja", "rag {{ messages[0].content }}{{ chat_template }}"),
+];
+
+/// A folder with these templates beside the storyteller's files.
+fn with_templates(templates: &[(&str, &str)]) -> tempfile::TempDir {
+    let own = changed("tokenizer_config.json", |config| drop(config.as_object_mut().unwrap().remove("chat_template")));
+    let dir = folder(&[("tokenizer_config.json", own), ("chat_template.jinja", templates[0].1.to_owned())]);
+    fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    for (file, text) in &templates[1..] {
+        fs::write(dir.path().join(file), text).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn a_prompt_gets_the_template_it_asks_for() {
+    let dir = with_templates(&TEMPLATES);
+    let (engine, lines) = open_in(dir.path(), true);
+    let prompt = Prompt { messages: vec![message("user", "hi")], ..Prompt::default() };
+    let tools = Prompt { tools: Some(json!([{"name": "tide"}])), ..prompt.clone() };
+    let named =
+        |name: &str| Prompt { variables: json!({"chat_template": name}).as_object().unwrap().clone(), ..tools.clone() };
+    let render = |prompt: &Prompt| engine.render(prompt, TextOptions::default());
+    assert_eq!(render(&prompt).unwrap(), "plain hi");
+    assert_eq!(render(&tools).unwrap(), "tool tide hi");
+    assert_eq!(render(&named("default")).unwrap(), "plain hi");
+    assert_eq!(render(&named("rag")).unwrap(), "rag hi");
+    let error = render(&named("none")).unwrap_err();
+    assert_eq!(error.status, Status::Argument);
+    assert!(error.message.contains("\"default\", \"rag\", \"tool_use\""), "{error}");
+    assert!(lines.lock().unwrap().is_empty(), "{lines:?}");
+}
+
+#[test]
+fn a_damaged_template_is_a_warning_and_an_error_where_it_is_used() {
+    let files = [
+        ("chat_template.jinja", "a\n{% for m in messages %}"),
+        TEMPLATES[1],
+        ("additional_chat_templates/rag.jinja", "{{ x | shout }}"),
+    ];
+    let dir = with_templates(&files);
+    let (engine, lines) = open_in(dir.path(), true);
+    let lines = lines.lock().unwrap().clone();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("chat_template.jinja, line 2: "), "{lines:?}");
+    assert!(lines[1].contains("rag.jinja, line 1: No filter named 'shout'"), "{lines:?}");
+    assert!(engine.info().has_chat_template);
+    let prompt = Prompt { messages: vec![message("user", "hi")], ..Prompt::default() };
+    let error = engine.render(&prompt, TextOptions::default()).unwrap_err();
+    assert_eq!(error.status, Status::Template);
+    let file = dir.path().join("chat_template.jinja");
+    assert!(error.message.starts_with(&format!("{}, line 2", file.display())), "{error}");
+    assert_eq!(error.subject, file.display().to_string());
+    let tools = Prompt { tools: Some(json!([{"name": "tide"}])), ..prompt };
+    assert_eq!(engine.render(&tools, TextOptions::default()).unwrap(), "tool tide hi");
+    assert!(!engine.tokenize(&raw(vec![text("hi", true)]), TextOptions::default()).unwrap().is_empty());
+}
+
+#[test]
+fn what_clients_send_is_rendered_in_the_form_the_template_wants() {
+    let source = "{% for m in messages %}{{ m.content if m.content else '' }}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}\
+        {% endfor %}{% endfor %}";
+    let dir = with_templates(&[("chat_template.jinja", source)]);
+    let (engine, _) = open_in(dir.path(), true);
+    let call = json!({"function": {"name": "f", "arguments": "{\"wei\": 1}"}});
+    let messages = vec![
+        json!({"role": "user", "content": [{"type": "text", "text": "hi"}]}),
+        json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+    ];
+    let mut prompt = Prompt { messages, ..Prompt::default() };
+    let exact = TextOptions { exact: true, ..TextOptions::default() };
+    assert_eq!(engine.render(&prompt, TextOptions::default()).unwrap(), "hi{\"wei\": 1}");
+    assert_eq!(engine.render(&prompt, exact).unwrap(), "[{'type': 'text', 'text': 'hi'}]\"{\\\"wei\\\": 1}\"");
+    prompt.messages[0]["content"] = json!([{"type": "image_url", "image_url": {"url": "x"}}]);
+    let error = engine.render(&prompt, TextOptions::default()).unwrap_err();
+    assert_eq!(error.status, Status::Unsupported);
+    assert!(error.message.contains("messages[0].content[0] is an image"), "{error}");
+}

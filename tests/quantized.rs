@@ -160,9 +160,6 @@ impl ModelSource for Watched {
     fn chat_template(&self) -> astrai::Result<Option<String>> {
         self.0.chat_template()
     }
-    fn tool_template(&self) -> astrai::Result<Option<String>> {
-        self.0.tool_template()
-    }
     fn tensors(&self) -> astrai::Result<&[TensorInfo]> {
         self.0.tensors()
     }

@@ -35,7 +35,7 @@ fn render_case(case: &Value) -> Result<String, String> {
         add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap(),
         now: case["now"].as_str().map(time),
         exact: true,
-        special: &[],
+        ..TemplateInput::new(&[], case["variables"].as_object().unwrap())
     };
     template.render(&input).map(|marked| marked.text).map_err(|e| {
         assert_eq!(e.status, Status::Template, "{e:?}");
@@ -107,7 +107,7 @@ fn fails(source: &str) -> String {
 #[test]
 fn endless_loops_end() {
     let nested = "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = a %}{% endfor %}{% endfor %}";
-    assert!(fails(nested).contains("steps"));
+    assert!(fails(nested).contains("it ran longer than"));
     let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
     assert!(fails(recursion).contains("recursion"), "{}", fails(recursion));
     let mutual = "{% macro f() %}{{ g() }}{% endmacro %}{% macro g() %}{{ f() }}{% endmacro %}{{ f() }}";
@@ -149,7 +149,7 @@ fn huge_texts_and_lists_end() {
         "{{ 1.5 | round(10 ** 30) ** 99999999 }}{{ 2 ** 99999 }}",
     ] {
         let message = fails(source);
-        let why = ["bytes", "steps", "field wider", "127 bits", "nests deeper"];
+        let why = ["bytes", "it ran longer than", "field wider", "127 bits", "nests deeper"];
         assert!(why.iter().any(|w| message.contains(w)), "{source}: {message}");
     }
 }
@@ -292,4 +292,35 @@ fn the_clock_is_the_systems_when_none_is_given() {
         let template = ChatTemplate::new("{{ strftime_now('%A %j %U %W') }}", "t").unwrap();
         assert_eq!(template.render(&input).unwrap().text, want);
     }
+}
+
+/// Templates that recur and conversations that nest, on a thread with no more stack than the contract asks for.
+#[test]
+fn a_short_stack_is_enough() {
+    let small = |source: &'static str, messages: Value| {
+        let body = move || {
+            let messages = messages.as_array().unwrap().clone();
+            render_with(source, &messages, &Map::new())
+        };
+        std::thread::Builder::new().stack_size(96 << 10).spawn(body).unwrap().join().unwrap()
+    };
+    let recursion = small("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", json!([]));
+    assert!(recursion.unwrap_err().contains("recursion"));
+    let mut deep = json!(1);
+    for _ in 0..120 {
+        deep = json!([deep]);
+    }
+    let printed = small("{{ messages[0] | tojson }}{{ messages[0] }}", json!([deep])).unwrap();
+    assert_eq!(printed, format!("{0}1{1}{0}1{1}", "[".repeat(120), "]".repeat(120)));
+    assert!(small("{{ ((((((((((((((((((((1)))))))))))))))))))) }}", json!([])).is_ok());
+}
+
+#[test]
+fn a_rendering_can_be_stopped() {
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let variables = Map::new();
+    let input = TemplateInput { stop: Some(stop), ..TemplateInput::new(&[], &variables) };
+    let source = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    let error = ChatTemplate::new(source, "t").unwrap().render(&input).unwrap_err();
+    assert!(error.message.contains("stopped"), "{}", error.message);
 }

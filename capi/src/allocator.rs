@@ -3,12 +3,15 @@
 //! Rust code and its libraries allocate small blocks in a thousand places, and where one cannot be had the standard library ends
 //! the process. So a block of at most [`RESERVE_BLOCK_BYTES_MAX`] that the system refuses comes from the reserve, and the thread
 //! is marked ([`library::os::shortage`]): the call, or the step, that works on it is given up with `ERR_MEMORY` at its next check,
-//! and what it took drains back. Larger blocks fail; what asks for them can take no for an answer.
+//! and what it took drains back. Larger blocks fail; what asks for them can take no for an answer, or has a [`backup`] behind it.
+//! One half of the reserve is for blocks up to [`RESERVE_SMALL_BYTES_MAX`] alone: larger ones, most of which could have been
+//! refused, must not take what those need.
 //!
 //! This is process-global memory that changes: law 2 and law 6 list it as an exception.
 
-use crate::reserve::{Reserve, WORD_BYTES};
-use library::limits::{RESERVE_BLOCK_BYTES_MAX, RESERVE_BYTES};
+use crate::backup;
+use crate::reserve::{Reserve, UNIT, Units, WORD_BYTES};
+use library::limits::{RESERVE_BLOCK_BYTES_MAX, RESERVE_BYTES, RESERVE_SMALL_BYTES_MAX};
 use library::os::shortage;
 use std::alloc::{GlobalAlloc, Layout, System};
 
@@ -37,18 +40,17 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if RESERVE.contains(block) {
-            // SAFETY: a block of the reserve, with its size; the caller gives it up.
-            unsafe { RESERVE.release(block, layout.size()) }
-        } else {
+        match owner(block) {
+            // SAFETY: a block of this memory, with its size; the caller gives it up.
+            Some(units) => unsafe { units.release(block, layout.size()) },
             // SAFETY: the caller's promises are passed on; the block is the system's.
-            unsafe { System.dealloc(block, layout) }
+            None => unsafe { System.dealloc(block, layout) },
         }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if !RESERVE.contains(block) {
+        if owner(block).is_none() {
             // SAFETY: the caller's promises are passed on; the block is the system's.
             let grown = unsafe { System.realloc(block, layout, size) };
             if !grown.is_null() {
@@ -79,15 +81,27 @@ impl Allocator {
     }
 }
 
+/// The memory of ours that a block is of; `None` when it is the system's.
+#[inline]
+fn owner(block: *const u8) -> Option<Units<'static>> {
+    let reserve = RESERVE.units();
+    if reserve.contains(block) { Some(reserve) } else { backup::of(block) }
+}
+
 #[cold]
 fn from_reserve(size: usize, align: usize) -> *mut u8 {
-    // Whoever links the static library and takes this function takes the one that silences panics too.
-    std::hint::black_box(&crate::panics::ON_LOAD);
-    if size > RESERVE_BLOCK_BYTES_MAX {
+    // Whoever links the static library and takes this function takes the one that the system calls on loading too.
+    std::hint::black_box(&crate::load::ON_LOAD);
+    let backed = backup::allocate(size, align);
+    if backed.is_null() && size > RESERVE_BLOCK_BYTES_MAX {
         return std::ptr::null_mut();
     }
     shortage::note(size);
-    RESERVE.allocate(size, align)
+    if !backed.is_null() {
+        return backed;
+    }
+    let lowest = if size > RESERVE_SMALL_BYTES_MAX { RESERVE_BYTES / UNIT / 2 } else { 0 };
+    RESERVE.units().allocate(size, align, lowest)
 }
 
 #[cold]
@@ -119,17 +133,17 @@ mod tests {
         let _alone = alone();
         shortage::forget();
         let block = from_reserve(100, 8);
-        assert!(RESERVE.contains(block) && shortage::is_noted());
+        assert!(RESERVE.units().contains(block) && shortage::is_noted());
         let other = std::thread::spawn(shortage::is_noted).join().unwrap();
         assert!(!other, "another thread has nothing to do with it");
         // SAFETY: the block is this test's.
         unsafe { Allocator.dealloc(block, layout(100, 8)) };
-        assert_eq!(RESERVE.used_bytes(), 0);
+        assert_eq!(RESERVE.units().used_bytes(), 0);
         shortage::forget();
         assert!(from_reserve(RESERVE_BLOCK_BYTES_MAX + 1, 1).is_null());
         assert!(!shortage::is_noted(), "what fails tells its caller");
         let largest = from_reserve(RESERVE_BLOCK_BYTES_MAX, 4096);
-        assert!(RESERVE.contains(largest));
+        assert!(RESERVE.units().contains(largest));
         // SAFETY: as above.
         unsafe { Allocator.dealloc(largest, layout(RESERVE_BLOCK_BYTES_MAX, 4096)) };
         shortage::forget();
@@ -144,8 +158,8 @@ mod tests {
             dirty.write_bytes(0xff, 4096);
             Allocator.dealloc(dirty, layout(4096, 1));
         }
-        let blocks: Vec<_> = (0..RESERVE_BYTES / 4096).map(|_| zeroed_from_reserve(4096, 1)).collect();
-        assert!(blocks.contains(&dirty));
+        // All of the reserve, but for the ends of a search that began in the middle.
+        let blocks: Vec<_> = (1..RESERVE_BYTES / 4096).map(|_| zeroed_from_reserve(4096, 1)).collect();
         for block in blocks {
             // SAFETY: as above.
             unsafe {
@@ -165,12 +179,12 @@ mod tests {
             unsafe {
                 (0..40).for_each(|i| block.add(i).write(i as u8));
                 let moved = Allocator.realloc(block, layout(40, 16), size);
-                assert!(!RESERVE.contains(moved), "the system has memory again");
+                assert!(!RESERVE.units().contains(moved), "the system has memory again");
                 assert!((0..size.min(40)).all(|i| moved.add(i).read() == i as u8));
                 Allocator.dealloc(moved, layout(size, 16));
             }
         }
-        assert_eq!(RESERVE.used_bytes(), 0);
+        assert_eq!(RESERVE.units().used_bytes(), 0);
         shortage::forget();
     }
 
@@ -187,24 +201,54 @@ mod tests {
             assert!((0..64).all(|i| block.add(i).read() == 7));
             Allocator.dealloc(block, layout(64, 16));
         }
-        assert!(!shortage::is_noted() && RESERVE.used_bytes() == 0);
+        assert!(!shortage::is_noted() && RESERVE.units().used_bytes() == 0);
     }
 
     #[test]
-    fn an_exhausted_reserve_says_so() {
+    fn an_exhausted_reserve_says_so_and_half_of_it_is_for_small_blocks() {
         let _alone = alone();
-        let mut blocks = Vec::with_capacity(RESERVE_BYTES / RESERVE_BLOCK_BYTES_MAX);
-        while let block = from_reserve(RESERVE_BLOCK_BYTES_MAX, 1)
-            && !block.is_null()
-        {
-            blocks.push(block);
-        }
-        assert_eq!(blocks.len(), RESERVE_BYTES / RESERVE_BLOCK_BYTES_MAX);
-        for block in blocks {
+        let take = |size: usize| {
+            let mut blocks = Vec::with_capacity(RESERVE_BYTES / size);
+            while let block = from_reserve(size, 1)
+                && !block.is_null()
+            {
+                blocks.push((block, size));
+            }
+            blocks
+        };
+        let large = take(RESERVE_BLOCK_BYTES_MAX);
+        let small = take(RESERVE_SMALL_BYTES_MAX);
+        // A search that began in the middle leaves ends.
+        assert!((1..=RESERVE_BYTES / RESERVE_BLOCK_BYTES_MAX / 2).contains(&large.len()), "{} large", large.len());
+        assert!(small.len() >= RESERVE_BYTES / RESERVE_SMALL_BYTES_MAX / 2 - 1, "{} small", small.len());
+        for (block, size) in large.into_iter().chain(small) {
             // SAFETY: allocated above.
-            unsafe { Allocator.dealloc(block, layout(RESERVE_BLOCK_BYTES_MAX, 1)) };
+            unsafe { Allocator.dealloc(block, layout(size, 1)) };
         }
-        assert_eq!(RESERVE.used_bytes(), 0);
+        assert_eq!(RESERVE.units().used_bytes(), 0);
+        shortage::forget();
+    }
+
+    /// A thread that was refused a block of any size while its work had a backup gives the work up, and its backup is empty.
+    #[test]
+    fn backed_work_that_was_refused_memory_is_given_up_and_leaves_nothing() {
+        let _alone = alone();
+        let mut places = [0; 2];
+        let error = shortage::backed("a test", 4 << 20, || {
+            let (large, small) = (from_reserve(3 << 20, 8), from_reserve(10, 8));
+            places = [large.addr(), small.addr()];
+            assert!(backup::of(large).is_some() && backup::of(small).is_some() && RESERVE.units().used_bytes() == 0);
+            // SAFETY: blocks of these sizes that nobody else knows.
+            unsafe {
+                (Vec::from_raw_parts(large, 0, 3 << 20), small.write(1), Allocator.dealloc(small, layout(10, 8))).0
+            }
+        })
+        .unwrap_err();
+        assert_eq!((error.status, error.needed), (library::Status::Memory, 3 << 20));
+        assert!(places.iter().all(|place| *place != 0 && backup::of(std::ptr::without_provenance(*place)).is_none()));
+        assert!(!shortage::is_noted());
+        assert_eq!(shortage::backed("a test", 1000, || 7).unwrap(), 7);
+        assert_eq!(shortage::backed("a test", usize::MAX / 4, || 7).unwrap_err().needed, usize::MAX as u64 / 4);
         shortage::forget();
     }
 }

@@ -1,10 +1,13 @@
 //! The C libraries, `libastrai.so` and `libastrai.a`. What they export is the room `ffi` of the Rust library; here is only what
 //! belongs to a library that lives in a C program, and must not reach a Rust program that links the Rust library:
 //!
-//! - [`allocator`], [`reserve`]: memory that runs out is an error and not the end of the process.
+//! - [`allocator`], [`reserve`], [`backup`]: memory that runs out is an error and not the end of the process.
 //! - [`panics`]: a panic is reported as an error and does not print.
+//! - [`load`]: what has to be done when the library is loaded.
 
 mod allocator;
+mod backup;
+mod load;
 mod panics;
 mod reserve;
 

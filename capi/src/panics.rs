@@ -13,23 +13,8 @@ type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 /// The hook that was there before ours.
 static PREVIOUS: OnceLock<Hook> = OnceLock::new();
 
-/// Among the functions that the system's loader calls before anything of the library runs.
-#[used]
-#[cfg_attr(
-    any(
-        target_os = "linux",
-        target_os = "android",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "openbsd"
-    ),
-    unsafe(link_section = ".init_array")
-)]
-#[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
-#[cfg_attr(windows, unsafe(link_section = ".CRT$XCU"))]
-pub(crate) static ON_LOAD: extern "C" fn() = install;
-
-extern "C" fn install() {
+/// Sets the hook. Once: [`super::load`].
+pub(crate) fn install() {
     if PREVIOUS.set(panic::take_hook()).is_ok() {
         // A function takes no memory in a box. A closure that held the hook before would.
         panic::set_hook(Box::new(on_panic));

@@ -357,6 +357,14 @@ pub trait Backend: Send {
     /// Reserves the pages of a layer group.
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;
 
+    /// Writes every byte of the pages, so that a system that promises more memory than it has shows that now. `may` is asked
+    /// before each piece whether so many bytes may be written, and ends it with its error. A device that has what it
+    /// reserved does nothing.
+    fn touch_kv(&mut self, may: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+        let _ = may;
+        Ok(())
+    }
+
     /// Copies one page frame, all its layers, to the host after the work submitted so far. `out` has exactly the frame's
     /// bytes. What they mean is the backend's own affair: they are good for [`Backend::write_page`] on a device, tier and
     /// shape of the same kind.

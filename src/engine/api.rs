@@ -79,6 +79,9 @@ pub struct EngineOptions {
     pub no_mmap: bool,
     /// Open tokenizer and template only, no weights.
     pub text_only: bool,
+    /// Write every KV page while the engine opens, so that memory that cannot be had shows there, as an error, and not later
+    /// as the end of the process. On a GPU it is there once it is reserved.
+    pub touch_kv: bool,
     /// Device.
     pub device: Device,
     /// Index of the device among those of its kind.
@@ -128,8 +131,9 @@ pub struct EngineOptions {
     pub duty_work_us: u32,
     /// The interval of `duty_work_us`, in microseconds.
     pub duty_interval_us: u32,
-    /// Bytes that weights, KV pages and workspace may take together, on a GPU of its memory; see [`super::Engine::plan`]. 0 = no bound but that of
-    /// the KV pages: the smaller of slots × context and a quarter of free memory.
+    /// Bytes that weights, KV pages and workspace may take together, on a GPU of its memory; see [`super::Engine::plan`], whose
+    /// `fits` also says whether there is as much: opening with a budget beyond that is a warning in the log. 0 = no bound but
+    /// that of the KV pages: the smaller of slots × context and a quarter of free memory.
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
@@ -425,6 +429,45 @@ pub struct Stats {
     pub decode_us: u64,
     pub queue_us: u64,
     pub log_dropped: u64,
+}
+
+impl EngineOptions {
+    /// These options without the functions among them, which are for one thread at a time.
+    pub(super) fn numbers(&self) -> EngineOptions {
+        EngineOptions {
+            no_mmap: self.no_mmap,
+            text_only: self.text_only,
+            touch_kv: self.touch_kv,
+            device: self.device,
+            device_index: self.device_index,
+            relax_invariance: self.relax_invariance,
+            gpu_low_priority: self.gpu_low_priority,
+            gpu_blocking_wait: self.gpu_blocking_wait,
+            cpu_tier: self.cpu_tier,
+            compute: self.compute,
+            weights: self.weights,
+            weights_cache: self.weights_cache.clone(),
+            kv: self.kv,
+            delivery: self.delivery,
+            log_level: self.log_level,
+            thread_priority: self.thread_priority,
+            threads: self.threads,
+            max_running: self.max_running,
+            max_waiting: self.max_waiting,
+            context_length: self.context_length,
+            page_tokens: self.page_tokens,
+            step_tokens: self.step_tokens,
+            duty_work_us: self.duty_work_us,
+            duty_interval_us: self.duty_interval_us,
+            memory_budget: self.memory_budget,
+            affinity_mask: self.affinity_mask,
+            policy: self.policy,
+            progress: None,
+            log: None,
+            wake: None,
+            trace: None,
+        }
+    }
 }
 
 impl RequestOptions {

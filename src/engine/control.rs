@@ -191,10 +191,16 @@ impl Core {
                 break;
             }
         }
+        self.take_mail(&mut mailbox);
+    }
+
+    /// Takes the commands over without needing memory: what there is none for stays in the mailbox until the inbox is empty.
+    fn take_mail(&mut self, mailbox: &mut Mailbox) {
         if self.inbox.is_empty() {
             std::mem::swap(&mut self.inbox, &mut mailbox.commands);
+        } else if self.inbox.try_reserve(mailbox.commands.len()).is_ok() {
+            self.inbox.append(&mut mailbox.commands);
         }
-        self.inbox.append(&mut mailbox.commands);
     }
 
     /// Runs the planned step through the model, layer by layer. False when it was given up.
@@ -265,7 +271,7 @@ impl Core {
                 self.machine.backend.rest();
                 (mailbox, _) = wait_until(&shared.mail, mailbox, wake_at);
             }
-            self.inbox.append(&mut mailbox.commands);
+            self.take_mail(&mut mailbox);
         }
         let end = Instant::now();
         self.meter.rested += end.saturating_duration_since(begin);

@@ -16,6 +16,7 @@ use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
 use crate::cache::Handle;
 use crate::error::{Error, Result, copied};
+use crate::os::shortage;
 use crate::sampling::Sampled;
 use crate::scheduler::Row;
 use std::collections::VecDeque;
@@ -140,6 +141,10 @@ impl Core {
                 self.metered(Core::come_down);
             }
             let worked = self.dead.is_none() && may_step && self.metered(Core::step);
+            // Nothing is allocated in a step; if something was after all, and refused, its requests pay and not the process.
+            if let Err(error) = shortage::check("a step") {
+                self.fail_step(&error);
+            }
             idle = !worked && may_step;
             self.publish();
             // After the statistics: who has waited for a prefix sees those of its last step.
@@ -159,6 +164,7 @@ impl Core {
     }
 
     pub fn obey(&mut self, command: Command) {
+        shortage::forget();
         match command {
             Command::Submit(request) => {
                 self.admitting = Some(request.delivery.clone());
@@ -260,8 +266,15 @@ impl Core {
         match admitted {
             Ok(active) => {
                 let handle = active.handle;
+                if let Err(error) = self.active.reserve(handle) {
+                    self.machine.scheduler.finish(handle);
+                    self.stats.failed += 1;
+                    return refuse(error);
+                }
                 self.active.insert(active);
-                if nothing_to_do {
+                if let Err(error) = shortage::check("a request") {
+                    self.end(handle, End::Failed(error));
+                } else if nothing_to_do {
                     self.end(handle, End::Finished(FinishReason::Length));
                 }
             }
@@ -390,7 +403,8 @@ impl Core {
             self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
             let vocab = self.machine.model.vocab();
             let tokens = self.machine.scheduler.reserve(handle, active.request.max_tokens);
-            if let Err(error) = tokens.and_then(|()| active.reserve(vocab)) {
+            let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));
+            if let Err(error) = reserved {
                 self.end(handle, End::Failed(error));
             }
         }

@@ -16,7 +16,7 @@ use super::prompt::TextKit;
 use super::{Command, Engine, Shared};
 use crate::error::{Error, Result};
 use crate::limits::LONG_PROMPT_BYTES;
-use crate::os::thread;
+use crate::os::{shortage, thread};
 use crate::text::EncodeLimits;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,9 +42,10 @@ impl Deferred {
     }
 
     /// Takes out those that end now.
-    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<NewRequest> {
+    #[allow(clippy::vec_box, reason = "they are boxed already, and moving them allocates nothing")]
+    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<Box<NewRequest>> {
         let ended: Vec<u64> = self.requests.values().filter(|r| which(r)).map(|r| r.delivery.id).collect();
-        ended.iter().filter_map(|id| self.requests.remove(id)).map(|r| *r).collect()
+        ended.iter().filter_map(|id| self.requests.remove(id)).collect()
     }
 
     /// How many there are.
@@ -85,8 +86,8 @@ struct Job {
 }
 
 impl Job {
-    fn new(id: u64, prompt: &Prompt) -> Job {
-        Job { id, long: text_bytes(prompt) > LONG_PROMPT_BYTES, prompt: prompt.clone() }
+    fn new(id: u64, prompt: &Prompt) -> Result<Job> {
+        Ok(Job { id, long: text_bytes(prompt) > LONG_PROMPT_BYTES, prompt: prompt.try_clone()? })
     }
 }
 
@@ -97,7 +98,8 @@ fn text_bytes(prompt: &Prompt) -> usize {
         PromptPart::Tokens(_) => 0,
     });
     let mut bytes: usize = parts.sum();
-    let mut values: Vec<&Value> = prompt.messages.iter().chain(&prompt.tools).chain(prompt.variables.values()).collect();
+    let mut values: Vec<&Value> =
+        prompt.messages.iter().chain(&prompt.tools).chain(prompt.variables.values()).collect();
     while let Some(value) = values.pop() {
         match value {
             Value::String(text) => bytes += text.len(),
@@ -111,7 +113,7 @@ fn text_bytes(prompt: &Prompt) -> usize {
 
 impl Helper {
     /// Requests have ended: their prompts are not needed.
-    pub fn forget(&self, ended: &[NewRequest]) {
+    pub fn forget(&self, ended: &[Box<NewRequest>]) {
         let ids: BTreeSet<u64> = ended.iter().map(|r| r.delivery.id).collect();
         if !ids.is_empty() {
             let mut jobs = lock(&self.jobs);
@@ -189,7 +191,9 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
             if shared.helper.wants(job.id) { Ok(()) } else { Err(closed()) }
         };
         let limits = &mut EncodeLimits::new(context, &mut go_on);
+        shortage::forget();
         let tokens = text.prepare(&job.prompt, TextOptions::default(), limits)?;
+        shortage::check("a prompt")?;
         shared.warn_of_two_begins(text, &tokens);
         let room = context.saturating_sub(tokens.len());
         Ok((tokens, room))
@@ -204,13 +208,16 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
 
 impl Engine {
     /// Hands over a request without a prompt, and then the prompt.
-    pub(super) fn defer(&self, request: NewRequest, prompt: &Prompt) -> Result<()> {
+    pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt) -> Result<()> {
         self.start_helper()?;
-        let job = Job::new(request.delivery.id, prompt);
+        let job = Job::new(request.delivery.id, prompt)?;
+        shortage::check("a deferred request")?;
         // In this order: tokens for a request that the engine thread does not know would be dropped. Under the lock: the
         // request may end at once, and must then find its prompt here.
         let mut jobs = lock(&self.shared.helper.jobs);
-        self.shared.send(Command::Defer(Box::new(request)))?;
+        let bytes = (jobs.waiting.len() as u64 + 1) * size_of::<Job>() as u64;
+        jobs.waiting.try_reserve(1).map_err(|_| Error::memory("the line of prompts", bytes))?;
+        self.shared.send(Command::Defer(request))?;
         if !jobs.stopped {
             jobs.waiting.push_back(job);
             drop(jobs);
@@ -220,8 +227,8 @@ impl Engine {
     }
 
     /// Hands over a request whose deadline passed before its prompt was ready; its end comes like any other.
-    pub(super) fn submit_expired(&self, request: NewRequest) -> Result<()> {
-        self.shared.send(Command::Defer(Box::new(request)))
+    pub(super) fn submit_expired(&self, request: Box<NewRequest>) -> Result<()> {
+        self.shared.send(Command::Defer(request))
     }
 
     /// Starts the helper thread unless that was done.
@@ -406,6 +413,85 @@ mod tests {
             request.wait(None).unwrap();
         }
         assert_eq!(*lock(&order), (0..10).collect::<Vec<_>>());
+    }
+
+    /// Text that is long, and short enough to be counted to its end.
+    fn long_text() -> Prompt {
+        text(&"Once upon a time there was ".repeat(7_000))
+    }
+
+    #[test]
+    fn a_long_prompt_is_given_up_between_two_pieces() {
+        let engine = open(4, 4);
+        let hooks = &engine.shared.helper.test;
+        let held = lock(&hooks.hold_pieces);
+        let long = engine.submit(&long_text(), &deferred(), Sink::Pull).unwrap();
+        while hooks.pieces.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        long.cancel();
+        assert_eq!(rest(&long).finish, FinishReason::Cancel);
+        engine.check().unwrap();
+        drop(held);
+        assert_eq!(rest(&submit(&engine, &deferred())).finish, FinishReason::Length);
+        assert_eq!(hooks.pieces.load(Ordering::SeqCst), 1, "it went on");
+        // With a deadline, and with a close.
+        let hurried = RequestOptions { deadline_ms: 1, ..deferred() };
+        let held = lock(&hooks.hold_pieces);
+        let late = engine.submit(&long_text(), &hurried, Sink::Pull).unwrap();
+        assert_eq!(rest(&late).finish, FinishReason::Deadline);
+        let cut = engine.submit(&long_text(), &deferred(), Sink::Pull).unwrap();
+        engine.begin_close(Duration::ZERO).unwrap();
+        assert_eq!(rest(&cut).finish, FinishReason::Close);
+        drop(held);
+        drop(engine);
+    }
+
+    #[test]
+    fn short_prompts_do_not_wait_for_long_ones() {
+        let engine = open(4, 20);
+        let hooks = &engine.shared.helper.test;
+        let held = lock(&hooks.hold_pieces);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let note = |name: &'static str| {
+            let order = order.clone();
+            Sink::Callback(Box::new(move |event: &Event| {
+                if event.terminal() {
+                    lock(&order).push((name, event.kind));
+                }
+                true
+            }))
+        };
+        let first = engine.submit(&long_text(), &deferred(), note("first long")).unwrap();
+        while hooks.pieces.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let others = [("second long", long_text()), ("short", text("x")), ("bad", Prompt::default())];
+        let others = others.map(|(name, prompt)| engine.submit(&prompt, &deferred(), note(name)).unwrap());
+        drop(held);
+        for request in others.iter().chain([&first]) {
+            request.wait(None).unwrap();
+        }
+        // The short ones run or fail before the long one has been counted; long ones come in the order of their submits.
+        let order = lock(&order);
+        let at = |name| order.iter().position(|(n, _)| *n == name).unwrap();
+        assert!(at("bad") < at("first long") && at("first long") < at("second long"), "{order:?}");
+        assert_eq!(order[at("short")].1, EventKind::Finished);
+        assert_eq!(order[at("first long")].1, EventKind::Failed);
+        drop(order);
+        engine.check().unwrap();
+    }
+
+    #[test]
+    fn a_deadline_ends_a_submit_that_encodes_on_its_callers_thread() {
+        let engine = open(2, 2);
+        let options = RequestOptions { defer: false, deadline_ms: 1, ..deferred() };
+        let long = text(&"Once upon a time there was ".repeat(9_000));
+        // Too long for the context, which shows only after the deadline.
+        let event = rest(&engine.submit(&long, &options, Sink::Pull).unwrap());
+        assert_eq!((event.kind, event.finish), (EventKind::Cancelled, FinishReason::Deadline));
+        assert_eq!(event.usage.unwrap().prompt_tokens, 0);
+        engine.check().unwrap();
     }
 
     #[test]

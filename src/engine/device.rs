@@ -13,6 +13,7 @@ use crate::limits;
 use crate::model::Recipe;
 use crate::model::architecture::Architecture;
 use crate::model::weights;
+use crate::os::memory;
 use crate::source::ModelSource;
 
 /// Where a model is to run.
@@ -91,7 +92,9 @@ pub(super) fn choose(
         }
     }
     let weights = weights::sizes(architecture, source, recipe)?;
-    Sizing::of(o, architecture, weights, crate::os::memory::available_bytes(), Sizing::kv(o), Place::Cpu)
+    let available = memory::available();
+    let sizing = Sizing::of(o, architecture, weights, available.map(|a| a.bytes), Sizing::kv(o), Place::Cpu)?;
+    Ok(sizing.bounded_by(available.map(|a| a.bound)))
 }
 
 /// Says why the CPU was chosen. That a build has no other device is nothing to tell everybody.

@@ -10,12 +10,15 @@ mod adjusts;
 pub mod api;
 mod begin;
 mod control;
+mod copy;
 mod core;
 mod defer;
 mod delivery;
 mod device;
 mod duty;
 mod flight;
+mod honour;
+mod host_thread;
 mod identity;
 mod logits;
 mod machine;
@@ -31,6 +34,7 @@ mod reply;
 mod request;
 mod stats;
 mod table;
+mod templates;
 mod trace;
 
 pub use api::*;
@@ -41,14 +45,17 @@ pub use prefix::Prefix;
 pub use request::Request;
 pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Status, Unit, copied};
 use crate::limits;
+use crate::os::floats::LibraryFloats;
+use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::sampling::SamplingParams;
 use crate::source::{GenerationDefaults, ModelSource};
 use crate::text::{EncodeLimits, StopFilter, TextStream, continued};
 use active::NewRequest;
 use delivery::{Dispatch, Outbox, closed, lock};
+use host_thread::{only_tokens, with_text};
 use prompt::TextKit;
 use reply::{Answer, Reply};
 use stats::StatsCell;
@@ -151,19 +158,31 @@ impl Shared {
         if mailbox.closed {
             return Err(closed());
         }
+        let bytes = (mailbox.commands.len() as u64 + 1) * size_of::<Command>() as u64;
+        mailbox.commands.try_reserve(1).map_err(|_| Error::memory("what the engine is asked", bytes))?;
         mailbox.commands.push_back(command);
         drop(mailbox);
         self.mail.notify_one();
         Ok(())
     }
 
-    /// Sends a command that an engine in the middle of closing still obeys.
+    /// Sends a command that an engine in the middle of closing still obeys. Without memory for a longer list it waits until the
+    /// engine thread has taken the list, which needs none.
     fn send_anyway(&self, command: Command) {
-        let mut mailbox = lock(&self.mailbox);
-        if !mailbox.gone {
-            mailbox.commands.push_back(command);
+        loop {
+            let mut mailbox = lock(&self.mailbox);
+            if mailbox.gone {
+                return;
+            }
+            if mailbox.commands.try_reserve(1).is_ok() {
+                mailbox.commands.push_back(command);
+                drop(mailbox);
+                self.mail.notify_one();
+                return;
+            }
             drop(mailbox);
             self.mail.notify_one();
+            std::thread::yield_now();
         }
     }
 
@@ -222,9 +241,11 @@ impl Engine {
     fn start(
         subject: &dyn Display,
         mut options: EngineOptions,
-        prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened>,
+        prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened> + Send,
     ) -> Result<Engine> {
         refuse_in_callback("open")?;
+        shortage::forget();
+        let _floats = LibraryFloats::enter();
         // What is wrong with these is told below, with everything else.
         let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
         let control = control::Control::new(duty);
@@ -240,13 +261,16 @@ impl Engine {
             ids: AtomicU64::new(1),
             pending: AtomicUsize::new(0),
         });
-        // While opening, log lines are written on the opener's own thread.
-        let mut log = |level, line: String| {
-            if shared.logs(level) {
-                shared.call_log(level, &line);
-            }
-        };
-        let opened = prepare(&mut options, &mut log).inspect_err(|e| {
+        let prepared = thread::with_stack(limits::OPEN_STACK_BYTES, || {
+            // While opening, log lines are written on the opener's own thread.
+            let mut log = |level, line: String| {
+                if shared.logs(level) {
+                    shared.call_log(level, &line);
+                }
+            };
+            prepare(&mut options, &mut log)
+        });
+        let opened = prepared.flatten().inspect_err(|e| {
             if shared.logs(LogLevel::Error) {
                 shared.call_log(LogLevel::Error, &format!("cannot open {subject}: {e}"));
             }
@@ -281,6 +305,7 @@ impl Engine {
             }
             lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
         }
+        shortage::check("an engine")?;
         Ok(engine)
     }
 
@@ -308,9 +333,8 @@ impl Engine {
         if std::mem::replace(&mut mailbox.closed, true) {
             return Err(closed());
         }
-        mailbox.commands.push_back(Command::Close(cut));
         drop(mailbox);
-        self.shared.mail.notify_one();
+        self.shared.send_anyway(Command::Close(cut));
         self.shared.dispatch.close();
         if self.text_only {
             // There is no engine thread to say so.
@@ -350,20 +374,20 @@ impl Engine {
     /// The text the chat template makes of the prompt's messages (or the raw text parts joined).
     pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
         self.open_or_closed()?;
-        self.text.render(prompt, options)
+        with_text(|| self.text.render(prompt, options))
     }
 
     /// The token ids of a prompt, as `submit` would use them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions) -> Result<Vec<u32>> {
         self.open_or_closed()?;
         let mut go_on = || self.open_or_closed();
-        self.text.tokenize(prompt, options, &mut EncodeLimits::new(usize::MAX, &mut go_on))
+        with_text(|| self.text.tokenize(prompt, options, &mut EncodeLimits::new(usize::MAX, &mut go_on)))
     }
 
     /// The text of token ids.
     pub fn detokenize(&self, tokens: &[u32], options: TextOptions) -> Result<String> {
         self.open_or_closed()?;
-        self.text.detokenize(tokens, options)
+        with_text(|| self.text.detokenize(tokens, options))
     }
 
     /// Submits a prompt. Never waits for a step. With [`RequestOptions::defer`] the errors of template and tokenizer, and of
@@ -377,6 +401,7 @@ impl Engine {
             return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
         }
         self.open_or_closed()?;
+        shortage::forget();
         let submitted = Instant::now();
         let context = self.info.context_length as usize;
         let deadline = NewRequest::deadline_of(options, submitted);
@@ -384,27 +409,38 @@ impl Engine {
         let mut go_on = || {
             self.open_or_closed()?;
             expired = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if expired { Err(Error::new(Status::Aborted, "the deadline passed while the prompt was encoded")) } else { Ok(()) }
+            if expired {
+                Err(Error::new(Status::Aborted, "the deadline passed while the prompt was encoded"))
+            } else {
+                Ok(())
+            }
         };
-        let mut limits = EncodeLimits::new(context, &mut go_on);
-        let tokens = match options.defer {
-            true => Vec::new(),
-            false => match self.text.prepare(prompt, TextOptions::default(), &mut limits) {
-                Err(_) if expired => Vec::new(),
-                tokens => tokens?,
-            },
+        let _floats = LibraryFloats::enter();
+        let mut prepare =
+            || self.text.prepare(prompt, TextOptions::default(), &mut EncodeLimits::new(context, &mut go_on));
+        let prepared = match options.defer {
+            true => Ok(Vec::new()),
+            false if only_tokens(prompt) => prepare(),
+            false => with_text(prepare),
+        };
+        let tokens = match prepared {
+            Err(_) if expired => Vec::new(),
+            tokens => tokens?,
         };
         self.shared.warn_of_two_begins(&self.text, &tokens);
         let request = self.new_request(prompt, options, tokens, submitted)?;
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
-        let limit = options.queue_tokens_or_default().min(limits::QUEUE_TOKENS_MAX);
+        let limit = options.queue_tokens_or_default();
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
+        let request = Box::new(request);
+        // Nothing that is sent can be taken back.
+        shortage::check("a request")?;
         self.place(&delivery)?;
         let sent = match options.defer {
             true => self.defer(request, prompt),
             false if expired => self.submit_expired(request),
-            false => self.shared.send(Command::Submit(Box::new(request))),
+            false => self.shared.send(Command::Submit(request)),
         };
         sent.inspect_err(|_| self.displace(&delivery))?;
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
@@ -428,10 +464,15 @@ impl Engine {
             presence_penalty: options.presence_penalty.unwrap_or(0.0),
             frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
             seed: options.seed.unwrap_or_else(random_seed),
-            bias: prompt.bias.clone(),
+            bias: copied("biases", &prompt.bias)?,
             logprobs: options.logprobs,
         };
         params.validate(self.info.vocab_size as usize)?;
+        if options.queue_tokens as usize > limits::QUEUE_TOKENS_MAX {
+            let (asked, most) = (options.queue_tokens, limits::QUEUE_TOKENS_MAX);
+            let error = Error::argument(format!("option queue_tokens is {asked}, the limit is {most}"));
+            return Err(error.about("queue_tokens").numbers(Unit::Tokens, asked.into(), most as u64));
+        }
         check_stops(prompt, self.info.vocab_size)?;
         if !prompt.stops.is_empty() {
             self.text.tokenizer()?;

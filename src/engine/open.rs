@@ -3,6 +3,7 @@
 use super::api::*;
 use super::device::{self, Place};
 use super::duty::Duty;
+use super::honour::{self, Touching};
 use super::identity::Identity;
 use super::logits::HostLogits;
 use super::machine::Machine;
@@ -17,7 +18,8 @@ use crate::model::families::Family;
 use crate::model::loader::{self, Making};
 use crate::model::weights_cache::WeightsCache;
 use crate::model::{Model, Recipe, Step, Tables, weights};
-use crate::os::thread::ThreadOptions;
+use crate::os::thread::{self, ThreadOptions};
+use crate::os::{memory, shortage};
 use crate::sampling::{AllowedTokens, Sampler};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
 use crate::source::{Folder, GenerationDefaults, ModelSource};
@@ -62,6 +64,7 @@ struct Opening {
 /// Reads the folder and prepares everything but the threads.
 pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
+    honour::check_placing(placing(options), log)?;
     let mut progress = report(options);
     // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
     let mut half = 0;
@@ -71,8 +74,9 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
     };
     let mut folder = Folder::headers(dir, options.text_only)?;
     warn(&folder, log);
+    shortage::check("the descriptions of a model")?;
     if options.text_only {
-        return text_only(&folder);
+        return text_only(&folder, &mut |line| log(LogLevel::Warn, line));
     }
     let prepared = prepare(&folder, options, log)?;
     folder.load(options.no_mmap, &mut reading)?;
@@ -82,10 +86,11 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
 /// As [`open`], for a source that is open already.
 pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
+    honour::check_placing(placing(options), log)?;
     let mut progress = report(options);
     warn(&*source, log);
     if options.text_only {
-        return text_only(&*source);
+        return text_only(&*source, &mut |line| log(LogLevel::Warn, line));
     }
     let prepared = prepare(&*source, options, log)?;
     finish_somewhere(prepared, source, options, 0, &mut progress, log)
@@ -117,12 +122,15 @@ fn finish_somewhere(
     }
 }
 
-/// The caller's progress function, as one that knows it is a callback.
+/// The caller's progress function, on the caller's thread, as one that knows it is a callback.
 fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
     let mut progress = options.progress.take();
     move |done, total| {
-        let _scope = super::delivery::CallbackScope::new();
-        progress.as_mut().is_none_or(|p| p(done, total))
+        let Some(progress) = &mut progress else { return true };
+        thread::on_caller(|| {
+            let _scope = super::delivery::CallbackScope::new();
+            progress(done, total)
+        })
     }
 }
 
@@ -146,6 +154,7 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         }
         opened => opened?,
     };
+    honour::warn(options, &prospect.sizing, log);
     let architecture = &prospect.architecture;
     let mut warn = |line| log(LogLevel::Warn, line);
     let defaults = GenerationDefaults::from_source(source, &mut warn)?;
@@ -153,8 +162,9 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         let vocab = architecture.vocab;
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
-    let mut text = TextKit::open(source, architecture.vocab)?;
+    let mut text = TextKit::open(source, architecture.vocab, &mut |line| log(LogLevel::Warn, line))?;
     text.context_max = architecture.context_max;
+    shortage::check("the configuration and chat templates of a model")?;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
     Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
 }
@@ -224,7 +234,14 @@ fn finish(
         let share = (done as f64 / total.max(1) as f64).min(1.0);
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
+    shortage::check("the plan of a model")?;
     let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
+    if options.touch_kv {
+        let mut go_on = || binding(1, 1);
+        let total = machine.backend.reserved().kv;
+        let mut touching = Touching { total, written: 0, available: &memory::available, go_on: &mut go_on };
+        machine.backend.touch_kv(&mut |bytes| touching.may(bytes))?;
+    }
     let text = text.with_tokenizer(tokenizer.join()?, defaults.bos_token);
     defaults.add_eos(text.named("eos_token"));
     info.eos_token = defaults.eos_tokens.first().copied();
@@ -232,6 +249,7 @@ fn finish(
     machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
     machine.backend.allow(machine.allowed.end(), machine.allowed.holes())?;
     log(LogLevel::Info, describe(&info, &sizing));
+    shortage::check("a model")?;
     Ok(Opened {
         text,
         info,
@@ -243,9 +261,9 @@ fn finish(
     })
 }
 
-fn text_only(source: &dyn ModelSource) -> Result<Opened> {
+fn text_only(source: &dyn ModelSource, warn: &mut dyn FnMut(String)) -> Result<Opened> {
     let tokenizer = PendingTokenizer::start(source, ThreadOptions::default())?;
-    let text = TextKit::open(source, 0)?.with_tokenizer(tokenizer.join()?, None);
+    let text = TextKit::open(source, 0, warn)?.with_tokenizer(tokenizer.join()?, None);
     let tokenizer = text.tokenizer()?;
     let info = Info {
         device_name: "none (text only)".into(),
@@ -256,6 +274,7 @@ fn text_only(source: &dyn ModelSource) -> Result<Opened> {
         ..Info::default()
     };
     let defaults = GenerationDefaults::default();
+    shortage::check("a tokenizer and chat templates")?;
     Ok(Opened { text, info, defaults, machine: None, identity: None, running_max: 0, waiting_max: 0 })
 }
 

@@ -14,10 +14,7 @@ use std::ops::Range;
 
 /// Parts that are encoded together.
 enum Run<'a> {
-    Text {
-        text: Cow<'a, str>,
-        content: Vec<Range<usize>>,
-    },
+    Text { text: Cow<'a, str>, content: Vec<Range<usize>> },
     Tokens(&'a [u32]),
 }
 
@@ -39,8 +36,11 @@ pub(super) fn encode(
         match run {
             Run::Tokens(tokens) => more(&mut ids, tokens)?,
             Run::Text { text, content } => {
-                let mut limits =
-                    EncodeLimits { tokens: limits.tokens, before: limits.before + ids.len(), go_on: &mut *limits.go_on };
+                let mut limits = EncodeLimits {
+                    tokens: limits.tokens,
+                    before: limits.before + ids.len(),
+                    go_on: &mut *limits.go_on,
+                };
                 let mut encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut limits)?;
                 // A text that is parsed may begin with the token that the tokenizer puts before it.
                 if index == 0 && content.first().is_none_or(|content| content.start > 0) {

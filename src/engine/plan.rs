@@ -19,6 +19,9 @@ use crate::model::config::Config;
 use crate::model::families::{self, Family};
 use crate::model::weights::Sizes;
 use crate::model::{Model, Recipe, StepLimits};
+use crate::os::floats::LibraryFloats;
+use crate::os::memory::Bound;
+use crate::os::thread;
 use crate::sampling::Sampler;
 use crate::source::{Folder, ModelSource};
 use std::path::Path;
@@ -31,9 +34,10 @@ const KV_BYTES_FALLBACK: u64 = 1 << 30;
 /// What an engine would take. Without a `memory_budget` some of it depends on the memory that is free just now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// `total_bytes` is at most `available_bytes`. If not, the numbers are those of the least that the options allow:
-    /// with a budget, open refuses; without one it goes ahead when only mapped weights are too much, which are then read
-    /// from the disk again and again.
+    /// `total_bytes` is at most `available_bytes`. If not, the numbers are those of the least that the options allow, within
+    /// the budget. Beyond the budget open refuses. Beyond what can be had it refuses without a budget, and with one it warns,
+    /// since who names a budget may know better; when only mapped weights are too much, which are then read from the disk
+    /// again and again, it always goes ahead.
     pub fits: bool,
     /// Longest sequence, in tokens.
     pub context_length: u32,
@@ -49,7 +53,7 @@ pub struct Plan {
     pub workspace_bytes: u64,
     /// The three together.
     pub total_bytes: u64,
-    /// The memory budget, or without one the memory that is free; 0 when the system does not say.
+    /// The smaller of the memory budget and the memory that can be had, [`crate::os::memory::available`]; 0 when nothing says.
     pub available_bytes: u64,
     /// Tokens that all KV pages hold.
     pub kv_tokens: u64,
@@ -65,12 +69,16 @@ impl Engine {
     /// As [`Engine::open`]; too little memory is no error here but [`Plan::fits`]. An engine for text only takes nothing.
     pub fn plan(dir: &Path, options: &EngineOptions) -> Result<Plan> {
         refuse_in_callback("plan")?;
+        let _floats = LibraryFloats::enter();
         open::check_options(options)?;
-        let folder = Folder::headers(dir, options.text_only)?;
-        if options.text_only {
-            return Ok(Plan { fits: true, ..Plan::default() });
-        }
-        Ok(Prospect::of(&folder, options, &mut |_, _| {})?.sizing.plan())
+        let options = options.numbers();
+        thread::with_stack(limits::OPEN_STACK_BYTES, move || {
+            let folder = Folder::headers(dir, options.text_only)?;
+            if options.text_only {
+                return Ok(Plan { fits: true, ..Plan::default() });
+            }
+            Ok(Prospect::of(&folder, &options, &mut |_, _| {})?.sizing.plan())
+        })?
     }
 }
 
@@ -133,7 +141,10 @@ pub(super) struct Sizing {
     workspace_bytes: u64,
     budget: Option<u64>,
     free: Option<u64>,
+    /// Whose word `free` is.
+    bound: Option<Bound>,
     no_mmap: bool,
+    touch_kv: bool,
 }
 
 impl Sizing {
@@ -220,6 +231,8 @@ impl Sizing {
             workspace_bytes: workspace,
             budget: (o.memory_budget > 0).then_some(o.memory_budget),
             free,
+            bound: None,
+            touch_kv: o.touch_kv,
             no_mmap: o.no_mmap && matches!(place, Place::Cpu),
             place,
         };
@@ -246,6 +259,11 @@ impl Sizing {
         frames.checked_mul(self.page_bytes).and_then(|_| usize::try_from(frames).ok()).ok_or_else(too_large)
     }
 
+    /// With the word of who bounds memory.
+    pub fn bounded_by(self, bound: Option<Bound>) -> Sizing {
+        Sizing { bound, ..self }
+    }
+
     /// Bytes of the weights in use.
     pub fn weight_bytes(&self) -> u64 {
         self.weights.used()
@@ -261,7 +279,7 @@ impl Sizing {
 
     /// The answer to [`Engine::plan`].
     pub fn plan(&self) -> Plan {
-        let available = self.budget.or(self.free);
+        let available = self.budget.into_iter().chain(self.free).min();
         let pages_each = self.context.div_ceil(self.page_tokens).max(1);
         Plan {
             fits: available.is_none_or(|available| self.total_bytes().max(self.own_bytes()) <= available),
@@ -287,35 +305,60 @@ impl Sizing {
         total.saturating_sub(self.weights.kept)
     }
 
-    /// Refuses what does not fit: into the budget everything, without one all that has to be memory of our own.
-    pub fn require(&self) -> Result<()> {
+    /// What it is made of, for messages.
+    fn parts(&self) -> String {
         let Plan { weight_bytes, kv_bytes, workspace_bytes, kv_tokens, total_bytes, .. } = self.plan();
         let mut parts =
             format!("weights {weight_bytes}, workspace {workspace_bytes}, KV pages of {kv_tokens} tokens {kv_bytes}");
         if self.own_bytes() > total_bytes {
             parts += &format!("; before that, weights as stored and quantized {}", self.own_bytes());
         }
-        let advice = "lower context_length, max_running or step_tokens";
-        let (needed, available, subject, message) = match (self.budget, self.free) {
-            (Some(budget), _) => {
-                let needed = total_bytes.max(self.own_bytes());
-                let what = format!("memory_budget is {budget} bytes, but these options take at least {needed}");
-                (needed, budget, "memory_budget", format!("{what} ({parts}); raise it, or {advice}"))
-            }
-            (None, Some(free)) => {
-                let needed = self.own_bytes();
-                let on_gpu = !matches!(self.place, Place::Cpu);
-                let whose = if on_gpu { "the GPU's memory" } else { "memory" };
-                let left = if on_gpu { ", with some left to its driver" } else { "" };
-                let what = format!("{free} bytes of {whose} are free{left}, but these options take at least {needed}");
-                (needed, free, "memory", format!("{what} ({parts}); free some, or {advice}"))
-            }
-            (None, None) => return Ok(()),
-        };
-        if needed <= available {
-            return Ok(());
+        parts
+    }
+
+    /// How much can be had, and by whose leave, for messages.
+    fn free_words(&self, free: u64) -> String {
+        match (&self.place, self.bound) {
+            (Place::Cuda(..), _) => format!("{free} bytes of the GPU's memory are free, with some left to its driver"),
+            (Place::Cpu, None) => format!("{free} bytes of memory are free"),
+            (Place::Cpu, Some(bound)) => format!("{bound} leaves {free} bytes of memory"),
         }
-        Err(Error::new(Status::Memory, message).about(subject).numbers(Unit::Bytes, needed, available))
+    }
+
+    /// Refuses what does not fit: into the budget everything; without one, or when the KV pages are to be touched, into what
+    /// can be had all that has to be memory of our own.
+    pub fn require(&self) -> Result<()> {
+        let (total, own) = (self.total_bytes(), self.own_bytes());
+        let advice = "lower context_length, max_running or step_tokens";
+        if let Some(budget) = self.budget.filter(|&budget| total.max(own) > budget) {
+            let (needed, parts) = (total.max(own), self.parts());
+            let what = format!("memory_budget is {budget} bytes, but these options take at least {needed}");
+            let error = Error::new(Status::Memory, format!("{what} ({parts}); raise it, or {advice}"));
+            return Err(error.about("memory_budget").numbers(Unit::Bytes, needed, budget));
+        }
+        let held_to_it = self.budget.is_none() || self.touch_kv;
+        if let Some(free) = self.free.filter(|&free| held_to_it && own > free) {
+            let (what, parts) = (self.free_words(free), self.parts());
+            let least = if self.budget.is_none() { "at least " } else { "" };
+            let budget = if self.budget.is_none() { "" } else { "memory_budget, " };
+            let advice = advice.replacen("lower ", &format!("lower {budget}"), 1);
+            let message = format!("{what}, but these options take {least}{own} ({parts}); free some, or {advice}");
+            return Err(Error::new(Status::Memory, message).about("memory").numbers(Unit::Bytes, own, free));
+        }
+        Ok(())
+    }
+
+    /// What to say of an engine that opens although there is less memory than it may come to use.
+    pub fn warning(&self) -> Option<String> {
+        let (total, own) = (self.total_bytes().max(self.own_bytes()), self.own_bytes());
+        let free = self.free.filter(|&free| total > free)?;
+        let (what, parts) = (self.free_words(free), self.parts());
+        let later = if own > free {
+            "using them all would end the process; lower memory_budget, context_length or max_running"
+        } else {
+            "weights that are mapped will be read from the disk again and again"
+        };
+        Some(format!("{what}, but these options take {total} ({parts}): {later}"))
     }
 }
 

@@ -12,6 +12,7 @@
 
 use super::active::panicked;
 use super::delivery::{closed, lock, wait_until};
+use super::host_thread::with_text;
 use super::identity::Identity;
 use super::machine::Machine;
 use super::prefix_file::{Reader, Writer, buffer};
@@ -19,7 +20,7 @@ use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse
 use crate::cache::Handle;
 use crate::error::{Error, Result, Status, copied};
 use crate::limits;
-use crate::os::files;
+use crate::os::{files, shortage};
 use crate::text::EncodeLimits;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -310,10 +311,12 @@ impl Prefix {
     /// As for [`Prefix::wait`]; `Io`, `Argument` when `path` names no file, `Memory` when the prefix had to give way meanwhile.
     pub fn save(&self, path: &Path) -> Result<()> {
         refuse_in_callback("save")?;
+        shortage::forget();
         self.wait(None)?;
         // Before there is a file: it may have to read all weights.
         let description = self.identity.description()?;
         let tokens = ask(&self.shared, |answer| Command::Tokens(self.id, answer))?;
+        shortage::check("the description of a prefix")?;
         let shown = path.to_string_lossy();
         files::replace(path, |file| {
             let mut writer = Writer::begin(file, &shown, description, &tokens)?;
@@ -323,6 +326,7 @@ impl Prefix {
                 writer.data(&bytes)?;
                 Ok(bytes)
             })?;
+            shortage::check("the file of a prefix")?;
             writer.end()
         })
     }
@@ -401,13 +405,14 @@ impl Engine {
     /// As for [`Engine::submit`].
     pub fn pin_prefix(&self, prompt: &Prompt) -> Result<Prefix> {
         let identity = self.prefix_identity()?;
+        shortage::forget();
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
-        let mut go_on = || self.open_or_closed();
-        let mut limits = EncodeLimits::new(self.info.context_length as usize, &mut go_on);
-        let tokens = self.text.prepare(prompt, options, &mut limits)?;
+        let (context, mut go_on) = (self.info.context_length as usize, || self.open_or_closed());
+        let tokens = with_text(|| self.text.prepare(prompt, options, &mut EncodeLimits::new(context, &mut go_on)))?;
         self.shared.warn_of_two_begins(&self.text, &tokens);
         self.reserve_place()?;
         let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
+        shortage::check("a prefix")?;
         self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;
         Ok(prefix)
     }
@@ -421,9 +426,11 @@ impl Engine {
     pub fn restore_prefix(&self, path: &Path) -> Result<Prefix> {
         refuse_in_callback("restore")?;
         let identity = self.prefix_identity()?;
+        shortage::forget();
         let mut reader = Reader::open(path, identity)?;
         let (prefix, held) = self.new_prefix(identity, None);
         let tokens = copied("token ids", &reader.tokens)?;
+        shortage::check("a prefix")?;
         let there = ask(&self.shared, |answer| Command::Adopt(held, tokens, answer))?;
         prefix.fill(&mut reader, there)?;
         Ok(prefix)

@@ -5,23 +5,22 @@ use super::api::{Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
 use super::delivery::lock;
 use super::parts;
+use super::templates::Templates;
 use crate::error::{Error, Result, Status, Unit};
+use crate::limits;
+use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
-use crate::text::{ChatTemplate, EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
+use crate::text::{EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex};
 
 /// Tokenizer, templates and special tokens of a model; shared by all threads.
 pub(super) struct TextKit {
     pub tokenizer: Option<Arc<Tokenizer>>,
-    template: Option<ChatTemplate>,
-    /// Used instead of `template` when the prompt has tools and the folder has such a template.
-    tool_template: Option<ChatTemplate>,
+    templates: Templates,
     /// `bos_token`, `eos_token` and the like.
     variables: Map<String, Value>,
-    /// Why a file that may have a template cannot be read: an error for those who use it.
-    template_fault: Option<Error>,
     /// Token ids a prompt may hold; 0 = unknown (no weights were opened).
     pub vocab: usize,
     /// The longest context that an engine of this model could be opened with; 0 = unknown.
@@ -30,6 +29,11 @@ pub(super) struct TextKit {
     pub before: BeginTokens,
     /// Every token that the tokenizer or the model's configuration begins a sequence with.
     pub begins: Vec<u32>,
+}
+
+/// The memory that work on `bytes` bytes takes, by one of the factors in [`limits`].
+pub(super) fn estimate(bytes: usize, factor: usize) -> usize {
+    bytes.saturating_mul(factor).saturating_add(limits::TEXT_MEMORY_BYTES)
 }
 
 /// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
@@ -46,8 +50,10 @@ impl PendingTokenizer {
         if let Some(bytes) = source.tokenizer_json()? {
             let (read, subject) = (pending.read.clone(), source.subject().to_owned());
             pending.thread = Some(thread::spawn("tokenizer", options, move || {
-                let tokenizer = Tokenizer::from_json(bytes.as_slice(), &subject);
-                *lock(&read) = Some(tokenizer);
+                let json = bytes.as_slice();
+                let estimate = estimate(json.len(), limits::TOKENIZER_MEMORY_FACTOR);
+                let tokenizer = shortage::backed("the tokenizer", estimate, || Tokenizer::from_json(json, &subject));
+                *lock(&read) = Some(tokenizer.flatten());
             })?);
         }
         Ok(pending)
@@ -72,10 +78,9 @@ impl Drop for PendingTokenizer {
 }
 
 impl TextKit {
-    /// Reads what the source has, but for the tokenizer, which is left out. A template is compiled here, so that its errors
-    /// show at open.
-    pub fn open(source: &dyn ModelSource, vocab: usize) -> Result<TextKit> {
-        let compile = |text: Option<String>| text.map(|t| ChatTemplate::new(&t, source.subject())).transpose();
+    /// Reads what the source has, but for the tokenizer, which is left out. Templates are compiled here; those that do not
+    /// compile are told to `warn`.
+    pub fn open(source: &dyn ModelSource, vocab: usize, warn: &mut dyn FnMut(String)) -> Result<TextKit> {
         let mut variables = Map::new();
         let special = source.special_tokens()?;
         for (name, text) in &special.named {
@@ -84,15 +89,9 @@ impl TextKit {
         if !special.additional.is_empty() {
             variables.insert("additional_special_tokens".into(), special.additional.clone().into());
         }
-        let (template, template_fault) = match source.chat_template() {
-            Ok(template) => (template, None),
-            Err(fault) => (None, Some(fault)),
-        };
         Ok(TextKit {
             tokenizer: None,
-            template: compile(template)?,
-            template_fault,
-            tool_template: compile(source.tool_template()?)?,
+            templates: Templates::open(source, &variables, warn)?,
             variables,
             vocab,
             context_max: 0,
@@ -116,7 +115,7 @@ impl TextKit {
 
     /// Whether messages can be rendered.
     pub fn has_template(&self) -> bool {
-        self.template.is_some()
+        self.templates.any()
     }
 
     /// The tokenizer, or an error that says what the folder lacks.
@@ -152,25 +151,20 @@ impl TextKit {
         if !prompt.parts.is_empty() {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
-        let template = match (&prompt.tools, &self.tool_template) {
-            (Some(_), Some(tools)) => Some(tools),
-            _ => self.template.as_ref(),
-        };
-        let template = template.ok_or_else(|| match &self.template_fault {
-            Some(fault) => fault.clone(),
-            None => Error::unsupported("the model folder has no chat template; send the prompt as text")
-                .about("chat_template"),
-        })?;
-        let mut variables = self.variables.clone();
-        variables.extend(prompt.variables.clone());
-        let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
-        template.render(&TemplateInput {
-            tools: prompt.tools.as_ref(),
-            add_generation_prompt,
-            exact,
-            special: &special,
-            ..TemplateInput::new(messages, &variables)
-        })
+        let (template, named) = self.templates.pick(prompt)?;
+        let estimate = estimate(prompt.heap_bytes(), limits::RENDER_MEMORY_FACTOR);
+        let rendered = shortage::backed("a rendered chat", estimate, || {
+            let variables = Templates::variables(&self.variables, prompt, named);
+            let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();
+            template.render(&TemplateInput {
+                tools: prompt.tools.as_ref(),
+                add_generation_prompt,
+                exact,
+                special: &special,
+                ..TemplateInput::new(messages, &variables)
+            })
+        });
+        rendered.flatten()
     }
 
     fn raw_text(&self, prompt: &Prompt) -> Result<String> {

@@ -7,10 +7,13 @@
 
 use super::delivery::completions;
 use super::delivery::ready::{Left, Popped, Round, Turn, TurnOr};
-use super::delivery::{Buffer, Hold, Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read, this_thread};
+use super::delivery::{
+    Buffer, Hold, Item, Outbox, Receiver, Route, call_host, closed, in_callback, queue::Read, this_thread,
+};
 use super::{Command, Engine, Event, FinishReason, LOG_TARGET, LogLevel, Next, Shared, facade_level, refuse_blocking};
 use crate::error::{Error, Result, Status};
 use crate::limits;
+use crate::os::thread;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,13 +80,14 @@ impl Shared {
         true
     }
 
-    /// Writes a log line, to the callback or to the `log` crate.
+    /// Writes a log line, to the callback or to the `log` crate; while an engine opens, on the opener's thread.
     pub(super) fn call_log(&self, level: LogLevel, line: &str) {
-        call_host(|| match (&self.log, facade_level(level)) {
+        let write = || match (&self.log, facade_level(level)) {
             (Some(log), _) => log(level, line),
             (None, Some(level)) => log::log!(target: LOG_TARGET, level, "{line}"),
             (None, None) => {}
-        });
+        };
+        thread::on_caller(|| call_host(write));
     }
 
     /// Delivers with the turn until the engine thread has ended and nothing is left.

@@ -2,6 +2,7 @@
 
 use super::active::Active;
 use crate::cache::Handle;
+use crate::error::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
@@ -25,6 +26,17 @@ impl Table {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// Makes room for one more request.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn reserve(&mut self, handle: Handle) -> Result<()> {
+        let more = (handle.index() + 1).saturating_sub(self.places.len());
+        let bytes = ((handle.index() + 1) * size_of::<Option<Box<Active>>>()) as u64;
+        self.places.try_reserve(more).map_err(|_| Error::memory("the table of requests", bytes))?;
+        self.ids.try_reserve(1).map_err(|_| Error::memory("the table of requests", bytes))
     }
 
     /// Adds a request under its handle, which no other has.

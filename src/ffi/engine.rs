@@ -4,12 +4,13 @@
 //! memory (through their sinks), so that a callback that still runs may name the handle and is told it is closed.
 
 use super::guard::{guard, may_block};
-use super::handle::{Handle, Kind};
+use super::handle::{Handle, Kind, Room};
 use super::types::*;
 use super::user_data::UserData;
 use super::{event, input, options};
 use crate::engine::{Engine, Next};
 use crate::error::{Error, Result, Status};
+use crate::os::shortage;
 use std::cell::UnsafeCell;
 use std::ffi::{CString, c_char};
 use std::mem::ManuallyDrop;
@@ -57,17 +58,19 @@ impl Kind for EngineBody {
 }
 
 impl EngineBody {
-    fn new(engine: Engine, user_data: Arc<UserData>) -> EngineBody {
+    /// When memory ran out the engine ends here: dropped with the body it would not.
+    fn new(engine: Engine, user_data: Arc<UserData>) -> Result<EngineBody> {
         let info = engine.info();
         let string = |text: &str| CString::new(text.replace('\0', "?")).unwrap_or_default();
         let (model_type, device_name) = (string(&info.model_type), string(&info.device_name));
-        EngineBody {
+        shortage::check("an engine")?;
+        Ok(EngineBody {
             calls: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             live: UnsafeCell::new(ManuallyDrop::new(Live { engine, _user_data: user_data })),
             model_type,
             device_name,
-        }
+        })
     }
 
     fn enter(&self) -> Result<()> {
@@ -179,8 +182,9 @@ pub unsafe extern "C" fn astrai_engine_open(
         if dir.is_empty() {
             return Err(Error::argument("dir is empty; pass the path of a model folder").about("dir"));
         }
+        let room = Room::new()?;
         let engine = Engine::open(Path::new(dir), options::engine(&given, &user_data)?)?;
-        Handle::give(EngineBody::new(engine, user_data), out)?;
+        room.give(EngineBody::new(engine, user_data)?, out);
         Ok(Status::Ok)
     })
 }

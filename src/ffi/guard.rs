@@ -1,4 +1,5 @@
-//! What stands between C and the library: panics are caught, errors are handed over, callbacks are marked.
+//! What stands between C and the library: panics are caught, errors are handed over, callbacks are marked, and neither
+//! side computes in the other's floating-point environment.
 //!
 //! Nothing here has a destructor in a thread-local: such a destructor, registered on a host thread, would keep the
 //! library mapped after `dlclose`.
@@ -7,6 +8,7 @@ use super::error;
 use super::types::astrai_error;
 use crate::engine::{CallbackScope, in_callback};
 use crate::error::{Error, Result, Status};
+use crate::os::floats::LibraryFloats;
 use crate::os::shortage;
 use std::any::Any;
 use std::cell::Cell;
@@ -129,12 +131,14 @@ pub(super) fn is_inside() -> bool {
 }
 
 /// A guarded call on this thread, for as long as it lives.
-struct Inside;
+struct Inside {
+    _floats: LibraryFloats,
+}
 
 impl Inside {
     fn enter() -> Inside {
         GUARDS.set(GUARDS.get().saturating_add(1));
-        Inside
+        Inside { _floats: LibraryFloats::enter() }
     }
 }
 

@@ -33,12 +33,10 @@ pub(super) struct Handle<T: Kind> {
 }
 
 impl<T: Kind> Handle<T> {
-    /// Makes a handle with one reference, which C owns, and writes it to the caller's `out`, as the last act of a call: when memory ran out on the way here, what
-    /// was made is dropped instead.
+    /// Makes a handle with one reference, which C owns, and writes it to the caller's `out`, as the last act of a call: when
+    /// memory ran out on the way here, `body` is dropped instead.
     pub(super) fn give(body: T, out: &mut MaybeUninit<*mut T::C>) -> Result<()> {
-        let handle = Arc::new(Handle { magic: AtomicU64::new(T::MAGIC), process_id: std::process::id(), body });
-        shortage::check(T::NAME)?;
-        out.write(Arc::into_raw(handle).cast_mut().cast());
+        Room::new()?.give(body, out);
         Ok(())
     }
 
@@ -83,6 +81,30 @@ impl<T: Kind> Handle<T> {
             // SAFETY: `give` gave C one reference; the exchange makes this the only place that takes it back.
             unsafe { Arc::decrement_strong_count(Arc::as_ptr(self)) };
         }
+    }
+}
+
+/// Memory for a handle, taken before something is done that cannot be undone.
+pub(super) struct Room<T: Kind>(Arc<MaybeUninit<Handle<T>>>);
+
+impl<T: Kind> Room<T> {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// `Memory`, also when that ran out on this thread before.
+    pub(super) fn new() -> Result<Room<T>> {
+        let room = Room(Arc::new_uninit());
+        shortage::check(T::NAME)?;
+        Ok(room)
+    }
+
+    /// Makes a handle with one reference, which C owns, and writes it to the caller's `out`.
+    pub(super) fn give(mut self, body: T, out: &mut MaybeUninit<*mut T::C>) {
+        let Some(place) = Arc::get_mut(&mut self.0) else { unreachable!("nobody else knows the memory") };
+        place.write(Handle { magic: AtomicU64::new(T::MAGIC), process_id: std::process::id(), body });
+        // SAFETY: written just now.
+        let handle = unsafe { self.0.assume_init() };
+        out.write(Arc::into_raw(handle).cast_mut().cast());
     }
 }
 

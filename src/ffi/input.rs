@@ -13,8 +13,8 @@ use std::time::Duration;
 pub(super) unsafe trait CallerStruct: Copy {
     /// Its name in the header.
     const NAME: &'static str;
-    /// Its size in ABI 1: no program can hold a smaller one.
-    const SIZE_MIN: usize;
+    /// The sizes it had, from that of ABI 1, below which no program can hold one, to its own.
+    const SIZES: &'static [usize];
     /// What fields have that the caller's version lacks.
     fn defaults() -> Self;
 }
@@ -74,13 +74,21 @@ pub(super) unsafe fn size_to_write<T: CallerStruct>(pointer: *const T) -> Result
     Ok(size.min(mem::size_of::<T>()))
 }
 
-/// The `_init` functions: gives all `size` bytes of the caller's struct their defaults, 0 where unknown.
+/// The `_init` functions: gives all `size` bytes of the caller's struct their defaults. A size that the struct never had is
+/// not that of any header: then what the caller holds is something else, or newer than this library.
 ///
 /// # Safety
 /// `pointer` is NULL or points to `size` writable bytes.
 pub(super) unsafe fn init_struct<T: CallerStruct>(pointer: *mut T, size: usize) -> Result<()> {
     check_pointer(pointer, T::NAME)?;
     check_size::<T>(size)?;
+    if !T::SIZES.contains(&size) {
+        let (name, sizes) = (T::NAME, T::SIZES);
+        let message = format!(
+            "size of {name} is {size}; it had {sizes:?} bytes: pass its sizeof, or use the library of that header"
+        );
+        return Err(struct_size::<T>(message, size));
+    }
     let value = T::defaults();
     // SAFETY: the caller's struct has `size` bytes, this library's has as many as are copied.
     unsafe {
@@ -98,11 +106,16 @@ fn check_size<T: CallerStruct>(size: usize) -> Result<()> {
         let init = "set it to sizeof, or call the _init function, before the struct is passed";
         return Err(struct_size::<T>(format!("struct_size of {name} is 0; {init}"), size));
     }
-    if size < T::SIZE_MIN {
+    let first = T::SIZES.first().copied().unwrap_or(mem::size_of::<T>());
+    if size < first {
         return Err(struct_size::<T>(
-            format!("struct_size of {name} is {size}, smaller than its first version with {} bytes", T::SIZE_MIN),
+            format!("struct_size of {name} is {size}, smaller than its first version with {first} bytes"),
             size,
         ));
+    }
+    if size < mem::size_of::<T>() && !T::SIZES.contains(&size) {
+        let sizes = T::SIZES;
+        return Err(struct_size::<T>(format!("struct_size of {name} is {size}; it had {sizes:?} bytes so far"), size));
     }
     if size > limits::STRUCT_BYTES_MAX {
         return Err(struct_size::<T>(

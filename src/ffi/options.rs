@@ -17,7 +17,11 @@ use std::sync::Arc;
 // SAFETY: repr(C), `struct_size` first, integers, nullable function pointers and raw pointers.
 unsafe impl CallerStruct for astrai_engine_options {
     const NAME: &'static str = "astrai_engine_options";
-    const SIZE_MIN: usize = offset_of!(astrai_engine_options, user_data) + size_of::<usize>();
+    const SIZES: &'static [usize] = &[
+        offset_of!(astrai_engine_options, user_data) + size_of::<usize>(),
+        offset_of!(astrai_engine_options, weights_cache) + size_of::<usize>(),
+        size_of::<Self>(),
+    ];
     fn defaults() -> Self {
         // SAFETY: as above; 0 and NULL are the defaults but for one.
         let zero: Self = unsafe { zeroed() };
@@ -28,7 +32,7 @@ unsafe impl CallerStruct for astrai_engine_options {
 // SAFETY: repr(C), `struct_size` first, integers and floats.
 unsafe impl CallerStruct for astrai_request_options {
     const NAME: &'static str = "astrai_request_options";
-    const SIZE_MIN: usize = offset_of!(astrai_request_options, frequency_penalty) + size_of::<f32>();
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
     fn defaults() -> Self {
         astrai_request_options {
             struct_size: size_of::<Self>() as u32,
@@ -54,7 +58,7 @@ unsafe impl CallerStruct for astrai_request_options {
 // SAFETY: repr(C), `struct_size` first, integers and raw pointers.
 unsafe impl CallerStruct for astrai_info {
     const NAME: &'static str = "astrai_info";
-    const SIZE_MIN: usize = offset_of!(astrai_info, device_name) + size_of::<usize>();
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
     fn defaults() -> Self {
         // SAFETY: as above.
         unsafe { zeroed() }
@@ -64,7 +68,7 @@ unsafe impl CallerStruct for astrai_info {
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_stats {
     const NAME: &'static str = "astrai_stats";
-    const SIZE_MIN: usize = offset_of!(astrai_stats, log_dropped) + size_of::<u64>();
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
     fn defaults() -> Self {
         // SAFETY: as above.
         unsafe { zeroed() }
@@ -74,7 +78,7 @@ unsafe impl CallerStruct for astrai_stats {
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_plan {
     const NAME: &'static str = "astrai_plan";
-    const SIZE_MIN: usize = offset_of!(astrai_plan, kv_bytes_per_token) + size_of::<u64>();
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
     fn defaults() -> Self {
         // SAFETY: as above.
         unsafe { zeroed() }
@@ -86,7 +90,8 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
     let known = ASTRAI_ENGINE_NO_MMAP
         | ASTRAI_ENGINE_TEXT_ONLY
         | ASTRAI_ENGINE_GPU_LOW_PRIORITY
-        | ASTRAI_ENGINE_GPU_BLOCKING_WAIT;
+        | ASTRAI_ENGINE_GPU_BLOCKING_WAIT
+        | ASTRAI_ENGINE_TOUCH_KV;
     input::flags(o.flags, known, "astrai_engine_options.flags")?;
     for (value, name) in [(o.reserved, "reserved"), (o.reserved2, "reserved2")] {
         if value != 0 {
@@ -105,6 +110,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
     Ok(EngineOptions {
         no_mmap: o.flags & ASTRAI_ENGINE_NO_MMAP != 0,
         text_only: o.flags & ASTRAI_ENGINE_TEXT_ONLY != 0,
+        touch_kv: o.flags & ASTRAI_ENGINE_TOUCH_KV != 0,
         device: named(o.device, &DEVICES, "device")?,
         device_index: o.device_index,
         relax_invariance: !named(o.invariant, &[false, true], "invariant")?,
@@ -323,6 +329,19 @@ pub(super) fn plan(plan: &Plan) -> astrai_plan {
 mod tests {
     use super::*;
     use crate::error::Status;
+
+    #[test]
+    fn structs_only_grew() {
+        fn check<T: CallerStruct>() {
+            assert!(T::SIZES.is_sorted_by(|a, b| a < b), "{}: {:?}", T::NAME, T::SIZES);
+            assert_eq!(T::SIZES.last(), Some(&size_of::<T>()), "{}: add the size it has now", T::NAME);
+        }
+        check::<astrai_engine_options>();
+        check::<astrai_request_options>();
+        check::<astrai_info>();
+        check::<astrai_stats>();
+        check::<astrai_plan>();
+    }
 
     #[test]
     fn request_defaults_leave_everything_to_the_model() {

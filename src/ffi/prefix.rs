@@ -96,7 +96,9 @@ pub unsafe extern "C" fn astrai_prefix_wait(
 }
 
 /// [B] Waits until the prefix is pinned and writes it to a file, for astrai_prefix_restore in this or another process.
-/// A file of that name is replaced in one step: it is there whole, the old or the new, also if the machine stops.
+/// A file of that name is replaced in one step: it is there whole, the old or the new, also if the machine stops. It keeps
+/// its mode; a new one is its owner's alone. Through a symbolic link the file it leads to is written; ERR_IO for a folder,
+/// a device, a pipe or a socket. What a process that was killed left beside it is gone after the next save.
 /// Other requests go on meanwhile; a duty limit counts and delays the copying, a pause does not hold it. The first save
 /// or restore of an engine reads all weights once, in this call, to know the model by every byte: seconds for each 10 GB
 /// that are in memory, else as long as the disk takes. Errors as for astrai_prefix_wait; ERR_IO, ERR_UTF8.

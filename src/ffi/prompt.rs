@@ -7,8 +7,11 @@ use super::input;
 use super::types::*;
 use crate::engine::{MessageFlags, Prompt, PromptPart};
 use crate::error::{Error, Result, Status, Unit};
+use crate::json::{Tree, with_numbers};
 use crate::limits;
 use crate::os::shortage;
+use crate::os::thread;
+use crate::text::exact;
 use serde_json::Value;
 use std::ffi::c_char;
 use std::ptr;
@@ -18,7 +21,7 @@ use std::sync::{RwLock, TryLockError};
 pub(super) struct PromptBody(RwLock<Built>);
 
 /// A prompt and what its limits are counted by.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Built {
     prompt: Prompt,
     text_bytes: usize,
@@ -80,6 +83,11 @@ unsafe fn change(prompt: *mut astrai_prompt, change: impl FnOnce(&mut Built) -> 
 }
 
 impl Built {
+    fn try_clone(&self) -> Result<Built> {
+        let prompt = self.prompt.try_clone()?;
+        Ok(Built { prompt, text_bytes: self.text_bytes, token_count: self.token_count })
+    }
+
     fn count_text(&mut self, bytes: usize) -> Result<()> {
         let sum = self.text_bytes.saturating_add(bytes);
         if sum > limits::PROMPT_BYTES_MAX {
@@ -192,10 +200,16 @@ fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
 }
 
 fn parse(json: &str, name: &str) -> Result<Value> {
-    let value =
-        serde_json::from_str(json).map_err(|e| Error::argument(format!("{name} is not valid JSON: {e}")).about(name));
-    shortage::check(name)?;
-    value
+    let estimate = json.len().saturating_mul(32).saturating_add(4096).min(2 * limits::PROMPT_TREE_BYTES_MAX);
+    // As deep as the text nests.
+    let parsed = thread::with_stack(limits::TEXT_STACK_BYTES, || {
+        shortage::backed(name, estimate, || serde_json::from_str(&exact::keep(json)))
+    })?;
+    let value = parsed?.map_err(|e| {
+        let what = if e.is_data() { "is not usable" } else { "is not valid JSON" };
+        with_numbers(Error::argument(format!("{name} {what}: {e}")).about(name), &e)
+    });
+    value.map(|Tree::<{ limits::PROMPT_TREE_BYTES_MAX }>(value)| value)
 }
 
 fn messages(json: &str) -> Result<Vec<Value>> {
@@ -237,7 +251,7 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         let prompt = unsafe { Handle::<PromptBody>::borrow(prompt) }?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        let copy = prompt.read(|built| Ok(built.clone()))?;
+        let copy = prompt.read(|built| thread::with_stack(limits::TEXT_STACK_BYTES, || built.try_clone()))??;
         Handle::give(PromptBody(RwLock::new(copy)), out)?;
         Ok(Status::Ok)
     })
@@ -245,6 +259,8 @@ pub unsafe extern "C" fn astrai_prompt_clone(
 
 /// [S] Adds raw text, which the tokenizer takes as it is. flags: ASTRAI_TEXT_SPECIAL. Before a prompt that begins with text
 /// go the tokens that the tokenizer begins every text with, unless with ASTRAI_TEXT_SPECIAL the text begins with them itself.
+/// Texts added one after the other, with no token ids between them, are one text: "har" and "bor" give the tokens of
+/// "harbor". A name of a special token counts if all of it was added with ASTRAI_TEXT_SPECIAL.
 /// ERR_UTF8 names the first bad byte. ERR_ARGUMENT: the prompt has messages.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_add_text(

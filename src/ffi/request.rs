@@ -3,7 +3,7 @@
 use super::engine::{EngineBody, EngineCall};
 use super::event::{self, EventCell};
 use super::guard::{callback, guard, may_block};
-use super::handle::{Handle, Kind};
+use super::handle::{Handle, Kind, Room};
 use super::input::{self, CallerStruct};
 use super::types::*;
 use super::user_data::UserData;
@@ -100,13 +100,18 @@ pub unsafe extern "C" fn astrai_submit(
             None if to_engine => (Sink::Engine(Box::new(user_data)), None),
             None => (Sink::Pull, Some(user_data)),
         };
+        // Before the request exists, which then has its terminal event.
+        let out = match out {
+            None => None,
+            Some(out) => Some((out, Room::new()?)),
+        };
         // SAFETY: NULL or a live handle, by the contract.
         let request = unsafe { prompt::read(prompt, |prompt| engine.submit(prompt, &given, sink)) }?;
         match out {
             None => request.detach(),
-            Some(out) => {
+            Some((out, room)) => {
                 let (reader, pulled) = (Mutex::new(()), kept.is_some());
-                Handle::give(RequestBody { request, reader, pulled, _user_data: kept }, out)?;
+                room.give(RequestBody { request, reader, pulled, _user_data: kept }, out);
             }
         }
         Ok(Status::Ok)

@@ -150,6 +150,9 @@ pub const ASTRAI_ENGINE_TEXT_ONLY: u32 = 2;
 pub const ASTRAI_ENGINE_GPU_LOW_PRIORITY: u32 = 4;
 /// astrai_engine_options.flags: sleep while the GPU works, instead of watching for its end.
 pub const ASTRAI_ENGINE_GPU_BLOCKING_WAIT: u32 = 8;
+/// astrai_engine_options.flags: write every page of the KV cache in open: memory that cannot be had is ERR_MEMORY there, and
+/// not the end of the process when it is used. What cannot be seen to be there is not written.
+pub const ASTRAI_ENGINE_TOUCH_KV: u32 = 16;
 
 /// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
 pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
@@ -351,7 +354,8 @@ pub struct astrai_engine_options {
     pub delivery: i32,
     /// ASTRAI_LOG_*
     pub log_level: i32,
-    /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same.
+    /// Of the engine's threads: negative is below the opener's (Linux: so much nicer), 0 the same. What the system does
+    /// not grant is a warning in the log.
     pub thread_priority: i32,
     /// Threads that compute; 0 = physical cores.
     pub threads: u32,
@@ -359,7 +363,8 @@ pub struct astrai_engine_options {
     pub max_running: u32,
     /// Requests that wait; more are refused with ASTRAI_ERR_QUEUE_FULL.
     pub max_waiting: u32,
-    /// In tokens; 0 = the model's, as far as memory_budget allows.
+    /// In tokens; 0 = the model's, as far as memory_budget allows. At most as long as config.json allows, where a rotary
+    /// scaling may reach beyond max_position_embeddings.
     pub context_length: u32,
     /// Tokens of a page of the KV cache.
     pub page_tokens: u32,
@@ -371,10 +376,12 @@ pub struct astrai_engine_options {
     pub duty_interval_us: u32,
     /// 0.
     pub reserved: u32,
-    /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take. 0 = no bound, but
-    /// the KV cache is what the slots need, at most a quarter of free memory.
+    /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take,
+    /// and whether the system has them: a budget beyond that is a warning in the log. 0 = no bound, but the KV cache is
+    /// what the slots need, at most a quarter of free memory.
     pub memory_budget: u64,
-    /// Processors the engine's threads may use, bit i = processor i; 0 = all.
+    /// Processors the engine's threads may use, bit i = processor i; 0 = all. ERR_ARGUMENT: none of them may be used; some
+    /// that may not, or a system without such masks: a warning in the log.
     pub affinity_mask: u64,
     /// Load progress; may be NULL.
     pub progress: astrai_progress_fn,
@@ -490,7 +497,8 @@ pub struct astrai_plan {
     pub workspace_bytes: u64,
     /// The three together.
     pub total_bytes: u64,
-    /// memory_budget, or without one the memory that is free; 0 when the system does not say.
+    /// The smaller of memory_budget and the memory that can be had: what is free, what the process's control groups (a
+    /// container's limit) leave, and its own limits; on a GPU its free memory. 0 when nothing says.
     pub available_bytes: u64,
     /// Tokens the KV cache holds.
     pub kv_tokens: u64,

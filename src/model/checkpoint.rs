@@ -121,7 +121,7 @@ impl Cause<'_> {
         Error::unsupported(format!(
             "{subject}: the weights are quantized by {format}; that is not read here: open the original model in bf16, f16 or \
              f32, and let the option weights quantize it ({})",
-            fault.message
+            fault.message.split(';').next().unwrap_or_default()
         ))
         .about(subject)
     }

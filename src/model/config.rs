@@ -43,6 +43,11 @@ impl<'a> Config<'a> {
         Error::format(format!("config.json: `{key}` is {short}, expected {expected}")).about(self.subject)
     }
 
+    /// Whether one of its values is an object.
+    pub fn has_objects(&self) -> bool {
+        self.object.as_object().is_some_and(|object| object.values().any(Value::is_object))
+    }
+
     /// An error about a key.
     pub fn bad(&self, key: &str, problem: impl std::fmt::Display) -> Error {
         Error::format(format!("config.json: `{key}` {problem}")).about(self.subject)

@@ -21,7 +21,11 @@ enum Place {
 
 /// Names, where they stand, and why such tensors change nothing.
 const HARMLESS: [(Place, &[&str], &str); 8] = [
-    (Place::First, &["v_head", "value_head", "reward_head", "score", "classifier"], "a head for another task"),
+    (
+        Place::First,
+        &["v_head", "value_head", "reward_head", "rm_head", "critic_head", "score", "classifier"],
+        "a head for another task",
+    ),
     (
         Place::First,
         &[
@@ -59,6 +63,9 @@ const HARMLESS: [(Place, &[&str], &str); 8] = [
             "k_proj.output_scale",
             "v_proj.output_scale",
             "q_proj.output_scale",
+            "q_bmm_quantizer._amax",
+            "k_bmm_quantizer._amax",
+            "v_bmm_quantizer._amax",
         ],
         "a scale of an 8-bit KV cache",
     ),
@@ -183,6 +190,7 @@ mod tests {
             "model.layers.1.self_attn.kv_scale",
             "model.layers.1.self_attn.k_proj.k_scale",
             "model.layers.1.self_attn.v_proj.output_scale",
+            "model.layers.1.self_attn.k_bmm_quantizer._amax",
             "model.layers.0.self_attn.rotary_emb.inv_freq",
             "model.rotary_emb.inv_freq",
             "rotary_emb.inv_freq",
@@ -211,6 +219,7 @@ mod tests {
             "model.layers.0.mlp.gate_proj.scales",
             "model.layers.0.mlp.gate_proj.qzeros",
             "model.layers.0.mlp.down_proj.output_scale",
+            "model.layers.0.mlp.down_proj.weight_quantizer._amax",
             "model.layers.0.self_attn.q_proj.lora_A.weight",
             "model.layers.0.post_feedforward_layernorm.weight",
             "model.layers.0.mlp.experts.0.gate_proj.weight",

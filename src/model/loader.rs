@@ -127,6 +127,9 @@ impl Tensors for Loader<'_> {
         let (source, log) = (self.source, &mut *self.log);
         if stored && source.random(lm_head).is_none() && self.report.same(source, embedding, lm_head)? {
             log(format!("{lm_head} is equal to {embedding}, and not held twice"));
+            // It was counted as one that is read.
+            let bytes = find(source, lm_head)?.map_or(0, tensor_bytes);
+            self.report.add(usize::try_from(bytes).unwrap_or(usize::MAX))?;
             return Ok(false);
         }
         log(format!("config.json says `tie_word_embeddings`, but there is {lm_head}: it is the output matrix"));

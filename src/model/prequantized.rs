@@ -82,9 +82,9 @@ pub(super) fn by_config(config: &Value) -> Option<String> {
 
 /// What the tensors' names and types say, with the first such tensor.
 fn by_names(tensors: &[TensorInfo]) -> Option<(&'static str, &str)> {
-    let last = |tensor: &'_ TensorInfo| tensor.name.rsplit('.').next().unwrap_or_default().to_owned();
     for (parts, format) in PARTS {
-        if let Some(tensor) = tensors.iter().find(|tensor| parts.contains(&last(tensor).as_str())) {
+        let ends = |tensor: &&TensorInfo| tensor.name.rsplit('.').next().is_some_and(|last| parts.contains(&last));
+        if let Some(tensor) = tensors.iter().find(ends) {
             return Some((format, &tensor.name));
         }
     }

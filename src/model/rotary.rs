@@ -76,6 +76,10 @@ impl Rotary {
         let theta = theta(config, [scaling, new])?;
         let mut rotary = Rotary { spec: RotarySpec::plain(theta, dims), context, context_max: context, chosen_for: 0 };
         let Some(scaling) = scaling else { return rotary.checked(config) };
+        if scaling.has_objects() {
+            let message = "config.json: rotary parameters that differ by the type of a layer are not supported";
+            return Err(Error::unsupported(message).about(config.subject()));
+        }
         let original = original(config, &scaling, context)?;
         let reach = |factor: f64| reach(context, original, factor);
         match kind_of(&scaling)? {
@@ -279,6 +283,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn parameters_for_each_type_of_layer_are_not_taken_for_none() {
+        let nested = json!({"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}});
+        assert!(read_for(nested, 0).expect_err("nested").message.contains("type of a layer"));
     }
 
     #[test]

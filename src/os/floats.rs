@@ -8,6 +8,7 @@
 //!
 //! Floats of x86-64 are computed by SSE alone, so the control word of the x87 unit is left as it is.
 
+use super::thread;
 use std::cell::Cell;
 
 thread_local! {
@@ -59,7 +60,8 @@ impl Drop for LibraryFloats {
     }
 }
 
-/// The host's own environment on a thread that is inside the library, until it is dropped. May be nested.
+/// The host's own environment on a thread that is inside the library, until it is dropped. May be nested. A thread of the
+/// library has the default one again afterwards, whatever the host's code did.
 pub struct HostFloats {
     /// What the thread had before.
     before: u64,
@@ -82,11 +84,13 @@ impl HostFloats {
 impl Drop for HostFloats {
     #[inline]
     fn drop(&mut self) {
+        let now = control::read();
         if self.inside_library {
             // What the host set meanwhile is what it will find.
-            HOST.set(control::read());
+            HOST.set(now);
         }
-        if control::mode(control::read()) != control::mode(self.before) {
+        let library_goes_on = self.inside_library || thread::is_ours();
+        if library_goes_on && control::mode(now) != control::mode(self.before) {
             control::write(self.before);
         }
     }
@@ -213,11 +217,15 @@ mod tests {
 
     #[test]
     fn a_callback_on_a_thread_of_the_library_leaves_no_mode_behind() {
+        let mode_after = || {
+            {
+                let _callback = HostFloats::enter();
+                control::write(UPWARD);
+            }
+            mode()
+        };
+        assert_eq!(thread::aside("test", mode_after).unwrap(), control::DEFAULT);
+        assert_eq!(mode_after(), control::mode(UPWARD), "on a thread of its own the host does as it likes");
         reset();
-        {
-            let _callback = HostFloats::enter();
-            control::write(UPWARD);
-        }
-        assert_eq!(mode(), control::DEFAULT);
     }
 }

@@ -4,8 +4,9 @@
 //!
 //! A plain number in a thread-local without a destructor, which would keep the library mapped after `dlclose`.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reserved};
 use std::cell::Cell;
+use std::sync::OnceLock;
 
 thread_local! {
     /// Bytes of the first block that was refused since the last [`check`] or [`forget`], 0 = none.
@@ -29,7 +30,8 @@ pub fn refused() -> usize {
     REFUSED.get()
 }
 
-/// Starts anew: what was refused before does not concern the work that begins.
+/// Starts anew: what was refused before does not concern the work that begins. Whoever checks does this first, since what was
+/// refused may have been told as an error before.
 pub fn forget() {
     REFUSED.set(0);
 }
@@ -49,10 +51,83 @@ pub fn check(what: &str) -> Result<()> {
     Err(error)
 }
 
+/// How the C libraries' allocator keeps memory behind a piece of work.
+#[derive(Clone, Copy)]
+pub struct Backups {
+    /// Takes so many bytes and keeps them behind what the thread does; 0 when they cannot be had, else what `end` gets.
+    pub begin: fn(usize) -> usize,
+    /// The work is over.
+    pub end: fn(usize),
+}
+
+/// Set by the C libraries when they are loaded, and never otherwise.
+static BACKUPS: OnceLock<Backups> = OnceLock::new();
+
+/// From now on [`backed`] work has these behind it.
+pub fn use_backups(backups: Backups) {
+    let _first = BACKUPS.set(backups);
+}
+
+/// Runs work that allocates about `bytes` in all, in a dependency that cannot be refused memory; `what` is what it makes. So
+/// much is tried as one block before, and in the C libraries kept behind the work: if memory runs out all the same, the work
+/// goes on from there and its result is dropped.
+///
+/// # Errors
+/// `Memory`.
+pub fn backed<R>(what: &str, bytes: usize, work: impl FnOnce() -> R) -> Result<R> {
+    let backup = Backup::begin(what, bytes)?;
+    let result = work();
+    // All that came from the backup goes before it, and the error comes after.
+    let kept = if is_noted() {
+        drop(result);
+        None
+    } else {
+        Some(result)
+    };
+    drop(backup);
+    check(what)?;
+    kept.ok_or_else(|| Error::memory(what, bytes as u64))
+}
+
+/// While it lives, memory is behind the thread's work.
+struct Backup(usize);
+
+impl Backup {
+    fn begin(what: &str, bytes: usize) -> Result<Backup> {
+        let begun = match BACKUPS.get() {
+            None => reserved::<u8>(what, bytes).map(|_tried| Backup(0)),
+            Some(backups) => match (backups.begin)(bytes) {
+                0 => Err(Error::memory(what, bytes as u64)),
+                token => Ok(Backup(token)),
+            },
+        };
+        // Also for those who take the error for advice and go on without.
+        begun.inspect_err(|_| note(bytes))
+    }
+}
+
+impl Drop for Backup {
+    fn drop(&mut self) {
+        if let Some(backups) = BACKUPS.get().filter(|_| self.0 != 0) {
+            (backups.end)(self.0);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Status;
+
+    #[test]
+    fn backed_work_runs_if_its_estimate_can_be_had_and_is_given_up_if_memory_ran_out_in_it() {
+        assert_eq!(backed("a test", 1000, || 7).unwrap(), 7);
+        let error = backed("a test", isize::MAX as usize, || 7).unwrap_err();
+        assert_eq!((error.status, error.needed), (Status::Memory, isize::MAX as u64));
+        assert!(is_noted(), "for those who go on without");
+        forget();
+        assert_eq!(backed("a test", 1000, || note(48)).unwrap_err().needed, 48);
+    }
 
     #[test]
     fn what_was_refused_is_told_once_and_on_its_own_thread() {

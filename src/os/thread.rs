@@ -41,6 +41,48 @@ pub fn physical_cores() -> usize {
     imp::physical_cores().unwrap_or(logical).clamp(1, logical)
 }
 
+/// What the system did not grant a thread of [`ThreadOptions`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Processors of the mask that it may not use; all of them when the mask was refused.
+    pub processors: u64,
+    /// The system has no masks of processors.
+    pub no_masks: bool,
+    /// The priority it has instead.
+    pub priority: Option<i32>,
+}
+
+impl Refused {
+    /// Where threads are neither placed nor ranked.
+    #[cfg_attr(target_os = "linux", allow(dead_code, reason = "Linux has both"))]
+    fn all(options: ThreadOptions) -> Refused {
+        let priority = (options.priority != 0).then_some(0);
+        Refused { processors: options.affinity_mask, no_masks: options.affinity_mask != 0, priority }
+    }
+}
+
+/// What a thread of `options` would be refused: tried on one.
+///
+/// # Errors
+/// `Memory` when no thread can be had.
+pub fn try_placing(options: ThreadOptions) -> Result<Refused> {
+    aside("placing", move || imp::place_current("astrai-placing", options))
+}
+
+/// Processors this process may use, bit i = processor i; those beyond the 64th have none.
+pub fn allowed_processors() -> u64 {
+    imp::allowed_processors().unwrap_or(u64::MAX)
+}
+
+/// How many hardware threads engine threads of this mask may use.
+pub fn usable_processors(affinity_mask: u64) -> usize {
+    let all = std::thread::available_parallelism().map_or(1, |n| n.get());
+    match imp::allowed_processors() {
+        Some(allowed) if affinity_mask & allowed != 0 => (affinity_mask & allowed).count_ones() as usize,
+        _ => all,
+    }
+}
+
 /// Number of the calling process; a forked child sees another one.
 pub fn process_id() -> u32 {
     std::process::id()
@@ -99,7 +141,7 @@ pub(super) fn spawn_with(
 
 #[cfg(unix)]
 mod imp {
-    use super::ThreadOptions;
+    use super::{Refused, ThreadOptions};
     #[cfg(not(target_os = "linux"))]
     use std::ffi::CString;
     use std::ffi::c_void;
@@ -181,7 +223,8 @@ mod imp {
     }
 
     #[cfg(target_os = "linux")]
-    pub fn place_current(name: &str, options: ThreadOptions) {
+    pub fn place_current(name: &str, options: ThreadOptions) -> Refused {
+        let mut refused = Refused::default();
         // 15 bytes and the NUL. On the stack: a thread that has just started should not need memory.
         let mut short = [0u8; 16];
         short.iter_mut().take(15).zip(name.bytes()).for_each(|(to, byte)| *to = byte);
@@ -194,7 +237,11 @@ mod imp {
                 for cpu in (0..64).filter(|i| options.affinity_mask >> i & 1 == 1) {
                     libc::CPU_SET(cpu, &mut set);
                 }
-                libc::sched_setaffinity(0, std::mem::size_of::<libc::cpu_set_t>(), &set);
+                // The system leaves out what may not be used, and refuses a set without the rest.
+                refused.processors = match libc::sched_setaffinity(0, std::mem::size_of::<libc::cpu_set_t>(), &set) {
+                    0 => options.affinity_mask & !allowed_processors().unwrap_or(u64::MAX),
+                    _ => options.affinity_mask,
+                };
             }
         }
         if options.priority != 0 {
@@ -205,14 +252,28 @@ mod imp {
             unsafe {
                 let thread = libc::syscall(libc::SYS_gettid) as libc::id_t;
                 let normal = libc::getpriority(libc::PRIO_PROCESS, thread);
-                let nice = normal.saturating_sub(options.priority).clamp(-20, 19);
-                libc::setpriority(libc::PRIO_PROCESS, thread, nice);
+                let nice = normal.saturating_sub(options.priority);
+                libc::setpriority(libc::PRIO_PROCESS, thread, nice.clamp(-20, 19));
+                let granted = libc::getpriority(libc::PRIO_PROCESS, thread);
+                refused.priority = (granted != nice).then(|| normal - granted);
             }
         }
+        refused
+    }
+
+    #[cfg(target_os = "linux")]
+    pub fn allowed_processors() -> Option<u64> {
+        let allowed = allowed_cpus();
+        (!allowed.is_empty()).then(|| allowed.iter().filter(|&&cpu| cpu < 64).fold(0, |mask, cpu| mask | 1 << cpu))
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub fn place_current(name: &str, _options: ThreadOptions) {
+    pub fn allowed_processors() -> Option<u64> {
+        None
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn place_current(name: &str, options: ThreadOptions) -> Refused {
         #[cfg(target_os = "macos")]
         if let Ok(name) = CString::new(name) {
             // SAFETY: names the calling thread with a NUL-terminated string.
@@ -220,6 +281,7 @@ mod imp {
         }
         #[cfg(not(target_os = "macos"))]
         let _ = CString::new(name);
+        Refused::all(options)
     }
 
     #[cfg(target_os = "linux")]
@@ -254,7 +316,7 @@ mod imp {
 
 #[cfg(not(unix))]
 mod imp {
-    use super::ThreadOptions;
+    use super::{Refused, ThreadOptions};
     use std::io;
 
     pub struct Handle(std::thread::JoinHandle<()>);
@@ -275,7 +337,13 @@ mod imp {
         std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(body).map(Handle)
     }
 
-    pub fn place_current(_name: &str, _options: ThreadOptions) {}
+    pub fn place_current(_name: &str, options: ThreadOptions) -> Refused {
+        Refused::all(options)
+    }
+
+    pub fn allowed_processors() -> Option<u64> {
+        None
+    }
 
     pub fn physical_cores() -> Option<usize> {
         None

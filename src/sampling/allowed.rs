@@ -1,6 +1,6 @@
 //! The token ids that may be sampled.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, filled, reserved};
 
 /// The ids a tokenizer names. Models pad their vocabulary beyond it, and an id without a name has no text: it is never
 /// sampled. Kept as a length with holes because that is what real vocabularies are.
@@ -19,22 +19,23 @@ impl AllowedTokens {
 
     /// Those of `ids` that are below `vocab`; order and repetition do not matter. None at all is an error.
     pub fn from_ids(vocab: usize, ids: impl IntoIterator<Item = u32>) -> Result<AllowedTokens> {
-        let mut ids: Vec<u32> = ids.into_iter().filter(|&id| (id as usize) < vocab).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let Some(&last) = ids.last() else {
+        let what = "the ids that may be sampled";
+        let mut named = filled(what, vocab, false)?;
+        for id in ids {
+            if let Some(named) = named.get_mut(id as usize) {
+                *named = true;
+            }
+        }
+        let Some(last) = named.iter().rposition(|named| *named) else {
             let message = format!(
                 "the tokenizer names no id below the model's vocabulary size {vocab}; it belongs to another model"
             );
             return Err(Error::format(message));
         };
-        let mut holes = Vec::new();
-        let mut next = 0;
-        for id in ids {
-            holes.extend(next..id);
-            next = id.saturating_add(1);
-        }
-        Ok(AllowedTokens { end: last as usize + 1, holes })
+        let unnamed = || (0u32..).zip(&named[..last]).filter(|(_, named)| !**named).map(|(id, _)| id);
+        let mut holes = reserved(what, unnamed().count())?;
+        holes.extend(unnamed());
+        Ok(AllowedTokens { end: last + 1, holes })
     }
 
     /// Whether `id` may be sampled.

@@ -1,11 +1,15 @@
 //! The proof of law 3: every page, node and slot is accounted for.
 
 use super::{Scheduler, Sequence};
-use crate::error::{Error, Result};
+use crate::cache::PagePool;
+use crate::error::{Error, Result, reserved};
 
 impl Scheduler {
     /// Proves law 3, or says what is wrong.
     pub fn check(&self) -> Result<()> {
+        // Counters of each page and node, as a check of a group makes them.
+        let pages = self.pools.iter().map(PagePool::total).max().unwrap_or(0);
+        reserved::<[u32; 4]>("the counters of a check", pages)?;
         let wrong = |what: String| Error::internal(format!("the scheduler's books are wrong: {what}"));
         for (group, pool) in self.pools.iter().enumerate() {
             let owned = self.sequences.iter().flat_map(|(_, s)| s.tables[group].iter().copied());

@@ -199,11 +199,15 @@ impl Scheduler {
         tokens.truncate(tokens.len() / page_tokens * page_tokens);
         let mut chain = reserved("the hashes of a prefix's pages", tokens.len() / page_tokens)?;
         self.tree.extend(&mut chain, &tokens);
-        let others = self.pins.slots.iter().flat_map(|(_, p)| match p.sequence {
-            Some(_) => p.chain.as_slice(),
-            None => &p.chain[..p.pages()],
-        });
-        let others: HashSet<u64> = others.copied().collect();
+        let pinned = || {
+            self.pins.slots.iter().flat_map(|(_, p)| match p.sequence {
+                Some(_) => p.chain.as_slice(),
+                None => &p.chain[..p.pages()],
+            })
+        };
+        let (mut others, count) = (HashSet::new(), pinned().count());
+        others.try_reserve(count).map_err(|_| Error::memory("the pages of all pins", count as u64 * 16))?;
+        others.extend(pinned().copied());
         let new = chain.iter().filter(|hash| !others.contains(hash)).count();
         let most = self.capacity.frames.iter().copied().min().unwrap_or(0) / limits::PINNED_SHARE;
         if others.len() + new > most {

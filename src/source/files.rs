@@ -2,6 +2,9 @@
 
 use super::{foreign, json};
 use crate::error::{Error, Result, Status, Unit};
+use crate::json::Tree;
+use crate::limits::CONFIG_TREE_BYTES_MAX;
+use crate::os::shortage;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fs::File;
@@ -35,6 +38,15 @@ pub(super) fn open(path: &Path) -> Result<Option<(File, u64)>> {
 /// Reads the whole file `path`, `None` when it is absent. More than `limit` bytes are an error, found before any are
 /// read.
 pub(super) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    read_whole(path, limit).inspect_err(|e| {
+        // Files that are advice are done without, but not for this reason: opening fails at its next check.
+        if e.status == Status::Memory {
+            shortage::note(usize::try_from(e.needed).unwrap_or(usize::MAX));
+        }
+    })
+}
+
+fn read_whole(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let shown = path.to_string_lossy();
     let Some((file, len)) = open(path)? else { return Ok(None) };
     let too_large = |len: u64| {
@@ -78,12 +90,12 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<
     json::parse(&bytes, &path.to_string_lossy()).map(Some)
 }
 
-/// Reads a file that holds one JSON object, `None` when it is absent.
+/// Reads a file that holds one JSON object, `None` when it is absent. Its tree takes at most
+/// [`CONFIG_TREE_BYTES_MAX`].
 pub(super) fn read_object(path: &Path, limit: u64) -> Result<Option<Value>> {
-    let Some(value) = read_json::<Value>(path, limit)? else { return Ok(None) };
+    let Some(Tree(value)) = read_json::<Tree<CONFIG_TREE_BYTES_MAX>>(path, limit)? else { return Ok(None) };
     if !value.is_object() {
-        let shown = path.to_string_lossy();
-        let found = kind(&value);
+        let (found, shown) = (kind(&value), path.to_string_lossy());
         return Err(Error::format(format!("{shown} holds {found}; a JSON object is expected")).about(shown));
     }
     Ok(Some(value))

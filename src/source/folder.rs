@@ -8,7 +8,7 @@ use super::bytes::Bytes;
 use super::index::{INDEX, open_indexed};
 use super::safetensors::Budget;
 use super::shard::{Report, Shard, align};
-use super::text_files::{SpecialTokens, TextFiles};
+use super::text_files::{NamedTemplate, SpecialTokens, TextFiles};
 use super::{ModelSource, TensorInfo, files, foreign};
 use crate::error::{Error, Result, Status};
 use crate::limits;
@@ -133,8 +133,12 @@ impl ModelSource for Folder {
         self.text.chat_template.clone()
     }
 
-    fn tool_template(&self) -> Result<Option<String>> {
-        self.text.tool_template.clone()
+    fn chat_template_file(&self) -> &str {
+        &self.text.chat_template_file
+    }
+
+    fn named_templates(&self) -> &[NamedTemplate] {
+        &self.text.named_templates
     }
 
     fn tensors(&self) -> Result<&[TensorInfo]> {

@@ -41,13 +41,19 @@ pub(super) fn open_indexed(dir: &Path, warn: &mut dyn FnMut(String)) -> Result<O
         check_shard_name(name).map_err(|what| bad(format!("names the file {}, {what}", quoted(name))))?;
     }
     check_present(dir, &names, &shown)?;
+    let mut counts = vec![0usize; names.len()];
+    for (_, file) in &tensors {
+        if let Some(count) = counts.get_mut(*file) {
+            *count += 1;
+        }
+    }
     let (mut shards, mut budget, mut twice) = (Vec::with_capacity(names.len()), Budget::default(), Twice::default());
     for (file, name) in names.iter().enumerate() {
         let mut shard = Shard::open(&dir.join(name), &mut budget)?;
         let place = |name: &str| tensors.binary_search_by(|(tensor, _)| tensor.as_str().cmp(name)).ok();
         let of = |stored: &Stored| place(&stored.info.name).and_then(|at| tensors.get(at)).map(|(_, file)| *file);
         let held = shard.tensors.iter().filter(|stored| of(stored) == Some(file)).count();
-        if held < tensors.iter().filter(|(_, of)| *of == file).count() {
+        if held < counts.get(file).copied().unwrap_or_default() {
             let missing = missing(&tensors, file, &shard).map_or_else(String::new, quoted);
             return Err(bad(format!("says tensor {missing} is in {}, which does not hold it", quoted(name))));
         }

@@ -5,6 +5,7 @@
 //! A byte order mark in front is skipped, as editors leave one.
 
 use crate::error::{Error, Result, reserved};
+use crate::json::with_numbers;
 use serde::de::DeserializeOwned;
 
 const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
@@ -21,7 +22,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], shown: &str) -> Result<T>
             true => format!("{shown} is not valid JSON: it is empty; its download may be incomplete"),
             false => format!("{shown} is not valid JSON: {e}"),
         };
-        Error::format(message).about(shown)
+        with_numbers(Error::format(message).about(shown), &e)
     };
     match serde_json::from_slice(bytes) {
         Ok(value) => Ok(value),

@@ -25,7 +25,7 @@ pub use folder::{Folder, FolderOptions};
 pub use generation::GenerationDefaults;
 pub use synthetic::Synthetic;
 pub use tensor_file::TensorFile;
-pub use text_files::SpecialTokens;
+pub use text_files::{NamedTemplate, SpecialTokens};
 
 use crate::backend::RandomWeight;
 use crate::dtype::DType;
@@ -62,8 +62,14 @@ pub trait ModelSource: Send + Sync {
     /// The chat template, if any; where there are several by name, the one named `default`. An error says why the file that
     /// should have it cannot be read: it matters to those who want to use it.
     fn chat_template(&self) -> Result<Option<String>>;
-    /// The template named `tool_use`, if any: transformers prefers it when a prompt comes with tools.
-    fn tool_template(&self) -> Result<Option<String>>;
+    /// The file that has the chat template.
+    fn chat_template_file(&self) -> &str {
+        self.subject()
+    }
+    /// Templates that go by other names. The one named `tool_use` is for prompts with tools, as in transformers.
+    fn named_templates(&self) -> &[NamedTemplate] {
+        &[]
+    }
     /// All tensors, by name in ascending order.
     fn tensors(&self) -> Result<&[TensorInfo]>;
     /// A number that is another one when the files of the weights were written since, as far as the system tells without

@@ -102,10 +102,6 @@ impl ModelSource for Synthetic {
         Ok(None)
     }
 
-    fn tool_template(&self) -> Result<Option<String>> {
-        Ok(None)
-    }
-
     fn tensors(&self) -> Result<&[TensorInfo]> {
         Ok(&self.infos)
     }

@@ -7,8 +7,8 @@ use super::shard::{Report, Shard};
 use super::{TensorInfo, files};
 use crate::error::{Error, Result, Status};
 use crate::os::aligned::ALIGNMENT;
-use crate::os::files::replace;
-use std::fs::{File, OpenOptions};
+use crate::os::files::{open_to_change, replace};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -67,7 +67,7 @@ impl TensorFile {
         let failed = |e: std::io::Error| Error::io(format!("cannot update {shown}"), shown.as_str(), &e);
         let missing = || Error::internal(format!("{shown} has no {key} of {} bytes", value.len()));
         let old = self.metadata(key).filter(|old| old.len() == value.len()).ok_or_else(missing)?;
-        let mut file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(failed)?;
+        let mut file = open_to_change(&self.path)?;
         let mut header = Vec::new();
         (&mut file).take(self.shard.header_bytes()).read_to_end(&mut header).map_err(failed)?;
         let wanted = format!("\"{key}\":\"{old}\"");

@@ -6,23 +6,46 @@ use crate::limits;
 use serde_json::{Map, Value};
 use std::path::Path;
 
+/// Folder of templates that are chosen by name.
+const ADDITIONAL: &str = "additional_chat_templates";
+/// How their files end.
+const JINJA: &str = "jinja";
+
+/// A chat template that goes by a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTemplate {
+    /// Its name: `tool_use` is the one for prompts with tools.
+    pub name: String,
+    /// The file it stands in.
+    pub file: String,
+    /// Its text; an error says why the file cannot be read.
+    pub text: Result<String>,
+}
+
 /// What the files about text say. Running a model needs none of it: what cannot be read is a warning, and an error where it is
 /// used.
 #[derive(Debug)]
 pub(super) struct TextFiles {
     pub special_tokens: SpecialTokens,
     pub chat_template: Result<Option<String>>,
-    pub tool_template: Result<Option<String>>,
+    /// The file of the template.
+    pub chat_template_file: String,
+    pub named_templates: Vec<NamedTemplate>,
 }
 
 impl TextFiles {
     /// Reads those of a folder. `chat_template.jinja` is the newest spelling of a template and wins; the processor's
     /// `chat_template.json` is the oldest and comes last. A file that may have a template and cannot be read is not passed over
-    /// for an older one.
+    /// for an older one. Of two named templates of one name the one in a file of its own wins.
     pub fn read(dir: &Path, warnings: &mut Vec<String>) -> TextFiles {
         let mut special_tokens = SpecialTokens::default();
-        let (chat_template, tool_template) = (read_jinja(dir), Ok(None));
-        let mut text = TextFiles { special_tokens: SpecialTokens::default(), chat_template, tool_template };
+        let jinja = dir.join("chat_template.jinja");
+        let mut text = TextFiles {
+            special_tokens: SpecialTokens::default(),
+            chat_template: files::read_text(&jinja, limits::CONFIG_BYTES_MAX),
+            chat_template_file: jinja.to_string_lossy().into_owned(),
+            named_templates: additional(dir, warnings),
+        };
         if let Err(e) = &text.chat_template {
             warnings.push(format!("{e}; there is no chat template"));
         }
@@ -51,17 +74,51 @@ impl TextFiles {
 
     /// Takes the templates of a JSON file, if it has any.
     fn templates_of(&mut self, object: &Value, file: &str, warnings: &mut Vec<String>) {
-        self.chat_template = template(object, "default", file);
+        let templates = match templates(object, file) {
+            Ok(templates) => templates,
+            Err(e) => {
+                warnings.push(format!("{e}; there is no chat template"));
+                self.chat_template = Err(e);
+                return;
+            }
+        };
+        self.chat_template = default_of(&templates, file);
         match &self.chat_template {
             Ok(None) => {}
-            Ok(Some(_)) => self.tool_template = template(object, "tool_use", file),
-            Err(e) => warnings.push(format!("{e}; there is no chat template")),
+            Ok(Some(_)) => self.chat_template_file = file.to_owned(),
+            Err(e) => warnings.push(format!("{e}; a prompt has to name one of them")),
+        }
+        for (name, text) in templates.into_iter().filter(|(name, _)| name != "default") {
+            if self.named_templates.iter().all(|known| known.name != name) {
+                self.named_templates.push(NamedTemplate { name, file: file.to_owned(), text: Ok(text) });
+            }
         }
     }
 }
 
-fn read_jinja(dir: &Path) -> Result<Option<String>> {
-    files::read_text(&dir.join("chat_template.jinja"), limits::CONFIG_BYTES_MAX)
+/// The templates of the folder [`ADDITIONAL`], by name.
+fn additional(dir: &Path, warnings: &mut Vec<String>) -> Vec<NamedTemplate> {
+    let folder = dir.join(ADDITIONAL);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.take(limits::FOLDER_ENTRIES_MAX).filter_map(|e| Some(e.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == JINJA));
+    paths.sort_unstable();
+    if paths.len() > limits::NAMED_TEMPLATES_MAX {
+        let (found, most) = (paths.len(), limits::NAMED_TEMPLATES_MAX);
+        warnings.push(format!("{} has {found} templates; the first {most} are used", folder.to_string_lossy()));
+        paths.truncate(most);
+    }
+    let mut templates = Vec::new();
+    for path in paths {
+        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+        let text = files::read_text(&path, limits::CONFIG_BYTES_MAX);
+        if let Err(e) = &text {
+            warnings.push(format!("{e}; it is not used"));
+        }
+        let Some(text) = text.transpose() else { continue };
+        templates.push(NamedTemplate { name: name.to_owned(), file: path.to_string_lossy().into_owned(), text });
+    }
+    templates
 }
 
 /// Special tokens by the names chat templates use.
@@ -119,38 +176,46 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// The chat template named `name` under `chat_template` of `object`, the content of `file`. A template without a name
-/// is the default; so is the only one of a list.
-pub(super) fn template(object: &Value, name: &str, file: &str) -> Result<Option<String>> {
+/// The chat templates under `chat_template` of `object`, the content of `file`, by name. One without a name is the default.
+fn templates(object: &Value, file: &str) -> Result<Vec<(String, String)>> {
     let bad = |what: String| Error::format(format!("{file}: chat_template {what}")).about(file);
     let entries = match object.get("chat_template") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(text)) => return Ok((name == "default").then(|| text.clone())),
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::String(text)) => return Ok(vec![("default".to_owned(), text.clone())]),
         Some(Value::Array(entries)) => entries,
         Some(other) => return Err(bad(format!("is {}; a string or a list is expected", kind(other)))),
     };
+    let most = limits::NAMED_TEMPLATES_MAX;
+    if entries.len() > most {
+        return Err(bad(format!("lists {} templates, more than {most}", entries.len())));
+    }
     let mut templates = Vec::with_capacity(entries.len());
     for entry in entries {
-        let field = |key: &str| entry.get(key).and_then(Value::as_str);
+        let field = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
         match (field("name"), field("template")) {
             (Some(name), Some(text)) => templates.push((name, text)),
             _ => return Err(bad("lists an entry without the strings \"name\" and \"template\"".into())),
         }
     }
-    if let Some((_, text)) = templates.iter().find(|(known, _)| *known == name) {
-        return Ok(Some((*text).to_owned()));
-    }
-    match templates.as_slice() {
+    Ok(templates)
+}
+
+/// The one of them named `default`, or the only one.
+fn default_of(templates: &[(String, String)], file: &str) -> Result<Option<String>> {
+    match templates {
         [] => Ok(None),
-        [(_, text)] if name == "default" => Ok(Some((*text).to_owned())),
-        _ if name != "default" => Ok(None),
-        several => {
-            let names: Vec<String> = several.iter().map(|(name, _)| quoted(name)).collect();
-            Err(bad(format!(
-                "names {} but no \"default\"; put the one to use into chat_template.jinja",
-                names.join(", ")
-            )))
-        }
+        [(_, text)] => Ok(Some(text.clone())),
+        several => match several.iter().find(|(name, _)| name == "default") {
+            Some((_, text)) => Ok(Some(text.clone())),
+            None => {
+                let names: Vec<String> = several.iter().map(|(name, _)| quoted(name)).collect();
+                let message = format!(
+                    "{file}: chat_template names {} but no \"default\"; put the one to use into chat_template.jinja",
+                    names.join(", ")
+                );
+                Err(Error::format(message).about(file))
+            }
+        },
     }
 }
 
@@ -189,18 +254,17 @@ mod tests {
 
     #[test]
     fn templates_by_name() {
-        let read = |value: Value, name| template(&json!({"chat_template": value}), name, "f.json");
-        assert_eq!(read(json!("T"), "default"), Ok(Some("T".into())));
-        assert_eq!(read(json!("T"), "tool_use"), Ok(None));
-        assert_eq!(read(Value::Null, "default"), Ok(None));
+        let read = |value: Value| templates(&json!({"chat_template": value}), "f.json");
+        let default = |value: Value| read(value).and_then(|found| default_of(&found, "f.json"));
+        assert_eq!(default(json!("T")), Ok(Some("T".into())));
+        assert_eq!(default(Value::Null), Ok(None));
         let list = json!([{"name": "tool_use", "template": "U"}, {"name": "default", "template": "D"}]);
-        assert_eq!(read(list.clone(), "default"), Ok(Some("D".into())));
-        assert_eq!(read(list.clone(), "tool_use"), Ok(Some("U".into())));
-        assert_eq!(read(list, "rag"), Ok(None));
-        assert_eq!(read(json!([{"name": "only", "template": "O"}]), "default"), Ok(Some("O".into())));
+        assert_eq!(default(list.clone()), Ok(Some("D".into())));
+        assert_eq!(read(list).expect("good")[0], ("tool_use".to_owned(), "U".to_owned()));
+        assert_eq!(default(json!([{"name": "only", "template": "O"}])), Ok(Some("O".into())));
         let two = json!([{"name": "x", "template": "X"}, {"name": "y", "template": "Y"}]);
-        assert!(read(two, "default").expect_err("ambiguous").message.contains("\"x\", \"y\""));
-        assert!(read(json!(7), "default").expect_err("a number").message.contains("is a number"));
-        assert!(read(json!([{"name": "x"}]), "default").is_err());
+        assert!(default(two).expect_err("ambiguous").message.contains("\"x\", \"y\""));
+        assert!(read(json!(7)).expect_err("a number").message.contains("is a number"));
+        assert!(read(json!([{"name": "x"}])).is_err());
     }
 }

@@ -59,7 +59,8 @@ impl Names {
         let search = match names.is_empty() {
             true => None,
             false => {
-                let builder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(names.iter().map(|n| &n.text));
+                let builder =
+                    AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(names.iter().map(|n| &n.text));
                 Some(builder.map_err(unusable)?)
             }
         };

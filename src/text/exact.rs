@@ -41,6 +41,14 @@ pub fn keep(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Parses JSON text, whole numbers beyond 64 bits kept.
+///
+/// # Errors
+/// Those of `serde_json`; columns count from the rewritten text where there are such numbers.
+pub fn parse(json: &str) -> serde_json::Result<Value> {
+    serde_json::from_str(&keep(json))
+}
+
 /// The index after the quote that ends the string whose first character is at `at`.
 fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(byte) = bytes.get(at) {

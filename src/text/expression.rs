@@ -2,7 +2,8 @@
 //!
 //! Three kinds:
 //!
-//! - without look-around, back-references and the like: a finite automaton, linear in the text;
+//! - without look-around, back-references and the like: a finite automaton, linear in the text (possessive repetitions that
+//!   make no difference are none: [`mod@super::possessive`]);
 //! - those that end in `|\s+(?!\S)|\s+`, as nearly every published byte-level tokenizer does: the same automaton for
 //!   `|\s+`, and the run of spaces gives its last one to the word that follows. Exactly what the look-ahead says, without
 //!   the backtracking;
@@ -14,6 +15,7 @@ use std::ops::Range;
 
 use fancy_regex::{Assertion, Expr, Regex, RegexBuilder};
 
+use super::possessive;
 use crate::error::{Error, Result, Unit};
 use crate::limits::{BACKTRACKING_BYTES_MAX, BACKTRACKS_MAX};
 
@@ -45,6 +47,8 @@ impl Expression {
     /// [`crate::error::Status::Format`] when it is none.
     pub(crate) fn new(pattern: &str, part: &str) -> Result<Expression> {
         let unusable = |e| Error::format(format!("a pattern of `{part}` cannot be compiled: {e}"));
+        let plain = possessive::without(pattern);
+        let pattern = plain.as_deref().unwrap_or(pattern);
         if let Some(expression) = trailing_spaces(pattern) {
             return Ok(expression);
         }
@@ -202,7 +206,10 @@ mod tests {
     #[test]
     fn the_rewritten_patterns_match_what_the_original_ones_do() {
         let mut random = Random(7);
-        let pieces = [" ", " ", "\n", "\r\n", "\t", "\u{a0}", "\u{3000}", "a", "Bc", "é", "語", "12", "'s", "'ll", "!?", "/", "  "];
+        let pieces = [
+            " ", " ", "\n", "\r\n", "\t", "\u{a0}", "\u{3000}", "a", "Bc", "é", "語", "12", "'s", "'ll", "!?", "/",
+            "  ",
+        ];
         for pattern in PATTERNS {
             let expression = Expression::new(pattern, "test").unwrap();
             // What the engine that backtracks finds for the pattern as it stands.

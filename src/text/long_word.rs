@@ -75,8 +75,15 @@ impl LongWords {
             }
             ModelWrapper::Unigram(unigram) if unigram.alpha.is_none() => {
                 let scores = self.scores.get_or_init(|| sorted(unigram));
-                return BestPath { unigram, scores, unknown: self.unknown, word, nodes: vec![Node::default()], base: 0 }
-                    .encode(out, emit);
+                return BestPath {
+                    unigram,
+                    scores,
+                    unknown: self.unknown,
+                    word,
+                    nodes: vec![Node::default()],
+                    base: 0,
+                }
+                .encode(out, emit);
             }
             ModelWrapper::Unigram(_) => {}
             ModelWrapper::WordLevel(_) => return whole(model, word, out, emit),
@@ -87,7 +94,11 @@ impl LongWords {
                 return Err(too_long(word.len(), WORD_BYTES));
             }
         }
-        if word.len() > WORD_BYTES_MAX { Err(too_long(word.len(), WORD_BYTES_MAX)) } else { whole(model, word, out, emit) }
+        if word.len() > WORD_BYTES_MAX {
+            Err(too_long(word.len(), WORD_BYTES_MAX))
+        } else {
+            whole(model, word, out, emit)
+        }
     }
 
     /// BPE, in windows.
@@ -97,7 +108,11 @@ impl LongWords {
         let window = |start: usize, size: usize| -> Result<(usize, Vec<Token>)> {
             // What is left after a window is never so short that the vocabulary could hold it.
             let end = start.saturating_add(size);
-            let end = if end.saturating_add(self.longest) >= word.len() { word.len() } else { word.floor_char_boundary(end) };
+            let end = if end.saturating_add(self.longest) >= word.len() {
+                word.len()
+            } else {
+                super::floor_boundary(word, end)
+            };
             Ok((end, model.tokenize(&word[start..end]).map_err(no_tokens)?))
         };
         let (mut start, mut size) = (0, usual);
@@ -115,7 +130,8 @@ impl LongWords {
             let mut joined = None;
             for (at, place) in candidates.iter().filter_map(joint) {
                 let (next_end, next) = window(place, usual)?;
-                let same = |a: &Token, b: &Token| a.id == b.id && a.offsets.1 - a.offsets.0 == b.offsets.1 - b.offsets.0;
+                let same =
+                    |a: &Token, b: &Token| a.id == b.id && a.offsets.1 - a.offsets.0 == b.offsets.1 - b.offsets.0;
                 if next.first().zip(tokens.get(at)).is_some_and(|(a, b)| same(a, b)) {
                     joined = Some((at, place, next_end, next));
                     break;

@@ -27,6 +27,7 @@ mod model;
 mod name_table;
 mod normalizer;
 mod output;
+mod possessive;
 mod post_processor;
 mod pre_tokenizer;
 pub mod stops;
@@ -42,3 +43,13 @@ pub use stops::StopFilter;
 pub use stream::TextStream;
 pub use template::{ChatTemplate, LocalTime, TemplateInput};
 pub use tokenizer::Tokenizer;
+
+/// The last boundary of a character at or before `at`.
+fn floor_boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+/// The first boundary of a character at or after `at`.
+fn ceil_boundary(text: &str, at: usize) -> usize {
+    (at..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len())
+}

@@ -12,17 +12,21 @@ use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::unigram::Unigram;
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::{Model as _, Token};
 
 use super::alphabet;
 use super::long_word::LongWords;
 use super::output::Output;
 use crate::error::{Error, Result, Status};
-use crate::limits::WORD_BYTES;
+use crate::json::Tree;
+use crate::limits::{CONFIG_TREE_BYTES_MAX, WORD_BYTES};
 
 /// A vocabulary.
 pub(crate) struct Vocabulary {
@@ -86,7 +90,9 @@ impl Vocabulary {
     pub(crate) fn encode(&self, word: &str, fenced: bool, out: &mut Output) -> Result<()> {
         let fenced = fenced && !self.fence.is_empty();
         if word.len() > WORD_BYTES {
-            return self.long.encode(&self.model, word, out, &mut |piece, tokens, out| self.emit(piece, tokens, fenced, out));
+            return self
+                .long
+                .encode(&self.model, word, out, &mut |piece, tokens, out| self.emit(piece, tokens, fenced, out));
         }
         let tokens = self.model.tokenize(word).map_err(no_tokens)?;
         self.emit(word, tokens, fenced, out)?;
@@ -176,9 +182,22 @@ pub(crate) struct ModelFile {
 enum VocabFile {
     /// Ids by name: BPE, WordPiece, WordLevel.
     Ids(Vocab),
-    /// Anything else: Unigram's list of names and scores.
-    Other(Value),
+    /// Names and scores in the order of their ids: Unigram.
+    Scores(Vec<(String, f64)>),
 }
+
+/// What is short in a `model`.
+const FIELDS: [&str; 9] = [
+    "type",
+    "unk_token",
+    "unk_id",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "fuse_unk",
+    "byte_fallback",
+    "ignore_merges",
+    "max_input_chars_per_word",
+];
 
 impl<'de> Deserialize<'de> for ModelFile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -201,7 +220,11 @@ impl<'de> Visitor<'de> for ModelVisitor {
             match name.as_str() {
                 "vocab" => file.vocab = Some(map.next_value()?),
                 "merges" => file.merges = map.next_value::<Option<Merges>>()?.map(|merges| merges.0),
-                _ => drop(file.rest.insert(name, map.next_value()?)),
+                field if FIELDS.contains(&field) => {
+                    let Tree::<CONFIG_TREE_BYTES_MAX>(value) = map.next_value()?;
+                    file.rest.insert(name, value);
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(file)
@@ -228,7 +251,7 @@ impl<'de> Visitor<'de> for VocabVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> std::result::Result<VocabFile, A::Error> {
-        Value::deserialize(SeqAccessDeserializer::new(seq)).map(VocabFile::Other)
+        Vec::deserialize(SeqAccessDeserializer::new(seq)).map(VocabFile::Scores)
     }
 }
 
@@ -298,17 +321,38 @@ fn read(file: ModelFile) -> Result<ModelWrapper> {
     if kind == Some("BPE") || (kind.is_none() && file.merges.is_some()) {
         return Ok(ModelWrapper::BPE(read_bpe(file)?));
     }
-    let unreadable = |e: serde_json::Error| Error::format(format!("`model` cannot be read: {e}"));
+    let unreadable = |e: &dyn fmt::Display| Error::format(format!("`model` cannot be read: {e}"));
     let ModelFile { vocab, mut rest, .. } = file;
-    let vocab = match vocab {
-        Some(VocabFile::Ids(vocab)) => Some(serde_json::to_value(vocab).map_err(unreadable)?),
-        Some(VocabFile::Other(vocab)) => Some(vocab),
-        None => None,
+    // The crate's reader for what is short, and then the vocabulary: as a tree of values it would take many times its size.
+    let empty = match vocab {
+        Some(VocabFile::Ids(_)) => Value::Object(Map::new()),
+        Some(VocabFile::Scores(_)) => Value::Array(Vec::new()),
+        None => return Err(unreadable(&"missing field `vocab`")),
     };
-    if let Some(vocab) = vocab {
-        rest.insert("vocab".into(), vocab);
+    let unknown = rest.get("unk_id").and_then(Value::as_u64).and_then(|id| usize::try_from(id).ok());
+    // It is checked against the vocabulary, which is not there yet.
+    if unknown.is_some() {
+        rest.insert("unk_id".into(), Value::Null);
     }
-    serde_json::from_value(Value::Object(rest)).map_err(unreadable)
+    rest.insert("vocab".into(), empty);
+    let model: ModelWrapper = serde_json::from_value(Value::Object(rest)).map_err(|e| unreadable(&e))?;
+    Ok(match (model, vocab) {
+        (ModelWrapper::Unigram(model), Some(VocabFile::Scores(vocab))) => {
+            Unigram::from(vocab, unknown, model.byte_fallback()).map_err(|e| unreadable(&e))?.into()
+        }
+        (ModelWrapper::WordLevel(model), Some(VocabFile::Ids(vocab))) => {
+            WordLevel::builder().vocab(vocab).unk_token(model.unk_token).build().map_err(|e| unreadable(&e))?.into()
+        }
+        (ModelWrapper::WordPiece(model), Some(VocabFile::Ids(vocab))) => WordPiece::builder()
+            .vocab(vocab)
+            .unk_token(model.unk_token)
+            .continuing_subword_prefix(model.continuing_subword_prefix)
+            .max_input_chars_per_word(model.max_input_chars_per_word)
+            .build()
+            .map_err(|e| unreadable(&e))?
+            .into(),
+        _ => return Err(unreadable(&"its `vocab` is of another kind than its `type`")),
+    })
 }
 
 /// What a BPE file says beside its vocabulary and merges. `dropout` makes encoding random, for training; a served prompt has
@@ -327,7 +371,7 @@ fn read_bpe(file: ModelFile) -> Result<BPE> {
     let bad = |what: String| Error::format(format!("the BPE `model` cannot be read: {what}"));
     let (vocab, merges) = match (file.vocab, file.merges) {
         (Some(VocabFile::Ids(vocab)), Some(merges)) => (vocab, merges),
-        (Some(VocabFile::Other(_)), _) => return Err(bad("`vocab` is a list, expected ids by name".into())),
+        (Some(VocabFile::Scores(_)), _) => return Err(bad("`vocab` is a list, expected ids by name".into())),
         (None, _) => return Err(bad("missing field `vocab`".into())),
         (_, None) => return Err(bad("missing field `merges`".into())),
     };

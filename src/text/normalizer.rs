@@ -27,6 +27,7 @@ use super::added::touches;
 use super::alphabet;
 use super::expression::Expression;
 use super::output::Output;
+use super::{ceil_boundary, floor_boundary};
 use crate::error::{Error, Result, Unit};
 use crate::limits::*;
 
@@ -130,8 +131,8 @@ impl Changes {
         if rest <= 2 * TEXT_PIECE_BYTES {
             return Ok(text.len());
         }
-        let from = text.ceil_char_boundary(start + TEXT_PIECE_BYTES);
-        let until = text.floor_char_boundary(start + TEXT_PIECE_BYTES_MAX.min(rest));
+        let from = ceil_boundary(text, start + TEXT_PIECE_BYTES);
+        let until = floor_boundary(text, start + TEXT_PIECE_BYTES_MAX.min(rest));
         let mut before = None;
         let mut left = text[start..from].chars().next_back().unwrap_or(' ');
         for (at, right) in text[from..until].char_indices() {
@@ -246,9 +247,10 @@ fn add(read: NormalizerWrapper, steps: &mut Vec<Change>) -> Result<()> {
             let file = serde_json::to_value(&step).map_err(|e| Error::format(e.to_string()))?;
             Change::Replace(Replace::new(&file, "normalizer")?)
         }
-        NormalizerWrapper::NFC(_) | NormalizerWrapper::NFD(_) | NormalizerWrapper::NFKC(_) | NormalizerWrapper::NFKD(_) => {
-            Change::Unicode(read)
-        }
+        NormalizerWrapper::NFC(_)
+        | NormalizerWrapper::NFD(_)
+        | NormalizerWrapper::NFKC(_)
+        | NormalizerWrapper::NFKD(_) => Change::Unicode(read),
         NormalizerWrapper::Precompiled(_) => {
             check_table(&read)?;
             Change::Characters(read)
@@ -301,8 +303,12 @@ impl Change {
             (Change::Replace(step), _) => step.is_safe_cut(edge),
             (Change::Unicode(_), None) => true,
             (Change::Characters(NormalizerWrapper::Lowercase(_)), None) => true,
-            (Change::Characters(step) | Change::Unicode(step), Some((left, right))) if left.is_ascii() && right.is_ascii() => {
-                *edge = image(step, left).and_then(|s| s.chars().next_back()).zip(image(step, right).and_then(|s| s.chars().next()));
+            (Change::Characters(step) | Change::Unicode(step), Some((left, right)))
+                if left.is_ascii() && right.is_ascii() =>
+            {
+                *edge = image(step, left)
+                    .and_then(|s| s.chars().next_back())
+                    .zip(image(step, right).and_then(|s| s.chars().next()));
                 edge.is_some()
             }
             (Change::Strip(_) | Change::Characters(_) | Change::Unicode(_), _) => false,

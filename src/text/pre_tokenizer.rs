@@ -154,7 +154,9 @@ fn add_words(read: PreTokenizerWrapper, steps: &mut Vec<WordStep>) -> Result<()>
         }
         PreTokenizerWrapper::Metaspace(step) => WordStep::Metaspace(step),
         PreTokenizerWrapper::FixedLength(step) if step.length > 0 => WordStep::Length(step.length),
-        PreTokenizerWrapper::FixedLength(_) => return Err(Error::format("its `pre_tokenizer` makes words of 0 characters")),
+        PreTokenizerWrapper::FixedLength(_) => {
+            return Err(Error::format("its `pre_tokenizer` makes words of 0 characters"));
+        }
         other @ PreTokenizerWrapper::UnicodeScripts(_) => WordStep::Other(other),
     };
     steps.push(step);
@@ -176,7 +178,8 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
         }
         WordStep::Characters { delimiter, behavior } => {
             let mut cuts = Cuts::new(*behavior, &mut go_on);
-            let delimiters = text.char_indices().filter(|(_, c)| delimiter.is(*c)).map(|(at, c)| Ok(at..at + c.len_utf8()));
+            let delimiters =
+                text.char_indices().filter(|(_, c)| delimiter.is(*c)).map(|(at, c)| Ok(at..at + c.len_utf8()));
             cover(text, delimiters, |range, is_match| cuts.add(range, is_match))?;
             cuts.finish()
         }
@@ -321,7 +324,9 @@ fn metaspace(
 /// A step as the crate does it, on all of a text.
 fn other(step: &PreTokenizerWrapper, text: &str, go_on: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
     if text.len() > TEXT_PIECE_BYTES_MAX {
-        let message = format!("the tokenizer's `pre_tokenizer` is run on at most {TEXT_PIECE_BYTES_MAX} bytes without a special token");
+        let message = format!(
+            "the tokenizer's `pre_tokenizer` is run on at most {TEXT_PIECE_BYTES_MAX} bytes without a special token"
+        );
         return Err(Error::unsupported(message).numbers(Unit::Bytes, text.len() as u64, TEXT_PIECE_BYTES_MAX as u64));
     }
     let mut parts = PreTokenizedString::from(text);

@@ -36,13 +36,14 @@ mod words;
 
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
-use crate::os::thread;
+use crate::os::{shortage, thread};
 use crate::text::MarkedText;
 use messages::{Messages, Wants};
 use meter::{METER, Meter, R, Sink};
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value};
 use serde_json::Map;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 pub(super) use lexer::is_space;
 pub(super) use messages::REASONING;
@@ -72,13 +73,15 @@ pub struct TemplateInput<'a> {
     /// For each message, whether names of special tokens in it are tokens; absent, they are ordinary characters, but for what
     /// the assistant said.
     pub special: &'a [bool],
+    /// Set while the template runs, ends the rendering with an error within some milliseconds.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 impl<'a> TemplateInput<'a> {
     /// A conversation without tools, which ends where the assistant's turn begins.
     pub fn new(messages: &'a [serde_json::Value], variables: &'a Map<String, serde_json::Value>) -> TemplateInput<'a> {
-        let (tools, now, special) = (None, None, &[][..]);
-        TemplateInput { messages, tools, variables, add_generation_prompt: true, now, exact: false, special }
+        let (tools, now, special, stop) = (None, None, &[][..], None);
+        TemplateInput { messages, tools, variables, add_generation_prompt: true, now, exact: false, special, stop }
     }
 }
 
@@ -98,7 +101,8 @@ impl ChatTemplate {
         let refused = |line: u32, what: String| {
             Error::new(Status::Template, format!("{subject}, line {line}: {what}")).about(subject)
         };
-        let lowered = lower::lower(source).map_err(|(line, e)| refused(line, sentence(&e)))?;
+        let lowered = thread::with_stack(limits::TEXT_STACK_BYTES, || lower::lower(source))?;
+        let lowered = lowered.map_err(|(line, e)| refused(line, sentence(&e)))?;
         let mut environment = Environment::empty();
         let syntax = minijinja::syntax::SyntaxConfig::builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(|e| Error::internal(e.to_string()))?);
@@ -113,7 +117,9 @@ impl ChatTemplate {
         let line_of = |e: &minijinja::Error| e.line().and_then(|l| u32::try_from(l).ok()).unwrap_or(0);
         // The compiler keeps buffers in a thread-local with a destructor; on the opener's own thread that would keep the
         // library mapped after it was closed.
-        let compiled = thread::aside("template", || environment.add_template_owned(TEMPLATE, lowered))?;
+        let estimate = lowered.len().saturating_mul(limits::TEMPLATE_MEMORY_FACTOR);
+        let compile = || environment.add_template_owned(TEMPLATE, lowered);
+        let compiled = thread::aside("template", || shortage::backed("a chat template", estimate, compile))??;
         compiled.map_err(|e| refused(line_of(&e), sentence(&e)))?;
         Ok(ChatTemplate { environment, subject: subject.to_owned(), wants: Wants::default() })
     }
@@ -135,8 +141,13 @@ impl ChatTemplate {
         self.render_within(input, limits::TEMPLATE_FUEL)
     }
 
+    /// Renders where there is enough stack for a template that recurs.
     fn render_within(&self, input: &TemplateInput, fuel: u64) -> Result<MarkedText> {
-        let meter = Meter::new(fuel);
+        thread::with_stack(limits::TEXT_STACK_BYTES, || self.render_here(input, fuel))?
+    }
+
+    fn render_here(&self, input: &TemplateInput, fuel: u64) -> Result<MarkedText> {
+        let meter = Meter::new(fuel, input.stop.clone());
         let context = context(input, self.wants, &meter).map_err(|e| self.failure(&e))?;
         let template = self.environment.get_template(TEMPLATE).map_err(|e| self.failure(&e))?;
         let marked = marks::read(template.render(context).map_err(|e| self.failure(&e))?);
@@ -149,12 +160,17 @@ impl ChatTemplate {
                 available,
             ));
         }
+        // What the engine allocated on its own and the reserve had to give.
+        shortage::check("a rendered prompt")?;
         Ok(marked)
     }
 
     fn failure(&self, error: &minijinja::Error) -> Error {
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
+            if let Some(short) = cause.downcast_ref::<meter::Short>() {
+                return Error::memory("a rendered prompt", short.0 as u64);
+            }
             if let Some(raised) = cause.downcast_ref::<functions::Raised>() {
                 return Error::new(Status::Template, raised.0.as_str()).about(self.subject.as_str());
             }
@@ -206,10 +222,12 @@ fn emit(out: &mut Output, state: &mut State, value: &Value) -> R<()> {
     let meter = Meter::of(state)?;
     if let Some(text) = marks::text(value) {
         meter.charge(text.len())?;
+        meter.print(text.len())?;
         return marks::write(out, text).map_err(minijinja::Error::from);
     }
     let mut sink = Sink::new(&meter);
     print::display(value, &mut sink)?;
+    meter.print(sink.text().len())?;
     marks::write(out, sink.text()).map_err(minijinja::Error::from)
 }
 

@@ -18,7 +18,7 @@ use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, AddedVocabulary, Model as _};
 
@@ -32,7 +32,8 @@ use super::output::{EncodeLimits, Output};
 use super::post_processor::{self, Pattern};
 use super::pre_tokenizer::Words;
 use crate::error::{Error, Result, Status, Unit};
-use crate::limits::{BYTE_LEVEL_STEPS_MAX, PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX};
+use crate::json::{Tree, with_numbers};
+use crate::limits::{BYTE_LEVEL_STEPS_MAX, CONFIG_TREE_BYTES_MAX, PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX};
 
 /// Encodes and decodes; shared by `Arc`, every call takes `&self`.
 pub struct Tokenizer {
@@ -79,7 +80,7 @@ impl Tokenizer {
                 true => format!("{subject} is not a usable tokenizer: {e}"),
                 false => format!("{subject} is not JSON ({e}); is it a complete tokenizer.json?"),
             };
-            Error::format(what).about(subject)
+            with_numbers(Error::format(what).about(subject), &e)
         })?;
         let read = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_file(file)));
         read.unwrap_or_else(|_| Err(Error::format("the tokenizers crate cannot read it"))).map_err(|mut e| {
@@ -88,19 +89,19 @@ impl Tokenizer {
         })
     }
 
-    fn from_file(File { model, rest: mut file }: File) -> Result<Tokenizer> {
+    fn from_file(File { model, added_tokens: tokens, rest: mut file }: File) -> Result<Tokenizer> {
         match file.get("version") {
             None | Some(Value::Null) => {}
             Some(Value::String(version)) if version == "1.0" => {}
             Some(other) => return Err(Error::format(format!("its version is {other}; this library reads \"1.0\""))),
         }
         let mut vocabulary = Vocabulary::read(model.ok_or_else(|| Error::format("it has no `model`"))?)?;
-        let tokens: Vec<AddedToken> = part(&mut file, "added_tokens")?.unwrap_or_default();
         let changes = part(&mut file, "normalizer")?.map(Changes::new).transpose()?;
         let words = part(&mut file, "pre_tokenizer")?.map(Words::new).transpose()?.unwrap_or_else(Words::whole);
         let byte_levels = words.byte_levels() + changes.as_ref().map_or(0, Changes::byte_levels);
         if byte_levels > BYTE_LEVEL_STEPS_MAX {
-            let message = format!("it has {byte_levels} `ByteLevel` steps; at most {BYTE_LEVEL_STEPS_MAX} are supported");
+            let message =
+                format!("it has {byte_levels} `ByteLevel` steps; at most {BYTE_LEVEL_STEPS_MAX} are supported");
             return Err(Error::format(message).numbers(Unit::Count, byte_levels as u64, BYTE_LEVEL_STEPS_MAX as u64));
         }
         let post_processor = file.get("post_processor").cloned().unwrap_or(Value::Null);
@@ -207,7 +208,13 @@ impl Tokenizer {
     }
 
     /// The tokens of a part of the text between added tokens.
-    fn encode_section(&self, text: &str, range: Range<usize>, content: &[Range<usize>], out: &mut Output) -> Result<()> {
+    fn encode_section(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        content: &[Range<usize>],
+        out: &mut Output,
+    ) -> Result<()> {
         let content = within(content, &range);
         let section = &text[range.clone()];
         let normalized = match &self.changes {
@@ -310,10 +317,16 @@ impl Tokenizer {
 }
 
 /// A tokenizer file.
+#[derive(Default)]
 struct File {
     model: Option<ModelFile>,
+    added_tokens: Vec<AddedToken>,
+    /// The other parts, those of [`PARTS`].
     rest: Map<String, Value>,
 }
+
+/// Parts of a file that are read as they stand.
+const PARTS: [&str; 5] = ["version", "normalizer", "pre_tokenizer", "post_processor", "decoder"];
 
 impl<'de> Deserialize<'de> for File {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -331,12 +344,19 @@ impl<'de> Visitor<'de> for FileVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<File, A::Error> {
-        let mut file = File { model: None, rest: Map::new() };
+        let mut file = File::default();
         while let Some(name) = map.next_key::<String>()? {
-            if name == "model" {
-                file.model = map.next_value()?;
-            } else {
-                file.rest.insert(name, map.next_value()?);
+            match name.as_str() {
+                "model" => file.model = map.next_value()?,
+                "added_tokens" => {
+                    let unreadable = |e| A::Error::custom(format_args!("`added_tokens` cannot be read: {e}"));
+                    file.added_tokens = map.next_value::<Option<_>>().map_err(unreadable)?.unwrap_or_default();
+                }
+                part if PARTS.contains(&part) => {
+                    let Tree::<CONFIG_TREE_BYTES_MAX>(value) = map.next_value()?;
+                    file.rest.insert(name, value);
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(file)

@@ -40,7 +40,8 @@ fn byte_level(regex: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
 }
 
-const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
@@ -67,7 +68,8 @@ fn wide_unigram(split: bool, byte_fallback: bool) -> String {
     }
     names.extend(["aa", "aaaa", "▁▁"].map(String::from));
     names.dedup();
-    let score = |random: &mut Random, name: &str| -4.0 - random.below(1_000_000) as f64 / 300_000.0 - name.len() as f64 / 3.0;
+    let score =
+        |random: &mut Random, name: &str| -4.0 - random.below(1_000_000) as f64 / 300_000.0 - name.len() as f64 / 3.0;
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if seen.insert(name.clone()) {
@@ -97,8 +99,12 @@ fn files() -> Vec<(String, String)> {
         add("qwen", &[("normalizer", json!({"type": "NFC"})), ("pre_tokenizer", words(QWEN))]);
         add("tekken", &[("pre_tokenizer", words(TEKKEN))]);
         add("nfkc", &[("normalizer", json!({"type": "NFKC"})), ("pre_tokenizer", words(QWEN))]);
-        let deepseek = json!([split(r"\p{N}{1,3}", "Isolated"), split("[一-龥぀-ゟ゠-ヿ]+", "Isolated"), split(QWEN, "Isolated"),
-            byte_level(false)]);
+        let deepseek = json!([
+            split(r"\p{N}{1,3}", "Isolated"),
+            split("[一-龥぀-ゟ゠-ヿ]+", "Isolated"),
+            split(QWEN, "Isolated"),
+            byte_level(false)
+        ]);
         add("deepseek", &[("pre_tokenizer", sequence("pretokenizers", deepseek))]);
         add("one word", &[("pre_tokenizer", byte_level(false))]);
         add("bytes first", &[("normalizer", json!({"type": "ByteLevel"})), ("pre_tokenizer", Value::Null)]);
@@ -110,22 +116,59 @@ fn files() -> Vec<(String, String)> {
         let lower = json!([{"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}, {"type": "Strip", "strip_left": true, "strip_right": true}]);
         add("lower", &[("normalizer", sequence("normalizers", lower)), ("pre_tokenizer", words(QWEN))]);
         let bert = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
-        add("bert", &[("normalizer", bert), ("pre_tokenizer", sequence("pretokenizers", json!([{"type": "BertPreTokenizer"}, byte_level(false)])))]);
+        add(
+            "bert",
+            &[
+                ("normalizer", bert),
+                ("pre_tokenizer", sequence("pretokenizers", json!([{"type": "BertPreTokenizer"}, byte_level(false)]))),
+            ],
+        );
         let digits = json!([{"type": "Digits", "individual_digits": false}, {"type": "FixedLength", "length": 7}, byte_level(false)]);
         add("digits", &[("pre_tokenizer", sequence("pretokenizers", digits))]);
-        let delimiter = json!([{"type": "CharDelimiterSplit", "delimiter": "e"}, {"type": "WhitespaceSplit"}, byte_level(false)]);
+        let delimiter =
+            json!([{"type": "CharDelimiterSplit", "delimiter": "e"}, {"type": "WhitespaceSplit"}, byte_level(false)]);
         add("delimiter", &[("pre_tokenizer", sequence("pretokenizers", delimiter))]);
     }
     let llama = fixtures::llama();
     let mut add = |kind: &str, parts: &[(&str, Value)]| all.push((kind.into(), with(&llama, parts)));
     add("gemma", &[("normalizer", replace(json!({"String": " "}), "▁"))]);
     let strip = json!({"type": "Strip", "strip_left": true, "strip_right": true});
-    add("strip", &[("normalizer", sequence("normalizers", json!([strip, {"type": "Prepend", "prepend": "▁"}, replace(json!({"String": " "}), "▁")])))]);
-    add("spaces", &[("normalizer", sequence("normalizers", json!([{"type": "NFKC"}, replace(json!({"Regex": " {2,}"}), " "), replace(json!({"String": " "}), "▁")])))]);
-    add("quotes", &[("normalizer", sequence("normalizers", json!([replace(json!({"String": "``"}), "\""), {"type": "Nmt"}, replace(json!({"Regex": "[ \t]+"}), "▁")])))]);
+    add(
+        "strip",
+        &[(
+            "normalizer",
+            sequence(
+                "normalizers",
+                json!([strip, {"type": "Prepend", "prepend": "▁"}, replace(json!({"String": " "}), "▁")]),
+            ),
+        )],
+    );
+    add(
+        "spaces",
+        &[(
+            "normalizer",
+            sequence(
+                "normalizers",
+                json!([{"type": "NFKC"}, replace(json!({"Regex": " {2,}"}), " "), replace(json!({"String": " "}), "▁")]),
+            ),
+        )],
+    );
+    add(
+        "quotes",
+        &[(
+            "normalizer",
+            sequence(
+                "normalizers",
+                json!([replace(json!({"String": "``"}), "\""), {"type": "Nmt"}, replace(json!({"Regex": "[ \t]+"}), "▁")]),
+            ),
+        )],
+    );
     let metaspace = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
     for (scheme, split) in [("always", true), ("first", true), ("first", false), ("never", true)] {
-        add(&format!("metaspace {scheme} {split}"), &[("normalizer", Value::Null), ("pre_tokenizer", metaspace(scheme, split))]);
+        add(
+            &format!("metaspace {scheme} {split}"),
+            &[("normalizer", Value::Null), ("pre_tokenizer", metaspace(scheme, split))],
+        );
     }
     for (split, fallback) in [(true, false), (false, false), (false, true)] {
         all.push((format!("wide unigram {split} {fallback}"), wide_unigram(split, fallback)));
@@ -134,9 +177,62 @@ fn files() -> Vec<(String, String)> {
 }
 
 const PIECES: &[&str] = &[
-    " ", "  ", "\n", "\r\n", "\t", "\u{a0}", "\u{3000}", "'s", "'ll", "the", "The", " the", "tea", "12", "3", "½", "...", "!?", "_", "é",
-    "e\u{301}", "语", "語言", "。", "한국", "\u{1112}\u{1161}", "👩‍👩‍👧", "🦀", "🇫🇷", "\u{feff}", "\u{fffd}", "``", "Ⅷ", "ﷺ", "İ", "K", "<|end|>",
-    "<|bos|>", "<think>", "a b é", "<s>", "</s>", "Ġ", "▁", "<|user|>", "<|", "か", "\u{3099}", "क्षि", " ا", "\u{600}", "ا", "a", "b", "aaaa", "nd",
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\u{a0}",
+    "\u{3000}",
+    "'s",
+    "'ll",
+    "the",
+    "The",
+    " the",
+    "tea",
+    "12",
+    "3",
+    "½",
+    "...",
+    "!?",
+    "_",
+    "é",
+    "e\u{301}",
+    "语",
+    "語言",
+    "。",
+    "한국",
+    "\u{1112}\u{1161}",
+    "👩‍👩‍👧",
+    "🦀",
+    "🇫🇷",
+    "\u{feff}",
+    "\u{fffd}",
+    "``",
+    "Ⅷ",
+    "ﷺ",
+    "İ",
+    "K",
+    "<|end|>",
+    "<|bos|>",
+    "<think>",
+    "a b é",
+    "<s>",
+    "</s>",
+    "Ġ",
+    "▁",
+    "<|user|>",
+    "<|",
+    "か",
+    "\u{3099}",
+    "क्षि",
+    " ا",
+    "\u{600}",
+    "ا",
+    "a",
+    "b",
+    "aaaa",
+    "nd",
 ];
 
 /// Random text: pieces, and runs of them.
@@ -176,17 +272,28 @@ fn compare(kind: &str, ours: &Tokenizer, theirs: &tokenizers::Tokenizer, text: &
         (Ok(tokens), Ok(expected)) => {
             let expected = expected.get_ids();
             if let Some(at) = tokens.iter().zip(expected).position(|(a, b)| a != b) {
-                panic!("{kind}: token {at} of {} differs: {:?} {:?}; {shown:?}", expected.len(), &tokens[at..(at + 5).min(tokens.len())],
-                    &expected[at..(at + 5).min(expected.len())]);
+                panic!(
+                    "{kind}: token {at} of {} differs: {:?} {:?}; {shown:?}",
+                    expected.len(),
+                    &tokens[at..(at + 5).min(tokens.len())],
+                    &expected[at..(at + 5).min(expected.len())]
+                );
             }
             assert_eq!(tokens.len(), expected.len(), "{kind}: {shown:?}");
             if let Some(most) = ours.bytes_per_token() {
-                assert!(tokens.len() * most >= text.len(), "{kind}: {} tokens of {} bytes, at most {most} each", tokens.len(), text.len());
+                assert!(
+                    tokens.len() * most >= text.len(),
+                    "{kind}: {} tokens of {} bytes, at most {most} each",
+                    tokens.len(),
+                    text.len()
+                );
             }
             tokens.len()
         }
         (Err(_), Err(_)) => 0,
-        (got, expected) => panic!("{kind}: {shown:?}: {:?}, the crate has {:?}", got.map(|t| t.len()), expected.map(|e| e.len())),
+        (got, expected) => {
+            panic!("{kind}: {shown:?}: {:?}, the crate has {:?}", got.map(|t| t.len()), expected.map(|e| e.len()))
+        }
     }
 }
 
@@ -230,8 +337,12 @@ fn content_makes_no_special_token_however_it_is_cut() {
             let bounds: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
             let mut cuts: Vec<usize> = (0..4).map(|_| bounds[random.below(bounds.len())]).collect();
             cuts.sort_unstable();
-            let content: Vec<Range<usize>> = [cuts[0]..cuts[1], cuts[2]..cuts[3]].into_iter().filter(|r| !r.is_empty()).collect();
-            let names: Vec<&str> = ["<|end|>", "<|bos|>", "<s>", "</s>", "<unk>", "<|user|>"].into_iter().filter(|n| ours.id(n).is_some()).collect();
+            let content: Vec<Range<usize>> =
+                [cuts[0]..cuts[1], cuts[2]..cuts[3]].into_iter().filter(|r| !r.is_empty()).collect();
+            let names: Vec<&str> = ["<|end|>", "<|bos|>", "<s>", "</s>", "<unk>", "<|user|>"]
+                .into_iter()
+                .filter(|n| ours.id(n).is_some())
+                .collect();
             let in_content = |at: usize, name: &str| content.iter().any(|c| c.start < at + name.len() && at < c.end);
             // Special names that touch no content are the only ones that may become tokens.
             let mut outside = 0;
@@ -275,7 +386,8 @@ fn a_name_of_content_and_template_is_none_and_hides_none() {
     let tokenizer = open(&fixtures::byte_level());
     let end = tokenizer.id("<|end|>").unwrap();
     let count = |parts: &[(&str, bool)]| {
-        let ids = tokenizer.encode_marked(&marked(parts), false, &mut EncodeLimits::new(usize::MAX, &mut || Ok(()))).unwrap();
+        let ids =
+            tokenizer.encode_marked(&marked(parts), false, &mut EncodeLimits::new(usize::MAX, &mut || Ok(()))).unwrap();
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), marked(parts).text);
         ids.iter().filter(|&&id| id == end).count()
     };
@@ -298,7 +410,8 @@ fn normalized_special_names_know_what_was_content() {
     let tokenizer = open(&file.to_string());
     let end = tokenizer.id("</s>").unwrap();
     let count = |parts: &[(&str, bool)]| {
-        let ids = tokenizer.encode_marked(&marked(parts), false, &mut EncodeLimits::new(usize::MAX, &mut || Ok(()))).unwrap();
+        let ids =
+            tokenizer.encode_marked(&marked(parts), false, &mut EncodeLimits::new(usize::MAX, &mut || Ok(()))).unwrap();
         ids.iter().filter(|&&id| id == end).count()
     };
     assert_eq!(count(&[("the </S>", false)]), 1);
@@ -346,7 +459,11 @@ fn what_exceeds_the_context_ends_there() {
         if error.status == Status::Unsupported {
             continue;
         }
-        assert_eq!((error.status, error.unit, error.available), (Status::Context, Unit::Tokens, 5_000), "{kind}: {error}");
+        assert_eq!(
+            (error.status, error.unit, error.available),
+            (Status::Context, Unit::Tokens, 5_000),
+            "{kind}: {error}"
+        );
         assert!(error.needed > 5_000 && error.message.contains("at least"), "{kind}: {error}");
         // A normalizer has all of the text before there is a token.
         let pieces = text.text.len() / TEXT_PIECE_BYTES;
@@ -364,7 +481,8 @@ fn what_exceeds_the_context_ends_there() {
 #[test]
 fn who_wants_no_more_ends_it_at_the_next_piece() {
     let mut random = Random(77);
-    let texts = [random_text(&mut random, 400_000), run_of_letters(&mut random, "abcdefgh", 400_000), " ".repeat(400_000)];
+    let texts =
+        [random_text(&mut random, 400_000), run_of_letters(&mut random, "abcdefgh", 400_000), " ".repeat(400_000)];
     for (kind, file) in files() {
         let tokenizer = open(&file);
         for text in &texts {
@@ -373,7 +491,8 @@ fn who_wants_no_more_ends_it_at_the_next_piece() {
                 looks += 1;
                 if looks < 3 { Ok(()) } else { Err(Error::new(Status::Closed, "enough")) }
             };
-            let result = tokenizer.encode_marked(&text.clone().into(), false, &mut EncodeLimits::new(usize::MAX, &mut go_on));
+            let result =
+                tokenizer.encode_marked(&text.clone().into(), false, &mut EncodeLimits::new(usize::MAX, &mut go_on));
             match result {
                 Err(e) => assert!(e.message == "enough" || e.status == Status::Unsupported, "{kind}: {e}"),
                 // Words that are dropped, or one unknown token for everything, take no time.

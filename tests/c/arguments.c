@@ -116,26 +116,35 @@ static void struct_sizes(void) {
   newer_engine_options options;
   astrai_request_options request;
   size_t first = offsetof(astrai_engine_options, weights_cache); /* where the first version ends */
-  size_t sizes[] = {0, 4, 0, 4097, (size_t)-1};
+  size_t sizes[] = {0, 4, 0, 0, 0, 4097, (size_t)-1};
   size_t i;
 
   sizes[2] = first - 1;
+  sizes[3] = first + 4; /* half of a field that came later */
+  sizes[4] = sizeof(astrai_engine_options) - 1;
   CHECK(astrai_engine_options_init(NULL, sizeof options) == ASTRAI_ERR_ARGUMENT);
   CHECK(astrai_request_options_init(NULL, sizeof request) == ASTRAI_ERR_ARGUMENT);
   memset(&options, 0x55, sizeof options);
   for (i = 0; i < sizeof sizes / sizeof *sizes; i++)
     CHECK(astrai_engine_options_init(&options.known, sizes[i]) == ASTRAI_ERR_STRUCT_SIZE);
+  /* Nor one that is larger than any this library knows, since it cannot know what to put there. */
+  CHECK(astrai_engine_options_init(&options.known, sizeof options) == ASTRAI_ERR_STRUCT_SIZE);
+  CHECK(astrai_engine_options_init(&options.known, sizeof options.known + 8) == ASTRAI_ERR_STRUCT_SIZE);
+  CHECK(astrai_request_options_init(&request, sizeof request - 4) == ASTRAI_ERR_STRUCT_SIZE);
+  CHECK(astrai_request_options_init(&request, sizeof request + 4) == ASTRAI_ERR_STRUCT_SIZE);
   CHECK(options.known.struct_size == 0x55555555u);
 
-  /* Larger than known: everything is cleared, and accepted as long as it stays clear. */
-  CHECK(astrai_engine_options_init(&options.known, sizeof options) == ASTRAI_OK);
-  CHECK(options.known.struct_size == sizeof options && options.later[0] == 0 && options.later[1] == 0);
+  /* Passed with such a size it is accepted as long as what is not known is 0. */
+  memset(&options, 0, sizeof options);
+  CHECK(astrai_engine_options_init(&options.known, sizeof options.known) == ASTRAI_OK);
+  CHECK(options.known.struct_size == sizeof options.known);
   CHECK(options.known.threads == 0 && options.known.progress == NULL && options.known.user_data == NULL);
+  options.known.struct_size = sizeof options;
   EXPECT(ASTRAI_ERR_IO, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
   options.later[1] = 1;
   EXPECT(ASTRAI_ERR_STRUCT_SIZE, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
   options.later[1] = 0;
-  for (i = 0; i < 4; i++) {
+  for (i = 0; i < 6; i++) {
     options.known.struct_size = (uint32_t)sizes[i];
     EXPECT(ASTRAI_ERR_STRUCT_SIZE, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
   }
@@ -146,6 +155,10 @@ static void struct_sizes(void) {
   CHECK(options.known.struct_size == first && options.known.user_data == NULL);
   CHECK(*(unsigned char *)&options.known.weights_cache == 0x55);
   EXPECT(ASTRAI_ERR_IO, astrai_engine_open("/nonexistent/model", &options.known, &engine, &err));
+  first = offsetof(astrai_engine_options, invariant); /* where the second version ends */
+  CHECK(astrai_engine_options_init(&options.known, first) == ASTRAI_OK);
+  CHECK(options.known.struct_size == first && options.known.weights_cache == NULL);
+  CHECK(options.known.invariant == 0x55555555);
 
   CHECK(astrai_request_options_init(&request, sizeof request) == ASTRAI_OK);
   CHECK(request.struct_size == sizeof request && request.flags == 0 && request.tag == 0);
@@ -164,7 +177,8 @@ static void engine_options(void) {
     options.field = (value);                                                                                           \
     EXPECT(status, astrai_engine_open("/nonexistent/model", &options, &engine, &err));                                 \
   } while (0)
-  TRY(ASTRAI_ERR_ARGUMENT, flags, 16);
+  TRY(ASTRAI_ERR_ARGUMENT, flags, 32);
+  TRY(ASTRAI_ERR_IO, flags, ASTRAI_ENGINE_TOUCH_KV);
   TRY(ASTRAI_ERR_ARGUMENT, device, 3);
   TRY(ASTRAI_ERR_ARGUMENT, device, -1);
   TRY(ASTRAI_ERR_ARGUMENT, cpu_tier, 7);

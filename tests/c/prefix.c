@@ -1,6 +1,9 @@
 /* Pinned prefixes: what the header says of pin, wait, save, restore and free.
  *   prefix <model folder> <an empty folder> [brief: no fork] */
 #include "check.h"
+#include <dirent.h>
+#include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -193,15 +196,102 @@ static void forked(void) {
   astrai_engine_free(engine);
 }
 
+/* Files of the folder whose name has this in it. */
+static int files_with(const char *part) {
+  DIR *entries = opendir(folder);
+  struct dirent *entry;
+  int count = 0;
+  CHECK(entries != NULL);
+  while ((entry = readdir(entries)) != NULL)
+    count += strstr(entry->d_name, part) != NULL;
+  closedir(entries);
+  return count;
+}
+
+/* Only regular files are written, for their owner alone or with the mode they have. */
+static void regular_files(void) {
+  static const char *const devices[] = {"/dev/null", "/dev/full", "/dev/zero"};
+  char link[4096], path[4096];
+  astrai_error *err = NULL;
+  astrai_engine *engine = open_engine(model);
+  astrai_prefix *prefix = pin(engine, PERSONA), *restored = NULL;
+  struct stat now;
+  size_t i;
+  for (i = 0; i < sizeof devices / sizeof *devices; i++) {
+    EXPECT(ASTRAI_ERR_IO, astrai_prefix_save(prefix, devices[i], &err));
+    CHECK(stat(devices[i], &now) == 0 && S_ISCHR(now.st_mode));
+  }
+  strcpy(link, in_folder("link"));
+  strcpy(path, in_folder("mode"));
+  CHECK(symlink("/dev/null", link) == 0);
+  EXPECT(ASTRAI_ERR_IO, astrai_prefix_save(prefix, link, &err));
+  CHECK(lstat(link, &now) == 0 && S_ISLNK(now.st_mode) && stat("/dev/null", &now) == 0 && S_ISCHR(now.st_mode));
+  EXPECT(ASTRAI_ERR_IO, astrai_prefix_save(prefix, folder, &err));
+
+  EXPECT(ASTRAI_OK, astrai_prefix_save(prefix, path, &err));
+  CHECK(stat(path, &now) == 0 && S_ISREG(now.st_mode) && (now.st_mode & 07777) == 0600);
+  CHECK(chmod(path, 0640) == 0 && unlink(link) == 0 && symlink("mode", link) == 0);
+  EXPECT(ASTRAI_OK, astrai_prefix_save(prefix, link, &err));
+  CHECK(lstat(link, &now) == 0 && S_ISLNK(now.st_mode));
+  CHECK(lstat(path, &now) == 0 && S_ISREG(now.st_mode) && (now.st_mode & 07777) == 0640);
+  EXPECT(ASTRAI_OK, astrai_prefix_restore(engine, path, &restored, &err));
+  CHECK(files_with(".tmp") == 0);
+  astrai_prefix_free(restored);
+  astrai_prefix_free(prefix);
+  astrai_engine_free(engine);
+}
+
+/* Saves until it is killed. */
+static void save_for_ever(const char *path, int ready) {
+  astrai_error *err = NULL;
+  astrai_prefix *prefix = pin(open_engine(model), PERSONA PERSONA PERSONA);
+  EXPECT(ASTRAI_OK, astrai_prefix_save(prefix, path, &err));
+  CHECK(write(ready, "x", 1) == 1);
+  for (;;)
+    EXPECT(ASTRAI_OK, astrai_prefix_save(prefix, path, &err));
+}
+
+/* Whenever a process is killed, the file is whole, and what lay beside it is gone after the next save. */
+static void killed(void) {
+  char path[4096], byte;
+  astrai_error *err = NULL;
+  astrai_engine *engine;
+  astrai_prefix *prefix;
+  int round;
+  strcpy(path, in_folder("killed"));
+  for (round = 0; round < 6; round++) {
+    int ready[2];
+    pid_t child;
+    CHECK(pipe(ready) == 0 && (child = fork()) >= 0);
+    if (child == 0)
+      save_for_ever(path, ready[1]);
+    CHECK(read(ready[0], &byte, 1) == 1);
+    usleep((useconds_t)(round * 777));
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    close(ready[0]);
+    close(ready[1]);
+    CHECK(files_with(".killed.") <= 1);
+  }
+  engine = open_engine(model);
+  EXPECT(ASTRAI_OK, astrai_prefix_restore(engine, path, &prefix, &err));
+  EXPECT(ASTRAI_OK, astrai_prefix_save(prefix, path, &err));
+  CHECK(files_with(".tmp") == 0);
+  astrai_prefix_free(prefix);
+  astrai_engine_free(engine);
+}
+
 int main(int argc, char **argv) {
   int brief = argc == 4 && strcmp(argv[3], "brief") == 0;
   CHECK(argc == 3 || brief);
   model = argv[1];
   folder = argv[2];
+  if (!brief)
+    killed(); /* first, while this process has no engine that a child would inherit */
   arguments();
   pinned_saved_and_restored();
   freed_at_once();
   inside_a_callback();
+  regular_files();
   if (!brief)
     forked(); /* the child leaks what its parent's threads owned */
   return 0;

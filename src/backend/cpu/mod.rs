@@ -372,6 +372,16 @@ impl Backend for CpuBackend {
         self.make_pages(shape)
     }
 
+    fn touch_kv(&mut self, may: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+        for piece in
+            self.groups.iter_mut().flat_map(|g| g.buffer.bytes_mut().chunks_mut(crate::limits::TOUCH_PIECE_BYTES))
+        {
+            may(piece.len() as u64)?;
+            piece.fill(0);
+        }
+        Ok(())
+    }
+
     fn read_page(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()> {
         self.read_frame(pages, frame, out)
     }

@@ -60,6 +60,9 @@ pub struct EngineArgs {
     /// Folder where quantized weights are kept, so that the next run maps them [default: made each time]
     #[arg(long, value_name = "DIR", requires = "weights")]
     pub weights_cache: Option<PathBuf>,
+    /// Write every page of the KV cache while opening, so that a lack of memory shows there
+    #[arg(long)]
+    pub touch_kv: bool,
 }
 
 /// Values of `--kv`.
@@ -160,6 +163,7 @@ impl EngineArgs {
             context_length: self.context.unwrap_or(0),
             kv: self.kv.map_or(Type::Auto, KvFormat::format),
             weights_cache: self.weights_cache.clone(),
+            touch_kv: self.touch_kv,
             ..self.model.options()
         }
     }
@@ -235,7 +239,7 @@ pub fn message_flags(count: usize, special: bool, continued: bool) -> Vec<Messag
 fn assignment(text: &str) -> Result<(String, Value), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => {
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            let value = astrai::text::exact::parse(value).unwrap_or_else(|_| Value::from(value));
             Ok((key.to_owned(), value))
         }
         _ => Err("expected KEY=VALUE".to_owned()),

@@ -71,7 +71,7 @@ pub fn to_text(bytes: Vec<u8>, what: &str) -> String {
 /// A JSON file.
 pub fn read_json(path: &Path) -> Outcome<serde_json::Value> {
     let text = read_file(path)?;
-    serde_json::from_str(&text).map_err(|e| Failure::Message(format!("{} is not JSON: {e}", path.display())))
+    astrai::text::exact::parse(&text).map_err(|e| Failure::Message(format!("{} is not JSON: {e}", path.display())))
 }
 
 /// A file that holds a JSON array of `what`.

@@ -56,14 +56,8 @@ pub enum Popped<T> {
 impl<T: Clone> Completions<T> {
     /// An empty list.
     pub fn new() -> Completions<T> {
-        let state = State {
-            items: VecDeque::new(),
-            live: 0,
-            holds: Vec::new(),
-            moves: 0,
-            stopped: false,
-            refusing: false,
-        };
+        let state =
+            State { items: VecDeque::new(), live: 0, holds: Vec::new(), moves: 0, stopped: false, refusing: false };
         Completions { state: Mutex::new(state), arrived: Condvar::new() }
     }
 

@@ -30,6 +30,7 @@ pub(super) use outbox::{Dispatch, Item, Outbox, Receiver, Route};
 pub(super) use sync::{lock, wait_until};
 
 use crate::error::{Error, Status};
+use crate::os::floats::HostFloats;
 use std::cell::Cell;
 
 /// A number that no other living thread has.
@@ -47,15 +48,17 @@ pub fn in_callback() -> bool {
     CALLBACKS.get() > 0
 }
 
-/// Marks this thread as inside a callback while it lives.
-pub struct CallbackScope(());
+/// Marks this thread as inside a callback while it lives; floats are computed there as the host has it.
+pub struct CallbackScope {
+    _floats: HostFloats,
+}
 
 impl CallbackScope {
     /// Enters.
     #[allow(clippy::new_without_default, reason = "entering is an act, not a value")]
     pub fn new() -> CallbackScope {
         CALLBACKS.set(CALLBACKS.get() + 1);
-        CallbackScope(())
+        CallbackScope { _floats: HostFloats::enter() }
     }
 }
 

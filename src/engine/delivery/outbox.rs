@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a request's events go to, other than a caller that pulls them.
+#[allow(clippy::large_enum_variant, reason = "a box for the event would be an allocation more")]
 pub enum Receiver {
     /// Shown each event, in memory that is used again; false stops the request.
     Callback(Box<dyn FnMut(&Event) -> bool + Send>, Event),

@@ -112,7 +112,7 @@ impl<E: Merged, S> State<E, S> {
         Some((std::mem::replace(&mut self.pending, spare), self.taken))
     }
 
-    fn to_list(&mut self, listable: bool) -> bool {
+    fn mark_listed(&mut self, listable: bool) -> bool {
         let list = listable && !self.listed && !self.held && self.is_readable();
         self.listed |= list;
         list
@@ -181,7 +181,7 @@ impl<E: Merged, S> Queue<E, S> {
         let over = state.waiters == 0 && state.pending.units() >= self.limit;
         let full = !state.terminal && state.pending.units() > 0 && (over || state.pending.is_full());
         state.full |= full;
-        let list = state.to_list(self.listable);
+        let list = state.mark_listed(self.listable);
         let tell = state.waiters == 0 || state.terminal || full || state.pending.wants().is_some();
         drop(state);
         if tell {
@@ -353,7 +353,7 @@ impl<E: Merged, S> Queue<E, S> {
     pub fn release(&self) -> bool {
         let mut state = lock(&self.state);
         state.held = false;
-        state.to_list(self.listable)
+        state.mark_listed(self.listable)
     }
 
     /// Ends a read: the buffer is empty again. True when the request had been paused and is to be resumed.

@@ -55,10 +55,6 @@ impl ModelSource for Tensors {
         Ok(None)
     }
 
-    fn tool_template(&self) -> Result<Option<String>> {
-        Ok(None)
-    }
-
     fn tensors(&self) -> Result<&[TensorInfo]> {
         Ok(&self.infos)
     }

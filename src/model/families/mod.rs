@@ -63,6 +63,7 @@ pub fn find(root: &Value, subject: &str) -> Result<(&'static Family, String)> {
         let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.model_types.iter().copied()).collect();
         let inside = match wrapper(root) {
             Some((outer, _)) => format!(" (the text model inside the multimodal \"{outer}\")"),
+            None if root.get("vision_config").or(root.get("audio_config")).is_some() => " (a multimodal model)".into(),
             None => String::new(),
         };
         Error::unsupported(format!(

@@ -26,6 +26,11 @@ impl std::fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
+/// What calling a macro costs, in steps.
+const MACRO_STEPS: usize = 8;
+/// What each of its arguments costs.
+const ARGUMENT_STEPS: usize = 4;
+
 /// Stands in for an argument with a default that was not given.
 #[derive(Debug)]
 struct Unset;
@@ -71,6 +76,8 @@ impl Object for Macro {
         let meter = Meter::of(state)?;
         meter.stack()?;
         let Arguments { positional, named } = Arguments::new(args)?;
+        let each = self.parameters.len() + positional.len() + 2 * named.len();
+        meter.steps(MACRO_STEPS + ARGUMENT_STEPS * each)?;
         let mut inner: Vec<(String, Value)> = Vec::new();
         let mut rest = positional.into_iter();
         for (parameter, value) in self.parameters.iter().zip(rest.by_ref()) {

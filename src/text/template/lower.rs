@@ -34,7 +34,7 @@ pub(super) fn lower(source: &str) -> Result<String, (u32, Error)> {
         macros: Vec::new(),
         optional: 0,
         depth: 0,
-        meter: Meter::new(limits::TEMPLATE_FUEL),
+        meter: Meter::new(limits::TEMPLATE_FUEL, None),
     };
     match lowerer.block(&[], "") {
         Ok(_) => Ok(lowerer.out),

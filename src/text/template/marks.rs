@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// The ranges of a text that is content from end to end.
+#[allow(clippy::single_range_in_vec_init, reason = "a list of ranges")]
 static WHOLE: [Range<usize>; 1] = [0..usize::MAX];
 /// Introduces a mark in encoded text; doubled, it is itself.
 const MARK: char = '\u{1}';

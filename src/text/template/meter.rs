@@ -8,7 +8,8 @@ use minijinja::value::{Object, Value};
 use minijinja::{Error, ErrorKind, State};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 /// Result of anything a template does.
 pub(super) type R<T> = Result<T, Error>;
@@ -19,11 +20,41 @@ pub(super) fn fault(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
+/// Memory that could not be had, in bytes.
+#[derive(Debug)]
+pub(super) struct Short(pub(super) usize);
+
+impl std::fmt::Display for Short {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot allocate {} bytes", self.0)
+    }
+}
+
+impl std::error::Error for Short {}
+
+#[cold]
+fn short(bytes: usize) -> Error {
+    fault("out of memory").with_source(Short(bytes))
+}
+
+/// Fails if there is no room for a block of so many bytes, which the engine is about to allocate without asking.
+pub(super) fn try_block(bytes: usize) -> R<()> {
+    if bytes < LARGE_BYTES {
+        return Ok(());
+    }
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| short(bytes))
+}
+
+/// Smallest block that is tried before the engine allocates it.
+const LARGE_BYTES: usize = 16 << 10;
 /// Bytes walked or copied that cost one step.
 const BYTES_PER_STEP: u64 = 256;
 
 /// Bytes looked at one by one that cost one step.
 const BYTES_PER_HEAVY_STEP: u64 = 16;
+
+/// Work between two looks at the clock, some milliseconds.
+const WORK_PER_LOOK: u64 = BYTES_PER_STEP << 16;
 
 /// Where the rendering's [`Meter`] is among its variables.
 pub(super) const METER: &str = "__py_meter";
@@ -34,17 +65,23 @@ pub(super) struct Meter {
     /// What is left, in bytes walked or copied.
     work: AtomicU64,
     bytes: AtomicUsize,
+    /// Bytes of output.
+    printed: AtomicUsize,
     stack_base: usize,
+    started: Instant,
+    /// Set by others when nobody wants the text any more.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl Object for Meter {}
 
 impl Meter {
     /// An allowance of so many steps for a rendering that begins at this depth of the stack.
-    pub(super) fn new(fuel: u64) -> Arc<Meter> {
+    pub(super) fn new(fuel: u64, stop: Option<Arc<AtomicBool>>) -> Arc<Meter> {
         let stack_base = stack_position();
         let work = AtomicU64::new(fuel.saturating_mul(BYTES_PER_STEP));
-        Arc::new(Meter { work, bytes: AtomicUsize::new(0), stack_base })
+        let (bytes, printed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Meter { work, bytes, printed, stack_base, started: Instant::now(), stop })
     }
 
     /// The meter of a running template. It is looked up by name once; that would cost more the deeper blocks nest.
@@ -78,8 +115,22 @@ impl Meter {
     }
 
     fn spend(&self, work: u64) -> R<()> {
-        let rest = self.work.load(Relaxed).checked_sub(work).ok_or_else(|| Error::from(ErrorKind::OutOfFuel))?;
+        let before = self.work.load(Relaxed);
+        let rest = before.checked_sub(work).ok_or_else(|| Error::from(ErrorKind::OutOfFuel))?;
         self.work.store(rest, Relaxed);
+        if before / WORK_PER_LOOK == rest / WORK_PER_LOOK { Ok(()) } else { self.look_up() }
+    }
+
+    /// Whether somebody wants the rendering to end, or the time is over.
+    #[cold]
+    fn look_up(&self) -> R<()> {
+        if self.stop.as_ref().is_some_and(|stop| stop.load(Relaxed)) {
+            return Err(fault("the rendering was stopped"));
+        }
+        if self.started.elapsed() > Duration::from_millis(limits::TEMPLATE_MS_MAX) {
+            let most = limits::TEMPLATE_MS_MAX;
+            return Err(fault(format!("it ran longer than {most} ms; it loops, or works on too much text")));
+        }
         Ok(())
     }
 
@@ -99,6 +150,16 @@ impl Meter {
         self.room(bytes)?;
         self.bytes.fetch_add(bytes, Relaxed);
         Ok(())
+    }
+
+    /// Counts `bytes` bytes that are printed. The output doubles when it is full: that block is tried first.
+    pub(super) fn print(&self, bytes: usize) -> R<()> {
+        let before = self.printed.fetch_add(bytes, Relaxed);
+        let after = before.saturating_add(bytes);
+        if after.next_power_of_two() == before.next_power_of_two() {
+            return Ok(());
+        }
+        try_block(after.next_power_of_two().saturating_mul(2))
     }
 
     /// Takes `bytes` until the result is dropped.
@@ -157,12 +218,25 @@ impl Sink {
         Sink { text: String::new(), content: Vec::new(), meter: meter.clone() }
     }
 
+    /// So many steps.
+    pub(super) fn steps(&self, steps: usize) -> R<()> {
+        self.meter.steps(steps)
+    }
+
     /// Adds text of the template's own.
     pub(super) fn push(&mut self, text: &str) -> R<()> {
-        self.fits(text.len())?;
+        self.make_room(text.len())?;
         self.meter.charge(text.len())?;
         self.text.push_str(text);
         Ok(())
+    }
+
+    /// Room for the text, and for the copy of it that the value will be.
+    fn make_room(&mut self, more: usize) -> R<()> {
+        self.fits(more)?;
+        let before = self.text.capacity();
+        self.text.try_reserve(more).map_err(|_| short(more))?;
+        if self.text.capacity() == before { Ok(()) } else { try_block(self.text.capacity()) }
     }
 
     /// Adds text that is content, or none of it.
@@ -213,7 +287,7 @@ impl Sink {
         }
         self.meter.charge(bytes)?;
         if bytes > 0 {
-            self.text.reserve(bytes);
+            self.make_room(bytes)?;
             (0..times).for_each(|_| self.text.push_str(text.str()));
         }
         Ok(())

@@ -26,15 +26,22 @@ pub(super) fn to_text(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     Ok(sink.finish())
 }
 
+/// What finding the digits of a float costs, in steps.
+const FLOAT_STEPS: usize = 4;
+
 /// `repr(value)`.
 pub(super) fn repr(value: &Value, sink: &mut Sink) -> R<()> {
+    sink.steps(1)?;
     match view(value) {
         View::Undefined => sink.push("Undefined"),
         View::None => sink.push("None"),
         View::Bool(b) => sink.push(if b { "True" } else { "False" }),
         View::Int(i) => sink.push(&i.to_string()),
         View::Big(big) => sink.push(&big.to_text()),
-        View::Float(f) => sink.push(&float(f)),
+        View::Float(f) => {
+            sink.steps(FLOAT_STEPS)?;
+            sink.push(&float(f))
+        }
         View::Str(s) => quoted(s, sink),
         View::List(l) => {
             if let Some(name) = l.view_name() {
@@ -159,7 +166,10 @@ pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<M
         View::Bool(b) => sink.push(if b { "true" } else { "false" }),
         View::Int(i) => sink.push(&i.to_string()),
         View::Big(big) => sink.push(&big.to_text()),
-        View::Float(f) => sink.push(&json_float(f)),
+        View::Float(f) => {
+            meter.steps(FLOAT_STEPS)?;
+            sink.push(&json_float(f))
+        }
         View::Str(s) => json_text(s, style.ascii, sink),
         View::List(l) | View::Tuple(l) => {
             sink.push("[")?;

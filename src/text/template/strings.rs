@@ -77,6 +77,7 @@ pub(super) fn call(value: &Value, s: Text, name: &str, arguments: Arguments, met
             let separator = separator.filter(|v| !v.is_none());
             let separator = separator.as_ref().map(|v| text(v, name)).transpose()?;
             let limit = optional_int(limit.as_ref())?.filter(|n| *n >= 0).map_or(usize::MAX, clamp);
+            meter.heavy(s.len())?;
             let parts = split(s.str(), separator.map(Text::str), limit, name == "rsplit")?;
             return texts(s, &parts, meter);
         }
@@ -117,6 +118,7 @@ pub(super) fn call(value: &Value, s: Text, name: &str, arguments: Arguments, met
         _ => {}
     }
     let [] = arguments.bind(name, [])?;
+    meter.heavy(s.len())?;
     if let Some(yes) = predicate(s.str(), name) {
         return Ok(Value::from(yes));
     }
@@ -134,7 +136,7 @@ pub(super) fn call(value: &Value, s: Text, name: &str, arguments: Arguments, met
 /// Text whose letters are changed. Where the parts that are content cannot be told in the result, all of it is.
 pub(super) fn mapped(s: Text, meter: &Arc<Meter>, map: fn(&str) -> String) -> R<Value> {
     // Every byte is looked at, and a letter may become three.
-    meter.heavy(s.len())?;
+    meter.heavy(s.len().saturating_mul(2))?;
     meter.room(s.len().saturating_mul(3))?;
     let whole = map(s.str());
     let mut runs = s.runs();
@@ -173,6 +175,7 @@ fn clamp(n: i128) -> usize {
 
 /// Parts of a text, as a list.
 fn texts(of: Text, parts: &[&str], meter: &Arc<Meter>) -> R<Value> {
+    meter.steps(parts.len().saturating_mul(2))?;
     let items = parts.iter().map(|p| meter.text(of.part(p))).collect::<R<Vec<_>>>()?;
     meter.list(items)
 }

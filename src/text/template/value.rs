@@ -5,7 +5,7 @@
 
 use super::big::Big;
 use super::marks::{self, Text, str_of};
-use super::meter::{Held, Meter, R, fault};
+use super::meter::{Held, Meter, R, fault, try_block};
 use crate::text::exact;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Value, ValueKind};
 use std::collections::HashMap;
@@ -414,12 +414,14 @@ impl Meter {
     /// A text value of the template's own.
     pub(super) fn plain(&self, text: &str) -> R<Value> {
         self.charge(text.len())?;
+        try_block(text.len())?;
         Ok(Value::from(text))
     }
 
     /// A text value, with what is known of it.
     pub(super) fn text(&self, text: Text) -> R<Value> {
         self.charge(text.len())?;
+        try_block(text.len())?;
         Ok(marks::value_of(text))
     }
 
@@ -459,7 +461,7 @@ impl Meter {
         let depth = 1 + items.iter().map(depth).max().unwrap_or(0);
         check_depth(depth)?;
         let namespace = items.iter().any(holds_namespace);
-        let held = self.hold(items.capacity() * size_of::<Value>() + size_of::<Items>())?;
+        let held = self.hold(items.capacity().saturating_mul(size_of::<Value>()) + size_of::<Items>())?;
         Ok(Value::from_object(Items { items, kind, depth, namespace, _held: held }))
     }
 

@@ -40,7 +40,7 @@ pub(super) fn wrap(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R
     let mut first = true;
     for line in strings::lines(text.str(), false) {
         let wrapped = wrapped(line, width, long, hyphens);
-        let rows = if wrapped.is_empty() { vec![0..0] } else { wrapped };
+        let rows = if wrapped.is_empty() { Vec::from([Range { start: 0, end: 0 }]) } else { wrapped };
         for row in rows {
             if !std::mem::take(&mut first) {
                 sink.push_text(text_in(&newline))?;

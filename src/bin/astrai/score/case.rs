@@ -32,10 +32,9 @@ pub struct Bad {
 
 /// Reads one line.
 pub fn parse(line: &[u8]) -> Result<Case, Bad> {
-    if let Err(error) = std::str::from_utf8(line) {
-        return Err(Bad { id: Value::Null, message: format!("not UTF-8 from byte {}", error.valid_up_to()) });
-    }
-    let mut fields = match serde_json::from_slice(line) {
+    let line = std::str::from_utf8(line)
+        .map_err(|error| Bad { id: Value::Null, message: format!("not UTF-8 from byte {}", error.valid_up_to()) })?;
+    let mut fields = match astrai::text::exact::parse(line) {
         Ok(Value::Object(fields)) => Fields(fields),
         Ok(_) => return Err(Bad { id: Value::Null, message: "expected a JSON object".to_owned() }),
         Err(error) => return Err(Bad { id: Value::Null, message: format!("not JSON: {error}") }),

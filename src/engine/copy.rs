@@ -1,0 +1,78 @@
+//! Copies of prompts, which may be as large as a caller likes: an error when there is no memory for one.
+
+use super::api::{Prompt, PromptPart};
+use crate::error::Result;
+use crate::os::shortage;
+use serde_json::Value;
+
+impl Prompt {
+    /// A copy that says so when there is no memory for it.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn try_clone(&self) -> Result<Prompt> {
+        shortage::backed("a copy of a prompt", self.heap_bytes(), || self.clone())
+    }
+
+    /// About how many bytes its lists and texts take, blocks' own costs included.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let parts = self.parts.iter().map(|part| match part {
+            PromptPart::Text { text, .. } => block(text.len()),
+            PromptPart::Tokens(tokens) => block(size_of_val(tokens.as_slice())),
+        });
+        let lists = [
+            size_of_val(self.parts.as_slice()),
+            size_of_val(self.messages.as_slice()),
+            size_of_val(self.message_flags.as_slice()),
+            size_of_val(self.stops.as_slice()),
+            size_of_val(self.stop_tokens.as_slice()),
+            size_of_val(self.bias.as_slice()),
+        ];
+        let values = self.messages.iter().chain(&self.tools).chain(self.variables.values()).map(value_bytes);
+        let names = self.variables.keys().map(|name| ENTRY_BYTES + block(name.len()));
+        let stops = self.stops.iter().map(|stop| block(stop.len()));
+        lists.into_iter().map(block).chain(parts).chain(values).chain(names).chain(stops).sum()
+    }
+}
+
+/// What an entry of a JSON object takes beside its key's text and its value's: key, value, hash and place in the index.
+const ENTRY_BYTES: usize = 128;
+
+/// Bytes of a block with what the allocator adds.
+fn block(bytes: usize) -> usize {
+    bytes.next_multiple_of(16) + 16
+}
+
+/// Bytes behind a value; the depth is that of parsed JSON, which has a limit.
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => block(text.len()),
+        Value::Array(list) => block(size_of_val(list.as_slice())) + list.iter().map(value_bytes).sum::<usize>(),
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| ENTRY_BYTES + block(key.len()) + value_bytes(value)).sum::<usize>() + block(0)
+        }
+        Value::Number(_) => block(32),
+        Value::Null | Value::Bool(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_copy_is_equal_and_its_size_is_that_of_what_it_holds() {
+        let long = "x".repeat(10_000);
+        let prompt = Prompt {
+            parts: vec![PromptPart::Text { text: long.clone(), special: false }, PromptPart::Tokens(vec![7; 5000])],
+            messages: vec![json!({"role": "user", "content": [{"text": long}, 1, null]})],
+            bias: vec![(1, 0.5); 1000],
+            ..Prompt::default()
+        };
+        let copy = prompt.try_clone().unwrap();
+        assert_eq!((&copy.parts, &copy.messages, &copy.bias), (&prompt.parts, &prompt.messages, &prompt.bias));
+        let bytes = prompt.heap_bytes();
+        assert!((48_000..52_000).contains(&bytes), "{bytes}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Options that cannot be honoured: errors where that leaves nothing of what was asked for, else warnings in the log.
+
+use super::api::{Device, EngineOptions, LogLevel, Type};
+use super::device::Place;
+use super::plan::Sizing;
+use crate::error::{Error, Result, Status, Unit};
+use crate::limits;
+use crate::os::memory;
+use crate::os::thread::{self, ThreadOptions};
+
+/// Receives log lines.
+type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
+
+/// What the system does not grant the threads of an engine. It is tried on a thread of its own.
+///
+/// # Errors
+/// `Argument` when no processor of the mask may be used; `Memory` when no thread can be had.
+pub(super) fn check_placing(options: ThreadOptions, log: Log) -> Result<()> {
+    if options.priority == 0 && options.affinity_mask == 0 {
+        return Ok(());
+    }
+    let refused = thread::try_placing(options)?;
+    let asked = processors(options.affinity_mask);
+    if refused.no_masks {
+        let message = format!("option affinity_mask ({asked}) is not honoured: this system has no such masks");
+        log(LogLevel::Warn, message);
+    } else if refused.processors == options.affinity_mask && refused.processors != 0 {
+        let allowed = thread::allowed_processors();
+        let message = format!(
+            "option affinity_mask names only processors that this process may not use ({asked}); it may use {}",
+            processors(allowed)
+        );
+        let (asked, allowed) = (options.affinity_mask.count_ones(), allowed.count_ones());
+        let error = Error::argument(message).about("affinity_mask");
+        return Err(error.numbers(Unit::Count, asked.into(), allowed.into()));
+    } else if refused.processors != 0 {
+        let missing = processors(refused.processors);
+        log(LogLevel::Warn, format!("option affinity_mask: this process may not use {missing}; it goes without"));
+    }
+    if let Some(granted) = refused.priority {
+        let priority = options.priority;
+        let message = format!(
+            "option thread_priority is {priority}, the system grants {granted}: it has no such priority, or more than the \
+             opener's needs a right (on Linux CAP_SYS_NICE, or a limit of nice)"
+        );
+        log(LogLevel::Warn, message);
+    }
+    Ok(())
+}
+
+/// Processor numbers of a mask.
+fn processors(mask: u64) -> String {
+    let numbers: Vec<String> = (0..64).filter(|bit| mask >> bit & 1 == 1).map(|bit: u32| bit.to_string()).collect();
+    let plural = if numbers.len() == 1 { "processor" } else { "processors" };
+    format!("{plural} {}", numbers.join(", "))
+}
+
+/// Warns of what else is not as the options say, once it is known where the model runs.
+pub(super) fn warn(options: &EngineOptions, sizing: &Sizing, log: Log) {
+    if let Some(warning) = sizing.warning() {
+        log(LogLevel::Warn, warning);
+    }
+    let on_gpu = matches!(sizing.place, Place::Cuda(..));
+    let mut unused = |name: &str, why: &str| log(LogLevel::Warn, format!("option {name} is not used: {why}"));
+    if options.weights_cache.is_some() && !matches!(options.weights, Type::Q8 | Type::Q4) {
+        unused("weights_cache", "only quantized weights are kept, and option weights asks for none");
+    }
+    if on_gpu {
+        let why = "the model runs on a GPU";
+        if options.cpu_tier != Default::default() {
+            unused("cpu_tier", why);
+        }
+        if options.threads > 1 {
+            unused("threads", why);
+        }
+    } else {
+        let why = "the model runs on the CPU";
+        if options.device_index != 0 {
+            unused("device_index", why);
+        }
+        if options.device == Device::Cpu && options.gpu_low_priority {
+            unused("ASTRAI_ENGINE_GPU_LOW_PRIORITY", why);
+        }
+        if options.device == Device::Cpu && options.gpu_blocking_wait {
+            unused("ASTRAI_ENGINE_GPU_BLOCKING_WAIT", why);
+        }
+        let usable = thread::usable_processors(options.affinity_mask);
+        if options.threads as usize > usable {
+            let asked = options.threads;
+            let why = format!("option threads is {asked}, but they may use {usable} processors: they take turns");
+            log(LogLevel::Warn, why);
+        }
+    }
+    if options.step_tokens != 0 && (options.step_tokens as usize) < sizing.step_tokens {
+        let (asked, used) = (options.step_tokens, sizing.step_tokens);
+        let why = format!("option step_tokens is {asked}, but {used} are computed: each running request needs one");
+        log(LogLevel::Warn, why);
+    }
+}
+
+/// Says before each piece of the KV pages whether it may be written: as long as it can be seen to be there.
+pub(super) struct Touching<'a> {
+    /// Of all pages.
+    pub total: u64,
+    pub written: u64,
+    pub available: &'a dyn Fn() -> Option<memory::Available>,
+    /// Whether to go on.
+    pub go_on: &'a mut dyn FnMut() -> bool,
+}
+
+impl Touching<'_> {
+    /// # Errors
+    /// `Memory` with the bytes that are still to be written and those that can be had; `Aborted`.
+    pub fn may(&mut self, bytes: u64) -> Result<()> {
+        if !(self.go_on)() {
+            return Err(Error::new(Status::Aborted, "writing the KV pages was aborted by the progress callback"));
+        }
+        if let Some(available) = (self.available)() {
+            let enough = bytes.saturating_add(limits::TOUCH_SPARE_BYTES) <= available.bytes;
+            if !enough {
+                let (total, written, left) = (self.total, self.written, available.bytes);
+                let (bound, needed) = (available.bound, self.total.saturating_sub(self.written));
+                let message = format!(
+                    "the KV pages take {total} bytes; {written} of them were written when {bound} left only {left} bytes of \
+                     memory; lower memory_budget, context_length or max_running"
+                );
+                return Err(Error::new(Status::Memory, message).about("memory").numbers(Unit::Bytes, needed, left));
+            }
+        }
+        self.written = self.written.saturating_add(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::memory::{Available, Bound};
+    use std::cell::Cell;
+
+    #[test]
+    fn pages_are_written_as_long_as_there_is_memory() {
+        let left = Cell::new(limits::TOUCH_SPARE_BYTES + 250);
+        let available = || {
+            left.set(left.get() - 100);
+            Some(Available { bytes: left.get(), bound: Bound::ControlGroup })
+        };
+        let asked = Cell::new(0);
+        let mut go_on = || {
+            asked.set(asked.get() + 1);
+            asked.get() < 4
+        };
+        let mut touching = Touching { total: 1000, written: 0, available: &available, go_on: &mut go_on };
+        touching.may(100).unwrap();
+        let error = touching.may(100).unwrap_err();
+        assert_eq!((error.status, error.unit, error.needed), (Status::Memory, Unit::Bytes, 900));
+        assert_eq!(error.available, limits::TOUCH_SPARE_BYTES + 50);
+        assert!(error.message.contains("100 of them were written") && error.message.contains("control group"));
+        left.set(u64::MAX);
+        touching.may(100).unwrap();
+        assert_eq!(touching.may(100).unwrap_err().status, Status::Aborted);
+    }
+
+    #[test]
+    fn processors_are_told_by_number() {
+        assert_eq!(processors(0b1011), "processors 0, 1, 3");
+        assert_eq!(processors(1 << 63), "processor 63");
+    }
+}

@@ -1,0 +1,122 @@
+//! The chat templates of a model, and which of them a prompt is rendered with.
+//!
+//! A template that cannot be read or does not compile is a warning at open, and an error for the prompts that want it.
+
+use super::api::Prompt;
+use super::prompt::estimate;
+use crate::error::{Error, Result, Status};
+use crate::limits;
+use crate::os::shortage;
+use crate::source::ModelSource;
+use crate::text::ChatTemplate;
+use serde_json::{Map, Value};
+
+/// The template for prompts that say nothing else.
+const DEFAULT: &str = "default";
+/// The template for prompts with tools.
+const TOOLS: &str = "tool_use";
+/// The variable by which a prompt names a template.
+const CHOICE: &str = "chat_template";
+
+/// A template, or why there is none to use.
+struct Named {
+    name: String,
+    template: Result<ChatTemplate>,
+    /// The folder has its text.
+    has_text: bool,
+}
+
+/// All templates of a model.
+pub(super) struct Templates {
+    named: Vec<Named>,
+}
+
+impl Templates {
+    /// Compiles what the source has and finds out what each wants of content and arguments; `variables` are the special tokens.
+    /// What does not compile is told to `warn`.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn open(
+        source: &dyn ModelSource,
+        variables: &Map<String, Value>,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Templates> {
+        let default = source.chat_template().transpose();
+        let default = default.map(|text| (DEFAULT, source.chat_template_file(), text));
+        let others = source.named_templates().iter().map(|t| (t.name.as_str(), t.file.as_str(), t.text.clone()));
+        let mut named: Vec<Named> = Vec::new();
+        for (name, file, text) in default.into_iter().chain(others) {
+            if named.iter().any(|known| known.name == name) {
+                continue;
+            }
+            let has_text = text.is_ok();
+            let template = text.and_then(|text| {
+                let estimate = estimate(text.len(), limits::TEMPLATE_MEMORY_FACTOR);
+                let compile = || {
+                    let mut template = ChatTemplate::new(&text, file)?;
+                    template.learn(variables);
+                    Ok(template)
+                };
+                shortage::backed("a chat template", estimate, compile).flatten()
+            });
+            match &template {
+                Err(e) if e.status == Status::Memory => return Err(e.clone()),
+                // A text that could not be read was told about by the source.
+                Err(e) if has_text => warn(format!("{}; token ids and raw text work without this template", e.message)),
+                _ => {}
+            }
+            named.push(Named { name: name.to_owned(), template, has_text });
+        }
+        Ok(Templates { named })
+    }
+
+    /// Whether the model has a template at all, be it damaged.
+    pub fn any(&self) -> bool {
+        self.named.iter().any(|named| named.has_text)
+    }
+
+    /// The template of a prompt: the one its variable `chat_template` names, else the one for tools if it has some, else the
+    /// default. The flag tells whether it was named.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is none; `Argument` if none has the name; the template's own fault.
+    pub fn pick(&self, prompt: &Prompt) -> Result<(&ChatTemplate, bool)> {
+        let by_name = |name: &str| self.named.iter().find(|named| named.name == name);
+        let choice = prompt.variables.get(CHOICE).and_then(Value::as_str);
+        if let (Some(name), false) = (choice, self.named.is_empty()) {
+            let found = by_name(name).ok_or_else(|| {
+                let message = format!("the model has no chat template named {name:?}; it has {}", self.names());
+                Error::argument(message).about(CHOICE)
+            })?;
+            return Ok((found.template.as_ref().map_err(Clone::clone)?, true));
+        }
+        let found = prompt.tools.as_ref().and_then(|_| by_name(TOOLS)).or_else(|| by_name(DEFAULT));
+        let Some(found) = found else {
+            let message = match self.named.is_empty() {
+                true => "the model folder has no chat template; send the prompt as text".to_owned(),
+                false => format!(
+                    "the model has no default chat template; name one of {} by the variable \"{CHOICE}\"",
+                    self.names()
+                ),
+            };
+            return Err(Error::unsupported(message).about(CHOICE));
+        };
+        Ok((found.template.as_ref().map_err(Clone::clone)?, false))
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<String> = self.named.iter().map(|named| format!("{:?}", named.name)).collect();
+        names.join(", ")
+    }
+
+    /// The variables of a rendering: the model's, and over them the prompt's.
+    pub fn variables(model: &Map<String, Value>, prompt: &Prompt, named: bool) -> Map<String, Value> {
+        let mut variables = model.clone();
+        variables.extend(prompt.variables.clone());
+        if named {
+            variables.remove(CHOICE);
+        }
+        variables
+    }
+}

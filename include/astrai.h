@@ -387,7 +387,8 @@ typedef struct astrai_request_options {
   int32_t logprobs;
   /// Give up after this time; 0 = never.
   uint32_t deadline_ms;
-  /// Tokens that may wait to be received before the request pauses; 0 = automatic.
+  /// Tokens that may wait to be received before the request pauses; 0 = automatic. It pauses also when their text takes more
+  /// than 16 bytes for each that may wait, 1024 at least. The memory for both is taken when the request begins to run.
   uint32_t queue_tokens;
   /// 0 = always the most probable token.
   float temperature;

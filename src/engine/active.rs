@@ -118,17 +118,21 @@ impl Active {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn reserve(&mut self) -> Result<()> {
+    pub fn reserve(&mut self, vocab: usize) -> Result<()> {
         let request = &mut self.request;
         let most = request.max_tokens;
         if request.params.uses_counts() {
-            if self.on_device { self.adjusts.reserve(most)? } else { self.counts.reserve(most)? }
+            let different = most.min(vocab);
+            if self.on_device { self.adjusts.reserve(different)? } else { self.counts.reserve(different)? }
         }
         let text_max = if request.stream.is_some() { limits::TOKEN_TEXT_BYTES + request.stops.held_max() } else { 0 };
         let refused = |_| Error::memory("the text of a request", text_max as u64);
         self.text.try_reserve(text_max).map_err(refused)?;
         self.filtered.try_reserve(text_max).map_err(refused)?;
         request.stops.reserve(text_max)?;
+        if let Some(stream) = &mut request.stream {
+            stream.reserve(text_max)?;
+        }
         let top = request.params.logprobs.map_or(0, |n| (n as usize).min(limits::TOP_LOGPROBS_MAX));
         let of = PerToken { text_max, logprobs: request.params.logprobs.is_some(), top };
         request.delivery.reserve(most, of)

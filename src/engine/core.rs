@@ -401,8 +401,9 @@ impl Core {
             let Some(active) = self.active.get_mut(handle).filter(|a| a.admitted.is_none()) else { continue };
             active.admitted = Some(now);
             self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
+            let vocab = self.machine.model.vocab();
             let tokens = self.machine.scheduler.reserve(handle, active.request.max_tokens);
-            let reserved = tokens.and_then(|()| active.reserve()).and_then(|()| shortage::check("a request"));
+            let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));
             if let Err(error) = reserved {
                 self.end(handle, End::Failed(error));
             }

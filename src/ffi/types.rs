@@ -428,7 +428,8 @@ pub struct astrai_request_options {
     pub logprobs: i32,
     /// Give up after this time; 0 = never.
     pub deadline_ms: u32,
-    /// Tokens that may wait to be received before the request pauses; 0 = automatic.
+    /// Tokens that may wait to be received before the request pauses; 0 = automatic. It pauses also when their text takes more
+    /// than 16 bytes for each that may wait, 1024 at least. The memory for both is taken when the request begins to run.
     pub queue_tokens: u32,
     /// 0 = always the most probable token.
     pub temperature: f32,

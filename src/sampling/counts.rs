@@ -14,9 +14,13 @@ pub struct Count {
 
 /// Tokens of one sequence, prompt and output apart. Its size is that of the distinct tokens seen, not of the vocabulary.
 /// A sequence whose parameters do not [use counts](super::SamplingParams::uses_counts) can leave it empty.
+///
+/// Invariant: `places` has each token of `counts` once, with its index there.
 #[derive(Clone, Debug, Default)]
 pub struct TokenCounts {
-    counts: HashMap<u32, Count>,
+    /// In the order in which they were first seen. Gone through for every token, however much room the table below has.
+    counts: Vec<(u32, Count)>,
+    places: HashMap<u32, u32>,
 }
 
 impl TokenCounts {
@@ -35,8 +39,10 @@ impl TokenCounts {
 
     /// Makes room for so many different tokens more.
     pub fn reserve(&mut self, tokens: usize) -> Result<()> {
-        let bytes = (self.counts.len() as u64).saturating_add(tokens as u64) * size_of::<(u32, Count)>() as u64;
-        self.counts.try_reserve(tokens).map_err(|_| Error::memory("the counts of the penalties", bytes))
+        let bytes = (self.counts.len() as u64).saturating_add(tokens as u64).saturating_mul(ENTRY_BYTES);
+        let refused = || Error::memory("the counts of the penalties", bytes);
+        self.counts.try_reserve(tokens).map_err(|_| refused())?;
+        self.places.try_reserve(tokens).map_err(|_| refused())
     }
 
     /// Counts one generated token.
@@ -49,11 +55,13 @@ impl TokenCounts {
     /// Forgets everything and keeps the memory, for the next sequence.
     pub fn clear(&mut self) {
         self.counts.clear();
+        self.places.clear();
     }
 
     /// Occurrences of `token`.
     pub fn get(&self, token: u32) -> Count {
-        self.counts.get(&token).copied().unwrap_or_default()
+        let place = self.places.get(&token).and_then(|&at| self.counts.get(at as usize));
+        place.map_or(Count::default(), |entry| entry.1)
     }
 
     /// Tokens seen, each counted once.
@@ -62,17 +70,26 @@ impl TokenCounts {
         self.counts.len()
     }
 
-    /// Every token seen, in no particular order.
+    /// Every token seen.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Count)> {
-        self.counts.iter().map(|(&token, &count)| (token, count))
+        self.counts.iter().copied()
     }
 
     fn entry(&mut self, token: u32) -> Result<&mut Count> {
-        let bytes = (self.counts.len() as u64 + 1) * size_of::<(u32, Count)>() as u64;
-        self.counts.try_reserve(1).map_err(|_| Error::memory("the counts of the penalties", bytes))?;
-        Ok(self.counts.entry(token).or_default())
+        if !self.places.contains_key(&token) {
+            self.reserve(1)?;
+        }
+        let new = u32::try_from(self.counts.len()).map_err(|_| Error::internal("more tokens than ids"))?;
+        let at = *self.places.entry(token).or_insert(new);
+        if at == new {
+            self.counts.push((token, Count::default()));
+        }
+        let entry = self.counts.get_mut(at as usize).ok_or_else(|| Error::internal("a token without a count"))?;
+        Ok(&mut entry.1)
     }
 }
+
+const ENTRY_BYTES: u64 = (size_of::<(u32, Count)>() + size_of::<(u32, u32)>()) as u64;
 
 #[cfg(test)]
 mod tests {

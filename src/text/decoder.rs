@@ -67,6 +67,8 @@ pub(crate) struct Memory {
     /// Whole: all there is, and its length.
     names: Vec<String>,
     names_bytes: usize,
+    /// What the stage makes of one name, kept for its memory.
+    made: String,
 }
 
 impl Memory {
@@ -145,8 +147,22 @@ impl Chain {
         vec![Memory::default(); self.stages.len()]
     }
 
-    /// Takes a token's name and appends to `out` the text that became certain.
-    pub(crate) fn push(&self, memory: &mut [Memory], name: String, out: &mut String) -> Result<()> {
+    /// Makes room for names, and for what becomes of them, of so many bytes.
+    ///
+    /// # Errors
+    /// [`Status::Memory`].
+    pub(crate) fn reserve(memory: &mut [Memory], bytes: usize) -> Result<()> {
+        let refused = |_| Error::memory("the text of a request", bytes as u64);
+        for own in memory {
+            own.bytes.try_reserve(bytes).map_err(refused)?;
+            own.made.try_reserve(bytes).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a token's name and appends to `out` the text that became certain. In memory that it has, but for
+    /// [`Stage::WordPiece`] and [`Stage::Whole`].
+    pub(crate) fn push(&self, memory: &mut [Memory], name: &str, out: &mut String) -> Result<()> {
         feed(&self.stages, memory, name, out)
     }
 
@@ -155,7 +171,7 @@ impl Chain {
         let (mut stages, mut memory) = (self.stages.as_slice(), memory);
         while let (Some((stage, rest)), Some((own, later))) = (stages.split_first(), memory.split_first_mut()) {
             for text in stage.finish(std::mem::take(own))? {
-                feed(rest, later, text, out)?;
+                feed(rest, later, &text, out)?;
             }
             (stages, memory) = (rest, later);
         }
@@ -164,64 +180,79 @@ impl Chain {
 }
 
 /// Sends one name or piece of text through `stages`. As deep as the chain is long.
-fn feed(stages: &[Stage], memory: &mut [Memory], text: String, out: &mut String) -> Result<()> {
+fn feed(stages: &[Stage], memory: &mut [Memory], text: &str, out: &mut String) -> Result<()> {
     let (Some((stage, rest)), Some((own, later))) = (stages.split_first(), memory.split_first_mut()) else {
-        out.push_str(&text);
+        out.push_str(text);
         return Ok(());
     };
+    // Out of its place while the stages behind use theirs.
+    let mut made = std::mem::take(&mut own.made);
+    made.clear();
     match stage {
         Stage::ByteFallback => {
-            if let Some(byte) = byte_token(&text) {
+            let byte = byte_token(text);
+            if let Some(byte) = byte {
                 own.bytes.push(byte);
-                let good = take_certain(&mut own.bytes, InvalidAs::EachByte);
-                return if good.is_empty() { Ok(()) } else { feed(rest, later, good, out) };
+                take_certain(&mut own.bytes, InvalidAs::EachByte, &mut made);
+            } else {
+                push_replacements(own.bytes.len(), &mut made);
+                own.bytes.clear();
             }
-            let broken = std::mem::take(&mut own.bytes);
-            if !broken.is_empty() {
-                feed(rest, later, replacements(broken.len()), out)?;
+            if !made.is_empty() {
+                feed(rest, later, &made, out)?;
             }
-            feed(rest, later, text, out)
+            if byte.is_none() {
+                feed(rest, later, text, out)?;
+            }
         }
         Stage::Whole { .. } => {
             own.names_bytes = own.names_bytes.saturating_add(text.len());
             check_decoded(own.names_bytes, DECODED_BYTES_MAX)?;
-            own.names.push(text);
-            Ok(())
+            own.names.push(text.to_owned());
         }
-        _ => feed(rest, later, stage.step(own, text)?, out),
+        _ => {
+            stage.step(own, text, &mut made)?;
+            feed(rest, later, &made, out)?;
+        }
     }
+    own.made = made;
+    Ok(())
 }
 
 impl Stage {
-    /// What becomes of one name, for the stages that give one text for each.
-    fn step(&self, memory: &mut Memory, text: String) -> Result<String> {
+    /// Appends to `made` what becomes of one name, for the stages that give one text for each.
+    fn step(&self, memory: &mut Memory, text: &str, made: &mut String) -> Result<()> {
         let begun = std::mem::replace(&mut memory.begun, true);
-        Ok(match self {
-            Stage::Join if begun => format!(" {text}"),
-            Stage::Replace(step) => step.replace(&text, DECODED_BYTES_MAX.max(text.len()))?,
-            Stage::WordPiece(decoder) if begun => run(decoder, vec![String::new(), text])?.concat(),
-            Stage::WordPiece(decoder) => run(decoder, vec![text])?.concat(),
+        match self {
+            Stage::Join if begun => {
+                made.push(' ');
+                made.push_str(text);
+            }
+            Stage::Replace(step) => step.replace_into(text, DECODED_BYTES_MAX.max(text.len()), made)?,
+            Stage::WordPiece(decoder) => {
+                let names = if begun { vec![String::new(), text.to_owned()] } else { vec![text.to_owned()] };
+                run(decoder, names)?.iter().for_each(|part| made.push_str(part));
+            }
             Stage::ByteLevel => {
-                byte_level(&text, &mut memory.bytes);
-                take_certain(&mut memory.bytes, InvalidAs::EachPart)
+                byte_level(text, &mut memory.bytes);
+                take_certain(&mut memory.bytes, InvalidAs::EachPart, made);
             }
             Stage::Strip { content, start, stop, fused } => {
                 if *fused {
                     memory.begun = begun;
-                    strip(memory, &text, *content, *start, *stop)
+                    strip(memory, text, *content, *start, *stop, made);
                 } else {
-                    strip(&mut Memory::default(), &text, *content, *start, *stop)
+                    strip(&mut Memory::default(), text, *content, *start, *stop, made);
                 }
             }
             Stage::Metaspace { replacement, drop_first, fused } => {
-                if *drop_first && (*fused || !begun) {
-                    text.replace(*replacement, "")
-                } else {
-                    text.replace(*replacement, " ")
-                }
+                let dropped = *drop_first && (*fused || !begun);
+                let kept = |c: char| if c == *replacement { (!dropped).then_some(' ') } else { Some(c) };
+                made.extend(text.chars().filter_map(kept));
             }
-            Stage::Join | Stage::ByteFallback | Stage::Whole { .. } => text,
-        })
+            Stage::Join | Stage::ByteFallback | Stage::Whole { .. } => made.push_str(text),
+        }
+        Ok(())
     }
 
     /// What a stage still holds when the stream is over.
@@ -266,6 +297,10 @@ fn replacements(count: usize) -> String {
     "\u{FFFD}".repeat(count)
 }
 
+fn push_replacements(count: usize, out: &mut String) {
+    out.extend(std::iter::repeat_n('\u{FFFD}', count));
+}
+
 /// `<0xE2>` is the byte E2.
 fn byte_token(name: &str) -> Option<u8> {
     let digits = name.strip_prefix("<0x")?.strip_suffix('>')?;
@@ -280,9 +315,9 @@ enum InvalidAs {
     EachPart,
 }
 
-/// Moves all text that is certain out of `bytes`; what stays could still become a character, at most three bytes.
-fn take_certain(bytes: &mut Vec<u8>, invalid: InvalidAs) -> String {
-    let mut text = String::new();
+/// Moves all text that is certain out of `bytes` to the end of `text`; what stays could still become a character, at most three
+/// bytes.
+fn take_certain(bytes: &mut Vec<u8>, invalid: InvalidAs, text: &mut String) {
     let mut chunks = bytes.utf8_chunks().peekable();
     let mut pending = 0;
     while let Some(chunk) = chunks.next() {
@@ -293,19 +328,19 @@ fn take_certain(bytes: &mut Vec<u8>, invalid: InvalidAs) -> String {
         } else if chunks.peek().is_none() && unfinished {
             pending = broken.len();
         } else {
-            text.push_str(&match invalid {
-                InvalidAs::EachByte => replacements(broken.len()),
-                InvalidAs::EachPart => replacements(1),
-            });
+            let count = match invalid {
+                InvalidAs::EachByte => broken.len(),
+                InvalidAs::EachPart => 1,
+            };
+            push_replacements(count, text);
         }
     }
-    bytes.drain(..bytes.len() - pending);
-    text
+    let certain = bytes.len() - pending;
+    bytes.drain(..certain);
 }
 
 /// Cuts `content` off both ends of a text that comes in pieces; what may be its end is only counted.
-fn strip(memory: &mut Memory, text: &str, content: char, start: usize, stop: usize) -> String {
-    let mut kept = String::with_capacity(text.len());
+fn strip(memory: &mut Memory, text: &str, content: char, start: usize, stop: usize, kept: &mut String) {
     for c in text.chars() {
         if !memory.begun && c == content && memory.cut < start {
             memory.cut += 1;
@@ -322,7 +357,6 @@ fn strip(memory: &mut Memory, text: &str, content: char, start: usize, stop: usi
             kept.push(c);
         }
     }
-    kept
 }
 
 /// Appends the bytes that a name of the byte-level alphabet stands for; any other name is taken literally.

@@ -24,6 +24,7 @@ mod fixtures;
 mod long_word;
 mod marked;
 mod model;
+mod name_table;
 mod normalizer;
 mod output;
 mod possessive;

@@ -373,6 +373,24 @@ impl Replace {
         }
     }
 
+    /// Appends to `out` the text with every match replaced, if that has at most `most` bytes.
+    pub(crate) fn replace_into(&self, text: &str, most: usize, out: &mut String) -> Result<()> {
+        let Some(single) = self.single else {
+            out.push_str(&self.replace(text, most)?);
+            return Ok(());
+        };
+        // As published models have it: no memory is needed.
+        let before = out.len();
+        for (index, part) in text.split(single).enumerate() {
+            if index > 0 {
+                out.push_str(&self.content);
+            }
+            out.push_str(part);
+            check_decoded(out.len() - before, most)?;
+        }
+        Ok(())
+    }
+
     /// The text with every match replaced, if it has at most `most` bytes.
     pub(crate) fn replace(&self, text: &str, most: usize) -> Result<String> {
         let mut replaced = String::new();

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::decoder::Memory;
+use super::decoder::{Chain, Memory};
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
@@ -30,6 +30,14 @@ impl TextStream {
     pub fn continuing(mut self) -> TextStream {
         self.memory.iter_mut().for_each(Memory::begin);
         self
+    }
+
+    /// Makes room for tokens whose names and text have so many bytes.
+    ///
+    /// # Errors
+    /// [`crate::error::Status::Memory`].
+    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
+        Chain::reserve(&mut self.memory, bytes)
     }
 
     /// Takes the next token and appends the text that became certain, possibly none.

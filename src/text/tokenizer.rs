@@ -26,6 +26,7 @@ use super::MarkedText;
 use super::added::{Name, Names, Part, within};
 use super::decoder::Chain;
 use super::model::{ModelFile, Vocabulary};
+use super::name_table::NameTable;
 use super::normalizer::{Changes, Normalized};
 use super::output::{EncodeLimits, Output};
 use super::post_processor::{self, Pattern};
@@ -49,6 +50,7 @@ pub struct Tokenizer {
     /// See [`Tokenizer::bytes_per_token`].
     bytes_per_token: Option<usize>,
     chain: Chain,
+    by_id: NameTable,
     /// By id: [`NAMED`] and [`SPECIAL`].
     flags: Vec<u8>,
 }
@@ -119,6 +121,8 @@ impl Tokenizer {
         let special_ids: Vec<u32> = by_id.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         vocabulary.fence(special_ids.iter().copied());
         let flags = flags(&vocabulary, &added, &special_ids)?;
+        let name = |id| added.simple_id_to_token(id).or_else(|| vocabulary.model.id_to_token(id));
+        let by_id = NameTable::new(flags.len(), name)?;
         let added_longest = added.get_vocab().keys().map(String::len).max().unwrap_or(0);
         let chain = Chain::new(part(&mut file, "decoder")?, vocabulary.longest_name().max(added_longest))?;
         let mut tokenizer = Tokenizer {
@@ -131,6 +135,7 @@ impl Tokenizer {
             around,
             bytes_per_token: None,
             chain,
+            by_id,
             flags,
         };
         tokenizer.bytes_per_token = tokenizer.find_bytes_per_token(byte_levels);
@@ -269,11 +274,11 @@ impl Tokenizer {
     }
 
     /// What the decoder gets for a token: nothing for an unnamed one or a special one that is not wanted.
-    pub(super) fn decoded_name(&self, id: u32, keep_special: bool) -> Option<String> {
+    pub(super) fn decoded_name(&self, id: u32, keep_special: bool) -> Option<&str> {
         if !self.is_named(id) || (self.is_special(id) && !keep_special) {
             return None;
         }
-        self.added.simple_id_to_token(id).or_else(|| self.vocabulary.model.id_to_token(id))
+        self.by_id.get(id)
     }
 
     pub(super) fn chain(&self) -> &Chain {

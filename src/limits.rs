@@ -226,10 +226,18 @@ pub const TOUCH_SPARE_BYTES: u64 = 32 << 20;
 
 /// Memory that a tokenizer takes while it is read, in bytes for each of its file, beside [`TEXT_MEMORY_BYTES`]. This and what
 /// follows are estimates, which are tried as one block before; a test measures them.
-pub const TOKENIZER_MEMORY_FACTOR: usize = 16;
+pub const TOKENIZER_MEMORY_FACTOR: usize = 24;
 /// Memory that a chat template takes while it is compiled, in bytes for each of its text.
 pub const TEMPLATE_MEMORY_FACTOR: usize = 64;
 /// Memory that a rendering takes, in bytes for each that the prompt has.
 pub const RENDER_MEMORY_FACTOR: usize = 8;
-/// Memory that any of these takes, however small what it reads, in bytes.
+/// Memory that the tokenizer takes for a text, in bytes for each of it, and however short it is.
+pub const ENCODE_MEMORY_FACTOR: usize = 32;
+/// See there.
+pub const ENCODE_MEMORY_BYTES: usize = 64 << 10;
+/// Memory of the values of a JSON file, in bytes for each of its text, beside the text itself.
+pub const JSON_MEMORY_FACTOR: usize = 32;
+/// Memory of the tensors' names and shapes, in bytes for each of a header's text.
+pub const HEADER_MEMORY_FACTOR: usize = 8;
+/// Memory that any other of these takes, however small what it reads, in bytes.
 pub const TEXT_MEMORY_BYTES: usize = 256 << 10;

@@ -160,8 +160,6 @@ impl ChatTemplate {
                 available,
             ));
         }
-        // What the engine allocated on its own and the reserve had to give.
-        shortage::check("a rendered prompt")?;
         Ok(marked)
     }
 

@@ -235,5 +235,13 @@ pub const TOKENIZER_MEMORY_FACTOR: usize = 24;
 pub const TEMPLATE_MEMORY_FACTOR: usize = 64;
 /// Memory that a rendering takes, in bytes for each that the prompt has.
 pub const RENDER_MEMORY_FACTOR: usize = 8;
-/// Memory that any of these takes, however small what it reads, in bytes.
+/// Memory that the tokenizer takes for a text, in bytes for each of it, and however short it is.
+pub const ENCODE_MEMORY_FACTOR: usize = 32;
+/// See there.
+pub const ENCODE_MEMORY_BYTES: usize = 64 << 10;
+/// Memory of the values of a JSON file, in bytes for each of its text, beside the text itself.
+pub const JSON_MEMORY_FACTOR: usize = 32;
+/// Memory of the tensors' names and shapes, in bytes for each of a header's text.
+pub const HEADER_MEMORY_FACTOR: usize = 8;
+/// Memory that any other of these takes, however small what it reads, in bytes.
 pub const TEXT_MEMORY_BYTES: usize = 256 << 10;

@@ -3,6 +3,7 @@
 //! its own, since it counts for the whole process.
 
 use astrai::limits;
+use astrai::os::shortage::{self, Backups};
 use astrai::text::{ChatTemplate, TemplateInput, Tokenizer};
 use serde_json::{Map, json};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -65,15 +66,29 @@ fn large_tokenizer(words: usize) -> String {
     json!({ "version": "1.0", "model": { "type": "BPE", "vocab": vocab, "merges": merges } }).to_string()
 }
 
+#[allow(clippy::print_stdout, reason = "the figures that the factors are chosen by")]
+fn told(what: &str, bytes: usize) {
+    println!("{what}: {bytes} bytes of memory");
+}
+
 #[test]
 fn estimates_are_not_too_small() {
+    // The estimates themselves are not tried here: they would be counted.
+    shortage::use_backups(Backups { begin: |_| 1, end: |_| {}, current: || 0, adopt: |_| {} });
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let storyteller = fs::read_to_string(root.join("models/storyteller/tokenizer.json")).unwrap();
     for (name, json) in [("the storyteller", storyteller), ("a large one", large_tokenizer(20_000))] {
         let (bytes, tokenizer) = most(|| Tokenizer::from_json(json.as_bytes(), name));
-        tokenizer.unwrap();
+        let tokenizer = tokenizer.unwrap();
+        told(&format!("{name}, {} bytes of JSON", json.len()), bytes);
         let estimate = limits::TOKENIZER_MEMORY_FACTOR * json.len() + limits::TEXT_MEMORY_BYTES;
         assert!(bytes <= estimate, "the tokenizer of {name}: {bytes} bytes for {} of JSON", json.len());
+        for text in ["Once upon a time, the old lighthouse. ".repeat(10_000), "abcdefgh".repeat(10_000), "x".into()] {
+            let (bytes, _) = most(|| tokenizer.encode(&text, true, true));
+            told(&format!("{name}, encoding {} bytes", text.len()), bytes);
+            let estimate = limits::ENCODE_MEMORY_FACTOR * text.len() + limits::ENCODE_MEMORY_BYTES;
+            assert!(bytes <= estimate, "{name}: {bytes} bytes for {} of text", text.len());
+        }
     }
     let folder = root.join("tests/fixtures/templates");
     let mut compiled = 0;
@@ -97,6 +112,7 @@ fn estimates_are_not_too_small() {
         let variables = Map::new();
         let (bytes, rendered) = most(|| template.render(&TemplateInput::new(&messages, &variables)));
         rendered.unwrap();
+        told(&format!("rendering {len} bytes"), bytes);
         let estimate = limits::RENDER_MEMORY_FACTOR * len + limits::TEXT_MEMORY_BYTES;
         assert!(bytes <= estimate, "a chat of {len} bytes: {bytes}");
     }

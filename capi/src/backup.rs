@@ -57,7 +57,8 @@ thread_local! {
 }
 
 /// For the Rust library to call.
-pub(crate) const BACKUPS: Backups = Backups { begin, end };
+pub(crate) const BACKUPS: Backups =
+    Backups { begin, end, current: || CURRENT.get(), adopt: |backup| CURRENT.set(backup) };
 
 impl Slot {
     fn units(&self) -> Units<'_> {
@@ -82,10 +83,10 @@ fn layout(words: usize) -> Option<Layout> {
 
 /// Takes `bytes` and keeps them behind what this thread does from now on; 0 when the system does not have them.
 fn begin(bytes: usize) -> usize {
-    let Some(whole) = bytes.max(1).checked_next_multiple_of(GRANULE) else { return 0 };
-    let words = whole / WORD_BYTES;
-    let granules = bytes.max(1).div_ceil(GRANULE) as u64;
+    let granules = bytes.max(1).div_ceil(GRANULE);
+    let words = granules.saturating_mul(GRANULE / WORD_BYTES);
     let Some(layout) = layout(words) else { return 0 };
+    let granules = granules as u64;
     // SAFETY: the layout is not empty.
     let block = unsafe { System.alloc(layout) };
     if block.is_null() {
@@ -127,7 +128,7 @@ fn end(token: usize) {
     ACTIVE.fetch_sub(1, Ordering::Release);
     if let Some(layout) = layout(words) {
         // SAFETY: `begin` allocated it with this layout; nothing in it is in use, and only this thread, whose backup it was,
-        // could take of it.
+        // and those that worked for it, which have ended, could take of it.
         unsafe { System.dealloc(std::ptr::with_exposed_provenance_mut(block), layout) };
     }
     slot.entry.store(0, Ordering::Release);
@@ -173,6 +174,13 @@ mod tests {
         let elsewhere = Box::new(7);
         assert!(of((&raw const *elsewhere).cast()).is_none());
         std::thread::spawn(|| assert!(allocate(1, 1).is_null(), "it is another thread's")).join().unwrap();
+        let worker = std::thread::spawn(move || {
+            (BACKUPS.adopt)(token);
+            let block = allocate(1, 1);
+            // SAFETY: allocated just now.
+            unsafe { of(block).expect("what works for a thread has its backup").release(block, 1) };
+        });
+        worker.join().unwrap();
         // The work inside has a backup of its own.
         let inner = begin(1);
         let of_inner = allocate(GRANULE, 1);

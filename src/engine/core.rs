@@ -140,6 +140,7 @@ impl Core {
             if !may_step {
                 self.metered(Core::come_down);
             }
+            shortage::forget();
             let worked = self.dead.is_none() && may_step && self.metered(Core::step);
             // Nothing is allocated in a step; if something was after all, and refused, its requests pay and not the process.
             if let Err(error) = shortage::check("a step") {
@@ -406,6 +407,8 @@ impl Core {
             let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));
             if let Err(error) = reserved {
                 self.end(handle, End::Failed(error));
+                // The next one has memory, or is told of its own.
+                shortage::forget();
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Whether memory ran out on a thread. The global allocator of the C libraries (`capi/`) serves small blocks from a reserve when
 //! the system refuses them, and notes it here, so that the work of that thread is given up at its next check instead of ending
-//! the process. Without that allocator, as in every Rust program, nothing is ever noted.
+//! the process. Without that allocator, as in every Rust program, only [`backed`] work notes what it could not have.
+//!
+//! What was noted stays until the next piece of work begins with [`forget`]: an error that somebody takes for advice and goes on
+//! without does not make the check after it succeed.
 //!
 //! A plain number in a thread-local without a destructor, which would keep the library mapped after `dlclose`.
 
@@ -9,7 +12,7 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 
 thread_local! {
-    /// Bytes of the first block that was refused since the last [`check`] or [`forget`], 0 = none.
+    /// Bytes of the first block that was refused since the last [`forget`], 0 = none.
     static REFUSED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -20,7 +23,7 @@ pub fn note(bytes: usize) {
     }
 }
 
-/// Whether a block was refused on this thread since the last [`check`] or [`forget`].
+/// Whether a block was refused on this thread since the last [`forget`].
 pub fn is_noted() -> bool {
     REFUSED.get() != 0
 }
@@ -30,25 +33,20 @@ pub fn refused() -> usize {
     REFUSED.get()
 }
 
-/// Starts anew: what was refused before does not concern the work that begins. Whoever checks does this first, since what was
-/// refused may have been told as an error before.
+/// Starts anew: what was refused before does not concern the work that begins. Whoever checks does this first.
 pub fn forget() {
     REFUSED.set(0);
 }
 
-/// An error if memory ran out on this thread since the last check; `what` is what was being done, as in "cannot allocate … for".
+/// An error if memory ran out on this thread since the last [`forget`]; `what` is what was being done, as in "cannot allocate … for".
 ///
 /// # Errors
 /// `Memory`.
 pub fn check(what: &str) -> Result<()> {
-    let bytes = REFUSED.get();
-    if bytes == 0 {
-        return Ok(());
+    match REFUSED.get() {
+        0 => Ok(()),
+        bytes => Err(Error::memory(what, bytes as u64)),
     }
-    let error = Error::memory(what, bytes as u64);
-    // The message may have come from the reserve too.
-    forget();
-    Err(error)
 }
 
 /// How the C libraries' allocator keeps memory behind a piece of work.
@@ -58,6 +56,10 @@ pub struct Backups {
     pub begin: fn(usize) -> usize,
     /// The work is over.
     pub end: fn(usize),
+    /// What is behind the calling thread, 0 = nothing.
+    pub current: fn() -> usize,
+    /// Puts what is behind another thread, which waits meanwhile, behind the calling one.
+    pub adopt: fn(usize),
 }
 
 /// Set by the C libraries when they are loaded, and never otherwise.
@@ -76,6 +78,8 @@ pub fn use_backups(backups: Backups) {
 /// `Memory`.
 pub fn backed<R>(what: &str, bytes: usize, work: impl FnOnce() -> R) -> Result<R> {
     let backup = Backup::begin(what, bytes)?;
+    // What was refused before the work does not concern it, but whoever checks after it.
+    let before = REFUSED.replace(0);
     let result = work();
     // All that came from the backup goes before it, and the error comes after.
     let kept = if is_noted() {
@@ -85,8 +89,23 @@ pub fn backed<R>(what: &str, bytes: usize, work: impl FnOnce() -> R) -> Result<R
         Some(result)
     };
     drop(backup);
-    check(what)?;
-    kept.ok_or_else(|| Error::memory(what, bytes as u64))
+    let Some(kept) = kept else { return Err(Error::memory(what, refused() as u64)) };
+    if !is_noted() {
+        REFUSED.set(before);
+    }
+    Ok(kept)
+}
+
+/// What is behind the calling thread's work, for [`adopt`].
+pub(super) fn current() -> usize {
+    BACKUPS.get().map_or(0, |backups| (backups.current)())
+}
+
+/// The calling thread works for another one, which waits for it: what is behind that is behind this.
+pub(super) fn adopt(backup: usize) {
+    if let Some(backups) = BACKUPS.get() {
+        (backups.adopt)(backup);
+    }
 }
 
 /// While it lives, memory is behind the thread's work.
@@ -127,10 +146,15 @@ mod tests {
         assert!(is_noted(), "for those who go on without");
         forget();
         assert_eq!(backed("a test", 1000, || note(48)).unwrap_err().needed, 48);
+        assert_eq!(backed("a test", 1000, || 7).unwrap(), 7, "what was refused before does not concern it");
+        assert_eq!(check("a test").unwrap_err().needed, 48, "and is not forgotten");
+        // An error inside that is taken for advice.
+        let error = backed("a test", 1000, || backed("inside", 10, || note(16)).is_ok()).unwrap_err();
+        assert_eq!((error.needed, error.message.contains("a test")), (16, true));
     }
 
     #[test]
-    fn what_was_refused_is_told_once_and_on_its_own_thread() {
+    fn what_was_refused_is_told_on_its_own_thread_until_it_is_forgotten() {
         assert!(check("a test").is_ok());
         note(48);
         note(4096);
@@ -139,6 +163,8 @@ mod tests {
         let error = check("a test").unwrap_err();
         assert_eq!((error.status, error.needed), (Status::Memory, 48));
         assert!(error.message.contains("a test"), "{error}");
+        assert!(is_noted() && check("a test").is_err());
+        forget();
         assert!(!is_noted() && check("a test").is_ok());
         note(0);
         assert!(is_noted());

@@ -94,8 +94,10 @@ fn run<R: Send>(name: &str, stack_bytes: usize, body: impl FnOnce() -> R + Send)
     let caller = Caller::default();
     let mut result: Option<std::result::Result<R, Box<dyn Any + Send>>> = None;
     let mut refused = 0;
+    let backup = shortage::current();
     let work: Box<dyn FnOnce() + Send + '_> = Box::new(|| {
         CALLER.set(&caller);
+        shortage::adopt(backup);
         result = Some(catch_unwind(AssertUnwindSafe(body)));
         CALLER.set(ptr::null());
         refused = shortage::refused();

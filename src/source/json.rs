@@ -6,6 +6,8 @@
 
 use crate::error::{Error, Result, reserved};
 use crate::json::with_numbers;
+use crate::limits::{CONFIG_TREE_BYTES_MAX, JSON_MEMORY_FACTOR, TEXT_MEMORY_BYTES};
+use crate::os::shortage;
 use serde::de::DeserializeOwned;
 
 const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
@@ -24,13 +26,16 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], shown: &str) -> Result<T>
         };
         with_numbers(Error::format(message).about(shown), &e)
     };
-    match serde_json::from_slice(bytes) {
+    let read = || match serde_json::from_slice(bytes) {
         Ok(value) => Ok(value),
         Err(e) => match quote_words(bytes)? {
             Some(standard) => serde_json::from_slice(&standard).map_err(invalid),
             None => Err(invalid(e)),
         },
-    }
+    };
+    // A tree has a budget, whatever the text.
+    let tree = bytes.len().saturating_mul(JSON_MEMORY_FACTOR).min(2 * CONFIG_TREE_BYTES_MAX);
+    shortage::backed("a JSON file", bytes.len().saturating_add(tree).saturating_add(TEXT_MEMORY_BYTES), read).flatten()
 }
 
 /// The text with Python's words in quotes; `None` when there are none outside of strings.

@@ -10,6 +10,7 @@ use super::files::quoted;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
 use crate::limits;
+use crate::os::shortage;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -110,10 +111,13 @@ pub(super) fn parse_header_within(json: &[u8], data_bytes: u64, file: &str, budg
         let at = e.valid_up_to();
         Error::format(format!("{file}: header is not UTF-8 from its byte {at} on; the file is damaged")).about(file)
     })?;
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let header = HeaderVisitor { tensors_max: budget.tensors }.deserialize(&mut reader);
-    let header = header.and_then(|header| reader.end().map(|()| header));
-    let header = header
+    let read = || {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let header = HeaderVisitor { tensors_max: budget.tensors }.deserialize(&mut reader)?;
+        reader.end().map(|()| header)
+    };
+    let estimate = text.len().saturating_mul(limits::HEADER_MEMORY_FACTOR).saturating_add(limits::TEXT_MEMORY_BYTES);
+    let header = shortage::backed("the header of a safetensors file", estimate, read)?
         .map_err(|e| Error::format(format!("{file}: header is not what safetensors demands: {e}")).about(file))?;
     budget.tensors -= header.tensors.len().min(budget.tensors);
     let mut tensors = header.tensors.into_iter().map(|raw| raw.check(data_bytes, file)).collect::<Result<Vec<_>>>()?;

@@ -81,7 +81,11 @@ impl Expression {
             Kind::TrailingSpaces { others } => {
                 Box::new(Trailing { regex: &self.regex, others: others.as_ref(), text, at: 0 })
             }
-            _ => Box::new(self.regex.find_iter(text).map(|found| found.map(|m| m.range()).map_err(|e| gave_up(&e, self.backtracks)))),
+            _ => Box::new(
+                self.regex
+                    .find_iter(text)
+                    .map(|found| found.map(|m| m.range()).map_err(|e| gave_up(&e, self.backtracks))),
+            ),
         }
     }
 

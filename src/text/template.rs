@@ -166,8 +166,6 @@ impl ChatTemplate {
                 available,
             ));
         }
-        // What the engine allocated on its own and the reserve had to give.
-        shortage::check("a rendered prompt")?;
         Ok(marked)
     }
 

@@ -33,7 +33,11 @@ use super::post_processor::{self, Pattern};
 use super::pre_tokenizer::Words;
 use crate::error::{Error, Result, Status, Unit};
 use crate::json::{Tree, with_numbers};
-use crate::limits::{BYTE_LEVEL_STEPS_MAX, CONFIG_TREE_BYTES_MAX, PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX};
+use crate::limits::{
+    BYTE_LEVEL_STEPS_MAX, CONFIG_TREE_BYTES_MAX, ENCODE_MEMORY_BYTES, ENCODE_MEMORY_FACTOR, PROMPT_BYTES_MAX,
+    TOKENIZER_BYTES_MAX, VOCAB_MAX,
+};
+use crate::os::shortage;
 
 /// Encodes and decodes; shared by `Arc`, every call takes `&self`.
 pub struct Tokenizer {
@@ -190,21 +194,23 @@ impl Tokenizer {
         let around = &self.around[usize::from(add_special_tokens)];
         let (fixed, copies) = around.counts();
         let bytes_per_token = if copies == 0 { None } else { self.bytes_per_token };
-        let mut out = Output::new(limits, fixed, text.len(), bytes_per_token)?;
-        let encoded = catch_unwind(AssertUnwindSafe(|| {
+        // What cannot fit is refused before anything is tried.
+        Output::new(limits, fixed, text.len(), bytes_per_token)?;
+        let encode = || {
+            let mut out = Output::new(limits, fixed, text.len(), bytes_per_token)?;
             self.names.split(text, content, &mut out, |part, out| match part {
                 Part::Token(id) => out.push(id),
                 Part::Text(range) => self.encode_section(text, range, content, out),
-            })
-        }));
-        match encoded {
-            Ok(done) => done?,
-            Err(_) => {
-                let message = "the tokenizer failed on this text; its tokenizer.json is not consistent";
-                return Err(Error::new(Status::Format, message));
-            }
-        }
-        around.around(out.ids)
+            })?;
+            Ok(out.ids)
+        };
+        let estimate = text.len().saturating_mul(ENCODE_MEMORY_FACTOR).saturating_add(ENCODE_MEMORY_BYTES);
+        let encoded = shortage::backed("the tokens of a text", estimate, || catch_unwind(AssertUnwindSafe(encode)))?;
+        let ids = encoded.unwrap_or_else(|_| {
+            let message = "the tokenizer failed on this text; its tokenizer.json is not consistent";
+            Err(Error::new(Status::Format, message))
+        })?;
+        around.around(ids)
     }
 
     /// The tokens of a part of the text between added tokens.

@@ -456,13 +456,13 @@ static int run(const struct phase *phase, const long *list, long count, double u
 
 int main(int argc, char **argv) {
   long first, samples, seed, faults = 0;
-  double seconds;
+  double end;
   int i, p;
   if (argc < 8 || oom_arm == NULL)
     return 2;
   model = argv[1], folder = argv[2];
   first = atol(argv[3]), samples = atol(argv[4]), seed = atol(argv[5]);
-  seconds = atof(argv[6]);
+  end = now() + atof(argv[6]);
   report = fdopen(dup(1), "w");
   printed = open(path("printed"), O_RDWR | O_CREAT | O_TRUNC | O_APPEND, 0600);
   if (report == NULL || printed < 0 || dup2(printed, 1) < 0 || dup2(printed, 2) < 0)
@@ -472,7 +472,6 @@ int main(int argc, char **argv) {
   for (i = 7; i < argc; i++) {
     for (p = 0; p < (int)(sizeof PHASES / sizeof *PHASES); p++) {
       const struct phase *phase = &PHASES[p];
-      double each = seconds / (2 * (argc - 7));
       long *list, count, total, k;
       if (strcmp(phase->name, argv[i]) != 0)
         continue;
@@ -490,8 +489,15 @@ int main(int argc, char **argv) {
         list[count + k] = count + 1 + random() % (total - count);
       if (total > count)
         count += samples;
+      /* In no order, so that a run that is cut short has tried some of all. */
+      for (k = count - 1; k > 0 && first != 0; k--) {
+        long other = random() % (k + 1), swapped = list[k];
+        list[k] = list[other];
+        list[other] = swapped;
+      }
       for (later = 0; later < 2; later++) {
-        double begin = now();
+        /* An even share of what time is left. */
+        double begin = now(), each = (end - begin) / (2 * (argc - i) - later);
         long wrong = run(phase, list, count, begin + each);
         fprintf(report, "%-7s %-7s %6ld allocations, %5ld of %5ld refused in turn, %5ld told ERR_MEMORY, %ld faults, %.0f s\n", phase->name,
                 later ? "onwards" : "alone", total, shared->tried, count, shared->refused, wrong, now() - begin);

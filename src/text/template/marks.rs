@@ -6,7 +6,7 @@
 //! (case mappings that change lengths), all of its result is content: more is marked, never less. Comparisons, lookups
 //! and hashes see the characters only.
 //!
-//! The engine's own output and captures are strings. Between [`write`] and [`read`] the marks travel inside them, in an
+//! The engine's own output and captures are strings. Between [`write()`] and [`read`] the marks travel inside them, in an
 //! encoding that no text can forge, because what introduces a mark is doubled wherever it is itself text.
 
 use crate::text::MarkedText;
@@ -228,7 +228,7 @@ fn write_run(out: &mut Output, run: &str) -> fmt::Result {
     Ok(())
 }
 
-/// Text and marks of what [`write`] wrote.
+/// Text and marks of what [`write()`] wrote.
 pub(super) fn read(encoded: String) -> MarkedText {
     if !encoded.contains(MARK) {
         return MarkedText::from(encoded);

@@ -448,7 +448,7 @@ fn prefixes_do_what_the_header_says() {
         assert!(output.stdout.is_empty() && output.stderr.is_empty());
         let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["garbage", "persona"], "no other file is left");
+        assert_eq!(left, ["garbage", "killed", "link", "mode", "persona"], "no other file is left");
     }
 }
 

@@ -65,7 +65,7 @@ impl Deferred {
 pub(super) struct Helper {
     jobs: Mutex<Jobs>,
     changed: Condvar,
-    /// Ends a template that is running.
+    /// Ends a template that runs for a caller's thread.
     ended: Arc<AtomicBool>,
     #[cfg(test)]
     test: tests::Hooks,
@@ -74,8 +74,8 @@ pub(super) struct Helper {
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
-    /// Requests whose prompts are being prepared: one, or a long one and the short one within it.
-    current: Vec<u64>,
+    /// Requests whose prompts are being prepared: one, or a long one and the short one within it. With what is set when they end.
+    current: Vec<(u64, Arc<AtomicBool>)>,
     started: bool,
     stopped: bool,
 }
@@ -86,11 +86,14 @@ struct Job {
     prompt: Prompt,
     /// So long that others do not wait for it.
     long: bool,
+    /// Set when nobody wants it any more.
+    ended: Arc<AtomicBool>,
 }
 
 impl Job {
     fn new(id: u64, prompt: &Prompt) -> Result<Job> {
-        Ok(Job { id, long: text_bytes(prompt) > LONG_PROMPT_BYTES, prompt: prompt.try_clone()? })
+        let long = text_bytes(prompt) > LONG_PROMPT_BYTES;
+        Ok(Job { id, long, prompt: prompt.try_clone()?, ended: Arc::default() })
     }
 }
 
@@ -114,6 +117,13 @@ fn text_bytes(prompt: &Prompt) -> usize {
     bytes
 }
 
+impl Jobs {
+    /// The helper has the prompt in hand.
+    fn begin(&mut self, job: &Job) {
+        self.current.push((job.id, Arc::clone(&job.ended)));
+    }
+}
+
 impl Helper {
     /// Requests have ended: their prompts are not needed.
     pub fn forget(&self, ended: &[Box<NewRequest>]) {
@@ -121,7 +131,13 @@ impl Helper {
         if !ids.is_empty() {
             let mut jobs = lock(&self.jobs);
             jobs.waiting.retain(|job| !ids.contains(&job.id));
-            jobs.current.retain(|id| !ids.contains(id));
+            jobs.current.retain(|(id, ended)| {
+                let gone = ids.contains(id);
+                if gone {
+                    ended.store(true, Ordering::Relaxed);
+                }
+                !gone
+            });
         }
     }
 
@@ -136,7 +152,9 @@ impl Helper {
         let mut jobs = lock(&self.jobs);
         jobs.stopped = true;
         jobs.waiting.clear();
-        jobs.current.clear();
+        for (_, ended) in jobs.current.drain(..) {
+            ended.store(true, Ordering::Relaxed);
+        }
         drop(jobs);
         self.changed.notify_all();
     }
@@ -149,7 +167,7 @@ impl Helper {
                 return None;
             }
             if let Some(job) = jobs.waiting.pop_front() {
-                jobs.current.push(job.id);
+                jobs.begin(&job);
                 return Some(job);
             }
             (jobs, _) = wait_until(&self.changed, jobs, None);
@@ -161,20 +179,15 @@ impl Helper {
         let mut jobs = lock(&self.jobs);
         let at = jobs.waiting.iter().position(|job| !job.long)?;
         let job = jobs.waiting.remove(at)?;
-        jobs.current.push(job.id);
+        jobs.begin(&job);
         Some(job)
-    }
-
-    /// Whether a prompt in preparation is still wanted.
-    fn wants(&self, id: u64) -> bool {
-        lock(&self.jobs).current.contains(&id)
     }
 
     /// A prompt was prepared; false when nobody wants it any more.
     fn done(&self, id: u64) -> bool {
         let mut jobs = lock(&self.jobs);
         let before = jobs.current.len();
-        jobs.current.retain(|other| *other != id);
+        jobs.current.retain(|(other, _)| *other != id);
         jobs.current.len() < before
     }
 }
@@ -197,9 +210,10 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
             }
             #[cfg(test)]
             shared.helper.test.between_pieces(job.long);
-            if shared.helper.wants(job.id) { Ok(()) } else { Err(closed()) }
+            if job.ended.load(Ordering::Relaxed) { Err(closed()) } else { Ok(()) }
         };
-        let limits = &mut EncodeLimits::new(context, &mut go_on);
+        let stop = Some(Arc::clone(&job.ended));
+        let limits = &mut EncodeLimits { stop, ..EncodeLimits::new(context, &mut go_on) };
         shortage::forget();
         let tokens = text.prepare(&job.prompt, TextOptions::default(), limits)?;
         shortage::check("a prompt")?;
@@ -454,6 +468,26 @@ mod tests {
         assert_eq!(rest(&cut).finish, FinishReason::Close);
         drop(held);
         drop(engine);
+    }
+
+    #[test]
+    fn a_template_whose_request_has_ended_is_stopped() {
+        let engine = open(4, 4);
+        let held = lock(&engine.shared.helper.test.hold);
+        let request = submit(&engine, &deferred());
+        let ended = loop {
+            if let [(_, ended)] = &lock(&engine.shared.helper.jobs).current[..] {
+                break Arc::clone(ended);
+            }
+            std::thread::yield_now();
+        };
+        assert!(!ended.load(Ordering::SeqCst));
+        request.cancel();
+        assert_eq!(rest(&request).finish, FinishReason::Cancel);
+        engine.check().unwrap();
+        assert!(ended.load(Ordering::SeqCst));
+        drop(held);
+        assert_eq!(rest(&submit(&engine, &deferred())).finish, FinishReason::Length, "and the next one is not");
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub(super) fn encode(
                     tokens: limits.tokens,
                     before: limits.before + ids.len(),
                     go_on: &mut *limits.go_on,
+                    stop: None,
                 };
                 let mut encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut limits)?;
                 // A text that is parsed may begin with the token that the tokenizer puts before it.

@@ -30,7 +30,7 @@ pub(super) struct TextKit {
     pub before: BeginTokens,
     /// Every token that the tokenizer or the model's configuration begins a sequence with.
     pub begins: Vec<u32>,
-    /// Set when the engine has ended: a template that still runs for a deferred prompt ends, too.
+    /// Set when the engine has ended: a template that still runs ends, too.
     ended: Arc<AtomicBool>,
 }
 
@@ -137,17 +137,21 @@ impl TextKit {
 
     /// The text of a prompt.
     pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
-        if prompt.messages.is_empty() { self.raw_text(prompt) } else { Ok(self.render_chat(prompt, options)?.text) }
+        if prompt.messages.is_empty() {
+            self.raw_text(prompt)
+        } else {
+            Ok(self.render_chat(prompt, options, &self.ended)?.text)
+        }
     }
 
-    /// The text that the template makes of a prompt's messages.
-    fn render_chat(&self, prompt: &Prompt, options: TextOptions) -> Result<MarkedText> {
+    /// The text that the template makes of a prompt's messages, until `stop` is set.
+    fn render_chat(&self, prompt: &Prompt, options: TextOptions, stop: &Arc<AtomicBool>) -> Result<MarkedText> {
         if continues(prompt)? {
             return continued::render(&prompt.messages, |messages| {
-                self.render_messages(prompt, messages, false, options.exact)
+                self.render_messages(prompt, messages, false, options.exact, stop)
             });
         }
-        self.render_messages(prompt, &prompt.messages, !options.no_generation_prompt, options.exact)
+        self.render_messages(prompt, &prompt.messages, !options.no_generation_prompt, options.exact, stop)
     }
 
     fn render_messages(
@@ -156,6 +160,7 @@ impl TextKit {
         messages: &[Value],
         add_generation_prompt: bool,
         exact: bool,
+        stop: &Arc<AtomicBool>,
     ) -> Result<MarkedText> {
         if !prompt.parts.is_empty() {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
@@ -170,7 +175,7 @@ impl TextKit {
                 add_generation_prompt,
                 exact,
                 special: &special,
-                stop: Some(Arc::clone(&self.ended)),
+                stop: Some(Arc::clone(stop)),
                 ..TemplateInput::new(messages, &variables)
             })
         });
@@ -194,7 +199,7 @@ impl TextKit {
         let ids = if prompt.messages.is_empty() {
             parts::encode(self, &prompt.parts, options.special, limits)?
         } else {
-            let text = self.render_chat(prompt, options)?;
+            let text = self.render_chat(prompt, options, limits.stop.as_ref().unwrap_or(&self.ended))?;
             self.tokenizer()?.encode_marked(&text, false, limits)?
         };
         self.check_ids(&ids)?;

@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits::{COUNTED_BYTES_MAX, TEXT_PIECE_BYTES};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// What an encoding may cost, and who may end it.
 pub struct EncodeLimits<'a> {
@@ -12,12 +14,14 @@ pub struct EncodeLimits<'a> {
     pub before: usize,
     /// Asked after every piece of text, of about [`TEXT_PIECE_BYTES`]; what it fails with ends the encoding.
     pub go_on: &'a mut dyn FnMut() -> Result<()>,
+    /// Set by others when nobody wants the prompt any more: ends the chat template, which has no pieces.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 impl<'a> EncodeLimits<'a> {
     /// Limits of a whole prompt.
     pub fn new(tokens: usize, go_on: &'a mut dyn FnMut() -> Result<()>) -> EncodeLimits<'a> {
-        EncodeLimits { tokens, before: 0, go_on }
+        EncodeLimits { tokens, before: 0, go_on, stop: None }
     }
 }
 

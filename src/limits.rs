@@ -209,6 +209,8 @@ pub const RESERVE_BYTES: usize = 16 << 20;
 pub const RESERVE_BLOCK_BYTES_MAX: usize = 1 << 20;
 /// Largest block that may come from any part of the reserve, in bytes; larger ones come from one half of it.
 pub const RESERVE_SMALL_BYTES_MAX: usize = 64 << 10;
+/// Most pieces of work at once, in all engines, that the C libraries keep memory behind; more run with the reserve alone.
+pub const BACKUPS_MAX: usize = 128;
 /// Stack of the library's own threads, in bytes. Callbacks run on them too.
 pub const THREAD_STACK_BYTES: usize = 2 << 20;
 /// Stack that a calling thread has to have, as the header's contract says, in bytes.

@@ -140,6 +140,14 @@ fn wrong_usage_is_two_and_failure_is_one() {
         assert!(message.starts_with("astrai: ") && message.contains("/no/such/folder"), "{args:?}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
     }
+    // What stands for a model by its place, and is none, is told for what it is.
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(&dir, "model.gguf", "GGUF\u{3}\0\0\0");
+    for args in [["run", &file, "Hi"], ["run", "Hi", &file]] {
+        assert!(failure(&args, 1).contains("GGUF"), "{args:?}");
+    }
+    assert!(failure(&["run", "Qwen/Qwen3-0.6B", "Hi there"], 1).contains("hf download"));
+    assert!(failure(&["run", "and/or?", "Hi there"], 2).contains("name it with --model"));
     let message = failure(&["render", "--model", "MODEL", "--messages", "/no/such/file.json"], 1);
     assert!(message.starts_with("astrai: ") && message.contains("/no/such/file.json"), "{message}");
 }

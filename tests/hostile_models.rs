@@ -290,6 +290,15 @@ fn weights_that_others_quantized_are_refused_by_their_format() {
     let plain = changed("llama_f16", |c| c["quantization_config"] = json!({"quant_method": "bitsandbytes"}));
     let (_, lines) = warnings(&plain);
     assert!(lines.len() == 1 && lines[0].contains("not quantized although"), "{lines:?}");
+    // What is wrong with plain weights is not what the config says of them.
+    let headless = rewritten(
+        "llama_f16",
+        |c| c["quantization_config"] = json!({"quant_method": "gptq"}),
+        |all| {
+            all.remove("model.norm.weight").unwrap();
+        },
+    );
+    refused(&headless, Status::Format, &["no tensor model.norm.weight", "config.json says", "GPTQ"]);
     // The plan says the same, and not that memory is short.
     let gptq = renamed(json!({"quant_method": "gptq"}), "qweight", Dtype::I32);
     let tiny = EngineOptions { memory_budget: 1, ..EngineOptions::default() };
@@ -396,6 +405,27 @@ fn a_prompt_that_is_too_long_is_told_what_the_model_can() {
     };
     assert!(refused(300).contains("context_length, up to 512"), "{}", refused(300));
     assert!(refused(512).contains("the longest that this model was made for"), "{}", refused(512));
+    // A budget that holds weights, workspace and some pages.
+    let options = |memory_budget, context_length| EngineOptions {
+        threads: 1,
+        memory_budget,
+        context_length,
+        ..EngineOptions::default()
+    };
+    let plan = Engine::plan(dir.path(), &options(1 << 30, 0)).unwrap();
+    let memory_budget = plan.weight_bytes + plan.workspace_bytes + 200 * plan.kv_bytes_per_token;
+    let refused = |context_length| {
+        let engine = Engine::open(dir.path(), options(memory_budget, context_length)).unwrap();
+        let prompt = Prompt { parts: vec![PromptPart::Tokens(vec![1; 600])], ..Prompt::default() };
+        engine.submit(&prompt, &RequestOptions::default(), Sink::Pull).map(|_| ()).unwrap_err()
+    };
+    let error = refused(0);
+    assert!(error.available < 200 && error.message.contains("more memory (memory_budget)"), "{error}");
+    let error = refused(32);
+    let advised = error.message.split("up to ").nth(1).and_then(|tail| tail.parse::<u32>().ok());
+    let advised = advised.filter(|&n| n > 32 && n < 512).unwrap_or_else(|| panic!("{error}"));
+    let again = refused(advised);
+    assert_eq!((again.status, again.available), (Status::Context, advised.into()), "what is advised opens");
 }
 
 /// Advice that makes no sense is left out, and said so; what it leaves is used.

@@ -310,6 +310,16 @@ fn two_begin_tokens_are_told() {
     let lines = lines.lock().unwrap();
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert!(lines.iter().all(|line| line.contains("begin token 0 twice")), "{lines:?}");
+    // The configuration's is another than the tokenizer's: both are one too many.
+    let other = |c: &mut Value| c["bos_token_id"] = 7.into();
+    let files = ["config.json", "generation_config.json"].map(|name| (name, changed(name, other)));
+    let dir = folder(&files);
+    let (engine, lines) = open_in(dir.path(), false);
+    answer(&engine, &tokens(&[0]), &greedy(1));
+    answer(&engine, &tokens(&[7, 0]), &greedy(1));
+    drop(engine);
+    let lines = lines.lock().unwrap();
+    assert!(lines.len() == 1 && lines[0].contains("two begin tokens, 7 and 0"), "{lines:?}");
 }
 
 #[test]

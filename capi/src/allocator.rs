@@ -10,7 +10,7 @@
 //! This is process-global memory that changes: law 2 and law 6 list it as an exception.
 
 use crate::backup;
-use crate::reserve::{Reserve, UNIT, Units, WORD_BYTES};
+use crate::reserve::{Reserve, UNIT, WORD_BYTES};
 use library::limits::{RESERVE_BLOCK_BYTES_MAX, RESERVE_BYTES, RESERVE_SMALL_BYTES_MAX};
 use library::os::shortage;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -40,17 +40,21 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        match owner(block) {
-            // SAFETY: a block of this memory, with its size; the caller gives it up.
-            Some(units) => unsafe { units.release(block, layout.size()) },
-            // SAFETY: the caller's promises are passed on; the block is the system's.
-            None => unsafe { System.dealloc(block, layout) },
+        // SAFETY: the caller's promises are passed on: a block of the one whose it is, with its size, that is given up.
+        unsafe {
+            if RESERVE.units().contains(block) {
+                RESERVE.units().release(block, layout.size());
+            } else if let Some(backup) = backup::of(block) {
+                backup.release(block, layout.size());
+            } else {
+                System.dealloc(block, layout);
+            }
         }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if owner(block).is_none() {
+        if !RESERVE.units().contains(block) && backup::of(block).is_none() {
             // SAFETY: the caller's promises are passed on; the block is the system's.
             let grown = unsafe { System.realloc(block, layout, size) };
             if !grown.is_null() {
@@ -79,13 +83,6 @@ impl Allocator {
         }
         grown
     }
-}
-
-/// The memory of ours that a block is of; `None` when it is the system's.
-#[inline]
-fn owner(block: *const u8) -> Option<Units<'static>> {
-    let reserve = RESERVE.units();
-    if reserve.contains(block) { Some(reserve) } else { backup::of(block) }
 }
 
 #[cold]

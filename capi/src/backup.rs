@@ -8,16 +8,16 @@
 //! entered before: it sees the entry. An entry is removed before its memory goes back to the system: who is given that memory
 //! anew sees it removed.
 //!
-//! What is in use when the work is over, a table that a dependency keeps in a static for example, keeps its backup for good.
+//! What is in use when the work is over, a table that a dependency has built for later for example, keeps its backup until it is
+//! freed: the last of all that use one takes it apart.
 
 use crate::reserve::{ALIGN_MAX, Units, WORD_BYTES};
+use library::limits::BACKUPS_MAX;
 use library::os::shortage::Backups;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Most backups at once; more pieces of work run without one, behind the reserve alone.
-const BACKUPS_MAX: usize = 16;
 /// A backup's length is a multiple of this.
 const GRANULE: usize = 64 << 10;
 /// Bits of an entry that count granules: up to 16 GiB.
@@ -25,31 +25,37 @@ const LENGTH_BITS: u32 = 18;
 /// The answer of [`begin`] for work that runs without a backup.
 const NONE: usize = usize::MAX;
 
-/// One backup.
+/// The table: 0 = free, 1 = being made or taken apart; else the memory's page number and, in the lowest bits, its granules.
+/// Apart from the rest of a backup, so that a look at all of them touches few cache lines.
+static ENTRIES: [AtomicU64; BACKUPS_MAX] = [const { AtomicU64::new(0) }; BACKUPS_MAX];
+
+/// One backup, of the entry with the same index.
 struct Slot {
-    /// 0 = free, 1 = being made or taken apart; else the memory's page number and, in the lowest bits, its granules.
-    entry: AtomicU64,
     /// The block that the system gave: the bitmap, then the memory. Written while the entry is 1.
     block: AtomicUsize,
     /// Words of the bitmap.
     words: AtomicUsize,
     next: AtomicUsize,
+    /// The work behind which it is, and the blocks in use.
+    users: AtomicUsize,
     /// What [`CURRENT`] was before.
     outer: AtomicUsize,
 }
 
 static SLOTS: [Slot; BACKUPS_MAX] = [const {
     Slot {
-        entry: AtomicU64::new(0),
         block: AtomicUsize::new(0),
         words: AtomicUsize::new(0),
         next: AtomicUsize::new(0),
+        users: AtomicUsize::new(0),
         outer: AtomicUsize::new(0),
     }
 }; BACKUPS_MAX];
 
-/// Backups in the table.
+/// Backups in the table: a free of a block that is of none costs no more than a look at this.
 static ACTIVE: AtomicUsize = AtomicUsize::new(0);
+/// Entries that have ever been used: those after them need no look.
+static ENTRIES_USED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// One more than the index of the backup behind this thread's work, 0 = none.
@@ -67,6 +73,23 @@ impl Slot {
         // SAFETY: `begin` made the block with these words at its start, zeroed, and it stays as long as the entry does.
         let used = unsafe { std::slice::from_raw_parts(block.cast::<AtomicU64>(), words) };
         Units { memory: memory_of(block, words), used, next: &self.next }
+    }
+
+    /// A user less; the last one gives the memory back to the system.
+    fn leave(&self, entry: &AtomicU64) {
+        // Acquire and release: all that the others did with the memory comes before it is given back.
+        if self.users.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let (block, words) = (self.block.load(Ordering::Relaxed), self.words.load(Ordering::Relaxed));
+        entry.store(1, Ordering::Release);
+        ACTIVE.fetch_sub(1, Ordering::Release);
+        if let Some(layout) = layout(words) {
+            // SAFETY: `begin` allocated it with this layout. Nobody uses it: the work is over, so nothing more is taken of it, and
+            // no block of it is left.
+            unsafe { System.dealloc(std::ptr::with_exposed_provenance_mut(block), layout) };
+        }
+        entry.store(0, Ordering::Release);
     }
 }
 
@@ -93,8 +116,8 @@ fn begin(bytes: usize) -> usize {
         return 0;
     }
     let entry = (memory_of(block, words).addr() / ALIGN_MAX) as u64;
-    let claimed = |slot: &Slot| slot.entry.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
-    let index = if granules >> LENGTH_BITS == 0 { SLOTS.iter().position(claimed) } else { None };
+    let claimed = |entry: &AtomicU64| entry.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
+    let index = if granules >> LENGTH_BITS == 0 { ENTRIES.iter().position(claimed) } else { None };
     let Some(index) = index else {
         // SAFETY: allocated above; at least it could be had.
         unsafe { System.dealloc(block, layout) };
@@ -106,8 +129,10 @@ fn begin(bytes: usize) -> usize {
     slot.block.store(block.expose_provenance(), Ordering::Relaxed);
     slot.words.store(words, Ordering::Relaxed);
     slot.next.store(0, Ordering::Relaxed);
+    slot.users.store(1, Ordering::Relaxed);
     slot.outer.store(CURRENT.replace(index + 1), Ordering::Relaxed);
-    slot.entry.store(entry << LENGTH_BITS | granules, Ordering::Release);
+    ENTRIES_USED.fetch_max(index + 1, Ordering::Relaxed);
+    ENTRIES[index].store(entry << LENGTH_BITS | granules, Ordering::Release);
     ACTIVE.fetch_add(1, Ordering::Release);
     index + 1
 }
@@ -119,44 +144,58 @@ fn end(token: usize) {
     }
     let slot = &SLOTS[token - 1];
     CURRENT.set(slot.outer.load(Ordering::Relaxed));
-    let units = slot.units();
-    if units.used_bytes() > 0 {
-        return;
-    }
-    let (block, words) = (slot.block.load(Ordering::Relaxed), units.used.len());
-    slot.entry.store(1, Ordering::Release);
-    ACTIVE.fetch_sub(1, Ordering::Release);
-    if let Some(layout) = layout(words) {
-        // SAFETY: `begin` allocated it with this layout; nothing in it is in use, and only this thread, whose backup it was,
-        // and those that worked for it, which have ended, could take of it.
-        unsafe { System.dealloc(std::ptr::with_exposed_provenance_mut(block), layout) };
-    }
-    slot.entry.store(0, Ordering::Release);
+    slot.leave(&ENTRIES[token - 1]);
 }
 
 /// A block from the backup behind this thread's work; NULL when there is none, or none that large.
 pub(crate) fn allocate(size: usize, align: usize) -> *mut u8 {
-    match CURRENT.get() {
-        0 => std::ptr::null_mut(),
-        current => SLOTS[current - 1].units().allocate(size, align, 0),
+    let current = CURRENT.get();
+    if current == 0 {
+        return std::ptr::null_mut();
+    }
+    let slot = &SLOTS[current - 1];
+    let block = slot.units().allocate(size, align, 0);
+    if !block.is_null() {
+        slot.users.fetch_add(1, Ordering::Relaxed);
+    }
+    block
+}
+
+/// The backup that a block is of.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    index: usize,
+}
+
+impl Owner {
+    /// Takes a block back.
+    ///
+    /// # Safety
+    /// `block` came from [`allocate`] with this `size`, is of this backup, and nobody uses it any more.
+    pub(crate) unsafe fn release(self, block: *mut u8, size: usize) {
+        // SAFETY: by the caller's promise; and as a block of it is in use, the backup's memory is there.
+        unsafe { SLOTS[self.index].units().release(block, size) };
+        SLOTS[self.index].leave(&ENTRIES[self.index]);
     }
 }
 
 /// The backup that this block is of, if it is of one.
 #[inline]
-pub(crate) fn of(block: *const u8) -> Option<Units<'static>> {
+pub(crate) fn of(block: *const u8) -> Option<Owner> {
     if ACTIVE.load(Ordering::Acquire) == 0 { None } else { find(block) }
 }
 
 #[cold]
-fn find(block: *const u8) -> Option<Units<'static>> {
-    let holds = |slot: &&Slot| {
-        let entry = slot.entry.load(Ordering::Acquire);
+fn find(block: *const u8) -> Option<Owner> {
+    // Who has a block of an entry has seen this number no lower: the entry was made before the block.
+    let used = ENTRIES_USED.load(Ordering::Relaxed).min(BACKUPS_MAX);
+    let holds = |entry: &AtomicU64| {
+        let entry = entry.load(Ordering::Acquire);
         let start = (entry >> LENGTH_BITS) as usize * ALIGN_MAX;
         let length = (entry & ((1 << LENGTH_BITS) - 1)) as usize * GRANULE;
         entry > 1 && block.addr().wrapping_sub(start) < length
     };
-    SLOTS.iter().find(holds).map(Slot::units)
+    ENTRIES[..used].iter().position(holds).map(|index| Owner { index })
 }
 
 #[cfg(test)]
@@ -203,12 +242,28 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_cannot_have_is_refused_and_what_is_in_use_stays() {
+    fn what_the_system_cannot_have_is_refused_and_what_is_in_use_stays_until_it_is_freed() {
         assert_eq!(begin(usize::MAX / 4), 0);
         assert_eq!(begin(usize::MAX), 0);
-        let token = begin(1000);
-        let kept = allocate(500, 16);
-        end(token);
-        assert!(of(kept).is_some() && allocate(1, 1).is_null());
+        // More often than there are places.
+        for _ in 0..2 * BACKUPS_MAX {
+            let token = begin(1000);
+            assert!(token != 0 && token != NONE);
+            let (kept, longer) = (allocate(500, 16), allocate(10, 1));
+            end(token);
+            assert!(of(kept).is_some() && of(longer).is_some() && allocate(1, 1).is_null());
+            let longer = longer.expose_provenance();
+            // SAFETY: blocks of these sizes, given back once each.
+            unsafe {
+                of(kept).unwrap().release(kept, 500);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let longer = std::ptr::with_exposed_provenance_mut::<u8>(longer);
+                        of(longer).expect("the backup is there as long as a block of it").release(longer, 10);
+                    });
+                });
+            }
+            assert!(of(kept).is_none());
+        }
     }
 }

@@ -94,6 +94,7 @@ impl Units<'_> {
     }
 
     /// Bytes in use, in whole units.
+    #[cfg(test)]
     pub(crate) fn used_bytes(&self) -> usize {
         self.used.iter().map(|word| word.load(Ordering::Acquire).count_ones() as usize * UNIT).sum()
     }

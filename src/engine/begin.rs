@@ -25,6 +25,11 @@ impl BeginTokens {
         BeginTokens(before.unwrap_or_default())
     }
 
+    /// The first two.
+    fn pair(&self) -> Option<&[u32]> {
+        self.0.get(..2)
+    }
+
     /// The first one.
     pub fn first(&self) -> Option<u32> {
         self.0.first().copied()
@@ -46,11 +51,17 @@ impl Shared {
     /// Tells of a prompt that begins twice.
     pub fn warn_of_two_begins(&self, text: &TextKit, ids: &[u32]) {
         if let [first, second, ..] = ids
-            && first == second
             && text.begins.contains(first)
+            && text.begins.contains(second)
+            // Two that the tokenizer itself puts there are meant so.
+            && text.before.pair().is_none_or(|own| !ids.starts_with(own))
         {
             self.log(LogLevel::Warn, || {
-                format!("a prompt has the begin token {first} twice; answers are worse for it: give it once, or leave it to the tokenizer")
+                let which = match first == second {
+                    true => format!("the begin token {first} twice"),
+                    false => format!("two begin tokens, {first} and {second}"),
+                };
+                format!("a prompt has {which}; answers are worse for it: give one, or leave it to the tokenizer")
             });
         }
     }

@@ -103,18 +103,18 @@ fn text_bytes(prompt: &Prompt) -> usize {
         PromptPart::Text { text, .. } => text.len(),
         PromptPart::Tokens(_) => 0,
     });
-    let mut bytes: usize = parts.sum();
-    let mut values: Vec<&Value> =
-        prompt.messages.iter().chain(&prompt.tools).chain(prompt.variables.values()).collect();
-    while let Some(value) = values.pop() {
-        match value {
-            Value::String(text) => bytes += text.len(),
-            Value::Array(list) => values.extend(list),
-            Value::Object(map) => values.extend(map.values()),
-            _ => {}
-        }
+    let values = prompt.messages.iter().chain(&prompt.tools).chain(prompt.variables.values());
+    parts.chain(values.map(string_bytes)).sum()
+}
+
+/// Bytes of all strings of a value; the depth is that of parsed JSON, which has a limit.
+fn string_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(string_bytes).sum(),
+        Value::Object(map) => map.values().map(string_bytes).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
-    bytes
 }
 
 impl Jobs {
@@ -206,7 +206,7 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
         shared.helper.test.before_a_prompt();
         let mut go_on = || {
             while let Some(short) = if job.long { shared.helper.next_short() } else { None } {
-                prepare(shared, text, context, &short);
+                shortage::apart(|| prepare(shared, text, context, &short));
             }
             #[cfg(test)]
             shared.helper.test.between_pieces(job.long);

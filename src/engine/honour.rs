@@ -98,6 +98,22 @@ pub(super) fn warn(options: &EngineOptions, sizing: &Sizing, log: Log) {
     }
 }
 
+/// Warns of what an engine for text only has no use for.
+pub(super) fn warn_text_only(options: &EngineOptions, log: Log) {
+    let set = [
+        ("device", options.device == Device::Cuda),
+        ("weights", options.weights != Type::Auto),
+        ("weights_cache", options.weights_cache.is_some()),
+        ("kv", options.kv != Type::Auto),
+        ("context_length", options.context_length != 0),
+        ("memory_budget", options.memory_budget != 0),
+        ("ASTRAI_ENGINE_TOUCH_KV", options.touch_kv),
+    ];
+    for (name, _) in set.iter().filter(|(_, set)| *set) {
+        log(LogLevel::Warn, format!("option {name} is not used: the engine was opened for text only"));
+    }
+}
+
 /// Says before each piece of the KV pages whether it may be written: as long as it can be seen to be there.
 pub(super) struct Touching<'a> {
     /// Of all pages.
@@ -137,6 +153,20 @@ mod tests {
     use super::*;
     use crate::os::memory::{Available, Bound};
     use std::cell::Cell;
+
+    #[test]
+    fn an_engine_for_text_only_says_what_it_has_no_use_for() {
+        let lines = |options: &EngineOptions| {
+            let mut lines = Vec::new();
+            warn_text_only(options, &mut |level, line| lines.push((level, line)));
+            lines
+        };
+        assert!(lines(&EngineOptions { text_only: true, ..EngineOptions::default() }).is_empty());
+        let options = EngineOptions { context_length: 64, weights: Type::Q8, ..EngineOptions::default() };
+        let all = lines(&options);
+        let told = |name| all.iter().any(|(level, line)| *level == LogLevel::Warn && line.contains(name));
+        assert!(all.len() == 2 && told("option weights ") && told("option context_length "), "{all:?}");
+    }
 
     #[test]
     fn pages_are_written_as_long_as_there_is_memory() {

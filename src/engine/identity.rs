@@ -9,6 +9,7 @@
 
 use super::api::{Info, Type};
 use super::delivery::{closed, lock};
+use super::plan::LongestContext;
 use crate::backend::{KvShape, NUMERICS_VERSION};
 use crate::error::{Error, Result, Status, Unit};
 use crate::model::architecture::Architecture;
@@ -61,8 +62,8 @@ pub(super) struct Layout {
     pub page_tokens: usize,
     pub vocab: usize,
     pub context: usize,
-    /// The longest that the model could be opened with.
-    pub context_max: usize,
+    /// The longest that an engine of the model could be opened with.
+    pub longest: LongestContext,
 }
 
 impl Layout {
@@ -97,6 +98,7 @@ impl Identity {
         arch: String,
         weights: Type,
         shapes: Vec<KvShape>,
+        longest: LongestContext,
     ) -> Result<Identity> {
         let overflow = || Error::format("config.json describes KV pages larger than this machine can address");
         let frame_bytes =
@@ -127,8 +129,7 @@ impl Identity {
             tokens: 0,
         };
         let (vocab, context) = (info.vocab_size as usize, info.context_length as usize);
-        let context_max = architecture.context_max;
-        let layout = Layout { frame_bytes, page_tokens: first.page_tokens, vocab, context, context_max };
+        let layout = Layout { frame_bytes, page_tokens: first.page_tokens, vocab, context, longest };
         let weights = Weights { source: Arc::downgrade(source), hash: Mutex::new(None) };
         Ok(Identity { layout, known, weights })
     }

@@ -76,7 +76,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
     warn(&folder, log);
     shortage::check("the descriptions of a model")?;
     if options.text_only {
-        return text_only(&folder, &mut |line| log(LogLevel::Warn, line));
+        return text_only(&folder, options, log);
     }
     let prepared = prepare(&folder, options, log)?;
     folder.load(options.no_mmap, &mut reading)?;
@@ -90,7 +90,7 @@ pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOpti
     let mut progress = report(options);
     warn(&*source, log);
     if options.text_only {
-        return text_only(&*source, &mut |line| log(LogLevel::Warn, line));
+        return text_only(&*source, options, log);
     }
     let prepared = prepare(&*source, options, log)?;
     finish_somewhere(prepared, source, options, 0, &mut progress, log)
@@ -163,7 +163,7 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
     let mut text = TextKit::open(source, architecture.vocab, &mut |line| log(LogLevel::Warn, line))?;
-    text.context_max = architecture.context_max;
+    text.longest = prospect.sizing.longest;
     shortage::check("the configuration and chat templates of a model")?;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
     Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
@@ -221,7 +221,7 @@ fn finish(
         has_chat_template: text.has_template(),
     };
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
-    let identity = Identity::of(&source, &info, &architecture, facts.arch, options.weights, shapes)?;
+    let identity = Identity::of(&source, &info, &architecture, facts.arch, options.weights, shapes, sizing.longest)?;
     if options.no_mmap && recipe.quantizes() {
         // Its weights are let go as soon as they are bound, so that they are not in memory twice.
         identity.description()?;
@@ -261,7 +261,9 @@ fn finish(
     })
 }
 
-fn text_only(source: &dyn ModelSource, warn: &mut dyn FnMut(String)) -> Result<Opened> {
+fn text_only(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Result<Opened> {
+    honour::warn_text_only(options, log);
+    let warn = &mut |line| log(LogLevel::Warn, line);
     let tokenizer = PendingTokenizer::start(source, ThreadOptions::default())?;
     let text = TextKit::open(source, 0, warn)?.with_tokenizer(tokenizer.join()?, None);
     let tokenizer = text.tokenizer()?;

@@ -117,12 +117,36 @@ fn recipe(weights: Type) -> Recipe {
     }
 }
 
+/// The longest context that an engine of a model could be opened with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LongestContext {
+    /// That the model was made for, in tokens.
+    pub model: usize,
+    /// That the KV pages can hold in the memory there is for them, in tokens.
+    pub memory: usize,
+}
+
+impl LongestContext {
+    /// What helps when a context of `context` tokens is too short: what open would refuse is not advised.
+    pub fn advice(self, context: usize) -> String {
+        let longest = self.model.min(self.memory);
+        if context < longest {
+            format!("or open the engine with a longer context_length, up to {longest}")
+        } else if context < self.model {
+            "or open the engine with more memory (memory_budget): what it has holds no longer context".to_owned()
+        } else {
+            "it is the longest that this model was made for".to_owned()
+        }
+    }
+}
+
 /// What the options mean for a model.
 #[derive(Clone, Debug)]
 pub(super) struct Sizing {
     pub running_max: usize,
     pub waiting_max: usize,
     pub context: usize,
+    pub longest: LongestContext,
     pub page_tokens: usize,
     pub step_tokens: usize,
     /// Rows of logits computed at once.
@@ -219,6 +243,7 @@ impl Sizing {
             running_max,
             waiting_max: or(o.max_waiting, limits::WAITING_DEFAULT),
             context,
+            longest: LongestContext::default(),
             page_tokens,
             step_tokens,
             logits_rows,
@@ -238,12 +263,13 @@ impl Sizing {
         };
         sizing.frames = sizing.choose_frames(asked)?;
         sizing.context = sizing.context.min(sizing.frames * page_tokens);
+        let memory = usize::try_from(sizing.affordable_frames()).unwrap_or(usize::MAX).saturating_mul(page_tokens);
+        sizing.longest = LongestContext { model: a.context_max, memory: memory.max(sizing.context) };
         Ok(sizing)
     }
 
-    /// Page frames: enough for every slot's context as far as memory allows, but at least for one sequence of the context
-    /// that was asked for, or one page.
-    fn choose_frames(&self, asked: usize) -> Result<usize> {
+    /// Page frames that the memory there is for them holds.
+    fn affordable_frames(&self) -> u64 {
         let kv_bytes = match self.budget {
             Some(budget) => budget.saturating_sub(self.weights.used()).saturating_sub(self.workspace_bytes),
             None => self.free.map_or(KV_BYTES_FALLBACK, |free| {
@@ -252,9 +278,14 @@ impl Sizing {
                 left.min(free / FREE_MEMORY_SHARE)
             }),
         };
-        let affordable = kv_bytes / self.page_bytes.max(1);
+        kv_bytes / self.page_bytes.max(1)
+    }
+
+    /// Page frames: enough for every slot's context as far as memory allows, but at least for one sequence of the context
+    /// that was asked for, or one page.
+    fn choose_frames(&self, asked: usize) -> Result<usize> {
         let wanted = (self.running_max as u64).saturating_mul(self.context.div_ceil(self.page_tokens) as u64);
-        let frames = wanted.min(affordable).min(limits::PAGES_MAX as u64);
+        let frames = wanted.min(self.affordable_frames()).min(limits::PAGES_MAX as u64);
         let frames = frames.max(asked.div_ceil(self.page_tokens).max(1) as u64);
         frames.checked_mul(self.page_bytes).and_then(|_| usize::try_from(frames).ok()).ok_or_else(too_large)
     }

@@ -17,7 +17,6 @@
 //! find accidents; they keep nobody from writing false keys and values on purpose.
 
 use super::identity::{Description, Identity};
-use super::prompt::longer_context;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use std::fs::File;
@@ -259,7 +258,7 @@ fn checked_len(d: &Description, identity: &Identity, data_start: u64, len: u64, 
             "{shown} holds {} tokens, the context of this engine {}; restore a shorter one, {}",
             d.tokens,
             identity.layout.context,
-            longer_context(identity.layout.context, identity.layout.context_max)
+            identity.layout.longest.advice(identity.layout.context)
         );
         let error = Error::new(Status::Context, message).about(shown);
         return Err(error.numbers(Unit::Tokens, d.tokens, identity.layout.context as u64));

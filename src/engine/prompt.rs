@@ -5,6 +5,7 @@ use super::api::{Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
 use super::delivery::lock;
 use super::parts;
+use super::plan::LongestContext;
 use super::templates::Templates;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -24,8 +25,8 @@ pub(super) struct TextKit {
     variables: Map<String, Value>,
     /// Token ids a prompt may hold; 0 = unknown (no weights were opened).
     pub vocab: usize,
-    /// The longest context that an engine of this model could be opened with; 0 = unknown.
-    pub context_max: usize,
+    /// The longest context that an engine of this model could be opened with.
+    pub longest: LongestContext,
     /// What the tokenizer puts before raw text.
     pub before: BeginTokens,
     /// Every token that the tokenizer or the model's configuration begins a sequence with.
@@ -97,7 +98,7 @@ impl TextKit {
             templates: Templates::open(source, &variables, warn)?,
             variables,
             vocab,
-            context_max: 0,
+            longest: LongestContext::default(),
             before: BeginTokens::default(),
             begins: Vec::new(),
             ended: Arc::default(),
@@ -211,7 +212,7 @@ impl TextKit {
         let context = limits.tokens;
         let tokens = self.tokenize(prompt, options, limits).map_err(|mut e| {
             if e.status == Status::Context {
-                e.message = format!("{}; shorten it, {}", e.message, longer_context(context, self.context_max));
+                e.message = format!("{}; shorten it, {}", e.message, self.longest.advice(context));
             }
             e
         })?;
@@ -224,7 +225,7 @@ impl TextKit {
             return Err(Error::argument("the prompt is empty; it needs at least one token").about("prompt"));
         }
         if tokens > context {
-            let advice = longer_context(context, self.context_max);
+            let advice = self.longest.advice(context);
             let message = format!("the prompt has {tokens} tokens, the context holds {context}; shorten it, {advice}");
             let error = Error::new(Status::Context, message).about("prompt");
             return Err(error.numbers(Unit::Tokens, tokens as u64, context as u64));
@@ -252,14 +253,6 @@ impl TextKit {
             .about("tokens")
             .numbers(Unit::Count, ids[at] as u64, self.vocab as u64)),
         }
-    }
-}
-
-/// What helps when a context of `context` tokens is too short: what open would refuse is not advised.
-pub(super) fn longer_context(context: usize, context_max: usize) -> String {
-    match context < context_max {
-        true => format!("or open the engine with a longer context_length, up to {context_max}"),
-        false => "it is the longest that this model was made for".to_owned(),
     }
 }
 

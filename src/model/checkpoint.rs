@@ -117,6 +117,11 @@ impl Cause<'_> {
     /// The fault, or what stands behind it.
     fn explain(&self, fault: Error) -> Error {
         let Some(format) = prequantized::format(self.config, self.all) else { return fault };
+        if !prequantized::shows(self.all) {
+            // What config.json says is left over, or is of tensors that are not there.
+            let message = format!("{} (config.json says that the weights are quantized by {format})", fault.message);
+            return Error { message, ..fault };
+        }
         let subject = self.source.subject();
         Error::unsupported(format!(
             "{subject}: the weights are quantized by {format}; that is not read here: open the original model in bf16, f16 or \

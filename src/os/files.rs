@@ -51,6 +51,7 @@ fn replace_with(path: &Path, nameless: bool, write: impl FnOnce(&mut File) -> Re
     let target = Target { old: Target::find(path, shown)?.old, ..target };
     if temporary.is_none() {
         if target.old.is_none() && platform::link(&file, &target.path).is_ok() {
+            clean(&target);
             return sync_folder(&target.folder).map_err(|e| failed("bring to the disk the folder of", &e));
         }
         temporary = Some(name_temporarily(&file, &target).map_err(beside)?);

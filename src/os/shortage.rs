@@ -96,6 +96,21 @@ pub fn backed<R>(what: &str, bytes: usize, work: impl FnOnce() -> R) -> Result<R
     Ok(kept)
 }
 
+/// Runs other work in the middle of work, as if it had a thread of its own: memory that runs out in the one is no matter of the
+/// other, and what is behind the one is not behind the other.
+pub fn apart<R>(work: impl FnOnce() -> R) -> R {
+    struct Outer(usize, usize);
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            REFUSED.set(self.0);
+            adopt(self.1);
+        }
+    }
+    let _outer = Outer(REFUSED.replace(0), current());
+    adopt(0);
+    work()
+}
+
 /// What is behind the calling thread's work, for [`adopt`].
 pub(super) fn current() -> usize {
     BACKUPS.get().map_or(0, |backups| (backups.current)())
@@ -151,6 +166,24 @@ mod tests {
         // An error inside that is taken for advice.
         let error = backed("a test", 1000, || backed("inside", 10, || note(16)).is_ok()).unwrap_err();
         assert_eq!((error.needed, error.message.contains("a test")), (16, true));
+    }
+
+    #[test]
+    fn work_apart_knows_nothing_of_the_work_around_it() {
+        let outer = backed("outer work", 1000, || {
+            note(48);
+            assert_eq!(apart(|| backed("a test", 1000, || 7)).unwrap(), 7);
+            apart(forget);
+        });
+        assert_eq!(outer.unwrap_err().needed, 48);
+        forget();
+        let outer = backed("outer work", 1000, || {
+            assert!(apart(|| backed("a test", 1000, || note(16))).is_err());
+            assert!(std::panic::catch_unwind(|| apart(|| -> () { panic!("a test") })).is_err());
+            7
+        });
+        assert_eq!(outer.unwrap(), 7);
+        assert!(!is_noted());
     }
 
     #[test]

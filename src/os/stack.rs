@@ -27,11 +27,10 @@ thread_local! {
 /// Bytes of stack that the calling thread has left. 0 where that is not known: the system does not say, or the thread runs on
 /// a stack that is not its own, as a fiber does.
 pub fn remaining() -> usize {
-    let (low, high) = BOUNDS.get().unwrap_or_else(|| {
-        let bounds = imp::bounds().unwrap_or((0, 0));
-        BOUNDS.set(Some(bounds));
-        bounds
-    });
+    // Asked again where the system did not say: it may have lacked the memory to.
+    let bounds = BOUNDS.get().or_else(imp::bounds);
+    BOUNDS.set(bounds);
+    let (low, high) = bounds.unwrap_or((0, 0));
     let here = position();
     if (low..high).contains(&here) { here - low } else { 0 }
 }

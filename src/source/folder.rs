@@ -10,7 +10,7 @@ use super::safetensors::Budget;
 use super::shard::{Report, Shard, align};
 use super::text_files::{NamedTemplate, SpecialTokens, TextFiles};
 use super::{ModelSource, TensorInfo, files, foreign};
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Result, Status, reserved};
 use crate::limits;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -183,7 +183,8 @@ impl Weights {
             return Err(Error::new(Status::Io, message).about(subject));
         };
         let stored = shards.iter().flat_map(|shard| &shard.tensors);
-        let mut infos: Vec<TensorInfo> = stored.map(|stored| stored.info.clone()).collect();
+        let mut infos = reserved("the list of tensors", stored.clone().count())?;
+        infos.extend(stored.map(|stored| stored.info.clone()));
         infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let stamps: Option<Vec<u64>> = shards.iter().map(Shard::stamp).collect();
         let stamp = stamps.map(|stamps| xxh3_64(format!("{stamps:x?}").as_bytes()));
@@ -195,12 +196,18 @@ impl Weights {
         let total = shards.iter().fold(0, |sum: u64, shard| sum.saturating_add(shard.file_bytes));
         let mut report = Report { done: 0, total, progress, subject };
         report.add(0)?;
-        let mut all = Vec::new();
+        let count = shards.iter().map(|shard| shard.tensors.len()).sum();
+        let mut all = reserved("the tensors", count)?;
         for shard in shards {
             shard.load(no_mmap, &mut all, &mut report)?;
         }
         all.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        (self.infos, self.bytes) = all.into_iter().unzip();
+        let (mut infos, mut bytes) = (reserved("the list of tensors", count)?, reserved("the tensors", count)?);
+        for (info, of) in all {
+            infos.push(info);
+            bytes.push(of);
+        }
+        (self.infos, self.bytes) = (infos, bytes);
         Ok(())
     }
 }

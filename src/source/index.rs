@@ -4,7 +4,7 @@
 use super::files::{self, quoted};
 use super::safetensors::{Budget, Stored};
 use super::shard::Shard;
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ pub(super) fn open_indexed(dir: &Path, warn: &mut dyn FnMut(String)) -> Result<O
         let of = |stored: &Stored| place(&stored.info.name).and_then(|at| tensors.get(at)).map(|(_, file)| *file);
         let held = shard.tensors.iter().filter(|stored| of(stored) == Some(file)).count();
         if held < counts.get(file).copied().unwrap_or_default() {
-            let missing = missing(&tensors, file, &shard).map_or_else(String::new, quoted);
+            let missing = missing(&tensors, file, &shard)?.map_or_else(String::new, quoted);
             return Err(bad(format!("says tensor {missing} is in {}, which does not hold it", quoted(name))));
         }
         shard.tensors.retain(|stored| match of(stored).filter(|&other| other != file) {
@@ -69,11 +69,12 @@ pub(super) fn open_indexed(dir: &Path, warn: &mut dyn FnMut(String)) -> Result<O
 }
 
 /// The first tensor that the index places in a file and the file does not have.
-fn missing<'a>(tensors: &'a [(String, usize)], file: usize, shard: &Shard) -> Option<&'a str> {
-    let mut held: Vec<&str> = shard.tensors.iter().map(|stored| stored.info.name.as_str()).collect();
+fn missing<'a>(tensors: &'a [(String, usize)], file: usize, shard: &Shard) -> Result<Option<&'a str>> {
+    let mut held: Vec<&str> = reserved("the list of tensors", shard.tensors.len())?;
+    held.extend(shard.tensors.iter().map(|stored| stored.info.name.as_str()));
     held.sort_unstable();
     let mut placed = tensors.iter().filter(|(_, of)| *of == file).map(|(tensor, _)| tensor.as_str());
-    placed.find(|tensor| held.binary_search(tensor).is_err())
+    Ok(placed.find(|tensor| held.binary_search(tensor).is_err()))
 }
 
 /// Tensors in a file other than the one the index names.
@@ -142,7 +143,7 @@ fn check_shard_name(name: &str) -> std::result::Result<(), &'static str> {
 
 /// Refuses a name that several files hold and the index does not have.
 fn check_unlisted(shards: &[Shard]) -> Result<()> {
-    let mut names: Vec<(&str, &str)> = Vec::new();
+    let mut names: Vec<(&str, &str)> = reserved("the list of tensors", shards.iter().map(|s| s.tensors.len()).sum())?;
     for shard in shards {
         names.extend(shard.tensors.iter().map(|stored| (stored.info.name.as_str(), shard.shown.as_str())));
     }

@@ -8,7 +8,7 @@
 use super::TensorInfo;
 use super::files::quoted;
 use crate::dtype::DType;
-use crate::error::{Error, Result, Unit};
+use crate::error::{Error, Result, Unit, reserved};
 use crate::limits;
 use crate::os::shortage;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -120,7 +120,10 @@ pub(super) fn parse_header_within(json: &[u8], data_bytes: u64, file: &str, budg
     let header = shortage::backed("the header of a safetensors file", estimate, read)?
         .map_err(|e| Error::format(format!("{file}: header is not what safetensors demands: {e}")).about(file))?;
     budget.tensors -= header.tensors.len().min(budget.tensors);
-    let mut tensors = header.tensors.into_iter().map(|raw| raw.check(data_bytes, file)).collect::<Result<Vec<_>>>()?;
+    let mut tensors = reserved("the list of tensors", header.tensors.len())?;
+    for raw in header.tensors {
+        tensors.push(raw.check(data_bytes, file)?);
+    }
     check_names(&mut tensors, file)?;
     check_cover(&mut tensors, data_bytes, file)?;
     Ok(Header { tensors, metadata: header.metadata })

@@ -337,7 +337,8 @@ static int phase_save(void) {
   unlink(path("saved"));
   dir = opendir(folder);
   while ((entry = readdir(dir)) != NULL)
-    if (entry->d_name[0] != '.' && strcmp(entry->d_name, "kept") != 0 && strcmp(entry->d_name, "printed") != 0)
+    if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 && strcmp(entry->d_name, "kept") != 0 &&
+        strcmp(entry->d_name, "printed") != 0)
       fault("%s is left behind", entry->d_name);
   closedir(dir);
   sound(5);

@@ -155,6 +155,17 @@ fn place<'a>(
             match first_is.cmp(&second_is) {
                 std::cmp::Ordering::Greater => Ok((first.into(), Some(second))),
                 std::cmp::Ordering::Less => Ok((second.into(), Some(first))),
+                // Who opens it says what it is.
+                std::cmp::Ordering::Equal if !first_is.0 && is_file(first) != is_file(second) => {
+                    if is_file(first) {
+                        Ok((first.into(), Some(second)))
+                    } else {
+                        Ok((second.into(), Some(first)))
+                    }
+                }
+                std::cmp::Ordering::Equal if !first_is.0 && names_repository(first) && !names_repository(second) => {
+                    Ok((first.into(), Some(second)))
+                }
                 std::cmp::Ordering::Equal => {
                     let which = if first_is.0 { "both of" } else { "none of" };
                     let (first, second) = (shown(first), shown(second));
@@ -163,6 +174,18 @@ fn place<'a>(
             }
         }
     }
+}
+
+fn is_file(word: &OsStr) -> bool {
+    Path::new(word).is_file()
+}
+
+/// Whether a word looks like the name of a repository, as in "owner/name": no prompt does.
+fn names_repository(word: &OsStr) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    word.to_str().and_then(|word| word.split_once('/')).is_some_and(|(owner, name)| plain(owner) && plain(name))
 }
 
 /// All of stdin; bytes that are not UTF-8 are replaced.

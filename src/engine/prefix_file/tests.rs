@@ -34,7 +34,7 @@ fn identity() -> Identity {
 fn by_hand(description: Description) -> Identity {
     Identity::by_hand(
         description,
-        Layout { frame_bytes: FRAMES.to_vec(), page_tokens: PAGE, vocab: 50, context: 64, context_max: 64 },
+        Layout { frame_bytes: FRAMES.to_vec(), page_tokens: PAGE, vocab: 50, context: 64, longest: Default::default() },
     )
 }
 

@@ -78,7 +78,7 @@ impl Core {
             machine,
             active: Table::default(),
             deferred: Deferred::default(),
-            inbox: VecDeque::new(),
+            inbox: super::mailbox::command_list()?,
             copies: VecDeque::new(),
             meter: Meter::new(Instant::now()),
             admitting: None,
@@ -547,6 +547,7 @@ impl Drop for Core {
             let mut mailbox = lock(&self.shared.mailbox);
             mailbox.closed = true;
             mailbox.gone = true;
+            self.shared.note_taken(&mailbox);
             std::mem::take(&mut mailbox.commands)
         };
         for command in self.inbox.drain(..).chain(commands) {

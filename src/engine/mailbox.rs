@@ -136,7 +136,6 @@ mod tests {
                 });
             }
         });
-        engine.check().unwrap();
         engine.close(Duration::ZERO).unwrap();
     }
 

@@ -39,8 +39,8 @@ mod templates;
 mod trace;
 
 pub use api::*;
-use delivery::Hold;
 pub use delivery::{CallbackScope, in_callback};
+use delivery::{Hold, Nul};
 pub use plan::Plan;
 pub use prefix::Prefix;
 pub use request::Request;

@@ -87,11 +87,9 @@
 #define ASTRAI_ERR_TEMPLATE 22
 /// Text is not valid UTF-8.
 #define ASTRAI_ERR_UTF8 23
-/// The prompt is longer than the context; needed and available are in tokens.
+/// The prompt is longer than the context, which is never longer than what the KV memory holds; needed and available are in
+/// tokens.
 #define ASTRAI_ERR_CONTEXT 24
-/// Reserved: no call gives it. The context is never longer than the KV memory holds, so a prompt that is too long gets
-/// ERR_CONTEXT, and generation ends at the context.
-#define ASTRAI_ERR_NEVER_FITS 25
 /// Memory could not be had.
 #define ASTRAI_ERR_MEMORY 26
 /// Too many requests are waiting.

@@ -49,8 +49,6 @@ pub enum Status {
     Utf8 = 23,
     /// Prompt longer than the context.
     Context = 24,
-    /// Reserved: no call gives it.
-    NeverFits = 25,
     /// Memory could not be had.
     Memory = 26,
     /// Too many requests are waiting.
@@ -65,7 +63,7 @@ pub enum Status {
 
 impl Status {
     /// Every status, in the order of their values.
-    pub const ALL: [Status; 24] = [
+    pub const ALL: [Status; 23] = [
         Status::Ok,
         Status::Timeout,
         Status::End,
@@ -84,7 +82,6 @@ impl Status {
         Status::Template,
         Status::Utf8,
         Status::Context,
-        Status::NeverFits,
         Status::Memory,
         Status::QueueFull,
         Status::Mismatch,

@@ -145,6 +145,8 @@ pub const TOKEN_TEXT_BYTES: usize = 256;
 pub const UNREAD_MAX: usize = 256;
 /// Milliseconds that a taker waits while others hold events of all requests that could give one, and none is let go.
 pub const HELD_WAIT_MS: u64 = 100;
+/// Commands to an engine thread, such as a cancel, for which there is memory from the engine's opening on, whatever happens.
+pub const COMMANDS_RESERVED: usize = 256;
 /// Tokens generated when neither the request nor the model names a number: as many as the context holds.
 pub const GENERATED_TOKENS_MAX: usize = CONTEXT_MAX;
 /// Most stop strings of a request.

@@ -1,13 +1,18 @@
 //! A step of the scheduler allocates nothing in steady state, and the engine thread nothing from a request's first token to its
-//! last, for each way to receive: counted by an allocator that wraps the system's.
+//! last, for each way to receive. Nor does who shows events to callbacks, and who takes events as his own allocates for events,
+//! not for tokens. Counted by an allocator that wraps the system's.
 
 mod fake;
 
 use astrai::engine::*;
+use astrai::ffi;
+use astrai::ffi::types::*;
 use fake::Fake;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::ffi::{CStr, CString, c_void};
 use std::path::Path;
+use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -20,26 +25,54 @@ thread_local! {
 
 fn count() {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-    if WATCHED.load(SeqCst) && is_engine_thread() {
-        OF_ENGINES.fetch_add(1, SeqCst);
+    if WATCHED.load(SeqCst) {
+        if IS_READER.get() || is_thread(b"astrai-dispatch\0") {
+            OF_READERS.fetch_add(1, SeqCst);
+        } else if is_thread(b"astrai-engine\0") {
+            OF_ENGINES.fetch_add(1, SeqCst);
+        }
     }
 }
 
-/// Whether allocations of engine threads are counted now, and how many there were.
+/// Whether allocations of the engine's threads and of its readers are counted now, and how many there were.
 static WATCHED: AtomicBool = AtomicBool::new(false);
 static OF_ENGINES: AtomicU64 = AtomicU64::new(0);
+static OF_READERS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The thread is inside a call that receives events.
+    static IS_READER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`; allocations of the engine thread and of those who receive events meanwhile.
+fn watch(work: impl FnOnce()) -> (u64, u64) {
+    OF_ENGINES.store(0, SeqCst);
+    OF_READERS.store(0, SeqCst);
+    WATCHED.store(true, SeqCst);
+    work();
+    WATCHED.store(false, SeqCst);
+    (OF_ENGINES.load(SeqCst), OF_READERS.load(SeqCst))
+}
+
+/// A call that receives events.
+fn receive<R>(call: impl FnOnce() -> R) -> R {
+    IS_READER.set(true);
+    let got = call();
+    IS_READER.set(false);
+    got
+}
 
 /// By its name, which it has had since before the counting began.
 #[cfg(target_os = "linux")]
-fn is_engine_thread() -> bool {
+fn is_thread(named: &[u8]) -> bool {
     let mut name = [0u8; 16];
     // SAFETY: writes at most the given length.
     let got = unsafe { libc::pthread_getname_np(libc::pthread_self(), name.as_mut_ptr().cast(), name.len()) };
-    got == 0 && name.starts_with(b"astrai-engine\0")
+    got == 0 && name.starts_with(named)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_engine_thread() -> bool {
+fn is_thread(_named: &[u8]) -> bool {
     false
 }
 
@@ -142,8 +175,56 @@ fn everything() -> (Prompt, RequestOptions) {
     (prompt, options)
 }
 
-/// Allocations of the engine thread while four requests make some hundred tokens.
-fn of_the_engine(way: Way, queue_tokens: u32) -> u64 {
+/// What was counted while four requests made some hundred tokens.
+#[derive(Debug)]
+struct Counted {
+    engine: u64,
+    readers: u64,
+    /// Events that were taken, in the ways that hand them over.
+    taken: u64,
+}
+
+impl Counted {
+    fn check(&self, way: Way, queue_tokens: u32) {
+        let context = format!("{way:?} with a queue of {queue_tokens} tokens: {self:?}");
+        assert_eq!(self.engine, 0, "{context}");
+        let allowed = match way {
+            Way::Unread => 0,
+            // A queue of three tokens holds no more than there is room for from the beginning. A larger one grows what its callback
+            // is shown by doubling its five lists, if the callback falls behind.
+            Way::Dispatch | Way::Poll if queue_tokens > 0 => 0,
+            Way::Dispatch | Way::Poll => 3 * 5 * 6,
+            // The event with its lists, and C's struct: however many tokens it holds.
+            Way::Pull | Way::Engine => self.taken * 7,
+        };
+        assert!(self.readers <= allowed, "{context}");
+    }
+}
+
+fn tokens_of(engine: &Engine) -> u64 {
+    let stats = engine.stats().unwrap();
+    assert_eq!((stats.finished, stats.cancelled, stats.failed), (0, 0, 0), "one of them has ended");
+    stats.tokens_out
+}
+
+/// Calls `read`, which returns how many events it took, until there is a number of tokens; then counts up to another one.
+fn steady(engine: &Engine, mut read: impl FnMut() -> u64) -> Counted {
+    // All of them have begun, and everything was received once.
+    while tokens_of(engine) < 64 {
+        read();
+    }
+    let mut taken = 0;
+    let (of_engine, readers) = watch(|| {
+        while tokens_of(engine) < 900 {
+            taken += receive(&mut read);
+        }
+    });
+    tokens_of(engine);
+    Counted { engine: of_engine, readers, taken }
+}
+
+/// With callbacks, waits and events of Rust.
+fn in_rust(way: Way, queue_tokens: u32) -> Counted {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
     let delivery = if way == Way::Poll { Delivery::Poll } else { Delivery::Thread };
     let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
@@ -162,30 +243,102 @@ fn of_the_engine(way: Way, queue_tokens: u32) -> u64 {
             engine.submit(&prompt, &options, sink).unwrap()
         })
         .collect();
-    let read = || match way {
-        Way::Poll => _ = engine.poll(Some(Duration::from_millis(1)), 0).unwrap(),
-        Way::Engine => _ = engine.next(Some(Duration::from_millis(1))).unwrap(),
-        Way::Pull => requests.iter().for_each(|r| _ = r.next(Some(Duration::from_millis(1))).unwrap()),
-        Way::Dispatch | Way::Unread => std::thread::yield_now(),
-    };
-    let tokens = || {
-        let stats = engine.stats().unwrap();
-        assert_eq!((stats.finished, stats.cancelled, stats.failed), (0, 0, 0), "one of them has ended");
-        stats.tokens_out
-    };
-    // All of them have begun.
-    while tokens() < 16 {
-        read();
+    let a_moment = Some(Duration::from_millis(1));
+    let event = |next: Next| u64::from(matches!(next, Next::Event(_)));
+    steady(&engine, || match way {
+        Way::Poll => u64::from(engine.poll(a_moment, 0).unwrap()),
+        Way::Engine => event(engine.next(a_moment).unwrap()),
+        Way::Pull => requests.iter().map(|r| event(r.next(a_moment).unwrap())).sum(),
+        Way::Dispatch | Way::Unread => {
+            std::thread::yield_now();
+            0
+        }
+    })
+}
+
+unsafe extern "C" fn look(_: *mut c_void, event: *const astrai_event) -> i32 {
+    // SAFETY: the event is there until this returns, and a NUL follows its text.
+    let (text, len) = unsafe { (CStr::from_ptr((*event).text), (*event).text_len) };
+    i32::from(text.count_bytes() != len)
+}
+
+/// The same through the C ABI.
+fn in_c(way: Way, queue_tokens: u32) -> Counted {
+    let dir = CString::new(format!("{}/models/storyteller", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = "Once upon a time";
+    let none = ptr::null_mut;
+    // SAFETY: integers, floats, raw pointers and functions that may be absent.
+    let (mut open, mut options): (astrai_engine_options, astrai_request_options) = unsafe { std::mem::zeroed() };
+    let (mut engine, mut prompt) = (ptr::null_mut(), ptr::null_mut());
+    let mut requests = [ptr::null_mut(); 4];
+    // SAFETY: structs of their own sizes, places to write to, text of the given length.
+    unsafe {
+        ffi::library::astrai_engine_options_init(&mut open, size_of_val(&open));
+        open.threads = 1;
+        open.delivery = if way == Way::Poll { ASTRAI_DELIVER_POLL } else { ASTRAI_DELIVER_THREAD };
+        assert_eq!(ffi::engine::astrai_engine_open(dir.as_ptr(), &open, &mut engine, none()), ASTRAI_OK);
+        assert_eq!(ffi::prompt::astrai_prompt_new(&mut prompt, none()), ASTRAI_OK);
+        assert_eq!(ffi::prompt::astrai_prompt_add_text(prompt, text.as_ptr().cast(), text.len(), 0, none()), ASTRAI_OK);
+        ffi::library::astrai_request_options_init(&mut options, size_of_val(&options));
     }
-    OF_ENGINES.store(0, SeqCst);
-    WATCHED.store(true, SeqCst);
-    while tokens() < 900 {
-        read();
+    (options.logprobs, options.flags) = (5, ASTRAI_REQUEST_IGNORE_EOS);
+    for (i, request) in requests.iter_mut().enumerate() {
+        // The first is the one that never waits.
+        options.max_tokens = if i == 0 { 1900 } else { 1000 };
+        options.queue_tokens = if i == 0 { 0 } else { queue_tokens };
+        let called = i > 0 && matches!(way, Way::Dispatch | Way::Poll);
+        options.flags |= if i > 0 && way == Way::Engine { ASTRAI_REQUEST_TO_ENGINE } else { 0 };
+        let on_event: astrai_event_fn = if called { Some(look) } else { None };
+        // SAFETY: live handles, an options struct with its size, and a place for the request.
+        let status = unsafe {
+            ffi::request::astrai_submit(engine, prompt, &options, on_event, ptr::null_mut(), None, request, none())
+        };
+        assert_eq!(status, ASTRAI_OK);
     }
-    WATCHED.store(false, SeqCst);
-    let made = OF_ENGINES.load(SeqCst);
-    tokens();
-    made
+    let take = |status: i32, event: *mut astrai_event| {
+        assert!(status == ASTRAI_OK || status == ASTRAI_TIMEOUT);
+        // SAFETY: an event that was just taken, or NULL.
+        unsafe { ffi::event::astrai_event_free(event) };
+        u64::from(status == ASTRAI_OK)
+    };
+    let mut event = ptr::null_mut();
+    // SAFETY: a live handle.
+    let inside = unsafe { ffi::testing::engine(engine) }.unwrap();
+    let counted = steady(&inside, || match way {
+        Way::Poll => {
+            let mut ran = 0;
+            // SAFETY: a live handle and a place for a number.
+            assert_eq!(unsafe { ffi::engine::astrai_engine_poll(engine, 1, 0, &mut ran, none()) }, ASTRAI_OK);
+            u64::from(ran)
+        }
+        Way::Engine => {
+            event = ptr::null_mut();
+            // SAFETY: a live handle and a place for an event.
+            let status = unsafe { ffi::engine::astrai_engine_next(engine, 1, &mut event, none()) };
+            take(status, event)
+        }
+        Way::Pull => {
+            let next = |request: &*mut _| {
+                event = ptr::null_mut();
+                // SAFETY: as above.
+                let status = unsafe { ffi::request::astrai_request_next(*request, 1, &mut event, none()) };
+                take(status, event)
+            };
+            requests[1..].iter().map(next).sum()
+        }
+        Way::Dispatch | Way::Unread => {
+            std::thread::yield_now();
+            0
+        }
+    });
+    drop(inside);
+    // SAFETY: each handle is freed once.
+    unsafe {
+        requests.iter().for_each(|request| ffi::request::astrai_request_free(*request));
+        ffi::prompt::astrai_prompt_free(prompt);
+        ffi::engine::astrai_engine_free(engine);
+    }
+    counted
 }
 
 /// One engine at a time.
@@ -199,7 +352,8 @@ fn no_token_allocates_on_its_way() {
         // A queue that fills up and one that does not; who is never read needs one that holds everything.
         let queues: &[u32] = if way == Way::Unread { &[0] } else { &[0, 3] };
         for &queue_tokens in queues {
-            assert_eq!(of_the_engine(way, queue_tokens), 0, "{way:?} with a queue of {queue_tokens} tokens");
+            in_rust(way, queue_tokens).check(way, queue_tokens);
+            in_c(way, queue_tokens).check(way, queue_tokens);
         }
     }
 }
@@ -212,10 +366,62 @@ fn the_engine_thread_is_counted() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
     let engine = Engine::open(&dir, EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap();
     let (prompt, options) = everything();
-    OF_ENGINES.store(0, SeqCst);
-    WATCHED.store(true, SeqCst);
-    let request = engine.submit(&prompt, &RequestOptions { max_tokens: Some(2), ..options }, Sink::Pull).unwrap();
-    request.wait(None).unwrap();
-    WATCHED.store(false, SeqCst);
-    assert!(OF_ENGINES.load(SeqCst) > 0);
+    let (of_engine, _) = watch(|| {
+        let request = engine.submit(&prompt, &RequestOptions { max_tokens: Some(2), ..options }, Sink::Pull).unwrap();
+        request.wait(None).unwrap();
+    });
+    assert!(of_engine > 0);
+}
+
+/// And who receives events: a copy of what a callback is shown takes memory.
+#[test]
+#[cfg(target_os = "linux")]
+fn those_who_receive_events_are_counted() {
+    let _one = ONE.lock().unwrap();
+    for delivery in [Delivery::Thread, Delivery::Poll] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+        let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
+        let (prompt, options) = everything();
+        let (_, readers) = watch(|| {
+            let copies = Sink::Callback(Box::new(|event| std::hint::black_box(event.clone()).tokens.len() < 2));
+            let request = engine.submit(&prompt, &RequestOptions { max_tokens: Some(2), ..options }, copies).unwrap();
+            receive(|| request.wait(None)).unwrap();
+        });
+        assert!(readers > 0, "{delivery:?}");
+    }
+}
+
+/// What ends requests whose prompts are not ready takes no memory on the engine thread, however many there are.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_end_of_a_deferred_request_allocates_nothing() {
+    let _one = ONE.lock().unwrap();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let engine = Engine::open(&dir, EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap();
+    let (prompt, options) = everything();
+    // As above: the engine never idles.
+    let longer = RequestOptions { max_tokens: Some(1900), ..options.clone() };
+    let runner = engine.submit(&prompt, &longer, Sink::Pull).unwrap();
+    while engine.stats().unwrap().tokens_out < 2 {
+        std::thread::yield_now();
+    }
+    // One long prompt after the other: few of them are prepared before they end.
+    let long = PromptPart::Text { text: "Once upon a time there was ".repeat(9_000), special: false };
+    let long = Prompt { parts: vec![long], ..Prompt::default() };
+    let deferred = RequestOptions { defer: true, ..options };
+    let requests: Vec<Request> = (0..8).map(|_| engine.submit(&long, &deferred, Sink::Pull).unwrap()).collect();
+    while engine.stats().unwrap().waiting < 7 {
+        std::thread::yield_now();
+    }
+    let mut kinds = Vec::with_capacity(requests.len());
+    let (of_engine, _) = watch(|| {
+        requests.iter().for_each(Request::cancel);
+        for request in &requests {
+            let Next::Event(event) = request.wait(None).unwrap() else { panic!("it was not read before") };
+            kinds.push(event.kind);
+        }
+    });
+    assert!(kinds.iter().filter(|kind| **kind == EventKind::Cancelled).count() >= 6, "{kinds:?}");
+    assert_eq!(of_engine, 0);
+    let Next::Timeout = runner.wait(Some(Duration::ZERO)).unwrap() else { panic!("it has ended meanwhile") };
 }

@@ -2,7 +2,7 @@
 
 use super::adjusts::Adjusts;
 use super::api::{EventKind, FinishReason, RequestOptions, Usage};
-use super::delivery::{Dispatch, Outbox, PerToken, Piece, Produced};
+use super::delivery::{Dispatch, Outbox, PerToken, Piece, Produced, with_nul};
 use crate::cache::Handle;
 use crate::error::{Error, Result, Status};
 use crate::limits;
@@ -223,8 +223,8 @@ impl Active {
         let mut after = self.produced();
         after.bytes += rest.len() as u64;
         self.request.delivery.finish(dispatch, end, after, |event| {
-            // It may be longer than there is room for.
-            if event.text.try_reserve(rest.len()).is_ok() {
+            // It may be longer than there is room for, and a NUL may have to follow.
+            if event.text.try_reserve(with_nul(rest)).is_ok() {
                 event.text.push_str(rest);
             } else {
                 let error = Error::memory("the text of a request", rest.len() as u64);

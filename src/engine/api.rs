@@ -349,6 +349,8 @@ pub struct Event {
     pub first_byte: u64,
     /// Of an event from [`super::Engine::next`]: keeps the request's next one back.
     pub(super) hold: super::Hold,
+    /// Whether a NUL follows the text in its memory.
+    pub(super) nul: super::Nul,
 }
 
 impl Event {

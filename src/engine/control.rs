@@ -14,7 +14,8 @@ use super::api::FinishReason;
 use super::core::Core;
 use super::delivery::{closed, lock, wait_until};
 use super::duty::{Bucket, Duty};
-use super::{Command, Engine, Mailbox, refuse_blocking};
+use super::mailbox::Mailbox;
+use super::{Command, Engine, refuse_blocking};
 use crate::error::Result;
 use std::time::{Duration, Instant};
 
@@ -194,13 +195,16 @@ impl Core {
         self.take_mail(&mut mailbox);
     }
 
-    /// Takes the commands over without needing memory: what there is none for stays in the mailbox until the inbox is empty.
+    /// Takes the commands over without needing memory: what there is none for stays in the mailbox for the next time.
     fn take_mail(&mut self, mailbox: &mut Mailbox) {
         if self.inbox.is_empty() {
             std::mem::swap(&mut self.inbox, &mut mailbox.commands);
-        } else if self.inbox.try_reserve(mailbox.commands.len()).is_ok() {
-            self.inbox.append(&mut mailbox.commands);
+        } else {
+            let all = mailbox.commands.len();
+            let room = self.inbox.try_reserve(all).map_or(self.inbox.capacity() - self.inbox.len(), |()| all);
+            self.inbox.extend(mailbox.commands.drain(..room.min(all)));
         }
+        self.shared.note_taken(mailbox);
     }
 
     /// Runs the planned step through the model, layer by layer. False when it was given up.

@@ -78,7 +78,7 @@ impl Core {
             machine,
             active: Table::default(),
             deferred: Deferred::default(),
-            inbox: VecDeque::new(),
+            inbox: super::mailbox::command_list()?,
             copies: VecDeque::new(),
             meter: Meter::new(Instant::now()),
             admitting: None,
@@ -296,9 +296,14 @@ impl Core {
     }
 
     fn end_deferred_where(&mut self, which: impl Fn(&NewRequest) -> bool, end: impl Fn() -> End) {
-        let waiting = self.deferred.take_where(&which);
-        self.shared.helper.forget(&waiting);
-        for request in waiting {
+        if !self.deferred.any(&which) {
+            return;
+        }
+        // Before they end: who has read the end of one finds its prompt gone.
+        self.shared.helper.forget(|id| self.deferred.get(id).is_some_and(&which));
+        let mut from = 0;
+        while let Some(request) = self.deferred.take_next(from, &which) {
+            from = request.delivery.id;
             self.end_deferred(&request, end());
         }
     }
@@ -540,13 +545,14 @@ impl Drop for Core {
             let end = End::Failed(panicked()).parts();
             active.request.delivery.finish(&self.shared.dispatch, end, Produced::default(), |_| {});
         }
-        for request in self.deferred.take_where(|_| true) {
+        while let Some(request) = self.deferred.take_next(0, |_| true) {
             request.finish(End::Failed(panicked()), &self.shared.dispatch);
         }
         let commands = {
             let mut mailbox = lock(&self.shared.mailbox);
             mailbox.closed = true;
             mailbox.gone = true;
+            self.shared.note_taken(&mailbox);
             std::mem::take(&mut mailbox.commands)
         };
         for command in self.inbox.drain(..).chain(commands) {

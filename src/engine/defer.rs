@@ -19,7 +19,7 @@ use crate::limits::LONG_PROMPT_BYTES;
 use crate::os::{shortage, thread};
 use crate::text::EncodeLimits;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -42,11 +42,21 @@ impl Deferred {
         self.requests.remove(&id)
     }
 
-    /// Takes out those that end now.
-    #[allow(clippy::vec_box, reason = "they are boxed already, and moving them allocates nothing")]
-    pub fn take_where(&mut self, which: impl Fn(&NewRequest) -> bool) -> Vec<Box<NewRequest>> {
-        let ended: Vec<u64> = self.requests.values().filter(|r| which(r)).map(|r| r.delivery.id).collect();
-        ended.iter().filter_map(|id| self.requests.remove(id)).collect()
+    /// Takes out the first of those that end now, from this id on. Who wants all of them goes on behind it: no list of them is
+    /// made, for which there might be no memory.
+    pub fn take_next(&mut self, from: u64, which: impl Fn(&NewRequest) -> bool) -> Option<Box<NewRequest>> {
+        let (&id, _) = self.requests.range(from..).find(|(_, request)| which(request))?;
+        self.requests.remove(&id)
+    }
+
+    /// The request of this id, if its prompt is not ready.
+    pub fn get(&self, id: u64) -> Option<&NewRequest> {
+        self.requests.get(&id).map(|request| &**request)
+    }
+
+    /// Whether any of them is one of these.
+    pub fn any(&self, which: impl Fn(&NewRequest) -> bool) -> bool {
+        self.requests.values().any(|request| which(request))
     }
 
     /// How many there are.
@@ -125,20 +135,17 @@ impl Jobs {
 }
 
 impl Helper {
-    /// Requests have ended: their prompts are not needed.
-    pub fn forget(&self, ended: &[Box<NewRequest>]) {
-        let ids: BTreeSet<u64> = ended.iter().map(|r| r.delivery.id).collect();
-        if !ids.is_empty() {
-            let mut jobs = lock(&self.jobs);
-            jobs.waiting.retain(|job| !ids.contains(&job.id));
-            jobs.current.retain(|(id, ended)| {
-                let gone = ids.contains(id);
-                if gone {
-                    ended.store(true, Ordering::Relaxed);
-                }
-                !gone
-            });
-        }
+    /// The prompts of these requests are not needed.
+    pub fn forget(&self, which: impl Fn(u64) -> bool) {
+        let mut jobs = lock(&self.jobs);
+        jobs.waiting.retain(|job| !which(job.id));
+        jobs.current.retain(|(id, ended)| {
+            let gone = which(*id);
+            if gone {
+                ended.store(true, Ordering::Relaxed);
+            }
+            !gone
+        });
     }
 
     /// What is set when the helper stops.

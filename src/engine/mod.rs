@@ -22,6 +22,7 @@ mod host_thread;
 mod identity;
 mod logits;
 mod machine;
+mod mailbox;
 mod open;
 mod parts;
 mod places;
@@ -38,8 +39,8 @@ mod templates;
 mod trace;
 
 pub use api::*;
-use delivery::Hold;
 pub use delivery::{CallbackScope, in_callback};
+use delivery::{Hold, Nul};
 pub use plan::Plan;
 pub use prefix::Prefix;
 pub use request::Request;
@@ -56,10 +57,10 @@ use crate::text::{EncodeLimits, StopFilter, TextStream, continued};
 use active::NewRequest;
 use delivery::{Dispatch, Outbox, closed, lock};
 use host_thread::{only_tokens, with_text};
+use mailbox::Mailbox;
 use prompt::TextKit;
 use reply::{Answer, Reply};
 use stats::StatsCell;
-use std::collections::VecDeque;
 use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -124,21 +125,12 @@ enum Command {
     Panic,
 }
 
-#[derive(Default)]
-struct Mailbox {
-    commands: VecDeque<Command>,
-    /// Pause and duty limit.
-    control: control::Control,
-    /// No more submits: the engine is closing.
-    closed: bool,
-    /// The engine thread has ended; nobody reads this any more.
-    gone: bool,
-}
-
 /// What callers, the engine thread and the dispatch thread share.
 struct Shared {
     mailbox: Mutex<Mailbox>,
     mail: Condvar,
+    /// The engine thread has taken the commands, or ended, and somebody waited for that.
+    taken: Condvar,
     /// The engine thread came to rest, or ended.
     rested: Condvar,
     dispatch: Dispatch,
@@ -152,40 +144,6 @@ struct Shared {
 }
 
 impl Shared {
-    /// Sends a command; an error when the engine takes none any more.
-    fn send(&self, command: Command) -> Result<()> {
-        let mut mailbox = lock(&self.mailbox);
-        if mailbox.closed {
-            return Err(closed());
-        }
-        let bytes = (mailbox.commands.len() as u64 + 1) * size_of::<Command>() as u64;
-        mailbox.commands.try_reserve(1).map_err(|_| Error::memory("what the engine is asked", bytes))?;
-        mailbox.commands.push_back(command);
-        drop(mailbox);
-        self.mail.notify_one();
-        Ok(())
-    }
-
-    /// Sends a command that an engine in the middle of closing still obeys. Without memory for a longer list it waits until the
-    /// engine thread has taken the list, which needs none.
-    fn send_anyway(&self, command: Command) {
-        loop {
-            let mut mailbox = lock(&self.mailbox);
-            if mailbox.gone {
-                return;
-            }
-            if mailbox.commands.try_reserve(1).is_ok() {
-                mailbox.commands.push_back(command);
-                drop(mailbox);
-                self.mail.notify_one();
-                return;
-            }
-            drop(mailbox);
-            self.mail.notify_one();
-            std::thread::yield_now();
-        }
-    }
-
     /// Without a callback, lines go to the `log` crate, where a Rust host may listen; no logger is the usual case.
     fn logs(&self, level: LogLevel) -> bool {
         match &self.log {
@@ -250,8 +208,9 @@ impl Engine {
         let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
         let control = control::Control::new(duty);
         let shared = Arc::new(Shared {
-            mailbox: Mutex::new(Mailbox { control, ..Mailbox::default() }),
+            mailbox: Mutex::new(Mailbox::new(control)?),
             mail: Condvar::new(),
+            taken: Condvar::new(),
             rested: Condvar::new(),
             dispatch: Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone()),
             helper: defer::Helper::default(),

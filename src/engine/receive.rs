@@ -60,8 +60,12 @@ impl Shared {
                 let resume = outbox.queue.restore(lent);
                 (call(shown), resume)
             }
-            // There is no memory for a copy: the queue lends its own, and has only the smaller buffer meanwhile.
-            Err(_) => (call(&lent.content.event), outbox.queue.restore(lent)),
+            // There is no memory for a copy: the queue lends its own, and has only the smaller buffer meanwhile. It has room for
+            // the NUL; were there none, a callback of C would say that it stops.
+            Err(_) => {
+                let _ = lent.content.event.terminate();
+                (call(&lent.content.event), outbox.queue.restore(lent))
+            }
         };
         if last {
             call_host(|| drop(sink));

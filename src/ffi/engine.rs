@@ -359,7 +359,7 @@ pub unsafe extern "C" fn astrai_engine_next(
         }
         Ok(match engine.next(timeout)? {
             Next::Event(event) => {
-                out.write(event::give(event));
+                out.write(event::give(event)?);
                 Status::Ok
             }
             Next::Timeout => Status::Timeout,

@@ -4,6 +4,7 @@ use super::error::ErrorCell;
 use super::guard::guard;
 use super::types::{astrai_event, astrai_usage};
 use crate::engine::{Event, Usage};
+use crate::error::{Error, Result};
 use std::ffi::c_char;
 use std::mem;
 use std::ptr;
@@ -13,8 +14,6 @@ use std::ptr;
 pub(super) struct EventCell {
     c: astrai_event,
     magic: u64,
-    /// The text and its NUL; kept between the events of a callback so that it is allocated once.
-    text: Vec<u8>,
     usage: astrai_usage,
     error: Option<ErrorCell>,
     /// Owner of the arrays of a pulled event.
@@ -34,7 +33,7 @@ impl EventCell {
     fn new(magic: u64) -> EventCell {
         // SAFETY: integers and raw pointers, for all of which zero is a value.
         let (c, usage) = unsafe { (mem::zeroed(), mem::zeroed()) };
-        EventCell { c, magic, text: Vec::new(), usage, error: None, event: None }
+        EventCell { c, magic, usage, error: None, event: None }
     }
 
     /// A cell that shows one event after another to a callback.
@@ -43,17 +42,18 @@ impl EventCell {
     }
 
     /// The struct for `event`; valid until the cell moves, is shown another event, or `event` goes.
-    pub(super) fn show(&mut self, event: &Event) -> *const astrai_event {
-        self.text.clear();
-        self.text.extend_from_slice(event.text.as_bytes());
-        self.text.push(0);
+    ///
+    /// # Errors
+    /// `Internal` for an event that was not terminated: those that the engine hands out are.
+    pub(super) fn show(&mut self, event: &Event) -> Result<*const astrai_event> {
+        let text = event.text_for_c().ok_or_else(|| Error::internal("an event's text has no NUL behind it"))?;
         self.usage = usage(event.usage.as_ref());
         self.error = event.error.clone().map(ErrorCell::embedded);
-        self.point_at(event);
-        &raw const self.c
+        self.point_at(event, text);
+        Ok(&raw const self.c)
     }
 
-    fn point_at(&mut self, event: &Event) {
+    fn point_at(&mut self, event: &Event, text: *const c_char) {
         self.c = astrai_event {
             struct_size: mem::size_of::<astrai_event>() as u32,
             kind: event.kind as i32,
@@ -61,7 +61,7 @@ impl EventCell {
             finish_reason: event.finish as i32,
             request_id: event.request_id,
             tag: event.tag,
-            text: self.text.as_ptr().cast::<c_char>(),
+            text,
             text_len: event.text.len(),
             // Token ids are below VOCAB_MAX, so the same bits are the same number.
             tokens: array(&event.tokens).cast::<i32>(),
@@ -104,12 +104,15 @@ fn usage(usage: Option<&Usage>) -> astrai_usage {
 }
 
 /// Gives a pulled event to the caller.
-pub(super) fn give(event: Box<Event>) -> *mut astrai_event {
+///
+/// # Errors
+/// `Internal`, as of [`EventCell::show`].
+pub(super) fn give(event: Box<Event>) -> Result<*mut astrai_event> {
     let mut cell = Box::new(EventCell::new(OWNED));
-    cell.show(&event);
-    // The box of the event moves, the event and its arrays do not.
+    cell.show(&event)?;
+    // The box of the event moves; the event, its text and its arrays do not.
     cell.event = Some(event);
-    Box::into_raw(cell).cast()
+    Ok(Box::into_raw(cell).cast())
 }
 
 /// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to; the last
@@ -136,7 +139,7 @@ pub unsafe extern "C" fn astrai_event_free(event: *mut astrai_event) {
 mod tests {
     use super::*;
     use crate::engine::{EventKind, FinishReason};
-    use crate::error::{Error, Status};
+    use crate::error::Status;
 
     fn delta() -> Event {
         let mut event = Event::empty(9, 77);
@@ -147,18 +150,22 @@ mod tests {
         event.top_tokens = vec![5, 6, 300, 7];
         event.top_logprobs = vec![-0.5, -0.75, -1.5, -2.0];
         (event.first_token, event.first_byte) = (7, 30);
+        event.terminate().unwrap();
         event
     }
 
     #[test]
     fn a_pulled_event_owns_what_it_points_to() {
-        let event = give(Box::new(delta()));
+        let event = Box::new(delta());
+        let text = event.text.as_ptr();
+        let event = give(event).unwrap();
         // SAFETY: just given; every array is as long as the event says.
         unsafe {
             let c = &*event;
             assert_eq!((c.struct_size as usize, c.kind, c.terminal), (mem::size_of::<astrai_event>(), 1, 0));
             assert_eq!((c.request_id, c.tag, c.token_count, c.top_count), (9, 77, 2, 2));
             assert_eq!((c.first_token, c.first_byte), (7, 30));
+            assert_eq!(c.text.cast::<u8>(), text, "a long text is not copied");
             assert_eq!(std::slice::from_raw_parts(c.text.cast::<u8>(), c.text_len + 1), "né\0".as_bytes());
             assert_eq!(std::slice::from_raw_parts(c.tokens, 2), [5, 300]);
             assert_eq!(std::slice::from_raw_parts(c.top_tokens, 4), [5, 6, 300, 7]);
@@ -166,6 +173,18 @@ mod tests {
             assert!(c.prompt_logprobs.is_null() && c.usage.is_null() && c.error.is_null());
             astrai_event_free(event);
         }
+    }
+
+    #[test]
+    fn only_text_with_a_nul_behind_it_is_shown() {
+        let mut cell = EventCell::lent();
+        let mut event = delta();
+        assert!(cell.show(&event).is_ok());
+        assert_eq!(cell.show(&event.clone()).unwrap_err().status, Status::Internal);
+        event.text.clear();
+        let c = cell.show(&event).unwrap();
+        // SAFETY: the cell and the event live to the end of the test; text of no length is a NUL.
+        unsafe { assert_eq!(((*c).text_len, *(*c).text), (0, 0)) };
     }
 
     #[test]
@@ -177,7 +196,7 @@ mod tests {
         event.usage = Some(Usage { seed: 42, generated_tokens: 3, ..Usage::default() });
         event.error = Some(Error::new(Status::Device, "gone"));
         let mut cell = EventCell::lent();
-        let c = cell.show(&event).cast_mut();
+        let c = cell.show(&event).unwrap().cast_mut();
         // SAFETY: the cell and the event live to the end of the test.
         unsafe {
             astrai_event_free(c);

@@ -76,7 +76,6 @@ fn name(status: i32) -> &'static CStr {
         Status::Template => c"ASTRAI_ERR_TEMPLATE",
         Status::Utf8 => c"ASTRAI_ERR_UTF8",
         Status::Context => c"ASTRAI_ERR_CONTEXT",
-        Status::NeverFits => c"ASTRAI_ERR_NEVER_FITS",
         Status::Memory => c"ASTRAI_ERR_MEMORY",
         Status::QueueFull => c"ASTRAI_ERR_QUEUE_FULL",
         Status::Mismatch => c"ASTRAI_ERR_MISMATCH",

@@ -40,7 +40,7 @@ fn sink(on_event: CallbackFn, user_data: UserData, memory: Arc<Handle<EngineBody
     let mut cell = EventCell::lent();
     Sink::Callback(Box::new(move |event: &Event| {
         let _keep = &memory;
-        let shown = cell.show(event);
+        let Ok(shown) = cell.show(event) else { return false };
         // SAFETY: a function of the declared type, by the contract of astrai_submit; the event outlives the call.
         callback(|| unsafe { on_event(user_data.pointer(), shown) }) == 0
     }))
@@ -161,7 +161,8 @@ unsafe fn take(
     };
     match wait(&handle.request, timeout)? {
         Next::Event(event) => {
-            out.map(|out: &mut MaybeUninit<_>| out.write(event::give(event)));
+            let event = event::give(event)?;
+            out.map(|out: &mut MaybeUninit<_>| out.write(event));
             Ok(Status::Ok)
         }
         Next::Timeout => Ok(Status::Timeout),

@@ -40,11 +40,9 @@ pub const ASTRAI_ERR_UNSUPPORTED: i32 = 21;
 pub const ASTRAI_ERR_TEMPLATE: i32 = 22;
 /// Text is not valid UTF-8.
 pub const ASTRAI_ERR_UTF8: i32 = 23;
-/// The prompt is longer than the context; needed and available are in tokens.
+/// The prompt is longer than the context, which is never longer than what the KV memory holds; needed and available are in
+/// tokens.
 pub const ASTRAI_ERR_CONTEXT: i32 = 24;
-/// Reserved: no call gives it. The context is never longer than the KV memory holds, so a prompt that is too long gets
-/// ERR_CONTEXT, and generation ends at the context.
-pub const ASTRAI_ERR_NEVER_FITS: i32 = 25;
 /// Memory could not be had.
 pub const ASTRAI_ERR_MEMORY: i32 = 26;
 /// Too many requests are waiting.
@@ -587,7 +585,6 @@ mod tests {
             (ASTRAI_ERR_TEMPLATE, Template),
             (ASTRAI_ERR_UTF8, Utf8),
             (ASTRAI_ERR_CONTEXT, Context),
-            (ASTRAI_ERR_NEVER_FITS, NeverFits),
             (ASTRAI_ERR_MEMORY, Memory),
             (ASTRAI_ERR_QUEUE_FULL, QueueFull),
             (ASTRAI_ERR_MISMATCH, Mismatch),

@@ -25,9 +25,10 @@ static void library(void) {
   CHECK(astrai_abi_version() == ASTRAI_ABI_VERSION);
   CHECK(strlen(astrai_version()) >= 5);
   CHECK(strcmp(astrai_status_name(ASTRAI_OK), "ASTRAI_OK") == 0);
-  CHECK(strcmp(astrai_status_name(ASTRAI_ERR_NEVER_FITS), "ASTRAI_ERR_NEVER_FITS") == 0);
+  CHECK(strcmp(astrai_status_name(ASTRAI_ERR_QUEUE_FULL), "ASTRAI_ERR_QUEUE_FULL") == 0);
   CHECK(strcmp(astrai_status_name(-1), "ASTRAI_UNKNOWN") == 0);
   CHECK(strcmp(astrai_status_name(9), "ASTRAI_UNKNOWN") == 0);
+  CHECK(strcmp(astrai_status_name(25), "ASTRAI_UNKNOWN") == 0);
 }
 
 static void null_handles(void) {

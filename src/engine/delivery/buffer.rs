@@ -4,6 +4,7 @@ use super::queue::Merged;
 use crate::engine::api::{Event, EventKind, FinishReason};
 use crate::error::{Error, Result};
 use crate::limits;
+use std::ffi::c_char;
 
 /// How much a buffer is to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +77,16 @@ impl Buffer {
         Ok([Buffer::grown(id, tag, Room::of(tokens), of)?, Buffer::reserved(id, tag, spare, Room::default(), of)?])
     }
 
+    /// An event that takes what a queue of so many tokens holds, as long as its reader keeps up: nothing it is shown then takes
+    /// memory.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn shown(id: u64, tag: u64, tokens: usize, of: PerToken) -> Result<Event> {
+        let room = Room::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
+        Ok(Buffer::reserved(id, tag, room, Room::default(), of)?.event)
+    }
+
     /// A buffer to be filled, with this much room.
     ///
     /// # Errors
@@ -113,7 +124,7 @@ impl Buffer {
     pub fn push(&mut self, piece: &Piece, produced: Produced) -> Result<()> {
         let (event, top) = (&mut self.event, piece.top_tokens.len());
         let refused = |_| Error::memory("the event queue of a request", (piece.text.len() + 8 * (top + 1)) as u64);
-        event.text.try_reserve(piece.text.len()).map_err(refused)?;
+        event.text.try_reserve(with_nul(piece.text)).map_err(refused)?;
         event.tokens.try_reserve(1).map_err(refused)?;
         event.logprobs.try_reserve(usize::from(piece.logprob.is_some())).map_err(refused)?;
         event.top_tokens.try_reserve(top).map_err(refused)?;
@@ -161,6 +172,28 @@ impl Merged for Buffer {
     }
 }
 
+/// Bytes to reserve for text that is added: the NUL that may follow it counts, so that [`Event::terminate`] needs no memory.
+pub(in crate::engine) fn with_nul(added: &str) -> usize {
+    if added.is_empty() { 0 } else { added.len() + 1 }
+}
+
+/// Whether a NUL follows the text of an event in its memory. A copy has memory of its own, where none does.
+#[derive(Debug, Default)]
+pub struct Nul(bool);
+
+impl Clone for Nul {
+    fn clone(&self) -> Nul {
+        Nul(false)
+    }
+}
+
+impl PartialEq for Nul {
+    /// What an event says does not depend on it.
+    fn eq(&self, _: &Nul) -> bool {
+        true
+    }
+}
+
 impl Event {
     /// An event of this request that holds nothing yet.
     pub fn empty(id: u64, tag: u64) -> Event {
@@ -181,12 +214,14 @@ impl Event {
             first_token: 0,
             first_byte: 0,
             hold: super::Hold::default(),
+            nul: Nul::default(),
         }
     }
 
     /// Forgets everything but whose it is.
     fn clear(&mut self) {
         (self.kind, self.finish, self.top_count) = (EventKind::Delta, FinishReason::None, 0);
+        self.nul = Nul(false);
         self.text.clear();
         self.tokens.clear();
         self.logprobs.clear();
@@ -210,6 +245,8 @@ impl Event {
         if !from.tokens.is_empty() {
             self.top_count = from.top_count;
         }
+        self.nul = Nul(false);
+        self.text.reserve(with_nul(&from.text));
         self.text.push_str(&from.text);
         self.tokens.append(&mut from.tokens);
         self.logprobs.append(&mut from.logprobs);
@@ -228,7 +265,30 @@ impl Event {
         }
     }
 
-    /// Becomes what `from` is, in memory of its own. A NUL follows the text in its memory.
+    /// Puts a NUL behind the text in its memory, for [`Event::text_for_c`]. The engine's events have room for it.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub(crate) fn terminate(&mut self) -> Result<()> {
+        if !self.text.is_empty() {
+            self.text.try_reserve(1).map_err(|_| Error::memory("an event", self.text.len() as u64 + 1))?;
+            self.text.push('\0');
+            self.text.pop();
+            self.nul = Nul(true);
+        }
+        Ok(())
+    }
+
+    /// Where the text begins, with a NUL behind it that its length does not count. None: there is no NUL, because
+    /// [`Event::terminate`] was not called since the text was made or copied.
+    pub(crate) fn text_for_c(&self) -> Option<*const c_char> {
+        match self.text.as_str() {
+            "" => Some(c"".as_ptr()),
+            text => self.nul.0.then(|| text.as_ptr().cast()),
+        }
+    }
+
+    /// Becomes what `from` is, in memory of its own, terminated.
     ///
     /// # Errors
     /// `Memory`; `from` is as it was.
@@ -236,14 +296,13 @@ impl Event {
         let bytes = from.text.len() + 4 * (from.tokens.len() + from.logprobs.len() + 2 * from.top_tokens.len());
         let refused = |_| Error::memory("an event", bytes as u64);
         self.clear();
-        self.text.try_reserve_exact(from.text.len() + 1).map_err(refused)?;
-        self.tokens.try_reserve_exact(from.tokens.len()).map_err(refused)?;
-        self.logprobs.try_reserve_exact(from.logprobs.len()).map_err(refused)?;
-        self.top_tokens.try_reserve_exact(from.top_tokens.len()).map_err(refused)?;
-        self.top_logprobs.try_reserve_exact(from.top_logprobs.len()).map_err(refused)?;
+        self.text.try_reserve(with_nul(&from.text)).map_err(refused)?;
+        self.tokens.try_reserve(from.tokens.len()).map_err(refused)?;
+        self.logprobs.try_reserve(from.logprobs.len()).map_err(refused)?;
+        self.top_tokens.try_reserve(from.top_tokens.len()).map_err(refused)?;
+        self.top_logprobs.try_reserve(from.top_logprobs.len()).map_err(refused)?;
         self.text.push_str(&from.text);
-        self.text.push('\0');
-        self.text.pop();
+        self.terminate()?;
         self.tokens.extend_from_slice(&from.tokens);
         self.logprobs.extend_from_slice(&from.logprobs);
         self.top_tokens.extend_from_slice(&from.top_tokens);

@@ -33,6 +33,13 @@ struct State<T> {
     refusing: bool,
 }
 
+impl<T> State<T> {
+    /// Nothing can come before a held request is released.
+    fn is_blocked(&self) -> bool {
+        self.live > 0 && self.holds.len() >= self.live
+    }
+}
+
 /// A request whose event is out.
 struct Hold<T> {
     ticket: u64,
@@ -72,6 +79,11 @@ impl<T: Clone> Completions<T> {
         state.items.try_reserve(live.saturating_sub(listed))?;
         state.holds.try_reserve(live.saturating_sub(held))?;
         state.live = live;
+        drop(state);
+        if live == 1 {
+            // From now on who waits has to look now and then whether anything can come: see `pop`.
+            self.arrived.notify_all();
+        }
         Ok(())
     }
 
@@ -100,6 +112,8 @@ impl<T: Clone> Completions<T> {
         let mut state = lock(&self.state);
         // When it gives up, and what had moved when that was set.
         let mut patient: Option<(Instant, u64)> = None;
+        // The time that has come while it waited.
+        let mut passed: Option<Instant> = None;
         loop {
             if let Some(item) = state.items.pop_front() {
                 state.moves += 1;
@@ -107,29 +121,31 @@ impl<T: Clone> Completions<T> {
                 state.holds.push(Hold { ticket, thread, item: item.clone() });
                 return Popped::Item(item, ticket);
             }
-            let blocked = state.live > 0 && state.holds.len() >= state.live;
+            // After every wait anew: a request may have been submitted meanwhile.
+            let blocked = state.is_blocked();
             if blocked && state.holds.iter().all(|hold| hold.thread == thread) {
                 return Popped::Busy;
             }
             if state.stopped && !blocked {
                 return Popped::Stopped;
             }
-            // Who holds what changes without a word to those who wait, so they look again now and then.
+            if passed.is_some() {
+                if passed == deadline {
+                    return Popped::Timeout;
+                }
+                if blocked && patient.is_some_and(|(_, then)| then == state.moves) {
+                    return Popped::Busy;
+                }
+                patient = None;
+            }
+            // Who holds what changes without a word to those who wait, so they look again now and then. Without a request there
+            // is nothing to hold; whoever expects the first one wakes them.
             let moves = state.moves;
             let look = (state.live > 0).then(|| patient.get_or_insert_with(|| (patience(), moves)).0);
             let wake_at = deadline.into_iter().chain(look).min();
             let (again, in_time) = wait_until(&self.arrived, state, wake_at);
             state = again;
-            if in_time {
-                continue;
-            }
-            if wake_at == deadline {
-                return Popped::Timeout;
-            }
-            if blocked && patient.is_some_and(|(_, then)| then == state.moves) {
-                return Popped::Busy;
-            }
-            patient = None;
+            passed = if in_time { None } else { wake_at };
         }
     }
 

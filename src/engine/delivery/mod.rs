@@ -24,7 +24,8 @@ pub(super) mod ready;
 mod sync;
 mod waker;
 
-pub(super) use buffer::{Buffer, PerToken, Piece, Produced};
+pub use buffer::Nul;
+pub(super) use buffer::{Buffer, PerToken, Piece, Produced, with_nul};
 pub use hold::Hold;
 pub(super) use outbox::{Dispatch, Item, Outbox, Receiver, Route};
 pub(super) use sync::{lock, wait_until};

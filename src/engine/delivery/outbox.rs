@@ -71,6 +71,14 @@ impl Outbox {
         *lock(&self.of) = of;
         let tokens = self.limit.min(tokens_max.saturating_add(1));
         let [pending, spare] = Buffer::pair(self.id, self.tag, tokens, of)?;
+        if self.route == Route::Callback {
+            let room = Buffer::shown(self.id, self.tag, tokens, of)?;
+            self.queue.with_sink(|receiver| {
+                if let Receiver::Callback(_, shown) = receiver {
+                    *shown = room;
+                }
+            });
+        }
         self.queue.provide(pending, spare);
         Ok(())
     }

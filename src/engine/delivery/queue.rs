@@ -153,6 +153,13 @@ impl<E: Merged, S> Queue<E, S> {
         drop(old);
     }
 
+    /// Changes what the request's events go to, unless a reader has that.
+    pub fn with_sink(&self, change: impl FnOnce(&mut S)) {
+        if let Some(sink) = &mut lock(&self.state).sink {
+            change(sink);
+        }
+    }
+
     /// Adds to the pending buffer. Engine thread only.
     pub fn push<X>(&self, add: impl FnOnce(&mut E) -> Result<(), X>) -> Result<Added, X> {
         self.added(|state| if state.muted.is_none() { add(&mut state.pending) } else { Ok(()) })

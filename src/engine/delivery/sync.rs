@@ -11,7 +11,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Waits until `deadline`, or forever; false when the time is over. After true the caller looks again: it may have been
-/// woken for nothing, or in the last moment.
+/// woken for nothing, or in the last moment. In either case others may have had the lock meanwhile.
 pub fn wait_until<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

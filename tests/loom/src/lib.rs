@@ -13,36 +13,16 @@ pub mod queue;
 #[path = "../../../src/engine/delivery/ready.rs"]
 pub mod ready;
 mod requests;
-
-/// What `src/engine/delivery/sync.rs` is in the library. A wait with a deadline finds that it has passed, or never does.
-mod sync {
-    pub use loom::sync::{Condvar, Mutex, MutexGuard};
-    use std::time::Instant;
-
-    pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-        mutex.lock().unwrap()
-    }
-
-    pub fn wait_until<'a, T>(
-        condvar: &Condvar,
-        guard: MutexGuard<'a, T>,
-        deadline: Option<Instant>,
-    ) -> (MutexGuard<'a, T>, bool) {
-        match deadline {
-            Some(deadline) if deadline <= Instant::now() => (guard, false),
-            _ => (condvar.wait(guard).unwrap(), true),
-        }
-    }
-}
+mod sync;
 
 use loom::sync::Arc;
 use loom::sync::atomic::Ordering::SeqCst;
 use loom::thread;
 use completions::{Completions, Popped};
 use queue::Read;
-use ready::{Left, Pushed, Ready, Round, Turn, TurnOr};
+use ready::{Left, Pushed, Ready, Round, TurnOr};
 use requests::*;
-use sync::lock;
+use sync::{later, lock, meanwhile, soon};
 
 #[test]
 fn a_pulled_request_is_resumed_and_ends_once() {
@@ -293,6 +273,76 @@ fn nothing_comes_while_the_event_is_held_and_all_of_it_after() {
         }
         engine.join().unwrap();
         request.check(Some(2), 1);
+    });
+}
+
+/// A request that is submitted while a caller waits for others to let go may give an event.
+#[test]
+fn who_waits_for_a_held_event_gets_that_of_a_new_request() {
+    explore(None, || {
+        let list = Arc::new(Completions::new());
+        list.expect().unwrap();
+        assert!(list.push("held").is_ok());
+        assert!(matches!(list.pop(None, 1, later), Popped::Item("held", _)));
+        meanwhile({
+            let list = list.clone();
+            move || {
+                list.expect().unwrap();
+                assert!(list.push("new").is_ok());
+            }
+        });
+        assert!(matches!(list.pop(None, 2, soon), Popped::Item("new", _)), "its event was there");
+        assert!(matches!(list.pop(None, 3, soon), Popped::Busy), "and now all are held");
+    });
+}
+
+/// Nor does a wait that is over miss what came in its last moment.
+#[test]
+fn what_comes_in_the_last_moment_is_taken() {
+    explore(None, || {
+        let list = Arc::new(Completions::new());
+        list.expect().unwrap();
+        meanwhile({
+            let list = list.clone();
+            move || assert!(list.push(7).is_ok())
+        });
+        assert!(matches!(list.pop(Some(soon()), 1, later), Popped::Item(7, _)));
+    });
+}
+
+/// Two wait for a request that is not there yet; one of them takes its only event and frees it when the other has been told
+/// that nothing else can come.
+#[test]
+fn who_waited_before_the_first_request_is_told_that_its_event_is_held() {
+    explore(Some(3), || {
+        let (list, told) = (Arc::new(Completions::new()), Arc::new(Wakes::default()));
+        let holder = thread::spawn({
+            let (list, told) = (list.clone(), told.clone());
+            move || match list.pop(None, 1, later) {
+                Popped::Item((), ticket) => {
+                    told.wait(1);
+                    list.ended(ticket);
+                }
+                Popped::Stopped => {}
+                _ => unreachable!("it waits for ever, and the other one holds nothing for long"),
+            }
+        });
+        let other = thread::spawn({
+            let (list, told) = (list.clone(), told.clone());
+            move || match list.pop(None, 2, soon) {
+                Popped::Busy => told.wake(),
+                // It was faster.
+                Popped::Item((), ticket) => {
+                    list.ended(ticket);
+                    list.stop();
+                }
+                _ => unreachable!("it waits for ever, and nothing stops it"),
+            }
+        });
+        list.expect().unwrap();
+        assert!(list.push(()).is_ok());
+        holder.join().unwrap();
+        other.join().unwrap();
     });
 }
 

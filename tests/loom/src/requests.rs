@@ -3,9 +3,9 @@
 use super::completions::{Completions, Popped};
 use super::queue::{Merged, Queue, Read};
 use super::ready::{Left, Ready, Round, Turn, TurnOr};
-use super::sync::{lock, wait_until};
+use super::sync::{Condvar, Mutex, later, lock, wait_until};
 use loom::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use loom::sync::{Arc, Condvar, Mutex};
+use loom::sync::Arc;
 use std::time::Instant;
 
 /// An event: so many tokens from the first on, whether it is the last, and whether it says that the request was cancelled.
@@ -304,11 +304,6 @@ pub fn take_all(list: &Completions<Arc<Request>>, thread: usize) {
             Popped::Timeout => unreachable!("it waits for ever"),
         }
     }
-}
-
-/// A time that does not come: see [`super::sync`].
-pub fn later() -> Instant {
-    Instant::now() + std::time::Duration::from_secs(1 << 20)
 }
 
 /// Every interleaving, or those with at most so many preemptions.

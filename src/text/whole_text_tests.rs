@@ -473,7 +473,7 @@ fn what_exceeds_the_context_ends_there() {
     let tokenizer = open(&fixtures::byte_level());
     let short = "a".repeat(COUNTED_BYTES_MAX);
     let mut go_on = || Ok(());
-    let mut limits = EncodeLimits { tokens: 5, before: 2, go_on: &mut go_on, stop: None };
+    let mut limits = EncodeLimits { other_tokens: 2, ..EncodeLimits::new(5, &mut go_on) };
     assert_eq!(tokenizer.encode_content(&short, &[], false, &mut limits).unwrap().len(), short.len());
     assert!(refused(&tokenizer, &(short + "a"), 5).needed > 5);
 }

@@ -33,8 +33,23 @@ pub const WORD_BYTES_MAX: usize = 1 << 20;
 pub const BACKTRACKING_BYTES_MAX: usize = 64 << 10;
 /// Backtracks of such an expression before a match, at most.
 pub const BACKTRACKS_MAX: usize = 100_000;
+/// Backtracks with which a match is tried before; what it needs is known to that accuracy.
+pub const BACKTRACKS_TRIED: [usize; 3] = [32, 512, 8192];
+/// Bytes that the expressions of a tokenizer may read or try for each byte of a text, all of them together: those of language
+/// models read it a few times.
+pub const SEARCH_EFFORT_FACTOR: usize = 64;
+/// Bytes that they may read or try beyond that, however short the prompt.
+pub const SEARCH_EFFORT_FREE: usize = 1 << 20;
+/// An automaton that looks for words says so after this many bytes.
+pub const SEARCH_PIECE_BYTES: usize = 4 << 10;
+/// Largest automaton of one expression, in bytes.
+pub const AUTOMATON_BYTES_MAX: usize = 10 << 20;
+/// Memory for what a search makes of an automaton while it runs, in bytes, for each direction. When it is full, it begins anew.
+pub const AUTOMATON_CACHE_BYTES: usize = 1 << 20;
 /// Backtracks of an expression of a decoder before a match, at most: it runs for each token, on the engine's thread.
 pub const DECODER_BACKTRACKS_MAX: usize = 1_000;
+/// As [`SEARCH_EFFORT_FREE`], for an expression of a decoder and what it gets for one token.
+pub const DECODER_EFFORT_FREE: usize = 4096;
 /// Longest text that a decoder may make of one token, and of an answer that it must see whole, in bytes.
 pub const DECODED_BYTES_MAX: usize = 1 << 20;
 /// Deferred prompts with more text than this, in bytes, let shorter ones go first.

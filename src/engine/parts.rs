@@ -67,10 +67,12 @@ pub(super) fn encode(
                     tokens: limits.tokens,
                     other_tokens: limits.other_tokens.saturating_add(ids.len()).saturating_add(rest),
                     other_bytes: limits.other_bytes.saturating_add(bytes.saturating_sub(text.len())),
+                    searched: limits.searched,
                     go_on: &mut *limits.go_on,
                     stop: None,
                 };
                 let mut encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut own)?;
+                limits.searched = own.searched;
                 // A text that is parsed may begin with the token that the tokenizer puts before it.
                 if index == 0 && content.first().is_none_or(|content| content.start > 0) {
                     kit.before.put_once(&mut encoded);

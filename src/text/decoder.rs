@@ -161,7 +161,8 @@ impl Chain {
     }
 
     /// Takes a token's name and appends to `out` the text that became certain. In memory that it has, but for
-    /// [`Stage::WordPiece`] and [`Stage::Whole`].
+    /// [`Stage::WordPiece`], [`Stage::Whole`], and a [`Stage::Replace`] whose pattern is a regular expression: its automaton is
+    /// made while it runs.
     pub(crate) fn push(&self, memory: &mut [Memory], name: &str, out: &mut String) -> Result<()> {
         feed(&self.stages, memory, name, out)
     }
@@ -265,7 +266,7 @@ impl Stage {
                 let names = if *fused { vec![memory.names.concat()] } else { memory.names };
                 match decoder {
                     Whole::Other(decoder) => run(decoder, names),
-                    Whole::Replace(step) => names.iter().map(|name| step.replace(name, DECODED_BYTES_MAX)).collect(),
+                    Whole::Replace(step) => names.iter().map(|name| step.replaced(name)).collect(),
                 }
             }
             _ => Ok(Vec::new()),

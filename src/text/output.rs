@@ -1,7 +1,10 @@
 //! The tokens of one text while they are made: counted, and with a look at whether anybody still wants them.
 
+use super::expression::Effort;
 use crate::error::{Error, Result, Status, Unit};
-use crate::limits::{COUNTED_BYTES_MAX, TEXT_PIECE_BYTES};
+#[cfg(doc)]
+use crate::limits::SEARCH_EFFORT_FACTOR;
+use crate::limits::{COUNTED_BYTES_MAX, SEARCH_EFFORT_FREE, TEXT_PIECE_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -14,6 +17,8 @@ pub struct EncodeLimits<'a> {
     pub other_tokens: usize,
     /// Bytes of text that the prompt has beside this text.
     pub other_bytes: usize,
+    /// Bytes that expressions have read or tried for the prompt, as [`SEARCH_EFFORT_FACTOR`] counts them.
+    pub searched: usize,
     /// Asked after every piece of text, of about [`TEXT_PIECE_BYTES`]; what it fails with ends the encoding.
     pub go_on: &'a mut dyn FnMut() -> Result<()>,
     /// Set by others when nobody wants the prompt any more: ends the chat template, which has no pieces.
@@ -23,7 +28,7 @@ pub struct EncodeLimits<'a> {
 impl<'a> EncodeLimits<'a> {
     /// Limits of a whole prompt.
     pub fn new(tokens: usize, go_on: &'a mut dyn FnMut() -> Result<()>) -> EncodeLimits<'a> {
-        EncodeLimits { tokens, other_tokens: 0, other_bytes: 0, go_on, stop: None }
+        EncodeLimits { tokens, other_tokens: 0, other_bytes: 0, searched: 0, go_on, stop: None }
     }
 
     /// Refuses a prompt of so many bytes of text and at least so many tokens that cannot fit and is not counted to its end.
@@ -111,6 +116,18 @@ impl<'a, 'b> Output<'a, 'b> {
     pub(crate) fn worked(&mut self, bytes: usize) -> Result<()> {
         self.unseen = self.unseen.saturating_add(bytes);
         if self.unseen < TEXT_PIECE_BYTES { Ok(()) } else { self.check() }
+    }
+
+    /// Expressions have read or tried so many bytes.
+    ///
+    /// # Errors
+    /// [`Status::Unsupported`] when that is too much for the prompt; what the look at whether it is wanted fails with.
+    pub(crate) fn searched(&mut self, read: usize) -> Result<()> {
+        let mut effort = Effort::new(self.prompt_bytes(), SEARCH_EFFORT_FREE);
+        effort.add(self.limits.searched)?;
+        effort.add(read)?;
+        self.limits.searched = self.limits.searched.saturating_add(read);
+        self.worked(read)
     }
 
     /// Ends the encoding if nobody wants it any more.

@@ -30,7 +30,7 @@ use super::name_table::NameTable;
 use super::normalizer::{Changes, Normalized};
 use super::output::{EncodeLimits, Output};
 use super::post_processor::{self, Pattern};
-use super::pre_tokenizer::Words;
+use super::pre_tokenizer::{Told, Words};
 use crate::error::{Error, Result, Status, Unit};
 use crate::json::{Tree, with_numbers};
 use crate::limits::{
@@ -239,7 +239,10 @@ impl Tokenizer {
             Part::Token(id) => out.push(id),
             Part::Text(part) => {
                 let from_start = from_start && range.start == 0 && part.start == 0;
-                self.words.each(&section[part], from_start, &mut |word| self.vocabulary.encode(word, fenced, out))
+                self.words.each(&section[part], from_start, &mut |told| match told {
+                    Told::Word(word) => self.vocabulary.encode(word, fenced, out),
+                    Told::Read(read) => out.searched(read),
+                })
             }
         })
     }

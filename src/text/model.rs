@@ -51,10 +51,10 @@ impl Vocabulary {
     /// The vocabulary of a file.
     pub(crate) fn read(file: ModelFile) -> Result<Vocabulary> {
         let unknown = file.rest.get("unk_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-        Ok(Vocabulary::new(read(file)?, unknown))
+        Vocabulary::new(read(file)?, unknown)
     }
 
-    fn new(model: ModelWrapper, unknown: Option<u32>) -> Vocabulary {
+    fn new(model: ModelWrapper, unknown: Option<u32>) -> Result<Vocabulary> {
         let names = model.get_vocab();
         let mut ids: Vec<u32> = names.values().copied().collect();
         ids.sort_unstable();
@@ -64,8 +64,8 @@ impl Vocabulary {
             unique_ids: ids.windows(2).all(|pair| pair[0] != pair[1]),
             ids,
         };
-        let long = LongWords::new(&model, facts.longest_bytes, facts.unique_ids, unknown);
-        Vocabulary { model, fence: HashMap::new(), long, facts }
+        let long = LongWords::new(&model, facts.longest_bytes, facts.unique_ids, unknown)?;
+        Ok(Vocabulary { model, fence: HashMap::new(), long, facts })
     }
 
     /// All ids of the vocabulary.

@@ -254,6 +254,10 @@ pub const RENDER_MEMORY_FACTOR: usize = 8;
 pub const ENCODE_MEMORY_FACTOR: usize = 32;
 /// See there.
 pub const ENCODE_MEMORY_BYTES: usize = 64 << 10;
+/// Memory that decoding takes beside its text, however few tokens.
+pub const DECODE_MEMORY_BYTES: usize = 64 << 10;
+/// Memory of each name that a decoder keeps to the end, in bytes beside its text.
+pub const DECODED_NAME_MEMORY_BYTES: usize = 256;
 /// Memory of the values of a JSON file, in bytes for each of its text, beside the text itself.
 pub const JSON_MEMORY_FACTOR: usize = 32;
 /// Memory of the tensors' names and shapes, in bytes for each of a header's text.

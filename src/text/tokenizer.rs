@@ -270,16 +270,31 @@ impl Tokenizer {
     }
 
     /// The text of `ids`. Unnamed ids have none; special tokens only with `keep_special`.
+    ///
+    /// # Errors
+    /// [`Status::Memory`]; [`Status::Format`] for what only a hostile file does.
     pub fn decode(&self, ids: &[u32], keep_special: bool) -> Result<String> {
-        let mut memory = self.chain.memory();
-        let mut text = String::new();
-        for &id in ids {
-            if let Some(name) = self.decoded_name(id, keep_special) {
-                self.chain.push(&mut memory, name, &mut text)?;
+        // What the steps keep is bounded; the text is as long as the caller likes.
+        shortage::backed("the text of tokens", self.chain.estimate(ids.len()), || {
+            let mut memory = self.chain.memory();
+            let (mut text, mut piece) = (String::new(), String::new());
+            let mut add = |piece: &mut String| {
+                let bytes = text.len().saturating_add(piece.len());
+                text.try_reserve(piece.len()).map_err(|_| Error::memory("the text of tokens", bytes as u64))?;
+                text.push_str(piece);
+                piece.clear();
+                Ok::<_, Error>(())
+            };
+            for &id in ids {
+                if let Some(name) = self.decoded_name(id, keep_special) {
+                    self.chain.push(&mut memory, name, &mut piece)?;
+                    add(&mut piece)?;
+                }
             }
-        }
-        self.chain.finish(&mut memory, &mut text)?;
-        Ok(text)
+            self.chain.finish(&mut memory, &mut piece)?;
+            add(&mut piece)?;
+            Ok(text)
+        })?
     }
 
     /// What the decoder gets for a token: nothing for an unnamed one or a special one that is not wanted.

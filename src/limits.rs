@@ -246,13 +246,21 @@ pub const TOUCH_SPARE_BYTES: u64 = 32 << 20;
 /// Memory that a tokenizer takes while it is read, in bytes for each of its file, beside [`TEXT_MEMORY_BYTES`]. This and what
 /// follows are estimates, which are tried as one block before; a test measures them.
 pub const TOKENIZER_MEMORY_FACTOR: usize = 24;
+/// Memory of the tree that a Unigram vocabulary is made into, in bytes for each of its names.
+pub const NAME_TREE_MEMORY_FACTOR: usize = 384;
 /// Memory that a chat template takes while it is compiled, in bytes for each of its text.
 pub const TEMPLATE_MEMORY_FACTOR: usize = 64;
 /// Memory that a rendering takes, in bytes for each that the prompt has.
 pub const RENDER_MEMORY_FACTOR: usize = 8;
-/// Memory that the tokenizer takes for a text, in bytes for each of it, and however short it is.
-pub const ENCODE_MEMORY_FACTOR: usize = 32;
-/// See there.
+/// Memory that the tokenizer takes for a text, in bytes for each of its first [`ENCODE_PIECE_BYTES`]: it encodes in pieces, and
+/// what grows with the text may be refused while it grows.
+pub const ENCODE_MEMORY_FACTOR: usize = 64;
+/// See there. Longer pieces and words, where a text cannot be cut, are estimated each by [`PIECE_MEMORY_FACTOR`].
+pub const ENCODE_PIECE_BYTES: usize = 4 * TEXT_PIECE_BYTES;
+/// Memory of one piece of text that is normalized at once, or of one word that the vocabulary gets at once, in bytes for each of
+/// its own.
+pub const PIECE_MEMORY_FACTOR: usize = 256;
+/// Memory that it takes for any text, however short.
 pub const ENCODE_MEMORY_BYTES: usize = 64 << 10;
 /// Memory that decoding takes beside its text, however few tokens.
 pub const DECODE_MEMORY_BYTES: usize = 64 << 10;

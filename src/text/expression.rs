@@ -23,7 +23,8 @@ use super::automaton::{Automaton, Where};
 use super::{ceil_boundary, floor_boundary, possessive};
 use crate::error::{Error, Result, Unit};
 use crate::limits::{
-    BACKTRACKING_BYTES_MAX, BACKTRACKS_MAX, BACKTRACKS_TRIED, SEARCH_EFFORT_FACTOR, SEARCH_PIECE_BYTES,
+    AUTOMATON_CACHE_BYTES, BACKTRACKING_BYTES_MAX, BACKTRACKS_MAX, BACKTRACKS_TRIED, SEARCH_EFFORT_FACTOR,
+    SEARCH_PIECE_BYTES,
 };
 
 /// The end of a pattern that needs no backtracking.
@@ -140,6 +141,18 @@ impl Expression {
                 one_by_one(text, tell, |at, tell| backtracking(regexes, text, at, tell))
             }
         }
+    }
+
+    /// Memory that one search takes and keeps for later ones, in bytes at most.
+    pub(crate) fn search_bytes(&self) -> usize {
+        // Lists grow by doubling, in both directions of the text.
+        let automata = match self {
+            Expression::Literal(_) => 0,
+            Expression::Linear(_) => 1,
+            Expression::TrailingSpaces { others, .. } => 1 + usize::from(others.is_some()),
+            Expression::Backtracking(regexes) => regexes.len(),
+        };
+        4 * AUTOMATON_CACHE_BYTES * automata
     }
 
     /// Whether it may match nothing, so that a match takes no text.

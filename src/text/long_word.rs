@@ -27,7 +27,8 @@ use tokenizers::{Model as _, Token};
 use super::model::no_tokens;
 use super::output::Output;
 use crate::error::{Error, Result, Unit};
-use crate::limits::{WORD_BYTES, WORD_BYTES_MAX};
+use crate::limits::{PIECE_MEMORY_FACTOR, WORD_BYTES, WORD_BYTES_MAX};
+use crate::os::shortage;
 
 /// Takes the tokens of a part of a word, whose offsets are in that part.
 type Emit<'a> = dyn FnMut(&str, Vec<Token>, &mut Output) -> Result<()> + 'a;
@@ -151,10 +152,10 @@ impl LongWords {
             }
         }
         if word.len() > WORD_BYTES_MAX {
-            Err(too_long(word.len(), WORD_BYTES_MAX))
-        } else {
-            whole(model, word, out, emit)
+            return Err(too_long(word.len(), WORD_BYTES_MAX));
         }
+        emit(word, at_once(model, word)?, out)?;
+        out.worked(word.len())
     }
 
     /// BPE, in windows.
@@ -169,7 +170,7 @@ impl LongWords {
             } else {
                 super::floor_boundary(word, end)
             };
-            Ok((end, model.tokenize(&word[start..end]).map_err(no_tokens)?))
+            Ok((end, at_once(model, &word[start..end])?))
         };
         let (mut start, mut size) = (0, usual);
         let (mut end, mut tokens) = window(start, size)?;
@@ -211,6 +212,10 @@ impl LongWords {
     }
 }
 
+fn no_room(bytes: usize) -> Error {
+    Error::memory("the tokens of a long word", bytes as u64)
+}
+
 fn too_long(bytes: usize, most: usize) -> Error {
     let message = format!(
         "the text has {bytes} bytes that are one word to the tokenizer and cannot be cut; at most {most} are supported: put spaces \
@@ -219,6 +224,17 @@ fn too_long(bytes: usize, most: usize) -> Error {
     Error::unsupported(message).numbers(Unit::Bytes, bytes as u64, most as u64)
 }
 
+/// The tokens of a word, or of a part of one, that the vocabulary gets at once. What an encoding is estimated to take is for
+/// words of the usual length.
+fn at_once(model: &ModelWrapper, word: &str) -> Result<Vec<Token>> {
+    let tokens = || model.tokenize(word).map_err(no_tokens);
+    match word.len() {
+        ..=WORD_BYTES => tokens(),
+        long => shortage::backed("the tokens of a long word", long.saturating_mul(PIECE_MEMORY_FACTOR), tokens)?,
+    }
+}
+
+/// A word of which there is one token, known or not.
 fn whole(model: &ModelWrapper, word: &str, out: &mut Output, emit: &mut Emit) -> Result<()> {
     let tokens = model.tokenize(word).map_err(no_tokens)?;
     emit(word, tokens, out)?;
@@ -261,6 +277,8 @@ impl BestPath<'_> {
             let mut has_single = false;
             let needed = at - self.base + reach.min(word.len() - at) + 1;
             if self.nodes.len() < needed {
+                let more = needed - self.nodes.len();
+                self.nodes.try_reserve(more).map_err(|_| no_room(needed * size_of::<Node>()))?;
                 self.nodes.resize(needed, Node::default());
             }
             let (nodes, base) = (&mut self.nodes, self.base);
@@ -337,11 +355,14 @@ impl BestPath<'_> {
             let is_unknown = self.is_unknown(&node);
             match parts.last_mut() {
                 Some(last) if is_unknown && fuses => last.0 = begin,
-                _ => parts.push((begin, place)),
+                _ => {
+                    parts.try_reserve(1).map_err(|_| no_room(size_of_val(parts.as_slice())))?;
+                    parts.push((begin, place));
+                }
             }
             (place, fuses) = (begin, is_unknown);
         }
-        let mut tokens = Vec::with_capacity(parts.len());
+        let mut tokens: Vec<Token> = crate::error::reserved("the tokens of a long word", parts.len())?;
         for (from, to) in parts.into_iter().rev() {
             let text = &self.word[from..to];
             let mut add = |id| tokens.push(Token::new(id, String::new(), (from - self.base, to - self.base)));

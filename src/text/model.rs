@@ -26,7 +26,8 @@ use super::long_word::LongWords;
 use super::output::Output;
 use crate::error::{Error, Result, Status};
 use crate::json::Tree;
-use crate::limits::{CONFIG_TREE_BYTES_MAX, WORD_BYTES};
+use crate::limits::{CONFIG_TREE_BYTES_MAX, NAME_TREE_MEMORY_FACTOR, WORD_BYTES};
+use crate::os::shortage;
 
 /// A vocabulary.
 pub(crate) struct Vocabulary {
@@ -338,7 +339,11 @@ fn read(file: ModelFile) -> Result<ModelWrapper> {
     let model: ModelWrapper = serde_json::from_value(Value::Object(rest)).map_err(|e| unreadable(&e))?;
     Ok(match (model, vocab) {
         (ModelWrapper::Unigram(model), Some(VocabFile::Scores(vocab))) => {
-            Unigram::from(vocab, unknown, model.byte_fallback()).map_err(|e| unreadable(&e))?.into()
+            // The crate makes a tree of the names, with a table for each byte that is in no other name.
+            let bytes = vocab.iter().map(|(name, _)| name.len()).fold(0, usize::saturating_add);
+            let estimate = bytes.saturating_mul(NAME_TREE_MEMORY_FACTOR);
+            let made = || Unigram::from(vocab, unknown, model.byte_fallback()).map_err(|e| unreadable(&e));
+            shortage::backed("the names of tokens", estimate, made)??.into()
         }
         (ModelWrapper::WordLevel(model), Some(VocabFile::Ids(vocab))) => {
             WordLevel::builder().vocab(vocab).unk_token(model.unk_token).build().map_err(|e| unreadable(&e))?.into()

@@ -31,6 +31,7 @@ use super::output::Output;
 use super::{ceil_boundary, floor_boundary};
 use crate::error::{Error, Result, Unit};
 use crate::limits::*;
+use crate::os::shortage;
 
 /// The `normalizer` of a file, its sequences laid flat.
 #[derive(Clone)]
@@ -84,6 +85,15 @@ impl Changes {
         self.steps.iter().filter(|s| matches!(s, Change::ByteLevel)).count()
     }
 
+    /// Memory of its expressions, in bytes at most.
+    pub(crate) fn search_bytes(&self) -> usize {
+        let expressions = self.steps.iter().filter_map(|step| match step {
+            Change::Replace(step) => Some(&step.expression),
+            _ => None,
+        });
+        expressions.map(Expression::search_bytes).sum()
+    }
+
     /// How many times shorter a text can become; none when there is no such number.
     pub(crate) fn shrinks(&self) -> Option<usize> {
         self.steps.iter().try_fold(1usize, |product, step| {
@@ -112,16 +122,23 @@ impl Changes {
         let mut start = 0;
         while start < text.len() {
             let end = self.cut(text, start)?;
-            let mut piece = NormalizedString::from(&text[start..end]);
             let place = Place { first: start == 0, last: end == text.len() };
-            self.run(&mut piece, place, &mut |read| out.searched(read))?;
+            let mut run = || {
+                let mut piece = NormalizedString::from(&text[start..end]);
+                self.run(&mut piece, place, &mut |read| out.searched(read)).map(|()| piece)
+            };
+            let piece = match end - start {
+                usual if usual <= ENCODE_PIECE_BYTES => run()?,
+                // What an encoding is estimated to take is not for such a piece.
+                long => shortage::backed("a normalized text", long.saturating_mul(PIECE_MEMORY_FACTOR), run)??,
+            };
             if start == 0 {
                 let begin = piece.get().chars().next().map_or(0, char::len_utf8);
                 let slice = piece.slice(TextRange::Normalized(0..begin));
                 normalized.from_start = slice.is_some_and(|s| s.offsets_original().0 == 0);
             }
             if with_content {
-                mark_content(&piece, start, content, &mut normalized);
+                mark_content(&piece, start, content, &mut normalized)?;
             }
             append(&mut normalized.text, piece.get())?;
             out.worked(end - start)?;
@@ -209,7 +226,12 @@ fn append(text: &mut String, piece: &str) -> Result<()> {
 }
 
 /// Adds the ranges of a normalized piece that stand for content; the piece began at `start` of the text.
-fn mark_content(piece: &NormalizedString, start: usize, content: &[Range<usize>], normalized: &mut Normalized) {
+fn mark_content(
+    piece: &NormalizedString,
+    start: usize,
+    content: &[Range<usize>],
+    normalized: &mut Normalized,
+) -> Result<()> {
     let base = normalized.text.len();
     for (at, c) in piece.get().char_indices() {
         let range = at..at + c.len_utf8();
@@ -219,9 +241,14 @@ fn mark_content(piece: &NormalizedString, start: usize, content: &[Range<usize>]
         }
         match normalized.content.last_mut() {
             Some(last) if last.end == base + range.start => last.end = base + range.end,
-            _ => normalized.content.push(base + range.start..base + range.end),
+            _ => {
+                let bytes = size_of_val(normalized.content.as_slice());
+                normalized.content.try_reserve(1).map_err(|_| Error::memory("the parts of a prompt", bytes as u64))?;
+                normalized.content.push(base + range.start..base + range.end);
+            }
         }
     }
+    Ok(())
 }
 
 /// Whether a character is a starter that nothing before it combines with, and begins a grapheme after most others.

@@ -106,6 +106,16 @@ impl Words {
         self.steps.iter().filter(|s| matches!(s, WordStep::ByteLevel { .. })).count()
     }
 
+    /// Memory of its expressions, in bytes at most.
+    pub(crate) fn search_bytes(&self) -> usize {
+        let expressions = self.steps.iter().filter_map(|step| match step {
+            WordStep::ByteLevel { pattern, .. } => pattern.as_ref(),
+            WordStep::Split { pattern, .. } => Some(pattern),
+            _ => None,
+        });
+        expressions.map(Expression::search_bytes).sum()
+    }
+
     /// Whether every character of a text is in one of its words.
     pub(crate) fn keeps_everything(&self) -> bool {
         self.steps.iter().all(|step| match step {
@@ -304,10 +314,10 @@ fn byte_level(text: &str, add_prefix_space: bool, pattern: Option<&Expression>, 
     };
     match pattern {
         Some(pattern) => cover(text, pattern, &mut |part| match part {
-            Covered::Part(word, _) => go_on(Told::Word(&alphabet::spelled(&text[word]))),
+            Covered::Part(word, _) => go_on(Told::Word(&alphabet::spelled(&text[word])?)),
             Covered::Read(read) => go_on(Told::Read(read)),
         }),
-        None => go_on(Told::Word(&alphabet::spelled(text))),
+        None => go_on(Told::Word(&alphabet::spelled(text)?)),
     }
 }
 

@@ -34,8 +34,8 @@ use super::pre_tokenizer::{Told, Words};
 use crate::error::{Error, Result, Status, Unit};
 use crate::json::{Tree, with_numbers};
 use crate::limits::{
-    BYTE_LEVEL_STEPS_MAX, CONFIG_TREE_BYTES_MAX, ENCODE_MEMORY_BYTES, ENCODE_MEMORY_FACTOR, PROMPT_BYTES_MAX,
-    TOKENIZER_BYTES_MAX, VOCAB_MAX,
+    BYTE_LEVEL_STEPS_MAX, CONFIG_TREE_BYTES_MAX, ENCODE_MEMORY_BYTES, ENCODE_MEMORY_FACTOR, ENCODE_PIECE_BYTES,
+    PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX,
 };
 use crate::os::shortage;
 
@@ -204,13 +204,21 @@ impl Tokenizer {
             })?;
             Ok(out.ids)
         };
-        let estimate = text.len().saturating_mul(ENCODE_MEMORY_FACTOR).saturating_add(ENCODE_MEMORY_BYTES);
+        let estimate = self.encode_memory_bytes(text.len());
         let encoded = shortage::backed("the tokens of a text", estimate, || catch_unwind(AssertUnwindSafe(encode)))?;
         let ids = encoded.unwrap_or_else(|_| {
             let message = "the tokenizer failed on this text; its tokenizer.json is not consistent";
             Err(Error::new(Status::Format, message))
         })?;
         around.around(ids)
+    }
+
+    /// Memory that encoding a text of so many bytes is estimated to take, in bytes: that of its pieces. What grows with the text,
+    /// its tokens and its normalized form, is asked for as it grows, and a long word or piece on its own.
+    pub fn encode_memory_bytes(&self, text_bytes: usize) -> usize {
+        let piece = text_bytes.min(ENCODE_PIECE_BYTES).saturating_mul(ENCODE_MEMORY_FACTOR);
+        let searches = self.words.search_bytes() + self.changes.as_ref().map_or(0, Changes::search_bytes);
+        piece.saturating_add(ENCODE_MEMORY_BYTES).saturating_add(searches)
     }
 
     /// The tokens of a part of the text between added tokens.
@@ -221,7 +229,7 @@ impl Tokenizer {
         content: &[Range<usize>],
         out: &mut Output,
     ) -> Result<()> {
-        let content = within(content, &range);
+        let content = within(content, &range)?;
         let section = &text[range.clone()];
         let normalized = match &self.changes {
             Some(changes) => {

@@ -33,8 +33,23 @@ pub const WORD_BYTES_MAX: usize = 1 << 20;
 pub const BACKTRACKING_BYTES_MAX: usize = 64 << 10;
 /// Backtracks of such an expression before a match, at most.
 pub const BACKTRACKS_MAX: usize = 100_000;
+/// Backtracks with which a match is tried before; what it needs is known to that accuracy.
+pub const BACKTRACKS_TRIED: [usize; 3] = [32, 512, 8192];
+/// Bytes that the expressions of a tokenizer may read or try for each byte of a text, all of them together: those of language
+/// models read it a few times.
+pub const SEARCH_EFFORT_FACTOR: usize = 64;
+/// Bytes that they may read or try beyond that, however short the prompt.
+pub const SEARCH_EFFORT_FREE: usize = 1 << 20;
+/// An automaton that looks for words says so after this many bytes.
+pub const SEARCH_PIECE_BYTES: usize = 4 << 10;
+/// Largest automaton of one expression, in bytes.
+pub const AUTOMATON_BYTES_MAX: usize = 10 << 20;
+/// Memory for what a search makes of an automaton while it runs, in bytes, for each direction. When it is full, it begins anew.
+pub const AUTOMATON_CACHE_BYTES: usize = 1 << 20;
 /// Backtracks of an expression of a decoder before a match, at most: it runs for each token, on the engine's thread.
 pub const DECODER_BACKTRACKS_MAX: usize = 1_000;
+/// As [`SEARCH_EFFORT_FREE`], for an expression of a decoder and what it gets for one token.
+pub const DECODER_EFFORT_FREE: usize = 4096;
 /// Longest text that a decoder may make of one token, and of an answer that it must see whole, in bytes.
 pub const DECODED_BYTES_MAX: usize = 1 << 20;
 /// Deferred prompts with more text than this, in bytes, let shorter ones go first.
@@ -235,14 +250,26 @@ pub const TOUCH_SPARE_BYTES: u64 = 32 << 20;
 /// Memory that a tokenizer takes while it is read, in bytes for each of its file, beside [`TEXT_MEMORY_BYTES`]. This and what
 /// follows are estimates, which are tried as one block before; a test measures them.
 pub const TOKENIZER_MEMORY_FACTOR: usize = 24;
+/// Memory of the tree that a Unigram vocabulary is made into, in bytes for each of its names.
+pub const NAME_TREE_MEMORY_FACTOR: usize = 384;
 /// Memory that a chat template takes while it is compiled, in bytes for each of its text.
 pub const TEMPLATE_MEMORY_FACTOR: usize = 64;
 /// Memory that a rendering takes, in bytes for each that the prompt has.
 pub const RENDER_MEMORY_FACTOR: usize = 8;
-/// Memory that the tokenizer takes for a text, in bytes for each of it, and however short it is.
-pub const ENCODE_MEMORY_FACTOR: usize = 32;
-/// See there.
+/// Memory that the tokenizer takes for a text, in bytes for each of its first [`ENCODE_PIECE_BYTES`]: it encodes in pieces, and
+/// what grows with the text may be refused while it grows.
+pub const ENCODE_MEMORY_FACTOR: usize = 64;
+/// See there. Longer pieces and words, where a text cannot be cut, are estimated each by [`PIECE_MEMORY_FACTOR`].
+pub const ENCODE_PIECE_BYTES: usize = 4 * TEXT_PIECE_BYTES;
+/// Memory of one piece of text that is normalized at once, or of one word that the vocabulary gets at once, in bytes for each of
+/// its own.
+pub const PIECE_MEMORY_FACTOR: usize = 256;
+/// Memory that it takes for any text, however short.
 pub const ENCODE_MEMORY_BYTES: usize = 64 << 10;
+/// Memory that decoding takes beside its text, however few tokens.
+pub const DECODE_MEMORY_BYTES: usize = 64 << 10;
+/// Memory of each name that a decoder keeps to the end, in bytes beside its text.
+pub const DECODED_NAME_MEMORY_BYTES: usize = 256;
 /// Memory of the values of a JSON file, in bytes for each of its text, beside the text itself.
 pub const JSON_MEMORY_FACTOR: usize = 32;
 /// Memory of the tensors' names and shapes, in bytes for each of a header's text.

@@ -7,14 +7,16 @@ mod fake;
 use astrai::engine::*;
 use astrai::ffi;
 use astrai::ffi::types::*;
+use astrai::text::{TextStream, Tokenizer};
 use fake::Fake;
+use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_void};
 use std::path::Path;
 use std::ptr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 struct Counting;
@@ -140,6 +142,31 @@ fn eviction_allocates_nothing() {
     assert!(cached(&fake) > 64);
     assert_eq!(allocations(|| (0..32).for_each(|_| fake.step())), 0);
     assert!(fake.scheduler.counters().evictions >= evicted + 16, "the pool was meant to be full");
+}
+
+/// The decoders whose text comes token by token, a `Replace` of several characters among them.
+#[test]
+fn decoding_a_token_allocates_nothing() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller/tokenizer.json");
+    let mut file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 1});
+    let metaspace = json!({"type": "Metaspace", "replacement": "\u{120}", "prepend_scheme": "always", "split": true});
+    for decoders in [
+        json!([{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}]),
+        json!([replace("\u{120}", " "), {"type": "ByteFallback"}, {"type": "Fuse"}, strip]),
+        json!([replace("th", "the long"), replace("\u{120}a", "a"), {"type": "Fuse"}]),
+        json!([metaspace]),
+    ] {
+        file["decoder"] = json!({"type": "Sequence", "decoders": decoders});
+        let tokenizer = Arc::new(Tokenizer::from_json(file.to_string().as_bytes(), "tokenizer.json").unwrap());
+        let mut stream = TextStream::new(tokenizer.clone(), true);
+        stream.reserve(1000).unwrap();
+        let mut text = String::with_capacity(1 << 20);
+        let ids = 0..u32::try_from(tokenizer.vocab_size()).unwrap();
+        assert_eq!(allocations(|| ids.clone().for_each(|id| stream.push(id, &mut text).unwrap())), 0, "{decoders}");
+        assert!(text.len() > 1000, "{decoders}");
+    }
 }
 
 /// How a request is received.

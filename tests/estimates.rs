@@ -5,7 +5,7 @@
 use astrai::limits;
 use astrai::os::shortage::{self, Backups};
 use astrai::text::{ChatTemplate, TemplateInput, Tokenizer};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::Path;
@@ -39,6 +39,22 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// What all work that is being done is estimated to take, and the most it was.
+static ESTIMATED: AtomicUsize = AtomicUsize::new(0);
+static ESTIMATED_MOST: AtomicUsize = AtomicUsize::new(0);
+
+/// Keeps the estimates themselves, which are not tried here: they would be counted.
+const ESTIMATES: Backups = Backups {
+    begin: |bytes| {
+        let all = ESTIMATED.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        ESTIMATED_MOST.fetch_max(all, Ordering::Relaxed);
+        bytes.max(1)
+    },
+    end: |bytes| _ = ESTIMATED.fetch_sub(bytes, Ordering::Relaxed),
+    current: || 0,
+    adopt: |_| {},
+};
+
 /// The most bytes that were in use more than before.
 fn most<R>(work: impl FnOnce() -> R) -> (usize, R) {
     let before = USED.load(Ordering::Relaxed);
@@ -71,10 +87,35 @@ fn told(what: &str, bytes: usize) {
     println!("{what}: {bytes} bytes of memory");
 }
 
+/// A Unigram vocabulary of words that are all different.
+fn unigram(words: usize) -> String {
+    let letters = ('a'..='z').map(String::from).collect::<Vec<_>>();
+    let word = |n: usize| format!("{}{}{}", letters[n % 26], letters[n / 26 % 26], n);
+    let names = std::iter::once("<unk>".to_owned()).chain(letters.iter().cloned()).chain((0..words).map(word));
+    let vocab: Vec<Value> = names.enumerate().map(|(at, name)| json!([name, -(at as f64) / 1000.0])).collect();
+    json!({ "version": "1.0", "model": { "type": "Unigram", "unk_id": 0, "vocab": vocab } }).to_string()
+}
+
+/// Encodes a text in as much memory as was estimated. Its tokens are asked for as they become more.
+fn encoded(name: &str, tokenizer: &Tokenizer, text: &str) {
+    ESTIMATED_MOST.store(0, Ordering::Relaxed);
+    let (bytes, ids) = most(|| tokenizer.encode(text, true, true).unwrap());
+    // That of the text, and of a word or piece that cannot be cut.
+    let estimate = ESTIMATED_MOST.load(Ordering::Relaxed);
+    assert!(estimate >= tokenizer.encode_memory_bytes(text.len()));
+    told(&format!("{name}, encoding {} bytes, estimated as {estimate}", text.len()), bytes);
+    // The list before, and twice as many.
+    let growing = 3 * size_of_val(ids.as_slice());
+    assert!(
+        bytes <= estimate + growing,
+        "{name}: {bytes} bytes for {} of text, not {estimate} and {growing}",
+        text.len()
+    );
+}
+
 #[test]
 fn estimates_are_not_too_small() {
-    // The estimates themselves are not tried here: they would be counted.
-    shortage::use_backups(Backups { begin: |_| 1, end: |_| {}, current: || 0, adopt: |_| {} });
+    shortage::use_backups(ESTIMATES);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let storyteller = fs::read_to_string(root.join("models/storyteller/tokenizer.json")).unwrap();
     for (name, json) in [("the storyteller", storyteller), ("a large one", large_tokenizer(20_000))] {
@@ -84,12 +125,50 @@ fn estimates_are_not_too_small() {
         let estimate = limits::TOKENIZER_MEMORY_FACTOR * json.len() + limits::TEXT_MEMORY_BYTES;
         assert!(bytes <= estimate, "the tokenizer of {name}: {bytes} bytes for {} of JSON", json.len());
         for text in ["Once upon a time, the old lighthouse. ".repeat(10_000), "abcdefgh".repeat(10_000), "x".into()] {
-            let (bytes, _) = most(|| tokenizer.encode(&text, true, true));
-            told(&format!("{name}, encoding {} bytes", text.len()), bytes);
-            let estimate = limits::ENCODE_MEMORY_FACTOR * text.len() + limits::ENCODE_MEMORY_BYTES;
-            assert!(bytes <= estimate, "{name}: {bytes} bytes for {} of text", text.len());
+            encoded(name, &tokenizer, &text);
         }
     }
+    let json = unigram(60_000);
+    ESTIMATED_MOST.store(0, Ordering::Relaxed);
+    let (bytes, tokenizer) = most(|| Tokenizer::from_json(json.as_bytes(), "unigram"));
+    let tokenizer = tokenizer.unwrap();
+    told(&format!("unigram, {} bytes of JSON", json.len()), bytes);
+    let tree = ESTIMATED_MOST.load(Ordering::Relaxed);
+    let estimate = limits::TOKENIZER_MEMORY_FACTOR * json.len() + limits::TEXT_MEMORY_BYTES + tree;
+    assert!(bytes <= estimate, "the tokenizer: {bytes} bytes for {} of JSON", json.len());
+    // The first word that is cut, in a text that is not long, and one of many pieces.
+    encoded("unigram", &tokenizer, &"abcdefgh".repeat(2_000));
+    encoded("unigram", &tokenizer, &"ab27".repeat(200_000));
+
+    // Text of any length takes what a piece does, with and without a normalizer.
+    let storyteller = fs::read_to_string(root.join("models/storyteller/tokenizer.json")).unwrap();
+    let long = "Once upon a time, the old lighthouse of 1874. ".repeat(30_000);
+    let mut file: Value = serde_json::from_str(&storyteller).unwrap();
+    let words = |pattern: &str| {
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})
+    };
+    file["pre_tokenizer"] = words(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+");
+    encoded("words", &Tokenizer::from_json(file.to_string().as_bytes(), "words").unwrap(), &long);
+    let tokenizer = Tokenizer::from_json(file.to_string().as_bytes(), "words").unwrap();
+    let estimate = tokenizer.encode_memory_bytes(50_000_000);
+    assert!(estimate < 20 << 20, "{estimate} bytes for 50 MB of text");
+    // All scripts: what the automata make of them.
+    let all: String = (1..=0x1F9FFu32).filter_map(char::from_u32).flat_map(|c| [c, c, ' ']).collect();
+    encoded("all characters", &tokenizer, &all);
+    // A text in one word, in its alphabet.
+    file["pre_tokenizer"] =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let tokenizer = Tokenizer::from_json(file.to_string().as_bytes(), "one word").unwrap();
+    let (bytes, ids) = most(|| tokenizer.encode(&long, true, true).unwrap());
+    told(&format!("one word of {} bytes", long.len()), bytes);
+    let own = 3 * size_of_val(ids.as_slice()) + 2 * long.len();
+    assert!(
+        bytes <= tokenizer.encode_memory_bytes(long.len()) + own,
+        "{bytes} bytes, of which {own} grow with the text"
+    );
+
     let folder = root.join("tests/fixtures/templates");
     let mut compiled = 0;
     for entry in fs::read_dir(folder).unwrap() {

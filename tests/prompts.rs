@@ -96,7 +96,7 @@ fn greedy(max_tokens: u32) -> RequestOptions {
 fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
     let template = ChatTemplate::new(source, "template").unwrap();
     let variables = Map::new();
-    let marked = continued::render(messages, |messages| {
+    let marked = continued::render(messages.to_vec(), |messages| {
         let (add_generation_prompt, exact) = (false, true);
         template.render(&TemplateInput { add_generation_prompt, exact, ..TemplateInput::new(messages, &variables) })
     })?;
@@ -166,7 +166,7 @@ fn what_transformers_does_not_continue() {
 
 #[test]
 fn ranges_of_content_end_where_the_text_ends() {
-    let marked = continued::render(&[message("assistant", "Ahoy")], |messages| {
+    let marked = continued::render(vec![message("assistant", "Ahoy")], |messages| {
         let content = messages[0]["content"].as_str().unwrap();
         let text = format!("user: hi assistant: {content}<end>bye");
         let end = text.len();

@@ -14,6 +14,15 @@ impl Prompt {
         shortage::backed("a copy of a prompt", self.heap_bytes(), || self.clone())
     }
 
+    /// A copy of its messages that says so when there is no memory for it. As deep as they are: on a stack for texts.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub(super) fn copied_messages(&self) -> Result<Vec<Value>> {
+        let bytes = block(size_of_val(self.messages.as_slice())) + self.messages.iter().map(value_bytes).sum::<usize>();
+        shortage::backed("a copy of a chat", bytes, || self.messages.clone())
+    }
+
     /// About how many bytes its lists and texts take, blocks' own costs included.
     pub(super) fn heap_bytes(&self) -> usize {
         let parts = self.parts.iter().map(|part| match part {

@@ -3,6 +3,9 @@
 //! Texts that follow each other are one text: where a caller cuts a text changes no token. A part whose special tokens are
 //! not parsed is content of that text. Token ids stand between two texts as they are.
 //! What a begin token is, and when a prompt has one: [`mod@super::begin`].
+//!
+//! What the whole prompt has at least is known before any of it is encoded, and each text is encoded knowing of the others: a
+//! prompt that cannot fit costs no more because it is cut by token ids.
 
 use super::api::PromptPart;
 use super::prompt::TextKit;
@@ -16,6 +19,23 @@ use std::ops::Range;
 enum Run<'a> {
     Text { text: Cow<'a, str>, content: Vec<Range<usize>> },
     Tokens(&'a [u32]),
+}
+
+impl Run<'_> {
+    fn text_bytes(&self) -> usize {
+        match self {
+            Run::Text { text, .. } => text.len(),
+            Run::Tokens(_) => 0,
+        }
+    }
+
+    /// The fewest tokens that it can be. `bytes_per_token`: the most bytes of text that are one.
+    fn at_least(&self, bytes_per_token: Option<usize>) -> usize {
+        match self {
+            Run::Text { text, .. } => bytes_per_token.map_or(0, |most| text.len().div_ceil(most.max(1))),
+            Run::Tokens(tokens) => tokens.len(),
+        }
+    }
 }
 
 /// The token ids of the parts of a prompt, of which the first gets the tokenizer's special tokens if it is text. `special`:
@@ -32,22 +52,38 @@ pub(super) fn encode(
         ids.extend_from_slice(tokens);
         Ok::<_, Error>(())
     };
-    for (index, run) in runs(parts, special)?.iter().enumerate() {
+    let runs = runs(parts, special)?;
+    let bytes_per_token = kit.tokenizer.as_ref().and_then(|tokenizer| tokenizer.bytes_per_token());
+    let bytes: usize = runs.iter().map(Run::text_bytes).fold(0, usize::saturating_add);
+    // What the runs that are not encoded yet have at least.
+    let mut rest: usize = runs.iter().map(|run| run.at_least(bytes_per_token)).fold(0, usize::saturating_add);
+    limits.check(bytes, rest)?;
+    for (index, run) in runs.iter().enumerate() {
+        rest = rest.saturating_sub(run.at_least(bytes_per_token));
         match run {
             Run::Tokens(tokens) => more(&mut ids, tokens)?,
             Run::Text { text, content } => {
-                let mut limits = EncodeLimits {
+                let mut own = EncodeLimits {
                     tokens: limits.tokens,
-                    before: limits.before + ids.len(),
+                    other_tokens: limits.other_tokens.saturating_add(ids.len()).saturating_add(rest),
+                    other_bytes: limits.other_bytes.saturating_add(bytes.saturating_sub(text.len())),
+                    searched: limits.searched,
                     go_on: &mut *limits.go_on,
                     stop: None,
                 };
-                let mut encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut limits)?;
+                let mut encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut own)?;
+                limits.searched = own.searched;
                 // A text that is parsed may begin with the token that the tokenizer puts before it.
                 if index == 0 && content.first().is_none_or(|content| content.start > 0) {
                     kit.before.put_once(&mut encoded);
                 }
-                if ids.is_empty() { ids = encoded } else { more(&mut ids, &encoded)? }
+                if ids.is_empty() {
+                    ids = encoded
+                } else {
+                    more(&mut ids, &encoded)?
+                }
+                // A short text ends without a look, and there may be many.
+                (limits.go_on)()?;
             }
         }
     }
@@ -55,7 +91,9 @@ pub(super) fn encode(
 }
 
 fn runs(parts: &[PromptPart], all_special: bool) -> Result<Vec<Run<'_>>> {
-    let mut runs: Vec<Run> = Vec::new();
+    // No part makes more than one.
+    let mut runs: Vec<Run> = crate::error::reserved("the parts of a prompt", parts.len())?;
+    let mut bytes = 0usize;
     for part in parts {
         let (piece, special) = match part {
             // Nothing stands between the texts before and after.
@@ -66,6 +104,11 @@ fn runs(parts: &[PromptPart], all_special: bool) -> Result<Vec<Run<'_>>> {
             }
             PromptPart::Text { text, special } => (text, *special || all_special),
         };
+        bytes = bytes.saturating_add(piece.len());
+        if bytes > PROMPT_BYTES_MAX {
+            let message = format!("the prompt has {bytes} bytes of text or more, the limit is {PROMPT_BYTES_MAX}");
+            return Err(Error::argument(message).numbers(Unit::Bytes, bytes as u64, PROMPT_BYTES_MAX as u64));
+        }
         if !matches!(runs.last(), Some(Run::Text { .. })) {
             runs.push(Run::Text { text: Cow::Borrowed(""), content: Vec::new() });
         }
@@ -74,7 +117,11 @@ fn runs(parts: &[PromptPart], all_special: bool) -> Result<Vec<Run<'_>>> {
         if !special && !piece.is_empty() {
             match content.last_mut() {
                 Some(last) if last.end == range.start => last.end = range.end,
-                _ => content.push(range.clone()),
+                _ => {
+                    let bytes = size_of_val(content.as_slice()) + size_of_val(&range);
+                    content.try_reserve(1).map_err(|_| Error::memory("the parts of a prompt", bytes as u64))?;
+                    content.push(range);
+                }
             }
         }
         join(text, piece)?;
@@ -88,13 +135,140 @@ fn join<'a>(text: &mut Cow<'a, str>, piece: &'a str) -> Result<()> {
         *text = Cow::Borrowed(piece);
         return Ok(());
     }
-    let bytes = text.len().saturating_add(piece.len());
-    if bytes > PROMPT_BYTES_MAX {
-        let message = format!("the prompt has {bytes} bytes of text, the limit is {PROMPT_BYTES_MAX}");
-        return Err(Error::argument(message).numbers(Unit::Bytes, bytes as u64, PROMPT_BYTES_MAX as u64));
+    if piece.is_empty() {
+        return Ok(());
     }
-    let all = text.to_mut();
-    all.try_reserve(piece.len()).map_err(|_| Error::memory("the text of a prompt", bytes as u64))?;
-    all.push_str(piece);
+    let refused = |bytes: usize| move |_| Error::memory("the text of a prompt", bytes as u64);
+    let bytes = text.len().saturating_add(piece.len());
+    match text {
+        Cow::Owned(all) => {
+            all.try_reserve(piece.len()).map_err(refused(bytes))?;
+            all.push_str(piece);
+        }
+        Cow::Borrowed(first) => {
+            let mut all = String::new();
+            all.try_reserve(bytes).map_err(refused(bytes))?;
+            all.push_str(first);
+            all.push_str(piece);
+            *text = Cow::Owned(all);
+        }
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+    use crate::limits::{COUNTED_BYTES_MAX, TEXT_PIECE_BYTES};
+    use crate::source::{Folder, FolderOptions};
+    use crate::text::Tokenizer;
+    use std::path::Path;
+
+    /// The storyteller's; `counts`: with a number for the most bytes that one token can be.
+    fn kit(counts: bool) -> TextKit {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+        let json = std::fs::read_to_string(folder.join("tokenizer.json")).unwrap();
+        let json = match counts {
+            true => json,
+            // Text that may vanish.
+            false => {
+                let mut file: serde_json::Value = serde_json::from_str(&json).unwrap();
+                file["normalizer"] = serde_json::json!({"type": "Strip", "strip_left": true, "strip_right": true});
+                file.to_string()
+            }
+        };
+        let tokenizer = Tokenizer::from_json(json.as_bytes(), "tokenizer.json").unwrap();
+        assert_eq!(tokenizer.bytes_per_token().is_some(), counts);
+        let source = Folder::open(&folder, FolderOptions::default(), &mut |_, _| true).unwrap();
+        TextKit::open(&source, 0, &mut |_| {}).unwrap().with_tokenizer(Some(tokenizer), None)
+    }
+
+    fn text(text: &str) -> PromptPart {
+        PromptPart::Text { text: text.into(), special: false }
+    }
+
+    /// Encodes for a context of so many tokens, and counts the looks.
+    fn encoded(kit: &TextKit, parts: &[PromptPart], context: usize) -> (Result<Vec<u32>>, usize) {
+        let mut looks = 0;
+        let mut go_on = || {
+            looks += 1;
+            Ok(())
+        };
+        let result = encode(kit, parts, false, &mut EncodeLimits::new(context, &mut go_on));
+        (result, looks)
+    }
+
+    /// So many texts of as many bytes as are counted to their end, with a token id between them.
+    fn cut(texts: usize) -> Vec<PromptPart> {
+        let long = "once upon a time, ".repeat(COUNTED_BYTES_MAX / 18);
+        (0..2 * texts).map(|at| if at % 2 == 0 { text(&long) } else { PromptPart::Tokens(vec![7]) }).collect()
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused_at_once_however_token_ids_cut_it() {
+        let kit = kit(true);
+        let (result, looks) = encoded(&kit, &cut(64), 2048);
+        let error = result.unwrap_err();
+        assert_eq!((error.status, error.unit, error.available, looks), (Status::Context, Unit::Tokens, 2048, 0));
+        let most = kit.tokenizer().unwrap().bytes_per_token().unwrap();
+        assert!(error.needed >= (64 * (COUNTED_BYTES_MAX - 18) / most) as u64, "{error:?}");
+        // Token ids alone.
+        let mut parts = cut(2);
+        parts.push(PromptPart::Tokens(vec![7; 1_000_000]));
+        let (result, looks) = encoded(&kit, &parts, 999_999);
+        assert_eq!((result.unwrap_err().status, looks), (Status::Context, 0));
+    }
+
+    #[test]
+    fn what_exceeds_the_context_in_any_part_ends_there() {
+        let kit = kit(false);
+        let one = kit.tokenizer().unwrap().encode("once upon a time, ", false, false).unwrap().len();
+        let context = one * 3 / 2 * (COUNTED_BYTES_MAX / 18);
+        let (result, looks) = encoded(&kit, &cut(16), context);
+        let error = result.unwrap_err();
+        assert_eq!((error.status, error.unit, error.available), (Status::Context, Unit::Tokens, context as u64));
+        // The normalizer looks, too.
+        assert!(looks < 2 * 2 * 3 * COUNTED_BYTES_MAX / TEXT_PIECE_BYTES, "{looks} looks");
+        // Together they are as short as what is counted.
+        let short = "once upon a time, ".repeat(COUNTED_BYTES_MAX / 18 / 4);
+        let parts = [text(&short), PromptPart::Tokens(vec![7]), text(&short)];
+        assert!(encoded(&kit, &parts, 10).0.unwrap().len() > 1000);
+    }
+
+    #[test]
+    fn many_short_texts_are_looked_between() {
+        let kit = kit(true);
+        let parts: Vec<PromptPart> =
+            (0..2000).map(|at| if at % 2 == 0 { text("once") } else { PromptPart::Tokens(vec![7]) }).collect();
+        let mut looks = 0;
+        let mut go_on = || {
+            looks += 1;
+            if looks < 10 { Ok(()) } else { Err(Error::new(Status::Closed, "enough")) }
+        };
+        let error = encode(&kit, &parts, false, &mut EncodeLimits::new(usize::MAX, &mut go_on)).unwrap_err();
+        assert_eq!(error.message, "enough");
+    }
+
+    #[test]
+    fn all_text_of_a_prompt_has_one_limit() {
+        let long = "a".repeat(PROMPT_BYTES_MAX / 2);
+        let parts = [text(&long), PromptPart::Tokens(vec![7]), text(&long), PromptPart::Tokens(vec![7]), text("a")];
+        let error = encoded(&kit(true), &parts, usize::MAX).0.unwrap_err();
+        assert_eq!((error.status, error.needed), (Status::Argument, PROMPT_BYTES_MAX as u64 + 1));
+    }
+
+    #[test]
+    fn texts_that_follow_each_other_are_one() {
+        let parts = [
+            text("on"),
+            text(""),
+            PromptPart::Tokens(vec![]),
+            text("ce"),
+            PromptPart::Text { text: " upon".into(), special: true },
+        ];
+        let runs = runs(&parts, false).unwrap();
+        let [Run::Text { text, content }] = runs.as_slice() else { panic!("{} runs", runs.len()) };
+        assert_eq!((&**text, content.as_slice()), ("once upon", [0..4].as_slice()));
+    }
 }

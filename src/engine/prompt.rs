@@ -148,7 +148,7 @@ impl TextKit {
     /// The text that the template makes of a prompt's messages, until `stop` is set.
     fn render_chat(&self, prompt: &Prompt, options: TextOptions, stop: &Arc<AtomicBool>) -> Result<MarkedText> {
         if continues(prompt)? {
-            return continued::render(&prompt.messages, |messages| {
+            return continued::render(prompt.copied_messages()?, |messages| {
                 self.render_messages(prompt, messages, false, options.exact, stop)
             });
         }
@@ -185,10 +185,16 @@ impl TextKit {
 
     fn raw_text(&self, prompt: &Prompt) -> Result<String> {
         let mut text = String::new();
+        let mut add = |piece: &str| {
+            let bytes = text.len().saturating_add(piece.len());
+            text.try_reserve(piece.len()).map_err(|_| Error::memory("the text of a prompt", bytes as u64))?;
+            text.push_str(piece);
+            Ok::<_, Error>(())
+        };
         for part in &prompt.parts {
             match part {
-                PromptPart::Text { text: piece, .. } => text.push_str(piece),
-                PromptPart::Tokens(tokens) => text.push_str(&self.tokenizer()?.decode(tokens, true)?),
+                PromptPart::Text { text: piece, .. } => add(piece)?,
+                PromptPart::Tokens(tokens) => add(&self.tokenizer()?.decode(tokens, true)?)?,
             }
         }
         Ok(text)

@@ -10,6 +10,7 @@ use crate::os::shortage;
 use crate::source::ModelSource;
 use crate::text::ChatTemplate;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// The template for prompts that say nothing else.
 const DEFAULT: &str = "default";
@@ -43,8 +44,11 @@ impl Templates {
         warn: &mut dyn FnMut(String),
     ) -> Result<Templates> {
         let default = source.chat_template().transpose();
-        let default = default.map(|text| (DEFAULT, source.chat_template_file(), text));
-        let others = source.named_templates().iter().map(|t| (t.name.as_str(), t.file.as_str(), t.text.clone()));
+        let default = default.map(|text| (DEFAULT, source.chat_template_file(), text.map(Cow::Owned)));
+        let others = source.named_templates().iter().map(|t| {
+            let text = t.text.as_deref().map(Cow::Borrowed).map_err(Clone::clone);
+            (t.name.as_str(), t.file.as_str(), text)
+        });
         let mut named: Vec<Named> = Vec::new();
         for (name, file, text) in default.into_iter().chain(others) {
             if named.iter().any(|known| known.name == name) {

@@ -168,8 +168,14 @@ pub(crate) fn touches(content: &[Range<usize>], range: &Range<usize>) -> bool {
 }
 
 /// The part of the content within a range, by its distance from the range's start.
-pub(crate) fn within(content: &[Range<usize>], range: &Range<usize>) -> Vec<Range<usize>> {
+///
+/// # Errors
+/// [`crate::error::Status::Memory`].
+pub(crate) fn within(content: &[Range<usize>], range: &Range<usize>) -> Result<Vec<Range<usize>>> {
     let first = content.partition_point(|c| c.end <= range.start);
-    let parts = content.iter().skip(first).take_while(|c| c.start < range.end);
-    parts.map(|c| c.start.max(range.start) - range.start..c.end.min(range.end) - range.start).collect()
+    let end = content.partition_point(|c| c.start < range.end);
+    let parts = content.get(first..end).unwrap_or_default();
+    let mut inside = crate::error::reserved("the parts of a prompt", parts.len())?;
+    inside.extend(parts.iter().map(|c| c.start.max(range.start) - range.start..c.end.min(range.end) - range.start));
+    Ok(inside)
 }

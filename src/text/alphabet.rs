@@ -5,6 +5,8 @@
 
 use tokenizers::NormalizedString;
 
+use crate::error::{Error, Result};
+
 /// The character of each byte.
 const LETTER_OF: [char; 256] = {
     let mut table = ['\0'; 256];
@@ -39,10 +41,15 @@ pub(super) fn letter(byte: u8) -> char {
 }
 
 /// Writes a text in the alphabet.
-pub(super) fn spelled(text: &str) -> String {
-    let mut spelled = String::with_capacity(2 * text.len());
+///
+/// # Errors
+/// [`crate::error::Status::Memory`].
+pub(super) fn spelled(text: &str) -> Result<String> {
+    let mut spelled = String::new();
+    let bytes = text.len().saturating_mul(2);
+    spelled.try_reserve_exact(bytes).map_err(|_| Error::memory("a part of the text", bytes as u64))?;
     spelled.extend(text.bytes().map(letter));
-    spelled
+    Ok(spelled)
 }
 
 /// Writes a text in the alphabet, in its place.

@@ -14,50 +14,76 @@ use std::hash::{BuildHasher, RandomState};
 /// with its last part of text; a message without content, but with reasoning, is continued in its reasoning. Spaces at
 /// the end of the content stay if the template keeps them.
 ///
+/// The messages are the caller's copy: the last one is written to.
+///
 /// # Errors
 /// [`Status::Argument`]: there is no message, or no text in it. [`Status::Template`]: the template leaves out the end of the
-/// content or a part of it. Those of `render`.
-pub fn render(messages: &[Value], render: impl FnOnce(&[Value]) -> Result<MarkedText>) -> Result<MarkedText> {
-    let mut messages = messages.to_vec();
-    let last = messages.last_mut().and_then(open_end);
+/// content or a part of it. [`Status::Memory`]. Those of `render`.
+pub fn render(mut messages: Vec<Value>, render: impl FnOnce(&[Value]) -> Result<MarkedText>) -> Result<MarkedText> {
+    let end = messages.last().and_then(OpenEnd::of);
+    let last = end.zip(messages.last_mut()).and_then(|(end, message)| end.text_mut(message));
     let last = last.ok_or_else(|| {
         Error::argument("the last message has no text that could be continued; give it a content, \"\" at least")
             .about("messages")
     })?;
-    let content = last.clone();
+    let content = last.len();
     let mark = mark();
+    let bytes = content.saturating_add(mark.len() + 1);
+    last.try_reserve(mark.len() + 1).map_err(|_| Error::memory("the last message of a chat", bytes as u64))?;
     // The space shows whether the template keeps spaces at the end.
     last.push_str(&mark);
     last.push(' ');
     let text = render(&messages)?;
-    cut(text, &content, &mark)
+    let last = messages.last().and_then(|message| OpenEnd::of(message)?.text(message));
+    cut(text, last.and_then(|text| text.get(..content)).unwrap_or_default(), &mark)
 }
 
 /// Whether the message that is continued has begun: its text is more than spaces.
 pub fn has_text(message: &Value) -> bool {
-    open_end(&mut message.clone()).is_some_and(|text| !text.chars().all(is_space))
+    OpenEnd::of(message).and_then(|end| end.text(message)).is_some_and(|text| !text.chars().all(is_space))
 }
 
-/// The text at the end of a message that an answer would go on from.
-fn open_end(message: &mut Value) -> Option<&mut String> {
-    let fields = message.as_object_mut()?;
-    let names = std::iter::once("content").chain(REASONING);
-    let name = names.into_iter().find(|name| fields.get(*name).is_some_and(|value| !value.is_null()))?;
-    match fields.get_mut(name)? {
-        Value::String(text) => Some(text),
-        Value::Array(parts) => parts.iter_mut().rev().find_map(part_text),
-        _ => None,
+/// Where in a message the text stands that an answer would go on from.
+#[derive(Clone, Copy)]
+struct OpenEnd {
+    /// The message's field.
+    field: &'static str,
+    /// The part of a content in parts, if it is one.
+    part: Option<usize>,
+}
+
+impl OpenEnd {
+    fn of(message: &Value) -> Option<OpenEnd> {
+        let fields = message.as_object()?;
+        let names = std::iter::once("content").chain(REASONING);
+        let field = names.into_iter().find(|name| fields.get(*name).is_some_and(|value| !value.is_null()))?;
+        match fields.get(field)? {
+            Value::String(_) => Some(OpenEnd { field, part: None }),
+            Value::Array(parts) => {
+                let is_text = |part: &Value| part.is_string() || part.get("text").is_some_and(Value::is_string);
+                Some(OpenEnd { field, part: Some(parts.iter().rposition(is_text)?) })
+            }
+            _ => None,
+        }
     }
-}
 
-/// The text of a part of content.
-fn part_text(part: &mut Value) -> Option<&mut String> {
-    match part {
-        Value::String(text) => Some(text),
-        part => match part.get_mut("text")? {
+    fn text(self, message: &Value) -> Option<&str> {
+        let content = message.get(self.field)?;
+        let Some(part) = self.part else { return content.as_str() };
+        let part = content.get(part)?;
+        part.as_str().or_else(|| part.get("text")?.as_str())
+    }
+
+    fn text_mut(self, message: &mut Value) -> Option<&mut String> {
+        let content = message.get_mut(self.field)?;
+        let content = match self.part {
+            Some(part) => content.get_mut(part)?,
+            None => content,
+        };
+        match if content.is_object() { content.get_mut("text")? } else { content } {
             Value::String(text) => Some(text),
             _ => None,
-        },
+        }
     }
 }
 

@@ -24,7 +24,9 @@ use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use super::alphabet;
 use super::normalizer::{Replace, check_decoded};
 use crate::error::{Error, Result, Status};
-use crate::limits::{DECODED_BYTES_MAX, DECODER_BACKTRACKS_MAX, DECODER_STAGES_MAX};
+use crate::limits::{
+    DECODE_MEMORY_BYTES, DECODED_BYTES_MAX, DECODED_NAME_MEMORY_BYTES, DECODER_BACKTRACKS_MAX, DECODER_STAGES_MAX,
+};
 
 /// One step from token names to text. "Fused": the steps before have made one text of the tokens, so that their
 /// borders no longer count.
@@ -81,6 +83,8 @@ impl Memory {
 /// The chain of a tokenizer file.
 pub(crate) struct Chain {
     stages: Vec<Stage>,
+    /// Bytes of the longest name of a token.
+    longest: usize,
 }
 
 impl Chain {
@@ -89,8 +93,8 @@ impl Chain {
     /// # Errors
     /// [`Status::Format`] for too many stages, and for stages that could make more than [`DECODED_BYTES_MAX`] of one name.
     pub(crate) fn new(decoder: Option<DecoderWrapper>, longest: usize) -> Result<Chain> {
-        let Some(decoder) = decoder else { return Ok(Chain { stages: vec![Stage::Join] }) };
-        let mut chain = Chain { stages: Vec::new() };
+        let Some(decoder) = decoder else { return Ok(Chain { stages: vec![Stage::Join], longest }) };
+        let mut chain = Chain { stages: Vec::new(), longest };
         let mut fused = false;
         chain.add(decoder, &mut fused)?;
         let grown = chain.stages.iter().fold(longest, |bytes, stage| bytes.saturating_mul(stage.grows()));
@@ -142,6 +146,14 @@ impl Chain {
         Ok(())
     }
 
+    /// Bytes that decoding so many tokens takes beside their text.
+    pub(crate) fn estimate(&self, tokens: usize) -> usize {
+        let whole = self.stages.iter().filter(|stage| matches!(stage, Stage::Whole { .. })).count();
+        let bytes = tokens.saturating_mul(self.longest).min(DECODED_BYTES_MAX);
+        let names = tokens.min(DECODED_BYTES_MAX).saturating_mul(DECODED_NAME_MEMORY_BYTES);
+        DECODE_MEMORY_BYTES.saturating_add(whole.saturating_mul(names.saturating_add(4 * bytes)))
+    }
+
     /// Memory of a fresh stream, one for each stage.
     pub(crate) fn memory(&self) -> Vec<Memory> {
         vec![Memory::default(); self.stages.len()]
@@ -161,7 +173,8 @@ impl Chain {
     }
 
     /// Takes a token's name and appends to `out` the text that became certain. In memory that it has, but for
-    /// [`Stage::WordPiece`] and [`Stage::Whole`].
+    /// [`Stage::WordPiece`], [`Stage::Whole`], and a [`Stage::Replace`] whose pattern is a regular expression: its automaton is
+    /// made while it runs.
     pub(crate) fn push(&self, memory: &mut [Memory], name: &str, out: &mut String) -> Result<()> {
         feed(&self.stages, memory, name, out)
     }
@@ -206,7 +219,8 @@ fn feed(stages: &[Stage], memory: &mut [Memory], text: &str, out: &mut String) -
             }
         }
         Stage::Whole { .. } => {
-            own.names_bytes = own.names_bytes.saturating_add(text.len());
+            // An empty name takes memory, too.
+            own.names_bytes = own.names_bytes.saturating_add(text.len().max(1));
             check_decoded(own.names_bytes, DECODED_BYTES_MAX)?;
             own.names.push(text.to_owned());
         }
@@ -265,7 +279,7 @@ impl Stage {
                 let names = if *fused { vec![memory.names.concat()] } else { memory.names };
                 match decoder {
                     Whole::Other(decoder) => run(decoder, names),
-                    Whole::Replace(step) => names.iter().map(|name| step.replace(name, DECODED_BYTES_MAX)).collect(),
+                    Whole::Replace(step) => names.iter().map(|name| step.replaced(name)).collect(),
                 }
             }
             _ => Ok(Vec::new()),

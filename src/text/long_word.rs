@@ -19,7 +19,6 @@
 //! long is refused.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::unigram::Unigram;
@@ -28,7 +27,8 @@ use tokenizers::{Model as _, Token};
 use super::model::no_tokens;
 use super::output::Output;
 use crate::error::{Error, Result, Unit};
-use crate::limits::{WORD_BYTES, WORD_BYTES_MAX};
+use crate::limits::{PIECE_MEMORY_FACTOR, WORD_BYTES, WORD_BYTES_MAX};
+use crate::os::shortage;
 
 /// Takes the tokens of a part of a word, whose offsets are in that part.
 type Emit<'a> = dyn FnMut(&str, Vec<Token>, &mut Output) -> Result<()> + 'a;
@@ -43,25 +43,83 @@ pub(super) struct LongWords {
     drops_unknown: bool,
     /// Unigram: the unknown token.
     unknown: Option<u32>,
-    /// Unigram: its names, sorted. Made for the first long word.
-    scores: OnceLock<Vec<Scored>>,
+    /// Unigram: its names.
+    scores: Scores,
+}
+
+/// The names of a vocabulary with what they are worth, in the order of their bytes. Made when the tokenizer is opened: no text
+/// is estimated to take what a vocabulary does.
+#[derive(Default)]
+struct Scores {
+    /// One behind the other.
+    names: String,
+    sorted: Vec<Scored>,
+    longest: usize,
 }
 
 struct Scored {
-    name: Box<str>,
-    score: f64,
+    /// Where the name stands in all of them, and its length.
+    place: u32,
+    bytes: u32,
     id: u32,
+    score: f64,
+}
+
+impl Scores {
+    /// # Errors
+    /// [`crate::error::Status::Memory`]; [`crate::error::Status::Format`] for more than 4 GiB of names.
+    fn new(unigram: &Unigram) -> Result<Scores> {
+        let named = unigram.iter().enumerate().filter_map(|(at, (name, score))| {
+            let id = unigram.token_to_id(name)?;
+            // Of a name that is there twice, the last one counts.
+            (usize::try_from(id) == Ok(at) && !name.is_empty()).then_some((name.as_str(), *score, id))
+        });
+        let (count, bytes) =
+            unigram.iter().fold((0, 0usize), |(count, bytes), (name, _)| (count + 1, bytes + name.len()));
+        let mut names = String::new();
+        names.try_reserve_exact(bytes).map_err(|_| Error::memory("the names of tokens", bytes as u64))?;
+        let mut sorted: Vec<Scored> = crate::error::reserved("the names of tokens", count)?;
+        for (name, score, id) in named {
+            let place = u32::try_from(names.len()).ok().zip(u32::try_from(name.len()).ok());
+            let too_many = || Error::format("the names of its tokens are longer than 4 GiB");
+            let (place, bytes) = place.ok_or_else(too_many)?;
+            names.push_str(name);
+            sorted.push(Scored { place, bytes, id, score });
+        }
+        sorted.sort_unstable_by(|a, b| a.name(&names).cmp(b.name(&names)));
+        let longest = sorted.iter().map(|s| s.bytes as usize).max().unwrap_or(0);
+        Ok(Scores { names, sorted, longest })
+    }
+}
+
+impl Scored {
+    /// In the bytes of all names.
+    fn name<'a>(&self, names: &'a str) -> &'a [u8] {
+        let from = self.place as usize;
+        names.as_bytes().get(from..from + self.bytes as usize).unwrap_or_default()
+    }
 }
 
 impl LongWords {
-    pub(super) fn new(model: &ModelWrapper, longest: usize, unique_ids: bool, unknown: Option<u32>) -> LongWords {
+    /// # Errors
+    /// [`crate::error::Status::Memory`].
+    pub(super) fn new(
+        model: &ModelWrapper,
+        longest: usize,
+        unique_ids: bool,
+        unknown: Option<u32>,
+    ) -> Result<LongWords> {
         let (mut plain, mut drops_unknown) = (false, false);
         if let ModelWrapper::BPE(bpe) = model {
             let affix = |affix: &Option<String>| affix.as_ref().is_some_and(|affix| !affix.is_empty());
             plain = unique_ids && !affix(&bpe.continuing_subword_prefix) && !affix(&bpe.end_of_word_suffix);
             drops_unknown = bpe.unk_token.is_none();
         }
-        LongWords { longest, plain, drops_unknown, unknown, scores: OnceLock::new() }
+        let scores = match model {
+            ModelWrapper::Unigram(unigram) if unigram.alpha.is_none() => Scores::new(unigram)?,
+            _ => Scores::default(),
+        };
+        Ok(LongWords { longest, plain, drops_unknown, unknown, scores })
     }
 
     /// Encodes a word longer than [`WORD_BYTES`].
@@ -74,10 +132,9 @@ impl LongWords {
                 }
             }
             ModelWrapper::Unigram(unigram) if unigram.alpha.is_none() => {
-                let scores = self.scores.get_or_init(|| sorted(unigram));
                 return BestPath {
                     unigram,
-                    scores,
+                    scores: &self.scores,
                     unknown: self.unknown,
                     word,
                     nodes: vec![Node::default()],
@@ -95,10 +152,10 @@ impl LongWords {
             }
         }
         if word.len() > WORD_BYTES_MAX {
-            Err(too_long(word.len(), WORD_BYTES_MAX))
-        } else {
-            whole(model, word, out, emit)
+            return Err(too_long(word.len(), WORD_BYTES_MAX));
         }
+        emit(word, at_once(model, word)?, out)?;
+        out.worked(word.len())
     }
 
     /// BPE, in windows.
@@ -113,7 +170,7 @@ impl LongWords {
             } else {
                 super::floor_boundary(word, end)
             };
-            Ok((end, model.tokenize(&word[start..end]).map_err(no_tokens)?))
+            Ok((end, at_once(model, &word[start..end])?))
         };
         let (mut start, mut size) = (0, usual);
         let (mut end, mut tokens) = window(start, size)?;
@@ -155,6 +212,10 @@ impl LongWords {
     }
 }
 
+fn no_room(bytes: usize) -> Error {
+    Error::memory("the tokens of a long word", bytes as u64)
+}
+
 fn too_long(bytes: usize, most: usize) -> Error {
     let message = format!(
         "the text has {bytes} bytes that are one word to the tokenizer and cannot be cut; at most {most} are supported: put spaces \
@@ -163,22 +224,21 @@ fn too_long(bytes: usize, most: usize) -> Error {
     Error::unsupported(message).numbers(Unit::Bytes, bytes as u64, most as u64)
 }
 
+/// The tokens of a word, or of a part of one, that the vocabulary gets at once. What an encoding is estimated to take is for
+/// words of the usual length.
+fn at_once(model: &ModelWrapper, word: &str) -> Result<Vec<Token>> {
+    let tokens = || model.tokenize(word).map_err(no_tokens);
+    match word.len() {
+        ..=WORD_BYTES => tokens(),
+        long => shortage::backed("the tokens of a long word", long.saturating_mul(PIECE_MEMORY_FACTOR), tokens)?,
+    }
+}
+
+/// A word of which there is one token, known or not.
 fn whole(model: &ModelWrapper, word: &str, out: &mut Output, emit: &mut Emit) -> Result<()> {
     let tokens = model.tokenize(word).map_err(no_tokens)?;
     emit(word, tokens, out)?;
     out.worked(word.len())
-}
-
-/// The names of a vocabulary with what they are worth, in the order of their bytes.
-fn sorted(unigram: &Unigram) -> Vec<Scored> {
-    let named = unigram.iter().enumerate().filter_map(|(at, (name, score))| {
-        let id = unigram.token_to_id(name)?;
-        // Of a name that is there twice, the last one counts.
-        (usize::try_from(id) == Ok(at)).then(|| Scored { name: name.as_str().into(), score: *score, id })
-    });
-    let mut all: Vec<Scored> = named.filter(|s| !s.name.is_empty()).collect();
-    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    all
 }
 
 /// The best way to a place in the word, as the crate keeps it.
@@ -197,7 +257,7 @@ const UNKNOWN_PENALTY: f64 = 10.0;
 /// Unigram, from left to right.
 struct BestPath<'a> {
     unigram: &'a Unigram,
-    scores: &'a [Scored],
+    scores: &'a Scores,
     unknown: Option<u32>,
     word: &'a str,
     /// `nodes[i]` is the place `base + i`. What is before `base` is final, and out.
@@ -208,7 +268,7 @@ struct BestPath<'a> {
 impl BestPath<'_> {
     fn encode(mut self, out: &mut Output, emit: &mut Emit) -> Result<()> {
         let unknown_score = self.unigram.min_score - UNKNOWN_PENALTY;
-        let reach = self.scores.iter().map(|s| s.name.len()).max().unwrap_or(0).max(4);
+        let reach = self.scores.longest.max(4);
         let word = self.word;
         let (mut at, mut next_flush) = (0, WORD_BYTES);
         while at < word.len() {
@@ -217,6 +277,8 @@ impl BestPath<'_> {
             let mut has_single = false;
             let needed = at - self.base + reach.min(word.len() - at) + 1;
             if self.nodes.len() < needed {
+                let more = needed - self.nodes.len();
+                self.nodes.try_reserve(more).map_err(|_| no_room(needed * size_of::<Node>()))?;
                 self.nodes.resize(needed, Node::default());
             }
             let (nodes, base) = (&mut self.nodes, self.base);
@@ -228,8 +290,8 @@ impl BestPath<'_> {
                 }
             };
             prefixes(self.scores, &word.as_bytes()[at..], |s| {
-                offer(s.name.len(), Some(s.id), s.score);
-                has_single |= s.name.len() == single;
+                offer(s.bytes as usize, Some(s.id), s.score);
+                has_single |= s.bytes as usize == single;
             });
             if !has_single {
                 offer(single, None, unknown_score);
@@ -293,11 +355,14 @@ impl BestPath<'_> {
             let is_unknown = self.is_unknown(&node);
             match parts.last_mut() {
                 Some(last) if is_unknown && fuses => last.0 = begin,
-                _ => parts.push((begin, place)),
+                _ => {
+                    parts.try_reserve(1).map_err(|_| no_room(size_of_val(parts.as_slice())))?;
+                    parts.push((begin, place));
+                }
             }
             (place, fuses) = (begin, is_unknown);
         }
-        let mut tokens = Vec::with_capacity(parts.len());
+        let mut tokens: Vec<Token> = crate::error::reserved("the tokens of a long word", parts.len())?;
         for (from, to) in parts.into_iter().rev() {
             let text = &self.word[from..to];
             let mut add = |id| tokens.push(Token::new(id, String::new(), (from - self.base, to - self.base)));
@@ -314,16 +379,16 @@ impl BestPath<'_> {
 }
 
 /// Calls `found` for every name that `bytes` begin with, the shortest first.
-fn prefixes(scores: &[Scored], bytes: &[u8], mut found: impl FnMut(&Scored)) {
-    let mut rest = scores;
+fn prefixes(scores: &Scores, bytes: &[u8], mut found: impl FnMut(&Scored)) {
+    let mut rest = scores.sorted.as_slice();
     for (depth, byte) in bytes.iter().enumerate() {
         // Of those that share the first `depth` bytes: those with this one next.
-        let of = |s: &Scored| s.name.as_bytes().get(depth).copied();
+        let of = |s: &Scored| s.name(&scores.names).get(depth).copied();
         let from = rest.partition_point(|s| of(s).is_none_or(|b| b < *byte));
         let until = rest.partition_point(|s| of(s).is_none_or(|b| b <= *byte));
         rest = &rest[from..until];
         match rest.first() {
-            Some(s) if s.name.len() == depth + 1 => found(s),
+            Some(s) if s.bytes as usize == depth + 1 => found(s),
             Some(_) => {}
             None => return,
         }

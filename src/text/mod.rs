@@ -15,6 +15,7 @@
 
 mod added;
 mod alphabet;
+mod automaton;
 pub mod continued;
 mod decoder;
 pub mod exact;

@@ -26,7 +26,8 @@ use super::long_word::LongWords;
 use super::output::Output;
 use crate::error::{Error, Result, Status};
 use crate::json::Tree;
-use crate::limits::{CONFIG_TREE_BYTES_MAX, WORD_BYTES};
+use crate::limits::{CONFIG_TREE_BYTES_MAX, NAME_TREE_MEMORY_FACTOR, WORD_BYTES};
+use crate::os::shortage;
 
 /// A vocabulary.
 pub(crate) struct Vocabulary {
@@ -51,10 +52,10 @@ impl Vocabulary {
     /// The vocabulary of a file.
     pub(crate) fn read(file: ModelFile) -> Result<Vocabulary> {
         let unknown = file.rest.get("unk_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-        Ok(Vocabulary::new(read(file)?, unknown))
+        Vocabulary::new(read(file)?, unknown)
     }
 
-    fn new(model: ModelWrapper, unknown: Option<u32>) -> Vocabulary {
+    fn new(model: ModelWrapper, unknown: Option<u32>) -> Result<Vocabulary> {
         let names = model.get_vocab();
         let mut ids: Vec<u32> = names.values().copied().collect();
         ids.sort_unstable();
@@ -64,8 +65,8 @@ impl Vocabulary {
             unique_ids: ids.windows(2).all(|pair| pair[0] != pair[1]),
             ids,
         };
-        let long = LongWords::new(&model, facts.longest_bytes, facts.unique_ids, unknown);
-        Vocabulary { model, fence: HashMap::new(), long, facts }
+        let long = LongWords::new(&model, facts.longest_bytes, facts.unique_ids, unknown)?;
+        Ok(Vocabulary { model, fence: HashMap::new(), long, facts })
     }
 
     /// All ids of the vocabulary.
@@ -338,7 +339,11 @@ fn read(file: ModelFile) -> Result<ModelWrapper> {
     let model: ModelWrapper = serde_json::from_value(Value::Object(rest)).map_err(|e| unreadable(&e))?;
     Ok(match (model, vocab) {
         (ModelWrapper::Unigram(model), Some(VocabFile::Scores(vocab))) => {
-            Unigram::from(vocab, unknown, model.byte_fallback()).map_err(|e| unreadable(&e))?.into()
+            // The crate makes a tree of the names, with a table for each byte that is in no other name.
+            let bytes = vocab.iter().map(|(name, _)| name.len()).fold(0, usize::saturating_add);
+            let estimate = bytes.saturating_mul(NAME_TREE_MEMORY_FACTOR);
+            let made = || Unigram::from(vocab, unknown, model.byte_fallback()).map_err(|e| unreadable(&e));
+            shortage::backed("the names of tokens", estimate, made)??.into()
         }
         (ModelWrapper::WordLevel(model), Some(VocabFile::Ids(vocab))) => {
             WordLevel::builder().vocab(vocab).unk_token(model.unk_token).build().map_err(|e| unreadable(&e))?.into()

@@ -13,6 +13,7 @@
 //! Where that proves nothing (look-around in a `Replace`, text without such a place) the piece is longer, up to
 //! [`TEXT_PIECE_BYTES_MAX`], and a longer one is refused.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,11 +26,12 @@ use tokenizers::{NormalizedString, Normalizer, Offsets};
 
 use super::added::touches;
 use super::alphabet;
-use super::expression::Expression;
+use super::expression::{Effort, Expression, Found};
 use super::output::Output;
 use super::{ceil_boundary, floor_boundary};
 use crate::error::{Error, Result, Unit};
 use crate::limits::*;
+use crate::os::shortage;
 
 /// The `normalizer` of a file, its sequences laid flat.
 #[derive(Clone)]
@@ -48,6 +50,9 @@ enum Change {
     /// Unicode normalization.
     Unicode(NormalizerWrapper),
 }
+
+/// Takes what expressions have read, as [`Found::Read`].
+type Searched<'a> = dyn FnMut(usize) -> Result<()> + 'a;
 
 /// A piece of a text: whether it is its beginning and its end.
 #[derive(Clone, Copy)]
@@ -80,6 +85,15 @@ impl Changes {
         self.steps.iter().filter(|s| matches!(s, Change::ByteLevel)).count()
     }
 
+    /// Memory of its expressions, in bytes at most.
+    pub(crate) fn search_bytes(&self) -> usize {
+        let expressions = self.steps.iter().filter_map(|step| match step {
+            Change::Replace(step) => Some(&step.expression),
+            _ => None,
+        });
+        expressions.map(Expression::search_bytes).sum()
+    }
+
     /// How many times shorter a text can become; none when there is no such number.
     pub(crate) fn shrinks(&self) -> Option<usize> {
         self.steps.iter().try_fold(1usize, |product, step| {
@@ -108,15 +122,23 @@ impl Changes {
         let mut start = 0;
         while start < text.len() {
             let end = self.cut(text, start)?;
-            let mut piece = NormalizedString::from(&text[start..end]);
-            self.run(&mut piece, Place { first: start == 0, last: end == text.len() })?;
+            let place = Place { first: start == 0, last: end == text.len() };
+            let mut run = || {
+                let mut piece = NormalizedString::from(&text[start..end]);
+                self.run(&mut piece, place, &mut |read| out.searched(read)).map(|()| piece)
+            };
+            let piece = match end - start {
+                usual if usual <= ENCODE_PIECE_BYTES => run()?,
+                // What an encoding is estimated to take is not for such a piece.
+                long => shortage::backed("a normalized text", long.saturating_mul(PIECE_MEMORY_FACTOR), run)??,
+            };
             if start == 0 {
                 let begin = piece.get().chars().next().map_or(0, char::len_utf8);
                 let slice = piece.slice(TextRange::Normalized(0..begin));
                 normalized.from_start = slice.is_some_and(|s| s.offsets_original().0 == 0);
             }
             if with_content {
-                mark_content(&piece, start, content, &mut normalized);
+                mark_content(&piece, start, content, &mut normalized)?;
             }
             append(&mut normalized.text, piece.get())?;
             out.worked(end - start)?;
@@ -163,10 +185,10 @@ impl Changes {
         self.steps.iter().all(|step| step.is_safe_cut(&mut edge))
     }
 
-    fn run(&self, text: &mut NormalizedString, place: Place) -> Result<()> {
+    fn run(&self, text: &mut NormalizedString, place: Place, searched: &mut Searched) -> Result<()> {
         let most = text.get().len().saturating_mul(NORMALIZER_GROWTH_MAX).saturating_add(NORMALIZED_BYTES_FREE);
         for step in self.steps.iter() {
-            step.run(text, place, most)?;
+            step.run(text, place, most, searched)?;
             check_length(text.get().len(), most)?;
         }
         Ok(())
@@ -176,7 +198,8 @@ impl Changes {
 /// For the names of added tokens.
 impl Normalizer for Changes {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
-        Ok(self.run(text, Place { first: true, last: true })?)
+        let mut effort = Effort::new(text.get().len(), SEARCH_EFFORT_FREE);
+        Ok(self.run(text, Place { first: true, last: true }, &mut |read| effort.add(read))?)
     }
 }
 
@@ -203,7 +226,12 @@ fn append(text: &mut String, piece: &str) -> Result<()> {
 }
 
 /// Adds the ranges of a normalized piece that stand for content; the piece began at `start` of the text.
-fn mark_content(piece: &NormalizedString, start: usize, content: &[Range<usize>], normalized: &mut Normalized) {
+fn mark_content(
+    piece: &NormalizedString,
+    start: usize,
+    content: &[Range<usize>],
+    normalized: &mut Normalized,
+) -> Result<()> {
     let base = normalized.text.len();
     for (at, c) in piece.get().char_indices() {
         let range = at..at + c.len_utf8();
@@ -213,9 +241,14 @@ fn mark_content(piece: &NormalizedString, start: usize, content: &[Range<usize>]
         }
         match normalized.content.last_mut() {
             Some(last) if last.end == base + range.start => last.end = base + range.end,
-            _ => normalized.content.push(base + range.start..base + range.end),
+            _ => {
+                let bytes = size_of_val(normalized.content.as_slice());
+                normalized.content.try_reserve(1).map_err(|_| Error::memory("the parts of a prompt", bytes as u64))?;
+                normalized.content.push(base + range.start..base + range.end);
+            }
         }
     }
+    Ok(())
 }
 
 /// Whether a character is a starter that nothing before it combines with, and begins a grapheme after most others.
@@ -261,7 +294,7 @@ fn add(read: NormalizerWrapper, steps: &mut Vec<Change>) -> Result<()> {
 }
 
 impl Change {
-    fn run(&self, text: &mut NormalizedString, place: Place, most: usize) -> Result<()> {
+    fn run(&self, text: &mut NormalizedString, place: Place, most: usize, searched: &mut Searched) -> Result<()> {
         let failed = |e: tokenizers::Error| match e.downcast::<Error>() {
             Ok(own) => *own,
             Err(e) => Error::format(format!("the tokenizer's `normalizer` failed: {e}")),
@@ -279,7 +312,10 @@ impl Change {
                 }
                 Ok(())
             }
-            Change::Replace(step) => text.replace(Bounded { step, most }, &step.content).map_err(failed),
+            Change::Replace(step) => {
+                let bounded = Bounded { step, most, searched: RefCell::new(searched) };
+                text.replace(bounded, &step.content).map_err(failed)
+            }
             Change::Strip(step) => {
                 let step = Strip::new(step.strip_left && place.first, step.strip_right && place.last);
                 step.normalize(text).map_err(failed)
@@ -373,37 +409,31 @@ impl Replace {
         }
     }
 
-    /// Appends to `out` the text with every match replaced, if that has at most `most` bytes.
+    /// Appends to `out` the text with every match replaced, if that has at most `most` bytes. In memory that `out` has, but for
+    /// patterns that are regular expressions.
     pub(crate) fn replace_into(&self, text: &str, most: usize, out: &mut String) -> Result<()> {
-        let Some(single) = self.single else {
-            out.push_str(&self.replace(text, most)?);
-            return Ok(());
-        };
-        // As published models have it: no memory is needed.
         let before = out.len();
-        for (index, part) in text.split(single).enumerate() {
-            if index > 0 {
-                out.push_str(&self.content);
-            }
-            out.push_str(part);
-            check_decoded(out.len() - before, most)?;
-        }
-        Ok(())
+        let mut done = 0;
+        let mut effort = Effort::new(text.len(), DECODER_EFFORT_FREE);
+        self.expression.each(text, &mut |found| {
+            let found = match found {
+                Found::Match(found) => found,
+                Found::Read(read) => return effort.add(read),
+            };
+            out.push_str(&text[done..found.start]);
+            check_decoded((out.len() - before).saturating_add(self.content.len()), most)?;
+            out.push_str(&self.content);
+            done = found.end;
+            Ok(())
+        })?;
+        out.push_str(&text[done..]);
+        check_decoded(out.len() - before, most)
     }
 
-    /// The text with every match replaced, if it has at most `most` bytes.
-    pub(crate) fn replace(&self, text: &str, most: usize) -> Result<String> {
+    /// The text with every match replaced, for a decoder that sees all of it.
+    pub(crate) fn replaced(&self, text: &str) -> Result<String> {
         let mut replaced = String::new();
-        let mut done = 0;
-        for found in self.expression.matches(text) {
-            let found = found?;
-            replaced.push_str(&text[done..found.start]);
-            check_decoded(replaced.len().saturating_add(self.content.len()), most)?;
-            replaced.push_str(&self.content);
-            done = found.end;
-        }
-        replaced.push_str(&text[done..]);
-        check_decoded(replaced.len(), most)?;
+        self.replace_into(text, DECODED_BYTES_MAX, &mut replaced)?;
         Ok(replaced)
     }
 
@@ -468,17 +498,21 @@ fn add_leaves(expr: &Expr, leaves: &mut Vec<Regex>) -> bool {
 }
 
 /// The matches of a `Replace` whose result stays within a length.
-struct Bounded<'a> {
+struct Bounded<'a, 'b> {
     step: &'a Replace,
     most: usize,
+    searched: RefCell<&'a mut Searched<'b>>,
 }
 
-impl Pattern for Bounded<'_> {
+impl Pattern for Bounded<'_, '_> {
     fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
         let mut parts = Vec::new();
         let (mut done, mut length) = (0, inside.len());
-        for found in self.step.expression.matches(inside) {
-            let found = found?;
+        self.step.expression.each(inside, &mut |found| {
+            let found = match found {
+                Found::Match(found) => found,
+                Found::Read(read) => return (self.searched.borrow_mut())(read),
+            };
             if done < found.start {
                 parts.push(((done, found.start), false));
             }
@@ -486,7 +520,8 @@ impl Pattern for Bounded<'_> {
             check_length(length, self.most.saturating_add(inside.len()))?;
             parts.push(((found.start, found.end), true));
             done = found.end;
-        }
+            Ok(())
+        })?;
         if done < inside.len() {
             parts.push(((done, inside.len()), false));
         }

@@ -17,7 +17,7 @@ use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer
 use unicode_categories::UnicodeCategories as _;
 
 use super::alphabet;
-use super::expression::Expression;
+use super::expression::{Expression, Found, Tell};
 use crate::error::{Error, Result, Unit};
 use crate::limits::{TEXT_PIECE_BYTES_MAX, TOKENIZER_STEPS_MAX};
 
@@ -30,8 +30,15 @@ const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}
 /// The words of `Whitespace`; the rest of the text is dropped.
 const WHITESPACE_WORDS: &str = r"\w+|[^\w\s]+";
 
-/// Takes a word.
-type Visit<'a> = dyn FnMut(&str) -> Result<()> + 'a;
+/// What is told of a text.
+pub(crate) enum Told<'a> {
+    Word(&'a str),
+    /// Expressions have read so much, as [`Found::Read`].
+    Read(usize),
+}
+
+/// Takes what is told.
+type Visit<'a> = dyn FnMut(Told) -> Result<()> + 'a;
 
 /// The `pre_tokenizer` of a file, its sequences laid flat. Both encoders of a tokenizer hold the one.
 pub(crate) struct Words {
@@ -99,6 +106,16 @@ impl Words {
         self.steps.iter().filter(|s| matches!(s, WordStep::ByteLevel { .. })).count()
     }
 
+    /// Memory of its expressions, in bytes at most.
+    pub(crate) fn search_bytes(&self) -> usize {
+        let expressions = self.steps.iter().filter_map(|step| match step {
+            WordStep::ByteLevel { pattern, .. } => pattern.as_ref(),
+            WordStep::Split { pattern, .. } => Some(pattern),
+            _ => None,
+        });
+        expressions.map(Expression::search_bytes).sum()
+    }
+
     /// Whether every character of a text is in one of its words.
     pub(crate) fn keeps_everything(&self) -> bool {
         self.steps.iter().all(|step| match step {
@@ -110,7 +127,7 @@ impl Words {
         })
     }
 
-    /// Tells of every word. `from_start`: the text begins where the text that was asked for does.
+    /// Tells of every word, and of what is read to find them. `from_start`: the text begins where the text that was asked for does.
     pub(crate) fn each(&self, text: &str, from_start: bool, visit: &mut Visit) -> Result<()> {
         walk(&self.steps, text, from_start, visit)
     }
@@ -167,32 +184,49 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
     if text.is_empty() {
         return Ok(());
     }
-    let Some((step, rest)) = steps.split_first() else { return visit(text) };
-    let mut go_on = |range: Range<usize>| walk(rest, &text[range.clone()], from_start && range.start == 0, visit);
+    let Some((step, rest)) = steps.split_first() else { return visit(Told::Word(text)) };
+    let mut go_on = |part: Found| match part {
+        Found::Match(range) => walk(rest, &text[range.clone()], from_start && range.start == 0, visit),
+        Found::Read(read) => visit(Told::Read(read)),
+    };
     match step {
         WordStep::Split { pattern, behavior, invert } => {
             let mut cuts = Cuts::new(*behavior, &mut go_on);
-            cover(text, pattern.matches(text), |range, is_match| cuts.add(range, is_match != *invert))?;
+            cover(text, pattern, &mut |part| match part {
+                Covered::Part(range, is_match) => cuts.add(range, is_match != *invert),
+                Covered::Read(read) => (cuts.emit)(Found::Read(read)),
+            })?;
             cuts.finish()
         }
         WordStep::Characters { delimiter, behavior } => {
             let mut cuts = Cuts::new(*behavior, &mut go_on);
-            let delimiters =
-                text.char_indices().filter(|(_, c)| delimiter.is(*c)).map(|(at, c)| Ok(at..at + c.len_utf8()));
-            cover(text, delimiters, |range, is_match| cuts.add(range, is_match))?;
+            let mut done = 0;
+            for (at, c) in text.char_indices().filter(|(_, c)| delimiter.is(*c)) {
+                if done < at {
+                    cuts.add(done..at, false)?;
+                }
+                done = at + c.len_utf8();
+                cuts.add(at..done, true)?;
+            }
+            if done < text.len() {
+                cuts.add(done..text.len(), false)?;
+            }
             cuts.finish()
         }
         WordStep::Length(length) => {
             let mut start = 0;
             while start < text.len() {
                 let end = text[start..].char_indices().nth(*length).map_or(text.len(), |(at, _)| start + at);
-                go_on(start..end)?;
+                go_on(Found::Match(start..end))?;
                 start = end;
             }
             Ok(())
         }
         WordStep::ByteLevel { add_prefix_space, pattern } => {
-            byte_level(text, *add_prefix_space, pattern.as_ref(), &mut |word| walk(rest, word, false, visit))
+            byte_level(text, *add_prefix_space, pattern.as_ref(), &mut |told| match told {
+                Told::Word(word) => walk(rest, word, false, visit),
+                read => visit(read),
+            })
         }
         WordStep::Metaspace(step) => {
             metaspace(step, text, from_start, &mut |word, at_start| walk(rest, word, at_start, visit))
@@ -201,28 +235,35 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
     }
 }
 
+/// A part of a text, as an expression cuts it.
+enum Covered {
+    /// A match or not.
+    Part(Range<usize>, bool),
+    /// As [`Found::Read`].
+    Read(usize),
+}
+
 /// Tells of all of a text, as matches and what is between them.
-fn cover(
-    text: &str,
-    matches: impl Iterator<Item = Result<Range<usize>>>,
-    mut tell: impl FnMut(Range<usize>, bool) -> Result<()>,
-) -> Result<()> {
+fn cover(text: &str, pattern: &Expression, tell: &mut dyn FnMut(Covered) -> Result<()>) -> Result<()> {
     let mut done = 0;
-    for found in matches {
-        let found = found?;
+    pattern.each(text, &mut |found| {
+        let found = match found {
+            Found::Match(found) => found,
+            Found::Read(read) => return tell(Covered::Read(read)),
+        };
         if done < found.start {
-            tell(done..found.start, false)?;
+            tell(Covered::Part(done..found.start, false))?;
         }
         done = found.end;
-        tell(found, true)?;
-    }
-    if done < text.len() { tell(done..text.len(), false) } else { Ok(()) }
+        tell(Covered::Part(found, true))
+    })?;
+    if done < text.len() { tell(Covered::Part(done..text.len(), false)) } else { Ok(()) }
 }
 
 /// What becomes of delimiters, one part of the text after another.
 struct Cuts<'a> {
     behavior: SplitDelimiterBehavior,
-    emit: &'a mut dyn FnMut(Range<usize>) -> Result<()>,
+    emit: &'a mut Tell<'a>,
     /// A part that may become longer.
     held: Option<Range<usize>>,
     /// The part before was a delimiter.
@@ -230,7 +271,7 @@ struct Cuts<'a> {
 }
 
 impl<'a> Cuts<'a> {
-    fn new(behavior: SplitDelimiterBehavior, emit: &'a mut dyn FnMut(Range<usize>) -> Result<()>) -> Cuts<'a> {
+    fn new(behavior: SplitDelimiterBehavior, emit: &'a mut Tell<'a>) -> Cuts<'a> {
         Cuts { behavior, emit, held: None, after_match: false }
     }
 
@@ -238,9 +279,9 @@ impl<'a> Cuts<'a> {
         use SplitDelimiterBehavior::*;
         let after_match = std::mem::replace(&mut self.after_match, is_match);
         let joins = match self.behavior {
-            Isolated => return (self.emit)(part),
+            Isolated => return (self.emit)(Found::Match(part)),
             Removed if is_match => return Ok(()),
-            Removed => return (self.emit)(part),
+            Removed => return (self.emit)(Found::Match(part)),
             Contiguous => is_match == after_match,
             MergedWithPrevious => is_match && !after_match,
             // A delimiter is held until it shows what follows.
@@ -250,7 +291,7 @@ impl<'a> Cuts<'a> {
             (Some(held), true) => held.end = part.end,
             (held, _) => {
                 if let Some(done) = held.replace(part) {
-                    return (self.emit)(done);
+                    return (self.emit)(Found::Match(done));
                 }
             }
         }
@@ -258,16 +299,11 @@ impl<'a> Cuts<'a> {
     }
 
     fn finish(self) -> Result<()> {
-        self.held.map_or(Ok(()), self.emit)
+        self.held.map_or(Ok(()), |held| (self.emit)(Found::Match(held)))
     }
 }
 
-fn byte_level(
-    text: &str,
-    add_prefix_space: bool,
-    pattern: Option<&Expression>,
-    go_on: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<()> {
+fn byte_level(text: &str, add_prefix_space: bool, pattern: Option<&Expression>, go_on: &mut Visit) -> Result<()> {
     let prefixed;
     let text = match add_prefix_space && !text.starts_with(' ') {
         true => {
@@ -277,8 +313,11 @@ fn byte_level(
         false => text,
     };
     match pattern {
-        Some(pattern) => cover(text, pattern.matches(text), |word, _| go_on(&alphabet::spelled(&text[word]))),
-        None => go_on(&alphabet::spelled(text)),
+        Some(pattern) => cover(text, pattern, &mut |part| match part {
+            Covered::Part(word, _) => go_on(Told::Word(&alphabet::spelled(&text[word])?)),
+            Covered::Read(read) => go_on(Told::Read(read)),
+        }),
+        None => go_on(Told::Word(&alphabet::spelled(text)?)),
     }
 }
 

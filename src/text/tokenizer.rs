@@ -30,12 +30,12 @@ use super::name_table::NameTable;
 use super::normalizer::{Changes, Normalized};
 use super::output::{EncodeLimits, Output};
 use super::post_processor::{self, Pattern};
-use super::pre_tokenizer::Words;
+use super::pre_tokenizer::{Told, Words};
 use crate::error::{Error, Result, Status, Unit};
 use crate::json::{Tree, with_numbers};
 use crate::limits::{
-    BYTE_LEVEL_STEPS_MAX, CONFIG_TREE_BYTES_MAX, ENCODE_MEMORY_BYTES, ENCODE_MEMORY_FACTOR, PROMPT_BYTES_MAX,
-    TOKENIZER_BYTES_MAX, VOCAB_MAX,
+    BYTE_LEVEL_STEPS_MAX, CONFIG_TREE_BYTES_MAX, ENCODE_MEMORY_BYTES, ENCODE_MEMORY_FACTOR, ENCODE_PIECE_BYTES,
+    PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX, VOCAB_MAX,
 };
 use crate::os::shortage;
 
@@ -204,13 +204,21 @@ impl Tokenizer {
             })?;
             Ok(out.ids)
         };
-        let estimate = text.len().saturating_mul(ENCODE_MEMORY_FACTOR).saturating_add(ENCODE_MEMORY_BYTES);
+        let estimate = self.encode_memory_bytes(text.len());
         let encoded = shortage::backed("the tokens of a text", estimate, || catch_unwind(AssertUnwindSafe(encode)))?;
         let ids = encoded.unwrap_or_else(|_| {
             let message = "the tokenizer failed on this text; its tokenizer.json is not consistent";
             Err(Error::new(Status::Format, message))
         })?;
         around.around(ids)
+    }
+
+    /// Memory that encoding a text of so many bytes is estimated to take, in bytes: that of its pieces. What grows with the text,
+    /// its tokens and its normalized form, is asked for as it grows, and a long word or piece on its own.
+    pub fn encode_memory_bytes(&self, text_bytes: usize) -> usize {
+        let piece = text_bytes.min(ENCODE_PIECE_BYTES).saturating_mul(ENCODE_MEMORY_FACTOR);
+        let searches = self.words.search_bytes() + self.changes.as_ref().map_or(0, Changes::search_bytes);
+        piece.saturating_add(ENCODE_MEMORY_BYTES).saturating_add(searches)
     }
 
     /// The tokens of a part of the text between added tokens.
@@ -221,7 +229,7 @@ impl Tokenizer {
         content: &[Range<usize>],
         out: &mut Output,
     ) -> Result<()> {
-        let content = within(content, &range);
+        let content = within(content, &range)?;
         let section = &text[range.clone()];
         let normalized = match &self.changes {
             Some(changes) => {
@@ -239,7 +247,10 @@ impl Tokenizer {
             Part::Token(id) => out.push(id),
             Part::Text(part) => {
                 let from_start = from_start && range.start == 0 && part.start == 0;
-                self.words.each(&section[part], from_start, &mut |word| self.vocabulary.encode(word, fenced, out))
+                self.words.each(&section[part], from_start, &mut |told| match told {
+                    Told::Word(word) => self.vocabulary.encode(word, fenced, out),
+                    Told::Read(read) => out.searched(read),
+                })
             }
         })
     }
@@ -267,16 +278,31 @@ impl Tokenizer {
     }
 
     /// The text of `ids`. Unnamed ids have none; special tokens only with `keep_special`.
+    ///
+    /// # Errors
+    /// [`Status::Memory`]; [`Status::Format`] for what only a hostile file does.
     pub fn decode(&self, ids: &[u32], keep_special: bool) -> Result<String> {
-        let mut memory = self.chain.memory();
-        let mut text = String::new();
-        for &id in ids {
-            if let Some(name) = self.decoded_name(id, keep_special) {
-                self.chain.push(&mut memory, name, &mut text)?;
+        // What the steps keep is bounded; the text is as long as the caller likes.
+        shortage::backed("the text of tokens", self.chain.estimate(ids.len()), || {
+            let mut memory = self.chain.memory();
+            let (mut text, mut piece) = (String::new(), String::new());
+            let mut add = |piece: &mut String| {
+                let bytes = text.len().saturating_add(piece.len());
+                text.try_reserve(piece.len()).map_err(|_| Error::memory("the text of tokens", bytes as u64))?;
+                text.push_str(piece);
+                piece.clear();
+                Ok::<_, Error>(())
+            };
+            for &id in ids {
+                if let Some(name) = self.decoded_name(id, keep_special) {
+                    self.chain.push(&mut memory, name, &mut piece)?;
+                    add(&mut piece)?;
+                }
             }
-        }
-        self.chain.finish(&mut memory, &mut text)?;
-        Ok(text)
+            self.chain.finish(&mut memory, &mut piece)?;
+            add(&mut piece)?;
+            Ok(text)
+        })?
     }
 
     /// What the decoder gets for a token: nothing for an unnamed one or a special one that is not wanted.

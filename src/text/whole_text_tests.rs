@@ -465,15 +465,15 @@ fn what_exceeds_the_context_ends_there() {
             "{kind}: {error}"
         );
         assert!(error.needed > 5_000 && error.message.contains("at least"), "{kind}: {error}");
-        // A normalizer has all of the text before there is a token.
+        // A normalizer has all of the text before there is a token, and each of its expressions reads it as well.
         let pieces = text.text.len() / TEXT_PIECE_BYTES;
-        assert!(looks <= 2 * pieces, "{kind}: {looks}");
+        assert!(looks <= 4 * pieces, "{kind}: {looks}");
     }
     // A short text is counted to its end.
     let tokenizer = open(&fixtures::byte_level());
     let short = "a".repeat(COUNTED_BYTES_MAX);
     let mut go_on = || Ok(());
-    let mut limits = EncodeLimits { tokens: 5, before: 2, go_on: &mut go_on, stop: None };
+    let mut limits = EncodeLimits { other_tokens: 2, ..EncodeLimits::new(5, &mut go_on) };
     assert_eq!(tokenizer.encode_content(&short, &[], false, &mut limits).unwrap().len(), short.len());
     assert!(refused(&tokenizer, &(short + "a"), 5).needed > 5);
 }
@@ -563,4 +563,66 @@ fn an_expression_that_backtracks_ends() {
     let error = tokenizer.decode(&[tokenizer.id(&"a".repeat(200)).unwrap()], true).unwrap_err();
     assert_eq!((error.status, error.available), (Status::Unsupported, DECODER_BACKTRACKS_MAX as u64), "{error}");
     assert_eq!(tokenizer.decode(&[tokenizer.id("t").unwrap()], true).unwrap(), "t");
+}
+
+/// A tokenizer that looks for words with this expression.
+fn cutting(pattern: &str) -> Tokenizer {
+    let words = sequence("pretokenizers", json!([split(pattern, "Isolated"), byte_level(false)]));
+    open(&with(&fixtures::byte_level(), &[("pre_tokenizer", words)]))
+}
+
+#[test]
+fn expressions_that_read_a_text_again_and_again_are_bounded_for_all_of_it() {
+    let most = |bytes: usize| (SEARCH_EFFORT_FACTOR * bytes + SEARCH_EFFORT_FREE) as u64;
+    // Every match is short, and known only at the end of the text.
+    let quadratic = cutting("a+b|a");
+    // Every match takes fewer backtracks than a match may.
+    let cubic = cutting(r"(?:a*a*b|a)(?!x)");
+    let end = "<|end|>";
+    for (kind, tokenizer, text) in [
+        ("quadratic", &quadratic, "a".repeat(60_000)),
+        ("cubic", &cubic, "a".repeat(400)),
+        // The parts between special tokens are one text.
+        ("in parts", &quadratic, ("a".repeat(1000) + end).repeat(60)),
+        ("backtracks in parts", &cubic, ("a".repeat(100) + end).repeat(80)),
+    ] {
+        let error = tokenizer.encode(&text, false, true).unwrap_err();
+        assert_eq!(
+            (error.status, error.unit, error.available),
+            (Status::Unsupported, Unit::Count, most(text.len())),
+            "{kind}: {error}"
+        );
+        assert!(error.message.contains("many times"), "{kind}: {error}");
+    }
+    // What does so little is done.
+    assert_eq!(quadratic.encode(&"a".repeat(500), false, true).unwrap().len(), 500);
+    assert_eq!(cubic.encode(&"a".repeat(20), false, true).unwrap().len(), 20);
+    assert!(quadratic.encode(&"the tea at hand ".repeat(60_000), false, true).is_ok());
+    // A step of the normalizer.
+    let normalizer = replace(json!({"Regex": "a+b|a"}), "c");
+    let tokenizer = open(&with(&fixtures::byte_level(), &[("normalizer", normalizer)]));
+    assert_eq!(tokenizer.encode(&"a".repeat(15_000), false, true).unwrap_err().status, Status::Unsupported);
+}
+
+#[test]
+fn expressions_that_read_much_are_looked_at_while_they_do() {
+    let enough = |tokenizer: &Tokenizer, text: &str| {
+        let mut looks = 0;
+        let mut go_on = || -> Result<()> {
+            looks += 1;
+            if looks < 3 { Ok(()) } else { Err(Error::new(Status::Closed, "enough")) }
+        };
+        let limits = &mut EncodeLimits::new(usize::MAX, &mut go_on);
+        let error = tokenizer.encode_content(text, &[], false, limits).unwrap_err();
+        assert_eq!(error.message, "enough");
+        assert!(limits.searched <= 3 * TEXT_PIECE_BYTES + 2 * BACKTRACKS_MAX, "{}", limits.searched);
+    };
+    // One search through all of the text, forwards; and back.
+    enough(&cutting("a+b|a"), &"a".repeat(1_000_000));
+    enough(&cutting("[^b]*b"), &("a".repeat(1_000_000) + "b"));
+    enough(&cutting("ab"), &"a".repeat(1_000_000));
+    // Many with backtracks, of words that are short.
+    enough(&cutting(r"(?:a*a*b|a)(?!x)"), &"a".repeat(300));
+    let normalizer = replace(json!({"Regex": "a+b|a"}), "c");
+    enough(&open(&with(&fixtures::byte_level(), &[("normalizer", normalizer)])), &"a".repeat(15_000));
 }

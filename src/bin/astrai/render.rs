@@ -95,7 +95,7 @@ fn render_file(
         })
     };
     if args.continued {
-        return Ok(continued::render(messages, |messages| render(messages, false))?.text);
+        return Ok(continued::render(messages.to_vec(), |messages| render(messages, false))?.text);
     }
     Ok(render(messages, !args.no_generation_prompt)?.text)
 }

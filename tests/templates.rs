@@ -228,6 +228,13 @@ fn broken_templates_name_their_line() {
         ("{% raw %} never closed", 1, "raw"),
         ("{{ (1, 2 ]}}", 1, "unexpected ']'"),
         ("x\n{{ 1 +\n\n+ }}", 4, "an expression"),
+        ("\n{% call a + b %}{% endcall %}", 2, "expected call"),
+        ("{% call m() | trim %}{% endcall %}", 1, "expected call"),
+        ("{% call m() if m %}{% endcall %}", 1, "expected call"),
+        ("{% call not m() %}{% endcall %}", 1, "expected call"),
+        ("{% call -m() %}{% endcall %}", 1, "expected call"),
+        ("{% call [m()] %}{% endcall %}", 1, "expected call"),
+        ("{% call m()[0] %}{% endcall %}", 1, "expected call"),
     ] {
         let error = ChatTemplate::new(source, "chat_template.jinja").map(drop).unwrap_err();
         assert_eq!(error.status, Status::Template);
@@ -238,6 +245,18 @@ fn broken_templates_name_their_line() {
     let failing = "one\n{# a\ncomment #}\n{% for m in [1] %}\n  {{ m }}{{ 1 + 'a' }}\n{% endfor %}";
     let message = render(failing).unwrap_err();
     assert_eq!(message, "test, line 5: unsupported operand type(s) for +: 'int' and 'str'");
+}
+
+#[test]
+fn calls_of_any_shape_take_a_block() {
+    for callee in ["m()", "n.m()", "n['m']()", "m(x) if false else m()", "(m())", "{'m': m}['m']()", "f()"] {
+        let source = format!(
+            "{{% macro m() %}}[{{{{ caller() }}}}]{{% endmacro %}}{{% set f = m %}}{{% set n = {{'m': m}} %}}\
+             {{% call() {callee} %}}x{{% endcall %}}"
+        );
+        let want = if callee.contains("if") { None } else { Some("[x]") };
+        assert_eq!(render(&source).ok().as_deref(), want, "{callee}");
+    }
 }
 
 #[test]

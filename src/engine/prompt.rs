@@ -85,14 +85,7 @@ impl TextKit {
     /// Reads what the source has, but for the tokenizer, which is left out. Templates are compiled here; those that do not
     /// compile are told to `warn`.
     pub fn open(source: &dyn ModelSource, vocab: usize, warn: &mut dyn FnMut(String)) -> Result<TextKit> {
-        let mut variables = Map::new();
-        let special = source.special_tokens()?;
-        for (name, text) in &special.named {
-            variables.insert(name.clone(), Value::String(text.clone()));
-        }
-        if !special.additional.is_empty() {
-            variables.insert("additional_special_tokens".into(), special.additional.clone().into());
-        }
+        let variables = source.special_tokens()?.variables();
         Ok(TextKit {
             tokenizer: None,
             templates: Templates::open(source, &variables, warn)?,

@@ -139,6 +139,16 @@ impl SpecialTokens {
         self.named.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
     }
 
+    /// The variables that chat templates know the tokens by.
+    pub fn variables(&self) -> Map<String, Value> {
+        let named = self.named.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str())));
+        let mut variables: Map<String, Value> = named.collect();
+        if !self.additional.is_empty() {
+            variables.insert("additional_special_tokens".to_owned(), self.additional.clone().into());
+        }
+        variables
+    }
+
     /// Adds what `object`, the content of `file`, names and earlier files did not. Values that are no tokens are left out, with
     /// a warning.
     pub(super) fn add(&mut self, object: &Value, file: &str, warnings: &mut Vec<String>) {

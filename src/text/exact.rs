@@ -1,8 +1,8 @@
-//! Whole numbers in JSON that no machine integer holds, kept exactly.
+//! Numbers in JSON that serde_json reads otherwise than Python does, kept as Python has them.
 //!
-//! `serde_json` reads `250000000000000000000` as a float unless a feature is on that changes every crate of the program.
-//! [`keep`] rewrites such numbers before the text is parsed, into the object by which serde_json itself passes numbers of
-//! any length; [`number`] recognises it. Chat templates print them digit by digit, as Python does.
+//! `serde_json` reads `250000000000000000000` as a float unless a feature is on that changes every crate of the program, and
+//! refuses `1e400`, `NaN` and `Infinity`. [`keep`] rewrites such numbers before the text is parsed, into the object by which
+//! serde_json itself passes numbers of any length; [`number`] recognises it. Chat templates print whole numbers digit by digit.
 
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -12,8 +12,21 @@ const KEY: &str = "$serde_json::private::Number";
 /// Digits of the longest number that always fits 64 bits.
 const SAFE_DIGITS: usize = 18;
 
-/// JSON text in which whole numbers beyond 64 bits are objects that keep their digits. Borrowed if there is none; text that
-/// is no JSON stays none.
+/// What Python's reader takes beyond JSON's numbers, each a float.
+const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+
+/// A number that [`keep`] kept.
+#[derive(Debug, PartialEq)]
+pub enum Number<'a> {
+    /// A whole number, in decimal digits.
+    Whole(&'a str),
+    /// An infinite number, or NaN.
+    Float(f64),
+}
+
+/// JSON text in which whole numbers beyond 64 bits are objects that keep their digits, and floats beyond the largest, `NaN`
+/// and `Infinity` are such objects, too. The whole number `-0` becomes `0`, as in Python. Borrowed if nothing changes; other
+/// text that is no JSON stays none.
 pub fn keep(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut out = String::new();
@@ -21,15 +34,18 @@ pub fn keep(json: &str) -> Cow<'_, str> {
     while let Some(byte) = bytes.get(at) {
         match byte {
             b'"' => at = string_end(bytes, at + 1),
-            b'-' | b'0'..=b'9' => {
-                let end = number_end(bytes, at);
+            b'-' | b'0'..=b'9' | b'N' | b'I' => {
+                let rest = json.get(at..).unwrap_or_default();
+                let word = WORDS.iter().find(|word| rest.starts_with(**word));
+                let end = word.map_or_else(|| number_end(bytes, at), |word| at + word.len());
                 let token = json.get(at..end).unwrap_or_default();
-                if is_long_integer(token) {
+                let zero = token == "-0";
+                if zero || is_long_integer(token) || beyond_floats(token).is_some() {
                     out.push_str(json.get(copied..at).unwrap_or_default());
-                    out.push_str(&format!("{{\"{KEY}\":\"{token}\"}}"));
+                    out.push_str(&if zero { "0".to_owned() } else { format!("{{\"{KEY}\":\"{token}\"}}") });
                     copied = end;
                 }
-                at = end;
+                at = end.max(at + 1);
             }
             _ => at += 1,
         }
@@ -41,7 +57,7 @@ pub fn keep(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Parses JSON text, whole numbers beyond 64 bits kept.
+/// Parses JSON text, numbers kept as by [`keep`].
 ///
 /// # Errors
 /// Those of `serde_json`; columns count from the rewritten text where there are such numbers.
@@ -73,25 +89,49 @@ fn is_long_integer(token: &str) -> bool {
     whole && token.parse::<i64>().is_err() && token.parse::<u64>().is_err()
 }
 
-/// The digits of a number that [`keep`] kept.
-pub fn number(object: &Map<String, Value>) -> Option<&str> {
+/// The value of one of [`WORDS`], or of a number in JSON's grammar that is larger than every float.
+fn beyond_floats(token: &str) -> Option<f64> {
+    match token {
+        "NaN" => return Some(f64::NAN),
+        "Infinity" => return Some(f64::INFINITY),
+        "-Infinity" => return Some(f64::NEG_INFINITY),
+        _ => {}
+    }
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    // Without an exponent or a fraction it is a whole number.
+    let unsigned = token.strip_prefix('-').unwrap_or(token);
+    let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
+    let grammar = digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && digits(fraction)
+        && digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent));
+    let float = grammar && unsigned.contains(['.', 'e', 'E']);
+    token.parse().ok().filter(|value: &f64| float && value.is_infinite())
+}
+
+/// The number that [`keep`] kept in this object.
+pub fn number(object: &Map<String, Value>) -> Option<Number<'_>> {
     if object.len() != 1 {
         return None;
     }
-    object.get(KEY)?.as_str().filter(|digits| is_long_integer(digits))
+    let token = object.get(KEY)?.as_str()?;
+    if is_long_integer(token) { Some(Number::Whole(token)) } else { beyond_floats(token).map(Number::Float) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{keep, number};
+    use super::{Number, keep, number};
     use serde_json::Value;
     use std::borrow::Cow;
 
     #[test]
     fn only_long_whole_numbers_are_rewritten() {
         for same in [
-            "[18446744073709551615, -9223372036854775808, 1.5, 1e400, 12345678901234567890.5]",
+            "[18446744073709551615, -9223372036854775808, 1.5, -0.0, 1e308, 12345678901234567890.5]",
             r#"{"250000000000000000000": "\"250000000000000000000"}"#,
+            r#"{"NaN": "-0, Infinity", "a": [null, "1e400"]}"#,
+            "[01e400, 1.e400, 1e, -e400, Nan, Inf, --0]",
             "",
             "[-, \"",
             "00000000000000000000000000",
@@ -100,8 +140,23 @@ mod tests {
         }
         let kept: Value =
             serde_json::from_str(&keep("{\"a\": [250000000000000000000,-18446744073709551616]}")).unwrap();
-        assert_eq!(kept["a"][0].as_object().and_then(number), Some("250000000000000000000"));
-        assert_eq!(kept["a"][1].as_object().and_then(number), Some("-18446744073709551616"));
+        assert_eq!(kept["a"][0].as_object().and_then(number), Some(Number::Whole("250000000000000000000")));
+        assert_eq!(kept["a"][1].as_object().and_then(number), Some(Number::Whole("-18446744073709551616")));
         assert_eq!(number(serde_json::json!({"$serde_json::private::Number": "12"}).as_object().unwrap()), None);
+    }
+
+    #[test]
+    fn numbers_are_what_python_reads() {
+        let text = "[-0, -0.0, NaN, Infinity, -Infinity, 1e400, -1.5E+999, 100.23934140005247]";
+        let kept: Value = serde_json::from_str(&keep(text)).unwrap();
+        let float = |i: usize| match kept[i].as_object().and_then(number) {
+            Some(Number::Float(value)) => value,
+            other => panic!("{i}: {other:?}"),
+        };
+        assert_eq!(kept[0].as_i64(), Some(0));
+        assert!(kept[1].as_f64().unwrap().is_sign_negative());
+        assert!(float(2).is_nan());
+        assert_eq!([float(3), float(4), float(5), float(6)], [1.0, -1.0, 1.0, -1.0].map(|sign| sign * f64::INFINITY));
+        assert_eq!(kept[7].as_f64(), Some(100.23934140005247));
     }
 }

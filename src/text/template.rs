@@ -67,8 +67,8 @@ pub struct TemplateInput<'a> {
     pub add_generation_prompt: bool,
     /// The time `strftime_now` tells; absent, the system's.
     pub now: Option<LocalTime>,
-    /// Messages reach the template as they are given, byte for byte what transformers makes of them. Otherwise arguments given
-    /// as JSON text become objects, and content takes the form the template wants ([`ChatTemplate::learn`]).
+    /// Messages reach the template as they are given, byte for byte what transformers makes of them. Otherwise arguments become
+    /// objects or JSON text, and content takes the form the template wants ([`ChatTemplate::learn`]).
     pub exact: bool,
     /// For each message, whether names of special tokens in it are tokens; absent, they are ordinary characters, but for what
     /// the assistant said.
@@ -142,7 +142,7 @@ impl ChatTemplate {
     /// [`Status::Unsupported`]: content that is no text.
     pub fn render(&self, input: &TemplateInput) -> Result<MarkedText> {
         if !input.exact {
-            messages::refuse_media(input.messages)?;
+            messages::refuse_parts(input.messages, self.wants)?;
         }
         self.render_within(input, limits::TEMPLATE_FUEL)
     }

@@ -135,6 +135,9 @@ fn who_wrote_it_decides() {
     let marked = render(json, json!([{"role": "tool", "content": {"k": ["v", 1, null]}}]));
     assert_eq!(shown(&marked), "{\"⟦k⟧\": [\"⟦v⟧\", 1, null]}tool");
     let marked = render(json, json!([{"role": "user", "content": [{"type": "text", "text": "v"}]}]));
+    // Nor is the part that a bare string becomes anything but ours, but for its text.
+    let bare = render(json, json!([{"role": "user", "content": ["v"]}]));
+    assert_eq!(shown(&bare), "[{\"type\": \"text\", \"text\": \"⟦v⟧\"}]user");
     assert_eq!(shown(&marked), "[{\"type\": \"text\", \"⟦text⟧\": \"⟦v⟧\"}]user");
     // Tools, documents and arguments of calls are content; other variables are the template's own.
     let source =
@@ -150,6 +153,42 @@ fn who_wrote_it_decides() {
 }
 
 #[test]
+fn names_are_content_too() {
+    let json = "{{ messages[0] | tojson }}";
+    let said = |role: &str| json!([{"role": role, "content": "c", "k": {"l": "v"}}]);
+    let of_others = "{\"role\": \"user\", \"⟦content⟧\": \"⟦c⟧\", \"⟦k⟧\": {\"⟦l⟧\": \"⟦v⟧\"}}";
+    assert_eq!(shown(&render(json, said("user"))), of_others);
+    let own = "{\"role\": \"assistant\", \"content\": \"c\", \"k\": {\"l\": \"v\"}}";
+    assert_eq!(shown(&render(json, said("assistant"))), own);
+    let calls = json!([{"role": "user", "content": "c", "tool_calls": [{"n": {"m": 1}, "function": {"f": 2}}]}]);
+    let want = "[{\"⟦n⟧\": {\"⟦m⟧\": 1}, \"⟦function⟧\": {\"⟦f⟧\": 2}}]";
+    assert_eq!(shown(&render("{{ messages[0].tool_calls | tojson }}", calls)), want);
+    // As keywords, wherever they end up.
+    for (source, want) in [
+        ("{{ dict(**d) }}", "{'⟦<k>⟧': '⟦v⟧'}"),
+        ("{{ dict({'a': 1}, b=2, **d) }}", "{'a': 1, 'b': 2, '⟦<k>⟧': '⟦v⟧'}"),
+        ("{% macro m() %}{{ kwargs | tojson }}{% endmacro %}{{ m(a=1, **d) }}", "{\"a\": 1, \"⟦<k>⟧\": \"⟦v⟧\"}"),
+        (
+            "{% macro m() %}{{ kwargs }}{% endmacro %}{% macro o() %}{{ m(**kwargs) }}{% endmacro %}{{ o(**d) }}",
+            "{'⟦<k>⟧': '⟦v⟧'}",
+        ),
+        ("{% macro m(x) %}{{ x }}{% endmacro %}{{ m(**e) }}", "⟦v⟧"),
+        ("{% macro m() %}{{ caller(**e) }}{% endmacro %}{% call(x) m() %}<{{ x }}>{% endcall %}", "<⟦v⟧>"),
+        ("{% set n = namespace(**e) %}{{ n.x }}{% set n = namespace(e) %}{{ n.x }}", "⟦vv⟧"),
+        ("{{ '{x}'.format(**e) }}{{ '%(x)s' | format(**e) }}{{ '{x}'.format_map(e) }}", "⟦vvv⟧"),
+        ("{{ [[2, 1]] | map('sort', **f) | list }}", "[[2, 1]]"),
+        ("{{ dict(**dict(**d)).items() | list }}", "[('⟦<k>⟧', '⟦v⟧')]"),
+    ] {
+        let source = format!(
+            "{{% set d = messages[0].content[0] %}}{{% set e = messages[0].content[1] %}}{{% set f = messages[0].content[2] %}}{source}"
+        );
+        let marked =
+            render(&source, json!([{"role": "tool", "content": [{"<k>": "v"}, {"x": "v"}, {"reverse": true}]}]));
+        assert_eq!(shown(&marked), want, "{source}");
+    }
+}
+
+#[test]
 fn what_content_spells_is_never_taken_for_a_mark() {
     // Whatever stands for a mark inside the engine's output, content and templates may spell it.
     for c in ["\u{1}", "\u{1}(", "\u{1})", "a\u{1}(b\u{1})c", "\u{1}\u{1}", "\u{1}("] {
@@ -160,12 +199,15 @@ fn what_content_spells_is_never_taken_for_a_mark() {
     }
 }
 
-/// Puts a marker before and after each text.
+/// Puts a marker before and after each text, and into each object under a name that is a marker.
 fn mark(value: &mut Value) {
     match value {
         Value::String(s) => *s = format!("<{CORE}>{s}<{CORE}>"),
         Value::Array(items) => items.iter_mut().for_each(mark),
-        Value::Object(fields) => fields.iter_mut().filter(|(k, _)| *k != "type").for_each(|(_, v)| mark(v)),
+        Value::Object(fields) => {
+            fields.iter_mut().filter(|(k, _)| *k != "type").for_each(|(_, v)| mark(v));
+            fields.insert(format!("<{CORE}>"), Value::from(CORE));
+        }
         _ => {}
     }
 }
@@ -181,6 +223,7 @@ fn in_every_template_all_that_comes_from_content_is_content() {
         let mut messages = case["messages"].as_array().unwrap().clone();
         for message in messages.iter_mut().filter(|m| m["role"] != "assistant") {
             mark(message.get_mut("content").unwrap());
+            message.as_object_mut().unwrap().insert(format!("<{CORE}>"), Value::from(CORE));
         }
         let input = |special| TemplateInput {
             tools: Some(&case["tools"]).filter(|t| !t.is_null()),

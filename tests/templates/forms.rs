@@ -1,7 +1,7 @@
 //! What clients send, in the form the template wants.
 
 use astrai::Status;
-use astrai::text::{ChatTemplate, TemplateInput};
+use astrai::text::{ChatTemplate, TemplateInput, exact};
 use serde_json::{Map, Value, json};
 
 /// A template that has found out what it wants.
@@ -45,6 +45,66 @@ fn arguments_given_as_text_become_objects() {
     // A template that can only do with text gets text.
     let concatenated = learned(CONCATENATED);
     assert_eq!(rendered(&concatenated, &call(json!("{\"a\": 1}")), false), "```{\"a\": 1}```");
+    let want = rendered(&concatenated, &call(text), false);
+    assert_eq!(rendered(&concatenated, &call(object), false), want);
+    assert_eq!(want, "```{\"port\": \"Bergen\", \"hours\": 6, \"deep\": {\"x\": [1, 2.5, null, true]}}```");
+}
+
+/// Published templates print calls only of messages without content, put together with `+`; what tools answer stands between
+/// markers that depend on the answer before.
+const SILENT: &str = "{% set state = namespace(calls=false, answers=false) %}{% for message in messages %}\
+    {% if message['role'] == 'user' %}{% set state.calls = false %}{{ '<ask>' + message['content'] }}{% endif %}\
+    {% if message['role'] == 'assistant' and message['content'] is none %}{% for call in message['tool_calls'] %}\
+    {% if not state.calls %}{% set state.calls = true %}{{ '<reply><calls>' }}{% else %}{{ '\n' }}{% endif %}\
+    {{ '<call>' + call['type'] + '<of>' + call['function']['name'] + '\n```json\n' + call['function']['arguments'] + '\n```</call>' }}\
+    {% endfor %}{{ '</calls><done>' }}{% endif %}\
+    {% if message['role'] == 'assistant' and message['content'] is not none %}{% if state.answers %}\
+    {{ '</answers>' + message['content'] + '<done>' }}{% set state.answers = false %}{% else %}\
+    {% set said = message['content'] %}{% if '</why>' in said %}{% set said = said.split('</why>')[-1] %}{% endif %}\
+    {{ '<reply>' + said + '<done>' }}{% endif %}{% endif %}\
+    {% if message['role'] == 'tool' %}{% if state.answers %}{{ '\n<answer>' + message['content'] + '</answer>' }}{% else %}\
+    {{ '<answers><answer>' + message['content'] + '</answer>' }}{% set state.answers = true %}{% endif %}{% endif %}{% endfor %}";
+
+#[test]
+fn calls_without_content_show_what_arguments_are() {
+    let template = learned(SILENT);
+    let conversation = |arguments: Value, answer: Value| {
+        json!([
+            {"role": "user", "content": "When?"},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "call00001", "type": "function", "function": {"name": "tide", "arguments": arguments}}]},
+            {"role": "tool", "tool_call_id": "call00001", "content": answer},
+        ])
+    };
+    let text = conversation(json!("{\"port\":\"Bergen\"}"), json!("06:10"));
+    let want = "<ask>When?<reply><calls><call>function<of>tide\n```json\n{\"port\":\"Bergen\"}\n```</call></calls><done>\
+        <answers><answer>06:10</answer>";
+    assert_eq!(rendered(&template, &text, true), want);
+    assert_eq!(rendered(&template, &text, false), want);
+    // Another client's object is the same text, but for its layout; and what a tool returns may come in parts.
+    let parts = json!([{"type": "text", "text": "06:"}, {"type": "text", "text": "10"}]);
+    let object = conversation(json!({"port": "Bergen"}), parts);
+    let spaced = want.replace("\":\"", "\": \"").replace("06:10", "06:\n10");
+    assert_eq!(rendered(&template, &object, false), spaced);
+    assert!(rendered(&template, &object, true).contains("can only concatenate str"));
+}
+
+#[test]
+fn numbers_in_arguments_are_what_python_reads() {
+    let template = learned(TOJSON);
+    for (given, want) in [
+        ("{\"x\": 100.23934140005247}", "{\"x\": 100.23934140005247}"),
+        ("{\"x\": [-0, -0.0, 0, 1e400, -1e999]}", "{\"x\": [0, -0.0, 0, Infinity, -Infinity]}"),
+        ("{\"x\": NaN, \"y\": [Infinity, -Infinity]}", "{\"x\": NaN, \"y\": [Infinity, -Infinity]}"),
+        ("{\"x\": \"-0, NaN\"}", "{\"x\": \"-0, NaN\"}"),
+    ] {
+        assert_eq!(rendered(&template, &call(json!(given)), false), want, "{given}");
+    }
+    let messages =
+        exact::parse("[{\"role\": \"user\", \"content\": [-0, 1e400, NaN, 2.2250738585072011e-308]}]").unwrap();
+    let printed = "{{ messages[0].content }}{{ messages[0].content | tojson }}";
+    let want = "[0, inf, nan, 2.225073858507201e-308][0, Infinity, NaN, 2.225073858507201e-308]";
+    assert_eq!(rendered(&learned(printed), &messages, true), want);
 }
 
 #[test]
@@ -81,11 +141,12 @@ fn other_places_of_arguments() {
 
 const TEXTS: &str = "{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}";
 const PRINTS: &str = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
-const PARTS: &str = "{% for m in messages %}[{% for p in m.content %}{{ p.text }}{% endfor %}]{% endfor %}";
+const PARTS: &str = "{% for m in messages %}[{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}\
+    {% endfor %}]{% endfor %}";
 const BOTH: &str = "{% for m in messages %}[{% if m.content is string %}{{ m.content }}{% else %}\
-    {% for p in m.content %}{{ p.text }}|{% endfor %}{% endif %}]{% endfor %}";
+    {% for p in m.content %}{% if p['type'] == 'text' %}{{ p['text'] }}|{% endif %}{% endfor %}{% endif %}]{% endfor %}";
 const BY_ROLE: &str = "{% for m in messages %}{% if m.role == 'system' %}{{ '(' + m.content + ')' }}{% else %}\
-    [{% for p in m.content %}{{ p.text }}|{% endfor %}]{% endif %}{% endfor %}";
+    [{% for p in m.content if p.type == 'text' %}{{ p.text }}|{% endfor %}]{% endif %}{% endfor %}";
 
 #[test]
 fn content_takes_the_form_the_template_wants() {
@@ -101,6 +162,13 @@ fn content_takes_the_form_the_template_wants() {
     }
     let two = json!([{"role": "system", "content": [{"type": "text", "text": "s"}]}, {"role": "user", "content": "u"}]);
     assert_eq!(rendered(&learned(BY_ROLE), &two, false), "(s)[u|]");
+    // Whatever a client calls a text, templates see one type.
+    let names = json!([{"role": "user", "content": [
+        "a", {"type": "output_text", "text": "b"}, {"text": "c"}, {"type": "refusal", "refusal": "d"}]}]);
+    for (source, want) in [(TEXTS, "[a\nb\nc\nd]"), (PARTS, "[abcd]"), (BOTH, "[a|b|c|d|]")] {
+        assert_eq!(rendered(&learned(source), &names, false), want, "{source}");
+    }
+    assert_eq!(rendered(&learned(PARTS), &names, true), "[]");
     // Exactly as given, a list is printed as Python prints it.
     assert!(rendered(&learned(PRINTS), &parts, true).starts_with("[[{'type': 'text'"));
     // Nothing is nothing, and what a tool returns is not taken for parts.
@@ -116,6 +184,10 @@ fn what_is_no_text_is_refused_by_name_and_place() {
         (json!({"image": "x"}), "is an image (\"image\")"),
         (json!({"type": "input_audio", "input_audio": {}}), "is audio (\"input_audio\")"),
         (json!({"type": "video_url"}), "is a video (\"video_url\")"),
+        (json!({"type": "input_video"}), "is a video (\"input_video\")"),
+        (json!({"video_embeds": []}), "is a video (\"video_embeds\")"),
+        (json!({"audio_embeds": []}), "is audio (\"audio_embeds\")"),
+        (json!({"type": "image_pil"}), "is an image (\"image_pil\")"),
     ] {
         let messages = [
             json!({"role": "user", "content": "x"}),
@@ -126,6 +198,25 @@ fn what_is_no_text_is_refused_by_name_and_place() {
         assert_eq!(error.status, Status::Unsupported);
         assert!(error.message.contains("messages[1].content[1]") && error.message.contains(what), "{}", error.message);
     }
+}
+
+#[test]
+fn what_cannot_be_put_into_one_text_is_refused() {
+    let template = learned(PRINTS);
+    for (part, what) in [
+        (json!({"type": "sticker", "text": "x"}), "a part of type \"sticker\""),
+        (json!({"type": "text"}), "a part of type \"text\""),
+        (json!({"of": "x"}), "a part without a type"),
+    ] {
+        let messages = json!([{"role": "user", "content": "x"}, {"role": "user", "content": ["y", part]}]);
+        let message = rendered(&template, &messages, false);
+        assert!(message.contains(&format!("messages[1].content[1] is {what}")), "{message}");
+        // A template that looks at parts itself sees them all.
+        assert_eq!(rendered(&learned(BOTH), &messages, false).split('|').next(), Some("[x][y"));
+    }
+    // What a tool returns is data where it does not look like parts.
+    let data = json!([{"role": "tool", "content": [{"type": "text", "text": "a"}, {"of": 1}]}]);
+    assert_eq!(rendered(&template, &data, false), "[[{'type': 'text', 'text': 'a'}, {'of': 1}]]");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use astrai::engine::{EngineOptions, Prompt, TextOptions};
 use astrai::source::{Folder, FolderOptions, ModelSource};
 use astrai::text::{ChatTemplate, TemplateInput, continued};
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -78,11 +78,7 @@ fn render_file(
     let mut template = ChatTemplate::new(&read_file(path)?, &path.display().to_string())?;
     let options = FolderOptions { text_only: true, ..FolderOptions::default() };
     let folder = Folder::open(folder, options, &mut |_, _| true)?;
-    let tokens = folder.special_tokens()?;
-    let mut variables: Map<String, Value> = tokens.named.into_iter().map(|(name, text)| (name, text.into())).collect();
-    if !tokens.additional.is_empty() {
-        variables.insert("additional_special_tokens".to_owned(), tokens.additional.into());
-    }
+    let mut variables = folder.special_tokens()?.variables();
     variables.extend(args.variables.variables());
     template.learn(&variables);
     let render = |messages: &[Value], add_generation_prompt| {

@@ -84,13 +84,14 @@ impl Object for Macro {
             inner.push((parameter.clone(), value));
         }
         let mut extra = DictBuilder::new(&meter)?;
-        for (name, value) in named {
-            if self.parameters.contains(&name) && inner.iter().all(|(n, _)| *n != name)
+        for (key, value) in named {
+            let name = str_of(&key).unwrap_or_default();
+            if self.parameters.iter().any(|p| p == name) && inner.iter().all(|(n, _)| n != name)
                 || name == "caller" && self.caller
             {
-                inner.push((name, value));
+                inner.push((name.to_owned(), value));
             } else if self.kwargs {
-                extra.insert(Value::from(name), value, &meter)?;
+                extra.insert(key, value, &meter)?;
             } else {
                 return Err(fault(format!("macro '{}' takes no keyword argument '{name}'", self.name)));
             }
@@ -133,13 +134,47 @@ impl Object for Caller {
     fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> R<Value> {
         let meter = Meter::of(state)?;
         meter.stack()?;
-        filters::captured(&self.0.call(state, args)?, &meter)
+        // The engine's own macro: it has no use for the marks of a name.
+        let Arguments { positional: mut args, named } = Arguments::new(args)?;
+        if !named.is_empty() {
+            let named = named.into_iter().map(|(name, value)| (str_of(&name).unwrap_or_default().to_owned(), value));
+            args.push(Value::from(named.collect::<Kwargs>()));
+        }
+        filters::captured(&self.0.call(state, &args)?, &meter)
     }
 }
 
-/// What an argument called `caller` is to a macro: the engine's own macro gives encoded text.
-pub(super) fn caller(value: Value) -> Value {
-    if is_namespace(&value) { Value::from_object(Caller(value)) } else { value }
+/// A named argument whose name is content, on its way through the engine, for which names are strings without marks.
+#[derive(Debug)]
+struct Named {
+    name: Value,
+    value: Value,
+}
+
+impl Object for Named {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+}
+
+/// A named argument as the engine takes it; [`named`] gives name and value back.
+pub(super) fn carried((name, value): (Value, Value)) -> (String, Value) {
+    let text = str_of(&name).unwrap_or_default().to_owned();
+    if marks::text(&name).is_some_and(|text| text.is_marked()) {
+        return (text, Value::from_object(Named { name, value }));
+    }
+    (text, value)
+}
+
+/// Name and value of a named argument that came from the engine. The engine's own macro, an argument called `caller`, gives
+/// encoded text.
+pub(super) fn named(name: &str, given: Value) -> (Value, Value) {
+    let (key, value) = match given.downcast_object_ref::<Named>() {
+        Some(carried) => (carried.name.clone(), carried.value.clone()),
+        None => (Value::from(name), given),
+    };
+    let encodes = name == "caller" && is_namespace(&value);
+    (key, if encodes { Value::from_object(Caller(value)) } else { value })
 }
 
 #[derive(Debug)]
@@ -193,6 +228,9 @@ impl Object for Joiner {
 pub(super) fn inner(value: &Value) -> Vec<Value> {
     if let Some(c) = value.downcast_object_ref::<Cycler>() {
         return c.items.clone();
+    }
+    if let Some(named) = value.downcast_object_ref::<Named>() {
+        return vec![named.value.clone()];
     }
     value.downcast_object_ref::<Joiner>().map(|j| vec![j.separator.clone()]).unwrap_or_default()
 }
@@ -295,8 +333,9 @@ fn lowered(env: &mut Environment<'_>) {
         };
         let mut named = DictBuilder::new(&meter)?;
         for (key, value) in &dict.entries {
-            let name = str_of(key).ok_or_else(|| fault("keywords must be strings"))?;
-            named.insert(Value::from(name), value.clone(), &meter)?;
+            str_of(key).ok_or_else(|| fault("keywords must be strings"))?;
+            let (name, value) = carried((key.clone(), value.clone()));
+            named.insert(Value::from(name), value, &meter)?;
         }
         Ok(named.finish())
     });
@@ -398,6 +437,7 @@ fn namespace(state: &mut State, args: Args) -> R<Value> {
     meter.charge(256)?;
     let initial = methods::dict(Arguments::new(&args.into_values())?, &meter)?;
     let View::Dict(dict) = view(&initial) else { return Ok(initial) };
+    let mut plain = DictBuilder::new(&meter)?;
     for (name, value) in &dict.entries {
         if str_of(name).is_some_and(|n| n.starts_with('_')) {
             return Err(fault("a namespace cannot store a name that begins with an underscore"));
@@ -406,6 +446,8 @@ fn namespace(state: &mut State, args: Args) -> R<Value> {
             return Err(fault("a namespace cannot hold a namespace or a loop"));
         }
         defined(name)?;
+        // The engine drops names that are no strings of its own. No template can print the name of an attribute.
+        plain.insert(marks::unmarked(name), value.clone(), &meter)?;
     }
-    Value::from_function(minijinja::functions::namespace).call(state, &[initial])
+    Value::from_function(minijinja::functions::namespace).call(state, &[plain.finish()])
 }

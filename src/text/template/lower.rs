@@ -34,6 +34,7 @@ pub(super) fn lower(source: &str) -> Result<String, (u32, Error)> {
         macros: Vec::new(),
         optional: 0,
         depth: 0,
+        node: Node::Other,
         meter: Meter::new(limits::TEMPLATE_FUEL, None),
     };
     match lowerer.block(&[], "") {
@@ -63,7 +64,16 @@ struct Lowerer {
     /// Inside how many `if`s: there an unknown filter fails only when it is reached.
     optional: usize,
     depth: usize,
+    /// What the expression read last is.
+    node: Node,
     meter: Arc<Meter>,
+}
+
+/// What an expression is, as far as a statement asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Node {
+    Call,
+    Other,
 }
 
 /// Text as a literal of the engine.
@@ -433,7 +443,7 @@ impl Lowerer {
     fn call_statement(&mut self, line: u32) -> R<()> {
         let signature = if self.is_op("(") { format!("({})", self.signature()?.0) } else { String::new() };
         let callee = self.expression()?;
-        if !callee.ends_with(')') {
+        if self.node != Node::Call {
             return Err(fault("expected call"));
         }
         self.enclosed(line, &format!("call{signature} {callee}"), "endcall", "call", "endcall")

@@ -4,10 +4,11 @@
 //! templates build markers from; the arguments of calls; tools and documents. The assistant's own words stay plain:
 //! templates split them at markers.
 
+use super::TemplateInput;
 use super::marks::Text;
-use super::meter::{Meter, R, Sink, fault};
+use super::meter::{Meter, R, Sink};
+use super::print::{self, JsonStyle};
 use super::value::{DictBuilder, View, view};
-use super::{TemplateInput, big};
 use crate::error::{Error, Result};
 use crate::text::exact;
 use minijinja::Value;
@@ -21,17 +22,22 @@ pub(in crate::text) const REASONING: [&str; 3] = ["reasoning_content", "thinking
 /// Roles whose content is looked at apart: templates often take lists from one and texts from another.
 pub(super) const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 /// Types of parts that are text, and the key of the text.
-const TEXT_TYPES: [&str; 3] = ["text", "input_text", "output_text"];
+const TEXT_TYPES: [(&str, &str); 4] =
+    [("text", "text"), ("input_text", "text"), ("output_text", "text"), ("refusal", "refusal")];
 /// Types and keys of parts that are not text, and what they hold.
-const MEDIA: [(&str, &str); 13] = [
+const MEDIA: [(&str, &str); 17] = [
     ("image_url", "an image"),
     ("input_image", "an image"),
     ("image", "an image"),
     ("image_base64", "an image"),
     ("image_embeds", "an image"),
+    ("image_pil", "an image"),
     ("video_url", "a video"),
+    ("input_video", "a video"),
     ("video", "a video"),
+    ("video_embeds", "a video"),
     ("audio_url", "audio"),
+    ("audio_embeds", "audio"),
     ("input_audio", "audio"),
     ("audio", "audio"),
     ("input_file", "a file"),
@@ -56,7 +62,7 @@ pub(super) enum Form {
 pub(super) struct Wants {
     /// For each of [`ROLES`].
     pub(super) content: [Form; ROLES.len()],
-    /// Arguments stay JSON text where they come as it: the template cannot do with an object.
+    /// Arguments are JSON text, also where they come as an object: the template cannot do with one.
     pub(super) argument_text: bool,
 }
 
@@ -68,22 +74,37 @@ impl Wants {
     }
 }
 
-/// Fails for the first part of content that is no text.
+/// Fails for the first part of content that is no text: for images and the like, and for all others where the template wants
+/// one text made of the parts.
 ///
 /// # Errors
 /// [`crate::Status::Unsupported`], with the positions of message and part.
-pub(super) fn refuse_media(messages: &[Json]) -> Result<()> {
+pub(super) fn refuse_parts(messages: &[Json], wants: Wants) -> Result<()> {
     for (m, message) in messages.iter().enumerate() {
-        let parts = message.get("content").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+        let Some(parts) = message.get("content").and_then(Json::as_array) else { continue };
+        let role = message.get("role").and_then(Json::as_str).unwrap_or_default();
+        let one_text = wants.form(role) == Form::Text && are_parts(role, parts);
         for (p, part) in parts.iter().enumerate() {
-            let Some((name, what)) = medium(part) else { continue };
+            let what = match (medium(part), part.get("type").and_then(Json::as_str)) {
+                (Some((name, what)), _) => format!("{what} (\"{name}\")"),
+                (None, _) if !one_text || part_text(part).is_some() => continue,
+                (None, Some(kind)) => format!("a part of type \"{kind}\" without a text this engine knows"),
+                (None, None) => "a part without a type".to_owned(),
+            };
             return Err(Error::unsupported(format!(
-                "messages[{m}].content[{p}] is {what} (\"{name}\"); this engine takes text only: send parts of type \"text\""
+                "messages[{m}].content[{p}] is {what}; this engine takes text only: send parts of type \"text\""
             ))
             .about("messages"));
         }
     }
     Ok(())
+}
+
+/// Whether a list is one of parts. What a tool returns may be any list: it is one of data if a single item is neither text nor
+/// of any type.
+fn are_parts(role: &str, parts: &[Json]) -> bool {
+    role != "tool"
+        || parts.iter().all(|part| part_text(part).is_some() || part.get("type").is_some_and(Json::is_string))
 }
 
 fn medium(part: &Json) -> Option<(&'static str, &'static str)> {
@@ -94,13 +115,16 @@ fn medium(part: &Json) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// The text of a part.
+/// The text of a part, which may be the text itself, or tell no type.
 fn part_text(part: &Json) -> Option<&str> {
     if let Some(text) = part.as_str() {
         return Some(text);
     }
-    let kind = part.get("type")?.as_str()?;
-    TEXT_TYPES.contains(&kind).then(|| part.get("text")?.as_str()).flatten()
+    let key = match part.get("type") {
+        None => "text",
+        Some(kind) => TEXT_TYPES.iter().find(|(name, _)| kind.as_str() == Some(*name)).map(|(_, key)| *key)?,
+    };
+    part.get(key)?.as_str()
 }
 
 /// Builds the messages of a rendering.
@@ -135,12 +159,12 @@ impl Messages<'_> {
         for (name, value) in fields {
             let value = match name.as_str() {
                 "role" => meter.json(value, false)?,
-                "content" => self.content(value, self.wants.form(role), content)?,
+                "content" => self.content(value, role, content)?,
                 "tool_calls" => self.calls(value, content, !special)?,
                 "function_call" => self.call(value, content, !special)?,
                 _ => meter.json(value, content)?,
             };
-            dict.insert(meter.plain(name)?, value, meter)?;
+            dict.insert(meter.text(Text::whole(name, content && name != "role"))?, value, meter)?;
         }
         if let Some(reasoning) = reasoning {
             dict.insert(Value::from("reasoning_content"), meter.json(reasoning, content)?, meter)?;
@@ -148,10 +172,10 @@ impl Messages<'_> {
         Ok(dict.finish())
     }
 
-    fn content(&self, value: &Json, form: Form, content: bool) -> R<Value> {
+    fn content(&self, value: &Json, role: &str, content: bool) -> R<Value> {
         let meter = self.meter;
-        match (value, form) {
-            (Json::Array(parts), Form::Text) if !self.exact && parts.iter().all(|p| part_text(p).is_some()) => {
+        match (value, self.wants.form(role)) {
+            (Json::Array(parts), Form::Text) if !self.exact && are_parts(role, parts) => {
                 let mut sink = Sink::new(meter);
                 for (i, text) in parts.iter().filter_map(part_text).enumerate() {
                     sink.push_as(if i > 0 { "\n" } else { "" }, content)?;
@@ -159,18 +183,28 @@ impl Messages<'_> {
                 }
                 Ok(sink.finish())
             }
-            (Json::String(text), Form::Parts) if !self.exact => {
-                let mut part = DictBuilder::new(meter)?;
-                part.insert(Value::from("type"), Value::from("text"), meter)?;
-                part.insert(Value::from("text"), meter.text(Text::whole(text, content))?, meter)?;
-                meter.list(vec![part.finish()])
-            }
+            (Json::String(text), Form::Parts) if !self.exact => meter.list(vec![self.text_part(text, content)?]),
             (Json::Array(parts), _) => {
-                let parts = parts.iter().map(|part| self.part(part, content)).collect::<R<Vec<_>>>()?;
+                let rewritten = !self.exact && are_parts(role, parts);
+                let parts = parts.iter().map(|part| match part_text(part).filter(|_| rewritten) {
+                    // Templates look at the type, and most know this one alone.
+                    Some(text) if part.get("type").is_none_or(|kind| kind != "text") => self.text_part(text, content),
+                    _ => self.part(part, content),
+                });
+                let parts = parts.collect::<R<Vec<_>>>()?;
                 meter.list(parts)
             }
             _ => meter.json(value, content),
         }
+    }
+
+    /// The part that every template with parts takes for text.
+    fn text_part(&self, text: &str, content: bool) -> R<Value> {
+        let meter = self.meter;
+        let mut part = DictBuilder::new(meter)?;
+        part.insert(Value::from("type"), Value::from("text"), meter)?;
+        part.insert(Value::from("text"), meter.text(Text::whole(text, content))?, meter)?;
+        Ok(part.finish())
     }
 
     /// A part of content. Its type is no content, as a message's role is none.
@@ -202,12 +236,30 @@ impl Messages<'_> {
             let value = match (name.as_str(), value) {
                 ("function", Json::Object(_)) => self.call(value, content, arguments)?,
                 ("arguments", Json::String(text)) => self.arguments(text, arguments)?,
+                ("arguments", Json::Object(_)) if !self.exact && self.wants.argument_text => {
+                    self.argument_text(value, arguments)?
+                }
                 ("arguments", _) => meter.json(value, arguments)?,
                 _ => meter.json(value, content)?,
             };
-            dict.insert(meter.plain(name)?, value, meter)?;
+            dict.insert(meter.text(Text::whole(name, content))?, value, meter)?;
         }
         Ok(dict.finish())
+    }
+
+    /// Arguments given as an object: the JSON text, laid out as Python and most clients do.
+    fn argument_text(&self, object: &Json, content: bool) -> R<Value> {
+        let meter = self.meter;
+        let style = JsonStyle {
+            ascii: false,
+            indent: None,
+            item_separator: Value::from(", "),
+            key_separator: Value::from(": "),
+            sort_keys: false,
+        };
+        let mut sink = Sink::new(meter);
+        print::json(&meter.json(object, false)?, &style, 0, meter, &mut sink)?;
+        meter.text(Text::whole(sink.text().str(), content))
     }
 
     /// Arguments given as JSON text: the object, if they are one. Nothing at all is no arguments.
@@ -328,10 +380,9 @@ impl<'de> Visitor<'de> for Reader<'_> {
             && let Some(digits) = super::marks::str_of(&value)
         {
             let object: Map<String, Json> = [(name, digits.into())].into_iter().collect();
-            if let Some(digits) = exact::number(&object) {
-                let whole = big::whole(digits, self.meter);
-                let whole = whole.and_then(|w| w.ok_or_else(|| fault("a whole number with too many digits")));
-                return self.checked(whole);
+            if let Some(number) = exact::number(&object) {
+                let number = self.meter.number(number);
+                return self.checked(number);
             }
         }
         Ok(dict.finish())

@@ -144,7 +144,7 @@ pub(super) fn dict(arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
         }
     }
     for (name, value) in arguments.named {
-        builder.insert(Value::from(name), value, meter)?;
+        builder.insert(name, value, meter)?;
     }
     Ok(builder.finish())
 }

@@ -326,7 +326,7 @@ pub(super) fn format(pattern: Text, name: &str, arguments: Arguments, meter: &Ar
         let View::Dict(dict) = view(&mapping) else {
             return Err(fault(format!("format_map() wants a mapping, not {}", type_name(&mapping))));
         };
-        let named = dict.entries.iter().filter_map(|(k, v)| Some((marks::str_of(k)?.to_owned(), v.clone())));
+        let named = dict.entries.iter().filter(|(name, _)| marks::str_of(name).is_some()).cloned();
         Arguments { positional: Vec::new(), named: named.collect() }
     } else {
         arguments
@@ -412,7 +412,7 @@ impl Formatter<'_> {
         } else if let Ok(index) = first.parse() {
             positional(index)?
         } else {
-            let named = self.arguments.named.iter().find(|(n, _)| **n == *first);
+            let named = self.arguments.named.iter().find(|(name, _)| marks::str_of(name) == Some(first));
             named.map(|(_, v)| v.clone()).ok_or_else(|| fault(format!("'{first}'")))?
         };
         while !path.is_empty() {

@@ -11,12 +11,18 @@ const WORD: &str = "zqxprobe";
 
 /// Renders the probes; what cannot be found out stays as it is given.
 pub(super) fn probe(template: &ChatTemplate, variables: &Map<String, Value>) -> Wants {
-    let mut wants = Wants::default();
+    // First of all, since a template that fails with arguments in the other form says nothing of a tool's answer to a call.
+    let argument_text = beside_calls().iter().any(|beside| argument_text(template, variables, beside));
+    let mut wants = Wants { argument_text, ..Wants::default() };
     for (form, role) in wants.content.iter_mut().zip(ROLES) {
-        *form = content(template, variables, role);
+        *form = content(template, variables, role, argument_text);
     }
-    wants.argument_text = argument_text(template, variables);
     wants
+}
+
+/// What clients send as the content of a message that only makes calls. Some templates print calls beside one of them alone.
+fn beside_calls() -> [Value; 2] {
+    [Value::Null, json!("")]
 }
 
 fn rendered(template: &ChatTemplate, variables: &Map<String, Value>, messages: &[Value]) -> Option<String> {
@@ -25,8 +31,14 @@ fn rendered(template: &ChatTemplate, variables: &Map<String, Value>, messages: &
     template.render_within(&input, limits::TEMPLATE_PROBE_FUEL).ok().map(|marked| marked.text)
 }
 
-fn call(arguments: Value) -> Value {
-    json!([{"id": "call00001", "type": "function", "function": {"name": "probe", "arguments": arguments}}])
+/// A conversation with a call: `beside` is the content of the message that makes it, `answer` what the tool says.
+fn called(beside: &Value, arguments: Value, answer: Value) -> Vec<Value> {
+    let call = json!({"id": "call00001", "type": "function", "function": {"name": "probe", "arguments": arguments}});
+    vec![
+        json!({"role": "user", "content": "hi"}),
+        json!({"role": "assistant", "content": beside, "tool_calls": [call]}),
+        json!({"role": "tool", "content": answer, "tool_call_id": "call00001", "name": "probe"}),
+    ]
 }
 
 /// A conversation in which the message of `role` has this content.
@@ -36,25 +48,33 @@ fn conversation(role: &str, content: Value) -> Vec<Value> {
     match role {
         "system" => vec![message, user],
         "assistant" => vec![user.clone(), message, user],
-        "tool" => {
-            let calls = json!({"role": "assistant", "content": "", "tool_calls": call(json!({}))});
-            let answer = json!({"role": "tool", "content": content, "tool_call_id": "call00001", "name": "probe"});
-            vec![user, calls, answer]
-        }
         _ => vec![message],
     }
 }
 
-fn content(template: &ChatTemplate, variables: &Map<String, Value>, role: &str) -> Form {
-    let parts = json!([{"type": "text", "text": WORD}]);
-    let text = rendered(template, variables, &conversation(role, json!(WORD)));
-    let list = rendered(template, variables, &conversation(role, parts.clone()));
-    let shows = |rendered: &Option<String>| rendered.as_ref().is_some_and(|r| r.contains(WORD));
-    if !shows(&text) {
-        return if takes_parts(&list) { Form::Parts } else { Form::Given };
+fn content(template: &ChatTemplate, variables: &Map<String, Value>, role: &str, argument_text: bool) -> Form {
+    if role != "tool" {
+        return form(template, variables, |content| conversation(role, content)).unwrap_or_default();
+    }
+    let arguments = if argument_text { json!("{\"n\": 1}") } else { json!({"n": 1}) };
+    let forms = beside_calls();
+    let mut forms = forms.iter().map(|beside| form(template, variables, |c| called(beside, arguments.clone(), c)));
+    forms.find_map(|form| form).unwrap_or_default()
+}
+
+/// The form of content that shows in a conversation; `None` if neither does.
+fn form(
+    template: &ChatTemplate,
+    variables: &Map<String, Value>,
+    conversation: impl Fn(Value) -> Vec<Value>,
+) -> Option<Form> {
+    let text = rendered(template, variables, &conversation(json!(WORD)));
+    let list = rendered(template, variables, &conversation(json!([{"type": "text", "text": WORD}])));
+    if !text.as_ref().is_some_and(|text| text.contains(WORD)) {
+        return takes_parts(&list).then_some(Form::Parts);
     }
     // A template that prints whatever it gets shows the word too, inside the list's own text.
-    if list == text || takes_parts(&list) { Form::Given } else { Form::Text }
+    Some(if list == text || takes_parts(&list) { Form::Given } else { Form::Text })
 }
 
 /// Whether a rendering shows the word of a part, and the word alone.
@@ -66,19 +86,13 @@ fn takes_parts(rendered: &Option<String>) -> bool {
     })
 }
 
-/// Whether arguments must stay text: as an object they fail or are printed as Python prints a dict.
-fn argument_text(template: &ChatTemplate, variables: &Map<String, Value>) -> bool {
-    let conversation = |arguments: Value| {
-        let user = json!({"role": "user", "content": "hi"});
-        let assistant = json!({"role": "assistant", "content": "", "tool_calls": call(arguments)});
-        let answer = json!({"role": "tool", "content": "1", "tool_call_id": "call00001", "name": "probe"});
-        [user, assistant, answer]
-    };
-    let text = rendered(template, variables, &conversation(json!(format!("{{\"{WORD}\": 1}}"))));
-    if !text.is_some_and(|t| t.contains(WORD)) {
+/// Whether arguments must be text beside this content: as an object they fail or are printed as Python prints a dict.
+fn argument_text(template: &ChatTemplate, variables: &Map<String, Value>, beside: &Value) -> bool {
+    let rendered = |arguments: Value| rendered(template, variables, &called(beside, arguments, json!("1")));
+    if !rendered(json!(format!("{{\"{WORD}\": 1}}"))).is_some_and(|text| text.contains(WORD)) {
         return false;
     }
-    match rendered(template, variables, &conversation(json!({WORD: 1}))) {
+    match rendered(json!({WORD: 1})) {
         Some(object) => object.contains(&format!("'{WORD}': 1")),
         None => true,
     }

@@ -194,7 +194,8 @@ pub(super) fn packed(value: Value, arguments: &Arguments) -> Vec<Value> {
     let mut args = vec![value];
     args.extend_from_slice(&arguments.positional);
     if !arguments.named.is_empty() {
-        args.push(Value::from(arguments.named.iter().cloned().collect::<minijinja::value::Kwargs>()));
+        let named = arguments.named.iter().cloned().map(super::functions::carried);
+        args.push(Value::from(named.collect::<minijinja::value::Kwargs>()));
     }
     args
 }
@@ -209,7 +210,7 @@ pub(super) fn map(state: &mut State, args: &[Value]) -> R<Value> {
     let (value, mut arguments) = split(args)?;
     let mut out = Vec::new();
     let items = source(&value, &meter)?;
-    if arguments.positional.is_empty() && arguments.named.iter().any(|(n, _)| n == "attribute") {
+    if arguments.positional.is_empty() && arguments.named.iter().any(|(n, _)| str_of(n) == Some("attribute")) {
         let [attribute, default] = arguments.bind("map", ["attribute", "default"])?;
         let (path, default) = (path(&attribute.unwrap_or_default()), default.filter(|d| !d.is_none()));
         for item in items {

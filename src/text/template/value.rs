@@ -502,6 +502,15 @@ impl Meter {
         })
     }
 
+    /// A number that no number of serde_json is.
+    pub(super) fn number(&self, number: exact::Number) -> R<Value> {
+        let digits = match number {
+            exact::Number::Float(f) => return Ok(Value::from(f)),
+            exact::Number::Whole(digits) => digits,
+        };
+        super::big::whole(digits, self)?.ok_or_else(|| fault("a whole number with too many digits"))
+    }
+
     /// A JSON value; `content` tells whether its texts are content.
     pub(super) fn json(self: &Arc<Self>, value: &serde_json::Value, content: bool) -> R<Value> {
         Ok(match value {
@@ -518,8 +527,8 @@ impl Meter {
                 self.list(items)?
             }
             serde_json::Value::Object(o) => {
-                if let Some(digits) = exact::number(o) {
-                    return super::big::whole(digits, self)?.ok_or_else(|| fault("a whole number that is none"));
+                if let Some(number) = exact::number(o) {
+                    return self.number(number);
                 }
                 let mut dict = DictBuilder::new(self)?;
                 for (k, v) in o {
@@ -535,7 +544,8 @@ impl Meter {
 #[derive(Default)]
 pub(super) struct Arguments {
     pub(super) positional: Vec<Value>,
-    pub(super) named: Vec<(String, Value)>,
+    /// Names, which are texts with their marks, and values.
+    pub(super) named: Vec<(Value, Value)>,
 }
 
 impl Arguments {
@@ -546,9 +556,8 @@ impl Arguments {
             if value.is_kwargs() && i + 1 == args.len() {
                 let kwargs = Kwargs::try_from(value.clone())?;
                 for name in kwargs.args() {
-                    let given = kwargs.get::<Value>(name)?;
-                    let given = if name == "caller" { super::functions::caller(given) } else { given };
-                    arguments.named.push((name.to_owned(), given));
+                    let (name, given) = super::functions::named(name, kwargs.get::<Value>(name)?);
+                    arguments.named.push((name, given));
                 }
             } else {
                 arguments.positional.push(value.clone());
@@ -568,7 +577,8 @@ impl Arguments {
             *slot = Some(value);
         }
         for (name, value) in self.named {
-            let slot = names.iter().position(|n| **n == *name).and_then(|i| bound.get_mut(i));
+            let name = str_of(&name).unwrap_or_default();
+            let slot = names.iter().position(|n| *n == name).and_then(|i| bound.get_mut(i));
             match slot {
                 Some(slot @ None) => *slot = Some(value),
                 Some(_) => return Err(fault(format!("{function}() got multiple values for argument '{name}'"))),

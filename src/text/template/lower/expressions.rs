@@ -4,7 +4,7 @@ use super::super::filters::CAPTURED;
 use super::super::lexer::Kind;
 use super::super::meter::{R, fault};
 use super::super::{checks, filters, methods};
-use super::{Lowerer, literal};
+use super::{Lowerer, Node, literal};
 use minijinja::Error;
 use std::fmt::Write;
 
@@ -37,6 +37,9 @@ impl Lowerer {
             return Err(self.unexpected("an expression"));
         }
         let text = items.join(", ");
+        if tuple || items.is_empty() {
+            self.node = Node::Other;
+        }
         Ok(if tuple || items.is_empty() { format!("__py_tuple({text})") } else { text })
     }
 
@@ -55,6 +58,7 @@ impl Lowerer {
             } else {
                 text = format!("({text} if {test})");
             }
+            self.node = Node::Other;
         }
         out.push_str(&text);
         out.extend(std::iter::repeat_n(')', open));
@@ -66,6 +70,7 @@ impl Lowerer {
         let mut parts = vec![part(self)?];
         while self.skip_name(word) {
             parts.push(part(self)?);
+            self.node = Node::Other;
         }
         while parts.len() > 1 {
             parts = parts
@@ -90,7 +95,9 @@ impl Lowerer {
     fn not(&mut self) -> R<String> {
         self.meter.stack()?;
         if self.skip_name("not") {
-            return Ok(format!("(not {})", self.not()?));
+            let text = format!("(not {})", self.not()?);
+            self.node = Node::Other;
+            return Ok(text);
         }
         self.compare()
     }
@@ -111,6 +118,7 @@ impl Lowerer {
             self.skip();
             compared = true;
             let _ = write!(text, ", \"{sign}\", {}", self.sum()?);
+            self.node = Node::Other;
         }
         Ok(if compared { format!("__py_compare({text})") } else { text })
     }
@@ -123,6 +131,7 @@ impl Lowerer {
             self.skip();
             any = true;
             let _ = write!(text, ", \"{operator}\", {}", part(self)?);
+            self.node = Node::Other;
         }
         Ok(if any { format!("__py_math({text})") } else { text })
     }
@@ -139,6 +148,7 @@ impl Lowerer {
         while self.skip_op("~") {
             let _ = write!(text, ", {}", self.product()?);
         }
+        self.node = Node::Other;
         Ok(format!("__py_concat({text})"))
     }
 
@@ -152,10 +162,10 @@ impl Lowerer {
 
     fn unary(&mut self, with_filters: bool) -> R<String> {
         self.meter.stack()?;
-        let mut text = if self.skip_op("-") {
-            format!("__py_negative({})", self.unary(false)?)
-        } else if self.skip_op("+") {
-            format!("__py_positive({})", self.unary(false)?)
+        let mut text = if let Some(function) = self.sign() {
+            let text = format!("{function}({})", self.unary(false)?);
+            self.node = Node::Other;
+            text
         } else {
             self.primary()?
         };
@@ -172,8 +182,10 @@ impl Lowerer {
             if self.skip_op("|") {
                 text.push('|');
                 self.filter(&mut text)?;
+                self.node = Node::Other;
             } else if self.skip_name("is") {
                 text = self.test(&text)?;
+                self.node = Node::Other;
             } else if self.is_op("(") {
                 text.push_str(&self.call()?);
             } else {
@@ -182,7 +194,23 @@ impl Lowerer {
         }
     }
 
+    /// The function that the sign before a value is.
+    fn sign(&mut self) -> Option<&'static str> {
+        let minus = self.skip_op("-");
+        if minus { Some("__py_negative") } else { self.skip_op("+").then_some("__py_positive") }
+    }
+
     fn primary(&mut self) -> R<String> {
+        // In parentheses it stays what it is; see `tuple_in`.
+        let inner = self.is_op("(");
+        let text = self.primary_text()?;
+        if !inner {
+            self.node = Node::Other;
+        }
+        Ok(text)
+    }
+
+    fn primary_text(&mut self) -> R<String> {
         match self.kind() {
             Kind::Name(name) => match name.as_str() {
                 "true" | "True" | "false" | "False" | "none" | "None" => {
@@ -264,6 +292,7 @@ impl Lowerer {
                 return Err(too_many());
             }
             if self.skip_op(".") {
+                self.node = Node::Other;
                 if let Kind::Int(i) = self.kind() {
                     *text = format!("__py_item({text}, {i})");
                     self.skip();
@@ -275,6 +304,7 @@ impl Lowerer {
                     let arguments = call.strip_prefix('(').and_then(|c| c.strip_suffix(')')).unwrap_or_default();
                     let comma = if arguments.is_empty() { "" } else { ", " };
                     *text = format!("__py_loop({text}, \"{name}\"{comma}{arguments})");
+                    self.node = Node::Call;
                     continue;
                 }
                 if (methods::is_method_name(&name) || name.starts_with("__")) && !self.is_op("(") {
@@ -284,6 +314,7 @@ impl Lowerer {
                 }
             } else if self.skip_op("[") {
                 *text = self.subscript(text)?;
+                self.node = Node::Other;
             } else if self.is_op("(") {
                 let call = self.call()?;
                 match call.strip_prefix('(').and_then(|c| c.strip_suffix(')')) {
@@ -342,6 +373,7 @@ impl Lowerer {
             }
             p.expression()
         })?;
+        self.node = Node::Call;
         Ok(format!("({})", arguments.join(", ")))
     }
 

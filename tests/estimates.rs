@@ -144,12 +144,10 @@ fn estimates_are_not_too_small() {
     let storyteller = fs::read_to_string(root.join("models/storyteller/tokenizer.json")).unwrap();
     let long = "Once upon a time, the old lighthouse of 1874. ".repeat(30_000);
     let mut file: Value = serde_json::from_str(&storyteller).unwrap();
-    let words = |pattern: &str| {
-        json!({"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
-            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})
-    };
-    file["pre_tokenizer"] = words(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+");
+    let pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    file["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]});
     encoded("words", &Tokenizer::from_json(file.to_string().as_bytes(), "words").unwrap(), &long);
     let tokenizer = Tokenizer::from_json(file.to_string().as_bytes(), "words").unwrap();
     let estimate = tokenizer.encode_memory_bytes(50_000_000);

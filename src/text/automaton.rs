@@ -19,7 +19,8 @@ use crate::limits::{AUTOMATON_BYTES_MAX, AUTOMATON_CACHE_BYTES, SEARCH_PIECE_BYT
 /// An expression without look-around.
 #[derive(Debug)]
 pub(super) struct Automaton {
-    regex: Regex,
+    /// Large beside the other kinds of expressions.
+    regex: Box<Regex>,
     /// What searches have made of it and do not use now.
     caches: Mutex<Vec<Cache>>,
 }
@@ -33,7 +34,7 @@ impl Automaton {
             use std::error::Error as _;
             e.source().map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))
         })?;
-        Ok(Automaton { regex, caches: Mutex::default() })
+        Ok(Automaton { regex: Box::new(regex), caches: Mutex::default() })
     }
 
     /// Whether it matches somewhere in a short text.

@@ -5,7 +5,7 @@
 
 Needs transformers and jinja2. Every filter, test, function and statement of Jinja 3.1 and every method a sandboxed template
 may call meets values of every type. `expected` is what the environment of transformers' chat templates makes of it, null
-where it fails. Templates whose text depends on addresses, dates or chance are left out.
+where it fails; `error` is then the kind of failure (see `kind`). Templates whose text depends on addresses, dates or chance are left out.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import re
 from pathlib import Path
 
+import jinja2
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 DATA = {
@@ -186,6 +187,36 @@ SNIPPETS = r"""
 {{ 'x'.join(list | map('string')) }} {{ ','.join(d) }} {{ 'a-b'.split('-') | join('+') }} {{ 'key: value'.partition(':') }} {{ 'a b c'.split(' ', 1) }}
 {{ '3' | int + 4 }} {{ n | string + 'x' }} {{ -n | abs }} {{ (n, f) | sum }} {{ n | float }} {{ 'x' | float }} {{ 'inf' | float }} {{ none | int }} {{ none | float(7) }} {{ [] | int }} {{ true | int }}
 {{ 'a' | default('b') }} {{ '' | default('b', true) }} {{ nothing | default('b') }} {{ nothing | d('b', true) }} {{ missing.x.y | d(1) if false }}
+{{ '<x>' + (d | tojson | safe) }}{{ (d | tojson | safe) + '<x>' }}{{ '<x>' ~ (d | tojson | safe) ~ '<y>' }}{{ '<' + ('<' | e) + ('<' | safe) }}
+{{ '<&>' | e | e }}{{ '<&>' | e | forceescape }}{{ '<&>' | safe | e }}{{ '<&>' | e | string | e }}{{ ('<' | e) is escaped }}{{ '<' is escaped }}{{ ('<' | safe | upper) is escaped }}{{ ('<' | safe | title) is escaped }}
+{{ ('<%s|%r|%5d>' | safe) % ('<', '<', 7) }}{{ ('%s' | safe) % ('<' | safe) }}{{ ('%(a)s' | safe) % {'a': '<', 'b': 1} }}{{ '%s' % ('<' | safe) }}{{ ('%s' | safe) | format('<') }}{{ ('%4s|%-5.2s|' | safe) % ('<', '>') }}
+{{ ('%x' | safe) % 5 }}
+{{ ('%*d' | safe) % (5, 5) }}
+{{ ('<{}|{a}|{b!r}|{:>3}>' | safe).format('<', '>', a='>' | safe, b='"') }}{{ '{}'.format('<' | safe) }}{{ ('{a}' | safe).format_map({'a': '<'}) }}
+{{ ('{:>3}' | safe).format('<' | safe) }}
+{{ (users * 3) | pprint }}
+{{ {'list': range(60) | list, 'tuple': (range(40) | list, 'x' * 90), 'one': ('y' * 90,), 'deep': {'a': {'b': {'c': users}}}, 'empty': [[], {}, ()]} | pprint }}
+{{ ('a word and another, ' * 9) | pprint }}|{{ ('x' * 100) | pprint }}|{{ ('short\n' * 3 + 'a long line of many words ' * 6 + '\nend') | pprint }}|{{ ' ' * 90 | pprint }}
+{{ ['a word and another, ' * 9, 'x' * 100, ('it\'s "é" ' * 14)] | pprint }}
+{{ {'key': 'a word and another, ' * 9, 'key two': ['line\n' * 30]} | pprint }}
+{{ [{'role': 'user', 'content': 'x' * 39}] | pprint }}|{{ [{'role': 'user', 'content': 'x' * 40}] | pprint }}|{{ [{'role': 'user', 'content': 'x' * 41}] | pprint }}
+{{ [[[[[[[[[[[['x' * 60, 'y' * 9]]]]]]]]]]]] | pprint }}|{{ (('w ' * 50,), 1) | pprint }}|{{ [('<' * 90) | safe, (d.items() | list) * 9] | pprint }}
+{{ {'append': 1}.append }}{{ {'sort': 2}.sort }}{{ {'pop': 3}.pop is defined }}{{ {'pop': 3}['pop'] }}{{ list.append is defined }}
+{{ '{}{0}'.format(1) }}
+{{ '{0}{}'.format(1) }}
+{{ '{x}{}{y}{}'.format(1, 2, x=3, y=4) }}{{ '{:{}}|{:>{x}}'.format(1, 3, 2, x=4) }}{{ '{0:{1}}'.format(1, 3) }}
+{{ '{0:{}}'.format(1, 3) }}
+{{ ('<' | safe).join(['<', '>' | safe, 5]) }}{{ '<'.join(['<', '>' | safe]) is escaped }}{{ ['<', '>' | safe] | join('<' | safe) is escaped }}{{ ['<'] | join('<' | safe) }}
+{{ ('a<b' | safe).replace('a', '<') }}{{ ('a<b' | safe) | replace('a', '<') }}{{ 'ab'.replace('a', '<' | safe) is escaped }}{{ ('ab' | safe).ljust(4, '*') + '<' }}{{ ('ab' | safe) | center(6) + '<' }}{{ 'ab' | safe | trim + '<' }}
+{{ ('ab' | safe).ljust(4, '<') }}
+{{ ('ab' | safe)[0] + '<' }}{{ ('ab' | safe)[:1] + '<' }}{{ ('ab' | safe)[::-1] + '<' }}{{ ('ab' | safe) | first + '<' }}{{ ('ab' | safe) | last + '<' }}{{ ('ab' | safe) | reverse + '<' }}{{ ('ab' | safe) * 2 + '<' }}{{ 2 * ('ab' | safe) + '<' }}
+{{ ('a b' | safe).split() }}{{ ('a b' | safe).partition(' ') }}{{ 'a b'.partition(' ' | safe) }}{{ ('a\nb' | safe).splitlines() }}{{ [('<' | safe), '<'] }}{{ {'<' | safe: '<' | safe} }}{{ '%r' % ('<' | safe) }}{{ [('<' | e)] | tojson }}{{ ('<' | safe) | pprint }}
+{{ ('abc' | safe).upper() + '<' }}{{ ('abc' | safe).strip('a') + '<' }}{{ ('abc' | safe).removeprefix('a') + '<' }}{{ ('abc' | safe).zfill(5) + '<' }}{{ ('abc' | safe).title() + '<' }}{{ 'abc' | safe | capitalize + '<' }}{{ 'abc' | safe | lower + '<' }}
+{{ ('foo bar baz' | safe) | truncate(5, true, '<', 0) }}{{ 'foo bar<baz' | truncate(10, true, '<' | safe, 0) }}{{ ('foo' | safe) | truncate(5) + '<' }}{{ ('a\nb' | safe) | indent + '<' }}{{ ('a b' | safe) | wordwrap(1) + '<' }}{{ ('<b>' | safe) | striptags + '<' }}
+{% set s %}{{ '<' | safe }}{% endset %}{{ s + '<' }}{% macro m(x) %}{{ x + '<' }}{% endmacro %}{{ m('a') + '<' }}{{ m('a' | safe) + '<' }}{% set t = 'a' | safe %}{{ t + '<' }}{{ {'a': '<' | safe, 'b': '<'} | xmlattr }}{{ (('<' | safe) ~ 'a') + '<' }}
+{{ ('<' | safe) == '<' }}{{ ('<' | safe) in ['<'] }}{{ {'<': 1}['<' | safe] }}{{ ('a' | safe) < 'b' }}{{ ('a' | safe) is string }}{{ ('a' | safe) | length }}{{ (5 | safe) + '<' }}{{ (none | e) + '<' }}{{ ('' | safe) + '<' }}{{ not ('' | safe) }}
+{{ ('a' | safe) + 1 }}
+{{ missing | safe + '<' }}{{ [('b' | safe), 'a'] | sort }}{{ [('b' | safe), 'b'] | unique | list }}{{ ('ab' | safe) | list }}{{ ('ab' | safe) | map('upper') | list }}{{ ['a' | safe] | map('upper') | list }}{{ ('a' | safe) | default('b') + '<' }}
 {{ word | e }} {{ '<&>"\'' | e }} {{ '<' | safe }} {{ '<' | forceescape }} {{ 5 | e }}
 {{ [1, [2, [3]]] | string }} {{ d | string }} {{ n | pprint }} {{ word | pprint }} {{ list | pprint }} {{ {'b': 1, 'a': [1, 'x']} | pprint }}
 {{ 'Hello'.isalpha() }} {{ '½'.isnumeric() }} {{ '½'.isdigit() }} {{ '²'.isdigit() }} {{ '²'.isdecimal() }} {{ '٣'.isdecimal() }} {{ ''.isalpha() }} {{ 'Ab Cd'.istitle() }} {{ ' \t'.isspace() }} {{ 'a1_'.isidentifier() }} {{ '1a'.isidentifier() }} {{ 'a\n'.isprintable() }}
@@ -302,12 +333,28 @@ def templates():
     return list(dict.fromkeys(out + snippets()))
 
 
+def kind(error):
+    """What went wrong, as far as another implementation can say the same: when, or why."""
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        # Unknown filters and tests are among these.
+        return "syntax"
+    if str(error) == "boom":
+        return "raised"
+    if isinstance(error, jinja2.UndefinedError):
+        return "undefined"
+    if isinstance(error, ZeroDivisionError):
+        return "zero"
+    if isinstance(error, RecursionError):
+        return "depth"
+    return "value"
+
+
 def record(template):
     """One line of the file."""
     try:
         expected = _compile_jinja_template(template).render(**json.loads(json.dumps(DATA)))
-    except Exception:  # noqa: BLE001 (whatever the language raises)
-        expected = None
+    except Exception as error:  # noqa: BLE001 (whatever the language raises)
+        return {"template": template, "expected": None, "error": kind(error)}
     if expected is not None and re.search(r" at 0x|object at|<function|<bound|built-in", expected):
         return None
     return {"template": template, "expected": expected}

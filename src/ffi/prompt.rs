@@ -200,7 +200,9 @@ fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
 }
 
 fn parse(json: &str, name: &str) -> Result<Value> {
-    let estimate = json.len().saturating_mul(32).saturating_add(4096).min(2 * limits::PROMPT_TREE_BYTES_MAX);
+    let rewritten = exact::rewritten(json).saturating_mul(exact::REWRITTEN_BYTES);
+    let estimate = json.len().saturating_mul(32).saturating_add(rewritten).saturating_add(4096);
+    let estimate = estimate.min(2 * limits::PROMPT_TREE_BYTES_MAX);
     // As deep as the text nests.
     let parsed = thread::with_stack(limits::TEXT_STACK_BYTES, || {
         shortage::backed(name, estimate, || serde_json::from_str(&exact::keep(json)))

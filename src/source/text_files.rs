@@ -252,6 +252,12 @@ mod tests {
         assert_eq!(tokens.get("audio_token"), Some("<au>"));
         assert_eq!((tokens.get("pad_token"), tokens.get("add_bos_token")), (None, None));
         assert_eq!(tokens.additional, ["<a>", "<b>"]);
+        let variables = tokens.variables();
+        assert_eq!(
+            (&variables["eos_token"], &variables["additional_special_tokens"]),
+            (&json!("</s>"), &json!(["<a>", "<b>"]))
+        );
+        assert!(!SpecialTokens::default().variables().contains_key("additional_special_tokens"));
     }
 
     #[test]

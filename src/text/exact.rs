@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// The one key of the object that stands for a number.
 const KEY: &str = "$serde_json::private::Number";
@@ -24,37 +25,65 @@ pub enum Number<'a> {
     Float(f64),
 }
 
+/// Bytes that a rewritten number takes at most, as text and as a value, beyond what it takes itself.
+pub const REWRITTEN_BYTES: usize = 512;
+
 /// JSON text in which whole numbers beyond 64 bits are objects that keep their digits, and floats beyond the largest, `NaN`
 /// and `Infinity` are such objects, too. The whole number `-0` becomes `0`, as in Python. Borrowed if nothing changes; other
 /// text that is no JSON stays none.
 pub fn keep(json: &str) -> Cow<'_, str> {
-    let bytes = json.as_bytes();
     let mut out = String::new();
-    let (mut at, mut copied) = (0, 0);
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => at = string_end(bytes, at + 1),
-            b'-' | b'0'..=b'9' | b'N' | b'I' => {
-                let rest = json.get(at..).unwrap_or_default();
-                let word = WORDS.iter().find(|word| rest.starts_with(**word));
-                let end = word.map_or_else(|| number_end(bytes, at), |word| at + word.len());
-                let token = json.get(at..end).unwrap_or_default();
-                let zero = token == "-0";
-                if zero || is_long_integer(token) || beyond_floats(token).is_some() {
-                    out.push_str(json.get(copied..at).unwrap_or_default());
-                    out.push_str(&if zero { "0".to_owned() } else { format!("{{\"{KEY}\":\"{token}\"}}") });
-                    copied = end;
-                }
-                at = end.max(at + 1);
-            }
-            _ => at += 1,
+    let mut copied = 0;
+    for token in (Rewritten { json, at: 0 }) {
+        out.push_str(json.get(copied..token.start).unwrap_or_default());
+        match json.get(token.clone()).unwrap_or_default() {
+            "-0" => out.push('0'),
+            token => out.push_str(&format!("{{\"{KEY}\":\"{token}\"}}")),
         }
+        copied = token.end;
     }
     if copied == 0 {
         return Cow::Borrowed(json);
     }
     out.push_str(json.get(copied..).unwrap_or_default());
     Cow::Owned(out)
+}
+
+/// How many numbers [`keep`] rewrites: each takes up to [`REWRITTEN_BYTES`] more.
+pub fn rewritten(json: &str) -> usize {
+    Rewritten { json, at: 0 }.count()
+}
+
+/// The numbers that are rewritten, as ranges of the text.
+struct Rewritten<'a> {
+    json: &'a str,
+    at: usize,
+}
+
+impl Iterator for Rewritten<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        let bytes = self.json.as_bytes();
+        while let Some(byte) = bytes.get(self.at) {
+            let start = self.at;
+            match byte {
+                b'"' => self.at = string_end(bytes, start + 1),
+                b'-' | b'0'..=b'9' | b'N' | b'I' => {
+                    let rest = self.json.get(start..).unwrap_or_default();
+                    let word = WORDS.iter().find(|word| rest.starts_with(**word));
+                    let end = word.map_or_else(|| number_end(bytes, start), |word| start + word.len());
+                    self.at = end.max(start + 1);
+                    let token = self.json.get(start..end).unwrap_or_default();
+                    if token == "-0" || is_long_integer(token) || beyond_floats(token).is_some() {
+                        return Some(start..end);
+                    }
+                }
+                _ => self.at += 1,
+            }
+        }
+        None
+    }
 }
 
 /// Parses JSON text, numbers kept as by [`keep`].
@@ -121,7 +150,7 @@ pub fn number(object: &Map<String, Value>) -> Option<Number<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Number, keep, number};
+    use super::{Number, keep, number, rewritten};
     use serde_json::Value;
     use std::borrow::Cow;
 
@@ -148,6 +177,7 @@ mod tests {
     #[test]
     fn numbers_are_what_python_reads() {
         let text = "[-0, -0.0, NaN, Infinity, -Infinity, 1e400, -1.5E+999, 100.23934140005247]";
+        assert_eq!(rewritten(text), 6);
         let kept: Value = serde_json::from_str(&keep(text)).unwrap();
         let float = |i: usize| match kept[i].as_object().and_then(number) {
             Some(Number::Float(value)) => value,

@@ -5,7 +5,7 @@
 //!
 //! - [`lower`] rewrites the source: whitespace rules, `generation` blocks, operators and literals as function calls.
 //! - [`functions`], [`filters`], [`selection`], [`checks`], [`methods`] are Jinja's globals, filters, tests and Python's methods.
-//! - [`value`], [`ops`], [`mod@print`], [`printf`] are Python's containers, operators, printing and formatting.
+//! - [`value`], [`ops`], [`mod@print`], [`pretty`], [`printf`] are Python's containers, operators, printing and formatting.
 //! - [`marks`] remembers which text is content, through all of these.
 //! - [`messages`] and [`probe`] give each template what clients send in the form it wants.
 //! - [`meter`] bounds the work, the memory and the stack of a rendering.
@@ -26,6 +26,7 @@ mod meter;
 mod methods;
 mod numbers;
 mod ops;
+mod pretty;
 mod print;
 mod printf;
 mod probe;

@@ -32,6 +32,7 @@ fn shown(marked: &MarkedText) -> String {
 #[test]
 fn marks_travel_through_every_operation() {
     let mut wrong = Vec::new();
+    let wide = format!("['⟦{}⟧'\n'⟦{}⟧']", "a<x>b".repeat(10), "a<x>b".repeat(2));
     for (source, expected) in [
         ("<{{ c }}>", "<⟦ a<x>b ⟧>"),
         ("{{ '<' + c + '>' }}", "<⟦ a<x>b ⟧>"),
@@ -78,7 +79,15 @@ fn marks_travel_through_every_operation() {
         ),
         ("{{ (c ~ '\n' ~ c) | indent(2, true) }}", "  ⟦ a<x>b ⟧\n  ⟦ a<x>b ⟧"),
         ("{{ [c] | join }}{{ [c, c] | join('-') }}{{ ','.join([c]) }}", "⟦ a<x>b  a<x>b ⟧-⟦ a<x>b  a<x>b ⟧"),
-        ("{{ c | e }}", "⟦ a&lt;x&gt;b ⟧"),
+        ("{{ c | e }}{{ c | e | e }}", "⟦ a&lt;x&gt;b  a&lt;x&gt;b ⟧"),
+        ("{{ '<' + (c | safe) + '>' }}{{ '<' + (c | e) }}", "&lt;⟦ a<x>b ⟧&gt;&lt;⟦ a&lt;x&gt;b ⟧"),
+        ("{{ ('<%s>' | safe) % c }}{{ ('{}' | safe).format(c) }}", "<⟦ a&lt;x&gt;b ⟧>⟦ a&lt;x&gt;b ⟧"),
+        (
+            "{{ (c | safe).split('<')[1] + '<' }}{{ (c | safe)[:2] }}{{ (c | safe) * 2 }}",
+            "⟦x>b ⟧&lt;⟦ a a<x>b  a<x>b ⟧",
+        ),
+        ("{{ ('-' | safe).join([c, '<']) }}{{ ('-' | safe).replace('-', c) }}", "⟦ a&lt;x&gt;b ⟧-&lt;⟦ a&lt;x&gt;b ⟧"),
+        ("{{ [c * 12] | pprint | replace(' ', '') }}", &wide),
         ("{{ c | center(11) }}|{{ c.ljust(9, '*') }}", "  ⟦ a<x>b ⟧  |⟦ a<x>b ⟧**"),
         ("{{ c | truncate(5, true, '...', 0) }}", "⟦ a⟧..."),
         ("{{ c | wordwrap(3) }}", "⟦ a<⟧\n⟦x>b⟧"),

@@ -47,7 +47,7 @@ const KINDS: [(&str, Check); 17] = [
     ("sequence", |v| filters::len(v).is_ok()),
     ("iterable", |v| filters::len(v).is_ok() || matches!(view(v), View::Lazy(_))),
     ("callable", callable),
-    ("escaped", |_| false),
+    ("escaped", |v| matches!(view(v), View::Str(text) if text.is_markup())),
     ("odd", |v| odd(v) == Some(true)),
     ("even", |v| odd(v) == Some(false)),
 ];

@@ -6,8 +6,8 @@ use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
 use super::print::{JsonStyle, text_in, to_text};
 use super::selection::{dictsort, extreme, groupby, join, map, select, sort, sum, unique};
-use super::value::{Arguments, DictBuilder, View, as_int, defined, int, type_name, view};
-use super::{methods, numbers, ops, print, printf};
+use super::value::{Arguments, View, as_int, defined, int, type_name, view};
+use super::{methods, numbers, ops, pretty, print, printf};
 use super::{strings, words};
 use minijinja::{Environment, State, Value};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const FILTERS: [(&str, Filter); 49] = [
     ("filesizeformat", numbers::file_size),
     ("first", first),
     ("float", numbers::float),
-    ("forceescape", escape),
+    ("forceescape", force_escape),
     ("format", format),
     ("groupby", groupby),
     ("indent", indent),
@@ -44,18 +44,18 @@ const FILTERS: [(&str, Filter); 49] = [
     ("lower", |v, a, m| text_filter(v, a, m, str::to_lowercase)),
     ("max", |v, a, m| extreme(v, a, m, true)),
     ("min", |v, a, m| extreme(v, a, m, false)),
-    ("pprint", pprint),
+    ("pprint", pretty::pprint),
     ("replace", replace),
     ("random", |_, _, _| Err(unavailable("random"))),
     ("reverse", reverse),
     ("round", numbers::round),
-    ("safe", string),
+    ("safe", safe),
     ("slice", slice),
     ("sort", sort),
     ("string", string),
     ("striptags", words::strip_tags),
     ("sum", sum),
-    ("title", |v, a, m| text_filter(v, a, m, title)),
+    ("title", |v, a, m| text_filter(&m.markup(v.clone(), false)?, a, m, title)),
     ("tojson", tojson),
     ("trim", trim),
     ("truncate", truncate),
@@ -108,7 +108,7 @@ pub(super) fn captured(value: &Value, meter: &Meter) -> R<Value> {
     let Some(encoded) = value.as_str() else { return Ok(value.clone()) };
     meter.room(encoded.len())?;
     let marked = marks::read(encoded.to_owned());
-    Ok(marks::value(marked.text, marked.content))
+    Ok(marks::value(marked.text, marked.content, false))
 }
 
 fn unavailable(name: &str) -> minijinja::Error {
@@ -117,7 +117,8 @@ fn unavailable(name: &str) -> minijinja::Error {
 
 fn text_filter(value: &Value, arguments: Arguments, meter: &Arc<Meter>, f: fn(&str) -> String) -> R<Value> {
     let [] = arguments.bind("filter", [])?;
-    strings::mapped(text_in(&to_text(value, meter)?), meter, f)
+    let text = to_text(value, meter)?;
+    meter.markup(strings::mapped(text_in(&text), meter, f)?, text_in(&text).is_markup())
 }
 
 /// A size argument.
@@ -207,25 +208,18 @@ fn default(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Value> {
 
 fn escape(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [] = arguments.bind("escape", [])?;
-    let mut sink = Sink::new(meter);
-    escaped(text_in(&to_text(value, meter)?), &mut sink)?;
-    Ok(sink.finish())
+    strings::escape(value, meter)
 }
 
-fn escaped(text: Text, sink: &mut Sink) -> R<()> {
-    for (run, content) in text.runs() {
-        for c in run.chars() {
-            match c {
-                '&' => sink.push_as("&amp;", content)?,
-                '<' => sink.push_as("&lt;", content)?,
-                '>' => sink.push_as("&gt;", content)?,
-                '\'' => sink.push_as("&#39;", content)?,
-                '"' => sink.push_as("&#34;", content)?,
-                c => sink.push_char(c, content)?,
-            }
-        }
-    }
-    Ok(())
+/// Escapes markup, too.
+fn force_escape(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [] = arguments.bind("forceescape", [])?;
+    strings::escape(&meter.markup(value.clone(), false)?, meter)
+}
+
+fn safe(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [] = arguments.bind("safe", [])?;
+    meter.markup(to_text(value, meter)?, true)
 }
 
 fn xml_attributes(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -242,9 +236,9 @@ fn xml_attributes(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<
             return Err(fault(format!("Invalid character in attribute name: '{}'", name.str())));
         }
         sink.push(if space || sink.text().len() > 0 { " " } else { "" })?;
-        escaped(name, &mut sink)?;
+        sink.push_escaped(name)?;
         sink.push("=\"")?;
-        escaped(text_in(&to_text(value, meter)?), &mut sink)?;
+        sink.push_escaped(text_in(&to_text(value, meter)?))?;
         sink.push("\"")?;
     }
     Ok(sink.finish())
@@ -263,7 +257,9 @@ fn last(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     if let View::Lazy(_) = view(value) {
         return Err(fault("'generator' object is not reversible"));
     }
-    Ok(meter.iterate(value)?.pop().unwrap_or_default())
+    // From the end, Python takes items of the text; from the start, its characters.
+    let markup = matches!(view(value), View::Str(text) if text.is_markup());
+    meter.markup(meter.iterate(value)?.pop().unwrap_or_default(), markup)
 }
 
 fn list(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -295,7 +291,7 @@ fn reverse(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> 
             meter.room(run.len())?;
             sink.push_as(&run.chars().rev().collect::<String>(), content)?;
         }
-        return Ok(sink.finish());
+        return Ok(sink.finish_as(s.is_markup()));
     }
     let mut items = meter.iterate(value)?;
     items.reverse();
@@ -347,9 +343,9 @@ fn title(text: &str) -> String {
 fn truncate(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [length, kill, end, leeway] = arguments.bind("truncate", ["length", "killwords", "end", "leeway"])?;
     let end = end.map_or_else(|| Ok(Value::from("...")), |e| to_text(&e, meter))?;
-    let end = text_in(&end);
     let (length, leeway) = (count(length, "truncate")?.unwrap_or(255), count(leeway, "truncate")?.unwrap_or(5));
-    let keep = length.checked_sub(end.str().chars().count()).ok_or_else(|| fault("truncate: the end is longer"))?;
+    let keep =
+        length.checked_sub(text_in(&end).str().chars().count()).ok_or_else(|| fault("truncate: the end is longer"))?;
     meter.heavy(str_of(value).map_or(0, str::len))?;
     if len(value)? <= length.saturating_add(leeway) {
         return Ok(value.clone());
@@ -359,10 +355,7 @@ fn truncate(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value>
     };
     let cut = ops::text_slice(text.str(), None, Some(keep as i128));
     let cut = if truth(kill) { cut } else { cut.rsplit_once(' ').map_or(cut, |(head, _)| head) };
-    let mut sink = Sink::new(meter);
-    sink.push_text(text.part(cut))?;
-    sink.push_text(end)?;
-    Ok(sink.finish())
+    ops::arithmetic("+", &meter.text(text.part(cut))?, &end, meter)
 }
 
 fn indent(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -391,35 +384,7 @@ fn indent(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
         }
         sink.push_text(text.part(line))?;
     }
-    Ok(sink.finish())
-}
-
-fn pprint(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("pprint", [])?;
-    let mut sink = Sink::new(meter);
-    print::repr(&sorted_by_key(value, meter)?, &mut sink)?;
-    Ok(sink.finish())
-}
-
-/// The same value with the keys of its dicts in order, as Python's `pprint` prints them.
-fn sorted_by_key(value: &Value, meter: &Arc<Meter>) -> R<Value> {
-    match view(value) {
-        View::List(list) | View::Tuple(list) => {
-            let tuple = matches!(view(value), View::Tuple(_));
-            let items = list.items.iter().map(|v| sorted_by_key(v, meter)).collect::<R<Vec<_>>>()?;
-            meter.items(items, tuple)
-        }
-        View::Dict(dict) => {
-            let keyed: Vec<_> = dict.entries.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-            let keyed = super::selection::sorted(keyed, false, meter).unwrap_or_else(|_| dict.entries.clone());
-            let mut sorted = DictBuilder::new(meter)?;
-            for (k, v) in keyed {
-                sorted.insert(k, sorted_by_key(&v, meter)?, meter)?;
-            }
-            Ok(sorted.finish())
-        }
-        _ => Ok(value.clone()),
-    }
+    Ok(sink.finish_as(text.is_markup()))
 }
 
 fn urlencode(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {

@@ -6,6 +6,9 @@
 //! (case mappings that change lengths), all of its result is content: more is marked, never less. Comparisons, lookups
 //! and hashes see the characters only.
 //!
+//! Text also knows whether it is markup: what `safe` and `escape` make, markupsafe's `Markup` in Python. Operators and methods
+//! escape what they put to it, and what they cut from it stays markup. Printed, captured or put together by `~` it is text.
+//!
 //! The engine's own output and captures are strings. Between [`write()`] and [`read`] the marks travel inside them, in an
 //! encoding that no text can forge, because what introduces a mark is doubled wherever it is itself text.
 
@@ -35,22 +38,33 @@ pub(super) struct Text<'t> {
     base: usize,
     /// What is content: sorted, disjoint; each that meets the text at all may reach beyond it.
     ranges: &'t [Range<usize>],
+    markup: bool,
 }
 
 impl<'t> Text<'t> {
     /// Text of the template's own.
     pub(super) fn plain(text: &'t str) -> Text<'t> {
-        Text { text, base: 0, ranges: &[] }
+        Text { text, base: 0, ranges: &[], markup: false }
     }
 
     /// Text that is content from end to end, or none of it.
     pub(super) fn whole(text: &'t str, content: bool) -> Text<'t> {
-        Text { text, base: 0, ranges: if content { &WHOLE } else { &[] } }
+        Text { ranges: if content { &WHOLE } else { &[] }, ..Text::plain(text) }
     }
 
     /// Text with ranges of content.
     pub(super) fn new(text: &'t str, ranges: &'t [Range<usize>]) -> Text<'t> {
-        Text { text, base: 0, ranges }
+        Text { ranges, ..Text::plain(text) }
+    }
+
+    /// The same text as markup, or as none.
+    pub(super) fn as_markup(self, markup: bool) -> Text<'t> {
+        Text { markup, ..self }
+    }
+
+    /// Whether it is markup: nothing in it is escaped any more.
+    pub(super) fn is_markup(self) -> bool {
+        self.markup
     }
 
     /// The characters alone.
@@ -73,18 +87,18 @@ impl<'t> Text<'t> {
         let (start, end) = (self.base.saturating_add(range.start), self.base.saturating_add(range.end));
         let first = self.ranges.partition_point(|r| r.end <= start);
         let last = self.ranges.partition_point(|r| r.start < end);
-        Text { text, base: start, ranges: self.ranges.get(first..last).unwrap_or_default() }
+        Text { text, base: start, ranges: self.ranges.get(first..last).unwrap_or_default(), ..self }
     }
 
     /// `part`, which is a part of this very text, with its marks.
     pub(super) fn part(self, part: &'t str) -> Text<'t> {
         if self.ranges.is_empty() {
-            return Text::plain(part);
+            return Text::plain(part).as_markup(self.markup);
         }
         let offset = part.as_ptr().addr().checked_sub(self.text.as_ptr().addr());
         match offset.filter(|at| at + part.len() <= self.text.len()) {
             Some(at) => self.slice(at..at + part.len()),
-            None => Text::whole(part, true),
+            None => Text::whole(part, true).as_markup(self.markup),
         }
     }
 
@@ -114,7 +128,7 @@ impl<'t> Iterator for Runs<'t> {
     type Item = (&'t str, bool);
 
     fn next(&mut self) -> Option<(&'t str, bool)> {
-        let Text { text, base, ranges } = self.rest;
+        let Text { text, base, ranges, .. } = self.rest;
         let (from, len) = (self.at, text.len());
         if from >= len {
             return None;
@@ -134,17 +148,18 @@ impl<'t> Iterator for Runs<'t> {
     }
 }
 
-/// A text value of which some is content.
+/// A text value of which some is content, or that is markup.
 #[derive(Debug)]
 struct Marked {
     text: String,
     /// What is content; `None`: all of it.
     ranges: Option<Box<[Range<usize>]>>,
+    markup: bool,
 }
 
 impl Marked {
     fn text(&self) -> Text<'_> {
-        Text { text: &self.text, base: 0, ranges: self.ranges.as_deref().unwrap_or(&WHOLE) }
+        Text::new(&self.text, self.ranges.as_deref().unwrap_or(&WHOLE)).as_markup(self.markup)
     }
 }
 
@@ -180,23 +195,26 @@ pub(super) fn str_of(value: &Value) -> Option<&str> {
 }
 
 /// A value of text with ranges of content: sorted, disjoint, of whole characters.
-pub(super) fn value(text: String, ranges: Vec<Range<usize>>) -> Value {
-    if ranges.is_empty() || text.is_empty() {
+pub(super) fn value(text: String, ranges: Vec<Range<usize>>, markup: bool) -> Value {
+    if !markup && (ranges.is_empty() || text.is_empty()) {
         return Value::from(text);
     }
     let whole = matches!(&ranges[..], [only] if only.start == 0 && only.end >= text.len());
-    Value::from_object(Marked { text, ranges: (!whole).then(|| ranges.into()) })
+    Value::from_object(Marked { text, ranges: (!whole).then(|| ranges.into()), markup })
 }
 
 /// A value that is the text; not counted by the rendering's meter.
 pub(super) fn value_of(text: Text) -> Value {
-    if text.is_marked() { value(text.str().to_owned(), text.content()) } else { Value::from(text.str()) }
+    if !text.is_marked() && !text.is_markup() {
+        return Value::from(text.str());
+    }
+    value(text.str().to_owned(), text.content(), text.is_markup())
 }
 
 /// The same characters without their marks, for what only looks at them.
 pub(super) fn unmarked(value: &Value) -> Value {
     match text(value) {
-        Some(text) if text.is_marked() => Value::from(text.str()),
+        Some(text) if text.is_marked() || text.is_markup() => Value::from(text.str()),
         _ => value.clone(),
     }
 }

@@ -276,6 +276,7 @@ impl Messages<'_> {
             return as_given();
         }
         meter.heavy(text.len())?;
+        meter.room(exact::rewritten(text).saturating_mul(exact::REWRITTEN_BYTES))?;
         let text_exact = exact::keep(text);
         let mut failed = None;
         let mut reader = serde_json::Deserializer::from_str(&text_exact);

@@ -299,6 +299,36 @@ impl Sink {
 
     /// The text as a value; already counted.
     pub(super) fn finish(self) -> Value {
-        marks::value(self.text, self.content)
+        self.finish_as(false)
+    }
+
+    /// The text as a value, which is markup or not.
+    pub(super) fn finish_as(self, markup: bool) -> Value {
+        marks::value(self.text, self.content, markup)
+    }
+
+    /// Adds text as markup has it: escaped, unless it is markup already.
+    pub(super) fn push_escaped(&mut self, text: Text) -> R<()> {
+        if text.is_markup() {
+            return self.push_text(text);
+        }
+        for (run, content) in text.runs() {
+            let mut plain = 0;
+            for (at, c) in run.char_indices() {
+                let escape = match c {
+                    '&' => "&amp;",
+                    '<' => "&lt;",
+                    '>' => "&gt;",
+                    '\'' => "&#39;",
+                    '"' => "&#34;",
+                    _ => continue,
+                };
+                self.push_as(run.get(plain..at).unwrap_or_default(), content)?;
+                self.push_as(escape, content)?;
+                plain = at + c.len_utf8();
+            }
+            self.push_as(run.get(plain..).unwrap_or_default(), content)?;
+        }
+        Ok(())
     }
 }

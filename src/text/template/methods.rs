@@ -14,12 +14,12 @@ const INT: [&str; 4] = ["bit_length", "bit_count", "is_integer", "conjugate"];
 const NUMBER: [&str; 4] = ["real", "imag", "numerator", "denominator"];
 const FLOAT: [&str; 2] = ["is_integer", "conjugate"];
 /// Methods that change their object; the sandbox hands out something undefined instead.
-const UNSAFE: [&str; 11] =
-    ["append", "clear", "pop", "popitem", "reverse", "insert", "sort", "extend", "remove", "setdefault", "update"];
+const UNSAFE_DICT: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
+const UNSAFE_LIST: [&str; 8] = ["append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"];
 
 /// Whether some type has a method of this name, so that `x.name` may not be the item of that name.
 pub(super) fn is_method_name(name: &str) -> bool {
-    [&DICT[..], &LIST, &TUPLE, &INT, &NUMBER, &FLOAT, &strings::METHODS, &UNSAFE]
+    [&DICT[..], &LIST, &TUPLE, &INT, &NUMBER, &FLOAT, &strings::METHODS, &UNSAFE_DICT, &UNSAFE_LIST]
         .iter()
         .any(|names| names.contains(&name))
 }
@@ -37,10 +37,18 @@ fn has(value: &Value, name: &str) -> bool {
     }
 }
 
+/// Whether the sandbox keeps this method from templates.
+fn is_unsafe(value: &Value, name: &str) -> bool {
+    match view(value) {
+        View::Dict(_) => UNSAFE_DICT.contains(&name),
+        View::List(_) => UNSAFE_LIST.contains(&name),
+        _ => false,
+    }
+}
+
 /// The attribute Python finds before it looks for an item; undefined where the sandbox forbids it.
 pub(super) fn attribute(value: &Value, name: &str) -> Option<Value> {
-    let container = matches!(view(value), View::Dict(_) | View::List(_));
-    if container && UNSAFE.contains(&name) {
+    if is_unsafe(value, name) {
         return Some(Value::UNDEFINED);
     }
     if NUMBER.contains(&name) {
@@ -66,7 +74,8 @@ pub(super) fn try_call(value: &Value, name: &str, args: &[Value], meter: &Arc<Me
     if has(value, name) {
         return Some(Arguments::new(args).and_then(|arguments| call(value, name, arguments, meter)));
     }
-    None
+    let kind = type_name(value);
+    is_unsafe(value, name).then(|| Err(fault(format!("'{name}' changes the {kind}; chat templates cannot call it"))))
 }
 
 /// Calls a method.

@@ -20,9 +20,11 @@ pub(super) fn arithmetic(operator: &str, left: &Value, right: &Value, meter: &Ar
     match (operator, view(left), view(right)) {
         ("+", View::Str(a), View::Str(b)) => {
             let mut sink = Sink::new(meter);
-            sink.push_text(a)?;
-            sink.push_text(b)?;
-            return Ok(sink.finish());
+            let markup = a.is_markup() || b.is_markup();
+            for text in [a, b] {
+                if markup { sink.push_escaped(text)? } else { sink.push_text(text)? }
+            }
+            return Ok(sink.finish_as(markup));
         }
         ("+", View::List(a), View::List(b)) => return join(a, b, false, meter),
         ("+", View::Tuple(a), View::Tuple(b)) => return join(a, b, true, meter),
@@ -55,7 +57,7 @@ fn repetitions(n: &Value) -> usize {
 fn repeat_text(text: Text, n: &Value, meter: &Arc<Meter>) -> R<Value> {
     let mut sink = Sink::new(meter);
     sink.repeat(text, if text.len() == 0 { 0 } else { repetitions(n) })?;
-    Ok(sink.finish())
+    Ok(sink.finish_as(text.is_markup()))
 }
 
 fn repeat_items(list: &Items, n: &Value, tuple: bool, meter: &Arc<Meter>) -> R<Value> {
@@ -439,7 +441,7 @@ pub(super) fn slice(value: &Value, limits: [&Value; 3], meter: &Arc<Meter>) -> R
             for (c, content) in sliced(&chars, numbers, meter)? {
                 sink.push_char(c, content)?;
             }
-            Ok(sink.finish())
+            Ok(sink.finish_as(s.is_markup()))
         }
         _ => Ok(Value::UNDEFINED),
     }

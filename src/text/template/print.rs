@@ -87,6 +87,11 @@ fn separated(items: &[Value], sink: &mut Sink) -> R<()> {
 
 /// `repr` of text.
 fn quoted(text: Text, sink: &mut Sink) -> R<()> {
+    if text.is_markup() {
+        sink.push("Markup(")?;
+        quoted(text.as_markup(false), sink)?;
+        return sink.push(")");
+    }
     let quote = if text.str().contains('\'') && !text.str().contains('"') { '"' } else { '\'' };
     sink.push_char(quote, false)?;
     for (run, content) in text.runs() {

@@ -24,6 +24,8 @@ struct Spec {
     kind: Option<char>,
     /// Some of the specification is content.
     content: bool,
+    /// Text is escaped before it is laid out.
+    markup: bool,
 }
 
 /// The characters of a pattern, with what it says of each.
@@ -43,6 +45,8 @@ fn is_digit(c: &(char, bool)) -> bool {
 struct Source<'a> {
     list: std::slice::Iter<'a, Value>,
     by_key: bool,
+    /// The pattern is markup: arguments are escaped.
+    markup: bool,
 }
 
 impl Source<'_> {
@@ -59,7 +63,7 @@ pub(super) fn percent(pattern: Text, argument: &Value, meter: &Arc<Meter>) -> R<
         View::Tuple(t) => &t.items,
         _ => &single,
     };
-    let mut source = Source { list: list.iter(), by_key: false };
+    let mut source = Source { list: list.iter(), by_key: false, markup: pattern.is_markup() };
     let mut chars = characters(pattern, meter)?.into_iter().peekable();
     while let Some((c, content)) = chars.next() {
         if c == '%' {
@@ -73,7 +77,7 @@ pub(super) fn percent(pattern: Text, argument: &Value, meter: &Arc<Meter>) -> R<
     if source.list.next().is_some() && !source.by_key && !mapping {
         return Err(fault("not all arguments converted during string formatting"));
     }
-    Ok(sink.finish())
+    Ok(sink.finish_as(pattern.is_markup()))
 }
 
 /// What follows a `%`.
@@ -93,7 +97,7 @@ fn directive(chars: &mut Chars, argument: &Value, source: &mut Source, meter: &A
         value = Some(dict.get(&Value::from(key), meter)?.ok_or(missing)?);
         source.by_key = true;
     }
-    let mut spec = Spec { align: Some('>'), ..Spec::default() };
+    let mut spec = Spec { align: Some('>'), markup: source.markup, ..Spec::default() };
     while let Some((flag, _)) = chars.next_if(|c| "-+ 0#".contains(c.0)) {
         match flag {
             '-' => spec.align = Some('<'),
@@ -125,7 +129,11 @@ fn field(chars: &mut Chars, source: &mut Source) -> R<Option<usize>> {
     if chars.next_if(|c| c.0 == '*').is_none() {
         return digits(chars);
     }
-    let n = as_int(&source.take()?).and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= FIELD_MAX);
+    // What markup wraps its arguments in is no int.
+    let n = as_int(&source.take()?)
+        .filter(|_| !source.markup)
+        .and_then(|n| usize::try_from(n).ok())
+        .filter(|n| *n <= FIELD_MAX);
     n.map(Some).ok_or_else(|| fault(format!("* wants an int of at most {FIELD_MAX}")))
 }
 
@@ -153,8 +161,15 @@ fn percent_value(kind: char, value: &Value, mut spec: Spec, meter: &Arc<Meter>, 
                 print::repr(value, &mut text)?
             };
             spec.zero = false;
-            pad_text(text.text(), &spec, sink)
+            if !spec.markup {
+                return pad_text(text.text(), &spec, sink);
+            }
+            let markup = kind == 's' && marks::text(value).is_some_and(Text::is_markup);
+            let mut escaped = Sink::new(meter);
+            escaped.push_escaped(text.text().as_markup(markup))?;
+            pad_text(escaped.text(), &spec, sink)
         }
+        'c' | 'x' | 'X' | 'o' if spec.markup => Err(fault(format!("%{kind} format: an integer is required"))),
         'c' => {
             let code = as_int(value).and_then(|code| u32::try_from(code).ok()).and_then(char::from_u32);
             let mut buffer = [0; 4];
@@ -331,14 +346,20 @@ pub(super) fn format(pattern: Text, name: &str, arguments: Arguments, meter: &Ar
     } else {
         arguments
     };
-    let mut formatter = Formatter { arguments: &arguments, automatic: 0, meter, sink: Sink::new(meter) };
+    let markup = pattern.is_markup();
+    let mut formatter =
+        Formatter { arguments: &arguments, automatic: 0, manual: false, markup, meter, sink: Sink::new(meter) };
     formatter.fill(pattern, 0)?;
-    Ok(formatter.sink.finish())
+    Ok(formatter.sink.finish_as(markup))
 }
 
 struct Formatter<'a> {
     arguments: &'a Arguments,
     automatic: usize,
+    /// A place was named by its number: then all are.
+    manual: bool,
+    /// The pattern is markup: values are escaped.
+    markup: bool,
     meter: &'a Arc<Meter>,
     sink: Sink,
 }
@@ -390,13 +411,24 @@ impl Formatter<'_> {
             };
             value = text.finish();
         }
-        if spec.is_empty() {
+        if let (true, View::Str(text)) = (self.markup, view(&value))
+            && text.is_markup()
+        {
+            let refused = || Err(fault("Unsupported format specification for Markup."));
+            return if spec.is_empty() { self.sink.push_text(text) } else { refused() };
+        }
+        if spec.is_empty() && !self.markup {
             return print::display(&value, &mut self.sink);
         }
         let outer = std::mem::replace(&mut self.sink, Sink::new(self.meter));
         self.fill(field.part(spec), level + 1)?;
         let spec = std::mem::replace(&mut self.sink, outer);
-        formatted(&value, spec.text(), self.meter, &mut self.sink)
+        if !self.markup {
+            return formatted(&value, spec.text(), self.meter, &mut self.sink);
+        }
+        let mut text = Sink::new(self.meter);
+        formatted(&value, spec.text(), self.meter, &mut text)?;
+        self.sink.push_escaped(text.text())
     }
 
     /// The value a field names: `0`, `name`, nothing, then `.attribute`s and `[item]`s.
@@ -410,11 +442,15 @@ impl Formatter<'_> {
             self.automatic += 1;
             positional(self.automatic - 1)?
         } else if let Ok(index) = first.parse() {
+            self.manual = true;
             positional(index)?
         } else {
             let named = self.arguments.named.iter().find(|(name, _)| marks::str_of(name) == Some(first));
             named.map(|(_, v)| v.clone()).ok_or_else(|| fault(format!("'{first}'")))?
         };
+        if self.manual && self.automatic > 0 {
+            return Err(fault("cannot switch from manual field specification to automatic field numbering"));
+        }
         while !path.is_empty() {
             if let Some(rest) = path.strip_prefix('.') {
                 let (name, rest) = rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()));

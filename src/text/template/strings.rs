@@ -3,6 +3,7 @@
 use super::lexer::is_space;
 use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
+use super::print::{text_in, to_text};
 use super::value::{Arguments, View, as_int, int, type_name, view};
 use super::{digits, ops, printf};
 use minijinja::Value;
@@ -59,8 +60,43 @@ pub(super) const METHODS: [&str; 47] = [
     "zfill",
 ];
 
-/// Calls the method `name` of `value`, which is the text `s`.
-pub(super) fn call(value: &Value, s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+/// Calls the method `name` of `value`, which is the text `s`. Methods of markup give markup, and escape what they put to it.
+pub(super) fn call(value: &Value, s: Text, name: &str, mut arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    if !s.is_markup() {
+        return call_of_text(value, s, name, arguments, meter);
+    }
+    let added = match name {
+        "join" => arguments.positional.first_mut(),
+        "replace" | "ljust" | "rjust" | "center" => arguments.positional.get_mut(1),
+        _ => None,
+    };
+    if let Some(added) = added {
+        *added = match name {
+            "join" => {
+                let items = meter.iterate(added)?;
+                meter.list(items.iter().map(|item| escape(item, meter)).collect::<R<Vec<_>>>()?)?
+            }
+            _ => escape(added, meter)?,
+        };
+    }
+    let result = call_of_text(value, s, name, arguments, meter)?;
+    let tuple = matches!(view(&result), View::Tuple(_));
+    if let View::List(parts) | View::Tuple(parts) = view(&result) {
+        let parts = parts.items.iter().map(|part| meter.markup(part.clone(), true));
+        return meter.items(parts.collect::<R<Vec<_>>>()?, tuple);
+    }
+    meter.markup(result, true)
+}
+
+/// A value as markup: markup as it is, anything else escaped.
+pub(super) fn escape(value: &Value, meter: &Arc<Meter>) -> R<Value> {
+    let text = to_text(value, meter)?;
+    let mut sink = Sink::new(meter);
+    sink.push_escaped(text_in(&text))?;
+    Ok(sink.finish_as(true))
+}
+
+fn call_of_text(value: &Value, s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     meter.work(s.len())?;
     match name {
         "format" | "format_map" => return printf::format(s, name, arguments, meter),

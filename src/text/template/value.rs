@@ -425,6 +425,14 @@ impl Meter {
         Ok(marks::value_of(text))
     }
 
+    /// The same text as markup, or as none; any other value as it is.
+    pub(super) fn markup(&self, value: Value, markup: bool) -> R<Value> {
+        match marks::text(&value) {
+            Some(text) if text.is_markup() != markup => self.text(text.as_markup(markup)),
+            _ => Ok(value),
+        }
+    }
+
     /// What a generator yields.
     pub(super) fn lazy(self: &Arc<Self>, items: Vec<Value>, origin: &'static str) -> R<Value> {
         let depth = 1 + items.iter().map(depth).max().unwrap_or(0);

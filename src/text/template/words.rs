@@ -5,7 +5,7 @@ use super::marks::Text;
 use super::meter::{Meter, R, Sink, fault};
 use super::print::{text_in, to_text};
 use super::strings;
-use super::value::{Arguments, as_int, int, type_name};
+use super::value::{Arguments, as_int, defined, int, type_name};
 use minijinja::Value;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub(super) fn wrap(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R
     let (long, hyphens) = (long.is_none_or(|v| v.is_true()), hyphens.is_none_or(|v| v.is_true()));
     let newline = newline.filter(|n| !n.is_none()).unwrap_or_else(|| Value::from("\n"));
     let Some(text) = super::marks::text(value) else {
+        defined(value)?;
         return Err(fault(format!("wordwrap needs a str, not {}", type_name(value))));
     };
     meter.heavy(text.len())?;

@@ -1,9 +1,14 @@
-//! Gives the shared library its soname, so that programs bind to the ABI version and not to a file name.
+//! Gives the shared library its soname, so that programs bind to the ABI version and not to a file name, and has it note the
+//! destructors of thread-locals itself (src/thread_exit.rs).
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libastrai.so.1");
+        let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|value| values.contains(&value.as_str()));
+        if is("CARGO_CFG_TARGET_ENV", &["gnu"]) && is("CARGO_CFG_TARGET_ARCH", &["x86_64", "aarch64"]) {
+            println!("cargo:rustc-cdylib-link-arg=-Wl,--defsym=__cxa_thread_atexit_impl=astrai_thread_exit");
+        }
         link_the_soname();
     }
 }

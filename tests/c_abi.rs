@@ -423,22 +423,6 @@ fn requests_that_nobody_reads_are_refused_from_some_number_on() {
     println!("{}", succeed(Command::new(compile("tests/c", "unread", "c")).arg(model()).args(arguments)));
 }
 
-/// The model with a context for prompts of 100,000 tokens. Comparing them with each other in each step takes 16 ms and more.
-#[test]
-fn what_waits_for_a_long_beginning_costs_a_step_little() {
-    let folder = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(model()).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
-    }
-    let path = folder.path().join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    config["max_position_embeddings"] = serde_json::json!(100_100);
-    fs::write(&path, config.to_string()).unwrap();
-    let arguments = ["100000", "140", "100", "2000"];
-    println!("{}", succeed(Command::new(compile("tests/c", "refill", "c")).arg(folder.path()).args(arguments)));
-}
-
 #[test]
 fn prefixes_do_what_the_header_says() {
     for language in ["c", "cpp"] {

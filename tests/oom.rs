@@ -18,6 +18,20 @@ fn model() -> PathBuf {
     root().join("models/storyteller")
 }
 
+/// The storyteller with two of its layers, for runs of which thousands are made.
+fn short_model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(model()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["num_hidden_layers"] = serde_json::json!(2);
+    std::fs::write(&path, config.to_string()).unwrap();
+    folder
+}
+
 /// The programs of this test with the library beside them, in a folder that goes with it.
 struct Programs(tempfile::TempDir);
 
@@ -50,11 +64,11 @@ impl Programs {
     }
 
     /// Runs `inject` with the allocations of these phases refused: the first `n` of each, and so many others.
-    fn inject(&self, phases: &[&str], n: u32, samples: u32, seconds: u32) -> String {
+    fn inject(&self, model: &Path, phases: &[&str], n: u32, samples: u32, seconds: u32) -> String {
         let scratch = tempfile::tempdir().unwrap();
         let seed = std::env::var("ASTRAI_TEST_SEED").unwrap_or("1".into());
         let mut command = Command::new(self.path().join("inject"));
-        command.arg(model()).arg(scratch.path());
+        command.arg(model).arg(scratch.path());
         command.args([n.to_string(), samples.to_string(), seed, seconds.to_string()]).args(phases);
         let output = command.env("LD_PRELOAD", self.path().join("preload.so")).stdin(Stdio::null()).output().unwrap();
         let told = told(&output);
@@ -88,14 +102,16 @@ fn others(line: &str, allowed: &[&str]) -> Vec<String> {
 fn any_allocation_may_be_refused() {
     let programs = Programs::new();
     let all = ["open", "submit", "steps", "save", "restore", "close"];
+    let short = short_model();
+    let whole = model();
     // ASTRAI_TEST_OOM=all: every allocation of every phase.
-    let (n, samples, seconds) = match std::env::var("ASTRAI_TEST_OOM").as_deref() {
-        Ok("all") => (0, 0, 24 * 3600),
-        _ => (500, 100, 100),
+    let (model, n, samples, seconds) = match std::env::var("ASTRAI_TEST_OOM").as_deref() {
+        Ok("all") => (whole.as_path(), 0, 0, 24 * 3600),
+        _ => (short.path(), 500, 100, 115),
     };
     // Two at once, which share no more than the processors.
     let told = std::thread::scope(|scope| {
-        let halves = all.chunks(3).map(|half| scope.spawn(|| programs.inject(half, n, samples, seconds)));
+        let halves = all.chunks(3).map(|half| scope.spawn(|| programs.inject(model, half, n, samples, seconds)));
         halves.collect::<Vec<_>>().into_iter().map(|half| half.join().unwrap()).collect::<String>()
     });
     for phase in all {

@@ -9,5 +9,6 @@ pub mod mmap;
 pub mod shortage;
 mod stack;
 pub mod thread;
+pub mod thread_exit;
 #[cfg(target_arch = "x86_64")]
 pub mod tiles;

@@ -5,7 +5,7 @@
 //! an engine. Every thread blocks asynchronous signals (they belong to the host), carries a name, has a stack of a size of
 //! our own, and starts with the default floating-point environment whatever its creator had set (law 1).
 
-use super::{floats, shortage};
+use super::{floats, shortage, thread_exit};
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use std::cell::Cell;
@@ -115,8 +115,9 @@ pub fn spawn(name: &str, options: ThreadOptions, body: impl FnOnce() + Send + 's
     spawn_with(name, options, limits::THREAD_STACK_BYTES, body)
 }
 
-/// Whether a thread that has just begun can run: the C library ends the process where it has no memory to note a thread-local
-/// with a destructor, which dependencies have. So some is tried before: what was given back serves such small blocks next.
+/// Whether a thread that has just begun can run: glibc ends the process where it has no memory to note a thread-local with a
+/// destructor, which dependencies have, and which only the shared library can help ([`thread_exit`]). So some is tried before:
+/// what was given back serves such small blocks next.
 fn can_run() -> bool {
     let mut tried: Vec<u8> = Vec::new();
     if tried.try_reserve_exact(limits::THREAD_START_BYTES).is_err() || shortage::is_noted() {
@@ -174,6 +175,7 @@ pub(super) fn spawn_with(
             body();
         };
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(all));
+        thread_exit::run();
     });
     let thread = imp::spawn(&name, stack_bytes, run).map(JoinHandle).map_err(|e| {
         let mut error = Error::new(Status::Memory, format!("cannot start a thread: {e}"));

@@ -121,8 +121,8 @@ impl ChatTemplate {
         let estimate = lowered.len().saturating_mul(limits::TEMPLATE_MEMORY_FACTOR);
         let compile = || environment.add_template_owned(TEMPLATE, lowered);
         let compiled = thread::aside("template", || {
-            // An empty one first, so that the thread-local is there before memory is kept behind the work: the C library, which
-            // notes its destructor, cannot be helped out.
+            // An empty one first, so that the thread-local is there before memory is kept behind the work: glibc, which notes
+            // its destructor, cannot be helped out.
             let empty = Environment::empty().add_template_owned(TEMPLATE, String::new());
             empty.map(|()| shortage::backed("a chat template", estimate, compile))
         })?;

@@ -22,6 +22,8 @@ static atomic_int armed;
 /* Whether what follows the n-th is refused too. */
 static atomic_int later;
 static atomic_long count, first;
+/* Destructors of thread-locals that glibc was asked to note. */
+static atomic_long noted;
 
 /* From now on allocations count; the n-th is refused, and with all_later each one after it. n of 0 refuses none. */
 void oom_arm(long n, int all_later) {
@@ -36,6 +38,9 @@ long oom_disarm(void) {
   atomic_store(&armed, 0);
   return atomic_load(&count);
 }
+
+/* How often glibc was asked to note a thread-local's destructor: without memory it ends the process. */
+long oom_noted(void) { return atomic_load(&noted); }
 
 static int refused(void) {
   long this, n;
@@ -85,4 +90,12 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
   if (refused())
     return EAGAIN;
   return real(thread, attributes, run, argument);
+}
+
+int __cxa_thread_atexit_impl(void (*destructor)(void *), void *object, void *library) {
+  static int (*real)(void (*)(void *), void *, void *);
+  if (real == NULL)
+    *(void **)&real = dlsym(RTLD_NEXT, "__cxa_thread_atexit_impl");
+  atomic_fetch_add(&noted, 1);
+  return real(destructor, object, library);
 }

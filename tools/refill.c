@@ -1,7 +1,7 @@
-/* Many requests wait for one long beginning that all of them share: what a step spends on admitting them does not depend on
- * how long it is.
- *   refill <model folder> <tokens> <waiting> <steps> <microseconds of a step allowed> */
-#include "check.h"
+/* What a step spends on admitting requests while WAITING of them wait for one long beginning of TOKENS that all share, which the
+ * model's context must hold. It should not depend on their length (how often the tree is searched: a test of the scheduler's).
+ * Usage: refill MODEL TOKENS WAITING STEPS. */
+#include "../tests/c/check.h"
 
 int main(int argc, char **argv) {
   astrai_error *err = NULL;
@@ -14,7 +14,7 @@ int main(int argc, char **argv) {
   int count, waiting, i;
   uint64_t steps;
   double each;
-  CHECK(argc == 6);
+  CHECK(argc == 5);
   count = atoi(argv[2]);
   waiting = atoi(argv[3]);
   steps = (uint64_t)atoi(argv[4]);
@@ -47,7 +47,6 @@ int main(int argc, char **argv) {
   each = (double)(after.refill_us - before.refill_us) / (double)(after.steps - before.steps);
   printf("%d wait for %d tokens: %.1f us of refill in each of %d steps\n", waiting, count, each,
          (int)(after.steps - before.steps));
-  CHECK(each <= atof(argv[5]));
   free(tokens);
   EXPECT(ASTRAI_OK, astrai_engine_close(engine, 0, &err));
   astrai_engine_free(engine);

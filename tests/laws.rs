@@ -6,6 +6,8 @@
 
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
+#[path = "laws/bits.rs"]
+mod bits;
 #[path = "laws/endings.rs"]
 mod endings;
 #[path = "laws/jobs.rs"]
@@ -80,6 +82,11 @@ mod neighbours {
     fn a_cancel_in_the_middle_of_a_prompt_gives_everything_back() {
         cases::a_cancel_in_the_middle_of_a_prompt_gives_everything_back(5);
     }
+}
+
+#[test]
+fn bits_are_as_ever() {
+    bits::are_as_ever(&bits::models());
 }
 
 #[test]

@@ -52,16 +52,16 @@ struct Products {
 };
 
 // A block's place among those of the launch.
-struct Place {
+struct TilePosition {
     int x, y;
 };
 
-__device__ __forceinline__ Place own_place() { return {int(blockIdx.x), int(blockIdx.y)}; }
+__device__ __forceinline__ TilePosition own_place() { return {int(blockIdx.x), int(blockIdx.y)}; }
 
 // A place for every block, so that those that run at the same time share weights and rows: blocks start x first, and here go
 // through GROUP tiles of rows before they turn to the next outputs. Otherwise every tile of rows would read the whole weight
 // from memory again, where that is larger than the cache.
-__device__ __forceinline__ Place grouped_place() {
+__device__ __forceinline__ TilePosition grouped_place() {
     constexpr int GROUP = 8;
     const int across = int(gridDim.x), number = int(blockIdx.y) * across + int(blockIdx.x);
     const int group = number / (GROUP * across), rest = number - group * (GROUP * across);
@@ -79,7 +79,7 @@ struct Work {
 };
 
 // False where there is nothing to do, the same for all threads of a block.
-__device__ __forceinline__ bool find_work(const Products &args, Place place, int tile_rows, Work &work) {
+__device__ __forceinline__ bool find_work(const Products &args, TilePosition place, int tile_rows, Work &work) {
     int at = 0;
     while (at + 1 < args.count && place.x >= args.products[at + 1].first_block) {
         at++;

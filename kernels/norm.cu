@@ -57,7 +57,7 @@ struct Heads {
 };
 
 // What place_heads does; the counterpart of the library's Placement and Ragged.
-struct Place {
+struct PlaceHeads {
     Heads q, k, v;
     // [dim] each; null: no norm.
     const float *q_gain, *k_gain;
@@ -89,7 +89,7 @@ __device__ __forceinline__ void norm_head(float *head, const float *gain, int di
     warp_barrier();
 }
 
-__device__ __forceinline__ void rotate_head(float *head, const Place &args, int64_t row, int lane) {
+__device__ __forceinline__ void rotate_head(float *head, const PlaceHeads &args, int64_t row, int lane) {
     const int half = args.rotary_dims / 2;
     const float *angles = args.angles + row * args.rotary_dims;
     head += args.rotary_start;
@@ -104,7 +104,7 @@ __device__ __forceinline__ void rotate_head(float *head, const Place &args, int6
 
 // Stores a head in its page; the counterpart of the CPU's store, with the same rounding.
 template <class T>
-__device__ __forceinline__ void store_head(const float *head, const Place &args, bool values, int64_t row, int at, int dim,
+__device__ __forceinline__ void store_head(const float *head, const PlaceHeads &args, bool values, int64_t row, int at, int dim,
                                            int lane) {
     const uint32_t position = args.positions[row];
     const uint32_t *table = args.tables + args.table_starts[args.sequences[row]];
@@ -140,7 +140,7 @@ __device__ __forceinline__ void store_head(const float *head, const Place &args,
 }
 
 // One warp takes one head of one row: queries first, then keys, then values.
-template <class T> __device__ __forceinline__ void place(const Place &args) {
+template <class T> __device__ __forceinline__ void place(const PlaceHeads &args) {
     const int warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
     const int widest = max_of(args.q.dim, max_of(args.k.dim, args.v.dim));
     float *head = reinterpret_cast<float *>(dynamic_shared()) + warp * widest;
@@ -189,13 +189,13 @@ template <class T> __device__ __forceinline__ void place(const Place &args) {
 
 // Norm, rotation and store of all heads of all rows. Block: a multiple of 32; grid: rows * (q, k and v heads) / warps,
 // rounded up; shared memory: warps * widest head * 4 bytes. Heads that are not wanted have `heads` = 0.
-extern "C" __global__ void place_heads_bf16(const __grid_constant__ Place args) { place<bf16>(args); }
+extern "C" __global__ void place_heads_bf16(const __grid_constant__ PlaceHeads args) { place<bf16>(args); }
 
 // With pages of f32.
-extern "C" __global__ void place_heads_f32(const __grid_constant__ Place args) { place<float>(args); }
+extern "C" __global__ void place_heads_f32(const __grid_constant__ PlaceHeads args) { place<float>(args); }
 
 // With pages of 8-bit integers and a factor for each key and value.
-extern "C" __global__ void place_heads_i8(const __grid_constant__ Place args) { place<int8_t>(args); }
+extern "C" __global__ void place_heads_i8(const __grid_constant__ PlaceHeads args) { place<int8_t>(args); }
 
 ENTRY(rms_norm)
 ENTRY(place_heads_bf16)

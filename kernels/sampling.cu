@@ -1,6 +1,6 @@
 // From logits to tokens and log probabilities: all of src/sampling for the rows of a step.
 //
-// Five launches in this order serve any mix of rows: what a row asks for stands in its Draw, and a block that has nothing to
+// Five launches in this order serve any mix of rows: what a row asks for stands in its SamplingRequest, and a block that has nothing to
 // do for its row returns at once. So one recorded sequence of launches serves every step.
 //
 //   adjust_logits    penalties and bias, in place; the numbers they replace are kept
@@ -29,8 +29,8 @@ constexpr uint32_t NO_TOKEN = 0xFFFFFFFFu;
 enum Kind { IDLE = 0, SAMPLE = 1, GIVEN = 2 };
 
 // What a row asks for; the numbers as in SamplingParams.
-struct Draw {
-    // Of the row's token; one choice, one draw.
+struct SamplingRequest {
+    // Of the row's token; one choice, one request.
     uint64_t seed, position;
     // 0: the largest.
     float temperature;
@@ -39,8 +39,8 @@ struct Draw {
     float repetition_penalty, presence_penalty, frequency_penalty;
     // Most probable ids that are wanted beside the token, up to TOPS_MAX; -1: not even its own log probability.
     int logprobs;
-    // The row's entries of `adjusts`.
-    int first_adjust, adjusts;
+    // The row's entries of `adjustments`.
+    int first_adjustment, adjustments;
     // Kind: nothing; a token is sampled; the log probability of `given` is wanted.
     int kind;
     uint32_t given;
@@ -48,7 +48,7 @@ struct Draw {
 
 // A token whose logit penalties or bias change. Those of a row are in ascending order of their tokens; where several have the
 // same token, because its biases add up, all but the first give a bias alone.
-struct Adjust {
+struct LogitAdjustment {
     uint32_t token;
     // Whether it stands in the prompt.
     uint32_t in_prompt;
@@ -71,8 +71,8 @@ struct Sampling {
     // ... and of these not those with a bit here: [limit / 32 rounded up], or null.
     const uint32_t *holes;
     // [rows]. Null, for a search alone: `count` results of every row.
-    const Draw *draws;
-    Adjust *adjusts;
+    const SamplingRequest *requests;
+    LogitAdjustment *adjustments;
     // [rows, limit / CHUNK rounded up, count], between best_in_chunks and best_of_chunks.
     uint64_t *keys;
     // [rows, count]: the largest, best first; (minus infinity, NO_TOKEN) where there are fewer. As many as the row needs.
@@ -100,30 +100,30 @@ __device__ __forceinline__ bool finite(float x) { return fabsf(x) < INFINITY; }
 __device__ __forceinline__ bool is_hole(const uint32_t *holes, int id) { return holes && (holes[id / 32] >> (id % 32) & 1); }
 
 // Top-k as it acts: no more than the row has.
-__device__ __forceinline__ int top_k_of(const Draw &draw, int limit) { return draw.top_k >= limit ? 0 : draw.top_k; }
+__device__ __forceinline__ int top_k_of(const SamplingRequest &request, int limit) { return request.top_k >= limit ? 0 : request.top_k; }
 
 // How many of a row's largest are all that its token depends on; 0: none or the whole row.
 __device__ __forceinline__ int wanted_of(const Sampling &args, int row) {
-    if (!args.draws) {
+    if (!args.requests) {
         return args.count;
     }
-    const Draw &draw = args.draws[row];
-    if (draw.kind != SAMPLE) {
+    const SamplingRequest &request = args.requests[row];
+    if (request.kind != SAMPLE) {
         return 0;
     }
-    const int top_k = top_k_of(draw, args.limit);
-    return !(draw.temperature > 0.0f) ? 1 : top_k <= args.count ? top_k : 0;
+    const int top_k = top_k_of(request, args.limit);
+    return !(request.temperature > 0.0f) ? 1 : top_k <= args.count ? top_k : 0;
 }
 
 // Penalties, then bias. Block: 256; grid: rows.
 extern "C" __global__ void __launch_bounds__(256) adjust_logits(const __grid_constant__ Sampling args) {
-    const Draw &draw = args.draws[blockIdx.x];
-    if (draw.kind == IDLE) {
+    const SamplingRequest &request = args.requests[blockIdx.x];
+    if (request.kind == IDLE) {
         return;
     }
     float *row = args.logits + int64_t(blockIdx.x) * args.stride;
-    Adjust *entries = args.adjusts + draw.first_adjust;
-    for (int i = int(threadIdx.x); i < draw.adjusts; i += THREADS) {
+    LogitAdjustment *entries = args.adjustments + request.first_adjustment;
+    for (int i = int(threadIdx.x); i < request.adjustments; i += THREADS) {
         const uint32_t token = entries[i].token;
         if ((i > 0 && entries[i - 1].token == token) || token >= uint32_t(args.vocab)) {
             continue;
@@ -136,13 +136,13 @@ extern "C" __global__ void __launch_bounds__(256) adjust_logits(const __grid_con
         }
         const uint32_t outputs = entries[i].outputs;
         if (entries[i].in_prompt || outputs > 0) {
-            x = x > 0.0f ? x / draw.repetition_penalty : x * draw.repetition_penalty;
+            x = x > 0.0f ? x / request.repetition_penalty : x * request.repetition_penalty;
             if (outputs > 0) {
-                x -= draw.frequency_penalty * float(outputs) + draw.presence_penalty;
+                x -= request.frequency_penalty * float(outputs) + request.presence_penalty;
             }
             x = fminf(x, 3.402823466e38f);
         }
-        for (int j = i; j < draw.adjusts && entries[j].token == token && finite(x); j++) {
+        for (int j = i; j < request.adjustments && entries[j].token == token && finite(x); j++) {
             x = fminf(x + entries[j].bias, 3.402823466e38f);
         }
         row[token] = x;
@@ -396,13 +396,13 @@ __device__ __forceinline__ uint64_t least_key(const Row &row, uint64_t from, int
 }
 
 // One draw from the keys from `least` on, by id; the token, in every thread.
-__device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least, const Draw &draw, float highest,
+__device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least, const SamplingRequest &request, float highest,
                                                   RowMemory &memory) {
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
     auto weight_of = [&](int id) {
         const uint64_t key = row.key(id);
-        const float weight = key && key >= least ? draw_weight(value_of(key), highest, draw.temperature) : 0.0f;
-        return weight >= draw.min_p ? weight : 0.0f;
+        const float weight = key && key >= least ? draw_weight(value_of(key), highest, request.temperature) : 0.0f;
+        return weight >= request.min_p ? weight : 0.0f;
     };
     int begin = 0, end = row.n;
     double before = 0.0, target = -1.0;
@@ -429,7 +429,7 @@ __device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least
             for (int w = 0; w < ROW_WARPS; w++) {
                 total += memory.sums[w];
             }
-            target = uniform(draw.seed, draw.position) * total;
+            target = uniform(request.seed, request.position) * total;
         }
         // Where rounding leaves no crossing, the last part with any weight.
         double sum_before = before;
@@ -480,9 +480,9 @@ struct ListMemory {
 };
 
 // One draw from the `n` largest, by one warp; the token, in lane 0. The CPU's for the same logits: sums in the same order.
-__device__ __forceinline__ uint32_t draw_from_list(const float *values, const uint32_t *ids, int most, const Draw &draw,
+__device__ __forceinline__ uint32_t draw_from_list(const float *values, const uint32_t *ids, int most, const SamplingRequest &request,
                                                    int lane, ListMemory &memory) {
-    if (!(draw.temperature > 0.0f) || ids[0] == NO_TOKEN) {
+    if (!(request.temperature > 0.0f) || ids[0] == NO_TOKEN) {
         return ids[0];
     }
     int n = 0;
@@ -490,17 +490,17 @@ __device__ __forceinline__ uint32_t draw_from_list(const float *values, const ui
         n++;
     }
     for (int i = lane; i < n; i += 32) {
-        memory.weights[i] = draw_weight(values[i], values[0], draw.temperature);
+        memory.weights[i] = draw_weight(values[i], values[0], request.temperature);
     }
     warp_barrier();
     if (lane == 0) {
         int kept = n;
-        if (draw.top_p < 1.0f) {
+        if (request.top_p < 1.0f) {
             double total = 0.0, sum = 0.0;
             for (int i = 0; i < n; i++) {
                 total += double(memory.weights[i]);
             }
-            const double target = double(draw.top_p) * total;
+            const double target = double(request.top_p) * total;
             for (int i = 0; i < n; i++) {
                 sum += double(memory.weights[i]);
                 if (sum >= target) {
@@ -526,12 +526,12 @@ __device__ __forceinline__ uint32_t draw_from_list(const float *values, const ui
         double total = 0.0, sum = 0.0;
         for (int i = 0; i < kept; i++) {
             const float weight = memory.weights[memory.by_id[i]];
-            total += weight >= draw.min_p ? double(weight) : 0.0;
+            total += weight >= request.min_p ? double(weight) : 0.0;
         }
-        const double target = uniform(draw.seed, draw.position) * total;
+        const double target = uniform(request.seed, request.position) * total;
         for (int i = 0; i < kept; i++) {
             const float weight = memory.weights[memory.by_id[i]];
-            if (weight >= draw.min_p && weight > 0.0f) {
+            if (weight >= request.min_p && weight > 0.0f) {
                 sum += double(weight);
                 token = ids[memory.by_id[i]];
                 if (sum > target) {
@@ -543,13 +543,13 @@ __device__ __forceinline__ uint32_t draw_from_list(const float *values, const ui
     return token;
 }
 
-// Temperature, top-k, top-p, min-p, one draw. Block: 512; grid: rows.
+// Temperature, top-k, top-p, min-p, one request. Block: 512; grid: rows.
 extern "C" __global__ void __launch_bounds__(512) sample_rows(const __grid_constant__ Sampling args) {
     __shared__ RowMemory memory;
     __shared__ ListMemory list;
     const int64_t row = blockIdx.x;
-    const Draw draw = args.draws[row];
-    if (draw.kind != SAMPLE) {
+    const SamplingRequest request = args.requests[row];
+    if (request.kind != SAMPLE) {
         return;
     }
     const int wanted = wanted_of(args, int(row));
@@ -559,20 +559,20 @@ extern "C" __global__ void __launch_bounds__(512) sample_rows(const __grid_const
             return;
         }
         const int64_t first = row * args.count;
-        token = draw_from_list(args.values + first, args.ids + first, wanted, draw, int(threadIdx.x), list);
+        token = draw_from_list(args.values + first, args.ids + first, wanted, request, int(threadIdx.x), list);
     } else {
         const Row all = {args.logits + row * args.stride, args.limit, args.holes, false};
         const float highest = highest_of(all, memory);
         if (highest > -INFINITY) {
-            const int top_k = top_k_of(draw, args.limit);
+            const int top_k = top_k_of(request, args.limit);
             uint64_t least = 0;
             if (top_k > 0) {
-                least = least_key<false>(all, least, top_k, 0.0f, highest, draw.temperature, memory);
+                least = least_key<false>(all, least, top_k, 0.0f, highest, request.temperature, memory);
             }
-            if (draw.top_p < 1.0f) {
-                least = least_key<true>(all, least, 0, draw.top_p, highest, draw.temperature, memory);
+            if (request.top_p < 1.0f) {
+                least = least_key<true>(all, least, 0, request.top_p, highest, request.temperature, memory);
             }
-            token = draw_from_row(all, least, draw, highest, memory);
+            token = draw_from_row(all, least, request, highest, memory);
         }
     }
     if (threadIdx.x == 0) {
@@ -592,19 +592,19 @@ extern "C" __global__ void __launch_bounds__(512) logprob_rows(const __grid_cons
     __shared__ uint64_t tops[TOPS_MAX];
     __shared__ int found;
     const int64_t row = blockIdx.x;
-    const Draw draw = args.draws[row];
-    if (draw.kind == IDLE) {
+    const SamplingRequest request = args.requests[row];
+    if (request.kind == IDLE) {
         return;
     }
     float *logits = args.logits + row * args.stride;
-    const Adjust *entries = args.adjusts + draw.first_adjust;
-    for (int i = int(threadIdx.x); i < draw.adjusts; i += ROW_THREADS) {
+    const LogitAdjustment *entries = args.adjustments + request.first_adjustment;
+    for (int i = int(threadIdx.x); i < request.adjustments; i += ROW_THREADS) {
         const uint32_t token = entries[i].token;
         if ((i == 0 || entries[i - 1].token != token) && token < uint32_t(args.vocab)) {
             logits[token] = entries[i].raw;
         }
     }
-    if (draw.logprobs < 0) {
+    if (request.logprobs < 0) {
         return;
     }
     if (threadIdx.x == 0) {
@@ -628,10 +628,10 @@ extern "C" __global__ void __launch_bounds__(512) logprob_rows(const __grid_cons
     }
     const double log_sum = log(sum);
     if (threadIdx.x == 0) {
-        const uint32_t token = draw.kind == GIVEN ? draw.given : args.tokens[row];
+        const uint32_t token = request.kind == GIVEN ? request.given : args.tokens[row];
         args.logprobs[row] = token < uint32_t(args.vocab) ? logprob_of(logits[token], highest, log_sum) : -INFINITY;
     }
-    int n = draw.logprobs < TOPS_MAX ? draw.logprobs : TOPS_MAX;
+    int n = request.logprobs < TOPS_MAX ? request.logprobs : TOPS_MAX;
     n = n < args.tops ? n : args.tops;
     n = n < args.vocab ? n : args.vocab;
     if (n == 0) {

@@ -12,10 +12,13 @@
 
 pub mod cpu;
 pub mod cuda;
-mod draws;
+mod sampling;
 mod step;
 
-pub use draws::{Adjust, DRAWN, Draw, DrawKind, Drawn, Draws, NO_TOKEN, Ticket, adjusts_max};
+pub use sampling::{
+    FROM_LAST_STEP, LogitAdjustment, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests, Ticket,
+    adjustments_max,
+};
 pub use step::{Ragged, Step, Tables};
 
 use crate::dtype::DType;
@@ -47,10 +50,10 @@ impl Tensor {
     }
 }
 
-/// Elements of scratch that `rows` input rows of `ins` elements need in [`Backend::linear`] and [`Backend::gated`]: room for
+/// Elements of scratch that `rows` input rows of `in_features` elements need in [`Backend::linear`] and [`Backend::gated`]: room for
 /// them in any narrower form, whole blocks of rows, and for quantized ones 8 bytes for each group of at least 32.
-pub fn scratch_elements(rows: usize, ins: usize) -> usize {
-    rows.next_multiple_of(16).saturating_mul(ins.next_multiple_of(64))
+pub fn scratch_elements(rows: usize, in_features: usize) -> usize {
+    rows.next_multiple_of(16).saturating_mul(in_features.next_multiple_of(64))
 }
 
 /// A matrix `[out, in]` or, with `out` = 1, a vector, resident on the device.
@@ -59,9 +62,9 @@ pub struct Weight {
     /// Index in the backend's table.
     pub id: u32,
     /// Output features: rows of the stored matrix.
-    pub outs: usize,
+    pub out_features: usize,
     /// Input features: columns of the stored matrix.
-    pub ins: usize,
+    pub in_features: usize,
 }
 
 /// A weight whose values nobody cares about beyond their spread about zero.
@@ -86,9 +89,9 @@ pub struct Linear {
     pub accumulate: bool,
 }
 
-/// What [`Backend::linear_best`] looks for.
+/// What [`Backend::linear_topk`] looks for.
 #[derive(Debug)]
-pub struct BestOf<'a> {
+pub struct TopK<'a> {
     /// Results wanted of each row.
     pub count: usize,
     /// Outputs to look at.
@@ -255,7 +258,7 @@ pub struct Experts<'a> {
 
 /// The largest step a backend will be asked for, as far as it needs memory beside the tensors it is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Largest {
+pub struct MaxBatchShape {
     /// Rows of a step.
     pub rows: usize,
     /// Sequences of a step.
@@ -269,8 +272,8 @@ pub struct Largest {
     /// Tokens of a page.
     pub page_tokens: usize,
     /// Inputs of a product.
-    pub ins: usize,
-    /// Results of one [`Backend::linear_best`]: rows times those wanted of each.
+    pub in_features: usize,
+    /// Results of one [`Backend::linear_topk`]: rows times those wanted of each.
     pub best: usize,
     /// Query heads of a layer.
     pub heads: usize,
@@ -324,10 +327,16 @@ pub trait Backend: Send {
 
     /// Reserves what steps up to the largest need beside tensors, so that none of them allocates: with memory out, opening an
     /// engine fails and no running one does.
-    fn reserve(&mut self, largest: &Largest) -> Result<()>;
+    fn reserve(&mut self, max_shape: &MaxBatchShape) -> Result<()>;
 
-    /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
-    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;
+    /// Makes a weight of `[out_features, in_features]` elements from `bytes`. Quantized ones may be used in products only.
+    fn weight(
+        &mut self,
+        bytes: HostBytes,
+        encoding: Encoding,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Weight>;
 
     /// A weight of random numbers made where it lies, for measurements: none of its bytes is ever on the host. `None`: this one
     /// has to be brought by [`Backend::weight`] like any other.
@@ -335,21 +344,21 @@ pub trait Backend: Send {
         &mut self,
         random: RandomWeight,
         encoding: Encoding,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
     ) -> Result<Option<Weight>> {
-        let _ = (random, encoding, outs, ins);
+        let _ = (random, encoding, out_features, in_features);
         Ok(None)
     }
 
-    /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes` into `panels`: what [`Backend::weight`] takes, and what
+    /// Quantizes the matrix `[out_features, in_features]` stored row by row in `bytes` into `panels`: what [`Backend::weight`] takes, and what
     /// may be kept in a file, the same on every machine. A large matrix may come in pieces of whole panels.
     fn quantize(
         &mut self,
         bytes: &[u8],
         dtype: DType,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
         scheme: Scheme,
         panels: &mut [u8],
     ) -> Result<()>;
@@ -379,7 +388,7 @@ pub trait Backend: Send {
     }
 
     /// Whether rows are sampled on the device, by [`Backend::sample`], and steps need not be waited for one by one: the next
-    /// may take its tokens from the last ([`DRAWN`]).
+    /// may take its tokens from the last ([`FROM_LAST_STEP`]).
     fn samples(&self) -> bool {
         false
     }
@@ -388,7 +397,7 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// `Memory`, `Device`.
-    fn allow(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
+    fn set_vocabulary_mask(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
         let _ = (limit, holes);
         Ok(())
     }
@@ -400,8 +409,8 @@ pub trait Backend: Send {
     }
 
     /// Says what is asked of the wanted rows of the step that began.
-    fn draws(&mut self, draws: &Draws) {
-        let _ = draws;
+    fn set_sampling(&mut self, requests: &SamplingRequests) {
+        let _ = requests;
     }
 
     /// Before the operations of a step of single rows, all of them wanted: whether they have been submitted already, as those
@@ -415,13 +424,13 @@ pub trait Backend: Send {
         true
     }
 
-    /// Samples the rows of `logits` as the step's draws say.
+    /// Samples the rows of `logits` as the step's requests say.
     fn sample(&mut self, logits: Tensor, rows: usize, vocab: usize) {
         let _ = (logits, rows, vocab);
     }
 
     /// Submits the copy of what was sampled to the host. At most two tickets are out.
-    fn collect(&mut self) -> Ticket {
+    fn copy_out(&mut self) -> Ticket {
         Ticket(0)
     }
 
@@ -429,21 +438,21 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// As of [`Backend::read`].
-    fn drawn(&mut self, ticket: Ticket, to: &mut Drawn) -> Result<()> {
+    fn wait_sampled(&mut self, ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
         let _ = (ticket, to);
         Ok(())
     }
 
-    /// `out[r] = table[tokens[r]]`; `out` is `[rows, table.ins]`. Tokens are below `table.outs`.
+    /// `out[r] = table[tokens[r]]`; `out` is `[rows, table.in_features]`. Tokens are below `table.out_features`.
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor);
 
     /// Cosines and sines of `positions[r] * inv_freq[i]`, times `scale`, into `out[r, 2, inv_freq.len()]`.
     fn rotary_angles(&mut self, positions: &[u32], inv_freq: &[f32], scale: f32, out: Tensor);
 
-    /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.ins]`; may be in place.
+    /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.in_features]`; may be in place.
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
 
-    /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`].
+    /// Products that share the input `x[rows, in_features]`; at most four. `scratch` has [`scratch_elements`].
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
 
     /// One product as in [`Backend::linear`], and the `count` largest finite results of each row among its first `limit` outputs:
@@ -452,13 +461,13 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// As of [`Backend::read`].
-    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) -> Result<()>;
+    fn linear_topk(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) -> Result<()>;
 
     /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`, which may be used as the input
     /// of products only; `up.out` is left undefined.
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
         self.linear(x, rows, &[gate, up], scratch);
-        self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
+        self.silu_mul(gate.out, up.out, rows * gate.weight.out_features);
     }
 
     /// [`Backend::rms_norm`] of every head, in place.

@@ -12,14 +12,14 @@ pub struct Tables {
 /// The input of one step.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    /// `[rows]`: token ids; on a device that samples also [`super::DRAWN`] ones.
+    /// `[rows]`: token ids; on a device that samples also [`super::FROM_LAST_STEP`] ones.
     pub tokens: Vec<u32>,
     /// `[rows]`: absolute positions; the rows of a sequence are adjacent and ascend by one.
     pub positions: Vec<u32>,
     /// `[rows]`: index of the sequence within the step.
     pub sequences: Vec<u32>,
     /// Rows whose logits are wanted, ascending.
-    pub wanted: Vec<u32>,
+    pub logits_indices: Vec<u32>,
     /// Page tables, for each layer group.
     pub tables: Vec<Tables>,
 }
@@ -30,7 +30,7 @@ impl Step {
         self.tokens.clear();
         self.positions.clear();
         self.sequences.clear();
-        self.wanted.clear();
+        self.logits_indices.clear();
         for t in &mut self.tables {
             t.pages.clear();
             t.starts.clear();

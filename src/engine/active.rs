@@ -1,9 +1,9 @@
 //! A request on the engine thread: its sampling state, its text, its end.
 
-use super::adjusts::Adjusts;
+use super::adjustments::LogitAdjustments;
 use super::api::{EventKind, FinishReason, RequestOptions, Usage};
 use super::delivery::{Dispatch, Outbox, PerToken, Piece, Produced, with_nul};
-use crate::cache::Handle;
+use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use crate::sampling::{SamplingParams, TokenCounts};
@@ -50,10 +50,10 @@ impl NewRequest {
 /// A request that the scheduler knows.
 pub(super) struct Active {
     pub request: NewRequest,
-    pub handle: Handle,
+    pub handle: SequenceHandle,
     /// For the penalties: of a host that samples, or of a device that does.
     pub counts: TokenCounts,
-    pub adjusts: Adjusts,
+    pub adjustments: LogitAdjustments,
     on_device: bool,
     pub generated: usize,
     /// Tokens sampled by steps that have not been waited for.
@@ -81,12 +81,13 @@ pub(super) struct Token<'a> {
 
 impl Active {
     /// `on_device`: tokens are sampled there.
-    pub fn new(request: NewRequest, handle: Handle, on_device: bool) -> Result<Active> {
+    pub fn new(request: NewRequest, handle: SequenceHandle, on_device: bool) -> Result<Active> {
         let mut counts = TokenCounts::new();
         if request.params.uses_counts() {
             counts.add_prompt(&request.prompt)?;
         }
-        let adjusts = if on_device { Adjusts::new(&request.params, &counts)? } else { Adjusts::default() };
+        let adjustments =
+            if on_device { LogitAdjustments::new(&request.params, &counts)? } else { LogitAdjustments::default() };
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
             let bytes = request.prompt.len() as u64 * 4;
@@ -99,7 +100,7 @@ impl Active {
             request,
             handle,
             counts,
-            adjusts,
+            adjustments,
             on_device,
             generated: 0,
             ahead: 0,
@@ -123,7 +124,7 @@ impl Active {
         let most = request.max_tokens;
         if request.params.uses_counts() {
             let different = most.min(vocab);
-            if self.on_device { self.adjusts.reserve(different)? } else { self.counts.reserve(different)? }
+            if self.on_device { self.adjustments.reserve(different)? } else { self.counts.reserve(different)? }
         }
         let text_max = if request.stream.is_some() { limits::TOKEN_TEXT_BYTES + request.stops.held_max() } else { 0 };
         let refused = |_| Error::memory("the text of a request", text_max as u64);
@@ -148,7 +149,7 @@ impl Active {
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         if self.request.params.uses_counts() {
-            if self.on_device { self.adjusts.push(token.id)? } else { self.counts.push(token.id)? }
+            if self.on_device { self.adjustments.push(token.id)? } else { self.counts.push(token.id)? }
         }
         self.text.clear();
         self.filtered.clear();

@@ -225,7 +225,7 @@ pub struct RequestOptions {
     pub prompt_logprobs: bool,
     /// Most tokens to generate; default: what the context leaves.
     pub max_tokens: Option<u32>,
-    /// Draw among the k most probable tokens only; 0 = all.
+    /// SamplingRequest among the k most probable tokens only; 0 = all.
     pub top_k: Option<u32>,
     /// Higher is served first.
     pub priority: i32,
@@ -237,9 +237,9 @@ pub struct RequestOptions {
     pub queue_tokens: u32,
     /// 0 = greedy.
     pub temperature: Option<f32>,
-    /// Draw from the smallest set of tokens whose probability reaches this.
+    /// SamplingRequest from the smallest set of tokens whose probability reaches this.
     pub top_p: Option<f32>,
-    /// Draw from tokens at least this fraction as probable as the best.
+    /// SamplingRequest from tokens at least this fraction as probable as the best.
     pub min_p: Option<f32>,
     /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 = none.
     pub repetition_penalty: Option<f32>,

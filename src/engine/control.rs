@@ -117,7 +117,7 @@ impl Engine {
     /// # Errors
     /// `Closed`.
     pub fn resume(&self) -> Result<()> {
-        self.wish(|control| (control.pause, control.at_rest) = (false, false))?;
+        self.control(|control| (control.pause, control.at_rest) = (false, false))?;
         self.shared.rested.notify_all();
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Engine {
     /// `Argument` with both numbers when `work_us` exceeds `interval_us` or is 0 alone; `Closed`.
     pub fn set_duty(&self, work_us: u32, interval_us: u32) -> Result<()> {
         let duty = Duty::new(work_us, interval_us)?;
-        self.wish(|control| control.duty = duty)
+        self.control(|control| control.duty = duty)
     }
 
     /// Drops all cached pages that no request uses and no prefix pins, before the next step.
@@ -145,12 +145,12 @@ impl Engine {
         self.shared.send(Command::ClearCache)
     }
 
-    fn wish(&self, wish: impl FnOnce(&mut Control)) -> Result<()> {
+    fn control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
         let mut mailbox = lock(&self.shared.mailbox);
         if mailbox.closed {
             return Err(closed());
         }
-        wish(&mut mailbox.control);
+        change(&mut mailbox.control);
         drop(mailbox);
         self.shared.mail.notify_one();
         Ok(())
@@ -172,7 +172,7 @@ impl Core {
             let may_copy = !self.copies.is_empty() && self.meter.ready_at.is_none();
             // A step that was submitted is waited for first.
             if !(idle || held)
-                || self.flight.is_some()
+                || self.in_flight.is_some()
                 || may_copy
                 || !mailbox.commands.is_empty()
                 || !self.inbox.is_empty()
@@ -180,11 +180,10 @@ impl Core {
                 break;
             }
             // Nobody waits for an engine without requests, pins and copies to be allowed to work.
-            let work =
-                !self.active.is_empty() || self.machine.scheduler.pins_computing() > 0 || !self.copies.is_empty();
+            let work = !self.active.is_empty() || self.runner.scheduler.pins_computing() > 0 || !self.copies.is_empty();
             let ready = if work { self.meter.ready_at } else { None };
             let wake_at = self.next_time().into_iter().chain(ready).min();
-            self.machine.backend.rest();
+            self.runner.backend.rest();
             let (again, in_time) = wait_until(&shared.mail, mailbox, wake_at);
             mailbox = again;
             if !in_time {
@@ -209,14 +208,14 @@ impl Core {
 
     /// Runs the planned step through the model, layer by layer. False when it was given up.
     pub fn forward(&mut self) -> bool {
-        let machine = &mut self.machine;
-        machine.model.begin(&mut *machine.backend, &machine.step);
-        for layer in 0..self.machine.model.layers() {
-            if !self.breathe() {
+        let runner = &mut self.runner;
+        runner.model.begin(&mut *runner.backend, &runner.step);
+        for layer in 0..self.runner.model.layers() {
+            if !self.yield_point() {
                 return false;
             }
-            let machine = &mut self.machine;
-            machine.model.layer(&mut *machine.backend, &machine.step, layer);
+            let runner = &mut self.runner;
+            runner.model.layer(&mut *runner.backend, &runner.step, layer);
         }
         true
     }
@@ -246,7 +245,7 @@ impl Core {
                 }
             }
             self.metered(|core| {
-                core.copies.pop_front().into_iter().for_each(|copy| core.obey_prefix(copy));
+                core.copies.pop_front().into_iter().for_each(|copy| core.handle_prefix(copy));
                 true
             });
         }
@@ -260,7 +259,7 @@ impl Core {
     }
 
     /// Between two layers: rests as long as work is forbidden. False when the step is to be given up.
-    fn breathe(&mut self) -> bool {
+    fn yield_point(&mut self) -> bool {
         let begin = Instant::now();
         self.meter.stop(begin);
         let shared = self.shared.clone();
@@ -272,7 +271,7 @@ impl Core {
             let mut mailbox = lock(&shared.mailbox);
             if self.look(&mut mailbox) && mailbox.commands.is_empty() {
                 let wake_at = self.next_time().into_iter().chain(self.meter.ready_at).min();
-                self.machine.backend.rest();
+                self.runner.backend.rest();
                 (mailbox, _) = wait_until(&shared.mail, mailbox, wake_at);
             }
             self.take_mail(&mut mailbox);
@@ -291,11 +290,11 @@ impl Core {
             match command {
                 Command::Submit(_)
                 | Command::Defer(_)
-                | Command::Prepared(..)
+                | Command::PromptReady(..)
                 | Command::Cancel(..)
                 | Command::CancelAll
                 | Command::Resume(_)
-                | Command::Close(_) => self.obey(command),
+                | Command::Close(_) => self.handle(command),
                 later => self.inbox.push_back(later),
             }
         }
@@ -307,7 +306,7 @@ impl Core {
     /// Whether a step that is held should be run to its end.
     fn is_step_wanted(&mut self) -> bool {
         let waited_for = self.meter.paused && !self.inbox.is_empty();
-        let (active, scheduler, rows) = (&mut self.active, &self.machine.scheduler, &self.machine.plan.rows);
+        let (active, scheduler, rows) = (&mut self.active, &self.runner.scheduler, &self.runner.plan.rows);
         let pins = |sequence| scheduler.get(sequence).is_some_and(|s| s.pin.is_some() && !s.finished);
         !waited_for && rows.iter().any(|row| active.get_mut(row.sequence).is_some() || pins(row.sequence))
     }
@@ -318,7 +317,7 @@ impl Core {
         self.meter.bucket.set(control.duty, now);
         self.meter.ready_at = self.meter.bucket.ready_at(now);
         self.meter.paused = control.pause;
-        if control.pause && self.flight.is_none() && !std::mem::replace(&mut control.at_rest, true) {
+        if control.pause && self.in_flight.is_none() && !std::mem::replace(&mut control.at_rest, true) {
             self.shared.rested.notify_all();
         }
         self.meter.held()
@@ -334,7 +333,7 @@ impl Core {
     #[cfg(debug_assertions)]
     fn check_when_idle(&mut self) {
         if let Err(error) = self.check() {
-            panic!("an idle engine's books are wrong: {error}");
+            panic!("an idle engine's accounting is wrong: {error}");
         }
     }
 }

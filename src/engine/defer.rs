@@ -232,7 +232,7 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
         Err(Error::internal("defect of the library in the chat template or the tokenizer; please report it"))
     });
     if shared.helper.done(job.id) {
-        shared.send_anyway(Command::Prepared(job.id, prepared));
+        shared.send_anyway(Command::PromptReady(job.id, prepared));
     }
 }
 

@@ -6,7 +6,7 @@
 use super::api::{Device, EngineOptions, LogLevel, Type};
 use super::plan::Sizing;
 use crate::backend::cpu::Compute;
-use crate::backend::cuda::{self, CudaOptions, Facts, Found};
+use crate::backend::cuda::{self, CudaOptions, DeviceHold, DeviceInfo};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
 use crate::limits;
@@ -18,9 +18,9 @@ use crate::source::ModelSource;
 
 /// Where a model is to run.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum DeviceChoice {
     Cpu,
-    Cuda(CudaOptions, Facts, #[allow(dead_code, reason = "held until the device is opened")] Found),
+    Cuda(CudaOptions, DeviceInfo, #[allow(dead_code, reason = "held until the device is opened")] DeviceHold),
 }
 
 /// Precision of activations.
@@ -63,7 +63,9 @@ pub(super) fn choose(
     let gpu = || {
         let options = cuda_options(o);
         let (facts, found) = cuda::probe(options.index)?;
-        let bytes = |encoding, outs, ins| cuda::weight_bytes(encoding, outs, ins, options.compute);
+        let bytes = |encoding, out_features, in_features| {
+            cuda::weight_bytes(encoding, out_features, in_features, options.compute)
+        };
         let weights = weights::device_sizes(architecture, source, recipe, &bytes)?;
         let (asked, most) = (o.step_tokens as usize, limits::STEP_TOKENS_GPU_MAX);
         if asked > most {
@@ -80,7 +82,7 @@ pub(super) fn choose(
             }
             kv = DType::F32;
         }
-        Sizing::of(o, architecture, weights, Some(free), kv, Place::Cuda(options, facts, found))
+        Sizing::of(o, architecture, weights, Some(free), kv, DeviceChoice::Cuda(options, facts, found))
     };
     if o.device == Device::Cuda {
         return gpu();
@@ -93,7 +95,7 @@ pub(super) fn choose(
     }
     let weights = weights::sizes(architecture, source, recipe)?;
     let available = memory::available();
-    let sizing = Sizing::of(o, architecture, weights, available.map(|a| a.bytes), Sizing::kv(o), Place::Cpu)?;
+    let sizing = Sizing::of(o, architecture, weights, available.map(|a| a.bytes), Sizing::kv(o), DeviceChoice::Cpu)?;
     Ok(sizing.bounded_by(available.map(|a| a.bound)))
 }
 

@@ -1,7 +1,7 @@
 //! Options that cannot be honoured: errors where that leaves nothing of what was asked for, else warnings in the log.
 
 use super::api::{Device, EngineOptions, LogLevel, Type};
-use super::device::Place;
+use super::device::DeviceChoice;
 use super::plan::Sizing;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -60,7 +60,7 @@ pub(super) fn warn(options: &EngineOptions, sizing: &Sizing, log: Log) {
     if let Some(warning) = sizing.warning() {
         log(LogLevel::Warn, warning);
     }
-    let on_gpu = matches!(sizing.place, Place::Cuda(..));
+    let on_gpu = matches!(sizing.device, DeviceChoice::Cuda(..));
     let mut unused = |name: &str, why: &str| log(LogLevel::Warn, format!("option {name} is not used: {why}"));
     if options.weights_cache.is_some() && !matches!(options.weights, Type::Q8 | Type::Q4) {
         unused("weights_cache", "only quantized weights are kept, and option weights asks for none");

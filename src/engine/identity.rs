@@ -4,7 +4,7 @@
 //! and reads little of it. They are hashed, all bytes of all tensors, when the first prefix is saved or restored, on the thread
 //! of that caller, and the hash is kept. Who comes meanwhile waits for it.
 //!
-//! The engine thread's [`super::machine::Machine`] owns the source, so that a closed engine lets its weights go, whoever still
+//! The engine thread's [`super::model_runner::ModelRunner`] owns the source, so that a closed engine lets its weights go, whoever still
 //! has the identity. The source shares its bytes with the backend: keeping it takes no memory of its own.
 
 use super::api::{Info, Type};
@@ -56,7 +56,7 @@ pub(super) struct GroupShape {
 
 /// How pages lie in memory, and which tokens they may hold.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(super) struct PrefixLayout {
     /// Of a page's frame, for each layer group.
     pub frame_bytes: Vec<usize>,
     pub page_tokens: usize,
@@ -66,7 +66,7 @@ pub(super) struct Layout {
     pub longest: LongestContext,
 }
 
-impl Layout {
+impl PrefixLayout {
     /// Bytes of one page, all layer groups; `None` when that overflows.
     pub fn page_bytes(&self) -> Option<usize> {
         self.frame_bytes.iter().try_fold(0usize, |sum, &bytes| sum.checked_add(bytes))
@@ -75,7 +75,7 @@ impl Layout {
 
 /// What the prefixes of an engine have in common.
 pub(super) struct Identity {
-    pub layout: Layout,
+    pub layout: PrefixLayout,
     /// With an empty `weights_hash`.
     known: Description,
     weights: Weights,
@@ -129,7 +129,7 @@ impl Identity {
             tokens: 0,
         };
         let (vocab, context) = (info.vocab_size as usize, info.context_length as usize);
-        let layout = Layout { frame_bytes, page_tokens: first.page_tokens, vocab, context, longest };
+        let layout = PrefixLayout { frame_bytes, page_tokens: first.page_tokens, vocab, context, longest };
         let weights = Weights { source: Arc::downgrade(source), hash: Mutex::new(None) };
         Ok(Identity { layout, known, weights })
     }

@@ -2,38 +2,38 @@
 //! were computed; of those with log probabilities, penalties or bias all.
 
 use super::core::Core;
-use super::machine::{Machine, Wanted};
-use crate::backend::BestOf;
+use super::model_runner::{LogitsPosition, ModelRunner};
+use crate::backend::TopK;
 use crate::error::{Error, Result};
 use crate::limits;
 
 impl Core {
     /// Notes for each position whose logits are wanted how many of them are enough.
-    pub(super) fn find_enough(&mut self, piece: &[Wanted]) {
-        let machine = &mut self.machine;
-        machine.logits.enough.clear();
-        for wanted in piece {
-            let enough = self.active.get(wanted.sequence).and_then(|active| {
-                let samples = active.request.prompt.get(wanted.position + 1).is_none() && active.request.max_tokens > 0;
-                samples.then(|| machine.sampler.enough(&machine.allowed, &active.request.params)).flatten()
+    pub(super) fn find_enough(&mut self, piece: &[LogitsPosition]) {
+        let runner = &mut self.runner;
+        runner.logits.enough.clear();
+        for at in piece {
+            let enough = self.active.get(at.sequence).and_then(|active| {
+                let samples = active.request.prompt.get(at.position + 1).is_none() && active.request.max_tokens > 0;
+                samples.then(|| runner.sampler.enough(&runner.allowed, &active.request.params)).flatten()
             });
-            machine.logits.enough.push(enough);
+            runner.logits.enough.push(enough);
         }
     }
 }
 
-impl Machine {
+impl ModelRunner {
     /// Computes the logits of some of the step's wanted positions, from the `first` on. Rows that need all of theirs are copied
     /// to the host.
     ///
     /// # Errors
     /// `Device` when the device failed.
-    pub(super) fn compute_logits(&mut self, first: usize, wanted: &[Wanted]) -> Result<()> {
+    pub(super) fn compute_logits(&mut self, first: usize, piece: &[LogitsPosition]) -> Result<()> {
         let HostLogits { vocab, all, enough, best, count } = &mut self.logits;
         *count = enough.iter().flatten().copied().max().unwrap_or(0);
-        let search = BestOf { count: *count, limit: self.allowed.end(), found: best };
+        let search = TopK { count: *count, limit: self.allowed.end(), found: best };
         let best = (*count > 0).then_some(search);
-        let logits = self.model.logits(&mut *self.backend, &self.step, first, wanted.len(), best)?;
+        let logits = self.model.logits(&mut *self.backend, &self.step, first, piece.len(), best)?;
         for (row, _) in enough.iter().enumerate().filter(|(_, enough)| enough.is_none()) {
             self.backend.read(logits.at(row * *vocab), &mut all[row * *vocab..(row + 1) * *vocab])?;
         }

@@ -6,7 +6,7 @@
 //! from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them sleep.
 
 mod active;
-mod adjusts;
+mod adjustments;
 pub mod api;
 mod begin;
 mod control;
@@ -16,13 +16,13 @@ mod defer;
 mod delivery;
 mod device;
 mod duty;
-mod flight;
 mod honour;
 mod host_thread;
 mod identity;
+mod in_flight;
 mod logits;
-mod machine;
 mod mailbox;
+mod model_runner;
 mod open;
 mod parts;
 mod places;
@@ -111,7 +111,7 @@ enum Command {
     /// A request whose prompt comes later.
     Defer(Box<NewRequest>),
     /// The token ids of a deferred request and the tokens that the context holds beyond them; or why there are none.
-    Prepared(u64, Result<(Vec<u32>, usize)>),
+    PromptReady(u64, Result<(Vec<u32>, usize)>),
     Cancel(u64, FinishReason),
     CancelAll,
     /// A paused request's queue was read.
@@ -240,16 +240,16 @@ impl Engine {
             text: Arc::new(opened.text.ending_with(shared.helper.ended())),
             info: opened.info,
             defaults: opened.defaults,
-            text_only: opened.machine.is_none(),
+            text_only: opened.runner.is_none(),
             identity: opened.identity,
             running_max: opened.running_max,
             waiting_max: opened.waiting_max,
             threads: Mutex::default(),
             placing,
         };
-        if let Some(machine) = opened.machine {
+        if let Some(runner) = opened.runner {
             // From here on a failure drops `engine`, which stops the threads that already run.
-            let core = core::Core::new(shared.clone(), machine, options.trace.take())?;
+            let core = core::Core::new(shared.clone(), runner, options.trace.take())?;
             if options.delivery == Delivery::Thread {
                 let dispatcher = thread::spawn("dispatch", placing, {
                     let shared = shared.clone();
@@ -319,7 +319,7 @@ impl Engine {
     /// Proves law 3 between two steps. Blocks.
     ///
     /// # Errors
-    /// `Internal` when the books are wrong or the engine thread failed, `Closed`, `Reentrant` inside a callback.
+    /// `Internal` when the accounting is wrong or the engine thread failed, `Closed`, `Reentrant` inside a callback.
     pub fn check(&self) -> Result<()> {
         refuse_in_callback("check")?;
         if self.text_only {

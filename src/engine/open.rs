@@ -1,16 +1,16 @@
 //! Opening an engine: source, architecture, memory, weights, in an order that finds mistakes before it spends time.
 
 use super::api::*;
-use super::device::{self, Place};
+use super::device::{self, DeviceChoice};
 use super::duty::Duty;
 use super::honour::{self, Touching};
 use super::identity::Identity;
 use super::logits::HostLogits;
-use super::machine::Machine;
-use super::plan::{Prospect, Sizing};
+use super::model_runner::ModelRunner;
+use super::plan::{LoadPlan, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, Drawn, Draws, KvShape, cuda};
+use crate::backend::{Backend, KvShape, SamplingOutput, SamplingRequests, cuda};
 use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use crate::model::architecture::Architecture;
@@ -32,7 +32,7 @@ pub(super) struct Opened {
     pub info: Info,
     pub defaults: GenerationDefaults,
     /// None for an engine opened for text only.
-    pub machine: Option<Machine>,
+    pub runner: Option<ModelRunner>,
     /// What a saved prefix must match.
     pub identity: Option<Arc<Identity>>,
     pub running_max: usize,
@@ -43,8 +43,8 @@ pub(super) struct Opened {
 type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
 
 /// What is known of a model before its weights are read.
-struct Prepared {
-    prospect: Prospect,
+struct PreparedModel {
+    load_plan: LoadPlan,
     backend: Box<dyn Backend>,
     facts: Opening,
     defaults: GenerationDefaults,
@@ -103,14 +103,14 @@ fn warn(source: &dyn ModelSource, log: Log) {
 
 /// As [`finish`]; where the choice was ours and a GPU could not take the model in the end, on the CPU.
 fn finish_somewhere(
-    prepared: Prepared,
+    prepared: PreparedModel,
     source: Arc<dyn ModelSource>,
     options: &mut EngineOptions,
     read: u64,
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let chosen = options.device == Device::Auto && matches!(prepared.prospect.sizing.place, Place::Cuda(..));
+    let chosen = options.device == Device::Auto && matches!(prepared.load_plan.sizing.device, DeviceChoice::Cuda(..));
     match finish(prepared, source.clone(), options, read, progress, log) {
         Err(error) if chosen && matches!(error.status, Status::Memory | Status::Device) => {
             device::refused(&error, log);
@@ -140,22 +140,22 @@ fn placing(options: &EngineOptions) -> ThreadOptions {
 }
 
 /// Everything that needs no weights; the tokenizer is read while they are mapped and bound.
-fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<Prepared> {
-    let mut prospect = Prospect::of(source, options, log)?;
-    prospect.sizing.require()?;
-    let (backend, facts) = match open_device(&prospect.sizing, options, log) {
-        Err(error) if options.device == Device::Auto && matches!(prospect.sizing.place, Place::Cuda(..)) => {
+fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<PreparedModel> {
+    let mut load_plan = LoadPlan::of(source, options, log)?;
+    load_plan.sizing.require()?;
+    let (backend, facts) = match open_device(&load_plan.sizing, options, log) {
+        Err(error) if options.device == Device::Auto && matches!(load_plan.sizing.device, DeviceChoice::Cuda(..)) => {
             device::refused(&error, log);
             options.device = Device::Cpu;
             options.device_index = 0;
-            prospect = Prospect::of(source, options, log)?;
-            prospect.sizing.require()?;
-            open_device(&prospect.sizing, options, log)?
+            load_plan = LoadPlan::of(source, options, log)?;
+            load_plan.sizing.require()?;
+            open_device(&load_plan.sizing, options, log)?
         }
         opened => opened?,
     };
-    honour::warn(options, &prospect.sizing, log);
-    let architecture = &prospect.architecture;
+    honour::warn(options, &load_plan.sizing, log);
+    let architecture = &load_plan.architecture;
     let mut warn = |line| log(LogLevel::Warn, line);
     let defaults = GenerationDefaults::from_source(source, &mut warn)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
@@ -163,24 +163,24 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
     let mut text = TextKit::open(source, architecture.vocab, &mut |line| log(LogLevel::Warn, line))?;
-    text.longest = prospect.sizing.longest;
+    text.longest = load_plan.sizing.longest;
     shortage::check("the configuration and chat templates of a model")?;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
-    Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
+    Ok(PreparedModel { load_plan, backend, facts, defaults, text, tokenizer })
 }
 
 /// Opens the device that was chosen.
 fn open_device(sizing: &Sizing, options: &EngineOptions, log: Log) -> Result<(Box<dyn Backend>, Opening)> {
     let (device, threads) = (Device::Cuda, 1);
-    match &sizing.place {
-        Place::Cpu => {
+    match &sizing.device {
+        DeviceChoice::Cpu => {
             let (compute, threads) = (device::compute(options), options.threads as usize);
             let backend = CpuBackend::new(options.cpu_tier, compute, threads, placing(options))?;
             let (cpu_tier, threads) = (backend.tier(), backend.threads() as u32);
             let arch = format!("{cpu_tier:?}").to_lowercase();
             Ok((Box::new(backend), Opening { device: Device::Cpu, cpu_tier, threads, arch }))
         }
-        Place::Cuda(cuda_options, facts, _) => {
+        DeviceChoice::Cuda(cuda_options, facts, _) => {
             let (major, minor) = facts.capability;
             let arch = format!("sm_{major}{minor}{}", if cuda_options.invariant { "" } else { " relaxed" });
             let mut note = |line| log(LogLevel::Info, line);
@@ -192,15 +192,15 @@ fn open_device(sizing: &Sizing, options: &EngineOptions, log: Log) -> Result<(Bo
 
 /// Binds the weights. `read` bytes of progress have been reported; binding reports as many again.
 fn finish(
-    prepared: Prepared,
+    prepared: PreparedModel,
     source: Arc<dyn ModelSource>,
     options: &EngineOptions,
     read: u64,
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let Prepared { prospect, backend, facts, mut defaults, text, tokenizer } = prepared;
-    let Prospect { family, model_type, architecture, recipe, sizing } = prospect;
+    let PreparedModel { load_plan, backend, facts, mut defaults, text, tokenizer } = prepared;
+    let LoadPlan { family, model_type, architecture, recipe, sizing } = load_plan;
     let mut info = Info {
         model_type,
         device_name: backend.name(),
@@ -235,26 +235,26 @@ fn finish(
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
     shortage::check("the plan of a model")?;
-    let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
+    let mut runner = build(parts, cache, &sizing, backend, &mut binding, log)?;
     if options.touch_kv {
         let mut go_on = || binding(1, 1);
-        let total = machine.backend.reserved().kv;
+        let total = runner.backend.reserved().kv;
         let mut touching = Touching { total, written: 0, available: &memory::available, go_on: &mut go_on };
-        machine.backend.touch_kv(&mut |bytes| touching.may(bytes))?;
+        runner.backend.touch_kv(&mut |bytes| touching.may(bytes))?;
     }
     let text = text.with_tokenizer(tokenizer.join()?, defaults.bos_token);
     defaults.add_eos(text.named("eos_token"));
     info.eos_token = defaults.eos_tokens.first().copied();
     info.bos_token = defaults.bos_token.or(text.named("bos_token"));
-    machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
-    machine.backend.allow(machine.allowed.end(), machine.allowed.holes())?;
+    runner.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
+    runner.backend.set_vocabulary_mask(runner.allowed.end(), runner.allowed.holes())?;
     log(LogLevel::Info, describe(&info, &sizing));
     shortage::check("a model")?;
     Ok(Opened {
         text,
         info,
         defaults,
-        machine: Some(machine),
+        runner: Some(runner),
         identity: Some(Arc::new(identity)),
         running_max: sizing.running_max,
         waiting_max: sizing.waiting_max,
@@ -277,7 +277,7 @@ fn text_only(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Res
     };
     let defaults = GenerationDefaults::default();
     shortage::check("a tokenizer and chat templates")?;
-    Ok(Opened { text, info, defaults, machine: None, identity: None, running_max: 0, waiting_max: 0 })
+    Ok(Opened { text, info, defaults, runner: None, identity: None, running_max: 0, waiting_max: 0 })
 }
 
 /// Refuses values outside their range, and what this build does not have.
@@ -388,7 +388,7 @@ fn build(
     mut backend: Box<dyn Backend>,
     progress: loader::Progress,
     log: Log,
-) -> Result<Machine> {
+) -> Result<ModelRunner> {
     let bound = weights_of(&parts, cache, &mut *backend, progress, log)?;
     let Parts { architecture, source, keep, .. } = parts;
     let source = keep.then_some(source);
@@ -408,12 +408,12 @@ fn build(
     // A device that samples keeps its logits.
     let samples = backend.samples();
     let logits = HostLogits::new(if samples { 0 } else { logits_rows }, vocab)?;
-    let draws_rows = if samples { logits_rows } else { 0 };
+    let sampling_rows = if samples { logits_rows } else { 0 };
     let sampler = Sampler::new(vocab)?;
     let page_tokens = sizing.page_tokens;
     let rows = sizing.step.sequences;
     let top = limits::TOP_LOGPROBS_MAX.min(vocab);
-    Ok(Machine {
+    Ok(ModelRunner {
         scheduler,
         model,
         backend,
@@ -426,9 +426,9 @@ fn build(
         logits,
         top_tokens: reserved("top log probabilities", top)?,
         top_logprobs: reserved("top log probabilities", top)?,
-        wanted: reserved("the wanted logits of a step", sizing.step_tokens)?,
-        draws: Draws::new(draws_rows, if samples { vocab } else { 0 })?,
-        drawn: Drawn::new(draws_rows)?,
+        logits_positions: reserved("the wanted logits of a step", sizing.step_tokens)?,
+        sampling: SamplingRequests::new(sampling_rows, if samples { vocab } else { 0 })?,
+        sampled: SamplingOutput::new(sampling_rows)?,
         spare_frame: sizing.frames as u32,
     })
 }
@@ -442,7 +442,7 @@ fn step(sizing: &Sizing, rows: usize, groups: usize) -> Result<Step> {
         Ok(Tables { pages: reserved(what, pages)?, starts: reserved(what, rows)? })
     };
     Ok(Step {
-        wanted: tokens()?,
+        logits_indices: tokens()?,
         tokens: tokens()?,
         positions: tokens()?,
         sequences: tokens()?,

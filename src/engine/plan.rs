@@ -1,12 +1,12 @@
 //! What memory a configuration takes, before any weight is touched.
 //!
-//! [`Engine::plan`] and `open` share [`Prospect::of`], so that they cannot differ: it reads the config and the headers of
+//! [`Engine::plan`] and `open` share [`LoadPlan::of`], so that they cannot differ: it reads the config and the headers of
 //! the weights' files, and sizes everything by them and the options. Counted are the weights, the KV pages and the
 //! workspace, which is all that a step needs; not the tokenizer and the bookkeeping: some bytes for each page and each token
 //! of a step, and for each request a page table of the length it may reach, of which the system gives what is written.
 
 use super::api::*;
-use super::device::{self, Place};
+use super::device::{self, DeviceChoice};
 use super::logits::HostLogits;
 use super::{Engine, open, refuse_in_callback};
 use crate::backend::{cpu, cuda};
@@ -17,7 +17,7 @@ use crate::model::architecture::Architecture;
 use crate::model::checkpoint;
 use crate::model::config::Config;
 use crate::model::families::{self, Family};
-use crate::model::weights::Sizes;
+use crate::model::weights::WeightBytes;
 use crate::model::{Model, Recipe, StepLimits};
 use crate::os::floats::LibraryFloats;
 use crate::os::memory::Bound;
@@ -77,13 +77,13 @@ impl Engine {
             if options.text_only {
                 return Ok(Plan { fits: true, ..Plan::default() });
             }
-            Ok(Prospect::of(&folder, &options, &mut |_, _| {})?.sizing.plan())
+            Ok(LoadPlan::of(&folder, &options, &mut |_, _| {})?.sizing.plan())
         })?
     }
 }
 
 /// A model as the options would open it.
-pub(super) struct Prospect {
+pub(super) struct LoadPlan {
     pub family: &'static Family,
     pub model_type: String,
     pub architecture: Architecture,
@@ -91,12 +91,12 @@ pub(super) struct Prospect {
     pub sizing: Sizing,
 }
 
-impl Prospect {
+impl LoadPlan {
     pub fn of(
         source: &dyn ModelSource,
         options: &EngineOptions,
         log: &mut dyn FnMut(LogLevel, String),
-    ) -> Result<Prospect> {
+    ) -> Result<LoadPlan> {
         let (family, model_type) = families::find(source.config()?, source.subject())?;
         let config = Config::new(source.config()?, source.subject()).for_context(options.context_length as usize);
         let architecture = (family.architecture)(&config, &model_type)?;
@@ -104,7 +104,7 @@ impl Prospect {
         checkpoint::check(&architecture, family, source)?;
         let recipe = recipe(options.weights);
         let sizing = device::choose(options, &architecture, source, recipe, log)?;
-        Ok(Prospect { family, model_type, architecture, recipe, sizing })
+        Ok(LoadPlan { family, model_type, architecture, recipe, sizing })
     }
 }
 
@@ -158,8 +158,8 @@ pub(super) struct Sizing {
     pub kv: DType,
     pub policy: Policy,
     /// Where all this lies.
-    pub place: Place,
-    weights: Sizes,
+    pub device: DeviceChoice,
+    weights: WeightBytes,
     /// Of one page in all layer groups.
     page_bytes: u64,
     workspace_bytes: u64,
@@ -185,10 +185,10 @@ impl Sizing {
     pub fn of(
         o: &EngineOptions,
         a: &Architecture,
-        weights: Sizes,
+        weights: WeightBytes,
         free: Option<u64>,
         kv: DType,
-        place: Place,
+        device: DeviceChoice,
     ) -> Result<Sizing> {
         let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
         let asked = o.context_length as usize;
@@ -202,13 +202,13 @@ impl Sizing {
         }
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
         // A GPU fills steps up to recorded sizes, and samples all rows at once.
-        let (rows, logits_max) = match &place {
-            Place::Cpu => (running_max, limits::LOGITS_ROWS_MAX),
-            Place::Cuda(..) => (cuda::padded(running_max), limits::LOGITS_ROWS_GPU_MAX),
+        let (rows, logits_max) = match &device {
+            DeviceChoice::Cpu => (running_max, limits::LOGITS_ROWS_MAX),
+            DeviceChoice::Cuda(..) => (cuda::padded(running_max), limits::LOGITS_ROWS_GPU_MAX),
         };
-        let default = match &place {
-            Place::Cpu => limits::STEP_TOKENS_DEFAULT,
-            Place::Cuda(..) => limits::STEP_TOKENS_GPU_DEFAULT,
+        let default = match &device {
+            DeviceChoice::Cpu => limits::STEP_TOKENS_DEFAULT,
+            DeviceChoice::Cuda(..) => limits::STEP_TOKENS_GPU_DEFAULT,
         };
         let step_tokens = or(o.step_tokens, default).max(rows);
         let logits_rows = rows.clamp(8, logits_max);
@@ -220,22 +220,22 @@ impl Sizing {
             logits_rows,
             context,
             page_tokens,
-            own_scratch: matches!(place, Place::Cuda(..)),
+            own_scratch: matches!(device, DeviceChoice::Cuda(..)),
         };
         let tensors = Model::workspace_bytes(a, &step);
         let page_bytes = page_bytes(a, page_tokens, kv)?;
-        let workspace = match &place {
+        let workspace = match &device {
             // The host has a copy of the logits.
-            Place::Cpu => [
+            DeviceChoice::Cpu => [
                 HostLogits::bytes(logits_rows, a.vocab),
                 Sampler::bytes(a.vocab),
-                cpu::scratch_bytes(o.cpu_tier, cpu::threads_of(o.threads as usize), &Model::largest(a, &step)),
+                cpu::scratch_bytes(o.cpu_tier, cpu::threads_of(o.threads as usize), &Model::max_batch_shape(a, &step)),
             ]
             .into_iter()
             .fold(tensors, u64::saturating_add),
-            Place::Cuda(options, ..) => {
+            DeviceChoice::Cuda(options, ..) => {
                 // A page more than are used: for rows that nobody wants.
-                let scratch = cuda::scratch_bytes(options, &Model::largest(a, &step));
+                let scratch = cuda::scratch_bytes(options, &Model::max_batch_shape(a, &step));
                 scratch.saturating_add(tensors).saturating_add(page_bytes)
             }
         };
@@ -258,8 +258,8 @@ impl Sizing {
             free,
             bound: None,
             touch_kv: o.touch_kv,
-            no_mmap: o.no_mmap && matches!(place, Place::Cpu),
-            place,
+            no_mmap: o.no_mmap && matches!(device, DeviceChoice::Cpu),
+            device,
         };
         sizing.frames = sizing.choose_frames(asked)?;
         sizing.context = sizing.context.min(sizing.frames * page_tokens);
@@ -349,10 +349,12 @@ impl Sizing {
 
     /// How much can be had, and by whose leave, for messages.
     fn free_words(&self, free: u64) -> String {
-        match (&self.place, self.bound) {
-            (Place::Cuda(..), _) => format!("{free} bytes of the GPU's memory are free, with some left to its driver"),
-            (Place::Cpu, None) => format!("{free} bytes of memory are free"),
-            (Place::Cpu, Some(bound)) => format!("{bound} leaves {free} bytes of memory"),
+        match (&self.device, self.bound) {
+            (DeviceChoice::Cuda(..), _) => {
+                format!("{free} bytes of the GPU's memory are free, with some left to its driver")
+            }
+            (DeviceChoice::Cpu, None) => format!("{free} bytes of memory are free"),
+            (DeviceChoice::Cpu, Some(bound)) => format!("{bound} leaves {free} bytes of memory"),
         }
     }
 
@@ -444,17 +446,17 @@ mod tests {
                 assert_eq!(plan.total_bytes, plan.weight_bytes + plan.kv_bytes + plan.workspace_bytes);
                 assert_eq!(plan.kv_bytes, plan.kv_tokens * plan.kv_bytes_per_token);
                 let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
-                let machine = opened.machine.unwrap();
-                let reserved = machine.backend.reserved();
-                let vocab = machine.model.architecture().vocab;
-                let host = HostLogits::bytes(machine.model.logits_rows_max(), vocab);
+                let runner = opened.runner.unwrap();
+                let reserved = runner.backend.reserved();
+                let vocab = runner.model.architecture().vocab;
+                let host = HostLogits::bytes(runner.model.logits_rows_max(), vocab);
                 let workspace = reserved.tensors + reserved.scratch + host + Sampler::bytes(vocab);
                 let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());
-                let groups = machine.model.group_count() as u64;
-                let pages = machine.scheduler.pages().2 as u64;
-                assert_eq!(pages * machine.page_tokens as u64, plan.kv_tokens * groups);
+                let groups = runner.model.group_count() as u64;
+                let pages = runner.scheduler.pages().2 as u64;
+                assert_eq!(pages * runner.page_tokens as u64, plan.kv_tokens * groups);
             }
         }
     }

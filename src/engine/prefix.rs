@@ -14,10 +14,10 @@ use super::active::panicked;
 use super::delivery::{closed, lock, wait_until};
 use super::host_thread::with_text;
 use super::identity::Identity;
-use super::machine::Machine;
+use super::model_runner::ModelRunner;
 use super::prefix_file::{Reader, Writer, buffer};
 use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse_blocking, refuse_in_callback};
-use crate::cache::Handle;
+use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, Status, copied};
 use crate::limits;
 use crate::os::{files, shortage};
@@ -88,9 +88,9 @@ impl Cell {
 }
 
 /// A place in the waiting line, given back when it is dropped.
-struct Place(Arc<Shared>);
+struct QueuePermit(Arc<Shared>);
 
-impl Drop for Place {
+impl Drop for QueuePermit {
     fn drop(&mut self) {
         self.0.pending.fetch_sub(1, Ordering::Relaxed);
     }
@@ -100,14 +100,14 @@ impl Drop for Place {
 pub(super) struct Held {
     id: u64,
     cell: Arc<Cell>,
-    pin: Option<Handle>,
+    pin: Option<SequenceHandle>,
     /// While it is computed.
-    place: Option<Place>,
+    permit: Option<QueuePermit>,
 }
 
 impl Held {
     fn fail(&mut self, error: Error) {
-        self.place = None;
+        self.permit = None;
         self.cell.set(State::Failed(error));
     }
 }
@@ -126,15 +126,15 @@ pub(super) struct Prefixes {
 
 impl Prefixes {
     /// Obeys one command, or refuses all but freeing.
-    pub fn obey(&mut self, command: Command, machine: &mut Machine, shared: &Shared, refusal: Option<Error>) {
+    pub fn handle(&mut self, command: Command, runner: &mut ModelRunner, shared: &Shared, refusal: Option<Error>) {
         match (command, refusal) {
-            (Command::Free(id), _) => self.free(id, machine),
-            (Command::Pin(mut held, tokens), None) => match machine.scheduler.pin(tokens) {
+            (Command::Free(id), _) => self.free(id, runner),
+            (Command::Pin(mut held, tokens), None) => match runner.scheduler.pin(tokens) {
                 Ok(pin) => self.hold(held, pin),
                 Err(error) => held.fail(error),
             },
             (Command::Adopt(mut held, tokens, answer), None) => {
-                let adopted = machine.scheduler.adopt(tokens);
+                let adopted = runner.scheduler.adopt(tokens);
                 answer.put(match adopted {
                     Ok((pin, there)) => {
                         self.hold(held, pin);
@@ -146,16 +146,16 @@ impl Prefixes {
                     }
                 });
             }
-            (Command::Write(piece, answer), None) => answer.put(self.write(piece, machine)),
-            (Command::Read(piece, answer), None) => answer.put(self.read(piece, machine)),
+            (Command::Write(piece, answer), None) => answer.put(self.write(piece, runner)),
+            (Command::Read(piece, answer), None) => answer.put(self.read(piece, runner)),
             (Command::Tokens(id, answer), None) => {
-                let pinned = self.pin(id).and_then(|pin| machine.scheduler.pinned(pin));
+                let pinned = self.pin(id).and_then(|pin| runner.scheduler.pinned(pin));
                 answer.put(pinned.ok_or_else(freed).and_then(|pin| copied("token ids", pin.tokens())));
             }
             (Command::Adopted(id, answer), None) => {
-                self.pin(id).into_iter().for_each(|pin| machine.scheduler.adopted(pin));
+                self.pin(id).into_iter().for_each(|pin| runner.scheduler.adopted(pin));
                 // Who gets the answer may ask for the state at once.
-                self.note(machine, shared);
+                self.note(runner, shared);
                 answer.put(Ok(()));
             }
             (Command::Pin(mut held, _), Some(error)) => held.fail(error),
@@ -169,32 +169,32 @@ impl Prefixes {
         }
     }
 
-    fn hold(&mut self, mut held: Held, pin: Handle) {
+    fn hold(&mut self, mut held: Held, pin: SequenceHandle) {
         held.pin = Some(pin);
         self.held.push(held);
     }
 
-    fn pin(&self, id: u64) -> Option<Handle> {
+    fn pin(&self, id: u64) -> Option<SequenceHandle> {
         self.held.iter().find(|h| h.id == id)?.pin
     }
 
-    fn free(&mut self, id: u64, machine: &mut Machine) {
+    fn free(&mut self, id: u64, runner: &mut ModelRunner) {
         if let Some(at) = self.held.iter().position(|h| h.id == id) {
             let held = self.held.swap_remove(at);
-            held.pin.into_iter().for_each(|pin| machine.scheduler.unpin(pin));
+            held.pin.into_iter().for_each(|pin| runner.scheduler.unpin(pin));
         }
     }
 
     /// Hands on what the scheduler did to pins. Costs nothing when it did nothing.
-    pub fn note(&mut self, machine: &mut Machine, shared: &Shared) {
-        let news = machine.scheduler.pin_news();
+    pub fn note(&mut self, runner: &mut ModelRunner, shared: &Shared) {
+        let news = runner.scheduler.pin_news();
         if !news.changed {
             return;
         }
         for held in &mut self.held {
-            let pin = held.pin.and_then(|pin| machine.scheduler.pinned(pin));
+            let pin = held.pin.and_then(|pin| runner.scheduler.pinned(pin));
             if let Some(pin) = pin.filter(|p| p.is_ready()) {
-                held.place = None;
+                held.permit = None;
                 held.cell.set(State::Ready(pin.tokens().len()));
             }
         }
@@ -209,8 +209,8 @@ impl Prefixes {
     }
 
     /// The engine is closing: what is not pinned yet will not be.
-    pub fn stop_computing(&mut self, machine: &mut Machine) {
-        let scheduler = &mut machine.scheduler;
+    pub fn stop_computing(&mut self, runner: &mut ModelRunner) {
+        let scheduler = &mut runner.scheduler;
         self.held.retain(|held| {
             let pin = held.pin.filter(|&pin| scheduler.pinned(pin).is_some_and(|p| !p.is_ready()));
             pin.into_iter().for_each(|pin| scheduler.unpin(pin));
@@ -227,8 +227,8 @@ impl Prefixes {
     fn each_frame(
         &self,
         piece: &mut Piece,
-        machine: &mut Machine,
-        mut copy: impl FnMut(&mut Machine, usize, u32, &mut [u8]) -> Result<()>,
+        runner: &mut ModelRunner,
+        mut copy: impl FnMut(&mut ModelRunner, usize, u32, &mut [u8]) -> Result<()>,
     ) -> Result<()> {
         let pin = self.pin(piece.id).ok_or_else(freed)?;
         let page_bytes =
@@ -238,24 +238,24 @@ impl Prefixes {
             for (group, &frame_bytes) in piece.identity.layout.frame_bytes.iter().enumerate() {
                 let (part, more) = rest.split_at_mut(frame_bytes);
                 rest = more;
-                let pinned = machine.scheduler.pinned(pin).ok_or_else(freed)?;
+                let pinned = runner.scheduler.pinned(pin).ok_or_else(freed)?;
                 let frame = *pinned.frames(group).get(page).ok_or_else(gave_way)?;
-                copy(machine, group, frame, part)?;
+                copy(runner, group, frame, part)?;
             }
         }
         Ok(())
     }
 
-    fn write(&self, mut piece: Piece, machine: &mut Machine) -> Result<Vec<u8>> {
-        self.each_frame(&mut piece, machine, |m, group, frame, bytes| {
+    fn write(&self, mut piece: Piece, runner: &mut ModelRunner) -> Result<Vec<u8>> {
+        self.each_frame(&mut piece, runner, |m, group, frame, bytes| {
             let pages = m.model.pages(group).ok_or_else(|| Error::internal("no such layer group"))?;
             m.backend.write_page(pages, frame, bytes)
         })?;
         Ok(piece.bytes)
     }
 
-    fn read(&self, mut piece: Piece, machine: &mut Machine) -> Result<Vec<u8>> {
-        self.each_frame(&mut piece, machine, |m, group, frame, bytes| {
+    fn read(&self, mut piece: Piece, runner: &mut ModelRunner) -> Result<Vec<u8>> {
+        self.each_frame(&mut piece, runner, |m, group, frame, bytes| {
             let pages = m.model.pages(group).ok_or_else(|| Error::internal("no such layer group"))?;
             m.backend.read_page(pages, frame, bytes)
         })?;
@@ -391,10 +391,10 @@ impl Engine {
         self.identity.as_ref().ok_or_else(|| Error::unsupported(message))
     }
 
-    fn new_prefix(&self, identity: &Arc<Identity>, place: Option<Place>) -> (Prefix, Held) {
+    fn new_prefix(&self, identity: &Arc<Identity>, permit: Option<QueuePermit>) -> (Prefix, Held) {
         let identity = identity.clone();
         let (id, cell) = (self.shared.ids.fetch_add(1, Ordering::Relaxed), Cell::new());
-        let held = Held { id, cell: cell.clone(), pin: None, place };
+        let held = Held { id, cell: cell.clone(), pin: None, permit };
         (Prefix { id, cell, shared: self.shared.clone(), identity }, held)
     }
 
@@ -411,7 +411,7 @@ impl Engine {
         let tokens = with_text(|| self.text.prepare(prompt, options, &mut EncodeLimits::new(context, &mut go_on)))?;
         self.shared.warn_of_two_begins(&self.text, &tokens);
         self.reserve_place()?;
-        let (prefix, held) = self.new_prefix(identity, Some(Place(self.shared.clone())));
+        let (prefix, held) = self.new_prefix(identity, Some(QueuePermit(self.shared.clone())));
         shortage::check("a prefix")?;
         self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;
         Ok(prefix)

@@ -1,7 +1,7 @@
 //! The requests the engine thread serves, found by sequence, by id and by deadline without looking at the others.
 
 use super::active::Active;
-use crate::cache::Handle;
+use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use std::time::Instant;
 #[derive(Default)]
 pub(super) struct Table {
     places: Vec<Option<Box<Active>>>,
-    ids: HashMap<u64, Handle>,
+    ids: HashMap<u64, SequenceHandle>,
     deadlines: BTreeSet<(Instant, usize)>,
 }
 
@@ -32,7 +32,7 @@ impl Table {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn reserve(&mut self, handle: Handle) -> Result<()> {
+    pub fn reserve(&mut self, handle: SequenceHandle) -> Result<()> {
         let more = (handle.index() + 1).saturating_sub(self.places.len());
         let bytes = ((handle.index() + 1) * size_of::<Option<Box<Active>>>()) as u64;
         self.places.try_reserve(more).map_err(|_| Error::memory("the table of requests", bytes))?;
@@ -51,22 +51,22 @@ impl Table {
     }
 
     /// The request of a sequence.
-    pub fn get(&self, handle: Handle) -> Option<&Active> {
+    pub fn get(&self, handle: SequenceHandle) -> Option<&Active> {
         self.places.get(handle.index())?.as_deref().filter(|a| a.handle == handle)
     }
 
     /// The request of a sequence.
-    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Active> {
+    pub fn get_mut(&mut self, handle: SequenceHandle) -> Option<&mut Active> {
         self.places.get_mut(handle.index())?.as_deref_mut().filter(|a| a.handle == handle)
     }
 
     /// The sequence of the request with this id.
-    pub fn find(&self, id: u64) -> Option<Handle> {
+    pub fn find(&self, id: u64) -> Option<SequenceHandle> {
         self.ids.get(&id).copied()
     }
 
     /// Takes a request out.
-    pub fn remove(&mut self, handle: Handle) {
+    pub fn remove(&mut self, handle: SequenceHandle) {
         let Some(active) = self.places.get_mut(handle.index()).and_then(|p| p.take_if(|a| a.handle == handle)) else {
             return;
         };
@@ -89,7 +89,7 @@ impl Table {
     }
 
     /// The sequence of the request at an index.
-    pub fn at(&self, index: usize) -> Option<Handle> {
+    pub fn at(&self, index: usize) -> Option<SequenceHandle> {
         Some(self.places.get(index)?.as_ref()?.handle)
     }
 
@@ -99,7 +99,7 @@ impl Table {
     }
 
     /// A request whose deadline has passed.
-    pub fn expired(&self, now: Instant) -> Option<Handle> {
+    pub fn expired(&self, now: Instant) -> Option<SequenceHandle> {
         self.deadlines.first().filter(|d| d.0 <= now).and_then(|d| self.at(d.1))
     }
 }

@@ -3,7 +3,7 @@
 //! Called by the engine thread; without a [`Trace`] it costs one comparison a step.
 
 use super::table::Table;
-use crate::cache::Handle;
+use crate::cache::SequenceHandle;
 use crate::scheduler::{BatchPlan, PageOwner, Scheduler};
 use std::time::Duration;
 
@@ -126,6 +126,6 @@ impl Tracer {
 }
 
 /// The id of a sequence's request; 0 when it has ended.
-fn id(active: &Table, handle: Handle) -> u64 {
+fn id(active: &Table, handle: SequenceHandle) -> u64 {
     active.get(handle).map_or(0, |a| a.request.delivery.id)
 }

@@ -25,12 +25,12 @@ use tokenizers::{AddedToken, AddedVocabulary, Model as _};
 use super::MarkedText;
 use super::added::{Name, Names, Part, within};
 use super::decoder::Chain;
-use super::model::{ModelFile, Vocabulary};
 use super::name_table::NameTable;
 use super::normalizer::{Changes, Normalized};
 use super::output::{EncodeLimits, Output};
 use super::post_processor::{self, Pattern};
 use super::pre_tokenizer::{Told, Words};
+use super::vocabulary::{ModelFile, Vocabulary};
 use crate::error::{Error, Result, Status, Unit};
 use crate::json::{Tree, with_numbers};
 use crate::limits::{

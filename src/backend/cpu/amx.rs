@@ -96,22 +96,22 @@ impl Ahead {
     }
 }
 
-/// Writes the results of a row from output `outs.start` on: sixteen, as far as they are below `outs.end`.
+/// Writes the results of a row from output `out_features.start` on: sixteen, as far as they are below `out_features.end`.
 ///
 /// # Safety
 /// As [`LinearArgs::put_all`].
 #[inline(always)]
-unsafe fn put<L: Lanes>(args: &LinearArgs, row: usize, outs: Range<usize>, values: L) {
+unsafe fn put<L: Lanes>(args: &LinearArgs, row: usize, out_features: Range<usize>, values: L) {
     // SAFETY: the caller's promise; the fast path writes sixteen outputs that exist.
     unsafe {
-        if outs.len() >= LANES && args.bias.is_none() {
-            let place = args.out.add(row * args.out_stride + outs.start);
+        if out_features.len() >= LANES && args.bias.is_none() {
+            let place = args.out.add(row * args.out_stride + out_features.start);
             let values = if args.accumulate { L::load(place).add(values) } else { values };
             values.store(place);
         } else {
             let mut all = [0.0; LANES];
             values.store(all.as_mut_ptr());
-            args.put_all(row, outs.start, outs.end, &all);
+            args.put_all(row, out_features.start, out_features.end, &all);
         }
     }
 }

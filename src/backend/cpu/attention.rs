@@ -8,7 +8,7 @@
 pub mod lanes;
 pub mod running;
 
-use super::kv::{Layout, PageView, SendPages, StoreGroup};
+use super::kv::{PageLayout, PageView, SendPages, StoreGroup};
 use super::reserve::grow;
 use super::*;
 use crate::limits;
@@ -24,7 +24,7 @@ const QUERIES: usize = 64;
 #[derive(Clone, Copy)]
 pub struct AttentionKernels {
     /// The layout the tier wants for pages of a shape.
-    pub layout: fn(&KvShape) -> Layout,
+    pub layout: fn(&KvShape) -> PageLayout,
     /// One task: see [`AttentionArgs`].
     ///
     /// # Safety
@@ -182,18 +182,18 @@ pub(super) struct CutSizes {
 }
 
 impl CutSizes {
-    pub fn of(threads: usize, largest: &Largest) -> CutSizes {
+    pub fn of(threads: usize, max_shape: &MaxBatchShape) -> CutSizes {
         let wanted = threads * TASKS_PER_THREAD;
         // Items that are cut have at least twice a task's work, so that there are half as many. What is not cut is gathered to
         // at least a task's work, or lies between two that are, or is the rest.
         let combined = wanted / 2 + 1;
-        let queries = queries_max(largest.heads_per_kv);
-        let part = queries.saturating_mul(running::part_floats(largest.v_dim)).saturating_mul(4);
-        let spans = largest.positions.div_ceil(SPAN);
+        let queries = queries_max(max_shape.heads_per_kv);
+        let part = queries.saturating_mul(running::part_floats(max_shape.v_dim)).saturating_mul(4);
+        let spans = max_shape.positions.div_ceil(SPAN);
         let every = combined.saturating_mul(spans).saturating_mul(part);
         let can_cut = threads > 1 && spans > 1;
         let part_bytes = if can_cut { every.min(threads.saturating_mul(limits::ATTENTION_PARTS_BYTES)) } else { 0 };
-        CutSizes { rows: largest.rows, tasks: 2 * (wanted + 1) + combined + 1, combined, part_bytes }
+        CutSizes { rows: max_shape.rows, tasks: 2 * (wanted + 1) + combined + 1, combined, part_bytes }
     }
 
     pub fn bytes(&self) -> u64 {

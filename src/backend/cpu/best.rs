@@ -7,10 +7,10 @@
 use super::Shared;
 
 /// (result, output).
-type Found = (f32, u32);
+type Candidate = (f32, u32);
 
 /// An entry that nothing has taken yet.
-const NONE: Found = (f32::NEG_INFINITY, u32::MAX);
+const NONE: Candidate = (f32::NEG_INFINITY, u32::MAX);
 
 /// Results looked at together.
 const CHUNK: usize = 32;
@@ -19,7 +19,7 @@ const CHUNK: usize = 32;
 #[derive(Clone, Copy)]
 pub(super) struct Search {
     /// `[threads, rows, count]`.
-    lists: Shared<Found>,
+    lists: Shared<Candidate>,
     rows: usize,
     count: usize,
     limit: usize,
@@ -27,7 +27,7 @@ pub(super) struct Search {
 
 impl Search {
     /// Of `count` results in each of `rows` rows, among outputs below `limit`.
-    pub fn new(threads: usize, rows: usize, count: usize, limit: usize, found: &mut Vec<Found>) -> Search {
+    pub fn new(threads: usize, rows: usize, count: usize, limit: usize, found: &mut Vec<Candidate>) -> Search {
         found.clear();
         found.resize(threads * rows * count, NONE);
         Search { lists: Shared(found.as_mut_ptr()), rows, count, limit }
@@ -53,7 +53,7 @@ impl Search {
     }
 
     /// Leaves `[rows, count]` in `found`, of the `lists` that `new` was given.
-    pub fn merge(lists: &mut [Found], rows: usize, count: usize, found: &mut Vec<Found>) {
+    pub fn merge(lists: &mut [Candidate], rows: usize, count: usize, found: &mut Vec<Candidate>) {
         let (merged, others) = lists.split_at_mut(rows * count);
         for thread in others.chunks(rows * count) {
             for (list, other) in merged.chunks_mut(count).zip(thread.chunks(count)) {
@@ -65,12 +65,12 @@ impl Search {
     }
 }
 
-fn better(a: Found, b: Found) -> bool {
+fn better(a: Candidate, b: Candidate) -> bool {
     a.0 > b.0 || a.0 == b.0 && a.1 < b.1
 }
 
 /// Takes a finite result into a list if it belongs there.
-fn keep(list: &mut [Found], entry: Found) {
+fn keep(list: &mut [Candidate], entry: Candidate) {
     if !entry.0.is_finite() || !list.last().is_some_and(|&last| better(entry, last)) {
         return;
     }

@@ -3,7 +3,7 @@
 //! Experts run in ascending order, so a token's contributions are added in that order whoever its neighbours are.
 
 use super::reserve::grow;
-use super::{Backend, CpuBackend, Experts, Largest, Linear};
+use super::{Backend, CpuBackend, Experts, Linear, MaxBatchShape};
 use crate::backend::Routing;
 use crate::error::Result;
 
@@ -20,14 +20,14 @@ pub(super) struct Routes {
 
 impl Routes {
     /// Makes room for the largest step.
-    pub fn reserve(&mut self, l: &Largest) -> Result<()> {
+    pub fn reserve(&mut self, l: &MaxBatchShape) -> Result<()> {
         grow("the choice of experts", &mut self.probabilities, l.experts)?;
         grow("the choice of experts", &mut self.chosen, l.rows * l.chosen)?;
         grow("the choice of experts", &mut self.ids, if l.experts == 0 { 0 } else { l.rows })
     }
 
     /// Bytes of that.
-    pub fn bytes(l: &Largest) -> u64 {
+    pub fn bytes(l: &MaxBatchShape) -> u64 {
         let row = l.chosen * size_of::<(u32, u32, f32)>() + if l.experts == 0 { 0 } else { size_of::<u32>() };
         (l.experts * size_of::<(usize, f32)>() + l.rows * row) as u64
     }
@@ -61,7 +61,7 @@ pub fn run(backend: &mut CpuBackend, args: Experts, rows: usize) {
     chosen.sort_unstable_by_key(|&(expert, row, _)| (expert, row));
     for members in chosen.chunk_by(|a, b| a.0 == b.0) {
         let expert = &args.experts[members[0].0 as usize];
-        let (n, hidden, inner) = (members.len(), expert.down.outs, expert.gate.outs);
+        let (n, hidden, inner) = (members.len(), expert.down.out_features, expert.gate.out_features);
         let input = args.scratch;
         let gate = input.at(n * hidden);
         let up = gate.at(n * inner);

@@ -1,7 +1,7 @@
 //! KV pages of the CPU backend: where keys and values lie, how they are stored and how kernels see them.
 //!
 //! A frame is `[layers][kv_heads]` of head blocks, each `[K | V]` and, for 8-bit pages, `[K scales | V scales]`, one f32
-//! for each token. How the elements lie within K and V is the tier's choice ([`Layout`]), so page frames are copied raw
+//! for each token. How the elements lie within K and V is the tier's choice ([`PageLayout`]), so page frames are copied raw
 //! ([`Backend::read_page`]). Called by the backend and, through [`PageView`], by the attention kernels.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
@@ -10,14 +10,14 @@ use super::kernels::{Elements, bf16_to_f32, f32_to_bf16};
 use super::memory::Buffer;
 use super::*;
 
-/// Tokens that lie side by side in [`Layout::Lanes`]: the 32-bit lanes of the widest register.
+/// Tokens that lie side by side in [`PageLayout::Lanes`]: the 32-bit lanes of the widest register.
 pub const GROUP: usize = 16;
-/// Longest key of 8-bit [`Layout::Lanes`] pages: 512 products of 127 and 32,767 still fit an i32.
+/// Longest key of 8-bit [`PageLayout::Lanes`] pages: 512 products of 127 and 32,767 still fit an i32.
 const LANES_I8_DIM_MAX: usize = 512;
 
 /// How the elements of a head lie within a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum PageLayout {
     /// `[tokens][dim]`, keys and values alike.
     Rows,
     /// Keys `[tokens / 16][k_dim / 2][16 tokens][2]`, values `[tokens / 2][v_dim][2 tokens]`: the lanes of a register are
@@ -25,16 +25,16 @@ pub enum Layout {
     Lanes,
 }
 
-impl Layout {
-    /// [`Layout::Lanes`] where the shape allows it.
-    pub fn lanes_where_possible(s: &KvShape) -> Layout {
+impl PageLayout {
+    /// [`PageLayout::Lanes`] where the shape allows it.
+    pub fn lanes_where_possible(s: &KvShape) -> PageLayout {
         let type_fits = match s.dtype {
             DType::Bf16 => true,
             DType::I8 => s.k_dim <= LANES_I8_DIM_MAX,
             _ => false,
         };
         let fits = s.page_tokens.is_multiple_of(GROUP) && s.k_dim.is_multiple_of(2) && s.v_dim.is_multiple_of(16);
-        if type_fits && fits { Layout::Lanes } else { Layout::Rows }
+        if type_fits && fits { PageLayout::Lanes } else { PageLayout::Rows }
     }
 }
 
@@ -46,7 +46,7 @@ pub struct PageView<'a> {
     /// Shape.
     pub shape: KvShape,
     /// Where elements lie.
-    pub layout: Layout,
+    pub layout: PageLayout,
     /// Layer.
     pub layer: usize,
 }
@@ -74,16 +74,16 @@ fn head_offset(s: &KvShape, layer: usize, frame: u32, head: usize) -> usize {
 pub struct HeadBlock<'a> {
     bytes: &'a [u8],
     shape: KvShape,
-    layout: Layout,
+    layout: PageLayout,
 }
 
 impl<'a> HeadBlock<'a> {
-    /// First byte of the keys of tokens `16 * group..`, in [`Layout::Lanes`].
+    /// First byte of the keys of tokens `16 * group..`, in [`PageLayout::Lanes`].
     pub fn key_group(&self, group: usize) -> *const u8 {
         self.bytes[group * GROUP * self.shape.k_dim * self.shape.dtype.size()..].as_ptr()
     }
 
-    /// First byte of the values of tokens `16 * group..`, in [`Layout::Lanes`].
+    /// First byte of the values of tokens `16 * group..`, in [`PageLayout::Lanes`].
     pub fn value_group(&self, group: usize) -> *const u8 {
         let s = &self.shape;
         self.bytes[(s.page_tokens * s.k_dim + group * GROUP * s.v_dim) * s.dtype.size()..].as_ptr()
@@ -97,7 +97,7 @@ impl<'a> HeadBlock<'a> {
     /// The elements of `tokens` tokens from `first`, where they lie in rows and need no factor.
     pub fn rows(&self, values: bool, first: usize, tokens: usize) -> Option<Elements<'a>> {
         let s = &self.shape;
-        if self.layout != Layout::Rows || s.dtype == DType::I8 {
+        if self.layout != PageLayout::Rows || s.dtype == DType::I8 {
             return None;
         }
         let (base, dim) = if values { (s.page_tokens * s.k_dim, s.v_dim) } else { (0, s.k_dim) };
@@ -136,12 +136,12 @@ fn scale_offset(s: &KvShape, values: bool, token: usize) -> usize {
 
 /// Element of a head block, counted from the block's first, that is element `d` of a token's key or value.
 #[inline(always)]
-fn element_offset(s: &KvShape, layout: Layout, values: bool, token: usize, d: usize) -> usize {
+fn element_offset(s: &KvShape, layout: PageLayout, values: bool, token: usize, d: usize) -> usize {
     match (layout, values) {
-        (Layout::Rows, false) => token * s.k_dim + d,
-        (Layout::Rows, true) => s.page_tokens * s.k_dim + token * s.v_dim + d,
-        (Layout::Lanes, false) => token / GROUP * GROUP * s.k_dim + d / 2 * 2 * GROUP + token % GROUP * 2 + d % 2,
-        (Layout::Lanes, true) => s.page_tokens * s.k_dim + token / 2 * 2 * s.v_dim + 2 * d + token % 2,
+        (PageLayout::Rows, false) => token * s.k_dim + d,
+        (PageLayout::Rows, true) => s.page_tokens * s.k_dim + token * s.v_dim + d,
+        (PageLayout::Lanes, false) => token / GROUP * GROUP * s.k_dim + d / 2 * 2 * GROUP + token % GROUP * 2 + d % 2,
+        (PageLayout::Lanes, true) => s.page_tokens * s.k_dim + token / 2 * 2 * s.v_dim + 2 * d + token % 2,
     }
 }
 
@@ -150,7 +150,7 @@ pub(super) struct Group {
     /// Shape.
     pub shape: KvShape,
     /// Where elements lie within a head block.
-    pub layout: Layout,
+    pub layout: PageLayout,
     /// All frames.
     pub buffer: Buffer,
 }
@@ -219,7 +219,7 @@ pub(super) struct StoreRows {
     blocks: Shared<u8>,
     limit: usize,
     shape: KvShape,
-    layout: Layout,
+    layout: PageLayout,
     layer: usize,
     k: Heads,
     v: Heads,
@@ -255,7 +255,7 @@ impl StoreRows {
             let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
             let (frame, token) = (ragged.tables[page], position % shape.page_tokens);
             // Rows of a sequence are adjacent, so the last one of a whole group tells.
-            let whole = self.layout == Layout::Lanes
+            let whole = self.layout == PageLayout::Lanes
                 && token.is_multiple_of(GROUP)
                 && row + GROUP <= range.end
                 && ragged.sequences[row] == ragged.sequences[row + GROUP - 1];
@@ -284,7 +284,7 @@ impl StoreRows {
 pub struct StoreBlock {
     start: *mut u8,
     shape: KvShape,
-    layout: Layout,
+    layout: PageLayout,
 }
 
 impl StoreBlock {
@@ -312,7 +312,7 @@ impl StoreBlock {
     /// to compile with its instructions.
     ///
     /// # Safety
-    /// As [`StoreBlock::store`] for all of them; the layout is [`Layout::Lanes`].
+    /// As [`StoreBlock::store`] for all of them; the layout is [`PageLayout::Lanes`].
     #[inline(always)]
     pub unsafe fn store_group(&self, values: bool, token: usize, from: &[f32], stride: usize) {
         let dim = if values { self.shape.v_dim } else { self.shape.k_dim };
@@ -391,9 +391,11 @@ impl StoreBlock {
         unsafe {
             let base = self.start.cast::<T>().add(element_offset(s, self.layout, values, token, 0));
             match (self.layout, values) {
-                (Layout::Rows, _) => from.iter().enumerate().for_each(|(d, &v)| base.add(d).write(convert(v))),
-                (Layout::Lanes, true) => from.iter().enumerate().for_each(|(d, &v)| base.add(2 * d).write(convert(v))),
-                (Layout::Lanes, false) => from.chunks_exact(2).enumerate().for_each(|(pair, v)| {
+                (PageLayout::Rows, _) => from.iter().enumerate().for_each(|(d, &v)| base.add(d).write(convert(v))),
+                (PageLayout::Lanes, true) => {
+                    from.iter().enumerate().for_each(|(d, &v)| base.add(2 * d).write(convert(v)))
+                }
+                (PageLayout::Lanes, false) => from.chunks_exact(2).enumerate().for_each(|(pair, v)| {
                     base.add(pair * 2 * GROUP).cast::<[T; 2]>().write([convert(v[0]), convert(v[1])]);
                 }),
             }
@@ -452,7 +454,7 @@ fn scale_of(row: &[f32]) -> (f32, f32) {
 
 /// A [`PageView`] without its lifetime, for tasks.
 #[derive(Clone, Copy)]
-pub(super) struct SendPages(*const u8, usize, KvShape, Layout, usize);
+pub(super) struct SendPages(*const u8, usize, KvShape, PageLayout, usize);
 
 // SAFETY: only read through, while the backend is borrowed by the operation.
 unsafe impl Send for SendPages {}

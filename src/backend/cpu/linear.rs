@@ -11,14 +11,14 @@
 
 use super::kernels::{Elements, Kernels};
 use super::{Compute, CpuBackend, Shared, StoredWeight, best};
-use crate::backend::{Backend, BestOf, Linear, Tensor, scratch_elements};
+use crate::backend::{Backend, Linear, Tensor, TopK, scratch_elements};
 use crate::encoding::{Encoding, PANEL, Scheme};
 use std::ops::Range;
 
 /// A weight as kernels see it.
 #[derive(Clone, Copy)]
 pub enum Matrix<'a> {
-    /// `[outs, ins]`, row by row.
+    /// `[out_features, in_features]`, row by row.
     Stored(Elements<'a>),
     /// Panels of [`crate::encoding`].
     Panels(Scheme, &'a [u8]),
@@ -51,7 +51,7 @@ pub struct Int8Rows<'a> {
     pub group: usize,
 }
 
-/// Input rows in the form a weight wants, `[rows, ins]`.
+/// Input rows in the form a weight wants, `[rows, in_features]`.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
     /// f32.
@@ -64,17 +64,17 @@ pub enum Input<'a> {
 
 /// One product on a range of its outputs.
 pub struct LinearArgs<'a> {
-    /// Matrix `[outs, ins]`.
+    /// Matrix `[out_features, in_features]`.
     pub weight: Matrix<'a>,
     /// Columns.
-    pub ins: usize,
-    /// Vector `[outs]`.
+    pub in_features: usize,
+    /// Vector `[out_features]`.
     pub bias: Option<Elements<'a>>,
     /// Input.
     pub x: Input<'a>,
     /// Rows of `x`.
     pub rows: usize,
-    /// Output `[rows, outs]`; only the columns of the task's range are written.
+    /// Output `[rows, out_features]`; only the columns of the task's range are written.
     pub out: *mut f32,
     /// Elements from an output row to the next.
     pub out_stride: usize,
@@ -111,17 +111,17 @@ impl LinearArgs<'_> {
 }
 
 /// Where converted rows lie: a scratch of [`scratch_elements`].
-struct Place {
+struct InputRows {
     /// First byte of the rows.
     bytes: Shared<u8>,
     rows: usize,
-    ins: usize,
+    in_features: usize,
 }
 
-impl Place {
+impl InputRows {
     /// Codes, scales and corrections lie one after the other.
     fn int8<'a>(&self, scheme: Scheme) -> Int8Rows<'a> {
-        let (groups, group) = (scheme.groups(self.ins), scheme.group());
+        let (groups, group) = (scheme.groups(self.in_features), scheme.group());
         let count = self.rows * groups;
         // SAFETY: `scratch_elements` covers the three parts, whose offsets are multiples of 4; whoever reads a part has seen
         // it written, and nobody writes it meanwhile.
@@ -149,7 +149,7 @@ impl Place {
                 Form::F32 => {}
                 Form::Bf16 => (kernels.to_bf16)(x, row, start.cast()),
                 Form::Int8(scheme) => {
-                    let (groups, group) = (scheme.groups(self.ins), scheme.group());
+                    let (groups, group) = (scheme.groups(self.in_features), scheme.group());
                     let (at, count) = (row * groups, self.rows * groups);
                     let scales = start.add(count * group);
                     (kernels.to_int8)(
@@ -169,7 +169,7 @@ impl Place {
 struct Product {
     weight: StoredWeight,
     bias: Option<StoredWeight>,
-    outs: usize,
+    out_features: usize,
     out: Shared<f32>,
     accumulate: bool,
     panels: Range<usize>,
@@ -205,11 +205,11 @@ impl CpuBackend {
             return self.products_of_form(x, rows, &[gate, up], form, scratch, After::Gate);
         }
         self.products(x, rows, &[gate, up], scratch);
-        self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
+        self.silu_mul(gate.out, up.out, rows * gate.weight.out_features);
     }
 
-    /// See [`crate::backend::Backend::linear_best`].
-    pub(super) fn best_products(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) {
+    /// See [`crate::backend::Backend::linear_topk`].
+    pub(super) fn topk_products(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) {
         let threads = self.pool.threads();
         let mut lists = std::mem::take(&mut self.best);
         let search = best::Search::new(threads, rows, best.count, best.limit, &mut lists);
@@ -224,25 +224,25 @@ impl CpuBackend {
     }
 
     /// Converts the input; afterwards it may be read in that form.
-    fn convert(&mut self, x: Tensor, rows: usize, ins: usize, form: Form, scratch: Tensor) {
+    fn convert(&mut self, x: Tensor, rows: usize, in_features: usize, form: Form, scratch: Tensor) {
         if form == Form::F32 {
             return;
         }
-        let place = self.place(rows, ins, scratch);
-        let from = Shared(self.floats(x, rows * ins).as_ptr().cast_mut());
+        let place = self.place(rows, in_features, scratch);
+        let from = Shared(self.floats(x, rows * in_features).as_ptr().cast_mut());
         let kernels = self.kernels;
-        self.ranges(rows, 1, ins * 4, &|range, _| {
+        self.ranges(rows, 1, in_features * 4, &|range, _| {
             for row in range {
                 // SAFETY: checked above to be inside its buffer, which no task writes; the scratch was checked by `place`, and
                 // each row belongs to one task.
-                unsafe { place.convert(kernels, form, row, from.read(row * ins..(row + 1) * ins)) };
+                unsafe { place.convert(kernels, form, row, from.read(row * in_features..(row + 1) * in_features)) };
             }
         });
     }
 
-    fn place(&mut self, rows: usize, ins: usize, scratch: Tensor) -> Place {
-        let bytes = self.shared(scratch, scratch_elements(rows, ins));
-        Place { bytes: Shared(bytes.start().cast()), rows, ins }
+    fn place(&mut self, rows: usize, in_features: usize, scratch: Tensor) -> InputRows {
+        let bytes = self.shared(scratch, scratch_elements(rows, in_features));
+        InputRows { bytes: Shared(bytes.start().cast()), rows, in_features }
     }
 
     /// Products of a group, side by side, and the panels of all.
@@ -250,17 +250,17 @@ impl CpuBackend {
         let mut products: [Option<Product>; GROUP_MAX] = [const { None }; GROUP_MAX];
         let mut panels = 0;
         for (slot, linear) in products.iter_mut().zip(group) {
-            assert_eq!(linear.weight.ins, group[0].weight.ins, "products of a group share their input");
-            let outs = linear.weight.outs;
+            assert_eq!(linear.weight.in_features, group[0].weight.in_features, "products of a group share their input");
+            let out_features = linear.weight.out_features;
             *slot = Some(Product {
                 weight: self.weights[linear.weight.id as usize].clone(),
                 bias: linear.bias.map(|b| self.weights[b.id as usize].clone()),
-                outs,
-                out: self.shared(linear.out, rows * outs),
+                out_features,
+                out: self.shared(linear.out, rows * out_features),
                 accumulate: linear.accumulate,
-                panels: panels..panels + outs.div_ceil(PANEL),
+                panels: panels..panels + out_features.div_ceil(PANEL),
             });
-            panels += outs.div_ceil(PANEL);
+            panels += out_features.div_ceil(PANEL);
         }
         (products, panels)
     }
@@ -275,47 +275,47 @@ impl CpuBackend {
         after: After,
     ) {
         assert!(group.len() <= GROUP_MAX, "a group of {} products, at most {GROUP_MAX}", group.len());
-        let ins = group[0].weight.ins;
-        self.convert(x, rows, ins, form, scratch);
-        let place = self.place(rows, ins, scratch);
-        let from = Shared(self.floats(x, rows * ins).as_ptr().cast_mut());
+        let in_features = group[0].weight.in_features;
+        self.convert(x, rows, in_features, form, scratch);
+        let place = self.place(rows, in_features, scratch);
+        let from = Shared(self.floats(x, rows * in_features).as_ptr().cast_mut());
         let (products, panels) = self.panels_of(rows, group);
         let kernels = self.kernels;
         let run = |product: &Product, panels: Range<usize>, local: &mut Vec<f32>| {
             // SAFETY: checked above to be inside their buffers; conversions are done, and no task writes an input.
             let x = unsafe {
                 match form {
-                    Form::F32 => Input::F32(from.read(0..rows * ins)),
+                    Form::F32 => Input::F32(from.read(0..rows * in_features)),
                     Form::Bf16 => Input::Bf16(std::slice::from_raw_parts(
                         place.bytes.start().cast(),
-                        scratch_elements(rows, ins) * 2,
+                        scratch_elements(rows, in_features) * 2,
                     )),
                     Form::Int8(scheme) => Input::Int8(place.int8(scheme)),
                 }
             };
             let args = LinearArgs {
                 weight: product.weight.matrix(),
-                ins,
+                in_features,
                 bias: product.bias.as_ref().map(StoredWeight::elements),
                 x,
                 rows,
                 out: product.out.start(),
-                out_stride: product.outs,
+                out_stride: product.out_features,
                 accumulate: product.accumulate,
             };
-            let range = panels.start * PANEL..product.outs.min(panels.end * PANEL);
-            // SAFETY: `out` covers [rows, outs], each task has its own columns, and the tier was checked by `new`.
+            let range = panels.start * PANEL..product.out_features.min(panels.end * PANEL);
+            // SAFETY: `out` covers [rows, out_features], each task has its own columns, and the tier was checked by `new`.
             unsafe { (kernels.linear)(&args, range, local) };
         };
-        let cost = rows * ins * PANEL;
+        let cost = rows * in_features * PANEL;
         match after {
             After::Best(search) => {
                 let [Some(product), ..] = &products else { unreachable!("one product") };
                 self.ranges_by_thread(panels, 1, cost, &|range, thread, local| {
                     run(product, range.clone(), local);
-                    let columns = range.start * PANEL..product.outs.min(range.end * PANEL);
+                    let columns = range.start * PANEL..product.out_features.min(range.end * PANEL);
                     for row in 0..rows {
-                        let part = row * product.outs + columns.start..row * product.outs + columns.end;
+                        let part = row * product.out_features + columns.start..row * product.out_features + columns.end;
                         // SAFETY: the output covers the rows, these columns are this task's, and so is the thread's list.
                         unsafe { search.look(thread, row, columns.start, product.out.slice(part)) };
                     }
@@ -332,13 +332,13 @@ impl CpuBackend {
             }),
             After::Gate => {
                 let [Some(gate), Some(up), ..] = &products else { unreachable!("a gate and what it gates") };
-                assert_eq!(gate.outs, up.outs, "a gate has the shape of what it gates");
+                assert_eq!(gate.out_features, up.out_features, "a gate has the shape of what it gates");
                 self.ranges(gate.panels.len(), 1, 2 * cost, &|range, local| {
                     run(gate, range.clone(), local);
                     run(up, range.clone(), local);
-                    let columns = range.start * PANEL..gate.outs.min(range.end * PANEL);
+                    let columns = range.start * PANEL..gate.out_features.min(range.end * PANEL);
                     for row in 0..rows {
-                        let part = row * gate.outs + columns.start..row * gate.outs + columns.end;
+                        let part = row * gate.out_features + columns.start..row * gate.out_features + columns.end;
                         // SAFETY: both outputs cover the rows, and these columns are this task's.
                         unsafe { (kernels.silu_mul)(gate.out.slice(part.clone()), up.out.slice(part)) };
                     }

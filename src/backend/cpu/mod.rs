@@ -331,41 +331,50 @@ impl Backend for CpuBackend {
         Ok(Tensor { buffer: (self.buffers.len() - 1) as u32, offset: 0 })
     }
 
-    fn reserve(&mut self, largest: &Largest) -> Result<()> {
-        self.reserve_scratch(largest)
+    fn reserve(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
+        self.reserve_scratch(max_shape)
     }
 
-    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight> {
-        let wrong = |what: String| Err(Error::internal(format!("a weight of {outs} x {ins} {what}")));
+    fn weight(
+        &mut self,
+        bytes: HostBytes,
+        encoding: Encoding,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Weight> {
+        let wrong = |what: String| Err(Error::internal(format!("a weight of {out_features} x {in_features} {what}")));
         match encoding {
             Encoding::Stored(dtype) => match Elements::new((*bytes).as_ref(), dtype) {
                 None => return wrong(format!("{dtype} is not aligned")),
-                Some(elements) if elements.len() != outs * ins => {
+                Some(elements) if elements.len() != out_features * in_features => {
                     return wrong(format!("has {} elements", elements.len()));
                 }
                 Some(_) => {}
             },
             Encoding::Quantized(scheme) => {
                 let (len, aligned) = ((*bytes).as_ref().len(), (*bytes).as_ref().as_ptr().align_offset(4) == 0);
-                if scheme.bytes(outs, ins) != Some(len) || !aligned {
-                    return wrong(format!("in {scheme:?} has {len} bytes, expected {:?}", scheme.bytes(outs, ins)));
+                if scheme.bytes(out_features, in_features) != Some(len) || !aligned {
+                    return wrong(format!(
+                        "in {scheme:?} has {len} bytes, expected {:?}",
+                        scheme.bytes(out_features, in_features)
+                    ));
                 }
             }
         }
         self.weights.push(StoredWeight { bytes, encoding });
-        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+        Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
     fn quantize(
         &mut self,
         bytes: &[u8],
         dtype: DType,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
         scheme: Scheme,
         panels: &mut [u8],
     ) -> Result<()> {
-        self.quantize_panels(bytes, dtype, [outs, ins], scheme, panels)
+        self.quantize_panels(bytes, dtype, [out_features, in_features], scheme, panels)
     }
 
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
@@ -391,7 +400,7 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
-        let width = table.ins;
+        let width = table.in_features;
         let out = self.shared(out, tokens.len() * width);
         let elements = self.elements(table);
         for (row, &token) in tokens.iter().enumerate() {
@@ -409,7 +418,7 @@ impl Backend for CpuBackend {
     }
 
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
-        let width = gain.ins;
+        let width = gain.in_features;
         let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].clone());
         let from = Shared(self.floats(x, rows * width).as_ptr().cast_mut());
         let to = self.shared(out, rows * width);
@@ -433,8 +442,8 @@ impl Backend for CpuBackend {
         self.products(x, rows, group, scratch);
     }
 
-    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) -> Result<()> {
-        self.best_products(x, rows, product, scratch, best);
+    fn linear_topk(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) -> Result<()> {
+        self.topk_products(x, rows, product, scratch, best);
         Ok(())
     }
 

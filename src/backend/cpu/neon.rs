@@ -5,7 +5,7 @@
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels, running};
 use super::kernels::{Elements, Kernels, no_bf16};
-use super::kv::{Layout, StoreBlock};
+use super::kv::{PageLayout, StoreBlock};
 use super::linear::{LinearArgs, plain_form};
 use super::portable;
 use std::ops::Range;
@@ -24,7 +24,7 @@ pub static KERNELS: Kernels = Kernels {
 };
 
 const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
 
 /// # Safety
 /// See [`Kernels::linear`].

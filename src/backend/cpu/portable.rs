@@ -13,7 +13,7 @@ pub(super) use attention::attention_any;
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels, running};
 use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16};
-use super::kv::{Layout, StoreBlock};
+use super::kv::{PageLayout, StoreBlock};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::ops::Range;
@@ -105,17 +105,17 @@ fn lanes_of<T: Stored>(chunk: &[T]) -> Lanes {
     v
 }
 
-/// The dot products of `MR` rows of `x` with `NR` rows of `w`, rows being `ins` apart and at least `ins` long.
+/// The dot products of `MR` rows of `x` with `NR` rows of `w`, rows being `in_features` apart and at least `in_features` long.
 #[inline(always)]
 fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     x: &[f32],
     w: &[T],
-    ins: usize,
+    in_features: usize,
 ) -> [[f32; NR]; MR] {
     let mut sums = [[[0.0f32; LANES]; NR]; MR];
-    let x: [&[f32]; MR] = std::array::from_fn(|m| &x[m * ins..(m + 1) * ins]);
-    let w: [&[T]; NR] = std::array::from_fn(|n| &w[n * ins..(n + 1) * ins]);
-    let whole = ins / LANES * LANES;
+    let x: [&[f32]; MR] = std::array::from_fn(|m| &x[m * in_features..(m + 1) * in_features]);
+    let w: [&[T]; NR] = std::array::from_fn(|n| &w[n * in_features..(n + 1) * in_features]);
+    let whole = in_features / LANES * LANES;
     let mut i = 0;
     while i < whole {
         let wv: [Lanes; NR] = std::array::from_fn(|n| lanes_of(&w[n][i..i + LANES]));
@@ -129,7 +129,7 @@ fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
         }
         i += LANES;
     }
-    for (l, i) in (whole..ins).enumerate() {
+    for (l, i) in (whole..in_features).enumerate() {
         for m in 0..MR {
             for n in 0..NR {
                 sums[m][n][l] = fma::<FMA>(x[m][i], w[n][i].widen(), sums[m][n][l]);
@@ -151,32 +151,32 @@ unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     first: usize,
     count: usize,
 ) {
-    let ins = args.ins;
+    let in_features = args.in_features;
     let mut row = 0;
     while row < args.rows {
-        let x = &x[row * ins..];
+        let x = &x[row * in_features..];
         let step = if args.rows - row >= MR { MR } else { 1 };
         let mut n = 0;
         while n < count {
-            let w = &w[n * ins..];
+            let w = &w[n * in_features..];
             // SAFETY: the rows and columns of all puts are the task's, by this function's contract.
             unsafe {
                 if step == MR && count - n >= NR {
-                    let t = tile::<FMA, MR, NR, T>(x, w, ins);
+                    let t = tile::<FMA, MR, NR, T>(x, w, in_features);
                     for (m, t) in t.iter().enumerate() {
                         t.iter().enumerate().for_each(|(j, &v)| args.put(row + m, first + n + j, v));
                     }
                     n += NR;
                 } else if step == MR {
-                    let t = tile::<FMA, MR, 1, T>(x, w, ins);
+                    let t = tile::<FMA, MR, 1, T>(x, w, in_features);
                     t.iter().enumerate().for_each(|(m, t)| args.put(row + m, first + n, t[0]));
                     n += 1;
                 } else if count - n >= 4 {
-                    let t = tile::<FMA, 1, 4, T>(x, w, ins);
+                    let t = tile::<FMA, 1, 4, T>(x, w, in_features);
                     t[0].iter().enumerate().for_each(|(j, &v)| args.put(row, first + n + j, v));
                     n += 4;
                 } else {
-                    let t = tile::<FMA, 1, 1, T>(x, w, ins);
+                    let t = tile::<FMA, 1, 1, T>(x, w, in_features);
                     args.put(row, first + n, t[0][0]);
                     n += 1;
                 }
@@ -196,10 +196,18 @@ unsafe fn linear_stored<const FMA: bool, const MR: usize, const NR: usize, T: St
     range: Range<usize>,
     scratch: &mut Vec<f32>,
 ) {
-    let ins = args.ins;
+    let in_features = args.in_features;
     if args.rows < PANEL_ROWS_MIN {
         // SAFETY: same contract, whole range.
-        unsafe { block::<FMA, MR, NR, T>(args, x, &w[range.start * ins..range.end * ins], range.start, range.len()) };
+        unsafe {
+            block::<FMA, MR, NR, T>(
+                args,
+                x,
+                &w[range.start * in_features..range.end * in_features],
+                range.start,
+                range.len(),
+            )
+        };
         return;
     }
     let mut first = range.start;
@@ -207,7 +215,7 @@ unsafe fn linear_stored<const FMA: bool, const MR: usize, const NR: usize, T: St
         // 16 rows of 4,096 as f32 are 256 KiB, within a second-level cache.
         let count = PANEL.min(range.end - first);
         scratch.clear();
-        scratch.extend(w[first * ins..(first + count) * ins].iter().map(|v| v.widen()));
+        scratch.extend(w[first * in_features..(first + count) * in_features].iter().map(|v| v.widen()));
         // SAFETY: same contract, part of the range.
         unsafe { block::<FMA, MR, NR, f32>(args, x, scratch, first, count) };
         first += count;
@@ -226,7 +234,7 @@ pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usiz
     unsafe {
         match (args.weight, args.x) {
             (Matrix::Stored(Elements::F32(w)), Input::F32(x)) => {
-                block::<FMA, MR, NR, f32>(args, x, &w[range.start * args.ins..], range.start, range.len())
+                block::<FMA, MR, NR, f32>(args, x, &w[range.start * args.in_features..], range.start, range.len())
             }
             (Matrix::Stored(Elements::Bf16(w)), Input::F32(x)) => {
                 linear_stored::<FMA, MR, NR, Bf16>(args, x, as_bf16(w), range, scratch)
@@ -261,14 +269,14 @@ fn unpack(scheme: Scheme, codes: &[u8], out: &mut [u8; PANEL * 64]) {
 /// As [`Kernels::linear`].
 #[inline(always)]
 unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
-    let size = scheme.panel_bytes(args.ins);
+    let size = scheme.panel_bytes(args.in_features);
     let mut codes = [0u8; PANEL * 64];
     for first in range.clone().step_by(PANEL) {
         let panel = &bytes[first / PANEL * size..][..size];
         for row in 0..args.rows {
             let mut sums = [0.0f32; PANEL];
             for g in 0..x.groups {
-                let start = scheme.scale_bytes(args.ins) + g * scheme.code_bytes();
+                let start = scheme.scale_bytes(args.in_features) + g * scheme.code_bytes();
                 unpack(scheme, &panel[start..start + scheme.code_bytes()], &mut codes);
                 let at = row * x.groups + g;
                 let mut products = [x.corrections[at]; PANEL];
@@ -383,7 +391,7 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
 }
 
 const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
 
 /// # Safety
 /// Never called: this tier's pages are rows.

@@ -4,7 +4,7 @@
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels};
 use super::kernels::{Elements, Kernels, no_bf16};
-use super::kv::{Layout, StoreBlock};
+use super::kv::{PageLayout, StoreBlock};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Scheme};
 use std::ops::Range;
@@ -29,15 +29,17 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>
         for out in range.clone() {
             let sum = match (args.weight, args.x) {
                 (Matrix::Stored(w), Input::F32(x)) => {
-                    let w = w.slice(out * args.ins..(out + 1) * args.ins);
-                    let x = &x[row * args.ins..(row + 1) * args.ins];
+                    let w = w.slice(out * args.in_features..(out + 1) * args.in_features);
+                    let x = &x[row * args.in_features..(row + 1) * args.in_features];
                     let mut sum = 0.0;
                     for (i, x) in x.iter().enumerate() {
                         sum += x * w.get(i);
                     }
                     sum
                 }
-                (Matrix::Panels(scheme, bytes), Input::Int8(x)) => quantized_dot(scheme, bytes, args.ins, out, &x, row),
+                (Matrix::Panels(scheme, bytes), Input::Int8(x)) => {
+                    quantized_dot(scheme, bytes, args.in_features, out, &x, row)
+                }
                 _ => unreachable!("inputs come in the form that the table asks for"),
             };
             // SAFETY: the row and column are this task's (contract of `linear`).
@@ -47,15 +49,16 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>
 }
 
 /// One output of a quantized product, as [`super::linear`] defines it.
-fn quantized_dot(scheme: Scheme, bytes: &[u8], ins: usize, out: usize, x: &Int8Rows, row: usize) -> f32 {
-    let size = scheme.panel_bytes(ins);
+fn quantized_dot(scheme: Scheme, bytes: &[u8], in_features: usize, out: usize, x: &Int8Rows, row: usize) -> f32 {
+    let size = scheme.panel_bytes(in_features);
     let (panel, out) = (&bytes[out / PANEL * size..][..size], out % PANEL);
     let mut sum = 0.0f32;
     for g in 0..x.groups {
         let at = row * x.groups + g;
-        let group = g * x.group..ins.min((g + 1) * x.group);
-        let products =
-            group.clone().map(|i| scheme.integer(panel, ins, out, i) * x.codes[at * x.group + i - group.start] as i32);
+        let group = g * x.group..in_features.min((g + 1) * x.group);
+        let products = group
+            .clone()
+            .map(|i| scheme.integer(panel, in_features, out, i) * x.codes[at * x.group + i - group.start] as i32);
         sum = (products.sum::<i32>() as f32).mul_add(scheme.scale(panel, out, g) * x.scales[at], sum);
     }
     sum
@@ -83,7 +86,7 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
 }
 
 const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
 
 /// Softmax over all visible keys at once.
 ///

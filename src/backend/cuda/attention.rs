@@ -36,7 +36,7 @@ struct HeadsArg {
     dim: i32,
 }
 
-/// As `Place` of the kernels.
+/// As `PlaceHeads` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct PlaceArg {
@@ -293,7 +293,7 @@ impl CudaBackend {
     fn spans_to_split(&mut self, heads: usize, kv_heads: usize, v_dim: usize) -> Option<usize> {
         let units = self.inputs().units;
         let spans = units.single_spans;
-        let busy = units.single * kv_heads >= 4 * self.device.facts.processors as usize;
+        let busy = units.single * kv_heads >= 4 * self.device.info.processors as usize;
         if units.single == 0 || spans == 1 || busy {
             return None;
         }

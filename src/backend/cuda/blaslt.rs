@@ -38,14 +38,14 @@ fn at<T>(value: &T) -> *const c_void {
 }
 
 /// How a matrix lies in memory, columns first.
-struct Layout(sys::cublasLtMatrixLayout_t);
+struct MatrixLayout(sys::cublasLtMatrixLayout_t);
 
-impl Layout {
-    fn new(kind: sys::cudaDataType) -> Result<Layout> {
+impl MatrixLayout {
+    fn new(kind: sys::cudaDataType) -> Result<MatrixLayout> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle, which `drop` destroys.
         check(unsafe { sys::cublasLtMatrixLayoutCreate(&raw mut raw, kind, 1, 1, 1) }, "describe a matrix")?;
-        Ok(Layout(raw))
+        Ok(MatrixLayout(raw))
     }
 
     /// `columns` columns of `rows` elements, which are `rows` apart.
@@ -65,7 +65,7 @@ impl Layout {
     }
 }
 
-impl Drop for Layout {
+impl Drop for MatrixLayout {
     fn drop(&mut self) {
         // SAFETY: made in `new`.
         unsafe { sys::cublasLtMatrixLayoutDestroy(self.0) };
@@ -131,12 +131,12 @@ impl Drop for Preference {
 }
 
 /// A handle of the library, of one device.
-struct Handle {
+struct BlasHandle {
     device: Arc<Device>,
     raw: sys::cublasLtHandle_t,
 }
 
-impl Drop for Handle {
+impl Drop for BlasHandle {
     fn drop(&mut self) {
         if let Ok(_entered) = self.device.enter() {
             // SAFETY: made in `BlasLt::open`; what runs is finished first, since the library may give memory back.
@@ -150,19 +150,19 @@ impl Drop for Handle {
 
 /// The algorithm for weights of one shape and up to so many rows.
 struct Algorithm {
-    outs: usize,
+    out_features: usize,
     pitch: usize,
     rows_max: usize,
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
-/// A product: `out[rows, outs] = x[rows, pitch] * weight[outs, pitch]^T`, added to what `out` holds where that is wanted.
+/// A product: `out[rows, out_features] = x[rows, pitch] * weight[out_features, pitch]^T`, added to what `out` holds where that is wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     pub weight: u64,
     pub x: u64,
     pub out: u64,
-    pub outs: usize,
+    pub out_features: usize,
     pub pitch: usize,
     pub rows: usize,
     pub accumulate: bool,
@@ -172,12 +172,12 @@ pub struct Product {
 pub struct BlasLt {
     operation: Operation,
     /// Of weight, input and result; each product says its own sizes.
-    layouts: [Layout; 3],
-    /// `[outs, pitch]` of every matrix in bf16, each shape once.
+    layouts: [MatrixLayout; 3],
+    /// `[out_features, pitch]` of every matrix in bf16, each shape once.
     shapes: Vec<(usize, usize)>,
     algorithms: Vec<Algorithm>,
     workspace: Option<Buffer>,
-    handle: Handle,
+    handle: BlasHandle,
 }
 
 // SAFETY: the library's objects have no thread of their own, and one owner here.
@@ -195,9 +195,9 @@ impl BlasLt {
             let mut raw = std::ptr::null_mut();
             // SAFETY: a context is current; writes one handle, which `drop` destroys.
             check(unsafe { sys::cublasLtCreate(&raw mut raw) }, "start")?;
-            let handle = Handle { device: device.clone(), raw };
+            let handle = BlasHandle { device: device.clone(), raw };
             let (bf16, f32) = (sys::cudaDataType_t::CUDA_R_16BF, sys::cudaDataType_t::CUDA_R_32F);
-            let layouts = [Layout::new(bf16)?, Layout::new(bf16)?, Layout::new(f32)?];
+            let layouts = [MatrixLayout::new(bf16)?, MatrixLayout::new(bf16)?, MatrixLayout::new(f32)?];
             Ok(BlasLt {
                 operation: Operation::new()?,
                 layouts,
@@ -213,9 +213,9 @@ impl BlasLt {
     }
 
     /// A matrix of this shape may come.
-    pub fn expect(&mut self, outs: usize, pitch: usize) {
-        if !self.shapes.contains(&(outs, pitch)) {
-            self.shapes.push((outs, pitch));
+    pub fn expect(&mut self, out_features: usize, pitch: usize) {
+        if !self.shapes.contains(&(out_features, pitch)) {
+            self.shapes.push((out_features, pitch));
         }
     }
 
@@ -225,32 +225,32 @@ impl BlasLt {
         let preference = Preference::new()?;
         let buckets = std::iter::successors(Some(2 * ROWS_FEW), |n| (*n < rows).then(|| 2 * n)).count();
         self.algorithms = reserved("algorithms of products", self.shapes.len() * buckets)?;
-        for &(outs, pitch) in &self.shapes {
+        for &(out_features, pitch) in &self.shapes {
             for rows_max in (0..buckets).map(|n| (2 * ROWS_FEW) << n) {
-                if let Some(algorithm) = self.find(&preference, outs, pitch, rows_max)? {
-                    self.algorithms.push(Algorithm { outs, pitch, rows_max, algorithm });
+                if let Some(algorithm) = self.find(&preference, out_features, pitch, rows_max)? {
+                    self.algorithms.push(Algorithm { out_features, pitch, rows_max, algorithm });
                 }
             }
         }
         Ok(())
     }
 
-    fn describe(&self, outs: usize, pitch: usize, rows: usize) -> Result<()> {
+    fn describe(&self, out_features: usize, pitch: usize, rows: usize) -> Result<()> {
         let [weight, input, result] = &self.layouts;
-        weight.set(pitch, outs)?;
+        weight.set(pitch, out_features)?;
         input.set(pitch, rows)?;
-        result.set(outs, rows)
+        result.set(out_features, rows)
     }
 
     /// The best algorithm, if there is any.
     fn find(
         &self,
         preference: &Preference,
-        outs: usize,
+        out_features: usize,
         pitch: usize,
         rows: usize,
     ) -> Result<Option<sys::cublasLtMatmulAlgo_t>> {
-        self.describe(outs, pitch, rows)?;
+        self.describe(out_features, pitch, rows)?;
         let _entered = self.handle.device.enter()?;
         let [weight, input, result] = self.layouts.each_ref().map(|layout| layout.0);
         let mut found = sys::cublasLtMatmulHeuristicResult_t {
@@ -291,7 +291,7 @@ impl BlasLt {
     /// # Safety
     /// The matrices have the sizes that the product says.
     pub unsafe fn multiply(&self, p: Product) -> Result<bool> {
-        let fits = |a: &&Algorithm| (a.outs, a.pitch) == (p.outs, p.pitch) && p.rows <= a.rows_max;
+        let fits = |a: &&Algorithm| (a.out_features, a.pitch) == (p.out_features, p.pitch) && p.rows <= a.rows_max;
         let Some(algorithm) = self.algorithms.iter().find(fits) else { return Ok(false) };
         let (Some(workspace), true) = (&self.workspace, p.out.is_multiple_of(RESULT_ALIGNMENT.into())) else {
             return Ok(false);
@@ -299,7 +299,7 @@ impl BlasLt {
         if p.rows <= ROWS_FEW {
             return Ok(false);
         }
-        self.describe(p.outs, p.pitch, p.rows)?;
+        self.describe(p.out_features, p.pitch, p.rows)?;
         let _entered = self.handle.device.enter()?;
         let [weight, input, result] = self.layouts.each_ref().map(|layout| layout.0);
         let (alpha, beta) = (1f32, if p.accumulate { 1f32 } else { 0f32 });
@@ -329,7 +329,7 @@ impl BlasLt {
         if answer == sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED {
             return Ok(false);
         }
-        check(answer, &format!("multiply {} rows by a matrix of {} x {}", p.rows, p.outs, p.pitch))?;
+        check(answer, &format!("multiply {} rows by a matrix of {} x {}", p.rows, p.out_features, p.pitch))?;
         Ok(true)
     }
 }

@@ -4,7 +4,7 @@
 //! uses ([`Device`] behind an `Arc`). cudarc panics where the library or one of its functions is missing, so the library is
 //! looked for first, and its version is one that has all functions we call.
 
-use super::Facts;
+use super::DeviceInfo;
 use crate::error::{Error, Result, Status, Unit};
 use crate::os::thread::current_id;
 use cudarc::driver::sys::{self, CUresult};
@@ -86,7 +86,7 @@ pub struct Device {
     context: sys::CUcontext,
     /// Null of a device that was only looked at.
     pub stream: sys::CUstream,
-    pub facts: Facts,
+    pub info: DeviceInfo,
     /// What a wait that sleeps waits for; null where waits watch.
     finished: sys::CUevent,
     /// The thread whose current context ours is for good; 0 = none.
@@ -130,15 +130,15 @@ impl Device {
         let mut device: sys::CUdevice = 0;
         // SAFETY: the index exists; writes one handle.
         check(unsafe { sys::cuDeviceGet(&raw mut device, index as c_int) }, "find the device")?;
-        let mut facts = look(device, driver_version)?;
-        if facts.capability < CAPABILITY_MIN {
-            let ((major, minor), (a, b)) = (facts.capability, CAPABILITY_MIN);
+        let mut info = look(device, driver_version)?;
+        if info.capability < CAPABILITY_MIN {
+            let ((major, minor), (a, b)) = (info.capability, CAPABILITY_MIN);
             return Err(Error::new(
                 Status::Device,
                 format!(
                     "{} has compute capability {major}.{minor}, and {a}.{b} or later is needed (GeForce RTX 30, A100); choose \
                      another device",
-                    facts.name
+                    info.name
                 ),
             )
             .about("device")
@@ -152,7 +152,7 @@ impl Device {
                     Status::Memory,
                     format!(
                         "{} has no memory left for a context; free what other programs hold there, or choose the device cpu",
-                        facts.name
+                        info.name
                     ),
                 )
                 .about("memory"),
@@ -162,14 +162,14 @@ impl Device {
             device,
             context,
             stream: std::ptr::null_mut(),
-            facts: facts.clone(),
+            info: info.clone(),
             finished: std::ptr::null_mut(),
             attached: AtomicUsize::new(0),
         };
         {
             let _entered = opened.enter()?;
-            facts.free_bytes = free_bytes()?.0;
-            opened.facts = facts;
+            info.free_bytes = free_bytes()?.0;
+            opened.info = info;
             opened.stream = stream(low_priority)?;
             if blocking {
                 opened.finished = event(true)?;
@@ -248,7 +248,7 @@ impl Drop for Device {
 }
 
 /// What the driver says of a device.
-fn look(device: sys::CUdevice, driver_version: u32) -> Result<Facts> {
+fn look(device: sys::CUdevice, driver_version: u32) -> Result<DeviceInfo> {
     use sys::CUdevice_attribute as Attribute;
     let attribute = |which: Attribute| {
         let mut value: c_int = 0;
@@ -263,7 +263,7 @@ fn look(device: sys::CUdevice, driver_version: u32) -> Result<Facts> {
     // SAFETY: writes one size.
     check(unsafe { sys::cuDeviceTotalMem_v2(&raw mut memory_bytes, device) }, "describe the device")?;
     let name = CStr::from_bytes_until_nul(&name).map_or("a GPU".into(), |n| n.to_string_lossy().into_owned());
-    Ok(Facts {
+    Ok(DeviceInfo {
         name,
         capability: (
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,

@@ -25,7 +25,7 @@ impl CudaBackend {
     pub(super) fn run_experts(&mut self, args: Experts, rows: usize) {
         let (count, chosen) = (args.experts.len(), args.routing.chosen.min(args.experts.len()));
         let Some(first) = args.experts.first() else { return };
-        let (hidden, inner, entries) = (first.gate.ins, first.gate.outs, rows * chosen);
+        let (hidden, inner, entries) = (first.gate.in_features, first.gate.out_features, rows * chosen);
         let format = self.stored(first.gate).format;
         let logits = self.place(args.logits, rows * count);
         let out = self.place(args.out, rows * hidden);
@@ -67,10 +67,10 @@ impl CudaBackend {
 
         let tiles_max = entries / choice.rows + count.min(entries);
         let table = self.scratch().addresses.address;
-        let product = |matrix: Weight, out: u64, outs: usize, stride: i32| Product {
+        let product = |matrix: Weight, out: u64, out_features: usize, stride: i32| Product {
             experts: table + u64::from(matrix.id) * 8,
             out,
-            outs: outs as i32,
+            out_features: out_features as i32,
             expert_stride: stride,
             ..Product::default()
         };
@@ -83,7 +83,7 @@ impl CudaBackend {
                 Product::default(),
             ],
             count: 2,
-            ins: hidden as i32,
+            in_features: hidden as i32,
             pitch: x_pitch as i32,
             rows: entries as i32,
             x,
@@ -108,7 +108,7 @@ impl CudaBackend {
                 Product::default(),
             ],
             count: 1,
-            ins: inner as i32,
+            in_features: inner as i32,
             pitch: inner_pitch as i32,
             x,
             x_rows: 0,

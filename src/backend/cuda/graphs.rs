@@ -93,7 +93,7 @@ impl CudaBackend {
         let inputs = self.inputs();
         let (rows, spans) = (inputs.rows, inputs.units.single_spans);
         assert!(inputs.units.single == rows && inputs.units.several == 0, "a step of single rows");
-        let kind = Kind { rows, spans, lists: self.scratch().drawing.kind() };
+        let kind = Kind { rows, spans, lists: self.scratch().sampling.kind() };
         let clock = self.graphs.clock + 1;
         let seen = self.graphs.find(kind);
         let first = std::mem::replace(&mut seen.used, clock) == 0;

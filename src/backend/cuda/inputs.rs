@@ -6,7 +6,7 @@
 
 use super::driver::{Device, check};
 use super::memory::{Buffer, Event, Pinned};
-use crate::backend::{Largest, Step};
+use crate::backend::{MaxBatchShape, Step};
 use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ const IN_FLIGHT: usize = 3;
 
 /// Where each array begins, in words.
 #[derive(Clone, Copy, Debug, Default)]
-struct Layout {
+struct StagingLayout {
     rows: usize,
     sequences: usize,
     positions: usize,
     sequence_of: usize,
     units: usize,
-    wanted: usize,
+    logits_indices: usize,
     starts: usize,
     tables: usize,
     /// Entries of a group's tables.
@@ -30,20 +30,20 @@ struct Layout {
     groups: usize,
 }
 
-impl Layout {
+impl StagingLayout {
     /// For steps of so many rows.
-    fn of(l: &Largest, rows: usize) -> Layout {
+    fn of(l: &MaxBatchShape, rows: usize) -> StagingLayout {
         let sequences = l.sequences.max(1);
         let starts = 6 * rows;
         let tables = starts + l.groups * sequences;
         let pages = l.positions.div_ceil(l.page_tokens.max(1)).saturating_add(1);
-        Layout {
+        StagingLayout {
             rows,
             sequences,
             positions: rows,
             sequence_of: 2 * rows,
             units: 3 * rows,
-            wanted: 5 * rows,
+            logits_indices: 5 * rows,
             starts,
             tables,
             table_entries: sequences.saturating_mul(pages),
@@ -57,13 +57,13 @@ impl Layout {
 }
 
 /// Those of steps of single rows, and of all.
-fn layouts(largest: &Largest) -> [Layout; 2] {
-    [largest.sequences.max(1), largest.rows].map(|rows| Layout::of(largest, rows))
+fn layouts(max_shape: &MaxBatchShape) -> [StagingLayout; 2] {
+    [max_shape.sequences.max(1), max_shape.rows].map(|rows| StagingLayout::of(max_shape, rows))
 }
 
 /// Bytes on the device.
-pub fn bytes(largest: &Largest) -> u64 {
-    let words = layouts(largest).iter().map(|l| l.words() as u64).fold(0, u64::saturating_add);
+pub fn bytes(max_shape: &MaxBatchShape) -> u64 {
+    let words = layouts(max_shape).iter().map(|l| l.words() as u64).fold(0, u64::saturating_add);
     words.saturating_mul(4)
 }
 
@@ -84,9 +84,9 @@ pub struct Units {
 /// The integers of the current step on the device.
 pub struct Inputs {
     device: Arc<Device>,
-    layouts: [Layout; 2],
+    layouts: [StagingLayout; 2],
     /// That of the current step, which begins at this word.
-    layout: Layout,
+    layout: StagingLayout,
     start: usize,
     there: Buffer,
     here: Vec<(Pinned, Event)>,
@@ -98,8 +98,8 @@ pub struct Inputs {
 
 impl Inputs {
     /// Room for the largest step.
-    pub fn new(device: &Arc<Device>, largest: &Largest, blocking: bool) -> Result<Inputs> {
-        let layouts = layouts(largest);
+    pub fn new(device: &Arc<Device>, max_shape: &MaxBatchShape, blocking: bool) -> Result<Inputs> {
+        let layouts = layouts(max_shape);
         let what = "the rows and page tables of a step";
         let words = layouts[0].words().checked_add(layouts[1].words());
         let bytes = words.and_then(|words| words.checked_mul(4)).ok_or_else(|| Error::memory(what, u64::MAX))?;
@@ -140,9 +140,9 @@ impl Inputs {
         self.at(self.layout.units + 2 * index)
     }
 
-    /// Device address of the `index`-th row whose logits are wanted.
-    pub fn wanted(&self, index: usize) -> u64 {
-        self.at(self.layout.wanted + index)
+    /// Device address of the `index`-th row whose logits are computed.
+    pub fn logits_indices(&self, index: usize) -> u64 {
+        self.at(self.layout.logits_indices + index)
     }
 
     /// Device addresses of a group's page tables, and of the first entry of each sequence.
@@ -153,13 +153,13 @@ impl Inputs {
 
     /// Writes the step down and submits its copy.
     pub fn upload(&mut self, step: &Step) -> Result<()> {
-        let small = step.tokens.len().max(step.wanted.len()) <= self.layouts[0].rows;
+        let small = step.tokens.len().max(step.logits_indices.len()) <= self.layouts[0].rows;
         let l = self.layouts[usize::from(!small)];
         (self.layout, self.start) = (l, if small { 0 } else { self.layouts[0].words() });
         let start = self.start;
         let (rows, longest) = (step.tokens.len(), step.tables.iter().map(|t| t.pages.len()).max().unwrap_or(0));
         let sequences = step.tables.iter().map(|t| t.starts.len()).max().unwrap_or(0);
-        if rows.max(step.wanted.len()) > l.rows
+        if rows.max(step.logits_indices.len()) > l.rows
             || sequences > l.sequences
             || longest > l.table_entries
             || step.tables.len() > l.groups
@@ -177,7 +177,7 @@ impl Inputs {
         words[..rows].copy_from_slice(&step.tokens);
         words[l.positions..l.positions + rows].copy_from_slice(&step.positions);
         words[l.sequence_of..l.sequence_of + rows].copy_from_slice(&step.sequences);
-        words[l.wanted..l.wanted + step.wanted.len()].copy_from_slice(&step.wanted);
+        words[l.logits_indices..l.logits_indices + step.logits_indices.len()].copy_from_slice(&step.logits_indices);
         self.units = write_units(step, &mut words[l.units..l.units + 2 * rows]);
         for (group, tables) in step.tables.iter().enumerate() {
             let at = l.starts + group * l.sequences;

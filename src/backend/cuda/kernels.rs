@@ -71,15 +71,15 @@ impl Module {
             | CUresult::CUDA_ERROR_INVALID_IMAGE
             | CUresult::CUDA_ERROR_INVALID_PTX
             | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-                let (major, minor) = device.facts.capability;
+                let (major, minor) = device.info.capability;
                 let version = |v: u32| format!("{}.{}", v / 1000, v % 1000 / 10);
                 Error::new(
                     Status::Device,
                     format!(
                         "the driver (CUDA {}) cannot load this library's kernels for {}, of compute capability {major}.{minor}: \
                          they were compiled by CUDA {} for {TARGETS} and as PTX ({}); update the driver",
-                        version(device.facts.driver_version),
-                        device.facts.name,
+                        version(device.info.driver_version),
+                        device.info.name,
                         version(COMPILER_VERSION.parse().unwrap_or(0)),
                         error.subject,
                     ),
@@ -100,7 +100,7 @@ impl Module {
         check(answer, &format!("find the kernel {name}"))?;
         let mut function = Function { raw, name, shared_max: SHARED_USUAL };
         let shared = u32::try_from(shared).unwrap_or(u32::MAX);
-        if shared > SHARED_USUAL && shared <= self.device.facts.block_shared_bytes {
+        if shared > SHARED_USUAL && shared <= self.device.info.block_shared_bytes {
             let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a live function; the device allows that much.
             let answer = unsafe { sys::cuFuncSetAttribute(raw, which, shared as c_int) };

@@ -76,7 +76,7 @@ pub struct CudaOptions {
 
 /// What is known of a device before a model is brought to it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Facts {
+pub struct DeviceInfo {
     /// Its name.
     pub name: String,
     /// Compute capability, such as (9, 0).
@@ -95,11 +95,11 @@ pub struct Facts {
 
 /// Keeps the context of a device that was looked at: while it lives, the device is opened at once.
 #[derive(Clone)]
-pub struct Found(#[allow(dead_code, reason = "held, not used")] Option<Arc<dyn Send + Sync>>);
+pub struct DeviceHold(#[allow(dead_code, reason = "held, not used")] Option<Arc<dyn Send + Sync>>);
 
-impl fmt::Debug for Found {
+impl fmt::Debug for DeviceHold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Found")
+        f.write_str("DeviceHold")
     }
 }
 
@@ -109,8 +109,8 @@ impl fmt::Debug for Found {
 /// `Unsupported` of a build without the feature; `Device` without a driver, with one that is too old, without a GPU or with
 /// one that is too old; `Argument` for an index that does not exist, with how many there are.
 #[cfg(feature = "cuda")]
-pub fn probe(index: usize) -> Result<(Facts, Found)> {
-    driver::Device::open(index, false, false).map(|device| (device.facts.clone(), Found(Some(device))))
+pub fn probe(index: usize) -> Result<(DeviceInfo, DeviceHold)> {
+    driver::Device::open(index, false, false).map(|device| (device.info.clone(), DeviceHold(Some(device))))
 }
 
 /// Looks at a device: not in this build.
@@ -118,7 +118,7 @@ pub fn probe(index: usize) -> Result<(Facts, Found)> {
 /// # Errors
 /// `Unsupported`.
 #[cfg(not(feature = "cuda"))]
-pub fn probe(_index: usize) -> Result<(Facts, Found)> {
+pub fn probe(_index: usize) -> Result<(DeviceInfo, DeviceHold)> {
     Err(absent())
 }
 
@@ -131,7 +131,7 @@ pub use stub::*;
 #[cfg(not(feature = "cuda"))]
 mod stub {
     use super::CudaOptions;
-    use crate::backend::{Backend, KvShape, Largest};
+    use crate::backend::{Backend, KvShape, MaxBatchShape};
     use crate::error::Result;
 
     pub(super) fn absent() -> crate::error::Error {
@@ -159,7 +159,7 @@ mod stub {
     }
 
     /// Memory beside tensors: none in this build.
-    pub fn scratch_bytes(_options: &CudaOptions, _largest: &Largest) -> u64 {
+    pub fn scratch_bytes(_options: &CudaOptions, _largest: &MaxBatchShape) -> u64 {
         0
     }
 }

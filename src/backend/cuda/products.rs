@@ -16,7 +16,7 @@ pub struct Product {
     pub experts: u64,
     pub bias: u64,
     pub out: u64,
-    pub outs: i32,
+    pub out_features: i32,
     pub accumulate: i32,
     pub first_block: i32,
     pub expert_stride: i32,
@@ -28,7 +28,7 @@ pub struct Product {
 pub struct Products {
     pub products: [Product; 4],
     pub count: i32,
-    pub ins: i32,
+    pub in_features: i32,
     pub pitch: i32,
     pub rows: i32,
     pub x: u64,
@@ -41,18 +41,18 @@ pub struct Products {
 #[derive(Clone, Copy)]
 pub struct Choice {
     function: Function,
-    outs: usize,
+    out_features: usize,
     pub rows: usize,
     shared: usize,
 }
 
 impl CudaBackend {
-    /// The kernel for `rows` rows of weights with `outs` outputs in all.
-    pub(super) fn choose(&self, format: Format, rows: usize, outs: usize) -> Choice {
+    /// The kernel for `rows` rows of weights with `out_features` outputs in all.
+    pub(super) fn choose(&self, format: Format, rows: usize, out_features: usize) -> Choice {
         let k = &self.kernels;
-        let choice = |function, outs, rows, shared| Choice { function, outs, rows, shared };
+        let choice = |function, out_features, rows, shared| Choice { function, out_features, rows, shared };
         // Tiles as large as keep all processors busy.
-        let large = outs.div_ceil(128) * rows.div_ceil(128) >= self.device.facts.processors as usize;
+        let large = out_features.div_ceil(128) * rows.div_ceil(128) >= self.device.info.processors as usize;
         match (format, rows) {
             (Format::F32, _) => choice(k.linear_f32, 8, 8, 0),
             (Format::Bf16, ..=8) => choice(k.linear_few8_bf16, 16, 8, 0),
@@ -81,7 +81,7 @@ impl CudaBackend {
         let mut blocks = 0;
         for product in &mut args.products[..args.count as usize] {
             product.first_block = blocks as i32;
-            blocks += (product.outs as usize).div_ceil(choice.outs);
+            blocks += (product.out_features as usize).div_ceil(choice.out_features);
         }
         let shape = Shape { grid: [blocks, row_blocks, 1], block: 256, shared: choice.shared };
         // SAFETY: the kernels of `choose` have one parameter of this type; the caller's promise.
@@ -89,17 +89,17 @@ impl CudaBackend {
     }
 
     /// The input `x` as products of a format read it, with the elements from a row to the next.
-    pub(super) fn product_input(&mut self, format: Format, x: Tensor, rows: usize, ins: usize) -> (u64, usize) {
-        let from = self.place(x, rows * ins);
+    pub(super) fn product_input(&mut self, format: Format, x: Tensor, rows: usize, in_features: usize) -> (u64, usize) {
+        let from = self.place(x, rows * in_features);
         if format == Format::F32 {
-            return (from, ins);
+            return (from, in_features);
         }
-        let pitch = pitch(ins);
-        if let Some(address) = self.find_rounded(x, rows, ins) {
+        let pitch = pitch(in_features);
+        if let Some(address) = self.find_rounded(x, rows, in_features) {
             return (address, pitch);
         }
-        let to = self.round_into(x, rows, ins);
-        let (rows, width, pitched) = (rows as i32, ins as i32, pitch as i32);
+        let to = self.round_into(x, rows, in_features);
+        let (rows, width, pitched) = (rows as i32, in_features as i32, pitch as i32);
         let shape = self.each_element(rows as usize * pitch);
         let mut params = [arg(&from), arg(&to), arg(&rows), arg(&width), arg(&pitched)];
         // SAFETY: x, out, rows, width, pitch of `round_rows`; both places were checked.
@@ -122,26 +122,32 @@ impl CudaBackend {
     }
 
     fn format_products(&mut self, x: Tensor, rows: usize, group: &[Linear], format: Format) {
-        let ins = group[0].weight.ins;
-        let (x, pitch) = self.product_input(format, x, rows, ins);
-        let mut args = Products { ins: ins as i32, pitch: pitch as i32, rows: rows as i32, x, ..Products::default() };
+        let in_features = group[0].weight.in_features;
+        let (x, pitch) = self.product_input(format, x, rows, in_features);
+        let mut args = Products {
+            in_features: in_features as i32,
+            pitch: pitch as i32,
+            rows: rows as i32,
+            x,
+            ..Products::default()
+        };
         let mut all_outs = 0;
         for linear in group {
-            assert!(linear.weight.ins == ins, "products of a group share their input");
+            assert!(linear.weight.in_features == in_features, "products of a group share their input");
             if format == Format::Bf16 && self.blas_takes(x, rows, linear) {
                 continue;
             }
-            let outs = linear.weight.outs;
+            let out_features = linear.weight.out_features;
             args.products[args.count as usize] = Product {
                 weight: self.stored(linear.weight).matrix,
                 bias: linear.bias.map_or(0, |bias| self.vector(bias)),
-                out: self.place(linear.out, rows * outs),
-                outs: outs as i32,
+                out: self.place(linear.out, rows * out_features),
+                out_features: out_features as i32,
                 accumulate: i32::from(linear.accumulate),
                 ..Product::default()
             };
             args.count += 1;
-            all_outs += outs;
+            all_outs += out_features;
         }
         if args.count == 0 {
             return;
@@ -154,13 +160,13 @@ impl CudaBackend {
     /// Lets cuBLASLt have a product of rounded input, if there is one and it is for it. One with a bias is not.
     fn blas_takes(&mut self, x: u64, rows: usize, linear: &Linear) -> bool {
         let (Some(blas), None, None) = (&self.blas, linear.bias, &self.failure) else { return false };
-        let outs = linear.weight.outs;
+        let out_features = linear.weight.out_features;
         let product = blaslt::Product {
             weight: self.stored(linear.weight).matrix,
             x,
-            out: self.place(linear.out, rows * outs),
-            outs,
-            pitch: pitch(linear.weight.ins),
+            out: self.place(linear.out, rows * out_features),
+            out_features,
+            pitch: pitch(linear.weight.in_features),
             rows,
             accumulate: linear.accumulate,
         };
@@ -202,7 +208,7 @@ impl CudaBackend {
 
     /// The shape of a kernel that loops over elements: enough threads, and no more blocks than are good for anything.
     pub(super) fn each_element(&self, elements: usize) -> Shape {
-        let blocks = elements.div_ceil(256).min(self.device.facts.processors as usize * 16);
+        let blocks = elements.div_ceil(256).min(self.device.info.processors as usize * 16);
         Shape { grid: [blocks, 1, 1], block: 256, shared: 0 }
     }
 }

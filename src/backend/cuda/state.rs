@@ -6,12 +6,12 @@ use super::graphs::Graphs;
 use super::inputs::{self, Inputs};
 use super::kernels::{Function, Kernels, Shape, arg, launch};
 use super::memory::Buffer;
-use super::sampling::{self, Drawing};
+use super::sampling::{self, SamplingScratch};
 use super::upload::{Arena, Uploader};
 use super::{CudaOptions, forms};
 use crate::backend::cpu::kernels::Elements;
 use crate::backend::cpu::{Compute, CpuBackend, Tier};
-use crate::backend::{HostBytes, KvShape, Largest, RandomWeight, Tensor, Weight};
+use crate::backend::{HostBytes, KvShape, MaxBatchShape, RandomWeight, Tensor, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
@@ -63,13 +63,13 @@ pub struct Scratch {
     pub rounded: [Rounded; ROUNDED_SLOTS],
     pub parts: Buffer,
     pub lists: ExpertLists,
-    pub drawing: Drawing,
+    pub sampling: SamplingScratch,
     /// Rotary frequencies, and whose they are.
     pub constants: Buffer,
     pub constants_of: Vec<f32>,
     /// `[weights]`: the address of every weight, by id.
     pub addresses: Buffer,
-    largest: Largest,
+    max_shape: MaxBatchShape,
 }
 
 /// Lists and activations of routed experts, of all entries (row, expert) of a step.
@@ -96,7 +96,7 @@ pub struct ExpertLists {
 }
 
 /// Bytes of each part of [`Scratch`], in one place for the plan and the reservation.
-struct Sizes {
+struct ScratchSizes {
     rounded: usize,
     parts: usize,
     constants: usize,
@@ -107,15 +107,15 @@ struct Sizes {
     hidden: usize,
 }
 
-impl Sizes {
-    fn of(l: &Largest) -> Sizes {
+impl ScratchSizes {
+    fn of(l: &MaxBatchShape) -> ScratchSizes {
         let rows = l.rows.max(l.logits_rows);
         let row = (2 + l.v_dim).saturating_mul(4);
         let spans = l.positions.div_ceil(super::attention::SPAN_KEYS).max(1);
         let whole = l.rows.saturating_mul(l.heads).saturating_mul(spans).saturating_mul(row);
         let entries = l.rows.saturating_mul(l.chosen);
-        Sizes {
-            rounded: rows.saturating_mul(forms::pitch(l.ins)).saturating_mul(2),
+        ScratchSizes {
+            rounded: rows.saturating_mul(forms::pitch(l.in_features)).saturating_mul(2),
             // One sequence of the longest kind always fits.
             parts: whole.min(PARTS_BYTES.max(l.heads.saturating_mul(spans).saturating_mul(row))),
             constants: CONSTANTS * 4,
@@ -150,15 +150,15 @@ fn wants_blas(options: &CudaOptions) -> bool {
 }
 
 /// Bytes of the device that [`crate::backend::Backend::reserve`] takes, at most.
-pub fn scratch_bytes(options: &CudaOptions, largest: &Largest) -> u64 {
+pub fn scratch_bytes(options: &CudaOptions, max_shape: &MaxBatchShape) -> u64 {
     let blas = if wants_blas(options) { blaslt::WORKSPACE_BYTES as u64 } else { 0 };
-    let all = [Sizes::of(largest).bytes(), inputs::bytes(largest), sampling::bytes(largest), blas];
+    let all = [ScratchSizes::of(max_shape).bytes(), inputs::bytes(max_shape), sampling::bytes(max_shape), blas];
     all.into_iter().fold(0, u64::saturating_add)
 }
 
 impl Scratch {
-    fn new(device: &Arc<Device>, largest: &Largest, weights: &[Stored], blocking: bool) -> Result<Scratch> {
-        let s = Sizes::of(largest);
+    fn new(device: &Arc<Device>, max_shape: &MaxBatchShape, weights: &[Stored], blocking: bool) -> Result<Scratch> {
+        let s = ScratchSizes::of(max_shape);
         let what = "the workspace of a step";
         let bytes = |count: usize, each: usize| count.checked_mul(each).ok_or_else(|| Error::memory(what, u64::MAX));
         let buffer = |count: usize, each: usize| Buffer::zeroed(device, bytes(count, each)?, what);
@@ -183,11 +183,11 @@ impl Scratch {
                 inner: buffer(bytes(s.entries, forms::pitch(s.inner))?, 2)?,
                 out: buffer(bytes(s.entries, s.hidden)?, 4)?,
             },
-            drawing: Drawing::new(device, largest, blocking)?,
+            sampling: SamplingScratch::new(device, max_shape, blocking)?,
             constants: buffer(s.constants, 1)?,
             constants_of: crate::error::reserved(what, CONSTANTS)?,
             addresses,
-            largest: *largest,
+            max_shape: *max_shape,
         })
     }
 }
@@ -266,7 +266,7 @@ impl CudaBackend {
     }
 
     /// Tells a failure; it stays, since a device that failed does not recover.
-    pub(super) fn told(&self) -> Result<()> {
+    pub(super) fn check_error(&self) -> Result<()> {
         self.failure.clone().map_or(Ok(()), Err)
     }
 
@@ -284,7 +284,7 @@ impl CudaBackend {
     /// The address of a vector.
     pub(super) fn vector(&self, w: Weight) -> u64 {
         let stored = self.stored(w);
-        assert!(w.outs == 1 && stored.vector != 0, "a matrix where a vector is expected");
+        assert!(w.out_features == 1 && stored.vector != 0, "a matrix where a vector is expected");
         stored.vector
     }
 
@@ -332,22 +332,22 @@ impl CudaBackend {
     }
 
     /// Makes room for the largest step, and lets go what only opening needs.
-    pub(super) fn reserve_scratch(&mut self, largest: &Largest) -> Result<()> {
+    pub(super) fn reserve_scratch(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
         // What the uploader has is not let go before it has arrived, and whether it has is told.
         self.device.wait()?;
         (self.uploader, self.quantizer) = (None, None);
         if let Some(blas) = &mut self.blas {
-            blas.reserve(largest.rows.max(largest.logits_rows))?;
+            blas.reserve(max_shape.rows.max(max_shape.logits_rows))?;
         }
         let blocking = self.options.blocking_wait;
-        self.inputs = Some(Inputs::new(&self.device, largest, blocking)?);
-        self.scratch = Some(Scratch::new(&self.device, largest, &self.weights, blocking)?);
+        self.inputs = Some(Inputs::new(&self.device, max_shape, blocking)?);
+        self.scratch = Some(Scratch::new(&self.device, max_shape, &self.weights, blocking)?);
         self.graphs.reserve()?;
         self.device.wait()
     }
 
     pub(super) fn scratch_bytes(&self) -> u64 {
-        self.scratch.as_ref().map_or(0, |s| scratch_bytes(&self.options, &s.largest))
+        self.scratch.as_ref().map_or(0, |s| scratch_bytes(&self.options, &s.max_shape))
     }
 
     /// Brings a weight to the device.
@@ -355,41 +355,41 @@ impl CudaBackend {
         &mut self,
         bytes: &HostBytes,
         encoding: Encoding,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
     ) -> Result<Weight> {
         let bytes = (**bytes).as_ref();
-        let wrong = |what: String| Error::internal(format!("a weight of {outs} x {ins} {what}"));
+        let wrong = |what: String| Error::internal(format!("a weight of {out_features} x {in_features} {what}"));
         let compute = self.options.compute;
         let stored = match encoding {
             Encoding::Quantized(scheme) => {
-                if scheme.bytes(outs, ins) != Some(bytes.len()) {
+                if scheme.bytes(out_features, in_features) != Some(bytes.len()) {
                     return Err(wrong(format!("in {scheme:?} has {} bytes", bytes.len())));
                 }
                 let format = if scheme == Scheme::Q8 { Format::Q8 } else { Format::Q4 };
-                let panel = scheme.panel_bytes(ins);
-                let matrix = self.upload(outs.div_ceil(16), panel, |rows, to| {
+                let panel = scheme.panel_bytes(in_features);
+                let matrix = self.upload(out_features.div_ceil(16), panel, |rows, to| {
                     to.copy_from_slice(&bytes[rows.start * panel..rows.end * panel]);
                 })?;
                 Stored { format, matrix, vector: 0 }
             }
             Encoding::Stored(dtype) => {
-                let elements = Elements::new(bytes, dtype).filter(|all| all.len() == outs * ins);
+                let elements = Elements::new(bytes, dtype).filter(|all| all.len() == out_features * in_features);
                 let elements = elements.ok_or_else(|| wrong(format!("has {} bytes of {dtype}", bytes.len())))?;
                 let (format, matrix) = match compute {
-                    Compute::Bf16 => (Format::Bf16, self.upload_bf16(elements, outs, ins)?),
-                    Compute::F32 => (Format::F32, self.upload_f32(elements, outs, ins)?),
+                    Compute::Bf16 => (Format::Bf16, self.upload_bf16(elements, out_features, in_features)?),
+                    Compute::F32 => (Format::F32, self.upload_f32(elements, out_features, in_features)?),
                 };
-                let vector = if outs == 1 { self.upload_f32(elements, 1, ins)? } else { 0 };
+                let vector = if out_features == 1 { self.upload_f32(elements, 1, in_features)? } else { 0 };
                 Stored { format, matrix, vector }
             }
         };
-        if let (Some(blas), Format::Bf16, 2..) = (&mut self.blas, stored.format, outs) {
-            blas.expect(outs, forms::pitch(ins));
+        if let (Some(blas), Format::Bf16, 2..) = (&mut self.blas, stored.format, out_features) {
+            blas.expect(out_features, forms::pitch(in_features));
         }
-        self.weight_bytes += forms::weight_bytes(encoding, outs, ins, compute);
+        self.weight_bytes += forms::weight_bytes(encoding, out_features, in_features, compute);
         self.weights.push(stored);
-        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+        Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
     fn upload(
@@ -414,16 +414,20 @@ impl CudaBackend {
         &mut self,
         random: RandomWeight,
         encoding: Encoding,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
     ) -> Result<Weight> {
         let (k, compute) = (&self.kernels, self.options.compute);
-        let pitch = if compute == Compute::Bf16 { forms::pitch(ins) } else { ins };
+        let pitch = if compute == Compute::Bf16 { forms::pitch(in_features) } else { in_features };
         let (format, function, bytes) = match encoding {
-            Encoding::Quantized(scheme @ Scheme::Q8) => (Format::Q8, k.fill_random_q8, scheme.bytes(outs, ins)),
-            Encoding::Quantized(scheme @ Scheme::Q4) => (Format::Q4, k.fill_random_q4, scheme.bytes(outs, ins)),
+            Encoding::Quantized(scheme @ Scheme::Q8) => {
+                (Format::Q8, k.fill_random_q8, scheme.bytes(out_features, in_features))
+            }
+            Encoding::Quantized(scheme @ Scheme::Q4) => {
+                (Format::Q4, k.fill_random_q4, scheme.bytes(out_features, in_features))
+            }
             Encoding::Stored(_) => {
-                let elements = outs.checked_mul(pitch);
+                let elements = out_features.checked_mul(pitch);
                 match compute {
                     Compute::Bf16 => (Format::Bf16, k.fill_random_bf16, elements.and_then(|n| n.checked_mul(2))),
                     Compute::F32 => (Format::F32, k.fill_random_f32, elements.and_then(|n| n.checked_mul(4))),
@@ -431,28 +435,30 @@ impl CudaBackend {
             }
         };
         let bytes = bytes.ok_or_else(|| Error::memory("weights", u64::MAX))?;
-        let size = |n: usize| i32::try_from(n).map_err(|_| Error::internal(format!("a weight of {outs} x {ins}")));
+        let size = |n: usize| {
+            i32::try_from(n).map_err(|_| Error::internal(format!("a weight of {out_features} x {in_features}")))
+        };
         let matrix = self.arena.alloc(&self.device, bytes, "weights")?;
         let (seed, deviation) = (random.seed, random.deviation);
-        let (rows, width, pitched) = (size(outs)?, size(ins)?, size(pitch)?);
+        let (rows, width, pitched) = (size(out_features)?, size(in_features)?, size(pitch)?);
         let mut params = vec![arg(&matrix), arg(&seed), arg(&deviation), arg(&rows), arg(&width)];
         if matches!(encoding, Encoding::Stored(_)) {
             params.push(arg(&pitched));
         }
-        // SAFETY: to, seed, deviation, rows, ins of `fill_random_*`, and the pitch of those that have rows; the allocation has
+        // SAFETY: to, seed, deviation, rows, in_features of `fill_random_*`, and the pitch of those that have rows; the allocation has
         // the bytes of that format.
         unsafe { launch(&self.device, function, self.each_element(bytes / 4), &mut params) }?;
-        self.weight_bytes += forms::weight_bytes(encoding, outs, ins, compute);
+        self.weight_bytes += forms::weight_bytes(encoding, out_features, in_features, compute);
         self.weights.push(Stored { format, matrix, vector: 0 });
-        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+        Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
     /// Rows of bf16, padded with zeros to whole steps of the kernels.
-    fn upload_bf16(&mut self, elements: Elements, outs: usize, ins: usize) -> Result<u64> {
-        let pitch = forms::pitch(ins);
-        self.upload(outs, pitch * 2, |rows, to| {
+    fn upload_bf16(&mut self, elements: Elements, out_features: usize, in_features: usize) -> Result<u64> {
+        let pitch = forms::pitch(in_features);
+        self.upload(out_features, pitch * 2, |rows, to| {
             for (row, to) in rows.zip(to.chunks_exact_mut(pitch * 2)) {
-                let (row, padding) = (elements.slice(row * ins..(row + 1) * ins), ins * 2);
+                let (row, padding) = (elements.slice(row * in_features..(row + 1) * in_features), in_features * 2);
                 match row {
                     Elements::Bf16(bits) => to[..padding].copy_from_slice(as_bytes(bits)),
                     other => {
@@ -467,9 +473,9 @@ impl CudaBackend {
     }
 
     /// Rows of f32.
-    fn upload_f32(&mut self, elements: Elements, outs: usize, ins: usize) -> Result<u64> {
-        self.upload(outs, ins * 4, |rows, to| {
-            let some = elements.slice(rows.start * ins..rows.end * ins);
+    fn upload_f32(&mut self, elements: Elements, out_features: usize, in_features: usize) -> Result<u64> {
+        self.upload(out_features, in_features * 4, |rows, to| {
+            let some = elements.slice(rows.start * in_features..rows.end * in_features);
             for (i, to) in to.chunks_exact_mut(4).enumerate() {
                 to.copy_from_slice(&some.get(i).to_ne_bytes());
             }

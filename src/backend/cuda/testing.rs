@@ -3,7 +3,7 @@
 //! Nothing here is kept compatible. What a kernel reads and writes through its parameters is the caller's affair; a name, a
 //! size or an offset that is not there is an error or a panic, never an access.
 
-use super::Facts;
+use super::DeviceInfo;
 use super::driver::Device;
 use super::kernels::{Function, Kernels, Module, Shape, launch};
 use super::memory::Buffer;
@@ -36,8 +36,8 @@ impl Bench {
     }
 
     /// What is known of the device.
-    pub fn facts(&self) -> &Facts {
-        &self.device.facts
+    pub fn info(&self) -> &DeviceInfo {
+        &self.device.info
     }
 
     /// The names of the embedded kernels.
@@ -89,7 +89,7 @@ impl Bench {
         let function = self.kernels.named(kernel).or_else(other);
         let function = function.ok_or_else(|| Error::argument(format!("there is no kernel {kernel}")))?;
         if !function.fits(shared) {
-            let have = self.device.facts.block_shared_bytes;
+            let have = self.device.info.block_shared_bytes;
             return Err(Error::argument(format!("{kernel} cannot have {shared} bytes of shared memory, of {have}")));
         }
         let mut params: Vec<*mut c_void> = params.iter().map(|param| param.cast_mut()).collect();

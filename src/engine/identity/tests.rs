@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 impl Identity {
     /// An identity made by hand; the description has its hash.
-    pub fn by_hand(known: Description, layout: Layout) -> Identity {
+    pub fn by_hand(known: Description, layout: PrefixLayout) -> Identity {
         let hash = u64::from_str_radix(&known.weights_hash, 16).unwrap();
         let source: Weak<dyn ModelSource> = Weak::<Tensors>::new();
         Identity { layout, known, weights: Weights { source, hash: Mutex::new(Some(hash)) } }

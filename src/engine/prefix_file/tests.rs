@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backend::NUMERICS_VERSION;
-use crate::engine::identity::{GroupShape, Layout, hex};
+use crate::engine::identity::{GroupShape, PrefixLayout, hex};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -34,7 +34,13 @@ fn identity() -> Identity {
 fn by_hand(description: Description) -> Identity {
     Identity::by_hand(
         description,
-        Layout { frame_bytes: FRAMES.to_vec(), page_tokens: PAGE, vocab: 50, context: 64, longest: Default::default() },
+        PrefixLayout {
+            frame_bytes: FRAMES.to_vec(),
+            page_tokens: PAGE,
+            vocab: 50,
+            context: 64,
+            longest: Default::default(),
+        },
     )
 }
 

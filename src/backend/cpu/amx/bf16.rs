@@ -29,8 +29,8 @@ const TILE: usize = ROWS * ROW;
 const IN_PLACE_ROWS_MAX: usize = 2 * ROWS;
 
 /// Where bf16 input lies: blocks of sixteen rows, in each the first two elements of every row, then the next two.
-pub const fn at(ins: usize, row: usize, i: usize) -> usize {
-    let pairs = ins.next_multiple_of(STEP) / 2;
+pub const fn at(in_features: usize, row: usize, i: usize) -> usize {
+    let pairs = in_features.next_multiple_of(STEP) / 2;
     ((row / ROWS * pairs + i / 2) * ROWS + row % ROWS) * 2 + i % 2
 }
 
@@ -78,44 +78,45 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
     let mut tiles = unsafe { T::configure([Shape::WHOLE; 8]) };
     let mut first = range.start;
     while first < range.end {
-        let outs = first..range.end.min(first + 2 * ROWS);
-        let rows = &w[outs.start * args.ins..outs.end * args.ins];
-        let in_place =
-            args.rows <= IN_PLACE_ROWS_MAX && args.ins.is_multiple_of(STEP) && outs.len().is_multiple_of(ROWS);
+        let out_features = first..range.end.min(first + 2 * ROWS);
+        let rows = &w[out_features.start * args.in_features..out_features.end * args.in_features];
+        let in_place = args.rows <= IN_PLACE_ROWS_MAX
+            && args.in_features.is_multiple_of(STEP)
+            && out_features.len().is_multiple_of(ROWS);
         let weights = if in_place {
-            let stride = args.ins * 2;
+            let stride = args.in_features * 2;
             Weights { first: rows.as_ptr().cast(), stride, step: ROW, block: ROWS * stride }
         } else {
-            copy(rows, args.ins, scratch)
+            copy(rows, args.in_features, scratch)
         };
         // SAFETY: the weights are those of the outputs, whole tiles; the rest is the caller's promise.
         unsafe {
-            if outs.len() > ROWS {
-                all_rows::<T, L, 2>(&mut tiles, args, weights, x, outs.clone(), rows.as_ptr_range().end.cast());
+            if out_features.len() > ROWS {
+                all_rows::<T, L, 2>(&mut tiles, args, weights, x, out_features.clone(), rows.as_ptr_range().end.cast());
             } else {
-                all_rows::<T, L, 1>(&mut tiles, args, weights, x, outs.clone(), rows.as_ptr_range().end.cast());
+                all_rows::<T, L, 1>(&mut tiles, args, weights, x, out_features.clone(), rows.as_ptr_range().end.cast());
             }
         }
-        first = outs.end;
+        first = out_features.end;
     }
 }
 
 /// Copies rows of weights tile by tile; inputs and outputs beyond the last become zero.
 #[inline(always)]
-fn copy(rows: &[u16], ins: usize, scratch: &mut Vec<f32>) -> Weights {
-    let block = ins.div_ceil(STEP) * TILE;
+fn copy(rows: &[u16], in_features: usize, scratch: &mut Vec<f32>) -> Weights {
+    let block = in_features.div_ceil(STEP) * TILE;
     let to = aligned(scratch, 2 * block);
     let to = to.as_mut_ptr().cast::<[u16; STEP]>();
     // SAFETY: the scratch has two blocks of whole tiles, aligned to 64 bytes.
     let to = unsafe { std::slice::from_raw_parts_mut(to, 2 * block / ROW) };
-    let (outs, steps) = (rows.len() / ins, ins.div_ceil(STEP));
-    for out in 0..outs.next_multiple_of(ROWS) {
+    let (out_features, steps) = (rows.len() / in_features, in_features.div_ceil(STEP));
+    for out in 0..out_features.next_multiple_of(ROWS) {
         let lines = to[out / ROWS * steps * ROWS..][..steps * ROWS].iter_mut().skip(out % ROWS).step_by(ROWS);
-        if out >= outs {
+        if out >= out_features {
             lines.for_each(|line| line.fill(0));
             continue;
         }
-        for (line, from) in lines.zip(rows[out * ins..(out + 1) * ins].chunks(STEP)) {
+        for (line, from) in lines.zip(rows[out * in_features..(out + 1) * in_features].chunks(STEP)) {
             match <&[u16; STEP]>::try_from(from) {
                 Ok(from) => *line = *from,
                 Err(_) => {
@@ -128,7 +129,7 @@ fn copy(rows: &[u16], ins: usize, scratch: &mut Vec<f32>) -> Weights {
     Weights { first: to.as_ptr().cast(), stride: ROW, step: TILE, block }
 }
 
-/// `NA` tiles of outputs, `outs` of them real, for all rows. From `next` on, as many bytes as the weights have are brought
+/// `NA` tiles of outputs, `out_features` of them real, for all rows. From `next` on, as many bytes as the weights have are brought
 /// into the second-level cache.
 ///
 /// # Safety
@@ -139,7 +140,7 @@ unsafe fn all_rows<T: Tiles, L: Lanes, const NA: usize>(
     args: &LinearArgs,
     weights: Weights,
     x: &[u16],
-    outs: Range<usize>,
+    out_features: Range<usize>,
     next: *const u8,
 ) {
     let mut ahead = Ahead { next, lines: (NA * ROWS).div_ceil(args.rows.div_ceil(2 * ROWS)) };
@@ -149,9 +150,9 @@ unsafe fn all_rows<T: Tiles, L: Lanes, const NA: usize>(
         // SAFETY: the input has whole blocks of rows; the rest is the caller's promise.
         unsafe {
             if rows.len() > ROWS {
-                tile::<T, L, NA, 2>(tiles, args, weights, x, rows.clone(), &outs, &mut ahead);
+                tile::<T, L, NA, 2>(tiles, args, weights, x, rows.clone(), &out_features, &mut ahead);
             } else {
-                tile::<T, L, NA, 1>(tiles, args, weights, x, rows.clone(), &outs, &mut ahead);
+                tile::<T, L, NA, 1>(tiles, args, weights, x, rows.clone(), &out_features, &mut ahead);
             }
         }
         row = rows.end;
@@ -169,11 +170,11 @@ unsafe fn tile<T: Tiles, L: Lanes, const NA: usize, const NB: usize>(
     weights: Weights,
     x: &[u16],
     rows: Range<usize>,
-    outs: &Range<usize>,
+    out_features: &Range<usize>,
     next: &mut Ahead,
 ) {
-    let steps = args.ins.div_ceil(STEP);
-    let x = &x[at(args.ins, rows.start, 0)..][..NB * steps * TILE / 2];
+    let steps = args.in_features.div_ceil(STEP);
+    let x = &x[at(args.in_features, rows.start, 0)..][..NB * steps * TILE / 2];
     tiles.zero::<0>();
     tiles.zero::<1>();
     tiles.zero::<2>();
@@ -211,14 +212,14 @@ unsafe fn tile<T: Tiles, L: Lanes, const NA: usize, const NB: usize>(
         tiles.store::<3>(sums.add(3).cast());
         for b in 0..NB {
             for a in 0..NA {
-                let (row, out) = (rows.start + b * ROWS, outs.start + a * ROWS);
-                finish::<L>(args, row..rows.end.min(row + ROWS), out..outs.end, &*sums.add(b * 2 + a));
+                let (row, out) = (rows.start + b * ROWS, out_features.start + a * ROWS);
+                finish::<L>(args, row..rows.end.min(row + ROWS), out..out_features.end, &*sums.add(b * 2 + a));
             }
         }
     }
 }
 
-/// What a tile holds: `[outs][rows]`.
+/// What a tile holds: `[out_features][rows]`.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Sums([[f32; LANES]; ROWS]);
@@ -228,7 +229,7 @@ struct Sums([[f32; LANES]; ROWS]);
 /// # Safety
 /// As [`LinearArgs::put_all`] for the rows and outputs.
 #[inline(always)]
-unsafe fn finish<L: Lanes>(args: &LinearArgs, rows: Range<usize>, outs: Range<usize>, sums: &Sums) {
+unsafe fn finish<L: Lanes>(args: &LinearArgs, rows: Range<usize>, out_features: Range<usize>, sums: &Sums) {
     // SAFETY: sixteen floats each; the caller's promise.
     unsafe {
         let mut columns = [L::zero(); LANES];
@@ -236,7 +237,7 @@ unsafe fn finish<L: Lanes>(args: &LinearArgs, rows: Range<usize>, outs: Range<us
             *column = L::load(sums.as_ptr());
         }
         for (row, sums) in rows.zip(L::transpose(columns)) {
-            put(args, row, outs.clone(), sums);
+            put(args, row, out_features.clone(), sums);
         }
     }
 }

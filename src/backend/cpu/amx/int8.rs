@@ -57,22 +57,22 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
     }
     // SAFETY: the caller's promise; a thread comes here once at a time.
     let mut tiles = unsafe { T::configure(shapes) };
-    let size = scheme.panel_bytes(args.ins);
+    let size = scheme.panel_bytes(args.in_features);
     for first in range.clone().step_by(PANEL) {
         let panel = &bytes[first / PANEL * size..][..size];
         // SAFETY: a whole panel; rows and outputs are the task's.
         unsafe {
-            let panel_tiles = unpack::<L>(scheme, panel, args.ins, scratch);
+            let panel_tiles = unpack::<L>(scheme, panel, args.in_features, scratch);
             let lines = scheme.code_bytes() / 64;
             let mut ahead = Ahead { next: panel.as_ptr_range().end, lines: lines.div_ceil(args.rows.div_ceil(ROWS)) };
-            let outs = first..range.end;
+            let out_features = first..range.end;
             let mut row = 0;
             while row + ROWS <= args.rows {
-                block::<T, L, 0, 1>(&mut tiles, args, &panel_tiles, x, row..row + ROWS, &outs, &mut ahead);
+                block::<T, L, 0, 1>(&mut tiles, args, &panel_tiles, x, row..row + ROWS, &out_features, &mut ahead);
                 row += ROWS;
             }
             if row < args.rows {
-                block::<T, L, 3, 4>(&mut tiles, args, &panel_tiles, x, row..args.rows, &outs, &mut ahead);
+                block::<T, L, 3, 4>(&mut tiles, args, &panel_tiles, x, row..args.rows, &out_features, &mut ahead);
             }
         }
     }
@@ -83,8 +83,13 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
 /// # Safety
 /// The instructions exist.
 #[inline(always)]
-unsafe fn unpack<'a, L: Lanes>(scheme: Scheme, panel: &[u8], ins: usize, scratch: &'a mut Vec<f32>) -> Panel<'a> {
-    let (scales, codes) = panel.split_at(scheme.scale_bytes(ins));
+unsafe fn unpack<'a, L: Lanes>(
+    scheme: Scheme,
+    panel: &[u8],
+    in_features: usize,
+    scratch: &'a mut Vec<f32>,
+) -> Panel<'a> {
+    let (scales, codes) = panel.split_at(scheme.scale_bytes(in_features));
     let values = match scheme {
         Scheme::Q8 => 64,
         Scheme::Q4 => 128,
@@ -102,7 +107,7 @@ unsafe fn unpack<'a, L: Lanes>(scheme: Scheme, panel: &[u8], ins: usize, scratch
     Panel { codes: to, scales: scales.as_ptr().cast() }
 }
 
-/// What a tile holds: `[rows][outs]`.
+/// What a tile holds: `[rows][out_features]`.
 #[repr(align(64))]
 struct Products(#[allow(dead_code, reason = "read by address")] [[i32; LANES]; ROWS]);
 
@@ -117,7 +122,7 @@ unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize>(
     panel: &Panel,
     x: Int8Rows,
     rows: Range<usize>,
-    outs: &Range<usize>,
+    out_features: &Range<usize>,
     next: &mut Ahead,
 ) {
     // The compiler may not know that there are sixteen: it would read the products of all rows before it scales the first,
@@ -152,7 +157,7 @@ unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize>(
             }
         }
         for (row, sums) in rows.zip(sums) {
-            put(args, row, outs.clone(), sums);
+            put(args, row, out_features.clone(), sums);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Attention over pages in [`Layout::Lanes`](crate::backend::cpu::kv::Layout): what the vector tiers have in common. A
+//! Attention over pages in [`PageLayout::Lanes`](crate::backend::cpu::kv::PageLayout): what the vector tiers have in common. A
 //! tier gives three kernels ([`Lanes`]); this file runs them over the blocks and decides what each query sees.
 //!
 //! Order for each query (law 1): in a block, the values of whole groups of 16 tokens first, then those of the tokens
@@ -19,7 +19,7 @@ pub const GROUPS: usize = BLOCK / GROUP;
 /// Most queries a kernel is given at a time: five times four sums, four operands and five factors are 29 of 32 registers.
 pub const TILE: usize = 5;
 
-/// Largest magnitude of a 16-bit query element or weight.
+/// MaxBatchShape magnitude of a 16-bit query element or weight.
 pub const I16_MAX: f32 = 32767.0;
 
 /// Where the tokens of a block lie. Pointers of groups that no query sees are null.

@@ -8,7 +8,7 @@ use crate::backend::cpu::portable::exp;
 pub struct Running<'a> {
     /// Elements of a value.
     pub v_dim: usize,
-    /// Largest score of each query; -inf when it saw nothing.
+    /// MaxBatchShape score of each query; -inf when it saw nothing.
     pub max: &'a mut [f32],
     /// Sum of the weights; 0 when it saw nothing.
     pub total: &'a mut [f32],

@@ -7,7 +7,7 @@
 
 use crate::backend::cpu::attention::lanes::{self, Block, GROUPS, I16_MAX, Lanes, Queries, TILE, Tile};
 use crate::backend::cpu::attention::{AttentionArgs, AttentionKernels, BLOCK, running};
-use crate::backend::cpu::kv::{GROUP, Layout, StoreBlock};
+use crate::backend::cpu::kv::{GROUP, PageLayout, StoreBlock};
 use crate::backend::cpu::portable;
 use crate::dtype::DType;
 use std::arch::x86_64::*;
@@ -15,7 +15,7 @@ use std::ops::Range;
 
 /// The tier's functions.
 pub const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: Layout::lanes_where_possible, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: PageLayout::lanes_where_possible, attend, attend_f32: attend, store_group, combine };
 
 /// Lanes of a register.
 const LANES: usize = 8;
@@ -29,8 +29,8 @@ pub unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     // SAFETY: same contract; lanes are made of these types only.
     unsafe {
         match (args.pages.layout, args.pages.shape.dtype) {
-            (Layout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
-            (Layout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
+            (PageLayout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
+            (PageLayout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
             _ => portable::attention_any::<true>(args, scratch),
         }
     }

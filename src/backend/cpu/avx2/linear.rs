@@ -130,27 +130,27 @@ impl Widen for F16 {
 /// As [`linear`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn stored<W: Widen>(args: &LinearArgs, w: &[W::Stored], x: &[f32], range: Range<usize>) {
-    let ins = args.ins;
+    let in_features = args.in_features;
     let mut first = range.start;
     while first < range.end {
         let count = if range.end - first >= OUTS { OUTS } else { 1 };
-        let w = &w[first * ins..(first + count) * ins];
+        let w = &w[first * in_features..(first + count) * in_features];
         let mut row = 0;
         while row < args.rows {
             // Only the first rows look ahead; for the others, the next weights are there already.
             let next = if row == 0 { w.as_ptr_range().end } else { w.as_ptr() };
-            let (x, w, next) = (x[row * ins..].as_ptr(), w.as_ptr(), next.cast());
+            let (x, w, next) = (x[row * in_features..].as_ptr(), w.as_ptr(), next.cast());
             // SAFETY: the weights are `count` rows, and so many rows of input are left; columns are the task's.
             unsafe {
                 match (args.rows - row, count) {
-                    (1, 1) => put(args, row, first, tile::<W, 1, 1>(x, w, ins, next)),
-                    (2, 1) => put(args, row, first, tile::<W, 2, 1>(x, w, ins, next)),
-                    (3, 1) => put(args, row, first, tile::<W, 3, 1>(x, w, ins, next)),
-                    (_, 1) => put(args, row, first, tile::<W, ROWS, 1>(x, w, ins, next)),
-                    (1, _) => put(args, row, first, tile::<W, 1, OUTS>(x, w, ins, next)),
-                    (2, _) => put(args, row, first, tile::<W, 2, OUTS>(x, w, ins, next)),
-                    (3, _) => put(args, row, first, tile::<W, 3, OUTS>(x, w, ins, next)),
-                    _ => put(args, row, first, tile::<W, ROWS, OUTS>(x, w, ins, next)),
+                    (1, 1) => put(args, row, first, tile::<W, 1, 1>(x, w, in_features, next)),
+                    (2, 1) => put(args, row, first, tile::<W, 2, 1>(x, w, in_features, next)),
+                    (3, 1) => put(args, row, first, tile::<W, 3, 1>(x, w, in_features, next)),
+                    (_, 1) => put(args, row, first, tile::<W, ROWS, 1>(x, w, in_features, next)),
+                    (1, _) => put(args, row, first, tile::<W, 1, OUTS>(x, w, in_features, next)),
+                    (2, _) => put(args, row, first, tile::<W, 2, OUTS>(x, w, in_features, next)),
+                    (3, _) => put(args, row, first, tile::<W, 3, OUTS>(x, w, in_features, next)),
+                    _ => put(args, row, first, tile::<W, ROWS, OUTS>(x, w, in_features, next)),
                 }
             }
             row += ROWS;
@@ -169,7 +169,7 @@ unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, f
     }
 }
 
-/// `x[m] . w[n]`, rows of both `ins` long and one after the other. What lies at `next`, as many bytes as the weights of this
+/// `x[m] . w[n]`, rows of both `in_features` long and one after the other. What lies at `next`, as many bytes as the weights of this
 /// tile, is brought into the second-level cache.
 ///
 /// # Safety
@@ -179,21 +179,21 @@ unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, f
 unsafe fn tile<W: Widen, const MR: usize, const NR: usize>(
     x: *const f32,
     w: *const W::Stored,
-    ins: usize,
+    in_features: usize,
     mut next: *const u8,
 ) -> [[f32; NR]; MR] {
     let mut sums = [[_mm256_setzero_ps(); NR]; MR];
-    let whole = ins / STEP * STEP;
+    let whole = in_features / STEP * STEP;
     // SAFETY: all loads are inside the rows; a prefetch may be of any address.
     unsafe {
         let mut i = 0;
         while i < whole {
             let mut ws = [_mm256_setzero_ps(); NR];
             for n in 0..NR {
-                ws[n] = W::eight(w.add(n * ins + i));
+                ws[n] = W::eight(w.add(n * in_features + i));
             }
             for m in 0..MR {
-                let xs = _mm256_loadu_ps(x.add(m * ins + i));
+                let xs = _mm256_loadu_ps(x.add(m * in_features + i));
                 for n in 0..NR {
                     sums[m][n] = _mm256_fmadd_ps(xs, ws[n], sums[m][n]);
                 }
@@ -202,11 +202,11 @@ unsafe fn tile<W: Widen, const MR: usize, const NR: usize>(
             next = next.wrapping_add(NR * STEP * size_of::<W::Stored>());
             i += STEP;
         }
-        if i < ins {
+        if i < in_features {
             for m in 0..MR {
-                let xs = F32::some(x.add(m * ins + i), ins - i);
+                let xs = F32::some(x.add(m * in_features + i), in_features - i);
                 for n in 0..NR {
-                    sums[m][n] = _mm256_fmadd_ps(xs, W::some(w.add(n * ins + i), ins - i), sums[m][n]);
+                    sums[m][n] = _mm256_fmadd_ps(xs, W::some(w.add(n * in_features + i), in_features - i), sums[m][n]);
                 }
             }
         }

@@ -71,12 +71,12 @@ impl Dot for AvxVnni {
 /// As [`super::linear::linear`], and the processor has what `D` uses.
 #[inline(always)]
 pub(super) unsafe fn panels<D: Dot>(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
-    let size = scheme.panel_bytes(args.ins);
+    let size = scheme.panel_bytes(args.in_features);
     for first in range.clone().step_by(PANEL) {
         let panel = &bytes[first / PANEL * size..][..size];
         let mut row = 0;
         while row < args.rows {
-            let tile = Tile { args, scheme, panel, x: &x, row, outs: first..range.end };
+            let tile = Tile { args, scheme, panel, x: &x, row, out_features: first..range.end };
             // SAFETY: so many rows are left; columns are the task's.
             unsafe {
                 match (args.rows - row, scheme) {
@@ -95,14 +95,14 @@ pub(super) unsafe fn panels<D: Dot>(args: &LinearArgs, scheme: Scheme, bytes: &[
     }
 }
 
-/// Some rows times one panel, whose outputs are `outs` as far as they go.
+/// Some rows times one panel, whose outputs are `out_features` as far as they go.
 struct Tile<'a> {
     args: &'a LinearArgs<'a>,
     scheme: Scheme,
     panel: &'a [u8],
     x: &'a Int8Rows<'a>,
     row: usize,
-    outs: Range<usize>,
+    out_features: Range<usize>,
 }
 
 impl Tile<'_> {
@@ -113,7 +113,7 @@ impl Tile<'_> {
     #[inline(always)]
     unsafe fn run<D: Dot, const MR: usize, const GROUP: usize, const HALVES: bool>(&self) {
         let (x, groups, code_bytes) = (self.x, self.x.groups, self.scheme.code_bytes());
-        let codes = self.panel[self.scheme.scale_bytes(self.args.ins)..][..groups * code_bytes].as_ptr();
+        let codes = self.panel[self.scheme.scale_bytes(self.args.in_features)..][..groups * code_bytes].as_ptr();
         let stride = groups * GROUP;
         let inputs = x.codes[self.row * stride..][..MR * stride].as_ptr();
         let scales = x.scales[self.row * groups..][..MR * groups].as_ptr();
@@ -172,7 +172,7 @@ impl Tile<'_> {
                 let mut values = [0.0f32; PANEL];
                 _mm256_storeu_ps(values.as_mut_ptr(), sums[0]);
                 _mm256_storeu_ps(values.as_mut_ptr().add(8), sums[1]);
-                self.args.put_all(self.row + m, self.outs.start, self.outs.end, &values);
+                self.args.put_all(self.row + m, self.out_features.start, self.out_features.end, &values);
             }
         }
     }

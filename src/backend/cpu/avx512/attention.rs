@@ -9,7 +9,7 @@
 use crate::backend::cpu::attention::lanes::{self, Block, GROUPS, I16_MAX, Lanes, Queries, TILE, Tile};
 use crate::backend::cpu::attention::{AttentionArgs, AttentionKernels};
 use crate::backend::cpu::avx2;
-use crate::backend::cpu::kv::{GROUP, Layout};
+use crate::backend::cpu::kv::{GROUP, PageLayout};
 use crate::dtype::DType;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -24,8 +24,8 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     // SAFETY: same contract; lanes are made of these types only.
     unsafe {
         match (args.pages.layout, args.pages.shape.dtype) {
-            (Layout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
-            (Layout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
+            (PageLayout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
+            (PageLayout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
             _ => (avx2::ATTENTION.attend)(args, scratch),
         }
     }

@@ -57,32 +57,38 @@ unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usiz
 /// As [`linear`] for outputs `first..first + NR`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], first: usize) -> usize {
-    let ins = args.ins;
-    let w = &w[first * ins..(first + NR) * ins];
+    let in_features = args.in_features;
+    let w = &w[first * in_features..(first + NR) * in_features];
     let mut next: *const u8 = w.as_ptr_range().end.cast();
     // The next tile's lines come spread over the whole blocks of rows: all at once they would wait for each other.
     let blocks = args.rows / tile::BLOCK;
     let lines = if blocks == 0 { NR } else { NR.div_ceil(blocks) };
     let mut row = 0;
     while row < args.rows {
-        let x = x[tile::at(ins, row, 0)..].as_ptr();
+        let x = x[tile::at(in_features, row, 0)..].as_ptr();
         let w = w.as_ptr();
         // SAFETY: the weights are `NR` rows; the rows of a block begin at a multiple of its size; columns are the task's.
         unsafe {
             match (args.rows - row, lines) {
-                (1, _) if blocks == 0 => put::<1, NR>(args, row, first, tile::bf16::<1, NR, NR>(x, w, ins, next)),
-                (2, _) if blocks == 0 => put::<2, NR>(args, row, first, tile::bf16::<2, NR, NR>(x, w, ins, next)),
-                (3, _) if blocks == 0 => put::<3, NR>(args, row, first, tile::bf16::<3, NR, NR>(x, w, ins, next)),
-                (1, _) => put::<1, NR>(args, row, first, tile::bf16::<1, NR, 0>(x, w, ins, next)),
-                (2, _) => put::<2, NR>(args, row, first, tile::bf16::<2, NR, 0>(x, w, ins, next)),
-                (3, _) => put::<3, NR>(args, row, first, tile::bf16::<3, NR, 0>(x, w, ins, next)),
-                (_, 1) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 1>(x, w, ins, next)),
-                (_, 2) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 2>(x, w, ins, next)),
-                (_, 3) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 3>(x, w, ins, next)),
-                _ => put::<4, NR>(args, row, first, tile::bf16::<4, NR, NR>(x, w, ins, next)),
+                (1, _) if blocks == 0 => {
+                    put::<1, NR>(args, row, first, tile::bf16::<1, NR, NR>(x, w, in_features, next))
+                }
+                (2, _) if blocks == 0 => {
+                    put::<2, NR>(args, row, first, tile::bf16::<2, NR, NR>(x, w, in_features, next))
+                }
+                (3, _) if blocks == 0 => {
+                    put::<3, NR>(args, row, first, tile::bf16::<3, NR, NR>(x, w, in_features, next))
+                }
+                (1, _) => put::<1, NR>(args, row, first, tile::bf16::<1, NR, 0>(x, w, in_features, next)),
+                (2, _) => put::<2, NR>(args, row, first, tile::bf16::<2, NR, 0>(x, w, in_features, next)),
+                (3, _) => put::<3, NR>(args, row, first, tile::bf16::<3, NR, 0>(x, w, in_features, next)),
+                (_, 1) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 1>(x, w, in_features, next)),
+                (_, 2) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 2>(x, w, in_features, next)),
+                (_, 3) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 3>(x, w, in_features, next)),
+                _ => put::<4, NR>(args, row, first, tile::bf16::<4, NR, NR>(x, w, in_features, next)),
             }
         }
-        next = next.wrapping_add(ins * 2 * lines);
+        next = next.wrapping_add(in_features * 2 * lines);
         row += tile::BLOCK;
     }
     NR
@@ -102,7 +108,7 @@ unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, f
 /// As [`linear`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
-    let size = scheme.panel_bytes(args.ins);
+    let size = scheme.panel_bytes(args.in_features);
     let end = range.end.div_ceil(PANEL);
     let mut panel = range.start / PANEL;
     while panel < end {
@@ -124,7 +130,7 @@ unsafe fn panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, r
     }
 }
 
-/// `NP` panels of all rows; outputs begin at `outs.start`, and those from `outs.end` on are not written.
+/// `NP` panels of all rows; outputs begin at `out_features.start`, and those from `out_features.end` on are not written.
 ///
 /// # Safety
 /// As [`linear`]; `w` has `NP` panels.
@@ -134,10 +140,13 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
     scheme: Scheme,
     w: &[u8],
     x: Int8Rows,
-    outs: Range<usize>,
+    out_features: Range<usize>,
 ) {
-    let panels =
-        Panels { first: w.as_ptr(), bytes: scheme.panel_bytes(args.ins), scale_bytes: scheme.scale_bytes(args.ins) };
+    let panels = Panels {
+        first: w.as_ptr(),
+        bytes: scheme.panel_bytes(args.in_features),
+        scale_bytes: scheme.scale_bytes(args.in_features),
+    };
     let table = q4_table();
     let mut next = w.as_ptr_range().end;
     // As for bf16: spread over the whole blocks of rows.
@@ -156,20 +165,20 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
         unsafe {
             match (args.rows - row, lines) {
                 (1, _) if blocks == 0 => {
-                    store(args, row, &outs, tile::int8::<1, NP, NP, GROUP, HALVES>(x, p, table, next))
+                    store(args, row, &out_features, tile::int8::<1, NP, NP, GROUP, HALVES>(x, p, table, next))
                 }
                 (2, _) if blocks == 0 => {
-                    store(args, row, &outs, tile::int8::<2, NP, NP, GROUP, HALVES>(x, p, table, next))
+                    store(args, row, &out_features, tile::int8::<2, NP, NP, GROUP, HALVES>(x, p, table, next))
                 }
                 (3, _) if blocks == 0 => {
-                    store(args, row, &outs, tile::int8::<3, NP, NP, GROUP, HALVES>(x, p, table, next))
+                    store(args, row, &out_features, tile::int8::<3, NP, NP, GROUP, HALVES>(x, p, table, next))
                 }
-                (1, _) => store(args, row, &outs, tile::int8::<1, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (2, _) => store(args, row, &outs, tile::int8::<2, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (3, _) => store(args, row, &outs, tile::int8::<3, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (_, 1) => store(args, row, &outs, tile::int8::<4, NP, 1, GROUP, HALVES>(x, p, table, next)),
-                (_, 2) => store(args, row, &outs, tile::int8::<4, NP, 2, GROUP, HALVES>(x, p, table, next)),
-                _ => store(args, row, &outs, tile::int8::<4, NP, NP, GROUP, HALVES>(x, p, table, next)),
+                (1, _) => store(args, row, &out_features, tile::int8::<1, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (2, _) => store(args, row, &out_features, tile::int8::<2, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (3, _) => store(args, row, &out_features, tile::int8::<3, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (_, 1) => store(args, row, &out_features, tile::int8::<4, NP, 1, GROUP, HALVES>(x, p, table, next)),
+                (_, 2) => store(args, row, &out_features, tile::int8::<4, NP, 2, GROUP, HALVES>(x, p, table, next)),
+                _ => store(args, row, &out_features, tile::int8::<4, NP, NP, GROUP, HALVES>(x, p, table, next)),
             }
         }
         next = next.wrapping_add(panels.bytes * lines);
@@ -187,28 +196,28 @@ fn q4_table() -> __m512i {
 }
 
 /// # Safety
-/// As [`LinearArgs::put`] for the tile's rows and the outputs `outs`.
+/// As [`LinearArgs::put`] for the tile's rows and the outputs `out_features`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn store<const MR: usize, const NP: usize>(
     args: &LinearArgs,
     row: usize,
-    outs: &Range<usize>,
+    out_features: &Range<usize>,
     sums: [[__m512; NP]; MR],
 ) {
     for (m, sums) in sums.iter().enumerate() {
         for (n, sums) in sums.iter().enumerate() {
-            let first = outs.start + n * PANEL;
+            let first = out_features.start + n * PANEL;
             // SAFETY: the caller's promise; the fast path writes sixteen outputs that exist.
             unsafe {
-                if first + PANEL <= outs.end && args.bias.is_none() {
+                if first + PANEL <= out_features.end && args.bias.is_none() {
                     let place = args.out.add((row + m) * args.out_stride + first);
                     let sums = if args.accumulate { _mm512_add_ps(_mm512_loadu_ps(place), *sums) } else { *sums };
                     _mm512_storeu_ps(place, sums);
                 } else {
                     let mut values = [0.0f32; PANEL];
                     _mm512_storeu_ps(values.as_mut_ptr(), *sums);
-                    args.put_all(row + m, first, outs.end, &values);
+                    args.put_all(row + m, first, out_features.end, &values);
                 }
             }
         }

@@ -20,8 +20,8 @@ pub const BLOCK: usize = 4;
 
 /// Where bf16 input lies: blocks of [`BLOCK`] rows, in each 32 elements of the first row, 32 of the second, and so on, then
 /// the next 32 of the first. A tile then walks one pointer, whatever its rows.
-pub const fn at(ins: usize, row: usize, i: usize) -> usize {
-    let steps = ins.div_ceil(STEP);
+pub const fn at(in_features: usize, row: usize, i: usize) -> usize {
+    let steps = in_features.div_ceil(STEP);
     ((row / BLOCK * steps + i / STEP) * BLOCK + row % BLOCK) * STEP + i % STEP
 }
 
@@ -29,25 +29,25 @@ pub const fn at(ins: usize, row: usize, i: usize) -> usize {
 /// 32, and [`sum8`] adds the lanes. The result of row `m` and output `n` is the one at `m * NR + n`.
 ///
 /// # Safety
-/// `x` points to the first of `MR` rows of one block ([`at`]), zero beyond `ins`; `w` has `NR` rows of `ins` elements, one
+/// `x` points to the first of `MR` rows of one block ([`at`]), zero beyond `in_features`; `w` has `NR` rows of `in_features` elements, one
 /// after the other. From `next` on, `LINES` cache lines for each step are brought into the second-level cache.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub unsafe fn bf16<const MR: usize, const NR: usize, const LINES: usize>(
     mut x: *const u16,
     w: *const u16,
-    ins: usize,
+    in_features: usize,
     mut next: *const u8,
 ) -> [f32; SUMS] {
     let mut sums = [[_mm512_setzero_ps(); NR]; MR];
-    let whole = ins / STEP * STEP;
+    let whole = in_features / STEP * STEP;
     // SAFETY: all loads are inside the rows, by the caller's promise and the mask; a prefetch may be of any address.
     unsafe {
         let mut i = 0;
         while i < whole {
             let mut ws = [_mm512_setzero_si512(); NR];
             for n in 0..NR {
-                ws[n] = _mm512_loadu_si512(w.add(n * ins + i).cast());
+                ws[n] = _mm512_loadu_si512(w.add(n * in_features + i).cast());
             }
             next = ahead::<LINES>(next);
             for m in 0..MR {
@@ -59,10 +59,10 @@ pub unsafe fn bf16<const MR: usize, const NR: usize, const LINES: usize>(
             x = x.add(BLOCK * STEP);
             i += STEP;
         }
-        if i < ins {
-            let mask = (1u32 << (ins - i)) - 1;
+        if i < in_features {
+            let mask = (1u32 << (in_features - i)) - 1;
             for n in 0..NR {
-                let ws = bh(_mm512_maskz_loadu_epi16(mask, w.add(n * ins + i).cast()));
+                let ws = bh(_mm512_maskz_loadu_epi16(mask, w.add(n * in_features + i).cast()));
                 for m in 0..MR {
                     let xs = bh(_mm512_loadu_si512(x.add(m * STEP).cast()));
                     sums[m][n] = _mm512_dpbf16_ps(sums[m][n], xs, ws);

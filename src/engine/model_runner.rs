@@ -2,8 +2,8 @@
 
 use super::core::PhaseTimes;
 use super::logits::HostLogits;
-use crate::backend::{Backend, DRAWN, Drawn, Draws};
-use crate::cache::Handle;
+use crate::backend::{Backend, FROM_LAST_STEP, SamplingOutput, SamplingRequests};
+use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::model::{Model, Step};
 use crate::sampling::{AllowedTokens, Sampler};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The parts that compute.
-pub(super) struct Machine {
+pub(super) struct ModelRunner {
     pub scheduler: Scheduler,
     pub model: Model,
     pub backend: Box<dyn Backend>,
@@ -30,22 +30,22 @@ pub(super) struct Machine {
     pub top_tokens: Vec<u32>,
     pub top_logprobs: Vec<f32>,
     /// Of one step, kept for its memory.
-    pub wanted: Vec<Wanted>,
+    pub logits_positions: Vec<LogitsPosition>,
     /// Of a device that samples: what a step's rows are asked for, and what came of it.
-    pub draws: Draws,
-    pub drawn: Drawn,
+    pub sampling: SamplingRequests,
+    pub sampled: SamplingOutput,
     /// The frame after the last, for rows that nobody wants.
     pub spare_frame: u32,
 }
 
 /// A position whose logits are wanted.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    pub sequence: Handle,
+pub(super) struct LogitsPosition {
+    pub sequence: SequenceHandle,
     pub position: usize,
 }
 
-impl Machine {
+impl ModelRunner {
     /// Plans the step and writes it down as the model reads it. What decode and prefill take is counted with their rows.
     /// Returns when those two phases began.
     ///
@@ -64,16 +64,16 @@ impl Machine {
         spent.refill += refilled - cleaned;
         let step = &mut self.step;
         step.clear();
-        self.wanted.clear();
+        self.logits_positions.clear();
         for (index, row) in self.plan.rows.iter().enumerate() {
             let Some(sequence) = self.scheduler.get(row.sequence) else { continue };
             let (start, end) = (step.tokens.len(), row.first + row.count);
-            let drawn = DRAWN | sequence.unknown_row;
+            let sampled = FROM_LAST_STEP | sequence.unknown_row;
             let tokens = sequence.tokens[row.first..end].iter();
-            step.tokens.extend(tokens.map(|&token| if token == UNKNOWN { drawn } else { token }));
+            step.tokens.extend(tokens.map(|&token| if token == UNKNOWN { sampled } else { token }));
             for i in row.logits_from - row.first..row.count {
-                step.wanted.push((start + i) as u32);
-                self.wanted.push(Wanted { sequence: row.sequence, position: row.first + i });
+                step.logits_indices.push((start + i) as u32);
+                self.logits_positions.push(LogitsPosition { sequence: row.sequence, position: row.first + i });
             }
             step.positions.extend(row.first as u32..end as u32);
             step.sequences.extend(std::iter::repeat_n(index as u32, row.count));

@@ -8,7 +8,7 @@ use crate::limits;
 /// What is done for a row of logits; as `Kind` of the kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(i32)]
-pub enum DrawKind {
+pub enum SamplingKind {
     /// Nothing.
     #[default]
     Idle = 0,
@@ -18,10 +18,10 @@ pub enum DrawKind {
     Given = 2,
 }
 
-/// What a row asks for; as `Draw` of the kernels.
+/// What a row asks for; as `SamplingRequest` of the kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
-pub struct Draw {
+pub struct SamplingRequest {
     /// Of the request's random stream.
     pub seed: u64,
     /// Of the token that is drawn.
@@ -42,21 +42,21 @@ pub struct Draw {
     pub frequency_penalty: f32,
     /// -1: no log probability; else that of the token, and of so many most probable ones.
     pub logprobs: i32,
-    /// The row's [`Adjust`]s.
-    pub first_adjust: i32,
+    /// The row's [`LogitAdjustment`]s.
+    pub first_adjustment: i32,
     /// How many those are.
-    pub adjusts: i32,
+    pub adjustments: i32,
     /// What is done.
-    pub kind: DrawKind,
-    /// Of [`DrawKind::Given`].
+    pub kind: SamplingKind,
+    /// Of [`SamplingKind::Given`].
     pub given: u32,
 }
 
-/// A token whose logit is changed; as `Adjust` of the kernels. A row's are in ascending order of their tokens; of several with
+/// A token whose logit is changed; as `LogitAdjustment` of the kernels. A row's are in ascending order of their tokens; of several with
 /// one token, all but the first give a bias alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
-pub struct Adjust {
+pub struct LogitAdjustment {
     /// The token.
     pub token: u32,
     /// Whether it stands in the prompt.
@@ -71,20 +71,20 @@ pub struct Adjust {
 
 /// What a step's rows of logits are asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Draws {
+pub struct SamplingRequests {
     /// One for each row of logits.
-    pub draws: Vec<Draw>,
+    pub rows: Vec<SamplingRequest>,
     /// Of all rows, one after the other.
-    pub adjusts: Vec<Adjust>,
+    pub adjustments: Vec<LogitAdjustment>,
 }
 
 /// Where the output of a step may be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(pub u32);
 
-/// What came of a step's draws.
+/// What was sampled in a step.
 #[derive(Clone, Debug, Default)]
-pub struct Drawn {
+pub struct SamplingOutput {
     /// `[rows]`: the token of each; [`NO_TOKEN`] where none may be sampled.
     pub tokens: Vec<u32>,
     /// `[rows]`: the log probability of the token, or of the one that was given, where it was asked for.
@@ -98,39 +98,40 @@ pub struct Drawn {
 /// No token may be sampled.
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// A token of [`super::Step::tokens`] with this bit is the one that the draw of the low bits' row of the last step gave.
-pub const DRAWN: u32 = 1 << 31;
+/// A token of [`super::Step::tokens`] with this bit set is not an id: the other bits are a row of the step before, whose sampled
+/// token the device puts there.
+pub const FROM_LAST_STEP: u32 = 1 << 31;
 
-/// Most [`Adjust`]s of a step: enough for any one row.
-pub fn adjusts_max(vocab: usize) -> usize {
+/// Most [`LogitAdjustment`]s of a step: enough for any one row.
+pub fn adjustments_max(vocab: usize) -> usize {
     vocab + limits::BIASES_MAX
 }
 
-impl Draws {
+impl SamplingRequests {
     /// With room for `rows` rows of `vocab` logits.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(rows: usize, vocab: usize) -> Result<Draws> {
+    pub fn new(rows: usize, vocab: usize) -> Result<SamplingRequests> {
         let what = "what is sampled of a step";
-        Ok(Draws { draws: reserved(what, rows)?, adjusts: reserved(what, adjusts_max(vocab))? })
+        Ok(SamplingRequests { rows: reserved(what, rows)?, adjustments: reserved(what, adjustments_max(vocab))? })
     }
 
     /// Empties it and keeps the memory.
     pub fn clear(&mut self) {
-        self.draws.clear();
-        self.adjusts.clear();
+        self.rows.clear();
+        self.adjustments.clear();
     }
 }
 
-impl Drawn {
+impl SamplingOutput {
     /// With room for `rows` rows.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(rows: usize) -> Result<Drawn> {
+    pub fn new(rows: usize) -> Result<SamplingOutput> {
         let what = "what was sampled of a step";
-        Ok(Drawn {
+        Ok(SamplingOutput {
             tokens: reserved(what, rows)?,
             logprobs: reserved(what, rows)?,
             top_tokens: reserved(what, rows * limits::TOP_LOGPROBS_MAX)?,

@@ -1,9 +1,9 @@
 //! Every limit of the library, by name, in one place (law 8). A value that a file or a caller gives is checked
 //! against these before anything is sized by it.
 
-/// MaxBatchShape `config.json`, `generation_config.json` or template file read, in bytes.
+/// Largest `config.json`, `generation_config.json` or template file read, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
-/// MaxBatchShape `tokenizer.json` read, in bytes.
+/// Largest `tokenizer.json` read, in bytes.
 pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 /// Most steps of a tokenizer's decoder.
 pub const DECODER_STAGES_MAX: usize = 64;
@@ -15,7 +15,7 @@ pub const BYTE_LEVEL_STEPS_MAX: usize = 4;
 pub const POST_PROCESSOR_PIECES_MAX: usize = 256;
 /// Text is normalized and its words are encoded in pieces of about so many bytes; between them a request may end.
 pub const TEXT_PIECE_BYTES: usize = 16 << 10;
-/// MaxBatchShape piece of text that a normalizer gets at once where it cannot be cut safely, in bytes.
+/// Largest piece of text that a normalizer gets at once where it cannot be cut safely, in bytes.
 pub const TEXT_PIECE_BYTES_MAX: usize = 1 << 20;
 /// Times that a normalizer's step may lengthen a piece of text, beyond [`NORMALIZED_BYTES_FREE`].
 pub const NORMALIZER_GROWTH_MAX: usize = 64;
@@ -42,7 +42,7 @@ pub const SEARCH_EFFORT_FACTOR: usize = 64;
 pub const SEARCH_EFFORT_FREE: usize = 1 << 20;
 /// An automaton that looks for words says so after this many bytes.
 pub const SEARCH_PIECE_BYTES: usize = 4 << 10;
-/// MaxBatchShape automaton of one expression, in bytes.
+/// Largest automaton of one expression, in bytes.
 pub const AUTOMATON_BYTES_MAX: usize = 10 << 20;
 /// Memory for what a search makes of an automaton while it runs, in bytes, for each direction. When it is full, it begins anew.
 pub const AUTOMATON_CACHE_BYTES: usize = 1 << 20;
@@ -56,9 +56,9 @@ pub const DECODED_BYTES_MAX: usize = 1 << 20;
 pub const LONG_PROMPT_BYTES: usize = 64 << 10;
 /// A prompt of so many bytes is counted to its end when it exceeds the context; of a longer one the error says "more than".
 pub const COUNTED_BYTES_MAX: usize = 256 << 10;
-/// MaxBatchShape `model.safetensors.index.json` read, in bytes; that of a model with many experts is long.
+/// Largest `model.safetensors.index.json` read, in bytes; that of a model with many experts is long.
 pub const INDEX_BYTES_MAX: u64 = 128 << 20;
-/// MaxBatchShape safetensors header, in bytes. The format's own limit.
+/// Largest safetensors header, in bytes. The format's own limit.
 pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Bytes of a safetensors header's free-form strings that are kept, names included.
 pub const METADATA_BYTES_MAX: usize = 4096;
@@ -80,9 +80,9 @@ pub const QUANTIZED_PIECE_BYTES: usize = 16 << 20;
 
 /// Most layers of a model.
 pub const LAYERS_MAX: usize = 1024;
-/// MaxBatchShape hidden, intermediate or projection width, in elements.
+/// Largest hidden, intermediate or projection width, in elements.
 pub const WIDTH_MAX: usize = 1 << 20;
-/// MaxBatchShape head size, in elements.
+/// Largest head size, in elements.
 pub const HEAD_DIM_MAX: usize = 1024;
 /// Most attention heads of a layer.
 pub const HEADS_MAX: usize = 4096;
@@ -90,7 +90,7 @@ pub const HEADS_MAX: usize = 4096;
 pub const EXPERTS_MAX: usize = 4096;
 /// Most experts of a model, those of all layers together, shared ones included.
 pub const MODEL_EXPERTS_MAX: usize = 1 << 17;
-/// MaxBatchShape vocabulary, in tokens.
+/// Largest vocabulary, in tokens.
 pub const VOCAB_MAX: usize = 1 << 24;
 /// Longest context, in tokens.
 pub const CONTEXT_MAX: usize = 1 << 24;
@@ -195,7 +195,7 @@ pub const TEMPLATE_DIGITS_MAX: usize = 4300;
 /// Longest text a chat template may render, in bytes.
 pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 << 20;
 
-/// MaxBatchShape struct of the C ABI that any version may have, in bytes.
+/// Largest struct of the C ABI that any version may have, in bytes.
 pub const STRUCT_BYTES_MAX: usize = 4096;
 /// Deepest nesting of lists and objects in JSON.
 pub const JSON_DEPTH_MAX: usize = 127;
@@ -216,15 +216,15 @@ pub const TEMPLATE_STACK_BYTES_MAX: usize = 256 << 10;
 /// which no result shows.
 pub const ATTENTION_PARTS_BYTES: usize = 1 << 20;
 
-/// MaxBatchShape logits that are searched for while logits are computed; with more than these in top-k the whole row is read.
+/// Largest logits that are searched for while logits are computed; with more than these in top-k the whole row is read.
 pub const BEST_LOGITS_MAX: usize = 64;
 
 /// Static memory of the C libraries that serves when the system has none left, in bytes; a multiple of 1,024. It is touched only
 /// then.
 pub const RESERVE_BYTES: usize = 16 << 20;
-/// MaxBatchShape block that this reserve serves, in bytes; a larger one fails, and what asks for it must be able to.
+/// Largest block that this reserve serves, in bytes; a larger one fails, and what asks for it must be able to.
 pub const RESERVE_BLOCK_BYTES_MAX: usize = 1 << 20;
-/// MaxBatchShape block that may come from any part of the reserve, in bytes; larger ones come from one half of it.
+/// Largest block that may come from any part of the reserve, in bytes; larger ones come from one half of it.
 pub const RESERVE_SMALL_BYTES_MAX: usize = 64 << 10;
 /// Most pieces of work at once, in all engines, that the C libraries keep memory behind; more run with the reserve alone.
 pub const BACKUPS_MAX: usize = 128;

@@ -460,7 +460,7 @@ fn fifty_engines_leave_nothing_behind() {
     println!("{}", succeed(Command::new(program).arg(model()).args(["50", GROWTH_KIB_MAX])));
 }
 
-/// MaxBatchShape growth of memory over 40 rounds of loading and unloading, from the tenth on, in KiB: 150 to 190 were
+/// Largest growth of memory over 40 rounds of loading and unloading, from the tenth on, in KiB: 150 to 190 were
 /// measured. Of that 13 are what statics of dependencies point to; the rest is the allocator's. See `docs/testing.md`.
 const UNLOAD_GROWTH_KIB_MAX: &str = "512";
 

@@ -1,123 +1,124 @@
-//! Sampling on the device: what each row of logits is asked for, as plain numbers, and what came of it.
+//! Requests and results of sampling on the device, as plain numbers.
 //!
-//! The meaning of every number is that of [`crate::sampling`], whose tokens the device gives for the same logits.
+//! Parameters mean the same as in [`crate::sampling`], and the device samples the same tokens from the same logits.
 
 use crate::error::{Result, reserved};
 use crate::limits;
 
-/// What is done for a row of logits; as `Kind` of the kernels.
+/// What is computed from a row of logits. Matches `Kind` in the device code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(i32)]
 pub enum SamplingKind {
-    /// Nothing.
+    /// Nothing: the row's output is not used.
     #[default]
     Idle = 0,
-    /// A token is sampled.
+    /// Sample a token.
     Sample = 1,
-    /// The log probability of a given token is wanted.
+    /// Compute the log probability of [`SamplingRequest::given`], e.g. of a prompt token.
     Given = 2,
 }
 
-/// What a row asks for; as `SamplingRequest` of the kernels.
+/// Sampling parameters of one row of logits. Same layout as `SamplingRequest` in the device code.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub struct SamplingRequest {
-    /// Of the request's random stream.
+    /// Seed of the request's random stream.
     pub seed: u64,
-    /// Of the token that is drawn.
+    /// Absolute position of the sampled token in its sequence; selects the random number of the stream.
     pub position: u64,
-    /// 0 takes the largest.
+    /// Temperature; 0 = greedy, the token with the largest logit.
     pub temperature: f32,
-    /// Draw from the smallest set whose probability reaches this; 1 = all.
+    /// Top-p: sample from the smallest set of most probable tokens with at least this total probability; 1 = off.
     pub top_p: f32,
-    /// Draw from tokens at least this fraction as probable as the best; 0 = all.
+    /// Min-p: sample from tokens with at least this fraction of the largest probability; 0 = off.
     pub min_p: f32,
-    /// Draw from that many largest; 0 = all.
+    /// Top-k: sample from this many tokens with the largest logits; 0 = off.
     pub top_k: i32,
-    /// Of tokens seen in prompt or output; 1 = none.
+    /// Divides positive and multiplies negative logits of tokens in the prompt or the output; 1 = off.
     pub repetition_penalty: f32,
-    /// Of tokens seen in the output; 0 = none.
+    /// Subtracted once from the logit of each token that occurs in the output; 0 = off.
     pub presence_penalty: f32,
-    /// Of each time; 0 = none.
+    /// Subtracted from a token's logit once for each of its occurrences in the output; 0 = off.
     pub frequency_penalty: f32,
-    /// -1: no log probability; else that of the token, and of so many most probable ones.
+    /// -1 = compute no log probabilities; otherwise that of the token, and of this many most probable tokens.
     pub logprobs: i32,
-    /// The row's [`LogitAdjustment`]s.
+    /// Index in [`SamplingRequests::adjustments`] of the row's first entry.
     pub first_adjustment: i32,
-    /// How many those are.
+    /// Number of the row's entries.
     pub adjustments: i32,
-    /// What is done.
+    /// What is computed for the row.
     pub kind: SamplingKind,
-    /// Of [`SamplingKind::Given`].
+    /// The token whose log probability is computed with [`SamplingKind::Given`].
     pub given: u32,
 }
 
-/// A token whose logit is changed; as `LogitAdjustment` of the kernels. A row's are in ascending order of their tokens; of several with
-/// one token, all but the first give a bias alone.
+/// A change to the logit of one token. Same layout as `LogitAdjustment` in the device code. The entries of a row are
+/// sorted by token; if several have the same token, only the first may have counts, and the biases of all are added.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub struct LogitAdjustment {
-    /// The token.
+    /// Token id.
     pub token: u32,
-    /// Whether it stands in the prompt.
+    /// 1 if the token occurs in the prompt, otherwise 0.
     pub in_prompt: u32,
-    /// Times it stands in the output.
+    /// Number of occurrences in the output.
     pub outputs: u32,
-    /// Added after the penalties.
+    /// Added to the logit after the penalties.
     pub bias: f32,
-    /// The device's own.
+    /// Used by the device to keep the unadjusted logit while it samples; the value from the host is ignored.
     pub raw: f32,
 }
 
-/// What a step's rows of logits are asked for.
+/// The sampling requests of one call of [`super::Backend::sample`].
 #[derive(Clone, Debug, Default)]
 pub struct SamplingRequests {
     /// One for each row of logits.
     pub rows: Vec<SamplingRequest>,
-    /// Of all rows, one after the other.
+    /// The entries of all rows, concatenated.
     pub adjustments: Vec<LogitAdjustment>,
 }
 
-/// Where the output of a step may be found.
+/// Identifies a copy submitted by [`super::Backend::copy_out`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(pub u32);
 
-/// What was sampled in a step.
+/// The sampling results of one step.
 #[derive(Clone, Debug, Default)]
 pub struct SamplingOutput {
-    /// `[rows]`: the token of each; [`NO_TOKEN`] where none may be sampled.
+    /// `[rows]`: sampled token; [`NO_TOKEN`] where no token may be sampled. Undefined unless the row asked for a token.
     pub tokens: Vec<u32>,
-    /// `[rows]`: the log probability of the token, or of the one that was given, where it was asked for.
+    /// `[rows]`: log probability of the sampled or given token. Undefined unless the row asked for it.
     pub logprobs: Vec<f32>,
-    /// `[rows, TOP_LOGPROBS_MAX]`: the most probable tokens, best first, where they were asked for.
+    /// `[rows, TOP_LOGPROBS_MAX]`: most probable tokens, in descending order; empty if no row asked for any. Entries
+    /// that a row did not ask for are undefined.
     pub top_tokens: Vec<u32>,
-    /// Their log probabilities.
+    /// Log probabilities of `top_tokens`.
     pub top_logprobs: Vec<f32>,
 }
 
-/// No token may be sampled.
+/// Returned as the token of a row in which no token may be sampled.
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// A token of [`super::Step::tokens`] with this bit set is not an id: the other bits are a row of the step before, whose sampled
-/// token the device puts there.
+/// Flag in [`super::Step::tokens`]: an entry with this bit set holds, in its other bits, the index of a row of logits
+/// of the last step; the device replaces it by the token sampled for that row.
 pub const FROM_LAST_STEP: u32 = 1 << 31;
 
-/// Most [`LogitAdjustment`]s of a step: enough for any one row.
+/// Capacity of [`SamplingRequests::adjustments`]: enough for any single row.
 pub fn adjustments_max(vocab: usize) -> usize {
     vocab + limits::BIASES_MAX
 }
 
 impl SamplingRequests {
-    /// With room for `rows` rows of `vocab` logits.
+    /// An empty list with capacity for `rows` rows of `vocab` logits.
     ///
     /// # Errors
-    /// `Memory`.
+    /// `Memory` when the lists cannot be allocated.
     pub fn new(rows: usize, vocab: usize) -> Result<SamplingRequests> {
         let what = "what is sampled of a step";
         Ok(SamplingRequests { rows: reserved(what, rows)?, adjustments: reserved(what, adjustments_max(vocab))? })
     }
 
-    /// Empties it and keeps the memory.
+    /// Clears both lists and keeps their capacity.
     pub fn clear(&mut self) {
         self.rows.clear();
         self.adjustments.clear();
@@ -125,10 +126,10 @@ impl SamplingRequests {
 }
 
 impl SamplingOutput {
-    /// With room for `rows` rows.
+    /// An empty output with capacity for `rows` rows.
     ///
     /// # Errors
-    /// `Memory`.
+    /// `Memory` when the lists cannot be allocated.
     pub fn new(rows: usize) -> Result<SamplingOutput> {
         let what = "what was sampled of a step";
         Ok(SamplingOutput {
@@ -139,7 +140,7 @@ impl SamplingOutput {
         })
     }
 
-    /// The most probable tokens of a row, and their log probabilities.
+    /// The `count` most probable tokens of a row and their log probabilities.
     pub fn tops(&self, row: usize, count: usize) -> (&[u32], &[f32]) {
         let at = row * limits::TOP_LOGPROBS_MAX;
         (&self.top_tokens[at..at + count], &self.top_logprobs[at..at + count])

@@ -1,16 +1,16 @@
-//! What penalties and biases change of a request's logits, as a device that samples reads it: kept in the order it wants, so that a
-//! step copies it and a token changes one entry.
+//! Penalties and biases of a request as a device that samples reads them. The list is kept in the order that the device
+//! needs, so that a step only copies it and a new token changes one entry.
 
 use crate::backend::LogitAdjustment;
 use crate::error::{Error, Result};
 use crate::sampling::{SamplingParams, TokenCounts};
 
-/// The list of a request, ascending by token; of several entries with one token the first has the counts.
+/// The adjustments of a request, ascending by token id. Of several entries for one token, the first holds the counts.
 #[derive(Default)]
 pub(super) struct LogitAdjustments(Vec<LogitAdjustment>);
 
 impl LogitAdjustments {
-    /// For a prompt whose tokens were counted, if the parameters use counts.
+    /// The adjustments at the start of a request. `prompt`: token counts of the prompt, used only with penalties.
     ///
     /// # Errors
     /// `Memory`.
@@ -27,7 +27,8 @@ impl LogitAdjustments {
                 ..LogitAdjustment::default()
             }));
         }
-        // Counts come first, then biases in the order they were given; `raw` is the device's to write, and keeps it meanwhile.
+        // For each token, counts come first, then biases in the order given. `raw` belongs to the device, which
+        // overwrites it; until then it serves as the sort key.
         let biases = params.bias.iter().enumerate();
         list.extend(biases.map(|(i, &(token, bias))| LogitAdjustment {
             token,
@@ -39,7 +40,7 @@ impl LogitAdjustments {
         Ok(LogitAdjustments(list))
     }
 
-    /// Makes room for so many different tokens more.
+    /// Reserves room for `tokens` more distinct tokens.
     ///
     /// # Errors
     /// `Memory`.
@@ -47,14 +48,14 @@ impl LogitAdjustments {
         self.0.try_reserve(tokens).map_err(|_| memory(self.0.len().saturating_add(tokens)))
     }
 
-    /// A token was generated, of a request that uses counts.
+    /// Counts a generated token. Called only for requests with penalties.
     ///
     /// # Errors
     /// `Memory`.
     pub fn push(&mut self, token: u32) -> Result<()> {
         let at = self.0.partition_point(|entry| entry.token < token);
         match self.0.get_mut(at).filter(|entry| entry.token == token) {
-            // Also where it is a bias so far: penalties come before it.
+            // This entry may also hold a bias: the device applies penalties before the bias.
             Some(entry) => entry.outputs += 1,
             None => {
                 self.0.try_reserve(1).map_err(|_| memory(self.0.len() + 1))?;

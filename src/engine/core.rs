@@ -1,7 +1,8 @@
-//! The engine thread: takes commands, and while there is work makes steps: plan, forward, sample, commit, deliver.
+//! The engine thread. It handles commands and, while there is work, runs steps: plan, forward pass, sampling,
+//! bookkeeping, delivery of tokens.
 //!
-//! It is the one owner of the scheduler, the model and the device (law 6). A panic in a step ends every request with an
-//! error and leaves the thread able to answer that the engine is dead (law 2).
+//! Only this thread uses the scheduler, the model and the device (law 6). A panic fails every request and marks the
+//! engine dead; the thread keeps running and answers later commands with that error (law 2).
 
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{EventKind, FinishReason, LogLevel, Stats};
@@ -33,30 +34,32 @@ pub(super) struct Core {
     pub deferred: Deferred,
     /// Commands taken from the mailbox and not yet handled.
     pub inbox: VecDeque<Command>,
-    /// Pages to be copied when the duty limit allows.
+    /// Page copies that save or restore a prefix, run between two steps when the duty limit allows.
     pub copies: VecDeque<super::prefix::Command>,
-    /// What the engine thread knows of pause and duty limit.
+    /// Pause and duty limit as last read from the mailbox, and the working time charged to the limit.
     pub meter: Meter,
-    /// The request that is being admitted: neither in the inbox nor active.
+    /// The request that `admit` is working on. It is in neither `inbox` nor `active`; if `admit` panics, it is failed
+    /// from here.
     admitting: Option<Arc<Outbox>>,
     prefixes: Prefixes,
     pub stats: Stats,
     pub spent: PhaseTimes,
-    /// Set once the engine is closing: when whatever still runs is cut off.
+    /// Set once the engine is closing: the time at which the requests that still run are cancelled.
     pub closing: Option<Instant>,
-    /// Why no step can run any more: a panic, or a device that failed.
+    /// Set by a panic or a device failure: the error that every request gets. No step runs any more.
     pub dead: Option<Error>,
-    /// The step that was submitted and not waited for.
+    /// The step submitted to the device and not yet finished; only on a backend that samples.
     pub in_flight: Option<InFlightStep>,
-    /// Steps that are not in flight, kept for their buffers.
+    /// Step records that are not in use, so that a step allocates nothing; empty on a backend that does not sample.
     pub spare_steps: Vec<InFlightStep>,
-    /// When the last step was finished, and what this one has waited for it.
+    /// When the last step was finished.
     pub finished_at: Instant,
+    /// Time that the current step has waited for the device.
     pub waited: Duration,
     pub trace: Option<Tracer>,
 }
 
-/// Where the steps' time went.
+/// Time spent in each phase, summed over all steps.
 #[derive(Default)]
 pub(super) struct PhaseTimes {
     pub cleanup: Duration,
@@ -66,6 +69,7 @@ pub(super) struct PhaseTimes {
 }
 
 impl Core {
+    /// An engine without requests.
     ///
     /// # Errors
     /// `Memory`.
@@ -103,16 +107,17 @@ impl Core {
         }
     }
 
-    /// No step can run any more: whatever the engine knew of ends with the error, and so does what comes.
+    /// Marks the engine dead: fails all requests and prefixes with `why`; later ones are refused with the same error.
     pub fn die(&mut self, why: Error) {
         self.shared.log(LogLevel::Error, || why.message.clone());
         self.dead = Some(why.clone());
-        // Nobody waits for what is in flight.
+        // The step in flight is not waited for: its requests end with `why`.
         self.in_flight = None;
         self.abandon(&why);
         self.publish();
     }
 
+    /// Fails the request being admitted, all other requests and all prefixes.
     fn abandon(&mut self, why: &Error) {
         let orphan = self.admitting.take();
         for delivery in orphan.into_iter().filter(|d| !d.is_finished()) {
@@ -126,11 +131,11 @@ impl Core {
     }
 
     fn serve(&mut self) {
-        // After an empty plan only a command or a deadline can change what the next plan holds.
+        // True after an empty plan: only a command or a deadline can make the next plan non-empty.
         let mut idle = false;
         loop {
             self.take_commands(idle);
-            // One at a time: a panic in one loses none of the others.
+            // Popped one by one, so that a panic in one command leaves the others in the inbox.
             while let Some(command) = self.inbox.pop_front() {
                 self.handle(command);
             }
@@ -142,16 +147,16 @@ impl Core {
             }
             shortage::forget();
             let worked = self.dead.is_none() && may_step && self.metered(Core::step);
-            // Nothing is allocated in a step; if something was after all, and refused, its requests pay and not the process.
+            // Steps should not allocate. If one did and memory ran out, its requests fail instead of the process.
             if let Err(error) = shortage::check("a step") {
                 self.fail_step(&error);
             }
             idle = !worked && may_step;
             self.publish();
-            // After the statistics: who has waited for a prefix sees those of its last step.
+            // After `publish`, so that a caller that waited for a prefix reads statistics that include its last step.
             self.prefixes.note(&mut self.runner, &self.shared);
             self.cut_off();
-            // What arrived during the step still has to get its end.
+            // Not before the inbox is empty: requests submitted during the step still need their terminal event.
             if self.closing.is_some() && self.is_idle() && self.inbox.is_empty() {
                 self.publish();
                 return;
@@ -159,7 +164,7 @@ impl Core {
         }
     }
 
-    /// Whether there is no request.
+    /// Whether there are no requests, active or deferred.
     pub fn is_idle(&self) -> bool {
         self.active.is_empty() && self.deferred.len() == 0
     }
@@ -195,9 +200,9 @@ impl Core {
                 if let Some(why) = &self.dead {
                     return reply.put(Err(why.clone()));
                 }
-                // Ended requests still hold their pages until the next step; let them go first.
+                // Finished sequences hold their pages until the next cleanup; release them before checking.
                 self.runner.scheduler.cleanup();
-                // Who asks sees the statistics of the state that was checked.
+                // Before the answer, so that the caller reads statistics of the state that was checked.
                 self.publish();
                 reply.put(self.check());
             }
@@ -208,18 +213,22 @@ impl Core {
                 self.closing = Some(cut);
                 self.prefixes.stop_computing(&mut self.runner);
             }
-            // Commands after this one find the engine dead.
+            // Panics, unless the engine is dead already.
             Command::Panic => assert!(self.dead.is_some(), "a test asked the engine thread to panic"),
         }
     }
 
-    /// Obeys a command about prefixes, or refuses it.
+    /// Handles a prefix command, or refuses it when the engine is dead or closing.
     pub fn handle_prefix(&mut self, command: super::prefix::Command) {
         let refusal = self.dead.clone().or_else(|| self.closing.map(|_| closed()));
         self.prefixes.handle(command, &mut self.runner, &self.shared, refusal);
     }
 
-    /// Law 3, and that every active request has its sequence.
+    /// Checks the scheduler's accounting of pages and slots (law 3), and that the live sequences are as many as active
+    /// requests and pins being computed.
+    ///
+    /// # Errors
+    /// `Internal`.
     pub fn check(&self) -> Result<()> {
         self.runner.scheduler.check()?;
         let (running, waiting, _) = self.runner.scheduler.counts();
@@ -244,7 +253,8 @@ impl Core {
             self.stats.failed += 1;
             return refuse(why.clone());
         }
-        // One for the scheduler, whose sequence grows; the request's own gives log probabilities and usage.
+        // The scheduler's copy grows with the generated tokens; the request keeps its own for prompt logprobs and
+        // usage.
         let prompt = match copied("a prompt", &request.prompt) {
             Ok(prompt) => prompt,
             Err(error) => {
@@ -299,7 +309,7 @@ impl Core {
         if !self.deferred.any(&which) {
             return;
         }
-        // Before they end: who has read the end of one finds its prompt gone.
+        // First, so that the helper has dropped a prompt before its request's terminal event can be read.
         self.shared.helper.forget(|id| self.deferred.get(id).is_some_and(&which));
         let mut from = 0;
         while let Some(request) = self.deferred.take_next(from, &which) {
@@ -308,7 +318,8 @@ impl Core {
         }
     }
 
-    /// The prompt of a deferred request has come, or cannot.
+    /// Submits a deferred request whose prompt is ready (`prompt`: token ids, and how many more tokens the context
+    /// holds), or fails it with the error. Does nothing when the request has ended.
     fn prepared(&mut self, id: u64, prompt: Result<(Vec<u32>, usize)>) {
         let Some(mut request) = self.deferred.take(id) else { return };
         match prompt {
@@ -321,16 +332,17 @@ impl Core {
         }
     }
 
-    /// Ends a request that never was admitted.
+    /// Ends a deferred request, which has no sequence yet.
     fn end_deferred(&mut self, request: &NewRequest, end: End) {
         self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         count(&mut self.stats, request.finish(end, &self.shared.dispatch));
     }
 
-    /// Ends the request of a sequence.
+    /// Ends the request of a sequence: gives the sequence back to the scheduler and sends the terminal event. Does
+    /// nothing when the request has ended.
     pub fn end(&mut self, handle: SequenceHandle, end: End) {
         let Some(active) = self.active.get_mut(handle) else { return };
-        // Before the terminal event: who has read it may submit again at once.
+        // Before the terminal event, so that a caller that has read it can submit again at once.
         if std::mem::take(&mut active.counted) {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         }
@@ -339,7 +351,7 @@ impl Core {
         self.runner.scheduler.finish(handle);
         let kind = active.finish(end, history, &self.shared.dispatch);
         count(&mut self.stats, kind);
-        // Removed last: had something above panicked, the request would still get its end.
+        // Removed last: if something above panics, the request is still in the table and gets its terminal event.
         self.active.remove(handle);
     }
 
@@ -355,12 +367,12 @@ impl Core {
         }
     }
 
-    /// One step, or as much of it as is still wanted; false when nothing could run.
+    /// Runs one step; false when there was nothing to run.
     fn step(&mut self) -> bool {
         if self.runner.backend.samples() { self.step_ahead() } else { self.step_through() }
     }
 
-    /// A step whose tokens the host samples.
+    /// Runs one step on a backend that does not sample: the logits are waited for and sampled on the host.
     fn step_through(&mut self) -> bool {
         let begin = Instant::now();
         let planned = match self.runner.schedule(&mut self.spent) {
@@ -393,14 +405,15 @@ impl Core {
         true
     }
 
-    /// Ends the requests of a step that cannot be made.
+    /// Fails every request that has a row in the plan.
     pub fn fail_step(&mut self, error: &Error) {
         for index in 0..self.runner.plan.rows.len() {
             self.end(self.runner.plan.rows[index].sequence, End::Failed(error.clone()));
         }
     }
 
-    /// Whoever has its first row gets its memory now; one for whom there is none ends.
+    /// For each request that has its first row: records its admission and reserves the memory its output will need. A
+    /// request whose memory is refused fails.
     pub fn note_admissions(&mut self, now: Instant) {
         for index in 0..self.runner.plan.rows.len() {
             let handle = self.runner.plan.rows[index].sequence;
@@ -412,13 +425,14 @@ impl Core {
             let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));
             if let Err(error) = reserved {
                 self.end(handle, End::Failed(error));
-                // The next one has memory, or is told of its own.
+                // Clears the note of the refusal, so that the next request is checked for its own memory only.
                 shortage::forget();
             }
         }
     }
 
-    /// Splits the time `spent` on some rows between prefill and decode by their tokens.
+    /// Adds the time `spent` on `rows` to the phase times, split between prefill and decode in proportion to their
+    /// tokens, and to the prefill time of each request with a prefill row. `tokens`: tokens of all rows.
     pub fn account(&mut self, rows: &[Row], tokens: usize, spent: Duration) {
         let scheduler = &self.runner.scheduler;
         let is_prefill = |r: &&Row| scheduler.get(r.sequence).is_some_and(|s| r.is_prefill(s));
@@ -433,8 +447,8 @@ impl Core {
         }
     }
 
-    /// Reads the logits each row asks for, samples, and hands the tokens on. Rows are taken in pieces that fit the
-    /// logits buffer.
+    /// Computes the logits that the rows need, in pieces that fit the logits buffer, samples them on the host and
+    /// delivers the tokens.
     ///
     /// # Errors
     /// `Device` when the device failed.
@@ -458,7 +472,8 @@ impl Core {
         Ok(())
     }
 
-    /// Uses the logits after `position`: a prompt's log probability, or the next token.
+    /// Uses row `index` of the computed logits, which belongs to `position`: records the log probability of the next
+    /// prompt token, or samples the next token and delivers it.
     fn consume(&mut self, handle: SequenceHandle, position: usize, index: usize) -> Result<()> {
         let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
         let runner = &mut self.runner;
@@ -489,7 +504,8 @@ impl Core {
         self.emit(handle, sampled)
     }
 
-    /// Hands a sampled token on to its request, with the most probable ones as the runner has them.
+    /// Delivers a sampled token to its request, with the runner's `top_tokens` and `top_logprobs`. Pauses the sequence
+    /// when the request's event queue is full; ends the request when the token finishes it.
     pub fn emit(&mut self, handle: SequenceHandle, sampled: Sampled) -> Result<()> {
         let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
         let runner = &mut self.runner;
@@ -510,6 +526,7 @@ impl Core {
         Ok(())
     }
 
+    /// Publishes a new snapshot of the statistics.
     pub fn publish(&mut self) {
         let (running, waiting, stalled) = self.runner.scheduler.counts();
         let (used, cached, free) = self.runner.scheduler.pages();
@@ -538,10 +555,11 @@ fn count(stats: &mut Stats, kind: Option<EventKind>) {
 }
 
 impl Drop for Core {
-    /// Whatever is still in the mailbox gets its end.
+    /// Sends the terminal event of every request that has none, including those in the inbox and the mailbox, and stops
+    /// the helper and the delivery.
     fn drop(&mut self) {
         for active in self.active.drain() {
-            // Only a panic on the way out of a panic leaves any.
+            // Empty unless `die` itself panicked.
             let end = End::Failed(panicked()).parts();
             active.request.delivery.finish(&self.shared.dispatch, end, Produced::default(), |_| {});
         }

@@ -1,13 +1,15 @@
-//! Steps on a device that samples: the next step is planned and submitted while the last one runs.
+//! Steps on a device that samples: the next step is planned and submitted while the previous one runs.
 //!
-//! A submitted step is an [`InFlightStep`]. What it samples has a place in its sequences before anybody knows it
-//! ([`Scheduler::append_unknown`](crate::scheduler::Scheduler::append_unknown)), so that the next plan goes on from there; the
-//! device finds the token where the last step left it. When a step is finished, its tokens become known and are delivered. A
-//! request that turns out to have ended has a row too many in the step that is already under way, which nobody looks at: the
-//! device works in order, so the pages it gave back are written by others only after that.
+//! A submitted step is an [`InFlightStep`]. Each token it samples is appended to its sequence as an unknown token
+//! ([`Scheduler::append_unknown`](crate::scheduler::Scheduler::append_unknown)) before its value reaches the host, so
+//! that the next step can be planned; the device takes the value from the output of the previous step. Finishing a step
+//! replaces its unknown tokens by their values and delivers them. When a request turns out to have ended, the step in
+//! flight may still have a row of it, whose output is discarded. The pages of that request can be reused at once: the
+//! device runs steps in order, so others write to them only after that row.
 //!
-//! Tokens that depend on what was sampled before (penalties) need a host that knows it: after a step with such a row the next
-//! plan waits until it is finished. At most one step is in flight when a plan is made, and none while the engine rests.
+//! Penalties depend on the tokens sampled before, which the host has to know: after a step that samples with penalties,
+//! the next step is planned only when that step is finished. At most one step is in flight when a step is planned, and
+//! none while the engine is paused or idle.
 
 use super::active::{Active, End};
 use super::api::FinishReason;
@@ -20,21 +22,26 @@ use crate::sampling::{Sampled, SamplingParams};
 use crate::scheduler::Row;
 use std::time::{Duration, Instant};
 
-/// A step that was submitted and has not been waited for.
+/// A step submitted to the device and not yet finished.
 pub(super) struct InFlightStep {
     rows: Vec<Row>,
+    /// Tokens of all rows.
     tokens: usize,
-    /// The sampled positions, and of each whether its place is in its sequence already.
+    /// Positions whose logits the step computes, in the order of its output; true where an unknown token was appended.
     positions: Vec<(LogitsPosition, bool)>,
-    /// None: all of it has been waited for.
+    /// Identifies the step's output; `None` when nothing has to be waited for.
     ticket: Option<Ticket>,
-    /// The next step may be planned before this one is finished.
+    /// Whether the next step may be planned before this one is finished.
     next_may_be_planned: bool,
+    /// When the planning of the step began.
     begun: Instant,
 }
 
 impl InFlightStep {
-    /// As many as there are at once: one in flight, one being submitted. With room for the largest step.
+    /// Two records with room for the largest step: one for the step in flight, one for the step being submitted.
+    ///
+    /// # Errors
+    /// `Memory`.
     pub fn two(runner: &ModelRunner) -> Result<Vec<InFlightStep>> {
         let (rows, positions) = (runner.plan.rows.capacity(), runner.model.logits_rows_max());
         let one = || {
@@ -52,7 +59,7 @@ impl InFlightStep {
 }
 
 impl Core {
-    /// Submits a step, then waits for the one before; false when there was neither.
+    /// Plans and submits a step, then finishes the previous one; false when there was neither.
     pub(super) fn step_ahead(&mut self) -> bool {
         let entered = Instant::now();
         self.waited = Duration::ZERO;
@@ -87,8 +94,14 @@ impl Core {
         true
     }
 
-    /// Submits the planned step.
+    /// Submits the planned step and appends the tokens it samples as unknown ones. A step whose logits do not fit one
+    /// sampling batch is sampled in pieces and waited for, so that it has no ticket.
+    ///
+    /// # Errors
+    /// As of [`Core::in_pieces`].
     fn submit(&mut self, begun: Instant) -> Result<InFlightStep> {
+        // `whole`: all logits fit one sampling batch. `recordable`: each row is one token with logits, so that the step
+        // may be recorded or replayed as a whole.
         let whole = self.ask(0) == self.runner.logits_positions.len();
         let single = self.runner.plan.rows.iter().all(|row| row.count == 1);
         let recordable = whole && single && self.runner.logits_positions.len() == self.runner.plan.rows.len();
@@ -118,7 +131,8 @@ impl Core {
         Ok(step)
     }
 
-    /// Says what is asked of the wanted rows from `first` on, as many as there is room for; how many those are.
+    /// Fills `runner.sampling` with the requests for the logits positions from `first` on, as many as the limits on
+    /// rows and adjustments allow; returns how many.
     fn ask(&mut self, first: usize) -> usize {
         let runner = &mut self.runner;
         runner.sampling.clear();
@@ -135,7 +149,8 @@ impl Core {
         runner.sampling.rows.len()
     }
 
-    /// Gives what the step samples its place in the sequences, so that the next plan goes on from there.
+    /// Appends an unknown token to each sequence the step samples for, so that the next step can be planned, and fills
+    /// `step.positions`. Clears `next_may_be_planned` where penalties need the value first.
     fn append_unknown_tokens(&mut self, step: &mut InFlightStep) {
         for row in 0..self.runner.logits_positions.len() {
             let at = self.runner.logits_positions[row];
@@ -143,7 +158,7 @@ impl Core {
             if let Some(active) = self.active.get_mut(at.sequence)
                 && self.runner.sampling.rows[row].kind == SamplingKind::Sample
             {
-                // The last one is not computed any further.
+                // The last token of a request never becomes an input of the model.
                 let more = active.generated + active.ahead + 1 < active.request.max_tokens;
                 if more && active.request.params.uses_counts() {
                     step.next_may_be_planned = false;
@@ -161,7 +176,11 @@ impl Core {
         }
     }
 
-    /// Samples a step that wants more than fits at once, piece by piece. Nothing is left in flight.
+    /// Samples a step whose logits do not fit one sampling batch, piece by piece, and waits for each. Finishes the
+    /// previous step first, so that nothing is left in flight.
+    ///
+    /// # Errors
+    /// `Device`; `Internal` when the adjustments of one row exceed the limit.
     fn in_pieces(&mut self) -> Result<()> {
         self.finish();
         let mut first = 0;
@@ -183,7 +202,8 @@ impl Core {
         Ok(())
     }
 
-    /// Waits for the step in flight and delivers what it sampled. False when there is none.
+    /// Waits for the step in flight and delivers its tokens; false when there is none. A device failure ends the
+    /// engine.
     pub(super) fn finish(&mut self) -> bool {
         let Some(step) = self.in_flight.take() else { return false };
         let begin = Instant::now();
@@ -199,7 +219,7 @@ impl Core {
         }
         self.stats.steps += 1;
         let now = Instant::now();
-        // Steps overlap; each is counted from the end of the one before.
+        // Steps overlap: the time of a step counts from when the previous one was finished.
         let spent = now - step.begun.max(self.finished_at);
         self.finished_at = now;
         self.account(&step.rows, step.tokens, spent);
@@ -207,7 +227,7 @@ impl Core {
         true
     }
 
-    /// Waits for all that was submitted: the engine comes to rest.
+    /// Finishes the step in flight and waits until the device is idle; false when no step was in flight.
     pub(super) fn drain(&mut self) -> bool {
         if !self.finish() {
             return false;
@@ -218,7 +238,8 @@ impl Core {
         true
     }
 
-    /// Uses the `index`-th sampled token; a request that fails over it ends.
+    /// Uses row `index` of the sampled output, which belongs to `at`; an error ends the request. `placed`: the token
+    /// was appended to its sequence as an unknown one.
     fn take(&mut self, at: LogitsPosition, index: usize, placed: bool) {
         if let Err(error) = self.use_sampled(at, index, placed) {
             self.end(at.sequence, End::Failed(error));
@@ -259,11 +280,13 @@ impl Core {
 }
 
 impl ModelRunner {
-    /// Adds rows that nobody wants, up to a number of which steps are recorded.
+    /// Pads the step with idle rows up to a batch size for which steps are recorded. Their output is discarded; their
+    /// only page is `spare_frame`.
     fn fill_up(&mut self) {
         let (step, rows) = (&mut self.step, self.plan.rows.len());
         let filled = self.backend.padded(rows);
-        // Sequences that share pages may name more than were reserved for.
+        // Without room in the page lists there is no padding: sequences that share pages may list more than were
+        // reserved.
         let room = |tables: &mut Tables| tables.pages.try_reserve(filled - rows).is_ok();
         if filled > self.model.logits_rows_max() || !step.tables.iter_mut().all(room) {
             return;
@@ -281,7 +304,8 @@ impl ModelRunner {
         }
     }
 
-    /// Submits the step; with `sampled` all that it wants is sampled.
+    /// Submits the operations of the step; with `sampled`, also logits and sampling for all its positions. A
+    /// `recordable` step is replayed if one of the same shape was recorded, else it may be recorded now.
     fn submit(&mut self, sampled: bool, recordable: bool) {
         self.backend.begin(&self.step);
         if sampled {
@@ -291,6 +315,7 @@ impl ModelRunner {
             return;
         }
         self.run(sampled);
+        // False: the recording failed and nothing was submitted.
         if recordable && !self.backend.recorded() {
             self.run(sampled);
         }
@@ -303,7 +328,7 @@ impl ModelRunner {
         }
     }
 
-    /// Samples `count` wanted rows from `first` on, as their requests say.
+    /// Samples `count` of the step's logits positions, from `first` on, as `sampling` says.
     fn sample(&mut self, first: usize, count: usize) {
         self.backend.set_sampling(&self.sampling);
         self.logits_and_tokens(first, count);
@@ -311,14 +336,15 @@ impl ModelRunner {
 
     fn logits_and_tokens(&mut self, first: usize, count: usize) {
         let vocab = self.model.vocab();
-        // What fails is told when the tokens are waited for.
+        // Errors are reported when the output is waited for.
         if let Ok(logits) = self.model.logits(&mut *self.backend, &self.step, first, count, None) {
             self.backend.sample(logits, count, vocab);
         }
     }
 }
 
-/// What is asked of the logits after a position of a request.
+/// The sampling request for the logits of `at`: the log probability of the next prompt token, a sample, or nothing.
+/// Appends the adjustments of a sample to `adjustments`.
 fn sampling_request(active: &Active, at: &LogitsPosition, adjustments: &mut Vec<LogitAdjustment>) -> SamplingRequest {
     if let Some(&next) = active.request.prompt.get(at.position + 1) {
         return SamplingRequest { kind: SamplingKind::Given, given: next, logprobs: 0, ..SamplingRequest::default() };
@@ -347,7 +373,8 @@ fn sampling_request(active: &Active, at: &LogitsPosition, adjustments: &mut Vec<
     }
 }
 
-/// No token may be sampled: the device does not say why.
+/// The error for a row where no token can be sampled. The device does not report the cause, so it is inferred from the
+/// parameters.
 fn nothing_left(params: &SamplingParams, position: usize) -> Error {
     if params.bias.is_empty() && !params.uses_counts() {
         return Error::format(format!(

@@ -1,5 +1,6 @@
-//! From logits on the device to what sampling needs of them on the host: of most requests the few largest, found while they
-//! were computed; of those with log probabilities, penalties or bias all.
+//! Logits for sampling on the host. Greedy sampling and a small top-k need only the few largest logits of a row, which
+//! the device finds while it computes them ([`linear_topk`](crate::backend::Backend::linear_topk)). Other requests,
+//! such as those with log probabilities, penalties or biases, need all of them.
 
 use super::core::Core;
 use super::model_runner::{LogitsPosition, ModelRunner};
@@ -8,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 
 impl Core {
-    /// Notes for each position whose logits are wanted how many of them are enough.
+    /// Sets `logits.enough` for each position of `piece`: how many of the largest logits sampling needs.
     pub(super) fn find_enough(&mut self, piece: &[LogitsPosition]) {
         let runner = &mut self.runner;
         runner.logits.enough.clear();
@@ -23,8 +24,8 @@ impl Core {
 }
 
 impl ModelRunner {
-    /// Computes the logits of some of the step's wanted positions, from the `first` on. Rows that need all of theirs are copied
-    /// to the host.
+    /// Computes the logits of `piece`, which starts at the `first` of the step's logits positions. The host gets the
+    /// largest logits of each row, and all logits of the rows that need them.
     ///
     /// # Errors
     /// `Device` when the device failed.
@@ -41,20 +42,24 @@ impl ModelRunner {
     }
 }
 
-/// What the host knows of the logits of some positions.
+/// Host copies of logits, for one piece of a step's logits positions.
 pub(super) struct HostLogits {
     vocab: usize,
-    /// `[rows, vocab]`, for those that need all.
+    /// `[rows, vocab]`; filled for rows that need all logits.
     all: Vec<f32>,
-    /// How many of the largest are enough, for each row; `None` = all are needed.
+    /// For each row, how many of the largest logits sampling needs; `None` = all logits.
     enough: Vec<Option<usize>>,
-    /// `[rows, count]`: (logit, id), best first.
+    /// `[rows, count]`: (logit, token id), largest first.
     best: Vec<(f32, u32)>,
+    /// The largest number in `enough`; 0 when every row needs all logits.
     count: usize,
 }
 
 impl HostLogits {
-    /// For at most `rows` rows, with every reservation made.
+    /// Buffers for at most `rows` rows; using them allocates nothing.
+    ///
+    /// # Errors
+    /// `Memory`.
     pub fn new(rows: usize, vocab: usize) -> Result<HostLogits> {
         let refused = |_| Error::memory("logits", HostLogits::bytes(rows, vocab));
         let (mut all, mut enough, mut best) = (Vec::new(), Vec::new(), Vec::new());
@@ -72,12 +77,13 @@ impl HostLogits {
         rows as u64 * row as u64
     }
 
-    /// All logits of a row.
+    /// All logits of a row that needs them all.
     pub fn row(&self, index: usize) -> &[f32] {
         &self.all[index * self.vocab..(index + 1) * self.vocab]
     }
 
-    /// The largest logits of a row, as many as are enough and finite; `None` when the row needs all.
+    /// The largest logits of a row, as many as sampling needs, without those that are not finite; `None` when the row
+    /// needs all.
     pub fn best(&self, index: usize) -> Option<&[(f32, u32)]> {
         let enough = (*self.enough.get(index)?)?;
         let best = &self.best[index * self.count..index * self.count + enough];

@@ -20,7 +20,7 @@ impl Fake {
             frames: vec![frames],
             policy: Policy::Continuous,
         };
-        let scheduler = Scheduler::new(capacity).expect("the accounting fit into memory");
+        let scheduler = Scheduler::new(capacity).expect("the accounting fits into memory");
         let mut fake = Fake { scheduler, plan: BatchPlan::default(), next: 0 };
         for i in 0..running as u32 {
             let prompt = (0..prompt_len as u32).map(|t| t * 1009 + i).collect();

@@ -1,10 +1,11 @@
-//! The portable tier: the same loops as the reference, blocked and written over eight lanes so that the compiler
-//! vectorises them for any target. AVX2 and NEON compile parts of this very source with their instructions.
+//! The portable tier: the loops of the reference, blocked and written over eight lanes so that the compiler vectorizes
+//! them for any target. The AVX2 and NEON tiers compile parts of this source with their own instructions.
 //!
-//! Order of accumulation (law 1): element `i` of a dot product goes to lane `i % 8`, lanes are added as a fixed
-//! tree. Tiles of rows and outputs share loads, not sums.
+//! Order of accumulation (law 1 of [`crate::backend`]): element `i` of a dot product is added to lane `i % 8`, and the
+//! lanes are added as a fixed tree. Tiles of rows and outputs share loads, not accumulators.
 //!
-//! Every function is generic over `FMA`: whether a product and its sum round once. It is a property of the tier.
+//! Functions are generic over `FMA`: whether a multiplication and the following addition are rounded once. It is fixed
+//! for a tier.
 
 mod attention;
 
@@ -31,9 +32,9 @@ pub static KERNELS: Kernels = Kernels {
     sigmoid_mul,
 };
 
-/// Lanes of a running sum: one AVX register, two SSE or NEON ones.
+/// Lanes of an accumulator: one AVX register, or two SSE or NEON registers.
 const LANES: usize = 8;
-/// Fewest input rows for which converting a panel first is worth it.
+/// Fewest input rows for which a panel of weights is widened to f32 first, instead of at each use.
 const PANEL_ROWS_MIN: usize = 3;
 
 type Lanes = [f32; LANES];
@@ -48,7 +49,7 @@ fn reduce(v: &Lanes) -> f32 {
     ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
 }
 
-/// How eight stored elements become f32.
+/// Conversion of stored elements to f32.
 trait Stored: Copy {
     fn widen(self) -> f32;
 }
@@ -76,7 +77,7 @@ impl Stored for Bf16 {
 struct F16(u16);
 
 impl Stored for F16 {
-    /// Exact for every finite value, without a table or a special instruction: the exponent is rebased by a product.
+    /// Exact for every finite value, without tables or special instructions: a product corrects the exponent bias.
     #[inline(always)]
     fn widen(self) -> f32 {
         let bits = self.0 as u32;
@@ -105,7 +106,7 @@ fn lanes_of<T: Stored>(chunk: &[T]) -> Lanes {
     v
 }
 
-/// The dot products of `MR` rows of `x` with `NR` rows of `w`, rows being `in_features` apart and at least `in_features` long.
+/// The dot products of `MR` rows of `x` with `NR` rows of `w`, all contiguous and of `in_features` elements.
 #[inline(always)]
 fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     x: &[f32],
@@ -139,7 +140,7 @@ fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     std::array::from_fn(|m| std::array::from_fn(|n| reduce(&sums[m][n])))
 }
 
-/// All rows of `x` with the `count` weight rows at `w`, results at columns `first..`.
+/// Multiplies all rows of `x` with the `count` weight rows in `w`; writes the results from column `first` on.
 ///
 /// # Safety
 /// As [`Kernels::linear`] for columns `first..first + count`.
@@ -159,7 +160,7 @@ unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
         let mut n = 0;
         while n < count {
             let w = &w[n * in_features..];
-            // SAFETY: the rows and columns of all puts are the task's, by this function's contract.
+            // SAFETY: the rows and columns of all writes belong to the task, by this function's contract.
             unsafe {
                 if step == MR && count - n >= NR {
                     let t = tile::<FMA, MR, NR, T>(x, w, in_features);
@@ -212,7 +213,7 @@ unsafe fn linear_stored<const FMA: bool, const MR: usize, const NR: usize, T: St
     }
     let mut first = range.start;
     while first < range.end {
-        // 16 rows of 4,096 as f32 are 256 KiB, within a second-level cache.
+        // 16 rows of 4,096 f32 are 256 KiB, which fits the second-level cache.
         let count = PANEL.min(range.end - first);
         scratch.clear();
         scratch.extend(w[first * in_features..(first + count) * in_features].iter().map(|v| v.widen()));
@@ -248,7 +249,7 @@ pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usiz
     }
 }
 
-/// Codes of one group of a panel as biased bytes, `[group / 4][PANEL][4]`.
+/// Expands the codes of one group of a panel to bytes holding integer + 128, `[group / 4][PANEL][4]`.
 #[inline(always)]
 fn unpack(scheme: Scheme, codes: &[u8], out: &mut [u8; PANEL * 64]) {
     match scheme {
@@ -292,27 +293,27 @@ unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8
                     *sum = (product as f32).mul_add(scheme.scale(panel, out, g) * x.scales[at], *sum);
                 }
             }
-            // SAFETY: the row and columns are this task's (contract of `linear`).
+            // SAFETY: the row and columns belong to this task (contract of `linear`).
             unsafe { args.put_all(row, first, range.end, &sums) };
         }
     }
 }
 
-/// `x` rounded to bf16.
+/// Rounds `x` to bf16.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "tiers of other processors take no bf16 inputs yet"))]
 #[inline(always)]
 pub(super) fn to_bf16_any(x: &[f32], out: &mut [u16]) {
     out.iter_mut().zip(x).for_each(|(out, &x)| *out = f32_to_bf16(x));
 }
 
-/// See [`Kernels::to_int8`]. Every step is exact or rounds once, so that all tiers give the same codes.
+/// Implements [`Kernels::to_int8`]. Every step is exact or rounds once, so that all tiers give the same codes.
 #[inline(always)]
 pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
-    /// Adding and taking away this rounds numbers below 2^22 to the nearest integer.
+    /// Adding this constant leaves the nearest integer in the low mantissa bits, for magnitudes below 2^22.
     const ROUND: f32 = 12_582_912.0;
     for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
         let x = &x[g * group..x.len().min((g + 1) * group)];
-        // Compared as integers, a NaN is the largest of all, and stays.
+        // Compared as integers, the bits of a NaN are larger than those of any number, so that a NaN is kept.
         let largest = f32::from_bits(x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff)));
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         let mut sum = 0;
@@ -328,16 +329,16 @@ pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mu
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
     to_int8_any(x, group, codes, scales, corrections);
 }
 
-/// e^x for x in about [-87, 88], relative error below 2e-7: x = n ln 2 + r, a polynomial in r, and 2^n as bits.
-/// Smaller x give about 1e-38, not 0. Coefficients: minimax on [-ln 2 / 2, ln 2 / 2], from Cephes `expf`.
+/// e^x for x in about [-87, 88], with a relative error below 2e-7: x = n ln 2 + r, a polynomial in r, and 2^n by its
+/// bits. Smaller x give about 1e-38, not 0. Coefficients: minimax on [-ln 2 / 2, ln 2 / 2], from Cephes `expf`.
 #[inline(always)]
 pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
-    /// Adding this leaves the nearest integer in the low mantissa bits.
+    /// Adding this constant leaves the nearest integer in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
     let n = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
@@ -394,7 +395,7 @@ const ATTENTION: AttentionKernels =
     AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
 
 /// # Safety
-/// Never called: this tier's pages are rows.
+/// None; never called, since this tier uses [`PageLayout::Rows`].
 unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
     unreachable!("pages of rows are stored row by row");
 }
@@ -414,7 +415,7 @@ unsafe fn combine(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
     rms_norm_any::<false>(x, gain, eps);
 }

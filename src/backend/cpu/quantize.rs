@@ -1,4 +1,4 @@
-//! Making quantized weights, by all threads of the pool.
+//! Quantization of weights on the threads of the pool.
 
 use super::kernels::Elements;
 use super::{CpuBackend, Shared, TASKS_PER_THREAD};
@@ -29,14 +29,15 @@ impl CpuBackend {
         self.reserve_threads(PANEL * in_features)?;
         let (bytes, panels) = (scheme.panel_bytes(in_features), out_features.div_ceil(PANEL));
         let all = Shared(to.as_mut_ptr());
-        // As many tasks as even out the threads' speeds.
+        // Panels per task: a few tasks per thread, to balance threads of different speeds.
         let step = panels.div_ceil((self.pool.threads() * TASKS_PER_THREAD).min(panels).max(1)).max(1);
-        // The host's thread takes part, in whatever mode it is.
+        // The calling thread belongs to the host and takes part with the default floating-point environment, whatever
+        // the host has set.
         floats::with_default(|| {
             self.ranges(panels.div_ceil(step), 1, usize::MAX >> 24, &|range, local| {
                 for panel in range.start * step..panels.min(range.end * step) {
                     let rows = panel * PANEL..out_features.min((panel + 1) * PANEL);
-                    // SAFETY: there are `panels` panels, and this one is this task's.
+                    // SAFETY: there are `panels` panels, and no other task has this one.
                     let to = unsafe { all.slice(panel * bytes..(panel + 1) * bytes) };
                     quantize(
                         scheme,
@@ -52,7 +53,8 @@ impl CpuBackend {
     }
 }
 
-/// One panel, with the widest vectors that pay: every tier gives the same bytes, so this follows the processor.
+/// Quantizes one panel, compiled for AVX2 where the processor has it. Every tier gives the same bytes, so the choice
+/// depends on the processor alone.
 fn quantize(scheme: Scheme, from: Elements, in_features: usize, local: &mut Vec<f32>, to: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {

@@ -1,5 +1,5 @@
-//! The specification: plain f32 loops, one element at a time, in the order a textbook would write them. Every other
-//! tier agrees with these within its stated tolerance.
+//! The reference tier, which specifies every operation: plain f32 loops, one element at a time, in textbook order.
+//! Every other tier agrees with it within the tolerance of its tests.
 
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels};
@@ -42,13 +42,13 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>
                 }
                 _ => unreachable!("inputs come in the form that the table asks for"),
             };
-            // SAFETY: the row and column are this task's (contract of `linear`).
+            // SAFETY: the row and column belong to this task (contract of `linear`).
             unsafe { args.put(row, out, sum) };
         }
     }
 }
 
-/// One output of a quantized product, as [`super::linear`] defines it.
+/// One output of a quantized product, as specified in [`super::linear`].
 fn quantized_dot(scheme: Scheme, bytes: &[u8], in_features: usize, out: usize, x: &Int8Rows, row: usize) -> f32 {
     let size = scheme.panel_bytes(in_features);
     let (panel, out) = (&bytes[out / PANEL * size..][..size], out % PANEL);
@@ -65,7 +65,7 @@ fn quantized_dot(scheme: Scheme, bytes: &[u8], in_features: usize, out: usize, x
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
     for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
         let x = &x[g * group..x.len().min((g + 1) * group)];
@@ -88,7 +88,7 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
 const ATTENTION: AttentionKernels =
     AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
 
-/// Softmax over all visible keys at once.
+/// Attention with a softmax over all visible keys at once.
 ///
 /// # Safety
 /// See [`AttentionKernels::attend`].
@@ -114,7 +114,7 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
             *s = (*s - max).exp();
             total += *s;
         }
-        // SAFETY: the row and head are this task's (contract of `attend`).
+        // SAFETY: the row and head belong to this task (contract of `attend`).
         let out = unsafe { args.result(query) };
         out.fill(0.0);
         for (s, p) in scores.iter().zip(visible) {
@@ -125,19 +125,19 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
 }
 
 /// # Safety
-/// Never called: this tier's pages are rows.
+/// None; never called, since this tier uses [`PageLayout::Rows`].
 unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
     unreachable!("pages of rows are stored row by row");
 }
 
 /// # Safety
-/// Never called: this tier's tasks are whole.
+/// None; never called, since this tier does not split items into spans.
 unsafe fn combine(_args: &AttentionArgs, _parts: &[f32], _scratch: &mut Vec<f32>) {
     unreachable!("the reference takes all keys at once");
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
     let mut square = 0.0;
     for v in x.iter() {

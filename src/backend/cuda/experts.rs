@@ -1,4 +1,4 @@
-//! Routed experts on the device: the choice, the lists of who goes where, grouped products, the sum.
+//! Routed experts on the device: the routing, the lists of rows per expert, the grouped products, the weighted sum.
 
 use super::forms::pitch;
 use super::kernels::{Shape, arg};
@@ -7,7 +7,7 @@ use super::state::{CudaBackend, Format};
 use crate::backend::{Experts, Weight};
 use crate::error::Error;
 
-/// Where `experts_place` writes; as `Slots` of the kernels.
+/// The output of `experts_place`; must match `Slots` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Slots {
@@ -17,7 +17,7 @@ struct Slots {
     tile_count: u64,
 }
 
-/// Shared memory that the choice needs for each expert chosen, in each of a block's warps.
+/// Shared memory of `experts_route` in bytes per chosen expert: 8 for each of the block's four warps.
 const ROUTE_BYTES: usize = 4 * 8;
 
 impl CudaBackend {
@@ -58,7 +58,7 @@ impl CudaBackend {
         let each = Shape { grid: [count, 1, 1], block: 256, shared: 0 };
         // SAFETY: the parameters of `experts_count`; the lists have room.
         unsafe { self.submit(self.kernels.experts_count, each, &mut [arg(&ids), arg(&counts), arg(&entries_arg)]) };
-        // Rows of an expert are few, whatever the step's are.
+        // On average an expert gets few rows, even in a large step.
         let choice = self.choose(format, entries.div_ceil(count), inner * count.min(entries));
         let tile_rows = choice.rows as i32;
         let mut params = [arg(&ids), arg(&counts), arg(&slots), arg(&entries_arg), arg(&chosen_arg), arg(&tile_rows)];
@@ -124,8 +124,8 @@ impl CudaBackend {
         self.wrote(args.out);
     }
 
-    /// Of gate, up and down: the distance in the table of addresses from an expert's matrix to the next one's, the same for all,
-    /// as experts are bound one after the other.
+    /// For gate, up and down: the distance between consecutive experts' matrices in the address table. It must be the
+    /// same for all experts, which holds as they are bound one after the other.
     fn strides(&mut self, args: &Experts) -> [i32; 3] {
         let stride = |backend: &mut CudaBackend, of: fn(&crate::backend::Expert) -> Weight| {
             let second = args.experts.get(1).map_or(0, |e| i64::from(of(e).id) - i64::from(of(&args.experts[0]).id));

@@ -1,23 +1,23 @@
-//! How weights lie on the device, and what they take there.
+//! The layout of weights on the device, and their size there.
 //!
 //! | what | form |
 //! |---|---|
 //! | a vector: gain or bias | f32 |
-//! | a matrix, computing in bf16 | bf16, rows of [`pitch`] elements, zeros beyond the last input |
+//! | a matrix, computing in bf16 | bf16, rows of [`pitch`] elements, zeros after the last input |
 //! | a matrix, computing in f32 | f32, as in the checkpoint |
-//! | a quantized matrix | its panels ([`crate::encoding`]) as they are |
+//! | a quantized matrix | its panels ([`crate::encoding`]), unchanged |
 //!
-//! A matrix of one row may be meant as a vector too, and has both forms.
+//! A matrix with one row may also be used as a vector, and is stored in both forms.
 
 use crate::backend::cpu::Compute;
 use crate::encoding::Encoding;
 
-/// Elements from a row of a bf16 matrix, or of the input of a product, to the next: whole steps of the kernels.
+/// Distance between rows of a bf16 matrix or of a product's input, in elements: a multiple of the kernels' step.
 pub const fn pitch(in_features: usize) -> usize {
     in_features.next_multiple_of(64)
 }
 
-/// Bytes from an allocation to the next at least: the driver aligns them so.
+/// Alignment of every weight in bytes.
 const ALIGNMENT: usize = 256;
 
 /// Bytes of a weight on the device; `u64::MAX` when that overflows.

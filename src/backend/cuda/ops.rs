@@ -29,7 +29,7 @@ impl Backend for CudaBackend {
         self.note(attached);
     }
 
-    /// Nothing of ours watches for work.
+    /// Nothing to do: no thread of this backend spins for work.
     fn rest(&mut self) {}
 
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor> {
@@ -60,7 +60,7 @@ impl Backend for CudaBackend {
         out_features: usize,
         in_features: usize,
     ) -> Result<Option<Weight>> {
-        // A vector has more forms than one, and is small.
+        // Vectors are stored in two forms and are small: the caller uploads them.
         if out_features <= 1 {
             Ok(None)
         } else {
@@ -98,7 +98,7 @@ impl Backend for CudaBackend {
 
     fn begin(&mut self, step: &Step) {
         let inputs = self.inputs.as_mut().expect("reserved before the first step");
-        // Also of a step that runs nowhere, because an earlier one without a result to wait for failed.
+        // Also for a step that will not run because an earlier one, whose error was not reported yet, failed.
         inputs.rows = step.tokens.len();
         if self.failure.is_none() {
             let uploaded = inputs.upload(step);
@@ -107,7 +107,7 @@ impl Backend for CudaBackend {
     }
 
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
-        // Of a step that could not begin nothing is known.
+        // After a failure the inputs may be those of another step.
         if self.failure.is_some() {
             return;
         }
@@ -141,7 +141,7 @@ impl Backend for CudaBackend {
     }
 
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
-        /// As `Norm` of the kernels.
+        /// Must match `Norm` of the kernels.
         #[repr(C)]
         struct Norm {
             x: u64,
@@ -156,7 +156,7 @@ impl Backend for CudaBackend {
         let width = gain.in_features;
         let (from, to) = (self.place(x, rows * width), self.place(out, rows * width));
         self.wrote(out);
-        // What is normed is the input of products.
+        // The result is the input of products.
         let rounded = if self.options.compute == Compute::Bf16 { self.round_into(out, rows, width) } else { 0 };
         let (gain, pitch) = (self.vector(gain), forms::pitch(width) as i32);
         let args = Norm { x: from, add: 0, gain, out: to, rounded, width: width as i32, pitch, eps };
@@ -307,13 +307,13 @@ impl Backend for CudaBackend {
     }
 }
 
-/// A block for each row.
+/// One block per row.
 pub fn rows_shape(rows: usize) -> Shape {
     Shape { grid: [rows, 1, 1], block: 256, shared: 0 }
 }
 
 impl CudaBackend {
-    /// The bytes of a frame, which must be `len`.
+    /// The byte range of a frame in the group's buffer; an error if its size is not `len`.
     fn frame(&self, pages: KvPages, frame: u32, len: usize) -> Result<Range<usize>> {
         let shape = self.groups[pages.0 as usize].shape;
         match shape.frame_bytes() {
@@ -327,7 +327,7 @@ impl CudaBackend {
         }
     }
 
-    /// The device's address of some numbers that never change. Those it has not seen are brought there.
+    /// The device address of constant values; uploads them on first use. None on failure, which is noted.
     fn constant(&mut self, values: &[f32]) -> Option<u64> {
         let s = self.scratch();
         let known = s.constants_of.windows(values.len().max(1)).position(|some| some == values);

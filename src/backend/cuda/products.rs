@@ -1,4 +1,5 @@
-//! Matrix products: which kernel takes them, and its parameters. `kernels/linear.cu` says why the choice shows in no result.
+//! Matrix products: the choice of kernel and its parameters. `kernels/linear.cu` explains why results do not depend on
+//! the choice.
 
 use super::blaslt;
 use super::forms::pitch;
@@ -7,12 +8,12 @@ use super::state::{CudaBackend, Format};
 use crate::backend::cpu::Compute;
 use crate::backend::{Linear, Tensor};
 
-/// One weight of a launch; as `Product` of the kernels.
+/// One weight of a launch; must match `Product` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Product {
     pub weight: u64,
-    /// Instead of `weight`: the table of addresses in which every `expert_stride`-th is an expert's.
+    /// For experts, instead of `weight`: the address table in which expert `e` has entry `e * expert_stride`.
     pub experts: u64,
     pub bias: u64,
     pub out: u64,
@@ -22,7 +23,7 @@ pub struct Product {
     pub expert_stride: i32,
 }
 
-/// A launch; as `Products` of the kernels.
+/// A launch; must match `Products` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Products {
@@ -37,7 +38,7 @@ pub struct Products {
     pub x_rows: u64,
 }
 
-/// A kernel, and the outputs and rows that a block of it takes.
+/// A kernel, and the number of outputs and rows per block.
 #[derive(Clone, Copy)]
 pub struct Choice {
     function: Function,
@@ -47,11 +48,11 @@ pub struct Choice {
 }
 
 impl CudaBackend {
-    /// The kernel for `rows` rows of weights with `out_features` outputs in all.
+    /// The kernel for `rows` rows and weights with `out_features` outputs in total.
     pub(super) fn choose(&self, format: Format, rows: usize, out_features: usize) -> Choice {
         let k = &self.kernels;
         let choice = |function, out_features, rows, shared| Choice { function, out_features, rows, shared };
-        // Tiles as large as keep all processors busy.
+        // The largest tiles that still keep all multiprocessors busy.
         let large = out_features.div_ceil(128) * rows.div_ceil(128) >= self.device.info.processors as usize;
         match (format, rows) {
             (Format::F32, _) => choice(k.linear_f32, 8, 8, 0),
@@ -73,10 +74,10 @@ impl CudaBackend {
         }
     }
 
-    /// Submits a launch whose products' blocks are counted here; `row_blocks` are the tiles of rows there can be at most.
+    /// Submits a launch; sets the products' first blocks. `row_blocks` is the maximum number of row tiles.
     ///
     /// # Safety
-    /// Weights, inputs and outputs have the sizes that `args` says, in the choice's format.
+    /// Weights, inputs and outputs have the sizes given in `args`, in the choice's format.
     pub(super) unsafe fn submit_products(&mut self, choice: Choice, mut args: Products, row_blocks: usize) {
         let mut blocks = 0;
         for product in &mut args.products[..args.count as usize] {
@@ -88,7 +89,8 @@ impl CudaBackend {
         unsafe { self.submit(choice.function, shape, &mut [arg(&args)]) };
     }
 
-    /// The input `x` as products of a format read it, with the elements from a row to the next.
+    /// The input `x` in the form that kernels of this format read, converted if necessary: address, and row pitch in
+    /// elements.
     pub(super) fn product_input(&mut self, format: Format, x: Tensor, rows: usize, in_features: usize) -> (u64, usize) {
         let from = self.place(x, rows * in_features);
         if format == Format::F32 {
@@ -157,7 +159,7 @@ impl CudaBackend {
         unsafe { self.submit_products(choice, args, rows.div_ceil(choice.rows)) };
     }
 
-    /// Lets cuBLASLt have a product of rounded input, if there is one and it is for it. One with a bias is not.
+    /// Submits a product without bias to cuBLASLt, if that is in use and supports it; false otherwise.
     fn blas_takes(&mut self, x: u64, rows: usize, linear: &Linear) -> bool {
         let (Some(blas), None, None) = (&self.blas, linear.bias, &self.failure) else { return false };
         let out_features = linear.weight.out_features;
@@ -180,7 +182,7 @@ impl CudaBackend {
         }
     }
 
-    /// `gate = silu(gate) * up` of `[rows, width]`, as the input of a product alone where that is rounded.
+    /// `gate = silu(gate) * up` of `[rows, width]`. Computing in bf16, only the rounded form for products is written.
     pub(super) fn gate_rows(&mut self, gate: Tensor, up: Tensor, rows: usize, width: usize) {
         let (from, with) = (self.place(gate, rows * width), self.place(up, rows * width));
         if self.options.compute == Compute::F32 {
@@ -190,7 +192,7 @@ impl CudaBackend {
         self.silu_rows(from, with, to, rows, width);
     }
 
-    /// `to[rows, pitch(width)] = silu(gate) * up`, rounded. The places hold that many.
+    /// `to[rows, pitch(width)] = silu(gate) * up`, rounded to bf16. The addresses have room for that.
     pub(super) fn silu_rows(&mut self, gate: u64, up: u64, to: u64, rows: usize, width: usize) {
         let shape = self.each_element(rows * pitch(width));
         let (rows, width, pitched) = (rows as i32, width as i32, pitch(width) as i32);
@@ -199,14 +201,15 @@ impl CudaBackend {
         unsafe { self.submit(self.kernels.silu_mul_rows, shape, &mut params) };
     }
 
-    /// `gate = silu(gate) * up`. The places hold that many elements.
+    /// `gate = silu(gate) * up`. The addresses have room for that many elements.
     pub(super) fn silu_elements(&mut self, gate: u64, up: u64, elements: usize) {
         let (shape, count) = (self.each_element(elements), elements as i64);
         // SAFETY: gate, up, elements of `silu_mul`; the callers checked the places.
         unsafe { self.submit(self.kernels.silu_mul, shape, &mut [arg(&gate), arg(&up), arg(&count)]) };
     }
 
-    /// The shape of a kernel that loops over elements: enough threads, and no more blocks than are good for anything.
+    /// The launch shape of an elementwise kernel: enough threads for all elements, at most 16 blocks per
+    /// multiprocessor.
     pub(super) fn each_element(&self, elements: usize) -> Shape {
         let blocks = elements.div_ceil(256).min(self.device.info.processors as usize * 16);
         Shape { grid: [blocks, 1, 1], block: 256, shared: 0 }

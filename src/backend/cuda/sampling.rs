@@ -1,4 +1,4 @@
-//! Sampling on the device: what rows are asked for on its way there, the launches, and what was sampled on its way back.
+//! Sampling on the device: the upload of requests, the launches, and the download of results.
 
 use super::driver::{Device, check};
 use super::kernels::{Shape, arg};
@@ -14,15 +14,16 @@ use crate::limits;
 use cudarc::driver::sys;
 use std::sync::Arc;
 
-/// Logits that a block of the search for the largest looks at; as in `kernels/sampling.cu`.
+/// Logits per block of the top-k search; must match `kernels/sampling.cu`.
 const CHUNK: usize = 4096;
-/// Places of `top_ids` in a row.
+/// Entries per row of `top_ids`.
 const TOPS: usize = limits::TOP_LOGPROBS_MAX;
-/// Steps whose requests may be on their way at once, and steps whose results may.
+/// Pinned copies for uploads of requests (`UP`) and downloads of results (`DOWN`): the number of steps that may be in
+/// flight.
 const UP: usize = 3;
 const DOWN: usize = 2;
 
-/// As `Sampling` of the kernels.
+/// Must match `Sampling` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Sampling {
@@ -44,13 +45,13 @@ struct Sampling {
     top_logprobs: u64,
 }
 
-/// Bytes of each part, for `rows` rows of logits.
+/// Sizes of the device buffers, in bytes.
 struct SamplingSizes {
     requests: usize,
     adjustments: usize,
     keys: usize,
     best: usize,
-    /// Tokens, log probabilities, then tokens and log probabilities of the most probable.
+    /// Tokens and their log probabilities, then ids and log probabilities of the most probable tokens.
     results: usize,
     holes: usize,
 }
@@ -74,12 +75,12 @@ impl SamplingSizes {
     }
 }
 
-/// Bytes on the device.
+/// Bytes of device memory.
 pub fn bytes(max_shape: &MaxBatchShape) -> u64 {
     SamplingSizes::of(max_shape).bytes()
 }
 
-/// Results on their way to the host.
+/// Results being copied to the host.
 struct Down {
     pinned: Pinned,
     copied: Event,
@@ -87,14 +88,14 @@ struct Down {
     tops: bool,
 }
 
-/// The device's and the host's memory for it.
+/// Device and host memory for sampling.
 pub struct SamplingScratch {
     device: Arc<Device>,
     rows_max: usize,
     requests: Buffer,
     adjustments: Buffer,
     keys: Buffer,
-    /// `[2, rows, BEST_LOGITS_MAX]` words: values, then ids.
+    /// `[2, rows, BEST_LOGITS_MAX]` words: logits, then ids.
     best: Buffer,
     results: Buffer,
     holes: Buffer,
@@ -105,10 +106,10 @@ pub struct SamplingScratch {
     down: Vec<Down>,
     down_turn: usize,
     best_here: Pinned,
-    /// Rows of the step's requests, and whether any wants the most probable.
+    /// Rows of the step's requests, and whether any asks for the most probable tokens.
     rows: usize,
     tops: bool,
-    /// Whether any row needs more than its largest logit.
+    /// Whether any row samples from a top-k list, and so needs more than its largest logit.
     lists: bool,
 }
 
@@ -157,22 +158,22 @@ impl SamplingScratch {
         self.holes.write(0, &bytes)
     }
 
-    /// Device address of the tokens that the last step drew.
+    /// Device address of the tokens that the last step sampled.
     pub fn tokens(&self) -> u64 {
         self.results.address
     }
 
-    /// Rows of the step's requests.
+    /// Number of rows of the step's requests.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// What decides which launches a step's sampling is.
+    /// The property of the step's requests on which its launches depend; part of a recorded step's kind.
     pub fn kind(&self) -> bool {
         self.lists
     }
 
-    /// Submits the copy of what the step's rows are asked for.
+    /// Submits the upload of the step's requests.
     pub fn upload(&mut self, requests: &SamplingRequests) -> Result<()> {
         let (rows, adjustments) = (requests.rows.len(), requests.adjustments.len());
         if rows > self.rows_max || adjustments * size_of::<LogitAdjustment>() > self.adjustments.bytes {
@@ -194,21 +195,23 @@ impl SamplingScratch {
             }
             pinned.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
             let from = pinned.bytes()[at..].as_ptr();
-            // SAFETY: both sides have that many bytes; the pinned ones are not written before the event after the copy.
+            // SAFETY: both sides have that many bytes; the pinned ones are not written before the event recorded after
+            // the copy.
             let answer = unsafe { sys::cuMemcpyHtoDAsync_v2(to.address, from.cast(), bytes.len(), self.device.stream) };
             check(answer, "copy a step's requests")?;
         }
         copied.record()
     }
 
-    /// Submits the copy of `rows` rows of results to the host.
+    /// Submits the download of `rows` rows of results. The ticket is for [`SamplingScratch::take`].
     pub fn copy_out(&mut self, rows: usize) -> (Ticket, Result<()>) {
         self.down_turn = (self.down_turn + 1) % self.down.len();
         let ticket = Ticket(self.down_turn as u32);
         let (rows_max, tops) = (self.rows_max, self.tops);
         let down = &mut self.down[self.down_turn];
         (down.rows, down.tops) = (rows, tops);
-        // Tokens and log probabilities lie together; of the most probable both begin where the largest step's do.
+        // Tokens and their log probabilities are adjacent. The other two arrays begin at fixed offsets, those of the
+        // largest step.
         let parts = [(0, rows_max * 8), (8, rows * TOPS * 4), (8 + TOPS * 4, rows * TOPS * 4)];
         let parts = match (rows, tops) {
             (0, _) => &parts[..0],
@@ -221,17 +224,17 @@ impl SamplingScratch {
                 let at = row_bytes * rows_max;
                 let to = down.pinned.bytes_mut()[at..at + bytes].as_mut_ptr();
                 let from = self.results.address + at as u64;
-                // SAFETY: both sides have the size of all results; the host looks after the event.
+                // SAFETY: both sides have the size of all results; the host reads after the event.
                 let answer = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, *bytes, self.device.stream) };
                 check(answer, "copy sampled tokens")?;
             }
-            // Also where nothing was sampled: who takes this waits for the step.
+            // Also if nothing was sampled: waiting for the ticket waits for the step.
             down.copied.record()
         };
         (ticket, submit())
     }
 
-    /// Waits for a ticket's results.
+    /// Waits for the results of a ticket and copies them out.
     pub fn take(&mut self, ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
         let rows_max = self.rows_max;
         let down = &mut self.down[ticket.0 as usize];
@@ -252,7 +255,7 @@ impl SamplingScratch {
         Ok(())
     }
 
-    /// The parameters of a search of `count` results, with room for them.
+    /// The parameters of a search for the `count` largest logits of each row; checks the buffers' sizes.
     fn search(&self, logits: u64, rows: usize, stride: usize, limit: usize, count: usize) -> Sampling {
         assert!(rows <= self.rows_max && (1..=limits::BEST_LOGITS_MAX).contains(&count), "{rows} rows of {count}");
         assert!(rows * limit.div_ceil(CHUNK) * count * 8 <= self.keys.bytes, "{rows} rows of {limit} logits");
@@ -305,7 +308,7 @@ impl CudaBackend {
         }
     }
 
-    /// Finds and reads the largest of `rows` rows of `stride` logits.
+    /// Finds the largest logits of `rows` rows of `stride` logits and reads them.
     pub(super) fn find_topk(&mut self, logits: Tensor, rows: usize, stride: usize, best: TopK) -> Result<()> {
         let from = self.place(logits, rows * stride);
         let args = self.scratch().sampling.search(from, rows, stride, best.limit.min(stride), best.count);
@@ -340,7 +343,7 @@ fn as_bytes<T: Copy>(values: &[T]) -> &[u8] {
 mod tests {
     use super::*;
 
-    /// The sizes that the kernels count on, and no padding to copy.
+    /// The structures have the sizes that the kernels expect, and no padding.
     #[test]
     fn structures_are_those_of_the_kernels() {
         assert_eq!((size_of::<SamplingRequest>(), size_of::<LogitAdjustment>(), size_of::<Sampling>()), (64, 20, 112));

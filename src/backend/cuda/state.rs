@@ -1,4 +1,4 @@
-//! What the backend holds on the device, and where its operations find it.
+//! The state of the backend, and the lookup of device addresses for its operations.
 
 use super::blaslt::{self, BlasLt};
 use super::driver::Device;
@@ -19,14 +19,14 @@ use crate::os::thread::ThreadOptions;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Bytes of partial results of split attention.
+/// Maximum bytes of partial results of split attention, unless one sequence needs more.
 const PARTS_BYTES: usize = 64 << 20;
-/// Inputs of products that are kept rounded at once: a layer's normed rows, and what attention made of them.
+/// Number of product inputs kept in rounded form: a layer's normed rows, and the output of attention.
 const ROUNDED_SLOTS: usize = 2;
-/// Elements of constants: rotary frequencies of every kind of layer.
+/// Capacity for constants, in elements: the rotary frequencies of all kinds of layers.
 const CONSTANTS: usize = 16 << 10;
 
-/// How a weight lies on the device.
+/// The number format of a weight on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Bf16,
@@ -39,63 +39,63 @@ pub enum Format {
 #[derive(Clone, Copy, Debug)]
 pub struct Stored {
     pub format: Format,
-    /// Of the matrix.
+    /// Address of the matrix.
     pub matrix: u64,
-    /// Of the same as f32, when it has one row.
+    /// Address of the same as an f32 vector, if it has one row; otherwise 0.
     pub vector: u64,
 }
 
-/// The pages of a layer group. A frame more than were asked for, for rows that nobody wants.
+/// The pages of a layer group. The buffer has one extra frame after the last, for the padding rows of decode steps.
 pub struct Group {
     pub shape: KvShape,
     pub buffer: Buffer,
 }
 
-/// The input of a product in the form that kernels read, and which tensor it is of.
+/// A product's input in the bf16 form that kernels read; `of` is the tensor it belongs to, with rows and width.
 pub struct Rounded {
     pub buffer: Buffer,
     of: Option<(Tensor, usize, usize)>,
     used: u64,
 }
 
-/// Memory of [`crate::backend::Backend::reserve`].
+/// Memory allocated by [`crate::backend::Backend::reserve`].
 pub struct Scratch {
     pub rounded: [Rounded; ROUNDED_SLOTS],
     pub parts: Buffer,
     pub lists: ExpertLists,
     pub sampling: SamplingScratch,
-    /// Rotary frequencies, and whose they are.
+    /// Rotary frequencies on the device, and their values on the host.
     pub constants: Buffer,
     pub constants_of: Vec<f32>,
-    /// `[weights]`: the address of every weight, by id.
+    /// `[weights]`: the device address of every weight's matrix, by id.
     pub addresses: Buffer,
     max_shape: MaxBatchShape,
 }
 
-/// Lists and activations of routed experts, of all entries (row, expert) of a step.
+/// Lists and activations of routed experts. An entry is a pair of a row and one of its experts.
 pub struct ExpertLists {
     /// `[entries]`: the expert of each entry.
     pub chosen: Buffer,
-    /// `[entries]`: its weight.
+    /// `[entries]`: the routing weight of each entry.
     pub weights: Buffer,
-    /// `[experts]`.
+    /// `[experts]`: the number of entries of each expert.
     pub counts: Buffer,
-    /// `[entries]`: row of each slot, and slot of each entry.
+    /// `[entries]`: the row of each slot, and the slot of each entry.
     pub rows: Buffer,
     pub of_entry: Buffer,
-    /// `[tiles]`, and their count.
+    /// `[tiles]`: slots processed by one block; and the number of tiles.
     pub tiles: Buffer,
     pub tile_count: Buffer,
-    /// `[entries, inner]` each.
+    /// `[entries, inner]` each: outputs of the gate and up products.
     pub gate: Buffer,
     pub up: Buffer,
-    /// `[entries, pitch(inner)]`: the input of the last product.
+    /// `[entries, pitch(inner)]`: the rounded input of the down product.
     pub inner: Buffer,
-    /// `[entries, hidden]`.
+    /// `[entries, hidden]`: the output of the down product.
     pub out: Buffer,
 }
 
-/// Bytes of each part of [`Scratch`], in one place for the plan and the reservation.
+/// Sizes of the parts of [`Scratch`]; shared by the memory plan and the allocation.
 struct ScratchSizes {
     rounded: usize,
     parts: usize,
@@ -116,11 +116,11 @@ impl ScratchSizes {
         let entries = l.rows.saturating_mul(l.chosen);
         ScratchSizes {
             rounded: rows.saturating_mul(forms::pitch(l.in_features)).saturating_mul(2),
-            // One sequence of the longest kind always fits.
+            // Large enough at least for one sequence of maximum length.
             parts: whole.min(PARTS_BYTES.max(l.heads.saturating_mul(spans).saturating_mul(row))),
             constants: CONSTANTS * 4,
             entries,
-            // Of eight rows, the smallest tile; and one begun for each expert.
+            // The smallest tile has eight rows; each expert may have one partial tile.
             tiles: (entries / 8).saturating_add(l.experts),
             experts: l.experts,
             inner: l.expert_inner,
@@ -144,12 +144,12 @@ impl ScratchSizes {
     }
 }
 
-/// Whether cuBLASLt may take products. It is looked for when the device is opened.
+/// Whether cuBLASLt may compute products.
 fn wants_blas(options: &CudaOptions) -> bool {
     !options.invariant && options.compute == Compute::Bf16
 }
 
-/// Bytes of the device that [`crate::backend::Backend::reserve`] takes, at most.
+/// Device memory that [`crate::backend::Backend::reserve`] takes at most, in bytes.
 pub fn scratch_bytes(options: &CudaOptions, max_shape: &MaxBatchShape) -> u64 {
     let blas = if wants_blas(options) { blaslt::WORKSPACE_BYTES as u64 } else { 0 };
     let all = [ScratchSizes::of(max_shape).bytes(), inputs::bytes(max_shape), sampling::bytes(max_shape), blas];
@@ -200,28 +200,28 @@ pub struct CudaBackend {
     pub(super) groups: Vec<Group>,
     arena: Arena,
     uploader: Option<Uploader>,
-    /// Quantizes while the engine opens.
+    /// Quantizes weights on the CPU while the engine opens.
     quantizer: Option<CpuBackend>,
     pub(super) inputs: Option<Inputs>,
     pub(super) scratch: Option<Scratch>,
     pub(super) graphs: Graphs,
     clock: u64,
-    /// Takes large products, where it may.
+    /// Computes large products, if the options allow it and cuBLASLt is installed.
     pub(super) blas: Option<BlasLt>,
-    /// The first failure since the last call that could tell it.
+    /// The first failure; it is kept, since a failed device does not recover.
     pub(super) failure: Option<Error>,
     pub(super) weight_bytes: u64,
     pub(super) tensor_bytes: u64,
     pub(super) kernels: Kernels,
-    /// Last: everything above lives on it.
+    /// Declared last, to be dropped last: everything above lives on it.
     pub(super) device: Arc<Device>,
 }
 
 impl CudaBackend {
-    /// Opens a device and loads the kernels. `weight_bytes` are those of all weights to come.
+    /// Opens a device and loads the kernels. `weight_bytes` is the total of all weights to come.
     ///
     /// # Errors
-    /// As of [`super::probe`]; `Memory`; `Device` when the code cannot be loaded.
+    /// As for [`super::probe`]; `Memory`; `Device` when the kernels cannot be loaded.
     pub fn new(options: CudaOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<CudaBackend> {
         let device = Device::open(options.index, options.low_priority, options.blocking_wait)?;
         let kernels = Kernels::load(&device)?;
@@ -247,10 +247,10 @@ impl CudaBackend {
         })
     }
 
-    /// Submits a kernel, unless something has failed already.
+    /// Submits a kernel; does nothing after a failure.
     ///
     /// # Safety
-    /// As of [`launch`].
+    /// As for [`launch`].
     pub(super) unsafe fn submit(&mut self, function: Function, shape: Shape, params: &mut [*mut c_void]) {
         if self.failure.is_none() {
             // SAFETY: the caller's promise.
@@ -258,19 +258,19 @@ impl CudaBackend {
         }
     }
 
-    /// Keeps the first failure.
+    /// Records an error, if it is the first.
     pub(super) fn note(&mut self, outcome: Result<()>) {
         if let (None, Err(error)) = (&self.failure, outcome) {
             self.failure = Some(error);
         }
     }
 
-    /// Tells a failure; it stays, since a device that failed does not recover.
+    /// Returns the recorded failure, which is kept: a failed device does not recover.
     pub(super) fn check_error(&self) -> Result<()> {
         self.failure.clone().map_or(Ok(()), Err)
     }
 
-    /// The address of a tensor's `elements`.
+    /// The address of a tensor of `elements` elements; checks that they lie within its buffer.
     pub(super) fn place(&self, t: Tensor, elements: usize) -> u64 {
         let buffer = &self.buffers[t.buffer as usize];
         assert!((t.offset + elements) * 4 <= buffer.bytes, "{elements} elements at {t:?} of {} bytes", buffer.bytes);
@@ -281,7 +281,7 @@ impl CudaBackend {
         self.weights[w.id as usize]
     }
 
-    /// The address of a vector.
+    /// The address of a vector's f32 form.
     pub(super) fn vector(&self, w: Weight) -> u64 {
         let stored = self.stored(w);
         assert!(w.out_features == 1 && stored.vector != 0, "a matrix where a vector is expected");
@@ -296,7 +296,7 @@ impl CudaBackend {
         self.scratch.as_mut().expect("reserved before the first step")
     }
 
-    /// A place for the input `x` of products in the form that kernels read, which the caller fills.
+    /// Assigns the least recently used slot to the rounded form of `x` and returns its address; the caller fills it.
     pub(super) fn round_into(&mut self, x: Tensor, rows: usize, width: usize) -> u64 {
         self.clock += 1;
         let clock = self.clock;
@@ -307,7 +307,7 @@ impl CudaBackend {
         oldest.buffer.address
     }
 
-    /// Where that form of `x` is, if it is.
+    /// The address of the rounded form of `x`, if a slot has it.
     pub(super) fn find_rounded(&mut self, x: Tensor, rows: usize, width: usize) -> Option<u64> {
         self.clock += 1;
         let clock = self.clock;
@@ -319,21 +319,21 @@ impl CudaBackend {
         Some(found.buffer.address)
     }
 
-    /// Nothing is known of what tensors hold.
+    /// Invalidates all rounded forms.
     pub(super) fn forget_rounded(&mut self) {
         self.scratch().rounded.iter_mut().for_each(|slot| slot.of = None);
     }
 
-    /// `t` holds something else now.
+    /// Invalidates the rounded forms of tensors in the buffer of `t`, which was written.
     pub(super) fn wrote(&mut self, t: Tensor) {
         for slot in self.scratch.iter_mut().flat_map(|s| &mut s.rounded) {
             slot.of = slot.of.filter(|(tensor, ..)| tensor.buffer != t.buffer);
         }
     }
 
-    /// Makes room for the largest step, and lets go what only opening needs.
+    /// Allocates memory for the largest step, and drops what only opening needs.
     pub(super) fn reserve_scratch(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
-        // What the uploader has is not let go before it has arrived, and whether it has is told.
+        // The uploader's copies must have finished before it is dropped; this also reports their errors.
         self.device.wait()?;
         (self.uploader, self.quantizer) = (None, None);
         if let Some(blas) = &mut self.blas {
@@ -350,7 +350,7 @@ impl CudaBackend {
         self.scratch.as_ref().map_or(0, |s| scratch_bytes(&self.options, &s.max_shape))
     }
 
-    /// Brings a weight to the device.
+    /// Uploads a weight.
     pub(super) fn upload_weight(
         &mut self,
         bytes: &HostBytes,
@@ -409,7 +409,7 @@ impl CudaBackend {
         Ok(address)
     }
 
-    /// Makes a matrix of random numbers on the device.
+    /// Creates a matrix of random numbers on the device.
     pub(super) fn make_random(
         &mut self,
         random: RandomWeight,
@@ -445,15 +445,15 @@ impl CudaBackend {
         if matches!(encoding, Encoding::Stored(_)) {
             params.push(arg(&pitched));
         }
-        // SAFETY: to, seed, deviation, rows, in_features of `fill_random_*`, and the pitch of those that have rows; the allocation has
-        // the bytes of that format.
+        // SAFETY: to, seed, deviation, rows, in_features of `fill_random_*`, and the pitch for stored formats; the
+        // allocation has the bytes of that format.
         unsafe { launch(&self.device, function, self.each_element(bytes / 4), &mut params) }?;
         self.weight_bytes += forms::weight_bytes(encoding, out_features, in_features, compute);
         self.weights.push(Stored { format, matrix, vector: 0 });
         Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
-    /// Rows of bf16, padded with zeros to whole steps of the kernels.
+    /// Uploads rows as bf16, padded with zeros to the pitch.
     fn upload_bf16(&mut self, elements: Elements, out_features: usize, in_features: usize) -> Result<u64> {
         let pitch = forms::pitch(in_features);
         self.upload(out_features, pitch * 2, |rows, to| {
@@ -472,7 +472,7 @@ impl CudaBackend {
         })
     }
 
-    /// Rows of f32.
+    /// Uploads rows as f32.
     fn upload_f32(&mut self, elements: Elements, out_features: usize, in_features: usize) -> Result<u64> {
         self.upload(out_features, in_features * 4, |rows, to| {
             let some = elements.slice(rows.start * in_features..rows.end * in_features);
@@ -482,7 +482,7 @@ impl CudaBackend {
         })
     }
 
-    /// The CPU quantizes, with all its cores.
+    /// The CPU backend that quantizes weights, with all cores; created on first use.
     pub(super) fn quantizer(&mut self) -> Result<&mut CpuBackend> {
         if self.quantizer.is_none() {
             self.quantizer = Some(CpuBackend::new(Tier::Auto, Compute::Bf16, 0, ThreadOptions::default())?);
@@ -501,7 +501,7 @@ impl CudaBackend {
     }
 }
 
-/// Whether the kernels have pages of that shape.
+/// Checks that there are kernels for pages of this shape.
 ///
 /// # Errors
 /// `Unsupported`.
@@ -527,7 +527,8 @@ fn as_bytes(bits: &[u16]) -> &[u8] {
 
 impl Drop for CudaBackend {
     fn drop(&mut self) {
-        // What still runs is finished before the memory under it goes. An error has been told, or nobody asks any more.
+        // Submitted work is finished before its memory is freed. An error was reported before, or is of no interest any
+        // more.
         let _ = self.device.wait();
     }
 }

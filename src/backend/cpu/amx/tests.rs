@@ -1,5 +1,5 @@
-//! Products on tiles against the reference tier: with the unit emulated on any machine, and with AVX-512 and the unit itself
-//! where they are there.
+//! Tests products on tiles against the reference tier: with an emulated tile unit on any machine, and with AVX-512 and
+//! the real unit where the machine has them.
 
 #![allow(clippy::print_stdout, reason = "what a machine could not test belongs to the report")]
 
@@ -13,7 +13,7 @@ use crate::encoding::{PANEL, Scheme};
 use std::arch::x86_64::__m512;
 use std::ops::Range;
 
-/// Seeded numbers in [-1, 1).
+/// Pseudorandom numbers in [-1, 1) from a seed.
 struct Random(u64);
 
 impl Random {
@@ -27,7 +27,7 @@ impl Random {
     }
 }
 
-/// A product in one of its ways to run.
+/// An implementation of a matrix product.
 type Linear = unsafe fn(&LinearArgs, Range<usize>, &mut Vec<f32>);
 
 /// # Safety
@@ -54,7 +54,7 @@ unsafe fn emulated(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32
 }
 
 /// # Safety
-/// As [`on`], and there is AVX-512.
+/// As [`on`], and the processor supports AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn emulated_avx512(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
@@ -62,14 +62,14 @@ unsafe fn emulated_avx512(args: &LinearArgs, range: Range<usize>, scratch: &mut 
 }
 
 /// # Safety
-/// As [`on`], and tiles may be used.
+/// As [`on`], and the process may use tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn hardware(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { on::<Hardware, __m512>(args, range, scratch) }
 }
 
-/// Whether tiles can be used here; says why not, and fails if ASTRAI_REQUIRE names them.
+/// Whether tiles can be used here. If not, prints why, or fails if ASTRAI_REQUIRE names amx.
 fn usable() -> bool {
     let required = std::env::var("ASTRAI_REQUIRE").unwrap_or_default();
     let required = required.split(',').any(|name| name.trim() == "amx");
@@ -98,18 +98,18 @@ fn ways() -> Vec<(&'static str, Linear)> {
     ways
 }
 
-/// One product.
+/// Shape and options of one matrix product.
 #[derive(Clone, Copy)]
 struct Case {
     rows: usize,
     out_features: usize,
     in_features: usize,
-    /// With a bias, and added to what is there.
+    /// With a bias, and accumulated to the contents of the output.
     bias: bool,
 }
 
 impl Case {
-    /// Runs the outputs in two tasks, the second from panel `cut` on, with guards around what they may write.
+    /// Runs the product as two tasks, the second from panel `cut` on, and checks guard values around the output.
     fn run(&self, linear: Linear, weight: Matrix, x: Input, cut: usize) -> Vec<f32> {
         const GUARD: f32 = 12345.0;
         let bias = Random(77).vec(self.out_features);
@@ -127,7 +127,7 @@ impl Case {
             accumulate: self.bias,
         };
         let cut = self.out_features.min(cut * PANEL);
-        // What an earlier task left there is not zero.
+        // Scratch may hold anything, here NaNs, from an earlier task.
         let mut scratch = vec![f32::NAN; 3000];
         for range in [0..cut, cut..self.out_features] {
             if !range.is_empty() {
@@ -143,11 +143,11 @@ impl Case {
     }
 }
 
-/// Rows rounded to bf16 and arranged for tiles; what no row fills is not a number.
+/// Rows rounded to bf16 and arranged for tiles; elements that belong to no row are NaN.
 fn arranged(x: &[f32], rows: usize, in_features: usize) -> Vec<u16> {
     let mut out = vec![0x7fffu16; crate::backend::scratch_elements(rows, in_features) * 2];
     for (row, x) in x.chunks(in_features).enumerate().take(rows) {
-        // SAFETY: the scratch is as large as a backend's.
+        // SAFETY: the scratch is as large as that of a backend.
         unsafe { bf16::arrange(x, row, out.as_mut_ptr()) };
     }
     out
@@ -197,7 +197,8 @@ fn bf16_products_agree_with_the_reference_at_edge_sizes() {
     }
 }
 
-/// Law 1, for every number of rows that leads to another arrangement of tiles, and every place in a tile.
+/// Batch invariance (law 1) for every number of rows that leads to another arrangement of tiles, and every position in
+/// a tile.
 #[test]
 fn a_row_of_a_bf16_product_does_not_depend_on_the_others() {
     for (name, linear) in ways() {
@@ -241,9 +242,9 @@ fn quantized_products_are_the_same_bits_as_the_reference() {
                 {
                     let case = Case { rows, out_features, in_features, bias };
                     let size = scheme.panel_bytes(in_features);
-                    // Aligned, as panels are.
+                    // Aligned as panels require.
                     let mut panels = vec![0u128; out_features.div_ceil(PANEL) * size / 16];
-                    // SAFETY: plain bytes of the vector.
+                    // SAFETY: the bytes of the vector.
                     let panels =
                         unsafe { std::slice::from_raw_parts_mut(panels.as_mut_ptr().cast::<u8>(), panels.len() * 16) };
                     let w = Random(3).vec(out_features * in_features);
@@ -287,9 +288,9 @@ fn the_unit_and_its_emulation_give_the_same_bits() {
     }
     let shapes = [Shape::WHOLE; 8];
     let mut r = Random(11);
-    // Small, large and subnormal numbers, in any order.
+    // Small, large and subnormal numbers, interleaved.
     let values: Vec<u16> = (0..1024).map(|i| f32_to_bf16(r.next() * [1.0, 1e-20, 1e-39, 1e15][i % 4])).collect();
-    // SAFETY: tiles may be used; two tiles of 1 KB are read, and one is written.
+    // SAFETY: the process may use tiles; two tiles of 1 KB are read, and one is written.
     unsafe fn run<T: Tiles>(shapes: [Shape; 8], values: &[u16], int8: bool) -> [u32; 256] {
         let mut out = [0u32; 256];
         // SAFETY: as above.
@@ -305,7 +306,7 @@ fn the_unit_and_its_emulation_give_the_same_bits() {
         out
     }
     for int8 in [false, true] {
-        // SAFETY: tiles may be used.
+        // SAFETY: the process may use tiles.
         let (got, want) = unsafe { (run::<Hardware>(shapes, &values, int8), run::<Emulated>(shapes, &values, int8)) };
         assert_eq!(got, want, "int8: {int8}");
     }

@@ -1,4 +1,4 @@
-//! Every way to make an 8-bit dot product, whichever the table would choose here, against the reference tier.
+//! Tests every implementation of the 8-bit dot product that this processor supports against the reference tier.
 
 #![allow(clippy::print_stdout, reason = "what a machine could not test belongs to the report")]
 
@@ -27,7 +27,7 @@ fn ways() -> Vec<(&'static str, Linear)> {
     ways
 }
 
-/// Bytes that look random.
+/// Pseudorandom bytes.
 fn bytes(n: usize) -> impl Iterator<Item = u8> {
     let mut state = n as u64;
     std::iter::repeat_with(move || {
@@ -36,7 +36,7 @@ fn bytes(n: usize) -> impl Iterator<Item = u8> {
     })
 }
 
-/// Panels whose integers are those of `codes`, with scales around 1.
+/// Panels with the given code bytes and scales around 1.
 fn panels(scheme: Scheme, out_features: usize, in_features: usize, codes: &mut dyn Iterator<Item = u8>) -> Vec<u8> {
     let mut panels = vec![0; scheme.bytes(out_features, in_features).expect("small")];
     for panel in panels.chunks_mut(scheme.panel_bytes(in_features)) {
@@ -76,7 +76,7 @@ fn every_dot_product_gives_the_bits_of_the_reference() {
         {
             let (groups, group) = (scheme.groups(in_features), scheme.group());
             let n = rows * groups * group;
-            // Random integers, then the largest, whose pairs of products must not saturate.
+            // Random codes, then the extreme ones, whose pairs of products must not saturate.
             let random = bytes(in_features).map(|code| if scheme == Scheme::Q8 { code.max(1) } else { code });
             let largest: [u8; 2] = if scheme == Scheme::Q8 { [1, 255] } else { [0, 0xff] };
             let weights: [Vec<u8>; 3] = [

@@ -1,8 +1,8 @@
-//! Products with AVX-512: tiles of [`super::tile`] over the outputs of a task.
+//! Matrix products with AVX-512: the tiles of [`super::tile`] over the outputs of a task.
 //!
-//! A tile's weights are read once from memory, in ascending order: while one tile is computed, the next one's lines are
-//! brought into the second-level cache, line after line. Several rows of weights read side by side would keep the
-//! processor's own prefetching from seeing a stream; measured, that halves the bandwidth.
+//! A tile's weights are read from memory once, in ascending order: while one tile is computed, the cache lines of the
+//! next one are prefetched into the second-level cache one after the other. Reading several weight rows side by side
+//! would keep the hardware prefetcher from detecting a stream, which halves the measured bandwidth.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
@@ -14,7 +14,7 @@ use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Input rows of a tile of quantized products.
+/// Input rows per tile of quantized products.
 const BLOCK: usize = 4;
 
 /// # Safety
@@ -42,7 +42,7 @@ unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usiz
         first += unsafe {
             match args.rows {
                 1 | 2 if left >= 4 => bf16_column::<4>(args, w, x, first),
-                // Eight are two fours: outputs that are left over come one by one.
+                // 8 outputs are 4 + 4: after 6, the last two would be computed one at a time.
                 _ if left >= 6 && left != 8 => bf16_column::<6>(args, w, x, first),
                 _ if left >= 4 => bf16_column::<4>(args, w, x, first),
                 _ => bf16_column::<1>(args, w, x, first),
@@ -51,7 +51,7 @@ unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usiz
     }
 }
 
-/// `NR` outputs of all rows.
+/// Computes `NR` outputs of all rows, from `first` on; returns `NR`.
 ///
 /// # Safety
 /// As [`linear`] for outputs `first..first + NR`.
@@ -60,14 +60,15 @@ unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], 
     let in_features = args.in_features;
     let w = &w[first * in_features..(first + NR) * in_features];
     let mut next: *const u8 = w.as_ptr_range().end.cast();
-    // The next tile's lines come spread over the whole blocks of rows: all at once they would wait for each other.
+    // Prefetching the next tile's weights is spread over the whole blocks of rows: prefetches issued all at once would
+    // wait for each other.
     let blocks = args.rows / tile::BLOCK;
     let lines = if blocks == 0 { NR } else { NR.div_ceil(blocks) };
     let mut row = 0;
     while row < args.rows {
         let x = x[tile::at(in_features, row, 0)..].as_ptr();
         let w = w.as_ptr();
-        // SAFETY: the weights are `NR` rows; the rows of a block begin at a multiple of its size; columns are the task's.
+        // SAFETY: there are `NR` rows of weights; `row` is the first of a block; the columns belong to the task.
         unsafe {
             match (args.rows - row, lines) {
                 (1, _) if blocks == 0 => {
@@ -99,7 +100,7 @@ unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], 
 #[inline(always)]
 unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, first: usize, sums: [f32; tile::SUMS]) {
     for (m, sums) in sums.chunks_exact(NR).take(MR).enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { args.put_all(row + m, first, first + NR, sums) };
     }
 }
@@ -130,7 +131,8 @@ unsafe fn panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, r
     }
 }
 
-/// `NP` panels of all rows; outputs begin at `out_features.start`, and those from `out_features.end` on are not written.
+/// Computes the outputs of `NP` panels for all rows. Outputs start at `out_features.start`; those at or beyond
+/// `out_features.end` are not written.
 ///
 /// # Safety
 /// As [`linear`]; `w` has `NP` panels.
@@ -149,7 +151,7 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
     };
     let table = q4_table();
     let mut next = w.as_ptr_range().end;
-    // As for bf16: spread over the whole blocks of rows.
+    // As for bf16, prefetching is spread over the whole blocks of rows.
     let blocks = args.rows / BLOCK;
     let lines = if blocks == 0 { NP } else { NP.div_ceil(blocks) };
     let mut row = 0;
@@ -161,7 +163,7 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
             groups: x.groups,
         };
         let p = panels;
-        // SAFETY: the panels were counted by the caller, rows are below `args.rows`, and columns are the task's.
+        // SAFETY: the caller passed `NP` panels, rows are below `args.rows`, and the columns belong to the task.
         unsafe {
             match (args.rows - row, lines) {
                 (1, _) if blocks == 0 => {
@@ -186,12 +188,12 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
     }
 }
 
-/// The biased values of the sixteen Q4 codes, in every 16 bytes.
+/// The values of the sixteen Q4 codes + 128, in each 128-bit quarter.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn q4_table() -> __m512i {
     let values: [u8; 16] = std::array::from_fn(|i| Q4_VALUES[i] as u8 ^ 128);
-    // SAFETY: sixteen bytes.
+    // SAFETY: sixteen bytes are read.
     unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(values.as_ptr().cast())) }
 }
 
@@ -208,7 +210,7 @@ unsafe fn store<const MR: usize, const NP: usize>(
     for (m, sums) in sums.iter().enumerate() {
         for (n, sums) in sums.iter().enumerate() {
             let first = out_features.start + n * PANEL;
-            // SAFETY: the caller's promise; the fast path writes sixteen outputs that exist.
+            // SAFETY: guaranteed by the caller; the fast path writes sixteen outputs that exist.
             unsafe {
                 if first + PANEL <= out_features.end && args.bias.is_none() {
                     let place = args.out.add((row + m) * args.out_stride + first);

@@ -5,11 +5,11 @@
 //! | layer | room | what it is for |
 //! |---|---|---|
 //! | 0 | [`error`], [`limits`], [`json`], [`dtype`], [`encoding`], [`os`] | errors, named limits, JSON within a budget, element types, formats of quantized weights, what differs between systems |
-//! | 1 | [`backend`] | tensor operations on ragged batches: the trait, and the CPU and NVIDIA's GPUs behind it |
+//! | 1 | [`sampling`] | penalties, truncation, draws, log probabilities: what devices are asked, and the passes over a row |
+//! | 2 | [`backend`] | tensor operations on ragged batches: the trait, and the CPU and NVIDIA's GPUs behind it |
 //! | 2 | [`source`] | where a model comes from: config, tokenizer, template, tensors |
 //! | 2 | [`cache`] | slots, pages and page tables: integers only |
 //! | 2 | [`text`] | tokenizer, incremental UTF-8, stop strings, chat templates |
-//! | 2 | [`sampling`] | penalties, truncation, draws, log probabilities |
 //! | 3 | [`model`] | config to architecture, the families, the one forward pass |
 //! | 3 | [`scheduler`] | cleanup, refill, prefill, decode; emits a plan of plain integers |
 //! | 4 | [`engine`] | owns the threads; plan, forward, sample, commit, deliver |
@@ -22,10 +22,11 @@ pub mod json;
 pub mod limits;
 pub mod os;
 
+pub mod sampling;
+
 pub mod backend;
 
 pub mod cache;
-pub mod sampling;
 pub mod source;
 pub mod text;
 

@@ -2,13 +2,14 @@
 //! for every family, tier and kind of weights. One test in a process of its own, since it counts for the whole process.
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Backend, KvShape, TopK};
+use astrai::backend::{Backend, KvShape};
 use astrai::dtype::DType;
 use astrai::limits;
 use astrai::model::architecture::Architecture;
 use astrai::model::config::Config;
 use astrai::model::{Model, Recipe, Step, StepLimits, Tables, families, loader, random_model};
 use astrai::os::thread::ThreadOptions;
+use astrai::sampling::{AllowedTokens, SamplingOutput, SamplingParams, SamplingRequests};
 use astrai::source::{Folder, FolderOptions, ModelSource};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -51,7 +52,8 @@ struct Bench {
     model: Model,
     backend: CpuBackend,
     context: usize,
-    best: Vec<(f32, u32)>,
+    requests: SamplingRequests,
+    output: SamplingOutput,
 }
 
 /// What a case is made with.
@@ -86,7 +88,10 @@ impl Bench {
             own_scratch: false,
         };
         let model = Model::new(architecture, weights, &shapes, &limits, &mut backend).unwrap();
-        Bench { model, backend, context, best: Vec::with_capacity(LOGITS_ROWS * limits::BEST_LOGITS_MAX) }
+        backend.set_vocabulary_mask(&AllowedTokens::all(model.vocab())).unwrap();
+        let requests = SamplingRequests::new(LOGITS_ROWS, model.vocab()).unwrap();
+        let output = SamplingOutput::new(LOGITS_ROWS).unwrap();
+        Bench { model, backend, context, requests, output }
     }
 
     /// A step of `rows` (sequence, position).
@@ -102,15 +107,24 @@ impl Bench {
         }
     }
 
-    /// Runs it, and asks for logits in both ways.
+    /// Runs it, and samples from a few of the largest logits and from whole rows.
     fn run(&mut self, step: &Step) {
         self.model.begin(&mut self.backend, step);
         for layer in 0..self.model.layers() {
             self.model.layer(&mut self.backend, step, layer);
         }
-        let best = TopK { count: limits::BEST_LOGITS_MAX, limit: 120, found: &mut self.best };
-        self.model.logits(&mut self.backend, step, 0, step.logits_indices.len(), Some(best)).unwrap();
-        self.model.logits(&mut self.backend, step, 0, step.logits_indices.len(), None).unwrap();
+        let rows = step.logits_indices.len();
+        let few =
+            SamplingParams { temperature: 1.0, top_k: limits::BEST_LOGITS_MAX as u32, ..SamplingParams::default() };
+        let whole = SamplingParams { temperature: 1.0, top_p: 0.9, logprobs: Some(5), ..SamplingParams::default() };
+        for request in [few.request(7, 0), whole.request(7, 0)] {
+            self.requests.clear();
+            self.requests.rows.extend(std::iter::repeat_n(request, rows));
+            self.backend.set_sampling(&self.requests);
+            self.model.sample(&mut self.backend, step, 0, rows);
+            let ticket = self.backend.copy_out();
+            self.backend.wait_sampled(ticket, &mut self.output).unwrap();
+        }
         self.backend.rest();
     }
 }

@@ -12,18 +12,14 @@
 
 pub mod cpu;
 pub mod cuda;
-mod sampling;
 mod step;
 
-pub use sampling::{
-    FROM_LAST_STEP, LogitAdjustment, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests, Ticket,
-    adjustments_max,
-};
-pub use step::{Ragged, Step, Tables};
+pub use step::{FROM_LAST_STEP, Ragged, Step, Tables, Ticket};
 
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::Result;
+use crate::sampling::{AllowedTokens, SamplingOutput, SamplingRequests};
 use std::sync::Arc;
 
 /// Increased whenever a kernel or the forward pass changes in a way that changes result bits. Saved keys and values
@@ -87,17 +83,6 @@ pub struct Linear {
     pub out: Tensor,
     /// Add the product to the contents of `out` instead of replacing them.
     pub accumulate: bool,
-}
-
-/// Parameters and output of the search in [`Backend::linear_topk`].
-#[derive(Debug)]
-pub struct TopK<'a> {
-    /// Results per row.
-    pub count: usize,
-    /// Only outputs below this index are searched.
-    pub limit: usize,
-    /// `[rows, count]`: the (value, output index) pairs found. Cleared first.
-    pub found: &'a mut Vec<(f32, u32)>,
 }
 
 /// Heads inside the rows of a projection: head `h` of row `r` starts at `r * row_stride + h * head_stride`.
@@ -393,20 +378,15 @@ pub trait Backend: Send {
         let _ = step;
     }
 
-    /// Whether the device itself samples ([`Backend::sample`]). If so, a step may be submitted before the previous one
-    /// has finished, with tokens taken from that step's output on the device ([`FROM_LAST_STEP`]).
-    fn samples(&self) -> bool {
-        false
-    }
+    /// Steps that may be in flight at once: with 1, a step is computed by the calls that submit it, and its samples are there when
+    /// they return; with more, the next step may take its tokens from the last one ([`FROM_LAST_STEP`]).
+    fn steps_in_flight(&self) -> usize;
 
-    /// Allows sampling of the tokens below `limit`, except `holes`. Called before the first [`Backend::sample`].
+    /// Sets which tokens may be sampled: the ids inside `mask`. Called before the first [`Backend::sample`].
     ///
     /// # Errors
-    /// `Memory` when the host has no memory for the mask; `Device` when the device fails.
-    fn set_vocabulary_mask(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
-        let _ = (limit, holes);
-        Ok(())
-    }
+    /// `Memory`, `Device`.
+    fn set_vocabulary_mask(&mut self, mask: &AllowedTokens) -> Result<()>;
 
     /// Number of rows to which a decode step of `rows` rows (one per sequence) should be padded, so that more steps can
     /// share a recording. The results of padding rows are discarded; their only page is the extra frame after the last,
@@ -415,10 +395,8 @@ pub trait Backend: Send {
         rows
     }
 
-    /// Sets the sampling requests for the rows of logits that are sampled next.
-    fn set_sampling(&mut self, requests: &SamplingRequests) {
-        let _ = requests;
-    }
+    /// Sets what [`Backend::sample`] and a replayed step sample: one request for each row of logits.
+    fn set_sampling(&mut self, requests: &SamplingRequests);
 
     /// Called before the operations of a step in which each sequence has one row and every row needs logits. Returns
     /// true when the whole step has been submitted from a recording of an earlier, similar step. Otherwise the caller
@@ -433,24 +411,18 @@ pub trait Backend: Send {
         true
     }
 
-    /// Samples a token from each row of `logits` `[rows, vocab]`, as the requests of [`Backend::set_sampling`] say.
-    fn sample(&mut self, logits: Tensor, rows: usize, vocab: usize) {
-        let _ = (logits, rows, vocab);
-    }
+    /// Computes the logits of `rows` rows of `x` by the product `head`, and samples them as the requests say. `scratch` has
+    /// [`scratch_elements`]. The logits are not defined afterwards.
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, scratch: Tensor);
 
-    /// Submits the copy of the sampled tokens to the host. At most two tickets may be outstanding.
-    fn copy_out(&mut self) -> Ticket {
-        Ticket(0)
-    }
+    /// Submits the copy of the samples to the host. Each ticket is waited for before as many steps as may be in flight follow.
+    fn copy_out(&mut self) -> Ticket;
 
-    /// Waits until the copy of `ticket` has finished and writes its rows to `to`, which must have room for them.
+    /// Waits for the samples of a ticket and writes them to `to`, which has room for the rows.
     ///
     /// # Errors
-    /// As [`Backend::read`].
-    fn wait_sampled(&mut self, ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
-        let _ = (ticket, to);
-        Ok(())
-    }
+    /// As of [`Backend::read`].
+    fn wait_sampled(&mut self, ticket: Ticket, to: &mut SamplingOutput) -> Result<()>;
 
     /// `out[r] = table[tokens[r]]`. `out` is `[rows, table.in_features]`; tokens are below `table.out_features`.
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor);
@@ -463,15 +435,6 @@ pub trait Backend: Send {
 
     /// Up to four matrix products that share the input `x` `[rows, in_features]`. `scratch` has [`scratch_elements`].
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
-
-    /// One product as in [`Backend::linear`], followed by a search for the `best.count` largest finite results of each
-    /// row among its first `best.limit` outputs. `best.found` receives that many (value, output index) pairs per row in
-    /// descending order; equal values are ordered by ascending index. Where a row has fewer finite results, the
-    /// remaining pairs are (minus infinity, `u32::MAX`).
-    ///
-    /// # Errors
-    /// As [`Backend::read`].
-    fn linear_topk(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) -> Result<()>;
 
     /// Two products of the same shape with a shared input, then `gate.out = silu(gate.out) * up.out`. Afterwards
     /// `gate.out` may only be used as the input of matrix products, and the contents of `up.out` are undefined.

@@ -65,3 +65,11 @@ pub struct Ragged<'a> {
     /// `[sequences]`: index in `tables` of the first entry of each sequence's table.
     pub table_starts: &'a [u32],
 }
+
+/// Flag in [`Step::tokens`]: an entry with this bit set holds, in its other bits, the index of a row of logits
+/// of the last step; the device replaces it by the token sampled for that row.
+pub const FROM_LAST_STEP: u32 = 1 << 31;
+
+/// Identifies a copy submitted by [`super::Backend::copy_out`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(pub u32);

@@ -1,12 +1,11 @@
 //! A request on the engine thread: sampling state, text, terminal event.
 
-use super::adjustments::LogitAdjustments;
 use super::api::{EventKind, FinishReason, RequestOptions, Usage};
 use super::delivery::{Dispatch, Outbox, PerToken, Piece, Produced, with_nul};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, Status};
 use crate::limits;
-use crate::sampling::{SamplingParams, TokenCounts};
+use crate::sampling::{LogitAdjustments, SamplingParams, TokenCounts};
 use crate::text::{StopFilter, TextStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,12 +52,8 @@ impl NewRequest {
 pub(super) struct Active {
     pub request: NewRequest,
     pub handle: SequenceHandle,
-    /// Token counts for penalties. With `on_device` only those of the prompt: `adjustments` counts the output.
-    pub counts: TokenCounts,
-    /// Penalties and biases as the device reads them; empty without `on_device`.
+    /// Penalties and biases, as the device reads them.
     pub adjustments: LogitAdjustments,
-    /// Tokens are sampled on the device.
-    on_device: bool,
     /// Tokens generated whose values are known.
     pub generated: usize,
     /// Unknown tokens at the end of the sequence, sampled by steps that are not finished.
@@ -93,13 +88,12 @@ impl Active {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(request: NewRequest, handle: SequenceHandle, on_device: bool) -> Result<Active> {
+    pub fn new(request: NewRequest, handle: SequenceHandle) -> Result<Active> {
         let mut counts = TokenCounts::new();
         if request.params.uses_counts() {
             counts.add_prompt(&request.prompt)?;
         }
-        let adjustments =
-            if on_device { LogitAdjustments::new(&request.params, &counts)? } else { LogitAdjustments::default() };
+        let adjustments = LogitAdjustments::new(&request.params, &counts)?;
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
             let bytes = request.prompt.len() as u64 * 4;
@@ -111,9 +105,7 @@ impl Active {
         Ok(Active {
             request,
             handle,
-            counts,
             adjustments,
-            on_device,
             generated: 0,
             ahead: 0,
             prompt_logprobs,
@@ -136,7 +128,7 @@ impl Active {
         let most = request.max_tokens;
         if request.params.uses_counts() {
             let different = most.min(vocab);
-            if self.on_device { self.adjustments.reserve(different)? } else { self.counts.reserve(different)? }
+            self.adjustments.reserve(different)?;
         }
         let text_max = if request.stream.is_some() { limits::TOKEN_TEXT_BYTES + request.stops.held_max() } else { 0 };
         let refused = |_| Error::memory("the text of a request", text_max as u64);
@@ -165,7 +157,7 @@ impl Active {
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         if self.request.params.uses_counts() {
-            if self.on_device { self.adjustments.push(token.id)? } else { self.counts.push(token.id)? }
+            self.adjustments.push(token.id)?;
         }
         self.text.clear();
         self.filtered.clear();

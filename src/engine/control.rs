@@ -182,7 +182,7 @@ impl Core {
             let may_copy = !self.copies.is_empty() && self.meter.ready_at.is_none();
             // With a step in flight there is no sleep: the step is finished first.
             if !(idle || held)
-                || self.in_flight.is_some()
+                || !self.in_flight.is_empty()
                 || may_copy
                 || !mailbox.commands.is_empty()
                 || !self.inbox.is_empty()
@@ -217,16 +217,19 @@ impl Core {
         self.shared.note_taken(mailbox);
     }
 
-    /// Runs the planned step through the model, layer by layer. False when the step was abandoned.
+    /// Submits embedding and layers of the planned step. Where the device computes them within these calls, pause and duty limit
+    /// are obeyed between two layers; false when the step was given up then.
     pub fn forward(&mut self) -> bool {
-        let runner = &mut self.runner;
-        runner.model.begin(&mut *runner.backend, &runner.step);
+        if self.runner.backend.steps_in_flight() > 1 {
+            self.runner.forward();
+            return true;
+        }
+        self.runner.model.embed(&mut *self.runner.backend, &self.runner.step);
         for layer in 0..self.runner.model.layers() {
             if !self.yield_point() {
                 return false;
             }
-            let runner = &mut self.runner;
-            runner.model.layer(&mut *runner.backend, &runner.step, layer);
+            self.runner.layer(layer);
         }
         true
     }
@@ -331,7 +334,7 @@ impl Core {
         self.meter.bucket.set(control.duty, now);
         self.meter.ready_at = self.meter.bucket.ready_at(now);
         self.meter.paused = control.pause;
-        if control.pause && self.in_flight.is_none() && !std::mem::replace(&mut control.at_rest, true) {
+        if control.pause && self.in_flight.is_empty() && !std::mem::replace(&mut control.at_rest, true) {
             self.shared.rested.notify_all();
         }
         self.meter.held()

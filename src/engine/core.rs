@@ -4,21 +4,20 @@
 //! Only this thread uses the scheduler, the model and the device (law 6). A panic fails every request and marks the
 //! engine dead; the thread keeps running and answers later commands with that error (law 2).
 
-use super::active::{Active, End, NewRequest, Token, panicked};
+use super::active::{Active, End, NewRequest, panicked};
 use super::api::{EventKind, FinishReason, LogLevel, Stats};
 use super::control::Meter;
 use super::defer::Deferred;
 use super::delivery::{Outbox, Produced, closed, lock};
-use super::in_flight::InFlightStep;
 use super::model_runner::ModelRunner;
 use super::prefix::Prefixes;
+use super::step::InFlightStep;
 use super::table::Table;
 use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
 use crate::cache::SequenceHandle;
-use crate::error::{Error, Result, copied};
+use crate::error::{Error, Result, copied, reserved};
 use crate::os::shortage;
-use crate::sampling::Sampled;
 use crate::scheduler::Row;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,9 +47,9 @@ pub(super) struct Core {
     pub closing: Option<Instant>,
     /// Set by a panic or a device failure: the error that every request gets. No step runs any more.
     pub dead: Option<Error>,
-    /// The step submitted to the device and not yet finished; only on a backend that samples.
-    pub in_flight: Option<InFlightStep>,
-    /// Step records that are not in use, so that a step allocates nothing; empty on a backend that does not sample.
+    /// Steps that were submitted and not finished, oldest first.
+    pub in_flight: VecDeque<InFlightStep>,
+    /// Steps that are not in flight, kept for their buffers.
     pub spare_steps: Vec<InFlightStep>,
     /// When the last step was finished.
     pub finished_at: Instant,
@@ -74,7 +73,8 @@ impl Core {
     /// # Errors
     /// `Memory`.
     pub fn new(shared: Arc<Shared>, runner: ModelRunner, trace: Option<Trace>) -> Result<Core> {
-        let spare_steps = if runner.backend.samples() { InFlightStep::two(&runner)? } else { Vec::new() };
+        let steps_max = runner.backend.steps_in_flight();
+        let spare_steps = (0..steps_max).map(|_| InFlightStep::new(&runner)).collect::<Result<_>>()?;
         let stats = Stats { pages_free: runner.scheduler.pages().2 as u64, ..Stats::default() };
         shared.stats.publish(&stats);
         Ok(Core {
@@ -91,7 +91,7 @@ impl Core {
             spent: PhaseTimes::default(),
             closing: None,
             dead: None,
-            in_flight: None,
+            in_flight: reserved("the steps in flight", steps_max)?.into(),
             spare_steps,
             finished_at: Instant::now(),
             waited: Duration::ZERO,
@@ -112,7 +112,7 @@ impl Core {
         self.shared.log(LogLevel::Error, || why.message.clone());
         self.dead = Some(why.clone());
         // The step in flight is not waited for: its requests end with `why`.
-        self.in_flight = None;
+        self.spare_steps.extend(self.in_flight.drain(..));
         self.abandon(&why);
         self.publish();
     }
@@ -270,10 +270,11 @@ impl Core {
         }
         let priority = request.priority;
         let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs;
-        let on_device = self.runner.backend.samples();
-        let admitted = self.runner.scheduler.submit(prompt, len_max, logits_from, priority).and_then(|handle| {
-            Active::new(request, handle, on_device).inspect_err(|_| self.runner.scheduler.finish(handle))
-        });
+        let admitted = self
+            .runner
+            .scheduler
+            .submit(prompt, len_max, logits_from, priority)
+            .and_then(|handle| Active::new(request, handle).inspect_err(|_| self.runner.scheduler.finish(handle)));
         match admitted {
             Ok(active) => {
                 let handle = active.handle;
@@ -367,44 +368,6 @@ impl Core {
         }
     }
 
-    /// Runs one step; false when there was nothing to run.
-    fn step(&mut self) -> bool {
-        if self.runner.backend.samples() { self.step_ahead() } else { self.step_through() }
-    }
-
-    /// Runs one step on a backend that does not sample: the logits are waited for and sampled on the host.
-    fn step_through(&mut self) -> bool {
-        let begin = Instant::now();
-        let planned = match self.runner.schedule(&mut self.spent) {
-            Ok(planned) => planned,
-            Err(error) => {
-                self.fail_step(&error);
-                return true;
-            }
-        };
-        if self.runner.plan.rows.is_empty() {
-            return false;
-        }
-        self.note_admissions(begin);
-        if self.forward() {
-            if let Some(trace) = &mut self.trace {
-                trace.rows(&self.runner.plan, &self.runner.scheduler, &self.active);
-            }
-            if let Err(error) = self.sample() {
-                self.die(error);
-                return true;
-            }
-            self.stats.steps += 1;
-            let rows = std::mem::take(&mut self.runner.plan.rows);
-            self.account(&rows, self.runner.plan.tokens, (planned + self.meter.rested()).elapsed());
-            self.runner.plan.rows = rows;
-            if let Some(trace) = &mut self.trace {
-                trace.call(&self.runner.scheduler, self.runner.page_tokens, begin.elapsed());
-            }
-        }
-        true
-    }
-
     /// Fails every request that has a row in the plan.
     pub fn fail_step(&mut self, error: &Error) {
         for index in 0..self.runner.plan.rows.len() {
@@ -445,85 +408,6 @@ impl Core {
                 active.prefill += spent;
             }
         }
-    }
-
-    /// Computes the logits that the rows need, in pieces that fit the logits buffer, samples them on the host and
-    /// delivers the tokens.
-    ///
-    /// # Errors
-    /// `Device` when the device failed.
-    fn sample(&mut self) -> Result<()> {
-        for row in &self.runner.plan.rows {
-            self.runner.scheduler.computed(row);
-        }
-        let positions = std::mem::take(&mut self.runner.logits_positions);
-        let mut first = 0;
-        for piece in positions.chunks(self.runner.model.logits_rows_max()) {
-            self.find_enough(piece);
-            self.runner.compute_logits(first, piece)?;
-            first += piece.len();
-            for (index, at) in piece.iter().enumerate() {
-                if let Err(error) = self.consume(at.sequence, at.position, index) {
-                    self.end(at.sequence, End::Failed(error));
-                }
-            }
-        }
-        self.runner.logits_positions = positions;
-        Ok(())
-    }
-
-    /// Uses row `index` of the computed logits, which belongs to `position`: records the log probability of the next
-    /// prompt token, or samples the next token and delivers it.
-    fn consume(&mut self, handle: SequenceHandle, position: usize, index: usize) -> Result<()> {
-        let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
-        let runner = &mut self.runner;
-        if let Some(&next) = active.request.prompt.get(position + 1) {
-            active.prompt_logprobs.push(runner.sampler.logprob(runner.logits.row(index), next));
-            return Ok(());
-        }
-        if active.request.max_tokens == 0 {
-            self.end(handle, End::Finished(FinishReason::Length));
-            return Ok(());
-        }
-        runner.top_tokens.clear();
-        runner.top_logprobs.clear();
-        let params = &active.request.params;
-        let sampled = match runner.logits.best(index) {
-            Some(best) => runner.sampler.sample_best(best, params, position as u64 + 1)?,
-            None => runner.sampler.sample(
-                runner.logits.row(index),
-                &runner.allowed,
-                params,
-                &active.counts,
-                position as u64 + 1,
-                &mut runner.top_tokens,
-                &mut runner.top_logprobs,
-            )?,
-        };
-        runner.scheduler.append(handle, sampled.token)?;
-        self.emit(handle, sampled)
-    }
-
-    /// Delivers a sampled token to its request, with the runner's `top_tokens` and `top_logprobs`. Pauses the sequence
-    /// when the request's event queue is full; ends the request when the token finishes it.
-    pub fn emit(&mut self, handle: SequenceHandle, sampled: Sampled) -> Result<()> {
-        let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
-        let runner = &mut self.runner;
-        self.stats.tokens_out += 1;
-        let token = Token {
-            id: sampled.token,
-            logprob: active.request.params.logprobs.map(|_| sampled.logprob),
-            top_tokens: &runner.top_tokens,
-            top_logprobs: &runner.top_logprobs,
-        };
-        let (finish, full) = active.accept(token, &self.shared.dispatch)?;
-        if full {
-            runner.scheduler.set_paused(handle, true);
-        }
-        if let Some(reason) = finish {
-            self.end(handle, End::Finished(reason));
-        }
-        Ok(())
     }
 
     /// Publishes a new snapshot of the statistics.

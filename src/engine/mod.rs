@@ -11,7 +11,6 @@
 //! [`delivery::Outbox`]. All threads sleep while there is nothing to do.
 
 mod active;
-mod adjustments;
 pub mod api;
 mod begin;
 mod control;
@@ -24,8 +23,6 @@ mod duty;
 mod honour;
 mod host_thread;
 mod identity;
-mod in_flight;
-mod logits;
 mod mailbox;
 mod model_runner;
 mod open;
@@ -39,6 +36,7 @@ mod receive;
 mod reply;
 mod request;
 mod stats;
+mod step;
 mod table;
 mod templates;
 mod trace;

@@ -1,18 +1,17 @@
 //! Scheduler, model and backend of an engine, and how a batch plan becomes the step that the model reads.
 
 use super::core::PhaseTimes;
-use super::logits::HostLogits;
-use crate::backend::{Backend, FROM_LAST_STEP, SamplingOutput, SamplingRequests};
+use crate::backend::{Backend, FROM_LAST_STEP, Tables};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::model::{Model, Step};
-use crate::sampling::{AllowedTokens, Sampler};
+use crate::sampling::{SamplingOutput, SamplingRequest, SamplingRequests};
 use crate::scheduler::{BatchPlan, Scheduler, UNKNOWN};
 use crate::source::ModelSource;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Scheduler, model, backend and sampler, with buffers that are reused for each step. Owned by the engine thread.
+/// Scheduler, model and backend, with buffers that are reused for each step. Owned by the engine thread.
 pub(super) struct ModelRunner {
     pub scheduler: Scheduler,
     pub model: Model,
@@ -21,24 +20,15 @@ pub(super) struct ModelRunner {
     /// loading.
     #[allow(dead_code, reason = "the identity reads it through a weak pointer")]
     pub source: Option<Arc<dyn ModelSource>>,
-    pub sampler: Sampler,
-    /// Vocabulary mask: the token ids that may be sampled.
-    pub allowed: AllowedTokens,
     pub plan: BatchPlan,
     pub step: Step,
     /// Tokens per KV page.
     pub page_tokens: usize,
-    /// Logits copied to the host; without rows on a backend that samples.
-    pub logits: HostLogits,
-    /// Most probable alternatives for the token being delivered, best first.
-    pub top_tokens: Vec<u32>,
-    /// Log probabilities of `top_tokens`.
-    pub top_logprobs: Vec<f32>,
     /// Positions whose logits the current step computes, in the order of `step.logits_indices`.
     pub logits_positions: Vec<LogitsPosition>,
-    /// Sampling requests of the step being submitted; only on a backend that samples.
+    /// Sampling requests of the step being submitted.
     pub sampling: SamplingRequests,
-    /// Output of the step being finished; only on a backend that samples.
+    /// Samples of the step being finished.
     pub sampled: SamplingOutput,
     /// Page frame after those of the scheduler: the only page of padding rows.
     pub spare_frame: u32,
@@ -92,5 +82,68 @@ impl ModelRunner {
             }
         }
         Ok(refilled)
+    }
+
+    /// Begins the step on the device, with the sampling requests of all its positions when `whole`. True when its operations may be
+    /// those of a recorded step: rows of one token each, all of them sampled. Such a step is padded.
+    pub fn begin(&mut self, whole: bool) -> bool {
+        let single = self.plan.rows.iter().all(|row| row.count == 1);
+        let recordable = whole && single && self.logits_positions.len() == self.plan.rows.len();
+        if recordable {
+            self.pad_batch();
+        }
+        self.backend.begin(&self.step);
+        if whole {
+            self.backend.set_sampling(&self.sampling);
+        }
+        recordable
+    }
+
+    /// Pads the step with idle rows up to a batch size for which steps are recorded. Their output is discarded; their
+    /// only page is `spare_frame`.
+    fn pad_batch(&mut self) {
+        let (step, rows) = (&mut self.step, self.plan.rows.len());
+        let padded = self.backend.padded(rows);
+        // Without room in the page lists there is no padding: sequences that share pages may list more than were
+        // reserved.
+        let room = |tables: &mut Tables| tables.pages.try_reserve(padded - rows).is_ok();
+        if padded > self.model.logits_rows_max() || !step.tables.iter_mut().all(room) {
+            return;
+        }
+        for row in rows..padded {
+            step.tokens.push(0);
+            step.positions.push(0);
+            step.sequences.push(row as u32);
+            step.logits_indices.push(row as u32);
+            for tables in &mut step.tables {
+                tables.starts.push(tables.pages.len() as u32);
+                tables.pages.push(self.spare_frame);
+            }
+            self.sampling.rows.push(SamplingRequest::default());
+        }
+    }
+
+    /// Submits the embedding and all layers.
+    pub fn forward(&mut self) {
+        self.model.embed(&mut *self.backend, &self.step);
+        (0..self.model.layers()).for_each(|layer| self.layer(layer));
+    }
+
+    /// Submits one layer.
+    pub fn layer(&mut self, layer: usize) {
+        self.model.layer(&mut *self.backend, &self.step, layer);
+    }
+
+    /// When `whole`, submits logits and sampling of all the step's positions.
+    pub fn sample_all(&mut self, whole: bool) {
+        if whole && !self.step.logits_indices.is_empty() {
+            self.model.sample(&mut *self.backend, &self.step, 0, self.step.logits_indices.len());
+        }
+    }
+
+    /// Submits logits and sampling of `count` of the step's positions, from `first` on, as `sampling` says.
+    pub fn sample(&mut self, first: usize, count: usize) {
+        self.backend.set_sampling(&self.sampling);
+        self.model.sample(&mut *self.backend, &self.step, first, count);
     }
 }

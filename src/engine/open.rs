@@ -6,12 +6,11 @@ use super::device::{self, DeviceChoice};
 use super::duty::Duty;
 use super::honour::{self, Touching};
 use super::identity::Identity;
-use super::logits::HostLogits;
 use super::model_runner::ModelRunner;
 use super::plan::{LoadPlan, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, KvShape, SamplingOutput, SamplingRequests, cuda};
+use crate::backend::{Backend, KvShape, cuda};
 use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use crate::model::architecture::Architecture;
@@ -21,7 +20,7 @@ use crate::model::weights_cache::WeightsCache;
 use crate::model::{Model, Recipe, Step, Tables, weights};
 use crate::os::thread::{self, ThreadOptions};
 use crate::os::{memory, shortage};
-use crate::sampling::{AllowedTokens, Sampler};
+use crate::sampling::{AllowedTokens, SamplingOutput, SamplingRequests};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
 use crate::source::{Folder, GenerationDefaults, ModelSource};
 use std::path::Path;
@@ -251,8 +250,7 @@ fn finish(
     defaults.add_eos(text.named("eos_token"));
     info.eos_token = defaults.eos_tokens.first().copied();
     info.bos_token = defaults.bos_token.or(text.named("bos_token"));
-    runner.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
-    runner.backend.set_vocabulary_mask(runner.allowed.end(), runner.allowed.holes())?;
+    runner.backend.set_vocabulary_mask(&allowed_tokens(&text, info.vocab_size as usize)?)?;
     log(LogLevel::Info, describe(&info, &sizing));
     shortage::check("a model")?;
     Ok(Opened {
@@ -416,30 +414,19 @@ fn build(
         frames: vec![sizing.frames; shapes.len()],
         policy: sizing.policy,
     })?;
-    // Logits are copied to the host only on a backend that does not sample.
-    let samples = backend.samples();
-    let logits = HostLogits::new(if samples { 0 } else { logits_rows }, vocab)?;
-    let sampling_rows = if samples { logits_rows } else { 0 };
-    let sampler = Sampler::new(vocab)?;
     let page_tokens = sizing.page_tokens;
     let rows = sizing.step.sequences;
-    let top = limits::TOP_LOGPROBS_MAX.min(vocab);
     Ok(ModelRunner {
         scheduler,
         model,
         backend,
         source,
-        sampler,
-        allowed: AllowedTokens::all(vocab),
         plan: BatchPlan { rows: reserved("the rows of a step", rows)?, tokens: 0 },
         step: step(sizing, rows, shapes.len())?,
         page_tokens,
-        logits,
-        top_tokens: reserved("top log probabilities", top)?,
-        top_logprobs: reserved("top log probabilities", top)?,
         logits_positions: reserved("the wanted logits of a step", sizing.step_tokens)?,
-        sampling: SamplingRequests::new(sampling_rows, if samples { vocab } else { 0 })?,
-        sampled: SamplingOutput::new(sampling_rows)?,
+        sampling: SamplingRequests::new(logits_rows, vocab)?,
+        sampled: SamplingOutput::new(logits_rows)?,
         spare_frame: sizing.frames as u32,
     })
 }

@@ -8,7 +8,6 @@
 
 use super::api::*;
 use super::device::{self, DeviceChoice};
-use super::logits::HostLogits;
 use super::{Engine, open, refuse_in_callback};
 use crate::backend::{cpu, cuda};
 use crate::dtype::DType;
@@ -23,7 +22,6 @@ use crate::model::{Model, Recipe, StepLimits};
 use crate::os::floats::LibraryFloats;
 use crate::os::memory::Bound;
 use crate::os::thread;
-use crate::sampling::Sampler;
 use crate::source::{Folder, ModelSource};
 use std::path::Path;
 
@@ -234,14 +232,10 @@ impl Sizing {
         let tensors = Model::workspace_bytes(a, &step);
         let page_bytes = page_bytes(a, page_tokens, kv)?;
         let workspace = match &device {
-            // Logits are copied to host memory.
-            DeviceChoice::Cpu => [
-                HostLogits::bytes(logits_rows, a.vocab),
-                Sampler::bytes(a.vocab),
-                cpu::scratch_bytes(o.cpu_tier, cpu::threads_of(o.threads as usize), &Model::max_batch_shape(a, &step)),
-            ]
-            .into_iter()
-            .fold(tensors, u64::saturating_add),
+            DeviceChoice::Cpu => {
+                let threads = cpu::threads_of(o.threads as usize);
+                tensors.saturating_add(cpu::scratch_bytes(o.cpu_tier, threads, &Model::max_batch_shape(a, &step)))
+            }
             DeviceChoice::Cuda(options, ..) => {
                 // One extra page, for padding rows.
                 let scratch = cuda::scratch_bytes(options, &Model::max_batch_shape(a, &step));
@@ -462,9 +456,7 @@ mod tests {
                 let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
                 let runner = opened.runner.unwrap();
                 let reserved = runner.backend.reserved();
-                let vocab = runner.model.architecture().vocab;
-                let host = HostLogits::bytes(runner.model.logits_rows_max(), vocab);
-                let workspace = reserved.tensors + reserved.scratch + host + Sampler::bytes(vocab);
+                let workspace = reserved.tensors + reserved.scratch;
                 let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());

@@ -3,7 +3,7 @@
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
 use crate::backend::{
-    self, Backend, Experts, Heads, KvPages, KvShape, Linear, MaxBatchShape, Placement, Rotary, Step, Tensor, TopK,
+    self, Backend, Experts, Heads, KvPages, KvShape, Linear, MaxBatchShape, Placement, Rotary, Step, Tensor,
 };
 use crate::error::Result;
 use crate::limits;
@@ -227,13 +227,8 @@ impl Model {
         self.embed(backend, step);
     }
 
-    /// All layers of a step at once, after [`Backend::begin`].
-    pub fn run(&mut self, backend: &mut dyn Backend, step: &Step) {
-        self.embed(backend, step);
-        (0..self.layers()).for_each(|layer| self.layer(backend, step, layer));
-    }
-
-    fn embed(&mut self, backend: &mut dyn Backend, step: &Step) {
+    /// The embedding of a step, after [`Backend::begin`] and before its layers.
+    pub fn embed(&mut self, backend: &mut dyn Backend, step: &Step) {
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.embed(self.weights.embedding, &step.tokens, ws.x);
         for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
@@ -262,30 +257,27 @@ impl Model {
         self.ffn(backend, &spec.ffn, &weights.ffn, rows);
     }
 
-    /// The logits `[rows, vocab]` of `rows` rows that the last step wants, from its `first` wanted one on, on the device; with
-    /// `best`, also the largest of each.
-    ///
-    /// # Errors
-    /// `Device` when the device failed.
-    pub fn logits(
-        &mut self,
-        backend: &mut dyn Backend,
-        step: &Step,
-        first: usize,
-        rows: usize,
-        best: Option<TopK>,
-    ) -> Result<Tensor> {
+    /// Samples `rows` of the step's logits positions, from `first` on, as the requests of [`Backend::set_sampling`] say.
+    pub fn sample(&mut self, backend: &mut dyn Backend, step: &Step, first: usize, rows: usize) {
+        let (head, rows) = self.head(backend, step, first, rows);
+        backend.sample(self.workspace.picked, rows, head, self.workspace.products);
+    }
+
+    /// The logits `[rows, vocab]` of `rows` of the step's logits positions, from `first` on, on the device.
+    pub fn logits(&mut self, backend: &mut dyn Backend, step: &Step, first: usize, rows: usize) -> Tensor {
+        let (head, rows) = self.head(backend, step, first, rows);
+        backend.linear(self.workspace.picked, rows, &[head], self.workspace.products);
+        head.out
+    }
+
+    /// Brings the hidden states of some positions into `picked`; the product that makes logits of them, and their number.
+    fn head(&mut self, backend: &mut dyn Backend, step: &Step, first: usize, rows: usize) -> (Linear, usize) {
         let rows = &step.logits_indices[first..first + rows];
         assert!(rows.len() <= self.logits_rows_max, "{} rows of logits, at most {}", rows.len(), self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.gather(ws.x, first, rows, a.hidden, ws.picked);
         backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
-        let head = Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false };
-        match best {
-            Some(best) => backend.linear_topk(ws.picked, rows.len(), head, ws.products, best)?,
-            None => backend.linear(ws.picked, rows.len(), &[head], ws.products),
-        }
-        Ok(ws.logits)
+        (Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false }, rows.len())
     }
 
     /// `x += out_proj(attention(y))`.

@@ -12,6 +12,11 @@ pub struct AllowedTokens {
 }
 
 impl AllowedTokens {
+    /// Every id below `end` but for the `holes`, which are ascending.
+    pub fn new(end: usize, holes: Vec<u32>) -> AllowedTokens {
+        AllowedTokens { end, holes }
+    }
+
     /// Every id below `vocab`, which is at least 1.
     pub fn all(vocab: usize) -> AllowedTokens {
         AllowedTokens { end: vocab.max(1), holes: Vec::new() }

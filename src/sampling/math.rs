@@ -4,13 +4,88 @@
 /// Independent accumulators; element i goes to lane i mod 16.
 const LANES: usize = 16;
 
+/// Logits of a block, of which the largest is noted in the first pass over a row.
+pub const BLOCK: usize = 128;
+
+/// The passes over a row of logits. A device compiles them for its processor's vectors: no operation is fused or reordered, so
+/// every implementor gives the same bits as [`Portable`].
+pub trait RowPasses: Sync {
+    /// The largest finite value of each [`BLOCK`] of the row, or minus infinity.
+    fn block_maxima(&self, row: &[f32], maxima: &mut [f32]) {
+        block_maxima(row, maxima);
+    }
+
+    /// See [`weights`].
+    fn weights(&self, row: &[f32], max: f32, temperature: f32, out: &mut [f32]) -> f64 {
+        weights(row, max, temperature, out)
+    }
+
+    /// See [`sum_exp`].
+    fn sum_exp(&self, row: &[f32], max: f32, temperature: f32) -> f64 {
+        sum_exp(row, max, temperature)
+    }
+
+    /// See [`sum_at_least`].
+    fn sum_at_least(&self, row: &[f32], weights: &[f32], least: f32) -> f64 {
+        sum_at_least(row, weights, least)
+    }
+}
+
+/// The passes as the target's baseline has them.
+pub struct Portable;
+
+impl RowPasses for Portable {}
+
+/// See [`RowPasses::block_maxima`].
+#[inline(always)]
+pub fn block_maxima(row: &[f32], maxima: &mut [f32]) {
+    let (blocks, rest) = row.as_chunks::<BLOCK>();
+    for (block, out) in blocks.iter().zip(&mut *maxima) {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for chunk in block.as_chunks::<LANES>().0 {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                let x = finite_or_least(x);
+                *lane = if x > *lane { x } else { *lane };
+            }
+        }
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+            }
+            half /= 2;
+        }
+        *out = lanes[0];
+    }
+    if let Some(out) = maxima.get_mut(blocks.len()).filter(|_| !rest.is_empty()) {
+        *out = max(rest);
+    }
+}
+
+/// The sum of the weights whose logits are at least `least`, in an order of its own.
+#[inline(always)]
+pub fn sum_at_least(row: &[f32], weights: &[f32], least: f32) -> f64 {
+    let mut lanes = [0f64; LANES];
+    let ((chunks, rest), (weight_chunks, weight_rest)) = (row.as_chunks::<LANES>(), weights.as_chunks::<LANES>());
+    for (chunk, weights) in chunks.iter().zip(weight_chunks) {
+        for ((lane, &x), &weight) in lanes.iter_mut().zip(chunk).zip(weights) {
+            *lane += f64::from(if x >= least { weight } else { 0.0 });
+        }
+    }
+    for ((lane, &x), &weight) in lanes.iter_mut().zip(rest).zip(weight_rest) {
+        *lane += f64::from(if x >= least { weight } else { 0.0 });
+    }
+    sum_lanes(lanes)
+}
+
 /// Non-finite values become minus infinity.
-#[inline]
+#[inline(always)]
 pub fn finite_or_least(x: f32) -> f32 {
     if x.is_finite() { x } else { f32::NEG_INFINITY }
 }
 
 /// The largest finite value, or minus infinity when there is none.
+#[inline(always)]
 pub fn max(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
@@ -23,39 +98,32 @@ pub fn max(row: &[f32]) -> f32 {
     lanes.into_iter().chain(rest.iter().map(|&x| finite_or_least(x))).fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Id of the largest finite value, of equals the lowest; `None` when there is none. One pass.
-pub fn argmax(row: &[f32]) -> Option<u32> {
-    const BLOCK: usize = 1024;
-    let (mut best, mut at) = (f32::NEG_INFINITY, None);
-    for (block, values) in row.chunks(BLOCK).enumerate() {
-        let top = max(values);
-        if top > best {
-            (best, at) = (top, Some(block));
-        }
-    }
-    let start = at? * BLOCK;
-    let offset = row.get(start..)?.iter().position(|&x| x == best)?;
-    u32::try_from(start + offset).ok()
-}
-
 /// Sum over the row of exp((x - max) / temperature), in double precision.
+#[inline(always)]
 pub fn sum_exp(row: &[f32], max: f32, temperature: f32) -> f64 {
     let mut lanes = [0f64; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
-        add(&mut lanes, &chunk.map(|x| weight(x, max, temperature)));
+        let mut values = [0.0; LANES];
+        for (value, &x) in values.iter_mut().zip(chunk) {
+            *value = weight(x, max, temperature);
+        }
+        add(&mut lanes, &values);
     }
     add(&mut lanes, &last_weights(rest, max, temperature));
     sum_lanes(lanes)
 }
 
 /// Writes exp((x - max) / temperature) of each value and returns their sum, equal to that of [`sum_exp`].
+#[inline(always)]
 pub fn weights(row: &[f32], max: f32, temperature: f32, out: &mut [f32]) -> f64 {
     let mut lanes = [0f64; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     let (out_chunks, out_rest) = out.as_chunks_mut::<LANES>();
     for (chunk, out) in chunks.iter().zip(out_chunks) {
-        *out = chunk.map(|x| weight(x, max, temperature));
+        for (out, &x) in out.iter_mut().zip(chunk) {
+            *out = weight(x, max, temperature);
+        }
         add(&mut lanes, out);
     }
     let last = last_weights(rest, max, temperature);
@@ -67,6 +135,7 @@ pub fn weights(row: &[f32], max: f32, temperature: f32, out: &mut [f32]) -> f64 
 }
 
 /// Weights of the values after the last whole chunk, then zeros.
+#[inline(always)]
 fn last_weights(rest: &[f32], max: f32, temperature: f32) -> [f32; LANES] {
     let mut last = [0.0; LANES];
     for (out, &x) in last.iter_mut().zip(rest) {
@@ -75,12 +144,14 @@ fn last_weights(rest: &[f32], max: f32, temperature: f32) -> [f32; LANES] {
     last
 }
 
+#[inline(always)]
 fn add(lanes: &mut [f64; LANES], values: &[f32; LANES]) {
     for (lane, &value) in lanes.iter_mut().zip(values) {
         *lane += f64::from(value);
     }
 }
 
+#[inline(always)]
 fn sum_lanes(mut lanes: [f64; LANES]) -> f64 {
     let mut half = LANES / 2;
     while half > 0 {
@@ -93,7 +164,7 @@ fn sum_lanes(mut lanes: [f64; LANES]) -> f64 {
 }
 
 /// exp((x - max) / temperature), 0 for a value that is not finite. Needs x <= max < infinity and temperature > 0.
-#[inline]
+#[inline(always)]
 pub fn weight(x: f32, max: f32, temperature: f32) -> f32 {
     exp_nonpositive((finite_or_least(x) - max) / temperature)
 }
@@ -102,8 +173,8 @@ pub fn weight(x: f32, max: f32, temperature: f32) -> f32 {
 const EXP_LEAST: f32 = -87.0;
 
 /// e^x for x <= 0, within 2e-7 relative; 0 below [`EXP_LEAST`]. Cephes' `expf`: x = n ln 2 + r, a polynomial in r.
-#[inline]
 #[allow(clippy::excessive_precision, reason = "the published coefficients")]
+#[inline(always)]
 pub fn exp_nonpositive(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
@@ -139,22 +210,6 @@ mod tests {
         assert!(worst < 2e-7, "worst {worst}");
         for x in [-87.1, -100.0, -1e30, f32::NEG_INFINITY] {
             assert_eq!(exp_nonpositive(x), 0.0);
-        }
-    }
-
-    #[test]
-    fn argmax_takes_the_first_of_equals_and_skips_the_rest() {
-        assert_eq!(argmax(&[]), None);
-        assert_eq!(argmax(&[f32::NAN, f32::NEG_INFINITY, f32::INFINITY]), None);
-        assert_eq!(argmax(&[f32::NAN, -3.0, f32::INFINITY]), Some(1));
-        assert_eq!(argmax(&[-0.0, 0.0]), Some(0));
-        for len in [1, 15, 16, 17, 1023, 1024, 1025, 5000] {
-            let mut row = vec![-1.0; len];
-            assert_eq!(argmax(&row), Some(0));
-            row[len - 1] = 2.0;
-            assert_eq!(argmax(&row), Some(len as u32 - 1));
-            row[len / 2] = 2.0;
-            assert_eq!(argmax(&row), Some(len as u32 / 2));
         }
     }
 

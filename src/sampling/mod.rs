@@ -2,20 +2,26 @@
 //!
 //! A token depends on its logits row, its parameters, its own sequence's counts and its position, and on nothing else:
 //! not on earlier draws, not on other sequences, not on the order tokens were counted in. Sums run in one fixed order
-//! and use arithmetic of our own ([`math`]), so the choice is the same for every batch. Called by the engine thread,
-//! one [`Sampler`] an engine; a draw allocates nothing.
+//! and use arithmetic of our own ([`math`]), so the choice is the same for every batch and on every processor. Called by
+//! devices; one [`Sampler`] samples one row at a time, and allocates nothing.
 
+mod adjustments;
 mod allowed;
 mod counts;
 pub mod math;
 mod params;
 pub mod philox;
+mod request;
 mod sampler;
 mod select;
 #[cfg(test)]
 mod tests;
 
+pub use adjustments::LogitAdjustments;
 pub use allowed::AllowedTokens;
 pub use counts::TokenCounts;
 pub use params::SamplingParams;
+pub use request::{
+    LogitAdjustment, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests, adjustments_max,
+};
 pub use sampler::{Sampled, Sampler};

@@ -1,5 +1,6 @@
 //! What a request asks of the sampler.
 
+use super::{SamplingKind, SamplingRequest};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
 
@@ -84,6 +85,27 @@ impl SamplingParams {
             }
         }
         Ok(())
+    }
+
+    /// Asks for the token at absolute `position` of a sequence that has so many adjustments; the first one's index is the
+    /// caller's to set.
+    pub fn request(&self, position: u64, adjustments: usize) -> SamplingRequest {
+        SamplingRequest {
+            seed: self.seed,
+            position,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            top_k: i32::try_from(self.top_k).unwrap_or(i32::MAX),
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logprobs: self.logprobs.map_or(-1, |n| n.min(limits::TOP_LOGPROBS_MAX as u32) as i32),
+            first_adjustment: 0,
+            adjustments: adjustments as i32,
+            kind: SamplingKind::Sample,
+            given: 0,
+        }
     }
 
     /// Whether a sequence must keep [`TokenCounts`](super::TokenCounts).

@@ -18,6 +18,14 @@ pub fn id(key: u64) -> u32 {
     !(key as u32)
 }
 
+/// The value in a key.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the value is the upper half")]
+pub fn value(key: u64) -> f32 {
+    let ordered = (key >> 32) as u32;
+    f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
+}
+
 /// Leaves the k largest of `keys` in `out`, in no particular order; all, when there are fewer. `out` is a scratch
 /// buffer with room for all keys. About one comparison for each key that does not matter.
 pub fn largest(keys: impl Iterator<Item = u64>, k: usize, out: &mut Vec<u64>) {

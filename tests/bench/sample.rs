@@ -4,7 +4,14 @@
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 
 use astrai::Error;
-use astrai::sampling::{AllowedTokens, Sampler, SamplingParams, TokenCounts};
+use astrai::backend::cpu::{Compute, CpuBackend, Tier, TierPasses};
+use astrai::backend::{Backend, Linear, MaxBatchShape};
+use astrai::dtype::DType;
+use astrai::encoding::Encoding;
+use astrai::os::thread::ThreadOptions;
+use astrai::sampling::{AllowedTokens, Sampler, SamplingParams, SamplingRequests};
+use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 const VOCAB: usize = 151_936;
@@ -32,14 +39,16 @@ fn main() -> Result<(), Error> {
         ("top_p 0.95", SamplingParams { top_p: 0.95, ..drawn.clone() }),
         ("top_k 40, top_p 0.95, min_p 0.05", SamplingParams { top_k: 40, top_p: 0.95, min_p: 0.05, ..drawn }),
     ];
-    let (logits, mut sampler) = (logits(), Sampler::new(VOCAB)?);
-    let (allowed, none) = (AllowedTokens::all(VOCAB), TokenCounts::new());
+    let (logits, mut sampler, passes) = (logits(), Sampler::new(VOCAB)?, TierPasses::of(Tier::Auto)?);
+    let mask = AllowedTokens::all(VOCAB);
     let mut times = vec![Vec::new(); cases.len()];
     for _ in 0..ROUNDS {
         for ((_, params), times) in cases.iter().zip(&mut times) {
+            let (mut ids, mut logprobs) = ([0; 5], [0.0; 5]);
             let start = Instant::now();
             for position in 0..DRAWS {
-                sampler.sample(&logits, &allowed, params, &none, position, &mut Vec::new(), &mut Vec::new())?;
+                let request = params.request(position, 0);
+                black_box(sampler.sample(&passes, &logits, &mask, &request, &[], (&mut ids, &mut logprobs)));
             }
             times.push(start.elapsed().as_secs_f64() * 1e6 / DRAWS as f64);
         }
@@ -49,5 +58,68 @@ fn main() -> Result<(), Error> {
         times.sort_by(f64::total_cmp);
         println!("{name:34} {:7.0} ({:.0} to {:.0})", times[ROUNDS / 2], times[0], times[ROUNDS - 1]);
     }
+    many_rows(&logits)
+}
+
+/// Rows of a step that are sampled at a time.
+const ROWS: usize = 16;
+
+/// What a step spends on the logits and samples of several rows, by one thread and by two in turns. The product that makes the
+/// logits has one input, so that it takes little of that.
+fn many_rows(logits: &[f32]) -> Result<(), Error> {
+    let params = SamplingParams { temperature: 0.8, top_p: 0.95, ..SamplingParams::default() };
+    let mut requests = SamplingRequests::new(ROWS, VOCAB)?;
+    requests.rows.extend((0..ROWS as u64).map(|position| params.request(position, 0)));
+    let mut backends = Vec::new();
+    for threads in [1, 2] {
+        let mut backend = CpuBackend::new(Tier::Auto, Compute::F32, threads, ThreadOptions::default())?;
+        backend.reserve(&MaxBatchShape {
+            rows: ROWS,
+            logits_rows: ROWS,
+            vocab: VOCAB,
+            in_features: 1,
+            ..MaxBatchShape::default()
+        })?;
+        backend.set_vocabulary_mask(&AllowedTokens::all(VOCAB))?;
+        let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let weight = backend.weight(Arc::new(Aligned::new(&bytes)), Encoding::Stored(DType::F32), VOCAB, 1)?;
+        let one = Arc::new(Aligned::new(&1f32.to_le_bytes()));
+        let ones = backend.weight(one, Encoding::Stored(DType::F32), 1, 1)?;
+        let (x, out) = (backend.alloc(ROWS, "inputs")?, backend.alloc(ROWS * VOCAB, "logits")?);
+        let scratch = backend.alloc(astrai::backend::scratch_elements(ROWS, 1), "scratch")?;
+        backend.embed(ones, &[0; ROWS], x);
+        backends.push((backend, x, Linear { weight, bias: None, out, accumulate: false }, scratch, Vec::new()));
+    }
+    for _ in 0..ROUNDS {
+        for (backend, x, head, scratch, times) in &mut backends {
+            let start = Instant::now();
+            for _ in 0..4 {
+                backend.set_sampling(&requests);
+                backend.sample(*x, ROWS, *head, *scratch);
+            }
+            times.push(start.elapsed().as_secs_f64() * 1e6 / 4.0);
+        }
+    }
+    for (threads, (.., times)) in backends.iter_mut().enumerate() {
+        times.sort_by(f64::total_cmp);
+        let name = format!("{ROWS} rows, top_p 0.95, {} threads", threads + 1);
+        println!("{name:34} {:7.0} ({:.0} to {:.0})", times[ROUNDS / 2], times[0], times[ROUNDS - 1]);
+    }
     Ok(())
+}
+
+/// Bytes that a backend may use as floats.
+struct Aligned(Vec<f32>);
+
+impl Aligned {
+    fn new(bytes: &[u8]) -> Aligned {
+        Aligned(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: floats are plain bytes.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 4) }
+    }
 }

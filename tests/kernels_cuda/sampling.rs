@@ -2,7 +2,8 @@
 
 use super::host::{Memory, launch, param, shape};
 use super::{Random, begin, same_bits};
-use astrai::sampling::{AllowedTokens, Sampler, SamplingParams, TokenCounts};
+use astrai::sampling::math::Portable;
+use astrai::sampling::{AllowedTokens, LogitAdjustments, NO_TOKEN, Sampled, Sampler, SamplingParams, TokenCounts};
 
 /// The mirror of `SamplingRequest` in kernels/sampling.cu.
 #[repr(C)]
@@ -267,8 +268,16 @@ fn check(what: &str, request: &Request, allowed: &AllowedTokens, got: &Outcome) 
         assert_eq!(*got, nothing, "{what}");
         return;
     }
-    let (mut ids, mut logprobs) = (Vec::new(), Vec::new());
     let Request { logits, params, position, .. } = request;
+    let count = params.logprobs.unwrap_or(0) as usize;
+    let (mut ids, mut logprobs) = (vec![0; count], vec![0.0; count]);
+    let mut sample = |params: &SamplingParams, allowed: &AllowedTokens, counts: &TokenCounts| -> Option<Sampled> {
+        let adjustments = LogitAdjustments::new(params, counts).unwrap();
+        let entries = adjustments.entries();
+        let request = params.request(*position, entries.len());
+        let sampled = sampler.sample(&Portable, logits, allowed, &request, entries, (&mut ids, &mut logprobs));
+        (sampled.token != NO_TOKEN).then_some(sampled)
+    };
     let mut counts = TokenCounts::new();
     counts.add_prompt(&request.prompt).unwrap();
     request.output.iter().for_each(|&token| counts.push(token).unwrap());
@@ -278,21 +287,25 @@ fn check(what: &str, request: &Request, allowed: &AllowedTokens, got: &Outcome) 
         let greedy = SamplingParams { temperature: 0.0, bias: vec![], ..params.clone() };
         let every = AllowedTokens::all(logits.len());
         let none = TokenCounts::new();
-        let chosen = sampler.sample(logits, &every, &greedy, &none, *position, &mut ids, &mut logprobs);
+        let chosen = sample(&greedy, &every, &none);
         if params.logprobs.is_some() {
-            same_logprob(what, got.logprob, sampler.logprob(logits, request.given));
+            same_logprob(
+                what,
+                got.logprob,
+                Sampler::new(logits.len()).unwrap().logprob(&Portable, logits, request.given),
+            );
         }
-        if chosen.is_err() {
+        if chosen.is_none() {
             return;
         }
     } else {
         params.validate(logits.len()).unwrap();
-        match sampler.sample(logits, allowed, params, &counts, *position, &mut ids, &mut logprobs) {
-            Err(_) => {
+        match sample(params, allowed, &counts) {
+            None => {
                 assert_eq!(got.token, u32::MAX, "{what}");
                 return;
             }
-            Ok(sampled) => {
+            Some(sampled) => {
                 assert_eq!(got.token, sampled.token, "{what}");
                 if params.logprobs.is_some() {
                     same_logprob(what, got.logprob, sampled.logprob);

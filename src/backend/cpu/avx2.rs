@@ -11,7 +11,7 @@ mod panels;
 mod tests;
 
 use super::Tier;
-use super::kernels::{Elements, Kernels, no_bf16};
+use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
 use super::linear::plain_form;
 use super::portable;
 
@@ -43,6 +43,7 @@ pub(super) const TABLE: Kernels = Kernels {
     to_int8,
     linear: linear::linear,
     attention: ATTENTION,
+    sampling: sampling_kernels!(#[target_feature(enable = "avx2")]),
     rms_norm,
     silu_mul,
     sigmoid_mul,

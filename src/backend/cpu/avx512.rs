@@ -7,7 +7,7 @@ mod attention;
 mod linear;
 mod tile;
 
-use super::kernels::Kernels;
+use super::kernels::{Kernels, sampling_kernels};
 use super::linear::{Form, plain_form};
 use super::{Compute, Tier, avx2};
 use crate::dtype::DType;
@@ -23,6 +23,7 @@ pub(super) const TABLE: Kernels = Kernels {
     to_bf16,
     linear: linear::linear,
     attention: attention::ATTENTION,
+    sampling: sampling_kernels!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]),
     ..avx2::TABLE
 };
 

@@ -6,7 +6,17 @@
 
 use super::Shared;
 
-/// (value, output index).
+/// Parameters and output of a search.
+pub(super) struct TopK<'a> {
+    /// Results per row.
+    pub count: usize,
+    /// Only outputs below this index are searched.
+    pub limit: usize,
+    /// `[rows, count]`: the (value, output index) pairs found. Cleared first.
+    pub found: &'a mut Vec<(f32, u32)>,
+}
+
+/// (result, output).
 type Candidate = (f32, u32);
 
 /// An empty entry.

@@ -98,6 +98,46 @@ pub unsafe fn no_bf16(_: &[f32], _: usize, _: *mut u16) {
     unreachable!("this tier asked for no bf16 input");
 }
 
+/// The passes over a row of logits ([`crate::sampling::math`]) as a tier compiles them: the same bits in all.
+pub struct SamplingKernels {
+    /// See [`crate::sampling::math::block_maxima`].
+    ///
+    /// # Safety
+    /// The processor supports the tier's instructions; so below.
+    pub block_maxima: unsafe fn(row: &[f32], maxima: &mut [f32]),
+    /// See [`crate::sampling::math::weights`].
+    pub weights: unsafe fn(row: &[f32], max: f32, temperature: f32, out: &mut [f32]) -> f64,
+    /// See [`crate::sampling::math::sum_exp`].
+    pub sum_exp: unsafe fn(row: &[f32], max: f32, temperature: f32) -> f64,
+    /// See [`crate::sampling::math::sum_at_least`].
+    pub sum_at_least: unsafe fn(row: &[f32], weights: &[f32], least: f32) -> f64,
+}
+
+/// [`SamplingKernels`] compiled with some instructions.
+macro_rules! sampling_kernels {
+    ($(#[$features:meta])?) => {{
+        use crate::sampling::math;
+        $(#[$features])?
+        unsafe fn block_maxima(row: &[f32], maxima: &mut [f32]) {
+            math::block_maxima(row, maxima);
+        }
+        $(#[$features])?
+        unsafe fn weights(row: &[f32], max: f32, temperature: f32, out: &mut [f32]) -> f64 {
+            math::weights(row, max, temperature, out)
+        }
+        $(#[$features])?
+        unsafe fn sum_exp(row: &[f32], max: f32, temperature: f32) -> f64 {
+            math::sum_exp(row, max, temperature)
+        }
+        $(#[$features])?
+        unsafe fn sum_at_least(row: &[f32], weights: &[f32], least: f32) -> f64 {
+            math::sum_at_least(row, weights, least)
+        }
+        $crate::backend::cpu::kernels::SamplingKernels { block_maxima, weights, sum_exp, sum_at_least }
+    }};
+}
+pub(super) use sampling_kernels;
+
 /// The function table of a tier.
 pub struct Kernels {
     /// The tier.
@@ -127,6 +167,8 @@ pub struct Kernels {
     pub linear: unsafe fn(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>),
     /// Attention functions and page layout.
     pub attention: AttentionKernels,
+    /// Passes over a row of logits.
+    pub sampling: SamplingKernels,
     /// RMS norm of one row, in place: `x = x / sqrt(mean(x^2) + eps) * gain`.
     ///
     /// # Safety

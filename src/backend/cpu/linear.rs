@@ -10,9 +10,10 @@
 //! bits:
 //! `sum = fma(integer dot product, weight scale * input scale, sum)`.
 
+use super::best::TopK;
 use super::kernels::{Elements, Kernels};
 use super::{Compute, CpuBackend, Shared, StoredWeight, best};
-use crate::backend::{Backend, Linear, Tensor, TopK, scratch_elements};
+use crate::backend::{Backend, Linear, Tensor, scratch_elements};
 use crate::encoding::{Encoding, PANEL, Scheme};
 use std::ops::Range;
 
@@ -209,7 +210,8 @@ impl CpuBackend {
         self.silu_mul(gate.out, up.out, rows * gate.weight.out_features);
     }
 
-    /// See [`crate::backend::Backend::linear_topk`].
+    /// One product, and the `best.count` largest finite results of each row among its first `best.limit` outputs: (value, output)
+    /// pairs, largest first, of equals the lower output; (minus infinity, `u32::MAX`) where a row has fewer.
     pub(super) fn topk_products(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) {
         let threads = self.pool.threads();
         let mut lists = std::mem::take(&mut self.best);

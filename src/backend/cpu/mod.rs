@@ -26,6 +26,7 @@ mod quantize;
 pub mod reference;
 mod reserve;
 mod rotary;
+mod sampling;
 
 use super::*;
 use crate::encoding::{Encoding, Scheme};
@@ -37,6 +38,7 @@ use linear::Matrix;
 use memory::Buffer;
 use pool::Pool;
 pub use reserve::scratch_bytes;
+pub use sampling::TierPasses;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 
@@ -200,6 +202,7 @@ pub struct CpuBackend {
     /// Candidate lists of [`best::Search`], kept between calls to reuse their memory.
     best: Vec<(f32, u32)>,
     routes: experts::Routes,
+    sampling: sampling::Sampling,
     /// Bytes reserved by [`Backend::reserve`].
     reserved: u64,
 }
@@ -227,6 +230,7 @@ impl CpuBackend {
             cut: Default::default(),
             best: Vec::new(),
             routes: Default::default(),
+            sampling: Default::default(),
             reserved: 0,
         })
     }
@@ -445,8 +449,28 @@ impl Backend for CpuBackend {
         self.products(x, rows, group, scratch);
     }
 
-    fn linear_topk(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) -> Result<()> {
-        self.topk_products(x, rows, product, scratch, best);
+    fn steps_in_flight(&self) -> usize {
+        1
+    }
+
+    fn set_vocabulary_mask(&mut self, mask: &AllowedTokens) -> Result<()> {
+        self.sampling.set_mask(mask)
+    }
+
+    fn set_sampling(&mut self, requests: &SamplingRequests) {
+        self.sampling.set_requests(requests);
+    }
+
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, scratch: Tensor) {
+        self.sample_rows(x, rows, head, scratch);
+    }
+
+    fn copy_out(&mut self) -> Ticket {
+        Ticket(0)
+    }
+
+    fn wait_sampled(&mut self, _ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
+        self.sampling.copy_to(to);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels, running};
-use super::kernels::{Elements, Kernels, no_bf16};
+use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, StoreBlock};
 use super::linear::{LinearArgs, plain_form};
 use super::portable;
@@ -18,6 +18,7 @@ pub static KERNELS: Kernels = Kernels {
     to_int8,
     linear,
     attention: ATTENTION,
+    sampling: sampling_kernels!(),
     rms_norm,
     silu_mul,
     sigmoid_mul,

@@ -13,7 +13,7 @@ pub(super) use attention::attention_any;
 
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels, running};
-use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16};
+use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, StoreBlock};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
@@ -27,6 +27,7 @@ pub static KERNELS: Kernels = Kernels {
     to_int8,
     linear,
     attention: ATTENTION,
+    sampling: sampling_kernels!(),
     rms_norm,
     silu_mul,
     sigmoid_mul,

@@ -3,7 +3,7 @@
 
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels};
-use super::kernels::{Elements, Kernels, no_bf16};
+use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, StoreBlock};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Scheme};
@@ -17,6 +17,7 @@ pub static KERNELS: Kernels = Kernels {
     to_int8,
     linear,
     attention: ATTENTION,
+    sampling: sampling_kernels!(),
     rms_norm,
     silu_mul,
     sigmoid_mul,

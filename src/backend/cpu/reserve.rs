@@ -9,6 +9,7 @@
 use super::attention::running::Running;
 use super::attention::{BLOCK, CutSizes, queries_max};
 use super::experts::Routes;
+use super::sampling::Sampling;
 use super::{CpuBackend, MaxBatchShape, Tier};
 use crate::encoding::PANEL;
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ struct ReserveSizes {
     cut: CutSizes,
     /// Bytes of the lists of routed experts.
     routes: u64,
+    /// Bytes that sampling needs.
+    sampling: u64,
 }
 
 impl ReserveSizes {
@@ -44,13 +47,16 @@ impl ReserveSizes {
             best: threads.saturating_mul(l.best),
             cut: CutSizes::of(threads, l),
             routes: Routes::bytes(l),
+            sampling: Sampling::bytes(threads, l),
         }
     }
 
     fn bytes(&self) -> u64 {
         let scratch = self.threads.saturating_mul(self.scratch).saturating_mul(size_of::<f32>());
         let best = self.best.saturating_mul(size_of::<(f32, u32)>());
-        [scratch as u64, best as u64, self.cut.bytes(), self.routes].into_iter().fold(0, u64::saturating_add)
+        [scratch as u64, best as u64, self.cut.bytes(), self.routes, self.sampling]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 }
 
@@ -62,6 +68,8 @@ impl CpuBackend {
         grow("the largest logits", &mut self.best, sizes.best)?;
         self.cut.reserve(&sizes.cut)?;
         self.routes.reserve(max_shape)?;
+        let threads = self.threads();
+        self.sampling.reserve(threads, max_shape)?;
         self.reserved = sizes.bytes();
         Ok(())
     }

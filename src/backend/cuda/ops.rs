@@ -7,6 +7,7 @@ use crate::backend::cpu::Compute;
 use crate::backend::*;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
+use crate::sampling::{AllowedTokens, SamplingOutput, SamplingRequests};
 use std::ops::Range;
 
 impl Backend for CudaBackend {
@@ -168,11 +169,6 @@ impl Backend for CudaBackend {
         self.group_products(x, rows, group);
     }
 
-    fn linear_topk(&mut self, x: Tensor, rows: usize, product: Linear, _scratch: Tensor, best: TopK) -> Result<()> {
-        self.group_products(x, rows, &[product]);
-        self.find_topk(product.out, rows, product.weight.out_features, best)
-    }
-
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, _scratch: Tensor) {
         self.group_products(x, rows, &[gate, up]);
         self.gate_rows(gate.out, up.out, rows, gate.weight.out_features);
@@ -242,12 +238,12 @@ impl Backend for CudaBackend {
         self.wrote(out);
     }
 
-    fn samples(&self) -> bool {
-        true
+    fn steps_in_flight(&self) -> usize {
+        2
     }
 
-    fn set_vocabulary_mask(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
-        self.scratch().sampling.set_vocabulary_mask(limit, holes)
+    fn set_vocabulary_mask(&mut self, mask: &AllowedTokens) -> Result<()> {
+        self.scratch().sampling.set_vocabulary_mask(mask.end(), mask.holes())
     }
 
     fn padded(&self, rows: usize) -> usize {
@@ -269,9 +265,10 @@ impl Backend for CudaBackend {
         self.end_recording()
     }
 
-    fn sample(&mut self, logits: Tensor, rows: usize, vocab: usize) {
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, _scratch: Tensor) {
+        self.group_products(x, rows, &[head]);
         if self.failure.is_none() {
-            self.sample_rows(logits, rows, vocab);
+            self.sample_rows(head.out, rows, head.weight.out_features);
         }
     }
 

@@ -5,12 +5,10 @@ use super::kernels::{Shape, arg};
 use super::memory::{Buffer, Event, Pinned};
 use super::ops::rows_shape;
 use super::state::CudaBackend;
-use crate::backend::{
-    LogitAdjustment, MaxBatchShape, NO_TOKEN, SamplingOutput, SamplingRequest, SamplingRequests, Tensor, Ticket, TopK,
-    adjustments_max,
-};
+use crate::backend::{MaxBatchShape, Tensor, Ticket};
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::sampling::{LogitAdjustment, SamplingOutput, SamplingRequest, SamplingRequests, adjustments_max};
 use cudarc::driver::sys;
 use std::sync::Arc;
 
@@ -105,7 +103,6 @@ pub struct SamplingScratch {
     turn: usize,
     down: Vec<Down>,
     down_turn: usize,
-    best_here: Pinned,
     /// Rows of the step's requests, and whether any asks for the most probable tokens.
     rows: usize,
     tops: bool,
@@ -137,7 +134,6 @@ impl SamplingScratch {
             turn: 0,
             down: (0..DOWN).map(|_| down()).collect::<Result<_>>()?,
             down_turn: 0,
-            best_here: Pinned::zeroed(device, s.best, what)?,
             rows: 0,
             tops: false,
             lists: false,
@@ -306,31 +302,6 @@ impl CudaBackend {
             // SAFETY: the one parameter of these kernels; all it names has room for these rows, as was checked.
             unsafe { self.submit(function, shape, &mut [arg(&args)]) };
         }
-    }
-
-    /// Finds the largest logits of `rows` rows of `stride` logits and reads them.
-    pub(super) fn find_topk(&mut self, logits: Tensor, rows: usize, stride: usize, best: TopK) -> Result<()> {
-        let from = self.place(logits, rows * stride);
-        let args = self.scratch().sampling.search(from, rows, stride, best.limit.min(stride), best.count);
-        let chunks = Shape { grid: [(args.limit as usize).div_ceil(CHUNK), rows, 1], ..rows_shape(rows) };
-        for (function, shape) in
-            [(self.kernels.best_in_chunks, chunks), (self.kernels.best_of_chunks, rows_shape(rows))]
-        {
-            // SAFETY: the one parameter of these kernels; all it names has room for these rows, as was checked.
-            unsafe { self.submit(function, shape, &mut [arg(&args)]) };
-        }
-        self.check_error()?;
-        let count = rows * best.count;
-        let d = &mut self.scratch().sampling;
-        let read = d.best.read(0, &mut d.best_here.bytes_mut()[..count * 8]);
-        let words = d.best_here.words();
-        best.found.clear();
-        best.found.extend((0..count).map(|i| match words[count + i] {
-            NO_TOKEN => (f32::NEG_INFINITY, NO_TOKEN),
-            id => (f32::from_bits(words[i]), id),
-        }));
-        self.note(read);
-        self.check_error()
     }
 }
 

@@ -218,7 +218,7 @@ impl Reader {
 
     /// Logits `[count, vocab]` of rows that were read.
     fn logits(&mut self, first: usize, count: usize) -> astrai::Result<Vec<f32>> {
-        let logits = self.model.logits(&mut self.backend, &self.step, first, count, None)?;
+        let logits = self.model.logits(&mut self.backend, &self.step, first, count);
         let mut out = vec![0.0; count * self.vocab];
         self.backend.read(logits, &mut out)?;
         Ok(out)

@@ -1,13 +1,12 @@
 //! Penalties and biases of a request as a device that samples reads them. The list is kept in the order that the device
 //! needs, so that a step only copies it and a new token changes one entry.
 
-use crate::backend::LogitAdjustment;
+use super::{LogitAdjustment, SamplingParams, TokenCounts};
 use crate::error::{Error, Result};
-use crate::sampling::{SamplingParams, TokenCounts};
 
 /// The adjustments of a request, ascending by token id. Of several entries for one token, the first holds the counts.
-#[derive(Default)]
-pub(super) struct LogitAdjustments(Vec<LogitAdjustment>);
+#[derive(Default, Debug)]
+pub struct LogitAdjustments(Vec<LogitAdjustment>);
 
 impl LogitAdjustments {
     /// The adjustments at the start of a request. `prompt`: token counts of the prompt, used only with penalties.

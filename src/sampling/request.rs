@@ -1,6 +1,5 @@
-//! Requests and results of sampling on the device, as plain numbers.
-//!
-//! Parameters mean the same as in [`crate::sampling`], and the device samples the same tokens from the same logits.
+//! What a device is asked to sample, and what it sampled, as plain numbers. Every device samples the same tokens from the same
+//! logits.
 
 use crate::error::{Result, reserved};
 use crate::limits;
@@ -69,7 +68,7 @@ pub struct LogitAdjustment {
     pub raw: f32,
 }
 
-/// The sampling requests of one call of [`super::Backend::sample`].
+/// The sampling requests of the rows of logits of a step.
 #[derive(Clone, Debug, Default)]
 pub struct SamplingRequests {
     /// One for each row of logits.
@@ -77,10 +76,6 @@ pub struct SamplingRequests {
     /// The entries of all rows, concatenated.
     pub adjustments: Vec<LogitAdjustment>,
 }
-
-/// Identifies a copy submitted by [`super::Backend::copy_out`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(pub u32);
 
 /// The sampling results of one step.
 #[derive(Clone, Debug, Default)]
@@ -99,10 +94,6 @@ pub struct SamplingOutput {
 /// Returned as the token of a row in which no token may be sampled.
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// Flag in [`super::Step::tokens`]: an entry with this bit set holds, in its other bits, the index of a row of logits
-/// of the last step; the device replaces it by the token sampled for that row.
-pub const FROM_LAST_STEP: u32 = 1 << 31;
-
 /// Capacity of [`SamplingRequests::adjustments`]: enough for any single row.
 pub fn adjustments_max(vocab: usize) -> usize {
     vocab + limits::BIASES_MAX
@@ -116,6 +107,12 @@ impl SamplingRequests {
     pub fn new(rows: usize, vocab: usize) -> Result<SamplingRequests> {
         let what = "what is sampled of a step";
         Ok(SamplingRequests { rows: reserved(what, rows)?, adjustments: reserved(what, adjustments_max(vocab))? })
+    }
+
+    /// Bytes that `new` reserves.
+    pub fn bytes(rows: usize, vocab: usize) -> u64 {
+        let adjustments = (adjustments_max(vocab) as u64).saturating_mul(size_of::<LogitAdjustment>() as u64);
+        adjustments.saturating_add((rows as u64).saturating_mul(size_of::<SamplingRequest>() as u64))
     }
 
     /// Clears both lists and keeps their capacity.
@@ -138,6 +135,33 @@ impl SamplingOutput {
             top_tokens: reserved(what, rows * limits::TOP_LOGPROBS_MAX)?,
             top_logprobs: reserved(what, rows * limits::TOP_LOGPROBS_MAX)?,
         })
+    }
+
+    /// Bytes that `new` reserves.
+    pub fn bytes(rows: usize) -> u64 {
+        let row = (1 + limits::TOP_LOGPROBS_MAX) * (size_of::<u32>() + size_of::<f32>());
+        (rows as u64).saturating_mul(row as u64)
+    }
+
+    /// Gives it this many rows, with `top` also lists of most probable tokens.
+    pub fn resize(&mut self, rows: usize, top: bool) {
+        let top = if top { rows * limits::TOP_LOGPROBS_MAX } else { 0 };
+        self.tokens.resize(rows, NO_TOKEN);
+        self.logprobs.resize(rows, 0.0);
+        self.top_tokens.resize(top, NO_TOKEN);
+        self.top_logprobs.resize(top, 0.0);
+    }
+
+    /// Replaces it by another one's rows, for which it has room.
+    pub fn copy_from(&mut self, other: &SamplingOutput) {
+        fn replace<T: Copy>(to: &mut Vec<T>, from: &[T]) {
+            to.clear();
+            to.extend_from_slice(from);
+        }
+        replace(&mut self.tokens, &other.tokens);
+        replace(&mut self.logprobs, &other.logprobs);
+        replace(&mut self.top_tokens, &other.top_tokens);
+        replace(&mut self.top_logprobs, &other.top_logprobs);
     }
 
     /// The `count` most probable tokens of a row and their log probabilities.

@@ -1,0 +1,213 @@
+//! Sampling on the CPU: the rows of a step are shared out among the threads of the pool, each row sampled by one thread with sums
+//! in one fixed order, so that a token does not depend on how many rows or threads there are.
+//!
+//! Where all that a step's rows need are a few of the largest logits (greedy, small top-k), those are found by the tasks that
+//! compute the logits ([`super::best`]).
+
+use super::best::TopK;
+use super::kernels::Kernels;
+use super::reserve::grow;
+use super::{CpuBackend, Shared, Tier, choose};
+use crate::backend::{Linear, MaxBatchShape, Tensor};
+use crate::error::{Result, copied};
+use crate::limits;
+use crate::sampling::math::RowPasses;
+use crate::sampling::{AllowedTokens, NO_TOKEN, Sampled, Sampler, SamplingKind, SamplingOutput, SamplingRequests};
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What sampling keeps between calls.
+pub(super) struct Sampling {
+    mask: AllowedTokens,
+    requests: SamplingRequests,
+    output: SamplingOutput,
+    /// Scratch memory, one for each row that may be sampled at a time.
+    samplers: Vec<Slot>,
+    /// `[rows, count]`: the largest logits, best first.
+    found: Vec<(f32, u32)>,
+}
+
+/// Scratch of one task.
+struct Slot(UnsafeCell<Sampler>);
+
+// SAFETY: element `i` is used by task `i` alone (`CpuBackend::sample_rows`).
+unsafe impl Sync for Slot {}
+
+/// The passes over a row of logits as a tier compiles them.
+pub struct TierPasses(&'static Kernels);
+
+impl TierPasses {
+    /// Those of a tier.
+    ///
+    /// # Errors
+    /// `Unsupported` where the processor does not have the tier.
+    pub fn of(tier: Tier) -> Result<TierPasses> {
+        choose(tier).map(TierPasses)
+    }
+}
+
+impl RowPasses for TierPasses {
+    fn block_maxima(&self, row: &[f32], maxima: &mut [f32]) {
+        // SAFETY: the tier was checked when the backend was made; so below.
+        unsafe { (self.0.sampling.block_maxima)(row, maxima) }
+    }
+
+    fn weights(&self, row: &[f32], max: f32, temperature: f32, out: &mut [f32]) -> f64 {
+        // SAFETY: as above.
+        unsafe { (self.0.sampling.weights)(row, max, temperature, out) }
+    }
+
+    fn sum_exp(&self, row: &[f32], max: f32, temperature: f32) -> f64 {
+        // SAFETY: as above.
+        unsafe { (self.0.sampling.sum_exp)(row, max, temperature) }
+    }
+
+    fn sum_at_least(&self, row: &[f32], weights: &[f32], least: f32) -> f64 {
+        // SAFETY: as above.
+        unsafe { (self.0.sampling.sum_at_least)(row, weights, least) }
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling {
+            mask: AllowedTokens::all(usize::MAX),
+            requests: SamplingRequests::default(),
+            output: SamplingOutput::default(),
+            samplers: Vec::new(),
+            found: Vec::new(),
+        }
+    }
+}
+
+impl Sampling {
+    /// Rows that are sampled at a time, at most.
+    fn slots(threads: usize, max_shape: &MaxBatchShape) -> usize {
+        threads.min(max_shape.logits_rows)
+    }
+
+    /// Bytes that [`Sampling::reserve`] reserves.
+    pub fn bytes(threads: usize, max_shape: &MaxBatchShape) -> u64 {
+        let (rows, vocab) = (max_shape.logits_rows, max_shape.vocab);
+        let samplers = (Sampling::slots(threads, max_shape) as u64).saturating_mul(Sampler::bytes(vocab));
+        let found = (max_shape.best as u64).saturating_mul(size_of::<(f32, u32)>() as u64);
+        let lists = SamplingRequests::bytes(rows, vocab).saturating_add(SamplingOutput::bytes(rows));
+        samplers.saturating_add(found).saturating_add(lists)
+    }
+
+    /// Reserves what the largest step needs.
+    pub fn reserve(&mut self, threads: usize, max_shape: &MaxBatchShape) -> Result<()> {
+        let (rows, vocab) = (max_shape.logits_rows, max_shape.vocab);
+        self.samplers.clear();
+        grow("the samplers", &mut self.samplers, Sampling::slots(threads, max_shape))?;
+        for _ in 0..Sampling::slots(threads, max_shape) {
+            self.samplers.push(Slot(UnsafeCell::new(Sampler::new(vocab)?)));
+        }
+        self.requests = SamplingRequests::new(rows, vocab)?;
+        self.output = SamplingOutput::new(rows)?;
+        grow("the largest logits", &mut self.found, max_shape.best)
+    }
+
+    pub fn set_mask(&mut self, mask: &AllowedTokens) -> Result<()> {
+        let holes = copied("the ids that may not be sampled", mask.holes())?;
+        self.mask = AllowedTokens::new(mask.end(), holes);
+        Ok(())
+    }
+
+    pub fn set_requests(&mut self, requests: &SamplingRequests) {
+        self.requests.clear();
+        self.requests.rows.extend_from_slice(&requests.rows);
+        self.requests.adjustments.extend_from_slice(&requests.adjustments);
+    }
+
+    pub fn copy_to(&self, to: &mut SamplingOutput) {
+        to.copy_from(&self.output);
+    }
+}
+
+impl CpuBackend {
+    /// See [`crate::backend::Backend::sample`].
+    pub(super) fn sample_rows(&mut self, x: Tensor, rows: usize, head: Linear, scratch: Tensor) {
+        let mut sampling = std::mem::take(&mut self.sampling);
+        let Sampling { mask, requests, output, samplers, found } = &mut sampling;
+        assert!(rows == requests.rows.len(), "{rows} rows of logits for {} requests", requests.rows.len());
+        if samplers.is_empty() {
+            // A backend without a reservation works all the same.
+            let sampler = Sampler::new(head.weight.out_features).unwrap_or_else(|error| panic!("{error}"));
+            samplers.push(Slot(UnsafeCell::new(sampler)));
+        }
+        let vocab = head.weight.out_features;
+        let count = requests.rows.iter().filter_map(|request| Sampler::enough(mask, request)).max().unwrap_or(0);
+        if count > 0 {
+            self.topk_products(x, rows, head, scratch, TopK { count, limit: mask.end().min(vocab), found });
+        } else {
+            self.products(x, rows, &[head], scratch);
+        }
+        output.resize(rows, requests.rows.iter().any(|request| request.logprobs > 0));
+        let passes = TierPasses(self.kernels);
+        let logits = self.shared(head.out, rows * vocab);
+        let out = Outputs {
+            tokens: Shared(output.tokens.as_mut_ptr()),
+            logprobs: Shared(output.logprobs.as_mut_ptr()),
+            top: (!output.top_tokens.is_empty())
+                .then_some((Shared(output.top_tokens.as_mut_ptr()), Shared(output.top_logprobs.as_mut_ptr()))),
+        };
+        let (next, slots, requests, found) = (AtomicUsize::new(0), &*samplers, &*requests, &*found);
+        let whole = requests.rows.iter().filter(|request| Sampler::enough(mask, request).is_none()).count();
+        let mask = &*mask;
+        self.pool.run(slots.len().min(whole.max(1)), &|slot, _| {
+            // SAFETY: each task has a slot of its own.
+            let sampler = unsafe { &mut *slots[slot].0.get() };
+            loop {
+                let row = next.fetch_add(1, Ordering::Relaxed);
+                let Some(request) = requests.rows.get(row) else { return };
+                // SAFETY: each row is taken by one task, and the outputs have an entry for each.
+                let (token, logprob, top) = unsafe { out.of(row) };
+                if let Some(enough) = Sampler::enough(mask, request) {
+                    let best = found.get(row * count..row * count + enough).unwrap_or_default();
+                    let finite = best.iter().take_while(|b| b.0.is_finite()).count();
+                    let idle = request.kind == SamplingKind::Idle;
+                    *token = if idle { NO_TOKEN } else { sampler.sample_best(&best[..finite], request) };
+                    *logprob = f32::NAN;
+                    continue;
+                }
+                let first = request.first_adjustment as usize;
+                let adjustments = &requests.adjustments[first..first + request.adjustments as usize];
+                // SAFETY: inside the tensor, which no task writes.
+                let logits = unsafe { logits.read(row * vocab..(row + 1) * vocab) };
+                let sampled: Sampled = sampler.sample(&passes, logits, mask, request, adjustments, top);
+                (*token, *logprob) = (sampled.token, sampled.logprob);
+            }
+        });
+        self.sampling = sampling;
+    }
+}
+
+/// Where the tasks write.
+#[derive(Clone, Copy)]
+struct Outputs {
+    tokens: Shared<u32>,
+    logprobs: Shared<f32>,
+    top: Option<(Shared<u32>, Shared<f32>)>,
+}
+
+/// The most probable tokens of a row and their log probabilities; empty when no row asked for any.
+type Top<'a> = (&'a mut [u32], &'a mut [f32]);
+
+impl Outputs {
+    /// The entries of a row.
+    ///
+    /// # Safety
+    /// The lists have this row, and no other task has its entries.
+    unsafe fn of<'a>(self, row: usize) -> (&'a mut u32, &'a mut f32, Top<'a>) {
+        let range = row * limits::TOP_LOGPROBS_MAX..(row + 1) * limits::TOP_LOGPROBS_MAX;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let top: Top = match self.top {
+                Some((tokens, logprobs)) => (tokens.slice(range.clone()), logprobs.slice(range)),
+                None => Default::default(),
+            };
+            (&mut self.tokens.slice(row..row + 1)[0], &mut self.logprobs.slice(row..row + 1)[0], top)
+        }
+    }
+}

@@ -77,6 +77,12 @@ fn decode_steps_are_recorded_and_waited_for_once() {
 }
 
 #[test]
+fn a_stream_with_penalties_holds_up_no_other() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::a_stream_with_penalties_holds_up_no_other();
+}
+
+#[test]
 fn steps_ahead_change_nothing() {
     let Some(_driver) = cuda_driver::begin() else { return };
     steps::steps_ahead_change_nothing();

@@ -259,7 +259,7 @@ pub struct MaxBatchShape {
     pub page_tokens: usize,
     /// Input features of a matrix product.
     pub in_features: usize,
-    /// Results of one [`Backend::linear_topk`] call: rows times [`TopK::count`].
+    /// Results of one search for the largest logits: rows times results of each.
     pub best: usize,
     /// Query heads per layer.
     pub heads: usize,

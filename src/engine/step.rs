@@ -75,10 +75,11 @@ impl Core {
         }
         // Under a duty limit the engine rests between two steps, with nothing in flight.
         let most = if self.meter.limited() { 1 } else { self.runner.backend.steps_in_flight() };
+        let in_flight = self.in_flight.len();
         while self.in_flight.len() >= most && self.finish() {}
         if let Some(trace) = &mut self.trace {
             let host = entered.elapsed().saturating_sub(self.waited);
-            trace.call(&self.runner.scheduler, self.runner.page_tokens, host);
+            trace.call(&self.runner.scheduler, self.runner.page_tokens, in_flight, host);
         }
         true
     }

@@ -23,6 +23,8 @@ pub struct Trace {
 pub struct StepTrace {
     /// Number of the step, from 1.
     pub step: u64,
+    /// Steps in flight when this one had been submitted, itself included.
+    pub in_flight: usize,
     /// The rows of the step, in batch order.
     pub rows: Vec<TraceRow>,
     /// Page frames owned by sequences or pins, over all layer groups.
@@ -116,8 +118,9 @@ impl Tracer {
     }
 
     /// Completes the record and calls the callback. `host`: the engine thread's time for the step.
-    pub fn call(&mut self, scheduler: &Scheduler, page_tokens: usize, host: Duration) {
+    pub fn call(&mut self, scheduler: &Scheduler, page_tokens: usize, in_flight: usize, host: Duration) {
         let step = &mut self.step;
+        step.in_flight = in_flight;
         step.host = host;
         (step.pages_used, step.pages_cached, step.pages_free) = scheduler.pages();
         step.token_places = step.pages_used * page_tokens;

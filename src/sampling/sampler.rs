@@ -35,7 +35,7 @@ struct Scratch {
     maxima: Vec<f32>,
     /// Some of those, to find a threshold.
     ranked: Vec<f32>,
-    /// Candidates of a truncation or a ranking.
+    /// Candidates of a truncation or a ranking, at most twice as many as ids.
     keys: Vec<u64>,
     /// Sum of weights by bucket of logits.
     buckets: Vec<f64>,
@@ -55,7 +55,7 @@ impl Sampler {
                 weights: filled(vocab, vocab)?,
                 maxima: filled(blocks, vocab)?,
                 ranked: list(blocks, vocab)?,
-                keys: list(vocab, vocab)?,
+                keys: list(2 * vocab, vocab)?,
                 buckets: filled(BUCKETS, vocab)?,
             },
         })
@@ -64,7 +64,7 @@ impl Sampler {
     /// Bytes that `new` reserves.
     pub fn bytes(vocab: usize) -> u64 {
         let blocks = vocab.div_ceil(BLOCK);
-        let row = (2 * size_of::<f32>() + size_of::<u64>()) as u64;
+        let row = (2 * size_of::<f32>() + 2 * size_of::<u64>()) as u64;
         vocab as u64 * row + (2 * blocks * size_of::<f32>() + BUCKETS * size_of::<f64>()) as u64
     }
 
@@ -171,7 +171,8 @@ impl Sampler {
                 let all = (0u32..).zip(logits).map(|(id, &x)| select::key(math::finite_or_least(x), id));
                 select::largest(all, count, keys);
             } else {
-                select::largest(at_least(logits, maxima, least), count, keys);
+                collect(logits, maxima, least, keys);
+                select::keep_largest(keys, count);
             }
             select::sort_front(keys, count);
             for ((key, id_out), out) in keys.iter().zip(top_tokens).zip(top_logprobs) {
@@ -263,13 +264,25 @@ fn least_of_largest(maxima: &[f32], count: usize, ranked: &mut Vec<f32>) -> f32 
     *ranked.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1
 }
 
-/// Keys of the finite logits that are at least `least`, by id; blocks without any are skipped.
-fn at_least<'a>(row: &'a [f32], maxima: &'a [f32], least: f32) -> impl Iterator<Item = u64> + Clone + 'a {
-    let blocks = row.chunks(BLOCK).zip(maxima).enumerate().filter(move |(_, (_, max))| **max >= least);
-    blocks.flat_map(move |(block, (values, _))| {
-        let ids = (block * BLOCK) as u32..;
-        ids.zip(values).filter(move |(_, x)| **x >= least && x.is_finite()).map(|(id, &x)| select::key(x, id))
-    })
+/// Replaces `keys` by those of the finite logits that are at least `least`, by id; blocks without any are skipped.
+fn collect(row: &[f32], maxima: &[f32], least: f32, keys: &mut Vec<u64>) {
+    const WORD: usize = size_of::<u64>();
+    keys.clear();
+    for ((block, values), _) in row.chunks(BLOCK).enumerate().zip(maxima).filter(|(_, max)| **max >= least) {
+        // A byte for each, then eight at a time: most have none.
+        let mut flags = [0u8; BLOCK];
+        for (flag, &x) in flags.iter_mut().zip(values) {
+            *flag = u8::from(x >= least && x <= f32::MAX);
+        }
+        for (at, word) in flags.as_chunks::<WORD>().0.iter().enumerate() {
+            let mut left = u64::from_le_bytes(*word);
+            while left != 0 {
+                let offset = at * WORD + left.trailing_zeros() as usize / 8;
+                keys.extend(values.get(offset).map(|&x| select::key(x, (block * BLOCK + offset) as u32)));
+                left &= left - 1;
+            }
+        }
+    }
 }
 
 /// Temperature, truncation, draw, of a row with a finite logit.
@@ -286,29 +299,39 @@ fn draw(
     let top_k = if request.top_k as usize >= row.len() { 0 } else { request.top_k as usize };
     if top_k > 0 {
         let least = least_of_largest(maxima, top_k, ranked);
-        select::largest(at_least(row, maxima, least), top_k, keys);
+        collect(row, maxima, least, keys);
+        select::keep_largest(keys, top_k);
         return draw_from_largest(keys, request, u, weight);
     }
     if request.top_p >= 1.0 && request.min_p > 0.0 {
         // A little further down than the exact bound, which rounding could miss.
         let least = max + temperature * (request.min_p.ln() - 0.01);
-        keys.clear();
-        keys.extend(at_least(row, maxima, if least.is_nan() { f32::NEG_INFINITY } else { least }));
+        collect(row, maxima, if least.is_nan() { f32::NEG_INFINITY } else { least }, keys);
         return draw_from_kept(keys, request, u, weight);
     }
     let weights = weights.get_mut(..row.len())?;
     let total = passes.weights(row, max, temperature, weights);
     if request.top_p >= 1.0 {
-        return walk((0u32..).zip(weights.iter().copied()), u * total);
+        return walk_all(weights, u * total);
     }
     let weight = |id: u32| weights.get(id as usize).copied().unwrap_or(0.0);
     let target = f64::from(request.top_p) * total;
-    let floor = floor_of(passes, row, weights, max, temperature, target);
-    let least = nucleus(row, maxima, weights, floor, target, buckets, keys);
-    keys.clear();
-    let kept = at_least(row, maxima, select::value(least));
-    keys.extend(kept.filter(|&key| key >= least && weight(select::id(key)) > 0.0));
+    collect(row, maxima, floor_of(passes, row, weights, (max, temperature), target), keys);
+    // Where rounding keeps the sum from its target, everything is kept.
+    let least = nucleus(weight, target, buckets, keys).unwrap_or(0);
+    keep(keys, |key| key >= least && weight(select::id(key)) > 0.0);
     draw_from_kept(keys, request, u, weight)
+}
+
+/// Keeps some of the keys, without a branch that cannot be predicted.
+fn keep(keys: &mut Vec<u64>, which: impl Fn(u64) -> bool) {
+    let mut kept = 0;
+    for at in 0..keys.len() {
+        let key = keys[at];
+        keys[kept] = key;
+        kept += usize::from(which(key));
+    }
+    keys.truncate(kept);
 }
 
 /// The rest of a draw after top-k: top-p, min-p, one draw.
@@ -333,7 +356,9 @@ fn draw_from_largest(
 /// was found, and draws.
 fn draw_from_kept(keys: &mut Vec<u64>, request: &SamplingRequest, u: f64, weight: impl Fn(u32) -> f32) -> Option<u32> {
     // The best has weight 1, so that the fraction of it is the weight itself.
-    keys.retain(|&key| weight(select::id(key)) >= request.min_p);
+    if request.min_p > 0.0 {
+        keep(keys, |key| weight(select::id(key)) >= request.min_p);
+    }
     let kept = || keys.iter().map(|&key| select::id(key)).map(|id| (id, weight(id)));
     let total: f64 = kept().map(|(_, weight)| f64::from(weight)).sum();
     walk(kept(), u * total)
@@ -353,35 +378,41 @@ fn bucket_start(x: f32) -> f32 {
     select::value(select::key(x, u32::MAX) >> BUCKET_SHIFT << BUCKET_SHIFT)
 }
 
-/// Distances from the largest logit, in units of the temperature, within which the nucleus is looked for.
-const NUCLEUS_DEPTHS: [f32; 5] = [3.0, 6.0, 9.0, 12.0, 20.0];
+/// Distances from the largest logit, in units of the temperature, within which the nucleus is looked for: first in the whole row,
+/// where a peaked one has it; then by what a part of the row tells.
+const NUCLEUS_DEPTH_PEAKED: usize = 4;
+const NUCLEUS_DEPTH_MAX: usize = 24;
+/// Of each so many logits, one part in [`SAMPLED_PARTS`] is such a part.
+const SAMPLED: usize = 1024;
+const SAMPLED_PARTS: usize = 16;
 
-/// A logit above which the weights surely reach `target`, and where a bucket begins; minus infinity when there is none.
-fn floor_of(passes: &dyn RowPasses, row: &[f32], weights: &[f32], max: f32, temperature: f32, target: f64) -> f32 {
+/// A logit above which the weights reach `target`, and where a bucket begins: not the highest such, but near it. Minus infinity when
+/// there is none.
+fn floor_of(passes: &dyn RowPasses, row: &[f32], weights: &[f32], (max, temperature): (f32, f32), target: f64) -> f32 {
     // Sums in two orders differ by far less.
     let enough = target * (1.0 + 1e-9);
-    let floors = NUCLEUS_DEPTHS.iter().map(|depth| bucket_start(max - depth * temperature));
-    floors
-        .filter(|floor| floor.is_finite())
-        .find(|&floor| passes.sum_at_least(row, weights, floor) >= enough)
-        .unwrap_or(f32::NEG_INFINITY)
+    let floor = |depth: usize| bucket_start(max - depth as f32 * temperature);
+    let reaches = |depth| floor(depth).is_finite() && passes.sum_at_least(row, weights, floor(depth)) >= enough;
+    if reaches(NUCLEUS_DEPTH_PEAKED) {
+        return floor(NUCLEUS_DEPTH_PEAKED);
+    }
+    let part = |depth| {
+        let parts = row.chunks(SAMPLED).zip(weights.chunks(SAMPLED)).step_by(SAMPLED_PARTS);
+        let sum: f64 = parts.map(|(row, weights)| passes.sum_at_least(row, weights, floor(depth))).sum();
+        sum * SAMPLED_PARTS as f64
+    };
+    let (mut too_near, mut deep_enough) = (NUCLEUS_DEPTH_PEAKED, NUCLEUS_DEPTH_MAX);
+    while deep_enough - too_near > 1 {
+        let depth = usize::midpoint(too_near, deep_enough);
+        *(if part(depth) >= enough { &mut deep_enough } else { &mut too_near }) = depth;
+    }
+    (deep_enough..=NUCLEUS_DEPTH_MAX).find(|&depth| reaches(depth)).map_or(f32::NEG_INFINITY, floor)
 }
 
-/// The least key of the smallest set of largest keys whose weights reach `target`; only logits from `floor` on, where a bucket
-/// begins, are looked at. Nothing is sorted but the bucket in which the sum crosses: weights are first summed by bucket of their
-/// logit, and buckets order like logits.
-fn nucleus(
-    row: &[f32],
-    maxima: &[f32],
-    weights: &[f32],
-    floor: f32,
-    target: f64,
-    buckets: &mut [f64],
-    keys: &mut Vec<u64>,
-) -> u64 {
-    let weight = |id: u32| weights.get(id as usize).copied().unwrap_or(0.0);
-    keys.clear();
-    keys.extend(at_least(row, maxima, floor).filter(|&key| weight(select::id(key)) > 0.0));
+/// The least key of the smallest set of largest keys whose weights reach `target`; `None` when all of `keys` together do not. They
+/// hold all of each bucket that they hold any of, and no lower bucket without the higher ones; they are left as they are. Nothing is sorted but the bucket in which the sum crosses: weights
+/// are first summed by bucket of their logit, and buckets order like logits.
+fn nucleus(weight: impl Fn(u32) -> f32, target: f64, buckets: &mut [f64], keys: &mut Vec<u64>) -> Option<u64> {
     buckets.fill(0.0);
     for &key in &*keys {
         if let Some(mass) = buckets.get_mut(bucket(key)) {
@@ -397,11 +428,20 @@ fn nucleus(
         }
         above += mass;
     }
-    // Where rounding keeps the sum from its target, everything is kept.
-    let Some(crossing) = crossing else { return 0 };
-    keys.retain(|&key| bucket(key) == crossing);
-    let kept = reach(keys, above, target, weight);
-    kept.checked_sub(1).and_then(|last| keys.get(last)).copied().unwrap_or(0)
+    let crossing = crossing?;
+    // Those of the bucket behind all others, for which there is room.
+    let all = keys.len();
+    for at in 0..all {
+        let key = keys[at];
+        if bucket(key) == crossing && weight(select::id(key)) > 0.0 {
+            keys.push(key);
+        }
+    }
+    let candidates = keys.get_mut(all..).unwrap_or_default();
+    let kept = reach(candidates, above, target, weight);
+    let least = kept.checked_sub(1).and_then(|last| candidates.get(last)).copied().unwrap_or(0);
+    keys.truncate(all);
+    Some(least)
 }
 
 /// How many of the largest keys it takes until `sum` plus their weights reaches `target`; all, when they do not. Sorts
@@ -420,6 +460,29 @@ fn reach(keys: &mut [u64], mut sum: f64, target: f64, weight: impl Fn(u32) -> f3
         step *= 8;
     }
     sorted
+}
+
+/// As [`walk`], of the weights of all ids.
+fn walk_all(weights: &[f32], target: f64) -> Option<u32> {
+    let (mut sum, mut block) = (0.0, 0);
+    // A block is added without looking: sums do not fall.
+    for values in weights.chunks(BLOCK) {
+        let before = sum;
+        for &weight in values {
+            sum += f64::from(weight);
+        }
+        if sum > target {
+            sum = before;
+            let mut ids = (block * BLOCK) as u32..;
+            let crossing = ids.by_ref().zip(values).find(|(_, weight)| {
+                sum += f64::from(**weight);
+                sum > target
+            });
+            return crossing.map(|(id, _)| id);
+        }
+        block += 1;
+    }
+    weights.iter().rposition(|weight| *weight > 0.0).and_then(|id| u32::try_from(id).ok())
 }
 
 /// The first id whose running sum of weights exceeds `target`; where rounding leaves none, the last with any weight.
@@ -445,6 +508,77 @@ mod tests {
         let mut maxima = Vec::new();
         let max = find_maxima(&math::Portable, row, &mut maxima);
         if max == f32::NEG_INFINITY { None } else { first_of(row, max, &maxima) }
+    }
+
+    /// The nucleus without a bound: all logits are looked at.
+    fn draw_from_nucleus(row: &[f32], max: f32, request: &SamplingRequest) -> Option<u32> {
+        let (mut weights, mut buckets, mut keys) = (vec![0.0; row.len()], vec![0.0; BUCKETS], Vec::new());
+        let total = math::weights(row, max, request.temperature, &mut weights);
+        let weight = |id: u32| weights[id as usize];
+        let finite = (0u32..).zip(row).filter(|(_, x)| x.is_finite());
+        keys.extend(finite.map(|(id, &x)| select::key(x, id)));
+        let least = nucleus(weight, f64::from(request.top_p) * total, &mut buckets, &mut keys).unwrap_or(0);
+        keys.retain(|&key| key >= least && weight(select::id(key)) > 0.0);
+        draw_from_kept(&mut keys, request, random(request), weight)
+    }
+
+    /// A row of `vocab` logits that spread like a language model's, flat ones, ones with ties and ones with a few far above all.
+    fn row(vocab: usize, seed: u64) -> Vec<f32> {
+        let unit = |i: usize, k: u32| uniform(seed, k, i as u64, 3) as f32;
+        let spread = [0.01, 1.0, 2.5, 30.0][seed as usize % 4];
+        let normal = |i| (0..6).map(|k| unit(i, k)).sum::<f32>() - 3.0;
+        let mut row: Vec<f32> = (0..vocab).map(|i| normal(i) * spread).collect();
+        match seed % 3 {
+            0 => row.iter_mut().for_each(|x| *x = x.round()),
+            1 => row.iter_mut().step_by(977).for_each(|x| *x += 20.0),
+            _ => row.iter_mut().step_by(50).for_each(|x| *x = f32::NAN),
+        }
+        row
+    }
+
+    #[test]
+    fn skipping_what_cannot_matter_changes_nothing() {
+        const VOCAB: usize = 20_003;
+        let mut sampler = Sampler::new(VOCAB).expect("memory");
+        let mask = AllowedTokens::all(VOCAB);
+        for seed in 0..240 {
+            let row = row(VOCAB, seed);
+            let request = SamplingRequest {
+                seed,
+                position: 5,
+                temperature: [0.3, 1.0, 2.0][seed as usize % 3],
+                top_p: 1.0,
+                repetition_penalty: 1.0,
+                logprobs: -1,
+                kind: SamplingKind::Sample,
+                ..SamplingRequest::default()
+            };
+            let mut sample = |passes: &dyn RowPasses, request: &SamplingRequest| {
+                sampler.sample(passes, &row, &mask, request, &[], Default::default()).token
+            };
+            let max = math::max(&row);
+            for top_p in [0.01, 0.5, 0.9, 0.999, 0.999_999] {
+                let request = SamplingRequest { top_p, ..request };
+                let all = draw_from_nucleus(&row, max, &request);
+                assert_eq!(Some(sample(&math::Portable, &request)), all, "seed {seed} {request:?}");
+            }
+            let weight = |id: u32| math::weight(row[id as usize], max, request.temperature);
+            let finite = || (0u32..).zip(&row).filter(|(_, x)| x.is_finite()).map(|(id, &x)| select::key(x, id));
+            for top_k in [1, 40, 157, 158, 5000] {
+                let request = SamplingRequest { top_k, top_p: [1.0, 0.8][seed as usize % 2], ..request };
+                let mut keys = Vec::new();
+                select::largest(finite(), top_k as usize, &mut keys);
+                let all = draw_from_largest(&mut keys, &request, random(&request), weight);
+                assert_eq!(Some(sample(&math::Portable, &request)), all, "seed {seed} {request:?}");
+            }
+            for min_p in [1e-30, 0.001, 0.05, 0.5, 1.0] {
+                let request = SamplingRequest { min_p, ..request };
+                let kept = || (0..VOCAB as u32).map(|id| (id, weight(id))).filter(|(_, w)| *w >= min_p);
+                let total: f64 = kept().map(|(_, weight)| f64::from(weight)).sum();
+                let all = walk(kept(), random(&request) * total);
+                assert_eq!(Some(sample(&math::Portable, &request)), all, "seed {seed} {request:?}");
+            }
+        }
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub fn largest(keys: impl Iterator<Item = u64>, k: usize, out: &mut Vec<u64>) {
     keep_largest(out, k);
 }
 
-/// Keeps the k largest (k > 0) and returns the least of them, 0 when there were fewer than k.
-fn keep_largest(keys: &mut Vec<u64>, k: usize) -> u64 {
+/// Keeps the k largest (k > 0), in no particular order, and returns the least of them, 0 when there were fewer than k.
+pub fn keep_largest(keys: &mut Vec<u64>, k: usize) -> u64 {
     if keys.len() < k {
         return 0;
     }

@@ -57,6 +57,8 @@ struct Live {
     /// First position whose logits it has not had.
     logits_next: usize,
     paused: bool,
+    /// Its next token cannot be asked for before the last one is known: it sits out the steps planned meanwhile.
+    sits_out: bool,
 }
 
 #[derive(Debug, Default)]
@@ -166,6 +168,7 @@ impl World {
         let len_max = (prompt.len() + 1 + self.random.below(20)).min(room);
         let logits_from = if self.random.chance(4) { 0 } else { prompt.len() - 1 };
         let priority = self.random.below(3) as i32 - 1;
+        let sits_out = self.ahead && self.random.chance(4);
         match self.scheduler.submit(prompt.clone(), len_max, logits_from, priority) {
             Ok(handle) => {
                 self.tally.submitted += 1;
@@ -176,6 +179,7 @@ impl World {
                     len_max,
                     logits_next: logits_from,
                     paused: false,
+                    sits_out,
                 });
             }
             Err(error) => {
@@ -268,7 +272,8 @@ impl World {
         }
         if self.plan.rows.is_empty() {
             self.tally.empty_plans += 1;
-            // Who has all its tokens, the last one still in flight, may hold what the others wait for.
+            // A sequence whose last token is still in flight, because it is its last one or because it sits out, may hold what the
+            // others wait for.
             let ends = self.air.iter().any(|(_, _, placed)| !placed);
             let idle = ends || self.live.iter().all(|l| l.paused);
             assert!(idle, "{}: somebody could run and nothing was planned", self.at());
@@ -327,7 +332,7 @@ impl World {
                 continue;
             }
             // The last one is not computed any further.
-            let placed = live.tokens.len() < live.len_max;
+            let placed = live.tokens.len() < live.len_max && !live.sits_out;
             if placed {
                 self.scheduler.append_unknown(row.sequence, 0).unwrap();
             }

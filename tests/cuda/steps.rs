@@ -92,6 +92,39 @@ pub fn steps_ahead_change_nothing() {
     }
 }
 
+/// Sixteen streams, one of them with penalties, whose next token cannot be asked for before the host knows the last one: it has a row
+/// in every second step. The others have one in each, and two steps stay in flight.
+pub fn a_stream_with_penalties_holds_up_no_other() {
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = seen.clone();
+    let call = Box::new(move |step: &StepTrace| sink.lock().unwrap().push(step.clone()));
+    let options =
+        EngineOptions { max_running: 16, trace: Some(Trace { call, pages: false }), ..EngineOptions::default() };
+    let engine = open("llama", options);
+    engine.pause(None).unwrap();
+    let requests: Vec<Request> = (0..16)
+        .map(|i| {
+            let penalty = if i == 0 { 1.3 } else { 1.0 };
+            submit(&engine, &[1 + i, 2, 3], RequestOptions { repetition_penalty: Some(penalty), ..greedy(40) })
+        })
+        .collect();
+    engine.resume().unwrap();
+    requests.iter().for_each(|request| assert_eq!(wait(request).tokens.len(), 40));
+    let seen = seen.lock().unwrap();
+    let of = |step: &StepTrace, request: &Request| step.rows.iter().any(|row| row.request_id == request.id());
+    // From the first step that decodes for all fifteen on, as long as they last.
+    let first = seen.iter().position(|step| step.rows.len() >= 15 && step.rows.iter().all(|row| !row.prefill)).unwrap();
+    let last = seen.iter().rposition(|step| requests[1..].iter().all(|request| of(step, request))).unwrap();
+    let steps = &seen[first..=last];
+    assert!(steps.len() >= 38, "{} steps decode for all", steps.len());
+    for step in steps {
+        assert!(requests[1..].iter().all(|request| of(step, request)), "step {} left somebody out", step.step);
+        assert_eq!(step.in_flight, 2, "step {}", step.step);
+    }
+    let penalised = steps.iter().filter(|step| of(step, &requests[0])).count();
+    assert!(penalised.abs_diff(steps.len() / 2) <= 1, "{penalised} rows in {} steps", steps.len());
+}
+
 /// What the host spends on a step of `streams` streams: median over the decode steps, as `StepTrace::host`.
 pub fn host_time(streams: u32) -> std::time::Duration {
     let spent = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));

@@ -211,3 +211,36 @@ impl Outputs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::tiers;
+    use crate::sampling::math::{BLOCK, Portable};
+
+    #[test]
+    fn every_tier_has_the_bits_of_the_portable_passes() {
+        for len in [1, 15, 16, 127, 128, 129, 3072, 20_003] {
+            let mut row: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 9.0 - i as f32 * 1e-3).collect();
+            for (at, bad) in [(3, f32::NAN), (70, f32::INFINITY), (130, f32::NEG_INFINITY)] {
+                row.iter_mut().skip(at).take(1).for_each(|x| *x = bad);
+            }
+            let all = |passes: &dyn RowPasses| {
+                let (mut maxima, mut weights) = (vec![0.0; row.len().div_ceil(BLOCK)], vec![0.0; row.len()]);
+                passes.block_maxima(&row, &mut maxima);
+                let max = maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sums = [
+                    passes.weights(&row, max, 0.7, &mut weights),
+                    passes.sum_exp(&row, max, 1.0),
+                    passes.sum_at_least(&row, &weights, max - 2.0),
+                ];
+                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                (bits(&maxima), bits(&weights), sums.map(f64::to_bits))
+            };
+            let portable = all(&Portable);
+            for tier in tiers() {
+                assert!(all(&TierPasses::of(tier).unwrap()) == portable, "{tier:?}, {len} logits");
+            }
+        }
+    }
+}

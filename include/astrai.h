@@ -448,7 +448,7 @@ typedef struct astrai_usage {
   uint64_t first_token_us;
   /// In the steps that computed the prompt.
   uint64_t prefill_us;
-  /// From the first token to the last.
+  /// From the first token to the end of the request.
   uint64_t decode_us;
   /// From submit to the end.
   uint64_t total_us;

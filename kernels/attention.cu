@@ -1,62 +1,64 @@
 // Causal attention of ragged rows over paged keys and values.
 //
-// **Law 1.** Keys are taken in blocks of 64 from position 0, blocks in spans of SPAN_BLOCKS. Within a span the softmax runs
-// from block to block; the spans' results are merged in ascending order. A warp always has 16 queries, each a row of its
-// matrix operations, so a query's bits do not depend on which others are there, nor on whether one block of threads took all
-// its spans (prefill) or each its own (decode, then attention_merge): the same functions do the arithmetic. Nor on how many
-// warps share the 16 queries: each has all their scores, and its own columns of the values.
+// **Law 1 (batch invariance).** Keys are processed in blocks of 64 from position 0, and blocks in spans of SPAN_BLOCKS.
+// Within a span an online softmax runs from block to block; the spans' results are merged in ascending order. A warp
+// always has 16 queries, each a row of its matrix operations, so a query's bits do not depend on the other queries.
+// They do not depend either on whether one thread block processes all its spans (prefill) or one per span (decode, then
+// attention_merge), because the same functions do the arithmetic; nor on how many warps share the 16 queries, because
+// each computes all their scores and its own columns of the values.
 //
-// Queries of a unit, some adjacent rows of one sequence, are numbered row by row: query i is head i % group of row i / group,
-// the heads being those that share a KV head; so that heads fill the fragments where rows are few.
+// The queries of a unit (adjacent rows of one sequence) are numbered row by row: query i is head i % group of row i /
+// group, where `group` heads share a KV head. So heads fill the matrix fragments when there are few rows.
 //
-// **Values that are not finite.** A weight of 0 times such a value is NaN, which would reach queries that do not see its key.
-// So in blocks with keys that some queries see and others do not, which are few, these values become zeros in shared memory,
-// and are added for the queries that see them alone. An element of a result is then finite, infinite or NaN as it is
-// with no such step.
+// **Values that are not finite.** A weight of 0 times such a value is NaN, which would affect queries that do not see
+// its key. So in the few blocks with keys that some queries see and others do not, these values are replaced by zeros
+// in shared memory and added separately for the queries that see them. Whether an element
+// of the result is finite, infinite or NaN is then as if only the keys that its query sees had been multiplied.
 #include "pages.cuh"
 
 constexpr int KEYS = 64;
 constexpr int SPAN_BLOCKS = 4;
-// Of a block of attention_*x*.
+// Warps of a block of attention_*x*.
 constexpr int WARPS = 4;
 constexpr int THREADS = WARPS * 32;
 constexpr float LOG2_E = 1.44269504f;
 
-// Some adjacent rows of one sequence.
+// Adjacent rows of one sequence.
 struct Unit {
     int first_row, rows;
 };
 
-// A launch.
+// Parameters of a launch.
 struct Attention {
     // Head h of row r at r * q_row_stride + h * q_head_stride.
     const float *q;
     int64_t q_row_stride, q_head_stride;
-    // [rows, heads, v_dim]; may be null where `rounded` is given.
+    // [rows, heads, v_dim]; null if only `rounded` is wanted.
     float *out;
-    // For split keys: [rows, heads, spans_max, 2 + v_dim] of maximum, sum and weighted values; null: whole results to `out`.
+    // For split keys: [rows, heads, spans_max, 2 + v_dim], the span's maximum, sum and weighted values; null: final
+    // results go to `out`.
     float *parts;
     int spans_max;
     int heads;
     float scale;
-    // Keys visible to a query, itself included; 0: all before it.
+    // Keys visible to a query, including its own; 0: all up to its own.
     int window;
     Pages pages;
     const Unit *units;
     const uint32_t *positions, *sequences, *tables, *table_starts;
-    // Scores become soft_cap * tanh(score / soft_cap) before they are masked; 0: as they are.
+    // Scores become soft_cap * tanh(score / soft_cap) before masking; 0: no cap.
     float soft_cap;
-    // Elements of a row of `rounded`, at least heads * v_dim.
+    // Elements per row of `rounded`, at least heads * v_dim.
     int rounded_pitch;
-    // May be null: [rows, rounded_pitch], the result in bf16 with zeros behind it: the form that products read.
+    // May be null: [rows, rounded_pitch], the result in bf16 followed by zeros, the form that products read.
     bf16 *rounded;
 };
 
-// What a block of threads works on.
+// The work of a thread block.
 struct Job {
     int group, first_query, queries, kv_head;
     int first_row;
-    // Of the unit's first row, and of the last query's row here.
+    // Positions of the rows of the first and the last query of this block.
     int first_position, last_position;
     const uint32_t *table;
 };
@@ -65,12 +67,12 @@ __device__ __forceinline__ int first_visible(int position, int window) {
     return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
-// State of the running softmax of two queries (g and g + 8 of a warp's) of which a lane holds a part; of WIDTH values.
+// State of the online softmax of two queries, g and g + 8 of the warp's 16. A lane holds a part of it: of WIDTH values.
 template <int WIDTH> struct Running {
     // In units of log2.
     float maximum[2];
     float sum[2];
-    // [8 values][query g: values 2t, 2t + 1; query g + 8: the same].
+    // [groups of 8 values][query g: values 2t, 2t + 1; query g + 8: the same].
     float out[WIDTH / 8][4];
 
     __device__ __forceinline__ void clear() {
@@ -85,25 +87,25 @@ template <int WIDTH> struct Running {
     }
 };
 
-// The weight of a part whose maximum is `maximum` under a new one.
+// The factor that rescales a part with maximum `maximum` to the common maximum `highest`.
 __device__ __forceinline__ float weight_of(float maximum, float highest) {
     return maximum == -INFINITY ? 0.0f : exp2_fast(maximum - highest);
 }
 
-// One number of two parts.
+// The merged sum or value of two rescaled parts.
 __device__ __forceinline__ float merged(float a, float weight_a, float b, float weight_b) {
     return fmaf(b, weight_b, a * weight_a);
 }
 
-// Bytes of a row of keys or values in shared memory, as bf16.
+// Bytes of a row of keys or values in shared memory, in bf16.
 template <int DIM> constexpr int ROW = DIM * 2;
 
-// Pieces of 16 bytes of a key are exchanged by the key's lowest bit, those of a value by its lowest three, so that lanes that
-// read together use all banks.
+// Swizzle: 16-byte pieces of a key's row are permuted by the key's lowest bit, those of a value's row by its lowest
+// three, so that lanes that read together use all banks.
 __device__ __forceinline__ int key_place(int key, int piece) { return piece ^ key % 2 * 4; }
 __device__ __forceinline__ int value_place(int key, int piece) { return piece ^ key % 8; }
 
-// Eight 8-bit integers as bf16, exact.
+// Converts eight 8-bit integers to bf16, exactly.
 __device__ __forceinline__ Words4 widen(Words2 codes) {
     Words4 r;
 #pragma unroll
@@ -114,19 +116,21 @@ __device__ __forceinline__ Words4 widen(Words2 codes) {
     return r;
 }
 
-// Starts to bring keys `block * 64 ...` and their values to shared memory; zeros where nothing is visible to anybody here, and
-// beyond the heads' width. `Element` is bf16 or int8_t, which comes as bf16 with its factors behind: [64 keys][64 values].
+// Starts to copy the keys of block `block` and their values to shared memory; zeros for keys that no query here sees,
+// and beyond the heads' width. `Element` is bf16 or int8_t; int8_t is converted to bf16, and its scale factors are
+// copied to `factors`: [64 of keys][64 of values].
 template <class Element, int DIM>
 __device__ __forceinline__ void bring(const Attention &args, const Job &job, int block, unsigned char *keys,
                                       unsigned char *values, float *factors) {
     constexpr int PIECES = DIM / 8;
-    // In a turn, threads go through the pieces of one key after the other: a row of a page is read whole. A warp has TOGETHER
-    // keys in a turn and 16 in all turns, whose rows its lanes find at once: lanes 0 to 15 of the keys, the others of the values.
+    // In each turn, consecutive threads copy the pieces of one key, so a row of a page is read contiguously. A warp
+    // copies TOGETHER keys per turn, 16 in all turns. Its lanes look up those 16 rows at once: lanes 0 to 15 of keys,
+    // lanes 16 to 31 of values.
     constexpr int TOGETHER = 32 / PIECES, TURNS = KEYS * PIECES / THREADS;
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
     auto key_of = [&](int number) { return number / TOGETHER * (WARPS * TOGETHER) + warp * TOGETHER + number % TOGETHER; };
     const int mine = key_of(lane % 16), position = block * KEYS + mine;
-    // Null: zeros.
+    // Null: fill with zeros.
     const unsigned char *row = nullptr;
     float factor = 0.0f;
     if (position >= first_visible(job.first_position, args.window) && position <= job.last_position) {
@@ -163,7 +167,8 @@ __device__ __forceinline__ void bring(const Attention &args, const Job &job, int
     }
 }
 
-// Scores of a warp's 16 queries with 64 keys: scores[n] are keys 8n + 2t, 8n + 2t + 1 of queries g (0, 1) and g + 8 (2, 3).
+// Scores of a warp's 16 queries for 64 keys: scores[n] has keys 8n + 2t, 8n + 2t + 1 of queries g (0, 1) and g + 8 (2,
+// 3).
 template <int DIM>
 __device__ __forceinline__ void score(float (&scores)[8][4], const unsigned char *queries, const unsigned char *keys, int g,
                                       int t) {
@@ -188,15 +193,15 @@ __device__ __forceinline__ void score(float (&scores)[8][4], const unsigned char
 
 __device__ __forceinline__ bool finite(float x) { return fabsf(x) < INFINITY; }
 
-// Whether some queries of the job see a key of a block that is there and others do not.
+// Whether a copied key of the block is visible to some queries of the job but not to all.
 __device__ __forceinline__ bool seen_by_some(const Attention &args, const Job &job, int block) {
     const int first = max_of(block * KEYS, first_visible(job.first_position, args.window));
     const int last = min_of(block * KEYS + KEYS - 1, job.last_position);
     return first < first_visible(job.last_position, args.window) || last > job.first_position;
 }
 
-// Replaces what is not finite by zeros: values, or the factors of 8-bit ones. Writes the block's number + 1 to `damaged`[64]
-// for the keys of which something was replaced. Called between barriers.
+// Replaces values that are not finite (for 8-bit pages: scale factors) by zeros, and sets damaged[key] to block + 1 for
+// their keys. To be called between barriers.
 template <class Element, int DIM>
 __device__ __forceinline__ void replace_damaged(unsigned char *values, float *factors, int *damaged, int block) {
     if constexpr (sizeof(Element) == 1) {
@@ -214,28 +219,28 @@ __device__ __forceinline__ void replace_damaged(unsigned char *values, float *fa
             bool found = false;
 #pragma unroll
             for (int w = 0; w < 4; w++) {
-                // An exponent of ones.
+                // An exponent with all bits set.
                 const bool low = (piece.w[w] & 0x7F80u) == 0x7F80u, high = (piece.w[w] & 0x7F800000u) == 0x7F800000u;
                 piece.w[w] &= (low ? 0xFFFF0000u : 0xFFFFFFFFu) & (high ? 0xFFFFu : 0xFFFFFFFFu);
                 found = found || low || high;
             }
             if (found) {
                 store4(values + i * 16, piece);
-                // Several threads may write this, all the same.
+                // Several threads may write this, all of them the same value.
                 damaged[i / PIECES] = block + 1;
             }
         }
     }
 }
 
-// One bit for each key of the block of which something was replaced.
+// A bit mask of the block's keys of which something was replaced.
 __device__ __forceinline__ uint64_t damaged_keys(const int *damaged, int block, int lane) {
     const uint32_t low = warp_ballot(damaged[lane] == block + 1), high = warp_ballot(damaged[lane + 32] == block + 1);
     return uint64_t(high) << 32 | low;
 }
 
-// Adds the values that were replaced, which are read from the page again, for the queries that see them: with the weights
-// that `take` gives them, from the masked scores and their maxima.
+// Adds the replaced values, read from the page again, for the queries that see them. The weights are those of `take`,
+// computed from the masked scores and their maxima.
 template <int DIM, int WIDTH, bool FACTORS>
 __device__ __forceinline__ void add_damaged(Running<WIDTH> &state, const float (&scores)[8][4], const float (&base)[2],
                                             const Attention &args, const Job &job, const int (&positions)[2], int block,
@@ -249,7 +254,7 @@ __device__ __forceinline__ void add_damaged(Running<WIDTH> &state, const float (
         const int position = block * KEYS + column, token = position % args.pages.page_tokens;
         const unsigned char *layer = args.pages.layer_of(job.table[position / args.pages.page_tokens]);
         const bf16 *row = reinterpret_cast<const bf16 *>(layer + args.pages.row_offset(true, job.kv_head, token));
-        // The lane of a query that has the column.
+        // The lane of a query's four that has the score of this key.
         const int holder = column % 8 / 2;
         float weights[2];
 #pragma unroll
@@ -275,7 +280,7 @@ __device__ __forceinline__ void add_damaged(Running<WIDTH> &state, const float (
                 if (at >= args.pages.v_dim) {
                     continue;
                 }
-                // 8-bit values themselves are always finite, and still in place.
+                // 8-bit values themselves are always finite and were not replaced.
                 const int place = column * ROW<DIM> + value_place(column, first / 8 + d) * 16 + (2 * t + j) * 2;
                 const float value = from_bf16(FACTORS ? *reinterpret_cast<const bf16 *>(values + place) : row[at]);
                 if (FACTORS || !finite(value)) {
@@ -291,10 +296,10 @@ __device__ __forceinline__ void add_damaged(Running<WIDTH> &state, const float (
     }
 }
 
-// Within about 1e-7 of 1: infinite numbers give 1 and -1.
+// tanh with an error of about 1e-7; +-infinity gives +-1.
 __device__ __forceinline__ float tanh_fast(float x) { return 1.0f - 2.0f / (exp2_fast(x * (2.0f * LOG2_E)) + 1.0f); }
 
-// To units of log2.
+// Applies the soft cap and converts to units of log2.
 __device__ __forceinline__ void cap_scores(float (&scores)[8][4], float cap) {
     const float inverse = 1.0f / cap;
 #pragma unroll
@@ -306,14 +311,14 @@ __device__ __forceinline__ void cap_scores(float (&scores)[8][4], float cap) {
     }
 }
 
-// Takes 64 keys into the running softmax. `positions` are those of queries g and g + 8; `damaged` has a bit for each key
-// with values that were replaced. Of the values, those from `first` on.
+// Adds 64 keys to the online softmax. `positions` are those of queries g and g + 8; `damaged` has a bit for each key
+// with replaced values. The warp's columns of the values begin at `first`.
 template <int DIM, int WIDTH, bool FACTORS>
 __device__ __forceinline__ void take(Running<WIDTH> &state, float (&scores)[8][4], const Attention &args, const Job &job,
                                      const int (&positions)[2], int block, const unsigned char *values,
                                      const float *factors, uint64_t damaged, int first, int lane) {
     const int t = lane % 4;
-    // A cap is in the units of the scores themselves.
+    // With a cap, the scores are converted to units of log2 after it.
     const float scale = args.soft_cap > 0.0f ? args.scale : args.scale * LOG2_E;
 #pragma unroll
     for (int n = 0; n < 8; n++) {
@@ -347,10 +352,10 @@ __device__ __forceinline__ void take(Running<WIDTH> &state, float (&scores)[8][4
         highest[i] = fmaxf(highest[i], shuffle_xor(highest[i], 2));
         kept[i] = weight_of(state.maximum[i], highest[i]);
         state.maximum[i] = highest[i];
-        // Where nothing is visible yet, every weight is 2^-inf = 0.
+        // If nothing is visible yet, every weight is 2^-inf = 0.
         base[i] = highest[i] == -INFINITY ? 0.0f : highest[i];
     }
-    // Nothing was taken yet: kept is 0, and so are the sums.
+    // If nothing was added before, `kept` is 0, and so are the sums.
 #pragma unroll
     for (int i = 0; i < WIDTH / 8; i++) {
 #pragma unroll
@@ -364,7 +369,7 @@ __device__ __forceinline__ void take(Running<WIDTH> &state, float (&scores)[8][4
     float sums[4] = {state.sum[0] * kept[0], 0.0f, state.sum[1] * kept[1], 0.0f};
 #pragma unroll
     for (int pair = 0; pair < 4; pair++) {
-        // Keys 16 * pair ...: the fragment of the scores is that of the weights.
+        // Keys 16 * pair ...: the accumulator fragment of the scores has the layout of the weights' operand fragment.
         uint32_t weights[4], factored[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -374,12 +379,12 @@ __device__ __forceinline__ void take(Running<WIDTH> &state, float (&scores)[8][4
             weights[i] = pack_bf16(a, b);
             factored[i] = FACTORS ? pack_bf16(a * factors[KEYS + column], b * factors[KEYS + column + 1]) : weights[i];
         }
-        // The sum of the rounded weights: a product with ones.
+        // The sum of the rounded weights, computed as a product with ones.
         mma(sums, weights, 0x3F803F80u, 0x3F803F80u);
 #pragma unroll
         for (int d = 0; d < WIDTH / 16; d++) {
             uint32_t v[4];
-            // Matrices: keys 0-7 and 8-15 of values 16d .., then of 16d + 8 ..
+            // The four matrices: keys 0-7 and 8-15 of values 16d ..., then of values 16d + 8 ...
             const int key = 16 * pair + lane % 16, piece = first / 8 + 2 * d + lane / 16;
             load_transposed(v, values + key * ROW<DIM> + value_place(key, piece) * 16);
             mma(state.out[2 * d], factored, v[0], v[1]);
@@ -390,19 +395,19 @@ __device__ __forceinline__ void take(Running<WIDTH> &state, float (&scores)[8][4
     state.sum[1] = sums[2];
 }
 
-// The results of all spans so far: maximum and sum in registers, values in this warp's part of shared memory.
+// The merged results of all spans so far: maximum and sum in registers, values in this warp's part of shared memory.
 template <int WIDTH> struct Total {
     float maximum[2], sum[2];
     // [WIDTH / 8 * 4][32 lanes].
     float *values;
 
-    // Adds a span's result as attention_merge does.
+    // Merges a span's result, as attention_merge does.
     __device__ __forceinline__ void add(const Running<WIDTH> &span, int lane) {
         float old[2], fresh[2];
         bool take[2], first[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            // By the sum, which is 0 only where nothing was taken: a maximum does not show scores that are NaN.
+            // Tested by the sum, which is 0 only if no key was added; the maximum would not show scores that are NaN.
             take[i] = span.sum[i] != 0.0f;
             first[i] = sum[i] == 0.0f;
             const float highest = fmaxf(maximum[i], span.maximum[i]);
@@ -425,8 +430,8 @@ template <int WIDTH> struct Total {
     }
 };
 
-// Shared memory: queries, the stages of keys and values, with their factors where they have some, totals. Two blocks of
-// attention_bf16_128x64 just fit a multiprocessor of 228 KiB.
+// Layout of shared memory: queries; the stages of keys and values, with scale factors for 8-bit pages; totals. Two
+// blocks of attention_bf16_128x64 just fit a multiprocessor with 228 KiB.
 template <class Element, int DIM, int COUNT> struct Shared {
     static constexpr int QUERIES = COUNT * DIM * 2;
     static constexpr int TILE = KEYS * DIM * 2;
@@ -434,7 +439,7 @@ template <class Element, int DIM, int COUNT> struct Shared {
     static constexpr int TOTALS = COUNT * DIM * 4;
 };
 
-// Rounds the block's queries to bf16 in shared memory; zeros beyond the last and beyond their width.
+// Copies the block's queries to shared memory, rounded to bf16; zeros after the last query and beyond the heads' width.
 template <int DIM, int COUNT>
 __device__ __forceinline__ void bring_queries(const Attention &args, const Job &job, unsigned char *to) {
     constexpr int PAIRS = DIM / 2;
@@ -452,7 +457,7 @@ __device__ __forceinline__ void bring_queries(const Attention &args, const Job &
     }
 }
 
-// Writes a span's result where attention_merge looks for it. `query` is the first of the warp's.
+// Writes a span's result for attention_merge. `query` is the warp's first.
 template <int WIDTH>
 __device__ __forceinline__ void put_part(const Running<WIDTH> &state, const Attention &args, const Job &job, int span,
                                          int query, int first, int lane) {
@@ -479,7 +484,7 @@ __device__ __forceinline__ void put_part(const Running<WIDTH> &state, const Atte
     }
 }
 
-// What lies behind a row's last head; `first` and `step` share it among threads.
+// Zeroes the padding of a row of `rounded`, after its last head; `first` and `step` divide it among threads.
 __device__ __forceinline__ void put_zeros(const Attention &args, int64_t row, int first, int step) {
     for (int i = args.heads * args.pages.v_dim + first; i < args.rounded_pitch; i += step) {
         args.rounded[row * args.rounded_pitch + i] = bf16(0);
@@ -501,7 +506,7 @@ __device__ __forceinline__ void put_total(const Total<WIDTH> &total, const Atten
         for (int d = 0; d < WIDTH / 8; d++) {
             const int at = first + 8 * d + 2 * (lane % 4);
             if (at < args.pages.v_dim) {
-                // Nothing was taken: NaN, as attention_merge has it.
+                // If no key was added, the result is NaN, as in attention_merge.
                 const bool none = total.sum[i] == 0.0f;
                 const float low = (none ? 0.0f : total.values[(4 * d + 2 * i) * 32 + lane]) * inverse;
                 const float high = (none ? 0.0f : total.values[(4 * d + 2 * i + 1) * 32 + lane]) * inverse;
@@ -521,14 +526,14 @@ __device__ __forceinline__ void put_total(const Total<WIDTH> &total, const Atten
     }
 }
 
-// Blocks of keys that a job takes, `end` excluded.
+// The key blocks of a job; `end` is excluded.
 struct Range {
     int begin, end;
 };
 
 template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinline__ void attend(const Attention &args) {
     using Memory = Shared<Element, DIM, COUNT>;
-    // Warps that share 16 queries, and the values of each.
+    // The number of warps that share 16 queries, and the values of each.
     constexpr int SHARERS = WARPS * 16 / COUNT, WIDTH = DIM / SHARERS;
     const Unit unit = args.units[blockIdx.x];
     Job job;
@@ -560,13 +565,13 @@ template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinlin
     auto start = [&](int block) {
         if (block < range.end) {
             unsigned char *stage = stages + block % STAGES * Memory::STAGE;
-            // Of 8-bit pages alone.
+            // Used for 8-bit pages only.
             float *factors = reinterpret_cast<float *>(stage + 2 * Memory::TILE);
             bring<Element, DIM>(args, job, block, stage, stage + Memory::TILE, factors);
         }
         copy_commit();
     };
-    // Keys with values that were replaced; no block has the number 0 here.
+    // For each key the number + 1 of the last block in which its values were replaced; 0: none.
     __shared__ int damaged_in[KEYS];
     for (int i = int(threadIdx.x); i < KEYS; i += THREADS) {
         damaged_in[i] = 0;
@@ -574,7 +579,7 @@ template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinlin
     start(range.begin);
     bring_queries<DIM, COUNT>(args, job, shared);
     const int queries = warp / SHARERS * 16, first = warp % SHARERS * WIDTH, query = job.first_query + queries + g;
-    // Queries beyond the last see what the last sees; they are never written.
+    // Queries after the last have the last one's position; their results are not written.
     const int positions[2] = {unit_position + min_of(query, job.queries - 1) / job.group,
                               unit_position + min_of(query + 8, job.queries - 1) / job.group};
     Running<WIDTH> state;
@@ -584,7 +589,7 @@ template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinlin
     total.sum[0] = total.sum[1] = 0.0f;
     total.values = reinterpret_cast<float *>(stages + STAGES * Memory::STAGE) + warp * 16 * WIDTH;
     for (int block = range.begin; block < range.end; block++) {
-        // With one stage, the copies begin when all are done with it.
+        // With one stage, copying starts only when all threads have finished with it.
         if (STAGES > 1) {
             start(block + 1);
         } else if (block > range.begin) {
@@ -608,7 +613,7 @@ template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinlin
             total.add(state, lane);
             state.clear();
         }
-        // The stage is written again in the next turn.
+        // The stage is overwritten in the next iteration.
         block_barrier();
     }
     if (split) {
@@ -618,10 +623,10 @@ template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinlin
     }
 }
 
-// attention_<pages>_<dim>x<queries>: heads of up to <dim> elements, <queries> queries for a block. Block: 128; grid:
-// (units, kv_heads * (rows of the longest unit * group / <queries> rounded up), spans when split or 1); shared memory: QUERIES
-// + stages * STAGE of `Shared`, and TOTALS unless split. There are two stages, but for 256x16 one: it fits where a block has
-// 99 KiB.
+// attention_<pages>_<dim>x<queries>: heads of up to <dim> elements, <queries> queries per block. Block: 128; grid:
+// (units, kv_heads * (rows of the longest unit * group / <queries> rounded up), spans when split or 1); shared memory:
+// QUERIES + stages * STAGE of `Shared`, and TOTALS unless split. There are two stages, but only one for 256x16, so that
+// it fits on devices with 99 KiB per block.
 #define ATTENTION(name, element, dim, queries, stages)                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Attention args) {              \
         attend<element, dim, queries, stages>(args);                                                                    \
@@ -662,7 +667,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_c
     const int begin = first_visible(position, args.window) / KEYS / SPAN_BLOCKS;
     const int end = position / KEYS / SPAN_BLOCKS + 1;
     const float *parts = args.parts + (row * args.heads + head) * args.spans_max * (2 + v_dim);
-    // Spans that are loaded together: one after the other, each would wait for memory.
+    // Spans loaded together, to overlap the memory latencies.
     constexpr int AT_ONCE = 8;
     for (int d = int(threadIdx.x); d < v_dim; d += 128) {
         float maximum = -INFINITY, sum = 0.0f, value = 0.0f;
@@ -697,8 +702,9 @@ extern "C" __global__ void __launch_bounds__(128) attention_merge(const __grid_c
 
 ENTRY(attention_merge)
 
-// Pages of f32, for parity: a block takes one head of one row, 64 keys at a time; thread i has key i, then value i, i + 128 ...
-// Block: 128; grid: (rows, heads); shared memory: (64 + v_dim) * 4.
+// Attention over f32 pages, for comparisons with other implementations: a block processes one head of one row, 64 keys
+// at a time; thread i has key i, then values i, i + 128 ... Block: 128; grid: (rows, heads); shared memory: (64 +
+// v_dim) * 4.
 extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_constant__ Attention args) {
     float *weights = reinterpret_cast<float *>(dynamic_shared()), *values = weights + KEYS;
     const int64_t row = blockIdx.x, head = blockIdx.y;
@@ -736,7 +742,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_con
         for (int i = 0; i < KEYS; i++) {
             highest = fmaxf(highest, weights[i]);
         }
-        // All have seen the scores before they become weights.
+        // All threads have read the scores before they are replaced by weights.
         block_barrier();
         if (threadIdx.x < KEYS) {
             weights[threadIdx.x] = expf(weights[threadIdx.x] - highest);

@@ -1,17 +1,17 @@
-// Operations on elements and whole rows: embedding, gather, rotary angles, gates, conversion to bf16; weights made of random
-// numbers.
+// Operations on elements and whole rows: embedding, gather, rotary angles, gates, conversion to bf16; random weights.
 //
-// Every thread makes whole elements from elements of the same row alone, so a row cannot depend on its neighbours. Grids are
-// loops: any number of blocks gives the same result. What a step runs for each layer goes through rows as rows.cuh has it.
+// Every thread computes whole elements from elements of the same row only, so a row does not depend on other rows. The
+// kernels loop over the grid: any number of blocks gives the same result. Those that run in every layer iterate over
+// rows as in rows.cuh.
 #include "formats.cuh"
 #include "rows.cuh"
 
-// First element of this thread, and the distance to its next.
+// Loops over the elements of this thread.
 #define EACH(i, count)                                                                                                 \
     for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < (count); i += int64_t(gridDim.x) * blockDim.x)
 
-// A token as a step gives it: with the highest bit, the one that was sampled for a row of the step before; `sampled` has those.
-// Where none could be sampled, whose request ends, it is 0.
+// The token of a step's row. With the highest bit set, the low bits index a row of logits of the previous step, and
+// `sampled` has the tokens sampled there; if none could be sampled (then the request ends), 0.
 __device__ __forceinline__ int64_t token_of(uint32_t token, const uint32_t *sampled) {
     if (token >> 31) {
         token = sampled[token & 0x7FFFFFFFu];
@@ -20,11 +20,11 @@ __device__ __forceinline__ int64_t token_of(uint32_t token, const uint32_t *samp
     return token;
 }
 
-// out[rows, width] = table[tokens[r]]; table bf16 with `pitch` elements from a row to the next. Block: 256; grid: any.
+// out[rows, width] = table[tokens[r]]; the table is bf16 with rows `pitch` elements apart. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 embed_bf16(const bf16 *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
     each_four(rows, width, [&](int64_t row, int at) {
-        // To the end of the last four: the pitch is a multiple of 64.
+        // Reads up to the end of the last four, which is inside the row: the pitch is a multiple of 64.
         const Words2 words = load2(table + token_of(tokens[row], sampled) * pitch + at);
         const float values[FOUR] = {bits_to_float(words.w[0] << 16), bits_to_float(words.w[0] & 0xFFFF0000u),
                                     bits_to_float(words.w[1] << 16), bits_to_float(words.w[1] & 0xFFFF0000u)};
@@ -42,7 +42,7 @@ embed_f32(const float *table, int pitch, const uint32_t *tokens, const uint32_t 
     });
 }
 
-// out[i] = x[rows_wanted[i]], rows of `width` elements. Block: 256; grid: any.
+// out[i] = x[rows_wanted[i]], for rows of `width` elements. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 gather_rows(const float *x, const uint32_t *rows_wanted, float *out, int rows, int width) {
     each_four(rows, width, [&](int64_t row, int at) {
@@ -52,8 +52,8 @@ gather_rows(const float *x, const uint32_t *rows_wanted, float *out, int rows, i
     });
 }
 
-// out[rows, 2, half]: cosines, then sines, of positions[r] * inv_freq[i], times `scale`. The angle is rounded to f32 first,
-// as the models were trained. Block: 256; grid: any.
+// out[rows, 2, half]: cosines, then sines, of positions[r] * inv_freq[i], times `scale`. The angle is rounded to f32
+// first, as in the training of the models. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 rotary_angles(const uint32_t *positions, const float *inv_freq, float scale, float *out, int rows, int half) {
     EACH(i, int64_t(rows) * half) {
@@ -64,8 +64,8 @@ rotary_angles(const uint32_t *positions, const float *inv_freq, float scale, flo
     }
 }
 
-// out[rows, pitch] = x[rows, width] rounded to bf16, zeros from width to pitch: the form that products read. Block: 256;
-// grid: any.
+// out[rows, pitch] = x[rows, width] rounded to bf16, zeros from width to pitch: the form that products read. Block:
+// 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 round_rows(const float *x, bf16 *out, int rows, int width, int pitch) {
     each_four(rows, pitch, [&](int64_t row, int at) {
@@ -77,7 +77,7 @@ round_rows(const float *x, bf16 *out, int rows, int width, int pitch) {
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
-// By the hyperbolic tangent: `gelu_pytorch_tanh` of the transformers library.
+// The tanh approximation: `gelu_pytorch_tanh` of the transformers library.
 __device__ __forceinline__ float gelu(float x) {
     return 0.5f * x * (1.0f + tanhf(0.797884561f * (x + 0.044715f * (x * x * x))));
 }
@@ -92,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(256) gelu_mul(float *gate, const fl
     EACH(i, elements) { gate[i] = gelu(gate[i]) * up[i]; }
 }
 
-// Rows of a gate as the input of a product; `curve` of 0 is 0.
+// Gated rows, rounded as the input of a product. curve(0) must be 0, so that the padding stays 0.
 template <class Curve>
 __device__ __forceinline__ void gate_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch,
                                           Curve curve) {
@@ -108,8 +108,8 @@ __device__ __forceinline__ void gate_rows(const float *gate, const float *up, bf
     });
 }
 
-// out[rows, pitch] = silu(gate) * up rounded to bf16, zeros from width to pitch; gate and up are [rows, width]. Where the
-// result is the input of a product. Block: 256; grid: any.
+// out[rows, pitch] = silu(gate) * up rounded to bf16, zeros from width to pitch: the input of a product. gate and up
+// are [rows, width]. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 silu_mul_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch) {
     gate_rows(gate, up, out, rows, width, pitch, [](float x) { return silu(x); });
@@ -131,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(256) add_scaled(float *x, const flo
     EACH(i, elements) { x[i] = fmaf(factor, y[i], x[i]); }
 }
 
-// A number for each index of a stream: SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators").
+// The random number with this index: SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators").
 __device__ __forceinline__ uint64_t hash_of(uint64_t seed, uint64_t index) {
     uint64_t z = seed + (index + 1) * 0x9E3779B97F4A7C15u;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
@@ -139,14 +139,14 @@ __device__ __forceinline__ uint64_t hash_of(uint64_t seed, uint64_t index) {
     return z ^ z >> 31;
 }
 
-// Roughly normal with a standard deviation of 1, within 3.5: a sum of four even numbers.
+// Roughly normal with standard deviation 1, within +-3.5: a sum of four uniform numbers.
 __device__ __forceinline__ float normal_of(uint64_t hash) {
     const int sum = int(hash & 65535) + int(hash >> 16 & 65535) + int(hash >> 32 & 65535) + int(hash >> 48);
     return float(sum - 131070) * (1.0f / 37837.2f);
 }
 
-// to[rows, pitch]: random weights, roughly normal, zeros from ins to pitch. For measurements: large shapes need no memory of
-// the host, and the same seed gives the same weights. Block: 256; grid: any.
+// to[rows, pitch]: roughly normal random weights, zeros from ins to pitch. For benchmarks: large models need no host
+// memory, and the same seed gives the same weights. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 fill_random_bf16(bf16 *to, uint64_t seed, float deviation, int rows, int ins, int pitch) {
     EACH(i, int64_t(rows) * pitch) {
@@ -164,14 +164,15 @@ fill_random_f32(float *to, uint64_t seed, float deviation, int rows, int ins, in
     }
 }
 
-// Panels of src/encoding.rs from `code(hash)`, PER_WORD of which fill four bytes and whose integers have the standard deviation
-// `spread`. Scales differ from group to group by up to a quarter. A thread makes words of four bytes: of scales, then of codes.
+// Random panels in the layout of src/encoding.rs. `code(hash)` gives a code; PER_WORD of them fill four bytes, and
+// `spread` is the standard deviation of their integers. Scales vary by up to a quarter from group to group. A thread
+// writes words of four bytes: of scales, then of codes.
 template <class F, int GROUP, int GROUP_BYTES, int PER_WORD, class Code>
 __device__ __forceinline__ void fill_panels(unsigned char *to, uint64_t seed, float deviation, int outs, int ins,
                                             float spread, Code code) {
     const int64_t groups = F::groups(ins), scale_words = F::scale_bytes(ins) / 4;
     const int64_t words = scale_words + groups * GROUP_BYTES / 4;
-    // What those differences add to the deviation.
+    // 1.010363 is the factor by which the varying scales increase the deviation.
     const float scale = deviation / spread / 1.010363f;
     EACH(i, (outs + 15) / 16 * words) {
         const int64_t panel = i / words, word = i - panel * words;
@@ -198,7 +199,7 @@ __device__ __forceinline__ void fill_panels(unsigned char *to, uint64_t seed, fl
 // Random panels of a q8 matrix, roughly normal. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 fill_random_q8(unsigned char *to, uint64_t seed, float deviation, int outs, int ins) {
-    // The mean of four bytes; -128 is no integer of the format.
+    // The mean of four bytes; the integer -128 is not used by the format.
     fill_panels<Q8Format, 64, 1024, 4>(to, seed, deviation, outs, ins, 36.95f, [](uint64_t hash) {
         const uint32_t c = uint32_t((hash & 255) + (hash >> 8 & 255) + (hash >> 16 & 255) + (hash >> 24 & 255) + 3) / 4;
         return c > 0 ? c : 1;
@@ -208,7 +209,7 @@ fill_random_q8(unsigned char *to, uint64_t seed, float deviation, int outs, int 
 // The same of a q4 matrix.
 extern "C" __global__ void __launch_bounds__(256)
 fill_random_q4(unsigned char *to, uint64_t seed, float deviation, int outs, int ins) {
-    // The mean of two even codes, now and then rounded up, so that the mean of their integers is near zero.
+    // The mean of two uniform codes, sometimes rounded up, so that the mean of their integers is near zero.
     fill_panels<Q4Format, 32, 256, 8>(to, seed, deviation, outs, ins, 40.53f, [](uint64_t hash) {
         const uint32_t up = (hash >> 8 & 3) == 0 ? 2 : 1;
         const uint32_t c = (uint32_t(hash & 15) + uint32_t(hash >> 4 & 15) + up) / 2;

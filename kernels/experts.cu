@@ -1,14 +1,14 @@
-// Routed experts: who goes where, the lists that grouped products (linear.cu) work on, and the sum of what comes back.
+// Routed experts: the routing, the lists for grouped products (linear.cu), and the weighted sum of their results.
 //
-// A row's experts are chosen from its logits alone. An entry is (row, its j-th expert); a slot is a place in the list of all
-// entries ordered by expert, then row: the row of the buffers between the products. The sum of a row goes over its experts
-// in ascending order, wherever its slots lie.
+// A row's experts depend on its logits only. An entry is a pair (row, its j-th expert). A slot is a place in the list
+// of all entries ordered by expert, then by row; it is the entry's row in the buffers between the products. A row's sum
+// adds its experts in ascending order, independent of its slots.
 #include "keys.cuh"
 #include "rows.cuh"
 
-// Chooses `chosen` experts of each row by the softmax of logits[rows, experts]: chosen_experts[rows, chosen] in ascending order, and their
-// probabilities weights[rows, chosen], divided by their sum if `renormalise`. A warp takes a row. Block: 128; grid: rows / 4
-// rounded up; shared memory: 4 * chosen * 8.
+// Chooses `chosen` experts for each row by the softmax of logits[rows, experts]. Writes chosen_experts[rows, chosen] in
+// ascending order, and their probabilities to weights[rows, chosen], divided by their sum if `renormalise`. One warp
+// per row. Block: 128; grid: rows / 4 rounded up; shared memory: 4 * chosen * 8.
 extern "C" __global__ void __launch_bounds__(128)
 experts_route(const float *logits, uint32_t *chosen_experts, float *weights, int rows, int experts, int chosen,
               int renormalise) {
@@ -58,7 +58,7 @@ experts_route(const float *logits, uint32_t *chosen_experts, float *weights, int
     }
 }
 
-// counts[experts]: entries of each. Block: 256; grid: experts.
+// counts[experts]: the number of entries of each expert. Block: 256; grid: experts.
 extern "C" __global__ void __launch_bounds__(256)
 experts_count(const uint32_t *chosen_experts, int *counts, int entries) {
     __shared__ int warp_counts[8];
@@ -81,23 +81,23 @@ experts_count(const uint32_t *chosen_experts, int *counts, int entries) {
     }
 }
 
-// Some rows that go through one expert; as in linear.cu.
+// Slots that one block processes, all of one expert; as in linear.cu.
 struct Tile {
     int expert, first, rows;
 };
 
-// Where experts_place writes.
+// Output of experts_place.
 struct Slots {
-    // [entries]: row of each slot.
+    // [entries]: the row of each slot.
     uint32_t *rows;
-    // [entries]: slot of each entry.
+    // [entries]: the slot of each entry.
     uint32_t *of_entry;
-    // Runs of up to tile_rows slots of one expert: at most entries / tile_rows + experts; and their count.
+    // Runs of up to tile_rows slots of one expert, at most entries / tile_rows + experts of them; and their number.
     Tile *tiles;
     int *tile_count;
 };
 
-// Gives every entry its slot. Block: 256; grid: experts.
+// Assigns a slot to every entry. Block: 256; grid: experts.
 extern "C" __global__ void __launch_bounds__(256)
 experts_place(const uint32_t *chosen_experts, const int *counts, Slots to, int entries, int chosen, int tile_rows) {
     __shared__ int warp_counts[8];
@@ -134,12 +134,12 @@ experts_place(const uint32_t *chosen_experts, const int *counts, Slots to, int e
             to.of_entry[i] = uint32_t(slot);
         }
         first += all;
-        // The counts are written again in the next turn.
+        // The counts are overwritten in the next iteration.
         block_barrier();
     }
 }
 
-// out[r] += sum over the row's experts, ascending, of weight * y[slot]; rows of `width` elements. Block: 256; grid: any.
+// out[r] += sum of weight * y[slot] over the row's experts, ascending; rows of `width` elements. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 experts_combine(const float *y, const uint32_t *slot_of_entry, const float *weights, float *out, int rows, int chosen,
                 int width) {

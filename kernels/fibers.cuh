@@ -1,15 +1,17 @@
-// Runs kernels on the CPU, one thread of a block at a time: what the wrappers of host.cuh stand on.
+// Runs kernels on the CPU, one thread of a block at a time: the base of the wrappers in host.cuh.
 //
-// Every thread of a block is a fiber. A fiber runs until it reaches a barrier or a warp operation, where it waits for the
-// others; the last one to arrive does a warp operation for all lanes. Between two such points a fiber runs alone, so a kernel
-// that lacks a barrier reads what is not written yet, or what was overwritten already, in some order of the threads. Seed 0
-// runs threads and blocks in ascending order; any other seed shuffles both, and lets asynchronous copies land early or late.
+// Every thread of a block is a fiber. A fiber runs until it reaches a barrier or a warp operation and waits there for
+// the others; the last one to arrive performs a warp operation for all lanes. Between two such points a fiber runs
+// alone, so with a missing barrier a kernel reads data that is not written yet, or already overwritten, in some order
+// of the threads. Seed 0 runs threads and blocks in ascending order; any other seed shuffles both, and completes
+// asynchronous copies early or late.
 //
-// Found and reported, with the place in the source: a barrier or warp operation that not all threads reach, or that they
-// reach at different places; a wide access that is not aligned. Dynamic shared memory is a heap block of exactly the size
-// asked for, filled with the bits of NaN before each block, so that the AddressSanitizer sees what lies beyond.
+// Detected and reported with the place in the source: a barrier or warp operation that not all threads reach, or that
+// they reach at different places; a wide access that is not aligned. Dynamic shared memory is a heap block of exactly
+// the requested size, filled with the bits of NaN before each block, so that AddressSanitizer detects accesses beyond
+// its end.
 //
-// One launch runs on one thread of the process; several may run at once. Included by host.cuh alone.
+// One launch runs on one thread of the process; several may run in parallel. Included by host.cuh only.
 #pragma once
 
 #include <cstdarg>
@@ -37,12 +39,13 @@ struct Dim3 {
 namespace host {
 
 constexpr size_t STACK_BYTES = 128 << 10;
-// Stacks begin at places of so many kinds, or their tops would share a few lines of the caches.
+// Stack tops are shifted by one of STACK_SHIFTS multiples of STACK_SHIFT; otherwise they would compete for a few cache
+// lines.
 constexpr size_t STACK_SHIFTS = 32, STACK_SHIFT = 576;
 constexpr uint32_t THREADS_MAX = 1024;
 constexpr uint32_t WARP = 32;
 
-// What a launch is asked for: the mirror of the tests' structure.
+// Parameters of a launch; must match the structure in the tests.
 struct Geometry {
     Dim3 grid, block;
     uint32_t shared_bytes;
@@ -51,7 +54,7 @@ struct Geometry {
     uint32_t message_bytes;
 };
 
-// Where in the source an operation stands.
+// The place of an operation in the source.
 struct Place {
     const char *what;
     const char *file;
@@ -60,7 +63,7 @@ struct Place {
 
 enum class Wait { Ready, Warp, Block, Done };
 
-// A copy that has been started and has not landed.
+// An asynchronous copy that was started and has not been performed.
 struct Copy {
     void *to;
     const void *from;
@@ -84,7 +87,8 @@ struct Fiber {
     uint64_t copy_group = 0;
 };
 
-// Threads that meet: those that have arrived, where that is, and those that have ended.
+// Threads that meet at a barrier or warp operation: the number that have arrived, where, and the number that have
+// ended.
 struct Group {
     uint32_t arrived = 0, ended = 0;
     Place place{};
@@ -112,7 +116,7 @@ struct Launch {
     const void *scheduler_stack = nullptr;
     size_t scheduler_bytes = 0;
 
-    // Who has arrived in each warp, and in the block.
+    // The meeting state of each warp, and of the block.
     Group warps[THREADS_MAX / WARP], block;
 
     ~Launch() {
@@ -133,14 +137,14 @@ struct Launch {
 
 inline thread_local Launch launch_of_thread;
 
-// What the thread works on. Apart from the launch itself, which has a destructor: this is found without a check whether it
-// has been made.
+// The launch of this thread. Separate from `launch_of_thread`, whose destructor makes every access check its
+// initialization.
 inline thread_local Launch *launch_pointer = nullptr;
 
 inline Launch &launch() { return *launch_pointer; }
 
 #if defined(__x86_64__)
-// Keeps what a call has to keep on the old stack, and goes on where the new one stopped.
+// Saves the callee-saved registers on the old stack, and resumes where the new stack was left.
 static __attribute__((naked, noinline)) void switch_stack(void **, void *) {
     asm volatile("pushq %rbp\n pushq %rbx\n pushq %r12\n pushq %r13\n pushq %r14\n pushq %r15\n"
                  "movq %rsp, (%rdi)\n movq %rsi, %rsp\n"
@@ -148,7 +152,7 @@ static __attribute__((naked, noinline)) void switch_stack(void **, void *) {
 }
 #endif
 
-// The message of the first failure; the launch is given up.
+// Records the message of the first failure; the launch is abandoned.
 inline void fail(const char *format, ...) {
     if (launch().failed) {
         return;
@@ -164,7 +168,7 @@ inline void fail(const char *format, ...) {
              b.y, b.z, text);
 }
 
-// Leaves the running fiber for the scheduler.
+// Switches from the running fiber to the scheduler.
 inline void leave() {
     Fiber &fiber = *launch().current;
 #if defined(__SANITIZE_ADDRESS__)
@@ -181,7 +185,7 @@ inline void leave() {
 #endif
 }
 
-// Never comes back: a fiber that failed must not go on.
+// Does not return: a fiber that failed must not continue.
 [[noreturn]] inline void abandon() {
     for (;;) {
         launch().current->wait = Wait::Block;
@@ -228,14 +232,14 @@ inline void prepare(Fiber &fiber) {
         }
     }
 #if defined(__SANITIZE_ADDRESS__)
-    // What a fiber that ended leaves behind is near the top; one that was given up may have poisoned any of it.
+    // A fiber that ended leaves poisoned memory near the top only; an abandoned one may leave it anywhere.
     const size_t poisoned = fiber.wait == Wait::Done ? 4096 + STACK_SHIFTS * STACK_SHIFT : STACK_BYTES;
     __asan_unpoison_memory_region(static_cast<char *>(fiber.stack) + STACK_BYTES - poisoned, poisoned);
 #endif
 #if defined(__x86_64__)
     const size_t shift = size_t(&fiber - launch().fibers.data()) % STACK_SHIFTS * STACK_SHIFT;
     void **top = reinterpret_cast<void **>(static_cast<char *>(fiber.stack) + STACK_BYTES - shift);
-    *--top = nullptr; // where fiber_main would return to: it begins as if called
+    *--top = nullptr; // the return address of fiber_main: it starts as if called
     *--top = reinterpret_cast<void *>(&fiber_main);
     top -= 6;
     memset(top, 0, 6 * sizeof(void *));
@@ -260,14 +264,14 @@ inline void make_ready(uint32_t first, uint32_t count) {
     }
 }
 
-// The same words may lie in two places.
+// Equal strings may have different addresses.
 inline bool same_text(const char *a, const char *b) { return a == b || !strcmp(a, b); }
 
 inline bool same(const Place &a, const Place &b) {
     return a.line == b.line && same_text(a.what, b.what) && same_text(a.file, b.file);
 }
 
-// Says who of `count` threads from `first` on has ended, or waits at another place than the running one.
+// Reports the threads, of `count` from `first` on, that have ended or wait at another place than the running one.
 [[noreturn]] __attribute__((noinline)) inline void complain(Wait wait, uint32_t first, uint32_t count, Place place) {
     for (uint32_t i = first; i < first + count; i++) {
         const Fiber &other = launch().fibers[i];
@@ -282,7 +286,7 @@ inline bool same(const Place &a, const Place &b) {
     abandon();
 }
 
-// Waits for `count` threads from `first` on to arrive at the same place. The last of them does `perform`.
+// Waits until `count` threads from `first` on have arrived at the same place. The last of them calls `perform`.
 template <class Perform>
 inline void meet(Wait wait, Group &group, uint32_t first, uint32_t count, const Place &place, Perform perform) {
     Fiber &me = *launch().current;
@@ -302,7 +306,7 @@ inline void meet(Wait wait, Group &group, uint32_t first, uint32_t count, const 
     leave();
 }
 
-// An operation of a warp: `data` of all lanes is given to `perform(T *lanes[32])` once.
+// An operation of a warp: calls `perform(T *lanes[32])` once, with the `data` of all lanes.
 template <class T, class Perform> inline void warp(Place place, T &data, Perform perform) {
     const uint32_t first = thread_number() / WARP * WARP;
     launch().current->lane_data = &data;
@@ -323,7 +327,7 @@ inline void check_aligned(const void *address, size_t bytes, Place place) {
     }
 }
 
-// Copies land no earlier than they are started and no later than they are waited for.
+// Performs the copies of all groups before `groups_before`: the latest time at which they may happen.
 inline void land(Fiber &fiber, uint64_t groups_before) {
     size_t kept = 0;
     for (Copy &copy : fiber.copies) {
@@ -338,7 +342,7 @@ inline void land(Fiber &fiber, uint64_t groups_before) {
     fiber.copies.resize(kept);
 }
 
-// Runs one block to its end.
+// Runs one block to its end; false if it failed.
 inline bool run_block() {
     launch().ready.clear();
     launch().block = Group();
@@ -382,7 +386,7 @@ inline void shuffle_order(std::vector<uint32_t> &order) {
     }
 }
 
-// Runs a kernel; 0 when all went well.
+// Runs a kernel; 0 on success.
 inline int run(const char *name, Geometry *geometry, void (*body)(void *), void *data) {
     launch_pointer = &launch_of_thread;
     launch().geometry = geometry;
@@ -410,7 +414,7 @@ inline int run(const char *name, Geometry *geometry, void (*body)(void *), void 
     shuffle_order(order);
     for (uint32_t at : order) {
         launch().block_index = Dim3{at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
-        // Poisoned, and of exactly the size, for the AddressSanitizer.
+        // Of exactly the requested size, so that AddressSanitizer detects accesses beyond it; filled with NaN.
         void *memory = nullptr;
         if (posix_memalign(&memory, 128, geometry->shared_bytes ? geometry->shared_bytes : 1)) {
             fail("no memory for %u bytes of shared memory", geometry->shared_bytes);
@@ -440,7 +444,7 @@ inline int call(const char *name, void (*kernel)(A...), Geometry *geometry, void
     return run(name, geometry, body, &data);
 }
 
-// `params` as for cuLaunchKernel: one address for each parameter.
+// Launches a kernel. `params` as for cuLaunchKernel: one address for each parameter.
 template <class... A> inline int call(const char *name, void (*kernel)(A...), Geometry *geometry, void **params) {
     return call(name, kernel, geometry, params, std::index_sequence_for<A...>());
 }

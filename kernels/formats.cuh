@@ -1,23 +1,23 @@
-// How weights reach the tensor cores: one structure for each format, with the same members.
+// The formats in which weights reach the tensor cores: one structure per format, all with the same members.
 //
-// A step is 64 inputs. Lane (g, t) of a warp holds, of 16 outputs, two: which two is the format's choice (`out_of`); and
-// of each 32 inputs the eight from 8t on. They fill the k slots of two matrix operations in this order:
+// A step is 64 inputs. Of every 16 outputs, lane (g, t) of a warp holds two, chosen by the format (`out_of`); and of
+// every 32 inputs the eight from 8t on. These fill the k slots of two matrix operations in this order:
 //
 //   first:  slots 2t, 2t + 1, 2t + 8, 2t + 9  hold inputs 8t + 0, 1, 2, 3
 //   second: the same slots                    hold inputs 8t + 4, 5, 6, 7
 //
-// so that weights and activations go from memory to registers 16 bytes at a time, with no shuffle between. Every kernel that
-// multiplies with a format runs the same operations in the same order for an element of the result.
+// so that weights and activations go from memory to registers 16 bytes at a time, without shuffles. Every kernel that
+// uses a format performs the same operations in the same order for an element of the result.
 #pragma once
 
 #include "device.cuh"
 
 constexpr int STEP = 64;
 
-// bf16, row by row, rows `pitch` elements apart: a multiple of 64, zeros beyond the last input.
+// bf16, row by row, rows `pitch` elements apart: a multiple of 64, zeros after the last input.
 struct Bf16Format {
     struct Step {
-        // Of both outputs, both blocks of 32 inputs.
+        // Both outputs, both blocks of 32 inputs.
         Words4 w[2][2];
     };
 
@@ -30,7 +30,7 @@ struct Bf16Format {
 
     static __device__ __forceinline__ int out_of(int g, int half) { return g + 8 * half; }
 
-    // For outputs 16 * tile ... of a matrix; those beyond the last repeat it, and are never written.
+    // For outputs 16 * tile ... of a matrix. Outputs after the last read its weights; their results are not written.
     static __device__ __forceinline__ Source source(const void *weight, int outs, int, int pitch, int tile, int g, int t) {
         Source s;
         for (int half = 0; half < 2; half++) {
@@ -50,8 +50,8 @@ struct Bf16Format {
         }
     }
 
-    // In shared memory: [2 blocks][rows][64 bytes], rows of the second block exchanged in pairs, so that eight lanes that
-    // write a row use all banks.
+    // Layout in shared memory: [2 blocks][rows][64 bytes]. Rows of the second block are swapped in pairs, so that eight
+    // lanes that write a row use all banks.
     static __device__ constexpr int tile_bytes(int outs) { return outs * STEP * 2; }
 
     template <int OUTS, int THREADS> struct Copier {
@@ -87,7 +87,7 @@ struct Bf16Format {
         }
     }
 
-    // acc[n] += the step's products with 8 rows; `input(n, x)` gives the lane's inputs of row g of the n-th 8 rows.
+    // acc[n] += the products of the step with the n-th 8 rows; `input(n, x)` gets the lane's inputs of row g of those.
     template <int NT, class Input>
     static __device__ __forceinline__ void multiply(float (&acc)[NT][4], const Step &s, int, int, Input input) {
 #pragma unroll
@@ -106,7 +106,8 @@ struct Bf16Format {
     }
 };
 
-// Panels of src/encoding.rs: [scales][codes] for each 16 outputs. A lane's outputs are 2g and 2g + 1, which lie together.
+// The panels of src/encoding.rs: [scales][codes] for each 16 outputs. A lane's outputs are 2g and 2g + 1, which are
+// adjacent.
 template <int GROUP, int GROUP_BYTES> struct Panels {
     static __device__ __forceinline__ int groups(int ins) { return (ins + GROUP - 1) / GROUP; }
 
@@ -119,7 +120,7 @@ template <int GROUP, int GROUP_BYTES> struct Panels {
     }
 };
 
-// acc += scale * sums of a group, for the rows of both outputs.
+// acc += scale * sum of a group, for both outputs of the lane.
 __device__ __forceinline__ void add_group(float (&acc)[4], const float (&sums)[4], uint32_t scales) {
     const float low = bits_to_float(scales << 16), high = bits_to_float(scales & 0xFFFF0000u);
     acc[0] = fmaf(low, sums[0], acc[0]);
@@ -128,12 +129,12 @@ __device__ __forceinline__ void add_group(float (&acc)[4], const float (&sums)[4
     acc[3] = fmaf(high, sums[3], acc[3]);
 }
 
-// 8-bit integers in groups of 64.
+// 8-bit integers in groups of 64 inputs.
 struct Q8Format : Panels<64, 1024> {
     struct Step {
-        // [block of 32][first or last four inputs]: four codes of both outputs.
+        // [block of 32 inputs][first or last four inputs]: four codes of each of the two outputs.
         Words2 w[2][2];
-        // Of both outputs, bf16.
+        // Scales of both outputs, in bf16.
         uint32_t scales;
     };
 
@@ -158,8 +159,8 @@ struct Q8Format : Panels<64, 1024> {
         to.scales = load1(from.scales + step * 32);
     }
 
-    // In shared memory: [panels][1024 bytes of codes], then [panels][32 bytes of scales]. The 16-byte pieces of a line of 128
-    // bytes are exchanged by the line's number, so that the lanes of half a warp use all banks.
+    // Layout in shared memory: [panels][1024 bytes of codes], then [panels][32 bytes of scales]. The 16-byte pieces of
+    // a 128-byte line are permuted by the line's number, so that the lanes of half a warp use all banks.
     static __device__ constexpr int tile_bytes(int outs) { return outs / 16 * (1024 + 32); }
 
     template <int OUTS, int THREADS> struct Copier {
@@ -197,7 +198,8 @@ struct Q8Format : Panels<64, 1024> {
         to.scales = load1(from + OUTS * 64 + tile * 32 + 4 * g);
     }
 
-    // Two of four codes as bf16: exact. A byte below the exponent of 2^23 is that number plus the code.
+    // Converts two of four codes to bf16, exactly: a code in the low byte of the bits of 2^23 gives the number 2^23 +
+    // code.
     static __device__ __forceinline__ uint32_t two(uint32_t codes, int first) {
         const float low = bits_to_float(byte_permute(codes, 0x4B000000u, 0x7440u | uint32_t(first)));
         const float high = bits_to_float(byte_permute(codes, 0x4B000000u, 0x7441u + uint32_t(first)));
@@ -229,10 +231,10 @@ struct Q8Format : Panels<64, 1024> {
     }
 };
 
-// The integers of the sixteen 4-bit codes: Q4_VALUES of src/encoding.rs.
+// The integers for the sixteen 4-bit codes: Q4_VALUES of src/encoding.rs.
 constexpr int Q4_VALUES[16] = {-127, -99, -76, -59, -44, -31, -19, -8, 2, 12, 23, 34, 47, 63, 81, 105};
 
-// The bits of a bf16 number that is an integer below 128.
+// The bits of an integer of magnitude below 128 as bf16.
 __device__ constexpr uint32_t bf16_of(int value) {
     const int size = value < 0 ? -value : value;
     int exponent = 0;
@@ -242,7 +244,7 @@ __device__ constexpr uint32_t bf16_of(int value) {
     return uint32_t((value < 0 ? 0x8000 : 0) | (127 + exponent) << 7 | ((size << (7 - exponent)) & 127));
 }
 
-// The low or the high bytes of four values from `first` on.
+// The low bytes (shift 0) or the high bytes (shift 8) of four values from `first` on.
 __device__ constexpr uint32_t q4_bytes(int first, int shift) {
     uint32_t bytes = 0;
     for (int i = 0; i < 4; i++) {
@@ -251,10 +253,10 @@ __device__ constexpr uint32_t q4_bytes(int first, int shift) {
     return bytes;
 }
 
-// 4-bit codes in groups of 32.
+// 4-bit codes in groups of 32 inputs.
 struct Q4Format : Panels<32, 256> {
     struct Step {
-        // Of both groups: eight codes of both outputs.
+        // For both groups: eight codes of each of the two outputs.
         Words2 w[2];
         uint32_t scales[2];
     };
@@ -272,7 +274,7 @@ struct Q4Format : Panels<32, 256> {
         return {start + 4 * g, start + scale_bytes(ins) + 64 * t + 8 * g};
     }
 
-    // The last step may have one group only.
+    // The last step may have only one group.
     static __device__ __forceinline__ void load(Step &to, const Source &from, int step, int ins) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -284,8 +286,8 @@ struct Q4Format : Panels<32, 256> {
         }
     }
 
-    // In shared memory: [panels][2 groups of 256 bytes], then [panels][64 bytes of scales]; pieces of 16 bytes of the second
-    // line of a group exchanged in pairs of two, for the banks.
+    // Layout in shared memory: [panels][2 groups of 256 bytes], then [panels][64 bytes of scales]. In the second line
+    // of each group the 16-byte pieces are swapped in pairs of two, to avoid bank conflicts.
     static __device__ constexpr int tile_bytes(int outs) { return outs / 16 * (512 + 64); }
 
     template <int OUTS, int THREADS> struct Copier {
@@ -325,8 +327,9 @@ struct Q4Format : Panels<32, 256> {
         }
     }
 
-    // Eight codes as bf16: pairs[0..3] are inputs (0, 1), (2, 3), (4, 5), (6, 7). A byte holds the codes of inputs i and i + 4.
-    // Bytes of the numbers are looked up four at a time: in the lower and the upper half of the table, then by bit 3.
+    // Converts eight codes to bf16: pairs[0..3] are inputs (0, 1), (2, 3), (4, 5), (6, 7). A byte holds the codes of
+    // inputs i and i + 4. The bytes of the numbers are looked up four at a time: by the code's low bits in both halves
+    // of the table, then chosen by bit 3.
     static __device__ __forceinline__ void eight(uint32_t codes, uint32_t (&pairs)[4]) {
         constexpr uint32_t LOW[4] = {q4_bytes(0, 0), q4_bytes(4, 0), q4_bytes(8, 0), q4_bytes(12, 0)};
         constexpr uint32_t HIGH[4] = {q4_bytes(0, 8), q4_bytes(4, 8), q4_bytes(8, 8), q4_bytes(12, 8)};

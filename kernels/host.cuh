@@ -1,4 +1,4 @@
-// The host twin of device.cuh: what kernels need from a GPU, on the fibers of fibers.cuh. Included by device.cuh alone.
+// The host version of device.cuh: its primitives on the fibers of fibers.cuh. Included by device.cuh only.
 #pragma once
 
 #include "fibers.cuh"
@@ -11,7 +11,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __constant__ static const
-// One block of a launch runs at a time, and a launch stays on its thread.
+// A launch stays on its thread and runs one block at a time, so thread-local storage serves as shared memory.
 #define __shared__ static thread_local
 
 #define threadIdx (host::launch().current->index)
@@ -19,7 +19,7 @@
 #define blockDim (host::launch().geometry->block)
 #define gridDim (host::launch().geometry->grid)
 
-// Makes a kernel reachable from the tests, as `launch_<name>`; `params_<name>` gives the number of its parameters and their
+// Exports a kernel for the tests as `launch_<name>`; `params_<name>` returns the number of its parameters and their
 // sizes.
 #define ENTRY(name)                                                                                                    \
     extern "C" __attribute__((visibility("default"))) int launch_##name(host::Geometry *geometry, void **params) {   \
@@ -29,10 +29,10 @@
         return host::param_bytes(name, count);                                                                       \
     }
 
-// For arithmetic on local arrays, which would take most of the time.
+// For arithmetic on local arrays, whose checks would take most of the time.
 #define NOT_SANITIZED __attribute__((no_sanitize_address))
 
-// Where the caller of a wrapper stands.
+// The source position of a wrapper's caller.
 #define AT const char *file = __builtin_FILE(), int line = __builtin_LINE()
 #define HERE(what) (host::Place{what, file, line})
 
@@ -98,7 +98,7 @@ inline uint32_t float_to_bits(float value) {
 inline uint32_t one_to_bf16(float value) {
     const uint32_t bits = float_to_bits(value);
     if ((bits & 0x7FFFFFFF) > 0x7F800000) {
-        return 0x7FFF; // as the device does
+        return 0x7FFF; // the NaN that the device gives
     }
     return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
 }
@@ -113,7 +113,7 @@ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
     host::warp(HERE("mma"), lane, [](Lane **lanes) NOT_SANITIZED {
         typedef float Row __attribute__((vector_size(32)));
         typedef uint32_t Bits __attribute__((vector_size(32)));
-        // Pairs of k, as they lie in the fragments: two numbers in a word.
+        // Pairs of adjacent k, two numbers per word, as in the fragments.
         uint32_t left[16][8], right[8][8];
         for (uint32_t l = 0; l < 32; l++) {
             const uint32_t g = l / 4, t = l % 4;
@@ -133,7 +133,7 @@ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
             memcpy(&b[2 * pair], &low, 32);
             memcpy(&b[2 * pair + 1], &high, 32);
         }
-        // Each sum is one chain over k; four rows at a time, so that one need not wait for the other.
+        // Each sum is one chain over k; four rows are interleaved, so that their chains overlap.
         for (uint32_t first = 0; first < 16; first += 4) {
             Row sums[4];
             for (uint32_t m = 0; m < 4; m++) {
@@ -201,13 +201,13 @@ inline void copy_async(void *to, const void *from, bool real, AT) {
 
 inline void copy_commit() { host::launch().current->copy_group++; }
 
-// All groups but the last N are there.
+// Performs all copies but those of the last N groups.
 template <int N> inline void copy_wait() {
     host::Fiber &fiber = *host::launch().current;
     host::land(fiber, fiber.copy_group > N ? fiber.copy_group - N : 0);
 }
 
-// Atomic for launches of other threads of the process too: streams run side by side.
+// Also atomic across launches on other threads of the process.
 inline int atomic_add(int *to, int value) { return __atomic_fetch_add(to, value, __ATOMIC_RELAXED); }
 
 inline float exp2_fast(float x) { return exp2f(x); }

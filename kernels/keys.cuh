@@ -1,11 +1,11 @@
-// A number and its id as one integer that orders as wanted, as src/sampling/select.rs has it.
+// A number and its id as one integer whose order is the ranking; as in src/sampling/select.rs.
 #pragma once
 
 #include "device.cuh"
 
-// Orders floats: larger numbers, larger keys; of equals, lower ids are larger. Never 0 for a number.
+// The key: a larger number has a larger key, and of equal numbers the one with the lower id. Never 0 for a number.
 __device__ __forceinline__ uint64_t order_key(float value, uint32_t id) {
-    // Adding 0 makes -0 and 0 equal.
+    // Adding 0 turns -0 into 0.
     const uint32_t bits = float_to_bits(value + 0.0f);
     const uint32_t ordered = bits >> 31 ? ~bits : bits | 0x80000000u;
     return uint64_t(ordered) << 32 | uint32_t(~id);

@@ -1,67 +1,68 @@
 // Matrix products: out[r, o] = sum_i x[r, i] * weight[o, i], for one to four weights that share their input, or for the
 // experts of a layer.
 //
-// **Law 1.** The inputs of a weight are cut into at most SEGMENTS runs of whole steps of 64, a function of `ins` alone. A
-// segment is one chain of matrix operations (formats.cuh); the result is ((s0 + s1) + s2) + ... An element's bits depend on
-// its row and its weight alone, whichever kernel below computed it:
+// **Law 1 (batch invariance).** The inputs of a weight are divided into at most SEGMENTS runs of whole steps of 64
+// inputs, in a way that depends on `ins` only. Each segment is one chain of matrix operations (formats.cuh); the result
+// is ((s0 + s1) + s2) + ... So an element's bits depend only on its row and its weight, whichever kernel below is used:
 //
-//   few   1 to 32 rows: a block takes 16 outputs, each of its 8 warps one segment, weights straight to registers;
-//   tile  more rows: a block takes a tile of outputs and rows through shared memory, one segment after the other.
+//   few   1 to 32 rows: a block computes 16 outputs, each of its 8 warps one segment, with weights loaded directly to
+//         registers;
+//   tile  more rows: a block computes a tile of outputs and rows through shared memory, one segment after the other.
 #include "formats.cuh"
 
 constexpr int SEGMENTS = 8;
 
 // One weight of a launch.
 struct Product {
-    // In the kernel's format.
+    // The matrix, in the kernel's format.
     const void *weight;
-    // Instead of `weight`: that of expert e at e * expert_stride.
+    // For experts, instead of `weight`: the address table; expert e has entry e * expert_stride.
     const void *const *experts;
     // [outs], or null.
     const float *bias;
     // [rows, outs].
     float *out;
     int outs;
-    // Whether it is added to.
+    // Whether the result is added to `out`.
     int accumulate;
-    // First block (x) of the launch that works on it.
+    // The first block (x) of the launch that computes this product.
     int first_block;
     int expert_stride;
 };
 
-// Some rows that go through one expert.
+// Rows that go through one expert.
 struct Tile {
     int expert, first, rows;
 };
 
-// A launch.
+// Parameters of a launch.
 struct Products {
     Product products[4];
     int count;
     int ins;
-    // Elements from a row of x to the next, and of a bf16 weight: a multiple of 64, not less than ins.
+    // Elements between rows of x, and of a bf16 weight: a multiple of 64, at least ins.
     int pitch;
     int rows;
-    // [rows, pitch] bf16 bits (f32 for linear_f32), zeros from ins to pitch.
+    // [rows, pitch] in bf16 (f32 for linear_f32), zeros from ins to pitch.
     const void *x;
-    // For experts: the tiles and how many there are; surplus blocks (y) do nothing. Null: rows in order.
+    // For experts: the tiles and their number; surplus blocks (y) return at once. Null: all rows in order.
     const Tile *tiles;
     const int *tile_count;
-    // For experts: the row of x that a row of the output comes from; null: the same.
+    // For experts: the row of x for each row of the output; null: the same row.
     const uint32_t *x_rows;
 };
 
-// A block's place among those of the launch.
-struct Place {
+// A block's position in the grid.
+struct TilePosition {
     int x, y;
 };
 
-__device__ __forceinline__ Place own_place() { return {int(blockIdx.x), int(blockIdx.y)}; }
+__device__ __forceinline__ TilePosition own_place() { return {int(blockIdx.x), int(blockIdx.y)}; }
 
-// A place for every block, so that those that run at the same time share weights and rows: blocks start x first, and here go
-// through GROUP tiles of rows before they turn to the next outputs. Otherwise every tile of rows would read the whole weight
-// from memory again, where that is larger than the cache.
-__device__ __forceinline__ Place grouped_place() {
+// Reorders the blocks so that those running at the same time share weights and rows. Blocks start in x order first;
+// here they go through GROUP tiles of rows before the next outputs. Otherwise a weight larger than the cache would be
+// read from memory again for every tile of rows.
+__device__ __forceinline__ TilePosition grouped_place() {
     constexpr int GROUP = 8;
     const int across = int(gridDim.x), number = int(blockIdx.y) * across + int(blockIdx.x);
     const int group = number / (GROUP * across), rest = number - group * (GROUP * across);
@@ -69,17 +70,17 @@ __device__ __forceinline__ Place grouped_place() {
     return {rest / rows, group * GROUP + rest % rows};
 }
 
-// What a block works on.
+// The work of a block.
 struct Work {
     const Product *product;
     const void *weight;
-    // First output tile within the product.
+    // Index of the output tile within the product.
     int tile;
     int first_row, rows;
 };
 
-// False where there is nothing to do, the same for all threads of a block.
-__device__ __forceinline__ bool find_work(const Products &args, Place place, int tile_rows, Work &work) {
+// Finds the work of the block; false if there is none, the same for all threads of a block.
+__device__ __forceinline__ bool find_work(const Products &args, TilePosition place, int tile_rows, Work &work) {
     int at = 0;
     while (at + 1 < args.count && place.x >= args.products[at + 1].first_block) {
         at++;
@@ -105,7 +106,7 @@ __device__ __forceinline__ bool find_work(const Products &args, Place place, int
     return true;
 }
 
-// The input of row `row` of the work.
+// The input of the work's row `row`.
 __device__ __forceinline__ const bf16 *input_row(const Products &args, const Work &work, int row) {
     const int64_t at = work.first_row + row;
     return static_cast<const bf16 *>(args.x) + int64_t(args.x_rows ? args.x_rows[at] : at) * args.pitch;
@@ -123,7 +124,7 @@ __device__ __forceinline__ int steps_of(int ins) { return (ins + STEP - 1) / STE
 
 __device__ __forceinline__ int segment_steps(int steps) { return (steps + SEGMENTS - 1) / SEGMENTS; }
 
-// Up to 8 * NT rows. A warp loads AHEAD steps of weights while it multiplies those before.
+// Up to 8 * NT rows. A warp loads the next AHEAD steps of weights while it multiplies the current ones.
 template <class F, int NT> __device__ __forceinline__ void few(const Products &args) {
     // A pitch of 20 spreads the lanes over all banks.
     __shared__ float parts[SEGMENTS][8 * NT][20];
@@ -190,7 +191,7 @@ template <class F, int NT> __device__ __forceinline__ void few(const Products &a
     }
 }
 
-// Copies of the input of a tile: [2 blocks of 32 inputs][rows][64 bytes], as Bf16Format.
+// Copies the input of a tile to shared memory: [2 blocks of 32 inputs][rows][64 bytes], swizzled as in Bf16Format.
 template <int ROWS, int THREADS> struct InputCopier {
     static constexpr int EACH = ROWS * 8 / THREADS;
     const bf16 *from[EACH];
@@ -199,7 +200,7 @@ template <int ROWS, int THREADS> struct InputCopier {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const int chunk = int(threadIdx.x) + i * THREADS, row = chunk / 8;
-            // Rows beyond the last repeat it, and are never written.
+            // Rows after the last read the last one; their results are not written.
             from[i] = input_row(args, work, row < work.rows ? row : work.rows - 1) + chunk % 8 * 8;
         }
     }
@@ -213,7 +214,8 @@ template <int ROWS, int THREADS> struct InputCopier {
     }
 };
 
-// WM by WN warps, each with MT * 16 outputs and NT * 8 rows. Shared memory: STAGES * (F::tile_bytes(outputs) + rows * 128).
+// WM x WN warps, each with MT * 16 outputs and NT * 8 rows. Shared memory: STAGES * (F::tile_bytes(outputs) + rows *
+// 128).
 template <class F, int WM, int WN, int MT, int NT, int STAGES> __device__ __forceinline__ void tile(const Products &args) {
     constexpr int OUTS = WM * MT * 16, ROWS = WN * NT * 8, THREADS = WM * WN * 32;
     constexpr int INPUT = F::tile_bytes(OUTS), STAGE = INPUT + ROWS * STEP * 2;
@@ -235,7 +237,7 @@ template <class F, int WM, int WN, int MT, int NT, int STAGES> __device__ __forc
             weights.start(stage, step, args.ins);
             inputs.start(stage + INPUT, step);
         }
-        // Also where there is nothing to copy, so that waiting counts the same.
+        // Also if there is nothing to copy, so that copy_wait counts correctly.
         copy_commit();
     };
     for (int step = 0; step < STAGES - 1; step++) {
@@ -245,7 +247,7 @@ template <class F, int WM, int WN, int MT, int NT, int STAGES> __device__ __forc
     int left = each;
     for (int step = 0; step < steps; step++) {
         copy_wait<STAGES - 2>();
-        // The step has landed for all, and all are done with the stage that is written next.
+        // The step's data is visible to all threads, and all have finished with the stage that is overwritten next.
         block_barrier();
         start(step + STAGES - 1);
         const unsigned char *stage = shared + step % STAGES * STAGE;
@@ -283,8 +285,8 @@ template <class F, int WM, int WN, int MT, int NT, int STAGES> __device__ __forc
     }
 }
 
-// The last number of a kernel is how many blocks of it a multiprocessor shall have registers for: two, where that spills 16
-// bytes at most; 0 leaves it to the compiler.
+// The last number of a kernel is the minimum of blocks per multiprocessor for which the compiler limits registers: two,
+// if that spills at most 16 bytes; 0 leaves it to the compiler.
 
 // linear_few<rows>_<format>. Block: 256; grid: (sum of outs / 16 rounded up, rows / <rows> rounded up or tiles).
 #define FEW(name, format, nt, blocks)                                                                                  \
@@ -303,8 +305,9 @@ FEW(linear_few8_q4, Q4Format, 1, 2)
 FEW(linear_few16_q4, Q4Format, 2, 2)
 FEW(linear_few32_q4, Q4Format, 4, 2)
 
-// linear_<outputs>x<rows>_<format>. Block: 256; grid: (sum of outs / <outputs> rounded up, rows / <rows> rounded up or tiles);
-// shared memory as `tile` says: of tiles of 64 rows, whose blocks may be few for a device, more stages, within 99 KiB.
+// linear_<outputs>x<rows>_<format>. Block: 256; grid: (sum of outs / <outputs> rounded up, rows / <rows> rounded up or
+// tiles); shared memory: see `tile`. Tiles of 64 rows, of which there may be few blocks, have more stages, within 99
+// KiB.
 #define TILED(name, format, wm, wn, mt, nt, stages, blocks)                                                            \
     extern "C" __global__ void __launch_bounds__(256, blocks) name(const __grid_constant__ Products args) {           \
         tile<format, wm, wn, mt, nt, stages>(args);                                                                    \
@@ -318,8 +321,9 @@ TILED(linear_128x128_q8, Q8Format, 8, 1, 1, 16, 3, 0)
 TILED(linear_128x64_q4, Q4Format, 8, 1, 1, 8, 7, 2)
 TILED(linear_128x128_q4, Q4Format, 8, 1, 1, 16, 3, 0)
 
-// f32 weights [outs, ins] and f32 inputs [rows, pitch], for parity: a warp takes an element, its lanes every 32nd input. Block:
-// 256; grid: (sum of outs / 8 rounded up, rows / 8 rounded up or tiles of up to 8 rows).
+// f32 weights [outs, ins] and f32 inputs [rows, pitch], for comparisons with other implementations: a warp computes one
+// output of each row, its lanes every 32nd input. Block: 256; grid: (sum of outs / 8 rounded up, rows / 8 rounded up or
+// tiles of up to 8 rows).
 extern "C" __global__ void __launch_bounds__(256) linear_f32(const __grid_constant__ Products args) {
     Work work;
     if (!find_work(args, own_place(), 8, work)) {

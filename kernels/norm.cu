@@ -1,11 +1,11 @@
-// RMSNorm with the residual before it and the rounding after it, and what lies between projections and attention: norms and
-// rotary embedding of heads, and their store into pages.
+// RMSNorm, with an optional residual addition before and bf16 rounding after it; and the work between projections and
+// attention: norm and rotary embedding of heads, and their store into pages.
 #include "device.cuh"
 #include "pages.cuh"
 
-// What rms_norm reads and writes; [rows, width] each.
+// Parameters of rms_norm; [rows, width] each.
 struct Norm {
-    // Normed. With `add`, x += add first, and x keeps the sum.
+    // The input. With `add`, x += add first, and x keeps the sum.
     float *x;
     // May be null.
     const float *add;
@@ -13,7 +13,7 @@ struct Norm {
     const float *gain;
     // May be null; may be x.
     float *out;
-    // May be null: [rows, pitch], rounded, zeros from width to pitch: the form that products read.
+    // May be null: [rows, pitch], the result in bf16 with zeros from width to pitch, the form that products read.
     bf16 *rounded;
     int width, pitch;
     float eps;
@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(256) rms_norm(const __grid_constant
     }
     square = block_sum(square, scratch);
     const float factor = 1.0f / sqrtf(square / float(args.width) + args.eps);
-    // A thread reads what it wrote itself.
+    // Each thread reads only elements that it wrote itself.
     for (int i = int(threadIdx.x); i < args.width; i += 256) {
         const float v = args.x[start + i] * factor * args.gain[i];
         if (args.out) {
@@ -56,8 +56,8 @@ struct Heads {
     int heads, dim;
 };
 
-// What place_heads does; the counterpart of the library's Placement and Ragged.
-struct Place {
+// Parameters of place_heads; the counterpart of the library's Placement and Ragged.
+struct PlaceHeads {
     Heads q, k, v;
     // [dim] each; null: no norm.
     const float *q_gain, *k_gain;
@@ -71,12 +71,12 @@ struct Place {
     Pages pages;
     // [rows] each.
     const uint32_t *positions, *sequences;
-    // Page frames; [sequences]: first of each.
+    // Frames of the page tables; [sequences]: the start of each sequence's table.
     const uint32_t *tables, *table_starts;
     int rows;
 };
 
-// RMSNorm of a head in shared memory by one warp.
+// RMSNorm of a head in shared memory, by one warp.
 __device__ __forceinline__ void norm_head(float *head, const float *gain, int dim, float eps, int lane) {
     float square = 0.0f;
     for (int i = lane; i < dim; i += 32) {
@@ -89,7 +89,7 @@ __device__ __forceinline__ void norm_head(float *head, const float *gain, int di
     warp_barrier();
 }
 
-__device__ __forceinline__ void rotate_head(float *head, const Place &args, int64_t row, int lane) {
+__device__ __forceinline__ void rotate_head(float *head, const PlaceHeads &args, int64_t row, int lane) {
     const int half = args.rotary_dims / 2;
     const float *angles = args.angles + row * args.rotary_dims;
     head += args.rotary_start;
@@ -102,9 +102,9 @@ __device__ __forceinline__ void rotate_head(float *head, const Place &args, int6
     warp_barrier();
 }
 
-// Stores a head in its page; the counterpart of the CPU's store, with the same rounding.
+// Stores a head in its page, with the same rounding as the CPU backend.
 template <class T>
-__device__ __forceinline__ void store_head(const float *head, const Place &args, bool values, int64_t row, int at, int dim,
+__device__ __forceinline__ void store_head(const float *head, const PlaceHeads &args, bool values, int64_t row, int at, int dim,
                                            int lane) {
     const uint32_t position = args.positions[row];
     const uint32_t *table = args.tables + args.table_starts[args.sequences[row]];
@@ -112,7 +112,7 @@ __device__ __forceinline__ void store_head(const float *head, const Place &args,
     unsigned char *layer = args.pages.layer_of(table[page]);
     T *to = reinterpret_cast<T *>(layer + args.pages.row_offset(values, at, int(token)));
     if constexpr (sizeof(T) == 1) {
-        // A row that is not finite gets a factor that is not.
+        // If an element is not finite, the scale factor is not finite either.
         float largest = 0.0f, finite = 0.0f;
         for (int i = lane; i < dim; i += 32) {
             largest = fmaxf(largest, fabsf(head[i]));
@@ -122,7 +122,7 @@ __device__ __forceinline__ void store_head(const float *head, const Place &args,
         finite = warp_sum(finite);
         const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
         for (int i = lane; i < dim; i += 32) {
-            // Adding this leaves the nearest integer in the low bits of the mantissa.
+            // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the mantissa.
             to[i] = T(float_to_bits(head[i] * inverse + 12582912.0f) & 255);
         }
         if (lane == 0) {
@@ -139,8 +139,8 @@ __device__ __forceinline__ void store_head(const float *head, const Place &args,
     }
 }
 
-// One warp takes one head of one row: queries first, then keys, then values.
-template <class T> __device__ __forceinline__ void place(const Place &args) {
+// One warp processes one head of one row: queries first, then keys, then values.
+template <class T> __device__ __forceinline__ void place(const PlaceHeads &args) {
     const int warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
     const int widest = max_of(args.q.dim, max_of(args.k.dim, args.v.dim));
     float *head = reinterpret_cast<float *>(dynamic_shared()) + warp * widest;
@@ -188,14 +188,14 @@ template <class T> __device__ __forceinline__ void place(const Place &args) {
 }
 
 // Norm, rotation and store of all heads of all rows. Block: a multiple of 32; grid: rows * (q, k and v heads) / warps,
-// rounded up; shared memory: warps * widest head * 4 bytes. Heads that are not wanted have `heads` = 0.
-extern "C" __global__ void place_heads_bf16(const __grid_constant__ Place args) { place<bf16>(args); }
+// rounded up; shared memory: warps * widest head * 4 bytes. Parts that are not wanted have `heads` = 0.
+extern "C" __global__ void place_heads_bf16(const __grid_constant__ PlaceHeads args) { place<bf16>(args); }
 
-// With pages of f32.
-extern "C" __global__ void place_heads_f32(const __grid_constant__ Place args) { place<float>(args); }
+// The same with pages of f32.
+extern "C" __global__ void place_heads_f32(const __grid_constant__ PlaceHeads args) { place<float>(args); }
 
-// With pages of 8-bit integers and a factor for each key and value.
-extern "C" __global__ void place_heads_i8(const __grid_constant__ Place args) { place<int8_t>(args); }
+// The same with pages of 8-bit integers and a scale factor for each key and value.
+extern "C" __global__ void place_heads_i8(const __grid_constant__ PlaceHeads args) { place<int8_t>(args); }
 
 ENTRY(rms_norm)
 ENTRY(place_heads_bf16)

@@ -1,11 +1,11 @@
-// Where keys and values lie on the device: [frame][layer] of
+// The layout of keys and values on the device: [frame][layer] of
 //
 //   keys    [kv_heads][page_tokens][k_dim]
 //   values  [kv_heads][page_tokens][v_dim]
-//   8-bit pages only: factors of keys [kv_heads][page_tokens] f32, then those of values
+//   8-bit pages only: scale factors of keys [kv_heads][page_tokens] f32, then those of values
 //
-// so that a key, a value and a page's keys of a head each lie together. k_dim and v_dim are multiples of 8 (16 for 8-bit
-// pages): every row can be read 16 bytes at a time.
+// so that each key, each value, and all keys of a head in a page are contiguous. k_dim and v_dim are multiples of 8 (16
+// for 8-bit pages), so every row can be read 16 bytes at a time.
 #pragma once
 
 #include "device.cuh"
@@ -14,7 +14,7 @@ __device__ __forceinline__ int max_of(int a, int b) { return a > b ? a : b; }
 __device__ __forceinline__ int min_of(int a, int b) { return a < b ? a : b; }
 
 struct Pages {
-    // Frame 0, layer 0.
+    // Address of frame 0, layer 0.
     unsigned char *start;
     // Bytes of a frame, and of one layer of it.
     int64_t frame_bytes, layer_bytes;
@@ -26,13 +26,13 @@ struct Pages {
         return start + int64_t(frame) * frame_bytes + layer * layer_bytes;
     }
 
-    // Byte of the first element of a key or value, from the layer's first.
+    // Byte offset of a key's or value's first element from the start of the layer.
     __device__ __forceinline__ int64_t row_offset(bool values, int head, int token) const {
         const int64_t at = int64_t(head) * page_tokens + token;
         return values ? (int64_t(kv_heads) * page_tokens * k_dim + at * v_dim) * element : at * k_dim * element;
     }
 
-    // Byte of the factor of a key or value.
+    // Byte offset of a key's or value's scale factor from the start of the layer.
     __device__ __forceinline__ int64_t scale_offset(bool values, int head, int token) const {
         const int64_t rows = int64_t(kv_heads) * page_tokens;
         return rows * (k_dim + v_dim) * element + 4 * ((values ? rows : 0) + int64_t(head) * page_tokens + token);

@@ -1,12 +1,12 @@
-// Rows of elements that a kernel goes through four at a time.
+// Iteration over rows of elements, four elements at a time.
 #pragma once
 
 #include "device.cuh"
 
 constexpr int FOUR = 4;
 
-// Calls four(row, at) for every fourth element of rows of `width`: once for the launch, whatever its grid. Threads of a block,
-// which are 256, share a row, so that it is divided once for all of them.
+// Calls four(row, at) once for each group of four elements of all rows of `width`, whatever the grid. The block must
+// have 256 threads; they share a row, so that the division is done once per block.
 template <class Four> __device__ __forceinline__ void each_four(int rows, int width, Four four) {
     constexpr uint32_t CHUNK = 256 * FOUR;
     const uint32_t chunks = (uint32_t(width) + CHUNK - 1) / CHUNK;
@@ -18,12 +18,12 @@ template <class Four> __device__ __forceinline__ void each_four(int rows, int wi
     }
 }
 
-// Rows of any width begin anywhere.
+// Whether all four elements exist and are aligned for one access; rows of any width may begin unaligned.
 __device__ __forceinline__ bool whole_four(const float *row, int at, int width) {
     return at + FOUR <= width && reinterpret_cast<uintptr_t>(row + at) % sizeof(Words4) == 0;
 }
 
-// Elements at ... at + 3 of a row; zeros from `width` on.
+// Reads elements at ... at + 3 of a row; zeros from `width` on.
 __device__ __forceinline__ void read_four(float (&to)[FOUR], const float *row, int at, int width) {
     if (whole_four(row, at, width)) {
         const Words4 words = load4(row + at);
@@ -39,7 +39,7 @@ __device__ __forceinline__ void read_four(float (&to)[FOUR], const float *row, i
     }
 }
 
-// Writes them, none from `width` on.
+// Writes four elements of a row; none from `width` on.
 __device__ __forceinline__ void write_four(float *row, int at, int width, const float (&from)[FOUR]) {
     if (whole_four(row, at, width)) {
         Words4 words;
@@ -58,7 +58,7 @@ __device__ __forceinline__ void write_four(float *row, int at, int width, const 
     }
 }
 
-// Rounds them to bf16; `to` is aligned to them.
+// Writes four elements rounded to bf16; `to` is aligned to 8 bytes.
 __device__ __forceinline__ void round_four(bf16 *to, const float (&from)[FOUR]) {
     store2(to, Words2{{pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3])}});
 }

@@ -1,90 +1,94 @@
-// From logits to tokens and log probabilities: all of src/sampling for the rows of a step.
+// From logits to tokens and log probabilities: the device's version of src/sampling, for the rows of a step.
 //
-// Five launches in this order serve any mix of rows: what a row asks for stands in its Draw, and a block that has nothing to
-// do for its row returns at once. So one recorded sequence of launches serves every step.
+// The same five launches in this order serve any mix of rows: each row's SamplingRequest says what it needs, and a
+// block that has nothing to do for its row returns at once. So one recorded sequence of launches serves every step.
 //
-//   adjust_logits    penalties and bias, in place; the numbers they replace are kept
-//   best_in_chunks   the largest of each chunk of a row, as many as the row needs: none where it is drawn from whole
-//   best_of_chunks   the largest of the row
-//   sample_rows      the token: from the largest, or from the whole row
-//   logprob_rows     the numbers that were replaced, put back; log probabilities of the raw logits
+//   adjust_logits    applies penalties and bias in place, and keeps the logits that it changes
+//   best_in_chunks   finds the largest logits of each chunk of a row, as many as the row needs
+//                    (none if it is sampled from whole)
+//   best_of_chunks   finds the largest logits of the row from those of its chunks
+//   sample_rows      samples the token, from the largest logits or from the whole row
+//   logprob_rows     restores the changed logits; computes log probabilities of the raw logits
 //
-// The counterparts of src/sampling: math.rs (weights), philox.rs (uniform numbers), select.rs (keys), sampler.rs (order of the
-// steps). The same operations in the same order wherever the order matters to the bits: no multiply-add is fused, sums are in
-// double precision or exact. A token from the largest is the CPU's token for the same logits. Whole rows are summed in
-// another order, and truncated by sums of weights in units of 2^-44, so their token is another one where the drawn number lies
-// within the rounding of those sums, about 1e-13, of the border of two tokens, or top-p within about 1e-10 of one.
+// Counterparts in src/sampling: math.rs (weights), philox.rs (random numbers), select.rs (keys), sampler.rs (order of
+// the operations). Operations and their order are the same wherever they affect the bits: no multiply-add is fused,
+// sums are in double precision or exact. A token sampled from the largest logits is the CPU's token for the same
+// logits. Whole rows are summed in another order, and for top-p in units of 2^-44; so their token differs from the
+// CPU's if the random number is within the rounding of those sums (about 1e-13) of the border between two tokens, or
+// top-p within about 1e-10 of one.
 #include "keys.cuh"
 
 constexpr int THREADS = 256, ROW_THREADS = 512, ROW_WARPS = ROW_THREADS / 32;
-// Logits that a block of best_in_chunks looks at.
+// Logits per block of best_in_chunks.
 constexpr int CHUNK = 4096;
-// Most results of a search: BEST_LOGITS_MAX of src/limits.rs.
+// Maximum results of a search: BEST_LOGITS_MAX of src/limits.rs.
 constexpr int BEST_MAX = 64;
-// Most log probabilities of a row: TOP_LOGPROBS_MAX.
+// Maximum log probabilities of a row beside its token's: TOP_LOGPROBS_MAX of src/limits.rs.
 constexpr int TOPS_MAX = 256;
 constexpr uint32_t NO_TOKEN = 0xFFFFFFFFu;
 
-// What is done for a row.
+// What is done for a row; see SamplingRequest::kind.
 enum Kind { IDLE = 0, SAMPLE = 1, GIVEN = 2 };
 
-// What a row asks for; the numbers as in SamplingParams.
-struct Draw {
-    // Of the row's token; one choice, one draw.
+// What a row needs; parameters as in SamplingParams.
+struct SamplingRequest {
+    // Seed of the request and position of the token: together they determine the random number.
     uint64_t seed, position;
-    // 0: the largest.
+    // 0: greedy, the largest logit.
     float temperature;
     float top_p, min_p;
     int top_k;
     float repetition_penalty, presence_penalty, frequency_penalty;
-    // Most probable ids that are wanted beside the token, up to TOPS_MAX; -1: not even its own log probability.
+    // Number of most probable ids whose log probabilities are wanted beside the token's, up to TOPS_MAX; -1: none, not
+    // even the token's.
     int logprobs;
-    // The row's entries of `adjusts`.
-    int first_adjust, adjusts;
-    // Kind: nothing; a token is sampled; the log probability of `given` is wanted.
+    // The row's range in `Sampling::adjustments`.
+    int first_adjustment, adjustments;
+    // A Kind. IDLE: nothing; SAMPLE: sample a token; GIVEN: compute the log probability of `given`.
     int kind;
     uint32_t given;
 };
 
-// A token whose logit penalties or bias change. Those of a row are in ascending order of their tokens; where several have the
-// same token, because its biases add up, all but the first give a bias alone.
-struct Adjust {
+// A token whose logit is changed by penalties or bias. The entries of a row are in ascending order of their tokens.
+// Several entries may have the same token, because its biases add up; then only the first has penalties.
+struct LogitAdjustment {
     uint32_t token;
-    // Whether it stands in the prompt.
+    // Whether the token occurs in the prompt.
     uint32_t in_prompt;
-    // Times it stands in the output.
+    // Number of occurrences of the token in the output.
     uint32_t outputs;
-    // Minus infinity forbids it.
+    // Added to the logit; minus infinity forbids the token.
     float bias;
-    // Kept by adjust_logits.
+    // The unchanged logit, written by adjust_logits.
     float raw;
 };
 
-// All launches of a step.
+// Parameters of all launches of a step.
 struct Sampling {
-    // [rows, stride], of which `vocab` count.
+    // [rows, stride], of which the first `vocab` of each row are used.
     float *logits;
     int64_t stride;
     int vocab;
     // Only ids below this may be sampled, ...
     int limit;
-    // ... and of these not those with a bit here: [limit / 32 rounded up], or null.
+    // ... except those with a bit set here: [limit / 32 rounded up], or null.
     const uint32_t *holes;
-    // [rows]. Null, for a search alone: `count` results of every row.
-    const Draw *draws;
-    Adjust *adjusts;
-    // [rows, limit / CHUNK rounded up, count], between best_in_chunks and best_of_chunks.
+    // [rows]. Null for a search only, which finds `count` results for every row.
+    const SamplingRequest *requests;
+    LogitAdjustment *adjustments;
+    // [rows, limit / CHUNK rounded up, count]: results of best_in_chunks, for best_of_chunks.
     uint64_t *keys;
-    // [rows, count]: the largest, best first; (minus infinity, NO_TOKEN) where there are fewer. As many as the row needs.
+    // [rows, count]: the largest logits and their ids, best first, as many as the row needs; (minus infinity, NO_TOKEN)
+    // if it has fewer.
     float *values;
     uint32_t *ids;
-    // 1 to BEST_MAX; rows with a larger top-k are drawn from whole.
+    // 1 to BEST_MAX; rows with a larger top-k are sampled from whole.
     int count;
-    // Ids in a row of `top_ids`; at least what any row wants.
+    // Entries per row of `top_ids`; at least as many as any row needs.
     int tops;
-    // [rows]: NO_TOKEN where nothing may be sampled.
+    // [rows]: the sampled tokens; NO_TOKEN if none may be sampled.
     uint32_t *tokens;
-    // [rows], and [rows, tops]: log probabilities of the token and of the most probable ids, best first.
+    // [rows] and [rows, tops]: log probabilities of the token, and of the most probable ids, best first.
     float *logprobs;
     uint32_t *top_ids;
     float *top_logprobs;
@@ -99,58 +103,58 @@ __device__ __forceinline__ bool finite(float x) { return fabsf(x) < INFINITY; }
 
 __device__ __forceinline__ bool is_hole(const uint32_t *holes, int id) { return holes && (holes[id / 32] >> (id % 32) & 1); }
 
-// Top-k as it acts: no more than the row has.
-__device__ __forceinline__ int top_k_of(const Draw &draw, int limit) { return draw.top_k >= limit ? 0 : draw.top_k; }
+// The effective top-k: 0 (off) if it includes the whole row.
+__device__ __forceinline__ int top_k_of(const SamplingRequest &request, int limit) { return request.top_k >= limit ? 0 : request.top_k; }
 
-// How many of a row's largest are all that its token depends on; 0: none or the whole row.
+// The number of largest logits on which the row's token depends; 0: none, or it depends on the whole row.
 __device__ __forceinline__ int wanted_of(const Sampling &args, int row) {
-    if (!args.draws) {
+    if (!args.requests) {
         return args.count;
     }
-    const Draw &draw = args.draws[row];
-    if (draw.kind != SAMPLE) {
+    const SamplingRequest &request = args.requests[row];
+    if (request.kind != SAMPLE) {
         return 0;
     }
-    const int top_k = top_k_of(draw, args.limit);
-    return !(draw.temperature > 0.0f) ? 1 : top_k <= args.count ? top_k : 0;
+    const int top_k = top_k_of(request, args.limit);
+    return !(request.temperature > 0.0f) ? 1 : top_k <= args.count ? top_k : 0;
 }
 
-// Penalties, then bias. Block: 256; grid: rows.
+// Applies penalties, then bias. Block: 256; grid: rows.
 extern "C" __global__ void __launch_bounds__(256) adjust_logits(const __grid_constant__ Sampling args) {
-    const Draw &draw = args.draws[blockIdx.x];
-    if (draw.kind == IDLE) {
+    const SamplingRequest &request = args.requests[blockIdx.x];
+    if (request.kind == IDLE) {
         return;
     }
     float *row = args.logits + int64_t(blockIdx.x) * args.stride;
-    Adjust *entries = args.adjusts + draw.first_adjust;
-    for (int i = int(threadIdx.x); i < draw.adjusts; i += THREADS) {
+    LogitAdjustment *entries = args.adjustments + request.first_adjustment;
+    for (int i = int(threadIdx.x); i < request.adjustments; i += THREADS) {
         const uint32_t token = entries[i].token;
         if ((i > 0 && entries[i - 1].token == token) || token >= uint32_t(args.vocab)) {
             continue;
         }
         float x = row[token];
         entries[i].raw = x;
-        // A number that is not finite is never sampled, whatever is added.
+        // A logit that is not finite is never sampled, whatever is added.
         if (!finite(x)) {
             continue;
         }
         const uint32_t outputs = entries[i].outputs;
         if (entries[i].in_prompt || outputs > 0) {
-            x = x > 0.0f ? x / draw.repetition_penalty : x * draw.repetition_penalty;
+            x = x > 0.0f ? x / request.repetition_penalty : x * request.repetition_penalty;
             if (outputs > 0) {
-                x -= draw.frequency_penalty * float(outputs) + draw.presence_penalty;
+                x -= request.frequency_penalty * float(outputs) + request.presence_penalty;
             }
             x = fminf(x, 3.402823466e38f);
         }
-        for (int j = i; j < draw.adjusts && entries[j].token == token && finite(x); j++) {
+        for (int j = i; j < request.adjustments && entries[j].token == token && finite(x); j++) {
             x = fminf(x + entries[j].bias, 3.402823466e38f);
         }
         row[token] = x;
     }
 }
 
-// The `count` largest of `n` keys, which are distinct or 0, in descending order to out[count]; zeros where there are fewer.
-// Thread i of the block has keys i, i + THREADS ... by `get`. `scratch` is shared memory.
+// Writes the `count` largest of `n` keys, which are distinct or 0, to out[count] in descending order; zeros if there
+// are fewer. Thread i of the block gets keys i, i + THREADS ... from `get`. `scratch` is shared memory.
 template <class Get>
 __device__ __forceinline__ void pick(int n, int count, uint64_t (&scratch)[2][THREADS / 32], uint64_t *out, Get get) {
     uint64_t last = ~uint64_t(0), mine = 0;
@@ -164,7 +168,7 @@ __device__ __forceinline__ void pick(int n, int count, uint64_t (&scratch)[2][TH
             }
         }
         uint64_t best = warp_max_key(mine);
-        // Two places in turns: one barrier is enough.
+        // Alternates between two buffers, so that one barrier suffices.
         if (threadIdx.x % 32 == 0) {
             scratch[j % 2][threadIdx.x / 32] = best;
         }
@@ -180,8 +184,8 @@ __device__ __forceinline__ void pick(int n, int count, uint64_t (&scratch)[2][TH
     }
 }
 
-// Of each CHUNK of a row's logits that may be sampled, the largest, as keys, best first; 0 where there are fewer. Block: 256;
-// grid: (limit / CHUNK rounded up, rows).
+// Finds the largest logits of each chunk of a row that may be sampled; writes their keys, best first, and 0 if there
+// are fewer. Block: 256; grid: (limit / CHUNK rounded up, rows).
 extern "C" __global__ void __launch_bounds__(256) best_in_chunks(const __grid_constant__ Sampling args) {
     __shared__ uint64_t scratch[2][THREADS / 32];
     const int first = int(blockIdx.x) * CHUNK, n = args.limit - first < CHUNK ? args.limit - first : CHUNK;
@@ -193,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(256) best_in_chunks(const __grid_co
     });
 }
 
-// The largest of a row's chunks. Block: 256; grid: rows.
+// Finds the largest logits of a row among those of its chunks. Block: 256; grid: rows.
 extern "C" __global__ void __launch_bounds__(256) best_of_chunks(const __grid_constant__ Sampling args) {
     __shared__ uint64_t scratch[2][THREADS / 32];
     __shared__ uint64_t best[BEST_MAX];
@@ -208,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(256) best_of_chunks(const __grid_co
     }
 }
 
-// e^x for x <= 0, as math.rs has it: the same bits.
+// e^x for x <= 0, with the same bits as math.rs.
 __device__ __forceinline__ float exp_nonpositive(float x) {
     const float round = 12582912.0f;
     const float clamped = x >= -87.0f ? x : -87.0f;
@@ -230,7 +234,7 @@ __device__ __forceinline__ float draw_weight(float x, float highest, float tempe
     return exp_nonpositive(((finite(x) ? x : -INFINITY) - highest) / temperature);
 }
 
-// The uniform number of draw 0 of choice 0: Philox4x32-10.
+// The random number in [0, 1) for draw 0 of choice 0, by Philox4x32-10.
 __device__ __forceinline__ double uniform(uint64_t seed, uint64_t position) {
     uint32_t c[4] = {uint32_t(position), uint32_t(position >> 32), 0, 0};
     uint32_t key[2] = {uint32_t(seed), uint32_t(seed >> 32)};
@@ -247,9 +251,9 @@ __device__ __forceinline__ double uniform(uint64_t seed, uint64_t position) {
     return double(uint64_t(c[0]) << 21 | c[1] >> 11) / 9007199254740992.0;
 }
 
-// Shared memory of a block that works on a whole row.
+// Shared memory of a block that processes a whole row.
 struct RowMemory {
-    // Of 16 bins: weights in units of 2^-44, and keys.
+    // For 16 bins of keys: the sum of weights in units of 2^-44, and the number of keys.
     uint64_t warp_masses[ROW_WARPS][16], masses[16];
     int warp_counts[ROW_WARPS][16], counts[16];
     float highest[ROW_WARPS];
@@ -258,12 +262,12 @@ struct RowMemory {
     float weights[32];
 };
 
-// A row of logits. Ids have keys that order as their logits; 0 where an id does not count.
+// A row of logits. An id's key orders as its logit; 0 if the id is excluded.
 struct Row {
     const float *logits;
     int n;
     const uint32_t *holes;
-    // Raw rows: every id counts, and what is not finite is minus infinity.
+    // For raw log probabilities: no id is excluded, and logits that are not finite count as minus infinity.
     bool raw;
 
     __device__ __forceinline__ uint64_t key(int id) const {
@@ -275,7 +279,7 @@ struct Row {
     }
 };
 
-// The largest finite number that counts, in every thread; minus infinity where there is none.
+// The largest logit that is not excluded, in every thread; minus infinity if there is none.
 __device__ __forceinline__ float highest_of(const Row &row, RowMemory &memory) {
     float highest = -INFINITY;
     for (int i = int(threadIdx.x); i < row.n; i += ROW_THREADS) {
@@ -309,7 +313,7 @@ __device__ __forceinline__ uint64_t mass_of(float weight) {
     return shift >= 0 ? mantissa << shift : shift > -25 ? (mantissa + (uint64_t(1) << (-shift - 1))) >> -shift : 0;
 }
 
-// Sums of 16 numbers over a warp: lane i has the (i / 2)-th.
+// Sums each of 16 values over the warp; lane i returns the sum with index i / 2.
 template <class T> __device__ __forceinline__ T warp_sums(T (&values)[16], int lane) {
 #pragma unroll
     for (int half = 8; half > 0; half /= 2) {
@@ -323,13 +327,14 @@ template <class T> __device__ __forceinline__ T warp_sums(T (&values)[16], int l
     return values[0] + shuffle_xor(values[0], 1u);
 }
 
-// The least key of the smallest set of a row's largest keys, of those from `from` on, that has `count` keys, or with MASS
-// the fraction `part` of all their weights; `from` where there are fewer. Bits of the key are found four at a time.
+// The threshold of top-k, or with MASS of top-p. The keys from the returned one on are the smallest set of largest keys
+// that has `count` keys, or with MASS at least the fraction `part` of the total weight. Only keys >= `from` count;
+// returns `from` if there are too few. A radix search, four bits of the key per iteration.
 template <bool MASS>
 __device__ __forceinline__ uint64_t least_key(const Row &row, uint64_t from, int count, float part, float highest,
                                               float temperature, RowMemory &memory) {
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-    // Bits of an id that may differ.
+    // Number of low bits in which ids can differ, rounded up to a multiple of 4.
     int id_bits = 4;
     while ((row.n - 1) >> id_bits) {
         id_bits += 4;
@@ -395,18 +400,19 @@ __device__ __forceinline__ uint64_t least_key(const Row &row, uint64_t from, int
     return found;
 }
 
-// One draw from the keys from `least` on, by id; the token, in every thread.
-__device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least, const Draw &draw, float highest,
+// Samples one token among the keys >= `least`, in order of ids; returns it in every thread.
+__device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least, const SamplingRequest &request, float highest,
                                                   RowMemory &memory) {
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
     auto weight_of = [&](int id) {
         const uint64_t key = row.key(id);
-        const float weight = key && key >= least ? draw_weight(value_of(key), highest, draw.temperature) : 0.0f;
-        return weight >= draw.min_p ? weight : 0.0f;
+        const float weight = key && key >= least ? draw_weight(value_of(key), highest, request.temperature) : 0.0f;
+        return weight >= request.min_p ? weight : 0.0f;
     };
     int begin = 0, end = row.n;
     double before = 0.0, target = -1.0;
-    // Each turn, a warp sums a part of [begin, end); the part in which the sum crosses the target is what is left.
+    // In each iteration the warps sum one part each of [begin, end); the part in which the sum crosses the target
+    // becomes the new range.
     for (;;) {
         const int each = ((end - begin + ROW_WARPS - 1) / ROW_WARPS + 31) / 32 * 32;
         const int first = begin + warp * each, past = first + each < end ? first + each : end;
@@ -429,9 +435,9 @@ __device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least
             for (int w = 0; w < ROW_WARPS; w++) {
                 total += memory.sums[w];
             }
-            target = uniform(draw.seed, draw.position) * total;
+            target = uniform(request.seed, request.position) * total;
         }
-        // Where rounding leaves no crossing, the last part with any weight.
+        // If due to rounding no part crosses the target, the last part with any weight is taken.
         double sum_before = before;
         int crossing = -1;
         for (int w = 0; w < ROW_WARPS; w++) {
@@ -444,7 +450,7 @@ __device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least
                 sum_before += memory.sums[w];
             }
         }
-        // All have read the sums before they are written again.
+        // All threads have read the sums before they are overwritten.
         block_barrier();
         if (crossing < 0) {
             return NO_TOKEN;
@@ -472,17 +478,18 @@ __device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least
     return token;
 }
 
-// Shared memory of a draw from the largest.
+// Shared memory for sampling from the largest logits.
 struct ListMemory {
     float weights[BEST_MAX];
     int by_id[BEST_MAX];
     int kept;
 };
 
-// One draw from the `n` largest, by one warp; the token, in lane 0. The CPU's for the same logits: sums in the same order.
-__device__ __forceinline__ uint32_t draw_from_list(const float *values, const uint32_t *ids, int most, const Draw &draw,
+// Samples one token among the `most` largest logits, by one warp; lane 0 returns it. It is the CPU's token for the same
+// logits, because sums are in the same order.
+__device__ __forceinline__ uint32_t draw_from_list(const float *values, const uint32_t *ids, int most, const SamplingRequest &request,
                                                    int lane, ListMemory &memory) {
-    if (!(draw.temperature > 0.0f) || ids[0] == NO_TOKEN) {
+    if (!(request.temperature > 0.0f) || ids[0] == NO_TOKEN) {
         return ids[0];
     }
     int n = 0;
@@ -490,17 +497,17 @@ __device__ __forceinline__ uint32_t draw_from_list(const float *values, const ui
         n++;
     }
     for (int i = lane; i < n; i += 32) {
-        memory.weights[i] = draw_weight(values[i], values[0], draw.temperature);
+        memory.weights[i] = draw_weight(values[i], values[0], request.temperature);
     }
     warp_barrier();
     if (lane == 0) {
         int kept = n;
-        if (draw.top_p < 1.0f) {
+        if (request.top_p < 1.0f) {
             double total = 0.0, sum = 0.0;
             for (int i = 0; i < n; i++) {
                 total += double(memory.weights[i]);
             }
-            const double target = double(draw.top_p) * total;
+            const double target = double(request.top_p) * total;
             for (int i = 0; i < n; i++) {
                 sum += double(memory.weights[i]);
                 if (sum >= target) {
@@ -526,12 +533,12 @@ __device__ __forceinline__ uint32_t draw_from_list(const float *values, const ui
         double total = 0.0, sum = 0.0;
         for (int i = 0; i < kept; i++) {
             const float weight = memory.weights[memory.by_id[i]];
-            total += weight >= draw.min_p ? double(weight) : 0.0;
+            total += weight >= request.min_p ? double(weight) : 0.0;
         }
-        const double target = uniform(draw.seed, draw.position) * total;
+        const double target = uniform(request.seed, request.position) * total;
         for (int i = 0; i < kept; i++) {
             const float weight = memory.weights[memory.by_id[i]];
-            if (weight >= draw.min_p && weight > 0.0f) {
+            if (weight >= request.min_p && weight > 0.0f) {
                 sum += double(weight);
                 token = ids[memory.by_id[i]];
                 if (sum > target) {
@@ -543,13 +550,13 @@ __device__ __forceinline__ uint32_t draw_from_list(const float *values, const ui
     return token;
 }
 
-// Temperature, top-k, top-p, min-p, one draw. Block: 512; grid: rows.
+// Samples a token with temperature, top-k, top-p and min-p. Block: 512; grid: rows.
 extern "C" __global__ void __launch_bounds__(512) sample_rows(const __grid_constant__ Sampling args) {
     __shared__ RowMemory memory;
     __shared__ ListMemory list;
     const int64_t row = blockIdx.x;
-    const Draw draw = args.draws[row];
-    if (draw.kind != SAMPLE) {
+    const SamplingRequest request = args.requests[row];
+    if (request.kind != SAMPLE) {
         return;
     }
     const int wanted = wanted_of(args, int(row));
@@ -559,20 +566,20 @@ extern "C" __global__ void __launch_bounds__(512) sample_rows(const __grid_const
             return;
         }
         const int64_t first = row * args.count;
-        token = draw_from_list(args.values + first, args.ids + first, wanted, draw, int(threadIdx.x), list);
+        token = draw_from_list(args.values + first, args.ids + first, wanted, request, int(threadIdx.x), list);
     } else {
         const Row all = {args.logits + row * args.stride, args.limit, args.holes, false};
         const float highest = highest_of(all, memory);
         if (highest > -INFINITY) {
-            const int top_k = top_k_of(draw, args.limit);
+            const int top_k = top_k_of(request, args.limit);
             uint64_t least = 0;
             if (top_k > 0) {
-                least = least_key<false>(all, least, top_k, 0.0f, highest, draw.temperature, memory);
+                least = least_key<false>(all, least, top_k, 0.0f, highest, request.temperature, memory);
             }
-            if (draw.top_p < 1.0f) {
-                least = least_key<true>(all, least, 0, draw.top_p, highest, draw.temperature, memory);
+            if (request.top_p < 1.0f) {
+                least = least_key<true>(all, least, 0, request.top_p, highest, request.temperature, memory);
             }
-            token = draw_from_row(all, least, draw, highest, memory);
+            token = draw_from_row(all, least, request, highest, memory);
         }
     }
     if (threadIdx.x == 0) {
@@ -580,31 +587,31 @@ extern "C" __global__ void __launch_bounds__(512) sample_rows(const __grid_const
     }
 }
 
-// x - highest - log_sum, rounded once; minus infinity for what is not finite.
+// x - highest - log_sum, rounded once; minus infinity if x is not finite.
 __device__ __forceinline__ float logprob_of(float x, float highest, double log_sum) {
     return finite(x) ? float(double(x) - double(highest) - log_sum) : -INFINITY;
 }
 
-// Puts the numbers back that adjust_logits replaced; then log-softmax of the whole row, of the sampled or given token, and of
-// the most probable ids, best first, of equals the lower. Block: 512; grid: rows.
+// Restores the logits that adjust_logits changed. Then computes the log-softmax over the whole row, for the sampled or
+// given token and for the most probable ids, best first, and the lower of equals first. Block: 512; grid: rows.
 extern "C" __global__ void __launch_bounds__(512) logprob_rows(const __grid_constant__ Sampling args) {
     __shared__ RowMemory memory;
     __shared__ uint64_t tops[TOPS_MAX];
     __shared__ int found;
     const int64_t row = blockIdx.x;
-    const Draw draw = args.draws[row];
-    if (draw.kind == IDLE) {
+    const SamplingRequest request = args.requests[row];
+    if (request.kind == IDLE) {
         return;
     }
     float *logits = args.logits + row * args.stride;
-    const Adjust *entries = args.adjusts + draw.first_adjust;
-    for (int i = int(threadIdx.x); i < draw.adjusts; i += ROW_THREADS) {
+    const LogitAdjustment *entries = args.adjustments + request.first_adjustment;
+    for (int i = int(threadIdx.x); i < request.adjustments; i += ROW_THREADS) {
         const uint32_t token = entries[i].token;
         if ((i == 0 || entries[i - 1].token != token) && token < uint32_t(args.vocab)) {
             logits[token] = entries[i].raw;
         }
     }
-    if (draw.logprobs < 0) {
+    if (request.logprobs < 0) {
         return;
     }
     if (threadIdx.x == 0) {
@@ -628,10 +635,10 @@ extern "C" __global__ void __launch_bounds__(512) logprob_rows(const __grid_cons
     }
     const double log_sum = log(sum);
     if (threadIdx.x == 0) {
-        const uint32_t token = draw.kind == GIVEN ? draw.given : args.tokens[row];
+        const uint32_t token = request.kind == GIVEN ? request.given : args.tokens[row];
         args.logprobs[row] = token < uint32_t(args.vocab) ? logprob_of(logits[token], highest, log_sum) : -INFINITY;
     }
-    int n = draw.logprobs < TOPS_MAX ? draw.logprobs : TOPS_MAX;
+    int n = request.logprobs < TOPS_MAX ? request.logprobs : TOPS_MAX;
     n = n < args.tops ? n : args.tops;
     n = n < args.vocab ? n : args.vocab;
     if (n == 0) {

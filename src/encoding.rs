@@ -1,6 +1,6 @@
 //! Block formats of quantized weights: how a matrix of small integers lies in memory, and how it is made.
 //!
-//! A matrix `[outs, ins]` is cut into **panels** of [`PANEL`] outputs and **groups** of [`Scheme::group`] inputs. Every
+//! A matrix `[out_features, in_features]` is cut into **panels** of [`PANEL`] outputs and **groups** of [`Scheme::group`] inputs. Every
 //! output has one scale for each group; a weight is `scale * integer`, both exact in f32. A panel is
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! so that sixteen outputs fill a vector register and four inputs fill one lane of an 8-bit dot product; panels follow
-//! one another, each a multiple of 64 bytes. Outputs beyond `outs` have zero scales; codes of inputs beyond `ins` are arbitrary and
+//! one another, each a multiple of 64 bytes. Outputs beyond `out_features` have zero scales; codes of inputs beyond `in_features` are arbitrary and
 //! meet zero inputs. Q4 codes are indices
 //! into [`Q4_VALUES`].
 //!
@@ -78,14 +78,14 @@ impl Scheme {
         }
     }
 
-    /// Groups of a row of `ins` inputs.
-    pub const fn groups(self, ins: usize) -> usize {
-        ins.div_ceil(self.group())
+    /// Groups of a row of `in_features` inputs.
+    pub const fn groups(self, in_features: usize) -> usize {
+        in_features.div_ceil(self.group())
     }
 
     /// Bytes of a panel's scales.
-    pub const fn scale_bytes(self, ins: usize) -> usize {
-        (self.groups(ins) * PANEL * 2).next_multiple_of(64)
+    pub const fn scale_bytes(self, in_features: usize) -> usize {
+        (self.groups(in_features) * PANEL * 2).next_multiple_of(64)
     }
 
     /// Bytes of one group of a panel's codes.
@@ -97,20 +97,20 @@ impl Scheme {
     }
 
     /// Bytes of a panel.
-    pub const fn panel_bytes(self, ins: usize) -> usize {
-        self.scale_bytes(ins) + self.groups(ins) * self.code_bytes()
+    pub const fn panel_bytes(self, in_features: usize) -> usize {
+        self.scale_bytes(in_features) + self.groups(in_features) * self.code_bytes()
     }
 
     /// Bytes of a matrix; `None` when that overflows.
-    pub fn bytes(self, outs: usize, ins: usize) -> Option<usize> {
-        let codes = self.groups(ins).checked_mul(self.code_bytes())?;
-        codes.checked_add(self.scale_bytes(ins))?.checked_mul(outs.div_ceil(PANEL))
+    pub fn bytes(self, out_features: usize, in_features: usize) -> Option<usize> {
+        let codes = self.groups(in_features).checked_mul(self.code_bytes())?;
+        codes.checked_add(self.scale_bytes(in_features))?.checked_mul(out_features.div_ceil(PANEL))
     }
 
     /// Where the code of input `i` of output `out` of a panel lies: byte, counted from the panel's first, and shift.
-    pub const fn code_at(self, ins: usize, out: usize, i: usize) -> (usize, u32) {
+    pub const fn code_at(self, in_features: usize, out: usize, i: usize) -> (usize, u32) {
         let (group, i) = (i / self.group(), i % self.group());
-        let start = self.scale_bytes(ins) + group * self.code_bytes();
+        let start = self.scale_bytes(in_features) + group * self.code_bytes();
         match self {
             Scheme::Q8 => (start + (i / 4 * PANEL + out) * 4 + i % 4, 0),
             Scheme::Q4 => (start + (i / 8 * PANEL + out) * 4 + i % 4, i as u32 % 8 / 4 * 4),
@@ -118,8 +118,8 @@ impl Scheme {
     }
 
     /// The integer of input `i` of output `out` of a panel.
-    pub fn integer(self, panel: &[u8], ins: usize, out: usize, i: usize) -> i32 {
-        let (byte, shift) = self.code_at(ins, out, i);
+    pub fn integer(self, panel: &[u8], in_features: usize, out: usize, i: usize) -> i32 {
+        let (byte, shift) = self.code_at(in_features, out, i);
         match self {
             Scheme::Q8 => panel[byte] as i32 - 128,
             Scheme::Q4 => Q4_VALUES[(panel[byte] >> shift & 15) as usize] as i32,
@@ -132,13 +132,13 @@ impl Scheme {
         f32::from_bits((panel[at] as u32 | (panel[at + 1] as u32) << 8) << 16)
     }
 
-    /// Quantizes up to [`PANEL`] rows of `ins` weights each into one panel, which must have [`Scheme::panel_bytes`].
+    /// Quantizes up to [`PANEL`] rows of `in_features` weights each into one panel, which must have [`Scheme::panel_bytes`].
     #[inline(always)]
-    pub fn quantize(self, rows: &[f32], ins: usize, panel: &mut [u8]) {
-        let (scales, codes) = panel.split_at_mut(self.scale_bytes(ins));
+    pub fn quantize(self, rows: &[f32], in_features: usize, panel: &mut [u8]) {
+        let (scales, codes) = panel.split_at_mut(self.scale_bytes(in_features));
         scales.fill(0);
         codes.fill(self.zero());
-        for (out, row) in rows.chunks_exact(ins.max(1)).take(PANEL).enumerate() {
+        for (out, row) in rows.chunks_exact(in_features.max(1)).take(PANEL).enumerate() {
             let groups = row.chunks(self.group()).zip(codes.chunks_exact_mut(self.code_bytes()));
             for ((weights, codes), scales) in groups.zip(scales.chunks_exact_mut(PANEL * 2)) {
                 let scale = match self {
@@ -204,16 +204,19 @@ mod tests {
     #[test]
     fn every_code_has_a_place_of_its_own_inside_the_panel() {
         for scheme in [Scheme::Q8, Scheme::Q4] {
-            for ins in [1, 31, 32, 33, 64, 100] {
+            for in_features in [1, 31, 32, 33, 64, 100] {
                 let mut seen = std::collections::HashSet::new();
                 for out in 0..PANEL {
-                    for i in 0..ins {
-                        let at = scheme.code_at(ins, out, i);
-                        assert!(at.0 >= scheme.scale_bytes(ins) && at.0 < scheme.panel_bytes(ins), "{scheme:?} {at:?}");
+                    for i in 0..in_features {
+                        let at = scheme.code_at(in_features, out, i);
+                        assert!(
+                            at.0 >= scheme.scale_bytes(in_features) && at.0 < scheme.panel_bytes(in_features),
+                            "{scheme:?} {at:?}"
+                        );
                         assert!(seen.insert(at), "{scheme:?}: input {i} of output {out} shares its place");
                     }
                 }
-                assert_eq!(scheme.panel_bytes(ins) % 64, 0);
+                assert_eq!(scheme.panel_bytes(in_features) % 64, 0);
             }
         }
     }
@@ -221,14 +224,14 @@ mod tests {
     #[test]
     fn quantized_weights_are_close() {
         for scheme in [Scheme::Q8, Scheme::Q4] {
-            for (outs, ins) in [(16, 64), (5, 100), (1, 1), (16, 33)] {
-                let w = weights(outs * ins);
-                let mut panel = vec![1u8; scheme.panel_bytes(ins)];
-                scheme.quantize(&w, ins, &mut panel);
-                for (out, row) in w.chunks(ins).enumerate() {
+            for (out_features, in_features) in [(16, 64), (5, 100), (1, 1), (16, 33)] {
+                let w = weights(out_features * in_features);
+                let mut panel = vec![1u8; scheme.panel_bytes(in_features)];
+                scheme.quantize(&w, in_features, &mut panel);
+                for (out, row) in w.chunks(in_features).enumerate() {
                     for (i, w) in row.iter().enumerate() {
                         let scale = scheme.scale(&panel, out, i / scheme.group());
-                        let integer = scheme.integer(&panel, ins, out, i) as f32;
+                        let integer = scheme.integer(&panel, in_features, out, i) as f32;
                         // The nearest there is, and so within half of the widest gap unless it lies beyond the ends.
                         let step = if scheme == Scheme::Q8 { 0.51 } else { 14.0 };
                         let error = (w / scale - integer).abs();
@@ -238,7 +241,7 @@ mod tests {
                         assert!(scheme == Scheme::Q8 || nearest, "{integer} for {}", w / scale);
                     }
                 }
-                for out in outs..PANEL {
+                for out in out_features..PANEL {
                     assert_eq!(scheme.scale(&panel, out, 0), 0.0, "outputs beyond the last are zero");
                 }
             }

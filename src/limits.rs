@@ -272,7 +272,7 @@ pub const DECODE_MEMORY_BYTES: usize = 64 << 10;
 pub const DECODED_NAME_MEMORY_BYTES: usize = 256;
 /// Memory of the values of a JSON file, in bytes for each of its text, beside the text itself.
 pub const JSON_MEMORY_FACTOR: usize = 32;
-/// Memory of the tensors' names and shapes, in bytes for each of a header's text.
-pub const HEADER_MEMORY_FACTOR: usize = 8;
+/// Memory of the tensors' names and shapes, twice while the crate checks them, in bytes for each of a header's text.
+pub const HEADER_MEMORY_FACTOR: usize = 16;
 /// Memory that any other of these takes, however small what it reads, in bytes.
 pub const TEXT_MEMORY_BYTES: usize = 256 << 10;

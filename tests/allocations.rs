@@ -256,7 +256,7 @@ fn in_rust(way: Way, queue_tokens: u32) -> Counted {
     let delivery = if way == Way::Poll { Delivery::Poll } else { Delivery::Thread };
     let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
     let (prompt, mut options) = everything();
-    // It never waits for a reader, so that the engine never idles: with debug assertions it proves its books then.
+    // It never waits for a reader, so that the engine never idles: with debug assertions it proves its accounting then.
     let longer = RequestOptions { max_tokens: Some(1900), ..options.clone() };
     let _runner = engine.submit(&prompt, &longer, Sink::Pull).unwrap();
     options.queue_tokens = queue_tokens;

@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Backend, Largest, Linear, Tensor, Weight, scratch_elements};
+use astrai::backend::{Backend, Linear, MaxBatchShape, Tensor, Weight, scratch_elements};
 use astrai::dtype::DType;
 use astrai::encoding::{Encoding, Scheme};
 use astrai::os::aligned::AlignedBytes;
@@ -65,10 +65,10 @@ fn backend_computing(compute: Compute, tier: Tier, threads: usize) -> CpuBackend
 }
 
 /// Lets the attention of every case be cut in spans.
-const LARGEST: Largest = Largest {
+const LARGEST: MaxBatchShape = MaxBatchShape {
     rows: 4096,
     positions: 4096,
-    ins: 64,
+    in_features: 64,
     best: 0,
     heads_per_kv: 64,
     k_dim: 256,
@@ -118,8 +118,8 @@ fn auto_is_the_fastest_tier_there_is() {
 
 struct Product {
     rows: usize,
-    outs: usize,
-    ins: usize,
+    out_features: usize,
+    in_features: usize,
     dtype: DType,
     bias: bool,
 }
@@ -129,27 +129,33 @@ fn linear(tier: Tier, threads: usize, p: &Product, x: &[f32]) -> Vec<f32> {
 }
 
 fn linear_computing(compute: Compute, tier: Tier, threads: usize, p: &Product, x: &[f32]) -> Vec<f32> {
-    product(backend_computing(compute, tier, threads), Random(p.outs as u64 * 31 + p.ins as u64), None, p, x)
+    product(
+        backend_computing(compute, tier, threads),
+        Random(p.out_features as u64 * 31 + p.in_features as u64),
+        None,
+        p,
+        x,
+    )
 }
 
 /// The product of `x` with weights drawn from `r`, as stored or quantized.
 fn product(mut b: CpuBackend, mut r: Random, scheme: Option<Scheme>, p: &Product, x: &[f32]) -> Vec<f32> {
-    let (w, bias, before) = (r.vec(p.outs * p.ins), r.vec(p.outs), r.next());
+    let (w, bias, before) = (r.vec(p.out_features * p.in_features), r.vec(p.out_features), r.next());
     let w = stored(&w, p.dtype);
     let weight = match scheme {
-        None => b.weight(w, Encoding::Stored(p.dtype), p.outs, p.ins).unwrap(),
+        None => b.weight(w, Encoding::Stored(p.dtype), p.out_features, p.in_features).unwrap(),
         Some(scheme) => {
-            let mut panels = AlignedBytes::zeroed(scheme.bytes(p.outs, p.ins).unwrap()).unwrap();
-            b.quantize((*w).as_ref(), p.dtype, p.outs, p.ins, scheme, panels.as_mut_slice()).unwrap();
-            b.weight(Arc::new(panels), Encoding::Quantized(scheme), p.outs, p.ins).unwrap()
+            let mut panels = AlignedBytes::zeroed(scheme.bytes(p.out_features, p.in_features).unwrap()).unwrap();
+            b.quantize((*w).as_ref(), p.dtype, p.out_features, p.in_features, scheme, panels.as_mut_slice()).unwrap();
+            b.weight(Arc::new(panels), Encoding::Quantized(scheme), p.out_features, p.in_features).unwrap()
         }
     };
-    let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.outs).unwrap());
+    let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.out_features).unwrap());
     let x = put(&mut b, x);
-    let out = put(&mut b, &vec![before; p.rows * p.outs]);
-    let scratch = b.alloc(scratch_elements(p.rows, p.ins), "test").unwrap();
+    let out = put(&mut b, &vec![before; p.rows * p.out_features]);
+    let scratch = b.alloc(scratch_elements(p.rows, p.in_features), "test").unwrap();
     b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }], scratch);
-    get(&mut b, out, p.rows * p.outs)
+    get(&mut b, out, p.rows * p.out_features)
 }
 
 #[test]
@@ -157,14 +163,19 @@ fn linear_agrees_with_the_reference_at_edge_sizes() {
     // Sums of up to 1,000 products of numbers below 1 differ by rounding in another order: about 1e-7 * sqrt(1000) each.
     for tier in other_tiers() {
         for dtype in [DType::F32, DType::Bf16, DType::F16] {
-            for (rows, outs, ins) in
+            for (rows, out_features, in_features) in
                 [(1, 1, 1), (1, 17, 7), (2, 16, 8), (3, 33, 9), (4, 15, 64), (5, 3, 65), (9, 64, 100), (17, 40, 1000)]
             {
                 for bias in [false, true] {
-                    let p = Product { rows, outs, ins, dtype, bias };
-                    let x = Random(5).vec(rows * ins);
+                    let p = Product { rows, out_features, in_features, dtype, bias };
+                    let x = Random(5).vec(rows * in_features);
                     let want = linear(Tier::Reference, 1, &p, &x);
-                    close(&linear(tier, 2, &p, &x), &want, 3e-5, &format!("{tier:?} {dtype} {rows}x{outs}x{ins}"));
+                    close(
+                        &linear(tier, 2, &p, &x),
+                        &want,
+                        3e-5,
+                        &format!("{tier:?} {dtype} {rows}x{out_features}x{in_features}"),
+                    );
                 }
             }
         }
@@ -175,7 +186,7 @@ fn linear_agrees_with_the_reference_at_edge_sizes() {
 fn products_of_bf16_weights_round_their_inputs_at_most() {
     // Inputs that bf16 holds exactly leave only the order of the sum, and that the dot instruction flushes subnormal products.
     for tier in other_tiers() {
-        for (rows, outs, ins) in [
+        for (rows, out_features, in_features) in [
             (1, 1, 1),
             (1, 17, 7),
             (2, 16, 32),
@@ -187,11 +198,12 @@ fn products_of_bf16_weights_round_their_inputs_at_most() {
             (17, 40, 1000),
         ] {
             for bias in [false, true] {
-                let p = Product { rows, outs, ins, dtype: DType::Bf16, bias };
-                let x: Vec<f32> = Random(5).vec(rows * ins).iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+                let p = Product { rows, out_features, in_features, dtype: DType::Bf16, bias };
+                let x: Vec<f32> =
+                    Random(5).vec(rows * in_features).iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
                 let want = linear(Tier::Reference, 1, &p, &x);
                 let got = linear_computing(Compute::Bf16, tier, 2, &p, &x);
-                close(&got, &want, 3e-5, &format!("{tier:?} {rows}x{outs}x{ins}"));
+                close(&got, &want, 3e-5, &format!("{tier:?} {rows}x{out_features}x{in_features}"));
             }
         }
     }
@@ -202,16 +214,17 @@ fn a_row_of_a_product_does_not_depend_on_the_others() {
     for tier in tiers() {
         for (dtype, compute) in [(DType::F32, Compute::F32), (DType::Bf16, Compute::F32), (DType::Bf16, Compute::Bf16)]
         {
-            let (outs, ins) = (137, 203);
-            let x = Random(9).vec(19 * ins);
+            let (out_features, in_features) = (137, 203);
+            let x = Random(9).vec(19 * in_features);
             for rows in [2, 3, 4, 5, 11, 19] {
-                let together = Product { rows, outs, ins, dtype, bias: true };
-                let all = linear_computing(compute, tier, 3, &together, &x[..rows * ins]);
+                let together = Product { rows, out_features, in_features, dtype, bias: true };
+                let all = linear_computing(compute, tier, 3, &together, &x[..rows * in_features]);
                 for row in 0..rows {
-                    let alone = Product { rows: 1, outs, ins, dtype, bias: true };
-                    let one = linear_computing(compute, tier, 1, &alone, &x[row * ins..(row + 1) * ins]);
+                    let alone = Product { rows: 1, out_features, in_features, dtype, bias: true };
+                    let one =
+                        linear_computing(compute, tier, 1, &alone, &x[row * in_features..(row + 1) * in_features]);
                     assert_eq!(
-                        all[row * outs..(row + 1) * outs],
+                        all[row * out_features..(row + 1) * out_features],
                         one,
                         "{tier:?} {dtype} {compute:?}, row {row} of {rows}"
                     );
@@ -223,14 +236,14 @@ fn a_row_of_a_product_does_not_depend_on_the_others() {
 
 /// As [`linear`], with a quantized weight.
 fn quantized(tier: Tier, threads: usize, scheme: Scheme, p: &Product, x: &[f32]) -> Vec<f32> {
-    product(backend(tier, threads), Random(p.outs as u64 * 17 + p.ins as u64), Some(scheme), p, x)
+    product(backend(tier, threads), Random(p.out_features as u64 * 17 + p.in_features as u64), Some(scheme), p, x)
 }
 
 #[test]
 fn quantized_products_are_the_same_bits_on_every_tier() {
     for tier in other_tiers() {
         for scheme in [Scheme::Q8, Scheme::Q4] {
-            for (rows, outs, ins) in [
+            for (rows, out_features, in_features) in [
                 (1, 1, 1),
                 (1, 17, 7),
                 (2, 16, 32),
@@ -243,12 +256,15 @@ fn quantized_products_are_the_same_bits_on_every_tier() {
                 (17, 40, 1000),
             ] {
                 for (dtype, bias) in [(DType::Bf16, false), (DType::F32, true)] {
-                    let p = Product { rows, outs, ins, dtype, bias };
-                    let x = Random(5).vec(rows * ins);
+                    let p = Product { rows, out_features, in_features, dtype, bias };
+                    let x = Random(5).vec(rows * in_features);
                     let want = quantized(Tier::Reference, 1, scheme, &p, &x);
                     for threads in 1..=3 {
                         let got = quantized(tier, threads, scheme, &p, &x);
-                        assert_eq!(got, want, "{tier:?} {scheme:?} {rows}x{outs}x{ins}, {threads} threads");
+                        assert_eq!(
+                            got, want,
+                            "{tier:?} {scheme:?} {rows}x{out_features}x{in_features}, {threads} threads"
+                        );
                     }
                 }
             }
@@ -259,14 +275,14 @@ fn quantized_products_are_the_same_bits_on_every_tier() {
 #[test]
 fn a_quantized_product_is_close_to_the_product() {
     for (scheme, bound) in [(Scheme::Q8, 0.02), (Scheme::Q4, 0.2)] {
-        let p = Product { rows: 3, outs: 40, ins: 512, dtype: DType::F32, bias: false };
-        let x = Random(5).vec(p.rows * p.ins);
-        let w = Random(p.outs as u64 * 17 + p.ins as u64).vec(p.outs * p.ins);
+        let p = Product { rows: 3, out_features: 40, in_features: 512, dtype: DType::F32, bias: false };
+        let x = Random(5).vec(p.rows * p.in_features);
+        let w = Random(p.out_features as u64 * 17 + p.in_features as u64).vec(p.out_features * p.in_features);
         let got = quantized(Tier::Reference, 1, scheme, &p, &x);
         let (mut error, mut size) = (0.0, 0.0);
         for (i, got) in got.iter().enumerate() {
-            let (row, out) = (i / p.outs, i % p.outs);
-            let want: f32 = (0..p.ins).map(|i| x[row * p.ins + i] * w[out * p.ins + i]).sum();
+            let (row, out) = (i / p.out_features, i % p.out_features);
+            let want: f32 = (0..p.in_features).map(|i| x[row * p.in_features + i] * w[out * p.in_features + i]).sum();
             (error, size) = (error + (got - want).powi(2), size + want.powi(2));
         }
         assert!((error / size).sqrt() < bound, "{scheme:?}: relative error {}", (error / size).sqrt());
@@ -277,8 +293,8 @@ fn a_quantized_product_is_close_to_the_product() {
 fn a_quantized_product_does_not_hide_a_nan() {
     for tier in tiers() {
         for scheme in [Scheme::Q8, Scheme::Q4] {
-            let p = Product { rows: 2, outs: 16, ins: 70, dtype: DType::F32, bias: false };
-            let mut x = Random(5).vec(p.rows * p.ins);
+            let p = Product { rows: 2, out_features: 16, in_features: 70, dtype: DType::F32, bias: false };
+            let mut x = Random(5).vec(p.rows * p.in_features);
             x[66] = f32::NAN;
             let got = quantized(tier, 1, scheme, &p, &x);
             assert!(

@@ -2,7 +2,7 @@
 //! for every family, tier and kind of weights. One test in a process of its own, since it counts for the whole process.
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Backend, BestOf, KvShape};
+use astrai::backend::{Backend, KvShape, TopK};
 use astrai::dtype::DType;
 use astrai::limits;
 use astrai::model::architecture::Architecture;
@@ -97,7 +97,7 @@ impl Bench {
             tokens: rows.iter().map(|r| (r.1 * 7 % 100) as u32).collect(),
             positions: rows.iter().map(|r| r.1 as u32).collect(),
             sequences: rows.iter().map(|r| r.0 as u32).collect(),
-            wanted: (0..LOGITS_ROWS.min(rows.len()) as u32).collect(),
+            logits_indices: (0..LOGITS_ROWS.min(rows.len()) as u32).collect(),
             tables: vec![tables; self.model.group_count()],
         }
     }
@@ -108,9 +108,9 @@ impl Bench {
         for layer in 0..self.model.layers() {
             self.model.layer(&mut self.backend, step, layer);
         }
-        let best = BestOf { count: limits::BEST_LOGITS_MAX, limit: 120, found: &mut self.best };
-        self.model.logits(&mut self.backend, step, 0, step.wanted.len(), Some(best)).unwrap();
-        self.model.logits(&mut self.backend, step, 0, step.wanted.len(), None).unwrap();
+        let best = TopK { count: limits::BEST_LOGITS_MAX, limit: 120, found: &mut self.best };
+        self.model.logits(&mut self.backend, step, 0, step.logits_indices.len(), Some(best)).unwrap();
+        self.model.logits(&mut self.backend, step, 0, step.logits_indices.len(), None).unwrap();
         self.backend.rest();
     }
 }

@@ -1,6 +1,6 @@
 /* Mixed traffic for some minutes: conversations, shared prefixes, one of them pinned now and then, callbacks, events taken
  * from the engine, deferred requests, readers that stall, cancels, deadlines.
- * Each minute a line with memory, pages and counters. At the end every page must have come back, the books must be
+ * Each minute a line with memory, pages and counters. At the end every page must have come back, the accounting must be
  * right, and memory may have grown by no more than stated since the first fifth of the time.
  *   soak <model folder> <minutes, may be 0.5> <largest growth of memory in KiB> [seed]
  * Built and run by tools/soak.sh. */

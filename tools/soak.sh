@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds tools/soak.c against the release library and runs it: tools/soak.sh [minutes] [model folder] [KiB it may grow]
-# The exit code says whether memory stayed flat, the books were right and every page came back.
+# The exit code says whether memory stayed flat, the accounting were right and every page came back.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,21 +1,24 @@
-//! The device: tensor operations on ragged batches.
+//! Backend interface: the tensor operations of one step over a ragged batch.
 //!
-//! The forward pass ([`crate::model`]) is written once over the [`Backend`] trait. A tensor is an opaque place on the
-//! device; operations are submitted in order, and the host sees results only through [`Backend::read`]. All
-//! activations are f32 rows. Shapes are given in elements; `rows` counts the tokens of the batch.
+//! The forward pass ([`crate::model`]) is written once over the [`Backend`] trait. A tensor is an opaque location in
+//! device memory; operations run in the order they are submitted, and the host sees results only through
+//! [`Backend::read`]. Activations are rows of f32. Shapes are in elements; `rows` is the number of tokens in the batch.
 //!
-//! **Law 1.** An implementor computes each row of every operation from that row alone: the kernel, its
-//! instructions and the order of accumulation depend on the weight and the row's position, never on how many rows
-//! there are, how they are split between threads, or where a prefill chunk began.
+//! **Law 1 (batch invariance).** Each output row of an operation depends on its own input row alone: the kernel, its
+//! instructions and the order of accumulation depend on the weight and on the row's position, never on the number of
+//! rows, on how they are split between threads, or on where a prefill chunk starts.
 //!
-//! Called by the engine thread only.
+//! Called on the engine thread only.
 
 pub mod cpu;
 pub mod cuda;
-mod draws;
+mod sampling;
 mod step;
 
-pub use draws::{Adjust, DRAWN, Draw, DrawKind, Drawn, Draws, NO_TOKEN, Ticket, adjusts_max};
+pub use sampling::{
+    FROM_LAST_STEP, LogitAdjustment, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests, Ticket,
+    adjustments_max,
+};
 pub use step::{Ragged, Step, Tables};
 
 use crate::dtype::DType;
@@ -23,176 +26,177 @@ use crate::encoding::{Encoding, Scheme};
 use crate::error::Result;
 use std::sync::Arc;
 
-/// Bumped whenever a kernel or the forward pass gives other bits than before: keys and values saved by another version
-/// are not continued.
+/// Increased whenever a kernel or the forward pass changes in a way that changes result bits. Saved keys and values
+/// with another version are not reused.
 pub const NUMERICS_VERSION: u32 = 2;
 
-/// Host bytes that a weight is made from. They stay valid and unmoved while the `Arc` lives, so that a backend may
-/// use them in place.
+/// Host bytes of a weight. They stay valid and unmoved while the `Arc` lives, so a backend may use them in place.
 pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// A place on the device holding f32 elements.
+/// A location in device memory that holds f32 elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// The allocation.
+    /// Index of the allocation.
     pub buffer: u32,
-    /// First element in it.
+    /// Offset of the first element in the allocation, in elements.
     pub offset: usize,
 }
 
 impl Tensor {
-    /// The place `elements` further on.
+    /// The location `elements` elements further on in the same allocation.
     pub fn at(self, elements: usize) -> Tensor {
         Tensor { buffer: self.buffer, offset: self.offset + elements }
     }
 }
 
-/// Elements of scratch that `rows` input rows of `ins` elements need in [`Backend::linear`] and [`Backend::gated`]: room for
-/// them in any narrower form, whole blocks of rows, and for quantized ones 8 bytes for each group of at least 32.
-pub fn scratch_elements(rows: usize, ins: usize) -> usize {
-    rows.next_multiple_of(16).saturating_mul(ins.next_multiple_of(64))
+/// Elements of scratch that [`Backend::linear`] and [`Backend::gated`] need for `rows` input rows of `in_features`
+/// elements: room for the rows converted to a narrower type, padded to whole blocks of rows, and for quantized rows 8
+/// more bytes for each group (of at least 32 elements).
+pub fn scratch_elements(rows: usize, in_features: usize) -> usize {
+    rows.next_multiple_of(16).saturating_mul(in_features.next_multiple_of(64))
 }
 
-/// A matrix `[out, in]` or, with `out` = 1, a vector, resident on the device.
+/// A matrix `[out_features, in_features]` in device memory, or a vector when `out_features` is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
-    /// Index in the backend's table.
+    /// Index in the backend's list of weights.
     pub id: u32,
     /// Output features: rows of the stored matrix.
-    pub outs: usize,
+    pub out_features: usize,
     /// Input features: columns of the stored matrix.
-    pub ins: usize,
+    pub in_features: usize,
 }
 
-/// A weight whose values nobody cares about beyond their spread about zero.
+/// Parameters of a random weight with mean zero, for benchmarks that need no real model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RandomWeight {
-    /// The same on one device gives the same values; devices differ.
+    /// One seed gives the same values on every run on one device; they may differ between devices.
     pub seed: u64,
     /// Standard deviation.
     pub deviation: f32,
 }
 
-/// One product of a group that shares its input: `out[r, o] = sum_i x[r, i] * weight[o, i] + bias[o]`.
+/// One matrix product of a group with a shared input: `out[r, o] = sum_i x[r, i] * weight[o, i] + bias[o]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
-    /// Matrix `[out, in]`.
+    /// Matrix `[out_features, in_features]`.
     pub weight: Weight,
-    /// Vector `[out]`.
+    /// Vector `[out_features]`.
     pub bias: Option<Weight>,
-    /// `[rows, out]`, rows `out` apart.
+    /// Output `[rows, out_features]`, contiguous.
     pub out: Tensor,
-    /// Add to what `out` holds instead of replacing it.
+    /// Add the product to the contents of `out` instead of replacing them.
     pub accumulate: bool,
 }
 
-/// What [`Backend::linear_best`] looks for.
+/// Parameters and output of the search in [`Backend::linear_topk`].
 #[derive(Debug)]
-pub struct BestOf<'a> {
-    /// Results wanted of each row.
+pub struct TopK<'a> {
+    /// Results per row.
     pub count: usize,
-    /// Outputs to look at.
+    /// Only outputs below this index are searched.
     pub limit: usize,
-    /// `[rows, count]`: where they go; cleared first.
+    /// `[rows, count]`: the (value, output index) pairs found. Cleared first.
     pub found: &'a mut Vec<(f32, u32)>,
 }
 
-/// The heads of a projection inside rows: head `h` of row `r` starts at `r * row_stride + h * head_stride`.
+/// Heads inside the rows of a projection: head `h` of row `r` starts at `r * row_stride + h * head_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
     /// First element of head 0 of row 0.
     pub tensor: Tensor,
-    /// Elements from a row to the next.
+    /// Elements between the starts of consecutive rows.
     pub row_stride: usize,
-    /// Elements from a head to the next.
+    /// Elements between the starts of consecutive heads.
     pub head_stride: usize,
-    /// Heads of a row.
+    /// Heads per row.
     pub heads: usize,
-    /// Elements of a head.
+    /// Elements per head.
     pub dim: usize,
 }
 
 impl Heads {
-    /// Elements from the tensor's first to the end of the last head of the last of `rows`, of which there is one at least.
+    /// Elements from the start of `tensor` to the end of the last head of row `rows - 1`. `rows` is at least 1.
     pub fn span(&self, rows: usize) -> usize {
         (rows - 1) * self.row_stride + (self.heads - 1) * self.head_stride + self.dim
     }
 
-    /// The elements of a head.
+    /// Element range of one head, relative to the start of `tensor`.
     pub fn at(&self, row: usize, head: usize) -> std::ops::Range<usize> {
         let start = row * self.row_stride + head * self.head_stride;
         start..start + self.dim
     }
 }
 
-/// A rotary embedding of part of every head.
+/// Rotary embedding of a contiguous part of every head.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotary {
-    /// `[rows, 2, dims / 2]`: cosines, then sines, of the rows' positions; made by [`Backend::rotary_angles`].
+    /// `[rows, 2, dims / 2]`: cosines, then sines, of each row's angles; computed by [`Backend::rotary_angles`].
     pub angles: Tensor,
     /// First rotated element of a head.
     pub start: usize,
-    /// Rotated elements.
+    /// Number of rotated elements per head.
     pub dims: usize,
-    /// Pairs are adjacent elements (2i, 2i + 1) instead of halves (i, i + dims / 2).
+    /// Pair adjacent elements (2i, 2i + 1) instead of (i, i + dims / 2).
     pub interleaved: bool,
 }
 
-/// Shape of one layer group's pages.
+/// Shape of the KV pages of one layer group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvShape {
     /// Layers in the group.
     pub layers: usize,
-    /// Page frames.
+    /// Page frames in the pool.
     pub frames: usize,
-    /// Tokens of a page.
+    /// Tokens per page.
     pub page_tokens: usize,
-    /// KV heads of a layer.
+    /// KV heads per layer.
     pub kv_heads: usize,
     /// Elements of a key.
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
-    /// Element type of both; with `i8`, each key and each value has an f32 factor.
+    /// Element type of keys and values; with `i8`, each key and each value vector has an f32 scale.
     pub dtype: DType,
 }
 
 impl KvShape {
-    /// Bytes of one token of one head: key, value and their factors. Sizes were checked against limits.
+    /// Bytes of one token of one KV head: key, value and their scales. Does not overflow, since the sizes were checked
+    /// against limits.
     pub fn token_bytes(&self) -> usize {
         (self.k_dim + self.v_dim) * self.dtype.size() + if self.dtype == DType::I8 { 8 } else { 0 }
     }
 
-    /// Bytes of one page frame, all layers; `None` when that overflows.
+    /// Bytes of one page frame, over all layers of the group; `None` on overflow.
     pub fn frame_bytes(&self) -> Option<usize> {
         self.token_bytes().checked_mul(self.kv_heads)?.checked_mul(self.page_tokens)?.checked_mul(self.layers)
     }
 }
 
-/// The pages of one layer group on the device.
+/// Handle of the KV pages of one layer group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvPages(pub u32);
 
-/// What happens to queries, keys and values between their projections and attention.
+/// Operations on queries, keys and values between their projections and attention; see [`Backend::place_heads`].
 #[derive(Clone, Copy, Debug)]
 pub struct Placement {
-    /// Queries, normed and rotated in place.
+    /// Queries; normalized and rotated in place.
     pub q: Heads,
-    /// Keys, normed and rotated in place, and stored.
+    /// Keys; normalized and rotated in place, then stored in the pages.
     pub k: Heads,
-    /// Values, stored.
+    /// Values; stored in the pages.
     pub v: Heads,
-    /// Gains of the head norms of queries and keys.
+    /// Gains of the RMS norms over each query head and each key head; `None` = no norm.
     pub norms: Option<[Weight; 2]>,
-    /// The norms come after the rotation instead of before it.
+    /// Apply the norms after the rotation instead of before it.
     pub norm_last: bool,
-    /// Of the norms.
+    /// Epsilon of the norms.
     pub eps: f32,
-    /// Rotation of both.
+    /// Rotation of queries and keys.
     pub rotary: Rotary,
     /// The layer group's pages.
     pub pages: KvPages,
-    /// Layer within the group.
+    /// Index of the layer within the group.
     pub layer: usize,
 }
 
@@ -201,15 +205,15 @@ pub struct Placement {
 pub struct Attention {
     /// Queries `[rows, heads, dim]`.
     pub q: Heads,
-    /// `[rows, heads * v_dim]`.
+    /// Output `[rows, heads * v_dim]`.
     pub out: Tensor,
     /// The layer group's pages.
     pub pages: KvPages,
-    /// Layer within the group.
+    /// Index of the layer within the group.
     pub layer: usize,
-    /// Factor on the scores.
+    /// Factor applied to the scores before the softmax.
     pub scale: f32,
-    /// Keys visible to a query, itself included; `None` = all before it.
+    /// Sliding window: number of keys visible to a query, its own included; `None` = all up to its position.
     pub window: Option<u32>,
 }
 
@@ -224,253 +228,268 @@ pub struct Expert {
     pub down: Weight,
 }
 
-/// How a router's logits choose experts.
+/// How experts are chosen from the router's logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Routing {
-    /// Experts chosen for a token.
+    /// Experts chosen per token.
     pub chosen: usize,
-    /// Divide the chosen probabilities by their sum.
+    /// Divide the probabilities of the chosen experts by their sum.
     pub renormalise: bool,
 }
 
-/// The routed experts of one layer: `x += sum_j p_j * down_j(silu(gate_j(y)) * up_j(y))` over the chosen experts, added
-/// in ascending order of the expert's index.
+/// The routed experts of one layer: `out[r] += sum_j p_j * down_j(silu(gate_j(x[r])) * up_j(x[r]))` over the experts
+/// `j` chosen for row `r`, with router probabilities `p_j`, added in ascending order of `j`.
 #[derive(Clone, Copy, Debug)]
 pub struct Experts<'a> {
-    /// The experts.
+    /// All experts, by index.
     pub experts: &'a [Expert],
     /// Router logits `[rows, experts]`.
     pub logits: Tensor,
-    /// Choice.
+    /// How experts are chosen.
     pub routing: Routing,
     /// Input `[rows, hidden]`.
     pub x: Tensor,
-    /// `[rows, hidden]`, added to.
+    /// Output `[rows, hidden]`; the result is added to it.
     pub out: Tensor,
     /// Scratch: `rows * (hidden + 2 * intermediate)` elements.
     pub scratch: Tensor,
-    /// Scratch of the products: [`scratch_elements`] of the wider of hidden and intermediate.
+    /// Scratch of the matrix products: [`scratch_elements`] of `rows` and the larger of hidden and intermediate.
     pub products: Tensor,
 }
 
-/// The largest step a backend will be asked for, as far as it needs memory beside the tensors it is given.
+/// Upper bounds of a step's shape, from which a backend sizes the memory it needs beside the tensors it is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Largest {
-    /// Rows of a step.
+pub struct MaxBatchShape {
+    /// Rows per step.
     pub rows: usize,
-    /// Sequences of a step.
+    /// Sequences per step.
     pub sequences: usize,
-    /// Rows of logits computed at once.
+    /// Rows of logits computed in one call.
     pub logits_rows: usize,
-    /// Positions of a sequence.
+    /// Positions per sequence (context length).
     pub positions: usize,
     /// Layer groups.
     pub groups: usize,
-    /// Tokens of a page.
+    /// Tokens per page.
     pub page_tokens: usize,
-    /// Inputs of a product.
-    pub ins: usize,
-    /// Results of one [`Backend::linear_best`]: rows times those wanted of each.
+    /// Input features of a matrix product.
+    pub in_features: usize,
+    /// Results of one [`Backend::linear_topk`] call: rows times [`TopK::count`].
     pub best: usize,
-    /// Query heads of a layer.
+    /// Query heads per layer.
     pub heads: usize,
-    /// Query heads that share a KV head.
+    /// Query heads that share one KV head.
     pub heads_per_kv: usize,
     /// Elements of a key.
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
-    /// Routed experts of a layer.
+    /// Routed experts per layer.
     pub experts: usize,
-    /// Experts chosen for a token.
+    /// Experts chosen per token.
     pub chosen: usize,
-    /// Inner width of a routed expert.
+    /// Intermediate size of a routed expert.
     pub expert_inner: usize,
-    /// Inputs of a routed expert.
+    /// Hidden size of the model, the input size of a routed expert.
     pub hidden: usize,
-    /// Logits of a row.
+    /// Logits per row.
     pub vocab: usize,
 }
 
-/// Bytes a backend has been asked to hold.
+/// Bytes reserved by a backend, by purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reserved {
-    /// Weights, where they lie: in mapped files or in memory of their own.
+    /// Weights, whether used in place in mapped files or held in memory of the backend.
     pub weights: u64,
     /// KV pages.
     pub kv: u64,
-    /// Tensors of [`Backend::alloc`].
+    /// Tensors allocated by [`Backend::alloc`].
     pub tensors: u64,
-    /// Memory of [`Backend::reserve`].
+    /// Memory reserved by [`Backend::reserve`].
     pub scratch: u64,
 }
 
-/// Tensor operations of a device. See the module's law.
+/// Tensor operations of a device. Implementations must keep law 1 of the [module](self).
 pub trait Backend: Send {
-    /// Name of the device, for people.
+    /// Human-readable name of the device.
     fn name(&self) -> String;
 
-    /// What it holds.
+    /// Bytes reserved so far.
     fn reserved(&self) -> Reserved;
 
-    /// From now on the calling thread is the one that calls. Until then, and without it, any one thread at a time may.
+    /// Binds the backend to the calling thread: from now on only this thread calls it. Before, and if this is never
+    /// called, calls may come from any thread, one at a time.
     fn attach(&mut self) {}
 
-    /// No work comes for a while: whatever waits actively for more goes to sleep, at no cost to the result.
+    /// Announces that no work will follow for a while: threads that spin while waiting for work go to sleep. Results do
+    /// not change.
     fn rest(&mut self);
 
-    /// Reserves `elements` zeroed f32 for `what`.
+    /// Allocates `elements` f32 elements, zeroed. `what` names them in an error message.
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor>;
 
-    /// Reserves what steps up to the largest need beside tensors, so that none of them allocates: with memory out, opening an
-    /// engine fails and no running one does.
-    fn reserve(&mut self, largest: &Largest) -> Result<()>;
+    /// Reserves the memory that steps up to `max_shape` need beside tensors, so that no step allocates: out of memory
+    /// is then an error of opening an engine, never of a running one.
+    fn reserve(&mut self, max_shape: &MaxBatchShape) -> Result<()>;
 
-    /// Makes a weight of `[outs, ins]` elements from `bytes`. Quantized ones may be used in products only.
-    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight>;
+    /// Creates a weight of `[out_features, in_features]` elements from `bytes`. A quantized weight may only be used in
+    /// matrix products.
+    fn weight(
+        &mut self,
+        bytes: HostBytes,
+        encoding: Encoding,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Weight>;
 
-    /// A weight of random numbers made where it lies, for measurements: none of its bytes is ever on the host. `None`: this one
-    /// has to be brought by [`Backend::weight`] like any other.
+    /// Creates a weight of random values directly in device memory, for benchmarks. `None` when the backend cannot do
+    /// so for this weight; the caller then passes host bytes to [`Backend::weight`].
     fn random_weight(
         &mut self,
         random: RandomWeight,
         encoding: Encoding,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
     ) -> Result<Option<Weight>> {
-        let _ = (random, encoding, outs, ins);
+        let _ = (random, encoding, out_features, in_features);
         Ok(None)
     }
 
-    /// Quantizes the matrix `[outs, ins]` stored row by row in `bytes` into `panels`: what [`Backend::weight`] takes, and what
-    /// may be kept in a file, the same on every machine. A large matrix may come in pieces of whole panels.
+    /// Quantizes the matrix `[out_features, in_features]`, stored row by row in `bytes`, into `panels`, the form that
+    /// [`Backend::weight`] takes. The result is the same on every machine and may be cached in a file. A large matrix
+    /// may be quantized in pieces of whole panels.
     fn quantize(
         &mut self,
         bytes: &[u8],
         dtype: DType,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
         scheme: Scheme,
         panels: &mut [u8],
     ) -> Result<()>;
 
-    /// Reserves the pages of a layer group.
+    /// Allocates the KV pages of a layer group.
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;
 
-    /// Writes every byte of the pages, so that a system that promises more memory than it has shows that now. `may` is asked
-    /// before each piece whether so many bytes may be written, and ends it with its error. A device that has what it
-    /// reserved does nothing.
+    /// Writes every byte of the KV pages, so that an operating system that overcommits memory fails now instead of
+    /// later. `may` is called before each piece with its size in bytes; an error from it ends the loop and is returned.
+    /// Does nothing on devices whose allocations are backed by memory at once.
     fn touch_kv(&mut self, may: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let _ = may;
         Ok(())
     }
 
-    /// Copies one page frame, all its layers, to the host after the work submitted so far. `out` has exactly the frame's
-    /// bytes. What they mean is the backend's own affair: they are good for [`Backend::write_page`] on a device, tier and
-    /// shape of the same kind.
+    /// Copies one page frame, over all layers of the group, to the host after all work submitted so far. `out.len()`
+    /// must be the size of a frame. The format is private to the backend: the bytes are only valid for
+    /// [`Backend::write_page`] on the same kind of device, tier and shape.
     fn read_page(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()>;
 
-    /// Replaces one page frame by bytes that [`Backend::read_page`] gave.
+    /// Overwrites one page frame with bytes from [`Backend::read_page`].
     fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()>;
 
-    /// A step begins. Tokens, positions, wanted and ragged rows of the operations up to the next one are those of `step`.
+    /// Begins a step. The tokens, positions, `logits_indices` and ragged rows passed to operations until the next call
+    /// are those of `step`.
     fn begin(&mut self, step: &Step) {
         let _ = step;
     }
 
-    /// Whether rows are sampled on the device, by [`Backend::sample`], and steps need not be waited for one by one: the next
-    /// may take its tokens from the last ([`DRAWN`]).
+    /// Whether the device itself samples ([`Backend::sample`]). If so, a step may be submitted before the previous one
+    /// has finished, with tokens taken from that step's output on the device ([`FROM_LAST_STEP`]).
     fn samples(&self) -> bool {
         false
     }
 
-    /// Which tokens may be sampled: those below `limit` but for the `holes`. Before the first [`Backend::sample`].
+    /// Allows sampling of the tokens below `limit`, except `holes`. Called before the first [`Backend::sample`].
     ///
     /// # Errors
-    /// `Memory`, `Device`.
-    fn allow(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
+    /// `Memory` when the host has no memory for the mask; `Device` when the device fails.
+    fn set_vocabulary_mask(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
         let _ = (limit, holes);
         Ok(())
     }
 
-    /// Rows to which a step of `rows` single rows is best filled up with such as nobody wants: whose only page is the frame
-    /// after the last, which such a device has.
+    /// Number of rows to which a decode step of `rows` rows (one per sequence) should be padded, so that more steps can
+    /// share a recording. The results of padding rows are discarded; their only page is the extra frame after the last,
+    /// which such a device allocates.
     fn padded(&self, rows: usize) -> usize {
         rows
     }
 
-    /// Says what is asked of the wanted rows of the step that began.
-    fn draws(&mut self, draws: &Draws) {
-        let _ = draws;
+    /// Sets the sampling requests for the rows of logits that are sampled next.
+    fn set_sampling(&mut self, requests: &SamplingRequests) {
+        let _ = requests;
     }
 
-    /// Before the operations of a step of single rows, all of them wanted: whether they have been submitted already, as those
-    /// of an earlier one like it. If not, they follow, up to [`Backend::sample`] and [`Backend::recorded`].
+    /// Called before the operations of a step in which each sequence has one row and every row needs logits. Returns
+    /// true when the whole step has been submitted from a recording of an earlier, similar step. Otherwise the caller
+    /// submits the operations, up to [`Backend::sample`], and then calls [`Backend::recorded`].
     fn replay(&mut self) -> bool {
         false
     }
 
-    /// After those operations. False: they have not been submitted, and have to be once more, without [`Backend::replay`].
+    /// Called after those operations. Returns false when they were only recorded but could not be submitted: the caller
+    /// must submit them once more, without [`Backend::replay`].
     fn recorded(&mut self) -> bool {
         true
     }
 
-    /// Samples the rows of `logits` as the step's draws say.
+    /// Samples a token from each row of `logits` `[rows, vocab]`, as the requests of [`Backend::set_sampling`] say.
     fn sample(&mut self, logits: Tensor, rows: usize, vocab: usize) {
         let _ = (logits, rows, vocab);
     }
 
-    /// Submits the copy of what was sampled to the host. At most two tickets are out.
-    fn collect(&mut self) -> Ticket {
+    /// Submits the copy of the sampled tokens to the host. At most two tickets may be outstanding.
+    fn copy_out(&mut self) -> Ticket {
         Ticket(0)
     }
 
-    /// Waits for what a ticket stands for. `to` has room for its rows.
+    /// Waits until the copy of `ticket` has finished and writes its rows to `to`, which must have room for them.
     ///
     /// # Errors
-    /// As of [`Backend::read`].
-    fn drawn(&mut self, ticket: Ticket, to: &mut Drawn) -> Result<()> {
+    /// As [`Backend::read`].
+    fn wait_sampled(&mut self, ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
         let _ = (ticket, to);
         Ok(())
     }
 
-    /// `out[r] = table[tokens[r]]`; `out` is `[rows, table.ins]`. Tokens are below `table.outs`.
+    /// `out[r] = table[tokens[r]]`. `out` is `[rows, table.in_features]`; tokens are below `table.out_features`.
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor);
 
     /// Cosines and sines of `positions[r] * inv_freq[i]`, times `scale`, into `out[r, 2, inv_freq.len()]`.
     fn rotary_angles(&mut self, positions: &[u32], inv_freq: &[f32], scale: f32, out: Tensor);
 
-    /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.ins]`; may be in place.
+    /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.in_features]`. `out` may be `x`.
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
 
-    /// Products that share the input `x[rows, ins]`; at most four. `scratch` has [`scratch_elements`].
+    /// Up to four matrix products that share the input `x` `[rows, in_features]`. `scratch` has [`scratch_elements`].
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor);
 
-    /// One product as in [`Backend::linear`], and the `count` largest finite results of each row among its first `limit` outputs:
-    /// `best` gets `count` of (result, output) for each row, best first, of equals the lower output, and where fewer are
-    /// finite (minus infinity, `u32::MAX`).
+    /// One product as in [`Backend::linear`], followed by a search for the `best.count` largest finite results of each
+    /// row among its first `best.limit` outputs. `best.found` receives that many (value, output index) pairs per row in
+    /// descending order; equal values are ordered by ascending index. Where a row has fewer finite results, the
+    /// remaining pairs are (minus infinity, `u32::MAX`).
     ///
     /// # Errors
-    /// As of [`Backend::read`].
-    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) -> Result<()>;
+    /// As [`Backend::read`].
+    fn linear_topk(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) -> Result<()>;
 
-    /// Two products of one shape that share the input, then `gate.out = silu(gate.out) * up.out`, which may be used as the input
-    /// of products only; `up.out` is left undefined.
+    /// Two products of the same shape with a shared input, then `gate.out = silu(gate.out) * up.out`. Afterwards
+    /// `gate.out` may only be used as the input of matrix products, and the contents of `up.out` are undefined.
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
         self.linear(x, rows, &[gate, up], scratch);
-        self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
+        self.silu_mul(gate.out, up.out, rows * gate.weight.out_features);
     }
 
-    /// [`Backend::rms_norm`] of every head, in place.
+    /// [`Backend::rms_norm`] over each head, in place.
     fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize);
 
-    /// Rotates every head in place.
+    /// Applies the rotary embedding to every head, in place.
     fn rotate(&mut self, heads: Heads, rotary: Rotary, rows: usize);
 
-    /// Stores keys and values of the rows into their pages.
+    /// Stores the keys and values of all rows in their pages.
     fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged);
 
-    /// [`Backend::head_norm`], [`Backend::rotate`] and [`Backend::store_kv`] as `placement` says.
+    /// [`Backend::head_norm`], [`Backend::rotate`] and [`Backend::store_kv`] in the order that `placement` gives.
     fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
         let Placement { q, k, v, rotary, eps, .. } = *placement;
         let rows = ragged.positions.len();
@@ -487,8 +506,8 @@ pub trait Backend: Send {
         self.store_kv(placement.pages, placement.layer, k, v, ragged);
     }
 
-    /// Causal attention of every row over the pages of its sequence, its own token included; query heads share KV
-    /// heads in equal groups.
+    /// Causal attention of every row over the pages of its sequence, its own token included (its key and value are
+    /// already stored). The query heads are divided evenly among the KV heads.
     fn attention(&mut self, attention: Attention, ragged: Ragged);
 
     /// `gate[i] = silu(gate[i]) * up[i]` over `elements`.
@@ -500,22 +519,22 @@ pub trait Backend: Send {
     /// `x[i] += factor * y[i]` over `elements`.
     fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize);
 
-    /// Routed experts of a layer, added to `out`.
+    /// Routed experts of one layer; see [`Experts`].
     fn experts(&mut self, experts: Experts, rows: usize);
 
-    /// `out[i] = x[rows[i]]`, rows of `width` elements. The rows are those from the `first` on that the step wants.
+    /// `out[i] = x[rows[i]]`, rows of `width` elements. `rows` is part of the step's `logits_indices`, from `first` on.
     fn gather(&mut self, x: Tensor, first: usize, rows: &[u32], width: usize, out: Tensor);
 
-    /// Waits for the work submitted so far and copies `out.len()` elements to the host.
+    /// Waits for all work submitted so far and copies `out.len()` elements of `x` to the host.
     ///
     /// # Errors
-    /// `Device` when the device failed, now or in an operation since the last call that could say so.
+    /// `Device` when this or an earlier operation failed on the device.
     fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()>;
 
-    /// Waits for the work submitted so far.
+    /// Waits for all work submitted so far.
     ///
     /// # Errors
-    /// As of [`Backend::read`].
+    /// As [`Backend::read`].
     fn wait(&mut self) -> Result<()> {
         Ok(())
     }

@@ -1,43 +1,43 @@
-//! The input of one step: plain integers, handed to the device before its operations.
+//! The input of one step: arrays of integers, copied to the device before the step's operations.
 
 /// Page tables of one layer group in a step; see [`Ragged`].
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
-    /// Page frames, one sequence's table after the other.
+    /// Page frame numbers: the page tables of all sequences, concatenated.
     pub pages: Vec<u32>,
-    /// First entry of each sequence.
+    /// `[sequences]`: index in `pages` of the first entry of each sequence's table.
     pub starts: Vec<u32>,
 }
 
 /// The input of one step.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    /// `[rows]`: token ids; on a device that samples also [`super::DRAWN`] ones.
+    /// `[rows]`: token ids, or references to rows of the last step if the device samples ([`super::FROM_LAST_STEP`]).
     pub tokens: Vec<u32>,
-    /// `[rows]`: absolute positions; the rows of a sequence are adjacent and ascend by one.
+    /// `[rows]`: absolute positions. The rows of a sequence are adjacent, with consecutive positions.
     pub positions: Vec<u32>,
     /// `[rows]`: index of the sequence within the step.
     pub sequences: Vec<u32>,
-    /// Rows whose logits are wanted, ascending.
-    pub wanted: Vec<u32>,
-    /// Page tables, for each layer group.
+    /// Rows whose logits are needed, ascending.
+    pub logits_indices: Vec<u32>,
+    /// One entry for each layer group.
     pub tables: Vec<Tables>,
 }
 
 impl Step {
-    /// Empties it for the next step and keeps the memory.
+    /// Clears all lists and keeps their capacity.
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.positions.clear();
         self.sequences.clear();
-        self.wanted.clear();
+        self.logits_indices.clear();
         for t in &mut self.tables {
             t.pages.clear();
             t.starts.clear();
         }
     }
 
-    /// The rows as attention over the pages of a layer group sees them.
+    /// The rows together with the page tables of one layer group.
     pub fn ragged(&self, group: usize) -> Ragged<'_> {
         let t = &self.tables[group];
         Ragged {
@@ -50,18 +50,18 @@ impl Step {
     }
 }
 
-/// The rows of a step as attention sees them. Row `r` is the token at `positions[r]` of sequence `sequences[r]`; rows
-/// of a sequence are adjacent and their positions ascend by one.
+/// The rows of a step with the page tables of one layer group, as input of attention. Row `r` is the token at
+/// `positions[r]` of sequence `sequences[r]`; the rows of a sequence are adjacent, with consecutive positions.
 #[derive(Clone, Copy, Debug)]
 pub struct Ragged<'a> {
-    /// Whose tables these are, among the step's.
+    /// Index of the layer group.
     pub group: usize,
     /// `[rows]`: absolute position of each token.
     pub positions: &'a [u32],
     /// `[rows]`: index into `table_starts`.
     pub sequences: &'a [u32],
-    /// Page frames of all sequences, one table after the other: the frame of position p is at p / page_tokens.
+    /// Page tables of all sequences, concatenated: entry `p / page_tokens` is the frame of position `p`.
     pub tables: &'a [u32],
-    /// `[sequences]`: first entry of each sequence's table.
+    /// `[sequences]`: index in `tables` of the first entry of each sequence's table.
     pub table_starts: &'a [u32],
 }

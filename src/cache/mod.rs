@@ -7,4 +7,4 @@ pub mod slots;
 
 pub use pages::{Page, PagePool};
 pub use prefix::PrefixTree;
-pub use slots::{Handle, Slots};
+pub use slots::{SequenceHandle, Slots};

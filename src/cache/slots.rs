@@ -5,12 +5,12 @@ use super::bitset::BitSet;
 
 /// Names a value in [`Slots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Handle {
+pub struct SequenceHandle {
     index: u32,
     generation: u32,
 }
 
-impl Handle {
+impl SequenceHandle {
     /// The place, below the capacity; distinct for values that live at the same time.
     pub fn index(self) -> usize {
         self.index as usize
@@ -50,30 +50,30 @@ impl<T> Slots<T> {
     }
 
     /// Puts a value into the lowest free place, or gives it back.
-    pub fn insert(&mut self, value: T) -> Result<Handle, T> {
+    pub fn insert(&mut self, value: T) -> Result<SequenceHandle, T> {
         let Some(index) = self.free.take_first() else { return Err(value) };
         if index >= self.places.len() {
             self.places.resize_with(index + 1, || (0, None));
         }
         let place = &mut self.places[index];
         place.1 = Some(value);
-        Ok(Handle { index: index as u32, generation: place.0 })
+        Ok(SequenceHandle { index: index as u32, generation: place.0 })
     }
 
     /// The value, unless the handle is stale.
-    pub fn get(&self, handle: Handle) -> Option<&T> {
+    pub fn get(&self, handle: SequenceHandle) -> Option<&T> {
         let (generation, value) = self.places.get(handle.index())?;
         value.as_ref().filter(|_| *generation == handle.generation)
     }
 
     /// The value, unless the handle is stale.
-    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut T> {
+    pub fn get_mut(&mut self, handle: SequenceHandle) -> Option<&mut T> {
         let (generation, value) = self.places.get_mut(handle.index())?;
         value.as_mut().filter(|_| *generation == handle.generation)
     }
 
     /// Takes the value out; the handle and its copies are stale from now on.
-    pub fn remove(&mut self, handle: Handle) -> Option<T> {
+    pub fn remove(&mut self, handle: SequenceHandle) -> Option<T> {
         self.get(handle)?;
         let place = &mut self.places[handle.index()];
         place.0 = place.0.wrapping_add(1);
@@ -87,9 +87,9 @@ impl<T> Slots<T> {
     }
 
     /// All values with their handles, by place.
-    pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
+    pub fn iter(&self) -> impl Iterator<Item = (SequenceHandle, &T)> {
         self.places.iter().enumerate().filter_map(|(index, (generation, value))| {
-            Some((Handle { index: index as u32, generation: *generation }, value.as_ref()?))
+            Some((SequenceHandle { index: index as u32, generation: *generation }, value.as_ref()?))
         })
     }
 }

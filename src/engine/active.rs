@@ -1,9 +1,9 @@
-//! A request on the engine thread: its sampling state, its text, its end.
+//! A request on the engine thread: sampling state, text, terminal event.
 
-use super::adjusts::Adjusts;
+use super::adjustments::LogitAdjustments;
 use super::api::{EventKind, FinishReason, RequestOptions, Usage};
 use super::delivery::{Dispatch, Outbox, PerToken, Piece, Produced, with_nul};
-use crate::cache::Handle;
+use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use crate::sampling::{SamplingParams, TokenCounts};
@@ -11,17 +11,19 @@ use crate::text::{StopFilter, TextStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A request as `submit` hands it over: everything checked, all defaults resolved.
+/// A request as `submit` passes it on: validated, with all defaults resolved.
 pub(super) struct NewRequest {
     pub delivery: Arc<Outbox>,
+    /// Token ids; empty while the prompt of a deferred request is being prepared.
     pub prompt: Vec<u32>,
     pub params: SamplingParams,
+    /// Detokenizer; `None` without a tokenizer, when nothing is generated, and after the last text.
     pub stream: Option<TextStream>,
     pub stops: StopFilter,
-    /// Tokens that end the sequence; empty when they are to be ignored.
+    /// End-of-sequence tokens; empty when the request ignores them.
     pub eos_tokens: Vec<u32>,
     pub stop_tokens: Vec<u32>,
-    /// Tokens to generate at most.
+    /// Most tokens to generate.
     pub max_tokens: usize,
     pub prompt_logprobs: bool,
     pub priority: i32,
@@ -30,12 +32,12 @@ pub(super) struct NewRequest {
 }
 
 impl NewRequest {
-    /// When the request must have ended.
+    /// The deadline of a request submitted at `now`; `None` when the options set none.
     pub fn deadline_of(options: &RequestOptions, now: Instant) -> Option<Instant> {
         (options.deadline_ms > 0).then(|| now.checked_add(Duration::from_millis(options.deadline_ms as u64))).flatten()
     }
 
-    /// Sends the terminal event of a request that never ran; its kind, as [`Outbox::finish`] gives it.
+    /// Sends the terminal event of a request that never ran; returns its kind as [`Outbox::finish`] does.
     pub fn finish(&self, end: End, dispatch: &Dispatch) -> Option<EventKind> {
         let usage = Usage {
             prompt_tokens: self.prompt.len() as u32,
@@ -47,31 +49,38 @@ impl NewRequest {
     }
 }
 
-/// A request that the scheduler knows.
+/// A request that has a sequence in the scheduler.
 pub(super) struct Active {
     pub request: NewRequest,
-    pub handle: Handle,
-    /// For the penalties: of a host that samples, or of a device that does.
+    pub handle: SequenceHandle,
+    /// Token counts for penalties. With `on_device` only those of the prompt: `adjustments` counts the output.
     pub counts: TokenCounts,
-    pub adjusts: Adjusts,
+    /// Penalties and biases as the device reads them; empty without `on_device`.
+    pub adjustments: LogitAdjustments,
+    /// Tokens are sampled on the device.
     on_device: bool,
+    /// Tokens generated whose values are known.
     pub generated: usize,
-    /// Tokens sampled by steps that have not been waited for.
+    /// Unknown tokens at the end of the sequence, sampled by steps that are not finished.
     pub ahead: usize,
+    /// Log probabilities of the prompt tokens so far, the first one NaN; empty unless requested.
     pub prompt_logprobs: Vec<f32>,
+    /// When the request had its first row.
     pub admitted: Option<Instant>,
     pub first_token: Option<Instant>,
+    /// Time of the steps that had prefill rows of the request.
     pub prefill: Duration,
-    /// It is counted among the engine's pending requests.
+    /// The request counts in the engine's number of pending requests.
     pub counted: bool,
-    /// Bytes of text so far, dropped ones included.
+    /// Bytes of text produced so far, including text that a cancel dropped.
     text_bytes: u64,
-    /// Reused for each token.
+    /// Text of the current token, before the stop filter; reused.
     text: String,
+    /// Text that the current token releases, after the stop filter; reused.
     filtered: String,
 }
 
-/// One sampled token on its way to the consumer.
+/// One sampled token with what is reported about it.
 pub(super) struct Token<'a> {
     pub id: u32,
     pub logprob: Option<f32>,
@@ -80,13 +89,17 @@ pub(super) struct Token<'a> {
 }
 
 impl Active {
-    /// `on_device`: tokens are sampled there.
-    pub fn new(request: NewRequest, handle: Handle, on_device: bool) -> Result<Active> {
+    /// The state of a request that was just given a sequence. `on_device`: tokens are sampled on the device.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn new(request: NewRequest, handle: SequenceHandle, on_device: bool) -> Result<Active> {
         let mut counts = TokenCounts::new();
         if request.params.uses_counts() {
             counts.add_prompt(&request.prompt)?;
         }
-        let adjusts = if on_device { Adjusts::new(&request.params, &counts)? } else { Adjusts::default() };
+        let adjustments =
+            if on_device { LogitAdjustments::new(&request.params, &counts)? } else { LogitAdjustments::default() };
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
             let bytes = request.prompt.len() as u64 * 4;
@@ -99,7 +112,7 @@ impl Active {
             request,
             handle,
             counts,
-            adjusts,
+            adjustments,
             on_device,
             generated: 0,
             ahead: 0,
@@ -114,7 +127,7 @@ impl Active {
         })
     }
 
-    /// Makes room for all that the request's tokens will need, so that no step has to.
+    /// Reserves the memory that the output of the request will need, so that its steps allocate nothing.
     ///
     /// # Errors
     /// `Memory`.
@@ -123,7 +136,7 @@ impl Active {
         let most = request.max_tokens;
         if request.params.uses_counts() {
             let different = most.min(vocab);
-            if self.on_device { self.adjusts.reserve(different)? } else { self.counts.reserve(different)? }
+            if self.on_device { self.adjustments.reserve(different)? } else { self.counts.reserve(different)? }
         }
         let text_max = if request.stream.is_some() { limits::TOKEN_TEXT_BYTES + request.stops.held_max() } else { 0 };
         let refused = |_| Error::memory("the text of a request", text_max as u64);
@@ -138,17 +151,21 @@ impl Active {
         request.delivery.reserve(most, of)
     }
 
+    /// Tokens and bytes of text produced so far.
     fn produced(&self) -> Produced {
         Produced { tokens: self.generated as u64, bytes: self.text_bytes }
     }
 
-    /// Takes in a sampled token: text, stops, queue. Says why the request ends, if it does, and whether its queue is
-    /// full.
+    /// Processes a sampled token: updates penalties and text, checks the stop conditions, appends to the event queue.
+    /// Returns the finish reason, if the token ends the request, and whether the event queue is full.
+    ///
+    /// # Errors
+    /// `Memory`.
     pub fn accept(&mut self, token: Token, dispatch: &Dispatch) -> Result<(Option<FinishReason>, bool)> {
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         if self.request.params.uses_counts() {
-            if self.on_device { self.adjusts.push(token.id)? } else { self.counts.push(token.id)? }
+            if self.on_device { self.adjustments.push(token.id)? } else { self.counts.push(token.id)? }
         }
         self.text.clear();
         self.filtered.clear();
@@ -182,7 +199,8 @@ impl Active {
         Ok((finish, full))
     }
 
-    /// What the stream and the stop filter still hold becomes certain; after a completed stop nothing does.
+    /// Appends to `filtered` the text that the detokenizer and the stop filter still hold back. After a completed stop
+    /// string there is none.
     fn flush(&mut self) -> Result<()> {
         let Some(mut stream) = self.request.stream.take() else { return Ok(()) };
         self.text.clear();
@@ -193,8 +211,8 @@ impl Active {
         Ok(())
     }
 
-    /// Sends the terminal event; its kind, as [`Outbox::finish`] gives it. `history`: preemptions, and tokens taken from the
-    /// prefix tree.
+    /// Sends the terminal event; returns its kind as [`Outbox::finish`] does. `history`: number of preemptions, and
+    /// prompt tokens found in the prefix cache.
     pub fn finish(&mut self, end: End, history: (u32, usize), dispatch: &Dispatch) -> Option<EventKind> {
         let now = Instant::now();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
@@ -213,7 +231,8 @@ impl Active {
         };
         let prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
         let end = end.parts();
-        // Text held back for a stop that never came belongs to the reader, unless the reader turned away.
+        // Text held back because it might begin a stop string is delivered, unless the caller cancelled or an error
+        // occurred.
         let wanted = matches!(end.1, FinishReason::Length | FinishReason::Deadline | FinishReason::Close);
         self.filtered.clear();
         if wanted && self.request.stream.is_some() && self.flush().is_err() {
@@ -223,7 +242,7 @@ impl Active {
         let mut after = self.produced();
         after.bytes += rest.len() as u64;
         self.request.delivery.finish(dispatch, end, after, |event| {
-            // It may be longer than there is room for, and a NUL may have to follow.
+            // The text may be longer than the room reserved for it, and a NUL may have to follow it.
             if event.text.try_reserve(with_nul(rest)).is_ok() {
                 event.text.push_str(rest);
             } else {
@@ -238,11 +257,11 @@ impl Active {
 
 /// How a request ends.
 pub(super) enum End {
-    /// By itself.
+    /// The request ran to its end.
     Finished(FinishReason),
-    /// From outside.
+    /// Ended by a cancel, a callback, a deadline or the engine's close.
     Cancelled(FinishReason),
-    /// By an error.
+    /// Ended by an error.
     Failed(Error),
 }
 
@@ -256,7 +275,7 @@ impl End {
     }
 }
 
-/// The error every request of an engine gets when its thread panicked.
+/// The error that every request gets after a panic of the engine thread.
 pub(super) fn panicked() -> Error {
     Error::new(
         Status::Internal,

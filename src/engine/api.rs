@@ -1,4 +1,4 @@
-//! The plain types a caller exchanges with the engine: options, prompts, events, usage. No behaviour beyond
+//! The plain types a caller exchanges with the engine: options, prompts, events, usage. They have no behaviour beyond
 //! defaults; [`crate::ffi`] mirrors each one as a C struct.
 
 pub use crate::backend::cpu::Tier as CpuTier;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The first GPU (or that of `device_index`) if the library has a backend for it and it holds the model, else the CPU.
+    /// The first GPU (or that of `device_index`) if the build has a backend for it and its memory holds the model, else
+    /// the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -32,13 +33,13 @@ pub enum Type {
     F32,
     /// bfloat16.
     Bf16,
-    /// 8-bit groups.
+    /// 8-bit integers, quantized in groups.
     Q8,
-    /// 4-bit groups.
+    /// 4-bit integers, quantized in groups.
     Q4,
 }
 
-/// How callbacks are called.
+/// Where callbacks run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
     /// On a dispatch thread of the library.
@@ -65,11 +66,12 @@ pub enum LogLevel {
     Debug = 4,
 }
 
-/// Called by `open` on the opener's thread with bytes done and in all; `false` aborts.
+/// Called by `open` on the calling thread with the bytes done and the total; `false` aborts.
 pub type ProgressFn = Box<dyn FnMut(u64, u64) -> bool + Send>;
 /// Receives log lines from any engine thread.
 pub type LogFn = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
-/// Called from an engine thread, without any lock, when there is something to poll: once until the next poll begins.
+/// Called from a thread of the library, with no lock held, when there is something to poll: once until the next poll
+/// begins.
 pub type WakeFn = Arc<dyn Fn() + Send + Sync>;
 
 /// Options of [`super::Engine::open`]. `0` means automatic everywhere.
@@ -79,113 +81,116 @@ pub struct EngineOptions {
     pub no_mmap: bool,
     /// Open tokenizer and template only, no weights.
     pub text_only: bool,
-    /// Write every KV page while the engine opens, so that memory that cannot be had shows there, as an error, and not later
-    /// as the end of the process. On a GPU it is there once it is reserved.
+    /// Write every KV page while the engine opens, so that a lack of memory is an error of open, instead of ending the
+    /// process later. Has no effect on a GPU, where reserved memory is always backed.
     pub touch_kv: bool,
-    /// Device.
+    /// Device that runs the model.
     pub device: Device,
     /// Index of the device among those of its kind.
     pub device_index: i32,
-    /// On a GPU let a token depend on what else is in its step, so that faster products may be used (cuBLASLt where it is
-    /// installed). The CPU's never do.
+    /// On a GPU, let a token's result depend on the other rows of its step, which allows faster matrix products
+    /// (cuBLASLt where it is installed). On the CPU it never does.
     pub relax_invariance: bool,
-    /// On a GPU give way to its other work, such as a game's rendering.
+    /// On a GPU, run at a lower priority than other work, such as a game's rendering.
     pub gpu_low_priority: bool,
-    /// Sleep while the GPU works, instead of watching for its end: slower by some microseconds a step, with a core free.
+    /// Block instead of spinning while waiting for the GPU: some microseconds slower per step, but it leaves a CPU core
+    /// free.
     pub gpu_blocking_wait: bool,
     /// Instruction set of the CPU kernels.
     pub cpu_tier: CpuTier,
     /// Precision of activations; [`Type::F32`] is the reference mode.
     pub compute: Type,
-    /// Weight format: automatic keeps weights as stored, [`Type::Q8`] and [`Type::Q4`] quantize the matrices of products while
-    /// the engine opens. Of the 4-bit format the output matrix has 8 bits; embedding, norms, biases and the router of experts
-    /// stay as stored. Products with quantized weights take 8-bit inputs, whatever `compute` says.
+    /// Weight format. Automatic keeps weights as stored; [`Type::Q8`] and [`Type::Q4`] quantize the matrices while the
+    /// engine opens. With [`Type::Q4`] the output matrix uses 8 bits. Embedding, norms, biases and the router of
+    /// experts stay as stored. Products with quantized weights use 8-bit inputs, whatever `compute` says.
     pub weights: Type,
-    /// A folder where quantized weights are kept in a file, made if need be: the next open of the same model maps them and makes
-    /// none. They are then memory that processes share, though [`super::Engine::plan`] goes on counting them as the engine's
-    /// own. One folder serves any number of models; who may write there decides what the models say. A file that cannot be read
-    /// or written costs a log line, not the engine.
+    /// A folder, created if necessary, that keeps quantized weights in a file: the next open of the same model maps
+    /// that file instead of quantizing. Processes share mapped weights, though [`super::Engine::plan`] counts them as
+    /// the engine's own memory. One folder serves any number of models. Whoever can write to it controls the weights. A
+    /// file that cannot be read or written causes a log line, not an error.
     pub weights_cache: Option<PathBuf>,
-    /// Element type of KV pages; automatic follows `compute`. [`Type::Q8`]: 8-bit integers with one f32 factor for each
-    /// token and head, of keys and of values.
+    /// Element type of KV pages; automatic follows `compute`. [`Type::Q8`]: 8-bit integers, with one f32 factor for
+    /// each key and each value of a token and head.
     pub kv: Type,
-    /// How callbacks are called.
+    /// Where callbacks run.
     pub delivery: Delivery,
     /// Verbosity of `log`.
     pub log_level: LogLevel,
-    /// Operating-system priority of the engine's threads: negative is lower than that of the opener's, 0 the same.
+    /// Operating-system priority of the engine's threads, relative to the opening thread: negative is lower, 0 the
+    /// same.
     pub thread_priority: i32,
     /// Threads that compute, the scheduler's included; 0 = physical cores.
     pub threads: u32,
-    /// Sequences running at once.
+    /// Most sequences that run at once.
     pub max_running: u32,
-    /// Requests waiting for a slot.
+    /// Most requests that wait for a slot.
     pub max_waiting: u32,
-    /// Context length in tokens; 0 = the model's, within the memory budget.
+    /// Most tokens of a sequence; 0 = the model's context length, reduced to what the memory for KV pages holds.
     pub context_length: u32,
-    /// Tokens of a KV page.
+    /// Tokens per KV page.
     pub page_tokens: u32,
-    /// Tokens of one step.
+    /// Most tokens computed in one step.
     pub step_tokens: u32,
-    /// Engine work at most, in microseconds of every `duty_interval_us`; see [`super::Engine::set_duty`]. Both 0 = no limit.
+    /// Most working time of the engine, in microseconds of every `duty_interval_us`; see [`super::Engine::set_duty`].
+    /// Both 0 = no limit.
     pub duty_work_us: u32,
     /// The interval of `duty_work_us`, in microseconds.
     pub duty_interval_us: u32,
-    /// Bytes that weights, KV pages and workspace may take together, on a GPU of its memory; see [`super::Engine::plan`], whose
-    /// `fits` also says whether there is as much: opening with a budget beyond that is a warning in the log. 0 = no bound but
-    /// that of the KV pages: the smaller of slots × context and a quarter of free memory.
+    /// Most bytes that weights, KV pages and workspace may take together, on a GPU of its memory. See
+    /// [`super::Engine::plan`], whose `fits` also says whether that much is free; if not, open logs a warning. 0 = no
+    /// budget: the KV pages take the smaller of slots × context and a quarter of the free memory.
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
-    /// Who may be in a step together; for measurements.
+    /// Which rows may share a step; for measurements.
     pub policy: Policy,
-    /// Load progress.
+    /// Called with the progress of loading.
     pub progress: Option<ProgressFn>,
-    /// Log lines.
+    /// Called with log lines.
     pub log: Option<LogFn>,
-    /// With [`Delivery::Poll`]: there is something to poll.
+    /// With [`Delivery::Poll`]: called when there is something to poll.
     pub wake: Option<WakeFn>,
-    /// Watches every step. For measurements in Rust; the C API has no such option.
+    /// Called after every step. For measurements in Rust; the C API has no such option.
     pub trace: Option<super::Trace>,
 }
 
 /// A piece of a raw prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PromptPart {
-    /// Text; `special` lets the names of special tokens in it become those tokens.
+    /// Text that is tokenized.
     Text {
         /// The text.
         text: String,
-        /// Parse special tokens in it.
+        /// Names of special tokens in the text become those tokens.
         special: bool,
     },
     /// Token ids.
     Tokens(Vec<u32>),
 }
 
-/// How a message of a chat is taken.
+/// Flags of a chat message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MessageFlags {
-    /// Names of special tokens in its content become those tokens. Those of an assistant's message always do.
+    /// Names of special tokens in the content become those tokens. In an assistant message they always do.
     pub special: bool,
-    /// The message, the last one and an assistant's, is the start of the answer: the model goes on where it ends.
+    /// The answer continues this message, which must be the last one and an assistant message.
     pub continued: bool,
 }
 
-/// What is asked of the model. Either raw parts, or messages for the chat template; not both.
+/// The input of a request: either raw parts, or messages for the chat template, not both.
 #[derive(Clone, Debug, Default)]
 pub struct Prompt {
     /// Raw parts, in order.
     pub parts: Vec<PromptPart>,
     /// Chat messages: JSON objects with at least `role`, and `content`.
     pub messages: Vec<serde_json::Value>,
-    /// How they are taken, by their index; a message beyond its end has no flag.
+    /// Flags of the messages, by index; messages beyond its end have no flags.
     pub message_flags: Vec<MessageFlags>,
     /// The `tools` variable of the chat template, a JSON array.
     pub tools: Option<serde_json::Value>,
     /// Further variables of the chat template, a JSON object.
     pub variables: serde_json::Map<String, serde_json::Value>,
-    /// Stop strings. One that is the name of a special token is that token, too.
+    /// Stop strings. One that is the name of a special token also stops at that token.
     pub stops: Vec<String>,
     /// Stop token ids.
     pub stop_tokens: Vec<u32>,
@@ -196,12 +201,12 @@ pub struct Prompt {
 /// Flags of [`super::Engine::render`] and [`super::Engine::tokenize`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TextOptions {
-    /// `tokenize`: treat every text part as if special tokens may be parsed; `detokenize`: keep special tokens.
+    /// `tokenize`: names of special tokens in any text part become those tokens; `detokenize`: keep special tokens.
     pub special: bool,
-    /// `render`/`tokenize` of messages: do not open the assistant's turn.
+    /// `render`/`tokenize` of messages: do not add the prompt that begins the assistant's turn.
     pub no_generation_prompt: bool,
-    /// `render`/`tokenize` of messages: the template gets them as they are given, and no form of content or arguments that it
-    /// would rather have.
+    /// `render`/`tokenize` of messages: pass them to the template unchanged, without converting content or arguments to
+    /// the form that the template expects.
     pub exact: bool,
 }
 
@@ -210,36 +215,37 @@ pub struct TextOptions {
 pub struct RequestOptions {
     /// Echoed in every event.
     pub tag: u64,
-    /// Template and tokenizer run on a thread of the engine; their errors become a failed terminal event.
+    /// Run template and tokenizer on a thread of the engine; their errors become a failed terminal event.
     pub defer: bool,
-    /// Seed of the request's random stream; `None` draws one and reports it in the usage.
+    /// Seed of the request's random stream; `None` = a random one, which is reported in [`Usage::seed`].
     pub seed: Option<u64>,
     /// Do not stop at the end-of-sequence tokens.
     pub ignore_eos: bool,
-    /// Special tokens have their names in the text, but for one that ends the answer.
+    /// Include special tokens in the text by their names, except for the one that ends the answer.
     pub special: bool,
-    /// The prompt ends in the middle of a text that the answer goes on with: its first token keeps the space that decoders
-    /// drop at the beginning of a text. So it is for a message that is continued, without being asked for.
+    /// The answer continues the text of the prompt: its first token keeps the leading space that detokenizers drop at
+    /// the beginning of a text. Always on for a continued message ([`MessageFlags::continued`]).
     pub mid_text: bool,
     /// Report the log probability of every prompt token.
     pub prompt_logprobs: bool,
-    /// Most tokens to generate; default: what the context leaves.
+    /// Most tokens to generate; default: as many as the context has room for.
     pub max_tokens: Option<u32>,
-    /// Draw among the k most probable tokens only; 0 = all.
+    /// Sample among the k most probable tokens only; 0 = all.
     pub top_k: Option<u32>,
-    /// Higher is served first.
+    /// Requests of higher priority are admitted first.
     pub priority: i32,
-    /// `Some(0)`: log probability of each generated token; `Some(k)`: also the k best.
+    /// `Some(0)`: report the log probability of each generated token; `Some(k)`: also those of the k most probable
+    /// tokens.
     pub logprobs: Option<u32>,
-    /// Give up after this time; 0 = never.
+    /// Milliseconds from submit after which the request ends; 0 = no deadline.
     pub deadline_ms: u32,
     /// Tokens the event queue holds before the request is paused; 0 = default.
     pub queue_tokens: u32,
-    /// 0 = greedy.
+    /// Divides the logits; 0 = greedy.
     pub temperature: Option<f32>,
-    /// Draw from the smallest set of tokens whose probability reaches this.
+    /// Sample from the smallest set of most probable tokens whose total probability reaches this.
     pub top_p: Option<f32>,
-    /// Draw from tokens at least this fraction as probable as the best.
+    /// Sample from tokens at least this fraction as probable as the most probable one.
     pub min_p: Option<f32>,
     /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 = none.
     pub repetition_penalty: Option<f32>,
@@ -253,14 +259,14 @@ pub struct RequestOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(i32)]
 pub enum FinishReason {
-    /// It has not.
+    /// It has not ended.
     #[default]
     None = 0,
-    /// The model ended the sequence.
+    /// An end-of-sequence token was generated.
     Eos = 1,
-    /// A stop string or stop token.
+    /// A stop string or stop token was generated.
     Stop = 2,
-    /// `max_tokens`, or the context is full.
+    /// `max_tokens` was reached, or the context is full.
     Length = 3,
     /// Cancelled by the caller.
     Cancel = 4,
@@ -282,38 +288,39 @@ pub enum EventKind {
     Delta = 1,
     /// Terminal: the request ran to its end.
     Finished = 2,
-    /// Terminal: stopped from outside.
+    /// Terminal: ended by a cancel, a callback, a deadline or the engine's close.
     Cancelled = 3,
     /// Terminal: failed.
     Failed = 4,
 }
 
-/// Counts and times of a finished request. Times in microseconds since submit, or durations.
+/// Counts and times of a request that has ended. Times are in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Of these, tokens taken from the prefix cache.
     pub cached_tokens: u32,
-    /// Tokens generated, those that completed a stop included.
+    /// Tokens generated, including those that ended the request.
     pub generated_tokens: u32,
     /// Times the request was preempted.
     pub preemptions: u32,
     /// Seed of the random stream.
     pub seed: u64,
-    /// Submit to admission.
+    /// From submit to the first step.
     pub queue_us: u64,
-    /// Submit to first token.
+    /// From submit to the first token.
     pub first_token_us: u64,
-    /// Time in steps that computed the prompt.
+    /// Duration of the steps that computed the prompt.
     pub prefill_us: u64,
-    /// First token to last.
+    /// From the first token to the end.
     pub decode_us: u64,
-    /// Submit to terminal event.
+    /// From submit to the end.
     pub total_us: u64,
 }
 
-/// What a request produced since the last event. Text may release the characters of several tokens, or none.
+/// What a request produced since its last event. The text can be that of more or fewer tokens than `tokens`: text that
+/// may belong to a stop string or an incomplete character is held back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// Kind.
@@ -324,17 +331,17 @@ pub struct Event {
     pub request_id: u64,
     /// The request's tag.
     pub tag: u64,
-    /// Text that became certain; whole UTF-8.
+    /// New text, of whole UTF-8 characters.
     pub text: String,
-    /// Tokens generated.
+    /// New tokens.
     pub tokens: Vec<u32>,
-    /// Log probability of each token; empty when not asked for.
+    /// Log probability of each token; empty unless requested.
     pub logprobs: Vec<f32>,
-    /// Alternatives reported for each token.
+    /// Number of most probable tokens reported for each token.
     pub top_count: u32,
     /// `[tokens.len()][top_count]` ids, best first.
     pub top_tokens: Vec<u32>,
-    /// `[tokens.len()][top_count]` log probabilities.
+    /// `[tokens.len()][top_count]` log probabilities of `top_tokens`.
     pub top_logprobs: Vec<f32>,
     /// Terminal only: log probability of each prompt token; the first is NaN.
     pub prompt_logprobs: Vec<f32>,
@@ -342,20 +349,20 @@ pub struct Event {
     pub usage: Option<Usage>,
     /// Failed only.
     pub error: Option<Error>,
-    /// Tokens of the request's output before the first of these; of an event without tokens, all so far. A gap between one event's
-    /// end and the next one's beginning is what was dropped by a cancel.
+    /// Number of output tokens of the request before the first of `tokens`; in an event without tokens, all so far. If
+    /// it is greater than where the previous event ended, a cancel dropped the tokens in between.
     pub first_token: u64,
-    /// Bytes of the request's text before this, likewise.
+    /// Bytes of the request's text before `text`, likewise.
     pub first_byte: u64,
-    /// Of an event from [`super::Engine::next`]: keeps the request's next one back.
+    /// For an event from [`super::Engine::next`]: withholds the request's next event.
     pub(super) hold: super::Hold,
-    /// Whether a NUL follows the text in its memory.
+    /// Whether a NUL byte follows the text in its buffer.
     pub(super) nul: super::Nul,
 }
 
 impl Event {
-    /// Lets the request's next event come although this one is kept; dropping it does so too. Only events from
-    /// [`super::Engine::next`] keep any back; a clone does not.
+    /// Makes the request's next event available although this one is kept; dropping the event does so, too. Only events
+    /// from [`super::Engine::next`] withhold the next one; their clones do not.
     pub fn release(&mut self) {
         self.hold = super::Hold::default();
     }
@@ -371,7 +378,7 @@ impl Event {
 pub struct Info {
     /// `model_type` of the config.
     pub model_type: String,
-    /// Name of the device, for people.
+    /// Human-readable name of the device.
     pub device_name: String,
     /// Device that runs the model.
     pub device: Device,
@@ -381,10 +388,10 @@ pub struct Info {
     pub threads: u32,
     /// Precision of computation.
     pub compute: Type,
-    /// How the matrices of the layers are stored: quantized, or the element type of most bytes of the weights; `None` of an
-    /// engine for text only.
+    /// Encoding of the layers' matrices: the quantized format, or the element type that most bytes of the weights have;
+    /// `None` for an engine opened for text only.
     pub weights: Option<Encoding>,
-    /// Element type of the KV pages, i8 for [`Type::Q8`]; `None` of an engine for text only.
+    /// Element type of the KV pages, i8 for [`Type::Q8`]; `None` for an engine opened for text only.
     pub kv: Option<DType>,
     /// Vocabulary size of the model, padding included.
     pub vocab_size: u32,
@@ -398,8 +405,8 @@ pub struct Info {
     pub layers: u32,
     /// Beginning-of-sequence token, if the tokenizer or config names one.
     pub bos_token: Option<u32>,
-    /// First end-of-sequence token: of `generation_config.json`, else of `config.json`, else the tokenizer's. All of them end an
-    /// answer.
+    /// First end-of-sequence token: of `generation_config.json`, else of `config.json`, else of the tokenizer. There
+    /// may be more, each of which ends an answer.
     pub eos_token: Option<u32>,
     /// Whether the folder has a chat template.
     pub has_chat_template: bool,
@@ -434,7 +441,7 @@ pub struct Stats {
 }
 
 impl EngineOptions {
-    /// These options without the functions among them, which are for one thread at a time.
+    /// A copy without the callbacks, which cannot be shared between threads.
     pub(super) fn numbers(&self) -> EngineOptions {
         EngineOptions {
             no_mmap: self.no_mmap,

@@ -1,20 +1,20 @@
-//! Tokens that begin a sequence. The tokenizer puts them before raw text; a text that begins with them already, as a
-//! rendered chat does, gets none a second time. A prompt that has two all the same (token ids may say anything) is told in
-//! the log.
+//! Tokens that begin a sequence (BOS). The tokenizer puts them before raw text, but not a second time before text that
+//! already begins with them, as a rendered chat does. A prompt that still begins with two of them (its token ids are
+//! not checked) gets a warning in the log.
 
 use super::api::LogLevel;
 use super::{Shared, prompt::TextKit};
 use crate::text::Tokenizer;
 
-/// Text of which a tokenizer makes at least a token.
+/// Short texts of which every tokenizer makes at least one token from at least one.
 const PROBES: [&str; 3] = ["a", "0", "."];
 
-/// What a tokenizer puts before a text.
+/// The tokens that a tokenizer puts before a text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct BeginTokens(Vec<u32>);
 
 impl BeginTokens {
-    /// Those of a tokenizer.
+    /// Finds them by encoding a probe with and without special tokens.
     pub fn of(tokenizer: &Tokenizer) -> BeginTokens {
         let before = PROBES.iter().find_map(|probe| {
             let own = tokenizer.encode(probe, false, false).ok().filter(|own| !own.is_empty())?;
@@ -25,17 +25,17 @@ impl BeginTokens {
         BeginTokens(before.unwrap_or_default())
     }
 
-    /// The first two.
+    /// The first two of them, if there are at least two.
     fn pair(&self) -> Option<&[u32]> {
         self.0.get(..2)
     }
 
-    /// The first one.
+    /// The first of them.
     pub fn first(&self) -> Option<u32> {
         self.0.first().copied()
     }
 
-    /// Of the tokens of a text with these before it, removes what the text itself begins with.
+    /// `ids` are these tokens followed by those of a text. Removes from these what the text itself begins with.
     pub fn put_once(&self, ids: &mut Vec<u32>) {
         let Some(own) = ids.strip_prefix(self.0.as_slice()) else { return };
         let doubled = |n: &usize| self.0.get(*n..).is_some_and(|end| own.starts_with(end));
@@ -48,12 +48,12 @@ impl BeginTokens {
 }
 
 impl Shared {
-    /// Tells of a prompt that begins twice.
+    /// Logs a warning if a prompt begins with two begin tokens.
     pub fn warn_of_two_begins(&self, text: &TextKit, ids: &[u32]) {
         if let [first, second, ..] = ids
             && text.begins.contains(first)
             && text.begins.contains(second)
-            // Two that the tokenizer itself puts there are meant so.
+            // Not if the tokenizer itself puts two there.
             && text.before.pair().is_none_or(|own| !ids.starts_with(own))
         {
             self.log(LogLevel::Warn, || {
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(once(&[1, 2, 9, 1]), [1, 2, 9, 1]);
         assert_eq!(once(&[1, 2]), [1, 2]);
         assert_eq!(once(&[1, 2, 1, 2, 9]), [1, 2, 9]);
-        // A part of them: the end of what comes before, or a beginning of the text's own.
+        // Partial overlaps: the text begins with the end of these tokens, or only with the first of them.
         assert_eq!(once(&[1, 2, 2, 9]), [1, 2, 9]);
         assert_eq!(once(&[1, 2, 1, 9]), [1, 9]);
         assert_eq!(once(&[9, 1, 2]), [9, 1, 2]);

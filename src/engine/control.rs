@@ -1,13 +1,15 @@
-//! Pause, duty limit and cache of a running engine: what hosts may ask of it at any time, and how the engine thread
-//! obeys.
+//! Pause, duty limit and cache control of a running engine: the calls of the host, and how the engine thread follows
+//! them.
 //!
-//! The wishes lie in the mailbox ([`Control`], under its lock). The engine thread looks at them between two steps
-//! ([`Core::take_commands`]) and between two layers of a step ([`Core::forward`]), and sleeps where they forbid it to go on.
+//! The host sets [`Control`], in the mailbox and under its lock. The engine thread reads it between two steps
+//! ([`Core::take_commands`]) and, on a backend that does not sample, between two layers of a step ([`Core::forward`]).
+//! It sleeps while it may not work.
 //!
-//! A step that is held between layers is not lost: it goes on when it may. Meanwhile requests come, are cancelled and
-//! meet their deadlines as between steps, which leaves the step's rows alone. What is for two steps only waits for the
-//! step's end; on a paused engine, where that may be far, the step is given up instead, as it is when nobody wants any of its
-//! rows any more. A step that was given up left no trace: its rows are planned again and compute the same (law 1).
+//! A step that is held between two layers continues when work is allowed again. Meanwhile submits, cancels and
+//! deadlines are handled, which leave the rows of the step as they are; other commands wait for the end of the step.
+//! The step is abandoned when none of its rows belongs to a live request or pin any more, or when such a command waits
+//! on a paused engine, whose pause may be long. An abandoned step leaves no trace: its rows are planned again and
+//! compute the same (law 1).
 
 use super::active::End;
 use super::api::FinishReason;
@@ -19,12 +21,14 @@ use super::{Command, Engine, refuse_blocking};
 use crate::error::Result;
 use std::time::{Duration, Instant};
 
-/// What hosts wish of the engine thread, and how far it is with that.
+/// Pause and duty limit that the host has set, and whether the engine thread has paused.
 #[derive(Debug, Default)]
 pub(super) struct Control {
+    /// The host has requested a pause.
     pause: bool,
     /// The engine thread has seen `pause`: no step is running and none begins.
     at_rest: bool,
+    /// The duty limit; `None` = no limit.
     duty: Option<Duty>,
 }
 
@@ -35,15 +39,16 @@ impl Control {
     }
 }
 
-/// The engine thread's side: what it knows of the wishes, and the time it worked.
+/// The engine thread's copy of pause and duty limit, and its account of working time.
 pub(super) struct Meter {
     bucket: Bucket,
+    /// [`Control`]'s `pause`, as last read.
     paused: bool,
-    /// When work may go on, under the duty limit.
+    /// When the duty limit allows work again; `None` = now.
     ready_at: Option<Instant>,
-    /// Since when it works.
+    /// Start of the working time being measured; `None` while the engine thread is not working.
     since: Option<Instant>,
-    /// Rest within this step.
+    /// Time that the current step has spent resting between layers.
     rested: Duration,
 }
 
@@ -53,7 +58,7 @@ impl Meter {
         Meter { bucket: Bucket::new(None, now), paused: false, ready_at: None, since: None, rested: Duration::ZERO }
     }
 
-    /// Whether no work may be done now, as of the last look at the wishes.
+    /// Whether a pause or the duty limit forbids work, as of the last [`Core::look`].
     pub fn held(&self) -> bool {
         self.paused || self.ready_at.is_some()
     }
@@ -63,7 +68,7 @@ impl Meter {
         self.bucket.limited()
     }
 
-    /// Time the current step has spent resting.
+    /// Time that the current step has spent resting between layers.
     pub fn rested(&self) -> Duration {
         self.rested
     }
@@ -80,13 +85,13 @@ impl Meter {
 }
 
 impl Engine {
-    /// Keeps the engine from working until [`Engine::resume`]. True: no step is running and none will begin. False: the
-    /// running layer was not over within `timeout` (`None` waits forever), or another thread resumed the engine; the
-    /// pause stays requested in the first case. Requests are accepted, cancelled and meet their deadlines
-    /// as always. Idempotent.
+    /// Stops the engine from working until [`Engine::resume`]. Returns true when no step is running and none will
+    /// begin. Returns false when the running layer (on a GPU, the running step) did not end within `timeout` (`None` =
+    /// no timeout), in which case the pause stays requested, or when another thread resumed the engine. Requests are
+    /// accepted and cancelled and meet their deadlines as always. Idempotent.
     ///
     /// # Errors
-    /// `Closed`, `Reentrant` when it would block inside a callback.
+    /// `Closed`; `Reentrant` when it would block inside a callback.
     pub fn pause(&self, timeout: Option<Duration>) -> Result<bool> {
         refuse_blocking(timeout, "pause")?;
         self.open_or_closed()?;
@@ -112,26 +117,27 @@ impl Engine {
         }
     }
 
-    /// Ends a pause; fine when there is none.
+    /// Ends a pause; does nothing when there is none.
     ///
     /// # Errors
     /// `Closed`.
     pub fn resume(&self) -> Result<()> {
-        self.wish(|control| (control.pause, control.at_rest) = (false, false))?;
+        self.control(|control| (control.pause, control.at_rest) = (false, false))?;
         self.shared.rested.notify_all();
         Ok(())
     }
 
-    /// Limits the engine to `work_us` microseconds of work in every `interval_us`; 0 and 0 is no limit. Work is the time
-    /// steps take, and copying the pages of saved and restored prefixes. The engine rests between two layers, on a GPU between two
-    /// steps, so it works longer by at most the layer or step that exceeds the limit, and pays for that afterwards. After idling it may work `work_us` at once, so that two intervals that
-    /// touch can have up to twice `work_us`. Takes effect at once, also in a step.
+    /// Limits the engine to `work_us` microseconds of work in every `interval_us`; 0 and 0 is no limit. Work is the
+    /// time of steps and of copying pages when prefixes are saved or restored. The engine rests between two layers, on
+    /// a GPU between two steps, so it may exceed the limit by at most one layer or step, and rests longer afterwards.
+    /// After being idle it may work `work_us` at once, so that two adjacent intervals can have up to twice `work_us`.
+    /// Takes effect at once, also within a step.
     ///
     /// # Errors
     /// `Argument` with both numbers when `work_us` exceeds `interval_us` or is 0 alone; `Closed`.
     pub fn set_duty(&self, work_us: u32, interval_us: u32) -> Result<()> {
         let duty = Duty::new(work_us, interval_us)?;
-        self.wish(|control| control.duty = duty)
+        self.control(|control| control.duty = duty)
     }
 
     /// Drops all cached pages that no request uses and no prefix pins, before the next step.
@@ -145,12 +151,16 @@ impl Engine {
         self.shared.send(Command::ClearCache)
     }
 
-    fn wish(&self, wish: impl FnOnce(&mut Control)) -> Result<()> {
+    /// Changes the control state and wakes the engine thread.
+    ///
+    /// # Errors
+    /// `Closed`.
+    fn control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
         let mut mailbox = lock(&self.shared.mailbox);
         if mailbox.closed {
             return Err(closed());
         }
-        wish(&mut mailbox.control);
+        change(&mut mailbox.control);
         drop(mailbox);
         self.shared.mail.notify_one();
         Ok(())
@@ -158,8 +168,8 @@ impl Engine {
 }
 
 impl Core {
-    /// Takes in what has arrived. While there is nothing to do (`idle`) or no work may be done, sleeps until something
-    /// arrives or a time comes.
+    /// Moves commands from the mailbox to the inbox. While there is nothing to do (`idle`) or work is not allowed,
+    /// sleeps until a command arrives, a deadline passes or the duty limit allows work.
     pub fn take_commands(&mut self, idle: bool) {
         #[cfg(debug_assertions)]
         if idle && self.dead.is_none() {
@@ -170,21 +180,20 @@ impl Core {
         loop {
             let held = self.look(&mut mailbox);
             let may_copy = !self.copies.is_empty() && self.meter.ready_at.is_none();
-            // A step that was submitted is waited for first.
+            // With a step in flight there is no sleep: the step is finished first.
             if !(idle || held)
-                || self.flight.is_some()
+                || self.in_flight.is_some()
                 || may_copy
                 || !mailbox.commands.is_empty()
                 || !self.inbox.is_empty()
             {
                 break;
             }
-            // Nobody waits for an engine without requests, pins and copies to be allowed to work.
-            let work =
-                !self.active.is_empty() || self.machine.scheduler.pins_computing() > 0 || !self.copies.is_empty();
+            // Without requests, pins and copies there is no need to wake up when the duty limit allows work again.
+            let work = !self.active.is_empty() || self.runner.scheduler.pins_computing() > 0 || !self.copies.is_empty();
             let ready = if work { self.meter.ready_at } else { None };
             let wake_at = self.next_time().into_iter().chain(ready).min();
-            self.machine.backend.rest();
+            self.runner.backend.rest();
             let (again, in_time) = wait_until(&shared.mail, mailbox, wake_at);
             mailbox = again;
             if !in_time {
@@ -195,7 +204,8 @@ impl Core {
         self.take_mail(&mut mailbox);
     }
 
-    /// Takes the commands over without needing memory: what there is none for stays in the mailbox for the next time.
+    /// Moves commands from the mailbox to the inbox, also when memory is out: those that the inbox cannot grow for stay
+    /// in the mailbox until the next call.
     fn take_mail(&mut self, mailbox: &mut Mailbox) {
         if self.inbox.is_empty() {
             std::mem::swap(&mut self.inbox, &mut mailbox.commands);
@@ -207,22 +217,22 @@ impl Core {
         self.shared.note_taken(mailbox);
     }
 
-    /// Runs the planned step through the model, layer by layer. False when it was given up.
+    /// Runs the planned step through the model, layer by layer. False when the step was abandoned.
     pub fn forward(&mut self) -> bool {
-        let machine = &mut self.machine;
-        machine.model.begin(&mut *machine.backend, &machine.step);
-        for layer in 0..self.machine.model.layers() {
-            if !self.breathe() {
+        let runner = &mut self.runner;
+        runner.model.begin(&mut *runner.backend, &runner.step);
+        for layer in 0..self.runner.model.layers() {
+            if !self.yield_point() {
                 return false;
             }
-            let machine = &mut self.machine;
-            machine.model.layer(&mut *machine.backend, &machine.step, layer);
+            let runner = &mut self.runner;
+            runner.model.layer(&mut *runner.backend, &runner.step, layer);
         }
         true
     }
 
-    /// Runs `work` on the clock of the duty limit. Finding that there is nothing to do is free: it would cost a host with a
-    /// small limit its next interval.
+    /// Runs `work` and charges its time to the duty limit. A call that returns false did nothing and is not charged:
+    /// under a small limit even its short time could delay the next step by an interval.
     pub fn metered(&mut self, work: impl FnOnce(&mut Core) -> bool) -> bool {
         self.meter.rested = Duration::ZERO;
         self.meter.start(Instant::now());
@@ -235,8 +245,8 @@ impl Core {
         worked
     }
 
-    /// Copies the pages that callers wait for, as far as the duty limit allows. A pause is no reason to let them wait: nothing
-    /// is computed. An engine that takes nothing any more refuses them at once.
+    /// Runs the queued page copies as far as the duty limit allows. A pause does not hold them, since they compute
+    /// nothing. A dead or closing engine refuses all of them at once.
     pub fn copy_pages(&mut self) {
         while !self.copies.is_empty() {
             if self.dead.is_none() && self.closing.is_none() {
@@ -246,21 +256,22 @@ impl Core {
                 }
             }
             self.metered(|core| {
-                core.copies.pop_front().into_iter().for_each(|copy| core.obey_prefix(copy));
+                core.copies.pop_front().into_iter().for_each(|copy| core.handle_prefix(copy));
                 true
             });
         }
     }
 
-    /// Cuts off what still runs, when the engine is closing and the grace is over or could not help.
+    /// On a closing engine: cancels all requests when the grace period is over, or at once when the engine is paused.
     pub fn cut_off(&mut self) {
         if self.closing.is_some_and(|cut| self.meter.paused || Instant::now() >= cut) {
             self.end_all(|| End::Cancelled(FinishReason::Close));
         }
     }
 
-    /// Between two layers: rests as long as work is forbidden. False when the step is to be given up.
-    fn breathe(&mut self) -> bool {
+    /// Called before each layer: sleeps while work is not allowed and handles commands meanwhile. False when the step
+    /// is to be abandoned.
+    fn yield_point(&mut self) -> bool {
         let begin = Instant::now();
         self.meter.stop(begin);
         let shared = self.shared.clone();
@@ -272,7 +283,7 @@ impl Core {
             let mut mailbox = lock(&shared.mailbox);
             if self.look(&mut mailbox) && mailbox.commands.is_empty() {
                 let wake_at = self.next_time().into_iter().chain(self.meter.ready_at).min();
-                self.machine.backend.rest();
+                self.runner.backend.rest();
                 (mailbox, _) = wait_until(&shared.mail, mailbox, wake_at);
             }
             self.take_mail(&mut mailbox);
@@ -283,19 +294,19 @@ impl Core {
         true
     }
 
-    /// Obeys what leaves the rows of a step alone; the rest waits in the inbox, in its order. Who reads the statistics
-    /// meanwhile sees the step under way.
+    /// Handles the commands in the inbox that leave the step's rows as they are; the others stay there, in order. Also
+    /// ends requests at their deadline or at the engine's close, and publishes the statistics.
     fn obey_within_step(&mut self) {
         for _ in 0..self.inbox.len() {
             let Some(command) = self.inbox.pop_front() else { break };
             match command {
                 Command::Submit(_)
                 | Command::Defer(_)
-                | Command::Prepared(..)
+                | Command::PromptReady(..)
                 | Command::Cancel(..)
                 | Command::CancelAll
                 | Command::Resume(_)
-                | Command::Close(_) => self.obey(command),
+                | Command::Close(_) => self.handle(command),
                 later => self.inbox.push_back(later),
             }
         }
@@ -304,37 +315,40 @@ impl Core {
         self.publish();
     }
 
-    /// Whether a step that is held should be run to its end.
+    /// Whether a held step is to be completed: some row belongs to a live request or pin, and on a paused engine no
+    /// command waits for the end of the step.
     fn is_step_wanted(&mut self) -> bool {
         let waited_for = self.meter.paused && !self.inbox.is_empty();
-        let (active, scheduler, rows) = (&mut self.active, &self.machine.scheduler, &self.machine.plan.rows);
+        let (active, scheduler, rows) = (&mut self.active, &self.runner.scheduler, &self.runner.plan.rows);
         let pins = |sequence| scheduler.get(sequence).is_some_and(|s| s.pin.is_some() && !s.finished);
         !waited_for && rows.iter().any(|row| active.get_mut(row.sequence).is_some() || pins(row.sequence))
     }
 
-    /// Takes over the wishes; true when no work may be done now. Tells who waits for a pause.
+    /// Reads pause and duty limit from the mailbox; true when work is not allowed now. Confirms a pause to its callers
+    /// once no step is in flight.
     fn look(&mut self, mailbox: &mut Mailbox) -> bool {
         let (control, now) = (&mut mailbox.control, Instant::now());
         self.meter.bucket.set(control.duty, now);
         self.meter.ready_at = self.meter.bucket.ready_at(now);
         self.meter.paused = control.pause;
-        if control.pause && self.flight.is_none() && !std::mem::replace(&mut control.at_rest, true) {
+        if control.pause && self.in_flight.is_none() && !std::mem::replace(&mut control.at_rest, true) {
             self.shared.rested.notify_all();
         }
         self.meter.held()
     }
 
-    /// The next deadline of a request, or of the engine.
+    /// The earliest of the requests' deadlines and the end of a closing engine's grace period.
     fn next_time(&self) -> Option<Instant> {
         let deferred = self.deferred.deadlines().min();
         self.active.next_deadline().into_iter().chain(deferred).chain(self.closing).min()
     }
 
-    /// Law 3 whenever there is nothing to do: an error here is a defect and ends the engine like any panic of a step.
+    /// Checks the accounting (law 3) when the engine becomes idle. An error is a defect: it panics, which ends the
+    /// engine like a panic in a step.
     #[cfg(debug_assertions)]
     fn check_when_idle(&mut self) {
         if let Err(error) = self.check() {
-            panic!("an idle engine's books are wrong: {error}");
+            panic!("an idle engine's accounting is wrong: {error}");
         }
     }
 }

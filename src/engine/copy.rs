@@ -1,4 +1,4 @@
-//! Copies of prompts, which may be as large as a caller likes: an error when there is no memory for one.
+//! Copies of prompts. Their size is not bounded, so a copy may fail with `Memory`.
 
 use super::api::{Prompt, PromptPart};
 use crate::error::Result;
@@ -6,7 +6,7 @@ use crate::os::shortage;
 use serde_json::Value;
 
 impl Prompt {
-    /// A copy that says so when there is no memory for it.
+    /// A copy, or an error if there is no memory for it.
     ///
     /// # Errors
     /// `Memory`.
@@ -14,7 +14,8 @@ impl Prompt {
         shortage::backed("a copy of a prompt", self.heap_bytes(), || self.clone())
     }
 
-    /// A copy of its messages that says so when there is no memory for it. As deep as they are: on a stack for texts.
+    /// A copy of the messages, or an error if there is no memory for it. Recursive: needs a stack of
+    /// [`crate::limits::TEXT_STACK_BYTES`].
     ///
     /// # Errors
     /// `Memory`.
@@ -23,7 +24,7 @@ impl Prompt {
         shortage::backed("a copy of a chat", bytes, || self.messages.clone())
     }
 
-    /// About how many bytes its lists and texts take, blocks' own costs included.
+    /// Estimated heap memory of its lists and texts in bytes, including the allocator's overhead.
     pub(super) fn heap_bytes(&self) -> usize {
         let parts = self.parts.iter().map(|part| match part {
             PromptPart::Text { text, .. } => block(text.len()),
@@ -44,15 +45,16 @@ impl Prompt {
     }
 }
 
-/// What an entry of a JSON object takes beside its key's text and its value's: key, value, hash and place in the index.
+/// Bytes of a JSON object's entry besides the texts of key and value: the key and value structs, the hash, and the
+/// index slot.
 const ENTRY_BYTES: usize = 128;
 
-/// Bytes of a block with what the allocator adds.
+/// Bytes that a heap block of `bytes` takes with the allocator's overhead.
 fn block(bytes: usize) -> usize {
     bytes.next_multiple_of(16) + 16
 }
 
-/// Bytes behind a value; the depth is that of parsed JSON, which has a limit.
+/// Estimated heap memory of a JSON value in bytes. The recursion is bounded by the JSON parser's depth limit.
 fn value_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => block(text.len()),

@@ -1,20 +1,21 @@
-//! The engine thread: takes commands, and while there is work makes steps: plan, forward, sample, commit, deliver.
+//! The engine thread. It handles commands and, while there is work, runs steps: plan, forward pass, sampling,
+//! bookkeeping, delivery of tokens.
 //!
-//! It is the one owner of the scheduler, the model and the device (law 6). A panic in a step ends every request with an
-//! error and leaves the thread able to answer that the engine is dead (law 2).
+//! Only this thread uses the scheduler, the model and the device (law 6). A panic fails every request and marks the
+//! engine dead; the thread keeps running and answers later commands with that error (law 2).
 
 use super::active::{Active, End, NewRequest, Token, panicked};
 use super::api::{EventKind, FinishReason, LogLevel, Stats};
 use super::control::Meter;
 use super::defer::Deferred;
 use super::delivery::{Outbox, Produced, closed, lock};
-use super::flight::Flight;
-use super::machine::Machine;
+use super::in_flight::InFlightStep;
+use super::model_runner::ModelRunner;
 use super::prefix::Prefixes;
 use super::table::Table;
 use super::trace::{Trace, Tracer};
 use super::{Command, Shared};
-use crate::cache::Handle;
+use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, copied};
 use crate::os::shortage;
 use crate::sampling::Sampled;
@@ -28,35 +29,37 @@ use std::time::{Duration, Instant};
 /// Everything the engine thread owns.
 pub(super) struct Core {
     pub shared: Arc<Shared>,
-    pub machine: Machine,
+    pub runner: ModelRunner,
     pub active: Table,
     pub deferred: Deferred,
-    /// Commands taken from the mailbox and not yet obeyed.
+    /// Commands taken from the mailbox and not yet handled.
     pub inbox: VecDeque<Command>,
-    /// Pages to be copied when the duty limit allows.
+    /// Page copies that save or restore a prefix, run between two steps when the duty limit allows.
     pub copies: VecDeque<super::prefix::Command>,
-    /// What the engine thread knows of pause and duty limit.
+    /// Pause and duty limit as last read from the mailbox, and the working time charged to the limit.
     pub meter: Meter,
-    /// The request that is being admitted: neither in the inbox nor active.
+    /// The request that `admit` is working on. It is in neither `inbox` nor `active`; if `admit` panics, it is failed
+    /// from here.
     admitting: Option<Arc<Outbox>>,
     prefixes: Prefixes,
     pub stats: Stats,
     pub spent: PhaseTimes,
-    /// Set once the engine is closing: when whatever still runs is cut off.
+    /// Set once the engine is closing: the time at which the requests that still run are cancelled.
     pub closing: Option<Instant>,
-    /// Why no step can run any more: a panic, or a device that failed.
+    /// Set by a panic or a device failure: the error that every request gets. No step runs any more.
     pub dead: Option<Error>,
-    /// The step that was submitted and not waited for.
-    pub flight: Option<Flight>,
-    /// Those that are not, kept for their memory.
-    pub landed: Vec<Flight>,
-    /// When the last step landed, and what this one has waited for it.
-    pub landed_at: Instant,
+    /// The step submitted to the device and not yet finished; only on a backend that samples.
+    pub in_flight: Option<InFlightStep>,
+    /// Step records that are not in use, so that a step allocates nothing; empty on a backend that does not sample.
+    pub spare_steps: Vec<InFlightStep>,
+    /// When the last step was finished.
+    pub finished_at: Instant,
+    /// Time that the current step has waited for the device.
     pub waited: Duration,
     pub trace: Option<Tracer>,
 }
 
-/// Where the steps' time went.
+/// Time spent in each phase, summed over all steps.
 #[derive(Default)]
 pub(super) struct PhaseTimes {
     pub cleanup: Duration,
@@ -66,16 +69,17 @@ pub(super) struct PhaseTimes {
 }
 
 impl Core {
+    /// An engine without requests.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(shared: Arc<Shared>, machine: Machine, trace: Option<Trace>) -> Result<Core> {
-        let landed = if machine.backend.samples() { Flight::two(&machine)? } else { Vec::new() };
-        let stats = Stats { pages_free: machine.scheduler.pages().2 as u64, ..Stats::default() };
+    pub fn new(shared: Arc<Shared>, runner: ModelRunner, trace: Option<Trace>) -> Result<Core> {
+        let spare_steps = if runner.backend.samples() { InFlightStep::two(&runner)? } else { Vec::new() };
+        let stats = Stats { pages_free: runner.scheduler.pages().2 as u64, ..Stats::default() };
         shared.stats.publish(&stats);
         Ok(Core {
             shared,
-            machine,
+            runner,
             active: Table::default(),
             deferred: Deferred::default(),
             inbox: super::mailbox::command_list()?,
@@ -87,9 +91,9 @@ impl Core {
             spent: PhaseTimes::default(),
             closing: None,
             dead: None,
-            flight: None,
-            landed,
-            landed_at: Instant::now(),
+            in_flight: None,
+            spare_steps,
+            finished_at: Instant::now(),
             waited: Duration::ZERO,
             trace: trace.map(Tracer::new),
         })
@@ -97,22 +101,23 @@ impl Core {
 
     /// The thread's body: returns when the engine has been closed and every request has ended.
     pub fn run(mut self) {
-        self.machine.backend.attach();
+        self.runner.backend.attach();
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.die(panicked());
         }
     }
 
-    /// No step can run any more: whatever the engine knew of ends with the error, and so does what comes.
+    /// Marks the engine dead: fails all requests and prefixes with `why`; later ones are refused with the same error.
     pub fn die(&mut self, why: Error) {
         self.shared.log(LogLevel::Error, || why.message.clone());
         self.dead = Some(why.clone());
-        // Nobody waits for what is in the air.
-        self.flight = None;
+        // The step in flight is not waited for: its requests end with `why`.
+        self.in_flight = None;
         self.abandon(&why);
         self.publish();
     }
 
+    /// Fails the request being admitted, all other requests and all prefixes.
     fn abandon(&mut self, why: &Error) {
         let orphan = self.admitting.take();
         for delivery in orphan.into_iter().filter(|d| !d.is_finished()) {
@@ -126,32 +131,32 @@ impl Core {
     }
 
     fn serve(&mut self) {
-        // After an empty plan only a command or a deadline can change what the next plan holds.
+        // True after an empty plan: only a command or a deadline can make the next plan non-empty.
         let mut idle = false;
         loop {
             self.take_commands(idle);
-            // One at a time: a panic in one loses none of the others.
+            // Popped one by one, so that a panic in one command leaves the others in the inbox.
             while let Some(command) = self.inbox.pop_front() {
-                self.obey(command);
+                self.handle(command);
             }
             self.expire();
             self.copy_pages();
             let may_step = !self.meter.held();
             if !may_step {
-                self.metered(Core::come_down);
+                self.metered(Core::drain);
             }
             shortage::forget();
             let worked = self.dead.is_none() && may_step && self.metered(Core::step);
-            // Nothing is allocated in a step; if something was after all, and refused, its requests pay and not the process.
+            // Steps should not allocate. If one did and memory ran out, its requests fail instead of the process.
             if let Err(error) = shortage::check("a step") {
                 self.fail_step(&error);
             }
             idle = !worked && may_step;
             self.publish();
-            // After the statistics: who has waited for a prefix sees those of its last step.
-            self.prefixes.note(&mut self.machine, &self.shared);
+            // After `publish`, so that a caller that waited for a prefix reads statistics that include its last step.
+            self.prefixes.note(&mut self.runner, &self.shared);
             self.cut_off();
-            // What arrived during the step still has to get its end.
+            // Not before the inbox is empty: requests submitted during the step still need their terminal event.
             if self.closing.is_some() && self.is_idle() && self.inbox.is_empty() {
                 self.publish();
                 return;
@@ -159,12 +164,12 @@ impl Core {
         }
     }
 
-    /// Whether there is no request.
+    /// Whether there are no requests, active or deferred.
     pub fn is_idle(&self) -> bool {
         self.active.is_empty() && self.deferred.len() == 0
     }
 
-    pub fn obey(&mut self, command: Command) {
+    pub fn handle(&mut self, command: Command) {
         shortage::forget();
         match command {
             Command::Submit(request) => {
@@ -178,7 +183,7 @@ impl Core {
                     self.end_all(|| End::Failed(why.clone()));
                 }
             }
-            Command::Prepared(id, prompt) => self.prepared(id, prompt),
+            Command::PromptReady(id, prompt) => self.prepared(id, prompt),
             Command::Cancel(id, reason) => {
                 self.end_deferred_where(|r| r.delivery.id == id, || End::Cancelled(reason));
                 if let Some(handle) = self.active.find(id) {
@@ -188,42 +193,46 @@ impl Core {
             Command::CancelAll => self.end_all(|| End::Cancelled(FinishReason::Cancel)),
             Command::Resume(id) => {
                 if let Some(handle) = self.active.find(id) {
-                    self.machine.scheduler.set_paused(handle, false);
+                    self.runner.scheduler.set_paused(handle, false);
                 }
             }
             Command::Check(reply) => {
                 if let Some(why) = &self.dead {
                     return reply.put(Err(why.clone()));
                 }
-                // Ended requests still hold their pages until the next step; let them go first.
-                self.machine.scheduler.cleanup();
-                // Who asks sees the statistics of the state that was checked.
+                // Finished sequences hold their pages until the next cleanup; release them before checking.
+                self.runner.scheduler.cleanup();
+                // Before the answer, so that the caller reads statistics of the state that was checked.
                 self.publish();
                 reply.put(self.check());
             }
-            Command::ClearCache => self.machine.scheduler.clear_cache(),
+            Command::ClearCache => self.runner.scheduler.clear_cache(),
             Command::Prefix(command) if command.is_copy() => self.copies.push_back(command),
-            Command::Prefix(command) => self.obey_prefix(command),
+            Command::Prefix(command) => self.handle_prefix(command),
             Command::Close(cut) => {
                 self.closing = Some(cut);
-                self.prefixes.stop_computing(&mut self.machine);
+                self.prefixes.stop_computing(&mut self.runner);
             }
-            // Commands after this one find the engine dead.
+            // Panics, unless the engine is dead already.
             Command::Panic => assert!(self.dead.is_some(), "a test asked the engine thread to panic"),
         }
     }
 
-    /// Obeys a command about prefixes, or refuses it.
-    pub fn obey_prefix(&mut self, command: super::prefix::Command) {
+    /// Handles a prefix command, or refuses it when the engine is dead or closing.
+    pub fn handle_prefix(&mut self, command: super::prefix::Command) {
         let refusal = self.dead.clone().or_else(|| self.closing.map(|_| closed()));
-        self.prefixes.obey(command, &mut self.machine, &self.shared, refusal);
+        self.prefixes.handle(command, &mut self.runner, &self.shared, refusal);
     }
 
-    /// Law 3, and that every active request has its sequence.
+    /// Checks the scheduler's accounting of pages and slots (law 3), and that the live sequences are as many as active
+    /// requests and pins being computed.
+    ///
+    /// # Errors
+    /// `Internal`.
     pub fn check(&self) -> Result<()> {
-        self.machine.scheduler.check()?;
-        let (running, waiting, _) = self.machine.scheduler.counts();
-        let pins = self.machine.scheduler.pins_computing();
+        self.runner.scheduler.check()?;
+        let (running, waiting, _) = self.runner.scheduler.counts();
+        let pins = self.runner.scheduler.pins_computing();
         if running + waiting != self.active.len() + pins {
             let message = format!(
                 "{} requests and {pins} pins, but {running} sequences run and {waiting} wait",
@@ -244,7 +253,8 @@ impl Core {
             self.stats.failed += 1;
             return refuse(why.clone());
         }
-        // One for the scheduler, whose sequence grows; the request's own gives log probabilities and usage.
+        // The scheduler's copy grows with the generated tokens; the request keeps its own for prompt logprobs and
+        // usage.
         let prompt = match copied("a prompt", &request.prompt) {
             Ok(prompt) => prompt,
             Err(error) => {
@@ -260,15 +270,15 @@ impl Core {
         }
         let priority = request.priority;
         let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs;
-        let on_device = self.machine.backend.samples();
-        let admitted = self.machine.scheduler.submit(prompt, len_max, logits_from, priority).and_then(|handle| {
-            Active::new(request, handle, on_device).inspect_err(|_| self.machine.scheduler.finish(handle))
+        let on_device = self.runner.backend.samples();
+        let admitted = self.runner.scheduler.submit(prompt, len_max, logits_from, priority).and_then(|handle| {
+            Active::new(request, handle, on_device).inspect_err(|_| self.runner.scheduler.finish(handle))
         });
         match admitted {
             Ok(active) => {
                 let handle = active.handle;
                 if let Err(error) = self.active.reserve(handle) {
-                    self.machine.scheduler.finish(handle);
+                    self.runner.scheduler.finish(handle);
                     self.stats.failed += 1;
                     return refuse(error);
                 }
@@ -299,7 +309,7 @@ impl Core {
         if !self.deferred.any(&which) {
             return;
         }
-        // Before they end: who has read the end of one finds its prompt gone.
+        // First, so that the helper has dropped a prompt before its request's terminal event can be read.
         self.shared.helper.forget(|id| self.deferred.get(id).is_some_and(&which));
         let mut from = 0;
         while let Some(request) = self.deferred.take_next(from, &which) {
@@ -308,38 +318,40 @@ impl Core {
         }
     }
 
-    /// The prompt of a deferred request has come, or cannot.
+    /// Submits a deferred request whose prompt is ready (`prompt`: token ids, and how many more tokens the context
+    /// holds), or fails it with the error. Does nothing when the request has ended.
     fn prepared(&mut self, id: u64, prompt: Result<(Vec<u32>, usize)>) {
         let Some(mut request) = self.deferred.take(id) else { return };
         match prompt {
             Ok((tokens, room)) => {
                 request.max_tokens = request.max_tokens.min(room);
                 request.prompt = tokens;
-                self.obey(Command::Submit(request));
+                self.handle(Command::Submit(request));
             }
             Err(error) => self.end_deferred(&request, End::Failed(error)),
         }
     }
 
-    /// Ends a request that never was admitted.
+    /// Ends a deferred request, which has no sequence yet.
     fn end_deferred(&mut self, request: &NewRequest, end: End) {
         self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         count(&mut self.stats, request.finish(end, &self.shared.dispatch));
     }
 
-    /// Ends the request of a sequence.
-    pub fn end(&mut self, handle: Handle, end: End) {
+    /// Ends the request of a sequence: gives the sequence back to the scheduler and sends the terminal event. Does
+    /// nothing when the request has ended.
+    pub fn end(&mut self, handle: SequenceHandle, end: End) {
         let Some(active) = self.active.get_mut(handle) else { return };
-        // Before the terminal event: who has read it may submit again at once.
+        // Before the terminal event, so that a caller that has read it can submit again at once.
         if std::mem::take(&mut active.counted) {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         }
-        let sequence = self.machine.scheduler.get(handle);
+        let sequence = self.runner.scheduler.get(handle);
         let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
-        self.machine.scheduler.finish(handle);
+        self.runner.scheduler.finish(handle);
         let kind = active.finish(end, history, &self.shared.dispatch);
         count(&mut self.stats, kind);
-        // Removed last: had something above panicked, the request would still get its end.
+        // Removed last: if something above panics, the request is still in the table and gets its terminal event.
         self.active.remove(handle);
     }
 
@@ -355,72 +367,74 @@ impl Core {
         }
     }
 
-    /// One step, or as much of it as is still wanted; false when nothing could run.
+    /// Runs one step; false when there was nothing to run.
     fn step(&mut self) -> bool {
-        if self.machine.backend.samples() { self.step_ahead() } else { self.step_through() }
+        if self.runner.backend.samples() { self.step_ahead() } else { self.step_through() }
     }
 
-    /// A step whose tokens the host samples.
+    /// Runs one step on a backend that does not sample: the logits are waited for and sampled on the host.
     fn step_through(&mut self) -> bool {
         let begin = Instant::now();
-        let planned = match self.machine.schedule(&mut self.spent) {
+        let planned = match self.runner.schedule(&mut self.spent) {
             Ok(planned) => planned,
             Err(error) => {
                 self.fail_step(&error);
                 return true;
             }
         };
-        if self.machine.plan.rows.is_empty() {
+        if self.runner.plan.rows.is_empty() {
             return false;
         }
         self.note_admissions(begin);
         if self.forward() {
             if let Some(trace) = &mut self.trace {
-                trace.rows(&self.machine.plan, &self.machine.scheduler, &self.active);
+                trace.rows(&self.runner.plan, &self.runner.scheduler, &self.active);
             }
             if let Err(error) = self.sample() {
                 self.die(error);
                 return true;
             }
             self.stats.steps += 1;
-            let rows = std::mem::take(&mut self.machine.plan.rows);
-            self.account(&rows, self.machine.plan.tokens, (planned + self.meter.rested()).elapsed());
-            self.machine.plan.rows = rows;
+            let rows = std::mem::take(&mut self.runner.plan.rows);
+            self.account(&rows, self.runner.plan.tokens, (planned + self.meter.rested()).elapsed());
+            self.runner.plan.rows = rows;
             if let Some(trace) = &mut self.trace {
-                trace.call(&self.machine.scheduler, self.machine.page_tokens, begin.elapsed());
+                trace.call(&self.runner.scheduler, self.runner.page_tokens, begin.elapsed());
             }
         }
         true
     }
 
-    /// Ends the requests of a step that cannot be made.
+    /// Fails every request that has a row in the plan.
     pub fn fail_step(&mut self, error: &Error) {
-        for index in 0..self.machine.plan.rows.len() {
-            self.end(self.machine.plan.rows[index].sequence, End::Failed(error.clone()));
+        for index in 0..self.runner.plan.rows.len() {
+            self.end(self.runner.plan.rows[index].sequence, End::Failed(error.clone()));
         }
     }
 
-    /// Whoever has its first row gets its memory now; one for whom there is none ends.
+    /// For each request that has its first row: records its admission and reserves the memory its output will need. A
+    /// request whose memory is refused fails.
     pub fn note_admissions(&mut self, now: Instant) {
-        for index in 0..self.machine.plan.rows.len() {
-            let handle = self.machine.plan.rows[index].sequence;
+        for index in 0..self.runner.plan.rows.len() {
+            let handle = self.runner.plan.rows[index].sequence;
             let Some(active) = self.active.get_mut(handle).filter(|a| a.admitted.is_none()) else { continue };
             active.admitted = Some(now);
             self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;
-            let vocab = self.machine.model.vocab();
-            let tokens = self.machine.scheduler.reserve(handle, active.request.max_tokens);
+            let vocab = self.runner.model.vocab();
+            let tokens = self.runner.scheduler.reserve(handle, active.request.max_tokens);
             let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));
             if let Err(error) = reserved {
                 self.end(handle, End::Failed(error));
-                // The next one has memory, or is told of its own.
+                // Clears the note of the refusal, so that the next request is checked for its own memory only.
                 shortage::forget();
             }
         }
     }
 
-    /// Splits the time `spent` on some rows between prefill and decode by their tokens.
+    /// Adds the time `spent` on `rows` to the phase times, split between prefill and decode in proportion to their
+    /// tokens, and to the prefill time of each request with a prefill row. `tokens`: tokens of all rows.
     pub fn account(&mut self, rows: &[Row], tokens: usize, spent: Duration) {
-        let scheduler = &self.machine.scheduler;
+        let scheduler = &self.runner.scheduler;
         let is_prefill = |r: &&Row| scheduler.get(r.sequence).is_some_and(|s| r.is_prefill(s));
         let prefill: usize = rows.iter().filter(is_prefill).map(|r| r.count).sum();
         let share = spent.mul_f64(prefill as f64 / tokens.max(1) as f64);
@@ -433,76 +447,78 @@ impl Core {
         }
     }
 
-    /// Reads the logits each row asks for, samples, and hands the tokens on. Rows are taken in pieces that fit the
-    /// logits buffer.
+    /// Computes the logits that the rows need, in pieces that fit the logits buffer, samples them on the host and
+    /// delivers the tokens.
     ///
     /// # Errors
     /// `Device` when the device failed.
     fn sample(&mut self) -> Result<()> {
-        for row in &self.machine.plan.rows {
-            self.machine.scheduler.computed(row);
+        for row in &self.runner.plan.rows {
+            self.runner.scheduler.computed(row);
         }
-        let wanted = std::mem::take(&mut self.machine.wanted);
+        let positions = std::mem::take(&mut self.runner.logits_positions);
         let mut first = 0;
-        for piece in wanted.chunks(self.machine.model.logits_rows_max()) {
+        for piece in positions.chunks(self.runner.model.logits_rows_max()) {
             self.find_enough(piece);
-            self.machine.compute_logits(first, piece)?;
+            self.runner.compute_logits(first, piece)?;
             first += piece.len();
-            for (index, wanted) in piece.iter().enumerate() {
-                if let Err(error) = self.consume(wanted.sequence, wanted.position, index) {
-                    self.end(wanted.sequence, End::Failed(error));
+            for (index, at) in piece.iter().enumerate() {
+                if let Err(error) = self.consume(at.sequence, at.position, index) {
+                    self.end(at.sequence, End::Failed(error));
                 }
             }
         }
-        self.machine.wanted = wanted;
+        self.runner.logits_positions = positions;
         Ok(())
     }
 
-    /// Uses the logits after `position`: a prompt's log probability, or the next token.
-    fn consume(&mut self, handle: Handle, position: usize, index: usize) -> Result<()> {
+    /// Uses row `index` of the computed logits, which belongs to `position`: records the log probability of the next
+    /// prompt token, or samples the next token and delivers it.
+    fn consume(&mut self, handle: SequenceHandle, position: usize, index: usize) -> Result<()> {
         let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
-        let machine = &mut self.machine;
+        let runner = &mut self.runner;
         if let Some(&next) = active.request.prompt.get(position + 1) {
-            active.prompt_logprobs.push(machine.sampler.logprob(machine.logits.row(index), next));
+            active.prompt_logprobs.push(runner.sampler.logprob(runner.logits.row(index), next));
             return Ok(());
         }
         if active.request.max_tokens == 0 {
             self.end(handle, End::Finished(FinishReason::Length));
             return Ok(());
         }
-        machine.top_tokens.clear();
-        machine.top_logprobs.clear();
+        runner.top_tokens.clear();
+        runner.top_logprobs.clear();
         let params = &active.request.params;
-        let sampled = match machine.logits.best(index) {
-            Some(best) => machine.sampler.sample_best(best, params, position as u64 + 1)?,
-            None => machine.sampler.sample(
-                machine.logits.row(index),
-                &machine.allowed,
+        let sampled = match runner.logits.best(index) {
+            Some(best) => runner.sampler.sample_best(best, params, position as u64 + 1)?,
+            None => runner.sampler.sample(
+                runner.logits.row(index),
+                &runner.allowed,
                 params,
                 &active.counts,
                 position as u64 + 1,
-                &mut machine.top_tokens,
-                &mut machine.top_logprobs,
+                &mut runner.top_tokens,
+                &mut runner.top_logprobs,
             )?,
         };
-        machine.scheduler.append(handle, sampled.token)?;
-        self.hand_on(handle, sampled)
+        runner.scheduler.append(handle, sampled.token)?;
+        self.emit(handle, sampled)
     }
 
-    /// Hands a sampled token on to its request, with the most probable ones as the machine has them.
-    pub fn hand_on(&mut self, handle: Handle, sampled: Sampled) -> Result<()> {
+    /// Delivers a sampled token to its request, with the runner's `top_tokens` and `top_logprobs`. Pauses the sequence
+    /// when the request's event queue is full; ends the request when the token finishes it.
+    pub fn emit(&mut self, handle: SequenceHandle, sampled: Sampled) -> Result<()> {
         let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
-        let machine = &mut self.machine;
+        let runner = &mut self.runner;
         self.stats.tokens_out += 1;
         let token = Token {
             id: sampled.token,
             logprob: active.request.params.logprobs.map(|_| sampled.logprob),
-            top_tokens: &machine.top_tokens,
-            top_logprobs: &machine.top_logprobs,
+            top_tokens: &runner.top_tokens,
+            top_logprobs: &runner.top_logprobs,
         };
         let (finish, full) = active.accept(token, &self.shared.dispatch)?;
         if full {
-            machine.scheduler.set_paused(handle, true);
+            runner.scheduler.set_paused(handle, true);
         }
         if let Some(reason) = finish {
             self.end(handle, End::Finished(reason));
@@ -510,10 +526,11 @@ impl Core {
         Ok(())
     }
 
+    /// Publishes a new snapshot of the statistics.
     pub fn publish(&mut self) {
-        let (running, waiting, stalled) = self.machine.scheduler.counts();
-        let (used, cached, free) = self.machine.scheduler.pages();
-        let counters = self.machine.scheduler.counters();
+        let (running, waiting, stalled) = self.runner.scheduler.counts();
+        let (used, cached, free) = self.runner.scheduler.pages();
+        let counters = self.runner.scheduler.counters();
         let s = &mut self.stats;
         (s.running, s.waiting, s.stalled) = (running as u32, (waiting + self.deferred.len()) as u32, stalled as u32);
         (s.pages_used, s.pages_cached, s.pages_free) = (used as u64, cached as u64, free as u64);
@@ -538,10 +555,11 @@ fn count(stats: &mut Stats, kind: Option<EventKind>) {
 }
 
 impl Drop for Core {
-    /// Whatever is still in the mailbox gets its end.
+    /// Sends the terminal event of every request that has none, including those in the inbox and the mailbox, and stops
+    /// the helper and the delivery.
     fn drop(&mut self) {
         for active in self.active.drain() {
-            // Only a panic on the way out of a panic leaves any.
+            // Empty unless `die` itself panicked.
             let end = End::Failed(panicked()).parts();
             active.request.delivery.finish(&self.shared.dispatch, end, Produced::default(), |_| {});
         }

@@ -1,13 +1,14 @@
-//! Deferred submits: template and tokenizer run on a helper thread, not on the submitter's.
+//! Deferred submits: the chat template and the tokenizer run on a helper thread instead of the submitting thread.
 //!
-//! The engine thread owns the request from the start ([`Deferred`]), so a cancel, a deadline, a close or a panic finds it
-//! like any other and gives it its one terminal event. The [`Helper`] owns the prompts only, works through them in the
-//! order of their submits, and sends back token ids or an error; what it sends for a request that has ended is dropped.
-//! Its thread starts with the first such submit, sleeps when there is nothing to do, and ends with the engine thread.
+//! The engine thread owns a deferred request from its submit on ([`Deferred`]), so a cancel, a deadline, a close or a
+//! panic ends it with exactly one terminal event, like any other request. The [`Helper`] owns the prompts only. It
+//! prepares them in the order of their submits and sends back token ids or an error; the engine thread drops the result
+//! if the request has ended meanwhile. The helper thread starts with the first deferred submit, sleeps while its queue
+//! is empty, and ends with the engine thread.
 //!
-//! Text is encoded in pieces. Between two of them the helper gives up a prompt whose request has ended, and between two pieces
-//! of a long prompt ([`LONG_PROMPT_BYTES`]) it prepares the short ones that have come meanwhile: nobody waits for the tokens of
-//! somebody else's book. Long prompts wait for each other.
+//! Text is encoded in pieces. After each piece the helper abandons the prompt if its request has ended. After each
+//! piece of a long prompt (more than [`LONG_PROMPT_BYTES`]) it first prepares the short prompts that have arrived, so a
+//! long prompt does not delay short ones. Long prompts are prepared one after the other.
 
 use super::active::NewRequest;
 use super::api::{Prompt, PromptPart, TextOptions};
@@ -25,57 +26,57 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-/// Requests whose prompt is not ready, by id: in the order of their submits. Engine thread only.
+/// Requests whose prompt is not ready, by id, which is the order of their submits. Engine thread only.
 #[derive(Default)]
 pub(super) struct Deferred {
     requests: BTreeMap<u64, Box<NewRequest>>,
 }
 
 impl Deferred {
-    /// Takes in a request without a prompt.
+    /// Adds a request whose prompt is not ready.
     pub fn insert(&mut self, request: Box<NewRequest>) {
         self.requests.insert(request.delivery.id, request);
     }
 
-    /// The request whose prompt has come; None when it has ended.
+    /// Removes and returns the request whose prompt has become ready; None if it has ended.
     pub fn take(&mut self, id: u64) -> Option<Box<NewRequest>> {
         self.requests.remove(&id)
     }
 
-    /// Takes out the first of those that end now, from this id on. Who wants all of them goes on behind it: no list of them is
-    /// made, for which there might be no memory.
+    /// Removes and returns the first request with an id of at least `from` that `which` selects. To remove all of them,
+    /// call again with the next id: this needs no list, which could fail to allocate.
     pub fn take_next(&mut self, from: u64, which: impl Fn(&NewRequest) -> bool) -> Option<Box<NewRequest>> {
         let (&id, _) = self.requests.range(from..).find(|(_, request)| which(request))?;
         self.requests.remove(&id)
     }
 
-    /// The request of this id, if its prompt is not ready.
+    /// The request with this id, if its prompt is not ready.
     pub fn get(&self, id: u64) -> Option<&NewRequest> {
         self.requests.get(&id).map(|request| &**request)
     }
 
-    /// Whether any of them is one of these.
+    /// Whether `which` selects any of the requests.
     pub fn any(&self, which: impl Fn(&NewRequest) -> bool) -> bool {
         self.requests.values().any(|request| which(request))
     }
 
-    /// How many there are.
+    /// The number of requests.
     pub fn len(&self) -> usize {
         self.requests.len()
     }
 
-    /// Their deadlines.
+    /// The deadlines of the requests that have one.
     pub fn deadlines(&self) -> impl Iterator<Item = Instant> {
         self.requests.values().filter_map(|r| r.deadline)
     }
 }
 
-/// The prompts on their way. As many as there are deferred requests, which `max_running` and `max_waiting` bound.
+/// The queue of prompts to prepare, at most one per deferred request; `max_running` and `max_waiting` bound those.
 #[derive(Default)]
 pub(super) struct Helper {
     jobs: Mutex<Jobs>,
     changed: Condvar,
-    /// Ends a template that runs for a caller's thread.
+    /// Set by [`Helper::stop`]; ends templates that run on a caller's thread.
     ended: Arc<AtomicBool>,
     #[cfg(test)]
     test: tests::Hooks,
@@ -84,7 +85,8 @@ pub(super) struct Helper {
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
-    /// Requests whose prompts are being prepared: one, or a long one and the short one within it. With what is set when they end.
+    /// Prompts being prepared: at most a long one and the short one prepared between two of its pieces. Request id, and
+    /// the flag that stops the preparation.
     current: Vec<(u64, Arc<AtomicBool>)>,
     started: bool,
     stopped: bool,
@@ -94,9 +96,9 @@ struct Jobs {
 struct Job {
     id: u64,
     prompt: Prompt,
-    /// So long that others do not wait for it.
+    /// More than [`LONG_PROMPT_BYTES`] of text: short prompts are prepared between its pieces.
     long: bool,
-    /// Set when nobody wants it any more.
+    /// Set when the request has ended: the preparation stops.
     ended: Arc<AtomicBool>,
 }
 
@@ -107,7 +109,7 @@ impl Job {
     }
 }
 
-/// Bytes of all strings of a prompt.
+/// The total length of all strings of a prompt, in bytes.
 fn text_bytes(prompt: &Prompt) -> usize {
     let parts = prompt.parts.iter().map(|part| match part {
         PromptPart::Text { text, .. } => text.len(),
@@ -117,7 +119,8 @@ fn text_bytes(prompt: &Prompt) -> usize {
     parts.chain(values.map(string_bytes)).sum()
 }
 
-/// Bytes of all strings of a value; the depth is that of parsed JSON, which has a limit.
+/// The total length of all strings in a JSON value, in bytes. The recursion is bounded by the JSON parser's depth
+/// limit.
 fn string_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),
@@ -128,14 +131,14 @@ fn string_bytes(value: &Value) -> usize {
 }
 
 impl Jobs {
-    /// The helper has the prompt in hand.
+    /// Records that the preparation of this prompt has begun.
     fn begin(&mut self, job: &Job) {
         self.current.push((job.id, Arc::clone(&job.ended)));
     }
 }
 
 impl Helper {
-    /// The prompts of these requests are not needed.
+    /// Drops the queued prompts of the requests that `which` selects, and stops their preparation if it has begun.
     pub fn forget(&self, which: impl Fn(u64) -> bool) {
         let mut jobs = lock(&self.jobs);
         jobs.waiting.retain(|job| !which(job.id));
@@ -148,12 +151,13 @@ impl Helper {
         });
     }
 
-    /// What is set when the helper stops.
+    /// The flag that [`Helper::stop`] sets.
     pub fn ended(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.ended)
     }
 
-    /// The engine thread has ended; the helper's ends too.
+    /// Called when the engine thread ends: empties the queue, stops the current preparations and ends the helper
+    /// thread.
     pub fn stop(&self) {
         self.ended.store(true, Ordering::Relaxed);
         let mut jobs = lock(&self.jobs);
@@ -166,7 +170,7 @@ impl Helper {
         self.changed.notify_all();
     }
 
-    /// The next prompt; blocks. None when the thread is to end.
+    /// Takes the next prompt from the queue; blocks while it is empty. None when the thread is to end.
     fn next(&self) -> Option<Job> {
         let mut jobs = lock(&self.jobs);
         loop {
@@ -181,7 +185,7 @@ impl Helper {
         }
     }
 
-    /// The next short prompt, if one waits.
+    /// Takes the next short prompt from the queue, if there is one.
     fn next_short(&self) -> Option<Job> {
         let mut jobs = lock(&self.jobs);
         let at = jobs.waiting.iter().position(|job| !job.long)?;
@@ -190,7 +194,7 @@ impl Helper {
         Some(job)
     }
 
-    /// A prompt was prepared; false when nobody wants it any more.
+    /// Records that a prompt was prepared; false when its request has ended and the result is to be dropped.
     fn done(&self, id: u64) -> bool {
         let mut jobs = lock(&self.jobs);
         let before = jobs.current.len();
@@ -206,7 +210,8 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
     }
 }
 
-/// Prepares a prompt, and short ones between the pieces of a long one. As deep as that: once.
+/// Prepares a prompt; if it is long, also short prompts between its pieces. The recursion is one level deep, since a
+/// short prompt takes in no others.
 fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
     let encode = || {
         #[cfg(test)]
@@ -232,18 +237,18 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
         Err(Error::internal("defect of the library in the chat template or the tokenizer; please report it"))
     });
     if shared.helper.done(job.id) {
-        shared.send_anyway(Command::Prepared(job.id, prepared));
+        shared.send_anyway(Command::PromptReady(job.id, prepared));
     }
 }
 
 impl Engine {
-    /// Hands over a request without a prompt, and then the prompt.
+    /// Submits a request without a prompt to the engine thread, and its prompt to the helper.
     pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt) -> Result<()> {
         self.start_helper()?;
         let job = Job::new(request.delivery.id, prompt)?;
         shortage::check("a deferred request")?;
-        // In this order: tokens for a request that the engine thread does not know would be dropped. Under the lock: the
-        // request may end at once, and must then find its prompt here.
+        // The command is sent first: the engine thread drops tokens of a request it does not know. Both happen under
+        // the lock: if the request ends at once, `Helper::forget` must find the job in the queue.
         let mut jobs = lock(&self.shared.helper.jobs);
         let bytes = (jobs.waiting.len() as u64 + 1) * size_of::<Job>() as u64;
         jobs.waiting.try_reserve(1).map_err(|_| Error::memory("the line of prompts", bytes))?;
@@ -256,15 +261,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands over a request whose deadline passed before its prompt was ready; its end comes like any other.
+    /// Submits a request whose deadline passed before its prompt was ready; the engine thread ends it like any other.
     pub(super) fn submit_expired(&self, request: Box<NewRequest>) -> Result<()> {
         self.shared.send(Command::Defer(request))
     }
 
-    /// Starts the helper thread unless that was done.
+    /// Starts the helper thread unless it was started before.
     fn start_helper(&self) -> Result<()> {
         let mut threads = lock(&self.threads);
-        // Under the lock of the threads: who closes the engine takes them after it was closed.
+        // Checked under the lock on the threads: closing marks the engine closed before it takes the threads to join
+        // them, so a thread added here is joined.
         self.open_or_closed()?;
         if !lock(&self.shared.helper.jobs).started {
             let (shared, text) = (self.shared.clone(), Arc::clone(&self.text));
@@ -286,16 +292,16 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
-    /// What a test does to the helper.
+    /// Controls that tests have over the helper.
     #[derive(Default)]
     pub struct Hooks {
-        /// Held by a test: prompts wait.
+        /// While a test holds this, no prompt is prepared.
         hold: Mutex<()>,
-        /// The next prompt panics.
+        /// The preparation of the next prompt panics.
         panic_next: AtomicBool,
-        /// Held by a test: a long prompt stands still between two pieces.
+        /// While a test holds this, the preparation of a long prompt blocks between two pieces.
         hold_pieces: Mutex<()>,
-        /// Pieces of long prompts that were encoded.
+        /// Number of pieces of long prompts encoded so far.
         pieces: AtomicUsize,
     }
 
@@ -352,7 +358,7 @@ mod tests {
         let now = rest(&submit(&engine, &RequestOptions { defer: false, temperature: Some(0.0), ..deferred() }));
         let later = rest(&submit(&engine, &RequestOptions { temperature: Some(0.0), ..deferred() }));
         assert_eq!((now.tokens.len(), &now.tokens, &now.text), (3, &later.tokens, &later.text));
-        // As long as the context lets it be.
+        // The longest prompt that leaves room for two tokens in the context.
         let context = engine.info().context_length as usize;
         let tokens = Prompt { parts: vec![PromptPart::Tokens(vec![5; context - 2])], ..Prompt::default() };
         let options = RequestOptions { max_tokens: None, ..deferred() };
@@ -382,7 +388,7 @@ mod tests {
             assert_eq!((error.status, event.error.as_ref()), (status, Some(&error)));
             assert!(event.usage.is_some());
         }
-        // What is wrong with the options shows at once.
+        // Invalid options are refused by the submit itself.
         let options = RequestOptions { temperature: Some(-1.0), ..deferred() };
         assert_eq!(engine.submit(&text("x"), &options, Sink::Pull).map(|_| ()).unwrap_err().status, Status::Argument);
         engine.check().unwrap();
@@ -396,7 +402,7 @@ mod tests {
         let held = lock(&engine.shared.helper.test.hold);
         let all: Vec<Request> = (0..4).map(|_| submit(&engine, &deferred())).collect();
         let hurried = submit(&engine, &RequestOptions { deadline_ms: 1, ..deferred() });
-        // As many as may run and wait; the deadline's place is free again once it has passed.
+        // max_running + max_waiting are taken; the request with the deadline gives its place back once it has ended.
         assert_eq!(rest(&hurried).finish, FinishReason::Deadline);
         let again = submit(&engine, &deferred());
         let full = engine.submit(&text("x"), &deferred(), Sink::Pull).map(|_| ()).unwrap_err();
@@ -408,7 +414,7 @@ mod tests {
         assert_eq!((event.kind, event.finish), (EventKind::Cancelled, FinishReason::Cancel));
         assert_eq!(event.usage.unwrap().prompt_tokens, 0);
         engine.check().unwrap();
-        // The helper has the first prompt in hand; the cancelled one's is gone.
+        // The helper has begun the first prompt; the cancelled request's prompt was removed from the queue.
         let waiting: Vec<u64> = lock(&engine.shared.helper.jobs).waiting.iter().map(|job| job.id).collect();
         let wanted = [all[2].id(), all[3].id(), again.id()];
         assert_eq!(waiting.iter().filter(|id| **id != all[0].id()).copied().collect::<Vec<_>>(), wanted);
@@ -434,7 +440,7 @@ mod tests {
                     }
                     true
                 }));
-                // Each fails, slowly or at once: a helper that overtook itself would show.
+                // Each fails, after a long or a short preparation: out-of-order preparation would show in `order`.
                 let prompt = if i % 2 == 0 { text(&"Once upon a time ".repeat(2000)) } else { Prompt::default() };
                 engine.submit(&prompt, &deferred(), sink).unwrap()
             })
@@ -445,7 +451,7 @@ mod tests {
         assert_eq!(*lock(&order), (0..10).collect::<Vec<_>>());
     }
 
-    /// Text that is long, and short enough to be counted to its end.
+    /// A long text, below the size up to which all tokens are counted.
     fn long_text() -> Prompt {
         text(&"Once upon a time there was ".repeat(7_000))
     }
@@ -465,7 +471,7 @@ mod tests {
         drop(held);
         assert_eq!(rest(&submit(&engine, &deferred())).finish, FinishReason::Length);
         assert_eq!(hooks.pieces.load(Ordering::SeqCst), 1, "it went on");
-        // With a deadline, and with a close.
+        // The same with a deadline, and with a close.
         let hurried = RequestOptions { deadline_ms: 1, ..deferred() };
         let held = lock(&hooks.hold_pieces);
         let late = engine.submit(&long_text(), &hurried, Sink::Pull).unwrap();
@@ -522,7 +528,8 @@ mod tests {
         for request in others.iter().chain([&first]) {
             request.wait(None).unwrap();
         }
-        // The short ones run or fail before the long one has been counted; long ones come in the order of their submits.
+        // Short prompts run or fail before the long one is encoded; long prompts are prepared in the order of their
+        // submits.
         let order = lock(&order);
         let at = |name| order.iter().position(|(n, _)| *n == name).unwrap();
         assert!(at("bad") < at("first long") && at("first long") < at("second long"), "{order:?}");
@@ -537,7 +544,7 @@ mod tests {
         let engine = open(2, 2);
         let options = RequestOptions { defer: false, deadline_ms: 1, ..deferred() };
         let long = text(&"Once upon a time there was ".repeat(9_000));
-        // Too long for the context, which shows only after the deadline.
+        // Too long for the context, which is detected only after the deadline has passed.
         let event = rest(&engine.submit(&long, &options, Sink::Pull).unwrap());
         assert_eq!((event.kind, event.finish), (EventKind::Cancelled, FinishReason::Deadline));
         assert_eq!(event.usage.unwrap().prompt_tokens, 0);
@@ -581,7 +588,7 @@ mod tests {
         drop(held);
         drop(engine);
 
-        // With time enough the prompts are prepared and the requests run.
+        // With enough time to close, the prompts are prepared and the requests run to their end.
         let engine = open(2, 5);
         let graced = [submit(&engine, &deferred()), submit(&engine, &deferred())];
         engine.close(Duration::from_secs(600)).unwrap();

@@ -1,12 +1,13 @@
-//! Which device an engine runs on.
+//! The choice of the device that an engine runs on.
 //!
-//! The CPU is always there. A GPU is looked at when the options name it or leave the choice to us; then it is taken if its
-//! kernels have the model's shapes and its memory holds what the options ask for, and a log line says why if not.
+//! The CPU is always available. A GPU is probed when the options name it or leave the choice to the library. With
+//! [`Device::Auto`] it is used if its kernels support the model's shapes and its memory holds what the options ask for;
+//! if not, a log line says why.
 
 use super::api::{Device, EngineOptions, LogLevel, Type};
 use super::plan::Sizing;
 use crate::backend::cpu::Compute;
-use crate::backend::cuda::{self, CudaOptions, Facts, Found};
+use crate::backend::cuda::{self, CudaOptions, DeviceHold, DeviceInfo};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
 use crate::limits;
@@ -16,11 +17,12 @@ use crate::model::weights;
 use crate::os::memory;
 use crate::source::ModelSource;
 
-/// Where a model is to run.
+/// The chosen device.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum DeviceChoice {
     Cpu,
-    Cuda(CudaOptions, Facts, #[allow(dead_code, reason = "held until the device is opened")] Found),
+    /// Options and facts of the GPU, and the handle that keeps its context alive until it is opened.
+    Cuda(CudaOptions, DeviceInfo, #[allow(dead_code, reason = "held until the device is opened")] DeviceHold),
 }
 
 /// Precision of activations.
@@ -28,7 +30,7 @@ pub(super) fn compute(o: &EngineOptions) -> Compute {
     if o.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 }
 }
 
-/// Refuses a device that this build cannot have, and an index that names none.
+/// Checks that this build supports the requested device, and that the device index is valid for it.
 pub(super) fn check(o: &EngineOptions) -> Result<()> {
     if o.device == Device::Cuda && !cuda::BUILT {
         return cuda::probe(0).map(|_| ());
@@ -41,7 +43,7 @@ pub(super) fn check(o: &EngineOptions) -> Result<()> {
     }
 }
 
-/// What the options say of a GPU.
+/// The CUDA backend's options.
 fn cuda_options(o: &EngineOptions) -> CudaOptions {
     CudaOptions {
         index: usize::try_from(o.device_index).unwrap_or(0),
@@ -52,7 +54,10 @@ fn cuda_options(o: &EngineOptions) -> CudaOptions {
     }
 }
 
-/// Chooses the device, and sizes what the model takes there.
+/// Chooses the device and computes the model's sizes on it.
+///
+/// # Errors
+/// Those of the requested GPU, or of [`Sizing::of`]. With [`Device::Auto`] a GPU that cannot be used is no error.
 pub(super) fn choose(
     o: &EngineOptions,
     architecture: &Architecture,
@@ -63,7 +68,9 @@ pub(super) fn choose(
     let gpu = || {
         let options = cuda_options(o);
         let (facts, found) = cuda::probe(options.index)?;
-        let bytes = |encoding, outs, ins| cuda::weight_bytes(encoding, outs, ins, options.compute);
+        let bytes = |encoding, out_features, in_features| {
+            cuda::weight_bytes(encoding, out_features, in_features, options.compute)
+        };
         let weights = weights::device_sizes(architecture, source, recipe, &bytes)?;
         let (asked, most) = (o.step_tokens as usize, limits::STEP_TOKENS_GPU_MAX);
         if asked > most {
@@ -74,13 +81,13 @@ pub(super) fn choose(
         let (mut kv, free) = (Sizing::kv(o), facts.free_bytes - limits::GPU_FREE_BYTES.min(facts.free_bytes / 4));
         let check = |kv| architecture.groups().iter().try_for_each(|group| cuda::kv_check(&group.shape(0, 1, kv)));
         if let Err(error) = check(kv) {
-            // Heads of unusual sizes have pages of f32, unless others are asked for.
+            // KV pages use f32 for head sizes that the kernels do not support in `kv`, unless the options name a type.
             if o.kv != Type::Auto {
                 return Err(error);
             }
             kv = DType::F32;
         }
-        Sizing::of(o, architecture, weights, Some(free), kv, Place::Cuda(options, facts, found))
+        Sizing::of(o, architecture, weights, Some(free), kv, DeviceChoice::Cuda(options, facts, found))
     };
     if o.device == Device::Cuda {
         return gpu();
@@ -93,11 +100,11 @@ pub(super) fn choose(
     }
     let weights = weights::sizes(architecture, source, recipe)?;
     let available = memory::available();
-    let sizing = Sizing::of(o, architecture, weights, available.map(|a| a.bytes), Sizing::kv(o), Place::Cpu)?;
+    let sizing = Sizing::of(o, architecture, weights, available.map(|a| a.bytes), Sizing::kv(o), DeviceChoice::Cpu)?;
     Ok(sizing.bounded_by(available.map(|a| a.bound)))
 }
 
-/// Says why the CPU was chosen. That a build has no other device is nothing to tell everybody.
+/// Logs why [`Device::Auto`] chose the CPU; at debug level in a build without a GPU backend.
 pub(super) fn refused(error: &Error, log: &mut dyn FnMut(LogLevel, String)) {
     let level = if cuda::BUILT { LogLevel::Info } else { LogLevel::Debug };
     log(level, format!("device auto is the CPU: {}", error.message));

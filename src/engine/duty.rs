@@ -1,18 +1,19 @@
-//! The duty limit: how much the engine may work, so that a game keeps its frame rate.
+//! The duty limit: how much of the time the engine may work, so that a host such as a game keeps its frame rate.
 //!
-//! [`Bucket`] is a token bucket that holds working time. It fills at `work / interval` and may be overdrawn by the layer
-//! that was running when it became empty; then the engine rests until the bucket is full again. It holds
-//! `work * (1 - work / interval)`: with what flows in meanwhile, a full bucket lasts for exactly `work`, and is full again
-//! one interval after that work began. So a busy engine works `work` of every interval, and over any stretch of time
-//! `t` it works at most `t * work / interval + work`, plus the layer in progress.
+//! [`Bucket`] is a token bucket of working time. It refills at the rate `work / interval`. The layer that runs while
+//! the bucket becomes empty may overdraw it; then the engine rests until the bucket is full again. Its capacity is
+//! `work * (1 - work / interval)`: as it also refills during work, a full bucket lasts for exactly `work`, and is full
+//! again one interval after that work began. So a busy engine works `work` of every interval, and over any stretch of
+//! time `t` at most `t * work / interval + work`, plus the layer in progress.
 //!
-//! Working time is wall time of the engine thread within a step: all threads of the pool compute then. Time is handed in,
-//! so that tests have a clock of their own. Used by [`super::control`] on the engine thread.
+//! Working time is wall time of the engine thread within a step, during which all threads of the pool compute. The
+//! current time is a parameter, so that tests use a clock of their own. Used by [`super::control`] on the engine
+//! thread.
 
 use crate::error::{Error, Result, Unit};
 use std::time::{Duration, Instant};
 
-/// At most `work` of each `interval`.
+/// A limit of `work` in each `interval`; `work` is shorter than `interval`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Duty {
     work: Duration,
@@ -20,7 +21,10 @@ pub(super) struct Duty {
 }
 
 impl Duty {
-    /// From the options, in microseconds; `None` is no limit: both 0, or work as long as the interval.
+    /// The limit that the options describe, in microseconds; `None` (no limit) when both are 0 or equal.
+    ///
+    /// # Errors
+    /// `Argument` with both numbers.
     pub fn new(work_us: u32, interval_us: u32) -> Result<Option<Duty>> {
         let bad = |subject: &str, message: String| {
             Err(Error::argument(message).about(subject).numbers(Unit::Count, work_us.into(), interval_us.into()))
@@ -45,7 +49,7 @@ impl Duty {
         Ok((work_us < interval_us).then(|| Duty { work: micros(work_us), interval: micros(interval_us) }))
     }
 
-    /// Working time gained per time passed.
+    /// Working time gained per unit of time.
     fn rate(&self) -> f64 {
         self.work.as_secs_f64() / self.interval.as_secs_f64()
     }
@@ -56,21 +60,21 @@ impl Duty {
     }
 }
 
-/// Working time that is left under a duty limit.
+/// The working time that is left under a duty limit.
 #[derive(Debug)]
 pub(super) struct Bucket {
     duty: Option<Duty>,
-    /// Nanoseconds; negative when overdrawn.
+    /// Working time left as of `at`, in nanoseconds; negative when overdrawn.
     left_ns: f64,
-    /// When `left_ns` was right.
+    /// When `left_ns` was last updated.
     at: Instant,
-    /// The bucket was emptied and is to be full before work goes on.
+    /// The bucket became empty: no work until it is full.
     resting: bool,
 }
 
-/// Rounding of the arithmetic, in nanoseconds.
+/// Tolerance for rounding errors when deciding that the bucket is full, in nanoseconds.
 const ROUNDING_NS: f64 = 1.0;
-/// Longest rest before the bucket is looked at again: short enough to be added to any clock.
+/// Longest rest before the bucket is checked again; bounded so that adding it to an `Instant` cannot overflow.
 const REST_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl Bucket {
@@ -84,7 +88,8 @@ impl Bucket {
         self.duty.is_some()
     }
 
-    /// Changes the limit. What was overdrawn stays overdrawn, so that a host may adjust the limit at every frame.
+    /// Changes the limit. Setting the same limit again does nothing, and an overdraft is kept, so that a host that sets
+    /// the limit at every frame does not reset it.
     pub fn set(&mut self, duty: Option<Duty>, now: Instant) {
         if self.duty == duty {
             return;
@@ -99,7 +104,7 @@ impl Bucket {
         };
     }
 
-    /// Takes out `worked`, which ended at `now`.
+    /// Subtracts the working time `worked`, which ended at `now`.
     pub fn spend(&mut self, worked: Duration, now: Instant) {
         if self.duty.is_some() {
             self.refill(now);
@@ -107,7 +112,7 @@ impl Bucket {
         }
     }
 
-    /// `None` when work may go on at once, else when.
+    /// `None` when work is allowed at `now`, else the time at which to ask again.
     pub fn ready_at(&mut self, now: Instant) -> Option<Instant> {
         let duty = self.duty?;
         self.refill(now);
@@ -117,6 +122,7 @@ impl Bucket {
         self.resting.then(|| now + rest.min(REST_MAX))
     }
 
+    /// Adds the working time gained since the last update.
     fn refill(&mut self, now: Instant) {
         let Some(duty) = self.duty else { return };
         let passed = now.saturating_duration_since(self.at).as_nanos() as f64;
@@ -134,7 +140,7 @@ mod tests {
         Duration::from_micros(n)
     }
 
-    /// An engine that always has work, in layers of the given lengths: when it worked.
+    /// Simulates an engine that always has work, in layers of the given lengths; returns start and length of each.
     fn busy(bucket: &mut Bucket, mut now: Instant, layers: impl Iterator<Item = Duration>) -> Vec<(Instant, Duration)> {
         let mut worked = Vec::new();
         for layer in layers {

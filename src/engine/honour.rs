@@ -1,7 +1,8 @@
-//! Options that cannot be honoured: errors where that leaves nothing of what was asked for, else warnings in the log.
+//! Options that cannot be honoured, or only in part: an error when nothing of the option can be honoured, else a
+//! warning in the log.
 
 use super::api::{Device, EngineOptions, LogLevel, Type};
-use super::device::Place;
+use super::device::DeviceChoice;
 use super::plan::Sizing;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -11,10 +12,10 @@ use crate::os::thread::{self, ThreadOptions};
 /// Receives log lines.
 type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
 
-/// What the system does not grant the threads of an engine. It is tried on a thread of its own.
+/// Tries thread priority and affinity on a temporary thread and logs what the system does not grant.
 ///
 /// # Errors
-/// `Argument` when no processor of the mask may be used; `Memory` when no thread can be had.
+/// `Argument` when no processor of the mask may be used; `Memory` when no thread can be created.
 pub(super) fn check_placing(options: ThreadOptions, log: Log) -> Result<()> {
     if options.priority == 0 && options.affinity_mask == 0 {
         return Ok(());
@@ -48,19 +49,19 @@ pub(super) fn check_placing(options: ThreadOptions, log: Log) -> Result<()> {
     Ok(())
 }
 
-/// Processor numbers of a mask.
+/// The processor numbers of a mask, for messages.
 fn processors(mask: u64) -> String {
     let numbers: Vec<String> = (0..64).filter(|bit| mask >> bit & 1 == 1).map(|bit: u32| bit.to_string()).collect();
     let plural = if numbers.len() == 1 { "processor" } else { "processors" };
     format!("{plural} {}", numbers.join(", "))
 }
 
-/// Warns of what else is not as the options say, once it is known where the model runs.
+/// Warns about options that are not used or not met, once the device is known.
 pub(super) fn warn(options: &EngineOptions, sizing: &Sizing, log: Log) {
     if let Some(warning) = sizing.warning() {
         log(LogLevel::Warn, warning);
     }
-    let on_gpu = matches!(sizing.place, Place::Cuda(..));
+    let on_gpu = matches!(sizing.device, DeviceChoice::Cuda(..));
     let mut unused = |name: &str, why: &str| log(LogLevel::Warn, format!("option {name} is not used: {why}"));
     if options.weights_cache.is_some() && !matches!(options.weights, Type::Q8 | Type::Q4) {
         unused("weights_cache", "only quantized weights are kept, and option weights asks for none");
@@ -98,7 +99,7 @@ pub(super) fn warn(options: &EngineOptions, sizing: &Sizing, log: Log) {
     }
 }
 
-/// Warns of what an engine for text only has no use for.
+/// Warns about options that an engine opened for text only does not use.
 pub(super) fn warn_text_only(options: &EngineOptions, log: Log) {
     let set = [
         ("device", options.device == Device::Cuda),
@@ -114,19 +115,23 @@ pub(super) fn warn_text_only(options: &EngineOptions, log: Log) {
     }
 }
 
-/// Says before each piece of the KV pages whether it may be written: as long as it can be seen to be there.
+/// Decides before each piece of the KV pages is written whether the free memory suffices for it.
 pub(super) struct Touching<'a> {
-    /// Of all pages.
+    /// Bytes of all KV pages.
     pub total: u64,
+    /// Bytes allowed so far.
     pub written: u64,
+    /// Returns the free memory; `None` when unknown.
     pub available: &'a dyn Fn() -> Option<memory::Available>,
-    /// Whether to go on.
+    /// Asked before each piece; false aborts.
     pub go_on: &'a mut dyn FnMut() -> bool,
 }
 
 impl Touching<'_> {
+    /// Allows the next `bytes` bytes to be written.
+    ///
     /// # Errors
-    /// `Memory` with the bytes that are still to be written and those that can be had; `Aborted`.
+    /// `Memory` with the bytes still to be written and the bytes free; `Aborted` by the progress callback.
     pub fn may(&mut self, bytes: u64) -> Result<()> {
         if !(self.go_on)() {
             return Err(Error::new(Status::Aborted, "writing the KV pages was aborted by the progress callback"));

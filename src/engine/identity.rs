@@ -1,11 +1,13 @@
-//! What a saved prefix must have in common with the engine that restores it: everything that decides the bits of a page.
+//! What a saved prefix must have in common with the engine that restores it: everything that determines the bits of a
+//! page.
 //!
-//! Most of it is known when the engine opens. The contents of the weights are not looked at then: opening maps a checkpoint
-//! and reads little of it. They are hashed, all bytes of all tensors, when the first prefix is saved or restored, on the thread
-//! of that caller, and the hash is kept. Who comes meanwhile waits for it.
+//! Most of it is known when the engine opens. The contents of the weights are not: opening maps a checkpoint and reads
+//! little of it. All bytes of all tensors are hashed when the first prefix is saved or restored, on the calling thread,
+//! and the hash is kept. Callers that need it meanwhile wait for that thread.
 //!
-//! The engine thread's [`super::machine::Machine`] owns the source, so that a closed engine lets its weights go, whoever still
-//! has the identity. The source shares its bytes with the backend: keeping it takes no memory of its own.
+//! The engine thread's [`super::model_runner::ModelRunner`] owns the source; the identity has only a weak reference, so
+//! that closing the engine frees the weights even if an identity is still alive. The source shares its bytes with the
+//! backend, so keeping it takes no additional memory.
 
 use super::api::{Info, Type};
 use super::delivery::{closed, lock};
@@ -18,33 +20,34 @@ use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, Weak};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// What decides the bits of a page. Its fields are those of a prefix file: a message names them.
+/// Everything that determines the bits of a page. The fields are those of a prefix file, and mismatch messages name
+/// them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Description {
     pub model_type: String,
     pub config_hash: String,
-    /// Names, types, shapes and contents of all tensors.
+    /// Hash of the names, types, shapes and contents of all tensors.
     pub weights_hash: String,
     pub tokenizer_hash: String,
     pub numerics_version: u32,
     pub platform: String,
     pub device: String,
-    /// The CPU's tier, or the GPU's architecture.
+    /// The CPU's instruction-set tier, or the GPU's architecture.
     pub arch: String,
     pub compute: String,
     pub weights: String,
     pub kv: String,
     pub page_tokens: u64,
-    /// The context that the rotary frequencies were chosen for; 0 where they are the same for every context.
+    /// The context length that the rotary frequencies were computed for; 0 if they do not depend on it.
     #[serde(default)]
     pub rotary_context: u64,
     pub groups: Vec<GroupShape>,
-    /// Not part of the identity.
+    /// The number of tokens in the file; not compared.
     pub tokens: u64,
 }
 
-/// One layer group's part of a page.
+/// The shape of one layer group's part of a page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GroupShape {
@@ -54,43 +57,43 @@ pub(super) struct GroupShape {
     pub v_dim: u64,
 }
 
-/// How pages lie in memory, and which tokens they may hold.
+/// The memory layout of pages, and the limits on the tokens they hold.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
-    /// Of a page's frame, for each layer group.
+pub(super) struct PrefixLayout {
+    /// Bytes of one frame, for each layer group.
     pub frame_bytes: Vec<usize>,
     pub page_tokens: usize,
     pub vocab: usize,
     pub context: usize,
-    /// The longest that an engine of the model could be opened with.
+    /// The longest context with which this model could be opened; for error messages.
     pub longest: LongestContext,
 }
 
-impl Layout {
-    /// Bytes of one page, all layer groups; `None` when that overflows.
+impl PrefixLayout {
+    /// Bytes of one page over all layer groups; `None` on overflow.
     pub fn page_bytes(&self) -> Option<usize> {
         self.frame_bytes.iter().try_fold(0usize, |sum, &bytes| sum.checked_add(bytes))
     }
 }
 
-/// What the prefixes of an engine have in common.
+/// What all prefixes of an engine have in common.
 pub(super) struct Identity {
-    pub layout: Layout,
-    /// With an empty `weights_hash`.
+    pub layout: PrefixLayout,
+    /// The description, with an empty `weights_hash`.
     known: Description,
     weights: Weights,
 }
 
-/// The contents of the weights.
+/// The weights and, once computed, the hash of their contents.
 struct Weights {
     source: Weak<dyn ModelSource>,
     hash: Mutex<Option<u64>>,
 }
 
 impl Identity {
-    /// Looks at a model and what the options made of it, but not at its weights. `shapes` are the layer groups'; their frame
-    /// counts are not used.
-    /// `arch` names the device's instructions.
+    /// The identity of an opened model, without reading its weights. `arch` names the device's instruction set,
+    /// `weights` is the weight type that the options chose, and `shapes` are those of the layer groups (their frame
+    /// counts are not used).
     pub fn of(
         source: &Arc<dyn ModelSource>,
         info: &Info,
@@ -129,37 +132,39 @@ impl Identity {
             tokens: 0,
         };
         let (vocab, context) = (info.vocab_size as usize, info.context_length as usize);
-        let layout = Layout { frame_bytes, page_tokens: first.page_tokens, vocab, context, longest };
+        let layout = PrefixLayout { frame_bytes, page_tokens: first.page_tokens, vocab, context, longest };
         let weights = Weights { source: Arc::downgrade(source), hash: Mutex::new(None) };
         Ok(Identity { layout, known, weights })
     }
 
-    /// The whole description. The first call reads all weights, once for the engine.
+    /// The complete description. The first call for an engine reads all weights.
     ///
     /// # Errors
-    /// `Closed` when the engine let its weights go before they were hashed; `Memory` and others of the source, which name the
-    /// tensor or the file.
+    /// `Closed` when the engine was closed before its weights were hashed; `Memory` and other errors of the source,
+    /// which name the tensor or the file.
     pub fn description(&self) -> Result<Description> {
         Ok(Description { weights_hash: hex(self.weights.hash(&mut || true)?), ..self.known.clone() })
     }
 
-    /// The hash of all weights: [`contents_hash`]. Errors as of [`Identity::description`].
+    /// The hash of all weights ([`contents_hash`]); `go_on` returns false to stop. Errors as for
+    /// [`Identity::description`].
     pub fn contents(&self, go_on: &mut dyn FnMut() -> bool) -> Result<u64> {
         self.weights.hash(go_on)
     }
 
-    /// Says in which point a file's description is of something else, as far as that is known without the weights.
+    /// Fails with `Mismatch` if a file's description differs in any field but `weights_hash`.
     pub fn compare(&self, file: &Description, shown: &str) -> Result<()> {
         differ(file, &Description { weights_hash: file.weights_hash.clone(), ..self.known.clone() }, shown)
     }
 
-    /// Says whether a file's description is of other weights. Errors as of [`Identity::description`], and `Mismatch`.
+    /// Fails with `Mismatch` if a file's description differs, including the weights. Errors as for
+    /// [`Identity::description`].
     pub fn compare_weights(&self, file: &Description, shown: &str) -> Result<()> {
         differ(file, &self.description()?, shown)
     }
 }
 
-/// An error that names the first difference.
+/// A `Mismatch` error that names the first field that differs, with both values.
 fn differ(theirs: &Description, ours: &Description, shown: &str) -> Result<()> {
     let fields = |d: &Description| {
         let d = Description { tokens: 0, ..d.clone() };
@@ -188,7 +193,7 @@ pub(super) fn hex(hash: u64) -> String {
 }
 
 impl Weights {
-    /// Computed under the lock, so that two callers do not both read everything. A failure is not kept.
+    /// The hash, computed under the lock, so that two callers do not both read all weights. A failure is not cached.
     fn hash(&self, go_on: &mut dyn FnMut() -> bool) -> Result<u64> {
         let mut hash = lock(&self.hash);
         if let Some(hash) = *hash {

@@ -1,39 +1,40 @@
-//! From logits on the device to what sampling needs of them on the host: of most requests the few largest, found while they
-//! were computed; of those with log probabilities, penalties or bias all.
+//! Logits for sampling on the host. Greedy sampling and a small top-k need only the few largest logits of a row, which
+//! the device finds while it computes them ([`linear_topk`](crate::backend::Backend::linear_topk)). Other requests,
+//! such as those with log probabilities, penalties or biases, need all of them.
 
 use super::core::Core;
-use super::machine::{Machine, Wanted};
-use crate::backend::BestOf;
+use super::model_runner::{LogitsPosition, ModelRunner};
+use crate::backend::TopK;
 use crate::error::{Error, Result};
 use crate::limits;
 
 impl Core {
-    /// Notes for each position whose logits are wanted how many of them are enough.
-    pub(super) fn find_enough(&mut self, piece: &[Wanted]) {
-        let machine = &mut self.machine;
-        machine.logits.enough.clear();
-        for wanted in piece {
-            let enough = self.active.get(wanted.sequence).and_then(|active| {
-                let samples = active.request.prompt.get(wanted.position + 1).is_none() && active.request.max_tokens > 0;
-                samples.then(|| machine.sampler.enough(&machine.allowed, &active.request.params)).flatten()
+    /// Sets `logits.enough` for each position of `piece`: how many of the largest logits sampling needs.
+    pub(super) fn find_enough(&mut self, piece: &[LogitsPosition]) {
+        let runner = &mut self.runner;
+        runner.logits.enough.clear();
+        for at in piece {
+            let enough = self.active.get(at.sequence).and_then(|active| {
+                let samples = active.request.prompt.get(at.position + 1).is_none() && active.request.max_tokens > 0;
+                samples.then(|| runner.sampler.enough(&runner.allowed, &active.request.params)).flatten()
             });
-            machine.logits.enough.push(enough);
+            runner.logits.enough.push(enough);
         }
     }
 }
 
-impl Machine {
-    /// Computes the logits of some of the step's wanted positions, from the `first` on. Rows that need all of theirs are copied
-    /// to the host.
+impl ModelRunner {
+    /// Computes the logits of `piece`, which starts at the `first` of the step's logits positions. The host gets the
+    /// largest logits of each row, and all logits of the rows that need them.
     ///
     /// # Errors
     /// `Device` when the device failed.
-    pub(super) fn compute_logits(&mut self, first: usize, wanted: &[Wanted]) -> Result<()> {
+    pub(super) fn compute_logits(&mut self, first: usize, piece: &[LogitsPosition]) -> Result<()> {
         let HostLogits { vocab, all, enough, best, count } = &mut self.logits;
         *count = enough.iter().flatten().copied().max().unwrap_or(0);
-        let search = BestOf { count: *count, limit: self.allowed.end(), found: best };
+        let search = TopK { count: *count, limit: self.allowed.end(), found: best };
         let best = (*count > 0).then_some(search);
-        let logits = self.model.logits(&mut *self.backend, &self.step, first, wanted.len(), best)?;
+        let logits = self.model.logits(&mut *self.backend, &self.step, first, piece.len(), best)?;
         for (row, _) in enough.iter().enumerate().filter(|(_, enough)| enough.is_none()) {
             self.backend.read(logits.at(row * *vocab), &mut all[row * *vocab..(row + 1) * *vocab])?;
         }
@@ -41,20 +42,24 @@ impl Machine {
     }
 }
 
-/// What the host knows of the logits of some positions.
+/// Host copies of logits, for one piece of a step's logits positions.
 pub(super) struct HostLogits {
     vocab: usize,
-    /// `[rows, vocab]`, for those that need all.
+    /// `[rows, vocab]`; filled for rows that need all logits.
     all: Vec<f32>,
-    /// How many of the largest are enough, for each row; `None` = all are needed.
+    /// For each row, how many of the largest logits sampling needs; `None` = all logits.
     enough: Vec<Option<usize>>,
-    /// `[rows, count]`: (logit, id), best first.
+    /// `[rows, count]`: (logit, token id), largest first.
     best: Vec<(f32, u32)>,
+    /// The largest number in `enough`; 0 when every row needs all logits.
     count: usize,
 }
 
 impl HostLogits {
-    /// For at most `rows` rows, with every reservation made.
+    /// Buffers for at most `rows` rows; using them allocates nothing.
+    ///
+    /// # Errors
+    /// `Memory`.
     pub fn new(rows: usize, vocab: usize) -> Result<HostLogits> {
         let refused = |_| Error::memory("logits", HostLogits::bytes(rows, vocab));
         let (mut all, mut enough, mut best) = (Vec::new(), Vec::new(), Vec::new());
@@ -72,12 +77,13 @@ impl HostLogits {
         rows as u64 * row as u64
     }
 
-    /// All logits of a row.
+    /// All logits of a row that needs them all.
     pub fn row(&self, index: usize) -> &[f32] {
         &self.all[index * self.vocab..(index + 1) * self.vocab]
     }
 
-    /// The largest logits of a row, as many as are enough and finite; `None` when the row needs all.
+    /// The largest logits of a row, as many as sampling needs, without those that are not finite; `None` when the row
+    /// needs all.
     pub fn best(&self, index: usize) -> Option<&[(f32, u32)]> {
         let enough = (*self.enough.get(index)?)?;
         let best = &self.best[index * self.count..index * self.count + enough];

@@ -1,4 +1,5 @@
-//! How the engine thread is asked: a list of commands, which it exchanges for its own when it looks.
+//! The mailbox of the engine thread: a list of commands, which the engine thread takes by exchanging it for its own
+//! empty list.
 
 use super::control::Control;
 use super::delivery::{closed, lock, wait_until};
@@ -7,30 +8,34 @@ use crate::error::{Error, Result};
 use crate::limits;
 use std::collections::VecDeque;
 
-/// What was asked of the engine thread and not yet taken by it.
+/// Commands and control state for the engine thread; guarded by the lock in [`Shared`].
 #[derive(Default)]
 pub(super) struct Mailbox {
+    /// Commands that the engine thread has not yet taken.
     pub commands: VecDeque<Command>,
     /// Pause and duty limit.
     pub control: Control,
-    /// No more submits: the engine is closing.
+    /// The engine is closing: [`Shared::send`] fails.
     pub closed: bool,
-    /// The engine thread has ended; nobody reads this any more.
+    /// The engine thread has ended: no command is taken any more.
     pub gone: bool,
-    /// How many wait until the engine thread has taken the list.
+    /// Number of threads that wait until the engine thread has taken the list.
     blocked: usize,
-    /// A test: there is no memory for a longer list.
+    /// Test hook: the list cannot grow.
     #[cfg(test)]
     no_memory: bool,
 }
 
 impl Mailbox {
-    /// Empty, with room for some commands: see [`Shared::send_anyway`].
+    /// An empty mailbox with room for [`limits::COMMANDS_RESERVED`] commands; see [`Shared::send_anyway`].
+    ///
+    /// # Errors
+    /// `Memory`.
     pub fn new(control: Control) -> Result<Mailbox> {
         Ok(Mailbox { commands: command_list()?, control, ..Mailbox::default() })
     }
 
-    /// Whether one more command can be put in, with memory for a longer list if that is needed.
+    /// Grows the list if necessary; false when it is full and cannot grow.
     fn make_room(&mut self) -> bool {
         #[cfg(test)]
         if self.no_memory {
@@ -51,11 +56,14 @@ pub(super) fn command_list() -> Result<VecDeque<Command>> {
     Ok(list)
 }
 
-/// What the lists of commands are in an error.
+/// What a list of commands is called in an error message.
 const COMMANDS: &str = "what the engine is asked";
 
 impl Shared {
-    /// Sends a command; an error when the engine takes none any more.
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// `Closed` when the engine is closing; `Memory` when the list cannot grow.
     pub(super) fn send(&self, command: Command) -> Result<()> {
         let mut mailbox = lock(&self.mailbox);
         if mailbox.closed {
@@ -71,10 +79,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Sends a command that an engine in the middle of closing still obeys. Without memory for a longer list it waits until the
-    /// engine thread has taken the commands. That needs no memory: the engine thread exchanges the list for its own, and both
-    /// were made with room for [`limits::COMMANDS_RESERVED`] commands and never give any of it back. So there is room then,
-    /// also for the one command of an engine whose thread never started, its close.
+    /// Sends a command that a closing engine still handles; does nothing when the engine thread has ended. When the
+    /// list cannot grow, waits until the engine thread has taken the commands. Then there is room without allocating:
+    /// the engine thread exchanges the list for its own, and both were made with room for [`limits::COMMANDS_RESERVED`]
+    /// commands and never shrink. That room also suffices for the only command of an engine whose thread never started,
+    /// its close.
     pub(super) fn send_anyway(&self, command: Command) {
         let mut mailbox = lock(&self.mailbox);
         while !mailbox.gone && !mailbox.make_room() {
@@ -90,7 +99,7 @@ impl Shared {
         self.mail.notify_one();
     }
 
-    /// The engine thread has taken commands, or takes none any more: who waits for that goes on.
+    /// Wakes the senders that wait for room. Called when the engine thread has taken commands or has ended.
     pub(super) fn note_taken(&self, mailbox: &Mailbox) {
         if mailbox.blocked > 0 {
             self.taken.notify_all();
@@ -115,12 +124,12 @@ mod tests {
         let engine = open(false);
         for _ in 0..3 {
             assert!(lock(&engine.shared.mailbox).commands.capacity() >= limits::COMMANDS_RESERVED);
-            // The engine thread takes it and leaves its own.
+            // The engine thread exchanges this list for its own.
             engine.check().unwrap();
         }
     }
 
-    /// More commands than there is room for, from several threads: all of them come through, and none of the threads needs memory.
+    /// Several threads send more commands than there is room for: all are taken, and no thread allocates.
     #[test]
     fn without_memory_a_command_waits_until_others_were_taken() {
         let engine = open(false);
@@ -130,7 +139,7 @@ mod tests {
                 let shared = &engine.shared;
                 scope.spawn(move || {
                     for i in 0..2 * limits::COMMANDS_RESERVED as u64 {
-                        // No request has such an id.
+                        // No request has this id.
                         shared.send_anyway(Command::Cancel(1 << 40 | thread << 20 | i, FinishReason::Cancel));
                     }
                 });
@@ -139,7 +148,7 @@ mod tests {
         engine.close(Duration::ZERO).unwrap();
     }
 
-    /// Nobody takes what is sent, so there has to be room for the close.
+    /// There is no engine thread that takes commands, so there has to be room for the close.
     #[test]
     fn an_engine_for_text_closes_without_memory() {
         let engine = open(true);
@@ -147,7 +156,7 @@ mod tests {
         engine.close(Duration::ZERO).unwrap();
     }
 
-    /// Who waits for room when the engine thread ends does not wait for ever.
+    /// A sender that waits for room returns when the engine thread ends.
     #[test]
     fn who_waits_for_room_leaves_with_the_engine_thread() {
         let engine = open(true);

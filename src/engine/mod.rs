@@ -1,12 +1,17 @@
-//! The engine: owns the threads, and is the only room where scheduler and model meet.
+//! The engine: owns the threads, and is the only module that uses both the scheduler and the model.
 //!
-//! Threads of an open engine: the **engine thread** ([`core`]) owns scheduler, model and device; the **dispatch thread** runs
-//! callbacks and log lines, unless the host polls; then the **wake thread** tells it when, if it wants to know; from the first deferred submit on a **text thread** ([`defer`]) prepares
-//! prompts; the CPU backend's workers compute. Callers talk to the engine thread through a mailbox of [`Command`]s and hear
-//! from it through each request's [`delivery::Outbox`]. When nothing is to do, all of them sleep.
+//! Threads of an open engine:
+//! - The **engine thread** ([`core`]) owns scheduler, model and device.
+//! - The **dispatch thread** runs callbacks and writes log lines, unless the host polls.
+//! - The **wake thread** calls the wake callback of a host that polls, if there is one.
+//! - The **text thread** ([`defer`]) prepares deferred prompts; it starts with the first of them.
+//! - The worker threads of the CPU backend compute.
+//!
+//! Callers send [`Command`]s to the engine thread through a mailbox, and receive events through each request's
+//! [`delivery::Outbox`]. All threads sleep while there is nothing to do.
 
 mod active;
-mod adjusts;
+mod adjustments;
 pub mod api;
 mod begin;
 mod control;
@@ -16,13 +21,13 @@ mod defer;
 mod delivery;
 mod device;
 mod duty;
-mod flight;
 mod honour;
 mod host_thread;
 mod identity;
+mod in_flight;
 mod logits;
-mod machine;
 mod mailbox;
+mod model_runner;
 mod open;
 mod parts;
 mod places;
@@ -72,11 +77,11 @@ use std::time::{Duration, Instant};
 pub enum Sink {
     /// The caller pulls them with [`Request::next`] or [`Request::wait`].
     Pull,
-    /// A dispatch thread calls this, or the host's own calls do ([`Delivery::Poll`]); `false` stops the request. Dropped
-    /// exactly once: after the terminal event was handed over, or before a failing submit returns.
+    /// Called on the dispatch thread, or with [`Delivery::Poll`] inside the host's own calls; `false` stops the
+    /// request. Dropped exactly once: after the terminal event was delivered, or before a failing submit returns.
     Callback(Box<dyn FnMut(&Event) -> bool + Send>),
-    /// The engine's own queue, read with [`Engine::next`]. What is inside is dropped exactly once: when the terminal event
-    /// is taken, or dropped because the engine is; or before a failing submit returns.
+    /// The engine's event queue, read with [`Engine::next`]. The value inside is dropped exactly once: when the
+    /// terminal event is taken, when the engine is dropped and discards that event, or before a failing submit returns.
     Engine(Box<dyn Send>),
 }
 
@@ -85,16 +90,17 @@ pub enum Sink {
 pub enum Next {
     /// Everything pending, merged into one event.
     Event(Box<Event>),
-    /// The time ran out.
+    /// The timeout passed.
     Timeout,
-    /// The terminal event was already taken (for callbacks and [`Engine::next`]: and its sink was dropped). Of
-    /// [`Engine::next`]: the engine is closed and its queue is empty.
+    /// The terminal event was already taken (for callbacks and [`Engine::next`]: and the sink was dropped). As a result
+    /// of [`Engine::next`]: the engine is closed and its queue is empty.
     End,
 }
 
 /// Target of log lines in the `log` crate.
 const LOG_TARGET: &str = "astrai";
 
+/// The level of the `log` crate; `None` for [`LogLevel::Off`].
 fn facade_level(level: LogLevel) -> Option<log::Level> {
     match level {
         LogLevel::Off => None,
@@ -105,46 +111,53 @@ fn facade_level(level: LogLevel) -> Option<log::Level> {
     }
 }
 
-/// What callers ask of the engine thread.
+/// Commands to the engine thread.
 enum Command {
     Submit(Box<NewRequest>),
-    /// A request whose prompt comes later.
+    /// A request whose prompt is still being prepared.
     Defer(Box<NewRequest>),
-    /// The token ids of a deferred request and the tokens that the context holds beyond them; or why there are none.
-    Prepared(u64, Result<(Vec<u32>, usize)>),
+    /// The prompt of the deferred request with this id: token ids, and how many more tokens the context holds; or an
+    /// error.
+    PromptReady(u64, Result<(Vec<u32>, usize)>),
     Cancel(u64, FinishReason),
     CancelAll,
-    /// A paused request's queue was read.
+    /// The event queue of a paused request was read: the request with this id can continue.
     Resume(u64),
+    /// Check the accounting of pages and slots, and answer.
     Check(Answer),
-    /// Drop the cached pages that nobody uses.
+    /// Drop the cached pages that no request uses and no prefix pins.
     ClearCache,
     Prefix(prefix::Command),
-    /// Accept nothing more; cut off what still runs at this time.
+    /// Close: accept nothing more, and cancel the requests that still run at this time.
     Close(Instant),
+    /// Test hook: panic on the engine thread.
     Panic,
 }
 
-/// What callers, the engine thread and the dispatch thread share.
+/// State shared by callers, the engine thread and the dispatch thread.
 struct Shared {
     mailbox: Mutex<Mailbox>,
+    /// Signalled when commands have been sent, or pause or duty limit have changed.
     mail: Condvar,
-    /// The engine thread has taken the commands, or ended, and somebody waited for that.
+    /// Signalled when the engine thread has taken the commands or has ended, if senders wait for that.
     taken: Condvar,
-    /// The engine thread came to rest, or ended.
+    /// Signalled when the engine thread has paused or has ended, and when a pause ends.
     rested: Condvar,
     dispatch: Dispatch,
+    /// Prepares the prompts of deferred requests.
     helper: defer::Helper,
     stats: StatsCell,
     log: Option<LogFn>,
     log_level: AtomicI32,
+    /// The id of the next request.
     ids: AtomicU64,
-    /// Requests accepted whose terminal event does not exist yet.
+    /// Accepted requests without a terminal event, and pins being computed.
     pending: AtomicUsize,
 }
 
 impl Shared {
-    /// Without a callback, lines go to the `log` crate, where a Rust host may listen; no logger is the usual case.
+    /// Whether lines of this level are logged. Without a log callback they go to the logger of the `log` crate, which a
+    /// Rust host may have set.
     fn logs(&self, level: LogLevel) -> bool {
         match &self.log {
             Some(_) => level as i32 <= self.log_level.load(Ordering::Relaxed),
@@ -152,6 +165,7 @@ impl Shared {
         }
     }
 
+    /// Queues a log line, which is made only if its level is logged.
     fn log(&self, level: LogLevel, line: impl FnOnce() -> String) {
         if self.logs(level) {
             self.dispatch.log(level, line());
@@ -165,13 +179,14 @@ pub struct Engine {
     text: Arc<TextKit>,
     info: Info,
     defaults: GenerationDefaults,
-    /// No weights: text functions only.
+    /// Opened without weights: only the text functions work.
     text_only: bool,
-    /// What a saved prefix must match; none without weights.
+    /// Identity of model and device that a saved prefix must match; `None` without weights.
     identity: Option<Arc<identity::Identity>>,
     running_max: usize,
     waiting_max: usize,
     threads: Mutex<Vec<JoinHandle>>,
+    /// Priority and affinity of the engine's threads.
     placing: ThreadOptions,
 }
 
@@ -179,14 +194,14 @@ impl Engine {
     /// Opens the model folder `dir`; blocks until the engine can take requests.
     ///
     /// # Errors
-    /// `Argument` and `Unsupported` for options, `Io` and `Format` for files, `Memory`, `Aborted` by the progress callback,
-    /// `Reentrant` inside a callback.
+    /// `Argument` and `Unsupported` for options, `Io` and `Format` for files, `Memory`, `Device`, `Aborted` by the
+    /// progress callback, `Reentrant` inside a callback.
     pub fn open(dir: &Path, options: EngineOptions) -> Result<Engine> {
         Engine::start(&dir.display(), options, |options, log| open::open(dir, options, log))
     }
 
-    /// Opens a model that is no folder; else as [`Engine::open`]. The source is let go when the engine closes: the first
-    /// saved or restored prefix reads its tensors once more.
+    /// As [`Engine::open`], for a model that is not a folder. The source is dropped when the engine closes, or earlier;
+    /// saving or restoring a prefix may read its tensors once more.
     ///
     /// # Errors
     /// As of [`Engine::open`].
@@ -204,7 +219,7 @@ impl Engine {
         refuse_in_callback("open")?;
         shortage::forget();
         let _floats = LibraryFloats::enter();
-        // What is wrong with these is told below, with everything else.
+        // An error in these options is reported below, by the check of all options.
         let duty = duty::Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
         let control = control::Control::new(duty);
         let shared = Arc::new(Shared {
@@ -240,16 +255,16 @@ impl Engine {
             text: Arc::new(opened.text.ending_with(shared.helper.ended())),
             info: opened.info,
             defaults: opened.defaults,
-            text_only: opened.machine.is_none(),
+            text_only: opened.runner.is_none(),
             identity: opened.identity,
             running_max: opened.running_max,
             waiting_max: opened.waiting_max,
             threads: Mutex::default(),
             placing,
         };
-        if let Some(machine) = opened.machine {
+        if let Some(runner) = opened.runner {
             // From here on a failure drops `engine`, which stops the threads that already run.
-            let core = core::Core::new(shared.clone(), machine, options.trace.take())?;
+            let core = core::Core::new(shared.clone(), runner, options.trace.take())?;
             if options.delivery == Delivery::Thread {
                 let dispatcher = thread::spawn("dispatch", placing, {
                     let shared = shared.clone();
@@ -268,8 +283,9 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Ends all requests after at most `grace`, delivers their terminal events, joins all threads. What waits for
-    /// [`Engine::next`] stays. On a paused engine nothing could end by itself, so there is no grace.
+    /// Ends all requests after at most `grace`, delivers their terminal events and joins all threads. Events in the
+    /// queue of [`Engine::next`] can still be taken. A paused engine has no grace period, since no request could
+    /// finish.
     ///
     /// # Errors
     /// `Closed` for a second call, `Reentrant` inside a callback.
@@ -296,7 +312,7 @@ impl Engine {
         self.shared.send_anyway(Command::Close(cut));
         self.shared.dispatch.close();
         if self.text_only {
-            // There is no engine thread to say so.
+            // Normally done by the engine thread when it ends.
             self.shared.dispatch.stop();
         }
         Ok(())
@@ -306,7 +322,7 @@ impl Engine {
         if lock(&self.shared.mailbox).closed { Err(closed()) } else { Ok(()) }
     }
 
-    /// Facts about the engine; also after close.
+    /// Facts about the engine; also available after close.
     pub fn info(&self) -> &Info {
         &self.info
     }
@@ -316,10 +332,10 @@ impl Engine {
         Ok(self.shared.stats.read())
     }
 
-    /// Proves law 3 between two steps. Blocks.
+    /// Checks between two steps that every page and slot is accounted for (law 3). Blocks.
     ///
     /// # Errors
-    /// `Internal` when the books are wrong or the engine thread failed, `Closed`, `Reentrant` inside a callback.
+    /// `Internal` when the accounting is wrong or the engine thread failed, `Closed`, `Reentrant` inside a callback.
     pub fn check(&self) -> Result<()> {
         refuse_in_callback("check")?;
         if self.text_only {
@@ -349,12 +365,12 @@ impl Engine {
         with_text(|| self.text.detokenize(tokens, options))
     }
 
-    /// Submits a prompt. Never waits for a step. With [`RequestOptions::defer`] the errors of template and tokenizer, and of
-    /// the prompt's length, become a failed terminal event.
+    /// Submits a prompt. Never waits for a step. With [`RequestOptions::defer`], errors of template and tokenizer and a
+    /// prompt that is too long become a failed terminal event.
     ///
     /// # Errors
-    /// `Argument` for options or an empty prompt, `Context` when the prompt is longer than the context, which is cut to what
-    /// all KV pages hold, `QueueFull`, `Template`, `Closed`; `Unsupported` on an engine opened for text only.
+    /// `Argument` for options or an empty prompt, `Context` when the prompt exceeds the context length, `QueueFull`,
+    /// `Template`, `Memory`, `Closed`; `Unsupported` on an engine opened for text only.
     pub fn submit(&self, prompt: &Prompt, options: &RequestOptions, sink: Sink) -> Result<Request> {
         if self.text_only {
             return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
@@ -393,7 +409,7 @@ impl Engine {
         let delivery = Arc::new(Outbox::new(id, options.tag, limit, sink));
         let request = NewRequest { delivery: delivery.clone(), ..request };
         let request = Box::new(request);
-        // Nothing that is sent can be taken back.
+        // Checked before sending, since a command that was sent cannot be taken back.
         shortage::check("a request")?;
         self.place(&delivery)?;
         let sent = match options.defer {
@@ -405,7 +421,7 @@ impl Engine {
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
     }
 
-    /// Checks the options and fills in the model's defaults. The delivery is still a placeholder.
+    /// Validates the options and fills in the model's defaults. `delivery` is a placeholder that the caller replaces.
     fn new_request(
         &self,
         prompt: &Prompt,
@@ -456,7 +472,8 @@ impl Engine {
         })
     }
 
-    /// The stop tokens of a prompt: special tokens have no text, so a stop string that names one is a token.
+    /// The stop tokens of a prompt, including the special tokens that its stop strings name: these have no text that a
+    /// stop string could match.
     fn stop_tokens(&self, prompt: &Prompt) -> Vec<u32> {
         let special = |name: &String| {
             let tokenizer = self.text.tokenizer.as_ref()?;
@@ -477,12 +494,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Sequences that run at once, at most.
+    /// Most sequences that run at once.
     pub fn running_max(&self) -> usize {
         self.running_max
     }
 
-    /// Test hook: the engine thread panics at its next step.
+    /// Test hook: the engine thread panics.
     #[doc(hidden)]
     pub fn inject_panic(&self) {
         self.shared.send_anyway(Command::Panic);
@@ -490,9 +507,9 @@ impl Engine {
 }
 
 impl Drop for Engine {
-    /// Closes the engine if that has not happened. Inside a callback the threads of an engine that dispatches cannot be
-    /// joined: they end on their own once the callback has returned. Those of an engine that polls never wait for a
-    /// callback, so they can.
+    /// Closes the engine if it is not closed yet. Inside a callback, the threads of an engine with a dispatch thread
+    /// cannot be joined and are detached: they end once the callback has returned. The threads of an engine that polls
+    /// never wait for a callback and are joined.
     fn drop(&mut self) {
         let _ = self.begin_close(Duration::ZERO);
         let threads = std::mem::take(&mut *lock(&self.threads));
@@ -511,6 +528,7 @@ impl Drop for Engine {
     }
 }
 
+/// An error inside a callback, for calls that block.
 fn refuse_in_callback(what: &str) -> Result<()> {
     if in_callback() {
         return Err(Error::new(Status::Reentrant, format!("{what} blocks and must not be called inside a callback")));
@@ -518,6 +536,7 @@ fn refuse_in_callback(what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Checks stop strings and stop tokens against their limits and the vocabulary.
 fn check_stops(prompt: &Prompt, vocab: u32) -> Result<()> {
     let too_many = |what: &str, n: usize, max: usize| {
         let error = Error::argument(format!("{n} {what}, the limit is {max}")).about(what);
@@ -540,11 +559,12 @@ fn check_stops(prompt: &Prompt, vocab: u32) -> Result<()> {
     }
 }
 
-/// A seed nobody chose: the standard library's hash keys come from the system's random source.
+/// A random seed: the keys of the standard library's hasher come from the system's random source.
 fn random_seed() -> u64 {
     RandomState::new().hash_one(Instant::now())
 }
 
+/// An error inside a callback, unless the timeout is zero.
 fn refuse_blocking(timeout: Option<Duration>, what: &str) -> Result<()> {
     if timeout == Some(Duration::ZERO) { Ok(()) } else { refuse_in_callback(what) }
 }

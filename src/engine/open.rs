@@ -1,16 +1,17 @@
-//! Opening an engine: source, architecture, memory, weights, in an order that finds mistakes before it spends time.
+//! Opening an engine: options, source, architecture, memory, weights, in an order that finds errors before the
+//! expensive work.
 
 use super::api::*;
-use super::device::{self, Place};
+use super::device::{self, DeviceChoice};
 use super::duty::Duty;
 use super::honour::{self, Touching};
 use super::identity::Identity;
 use super::logits::HostLogits;
-use super::machine::Machine;
-use super::plan::{Prospect, Sizing};
+use super::model_runner::ModelRunner;
+use super::plan::{LoadPlan, Sizing};
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, Drawn, Draws, KvShape, cuda};
+use crate::backend::{Backend, KvShape, SamplingOutput, SamplingRequests, cuda};
 use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use crate::model::architecture::Architecture;
@@ -26,14 +27,14 @@ use crate::source::{Folder, GenerationDefaults, ModelSource};
 use std::path::Path;
 use std::sync::Arc;
 
-/// An engine about to start.
+/// Everything an engine needs before its threads start.
 pub(super) struct Opened {
     pub text: TextKit,
     pub info: Info,
     pub defaults: GenerationDefaults,
-    /// None for an engine opened for text only.
-    pub machine: Option<Machine>,
-    /// What a saved prefix must match.
+    /// `None` for an engine opened for text only.
+    pub runner: Option<ModelRunner>,
+    /// Identity of model and device that a saved prefix must match; `None` for text only.
     pub identity: Option<Arc<Identity>>,
     pub running_max: usize,
     pub waiting_max: usize,
@@ -42,9 +43,9 @@ pub(super) struct Opened {
 /// Receives log lines.
 type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
 
-/// What is known of a model before its weights are read.
-struct Prepared {
-    prospect: Prospect,
+/// A model before its weights are read: memory plan, opened device, configuration and text processing.
+struct PreparedModel {
+    load_plan: LoadPlan,
     backend: Box<dyn Backend>,
     facts: Opening,
     defaults: GenerationDefaults,
@@ -52,21 +53,21 @@ struct Prepared {
     tokenizer: PendingTokenizer,
 }
 
-/// What is told of a device.
+/// Facts about the opened device.
 struct Opening {
     device: Device,
     cpu_tier: CpuTier,
     threads: u32,
-    /// What decides the bits it computes, beside what an [`Info`] has.
+    /// Part of the identity: CPU tier or GPU architecture, which the computed bits depend on.
     arch: String,
 }
 
-/// Reads the folder and prepares everything but the threads.
+/// Opens the model folder `dir` and prepares everything but the threads.
 pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
     honour::check_placing(placing(options), log)?;
     let mut progress = report(options);
-    // Weights are seen twice: read or mapped, then bound. One bar shows both, so each is half of it.
+    // Weights are processed twice: read or mapped, then bound. Each pass is half of the reported progress.
     let mut half = 0;
     let mut reading = |done: u64, total: u64| {
         half = total;
@@ -83,7 +84,7 @@ pub(super) fn open(dir: &Path, options: &mut EngineOptions, log: Log) -> Result<
     finish_somewhere(prepared, Arc::new(folder), options, half, &mut progress, log)
 }
 
-/// As [`open`], for a source that is open already.
+/// As [`open`], for a source that is already open.
 pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOptions, log: Log) -> Result<Opened> {
     check_options(options)?;
     honour::check_placing(placing(options), log)?;
@@ -96,21 +97,22 @@ pub(super) fn open_source(source: Arc<dyn ModelSource>, options: &mut EngineOpti
     finish_somewhere(prepared, source, options, 0, &mut progress, log)
 }
 
-/// Tells what was wrong with files that are no reason not to open the model.
+/// Logs problems of the source's files that do not prevent opening the model.
 fn warn(source: &dyn ModelSource, log: Log) {
     source.warnings().iter().for_each(|line| log(LogLevel::Warn, line.clone()));
 }
 
-/// As [`finish`]; where the choice was ours and a GPU could not take the model in the end, on the CPU.
+/// As [`finish`], but with [`Device::Auto`] it falls back to the CPU when a GPU was chosen and then fails or lacks
+/// memory.
 fn finish_somewhere(
-    prepared: Prepared,
+    prepared: PreparedModel,
     source: Arc<dyn ModelSource>,
     options: &mut EngineOptions,
     read: u64,
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let chosen = options.device == Device::Auto && matches!(prepared.prospect.sizing.place, Place::Cuda(..));
+    let chosen = options.device == Device::Auto && matches!(prepared.load_plan.sizing.device, DeviceChoice::Cuda(..));
     match finish(prepared, source.clone(), options, read, progress, log) {
         Err(error) if chosen && matches!(error.status, Status::Memory | Status::Device) => {
             device::refused(&error, log);
@@ -122,7 +124,8 @@ fn finish_somewhere(
     }
 }
 
-/// The caller's progress function, on the caller's thread, as one that knows it is a callback.
+/// Wraps the caller's progress callback: it runs on the caller's thread, marked as inside a callback. Without a
+/// callback, returns true.
 fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
     let mut progress = options.progress.take();
     move |done, total| {
@@ -134,28 +137,29 @@ fn report(options: &mut EngineOptions) -> impl FnMut(u64, u64) -> bool + use<> {
     }
 }
 
-/// Where the engine's threads run, those that help to open it included.
+/// Priority and affinity of the engine's threads, including those used while it opens.
 fn placing(options: &EngineOptions) -> ThreadOptions {
     ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask }
 }
 
-/// Everything that needs no weights; the tokenizer is read while they are mapped and bound.
-fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<Prepared> {
-    let mut prospect = Prospect::of(source, options, log)?;
-    prospect.sizing.require()?;
-    let (backend, facts) = match open_device(&prospect.sizing, options, log) {
-        Err(error) if options.device == Device::Auto && matches!(prospect.sizing.place, Place::Cuda(..)) => {
+/// Does everything that needs no weights. The tokenizer is read on its own thread, while the weights are loaded and
+/// bound.
+fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> Result<PreparedModel> {
+    let mut load_plan = LoadPlan::of(source, options, log)?;
+    load_plan.sizing.require()?;
+    let (backend, facts) = match open_device(&load_plan.sizing, options, log) {
+        Err(error) if options.device == Device::Auto && matches!(load_plan.sizing.device, DeviceChoice::Cuda(..)) => {
             device::refused(&error, log);
             options.device = Device::Cpu;
             options.device_index = 0;
-            prospect = Prospect::of(source, options, log)?;
-            prospect.sizing.require()?;
-            open_device(&prospect.sizing, options, log)?
+            load_plan = LoadPlan::of(source, options, log)?;
+            load_plan.sizing.require()?;
+            open_device(&load_plan.sizing, options, log)?
         }
         opened => opened?,
     };
-    honour::warn(options, &prospect.sizing, log);
-    let architecture = &prospect.architecture;
+    honour::warn(options, &load_plan.sizing, log);
+    let architecture = &load_plan.architecture;
     let mut warn = |line| log(LogLevel::Warn, line);
     let defaults = GenerationDefaults::from_source(source, &mut warn)?;
     if let Some(id) = defaults.eos_tokens.iter().find(|&&id| id as usize >= architecture.vocab) {
@@ -163,24 +167,24 @@ fn prepare(source: &dyn ModelSource, options: &mut EngineOptions, log: Log) -> R
         log(LogLevel::Warn, format!("eos_token_id {id} is not below the vocabulary size {vocab}: it never comes"));
     }
     let mut text = TextKit::open(source, architecture.vocab, &mut |line| log(LogLevel::Warn, line))?;
-    text.longest = prospect.sizing.longest;
+    text.longest = load_plan.sizing.longest;
     shortage::check("the configuration and chat templates of a model")?;
     let tokenizer = PendingTokenizer::start(source, placing(options))?;
-    Ok(Prepared { prospect, backend, facts, defaults, text, tokenizer })
+    Ok(PreparedModel { load_plan, backend, facts, defaults, text, tokenizer })
 }
 
-/// Opens the device that was chosen.
+/// Opens the chosen device.
 fn open_device(sizing: &Sizing, options: &EngineOptions, log: Log) -> Result<(Box<dyn Backend>, Opening)> {
     let (device, threads) = (Device::Cuda, 1);
-    match &sizing.place {
-        Place::Cpu => {
+    match &sizing.device {
+        DeviceChoice::Cpu => {
             let (compute, threads) = (device::compute(options), options.threads as usize);
             let backend = CpuBackend::new(options.cpu_tier, compute, threads, placing(options))?;
             let (cpu_tier, threads) = (backend.tier(), backend.threads() as u32);
             let arch = format!("{cpu_tier:?}").to_lowercase();
             Ok((Box::new(backend), Opening { device: Device::Cpu, cpu_tier, threads, arch }))
         }
-        Place::Cuda(cuda_options, facts, _) => {
+        DeviceChoice::Cuda(cuda_options, facts, _) => {
             let (major, minor) = facts.capability;
             let arch = format!("sm_{major}{minor}{}", if cuda_options.invariant { "" } else { " relaxed" });
             let mut note = |line| log(LogLevel::Info, line);
@@ -190,17 +194,18 @@ fn open_device(sizing: &Sizing, options: &EngineOptions, log: Log) -> Result<(Bo
     }
 }
 
-/// Binds the weights. `read` bytes of progress have been reported; binding reports as many again.
+/// Binds the weights and completes the engine. `read`: bytes of progress reported so far; binding reports as many
+/// again.
 fn finish(
-    prepared: Prepared,
+    prepared: PreparedModel,
     source: Arc<dyn ModelSource>,
     options: &EngineOptions,
     read: u64,
     progress: loader::Progress,
     log: Log,
 ) -> Result<Opened> {
-    let Prepared { prospect, backend, facts, mut defaults, text, tokenizer } = prepared;
-    let Prospect { family, model_type, architecture, recipe, sizing } = prospect;
+    let PreparedModel { load_plan, backend, facts, mut defaults, text, tokenizer } = prepared;
+    let LoadPlan { family, model_type, architecture, recipe, sizing } = load_plan;
     let mut info = Info {
         model_type,
         device_name: backend.name(),
@@ -215,7 +220,7 @@ fn finish(
         step_tokens: sizing.step_tokens as u32,
         page_tokens: sizing.page_tokens as u32,
         layers: architecture.layers.len() as u32,
-        // The tokenizer may name others; it is still being read.
+        // Completed below from the tokenizer, which is still being read.
         bos_token: defaults.bos_token,
         eos_token: defaults.eos_tokens.first().copied(),
         has_chat_template: text.has_template(),
@@ -223,7 +228,7 @@ fn finish(
     let shapes = architecture.groups().iter().map(|g| g.shape(0, sizing.page_tokens, sizing.kv)).collect();
     let identity = Identity::of(&source, &info, &architecture, facts.arch, options.weights, shapes, sizing.longest)?;
     if options.no_mmap && recipe.quantizes() {
-        // Its weights are let go as soon as they are bound, so that they are not in memory twice.
+        // Hashes the weights now: the source is dropped once they are bound, so that they are not in memory twice.
         identity.description()?;
     }
     let parts = Parts { family, architecture, recipe, source, keep: !(options.no_mmap && recipe.quantizes()) };
@@ -235,26 +240,26 @@ fn finish(
         progress(read + (half as f64 * share) as u64, read.saturating_add(half))
     };
     shortage::check("the plan of a model")?;
-    let mut machine = build(parts, cache, &sizing, backend, &mut binding, log)?;
+    let mut runner = build(parts, cache, &sizing, backend, &mut binding, log)?;
     if options.touch_kv {
         let mut go_on = || binding(1, 1);
-        let total = machine.backend.reserved().kv;
+        let total = runner.backend.reserved().kv;
         let mut touching = Touching { total, written: 0, available: &memory::available, go_on: &mut go_on };
-        machine.backend.touch_kv(&mut |bytes| touching.may(bytes))?;
+        runner.backend.touch_kv(&mut |bytes| touching.may(bytes))?;
     }
     let text = text.with_tokenizer(tokenizer.join()?, defaults.bos_token);
     defaults.add_eos(text.named("eos_token"));
     info.eos_token = defaults.eos_tokens.first().copied();
     info.bos_token = defaults.bos_token.or(text.named("bos_token"));
-    machine.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
-    machine.backend.allow(machine.allowed.end(), machine.allowed.holes())?;
+    runner.allowed = allowed_tokens(&text, info.vocab_size as usize)?;
+    runner.backend.set_vocabulary_mask(runner.allowed.end(), runner.allowed.holes())?;
     log(LogLevel::Info, describe(&info, &sizing));
     shortage::check("a model")?;
     Ok(Opened {
         text,
         info,
         defaults,
-        machine: Some(machine),
+        runner: Some(runner),
         identity: Some(Arc::new(identity)),
         running_max: sizing.running_max,
         waiting_max: sizing.waiting_max,
@@ -277,10 +282,13 @@ fn text_only(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Res
     };
     let defaults = GenerationDefaults::default();
     shortage::check("a tokenizer and chat templates")?;
-    Ok(Opened { text, info, defaults, machine: None, identity: None, running_max: 0, waiting_max: 0 })
+    Ok(Opened { text, info, defaults, runner: None, identity: None, running_max: 0, waiting_max: 0 })
 }
 
-/// Refuses values outside their range, and what this build does not have.
+/// Checks all options against their ranges and against the features of this build.
+///
+/// # Errors
+/// `Argument`, `Unsupported`.
 pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     let limit = |name: &str, value: u32, max: usize| {
         if value as usize <= max {
@@ -326,7 +334,7 @@ pub(super) fn check_options(o: &EngineOptions) -> Result<()> {
     Ok(())
 }
 
-/// Ids the sampler may choose: those the tokenizer names; all when there is none.
+/// The vocabulary mask: the token ids that the tokenizer names; all ids when there is no tokenizer.
 fn allowed_tokens(text: &TextKit, vocab: usize) -> Result<AllowedTokens> {
     match &text.tokenizer {
         None => Ok(AllowedTokens::all(vocab)),
@@ -334,6 +342,7 @@ fn allowed_tokens(text: &TextKit, vocab: usize) -> Result<AllowedTokens> {
     }
 }
 
+/// The model that [`build`] makes a runner of.
 struct Parts<'a> {
     family: &'a Family,
     architecture: Architecture,
@@ -343,14 +352,15 @@ struct Parts<'a> {
     keep: bool,
 }
 
-/// Where quantized weights are kept.
+/// The weights cache: a folder that keeps quantized weights from one open to the next.
 struct Cache<'a> {
     folder: &'a Path,
     no_mmap: bool,
     identity: &'a Identity,
 }
 
-/// Binds the weights, with those matrices that are kept, and keeps those that are not.
+/// Binds the weights. Quantized matrices come from the weights cache if it has them; else they are made, and stored
+/// there.
 fn weights_of(
     parts: &Parts,
     cache: Option<Cache>,
@@ -381,6 +391,7 @@ fn weights_of(
     Ok(bound)
 }
 
+/// Binds the weights and makes the runner, with all buffers reserved for the largest step.
 fn build(
     parts: Parts,
     cache: Option<Cache>,
@@ -388,7 +399,7 @@ fn build(
     mut backend: Box<dyn Backend>,
     progress: loader::Progress,
     log: Log,
-) -> Result<Machine> {
+) -> Result<ModelRunner> {
     let bound = weights_of(&parts, cache, &mut *backend, progress, log)?;
     let Parts { architecture, source, keep, .. } = parts;
     let source = keep.then_some(source);
@@ -405,15 +416,15 @@ fn build(
         frames: vec![sizing.frames; shapes.len()],
         policy: sizing.policy,
     })?;
-    // A device that samples keeps its logits.
+    // Logits are copied to the host only on a backend that does not sample.
     let samples = backend.samples();
     let logits = HostLogits::new(if samples { 0 } else { logits_rows }, vocab)?;
-    let draws_rows = if samples { logits_rows } else { 0 };
+    let sampling_rows = if samples { logits_rows } else { 0 };
     let sampler = Sampler::new(vocab)?;
     let page_tokens = sizing.page_tokens;
     let rows = sizing.step.sequences;
     let top = limits::TOP_LOGPROBS_MAX.min(vocab);
-    Ok(Machine {
+    Ok(ModelRunner {
         scheduler,
         model,
         backend,
@@ -426,14 +437,15 @@ fn build(
         logits,
         top_tokens: reserved("top log probabilities", top)?,
         top_logprobs: reserved("top log probabilities", top)?,
-        wanted: reserved("the wanted logits of a step", sizing.step_tokens)?,
-        draws: Draws::new(draws_rows, if samples { vocab } else { 0 })?,
-        drawn: Drawn::new(draws_rows)?,
+        logits_positions: reserved("the wanted logits of a step", sizing.step_tokens)?,
+        sampling: SamplingRequests::new(sampling_rows, if samples { vocab } else { 0 })?,
+        sampled: SamplingOutput::new(sampling_rows)?,
         spare_frame: sizing.frames as u32,
     })
 }
 
-/// A step with room for the largest one, unless its sequences share so many pages that they name more than there are.
+/// An empty step with room for the largest one. Only its page lists may have to grow: sequences that share pages can
+/// list more pages than exist.
 fn step(sizing: &Sizing, rows: usize, groups: usize) -> Result<Step> {
     let tokens = || reserved("the tokens of a step", sizing.step_tokens);
     let pages = rows.saturating_mul(sizing.context.div_ceil(sizing.page_tokens)).min(sizing.frames) + rows;
@@ -442,7 +454,7 @@ fn step(sizing: &Sizing, rows: usize, groups: usize) -> Result<Step> {
         Ok(Tables { pages: reserved(what, pages)?, starts: reserved(what, rows)? })
     };
     Ok(Step {
-        wanted: tokens()?,
+        logits_indices: tokens()?,
         tokens: tokens()?,
         positions: tokens()?,
         sequences: tokens()?,

@@ -1,11 +1,12 @@
 //! Raw prompts: parts of text and of token ids, in the order in which they were added.
 //!
-//! Texts that follow each other are one text: where a caller cuts a text changes no token. A part whose special tokens are
-//! not parsed is content of that text. Token ids stand between two texts as they are.
-//! What a begin token is, and when a prompt has one: [`mod@super::begin`].
+//! Consecutive text parts are joined before encoding, so the places where a caller splits a text do not change its
+//! tokens. A part whose special tokens are not parsed is content: the tokenizer treats it as plain text. Token ids
+//! between two texts are used as they are. For begin tokens see [`mod@super::begin`].
 //!
-//! What the whole prompt has at least is known before any of it is encoded, and each text is encoded knowing of the others: a
-//! prompt that cannot fit costs no more because it is cut by token ids.
+//! The minimum number of tokens of the whole prompt is computed before any text is encoded, and each text is encoded
+//! with the minimum of the others counted in. So a prompt that cannot fit into the context is refused early, even if it
+//! is split by token ids.
 
 use super::api::PromptPart;
 use super::prompt::TextKit;
@@ -15,7 +16,7 @@ use crate::text::EncodeLimits;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Parts that are encoded together.
+/// A maximal sequence of parts that are encoded together.
 enum Run<'a> {
     Text { text: Cow<'a, str>, content: Vec<Range<usize>> },
     Tokens(&'a [u32]),
@@ -29,7 +30,7 @@ impl Run<'_> {
         }
     }
 
-    /// The fewest tokens that it can be. `bytes_per_token`: the most bytes of text that are one.
+    /// A lower bound for the number of tokens. `bytes_per_token`: the most bytes of text that one token can stand for.
     fn at_least(&self, bytes_per_token: Option<usize>) -> usize {
         match self {
             Run::Text { text, .. } => bytes_per_token.map_or(0, |most| text.len().div_ceil(most.max(1))),
@@ -38,8 +39,8 @@ impl Run<'_> {
     }
 }
 
-/// The token ids of the parts of a prompt, of which the first gets the tokenizer's special tokens if it is text. `special`:
-/// all parts are parsed for special tokens.
+/// The token ids of the parts of a prompt. If the first part is text, it gets the tokenizer's special tokens. With
+/// `special` the special tokens are parsed in all parts.
 pub(super) fn encode(
     kit: &TextKit,
     parts: &[PromptPart],
@@ -55,7 +56,7 @@ pub(super) fn encode(
     let runs = runs(parts, special)?;
     let bytes_per_token = kit.tokenizer.as_ref().and_then(|tokenizer| tokenizer.bytes_per_token());
     let bytes: usize = runs.iter().map(Run::text_bytes).fold(0, usize::saturating_add);
-    // What the runs that are not encoded yet have at least.
+    // Lower bound for the tokens of the runs that are not encoded yet.
     let mut rest: usize = runs.iter().map(|run| run.at_least(bytes_per_token)).fold(0, usize::saturating_add);
     limits.check(bytes, rest)?;
     for (index, run) in runs.iter().enumerate() {
@@ -73,7 +74,7 @@ pub(super) fn encode(
                 };
                 let mut encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut own)?;
                 limits.searched = own.searched;
-                // A text that is parsed may begin with the token that the tokenizer puts before it.
+                // Text whose special tokens are parsed may begin with the token that the tokenizer puts before it.
                 if index == 0 && content.first().is_none_or(|content| content.start > 0) {
                     kit.before.put_once(&mut encoded);
                 }
@@ -82,7 +83,7 @@ pub(super) fn encode(
                 } else {
                     more(&mut ids, &encoded)?
                 }
-                // A short text ends without a look, and there may be many.
+                // A short text is encoded without a call of `go_on`, and there may be many short texts.
                 (limits.go_on)()?;
             }
         }
@@ -91,12 +92,12 @@ pub(super) fn encode(
 }
 
 fn runs(parts: &[PromptPart], all_special: bool) -> Result<Vec<Run<'_>>> {
-    // No part makes more than one.
+    // Each part makes at most one run.
     let mut runs: Vec<Run> = crate::error::reserved("the parts of a prompt", parts.len())?;
     let mut bytes = 0usize;
     for part in parts {
         let (piece, special) = match part {
-            // Nothing stands between the texts before and after.
+            // Empty token ids do not separate the texts before and after.
             PromptPart::Tokens(tokens) if tokens.is_empty() => continue,
             PromptPart::Tokens(tokens) => {
                 runs.push(Run::Tokens(tokens));
@@ -129,7 +130,7 @@ fn runs(parts: &[PromptPart], all_special: bool) -> Result<Vec<Run<'_>>> {
     Ok(runs)
 }
 
-/// Appends without a copy where there was nothing.
+/// Appends `piece`; the first piece is borrowed, not copied.
 fn join<'a>(text: &mut Cow<'a, str>, piece: &'a str) -> Result<()> {
     if text.is_empty() {
         *text = Cow::Borrowed(piece);
@@ -165,13 +166,13 @@ mod tests {
     use crate::text::Tokenizer;
     use std::path::Path;
 
-    /// The storyteller's; `counts`: with a number for the most bytes that one token can be.
+    /// The storyteller model's kit. `counts`: its tokenizer has an upper bound for the bytes of one token.
     fn kit(counts: bool) -> TextKit {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
         let json = std::fs::read_to_string(folder.join("tokenizer.json")).unwrap();
         let json = match counts {
             true => json,
-            // Text that may vanish.
+            // A normalizer that can remove text, so there is no bound.
             false => {
                 let mut file: serde_json::Value = serde_json::from_str(&json).unwrap();
                 file["normalizer"] = serde_json::json!({"type": "Strip", "strip_left": true, "strip_right": true});
@@ -188,7 +189,7 @@ mod tests {
         PromptPart::Text { text: text.into(), special: false }
     }
 
-    /// Encodes for a context of so many tokens, and counts the looks.
+    /// Encodes for a context of this many tokens; also returns the number of calls of `go_on`.
     fn encoded(kit: &TextKit, parts: &[PromptPart], context: usize) -> (Result<Vec<u32>>, usize) {
         let mut looks = 0;
         let mut go_on = || {
@@ -199,7 +200,7 @@ mod tests {
         (result, looks)
     }
 
-    /// So many texts of as many bytes as are counted to their end, with a token id between them.
+    /// This many texts, each just below the size up to which all tokens are counted, separated by single token ids.
     fn cut(texts: usize) -> Vec<PromptPart> {
         let long = "once upon a time, ".repeat(COUNTED_BYTES_MAX / 18);
         (0..2 * texts).map(|at| if at % 2 == 0 { text(&long) } else { PromptPart::Tokens(vec![7]) }).collect()
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!((error.status, error.unit, error.available, looks), (Status::Context, Unit::Tokens, 2048, 0));
         let most = kit.tokenizer().unwrap().bytes_per_token().unwrap();
         assert!(error.needed >= (64 * (COUNTED_BYTES_MAX - 18) / most) as u64, "{error:?}");
-        // Token ids alone.
+        // The lower bound of the token ids alone is too large.
         let mut parts = cut(2);
         parts.push(PromptPart::Tokens(vec![7; 1_000_000]));
         let (result, looks) = encoded(&kit, &parts, 999_999);
@@ -228,9 +229,9 @@ mod tests {
         let (result, looks) = encoded(&kit, &cut(16), context);
         let error = result.unwrap_err();
         assert_eq!((error.status, error.unit, error.available), (Status::Context, Unit::Tokens, context as u64));
-        // The normalizer looks, too.
+        // The normalizer calls `go_on`, too.
         assert!(looks < 2 * 2 * 3 * COUNTED_BYTES_MAX / TEXT_PIECE_BYTES, "{looks} looks");
-        // Together they are as short as what is counted.
+        // Together these are below the size up to which all tokens are counted.
         let short = "once upon a time, ".repeat(COUNTED_BYTES_MAX / 18 / 4);
         let parts = [text(&short), PromptPart::Tokens(vec![7]), text(&short)];
         assert!(encoded(&kit, &parts, 10).0.unwrap().len() > 1000);

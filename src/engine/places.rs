@@ -1,4 +1,5 @@
-//! How many requests an engine takes: those that run and wait, and those that have ended and were not read.
+//! Limits on the number of requests: those that run or wait, and those that have ended but whose last event was not
+//! read.
 
 use super::Engine;
 use super::delivery::Outbox;
@@ -10,13 +11,17 @@ fn refused(max: usize, message: String) -> Error {
     Error::new(Status::QueueFull, message).numbers(Unit::Count, max as u64 + 1, max as u64)
 }
 
+/// Increments `count` unless it has reached `max`; false when it has.
 fn one_more(count: &AtomicUsize, max: usize) -> bool {
     let more = |n: usize| (n < max).then_some(n + 1);
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
 }
 
 impl Engine {
-    /// Counts one more request or pin, unless as many as may run and wait are there already.
+    /// Counts one more pending request or pin.
+    ///
+    /// # Errors
+    /// `QueueFull` when as many as may run and wait are pending.
     pub(super) fn reserve_place(&self) -> Result<()> {
         let max = self.running_max + self.waiting_max;
         if one_more(&self.shared.pending, max) {
@@ -25,7 +30,10 @@ impl Engine {
         Err(refused(max, format!("{max} requests are running or waiting already; try again later")))
     }
 
-    /// The same of a request, which also has to be read one day: unless too many that have ended were not read.
+    /// Counts a new request as pending and as unread, and reserves room for its events. On an error nothing is counted.
+    ///
+    /// # Errors
+    /// `QueueFull` when too many requests are pending or unread; `Memory`.
     pub(super) fn place(&self, outbox: &Outbox) -> Result<()> {
         self.reserve_place()?;
         let (pending, unread) = (&self.shared.pending, &self.shared.dispatch.unread);
@@ -46,7 +54,7 @@ impl Engine {
         })
     }
 
-    /// The request was not accepted after all.
+    /// Undoes [`Engine::place`] for a request that could not be submitted.
     pub(super) fn displace(&self, outbox: &Outbox) {
         self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         outbox.leave(&self.shared.dispatch.unread);

@@ -1,12 +1,13 @@
-//! What memory a configuration takes, before any weight is touched.
+//! The memory plan of an engine: what its configuration takes, computed before any weight is read.
 //!
-//! [`Engine::plan`] and `open` share [`Prospect::of`], so that they cannot differ: it reads the config and the headers of
-//! the weights' files, and sizes everything by them and the options. Counted are the weights, the KV pages and the
-//! workspace, which is all that a step needs; not the tokenizer and the bookkeeping: some bytes for each page and each token
-//! of a step, and for each request a page table of the length it may reach, of which the system gives what is written.
+//! [`Engine::plan`] and `open` share [`LoadPlan::of`], so that they agree: it reads the config and the headers of the
+//! weight files, and sizes everything by them and the options. The plan counts the weights, the KV pages and the
+//! workspace, which is everything a step needs. It does not count the tokenizer and the bookkeeping: some bytes for
+//! each page and for each token of a step, and for each request a page table of the length it may reach, of which the
+//! system commits only the part that is written.
 
 use super::api::*;
-use super::device::{self, Place};
+use super::device::{self, DeviceChoice};
 use super::logits::HostLogits;
 use super::{Engine, open, refuse_in_callback};
 use crate::backend::{cpu, cuda};
@@ -17,7 +18,7 @@ use crate::model::architecture::Architecture;
 use crate::model::checkpoint;
 use crate::model::config::Config;
 use crate::model::families::{self, Family};
-use crate::model::weights::Sizes;
+use crate::model::weights::WeightBytes;
 use crate::model::{Model, Recipe, StepLimits};
 use crate::os::floats::LibraryFloats;
 use crate::os::memory::Bound;
@@ -26,47 +27,50 @@ use crate::sampling::Sampler;
 use crate::source::{Folder, ModelSource};
 use std::path::Path;
 
-/// Fraction of free memory the KV pages may take when no budget is given.
+/// Without a memory budget, the KV pages may take one part in this many of the free memory.
 const FREE_MEMORY_SHARE: u64 = 4;
-/// KV memory when the system does not say how much is free, in bytes.
+/// Bytes of KV pages when there is no budget and the system does not report its free memory.
 const KV_BYTES_FALLBACK: u64 = 1 << 30;
 
-/// What an engine would take. Without a `memory_budget` some of it depends on the memory that is free just now.
+/// The memory that an engine would take. Without a `memory_budget` it depends on the memory that is free at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// `total_bytes` is at most `available_bytes`. If not, the numbers are those of the least that the options allow, within
-    /// the budget. Beyond the budget open refuses. Beyond what can be had it refuses without a budget, and with one it warns,
-    /// since who names a budget may know better; when only mapped weights are too much, which are then read from the disk
-    /// again and again, it always goes ahead.
+    /// Whether everything fits: neither `total_bytes` nor the peak while weights are quantized exceeds
+    /// `available_bytes`. If not, the numbers are those of the smallest configuration that the options allow, or of one
+    /// within a budget that exceeds the free memory. Opening fails when the budget is exceeded. When the free memory is
+    /// exceeded, it fails without a budget or with `touch_kv`, else it warns. It only warns, too, when the free memory
+    /// lacks room just for mapped weights, which the system then reads from the disk again and again.
     pub fits: bool,
     /// Longest sequence, in tokens.
     pub context_length: u32,
-    /// Sequences of `context_length` tokens whose pages are there at the same time, at most the slots. More may run as
-    /// long as they are shorter.
+    /// Sequences of `context_length` tokens that the KV pages hold at the same time, at most `max_running`. More can
+    /// run while they are shorter.
     pub max_sequences: u32,
-    /// Bytes of the weights the model uses: tensors as stored, mapped from the files or with `no_mmap` copied to memory, and
-    /// quantized ones, which are memory of the engine's own.
+    /// Bytes of the weights in use: tensors as stored, which are mapped from the files or with `no_mmap` copied to
+    /// memory, and quantized matrices in memory of the engine's own.
     pub weight_bytes: u64,
     /// Bytes of all KV pages.
     pub kv_bytes: u64,
     /// Bytes of activations, logits and scratch.
     pub workspace_bytes: u64,
-    /// The three together.
+    /// Sum of weights, KV pages and workspace.
     pub total_bytes: u64,
-    /// The smaller of the memory budget and the memory that can be had, [`crate::os::memory::available`]; 0 when nothing says.
+    /// The smaller of the memory budget and the free memory: [`crate::os::memory::available`], or that of the GPU. 0
+    /// when neither is known.
     pub available_bytes: u64,
     /// Tokens that all KV pages hold.
     pub kv_tokens: u64,
-    /// Bytes of KV pages for each token.
+    /// Bytes of KV pages per token.
     pub kv_bytes_per_token: u64,
 }
 
 impl Engine {
-    /// What memory opening `dir` with these options takes, without loading weights or starting threads. The callbacks in
-    /// `options` are not called. Blocks while it reads small files.
+    /// The memory that opening `dir` with these options takes, without loading weights or starting threads. The
+    /// callbacks in `options` are not called. Blocks while it reads small files.
     ///
     /// # Errors
-    /// As [`Engine::open`]; too little memory is no error here but [`Plan::fits`]. An engine for text only takes nothing.
+    /// As [`Engine::open`], but too little memory is reported by [`Plan::fits`]. For an engine opened for text only,
+    /// all numbers are 0.
     pub fn plan(dir: &Path, options: &EngineOptions) -> Result<Plan> {
         refuse_in_callback("plan")?;
         let _floats = LibraryFloats::enter();
@@ -77,13 +81,13 @@ impl Engine {
             if options.text_only {
                 return Ok(Plan { fits: true, ..Plan::default() });
             }
-            Ok(Prospect::of(&folder, &options, &mut |_, _| {})?.sizing.plan())
+            Ok(LoadPlan::of(&folder, &options, &mut |_, _| {})?.sizing.plan())
         })?
     }
 }
 
-/// A model as the options would open it.
-pub(super) struct Prospect {
+/// What opening a model with these options leads to: architecture, quantization, device and sizes.
+pub(super) struct LoadPlan {
     pub family: &'static Family,
     pub model_type: String,
     pub architecture: Architecture,
@@ -91,24 +95,24 @@ pub(super) struct Prospect {
     pub sizing: Sizing,
 }
 
-impl Prospect {
+impl LoadPlan {
     pub fn of(
         source: &dyn ModelSource,
         options: &EngineOptions,
         log: &mut dyn FnMut(LogLevel, String),
-    ) -> Result<Prospect> {
+    ) -> Result<LoadPlan> {
         let (family, model_type) = families::find(source.config()?, source.subject())?;
         let config = Config::new(source.config()?, source.subject()).for_context(options.context_length as usize);
         let architecture = (family.architecture)(&config, &model_type)?;
-        // Before anything is sized by the model. Its warnings are told when the weights are bound.
+        // Before any size is computed from the model. Warnings are logged later, when the weights are bound.
         checkpoint::check(&architecture, family, source)?;
         let recipe = recipe(options.weights);
         let sizing = device::choose(options, &architecture, source, recipe, log)?;
-        Ok(Prospect { family, model_type, architecture, recipe, sizing })
+        Ok(LoadPlan { family, model_type, architecture, recipe, sizing })
     }
 }
 
-/// What the option `weights` means.
+/// The quantization that the option `weights` asks for.
 fn recipe(weights: Type) -> Recipe {
     match weights {
         Type::Q8 => Recipe::Q8,
@@ -117,17 +121,17 @@ fn recipe(weights: Type) -> Recipe {
     }
 }
 
-/// The longest context that an engine of a model could be opened with.
+/// Bounds on the context that a model could be opened with.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LongestContext {
-    /// That the model was made for, in tokens.
+    /// Longest context that the model supports, in tokens.
     pub model: usize,
-    /// That the KV pages can hold in the memory there is for them, in tokens.
+    /// Longest context that KV pages can hold in the memory available to them, in tokens.
     pub memory: usize,
 }
 
 impl LongestContext {
-    /// What helps when a context of `context` tokens is too short: what open would refuse is not advised.
+    /// Advice for an error message when a context of `context` tokens is too short. Names only what open would accept.
     pub fn advice(self, context: usize) -> String {
         let longest = self.model.min(self.memory);
         if context < longest {
@@ -140,7 +144,7 @@ impl LongestContext {
     }
 }
 
-/// What the options mean for a model.
+/// The sizes of an engine: the options, applied to a model and a device.
 #[derive(Clone, Debug)]
 pub(super) struct Sizing {
     pub running_max: usize,
@@ -151,28 +155,30 @@ pub(super) struct Sizing {
     pub step_tokens: usize,
     /// Rows of logits computed at once.
     pub logits_rows: usize,
-    /// What the model's steps are bounded by; its context is that before KV memory bounds it.
+    /// Bounds of a step. Its `context` is the requested one, before it is reduced to what the KV pages hold.
     pub step: StepLimits,
     /// Page frames of each layer group.
     pub frames: usize,
     pub kv: DType,
     pub policy: Policy,
-    /// Where all this lies.
-    pub place: Place,
-    weights: Sizes,
-    /// Of one page in all layer groups.
+    /// The device that holds all of this.
+    pub device: DeviceChoice,
+    weights: WeightBytes,
+    /// Bytes of one page, in all layer groups.
     page_bytes: u64,
     workspace_bytes: u64,
+    /// The memory budget in bytes; `None` = no budget.
     budget: Option<u64>,
+    /// Free memory of the device in bytes; `None` when unknown.
     free: Option<u64>,
-    /// Whose word `free` is.
+    /// What limits `free`; for messages. `None` on a GPU, or when unknown.
     bound: Option<Bound>,
     no_mmap: bool,
     touch_kv: bool,
 }
 
 impl Sizing {
-    /// The element type of pages that the options ask for.
+    /// The element type of KV pages that the options ask for.
     pub fn kv(o: &EngineOptions) -> DType {
         match (o.kv, o.compute) {
             (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
@@ -181,14 +187,17 @@ impl Sizing {
         }
     }
 
-    /// `free` is what is free of the memory of `place`.
+    /// Computes all sizes. `free`: bytes of memory that are free on `device`; `None` when unknown.
+    ///
+    /// # Errors
+    /// `Argument` when the options ask for a longer context than the model supports; `Format` when sizes overflow.
     pub fn of(
         o: &EngineOptions,
         a: &Architecture,
-        weights: Sizes,
+        weights: WeightBytes,
         free: Option<u64>,
         kv: DType,
-        place: Place,
+        device: DeviceChoice,
     ) -> Result<Sizing> {
         let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
         let asked = o.context_length as usize;
@@ -201,14 +210,14 @@ impl Sizing {
             .numbers(Unit::Tokens, asked as u64, a.context_max as u64));
         }
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
-        // A GPU fills steps up to recorded sizes, and samples all rows at once.
-        let (rows, logits_max) = match &place {
-            Place::Cpu => (running_max, limits::LOGITS_ROWS_MAX),
-            Place::Cuda(..) => (cuda::padded(running_max), limits::LOGITS_ROWS_GPU_MAX),
+        // On a GPU, steps are padded to recorded batch sizes, and all rows are sampled at once.
+        let (rows, logits_max) = match &device {
+            DeviceChoice::Cpu => (running_max, limits::LOGITS_ROWS_MAX),
+            DeviceChoice::Cuda(..) => (cuda::padded(running_max), limits::LOGITS_ROWS_GPU_MAX),
         };
-        let default = match &place {
-            Place::Cpu => limits::STEP_TOKENS_DEFAULT,
-            Place::Cuda(..) => limits::STEP_TOKENS_GPU_DEFAULT,
+        let default = match &device {
+            DeviceChoice::Cpu => limits::STEP_TOKENS_DEFAULT,
+            DeviceChoice::Cuda(..) => limits::STEP_TOKENS_GPU_DEFAULT,
         };
         let step_tokens = or(o.step_tokens, default).max(rows);
         let logits_rows = rows.clamp(8, logits_max);
@@ -220,22 +229,22 @@ impl Sizing {
             logits_rows,
             context,
             page_tokens,
-            own_scratch: matches!(place, Place::Cuda(..)),
+            own_scratch: matches!(device, DeviceChoice::Cuda(..)),
         };
         let tensors = Model::workspace_bytes(a, &step);
         let page_bytes = page_bytes(a, page_tokens, kv)?;
-        let workspace = match &place {
-            // The host has a copy of the logits.
-            Place::Cpu => [
+        let workspace = match &device {
+            // Logits are copied to host memory.
+            DeviceChoice::Cpu => [
                 HostLogits::bytes(logits_rows, a.vocab),
                 Sampler::bytes(a.vocab),
-                cpu::scratch_bytes(o.cpu_tier, cpu::threads_of(o.threads as usize), &Model::largest(a, &step)),
+                cpu::scratch_bytes(o.cpu_tier, cpu::threads_of(o.threads as usize), &Model::max_batch_shape(a, &step)),
             ]
             .into_iter()
             .fold(tensors, u64::saturating_add),
-            Place::Cuda(options, ..) => {
-                // A page more than are used: for rows that nobody wants.
-                let scratch = cuda::scratch_bytes(options, &Model::largest(a, &step));
+            DeviceChoice::Cuda(options, ..) => {
+                // One extra page, for padding rows.
+                let scratch = cuda::scratch_bytes(options, &Model::max_batch_shape(a, &step));
                 scratch.saturating_add(tensors).saturating_add(page_bytes)
             }
         };
@@ -258,8 +267,8 @@ impl Sizing {
             free,
             bound: None,
             touch_kv: o.touch_kv,
-            no_mmap: o.no_mmap && matches!(place, Place::Cpu),
-            place,
+            no_mmap: o.no_mmap && matches!(device, DeviceChoice::Cpu),
+            device,
         };
         sizing.frames = sizing.choose_frames(asked)?;
         sizing.context = sizing.context.min(sizing.frames * page_tokens);
@@ -268,7 +277,8 @@ impl Sizing {
         Ok(sizing)
     }
 
-    /// Page frames that the memory there is for them holds.
+    /// Page frames that fit into the memory available for KV pages: what weights and workspace leave of the budget, or
+    /// without a budget of the free memory, but then at most a fixed share of it.
     fn affordable_frames(&self) -> u64 {
         let kv_bytes = match self.budget {
             Some(budget) => budget.saturating_sub(self.weights.used()).saturating_sub(self.workspace_bytes),
@@ -281,8 +291,8 @@ impl Sizing {
         kv_bytes / self.page_bytes.max(1)
     }
 
-    /// Page frames: enough for every slot's context as far as memory allows, but at least for one sequence of the context
-    /// that was asked for, or one page.
+    /// Page frames of each layer group: as many as memory allows, up to a full context for every slot, but at least
+    /// enough for one sequence of `asked` tokens, and at least one.
     fn choose_frames(&self, asked: usize) -> Result<usize> {
         let wanted = (self.running_max as u64).saturating_mul(self.context.div_ceil(self.page_tokens) as u64);
         let frames = wanted.min(self.affordable_frames()).min(limits::PAGES_MAX as u64);
@@ -290,7 +300,7 @@ impl Sizing {
         frames.checked_mul(self.page_bytes).and_then(|_| usize::try_from(frames).ok()).ok_or_else(too_large)
     }
 
-    /// With the word of who bounds memory.
+    /// Sets what limits the free memory, for messages.
     pub fn bounded_by(self, bound: Option<Bound>) -> Sizing {
         Sizing { bound, ..self }
     }
@@ -308,7 +318,7 @@ impl Sizing {
         self.kv_bytes().saturating_add(self.weights.used()).saturating_add(self.workspace_bytes)
     }
 
-    /// The answer to [`Engine::plan`].
+    /// The result of [`Engine::plan`].
     pub fn plan(&self) -> Plan {
         let available = self.budget.into_iter().chain(self.free).min();
         let pages_each = self.context.div_ceil(self.page_tokens).max(1);
@@ -326,8 +336,8 @@ impl Sizing {
         }
     }
 
-    /// Memory of our own, at its most: mapped weights are the system's. With `no_mmap` all that quantized weights are made from
-    /// is there until the last is made; KV pages and workspace come after.
+    /// Peak memory of the engine's own, in bytes: all but mapped weights. With `no_mmap`, the stored weights stay in
+    /// memory until the last matrix is quantized; KV pages and workspace are allocated after that.
     fn own_bytes(&self) -> u64 {
         let total = self.total_bytes();
         if self.no_mmap {
@@ -336,7 +346,7 @@ impl Sizing {
         total.saturating_sub(self.weights.kept)
     }
 
-    /// What it is made of, for messages.
+    /// The parts of the total, for messages.
     fn parts(&self) -> String {
         let Plan { weight_bytes, kv_bytes, workspace_bytes, kv_tokens, total_bytes, .. } = self.plan();
         let mut parts =
@@ -347,17 +357,22 @@ impl Sizing {
         parts
     }
 
-    /// How much can be had, and by whose leave, for messages.
+    /// How much memory is free, and what limits it, for messages.
     fn free_words(&self, free: u64) -> String {
-        match (&self.place, self.bound) {
-            (Place::Cuda(..), _) => format!("{free} bytes of the GPU's memory are free, with some left to its driver"),
-            (Place::Cpu, None) => format!("{free} bytes of memory are free"),
-            (Place::Cpu, Some(bound)) => format!("{bound} leaves {free} bytes of memory"),
+        match (&self.device, self.bound) {
+            (DeviceChoice::Cuda(..), _) => {
+                format!("{free} bytes of the GPU's memory are free, with some left to its driver")
+            }
+            (DeviceChoice::Cpu, None) => format!("{free} bytes of memory are free"),
+            (DeviceChoice::Cpu, Some(bound)) => format!("{bound} leaves {free} bytes of memory"),
         }
     }
 
-    /// Refuses what does not fit: into the budget everything; without one, or when the KV pages are to be touched, into what
-    /// can be had all that has to be memory of our own.
+    /// Checks that the sizes fit. With a budget, everything has to fit into it. Without one, and whenever the KV pages
+    /// are to be touched, the engine's own memory has to fit into the free memory.
+    ///
+    /// # Errors
+    /// `Memory`, with the bytes needed and available.
     pub fn require(&self) -> Result<()> {
         let (total, own) = (self.total_bytes(), self.own_bytes());
         let advice = "lower context_length, max_running or step_tokens";
@@ -379,7 +394,8 @@ impl Sizing {
         Ok(())
     }
 
-    /// What to say of an engine that opens although there is less memory than it may come to use.
+    /// The warning for an engine that opens although it may come to use more memory than is free; `None` when it
+    /// cannot.
     pub fn warning(&self) -> Option<String> {
         let (total, own) = (self.total_bytes().max(self.own_bytes()), self.own_bytes());
         let free = self.free.filter(|&free| total > free)?;
@@ -434,7 +450,7 @@ mod tests {
         ]
     }
 
-    /// An engine reserves what the plan says, to the byte.
+    /// An engine reserves exactly the bytes of its plan.
     #[test]
     fn an_open_engine_is_as_large_as_its_plan() {
         for dir in models() {
@@ -444,17 +460,17 @@ mod tests {
                 assert_eq!(plan.total_bytes, plan.weight_bytes + plan.kv_bytes + plan.workspace_bytes);
                 assert_eq!(plan.kv_bytes, plan.kv_tokens * plan.kv_bytes_per_token);
                 let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
-                let machine = opened.machine.unwrap();
-                let reserved = machine.backend.reserved();
-                let vocab = machine.model.architecture().vocab;
-                let host = HostLogits::bytes(machine.model.logits_rows_max(), vocab);
+                let runner = opened.runner.unwrap();
+                let reserved = runner.backend.reserved();
+                let vocab = runner.model.architecture().vocab;
+                let host = HostLogits::bytes(runner.model.logits_rows_max(), vocab);
                 let workspace = reserved.tensors + reserved.scratch + host + Sampler::bytes(vocab);
                 let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());
-                let groups = machine.model.group_count() as u64;
-                let pages = machine.scheduler.pages().2 as u64;
-                assert_eq!(pages * machine.page_tokens as u64, plan.kv_tokens * groups);
+                let groups = runner.model.group_count() as u64;
+                let pages = runner.scheduler.pages().2 as u64;
+                assert_eq!(pages * runner.page_tokens as u64, plan.kv_tokens * groups);
             }
         }
     }
@@ -485,7 +501,7 @@ mod tests {
                 assert!(plan.total_bytes <= plan.available_bytes && plan.max_sequences >= 1);
             }
         }
-        // Too small, for one page or for the context that was asked for: the plan says by how much, open refuses.
+        // Too small for one page, or for the requested context: the plan says by how much, and open fails.
         for (context, pages) in [(0, 1), (40, 3), (16, 1)] {
             let least = base + pages * page;
             assert!(plan(least, context).fits);

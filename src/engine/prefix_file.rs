@@ -1,20 +1,20 @@
-//! The file of a saved prefix: which model and configuration it belongs to, its tokens, and what its pages hold.
+//! The file of a saved prefix: the model and configuration it belongs to, its token ids, and the contents of its pages.
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 8 | [`MAGIC`] |
-//! | 4 | [`VERSION`], little-endian as all numbers here |
+//! | 4 | [`VERSION`], little-endian like all numbers here |
 //! | 4 | length of the description |
 //! | … | the description: a JSON object, [`super::identity::Description`] |
-//! | 8 | XXH3-64 of everything before |
+//! | 8 | XXH3-64 of all bytes before |
 //! | 4 × tokens | token ids |
-//! | … | for each page, its frame in each layer group, as [`crate::backend::Backend::read_page`] gives it |
-//! | 8 | XXH3-64 of tokens and pages, seeded with the first one |
+//! | … | for each page, its frame in each layer group, in the format of [`crate::backend::Backend::read_page`] |
+//! | 8 | XXH3-64 of tokens and pages, seeded with the first checksum |
 //!
-//! Later versions keep the first three fields and the first checksum, so that an older library can tell a newer file from a
-//! damaged one. Reading takes nothing on trust: lengths are checked against limits and the file's own length before
-//! memory is asked for, damage is `Format`, and a sound file of something else is `Mismatch` with both values. The checksums
-//! find accidents; they keep nobody from writing false keys and values on purpose.
+//! Later versions must keep the first three fields and the first checksum, so that an older library can tell a newer
+//! file from a damaged one. A reader trusts nothing in the file: lengths are checked against limits and the file's own
+//! length before memory is allocated. Damage is `Format`; an intact file of another model or configuration is
+//! `Mismatch` with both values. The checksums detect accidental damage, not deliberate manipulation of keys and values.
 
 use super::identity::{Description, Identity};
 use crate::error::{Error, Result, Status, Unit};
@@ -34,7 +34,7 @@ fn damaged(shown: &str, what: impl std::fmt::Display) -> Error {
     Error::format(format!("{shown} is no sound prefix file: {what}; save the prefix anew")).about(shown)
 }
 
-/// Writes a prefix file from its beginning to its end.
+/// Writes a prefix file sequentially: `begin`, any number of `data`, `end`.
 pub(super) struct Writer<'a> {
     file: &'a mut File,
     shown: &'a str,
@@ -42,7 +42,7 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Writes everything before the pages.
+    /// Writes everything up to the pages.
     pub fn begin(file: &'a mut File, shown: &'a str, description: Description, tokens: &[u32]) -> Result<Writer<'a>> {
         let description = Description { tokens: tokens.len() as u64, ..description };
         let json = serde_json::to_vec(&description).map_err(|e| Error::internal(e.to_string()))?;
@@ -58,13 +58,13 @@ impl<'a> Writer<'a> {
         Ok(writer)
     }
 
-    /// Adds contents of pages.
+    /// Appends page contents.
     pub fn data(&mut self, bytes: &[u8]) -> Result<()> {
         self.sum.update(bytes);
         self.write(bytes)
     }
 
-    /// Ends the file.
+    /// Writes the final checksum.
     pub fn end(mut self) -> Result<()> {
         let sum = self.sum.digest();
         self.write(&sum.to_le_bytes())
@@ -86,22 +86,22 @@ fn header(version: u32, json: &[u8]) -> Result<Vec<u8>> {
     Ok(header)
 }
 
-/// A prefix file that was read once from end to end, found sound, and belongs to the engine.
+/// An open prefix file that was verified from end to end and belongs to this engine's model and configuration.
 #[derive(Debug)]
 pub(super) struct Reader {
     file: File,
     shown: String,
-    /// Of the first page.
+    /// File offset of the first page.
     pages_start: u64,
     pages_bytes: u64,
-    /// Over tokens, then again over the pages as they are read.
+    /// Checksum over the tokens and the pages read so far.
     sum: Xxh3Sum,
-    /// What the file says it is.
+    /// The checksum stored at the end of the file.
     sum_wanted: u64,
     pub tokens: Vec<u32>,
 }
 
-/// A running checksum. The crate's own type says nothing of itself.
+/// A running checksum; a wrapper, because `Xxh3` does not implement `Debug`.
 struct Xxh3Sum(Xxh3);
 
 impl std::fmt::Debug for Xxh3Sum {
@@ -111,15 +111,15 @@ impl std::fmt::Debug for Xxh3Sum {
 }
 
 impl Reader {
-    /// Opens and checks a file.
+    /// Opens and verifies a file.
     ///
     /// # Errors
-    /// `Io`, `Format` for damage, `Mismatch`, `Context` when the engine's context is shorter than the prefix, `Memory`; `Closed`
-    /// and what else [`Identity::description`] gives.
+    /// `Io`, `Format` for damage, `Mismatch`, `Context` when the engine's context is shorter than the prefix, `Memory`;
+    /// `Closed` and the other errors of [`Identity::description`].
     pub fn open(path: &Path, identity: &Identity) -> Result<Reader> {
         let shown = path.to_string_lossy().into_owned();
         let io = |e: std::io::Error| Error::io(format!("cannot read {shown}"), shown.as_str(), &e);
-        // Opening a pipe would wait for ever.
+        // Opening a named pipe would block.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::new(Status::Io, format!("{shown} is not a regular file")).about(shown));
         }
@@ -158,7 +158,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads the pages for their checksum only, and goes back to their beginning.
+    /// Reads all pages to verify the checksum, then seeks back to the first page.
     fn verify(&mut self) -> Result<()> {
         let before = self.sum.0.clone();
         let mut piece = buffer(limits::PREFIX_PIECE_BYTES.min(self.pages_bytes as usize))?;
@@ -188,14 +188,14 @@ impl Reader {
         }
     }
 
-    /// Reads the next bytes of the pages.
+    /// Reads the next bytes of the pages and adds them to the checksum.
     pub fn data(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.read(bytes)?;
         self.sum.0.update(bytes);
         Ok(())
     }
 
-    /// All pages were read: they must be those that were checked.
+    /// To be called after all pages were read: fails if the contents changed since they were verified.
     pub fn end(&self) -> Result<()> {
         if self.sum.0.digest() == self.sum_wanted {
             return Ok(());
@@ -209,7 +209,7 @@ impl Reader {
     }
 }
 
-/// Zeroed bytes, or an error that there is no memory for them.
+/// A zeroed buffer, or a `Memory` error.
 pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
     let mut buffer = Vec::new();
     buffer.try_reserve_exact(bytes).map_err(|_| Error::memory("a piece of a prefix file", bytes as u64))?;
@@ -217,7 +217,7 @@ pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// Version and description of a file of `len` bytes, and their checksum.
+/// Reads the header of a file of `len` bytes: version, description, and checksum.
 fn read_header(file: &mut impl Read, len: u64, shown: &str) -> Result<(u32, Vec<u8>, u64)> {
     let mut read =
         |bytes: &mut [u8]| file.read_exact(bytes).map_err(|e| Error::io(format!("cannot read {shown}"), shown, &e));
@@ -247,7 +247,7 @@ fn read_header(file: &mut impl Read, len: u64, shown: &str) -> Result<(u32, Vec<
     Ok((version, header.split_off(FIXED_BYTES), sum))
 }
 
-/// The number of tokens, if it is possible and the file is exactly as long as it has to be.
+/// The number of tokens, after checking that it fits the context and that the file has exactly the resulting length.
 fn checked_len(d: &Description, identity: &Identity, data_start: u64, len: u64, shown: &str) -> Result<usize> {
     let page_tokens = identity.layout.page_tokens as u64;
     if !d.tokens.is_multiple_of(page_tokens) {

@@ -1,5 +1,5 @@
-//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the caller's thread, or on the helper's
-//! ([`super::defer`]).
+//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the calling thread or on the helper
+//! thread ([`super::defer`]).
 
 use super::api::{Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
@@ -17,38 +17,38 @@ use serde_json::{Map, Value};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-/// Tokenizer, templates and special tokens of a model; shared by all threads.
+/// The tokenizer, chat templates and special tokens of a model; shared by all threads.
 pub(super) struct TextKit {
     pub tokenizer: Option<Arc<Tokenizer>>,
     templates: Templates,
-    /// `bos_token`, `eos_token` and the like.
+    /// Template variables of the model: `bos_token`, `eos_token` and similar.
     variables: Map<String, Value>,
-    /// Token ids a prompt may hold; 0 = unknown (no weights were opened).
+    /// Vocabulary size: token ids of a prompt must be below it; 0 = unknown (no weights were opened).
     pub vocab: usize,
-    /// The longest context that an engine of this model could be opened with.
+    /// The longest context with which this model could be opened; for error messages.
     pub longest: LongestContext,
-    /// What the tokenizer puts before raw text.
+    /// The tokens that the tokenizer puts before raw text.
     pub before: BeginTokens,
-    /// Every token that the tokenizer or the model's configuration begins a sequence with.
+    /// Every token with which the tokenizer or the model's configuration begins a sequence.
     pub begins: Vec<u32>,
-    /// Set when the engine has ended: a template that still runs ends, too.
+    /// Set when the engine has ended; stops templates that are still running.
     ended: Arc<AtomicBool>,
 }
 
-/// The memory that work on `bytes` bytes takes, by one of the factors in [`limits`].
+/// Estimated memory for processing `bytes` bytes of input, by one of the `*_MEMORY_FACTOR`s in [`limits`].
 pub(super) fn estimate(bytes: usize, factor: usize) -> usize {
     bytes.saturating_mul(factor).saturating_add(limits::TEXT_MEMORY_BYTES)
 }
 
-/// A tokenizer that is being read on a thread of its own: the file of a large vocabulary takes as long as all else that opens
-/// a mapped model.
+/// A tokenizer that is being loaded on a thread of its own. For a large vocabulary this takes as long as the rest of
+/// opening a mapped model, so both run in parallel.
 pub(super) struct PendingTokenizer {
     thread: Option<JoinHandle>,
     read: Arc<Mutex<Option<Result<Tokenizer>>>>,
 }
 
 impl PendingTokenizer {
-    /// Starts reading what the source has.
+    /// Starts loading the source's tokenizer, if it has one.
     pub fn start(source: &dyn ModelSource, options: ThreadOptions) -> Result<PendingTokenizer> {
         let mut pending = PendingTokenizer { thread: None, read: Arc::default() };
         if let Some(bytes) = source.tokenizer_json()? {
@@ -73,7 +73,7 @@ impl PendingTokenizer {
 }
 
 impl Drop for PendingTokenizer {
-    /// A failed open leaves no thread.
+    /// Joins the thread, so that a failed open leaves none behind.
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
             thread.join();
@@ -82,8 +82,8 @@ impl Drop for PendingTokenizer {
 }
 
 impl TextKit {
-    /// Reads what the source has, but for the tokenizer, which is left out. Templates are compiled here; those that do not
-    /// compile are told to `warn`.
+    /// Reads everything but the tokenizer from the source. Compiles the templates; those that fail are reported to
+    /// `warn`.
     pub fn open(source: &dyn ModelSource, vocab: usize, warn: &mut dyn FnMut(String)) -> Result<TextKit> {
         let variables = source.special_tokens()?.variables();
         Ok(TextKit {
@@ -106,22 +106,22 @@ impl TextKit {
         TextKit { begins, ..kit }
     }
 
-    /// With what tells that the engine has ended.
+    /// Sets the flag that is set when the engine has ended.
     pub fn ending_with(self, ended: Arc<AtomicBool>) -> TextKit {
         TextKit { ended, ..self }
     }
 
-    /// The token that the folder's files give a name such as `eos_token`.
+    /// The id of the special token that the model folder's files call `name`, such as `eos_token`.
     pub fn named(&self, name: &str) -> Option<u32> {
         self.tokenizer.as_ref()?.id(self.variables.get(name)?.as_str()?)
     }
 
-    /// Whether messages can be rendered.
+    /// Whether the model has a chat template.
     pub fn has_template(&self) -> bool {
         self.templates.any()
     }
 
-    /// The tokenizer, or an error that says what the folder lacks.
+    /// The tokenizer, or an error saying that the folder has none.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
         self.tokenizer.as_ref().ok_or_else(|| {
             Error::unsupported("the model folder has no tokenizer.json; this engine takes and gives token ids only")
@@ -129,7 +129,7 @@ impl TextKit {
         })
     }
 
-    /// The text of a prompt.
+    /// The text of a prompt: the rendered chat, or the concatenated parts.
     pub fn render(&self, prompt: &Prompt, options: TextOptions) -> Result<String> {
         if prompt.messages.is_empty() {
             self.raw_text(prompt)
@@ -138,7 +138,7 @@ impl TextKit {
         }
     }
 
-    /// The text that the template makes of a prompt's messages, until `stop` is set.
+    /// The text that the template makes of a prompt's messages. Stops when `stop` is set.
     fn render_chat(&self, prompt: &Prompt, options: TextOptions, stop: &Arc<AtomicBool>) -> Result<MarkedText> {
         if continues(prompt)? {
             return continued::render(prompt.copied_messages()?, |messages| {
@@ -193,8 +193,8 @@ impl TextKit {
         Ok(text)
     }
 
-    /// The token ids of a prompt. Rendered chats carry their own special tokens; raw prompts that begin with text get
-    /// the tokenizer's, unless the text begins with them.
+    /// The token ids of a prompt. A rendered chat contains its special tokens; a raw prompt that begins with text gets
+    /// the tokenizer's begin tokens, unless the text itself begins with them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
         let ids = if prompt.messages.is_empty() {
             parts::encode(self, &prompt.parts, options.special, limits)?
@@ -206,7 +206,7 @@ impl TextKit {
         Ok(ids)
     }
 
-    /// The token ids of a prompt that fits a context of `limits.tokens`.
+    /// The token ids of a prompt; `Context` if they exceed `limits.tokens`, the context length.
     pub fn prepare(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
         let context = limits.tokens;
         let tokens = self.tokenize(prompt, options, limits).map_err(|mut e| {
@@ -238,7 +238,7 @@ impl TextKit {
         self.tokenizer()?.decode(ids, options.special)
     }
 
-    /// Every id must be below the vocabulary size of the model.
+    /// Checks that every id is below the vocabulary size, if that is known.
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
         if self.vocab == 0 {
             return Ok(());
@@ -255,14 +255,14 @@ impl TextKit {
     }
 }
 
-/// The message that is the start of the answer.
+/// The last message, if it is the start of the answer, which the model is to continue.
 pub(super) fn answer_start(prompt: &Prompt) -> Option<&Value> {
     let at = prompt.messages.len().checked_sub(1)?;
     prompt.message_flags.get(at).filter(|flags| flags.continued)?;
     prompt.messages.get(at)
 }
 
-/// Whether the last message is continued.
+/// Whether the model is to continue the last message; an error if the message flags do not allow it.
 fn continues(prompt: &Prompt) -> Result<bool> {
     let refused = |what: String| Err(Error::argument(what).about("message flags"));
     let (flags, messages) = (prompt.message_flags.len(), prompt.messages.len());

@@ -1,9 +1,9 @@
-//! Who takes from the lists of [`super::delivery`]: the dispatch thread, or the host's own calls in an engine that polls,
-//! and [`Engine::next`].
+//! The consumer side of [`super::delivery`]: the dispatch thread; in an engine that polls, the host's own calls; and
+//! [`Engine::next`].
 //!
-//! In an engine opened with [`super::Delivery::Poll`] callbacks, the dropping of their sinks and log lines happen inside
-//! open, poll, wait, close and drop only, on the thread that makes the call. One thread at a time has that turn; whoever
-//! closes waits for it, and delivers until the engine thread has ended.
+//! In an engine opened with [`super::Delivery::Poll`], callbacks run, their sinks are dropped, and log lines are shown
+//! only inside open, poll, wait, close and drop, on the calling thread. One thread at a time may deliver: it has the
+//! *turn*. Closing waits for the turn and then delivers until the engine thread has ended.
 
 use super::delivery::completions;
 use super::delivery::ready::{Left, Popped, Round, Turn, TurnOr};
@@ -17,12 +17,12 @@ use crate::os::thread;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Whether a wait is over, also when there is always something to deliver.
+/// Whether the deadline has passed; needed where a wait would otherwise go on as long as there are items to deliver.
 fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// When a wait ends; `None` for never, also when the clock does not reach that far.
+/// The time at which a wait ends; `None`: never, also when the clock cannot represent the time.
 pub(super) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|t| Instant::now().checked_add(t))
 }
@@ -35,7 +35,7 @@ impl Shared {
         }
     }
 
-    /// Hands one item to host code; whether that was an event.
+    /// Delivers one item to host code; true if it was an event.
     fn show(&self, item: Item) -> bool {
         match item {
             Item::Log(level, line) => {
@@ -47,21 +47,21 @@ impl Shared {
         }
     }
 
-    /// Runs the callback on what is pending; false when that was taken back meanwhile.
+    /// Runs the callback on the pending event; false when there is none, because it was dropped meanwhile (cancel).
     fn show_event(&self, outbox: &Outbox) -> bool {
         let Some(mut lent) = outbox.queue.lend() else { return false };
         let last = lent.last;
         let Some(mut sink) = lent.sink.take() else { return false };
         let Receiver::Callback(callback, shown) = &mut sink else { return false };
-        // A panic in a Rust callback counts as "stop"; it must not take this thread with it.
+        // A panic in a Rust callback counts as "stop"; it must not end this thread.
         let mut call = |event: &Event| call_host(|| callback(event)).unwrap_or(false);
         let (go_on, resume) = match shown.read(&mut lent.content.event) {
             Ok(()) => {
                 let resume = outbox.queue.restore(lent);
                 (call(shown), resume)
             }
-            // There is no memory for a copy: the queue lends its own, and has only the smaller buffer meanwhile. It has room for
-            // the NUL; were there none, a callback of C would say that it stops.
+            // No memory for a copy: the callback is shown the queue's own buffer, and the queue works with the smaller
+            // one meanwhile. The buffer has room for the NUL; if it had none, a C callback would stop the request.
             Err(_) => {
                 let _ = lent.content.event.terminate();
                 (call(&lent.content.event), outbox.queue.restore(lent))
@@ -84,7 +84,8 @@ impl Shared {
         true
     }
 
-    /// Writes a log line, to the callback or to the `log` crate; while an engine opens, on the opener's thread.
+    /// Writes a log line to the log callback or to the `log` crate. While an engine opens, this runs on the opening
+    /// thread.
     pub(super) fn call_log(&self, level: LogLevel, line: &str) {
         let write = || match (&self.log, facade_level(level)) {
             (Some(log), _) => log(level, line),
@@ -94,7 +95,7 @@ impl Shared {
         thread::on_caller(|| call_host(write));
     }
 
-    /// Delivers with the turn until the engine thread has ended and nothing is left.
+    /// Delivers until the engine thread has ended and nothing is left, then ends the turn.
     fn deliver_rest(&self, turn: Turn<'_, Item>) {
         while let Round::Items(_) = turn.round(None, false) {
             while let Some(item) = turn.take() {
@@ -104,7 +105,7 @@ impl Shared {
         self.leave(turn);
     }
 
-    /// Ends a turn, after the rest if nobody else will deliver it.
+    /// Ends a turn. If no other thread will take it again, first delivers the rest.
     fn leave(&self, turn: Turn<'_, Item>) {
         match turn.leave() {
             Left::Free => {}
@@ -113,15 +114,16 @@ impl Shared {
         }
     }
 
-    /// [`Engine::close`]: everything that comes, on the caller's thread.
+    /// [`Engine::close`]: delivers everything that still comes, on the calling thread.
     pub(super) fn deliver_to_the_end(&self) {
         if let TurnOr::Turn(turn) = self.dispatch.callbacks.turn(None, || false) {
             self.deliver_rest(turn);
         }
     }
 
-    /// The engine goes inside a callback: delivers the rest here if no thread has the turn; else that thread will. On a thread
-    /// of the engine itself, which cannot wait for its own end, it is left to [`Shared::adopt_orphans`].
+    /// The engine is dropped inside a callback: no other thread will take a turn any more. Delivers the rest here if
+    /// the turn is free; otherwise the thread that has it will. A thread of the engine itself cannot wait for its own
+    /// end, so there it is left to [`Shared::adopt_orphans`].
     pub(super) fn orphan(&self, on_own_thread: bool) {
         match self.dispatch.callbacks.orphan() {
             Some(turn) if on_own_thread => drop(turn),
@@ -130,16 +132,16 @@ impl Shared {
         }
     }
 
-    /// The engine thread ends: delivers what nobody else will.
+    /// Called when the engine thread ends: delivers the rest if no other thread will.
     pub(super) fn adopt_orphans(&self) {
         if let Some(turn) = self.dispatch.callbacks.adopt() {
             self.leave(turn);
         }
     }
 
-    /// Shows at most `events_max` events (0 = no limit), of each request at most one per round; waits for the first.
+    /// Waits for the first event, then delivers at most `events_max` events (0 = no limit) and at most one per request.
     fn poll(&self, timeout: Option<Duration>, events_max: u32) -> Result<u32> {
-        // Before the turn begins: what comes after that wakes the host again.
+        // Before the turn begins: items that arrive later wake the host again.
         self.dispatch.waker.forget();
         let Some(turn) = self.dispatch.callbacks.try_turn() else {
             let message = "another thread is delivering this engine's callbacks (in poll or wait); let one thread poll";
@@ -164,7 +166,8 @@ impl Shared {
         Ok(ran)
     }
 
-    /// What was there when the round began: one event of each ready request, and log lines.
+    /// Delivers the first `count` items, the ones present when the round began: at most one event per request, and log
+    /// lines. Returns the number of events.
     fn show_round(&self, turn: &Turn<'_, Item>, count: usize, events_max: u32) -> u32 {
         let mut ran = 0;
         for _ in 0..count {
@@ -177,11 +180,11 @@ impl Shared {
         ran
     }
 
-    /// Waits for the end of a callback request in an engine that polls: delivers meanwhile, or waits for who does.
+    /// Waits for the end of a callback request in an engine that polls. Delivers meanwhile, unless another thread does.
     fn wait_delivering(&self, outbox: &Outbox, timeout: Option<Duration>) -> Next {
         let ended = || outbox.queue.is_ended();
         if in_callback() {
-            // Callbacks do not run inside callbacks.
+            // Callbacks are not nested.
             return if ended() { Next::End } else { Next::Timeout };
         }
         let until = deadline(timeout);
@@ -257,7 +260,7 @@ impl Shared {
     }
 }
 
-/// An event of its own for whoever reads.
+/// A copy of the event for the reader, in memory of its own.
 fn copy(outbox: &Outbox, event: &mut Event) -> Result<Box<Event>> {
     let mut copy = Box::new(Event::empty(outbox.id, outbox.tag));
     copy.read(event)?;
@@ -265,14 +268,15 @@ fn copy(outbox: &Outbox, event: &mut Event) -> Result<Box<Event>> {
 }
 
 impl Engine {
-    /// Shows what is ready to the callbacks of an engine opened with [`super::Delivery::Poll`], on the calling thread, and
-    /// returns the number of events shown. Waits for the first; `None` waits forever, zero does not. A call shows at most
-    /// one event of each request, in the order in which they became ready, and at most `events_max` in all (0 = no
-    /// limit); log lines do not count. When it returns `events_max` there may be more, of which the host is not woken.
+    /// Runs the callbacks of an engine opened with [`super::Delivery::Poll`] on the calling thread and returns the
+    /// number of events shown. Waits for the first event: `None` without limit, zero not at all. A call shows at most
+    /// one event per request, in the order in which they became ready, and at most `events_max` in total (0 = no
+    /// limit); log lines do not count. When it returns `events_max`, more events may be ready, for which the host is
+    /// not woken.
     ///
     /// # Errors
-    /// `Reentrant` inside a callback, whatever the timeout; `Busy` while another thread delivers; `Argument` on an engine
-    /// with a dispatch thread; `Closed`.
+    /// `Reentrant` inside a callback, whatever the timeout; `Busy` while another thread delivers; `Argument` on an
+    /// engine with a dispatch thread; `Closed`.
     pub fn poll(&self, timeout: Option<Duration>, events_max: u32) -> Result<u32> {
         if in_callback() {
             let message = "poll runs callbacks and must not be called inside one, whatever its timeout";
@@ -286,15 +290,16 @@ impl Engine {
         self.shared.poll(timeout, events_max)
     }
 
-    /// The merged event of the request that has been ready longest, among those submitted with [`super::Sink::Engine`]. Any
-    /// number of threads may call it: until an event is dropped ([`Event::release`]), no other of its request is given out; what
-    /// comes meanwhile accumulates, and the request goes to the end of the line. `None` waits forever, zero polls. After close it
-    /// yields what is queued, then [`Next::End`].
+    /// Takes the merged event of the request that has been ready longest, among those submitted with
+    /// [`super::Sink::Engine`]. Any number of threads may call it. Until the event is dropped ([`Event::release`]), no
+    /// other event of its request is given out; new output accumulates, and the request then goes to the end of the
+    /// list. `None` waits without limit, zero polls. After close it returns what is queued, then [`Next::End`].
     ///
     /// # Errors
-    /// `Busy` when nothing can come before an event is dropped: every request that has not ended has one out. At once when the
-    /// calling thread took all of them; otherwise when none was dropped or taken for [`limits::HELD_WAIT_MS`]. `Reentrant` when
-    /// it would block inside a callback; `Memory` for the event, which stays.
+    /// `Busy` when no event can come before one is dropped, because every request that has not ended has one out: at
+    /// once if the calling thread took all of them, otherwise when none was dropped or taken for
+    /// [`limits::HELD_WAIT_MS`]. `Reentrant` when it would block inside a callback; `Memory` for the event, which stays
+    /// queued.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "next")?;
         let (shared, until, me) = (&self.shared, deadline(timeout), this_thread());
@@ -314,7 +319,8 @@ impl Engine {
 }
 
 impl Shared {
-    /// What a listed request has, which the caller holds by its ticket; None when that was taken back meanwhile.
+    /// Takes the event of a listed request, which the caller holds by `ticket`; None when it was dropped meanwhile
+    /// (cancel).
     fn take_of(self: &Arc<Self>, outbox: &Arc<Outbox>, ticket: u64) -> Result<Option<Box<Event>>> {
         let Some(mut taken) = outbox.queue.take_listed() else {
             outbox.release(&self.dispatch, ticket);
@@ -359,8 +365,8 @@ mod tests {
     use std::sync::{Arc, Mutex, Weak};
     use std::time::Duration;
 
-    /// Each line that is shown writes the next, so the list is never empty, and the engine is paused, so the request never
-    /// ends: a wait that did not look at the clock would not return.
+    /// Each log line that is shown queues the next one, so the list is never empty, and the engine is paused, so the
+    /// request never ends: without a check of the clock the wait would not return.
     #[test]
     fn a_wait_is_over_in_time_while_there_is_always_something_to_deliver() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
@@ -385,7 +391,7 @@ mod tests {
         engine.shared.dispatch.log(LogLevel::Info, "on and on".into());
         assert!(matches!(request.wait(Some(Duration::from_millis(1))).unwrap(), Next::Timeout));
         assert_eq!(engine.poll(Some(Duration::from_millis(1)), 0).unwrap(), 0);
-        // The line is there still, and would be for ever.
+        // There is always one more line in the list.
         assert!(engine.shared.dispatch.callbacks.try_turn().unwrap().take().is_some());
         *lock(&shared) = Weak::new();
     }

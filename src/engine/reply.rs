@@ -1,15 +1,16 @@
-//! One answer of the engine thread to one caller who waits for it. Used with [`super::Command`].
+//! A one-shot channel: one answer from the engine thread to one waiting caller. Used in [`super::Command`].
 
 use super::delivery::{closed, lock, wait_until};
 use crate::error::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// The answering side of a [`Reply`]. Dropped without an answer, it gives an error: nobody waits for ever.
+/// The sending side of a [`Reply`]. Dropped without an answer, it sends `Closed`, so that the caller does not wait
+/// forever.
 pub(super) struct Answer<T = ()>(pub Arc<Reply<T>>);
 
 impl<T> Answer<T> {
-    /// Gives the answer.
+    /// Sends the answer.
     pub fn put(&self, value: Result<T>) {
         self.0.put(value);
     }
@@ -23,7 +24,7 @@ impl<T> Drop for Answer<T> {
     }
 }
 
-/// A place for one answer.
+/// Holds the answer; shared by both sides.
 pub(super) struct Reply<T = ()> {
     value: Mutex<Option<Result<T>>>,
     answered: AtomicBool,
@@ -37,14 +38,14 @@ impl<T> Default for Reply<T> {
 }
 
 impl<T> Reply<T> {
-    /// Gives the answer; who waits wakes up.
+    /// Stores the answer and wakes the waiting caller.
     pub fn put(&self, value: Result<T>) {
         *lock(&self.value) = Some(value);
         self.answered.store(true, Ordering::Relaxed);
         self.there.notify_all();
     }
 
-    /// Waits for the answer.
+    /// Waits for the answer and takes it.
     pub fn wait(&self) -> Result<T> {
         let mut value = lock(&self.value);
         loop {

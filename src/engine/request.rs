@@ -1,4 +1,4 @@
-//! The caller's side of a submitted request: reading, waiting, cancelling.
+//! The caller's handle of a submitted request: reading, waiting, cancelling.
 
 use super::api::FinishReason;
 use super::delivery::{Outbox, Route};
@@ -15,39 +15,40 @@ pub struct Request {
 }
 
 impl Request {
-    /// Nonzero, never reused by this engine.
+    /// The request's id: nonzero, never reused by this engine.
     pub fn id(&self) -> u64 {
         self.delivery.id
     }
 
-    /// Waits for something to read and takes all of it. `None` waits forever, zero polls. Pull requests only.
+    /// Waits for output and takes all of it as one event. `None` waits without limit, zero polls. Pull requests only.
     ///
     /// # Errors
-    /// `Argument` for a callback request, `Reentrant` when it would block inside a callback; `Memory` for the event, which stays.
+    /// `Argument` for a callback request, `Reentrant` when it would block inside a callback; `Memory` for the event,
+    /// which stays queued.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "next")?;
         self.shared.next_of(&self.delivery, timeout)
     }
 
-    /// Waits for the end. Pull: everything not yet taken as one terminal event. Others: `End` after the terminal event was
-    /// received and the sink dropped. For a callback request of an engine that polls it delivers meanwhile, as
-    /// [`super::Engine::poll`] does, unless another thread is doing that.
+    /// Waits for the end of the request. A pull request returns everything not yet taken as one terminal event. Others
+    /// return `End` after the terminal event was received and the sink dropped. For a callback request in an engine
+    /// that polls, the call delivers meanwhile as [`super::Engine::poll`] does, unless another thread is delivering.
     ///
     /// # Errors
-    /// `Reentrant` when it would block inside a callback; `Memory` for what is not taken, which stays.
+    /// `Reentrant` when it would block inside a callback; `Memory` for the event, which stays queued.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "wait")?;
         self.shared.wait_for(&self.delivery, timeout)
     }
 
-    /// Asks the engine to stop the request. Idempotent. Unless the request has ended, queued deltas are dropped when this
-    /// returns, and its terminal event is `Cancelled` or `Failed`; otherwise nothing changes.
+    /// Asks the engine to stop the request. Idempotent. If the request has not ended, its queued deltas are dropped
+    /// when this returns, and its terminal event will be `Cancelled` or `Failed`; otherwise nothing changes.
     pub fn cancel(&self) {
         self.delivery.mute(FinishReason::Cancel);
         self.shared.send_anyway(Command::Cancel(self.delivery.id, FinishReason::Cancel));
     }
 
-    /// Lets the request run on without its handle.
+    /// Drops the handle without cancelling the request.
     pub fn detach(mut self) {
         self.detached = true;
     }
@@ -59,7 +60,7 @@ impl Drop for Request {
             self.cancel();
         }
         if self.delivery.route == Route::Pull {
-            // Nobody else can read it.
+            // No other handle can read its end, so it must not count as unread any longer.
             self.delivery.leave(&self.shared.dispatch.unread);
         }
     }

@@ -1,16 +1,17 @@
-//! Counters that any thread may read without a lock, as one consistent snapshot: a sequence lock.
+//! Statistics that any thread can read without a lock, as one consistent snapshot: a sequence lock.
 //!
-//! The engine thread is the one writer. It makes the version odd, writes, makes it even; a reader that saw an odd or a
-//! changed version reads again.
+//! The engine thread is the only writer. It makes the version odd, writes the fields, and makes the version even again.
+//! A reader that saw an odd version, or a version that changed while it read, reads again.
 
 use super::api::Stats;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 const FIELDS: usize = 22;
 
-/// The published counters of an engine.
+/// The published statistics of an engine.
 #[derive(Default)]
 pub(super) struct StatsCell {
+    /// Odd while the fields are being written.
     version: AtomicU64,
     fields: [AtomicU64; FIELDS],
 }
@@ -70,7 +71,7 @@ fn unpack(f: [u64; FIELDS]) -> Stats {
 }
 
 impl StatsCell {
-    /// Replaces the snapshot. Engine thread only.
+    /// Replaces the snapshot. Called by the engine thread only.
     pub fn publish(&self, stats: &Stats) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! The chat templates of a model, and which of them a prompt is rendered with.
+//! The chat templates of a model, and the choice of one for a prompt.
 //!
-//! A template that cannot be read or does not compile is a warning at open, and an error for the prompts that want it.
+//! A template that cannot be read or compiled gives a warning at open, and an error for prompts that need it.
 
 use super::api::Prompt;
 use super::prompt::estimate;
@@ -12,18 +12,18 @@ use crate::text::ChatTemplate;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
-/// The template for prompts that say nothing else.
+/// The name of the template for prompts that name none.
 const DEFAULT: &str = "default";
-/// The template for prompts with tools.
+/// The name of the template for prompts with tools.
 const TOOLS: &str = "tool_use";
-/// The variable by which a prompt names a template.
+/// The variable with which a prompt names a template.
 const CHOICE: &str = "chat_template";
 
-/// A template, or why there is none to use.
+/// A template, or the error why it cannot be used.
 struct Named {
     name: String,
     template: Result<ChatTemplate>,
-    /// The folder has its text.
+    /// The text of the template could be read.
     has_text: bool,
 }
 
@@ -33,11 +33,11 @@ pub(super) struct Templates {
 }
 
 impl Templates {
-    /// Compiles what the source has and finds out what each wants of content and arguments; `variables` are the special tokens.
-    /// What does not compile is told to `warn`.
+    /// Compiles the templates of the source and detects which message content and arguments each expects. `variables`
+    /// are the special tokens. Templates that do not compile are reported to `warn`.
     ///
     /// # Errors
-    /// `Memory`.
+    /// `Memory`; other errors are kept with the template.
     pub fn open(
         source: &dyn ModelSource,
         variables: &Map<String, Value>,
@@ -66,7 +66,7 @@ impl Templates {
             });
             match &template {
                 Err(e) if e.status == Status::Memory => return Err(e.clone()),
-                // A text that could not be read was told about by the source.
+                // The source has already reported a text that could not be read.
                 Err(e) if has_text => warn(format!("{}; token ids and raw text work without this template", e.message)),
                 _ => {}
             }
@@ -75,16 +75,16 @@ impl Templates {
         Ok(Templates { named })
     }
 
-    /// Whether the model has a template at all, be it damaged.
+    /// Whether the model has a template, usable or not.
     pub fn any(&self) -> bool {
         self.named.iter().any(|named| named.has_text)
     }
 
-    /// The template of a prompt: the one its variable `chat_template` names, else the one for tools if it has some, else the
-    /// default. The flag tells whether it was named.
+    /// The template for a prompt: the one that its variable `chat_template` names, else the tool template if it has
+    /// tools, else the default. The flag says whether the prompt named it.
     ///
     /// # Errors
-    /// `Unsupported` if there is none; `Argument` if none has the name; the template's own fault.
+    /// `Unsupported` if there is none; `Argument` if none has the name; the error of a template that cannot be used.
     pub fn pick(&self, prompt: &Prompt) -> Result<(&ChatTemplate, bool)> {
         let by_name = |name: &str| self.named.iter().find(|named| named.name == name);
         let choice = prompt.variables.get(CHOICE).and_then(Value::as_str);
@@ -114,7 +114,7 @@ impl Templates {
         names.join(", ")
     }
 
-    /// The variables of a rendering: the model's, and over them the prompt's.
+    /// The variables of a rendering: the model's, overridden by the prompt's.
     pub fn variables(model: &Map<String, Value>, prompt: &Prompt, named: bool) -> Map<String, Value> {
         let mut variables = model.clone();
         variables.extend(prompt.variables.clone());

@@ -1,78 +1,78 @@
-//! Watching the engine step by step, for measurements: what ran, and what the pages were used for.
+//! Trace of each step, for measurements: which rows ran, how the page frames were used, and the time of the host.
 //!
-//! Called by the engine thread; without a [`Trace`] it costs one comparison a step.
+//! Used by the engine thread. Without a [`Trace`] it costs one comparison per step.
 
 use super::table::Table;
-use crate::cache::Handle;
+use crate::cache::SequenceHandle;
 use crate::scheduler::{BatchPlan, PageOwner, Scheduler};
 use std::time::Duration;
 
-/// Called on the engine thread after each step, which waits for it: copy what is wanted and return.
+/// Called on the engine thread after each step. The engine waits for it: copy what is needed and return.
 pub type TraceFn = Box<dyn FnMut(&StepTrace) + Send>;
 
-/// Who watches, and how closely.
+/// A trace callback and its options.
 pub struct Trace {
-    /// The watcher.
+    /// The callback.
     pub call: TraceFn,
-    /// Fill in [`StepTrace::pages`]; costs time for every page frame.
+    /// Fill in [`StepTrace::pages`], which takes time proportional to the number of page frames.
     pub pages: bool,
 }
 
-/// One step.
+/// The record of one step.
 #[derive(Clone, Debug, Default)]
 pub struct StepTrace {
     /// Number of the step, from 1.
     pub step: u64,
-    /// What ran, in the order of the batch.
+    /// The rows of the step, in batch order.
     pub rows: Vec<TraceRow>,
-    /// Page frames sequences own, over all layer groups.
+    /// Page frames owned by sequences or pins, over all layer groups.
     pub pages_used: usize,
-    /// Page frames only the prefix tree owns.
+    /// Page frames owned by the prefix cache only, over all layer groups.
     pub pages_cached: usize,
-    /// Page frames nobody owns.
+    /// Free page frames, over all layer groups.
     pub pages_free: usize,
-    /// Token places of the used page frames.
+    /// Tokens that the used page frames have room for.
     pub token_places: usize,
-    /// Of these, places that hold a token.
+    /// Tokens that the used page frames hold.
     pub tokens_held: usize,
-    /// Each page frame of the first layer group; empty unless asked for.
+    /// Use of each page frame of the first layer group, by frame; empty unless [`Trace::pages`] is set.
     pub pages: Vec<PageUse>,
-    /// What the engine's thread spent: plan, submit and hand on, with waits for a device that works on its own left out. Where the
-    /// CPU computes, that is in it.
+    /// Time the engine thread spent on planning, submitting and delivering. Waiting for a GPU is left out; computation
+    /// on the CPU is included.
     pub host: Duration,
 }
 
-/// Adjacent tokens of one request in a step.
+/// Consecutive tokens of one request in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceRow {
-    /// [`super::Request::id`]; 0 for a row nobody uses, which `static` batching computes.
+    /// [`super::Request::id`]; 0 for a row of a pinned prefix, and for a padding row of the `static` policy.
     pub request_id: u64,
     /// Position of the first token.
     pub first: usize,
-    /// Tokens.
+    /// Number of tokens.
     pub count: usize,
-    /// Prompt rather than newly sampled.
+    /// Prefill row: prompt tokens or recomputed ones, not one newly sampled token.
     pub prefill: bool,
 }
 
-/// Who has a page frame.
+/// Use of a page frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PageUse {
-    /// Nobody.
+    /// Not in use.
     #[default]
     Free,
-    /// The prefix tree or pins alone.
+    /// Owned by the prefix cache or pins only.
     Cached,
-    /// A request, by id.
+    /// Owned by one request, given by id.
     Used(u64),
-    /// Several requests.
+    /// Shared by several requests.
     Shared,
 }
 
-/// The engine thread's side.
+/// The engine thread's state of the trace.
 pub(super) struct Tracer {
     trace: Trace,
-    /// Reused for each step.
+    /// The record, reused for each step.
     step: StepTrace,
 }
 
@@ -81,7 +81,8 @@ impl Tracer {
         Tracer { trace, step: StepTrace::default() }
     }
 
-    /// Notes what is about to run or has run; before requests that end are forgotten.
+    /// Records the rows and the page use of a step. Called before the step's requests can end, as their ids are looked
+    /// up in `active`.
     pub fn rows(&mut self, plan: &BatchPlan, scheduler: &Scheduler, active: &Table) {
         self.step.step += 1;
         self.step.rows.clear();
@@ -114,7 +115,7 @@ impl Tracer {
         }
     }
 
-    /// The step is over, or as far as the host has to do with it.
+    /// Completes the record and calls the callback. `host`: the engine thread's time for the step.
     pub fn call(&mut self, scheduler: &Scheduler, page_tokens: usize, host: Duration) {
         let step = &mut self.step;
         step.host = host;
@@ -125,7 +126,7 @@ impl Tracer {
     }
 }
 
-/// The id of a sequence's request; 0 when it has ended.
-fn id(active: &Table, handle: Handle) -> u64 {
+/// The id of a sequence's request; 0 when there is no active one.
+fn id(active: &Table, handle: SequenceHandle) -> u64 {
     active.get(handle).map_or(0, |a| a.request.delivery.id)
 }

@@ -258,7 +258,7 @@ pub struct astrai_usage {
     pub first_token_us: u64,
     /// In the steps that computed the prompt.
     pub prefill_us: u64,
-    /// From the first token to the last.
+    /// From the first token to the end of the request.
     pub decode_us: u64,
     /// From submit to the end.
     pub total_us: u64,

@@ -23,9 +23,9 @@ use serde_json::Value;
 /// `Format` and `Unsupported`, by the cause as far as it can be told.
 pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSource) -> Result<Vec<String>> {
     let all = source.tensors()?;
-    let mut found = Found { all, used: vec![false; all.len()], missing: None, missing_count: 0, wrong: None };
+    let mut found = FoundTensors { all, used: vec![false; all.len()], missing: None, missing_count: 0, wrong: None };
     walk(architecture, Recipe::STORED, &mut found)?;
-    let Found { used, missing, missing_count, wrong, .. } = found;
+    let FoundTensors { used, missing, missing_count, wrong, .. } = found;
     let (mut unread, mut unknown) = (Unread::default(), Vec::new());
     for (info, _) in all.iter().zip(&used).filter(|(_, used)| !**used) {
         match harmless(architecture, family, info) {
@@ -52,7 +52,7 @@ pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSou
 }
 
 /// Looks up every tensor and writes down the first that is not there, and the first that is not as it should be.
-struct Found<'a> {
+struct FoundTensors<'a> {
     /// Sorted by name.
     all: &'a [TensorInfo],
     used: Vec<bool>,
@@ -61,13 +61,13 @@ struct Found<'a> {
     wrong: Option<Error>,
 }
 
-impl Found<'_> {
+impl FoundTensors<'_> {
     fn place(&self, name: &str) -> Option<usize> {
         self.all.binary_search_by(|info| info.name.as_str().cmp(name)).ok()
     }
 }
 
-impl Tensors for Found<'_> {
+impl Tensors for FoundTensors<'_> {
     fn take(&mut self, name: String, shape: &[usize], _scheme: Option<Scheme>) -> Result<Weight> {
         match self.place(&name).and_then(|at| Some((at, self.all.get(at)?))) {
             None => {
@@ -83,8 +83,8 @@ impl Tensors for Found<'_> {
                 }
             }
         }
-        let (outs, ins) = matrix_shape(shape);
-        Ok(Weight { id: 0, outs, ins })
+        let (out_features, in_features) = matrix_shape(shape);
+        Ok(Weight { id: 0, out_features, in_features })
     }
 
     fn has(&self, name: &str) -> Result<bool> {

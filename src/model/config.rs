@@ -168,7 +168,7 @@ impl<'a> Config<'a> {
 
 /// The sizes nearly every family shares.
 #[derive(Clone, Debug)]
-pub struct Sizes {
+pub struct ModelDims {
     /// Width of the residual stream.
     pub hidden: usize,
     /// Layers.
@@ -191,9 +191,9 @@ pub struct Sizes {
     pub tied: bool,
 }
 
-impl Sizes {
+impl ModelDims {
     /// Reads and checks them. `tied` is the family's default for `tie_word_embeddings`.
-    pub fn read(config: &Config, tied: bool) -> Result<Sizes> {
+    pub fn read(config: &Config, tied: bool) -> Result<ModelDims> {
         let hidden = config.size("hidden_size", limits::WIDTH_MAX)?;
         let heads = config.size("num_attention_heads", limits::HEADS_MAX)?;
         let kv_heads = config.optional_size("num_key_value_heads", limits::HEADS_MAX)?.unwrap_or(heads);
@@ -217,7 +217,7 @@ impl Sizes {
                 format_args!("times head size is {}, more than the limit of {}", heads * head_dim, limits::WIDTH_MAX),
             ));
         }
-        Ok(Sizes {
+        Ok(ModelDims {
             hidden,
             heads,
             kv_heads,
@@ -244,7 +244,7 @@ mod tests {
     fn every_nonsense_is_an_error_that_names_its_key() {
         let good = json!({"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64,
             "vocab_size": 100, "max_position_embeddings": 64});
-        assert!(Sizes::read(&Config::new(&good, "test"), false).is_ok());
+        assert!(ModelDims::read(&Config::new(&good, "test"), false).is_ok());
         let cases = [
             ("num_attention_heads", json!(0)),
             ("num_attention_heads", json!(5)),
@@ -261,7 +261,7 @@ mod tests {
         for (key, value) in cases {
             let mut bad = good.clone();
             bad[key] = value.clone();
-            let error = Sizes::read(&Config::new(&bad, "test"), false).expect_err(key);
+            let error = ModelDims::read(&Config::new(&bad, "test"), false).expect_err(key);
             assert!(error.message.contains("config.json"), "{key} = {value}: {error}");
         }
     }

@@ -3,7 +3,7 @@
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
 use crate::backend::{
-    self, Backend, BestOf, Experts, Heads, KvPages, KvShape, Largest, Linear, Placement, Rotary, Step, Tensor,
+    self, Backend, Experts, Heads, KvPages, KvShape, Linear, MaxBatchShape, Placement, Rotary, Step, Tensor, TopK,
 };
 use crate::error::Result;
 use crate::limits;
@@ -126,33 +126,33 @@ impl Model {
     }
 
     /// The largest step that a model with this workspace asks a backend for.
-    pub fn largest(a: &Architecture, limits: &StepLimits) -> Largest {
-        let mut largest = Largest {
+    pub fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatchShape {
+        let mut max_shape = MaxBatchShape {
             rows: limits.tokens,
             sequences: limits.sequences,
             logits_rows: limits.logits_rows,
             positions: limits.context,
             groups: a.groups().len(),
             page_tokens: limits.page_tokens,
-            ins: Widths::of(a).products,
+            in_features: Widths::of(a).products,
             best: limits.logits_rows * limits::BEST_LOGITS_MAX,
             hidden: a.hidden,
             vocab: a.vocab,
-            ..Largest::default()
+            ..MaxBatchShape::default()
         };
         for layer in &a.layers {
             let t = &layer.attention;
-            largest.heads = largest.heads.max(t.heads);
-            largest.heads_per_kv = largest.heads_per_kv.max(t.heads / t.kv_heads.max(1));
-            largest.k_dim = largest.k_dim.max(t.head_dim);
-            largest.v_dim = largest.v_dim.max(t.head_dim);
+            max_shape.heads = max_shape.heads.max(t.heads);
+            max_shape.heads_per_kv = max_shape.heads_per_kv.max(t.heads / t.kv_heads.max(1));
+            max_shape.k_dim = max_shape.k_dim.max(t.head_dim);
+            max_shape.v_dim = max_shape.v_dim.max(t.head_dim);
             if let Ffn::Experts { count, routing, intermediate, .. } = layer.ffn {
-                largest.expert_inner = largest.expert_inner.max(intermediate);
-                largest.experts = largest.experts.max(count);
-                largest.chosen = largest.chosen.max(routing.chosen);
+                max_shape.expert_inner = max_shape.expert_inner.max(intermediate);
+                max_shape.experts = max_shape.experts.max(count);
+                max_shape.chosen = max_shape.chosen.max(routing.chosen);
             }
         }
-        largest
+        max_shape
     }
 
     /// Reserves pages and workspace. `shapes` gives the pages of each layer group.
@@ -166,7 +166,7 @@ impl Model {
         let a = &architecture;
         let w = Widths::of(a).in_workspace(limits);
         let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
-        backend.reserve(&Model::largest(a, limits))?;
+        backend.reserve(&Model::max_batch_shape(a, limits))?;
         let mut alloc = |width: usize, what: &str| backend.alloc(step_tokens * width, what);
         let workspace = Workspace {
             x: alloc(a.hidden, "activations")?,
@@ -273,16 +273,16 @@ impl Model {
         step: &Step,
         first: usize,
         rows: usize,
-        best: Option<BestOf>,
+        best: Option<TopK>,
     ) -> Result<Tensor> {
-        let rows = &step.wanted[first..first + rows];
+        let rows = &step.logits_indices[first..first + rows];
         assert!(rows.len() <= self.logits_rows_max, "{} rows of logits, at most {}", rows.len(), self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.gather(ws.x, first, rows, a.hidden, ws.picked);
         backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
         let head = Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false };
         match best {
-            Some(best) => backend.linear_best(ws.picked, rows.len(), head, ws.products, best)?,
+            Some(best) => backend.linear_topk(ws.picked, rows.len(), head, ws.products, best)?,
             None => backend.linear(ws.picked, rows.len(), &[head], ws.products),
         }
         Ok(ws.logits)
@@ -357,7 +357,7 @@ impl Model {
                 for expert in shared {
                     backend.gated(ws.y, rows, plain(expert.gate, ws.gate), plain(expert.up, ws.up), ws.products);
                     backend.linear(ws.gate, rows, &[plain(expert.down, ws.attended)], ws.products);
-                    backend.add_scaled(ws.x, ws.attended, factor, rows * expert.down.outs);
+                    backend.add_scaled(ws.x, ws.attended, factor, rows * expert.down.out_features);
                 }
                 let logits = self.router;
                 backend.linear(ws.y, rows, &[plain(*router, logits)], ws.products);

@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 /// Where a name is looked for in a tensor's.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum NamePosition {
     /// First, or after `model`: a part of its own beside the layers.
     First,
     /// Last: one tensor of a module.
@@ -20,14 +20,14 @@ enum Place {
 }
 
 /// Names, where they stand, and why such tensors change nothing.
-const HARMLESS: [(Place, &[&str], &str); 8] = [
+const HARMLESS: [(NamePosition, &[&str], &str); 8] = [
     (
-        Place::First,
+        NamePosition::First,
         &["v_head", "value_head", "reward_head", "rm_head", "critic_head", "score", "classifier"],
         "a head for another task",
     ),
     (
-        Place::First,
+        NamePosition::First,
         &[
             "vision_tower",
             "vision_model",
@@ -45,12 +45,12 @@ const HARMLESS: [(Place, &[&str], &str); 8] = [
         "a part for images or sound",
     ),
     (
-        Place::First,
+        NamePosition::First,
         &["mtp", "mtp_layers", "mtp_block", "nextn", "medusa_head", "medusa_heads"],
         "guesses tokens ahead of the model",
     ),
     (
-        Place::Last,
+        NamePosition::Last,
         &[
             "k_scale",
             "v_scale",
@@ -70,13 +70,13 @@ const HARMLESS: [(Place, &[&str], &str); 8] = [
         "a scale of an 8-bit KV cache",
     ),
     (
-        Place::Last,
+        NamePosition::Last,
         &["inv_freq", "original_inv_freq", "cos_cached", "sin_cached", "freqs_cis", "rope.freqs"],
         "a rotary table, computed from config.json",
     ),
-    (Place::Last, &["masked_bias", "causal_mask", "attn_mask", "attention_mask"], "a mask, computed"),
-    (Place::LastMask, &["attn.bias", "self_attn.bias", "attention.bias"], "a mask, computed"),
-    (Place::Last, &["position_ids"], "positions, computed"),
+    (NamePosition::Last, &["masked_bias", "causal_mask", "attn_mask", "attention_mask"], "a mask, computed"),
+    (NamePosition::LastMask, &["attn.bias", "self_attn.bias", "attention.bias"], "a mask, computed"),
+    (NamePosition::Last, &["position_ids"], "positions, computed"),
 ];
 
 /// A tensor of a layer beyond those of the configuration.
@@ -91,15 +91,15 @@ pub(super) fn harmless(architecture: &Architecture, family: &Family, tensor: &Te
     if extra_layer(architecture, name) {
         return Some(EXTRA_LAYER);
     }
-    let fits = |place: Place, part: &str| match place {
-        Place::First => {
+    let fits = |position: NamePosition, part: &str| match position {
+        NamePosition::First => {
             let name = name.strip_prefix("model.").unwrap_or(name);
             name.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         }
-        Place::Last => ends_with_part(name, part),
-        Place::LastMask => tensor.shape.len() >= 2 && ends_with_part(name, part),
+        NamePosition::Last => ends_with_part(name, part),
+        NamePosition::LastMask => tensor.shape.len() >= 2 && ends_with_part(name, part),
     };
-    let found = HARMLESS.iter().find(|(place, parts, _)| parts.iter().any(|part| fits(*place, part)));
+    let found = HARMLESS.iter().find(|(position, parts, _)| parts.iter().any(|part| fits(*position, part)));
     found.map(|(_, _, reason)| *reason)
 }
 

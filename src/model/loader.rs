@@ -149,12 +149,17 @@ impl Tensors for Loader<'_> {
         };
         // The source is the one that was checked; its kernels read memory by these.
         checkpoint::fits(&info, shape)?;
-        let (outs, ins) = matrix_shape(shape);
+        let (out_features, in_features) = matrix_shape(shape);
         match scheme {
-            Some(scheme) => self.quantized(&tensor, &bytes, info.dtype, [outs, ins], scheme),
+            Some(scheme) => self.quantized(&tensor, &bytes, info.dtype, [out_features, in_features], scheme),
             None => {
                 let len = bytes.len();
-                let weight = self.backend.weight(Arc::new(Hold(bytes)), Encoding::Stored(info.dtype), outs, ins)?;
+                let weight = self.backend.weight(
+                    Arc::new(Hold(bytes)),
+                    Encoding::Stored(info.dtype),
+                    out_features,
+                    in_features,
+                )?;
                 self.report.add(len)?;
                 Ok(weight)
             }
@@ -169,9 +174,9 @@ impl Loader<'_> {
             return Ok(None);
         };
         let Some(info) = find(self.source, tensor)?.filter(|info| info.shape == shape) else { return Ok(None) };
-        let (outs, ins) = matrix_shape(shape);
+        let (out_features, in_features) = matrix_shape(shape);
         let (encoding, bytes) = (scheme.map_or(Encoding::Stored(info.dtype), Encoding::Quantized), tensor_bytes(info));
-        let weight = self.backend.random_weight(random, encoding, outs, ins)?;
+        let weight = self.backend.random_weight(random, encoding, out_features, in_features)?;
         if weight.is_some() {
             self.report.add(usize::try_from(bytes).unwrap_or(usize::MAX))?;
         }
@@ -184,7 +189,7 @@ impl Loader<'_> {
         tensor: &str,
         bytes: &Bytes,
         dtype: DType,
-        [outs, ins]: [usize; 2],
+        [out_features, in_features]: [usize; 2],
         scheme: Scheme,
     ) -> Result<Weight> {
         let panels: HostBytes = match self.kept {
@@ -196,14 +201,14 @@ impl Loader<'_> {
                 Arc::new(Hold(panels))
             }
             None => {
-                let panels = Arc::new(self.quantize(bytes, dtype, [outs, ins], scheme)?);
+                let panels = Arc::new(self.quantize(bytes, dtype, [out_features, in_features], scheme)?);
                 if let Some(made) = &mut self.made {
                     made.push((tensor.to_owned(), Arc::clone(&panels)));
                 }
                 panels
             }
         };
-        self.backend.weight(panels, Encoding::Quantized(scheme), outs, ins)
+        self.backend.weight(panels, Encoding::Quantized(scheme), out_features, in_features)
     }
 
     /// Makes a quantized matrix, in pieces, so that a large one can be watched and given up.
@@ -211,17 +216,17 @@ impl Loader<'_> {
         &mut self,
         bytes: &Bytes,
         dtype: DType,
-        [outs, ins]: [usize; 2],
+        [out_features, in_features]: [usize; 2],
         scheme: Scheme,
     ) -> Result<AlignedBytes> {
         let what = "quantized weights";
-        let len = scheme.bytes(outs, ins).ok_or_else(|| Error::memory(what, u64::MAX))?;
+        let len = scheme.bytes(out_features, in_features).ok_or_else(|| Error::memory(what, u64::MAX))?;
         let mut panels = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory(what, len as u64))?;
-        let row = (ins * dtype.size()).max(1);
+        let row = (in_features * dtype.size()).max(1);
         let step = (limits::QUANTIZED_PIECE_BYTES / row / PANEL).max(1);
-        let pieces = panels.as_mut_slice().chunks_mut((step * scheme.panel_bytes(ins)).max(1));
+        let pieces = panels.as_mut_slice().chunks_mut((step * scheme.panel_bytes(in_features)).max(1));
         for (from, to) in bytes.as_slice().chunks(step * PANEL * row).zip(pieces) {
-            self.backend.quantize(from, dtype, from.len() / row, ins, scheme, to)?;
+            self.backend.quantize(from, dtype, from.len() / row, in_features, scheme, to)?;
             self.report.add(from.len())?;
         }
         // They have been read for the last time, unless somebody wants their hash.

@@ -98,8 +98,8 @@ struct Listing(Vec<(String, Vec<usize>)>);
 impl Tensors for Listing {
     fn take(&mut self, name: String, shape: &[usize], _scheme: Option<Scheme>) -> Result<Weight> {
         self.0.push((name, shape.to_vec()));
-        let (outs, ins) = matrix_shape(shape);
-        Ok(Weight { id: 0, outs, ins })
+        let (out_features, in_features) = matrix_shape(shape);
+        Ok(Weight { id: 0, out_features, in_features })
     }
 
     fn has(&self, _name: &str) -> Result<bool> {
@@ -119,9 +119,9 @@ struct Quantized<'a> {
 
 impl Tensors for Quantized<'_> {
     fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
-        let (outs, ins) = matrix_shape(shape);
-        self.matrices.extend(scheme.map(|scheme| (name, scheme, outs, ins)));
-        Ok(Weight { id: 0, outs, ins })
+        let (out_features, in_features) = matrix_shape(shape);
+        self.matrices.extend(scheme.map(|scheme| (name, scheme, out_features, in_features)));
+        Ok(Weight { id: 0, out_features, in_features })
     }
 
     fn has(&self, name: &str) -> Result<bool> {
@@ -143,7 +143,7 @@ pub(super) fn quantized_matrices(
 
 /// A vector is a matrix of one row.
 pub(super) fn matrix_shape(shape: &[usize]) -> (usize, usize) {
-    if let [outs, ins] = *shape { (outs, ins) } else { (1, shape.iter().product()) }
+    if let [out_features, in_features] = *shape { (out_features, in_features) } else { (1, shape.iter().product()) }
 }
 
 impl Binder<'_> {
@@ -256,24 +256,24 @@ impl Binder<'_> {
         })
     }
 
-    fn matrix(&mut self, name: &str, outs: usize, ins: usize, part: Part) -> Result<Weight> {
-        self.tensors.take(format!("{name}.weight"), &[outs, ins], self.recipe.scheme(part))
+    fn matrix(&mut self, name: &str, out_features: usize, in_features: usize, part: Part) -> Result<Weight> {
+        self.tensors.take(format!("{name}.weight"), &[out_features, in_features], self.recipe.scheme(part))
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Weight> {
         self.tensors.take(format!("{name}.weight"), &[len], None)
     }
 
-    fn projection(&mut self, name: &str, outs: usize, ins: usize, bias: bool) -> Result<Projection> {
-        let weight = self.matrix(name, outs, ins, Part::Layer)?;
-        let bias = if bias { Some(self.tensors.take(format!("{name}.bias"), &[outs], None)?) } else { None };
+    fn projection(&mut self, name: &str, out_features: usize, in_features: usize, bias: bool) -> Result<Projection> {
+        let weight = self.matrix(name, out_features, in_features, Part::Layer)?;
+        let bias = if bias { Some(self.tensors.take(format!("{name}.bias"), &[out_features], None)?) } else { None };
         Ok(Projection { weight, bias })
     }
 }
 
 /// What the weights of a model take, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
+pub struct WeightBytes {
     /// Tensors that are used as they are stored.
     pub kept: u64,
     /// Quantized matrices: memory of their own.
@@ -284,7 +284,7 @@ pub struct Sizes {
     pub source: u64,
 }
 
-impl Sizes {
+impl WeightBytes {
     /// Bytes that are read to make the weights: what progress is told of.
     pub fn read(&self) -> u64 {
         self.kept.saturating_add(self.made_from)
@@ -299,24 +299,24 @@ impl Sizes {
 /// Adds up what would be taken. What is missing or has another shape is for the loader to find.
 struct Scale<'a> {
     source: &'a dyn ModelSource,
-    sizes: Sizes,
+    sizes: WeightBytes,
 }
 
 impl Tensors for Scale<'_> {
     fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
-        let (outs, ins) = matrix_shape(shape);
+        let (out_features, in_features) = matrix_shape(shape);
         let stored = find(self.source, &name)?.map_or(0, tensor_bytes);
         let sizes = &mut self.sizes;
         match scheme {
             None => sizes.kept = sizes.kept.saturating_add(stored),
             Some(scheme) => {
                 let too_large = || Error::format(format!("tensor {name} of shape {shape:?} is too large to quantize"));
-                let bytes = scheme.bytes(outs, ins).ok_or_else(too_large)?;
+                let bytes = scheme.bytes(out_features, in_features).ok_or_else(too_large)?;
                 sizes.quantized = sizes.quantized.saturating_add(bytes as u64);
                 sizes.made_from = sizes.made_from.saturating_add(stored);
             }
         }
-        Ok(Weight { id: 0, outs, ins })
+        Ok(Weight { id: 0, out_features, in_features })
     }
 
     fn has(&self, name: &str) -> Result<bool> {
@@ -325,25 +325,25 @@ impl Tensors for Scale<'_> {
 }
 
 /// What the weights take as the recipe makes them, from the headers of the files.
-pub fn sizes(architecture: &Architecture, source: &dyn ModelSource, recipe: Recipe) -> Result<Sizes> {
+pub fn sizes(architecture: &Architecture, source: &dyn ModelSource, recipe: Recipe) -> Result<WeightBytes> {
     let all = source.tensors()?.iter().map(tensor_bytes).fold(0, u64::saturating_add);
-    let mut scale = Scale { source, sizes: Sizes { source: all, ..Sizes::default() } };
+    let mut scale = Scale { source, sizes: WeightBytes { source: all, ..WeightBytes::default() } };
     walk(architecture, recipe, &mut scale)?;
     Ok(scale.sizes)
 }
 
-/// What the weights take on a device that holds them in forms of its own, of which `bytes(encoding, outs, ins)` are the bytes.
+/// What the weights take on a device that holds them in forms of its own, of which `bytes(encoding, out_features, in_features)` are the bytes.
 pub fn device_sizes(
     architecture: &Architecture,
     source: &dyn ModelSource,
     recipe: Recipe,
     bytes: &dyn Fn(Encoding, usize, usize) -> u64,
-) -> Result<Sizes> {
+) -> Result<WeightBytes> {
     let stored = sizes(architecture, source, recipe)?;
     let mut measure = Measure { source, bytes, sum: 0 };
     walk(architecture, recipe, &mut measure)?;
     // All of it is memory of its own, made from all that is read.
-    Ok(Sizes { kept: 0, quantized: measure.sum, made_from: stored.read(), source: stored.source })
+    Ok(WeightBytes { kept: 0, quantized: measure.sum, made_from: stored.read(), source: stored.source })
 }
 
 /// Adds up what would be taken, in another form. What is missing is for the loader to find.
@@ -355,12 +355,12 @@ struct Measure<'a> {
 
 impl Tensors for Measure<'_> {
     fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
-        let (outs, ins) = matrix_shape(shape);
+        let (out_features, in_features) = matrix_shape(shape);
         if let Some(info) = find(self.source, &name)? {
             let encoding = scheme.map_or(Encoding::Stored(info.dtype), Encoding::Quantized);
-            self.sum = self.sum.saturating_add((self.bytes)(encoding, outs, ins));
+            self.sum = self.sum.saturating_add((self.bytes)(encoding, out_features, in_features));
         }
-        Ok(Weight { id: 0, outs, ins })
+        Ok(Weight { id: 0, out_features, in_features })
     }
 
     fn has(&self, name: &str) -> Result<bool> {

@@ -62,8 +62,8 @@ impl<'a> WeightsCache<'a> {
     ) -> Result<WeightsCache<'a>> {
         let path = folder.join(format!("astrai-{recipe}-v{VERSION}-{:016x}.safetensors", sample_hash(source)?));
         let mut tensors = Vec::new();
-        for (name, scheme, outs, ins) in quantized_matrices(architecture, source, recipe)? {
-            let shape = vec![outs.div_ceil(PANEL), scheme.panel_bytes(ins)];
+        for (name, scheme, out_features, in_features) in quantized_matrices(architecture, source, recipe)? {
+            let shape = vec![out_features.div_ceil(PANEL), scheme.panel_bytes(in_features)];
             tensors.push(TensorInfo { name, dtype: DType::U8, shape });
         }
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));

@@ -90,7 +90,7 @@ pub fn process_id() -> u32 {
 }
 
 /// A started thread.
-pub struct JoinHandle(imp::Handle);
+pub struct JoinHandle(imp::RawThread);
 
 impl JoinHandle {
     /// Waits for the thread to end.
@@ -197,14 +197,14 @@ mod imp {
     use std::ffi::c_void;
     use std::io;
 
-    pub struct Handle(libc::pthread_t);
+    pub struct RawThread(libc::pthread_t);
 
     // SAFETY: the id of a thread may be used from any thread; of musl, and on macOS, it is a pointer only in its type.
-    unsafe impl Send for Handle {}
+    unsafe impl Send for RawThread {}
     // SAFETY: as above; sharing only compares it.
-    unsafe impl Sync for Handle {}
+    unsafe impl Sync for RawThread {}
 
-    impl Handle {
+    impl RawThread {
         pub fn join(self) {
             // SAFETY: the thread was created joinable by `spawn`; taking `self` makes this the only join or detach.
             unsafe { libc::pthread_join(self.0, std::ptr::null_mut()) };
@@ -231,7 +231,7 @@ mod imp {
         std::ptr::null_mut()
     }
 
-    pub fn spawn(_name: &str, stack_bytes: usize, body: Body) -> io::Result<Handle> {
+    pub fn spawn(_name: &str, stack_bytes: usize, body: Body) -> io::Result<RawThread> {
         let argument: *mut Body = Box::into_raw(Box::new(body));
         // SAFETY: zeroed signal sets and thread ids are valid storage for the calls that fill them.
         let (code, thread) = unsafe {
@@ -253,7 +253,7 @@ mod imp {
             drop(unsafe { Box::from_raw(argument) });
             return Err(io::Error::from_raw_os_error(code));
         }
-        Ok(Handle(thread))
+        Ok(RawThread(thread))
     }
 
     /// `pthread_create` with a stack of `stack_bytes`.
@@ -374,9 +374,9 @@ mod imp {
     use super::{Refused, ThreadOptions};
     use std::io;
 
-    pub struct Handle(std::thread::JoinHandle<()>);
+    pub struct RawThread(std::thread::JoinHandle<()>);
 
-    impl Handle {
+    impl RawThread {
         pub fn join(self) {
             let _ = self.0.join();
         }
@@ -388,8 +388,8 @@ mod imp {
         pub fn detach(self) {}
     }
 
-    pub fn spawn(name: &str, stack_bytes: usize, body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
-        std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(body).map(Handle)
+    pub fn spawn(name: &str, stack_bytes: usize, body: Box<dyn FnOnce() + Send>) -> io::Result<RawThread> {
+        std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(body).map(RawThread)
     }
 
     pub fn place_current(_name: &str, options: ThreadOptions) -> Refused {

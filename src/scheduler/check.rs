@@ -10,7 +10,7 @@ impl Scheduler {
         // Counters of each page and node, as a check of a group makes them.
         let pages = self.pools.iter().map(PagePool::total).max().unwrap_or(0);
         reserved::<[u32; 4]>("the counters of a check", pages)?;
-        let wrong = |what: String| Error::internal(format!("the scheduler's books are wrong: {what}"));
+        let wrong = |what: String| Error::internal(format!("the scheduler's accounting is wrong: {what}"));
         for (group, pool) in self.pools.iter().enumerate() {
             let owned = self.sequences.iter().flat_map(|(_, s)| s.tables[group].iter().copied());
             let owned = owned.chain(self.pinned_frames(group));

@@ -1,12 +1,12 @@
 //! Pages for running sequences: from the pool, from the prefix tree, from pins, at last from each other.
 
-use super::{Handle, Scheduler, State};
+use super::{Scheduler, SequenceHandle, State};
 use crate::cache::prefix::ROOT;
 
 impl Scheduler {
     /// Makes the tables cover `count` more tokens, preempting others for the first of them; returns for how many that
     /// succeeded.
-    pub(super) fn grow(&mut self, handle: Handle, count: usize) -> usize {
+    pub(super) fn grow(&mut self, handle: SequenceHandle, count: usize) -> usize {
         let page_tokens = self.capacity.page_tokens;
         loop {
             let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
@@ -44,7 +44,7 @@ impl Scheduler {
 
     /// Who gives way to `handle`: a paused sequence if there is one, else the last in rank that does not rank before
     /// `handle`; possibly itself, never one that has a row in this step already.
-    fn victim(&self, handle: Handle) -> Option<Handle> {
+    fn victim(&self, handle: SequenceHandle) -> Option<SequenceHandle> {
         let own = self.sequences.get(handle)?.rank;
         let mut last = None;
         for &other in self.running.iter().rev() {
@@ -67,7 +67,7 @@ impl Scheduler {
     }
 
     /// Takes slot and pages away; the sequence waits at its rank's place and is computed again.
-    pub(super) fn preempt(&mut self, handle: Handle) {
+    pub(super) fn preempt(&mut self, handle: SequenceHandle) {
         self.counters.preemptions += 1;
         self.leave_slot(handle);
         if let Some(sequence) = self.sequences.get_mut(handle) {
@@ -77,7 +77,7 @@ impl Scheduler {
     }
 
     /// Ends the stay in the queue or in a slot.
-    pub(super) fn leave_slot(&mut self, handle: Handle) {
+    pub(super) fn leave_slot(&mut self, handle: SequenceHandle) {
         let Some(sequence) = self.sequences.get(handle) else { return };
         let State::Running(slot) = sequence.state else { return };
         if let Ok(at) = self.place_of(sequence.rank) {

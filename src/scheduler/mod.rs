@@ -28,7 +28,7 @@ mod queue;
 mod sequence;
 mod view;
 
-pub use crate::cache::Handle;
+pub use crate::cache::SequenceHandle;
 pub use pins::{Pin, PinNews};
 pub use policy::Policy;
 pub use queue::Rank;
@@ -61,7 +61,7 @@ pub struct Capacity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The sequence.
-    pub sequence: Handle,
+    pub sequence: SequenceHandle,
     /// Position of the first token.
     pub first: usize,
     /// Tokens.
@@ -104,12 +104,12 @@ pub struct Scheduler {
     capacity: Capacity,
     sequences: Slots<Sequence>,
     /// Slot numbers of running sequences.
-    slots: Slots<Handle>,
+    slots: Slots<SequenceHandle>,
     /// Running sequences by rank.
-    running: Vec<Handle>,
+    running: Vec<SequenceHandle>,
     waiting: Queue,
     /// Ended, not yet removed.
-    finished: Vec<Handle>,
+    finished: Vec<SequenceHandle>,
     /// Of these, how many are running.
     finished_running: usize,
     /// Sequences that are paused; of these, how many are running.
@@ -125,16 +125,16 @@ pub struct Scheduler {
     /// The frames of one page, while it enters the tree.
     scratch: Vec<Page>,
     /// `running`, while a phase may change it.
-    order: Vec<Handle>,
+    order: Vec<SequenceHandle>,
     /// During refill: running sequences that are computing their prompt.
-    prefilling: Vec<Handle>,
+    prefilling: Vec<SequenceHandle>,
 }
 
 impl Scheduler {
     /// An idle scheduler.
     ///
     /// # Errors
-    /// `Memory` when the books for that many pages cannot be had.
+    /// `Memory` when the accounting for that many pages cannot be had.
     pub fn new(capacity: Capacity) -> Result<Scheduler> {
         let (groups, frames) = (capacity.frames.len(), capacity.frames.iter().copied().min().unwrap_or(0));
         Ok(Scheduler {
@@ -164,7 +164,13 @@ impl Scheduler {
     ///
     /// # Errors
     /// `QueueFull`; `Memory` for its page tables.
-    pub fn submit(&mut self, prompt: Vec<u32>, len_max: usize, logits_from: usize, priority: i32) -> Result<Handle> {
+    pub fn submit(
+        &mut self,
+        prompt: Vec<u32>,
+        len_max: usize,
+        logits_from: usize,
+        priority: i32,
+    ) -> Result<SequenceHandle> {
         let needed = len_max.div_ceil(self.capacity.page_tokens);
         debug_assert!(self.capacity.frames.iter().all(|&frames| needed <= frames), "{len_max} tokens never fit");
         if self.sequences.is_full() {
@@ -190,7 +196,7 @@ impl Scheduler {
     }
 
     /// Puts a sequence that waits into the line, unless it is paused.
-    fn enqueue(&mut self, handle: Handle) {
+    fn enqueue(&mut self, handle: SequenceHandle) {
         if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.paused) {
             sequence.waits_since = self.waiting.insert(sequence.rank, handle, sequence.waited);
         }
@@ -253,10 +259,10 @@ impl Scheduler {
     }
 
     /// The first in line that could use its turn; of its bucket, the one with the longest cached prefix.
-    fn candidate(&mut self) -> Option<Handle> {
+    fn candidate(&mut self) -> Option<SequenceHandle> {
         let (tree, version, page_tokens) = (&self.tree, self.tree.version(), self.capacity.page_tokens);
         let (sequences, prefilling) = (&mut self.sequences, &self.prefilling);
-        let mut best: Option<(usize, Rank, Handle)> = None;
+        let mut best: Option<(usize, Rank, SequenceHandle)> = None;
         for (rank, handle) in self.waiting.iter().take(limits::REFILL_SCAN_MAX) {
             if best.is_some_and(|(_, first, _)| !first.same_bucket(rank)) {
                 break;
@@ -282,13 +288,14 @@ impl Scheduler {
 
     fn find_prefilling(&mut self) {
         let sequences = &self.sequences;
-        let computing = |h: &Handle| sequences.get(*h).is_some_and(|s| s.pending() > 1 && !s.paused && !s.finished);
+        let computing =
+            |h: &SequenceHandle| sequences.get(*h).is_some_and(|s| s.pending() > 1 && !s.paused && !s.finished);
         self.prefilling.clear();
         self.prefilling.extend(self.running.iter().copied().filter(computing));
     }
 
     /// The lowest-ranking paused sequence that runs.
-    fn last_paused(&self) -> Option<Handle> {
+    fn last_paused(&self) -> Option<SequenceHandle> {
         if self.paused_running == 0 {
             return None;
         }
@@ -300,7 +307,7 @@ impl Scheduler {
         self.running.binary_search_by_key(&Some(rank), |&h| self.sequences.get(h).map(|s| s.rank))
     }
 
-    fn admit(&mut self, handle: Handle) {
+    fn admit(&mut self, handle: SequenceHandle) {
         let Ok(slot) = self.slots.insert(handle) else { unreachable!("has_room_for found a slot") };
         let Some(sequence) = self.sequences.get_mut(handle) else { unreachable!("waiting sequences exist") };
         let (hit_max, rank) = (sequence.hit_max(), sequence.rank);
@@ -326,7 +333,7 @@ impl Scheduler {
     }
 
     /// Whether there is a slot, and pages for the sequence itself and for one page of growth of everyone who runs.
-    fn has_room_for(&self, handle: Handle) -> bool {
+    fn has_room_for(&self, handle: SequenceHandle) -> bool {
         let Some(sequence) = self.sequences.get(handle) else { return false };
         if self.slots.is_full() {
             return false;
@@ -388,8 +395,8 @@ impl Scheduler {
     }
 
     /// Moves the prompt that has waited longest for a row to the front, if that is too long.
-    fn put_unserved_first(&self, order: &mut [Handle]) {
-        let served = |handle: &Handle| {
+    fn put_unserved_first(&self, order: &mut [SequenceHandle]) {
+        let served = |handle: &SequenceHandle| {
             let sequence = self.sequences.get(*handle).filter(|s| s.pending() > 1 && !s.paused && !s.finished)?;
             (self.step - sequence.served > limits::UNSERVED_STEPS_MAX as u64).then_some(sequence.served)
         };
@@ -400,14 +407,14 @@ impl Scheduler {
     }
 
     /// A copy of the running sequences to go through while preemption changes the original; to be put back into `order`.
-    fn copy_running(&mut self) -> Vec<Handle> {
+    fn copy_running(&mut self) -> Vec<SequenceHandle> {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         order.extend_from_slice(&self.running);
         order
     }
 
-    fn add_row(&mut self, handle: Handle, count: usize, plan: &mut BatchPlan) {
+    fn add_row(&mut self, handle: SequenceHandle, count: usize, plan: &mut BatchPlan) {
         let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
         (sequence.planned, sequence.served) = (self.step, self.step);
         let first = sequence.computed;
@@ -417,7 +424,7 @@ impl Scheduler {
     }
 
     /// A sequence.
-    pub fn get(&self, handle: Handle) -> Option<&Sequence> {
+    pub fn get(&self, handle: SequenceHandle) -> Option<&Sequence> {
         self.sequences.get(handle)
     }
 
@@ -432,7 +439,7 @@ impl Scheduler {
     }
 
     /// Puts full pages of known tokens into the prefix tree.
-    fn publish_pages(&mut self, handle: Handle) {
+    fn publish_pages(&mut self, handle: SequenceHandle) {
         let page_tokens = self.capacity.page_tokens;
         let Some(sequence) = self.sequences.get_mut(handle) else { return };
         while (sequence.tree_pages + 1) * page_tokens <= sequence.computed.min(sequence.known()) {
@@ -450,7 +457,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn reserve(&mut self, handle: Handle, tokens: usize) -> Result<()> {
+    pub fn reserve(&mut self, handle: SequenceHandle, tokens: usize) -> Result<()> {
         let Some(sequence) = self.sequences.get_mut(handle) else { return Ok(()) };
         let bytes = (sequence.tokens.len() as u64).saturating_add(tokens as u64) * size_of::<u32>() as u64;
         sequence.tokens.try_reserve_exact(tokens).map_err(|_| Error::memory("the tokens of a sequence", bytes))
@@ -460,7 +467,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// `Memory`; the sequence is as it was, and may only be finished.
-    pub fn append(&mut self, handle: Handle, token: u32) -> Result<()> {
+    pub fn append(&mut self, handle: SequenceHandle, token: u32) -> Result<()> {
         if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) {
             let bytes = (sequence.tokens.len() as u64 + 1) * size_of::<u32>() as u64;
             sequence.tokens.try_reserve(1).map_err(|_| Error::memory("the tokens of a sequence", bytes))?;
@@ -473,7 +480,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// As of [`Scheduler::append`].
-    pub fn append_unknown(&mut self, handle: Handle, row: u32) -> Result<()> {
+    pub fn append_unknown(&mut self, handle: SequenceHandle, row: u32) -> Result<()> {
         self.append(handle, UNKNOWN)?;
         if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) {
             sequence.unknown += 1;
@@ -483,7 +490,7 @@ impl Scheduler {
     }
 
     /// The first unknown token of a sequence is known now.
-    pub fn know(&mut self, handle: Handle, token: u32) {
+    pub fn know(&mut self, handle: SequenceHandle, token: u32) {
         let Some(sequence) = self.sequences.get_mut(handle).filter(|s| s.unknown > 0) else { return };
         let at = sequence.known();
         sequence.tokens[at] = token;
@@ -494,7 +501,7 @@ impl Scheduler {
     }
 
     /// Marks a sequence as ended; the next cleanup returns what it holds.
-    pub fn finish(&mut self, handle: Handle) {
+    pub fn finish(&mut self, handle: SequenceHandle) {
         if let Some(sequence) = self.sequences.get_mut(handle)
             && !sequence.finished
         {
@@ -511,7 +518,7 @@ impl Scheduler {
     }
 
     /// Pauses or resumes a sequence whose consumer is slow, unless it has ended.
-    pub fn set_paused(&mut self, handle: Handle, paused: bool) {
+    pub fn set_paused(&mut self, handle: SequenceHandle, paused: bool) {
         let Some(sequence) = self.sequences.get_mut(handle).filter(|s| s.paused != paused && !s.finished) else {
             return;
         };

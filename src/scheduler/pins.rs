@@ -12,7 +12,7 @@
 //! Invariants ([`Scheduler::check_pins`]): a pin either has a sequence and owns nothing, or owns the same number of frames
 //! in every group, of which the first `tree_pages` lead to its node in the tree.
 
-use super::{Error, Handle, Page, Result, Scheduler, Slots, Status, Unit};
+use super::{Error, Page, Result, Scheduler, SequenceHandle, Slots, Status, Unit};
 use crate::cache::prefix::{NodeId, ROOT};
 use crate::error::{copied, reserved};
 use crate::limits;
@@ -31,7 +31,7 @@ pub struct Pin {
     tree_pages: usize,
     node: NodeId,
     /// Computes the pages.
-    sequence: Option<Handle>,
+    sequence: Option<SequenceHandle>,
     last_used: u64,
 }
 
@@ -87,7 +87,7 @@ impl Scheduler {
     /// # Errors
     /// `Memory` when pins would take more than their share of the pages, in tokens; `QueueFull` when there are too many pins or
     /// waiting sequences.
-    pub fn pin(&mut self, tokens: Vec<u32>) -> Result<Handle> {
+    pub fn pin(&mut self, tokens: Vec<u32>) -> Result<SequenceHandle> {
         let (tokens, pin) = self.new_pin(tokens)?;
         let there = self.tree.matched(&tokens, tokens.len(), &self.pools).0;
         if there == tokens.len() / self.capacity.page_tokens {
@@ -111,7 +111,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// As for [`Scheduler::pin`]; `Memory` also when the pages that running sequences leave do not suffice. Nothing changed then.
-    pub fn adopt(&mut self, tokens: Vec<u32>) -> Result<(Handle, usize)> {
+    pub fn adopt(&mut self, tokens: Vec<u32>) -> Result<(SequenceHandle, usize)> {
         // Ended requests still hold their pages until the next step.
         self.cleanup();
         let (tokens, pin) = self.new_pin(tokens)?;
@@ -148,7 +148,7 @@ impl Scheduler {
     }
 
     /// The frames of an adopted pin hold what its tokens say: they enter the tree.
-    pub fn adopted(&mut self, pin: Handle) {
+    pub fn adopted(&mut self, pin: SequenceHandle) {
         let page_tokens = self.capacity.page_tokens;
         let Some(entry) = self.pins.slots.get_mut(pin).filter(|p| p.sequence.is_none()) else { return };
         self.tree.attach(entry.node);
@@ -167,7 +167,7 @@ impl Scheduler {
     }
 
     /// Lets a pin go, or stops computing it. A stale handle does nothing.
-    pub fn unpin(&mut self, pin: Handle) {
+    pub fn unpin(&mut self, pin: SequenceHandle) {
         let Some(mut entry) = self.pins.slots.remove(pin) else { return };
         match entry.sequence {
             Some(sequence) => self.finish(sequence),
@@ -179,7 +179,7 @@ impl Scheduler {
     }
 
     /// A pin, unless the handle is stale.
-    pub fn pinned(&self, pin: Handle) -> Option<&Pin> {
+    pub fn pinned(&self, pin: SequenceHandle) -> Option<&Pin> {
         self.pins.slots.get(pin)
     }
 
@@ -194,7 +194,7 @@ impl Scheduler {
     }
 
     /// A place in the table for the whole pages of `tokens`, if pins may have that many.
-    fn new_pin(&mut self, mut tokens: Vec<u32>) -> Result<(Vec<u32>, Handle)> {
+    fn new_pin(&mut self, mut tokens: Vec<u32>) -> Result<(Vec<u32>, SequenceHandle)> {
         let page_tokens = self.capacity.page_tokens;
         tokens.truncate(tokens.len() / page_tokens * page_tokens);
         let mut chain = reserved("the hashes of a prefix's pages", tokens.len() / page_tokens)?;
@@ -240,7 +240,7 @@ impl Scheduler {
     }
 
     /// Gives a new pin what the tree has for it.
-    fn share_into(&mut self, pin: Handle) {
+    fn share_into(&mut self, pin: SequenceHandle) {
         let Some(entry) = self.pins.slots.get_mut(pin) else { return };
         let len = entry.tokens.len();
         entry.node = self.tree.share(&entry.tokens, len, &mut entry.tables, &mut self.pools);
@@ -250,7 +250,7 @@ impl Scheduler {
     }
 
     /// An admitted sequence began with these pages: pins on its way were used.
-    pub(super) fn pins_met(&mut self, sequence: Handle) {
+    pub(super) fn pins_met(&mut self, sequence: SequenceHandle) {
         if self.pins.slots.is_empty() {
             return;
         }
@@ -264,7 +264,7 @@ impl Scheduler {
     }
 
     /// Ends a sequence that has computed its pin, which takes over its pages.
-    pub(super) fn settle_pin(&mut self, handle: Handle) {
+    pub(super) fn settle_pin(&mut self, handle: SequenceHandle) {
         let Some(sequence) = self.sequences.get_mut(handle) else { return };
         let Some(pin) = sequence.pin.filter(|_| sequence.pending() == 0 && sequence.is_running()) else { return };
         let Some(entry) = self.pins.slots.get_mut(pin) else { return };
@@ -279,7 +279,7 @@ impl Scheduler {
     }
 
     /// Whether nobody but `handle` could run: none has a row in this step, and none that is awake ranks before it.
-    pub(super) fn is_last_hope(&self, handle: Handle) -> bool {
+    pub(super) fn is_last_hope(&self, handle: SequenceHandle) -> bool {
         let mut others = self.running.iter().filter_map(|&h| Some((h, self.sequences.get(h)?)));
         let awake = others.clone().find(|(_, s)| !s.paused && !s.finished);
         awake.is_some_and(|(first, _)| first == handle) && others.all(|(_, s)| s.planned != self.step)

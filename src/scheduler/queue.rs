@@ -7,7 +7,7 @@
 //! So a sequence is overtaken by at most `OVERTAKEN_MAX + AGE_BUCKET_ARRIVALS` later ones, whatever their priorities and
 //! prefixes are. Paused sequences wait outside of the queue: they could not use their turn.
 
-use crate::cache::Handle;
+use crate::cache::SequenceHandle;
 use crate::limits;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ impl Rank {
 /// Invariant: `waits` holds exactly the members of `by_rank` that are not overdue.
 #[derive(Debug)]
 pub struct Queue {
-    by_rank: BTreeMap<Rank, Handle>,
+    by_rank: BTreeMap<Rank, SequenceHandle>,
     /// When each began to wait, as a number of admissions, with its rank.
     waits: BTreeMap<(u64, u64), Rank>,
     admissions: u64,
@@ -81,7 +81,7 @@ impl Queue {
     }
 
     /// Adds a sequence that saw `waited` admissions in its earlier waits; returns what [`Queue::remove`] wants to know.
-    pub fn insert(&mut self, rank: Rank, handle: Handle, waited: u64) -> u64 {
+    pub fn insert(&mut self, rank: Rank, handle: SequenceHandle, waited: u64) -> u64 {
         let since = self.admissions - waited.min(limits::OVERTAKEN_MAX as u64);
         self.by_rank.insert(rank, handle);
         if !rank.is_overdue() {
@@ -103,7 +103,7 @@ impl Queue {
     }
 
     /// Moves the next overdue sequence before the others; its handle and new rank, which the caller keeps with it.
-    pub fn promote(&mut self) -> Option<(Handle, Rank)> {
+    pub fn promote(&mut self) -> Option<(SequenceHandle, Rank)> {
         let (&key, &rank) = self.waits.first_key_value()?;
         if self.admissions - key.0 < limits::OVERTAKEN_MAX as u64 {
             return None;
@@ -115,7 +115,7 @@ impl Queue {
     }
 
     /// All, first in line first.
-    pub fn iter(&self) -> impl Iterator<Item = (Rank, Handle)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Rank, SequenceHandle)> {
         self.by_rank.iter().map(|(&rank, &handle)| (rank, handle))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::queue::Rank;
 use crate::cache::prefix::{NodeId, ROOT};
-use crate::cache::{Handle, Page};
+use crate::cache::{Page, SequenceHandle};
 
 /// Stands for a token that is not known yet: no vocabulary has it.
 pub const UNKNOWN: u32 = u32::MAX;
@@ -13,7 +13,7 @@ pub enum State {
     /// In the queue, without slot or pages.
     Waiting,
     /// In a slot.
-    Running(Handle),
+    Running(SequenceHandle),
 }
 
 /// A prompt and what was generated after it.
@@ -66,7 +66,7 @@ pub struct Sequence {
     /// Times it gave its pages back.
     pub preemptions: u32,
     /// The pin it is computed for: it ends with its last page and samples nothing.
-    pub pin: Option<Handle>,
+    pub pin: Option<SequenceHandle>,
 }
 
 impl Sequence {

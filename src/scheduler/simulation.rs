@@ -3,7 +3,7 @@
 //! Random traffic over a few tiny pages: arrivals, priorities, pauses, cancels. The "keys and values" of a token are a
 //! hash of everything up to it, kept in frames as the real ones are, so that a page which holds anything but what its
 //! sequence believes is noticed at the step that reads it. In half of the worlds a step is planned before anybody knows what the
-//! last one sampled, as on a device that works while the host goes on. After every step the books are checked, and two rules of
+//! last one sampled, as on a device that works while the host goes on. After every step the accounting is checked, and two rules of
 //! economy: nobody holds a page beyond its next token's, and nobody waits while unreferenced pages would do.
 //!
 //! The seed of a failing world is in the message; `ASTRAI_TEST_SEED` runs that one first, `ASTRAI_TEST_ROUNDS` multiplies
@@ -49,7 +49,7 @@ fn hashes(tokens: &[u32]) -> Vec<u64> {
 
 /// A request that has not ended.
 struct Live {
-    handle: Handle,
+    handle: SequenceHandle,
     prompt: Vec<u32>,
     /// All tokens, those included that the scheduler does not know yet.
     tokens: Vec<u32>,
@@ -86,7 +86,7 @@ struct World {
     live: Vec<Live>,
     /// Whether steps are planned ahead, and what the last one sampled: of whom, and whether it has its place already.
     ahead: bool,
-    air: Vec<(Handle, u32, bool)>,
+    air: Vec<(SequenceHandle, u32, bool)>,
     tally: Tally,
 }
 
@@ -126,7 +126,7 @@ impl World {
         format!("ASTRAI_TEST_SEED={} step {} {:?}", self.seed, self.step, self.capacity)
     }
 
-    fn index_of(&self, handle: Handle) -> usize {
+    fn index_of(&self, handle: SequenceHandle) -> usize {
         let at = self.live.iter().position(|l| l.handle == handle);
         at.unwrap_or_else(|| panic!("{}: only live sequences run", self.at()))
     }
@@ -268,7 +268,7 @@ impl World {
         }
         if self.plan.rows.is_empty() {
             self.tally.empty_plans += 1;
-            // Who has all its tokens, the last one still in the air, may hold what the others wait for.
+            // Who has all its tokens, the last one still in flight, may hold what the others wait for.
             let ends = self.air.iter().any(|(_, _, placed)| !placed);
             let idle = ends || self.live.iter().all(|l| l.paused);
             assert!(idle, "{}: somebody could run and nothing was planned", self.at());
@@ -333,12 +333,12 @@ impl World {
             }
             sampled.push((row.sequence, token, placed));
         }
-        self.land();
+        self.finish();
         self.air = sampled;
     }
 
     /// What the step before sampled is known now.
-    fn land(&mut self) {
+    fn finish(&mut self) {
         for (handle, token, placed) in std::mem::take(&mut self.air) {
             let Some(at) = self.live.iter().position(|l| l.handle == handle) else { continue };
             if placed {

@@ -34,7 +34,7 @@ fn capacity(running_max: usize, step_tokens: usize, frames: usize) -> Capacity {
 }
 
 /// Runs until `handles` have each sampled one token; returns tokens computed.
-fn run_to_first_token(scheduler: &mut Scheduler, handles: &[Handle]) -> usize {
+fn run_to_first_token(scheduler: &mut Scheduler, handles: &[SequenceHandle]) -> usize {
     let (mut plan, mut computed, mut sampled) = (BatchPlan::default(), 0, 0);
     while sampled < handles.len() {
         scheduler.plan(&mut plan);
@@ -96,7 +96,7 @@ fn refill_does_not_depend_on_how_long_the_waiting_are() {
 #[test]
 fn simultaneous_cold_arrivals_compute_a_shared_prefix_once() {
     let mut scheduler = Scheduler::new(capacity(64, 256, 600)).unwrap();
-    let handles: Vec<Handle> = (0..64)
+    let handles: Vec<SequenceHandle> = (0..64)
         .map(|i| {
             let prompt = (0..100).chain([200 + i, 300 + i, 5]).collect();
             scheduler.submit(prompt, 120, 102, 0).unwrap()
@@ -136,7 +136,7 @@ fn cached_pages_give_way_to_new_sequences() {
 fn a_higher_priority_is_admitted_first() {
     let mut scheduler = Scheduler::new(capacity(1, 64, 100)).unwrap();
     let mut plan = BatchPlan::default();
-    let handles: Vec<Handle> =
+    let handles: Vec<SequenceHandle> =
         [0, 5, -1, 5].iter().map(|&p| scheduler.submit(vec![p as u32 & 7, 2], 5, 1, p).unwrap()).collect();
     let mut order = Vec::new();
     for _ in 0..4 {
@@ -166,7 +166,8 @@ fn within_a_bucket_the_longest_cached_prefix_is_admitted_first() {
     run_to_first_token(&mut scheduler, &[first]);
     let prompt = |shared: u32| (0..shared).chain(900 + shared..950).collect::<Vec<u32>>();
     let lengths = [8, 0, 32, 16];
-    let handles: Vec<Handle> = lengths.iter().map(|&n| scheduler.submit(prompt(n), 60, 45, 0).unwrap()).collect();
+    let handles: Vec<SequenceHandle> =
+        lengths.iter().map(|&n| scheduler.submit(prompt(n), 60, 45, 0).unwrap()).collect();
     let mut plan = BatchPlan::default();
     let mut order = Vec::new();
     for _ in 0..4 {
@@ -218,7 +219,7 @@ fn who_ranks_last_gives_way_and_who_is_paused_before() {
     {
         let mut scheduler = Scheduler::new(capacity(3, 64, 9)).unwrap();
         let mut plan = BatchPlan::default();
-        let handles: Vec<Handle> = (0..3)
+        let handles: Vec<SequenceHandle> = (0..3)
             .map(|i| scheduler.submit((0..10).map(|t| t + 100 * i as u32).collect(), 30, 9, priorities[i]).unwrap())
             .collect();
         for _ in 0..4 {
@@ -294,7 +295,7 @@ fn policies_generate_the_same_in_different_numbers_of_passes() {
 fn any_number_of_stalled_sequences_keeps_nobody_out() {
     let mut scheduler = Scheduler::new(Capacity { waiting_max: 999, ..capacity(4, 64, 100) }).unwrap();
     let mut plan = BatchPlan::default();
-    let stalled: Vec<Handle> = (0..3 * limits::REFILL_SCAN_MAX as u32)
+    let stalled: Vec<SequenceHandle> = (0..3 * limits::REFILL_SCAN_MAX as u32)
         .map(|i| {
             let handle = scheduler.submit(vec![i, 1, 2], 20, 2, 9).unwrap();
             while !scheduler.get(handle).unwrap().is_running() {

@@ -1,7 +1,7 @@
 //! Looking at the pages from outside, for measurements.
 
 use super::Scheduler;
-use crate::cache::{Handle, Page};
+use crate::cache::{Page, SequenceHandle};
 
 /// An owner of a page frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub enum PageOwner {
     /// The prefix tree.
     Tree,
     /// A sequence.
-    Sequence(Handle),
+    Sequence(SequenceHandle),
     /// A pinned prefix.
     Pin,
 }

@@ -1,9 +1,9 @@
 //! The safetensors header: eight bytes of length, a JSON object, then the tensors' bytes without gap or overlap.
 //! Format: <https://github.com/huggingface/safetensors#format>.
 //!
-//! Parsed here and not by the `safetensors` crate because the crate's errors carry no numbers and often no tensor
-//! name, because it takes the last of two tensors of one name silently, and because its list of shapes is bounded by
-//! the header's length only. The tests hold this reader to the crate: whatever it accepts, the crate reads the same.
+//! The `safetensors` crate reads each entry and decides whether entries belong together. Added here is what it does not do: bounds
+//! for the length of the header, the number of tensors and their dimensions, which are checked while the header is read; tensors
+//! that occur twice, of which the crate takes the last; and messages with the tensor's name and numbers.
 
 use super::TensorInfo;
 use super::files::quoted;
@@ -11,7 +11,9 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, Unit, reserved};
 use crate::limits;
 use crate::os::shortage;
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Metadata, TensorInfo as Entry};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -111,138 +113,101 @@ pub(super) fn parse_header_within(json: &[u8], data_bytes: u64, file: &str, budg
         let at = e.valid_up_to();
         Error::format(format!("{file}: header is not UTF-8 from its byte {at} on; the file is damaged")).about(file)
     })?;
-    let read = || {
+    let read = || -> serde_json::Result<_> {
         let mut reader = serde_json::Deserializer::from_str(text);
         let header = HeaderVisitor { tensors_max: budget.tensors }.deserialize(&mut reader)?;
-        reader.end().map(|()| header)
+        reader.end()?;
+        Ok((Metadata::new(None, header.tensors.clone()), header))
     };
     let estimate = text.len().saturating_mul(limits::HEADER_MEMORY_FACTOR).saturating_add(limits::TEXT_MEMORY_BYTES);
-    let header = shortage::backed("the header of a safetensors file", estimate, read)?
+    let (checked, header) = shortage::backed("the header of a safetensors file", estimate, read)?
         .map_err(|e| Error::format(format!("{file}: header is not what safetensors demands: {e}")).about(file))?;
-    budget.tensors -= header.tensors.len().min(budget.tensors);
-    let mut tensors = reserved("the list of tensors", header.tensors.len())?;
-    for raw in header.tensors {
-        tensors.push(raw.check(data_bytes, file)?);
-    }
-    check_names(&mut tensors, file)?;
-    check_cover(&mut tensors, data_bytes, file)?;
-    Ok(Header { tensors, metadata: header.metadata })
-}
-
-/// Refuses a name that stands twice.
-fn check_names(tensors: &mut [Stored], file: &str) -> Result<()> {
-    tensors.sort_unstable_by(|a, b| a.info.name.cmp(&b.info.name));
-    match tensors.windows(2).find(|pair| pair[0].info.name == pair[1].info.name) {
-        None => Ok(()),
-        Some(pair) => {
-            let name = quoted(&pair[0].info.name);
-            Err(Error::format(format!("{file}: tensor {name} stands in the header twice")).about(file))
-        }
-    }
-}
-
-/// Sorts by position and refuses gaps, overlaps and bytes that belong to no tensor.
-fn check_cover(tensors: &mut [Stored], data_bytes: u64, file: &str) -> Result<()> {
-    tensors.sort_by_key(|tensor| (tensor.begin, tensor.end));
-    let mut covered = 0;
-    for tensor in &*tensors {
-        if tensor.begin != covered {
-            let (name, begin) = (quoted(&tensor.info.name), tensor.begin);
-            let fault = if begin < covered { "overlaps the tensor before it" } else { "leaves a gap before it" };
-            let message =
-                format!("{file}: tensor {name} {fault}: it begins at byte {begin} of the data, expected {covered}");
-            return Err(Error::format(message).about(file).numbers(Unit::Bytes, covered, begin));
-        }
-        covered = tensor.end;
-    }
+    let RawHeader { tensors, metadata } = header;
+    budget.tensors -= tensors.len().min(budget.tensors);
+    let covered = match checked {
+        Ok(checked) => checked.data_len() as u64,
+        Err(error) => return Err(refused(&error, &tensors, file)),
+    };
     if covered != data_bytes {
-        let message =
-            format!("{file}: its tensors cover {covered} bytes of data but the file holds {data_bytes}; it is damaged");
-        return Err(Error::format(message).about(file).numbers(Unit::Bytes, covered, data_bytes));
+        return Err(wrong_length(&tensors, covered, data_bytes, file));
     }
-    Ok(())
+    let mut list = reserved("the list of tensors", tensors.len())?;
+    for (name, Entry { dtype, shape, data_offsets: (begin, end) }) in tensors {
+        let known = DType::from_safetensors(&dtype.to_string());
+        let dtype = known.ok_or_else(|| {
+            Error::format(format!("{file}: tensor {} has the unknown type {dtype}", quoted(&name))).about(file)
+        })?;
+        list.push(Stored { info: TensorInfo { name, dtype, shape }, begin: begin as u64, end: end as u64 });
+    }
+    Ok(Header { tensors: list, metadata })
 }
 
-/// The header as written: tensors in its order.
-struct RawHeader {
-    tensors: Vec<RawTensor>,
-    metadata: BTreeMap<String, String>,
-}
-
-struct RawTensor {
-    name: String,
-    entry: RawEntry,
-}
-
-#[derive(serde::Deserialize)]
-struct RawEntry {
-    dtype: TypeName,
-    shape: Shape,
-    data_offsets: (u64, u64),
-}
-
-impl RawTensor {
-    fn check(self, data_bytes: u64, file: &str) -> Result<Stored> {
-        let RawEntry { dtype, shape: Shape(dims), data_offsets: (begin, end) } = self.entry;
-        let shown = quoted(&self.name);
-        let fault = |what: String| Error::format(format!("{file}: tensor {shown} {what}")).about(file);
-        let dtype = match dtype {
-            TypeName::Known(dtype) => dtype,
-            TypeName::Unknown(name) => {
-                let found = quoted(&name);
-                let known = "known are F32, BF16, F16 and the format's others";
-                return Err(fault(format!("has the unknown type {found}; {known}")));
-            }
-        };
-        let overflow = || fault(format!("has shape {dims:?}, too large for this machine to address"));
-        let elements = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim)).ok_or_else(overflow)?;
-        let bits = elements.checked_mul(dtype.bits() as u64).ok_or_else(overflow)?;
-        let shape = dims.iter().map(|&dim| usize::try_from(dim)).collect::<std::result::Result<_, _>>();
-        let shape: Vec<usize> = shape.map_err(|_| overflow())?;
-        if bits % 8 != 0 {
-            return Err(fault(format!("of shape {dims:?} and type {dtype} has {bits} bits, which are no whole bytes")));
-        }
-        let bytes = bits / 8;
+/// What the crate's refusal means: it names no tensor in most cases, so each is given to it alone.
+fn refused(error: &SafeTensorError, tensors: &[(String, Entry)], file: &str) -> Error {
+    let mut expected = 0;
+    for (name, entry) in tensors {
+        let Entry { dtype, ref shape, data_offsets: (begin, end) } = *entry;
+        let fault = |what: String| Error::format(format!("{file}: tensor {} {what}", quoted(name))).about(file);
+        let offset =
+            |needed: usize, found: usize, what: String| fault(what).numbers(Unit::Bytes, needed as u64, found as u64);
         if end < begin {
-            return Err(fault(format!("ends at byte {end}, before it begins at {begin}")));
+            return fault(format!("ends at byte {end}, before it begins at {begin}"));
         }
-        if end - begin != bytes {
-            let (held, error) = (end - begin, format!("of shape {dims:?} and type {dtype} needs {bytes} bytes"));
-            return Err(fault(format!("{error}, its offsets hold {held}")).numbers(Unit::Bytes, bytes, held));
+        let moved = Entry { data_offsets: (0, end - begin), ..entry.clone() };
+        match Metadata::new(None, vec![(String::new(), moved)]) {
+            Err(SafeTensorError::ValidationOverflow) => {
+                return fault(format!("has shape {shape:?}, too large for this machine to address"));
+            }
+            Err(error) => {
+                // Neither product overflows: the crate computed both.
+                let bits = shape.iter().product::<usize>() * dtype.bitsize();
+                if bits % 8 != 0 {
+                    return fault(format!(
+                        "of shape {shape:?} and type {dtype} has {bits} bits, which are no whole bytes"
+                    ));
+                }
+                let (needed, held) = (bits / 8, end - begin);
+                let what = format!(
+                    "of shape {shape:?} and type {dtype} needs {needed} bytes, its offsets hold {held}: {error}"
+                );
+                return offset(needed, held, what);
+            }
+            Ok(_) if begin != expected => {
+                let fault = if begin < expected { "overlaps the tensor before it" } else { "leaves a gap before it" };
+                let what = format!("{fault}: it begins at byte {begin} of the data, expected {expected}");
+                return offset(expected, begin, what);
+            }
+            Ok(_) => expected = end,
         }
-        if end > data_bytes {
+    }
+    Error::format(format!("{file}: {error}")).about(file)
+}
+
+/// The file holds more or fewer bytes than its tensors cover.
+fn wrong_length(tensors: &[(String, Entry)], covered: u64, data_bytes: u64, file: &str) -> Error {
+    let beyond = tensors.iter().find(|(_, entry)| entry.data_offsets.1 as u64 > data_bytes);
+    let message = match beyond {
+        Some((name, entry)) => {
+            let (name, end) = (quoted(name), entry.data_offsets.1);
             let what =
-                format!("ends at byte {end} of the data but only {data_bytes} follow the header; the file is cut off");
-            return Err(fault(what).numbers(Unit::Bytes, end, data_bytes));
+                format!("{file}: tensor {name} ends at byte {end} of the data but only {data_bytes} follow the header");
+            return Error::format(format!("{what}; the file is cut off")).about(file).numbers(
+                Unit::Bytes,
+                end as u64,
+                data_bytes,
+            );
         }
-        Ok(Stored { info: TensorInfo { name: self.name, dtype, shape }, begin, end })
-    }
+        None => {
+            format!("{file}: its tensors cover {covered} bytes of data but the file holds {data_bytes}; it is damaged")
+        }
+    };
+    Error::format(message).about(file).numbers(Unit::Bytes, covered, data_bytes)
 }
 
-/// An element type as written; a million tensors have no string each.
-enum TypeName {
-    Known(DType),
-    Unknown(String),
-}
-
-impl<'de> Deserialize<'de> for TypeName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_str(TypeNameVisitor)
-    }
-}
-
-struct TypeNameVisitor;
-
-impl Visitor<'_> for TypeNameVisitor {
-    type Value = TypeName;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name of a type")
-    }
-
-    fn visit_str<E: de::Error>(self, name: &str) -> std::result::Result<TypeName, E> {
-        Ok(DType::from_safetensors(name).map_or_else(|| TypeName::Unknown(name.to_owned()), TypeName::Known))
-    }
+/// The entries of a header, sorted by position, each name once.
+struct RawHeader {
+    tensors: Vec<(String, Entry)>,
+    metadata: BTreeMap<String, String>,
 }
 
 /// Reads at most so many tensors.
@@ -266,7 +231,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
-        let mut tensors = Vec::new();
+        let mut tensors: Vec<(String, Entry)> = Vec::new();
         let mut metadata = None;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
@@ -282,10 +247,18 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                     if self.tensors_max < limits::TENSORS_MAX { ", with those of the files before" } else { "" };
                 return Err(de::Error::custom(format!("more than {} tensors{together}", limits::TENSORS_MAX)));
             }
-            let entry = map.next_value::<RawEntry>();
-            let entry = entry.map_err(|e| de::Error::custom(format!("tensor {}: {e}", quoted(&name))))?;
-            tensors.push(RawTensor { name, entry });
+            let fault = |what: &dyn fmt::Display| de::Error::custom(format!("tensor {}: {what}", quoted(&name)));
+            let entry = map.next_value::<Entry>().map_err(|e| fault(&e))?;
+            if entry.shape.len() > limits::TENSOR_RANK_MAX {
+                return Err(fault(&format_args!("more than {} dimensions", limits::TENSOR_RANK_MAX)));
+            }
+            tensors.push((name, entry));
         }
+        tensors.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(de::Error::custom(format!("tensor {} stands in the header twice", quoted(&pair[0].0))));
+        }
+        tensors.sort_by_key(|(_, entry)| entry.data_offsets);
         Ok(RawHeader { tensors, metadata: metadata.unwrap_or_default() })
     }
 }
@@ -317,35 +290,5 @@ impl<'de> Visitor<'de> for StringsVisitor {
             }
         }
         Ok(Strings(kept))
-    }
-}
-
-/// Dimensions, at most [`limits::TENSOR_RANK_MAX`] of them: a longer list is refused before it is stored.
-struct Shape(Vec<u64>);
-
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_seq(ShapeVisitor)
-    }
-}
-
-struct ShapeVisitor;
-
-impl<'de> Visitor<'de> for ShapeVisitor {
-    type Value = Shape;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of dimensions")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Shape, A::Error> {
-        let mut dims = Vec::new();
-        while let Some(dim) = seq.next_element::<u64>()? {
-            if dims.len() == limits::TENSOR_RANK_MAX {
-                return Err(de::Error::custom(format!("more than {} dimensions", limits::TENSOR_RANK_MAX)));
-            }
-            dims.push(dim);
-        }
-        Ok(Shape(dims))
     }
 }

@@ -12,7 +12,7 @@ use regex_automata::hybrid::regex::{Cache, Regex};
 use regex_automata::nfa::thompson;
 use regex_automata::{Anchored, Input};
 
-use super::expression::{Found, Tell};
+use super::expression::{SearchEvent, Tell};
 use crate::error::{Error, Result};
 use crate::limits::{AUTOMATON_BYTES_MAX, AUTOMATON_CACHE_BYTES, SEARCH_PIECE_BYTES};
 
@@ -103,7 +103,7 @@ impl Search<'_> {
                 }
             }
             if self.read >= SEARCH_PIECE_BYTES {
-                tell(Found::Read(std::mem::take(&mut self.read)))?;
+                tell(SearchEvent::Read(std::mem::take(&mut self.read)))?;
             }
         }
         let last = forward.next_eoi_state(cache, state).map_err(failed)?;
@@ -130,7 +130,7 @@ impl Search<'_> {
                 return Err(failed("it quits"));
             }
             if self.read >= SEARCH_PIECE_BYTES {
-                tell(Found::Read(std::mem::take(&mut self.read)))?;
+                tell(SearchEvent::Read(std::mem::take(&mut self.read)))?;
             }
         }
         let last = match range.start.checked_sub(1) {
@@ -145,7 +145,7 @@ impl Search<'_> {
 
     /// Tells the rest of what was read.
     pub(super) fn finish(mut self, tell: &mut Tell) -> Result<()> {
-        tell(Found::Read(std::mem::take(&mut self.read)))
+        tell(SearchEvent::Read(std::mem::take(&mut self.read)))
     }
 }
 

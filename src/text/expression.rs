@@ -13,7 +13,7 @@
 //!   gives other tokens.
 //!
 //! Even an automaton may read the rest of the text for every match. So all of them tell what they have read or tried
-//! ([`Found::Read`]), and whoever asked bounds it for a whole text ([`Effort`]) and looks in between whether it is still wanted.
+//! ([`SearchEvent::Read`]), and whoever asked bounds it for a whole text ([`Effort`]) and looks in between whether it is still wanted.
 
 use std::ops::Range;
 
@@ -32,7 +32,7 @@ const TRAILING_SPACES: &str = r"\s+(?!\S)|\s+";
 
 /// What a search tells.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Found {
+pub(crate) enum SearchEvent {
     /// A match; they come in order.
     Match(Range<usize>),
     /// So many bytes were read, some of them not for the first time, or as many backtracks made.
@@ -40,7 +40,7 @@ pub(crate) enum Found {
 }
 
 /// Takes what a search tells, and may end it.
-pub(crate) type Tell<'a> = dyn FnMut(Found) -> Result<()> + 'a;
+pub(crate) type Tell<'a> = dyn FnMut(SearchEvent) -> Result<()> + 'a;
 
 /// What the searches in one text have read, with a limit that grows with the text.
 pub(crate) struct Effort {
@@ -182,7 +182,7 @@ fn one_by_one(
             }
         }
         last = Some(found.end);
-        tell(Found::Match(found))?;
+        tell(SearchEvent::Match(found))?;
     }
     Ok(())
 }
@@ -196,16 +196,16 @@ fn literals(literal: &str, text: &str, tell: &mut Tell) -> Result<()> {
         match text[at..end].find(literal) {
             Some(before) => {
                 let found = at + before..at + before + literal.len();
-                tell(Found::Read(found.end - at))?;
+                tell(SearchEvent::Read(found.end - at))?;
                 at = found.end;
-                tell(Found::Match(found))?;
+                tell(SearchEvent::Match(found))?;
             }
-            None if end == text.len() => return tell(Found::Read(end - at)),
+            None if end == text.len() => return tell(SearchEvent::Read(end - at)),
             None => {
                 // One that begins before this would have ended.
                 let next = floor_boundary(text, end - literal.len() + 1).max(at + 1);
                 let next = ceil_boundary(text, next);
-                tell(Found::Read(next - at))?;
+                tell(SearchEvent::Read(next - at))?;
                 at = next;
             }
         }
@@ -221,12 +221,12 @@ fn backtracking(regexes: &[(usize, Regex)], text: &str, at: usize, tell: &mut Te
             Ok(found) => {
                 let found = found.map(|m| m.range());
                 let beyond = found.as_ref().map_or(text.len(), |m| m.end).saturating_sub(at);
-                tell(Found::Read(beyond.max(*limit)))?;
+                tell(SearchEvent::Read(beyond.max(*limit)))?;
                 return Ok(found);
             }
             Err(e) => failed = gave_up(&e, *limit),
         }
-        tell(Found::Read(*limit))?;
+        tell(SearchEvent::Read(*limit))?;
     }
     Err(failed)
 }
@@ -250,7 +250,7 @@ fn trailing(all: &Automaton, others: Option<&Automaton>, text: &str, tell: &mut 
             }
         }
         at = found.end;
-        tell(Found::Match(found))?;
+        tell(SearchEvent::Match(found))?;
     }
     if let Some(others) = others {
         others.finish(tell)?;
@@ -383,8 +383,8 @@ mod tests {
         let (mut matches, mut all) = (Vec::new(), 0);
         expression.each(text, &mut |found| {
             match found {
-                Found::Match(range) => matches.push(range),
-                Found::Read(read) => all += read,
+                SearchEvent::Match(range) => matches.push(range),
+                SearchEvent::Read(read) => all += read,
             }
             Ok(())
         })?;

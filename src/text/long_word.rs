@@ -24,8 +24,8 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::{Model as _, Token};
 
-use super::model::no_tokens;
 use super::output::Output;
+use super::vocabulary::no_tokens;
 use crate::error::{Error, Result, Unit};
 use crate::limits::{PIECE_MEMORY_FACTOR, WORD_BYTES, WORD_BYTES_MAX};
 use crate::os::shortage;

@@ -24,7 +24,6 @@ mod expression;
 mod fixtures;
 mod long_word;
 mod marked;
-mod model;
 mod name_table;
 mod normalizer;
 mod output;
@@ -35,6 +34,7 @@ pub mod stops;
 pub mod stream;
 pub mod template;
 pub mod tokenizer;
+mod vocabulary;
 #[cfg(test)]
 mod whole_text_tests;
 

@@ -26,7 +26,7 @@ use tokenizers::{NormalizedString, Normalizer, Offsets};
 
 use super::added::touches;
 use super::alphabet;
-use super::expression::{Effort, Expression, Found};
+use super::expression::{Effort, Expression, SearchEvent};
 use super::output::Output;
 use super::{ceil_boundary, floor_boundary};
 use crate::error::{Error, Result, Unit};
@@ -51,12 +51,12 @@ enum Change {
     Unicode(NormalizerWrapper),
 }
 
-/// Takes what expressions have read, as [`Found::Read`].
+/// Takes what expressions have read, as [`SearchEvent::Read`].
 type Searched<'a> = dyn FnMut(usize) -> Result<()> + 'a;
 
 /// A piece of a text: whether it is its beginning and its end.
 #[derive(Clone, Copy)]
-struct Place {
+struct SectionEnds {
     first: bool,
     last: bool,
 }
@@ -122,7 +122,7 @@ impl Changes {
         let mut start = 0;
         while start < text.len() {
             let end = self.cut(text, start)?;
-            let place = Place { first: start == 0, last: end == text.len() };
+            let place = SectionEnds { first: start == 0, last: end == text.len() };
             let mut run = || {
                 let mut piece = NormalizedString::from(&text[start..end]);
                 self.run(&mut piece, place, &mut |read| out.searched(read)).map(|()| piece)
@@ -185,7 +185,7 @@ impl Changes {
         self.steps.iter().all(|step| step.is_safe_cut(&mut edge))
     }
 
-    fn run(&self, text: &mut NormalizedString, place: Place, searched: &mut Searched) -> Result<()> {
+    fn run(&self, text: &mut NormalizedString, place: SectionEnds, searched: &mut Searched) -> Result<()> {
         let most = text.get().len().saturating_mul(NORMALIZER_GROWTH_MAX).saturating_add(NORMALIZED_BYTES_FREE);
         for step in self.steps.iter() {
             step.run(text, place, most, searched)?;
@@ -199,7 +199,7 @@ impl Changes {
 impl Normalizer for Changes {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         let mut effort = Effort::new(text.get().len(), SEARCH_EFFORT_FREE);
-        Ok(self.run(text, Place { first: true, last: true }, &mut |read| effort.add(read))?)
+        Ok(self.run(text, SectionEnds { first: true, last: true }, &mut |read| effort.add(read))?)
     }
 }
 
@@ -294,7 +294,7 @@ fn add(read: NormalizerWrapper, steps: &mut Vec<Change>) -> Result<()> {
 }
 
 impl Change {
-    fn run(&self, text: &mut NormalizedString, place: Place, most: usize, searched: &mut Searched) -> Result<()> {
+    fn run(&self, text: &mut NormalizedString, place: SectionEnds, most: usize, searched: &mut Searched) -> Result<()> {
         let failed = |e: tokenizers::Error| match e.downcast::<Error>() {
             Ok(own) => *own,
             Err(e) => Error::format(format!("the tokenizer's `normalizer` failed: {e}")),
@@ -417,8 +417,8 @@ impl Replace {
         let mut effort = Effort::new(text.len(), DECODER_EFFORT_FREE);
         self.expression.each(text, &mut |found| {
             let found = match found {
-                Found::Match(found) => found,
-                Found::Read(read) => return effort.add(read),
+                SearchEvent::Match(found) => found,
+                SearchEvent::Read(read) => return effort.add(read),
             };
             out.push_str(&text[done..found.start]);
             check_decoded((out.len() - before).saturating_add(self.content.len()), most)?;
@@ -510,8 +510,8 @@ impl Pattern for Bounded<'_, '_> {
         let (mut done, mut length) = (0, inside.len());
         self.step.expression.each(inside, &mut |found| {
             let found = match found {
-                Found::Match(found) => found,
-                Found::Read(read) => return (self.searched.borrow_mut())(read),
+                SearchEvent::Match(found) => found,
+                SearchEvent::Read(read) => return (self.searched.borrow_mut())(read),
             };
             if done < found.start {
                 parts.push(((done, found.start), false));

@@ -17,7 +17,7 @@ use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer
 use unicode_categories::UnicodeCategories as _;
 
 use super::alphabet;
-use super::expression::{Expression, Found, Tell};
+use super::expression::{Expression, SearchEvent, Tell};
 use crate::error::{Error, Result, Unit};
 use crate::limits::{TEXT_PIECE_BYTES_MAX, TOKENIZER_STEPS_MAX};
 
@@ -33,7 +33,7 @@ const WHITESPACE_WORDS: &str = r"\w+|[^\w\s]+";
 /// What is told of a text.
 pub(crate) enum Told<'a> {
     Word(&'a str),
-    /// Expressions have read so much, as [`Found::Read`].
+    /// Expressions have read so much, as [`SearchEvent::Read`].
     Read(usize),
 }
 
@@ -185,16 +185,16 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
         return Ok(());
     }
     let Some((step, rest)) = steps.split_first() else { return visit(Told::Word(text)) };
-    let mut go_on = |part: Found| match part {
-        Found::Match(range) => walk(rest, &text[range.clone()], from_start && range.start == 0, visit),
-        Found::Read(read) => visit(Told::Read(read)),
+    let mut go_on = |part: SearchEvent| match part {
+        SearchEvent::Match(range) => walk(rest, &text[range.clone()], from_start && range.start == 0, visit),
+        SearchEvent::Read(read) => visit(Told::Read(read)),
     };
     match step {
         WordStep::Split { pattern, behavior, invert } => {
             let mut cuts = Cuts::new(*behavior, &mut go_on);
             cover(text, pattern, &mut |part| match part {
                 Covered::Part(range, is_match) => cuts.add(range, is_match != *invert),
-                Covered::Read(read) => (cuts.emit)(Found::Read(read)),
+                Covered::Read(read) => (cuts.emit)(SearchEvent::Read(read)),
             })?;
             cuts.finish()
         }
@@ -217,7 +217,7 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
             let mut start = 0;
             while start < text.len() {
                 let end = text[start..].char_indices().nth(*length).map_or(text.len(), |(at, _)| start + at);
-                go_on(Found::Match(start..end))?;
+                go_on(SearchEvent::Match(start..end))?;
                 start = end;
             }
             Ok(())
@@ -239,7 +239,7 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
 enum Covered {
     /// A match or not.
     Part(Range<usize>, bool),
-    /// As [`Found::Read`].
+    /// As [`SearchEvent::Read`].
     Read(usize),
 }
 
@@ -248,8 +248,8 @@ fn cover(text: &str, pattern: &Expression, tell: &mut dyn FnMut(Covered) -> Resu
     let mut done = 0;
     pattern.each(text, &mut |found| {
         let found = match found {
-            Found::Match(found) => found,
-            Found::Read(read) => return tell(Covered::Read(read)),
+            SearchEvent::Match(found) => found,
+            SearchEvent::Read(read) => return tell(Covered::Read(read)),
         };
         if done < found.start {
             tell(Covered::Part(done..found.start, false))?;
@@ -279,9 +279,9 @@ impl<'a> Cuts<'a> {
         use SplitDelimiterBehavior::*;
         let after_match = std::mem::replace(&mut self.after_match, is_match);
         let joins = match self.behavior {
-            Isolated => return (self.emit)(Found::Match(part)),
+            Isolated => return (self.emit)(SearchEvent::Match(part)),
             Removed if is_match => return Ok(()),
-            Removed => return (self.emit)(Found::Match(part)),
+            Removed => return (self.emit)(SearchEvent::Match(part)),
             Contiguous => is_match == after_match,
             MergedWithPrevious => is_match && !after_match,
             // A delimiter is held until it shows what follows.
@@ -291,7 +291,7 @@ impl<'a> Cuts<'a> {
             (Some(held), true) => held.end = part.end,
             (held, _) => {
                 if let Some(done) = held.replace(part) {
-                    return (self.emit)(Found::Match(done));
+                    return (self.emit)(SearchEvent::Match(done));
                 }
             }
         }
@@ -299,7 +299,7 @@ impl<'a> Cuts<'a> {
     }
 
     fn finish(self) -> Result<()> {
-        self.held.map_or(Ok(()), |held| (self.emit)(Found::Match(held)))
+        self.held.map_or(Ok(()), |held| (self.emit)(SearchEvent::Match(held)))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One [`Tokenizer`] serves all requests and all threads. Encoding is a chain of rooms that hand on one part of the text at a
 //! time: added tokens ([`mod@super::added`]), normalizer, added tokens whose names are normalized, pre-tokenizer, vocabulary
-//! ([`mod@super::model`]), post-processor. The tokens are the `tokenizers` crate's, which reads the file and does the steps
+//! ([`mod@super::vocabulary`]), post-processor. The tokens are the `tokenizers` crate's, which reads the file and does the steps
 //! themselves; the chain is ours, because the crate makes lists of everything, a hundred times the text, cannot be stopped, and
 //! cannot be told which parts of a text are content. Truncation and padding that a file asks for are left out: a prompt is
 //! encoded as it is, or refused for its length.
@@ -25,12 +25,12 @@ use tokenizers::{AddedToken, AddedVocabulary, Model as _};
 use super::MarkedText;
 use super::added::{Name, Names, Part, within};
 use super::decoder::Chain;
-use super::model::{ModelFile, Vocabulary};
 use super::name_table::NameTable;
 use super::normalizer::{Changes, Normalized};
 use super::output::{EncodeLimits, Output};
 use super::post_processor::{self, Pattern};
 use super::pre_tokenizer::{Told, Words};
+use super::vocabulary::{ModelFile, Vocabulary};
 use crate::error::{Error, Result, Status, Unit};
 use crate::json::{Tree, with_numbers};
 use crate::limits::{

@@ -8,7 +8,7 @@
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Attention, Backend, Heads, KvShape, Largest, Ragged, Tensor};
+use astrai::backend::{Attention, Backend, Heads, KvShape, MaxBatchShape, Ragged, Tensor};
 use astrai::dtype::DType;
 use astrai::os::thread::ThreadOptions;
 use std::time::Instant;
@@ -85,8 +85,9 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
     let mut b = CpuBackend::new(tier, Compute::default(), threads, ThreadOptions::default())
         .expect("the tier is one of this machine's");
     let (rows, positions) = (work.rows * work.sequences, work.before + work.rows);
-    let largest = Largest { rows, positions, heads_per_kv: HEADS / KV_HEADS, v_dim: DIM, ..Largest::default() };
-    b.reserve(&largest).expect("memory");
+    let max_shape =
+        MaxBatchShape { rows, positions, heads_per_kv: HEADS / KV_HEADS, v_dim: DIM, ..MaxBatchShape::default() };
+    b.reserve(&max_shape).expect("memory");
     let each = (work.before + work.rows).div_ceil(PAGE_TOKENS);
     let frames = each * work.sequences;
     let mut shape =

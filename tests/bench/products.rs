@@ -25,26 +25,27 @@ const PREFILL_OUTS: usize = 3072;
 const PREFILL_ROWS: usize = 512;
 
 /// A bf16 matrix of small numbers, in the wanted format, and its bytes.
-fn weight(b: &mut CpuBackend, scheme: Option<Scheme>, outs: usize) -> (Weight, usize) {
-    let mut bytes = AlignedBytes::zeroed(outs * INS * 2).expect("memory");
+fn weight(b: &mut CpuBackend, scheme: Option<Scheme>, out_features: usize) -> (Weight, usize) {
+    let mut bytes = AlignedBytes::zeroed(out_features * INS * 2).expect("memory");
     for (i, two) in bytes.as_mut_slice().chunks_exact_mut(2).enumerate() {
         two.copy_from_slice(&(0x3c00u16 + (i % 251) as u16).to_le_bytes());
     }
     let (bytes, encoding) = match scheme {
         None => (bytes, Encoding::Stored(DType::Bf16)),
         Some(scheme) => {
-            let mut panels = AlignedBytes::zeroed(scheme.bytes(outs, INS).expect("small")).expect("memory");
-            b.quantize(bytes.as_slice(), DType::Bf16, outs, INS, scheme, panels.as_mut_slice()).expect("a matrix");
+            let mut panels = AlignedBytes::zeroed(scheme.bytes(out_features, INS).expect("small")).expect("memory");
+            b.quantize(bytes.as_slice(), DType::Bf16, out_features, INS, scheme, panels.as_mut_slice())
+                .expect("a matrix");
             (panels, Encoding::Quantized(scheme))
         }
     };
     let len = bytes.as_slice().len();
-    (b.weight(Arc::new(bytes), encoding, outs, INS).expect("the bytes are the format's"), len)
+    (b.weight(Arc::new(bytes), encoding, out_features, INS).expect("the bytes are the format's"), len)
 }
 
 fn product(b: &mut CpuBackend, weight: Weight, rows: usize) -> (Tensor, Linear, Tensor) {
     let x = b.alloc(rows * INS, "x").expect("memory");
-    let out = b.alloc(rows * weight.outs, "out").expect("memory");
+    let out = b.alloc(rows * weight.out_features, "out").expect("memory");
     let scratch = b.alloc(scratch_elements(rows, INS), "scratch").expect("memory");
     (x, Linear { weight, bias: None, out, accumulate: false }, scratch)
 }

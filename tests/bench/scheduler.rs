@@ -23,6 +23,6 @@ fn main() {
             .collect();
         times.sort_by(f64::total_cmp);
         println!("{running:>9} {tokens:>8} {:>12.1} {:>12.1}", times[1000], times[1980]);
-        fake.scheduler.check().expect("the books are right");
+        fake.scheduler.check().expect("the accounting is right");
     }
 }

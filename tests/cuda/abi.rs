@@ -22,7 +22,7 @@ fn defaults() -> astrai_engine_options {
     unsafe { options.assume_init() }
 }
 
-/// Opens an engine, gives its facts, and closes it.
+/// Opens an engine, gives its info, and closes it.
 fn open(options: &astrai_engine_options) -> Result<(i32, String), (i32, String)> {
     let dir = CString::new(fixture("llama").to_str().unwrap()).unwrap();
     let (mut engine, mut error) = (null_mut(), null_mut());

@@ -115,7 +115,7 @@ pub fn host_time(streams: u32) -> std::time::Duration {
     spent[spent.len() / 2]
 }
 
-/// A panic while a step is in the air ends every request, and the engine's thread sleeps then.
+/// A panic while a step is in flight ends every request, and the engine's thread sleeps then.
 pub fn a_panic_in_the_air_leaves_nothing_running() {
     let engine = open("llama", EngineOptions::default());
     let request = submit(&engine, &[1, 2, 3], greedy(100));

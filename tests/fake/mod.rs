@@ -1,6 +1,6 @@
 //! The scheduler at work for a model that computes nothing: every sequence gets a token a step.
 
-use astrai::scheduler::{BatchPlan, Capacity, Handle, Policy, Scheduler};
+use astrai::scheduler::{BatchPlan, Capacity, Policy, Scheduler, SequenceHandle};
 
 /// Scheduler, plan and a fake model's next token.
 pub struct Fake {
@@ -20,7 +20,7 @@ impl Fake {
             frames: vec![frames],
             policy: Policy::Continuous,
         };
-        let scheduler = Scheduler::new(capacity).expect("the books fit into memory");
+        let scheduler = Scheduler::new(capacity).expect("the accounting fits into memory");
         let mut fake = Fake { scheduler, plan: BatchPlan::default(), next: 0 };
         for i in 0..running as u32 {
             let prompt = (0..prompt_len as u32).map(|t| t * 1009 + i).collect();
@@ -48,7 +48,7 @@ impl Fake {
 
     /// The running sequences of the last step.
     #[allow(dead_code, reason = "not every user of this module asks")]
-    pub fn handles(&self) -> Vec<Handle> {
+    pub fn handles(&self) -> Vec<SequenceHandle> {
         self.plan.rows.iter().map(|r| r.sequence).collect()
     }
 }

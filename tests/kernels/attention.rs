@@ -2,7 +2,7 @@
 
 use super::{LARGEST, Random, backend, close, get, other_tiers, put};
 use astrai::backend::cpu::{CpuBackend, Tier, tiers};
-use astrai::backend::{Attention, Backend, Heads, KvPages, KvShape, Largest, Ragged};
+use astrai::backend::{Attention, Backend, Heads, KvPages, KvShape, MaxBatchShape, Ragged};
 use astrai::dtype::DType;
 
 #[derive(Clone, Copy, Debug)]
@@ -293,14 +293,14 @@ fn one_long_sequence_is_split_without_a_trace() {
 /// Room for the parts of every item, of some, of none.
 #[test]
 fn how_far_a_sequence_is_split_leaves_no_trace() {
-    let some = Largest { positions: 600, heads_per_kv: 1, v_dim: 1, ..LARGEST };
-    let none = Largest { positions: 1, ..LARGEST };
+    let some = MaxBatchShape { positions: 600, heads_per_kv: 1, v_dim: 1, ..LARGEST };
+    let none = MaxBatchShape { positions: 1, ..LARGEST };
     for tier in other_tiers() {
         for dtype in [DType::F32, DType::Bf16, DType::I8] {
             let case = Case { tokens: 3000, heads: 8, kv_heads: 4, dtype, ..ONE };
-            let run = |threads, largest| {
+            let run = |threads, max_shape| {
                 let mut bench = Bench::new(tier, threads, case, false);
-                bench.b.reserve(largest).unwrap();
+                bench.b.reserve(max_shape).unwrap();
                 bench.run(&(0..2900).map(|p| (0, p)).collect::<Vec<_>>(), false);
                 let mut result: Vec<f32> = (2900..2905).flat_map(|p| bench.step(&[(0, p)])).collect();
                 result.extend(bench.step(&(2905..2935).map(|p| (0, p)).collect::<Vec<_>>()));
@@ -308,8 +308,8 @@ fn how_far_a_sequence_is_split_leaves_no_trace() {
             };
             let whole = run(1, &none);
             for threads in [2, 3] {
-                for (largest, room) in [(&none, "none"), (&some, "some"), (&LARGEST, "all")] {
-                    assert!(run(threads, largest) == whole, "{tier:?} {dtype}, {threads} threads, room for {room}");
+                for (max_shape, room) in [(&none, "none"), (&some, "some"), (&LARGEST, "all")] {
+                    assert!(run(threads, max_shape) == whole, "{tier:?} {dtype}, {threads} threads, room for {room}");
                 }
             }
         }

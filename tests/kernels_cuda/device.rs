@@ -88,7 +88,7 @@ fn kernels_are_found_by_name() {
     let params = [super::host::param(&nothing)];
     for name in Bench::names() {
         assert_eq!(try_launch(name, shape(0), &params), Ok(()), "{name}: an empty grid does nothing");
-        let limit = opened().facts().block_shared_bytes as usize;
+        let limit = opened().info().block_shared_bytes as usize;
         assert!(try_launch(name, shape(limit + 1), &params).is_err());
     }
     assert!(try_launch("nobody", shape(0), &params).unwrap_err().contains("nobody"));

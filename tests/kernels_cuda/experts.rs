@@ -113,17 +113,17 @@ fn rows_go_to_their_most_probable_experts() {
 
 /// One product of every expert that has rows.
 fn grouped(kernel: &Kernel, weights: &[Matrix], lists: &Lists, x: &Memory, by_row: bool, slots: usize) -> Vec<f32> {
-    let (outs, ins) = (weights[0].outs, weights[0].ins);
+    let (out_features, in_features) = (weights[0].out_features, weights[0].in_features);
     let table: Vec<*const u8> = weights.iter().map(|w| w.memory.at::<u8>().cast_const()).collect();
     // SAFETY: addresses are plain numbers of eight bytes.
     let table = Memory::of(unsafe { std::slice::from_raw_parts(table.as_ptr().cast::<u64>(), table.len()) });
-    let out = Memory::new(slots * outs * 4);
+    let out = Memory::new(slots * out_features * 4);
     let product = Product {
         weight: std::ptr::null(),
         experts: table.at(),
         bias: std::ptr::null(),
         out: out.at(),
-        outs: outs as i32,
+        out_features: out_features as i32,
         accumulate: 0,
         first_block: 0,
         expert_stride: 1,
@@ -132,21 +132,25 @@ fn grouped(kernel: &Kernel, weights: &[Matrix], lists: &Lists, x: &Memory, by_ro
     let args = Products {
         products: [product; 4],
         count: 1,
-        ins: ins as i32,
-        pitch: if f32s { ins } else { pitch(ins) } as i32,
+        in_features: in_features as i32,
+        pitch: if f32s { in_features } else { pitch(in_features) } as i32,
         rows: 0,
         x: x.at(),
         tiles: lists.tiles.at(),
         tile_count: lists.tile_count.at(),
         x_rows: if by_row { lists.rows.at() } else { std::ptr::null() },
     };
-    launch(kernel.name, shape([outs.div_ceil(kernel.outs), lists.tiles_max, 1], 256, kernel.shared()), &[param(&args)]);
+    launch(
+        kernel.name,
+        shape([out_features.div_ceil(kernel.out_features), lists.tiles_max, 1], 256, kernel.shared()),
+        &[param(&args)],
+    );
     out.read()
 }
 
 /// out += sum_j p_j * down_j(up_j(x)), the gate left out.
 fn layer(kernel: &Kernel, up: &[Matrix], down: &[Matrix], logits: &[f32], x: &[f32]) -> Vec<f32> {
-    let (hidden, inner, rows) = (up[0].ins, up[0].outs, x.len() / up[0].ins);
+    let (hidden, inner, rows) = (up[0].in_features, up[0].out_features, x.len() / up[0].in_features);
     let lists = route(logits, true, kernel.rows);
     let form = |x: &[f32], width| {
         if kernel.format == Format::F32 { Memory::of(x) } else { Memory::of(&rows_of_bf16(x, width)) }
@@ -170,8 +174,8 @@ fn experts_agree_with_exact_sums_and_rows_keep_their_bits() {
     let (hidden, inner, rows) = (72, 40, 26);
     for kernel in KERNELS.iter().filter(|k| k.rows == 8 || k.rows == 64) {
         let mut random = Random(9);
-        let mut matrices = |outs, ins| -> Vec<Matrix> {
-            (0..EXPERTS).map(|_| Matrix::new(kernel.format, outs, ins, &mut random)).collect()
+        let mut matrices = |out_features, in_features| -> Vec<Matrix> {
+            (0..EXPERTS).map(|_| Matrix::new(kernel.format, out_features, in_features, &mut random)).collect()
         };
         let (up, down) = (matrices(inner, hidden), matrices(hidden, inner));
         let logits = logits(rows, &mut random);

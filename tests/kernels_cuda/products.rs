@@ -12,7 +12,7 @@ pub struct Product {
     pub experts: *const *const u8,
     pub bias: *const f32,
     pub out: *mut f32,
-    pub outs: i32,
+    pub out_features: i32,
     pub accumulate: i32,
     pub first_block: i32,
     pub expert_stride: i32,
@@ -23,7 +23,7 @@ pub struct Product {
 pub struct Products {
     pub products: [Product; 4],
     pub count: i32,
-    pub ins: i32,
+    pub in_features: i32,
     pub pitch: i32,
     pub rows: i32,
     pub x: *const u8,
@@ -44,12 +44,12 @@ pub enum Format {
 pub struct Kernel {
     pub name: &'static str,
     pub format: Format,
-    pub outs: usize,
+    pub out_features: usize,
     pub rows: usize,
 }
 
-const fn kernel(name: &'static str, format: Format, outs: usize, rows: usize) -> Kernel {
-    Kernel { name, format, outs, rows }
+const fn kernel(name: &'static str, format: Format, out_features: usize, rows: usize) -> Kernel {
+    Kernel { name, format, out_features, rows }
 }
 
 pub const KERNELS: [Kernel; 16] = [
@@ -74,10 +74,10 @@ pub const KERNELS: [Kernel; 16] = [
 impl Kernel {
     pub fn shared(&self) -> usize {
         let weights = match self.format {
-            _ if self.outs <= 16 => return 0,
-            Format::Q8 => self.outs / 16 * (1024 + 32),
-            Format::Q4 => self.outs / 16 * (512 + 64),
-            _ => self.outs * 128,
+            _ if self.out_features <= 16 => return 0,
+            Format::Q8 => self.out_features / 16 * (1024 + 32),
+            Format::Q4 => self.out_features / 16 * (512 + 64),
+            _ => self.out_features * 128,
         };
         let stages = match (self.format, self.rows) {
             (Format::Bf16, 64) => 6,
@@ -93,12 +93,12 @@ impl Kernel {
 pub struct Matrix {
     pub memory: Memory,
     pub values: Vec<f32>,
-    pub outs: usize,
-    pub ins: usize,
+    pub out_features: usize,
+    pub in_features: usize,
 }
 
-pub fn pitch(ins: usize) -> usize {
-    ins.next_multiple_of(64)
+pub fn pitch(in_features: usize) -> usize {
+    in_features.next_multiple_of(64)
 }
 
 /// Rows of bf16 bits, padded with zeros.
@@ -112,33 +112,44 @@ pub fn rows_of_bf16(x: &[f32], width: usize) -> Vec<u16> {
 }
 
 impl Matrix {
-    pub fn new(format: Format, outs: usize, ins: usize, random: &mut Random) -> Matrix {
-        let values = random.vec(outs * ins);
+    pub fn new(format: Format, out_features: usize, in_features: usize, random: &mut Random) -> Matrix {
+        let values = random.vec(out_features * in_features);
         let scheme = match format {
-            Format::F32 => return Matrix { memory: Memory::of(&values), values, outs, ins },
+            Format::F32 => return Matrix { memory: Memory::of(&values), values, out_features, in_features },
             Format::Bf16 => {
-                let memory = Memory::of(&rows_of_bf16(&values, ins));
-                return Matrix { memory, values: values.iter().map(|&v| rounded(v)).collect(), outs, ins };
+                let memory = Memory::of(&rows_of_bf16(&values, in_features));
+                return Matrix {
+                    memory,
+                    values: values.iter().map(|&v| rounded(v)).collect(),
+                    out_features,
+                    in_features,
+                };
             }
             Format::Q8 => Scheme::Q8,
             Format::Q4 => Scheme::Q4,
         };
-        let size = scheme.panel_bytes(ins);
-        let mut bytes = vec![0; scheme.bytes(outs, ins).unwrap()];
-        for (rows, panel) in values.chunks(16 * ins).zip(bytes.chunks_exact_mut(size)) {
-            scheme.quantize(rows, ins, panel);
+        let size = scheme.panel_bytes(in_features);
+        let mut bytes = vec![0; scheme.bytes(out_features, in_features).unwrap()];
+        for (rows, panel) in values.chunks(16 * in_features).zip(bytes.chunks_exact_mut(size)) {
+            scheme.quantize(rows, in_features, panel);
         }
         let value = |i: usize| {
-            let (out, input) = (i / ins, i % ins);
+            let (out, input) = (i / in_features, i % in_features);
             let panel = &bytes[out / 16 * size..][..size];
-            scheme.scale(panel, out % 16, input / scheme.group()) * scheme.integer(panel, ins, out % 16, input) as f32
+            scheme.scale(panel, out % 16, input / scheme.group())
+                * scheme.integer(panel, in_features, out % 16, input) as f32
         };
-        Matrix { values: (0..outs * ins).map(value).collect(), memory: Memory::of(&bytes), outs, ins }
+        Matrix {
+            values: (0..out_features * in_features).map(value).collect(),
+            memory: Memory::of(&bytes),
+            out_features,
+            in_features,
+        }
     }
 
     /// One element of a product in f64; with how much its terms amount to.
     pub fn dot(&self, x: &[f32], out: usize) -> (f64, f64) {
-        let terms = x.iter().zip(&self.values[out * self.ins..(out + 1) * self.ins]);
+        let terms = x.iter().zip(&self.values[out * self.in_features..(out + 1) * self.in_features]);
         let terms = terms.map(|(&x, &w)| f64::from(x) * f64::from(w));
         terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()))
     }
@@ -152,35 +163,35 @@ fn multiply(
     bias: Option<&[f32]>,
     before: Option<f32>,
 ) -> Vec<Vec<f32>> {
-    let ins = weights[0].ins;
-    let rows = x.len() / ins;
+    let in_features = weights[0].in_features;
+    let rows = x.len() / in_features;
     let f32s = kernel.format == Format::F32;
-    let input = if f32s { Memory::of(x) } else { Memory::of(&rows_of_bf16(x, ins)) };
+    let input = if f32s { Memory::of(x) } else { Memory::of(&rows_of_bf16(x, in_features)) };
     let bias: Option<Memory> = bias.map(Memory::of);
-    let outs: Vec<Memory> =
-        weights.iter().map(|w| Memory::of(&vec![before.unwrap_or(f32::NAN); rows * w.outs])).collect();
+    let out_features: Vec<Memory> =
+        weights.iter().map(|w| Memory::of(&vec![before.unwrap_or(f32::NAN); rows * w.out_features])).collect();
     let mut blocks = 0;
     let mut products: Vec<Product> = Vec::new();
-    for (weight, out) in weights.iter().zip(&outs) {
+    for (weight, out) in weights.iter().zip(&out_features) {
         products.push(Product {
             weight: weight.memory.at(),
             experts: std::ptr::null(),
             bias: bias.as_ref().map_or(std::ptr::null(), |b| b.at()),
             out: out.at(),
-            outs: weight.outs as i32,
+            out_features: weight.out_features as i32,
             accumulate: before.is_some().into(),
             first_block: blocks as i32,
             expert_stride: 0,
         });
-        blocks += weight.outs.div_ceil(kernel.outs);
+        blocks += weight.out_features.div_ceil(kernel.out_features);
     }
     let count = products.len() as i32;
     products.resize(4, products[0]);
     let args = Products {
         products: [products[0], products[1], products[2], products[3]],
         count,
-        ins: ins as i32,
-        pitch: if f32s { ins } else { pitch(ins) } as i32,
+        in_features: in_features as i32,
+        pitch: if f32s { in_features } else { pitch(in_features) } as i32,
         rows: rows as i32,
         x: input.at(),
         tiles: std::ptr::null(),
@@ -188,13 +199,13 @@ fn multiply(
         x_rows: std::ptr::null(),
     };
     launch(kernel.name, shape([blocks, rows.div_ceil(kernel.rows), 1], 256, kernel.shared()), &[param(&args)]);
-    outs.iter().map(|out| out.read()).collect()
+    out_features.iter().map(|out| out.read()).collect()
 }
 
 /// Each element within what rounding its sum may cost.
 #[track_caller]
 fn check(what: &str, weight: &Matrix, x: &[f32], got: &[f32], offset: impl Fn(usize) -> f64) {
-    for (row, (x, got)) in x.chunks(weight.ins).zip(got.chunks(weight.outs)).enumerate() {
+    for (row, (x, got)) in x.chunks(weight.in_features).zip(got.chunks(weight.out_features)).enumerate() {
         for (out, &got) in got.iter().enumerate() {
             let (sum, size) = weight.dot(x, out);
             let expected = sum + offset(out);
@@ -215,14 +226,14 @@ fn products_agree_with_exact_sums() {
     }
     for kernel in &KERNELS {
         let mut random = Random(5);
-        let sizes = [(1, 1, 1), (kernel.outs, 64, 2), (kernel.outs + 1, 33, 1), (17, 600, 3)];
+        let sizes = [(1, 1, 1), (kernel.out_features, 64, 2), (kernel.out_features + 1, 33, 1), (17, 600, 3)];
         let sizes = sizes.into_iter().chain([(19, 97, kernel.rows), (5, 65, kernel.rows + 1), (7, 1100, 1)]);
-        for (outs, ins, rows) in sizes {
-            let what = format!("{} [{outs}, {ins}] {rows} rows", kernel.name);
-            let weight = Matrix::new(kernel.format, outs, ins, &mut random);
-            let x = bf16_rows(&mut random, rows * ins);
+        for (out_features, in_features, rows) in sizes {
+            let what = format!("{} [{out_features}, {in_features}] {rows} rows", kernel.name);
+            let weight = Matrix::new(kernel.format, out_features, in_features, &mut random);
+            let x = bf16_rows(&mut random, rows * in_features);
             check(&what, &weight, &x, &multiply(kernel, &[&weight], &x, None, None)[0], |_| 0.0);
-            let bias = random.vec(outs);
+            let bias = random.vec(out_features);
             let got = multiply(kernel, &[&weight], &x, Some(&bias), Some(3.0));
             check(&what, &weight, &x, &got[0], |out| 3.0 + f64::from(bias[out]));
         }
@@ -237,7 +248,7 @@ fn products_in_a_group_have_the_bits_they_have_alone() {
     }
     for kernel in KERNELS.iter().filter(|k| k.rows <= 64) {
         let mut random = Random(6);
-        let weights = [40, 16, 3, 70].map(|outs| Matrix::new(kernel.format, outs, 130, &mut random));
+        let weights = [40, 16, 3, 70].map(|out_features| Matrix::new(kernel.format, out_features, 130, &mut random));
         let x = bf16_rows(&mut random, 2 * 130);
         let weights: Vec<&Matrix> = weights.iter().collect();
         let together = multiply(kernel, &weights, &x, None, None);
@@ -256,21 +267,22 @@ fn a_row_has_the_same_bits_in_every_kernel_of_its_format() {
     for format in [Format::Bf16, Format::Q8, Format::Q4, Format::F32] {
         let mut random = Random(7);
         // 11 steps: segments of two, the last one shorter; an odd number of groups of 32.
-        for (outs, ins) in [(21, 64 * 10 + 20), (130, 64)] {
-            let weight = Matrix::new(format, outs, ins, &mut random);
+        for (out_features, in_features) in [(21, 64 * 10 + 20), (130, 64)] {
+            let weight = Matrix::new(format, out_features, in_features, &mut random);
             let rows = 131;
-            let x = bf16_rows(&mut random, rows * ins);
+            let x = bf16_rows(&mut random, rows * in_features);
             let kernels: Vec<&Kernel> = KERNELS.iter().filter(|k| k.format == format).collect();
             let alone = |row: usize| {
-                multiply(kernels[0], &[&weight], &x[row * ins..(row + 1) * ins], None, Some(0.5)).remove(0)
+                multiply(kernels[0], &[&weight], &x[row * in_features..(row + 1) * in_features], None, Some(0.5))
+                    .remove(0)
             };
             let alone: Vec<(usize, Vec<f32>)> = [0, 1, 7, 8, 31, 63, 64, 127, 128, 130].map(|r| (r, alone(r))).into();
             for kernel in kernels {
                 for count in [1, 2, 9, kernel.rows, 131] {
-                    let together = multiply(kernel, &[&weight], &x[..count * ins], None, Some(0.5)).remove(0);
+                    let together = multiply(kernel, &[&weight], &x[..count * in_features], None, Some(0.5)).remove(0);
                     for (row, alone) in alone.iter().filter(|(row, _)| *row < count) {
                         let what = format!("{} row {row} of {count}", kernel.name);
-                        same_bits(&what, &together[row * outs..(row + 1) * outs], alone);
+                        same_bits(&what, &together[row * out_features..(row + 1) * out_features], alone);
                     }
                 }
             }
@@ -286,7 +298,7 @@ fn many_tiles_of_rows_have_the_bits_of_few_rows() {
     }
     for format in [Format::Bf16, Format::Q8, Format::Q4] {
         let mut random = Random(8);
-        let weights = [130, 70].map(|outs| Matrix::new(format, outs, 64, &mut random));
+        let weights = [130, 70].map(|out_features| Matrix::new(format, out_features, 64, &mut random));
         let weights: Vec<&Matrix> = weights.iter().collect();
         let kernels: Vec<&Kernel> = KERNELS.iter().filter(|k| k.format == format).collect();
         for kernel in kernels.iter().filter(|k| k.rows >= 64) {
@@ -313,8 +325,8 @@ fn random_weights_have_the_form_and_the_deviation_asked_for() {
     if !begin() {
         return;
     }
-    let (outs, ins, deviation) = (37usize, 1000usize, 0.02f32);
-    let sizes = [outs as i32, ins as i32, pitch(ins) as i32];
+    let (out_features, in_features, deviation) = (37usize, 1000usize, 0.02f32);
+    let sizes = [out_features as i32, in_features as i32, pitch(in_features) as i32];
     let [rows, width, pitch_of] = [0, 1, 2].map(|i| param(&sizes[i]));
     let fill = |kernel: &str, bytes: usize, seed: u64, blocks: usize| -> Vec<u8> {
         let to = Memory::new(bytes);
@@ -326,10 +338,10 @@ fn random_weights_have_the_form_and_the_deviation_asked_for() {
         to.read()
     };
     let bytes = |format: Format| match format {
-        Format::F32 => outs * pitch(ins) * 4,
-        Format::Bf16 => outs * pitch(ins) * 2,
-        Format::Q8 => Scheme::Q8.bytes(outs, ins).unwrap(),
-        Format::Q4 => Scheme::Q4.bytes(outs, ins).unwrap(),
+        Format::F32 => out_features * pitch(in_features) * 4,
+        Format::Bf16 => out_features * pitch(in_features) * 2,
+        Format::Q8 => Scheme::Q8.bytes(out_features, in_features).unwrap(),
+        Format::Q4 => Scheme::Q4.bytes(out_features, in_features).unwrap(),
     };
     for (kernel, format) in [
         ("fill_random_f32", Format::F32),
@@ -341,21 +353,24 @@ fn random_weights_have_the_form_and_the_deviation_asked_for() {
         assert_eq!(filled, fill(kernel, bytes(format), 1, 1), "{kernel} of another grid");
         assert_ne!(filled, fill(kernel, bytes(format), 2, 3), "{kernel} of another seed");
         let value = |out: usize, i: usize| match format {
-            Format::F32 => f32::from_le_bytes(filled[(out * pitch(ins) + i) * 4..][..4].try_into().unwrap()),
+            Format::F32 => f32::from_le_bytes(filled[(out * pitch(in_features) + i) * 4..][..4].try_into().unwrap()),
             Format::Bf16 => {
-                let at = (out * pitch(ins) + i) * 2;
+                let at = (out * pitch(in_features) + i) * 2;
                 half::bf16::from_le_bytes([filled[at], filled[at + 1]]).to_f32()
             }
             Format::Q8 | Format::Q4 => {
                 let scheme = if format == Format::Q8 { Scheme::Q8 } else { Scheme::Q4 };
-                let panel = &filled[out / 16 * scheme.panel_bytes(ins)..][..scheme.panel_bytes(ins)];
-                let (integer, scale) =
-                    (scheme.integer(panel, ins, out % 16, i), scheme.scale(panel, out % 16, i / scheme.group()));
+                let panel = &filled[out / 16 * scheme.panel_bytes(in_features)..][..scheme.panel_bytes(in_features)];
+                let (integer, scale) = (
+                    scheme.integer(panel, in_features, out % 16, i),
+                    scheme.scale(panel, out % 16, i / scheme.group()),
+                );
                 assert!((-127..=127).contains(&integer) && scale > 0.0, "{kernel} {out} {i}: {scale} * {integer}");
                 scale * integer as f32
             }
         };
-        let values: Vec<f32> = (0..outs * ins).map(|at| value(at / ins, at % ins)).collect();
+        let values: Vec<f32> =
+            (0..out_features * in_features).map(|at| value(at / in_features, at % in_features)).collect();
         let (mean, found) = moments(&values);
         // 37,000 weights: the error of the mean is half a percent of the deviation. Integers are not quite even around zero.
         assert!(
@@ -368,16 +383,17 @@ fn random_weights_have_the_form_and_the_deviation_asked_for() {
         assert!(moments(&products).0.abs() < 0.03 * 0.02 * 0.02, "{kernel}");
         match format {
             Format::F32 | Format::Bf16 => {
-                let padding = (0..outs).flat_map(|out| (ins..pitch(ins)).map(move |i| (out, i)));
+                let padding =
+                    (0..out_features).flat_map(|out| (in_features..pitch(in_features)).map(move |i| (out, i)));
                 assert!(padding.into_iter().all(|(out, i)| value(out, i) == 0.0), "{kernel}");
             }
             Format::Q8 | Format::Q4 => {
                 let scheme = if format == Format::Q8 { Scheme::Q8 } else { Scheme::Q4 };
-                let last = &filled[outs / 16 * scheme.panel_bytes(ins)..];
-                for group in 0..scheme.groups(ins) {
-                    assert!((outs % 16..16).all(|out| scheme.scale(last, out, group) == 0.0), "{kernel}");
+                let last = &filled[out_features / 16 * scheme.panel_bytes(in_features)..];
+                for group in 0..scheme.groups(in_features) {
+                    assert!((out_features % 16..16).all(|out| scheme.scale(last, out, group) == 0.0), "{kernel}");
                 }
-                let padding = scheme.groups(ins) * 32..scheme.scale_bytes(ins);
+                let padding = scheme.groups(in_features) * 32..scheme.scale_bytes(in_features);
                 assert!(filled[padding].iter().all(|&byte| byte == 0), "{kernel}");
             }
         }

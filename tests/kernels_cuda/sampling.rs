@@ -4,10 +4,10 @@ use super::host::{Memory, launch, param, shape};
 use super::{Random, begin, same_bits};
 use astrai::sampling::{AllowedTokens, Sampler, SamplingParams, TokenCounts};
 
-/// The mirror of `Draw` in kernels/sampling.cu.
+/// The mirror of `SamplingRequest` in kernels/sampling.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct Draw {
+struct SamplingRequest {
     seed: u64,
     position: u64,
     temperature: f32,
@@ -18,8 +18,8 @@ struct Draw {
     presence_penalty: f32,
     frequency_penalty: f32,
     logprobs: i32,
-    first_adjust: i32,
-    adjusts: i32,
+    first_adjustment: i32,
+    adjustments: i32,
     kind: i32,
     given: u32,
 }
@@ -28,10 +28,10 @@ const IDLE: i32 = 0;
 const SAMPLE: i32 = 1;
 const GIVEN: i32 = 2;
 
-/// The mirror of `Adjust`.
+/// The mirror of `LogitAdjustment`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct Adjust {
+struct LogitAdjustment {
     token: u32,
     in_prompt: u32,
     outputs: u32,
@@ -47,8 +47,8 @@ struct Args {
     vocab: i32,
     limit: i32,
     holes: *const u32,
-    draws: *const Draw,
-    adjusts: *mut Adjust,
+    draws: *const SamplingRequest,
+    adjustments: *mut LogitAdjustment,
     keys: *mut u64,
     values: *mut f32,
     ids: *mut u32,
@@ -94,7 +94,7 @@ fn the_largest_logits_are_found() {
             limit: limit as i32,
             holes: std::ptr::null(),
             draws: std::ptr::null(),
-            adjusts: std::ptr::null_mut(),
+            adjustments: std::ptr::null_mut(),
             keys: keys.at(),
             values: values.at(),
             ids: ids.at(),
@@ -137,9 +137,9 @@ struct Request {
 
 impl Request {
     /// As the device is told.
-    fn draw(&self, adjusts: &mut Vec<Adjust>) -> Draw {
+    fn draw(&self, adjustments: &mut Vec<LogitAdjustment>) -> SamplingRequest {
         let p = &self.params;
-        let first = adjusts.len();
+        let first = adjustments.len();
         if self.kind == SAMPLE {
             let mut tokens: Vec<u32> = self.prompt.iter().chain(&self.output).copied().collect();
             if !p.uses_counts() {
@@ -154,7 +154,7 @@ impl Request {
                 let biases: Vec<f32> = p.bias.iter().filter(|b| b.0 == token).map(|b| b.1).collect();
                 for i in 0..biases.len().max(1) {
                     let (in_prompt, outputs) = if i == 0 { (of(&self.prompt), of(&self.output)) } else { (0, 0) };
-                    adjusts.push(Adjust {
+                    adjustments.push(LogitAdjustment {
                         token,
                         in_prompt: counted(in_prompt).min(1),
                         outputs: counted(outputs),
@@ -164,7 +164,7 @@ impl Request {
                 }
             }
         }
-        Draw {
+        SamplingRequest {
             seed: p.seed,
             position: self.position,
             temperature: p.temperature,
@@ -175,8 +175,8 @@ impl Request {
             presence_penalty: p.presence_penalty,
             frequency_penalty: p.frequency_penalty,
             logprobs: p.logprobs.map_or(-1, |n| n as i32),
-            first_adjust: first as i32,
-            adjusts: (adjusts.len() - first) as i32,
+            first_adjustment: first as i32,
+            adjustments: (adjustments.len() - first) as i32,
             kind: self.kind,
             given: self.given,
         }
@@ -200,12 +200,13 @@ fn step(requests: &[Request], allowed: &AllowedTokens) -> Vec<Outcome> {
     for (row, request) in logits.chunks_mut(stride).zip(requests) {
         row[..vocab].copy_from_slice(&request.logits);
     }
-    let mut adjusts = Vec::new();
-    let draws: Vec<Draw> = requests.iter().map(|request| request.draw(&mut adjusts)).collect();
+    let mut adjustments = Vec::new();
+    let draws: Vec<SamplingRequest> = requests.iter().map(|request| request.draw(&mut adjustments)).collect();
     let mut bits = vec![0u32; limit.div_ceil(32)];
     allowed.holes().iter().for_each(|&hole| bits[hole as usize / 32] |= 1 << (hole % 32));
     let chunks = limit.div_ceil(CHUNK);
-    let (x, draws, adjusts, holes) = (Memory::of(&logits), Memory::of(&draws), Memory::of(&adjusts), Memory::of(&bits));
+    let (x, draws, adjustments, holes) =
+        (Memory::of(&logits), Memory::of(&draws), Memory::of(&adjustments), Memory::of(&bits));
     // Less room for the search where a row is alone, which its token does not show.
     let count = if rows == 1 { 8 } else { BEST_MAX };
     let keys = Memory::new(rows * chunks * count * 8);
@@ -219,7 +220,7 @@ fn step(requests: &[Request], allowed: &AllowedTokens) -> Vec<Outcome> {
         limit: limit as i32,
         holes: if allowed.holes().is_empty() { std::ptr::null() } else { holes.at() },
         draws: draws.at(),
-        adjusts: adjusts.at(),
+        adjustments: adjustments.at(),
         keys: keys.at(),
         values: values.at(),
         ids: ids.at(),

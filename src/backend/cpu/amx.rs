@@ -1,8 +1,8 @@
-//! AMX, the tile unit of Intel's server processors since Sapphire Rapids: products of bf16 weights, and those of quantized
-//! ones with many rows. Everything else runs the AVX-512 functions, which every processor with tiles has.
+//! The AMX tier, with the tile unit of Intel server processors since Sapphire Rapids: products of bf16 weights, and of
+//! quantized weights with many rows. Everything else runs the AVX-512 functions, supported by every processor with AMX.
 //!
-//! The kernel must permit a process to use tiles ([`permit`]); this is asked for when an engine opens on this tier, and can
-//! be avoided by choosing another one.
+//! The operating system must permit a process to use tiles ([`permit`]); the permission is requested when an engine
+//! opens on this tier. Choosing another tier avoids the request.
 
 mod bf16;
 mod int8;
@@ -24,11 +24,11 @@ use tiles::Hardware;
 /// The AMX tier.
 pub static KERNELS: Kernels = Kernels { tier: Tier::Amx, to_bf16, linear, ..avx512::TABLE };
 
-/// Whether this processor has the tier's instructions, and the system keeps its registers. Changes nothing.
+/// Whether the processor supports the tier and the system saves the tile registers. Has no side effects.
 pub fn present() -> bool {
-    /// Feature bits of leaf 7, in edx: AMX-BF16, AMX-TILE and AMX-INT8.
+    /// Feature bits of CPUID leaf 7, in edx: AMX-BF16, AMX-TILE and AMX-INT8.
     const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
-    /// State bits that the system has enabled: tile configuration and data.
+    /// Register state bits enabled by the system (XCR0): tile configuration and tile data.
     const STATE: u64 = 1 << 17 | 1 << 18;
     // SAFETY: a processor with AVX-512 has XGETBV, and the system lets programs use it.
     avx512::present()
@@ -37,7 +37,7 @@ pub fn present() -> bool {
         && system::known()
 }
 
-/// Asks the system to let this process use tiles.
+/// Requests the system's permission to use tiles in this process; an error if it is refused.
 pub fn permit() -> io::Result<()> {
     system::permit()
 }
@@ -54,7 +54,7 @@ unsafe fn to_bf16(x: &[f32], row: usize, out: *mut u16) {
 /// See [`Kernels::linear`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
 unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract; a backend on this tier was permitted to use tiles.
+    // SAFETY: same contract; opening a backend on this tier obtained the permission to use tiles.
     unsafe {
         match (args.weight, args.x) {
             (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => {
@@ -68,50 +68,50 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
     }
 }
 
-/// `bytes` bytes of the scratch, aligned to 64.
+/// `bytes` bytes of the scratch, aligned to 64 bytes. Enlarges the scratch if necessary; contents are arbitrary.
 #[inline(always)]
 fn aligned(scratch: &mut Vec<f32>, bytes: usize) -> &mut [u8] {
     scratch.resize(scratch.len().max((bytes + 64).div_ceil(4)), 0.0);
     let start = scratch.as_ptr().addr().next_multiple_of(64) - scratch.as_ptr().addr();
-    // SAFETY: the vector has 64 bytes more than asked for; every byte is initialised, and any is a valid f32.
+    // SAFETY: the vector has 64 bytes more than requested; every byte is initialized, and any bytes are a valid f32.
     unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<u8>().add(start), bytes) }
 }
 
-/// What comes next from memory.
+/// Prefetch of the weights that are read next.
 struct Ahead {
     next: *const u8,
-    /// Cache lines for each step.
+    /// Cache lines per step.
     lines: usize,
 }
 
 impl Ahead {
-    /// Brings a step's lines into the second-level cache.
+    /// Prefetches the lines of one step into the second-level cache.
     #[inline(always)]
     fn step(&mut self) {
         for _ in 0..self.lines {
-            // SAFETY: a prefetch may be of any address.
+            // SAFETY: a prefetch accepts any address.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.cast()) };
             self.next = self.next.wrapping_add(64);
         }
     }
 }
 
-/// Writes the results of a row from output `outs.start` on: sixteen, as far as they are below `outs.end`.
+/// Writes sixteen results of a row, from output `out_features.start` on, except those at or beyond `out_features.end`.
 ///
 /// # Safety
 /// As [`LinearArgs::put_all`].
 #[inline(always)]
-unsafe fn put<L: Lanes>(args: &LinearArgs, row: usize, outs: Range<usize>, values: L) {
-    // SAFETY: the caller's promise; the fast path writes sixteen outputs that exist.
+unsafe fn put<L: Lanes>(args: &LinearArgs, row: usize, out_features: Range<usize>, values: L) {
+    // SAFETY: guaranteed by the caller; the fast path writes sixteen outputs that exist.
     unsafe {
-        if outs.len() >= LANES && args.bias.is_none() {
-            let place = args.out.add(row * args.out_stride + outs.start);
+        if out_features.len() >= LANES && args.bias.is_none() {
+            let place = args.out.add(row * args.out_stride + out_features.start);
             let values = if args.accumulate { L::load(place).add(values) } else { values };
             values.store(place);
         } else {
             let mut all = [0.0; LANES];
             values.store(all.as_mut_ptr());
-            args.put_all(row, outs.start, outs.end, &all);
+            args.put_all(row, out_features.start, out_features.end, &all);
         }
     }
 }

@@ -1,88 +1,89 @@
-//! Attention on the CPU: the arguments of a task, and how a batch is cut into tasks.
+//! Attention on the CPU: the arguments of a task, and how a batch is split into tasks.
 //!
-//! Law 1: the keys of a sequence are folded in blocks of [`BLOCK`] and partial results of [`SPAN`] keys, at fixed
-//! positions from 0, and the partial results are added in ascending order, whether one task made them all or several.
-//! What a query sees at a block's edge is decided for each query alone.
+//! Order of accumulation (law 1 of [`crate::backend`]): the keys of a sequence are processed in blocks of [`BLOCK`] and
+//! spans of [`SPAN`] keys, at fixed positions counted from 0, and the partial results of the spans are added in
+//! ascending order, whether one task computed them or several. Which keys of a block a query sees is decided for each
+//! query alone.
 
 #[cfg(target_arch = "x86_64")]
 pub mod lanes;
 pub mod running;
 
-use super::kv::{Layout, PageView, SendPages, StoreGroup};
+use super::kv::{PageLayout, PageView, SendPages, StoreGroup};
 use super::reserve::grow;
 use super::*;
 use crate::limits;
 
-/// Keys folded at a time.
+/// Keys processed at a time.
 pub const BLOCK: usize = 64;
-/// Keys of a partial result.
+/// Keys covered by one partial result.
 pub const SPAN: usize = 512;
-/// Queries, rows times heads, that share the loads of keys and values, unless one row has more heads.
+/// Most queries (rows times heads) that share the loads of keys and values; a row with more heads is not split.
 const QUERIES: usize = 64;
 
 /// The attention functions of a tier.
 #[derive(Clone, Copy)]
 pub struct AttentionKernels {
-    /// The layout the tier wants for pages of a shape.
-    pub layout: fn(&KvShape) -> Layout,
-    /// One task: see [`AttentionArgs`].
+    /// The page layout that the tier uses for a shape.
+    pub layout: fn(&KvShape) -> PageLayout,
+    /// Runs one task; see [`AttentionArgs`].
     ///
     /// # Safety
-    /// The output pointers cover the rows, these rows' heads (or the part) are this task's alone, the pages have the layout
-    /// that the tier wants, and the tier's instructions exist.
+    /// The output pointers cover the rows; no other task accesses the results of these rows and heads (or the part);
+    /// the pages have the layout that the tier uses, and the processor supports the tier's instructions.
     pub attend: unsafe fn(args: &AttentionArgs, scratch: &mut Vec<f32>),
-    /// The same where the engine computes in f32.
+    /// As `attend`, for [`Compute::F32`].
     ///
     /// # Safety
     /// As `attend`.
     pub attend_f32: unsafe fn(args: &AttentionArgs, scratch: &mut Vec<f32>),
-    /// Stores a group of tokens in pages of lanes.
+    /// Stores the keys or values of a group of tokens in pages of [`PageLayout::Lanes`].
     pub store_group: StoreGroup,
-    /// Adds the parts of all of a task's spans, one after the other in `parts`, and writes the results.
+    /// Adds the partial results of all spans of an item, concatenated in `parts`, and writes the final results.
     ///
     /// # Safety
-    /// As `attend`; the parts are complete.
+    /// As `attend`; all parts have been written.
     pub combine: unsafe fn(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>),
 }
 
-/// One span of keys only, its result to be combined with others.
+/// A partial result: the running softmax over one span of keys, to be combined with those of other spans.
 #[derive(Clone, Copy)]
 pub struct Part {
-    /// Index of the span: keys `span * SPAN..`.
+    /// Index of the span, which covers the keys from `span * SPAN` on.
     pub span: usize,
-    /// [`running::part_floats`] floats for each query.
+    /// Output: [`running::part_floats`] floats per query.
     pub out: *mut f32,
 }
 
-/// Attention of some adjacent rows of one sequence for the query heads of one KV head.
+/// One attention task: adjacent rows of one sequence, for the query heads that share one KV head.
 pub struct AttentionArgs<'a> {
-    /// All queries; row `r`, head `h` at `r * q_row_stride + h * q_head_stride`.
+    /// Queries of the whole batch; row `r`, head `h` starts at `r * q_row_stride + h * q_head_stride`.
     pub q: &'a [f32],
-    /// Elements from a query row to the next.
+    /// Elements between the starts of consecutive query rows.
     pub q_row_stride: usize,
-    /// Elements from a query head to the next.
+    /// Elements between the starts of consecutive query heads.
     pub q_head_stride: usize,
     /// Output `[rows, heads, v_dim]`.
     pub out: *mut f32,
-    /// Elements from an output row to the next.
+    /// Elements between the starts of consecutive output rows.
     pub out_stride: usize,
-    /// Rows of this task.
+    /// Rows of this task, as indices into the batch.
     pub rows: Range<usize>,
-    /// Position of the first of them.
+    /// Position of the first of these rows; the others follow consecutively.
     pub first_position: usize,
     /// Query heads that share the KV head.
     pub q_heads: Range<usize>,
     /// The KV head.
     pub kv_head: usize,
-    /// Page table of the sequence.
+    /// Page table of the sequence, from its first entry on.
     pub table: &'a [u32],
     /// The layer's pages.
     pub pages: PageView<'a>,
-    /// Factor on the scores.
+    /// Factor applied to the scores before the softmax.
     pub scale: f32,
-    /// Keys visible to a query.
+    /// Sliding window: number of keys visible to a query, its own included; `None` = all.
     pub window: Option<u32>,
-    /// Only this part; `None` = everything, and the results.
+    /// Compute only this partial result; `None` = process all spans and write the final results.
     pub part: Option<Part>,
 }
 
@@ -99,14 +100,15 @@ impl AttentionArgs<'_> {
         self.visible(self.first_position).start..self.first_position + self.rows.len()
     }
 
-    /// What row `index` of the task sees of the block of keys at `block`, relative to it; empty when nothing.
+    /// Range of the keys visible to row `index` of the task in the block that starts at position `block`, relative to
+    /// its start; empty when it sees none of them.
     #[inline(always)]
     pub fn visible_in(&self, index: usize, block: usize) -> Range<usize> {
         let visible = self.visible(self.first_position + index);
         visible.start.clamp(block, block + BLOCK) - block..visible.end.clamp(block, block + BLOCK) - block
     }
 
-    /// Queries of the task, row by row.
+    /// Number of queries of the task; they are ordered by row, then head.
     #[inline(always)]
     pub fn queries(&self) -> usize {
         self.rows.len() * self.q_heads.len()
@@ -120,16 +122,16 @@ impl AttentionArgs<'_> {
         &self.q[start..start + self.pages.shape.k_dim]
     }
 
-    /// Where the result of query `index` goes.
+    /// Output of query `index`.
     ///
     /// # Safety
-    /// `out` covers the task's rows and heads, and nobody else uses them meanwhile.
+    /// `out` covers the task's rows and heads, and no other task accesses them while the slice lives.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the output is disjoint from everything the arguments borrow")]
     pub unsafe fn result(&self, index: usize) -> &mut [f32] {
         let (row, head) = self.place(index);
         let v_dim = self.pages.shape.v_dim;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.out.add(row * self.out_stride + head * v_dim), v_dim) }
     }
 
@@ -143,37 +145,37 @@ fn visible(position: usize, window: Option<u32>) -> Range<usize> {
     window.map_or(0, |w| (position + 1).saturating_sub(w as usize))..position + 1
 }
 
-/// Adjacent rows of one sequence, which read its pages together.
+/// Adjacent rows of one sequence that are processed together to share the loads of its pages.
 struct Rows {
     rows: Range<usize>,
-    /// Spans that any of them sees.
+    /// Spans visible to any of the rows.
     spans: Range<usize>,
-    /// Multiply-adds for one KV head.
+    /// Multiply-adds per KV head.
     work: usize,
 }
 
-/// Some whole (rows, KV head) items, or some spans of one.
+/// One task: either several whole items (rows, KV head), or some spans of a single item.
 #[derive(Clone)]
 struct Task {
-    /// Item `i` is rows `i / kv_heads`, KV head `i % kv_heads`.
+    /// Item `i` is entry `i / kv_heads` of `Cut::rows` with KV head `i % kv_heads`.
     items: Range<usize>,
     spans: Option<Range<usize>>,
-    /// First float of the item's parts.
+    /// Index in `Cut::parts` of the first float of the item's partial results.
     parts: usize,
 }
 
-/// How a step's attention is cut, in memory that [`Cut::reserve`] has made.
+/// The split of one step's attention into tasks, in memory reserved by [`Cut::reserve`].
 #[derive(Default)]
 pub(super) struct Cut {
     rows: Vec<Rows>,
     tasks: Vec<Task>,
-    /// The items that were cut in spans, to be combined.
+    /// Items that were split into spans, whose partial results must be combined.
     combined: Vec<Task>,
-    /// Room for parts; an item whose parts find none is not cut. Without a reservation none is.
+    /// Memory for partial results. An item that does not fit is not split; without a reservation none is.
     parts: Option<Buffer>,
 }
 
-/// What [`Cut::reserve`] reserves.
+/// Sizes reserved by [`Cut::reserve`].
 pub(super) struct CutSizes {
     rows: usize,
     tasks: usize,
@@ -182,18 +184,18 @@ pub(super) struct CutSizes {
 }
 
 impl CutSizes {
-    pub fn of(threads: usize, largest: &Largest) -> CutSizes {
+    pub fn of(threads: usize, max_shape: &MaxBatchShape) -> CutSizes {
         let wanted = threads * TASKS_PER_THREAD;
-        // Items that are cut have at least twice a task's work, so that there are half as many. What is not cut is gathered to
-        // at least a task's work, or lies between two that are, or is the rest.
+        // A split item has the work of at least two tasks, so there are at most half as many. A task of whole items
+        // either has at least a full task's work, or precedes a split item, or is the remainder.
         let combined = wanted / 2 + 1;
-        let queries = queries_max(largest.heads_per_kv);
-        let part = queries.saturating_mul(running::part_floats(largest.v_dim)).saturating_mul(4);
-        let spans = largest.positions.div_ceil(SPAN);
+        let queries = queries_max(max_shape.heads_per_kv);
+        let part = queries.saturating_mul(running::part_floats(max_shape.v_dim)).saturating_mul(4);
+        let spans = max_shape.positions.div_ceil(SPAN);
         let every = combined.saturating_mul(spans).saturating_mul(part);
         let can_cut = threads > 1 && spans > 1;
         let part_bytes = if can_cut { every.min(threads.saturating_mul(limits::ATTENTION_PARTS_BYTES)) } else { 0 };
-        CutSizes { rows: largest.rows, tasks: 2 * (wanted + 1) + combined + 1, combined, part_bytes }
+        CutSizes { rows: max_shape.rows, tasks: 2 * (wanted + 1) + combined + 1, combined, part_bytes }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -219,7 +221,7 @@ impl Cut {
         Ok(())
     }
 
-    /// Cuts the rows into runs of one sequence that share loads.
+    /// Groups the rows into runs of one sequence that share loads.
     fn rows(&mut self, ragged: Ragged, per_kv: usize, attention: &Attention, work_per_key: usize) {
         self.rows.clear();
         let longest = (QUERIES / per_kv).max(1);
@@ -237,8 +239,8 @@ impl Cut {
         }
     }
 
-    /// Makes tasks of about equal work, enough for the threads: light items go together, heavy ones are cut in spans while
-    /// there is room for their parts. An item gives the same bits whether it is cut or not.
+    /// Makes tasks of about equal work: light items are gathered into one task, heavy ones are split into spans while
+    /// there is room for their partial results. The result bits of an item do not depend on whether it is split.
     fn tasks(&mut self, threads: usize, kv_heads: usize, part_floats: impl Fn(&Rows) -> usize, may_split: bool) {
         self.tasks.clear();
         self.combined.clear();
@@ -326,13 +328,13 @@ impl CpuBackend {
             for item in task.items.clone() {
                 let (mut args, block) = of_item(item);
                 let Some(spans) = &task.spans else {
-                    // SAFETY: `out` covers all rows; rows and heads of an item are its task's own; the tier was checked.
+                    // SAFETY: `out` covers all rows; no other task has these rows and heads; `new` checked the tier.
                     unsafe { attend(&args, scratch) };
                     continue;
                 };
                 for span in spans.clone() {
                     let at = task.parts + (span - block.spans.start) * part_floats(block);
-                    // SAFETY: `Cut::tasks` made room for every span of the item, and this task alone has this one.
+                    // SAFETY: `Cut::tasks` reserved room for every span of the item, and no other task has this span.
                     args.part = Some(Part { span, out: unsafe { parts.start().add(at) } });
                     // SAFETY: as above.
                     unsafe { attend(&args, scratch) };
@@ -353,7 +355,7 @@ impl CpuBackend {
     fn each_task(&mut self, tasks: &[Task], run: &(dyn Fn(&Task, &mut Vec<f32>) + Sync)) {
         let scratch = &self.scratch;
         self.pool.run(tasks.len(), &|index, thread| {
-            // SAFETY: `thread` is unique among running tasks, so this scratch has one user.
+            // SAFETY: `thread` is unique among running tasks, so no other task uses this scratch.
             run(&tasks[index], unsafe { &mut *scratch[thread].0.get() });
         });
     }

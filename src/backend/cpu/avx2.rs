@@ -1,8 +1,8 @@
-//! AVX2 with FMA and F16C. Products have kernels of their own; the rest is the portable source compiled with these
-//! instructions, in which a product and its sum round once.
+//! The AVX2 tier, with FMA and F16C. Matrix products and attention have their own kernels; the rest is the portable
+//! source compiled with these instructions and fused multiply-add.
 //!
-//! Quantized weights are multiplied by 8-bit dot products of 256 bits where the processor has them (VNNI), which most made
-//! since 2021 do, also without AVX-512.
+//! Quantized weights are multiplied with 256-bit VNNI dot products where the processor has them, as most made since
+//! 2021 do, even without AVX-512.
 
 mod attention;
 mod linear;
@@ -17,14 +17,14 @@ use super::portable;
 
 pub(super) use attention::ATTENTION;
 
-/// The AVX2 tier without 8-bit dot products.
+/// The tier with AVX2 instructions alone.
 static PLAIN: Kernels = TABLE;
-/// With those of AVX-512.
+/// With the 256-bit VNNI instructions of AVX-512.
 static VNNI: Kernels = Kernels { linear: linear::linear_vnni, ..TABLE };
-/// With those that need no AVX-512.
+/// With the VNNI instructions of AVX-VNNI, which do not need AVX-512.
 static AVX_VNNI: Kernels = Kernels { linear: linear::linear_avx_vnni, ..TABLE };
 
-/// The AVX2 tier with the 8-bit dot products that this processor has; all give the same bits.
+/// The table with the 8-bit dot products that this processor supports; all tables give the same bits.
 pub fn kernels() -> &'static Kernels {
     if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl") {
         &VNNI
@@ -35,7 +35,7 @@ pub fn kernels() -> &'static Kernels {
     }
 }
 
-/// The same, for tiers that take functions from it.
+/// The table without VNNI, from which other tiers take functions.
 pub(super) const TABLE: Kernels = Kernels {
     tier: Tier::Avx2,
     form: plain_form,
@@ -48,13 +48,13 @@ pub(super) const TABLE: Kernels = Kernels {
     sigmoid_mul,
 };
 
-/// Whether this processor has the tier's instructions.
+/// Whether this processor supports the tier's instructions.
 pub fn present() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 /// # Safety
-/// The processor has AVX2 and FMA.
+/// The processor supports AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
     portable::rms_norm_any::<true>(x, gain, eps);

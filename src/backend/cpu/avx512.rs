@@ -1,7 +1,7 @@
-//! AVX-512 with bf16 and VNNI dot products: Intel since Cooper Lake (Ice Lake lacks bf16), AMD since Zen 4.
+//! The AVX-512 tier, with bf16 and VNNI dot products: Intel since Cooper Lake (Ice Lake lacks bf16), AMD since Zen 4.
 //!
-//! bf16 weights are multiplied as they lie in the mapped file with inputs rounded to bf16; quantized ones with quantized
-//! inputs. Everything else runs the AVX2 functions.
+//! bf16 weights are used in place in the mapped file and multiplied with inputs rounded to bf16; quantized weights are
+//! multiplied with quantized inputs. Everything else runs the AVX2 functions.
 
 mod attention;
 mod linear;
@@ -16,7 +16,7 @@ use crate::encoding::Encoding;
 /// The AVX-512 tier.
 pub static KERNELS: Kernels = TABLE;
 
-/// The same, for the tier that takes functions from it.
+/// The same table, for the AMX tier, which takes functions from it.
 pub(super) const TABLE: Kernels = Kernels {
     tier: Tier::Avx512,
     form,
@@ -26,7 +26,7 @@ pub(super) const TABLE: Kernels = Kernels {
     ..avx2::TABLE
 };
 
-/// Whether this processor has the tier's instructions.
+/// Whether this processor supports the tier's instructions.
 pub fn present() -> bool {
     avx2::present()
         && is_x86_feature_detected!("avx512f")
@@ -49,7 +49,7 @@ fn form(weight: Encoding, compute: Compute) -> Form {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
 unsafe fn to_bf16(x: &[f32], row: usize, out: *mut u16) {
     for (i, part) in x.chunks(32).enumerate() {
-        // SAFETY: the block of the row lies in the scratch, and these 32 elements of it belong to this row.
+        // SAFETY: the row's block lies in the scratch, and these 32 elements of it belong to this row.
         let out = unsafe { std::slice::from_raw_parts_mut(out.add(tile::at(x.len(), row, i * 32)), 32) };
         super::portable::to_bf16_any(part, out);
         out[part.len()..].fill(0);

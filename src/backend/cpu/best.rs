@@ -1,45 +1,45 @@
-//! The largest results of a product, found by the tasks that computed them: the thread that samples then reads a few
-//! numbers instead of a vocabulary.
+//! The largest results of a matrix product, found by the tasks that computed them, so that sampling reads a few
+//! candidates instead of a whole row of logits.
 //!
-//! Each thread keeps a list for every row, best first; the lists are merged in the end. What is found depends on the results
-//! alone: of equals the lower output is better.
+//! Each thread keeps a sorted list for every row; the lists are merged at the end. The result does not depend on the
+//! threads: of equal values the one with the lower output index ranks higher.
 
 use super::Shared;
 
-/// (result, output).
-type Found = (f32, u32);
+/// (value, output index).
+type Candidate = (f32, u32);
 
-/// An entry that nothing has taken yet.
-const NONE: Found = (f32::NEG_INFINITY, u32::MAX);
+/// An empty entry.
+const NONE: Candidate = (f32::NEG_INFINITY, u32::MAX);
 
-/// Results looked at together.
+/// Results compared with the list's smallest entry at once.
 const CHUNK: usize = 32;
 
-/// A search under way.
+/// A search in progress, shared by the tasks of one product.
 #[derive(Clone, Copy)]
 pub(super) struct Search {
-    /// `[threads, rows, count]`.
-    lists: Shared<Found>,
+    /// `[threads, rows, count]`: in descending order.
+    lists: Shared<Candidate>,
     rows: usize,
     count: usize,
     limit: usize,
 }
 
 impl Search {
-    /// Of `count` results in each of `rows` rows, among outputs below `limit`.
-    pub fn new(threads: usize, rows: usize, count: usize, limit: usize, found: &mut Vec<Found>) -> Search {
+    /// A search for the `count` largest results per row, among outputs below `limit`. `found` holds the lists.
+    pub fn new(threads: usize, rows: usize, count: usize, limit: usize, found: &mut Vec<Candidate>) -> Search {
         found.clear();
         found.resize(threads * rows * count, NONE);
         Search { lists: Shared(found.as_mut_ptr()), rows, count, limit }
     }
 
-    /// Looks at some results of a row, the first being output `first`.
+    /// Adds results of a row to the list of `thread`; `first` is the output index of the first of them.
     ///
     /// # Safety
-    /// The vector that `new` was given lives and has no other user; no two tasks use one `thread` at a time.
+    /// The vector passed to `new` is alive and not used otherwise; no two running tasks have the same `thread`.
     pub unsafe fn look(self, thread: usize, row: usize, first: usize, results: &[f32]) {
         let start = (thread * self.rows + row) * self.count;
-        // SAFETY: inside the lists; the caller's promise.
+        // SAFETY: inside the lists; the rest is guaranteed by the caller.
         let list = unsafe { self.lists.slice(start..start + self.count) };
         let results = &results[..results.len().min(self.limit.saturating_sub(first))];
         for (chunk, results) in results.chunks(CHUNK).enumerate() {
@@ -52,8 +52,8 @@ impl Search {
         }
     }
 
-    /// Leaves `[rows, count]` in `found`, of the `lists` that `new` was given.
-    pub fn merge(lists: &mut [Found], rows: usize, count: usize, found: &mut Vec<Found>) {
+    /// Merges the `lists` passed to `new` into `found`, `[rows, count]`.
+    pub fn merge(lists: &mut [Candidate], rows: usize, count: usize, found: &mut Vec<Candidate>) {
         let (merged, others) = lists.split_at_mut(rows * count);
         for thread in others.chunks(rows * count) {
             for (list, other) in merged.chunks_mut(count).zip(thread.chunks(count)) {
@@ -65,12 +65,12 @@ impl Search {
     }
 }
 
-fn better(a: Found, b: Found) -> bool {
+fn better(a: Candidate, b: Candidate) -> bool {
     a.0 > b.0 || a.0 == b.0 && a.1 < b.1
 }
 
-/// Takes a finite result into a list if it belongs there.
-fn keep(list: &mut [Found], entry: Found) {
+/// Inserts a finite result into a sorted list if it is better than the last entry, which it replaces.
+fn keep(list: &mut [Candidate], entry: Candidate) {
     if !entry.0.is_finite() || !list.last().is_some_and(|&last| better(entry, last)) {
         return;
     }

@@ -1,45 +1,46 @@
-//! Routed experts on the CPU: choose, gather the rows of each expert, three products, add.
+//! Routed experts on the CPU: choose experts, then for each gather its rows, run three products and add.
 //!
-//! Experts run in ascending order, so a token's contributions are added in that order whoever its neighbours are.
+//! Experts run in ascending order, so a token's contributions are added in the same order in every batch.
 
 use super::reserve::grow;
-use super::{Backend, CpuBackend, Experts, Largest, Linear};
+use super::{Backend, CpuBackend, Experts, Linear, MaxBatchShape};
 use crate::backend::Routing;
 use crate::error::Result;
 
-/// Lists of a step, kept for their memory.
+/// Lists used in a step, kept between steps to reuse their memory.
 #[derive(Default)]
 pub(super) struct Routes {
-    /// Of one row: (expert, probability).
+    /// The routing of one row: (expert, probability).
     probabilities: Vec<(usize, f32)>,
-    /// Of all rows: (expert, row, weight), in this order once all are there.
+    /// The routing of all rows: (expert, row, weight), sorted by expert and row before use.
     chosen: Vec<(u32, u32, f32)>,
-    /// Rows of one expert.
+    /// Rows routed to one expert.
     ids: Vec<u32>,
 }
 
 impl Routes {
-    /// Makes room for the largest step.
-    pub fn reserve(&mut self, l: &Largest) -> Result<()> {
+    /// Reserves the lists for steps up to `l`.
+    pub fn reserve(&mut self, l: &MaxBatchShape) -> Result<()> {
         grow("the choice of experts", &mut self.probabilities, l.experts)?;
         grow("the choice of experts", &mut self.chosen, l.rows * l.chosen)?;
         grow("the choice of experts", &mut self.ids, if l.experts == 0 { 0 } else { l.rows })
     }
 
-    /// Bytes of that.
-    pub fn bytes(l: &Largest) -> u64 {
+    /// Bytes that [`Routes::reserve`] reserves.
+    pub fn bytes(l: &MaxBatchShape) -> u64 {
         let row = l.chosen * size_of::<(u32, u32, f32)>() + if l.experts == 0 { 0 } else { size_of::<u32>() };
         (l.experts * size_of::<(usize, f32)>() + l.rows * row) as u64
     }
 }
 
-/// The experts a row chose, with their weights.
+/// The experts of one row and their weights, from its router logits: the most probable `routing.chosen` experts in
+/// descending order.
 pub fn route(logits: &[f32], routing: Routing, chosen: &mut Vec<(usize, f32)>) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f32 = logits.iter().map(|l| (l - max).exp()).sum();
     chosen.clear();
     chosen.extend(logits.iter().enumerate().map(|(i, l)| (i, (l - max).exp() / total)));
-    // Ties go to the lower index: no two are equal, and this sort needs no memory.
+    // Equal probabilities are ordered by index, so that an unstable sort, which needs no memory, suffices.
     chosen.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     chosen.truncate(routing.chosen);
     if routing.renormalise {
@@ -61,7 +62,7 @@ pub fn run(backend: &mut CpuBackend, args: Experts, rows: usize) {
     chosen.sort_unstable_by_key(|&(expert, row, _)| (expert, row));
     for members in chosen.chunk_by(|a, b| a.0 == b.0) {
         let expert = &args.experts[members[0].0 as usize];
-        let (n, hidden, inner) = (members.len(), expert.down.outs, expert.gate.outs);
+        let (n, hidden, inner) = (members.len(), expert.down.out_features, expert.gate.out_features);
         let input = args.scratch;
         let gate = input.at(n * hidden);
         let up = gate.at(n * inner);

@@ -1,5 +1,5 @@
-//! What lies between the projections and attention, in one pass over each row while it is in the first-level cache: norms
-//! and rotary embedding of queries and keys, and the store into pages.
+//! The operations between the projections and attention: norm and rotary embedding of queries and keys, and storing
+//! keys and values in pages, in one pass over each row while it is in the first-level cache.
 
 use super::kv::StoreRows;
 use super::*;
@@ -45,7 +45,7 @@ impl CpuBackend {
                     }
                 }
             }
-            // SAFETY: the rows' keys are finished, no task writes values, and each row is another token of its sequence.
+            // SAFETY: the keys of these rows are final, no task writes values, and each row is a different token.
             unsafe { store.rows(ragged, range, k_data, v_data) };
         });
     }

@@ -1,8 +1,8 @@
 //! The function table of an instruction set tier, and the argument types its functions share.
 //!
 //! A tier is one value of [`Kernels`]. The backend ([`super::CpuBackend`]) splits work into tasks and calls these
-//! functions; every tier has the same signatures and is tested against [`super::reference`]. Law 1: a function computes
-//! each output element from its own row in an order that depends on nothing but the weight's shape.
+//! functions; every tier is tested against [`super::reference`]. Law 1 of [`crate::backend`]: a function computes each
+//! output element from its own row, in an order that depends only on the shape of the weight.
 
 use super::attention::AttentionKernels;
 use super::linear::{Form, LinearArgs};
@@ -11,7 +11,7 @@ use crate::dtype::DType;
 use crate::encoding::Encoding;
 use std::ops::Range;
 
-/// The elements of a matrix as stored.
+/// Elements of a weight in their stored type.
 #[derive(Clone, Copy)]
 pub enum Elements<'a> {
     /// f32.
@@ -23,11 +23,11 @@ pub enum Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// A view of `bytes`, which must be aligned for the type and hold whole elements; `None` also for types no
-    /// kernel reads.
+    /// A view of `bytes`. `None` if they are not aligned for the type, are not a whole number of elements, or have a
+    /// type that no kernel reads.
     pub fn new(bytes: &'a [u8], dtype: DType) -> Option<Self> {
-        // SAFETY: every bit pattern is a valid f32 or u16; `align_to` yields the aligned middle, and we demand that
-        // it is everything.
+        // SAFETY: every bit pattern is a valid f32 or u16; `align_to` yields the aligned middle, and `whole` requires
+        // that it is everything.
         unsafe {
             match dtype {
                 DType::F32 => whole(bytes.align_to::<f32>()).map(Elements::F32),
@@ -48,7 +48,7 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Elements of `range`.
+    /// The elements of `range`.
     pub fn slice(&self, range: Range<usize>) -> Elements<'a> {
         match self {
             Elements::F32(e) => Elements::F32(&e[range]),
@@ -77,7 +77,7 @@ pub fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits((bits as u32) << 16)
 }
 
-/// f32 to bf16 bits, to nearest even; NaN stays NaN.
+/// f32 to bf16 bits, rounded to nearest even; NaN stays NaN.
 #[inline(always)]
 pub fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
@@ -90,55 +90,56 @@ pub fn f32_to_bf16(value: f32) -> u16 {
 /// See [`Kernels::to_int8`].
 pub type ToInt8 = unsafe fn(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]);
 
-/// For tiers without bf16 inputs.
+/// [`Kernels::to_bf16`] of tiers without bf16 inputs; panics.
 ///
 /// # Safety
-/// None.
+/// No requirements.
 pub unsafe fn no_bf16(_: &[f32], _: usize, _: *mut u16) {
     unreachable!("this tier asked for no bf16 input");
 }
 
-/// The functions of a tier.
+/// The function table of a tier.
 pub struct Kernels {
     /// The tier.
     pub tier: Tier,
-    /// The form of input that a weight is multiplied with.
+    /// The type of input that a weight is multiplied with.
     pub form: fn(weight: Encoding, compute: Compute) -> Form,
-    /// Writes row `row` of an input rounded to bf16, to nearest even, in the tier's own arrangement. Tiers whose `form` never
-    /// asks for it have [`no_bf16`].
+    /// Rounds `x` to bf16, to nearest even, and writes it as row `row` of the input in the tier's own arrangement.
+    /// Tiers whose `form` never returns [`Form::Bf16`] have [`no_bf16`].
     ///
     /// # Safety
-    /// `out` has [`crate::backend::scratch_elements`] of 4 bytes, nobody else writes this row, and the tier's instructions
-    /// exist.
+    /// `out` has [`crate::backend::scratch_elements`] elements of 4 bytes, no other task writes this row, and the
+    /// processor supports the tier's instructions.
     pub to_bf16: unsafe fn(x: &[f32], row: usize, out: *mut u16),
-    /// A row quantized in groups of `group`: codes, zero beyond the end of `x`, and each group's scale and correction
-    /// ([`super::linear::Int8Rows`]). A group with a NaN or an infinity gets a scale that makes its products NaN.
+    /// Quantizes a row in groups of `group` elements: codes (zero beyond the end of `x`) and the scale and correction
+    /// of each group ([`super::linear::Int8Rows`]). A group with a NaN or an infinity gets a scale that makes its
+    /// products NaN.
     ///
     /// # Safety
-    /// The tier's instructions exist.
+    /// The processor supports the tier's instructions.
     pub to_int8: ToInt8,
-    /// Outputs `range` of a product; it begins at a multiple of [`crate::encoding::PANEL`] and ends at one or at the last
-    /// output. Scratch is the thread's own and may be resized.
+    /// Computes the outputs `range` of a matrix product. The range starts at a multiple of [`crate::encoding::PANEL`]
+    /// and ends at one or at the last output. `scratch` belongs to the calling thread and may be resized.
     ///
     /// # Safety
-    /// The output pointer covers `[rows, out_stride]`, the range's columns are this task's alone, and the tier's
-    /// instructions exist on this processor.
+    /// The output pointer covers `[rows, out_stride]`, no other task accesses the columns of the range, and the
+    /// processor supports the tier's instructions.
     pub linear: unsafe fn(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>),
-    /// Attention and the layout of its pages.
+    /// Attention functions and page layout.
     pub attention: AttentionKernels,
-    /// `x = x / sqrt(mean(x^2) + eps) * gain` of one row, in place.
+    /// RMS norm of one row, in place: `x = x / sqrt(mean(x^2) + eps) * gain`.
     ///
     /// # Safety
-    /// The tier's instructions exist.
+    /// The processor supports the tier's instructions.
     pub rms_norm: unsafe fn(x: &mut [f32], gain: Elements, eps: f32),
-    /// `gate = silu(gate) * up`.
+    /// `gate = silu(gate) * up`, element by element.
     ///
     /// # Safety
-    /// The tier's instructions exist.
+    /// The processor supports the tier's instructions.
     pub silu_mul: unsafe fn(gate: &mut [f32], up: &[f32]),
-    /// `x = x * sigmoid(gate)`.
+    /// `x = x * sigmoid(gate)`, element by element.
     ///
     /// # Safety
-    /// The tier's instructions exist.
+    /// The processor supports the tier's instructions.
     pub sigmoid_mul: unsafe fn(x: &mut [f32], gate: &[f32]),
 }

@@ -1,8 +1,8 @@
-//! KV pages of the CPU backend: where keys and values lie, how they are stored and how kernels see them.
+//! KV pages of the CPU backend: memory layout, storing keys and values, and views for the attention kernels.
 //!
-//! A frame is `[layers][kv_heads]` of head blocks, each `[K | V]` and, for 8-bit pages, `[K scales | V scales]`, one f32
-//! for each token. How the elements lie within K and V is the tier's choice ([`Layout`]), so page frames are copied raw
-//! ([`Backend::read_page`]). Called by the backend and, through [`PageView`], by the attention kernels.
+//! A frame is `[layers][kv_heads]` of head blocks, each `[K | V]` and, for 8-bit pages, `[K scales | V scales]` with
+//! one f32 per token. The layout of elements within K and V is chosen by the tier ([`PageLayout`]);
+//! [`Backend::read_page`] copies page frames as raw bytes.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
@@ -10,49 +10,50 @@ use super::kernels::{Elements, bf16_to_f32, f32_to_bf16};
 use super::memory::Buffer;
 use super::*;
 
-/// Tokens that lie side by side in [`Layout::Lanes`]: the 32-bit lanes of the widest register.
+/// Tokens per group in [`PageLayout::Lanes`]: the number of 32-bit lanes of the widest register.
 pub const GROUP: usize = 16;
-/// Longest key of 8-bit [`Layout::Lanes`] pages: 512 products of 127 and 32,767 still fit an i32.
+/// Largest `k_dim` of 8-bit [`PageLayout::Lanes`] pages: 512 products of at most 127 * 32,767 fit an i32.
 const LANES_I8_DIM_MAX: usize = 512;
 
-/// How the elements of a head lie within a page.
+/// Layout of the elements of a head within a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// `[tokens][dim]`, keys and values alike.
+pub enum PageLayout {
+    /// `[tokens][dim]`, for keys and values alike.
     Rows,
-    /// Keys `[tokens / 16][k_dim / 2][16 tokens][2]`, values `[tokens / 2][v_dim][2 tokens]`: the lanes of a register are
-    /// tokens of a score and elements of a result, and nothing is summed across lanes.
+    /// Keys `[tokens / 16][k_dim / 2][16 tokens][2]`, values `[tokens / 2][v_dim][2 tokens]`. The lanes of a register
+    /// are different tokens when scores are computed, and different elements when values are added, so that no sum
+    /// crosses lanes.
     Lanes,
 }
 
-impl Layout {
-    /// [`Layout::Lanes`] where the shape allows it.
-    pub fn lanes_where_possible(s: &KvShape) -> Layout {
+impl PageLayout {
+    /// [`PageLayout::Lanes`] if the shape allows it, otherwise [`PageLayout::Rows`].
+    pub fn lanes_where_possible(s: &KvShape) -> PageLayout {
         let type_fits = match s.dtype {
             DType::Bf16 => true,
             DType::I8 => s.k_dim <= LANES_I8_DIM_MAX,
             _ => false,
         };
         let fits = s.page_tokens.is_multiple_of(GROUP) && s.k_dim.is_multiple_of(2) && s.v_dim.is_multiple_of(16);
-        if type_fits && fits { Layout::Lanes } else { Layout::Rows }
+        if type_fits && fits { PageLayout::Lanes } else { PageLayout::Rows }
     }
 }
 
-/// The pages of one layer.
+/// Read access to the pages of one layer.
 #[derive(Clone, Copy)]
 pub struct PageView<'a> {
-    /// All frames of the group.
+    /// All frames of the layer group.
     pub bytes: &'a [u8],
-    /// Shape.
+    /// Shape of the pages.
     pub shape: KvShape,
-    /// Where elements lie.
-    pub layout: Layout,
-    /// Layer.
+    /// Layout of elements within a head block.
+    pub layout: PageLayout,
+    /// Index of the layer within the group.
     pub layer: usize,
 }
 
 impl<'a> PageView<'a> {
-    /// The block of a head in a frame.
+    /// The block of a KV head in a frame.
     pub fn head(&self, frame: u32, head: usize) -> HeadBlock<'a> {
         let len = head_bytes(&self.shape);
         let start = head_offset(&self.shape, self.layer, frame, head);
@@ -65,39 +66,40 @@ fn head_bytes(s: &KvShape) -> usize {
     s.page_tokens * s.token_bytes()
 }
 
-/// First byte of a head block.
+/// Offset of a head block in the group's buffer, in bytes.
 fn head_offset(s: &KvShape, layer: usize, frame: u32, head: usize) -> usize {
     ((frame as usize * s.layers + layer) * s.kv_heads + head) * head_bytes(s)
 }
 
-/// Keys and values of one head in one page.
+/// Keys and values of one KV head in one page.
 pub struct HeadBlock<'a> {
     bytes: &'a [u8],
     shape: KvShape,
-    layout: Layout,
+    layout: PageLayout,
 }
 
 impl<'a> HeadBlock<'a> {
-    /// First byte of the keys of tokens `16 * group..`, in [`Layout::Lanes`].
+    /// Pointer to the keys of tokens `16 * group..16 * group + 16`, in [`PageLayout::Lanes`].
     pub fn key_group(&self, group: usize) -> *const u8 {
         self.bytes[group * GROUP * self.shape.k_dim * self.shape.dtype.size()..].as_ptr()
     }
 
-    /// First byte of the values of tokens `16 * group..`, in [`Layout::Lanes`].
+    /// Pointer to the values of tokens `16 * group..16 * group + 16`, in [`PageLayout::Lanes`].
     pub fn value_group(&self, group: usize) -> *const u8 {
         let s = &self.shape;
         self.bytes[(s.page_tokens * s.k_dim + group * GROUP * s.v_dim) * s.dtype.size()..].as_ptr()
     }
 
-    /// The factors of the keys (or values) of tokens `16 * group..`, of 8-bit pages; not aligned.
+    /// Pointer to the scales of the keys (or values) of tokens `16 * group..16 * group + 16` in 8-bit pages; unaligned.
     pub fn scale_group(&self, values: bool, group: usize) -> *const f32 {
         self.bytes[scale_offset(&self.shape, values, group * GROUP)..].as_ptr().cast()
     }
 
-    /// The elements of `tokens` tokens from `first`, where they lie in rows and need no factor.
+    /// The keys (or values) of `tokens` tokens from `first` on; `None` unless the layout is [`PageLayout::Rows`] and
+    /// the type has no scales.
     pub fn rows(&self, values: bool, first: usize, tokens: usize) -> Option<Elements<'a>> {
         let s = &self.shape;
-        if self.layout != Layout::Rows || s.dtype == DType::I8 {
+        if self.layout != PageLayout::Rows || s.dtype == DType::I8 {
             return None;
         }
         let (base, dim) = if values { (s.page_tokens * s.k_dim, s.v_dim) } else { (0, s.k_dim) };
@@ -105,7 +107,7 @@ impl<'a> HeadBlock<'a> {
         Elements::new(&self.bytes[(base + first * dim) * size..(base + (first + tokens) * dim) * size], s.dtype)
     }
 
-    /// The key or value of a token as f32, whatever the layout and type.
+    /// Reads the key (or value) of a token as f32, for any layout and type.
     pub fn read(&self, values: bool, token: usize, out: &mut [f32]) {
         let s = &self.shape;
         let scale = if s.dtype == DType::I8 {
@@ -127,21 +129,21 @@ impl<'a> HeadBlock<'a> {
     }
 }
 
-/// Byte of a head block at which the factor of a token's key or value lies.
+/// Offset of the scale of a token's key (or value) in a head block, in bytes.
 #[inline(always)]
 fn scale_offset(s: &KvShape, values: bool, token: usize) -> usize {
     let elements = s.page_tokens * (s.k_dim + s.v_dim) * s.dtype.size();
     elements + 4 * (token + if values { s.page_tokens } else { 0 })
 }
 
-/// Element of a head block, counted from the block's first, that is element `d` of a token's key or value.
+/// Offset of element `d` of a token's key (or value) in a head block, in elements.
 #[inline(always)]
-fn element_offset(s: &KvShape, layout: Layout, values: bool, token: usize, d: usize) -> usize {
+fn element_offset(s: &KvShape, layout: PageLayout, values: bool, token: usize, d: usize) -> usize {
     match (layout, values) {
-        (Layout::Rows, false) => token * s.k_dim + d,
-        (Layout::Rows, true) => s.page_tokens * s.k_dim + token * s.v_dim + d,
-        (Layout::Lanes, false) => token / GROUP * GROUP * s.k_dim + d / 2 * 2 * GROUP + token % GROUP * 2 + d % 2,
-        (Layout::Lanes, true) => s.page_tokens * s.k_dim + token / 2 * 2 * s.v_dim + 2 * d + token % 2,
+        (PageLayout::Rows, false) => token * s.k_dim + d,
+        (PageLayout::Rows, true) => s.page_tokens * s.k_dim + token * s.v_dim + d,
+        (PageLayout::Lanes, false) => token / GROUP * GROUP * s.k_dim + d / 2 * 2 * GROUP + token % GROUP * 2 + d % 2,
+        (PageLayout::Lanes, true) => s.page_tokens * s.k_dim + token / 2 * 2 * s.v_dim + 2 * d + token % 2,
     }
 }
 
@@ -149,14 +151,14 @@ fn element_offset(s: &KvShape, layout: Layout, values: bool, token: usize, d: us
 pub(super) struct Group {
     /// Shape.
     pub shape: KvShape,
-    /// Where elements lie within a head block.
-    pub layout: Layout,
+    /// Layout of elements within a head block.
+    pub layout: PageLayout,
     /// All frames.
     pub buffer: Buffer,
 }
 
 impl Group {
-    /// The bytes of a frame: all its layers lie together.
+    /// Byte range of a frame, over all layers. Fails unless `len` is the size of a frame and the frame exists.
     fn frame(&self, frame: u32, len: usize) -> Result<Range<usize>> {
         let bytes = self.shape.frame_bytes().unwrap_or(0);
         if len != bytes || frame as usize >= self.shape.frames {
@@ -208,32 +210,32 @@ impl CpuBackend {
         let [k_data, v_data] = [k, v].map(|h| self.shared(h.tensor, h.span(rows)));
         let store = StoreRows::new(&mut self.groups[pages.0 as usize], self.kernels, layer, k, v);
         self.ranges(rows, 1, k.heads * (k.dim + v.dim) * 4, &|range, _| {
-            // SAFETY: no task writes keys or values, and each row is another token of its sequence.
+            // SAFETY: no task writes keys or values, and each row is a different token.
             unsafe { store.rows(ragged, range, k_data, v_data) };
         });
     }
 }
 
-/// The pages of a layer, to store rows of keys and values in.
+/// Write access to the pages of a layer, for rows of keys and values.
 pub(super) struct StoreRows {
     blocks: Shared<u8>,
     limit: usize,
     shape: KvShape,
-    layout: Layout,
+    layout: PageLayout,
     layer: usize,
     k: Heads,
     v: Heads,
     store_group: StoreGroup,
 }
 
-/// [`StoreBlock::store_group`] with a tier's instructions.
+/// [`StoreBlock::store_group`], compiled with a tier's instructions.
 ///
 /// # Safety
-/// As there; the tier's instructions exist.
+/// As [`StoreBlock::store_group`]; the processor supports the tier's instructions.
 pub type StoreGroup = unsafe fn(block: &StoreBlock, values: bool, token: usize, from: &[f32], stride: usize);
 
 impl StoreRows {
-    /// For keys `k` and values `v`, which must have the shape of the pages.
+    /// For keys `k` and values `v`; panics if their shape is not that of the pages.
     pub fn new(group: &mut Group, kernels: &Kernels, layer: usize, k: Heads, v: Heads) -> StoreRows {
         let shape = group.shape;
         assert!(k.heads == shape.kv_heads && v.heads == shape.kv_heads && k.dim == shape.k_dim && v.dim == shape.v_dim);
@@ -242,11 +244,11 @@ impl StoreRows {
         StoreRows { blocks: Shared(group.buffer.as_mut_ptr()), limit, shape, layout, layer, k, v, store_group }
     }
 
-    /// Stores all heads of the rows `range`.
+    /// Stores the keys and values of the rows `range`, for all heads.
     ///
     /// # Safety
-    /// `k_data` and `v_data` are where the heads begin and cover the rows, which nobody writes meanwhile; no other task has
-    /// the same tokens of the same sequences.
+    /// `k_data` and `v_data` point to the start of the heads' tensors and cover the rows, which are not written
+    /// meanwhile; no other task stores the same tokens of the same sequences.
     pub unsafe fn rows(&self, ragged: Ragged, range: Range<usize>, k_data: Shared<f32>, v_data: Shared<f32>) {
         let shape = self.shape;
         let mut row = range.start;
@@ -254,8 +256,8 @@ impl StoreRows {
             let position = ragged.positions[row] as usize;
             let page = ragged.table_starts[ragged.sequences[row] as usize] as usize + position / shape.page_tokens;
             let (frame, token) = (ragged.tables[page], position % shape.page_tokens);
-            // Rows of a sequence are adjacent, so the last one of a whole group tells.
-            let whole = self.layout == Layout::Lanes
+            // Rows of a sequence are adjacent, so if the last row of a group belongs to it, all do.
+            let whole = self.layout == PageLayout::Lanes
                 && token.is_multiple_of(GROUP)
                 && row + GROUP <= range.end
                 && ragged.sequences[row] == ragged.sequences[row + GROUP - 1];
@@ -266,7 +268,7 @@ impl StoreRows {
                 let block = StoreBlock { start: self.blocks.start().wrapping_add(start), shape, layout: self.layout };
                 for (values, heads, data) in [(false, &self.k, k_data), (true, &self.v, v_data)] {
                     let from = heads.at(row, head).start..heads.at(row + count - 1, head).end;
-                    // SAFETY: the caller's promise; the block was just checked.
+                    // SAFETY: guaranteed by the caller; the block was just checked.
                     unsafe {
                         match whole {
                             true => (self.store_group)(&block, values, token, data.slice(from), heads.row_stride),
@@ -280,20 +282,22 @@ impl StoreRows {
     }
 }
 
-/// A head block to write to.
+/// Write access to one head block.
 pub struct StoreBlock {
     start: *mut u8,
     shape: KvShape,
-    layout: Layout,
+    layout: PageLayout,
 }
 
 impl StoreBlock {
-    /// Stores the key or value of a token.
+    /// Stores the key (or value) of a token.
     ///
     /// # Safety
-    /// `start` begins a head block of the shape, aligned for its type, whose elements of this token nobody else uses.
+    /// `start` points to a head block of the shape, aligned for its type, and no other task accesses the elements of
+    /// this token.
     unsafe fn store(&self, values: bool, token: usize, from: &[f32]) {
-        // SAFETY: `element_offset` and `scale_offset` stay inside a head block of the shape; the caller's promise.
+        // SAFETY: `element_offset` and `scale_offset` stay inside a head block of the shape; the rest is guaranteed by
+        // the caller.
         unsafe {
             match self.shape.dtype {
                 DType::F32 => self.put(values, token, from, |v| v),
@@ -308,11 +312,11 @@ impl StoreBlock {
         }
     }
 
-    /// Stores the keys or values of [`GROUP`] tokens, `stride` elements apart, in lanes; `token` is the first. For a tier
-    /// to compile with its instructions.
+    /// Stores the keys (or values) of [`GROUP`] tokens, from `token` on, read from rows `stride` elements apart.
+    /// Inlined, so that each tier compiles it with its own instructions.
     ///
     /// # Safety
-    /// As [`StoreBlock::store`] for all of them; the layout is [`Layout::Lanes`].
+    /// As [`StoreBlock::store`] for all of these tokens; the layout is [`PageLayout::Lanes`].
     #[inline(always)]
     pub unsafe fn store_group(&self, values: bool, token: usize, from: &[f32], stride: usize) {
         let dim = if values { self.shape.v_dim } else { self.shape.k_dim };
@@ -329,19 +333,19 @@ impl StoreBlock {
         }
     }
 
-    /// Stores the factor of a row; returns what to multiply by to quantize it.
+    /// Stores the scale of a token's key (or value); returns its inverse, the factor that quantizes elements.
     ///
     /// # Safety
     /// As [`StoreBlock::store`].
     #[inline(always)]
     unsafe fn put_scale(&self, values: bool, token: usize, row: &[f32]) -> f32 {
         let (scale, inverse) = scale_of(row);
-        // SAFETY: inside the head block; the caller's promise.
+        // SAFETY: inside the head block; the rest is guaranteed by the caller.
         unsafe { self.start.add(scale_offset(&self.shape, values, token)).cast::<f32>().write_unaligned(scale) };
         inverse
     }
 
-    /// Stores a group, 16 elements of its tokens at a time.
+    /// Stores a group of tokens in tiles of 16 tokens by 16 elements.
     ///
     /// # Safety
     /// As [`StoreBlock::store_group`], for pages of `T`.
@@ -368,10 +372,10 @@ impl StoreBlock {
                     tile.iter_mut().zip(from).for_each(|(to, v)| *to = convert(t, *v));
                 }
             }
-            // SAFETY: a group's keys, and its values, are `GROUP * dim` elements that lie together, two by two.
+            // SAFETY: the keys of a group, and its values, are `GROUP * dim` contiguous elements, stored in pairs.
             unsafe {
                 let base = self.start.cast::<T>().add(element_offset(&self.shape, self.layout, values, token, 0));
-                // The count is a constant where it can be: the loops over a tile need no checks then.
+                // The common count is passed as a constant, which removes the bounds checks from the loops over a tile.
                 match (values, count) {
                     (true, GROUP) => write_values(base, &tile, dim, at, GROUP),
                     (true, count) => write_values(base, &tile, dim, at, count),
@@ -387,13 +391,15 @@ impl StoreBlock {
     #[inline(always)]
     unsafe fn put<T>(&self, values: bool, token: usize, from: &[f32], convert: impl Fn(f32) -> T) {
         let s = &self.shape;
-        // SAFETY: the caller's promise: all these elements are the token's own.
+        // SAFETY: guaranteed by the caller; all these elements belong to this token.
         unsafe {
             let base = self.start.cast::<T>().add(element_offset(s, self.layout, values, token, 0));
             match (self.layout, values) {
-                (Layout::Rows, _) => from.iter().enumerate().for_each(|(d, &v)| base.add(d).write(convert(v))),
-                (Layout::Lanes, true) => from.iter().enumerate().for_each(|(d, &v)| base.add(2 * d).write(convert(v))),
-                (Layout::Lanes, false) => from.chunks_exact(2).enumerate().for_each(|(pair, v)| {
+                (PageLayout::Rows, _) => from.iter().enumerate().for_each(|(d, &v)| base.add(d).write(convert(v))),
+                (PageLayout::Lanes, true) => {
+                    from.iter().enumerate().for_each(|(d, &v)| base.add(2 * d).write(convert(v)))
+                }
+                (PageLayout::Lanes, false) => from.chunks_exact(2).enumerate().for_each(|(pair, v)| {
                     base.add(pair * 2 * GROUP).cast::<[T; 2]>().write([convert(v[0]), convert(v[1])]);
                 }),
             }
@@ -404,11 +410,11 @@ impl StoreBlock {
 /// Writes elements `at..at + count` of the values of a group's tokens.
 ///
 /// # Safety
-/// `base` begins the group's `GROUP * dim` values.
+/// `base` points to the group's `GROUP * dim` values.
 #[inline(always)]
 unsafe fn write_values<T: Copy>(base: *mut T, tile: &[[T; GROUP]; GROUP], dim: usize, at: usize, count: usize) {
     for pair in 0..GROUP / 2 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let to = unsafe { base.add((pair * dim + at) * 2).cast::<[T; 2]>() };
         for d in 0..count {
             // SAFETY: as above.
@@ -417,14 +423,14 @@ unsafe fn write_values<T: Copy>(base: *mut T, tile: &[[T; GROUP]; GROUP], dim: u
     }
 }
 
-/// Writes elements `at..at + count`, an even number, of the keys of a group's tokens.
+/// Writes elements `at..at + count` of the keys of a group's tokens; `count` is even.
 ///
 /// # Safety
-/// `base` begins the group's keys, of which elements up to `at + count` are there.
+/// `base` points to the group's keys, which have at least `at + count` elements each.
 #[inline(always)]
 unsafe fn write_keys<T: Copy>(base: *mut T, tile: &[[T; GROUP]; GROUP], at: usize, count: usize) {
     for pair in 0..count / 2 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let to = unsafe { base.add((at / 2 + pair) * GROUP * 2).cast::<[T; 2]>() };
         for (t, tile) in tile.iter().enumerate() {
             // SAFETY: as above.
@@ -433,28 +439,29 @@ unsafe fn write_keys<T: Copy>(base: *mut T, tile: &[[T; GROUP]; GROUP], at: usiz
     }
 }
 
-/// An element of an 8-bit row, to the nearest, ties to even. Not a number becomes anything: its row's factor tells.
+/// Quantizes an element to the nearest integer, ties to even. The result for NaN is arbitrary: the scale is NaN then.
 #[inline(always)]
 fn quantize(v: f32, inverse: f32) -> i8 {
-    // Adding this leaves the nearest integer in the low mantissa bits, without a call on processors that cannot round.
+    // Adding this constant leaves the nearest integer in the low mantissa bits, without a function call on processors
+    // that lack a rounding instruction.
     (v * inverse + 12_582_912.0).to_bits() as i8
 }
 
-/// The factor of an 8-bit row and what to multiply by to quantize it. A row that is not finite gets a factor that is not.
+/// The scale of an 8-bit key (or value) and its inverse. The scale is not finite if an element is not finite.
 #[inline(always)]
 fn scale_of(row: &[f32]) -> (f32, f32) {
     let max = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    // 0 where all are finite, else NaN.
+    // 0 if all elements are finite, otherwise NaN.
     let finite = row.iter().fold(0.0f32, |sum, v| sum + v * 0.0);
     let scale = max / 127.0 + finite;
     (scale, if max > 0.0 { 127.0 / max } else { 0.0 })
 }
 
-/// A [`PageView`] without its lifetime, for tasks.
+/// A [`PageView`] without a lifetime, to be shared with tasks.
 #[derive(Clone, Copy)]
-pub(super) struct SendPages(*const u8, usize, KvShape, Layout, usize);
+pub(super) struct SendPages(*const u8, usize, KvShape, PageLayout, usize);
 
-// SAFETY: only read through, while the backend is borrowed by the operation.
+// SAFETY: only used for reading, while the operation borrows the backend.
 unsafe impl Send for SendPages {}
 // SAFETY: as above.
 unsafe impl Sync for SendPages {}
@@ -467,9 +474,9 @@ impl SendPages {
     }
 
     /// # Safety
-    /// The buffer lives and is not written while the view is used.
+    /// The buffer lives and is not written while the view is in use.
     pub unsafe fn view<'a>(self) -> PageView<'a> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let bytes = unsafe { std::slice::from_raw_parts(self.0, self.1) };
         PageView { bytes, shape: self.2, layout: self.3, layer: self.4 }
     }

@@ -1,33 +1,34 @@
-//! Matrix products: the forms of weights and inputs that kernels know, how an input is brought into the form a weight
-//! wants, and how a group of products is cut into tasks.
+//! Matrix products: the types of weights and inputs that kernels take, the conversion of inputs, and how a group of
+//! products is split into tasks.
 //!
-//! **One form for a weight.** Which form of input a weight is multiplied with is decided by its encoding, the tier and the
-//! engine's compute type ([`Kernels::form`]), never by the number of rows: law 1. An input is converted once for all products
-//! that share it.
+//! **One input type per weight.** The type of input that a weight is multiplied with depends on the weight's encoding,
+//! the tier and the engine's compute type ([`Kernels::form`]), never on the number of rows (law 1 of
+//! [`crate::backend`]). An input is converted once for all products of a group that share its type.
 //!
-//! **Quantized weights** are multiplied with inputs that were quantized per row and group: the sums of a group are exact
-//! integers, and groups are added in ascending order with one rounding each,
-//! `sum = fma(integer sum, weight scale * input scale, sum)`. Every tier therefore gives the same bits.
+//! **Quantized weights** are multiplied with inputs quantized per row and group. The dot product of one group is an
+//! exact integer; groups are accumulated in ascending order with one rounding each, so that every tier gives the same
+//! bits:
+//! `sum = fma(integer dot product, weight scale * input scale, sum)`.
 
 use super::kernels::{Elements, Kernels};
 use super::{Compute, CpuBackend, Shared, StoredWeight, best};
-use crate::backend::{Backend, BestOf, Linear, Tensor, scratch_elements};
+use crate::backend::{Backend, Linear, Tensor, TopK, scratch_elements};
 use crate::encoding::{Encoding, PANEL, Scheme};
 use std::ops::Range;
 
-/// A weight as kernels see it.
+/// A weight matrix as passed to kernels.
 #[derive(Clone, Copy)]
 pub enum Matrix<'a> {
-    /// `[outs, ins]`, row by row.
+    /// `[out_features, in_features]`, stored row by row.
     Stored(Elements<'a>),
-    /// Panels of [`crate::encoding`].
+    /// Quantized, in the panels of [`crate::encoding`].
     Panels(Scheme, &'a [u8]),
 }
 
-/// A form of input rows.
+/// Element type that input rows are converted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// As they come.
+    /// f32, not converted.
     F32,
     /// Rounded to bf16.
     Bf16,
@@ -35,72 +36,72 @@ pub enum Form {
     Int8(Scheme),
 }
 
-/// Rows of 8-bit integers with a scale for each group.
+/// Rows quantized to 8-bit integers, with a scale per group.
 #[derive(Clone, Copy)]
 pub struct Int8Rows<'a> {
-    /// `[rows, groups * group]`; zero beyond the row's end.
+    /// `[rows, groups * group]`; zero beyond the last input of a row.
     pub codes: &'a [i8],
-    /// `[rows, groups]`.
+    /// `[rows, groups]`: scale of each group.
     pub scales: &'a [f32],
-    /// `[rows, groups]`: -128 times the sum of the group's codes. Added to a sum of products with biased weights, it takes
-    /// the bias out.
+    /// `[rows, groups]`: -128 times the sum of the group's codes. Adding it to a dot product with weights stored as
+    /// integer + 128 removes that bias.
     pub corrections: &'a [i32],
-    /// Groups of a row.
+    /// Groups per row.
     pub groups: usize,
-    /// Codes of a group.
+    /// Codes per group.
     pub group: usize,
 }
 
-/// Input rows in the form a weight wants, `[rows, ins]`.
+/// Input rows `[rows, in_features]`, converted to the type that the weight requires.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
     /// f32.
     F32(&'a [f32]),
-    /// bf16 bits, arranged as the tier's [`Kernels::to_bf16`] does.
+    /// bf16 bits, in the arrangement of the tier's [`Kernels::to_bf16`].
     Bf16(&'a [u16]),
-    /// Quantized.
+    /// 8-bit integers.
     Int8(Int8Rows<'a>),
 }
 
-/// One product on a range of its outputs.
+/// Arguments of one matrix product; the kernel computes a range of its outputs.
 pub struct LinearArgs<'a> {
-    /// Matrix `[outs, ins]`.
+    /// Matrix `[out_features, in_features]`.
     pub weight: Matrix<'a>,
-    /// Columns.
-    pub ins: usize,
-    /// Vector `[outs]`.
+    /// Input features: columns of the weight matrix.
+    pub in_features: usize,
+    /// Vector `[out_features]`.
     pub bias: Option<Elements<'a>>,
-    /// Input.
+    /// Converted input rows.
     pub x: Input<'a>,
-    /// Rows of `x`.
+    /// Number of input rows.
     pub rows: usize,
-    /// Output `[rows, outs]`; only the columns of the task's range are written.
+    /// Output `[rows, out_features]`; a task writes only the columns of its range.
     pub out: *mut f32,
-    /// Elements from an output row to the next.
+    /// Elements between the starts of consecutive output rows.
     pub out_stride: usize,
-    /// Add to the output.
+    /// Add to the contents of the output instead of replacing them.
     pub accumulate: bool,
 }
 
 impl LinearArgs<'_> {
-    /// Writes one result.
+    /// Writes the result of one row and output, with bias and accumulation.
     ///
     /// # Safety
-    /// `row` < rows, `out` < out_stride, the element is inside the output and no other task writes it.
+    /// `row` < rows, `out` < out_stride, the element is inside the output and no other task accesses it.
     #[inline(always)]
     pub unsafe fn put(&self, row: usize, out: usize, value: f32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.put_all(row, out, out + 1, &[value]) };
     }
 
-    /// Writes the results `first..first + values.len()` of a row, as far as they are below `end`.
+    /// Writes the results `first..first + values.len()` of a row, except those at or beyond `end`.
     ///
     /// # Safety
-    /// As [`LinearArgs::put`] for every one of them.
+    /// As [`LinearArgs::put`] for each of them.
     #[inline(always)]
     pub unsafe fn put_all(&self, row: usize, first: usize, end: usize, values: &[f32]) {
         let values = &values[..values.len().min(end.saturating_sub(first))];
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let places =
             unsafe { std::slice::from_raw_parts_mut(self.out.add(row * self.out_stride + first), values.len()) };
         for (i, (place, &value)) in places.iter_mut().zip(values).enumerate() {
@@ -110,21 +111,21 @@ impl LinearArgs<'_> {
     }
 }
 
-/// Where converted rows lie: a scratch of [`scratch_elements`].
-struct Place {
+/// Converted input rows in scratch memory of [`scratch_elements`].
+struct InputRows {
     /// First byte of the rows.
     bytes: Shared<u8>,
     rows: usize,
-    ins: usize,
+    in_features: usize,
 }
 
-impl Place {
-    /// Codes, scales and corrections lie one after the other.
+impl InputRows {
+    /// The rows as quantized: all codes, then all scales, then all corrections.
     fn int8<'a>(&self, scheme: Scheme) -> Int8Rows<'a> {
-        let (groups, group) = (scheme.groups(self.ins), scheme.group());
+        let (groups, group) = (scheme.groups(self.in_features), scheme.group());
         let count = self.rows * groups;
-        // SAFETY: `scratch_elements` covers the three parts, whose offsets are multiples of 4; whoever reads a part has seen
-        // it written, and nobody writes it meanwhile.
+        // SAFETY: `scratch_elements` covers the three parts, whose offsets are multiples of 4. A part is only read
+        // after it was written, and is not written while it is read.
         unsafe {
             let scales = self.bytes.start().add(count * group);
             Int8Rows {
@@ -137,10 +138,10 @@ impl Place {
         }
     }
 
-    /// Converts one row.
+    /// Converts `x` to `form` and stores it as row `row`.
     ///
     /// # Safety
-    /// The scratch covers the rows, and nobody else uses this row's part.
+    /// The scratch covers the rows, and no other task accesses this row's part.
     unsafe fn convert(&self, kernels: &Kernels, form: Form, row: usize, x: &[f32]) {
         let start = self.bytes.start();
         // SAFETY: the parts lie inside the scratch as in `int8`; the row is the caller's; the tier was checked.
@@ -149,7 +150,7 @@ impl Place {
                 Form::F32 => {}
                 Form::Bf16 => (kernels.to_bf16)(x, row, start.cast()),
                 Form::Int8(scheme) => {
-                    let (groups, group) = (scheme.groups(self.ins), scheme.group());
+                    let (groups, group) = (scheme.groups(self.in_features), scheme.group());
                     let (at, count) = (row * groups, self.rows * groups);
                     let scales = start.add(count * group);
                     (kernels.to_int8)(
@@ -165,29 +166,29 @@ impl Place {
     }
 }
 
-/// One product of a group with its place among the group's outputs, counted in panels.
+/// One product of a group. `panels` is its range in the concatenation of the panels of all products.
 struct Product {
     weight: StoredWeight,
     bias: Option<StoredWeight>,
-    outs: usize,
+    out_features: usize,
     out: Shared<f32>,
     accumulate: bool,
     panels: Range<usize>,
 }
 
-/// What is done with the outputs of a group, by the task that made them, while they are in its cache.
+/// What the task that computed outputs does with them next, while they are still in its cache.
 #[derive(Clone, Copy)]
 enum After {
     /// Nothing.
     Keep,
     /// `first = silu(first) * second`, for two products of one shape.
     Gate,
-    /// The best of one product are sought ([`best::Search`]).
+    /// Search the largest results of the single product ([`best::Search`]).
     Best(best::Search),
 }
 
 impl CpuBackend {
-    /// The products of a group that share the form of their input.
+    /// Computes a group of products, one run of consecutive products with the same input type after the other.
     pub(super) fn products(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor) {
         let mut done = 0;
         while done < group.len() {
@@ -205,11 +206,11 @@ impl CpuBackend {
             return self.products_of_form(x, rows, &[gate, up], form, scratch, After::Gate);
         }
         self.products(x, rows, &[gate, up], scratch);
-        self.silu_mul(gate.out, up.out, rows * gate.weight.outs);
+        self.silu_mul(gate.out, up.out, rows * gate.weight.out_features);
     }
 
-    /// See [`crate::backend::Backend::linear_best`].
-    pub(super) fn best_products(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) {
+    /// See [`crate::backend::Backend::linear_topk`].
+    pub(super) fn topk_products(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) {
         let threads = self.pool.threads();
         let mut lists = std::mem::take(&mut self.best);
         let search = best::Search::new(threads, rows, best.count, best.limit, &mut lists);
@@ -223,44 +224,44 @@ impl CpuBackend {
         (self.kernels.form)(self.weights[linear.weight.id as usize].encoding, self.compute)
     }
 
-    /// Converts the input; afterwards it may be read in that form.
-    fn convert(&mut self, x: Tensor, rows: usize, ins: usize, form: Form, scratch: Tensor) {
+    /// Converts the input rows to `form` in `scratch`; does nothing for f32.
+    fn convert(&mut self, x: Tensor, rows: usize, in_features: usize, form: Form, scratch: Tensor) {
         if form == Form::F32 {
             return;
         }
-        let place = self.place(rows, ins, scratch);
-        let from = Shared(self.floats(x, rows * ins).as_ptr().cast_mut());
+        let place = self.place(rows, in_features, scratch);
+        let from = Shared(self.floats(x, rows * in_features).as_ptr().cast_mut());
         let kernels = self.kernels;
-        self.ranges(rows, 1, ins * 4, &|range, _| {
+        self.ranges(rows, 1, in_features * 4, &|range, _| {
             for row in range {
-                // SAFETY: checked above to be inside its buffer, which no task writes; the scratch was checked by `place`, and
-                // each row belongs to one task.
-                unsafe { place.convert(kernels, form, row, from.read(row * ins..(row + 1) * ins)) };
+                // SAFETY: `x` was checked above to be inside its buffer, and no task writes it; the scratch was checked
+                // by `place`, and each row belongs to one task.
+                unsafe { place.convert(kernels, form, row, from.read(row * in_features..(row + 1) * in_features)) };
             }
         });
     }
 
-    fn place(&mut self, rows: usize, ins: usize, scratch: Tensor) -> Place {
-        let bytes = self.shared(scratch, scratch_elements(rows, ins));
-        Place { bytes: Shared(bytes.start().cast()), rows, ins }
+    fn place(&mut self, rows: usize, in_features: usize, scratch: Tensor) -> InputRows {
+        let bytes = self.shared(scratch, scratch_elements(rows, in_features));
+        InputRows { bytes: Shared(bytes.start().cast()), rows, in_features }
     }
 
-    /// Products of a group, side by side, and the panels of all.
+    /// The products of a group with consecutive ranges of panels, and the total number of panels.
     fn panels_of(&mut self, rows: usize, group: &[Linear]) -> ([Option<Product>; GROUP_MAX], usize) {
         let mut products: [Option<Product>; GROUP_MAX] = [const { None }; GROUP_MAX];
         let mut panels = 0;
         for (slot, linear) in products.iter_mut().zip(group) {
-            assert_eq!(linear.weight.ins, group[0].weight.ins, "products of a group share their input");
-            let outs = linear.weight.outs;
+            assert_eq!(linear.weight.in_features, group[0].weight.in_features, "products of a group share their input");
+            let out_features = linear.weight.out_features;
             *slot = Some(Product {
                 weight: self.weights[linear.weight.id as usize].clone(),
                 bias: linear.bias.map(|b| self.weights[b.id as usize].clone()),
-                outs,
-                out: self.shared(linear.out, rows * outs),
+                out_features,
+                out: self.shared(linear.out, rows * out_features),
                 accumulate: linear.accumulate,
-                panels: panels..panels + outs.div_ceil(PANEL),
+                panels: panels..panels + out_features.div_ceil(PANEL),
             });
-            panels += outs.div_ceil(PANEL);
+            panels += out_features.div_ceil(PANEL);
         }
         (products, panels)
     }
@@ -275,48 +276,48 @@ impl CpuBackend {
         after: After,
     ) {
         assert!(group.len() <= GROUP_MAX, "a group of {} products, at most {GROUP_MAX}", group.len());
-        let ins = group[0].weight.ins;
-        self.convert(x, rows, ins, form, scratch);
-        let place = self.place(rows, ins, scratch);
-        let from = Shared(self.floats(x, rows * ins).as_ptr().cast_mut());
+        let in_features = group[0].weight.in_features;
+        self.convert(x, rows, in_features, form, scratch);
+        let place = self.place(rows, in_features, scratch);
+        let from = Shared(self.floats(x, rows * in_features).as_ptr().cast_mut());
         let (products, panels) = self.panels_of(rows, group);
         let kernels = self.kernels;
         let run = |product: &Product, panels: Range<usize>, local: &mut Vec<f32>| {
-            // SAFETY: checked above to be inside their buffers; conversions are done, and no task writes an input.
+            // SAFETY: checked above to be inside their buffers; the conversion is done, and no task writes an input.
             let x = unsafe {
                 match form {
-                    Form::F32 => Input::F32(from.read(0..rows * ins)),
+                    Form::F32 => Input::F32(from.read(0..rows * in_features)),
                     Form::Bf16 => Input::Bf16(std::slice::from_raw_parts(
                         place.bytes.start().cast(),
-                        scratch_elements(rows, ins) * 2,
+                        scratch_elements(rows, in_features) * 2,
                     )),
                     Form::Int8(scheme) => Input::Int8(place.int8(scheme)),
                 }
             };
             let args = LinearArgs {
                 weight: product.weight.matrix(),
-                ins,
+                in_features,
                 bias: product.bias.as_ref().map(StoredWeight::elements),
                 x,
                 rows,
                 out: product.out.start(),
-                out_stride: product.outs,
+                out_stride: product.out_features,
                 accumulate: product.accumulate,
             };
-            let range = panels.start * PANEL..product.outs.min(panels.end * PANEL);
-            // SAFETY: `out` covers [rows, outs], each task has its own columns, and the tier was checked by `new`.
+            let range = panels.start * PANEL..product.out_features.min(panels.end * PANEL);
+            // SAFETY: `out` covers [rows, out_features], each task has its own columns, and `new` checked the tier.
             unsafe { (kernels.linear)(&args, range, local) };
         };
-        let cost = rows * ins * PANEL;
+        let cost = rows * in_features * PANEL;
         match after {
             After::Best(search) => {
                 let [Some(product), ..] = &products else { unreachable!("one product") };
                 self.ranges_by_thread(panels, 1, cost, &|range, thread, local| {
                     run(product, range.clone(), local);
-                    let columns = range.start * PANEL..product.outs.min(range.end * PANEL);
+                    let columns = range.start * PANEL..product.out_features.min(range.end * PANEL);
                     for row in 0..rows {
-                        let part = row * product.outs + columns.start..row * product.outs + columns.end;
-                        // SAFETY: the output covers the rows, these columns are this task's, and so is the thread's list.
+                        let part = row * product.out_features + columns.start..row * product.out_features + columns.end;
+                        // SAFETY: the output covers the rows; no other task has these columns or the thread's list.
                         unsafe { search.look(thread, row, columns.start, product.out.slice(part)) };
                     }
                 });
@@ -332,14 +333,14 @@ impl CpuBackend {
             }),
             After::Gate => {
                 let [Some(gate), Some(up), ..] = &products else { unreachable!("a gate and what it gates") };
-                assert_eq!(gate.outs, up.outs, "a gate has the shape of what it gates");
+                assert_eq!(gate.out_features, up.out_features, "a gate has the shape of what it gates");
                 self.ranges(gate.panels.len(), 1, 2 * cost, &|range, local| {
                     run(gate, range.clone(), local);
                     run(up, range.clone(), local);
-                    let columns = range.start * PANEL..gate.outs.min(range.end * PANEL);
+                    let columns = range.start * PANEL..gate.out_features.min(range.end * PANEL);
                     for row in 0..rows {
-                        let part = row * gate.outs + columns.start..row * gate.outs + columns.end;
-                        // SAFETY: both outputs cover the rows, and these columns are this task's.
+                        let part = row * gate.out_features + columns.start..row * gate.out_features + columns.end;
+                        // SAFETY: both outputs cover the rows, and these columns are used by this task alone.
                         unsafe { (kernels.silu_mul)(gate.out.slice(part.clone()), up.out.slice(part)) };
                     }
                 });
@@ -348,10 +349,10 @@ impl CpuBackend {
     }
 }
 
-/// Most products of a group.
+/// Largest number of products in a group.
 const GROUP_MAX: usize = 4;
 
-/// The form that every tier without 16-bit dot products gives its inputs.
+/// [`Kernels::form`] of every tier without bf16 dot products.
 pub fn plain_form(encoding: Encoding, _: Compute) -> Form {
     match encoding {
         Encoding::Stored(_) => Form::F32,

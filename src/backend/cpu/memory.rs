@@ -1,13 +1,13 @@
-//! Buffers of the CPU backend: zeroed, aligned to a cache line, and an error instead of an abort when memory is out.
+//! Buffers of the CPU backend: zeroed, aligned to 64 bytes; running out of memory is an error instead of an abort.
 
 use crate::error::{Error, Result};
 use crate::os::aligned::AlignedBytes;
 
-/// A zeroed allocation. Large ones are untouched by the system until written.
+/// A zeroed allocation. The system backs the pages of a large one with memory only when they are first written.
 pub struct Buffer(AlignedBytes);
 
 impl Buffer {
-    /// `bytes` zero bytes for `what`.
+    /// Allocates `bytes` zeroed bytes. `what` names them in the error.
     pub fn zeroed(bytes: usize, what: &str) -> Result<Buffer> {
         AlignedBytes::zeroed(bytes).map(Buffer).ok_or_else(|| Error::memory(what, bytes as u64))
     }
@@ -22,7 +22,7 @@ impl Buffer {
         self.0.as_mut_slice()
     }
 
-    /// First byte, for writers that split the buffer among themselves.
+    /// Pointer to the first byte, for tasks that write disjoint parts of the buffer.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.0.as_mut_slice().as_mut_ptr()
     }

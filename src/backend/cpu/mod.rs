@@ -1,8 +1,8 @@
-//! The CPU backend: buffers, weights used in place, and a pool of threads that runs a tier's kernels.
+//! The CPU backend: buffers, weights used in place, and a thread pool that runs the kernels of one tier.
 //!
-//! Each operation splits its output among tasks; a task writes only its own part, so the result does not depend on
-//! which thread runs it or how many there are. What a task computes comes from the tier's function table
-//! ([`kernels::Kernels`]); this file only cuts the work and hands out slices.
+//! Each operation splits its output among tasks, and a task writes only its own part, so the result does not depend on
+//! how many threads there are or which of them runs a task. The kernels that tasks call come from the tier's function
+//! table ([`kernels::Kernels`]); this file only splits the work and hands out slices.
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
@@ -43,41 +43,42 @@ use std::ops::Range;
 /// Instruction set of the CPU kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tier {
-    /// The fastest tier this processor has.
+    /// The fastest tier that this processor supports.
     #[default]
     Auto,
-    /// Plain f32 loops: the specification of every other tier.
+    /// Plain f32 loops: the specification that every other tier is tested against.
     Reference,
-    /// Blocked loops the compiler vectorises for the baseline of the target.
+    /// Blocked loops that the compiler vectorizes for the baseline of the target.
     Portable,
     /// Arm NEON.
     Neon,
     /// AVX2 with FMA.
     Avx2,
-    /// AVX-512.
+    /// AVX-512 with bf16 and VNNI.
     Avx512,
-    /// Intel AMX. Opening a backend asks Linux to let the process use it, for good (`os::tiles`).
+    /// Intel AMX. Opening a backend requests Linux's permission for the process, which cannot be revoked (`os::tiles`).
     Amx,
 }
 
-/// Numbers that products are made of where a tier has a choice.
+/// Precision of matrix products and attention, where a tier has a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compute {
-    /// f32 inputs for weights that are stored as floats: the mode that parity is measured in.
+    /// f32 inputs for weights stored as floats, and no rounding to bf16 in attention. Parity with other implementations
+    /// is measured in this mode.
     F32,
-    /// bf16 inputs for bf16 weights where the tier has instructions for them.
+    /// bf16 inputs for bf16 weights where the tier has instructions for them; f32 for other float weights.
     #[default]
     Bf16,
 }
 
-/// Multiply-adds a task should at least have: fewer cost less than handing the task over (about 2 µs).
+/// Multiply-adds per task below which work is not split further: handing a task to a thread costs about 2 µs.
 const TASK_WORK_MIN: usize = 1 << 15;
-/// Tasks for each thread: enough to even out threads that run at different speeds.
+/// Tasks per thread: enough to balance threads that run at different speeds.
 const TASKS_PER_THREAD: usize = 4;
-/// Elements of an element-wise task.
+/// Elements per task of an element-wise operation.
 const ELEMENTS_PER_TASK: usize = 1 << 13;
 
-/// The tiers this processor can run, slowest first.
+/// The tiers that this processor supports, slowest first.
 pub fn tiers() -> Vec<Tier> {
     [Tier::Reference, Tier::Portable, Tier::Neon, Tier::Avx2, Tier::Avx512, Tier::Amx]
         .into_iter()
@@ -101,7 +102,7 @@ fn kernels_of(tier: Tier) -> Option<&'static Kernels> {
     }
 }
 
-/// The functions of a tier, which may be used from then on.
+/// The function table of a tier, after requesting permission where the tier needs it (AMX).
 fn choose(tier: Tier) -> Result<&'static Kernels> {
     if tier == Tier::Auto {
         let fastest_first = tiers().into_iter().rev();
@@ -138,7 +139,7 @@ impl StoredWeight {
         }
     }
 
-    /// Of a weight that is used element by element: a vector or an embedding.
+    /// The elements of a weight that is read element by element: a vector or an embedding table.
     fn elements(&self) -> Elements<'_> {
         match self.matrix() {
             Matrix::Stored(elements) => elements,
@@ -147,43 +148,43 @@ impl StoredWeight {
     }
 }
 
-/// Scratch of one pool thread. Tasks of one thread never run at the same time.
+/// Scratch memory of one pool thread. No two running tasks have the same thread.
 struct Scratch(UnsafeCell<Vec<f32>>);
 
-// SAFETY: element `i` is used by pool thread `i` alone (`CpuBackend::scratch`).
+// SAFETY: element `i` of `CpuBackend::scratch` is used by pool thread `i` alone.
 unsafe impl Sync for Scratch {}
 
-/// A pointer that tasks write disjoint parts through.
+/// A pointer through which tasks write disjoint parts of one allocation.
 #[derive(Clone, Copy)]
 struct Shared<T>(*mut T);
 
-// SAFETY: tasks write disjoint elements; each use says which.
+// SAFETY: tasks write disjoint elements; each use states which.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    /// The first element. A method, so that closures capture the whole `Shared`.
+    /// Pointer to the first element. A method, so that closures capture the whole `Shared` instead of its field.
     fn start(self) -> *mut T {
         self.0
     }
 
     /// # Safety
-    /// The range lies within the allocation and nobody writes it meanwhile.
+    /// The range lies within the allocation and is not written while the slice lives.
     unsafe fn read<'a>(self, range: Range<usize>) -> &'a [T] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::slice::from_raw_parts(self.0.add(range.start), range.len()) }
     }
 
     /// # Safety
-    /// The range lies within the allocation and no other task touches it meanwhile.
+    /// The range lies within the allocation and no other task accesses it while the slice lives.
     unsafe fn slice<'a>(self, range: Range<usize>) -> &'a mut [T] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
     }
 }
 
-/// Work on a range, with the number and the scratch of the thread that does it.
+/// Work on a range of items, with the index and the scratch of the thread that runs it.
 type RangeTask<'a> = &'a (dyn Fn(Range<usize>, usize, &mut Vec<f32>) + Sync);
 
 /// The CPU as a [`Backend`].
@@ -196,20 +197,21 @@ pub struct CpuBackend {
     weights: Vec<StoredWeight>,
     groups: Vec<Group>,
     cut: attention::Cut,
-    /// Lists of [`best::Search`], kept for their memory.
+    /// Candidate lists of [`best::Search`], kept between calls to reuse their memory.
     best: Vec<(f32, u32)>,
     routes: experts::Routes,
-    /// Bytes that [`Backend::reserve`] made room for.
+    /// Bytes reserved by [`Backend::reserve`].
     reserved: u64,
 }
 
-/// Threads that compute when an engine asks for `threads` (0 = physical cores).
+/// Number of compute threads for a configured count of `threads` (0 = one per physical core).
 pub fn threads_of(threads: usize) -> usize {
     if threads == 0 { crate::os::thread::physical_cores() } else { threads }
 }
 
 impl CpuBackend {
-    /// A backend of `threads` threads (0 = physical cores) on `tier`.
+    /// A backend with `threads` threads (0 = one per physical core) on `tier`. Fails with `Unsupported` if the
+    /// processor or the system does not provide the tier.
     pub fn new(tier: Tier, compute: Compute, threads: usize, options: ThreadOptions) -> Result<CpuBackend> {
         let kernels = choose(tier)?;
         let pool = Pool::new(threads_of(threads), options)?;
@@ -234,7 +236,7 @@ impl CpuBackend {
         self.kernels.tier
     }
 
-    /// Threads that compute.
+    /// Number of compute threads.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
@@ -247,7 +249,7 @@ impl CpuBackend {
         &mut self.buffers[t.buffer as usize].floats_mut()[t.offset..t.offset + elements]
     }
 
-    /// A pointer to `elements` floats that were checked to be inside their buffer.
+    /// A pointer to `elements` floats of `t`; panics if they are not inside its buffer.
     fn shared(&mut self, t: Tensor, elements: usize) -> Shared<f32> {
         Shared(self.floats_mut(t, elements).as_mut_ptr())
     }
@@ -256,12 +258,13 @@ impl CpuBackend {
         self.weights[w.id as usize].elements()
     }
 
-    /// Runs `task(range)` over `0..count` in ranges of whole `grain`s, in parallel when `work` per item is worth it.
+    /// Runs `task(range)` over `0..count`, split into ranges that are multiples of `grain`, in parallel if there is
+    /// enough work. `work` is the cost of one item in multiply-adds.
     fn ranges(&mut self, count: usize, grain: usize, work: usize, task: &(dyn Fn(Range<usize>, &mut Vec<f32>) + Sync)) {
         self.ranges_by_thread(count, grain, work, &|range, _, scratch| task(range, scratch));
     }
 
-    /// As [`CpuBackend::ranges`]; the task also learns the number of its thread, which no other running task has.
+    /// As [`CpuBackend::ranges`]; the task also receives the index of its thread, which is unique among running tasks.
     fn ranges_by_thread(&mut self, count: usize, grain: usize, work: usize, task: RangeTask) {
         let total = count.saturating_mul(work);
         let tasks = (total / TASK_WORK_MIN).clamp(1, self.pool.threads() * TASKS_PER_THREAD);
@@ -269,13 +272,13 @@ impl CpuBackend {
         let step = count.div_ceil(tasks).div_ceil(grain).max(1) * grain;
         let scratch = &self.scratch;
         self.pool.run(count.div_ceil(step), &|index, thread| {
-            // SAFETY: `thread` is unique among running tasks, so this scratch has one user.
+            // SAFETY: `thread` is unique among running tasks, so no other task uses this scratch.
             let scratch = unsafe { &mut *scratch[thread].0.get() };
             task(index * step..count.min((index + 1) * step), thread, scratch);
         });
     }
 
-    /// Applies `f` to every head of every row. Heads do not overlap.
+    /// Applies `f(row, head)` to every head of every row, in parallel over rows. Panics if heads overlap.
     fn each_head(&mut self, heads: Heads, rows: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
         assert!(
             heads.head_stride >= heads.dim
@@ -294,13 +297,13 @@ impl CpuBackend {
         });
     }
 
-    /// Applies `f` to matching parts of two tensors.
+    /// Applies `f` to corresponding parts of two tensors, in parallel. The tensors must not overlap.
     fn each_pair(&mut self, x: Tensor, y: Tensor, elements: usize, f: &(dyn Fn(&mut [f32], &[f32]) + Sync)) {
         let y = Shared(self.floats(y, elements).as_ptr().cast_mut());
         let x = self.shared(x, elements);
         self.ranges(elements.div_ceil(ELEMENTS_PER_TASK), 1, ELEMENTS_PER_TASK * 4, &|range, _| {
             let part = range.start * ELEMENTS_PER_TASK..elements.min(range.end * ELEMENTS_PER_TASK);
-            // SAFETY: parts are disjoint and inside both tensors, which are distinct places.
+            // SAFETY: the parts are disjoint and inside both tensors, which do not overlap.
             unsafe { f(x.slice(part.clone()), y.read(part)) };
         });
     }
@@ -331,41 +334,50 @@ impl Backend for CpuBackend {
         Ok(Tensor { buffer: (self.buffers.len() - 1) as u32, offset: 0 })
     }
 
-    fn reserve(&mut self, largest: &Largest) -> Result<()> {
-        self.reserve_scratch(largest)
+    fn reserve(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
+        self.reserve_scratch(max_shape)
     }
 
-    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight> {
-        let wrong = |what: String| Err(Error::internal(format!("a weight of {outs} x {ins} {what}")));
+    fn weight(
+        &mut self,
+        bytes: HostBytes,
+        encoding: Encoding,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Weight> {
+        let wrong = |what: String| Err(Error::internal(format!("a weight of {out_features} x {in_features} {what}")));
         match encoding {
             Encoding::Stored(dtype) => match Elements::new((*bytes).as_ref(), dtype) {
                 None => return wrong(format!("{dtype} is not aligned")),
-                Some(elements) if elements.len() != outs * ins => {
+                Some(elements) if elements.len() != out_features * in_features => {
                     return wrong(format!("has {} elements", elements.len()));
                 }
                 Some(_) => {}
             },
             Encoding::Quantized(scheme) => {
                 let (len, aligned) = ((*bytes).as_ref().len(), (*bytes).as_ref().as_ptr().align_offset(4) == 0);
-                if scheme.bytes(outs, ins) != Some(len) || !aligned {
-                    return wrong(format!("in {scheme:?} has {len} bytes, expected {:?}", scheme.bytes(outs, ins)));
+                if scheme.bytes(out_features, in_features) != Some(len) || !aligned {
+                    return wrong(format!(
+                        "in {scheme:?} has {len} bytes, expected {:?}",
+                        scheme.bytes(out_features, in_features)
+                    ));
                 }
             }
         }
         self.weights.push(StoredWeight { bytes, encoding });
-        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+        Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
     fn quantize(
         &mut self,
         bytes: &[u8],
         dtype: DType,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
         scheme: Scheme,
         panels: &mut [u8],
     ) -> Result<()> {
-        self.quantize_panels(bytes, dtype, [outs, ins], scheme, panels)
+        self.quantize_panels(bytes, dtype, [out_features, in_features], scheme, panels)
     }
 
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
@@ -391,12 +403,12 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
-        let width = table.ins;
+        let width = table.in_features;
         let out = self.shared(out, tokens.len() * width);
         let elements = self.elements(table);
         for (row, &token) in tokens.iter().enumerate() {
             let from = elements.slice(token as usize * width..(token as usize + 1) * width);
-            // SAFETY: rows lie inside the checked `out`, written one after the other.
+            // SAFETY: the rows lie inside `out`, which was checked, and are written one after the other on this thread.
             let to = unsafe { out.slice(row * width..(row + 1) * width) };
             to.iter_mut().enumerate().for_each(|(i, v)| *v = from.get(i));
         }
@@ -409,7 +421,7 @@ impl Backend for CpuBackend {
     }
 
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
-        let width = gain.ins;
+        let width = gain.in_features;
         let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].clone());
         let from = Shared(self.floats(x, rows * width).as_ptr().cast_mut());
         let to = self.shared(out, rows * width);
@@ -417,10 +429,10 @@ impl Backend for CpuBackend {
         self.ranges(rows, 1, width * 4, &|range, _| {
             for row in range {
                 let part = row * width..(row + 1) * width;
-                // SAFETY: each row belongs to one task; input and output are the same place or distinct ones.
+                // SAFETY: each row belongs to one task; input and output are identical or do not overlap.
                 let y = unsafe { to.slice(part.clone()) };
                 if !same {
-                    // SAFETY: as above; nobody writes the input.
+                    // SAFETY: as above; no task writes the input.
                     y.copy_from_slice(unsafe { from.read(part) });
                 }
                 // SAFETY: the tier was checked by `new`.
@@ -433,8 +445,8 @@ impl Backend for CpuBackend {
         self.products(x, rows, group, scratch);
     }
 
-    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: BestOf) -> Result<()> {
-        self.best_products(x, rows, product, scratch, best);
+    fn linear_topk(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) -> Result<()> {
+        self.topk_products(x, rows, product, scratch, best);
         Ok(())
     }
 

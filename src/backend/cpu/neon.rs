@@ -1,11 +1,11 @@
-//! Arm NEON, which every 64-bit Arm processor has: the portable source, in which a product and its sum round once.
+//! The Arm NEON tier, supported by every 64-bit Arm processor: the portable source with fused multiply-add.
 //!
-//! Eight lanes are two registers. Tiles of two rows by four outputs keep sixteen of the thirty-two registers for sums.
+//! Eight lanes are two registers. Tiles of two rows by four outputs use 16 of the 32 registers as accumulators.
 
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels, running};
 use super::kernels::{Elements, Kernels, no_bf16};
-use super::kv::{Layout, StoreBlock};
+use super::kv::{PageLayout, StoreBlock};
 use super::linear::{LinearArgs, plain_form};
 use super::portable;
 use std::ops::Range;
@@ -24,7 +24,7 @@ pub static KERNELS: Kernels = Kernels {
 };
 
 const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
 
 /// # Safety
 /// See [`Kernels::linear`].
@@ -41,7 +41,7 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
 }
 
 /// # Safety
-/// Never called: this tier's pages are rows.
+/// None; never called, since this tier uses [`PageLayout::Rows`].
 unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
     unreachable!("pages of rows are stored row by row");
 }
@@ -54,7 +54,7 @@ unsafe fn combine(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
     portable::rms_norm_any::<true>(x, gain, eps);
 }

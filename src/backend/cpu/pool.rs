@@ -1,8 +1,8 @@
-//! The threads of the CPU backend.
+//! The thread pool of the CPU backend.
 //!
-//! [`Pool::run`] hands out tasks `0..count`; the calling thread works too. A worker that has nothing to do spins for
-//! a moment and then sleeps, so an idle engine costs nothing; after [`Pool::rest`] it sleeps at once. A worker that wakes late simply finds nothing left: the
-//! caller waits for tasks, not for workers, so a descheduled worker never holds up a step.
+//! [`Pool::run`] distributes tasks `0..count` over the workers and the calling thread. An idle worker spins for a
+//! moment and then sleeps, so an idle engine uses no CPU time; after [`Pool::rest`] it sleeps at once. The caller waits
+//! until all tasks are done, not for each worker, so a worker that is descheduled or wakes late does not delay a step.
 //!
 //! Which thread runs a task is not fixed; results do not depend on it because a task writes only its own output.
 
@@ -13,31 +13,31 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// Spins of a worker before it sleeps, roughly 20 µs.
+/// Iterations that a worker spins before it sleeps, about 20 µs.
 const SPINS: u32 = 4000;
-/// Bits of [`Shared::ticket`] that count the tasks not yet taken; the rest number the job.
+/// Low bits of [`Shared::ticket`], which count the tasks not yet taken; the high bits hold the job number.
 const LEFT_BITS: u32 = 24;
 const LEFT_MASK: u64 = (1 << LEFT_BITS) - 1;
 
 type Task<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
-/// One call of `run`, on the caller's stack.
+/// One call of [`Pool::run`]; lives on the caller's stack.
 struct Job<'a> {
     task: Task<'a>,
     count: usize,
 }
 
 struct Shared {
-    /// Job number and tasks left. Taking a task is one compare-and-swap that fails when the job is over, so a taker
-    /// holds an unfinished task of the current job, which keeps that job alive.
+    /// Job number and number of tasks left. A thread takes a task by a compare-and-swap, which fails once the job is
+    /// over. A thread that takes a task thus holds an unfinished task of the current job, which keeps the job alive.
     ticket: CachePadded<AtomicU64>,
-    /// The current job.
+    /// The current job; only dereferenced by a thread that holds one of its tasks.
     job: AtomicPtr<Job<'static>>,
-    /// Tasks of the current job that are finished.
+    /// Number of finished tasks of the current job.
     done: CachePadded<AtomicUsize>,
     sleepers: AtomicUsize,
     panicked: AtomicBool,
-    /// No job comes soon: spinning for one is a waste.
+    /// Set by [`Pool::rest`]: idle workers sleep at once instead of spinning. Cleared by the next job.
     rest: AtomicBool,
     stop: AtomicBool,
     sleep: Mutex<()>,
@@ -45,7 +45,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Takes and runs tasks until none is left.
+    /// Takes and runs tasks until none are left.
     fn work(&self, thread: usize) {
         loop {
             let mut ticket = self.ticket.load(Ordering::Acquire);
@@ -58,8 +58,8 @@ impl Shared {
                     Err(now) => ticket = now,
                 }
             }
-            // SAFETY: we hold a task that is not done, so `run` is still waiting and its Job alive; the pointer was
-            // stored before the ticket whose value we swapped.
+            // SAFETY: this thread holds an unfinished task, so `run` is still waiting and its `Job` is alive; the
+            // pointer was stored before the ticket value that was swapped.
             let job = unsafe { &*self.job.load(Ordering::Acquire) };
             let index = job.count - (ticket & LEFT_MASK) as usize;
             if catch_unwind(AssertUnwindSafe(|| (job.task)(index, thread))).is_err() {
@@ -134,18 +134,18 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Threads that take part, the caller included.
+    /// Number of threads, the caller of [`Pool::run`] included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Sends workers that have nothing to do to sleep, until the next [`Pool::run`].
+    /// Makes idle workers sleep until the next [`Pool::run`] instead of spinning.
     pub fn rest(&mut self) {
         self.shared.rest.store(true, Ordering::Relaxed);
     }
 
-    /// Runs `task(index, thread)` once for every index below `count`, and returns when all are done. `thread` is
-    /// below [`Pool::threads`] and unique among the tasks running at one time. A panic in a task continues here.
+    /// Runs `task(index, thread)` once for every index below `count` and returns when all are done. `thread` is below
+    /// [`Pool::threads`] and unique among the tasks running at one time. A panic in a task is propagated to the caller.
     pub fn run(&mut self, count: usize, task: Task) {
         if self.workers.is_empty() || count <= 1 {
             (0..count).for_each(|index| task(index, 0));

@@ -1,10 +1,11 @@
-//! The portable tier: the same loops as the reference, blocked and written over eight lanes so that the compiler
-//! vectorises them for any target. AVX2 and NEON compile parts of this very source with their instructions.
+//! The portable tier: the loops of the reference, blocked and written over eight lanes so that the compiler vectorizes
+//! them for any target. The AVX2 and NEON tiers compile parts of this source with their own instructions.
 //!
-//! Order of accumulation (law 1): element `i` of a dot product goes to lane `i % 8`, lanes are added as a fixed
-//! tree. Tiles of rows and outputs share loads, not sums.
+//! Order of accumulation (law 1 of [`crate::backend`]): element `i` of a dot product is added to lane `i % 8`, and the
+//! lanes are added as a fixed tree. Tiles of rows and outputs share loads, not accumulators.
 //!
-//! Every function is generic over `FMA`: whether a product and its sum round once. It is a property of the tier.
+//! Functions are generic over `FMA`: whether a multiplication and the following addition are rounded once. It is fixed
+//! for a tier.
 
 mod attention;
 
@@ -13,7 +14,7 @@ pub(super) use attention::attention_any;
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels, running};
 use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16};
-use super::kv::{Layout, StoreBlock};
+use super::kv::{PageLayout, StoreBlock};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::ops::Range;
@@ -31,9 +32,9 @@ pub static KERNELS: Kernels = Kernels {
     sigmoid_mul,
 };
 
-/// Lanes of a running sum: one AVX register, two SSE or NEON ones.
+/// Lanes of an accumulator: one AVX register, or two SSE or NEON registers.
 const LANES: usize = 8;
-/// Fewest input rows for which converting a panel first is worth it.
+/// Fewest input rows for which a panel of weights is widened to f32 first, instead of at each use.
 const PANEL_ROWS_MIN: usize = 3;
 
 type Lanes = [f32; LANES];
@@ -48,7 +49,7 @@ fn reduce(v: &Lanes) -> f32 {
     ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
 }
 
-/// How eight stored elements become f32.
+/// Conversion of stored elements to f32.
 trait Stored: Copy {
     fn widen(self) -> f32;
 }
@@ -76,7 +77,7 @@ impl Stored for Bf16 {
 struct F16(u16);
 
 impl Stored for F16 {
-    /// Exact for every finite value, without a table or a special instruction: the exponent is rebased by a product.
+    /// Exact for every finite value, without tables or special instructions: a product corrects the exponent bias.
     #[inline(always)]
     fn widen(self) -> f32 {
         let bits = self.0 as u32;
@@ -105,17 +106,17 @@ fn lanes_of<T: Stored>(chunk: &[T]) -> Lanes {
     v
 }
 
-/// The dot products of `MR` rows of `x` with `NR` rows of `w`, rows being `ins` apart and at least `ins` long.
+/// The dot products of `MR` rows of `x` with `NR` rows of `w`, all contiguous and of `in_features` elements.
 #[inline(always)]
 fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     x: &[f32],
     w: &[T],
-    ins: usize,
+    in_features: usize,
 ) -> [[f32; NR]; MR] {
     let mut sums = [[[0.0f32; LANES]; NR]; MR];
-    let x: [&[f32]; MR] = std::array::from_fn(|m| &x[m * ins..(m + 1) * ins]);
-    let w: [&[T]; NR] = std::array::from_fn(|n| &w[n * ins..(n + 1) * ins]);
-    let whole = ins / LANES * LANES;
+    let x: [&[f32]; MR] = std::array::from_fn(|m| &x[m * in_features..(m + 1) * in_features]);
+    let w: [&[T]; NR] = std::array::from_fn(|n| &w[n * in_features..(n + 1) * in_features]);
+    let whole = in_features / LANES * LANES;
     let mut i = 0;
     while i < whole {
         let wv: [Lanes; NR] = std::array::from_fn(|n| lanes_of(&w[n][i..i + LANES]));
@@ -129,7 +130,7 @@ fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
         }
         i += LANES;
     }
-    for (l, i) in (whole..ins).enumerate() {
+    for (l, i) in (whole..in_features).enumerate() {
         for m in 0..MR {
             for n in 0..NR {
                 sums[m][n][l] = fma::<FMA>(x[m][i], w[n][i].widen(), sums[m][n][l]);
@@ -139,7 +140,7 @@ fn tile<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     std::array::from_fn(|m| std::array::from_fn(|n| reduce(&sums[m][n])))
 }
 
-/// All rows of `x` with the `count` weight rows at `w`, results at columns `first..`.
+/// Multiplies all rows of `x` with the `count` weight rows in `w`; writes the results from column `first` on.
 ///
 /// # Safety
 /// As [`Kernels::linear`] for columns `first..first + count`.
@@ -151,32 +152,32 @@ unsafe fn block<const FMA: bool, const MR: usize, const NR: usize, T: Stored>(
     first: usize,
     count: usize,
 ) {
-    let ins = args.ins;
+    let in_features = args.in_features;
     let mut row = 0;
     while row < args.rows {
-        let x = &x[row * ins..];
+        let x = &x[row * in_features..];
         let step = if args.rows - row >= MR { MR } else { 1 };
         let mut n = 0;
         while n < count {
-            let w = &w[n * ins..];
-            // SAFETY: the rows and columns of all puts are the task's, by this function's contract.
+            let w = &w[n * in_features..];
+            // SAFETY: the rows and columns of all writes belong to the task, by this function's contract.
             unsafe {
                 if step == MR && count - n >= NR {
-                    let t = tile::<FMA, MR, NR, T>(x, w, ins);
+                    let t = tile::<FMA, MR, NR, T>(x, w, in_features);
                     for (m, t) in t.iter().enumerate() {
                         t.iter().enumerate().for_each(|(j, &v)| args.put(row + m, first + n + j, v));
                     }
                     n += NR;
                 } else if step == MR {
-                    let t = tile::<FMA, MR, 1, T>(x, w, ins);
+                    let t = tile::<FMA, MR, 1, T>(x, w, in_features);
                     t.iter().enumerate().for_each(|(m, t)| args.put(row + m, first + n, t[0]));
                     n += 1;
                 } else if count - n >= 4 {
-                    let t = tile::<FMA, 1, 4, T>(x, w, ins);
+                    let t = tile::<FMA, 1, 4, T>(x, w, in_features);
                     t[0].iter().enumerate().for_each(|(j, &v)| args.put(row, first + n + j, v));
                     n += 4;
                 } else {
-                    let t = tile::<FMA, 1, 1, T>(x, w, ins);
+                    let t = tile::<FMA, 1, 1, T>(x, w, in_features);
                     args.put(row, first + n, t[0][0]);
                     n += 1;
                 }
@@ -196,18 +197,26 @@ unsafe fn linear_stored<const FMA: bool, const MR: usize, const NR: usize, T: St
     range: Range<usize>,
     scratch: &mut Vec<f32>,
 ) {
-    let ins = args.ins;
+    let in_features = args.in_features;
     if args.rows < PANEL_ROWS_MIN {
         // SAFETY: same contract, whole range.
-        unsafe { block::<FMA, MR, NR, T>(args, x, &w[range.start * ins..range.end * ins], range.start, range.len()) };
+        unsafe {
+            block::<FMA, MR, NR, T>(
+                args,
+                x,
+                &w[range.start * in_features..range.end * in_features],
+                range.start,
+                range.len(),
+            )
+        };
         return;
     }
     let mut first = range.start;
     while first < range.end {
-        // 16 rows of 4,096 as f32 are 256 KiB, within a second-level cache.
+        // 16 rows of 4,096 f32 are 256 KiB, which fits the second-level cache.
         let count = PANEL.min(range.end - first);
         scratch.clear();
-        scratch.extend(w[first * ins..(first + count) * ins].iter().map(|v| v.widen()));
+        scratch.extend(w[first * in_features..(first + count) * in_features].iter().map(|v| v.widen()));
         // SAFETY: same contract, part of the range.
         unsafe { block::<FMA, MR, NR, f32>(args, x, scratch, first, count) };
         first += count;
@@ -226,7 +235,7 @@ pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usiz
     unsafe {
         match (args.weight, args.x) {
             (Matrix::Stored(Elements::F32(w)), Input::F32(x)) => {
-                block::<FMA, MR, NR, f32>(args, x, &w[range.start * args.ins..], range.start, range.len())
+                block::<FMA, MR, NR, f32>(args, x, &w[range.start * args.in_features..], range.start, range.len())
             }
             (Matrix::Stored(Elements::Bf16(w)), Input::F32(x)) => {
                 linear_stored::<FMA, MR, NR, Bf16>(args, x, as_bf16(w), range, scratch)
@@ -240,7 +249,7 @@ pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usiz
     }
 }
 
-/// Codes of one group of a panel as biased bytes, `[group / 4][PANEL][4]`.
+/// Expands the codes of one group of a panel to bytes holding integer + 128, `[group / 4][PANEL][4]`.
 #[inline(always)]
 fn unpack(scheme: Scheme, codes: &[u8], out: &mut [u8; PANEL * 64]) {
     match scheme {
@@ -261,14 +270,14 @@ fn unpack(scheme: Scheme, codes: &[u8], out: &mut [u8; PANEL * 64]) {
 /// As [`Kernels::linear`].
 #[inline(always)]
 unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
-    let size = scheme.panel_bytes(args.ins);
+    let size = scheme.panel_bytes(args.in_features);
     let mut codes = [0u8; PANEL * 64];
     for first in range.clone().step_by(PANEL) {
         let panel = &bytes[first / PANEL * size..][..size];
         for row in 0..args.rows {
             let mut sums = [0.0f32; PANEL];
             for g in 0..x.groups {
-                let start = scheme.scale_bytes(args.ins) + g * scheme.code_bytes();
+                let start = scheme.scale_bytes(args.in_features) + g * scheme.code_bytes();
                 unpack(scheme, &panel[start..start + scheme.code_bytes()], &mut codes);
                 let at = row * x.groups + g;
                 let mut products = [x.corrections[at]; PANEL];
@@ -284,27 +293,27 @@ unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8
                     *sum = (product as f32).mul_add(scheme.scale(panel, out, g) * x.scales[at], *sum);
                 }
             }
-            // SAFETY: the row and columns are this task's (contract of `linear`).
+            // SAFETY: the row and columns belong to this task (contract of `linear`).
             unsafe { args.put_all(row, first, range.end, &sums) };
         }
     }
 }
 
-/// `x` rounded to bf16.
+/// Rounds `x` to bf16.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "tiers of other processors take no bf16 inputs yet"))]
 #[inline(always)]
 pub(super) fn to_bf16_any(x: &[f32], out: &mut [u16]) {
     out.iter_mut().zip(x).for_each(|(out, &x)| *out = f32_to_bf16(x));
 }
 
-/// See [`Kernels::to_int8`]. Every step is exact or rounds once, so that all tiers give the same codes.
+/// Implements [`Kernels::to_int8`]. Every step is exact or rounds once, so that all tiers give the same codes.
 #[inline(always)]
 pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
-    /// Adding and taking away this rounds numbers below 2^22 to the nearest integer.
+    /// Adding this constant leaves the nearest integer in the low mantissa bits, for magnitudes below 2^22.
     const ROUND: f32 = 12_582_912.0;
     for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
         let x = &x[g * group..x.len().min((g + 1) * group)];
-        // Compared as integers, a NaN is the largest of all, and stays.
+        // Compared as integers, the bits of a NaN are larger than those of any number, so that a NaN is kept.
         let largest = f32::from_bits(x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff)));
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         let mut sum = 0;
@@ -320,16 +329,16 @@ pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mu
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
     to_int8_any(x, group, codes, scales, corrections);
 }
 
-/// e^x for x in about [-87, 88], relative error below 2e-7: x = n ln 2 + r, a polynomial in r, and 2^n as bits.
-/// Smaller x give about 1e-38, not 0. Coefficients: minimax on [-ln 2 / 2, ln 2 / 2], from Cephes `expf`.
+/// e^x for x in about [-87, 88], with a relative error below 2e-7: x = n ln 2 + r, a polynomial in r, and 2^n by its
+/// bits. Smaller x give about 1e-38, not 0. Coefficients: minimax on [-ln 2 / 2, ln 2 / 2], from Cephes `expf`.
 #[inline(always)]
 pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
-    /// Adding this leaves the nearest integer in the low mantissa bits.
+    /// Adding this constant leaves the nearest integer in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
     let n = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
@@ -383,10 +392,10 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
 }
 
 const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
 
 /// # Safety
-/// Never called: this tier's pages are rows.
+/// None; never called, since this tier uses [`PageLayout::Rows`].
 unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
     unreachable!("pages of rows are stored row by row");
 }
@@ -406,7 +415,7 @@ unsafe fn combine(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
     rms_norm_any::<false>(x, gain, eps);
 }

@@ -1,10 +1,10 @@
-//! The specification: plain f32 loops, one element at a time, in the order a textbook would write them. Every other
-//! tier agrees with these within its stated tolerance.
+//! The reference tier, which specifies every operation: plain f32 loops, one element at a time, in textbook order.
+//! Every other tier agrees with it within the tolerance of its tests.
 
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels};
 use super::kernels::{Elements, Kernels, no_bf16};
-use super::kv::{Layout, StoreBlock};
+use super::kv::{PageLayout, StoreBlock};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Scheme};
 use std::ops::Range;
@@ -29,40 +29,43 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>
         for out in range.clone() {
             let sum = match (args.weight, args.x) {
                 (Matrix::Stored(w), Input::F32(x)) => {
-                    let w = w.slice(out * args.ins..(out + 1) * args.ins);
-                    let x = &x[row * args.ins..(row + 1) * args.ins];
+                    let w = w.slice(out * args.in_features..(out + 1) * args.in_features);
+                    let x = &x[row * args.in_features..(row + 1) * args.in_features];
                     let mut sum = 0.0;
                     for (i, x) in x.iter().enumerate() {
                         sum += x * w.get(i);
                     }
                     sum
                 }
-                (Matrix::Panels(scheme, bytes), Input::Int8(x)) => quantized_dot(scheme, bytes, args.ins, out, &x, row),
+                (Matrix::Panels(scheme, bytes), Input::Int8(x)) => {
+                    quantized_dot(scheme, bytes, args.in_features, out, &x, row)
+                }
                 _ => unreachable!("inputs come in the form that the table asks for"),
             };
-            // SAFETY: the row and column are this task's (contract of `linear`).
+            // SAFETY: the row and column belong to this task (contract of `linear`).
             unsafe { args.put(row, out, sum) };
         }
     }
 }
 
-/// One output of a quantized product, as [`super::linear`] defines it.
-fn quantized_dot(scheme: Scheme, bytes: &[u8], ins: usize, out: usize, x: &Int8Rows, row: usize) -> f32 {
-    let size = scheme.panel_bytes(ins);
+/// One output of a quantized product, as specified in [`super::linear`].
+fn quantized_dot(scheme: Scheme, bytes: &[u8], in_features: usize, out: usize, x: &Int8Rows, row: usize) -> f32 {
+    let size = scheme.panel_bytes(in_features);
     let (panel, out) = (&bytes[out / PANEL * size..][..size], out % PANEL);
     let mut sum = 0.0f32;
     for g in 0..x.groups {
         let at = row * x.groups + g;
-        let group = g * x.group..ins.min((g + 1) * x.group);
-        let products =
-            group.clone().map(|i| scheme.integer(panel, ins, out, i) * x.codes[at * x.group + i - group.start] as i32);
+        let group = g * x.group..in_features.min((g + 1) * x.group);
+        let products = group
+            .clone()
+            .map(|i| scheme.integer(panel, in_features, out, i) * x.codes[at * x.group + i - group.start] as i32);
         sum = (products.sum::<i32>() as f32).mul_add(scheme.scale(panel, out, g) * x.scales[at], sum);
     }
     sum
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
     for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
         let x = &x[g * group..x.len().min((g + 1) * group)];
@@ -83,9 +86,9 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
 }
 
 const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| Layout::Rows, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
 
-/// Softmax over all visible keys at once.
+/// Attention with a softmax over all visible keys at once.
 ///
 /// # Safety
 /// See [`AttentionKernels::attend`].
@@ -111,7 +114,7 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
             *s = (*s - max).exp();
             total += *s;
         }
-        // SAFETY: the row and head are this task's (contract of `attend`).
+        // SAFETY: the row and head belong to this task (contract of `attend`).
         let out = unsafe { args.result(query) };
         out.fill(0.0);
         for (s, p) in scores.iter().zip(visible) {
@@ -122,19 +125,19 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
 }
 
 /// # Safety
-/// Never called: this tier's pages are rows.
+/// None; never called, since this tier uses [`PageLayout::Rows`].
 unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
     unreachable!("pages of rows are stored row by row");
 }
 
 /// # Safety
-/// Never called: this tier's tasks are whole.
+/// None; never called, since this tier does not split items into spans.
 unsafe fn combine(_args: &AttentionArgs, _parts: &[f32], _scratch: &mut Vec<f32>) {
     unreachable!("the reference takes all keys at once");
 }
 
 /// # Safety
-/// None beyond the types; `unsafe` for the table's sake.
+/// No requirements; `unsafe` only to match the type in the function table.
 unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
     let mut square = 0.0;
     for v in x.iter() {

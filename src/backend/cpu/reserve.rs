@@ -1,44 +1,44 @@
-//! Memory that steps need beside their tensors: scratch of each thread, lists, partial results. It is sized for the largest
-//! step and reserved before the first ([`Backend::reserve`](super::Backend::reserve)), so that a step allocates nothing and a
-//! lack of memory is an error of opening.
+//! Memory that steps need beside their tensors: scratch of each thread, lists and partial results. It is sized for the
+//! largest step and reserved before the first ([`Backend::reserve`](super::Backend::reserve)), so that steps do not
+//! allocate and lack of memory is an error of opening an engine.
 //!
-//! [`scratch_bytes`] and the reservation share [`Sizes`], so that a plan and the engine it was made for agree. Sizes are upper
-//! bounds over all tiers but the reference, which alone keeps the scores of all keys. A backend without a reservation works:
-//! its lists grow when they are needed, and its attention is not cut in spans.
+//! [`scratch_bytes`] and the reservation both use [`ReserveSizes`], so that a memory plan and the engine opened from it
+//! agree. The sizes are upper bounds over all tiers except the reference, which alone stores the scores of all keys of
+//! a query. A backend without a reservation works too: its lists grow on demand, and attention is not split into spans.
 
 use super::attention::running::Running;
 use super::attention::{BLOCK, CutSizes, queries_max};
 use super::experts::Routes;
-use super::{CpuBackend, Largest, Tier};
+use super::{CpuBackend, MaxBatchShape, Tier};
 use crate::encoding::PANEL;
 use crate::error::{Error, Result};
 
-/// Bytes that [`Backend::reserve`](super::Backend::reserve) will reserve with this many threads on a tier.
-pub fn scratch_bytes(tier: Tier, threads: usize, largest: &Largest) -> u64 {
-    Sizes::of(tier, threads, largest).bytes()
+/// Bytes that [`Backend::reserve`](super::Backend::reserve) will reserve with `threads` threads on `tier`.
+pub fn scratch_bytes(tier: Tier, threads: usize, max_shape: &MaxBatchShape) -> u64 {
+    ReserveSizes::of(tier, threads, max_shape).bytes()
 }
 
-struct Sizes {
+struct ReserveSizes {
     threads: usize,
-    /// Floats of a thread's scratch.
+    /// Floats of scratch per thread.
     scratch: usize,
-    /// Entries of the lists of the largest results.
+    /// Entries of the candidate lists of all threads ([`super::best`]).
     best: usize,
     cut: CutSizes,
-    /// Bytes of the experts' lists.
+    /// Bytes of the lists of routed experts.
     routes: u64,
 }
 
-impl Sizes {
-    fn of(tier: Tier, threads: usize, l: &Largest) -> Sizes {
-        // Sixteen rows of a weight as f32, or 32 as bf16 in whole tiles of 32 columns, and what aligns them.
-        let product = PANEL.saturating_mul(l.ins.next_multiple_of(32)) + 16;
+impl ReserveSizes {
+    fn of(tier: Tier, threads: usize, l: &MaxBatchShape) -> ReserveSizes {
+        // Sixteen weight rows as f32, or 32 as bf16 in whole tiles of 32 columns, plus room to align them.
+        let product = PANEL.saturating_mul(l.in_features.next_multiple_of(32)) + 16;
         let queries = queries_max(l.heads_per_kv);
-        // Two states, then a block of keys and values, or queries in another form with their factors.
+        // Two running states, then either a block of widened keys and values or the packed queries with their factors.
         let form = (BLOCK * (l.k_dim + l.v_dim)).max(queries * (l.k_dim + 1));
         let attention = 2 * Running::floats(queries, l.v_dim) + form + 16;
         let scores = if tier == Tier::Reference { l.k_dim + l.v_dim + l.positions } else { 0 };
-        Sizes {
+        ReserveSizes {
             threads,
             scratch: product.max(attention).max(scores),
             best: threads.saturating_mul(l.best),
@@ -56,23 +56,23 @@ impl Sizes {
 
 impl CpuBackend {
     /// See [`Backend::reserve`](super::Backend::reserve).
-    pub(super) fn reserve_scratch(&mut self, largest: &Largest) -> Result<()> {
-        let sizes = Sizes::of(self.tier(), self.threads(), largest);
+    pub(super) fn reserve_scratch(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
+        let sizes = ReserveSizes::of(self.tier(), self.threads(), max_shape);
         self.reserve_threads(sizes.scratch)?;
         grow("the largest logits", &mut self.best, sizes.best)?;
         self.cut.reserve(&sizes.cut)?;
-        self.routes.reserve(largest)?;
+        self.routes.reserve(max_shape)?;
         self.reserved = sizes.bytes();
         Ok(())
     }
 
-    /// Makes every thread's scratch hold `floats`.
+    /// Makes the scratch of every thread large enough for `floats` floats.
     pub(super) fn reserve_threads(&mut self, floats: usize) -> Result<()> {
         self.scratch.iter_mut().try_for_each(|scratch| grow("the scratch of a thread", scratch.0.get_mut(), floats))
     }
 }
 
-/// Makes an unused list hold `count` entries without growing again.
+/// Clears `list` and gives it capacity for `count` entries; `Memory` if that cannot be allocated.
 pub(super) fn grow<T>(what: &str, list: &mut Vec<T>, count: usize) -> Result<()> {
     list.clear();
     let bytes = (count as u64).saturating_mul(size_of::<T>() as u64);
@@ -91,15 +91,22 @@ mod tests {
     #[test]
     fn memory_that_is_not_there_is_an_error_and_partial_results_have_a_bound() {
         let mut backend = CpuBackend::new(Tier::Portable, Compute::F32, 2, ThreadOptions::default()).unwrap();
-        let usual = Largest { rows: 16, positions: 2048, ins: 512, heads_per_kv: 4, v_dim: 64, ..Largest::default() };
-        for largest in [Largest { best: 1 << 55, ..usual }, Largest { ins: 1 << 55, ..usual }] {
-            let error = backend.reserve(&largest).unwrap_err();
+        let usual = MaxBatchShape {
+            rows: 16,
+            positions: 2048,
+            in_features: 512,
+            heads_per_kv: 4,
+            v_dim: 64,
+            ..MaxBatchShape::default()
+        };
+        for max_shape in [MaxBatchShape { best: 1 << 55, ..usual }, MaxBatchShape { in_features: 1 << 55, ..usual }] {
+            let error = backend.reserve(&max_shape).unwrap_err();
             assert_eq!((error.status, error.unit), (Status::Memory, Unit::Bytes), "{error}");
             assert!(error.needed >= 1 << 57);
         }
         backend.reserve(&usual).unwrap();
         assert_eq!(backend.reserved().scratch, scratch_bytes(Tier::Portable, 2, &usual));
-        let bytes = |positions| scratch_bytes(Tier::Portable, 2, &Largest { positions, ..usual });
+        let bytes = |positions| scratch_bytes(Tier::Portable, 2, &MaxBatchShape { positions, ..usual });
         assert!(bytes(1) < bytes(2048), "longer sequences are cut");
         assert!(bytes(limits::CONTEXT_MAX) - bytes(1) <= 2 * limits::ATTENTION_PARTS_BYTES as u64);
     }

@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al. 2021, arXiv:2104.09864), the same on every tier.
 
-/// `out[r]` = cosines, then sines, of `positions[r] * inv_freq[i]`, times `scale`. The angle is rounded to f32 before the
-/// cosine, as the models were trained.
+/// Writes to `out[r]` the cosines, then the sines, of `positions[r] * inv_freq[i]`, times `scale`. The angle is rounded
+/// to f32 before the cosine, as in the training code of the models.
 pub fn angles(positions: &[u32], inv_freq: &[f32], scale: f32, out: &mut [f32]) {
     let half = inv_freq.len();
     for (&position, out) in positions.iter().zip(out.chunks_exact_mut(2 * half)) {
@@ -14,7 +14,8 @@ pub fn angles(positions: &[u32], inv_freq: &[f32], scale: f32, out: &mut [f32]) 
     }
 }
 
-/// Rotates the pairs of `x`: elements (2i, 2i + 1) when interleaved, else (i, i + half).
+/// Rotates the pairs of `x`: elements (2i, 2i + 1) if interleaved, otherwise (i, i + half). `angles` holds cosines,
+/// then sines.
 pub fn rotate(x: &mut [f32], angles: &[f32], interleaved: bool) {
     let half = x.len() / 2;
     let (cos, sin) = angles.split_at(half);

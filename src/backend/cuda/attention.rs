@@ -1,4 +1,4 @@
-//! Attention over pages, and the store of keys and values: their parameters, and which kernel takes which rows.
+//! Attention over pages and the store of keys and values: launch parameters, and which kernel handles which rows.
 
 use super::forms::pitch;
 use super::kernels::{Function, Shape, arg, attention_shared};
@@ -7,10 +7,10 @@ use crate::backend::cpu::Compute;
 use crate::backend::{Attention, Heads, KvPages, Placement, Ragged, Rotary, Weight};
 use crate::dtype::DType;
 
-/// Keys of a span: results of spans are merged in order. As in `kernels/attention.cu`.
+/// Keys per span of split attention; the spans' results are merged in order. Must match `kernels/attention.cu`.
 pub const SPAN_KEYS: usize = 256;
 
-/// As `Pages` of the kernels.
+/// Must match `Pages` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct PagesArg {
@@ -25,7 +25,7 @@ struct PagesArg {
     element: i32,
 }
 
-/// As `Heads` of the kernels.
+/// Must match `Heads` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct HeadsArg {
@@ -36,7 +36,7 @@ struct HeadsArg {
     dim: i32,
 }
 
-/// As `Place` of the kernels.
+/// Must match `PlaceHeads` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct PlaceArg {
@@ -60,7 +60,7 @@ struct PlaceArg {
     rows: i32,
 }
 
-/// As `Attention` of the kernels.
+/// Must match `Attention` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct AttentionArg {
@@ -84,7 +84,7 @@ struct AttentionArg {
     rounded: u64,
 }
 
-/// Warps of a block of `place_heads`, each with a head.
+/// Warps per block of `place_heads`; each handles one head.
 const PLACE_WARPS: usize = 4;
 
 impl CudaBackend {
@@ -116,7 +116,7 @@ impl CudaBackend {
         }
     }
 
-    /// Rotation of `args`' heads.
+    /// Adds the rotation of the heads to `args`.
     fn rotary_arg(&self, args: PlaceArg, rotary: Rotary, rows: usize) -> PlaceArg {
         PlaceArg {
             angles: self.place(rotary.angles, rows * rotary.dims),
@@ -127,7 +127,7 @@ impl CudaBackend {
         }
     }
 
-    /// Pages and positions that `args`' keys and values go to.
+    /// Adds the destination of keys and values to `args`: pages, positions and page tables.
     fn store_arg(&self, args: PlaceArg, pages: KvPages, layer: usize, ragged: Ragged) -> PlaceArg {
         let inputs = self.inputs();
         assert!(ragged.positions.len() == inputs.rows, "the rows are those of the step");
@@ -146,18 +146,18 @@ impl CudaBackend {
     /// Submits `place_heads`.
     ///
     /// # Safety
-    /// Everything that `args` names has the sizes it says; pages of its element.
+    /// All memory that `args` names has the sizes it says; the pages have its element type.
     unsafe fn submit_place(&mut self, args: PlaceArg) {
         let function = match args.pages.element {
             1 => self.kernels.place_heads_i8,
             2 => self.kernels.place_heads_bf16,
-            // Also where nothing is stored.
+            // Also used when nothing is stored.
             _ => self.kernels.place_heads_f32,
         };
         let heads = (args.q.heads + args.k.heads + args.v.heads) as usize;
         let widest = args.q.dim.max(args.k.dim).max(args.v.dim) as usize;
         let jobs = args.rows as usize * heads;
-        // The widest head there may be leaves room for that many warps.
+        // Four warps with heads of the maximum width fit into the default limit of shared memory.
         let shape = Shape {
             grid: [jobs.div_ceil(PLACE_WARPS), 1, 1],
             block: PLACE_WARPS * 32,
@@ -288,12 +288,12 @@ impl CudaBackend {
         unsafe { self.submit_attention(shape.dtype, dim, block, grid, shared(dim, block, false), several) };
     }
 
-    /// Spans of keys that rows on their own are cut into; `None` when they are taken whole: they are short, or fill the device
-    /// as they are, or their parts do not fit.
+    /// The number of spans into which the keys of single-row units are split; `None` to process them whole: they are
+    /// short, or the rows alone fill the device, or the partial results do not fit into the buffer.
     fn spans_to_split(&mut self, heads: usize, kv_heads: usize, v_dim: usize) -> Option<usize> {
         let units = self.inputs().units;
         let spans = units.single_spans;
-        let busy = units.single * kv_heads >= 4 * self.device.facts.processors as usize;
+        let busy = units.single * kv_heads >= 4 * self.device.info.processors as usize;
         if units.single == 0 || spans == 1 || busy {
             return None;
         }
@@ -320,7 +320,7 @@ impl CudaBackend {
     }
 
     /// # Safety
-    /// All that `args` names has the sizes it says; `dim` is not less than the heads'.
+    /// All memory that `args` names has the sizes it says; `dim` is at least the heads' width.
     unsafe fn submit_attention(
         &mut self,
         dtype: DType,

@@ -1,10 +1,12 @@
-//! Large products through NVIDIA's cuBLASLt, where law 1 has been given up for speed and the library is installed.
+//! Large matrix products through NVIDIA's cuBLASLt, if the options give up law 1 for speed and the library is
+//! installed.
 //!
-//! It is looked for at run time like the driver. Which of its algorithms take which products is asked while the engine opens, so
-//! that a step neither searches nor allocates and can be captured in a graph. What it does not take our own kernels do.
+//! The library is looked up at run time, like the driver. Its algorithms for the expected shapes are chosen while the
+//! engine opens, so that a step neither searches nor allocates and can be captured in a graph. Products it does not
+//! support run on our own kernels.
 //!
-//! cuBLASLt counts columns first: a matrix stored row by row is the transposed one to it. So `out = x * weight^T` is computed as
-//! `out^T = weight * x^T`, of which `weight`, to cuBLASLt, has to be transposed once more.
+//! cuBLASLt is column-major, so it sees a row-major matrix as its transpose. `out = x * weight^T` is therefore computed
+//! as `out^T = weight * x^T`, with `weight` as the transposed operand.
 
 use super::driver::Device;
 use super::memory::Buffer;
@@ -13,15 +15,15 @@ use cudarc::cublaslt::sys;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Bytes that an algorithm may use beside its matrices; what NVIDIA recommends for Hopper, and more than enough elsewhere.
+/// Bytes of workspace for an algorithm: NVIDIA's recommendation for Hopper, more than enough for other architectures.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
-/// Rows up to which our own kernels, which read the weight once, are as fast as any.
+/// Up to this many rows our own kernels are used: they read the weight once and are as fast.
 const ROWS_FEW: usize = 16;
-/// Alignment of results that the algorithms may rely on, in bytes. Weights and inputs begin at whole allocations.
+/// Alignment of results in bytes that the algorithms may assume.
 const RESULT_ALIGNMENT: u32 = 16;
 const ALIGNMENT: u32 = 256;
 
-/// An answer of cuBLASLt as a result. `doing` completes "cuBLASLt failed to ...".
+/// Converts a status of cuBLASLt to a result. `doing` completes "cuBLASLt failed to ...".
 fn check(answer: sys::cublasStatus_t, doing: &str) -> Result<()> {
     if answer == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
         return Ok(());
@@ -32,23 +34,23 @@ fn check(answer: sys::cublasStatus_t, doing: &str) -> Result<()> {
     Err(Error::new(Status::Device, message).about(name))
 }
 
-/// The address of a value, for the functions that set attributes.
+/// The address of a value, for the attribute setters.
 fn at<T>(value: &T) -> *const c_void {
     std::ptr::from_ref(value).cast()
 }
 
-/// How a matrix lies in memory, columns first.
-struct Layout(sys::cublasLtMatrixLayout_t);
+/// The layout of a column-major matrix.
+struct MatrixLayout(sys::cublasLtMatrixLayout_t);
 
-impl Layout {
-    fn new(kind: sys::cudaDataType) -> Result<Layout> {
+impl MatrixLayout {
+    fn new(kind: sys::cudaDataType) -> Result<MatrixLayout> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle, which `drop` destroys.
         check(unsafe { sys::cublasLtMatrixLayoutCreate(&raw mut raw, kind, 1, 1, 1) }, "describe a matrix")?;
-        Ok(Layout(raw))
+        Ok(MatrixLayout(raw))
     }
 
-    /// `columns` columns of `rows` elements, which are `rows` apart.
+    /// Sets the size to `columns` contiguous columns of `rows` elements.
     fn set(&self, rows: usize, columns: usize) -> Result<()> {
         use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
         let values = [
@@ -65,14 +67,14 @@ impl Layout {
     }
 }
 
-impl Drop for Layout {
+impl Drop for MatrixLayout {
     fn drop(&mut self) {
         // SAFETY: made in `new`.
         unsafe { sys::cublasLtMatrixLayoutDestroy(self.0) };
     }
 }
 
-/// What is done: the first matrix transposed, in f32.
+/// The operation: a product with the first matrix transposed, computed in f32.
 struct Operation(sys::cublasLtMatmulDesc_t);
 
 impl Operation {
@@ -82,7 +84,7 @@ impl Operation {
         // SAFETY: writes one handle, which `drop` destroys.
         check(unsafe { sys::cublasLtMatmulDescCreate(&raw mut raw, compute, scale) }, "describe a product")?;
         let operation = Operation(raw);
-        /// CUBLAS_OP_T of cuBLAS itself, to which the bindings of cuBLASLt leave it.
+        /// CUBLAS_OP_T of cuBLAS, which the bindings of cuBLASLt do not include.
         const TRANSPOSED: i32 = 1;
         let which = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
         // SAFETY: a live description; the attribute is an integer of 32 bits.
@@ -99,7 +101,7 @@ impl Drop for Operation {
     }
 }
 
-/// What algorithms may use and rely on.
+/// Limits for the choice of an algorithm: workspace size and alignments.
 struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
@@ -130,16 +132,16 @@ impl Drop for Preference {
     }
 }
 
-/// A handle of the library, of one device.
-struct Handle {
+/// A cuBLASLt handle for one device.
+struct BlasHandle {
     device: Arc<Device>,
     raw: sys::cublasLtHandle_t,
 }
 
-impl Drop for Handle {
+impl Drop for BlasHandle {
     fn drop(&mut self) {
         if let Ok(_entered) = self.device.enter() {
-            // SAFETY: made in `BlasLt::open`; what runs is finished first, since the library may give memory back.
+            // SAFETY: made in `BlasLt::open`; submitted work is finished first, since the library may free memory.
             unsafe {
                 cudarc::driver::sys::cuStreamSynchronize(self.device.stream);
                 sys::cublasLtDestroy(self.raw);
@@ -148,21 +150,22 @@ impl Drop for Handle {
     }
 }
 
-/// The algorithm for weights of one shape and up to so many rows.
+/// The algorithm for weights of one shape and up to `rows_max` rows.
 struct Algorithm {
-    outs: usize,
+    out_features: usize,
     pitch: usize,
     rows_max: usize,
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
-/// A product: `out[rows, outs] = x[rows, pitch] * weight[outs, pitch]^T`, added to what `out` holds where that is wanted.
+/// A product: `out[rows, out_features] = x[rows, pitch] * weight[out_features, pitch]^T`, added to `out` if
+/// `accumulate`. Addresses are device addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     pub weight: u64,
     pub x: u64,
     pub out: u64,
-    pub outs: usize,
+    pub out_features: usize,
     pub pitch: usize,
     pub rows: usize,
     pub accumulate: bool,
@@ -171,20 +174,20 @@ pub struct Product {
 /// cuBLASLt for the products of one engine.
 pub struct BlasLt {
     operation: Operation,
-    /// Of weight, input and result; each product says its own sizes.
-    layouts: [Layout; 3],
-    /// `[outs, pitch]` of every matrix in bf16, each shape once.
+    /// Layouts of weight, input and result; [`BlasLt::describe`] sets their sizes for each product.
+    layouts: [MatrixLayout; 3],
+    /// `[out_features, pitch]` of every bf16 matrix, without duplicates.
     shapes: Vec<(usize, usize)>,
     algorithms: Vec<Algorithm>,
     workspace: Option<Buffer>,
-    handle: Handle,
+    handle: BlasHandle,
 }
 
-// SAFETY: the library's objects have no thread of their own, and one owner here.
+// SAFETY: the library's objects are not bound to a thread, and have one owner here.
 unsafe impl Send for BlasLt {}
 
 impl BlasLt {
-    /// Finds the library and makes its objects for a device; where that is not possible, why.
+    /// Finds the library and creates its objects for a device; the error is a message for the log.
     pub fn open(device: &Arc<Device>) -> std::result::Result<BlasLt, String> {
         // SAFETY: loads the library and closes it again; its initialisers are NVIDIA's.
         if !unsafe { sys::is_culib_present() } {
@@ -195,9 +198,9 @@ impl BlasLt {
             let mut raw = std::ptr::null_mut();
             // SAFETY: a context is current; writes one handle, which `drop` destroys.
             check(unsafe { sys::cublasLtCreate(&raw mut raw) }, "start")?;
-            let handle = Handle { device: device.clone(), raw };
+            let handle = BlasHandle { device: device.clone(), raw };
             let (bf16, f32) = (sys::cudaDataType_t::CUDA_R_16BF, sys::cudaDataType_t::CUDA_R_32F);
-            let layouts = [Layout::new(bf16)?, Layout::new(bf16)?, Layout::new(f32)?];
+            let layouts = [MatrixLayout::new(bf16)?, MatrixLayout::new(bf16)?, MatrixLayout::new(f32)?];
             Ok(BlasLt {
                 operation: Operation::new()?,
                 layouts,
@@ -212,45 +215,45 @@ impl BlasLt {
         })
     }
 
-    /// A matrix of this shape may come.
-    pub fn expect(&mut self, outs: usize, pitch: usize) {
-        if !self.shapes.contains(&(outs, pitch)) {
-            self.shapes.push((outs, pitch));
+    /// Registers the shape of a matrix that will be used.
+    pub fn expect(&mut self, out_features: usize, pitch: usize) {
+        if !self.shapes.contains(&(out_features, pitch)) {
+            self.shapes.push((out_features, pitch));
         }
     }
 
-    /// Takes memory, and finds algorithms for up to `rows` rows of all shapes.
+    /// Allocates the workspace, and chooses algorithms for all registered shapes and up to `rows` rows.
     pub fn reserve(&mut self, rows: usize) -> Result<()> {
         self.workspace = Some(Buffer::new(&self.handle.device, WORKSPACE_BYTES, "the workspace of cuBLASLt")?);
         let preference = Preference::new()?;
         let buckets = std::iter::successors(Some(2 * ROWS_FEW), |n| (*n < rows).then(|| 2 * n)).count();
         self.algorithms = reserved("algorithms of products", self.shapes.len() * buckets)?;
-        for &(outs, pitch) in &self.shapes {
+        for &(out_features, pitch) in &self.shapes {
             for rows_max in (0..buckets).map(|n| (2 * ROWS_FEW) << n) {
-                if let Some(algorithm) = self.find(&preference, outs, pitch, rows_max)? {
-                    self.algorithms.push(Algorithm { outs, pitch, rows_max, algorithm });
+                if let Some(algorithm) = self.find(&preference, out_features, pitch, rows_max)? {
+                    self.algorithms.push(Algorithm { out_features, pitch, rows_max, algorithm });
                 }
             }
         }
         Ok(())
     }
 
-    fn describe(&self, outs: usize, pitch: usize, rows: usize) -> Result<()> {
+    fn describe(&self, out_features: usize, pitch: usize, rows: usize) -> Result<()> {
         let [weight, input, result] = &self.layouts;
-        weight.set(pitch, outs)?;
+        weight.set(pitch, out_features)?;
         input.set(pitch, rows)?;
-        result.set(outs, rows)
+        result.set(out_features, rows)
     }
 
-    /// The best algorithm, if there is any.
+    /// The best algorithm for a shape, if cuBLASLt supports it.
     fn find(
         &self,
         preference: &Preference,
-        outs: usize,
+        out_features: usize,
         pitch: usize,
         rows: usize,
     ) -> Result<Option<sys::cublasLtMatmulAlgo_t>> {
-        self.describe(outs, pitch, rows)?;
+        self.describe(out_features, pitch, rows)?;
         let _entered = self.handle.device.enter()?;
         let [weight, input, result] = self.layouts.each_ref().map(|layout| layout.0);
         let mut found = sys::cublasLtMatmulHeuristicResult_t {
@@ -286,12 +289,12 @@ impl BlasLt {
         Ok(usable.then_some(found.algo))
     }
 
-    /// Submits a product; false when it is not one for cuBLASLt.
+    /// Submits a product; false, with nothing submitted, if cuBLASLt is not to be used for it.
     ///
     /// # Safety
-    /// The matrices have the sizes that the product says.
+    /// The matrices have the sizes given in the product.
     pub unsafe fn multiply(&self, p: Product) -> Result<bool> {
-        let fits = |a: &&Algorithm| (a.outs, a.pitch) == (p.outs, p.pitch) && p.rows <= a.rows_max;
+        let fits = |a: &&Algorithm| (a.out_features, a.pitch) == (p.out_features, p.pitch) && p.rows <= a.rows_max;
         let Some(algorithm) = self.algorithms.iter().find(fits) else { return Ok(false) };
         let (Some(workspace), true) = (&self.workspace, p.out.is_multiple_of(RESULT_ALIGNMENT.into())) else {
             return Ok(false);
@@ -299,12 +302,12 @@ impl BlasLt {
         if p.rows <= ROWS_FEW {
             return Ok(false);
         }
-        self.describe(p.outs, p.pitch, p.rows)?;
+        self.describe(p.out_features, p.pitch, p.rows)?;
         let _entered = self.handle.device.enter()?;
         let [weight, input, result] = self.layouts.each_ref().map(|layout| layout.0);
         let (alpha, beta) = (1f32, if p.accumulate { 1f32 } else { 0f32 });
-        // SAFETY: all objects live; the caller's promise; the factors are read before the call returns; the workspace is used by
-        // one product after the other, as they are in one stream.
+        // SAFETY: all objects live; the caller's promise; the factors are read before the call returns; the products
+        // that share the workspace run one after the other in one stream.
         let answer = unsafe {
             sys::cublasLtMatmul(
                 self.handle.raw,
@@ -325,11 +328,11 @@ impl BlasLt {
                 self.handle.device.stream.cast(),
             )
         };
-        // An algorithm that was found for more rows need not take fewer; nothing was submitted.
+        // An algorithm chosen for more rows may not support fewer; nothing was submitted then.
         if answer == sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED {
             return Ok(false);
         }
-        check(answer, &format!("multiply {} rows by a matrix of {} x {}", p.rows, p.outs, p.pitch))?;
+        check(answer, &format!("multiply {} rows by a matrix of {} x {}", p.rows, p.out_features, p.pitch))?;
         Ok(true)
     }
 }

@@ -1,10 +1,10 @@
-//! NVIDIA's driver, looked for at run time, and a device's context and stream.
+//! NVIDIA's driver, looked up at run time, and a device's context and stream.
 //!
-//! The driver's calls are unsafe because they take raw handles; here each handle is owned by a value that lives as long as its
-//! uses ([`Device`] behind an `Arc`). cudarc panics where the library or one of its functions is missing, so the library is
-//! looked for first, and its version is one that has all functions we call.
+//! The driver's calls are unsafe because they take raw handles; here each handle is owned by a value that outlives its
+//! uses ([`Device`] behind an `Arc`). cudarc panics if the library or one of its functions is missing, so the library
+//! is looked up first and its version is checked to be one that has all functions used here.
 
-use super::Facts;
+use super::DeviceInfo;
 use crate::error::{Error, Result, Status, Unit};
 use crate::os::thread::current_id;
 use cudarc::driver::sys::{self, CUresult};
@@ -12,12 +12,12 @@ use std::ffi::{CStr, c_int};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The oldest driver that has all functions: CUDA 12.0.
+/// The oldest driver version that has all functions used here: CUDA 12.0.
 const DRIVER_VERSION_MIN: u32 = 12_000;
-/// The oldest device with the instructions of the kernels.
+/// The lowest compute capability with the instructions that the kernels use.
 const CAPABILITY_MIN: (u32, u32) = (8, 0);
 
-/// An answer of the driver as a result. `doing` completes "the GPU driver failed to ...".
+/// Converts a status of the driver to a result. `doing` completes "the GPU driver failed to ...".
 pub fn check(answer: CUresult, doing: &str) -> Result<()> {
     if answer == CUresult::CUDA_SUCCESS {
         return Ok(());
@@ -30,7 +30,7 @@ pub fn check(answer: CUresult, doing: &str) -> Result<()> {
     .about(name))
 }
 
-/// Name and meaning of an answer.
+/// Name and description of a driver status.
 fn describe(answer: CUresult) -> (String, String) {
     let text = |get: unsafe fn(CUresult, *mut *const std::ffi::c_char) -> CUresult| {
         let mut text = std::ptr::null();
@@ -43,7 +43,7 @@ fn describe(answer: CUresult) -> (String, String) {
     (name, text(sys::cuGetErrorString).unwrap_or_else(|| "an error it has no text for".into()))
 }
 
-/// Finds and starts the driver; its version.
+/// Finds and initializes the driver; returns its CUDA version.
 fn start() -> Result<u32> {
     let absent = |why: String| Error::new(Status::Device, why).about("device");
     // SAFETY: loads the library and closes it again; its initialisers are NVIDIA's.
@@ -80,25 +80,26 @@ fn start() -> Result<u32> {
     }
 }
 
-/// A device with its context, and one stream on it.
+/// A device with its primary context and one stream.
 pub struct Device {
     device: sys::CUdevice,
     context: sys::CUcontext,
-    /// Null of a device that was only looked at.
+    /// Null only while the device is being opened.
     pub stream: sys::CUstream,
-    pub facts: Facts,
-    /// What a wait that sleeps waits for; null where waits watch.
+    pub info: DeviceInfo,
+    /// The event on which blocking waits sleep; null if waits spin.
     finished: sys::CUevent,
-    /// The thread whose current context ours is for good; 0 = none.
+    /// Id of the thread on which [`Device::attach`] made the context current permanently; 0 = none.
     attached: AtomicUsize,
 }
 
-// SAFETY: the driver's handles may be used from any thread whose current context is theirs, which `enter` sees to.
+// SAFETY: the driver's handles may be used from any thread on which their context is current; `enter` ensures that.
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
 
-/// Makes the context current while it lives, and what was current before again after that: a host may use CUDA itself.
+/// While it lives, the device's context is current on this thread; then the previous one is again, since the host may
+/// use CUDA itself. The flag says whether a context was pushed.
 pub struct Entered(bool);
 
 impl Drop for Entered {
@@ -112,7 +113,8 @@ impl Drop for Entered {
 }
 
 impl Device {
-    /// Retains the device's primary context, which the process may share, and makes a stream. With `blocking`, waits sleep.
+    /// Retains the device's primary context, which others in the process may share, and creates a stream. With
+    /// `blocking`, waits sleep instead of spinning.
     pub fn open(index: usize, low_priority: bool, blocking: bool) -> Result<Arc<Device>> {
         let driver_version = start()?;
         let mut count: c_int = 0;
@@ -130,15 +132,15 @@ impl Device {
         let mut device: sys::CUdevice = 0;
         // SAFETY: the index exists; writes one handle.
         check(unsafe { sys::cuDeviceGet(&raw mut device, index as c_int) }, "find the device")?;
-        let mut facts = look(device, driver_version)?;
-        if facts.capability < CAPABILITY_MIN {
-            let ((major, minor), (a, b)) = (facts.capability, CAPABILITY_MIN);
+        let mut info = look(device, driver_version)?;
+        if info.capability < CAPABILITY_MIN {
+            let ((major, minor), (a, b)) = (info.capability, CAPABILITY_MIN);
             return Err(Error::new(
                 Status::Device,
                 format!(
                     "{} has compute capability {major}.{minor}, and {a}.{b} or later is needed (GeForce RTX 30, A100); choose \
                      another device",
-                    facts.name
+                    info.name
                 ),
             )
             .about("device")
@@ -152,7 +154,7 @@ impl Device {
                     Status::Memory,
                     format!(
                         "{} has no memory left for a context; free what other programs hold there, or choose the device cpu",
-                        facts.name
+                        info.name
                     ),
                 )
                 .about("memory"),
@@ -162,14 +164,14 @@ impl Device {
             device,
             context,
             stream: std::ptr::null_mut(),
-            facts: facts.clone(),
+            info: info.clone(),
             finished: std::ptr::null_mut(),
             attached: AtomicUsize::new(0),
         };
         {
             let _entered = opened.enter()?;
-            facts.free_bytes = free_bytes()?.0;
-            opened.facts = facts;
+            info.free_bytes = free_bytes()?.0;
+            opened.info = info;
             opened.stream = stream(low_priority)?;
             if blocking {
                 opened.finished = event(true)?;
@@ -178,39 +180,39 @@ impl Device {
         Ok(Arc::new(opened))
     }
 
-    /// Makes the context this thread's current one, unless it is for good.
+    /// Makes the context current on this thread, unless it already is.
     ///
-    /// A device that is lost may answer so from every call, whether or not it was made. The thread may be the host's, whose
-    /// contexts stay as they were: so nothing is pushed where the driver does not even say what is current, and a push that
-    /// was answered with an error is looked at.
+    /// On a lost device every call may return an error, whether or not it had an effect. The thread may belong to the
+    /// host, whose context stack must stay unchanged: so nothing is pushed if the current context cannot even be
+    /// queried, and after a failed push it is checked whether the context was pushed.
     pub fn enter(&self) -> Result<Entered> {
         if self.attached.load(Ordering::Relaxed) == current_id() || current()? == self.context {
             return Ok(Entered(false));
         }
         // SAFETY: the context is retained while `self` lives.
         check(unsafe { sys::cuCtxPushCurrent_v2(self.context) }, "enter its context").inspect_err(|_| {
-            // Leaves it again where it was pushed all the same: it was not current before.
+            // If the failed push took effect, pop the context: it was not current before.
             drop(Entered(current().is_ok_and(|current| current == self.context)));
         })?;
         Ok(Entered(true))
     }
 
-    /// Makes the context current on this thread, which is the library's own, until the device is dropped.
+    /// Makes the context current on this thread, which belongs to the library, until the device is dropped.
     pub fn attach(&self) -> Result<()> {
         // SAFETY: as in `enter`.
         let attached = check(unsafe { sys::cuCtxSetCurrent(self.context) }, "enter its context");
-        // Whatever the answer: on a device that is lost already, this thread has to give back what it has.
+        // Also after an error: even on a lost device the drop must unset the context on this thread.
         self.attached.store(current_id(), Ordering::Relaxed);
         attached
     }
 
-    /// Bytes free and in all.
+    /// Free bytes and total bytes of the device's memory.
     pub fn free_bytes(&self) -> Result<(u64, u64)> {
         let _entered = self.enter()?;
         free_bytes()
     }
 
-    /// Waits for everything submitted.
+    /// Waits until all submitted work has finished.
     pub fn wait(&self) -> Result<()> {
         let _entered = self.enter()?;
         if !self.finished.is_null() {
@@ -226,15 +228,15 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // Where the context cannot be entered any more it takes along what it has, in its end below.
+        // If the context cannot be entered any more, its release below frees these, too.
         if let (Ok(_entered), false) = (self.enter(), self.stream.is_null()) {
-            // SAFETY: nobody else has the stream; what runs on it is finished first.
+            // SAFETY: the stream has no other user; submitted work is finished first.
             unsafe {
                 sys::cuStreamSynchronize(self.stream);
                 sys::cuStreamDestroy_v2(self.stream);
             }
             if !self.finished.is_null() {
-                // SAFETY: nobody else has the event.
+                // SAFETY: the event has no other user.
                 unsafe { sys::cuEventDestroy_v2(self.finished) };
             }
         }
@@ -247,8 +249,8 @@ impl Drop for Device {
     }
 }
 
-/// What the driver says of a device.
-fn look(device: sys::CUdevice, driver_version: u32) -> Result<Facts> {
+/// Queries the properties of a device; `free_bytes` is left at 0.
+fn look(device: sys::CUdevice, driver_version: u32) -> Result<DeviceInfo> {
     use sys::CUdevice_attribute as Attribute;
     let attribute = |which: Attribute| {
         let mut value: c_int = 0;
@@ -263,7 +265,7 @@ fn look(device: sys::CUdevice, driver_version: u32) -> Result<Facts> {
     // SAFETY: writes one size.
     check(unsafe { sys::cuDeviceTotalMem_v2(&raw mut memory_bytes, device) }, "describe the device")?;
     let name = CStr::from_bytes_until_nul(&name).map_or("a GPU".into(), |n| n.to_string_lossy().into_owned());
-    Ok(Facts {
+    Ok(DeviceInfo {
         name,
         capability: (
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
@@ -277,22 +279,22 @@ fn look(device: sys::CUdevice, driver_version: u32) -> Result<Facts> {
     })
 }
 
-/// A stream that does not wait for the host's default one. Streams have the lowest priority there is unless they ask for more, so
-/// one that gives way has that, and ours else the highest.
+/// Creates a stream that does not synchronize with the default stream. By default streams have the lowest priority, so
+/// a low-priority one uses that, and otherwise ours gets the highest.
 fn stream(low_priority: bool) -> Result<sys::CUstream> {
     let (mut least, mut greatest): (c_int, c_int) = (0, 0);
     // SAFETY: a context is current; writes two integers.
     check(unsafe { sys::cuCtxGetStreamPriorityRange(&raw mut least, &raw mut greatest) }, "describe the device")?;
     let mut stream = std::ptr::null_mut();
     let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-    // Numerically, the range goes from `least` down to `greatest`.
+    // Numerically, the range descends from `least` to `greatest`.
     let priority = if low_priority { least } else { greatest };
     // SAFETY: as above; writes one handle, which `Device` destroys.
     check(unsafe { sys::cuStreamCreateWithPriority(&raw mut stream, flags, priority) }, "make a stream")?;
     Ok(stream)
 }
 
-/// An event that orders work and measures no time; with `blocking`, waiting for it sleeps.
+/// An event without timing; with `blocking`, waiting for it sleeps.
 pub fn event(blocking: bool) -> Result<sys::CUevent> {
     let mut event = std::ptr::null_mut();
     let blocking = if blocking { sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32 } else { 0 };
@@ -302,7 +304,7 @@ pub fn event(blocking: bool) -> Result<sys::CUevent> {
     Ok(event)
 }
 
-/// The context that is current on this thread; null for none.
+/// The context that is current on this thread; null if there is none.
 fn current() -> Result<sys::CUcontext> {
     let mut context = std::ptr::null_mut();
     // SAFETY: writes one handle.
@@ -317,10 +319,10 @@ fn free_bytes() -> Result<(u64, u64)> {
     Ok((free as u64, total as u64))
 }
 
-/// The subject of an error of the driver for want of memory.
+/// The subject of a driver error that reports lack of memory.
 const OUT_OF_MEMORY: &str = "CUDA_ERROR_OUT_OF_MEMORY";
 
-/// The error of an allocation: of memory when that is what it was, with both numbers.
+/// The error of a failed allocation: `Memory` with both numbers if memory ran out, otherwise `error` itself.
 pub fn memory_of(what: &str, bytes: u64, available: u64, error: Error) -> Error {
     if error.subject != OUT_OF_MEMORY {
         return error;

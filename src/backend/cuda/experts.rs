@@ -1,4 +1,4 @@
-//! Routed experts on the device: the choice, the lists of who goes where, grouped products, the sum.
+//! Routed experts on the device: the routing, the lists of rows per expert, the grouped products, the weighted sum.
 
 use super::forms::pitch;
 use super::kernels::{Shape, arg};
@@ -7,7 +7,7 @@ use super::state::{CudaBackend, Format};
 use crate::backend::{Experts, Weight};
 use crate::error::Error;
 
-/// Where `experts_place` writes; as `Slots` of the kernels.
+/// The output of `experts_place`; must match `Slots` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Slots {
@@ -17,7 +17,7 @@ struct Slots {
     tile_count: u64,
 }
 
-/// Shared memory that the choice needs for each expert chosen, in each of a block's warps.
+/// Shared memory of `experts_route` in bytes per chosen expert: 8 for each of the block's four warps.
 const ROUTE_BYTES: usize = 4 * 8;
 
 impl CudaBackend {
@@ -25,7 +25,7 @@ impl CudaBackend {
     pub(super) fn run_experts(&mut self, args: Experts, rows: usize) {
         let (count, chosen) = (args.experts.len(), args.routing.chosen.min(args.experts.len()));
         let Some(first) = args.experts.first() else { return };
-        let (hidden, inner, entries) = (first.gate.ins, first.gate.outs, rows * chosen);
+        let (hidden, inner, entries) = (first.gate.in_features, first.gate.out_features, rows * chosen);
         let format = self.stored(first.gate).format;
         let logits = self.place(args.logits, rows * count);
         let out = self.place(args.out, rows * hidden);
@@ -58,7 +58,7 @@ impl CudaBackend {
         let each = Shape { grid: [count, 1, 1], block: 256, shared: 0 };
         // SAFETY: the parameters of `experts_count`; the lists have room.
         unsafe { self.submit(self.kernels.experts_count, each, &mut [arg(&ids), arg(&counts), arg(&entries_arg)]) };
-        // Rows of an expert are few, whatever the step's are.
+        // On average an expert gets few rows, even in a large step.
         let choice = self.choose(format, entries.div_ceil(count), inner * count.min(entries));
         let tile_rows = choice.rows as i32;
         let mut params = [arg(&ids), arg(&counts), arg(&slots), arg(&entries_arg), arg(&chosen_arg), arg(&tile_rows)];
@@ -67,10 +67,10 @@ impl CudaBackend {
 
         let tiles_max = entries / choice.rows + count.min(entries);
         let table = self.scratch().addresses.address;
-        let product = |matrix: Weight, out: u64, outs: usize, stride: i32| Product {
+        let product = |matrix: Weight, out: u64, out_features: usize, stride: i32| Product {
             experts: table + u64::from(matrix.id) * 8,
             out,
-            outs: outs as i32,
+            out_features: out_features as i32,
             expert_stride: stride,
             ..Product::default()
         };
@@ -83,7 +83,7 @@ impl CudaBackend {
                 Product::default(),
             ],
             count: 2,
-            ins: hidden as i32,
+            in_features: hidden as i32,
             pitch: x_pitch as i32,
             rows: entries as i32,
             x,
@@ -108,7 +108,7 @@ impl CudaBackend {
                 Product::default(),
             ],
             count: 1,
-            ins: inner as i32,
+            in_features: inner as i32,
             pitch: inner_pitch as i32,
             x,
             x_rows: 0,
@@ -124,8 +124,8 @@ impl CudaBackend {
         self.wrote(args.out);
     }
 
-    /// Of gate, up and down: the distance in the table of addresses from an expert's matrix to the next one's, the same for all,
-    /// as experts are bound one after the other.
+    /// For gate, up and down: the distance between consecutive experts' matrices in the address table. It must be the
+    /// same for all experts, which holds as they are bound one after the other.
     fn strides(&mut self, args: &Experts) -> [i32; 3] {
         let stride = |backend: &mut CudaBackend, of: fn(&crate::backend::Expert) -> Weight| {
             let second = args.experts.get(1).map_or(0, |e| i64::from(of(e).id) - i64::from(of(&args.experts[0]).id));

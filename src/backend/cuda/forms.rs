@@ -1,35 +1,35 @@
-//! How weights lie on the device, and what they take there.
+//! The layout of weights on the device, and their size there.
 //!
 //! | what | form |
 //! |---|---|
 //! | a vector: gain or bias | f32 |
-//! | a matrix, computing in bf16 | bf16, rows of [`pitch`] elements, zeros beyond the last input |
+//! | a matrix, computing in bf16 | bf16, rows of [`pitch`] elements, zeros after the last input |
 //! | a matrix, computing in f32 | f32, as in the checkpoint |
-//! | a quantized matrix | its panels ([`crate::encoding`]) as they are |
+//! | a quantized matrix | its panels ([`crate::encoding`]), unchanged |
 //!
-//! A matrix of one row may be meant as a vector too, and has both forms.
+//! A matrix with one row may also be used as a vector, and is stored in both forms.
 
 use crate::backend::cpu::Compute;
 use crate::encoding::Encoding;
 
-/// Elements from a row of a bf16 matrix, or of the input of a product, to the next: whole steps of the kernels.
-pub const fn pitch(ins: usize) -> usize {
-    ins.next_multiple_of(64)
+/// Distance between rows of a bf16 matrix or of a product's input, in elements: a multiple of the kernels' step.
+pub const fn pitch(in_features: usize) -> usize {
+    in_features.next_multiple_of(64)
 }
 
-/// Bytes from an allocation to the next at least: the driver aligns them so.
+/// Alignment of every weight in bytes.
 const ALIGNMENT: usize = 256;
 
 /// Bytes of a weight on the device; `u64::MAX` when that overflows.
-pub fn weight_bytes(encoding: Encoding, outs: usize, ins: usize, compute: Compute) -> u64 {
+pub fn weight_bytes(encoding: Encoding, out_features: usize, in_features: usize, compute: Compute) -> u64 {
     let bytes = match encoding {
-        Encoding::Quantized(scheme) => scheme.bytes(outs, ins),
+        Encoding::Quantized(scheme) => scheme.bytes(out_features, in_features),
         Encoding::Stored(_) => {
             let matrix = match compute {
-                Compute::Bf16 => outs.checked_mul(pitch(ins)).and_then(|n| n.checked_mul(2)),
-                Compute::F32 => outs.checked_mul(ins).and_then(|n| n.checked_mul(4)),
+                Compute::Bf16 => out_features.checked_mul(pitch(in_features)).and_then(|n| n.checked_mul(2)),
+                Compute::F32 => out_features.checked_mul(in_features).and_then(|n| n.checked_mul(4)),
             };
-            let vector = if outs == 1 { ins * 4 } else { 0 };
+            let vector = if out_features == 1 { in_features * 4 } else { 0 };
             matrix.and_then(|matrix| matrix.next_multiple_of(ALIGNMENT).checked_add(vector))
         }
     };

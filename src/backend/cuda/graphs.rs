@@ -1,9 +1,10 @@
-//! Steps that were recorded as CUDA graphs: a decode step is some hundred launches that differ from the last step's in nothing
-//! but the integers at fixed places of device memory, so it is recorded once for each kind and then submitted as a whole.
+//! Steps recorded as CUDA graphs. A decode step consists of some hundred launches that differ from those of the
+//! previous step only in the integers at fixed places of device memory, so it is captured once per kind and then
+//! launched as a whole.
 //!
-//! A kind is the number of rows (filled up, [`crate::backend::Backend::padded`]), the spans of keys that attention may be cut
-//! into, and whether sampling needs lists. The first step of a kind runs as it is, which leaves nothing for the recording to
-//! make or allocate; the second is recorded. Where recording fails, steps run as they are from then on.
+//! The kind of a step is its number of rows (padded, [`crate::backend::Backend::padded`]), the number of key spans for
+//! split attention, and whether sampling needs lists. The first step of a kind runs normally, so that nothing is left
+//! to be created or allocated during capture; the second is captured. After a failed capture all steps run normally.
 
 use super::driver::{Device, check};
 use super::state::CudaBackend;
@@ -11,7 +12,7 @@ use crate::error::{Result, reserved};
 use cudarc::driver::sys;
 use std::sync::Arc;
 
-/// Most graphs kept; the one used longest ago gives way.
+/// Maximum number of kinds kept; the least recently used is dropped.
 const GRAPHS_MAX: usize = 64;
 
 /// What steps must have in common to share a graph.
@@ -34,38 +35,38 @@ unsafe impl Send for Graph {}
 impl Drop for Graph {
     fn drop(&mut self) {
         if let Ok(_entered) = self.device.enter() {
-            // SAFETY: made in `end_recording`. What still runs of it is finished first: the driver keeps it until then.
+            // SAFETY: made in `end_recording`. If it is still running, the driver keeps it until it has finished.
             unsafe { sys::cuGraphExecDestroy(self.exec) };
         }
     }
 }
 
-/// A kind of step that was seen.
+/// A kind of step that has occurred.
 struct Seen {
     kind: Kind,
-    /// None: seen once.
+    /// None: it has run once and was not recorded.
     graph: Option<Graph>,
     used: u64,
 }
 
-/// The graphs of an engine.
+/// The recorded graphs of an engine.
 #[derive(Default)]
 pub struct Graphs {
     seen: Vec<Seen>,
-    /// The kind that is being recorded.
+    /// The kind that is being captured.
     recording: Option<Kind>,
     off: bool,
     clock: u64,
 }
 
 impl Graphs {
-    /// Makes room for all there may be.
+    /// Reserves memory for the list of kinds.
     pub fn reserve(&mut self) -> Result<()> {
         self.seen = reserved("recorded steps", GRAPHS_MAX)?;
         Ok(())
     }
 
-    /// What is known of a kind, which counts as used.
+    /// The entry of a kind, created if it is new.
     fn find(&mut self, kind: Kind) -> &mut Seen {
         self.clock += 1;
         let at = match self.seen.iter().position(|s| s.kind == kind) {
@@ -93,7 +94,7 @@ impl CudaBackend {
         let inputs = self.inputs();
         let (rows, spans) = (inputs.rows, inputs.units.single_spans);
         assert!(inputs.units.single == rows && inputs.units.several == 0, "a step of single rows");
-        let kind = Kind { rows, spans, lists: self.scratch().drawing.kind() };
+        let kind = Kind { rows, spans, lists: self.scratch().sampling.kind() };
         let clock = self.graphs.clock + 1;
         let seen = self.graphs.find(kind);
         let first = std::mem::replace(&mut seen.used, clock) == 0;
@@ -105,7 +106,7 @@ impl CudaBackend {
                     check(unsafe { sys::cuGraphLaunch(exec, device.stream) }, "start a recorded step")
                 });
                 self.note(launched);
-                // What tensors hold now was not followed.
+                // The graph changed tensors without calls of `wrote`, so no rounded copy is known to be valid.
                 self.forget_rounded();
                 true
             }
@@ -138,12 +139,12 @@ impl CudaBackend {
             let mut exec = std::ptr::null_mut();
             // SAFETY: a graph just recorded; writes one handle, which `Graph` destroys.
             let made = check(unsafe { sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0) }, "record a step");
-            // SAFETY: the instance has what it needs of it.
+            // SAFETY: the instance does not need the graph any more.
             unsafe { sys::cuGraphDestroy(graph) };
             made.map(|()| Graph { device: device.clone(), exec })
         });
         self.forget_rounded();
-        // What failed while recording was not a failure of the device.
+        // An error during capture is no device failure; the step is run without a graph.
         let failed = self.failure.is_some();
         match made {
             Ok(graph) if !failed => {

@@ -1,49 +1,50 @@
-//! A step's integers on their way to the device: one block of words, written to pinned memory and copied.
+//! The upload of a step's integers: one block of words, written to pinned memory and copied to the device.
 //!
-//! The device has one copy at a fixed place, so that what was captured in a graph finds the next step's integers there. Steps with
-//! a row for each sequence have a place of their own, where all there is lies close together: it is copied as a whole. The
-//! host has several in turns: it writes the next step's while the copies of earlier ones may still be under way.
+//! The device has one copy at a fixed address, so that a captured graph finds the next step's integers there. Steps
+//! with at most one row per sequence use a smaller layout, at an address of their own, so that they copy few bytes. The
+//! host has several copies and uses them in turns: it writes the next step's while the transfers of earlier ones are
+//! still in flight.
 
 use super::driver::{Device, check};
 use super::memory::{Buffer, Event, Pinned};
-use crate::backend::{Largest, Step};
+use crate::backend::{MaxBatchShape, Step};
 use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use std::sync::Arc;
 
-/// Steps whose integers may be on their way at once.
+/// Number of pinned copies: uploads that may be in flight at once.
 const IN_FLIGHT: usize = 3;
 
-/// Where each array begins, in words.
+/// The start of each array, in words.
 #[derive(Clone, Copy, Debug, Default)]
-struct Layout {
+struct StagingLayout {
     rows: usize,
     sequences: usize,
     positions: usize,
     sequence_of: usize,
     units: usize,
-    wanted: usize,
+    logits_indices: usize,
     starts: usize,
     tables: usize,
-    /// Entries of a group's tables.
+    /// Capacity of the page tables of one layer group, in entries.
     table_entries: usize,
     groups: usize,
 }
 
-impl Layout {
-    /// For steps of so many rows.
-    fn of(l: &Largest, rows: usize) -> Layout {
+impl StagingLayout {
+    /// The layout for steps of up to `rows` rows.
+    fn of(l: &MaxBatchShape, rows: usize) -> StagingLayout {
         let sequences = l.sequences.max(1);
         let starts = 6 * rows;
         let tables = starts + l.groups * sequences;
         let pages = l.positions.div_ceil(l.page_tokens.max(1)).saturating_add(1);
-        Layout {
+        StagingLayout {
             rows,
             sequences,
             positions: rows,
             sequence_of: 2 * rows,
             units: 3 * rows,
-            wanted: 5 * rows,
+            logits_indices: 5 * rows,
             starts,
             tables,
             table_entries: sequences.saturating_mul(pages),
@@ -56,50 +57,50 @@ impl Layout {
     }
 }
 
-/// Those of steps of single rows, and of all.
-fn layouts(largest: &Largest) -> [Layout; 2] {
-    [largest.sequences.max(1), largest.rows].map(|rows| Layout::of(largest, rows))
+/// The layouts for steps with at most one row per sequence, and for all steps.
+fn layouts(max_shape: &MaxBatchShape) -> [StagingLayout; 2] {
+    [max_shape.sequences.max(1), max_shape.rows].map(|rows| StagingLayout::of(max_shape, rows))
 }
 
-/// Bytes on the device.
-pub fn bytes(largest: &Largest) -> u64 {
-    let words = layouts(largest).iter().map(|l| l.words() as u64).fold(0, u64::saturating_add);
+/// Bytes of device memory.
+pub fn bytes(max_shape: &MaxBatchShape) -> u64 {
+    let words = layouts(max_shape).iter().map(|l| l.words() as u64).fold(0, u64::saturating_add);
     words.saturating_mul(4)
 }
 
-/// What attention needs to know of a step on the host.
+/// The units of a step, as attention needs them for its launches. A unit is a run of adjacent rows of one sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Units {
-    /// Units of one row; they come first.
+    /// Number of units with one row; they come first.
     pub single: usize,
-    /// Of these, the last one's row, and the spans of keys of the longest, up to the next power of two: a step that is recorded
-    /// serves others.
+    /// The row index of the last of these; and the maximum number of key spans among them, rounded up to a power of
+    /// two, so that a recorded step can serve others.
     pub single_last_row: usize,
     pub single_spans: usize,
-    /// Units of several rows, and the rows of the longest.
+    /// Number of units with several rows, and the maximum number of rows among them.
     pub several: usize,
     pub several_rows_max: usize,
 }
 
-/// The integers of the current step on the device.
+/// The integers of the current step on the device, and their staging memory on the host.
 pub struct Inputs {
     device: Arc<Device>,
-    layouts: [Layout; 2],
-    /// That of the current step, which begins at this word.
-    layout: Layout,
+    layouts: [StagingLayout; 2],
+    /// The layout of the current step, and the word at which it begins on the device.
+    layout: StagingLayout,
     start: usize,
     there: Buffer,
     here: Vec<(Pinned, Event)>,
     turn: usize,
     pub units: Units,
-    /// Rows of the current step; set before its upload.
+    /// Number of rows of the current step; set before its upload.
     pub rows: usize,
 }
 
 impl Inputs {
-    /// Room for the largest step.
-    pub fn new(device: &Arc<Device>, largest: &Largest, blocking: bool) -> Result<Inputs> {
-        let layouts = layouts(largest);
+    /// Allocates memory for the largest step.
+    pub fn new(device: &Arc<Device>, max_shape: &MaxBatchShape, blocking: bool) -> Result<Inputs> {
+        let layouts = layouts(max_shape);
         let what = "the rows and page tables of a step";
         let words = layouts[0].words().checked_add(layouts[1].words());
         let bytes = words.and_then(|words| words.checked_mul(4)).ok_or_else(|| Error::memory(what, u64::MAX))?;
@@ -121,7 +122,7 @@ impl Inputs {
         self.there.address + (self.start + word) as u64 * 4
     }
 
-    /// Device addresses of `[rows]` tokens, positions and sequence numbers.
+    /// Device addresses of the `[rows]` tokens, positions and sequence numbers.
     pub fn tokens(&self) -> u64 {
         self.at(0)
     }
@@ -134,32 +135,32 @@ impl Inputs {
         self.at(self.layout.sequence_of)
     }
 
-    /// Device address of the `index`-th unit: some adjacent rows of one sequence, which a block of attention takes. Two words, the
-    /// first row and the rows, as in `kernels/attention.cu`.
+    /// Device address of the `index`-th unit, two words: its first row and its number of rows, as in
+    /// `kernels/attention.cu`.
     pub fn unit(&self, index: usize) -> u64 {
         self.at(self.layout.units + 2 * index)
     }
 
-    /// Device address of the `index`-th row whose logits are wanted.
-    pub fn wanted(&self, index: usize) -> u64 {
-        self.at(self.layout.wanted + index)
+    /// Device address of the `index`-th entry of the list of rows whose logits are computed.
+    pub fn logits_indices(&self, index: usize) -> u64 {
+        self.at(self.layout.logits_indices + index)
     }
 
-    /// Device addresses of a group's page tables, and of the first entry of each sequence.
+    /// Device addresses of a layer group's page tables, and of the index at which each sequence's table begins.
     pub fn tables(&self, group: usize) -> (u64, u64) {
         let l = &self.layout;
         (self.at(l.tables + group * l.table_entries), self.at(l.starts + group * l.sequences))
     }
 
-    /// Writes the step down and submits its copy.
+    /// Writes the step to pinned memory and submits its copy.
     pub fn upload(&mut self, step: &Step) -> Result<()> {
-        let small = step.tokens.len().max(step.wanted.len()) <= self.layouts[0].rows;
+        let small = step.tokens.len().max(step.logits_indices.len()) <= self.layouts[0].rows;
         let l = self.layouts[usize::from(!small)];
         (self.layout, self.start) = (l, if small { 0 } else { self.layouts[0].words() });
         let start = self.start;
         let (rows, longest) = (step.tokens.len(), step.tables.iter().map(|t| t.pages.len()).max().unwrap_or(0));
         let sequences = step.tables.iter().map(|t| t.starts.len()).max().unwrap_or(0);
-        if rows.max(step.wanted.len()) > l.rows
+        if rows.max(step.logits_indices.len()) > l.rows
             || sequences > l.sequences
             || longest > l.table_entries
             || step.tables.len() > l.groups
@@ -171,13 +172,13 @@ impl Inputs {
         }
         self.turn = (self.turn + 1) % self.here.len();
         let (pinned, copied) = &mut self.here[self.turn];
-        // The copy that used this memory last.
+        // Wait for the last copy that used this memory.
         copied.wait()?;
         let words = &mut pinned.words_mut()[start..];
         words[..rows].copy_from_slice(&step.tokens);
         words[l.positions..l.positions + rows].copy_from_slice(&step.positions);
         words[l.sequence_of..l.sequence_of + rows].copy_from_slice(&step.sequences);
-        words[l.wanted..l.wanted + step.wanted.len()].copy_from_slice(&step.wanted);
+        words[l.logits_indices..l.logits_indices + step.logits_indices.len()].copy_from_slice(&step.logits_indices);
         self.units = write_units(step, &mut words[l.units..l.units + 2 * rows]);
         for (group, tables) in step.tables.iter().enumerate() {
             let at = l.starts + group * l.sequences;
@@ -185,7 +186,8 @@ impl Inputs {
             let at = l.tables + group * l.table_entries;
             words[at..at + tables.pages.len()].copy_from_slice(&tables.pages);
         }
-        // Everything up to what is used of the first group's tables, then that of the others.
+        // One copy from the beginning to the used part of the first group's tables, then one for each other group's
+        // tables.
         for (group, tables) in step.tables.iter().enumerate() {
             let at = l.tables + group * l.table_entries;
             let from = if group == 0 { 0 } else { at };
@@ -195,14 +197,15 @@ impl Inputs {
     }
 }
 
-/// Submits the copy of some words to the same place on the device.
+/// Submits the copy of a range of words to the same offset on the device.
 fn copy(device: &Device, to: &Buffer, from: &Pinned, words: std::ops::Range<usize>) -> Result<()> {
     let bytes = &from.bytes()[words.start * 4..words.end * 4];
     if bytes.is_empty() {
         return Ok(());
     }
     let _entered = device.enter()?;
-    // SAFETY: both sides have the layout's size, and the pinned memory is not written before the event after this copy.
+    // SAFETY: both sides have the layout's size, and the pinned memory is not written before the event recorded after
+    // this copy.
     let answer = unsafe {
         sys::cuMemcpyHtoDAsync_v2(
             to.address + words.start as u64 * 4,
@@ -214,10 +217,10 @@ fn copy(device: &Device, to: &Buffer, from: &Pinned, words: std::ops::Range<usiz
     check(answer, "copy a step's input")
 }
 
-/// Rows of a unit at most: a launch counts their queries in a dimension that ends at 65,535.
+/// Maximum rows of a unit: their queries are counted in a grid dimension that is limited to 65,535.
 const UNIT_ROWS_MAX: usize = 1024;
 
-/// Cuts the rows into units, those of one row first.
+/// Divides the rows into units and writes them, those with one row first.
 fn write_units(step: &Step, words: &mut [u32]) -> Units {
     let mut units = Units::default();
     let each = |single: bool, write: &mut dyn FnMut(usize, usize)| {

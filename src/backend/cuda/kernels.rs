@@ -1,6 +1,6 @@
-//! The embedded code of the kernels, each by name, and how one is launched.
+//! The embedded kernel code, its kernels by name, and their launch.
 //!
-//! The lists below are the entries of `kernels/*.cu`; a test compares them.
+//! The lists below must match the entries in `kernels/*.cu`; a test compares them.
 
 use super::driver::{Device, check};
 use crate::error::{Error, Result, Status};
@@ -8,15 +8,15 @@ use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CString, c_int, c_void};
 use std::sync::Arc;
 
-/// Dynamic shared memory that every kernel may have; more has to be asked for.
+/// Dynamic shared memory in bytes that any kernel may use; more requires an attribute.
 const SHARED_USUAL: u32 = 48 << 10;
 
-/// A kernel.
+/// A kernel that has been loaded.
 #[derive(Clone, Copy)]
 pub struct Function {
     raw: sys::CUfunction,
     pub name: &'static str,
-    /// Dynamic shared memory it may have, in bytes.
+    /// Maximum dynamic shared memory of a block, in bytes.
     shared_max: u32,
 }
 
@@ -24,13 +24,13 @@ pub struct Function {
 unsafe impl Send for Function {}
 
 impl Function {
-    /// Whether a block of it may have so much dynamic shared memory on this device.
+    /// Whether a block of it may use `shared` bytes of dynamic shared memory on this device.
     pub fn fits(&self, shared: usize) -> bool {
         shared <= self.shared_max as usize
     }
 }
 
-/// Loaded code.
+/// A loaded module.
 pub struct Module {
     device: Arc<Device>,
     raw: sys::CUmodule,
@@ -42,7 +42,7 @@ unsafe impl Send for Module {}
 impl Drop for Module {
     fn drop(&mut self) {
         if let Ok(_entered) = self.device.enter() {
-            // SAFETY: loaded in `Kernels::load`; what runs is finished first.
+            // SAFETY: loaded in `Kernels::load`; submitted work is finished first.
             unsafe {
                 sys::cuStreamSynchronize(self.device.stream);
                 sys::cuModuleUnload(self.raw);
@@ -51,17 +51,17 @@ impl Drop for Module {
     }
 }
 
-/// Code as the driver may read it where it lies: its headers are made of 64-bit numbers.
+/// Aligns an embedded fat binary: the driver may read its headers of 64-bit numbers in place.
 #[repr(align(64))]
 struct Image<T: ?Sized>(T);
 
-/// Targets that the library has machine code for, as the build was told.
+/// The GPU architectures for which the library contains machine code, as configured at build time.
 const TARGETS: &str = env!("ASTRAI_CUDA_TARGETS");
-/// CUDA version of the compiler: 1000 for each major, 10 for each minor.
+/// CUDA version of the compiler: 1000 * major + 10 * minor.
 const COMPILER_VERSION: &str = env!("ASTRAI_CUDA_VERSION");
 
 impl Module {
-    /// Loads a fat binary, which begins with a word that says so.
+    /// Loads a fat binary.
     pub fn load(device: &Arc<Device>, name: &str, image: &[u8]) -> Result<Module> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: a context is current; the image is a whole fat binary, made by the build.
@@ -71,15 +71,15 @@ impl Module {
             | CUresult::CUDA_ERROR_INVALID_IMAGE
             | CUresult::CUDA_ERROR_INVALID_PTX
             | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-                let (major, minor) = device.facts.capability;
+                let (major, minor) = device.info.capability;
                 let version = |v: u32| format!("{}.{}", v / 1000, v % 1000 / 10);
                 Error::new(
                     Status::Device,
                     format!(
                         "the driver (CUDA {}) cannot load this library's kernels for {}, of compute capability {major}.{minor}: \
                          they were compiled by CUDA {} for {TARGETS} and as PTX ({}); update the driver",
-                        version(device.facts.driver_version),
-                        device.facts.name,
+                        version(device.info.driver_version),
+                        device.info.name,
                         version(COMPILER_VERSION.parse().unwrap_or(0)),
                         error.subject,
                     ),
@@ -91,7 +91,7 @@ impl Module {
         Ok(Module { device: device.clone(), raw })
     }
 
-    /// A kernel of it, and the dynamic shared memory that it may need at most.
+    /// One of its kernels; `shared` is the most dynamic shared memory that it needs, in bytes.
     pub fn function(&self, name: &'static str, shared: usize) -> Result<Function> {
         let symbol = CString::new(name).map_err(|_| Error::internal("a kernel's name has a zero byte"))?;
         let mut raw = std::ptr::null_mut();
@@ -100,7 +100,7 @@ impl Module {
         check(answer, &format!("find the kernel {name}"))?;
         let mut function = Function { raw, name, shared_max: SHARED_USUAL };
         let shared = u32::try_from(shared).unwrap_or(u32::MAX);
-        if shared > SHARED_USUAL && shared <= self.device.facts.block_shared_bytes {
+        if shared > SHARED_USUAL && shared <= self.device.info.block_shared_bytes {
             let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a live function; the device allows that much.
             let answer = unsafe { sys::cuFuncSetAttribute(raw, which, shared as c_int) };
@@ -111,18 +111,18 @@ impl Module {
     }
 }
 
-/// Declares [`Kernels`]: for each module its kernels, with the dynamic shared memory they may need at most.
+/// Declares [`Kernels`]: for each module its kernels, with the most dynamic shared memory they need.
 macro_rules! kernels {
     ($($module:ident { $($name:ident $(: $shared:expr)?),* $(,)? })*) => {
         /// All kernels.
         pub struct Kernels {
             $($(pub $name: Function,)*)*
-            /// After the functions, which need them.
+            /// Declared after the functions, because they need the modules.
             _modules: Vec<Module>,
         }
 
         impl Kernels {
-            /// Loads all code onto the device.
+            /// Loads all modules onto the device.
             pub fn load(device: &Arc<Device>) -> Result<Kernels> {
                 let _entered = device.enter()?;
                 $(let $module = Module::load(
@@ -148,7 +148,7 @@ macro_rules! kernels {
                 }
             }
 
-            /// The names, by source file.
+            /// The names of the kernels, by module.
             pub fn names() -> Vec<(&'static str, Vec<&'static str>)> {
                 vec![$((stringify!($module), vec![$(stringify!($name)),*])),*]
             }
@@ -191,34 +191,35 @@ kernels! {
     sampling { adjust_logits, best_in_chunks, best_of_chunks, sample_rows, logprob_rows }
 }
 
-/// Dynamic shared memory of `attention_*_<dim>x<queries>`: queries, stages of keys and values, with their factors where they
-/// are `bytes`, and unless the keys are split totals; as `Shared` of `kernels/attention.cu`.
+/// Dynamic shared memory of `attention_*_<dim>x<queries>` in bytes: queries; the stages of keys and values, with scale
+/// factors for 8-bit pages (`bytes`); and totals, unless the keys are split. Must match `Shared` of
+/// `kernels/attention.cu`.
 pub const fn attention_shared(bytes: bool, dim: usize, queries: usize, split: bool) -> usize {
     let stages = if dim == 256 && queries == 16 { 1 } else { 2 };
     let factors = if bytes { 2 * 64 * 4 } else { 0 };
     queries * dim * 2 + stages * (2 * 64 * dim * 2 + factors) + if split { 0 } else { queries * dim * 4 }
 }
 
-/// Blocks and threads of a launch.
+/// The dimensions of a launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub grid: [usize; 3],
-    /// Threads of a block.
+    /// Threads per block.
     pub block: usize,
-    /// Dynamic shared memory of a block, in bytes.
+    /// Dynamic shared memory per block, in bytes.
     pub shared: usize,
 }
 
-/// The address of a parameter of a launch.
+/// The address of a launch parameter.
 pub fn arg<T>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }
 
-/// Submits a kernel.
+/// Submits a kernel to the device's stream.
 ///
 /// # Safety
-/// `params` has the address of one value for each parameter of the kernel, of its type; what those point to on the device
-/// is large enough for the shape.
+/// `params` has the address of one value of the right type for each parameter of the kernel; device memory that those
+/// point to is large enough for the shape.
 pub unsafe fn launch(device: &Device, function: Function, shape: Shape, params: &mut [*mut c_void]) -> Result<()> {
     if shape.grid.contains(&0) {
         return Ok(());
@@ -262,7 +263,7 @@ mod tests {
             };
             let starts = ["ENTRY(", "ATTENTION(", "FEW(", "TILED("];
             let mut entries: Vec<&str> = starts.into_iter().flat_map(first_words).collect();
-            // The macros' own definitions do not begin a line so.
+            // The definitions of the macros do not begin a line this way.
             entries.sort_unstable();
             names.sort_unstable();
             assert_eq!(names, entries, "{module}.cu");

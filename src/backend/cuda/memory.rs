@@ -14,14 +14,15 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// `bytes` zero bytes for `what`; at least one, so that every buffer has an address.
+    /// Allocates `bytes` zeroed bytes; at least one, so that every buffer has an address. `what` names the purpose in
+    /// errors.
     pub fn zeroed(device: &Arc<Device>, bytes: usize, what: &str) -> Result<Buffer> {
         let buffer = Buffer::new(device, bytes, what)?;
         buffer.fill(0)?;
         Ok(buffer)
     }
 
-    /// Sets every byte, after the work submitted so far.
+    /// Sets every byte, in stream order.
     pub fn fill(&self, byte: u8) -> Result<()> {
         let _entered = self.device.enter()?;
         // SAFETY: the allocation is of that size; the stream is the device's.
@@ -29,7 +30,7 @@ impl Buffer {
         check(answer, "fill memory")
     }
 
-    /// As [`Buffer::zeroed`], with whatever is there.
+    /// As [`Buffer::zeroed`], but uninitialized.
     pub fn new(device: &Arc<Device>, bytes: usize, what: &str) -> Result<Buffer> {
         let _entered = device.enter()?;
         let bytes = bytes.max(1);
@@ -42,12 +43,12 @@ impl Buffer {
         Ok(Buffer { device: device.clone(), address, bytes })
     }
 
-    /// Copies to the device before the call returns, after the work submitted so far.
+    /// Copies to the device, in stream order, and waits for the copy.
     pub fn write(&self, at: usize, bytes: &[u8]) -> Result<()> {
         assert!(at + bytes.len() <= self.bytes, "a copy of {} bytes to {at} of {}", bytes.len(), self.bytes);
         let _entered = self.device.enter()?;
-        // SAFETY: inside the allocation, as just checked. From pageable memory the driver has taken the bytes when it returns,
-        // and from pinned memory `wait` sees to it.
+        // SAFETY: inside the allocation, as just checked. The driver has read pageable memory when it returns; for
+        // pinned memory `wait` ensures that the copy has finished.
         let answer = unsafe {
             sys::cuMemcpyHtoDAsync_v2(self.address + at as u64, bytes.as_ptr().cast(), bytes.len(), self.device.stream)
         };
@@ -55,11 +56,11 @@ impl Buffer {
         self.device.wait()
     }
 
-    /// Copies from the device, after the work submitted so far.
+    /// Copies from the device, in stream order, and waits for the copy.
     pub fn read(&self, at: usize, bytes: &mut [u8]) -> Result<()> {
         assert!(at + bytes.len() <= self.bytes, "a copy of {} bytes from {at} of {}", bytes.len(), self.bytes);
         let _entered = self.device.enter()?;
-        // SAFETY: inside the allocation; `bytes` is borrowed until the copy has been waited for, unless the device fails.
+        // SAFETY: inside the allocation; `bytes` is borrowed until the copy was waited for, unless the device fails.
         let answer = unsafe {
             sys::cuMemcpyDtoHAsync_v2(
                 bytes.as_mut_ptr().cast(),
@@ -82,7 +83,7 @@ impl Drop for Buffer {
     }
 }
 
-/// Host memory that the device copies from and to while the host goes on.
+/// Pinned (page-locked) host memory, for asynchronous copies to and from the device.
 pub struct Pinned {
     device: Arc<Device>,
     start: *mut u8,
@@ -93,7 +94,7 @@ pub struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    /// `bytes` zero bytes for `what`.
+    /// Allocates `bytes` zeroed bytes. `what` names the purpose in errors.
     pub fn zeroed(device: &Arc<Device>, bytes: usize, what: &str) -> Result<Pinned> {
         let _entered = device.enter()?;
         let bytes = bytes.max(1);
@@ -114,25 +115,25 @@ impl Pinned {
         Ok(Pinned { device: device.clone(), start, bytes })
     }
 
-    /// All bytes. The caller knows that the device is not writing them.
+    /// All bytes. The caller must ensure that the device is not writing them.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: allocated and initialised; borrowed from the owner.
         unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
     }
 
-    /// All bytes, for writing. The caller knows that the device is done with them.
+    /// All bytes, for writing. The caller must ensure that the device is neither reading nor writing them.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as `bytes`, and borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) }
     }
 
-    /// The memory as 32-bit words, for writing; as [`Pinned::bytes_mut`].
+    /// The memory as 32-bit words, for writing; otherwise as [`Pinned::bytes_mut`].
     pub fn words_mut(&mut self) -> &mut [u32] {
         // SAFETY: pages of memory are aligned for words, and every bit pattern is one.
         unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.bytes / 4) }
     }
 
-    /// The memory as 32-bit words.
+    /// The memory as 32-bit words; otherwise as [`Pinned::bytes`].
     pub fn words(&self) -> &[u32] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes / 4) }
@@ -142,7 +143,7 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if let Ok(_entered) = self.device.enter() {
-            // SAFETY: allocated in `zeroed`. A copy that is under way is finished first: this waits for the device.
+            // SAFETY: allocated in `zeroed`. A copy in flight is finished first.
             unsafe {
                 sys::cuStreamSynchronize(self.device.stream);
                 sys::cuMemFreeHost(self.start.cast());
@@ -151,11 +152,11 @@ impl Drop for Pinned {
     }
 }
 
-/// A point in the stream that the host can wait for.
+/// A CUDA event: a point in the stream that the host can wait for.
 pub struct Event {
     device: Arc<Device>,
     event: sys::CUevent,
-    /// Something was recorded that has not been waited for.
+    /// It was recorded and has not been waited for since.
     pending: bool,
 }
 
@@ -163,13 +164,13 @@ pub struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    /// An event; with `blocking`, waiting sleeps.
+    /// An event; with `blocking`, waiting for it sleeps instead of spinning.
     pub fn new(device: &Arc<Device>, blocking: bool) -> Result<Event> {
         let _entered = device.enter()?;
         Ok(Event { device: device.clone(), event: event(blocking)?, pending: false })
     }
 
-    /// Marks the end of the work submitted so far.
+    /// Records the event after all work submitted so far.
     pub fn record(&mut self) -> Result<()> {
         let _entered = self.device.enter()?;
         // SAFETY: both handles live.
@@ -178,7 +179,7 @@ impl Event {
         Ok(())
     }
 
-    /// Waits for what was recorded last; at once when nothing was since.
+    /// Waits for the last recording; returns at once if that was already waited for.
     pub fn wait(&mut self) -> Result<()> {
         if !self.pending {
             return Ok(());

@@ -1,21 +1,21 @@
-//! An NVIDIA GPU as a [`super::Backend`]: kernels of our own (`kernels/`), compiled ahead of time and embedded.
+//! An NVIDIA GPU as a [`super::Backend`], with our own kernels (`kernels/`), compiled ahead of time and embedded.
 //!
-//! NVIDIA's driver is looked for at run time, so one library serves machines with and without a GPU; a build without the
-//! feature `cuda` has the same functions here, which say so. Everything of a step is submitted to one stream, in order, and
-//! runs while the host goes on; what fails there is told by the next call that waits.
+//! NVIDIA's driver is looked up at run time, so one library serves machines with and without a GPU; a build without the
+//! feature `cuda` has stubs that return `Unsupported`. All work of a step is submitted to one stream, in order, and
+//! runs asynchronously to the host; an error is reported by the next call that waits.
 //!
 //! | file | what it has |
 //! |---|---|
-//! | `driver` | the driver found and its answers as errors, a device's context and stream |
-//! | `memory` | device memory and pinned host memory that free themselves |
-//! | `kernels` | the embedded code, every kernel by name, how one is launched |
-//! | `forms` | how weights lie on the device, and what they take there |
-//! | `inputs` | a step's integers on their way to the device |
-//! | `state` | what the backend holds; inputs of products in the form that kernels read |
+//! | `driver` | the driver lookup and its errors, a device's context and stream |
+//! | `memory` | owned device memory and pinned host memory, events |
+//! | `kernels` | the embedded code, the kernels by name, their launch |
+//! | `forms` | the layout and size of weights on the device |
+//! | `inputs` | the upload of a step's integers |
+//! | `state` | the backend's state; the bf16 copies of products' inputs |
 //! | `ops`, `products`, `attention`, `experts`, `sampling` | the operations |
-//! | `blaslt` | NVIDIA's own products, where law 1 has been given up for them |
-//! | `graphs` | steps that were recorded, to be submitted again as a whole |
-//! | `testing` | kernels one by one, for their tests |
+//! | `blaslt` | products by NVIDIA's cuBLASLt, if the options give up law 1 |
+//! | `graphs` | steps recorded as CUDA graphs |
+//! | `testing` | launches of single kernels, for tests |
 
 #[cfg(feature = "cuda")]
 mod attention;
@@ -59,66 +59,67 @@ use crate::error::Result;
 use std::fmt;
 use std::sync::Arc;
 
-/// How a GPU is used.
+/// Options for the use of a GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct CudaOptions {
-    /// Which of the driver's devices.
+    /// The device's index, as the driver counts.
     pub index: usize,
-    /// Numbers that products are made of.
+    /// The number type in which matrix products are computed.
     pub compute: Compute,
-    /// Law 1: a row's result never depends on the others. Without it cuBLASLt may take the large products.
+    /// Law 1 (batch invariance): a row's result never depends on the other rows. If false, cuBLASLt may compute large
+    /// products.
     pub invariant: bool,
-    /// Work gives way to other work on the device, such as a game's rendering.
+    /// Use a low-priority stream, so that other work on the device, such as a game's rendering, goes first.
     pub low_priority: bool,
-    /// The host's thread sleeps while it waits, instead of watching.
+    /// The host thread sleeps while it waits for the device, instead of spinning.
     pub blocking_wait: bool,
 }
 
-/// What is known of a device before a model is brought to it.
+/// Properties of a device.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Facts {
-    /// Its name.
+pub struct DeviceInfo {
+    /// The device's name.
     pub name: String,
     /// Compute capability, such as (9, 0).
     pub capability: (u32, u32),
-    /// Bytes of memory.
+    /// Total memory in bytes.
     pub memory_bytes: u64,
-    /// Of these, free now.
+    /// Free memory in bytes when the device was opened.
     pub free_bytes: u64,
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub processors: u32,
-    /// Shared memory that a block of threads may have, in bytes.
+    /// Maximum shared memory per block, in bytes.
     pub block_shared_bytes: u32,
-    /// CUDA version of the driver: 1000 for each major, 10 for each minor.
+    /// The driver's CUDA version: 1000 * major + 10 * minor.
     pub driver_version: u32,
 }
 
-/// Keeps the context of a device that was looked at: while it lives, the device is opened at once.
+/// Keeps the context of a probed device alive, so that opening the device later is fast.
 #[derive(Clone)]
-pub struct Found(#[allow(dead_code, reason = "held, not used")] Option<Arc<dyn Send + Sync>>);
+pub struct DeviceHold(#[allow(dead_code, reason = "held, not used")] Option<Arc<dyn Send + Sync>>);
 
-impl fmt::Debug for Found {
+impl fmt::Debug for DeviceHold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Found")
+        f.write_str("DeviceHold")
     }
 }
 
-/// Looks at a device.
+/// Queries the properties of a device.
 ///
 /// # Errors
-/// `Unsupported` of a build without the feature; `Device` without a driver, with one that is too old, without a GPU or with
-/// one that is too old; `Argument` for an index that does not exist, with how many there are.
+/// `Unsupported` in a build without the feature; `Device` if the driver or the GPU is missing or too old; `Argument`
+/// for an index that does not exist, with the number of devices.
 #[cfg(feature = "cuda")]
-pub fn probe(index: usize) -> Result<(Facts, Found)> {
-    driver::Device::open(index, false, false).map(|device| (device.facts.clone(), Found(Some(device))))
+pub fn probe(index: usize) -> Result<(DeviceInfo, DeviceHold)> {
+    driver::Device::open(index, false, false).map(|device| (device.info.clone(), DeviceHold(Some(device))))
 }
 
-/// Looks at a device: not in this build.
+/// Stub of a build without the feature `cuda`.
 ///
 /// # Errors
 /// `Unsupported`.
 #[cfg(not(feature = "cuda"))]
-pub fn probe(_index: usize) -> Result<(Facts, Found)> {
+pub fn probe(_index: usize) -> Result<(DeviceInfo, DeviceHold)> {
     Err(absent())
 }
 
@@ -131,7 +132,7 @@ pub use stub::*;
 #[cfg(not(feature = "cuda"))]
 mod stub {
     use super::CudaOptions;
-    use crate::backend::{Backend, KvShape, Largest};
+    use crate::backend::{Backend, KvShape, MaxBatchShape};
     use crate::error::Result;
 
     pub(super) fn absent() -> crate::error::Error {
@@ -142,7 +143,7 @@ mod stub {
         .about("device")
     }
 
-    /// Opens a device: not in this build.
+    /// Stub of a build without the feature `cuda`.
     ///
     /// # Errors
     /// `Unsupported`.
@@ -150,7 +151,7 @@ mod stub {
         Err(absent())
     }
 
-    /// Whether pages of a shape can be: not in this build.
+    /// Stub of a build without the feature `cuda`.
     ///
     /// # Errors
     /// `Unsupported`.
@@ -158,8 +159,8 @@ mod stub {
         Err(absent())
     }
 
-    /// Memory beside tensors: none in this build.
-    pub fn scratch_bytes(_options: &CudaOptions, _largest: &Largest) -> u64 {
+    /// Stub of a build without the feature `cuda`.
+    pub fn scratch_bytes(_options: &CudaOptions, _largest: &MaxBatchShape) -> u64 {
         0
     }
 }
@@ -167,7 +168,7 @@ mod stub {
 #[cfg(not(feature = "cuda"))]
 use stub::absent;
 
-/// Rows that a step of `rows` single ones is filled up to; see [`crate::backend::Backend::padded`].
+/// The number of rows to which a step of `rows` single rows is padded; see [`crate::backend::Backend::padded`].
 pub fn padded(rows: usize) -> usize {
     match rows {
         _ if !BUILT => rows,
@@ -178,11 +179,11 @@ pub fn padded(rows: usize) -> usize {
     }
 }
 
-/// Opens a device for a model whose weights take `weight_bytes` there, as [`weight_bytes()`] adds up. What the options ask for
-/// and is done without is told to `note`.
+/// Opens a device for a model whose weights take `weight_bytes` there, the sum of [`weight_bytes()`]. If cuBLASLt is
+/// wanted but unavailable, `note` gets a message.
 ///
 /// # Errors
-/// As of [`probe`]; `Memory`; `Device` when its code cannot be loaded.
+/// As for [`probe`]; `Memory`; `Device` when the kernels cannot be loaded.
 #[cfg(feature = "cuda")]
 pub fn open(options: CudaOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<Box<dyn Backend>> {
     Ok(Box::new(CudaBackend::new(options, weight_bytes, note)?))

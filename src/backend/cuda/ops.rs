@@ -11,8 +11,8 @@ use std::ops::Range;
 
 impl Backend for CudaBackend {
     fn name(&self) -> String {
-        let (major, minor) = self.device.facts.capability;
-        format!("{} (cuda:{}, compute capability {major}.{minor})", self.device.facts.name, self.options.index)
+        let (major, minor) = self.device.info.capability;
+        format!("{} (cuda:{}, compute capability {major}.{minor})", self.device.info.name, self.options.index)
     }
 
     fn reserved(&self) -> Reserved {
@@ -29,7 +29,7 @@ impl Backend for CudaBackend {
         self.note(attached);
     }
 
-    /// Nothing of ours watches for work.
+    /// Nothing to do: no thread of this backend spins for work.
     fn rest(&mut self) {}
 
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor> {
@@ -39,35 +39,45 @@ impl Backend for CudaBackend {
         Ok(Tensor { buffer: (self.buffers.len() - 1) as u32, offset: 0 })
     }
 
-    fn reserve(&mut self, largest: &Largest) -> Result<()> {
-        self.reserve_scratch(largest)
+    fn reserve(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
+        self.reserve_scratch(max_shape)
     }
 
-    fn weight(&mut self, bytes: HostBytes, encoding: Encoding, outs: usize, ins: usize) -> Result<Weight> {
-        self.upload_weight(&bytes, encoding, outs, ins)
+    fn weight(
+        &mut self,
+        bytes: HostBytes,
+        encoding: Encoding,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Weight> {
+        self.upload_weight(&bytes, encoding, out_features, in_features)
     }
 
     fn random_weight(
         &mut self,
         random: RandomWeight,
         encoding: Encoding,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
     ) -> Result<Option<Weight>> {
-        // A vector has more forms than one, and is small.
-        if outs <= 1 { Ok(None) } else { self.make_random(random, encoding, outs, ins).map(Some) }
+        // Vectors are stored in two forms and are small: the caller uploads them.
+        if out_features <= 1 {
+            Ok(None)
+        } else {
+            self.make_random(random, encoding, out_features, in_features).map(Some)
+        }
     }
 
     fn quantize(
         &mut self,
         bytes: &[u8],
         dtype: DType,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
         scheme: Scheme,
         panels: &mut [u8],
     ) -> Result<()> {
-        self.quantizer()?.quantize(bytes, dtype, outs, ins, scheme, panels)
+        self.quantizer()?.quantize(bytes, dtype, out_features, in_features, scheme, panels)
     }
 
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
@@ -75,20 +85,20 @@ impl Backend for CudaBackend {
     }
 
     fn read_page(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()> {
-        self.told()?;
+        self.check_error()?;
         let at = self.frame(pages, frame, out.len())?;
         self.groups[pages.0 as usize].buffer.read(at.start, out)
     }
 
     fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()> {
-        self.told()?;
+        self.check_error()?;
         let at = self.frame(pages, frame, bytes.len())?;
         self.groups[pages.0 as usize].buffer.write(at.start, bytes)
     }
 
     fn begin(&mut self, step: &Step) {
         let inputs = self.inputs.as_mut().expect("reserved before the first step");
-        // Also of a step that runs nowhere, because an earlier one without a result to wait for failed.
+        // Also for a step that will not run because an earlier one, whose error was not reported yet, failed.
         inputs.rows = step.tokens.len();
         if self.failure.is_none() {
             let uploaded = inputs.upload(step);
@@ -97,14 +107,14 @@ impl Backend for CudaBackend {
     }
 
     fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
-        // Of a step that could not begin nothing is known.
+        // After a failure the inputs may be those of another step.
         if self.failure.is_some() {
             return;
         }
-        let (rows, width) = (tokens.len(), table.ins);
+        let (rows, width) = (tokens.len(), table.in_features);
         assert!(rows == self.inputs().rows, "the tokens are those of the step");
         let (matrix, tokens, to) = (self.stored(table).matrix, self.inputs().tokens(), self.place(out, rows * width));
-        let sampled = self.scratch().drawing.tokens();
+        let sampled = self.scratch().sampling.tokens();
         let (function, pitch) = match self.options.compute {
             Compute::Bf16 => (self.kernels.embed_bf16, forms::pitch(width)),
             Compute::F32 => (self.kernels.embed_f32, width),
@@ -131,7 +141,7 @@ impl Backend for CudaBackend {
     }
 
     fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
-        /// As `Norm` of the kernels.
+        /// Must match `Norm` of the kernels.
         #[repr(C)]
         struct Norm {
             x: u64,
@@ -143,10 +153,10 @@ impl Backend for CudaBackend {
             pitch: i32,
             eps: f32,
         }
-        let width = gain.ins;
+        let width = gain.in_features;
         let (from, to) = (self.place(x, rows * width), self.place(out, rows * width));
         self.wrote(out);
-        // What is normed is the input of products.
+        // The result is the input of products.
         let rounded = if self.options.compute == Compute::Bf16 { self.round_into(out, rows, width) } else { 0 };
         let (gain, pitch) = (self.vector(gain), forms::pitch(width) as i32);
         let args = Norm { x: from, add: 0, gain, out: to, rounded, width: width as i32, pitch, eps };
@@ -158,14 +168,14 @@ impl Backend for CudaBackend {
         self.group_products(x, rows, group);
     }
 
-    fn linear_best(&mut self, x: Tensor, rows: usize, product: Linear, _scratch: Tensor, best: BestOf) -> Result<()> {
+    fn linear_topk(&mut self, x: Tensor, rows: usize, product: Linear, _scratch: Tensor, best: TopK) -> Result<()> {
         self.group_products(x, rows, &[product]);
-        self.find_best(product.out, rows, product.weight.outs, best)
+        self.find_topk(product.out, rows, product.weight.out_features, best)
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, _scratch: Tensor) {
         self.group_products(x, rows, &[gate, up]);
-        self.gate_rows(gate.out, up.out, rows, gate.weight.outs);
+        self.gate_rows(gate.out, up.out, rows, gate.weight.out_features);
     }
 
     fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
@@ -224,7 +234,7 @@ impl Backend for CudaBackend {
     fn gather(&mut self, x: Tensor, first: usize, rows: &[u32], width: usize, out: Tensor) {
         let last = rows.iter().copied().max().unwrap_or(0) as usize;
         let (from, to) = (self.place(x, (last + 1) * width), self.place(out, rows.len() * width));
-        let which = self.inputs().wanted(first);
+        let which = self.inputs().logits_indices(first);
         let (shape, count, width) = (self.each_element(rows.len() * width), rows.len() as i32, width as i32);
         let mut params = [arg(&from), arg(&which), arg(&to), arg(&count), arg(&width)];
         // SAFETY: the parameters of the kernel; all places were checked, and the rows are below `last + 1`.
@@ -236,17 +246,17 @@ impl Backend for CudaBackend {
         true
     }
 
-    fn allow(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
-        self.scratch().drawing.allow(limit, holes)
+    fn set_vocabulary_mask(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
+        self.scratch().sampling.set_vocabulary_mask(limit, holes)
     }
 
     fn padded(&self, rows: usize) -> usize {
         super::padded(rows)
     }
 
-    fn draws(&mut self, draws: &Draws) {
+    fn set_sampling(&mut self, requests: &SamplingRequests) {
         if self.failure.is_none() {
-            let uploaded = self.scratch().drawing.upload(draws);
+            let uploaded = self.scratch().sampling.upload(requests);
             self.note(uploaded);
         }
     }
@@ -265,45 +275,45 @@ impl Backend for CudaBackend {
         }
     }
 
-    fn collect(&mut self) -> Ticket {
-        let rows = self.scratch().drawing.rows();
-        let (ticket, collected) = self.scratch().drawing.collect(rows);
-        self.note(collected);
+    fn copy_out(&mut self) -> Ticket {
+        let rows = self.scratch().sampling.rows();
+        let (ticket, copied) = self.scratch().sampling.copy_out(rows);
+        self.note(copied);
         ticket
     }
 
-    fn drawn(&mut self, ticket: Ticket, to: &mut Drawn) -> Result<()> {
-        self.told()?;
-        let taken = self.scratch().drawing.take(ticket, to);
+    fn wait_sampled(&mut self, ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
+        self.check_error()?;
+        let taken = self.scratch().sampling.take(ticket, to);
         self.note(taken);
-        self.told()
+        self.check_error()
     }
 
     fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()> {
-        self.told()?;
+        self.check_error()?;
         self.place(x, out.len());
         // SAFETY: plain numbers, written as bytes; every bit pattern is one.
         let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
         let read = self.buffers[x.buffer as usize].read(x.offset * 4, bytes);
         self.note(read);
-        self.told()
+        self.check_error()
     }
 
     fn wait(&mut self) -> Result<()> {
-        self.told()?;
+        self.check_error()?;
         let waited = self.device.wait();
         self.note(waited);
-        self.told()
+        self.check_error()
     }
 }
 
-/// A block for each row.
+/// One block per row.
 pub fn rows_shape(rows: usize) -> Shape {
     Shape { grid: [rows, 1, 1], block: 256, shared: 0 }
 }
 
 impl CudaBackend {
-    /// The bytes of a frame, which must be `len`.
+    /// The byte range of a frame in the group's buffer; an error if its size is not `len`.
     fn frame(&self, pages: KvPages, frame: u32, len: usize) -> Result<Range<usize>> {
         let shape = self.groups[pages.0 as usize].shape;
         match shape.frame_bytes() {
@@ -317,7 +327,7 @@ impl CudaBackend {
         }
     }
 
-    /// The device's address of some numbers that never change. Those it has not seen are brought there.
+    /// The device address of constant values; uploads them on first use. None on failure, which is noted.
     fn constant(&mut self, values: &[f32]) -> Option<u64> {
         let s = self.scratch();
         let known = s.constants_of.windows(values.len().max(1)).position(|some| some == values);

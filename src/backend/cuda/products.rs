@@ -1,4 +1,5 @@
-//! Matrix products: which kernel takes them, and its parameters. `kernels/linear.cu` says why the choice shows in no result.
+//! Matrix products: the choice of kernel and its parameters. `kernels/linear.cu` explains why results do not depend on
+//! the choice.
 
 use super::blaslt;
 use super::forms::pitch;
@@ -7,28 +8,28 @@ use super::state::{CudaBackend, Format};
 use crate::backend::cpu::Compute;
 use crate::backend::{Linear, Tensor};
 
-/// One weight of a launch; as `Product` of the kernels.
+/// One weight of a launch; must match `Product` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Product {
     pub weight: u64,
-    /// Instead of `weight`: the table of addresses in which every `expert_stride`-th is an expert's.
+    /// For experts, instead of `weight`: the address table in which expert `e` has entry `e * expert_stride`.
     pub experts: u64,
     pub bias: u64,
     pub out: u64,
-    pub outs: i32,
+    pub out_features: i32,
     pub accumulate: i32,
     pub first_block: i32,
     pub expert_stride: i32,
 }
 
-/// A launch; as `Products` of the kernels.
+/// A launch; must match `Products` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Products {
     pub products: [Product; 4],
     pub count: i32,
-    pub ins: i32,
+    pub in_features: i32,
     pub pitch: i32,
     pub rows: i32,
     pub x: u64,
@@ -37,22 +38,22 @@ pub struct Products {
     pub x_rows: u64,
 }
 
-/// A kernel, and the outputs and rows that a block of it takes.
+/// A kernel, and the number of outputs and rows per block.
 #[derive(Clone, Copy)]
 pub struct Choice {
     function: Function,
-    outs: usize,
+    out_features: usize,
     pub rows: usize,
     shared: usize,
 }
 
 impl CudaBackend {
-    /// The kernel for `rows` rows of weights with `outs` outputs in all.
-    pub(super) fn choose(&self, format: Format, rows: usize, outs: usize) -> Choice {
+    /// The kernel for `rows` rows and weights with `out_features` outputs in total.
+    pub(super) fn choose(&self, format: Format, rows: usize, out_features: usize) -> Choice {
         let k = &self.kernels;
-        let choice = |function, outs, rows, shared| Choice { function, outs, rows, shared };
-        // Tiles as large as keep all processors busy.
-        let large = outs.div_ceil(128) * rows.div_ceil(128) >= self.device.facts.processors as usize;
+        let choice = |function, out_features, rows, shared| Choice { function, out_features, rows, shared };
+        // The largest tiles that still keep all multiprocessors busy.
+        let large = out_features.div_ceil(128) * rows.div_ceil(128) >= self.device.info.processors as usize;
         match (format, rows) {
             (Format::F32, _) => choice(k.linear_f32, 8, 8, 0),
             (Format::Bf16, ..=8) => choice(k.linear_few8_bf16, 16, 8, 0),
@@ -73,33 +74,34 @@ impl CudaBackend {
         }
     }
 
-    /// Submits a launch whose products' blocks are counted here; `row_blocks` are the tiles of rows there can be at most.
+    /// Submits a launch; sets the products' first blocks. `row_blocks` is the maximum number of row tiles.
     ///
     /// # Safety
-    /// Weights, inputs and outputs have the sizes that `args` says, in the choice's format.
+    /// Weights, inputs and outputs have the sizes given in `args`, in the choice's format.
     pub(super) unsafe fn submit_products(&mut self, choice: Choice, mut args: Products, row_blocks: usize) {
         let mut blocks = 0;
         for product in &mut args.products[..args.count as usize] {
             product.first_block = blocks as i32;
-            blocks += (product.outs as usize).div_ceil(choice.outs);
+            blocks += (product.out_features as usize).div_ceil(choice.out_features);
         }
         let shape = Shape { grid: [blocks, row_blocks, 1], block: 256, shared: choice.shared };
         // SAFETY: the kernels of `choose` have one parameter of this type; the caller's promise.
         unsafe { self.submit(choice.function, shape, &mut [arg(&args)]) };
     }
 
-    /// The input `x` as products of a format read it, with the elements from a row to the next.
-    pub(super) fn product_input(&mut self, format: Format, x: Tensor, rows: usize, ins: usize) -> (u64, usize) {
-        let from = self.place(x, rows * ins);
+    /// The input `x` in the form that kernels of this format read, converted if necessary: address, and row pitch in
+    /// elements.
+    pub(super) fn product_input(&mut self, format: Format, x: Tensor, rows: usize, in_features: usize) -> (u64, usize) {
+        let from = self.place(x, rows * in_features);
         if format == Format::F32 {
-            return (from, ins);
+            return (from, in_features);
         }
-        let pitch = pitch(ins);
-        if let Some(address) = self.find_rounded(x, rows, ins) {
+        let pitch = pitch(in_features);
+        if let Some(address) = self.find_rounded(x, rows, in_features) {
             return (address, pitch);
         }
-        let to = self.round_into(x, rows, ins);
-        let (rows, width, pitched) = (rows as i32, ins as i32, pitch as i32);
+        let to = self.round_into(x, rows, in_features);
+        let (rows, width, pitched) = (rows as i32, in_features as i32, pitch as i32);
         let shape = self.each_element(rows as usize * pitch);
         let mut params = [arg(&from), arg(&to), arg(&rows), arg(&width), arg(&pitched)];
         // SAFETY: x, out, rows, width, pitch of `round_rows`; both places were checked.
@@ -122,26 +124,32 @@ impl CudaBackend {
     }
 
     fn format_products(&mut self, x: Tensor, rows: usize, group: &[Linear], format: Format) {
-        let ins = group[0].weight.ins;
-        let (x, pitch) = self.product_input(format, x, rows, ins);
-        let mut args = Products { ins: ins as i32, pitch: pitch as i32, rows: rows as i32, x, ..Products::default() };
+        let in_features = group[0].weight.in_features;
+        let (x, pitch) = self.product_input(format, x, rows, in_features);
+        let mut args = Products {
+            in_features: in_features as i32,
+            pitch: pitch as i32,
+            rows: rows as i32,
+            x,
+            ..Products::default()
+        };
         let mut all_outs = 0;
         for linear in group {
-            assert!(linear.weight.ins == ins, "products of a group share their input");
+            assert!(linear.weight.in_features == in_features, "products of a group share their input");
             if format == Format::Bf16 && self.blas_takes(x, rows, linear) {
                 continue;
             }
-            let outs = linear.weight.outs;
+            let out_features = linear.weight.out_features;
             args.products[args.count as usize] = Product {
                 weight: self.stored(linear.weight).matrix,
                 bias: linear.bias.map_or(0, |bias| self.vector(bias)),
-                out: self.place(linear.out, rows * outs),
-                outs: outs as i32,
+                out: self.place(linear.out, rows * out_features),
+                out_features: out_features as i32,
                 accumulate: i32::from(linear.accumulate),
                 ..Product::default()
             };
             args.count += 1;
-            all_outs += outs;
+            all_outs += out_features;
         }
         if args.count == 0 {
             return;
@@ -151,16 +159,16 @@ impl CudaBackend {
         unsafe { self.submit_products(choice, args, rows.div_ceil(choice.rows)) };
     }
 
-    /// Lets cuBLASLt have a product of rounded input, if there is one and it is for it. One with a bias is not.
+    /// Submits a product without bias to cuBLASLt, if that is in use and supports it; false otherwise.
     fn blas_takes(&mut self, x: u64, rows: usize, linear: &Linear) -> bool {
         let (Some(blas), None, None) = (&self.blas, linear.bias, &self.failure) else { return false };
-        let outs = linear.weight.outs;
+        let out_features = linear.weight.out_features;
         let product = blaslt::Product {
             weight: self.stored(linear.weight).matrix,
             x,
-            out: self.place(linear.out, rows * outs),
-            outs,
-            pitch: pitch(linear.weight.ins),
+            out: self.place(linear.out, rows * out_features),
+            out_features,
+            pitch: pitch(linear.weight.in_features),
             rows,
             accumulate: linear.accumulate,
         };
@@ -174,7 +182,7 @@ impl CudaBackend {
         }
     }
 
-    /// `gate = silu(gate) * up` of `[rows, width]`, as the input of a product alone where that is rounded.
+    /// `gate = silu(gate) * up` of `[rows, width]`. Computing in bf16, only the rounded form for products is written.
     pub(super) fn gate_rows(&mut self, gate: Tensor, up: Tensor, rows: usize, width: usize) {
         let (from, with) = (self.place(gate, rows * width), self.place(up, rows * width));
         if self.options.compute == Compute::F32 {
@@ -184,7 +192,7 @@ impl CudaBackend {
         self.silu_rows(from, with, to, rows, width);
     }
 
-    /// `to[rows, pitch(width)] = silu(gate) * up`, rounded. The places hold that many.
+    /// `to[rows, pitch(width)] = silu(gate) * up`, rounded to bf16. The addresses have room for that.
     pub(super) fn silu_rows(&mut self, gate: u64, up: u64, to: u64, rows: usize, width: usize) {
         let shape = self.each_element(rows * pitch(width));
         let (rows, width, pitched) = (rows as i32, width as i32, pitch(width) as i32);
@@ -193,16 +201,17 @@ impl CudaBackend {
         unsafe { self.submit(self.kernels.silu_mul_rows, shape, &mut params) };
     }
 
-    /// `gate = silu(gate) * up`. The places hold that many elements.
+    /// `gate = silu(gate) * up`. The addresses have room for that many elements.
     pub(super) fn silu_elements(&mut self, gate: u64, up: u64, elements: usize) {
         let (shape, count) = (self.each_element(elements), elements as i64);
         // SAFETY: gate, up, elements of `silu_mul`; the callers checked the places.
         unsafe { self.submit(self.kernels.silu_mul, shape, &mut [arg(&gate), arg(&up), arg(&count)]) };
     }
 
-    /// The shape of a kernel that loops over elements: enough threads, and no more blocks than are good for anything.
+    /// The launch shape of an elementwise kernel: enough threads for all elements, at most 16 blocks per
+    /// multiprocessor.
     pub(super) fn each_element(&self, elements: usize) -> Shape {
-        let blocks = elements.div_ceil(256).min(self.device.facts.processors as usize * 16);
+        let blocks = elements.div_ceil(256).min(self.device.info.processors as usize * 16);
         Shape { grid: [blocks, 1, 1], block: 256, shared: 0 }
     }
 }

@@ -1,25 +1,29 @@
-//! Sampling on the device: what rows are asked for on its way there, the launches, and what was drawn on its way back.
+//! Sampling on the device: the upload of requests, the launches, and the download of results.
 
 use super::driver::{Device, check};
 use super::kernels::{Shape, arg};
 use super::memory::{Buffer, Event, Pinned};
 use super::ops::rows_shape;
 use super::state::CudaBackend;
-use crate::backend::{Adjust, BestOf, Draw, Drawn, Draws, Largest, NO_TOKEN, Tensor, Ticket, adjusts_max};
+use crate::backend::{
+    LogitAdjustment, MaxBatchShape, NO_TOKEN, SamplingOutput, SamplingRequest, SamplingRequests, Tensor, Ticket, TopK,
+    adjustments_max,
+};
 use crate::error::{Error, Result};
 use crate::limits;
 use cudarc::driver::sys;
 use std::sync::Arc;
 
-/// Logits that a block of the search for the largest looks at; as in `kernels/sampling.cu`.
+/// Logits per block of the top-k search; must match `kernels/sampling.cu`.
 const CHUNK: usize = 4096;
-/// Places of `top_ids` in a row.
+/// Entries per row of `top_ids`.
 const TOPS: usize = limits::TOP_LOGPROBS_MAX;
-/// Steps whose draws may be on their way at once, and steps whose results may.
+/// Pinned copies for uploads of requests (`UP`) and downloads of results (`DOWN`): the number of steps that may be in
+/// flight.
 const UP: usize = 3;
 const DOWN: usize = 2;
 
-/// As `Sampling` of the kernels.
+/// Must match `Sampling` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Sampling {
@@ -28,8 +32,8 @@ struct Sampling {
     vocab: i32,
     limit: i32,
     holes: u64,
-    draws: u64,
-    adjusts: u64,
+    requests: u64,
+    adjustments: u64,
     keys: u64,
     values: u64,
     ids: u64,
@@ -41,23 +45,23 @@ struct Sampling {
     top_logprobs: u64,
 }
 
-/// Bytes of each part, for `rows` rows of logits.
-struct Sizes {
-    draws: usize,
-    adjusts: usize,
+/// Sizes of the device buffers, in bytes.
+struct SamplingSizes {
+    requests: usize,
+    adjustments: usize,
     keys: usize,
     best: usize,
-    /// Tokens, log probabilities, then tokens and log probabilities of the most probable.
+    /// Tokens and their log probabilities, then ids and log probabilities of the most probable tokens.
     results: usize,
     holes: usize,
 }
 
-impl Sizes {
-    fn of(l: &Largest) -> Sizes {
+impl SamplingSizes {
+    fn of(l: &MaxBatchShape) -> SamplingSizes {
         let rows = |bytes: usize| l.logits_rows.saturating_mul(bytes);
-        Sizes {
-            draws: rows(size_of::<Draw>()),
-            adjusts: adjusts_max(l.vocab).saturating_mul(size_of::<Adjust>()),
+        SamplingSizes {
+            requests: rows(size_of::<SamplingRequest>()),
+            adjustments: adjustments_max(l.vocab).saturating_mul(size_of::<LogitAdjustment>()),
             keys: rows(l.vocab.div_ceil(CHUNK).saturating_mul(limits::BEST_LOGITS_MAX * 8)),
             best: rows(limits::BEST_LOGITS_MAX * 8),
             results: rows(8 + TOPS * 8),
@@ -66,32 +70,32 @@ impl Sizes {
     }
 
     fn bytes(&self) -> u64 {
-        let all = [self.draws, self.adjusts, self.keys, self.best, self.results, self.holes];
+        let all = [self.requests, self.adjustments, self.keys, self.best, self.results, self.holes];
         all.into_iter().map(|bytes| bytes as u64).fold(0, u64::saturating_add)
     }
 }
 
-/// Bytes on the device.
-pub fn bytes(largest: &Largest) -> u64 {
-    Sizes::of(largest).bytes()
+/// Bytes of device memory.
+pub fn bytes(max_shape: &MaxBatchShape) -> u64 {
+    SamplingSizes::of(max_shape).bytes()
 }
 
-/// Results on their way to the host.
+/// Results being copied to the host.
 struct Down {
     pinned: Pinned,
-    landed: Event,
+    copied: Event,
     rows: usize,
     tops: bool,
 }
 
-/// The device's and the host's memory for it.
-pub struct Drawing {
+/// Device and host memory for sampling.
+pub struct SamplingScratch {
     device: Arc<Device>,
     rows_max: usize,
-    draws: Buffer,
-    adjusts: Buffer,
+    requests: Buffer,
+    adjustments: Buffer,
     keys: Buffer,
-    /// `[2, rows, BEST_LOGITS_MAX]` words: values, then ids.
+    /// `[2, rows, BEST_LOGITS_MAX]` words: logits, then ids.
     best: Buffer,
     results: Buffer,
     holes: Buffer,
@@ -102,33 +106,33 @@ pub struct Drawing {
     down: Vec<Down>,
     down_turn: usize,
     best_here: Pinned,
-    /// Rows of the step's draws, and whether any wants the most probable.
+    /// Rows of the step's requests, and whether any asks for the most probable tokens.
     rows: usize,
     tops: bool,
-    /// Whether any row needs more than its largest logit.
+    /// Whether any row samples from a top-k list, and so needs more than its largest logit.
     lists: bool,
 }
 
-impl Drawing {
-    pub fn new(device: &Arc<Device>, largest: &Largest, blocking: bool) -> Result<Drawing> {
-        let (s, what) = (Sizes::of(largest), "what is sampled of a step");
+impl SamplingScratch {
+    pub fn new(device: &Arc<Device>, max_shape: &MaxBatchShape, blocking: bool) -> Result<SamplingScratch> {
+        let (s, what) = (SamplingSizes::of(max_shape), "what is sampled of a step");
         let buffer = |bytes: usize| Buffer::zeroed(device, bytes, what);
-        let up = || Ok((Pinned::zeroed(device, s.draws + s.adjusts, what)?, Event::new(device, blocking)?));
+        let up = || Ok((Pinned::zeroed(device, s.requests + s.adjustments, what)?, Event::new(device, blocking)?));
         let down = || {
-            let (pinned, landed) = (Pinned::zeroed(device, s.results, what)?, Event::new(device, blocking)?);
-            Ok(Down { pinned, landed, rows: 0, tops: false })
+            let (pinned, copied) = (Pinned::zeroed(device, s.results, what)?, Event::new(device, blocking)?);
+            Ok(Down { pinned, copied, rows: 0, tops: false })
         };
-        Ok(Drawing {
+        Ok(SamplingScratch {
             device: device.clone(),
-            rows_max: largest.logits_rows,
-            draws: buffer(s.draws)?,
-            adjusts: buffer(s.adjusts)?,
+            rows_max: max_shape.logits_rows,
+            requests: buffer(s.requests)?,
+            adjustments: buffer(s.adjustments)?,
             keys: buffer(s.keys)?,
             best: buffer(s.best)?,
             results: buffer(s.results)?,
             holes: buffer(s.holes)?,
             any_holes: false,
-            limit: largest.vocab,
+            limit: max_shape.vocab,
             up: (0..UP).map(|_| up()).collect::<Result<_>>()?,
             turn: 0,
             down: (0..DOWN).map(|_| down()).collect::<Result<_>>()?,
@@ -140,8 +144,8 @@ impl Drawing {
         })
     }
 
-    /// See [`crate::backend::Backend::allow`].
-    pub fn allow(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
+    /// See [`crate::backend::Backend::set_vocabulary_mask`].
+    pub fn set_vocabulary_mask(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
         self.limit = limit;
         self.any_holes = !holes.is_empty();
         let mut bits = crate::error::filled("the tokens that may be sampled", self.holes.bytes / 4, 0u32)?;
@@ -154,35 +158,36 @@ impl Drawing {
         self.holes.write(0, &bytes)
     }
 
-    /// Device address of the tokens that the last step drew.
+    /// Device address of the tokens that the last step sampled.
     pub fn tokens(&self) -> u64 {
         self.results.address
     }
 
-    /// Rows of the step's draws.
+    /// Number of rows of the step's requests.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// What decides which launches a step's sampling is.
+    /// The property of the step's requests on which its launches depend; part of a recorded step's kind.
     pub fn kind(&self) -> bool {
         self.lists
     }
 
-    /// Submits the copy of what the step's rows are asked for.
-    pub fn upload(&mut self, draws: &Draws) -> Result<()> {
-        let (rows, adjusts) = (draws.draws.len(), draws.adjusts.len());
-        if rows > self.rows_max || adjusts * size_of::<Adjust>() > self.adjusts.bytes {
-            return Err(Error::internal(format!("{rows} draws with {adjusts} changes of logits are too many")));
+    /// Submits the upload of the step's requests.
+    pub fn upload(&mut self, requests: &SamplingRequests) -> Result<()> {
+        let (rows, adjustments) = (requests.rows.len(), requests.adjustments.len());
+        if rows > self.rows_max || adjustments * size_of::<LogitAdjustment>() > self.adjustments.bytes {
+            return Err(Error::internal(format!("{rows} requests with {adjustments} changes of logits are too many")));
         }
         self.rows = rows;
-        self.tops = draws.draws.iter().any(|d| d.logprobs > 0);
-        self.lists = draws.draws.iter().any(|d| d.temperature > 0.0 && d.top_k > 0);
+        self.tops = requests.rows.iter().any(|d| d.logprobs > 0);
+        self.lists = requests.rows.iter().any(|d| d.temperature > 0.0 && d.top_k > 0);
         self.turn = (self.turn + 1) % self.up.len();
         let (pinned, copied) = &mut self.up[self.turn];
         copied.wait()?;
-        let at = self.draws.bytes;
-        let parts = [(&self.draws, 0, as_bytes(&draws.draws)), (&self.adjusts, at, as_bytes(&draws.adjusts))];
+        let at = self.requests.bytes;
+        let parts =
+            [(&self.requests, 0, as_bytes(&requests.rows)), (&self.adjustments, at, as_bytes(&requests.adjustments))];
         let _entered = self.device.enter()?;
         for (to, at, bytes) in parts {
             if bytes.is_empty() {
@@ -190,21 +195,23 @@ impl Drawing {
             }
             pinned.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
             let from = pinned.bytes()[at..].as_ptr();
-            // SAFETY: both sides have that many bytes; the pinned ones are not written before the event after the copy.
+            // SAFETY: both sides have that many bytes; the pinned ones are not written before the event recorded after
+            // the copy.
             let answer = unsafe { sys::cuMemcpyHtoDAsync_v2(to.address, from.cast(), bytes.len(), self.device.stream) };
-            check(answer, "copy a step's draws")?;
+            check(answer, "copy a step's requests")?;
         }
         copied.record()
     }
 
-    /// Submits the copy of `rows` rows of results to the host.
-    pub fn collect(&mut self, rows: usize) -> (Ticket, Result<()>) {
+    /// Submits the download of `rows` rows of results. The ticket is for [`SamplingScratch::take`].
+    pub fn copy_out(&mut self, rows: usize) -> (Ticket, Result<()>) {
         self.down_turn = (self.down_turn + 1) % self.down.len();
         let ticket = Ticket(self.down_turn as u32);
         let (rows_max, tops) = (self.rows_max, self.tops);
         let down = &mut self.down[self.down_turn];
         (down.rows, down.tops) = (rows, tops);
-        // Tokens and log probabilities lie together; of the most probable both begin where the largest step's do.
+        // Tokens and their log probabilities are adjacent. The other two arrays begin at fixed offsets, those of the
+        // largest step.
         let parts = [(0, rows_max * 8), (8, rows * TOPS * 4), (8 + TOPS * 4, rows * TOPS * 4)];
         let parts = match (rows, tops) {
             (0, _) => &parts[..0],
@@ -217,21 +224,21 @@ impl Drawing {
                 let at = row_bytes * rows_max;
                 let to = down.pinned.bytes_mut()[at..at + bytes].as_mut_ptr();
                 let from = self.results.address + at as u64;
-                // SAFETY: both sides have the size of all results; the host looks after the event.
+                // SAFETY: both sides have the size of all results; the host reads after the event.
                 let answer = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, *bytes, self.device.stream) };
                 check(answer, "copy sampled tokens")?;
             }
-            // Also where nothing was drawn: who takes this waits for the step.
-            down.landed.record()
+            // Also if nothing was sampled: waiting for the ticket waits for the step.
+            down.copied.record()
         };
         (ticket, submit())
     }
 
-    /// Waits for a ticket's results.
-    pub fn take(&mut self, ticket: Ticket, to: &mut Drawn) -> Result<()> {
+    /// Waits for the results of a ticket and copies them out.
+    pub fn take(&mut self, ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
         let rows_max = self.rows_max;
         let down = &mut self.down[ticket.0 as usize];
-        down.landed.wait()?;
+        down.copied.wait()?;
         let words = down.pinned.words();
         let part = |row_words: usize, count: usize| &words[row_words * rows_max..row_words * rows_max + count];
         let floats = |to: &mut Vec<f32>, from: &[u32]| {
@@ -248,7 +255,7 @@ impl Drawing {
         Ok(())
     }
 
-    /// The parameters of a search of `count` results, with room for them.
+    /// The parameters of a search for the `count` largest logits of each row; checks the buffers' sizes.
     fn search(&self, logits: u64, rows: usize, stride: usize, limit: usize, count: usize) -> Sampling {
         assert!(rows <= self.rows_max && (1..=limits::BEST_LOGITS_MAX).contains(&count), "{rows} rows of {count}");
         assert!(rows * limit.div_ceil(CHUNK) * count * 8 <= self.keys.bytes, "{rows} rows of {limit} logits");
@@ -270,14 +277,14 @@ impl CudaBackend {
     /// See [`crate::backend::Backend::sample`].
     pub(super) fn sample_rows(&mut self, logits: Tensor, rows: usize, vocab: usize) {
         let logits = self.place(logits, rows * vocab);
-        let d = &self.scratch().drawing;
-        assert!(rows == d.rows, "{rows} rows of logits for {} draws", d.rows);
+        let d = &self.scratch().sampling;
+        assert!(rows == d.rows, "{rows} rows of logits for {} requests", d.rows);
         let count = if d.lists { limits::BEST_LOGITS_MAX } else { 1 };
         let at = |row_bytes: usize| d.results.address + (row_bytes * d.rows_max) as u64;
         let args = Sampling {
             holes: if d.any_holes { d.holes.address } else { 0 },
-            draws: d.draws.address,
-            adjusts: d.adjusts.address,
+            requests: d.requests.address,
+            adjustments: d.adjustments.address,
             tops: TOPS as i32,
             tokens: at(0),
             logprobs: at(4),
@@ -301,10 +308,10 @@ impl CudaBackend {
         }
     }
 
-    /// Finds and reads the largest of `rows` rows of `stride` logits.
-    pub(super) fn find_best(&mut self, logits: Tensor, rows: usize, stride: usize, best: BestOf) -> Result<()> {
+    /// Finds the largest logits of `rows` rows of `stride` logits and reads them.
+    pub(super) fn find_topk(&mut self, logits: Tensor, rows: usize, stride: usize, best: TopK) -> Result<()> {
         let from = self.place(logits, rows * stride);
-        let args = self.scratch().drawing.search(from, rows, stride, best.limit.min(stride), best.count);
+        let args = self.scratch().sampling.search(from, rows, stride, best.limit.min(stride), best.count);
         let chunks = Shape { grid: [(args.limit as usize).div_ceil(CHUNK), rows, 1], ..rows_shape(rows) };
         for (function, shape) in
             [(self.kernels.best_in_chunks, chunks), (self.kernels.best_of_chunks, rows_shape(rows))]
@@ -312,9 +319,9 @@ impl CudaBackend {
             // SAFETY: the one parameter of these kernels; all it names has room for these rows, as was checked.
             unsafe { self.submit(function, shape, &mut [arg(&args)]) };
         }
-        self.told()?;
+        self.check_error()?;
         let count = rows * best.count;
-        let d = &mut self.scratch().drawing;
+        let d = &mut self.scratch().sampling;
         let read = d.best.read(0, &mut d.best_here.bytes_mut()[..count * 8]);
         let words = d.best_here.words();
         best.found.clear();
@@ -323,7 +330,7 @@ impl CudaBackend {
             id => (f32::from_bits(words[i]), id),
         }));
         self.note(read);
-        self.told()
+        self.check_error()
     }
 }
 
@@ -336,9 +343,9 @@ fn as_bytes<T: Copy>(values: &[T]) -> &[u8] {
 mod tests {
     use super::*;
 
-    /// The sizes that the kernels count on, and no padding to copy.
+    /// The structures have the sizes that the kernels expect, and no padding.
     #[test]
     fn structures_are_those_of_the_kernels() {
-        assert_eq!((size_of::<Draw>(), size_of::<Adjust>(), size_of::<Sampling>()), (64, 20, 112));
+        assert_eq!((size_of::<SamplingRequest>(), size_of::<LogitAdjustment>(), size_of::<Sampling>()), (64, 20, 112));
     }
 }

@@ -1,4 +1,4 @@
-//! What the backend holds on the device, and where its operations find it.
+//! The state of the backend, and the lookup of device addresses for its operations.
 
 use super::blaslt::{self, BlasLt};
 use super::driver::Device;
@@ -6,12 +6,12 @@ use super::graphs::Graphs;
 use super::inputs::{self, Inputs};
 use super::kernels::{Function, Kernels, Shape, arg, launch};
 use super::memory::Buffer;
-use super::sampling::{self, Drawing};
+use super::sampling::{self, SamplingScratch};
 use super::upload::{Arena, Uploader};
 use super::{CudaOptions, forms};
 use crate::backend::cpu::kernels::Elements;
 use crate::backend::cpu::{Compute, CpuBackend, Tier};
-use crate::backend::{HostBytes, KvShape, Largest, RandomWeight, Tensor, Weight};
+use crate::backend::{HostBytes, KvShape, MaxBatchShape, RandomWeight, Tensor, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
@@ -19,14 +19,14 @@ use crate::os::thread::ThreadOptions;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Bytes of partial results of split attention.
+/// Maximum bytes of partial results of split attention, unless one sequence needs more.
 const PARTS_BYTES: usize = 64 << 20;
-/// Inputs of products that are kept rounded at once: a layer's normed rows, and what attention made of them.
+/// Number of product inputs kept in rounded form: a layer's normed rows, and the output of attention.
 const ROUNDED_SLOTS: usize = 2;
-/// Elements of constants: rotary frequencies of every kind of layer.
+/// Capacity for constants, in elements: the rotary frequencies of all kinds of layers.
 const CONSTANTS: usize = 16 << 10;
 
-/// How a weight lies on the device.
+/// The number format of a weight on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Bf16,
@@ -39,64 +39,64 @@ pub enum Format {
 #[derive(Clone, Copy, Debug)]
 pub struct Stored {
     pub format: Format,
-    /// Of the matrix.
+    /// Address of the matrix.
     pub matrix: u64,
-    /// Of the same as f32, when it has one row.
+    /// Address of the same as an f32 vector, if it has one row; otherwise 0.
     pub vector: u64,
 }
 
-/// The pages of a layer group. A frame more than were asked for, for rows that nobody wants.
+/// The pages of a layer group. The buffer has one extra frame after the last, for the padding rows of decode steps.
 pub struct Group {
     pub shape: KvShape,
     pub buffer: Buffer,
 }
 
-/// The input of a product in the form that kernels read, and which tensor it is of.
+/// A product's input in the bf16 form that kernels read; `of` is the tensor it belongs to, with rows and width.
 pub struct Rounded {
     pub buffer: Buffer,
     of: Option<(Tensor, usize, usize)>,
     used: u64,
 }
 
-/// Memory of [`crate::backend::Backend::reserve`].
+/// Memory allocated by [`crate::backend::Backend::reserve`].
 pub struct Scratch {
     pub rounded: [Rounded; ROUNDED_SLOTS],
     pub parts: Buffer,
     pub lists: ExpertLists,
-    pub drawing: Drawing,
-    /// Rotary frequencies, and whose they are.
+    pub sampling: SamplingScratch,
+    /// Rotary frequencies on the device, and their values on the host.
     pub constants: Buffer,
     pub constants_of: Vec<f32>,
-    /// `[weights]`: the address of every weight, by id.
+    /// `[weights]`: the device address of every weight's matrix, by id.
     pub addresses: Buffer,
-    largest: Largest,
+    max_shape: MaxBatchShape,
 }
 
-/// Lists and activations of routed experts, of all entries (row, expert) of a step.
+/// Lists and activations of routed experts. An entry is a pair of a row and one of its experts.
 pub struct ExpertLists {
     /// `[entries]`: the expert of each entry.
     pub chosen: Buffer,
-    /// `[entries]`: its weight.
+    /// `[entries]`: the routing weight of each entry.
     pub weights: Buffer,
-    /// `[experts]`.
+    /// `[experts]`: the number of entries of each expert.
     pub counts: Buffer,
-    /// `[entries]`: row of each slot, and slot of each entry.
+    /// `[entries]`: the row of each slot, and the slot of each entry.
     pub rows: Buffer,
     pub of_entry: Buffer,
-    /// `[tiles]`, and their count.
+    /// `[tiles]`: slots processed by one block; and the number of tiles.
     pub tiles: Buffer,
     pub tile_count: Buffer,
-    /// `[entries, inner]` each.
+    /// `[entries, inner]` each: outputs of the gate and up products.
     pub gate: Buffer,
     pub up: Buffer,
-    /// `[entries, pitch(inner)]`: the input of the last product.
+    /// `[entries, pitch(inner)]`: the rounded input of the down product.
     pub inner: Buffer,
-    /// `[entries, hidden]`.
+    /// `[entries, hidden]`: the output of the down product.
     pub out: Buffer,
 }
 
-/// Bytes of each part of [`Scratch`], in one place for the plan and the reservation.
-struct Sizes {
+/// Sizes of the parts of [`Scratch`]; shared by the memory plan and the allocation.
+struct ScratchSizes {
     rounded: usize,
     parts: usize,
     constants: usize,
@@ -107,20 +107,20 @@ struct Sizes {
     hidden: usize,
 }
 
-impl Sizes {
-    fn of(l: &Largest) -> Sizes {
+impl ScratchSizes {
+    fn of(l: &MaxBatchShape) -> ScratchSizes {
         let rows = l.rows.max(l.logits_rows);
         let row = (2 + l.v_dim).saturating_mul(4);
         let spans = l.positions.div_ceil(super::attention::SPAN_KEYS).max(1);
         let whole = l.rows.saturating_mul(l.heads).saturating_mul(spans).saturating_mul(row);
         let entries = l.rows.saturating_mul(l.chosen);
-        Sizes {
-            rounded: rows.saturating_mul(forms::pitch(l.ins)).saturating_mul(2),
-            // One sequence of the longest kind always fits.
+        ScratchSizes {
+            rounded: rows.saturating_mul(forms::pitch(l.in_features)).saturating_mul(2),
+            // Large enough at least for one sequence of maximum length.
             parts: whole.min(PARTS_BYTES.max(l.heads.saturating_mul(spans).saturating_mul(row))),
             constants: CONSTANTS * 4,
             entries,
-            // Of eight rows, the smallest tile; and one begun for each expert.
+            // The smallest tile has eight rows; each expert may have one partial tile.
             tiles: (entries / 8).saturating_add(l.experts),
             experts: l.experts,
             inner: l.expert_inner,
@@ -144,21 +144,21 @@ impl Sizes {
     }
 }
 
-/// Whether cuBLASLt may take products. It is looked for when the device is opened.
+/// Whether cuBLASLt may compute products.
 fn wants_blas(options: &CudaOptions) -> bool {
     !options.invariant && options.compute == Compute::Bf16
 }
 
-/// Bytes of the device that [`crate::backend::Backend::reserve`] takes, at most.
-pub fn scratch_bytes(options: &CudaOptions, largest: &Largest) -> u64 {
+/// Device memory that [`crate::backend::Backend::reserve`] takes at most, in bytes.
+pub fn scratch_bytes(options: &CudaOptions, max_shape: &MaxBatchShape) -> u64 {
     let blas = if wants_blas(options) { blaslt::WORKSPACE_BYTES as u64 } else { 0 };
-    let all = [Sizes::of(largest).bytes(), inputs::bytes(largest), sampling::bytes(largest), blas];
+    let all = [ScratchSizes::of(max_shape).bytes(), inputs::bytes(max_shape), sampling::bytes(max_shape), blas];
     all.into_iter().fold(0, u64::saturating_add)
 }
 
 impl Scratch {
-    fn new(device: &Arc<Device>, largest: &Largest, weights: &[Stored], blocking: bool) -> Result<Scratch> {
-        let s = Sizes::of(largest);
+    fn new(device: &Arc<Device>, max_shape: &MaxBatchShape, weights: &[Stored], blocking: bool) -> Result<Scratch> {
+        let s = ScratchSizes::of(max_shape);
         let what = "the workspace of a step";
         let bytes = |count: usize, each: usize| count.checked_mul(each).ok_or_else(|| Error::memory(what, u64::MAX));
         let buffer = |count: usize, each: usize| Buffer::zeroed(device, bytes(count, each)?, what);
@@ -183,11 +183,11 @@ impl Scratch {
                 inner: buffer(bytes(s.entries, forms::pitch(s.inner))?, 2)?,
                 out: buffer(bytes(s.entries, s.hidden)?, 4)?,
             },
-            drawing: Drawing::new(device, largest, blocking)?,
+            sampling: SamplingScratch::new(device, max_shape, blocking)?,
             constants: buffer(s.constants, 1)?,
             constants_of: crate::error::reserved(what, CONSTANTS)?,
             addresses,
-            largest: *largest,
+            max_shape: *max_shape,
         })
     }
 }
@@ -200,28 +200,28 @@ pub struct CudaBackend {
     pub(super) groups: Vec<Group>,
     arena: Arena,
     uploader: Option<Uploader>,
-    /// Quantizes while the engine opens.
+    /// Quantizes weights on the CPU while the engine opens.
     quantizer: Option<CpuBackend>,
     pub(super) inputs: Option<Inputs>,
     pub(super) scratch: Option<Scratch>,
     pub(super) graphs: Graphs,
     clock: u64,
-    /// Takes large products, where it may.
+    /// Computes large products, if the options allow it and cuBLASLt is installed.
     pub(super) blas: Option<BlasLt>,
-    /// The first failure since the last call that could tell it.
+    /// The first failure; it is kept, since a failed device does not recover.
     pub(super) failure: Option<Error>,
     pub(super) weight_bytes: u64,
     pub(super) tensor_bytes: u64,
     pub(super) kernels: Kernels,
-    /// Last: everything above lives on it.
+    /// Declared last, to be dropped last: everything above lives on it.
     pub(super) device: Arc<Device>,
 }
 
 impl CudaBackend {
-    /// Opens a device and loads the kernels. `weight_bytes` are those of all weights to come.
+    /// Opens a device and loads the kernels. `weight_bytes` is the total of all weights to come.
     ///
     /// # Errors
-    /// As of [`super::probe`]; `Memory`; `Device` when the code cannot be loaded.
+    /// As for [`super::probe`]; `Memory`; `Device` when the kernels cannot be loaded.
     pub fn new(options: CudaOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<CudaBackend> {
         let device = Device::open(options.index, options.low_priority, options.blocking_wait)?;
         let kernels = Kernels::load(&device)?;
@@ -247,10 +247,10 @@ impl CudaBackend {
         })
     }
 
-    /// Submits a kernel, unless something has failed already.
+    /// Submits a kernel; does nothing after a failure.
     ///
     /// # Safety
-    /// As of [`launch`].
+    /// As for [`launch`].
     pub(super) unsafe fn submit(&mut self, function: Function, shape: Shape, params: &mut [*mut c_void]) {
         if self.failure.is_none() {
             // SAFETY: the caller's promise.
@@ -258,19 +258,19 @@ impl CudaBackend {
         }
     }
 
-    /// Keeps the first failure.
+    /// Records an error, if it is the first.
     pub(super) fn note(&mut self, outcome: Result<()>) {
         if let (None, Err(error)) = (&self.failure, outcome) {
             self.failure = Some(error);
         }
     }
 
-    /// Tells a failure; it stays, since a device that failed does not recover.
-    pub(super) fn told(&self) -> Result<()> {
+    /// Returns the recorded failure, which is kept: a failed device does not recover.
+    pub(super) fn check_error(&self) -> Result<()> {
         self.failure.clone().map_or(Ok(()), Err)
     }
 
-    /// The address of a tensor's `elements`.
+    /// The address of a tensor of `elements` elements; checks that they lie within its buffer.
     pub(super) fn place(&self, t: Tensor, elements: usize) -> u64 {
         let buffer = &self.buffers[t.buffer as usize];
         assert!((t.offset + elements) * 4 <= buffer.bytes, "{elements} elements at {t:?} of {} bytes", buffer.bytes);
@@ -281,10 +281,10 @@ impl CudaBackend {
         self.weights[w.id as usize]
     }
 
-    /// The address of a vector.
+    /// The address of a vector's f32 form.
     pub(super) fn vector(&self, w: Weight) -> u64 {
         let stored = self.stored(w);
-        assert!(w.outs == 1 && stored.vector != 0, "a matrix where a vector is expected");
+        assert!(w.out_features == 1 && stored.vector != 0, "a matrix where a vector is expected");
         stored.vector
     }
 
@@ -296,7 +296,7 @@ impl CudaBackend {
         self.scratch.as_mut().expect("reserved before the first step")
     }
 
-    /// A place for the input `x` of products in the form that kernels read, which the caller fills.
+    /// Assigns the least recently used slot to the rounded form of `x` and returns its address; the caller fills it.
     pub(super) fn round_into(&mut self, x: Tensor, rows: usize, width: usize) -> u64 {
         self.clock += 1;
         let clock = self.clock;
@@ -307,7 +307,7 @@ impl CudaBackend {
         oldest.buffer.address
     }
 
-    /// Where that form of `x` is, if it is.
+    /// The address of the rounded form of `x`, if a slot has it.
     pub(super) fn find_rounded(&mut self, x: Tensor, rows: usize, width: usize) -> Option<u64> {
         self.clock += 1;
         let clock = self.clock;
@@ -319,77 +319,77 @@ impl CudaBackend {
         Some(found.buffer.address)
     }
 
-    /// Nothing is known of what tensors hold.
+    /// Invalidates all rounded forms.
     pub(super) fn forget_rounded(&mut self) {
         self.scratch().rounded.iter_mut().for_each(|slot| slot.of = None);
     }
 
-    /// `t` holds something else now.
+    /// Invalidates the rounded forms of tensors in the buffer of `t`, which was written.
     pub(super) fn wrote(&mut self, t: Tensor) {
         for slot in self.scratch.iter_mut().flat_map(|s| &mut s.rounded) {
             slot.of = slot.of.filter(|(tensor, ..)| tensor.buffer != t.buffer);
         }
     }
 
-    /// Makes room for the largest step, and lets go what only opening needs.
-    pub(super) fn reserve_scratch(&mut self, largest: &Largest) -> Result<()> {
-        // What the uploader has is not let go before it has arrived, and whether it has is told.
+    /// Allocates memory for the largest step, and drops what only opening needs.
+    pub(super) fn reserve_scratch(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
+        // The uploader's copies must have finished before it is dropped; this also reports their errors.
         self.device.wait()?;
         (self.uploader, self.quantizer) = (None, None);
         if let Some(blas) = &mut self.blas {
-            blas.reserve(largest.rows.max(largest.logits_rows))?;
+            blas.reserve(max_shape.rows.max(max_shape.logits_rows))?;
         }
         let blocking = self.options.blocking_wait;
-        self.inputs = Some(Inputs::new(&self.device, largest, blocking)?);
-        self.scratch = Some(Scratch::new(&self.device, largest, &self.weights, blocking)?);
+        self.inputs = Some(Inputs::new(&self.device, max_shape, blocking)?);
+        self.scratch = Some(Scratch::new(&self.device, max_shape, &self.weights, blocking)?);
         self.graphs.reserve()?;
         self.device.wait()
     }
 
     pub(super) fn scratch_bytes(&self) -> u64 {
-        self.scratch.as_ref().map_or(0, |s| scratch_bytes(&self.options, &s.largest))
+        self.scratch.as_ref().map_or(0, |s| scratch_bytes(&self.options, &s.max_shape))
     }
 
-    /// Brings a weight to the device.
+    /// Uploads a weight.
     pub(super) fn upload_weight(
         &mut self,
         bytes: &HostBytes,
         encoding: Encoding,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
     ) -> Result<Weight> {
         let bytes = (**bytes).as_ref();
-        let wrong = |what: String| Error::internal(format!("a weight of {outs} x {ins} {what}"));
+        let wrong = |what: String| Error::internal(format!("a weight of {out_features} x {in_features} {what}"));
         let compute = self.options.compute;
         let stored = match encoding {
             Encoding::Quantized(scheme) => {
-                if scheme.bytes(outs, ins) != Some(bytes.len()) {
+                if scheme.bytes(out_features, in_features) != Some(bytes.len()) {
                     return Err(wrong(format!("in {scheme:?} has {} bytes", bytes.len())));
                 }
                 let format = if scheme == Scheme::Q8 { Format::Q8 } else { Format::Q4 };
-                let panel = scheme.panel_bytes(ins);
-                let matrix = self.upload(outs.div_ceil(16), panel, |rows, to| {
+                let panel = scheme.panel_bytes(in_features);
+                let matrix = self.upload(out_features.div_ceil(16), panel, |rows, to| {
                     to.copy_from_slice(&bytes[rows.start * panel..rows.end * panel]);
                 })?;
                 Stored { format, matrix, vector: 0 }
             }
             Encoding::Stored(dtype) => {
-                let elements = Elements::new(bytes, dtype).filter(|all| all.len() == outs * ins);
+                let elements = Elements::new(bytes, dtype).filter(|all| all.len() == out_features * in_features);
                 let elements = elements.ok_or_else(|| wrong(format!("has {} bytes of {dtype}", bytes.len())))?;
                 let (format, matrix) = match compute {
-                    Compute::Bf16 => (Format::Bf16, self.upload_bf16(elements, outs, ins)?),
-                    Compute::F32 => (Format::F32, self.upload_f32(elements, outs, ins)?),
+                    Compute::Bf16 => (Format::Bf16, self.upload_bf16(elements, out_features, in_features)?),
+                    Compute::F32 => (Format::F32, self.upload_f32(elements, out_features, in_features)?),
                 };
-                let vector = if outs == 1 { self.upload_f32(elements, 1, ins)? } else { 0 };
+                let vector = if out_features == 1 { self.upload_f32(elements, 1, in_features)? } else { 0 };
                 Stored { format, matrix, vector }
             }
         };
-        if let (Some(blas), Format::Bf16, 2..) = (&mut self.blas, stored.format, outs) {
-            blas.expect(outs, forms::pitch(ins));
+        if let (Some(blas), Format::Bf16, 2..) = (&mut self.blas, stored.format, out_features) {
+            blas.expect(out_features, forms::pitch(in_features));
         }
-        self.weight_bytes += forms::weight_bytes(encoding, outs, ins, compute);
+        self.weight_bytes += forms::weight_bytes(encoding, out_features, in_features, compute);
         self.weights.push(stored);
-        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+        Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
     fn upload(
@@ -409,21 +409,25 @@ impl CudaBackend {
         Ok(address)
     }
 
-    /// Makes a matrix of random numbers on the device.
+    /// Creates a matrix of random numbers on the device.
     pub(super) fn make_random(
         &mut self,
         random: RandomWeight,
         encoding: Encoding,
-        outs: usize,
-        ins: usize,
+        out_features: usize,
+        in_features: usize,
     ) -> Result<Weight> {
         let (k, compute) = (&self.kernels, self.options.compute);
-        let pitch = if compute == Compute::Bf16 { forms::pitch(ins) } else { ins };
+        let pitch = if compute == Compute::Bf16 { forms::pitch(in_features) } else { in_features };
         let (format, function, bytes) = match encoding {
-            Encoding::Quantized(scheme @ Scheme::Q8) => (Format::Q8, k.fill_random_q8, scheme.bytes(outs, ins)),
-            Encoding::Quantized(scheme @ Scheme::Q4) => (Format::Q4, k.fill_random_q4, scheme.bytes(outs, ins)),
+            Encoding::Quantized(scheme @ Scheme::Q8) => {
+                (Format::Q8, k.fill_random_q8, scheme.bytes(out_features, in_features))
+            }
+            Encoding::Quantized(scheme @ Scheme::Q4) => {
+                (Format::Q4, k.fill_random_q4, scheme.bytes(out_features, in_features))
+            }
             Encoding::Stored(_) => {
-                let elements = outs.checked_mul(pitch);
+                let elements = out_features.checked_mul(pitch);
                 match compute {
                     Compute::Bf16 => (Format::Bf16, k.fill_random_bf16, elements.and_then(|n| n.checked_mul(2))),
                     Compute::F32 => (Format::F32, k.fill_random_f32, elements.and_then(|n| n.checked_mul(4))),
@@ -431,28 +435,30 @@ impl CudaBackend {
             }
         };
         let bytes = bytes.ok_or_else(|| Error::memory("weights", u64::MAX))?;
-        let size = |n: usize| i32::try_from(n).map_err(|_| Error::internal(format!("a weight of {outs} x {ins}")));
+        let size = |n: usize| {
+            i32::try_from(n).map_err(|_| Error::internal(format!("a weight of {out_features} x {in_features}")))
+        };
         let matrix = self.arena.alloc(&self.device, bytes, "weights")?;
         let (seed, deviation) = (random.seed, random.deviation);
-        let (rows, width, pitched) = (size(outs)?, size(ins)?, size(pitch)?);
+        let (rows, width, pitched) = (size(out_features)?, size(in_features)?, size(pitch)?);
         let mut params = vec![arg(&matrix), arg(&seed), arg(&deviation), arg(&rows), arg(&width)];
         if matches!(encoding, Encoding::Stored(_)) {
             params.push(arg(&pitched));
         }
-        // SAFETY: to, seed, deviation, rows, ins of `fill_random_*`, and the pitch of those that have rows; the allocation has
-        // the bytes of that format.
+        // SAFETY: to, seed, deviation, rows, in_features of `fill_random_*`, and the pitch for stored formats; the
+        // allocation has the bytes of that format.
         unsafe { launch(&self.device, function, self.each_element(bytes / 4), &mut params) }?;
-        self.weight_bytes += forms::weight_bytes(encoding, outs, ins, compute);
+        self.weight_bytes += forms::weight_bytes(encoding, out_features, in_features, compute);
         self.weights.push(Stored { format, matrix, vector: 0 });
-        Ok(Weight { id: (self.weights.len() - 1) as u32, outs, ins })
+        Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
-    /// Rows of bf16, padded with zeros to whole steps of the kernels.
-    fn upload_bf16(&mut self, elements: Elements, outs: usize, ins: usize) -> Result<u64> {
-        let pitch = forms::pitch(ins);
-        self.upload(outs, pitch * 2, |rows, to| {
+    /// Uploads rows as bf16, padded with zeros to the pitch.
+    fn upload_bf16(&mut self, elements: Elements, out_features: usize, in_features: usize) -> Result<u64> {
+        let pitch = forms::pitch(in_features);
+        self.upload(out_features, pitch * 2, |rows, to| {
             for (row, to) in rows.zip(to.chunks_exact_mut(pitch * 2)) {
-                let (row, padding) = (elements.slice(row * ins..(row + 1) * ins), ins * 2);
+                let (row, padding) = (elements.slice(row * in_features..(row + 1) * in_features), in_features * 2);
                 match row {
                     Elements::Bf16(bits) => to[..padding].copy_from_slice(as_bytes(bits)),
                     other => {
@@ -466,17 +472,17 @@ impl CudaBackend {
         })
     }
 
-    /// Rows of f32.
-    fn upload_f32(&mut self, elements: Elements, outs: usize, ins: usize) -> Result<u64> {
-        self.upload(outs, ins * 4, |rows, to| {
-            let some = elements.slice(rows.start * ins..rows.end * ins);
+    /// Uploads rows as f32.
+    fn upload_f32(&mut self, elements: Elements, out_features: usize, in_features: usize) -> Result<u64> {
+        self.upload(out_features, in_features * 4, |rows, to| {
+            let some = elements.slice(rows.start * in_features..rows.end * in_features);
             for (i, to) in to.chunks_exact_mut(4).enumerate() {
                 to.copy_from_slice(&some.get(i).to_ne_bytes());
             }
         })
     }
 
-    /// The CPU quantizes, with all its cores.
+    /// The CPU backend that quantizes weights, with all cores; created on first use.
     pub(super) fn quantizer(&mut self) -> Result<&mut CpuBackend> {
         if self.quantizer.is_none() {
             self.quantizer = Some(CpuBackend::new(Tier::Auto, Compute::Bf16, 0, ThreadOptions::default())?);
@@ -495,7 +501,7 @@ impl CudaBackend {
     }
 }
 
-/// Whether the kernels have pages of that shape.
+/// Checks that there are kernels for pages of this shape.
 ///
 /// # Errors
 /// `Unsupported`.
@@ -521,7 +527,8 @@ fn as_bytes(bits: &[u16]) -> &[u8] {
 
 impl Drop for CudaBackend {
     fn drop(&mut self) {
-        // What still runs is finished before the memory under it goes. An error has been told, or nobody asks any more.
+        // Submitted work is finished before its memory is freed. An error was reported before, or is of no interest any
+        // more.
         let _ = self.device.wait();
     }
 }

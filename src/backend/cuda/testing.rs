@@ -1,9 +1,9 @@
-//! Kernels one by one on a device, for their tests alone: memory, launches by name, and more code from outside.
+//! Launches of single kernels on a device, for tests only: memory, launches by name, and additional kernels.
 //!
-//! Nothing here is kept compatible. What a kernel reads and writes through its parameters is the caller's affair; a name, a
-//! size or an offset that is not there is an error or a panic, never an access.
+//! Not a stable interface. The caller is responsible for the memory that a kernel accesses through its parameters. A
+//! name, size or offset that does not exist is an error or a panic, never an invalid access.
 
-use super::Facts;
+use super::DeviceInfo;
 use super::driver::Device;
 use super::kernels::{Function, Kernels, Module, Shape, launch};
 use super::memory::Buffer;
@@ -11,33 +11,33 @@ use crate::error::{Error, Result};
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Magic number that a fat binary begins with (`FATBIN_MAGIC` of CUDA's `fatbinary_section.h` headers), little endian.
+/// Magic number of a fat binary (`FATBIN_MAGIC` of CUDA's `fatbinary_section.h`), little endian.
 const FAT_BINARY: [u8; 4] = 0xBA55_ED50u32.to_le_bytes();
 
-/// A device with the library's kernels on it.
+/// A device with the library's kernels loaded.
 pub struct Bench {
     kernels: Kernels,
-    /// Kernels of images that a test brought.
+    /// Kernels of additional images.
     others: Vec<(Module, Vec<Function>)>,
     device: Arc<Device>,
 }
 
-// SAFETY: handles of the driver may be used from any thread whose current context is theirs, which every call sees to.
+// SAFETY: the driver's handles may be used from any thread on which their context is current; every call ensures that.
 unsafe impl Sync for Bench {}
 
 impl Bench {
     /// Opens a device and loads the embedded kernels.
     ///
     /// # Errors
-    /// As of [`super::open`].
+    /// As for [`super::open`].
     pub fn open(index: usize) -> Result<Bench> {
         let device = Device::open(index, false, false)?;
         Ok(Bench { kernels: Kernels::load(&device)?, others: Vec::new(), device })
     }
 
-    /// What is known of the device.
-    pub fn facts(&self) -> &Facts {
-        &self.device.facts
+    /// The properties of the device.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.device.info
     }
 
     /// The names of the embedded kernels.
@@ -45,10 +45,10 @@ impl Bench {
         Kernels::names().into_iter().flat_map(|(_, names)| names).collect()
     }
 
-    /// Loads kernels from a fat binary; their dynamic shared memory is at most what every kernel may have.
+    /// Loads kernels from a fat binary; they may use only the default amount of dynamic shared memory.
     ///
     /// # Errors
-    /// `Format` for what is no fat binary; `Device`, with the name that is not in it.
+    /// `Format` if it is not a fat binary; `Device`, with the name, if it lacks a kernel.
     pub fn add(&mut self, image: &[u8], names: &[&'static str]) -> Result<()> {
         if !image.starts_with(&FAT_BINARY) {
             return Err(Error::format("the image is no fat binary"));
@@ -60,7 +60,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Memory with every byte set to `fill`.
+    /// Allocates memory with every byte set to `fill`.
     ///
     /// # Errors
     /// `Memory`, `Device`.
@@ -70,13 +70,14 @@ impl Bench {
         Ok(memory)
     }
 
-    /// Runs a kernel to its end.
+    /// Runs a kernel and waits for its end.
     ///
     /// # Errors
-    /// `Argument` for a kernel that is not there or cannot have so much shared memory; `Device`.
+    /// `Argument` for a kernel that does not exist or cannot use that much shared memory; `Device`.
     ///
     /// # Safety
-    /// As of [`launch`]: one address of a value for each parameter, of its type; what they point to is large enough.
+    /// As for [`launch`]: the address of one value of the right type for each parameter; memory that those point to is
+    /// large enough.
     pub unsafe fn launch(
         &self,
         kernel: &str,
@@ -89,7 +90,7 @@ impl Bench {
         let function = self.kernels.named(kernel).or_else(other);
         let function = function.ok_or_else(|| Error::argument(format!("there is no kernel {kernel}")))?;
         if !function.fits(shared) {
-            let have = self.device.facts.block_shared_bytes;
+            let have = self.device.info.block_shared_bytes;
             return Err(Error::argument(format!("{kernel} cannot have {shared} bytes of shared memory, of {have}")));
         }
         let mut params: Vec<*mut c_void> = params.iter().map(|param| param.cast_mut()).collect();
@@ -99,16 +100,16 @@ impl Bench {
     }
 }
 
-/// Memory of the device.
+/// Device memory.
 pub struct Memory(Buffer);
 
 impl Memory {
-    /// Its address there.
+    /// Its device address.
     pub fn address(&self) -> u64 {
         self.0.address
     }
 
-    /// Replaces the bytes from `at` on, which must be inside.
+    /// Overwrites the bytes from `at` on; the range must be inside.
     ///
     /// # Errors
     /// `Device`.
@@ -116,7 +117,7 @@ impl Memory {
         self.0.write(at, bytes)
     }
 
-    /// Copies the bytes from `at` on, which must be inside.
+    /// Reads the bytes from `at` on; the range must be inside.
     ///
     /// # Errors
     /// `Device`.

@@ -1,5 +1,5 @@
-//! Weights on their way to the device: written to pinned memory in the form they have there, and copied while the next piece is
-//! written. They share an allocation: the driver would make one for each of them 2 MiB large at least.
+//! The upload of weights: written to pinned memory in their device layout, one piece while the previous one is being
+//! copied. They share one allocation, because each of the driver's takes at least 2 MiB.
 
 use super::driver::{Device, check};
 use super::memory::{Buffer, Event, Pinned};
@@ -10,28 +10,27 @@ use cudarc::driver::sys;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes written at a time.
+/// Bytes per piece.
 const PIECE_BYTES: usize = 16 << 20;
 const ALIGNMENT: usize = 256;
 
-/// Device memory of the weights: allocated, never freed one by one.
-///
-/// One allocation has room for all of them, so that they take what the plan said and no rest of a block.
+/// Device memory for weights; they are freed all together. One allocation of the planned size holds all of them,
+/// without waste between them.
 pub struct Arena {
-    /// Bytes of all weights that are expected.
+    /// Total bytes of the weights to come; 0 once the block for them is allocated.
     expected: u64,
     blocks: Vec<Buffer>,
-    /// Of the last block.
+    /// Bytes used of the last block.
     used: usize,
 }
 
 impl Arena {
-    /// For weights of so many bytes together, each a multiple of the alignment.
+    /// For weights of `expected` bytes in total, each a multiple of the alignment.
     pub fn new(expected: u64) -> Arena {
         Arena { expected, blocks: Vec::new(), used: 0 }
     }
 
-    /// The address of `bytes` bytes for `what`, aligned.
+    /// Allocates `bytes` bytes, aligned; `what` names the purpose in errors.
     pub fn alloc(&mut self, device: &Arc<Device>, bytes: usize, what: &str) -> Result<u64> {
         let start = self.used.next_multiple_of(ALIGNMENT);
         match self.blocks.last() {
@@ -40,7 +39,7 @@ impl Arena {
                 Ok(block.address + start as u64)
             }
             _ => {
-                // What was not expected gets memory of its own.
+                // Weights beyond the expected total get blocks of their own.
                 let expected = usize::try_from(std::mem::take(&mut self.expected)).unwrap_or(usize::MAX);
                 let block = Buffer::new(device, expected.max(bytes), what)?;
                 let address = block.address;
@@ -52,13 +51,13 @@ impl Arena {
     }
 }
 
-/// Threads that write a piece at most: more than these are no faster than memory.
+/// Maximum threads that write a piece; more are no faster, being bound by memory.
 const THREADS_MAX: usize = 8;
-/// Rows are handed to threads in parts of so many bytes at least.
+/// Minimum bytes per task of a thread.
 const PART_BYTES: usize = 1 << 20;
 
-/// Copies to the device through two pieces of pinned memory in turns. Several threads write a piece, each some of its rows: one
-/// alone is slower than the bus, all the more where it waits for a disk.
+/// Copies to the device through two pinned pieces in turns. Several threads write a piece, each some of its rows: a
+/// single thread is slower than the bus, especially if it waits for a disk.
 pub struct Uploader {
     device: Arc<Device>,
     pieces: [(Pinned, Event); 2],
@@ -66,7 +65,7 @@ pub struct Uploader {
     pool: Pool,
 }
 
-/// The piece, for threads that write different rows of it.
+/// The start of a piece, for threads that write different rows of it.
 struct Piece(*mut u8);
 
 // SAFETY: tasks write disjoint rows.
@@ -76,7 +75,7 @@ impl Piece {
     /// The bytes `range`. A method, so that closures capture the whole `Piece`.
     ///
     /// # Safety
-    /// They lie in the piece, and no other task has any of them.
+    /// The range lies in the piece, and no other task accesses it.
     #[allow(clippy::mut_from_ref, reason = "each task has its own bytes")]
     unsafe fn bytes(&self, range: Range<usize>) -> &mut [u8] {
         // SAFETY: the caller's promise.
@@ -92,8 +91,8 @@ impl Uploader {
         Ok(Uploader { device: device.clone(), pieces: [piece()?, piece()?], turn: 0, pool })
     }
 
-    /// Submits `rows` rows of `row_bytes` to `address`, where that much was allocated; `write` fills the bytes of some of them.
-    /// What it reads from may be let go when this returns.
+    /// Uploads `rows` rows of `row_bytes` bytes to `address`, where that much was allocated; `write` writes a range of
+    /// rows to a buffer. When this returns, the source is not needed any more, but the last copies may be in flight.
     pub fn rows(
         &mut self,
         address: u64,
@@ -104,7 +103,7 @@ impl Uploader {
         let step = (PIECE_BYTES / row_bytes.max(1)).max(1);
         for first in (0..rows).step_by(step) {
             let some = first..rows.min(first + step);
-            // A row that is longer than a piece is not possible: widths have a limit.
+            // No row is longer than a piece: widths are limited.
             let bytes = some.len() * row_bytes;
             assert!(bytes <= PIECE_BYTES, "a row of {row_bytes} bytes");
             let (pinned, copied) = &mut self.pieces[self.turn];

@@ -209,7 +209,7 @@ impl Reader {
         self.step.tokens = tokens.to_vec();
         self.step.positions = (0..tokens.len() as u32).collect();
         self.step.sequences = vec![0; tokens.len()];
-        self.step.wanted = (0..tokens.len() as u32).collect();
+        self.step.logits_indices = (0..tokens.len() as u32).collect();
         self.model.begin(&mut self.backend, &self.step);
         for layer in 0..self.model.layers() {
             self.model.layer(&mut self.backend, &self.step, layer);

@@ -1,4 +1,4 @@
-//! What the queue of a request holds: an event that grows, in memory that was reserved before.
+//! The contents of a request's queue: an event that output is appended to, in preallocated memory.
 
 use super::queue::Merged;
 use crate::engine::api::{Event, EventKind, FinishReason};
@@ -6,33 +6,33 @@ use crate::error::{Error, Result};
 use crate::limits;
 use std::ffi::c_char;
 
-/// How much a buffer is to hold.
+/// The capacity of a buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     pub tokens: usize,
-    /// Bytes.
+    /// Bytes of text.
     pub text: usize,
 }
 
 impl Room {
-    /// For so many tokens and what text they usually have.
+    /// Room for this many tokens and the usual length of their text.
     pub fn of(tokens: usize) -> Room {
         let least = limits::QUEUE_SPARE_TOKENS * limits::QUEUE_TEXT_BYTES;
         Room { tokens, text: tokens.saturating_mul(limits::QUEUE_TEXT_BYTES).max(least) }
     }
 }
 
-/// What one token may bring.
+/// The most that one token can add to an event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PerToken {
-    /// The most bytes of text that it sets free as a rule; 0: there is no text.
+    /// The most bytes of text that one token usually releases from the detokenizer; 0 if the request has no text.
     pub text_max: usize,
     pub logprobs: bool,
-    /// Alternatives.
+    /// Number of alternatives (top logprobs).
     pub top: usize,
 }
 
-/// One sampled token and the text it set free, on their way to the consumer.
+/// One sampled token and the text it released from the detokenizer, for the consumer.
 #[derive(Clone, Copy)]
 pub struct Piece<'a> {
     pub token: u32,
@@ -42,7 +42,7 @@ pub struct Piece<'a> {
     pub top_logprobs: &'a [f32],
 }
 
-/// How far the output of a request has come.
+/// How much output a request has produced since its start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Produced {
     pub tokens: u64,
@@ -50,25 +50,25 @@ pub struct Produced {
     pub bytes: u64,
 }
 
-/// Tokens that may still come after a buffer said that it is full: those of steps under way.
+/// Tokens that may still be pushed after the buffer reported that it is full: those of the steps in flight.
 const LATE_TOKENS: usize = 4;
 
-/// An event with room for more.
+/// An event, and the memory reserved for more output.
 #[derive(Debug)]
 pub struct Buffer {
     pub event: Event,
-    /// With this much in it, it is full. Zero: nothing was reserved.
+    /// The buffer is full once it holds this much. Zero: nothing was reserved.
     room: Room,
 }
 
 impl Buffer {
-    /// Without room for tokens.
+    /// A buffer without reserved memory.
     pub fn empty(id: u64, tag: u64) -> Buffer {
         Buffer { event: Event::empty(id, tag), room: Room::default() }
     }
 
-    /// The two buffers of a queue that holds so many tokens: the one that is filled, and the one that takes its place while
-    /// a reader has it.
+    /// The two buffers of a queue for `tokens` tokens: the one that output is pushed to, and the smaller spare that
+    /// takes its place while a reader has it.
     ///
     /// # Errors
     /// `Memory`.
@@ -77,8 +77,8 @@ impl Buffer {
         Ok([Buffer::grown(id, tag, Room::of(tokens), of)?, Buffer::reserved(id, tag, spare, Room::default(), of)?])
     }
 
-    /// An event that takes what a queue of so many tokens holds, as long as its reader keeps up: nothing it is shown then takes
-    /// memory.
+    /// An event whose memory suffices for what a reader sees, as long as it keeps up: copying into it then allocates
+    /// nothing.
     ///
     /// # Errors
     /// `Memory`.
@@ -87,7 +87,7 @@ impl Buffer {
         Ok(Buffer::reserved(id, tag, room, Room::default(), of)?.event)
     }
 
-    /// A buffer to be filled, with this much room.
+    /// A buffer with this much room, and memory beyond it for what arrives late and for the contents of a spare buffer.
     ///
     /// # Errors
     /// `Memory`.
@@ -98,7 +98,7 @@ impl Buffer {
         Buffer::reserved(id, tag, room, besides, of)
     }
 
-    /// With memory for this much, for what comes late, and for what else it may have to take in.
+    /// Reserves memory for `room`, `besides` and late tokens; the buffer is full at `room`.
     fn reserved(id: u64, tag: u64, room: Room, besides: Room, of: PerToken) -> Result<Buffer> {
         let mut event = Event::empty(id, tag);
         let tokens = room.tokens.saturating_add(besides.tokens).saturating_add(LATE_TOKENS);
@@ -116,8 +116,7 @@ impl Buffer {
         Ok(Buffer { event, room })
     }
 
-    /// Adds a token, after which so much was produced. In memory that was reserved, unless one token sets free more text
-    /// than it should.
+    /// Appends a token; `produced` includes it. Allocates only if a token releases more text than expected.
     ///
     /// # Errors
     /// `Memory`.
@@ -139,7 +138,7 @@ impl Buffer {
         Ok(())
     }
 
-    /// Twice the room it has.
+    /// Twice its room.
     pub fn twice(&self) -> Room {
         Room { tokens: self.room.tokens.saturating_mul(2), text: self.room.text.saturating_mul(2) }
     }
@@ -172,12 +171,13 @@ impl Merged for Buffer {
     }
 }
 
-/// Bytes to reserve for text that is added: the NUL that may follow it counts, so that [`Event::terminate`] needs no memory.
+/// Bytes to reserve when text is appended: one more for the NUL that may follow it, so that [`Event::terminate`] does
+/// not allocate.
 pub(in crate::engine) fn with_nul(added: &str) -> usize {
     if added.is_empty() { 0 } else { added.len() + 1 }
 }
 
-/// Whether a NUL follows the text of an event in its memory. A copy has memory of its own, where none does.
+/// Whether the event's text is followed by a NUL in memory. False in a copy, which has memory of its own.
 #[derive(Debug, Default)]
 pub struct Nul(bool);
 
@@ -188,14 +188,14 @@ impl Clone for Nul {
 }
 
 impl PartialEq for Nul {
-    /// What an event says does not depend on it.
+    /// Always equal: it does not belong to the event's contents.
     fn eq(&self, _: &Nul) -> bool {
         true
     }
 }
 
 impl Event {
-    /// An event of this request that holds nothing yet.
+    /// An empty event of this request.
     pub fn empty(id: u64, tag: u64) -> Event {
         Event {
             kind: EventKind::Delta,
@@ -218,7 +218,7 @@ impl Event {
         }
     }
 
-    /// Forgets everything but whose it is.
+    /// Empties the event, but keeps its ids and memory.
     fn clear(&mut self) {
         (self.kind, self.finish, self.top_count) = (EventKind::Delta, FinishReason::None, 0);
         self.nul = Nul(false);
@@ -231,13 +231,13 @@ impl Event {
         (self.usage, self.error) = (None, None);
     }
 
-    /// After what it holds so much of the request's output was produced.
+    /// Sets the event's position in the output; `produced` is what the request has produced including this event.
     pub(in crate::engine) fn ends_at(&mut self, produced: Produced) {
         self.first_token = produced.tokens.saturating_sub(self.tokens.len() as u64);
         self.first_byte = produced.bytes.saturating_sub(self.text.len() as u64);
     }
 
-    /// Moves what `from` holds behind its own.
+    /// Moves the contents of `from`, which are newer, to the end of this event.
     fn absorb(&mut self, from: &mut Event) {
         if self.tokens.is_empty() && self.text.is_empty() {
             (self.first_token, self.first_byte) = (from.first_token, from.first_byte);
@@ -256,7 +256,7 @@ impl Event {
         from.clear();
     }
 
-    /// Takes over what only the end of a request has.
+    /// Takes over the fields that only a terminal event has, if `from` is one.
     fn end_like(&mut self, from: &mut Event) {
         if from.terminal() {
             (self.kind, self.finish) = (from.kind, from.finish);
@@ -265,7 +265,7 @@ impl Event {
         }
     }
 
-    /// Puts a NUL behind the text in its memory, for [`Event::text_for_c`]. The engine's events have room for it.
+    /// Puts a NUL after the text in memory, for [`Event::text_for_c`]. The engine's events have memory reserved for it.
     ///
     /// # Errors
     /// `Memory`.
@@ -279,8 +279,8 @@ impl Event {
         Ok(())
     }
 
-    /// Where the text begins, with a NUL behind it that its length does not count. None: there is no NUL, because
-    /// [`Event::terminate`] was not called since the text was made or copied.
+    /// The start of the text, followed by a NUL that its length does not include. None if there is no NUL, because
+    /// [`Event::terminate`] was not called since the text was written or copied.
     pub(crate) fn text_for_c(&self) -> Option<*const c_char> {
         match self.text.as_str() {
             "" => Some(c"".as_ptr()),
@@ -288,10 +288,11 @@ impl Event {
         }
     }
 
-    /// Becomes what `from` is, in memory of its own, terminated.
+    /// Copies the contents of `from` into memory of its own and terminates the text. What only a terminal event has is
+    /// moved.
     ///
     /// # Errors
-    /// `Memory`; `from` is as it was.
+    /// `Memory`; `from` is unchanged.
     pub(in crate::engine) fn read(&mut self, from: &mut Event) -> Result<()> {
         let bytes = from.text.len() + 4 * (from.tokens.len() + from.logprobs.len() + 2 * from.top_tokens.len());
         let refused = |_| Error::memory("an event", bytes as u64);

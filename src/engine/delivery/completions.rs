@@ -1,62 +1,64 @@
-//! The completion queue of an engine: requests that have something to read, oldest first, taken by any number of threads.
+//! The completion queue of an engine: requests that have an event to read, oldest first, taken by any number of
+//! threads.
 //!
-//! Each request counts from its submit ([`Completions::expect`]) until its last event was taken ([`Completions::ended`]). Who takes
-//! an event of it *holds* the request until the event is released; until then the request is not listed, so no other thread can
-//! get ahead of the one that has the event. When all requests that count are held, nothing can come before one is released:
-//! a caller who holds all of them himself is told at once that it is so, others after a while.
+//! A request is *live* from its submit ([`Completions::expect`]) until its last event was taken
+//! ([`Completions::ended`]). A thread that takes an event *holds* its request until the event is released; meanwhile
+//! the request is not listed, so that no other thread can take a later event of it. When all live requests are held, no
+//! event can come before one is released: a thread that holds all of them itself gets `Busy` at once, other threads
+//! after a while.
 //!
-//! Invariants, which `tests/loom` checks: an item is taken once; whoever waits learns of it, and of the end; a held request is
-//! not in the list.
+//! Invariants, which `tests/loom` checks: an item is taken once; waiting threads are woken by an item and by the end; a
+//! held request is not in the list.
 
 use super::sync::{Condvar, Mutex, lock, wait_until};
 use std::collections::{TryReserveError, VecDeque};
 use std::time::Instant;
 
-/// The list.
+/// The completion queue.
 pub struct Completions<T> {
     state: Mutex<State<T>>,
-    /// There is an item, or the list stopped.
+    /// Signalled when there is an item, or when the list has stopped.
     arrived: Condvar,
 }
 
 struct State<T> {
     items: VecDeque<T>,
-    /// Requests whose last event was not taken.
+    /// Number of requests whose last event was not taken.
     live: usize,
-    /// Those that are held.
+    /// Held requests.
     holds: Vec<Hold<T>>,
-    /// Items taken and let go so far.
+    /// Number of items taken and released so far.
     moves: u64,
-    /// Nothing will be added any more.
+    /// Nothing will be added any more, except by releases.
     stopped: bool,
-    /// Nobody takes anything any more: items are given back to who adds them.
+    /// No thread will take anything any more: `push` gives items back.
     refusing: bool,
 }
 
 impl<T> State<T> {
-    /// Nothing can come before a held request is released.
+    /// All live requests are held: nothing can come before one is released.
     fn is_blocked(&self) -> bool {
         self.live > 0 && self.holds.len() >= self.live
     }
 }
 
-/// A request whose event is out.
+/// A request of which an event is out.
 struct Hold<T> {
     ticket: u64,
-    /// The thread that took it.
+    /// The thread that took the event.
     thread: usize,
     item: T,
 }
 
 /// Outcome of [`Completions::pop`].
 pub enum Popped<T> {
-    /// The item, and the ticket by which it is let go: with [`Completions::release`] or [`Completions::ended`].
+    /// The item, and the ticket for [`Completions::release`] or [`Completions::ended`].
     Item(T, u64),
-    /// The time ran out.
+    /// The deadline passed.
     Timeout,
-    /// Nothing can come before a held request is released.
+    /// No item can come before a held request is released.
     Busy,
-    /// The list is empty and stays so.
+    /// The list is empty and nothing will be added.
     Stopped,
 }
 
@@ -68,10 +70,10 @@ impl<T: Clone> Completions<T> {
         Completions { state: Mutex::new(state), arrived: Condvar::new() }
     }
 
-    /// One more request, whose events will come here: there is room for it in the list from now on.
+    /// Adds a live request and reserves memory for it in the list, so that `push` does not allocate.
     ///
     /// # Errors
-    /// When there is no memory for that.
+    /// When there is no memory.
     pub fn expect(&self) -> Result<(), TryReserveError> {
         let mut state = lock(&self.state);
         let live = state.live + 1;
@@ -81,19 +83,20 @@ impl<T: Clone> Completions<T> {
         state.live = live;
         drop(state);
         if live == 1 {
-            // From now on who waits has to look now and then whether anything can come: see `pop`.
+            // Threads that wait without a time limit must now check periodically whether all live requests are held:
+            // see `pop`.
             self.arrived.notify_all();
         }
         Ok(())
     }
 
-    /// A request that was expected will not come.
+    /// Takes back an `expect`: the request was not accepted.
     pub fn unexpect(&self) {
         let mut state = lock(&self.state);
         state.live = state.live.saturating_sub(1);
     }
 
-    /// Adds an item at the end; given back when nobody will take it.
+    /// Adds an item at the end; gives it back after [`Completions::refuse`].
     pub fn push(&self, item: T) -> Result<(), T> {
         let mut state = lock(&self.state);
         if state.refusing {
@@ -101,18 +104,18 @@ impl<T: Clone> Completions<T> {
         }
         state.items.push_back(item);
         drop(state);
-        // All who wait here are alike, and each looks again before it gives up: one is enough.
+        // All waiters are equivalent, and each checks the list again before it returns: waking one is enough.
         self.arrived.notify_one();
         Ok(())
     }
 
-    /// The oldest item, held from now on by `thread`; waits for one. When nothing can come before others let go, and none of
-    /// them does until the time that `patience` names, it waits no longer.
+    /// Takes the oldest item, which `thread` holds from now on; waits for one. If all live requests are held, and none
+    /// is taken or released until the time that `patience` returns, gives up with `Busy`.
     pub fn pop(&self, deadline: Option<Instant>, thread: usize, patience: impl Fn() -> Instant) -> Popped<T> {
         let mut state = lock(&self.state);
-        // When it gives up, and what had moved when that was set.
+        // The time at which it gives up, and `moves` when that was set.
         let mut patient: Option<(Instant, u64)> = None;
-        // The time that has come while it waited.
+        // The wake-up time that passed during the last wait, if it did.
         let mut passed: Option<Instant> = None;
         loop {
             if let Some(item) = state.items.pop_front() {
@@ -121,7 +124,7 @@ impl<T: Clone> Completions<T> {
                 state.holds.push(Hold { ticket, thread, item: item.clone() });
                 return Popped::Item(item, ticket);
             }
-            // After every wait anew: a request may have been submitted meanwhile.
+            // Checked after every wait: a request may have been submitted meanwhile.
             let blocked = state.is_blocked();
             if blocked && state.holds.iter().all(|hold| hold.thread == thread) {
                 return Popped::Busy;
@@ -138,8 +141,8 @@ impl<T: Clone> Completions<T> {
                 }
                 patient = None;
             }
-            // Who holds what changes without a word to those who wait, so they look again now and then. Without a request there
-            // is nothing to hold; whoever expects the first one wakes them.
+            // Waiters are not notified when holds change, so they check periodically. Without a live request nothing
+            // can be held, and the first `expect` notifies them.
             let moves = state.moves;
             let look = (state.live > 0).then(|| patient.get_or_insert_with(|| (patience(), moves)).0);
             let wake_at = deadline.into_iter().chain(look).min();
@@ -149,13 +152,13 @@ impl<T: Clone> Completions<T> {
         }
     }
 
-    /// Lets a held request go.
+    /// Releases a held request.
     pub fn release(&self, ticket: u64) {
         let hold = self.forget(ticket, false);
         drop(hold);
     }
 
-    /// The last event of a held request was taken.
+    /// Removes a held request, whose last event was taken, from the live ones.
     pub fn ended(&self, ticket: u64) {
         let hold = self.forget(ticket, true);
         drop(hold);
@@ -172,20 +175,20 @@ impl<T: Clone> Completions<T> {
         let stopped = state.stopped;
         drop(state);
         if stopped {
-            // Who waits for this one to end may leave now.
+            // Waiters may return `Stopped` now.
             self.arrived.notify_all();
         }
         Some(hold)
     }
 
-    /// Nothing will be added any more, but for what is released; who waits leaves when the list is empty and nothing is held.
+    /// Nothing will be added any more, except by releases. Waiters return once the list is empty and nothing is held.
     pub fn stop(&self) {
         lock(&self.state).stopped = true;
         self.arrived.notify_all();
     }
 
-    /// Nobody will take anything any more. Items are given back to who adds them from now on; returns those that are there,
-    /// and those that are held.
+    /// No thread will take anything any more: from now on `push` gives items back. Returns the listed and the held
+    /// items.
     pub fn refuse(&self) -> (VecDeque<T>, Vec<T>) {
         let mut state = lock(&self.state);
         state.refusing = true;

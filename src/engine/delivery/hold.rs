@@ -1,11 +1,11 @@
-//! What keeps the next event of a request back while one of its events is out.
+//! The hold that an event has on its request: no other event of the request is given out while it lasts.
 
 use super::outbox::Outbox;
 use crate::engine::Shared;
 use std::fmt;
 use std::sync::Arc;
 
-/// Held by an event from the engine's queue; dropped, it lets the next one come. A copy holds nothing.
+/// Part of an event taken from the engine's queue; dropping it allows the request's next event. A copy holds nothing.
 #[derive(Default)]
 pub struct Hold(Option<Held>);
 
@@ -16,7 +16,7 @@ struct Held {
 }
 
 impl Hold {
-    /// Of an event that was taken with this ticket.
+    /// The hold of an event that was taken with this ticket.
     pub(in crate::engine) fn new(shared: Arc<Shared>, outbox: Arc<Outbox>, ticket: u64) -> Hold {
         Hold(Some(Held { shared, outbox, ticket }))
     }
@@ -35,7 +35,7 @@ impl Clone for Hold {
 }
 
 impl PartialEq for Hold {
-    /// What an event says does not depend on it.
+    /// Always equal: it does not belong to the event's contents.
     fn eq(&self, _: &Hold) -> bool {
         true
     }

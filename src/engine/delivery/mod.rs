@@ -1,19 +1,19 @@
-//! From the engine thread to whoever asked: one bounded queue per request, and lists of the requests that have something
-//! to deliver.
+//! Delivery of events from the engine thread to their consumers: one bounded queue per request, and lists of the
+//! requests that have something to deliver.
 //!
 //! | file | what it is for |
 //! |---|---|
 //! | [`queue`] | the queue of one request: everything unread, merged into one buffer |
-//! | [`buffer`] | such a buffer: an event, in memory that was reserved for it |
-//! | [`ready`] | the list of what is ready for callbacks, and the turn of the one thread that delivers it |
-//! | [`completions`] | the list of what is ready to be taken by any thread, and who holds an event |
-//! | [`hold`] | what an event holds back |
-//! | [`waker`] | the thread that wakes a host that polls |
-//! | [`sync`] | the locks of these two, which `tests/loom` replaces to try their interleavings |
-//! | [`outbox`] | what the engine thread sees of them: a request's [`Outbox`], an engine's [`Dispatch`] |
+//! | [`buffer`] | the contents of such a queue: an event in preallocated memory |
+//! | [`ready`] | the list of what is ready for callbacks, and the turn of the one thread that runs them |
+//! | [`completions`] | the list of what is ready for [`super::Engine::next`] on any thread, and which events are out |
+//! | [`hold`] | the hold of an event on its request |
+//! | [`waker`] | the thread that wakes a polling host |
+//! | [`sync`] | the locks of the queue and the lists, which `tests/loom` replaces to explore their interleavings |
+//! | [`outbox`] | the interface for the engine thread: a request's [`Outbox`], an engine's [`Dispatch`] |
 //!
-//! Who takes from the lists is in [`super::receive`]. Law 5: a full queue pauses its own request alone, and no callback runs
-//! on the engine thread or under a lock.
+//! The consumers are in [`super::receive`]. Law 5: a full queue pauses its own request only, and no callback runs on
+//! the engine thread or under a lock.
 
 mod buffer;
 pub(super) mod completions;
@@ -34,13 +34,14 @@ use crate::error::{Error, Status};
 use crate::os::floats::HostFloats;
 use std::cell::Cell;
 
-/// A number that no other living thread has.
+/// A number that identifies the calling thread among all living threads.
 pub(super) fn this_thread() -> usize {
     CALLBACKS.with(|callbacks| std::ptr::from_ref(callbacks).addr())
 }
 
 thread_local! {
-    /// Callbacks of any engine running on this thread. A plain number: no destructor, so it does not pin the library.
+    /// Nesting depth of callbacks, of any engine, on this thread. A plain number without a destructor, so that it does
+    /// not keep the library from being unloaded.
     static CALLBACKS: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -49,13 +50,13 @@ pub fn in_callback() -> bool {
     CALLBACKS.get() > 0
 }
 
-/// Marks this thread as inside a callback while it lives; floats are computed there as the host has it.
+/// While it lives, this thread counts as inside a callback and has the host's floating-point environment.
 pub struct CallbackScope {
     _floats: HostFloats,
 }
 
 impl CallbackScope {
-    /// Enters.
+    /// Enters a callback.
     #[allow(clippy::new_without_default, reason = "entering is an act, not a value")]
     pub fn new() -> CallbackScope {
         CALLBACKS.set(CALLBACKS.get() + 1);
@@ -69,13 +70,13 @@ impl Drop for CallbackScope {
     }
 }
 
-/// Calls host code. A panic in a Rust callback stays in it; then the answer is None.
+/// Calls host code; None if it panicked.
 pub(super) fn call_host<R>(call: impl FnOnce() -> R) -> Option<R> {
     let _scope = CallbackScope::new();
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok()
 }
 
-/// The error of a request that the engine gave up on.
+/// The error of calls and requests after the engine was closed.
 pub(super) fn closed() -> Error {
     Error::new(Status::Closed, "the engine is closed")
 }

@@ -1,5 +1,5 @@
-//! The queue and the list as the engine thread sees them: a request's [`Outbox`], and the engine's [`Dispatch`] that
-//! knows where each request's events go.
+//! The interface of delivery for the engine thread: a request's [`Outbox`], and the engine's [`Dispatch`], which knows
+//! where each request's events go.
 
 use super::buffer::{Buffer, PerToken, Piece, Produced};
 use super::completions::Completions;
@@ -15,42 +15,42 @@ use std::collections::TryReserveError;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What a request's events go to, other than a caller that pulls them.
+/// Where a request's events go, unless the caller pulls them.
 #[allow(clippy::large_enum_variant, reason = "a box for the event would be an allocation more")]
 pub enum Receiver {
-    /// Shown each event, in memory that is used again; false stops the request.
+    /// The callback, and an event that is reused for each call. The callback returns false to stop the request.
     Callback(Box<dyn FnMut(&Event) -> bool + Send>, Event),
-    /// Taken with [`crate::engine::Engine::next`]; what is inside is dropped with the terminal event.
+    /// Events are taken with [`crate::engine::Engine::next`]; the content is dropped with the terminal event.
     Engine(#[expect(dead_code, reason = "held for the sake of its drop")] Box<dyn Send>),
 }
 
-/// The queue of one request.
+/// The event queue of one request.
 pub struct Outbox {
     pub id: u64,
     pub tag: u64,
     pub queue: Queue<Buffer, Receiver>,
     pub route: Route,
-    /// Tokens the queue holds before the request is to pause.
+    /// Number of unread tokens at which the request is to pause.
     limit: usize,
-    /// What a token of the request brings, once that is known.
+    /// What one token of the request adds to an event; set by [`Outbox::reserve`].
     of: Mutex<PerToken>,
-    /// It counts among the requests whose end nobody has read.
+    /// The request is counted in [`Dispatch::unread`].
     counted: AtomicBool,
 }
 
-/// Who reads a request's events.
+/// How a request's events are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// Its owner.
+    /// Through its handle.
     Pull,
-    /// Its callback.
+    /// By its callback.
     Callback,
-    /// Whoever calls [`crate::engine::Engine::next`].
+    /// By any call of [`crate::engine::Engine::next`].
     Engine,
 }
 
 impl Outbox {
-    /// An empty queue of at most `limit` tokens.
+    /// An empty queue that is full at `limit` tokens.
     pub fn new(id: u64, tag: u64, limit: usize, sink: Sink) -> Outbox {
         let (route, receiver) = match sink {
             Sink::Pull => (Route::Pull, None),
@@ -62,7 +62,7 @@ impl Outbox {
         Outbox { id, tag, queue, route, limit, of, counted }
     }
 
-    /// Makes room for what a request of at most `tokens_max` tokens may hold unread. Engine thread only, before the first
+    /// Allocates the queue's buffers for a request of at most `tokens_max` tokens. Engine thread only, before the first
     /// token.
     ///
     /// # Errors
@@ -83,8 +83,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Adds a token to the pending event, after which so much was produced; true when the request is to pause. Engine thread
-    /// only.
+    /// Appends a token to the pending event; `produced` includes it. True when the queue is full and the request is to
+    /// pause. Engine thread only.
     ///
     /// # Errors
     /// `Memory`.
@@ -95,9 +95,9 @@ impl Outbox {
         Ok(full)
     }
 
-    /// Ends the request, after which so much was produced: `fill` completes the terminal event. Of a request that was muted
-    /// before, tokens are missing, so it was cancelled, also when the engine came to its end first. The event's kind; None when
-    /// it was there already: later calls do nothing. Engine thread only.
+    /// Ends the request: `fill` completes the terminal event, and `produced` is its total output. A request that was
+    /// muted before has lost tokens, so it ends as cancelled even if the engine reached its end first. Returns the
+    /// event's kind, or None if the request has already ended; then nothing changes. Engine thread only.
     pub fn finish(
         self: &Arc<Self>,
         dispatch: &Dispatch,
@@ -115,7 +115,7 @@ impl Outbox {
                 event.text.clear();
             }
             ended = Some(event.kind);
-            // Readers may count on it, also when the request never began to run.
+            // Every terminal event has a usage, also if the request never ran.
             event.usage.get_or_insert_default();
             event.ends_at(produced);
         });
@@ -129,44 +129,45 @@ impl Outbox {
         }
     }
 
-    /// An event that was taken from the engine's queue is let go: the next may come.
+    /// Releases an event that was taken from the engine's queue; the request's next event may be taken.
     pub fn release(self: &Arc<Self>, dispatch: &Dispatch, ticket: u64) {
-        // In this order: whoever waits never believes that more is held than is.
+        // In this order, so that no waiter sees more requests held than are.
         dispatch.completions.release(ticket);
         if self.queue.release() {
             dispatch.note_ready(self);
         }
     }
 
-    /// A bigger buffer for whoever waits for all of it.
+    /// A bigger buffer, for a reader that waits for the whole output.
     pub fn grown(&self, room: super::buffer::Room) -> Result<Buffer> {
         let of = *lock(&self.of);
         Buffer::grown(self.id, self.tag, room, of)
     }
 
-    /// Drops queued deltas and throws later ones away, unless the request has ended; `why` is what its terminal event says.
+    /// Drops queued deltas and discards later ones, unless the request has ended; `why` becomes the finish reason of
+    /// its terminal event.
     pub fn mute(&self, why: FinishReason) {
         self.queue.mute(why);
     }
 
-    /// Whether the terminal event exists.
+    /// Whether the terminal event was queued.
     pub fn is_finished(&self) -> bool {
         self.queue.is_finished()
     }
 
-    /// It counts in `unread` from now on, until [`Outbox::leave`].
+    /// Marks the request as counted in `unread`, until [`Outbox::leave`].
     pub fn count(&self) {
         self.counted.store(true, Ordering::Relaxed);
     }
 
-    /// Its end was read, or nobody will.
+    /// Removes the request from `unread`: its terminal event was read, or will never be.
     pub fn leave(&self, unread: &AtomicUsize) {
         if self.counted.swap(false, Ordering::Relaxed) {
             unread.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Nobody will ask the engine for this request's events any more.
+    /// Drops the events of this request, because [`crate::engine::Engine::next`] will not be called any more.
     pub fn discard(&self, unread: &AtomicUsize) {
         while let Some(mut taken) = self.queue.take_listed() {
             let last = taken.last;
@@ -178,7 +179,7 @@ impl Outbox {
                 self.queue.end();
                 return;
             }
-            // Nobody holds what is dropped; what came meanwhile goes the same way.
+            // A dropped event holds nothing; output that arrived meanwhile is dropped in the next round.
             if !self.queue.release() {
                 return;
             }
@@ -186,24 +187,24 @@ impl Outbox {
     }
 }
 
-/// Something to deliver through host code.
+/// An item that is delivered through host code.
 pub enum Item {
-    /// A request whose callback has something to see.
+    /// A request with an event for its callback.
     Request(Arc<Outbox>),
     /// A line for the log callback.
     Log(LogLevel, String),
 }
 
-/// The lists of an engine, and how its host learns of them.
+/// The lists of an engine, and the waker of its host.
 pub struct Dispatch {
-    /// For callbacks: taken by the dispatch thread, or by the host's poll, wait, close and free.
+    /// Items for callbacks: taken by the dispatch thread, or by the host's poll, wait, close and free.
     pub callbacks: Ready<Item>,
-    /// Taken one by one with [`crate::engine::Engine::next`].
+    /// Requests with an event for [`crate::engine::Engine::next`].
     pub completions: Completions<Arc<Outbox>>,
-    /// Callbacks run in the host's own calls.
+    /// Callbacks run in the host's own calls; there is no dispatch thread.
     pub poll: bool,
     pub waker: Waker,
-    /// Accepted requests whose terminal event nobody has read.
+    /// Number of accepted requests whose terminal event was not read.
     pub unread: AtomicUsize,
     logs_queued: AtomicUsize,
     logs_dropped: AtomicU64,
@@ -223,7 +224,7 @@ impl Dispatch {
         }
     }
 
-    /// Makes room in the lists for one more request; with [`Route::Engine`] its events are awaited from now on.
+    /// Reserves memory in the lists for one more request; with [`Route::Engine`] it counts as live from now on.
     ///
     /// # Errors
     /// `Memory`.
@@ -239,7 +240,7 @@ impl Dispatch {
         }
     }
 
-    /// A request that was expected was not accepted.
+    /// Takes back an `expect`: the request was not accepted.
     pub fn unexpect(&self, route: Route) {
         if route == Route::Engine {
             self.completions.unexpect();
@@ -260,14 +261,14 @@ impl Dispatch {
         }
     }
 
-    /// Wakes the host if a turn has ended with items of which it does not know.
+    /// Wakes the host if a turn has ended and left items that the host does not know of.
     pub fn wake_if_owed(&self) {
         if self.callbacks.owes_wake() {
             self.waker.wake();
         }
     }
 
-    /// Queues a log line, or counts it as dropped.
+    /// Queues a log line, or counts it as dropped when too many are queued.
     pub fn log(&self, level: LogLevel, line: String) {
         let more = |n: usize| (n < limits::LOG_LINES_MAX).then_some(n + 1);
         match self.logs_queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
@@ -276,29 +277,30 @@ impl Dispatch {
         }
     }
 
-    /// A log line left the list.
+    /// Counts a log line that was taken from the list.
     pub fn log_taken(&self) {
         self.logs_queued.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Log lines dropped so far.
+    /// Number of log lines dropped so far.
     pub fn logs_dropped(&self) -> u64 {
         self.logs_dropped.load(Ordering::Relaxed)
     }
 
-    /// The engine begins to close.
+    /// The engine begins to close: polls end, and the host is not woken any more.
     pub fn close(&self) {
         self.callbacks.close();
     }
 
-    /// Nothing more will come: who delivers leaves once everything is delivered.
+    /// The engine thread has ended, so nothing more will be queued: consumers return once everything is delivered.
     pub fn stop(&self) {
         self.callbacks.stop();
         self.completions.stop();
         self.waker.stop();
     }
 
-    /// Nobody will ask for events any more: drops those that are there, and those that come.
+    /// [`crate::engine::Engine::next`] will not be called any more: drops the events that are queued, and those that
+    /// still come.
     pub fn discard_completions(&self) {
         let (listed, held) = self.completions.refuse();
         listed.iter().chain(&held).for_each(|outbox| outbox.discard(&self.unread));

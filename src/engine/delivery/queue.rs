@@ -1,98 +1,99 @@
-//! The queue of one request: everything that was not read yet, merged into one buffer.
+//! The queue of one request: all unread output, merged into one buffer.
 //!
-//! One thread writes, the engine's. Who reads depends on the request: its owner ([`Queue::next`], [`Queue::rest`]), who runs
-//! its callback ([`Queue::lend`]), or whoever asks the engine for events ([`Queue::take_listed`]). The last two are told
-//! through a list of ready requests ([`super::ready`], [`super::completions`]): a queue that becomes readable asks to be
-//! listed, once until it is read, and not while an event of it is held.
+//! The engine thread is the only writer. The reader depends on the request: its handle ([`Queue::next`],
+//! [`Queue::rest`]), the thread that runs its callback ([`Queue::lend`]), or a caller of the engine's `next`
+//! ([`Queue::take_listed`]). The last two find the request through a list ([`super::ready`], [`super::completions`]): a
+//! queue that becomes readable asks to be listed, once until it is read, and not while an event of it is held.
 //!
-//! The engine thread allocates nothing: it adds to a buffer that was reserved when the request was admitted. A reader exchanges
-//! it for a smaller one, looks at what it holds without the lock, and puts it back ([`Queue::restore`]), empty or, if it could
-//! not read it, as it was.
+//! The engine thread does not allocate: it appends to a buffer that was reserved when the request was admitted. A
+//! reader exchanges that buffer for a smaller spare, reads it without the lock, and puts it back ([`Queue::restore`]):
+//! empty, or unchanged if the read failed.
 //!
-//! Invariants, which `tests/loom` checks: nothing is added after the terminal event; it is read once; who ends a request
-//! whose tokens were thrown away is told so; a queue that reported itself full says so to whoever reads it, who resumes the
-//! request; while an event is held, no other is given out through the list.
+//! Invariants, which `tests/loom` checks: nothing is added after the terminal event; the terminal event is read once;
+//! `finish` is told if deltas were discarded before; if a queue reported that it is full, a later read reports that the
+//! request is to be resumed; while an event is held, no other is given out through the list.
 
 use super::sync::{Condvar, Mutex, MutexGuard, lock, wait_until};
 use std::time::Instant;
 
-/// What a queue holds. The second implementor is the one of `tests/loom`.
+/// The contents of a queue. Besides [`super::buffer`], `tests/loom` implements it.
 pub trait Merged {
-    /// Why deltas are thrown away.
+    /// The reason for discarding deltas.
     type Cut: Copy;
-    /// How much memory it has.
+    /// A memory size.
     type Size;
-    /// How much of the queue's limit it takes; 0: there is nothing to read.
+    /// The amount that counts against the queue's limit; 0: there is nothing to read.
     fn units(&self) -> usize;
-    /// Whether its memory is used up, but for what is under way.
+    /// Whether the reserved memory is used up, except for the part kept for steps in flight.
     fn is_full(&self) -> bool;
-    /// What size it should have by now if it is to grow without end; None: it is large enough.
+    /// The size to grow to, if a reader waits for the whole output; None: it is large enough for now.
     fn wants(&self) -> Option<Self::Size>;
-    /// Forgets everything and keeps the memory.
+    /// Empties it and keeps its memory.
     fn clear(&mut self);
-    /// Moves all that `from` holds, which is newer, behind its own; there is room for what fits into the smaller of two.
+    /// Moves the contents of `from`, which are newer, to the end; there is room for what fits into the smaller of the
+    /// two buffers.
     fn absorb(&mut self, from: &mut Self);
 }
 
-/// What an addition changed.
+/// What an addition requires of the caller.
 #[derive(Debug, Default)]
 pub struct Added {
-    /// The queue is full: the request is to pause until it is resumed.
+    /// The queue is full: pause the request until it is resumed.
     pub full: bool,
-    /// The queue is to be listed as ready.
+    /// Add the queue to the list of ready requests.
     pub list: bool,
 }
 
 /// Outcome of a read.
 pub enum Read<R> {
-    /// What the reader made of the buffer; the flag says that the request had been paused and is to be resumed.
+    /// The value made by the reader; the flag says that the request was paused and is to be resumed.
     Event(R, bool),
-    /// The time ran out.
+    /// The deadline passed.
     Timeout,
     /// The terminal event was read before.
     End,
 }
 
-/// A buffer that somebody reads: to be given to [`Queue::restore`].
+/// A buffer taken by a reader, to be returned with [`Queue::restore`].
 pub struct Taken<E, S> {
     pub content: E,
-    /// Where its events go. Of a callback to be given back, or dropped before [`Queue::end`] when the event is the last; of a
-    /// listed one it is there with the last event only.
+    /// The request's sink. From [`Queue::lend`] always: the caller gives it back, or after the last event drops it
+    /// before [`Queue::end`]. From [`Queue::take_listed`] with the last event only.
     pub sink: Option<S>,
     /// The event is terminal.
     pub last: bool,
 }
 
-/// The queue. `S` is what the request's events go to, and what is dropped after the last of them.
+/// The queue. `S` is the sink of the request's events, dropped after the last one.
 pub struct Queue<E: Merged, S> {
-    /// Units it holds before the request is to pause.
+    /// Units at which the request is to pause.
     limit: usize,
-    /// It is read through a list; otherwise its owner reads it.
+    /// Read through a list of ready requests; otherwise through the request's handle.
     listable: bool,
     state: Mutex<State<E, S>>,
     changed: Condvar,
 }
 
 struct State<E: Merged, S> {
-    /// What the engine thread adds to.
+    /// The buffer that the engine thread appends to.
     pending: E,
-    /// Takes its place while a reader has it; `None` meanwhile.
+    /// Replaces `pending` while a reader has that; `None` meanwhile.
     spare: Option<E>,
-    /// The terminal event is in `pending` or was taken.
+    /// The terminal event is in `pending`, or was taken.
     terminal: bool,
     /// The terminal event was taken.
     taken: bool,
-    /// Nothing follows: the terminal event was taken and the sink dropped.
+    /// The terminal event was taken and the sink dropped: nothing follows.
     ended: bool,
-    /// Deltas are thrown away: the request was cancelled, first for this reason.
+    /// The request was cancelled, first for this reason: deltas are discarded.
     muted: Option<E::Cut>,
-    /// The engine was told that the queue is full.
+    /// The engine thread was told that the queue is full and has not been told to resume.
     full: bool,
-    /// Readers that take everything at the end, so the limit does not apply.
+    /// Readers that wait for the terminal event and take everything with it; with any, the limit does not apply.
     waiters: u32,
-    /// In the list.
+    /// The queue is in the list of ready requests.
     listed: bool,
-    /// An event that was taken from the list is not released yet.
+    /// An event taken through the list has not been released.
     held: bool,
     sink: Option<S>,
 }
@@ -102,7 +103,7 @@ impl<E: Merged, S> State<E, S> {
         !self.taken && (self.terminal || self.pending.units() > 0)
     }
 
-    /// Everything unread, and whether it is the last.
+    /// Takes everything unread; the flag says whether it is the terminal event.
     fn take(&mut self) -> Option<(E, bool)> {
         if !self.is_readable() {
             return None;
@@ -120,8 +121,8 @@ impl<E: Merged, S> State<E, S> {
 }
 
 impl<E: Merged, S> Queue<E, S> {
-    /// An empty queue; the two buffers hold nothing but a terminal event until [`Queue::provide`]. Without a sink its owner
-    /// reads it.
+    /// An empty queue. Until [`Queue::provide`] its two buffers only have room for a terminal event. Without a sink it
+    /// is read through the request's handle.
     pub fn new(empty: [E; 2], limit: usize, sink: Option<S>) -> Queue<E, S> {
         let [pending, spare] = empty;
         let state = State {
@@ -141,7 +142,8 @@ impl<E: Merged, S> Queue<E, S> {
         Queue { limit, listable, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Gives the queue the memory it works in: a buffer to add to and one for the time a reader has it.
+    /// Sets the queue's buffers: one to append to, and the spare for the time a reader has it. Does nothing after the
+    /// end.
     pub fn provide(&self, pending: E, spare: E) {
         let old = {
             let mut state = lock(&self.state);
@@ -153,20 +155,20 @@ impl<E: Merged, S> Queue<E, S> {
         drop(old);
     }
 
-    /// Changes what the request's events go to, unless a reader has that.
+    /// Changes the sink, unless a reader has it.
     pub fn with_sink(&self, change: impl FnOnce(&mut S)) {
         if let Some(sink) = &mut lock(&self.state).sink {
             change(sink);
         }
     }
 
-    /// Adds to the pending buffer. Engine thread only.
+    /// Appends to the pending buffer. Engine thread only.
     pub fn push<X>(&self, add: impl FnOnce(&mut E) -> Result<(), X>) -> Result<Added, X> {
         self.added(|state| if state.muted.is_none() { add(&mut state.pending) } else { Ok(()) })
     }
 
-    /// Adds what makes the pending event the terminal one; `fill` is told if deltas were thrown away. Later calls, and
-    /// later pushes, do nothing.
+    /// Makes the pending event the terminal one; `fill` gets the reason if deltas were discarded. Later calls of this
+    /// and of `push` do nothing.
     pub fn finish(&self, fill: impl FnOnce(&mut E, Option<E::Cut>)) -> Added {
         let added = self.added(|state| {
             state.terminal = true;
@@ -197,7 +199,7 @@ impl<E: Merged, S> Queue<E, S> {
         Ok(Added { full, list })
     }
 
-    /// Drops unread deltas and throws later ones away, unless the request has finished.
+    /// Drops unread deltas and discards later ones, unless the request has finished.
     pub fn mute(&self, why: E::Cut) {
         let mut state = lock(&self.state);
         if !state.terminal {
@@ -206,7 +208,7 @@ impl<E: Merged, S> Queue<E, S> {
         }
     }
 
-    /// Whether the terminal event exists.
+    /// Whether the terminal event was added.
     pub fn is_finished(&self) -> bool {
         lock(&self.state).terminal
     }
@@ -216,7 +218,7 @@ impl<E: Merged, S> Queue<E, S> {
         lock(&self.state).ended
     }
 
-    /// Waits for something to read, for the owner, who is shown it. When `read` fails, nothing was read.
+    /// For the request's handle: waits for something to read and passes it to `read`. If `read` fails, it stays unread.
     pub fn next<R, X>(
         &self,
         deadline: Option<Instant>,
@@ -263,8 +265,9 @@ impl<E: Merged, S> Queue<E, S> {
         }
     }
 
-    /// Waits for the terminal event and everything unread with it, for the owner. The limit does not apply meanwhile; `grown`
-    /// makes a bigger buffer when one is needed. `resume` is called, without a lock, when that lets a paused request go on.
+    /// For the request's handle: waits for the terminal event and reads everything unread with it. The limit does not
+    /// apply meanwhile; `grown` makes a bigger buffer when one is needed. `resume` is called, without a lock, when the
+    /// request was paused and may continue.
     pub fn rest<R, X>(
         &self,
         deadline: Option<Instant>,
@@ -313,7 +316,8 @@ impl<E: Merged, S> Queue<E, S> {
         outcome
     }
 
-    /// Waits until somebody else has read the terminal event and the sink was dropped; false when the time is over.
+    /// Waits until another thread has read the terminal event and dropped the sink; false when the deadline passes
+    /// first.
     pub fn wait_ended(&self, deadline: Option<Instant>) -> bool {
         let mut state = lock(&self.state);
         while !state.ended {
@@ -326,7 +330,7 @@ impl<E: Merged, S> Queue<E, S> {
         true
     }
 
-    /// Takes what is unread together with the sink, for the one thread that runs callbacks. None: it was muted in between.
+    /// For the thread that runs callbacks: takes what is unread together with the sink. None if it was muted meanwhile.
     pub fn lend(&self) -> Option<Taken<E, S>> {
         let mut state = lock(&self.state);
         state.listed = false;
@@ -340,13 +344,14 @@ impl<E: Merged, S> Queue<E, S> {
         }
     }
 
-    /// Ends a loan.
+    /// Returns the sink after [`Queue::lend`].
     pub fn give_back(&self, sink: S) {
         lock(&self.state).sink = Some(sink);
     }
 
-    /// Takes what is unread; with the terminal event comes the sink, to be dropped before [`Queue::end`]. After any other the
-    /// queue is not listed until [`Queue::release`]. None: it was muted, or another thread was faster.
+    /// For callers of the engine's `next`: takes what is unread; the terminal event comes with the sink, to be dropped
+    /// before [`Queue::end`]. After any other event the queue is not listed until [`Queue::release`]. None if it was
+    /// muted, or another thread took it.
     pub fn take_listed(&self) -> Option<Taken<E, S>> {
         let mut state = lock(&self.state);
         state.listed = false;
@@ -356,21 +361,21 @@ impl<E: Merged, S> Queue<E, S> {
         Some(Taken { content, sink, last })
     }
 
-    /// The event that was taken last is let go; true when the queue is to be listed.
+    /// Releases the event that was taken last; true when the queue is to be listed.
     pub fn release(&self) -> bool {
         let mut state = lock(&self.state);
         state.held = false;
         state.mark_listed(self.listable)
     }
 
-    /// Ends a read: the buffer is empty again. True when the request had been paused and is to be resumed.
+    /// Ends a successful read and empties the buffer. True when the request was paused and is to be resumed.
     pub fn restore(&self, taken: Taken<E, S>) -> bool {
         let mut content = taken.content;
         content.clear();
         self.put_back(content, false)
     }
 
-    /// Ends a read that failed: it is as if it had not begun.
+    /// Ends a failed read: everything is unread again.
     pub fn restore_unread(&self, taken: Taken<E, S>) {
         let Taken { content, sink, last } = taken;
         let mut content = content;
@@ -394,7 +399,7 @@ impl<E: Merged, S> Queue<E, S> {
         content.absorb(&mut state.pending);
         let spare = std::mem::replace(&mut state.pending, content);
         state.spare = Some(spare);
-        // What came meanwhile may have filled it: then the next read resumes the request.
+        // If the output that arrived meanwhile has filled the buffer, the next read resumes the request.
         let over = state.waiters == 0 && state.pending.units() >= self.limit;
         let still_full = state.pending.units() > 0 && (over || state.pending.is_full());
         let resume = !unread && !still_full && std::mem::take(&mut state.full) && !state.terminal;
@@ -403,7 +408,7 @@ impl<E: Merged, S> Queue<E, S> {
         resume
     }
 
-    /// Notes that the terminal event was read and the sink dropped.
+    /// Records that the terminal event was read and the sink dropped.
     pub fn end(&self) {
         lock(&self.state).ended = true;
         self.changed.notify_all();
@@ -411,7 +416,7 @@ impl<E: Merged, S> Queue<E, S> {
 }
 
 impl<E: Merged, S> State<E, S> {
-    /// Goes on in a bigger buffer; what is not needed any more is returned.
+    /// Continues in a bigger buffer, if it is still needed; returns the buffer that is not used.
     fn grow(&mut self, mut bigger: E) -> E {
         if self.spare.is_none() || self.pending.wants().is_none() {
             return bigger;

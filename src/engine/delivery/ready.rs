@@ -1,23 +1,24 @@
 //! The list of what is ready to be delivered, oldest first, and the turn of the one thread that delivers it.
 //!
-//! The engine thread adds; a dispatch thread takes ([`Ready::pop`]). An engine whose callbacks run in
-//! its host's own calls has several that may deliver (poll, wait, close, free), so one of them has the turn. Who leaves
-//! it for good while nobody will come back (the engine was freed inside a callback) is told to deliver the rest first.
+//! The engine thread adds; a dispatch thread takes ([`Ready::pop`]). If an engine's callbacks run in the host's own
+//! calls (poll, wait, close, free), several threads may want to deliver; only the one that has the turn ([`Turn`]) may.
+//! If the engine is freed inside a callback, no thread will take a turn again, so the thread that has it must deliver
+//! the rest before it leaves.
 //!
-//! Invariants, which `tests/loom` checks: an item is taken once; whoever waits learns of it; after an
-//! item was added, the host was woken since the latest turn began; a host that wanted the turn while another thread had it
-//! hears of what that thread leaves.
+//! Invariants, which `tests/loom` checks: an item is taken once; waiting threads are woken by it; after an item was
+//! added, the host was woken since the latest turn began; a host thread that wanted the turn while another had it is
+//! woken for the items that the other leaves.
 
 use super::sync::{Condvar, Mutex, lock, wait_until};
 use std::collections::{TryReserveError, VecDeque};
 use std::time::Instant;
 
-/// The list.
+/// The ready list.
 pub struct Ready<T> {
     state: Mutex<State<T>>,
-    /// There is an item, or the list stopped or closes.
+    /// Signalled when there is an item, and when the list stops or closes.
     arrived: Condvar,
-    /// The turn is free, or what somebody waits for has ended.
+    /// Signalled when the turn is free, and by [`Ready::note_done`].
     turned: Condvar,
 }
 
@@ -25,53 +26,53 @@ struct State<T> {
     items: VecDeque<T>,
     /// Nothing will be added any more.
     stopped: bool,
-    /// The engine is closing: no more polls, no more wakes.
+    /// The engine is closing: polls end, and the host is not woken any more.
     closing: bool,
-    /// Somebody has the turn.
+    /// A thread has the turn.
     taken: bool,
-    /// Nobody will take a turn any more: whoever has it delivers the rest.
+    /// No thread will take a turn any more: the one that has it delivers the rest.
     orphaned: bool,
     /// The host was woken since the latest turn began.
     woken: bool,
-    /// Somebody wanted the turn and went away without it, and the host was not woken since. It may come back only when it
-    /// is woken.
+    /// A thread wanted the turn, left without it, and the host was not woken since. It may not poll again until it is
+    /// woken.
     turned_away: bool,
 }
 
-/// What came of an addition.
+/// Outcome of [`Ready::push`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// It is in the list.
+    /// The item is in the list.
     Listed,
-    /// It is in the list, and the host is to be woken.
+    /// The item is in the list, and the host is to be woken.
     Wake,
 }
 
 /// Outcome of [`Ready::pop`].
 pub enum Popped<T> {
     Item(T),
-    /// The time ran out.
+    /// The deadline passed.
     Timeout,
-    /// The list is empty and stays so.
+    /// The list is empty and nothing will be added.
     Stopped,
 }
 
 /// Outcome of [`Turn::round`].
 pub enum Round {
-    /// So many items are there.
+    /// The number of items in the list.
     Items(usize),
-    /// The time ran out.
+    /// The deadline passed.
     Timeout,
-    /// There is nothing, and this caller has nothing more to wait for.
+    /// The list is empty, and there is nothing more to wait for.
     Over,
 }
 
 /// Outcome of [`Ready::turn`].
 pub enum TurnOr<'a, T> {
     Turn(Turn<'a, T>),
-    /// What was waited for has happened.
+    /// `done` became true.
     Done,
-    /// The time ran out.
+    /// The deadline passed.
     Timeout,
 }
 
@@ -79,13 +80,14 @@ pub enum TurnOr<'a, T> {
 pub enum Left<'a, T> {
     /// The turn is over.
     Free,
-    /// The turn is over. What it leaves is not known to the host, which is to be woken if [`Ready::owes_wake`] then.
+    /// The turn is over. It leaves items that the host does not know of: wake it if [`Ready::owes_wake`].
     Owing,
-    /// Nobody else will deliver what comes until the list stops; the next call ends the turn.
+    /// The turn goes on, because no other thread will deliver what comes until the list stops; the next `leave` ends
+    /// it.
     Orphaned(Turn<'a, T>),
 }
 
-/// The right to deliver, for one thread at a time.
+/// The right to deliver; one thread at a time has it.
 pub struct Turn<'a, T> {
     ready: &'a Ready<T>,
 }
@@ -105,10 +107,10 @@ impl<T> Ready<T> {
         Ready { state: Mutex::new(state), arrived: Condvar::new(), turned: Condvar::new() }
     }
 
-    /// Makes room for so many items.
+    /// Reserves memory for `count` items.
     ///
     /// # Errors
-    /// When there is no memory for that.
+    /// When there is no memory.
     pub fn reserve(&self, count: usize) -> Result<(), TryReserveError> {
         let mut state = lock(&self.state);
         let len = state.items.len();
@@ -122,12 +124,12 @@ impl<T> Ready<T> {
         let wake = !state.closing && !std::mem::replace(&mut state.woken, true);
         state.turned_away &= !wake;
         drop(state);
-        // All who wait here are alike, and each looks again before it gives up: one is enough.
+        // All waiters are equivalent, and each checks the list again before it returns: waking one is enough.
         self.arrived.notify_one();
         if wake { Pushed::Wake } else { Pushed::Listed }
     }
 
-    /// The oldest item, without a turn; waits for one.
+    /// Takes the oldest item, without a turn; waits for one.
     pub fn pop(&self, deadline: Option<Instant>) -> Popped<T> {
         let mut state = lock(&self.state);
         loop {
@@ -145,19 +147,19 @@ impl<T> Ready<T> {
         }
     }
 
-    /// Nothing will be added any more; who waits leaves when the list is empty.
+    /// Nothing will be added any more; waiters return once the list is empty.
     pub fn stop(&self) {
         lock(&self.state).stopped = true;
         self.arrived.notify_all();
     }
 
-    /// The engine begins to close: polls that wait leave, and the host is not woken any more.
+    /// The engine begins to close: waiting polls return, and the host is not woken any more.
     pub fn close(&self) {
         lock(&self.state).closing = true;
         self.arrived.notify_all();
     }
 
-    /// The turn, unless somebody has it.
+    /// Takes the turn, unless another thread has it.
     pub fn try_turn(&self) -> Option<Turn<'_, T>> {
         let mut state = lock(&self.state);
         let turn = self.begin(&mut state);
@@ -165,8 +167,8 @@ impl<T> Ready<T> {
         turn
     }
 
-    /// Waits for the turn, or until `done`, which is asked under the list's lock: whoever makes it true calls
-    /// [`Ready::note_done`] afterwards.
+    /// Waits for the turn, or until `done` returns true. `done` is called under the list's lock; a thread that makes it
+    /// true calls [`Ready::note_done`] afterwards.
     pub fn turn(&self, deadline: Option<Instant>, done: impl Fn() -> bool) -> TurnOr<'_, T> {
         let mut state = lock(&self.state);
         loop {
@@ -185,10 +187,11 @@ impl<T> Ready<T> {
         }
     }
 
-    /// After [`Left::Owing`]: whether the host is to be woken, once. Not if it has taken or will get a turn's rest otherwise.
+    /// After [`Left::Owing`]: whether the host is to be woken; true only once. False if a turn that has begun since
+    /// covers the items.
     pub fn owes_wake(&self) -> bool {
         let mut state = lock(&self.state);
-        // Whoever has the turn now owes it when it leaves.
+        // A thread that has the turn now wakes the host when it leaves.
         let owes = !state.taken && state.owes();
         if owes {
             state.turned_away = false;
@@ -197,22 +200,23 @@ impl<T> Ready<T> {
         owes
     }
 
-    /// Nobody will take a turn any more. Returns the turn if it is free; otherwise whoever has it delivers the rest.
+    /// No thread will take a turn any more. Returns the turn if it is free; otherwise the thread that has it delivers
+    /// the rest.
     pub fn orphan(&self) -> Option<Turn<'_, T>> {
         let mut state = lock(&self.state);
         state.orphaned = true;
         self.begin(&mut state)
     }
 
-    /// The turn, if it is free and nobody else will take it.
+    /// Takes the turn, if it is free and no other thread will take it.
     pub fn adopt(&self) -> Option<Turn<'_, T>> {
         let mut state = lock(&self.state);
         if state.orphaned { self.begin(&mut state) } else { None }
     }
 
-    /// What somebody waits for in [`Ready::turn`] may have happened.
+    /// The `done` condition of a [`Ready::turn`] may have become true.
     pub fn note_done(&self) {
-        // The lock orders this after the waiter's last look.
+        // Taking the lock orders the notification after the waiter's last check.
         drop(lock(&self.state));
         self.turned.notify_all();
     }
@@ -227,20 +231,20 @@ impl<T> Ready<T> {
 }
 
 impl<T> State<T> {
-    /// The turn is free. A host that was turned away has spent its wake, so that the next item wakes it again.
+    /// Frees the turn. If a thread was turned away, `woken` is reset, so that the next item wakes the host again.
     fn end(&mut self) {
         self.taken = false;
         self.woken &= !self.turned_away;
     }
 
-    /// There are items of which the host will not hear otherwise.
+    /// The list has items for which the host would not be woken otherwise.
     fn owes(&self) -> bool {
         self.turned_away && !self.closing && !self.items.is_empty()
     }
 }
 
 impl<'a, T> Turn<'a, T> {
-    /// Waits for something to deliver. `Over` when the list has stopped, or with `until_closing` when the engine closes.
+    /// Waits for items. `Over` when the list has stopped, or with `until_closing` when the engine closes.
     pub fn round(&self, deadline: Option<Instant>, until_closing: bool) -> Round {
         let mut state = lock(&self.ready.state);
         loop {
@@ -258,12 +262,12 @@ impl<'a, T> Turn<'a, T> {
         }
     }
 
-    /// The oldest item.
+    /// Takes the oldest item.
     pub fn take(&self) -> Option<T> {
         lock(&self.ready.state).items.pop_front()
     }
 
-    /// Ends the turn, unless nobody else will deliver what comes until the list stops.
+    /// Ends the turn, unless the list was orphaned.
     pub fn leave(self) -> Left<'a, T> {
         let ready = self.ready;
         let mut state = lock(&ready.state);
@@ -271,7 +275,7 @@ impl<'a, T> Turn<'a, T> {
             drop(state);
             return Left::Orphaned(self);
         }
-        // Under the same lock as the look: who orphans the list now finds the turn free.
+        // Under the same lock as the check: a thread that orphans the list after it finds the turn free.
         state.end();
         let owes = state.owes();
         drop(state);
@@ -282,8 +286,7 @@ impl<'a, T> Turn<'a, T> {
 }
 
 impl<T> Drop for Turn<'_, T> {
-    /// Ends the turn, whoever may have left the list behind meanwhile. The host, if it is owed a wake, is woken by what
-    /// comes next.
+    /// Ends the turn without regard to `orphaned`. A wake that is owed to the host is made when the next item is added.
     fn drop(&mut self) {
         lock(&self.ready.state).end();
         self.ready.turned.notify_all();

@@ -1,5 +1,5 @@
-//! The locks that [`super::queue`], [`super::ready`] and [`super::completions`] are made of. Those files name nothing else of
-//! the project, so that `tests/loom` can build them on locks whose interleavings it tries.
+//! The locks used by [`super::queue`], [`super::ready`] and [`super::completions`]. Those files use nothing else of the
+//! project, so that `tests/loom` can build them with locks whose interleavings it explores.
 
 use std::time::Instant;
 
@@ -10,8 +10,9 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Waits until `deadline`, or forever; false when the time is over. After true the caller looks again: it may have been
-/// woken for nothing, or in the last moment. In either case others may have had the lock meanwhile.
+/// Waits until notified or until `deadline`, if there is one; false when the deadline has passed. After true the caller
+/// must check its condition again: the wake-up may be spurious, or the deadline may have passed just now. In either
+/// case other threads may have held the lock meanwhile.
 pub fn wait_until<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

@@ -1,11 +1,11 @@
-//! Wakes the host of an engine that polls, on a thread that does nothing else: a host that takes its time in there delays
-//! neither the engine thread nor anybody's events.
+//! Wakes the host of an engine that polls, on a thread of its own: a slow wake function delays neither the engine
+//! thread nor any events.
 
 use super::call_host;
 use super::sync::{Condvar, Mutex, lock, wait_until};
 use crate::engine::api::WakeFn;
 
-/// The wake that is due, and who makes it.
+/// The host's wake function, and whether a call of it is due.
 pub struct Waker {
     wake: Option<WakeFn>,
     state: Mutex<State>,
@@ -19,17 +19,17 @@ struct State {
 }
 
 impl Waker {
-    /// Without a function nobody is woken.
+    /// Without a function the waker does nothing.
     pub fn new(wake: Option<WakeFn>) -> Waker {
         Waker { wake, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Whether there is anybody to wake.
+    /// Whether there is a wake function.
     pub fn is_needed(&self) -> bool {
         self.wake.is_some()
     }
 
-    /// The host is to be woken.
+    /// Makes a wake due.
     pub fn wake(&self) {
         if self.is_needed() {
             lock(&self.state).due = true;
@@ -37,20 +37,20 @@ impl Waker {
         }
     }
 
-    /// A poll begins: what the host was to be woken for it finds by itself.
+    /// Called when a poll begins: cancels a due wake, because the poll finds the items by itself.
     pub fn forget(&self) {
         if self.is_needed() {
             lock(&self.state).due = false;
         }
     }
 
-    /// Ends the thread once the wake that is being made is over.
+    /// Ends the thread after a wake call in progress.
     pub fn stop(&self) {
         lock(&self.state).stopped = true;
         self.changed.notify_all();
     }
 
-    /// The thread's body.
+    /// The body of the waker thread.
     pub fn run(&self) {
         let Some(wake) = &self.wake else { return };
         let mut state = lock(&self.state);

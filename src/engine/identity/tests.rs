@@ -1,4 +1,4 @@
-//! The hash of weights: of every byte, once.
+//! The hash of the weights: it covers every byte and is computed once.
 
 use super::*;
 use crate::dtype::DType;
@@ -6,15 +6,15 @@ use crate::source::{Bytes, SpecialTokens, TensorInfo};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 impl Identity {
-    /// An identity made by hand; the description has its hash.
-    pub fn by_hand(known: Description, layout: Layout) -> Identity {
+    /// An identity without a source; its weights hash is that of the description.
+    pub fn by_hand(known: Description, layout: PrefixLayout) -> Identity {
         let hash = u64::from_str_radix(&known.weights_hash, 16).unwrap();
         let source: Weak<dyn ModelSource> = Weak::<Tensors>::new();
         Identity { layout, known, weights: Weights { source, hash: Mutex::new(Some(hash)) } }
     }
 }
 
-/// A source of nothing but tensors, that counts how often it is read.
+/// A source that has tensors only, and counts how often they are read.
 struct Tensors {
     infos: Vec<TensorInfo>,
     contents: Vec<Vec<u8>>,

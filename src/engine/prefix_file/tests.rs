@@ -1,8 +1,8 @@
-//! Files of another model, damaged ones, and hostile ones, against an identity made by hand.
+//! Prefix files of another model, damaged files, and hostile files, tested against a hand-made identity.
 
 use super::*;
 use crate::backend::NUMERICS_VERSION;
-use crate::engine::identity::{GroupShape, Layout, hex};
+use crate::engine::identity::{GroupShape, PrefixLayout, hex};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -34,7 +34,13 @@ fn identity() -> Identity {
 fn by_hand(description: Description) -> Identity {
     Identity::by_hand(
         description,
-        Layout { frame_bytes: FRAMES.to_vec(), page_tokens: PAGE, vocab: 50, context: 64, longest: Default::default() },
+        PrefixLayout {
+            frame_bytes: FRAMES.to_vec(),
+            page_tokens: PAGE,
+            vocab: 50,
+            context: 64,
+            longest: Default::default(),
+        },
     )
 }
 
@@ -60,7 +66,7 @@ impl Folder {
         path
     }
 
-    /// The error of opening these bytes.
+    /// The error of opening a file with these bytes.
     fn refused(&self, bytes: &[u8]) -> Error {
         Reader::open(&self.file(bytes), &identity()).map(|_| ()).expect_err("the file is not sound")
     }
@@ -75,7 +81,7 @@ fn pages(count: usize) -> Vec<u8> {
     (0..count * FRAMES.iter().sum::<usize>()).map(|_| random.below(256) as u8).collect()
 }
 
-/// The bytes of a file as the identity writes it.
+/// The bytes of the file that [`Writer`] makes for this identity.
 fn written(identity: &Identity, tokens: &[u32], pages: &[u8]) -> Vec<u8> {
     let mut file = tempfile::tempfile().unwrap();
     let mut writer = Writer::begin(&mut file, "test", identity.description().unwrap(), tokens).unwrap();
@@ -91,7 +97,7 @@ fn sound() -> Vec<u8> {
     written(&identity(), &tokens(12), &pages(3))
 }
 
-/// A file with a description of one's own, and checksums that are right.
+/// A file with an arbitrary description and data, and valid checksums.
 fn forged(version: u32, json: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = header(version, json.as_bytes()).unwrap();
     let seed = xxh3_64(&bytes);
@@ -160,23 +166,23 @@ fn random_damage_is_found() {
     for round in 0..2000 {
         let mut bytes = whole.clone();
         match random.below(4) {
-            // Flipped bytes.
+            // Flipped bits.
             0 => (0..1 + random.below(20)).for_each(|_| {
                 let at = random.below(bytes.len());
                 bytes[at] ^= 1 << random.below(8);
             }),
-            // A part of it replaced by another part.
+            // A range overwritten by another range of the file.
             1 => {
                 let (from, to, len) = (random.below(bytes.len()), random.below(bytes.len()), random.below(64));
                 let part: Vec<u8> = whole.iter().skip(from).take(len).copied().collect();
                 bytes.iter_mut().skip(to).zip(part).for_each(|(byte, new)| *byte = new);
             }
-            // A hole of zeros, as after a crash of the machine.
+            // A range of zeros, as after a power failure.
             2 => {
                 let (at, len) = (random.below(bytes.len()), random.below(300));
                 bytes.iter_mut().skip(at).take(len).for_each(|byte| *byte = 0);
             }
-            // Something in between is missing.
+            // A range removed.
             _ => {
                 let at = random.below(bytes.len());
                 bytes.drain(at..(at + 1 + random.below(50)).min(whole.len()));
@@ -262,7 +268,7 @@ fn lies_with_right_checksums_are_found_before_memory_is_asked_for() {
         let error = refused(wrong, &sound);
         assert_eq!(error.status, Status::Format, "{wrong:.80}: {error}");
     }
-    // A length of the description beyond the file, and beyond the limit.
+    // A description length beyond the end of the file, and beyond the limit.
     for len in [1u32 << 17, 1 << 20, u32::MAX] {
         let mut bytes = forged(VERSION, &json, &sound);
         bytes[12..16].copy_from_slice(&len.to_le_bytes());

@@ -39,7 +39,7 @@ static NAMES: Names = Names {
 };
 
 fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
-    let sizes = Sizes::read(config, false)?;
+    let sizes = ModelDims::read(config, false)?;
     let mut attention = plain_attention(&sizes);
     attention.rotary_interleaved = true;
     attention.gated = config.flag("use_gated_attention", false)?;
@@ -107,7 +107,7 @@ fn rotary(config: &Config, dims: usize) -> Result<RotarySpec> {
     RotarySpec::plain(theta, dims).checked(config)
 }
 
-fn experts(config: &Config, sizes: &Sizes) -> Result<Ffn> {
+fn experts(config: &Config, sizes: &ModelDims) -> Result<Ffn> {
     let (count, chosen) = expert_counts(config, &["n_routed_experts"], "n_activated_experts")?;
     let shared = config.optional_count("n_shared_experts", limits::EXPERTS_MAX)?.unwrap_or(0);
     check_experts(config, &["n_shared_experts"], count + shared)?;

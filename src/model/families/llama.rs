@@ -6,7 +6,7 @@ use super::*;
 pub static LLAMA: Family = Family { model_types: &["llama"], architecture, ignored: HF_IGNORED };
 
 fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
-    let sizes = Sizes::read(config, false)?;
+    let sizes = ModelDims::read(config, false)?;
     let bias = config.flag("attention_bias", false)?;
     let mlp_bias = config.flag("mlp_bias", false)?;
     lineage(config, model_type, &sizes, &HF_NAMES, |_| Layer {

@@ -17,7 +17,7 @@ static MIXTRAL_NAMES: Names = Names {
 };
 
 fn mistral(config: &Config, model_type: &str) -> Result<Architecture> {
-    let sizes = Sizes::read(config, false)?;
+    let sizes = ModelDims::read(config, false)?;
     let windows = windows(config, sizes.layers, |_| true)?;
     lineage(config, model_type, &sizes, &HF_NAMES, |l| Layer {
         attention: Attention { window: windows[l], ..plain_attention(&sizes) },
@@ -26,7 +26,7 @@ fn mistral(config: &Config, model_type: &str) -> Result<Architecture> {
 }
 
 fn mixtral(config: &Config, model_type: &str) -> Result<Architecture> {
-    let sizes = Sizes::read(config, false)?;
+    let sizes = ModelDims::read(config, false)?;
     let windows = windows(config, sizes.layers, |_| true)?;
     let (count, chosen) = expert_counts(config, &["num_local_experts"], "num_experts_per_tok")?;
     lineage(config, model_type, &sizes, &MIXTRAL_NAMES, |l| Layer {

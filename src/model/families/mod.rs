@@ -9,7 +9,7 @@ mod mistral;
 mod qwen;
 
 use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjection, Layer, Names};
-use super::config::{Config, Sizes};
+use super::config::{Config, ModelDims};
 use super::rotary::{Rotary, RotarySpec};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
@@ -135,7 +135,7 @@ static HF_NAMES: Names = Names {
 const HF_IGNORED: &[Ignored] = &[Ignored { suffix: ".rotary_emb.inv_freq", reason: "recomputed from the config" }];
 
 /// Attention of the plain Llama kind.
-fn plain_attention(sizes: &Sizes) -> Attention {
+fn plain_attention(sizes: &ModelDims) -> Attention {
     Attention {
         heads: sizes.heads,
         kv_heads: sizes.kv_heads,
@@ -157,7 +157,7 @@ fn plain_attention(sizes: &Sizes) -> Attention {
 fn lineage(
     config: &Config,
     model_type: &str,
-    sizes: &Sizes,
+    sizes: &ModelDims,
     names: &'static Names,
     layer: impl Fn(usize) -> Layer,
 ) -> Result<Architecture> {
@@ -230,6 +230,6 @@ fn check_experts(config: &Config, keys: &[&str], each: usize) -> Result<()> {
 }
 
 /// A dense feed-forward part without biases.
-fn dense(sizes: &Sizes) -> Ffn {
+fn dense(sizes: &ModelDims) -> Ffn {
     Ffn::Dense { intermediate: sizes.intermediate, bias: false }
 }

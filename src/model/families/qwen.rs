@@ -20,7 +20,7 @@ fn qwen_windows(config: &Config, layers: usize) -> Result<Vec<Option<u32>>> {
 }
 
 fn qwen2(config: &Config, model_type: &str) -> Result<Architecture> {
-    let sizes = Sizes::read(config, false)?;
+    let sizes = ModelDims::read(config, false)?;
     let windows = qwen_windows(config, sizes.layers)?;
     lineage(config, model_type, &sizes, &HF_NAMES, |l| Layer {
         attention: Attention { qkv_bias: true, window: windows[l], ..plain_attention(&sizes) },
@@ -28,7 +28,7 @@ fn qwen2(config: &Config, model_type: &str) -> Result<Architecture> {
     })
 }
 
-fn qwen3_attention(config: &Config, sizes: &Sizes) -> Result<Vec<Attention>> {
+fn qwen3_attention(config: &Config, sizes: &ModelDims) -> Result<Vec<Attention>> {
     let bias = config.flag("attention_bias", false)?;
     let attention = |window| Attention {
         head_norm: HeadNorm::BeforeRotary,
@@ -41,13 +41,13 @@ fn qwen3_attention(config: &Config, sizes: &Sizes) -> Result<Vec<Attention>> {
 }
 
 fn qwen3(config: &Config, model_type: &str) -> Result<Architecture> {
-    let sizes = Sizes::read(config, false)?;
+    let sizes = ModelDims::read(config, false)?;
     let attention = qwen3_attention(config, &sizes)?;
     lineage(config, model_type, &sizes, &HF_NAMES, |l| Layer { attention: attention[l], ffn: dense(&sizes) })
 }
 
 fn qwen3_moe(config: &Config, model_type: &str) -> Result<Architecture> {
-    let sizes = Sizes::read(config, false)?;
+    let sizes = ModelDims::read(config, false)?;
     let attention = qwen3_attention(config, &sizes)?;
     let (count, chosen) = expert_counts(config, &["num_experts", "num_local_experts"], "num_experts_per_tok")?;
     let intermediate = config.size("moe_intermediate_size", limits::WIDTH_MAX)?;

@@ -1,4 +1,4 @@
-//! Pins in the weightless simulation: the books after every step, and that every accepted request still finishes.
+//! Pins in the weightless simulation: the accounting after every step, and that every accepted request still finishes.
 
 use super::super::{BatchPlan, Capacity, Policy};
 use super::*;
@@ -26,7 +26,11 @@ fn scheduler(running_max: usize, frames: usize) -> Scheduler {
 
 /// One step: every row is computed, and each sequence whose newest token was reached samples one. Returns the tokens of
 /// the plan.
-fn step(scheduler: &mut Scheduler, plan: &mut BatchPlan, sampled: &mut dyn FnMut(&mut Scheduler, Handle)) -> usize {
+fn step(
+    scheduler: &mut Scheduler,
+    plan: &mut BatchPlan,
+    sampled: &mut dyn FnMut(&mut Scheduler, SequenceHandle),
+) -> usize {
     scheduler.plan(plan);
     scheduler.check().unwrap();
     for row in plan.rows.clone() {
@@ -51,7 +55,7 @@ fn settle(scheduler: &mut Scheduler) -> usize {
     }
 }
 
-fn pinned(scheduler: &Scheduler, pin: Handle) -> usize {
+fn pinned(scheduler: &Scheduler, pin: SequenceHandle) -> usize {
     scheduler.pinned(pin).unwrap().tokens().len()
 }
 
@@ -211,7 +215,7 @@ fn a_restored_prefix_is_adopted_whole_or_not_at_all() {
 }
 
 struct Live {
-    handle: Handle,
+    handle: SequenceHandle,
     len_max: usize,
 }
 
@@ -219,7 +223,7 @@ struct Live {
 fn simulate(seed: u64, steps: usize, frames: usize) -> (u64, usize) {
     let mut random = Random(seed);
     let mut s = scheduler(6, frames);
-    let (mut live, mut pins, mut given_up): (Vec<Live>, Vec<Handle>, usize) = Default::default();
+    let (mut live, mut pins, mut given_up): (Vec<Live>, Vec<SequenceHandle>, usize) = Default::default();
     let mut plan = BatchPlan::default();
     let mut quiet = 0;
     for at in 0.. {

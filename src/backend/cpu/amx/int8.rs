@@ -1,15 +1,16 @@
-//! Products of quantized weights with many rows.
+//! Matrix products of quantized weights with many rows on the tile unit.
 //!
-//! The input rows are the first operand, as they lie; the weights are the second: a group of a panel, with its bias taken
-//! out and its codes looked up, is a tile already. Their product is the integer sums of one group, sixteen rows by sixteen
-//! outputs, which leave the tile unit to be scaled and added as [`crate::backend::cpu::linear`] demands.
+//! Input rows are the first operand, read in place; weights are the second: one group of a panel, with codes expanded
+//! to signed bytes, is a tile. Their product is the exact dot products of one group for 16 rows by 16 outputs, which
+//! are stored from the tile unit, scaled and accumulated as [`crate::backend::cpu::linear`] specifies.
 //!
-//! Per tile, that is per 16 x 16 x 64 products (Q8) or half as many (Q4): 16 cycles of the tile unit, and for the scaling
-//! 48 vector instructions at two a cycle, 48 loads, and the tile's 16 stores: about 32 cycles, which hide those of the tile
-//! unit. The dot product instruction of AVX-512 needs 128 cycles (64) for the same sums and the same 24 for the scaling. So
-//! this is about four times as fast for Q8, and nearly three times for Q4, as soon as a tile has rows enough.
+//! Cost of a tile, i.e. of 16 x 16 x 64 multiply-adds (Q8) or half as many (Q4): 16 cycles of the tile unit, and for
+//! the scaling 48 vector instructions at two per cycle, 48 loads and the tile's 16 stores, about 32 cycles, which hide
+//! those of the tile unit. The dot product instruction of AVX-512 takes 128 cycles (Q4: 64) for the same dot products,
+//! plus the same 24 for the scaling. For enough rows this is therefore about four times as fast for Q8 and nearly three
+//! times for Q4.
 //!
-//! The scaling of a group is put behind the product of the next one, so that it does not wait for it.
+//! The scaling of a group follows the tile product of the next group, so that it does not wait for its own.
 
 use super::lanes::{LANES, Lanes};
 use super::tiles::{ROW, ROWS, Shape, Tiles};
@@ -20,20 +21,20 @@ use std::hint::black_box;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Fewest rows for which the tile unit is used. With fewer both ways wait for memory, and unpacking a panel for them costs
-/// as much as the products. Both give the same bits.
+/// Fewest rows for which the tile unit is used. With fewer, both ways are limited by memory bandwidth, and unpacking a
+/// panel costs as much as the products. Both ways give the same bits.
 pub const ROWS_MIN: usize = 8;
 
-/// A panel as tiles.
+/// A panel with its codes expanded to tiles.
 struct Panel<'a> {
-    /// `[groups][group / 4][PANEL][4]`, signed.
+    /// `[groups][group / 4][PANEL][4]`, signed bytes.
     codes: &'a [u8],
-    /// `[groups][PANEL]` bf16, as in the panel.
+    /// `[groups][PANEL]` bf16, in place in the panel.
     scales: *const u16,
 }
 
 /// # Safety
-/// As [`super::Kernels::linear`]; the unit may be used.
+/// As [`super::Kernels::linear`]; the process may use tiles.
 #[inline(always)]
 pub unsafe fn product<T: Tiles, L: Lanes>(
     args: &LinearArgs,
@@ -46,7 +47,7 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
     let group = scheme.group();
     let last = args.rows % ROWS;
     let none = Shape::default();
-    // Tiles 0 to 2 are product, rows and weights; 3 and 4 product and rows of the last, shorter block.
+    // Tiles 0, 1 and 2 are product, rows and weights; 3 and 4 are product and rows of the last, shorter block of rows.
     let mut shapes = [none; 8];
     shapes[0] = Shape::WHOLE;
     shapes[1] = Shape { rows: ROWS, bytes: group };
@@ -55,43 +56,48 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
         shapes[3] = Shape { rows: last, bytes: ROW };
         shapes[4] = Shape { rows: last, bytes: group };
     }
-    // SAFETY: the caller's promise; a thread comes here once at a time.
+    // SAFETY: guaranteed by the caller; a thread runs one product at a time, so it has no other configuration.
     let mut tiles = unsafe { T::configure(shapes) };
-    let size = scheme.panel_bytes(args.ins);
+    let size = scheme.panel_bytes(args.in_features);
     for first in range.clone().step_by(PANEL) {
         let panel = &bytes[first / PANEL * size..][..size];
-        // SAFETY: a whole panel; rows and outputs are the task's.
+        // SAFETY: `panel` is a whole panel; the rows and outputs belong to the task.
         unsafe {
-            let panel_tiles = unpack::<L>(scheme, panel, args.ins, scratch);
+            let panel_tiles = unpack::<L>(scheme, panel, args.in_features, scratch);
             let lines = scheme.code_bytes() / 64;
             let mut ahead = Ahead { next: panel.as_ptr_range().end, lines: lines.div_ceil(args.rows.div_ceil(ROWS)) };
-            let outs = first..range.end;
+            let out_features = first..range.end;
             let mut row = 0;
             while row + ROWS <= args.rows {
-                block::<T, L, 0, 1>(&mut tiles, args, &panel_tiles, x, row..row + ROWS, &outs, &mut ahead);
+                block::<T, L, 0, 1>(&mut tiles, args, &panel_tiles, x, row..row + ROWS, &out_features, &mut ahead);
                 row += ROWS;
             }
             if row < args.rows {
-                block::<T, L, 3, 4>(&mut tiles, args, &panel_tiles, x, row..args.rows, &outs, &mut ahead);
+                block::<T, L, 3, 4>(&mut tiles, args, &panel_tiles, x, row..args.rows, &out_features, &mut ahead);
             }
         }
     }
 }
 
-/// Makes tiles of a panel's codes.
+/// Expands the codes of a panel to tiles of signed bytes in `scratch`.
 ///
 /// # Safety
-/// The instructions exist.
+/// The processor supports the instructions.
 #[inline(always)]
-unsafe fn unpack<'a, L: Lanes>(scheme: Scheme, panel: &[u8], ins: usize, scratch: &'a mut Vec<f32>) -> Panel<'a> {
-    let (scales, codes) = panel.split_at(scheme.scale_bytes(ins));
+unsafe fn unpack<'a, L: Lanes>(
+    scheme: Scheme,
+    panel: &[u8],
+    in_features: usize,
+    scratch: &'a mut Vec<f32>,
+) -> Panel<'a> {
+    let (scales, codes) = panel.split_at(scheme.scale_bytes(in_features));
     let values = match scheme {
         Scheme::Q8 => 64,
         Scheme::Q4 => 128,
     };
     let to = aligned(scratch, codes.len() / 64 * values);
     for (from, to) in codes.chunks_exact(64).zip(to.chunks_exact_mut(values)) {
-        // SAFETY: 64 bytes, and as many values as they have.
+        // SAFETY: 64 bytes of codes, and room for as many values as they hold.
         unsafe {
             match scheme {
                 Scheme::Q8 => L::unpack_q8(from.as_ptr(), to.as_mut_ptr()),
@@ -102,14 +108,14 @@ unsafe fn unpack<'a, L: Lanes>(scheme: Scheme, panel: &[u8], ins: usize, scratch
     Panel { codes: to, scales: scales.as_ptr().cast() }
 }
 
-/// What a tile holds: `[rows][outs]`.
+/// Contents of a product tile: `[rows][out_features]`.
 #[repr(align(64))]
 struct Products(#[allow(dead_code, reason = "read by address")] [[i32; LANES]; ROWS]);
 
-/// A block of at most sixteen rows times a panel, with product and rows in tiles `C` and `A`.
+/// Multiplies a block of at most sixteen rows with a panel; the product is in tile `C`, the rows are in tile `A`.
 ///
 /// # Safety
-/// As [`product`] for the rows and outputs; the tiles have the shapes of the block.
+/// As [`product`] for these rows and outputs; the tiles have the shapes of the block.
 #[inline(always)]
 unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize>(
     tiles: &mut T,
@@ -117,18 +123,18 @@ unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize>(
     panel: &Panel,
     x: Int8Rows,
     rows: Range<usize>,
-    outs: &Range<usize>,
+    out_features: &Range<usize>,
     next: &mut Ahead,
 ) {
-    // The compiler may not know that there are sixteen: it would read the products of all rows before it scales the first,
-    // for which it has too few registers.
+    // Hides from the compiler that the count is usually sixteen: it would otherwise load the products of all rows
+    // before scaling the first, which needs more registers than there are.
     let count = black_box(rows.len());
     let (codes, scales) = (&x.codes[rows.start * x.groups * x.group..], &x.scales[rows.start * x.groups..]);
     assert!(codes.len() >= count * x.groups * x.group && scales.len() >= count * x.groups);
-    // SAFETY: the slices were checked to have the rows; the panel has all groups; results are the task's.
+    // SAFETY: the slices were checked to cover the rows; the panel has all groups; the results belong to the task.
     unsafe {
         let mut sums = [L::zero(); ROWS];
-        // Only what a tile has written is read.
+        // Uninitialized: only elements that a tile was stored to are read.
         let mut products = MaybeUninit::<[Products; 2]>::uninit();
         let products: [*mut i32; 2] = [0, 1].map(|i| products.as_mut_ptr().cast::<Products>().add(i).cast());
         for g in 0..=x.groups {
@@ -152,7 +158,7 @@ unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize>(
             }
         }
         for (row, sums) in rows.zip(sums) {
-            put(args, row, outs.clone(), sums);
+            put(args, row, out_features.clone(), sums);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Sixteen f32 side by side: what products do with the contents of a tile.
+//! Vectors of sixteen f32, for processing the contents of a tile.
 //!
-//! [`Lanes`] has one implementation for AVX-512, which every processor with tiles has, and for tests one in plain Rust.
-//! Methods are inlined into a function that was compiled for the instructions, or else every one would be a call.
+//! [`Lanes`] is implemented with AVX-512, which every processor with tiles supports, and for tests in plain Rust.
+//! Methods must be inlined into a function compiled with these instructions; otherwise every method would be a call.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
@@ -10,67 +10,67 @@ use crate::backend::cpu::kernels::bf16_to_f32;
 use crate::encoding::Q4_VALUES;
 use std::arch::x86_64::*;
 
-/// Lanes of a vector.
+/// Lanes per vector.
 pub const LANES: usize = 16;
 
-/// Sixteen f32. All methods need the instructions to exist.
+/// Sixteen f32. For all methods, the processor must support the instructions of the implementation.
 pub trait Lanes: Copy {
     /// All zero.
     ///
     /// # Safety
-    /// The instructions exist.
+    /// The processor supports the instructions.
     unsafe fn zero() -> Self;
 
-    /// Reads sixteen floats.
+    /// Loads sixteen floats.
     ///
     /// # Safety
-    /// They may be read.
+    /// Sixteen floats may be read.
     unsafe fn load(from: *const f32) -> Self;
 
-    /// Reads sixteen bf16.
+    /// Loads sixteen bf16 as f32.
     ///
     /// # Safety
-    /// They may be read.
+    /// Sixteen bf16 may be read.
     unsafe fn load_bf16(from: *const u16) -> Self;
 
-    /// Writes sixteen floats.
+    /// Stores sixteen floats.
     ///
     /// # Safety
-    /// They may be written.
+    /// Sixteen floats may be written.
     unsafe fn store(self, to: *mut f32);
 
     /// `self + other`.
     ///
     /// # Safety
-    /// The instructions exist.
+    /// The processor supports the instructions.
     unsafe fn add(self, other: Self) -> Self;
 
-    /// `fma(products, weights * x, self)` for sixteen integers.
+    /// `fma(products, weights * x, self)`, with sixteen integers as `products`.
     ///
     /// # Safety
     /// Sixteen integers may be read.
     unsafe fn add_scaled(self, products: *const i32, weights: Self, x: f32) -> Self;
 
-    /// Rows become columns.
+    /// Transposes a 16 x 16 matrix.
     ///
     /// # Safety
-    /// The instructions exist.
+    /// The processor supports the instructions.
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES];
 
-    /// 64 biased bytes as signed ones.
+    /// Converts 64 bytes of integer + 128 to signed bytes.
     ///
     /// # Safety
     /// 64 bytes may be read, and as many written.
     unsafe fn unpack_q8(from: *const u8, to: *mut u8);
 
-    /// 64 bytes of codes as the values of their low halves, and then those of their high halves.
+    /// Expands 64 bytes of 4-bit codes to the values of their low halves, followed by those of their high halves.
     ///
     /// # Safety
     /// 64 bytes may be read, and 128 written.
     unsafe fn unpack_q4(from: *const u8, to: *mut u8);
 }
 
-// SAFETY of all methods: the caller's promise.
+// SAFETY of all methods: guaranteed by the caller.
 impl Lanes for __m512 {
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -118,7 +118,7 @@ impl Lanes for __m512 {
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         // SAFETY: as above.
         unsafe {
-            // Within each quarter of 128 bits, squares of four rows; then the quarters themselves.
+            // Transposes 4 x 4 squares within each 128-bit quarter, then moves the quarters.
             let (mut pairs, mut fours, mut out) = (rows, rows, rows);
             for i in (0..LANES).step_by(2) {
                 pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
@@ -132,7 +132,7 @@ impl Lanes for __m512 {
                 }
             }
             for k in 0..4 {
-                // Quarters 0 and 2, and 1 and 3, of rows k, k + 4 and of k + 8, k + 12.
+                // Quarters 0 and 2 (then 1 and 3) of rows k, k + 4, and of rows k + 8, k + 12.
                 let even = [0, 8].map(|i| _mm512_shuffle_f32x4::<0x88>(fours[i + k], fours[i + k + 4]));
                 let odd = [0, 8].map(|i| _mm512_shuffle_f32x4::<0xdd>(fours[i + k], fours[i + k + 4]));
                 out[k] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
@@ -166,7 +166,7 @@ impl Lanes for __m512 {
     }
 }
 
-// SAFETY of all methods: the caller's promise.
+// SAFETY of all methods: guaranteed by the caller.
 #[cfg(test)]
 impl Lanes for [f32; LANES] {
     unsafe fn zero() -> Self {

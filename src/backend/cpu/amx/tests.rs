@@ -1,5 +1,5 @@
-//! Products on tiles against the reference tier: with the unit emulated on any machine, and with AVX-512 and the unit itself
-//! where they are there.
+//! Tests products on tiles against the reference tier: with an emulated tile unit on any machine, and with AVX-512 and
+//! the real unit where the machine has them.
 
 #![allow(clippy::print_stdout, reason = "what a machine could not test belongs to the report")]
 
@@ -13,7 +13,7 @@ use crate::encoding::{PANEL, Scheme};
 use std::arch::x86_64::__m512;
 use std::ops::Range;
 
-/// Seeded numbers in [-1, 1).
+/// Pseudorandom numbers in [-1, 1) from a seed.
 struct Random(u64);
 
 impl Random {
@@ -27,7 +27,7 @@ impl Random {
     }
 }
 
-/// A product in one of its ways to run.
+/// An implementation of a matrix product.
 type Linear = unsafe fn(&LinearArgs, Range<usize>, &mut Vec<f32>);
 
 /// # Safety
@@ -54,7 +54,7 @@ unsafe fn emulated(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32
 }
 
 /// # Safety
-/// As [`on`], and there is AVX-512.
+/// As [`on`], and the processor supports AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn emulated_avx512(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
@@ -62,14 +62,14 @@ unsafe fn emulated_avx512(args: &LinearArgs, range: Range<usize>, scratch: &mut 
 }
 
 /// # Safety
-/// As [`on`], and tiles may be used.
+/// As [`on`], and the process may use tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn hardware(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { on::<Hardware, __m512>(args, range, scratch) }
 }
 
-/// Whether tiles can be used here; says why not, and fails if ASTRAI_REQUIRE names them.
+/// Whether tiles can be used here. If not, prints why, or fails if ASTRAI_REQUIRE names amx.
 fn usable() -> bool {
     let required = std::env::var("ASTRAI_REQUIRE").unwrap_or_default();
     let required = required.split(',').any(|name| name.trim() == "amx");
@@ -98,27 +98,27 @@ fn ways() -> Vec<(&'static str, Linear)> {
     ways
 }
 
-/// One product.
+/// Shape and options of one matrix product.
 #[derive(Clone, Copy)]
 struct Case {
     rows: usize,
-    outs: usize,
-    ins: usize,
-    /// With a bias, and added to what is there.
+    out_features: usize,
+    in_features: usize,
+    /// With a bias, and accumulated to the contents of the output.
     bias: bool,
 }
 
 impl Case {
-    /// Runs the outputs in two tasks, the second from panel `cut` on, with guards around what they may write.
+    /// Runs the product as two tasks, the second from panel `cut` on, and checks guard values around the output.
     fn run(&self, linear: Linear, weight: Matrix, x: Input, cut: usize) -> Vec<f32> {
         const GUARD: f32 = 12345.0;
-        let bias = Random(77).vec(self.outs);
-        let stride = self.outs + 3;
+        let bias = Random(77).vec(self.out_features);
+        let stride = self.out_features + 3;
         let mut out = vec![GUARD; self.rows * stride];
-        out.chunks_mut(stride).for_each(|row| row[..self.outs].fill(0.5));
+        out.chunks_mut(stride).for_each(|row| row[..self.out_features].fill(0.5));
         let args = LinearArgs {
             weight,
-            ins: self.ins,
+            in_features: self.in_features,
             bias: self.bias.then_some(Elements::F32(&bias)),
             x,
             rows: self.rows,
@@ -126,35 +126,35 @@ impl Case {
             out_stride: stride,
             accumulate: self.bias,
         };
-        let cut = self.outs.min(cut * PANEL);
-        // What an earlier task left there is not zero.
+        let cut = self.out_features.min(cut * PANEL);
+        // Scratch may hold anything, here NaNs, from an earlier task.
         let mut scratch = vec![f32::NAN; 3000];
-        for range in [0..cut, cut..self.outs] {
+        for range in [0..cut, cut..self.out_features] {
             if !range.is_empty() {
                 // SAFETY: the output covers the rows; `ways` checked the instructions.
                 unsafe { linear(&args, range, &mut scratch) };
             }
         }
         assert!(
-            out.chunks(stride).all(|row| row[self.outs..].iter().all(|v| *v == GUARD)),
+            out.chunks(stride).all(|row| row[self.out_features..].iter().all(|v| *v == GUARD)),
             "written beyond the outputs"
         );
-        out.chunks(stride).flat_map(|row| row[..self.outs].to_vec()).collect()
+        out.chunks(stride).flat_map(|row| row[..self.out_features].to_vec()).collect()
     }
 }
 
-/// Rows rounded to bf16 and arranged for tiles; what no row fills is not a number.
-fn arranged(x: &[f32], rows: usize, ins: usize) -> Vec<u16> {
-    let mut out = vec![0x7fffu16; crate::backend::scratch_elements(rows, ins) * 2];
-    for (row, x) in x.chunks(ins).enumerate().take(rows) {
-        // SAFETY: the scratch is as large as a backend's.
+/// Rows rounded to bf16 and arranged for tiles; elements that belong to no row are NaN.
+fn arranged(x: &[f32], rows: usize, in_features: usize) -> Vec<u16> {
+    let mut out = vec![0x7fffu16; crate::backend::scratch_elements(rows, in_features) * 2];
+    for (row, x) in x.chunks(in_features).enumerate().take(rows) {
+        // SAFETY: the scratch is as large as that of a backend.
         unsafe { bf16::arrange(x, row, out.as_mut_ptr()) };
     }
     out
 }
 
 fn bf16_case(linear: Linear, case: Case, w: &[u16], x: &[f32], cut: usize) -> Vec<f32> {
-    let x = arranged(x, case.rows, case.ins);
+    let x = arranged(x, case.rows, case.in_features);
     case.run(linear, Matrix::Stored(Elements::Bf16(w)), Input::Bf16(&x), cut)
 }
 
@@ -165,7 +165,7 @@ fn rounded(values: Vec<f32>) -> Vec<f32> {
 #[test]
 fn bf16_products_agree_with_the_reference_at_edge_sizes() {
     for (name, linear) in ways() {
-        for (rows, outs, ins) in [
+        for (rows, out_features, in_features) in [
             (1, 1, 1),
             (1, 17, 7),
             (2, 16, 32),
@@ -180,33 +180,39 @@ fn bf16_products_agree_with_the_reference_at_edge_sizes() {
             (70, 20, 200),
         ] {
             for bias in [false, true] {
-                let case = Case { rows, outs, ins, bias };
-                let w: Vec<u16> = Random(3).vec(outs * ins).into_iter().map(f32_to_bf16).collect();
-                let x = rounded(Random(5).vec(rows * ins));
+                let case = Case { rows, out_features, in_features, bias };
+                let w: Vec<u16> = Random(3).vec(out_features * in_features).into_iter().map(f32_to_bf16).collect();
+                let x = rounded(Random(5).vec(rows * in_features));
                 let want = case.run(reference::KERNELS.linear, Matrix::Stored(Elements::Bf16(&w)), Input::F32(&x), 0);
                 let got = bf16_case(linear, case, &w, &x, 1);
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                     let close = (got - want).abs() <= 3e-5 * (1.0 + want.abs());
-                    assert!(close, "{name} {rows}x{outs}x{ins}: element {i} is {got}, the reference says {want}");
+                    assert!(
+                        close,
+                        "{name} {rows}x{out_features}x{in_features}: element {i} is {got}, the reference says {want}"
+                    );
                 }
             }
         }
     }
 }
 
-/// Law 1, for every number of rows that leads to another arrangement of tiles, and every place in a tile.
+/// Batch invariance (law 1) for every number of rows that leads to another arrangement of tiles, and every position in
+/// a tile.
 #[test]
 fn a_row_of_a_bf16_product_does_not_depend_on_the_others() {
     for (name, linear) in ways() {
-        for (outs, ins) in [(37, 70), (64, 64)] {
-            let w: Vec<u16> = Random(3).vec(outs * ins).into_iter().map(f32_to_bf16).collect();
-            let x = Random(5).vec(50 * ins);
-            let alone: Vec<Vec<f32>> =
-                x.chunks(ins).map(|x| bf16_case(linear, Case { rows: 1, outs, ins, bias: true }, &w, x, 2)).collect();
+        for (out_features, in_features) in [(37, 70), (64, 64)] {
+            let w: Vec<u16> = Random(3).vec(out_features * in_features).into_iter().map(f32_to_bf16).collect();
+            let x = Random(5).vec(50 * in_features);
+            let alone: Vec<Vec<f32>> = x
+                .chunks(in_features)
+                .map(|x| bf16_case(linear, Case { rows: 1, out_features, in_features, bias: true }, &w, x, 2))
+                .collect();
             for rows in 2..=50 {
-                let together = bf16_case(linear, Case { rows, outs, ins, bias: true }, &w, &x, 1);
-                for (row, together) in together.chunks(outs).enumerate() {
-                    assert_eq!(together, alone[row], "{name} {outs}x{ins}: row {row} of {rows}");
+                let together = bf16_case(linear, Case { rows, out_features, in_features, bias: true }, &w, &x, 1);
+                for (row, together) in together.chunks(out_features).enumerate() {
+                    assert_eq!(together, alone[row], "{name} {out_features}x{in_features}: row {row} of {rows}");
                 }
             }
         }
@@ -216,11 +222,11 @@ fn a_row_of_a_bf16_product_does_not_depend_on_the_others() {
 #[test]
 fn a_bf16_product_keeps_what_is_not_finite_in_its_row() {
     for (name, linear) in ways() {
-        let case = Case { rows: 35, outs: 32, ins: 64, bias: false };
-        let w: Vec<u16> = Random(3).vec(case.outs * case.ins).into_iter().map(f32_to_bf16).collect();
-        let mut x = Random(5).vec(case.rows * case.ins);
+        let case = Case { rows: 35, out_features: 32, in_features: 64, bias: false };
+        let w: Vec<u16> = Random(3).vec(case.out_features * case.in_features).into_iter().map(f32_to_bf16).collect();
+        let mut x = Random(5).vec(case.rows * case.in_features);
         (x[3 * 64 + 9], x[34 * 64]) = (f32::NAN, f32::INFINITY);
-        for (row, got) in bf16_case(linear, case, &w, &x, 1).chunks(case.outs).enumerate() {
+        for (row, got) in bf16_case(linear, case, &w, &x, 1).chunks(case.out_features).enumerate() {
             assert!(got.iter().all(|v| v.is_finite() != [3, 34].contains(&row)), "{name}, row {row}: {got:?}");
         }
     }
@@ -231,22 +237,24 @@ fn quantized_products_are_the_same_bits_as_the_reference() {
     for (name, linear) in ways() {
         for scheme in [Scheme::Q8, Scheme::Q4] {
             for rows in (1..=18).chain([31, 32, 33, 50]) {
-                for (outs, ins, bias) in [(33, 65, true), (16, 64, false), (5, 1, true), (48, 200, false)] {
-                    let case = Case { rows, outs, ins, bias };
-                    let size = scheme.panel_bytes(ins);
-                    // Aligned, as panels are.
-                    let mut panels = vec![0u128; outs.div_ceil(PANEL) * size / 16];
-                    // SAFETY: plain bytes of the vector.
+                for (out_features, in_features, bias) in
+                    [(33, 65, true), (16, 64, false), (5, 1, true), (48, 200, false)]
+                {
+                    let case = Case { rows, out_features, in_features, bias };
+                    let size = scheme.panel_bytes(in_features);
+                    // Aligned as panels require.
+                    let mut panels = vec![0u128; out_features.div_ceil(PANEL) * size / 16];
+                    // SAFETY: the bytes of the vector.
                     let panels =
                         unsafe { std::slice::from_raw_parts_mut(panels.as_mut_ptr().cast::<u8>(), panels.len() * 16) };
-                    let w = Random(3).vec(outs * ins);
-                    for (w, panel) in w.chunks(PANEL * ins).zip(panels.chunks_mut(size)) {
-                        scheme.quantize(w, ins, panel);
+                    let w = Random(3).vec(out_features * in_features);
+                    for (w, panel) in w.chunks(PANEL * in_features).zip(panels.chunks_mut(size)) {
+                        scheme.quantize(w, in_features, panel);
                     }
-                    let (groups, group) = (scheme.groups(ins), scheme.group());
+                    let (groups, group) = (scheme.groups(in_features), scheme.group());
                     let (mut codes, mut scales) = (vec![0; rows * groups * group], vec![0.0; rows * groups]);
                     let mut corrections = vec![0; rows * groups];
-                    for (row, x) in Random(5).vec(rows * ins).chunks(ins).enumerate() {
+                    for (row, x) in Random(5).vec(rows * in_features).chunks(in_features).enumerate() {
                         let part = row * groups..(row + 1) * groups;
                         portable::to_int8_any(
                             x,
@@ -266,7 +274,7 @@ fn quantized_products_are_the_same_bits_as_the_reference() {
                     let weight = Matrix::Panels(scheme, panels);
                     let want = case.run(reference::KERNELS.linear, weight, x, 0);
                     let got = case.run(linear, weight, x, 1);
-                    assert_eq!(got, want, "{name} {scheme:?} {rows}x{outs}x{ins}");
+                    assert_eq!(got, want, "{name} {scheme:?} {rows}x{out_features}x{in_features}");
                 }
             }
         }
@@ -280,9 +288,9 @@ fn the_unit_and_its_emulation_give_the_same_bits() {
     }
     let shapes = [Shape::WHOLE; 8];
     let mut r = Random(11);
-    // Small, large and subnormal numbers, in any order.
+    // Small, large and subnormal numbers, interleaved.
     let values: Vec<u16> = (0..1024).map(|i| f32_to_bf16(r.next() * [1.0, 1e-20, 1e-39, 1e15][i % 4])).collect();
-    // SAFETY: tiles may be used; two tiles of 1 KB are read, and one is written.
+    // SAFETY: the process may use tiles; two tiles of 1 KB are read, and one is written.
     unsafe fn run<T: Tiles>(shapes: [Shape; 8], values: &[u16], int8: bool) -> [u32; 256] {
         let mut out = [0u32; 256];
         // SAFETY: as above.
@@ -298,7 +306,7 @@ fn the_unit_and_its_emulation_give_the_same_bits() {
         out
     }
     for int8 in [false, true] {
-        // SAFETY: tiles may be used.
+        // SAFETY: the process may use tiles.
         let (got, want) = unsafe { (run::<Hardware>(shapes, &values, int8), run::<Emulated>(shapes, &values, int8)) };
         assert_eq!(got, want, "int8: {int8}");
     }

@@ -1,12 +1,13 @@
-//! The tile unit: eight registers of up to 16 rows of 64 bytes, and the products of two of them.
+//! The tile unit: eight registers of up to 16 rows of 64 bytes, and the product of two of them.
 //!
-//! Products are written once over [`Tiles`], which has exactly the operations they need. [`Hardware`] is one instruction for
-//! each; `Emulated`, which tests use, computes what Intel's manual says they do, so that the logic around them is tested on
-//! machines without them.
+//! Matrix products are written once over [`Tiles`], which has exactly the operations they need. [`Hardware`] executes
+//! one instruction per operation; `Emulated`, used in tests, computes what Intel's manual specifies, so that the
+//! surrounding code is tested on machines without AMX.
 //!
-//! A value of the trait is one configuration: tiles have their shapes from [`Tiles::configure`] on, and the unit is released
-//! when the value is dropped, also by a panic. A thread has one at a time. Tiles are not declared to the compiler, which
-//! uses none of its own accord: nothing else may touch them in between.
+//! A value of the trait is one configuration of the unit: tiles have their shapes from [`Tiles::configure`] on, and the
+//! unit is released when the value is dropped, also during a panic. A thread may have only one at a time. The compiler
+//! does not know which tiles the assembly uses; it never uses tiles itself, and no other code may use them while the
+//! value lives.
 
 use std::arch::asm;
 
@@ -14,10 +15,10 @@ use std::arch::asm;
 pub const ROWS: usize = 16;
 /// Most bytes of a row.
 pub const ROW: usize = 64;
-/// Tiles of the unit.
+/// Number of tiles.
 const COUNT: usize = 8;
 
-/// Rows of a tile and bytes of each; a tile that is not used has none.
+/// Rows of a tile and bytes per row; both are 0 for an unused tile.
 #[derive(Clone, Copy, Default)]
 pub struct Shape {
     /// At most [`ROWS`].
@@ -27,46 +28,47 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The whole register.
+    /// All rows and bytes of a register.
     pub const WHOLE: Shape = Shape { rows: ROWS, bytes: ROW };
 }
 
 /// A configured tile unit. Tiles are numbered 0 to 7.
 pub trait Tiles {
-    /// Gives the tiles their shapes; they are zero.
+    /// Configures the shapes of the tiles and sets all tiles to zero.
     ///
     /// # Safety
-    /// The unit exists, the process may use it, and this thread has not configured it.
+    /// The processor supports AMX, the process may use it, and this thread has no other configuration.
     unsafe fn configure(shapes: [Shape; COUNT]) -> Self;
 
     /// Sets a tile to zero.
     fn zero<const C: usize>(&mut self);
 
-    /// Reads a tile whose rows are `stride` bytes apart.
+    /// Loads a tile whose rows are `stride` bytes apart in memory.
     ///
     /// # Safety
     /// The rows of the tile's shape may be read.
     unsafe fn load<const T: usize>(&mut self, from: *const u8, stride: usize);
 
-    /// Writes a tile, rows [`ROW`] bytes apart.
+    /// Stores a tile with rows [`ROW`] bytes apart.
     ///
     /// # Safety
     /// The rows of the tile's shape may be written.
     unsafe fn store<const T: usize>(&mut self, to: *mut u8);
 
-    /// `c[m][n] += a[m] . b[n]` with a `[m][k]` bf16, b `[k / 2][n][2]` bf16, c `[m][n]` f32. The even and the odd elements
-    /// are summed apart, in ascending order and with one rounding for a product and its sum; then both sums are added, and
-    /// their sum to c. Subnormal numbers are zero. An element depends on one row of a, one column of b and itself.
+    /// `c[m][n] += a[m] . b[n]` with a `[m][k]` bf16, b `[k / 2][n][2]` bf16, c `[m][n]` f32. Products of even and of
+    /// odd elements are accumulated separately, in ascending order with fused multiply-add; then both sums are added,
+    /// and the result is added to c. Subnormal numbers count as zero. An element depends only on one row of a, one
+    /// column of b and its own old value.
     fn dot_bf16<const C: usize, const A: usize, const B: usize>(&mut self);
 
     /// `c[m][n] += a[m] . b[n]` with a `[m][k]` i8, b `[k / 4][n][4]` i8, c `[m][n]` i32.
     fn dot_int8<const C: usize, const A: usize, const B: usize>(&mut self);
 }
 
-/// The unit of this processor.
+/// The tile unit of this processor.
 pub struct Hardware(());
 
-/// What `ldtilecfg` reads.
+/// Operand of `ldtilecfg`.
 #[repr(C, align(64))]
 struct Config {
     palette: u8,
@@ -78,8 +80,8 @@ struct Config {
 
 const _: () = assert!(size_of::<Config>() == 64);
 
-// Every block of assembly may read and write memory as far as the compiler knows, so none moves across another, nor across
-// the writes that prepare what a tile reads.
+// To the compiler, every assembly block may read and write any memory, so it does not reorder them among each other,
+// nor with the writes that prepare the memory that a tile is loaded from.
 impl Tiles for Hardware {
     #[inline(always)]
     unsafe fn configure(shapes: [Shape; COUNT]) -> Hardware {
@@ -87,7 +89,7 @@ impl Tiles for Hardware {
         for (t, shape) in shapes.into_iter().enumerate() {
             (config.bytes[t], config.rows[t]) = (shape.bytes as u16, shape.rows as u8);
         }
-        // SAFETY: 64 bytes are read; the unit may be used, by the caller's promise.
+        // SAFETY: 64 bytes are read; the process may use the unit, as the caller guarantees.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, preserves_flags)) };
         Hardware(())
     }
@@ -100,7 +102,7 @@ impl Tiles for Hardware {
 
     #[inline(always)]
     unsafe fn load<const T: usize>(&mut self, from: *const u8, stride: usize) {
-        // SAFETY: the unit is configured, and the rows may be read, by the caller's promise.
+        // SAFETY: the unit is configured, and the rows may be read, as the caller guarantees.
         unsafe {
             asm!("tileloadd tmm{}, [{} + {}*1]", const T, in(reg) from, in(reg) stride, options(nostack, preserves_flags))
         };
@@ -108,7 +110,7 @@ impl Tiles for Hardware {
 
     #[inline(always)]
     unsafe fn store<const T: usize>(&mut self, to: *mut u8) {
-        // SAFETY: the unit is configured, and the rows may be written, by the caller's promise.
+        // SAFETY: the unit is configured, and the rows may be written, as the caller guarantees.
         unsafe {
             asm!("tilestored [{} + {}*1], tmm{}", in(reg) to, in(reg) ROW, const T, options(nostack, preserves_flags))
         };
@@ -149,8 +151,8 @@ mod emulated {
         bytes: [[u8; ROW]; ROWS],
     }
 
-    /// The unit as Intel's Software Developer's Manual describes it, operation by operation. It also checks what would be a
-    /// fault: tiles without a shape, and shapes that do not fit each other.
+    /// The unit as specified in Intel's Software Developer's Manual. Also checks for what would fault: tiles without a
+    /// shape, and operands whose shapes do not match.
     pub struct Emulated([Tile; COUNT]);
 
     impl Tile {
@@ -195,7 +197,7 @@ mod emulated {
             assert!(tile.shape.rows > 0, "a tile that was not configured");
             tile.bytes = [[0; ROW]; ROWS];
             for row in 0..tile.shape.rows {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 let from = unsafe { std::slice::from_raw_parts(from.add(row * stride), tile.shape.bytes) };
                 tile.bytes[row][..tile.shape.bytes].copy_from_slice(from);
             }
@@ -204,7 +206,7 @@ mod emulated {
         unsafe fn store<const T: usize>(&mut self, to: *mut u8) {
             let tile = &self.0[T];
             for row in 0..tile.shape.rows {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 let to = unsafe { std::slice::from_raw_parts_mut(to.add(row * ROW), tile.shape.bytes) };
                 to.copy_from_slice(&tile.bytes[row][..tile.shape.bytes]);
             }

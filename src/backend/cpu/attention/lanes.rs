@@ -1,9 +1,10 @@
-//! Attention over pages in [`Layout::Lanes`](crate::backend::cpu::kv::Layout): what the vector tiers have in common. A
-//! tier gives three kernels ([`Lanes`]); this file runs them over the blocks and decides what each query sees.
+//! Attention over pages in [`PageLayout::Lanes`](crate::backend::cpu::kv::PageLayout): the part common to the vector
+//! tiers. A tier provides the kernels ([`Lanes`]); this file runs them over the blocks of keys and determines which
+//! keys each query sees.
 //!
-//! Order for each query (law 1): in a block, the values of whole groups of 16 tokens first, then those of the tokens
-//! before and after them. A token that a query does not see is not touched at all, so neither what a page held
-//! before nor the values of later tokens can reach it, be they NaN.
+//! Order of accumulation for each query (law 1): within a block, first the values of whole groups of 16 tokens, then
+//! those of the tokens before and after these groups. Values of a token that a query does not see never enter its sums,
+//! not even multiplied by zero, so that NaNs in unused or later tokens of a page cannot affect the result.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
@@ -14,23 +15,23 @@ use crate::dtype::DType;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Groups of a block.
+/// Groups per block.
 pub const GROUPS: usize = BLOCK / GROUP;
-/// Most queries a kernel is given at a time: five times four sums, four operands and five factors are 29 of 32 registers.
+/// Most queries per kernel call: 5 x 4 accumulators, 4 operands and 5 broadcast factors use 29 of 32 registers.
 pub const TILE: usize = 5;
 
 /// Largest magnitude of a 16-bit query element or weight.
 pub const I16_MAX: f32 = 32767.0;
 
-/// Where the tokens of a block lie. Pointers of groups that no query sees are null.
+/// Pointers to the keys and values of a block. Those of groups that no query sees are null.
 pub struct Block {
     /// Keys of each group.
     pub keys: [*const u8; GROUPS],
     /// Values of each group.
     pub values: [*const u8; GROUPS],
-    /// Factors of the keys, of 8-bit pages.
+    /// Scales of the keys; null unless the pages are 8-bit.
     pub key_scales: [*const f32; GROUPS],
-    /// Factors of the values, of 8-bit pages.
+    /// Scales of the values; null unless the pages are 8-bit.
     pub value_scales: [*const f32; GROUPS],
     /// Elements of a key.
     pub k_dim: usize,
@@ -38,42 +39,42 @@ pub struct Block {
     pub v_dim: usize,
 }
 
-/// Scores and weights of a tile of queries.
+/// Scores and softmax weights of a tile of queries with one block of keys.
 #[repr(C, align(64))]
 pub struct Tile {
     /// Scores, before the softmax.
     pub scores: [[f32; BLOCK]; TILE],
-    /// Weights as the tier multiplies them with values; 0 where the query does not see.
+    /// Softmax weights in the tier's own format; 0 for keys that the query does not see.
     pub weights: [[u32; BLOCK]; TILE],
-    /// Factor of the weights.
+    /// Factor that converts the weighted sums of each query to values; 1 unless the weights are integers.
     pub factors: [f32; TILE],
 }
 
-/// The packed queries of a task.
+/// The queries of a task, packed for the tier's dot products.
 pub struct Queries<'a> {
     /// `[queries, words]`.
     pub packed: &'a [u32],
-    /// Words of a query.
+    /// 32-bit words per query.
     pub words: usize,
-    /// Factor on the scores of each query.
+    /// Factor to apply to the scores of each query.
     pub factors: &'a [f32],
 }
 
-/// The kernels of a tier for one element type. A product must not depend on the tile it is computed in.
+/// The kernels of a tier for one element type of the pages. Results must not depend on the tile that a query is in.
 pub trait Lanes {
-    /// Words of a packed query.
+    /// 32-bit words of a packed query.
     fn query_words(k_dim: usize) -> usize;
 
-    /// Packs a query and returns the factor that its scores take to become those of the query.
+    /// Packs a query; returns the factor that turns scores computed from the packed query into those of the query.
     ///
     /// # Safety
-    /// The tier's instructions exist.
+    /// The processor supports the tier's instructions.
     unsafe fn pack(q: &[f32], out: &mut [u32]) -> f32;
 
-    /// Scores of `count` queries from `first` with the tokens of `groups`.
+    /// Computes the scores of `count` queries, from `first` on, with the tokens of `groups`, into `tile.scores`.
     ///
     /// # Safety
-    /// The tier's instructions exist, and the groups hold tokens.
+    /// The processor supports the tier's instructions, and the pointers of these groups are not null.
     unsafe fn scores(
         queries: &Queries,
         first: usize,
@@ -83,11 +84,11 @@ pub trait Lanes {
         tile: &mut Tile,
     );
 
-    /// Weights of query `index` of the tile for the tokens `seen`, which are in `groups`. Updates the largest score and
-    /// the total; returns the factor on what was summed before.
+    /// Turns the scores of query `index` of the tile into weights, for the tokens `seen`. Updates the running maximum
+    /// and total; returns the factor by which earlier sums must be multiplied.
     ///
     /// # Safety
-    /// The tier's instructions exist, and the tokens are in groups that hold some.
+    /// The processor supports the tier's instructions, and the pointers of the groups of these tokens are not null.
     unsafe fn softmax(
         tile: &mut Tile,
         index: usize,
@@ -97,14 +98,14 @@ pub trait Lanes {
         total: &mut f32,
     ) -> f32;
 
-    /// Adds the values of `tokens`, weighted, to the sums `[count, v_dim]` of the tile's queries from `first`.
+    /// Adds the weighted values of `tokens` to the sums `[count, v_dim]` of the tile's queries, from `first` on.
     ///
     /// # Safety
-    /// The tier's instructions exist, and the tokens are in groups that hold some.
+    /// The processor supports the tier's instructions, and the pointers of the groups of these tokens are not null.
     unsafe fn values(tile: &Tile, first: usize, count: usize, block: &Block, tokens: Range<usize>, sums: &mut [f32]);
 }
 
-/// What a row sees of a block, and how its values are summed.
+/// The tokens `from..to` of a block that a row sees, relative to the block's start.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Seen {
     from: usize,
@@ -112,19 +113,20 @@ struct Seen {
 }
 
 impl Seen {
-    /// What row `row` of the task sees of the block at `at`.
+    /// The tokens that row `row` of the task sees of the block that starts at position `at`.
     #[inline(always)]
     fn by(args: &AttentionArgs, row: usize, at: usize) -> Seen {
         let r = args.visible_in(row, at);
         Seen { from: r.start, to: r.end }
     }
 
-    /// Groups with a token that is seen.
+    /// Groups with at least one token that is seen.
     fn groups(self) -> Range<usize> {
         self.from / GROUP..self.to.div_ceil(GROUP)
     }
 
-    /// Tokens of whole groups. The last group counts as whole only at the block's end, so that rows of one group agree.
+    /// Tokens of whole groups. The last group counts as whole only at the end of the block, so that all rows that end
+    /// in one group have the same whole groups.
     fn whole(self) -> Range<usize> {
         let first = self.from.div_ceil(GROUP) * GROUP;
         let end = if self.to == BLOCK { BLOCK } else { (self.to - 1) / GROUP * GROUP };
@@ -132,10 +134,10 @@ impl Seen {
     }
 }
 
-/// Folds a block of keys into the states of all rows that see some of it.
+/// Folds the block that starts at position `at` into the running states of all rows that see part of it.
 ///
 /// # Safety
-/// As [`Lanes`]; the pages have the layout.
+/// As [`Lanes`]; the pages have [`PageLayout::Lanes`](crate::backend::cpu::kv::PageLayout).
 #[inline(always)]
 unsafe fn fold<L: Lanes>(args: &AttentionArgs, queries: &Queries, tile: &mut Tile, state: &mut Running, at: usize) {
     let seen_by = |row: usize| Seen::by(args, row, at);
@@ -157,7 +159,7 @@ unsafe fn fold<L: Lanes>(args: &AttentionArgs, queries: &Queries, tile: &mut Til
     }
 }
 
-/// The places of a block's tokens.
+/// Finds the keys and values of the `groups` of the block that starts at position `at`.
 #[inline(always)]
 fn locate(args: &AttentionArgs, at: usize, groups: Range<usize>) -> Block {
     let shape = &args.pages.shape;
@@ -182,7 +184,7 @@ fn locate(args: &AttentionArgs, at: usize, groups: Range<usize>) -> Block {
     block
 }
 
-/// Rows of a run, whose groups and whole groups are the same.
+/// Folds a block into the states of a run of rows that see the same groups and the same whole groups.
 ///
 /// # Safety
 /// As [`fold`].
@@ -205,7 +207,7 @@ unsafe fn fold_run<L: Lanes>(
     for start in (first..end).step_by(step) {
         let count = step.min(end - start);
         let sums = &mut state.sum[start * v_dim..(start + count) * v_dim];
-        // SAFETY: the same contract; all groups named are seen by these rows.
+        // SAFETY: the same contract; all groups used are seen by these rows.
         unsafe {
             L::scores(queries, start, count, block, groups.clone(), tile);
             for i in 0..count {
@@ -243,10 +245,10 @@ unsafe fn fold_run<L: Lanes>(
     }
 }
 
-/// One task over pages of lanes.
+/// Runs one task over pages of [`PageLayout::Lanes`](crate::backend::cpu::kv::PageLayout).
 ///
 /// # Safety
-/// As [`super::AttentionKernels::attend`]; the pages have the layout and the type of `L`.
+/// As [`super::AttentionKernels::attend`]; the pages have this layout and the element type of `L`.
 #[inline(always)]
 pub unsafe fn attend<L: Lanes>(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     let shape = &args.pages.shape;
@@ -257,10 +259,10 @@ pub unsafe fn attend<L: Lanes>(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     let aligned = scratch.as_ptr().align_offset(64);
     let (states, rest) = scratch[aligned..].split_at_mut(states);
     let (packed, factors) = rest.split_at_mut(count * words);
-    // SAFETY: a u32 has the size and alignment of an f32, and every bit pattern is one.
+    // SAFETY: a u32 has the size and alignment of an f32, and every bit pattern is valid.
     let packed = unsafe { std::slice::from_raw_parts_mut(packed.as_mut_ptr().cast::<u32>(), packed.len()) };
     for i in 0..count {
-        // SAFETY: the tier's instructions exist (contract).
+        // SAFETY: the processor supports the tier's instructions (contract).
         factors[i] = args.scale * unsafe { L::pack(args.query(i), &mut packed[i * words..(i + 1) * words]) };
     }
     let queries = Queries { packed, words, factors };
@@ -269,7 +271,7 @@ pub unsafe fn attend<L: Lanes>(args: &AttentionArgs, scratch: &mut Vec<f32>) {
     unsafe { running::over_spans::<true, _>(args, states, Blocks::<L> { queries, tile, kernels: PhantomData }) };
 }
 
-/// The queries of a task on their way over the blocks.
+/// [`Fold`] by the kernels of `L`, with the packed queries of the task.
 struct Blocks<'a, L> {
     queries: Queries<'a>,
     tile: Tile,
@@ -279,16 +281,16 @@ struct Blocks<'a, L> {
 impl<L: Lanes> Fold for Blocks<'_, L> {
     #[inline(always)]
     unsafe fn fold(&mut self, args: &AttentionArgs, state: &mut Running, block: usize) {
-        // SAFETY: same contract; the pages are what `attend` was told.
+        // SAFETY: same contract; the pages are those that `attend` requires.
         unsafe { fold::<L>(args, &self.queries, &mut self.tile, state, block) };
     }
 }
 
-/// Packs a query as pairs of 16-bit integers; returns the factor that makes them the query again.
+/// Packs a query as pairs of 16-bit integers; returns the factor that converts these integers back.
 #[inline(always)]
 pub fn pack_i16(q: &[f32], out: &mut [u32]) -> f32 {
     let max = q.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    // 0 where all are finite, else NaN, which the scores then are.
+    // 0 if all elements are finite, otherwise NaN, which then makes all scores NaN.
     let finite = q.iter().fold(0.0f32, |sum, v| sum + v * 0.0);
     let inverse = if max > 0.0 { I16_MAX / max } else { 0.0 };
     let round = |v: f32| (v * inverse).round_ties_even() as i16 as u16 as u32;

@@ -1,41 +1,41 @@
-//! Running softmax: for each query the largest score so far, the sum of the weights `e^(score - largest)`, and the sum
-//! of the values times these. Written once for all tiers; each compiles it with its own instructions.
+//! Running (online) softmax: for each query the largest score so far, the sum of the weights `e^(score - largest)`, and
+//! the sum of the values multiplied by these weights. Generic code; each tier compiles it with its own instructions.
 
 use super::{AttentionArgs, BLOCK, SPAN};
 use crate::backend::cpu::portable::exp;
 
-/// The state of the queries of a task.
+/// Running softmax state of all queries of a task.
 pub struct Running<'a> {
     /// Elements of a value.
     pub v_dim: usize,
-    /// Largest score of each query; -inf when it saw nothing.
+    /// Largest score of each query; -inf while it has seen no key.
     pub max: &'a mut [f32],
-    /// Sum of the weights; 0 when it saw nothing.
+    /// Sum of the weights of each query; 0 while it has seen no key.
     pub total: &'a mut [f32],
-    /// `[queries, v_dim]`.
+    /// `[queries, v_dim]`: weighted sums of values.
     pub sum: &'a mut [f32],
 }
 
-/// Floats of one query in a part: largest score, total, sum.
+/// Floats per query in a partial result: largest score, sum of weights, weighted sum of values.
 pub const fn part_floats(v_dim: usize) -> usize {
     2 + v_dim
 }
 
 impl<'a> Running<'a> {
-    /// Floats of a state.
+    /// Floats that the state of `queries` queries occupies.
     pub fn floats(queries: usize, v_dim: usize) -> usize {
-        // Whole registers, so that what follows stays aligned.
+        // Multiples of a register, so that memory behind the state stays aligned.
         2 * queries.next_multiple_of(16) + (queries * v_dim).next_multiple_of(16)
     }
 
-    /// A state in `memory`, which has the right length.
+    /// A state in `memory`, which must have [`Running::floats`] floats. Not initialized; see [`Running::reset`].
     pub fn new(memory: &'a mut [f32], queries: usize, v_dim: usize) -> Running<'a> {
         let (sum, rest) = memory.split_at_mut((queries * v_dim).next_multiple_of(16));
         let (max, total) = rest.split_at_mut(queries.next_multiple_of(16));
         Running { v_dim, max: &mut max[..queries], total: &mut total[..queries], sum: &mut sum[..queries * v_dim] }
     }
 
-    /// Nothing seen.
+    /// Sets the state to that before the first key.
     #[inline(always)]
     pub fn reset(&mut self) {
         self.max.fill(f32::NEG_INFINITY);
@@ -43,10 +43,10 @@ impl<'a> Running<'a> {
         self.sum.fill(0.0);
     }
 
-    /// Adds what query `i` saw of a later span.
+    /// Adds the partial result of query `i` over a later span.
     #[inline(always)]
     fn merge<const FMA: bool>(&mut self, i: usize, max: f32, total: f32, sum: &[f32]) {
-        // A query that saw a key has at least the weight 1, or NaN.
+        // The total of a query that has seen a key is at least 1, or NaN.
         if total == 0.0 {
             return;
         }
@@ -63,14 +63,14 @@ impl<'a> Running<'a> {
         own.iter_mut().zip(sum).for_each(|(own, sum)| *own = *own * ours + sum * theirs);
     }
 
-    /// Writes the results.
+    /// Writes the final results: weighted sums divided by the sums of weights.
     ///
     /// # Safety
     /// As [`AttentionArgs::result`].
     #[inline(always)]
     unsafe fn finish(&self, args: &AttentionArgs) {
         for i in 0..self.max.len() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             let out = unsafe { args.result(i) };
             let factor = 1.0 / self.total[i];
             out.iter_mut().zip(&self.sum[i * self.v_dim..]).for_each(|(o, s)| *o = s * factor);
@@ -78,17 +78,17 @@ impl<'a> Running<'a> {
     }
 }
 
-/// What a tier does with a block of keys. A trait and no closure, so that it is compiled with the tier's instructions.
+/// Processing of one block of keys by a tier. A trait instead of a closure, to be compiled for the tier.
 pub trait Fold {
-    /// Folds the block at position `block` into the states of the rows that see some of it.
+    /// Folds the block that starts at position `block` into the states of the rows that see part of it.
     ///
     /// # Safety
     /// As [`super::AttentionKernels::attend`].
     unsafe fn fold(&mut self, args: &AttentionArgs, state: &mut Running, block: usize);
 }
 
-/// Folds every block of keys that a row of the task sees, span by span, and writes the part or the results. `memory` is
-/// for two states.
+/// Folds all blocks of keys that any row of the task sees, span by span, and writes the partial or the final results.
+/// `memory` has room for two states.
 ///
 /// # Safety
 /// As [`super::AttentionKernels::attend`].
@@ -107,7 +107,7 @@ pub unsafe fn over_spans<const FMA: bool, F: Fold>(args: &AttentionArgs, memory:
         state.reset();
         let first = seen.start.max(span * SPAN) / BLOCK * BLOCK;
         for block in (first..seen.end.min((span + 1) * SPAN)).step_by(BLOCK) {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe { tier.fold(args, &mut state, block) };
         }
         for i in 0..queries {
@@ -116,7 +116,7 @@ pub unsafe fn over_spans<const FMA: bool, F: Fold>(args: &AttentionArgs, memory:
                 whole.merge::<FMA>(i, state.max[i], state.total[i], sum);
                 continue;
             };
-            // SAFETY: the part has room for all queries and is this task's alone.
+            // SAFETY: the part has room for all queries, and no other task accesses it.
             unsafe {
                 let out = part.out.add(i * part_floats(v_dim));
                 out.write(state.max[i]);
@@ -126,15 +126,15 @@ pub unsafe fn over_spans<const FMA: bool, F: Fold>(args: &AttentionArgs, memory:
         }
     }
     if args.part.is_none() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { whole.finish(args) };
     }
 }
 
-/// See [`super::AttentionKernels::combine`].
+/// Implements [`super::AttentionKernels::combine`].
 ///
 /// # Safety
-/// As there.
+/// As [`super::AttentionKernels::combine`].
 #[inline(always)]
 pub unsafe fn combine<const FMA: bool>(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
     let (queries, v_dim) = (args.queries(), args.pages.shape.v_dim);
@@ -147,6 +147,6 @@ pub unsafe fn combine<const FMA: bool>(args: &AttentionArgs, parts: &[f32], scra
             whole.merge::<FMA>(i, part[0], part[1], &part[2..]);
         }
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { whole.finish(args) };
 }

@@ -1,36 +1,37 @@
-//! Attention of the AVX2 tier: f32 products with bf16 keys and values, 16-bit integer ones with 8-bit pages.
+//! Attention of the AVX2 tier: f32 arithmetic for bf16 pages, 16-bit integer dot products for 8-bit pages.
 //!
-//! 8-bit: queries are rounded to 15 bits and a sign, weights (times the factors of the values) to 15 bits of a
-//! block's largest; sums are exact integers within a key, and within a block's values.
+//! 8-bit pages: queries are scaled and rounded to 16-bit integers, and so are the softmax weights (times the scales of
+//! the values), relative to the largest of a block. The dot product of a query and a key, and the weighted sum of the
+//! values of a block, are exact integers.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
 use crate::backend::cpu::attention::lanes::{self, Block, GROUPS, I16_MAX, Lanes, Queries, TILE, Tile};
 use crate::backend::cpu::attention::{AttentionArgs, AttentionKernels, BLOCK, running};
-use crate::backend::cpu::kv::{GROUP, Layout, StoreBlock};
+use crate::backend::cpu::kv::{GROUP, PageLayout, StoreBlock};
 use crate::backend::cpu::portable;
 use crate::dtype::DType;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// The tier's functions.
+/// The attention functions of the tier.
 pub const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: Layout::lanes_where_possible, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: PageLayout::lanes_where_possible, attend, attend_f32: attend, store_group, combine };
 
-/// Lanes of a register.
+/// f32 lanes per register.
 const LANES: usize = 8;
-/// Registers of a block's scores.
+/// Registers that hold the scores of a block.
 const VECTORS: usize = BLOCK / LANES;
 
 /// # Safety
 /// See [`AttentionKernels::attend`].
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract; lanes are made of these types only.
+    // SAFETY: same contract; this tier's pages of lanes are bf16 or 8-bit only.
     unsafe {
         match (args.pages.layout, args.pages.shape.dtype) {
-            (Layout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
-            (Layout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
+            (PageLayout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
+            (PageLayout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
             _ => portable::attention_any::<true>(args, scratch),
         }
     }
@@ -52,29 +53,29 @@ unsafe fn store_group(block: &StoreBlock, values: bool, token: usize, from: &[f3
     unsafe { block.store_group(values, token, from, stride) }
 }
 
-/// Two stored elements for each of 8 lanes.
+/// Operations on pairs of stored elements, one pair for each of 8 lanes.
 ///
 /// # Safety
-/// Of all functions: the tier's instructions exist, and what a pointer names may be read.
+/// For all functions: the processor supports the tier's instructions, and memory behind a pointer may be read.
 trait Pairs {
-    /// Bytes of 16 elements.
+    /// Bytes of 16 stored elements.
     const BYTES: usize;
-    /// 16 elements in registers.
+    /// 16 elements widened for multiplication.
     type Stored: Copy;
-    /// A pair that all lanes are multiplied with.
+    /// A pair of factors, broadcast to all lanes.
     type Factors: Copy;
 
-    /// Nothing.
+    /// All elements zero.
     unsafe fn zero() -> Self::Stored;
-    /// 16 elements.
+    /// Loads and widens 16 elements.
     unsafe fn load(from: *const u8) -> Self::Stored;
-    /// The same with only the first, or only the second, of each pair.
+    /// Keeps only the first, or only the second, element of each pair; the other becomes zero.
     unsafe fn half(stored: Self::Stored, second: bool) -> Self::Stored;
-    /// Pair `index` of a packed query or of weights.
+    /// Broadcasts pair `index` of a packed query or of weights.
     unsafe fn factors(packed: *const u32, index: usize) -> Self::Factors;
     /// `sum + a.0 * b.0 + a.1 * b.1` in each lane.
     unsafe fn dot(sum: __m256, a: Self::Stored, b: Self::Factors) -> __m256;
-    /// A sum as f32.
+    /// Converts a sum to f32. Integer sums are kept as bits in the f32 register.
     unsafe fn float(sum: __m256) -> __m256;
 }
 
@@ -95,7 +96,7 @@ impl Pairs for Bf16 {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn load(from: *const u8) -> Self::Stored {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let both = unsafe { _mm256_loadu_si256(from.cast()) };
         let second = _mm256_and_si256(both, _mm256_set1_epi32(0xffff_0000_u32 as i32));
         (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(both)), _mm256_castsi256_ps(second))
@@ -111,7 +112,7 @@ impl Pairs for Bf16 {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn factors(packed: *const u32, index: usize) -> Self::Factors {
-        // SAFETY: the caller's promise; a pair is two floats.
+        // SAFETY: guaranteed by the caller; a pair is two floats.
         unsafe {
             let at = packed.cast::<f32>().add(2 * index);
             (_mm256_broadcast_ss(&*at), _mm256_broadcast_ss(&*at.add(1)))
@@ -148,7 +149,7 @@ impl Pairs for Int8 {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn load(from: *const u8) -> Self::Stored {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())) }
     }
 
@@ -162,7 +163,7 @@ impl Pairs for Int8 {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn factors(packed: *const u32, index: usize) -> Self::Factors {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm256_set1_epi32(*packed.add(index) as i32) }
     }
 
@@ -179,7 +180,7 @@ impl Pairs for Int8 {
     }
 }
 
-/// Dot products of `M` queries, from `offset` in the tile, with the tokens of `G` groups.
+/// Computes the scores of `M` queries, from `offset` in the tile on, with the tokens of `G` groups, from `group` on.
 ///
 /// # Safety
 /// As [`Lanes::scores`].
@@ -194,7 +195,7 @@ unsafe fn scores<P: Pairs, const M: usize, const G: usize>(
 ) {
     let words = queries.words;
     let q = queries.packed[(first + offset) * words..(first + offset + M) * words].as_ptr();
-    // SAFETY: `M` queries were just checked to be there; each group has k_dim / 2 pairs of 16 tokens.
+    // SAFETY: the slice above checked that there are `M` queries; each group has k_dim / 2 pairs of 16 tokens.
     unsafe {
         let mut sums = [[[_mm256_setzero_ps(); 2]; G]; M];
         for i in 0..block.k_dim / 2 {
@@ -227,7 +228,7 @@ unsafe fn scores<P: Pairs, const M: usize, const G: usize>(
     }
 }
 
-/// Adds the values of `tokens`, weighted, to 8 `D` elements, from element `at`, of `M` sums from `offset`.
+/// Adds the weighted values of `tokens` to elements `at..at + 8 * D` of the sums of `M` queries, from `offset` on.
 ///
 /// # Safety
 /// As [`Lanes::values`].
@@ -248,7 +249,7 @@ unsafe fn values<P: Pairs, const M: usize, const D: usize>(
     // SAFETY: the sums and weights were just checked; a group has 8 pairs of v_dim elements each.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); D]; M];
-        // A pair of which one token is not the caller's gives the other alone.
+        // Where only one token of a pair is in the range, the values of the other are set to zero.
         for pair in tokens.start / 2..tokens.end.div_ceil(2) {
             let from = block.values[pair / (GROUP / 2)].add((pair % (GROUP / 2) * v_dim + at) / LANES * P::BYTES);
             let mut v = [P::zero(); D];
@@ -289,7 +290,7 @@ unsafe fn all_scores<P: Pairs>(
 ) {
     let mut offset = 0;
     while offset < count {
-        // At most four queries: their sums and a group's keys fill the registers.
+        // At most four queries: their accumulators and the keys of one group fill the registers.
         let step = (count - offset).div_ceil((count - offset).div_ceil(4));
         let mut group = groups.start;
         // SAFETY: same contract.
@@ -329,7 +330,7 @@ unsafe fn all_values<P: Pairs>(
         let mut at = 0;
         while at < block.v_dim {
             let (place, tokens, left) = ((first, offset), tokens.clone(), (block.v_dim - at) / LANES);
-            // SAFETY: same contract; v_dim is a multiple of 16, two registers.
+            // SAFETY: same contract; v_dim is a multiple of 16, i.e. of two registers.
             at += LANES
                 * unsafe {
                     match step {
@@ -346,13 +347,13 @@ unsafe fn all_values<P: Pairs>(
     }
 }
 
-/// `e^x` for x <= 0, relative error below 2e-7 above -87; smaller x give about 1e-38, NaN stays.
+/// `e^x` for x <= 0, with a relative error below 2e-7 above -87; smaller x give about 1e-38, NaN stays NaN.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn exp(x: __m256) -> __m256 {
-    // Adding this leaves the nearest integer in the low mantissa bits.
+    // Adding this constant leaves the nearest integer in the low mantissa bits.
     let round = _mm256_set1_ps(12_582_912.0);
-    // The second operand is what the maximum gives for NaN.
+    // The maximum returns its second operand if either is NaN.
     let x = _mm256_max_ps(_mm256_set1_ps(-87.3), x);
     let n = _mm256_fmadd_ps(x, _mm256_set1_ps(std::f32::consts::LOG2_E), round);
     let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
@@ -368,7 +369,7 @@ fn exp(x: __m256) -> __m256 {
     _mm256_mul_ps(p, power)
 }
 
-/// All bits of the lanes of vector `i` of a block that are among `seen`.
+/// All bits set in the lanes of register `i` of a block whose tokens are in `seen`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn mask(seen: &Range<usize>, i: usize) -> __m256 {
@@ -387,7 +388,7 @@ fn largest(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
 }
 
-/// The sum of the lanes, as a fixed tree.
+/// The sum of the lanes, added as a fixed tree.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn total(v: __m256) -> f32 {
@@ -396,15 +397,15 @@ fn total(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
-/// What [`Lanes::softmax`] has in common: `e^(score - max)`, 0 where not seen; the new maximum and total, and the
-/// factor on what was summed before.
+/// The part of [`Lanes::softmax`] common to both types: `e^(score - max)`, 0 for tokens not in `seen`, and the factor
+/// by which earlier sums must be multiplied. Updates the running maximum and the sum of weights.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn exponentials(scores: &[f32; BLOCK], seen: &Range<usize>, max: &mut f32, sum: &mut f32) -> ([__m256; VECTORS], f32) {
     let mut s = [_mm256_set1_ps(f32::NEG_INFINITY); VECTORS];
     let mut top = s[0];
     for (i, s) in s.iter_mut().enumerate() {
-        // SAFETY: 8 floats of vector i.
+        // SAFETY: the 8 floats of register i.
         let loaded = unsafe { _mm256_loadu_ps(scores[i * LANES..(i + 1) * LANES].as_ptr()) };
         *s = _mm256_blendv_ps(*s, loaded, mask(seen, i));
         top = _mm256_max_ps(top, *s);
@@ -459,7 +460,7 @@ impl Lanes for Bf16 {
     ) -> f32 {
         let (weights, shrink) = exponentials(&tile.scores[index], &seen, max, total);
         for (i, w) in weights.into_iter().enumerate() {
-            // SAFETY: 8 words of vector i.
+            // SAFETY: the 8 words of register i.
             unsafe { _mm256_storeu_ps(tile.weights[index][i * LANES..(i + 1) * LANES].as_mut_ptr().cast(), w) };
         }
         shrink
@@ -510,14 +511,14 @@ impl Lanes for Int8 {
     ) -> f32 {
         let (mut weights, shrink) = exponentials(&tile.scores[index], &seen, max, total);
         let mut top = _mm256_setzero_ps();
-        // A maximum forgets what is not a number, so this is noted apart.
+        // A maximum drops NaNs, so they are recorded separately.
         let mut not_numbers = _mm256_setzero_ps();
         for (i, w) in weights.iter_mut().enumerate() {
             let scales = block.value_scales[i * LANES / GROUP];
             if !scales.is_null() {
-                // SAFETY: the group holds tokens; its second half lies 8 factors on.
+                // SAFETY: the group holds tokens; the scales of its second half start 8 floats further on.
                 let scales = unsafe { _mm256_loadu_ps(scales.add(i * LANES % GROUP)) };
-                // The mask again: a factor that nobody stored may be NaN.
+                // Masked again: scales of tokens that were never stored may be NaN.
                 *w = _mm256_and_ps(_mm256_mul_ps(*w, scales), mask(&seen, i));
             }
             top = _mm256_max_ps(top, *w);
@@ -529,9 +530,9 @@ impl Lanes for Int8 {
         for i in 0..GROUPS {
             let low = _mm256_cvtps_epi32(_mm256_mul_ps(weights[2 * i], inverse));
             let high = _mm256_cvtps_epi32(_mm256_mul_ps(weights[2 * i + 1], inverse));
-            // Packs within halves; the permutation puts the quarters in order.
+            // The pack instruction works within 128-bit halves; the permutation restores the order of quarters.
             let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
-            // SAFETY: 8 words of group i.
+            // SAFETY: the 8 words of group i.
             unsafe { _mm256_storeu_si256(tile.weights[index][i * 8..(i + 1) * 8].as_mut_ptr().cast(), packed) };
         }
         shrink

@@ -1,7 +1,7 @@
-//! Products with AVX2 and FMA.
+//! Matrix products with AVX2 and FMA.
 //!
-//! Stored weights are widened in registers and multiplied with f32 inputs: lane `l` of a sum takes elements `l`, `l + 8`, and
-//! so on, and the lanes are added as a fixed tree. Quantized weights are in [`super::panels`].
+//! Stored weights are widened to f32 in registers and multiplied with f32 inputs: lane `l` of an accumulator adds
+//! elements `l`, `l + 8`, and so on, and the lanes are added as a fixed tree. Quantized weights: [`super::panels`].
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
@@ -11,11 +11,11 @@ use super::panels::{AvxVnni, Dot, Plain, Vnni, panels};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Input rows of a tile.
+/// Input rows per tile.
 const ROWS: usize = 4;
-/// Outputs of a tile of stored weights: twelve sums, three weights and one input fill the sixteen registers.
+/// Outputs per tile of stored weights: 12 accumulators, 3 weights and 1 input use all 16 registers.
 const OUTS: usize = 3;
-/// Floats of a register.
+/// f32 lanes per register.
 const STEP: usize = 8;
 
 /// # Safety
@@ -26,20 +26,20 @@ pub(in super::super) unsafe fn linear(args: &LinearArgs, range: Range<usize>, _s
     unsafe { linear_with::<Plain>(args, range) }
 }
 
-/// [`linear`] where AVX-512 has 8-bit dot products for registers of 256 bits too.
+/// [`linear`] with the 256-bit 8-bit dot products of AVX-512 VNNI.
 ///
 /// # Safety
-/// As [`linear`], and there are AVX-512 VNNI and VL.
+/// As [`linear`], and the processor supports AVX-512 VNNI and VL.
 #[target_feature(enable = "avx2,fma,f16c,avx512vnni,avx512vl")]
 pub(in super::super) unsafe fn linear_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe { linear_with::<Vnni>(args, range) }
 }
 
-/// [`linear`] where there are 8-bit dot products without AVX-512.
+/// [`linear`] with the 8-bit dot products of AVX-VNNI.
 ///
 /// # Safety
-/// As [`linear`], and there is AVX-VNNI.
+/// As [`linear`], and the processor supports AVX-VNNI.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 pub(in super::super) unsafe fn linear_avx_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
@@ -47,7 +47,7 @@ pub(in super::super) unsafe fn linear_avx_vnni(args: &LinearArgs, range: Range<u
 }
 
 /// # Safety
-/// As [`linear`], and there is what `D` uses.
+/// As [`linear`], and the processor supports the instructions of `D`.
 #[inline(always)]
 unsafe fn linear_with<D: Dot>(args: &LinearArgs, range: Range<usize>) {
     // SAFETY: same contract.
@@ -62,24 +62,24 @@ unsafe fn linear_with<D: Dot>(args: &LinearArgs, range: Range<usize>) {
     }
 }
 
-/// How stored elements become f32.
+/// Conversion of stored elements to f32.
 trait Widen {
     type Stored: Copy;
 
-    /// Eight elements.
+    /// Loads eight elements.
     ///
     /// # Safety
-    /// They lie at `at`, and the processor has AVX2 and F16C.
+    /// Eight elements may be read from `at`, and the processor supports AVX2 and F16C.
     unsafe fn eight(at: *const Self::Stored) -> __m256;
 
-    /// The first `count` of eight elements, then zeros.
+    /// Loads `count` elements, at most eight, followed by zeros.
     ///
     /// # Safety
     /// As [`Widen::eight`], for `count` elements.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn some(at: *const Self::Stored, count: usize) -> __m256 {
-        // SAFETY: zero is a value of every stored type, `count` is at most eight, and both places hold as many.
+        // SAFETY: zero is a value of every stored type, `count` is at most eight, and both sides hold `count` elements.
         unsafe {
             let mut all: [Self::Stored; STEP] = std::mem::zeroed();
             std::ptr::copy_nonoverlapping(at, all.as_mut_ptr(), count);
@@ -98,7 +98,7 @@ impl Widen for F32 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn eight(at: *const f32) -> __m256 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm256_loadu_ps(at) }
     }
 }
@@ -109,7 +109,7 @@ impl Widen for Bf16 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn eight(at: *const u16) -> __m256 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let bits = unsafe { _mm_loadu_si128(at.cast()) };
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
     }
@@ -121,7 +121,7 @@ impl Widen for F16 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn eight(at: *const u16) -> __m256 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
     }
 }
@@ -130,27 +130,27 @@ impl Widen for F16 {
 /// As [`linear`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn stored<W: Widen>(args: &LinearArgs, w: &[W::Stored], x: &[f32], range: Range<usize>) {
-    let ins = args.ins;
+    let in_features = args.in_features;
     let mut first = range.start;
     while first < range.end {
         let count = if range.end - first >= OUTS { OUTS } else { 1 };
-        let w = &w[first * ins..(first + count) * ins];
+        let w = &w[first * in_features..(first + count) * in_features];
         let mut row = 0;
         while row < args.rows {
-            // Only the first rows look ahead; for the others, the next weights are there already.
+            // The first rows prefetch the next weights; for later rows these are already in the cache.
             let next = if row == 0 { w.as_ptr_range().end } else { w.as_ptr() };
-            let (x, w, next) = (x[row * ins..].as_ptr(), w.as_ptr(), next.cast());
-            // SAFETY: the weights are `count` rows, and so many rows of input are left; columns are the task's.
+            let (x, w, next) = (x[row * in_features..].as_ptr(), w.as_ptr(), next.cast());
+            // SAFETY: `w` has `count` rows, and this many rows of input are left; the columns belong to the task.
             unsafe {
                 match (args.rows - row, count) {
-                    (1, 1) => put(args, row, first, tile::<W, 1, 1>(x, w, ins, next)),
-                    (2, 1) => put(args, row, first, tile::<W, 2, 1>(x, w, ins, next)),
-                    (3, 1) => put(args, row, first, tile::<W, 3, 1>(x, w, ins, next)),
-                    (_, 1) => put(args, row, first, tile::<W, ROWS, 1>(x, w, ins, next)),
-                    (1, _) => put(args, row, first, tile::<W, 1, OUTS>(x, w, ins, next)),
-                    (2, _) => put(args, row, first, tile::<W, 2, OUTS>(x, w, ins, next)),
-                    (3, _) => put(args, row, first, tile::<W, 3, OUTS>(x, w, ins, next)),
-                    _ => put(args, row, first, tile::<W, ROWS, OUTS>(x, w, ins, next)),
+                    (1, 1) => put(args, row, first, tile::<W, 1, 1>(x, w, in_features, next)),
+                    (2, 1) => put(args, row, first, tile::<W, 2, 1>(x, w, in_features, next)),
+                    (3, 1) => put(args, row, first, tile::<W, 3, 1>(x, w, in_features, next)),
+                    (_, 1) => put(args, row, first, tile::<W, ROWS, 1>(x, w, in_features, next)),
+                    (1, _) => put(args, row, first, tile::<W, 1, OUTS>(x, w, in_features, next)),
+                    (2, _) => put(args, row, first, tile::<W, 2, OUTS>(x, w, in_features, next)),
+                    (3, _) => put(args, row, first, tile::<W, 3, OUTS>(x, w, in_features, next)),
+                    _ => put(args, row, first, tile::<W, ROWS, OUTS>(x, w, in_features, next)),
                 }
             }
             row += ROWS;
@@ -164,36 +164,36 @@ unsafe fn stored<W: Widen>(args: &LinearArgs, w: &[W::Stored], x: &[f32], range:
 #[inline(always)]
 unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, first: usize, sums: [[f32; NR]; MR]) {
     for (m, sums) in sums.iter().enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { args.put_all(row + m, first, first + NR, sums) };
     }
 }
 
-/// `x[m] . w[n]`, rows of both `ins` long and one after the other. What lies at `next`, as many bytes as the weights of this
-/// tile, is brought into the second-level cache.
+/// The dot products of `MR` rows of `x` with `NR` rows of `w`, all contiguous and of `in_features` elements. Also
+/// prefetches as many bytes as these weights have, from `next` on, into the second-level cache.
 ///
 /// # Safety
-/// There are `MR` and `NR` rows.
+/// `x` has `MR` rows and `w` has `NR`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<W: Widen, const MR: usize, const NR: usize>(
     x: *const f32,
     w: *const W::Stored,
-    ins: usize,
+    in_features: usize,
     mut next: *const u8,
 ) -> [[f32; NR]; MR] {
     let mut sums = [[_mm256_setzero_ps(); NR]; MR];
-    let whole = ins / STEP * STEP;
-    // SAFETY: all loads are inside the rows; a prefetch may be of any address.
+    let whole = in_features / STEP * STEP;
+    // SAFETY: all loads are inside the rows; a prefetch accepts any address.
     unsafe {
         let mut i = 0;
         while i < whole {
             let mut ws = [_mm256_setzero_ps(); NR];
             for n in 0..NR {
-                ws[n] = W::eight(w.add(n * ins + i));
+                ws[n] = W::eight(w.add(n * in_features + i));
             }
             for m in 0..MR {
-                let xs = _mm256_loadu_ps(x.add(m * ins + i));
+                let xs = _mm256_loadu_ps(x.add(m * in_features + i));
                 for n in 0..NR {
                     sums[m][n] = _mm256_fmadd_ps(xs, ws[n], sums[m][n]);
                 }
@@ -202,11 +202,11 @@ unsafe fn tile<W: Widen, const MR: usize, const NR: usize>(
             next = next.wrapping_add(NR * STEP * size_of::<W::Stored>());
             i += STEP;
         }
-        if i < ins {
+        if i < in_features {
             for m in 0..MR {
-                let xs = F32::some(x.add(m * ins + i), ins - i);
+                let xs = F32::some(x.add(m * in_features + i), in_features - i);
                 for n in 0..NR {
-                    sums[m][n] = _mm256_fmadd_ps(xs, W::some(w.add(n * ins + i), ins - i), sums[m][n]);
+                    sums[m][n] = _mm256_fmadd_ps(xs, W::some(w.add(n * in_features + i), in_features - i), sums[m][n]);
                 }
             }
         }
@@ -220,7 +220,7 @@ unsafe fn tile<W: Widen, const MR: usize, const NR: usize>(
     out
 }
 
-/// `((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))`.
+/// Adds the lanes as the tree `((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))`.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sum(v: __m256) -> f32 {

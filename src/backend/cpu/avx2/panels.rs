@@ -1,8 +1,8 @@
-//! Products of quantized weights in registers of 256 bits: sums of a group are exact integers ([`super::super::linear`]),
-//! whatever instruction makes them.
+//! Matrix products of quantized weights in 256-bit registers. The dot products of a group are exact integers
+//! ([`super::super::linear`]), so every instruction set gives the same bits.
 //!
-//! Weights are read once from memory, in ascending order; while a tile is computed, the next one's lines are brought into the
-//! second-level cache, line after line.
+//! Weights are read from memory once, in ascending order; while a tile is computed, the cache lines of the next one are
+//! prefetched into the second-level cache.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
@@ -11,25 +11,26 @@ use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Input rows of a tile.
+/// Input rows per tile.
 const ROWS: usize = 4;
-/// Bytes of a panel's step: four inputs of each output in 8 bits, eight in 4.
+/// Bytes of a panel per step: 4 inputs for each output with 8-bit codes, 8 inputs with 4-bit codes.
 const STEP: usize = 64;
 
-/// Adds to each of eight sums the products of four weights with the same four inputs.
+/// 8-bit dot product: adds to each of eight i32 lanes the products of four weights with the same four inputs.
 pub(super) trait Dot {
-    /// What is added to the integers of weights: 128 where the instruction takes them as they are stored.
+    /// Bias of the weight bytes: 128 if the instruction takes them unsigned, as stored; 0 if signed.
     const BIAS: u8;
 
     /// # Safety
-    /// The processor has AVX2 and what the type is named after.
+    /// The processor supports AVX2 and the extension that the type is named after.
     unsafe fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i;
 }
 
-/// AVX2 alone. Its instruction saturates when a bias is added, so magnitudes of weights are multiplied with inputs that took
-/// over their signs: both are at most 127, and a pair of products fits 16 bits.
+/// AVX2 alone. Its instruction adds pairs of u8 x i8 products with saturation to 16 bits, which biased weights could
+/// exceed. Instead the magnitudes of weights are multiplied with inputs that take over the weights' signs: both are at
+/// most 127, so a pair of products fits 16 bits.
 pub(super) struct Plain;
-/// AVX-512 VNNI on short registers.
+/// AVX-512 VNNI on 256-bit registers.
 pub(super) struct Vnni;
 /// AVX-VNNI.
 pub(super) struct AvxVnni;
@@ -39,7 +40,7 @@ impl Dot for Plain {
 
     #[inline(always)]
     unsafe fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
@@ -52,7 +53,7 @@ impl Dot for Vnni {
 
     #[inline(always)]
     unsafe fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm256_dpbusd_epi32(sum, w, x) }
     }
 }
@@ -62,22 +63,22 @@ impl Dot for AvxVnni {
 
     #[inline(always)]
     unsafe fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm256_dpbusd_avx_epi32(sum, w, x) }
     }
 }
 
 /// # Safety
-/// As [`super::linear::linear`], and the processor has what `D` uses.
+/// As [`super::linear::linear`], and the processor supports the instructions of `D`.
 #[inline(always)]
 pub(super) unsafe fn panels<D: Dot>(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
-    let size = scheme.panel_bytes(args.ins);
+    let size = scheme.panel_bytes(args.in_features);
     for first in range.clone().step_by(PANEL) {
         let panel = &bytes[first / PANEL * size..][..size];
         let mut row = 0;
         while row < args.rows {
-            let tile = Tile { args, scheme, panel, x: &x, row, outs: first..range.end };
-            // SAFETY: so many rows are left; columns are the task's.
+            let tile = Tile { args, scheme, panel, x: &x, row, out_features: first..range.end };
+            // SAFETY: this many rows are left; the columns belong to the task.
             unsafe {
                 match (args.rows - row, scheme) {
                     (1, Scheme::Q8) => tile.run::<D, 1, 64, false>(),
@@ -95,32 +96,32 @@ pub(super) unsafe fn panels<D: Dot>(args: &LinearArgs, scheme: Scheme, bytes: &[
     }
 }
 
-/// Some rows times one panel, whose outputs are `outs` as far as they go.
+/// A tile: rows from `row` on times one panel. Outputs at or beyond `out_features.end` are not written.
 struct Tile<'a> {
     args: &'a LinearArgs<'a>,
     scheme: Scheme,
     panel: &'a [u8],
     x: &'a Int8Rows<'a>,
     row: usize,
-    outs: Range<usize>,
+    out_features: Range<usize>,
 }
 
 impl Tile<'_> {
-    /// `MR` rows.
+    /// Computes `MR` rows. `GROUP` is the number of inputs per group; `HALVES` selects 4-bit codes.
     ///
     /// # Safety
     /// As [`panels`] for these rows and outputs.
     #[inline(always)]
     unsafe fn run<D: Dot, const MR: usize, const GROUP: usize, const HALVES: bool>(&self) {
         let (x, groups, code_bytes) = (self.x, self.x.groups, self.scheme.code_bytes());
-        let codes = self.panel[self.scheme.scale_bytes(self.args.ins)..][..groups * code_bytes].as_ptr();
+        let codes = self.panel[self.scheme.scale_bytes(self.args.in_features)..][..groups * code_bytes].as_ptr();
         let stride = groups * GROUP;
         let inputs = x.codes[self.row * stride..][..MR * stride].as_ptr();
         let scales = x.scales[self.row * groups..][..MR * groups].as_ptr();
         let corrections = x.corrections[self.row * groups..][..MR * groups].as_ptr();
-        // Only the first rows look ahead; for the others, the next weights are there already.
+        // The first rows prefetch the next weights; for later rows these are already in the cache.
         let mut next = if self.row == 0 { self.panel.as_ptr_range().end } else { self.panel.as_ptr() };
-        // SAFETY: all loads are inside the slices above; a prefetch may be of any address; there is what `D` uses.
+        // SAFETY: all loads are inside the slices above; a prefetch accepts any address; the processor supports `D`.
         unsafe {
             let table = q4_table::<D>();
             let mut sums = [[_mm256_setzero_ps(); 2]; MR];
@@ -172,29 +173,29 @@ impl Tile<'_> {
                 let mut values = [0.0f32; PANEL];
                 _mm256_storeu_ps(values.as_mut_ptr(), sums[0]);
                 _mm256_storeu_ps(values.as_mut_ptr().add(8), sums[1]);
-                self.args.put_all(self.row + m, self.outs.start, self.outs.end, &values);
+                self.args.put_all(self.row + m, self.out_features.start, self.out_features.end, &values);
             }
         }
     }
 }
 
-/// Four inputs, for every output.
+/// Loads four inputs and broadcasts them to the lanes of all outputs.
 ///
 /// # Safety
-/// They lie at `x`, and the processor has AVX2.
+/// Four inputs may be read from `x`, and the processor supports AVX2.
 #[inline(always)]
 unsafe fn four(x: *const i8) -> __m256i {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { _mm256_set1_epi32(x.cast::<i32>().read_unaligned()) }
 }
 
-/// The values of the sixteen Q4 codes with the bias of `D`, in both halves.
+/// The values of the sixteen Q4 codes, with the bias of `D`, in both 128-bit halves.
 ///
 /// # Safety
-/// The processor has AVX2.
+/// The processor supports AVX2.
 #[inline(always)]
 unsafe fn q4_table<D: Dot>() -> __m256i {
     let values: [u8; 16] = std::array::from_fn(|i| Q4_VALUES[i] as u8 ^ D::BIAS);
-    // SAFETY: sixteen bytes.
+    // SAFETY: sixteen bytes are read.
     unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(values.as_ptr().cast())) }
 }

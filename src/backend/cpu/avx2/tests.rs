@@ -1,4 +1,4 @@
-//! Every way to make an 8-bit dot product, whichever the table would choose here, against the reference tier.
+//! Tests every implementation of the 8-bit dot product that this processor supports against the reference tier.
 
 #![allow(clippy::print_stdout, reason = "what a machine could not test belongs to the report")]
 
@@ -27,7 +27,7 @@ fn ways() -> Vec<(&'static str, Linear)> {
     ways
 }
 
-/// Bytes that look random.
+/// Pseudorandom bytes.
 fn bytes(n: usize) -> impl Iterator<Item = u8> {
     let mut state = n as u64;
     std::iter::repeat_with(move || {
@@ -36,12 +36,12 @@ fn bytes(n: usize) -> impl Iterator<Item = u8> {
     })
 }
 
-/// Panels whose integers are those of `codes`, with scales around 1.
-fn panels(scheme: Scheme, outs: usize, ins: usize, codes: &mut dyn Iterator<Item = u8>) -> Vec<u8> {
-    let mut panels = vec![0; scheme.bytes(outs, ins).expect("small")];
-    for panel in panels.chunks_mut(scheme.panel_bytes(ins)) {
-        let (scales, integers) = panel.split_at_mut(scheme.scale_bytes(ins));
-        for (scale, low) in scales.chunks_mut(2).zip(bytes(ins)) {
+/// Panels with the given code bytes and scales around 1.
+fn panels(scheme: Scheme, out_features: usize, in_features: usize, codes: &mut dyn Iterator<Item = u8>) -> Vec<u8> {
+    let mut panels = vec![0; scheme.bytes(out_features, in_features).expect("small")];
+    for panel in panels.chunks_mut(scheme.panel_bytes(in_features)) {
+        let (scales, integers) = panel.split_at_mut(scheme.scale_bytes(in_features));
+        for (scale, low) in scales.chunks_mut(2).zip(bytes(in_features)) {
             scale.copy_from_slice(&[low, 0x3f]);
         }
         integers.iter_mut().zip(&mut *codes).for_each(|(to, code)| *to = code);
@@ -49,13 +49,21 @@ fn panels(scheme: Scheme, outs: usize, ins: usize, codes: &mut dyn Iterator<Item
     panels
 }
 
-fn run(linear: Linear, weight: Matrix, x: Int8Rows, [rows, outs, ins]: [usize; 3]) -> Vec<u32> {
-    let mut out = vec![0.0f32; rows * outs];
+fn run(linear: Linear, weight: Matrix, x: Int8Rows, [rows, out_features, in_features]: [usize; 3]) -> Vec<u32> {
+    let mut out = vec![0.0f32; rows * out_features];
     let x = Input::Int8(x);
-    let args =
-        LinearArgs { weight, ins, bias: None, x, rows, out: out.as_mut_ptr(), out_stride: outs, accumulate: false };
+    let args = LinearArgs {
+        weight,
+        in_features,
+        bias: None,
+        x,
+        rows,
+        out: out.as_mut_ptr(),
+        out_stride: out_features,
+        accumulate: false,
+    };
     // SAFETY: the output covers the rows; `ways` checked the instructions.
-    unsafe { linear(&args, 0..outs, &mut Vec::new()) };
+    unsafe { linear(&args, 0..out_features, &mut Vec::new()) };
     out.into_iter().map(f32::to_bits).collect()
 }
 
@@ -63,23 +71,23 @@ fn run(linear: Linear, weight: Matrix, x: Int8Rows, [rows, outs, ins]: [usize; 3
 fn every_dot_product_gives_the_bits_of_the_reference() {
     let ways = ways();
     for scheme in [Scheme::Q8, Scheme::Q4] {
-        for shape @ [rows, outs, ins] in
+        for shape @ [rows, out_features, in_features] in
             [[1, 16, 64], [2, 33, 65], [3, 15, 32], [4, 48, 96], [5, 64, 100], [9, 20, 1000]]
         {
-            let (groups, group) = (scheme.groups(ins), scheme.group());
+            let (groups, group) = (scheme.groups(in_features), scheme.group());
             let n = rows * groups * group;
-            // Random integers, then the largest, whose pairs of products must not saturate.
-            let random = bytes(ins).map(|code| if scheme == Scheme::Q8 { code.max(1) } else { code });
+            // Random codes, then the extreme ones, whose pairs of products must not saturate.
+            let random = bytes(in_features).map(|code| if scheme == Scheme::Q8 { code.max(1) } else { code });
             let largest: [u8; 2] = if scheme == Scheme::Q8 { [1, 255] } else { [0, 0xff] };
             let weights: [Vec<u8>; 3] = [
-                panels(scheme, outs, ins, &mut { random }),
-                panels(scheme, outs, ins, &mut std::iter::repeat(largest[0])),
-                panels(scheme, outs, ins, &mut std::iter::repeat(largest[1])),
+                panels(scheme, out_features, in_features, &mut { random }),
+                panels(scheme, out_features, in_features, &mut std::iter::repeat(largest[0])),
+                panels(scheme, out_features, in_features, &mut std::iter::repeat(largest[1])),
             ];
             let inputs = [bytes(n).take(n).map(|x| (x as i8).max(-127)).collect(), vec![127i8; n], vec![-127; n]];
             for (weight, codes) in weights.iter().flat_map(|w| inputs.iter().map(move |x| (w, x.clone()))) {
                 let mut codes: Vec<i8> = codes;
-                codes.chunks_mut(groups * group).for_each(|row| row[ins..].fill(0));
+                codes.chunks_mut(groups * group).for_each(|row| row[in_features..].fill(0));
                 let scales: Vec<f32> = bytes(rows).take(rows * groups).map(|s| 1.0 + f32::from(s)).collect();
                 let sum = |codes: &[i8]| -128 * codes.iter().map(|&x| i32::from(x)).sum::<i32>();
                 let corrections: Vec<i32> = codes.chunks(group).map(sum).collect();

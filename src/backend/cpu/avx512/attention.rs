@@ -1,57 +1,59 @@
-//! Attention of the AVX-512 tier: bf16 pages by bf16 dot products, 8-bit pages by 16-bit integer ones.
+//! Attention of the AVX-512 tier: bf16 dot products for bf16 pages, 16-bit integer ones for 8-bit pages.
 //!
-//! bf16: queries and weights are rounded to bf16, the total is summed from the rounded weights; sums are f32.
-//! 8-bit: queries are rounded to 15 bits and a sign, weights (times the factors of the values) to 15 bits of a
-//! block's largest; sums are exact integers within a key, and within a block's values.
+//! bf16 pages: queries and softmax weights are rounded to bf16, accumulators are f32, and the sum of weights is that of
+//! the rounded ones.
+//! 8-bit pages: queries are scaled and rounded to 16-bit integers, and so are the softmax weights (times the scales of
+//! the values), relative to the largest of a block. The dot product of a query and a key, and the weighted sum of the
+//! values of a block, are exact integers.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
 use crate::backend::cpu::attention::lanes::{self, Block, GROUPS, I16_MAX, Lanes, Queries, TILE, Tile};
 use crate::backend::cpu::attention::{AttentionArgs, AttentionKernels};
 use crate::backend::cpu::avx2;
-use crate::backend::cpu::kv::{GROUP, Layout};
+use crate::backend::cpu::kv::{GROUP, PageLayout};
 use crate::dtype::DType;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// The tier's functions.
+/// The attention functions of the tier.
 pub const ATTENTION: AttentionKernels = AttentionKernels { attend, ..avx2::ATTENTION };
 
 /// # Safety
 /// See [`AttentionKernels::attend`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
 unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract; lanes are made of these types only.
+    // SAFETY: same contract; this tier's pages of lanes are bf16 or 8-bit only.
     unsafe {
         match (args.pages.layout, args.pages.shape.dtype) {
-            (Layout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
-            (Layout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
+            (PageLayout::Lanes, DType::Bf16) => lanes::attend::<Bf16>(args, scratch),
+            (PageLayout::Lanes, _) => lanes::attend::<Int8>(args, scratch),
             _ => (avx2::ATTENTION.attend)(args, scratch),
         }
     }
 }
 
-/// Two stored elements for each of 16 lanes.
+/// Operations on pairs of stored elements, one pair for each of 16 lanes.
 trait Pairs {
-    /// Bytes of a register's worth of elements.
+    /// Bytes of 32 stored elements.
     const BYTES: usize;
 
     /// Loads 32 elements, widened to 16 bits.
     ///
     /// # Safety
-    /// `BYTES` bytes from `from` may be read; the tier's instructions exist.
+    /// `BYTES` bytes from `from` on may be read; the processor supports the tier's instructions.
     unsafe fn load(from: *const u8) -> __m512i;
 
     /// `sum + a.0 * b.0 + a.1 * b.1` in each lane.
     ///
     /// # Safety
-    /// The tier's instructions exist.
+    /// The processor supports the tier's instructions.
     unsafe fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512;
 
-    /// A sum as f32.
+    /// Converts a sum to f32. Integer sums are kept as bits in the f32 register.
     ///
     /// # Safety
-    /// The tier's instructions exist.
+    /// The processor supports the tier's instructions.
     unsafe fn float(sum: __m512) -> __m512;
 }
 
@@ -64,14 +66,14 @@ impl Pairs for Bf16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
     unsafe fn load(from: *const u8) -> __m512i {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
     unsafe fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-        // SAFETY: both types are 64 bytes of which every pattern is valid.
+        // SAFETY: both types are 64 bytes in which every bit pattern is valid.
         unsafe {
             _mm512_dpbf16_ps(
                 sum,
@@ -97,7 +99,7 @@ impl Pairs for Int8 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
     unsafe fn load(from: *const u8) -> __m512i {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())) }
     }
 
@@ -114,7 +116,7 @@ impl Pairs for Int8 {
     }
 }
 
-/// Dot products of `M` queries with the tokens of `G` groups.
+/// Computes the scores of `M` queries with the tokens of `G` groups, from `group` on.
 ///
 /// # Safety
 /// As [`Lanes::scores`].
@@ -129,7 +131,7 @@ unsafe fn scores<P: Pairs, const M: usize, const G: usize>(
 ) {
     let words = queries.words;
     let q = queries.packed[first * words..(first + M) * words].as_ptr();
-    // SAFETY: `M` queries were just checked to be there; each group has k_dim / 2 = words registers of keys.
+    // SAFETY: the slice above checked that there are `M` queries; each group has k_dim / 2 = words registers of keys.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); G]; M];
         for i in 0..words {
@@ -157,7 +159,7 @@ unsafe fn scores<P: Pairs, const M: usize, const G: usize>(
     }
 }
 
-/// Adds the values of `tokens`, weighted, to 16 `D` elements of `M` sums from element `at`.
+/// Adds the weighted values of `tokens` to elements `at..at + 16 * D` of the sums of `M` queries.
 ///
 /// # Safety
 /// As [`Lanes::values`].
@@ -177,7 +179,7 @@ unsafe fn values<P: Pairs, const M: usize, const D: usize>(
     // SAFETY: the sums and weights were just checked; a group has 8 pairs of v_dim elements each.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); D]; M];
-        // A macro and no closure: the sums stay in registers.
+        // A macro instead of a closure, so that the accumulators stay in registers.
         macro_rules! step {
             ($pair:expr, $mask:expr) => {
                 let from = block.values[$pair / 8].add(($pair % 8 * v_dim + at) / 16 * P::BYTES);
@@ -196,7 +198,7 @@ unsafe fn values<P: Pairs, const M: usize, const D: usize>(
                 }
             };
         }
-        // A pair of which one token is not the caller's gives the other alone.
+        // Where only one token of a pair is in the range, the values of the other are set to zero.
         let (from, to) = (tokens.start.div_ceil(2), tokens.end / 2);
         if tokens.start % 2 == 1 {
             step!(tokens.start / 2, Some(0xffff_0000_u32 as i32));
@@ -218,11 +220,11 @@ unsafe fn values<P: Pairs, const M: usize, const D: usize>(
     }
 }
 
-/// `e^x` for x <= 0, relative error below 2e-7, 0 for -inf; NaN stays.
+/// `e^x` for x <= 0, with a relative error below 2e-7; 0 for -inf, NaN stays NaN.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
 fn exp(x: __m512) -> __m512 {
-    // The second operand is what the maximum gives for NaN.
+    // The maximum returns its second operand if either is NaN.
     let x = _mm512_max_ps(_mm512_set1_ps(-104.0), x);
     let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E)));
     let r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693_359_4), x);
@@ -235,21 +237,21 @@ fn exp(x: __m512) -> __m512 {
     _mm512_scalef_ps(p, n)
 }
 
-/// The lanes of group `g` that are among `seen`.
+/// The lanes of group `g` whose tokens are in `seen`.
 fn mask(seen: &Range<usize>, g: usize) -> __mmask16 {
     let from = seen.start.saturating_sub(g * GROUP).min(GROUP);
     let to = seen.end.saturating_sub(g * GROUP).min(GROUP);
     ((1u32 << to) - (1u32 << from).min(1 << to)) as __mmask16
 }
 
-/// What [`Lanes::softmax`] has in common: `e^(score - max)` of each group, 0 where not seen; the new maximum and the
-/// factor on what was summed before.
+/// The part of [`Lanes::softmax`] common to both types: `e^(score - max)` of each group, 0 for tokens not in `seen`,
+/// and the factor by which earlier sums must be multiplied. Updates the running maximum.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
 fn exponentials(scores: &[f32; GROUPS * GROUP], seen: &Range<usize>, max: &mut f32) -> ([__m512; GROUPS], f32) {
     let mut s = [_mm512_set1_ps(f32::NEG_INFINITY); GROUPS];
     for (g, s) in s.iter_mut().enumerate() {
-        // SAFETY: 16 floats of group g.
+        // SAFETY: the 16 floats of group g.
         *s = unsafe { _mm512_mask_loadu_ps(*s, mask(seen, g), scores[g * GROUP..].as_ptr()) };
     }
     let largest = _mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]));
@@ -262,7 +264,7 @@ fn exponentials(scores: &[f32; GROUPS * GROUP], seen: &Range<usize>, max: &mut f
     (s, shrink)
 }
 
-/// Calls `$f::<$p, M, $n>` for a count of queries from 1 to [`TILE`].
+/// Calls `$f::<$p, M, $n>` with `M` = `$count`, which is 1 to [`TILE`].
 macro_rules! for_count {
     ($count:expr, $f:ident::<$p:ty, $n:literal>($($arg:expr),*)) => {
         match $count {
@@ -344,7 +346,7 @@ impl Lanes for Bf16 {
     unsafe fn pack(q: &[f32], out: &mut [u32]) -> f32 {
         for (q, out) in q.chunks(32).zip(out.chunks_mut(16)) {
             let mask = |n: usize| ((1u64 << n.min(16)) - 1) as __mmask16;
-            // SAFETY: masked to the elements that are there.
+            // SAFETY: masked to the elements that exist.
             unsafe {
                 let low = _mm512_maskz_loadu_ps(mask(q.len()), q.as_ptr());
                 let high = _mm512_maskz_loadu_ps(mask(q.len().saturating_sub(16)), q.as_ptr().wrapping_add(16));
@@ -382,7 +384,7 @@ impl Lanes for Bf16 {
         let (weights, shrink) = exponentials(&tile.scores[index], &seen, max);
         let mut sum = _mm512_setzero_ps();
         for (g, w) in weights.into_iter().enumerate() {
-            // SAFETY: both types are 32 bytes of which every pattern is valid; 8 words of group g.
+            // SAFETY: both types are 32 bytes in which every bit pattern is valid; the 8 words of group g.
             unsafe {
                 let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(w));
                 _mm256_storeu_si256(tile.weights[index][g * 8..g * 8 + 8].as_mut_ptr().cast(), rounded);
@@ -440,7 +442,7 @@ impl Lanes for Int8 {
         let (mut weights, shrink) = exponentials(&tile.scores[index], &seen, max);
         let mut sum = _mm512_setzero_ps();
         let mut largest = _mm512_setzero_ps();
-        // A maximum forgets what is not a number, so this is noted apart.
+        // A maximum drops NaNs, so they are recorded separately.
         let mut not_numbers = 0;
         for (g, w) in weights.iter_mut().enumerate() {
             sum = _mm512_add_ps(sum, *w);
@@ -458,7 +460,7 @@ impl Lanes for Int8 {
         tile.factors[index] = if not_numbers == 0 { largest / I16_MAX } else { f32::NAN };
         for (g, w) in weights.into_iter().enumerate() {
             let rounded = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(w, inverse)));
-            // SAFETY: 8 words of group g.
+            // SAFETY: the 8 words of group g.
             unsafe { _mm256_storeu_si256(tile.weights[index][g * 8..g * 8 + 8].as_mut_ptr().cast(), rounded) };
         }
         shrink

@@ -1,8 +1,8 @@
-//! Products with AVX-512: tiles of [`super::tile`] over the outputs of a task.
+//! Matrix products with AVX-512: the tiles of [`super::tile`] over the outputs of a task.
 //!
-//! A tile's weights are read once from memory, in ascending order: while one tile is computed, the next one's lines are
-//! brought into the second-level cache, line after line. Several rows of weights read side by side would keep the
-//! processor's own prefetching from seeing a stream; measured, that halves the bandwidth.
+//! A tile's weights are read from memory once, in ascending order: while one tile is computed, the cache lines of the
+//! next one are prefetched into the second-level cache one after the other. Reading several weight rows side by side
+//! would keep the hardware prefetcher from detecting a stream, which halves the measured bandwidth.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
@@ -14,7 +14,7 @@ use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Input rows of a tile of quantized products.
+/// Input rows per tile of quantized products.
 const BLOCK: usize = 4;
 
 /// # Safety
@@ -42,7 +42,7 @@ unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usiz
         first += unsafe {
             match args.rows {
                 1 | 2 if left >= 4 => bf16_column::<4>(args, w, x, first),
-                // Eight are two fours: outputs that are left over come one by one.
+                // 8 outputs are 4 + 4: after 6, the last two would be computed one at a time.
                 _ if left >= 6 && left != 8 => bf16_column::<6>(args, w, x, first),
                 _ if left >= 4 => bf16_column::<4>(args, w, x, first),
                 _ => bf16_column::<1>(args, w, x, first),
@@ -51,38 +51,45 @@ unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usiz
     }
 }
 
-/// `NR` outputs of all rows.
+/// Computes `NR` outputs of all rows, from `first` on; returns `NR`.
 ///
 /// # Safety
 /// As [`linear`] for outputs `first..first + NR`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], first: usize) -> usize {
-    let ins = args.ins;
-    let w = &w[first * ins..(first + NR) * ins];
+    let in_features = args.in_features;
+    let w = &w[first * in_features..(first + NR) * in_features];
     let mut next: *const u8 = w.as_ptr_range().end.cast();
-    // The next tile's lines come spread over the whole blocks of rows: all at once they would wait for each other.
+    // Prefetching the next tile's weights is spread over the whole blocks of rows: prefetches issued all at once would
+    // wait for each other.
     let blocks = args.rows / tile::BLOCK;
     let lines = if blocks == 0 { NR } else { NR.div_ceil(blocks) };
     let mut row = 0;
     while row < args.rows {
-        let x = x[tile::at(ins, row, 0)..].as_ptr();
+        let x = x[tile::at(in_features, row, 0)..].as_ptr();
         let w = w.as_ptr();
-        // SAFETY: the weights are `NR` rows; the rows of a block begin at a multiple of its size; columns are the task's.
+        // SAFETY: there are `NR` rows of weights; `row` is the first of a block; the columns belong to the task.
         unsafe {
             match (args.rows - row, lines) {
-                (1, _) if blocks == 0 => put::<1, NR>(args, row, first, tile::bf16::<1, NR, NR>(x, w, ins, next)),
-                (2, _) if blocks == 0 => put::<2, NR>(args, row, first, tile::bf16::<2, NR, NR>(x, w, ins, next)),
-                (3, _) if blocks == 0 => put::<3, NR>(args, row, first, tile::bf16::<3, NR, NR>(x, w, ins, next)),
-                (1, _) => put::<1, NR>(args, row, first, tile::bf16::<1, NR, 0>(x, w, ins, next)),
-                (2, _) => put::<2, NR>(args, row, first, tile::bf16::<2, NR, 0>(x, w, ins, next)),
-                (3, _) => put::<3, NR>(args, row, first, tile::bf16::<3, NR, 0>(x, w, ins, next)),
-                (_, 1) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 1>(x, w, ins, next)),
-                (_, 2) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 2>(x, w, ins, next)),
-                (_, 3) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 3>(x, w, ins, next)),
-                _ => put::<4, NR>(args, row, first, tile::bf16::<4, NR, NR>(x, w, ins, next)),
+                (1, _) if blocks == 0 => {
+                    put::<1, NR>(args, row, first, tile::bf16::<1, NR, NR>(x, w, in_features, next))
+                }
+                (2, _) if blocks == 0 => {
+                    put::<2, NR>(args, row, first, tile::bf16::<2, NR, NR>(x, w, in_features, next))
+                }
+                (3, _) if blocks == 0 => {
+                    put::<3, NR>(args, row, first, tile::bf16::<3, NR, NR>(x, w, in_features, next))
+                }
+                (1, _) => put::<1, NR>(args, row, first, tile::bf16::<1, NR, 0>(x, w, in_features, next)),
+                (2, _) => put::<2, NR>(args, row, first, tile::bf16::<2, NR, 0>(x, w, in_features, next)),
+                (3, _) => put::<3, NR>(args, row, first, tile::bf16::<3, NR, 0>(x, w, in_features, next)),
+                (_, 1) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 1>(x, w, in_features, next)),
+                (_, 2) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 2>(x, w, in_features, next)),
+                (_, 3) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 3>(x, w, in_features, next)),
+                _ => put::<4, NR>(args, row, first, tile::bf16::<4, NR, NR>(x, w, in_features, next)),
             }
         }
-        next = next.wrapping_add(ins * 2 * lines);
+        next = next.wrapping_add(in_features * 2 * lines);
         row += tile::BLOCK;
     }
     NR
@@ -93,7 +100,7 @@ unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], 
 #[inline(always)]
 unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, first: usize, sums: [f32; tile::SUMS]) {
     for (m, sums) in sums.chunks_exact(NR).take(MR).enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { args.put_all(row + m, first, first + NR, sums) };
     }
 }
@@ -102,7 +109,7 @@ unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, f
 /// As [`linear`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
-    let size = scheme.panel_bytes(args.ins);
+    let size = scheme.panel_bytes(args.in_features);
     let end = range.end.div_ceil(PANEL);
     let mut panel = range.start / PANEL;
     while panel < end {
@@ -124,7 +131,8 @@ unsafe fn panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, r
     }
 }
 
-/// `NP` panels of all rows; outputs begin at `outs.start`, and those from `outs.end` on are not written.
+/// Computes the outputs of `NP` panels for all rows. Outputs start at `out_features.start`; those at or beyond
+/// `out_features.end` are not written.
 ///
 /// # Safety
 /// As [`linear`]; `w` has `NP` panels.
@@ -134,13 +142,16 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
     scheme: Scheme,
     w: &[u8],
     x: Int8Rows,
-    outs: Range<usize>,
+    out_features: Range<usize>,
 ) {
-    let panels =
-        Panels { first: w.as_ptr(), bytes: scheme.panel_bytes(args.ins), scale_bytes: scheme.scale_bytes(args.ins) };
+    let panels = Panels {
+        first: w.as_ptr(),
+        bytes: scheme.panel_bytes(args.in_features),
+        scale_bytes: scheme.scale_bytes(args.in_features),
+    };
     let table = q4_table();
     let mut next = w.as_ptr_range().end;
-    // As for bf16: spread over the whole blocks of rows.
+    // As for bf16, prefetching is spread over the whole blocks of rows.
     let blocks = args.rows / BLOCK;
     let lines = if blocks == 0 { NP } else { NP.div_ceil(blocks) };
     let mut row = 0;
@@ -152,24 +163,24 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
             groups: x.groups,
         };
         let p = panels;
-        // SAFETY: the panels were counted by the caller, rows are below `args.rows`, and columns are the task's.
+        // SAFETY: the caller passed `NP` panels, rows are below `args.rows`, and the columns belong to the task.
         unsafe {
             match (args.rows - row, lines) {
                 (1, _) if blocks == 0 => {
-                    store(args, row, &outs, tile::int8::<1, NP, NP, GROUP, HALVES>(x, p, table, next))
+                    store(args, row, &out_features, tile::int8::<1, NP, NP, GROUP, HALVES>(x, p, table, next))
                 }
                 (2, _) if blocks == 0 => {
-                    store(args, row, &outs, tile::int8::<2, NP, NP, GROUP, HALVES>(x, p, table, next))
+                    store(args, row, &out_features, tile::int8::<2, NP, NP, GROUP, HALVES>(x, p, table, next))
                 }
                 (3, _) if blocks == 0 => {
-                    store(args, row, &outs, tile::int8::<3, NP, NP, GROUP, HALVES>(x, p, table, next))
+                    store(args, row, &out_features, tile::int8::<3, NP, NP, GROUP, HALVES>(x, p, table, next))
                 }
-                (1, _) => store(args, row, &outs, tile::int8::<1, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (2, _) => store(args, row, &outs, tile::int8::<2, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (3, _) => store(args, row, &outs, tile::int8::<3, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (_, 1) => store(args, row, &outs, tile::int8::<4, NP, 1, GROUP, HALVES>(x, p, table, next)),
-                (_, 2) => store(args, row, &outs, tile::int8::<4, NP, 2, GROUP, HALVES>(x, p, table, next)),
-                _ => store(args, row, &outs, tile::int8::<4, NP, NP, GROUP, HALVES>(x, p, table, next)),
+                (1, _) => store(args, row, &out_features, tile::int8::<1, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (2, _) => store(args, row, &out_features, tile::int8::<2, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (3, _) => store(args, row, &out_features, tile::int8::<3, NP, 0, GROUP, HALVES>(x, p, table, next)),
+                (_, 1) => store(args, row, &out_features, tile::int8::<4, NP, 1, GROUP, HALVES>(x, p, table, next)),
+                (_, 2) => store(args, row, &out_features, tile::int8::<4, NP, 2, GROUP, HALVES>(x, p, table, next)),
+                _ => store(args, row, &out_features, tile::int8::<4, NP, NP, GROUP, HALVES>(x, p, table, next)),
             }
         }
         next = next.wrapping_add(panels.bytes * lines);
@@ -177,38 +188,38 @@ unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
     }
 }
 
-/// The biased values of the sixteen Q4 codes, in every 16 bytes.
+/// The values of the sixteen Q4 codes + 128, in each 128-bit quarter.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn q4_table() -> __m512i {
     let values: [u8; 16] = std::array::from_fn(|i| Q4_VALUES[i] as u8 ^ 128);
-    // SAFETY: sixteen bytes.
+    // SAFETY: sixteen bytes are read.
     unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(values.as_ptr().cast())) }
 }
 
 /// # Safety
-/// As [`LinearArgs::put`] for the tile's rows and the outputs `outs`.
+/// As [`LinearArgs::put`] for the tile's rows and the outputs `out_features`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn store<const MR: usize, const NP: usize>(
     args: &LinearArgs,
     row: usize,
-    outs: &Range<usize>,
+    out_features: &Range<usize>,
     sums: [[__m512; NP]; MR],
 ) {
     for (m, sums) in sums.iter().enumerate() {
         for (n, sums) in sums.iter().enumerate() {
-            let first = outs.start + n * PANEL;
-            // SAFETY: the caller's promise; the fast path writes sixteen outputs that exist.
+            let first = out_features.start + n * PANEL;
+            // SAFETY: guaranteed by the caller; the fast path writes sixteen outputs that exist.
             unsafe {
-                if first + PANEL <= outs.end && args.bias.is_none() {
+                if first + PANEL <= out_features.end && args.bias.is_none() {
                     let place = args.out.add((row + m) * args.out_stride + first);
                     let sums = if args.accumulate { _mm512_add_ps(_mm512_loadu_ps(place), *sums) } else { *sums };
                     _mm512_storeu_ps(place, sums);
                 } else {
                     let mut values = [0.0f32; PANEL];
                     _mm512_storeu_ps(values.as_mut_ptr(), *sums);
-                    args.put_all(row + m, first, outs.end, &values);
+                    args.put_all(row + m, first, out_features.end, &values);
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Attention over pages of any layout and type, in f32: blocks of keys and values are widened once for all queries of
-//! the task.
+//! Attention over pages of any layout and type, in f32: each block of keys and values is widened to f32 once for all
+//! queries of the task.
 
 use super::{LANES, Stored, as_f16, exp, fma, reduce};
 use crate::backend::cpu::attention::running::{self, Fold, Running};
@@ -7,7 +7,7 @@ use crate::backend::cpu::attention::{AttentionArgs, BLOCK};
 use crate::backend::cpu::kernels::{Elements, bf16_to_f32};
 use std::ops::Range;
 
-/// Keys whose scores are computed side by side.
+/// Keys whose scores are computed together.
 const KEYS: usize = 4;
 
 #[inline(always)]
@@ -19,7 +19,7 @@ fn widen_into(from: Elements, to: &mut [f32]) {
     }
 }
 
-/// Keys (or values) `range` of the block at `block` as f32 rows of `dim`.
+/// Reads the keys (or values) `range` of the block that starts at position `block` as f32 rows of `dim` elements.
 #[inline(always)]
 fn read_block(args: &AttentionArgs, values: bool, block: usize, range: Range<usize>, dim: usize, out: &mut [f32]) {
     let tokens = args.pages.shape.page_tokens;
@@ -39,7 +39,7 @@ fn read_block(args: &AttentionArgs, values: bool, block: usize, range: Range<usi
     }
 }
 
-/// Dot products of a query with `N` keys that lie one after the other: element `i` goes to lane `i % 8`.
+/// Dot products of a query with `N` contiguous keys; element `i` is added to lane `i % 8`.
 #[inline(always)]
 fn dots<const FMA: bool, const N: usize>(q: &[f32], keys: &[f32]) -> [f32; N] {
     let dim = q.len();
@@ -72,7 +72,7 @@ fn dots<const FMA: bool, const N: usize>(q: &[f32], keys: &[f32]) -> [f32; N] {
     out
 }
 
-/// `sum += weights * values` over `N` rows of values that lie one after the other, in their order.
+/// `sum += weights * values` over `N` contiguous rows of values, in ascending order.
 #[inline(always)]
 fn add_rows<const FMA: bool, const N: usize>(sum: &mut [f32], weights: &[f32], values: &[f32]) {
     let dim = sum.len();
@@ -153,7 +153,7 @@ pub unsafe fn attention_any<const FMA: bool>(args: &AttentionArgs, scratch: &mut
     unsafe { running::over_spans::<FMA, _>(args, states, Widened::<FMA> { keys, values }) };
 }
 
-/// The block of keys and values at hand, as f32 rows.
+/// The current block of keys and values, as f32 rows.
 struct Widened<'a, const FMA: bool> {
     keys: &'a mut [f32],
     values: &'a mut [f32],

@@ -46,8 +46,8 @@ struct Note {
     end: Option<Result<Usage, String>>,
 }
 
-/// A lane's request in flight.
-struct Flight {
+/// A lane's request that is being answered.
+struct OpenRequest {
     record: Record,
     /// Where the next job of the lane is.
     next: usize,
@@ -65,7 +65,7 @@ pub fn drive(engine: &Engine, load: &Load, watch: &Watch) -> Outcome<Run> {
         watch,
         sender,
         start: Instant::now(),
-        flights: load.lanes.iter().map(|_| None).collect(),
+        open: load.lanes.iter().map(|_| None).collect(),
         records: Vec::with_capacity(load.requests()),
         running: 0,
     };
@@ -82,7 +82,7 @@ struct Driver<'a> {
     watch: &'a Watch,
     sender: Sender<Note>,
     start: Instant,
-    flights: Vec<Option<Flight>>,
+    open: Vec<Option<OpenRequest>>,
     records: Vec<Record>,
     running: usize,
 }
@@ -145,28 +145,28 @@ impl Driver<'_> {
         let step = self.watch.steps();
         let id = submit(self.engine, prompt, job, lane, self.sender.clone())?;
         let record = Record { kind: job.kind, id, step, due, arrivals: Vec::new(), usage: Usage::default() };
-        self.flights[lane] = Some(Flight { record, next: index + 1, history });
+        self.open[lane] = Some(OpenRequest { record, next: index + 1, history });
         self.running += 1;
         Ok(())
     }
 
     /// Notes what arrived; an end begins the lane's next job.
     fn take(&mut self, note: Note, bar: &ProgressBar) -> Outcome {
-        let Some(flight) = self.flights.get_mut(note.lane).and_then(Option::as_mut) else { return Ok(()) };
+        let Some(open) = self.open.get_mut(note.lane).and_then(Option::as_mut) else { return Ok(()) };
         let at = note.at.saturating_duration_since(self.start);
         if !note.tokens.is_empty() {
-            flight.record.arrivals.push((at, note.tokens.len()));
+            open.record.arrivals.push((at, note.tokens.len()));
         }
-        if flight.record.kind == Kind::Turn {
-            flight.history.extend_from_slice(&note.tokens);
+        if open.record.kind == Kind::Turn {
+            open.history.extend_from_slice(&note.tokens);
         }
         let Some(end) = note.end else { return Ok(()) };
         let usage = end.map_err(Failure::Message)?;
-        let Some(flight) = self.flights[note.lane].take() else { return Ok(()) };
+        let Some(open) = self.open[note.lane].take() else { return Ok(()) };
         self.running -= 1;
-        self.records.push(Record { usage, ..flight.record });
+        self.records.push(Record { usage, ..open.record });
         bar.inc(1);
-        self.submit(note.lane, flight.next, at, flight.history)
+        self.submit(note.lane, open.next, at, open.history)
     }
 }
 

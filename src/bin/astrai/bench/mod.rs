@@ -2,7 +2,7 @@
 //! measure without a download.
 //!
 //! Every run is seeded and checked: the workload is decided before it starts, each request generates exactly as many
-//! tokens as it was given, and the engine's books are proved before and after. What runs before the measurement, to
+//! tokens as it was given, and the engine's accounting is proved before and after. What runs before the measurement, to
 //! bring the weights into memory, is not counted. Several policies take turns in one process.
 
 mod args;

@@ -28,7 +28,7 @@ const SHARED: RGBColor = RGBColor(40, 40, 48);
 const PADDING: RGBColor = RGBColor(240, 190, 190);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+type Plotted = Result<(), Box<dyn std::error::Error>>;
 
 /// Makes the file, so that a path that cannot be written is told before the measurement and not after it.
 pub fn check(path: &Path) -> Outcome {
@@ -41,7 +41,7 @@ pub fn plot(path: &Path, title: &str, run: &Run, seen: &Seen) -> Outcome {
     draw(path, title, run, seen).map_err(|e| Failure::Message(format!("cannot draw {}: {e}", path.display())))
 }
 
-fn draw(path: &Path, title: &str, run: &Run, seen: &Seen) -> Drawn {
+fn draw(path: &Path, title: &str, run: &Run, seen: &Seen) -> Plotted {
     let rows = Rows::of(run, seen);
     let timeline = FRAME + (rows.count as u32 * 14).clamp(160, 620);
     let root = SVGBackend::new(path, (WIDTH, TITLE + timeline + PAGES)).into_drawing_area();
@@ -105,7 +105,7 @@ impl<'a> Rows<'a> {
 }
 
 /// The timeline.
-fn requests(area: &Area, rows: &Rows, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Drawn {
+fn requests(area: &Area, rows: &Rows, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Plotted {
     let count = rows.count.max(1) as f64;
     let mut chart = ChartBuilder::on(area)
         .margin_left(14)
@@ -149,7 +149,7 @@ fn requests(area: &Area, rows: &Rows, seen: &Seen, colours: &HashMap<u64, RGBCol
 }
 
 /// The page map.
-fn pages(area: &Area, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Drawn {
+fn pages(area: &Area, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Plotted {
     let frames = seen.maps.iter().map(|map| map.pages.len()).max().unwrap_or(0).max(1);
     let mut chart = ChartBuilder::on(area)
         .margin_left(14)
@@ -215,7 +215,7 @@ fn most(map: &PageMap, range: std::ops::Range<usize>) -> PageUse {
 }
 
 /// Names of colours, above the picture.
-fn legend(area: &Area, entries: &[(&str, RGBColor)]) -> Drawn {
+fn legend(area: &Area, entries: &[(&str, RGBColor)]) -> Plotted {
     let mut x = 80;
     for (name, colour) in entries {
         area.draw(&Rectangle::new([(x, 10), (x + 16, 24)], colour.filled()))?;

@@ -36,9 +36,9 @@ pub fn config(name: &str) -> Option<Value> {
 }
 
 /// Hidden and intermediate width, layers, query heads, KV heads, elements of a head.
-type Sizes = [u32; 6];
+type ShapeDims = [u32; 6];
 
-fn dense(model_type: &str, sizes: Sizes, vocab: u32, context: u32, theta: f64, tied: bool) -> Value {
+fn dense(model_type: &str, sizes: ShapeDims, vocab: u32, context: u32, theta: f64, tied: bool) -> Value {
     let [hidden, intermediate, layers, heads, kv_heads, head_dim] = sizes;
     json!({
         "model_type": model_type,
@@ -58,7 +58,7 @@ fn dense(model_type: &str, sizes: Sizes, vocab: u32, context: u32, theta: f64, t
     })
 }
 
-fn llama3(sizes: Sizes, factor: f64, tied: bool) -> Value {
+fn llama3(sizes: ShapeDims, factor: f64, tied: bool) -> Value {
     let mut config = dense("llama", sizes, 128_256, 131_072, 5e5, tied);
     config["rope_scaling"] = json!({
         "rope_type": "llama3",

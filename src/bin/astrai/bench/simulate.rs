@@ -7,7 +7,7 @@ use super::random::Random;
 use super::result::{median, round};
 use crate::failure::{Failure, Outcome};
 use astrai::limits;
-use astrai::scheduler::{BatchPlan, Capacity, Handle, Scheduler};
+use astrai::scheduler::{BatchPlan, Capacity, Scheduler, SequenceHandle};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::Write;
@@ -55,7 +55,7 @@ fn forward_passes(plan: &Plan, policy: PolicyName) -> Outcome<u64> {
         policy: policy.policy(),
     })?;
     let mut prompts = Random::new(plan.seed, PROMPTS);
-    let mut left: HashMap<Handle, usize> = HashMap::new();
+    let mut left: HashMap<SequenceHandle, usize> = HashMap::new();
     for len in lens {
         let prompt = prompts.tokens(plan.prompt_len, VOCAB);
         left.insert(scheduler.submit(prompt, plan.prompt_len + len, plan.prompt_len - 1, 0)?, len);

@@ -1,9 +1,9 @@
-//! The parts that compute, and how a plan becomes a step that the model reads.
+//! Scheduler, model and backend of an engine, and how a batch plan becomes the step that the model reads.
 
 use super::core::PhaseTimes;
 use super::logits::HostLogits;
-use crate::backend::{Backend, DRAWN, Drawn, Draws};
-use crate::cache::Handle;
+use crate::backend::{Backend, FROM_LAST_STEP, SamplingOutput, SamplingRequests};
+use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::model::{Model, Step};
 use crate::sampling::{AllowedTokens, Sampler};
@@ -12,45 +12,51 @@ use crate::source::ModelSource;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The parts that compute.
-pub(super) struct Machine {
+/// Scheduler, model, backend and sampler, with buffers that are reused for each step. Owned by the engine thread.
+pub(super) struct ModelRunner {
     pub scheduler: Scheduler,
     pub model: Model,
     pub backend: Box<dyn Backend>,
-    /// Kept for the hash of its weights ([`super::identity`]), and let go with the rest.
+    /// Keeps the source alive, whose weights [`super::identity`] hashes when needed; `None` when it was dropped after
+    /// loading.
     #[allow(dead_code, reason = "the identity reads it through a weak pointer")]
     pub source: Option<Arc<dyn ModelSource>>,
     pub sampler: Sampler,
+    /// Vocabulary mask: the token ids that may be sampled.
     pub allowed: AllowedTokens,
     pub plan: BatchPlan,
     pub step: Step,
+    /// Tokens per KV page.
     pub page_tokens: usize,
-    /// Logits of some rows, read from the device.
+    /// Logits copied to the host; without rows on a backend that samples.
     pub logits: HostLogits,
+    /// Most probable alternatives for the token being delivered, best first.
     pub top_tokens: Vec<u32>,
+    /// Log probabilities of `top_tokens`.
     pub top_logprobs: Vec<f32>,
-    /// Of one step, kept for its memory.
-    pub wanted: Vec<Wanted>,
-    /// Of a device that samples: what a step's rows are asked for, and what came of it.
-    pub draws: Draws,
-    pub drawn: Drawn,
-    /// The frame after the last, for rows that nobody wants.
+    /// Positions whose logits the current step computes, in the order of `step.logits_indices`.
+    pub logits_positions: Vec<LogitsPosition>,
+    /// Sampling requests of the step being submitted; only on a backend that samples.
+    pub sampling: SamplingRequests,
+    /// Output of the step being finished; only on a backend that samples.
+    pub sampled: SamplingOutput,
+    /// Page frame after those of the scheduler: the only page of padding rows.
     pub spare_frame: u32,
 }
 
-/// A position whose logits are wanted.
+/// A position of a sequence whose logits are computed: they predict the token at `position + 1`.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    pub sequence: Handle,
+pub(super) struct LogitsPosition {
+    pub sequence: SequenceHandle,
     pub position: usize,
 }
 
-impl Machine {
-    /// Plans the step and writes it down as the model reads it. What decode and prefill take is counted with their rows.
-    /// Returns when those two phases began.
+impl ModelRunner {
+    /// Plans the next step into `plan` and writes the model's input into `step`. Adds the time of cleanup and refill to
+    /// `spent`, and returns when they were done: planning of decode and prefill counts with the time of their rows.
     ///
     /// # Errors
-    /// `Memory`: sequences that share pages name them more often than there are pages, which was reserved for.
+    /// `Memory` when a page list cannot grow. It grows only when sequences that share pages list more pages than exist.
     pub fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
         let begin = Instant::now();
         self.scheduler.begin(&mut self.plan);
@@ -64,16 +70,16 @@ impl Machine {
         spent.refill += refilled - cleaned;
         let step = &mut self.step;
         step.clear();
-        self.wanted.clear();
+        self.logits_positions.clear();
         for (index, row) in self.plan.rows.iter().enumerate() {
             let Some(sequence) = self.scheduler.get(row.sequence) else { continue };
             let (start, end) = (step.tokens.len(), row.first + row.count);
-            let drawn = DRAWN | sequence.unknown_row;
+            let sampled = FROM_LAST_STEP | sequence.unknown_row;
             let tokens = sequence.tokens[row.first..end].iter();
-            step.tokens.extend(tokens.map(|&token| if token == UNKNOWN { drawn } else { token }));
+            step.tokens.extend(tokens.map(|&token| if token == UNKNOWN { sampled } else { token }));
             for i in row.logits_from - row.first..row.count {
-                step.wanted.push((start + i) as u32);
-                self.wanted.push(Wanted { sequence: row.sequence, position: row.first + i });
+                step.logits_indices.push((start + i) as u32);
+                self.logits_positions.push(LogitsPosition { sequence: row.sequence, position: row.first + i });
             }
             step.positions.extend(row.first as u32..end as u32);
             step.sequences.extend(std::iter::repeat_n(index as u32, row.count));

@@ -35,11 +35,11 @@ pub(crate) struct Vocabulary {
     /// Special ids that content may not spell, with the names the vocabulary gives them.
     fence: HashMap<u32, String>,
     long: LongWords,
-    facts: Facts,
+    names: NameStatistics,
 }
 
 /// What is found out about the names of a vocabulary, once.
-struct Facts {
+struct NameStatistics {
     /// The longest name, in bytes and in characters.
     longest_bytes: usize,
     longest_characters: usize,
@@ -59,24 +59,24 @@ impl Vocabulary {
         let names = model.get_vocab();
         let mut ids: Vec<u32> = names.values().copied().collect();
         ids.sort_unstable();
-        let facts = Facts {
+        let names = NameStatistics {
             longest_bytes: names.keys().map(String::len).max().unwrap_or(0),
             longest_characters: names.keys().map(|name| name.chars().count()).max().unwrap_or(0),
             unique_ids: ids.windows(2).all(|pair| pair[0] != pair[1]),
             ids,
         };
-        let long = LongWords::new(&model, facts.longest_bytes, facts.unique_ids, unknown)?;
-        Ok(Vocabulary { model, fence: HashMap::new(), long, facts })
+        let long = LongWords::new(&model, names.longest_bytes, names.unique_ids, unknown)?;
+        Ok(Vocabulary { model, fence: HashMap::new(), long, names })
     }
 
     /// All ids of the vocabulary.
     pub(crate) fn ids(&self) -> &[u32] {
-        &self.facts.ids
+        &self.names.ids
     }
 
     /// Bytes of the longest name.
     pub(crate) fn longest_name(&self) -> usize {
-        self.facts.longest_bytes
+        self.names.longest_bytes
     }
 
     /// Keeps content from spelling these tokens.
@@ -146,7 +146,7 @@ impl Vocabulary {
         if self.fence.values().any(|name| name.chars().count() == 1) {
             return None;
         }
-        let longest = if byte_level { self.facts.longest_characters } else { self.facts.longest_bytes };
+        let longest = if byte_level { self.names.longest_characters } else { self.names.longest_bytes };
         match &self.model {
             ModelWrapper::BPE(bpe) => {
                 let complete = (byte_level && (0..=255u8).all(|byte| has(&alphabet::letter(byte).to_string())))

@@ -1,40 +1,46 @@
-//! What penalties and biases change of a request's logits, as a device that samples reads it: kept in the order it wants, so that a
-//! step copies it and a token changes one entry.
+//! Penalties and biases of a request as a device that samples reads them. The list is kept in the order that the device
+//! needs, so that a step only copies it and a new token changes one entry.
 
-use crate::backend::Adjust;
+use crate::backend::LogitAdjustment;
 use crate::error::{Error, Result};
 use crate::sampling::{SamplingParams, TokenCounts};
 
-/// The list of a request, ascending by token; of several entries with one token the first has the counts.
+/// The adjustments of a request, ascending by token id. Of several entries for one token, the first holds the counts.
 #[derive(Default)]
-pub(super) struct Adjusts(Vec<Adjust>);
+pub(super) struct LogitAdjustments(Vec<LogitAdjustment>);
 
-impl Adjusts {
-    /// For a prompt whose tokens were counted, if the parameters use counts.
+impl LogitAdjustments {
+    /// The adjustments at the start of a request. `prompt`: token counts of the prompt, used only with penalties.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(params: &SamplingParams, prompt: &TokenCounts) -> Result<Adjusts> {
+    pub fn new(params: &SamplingParams, prompt: &TokenCounts) -> Result<LogitAdjustments> {
         let mut list = Vec::new();
         let counted = if params.uses_counts() { prompt.len() } else { 0 };
         let refused = |_| memory(counted + params.bias.len());
         list.try_reserve(counted + params.bias.len()).map_err(refused)?;
         if params.uses_counts() {
-            list.extend(prompt.iter().map(|(token, count)| Adjust {
+            list.extend(prompt.iter().map(|(token, count)| LogitAdjustment {
                 token,
                 in_prompt: u32::from(count.in_prompt),
                 outputs: count.output,
-                ..Adjust::default()
+                ..LogitAdjustment::default()
             }));
         }
-        // Counts come first, then biases in the order they were given; `raw` is the device's to write, and keeps it meanwhile.
+        // For each token, counts come first, then biases in the order given. `raw` belongs to the device, which
+        // overwrites it; until then it serves as the sort key.
         let biases = params.bias.iter().enumerate();
-        list.extend(biases.map(|(i, &(token, bias))| Adjust { token, bias, raw: i as f32 + 1.0, ..Adjust::default() }));
+        list.extend(biases.map(|(i, &(token, bias))| LogitAdjustment {
+            token,
+            bias,
+            raw: i as f32 + 1.0,
+            ..LogitAdjustment::default()
+        }));
         list.sort_unstable_by(|a, b| a.token.cmp(&b.token).then(a.raw.total_cmp(&b.raw)));
-        Ok(Adjusts(list))
+        Ok(LogitAdjustments(list))
     }
 
-    /// Makes room for so many different tokens more.
+    /// Reserves room for `tokens` more distinct tokens.
     ///
     /// # Errors
     /// `Memory`.
@@ -42,31 +48,31 @@ impl Adjusts {
         self.0.try_reserve(tokens).map_err(|_| memory(self.0.len().saturating_add(tokens)))
     }
 
-    /// A token was generated, of a request that uses counts.
+    /// Counts a generated token. Called only for requests with penalties.
     ///
     /// # Errors
     /// `Memory`.
     pub fn push(&mut self, token: u32) -> Result<()> {
         let at = self.0.partition_point(|entry| entry.token < token);
         match self.0.get_mut(at).filter(|entry| entry.token == token) {
-            // Also where it is a bias so far: penalties come before it.
+            // This entry may also hold a bias: the device applies penalties before the bias.
             Some(entry) => entry.outputs += 1,
             None => {
                 self.0.try_reserve(1).map_err(|_| memory(self.0.len() + 1))?;
-                self.0.insert(at, Adjust { token, outputs: 1, ..Adjust::default() });
+                self.0.insert(at, LogitAdjustment { token, outputs: 1, ..LogitAdjustment::default() });
             }
         }
         Ok(())
     }
 
     /// All entries.
-    pub fn entries(&self) -> &[Adjust] {
+    pub fn entries(&self) -> &[LogitAdjustment] {
         &self.0
     }
 }
 
 fn memory(entries: usize) -> Error {
-    Error::memory("penalties and biases", (entries * size_of::<Adjust>()) as u64)
+    Error::memory("penalties and biases", (entries * size_of::<LogitAdjustment>()) as u64)
 }
 
 #[cfg(test)]
@@ -74,7 +80,7 @@ mod tests {
     use super::*;
 
     /// (token, in prompt, outputs, bias)
-    fn told(list: &Adjusts) -> Vec<(u32, u32, u32, f32)> {
+    fn told(list: &LogitAdjustments) -> Vec<(u32, u32, u32, f32)> {
         list.entries().iter().map(|a| (a.token, a.in_prompt, a.outputs, a.bias)).collect()
     }
 
@@ -84,7 +90,7 @@ mod tests {
         let params = SamplingParams { repetition_penalty: 1.2, bias, ..SamplingParams::default() };
         let mut prompt = TokenCounts::new();
         prompt.add_prompt(&[7, 5, 7]).unwrap();
-        let mut list = Adjusts::new(&params, &prompt).unwrap();
+        let mut list = LogitAdjustments::new(&params, &prompt).unwrap();
         let ninf = f32::NEG_INFINITY;
         let begun = [(3, 0, 0, -1.0), (5, 1, 0, 0.0), (7, 1, 0, 0.0), (7, 0, 0, 0.5), (7, 0, 0, 0.25), (9, 0, 0, ninf)];
         assert_eq!(told(&list), begun);
@@ -109,6 +115,6 @@ mod tests {
         let params = SamplingParams { bias: vec![(2, 1.0)], ..SamplingParams::default() };
         let mut prompt = TokenCounts::new();
         prompt.add_prompt(&[1, 2]).unwrap();
-        assert_eq!(told(&Adjusts::new(&params, &prompt).unwrap()), [(2, 0, 0, 1.0)]);
+        assert_eq!(told(&LogitAdjustments::new(&params, &prompt).unwrap()), [(2, 0, 0, 1.0)]);
     }
 }

@@ -1,0 +1,148 @@
+//! Requests and results of sampling on the device, as plain numbers.
+//!
+//! Parameters mean the same as in [`crate::sampling`], and the device samples the same tokens from the same logits.
+
+use crate::error::{Result, reserved};
+use crate::limits;
+
+/// What is computed from a row of logits. Matches `Kind` in the device code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(i32)]
+pub enum SamplingKind {
+    /// Nothing: the row's output is not used.
+    #[default]
+    Idle = 0,
+    /// Sample a token.
+    Sample = 1,
+    /// Compute the log probability of [`SamplingRequest::given`], e.g. of a prompt token.
+    Given = 2,
+}
+
+/// Sampling parameters of one row of logits. Same layout as `SamplingRequest` in the device code.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct SamplingRequest {
+    /// Seed of the request's random stream.
+    pub seed: u64,
+    /// Absolute position of the sampled token in its sequence; selects the random number of the stream.
+    pub position: u64,
+    /// Temperature; 0 = greedy, the token with the largest logit.
+    pub temperature: f32,
+    /// Top-p: sample from the smallest set of most probable tokens with at least this total probability; 1 = off.
+    pub top_p: f32,
+    /// Min-p: sample from tokens with at least this fraction of the largest probability; 0 = off.
+    pub min_p: f32,
+    /// Top-k: sample from this many tokens with the largest logits; 0 = off.
+    pub top_k: i32,
+    /// Divides positive and multiplies negative logits of tokens in the prompt or the output; 1 = off.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logit of each token that occurs in the output; 0 = off.
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit once for each of its occurrences in the output; 0 = off.
+    pub frequency_penalty: f32,
+    /// -1 = compute no log probabilities; otherwise that of the token, and of this many most probable tokens.
+    pub logprobs: i32,
+    /// Index in [`SamplingRequests::adjustments`] of the row's first entry.
+    pub first_adjustment: i32,
+    /// Number of the row's entries.
+    pub adjustments: i32,
+    /// What is computed for the row.
+    pub kind: SamplingKind,
+    /// The token whose log probability is computed with [`SamplingKind::Given`].
+    pub given: u32,
+}
+
+/// A change to the logit of one token. Same layout as `LogitAdjustment` in the device code. The entries of a row are
+/// sorted by token; if several have the same token, only the first may have counts, and the biases of all are added.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct LogitAdjustment {
+    /// Token id.
+    pub token: u32,
+    /// 1 if the token occurs in the prompt, otherwise 0.
+    pub in_prompt: u32,
+    /// Number of occurrences in the output.
+    pub outputs: u32,
+    /// Added to the logit after the penalties.
+    pub bias: f32,
+    /// Used by the device to keep the unadjusted logit while it samples; the value from the host is ignored.
+    pub raw: f32,
+}
+
+/// The sampling requests of one call of [`super::Backend::sample`].
+#[derive(Clone, Debug, Default)]
+pub struct SamplingRequests {
+    /// One for each row of logits.
+    pub rows: Vec<SamplingRequest>,
+    /// The entries of all rows, concatenated.
+    pub adjustments: Vec<LogitAdjustment>,
+}
+
+/// Identifies a copy submitted by [`super::Backend::copy_out`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(pub u32);
+
+/// The sampling results of one step.
+#[derive(Clone, Debug, Default)]
+pub struct SamplingOutput {
+    /// `[rows]`: sampled token; [`NO_TOKEN`] where no token may be sampled. Undefined unless the row asked for a token.
+    pub tokens: Vec<u32>,
+    /// `[rows]`: log probability of the sampled or given token. Undefined unless the row asked for it.
+    pub logprobs: Vec<f32>,
+    /// `[rows, TOP_LOGPROBS_MAX]`: most probable tokens, in descending order; empty if no row asked for any. Entries
+    /// that a row did not ask for are undefined.
+    pub top_tokens: Vec<u32>,
+    /// Log probabilities of `top_tokens`.
+    pub top_logprobs: Vec<f32>,
+}
+
+/// Returned as the token of a row in which no token may be sampled.
+pub const NO_TOKEN: u32 = u32::MAX;
+
+/// Flag in [`super::Step::tokens`]: an entry with this bit set holds, in its other bits, the index of a row of logits
+/// of the last step; the device replaces it by the token sampled for that row.
+pub const FROM_LAST_STEP: u32 = 1 << 31;
+
+/// Capacity of [`SamplingRequests::adjustments`]: enough for any single row.
+pub fn adjustments_max(vocab: usize) -> usize {
+    vocab + limits::BIASES_MAX
+}
+
+impl SamplingRequests {
+    /// An empty list with capacity for `rows` rows of `vocab` logits.
+    ///
+    /// # Errors
+    /// `Memory` when the lists cannot be allocated.
+    pub fn new(rows: usize, vocab: usize) -> Result<SamplingRequests> {
+        let what = "what is sampled of a step";
+        Ok(SamplingRequests { rows: reserved(what, rows)?, adjustments: reserved(what, adjustments_max(vocab))? })
+    }
+
+    /// Clears both lists and keeps their capacity.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.adjustments.clear();
+    }
+}
+
+impl SamplingOutput {
+    /// An empty output with capacity for `rows` rows.
+    ///
+    /// # Errors
+    /// `Memory` when the lists cannot be allocated.
+    pub fn new(rows: usize) -> Result<SamplingOutput> {
+        let what = "what was sampled of a step";
+        Ok(SamplingOutput {
+            tokens: reserved(what, rows)?,
+            logprobs: reserved(what, rows)?,
+            top_tokens: reserved(what, rows * limits::TOP_LOGPROBS_MAX)?,
+            top_logprobs: reserved(what, rows * limits::TOP_LOGPROBS_MAX)?,
+        })
+    }
+
+    /// The `count` most probable tokens of a row and their log probabilities.
+    pub fn tops(&self, row: usize, count: usize) -> (&[u32], &[f32]) {
+        let at = row * limits::TOP_LOGPROBS_MAX;
+        (&self.top_tokens[at..at + count], &self.top_logprobs[at..at + count])
+    }
+}

@@ -83,6 +83,12 @@ fn a_stream_with_penalties_holds_up_no_other() {
 }
 
 #[test]
+fn streams_with_penalties_share_their_steps() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::streams_with_penalties_share_their_steps();
+}
+
+#[test]
 fn steps_ahead_change_nothing() {
     let Some(_driver) = cuda_driver::begin() else { return };
     steps::steps_ahead_change_nothing();

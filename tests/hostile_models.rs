@@ -58,7 +58,7 @@ fn warnings(dir: &TempDir) -> (Engine, Vec<String>) {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let log = lines.clone();
     let options = EngineOptions {
-        memory_budget: 8 << 20,
+        memory_budget: 12 << 20,
         threads: 1,
         log_level: LogLevel::Warn,
         log: Some(Arc::new(move |_, line: &str| log.lock().unwrap().push(line.to_owned()))),
@@ -86,7 +86,7 @@ fn logprobs(engine: &Engine) -> (Vec<u32>, Vec<f32>) {
 }
 
 fn open(dir: &TempDir) -> Result<Engine, Error> {
-    Engine::open(dir.path(), EngineOptions { memory_budget: 8 << 20, threads: 1, ..EngineOptions::default() })
+    Engine::open(dir.path(), EngineOptions { memory_budget: 12 << 20, threads: 1, ..EngineOptions::default() })
 }
 
 fn refused(dir: &TempDir, status: Status, says: &[&str]) {
@@ -244,7 +244,7 @@ fn a_tied_checkpoint_with_a_head_of_its_own_uses_it() {
     // Quantized, the head is made of the right matrix, too.
     let quantized = |dir: &TempDir| {
         let options =
-            EngineOptions { weights: Type::Q8, memory_budget: 8 << 20, threads: 1, ..EngineOptions::default() };
+            EngineOptions { weights: Type::Q8, memory_budget: 12 << 20, threads: 1, ..EngineOptions::default() };
         logprobs(&Engine::open(dir.path(), options).unwrap())
     };
     assert_eq!(quantized(&changed("llama_f16", tied)), quantized(&changed("llama_f16", |_| {})));

@@ -98,7 +98,7 @@ fn the_trace_sees_every_step_and_all_pages() {
         threads: 1,
         page_tokens: 4,
         step_tokens: 16,
-        memory_budget: 1 << 20,
+        memory_budget: 4 << 20,
         trace: Some(Trace { pages: true, call: Box::new(move |step| kept.lock().unwrap().push(step.clone())) }),
         ..EngineOptions::default()
     };

@@ -415,7 +415,7 @@ pub trait Backend: Send {
     /// [`scratch_elements`]. The logits are not defined afterwards.
     fn sample(&mut self, x: Tensor, rows: usize, head: Linear, scratch: Tensor);
 
-    /// Submits the copy of the samples to the host. Each ticket is waited for before as many steps as may be in flight follow.
+    /// Submits the copy of the samples to the host. At most [`Backend::steps_in_flight`] tickets are outstanding.
     fn copy_out(&mut self) -> Ticket;
 
     /// Waits for the samples of a ticket and writes them to `to`, which has room for the rows.

@@ -2,7 +2,7 @@
 //! them.
 //!
 //! The host sets [`Control`], in the mailbox and under its lock. The engine thread reads it between two steps
-//! ([`Core::take_commands`]) and, on a backend that does not sample, between two layers of a step ([`Core::forward`]).
+//! ([`Core::take_commands`]) and, where only one step may be in flight, between two layers of a step ([`Core::forward`]).
 //! It sleeps while it may not work.
 //!
 //! A step that is held between two layers continues when work is allowed again. Meanwhile submits, cancels and

@@ -111,7 +111,7 @@ impl Core {
     pub fn die(&mut self, why: Error) {
         self.shared.log(LogLevel::Error, || why.message.clone());
         self.dead = Some(why.clone());
-        // The step in flight is not waited for: its requests end with `why`.
+        // Steps in flight are not waited for: their requests end with `why`.
         self.spare_steps.extend(self.in_flight.drain(..));
         self.abandon(&why);
         self.publish();

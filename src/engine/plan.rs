@@ -22,6 +22,7 @@ use crate::model::{Model, Recipe, StepLimits};
 use crate::os::floats::LibraryFloats;
 use crate::os::memory::Bound;
 use crate::os::thread;
+use crate::sampling::{SamplingOutput, SamplingRequests};
 use crate::source::{Folder, ModelSource};
 use std::path::Path;
 
@@ -234,7 +235,9 @@ impl Sizing {
         let workspace = match &device {
             DeviceChoice::Cpu => {
                 let threads = cpu::threads_of(o.threads as usize);
-                tensors.saturating_add(cpu::scratch_bytes(o.cpu_tier, threads, &Model::max_batch_shape(a, &step)))
+                let lists = SamplingRequests::bytes(logits_rows, a.vocab) + SamplingOutput::bytes(logits_rows);
+                let scratch = cpu::scratch_bytes(o.cpu_tier, threads, &Model::max_batch_shape(a, &step));
+                tensors.saturating_add(scratch).saturating_add(lists)
             }
             DeviceChoice::Cuda(options, ..) => {
                 // One extra page, for padding rows.
@@ -456,7 +459,9 @@ mod tests {
                 let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
                 let runner = opened.runner.unwrap();
                 let reserved = runner.backend.reserved();
-                let workspace = reserved.tensors + reserved.scratch;
+                let (rows, vocab) = (runner.model.logits_rows_max(), runner.model.vocab());
+                let lists = SamplingRequests::bytes(rows, vocab) + SamplingOutput::bytes(rows);
+                let workspace = reserved.tensors + reserved.scratch + lists;
                 let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());

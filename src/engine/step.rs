@@ -1,4 +1,4 @@
-//! A step of the engine: plan, submit, finish the step before, deliver.
+//! A step of the engine: plan, submit, finish what may no longer be in flight, deliver.
 //!
 //! How many steps may be in flight is the device's ([`steps_in_flight`](crate::backend::Backend::steps_in_flight)). With one, a step is finished
 //! before the next is planned. With more, the next step is planned and submitted while this one runs: each sampled token has a
@@ -8,7 +8,8 @@
 //! dropped; the device works in order, so the pages the request gave back are written by others only after that.
 //!
 //! A request with penalties needs the value on the host before its next token can be asked for: it has no row in the step that is
-//! submitted meanwhile, and holds up none of the others.
+//! submitted meanwhile, and holds up none of the others. Where such requests are at least as many as the others, the step is finished
+//! before the next is planned, so that all of them share it.
 
 use super::active::{Active, End, Token};
 use super::api::FinishReason;
@@ -16,7 +17,9 @@ use super::core::Core;
 use super::model_runner::{LogitsPosition, ModelRunner};
 use crate::backend::Ticket;
 use crate::error::{Error, Result, reserved};
-use crate::sampling::{LogitAdjustment, NO_TOKEN, SamplingKind, SamplingParams, SamplingRequest, adjustments_max};
+use crate::sampling::{
+    LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingParams, SamplingRequest, adjustments_max,
+};
 use crate::scheduler::Row;
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,9 @@ pub(super) struct InFlightStep {
     tokens: usize,
     /// The sampled positions, each with whether its token was appended to its sequence as an unknown one.
     positions: Vec<(LogitsPosition, bool)>,
+    /// Sequences that the next step may continue without their newest token, and sequences that wait for it.
+    continued: usize,
+    sitting_out: usize,
     /// `None` when the output has already been waited for.
     ticket: Option<Ticket>,
     /// When the work of the step began.
@@ -43,6 +49,8 @@ impl InFlightStep {
             rows: reserved("the rows of a step", runner.plan.rows.capacity())?,
             tokens: 0,
             positions: reserved("the sampled positions of a step", runner.model.logits_rows_max())?,
+            continued: 0,
+            sitting_out: 0,
             ticket: None,
             begun: Instant::now(),
         })
@@ -54,6 +62,12 @@ impl Core {
     pub(super) fn step(&mut self) -> bool {
         let entered = Instant::now();
         self.waited = Duration::ZERO;
+        if self.in_flight.back().is_some_and(|step| step.sitting_out > 0 && step.sitting_out >= step.continued) {
+            self.finish();
+            if self.dead.is_some() {
+                return true;
+            }
+        }
         let planned = match self.runner.schedule(&mut self.spent) {
             Ok(planned) => planned,
             Err(error) => {
@@ -101,16 +115,22 @@ impl Core {
         step.rows.clear();
         step.rows.extend_from_slice(&self.runner.plan.rows);
         step.positions.clear();
+        (step.continued, step.sitting_out) = (0, 0);
         for row in &self.runner.plan.rows {
             self.runner.scheduler.computed(row);
         }
         if whole {
             step.ticket = Some(self.runner.backend.copy_out());
             self.append_unknown_tokens(&mut step);
-        } else {
-            self.sample_in_pieces()?;
+        } else if let Err(error) = self.sample_in_pieces() {
+            self.spare_steps.push(step);
+            return Err(error);
         }
-        self.in_flight.push_back(step);
+        if self.dead.is_some() {
+            self.spare_steps.push(step);
+        } else {
+            self.in_flight.push_back(step);
+        }
         Ok(true)
     }
 
@@ -140,9 +160,10 @@ impl Core {
         let (rows_max, adjustments_max) = (runner.model.logits_rows_max(), adjustments_max(runner.model.vocab()));
         for position in runner.logits_positions[first..].iter().take(rows_max) {
             let first_adjustment = runner.sampling.adjustments.len();
+            let room = adjustments_max - first_adjustment;
             let request = match self.active.get(position.sequence) {
                 None => SamplingRequest::default(),
-                Some(active) if first_adjustment + active.adjustments.entries().len() > adjustments_max => break,
+                Some(active) if samples(active, position) && active.adjustments.entries().len() > room => break,
                 Some(active) => sampling_request(active, position, &mut runner.sampling.adjustments),
             };
             runner.sampling.rows.push(SamplingRequest { first_adjustment: first_adjustment as i32, ..request });
@@ -161,12 +182,17 @@ impl Core {
                 && self.runner.sampling.rows[row].kind == SamplingKind::Sample
                 // The last token of a request is not computed any further.
                 && active.generated + active.ahead + 1 < active.request.max_tokens
-                && !active.request.params.uses_counts()
             {
+                if active.request.params.uses_counts() {
+                    step.sitting_out += 1;
+                    step.positions.push((at, false));
+                    continue;
+                }
                 match self.runner.scheduler.append_unknown(at.sequence, row as u32) {
                     Ok(()) => {
                         active.ahead += 1;
                         appended = true;
+                        step.continued += 1;
                     }
                     Err(error) => self.end(at.sequence, End::Failed(error)),
                 }
@@ -258,8 +284,8 @@ impl Core {
             return Ok(());
         }
         let token = runner.sampled.tokens[index];
-        if token == NO_TOKEN {
-            return Err(no_token(&active.request.params, at.position));
+        if [NO_TOKEN, NO_FINITE_LOGIT].contains(&token) {
+            return Err(no_token(token, &active.request.params, at.position));
         }
         if appended {
             active.ahead -= 1;
@@ -283,13 +309,18 @@ impl Core {
     }
 }
 
+/// Whether a token is sampled from the logits at a position.
+fn samples(active: &Active, at: &LogitsPosition) -> bool {
+    at.position + 1 >= active.request.prompt.len() && active.request.max_tokens > 0
+}
+
 /// The sampling request for the logits at a position. Appends the request's adjustments to `adjustments`;
 /// `first_adjustment` is left to the caller.
 fn sampling_request(active: &Active, at: &LogitsPosition, adjustments: &mut Vec<LogitAdjustment>) -> SamplingRequest {
     if let Some(&next) = active.request.prompt.get(at.position + 1) {
         return SamplingRequest { kind: SamplingKind::Given, given: next, logprobs: 0, ..SamplingRequest::default() };
     }
-    if active.request.max_tokens == 0 {
+    if !samples(active, at) {
         return SamplingRequest::default();
     }
     let changes = active.adjustments.entries();
@@ -297,9 +328,9 @@ fn sampling_request(active: &Active, at: &LogitsPosition, adjustments: &mut Vec<
     active.request.params.request(at.position as u64 + 1, changes.len())
 }
 
-/// Why no token could be sampled; the device does not say.
-fn no_token(params: &SamplingParams, position: usize) -> Error {
-    if params.bias.is_empty() && !params.uses_counts() {
+/// Why no token could be sampled: `token` says whether the device found a finite logit, if it can tell.
+fn no_token(token: u32, params: &SamplingParams, position: usize) -> Error {
+    if token == NO_FINITE_LOGIT || params.bias.is_empty() && !params.uses_counts() {
         return Error::format(format!(
             "the model computed no finite logit at position {}: its weights are damaged or numbers overflowed; try again with \
              compute = f32",

@@ -1,4 +1,4 @@
-//! Penalties and biases of a request as a device that samples reads them. The list is kept in the order that the device
+//! Penalties and biases of a request as a device reads them. The list is kept in the order that the device
 //! needs, so that a step only copies it and a new token changes one entry.
 
 use super::{LogitAdjustment, SamplingParams, TokenCounts};

@@ -22,6 +22,7 @@ pub use allowed::AllowedTokens;
 pub use counts::TokenCounts;
 pub use params::SamplingParams;
 pub use request::{
-    LogitAdjustment, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests, adjustments_max,
+    LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests,
+    adjustments_max,
 };
 pub use sampler::{Sampled, Sampler};

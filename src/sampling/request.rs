@@ -94,6 +94,9 @@ pub struct SamplingOutput {
 /// Returned as the token of a row in which no token may be sampled.
 pub const NO_TOKEN: u32 = u32::MAX;
 
+/// As [`NO_TOKEN`], where the row has no finite logit inside the vocabulary mask. Devices that cannot tell return [`NO_TOKEN`].
+pub const NO_FINITE_LOGIT: u32 = u32::MAX - 1;
+
 /// Capacity of [`SamplingRequests::adjustments`]: enough for any single row.
 pub fn adjustments_max(vocab: usize) -> usize {
     vocab + limits::BIASES_MAX

@@ -3,7 +3,7 @@
 use super::allowed::AllowedTokens;
 use super::math::{self, BLOCK, RowPasses};
 use super::philox::uniform;
-use super::request::{LogitAdjustment, NO_TOKEN, SamplingKind, SamplingRequest};
+use super::request::{LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingRequest};
 use super::select;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -11,9 +11,10 @@ use crate::limits;
 /// A sampled token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampled {
-    /// Its id; [`NO_TOKEN`] when no token may be sampled, or none was asked for.
+    /// Its id; [`NO_TOKEN`] or [`NO_FINITE_LOGIT`] when no token may be sampled, [`NO_TOKEN`] when none was asked for.
     pub token: u32,
-    /// Its log probability by the raw logits, or that of the token that was given; NaN when none was asked for.
+    /// Its log probability by the raw logits, or that of the token that was given; NaN when none was asked for,
+    /// or no token may be sampled.
     pub logprob: f32,
 }
 
@@ -76,7 +77,7 @@ impl Sampler {
     /// best.
     ///
     /// With `logprobs` = k > 0, the k most probable ids of the raw logits, best first, of equals the lowest, whether in the mask or
-    /// not, are written to the first k of `top`, with their log probabilities.
+    /// not, are written to the first k of `top`, which has room for them, with their log probabilities.
     pub fn sample(
         &mut self,
         passes: &dyn RowPasses,
@@ -86,7 +87,7 @@ impl Sampler {
         adjustments: &[LogitAdjustment],
         top: (&mut [u32], &mut [f32]),
     ) -> Sampled {
-        debug_assert_eq!(logits.len(), self.vocab, "a row is one vocabulary");
+        assert_eq!(logits.len(), self.vocab, "a row is one vocabulary");
         match request.kind {
             SamplingKind::Idle => return Sampled { token: NO_TOKEN, logprob: f32::NAN },
             SamplingKind::Given => {
@@ -103,7 +104,10 @@ impl Sampler {
             _ if request.temperature > 0.0 => draw(passes, row, max, request, &mut self.scratch),
             _ => first_of(row, max, &self.scratch.maxima),
         };
-        let Some(token) = chosen else { return Sampled { token: NO_TOKEN, logprob: f32::NAN } };
+        let Some(token) = chosen else {
+            let finite = candidates.iter().any(|x| x.is_finite());
+            return Sampled { token: if finite { NO_TOKEN } else { NO_FINITE_LOGIT }, logprob: f32::NAN };
+        };
         let logprob =
             if request.logprobs < 0 { f32::NAN } else { self.logprobs(passes, logits, token, request.logprobs, top) };
         Sampled { token, logprob }
@@ -124,9 +128,9 @@ impl Sampler {
     }
 
     /// As [`Sampler::sample`], from the [`Sampler::enough`] largest finite logits inside the mask: (logit, id), best first, of
-    /// equals the lower id; fewer where fewer are finite. The token, or [`NO_TOKEN`].
+    /// equals the lower id; fewer where fewer are finite. The token, or [`NO_FINITE_LOGIT`].
     pub fn sample_best(&mut self, best: &[(f32, u32)], request: &SamplingRequest) -> u32 {
-        let Some(&(max, first)) = best.first() else { return NO_TOKEN };
+        let Some(&(max, first)) = best.first() else { return NO_FINITE_LOGIT };
         if request.temperature == 0.0 {
             return first;
         }
@@ -135,7 +139,7 @@ impl Sampler {
         let keys = &mut self.scratch.keys;
         keys.clear();
         keys.extend(best.iter().map(|&(x, id)| select::key(x, id)));
-        draw_from_largest(keys, request, random(request), weight).unwrap_or(NO_TOKEN)
+        draw_from_largest(keys, request, random(request), weight).unwrap_or(NO_FINITE_LOGIT)
     }
 
     /// Log probability of `token` by log-softmax of the raw logits; minus infinity where its logit is not finite or
@@ -272,7 +276,7 @@ fn collect(row: &[f32], maxima: &[f32], least: f32, keys: &mut Vec<u64>) {
         // A byte for each, then eight at a time: most have none.
         let mut flags = [0u8; BLOCK];
         for (flag, &x) in flags.iter_mut().zip(values) {
-            *flag = u8::from(x >= least && x <= f32::MAX);
+            *flag = u8::from(x >= least && x.is_finite());
         }
         for (at, word) in flags.as_chunks::<WORD>().0.iter().enumerate() {
             let mut left = u64::from_le_bytes(*word);
@@ -382,7 +386,7 @@ fn bucket_start(x: f32) -> f32 {
 /// where a peaked one has it; then by what a part of the row tells.
 const NUCLEUS_DEPTH_PEAKED: usize = 4;
 const NUCLEUS_DEPTH_MAX: usize = 24;
-/// Of each so many logits, one part in [`SAMPLED_PARTS`] is such a part.
+/// Of so many logits, one part in [`SAMPLED_PARTS`] is such a part.
 const SAMPLED: usize = 1024;
 const SAMPLED_PARTS: usize = 16;
 
@@ -396,17 +400,24 @@ fn floor_of(passes: &dyn RowPasses, row: &[f32], weights: &[f32], (max, temperat
     if reaches(NUCLEUS_DEPTH_PEAKED) {
         return floor(NUCLEUS_DEPTH_PEAKED);
     }
-    let part = |depth| {
-        let parts = row.chunks(SAMPLED).zip(weights.chunks(SAMPLED)).step_by(SAMPLED_PARTS);
-        let sum: f64 = parts.map(|(row, weights)| passes.sum_at_least(row, weights, floor(depth))).sum();
-        sum * SAMPLED_PARTS as f64
-    };
+    if row.len() < 2 * SAMPLED * SAMPLED_PARTS {
+        // A short row is looked at whole.
+        return f32::NEG_INFINITY;
+    }
+    // Not the first part: the lowest ids of a vocabulary are its most frequent tokens.
+    let parts = || row.chunks(SAMPLED).zip(weights.chunks(SAMPLED)).skip(SAMPLED_PARTS / 2).step_by(SAMPLED_PARTS);
+    let share = parts().map(|(row, _)| row.len()).sum::<usize>() as f64 / row.len() as f64;
+    let in_parts = |depth| parts().map(|(row, weights)| passes.sum_at_least(row, weights, floor(depth))).sum::<f64>();
     let (mut too_near, mut deep_enough) = (NUCLEUS_DEPTH_PEAKED, NUCLEUS_DEPTH_MAX);
     while deep_enough - too_near > 1 {
         let depth = usize::midpoint(too_near, deep_enough);
-        *(if part(depth) >= enough { &mut deep_enough } else { &mut too_near }) = depth;
+        *(if in_parts(depth) >= enough * share { &mut deep_enough } else { &mut too_near }) = depth;
     }
-    (deep_enough..=NUCLEUS_DEPTH_MAX).find(|&depth| reaches(depth)).map_or(f32::NEG_INFINITY, floor)
+    let depths = [0, 1, 3, 7, 15].map(|more| deep_enough + more).into_iter();
+    depths
+        .take_while(|depth| *depth <= NUCLEUS_DEPTH_MAX)
+        .find(|&depth| reaches(depth))
+        .map_or(f32::NEG_INFINITY, floor)
 }
 
 /// The least key of the smallest set of largest keys whose weights reach `target`; `None` when all of `keys` together do not. They
@@ -531,22 +542,22 @@ mod tests {
         match seed % 3 {
             0 => row.iter_mut().for_each(|x| *x = x.round()),
             1 => row.iter_mut().step_by(977).for_each(|x| *x += 20.0),
-            _ => row.iter_mut().step_by(50).for_each(|x| *x = f32::NAN),
+            _ => (0..vocab).step_by(50).for_each(|i| row[i] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][i % 3]),
         }
         row
     }
 
     #[test]
     fn skipping_what_cannot_matter_changes_nothing() {
-        const VOCAB: usize = 20_003;
+        const VOCAB: usize = 40_003;
         let mut sampler = Sampler::new(VOCAB).expect("memory");
         let mask = AllowedTokens::all(VOCAB);
-        for seed in 0..240 {
+        for seed in 0..120 {
             let row = row(VOCAB, seed);
             let request = SamplingRequest {
                 seed,
                 position: 5,
-                temperature: [0.3, 1.0, 2.0][seed as usize % 3],
+                temperature: [0.3, 1.0, 2.0, 1e-30, 1e30][seed as usize % 5],
                 top_p: 1.0,
                 repetition_penalty: 1.0,
                 logprobs: -1,
@@ -557,7 +568,7 @@ mod tests {
                 sampler.sample(passes, &row, &mask, request, &[], Default::default()).token
             };
             let max = math::max(&row);
-            for top_p in [0.01, 0.5, 0.9, 0.999, 0.999_999] {
+            for top_p in [0.01, 0.5, 0.9, 0.999, 0.999_999_94] {
                 let request = SamplingRequest { top_p, ..request };
                 let all = draw_from_nucleus(&row, max, &request);
                 assert_eq!(Some(sample(&math::Portable, &request)), all, "seed {seed} {request:?}");

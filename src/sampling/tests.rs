@@ -318,7 +318,7 @@ fn a_whole_vocabulary_top_k_changes_nothing() {
 fn nothing_to_sample_is_an_error() {
     for temperature in [0.0, 1.0] {
         let base = SamplingParams { temperature, logprobs: Some(1), ..Default::default() };
-        assert_eq!(one(&[f32::NAN, f32::INFINITY], base.clone()), Ok(NO_TOKEN), "no finite logit");
+        assert_eq!(one(&[f32::NAN, f32::INFINITY], base.clone()), Ok(NO_FINITE_LOGIT), "no finite logit");
         let bias = vec![(0, f32::NEG_INFINITY), (1, f32::NEG_INFINITY)];
         assert_eq!(one(&[1.0, 2.0], SamplingParams { bias, ..base.clone() }), Ok(NO_TOKEN), "all forbidden");
         let huge = SamplingParams { bias: vec![(1, 3e38), (1, 3e38)], ..base };

@@ -125,6 +125,30 @@ pub fn a_stream_with_penalties_holds_up_no_other() {
     assert!(penalised.abs_diff(steps.len() / 2) <= 1, "{penalised} rows in {} steps", steps.len());
 }
 
+/// Streams with penalties that come one after the other share their steps: none waits while another's token is computed.
+pub fn streams_with_penalties_share_their_steps() {
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = seen.clone();
+    let call = Box::new(move |step: &StepTrace| sink.lock().unwrap().push(step.rows.len()));
+    let options =
+        EngineOptions { max_running: 8, trace: Some(Trace { call, pages: false }), ..EngineOptions::default() };
+    let engine = open("llama", options);
+    let requests: Vec<Request> = (0..8)
+        .map(|i| {
+            let options = RequestOptions { repetition_penalty: Some(1.3), ..greedy(120) };
+            let request = submit(&engine, &[1 + i, 2, 3], options);
+            // Begun when the next one comes.
+            assert!(matches!(request.next(None).unwrap(), Next::Event(event) if !event.terminal()));
+            request
+        })
+        .collect();
+    requests.iter().for_each(|request| _ = wait(request));
+    let seen = seen.lock().unwrap();
+    let all = seen.iter().position(|rows| *rows == 8).expect("a step with all eight");
+    let steps = &seen[all..seen.iter().rposition(|rows| *rows == 8).unwrap() + 1];
+    assert!(steps.len() >= 10 && steps.iter().all(|rows| *rows == 8), "rows of the steps: {steps:?}");
+}
+
 /// What the host spends on a step of `streams` streams: median over the decode steps, as `StepTrace::host`.
 pub fn host_time(streams: u32) -> std::time::Duration {
     let spent = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));

@@ -3,7 +3,9 @@
 use super::host::{Memory, launch, param, shape};
 use super::{Random, begin, same_bits};
 use astrai::sampling::math::Portable;
-use astrai::sampling::{AllowedTokens, LogitAdjustments, NO_TOKEN, Sampled, Sampler, SamplingParams, TokenCounts};
+use astrai::sampling::{
+    AllowedTokens, LogitAdjustments, NO_FINITE_LOGIT, Sampled, Sampler, SamplingParams, TokenCounts,
+};
 
 /// The mirror of `SamplingRequest` in kernels/sampling.cu.
 #[repr(C)]
@@ -276,7 +278,7 @@ fn check(what: &str, request: &Request, allowed: &AllowedTokens, got: &Outcome) 
         let entries = adjustments.entries();
         let request = params.request(*position, entries.len());
         let sampled = sampler.sample(&Portable, logits, allowed, &request, entries, (&mut ids, &mut logprobs));
-        (sampled.token != NO_TOKEN).then_some(sampled)
+        (sampled.token < NO_FINITE_LOGIT).then_some(sampled)
     };
     let mut counts = TokenCounts::new();
     counts.add_prompt(&request.prompt).unwrap();

@@ -83,7 +83,7 @@ impl Default for Sampling {
 impl Sampling {
     /// Rows that are sampled at a time, at most.
     fn slots(threads: usize, max_shape: &MaxBatchShape) -> usize {
-        threads.min(max_shape.logits_rows)
+        threads.min(max_shape.logits_rows).min(max_shape.sequences.max(1))
     }
 
     /// Bytes that [`Sampling::reserve`] reserves.

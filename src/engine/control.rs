@@ -220,13 +220,10 @@ impl Core {
     /// Submits embedding and layers of the planned step. Where the device computes them within these calls, pause and duty limit
     /// are obeyed between two layers; false when the step was given up then.
     pub fn forward(&mut self) -> bool {
-        if self.runner.backend.steps_in_flight() > 1 {
-            self.runner.forward();
-            return true;
-        }
-        self.runner.model.embed(&mut *self.runner.backend, &self.runner.step);
+        let within_calls = self.runner.backend.steps_in_flight() == 1;
+        self.runner.embed();
         for layer in 0..self.runner.model.layers() {
-            if !self.yield_point() {
+            if within_calls && !self.yield_point() {
                 return false;
             }
             self.runner.layer(layer);

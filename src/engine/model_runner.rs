@@ -123,10 +123,9 @@ impl ModelRunner {
         }
     }
 
-    /// Submits the embedding and all layers.
-    pub fn forward(&mut self) {
+    /// Submits the embedding.
+    pub fn embed(&mut self) {
         self.model.embed(&mut *self.backend, &self.step);
-        (0..self.model.layers()).for_each(|layer| self.layer(layer));
     }
 
     /// Submits one layer.

@@ -23,13 +23,22 @@ use crate::sampling::{
 use crate::scheduler::Row;
 use std::time::{Duration, Instant};
 
+/// What was asked of the logits at a position.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: LogitsPosition,
+    kind: SamplingKind,
+    /// The sampled token has a place in its sequence already, as an unknown one.
+    appended: bool,
+}
+
 /// A step that was submitted and not finished.
 pub(super) struct InFlightStep {
     rows: Vec<Row>,
     /// Number of tokens of the rows.
     tokens: usize,
-    /// The sampled positions, each with whether its token was appended to its sequence as an unknown one.
-    positions: Vec<(LogitsPosition, bool)>,
+    /// The positions of the logits, with what was asked of each.
+    positions: Vec<Asked>,
     /// Sequences that the next step may continue without their newest token, and sequences that wait for it.
     continued: usize,
     sitting_out: usize,
@@ -146,7 +155,7 @@ impl Core {
         self.runner.sample_all(whole);
         if recordable && !self.runner.backend.recorded() {
             // The recording failed, and nothing was submitted.
-            self.runner.forward();
+            self.forward();
             self.runner.sample_all(whole);
         }
         true
@@ -176,16 +185,16 @@ impl Core {
     fn append_unknown_tokens(&mut self, step: &mut InFlightStep) {
         let overlap = self.runner.backend.steps_in_flight() > 1;
         for row in 0..self.runner.logits_positions.len() {
-            let at = self.runner.logits_positions[row];
+            let (at, kind) = (self.runner.logits_positions[row], self.runner.sampling.rows[row].kind);
             let mut appended = false;
             if let Some(active) = self.active.get_mut(at.sequence).filter(|_| overlap)
-                && self.runner.sampling.rows[row].kind == SamplingKind::Sample
+                && kind == SamplingKind::Sample
                 // The last token of a request is not computed any further.
                 && active.generated + active.ahead + 1 < active.request.max_tokens
             {
                 if active.request.params.uses_counts() {
                     step.sitting_out += 1;
-                    step.positions.push((at, false));
+                    step.positions.push(Asked { at, kind, appended });
                     continue;
                 }
                 match self.runner.scheduler.append_unknown(at.sequence, row as u32) {
@@ -197,7 +206,7 @@ impl Core {
                     Err(error) => self.end(at.sequence, End::Failed(error)),
                 }
             }
-            step.positions.push((at, appended));
+            step.positions.push(Asked { at, kind, appended });
         }
     }
 
@@ -219,7 +228,8 @@ impl Core {
             let ticket = runner.backend.copy_out();
             runner.backend.wait_sampled(ticket, &mut runner.sampled)?;
             for index in 0..count {
-                self.deliver(self.runner.logits_positions[first + index], index, false);
+                let (at, kind) = (self.runner.logits_positions[first + index], self.runner.sampling.rows[index].kind);
+                self.deliver(Asked { at, kind, appended: false }, index);
             }
             first += count;
         }
@@ -238,8 +248,8 @@ impl Core {
             self.die(error);
             return true;
         }
-        for (index, (position, appended)) in step.positions.iter().enumerate() {
-            self.deliver(*position, index, *appended);
+        for (index, asked) in step.positions.iter().enumerate() {
+            self.deliver(*asked, index);
         }
         self.stats.steps += 1;
         let now = Instant::now();
@@ -263,25 +273,28 @@ impl Core {
         true
     }
 
-    /// Delivers row `index` of the sampled output, which belongs to `at`; an error ends the request. `appended`: the token
-    /// has a place in its sequence already.
-    fn deliver(&mut self, at: LogitsPosition, index: usize, appended: bool) {
-        if let Err(error) = self.use_sampled(at, index, appended) {
-            self.end(at.sequence, End::Failed(error));
+    /// Delivers row `index` of the sampled output, the answer to what was asked; an error ends the request.
+    fn deliver(&mut self, asked: Asked, index: usize) {
+        if let Err(error) = self.use_sampled(asked, index) {
+            self.end(asked.at.sequence, End::Failed(error));
         }
     }
 
-    fn use_sampled(&mut self, at: LogitsPosition, index: usize, appended: bool) -> Result<()> {
+    fn use_sampled(&mut self, Asked { at, kind, appended }: Asked, index: usize) -> Result<()> {
         let (handle, runner) = (at.sequence, &mut self.runner);
         let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
         let logprob = runner.sampled.logprobs[index];
-        if at.position + 1 < active.request.prompt.len() {
-            active.prompt_logprobs.push(logprob);
-            return Ok(());
-        }
-        if active.request.max_tokens == 0 {
-            self.end(handle, End::Finished(FinishReason::Length));
-            return Ok(());
+        match kind {
+            SamplingKind::Given => {
+                active.prompt_logprobs.push(logprob);
+                return Ok(());
+            }
+            // The end of a prompt of which nothing but its log probabilities was asked.
+            SamplingKind::Idle => {
+                self.end(handle, End::Finished(FinishReason::Length));
+                return Ok(());
+            }
+            SamplingKind::Sample => {}
         }
         let token = runner.sampled.tokens[index];
         if [NO_TOKEN, NO_FINITE_LOGIT].contains(&token) {

@@ -30,6 +30,7 @@ pub mod prompt;
 pub mod request;
 pub mod text;
 
+mod built;
 mod guard;
 mod handle;
 mod input;

@@ -1,17 +1,15 @@
 //! The prompt builder. A prompt is plain data behind a lock that is only ever tried: two threads at one prompt get
 //! `Busy`, never a wait and never a race. Readers (submit, render, tokenize, clone) may be many.
 
+use super::built::{Built, append, messages, parse, room};
 use super::guard::guard;
 use super::handle::{Handle, Kind};
 use super::input;
 use super::types::*;
 use crate::engine::{MessageFlags, Prompt, PromptPart};
 use crate::error::{Error, Result, Status, Unit};
-use crate::json::{Tree, with_numbers};
 use crate::limits;
-use crate::os::shortage;
 use crate::os::thread;
-use crate::text::exact;
 use serde_json::Value;
 use std::ffi::c_char;
 use std::ptr;
@@ -19,14 +17,6 @@ use std::sync::{RwLock, TryLockError};
 
 /// What is behind an `astrai_prompt`.
 pub(super) struct PromptBody(RwLock<Built>);
-
-/// A prompt and what its limits are counted by.
-#[derive(Default)]
-struct Built {
-    prompt: Prompt,
-    text_bytes: usize,
-    token_count: usize,
-}
 
 impl Kind for PromptBody {
     type C = astrai_prompt;
@@ -51,13 +41,9 @@ impl PromptBody {
 
     /// A change that fails changes nothing.
     fn change(&self, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<Status> {
-        let change = |built: &mut Built| {
-            let counted = (built.text_bytes, built.token_count);
-            change(built).inspect_err(|_| (built.text_bytes, built.token_count) = counted)
-        };
         match self.0.try_write() {
-            Ok(mut built) => change(&mut built),
-            Err(TryLockError::Poisoned(built)) => change(&mut built.into_inner()),
+            Ok(mut built) => built.change(change),
+            Err(TryLockError::Poisoned(built)) => built.into_inner().change(change),
             Err(TryLockError::WouldBlock) => Err(busy()),
         }?;
         Ok(Status::Ok)
@@ -80,154 +66,6 @@ pub(super) unsafe fn read<T>(prompt: *const astrai_prompt, look: impl FnOnce(&Pr
 unsafe fn change(prompt: *mut astrai_prompt, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<Status> {
     // SAFETY: as promised by the caller.
     unsafe { Handle::<PromptBody>::borrow(prompt) }?.change(change)
-}
-
-impl Built {
-    fn try_clone(&self) -> Result<Built> {
-        let prompt = self.prompt.try_clone()?;
-        Ok(Built { prompt, text_bytes: self.text_bytes, token_count: self.token_count })
-    }
-
-    fn count_text(&mut self, bytes: usize) -> Result<()> {
-        let sum = self.text_bytes.saturating_add(bytes);
-        if sum > limits::PROMPT_BYTES_MAX {
-            let most = limits::PROMPT_BYTES_MAX;
-            return Err(Error::argument(format!(
-                "the prompt's text would have {sum} bytes; at most {most} are allowed"
-            ))
-            .about("text")
-            .numbers(Unit::Bytes, sum as u64, most as u64));
-        }
-        self.text_bytes = sum;
-        Ok(())
-    }
-
-    fn count_tokens(&mut self, tokens: usize) -> Result<()> {
-        let sum = self.token_count.saturating_add(tokens);
-        if sum > limits::CONTEXT_MAX {
-            let most = limits::CONTEXT_MAX;
-            return Err(Error::argument(format!("the prompt would have {sum} token ids; at most {most} are allowed"))
-                .about("tokens")
-                .numbers(Unit::Tokens, sum as u64, most as u64));
-        }
-        self.token_count = sum;
-        Ok(())
-    }
-
-    /// Refuses a message after one that is the start of the answer.
-    fn no_start(&self) -> Result<()> {
-        let (messages, flags) = (&self.prompt.messages, &self.prompt.message_flags);
-        let last = messages.len().checked_sub(1).and_then(|last| flags.get(last));
-        if !last.is_some_and(|flags| flags.continued) {
-            return Ok(());
-        }
-        let message =
-            "the last message has ASTRAI_MESSAGE_CONTINUE, and a message follows it; take the flag away first";
-        Err(Error::argument(message).about("prompt"))
-    }
-
-    /// The index of a message and its role; -1 is the last.
-    fn message(&self, index: i32) -> Result<(usize, &str)> {
-        let messages = &self.prompt.messages;
-        let at = if index == -1 { messages.len().checked_sub(1) } else { usize::try_from(index).ok() };
-        match at.and_then(|at| Some((at, messages.get(at)?))) {
-            Some((at, message)) => Ok((at, message.get("role").and_then(Value::as_str).unwrap_or_default())),
-            None => {
-                let count = messages.len();
-                let message = format!("index is {index}, and the prompt has {count} messages; -1 is the last of them");
-                let needed = u64::try_from(i64::from(index) + 1).unwrap_or(1);
-                Err(Error::argument(message).about("index").numbers(Unit::Count, needed, count as u64))
-            }
-        }
-    }
-
-    fn set_flags(&mut self, index: i32, flags: MessageFlags) -> Result<()> {
-        let (at, role) = self.message(index)?;
-        let count = self.prompt.messages.len();
-        if flags.continued && at + 1 < count {
-            let message = format!("ASTRAI_MESSAGE_CONTINUE is for the last message; {at} is not, there are {count}");
-            return Err(Error::argument(message).about("flags"));
-        }
-        if flags.continued && role != "assistant" {
-            let message =
-                format!("ASTRAI_MESSAGE_CONTINUE is for a message of the role \"assistant\"; that of {at} is {role:?}");
-            return Err(Error::argument(message).about("flags"));
-        }
-        let all = &mut self.prompt.message_flags;
-        if all.len() <= at {
-            all.try_reserve(at + 1 - all.len()).map_err(|_| Error::memory("message flags", at as u64 + 1))?;
-            all.resize(at + 1, MessageFlags::default());
-        }
-        if let Some(place) = all.get_mut(at) {
-            *place = flags;
-        }
-        Ok(())
-    }
-
-    fn no_messages(&self) -> Result<()> {
-        if self.prompt.messages.is_empty() { Ok(()) } else { Err(mixed("text or tokens", "messages")) }
-    }
-
-    fn no_parts(&self) -> Result<()> {
-        if self.prompt.parts.is_empty() { Ok(()) } else { Err(mixed("messages", "text or tokens")) }
-    }
-}
-
-fn mixed(new: &str, old: &str) -> Error {
-    Error::argument(format!("{new} cannot be added: this prompt has {old}; a prompt is either raw or a chat"))
-        .about("prompt")
-}
-
-/// Refuses one element more than `max`.
-fn room(len: usize, max: usize, name: &str) -> Result<()> {
-    if len < max {
-        return Ok(());
-    }
-    Err(Error::argument(format!("the prompt has {len} {name}; at most {max} are allowed")).about(name).numbers(
-        Unit::Count,
-        len as u64 + 1,
-        max as u64,
-    ))
-}
-
-/// Adds to a part of the prompt, unless memory ran out in the making of it.
-fn append<T>(list: &mut Vec<T>, element: T) -> Result<()> {
-    let bytes = (list.len() as u64 + 1).saturating_mul(size_of::<T>() as u64);
-    list.try_reserve(1).map_err(|_| Error::memory("the prompt", bytes))?;
-    shortage::check("the prompt")?;
-    list.push(element);
-    Ok(())
-}
-
-fn parse(json: &str, name: &str) -> Result<Value> {
-    let rewritten = exact::rewritten(json).saturating_mul(exact::REWRITTEN_BYTES);
-    let estimate = json.len().saturating_mul(32).saturating_add(rewritten).saturating_add(4096);
-    let estimate = estimate.min(2 * limits::PROMPT_TREE_BYTES_MAX);
-    // As deep as the text nests.
-    let parsed = thread::with_stack(limits::TEXT_STACK_BYTES, || {
-        shortage::backed(name, estimate, || serde_json::from_str(&exact::keep(json)))
-    })?;
-    let value = parsed?.map_err(|e| {
-        let what = if e.is_data() { "is not usable" } else { "is not valid JSON" };
-        with_numbers(Error::argument(format!("{name} {what}: {e}")).about(name), &e)
-    });
-    value.map(|Tree::<{ limits::PROMPT_TREE_BYTES_MAX }>(value)| value)
-}
-
-fn messages(json: &str) -> Result<Vec<Value>> {
-    let Value::Array(messages) = parse(json, "messages")? else {
-        return Err(Error::argument("messages must be a JSON array of objects with a role").about("messages"));
-    };
-    if messages.len() > limits::MESSAGES_MAX {
-        room(messages.len() - 1, limits::MESSAGES_MAX, "messages")?;
-    }
-    for (index, message) in messages.iter().enumerate() {
-        if !message.get("role").is_some_and(Value::is_string) {
-            return Err(Error::argument(format!("messages[{index}] must be an object with a string \"role\""))
-                .about("messages"));
-        }
-    }
-    Ok(messages)
 }
 
 /// [S] Makes an empty prompt; no engine is needed. *out is freed with astrai_prompt_free.

@@ -8,6 +8,7 @@ use astrai::backend::cpu::{Compute, CpuBackend, Tier, TierPasses};
 use astrai::backend::{Backend, Linear, MaxBatchShape};
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
+use astrai::os::aligned::AlignedBytes;
 use astrai::os::thread::ThreadOptions;
 use astrai::sampling::{AllowedTokens, Sampler, SamplingParams, SamplingRequests};
 use std::hint::black_box;
@@ -81,10 +82,12 @@ fn many_rows(logits: &[f32]) -> Result<(), Error> {
             ..MaxBatchShape::default()
         })?;
         backend.set_vocabulary_mask(&AllowedTokens::all(VOCAB))?;
-        let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let weight = backend.weight(Arc::new(Aligned::new(&bytes)), Encoding::Stored(DType::F32), VOCAB, 1)?;
-        let one = Arc::new(Aligned::new(&1f32.to_le_bytes()));
-        let ones = backend.weight(one, Encoding::Stored(DType::F32), 1, 1)?;
+        let mut column = |values: &[f32]| {
+            let mut bytes = AlignedBytes::zeroed(values.len() * 4).expect("memory");
+            bytes.as_mut_slice().chunks_mut(4).zip(values).for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
+            backend.weight(Arc::new(bytes), Encoding::Stored(DType::F32), values.len(), 1)
+        };
+        let (weight, ones) = (column(logits)?, column(&[1.0])?);
         let (x, out) = (backend.alloc(ROWS, "inputs")?, backend.alloc(ROWS * VOCAB, "logits")?);
         let scratch = backend.alloc(astrai::backend::scratch_elements(ROWS, 1), "scratch")?;
         backend.embed(ones, &[0; ROWS], x);
@@ -106,20 +109,4 @@ fn many_rows(logits: &[f32]) -> Result<(), Error> {
         println!("{name:34} {:7.0} ({:.0} to {:.0})", times[ROUNDS / 2], times[0], times[ROUNDS - 1]);
     }
     Ok(())
-}
-
-/// Bytes that a backend may use as floats.
-struct Aligned(Vec<f32>);
-
-impl Aligned {
-    fn new(bytes: &[u8]) -> Aligned {
-        Aligned(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
-    }
-}
-
-impl AsRef<[u8]> for Aligned {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: floats are plain bytes.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 4) }
-    }
 }

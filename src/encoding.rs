@@ -18,6 +18,9 @@
 //! zero, so that no weight is clipped. [`quantize`] says how both are found.
 
 mod quantize;
+mod quantizer;
+
+pub use quantizer::Quantizer;
 
 use crate::dtype::DType;
 use std::fmt;

@@ -217,11 +217,11 @@ impl Core {
         self.shared.note_taken(mailbox);
     }
 
-    /// Submits embedding and layers of the planned step. Where the device computes them within these calls, pause and duty limit
+    /// Begins the planned step and submits its layers. Where the device computes them within these calls, pause and duty limit
     /// are obeyed between two layers; false when the step was given up then.
     pub fn forward(&mut self) -> bool {
         let within_calls = self.runner.backend.steps_in_flight() == 1;
-        self.runner.embed();
+        self.runner.begin();
         for layer in 0..self.runner.model.layers() {
             if within_calls && !self.yield_point() {
                 return false;

@@ -101,7 +101,6 @@ impl Core {
 
     /// The thread's body: returns when the engine has been closed and every request has ended.
     pub fn run(mut self) {
-        self.runner.backend.attach();
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.die(panicked());
         }

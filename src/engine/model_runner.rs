@@ -1,11 +1,11 @@
 //! Scheduler, model and backend of an engine, and how a batch plan becomes the step that the model reads.
 
 use super::core::PhaseTimes;
-use crate::backend::{Backend, FROM_LAST_STEP, Tables};
+use crate::backend::{Backend, FROM_LAST_STEP};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
-use crate::model::{Model, Step};
-use crate::sampling::{SamplingOutput, SamplingRequest, SamplingRequests};
+use crate::model::Model;
+use crate::sampling::{SamplingKind, SamplingOutput};
 use crate::scheduler::{BatchPlan, Scheduler, UNKNOWN};
 use crate::source::ModelSource;
 use std::sync::Arc;
@@ -21,17 +21,12 @@ pub(super) struct ModelRunner {
     #[allow(dead_code, reason = "the identity reads it through a weak pointer")]
     pub source: Option<Arc<dyn ModelSource>>,
     pub plan: BatchPlan,
-    pub step: Step,
     /// Tokens per KV page.
     pub page_tokens: usize,
-    /// Positions whose logits the current step computes, in the order of `step.logits_indices`.
+    /// Positions whose logits the current step computes, in the order of the step's `logits_indices`.
     pub logits_positions: Vec<LogitsPosition>,
-    /// Sampling requests of the step being submitted.
-    pub sampling: SamplingRequests,
     /// Samples of the step being finished.
     pub sampled: SamplingOutput,
-    /// Page frame after those of the scheduler: the only page of padding rows.
-    pub spare_frame: u32,
 }
 
 /// A position of a sequence whose logits are computed: they predict the token at `position + 1`.
@@ -42,7 +37,7 @@ pub(super) struct LogitsPosition {
 }
 
 impl ModelRunner {
-    /// Plans the next step into `plan` and writes the model's input into `step`. Adds the time of cleanup and refill to
+    /// Plans the next step into `plan` and writes the step's input to the backend's [`Step`](crate::backend::Step). Adds the time of cleanup and refill to
     /// `spent`, and returns when they were done: planning of decode and prefill counts with the time of their rows.
     ///
     /// # Errors
@@ -58,7 +53,7 @@ impl ModelRunner {
         self.scheduler.prefill(&mut self.plan);
         spent.cleanup += cleaned - begin;
         spent.refill += refilled - cleaned;
-        let step = &mut self.step;
+        let step = self.backend.step();
         step.clear();
         self.logits_positions.clear();
         for (index, row) in self.plan.rows.iter().enumerate() {
@@ -84,65 +79,32 @@ impl ModelRunner {
         Ok(refilled)
     }
 
-    /// Begins the step on the device, with the sampling requests of all its positions when `whole`. True when its operations may be
-    /// those of a recorded step: rows of one token each, all of them sampled. Such a step is padded.
-    pub fn begin(&mut self, whole: bool) -> bool {
-        let single = self.plan.rows.iter().all(|row| row.count == 1);
-        let recordable = whole && single && self.logits_positions.len() == self.plan.rows.len();
-        if recordable {
-            self.pad_batch();
-        }
-        self.backend.begin(&self.step);
-        if whole {
-            self.backend.set_sampling(&self.sampling);
-        }
-        recordable
-    }
-
-    /// Pads the step with idle rows up to a batch size for which steps are recorded. Their output is discarded; their
-    /// only page is `spare_frame`.
-    fn pad_batch(&mut self) {
-        let (step, rows) = (&mut self.step, self.plan.rows.len());
-        let padded = self.backend.padded(rows);
-        // Without room in the page lists there is no padding: sequences that share pages may list more than were
-        // reserved.
-        let room = |tables: &mut Tables| tables.pages.try_reserve(padded - rows).is_ok();
-        if padded > self.model.logits_rows_max() || !step.tables.iter_mut().all(room) {
-            return;
-        }
-        for row in rows..padded {
-            step.tokens.push(0);
-            step.positions.push(0);
-            step.sequences.push(row as u32);
-            step.logits_indices.push(row as u32);
-            for tables in &mut step.tables {
-                tables.starts.push(tables.pages.len() as u32);
-                tables.pages.push(self.spare_frame);
-            }
-            self.sampling.rows.push(SamplingRequest::default());
-        }
-    }
-
-    /// Submits the embedding.
-    pub fn embed(&mut self) {
-        self.model.embed(&mut *self.backend, &self.step);
+    /// Begins the step on the device and submits the embedding.
+    pub fn begin(&mut self) {
+        self.model.begin(&mut *self.backend);
     }
 
     /// Submits one layer.
     pub fn layer(&mut self, layer: usize) {
-        self.model.layer(&mut *self.backend, &self.step, layer);
+        self.model.layer(&mut *self.backend, layer);
     }
 
-    /// When `whole`, submits logits and sampling of all the step's positions.
-    pub fn sample_all(&mut self, whole: bool) {
-        if whole && !self.step.logits_indices.is_empty() {
-            self.model.sample(&mut *self.backend, &self.step, 0, self.step.logits_indices.len());
+    /// The `position`-th of the step's positions, and what the `request`-th of its sampling requests asks of it.
+    pub fn asked(&mut self, position: usize, request: usize) -> (LogitsPosition, SamplingKind) {
+        (self.logits_positions[position], self.backend.step().sampling.rows[request].kind)
+    }
+
+    /// Submits logits and sampling of all the step's positions.
+    pub fn sample_all(&mut self) {
+        // Of those that the device added, too.
+        let rows = self.backend.step().logits_indices.len();
+        if rows > 0 {
+            self.model.sample(&mut *self.backend, 0, rows);
         }
     }
 
-    /// Submits logits and sampling of `count` of the step's positions, from `first` on, as `sampling` says.
+    /// Submits logits and sampling of `count` of the step's positions, from `first` on.
     pub fn sample(&mut self, first: usize, count: usize) {
-        self.backend.set_sampling(&self.sampling);
-        self.model.sample(&mut *self.backend, &self.step, first, count);
+        self.model.sample(&mut *self.backend, first, count);
     }
 }

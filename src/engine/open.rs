@@ -17,10 +17,10 @@ use crate::model::architecture::Architecture;
 use crate::model::families::Family;
 use crate::model::loader::{self, Making};
 use crate::model::weights_cache::WeightsCache;
-use crate::model::{Model, Recipe, Step, Tables, weights};
+use crate::model::{Model, Recipe, weights};
 use crate::os::thread::{self, ThreadOptions};
 use crate::os::{memory, shortage};
-use crate::sampling::{AllowedTokens, SamplingOutput, SamplingRequests};
+use crate::sampling::{AllowedTokens, SamplingOutput};
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
 use crate::source::{Folder, GenerationDefaults, ModelSource};
 use std::path::Path;
@@ -230,7 +230,12 @@ fn finish(
         // Hashes the weights now: the source is dropped once they are bound, so that they are not in memory twice.
         identity.description()?;
     }
-    let parts = Parts { family, architecture, recipe, source, keep: !(options.no_mmap && recipe.quantizes()) };
+    let (threads, thread_options) = match sizing.device {
+        DeviceChoice::Cpu => (options.threads as usize, placing(options)),
+        DeviceChoice::Cuda(..) => Default::default(),
+    };
+    let keep = !(options.no_mmap && recipe.quantizes());
+    let parts = Parts { family, architecture, recipe, source, keep, threads, thread_options };
     let cache =
         options.weights_cache.as_deref().map(|folder| Cache { folder, no_mmap: options.no_mmap, identity: &identity });
     let mut binding = |done: u64, total: u64| {
@@ -348,6 +353,9 @@ struct Parts<'a> {
     source: Arc<dyn ModelSource>,
     /// Keep the source while the engine is open.
     keep: bool,
+    /// Threads that quantize, and where they run.
+    threads: usize,
+    thread_options: ThreadOptions,
 }
 
 /// The weights cache: a folder that keeps quantized weights from one open to the next.
@@ -366,19 +374,27 @@ fn weights_of(
     progress: loader::Progress,
     log: Log,
 ) -> Result<weights::Weights> {
-    let Parts { family, architecture, recipe, source, .. } = parts;
+    let Parts { family, architecture, recipe, source, threads, thread_options, .. } = parts;
     let mut bind = |making, progress: loader::Progress, log: Log| {
         let mut note = |line| log(LogLevel::Warn, line);
         loader::bind(architecture, family, &**source, making, backend, progress, &mut note)
     };
-    let Some(cache) = cache.filter(|_| recipe.quantizes()) else { return bind((*recipe).into(), progress, log) };
+    let Some(cache) = cache.filter(|_| recipe.quantizes()) else {
+        return bind(Making { threads: *threads, thread_options: *thread_options, ..(*recipe).into() }, progress, log);
+    };
     let total = weights::sizes(architecture, &**source, *recipe)?.read();
     let file = WeightsCache::new(cache.folder, architecture, &**source, *recipe)?;
     let contents = |go_on: &mut dyn FnMut() -> bool| cache.identity.contents(go_on);
     let kept =
         file.find(cache.no_mmap, &contents, &mut || progress(0, total), &mut |line| log(LogLevel::Warn, line))?;
     let mut made = Vec::new();
-    let making = Making { recipe: *recipe, kept: kept.as_ref(), made: kept.is_none().then_some(&mut made) };
+    let making = Making {
+        recipe: *recipe,
+        kept: kept.as_ref(),
+        made: kept.is_none().then_some(&mut made),
+        threads: *threads,
+        thread_options: *thread_options,
+    };
     let bound = bind(making, progress, log)?;
     let path = file.path().display();
     if kept.is_some() {
@@ -403,7 +419,6 @@ fn build(
     let source = keep.then_some(source);
     let shapes: Vec<KvShape> =
         architecture.groups().iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.kv)).collect();
-    let vocab = architecture.vocab;
     let logits_rows = sizing.logits_rows;
     let model = Model::new(architecture, bound, &shapes, &sizing.step, &mut *backend)?;
     let scheduler = Scheduler::new(Capacity {
@@ -422,30 +437,9 @@ fn build(
         backend,
         source,
         plan: BatchPlan { rows: reserved("the rows of a step", rows)?, tokens: 0 },
-        step: step(sizing, rows, shapes.len())?,
         page_tokens,
         logits_positions: reserved("the wanted logits of a step", sizing.step_tokens)?,
-        sampling: SamplingRequests::new(logits_rows, vocab)?,
         sampled: SamplingOutput::new(logits_rows)?,
-        spare_frame: sizing.frames as u32,
-    })
-}
-
-/// An empty step with room for the largest one. Only its page lists may have to grow: sequences that share pages can
-/// list more pages than exist.
-fn step(sizing: &Sizing, rows: usize, groups: usize) -> Result<Step> {
-    let tokens = || reserved("the tokens of a step", sizing.step_tokens);
-    let pages = rows.saturating_mul(sizing.context.div_ceil(sizing.page_tokens)).min(sizing.frames) + rows;
-    let tables = || {
-        let what = "the page tables of a step";
-        Ok(Tables { pages: reserved(what, pages)?, starts: reserved(what, rows)? })
-    };
-    Ok(Step {
-        logits_indices: tokens()?,
-        tokens: tokens()?,
-        positions: tokens()?,
-        sequences: tokens()?,
-        tables: (0..groups).map(|_| tables()).collect::<Result<_>>()?,
     })
 }
 

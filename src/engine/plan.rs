@@ -209,10 +209,10 @@ impl Sizing {
             .numbers(Unit::Tokens, asked as u64, a.context_max as u64));
         }
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
-        // On a GPU, steps are padded to recorded batch sizes, and all rows are sampled at once.
-        let (rows, logits_max) = match &device {
-            DeviceChoice::Cpu => (running_max, limits::LOGITS_ROWS_MAX),
-            DeviceChoice::Cuda(..) => (cuda::padded(running_max), limits::LOGITS_ROWS_GPU_MAX),
+        let rows = running_max;
+        let logits_max = match &device {
+            DeviceChoice::Cpu => limits::LOGITS_ROWS_MAX,
+            DeviceChoice::Cuda(..) => limits::LOGITS_ROWS_GPU_MAX,
         };
         let default = match &device {
             DeviceChoice::Cpu => limits::STEP_TOKENS_DEFAULT,
@@ -228,7 +228,7 @@ impl Sizing {
             logits_rows,
             context,
             page_tokens,
-            own_scratch: matches!(device, DeviceChoice::Cuda(..)),
+            frames: 0,
         };
         let tensors = Model::workspace_bytes(a, &step);
         let page_bytes = page_bytes(a, page_tokens, kv)?;
@@ -268,6 +268,7 @@ impl Sizing {
             device,
         };
         sizing.frames = sizing.choose_frames(asked)?;
+        sizing.step.frames = sizing.frames;
         sizing.context = sizing.context.min(sizing.frames * page_tokens);
         let memory = usize::try_from(sizing.affordable_frames()).unwrap_or(usize::MAX).saturating_mul(page_tokens);
         sizing.longest = LongestContext { model: a.context_max, memory: memory.max(sizing.context) };

@@ -113,7 +113,7 @@ impl Core {
     /// As [`Core::sample_in_pieces`].
     fn submit(&mut self, planned: Instant) -> Result<bool> {
         let whole = self.collect_requests(0) == self.runner.logits_positions.len();
-        if !self.compute(whole) {
+        if !self.forward() {
             return Ok(false);
         }
         if let Some(trace) = &mut self.trace {
@@ -129,6 +129,7 @@ impl Core {
             self.runner.scheduler.computed(row);
         }
         if whole {
+            self.runner.sample_all();
             step.ticket = Some(self.runner.backend.copy_out());
             self.append_unknown_tokens(&mut step);
         } else if let Err(error) = self.sample_in_pieces() {
@@ -143,41 +144,24 @@ impl Core {
         Ok(true)
     }
 
-    /// Submits the operations of the step, with those that sample when `whole`; false when it was given up.
-    fn compute(&mut self, whole: bool) -> bool {
-        let recordable = self.runner.begin(whole);
-        if recordable && self.runner.backend.replay() {
-            return true;
-        }
-        if !self.forward() {
-            return false;
-        }
-        self.runner.sample_all(whole);
-        if recordable && !self.runner.backend.recorded() {
-            // The recording failed, and nothing was submitted.
-            self.forward();
-            self.runner.sample_all(whole);
-        }
-        true
-    }
-
-    /// Fills `runner.sampling` with the requests for the logits positions from `first` on, as many as the limits on
+    /// Fills the step's sampling requests for the logits positions from `first` on, as many as the limits on
     /// rows and adjustments allow; returns how many.
     fn collect_requests(&mut self, first: usize) -> usize {
         let runner = &mut self.runner;
-        runner.sampling.clear();
+        let sampling = &mut runner.backend.step().sampling;
+        sampling.clear();
         let (rows_max, adjustments_max) = (runner.model.logits_rows_max(), adjustments_max(runner.model.vocab()));
         for position in runner.logits_positions[first..].iter().take(rows_max) {
-            let first_adjustment = runner.sampling.adjustments.len();
+            let first_adjustment = sampling.adjustments.len();
             let room = adjustments_max - first_adjustment;
             let request = match self.active.get(position.sequence) {
                 None => SamplingRequest::default(),
                 Some(active) if samples(active, position) && active.adjustments.entries().len() > room => break,
-                Some(active) => sampling_request(active, position, &mut runner.sampling.adjustments),
+                Some(active) => sampling_request(active, position, &mut sampling.adjustments),
             };
-            runner.sampling.rows.push(SamplingRequest { first_adjustment: first_adjustment as i32, ..request });
+            sampling.rows.push(SamplingRequest { first_adjustment: first_adjustment as i32, ..request });
         }
-        runner.sampling.rows.len()
+        sampling.rows.len()
     }
 
     /// Fills `step.positions`. Where steps overlap, it appends an unknown token to each sequence that the next step may
@@ -185,7 +169,7 @@ impl Core {
     fn append_unknown_tokens(&mut self, step: &mut InFlightStep) {
         let overlap = self.runner.backend.steps_in_flight() > 1;
         for row in 0..self.runner.logits_positions.len() {
-            let (at, kind) = (self.runner.logits_positions[row], self.runner.sampling.rows[row].kind);
+            let (at, kind) = self.runner.asked(row, row);
             let mut appended = false;
             if let Some(active) = self.active.get_mut(at.sequence).filter(|_| overlap)
                 && kind == SamplingKind::Sample
@@ -228,7 +212,7 @@ impl Core {
             let ticket = runner.backend.copy_out();
             runner.backend.wait_sampled(ticket, &mut runner.sampled)?;
             for index in 0..count {
-                let (at, kind) = (self.runner.logits_positions[first + index], self.runner.sampling.rows[index].kind);
+                let (at, kind) = self.runner.asked(first + index, index);
                 self.deliver(Asked { at, kind, appended: false }, index);
             }
             first += count;

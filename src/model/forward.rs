@@ -3,7 +3,7 @@
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
 use crate::backend::{
-    self, Backend, Experts, Heads, KvPages, KvShape, Linear, MaxBatchShape, Placement, Rotary, Step, Tensor,
+    self, Backend, Experts, Heads, KvPages, KvShape, Linear, MaxBatchShape, Placement, Rotary, Tensor,
 };
 use crate::error::Result;
 use crate::limits;
@@ -21,8 +21,8 @@ pub struct StepLimits {
     pub context: usize,
     /// Tokens of a page.
     pub page_tokens: usize,
-    /// The backend has memory of its own for the inputs of products and for experts, and gets none.
-    pub own_scratch: bool,
+    /// Page frames of each layer group.
+    pub frames: usize,
 }
 
 /// Activations of one step, reserved for the largest one.
@@ -36,9 +36,6 @@ struct Workspace {
     attended: Tensor,
     gate: Tensor,
     up: Tensor,
-    experts: Tensor,
-    /// Inputs of products in another form.
-    products: Tensor,
     /// For each rotary embedding.
     angles: Vec<Tensor>,
     picked: Tensor,
@@ -52,13 +49,11 @@ struct Widths {
     latent: usize,
     inner: usize,
     router: usize,
-    experts: usize,
-    products: usize,
 }
 
 impl Widths {
     fn of(a: &Architecture) -> Widths {
-        let mut w = Widths { q: 0, kv: 0, latent: 1, inner: 0, router: 1, experts: 1, products: 0 };
+        let mut w = Widths { q: 0, kv: 0, latent: 1, inner: 0, router: 1 };
         for layer in &a.layers {
             let t = &layer.attention;
             w.q = w.q.max(t.heads * t.head_dim);
@@ -68,36 +63,21 @@ impl Widths {
             }
             match layer.ffn {
                 Ffn::Dense { intermediate, .. } => w.inner = w.inner.max(intermediate),
-                Ffn::Experts { count, intermediate, shared_intermediate, .. } => {
+                Ffn::Experts { count, shared_intermediate, .. } => {
                     w.inner = w.inner.max(shared_intermediate);
                     w.router = w.router.max(count);
-                    w.experts = w.experts.max(a.hidden + 2 * intermediate);
                 }
             }
         }
         // The gate of the attention's result borrows the feed-forward's place.
         w.inner = w.inner.max(w.q);
-        w.products = a.hidden.max(w.inner).max(w.latent).max(w.experts);
         w
-    }
-
-    /// What of it the workspace has.
-    fn in_workspace(self, limits: &StepLimits) -> Widths {
-        if limits.own_scratch { Widths { experts: 0, products: 0, ..self } } else { self }
     }
 
     fn row(&self, a: &Architecture) -> usize {
         let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
         let attended = self.q.max(a.hidden);
-        2 * a.hidden
-            + self.q
-            + 2 * self.kv
-            + self.latent
-            + attended
-            + 2 * self.inner
-            + self.router
-            + self.experts
-            + angles
+        2 * a.hidden + self.q + 2 * self.kv + self.latent + attended + 2 * self.inner + self.router + angles
     }
 }
 
@@ -111,6 +91,8 @@ pub struct Model {
     workspace: Workspace,
     logits_rows_max: usize,
     router: Tensor,
+    /// Rows of the step that was begun.
+    rows: usize,
 }
 
 impl Model {
@@ -118,15 +100,14 @@ impl Model {
     pub fn workspace_bytes(a: &Architecture, limits: &StepLimits) -> u64 {
         let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
         let product = |rows: usize, width: usize| (rows as u64).saturating_mul(width as u64);
-        let w = Widths::of(a).in_workspace(limits);
+        let w = Widths::of(a);
         let elements = product(step_tokens, w.row(a)).saturating_add(product(logits_rows, a.hidden + a.vocab));
-        let elements =
-            elements.saturating_add(backend::scratch_elements(step_tokens.max(logits_rows), w.products) as u64);
         elements.saturating_mul(4)
     }
 
     /// The largest step that a model with this workspace asks a backend for.
     pub fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatchShape {
+        let w = Widths::of(a);
         let mut max_shape = MaxBatchShape {
             rows: limits.tokens,
             sequences: limits.sequences,
@@ -134,7 +115,8 @@ impl Model {
             positions: limits.context,
             groups: a.groups().len(),
             page_tokens: limits.page_tokens,
-            in_features: Widths::of(a).products,
+            frames: limits.frames,
+            in_features: a.hidden.max(w.inner).max(w.latent),
             best: limits.logits_rows * limits::BEST_LOGITS_MAX,
             hidden: a.hidden,
             vocab: a.vocab,
@@ -147,6 +129,7 @@ impl Model {
             max_shape.k_dim = max_shape.k_dim.max(t.head_dim);
             max_shape.v_dim = max_shape.v_dim.max(t.head_dim);
             if let Ffn::Experts { count, routing, intermediate, .. } = layer.ffn {
+                max_shape.in_features = max_shape.in_features.max(a.hidden + 2 * intermediate);
                 max_shape.expert_inner = max_shape.expert_inner.max(intermediate);
                 max_shape.experts = max_shape.experts.max(count);
                 max_shape.chosen = max_shape.chosen.max(routing.chosen);
@@ -164,7 +147,7 @@ impl Model {
         backend: &mut dyn Backend,
     ) -> Result<Model> {
         let a = &architecture;
-        let w = Widths::of(a).in_workspace(limits);
+        let w = Widths::of(a);
         let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
         backend.reserve(&Model::max_batch_shape(a, limits))?;
         let mut alloc = |width: usize, what: &str| backend.alloc(step_tokens * width, what);
@@ -178,10 +161,7 @@ impl Model {
             attended: alloc(w.q.max(a.hidden), "attention")?,
             gate: alloc(w.inner, "feed-forward")?,
             up: alloc(w.inner, "feed-forward")?,
-            experts: alloc(w.experts, "experts")?,
             angles: a.rotaries.iter().map(|r| alloc(r.dims(), "rotary angles")).collect::<Result<_>>()?,
-            products: backend
-                .alloc(backend::scratch_elements(step_tokens.max(logits_rows), w.products), "inputs of products")?,
             picked: backend.alloc(logits_rows * a.hidden, "output rows")?,
             logits: backend.alloc(logits_rows * a.vocab, "logits")?,
         };
@@ -196,7 +176,7 @@ impl Model {
             .zip(shapes)
             .map(|(group, shape)| Ok((group, backend.kv_pages(*shape)?)))
             .collect::<Result<_>>()?;
-        Ok(Model { architecture, weights, groups, place, workspace, logits_rows_max: logits_rows, router })
+        Ok(Model { architecture, weights, groups, place, workspace, logits_rows_max: logits_rows, router, rows: 0 })
     }
 
     /// The architecture.
@@ -219,20 +199,16 @@ impl Model {
         self.logits_rows_max
     }
 
-    /// Begins a step: embeds all rows. [`Model::layer`] then takes them through the layers, one call for each, in order,
-    /// so that the caller may rest between two of them. A step may be given up before its last layer: run again, it
-    /// writes the same keys and values to the same places.
-    pub fn begin(&mut self, backend: &mut dyn Backend, step: &Step) {
-        backend.begin(step);
-        self.embed(backend, step);
-    }
-
-    /// The embedding of a step, after [`Backend::begin`] and before its layers.
-    pub fn embed(&mut self, backend: &mut dyn Backend, step: &Step) {
+    /// Begins the step that [`backend::Steps::step`] was filled with: embeds all rows. [`Model::layer`] then takes them through
+    /// the layers, one call for each, in order, so that the caller may rest between two of them. A step may be given up before
+    /// its last layer: run again, it writes the same keys and values to the same places.
+    pub fn begin(&mut self, backend: &mut dyn Backend) {
+        backend.begin();
+        self.rows = backend.step().tokens.len();
         let (a, ws) = (&self.architecture, &self.workspace);
-        backend.embed(self.weights.embedding, &step.tokens, ws.x);
+        backend.embed(self.weights.embedding, ws.x);
         for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
-            backend.rotary_angles(&step.positions, &rotary.inv_freq, rotary.scale, angles);
+            backend.rotary_angles(&rotary.inv_freq, rotary.scale, angles);
         }
     }
 
@@ -248,41 +224,40 @@ impl Model {
 
     /// Runs all rows of the step through layer `index`. After the last one their keys and values are in the pages of all
     /// layers, and [`Model::logits`] may ask for any row until the next step.
-    pub fn layer(&mut self, backend: &mut dyn Backend, step: &Step, index: usize) {
-        let (a, ws, rows) = (&self.architecture, &self.workspace, step.tokens.len());
+    pub fn layer(&mut self, backend: &mut dyn Backend, index: usize) {
+        let (a, ws, rows) = (&self.architecture, &self.workspace, self.rows);
         let (spec, weights) = (&a.layers[index], &self.weights.layers[index]);
         backend.rms_norm(ws.x, weights.attention_norm, a.eps, rows, ws.y);
-        self.attention(backend, &spec.attention, weights, index, step);
+        self.attention(backend, &spec.attention, weights, index);
         backend.rms_norm(ws.x, weights.ffn_norm, a.eps, rows, ws.y);
-        self.ffn(backend, &spec.ffn, &weights.ffn, rows);
+        self.ffn(backend, &spec.ffn, &weights.ffn);
     }
 
-    /// Samples `rows` of the step's logits positions, from `first` on, as the requests of [`Backend::set_sampling`] say.
-    pub fn sample(&mut self, backend: &mut dyn Backend, step: &Step, first: usize, rows: usize) {
-        let (head, rows) = self.head(backend, step, first, rows);
-        backend.sample(self.workspace.picked, rows, head, self.workspace.products);
+    /// Samples `rows` of the step's logits positions, from `first` on, as [`backend::Step::sampling`] says.
+    pub fn sample(&mut self, backend: &mut dyn Backend, first: usize, rows: usize) {
+        let head = self.head(backend, first, rows);
+        backend.sample(self.workspace.picked, rows, head);
     }
 
     /// The logits `[rows, vocab]` of `rows` of the step's logits positions, from `first` on, on the device.
-    pub fn logits(&mut self, backend: &mut dyn Backend, step: &Step, first: usize, rows: usize) -> Tensor {
-        let (head, rows) = self.head(backend, step, first, rows);
-        backend.linear(self.workspace.picked, rows, &[head], self.workspace.products);
+    pub fn logits(&mut self, backend: &mut dyn Backend, first: usize, rows: usize) -> Tensor {
+        let head = self.head(backend, first, rows);
+        backend.linear(self.workspace.picked, rows, &[head]);
         head.out
     }
 
-    /// Brings the hidden states of some positions into `picked`; the product that makes logits of them, and their number.
-    fn head(&mut self, backend: &mut dyn Backend, step: &Step, first: usize, rows: usize) -> (Linear, usize) {
-        let rows = &step.logits_indices[first..first + rows];
-        assert!(rows.len() <= self.logits_rows_max, "{} rows of logits, at most {}", rows.len(), self.logits_rows_max);
+    /// Brings the hidden states of some positions into `picked`; the product that makes logits of them.
+    fn head(&mut self, backend: &mut dyn Backend, first: usize, rows: usize) -> Linear {
+        assert!(rows <= self.logits_rows_max, "{rows} rows of logits, at most {}", self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.gather(ws.x, first, rows, a.hidden, ws.picked);
-        backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows.len(), ws.picked);
-        (Linear { weight: self.weights.lm_head, bias: None, out: ws.logits, accumulate: false }, rows.len())
+        backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows, ws.picked);
+        plain(self.weights.lm_head, ws.logits)
     }
 
     /// `x += out_proj(attention(y))`.
-    fn attention(&self, backend: &mut dyn Backend, t: &Attention, w: &LayerWeights, layer: usize, step: &Step) {
-        let (ws, rows) = (&self.workspace, step.tokens.len());
+    fn attention(&self, backend: &mut dyn Backend, t: &Attention, w: &LayerWeights, layer: usize) {
+        let (ws, rows) = (&self.workspace, self.rows);
         let heads = |tensor, heads: usize, head_stride, row_stride| Heads {
             tensor,
             row_stride,
@@ -293,20 +268,20 @@ impl Model {
         let q = heads(ws.q, t.heads, t.head_dim, t.heads * t.head_dim);
         let (k, v) = match w.kv {
             KvWeights::Direct { k, v } => {
-                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(k, ws.k), to(v, ws.v)], ws.products);
+                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(k, ws.k), to(v, ws.v)]);
                 let width = t.kv_heads * t.head_dim;
                 (heads(ws.k, t.kv_heads, t.head_dim, width), heads(ws.v, t.kv_heads, t.head_dim, width))
             }
             KvWeights::Latent { a, norm, b } => {
-                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(a, ws.latent)], ws.products);
+                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(a, ws.latent)]);
                 backend.rms_norm(ws.latent, norm, self.architecture.eps, rows, ws.latent);
-                backend.linear(ws.latent, rows, &[to(b, ws.k)], ws.products);
+                backend.linear(ws.latent, rows, &[to(b, ws.k)]);
                 let (both, width) = (2 * t.head_dim, 2 * t.head_dim * t.kv_heads);
                 (heads(ws.k, t.kv_heads, both, width), heads(ws.k.at(t.head_dim), t.kv_heads, both, width))
             }
         };
         let (group, index) = self.place[layer];
-        let (pages, ragged) = (self.groups[group].1, step.ragged(group));
+        let pages = self.groups[group].1;
         let spec = &self.architecture.rotaries[t.rotary];
         let rotary = Rotary {
             angles: ws.angles[t.rotary],
@@ -325,39 +300,35 @@ impl Model {
             pages,
             layer: index,
         };
-        backend.place_heads(&placement, ragged);
+        backend.place_heads(&placement);
         let attention =
             backend::Attention { q, out: ws.attended, pages, layer: index, scale: t.scale, window: t.window };
-        backend.attention(attention, ragged);
+        backend.attention(attention);
         if let Some(gate) = w.gate {
-            backend.linear(ws.y, rows, &[to(gate, ws.gate)], ws.products);
+            backend.linear(ws.y, rows, &[to(gate, ws.gate)]);
             backend.sigmoid_mul(ws.attended, ws.gate, rows * t.heads * t.head_dim);
         }
-        backend.linear(ws.attended, rows, &[Linear { accumulate: true, ..to(w.out, ws.x) }], ws.products);
+        backend.linear(ws.attended, rows, &[Linear { accumulate: true, ..to(w.out, ws.x) }]);
     }
 
     /// `x += ffn(y)`.
-    fn ffn(&self, backend: &mut dyn Backend, ffn: &Ffn, weights: &FfnWeights, rows: usize) {
-        let ws = &self.workspace;
+    fn ffn(&self, backend: &mut dyn Backend, ffn: &Ffn, weights: &FfnWeights) {
+        let (ws, rows) = (&self.workspace, self.rows);
         match (weights, ffn) {
             (FfnWeights::Dense { gate, up, down }, _) => {
-                backend.gated(ws.y, rows, to(*gate, ws.gate), to(*up, ws.up), ws.products);
-                backend.linear(ws.gate, rows, &[Linear { accumulate: true, ..to(*down, ws.x) }], ws.products);
+                backend.gated(ws.y, rows, to(*gate, ws.gate), to(*up, ws.up));
+                backend.linear(ws.gate, rows, &[Linear { accumulate: true, ..to(*down, ws.x) }]);
             }
             (FfnWeights::Experts { router, routed, shared }, Ffn::Experts { routing, .. }) => {
                 let factor = 1.0 / shared.len().max(1) as f32;
                 for expert in shared {
-                    backend.gated(ws.y, rows, plain(expert.gate, ws.gate), plain(expert.up, ws.up), ws.products);
-                    backend.linear(ws.gate, rows, &[plain(expert.down, ws.attended)], ws.products);
+                    backend.gated(ws.y, rows, plain(expert.gate, ws.gate), plain(expert.up, ws.up));
+                    backend.linear(ws.gate, rows, &[plain(expert.down, ws.attended)]);
                     backend.add_scaled(ws.x, ws.attended, factor, rows * expert.down.out_features);
                 }
                 let logits = self.router;
-                backend.linear(ws.y, rows, &[plain(*router, logits)], ws.products);
-                let (routing, scratch) = (*routing, ws.experts);
-                backend.experts(
-                    Experts { experts: routed, logits, routing, x: ws.y, out: ws.x, scratch, products: ws.products },
-                    rows,
-                );
+                backend.linear(ws.y, rows, &[plain(*router, logits)]);
+                backend.experts(Experts { experts: routed, logits, routing: *routing, x: ws.y, out: ws.x }, rows);
             }
             (FfnWeights::Experts { .. }, Ffn::Dense { .. }) => {
                 unreachable!("weights are bound by this very architecture")

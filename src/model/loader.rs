@@ -12,10 +12,11 @@ use super::weights::{Tensors, Weights, find, matrix_shape, sizes, tensor_bytes, 
 use super::weights_cache::{KeptMatrices, Made};
 use crate::backend::{Backend, HostBytes, Weight};
 use crate::dtype::DType;
-use crate::encoding::{Encoding, PANEL, Scheme};
+use crate::encoding::{Encoding, PANEL, Quantizer, Scheme};
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use crate::os::aligned::AlignedBytes;
+use crate::os::thread::ThreadOptions;
 use crate::source::{Bytes, ModelSource};
 use std::sync::Arc;
 
@@ -30,11 +31,15 @@ pub struct Making<'a> {
     pub kept: Option<&'a KeptMatrices>,
     /// Receives those that are made.
     pub made: Option<&'a mut Vec<Made>>,
+    /// Threads that quantize; 0 = one per physical core.
+    pub threads: usize,
+    /// Where these run.
+    pub thread_options: ThreadOptions,
 }
 
 impl From<Recipe> for Making<'_> {
     fn from(recipe: Recipe) -> Self {
-        Making { recipe, kept: None, made: None }
+        Making { recipe, kept: None, made: None, threads: 0, thread_options: ThreadOptions::default() }
     }
 }
 
@@ -51,10 +56,14 @@ pub fn bind(
     progress: Progress,
     log: &mut dyn FnMut(String),
 ) -> Result<Weights> {
-    let Making { recipe, kept, made } = making;
+    let Making { recipe, kept, made, threads, thread_options } = making;
     let report = Report { progress, done: 0, total: sizes(architecture, source, recipe)?.read() };
     checkpoint::check(architecture, family, source)?.into_iter().for_each(&mut *log);
-    let mut loader = Loader { source, backend, kept, made, report, log };
+    let quantizer = match kept {
+        None if recipe.quantizes() => Some(Quantizer::new(threads, thread_options)?),
+        _ => None,
+    };
+    let mut loader = Loader { source, backend, kept, made, quantizer, report, log };
     walk(architecture, recipe, &mut loader)
 }
 
@@ -64,6 +73,8 @@ struct Loader<'a> {
     backend: &'a mut dyn Backend,
     kept: Option<&'a KeptMatrices>,
     made: Option<&'a mut Vec<Made>>,
+    /// Makes quantized matrices; `None` where none is to be made.
+    quantizer: Option<Quantizer>,
     report: Report<'a>,
     log: &'a mut dyn FnMut(String),
 }
@@ -220,13 +231,14 @@ impl Loader<'_> {
         scheme: Scheme,
     ) -> Result<AlignedBytes> {
         let what = "quantized weights";
+        let quantizer = self.quantizer.as_mut().ok_or_else(|| Error::internal("no matrix was to be quantized"))?;
         let len = scheme.bytes(out_features, in_features).ok_or_else(|| Error::memory(what, u64::MAX))?;
         let mut panels = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory(what, len as u64))?;
         let row = (in_features * dtype.size()).max(1);
         let step = (limits::QUANTIZED_PIECE_BYTES / row / PANEL).max(1);
         let pieces = panels.as_mut_slice().chunks_mut((step * scheme.panel_bytes(in_features)).max(1));
         for (from, to) in bytes.as_slice().chunks(step * PANEL * row).zip(pieces) {
-            self.backend.quantize(from, dtype, from.len() / row, in_features, scheme, to)?;
+            quantizer.quantize(from, dtype, [from.len() / row, in_features], scheme, to)?;
             self.report.add(from.len())?;
         }
         // They have been read for the last time, unless somebody wants their hash.

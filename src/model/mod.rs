@@ -18,7 +18,6 @@ pub mod rotary;
 pub mod weights;
 pub mod weights_cache;
 
-pub use crate::backend::{Step, Tables};
 pub use architecture::Architecture;
 pub use forward::{Model, StepLimits};
 pub use random::{random_model, unmade_random_model};

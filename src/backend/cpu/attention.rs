@@ -283,7 +283,7 @@ impl Cut {
 }
 
 impl CpuBackend {
-    /// See [`Backend::attention`].
+    /// See [`super::Operations::attention`].
     pub(super) fn attend(&mut self, attention: Attention, ragged: Ragged) {
         let (q, rows) = (attention.q, ragged.positions.len());
         let group = &self.groups[attention.pages.0 as usize];

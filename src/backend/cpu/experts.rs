@@ -3,7 +3,7 @@
 //! Experts run in ascending order, so a token's contributions are added in the same order in every batch.
 
 use super::reserve::grow;
-use super::{Backend, CpuBackend, Experts, Linear, MaxBatchShape};
+use super::{CpuBackend, Experts, Linear, MaxBatchShape, Memory, Operations, Tensor};
 use crate::backend::Routing;
 use crate::error::Result;
 
@@ -33,6 +33,22 @@ impl Routes {
     }
 }
 
+/// Floats for the rows of one expert: its input, and the outputs of gate and up.
+pub fn row_floats(l: &MaxBatchShape) -> usize {
+    if l.experts == 0 { 0 } else { l.rows.saturating_mul(l.hidden + 2 * l.expert_inner) }
+}
+
+/// The tensor of these; made anew where the backend was not reserved for that many.
+fn rows_of_expert(backend: &mut CpuBackend, floats: usize) -> Tensor {
+    match backend.expert_rows {
+        Some(rows) if backend.buffers[rows.buffer as usize].floats().len() >= floats => rows,
+        _ => {
+            let rows = backend.alloc(floats, "experts").unwrap_or_else(|error| panic!("{error}"));
+            *backend.expert_rows.insert(rows)
+        }
+    }
+}
+
 /// The experts of one row and their weights, from its router logits: the most probable `routing.chosen` experts in
 /// descending order.
 pub fn route(logits: &[f32], routing: Routing, chosen: &mut Vec<(usize, f32)>) {
@@ -49,7 +65,7 @@ pub fn route(logits: &[f32], routing: Routing, chosen: &mut Vec<(usize, f32)>) {
     }
 }
 
-/// See [`Backend::experts`].
+/// See [`Operations::experts`].
 pub fn run(backend: &mut CpuBackend, args: Experts, rows: usize) {
     let count = args.experts.len();
     let mut routes = std::mem::take(&mut backend.routes);
@@ -63,15 +79,15 @@ pub fn run(backend: &mut CpuBackend, args: Experts, rows: usize) {
     for members in chosen.chunk_by(|a, b| a.0 == b.0) {
         let expert = &args.experts[members[0].0 as usize];
         let (n, hidden, inner) = (members.len(), expert.down.out_features, expert.gate.out_features);
-        let input = args.scratch;
+        let input = rows_of_expert(backend, n * (hidden + 2 * inner));
         let gate = input.at(n * hidden);
         let up = gate.at(n * inner);
         ids.clear();
         ids.extend(members.iter().map(|m| m.1));
-        backend.gather(args.x, 0, ids, hidden, input);
+        backend.gather_rows(args.x, ids, hidden, input);
         let product = |weight, out| Linear { weight, bias: None, out, accumulate: false };
-        backend.gated(input, n, product(expert.gate, gate), product(expert.up, up), args.products);
-        backend.linear(gate, n, &[product(expert.down, input)], args.products);
+        backend.gated(input, n, product(expert.gate, gate), product(expert.up, up));
+        backend.linear(gate, n, &[product(expert.down, input)]);
         for (i, &(_, row, weight)) in members.iter().enumerate() {
             backend.add_scaled(args.out.at(row as usize * hidden), input.at(i * hidden), weight, hidden);
         }

@@ -6,7 +6,7 @@ use super::*;
 use crate::backend::Placement;
 
 impl CpuBackend {
-    /// See [`Backend::place_heads`].
+    /// See [`Operations::place_heads`].
     pub(super) fn place_rows(&mut self, placement: &Placement, ragged: Ragged) {
         let rows = ragged.positions.len();
         if rows == 0 {

@@ -2,10 +2,11 @@
 //!
 //! A frame is `[layers][kv_heads]` of head blocks, each `[K | V]` and, for 8-bit pages, `[K scales | V scales]` with
 //! one f32 per token. The layout of elements within K and V is chosen by the tier ([`PageLayout`]);
-//! [`Backend::read_page`] copies page frames as raw bytes.
+//! [`Cache::read_page`] copies page frames as raw bytes.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
+use crate::dtype::DType;
 use super::kernels::{Elements, bf16_to_f32, f32_to_bf16};
 use super::memory::Buffer;
 use super::*;
@@ -173,7 +174,7 @@ impl Group {
 }
 
 impl CpuBackend {
-    /// See [`Backend::kv_pages`].
+    /// See [`Cache::kv_pages`].
     pub(super) fn make_pages(&mut self, shape: KvShape) -> Result<KvPages> {
         let what = "KV pages";
         if !matches!(shape.dtype, DType::F32 | DType::Bf16 | DType::F16 | DType::I8) {
@@ -186,33 +187,19 @@ impl CpuBackend {
         Ok(KvPages((self.groups.len() - 1) as u32))
     }
 
-    /// See [`Backend::read_page`].
+    /// See [`Cache::read_page`].
     pub(super) fn read_frame(&mut self, pages: KvPages, frame: u32, out: &mut [u8]) -> Result<()> {
         let group = &self.groups[pages.0 as usize];
         out.copy_from_slice(&group.buffer.bytes()[group.frame(frame, out.len())?]);
         Ok(())
     }
 
-    /// See [`Backend::write_page`].
+    /// See [`Cache::write_page`].
     pub(super) fn write_frame(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()> {
         let group = &mut self.groups[pages.0 as usize];
         let range = group.frame(frame, bytes.len())?;
         group.buffer.bytes_mut()[range].copy_from_slice(bytes);
         Ok(())
-    }
-
-    /// See [`Backend::store_kv`].
-    pub(super) fn store_rows(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
-        let rows = ragged.positions.len();
-        if rows == 0 {
-            return;
-        }
-        let [k_data, v_data] = [k, v].map(|h| self.shared(h.tensor, h.span(rows)));
-        let store = StoreRows::new(&mut self.groups[pages.0 as usize], self.kernels, layer, k, v);
-        self.ranges(rows, 1, k.heads * (k.dim + v.dim) * 4, &|range, _| {
-            // SAFETY: no task writes keys or values, and each row is a different token.
-            unsafe { store.rows(ragged, range, k_data, v_data) };
-        });
     }
 }
 

@@ -12,8 +12,9 @@
 
 use super::best::TopK;
 use super::kernels::{Elements, Kernels};
+use super::memory::Buffer;
 use super::{Compute, CpuBackend, Shared, StoredWeight, best};
-use crate::backend::{Backend, Linear, Tensor, scratch_elements};
+use crate::backend::{Linear, Tensor};
 use crate::encoding::{Encoding, PANEL, Scheme};
 use std::ops::Range;
 
@@ -112,7 +113,13 @@ impl LinearArgs<'_> {
     }
 }
 
-/// Converted input rows in scratch memory of [`scratch_elements`].
+/// Bytes of `rows` input rows of `in_features` elements in the widest type that a kernel reads: bf16 padded to whole blocks of
+/// rows, or for quantized rows 8 more bytes for each group (of at least 32 elements).
+pub(super) fn converted_bytes(rows: usize, in_features: usize) -> usize {
+    rows.next_multiple_of(16).saturating_mul(in_features.next_multiple_of(64)).saturating_mul(4)
+}
+
+/// Converted input rows in memory of [`converted_bytes`].
 struct InputRows {
     /// First byte of the rows.
     bytes: Shared<u8>,
@@ -125,7 +132,7 @@ impl InputRows {
     fn int8<'a>(&self, scheme: Scheme) -> Int8Rows<'a> {
         let (groups, group) = (scheme.groups(self.in_features), scheme.group());
         let count = self.rows * groups;
-        // SAFETY: `scratch_elements` covers the three parts, whose offsets are multiples of 4. A part is only read
+        // SAFETY: `converted_bytes` covers the three parts, whose offsets are multiples of 4. A part is only read
         // after it was written, and is not written while it is read.
         unsafe {
             let scales = self.bytes.start().add(count * group);
@@ -142,10 +149,10 @@ impl InputRows {
     /// Converts `x` to `form` and stores it as row `row`.
     ///
     /// # Safety
-    /// The scratch covers the rows, and no other task accesses this row's part.
+    /// The memory covers the rows, and no other task accesses this row's part.
     unsafe fn convert(&self, kernels: &Kernels, form: Form, row: usize, x: &[f32]) {
         let start = self.bytes.start();
-        // SAFETY: the parts lie inside the scratch as in `int8`; the row is the caller's; the tier was checked.
+        // SAFETY: the parts lie inside the memory as in `int8`; the row is the caller's; the tier was checked.
         unsafe {
             match form {
                 Form::F32 => {}
@@ -190,34 +197,34 @@ enum After {
 
 impl CpuBackend {
     /// Computes a group of products, one run of consecutive products with the same input type after the other.
-    pub(super) fn products(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor) {
+    pub(super) fn products(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
         let mut done = 0;
         while done < group.len() {
             let form = self.form(&group[done]);
             let alike = group[done..].iter().take_while(|l| self.form(l) == form).count();
-            self.products_of_form(x, rows, &group[done..done + alike], form, scratch, After::Keep);
+            self.products_of_form(x, rows, &group[done..done + alike], form, After::Keep);
             done += alike;
         }
     }
 
-    /// See [`crate::backend::Backend::gated`].
-    pub(super) fn gated_products(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
+    /// See [`crate::backend::Operations::gated`].
+    pub(super) fn gated_products(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear) {
         let form = self.form(&gate);
         if form == self.form(&up) {
-            return self.products_of_form(x, rows, &[gate, up], form, scratch, After::Gate);
+            return self.products_of_form(x, rows, &[gate, up], form, After::Gate);
         }
-        self.products(x, rows, &[gate, up], scratch);
+        self.products(x, rows, &[gate, up]);
         self.silu_mul(gate.out, up.out, rows * gate.weight.out_features);
     }
 
     /// One product, and the `best.count` largest finite results of each row among its first `best.limit` outputs: (value, output)
     /// pairs, largest first, of equals the lower output; (minus infinity, `u32::MAX`) where a row has fewer.
-    pub(super) fn topk_products(&mut self, x: Tensor, rows: usize, product: Linear, scratch: Tensor, best: TopK) {
+    pub(super) fn topk_products(&mut self, x: Tensor, rows: usize, product: Linear, best: TopK) {
         let threads = self.pool.threads();
         let mut lists = std::mem::take(&mut self.best);
         let search = best::Search::new(threads, rows, best.count, best.limit, &mut lists);
         let form = self.form(&product);
-        self.products_of_form(x, rows, &[product], form, scratch, After::Best(search));
+        self.products_of_form(x, rows, &[product], form, After::Best(search));
         best::Search::merge(&mut lists, rows, best.count, best.found);
         self.best = lists;
     }
@@ -226,26 +233,33 @@ impl CpuBackend {
         (self.kernels.form)(self.weights[linear.weight.id as usize].encoding, self.compute)
     }
 
-    /// Converts the input rows to `form` in `scratch`; does nothing for f32.
-    fn convert(&mut self, x: Tensor, rows: usize, in_features: usize, form: Form, scratch: Tensor) {
+    /// Converts the input rows to `form`; does nothing for f32.
+    fn convert(&mut self, x: Tensor, rows: usize, in_features: usize, form: Form) -> InputRows {
+        let place = self.input_rows(rows, in_features);
         if form == Form::F32 {
-            return;
+            return place;
         }
-        let place = self.place(rows, in_features, scratch);
         let from = Shared(self.floats(x, rows * in_features).as_ptr().cast_mut());
         let kernels = self.kernels;
         self.ranges(rows, 1, in_features * 4, &|range, _| {
             for row in range {
-                // SAFETY: `x` was checked above to be inside its buffer, and no task writes it; the scratch was checked
-                // by `place`, and each row belongs to one task.
+                // SAFETY: `x` was checked above to be inside its buffer, and no task writes it; `input_rows` made
+                // room for the rows, and each row belongs to one task.
                 unsafe { place.convert(kernels, form, row, from.read(row * in_features..(row + 1) * in_features)) };
             }
         });
+        place
     }
 
-    fn place(&mut self, rows: usize, in_features: usize, scratch: Tensor) -> InputRows {
-        let bytes = self.shared(scratch, scratch_elements(rows, in_features));
-        InputRows { bytes: Shared(bytes.start().cast()), rows, in_features }
+    /// Memory for the input rows of a product. Grows only without a reservation.
+    fn input_rows(&mut self, rows: usize, in_features: usize) -> InputRows {
+        let bytes = converted_bytes(rows, in_features);
+        if self.converted.as_ref().is_none_or(|buffer| buffer.bytes().len() < bytes) {
+            let buffer = Buffer::zeroed(bytes, "inputs of products");
+            self.converted = Some(buffer.unwrap_or_else(|error| panic!("{error}")));
+        }
+        let start = self.converted.as_mut().map_or(std::ptr::null_mut(), Buffer::as_mut_ptr);
+        InputRows { bytes: Shared(start), rows, in_features }
     }
 
     /// The products of a group with consecutive ranges of panels, and the total number of panels.
@@ -274,13 +288,11 @@ impl CpuBackend {
         rows: usize,
         group: &[Linear],
         form: Form,
-        scratch: Tensor,
         after: After,
     ) {
         assert!(group.len() <= GROUP_MAX, "a group of {} products, at most {GROUP_MAX}", group.len());
         let in_features = group[0].weight.in_features;
-        self.convert(x, rows, in_features, form, scratch);
-        let place = self.place(rows, in_features, scratch);
+        let place = self.convert(x, rows, in_features, form);
         let from = Shared(self.floats(x, rows * in_features).as_ptr().cast_mut());
         let (products, panels) = self.panels_of(rows, group);
         let kernels = self.kernels;
@@ -291,7 +303,7 @@ impl CpuBackend {
                     Form::F32 => Input::F32(from.read(0..rows * in_features)),
                     Form::Bf16 => Input::Bf16(std::slice::from_raw_parts(
                         place.bytes.start().cast(),
-                        scratch_elements(rows, in_features) * 2,
+                        converted_bytes(rows, in_features) / 2,
                     )),
                     Form::Int8(scheme) => Input::Int8(place.int8(scheme)),
                 }

@@ -20,23 +20,22 @@ pub mod linear;
 mod memory;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
-pub mod pool;
 pub mod portable;
-mod quantize;
 pub mod reference;
 mod reserve;
 mod rotary;
 mod sampling;
 
 use super::*;
-use crate::encoding::{Encoding, Scheme};
-use crate::error::{Error, Status};
+use crate::encoding::Encoding;
+use crate::error::{Error, Result, Status};
+use crate::os::pool::Pool;
 use crate::os::thread::ThreadOptions;
+use crate::sampling::{AllowedTokens, SamplingOutput};
 use kernels::{Elements, Kernels};
 use kv::Group;
 use linear::Matrix;
 use memory::Buffer;
-use pool::Pool;
 pub use reserve::scratch_bytes;
 pub use sampling::TierPasses;
 use std::cell::UnsafeCell;
@@ -202,8 +201,14 @@ pub struct CpuBackend {
     /// Candidate lists of [`best::Search`], kept between calls to reuse their memory.
     best: Vec<(f32, u32)>,
     routes: experts::Routes,
-    sampling: sampling::Sampling,
-    /// Bytes reserved by [`Backend::reserve`].
+    sampling: sampling::SamplingState,
+    /// The step being filled in or computed.
+    step: Step,
+    /// The input rows of a product, converted to the type that its kernel reads.
+    converted: Option<Buffer>,
+    /// Rows, gate and up outputs of one expert; its bytes are not those of a tensor that was asked for.
+    expert_rows: Option<Tensor>,
+    /// Bytes reserved by [`Memory::reserve`].
     reserved: u64,
 }
 
@@ -231,6 +236,9 @@ impl CpuBackend {
             best: Vec::new(),
             routes: Default::default(),
             sampling: Default::default(),
+            step: Step::default(),
+            converted: None,
+            expert_rows: None,
             reserved: 0,
         })
     }
@@ -282,25 +290,6 @@ impl CpuBackend {
         });
     }
 
-    /// Applies `f(row, head)` to every head of every row, in parallel over rows. Panics if heads overlap.
-    fn each_head(&mut self, heads: Heads, rows: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-        assert!(
-            heads.head_stride >= heads.dim
-                && heads.row_stride >= heads.heads * heads.head_stride - (heads.head_stride - heads.dim)
-        );
-        let span = (rows - 1) * heads.row_stride + (heads.heads - 1) * heads.head_stride + heads.dim;
-        let data = self.shared(heads.tensor, span);
-        self.ranges(rows, 1, heads.heads * heads.dim * 4, &|range, _| {
-            for row in range {
-                for head in 0..heads.heads {
-                    let start = row * heads.row_stride + head * heads.head_stride;
-                    // SAFETY: inside `span`, and each row belongs to one task.
-                    f(row, unsafe { data.slice(start..start + heads.dim) });
-                }
-            }
-        });
-    }
-
     /// Applies `f` to corresponding parts of two tensors, in parallel. The tensors must not overlap.
     fn each_pair(&mut self, x: Tensor, y: Tensor, elements: usize, f: &(dyn Fn(&mut [f32], &[f32]) + Sync)) {
         let y = Shared(self.floats(y, elements).as_ptr().cast_mut());
@@ -313,23 +302,21 @@ impl CpuBackend {
     }
 }
 
-impl Backend for CpuBackend {
+impl Memory for CpuBackend {
     fn name(&self) -> String {
         format!("CPU, {:?}, {} threads", self.kernels.tier, self.pool.threads())
     }
 
     fn reserved(&self) -> Reserved {
         let sum = |buffers: &mut dyn Iterator<Item = usize>| buffers.map(|b| b as u64).sum();
+        let own = self.expert_rows.map(|t| t.buffer as usize);
+        let tensors = self.buffers.iter().enumerate().filter(|(index, _)| Some(*index) != own);
         Reserved {
             weights: sum(&mut self.weights.iter().map(|w| (*w.bytes).as_ref().len())),
             kv: sum(&mut self.groups.iter().map(|g| g.buffer.bytes().len())),
-            tensors: sum(&mut self.buffers.iter().map(|b| b.bytes().len())),
+            tensors: sum(&mut tensors.map(|(_, b)| b.bytes().len())),
             scratch: self.reserved,
         }
-    }
-
-    fn rest(&mut self) {
-        self.pool.rest();
     }
 
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor> {
@@ -372,18 +359,17 @@ impl Backend for CpuBackend {
         Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
-    fn quantize(
-        &mut self,
-        bytes: &[u8],
-        dtype: DType,
-        out_features: usize,
-        in_features: usize,
-        scheme: Scheme,
-        panels: &mut [u8],
-    ) -> Result<()> {
-        self.quantize_panels(bytes, dtype, [out_features, in_features], scheme, panels)
+    fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()> {
+        out.copy_from_slice(self.floats(x, out.len()));
+        Ok(())
     }
 
+    fn rest(&mut self) {
+        self.pool.rest();
+    }
+}
+
+impl Cache for CpuBackend {
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
         self.make_pages(shape)
     }
@@ -405,12 +391,27 @@ impl Backend for CpuBackend {
     fn write_page(&mut self, pages: KvPages, frame: u32, bytes: &[u8]) -> Result<()> {
         self.write_frame(pages, frame, bytes)
     }
+}
 
-    fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
+impl Steps for CpuBackend {
+    fn step(&mut self) -> &mut Step {
+        &mut self.step
+    }
+
+    /// Nothing to do: the operations read the step where it was filled in.
+    fn begin(&mut self) {}
+
+    fn steps_in_flight(&self) -> usize {
+        1
+    }
+}
+
+impl Operations for CpuBackend {
+    fn embed(&mut self, table: Weight, out: Tensor) {
         let width = table.in_features;
-        let out = self.shared(out, tokens.len() * width);
+        let out = self.shared(out, self.step.tokens.len() * width);
         let elements = self.elements(table);
-        for (row, &token) in tokens.iter().enumerate() {
+        for (row, &token) in self.step.tokens.iter().enumerate() {
             let from = elements.slice(token as usize * width..(token as usize + 1) * width);
             // SAFETY: the rows lie inside `out`, which was checked, and are written one after the other on this thread.
             let to = unsafe { out.slice(row * width..(row + 1) * width) };
@@ -418,9 +419,9 @@ impl Backend for CpuBackend {
         }
     }
 
-    fn rotary_angles(&mut self, positions: &[u32], inv_freq: &[f32], scale: f32, out: Tensor) {
-        let half = inv_freq.len();
-        let out = self.floats_mut(out, positions.len() * 2 * half);
+    fn rotary_angles(&mut self, inv_freq: &[f32], scale: f32, out: Tensor) {
+        let positions = &self.step.positions;
+        let out = &mut self.buffers[out.buffer as usize].floats_mut()[out.offset..][..positions.len() * 2 * inv_freq.len()];
         rotary::angles(positions, inv_freq, scale, out);
     }
 
@@ -445,72 +446,20 @@ impl Backend for CpuBackend {
         });
     }
 
-    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], scratch: Tensor) {
-        self.products(x, rows, group, scratch);
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
+        self.products(x, rows, group);
     }
 
-    fn steps_in_flight(&self) -> usize {
-        1
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear) {
+        self.gated_products(x, rows, gate, up);
     }
 
-    fn set_vocabulary_mask(&mut self, mask: &AllowedTokens) -> Result<()> {
-        self.sampling.set_mask(mask)
+    fn place_heads(&mut self, placement: &Placement) {
+        self.with_step(|backend, step| backend.place_rows(placement, step.ragged(placement.pages.0 as usize)));
     }
 
-    fn set_sampling(&mut self, requests: &SamplingRequests) {
-        self.sampling.set_requests(requests);
-    }
-
-    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, scratch: Tensor) {
-        self.sample_rows(x, rows, head, scratch);
-    }
-
-    fn copy_out(&mut self) -> Ticket {
-        Ticket(0)
-    }
-
-    fn wait_sampled(&mut self, _ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
-        self.sampling.copy_to(to);
-        Ok(())
-    }
-
-    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, scratch: Tensor) {
-        self.gated_products(x, rows, gate, up, scratch);
-    }
-
-    fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
-        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].clone());
-        self.each_head(heads, rows, &|_, head| {
-            // SAFETY: the tier was checked by `new`.
-            unsafe { (kernels.rms_norm)(head, gain.elements(), eps) }
-        });
-    }
-
-    fn rotate(&mut self, heads: Heads, rotary: Rotary, rows: usize) {
-        let angles = Shared(self.floats(rotary.angles, rows * rotary.dims).as_ptr().cast_mut());
-        self.each_head(heads, rows, &|row, head| {
-            // SAFETY: inside the checked tensor, which no task writes.
-            let angles = unsafe { angles.read(row * rotary.dims..(row + 1) * rotary.dims) };
-            rotary::rotate(&mut head[rotary.start..rotary.start + rotary.dims], angles, rotary.interleaved);
-        });
-    }
-
-    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
-        self.place_rows(placement, ragged);
-    }
-
-    fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
-        self.store_rows(pages, layer, k, v, ragged);
-    }
-
-    fn attention(&mut self, attention: Attention, ragged: Ragged) {
-        self.attend(attention, ragged);
-    }
-
-    fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
-        let kernels = self.kernels;
-        // SAFETY: the tier was checked by `new`.
-        self.each_pair(gate, up, elements, &|g, u| unsafe { (kernels.silu_mul)(g, u) });
+    fn attention(&mut self, attention: Attention) {
+        self.with_step(|backend, step| backend.attend(attention, step.ragged(attention.pages.0 as usize)));
     }
 
     fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize) {
@@ -527,7 +476,21 @@ impl Backend for CpuBackend {
         experts::run(self, experts, rows);
     }
 
-    fn gather(&mut self, x: Tensor, _first: usize, rows: &[u32], width: usize, out: Tensor) {
+    fn gather(&mut self, x: Tensor, first: usize, rows: usize, width: usize, out: Tensor) {
+        self.with_step(|backend, step| backend.gather_rows(x, &step.logits_indices[first..first + rows], width, out));
+    }
+}
+
+impl CpuBackend {
+    /// Runs `body` with the step; meanwhile `self.step` is empty.
+    fn with_step(&mut self, body: impl FnOnce(&mut CpuBackend, &Step)) {
+        let step = std::mem::take(&mut self.step);
+        body(self, &step);
+        self.step = step;
+    }
+
+    /// `out[i] = x[rows[i]]`, rows of `width` elements.
+    fn gather_rows(&mut self, x: Tensor, rows: &[u32], width: usize, out: Tensor) {
         for (i, &row) in rows.iter().enumerate() {
             let from = Shared(self.floats(x.at(row as usize * width), width).as_ptr().cast_mut());
             // SAFETY: source and target are distinct tensors, both checked; no task is running.
@@ -535,8 +498,29 @@ impl Backend for CpuBackend {
         }
     }
 
-    fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()> {
-        out.copy_from_slice(self.floats(x, out.len()));
+    /// `gate[i] = silu(gate[i]) * up[i]` over `elements`.
+    fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
+        let kernels = self.kernels;
+        // SAFETY: the tier was checked by `new`.
+        self.each_pair(gate, up, elements, &|g, u| unsafe { (kernels.silu_mul)(g, u) });
+    }
+}
+
+impl Sampling for CpuBackend {
+    fn set_vocabulary_mask(&mut self, mask: &AllowedTokens) -> Result<()> {
+        self.sampling.set_mask(mask)
+    }
+
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear) {
+        self.with_step(|backend, step| backend.sample_rows(x, rows, head, &step.sampling));
+    }
+
+    fn copy_out(&mut self) -> Ticket {
+        Ticket(0)
+    }
+
+    fn wait_sampled(&mut self, _ticket: Ticket, to: &mut SamplingOutput) -> Result<()> {
+        self.sampling.copy_to(to);
         Ok(())
     }
 }

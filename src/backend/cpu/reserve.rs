@@ -1,5 +1,5 @@
 //! Memory that steps need beside their tensors: scratch of each thread, lists and partial results. It is sized for the
-//! largest step and reserved before the first ([`Backend::reserve`](super::Backend::reserve)), so that steps do not
+//! largest step and reserved before the first ([`Memory::reserve`](super::Memory::reserve)), so that steps do not
 //! allocate and lack of memory is an error of opening an engine.
 //!
 //! [`scratch_bytes`] and the reservation both use [`ReserveSizes`], so that a memory plan and the engine opened from it
@@ -8,13 +8,15 @@
 
 use super::attention::running::Running;
 use super::attention::{BLOCK, CutSizes, queries_max};
-use super::experts::Routes;
-use super::sampling::Sampling;
-use super::{CpuBackend, MaxBatchShape, Tier};
+use super::experts::{self, Routes};
+use super::linear::converted_bytes;
+use super::memory::Buffer;
+use super::sampling::SamplingState;
+use super::{CpuBackend, MaxBatchShape, Memory, Step, Tier};
 use crate::encoding::PANEL;
 use crate::error::{Error, Result};
 
-/// Bytes that [`Backend::reserve`](super::Backend::reserve) will reserve with `threads` threads on `tier`.
+/// Bytes that [`Memory::reserve`](super::Memory::reserve) will reserve with `threads` threads on `tier`.
 pub fn scratch_bytes(tier: Tier, threads: usize, max_shape: &MaxBatchShape) -> u64 {
     ReserveSizes::of(tier, threads, max_shape).bytes()
 }
@@ -26,8 +28,11 @@ struct ReserveSizes {
     /// Entries of the candidate lists of all threads ([`super::best`]).
     best: usize,
     cut: CutSizes,
-    /// Bytes of the lists of routed experts.
+    /// Bytes of the converted inputs of a product.
+    converted: usize,
+    /// Bytes of the lists of routed experts, and floats of the rows of one.
     routes: u64,
+    expert_rows: usize,
     /// Bytes that sampling needs.
     sampling: u64,
 }
@@ -46,37 +51,43 @@ impl ReserveSizes {
             scratch: product.max(attention).max(scores),
             best: threads.saturating_mul(l.best),
             cut: CutSizes::of(threads, l),
+            converted: converted_bytes(l.rows.max(l.logits_rows), l.in_features),
             routes: Routes::bytes(l),
-            sampling: Sampling::bytes(threads, l),
+            expert_rows: experts::row_floats(l),
+            sampling: SamplingState::bytes(threads, l),
         }
     }
 
     fn bytes(&self) -> u64 {
         let scratch = self.threads.saturating_mul(self.scratch).saturating_mul(size_of::<f32>());
         let best = self.best.saturating_mul(size_of::<(f32, u32)>());
-        [scratch as u64, best as u64, self.cut.bytes(), self.routes, self.sampling]
+        let rows = self.expert_rows.saturating_mul(size_of::<f32>()).saturating_add(self.converted);
+        [scratch as u64, best as u64, rows as u64, self.cut.bytes(), self.routes, self.sampling]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
 }
 
 impl CpuBackend {
-    /// See [`Backend::reserve`](super::Backend::reserve).
+    /// See [`Memory::reserve`](super::Memory::reserve).
     pub(super) fn reserve_scratch(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
         let sizes = ReserveSizes::of(self.tier(), self.threads(), max_shape);
-        self.reserve_threads(sizes.scratch)?;
+        for scratch in &mut self.scratch {
+            grow("the scratch of a thread", scratch.0.get_mut(), sizes.scratch)?;
+        }
         grow("the largest logits", &mut self.best, sizes.best)?;
         self.cut.reserve(&sizes.cut)?;
         self.routes.reserve(max_shape)?;
+        self.converted = Some(Buffer::zeroed(sizes.converted, "inputs of products")?);
+        self.expert_rows = match sizes.expert_rows {
+            0 => None,
+            floats => Some(self.alloc(floats, "experts")?),
+        };
+        self.step = Step::with_capacity(max_shape)?;
         let threads = self.threads();
         self.sampling.reserve(threads, max_shape)?;
         self.reserved = sizes.bytes();
         Ok(())
-    }
-
-    /// Makes the scratch of every thread large enough for `floats` floats.
-    pub(super) fn reserve_threads(&mut self, floats: usize) -> Result<()> {
-        self.scratch.iter_mut().try_for_each(|scratch| grow("the scratch of a thread", scratch.0.get_mut(), floats))
     }
 }
 
@@ -90,7 +101,6 @@ pub(super) fn grow<T>(what: &str, list: &mut Vec<T>, count: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
     use crate::backend::cpu::Compute;
     use crate::error::{Status, Unit};
     use crate::limits;

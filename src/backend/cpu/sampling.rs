@@ -17,9 +17,8 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What sampling keeps between calls.
-pub(super) struct Sampling {
+pub(super) struct SamplingState {
     mask: AllowedTokens,
-    requests: SamplingRequests,
     output: SamplingOutput,
     /// Scratch memory, one for each row that may be sampled at a time.
     samplers: Vec<Slot>,
@@ -68,11 +67,10 @@ impl RowPasses for TierPasses {
     }
 }
 
-impl Default for Sampling {
-    fn default() -> Sampling {
-        Sampling {
+impl Default for SamplingState {
+    fn default() -> SamplingState {
+        SamplingState {
             mask: AllowedTokens::all(usize::MAX),
-            requests: SamplingRequests::default(),
             output: SamplingOutput::default(),
             samplers: Vec::new(),
             found: Vec::new(),
@@ -80,30 +78,27 @@ impl Default for Sampling {
     }
 }
 
-impl Sampling {
+impl SamplingState {
     /// Rows that are sampled at a time, at most.
     fn slots(threads: usize, max_shape: &MaxBatchShape) -> usize {
         threads.min(max_shape.logits_rows).min(max_shape.sequences.max(1))
     }
 
-    /// Bytes that [`Sampling::reserve`] reserves.
+    /// Bytes that [`SamplingState::reserve`] reserves.
     pub fn bytes(threads: usize, max_shape: &MaxBatchShape) -> u64 {
-        let (rows, vocab) = (max_shape.logits_rows, max_shape.vocab);
-        let samplers = (Sampling::slots(threads, max_shape) as u64).saturating_mul(Sampler::bytes(vocab));
+        let samplers = (SamplingState::slots(threads, max_shape) as u64).saturating_mul(Sampler::bytes(max_shape.vocab));
         let found = (max_shape.best as u64).saturating_mul(size_of::<(f32, u32)>() as u64);
-        let lists = SamplingRequests::bytes(rows, vocab).saturating_add(SamplingOutput::bytes(rows));
-        samplers.saturating_add(found).saturating_add(lists)
+        samplers.saturating_add(found).saturating_add(SamplingOutput::bytes(max_shape.logits_rows))
     }
 
     /// Reserves what the largest step needs.
     pub fn reserve(&mut self, threads: usize, max_shape: &MaxBatchShape) -> Result<()> {
         let (rows, vocab) = (max_shape.logits_rows, max_shape.vocab);
         self.samplers.clear();
-        grow("the samplers", &mut self.samplers, Sampling::slots(threads, max_shape))?;
-        for _ in 0..Sampling::slots(threads, max_shape) {
+        grow("the samplers", &mut self.samplers, SamplingState::slots(threads, max_shape))?;
+        for _ in 0..SamplingState::slots(threads, max_shape) {
             self.samplers.push(Slot(UnsafeCell::new(Sampler::new(vocab)?)));
         }
-        self.requests = SamplingRequests::new(rows, vocab)?;
         self.output = SamplingOutput::new(rows)?;
         grow("the largest logits", &mut self.found, max_shape.best)
     }
@@ -114,22 +109,16 @@ impl Sampling {
         Ok(())
     }
 
-    pub fn set_requests(&mut self, requests: &SamplingRequests) {
-        self.requests.clear();
-        self.requests.rows.extend_from_slice(&requests.rows);
-        self.requests.adjustments.extend_from_slice(&requests.adjustments);
-    }
-
     pub fn copy_to(&self, to: &mut SamplingOutput) {
         to.copy_from(&self.output);
     }
 }
 
 impl CpuBackend {
-    /// See [`crate::backend::Backend::sample`].
-    pub(super) fn sample_rows(&mut self, x: Tensor, rows: usize, head: Linear, scratch: Tensor) {
+    /// See [`crate::backend::Sampling::sample`].
+    pub(super) fn sample_rows(&mut self, x: Tensor, rows: usize, head: Linear, requests: &SamplingRequests) {
         let mut sampling = std::mem::take(&mut self.sampling);
-        let Sampling { mask, requests, output, samplers, found } = &mut sampling;
+        let SamplingState { mask, output, samplers, found } = &mut sampling;
         assert!(rows == requests.rows.len(), "{rows} rows of logits for {} requests", requests.rows.len());
         if samplers.is_empty() {
             // A backend without a reservation works all the same.
@@ -139,9 +128,9 @@ impl CpuBackend {
         let vocab = head.weight.out_features;
         let count = requests.rows.iter().filter_map(|request| Sampler::enough(mask, request)).max().unwrap_or(0);
         if count > 0 {
-            self.topk_products(x, rows, head, scratch, TopK { count, limit: mask.end().min(vocab), found });
+            self.topk_products(x, rows, head, TopK { count, limit: mask.end().min(vocab), found });
         } else {
-            self.products(x, rows, &[head], scratch);
+            self.products(x, rows, &[head]);
         }
         output.resize(rows, requests.rows.iter().any(|request| request.logprobs > 0));
         let passes = TierPasses(self.kernels);
@@ -152,7 +141,7 @@ impl CpuBackend {
             top: (!output.top_tokens.is_empty())
                 .then_some((Shared(output.top_tokens.as_mut_ptr()), Shared(output.top_logprobs.as_mut_ptr()))),
         };
-        let (next, slots, requests, found) = (AtomicUsize::new(0), &*samplers, &*requests, &*found);
+        let (next, slots, found) = (AtomicUsize::new(0), &*samplers, &*found);
         let whole = requests.rows.iter().filter(|request| Sampler::enough(mask, request).is_none()).count();
         let mask = &*mask;
         self.pool.run(slots.len().min(whole.max(1)), &|slot, _| {

@@ -4,7 +4,7 @@ use super::forms::pitch;
 use super::kernels::{Function, Shape, arg, attention_shared};
 use super::state::CudaBackend;
 use crate::backend::cpu::Compute;
-use crate::backend::{Attention, Heads, KvPages, Placement, Ragged, Rotary, Weight};
+use crate::backend::{Attention, Heads, KvPages, Placement};
 use crate::dtype::DType;
 
 /// Keys per span of split attention; the spans' results are merged in order. Must match `kernels/attention.cu`.
@@ -116,88 +116,10 @@ impl CudaBackend {
         }
     }
 
-    /// Adds the rotation of the heads to `args`.
-    fn rotary_arg(&self, args: PlaceArg, rotary: Rotary, rows: usize) -> PlaceArg {
-        PlaceArg {
-            angles: self.place(rotary.angles, rows * rotary.dims),
-            rotary_start: rotary.start as i32,
-            rotary_dims: rotary.dims as i32,
-            interleaved: i32::from(rotary.interleaved),
-            ..args
-        }
-    }
-
-    /// Adds the destination of keys and values to `args`: pages, positions and page tables.
-    fn store_arg(&self, args: PlaceArg, pages: KvPages, layer: usize, ragged: Ragged) -> PlaceArg {
-        let inputs = self.inputs();
-        assert!(ragged.positions.len() == inputs.rows, "the rows are those of the step");
-        let (tables, table_starts) = inputs.tables(ragged.group);
-        PlaceArg {
-            store: 1,
-            pages: self.pages_arg(pages, layer),
-            positions: inputs.positions(),
-            sequences: inputs.sequences(),
-            tables,
-            table_starts,
-            ..args
-        }
-    }
-
-    /// Submits `place_heads`.
-    ///
-    /// # Safety
-    /// All memory that `args` names has the sizes it says; the pages have its element type.
-    unsafe fn submit_place(&mut self, args: PlaceArg) {
-        let function = match args.pages.element {
-            1 => self.kernels.place_heads_i8,
-            2 => self.kernels.place_heads_bf16,
-            // Also used when nothing is stored.
-            _ => self.kernels.place_heads_f32,
-        };
-        let heads = (args.q.heads + args.k.heads + args.v.heads) as usize;
-        let widest = args.q.dim.max(args.k.dim).max(args.v.dim) as usize;
-        let jobs = args.rows as usize * heads;
-        // Four warps with heads of the maximum width fit into the default limit of shared memory.
-        let shape = Shape {
-            grid: [jobs.div_ceil(PLACE_WARPS), 1, 1],
-            block: PLACE_WARPS * 32,
-            shared: PLACE_WARPS * widest * 4,
-        };
-        // SAFETY: the one parameter of the kernels; the caller's promise.
-        unsafe { self.submit(function, shape, &mut [arg(&args)]) };
-    }
-
-    /// See [`crate::backend::Backend::head_norm`].
-    pub(super) fn norm_heads(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
-        let q = self.heads_arg(heads, rows);
-        let args = PlaceArg { q, q_gain: self.vector(gain), eps, rows: rows as i32, ..PlaceArg::default() };
-        // SAFETY: the heads' place was checked; a gain has a head's elements, as the model's shapes say.
-        unsafe { self.submit_place(args) };
-        self.wrote(heads.tensor);
-    }
-
-    /// See [`crate::backend::Backend::rotate`].
-    pub(super) fn rotate_heads(&mut self, heads: Heads, rotary: Rotary, rows: usize) {
-        let args = PlaceArg { q: self.heads_arg(heads, rows), rows: rows as i32, ..PlaceArg::default() };
-        let args = self.rotary_arg(args, rotary, rows);
-        // SAFETY: both places were checked.
-        unsafe { self.submit_place(args) };
-        self.wrote(heads.tensor);
-    }
-
-    /// See [`crate::backend::Backend::store_kv`].
-    pub(super) fn store_heads(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
-        let rows = ragged.positions.len();
-        let (k, v) = (self.heads_arg(k, rows), self.heads_arg(v, rows));
-        let args = PlaceArg { k, v, rows: rows as i32, ..PlaceArg::default() };
-        let args = self.store_arg(args, pages, layer, ragged);
-        // SAFETY: the heads' places were checked; page tables name frames of the group.
-        unsafe { self.submit_place(args) };
-    }
-
-    /// See [`crate::backend::Backend::place_heads`].
-    pub(super) fn place_all(&mut self, p: &Placement, ragged: Ragged) {
-        let rows = ragged.positions.len();
+    /// See [`crate::backend::Operations::place_heads`].
+    pub(super) fn place_rows(&mut self, p: &Placement) {
+        let (inputs, rows) = (self.inputs(), self.inputs().rows);
+        let (tables, table_starts) = inputs.tables(p.pages.0 as usize);
         let gains = p.norms.map_or([0; 2], |gains| gains.map(|gain| self.vector(gain)));
         let args = PlaceArg {
             q: self.heads_arg(p.q, rows),
@@ -205,22 +127,43 @@ impl CudaBackend {
             v: self.heads_arg(p.v, rows),
             q_gain: gains[0],
             k_gain: gains[1],
+            angles: self.place(p.rotary.angles, rows * p.rotary.dims),
+            rotary_start: p.rotary.start as i32,
+            rotary_dims: p.rotary.dims as i32,
+            interleaved: i32::from(p.rotary.interleaved),
             norm_last: i32::from(p.norm_last),
             eps: p.eps,
+            store: 1,
+            pages: self.pages_arg(p.pages, p.layer),
+            positions: inputs.positions(),
+            sequences: inputs.sequences(),
+            tables,
+            table_starts,
             rows: rows as i32,
-            ..PlaceArg::default()
         };
-        let args = self.store_arg(self.rotary_arg(args, p.rotary, rows), p.pages, p.layer, ragged);
-        // SAFETY: all places were checked; page tables name frames of the group.
-        unsafe { self.submit_place(args) };
+        let function = match args.pages.element {
+            1 => self.kernels.place_heads_i8,
+            2 => self.kernels.place_heads_bf16,
+            _ => self.kernels.place_heads_f32,
+        };
+        let jobs = rows * (p.q.heads + p.k.heads + p.v.heads);
+        let widest = p.q.dim.max(p.k.dim).max(p.v.dim);
+        // Four warps with heads of the maximum width fit into the default limit of shared memory.
+        let shape = Shape {
+            grid: [jobs.div_ceil(PLACE_WARPS), 1, 1],
+            block: PLACE_WARPS * 32,
+            shared: PLACE_WARPS * widest * 4,
+        };
+        // SAFETY: the one parameter of these kernels; all places were checked, and page tables name frames of the group.
+        unsafe { self.submit(function, shape, &mut [arg(&args)]) };
         self.wrote(p.q.tensor);
         self.wrote(p.k.tensor);
     }
 
-    /// See [`crate::backend::Backend::attention`].
-    pub(super) fn attend(&mut self, attention: Attention, ragged: Ragged) {
+    /// See [`crate::backend::Operations::attention`].
+    pub(super) fn attend(&mut self, attention: Attention) {
         let Attention { q, out, pages, layer, scale, window } = attention;
-        let rows = ragged.positions.len();
+        let rows = self.inputs().rows;
         let pages_arg = self.pages_arg(pages, layer);
         let shape = self.groups[pages.0 as usize].shape;
         let width = q.heads * shape.v_dim;
@@ -229,7 +172,7 @@ impl CudaBackend {
         self.wrote(out);
         let rounded = if self.options.compute == Compute::Bf16 { self.round_into(out, rows, width) } else { 0 };
         let inputs = self.inputs();
-        let (tables, table_starts) = inputs.tables(ragged.group);
+        let (tables, table_starts) = inputs.tables(pages.0 as usize);
         let args = AttentionArg {
             q: heads.start,
             q_row_stride: heads.row_stride,

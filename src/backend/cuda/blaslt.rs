@@ -289,11 +289,11 @@ impl BlasLt {
         Ok(usable.then_some(found.algo))
     }
 
-    /// Submits a product; false, with nothing submitted, if cuBLASLt is not to be used for it.
+    /// Submits a product to a stream of the device; false, with nothing submitted, if cuBLASLt is not to be used for it.
     ///
     /// # Safety
     /// The matrices have the sizes given in the product.
-    pub unsafe fn multiply(&self, p: Product) -> Result<bool> {
+    pub unsafe fn multiply(&self, stream: cudarc::driver::sys::CUstream, p: Product) -> Result<bool> {
         let fits = |a: &&Algorithm| (a.out_features, a.pitch) == (p.out_features, p.pitch) && p.rows <= a.rows_max;
         let Some(algorithm) = self.algorithms.iter().find(fits) else { return Ok(false) };
         let (Some(workspace), true) = (&self.workspace, p.out.is_multiple_of(RESULT_ALIGNMENT.into())) else {
@@ -325,7 +325,7 @@ impl BlasLt {
                 &raw const algorithm.algorithm,
                 workspace.address as *mut c_void,
                 workspace.bytes,
-                self.handle.device.stream.cast(),
+                stream.cast(),
             )
         };
         // An algorithm chosen for more rows may not support fewer; nothing was submitted then.

@@ -197,8 +197,12 @@ impl Device {
         Ok(Entered(true))
     }
 
-    /// Makes the context current on this thread, which belongs to the library, until the device is dropped.
+    /// Makes the context current on this thread, which belongs to the library, until the device is dropped. Does nothing when
+    /// it has been called before.
     pub fn attach(&self) -> Result<()> {
+        if self.attached.load(Ordering::Relaxed) != 0 {
+            return Ok(());
+        }
         // SAFETY: as in `enter`.
         let attached = check(unsafe { sys::cuCtxSetCurrent(self.context) }, "enter its context");
         // Also after an error: even on a lost device the drop must unset the context on this thread.
@@ -281,7 +285,7 @@ fn look(device: sys::CUdevice, driver_version: u32) -> Result<DeviceInfo> {
 
 /// Creates a stream that does not synchronize with the default stream. By default streams have the lowest priority, so
 /// a low-priority one uses that, and otherwise ours gets the highest.
-fn stream(low_priority: bool) -> Result<sys::CUstream> {
+pub fn stream(low_priority: bool) -> Result<sys::CUstream> {
     let (mut least, mut greatest): (c_int, c_int) = (0, 0);
     // SAFETY: a context is current; writes two integers.
     check(unsafe { sys::cuCtxGetStreamPriorityRange(&raw mut least, &raw mut greatest) }, "describe the device")?;

@@ -21,7 +21,7 @@ struct Slots {
 const ROUTE_BYTES: usize = 4 * 8;
 
 impl CudaBackend {
-    /// See [`crate::backend::Backend::experts`].
+    /// See [`crate::backend::Operations::experts`].
     pub(super) fn run_experts(&mut self, args: Experts, rows: usize) {
         let (count, chosen) = (args.experts.len(), args.routing.chosen.min(args.experts.len()));
         let Some(first) = args.experts.first() else { return };

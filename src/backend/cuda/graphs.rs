@@ -2,11 +2,13 @@
 //! previous step only in the integers at fixed places of device memory, so it is captured once per kind and then
 //! launched as a whole.
 //!
-//! The kind of a step is its number of rows (padded, [`crate::backend::Backend::padded`]), the number of key spans for
-//! split attention, and whether sampling needs lists. The first step of a kind runs normally, so that nothing is left
-//! to be created or allocated during capture; the second is captured. After a failed capture all steps run normally.
+//! The kind of a step is its number of rows (padded, so that there are few), the number of key spans for split attention,
+//! and whether sampling needs lists. The first step of a kind runs normally, so that nothing is left to be created or
+//! allocated during capture. The second runs normally too, and every launch is made a second time on a stream that only
+//! captures: whatever fails there, the step has been run. From the third on, the operations are skipped, and the last one
+//! launches the graph. After a failed capture all steps run normally.
 
-use super::driver::{Device, check};
+use super::driver::{Device, check, stream};
 use super::state::CudaBackend;
 use crate::error::{Result, reserved};
 use cudarc::driver::sys;
@@ -17,10 +19,22 @@ const GRAPHS_MAX: usize = 64;
 
 /// What steps must have in common to share a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind {
-    rows: usize,
-    spans: usize,
-    lists: bool,
+pub struct Kind {
+    pub rows: usize,
+    pub spans: usize,
+    pub lists: bool,
+}
+
+/// What becomes of the operations of the current step.
+#[derive(Clone, Copy, Default)]
+enum Mode {
+    /// They are submitted.
+    #[default]
+    Submit,
+    /// They are submitted and captured.
+    Capture(Kind),
+    /// They are skipped, and the graph of the kind is launched at the end.
+    Replay(Kind),
 }
 
 /// A recorded step.
@@ -35,8 +49,52 @@ unsafe impl Send for Graph {}
 impl Drop for Graph {
     fn drop(&mut self) {
         if let Ok(_entered) = self.device.enter() {
-            // SAFETY: made in `end_recording`. If it is still running, the driver keeps it until it has finished.
+            // SAFETY: made in `end_step`. If it is still running, the driver keeps it until it has finished.
             unsafe { sys::cuGraphExecDestroy(self.exec) };
+        }
+    }
+}
+
+/// A stream on which nothing runs.
+struct CaptureStream {
+    device: Arc<Device>,
+    stream: sys::CUstream,
+}
+
+// SAFETY: as for `Device`.
+unsafe impl Send for CaptureStream {}
+
+impl CaptureStream {
+    fn new(device: &Arc<Device>) -> Result<CaptureStream> {
+        let _entered = device.enter()?;
+        Ok(CaptureStream { device: device.clone(), stream: stream(false)? })
+    }
+
+    fn begin(&self) -> Result<()> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let _entered = self.device.enter()?;
+        // SAFETY: a live stream on which nothing is captured.
+        check(unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) }, "record a step")
+    }
+
+    fn end(&self) -> Result<Graph> {
+        let _entered = self.device.enter()?;
+        let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the stream has been capturing since `begin`; writes one handle.
+        check(unsafe { sys::cuStreamEndCapture(self.stream, &raw mut graph) }, "record a step")?;
+        // SAFETY: a graph just captured; writes one handle, which `Graph` destroys.
+        let made = check(unsafe { sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0) }, "record a step");
+        // SAFETY: the instance does not need the graph any more.
+        unsafe { sys::cuGraphDestroy(graph) };
+        made.map(|()| Graph { device: self.device.clone(), exec })
+    }
+}
+
+impl Drop for CaptureStream {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.device.enter() {
+            // SAFETY: the stream has no other user.
+            unsafe { sys::cuStreamDestroy_v2(self.stream) };
         }
     }
 }
@@ -53,115 +111,102 @@ struct Seen {
 #[derive(Default)]
 pub struct Graphs {
     seen: Vec<Seen>,
-    /// The kind that is being captured.
-    recording: Option<Kind>,
-    off: bool,
+    /// Captures; `None` before [`Graphs::reserve`], and after a capture that failed.
+    stream: Option<CaptureStream>,
+    mode: Mode,
     clock: u64,
 }
 
 impl Graphs {
-    /// Reserves memory for the list of kinds.
-    pub fn reserve(&mut self) -> Result<()> {
+    /// Makes the stream that captures, and room for the list of kinds.
+    pub fn reserve(&mut self, device: &Arc<Device>) -> Result<()> {
         self.seen = reserved("recorded steps", GRAPHS_MAX)?;
+        self.stream = Some(CaptureStream::new(device)?);
         Ok(())
     }
 
-    /// The entry of a kind, created if it is new.
-    fn find(&mut self, kind: Kind) -> &mut Seen {
+    /// Whether the operations of the current step are skipped, because a graph has them.
+    pub fn replays(&self) -> bool {
+        matches!(self.mode, Mode::Replay(_))
+    }
+
+    /// The stream on which launches are made a second time, while a step is captured.
+    pub fn capturing(&self) -> Option<sys::CUstream> {
+        self.stream.as_ref().filter(|_| matches!(self.mode, Mode::Capture(_))).map(|s| s.stream)
+    }
+
+    /// Gives up capturing, this step and for good.
+    pub fn give_up(&mut self) {
+        let captured = self.stream.take().map(|stream| stream.end());
+        drop(captured);
+        self.mode = Mode::Submit;
+    }
+
+    /// Decides what becomes of the operations of a step that could be recorded.
+    pub fn begin(&mut self, kind: Kind) {
+        let Some(stream) = &self.stream else { return };
         self.clock += 1;
-        let at = match self.seen.iter().position(|s| s.kind == kind) {
-            Some(at) => at,
-            None => {
-                if self.seen.len() >= GRAPHS_MAX {
-                    let oldest = (0..self.seen.len()).min_by_key(|&i| self.seen[i].used).unwrap_or(0);
-                    self.seen.swap_remove(oldest);
-                }
-                // `used` 0: it has not run yet.
-                self.seen.push(Seen { kind, graph: None, used: 0 });
-                self.seen.len() - 1
+        let at = self.seen.iter().position(|seen| seen.kind == kind).unwrap_or_else(|| {
+            if self.seen.len() >= GRAPHS_MAX {
+                let oldest = (0..self.seen.len()).min_by_key(|&i| self.seen[i].used).unwrap_or(0);
+                self.seen.swap_remove(oldest);
             }
-        };
-        &mut self.seen[at]
+            // `used` 0: it has not run yet.
+            self.seen.push(Seen { kind, graph: None, used: 0 });
+            self.seen.len() - 1
+        });
+        let first = std::mem::replace(&mut self.seen[at].used, self.clock) == 0;
+        match (&self.seen[at].graph, first) {
+            (Some(_), _) => self.mode = Mode::Replay(kind),
+            (None, true) => {}
+            (None, false) => match stream.begin() {
+                Ok(()) => self.mode = Mode::Capture(kind),
+                Err(_) => self.stream = None,
+            },
+        }
+    }
+
+    fn graph(&self, kind: Kind) -> Option<&Graph> {
+        self.seen.iter().find(|seen| seen.kind == kind)?.graph.as_ref()
+    }
+
+    /// Ends a capture and keeps its graph.
+    fn keep(&mut self, kind: Kind) {
+        match self.stream.as_ref().map(CaptureStream::end) {
+            Some(Ok(graph)) => {
+                if let Some(seen) = self.seen.iter_mut().find(|seen| seen.kind == kind) {
+                    seen.graph = Some(graph);
+                }
+            }
+            // No failure of the device: the step has been submitted.
+            _ => self.stream = None,
+        }
     }
 }
 
 impl CudaBackend {
-    /// See [`crate::backend::Backend::replay`].
-    pub(super) fn replay_step(&mut self) -> bool {
-        if self.graphs.off || self.failure.is_some() {
-            return false;
-        }
-        let inputs = self.inputs();
-        let (rows, spans) = (inputs.rows, inputs.units.single_spans);
-        assert!(inputs.units.single == rows && inputs.units.several == 0, "a step of single rows");
-        let kind = Kind { rows, spans, lists: self.scratch().sampling.kind() };
-        let clock = self.graphs.clock + 1;
-        let seen = self.graphs.find(kind);
-        let first = std::mem::replace(&mut seen.used, clock) == 0;
-        match &seen.graph {
-            Some(graph) => {
-                let (exec, device) = (graph.exec, graph.device.clone());
-                let launched = device.enter().and_then(|_entered| {
+    /// Ends the step whose operations have been called: launches the graph that has them, or keeps what was captured.
+    pub(super) fn end_step(&mut self) {
+        match std::mem::take(&mut self.graphs.mode) {
+            Mode::Submit => {}
+            Mode::Capture(_) if self.failure.is_some() => {
+                self.graphs.stream.take().map(|stream| stream.end());
+            }
+            Mode::Capture(kind) => {
+                self.graphs.keep(kind);
+            }
+            Mode::Replay(kind) if self.failure.is_none() => {
+                let launched = self.graphs.graph(kind).map_or(Ok(()), |graph| {
+                    let _entered = graph.device.enter()?;
                     // SAFETY: a live graph; the memory it uses is that of this backend, which lives longer.
-                    check(unsafe { sys::cuGraphLaunch(exec, device.stream) }, "start a recorded step")
+                    let answer = unsafe { sys::cuGraphLaunch(graph.exec, graph.device.stream) };
+                    check(answer, "start a recorded step")
                 });
                 self.note(launched);
                 // The graph changed tensors without calls of `wrote`, so no rounded copy is known to be valid.
                 self.forget_rounded();
-                true
             }
-            None if first => false,
-            None => {
-                let device = self.device.clone();
-                let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-                let begun = device.enter().and_then(|_entered| {
-                    // SAFETY: a live stream on which nothing is recorded.
-                    check(unsafe { sys::cuStreamBeginCapture_v2(device.stream, mode) }, "record a step")
-                });
-                self.forget_rounded();
-                match begun {
-                    Ok(()) => self.graphs.recording = Some(kind),
-                    Err(_) => self.graphs.off = true,
-                }
-                false
-            }
-        }
-    }
-
-    /// See [`crate::backend::Backend::recorded`].
-    pub(super) fn end_recording(&mut self) -> bool {
-        let Some(kind) = self.graphs.recording.take() else { return true };
-        let device = self.device.clone();
-        let mut graph = std::ptr::null_mut();
-        let made = device.enter().and_then(|_entered| {
-            // SAFETY: the stream has been recording since `replay_step`; writes one handle.
-            check(unsafe { sys::cuStreamEndCapture(device.stream, &raw mut graph) }, "record a step")?;
-            let mut exec = std::ptr::null_mut();
-            // SAFETY: a graph just recorded; writes one handle, which `Graph` destroys.
-            let made = check(unsafe { sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0) }, "record a step");
-            // SAFETY: the instance does not need the graph any more.
-            unsafe { sys::cuGraphDestroy(graph) };
-            made.map(|()| Graph { device: device.clone(), exec })
-        });
-        self.forget_rounded();
-        // An error during capture is no device failure; the step is run without a graph.
-        let failed = self.failure.is_some();
-        match made {
-            Ok(graph) if !failed => {
-                let exec = graph.exec;
-                self.graphs.find(kind).graph = Some(graph);
-                let launched = device.enter().and_then(|_entered| {
-                    // SAFETY: as in `replay_step`.
-                    check(unsafe { sys::cuGraphLaunch(exec, device.stream) }, "start a recorded step")
-                });
-                self.note(launched);
-                true
-            }
-            _ => {
-                self.graphs.off = true;
-                self.failure = None;
-                false
-            }
+            Mode::Replay(_) => {}
         }
     }
 }

@@ -215,12 +215,18 @@ pub fn arg<T>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }
 
-/// Submits a kernel to the device's stream.
+/// Submits a kernel to a stream of the device.
 ///
 /// # Safety
 /// `params` has the address of one value of the right type for each parameter of the kernel; device memory that those
 /// point to is large enough for the shape.
-pub unsafe fn launch(device: &Device, function: Function, shape: Shape, params: &mut [*mut c_void]) -> Result<()> {
+pub unsafe fn launch(
+    device: &Device,
+    stream: sys::CUstream,
+    function: Function,
+    shape: Shape,
+    params: &mut [*mut c_void],
+) -> Result<()> {
     if shape.grid.contains(&0) {
         return Ok(());
     }
@@ -237,7 +243,7 @@ pub unsafe fn launch(device: &Device, function: Function, shape: Shape, params: 
             1,
             1,
             shape.shared as u32,
-            device.stream,
+            stream,
             params.as_mut_ptr(),
             std::ptr::null_mut(),
         )

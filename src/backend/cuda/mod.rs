@@ -14,6 +14,7 @@
 //! | `state` | the backend's state; the bf16 copies of products' inputs |
 //! | `ops`, `products`, `attention`, `experts`, `sampling` | the operations |
 //! | `blaslt` | products by NVIDIA's cuBLASLt, if the options give up law 1 |
+//! | `steps` | the beginning of a step: padding, upload, replay |
 //! | `graphs` | steps recorded as CUDA graphs |
 //! | `testing` | launches of single kernels, for tests |
 
@@ -42,6 +43,8 @@ mod products;
 mod sampling;
 #[cfg(feature = "cuda")]
 mod state;
+#[cfg(feature = "cuda")]
+mod steps;
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
 pub mod testing;
@@ -167,17 +170,6 @@ mod stub {
 
 #[cfg(not(feature = "cuda"))]
 use stub::absent;
-
-/// The number of rows to which a step of `rows` single rows is padded; see [`crate::backend::Backend::padded`].
-pub fn padded(rows: usize) -> usize {
-    match rows {
-        _ if !BUILT => rows,
-        0..=8 => rows.next_power_of_two(),
-        9..=64 => rows.next_multiple_of(8),
-        65..=256 => rows.next_multiple_of(32),
-        _ => rows.next_multiple_of(64),
-    }
-}
 
 /// Opens a device for a model whose weights take `weight_bytes` there, the sum of [`weight_bytes()`]. If cuBLASLt is
 /// wanted but unavailable, `note` gets a message.

@@ -1,16 +1,16 @@
-//! The operations of the [`Backend`] trait.
+//! The traits of a [`Backend`].
 
 use super::forms;
 use super::kernels::{Shape, arg};
 use super::state::CudaBackend;
 use crate::backend::cpu::Compute;
 use crate::backend::*;
-use crate::encoding::{Encoding, Scheme};
+use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::sampling::{AllowedTokens, SamplingOutput, SamplingRequests};
+use crate::sampling::{AllowedTokens, SamplingOutput};
 use std::ops::Range;
 
-impl Backend for CudaBackend {
+impl Memory for CudaBackend {
     fn name(&self) -> String {
         let (major, minor) = self.device.info.capability;
         format!("{} (cuda:{}, compute capability {major}.{minor})", self.device.info.name, self.options.index)
@@ -24,14 +24,6 @@ impl Backend for CudaBackend {
             scratch: self.scratch_bytes(),
         }
     }
-
-    fn attach(&mut self) {
-        let attached = self.device.attach();
-        self.note(attached);
-    }
-
-    /// Nothing to do: no thread of this backend spins for work.
-    fn rest(&mut self) {}
 
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor> {
         let bytes = elements.checked_mul(4).ok_or_else(|| Error::memory(what, u64::MAX))?;
@@ -69,18 +61,25 @@ impl Backend for CudaBackend {
         }
     }
 
-    fn quantize(
-        &mut self,
-        bytes: &[u8],
-        dtype: DType,
-        out_features: usize,
-        in_features: usize,
-        scheme: Scheme,
-        panels: &mut [u8],
-    ) -> Result<()> {
-        self.quantizer()?.quantize(bytes, dtype, out_features, in_features, scheme, panels)
+    fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()> {
+        self.check_error()?;
+        self.place(x, out.len());
+        // SAFETY: plain numbers, written as bytes; every bit pattern is one.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
+        let read = self.buffers[x.buffer as usize].read(x.offset * 4, bytes);
+        self.note(read);
+        self.check_error()
     }
 
+    fn wait(&mut self) -> Result<()> {
+        self.check_error()?;
+        let waited = self.device.wait();
+        self.note(waited);
+        self.check_error()
+    }
+}
+
+impl Cache for CudaBackend {
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages> {
         Ok(KvPages(self.make_pages(shape)? as u32))
     }
@@ -96,24 +95,28 @@ impl Backend for CudaBackend {
         let at = self.frame(pages, frame, bytes.len())?;
         self.groups[pages.0 as usize].buffer.write(at.start, bytes)
     }
+}
 
-    fn begin(&mut self, step: &Step) {
-        let inputs = self.inputs.as_mut().expect("reserved before the first step");
-        // Also for a step that will not run because an earlier one, whose error was not reported yet, failed.
-        inputs.rows = step.tokens.len();
-        if self.failure.is_none() {
-            let uploaded = inputs.upload(step);
-            self.note(uploaded);
-        }
+impl Steps for CudaBackend {
+    fn step(&mut self) -> &mut Step {
+        &mut self.step
     }
 
-    fn embed(&mut self, table: Weight, tokens: &[u32], out: Tensor) {
-        // After a failure the inputs may be those of another step.
-        if self.failure.is_some() {
+    fn begin(&mut self) {
+        self.begin_step();
+    }
+
+    fn steps_in_flight(&self) -> usize {
+        2
+    }
+}
+
+impl Operations for CudaBackend {
+    fn embed(&mut self, table: Weight, out: Tensor) {
+        if self.skips() {
             return;
         }
-        let (rows, width) = (tokens.len(), table.in_features);
-        assert!(rows == self.inputs().rows, "the tokens are those of the step");
+        let (rows, width) = (self.inputs().rows, table.in_features);
         let (matrix, tokens, to) = (self.stored(table).matrix, self.inputs().tokens(), self.place(out, rows * width));
         let sampled = self.scratch().sampling.tokens();
         let (function, pitch) = match self.options.compute {
@@ -127,12 +130,11 @@ impl Backend for CudaBackend {
         self.wrote(out);
     }
 
-    fn rotary_angles(&mut self, positions: &[u32], inv_freq: &[f32], scale: f32, out: Tensor) {
-        if self.failure.is_some() {
+    fn rotary_angles(&mut self, inv_freq: &[f32], scale: f32, out: Tensor) {
+        if self.skips() {
             return;
         }
-        let (rows, half) = (positions.len(), inv_freq.len());
-        assert!(rows == self.inputs().rows, "the positions are those of the step");
+        let (rows, half) = (self.inputs().rows, inv_freq.len());
         let Some(frequencies) = self.constant(inv_freq) else { return };
         let (at, to) = (self.inputs().positions(), self.place(out, rows * 2 * half));
         let (shape, rows, half) = (self.each_element(rows * half), rows as i32, half as i32);
@@ -154,6 +156,9 @@ impl Backend for CudaBackend {
             pitch: i32,
             eps: f32,
         }
+        if self.skips() {
+            return;
+        }
         let width = gain.in_features;
         let (from, to) = (self.place(x, rows * width), self.place(out, rows * width));
         self.wrote(out);
@@ -165,48 +170,35 @@ impl Backend for CudaBackend {
         unsafe { self.submit(self.kernels.rms_norm, rows_shape(rows), &mut [arg(&args)]) };
     }
 
-    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear], _scratch: Tensor) {
-        self.group_products(x, rows, group);
-    }
-
-    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, _scratch: Tensor) {
-        self.group_products(x, rows, &[gate, up]);
-        self.gate_rows(gate.out, up.out, rows, gate.weight.out_features);
-    }
-
-    fn head_norm(&mut self, heads: Heads, gain: Weight, eps: f32, rows: usize) {
-        self.norm_heads(heads, gain, eps, rows);
-    }
-
-    fn rotate(&mut self, heads: Heads, rotary: Rotary, rows: usize) {
-        self.rotate_heads(heads, rotary, rows);
-    }
-
-    fn store_kv(&mut self, pages: KvPages, layer: usize, k: Heads, v: Heads, ragged: Ragged) {
-        if self.failure.is_none() {
-            self.store_heads(pages, layer, k, v, ragged);
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
+        if !self.skips() {
+            self.group_products(x, rows, group);
         }
     }
 
-    fn place_heads(&mut self, placement: &Placement, ragged: Ragged) {
-        if self.failure.is_none() {
-            self.place_all(placement, ragged);
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear) {
+        if !self.skips() {
+            self.group_products(x, rows, &[gate, up]);
+            self.gate_rows(gate.out, up.out, rows, gate.weight.out_features);
         }
     }
 
-    fn attention(&mut self, attention: Attention, ragged: Ragged) {
-        if self.failure.is_none() {
-            self.attend(attention, ragged);
+    fn place_heads(&mut self, placement: &Placement) {
+        if !self.skips() {
+            self.place_rows(placement);
         }
     }
 
-    fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
-        let (x, with) = (self.place(gate, elements), self.place(up, elements));
-        self.silu_elements(x, with, elements);
-        self.wrote(gate);
+    fn attention(&mut self, attention: Attention) {
+        if !self.skips() {
+            self.attend(attention);
+        }
     }
 
     fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize) {
+        if self.skips() {
+            return;
+        }
         let (to, with) = (self.place(x, elements), self.place(gate, elements));
         let (shape, count) = (self.each_element(elements), elements as i64);
         // SAFETY: the parameters of the kernel; both places were checked.
@@ -215,6 +207,9 @@ impl Backend for CudaBackend {
     }
 
     fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize) {
+        if self.skips() {
+            return;
+        }
         let (to, with) = (self.place(x, elements), self.place(y, elements));
         let (shape, count) = (self.each_element(elements), elements as i64);
         let mut params = [arg(&to), arg(&with), arg(&factor), arg(&count)];
@@ -224,52 +219,41 @@ impl Backend for CudaBackend {
     }
 
     fn experts(&mut self, experts: Experts, rows: usize) {
-        self.run_experts(experts, rows);
+        if !self.skips() {
+            self.run_experts(experts, rows);
+        }
     }
 
-    fn gather(&mut self, x: Tensor, first: usize, rows: &[u32], width: usize, out: Tensor) {
-        let last = rows.iter().copied().max().unwrap_or(0) as usize;
-        let (from, to) = (self.place(x, (last + 1) * width), self.place(out, rows.len() * width));
+    fn gather(&mut self, x: Tensor, first: usize, rows: usize, width: usize, out: Tensor) {
+        if self.skips() {
+            return;
+        }
+        let list = &self.step.logits_indices[first..first + rows];
+        let last = list.iter().copied().max().unwrap_or(0) as usize;
+        let (from, to) = (self.place(x, (last + 1) * width), self.place(out, rows * width));
         let which = self.inputs().logits_indices(first);
-        let (shape, count, width) = (self.each_element(rows.len() * width), rows.len() as i32, width as i32);
+        let (shape, count, width) = (self.each_element(rows * width), rows as i32, width as i32);
         let mut params = [arg(&from), arg(&which), arg(&to), arg(&count), arg(&width)];
         // SAFETY: the parameters of the kernel; all places were checked, and the rows are below `last + 1`.
         unsafe { self.submit(self.kernels.gather_rows, shape, &mut params) };
         self.wrote(out);
     }
+}
 
-    fn steps_in_flight(&self) -> usize {
-        2
-    }
-
+impl Sampling for CudaBackend {
     fn set_vocabulary_mask(&mut self, mask: &AllowedTokens) -> Result<()> {
         self.scratch().sampling.set_vocabulary_mask(mask.end(), mask.holes())
     }
 
-    fn padded(&self, rows: usize) -> usize {
-        super::padded(rows)
-    }
-
-    fn set_sampling(&mut self, requests: &SamplingRequests) {
-        if self.failure.is_none() {
-            let uploaded = self.scratch().sampling.upload(requests);
-            self.note(uploaded);
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear) {
+        if !self.asked_whole {
+            self.upload_requests();
         }
-    }
-
-    fn replay(&mut self) -> bool {
-        self.replay_step()
-    }
-
-    fn recorded(&mut self) -> bool {
-        self.end_recording()
-    }
-
-    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, _scratch: Tensor) {
-        self.group_products(x, rows, &[head]);
-        if self.failure.is_none() {
+        if !self.skips() {
+            self.group_products(x, rows, &[head]);
             self.sample_rows(head.out, rows, head.weight.out_features);
         }
+        self.end_step();
     }
 
     fn copy_out(&mut self) -> Ticket {
@@ -286,22 +270,6 @@ impl Backend for CudaBackend {
         self.check_error()
     }
 
-    fn read(&mut self, x: Tensor, out: &mut [f32]) -> Result<()> {
-        self.check_error()?;
-        self.place(x, out.len());
-        // SAFETY: plain numbers, written as bytes; every bit pattern is one.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
-        let read = self.buffers[x.buffer as usize].read(x.offset * 4, bytes);
-        self.note(read);
-        self.check_error()
-    }
-
-    fn wait(&mut self) -> Result<()> {
-        self.check_error()?;
-        let waited = self.device.wait();
-        self.note(waited);
-        self.check_error()
-    }
 }
 
 /// One block per row.

@@ -109,7 +109,7 @@ impl CudaBackend {
         (to, pitch)
     }
 
-    /// See [`crate::backend::Backend::linear`].
+    /// See [`crate::backend::Operations::linear`].
     pub(super) fn group_products(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
         let format_of = |backend: &CudaBackend, linear: &Linear| backend.stored(linear.weight).format;
         let mut rest = group;
@@ -173,8 +173,17 @@ impl CudaBackend {
             accumulate: linear.accumulate,
         };
         // SAFETY: the places were checked against the weight's shape; the input has whole rows of that pitch.
-        match unsafe { blas.multiply(product) } {
-            Ok(taken) => taken,
+        match unsafe { blas.multiply(self.device.stream, product) } {
+            Ok(true) => {
+                if let Some(stream) = self.graphs.capturing()
+                    // SAFETY: as above.
+                    && !unsafe { blas.multiply(stream, product) }.is_ok_and(|taken| taken)
+                {
+                    self.graphs.give_up();
+                }
+                true
+            }
+            Ok(false) => false,
             Err(error) => {
                 self.note(Err(error));
                 true

@@ -140,7 +140,7 @@ impl SamplingScratch {
         })
     }
 
-    /// See [`crate::backend::Backend::set_vocabulary_mask`].
+    /// See [`crate::backend::Sampling::set_vocabulary_mask`].
     pub fn set_vocabulary_mask(&mut self, limit: usize, holes: &[u32]) -> Result<()> {
         self.limit = limit;
         self.any_holes = !holes.is_empty();
@@ -164,8 +164,8 @@ impl SamplingScratch {
         self.rows
     }
 
-    /// The property of the step's requests on which its launches depend; part of a recorded step's kind.
-    pub fn kind(&self) -> bool {
+    /// Whether any row of the step samples from a list of its largest logits, on which its launches depend.
+    pub fn needs_lists(&self) -> bool {
         self.lists
     }
 
@@ -270,7 +270,7 @@ impl SamplingScratch {
 }
 
 impl CudaBackend {
-    /// See [`crate::backend::Backend::sample`].
+    /// See [`crate::backend::Sampling::sample`].
     pub(super) fn sample_rows(&mut self, logits: Tensor, rows: usize, vocab: usize) {
         let logits = self.place(logits, rows * vocab);
         let d = &self.scratch().sampling;

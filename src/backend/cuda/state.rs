@@ -10,12 +10,11 @@ use super::sampling::{self, SamplingScratch};
 use super::upload::{Arena, Uploader};
 use super::{CudaOptions, forms};
 use crate::backend::cpu::kernels::Elements;
-use crate::backend::cpu::{Compute, CpuBackend, Tier};
-use crate::backend::{HostBytes, KvShape, MaxBatchShape, RandomWeight, Tensor, Weight};
+use crate::backend::cpu::Compute;
+use crate::backend::{HostBytes, KvShape, MaxBatchShape, RandomWeight, Step, Tensor, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
-use crate::os::thread::ThreadOptions;
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -58,7 +57,7 @@ pub struct Rounded {
     used: u64,
 }
 
-/// Memory allocated by [`crate::backend::Backend::reserve`].
+/// Memory allocated by [`crate::backend::Memory::reserve`].
 pub struct Scratch {
     pub rounded: [Rounded; ROUNDED_SLOTS],
     pub parts: Buffer,
@@ -69,6 +68,8 @@ pub struct Scratch {
     pub constants_of: Vec<f32>,
     /// `[weights]`: the device address of every weight's matrix, by id.
     pub addresses: Buffer,
+    /// Most rows of a step with one row of each sequence, all of them sampled.
+    pub rows_max: usize,
     max_shape: MaxBatchShape,
 }
 
@@ -149,7 +150,7 @@ fn wants_blas(options: &CudaOptions) -> bool {
     !options.invariant && options.compute == Compute::Bf16
 }
 
-/// Device memory that [`crate::backend::Backend::reserve`] takes at most, in bytes.
+/// Device memory that [`crate::backend::Memory::reserve`] takes at most, in bytes.
 pub fn scratch_bytes(options: &CudaOptions, max_shape: &MaxBatchShape) -> u64 {
     let blas = if wants_blas(options) { blaslt::WORKSPACE_BYTES as u64 } else { 0 };
     let all = [ScratchSizes::of(max_shape).bytes(), inputs::bytes(max_shape), sampling::bytes(max_shape), blas];
@@ -187,6 +188,7 @@ impl Scratch {
             constants: buffer(s.constants, 1)?,
             constants_of: crate::error::reserved(what, CONSTANTS)?,
             addresses,
+            rows_max: max_shape.rows.min(max_shape.sequences).min(max_shape.logits_rows),
             max_shape: *max_shape,
         })
     }
@@ -200,8 +202,10 @@ pub struct CudaBackend {
     pub(super) groups: Vec<Group>,
     arena: Arena,
     uploader: Option<Uploader>,
-    /// Quantizes weights on the CPU while the engine opens.
-    quantizer: Option<CpuBackend>,
+    /// The step being filled in or submitted.
+    pub(super) step: Step,
+    /// The step began with the requests of all its rows of logits.
+    pub(super) asked_whole: bool,
     pub(super) inputs: Option<Inputs>,
     pub(super) scratch: Option<Scratch>,
     pub(super) graphs: Graphs,
@@ -233,7 +237,8 @@ impl CudaBackend {
             groups: Vec::new(),
             arena: Arena::new(weight_bytes),
             uploader: None,
-            quantizer: None,
+            step: Step::default(),
+            asked_whole: false,
             inputs: None,
             scratch: None,
             graphs: Graphs::default(),
@@ -252,10 +257,24 @@ impl CudaBackend {
     /// # Safety
     /// As for [`launch`].
     pub(super) unsafe fn submit(&mut self, function: Function, shape: Shape, params: &mut [*mut c_void]) {
-        if self.failure.is_none() {
-            // SAFETY: the caller's promise.
-            self.failure = unsafe { launch(&self.device, function, shape, params) }.err();
+        if self.failure.is_some() {
+            return;
         }
+        // SAFETY: the caller's promise.
+        self.failure = unsafe { launch(&self.device, self.device.stream, function, shape, params) }.err();
+        if let Some(stream) = self.graphs.capturing() {
+            // SAFETY: the caller's promise; the memory is that of this backend, as whose part the graph runs.
+            let captured = unsafe { launch(&self.device, stream, function, shape, params) };
+            if captured.is_err() {
+                self.graphs.give_up();
+            }
+        }
+    }
+
+    /// Whether the operations of the current step are not submitted: after a failure, when the inputs may be those of another
+    /// step, and when a graph has them.
+    pub(super) fn skips(&self) -> bool {
+        self.failure.is_some() || self.graphs.replays()
     }
 
     /// Records an error, if it is the first.
@@ -335,14 +354,15 @@ impl CudaBackend {
     pub(super) fn reserve_scratch(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
         // The uploader's copies must have finished before it is dropped; this also reports their errors.
         self.device.wait()?;
-        (self.uploader, self.quantizer) = (None, None);
+        self.uploader = None;
         if let Some(blas) = &mut self.blas {
             blas.reserve(max_shape.rows.max(max_shape.logits_rows))?;
         }
         let blocking = self.options.blocking_wait;
         self.inputs = Some(Inputs::new(&self.device, max_shape, blocking)?);
         self.scratch = Some(Scratch::new(&self.device, max_shape, &self.weights, blocking)?);
-        self.graphs.reserve()?;
+        self.graphs.reserve(&self.device)?;
+        self.step = Step::with_capacity(max_shape)?;
         self.device.wait()
     }
 
@@ -447,7 +467,7 @@ impl CudaBackend {
         }
         // SAFETY: to, seed, deviation, rows, in_features of `fill_random_*`, and the pitch for stored formats; the
         // allocation has the bytes of that format.
-        unsafe { launch(&self.device, function, self.each_element(bytes / 4), &mut params) }?;
+        unsafe { launch(&self.device, self.device.stream, function, self.each_element(bytes / 4), &mut params) }?;
         self.weight_bytes += forms::weight_bytes(encoding, out_features, in_features, compute);
         self.weights.push(Stored { format, matrix, vector: 0 });
         Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
@@ -480,14 +500,6 @@ impl CudaBackend {
                 to.copy_from_slice(&some.get(i).to_ne_bytes());
             }
         })
-    }
-
-    /// The CPU backend that quantizes weights, with all cores; created on first use.
-    pub(super) fn quantizer(&mut self) -> Result<&mut CpuBackend> {
-        if self.quantizer.is_none() {
-            self.quantizer = Some(CpuBackend::new(Tier::Auto, Compute::Bf16, 0, ThreadOptions::default())?);
-        }
-        Ok(self.quantizer.as_mut().expect("just made"))
     }
 
     pub(super) fn make_pages(&mut self, shape: KvShape) -> Result<usize> {

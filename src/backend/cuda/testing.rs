@@ -95,7 +95,7 @@ impl Bench {
         }
         let mut params: Vec<*mut c_void> = params.iter().map(|param| param.cast_mut()).collect();
         // SAFETY: the caller's promise.
-        unsafe { launch(&self.device, function, Shape { grid, block, shared }, &mut params) }?;
+        unsafe { launch(&self.device, self.device.stream, function, Shape { grid, block, shared }, &mut params) }?;
         self.device.wait()
     }
 }

@@ -3,8 +3,8 @@
 
 use super::driver::{Device, check};
 use super::memory::{Buffer, Event, Pinned};
-use crate::backend::cpu::pool::Pool;
 use crate::error::Result;
+use crate::os::pool::Pool;
 use crate::os::thread::{ThreadOptions, physical_cores};
 use cudarc::driver::sys;
 use std::ops::Range;
@@ -65,24 +65,6 @@ pub struct Uploader {
     pool: Pool,
 }
 
-/// The start of a piece, for threads that write different rows of it.
-struct Piece(*mut u8);
-
-// SAFETY: tasks write disjoint rows.
-unsafe impl Sync for Piece {}
-
-impl Piece {
-    /// The bytes `range`. A method, so that closures capture the whole `Piece`.
-    ///
-    /// # Safety
-    /// The range lies in the piece, and no other task accesses it.
-    #[allow(clippy::mut_from_ref, reason = "each task has its own bytes")]
-    unsafe fn bytes(&self, range: Range<usize>) -> &mut [u8] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
-    }
-}
-
 impl Uploader {
     pub fn new(device: &Arc<Device>) -> Result<Uploader> {
         let piece = || Ok((Pinned::zeroed(device, PIECE_BYTES, "weights on their way")?, Event::new(device, true)?));
@@ -108,12 +90,9 @@ impl Uploader {
             assert!(bytes <= PIECE_BYTES, "a row of {row_bytes} bytes");
             let (pinned, copied) = &mut self.pieces[self.turn];
             copied.wait()?;
-            let piece = Piece(pinned.bytes_mut()[..bytes].as_mut_ptr());
             let part = (PART_BYTES / row_bytes.max(1)).max(1);
-            self.pool.run(some.len().div_ceil(part), &|index, _| {
+            self.pool.run_parts(&mut pinned.bytes_mut()[..bytes], (part * row_bytes).max(1), &|index, to, _| {
                 let rows = index * part..some.len().min((index + 1) * part);
-                // SAFETY: rows of the piece, which no other task has.
-                let to = unsafe { piece.bytes(rows.start * row_bytes..rows.end * row_bytes) };
                 write(first + rows.start..first + rows.end, to);
             });
             let _entered = self.device.enter()?;

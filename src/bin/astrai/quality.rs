@@ -7,11 +7,11 @@
 use crate::args::{ModelArgs, PositionArgs, Weights};
 use crate::failure::{Failure, Outcome, read_file};
 use astrai::backend::cpu::{Compute, CpuBackend};
-use astrai::backend::{Backend, KvShape};
+use astrai::backend::{KvShape, Memory, Steps, Tables};
 use astrai::dtype::DType;
 use astrai::engine::{Engine, EngineOptions, Prompt, PromptPart, TextOptions, Type};
 use astrai::model::config::Config;
-use astrai::model::{Model, Recipe, Step, StepLimits, Tables, families, loader};
+use astrai::model::{Model, Recipe, StepLimits, families, loader};
 use astrai::os::thread::ThreadOptions;
 use astrai::source::{Folder, FolderOptions, ModelSource};
 use clap::Args;
@@ -163,7 +163,6 @@ fn log_normaliser(logits: &[f32]) -> f64 {
 struct Reader {
     model: Model,
     backend: CpuBackend,
-    step: Step,
     vocab: usize,
 }
 
@@ -196,29 +195,29 @@ impl Reader {
             logits_rows: LOGITS_ROWS,
             context: window,
             page_tokens: PAGE_TOKENS,
-            own_scratch: false,
+            frames,
         };
         let model = Model::new(architecture, weights, &shapes, &limits, &mut backend)?;
-        let table = Tables { pages: (0..frames as u32).collect(), starts: vec![0] };
-        let step = Step { tables: vec![table; shapes.len()], ..Step::default() };
-        Ok(Reader { model, backend, step, vocab })
+        backend.step().tables = vec![Tables { pages: (0..frames as u32).collect(), starts: vec![0] }; shapes.len()];
+        Ok(Reader { model, backend, vocab })
     }
 
     /// Reads the tokens from position 0.
     fn read(&mut self, tokens: &[u32]) {
-        self.step.tokens = tokens.to_vec();
-        self.step.positions = (0..tokens.len() as u32).collect();
-        self.step.sequences = vec![0; tokens.len()];
-        self.step.logits_indices = (0..tokens.len() as u32).collect();
-        self.model.begin(&mut self.backend, &self.step);
+        let step = self.backend.step();
+        step.tokens = tokens.to_vec();
+        step.positions = (0..tokens.len() as u32).collect();
+        step.sequences = vec![0; tokens.len()];
+        step.logits_indices = (0..tokens.len() as u32).collect();
+        self.model.begin(&mut self.backend);
         for layer in 0..self.model.layers() {
-            self.model.layer(&mut self.backend, &self.step, layer);
+            self.model.layer(&mut self.backend, layer);
         }
     }
 
     /// Logits `[count, vocab]` of rows that were read.
     fn logits(&mut self, first: usize, count: usize) -> astrai::Result<Vec<f32>> {
-        let logits = self.model.logits(&mut self.backend, &self.step, first, count);
+        let logits = self.model.logits(&mut self.backend, first, count);
         let mut out = vec![0.0; count * self.vocab];
         self.backend.read(logits, &mut out)?;
         Ok(out)

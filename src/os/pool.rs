@@ -1,4 +1,4 @@
-//! The thread pool of the CPU backend.
+//! A thread pool for work that is split into many equal tasks: the kernels of a step, the weights of a model.
 //!
 //! [`Pool::run`] distributes tasks `0..count` over the workers and the calling thread. An idle worker spins for a
 //! moment and then sleeps, so an idle engine uses no CPU time; after [`Pool::rest`] it sleeps at once. The caller waits
@@ -7,7 +7,7 @@
 //! Which thread runs a task is not fixed; results do not depend on it because a task writes only its own output.
 
 use crate::error::Result;
-use crate::os::thread::{self, JoinHandle, ThreadOptions};
+use super::thread::{self, JoinHandle, ThreadOptions};
 use crossbeam_utils::CachePadded;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -144,6 +144,22 @@ impl Pool {
         self.shared.rest.store(true, Ordering::Relaxed);
     }
 
+    /// Runs `task(index, part, thread)` for consecutive parts of `data` of `len` elements each, the last perhaps of fewer;
+    /// otherwise as [`Pool::run`].
+    pub fn run_parts<T: Send>(
+        &mut self,
+        data: &mut [T],
+        len: usize,
+        task: &(dyn Fn(usize, &mut [T], usize) + Sync),
+    ) {
+        let (count, all) = (data.len(), Parts(data.as_mut_ptr()));
+        self.run(count.div_ceil(len), &|index, thread| {
+            let first = index * len;
+            // SAFETY: the part lies inside `data`, which is borrowed for this call, and no other task has it.
+            task(index, unsafe { std::slice::from_raw_parts_mut(all.at(first), len.min(count - first)) }, thread);
+        });
+    }
+
     /// Runs `task(index, thread)` once for every index below `count` and returns when all are done. `thread` is below
     /// [`Pool::threads`] and unique among the tasks running at one time. A panic in a task is propagated to the caller.
     pub fn run(&mut self, count: usize, task: Task) {
@@ -170,6 +186,19 @@ impl Pool {
         if shared.panicked.swap(false, Ordering::AcqRel) {
             resume_unwind(Box::new("a task of the CPU pool panicked"));
         }
+    }
+}
+
+/// The start of data whose parts are written by different tasks.
+struct Parts<T>(*mut T);
+
+// SAFETY: tasks access disjoint elements, which may be sent to their threads.
+unsafe impl<T: Send> Sync for Parts<T> {}
+
+impl<T> Parts<T> {
+    /// A method, so that closures capture the whole `Parts`.
+    fn at(&self, element: usize) -> *mut T {
+        self.0.wrapping_add(element)
     }
 }
 
@@ -202,6 +231,19 @@ mod tests {
                 }
                 assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 50), "{threads} threads, {count} tasks");
             }
+        }
+    }
+
+    #[test]
+    fn every_part_is_written_by_its_own_task() {
+        for (count, len) in [(0, 3), (1, 3), (9, 3), (10, 3), (1000, 7)] {
+            let mut pool = Pool::new(3, ThreadOptions::default()).unwrap();
+            let mut data = vec![usize::MAX; count];
+            pool.run_parts(&mut data, len, &|index, part, thread| {
+                assert!(thread < 3 && (part.len() == len || index == count / len));
+                part.iter_mut().enumerate().for_each(|(i, to)| *to = index * len + i);
+            });
+            assert!(data.iter().enumerate().all(|(i, at)| i == *at), "{count} by {len}");
         }
     }
 

@@ -1,0 +1,176 @@
+//! Operations from token ids to hidden states. Each reads what it needs of the step that was begun: tokens, positions,
+//! page tables.
+
+use super::cache::KvPages;
+use super::memory::{Tensor, Weight};
+
+/// One matrix product of a group with a shared input: `out[r, o] = sum_i x[r, i] * weight[o, i] + bias[o]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// Matrix `[out_features, in_features]`.
+    pub weight: Weight,
+    /// Vector `[out_features]`.
+    pub bias: Option<Weight>,
+    /// Output `[rows, out_features]`, contiguous.
+    pub out: Tensor,
+    /// Add the product to the contents of `out` instead of replacing them.
+    pub accumulate: bool,
+}
+
+/// Heads inside the rows of a projection: head `h` of row `r` starts at `r * row_stride + h * head_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// First element of head 0 of row 0.
+    pub tensor: Tensor,
+    /// Elements between the starts of consecutive rows.
+    pub row_stride: usize,
+    /// Elements between the starts of consecutive heads.
+    pub head_stride: usize,
+    /// Heads per row.
+    pub heads: usize,
+    /// Elements per head.
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Elements from the start of `tensor` to the end of the last head of row `rows - 1`. `rows` is at least 1.
+    pub fn span(&self, rows: usize) -> usize {
+        (rows - 1) * self.row_stride + (self.heads - 1) * self.head_stride + self.dim
+    }
+
+    /// Element range of one head, relative to the start of `tensor`.
+    pub fn at(&self, row: usize, head: usize) -> std::ops::Range<usize> {
+        let start = row * self.row_stride + head * self.head_stride;
+        start..start + self.dim
+    }
+}
+
+/// Rotary embedding of a contiguous part of every head.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotary {
+    /// `[rows, 2, dims / 2]`: cosines, then sines, of each row's angles; computed by [`Operations::rotary_angles`].
+    pub angles: Tensor,
+    /// First rotated element of a head.
+    pub start: usize,
+    /// Number of rotated elements per head.
+    pub dims: usize,
+    /// Pair adjacent elements (2i, 2i + 1) instead of (i, i + dims / 2).
+    pub interleaved: bool,
+}
+
+/// Operations on queries, keys and values between their projections and attention; see [`Operations::place_heads`].
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    /// Queries; normalized and rotated in place.
+    pub q: Heads,
+    /// Keys; normalized and rotated in place, then stored in the pages.
+    pub k: Heads,
+    /// Values; stored in the pages.
+    pub v: Heads,
+    /// Gains of the RMS norms over each query head and each key head; `None` = no norm.
+    pub norms: Option<[Weight; 2]>,
+    /// Apply the norms after the rotation instead of before it.
+    pub norm_last: bool,
+    /// Epsilon of the norms.
+    pub eps: f32,
+    /// Rotation of queries and keys.
+    pub rotary: Rotary,
+    /// The layer group's pages.
+    pub pages: KvPages,
+    /// Index of the layer within the group.
+    pub layer: usize,
+}
+
+/// Attention of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Queries `[rows, heads, dim]`.
+    pub q: Heads,
+    /// Output `[rows, heads * v_dim]`.
+    pub out: Tensor,
+    /// The layer group's pages.
+    pub pages: KvPages,
+    /// Index of the layer within the group.
+    pub layer: usize,
+    /// Factor applied to the scores before the softmax.
+    pub scale: f32,
+    /// Sliding window: number of keys visible to a query, its own included; `None` = all up to its position.
+    pub window: Option<u32>,
+}
+
+/// The feed-forward matrices of one expert.
+#[derive(Clone, Copy, Debug)]
+pub struct Expert {
+    /// `[intermediate, hidden]`.
+    pub gate: Weight,
+    /// `[intermediate, hidden]`.
+    pub up: Weight,
+    /// `[hidden, intermediate]`.
+    pub down: Weight,
+}
+
+/// How experts are chosen from the router's logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts chosen per token.
+    pub chosen: usize,
+    /// Divide the probabilities of the chosen experts by their sum.
+    pub renormalise: bool,
+}
+
+/// The routed experts of one layer: `out[r] += sum_j p_j * down_j(silu(gate_j(x[r])) * up_j(x[r]))` over the experts
+/// `j` chosen for row `r`, with router probabilities `p_j`, added in ascending order of `j`.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts<'a> {
+    /// All experts, by index.
+    pub experts: &'a [Expert],
+    /// Router logits `[rows, experts]`.
+    pub logits: Tensor,
+    /// How experts are chosen.
+    pub routing: Routing,
+    /// Input `[rows, hidden]`.
+    pub x: Tensor,
+    /// Output `[rows, hidden]`; the result is added to it.
+    pub out: Tensor,
+}
+
+/// The tensor operations of a device.
+pub trait Operations {
+    /// `out[r] = table[tokens[r]]` for all rows of the step. `out` is `[rows, table.in_features]`; tokens are below
+    /// `table.out_features`.
+    fn embed(&mut self, table: Weight, out: Tensor);
+
+    /// Cosines and sines of `positions[r] * inv_freq[i]`, times `scale`, into `out[r, 2, inv_freq.len()]`, for all rows
+    /// of the step.
+    fn rotary_angles(&mut self, inv_freq: &[f32], scale: f32, out: Tensor);
+
+    /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.in_features]`. `out` may be `x`.
+    fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
+
+    /// Up to four matrix products that share the input `x` `[rows, in_features]`.
+    fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]);
+
+    /// Two products of the same shape with a shared input, then `gate.out = silu(gate.out) * up.out`. Afterwards
+    /// `gate.out` may only be used as the input of matrix products, and the contents of `up.out` are undefined.
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear);
+
+    /// For all rows of the step: norms and rotates queries and keys as `placement` says, and stores keys and values in
+    /// their pages.
+    fn place_heads(&mut self, placement: &Placement);
+
+    /// Causal attention of every row of the step over the pages of its sequence, its own token included (its key and
+    /// value are already stored). The query heads are divided evenly among the KV heads.
+    fn attention(&mut self, attention: Attention);
+
+    /// `x[i] *= sigmoid(gate[i])` over `elements`.
+    fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize);
+
+    /// `x[i] += factor * y[i]` over `elements`.
+    fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize);
+
+    /// Routed experts of one layer; see [`Experts`].
+    fn experts(&mut self, experts: Experts, rows: usize);
+
+    /// `out[i] = x[logits_indices[first + i]]` for `rows` entries of the step's list; rows of `width` elements.
+    fn gather(&mut self, x: Tensor, first: usize, rows: usize, width: usize, out: Tensor);
+}

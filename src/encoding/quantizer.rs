@@ -1,0 +1,98 @@
+//! Quantization of the weights of a model while it loads, on threads of its own.
+
+use super::{PANEL, Scheme};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::os::pool::Pool;
+use crate::os::simd;
+use crate::os::thread::{ThreadOptions, physical_cores};
+use crate::os::floats;
+use std::sync::{Mutex, PoisonError};
+
+/// Tasks for each thread: enough to balance threads of different speeds.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Threads that quantize, and the floats that each works on.
+pub struct Quantizer {
+    pool: Pool,
+    rows: Vec<Mutex<Vec<f32>>>,
+}
+
+impl Quantizer {
+    /// A quantizer with `threads` threads (0 = one per physical core), the caller of [`Quantizer::quantize`] being one of
+    /// them.
+    ///
+    /// # Errors
+    /// `Memory`; `Internal` when a thread cannot be started.
+    pub fn new(threads: usize, options: ThreadOptions) -> Result<Quantizer> {
+        let pool = Pool::new(if threads == 0 { physical_cores() } else { threads }, options)?;
+        let rows = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        Ok(Quantizer { pool, rows })
+    }
+
+    /// Quantizes the matrix `[out_features, in_features]`, stored row by row in `bytes`, into `panels`. The result is the
+    /// same on every machine and may be kept in a file. A large matrix may be quantized in pieces of whole panels.
+    ///
+    /// # Errors
+    /// `Memory`; `Internal` when `bytes` or `panels` have not the size of the matrix, or no kernel reads the type.
+    pub fn quantize(
+        &mut self,
+        bytes: &[u8],
+        dtype: DType,
+        [out_features, in_features]: [usize; 2],
+        scheme: Scheme,
+        panels: &mut [u8],
+    ) -> Result<()> {
+        let size = out_features.checked_mul(in_features).and_then(|elements| elements.checked_mul(dtype.size()));
+        if size != Some(bytes.len()) || !matches!(dtype, DType::F32 | DType::Bf16 | DType::F16) {
+            let message = format!("{} bytes are no matrix of {out_features} x {in_features} {dtype}", bytes.len());
+            return Err(Error::internal(message));
+        }
+        let expected = scheme.bytes(out_features, in_features);
+        if expected != Some(panels.len()) {
+            return Err(Error::internal(format!("panels of {} bytes, expected {expected:?}", panels.len())));
+        }
+        if panels.is_empty() {
+            return Ok(());
+        }
+        for rows in &mut self.rows {
+            let (rows, count) = (rows.get_mut().unwrap_or_else(PoisonError::into_inner), PANEL * in_features);
+            rows.clear();
+            rows.try_reserve_exact(count).map_err(|_| Error::memory("rows to quantize", count as u64 * 4))?;
+        }
+        let (panel_bytes, all, own) = (scheme.panel_bytes(in_features), out_features.div_ceil(PANEL), &self.rows);
+        let panels_each = all.div_ceil(self.pool.threads() * TASKS_PER_THREAD);
+        let row_bytes = in_features * dtype.size();
+        // The calling thread belongs to the host and takes part with the default floating-point environment, whatever
+        // the host has set.
+        floats::with_default(|| {
+            self.pool.run_parts(panels, panels_each * panel_bytes, &|index, part, thread| {
+                let mut rows = own[thread].lock().unwrap_or_else(PoisonError::into_inner);
+                let first = index * panels_each;
+                for (panel, to) in (first..).zip(part.chunks_exact_mut(panel_bytes)) {
+                    let from = &bytes[panel * PANEL * row_bytes..out_features.min((panel + 1) * PANEL) * row_bytes];
+                    simd::with_avx2(
+                        #[inline(always)]
+                        || {
+                            widen(from, dtype, &mut rows);
+                            scheme.quantize(&rows, in_features, to);
+                        },
+                    );
+                }
+            });
+        });
+        Ok(())
+    }
+}
+
+/// The elements of `bytes` as f32; `rows` has room for them.
+#[inline(always)]
+fn widen(bytes: &[u8], dtype: DType, rows: &mut Vec<f32>) {
+    rows.clear();
+    let (words, halves) = (bytes.as_chunks::<4>().0, bytes.as_chunks::<2>().0);
+    match dtype {
+        DType::F32 => rows.extend(words.iter().map(|&x| f32::from_le_bytes(x))),
+        DType::Bf16 => rows.extend(halves.iter().map(|&x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16))),
+        _ => rows.extend(halves.iter().map(|&x| half::f16::from_le_bytes(x).to_f32())),
+    }
+}

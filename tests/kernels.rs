@@ -4,9 +4,9 @@
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Backend, Linear, MaxBatchShape, Tensor, Weight, scratch_elements};
+use astrai::backend::{Linear, MaxBatchShape, Memory, Operations, Steps, Tensor, Weight};
 use astrai::dtype::DType;
-use astrai::encoding::{Encoding, Scheme};
+use astrai::encoding::{Encoding, Quantizer, Scheme};
 use astrai::os::aligned::AlignedBytes;
 use astrai::os::thread::ThreadOptions;
 use std::sync::Arc;
@@ -79,6 +79,7 @@ const LARGEST: MaxBatchShape = MaxBatchShape {
     logits_rows: 0,
     groups: 1,
     page_tokens: 16,
+    frames: 0,
     heads: 64,
     expert_inner: 0,
     hidden: 64,
@@ -89,7 +90,8 @@ fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
     // An embedding of one long row is the trait's way to bring host values in.
     let table = b.weight(stored(values, DType::F32), Encoding::Stored(DType::F32), 1, values.len()).unwrap();
     let t = b.alloc(values.len(), "test").unwrap();
-    b.embed(table, &[0], t);
+    b.step().tokens = vec![0];
+    b.embed(table, t);
     t
 }
 
@@ -146,15 +148,16 @@ fn product(mut b: CpuBackend, mut r: Random, scheme: Option<Scheme>, p: &Product
         None => b.weight(w, Encoding::Stored(p.dtype), p.out_features, p.in_features).unwrap(),
         Some(scheme) => {
             let mut panels = AlignedBytes::zeroed(scheme.bytes(p.out_features, p.in_features).unwrap()).unwrap();
-            b.quantize((*w).as_ref(), p.dtype, p.out_features, p.in_features, scheme, panels.as_mut_slice()).unwrap();
+            let mut quantizer = Quantizer::new(b.threads(), ThreadOptions::default()).unwrap();
+            let shape = [p.out_features, p.in_features];
+            quantizer.quantize((*w).as_ref(), p.dtype, shape, scheme, panels.as_mut_slice()).unwrap();
             b.weight(Arc::new(panels), Encoding::Quantized(scheme), p.out_features, p.in_features).unwrap()
         }
     };
     let bias = p.bias.then(|| b.weight(stored(&bias, p.dtype), Encoding::Stored(p.dtype), 1, p.out_features).unwrap());
     let x = put(&mut b, x);
     let out = put(&mut b, &vec![before; p.rows * p.out_features]);
-    let scratch = b.alloc(scratch_elements(p.rows, p.in_features), "test").unwrap();
-    b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }], scratch);
+    b.linear(x, p.rows, &[Linear { weight, bias, out, accumulate: p.bias }]);
     get(&mut b, out, p.rows * p.out_features)
 }
 
@@ -315,8 +318,15 @@ fn element_wise_operations_agree_with_the_reference() {
                 x.iter_mut().for_each(|v| *v *= 20.0);
                 let mut b = backend(tier, 2);
                 let gain: Weight = b.weight(stored(&y, DType::Bf16), Encoding::Stored(DType::Bf16), 1, n).unwrap();
-                let (a, c, d, e) = (put(&mut b, &x), put(&mut b, &x), put(&mut b, &x), put(&mut b, &y));
-                b.silu_mul(a, e, n);
+                let (c, d, e, one) = (put(&mut b, &x), put(&mut b, &x), put(&mut b, &y), put(&mut b, &[1.0]));
+                // Products by one of the numbers themselves, so that their gate can be looked at.
+                let [(gate, a), (up, rest)] = [&x, &y].map(|values| {
+                    let weight = b.weight(stored(values, DType::F32), Encoding::Stored(DType::F32), n, 1).unwrap();
+                    let out = b.alloc(n, "test").unwrap();
+                    (Linear { weight, bias: None, out, accumulate: false }, out)
+                });
+                assert_ne!(a, rest);
+                b.gated(one, 1, gate, up);
                 b.sigmoid_mul(c, e, n);
                 b.rms_norm(d, gain, 1e-5, 1, d);
                 b.add_scaled(e, d, 0.25, n);

@@ -2,14 +2,14 @@
 //! for every family, tier and kind of weights. One test in a process of its own, since it counts for the whole process.
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Backend, KvShape};
+use astrai::backend::{KvShape, Memory, Sampling, Steps, Tables};
 use astrai::dtype::DType;
 use astrai::limits;
 use astrai::model::architecture::Architecture;
 use astrai::model::config::Config;
-use astrai::model::{Model, Recipe, Step, StepLimits, Tables, families, loader, random_model};
+use astrai::model::{Model, Recipe, StepLimits, families, loader, random_model};
 use astrai::os::thread::ThreadOptions;
-use astrai::sampling::{AllowedTokens, SamplingOutput, SamplingParams, SamplingRequests};
+use astrai::sampling::{AllowedTokens, SamplingOutput, SamplingParams};
 use astrai::source::{Folder, FolderOptions, ModelSource};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -52,7 +52,6 @@ struct Bench {
     model: Model,
     backend: CpuBackend,
     context: usize,
-    requests: SamplingRequests,
     output: SamplingOutput,
 }
 
@@ -85,43 +84,42 @@ impl Bench {
             logits_rows: LOGITS_ROWS,
             context,
             page_tokens: PAGE_TOKENS,
-            own_scratch: false,
+            frames,
         };
         let model = Model::new(architecture, weights, &shapes, &limits, &mut backend).unwrap();
         backend.set_vocabulary_mask(&AllowedTokens::all(model.vocab())).unwrap();
-        let requests = SamplingRequests::new(LOGITS_ROWS, model.vocab()).unwrap();
         let output = SamplingOutput::new(LOGITS_ROWS).unwrap();
-        Bench { model, backend, context, requests, output }
+        Bench { model, backend, context, output }
     }
 
-    /// A step of `rows` (sequence, position).
-    fn step(&self, rows: &[(usize, usize)]) -> Step {
+    /// Fills in a step of `rows` (sequence, position).
+    fn fill(&mut self, rows: &[(usize, usize)]) {
         let pages = self.context.div_ceil(PAGE_TOKENS);
         let tables = Tables { pages: (0..2 * pages as u32).collect(), starts: vec![0, pages as u32] };
-        Step {
-            tokens: rows.iter().map(|r| (r.1 * 7 % 100) as u32).collect(),
-            positions: rows.iter().map(|r| r.1 as u32).collect(),
-            sequences: rows.iter().map(|r| r.0 as u32).collect(),
-            logits_indices: (0..LOGITS_ROWS.min(rows.len()) as u32).collect(),
-            tables: vec![tables; self.model.group_count()],
-        }
+        let step = self.backend.step();
+        step.clear();
+        step.tokens.extend(rows.iter().map(|r| (r.1 * 7 % 100) as u32));
+        step.positions.extend(rows.iter().map(|r| r.1 as u32));
+        step.sequences.extend(rows.iter().map(|r| r.0 as u32));
+        step.logits_indices.extend(0..LOGITS_ROWS.min(rows.len()) as u32);
+        step.tables = vec![tables; self.model.group_count()];
     }
 
     /// Runs it, and samples from a few of the largest logits and from whole rows.
-    fn run(&mut self, step: &Step) {
-        self.model.begin(&mut self.backend, step);
+    fn run(&mut self) {
+        self.model.begin(&mut self.backend);
         for layer in 0..self.model.layers() {
-            self.model.layer(&mut self.backend, step, layer);
+            self.model.layer(&mut self.backend, layer);
         }
-        let rows = step.logits_indices.len();
+        let rows = self.backend.step().logits_indices.len();
         let few =
             SamplingParams { temperature: 1.0, top_k: limits::BEST_LOGITS_MAX as u32, ..SamplingParams::default() };
         let whole = SamplingParams { temperature: 1.0, top_p: 0.9, logprobs: Some(5), ..SamplingParams::default() };
         for request in [few.request(7, 0), whole.request(7, 0)] {
-            self.requests.clear();
-            self.requests.rows.extend(std::iter::repeat_n(request, rows));
-            self.backend.set_sampling(&self.requests);
-            self.model.sample(&mut self.backend, step, 0, rows);
+            let sampling = &mut self.backend.step().sampling;
+            sampling.clear();
+            sampling.rows.extend(std::iter::repeat_n(request, rows));
+            self.model.sample(&mut self.backend, 0, rows);
             let ticket = self.backend.copy_out();
             self.backend.wait_sampled(ticket, &mut self.output).unwrap();
         }
@@ -141,9 +139,9 @@ fn check(source: &dyn ModelSource, with: With) {
         ("both", std::iter::once((0, end - 1)).chain((end - rows + 1..end).map(|p| (1, p))).collect()),
     ];
     for (name, rows) in steps {
-        let step = bench.step(&rows);
+        bench.fill(&rows);
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        bench.run(&step);
+        bench.run();
         let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert_eq!(made, 0, "allocations in {name} of {} with {with:?}", source.subject());
     }

@@ -72,12 +72,7 @@ impl Step {
     /// The rows together with the page tables of one layer group.
     pub fn ragged(&self, group: usize) -> Ragged<'_> {
         let t = &self.tables[group];
-        Ragged {
-            positions: &self.positions,
-            sequences: &self.sequences,
-            tables: &t.pages,
-            table_starts: &t.starts,
-        }
+        Ragged { positions: &self.positions, sequences: &self.sequences, tables: &t.pages, table_starts: &t.starts }
     }
 }
 

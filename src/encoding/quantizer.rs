@@ -3,10 +3,10 @@
 use super::{PANEL, Scheme};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::os::floats;
 use crate::os::pool::Pool;
 use crate::os::simd;
 use crate::os::thread::{ThreadOptions, physical_cores};
-use crate::os::floats;
 use std::sync::{Mutex, PoisonError};
 
 /// Tasks for each thread: enough to balance threads of different speeds.

@@ -6,8 +6,8 @@
 //!
 //! Which thread runs a task is not fixed; results do not depend on it because a task writes only its own output.
 
-use crate::error::Result;
 use super::thread::{self, JoinHandle, ThreadOptions};
+use crate::error::Result;
 use crossbeam_utils::CachePadded;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -146,12 +146,7 @@ impl Pool {
 
     /// Runs `task(index, part, thread)` for consecutive parts of `data` of `len` elements each, the last perhaps of fewer;
     /// otherwise as [`Pool::run`].
-    pub fn run_parts<T: Send>(
-        &mut self,
-        data: &mut [T],
-        len: usize,
-        task: &(dyn Fn(usize, &mut [T], usize) + Sync),
-    ) {
+    pub fn run_parts<T: Send>(&mut self, data: &mut [T], len: usize, task: &(dyn Fn(usize, &mut [T], usize) + Sync)) {
         let (count, all) = (data.len(), Parts(data.as_mut_ptr()));
         self.run(count.div_ceil(len), &|index, thread| {
             let first = index * len;

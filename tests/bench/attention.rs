@@ -8,7 +8,9 @@
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Attention, Backend, Heads, KvShape, MaxBatchShape, Ragged, Tensor};
+use astrai::backend::{
+    Attention, Cache, Heads, KvShape, MaxBatchShape, Memory, Operations, Placement, Rotary, Steps, Tables, Tensor,
+};
 use astrai::dtype::DType;
 use astrai::os::thread::ThreadOptions;
 use std::time::Instant;
@@ -100,12 +102,15 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
     let rows = work.rows * work.sequences;
     let positions: Vec<u32> = (0..rows).map(|r| (work.before + r % work.rows) as u32).collect();
     let sequences: Vec<u32> = (0..rows).map(|r| (r / work.rows) as u32).collect();
-    let ragged =
-        Ragged { group: 0, positions: &positions, sequences: &sequences, tables: &tables, table_starts: &starts };
     let heads =
         |tensor: Tensor, heads: usize| Heads { tensor, row_stride: heads * DIM, head_stride: DIM, heads, dim: DIM };
     let q = heads(b.alloc(rows * HEADS * DIM, "q").expect("memory"), HEADS);
     let k = heads(b.alloc(rows * KV_HEADS * DIM, "k").expect("memory"), KV_HEADS);
+    let keys: f64 = positions.iter().map(|p| *p as f64 + 1.0).sum();
+    let step = b.step();
+    (step.positions, step.sequences, step.tables) = (positions, sequences, vec![Tables { pages: tables, starts }]);
+    let rotary = Rotary { angles: q.tensor, start: 0, dims: 0, interleaved: false };
+    let placement = Placement { q, k, v: k, norms: None, norm_last: false, eps: 0.0, rotary, pages, layer: 0 };
     let out = b.alloc(rows * HEADS * DIM, "out").expect("memory");
     // Every page is written, so that it is memory of its own.
     let page: Vec<u8> = (0..shape.frame_bytes().expect("small")).map(|i| (i % 60) as u8).collect();
@@ -113,16 +118,15 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
     let (mut times, mut stores) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        (0..shape.layers).for_each(|layer| b.store_kv(pages, layer, k, k, ragged));
+        (0..shape.layers).for_each(|layer| b.place_heads(&Placement { layer, ..placement }));
         stores.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
         for layer in 0..shape.layers {
-            b.attention(Attention { q, out, pages, layer, scale: 0.1, window: None }, ragged);
+            b.attention(Attention { q, out, pages, layer, scale: 0.1, window: None });
         }
         times.push(start.elapsed().as_secs_f64());
     }
     let (time, store) = (median(&mut times) / shape.layers as f64, median(&mut stores) / shape.layers as f64);
-    let keys: f64 = positions.iter().map(|p| *p as f64 + 1.0).sum();
     let flops = keys * (HEADS * 4 * DIM) as f64;
     let bytes = (work.sequences * (work.before + work.rows) * KV_HEADS * shape.token_bytes()) as f64;
     println!(

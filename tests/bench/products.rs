@@ -7,9 +7,9 @@
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Backend, Linear, Tensor, Weight, scratch_elements};
+use astrai::backend::{Linear, Memory, Operations, Tensor, Weight};
 use astrai::dtype::DType;
-use astrai::encoding::{Encoding, Scheme};
+use astrai::encoding::{Encoding, Quantizer, Scheme};
 use astrai::os::aligned::AlignedBytes;
 use astrai::os::thread::{ThreadOptions, physical_cores};
 use criterion::{BenchmarkId, Criterion, Throughput};
@@ -34,7 +34,9 @@ fn weight(b: &mut CpuBackend, scheme: Option<Scheme>, out_features: usize) -> (W
         None => (bytes, Encoding::Stored(DType::Bf16)),
         Some(scheme) => {
             let mut panels = AlignedBytes::zeroed(scheme.bytes(out_features, INS).expect("small")).expect("memory");
-            b.quantize(bytes.as_slice(), DType::Bf16, out_features, INS, scheme, panels.as_mut_slice())
+            let mut quantizer = Quantizer::new(0, ThreadOptions::default()).expect("threads");
+            quantizer
+                .quantize(bytes.as_slice(), DType::Bf16, [out_features, INS], scheme, panels.as_mut_slice())
                 .expect("a matrix");
             (panels, Encoding::Quantized(scheme))
         }
@@ -43,11 +45,10 @@ fn weight(b: &mut CpuBackend, scheme: Option<Scheme>, out_features: usize) -> (W
     (b.weight(Arc::new(bytes), encoding, out_features, INS).expect("the bytes are the format's"), len)
 }
 
-fn product(b: &mut CpuBackend, weight: Weight, rows: usize) -> (Tensor, Linear, Tensor) {
+fn product(b: &mut CpuBackend, weight: Weight, rows: usize) -> (Tensor, Linear) {
     let x = b.alloc(rows * INS, "x").expect("memory");
     let out = b.alloc(rows * weight.out_features, "out").expect("memory");
-    let scratch = b.alloc(scratch_elements(rows, INS), "scratch").expect("memory");
-    (x, Linear { weight, bias: None, out, accumulate: false }, scratch)
+    (x, Linear { weight, bias: None, out, accumulate: false })
 }
 
 fn main() {
@@ -69,17 +70,17 @@ fn main() {
             let mut group = criterion.benchmark_group(name);
             let (large, bytes) = weight(&mut b, scheme, DECODE_OUTS);
             for rows in [1, 4, 8, 16] {
-                let (x, linear, scratch) = product(&mut b, large, rows);
+                let (x, linear) = product(&mut b, large, rows);
                 group.throughput(Throughput::BytesDecimal(bytes as u64));
                 group.bench_function(BenchmarkId::new("decode", rows), |bench| {
-                    bench.iter(|| b.linear(x, rows, &[linear], scratch));
+                    bench.iter(|| b.linear(x, rows, &[linear]));
                 });
             }
             let (small, _) = weight(&mut b, scheme, PREFILL_OUTS);
-            let (x, linear, scratch) = product(&mut b, small, PREFILL_ROWS);
+            let (x, linear) = product(&mut b, small, PREFILL_ROWS);
             group.throughput(Throughput::Elements((2 * PREFILL_ROWS * PREFILL_OUTS * INS) as u64));
             group.bench_function(BenchmarkId::new("prefill", PREFILL_ROWS), |bench| {
-                bench.iter(|| b.linear(x, PREFILL_ROWS, &[linear], scratch));
+                bench.iter(|| b.linear(x, PREFILL_ROWS, &[linear]));
             });
             group.finish();
         }

@@ -5,12 +5,12 @@
 
 use astrai::Error;
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, TierPasses};
-use astrai::backend::{Backend, Linear, MaxBatchShape};
+use astrai::backend::{Linear, MaxBatchShape, Memory, Operations, Sampling, Steps};
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
 use astrai::os::aligned::AlignedBytes;
 use astrai::os::thread::ThreadOptions;
-use astrai::sampling::{AllowedTokens, Sampler, SamplingParams, SamplingRequests};
+use astrai::sampling::{AllowedTokens, Sampler, SamplingParams};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,8 +69,7 @@ const ROWS: usize = 16;
 /// logits has one input, so that it takes little of that.
 fn many_rows(logits: &[f32]) -> Result<(), Error> {
     let params = SamplingParams { temperature: 0.8, top_p: 0.95, ..SamplingParams::default() };
-    let mut requests = SamplingRequests::new(ROWS, VOCAB)?;
-    requests.rows.extend((0..ROWS as u64).map(|position| params.request(position, 0)));
+    let requests: Vec<_> = (0..ROWS as u64).map(|position| params.request(position, 0)).collect();
     let mut backends = Vec::new();
     for threads in [1, 2] {
         let mut backend = CpuBackend::new(Tier::Auto, Compute::F32, threads, ThreadOptions::default())?;
@@ -89,16 +88,17 @@ fn many_rows(logits: &[f32]) -> Result<(), Error> {
         };
         let (weight, ones) = (column(logits)?, column(&[1.0])?);
         let (x, out) = (backend.alloc(ROWS, "inputs")?, backend.alloc(ROWS * VOCAB, "logits")?);
-        let scratch = backend.alloc(astrai::backend::scratch_elements(ROWS, 1), "scratch")?;
-        backend.embed(ones, &[0; ROWS], x);
-        backends.push((backend, x, Linear { weight, bias: None, out, accumulate: false }, scratch, Vec::new()));
+        let step = backend.step();
+        step.tokens.extend([0; ROWS]);
+        step.sampling.rows.extend_from_slice(&requests);
+        backend.embed(ones, x);
+        backends.push((backend, x, Linear { weight, bias: None, out, accumulate: false }, Vec::new()));
     }
     for _ in 0..ROUNDS {
-        for (backend, x, head, scratch, times) in &mut backends {
+        for (backend, x, head, times) in &mut backends {
             let start = Instant::now();
             for _ in 0..4 {
-                backend.set_sampling(&requests);
-                backend.sample(*x, ROWS, *head, *scratch);
+                backend.sample(*x, ROWS, *head);
             }
             times.push(start.elapsed().as_secs_f64() * 1e6 / 4.0);
         }

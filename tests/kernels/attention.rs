@@ -2,7 +2,9 @@
 
 use super::{LARGEST, Random, backend, close, get, other_tiers, put};
 use astrai::backend::cpu::{CpuBackend, Tier, tiers};
-use astrai::backend::{Attention, Backend, Heads, KvPages, KvShape, MaxBatchShape, Ragged};
+use astrai::backend::{
+    Attention, Cache, Heads, KvPages, KvShape, MaxBatchShape, Memory, Operations, Placement, Rotary, Steps, Tables,
+};
 use astrai::dtype::DType;
 
 #[derive(Clone, Copy, Debug)]
@@ -105,20 +107,18 @@ impl Bench {
         let (q, k, v) = (view(0, heads, k_dim), view(1, kv_heads, k_dim), view(2, kv_heads, v_dim));
         let positions: Vec<u32> = tokens.iter().map(|t| t.1 as u32).collect();
         let sequences: Vec<u32> = tokens.iter().map(|t| t.0 as u32 + 1).collect();
-        let ragged = Ragged {
-            group: 0,
-            positions: &positions,
-            sequences: &sequences,
-            tables: &self.tables,
-            table_starts: &self.starts,
-        };
-        self.b.store_kv(self.pages, 1, k, v, ragged);
+        let step = self.b.step();
+        (step.positions, step.sequences) = (positions, sequences);
+        step.tables = vec![Tables { pages: self.tables.clone(), starts: self.starts.clone() }];
+        let rotary = Rotary { angles: q.tensor, start: 0, dims: 0, interleaved: false };
+        let (norms, norm_last, eps, pages, layer) = (None, false, 0.0, self.pages, 1);
+        self.b.place_heads(&Placement { q, k, v, norms, norm_last, eps, rotary, pages, layer });
         if !attend {
             return Vec::new();
         }
         let out = self.b.alloc(tokens.len() * heads * v_dim, "out").unwrap();
         let scale = 4.0 / k_dim as f32;
-        self.b.attention(Attention { q, out, pages: self.pages, layer: 1, scale, window }, ragged);
+        self.b.attention(Attention { q, out, pages: self.pages, layer: 1, scale, window });
         get(&mut self.b, out, tokens.len() * heads * v_dim)
     }
 }

@@ -4,7 +4,9 @@ use super::host::{Memory, launch, param, shape};
 use super::products::{pitch, rows_of_bf16};
 use super::{Random, begin, close, same_bits};
 use astrai::backend::cpu::{Compute, CpuBackend, Tier};
-use astrai::backend::{self, Backend, KvShape, Placement, Ragged, Rotary, Tensor, Weight};
+use astrai::backend::{
+    self, Cache, KvShape, Memory as _, Operations, Placement, Rotary, Steps, Tables, Tensor, Weight,
+};
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
 use astrai::os::thread::ThreadOptions;
@@ -253,7 +255,8 @@ fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
     let bytes = Arc::new(F32s(values.to_vec()));
     let table = b.weight(bytes, Encoding::Stored(DType::F32), 1, values.len()).unwrap();
     let tensor = b.alloc(values.len(), "test").unwrap();
-    b.embed(table, &[0], tensor);
+    b.step().tokens = vec![0];
+    b.embed(table, tensor);
     tensor
 }
 
@@ -352,7 +355,10 @@ fn reference(case: Case, inputs: &Inputs) -> (Vec<f32>, Vec<f32>, Vec<u8>) {
         layer: 1,
     };
     let Inputs { positions, sequences, tables, starts, .. } = inputs;
-    b.place_heads(&placement, Ragged { group: 0, positions, sequences, tables, table_starts: starts });
+    let step = b.step();
+    (step.positions, step.sequences) = (positions.to_vec(), sequences.to_vec());
+    step.tables = vec![Tables { pages: tables.to_vec(), starts: starts.to_vec() }];
+    b.place_heads(&placement);
     let mut out = (vec![0.0; inputs.q.len()], vec![0.0; all.len()], Vec::new());
     b.read(q, &mut out.0).unwrap();
     b.read(kv, &mut out.1).unwrap();

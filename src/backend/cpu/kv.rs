@@ -6,10 +6,10 @@
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
-use crate::dtype::DType;
 use super::kernels::{Elements, bf16_to_f32, f32_to_bf16};
 use super::memory::Buffer;
 use super::*;
+use crate::dtype::DType;
 
 /// Tokens per group in [`PageLayout::Lanes`]: the number of 32-bit lanes of the widest register.
 pub const GROUP: usize = 16;

@@ -282,14 +282,7 @@ impl CpuBackend {
         (products, panels)
     }
 
-    fn products_of_form(
-        &mut self,
-        x: Tensor,
-        rows: usize,
-        group: &[Linear],
-        form: Form,
-        after: After,
-    ) {
+    fn products_of_form(&mut self, x: Tensor, rows: usize, group: &[Linear], form: Form, after: After) {
         assert!(group.len() <= GROUP_MAX, "a group of {} products, at most {GROUP_MAX}", group.len());
         let in_features = group[0].weight.in_features;
         let place = self.convert(x, rows, in_features, form);

@@ -421,7 +421,8 @@ impl Operations for CpuBackend {
 
     fn rotary_angles(&mut self, inv_freq: &[f32], scale: f32, out: Tensor) {
         let positions = &self.step.positions;
-        let out = &mut self.buffers[out.buffer as usize].floats_mut()[out.offset..][..positions.len() * 2 * inv_freq.len()];
+        let out =
+            &mut self.buffers[out.buffer as usize].floats_mut()[out.offset..][..positions.len() * 2 * inv_freq.len()];
         rotary::angles(positions, inv_freq, scale, out);
     }
 

@@ -86,7 +86,8 @@ impl SamplingState {
 
     /// Bytes that [`SamplingState::reserve`] reserves.
     pub fn bytes(threads: usize, max_shape: &MaxBatchShape) -> u64 {
-        let samplers = (SamplingState::slots(threads, max_shape) as u64).saturating_mul(Sampler::bytes(max_shape.vocab));
+        let samplers =
+            (SamplingState::slots(threads, max_shape) as u64).saturating_mul(Sampler::bytes(max_shape.vocab));
         let found = (max_shape.best as u64).saturating_mul(size_of::<(f32, u32)>() as u64);
         samplers.saturating_add(found).saturating_add(SamplingOutput::bytes(max_shape.logits_rows))
     }

@@ -269,7 +269,6 @@ impl Sampling for CudaBackend {
         self.note(taken);
         self.check_error()
     }
-
 }
 
 /// One block per row.

@@ -145,7 +145,7 @@ impl Case {
 
 /// Rows rounded to bf16 and arranged for tiles; elements that belong to no row are NaN.
 fn arranged(x: &[f32], rows: usize, in_features: usize) -> Vec<u16> {
-    let mut out = vec![0x7fffu16; crate::backend::scratch_elements(rows, in_features) * 2];
+    let mut out = vec![0x7fffu16; crate::backend::cpu::linear::converted_bytes(rows, in_features) / 2];
     for (row, x) in x.chunks(in_features).enumerate().take(rows) {
         // SAFETY: the scratch is as large as that of a backend.
         unsafe { bf16::arrange(x, row, out.as_mut_ptr()) };

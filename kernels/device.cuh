@@ -167,6 +167,8 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
+__device__ __forceinline__ bool finite(float x) { return fabsf(x) < INFINITY; }
+
 __device__ __forceinline__ float warp_max(float value) {
 #pragma unroll
     for (uint32_t mask = 16; mask > 0; mask /= 2) {

@@ -11,6 +11,12 @@ __device__ __forceinline__ uint64_t order_key(float value, uint32_t id) {
     return uint64_t(ordered) << 32 | uint32_t(~id);
 }
 
+// The number of a key.
+__device__ __forceinline__ float value_of(uint64_t key) {
+    const uint32_t ordered = uint32_t(key >> 32);
+    return bits_to_float(ordered >> 31 ? ordered & 0x7FFFFFFFu : ~ordered);
+}
+
 __device__ __forceinline__ uint64_t warp_max_key(uint64_t key) {
 #pragma unroll
     for (uint32_t mask = 16; mask > 0; mask /= 2) {

@@ -6,7 +6,7 @@ use super::{Random, begin, close, same_bits};
 use astrai::backend::KvShape;
 use astrai::dtype::DType;
 
-/// The mirror of `Unit` in kernels/attention.cu.
+/// The mirror of `Unit` in kernels/attention.cuh.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Unit {

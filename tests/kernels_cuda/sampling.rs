@@ -7,7 +7,7 @@ use astrai::sampling::{
     AllowedTokens, LogitAdjustments, NO_FINITE_LOGIT, Sampled, Sampler, SamplingParams, TokenCounts,
 };
 
-/// The mirror of `SamplingRequest` in kernels/sampling.cu.
+/// The mirror of `SamplingRequest` in kernels/draw.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct SamplingRequest {

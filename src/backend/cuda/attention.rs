@@ -7,7 +7,7 @@ use crate::backend::cpu::Compute;
 use crate::backend::{Attention, Heads, KvPages, Placement};
 use crate::dtype::DType;
 
-/// Keys per span of split attention; the spans' results are merged in order. Must match `kernels/attention.cu`.
+/// Keys per span of split attention; the spans' results are merged in order. Must match `kernels/attention.cuh`.
 pub const SPAN_KEYS: usize = 256;
 
 /// Must match `Pages` of the kernels.

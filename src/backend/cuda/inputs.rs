@@ -136,7 +136,7 @@ impl Inputs {
     }
 
     /// Device address of the `index`-th unit, two words: its first row and its number of rows, as in
-    /// `kernels/attention.cu`.
+    /// `kernels/attention.cuh`.
     pub fn unit(&self, index: usize) -> u64 {
         self.at(self.layout.units + 2 * index)
     }

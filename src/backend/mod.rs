@@ -12,6 +12,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod device;
 mod step;
 
 pub use step::{FROM_LAST_STEP, Ragged, Step, Tables, Ticket};

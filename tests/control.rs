@@ -256,7 +256,7 @@ fn an_engine_without_weights_has_nothing_to_hold() {
     engine.resume().unwrap();
     engine.set_duty(1, 2).unwrap();
     engine.clear_cache().unwrap();
-    assert_eq!(Engine::plan(&dir, &options()).unwrap(), Plan { fits: true, ..Plan::default() });
+    assert_eq!(Engine::plan(&dir, &options()).unwrap(), MemoryPlan { fits: true, ..MemoryPlan::default() });
     engine.close(Duration::ZERO).unwrap();
     assert_eq!(engine.pause(None).unwrap_err().status, Status::Closed);
 }

@@ -1,5 +1,6 @@
 //! The house rules that a compiler does not check: imports point down the table of rooms in `src/lib.rs`, `unsafe` is
-//! where it may be, and every exported function is one call of the guard.
+//! where it may be, every exported function is one call of the guard, the kinds of GPUs are known to the backends alone, and
+//! opening an engine goes one way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,13 @@ const UNSAFE_ALLOWED: [&str; 3] = ["ffi/", "backend/", "os/"];
 
 /// Uses that the order of the table would allow, but the design does not.
 const FORBIDDEN: [(&str, &str); 1] = [("scheduler", "model")];
+
+/// The only line outside `backend/` that names a kind of GPU: the constant of the C header.
+const GPU_NAMED: (&str, &str) = ("ffi/types.rs", "pub const ASTRAI_DEVICE_CUDA: i32 = 2;");
+
+/// The files of `src/engine` through which opening goes, each after all that it may use of them.
+const OPENING: [&str; 11] =
+    ["api", "begin", "templates", "describe", "device", "memory_plan", "honour", "identity", "prompt", "load", "open"];
 
 /// Macros and re-exports at the root of the crate.
 const ROOT_NAMES: [&str; 5] = ["Error", "Result", "Status", "Unit", "lib"];
@@ -222,6 +230,39 @@ fn the_reader_of_paths_sees_what_it_should() {
     "##;
     let names: Vec<String> = crate_paths(&code(text)).into_iter().map(|(_, name)| name).collect();
     assert_eq!(names, ["error", "model", "engine"]);
+}
+
+/// Code above asks for devices through `backend/device.rs` and finds their names there; its comments and messages need none.
+#[test]
+fn kinds_of_gpus_are_known_to_the_backends_alone() {
+    let (mut wrong, mut allowed) = (Vec::new(), 0);
+    for (path, text) in sources(&root().join("src")) {
+        let file = below_src(&path);
+        for (index, line) in text.lines().enumerate().filter(|(_, line)| line.to_lowercase().contains("cuda")) {
+            if (file.as_str(), line) == GPU_NAMED {
+                allowed += 1;
+            } else if !file.starts_with("backend/") {
+                wrong.push(format!("src/{file}:{}: {}", index + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a kind of GPU is named outside backend/:\n{}", wrong.join("\n"));
+    assert_eq!(allowed, 1, "{GPU_NAMED:?} is not there any more");
+}
+
+#[test]
+fn opening_goes_one_way() {
+    let mut wrong = Vec::new();
+    for (at, name) in OPENING.iter().enumerate() {
+        let path = root().join(format!("src/engine/{name}.rs"));
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        for (line, used) in crate_paths(&code(&text).replace("super::", "crate::")) {
+            if OPENING[at + 1..].contains(&used.as_str()) {
+                wrong.push(format!("src/engine/{name}.rs:{line}: uses `{used}`, which comes after it"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -26,6 +26,7 @@
 mod cache;
 pub mod cpu;
 pub mod cuda;
+pub mod device;
 mod memory;
 mod operations;
 mod sampling;

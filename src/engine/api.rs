@@ -2,26 +2,15 @@
 //! defaults; [`crate::ffi`] mirrors each one as a C struct.
 
 pub use crate::backend::cpu::Tier as CpuTier;
+pub use crate::backend::device::Device;
 use crate::dtype::DType;
 pub use crate::encoding::Encoding;
 use crate::error::Error;
 use crate::limits;
+use crate::os::thread::ThreadOptions;
 pub use crate::scheduler::Policy;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Where the model runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// The first GPU (or that of `device_index`) if the build has a backend for it and its memory holds the model, else
-    /// the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
 
 /// Element type of computation, weights or KV pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +55,9 @@ pub enum LogLevel {
     Debug = 4,
 }
 
+/// Receives log lines.
+pub(super) type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
+
 /// Called by `open` on the calling thread with the bytes done and the total; `false` aborts.
 pub type ProgressFn = Box<dyn FnMut(u64, u64) -> bool + Send>;
 /// Receives log lines from any engine thread.
@@ -75,7 +67,6 @@ pub type LogFn = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
 pub type WakeFn = Arc<dyn Fn() + Send + Sync>;
 
 /// Options of [`super::Engine::open`]. `0` means automatic everywhere.
-#[derive(Default)]
 pub struct EngineOptions {
     /// Read weights into memory instead of mapping the files.
     pub no_mmap: bool,
@@ -88,9 +79,9 @@ pub struct EngineOptions {
     pub device: Device,
     /// Index of the device among those of its kind.
     pub device_index: i32,
-    /// On a GPU, let a token's result depend on the other rows of its step, which allows faster matrix products
-    /// (cuBLASLt where it is installed). On the CPU it never does.
-    pub relax_invariance: bool,
+    /// Law 1: a token's result never depends on the other rows of its step; true by default. If false, it may on a GPU,
+    /// which allows faster matrix products. On the CPU it never does.
+    pub invariant: bool,
     /// On a GPU, run at a lower priority than other work, such as a game's rendering.
     pub gpu_low_priority: bool,
     /// Block instead of spinning while waiting for the GPU: some microseconds slower per step, but it leaves a CPU core
@@ -440,42 +431,60 @@ pub struct Stats {
     pub log_dropped: u64,
 }
 
-impl EngineOptions {
-    /// A copy without the callbacks, which cannot be shared between threads.
-    pub(super) fn numbers(&self) -> EngineOptions {
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
         EngineOptions {
-            no_mmap: self.no_mmap,
-            text_only: self.text_only,
-            touch_kv: self.touch_kv,
-            device: self.device,
-            device_index: self.device_index,
-            relax_invariance: self.relax_invariance,
-            gpu_low_priority: self.gpu_low_priority,
-            gpu_blocking_wait: self.gpu_blocking_wait,
-            cpu_tier: self.cpu_tier,
-            compute: self.compute,
-            weights: self.weights,
-            weights_cache: self.weights_cache.clone(),
-            kv: self.kv,
-            delivery: self.delivery,
-            log_level: self.log_level,
-            thread_priority: self.thread_priority,
-            threads: self.threads,
-            max_running: self.max_running,
-            max_waiting: self.max_waiting,
-            context_length: self.context_length,
-            page_tokens: self.page_tokens,
-            step_tokens: self.step_tokens,
-            duty_work_us: self.duty_work_us,
-            duty_interval_us: self.duty_interval_us,
-            memory_budget: self.memory_budget,
-            affinity_mask: self.affinity_mask,
-            policy: self.policy,
+            no_mmap: false,
+            text_only: false,
+            touch_kv: false,
+            device: Device::Auto,
+            device_index: 0,
+            invariant: true,
+            gpu_low_priority: false,
+            gpu_blocking_wait: false,
+            cpu_tier: CpuTier::Auto,
+            compute: Type::Auto,
+            weights: Type::Auto,
+            weights_cache: None,
+            kv: Type::Auto,
+            delivery: Delivery::Thread,
+            log_level: LogLevel::Off,
+            thread_priority: 0,
+            threads: 0,
+            max_running: 0,
+            max_waiting: 0,
+            context_length: 0,
+            page_tokens: 0,
+            step_tokens: 0,
+            duty_work_us: 0,
+            duty_interval_us: 0,
+            memory_budget: 0,
+            affinity_mask: 0,
+            policy: Policy::default(),
             progress: None,
             log: None,
             wake: None,
             trace: None,
         }
+    }
+}
+
+impl EngineOptions {
+    /// A copy without the callbacks, which cannot be shared between threads.
+    pub(super) fn numbers(&self) -> EngineOptions {
+        EngineOptions {
+            weights_cache: self.weights_cache.clone(),
+            progress: None,
+            log: None,
+            wake: None,
+            trace: None,
+            ..*self
+        }
+    }
+
+    /// Priority and affinity of the engine's threads, including those used while it opens.
+    pub(super) fn placing(&self) -> ThreadOptions {
+        ThreadOptions { priority: self.thread_priority, affinity_mask: self.affinity_mask }
     }
 }
 

@@ -1,111 +1,120 @@
-//! The choice of the device that an engine runs on.
+//! The second stage of opening: a device for the model, and what the model takes there.
 //!
 //! The CPU is always available. A GPU is probed when the options name it or leave the choice to the library. With
 //! [`Device::Auto`] it is used if its kernels support the model's shapes and its memory holds what the options ask for;
 //! if not, a log line says why.
 
-use super::api::{Device, EngineOptions, LogLevel, Type};
-use super::plan::Sizing;
+use super::api::{Device, EngineOptions, Log, LogLevel, Type};
+use super::describe::Described;
 use crate::backend::cpu::Compute;
-use crate::backend::cuda::{self, CudaOptions, DeviceHold, DeviceInfo};
+use crate::backend::device::{self, DeviceOptions, FreeMemory, ProbedDevice};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
-use crate::limits;
-use crate::model::Recipe;
-use crate::model::architecture::Architecture;
-use crate::model::weights;
-use crate::os::memory;
+use crate::model::weights::{self, WeightBytes};
 use crate::source::ModelSource;
 
-/// The chosen device.
-#[derive(Clone, Debug)]
-pub(super) enum DeviceChoice {
-    Cpu,
-    /// Options and facts of the GPU, and the handle that keeps its context alive until it is opened.
-    Cuda(CudaOptions, DeviceInfo, #[allow(dead_code, reason = "held until the device is opened")] DeviceHold),
+/// A device that can run a model; whether its memory holds it, [`super::memory_plan`] says.
+pub(super) struct DeviceChoice {
+    pub device: Box<dyn ProbedDevice>,
+    /// The memory that was free on it.
+    pub free: Option<FreeMemory>,
+    /// What the weights take.
+    pub weights: WeightBytes,
+    /// Element type of KV pages.
+    pub kv: DType,
 }
 
-/// Precision of activations.
-pub(super) fn compute(o: &EngineOptions) -> Compute {
-    if o.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 }
-}
-
-/// Checks that this build supports the requested device, and that the device index is valid for it.
-pub(super) fn check(o: &EngineOptions) -> Result<()> {
-    if o.device == Device::Cuda && !cuda::BUILT {
-        return cuda::probe(0).map(|_| ());
-    }
-    let wrong = |message: String| Err(Error::argument(message).about("device_index").numbers(Unit::Count, 0, 0));
-    match (o.device, o.device_index) {
-        (_, ..=-1) => wrong(format!("option device_index is {}; devices are counted from 0", o.device_index)),
-        (Device::Cpu, 1..) => wrong(format!("option device_index is {}; the CPU is device 0", o.device_index)),
-        _ => Ok(()),
-    }
-}
-
-/// The CUDA backend's options.
-fn cuda_options(o: &EngineOptions) -> CudaOptions {
-    CudaOptions {
-        index: usize::try_from(o.device_index).unwrap_or(0),
-        compute: compute(o),
-        invariant: !o.relax_invariance,
-        low_priority: o.gpu_low_priority,
-        blocking_wait: o.gpu_blocking_wait,
-    }
-}
-
-/// Chooses the device and computes the model's sizes on it.
-///
-/// # Errors
-/// Those of the requested GPU, or of [`Sizing::of`]. With [`Device::Auto`] a GPU that cannot be used is no error.
-pub(super) fn choose(
-    o: &EngineOptions,
-    architecture: &Architecture,
-    source: &dyn ModelSource,
-    recipe: Recipe,
-    log: &mut dyn FnMut(LogLevel, String),
-) -> Result<Sizing> {
-    let gpu = || {
-        let options = cuda_options(o);
-        let (facts, found) = cuda::probe(options.index)?;
-        let bytes = |encoding, out_features, in_features| {
-            cuda::weight_bytes(encoding, out_features, in_features, options.compute)
+impl DeviceChoice {
+    /// Probes the device.
+    ///
+    /// # Errors
+    /// Those of the probe; `Unsupported` when it has no kernels for the model's shapes; `Argument` for a step that is
+    /// too long for it; `Format` when the model is too large to quantize.
+    pub fn of(
+        kind: Device,
+        described: &Described,
+        source: &dyn ModelSource,
+        options: &EngineOptions,
+    ) -> Result<DeviceChoice> {
+        let Described { architecture, recipe, .. } = described;
+        let device = device::probe(kind, device_options(options))?;
+        let profile = device.profile();
+        let weights = if profile.own_memory {
+            let bytes = |encoding, outputs, inputs| device.weight_bytes(encoding, outputs, inputs);
+            weights::device_sizes(architecture, source, *recipe, &bytes)?
+        } else {
+            weights::sizes(architecture, source, *recipe)?
         };
-        let weights = weights::device_sizes(architecture, source, recipe, &bytes)?;
-        let (asked, most) = (o.step_tokens as usize, limits::STEP_TOKENS_GPU_MAX);
+        let (asked, most) = (options.step_tokens as usize, profile.step_tokens_max);
         if asked > most {
             let message = format!("option step_tokens is {asked}, the limit on a GPU is {most}");
             let error = Error::argument(message).about("step_tokens");
             return Err(error.numbers(Unit::Count, asked as u64, most as u64));
         }
-        let (mut kv, free) = (Sizing::kv(o), facts.free_bytes - limits::GPU_FREE_BYTES.min(facts.free_bytes / 4));
-        let check = |kv| architecture.groups().iter().try_for_each(|group| cuda::kv_check(&group.shape(0, 1, kv)));
-        if let Err(error) = check(kv) {
+        let mut kv = match (options.kv, options.compute) {
+            (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
+            (Type::Q8, _) => DType::I8,
+            _ => DType::Bf16,
+        };
+        let groups = architecture.groups();
+        if let Err(error) = groups.iter().try_for_each(|group| device.check_kv(&group.shape(0, 1, kv))) {
             // KV pages use f32 for head sizes that the kernels do not support in `kv`, unless the options name a type.
-            if o.kv != Type::Auto {
+            if options.kv != Type::Auto {
                 return Err(error);
             }
             kv = DType::F32;
         }
-        Sizing::of(o, architecture, weights, Some(free), kv, DeviceChoice::Cuda(options, facts, found))
-    };
-    if o.device == Device::Cuda {
-        return gpu();
+        Ok(DeviceChoice { free: device.free(), device, weights, kv })
     }
-    if o.device == Device::Auto {
-        match gpu().and_then(|sizing| sizing.require().map(|()| sizing)) {
-            Ok(sizing) => return Ok(sizing),
-            Err(error) => refused(&error, log),
-        }
-    }
-    let weights = weights::sizes(architecture, source, recipe)?;
-    let available = memory::available();
-    let sizing = Sizing::of(o, architecture, weights, available.map(|a| a.bytes), Sizing::kv(o), DeviceChoice::Cpu)?;
-    Ok(sizing.bounded_by(available.map(|a| a.bound)))
 }
 
-/// Logs why [`Device::Auto`] chose the CPU; at debug level in a build without a GPU backend.
-pub(super) fn refused(error: &Error, log: &mut dyn FnMut(LogLevel, String)) {
-    let level = if cuda::BUILT { LogLevel::Info } else { LogLevel::Debug };
-    log(level, format!("device auto is the CPU: {}", error.message));
+/// How the options say that a device is used.
+fn device_options(o: &EngineOptions) -> DeviceOptions {
+    DeviceOptions {
+        compute: if o.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 },
+        index: usize::try_from(o.device_index).unwrap_or(0),
+        invariant: o.invariant,
+        low_priority: o.gpu_low_priority,
+        blocking_wait: o.gpu_blocking_wait,
+        tier: o.cpu_tier,
+        threads: o.threads as usize,
+        placing: o.placing(),
+    }
+}
+
+/// Why a model could not be opened on a device.
+pub(super) enum Failure {
+    /// The device cannot be used for it; another one may do.
+    OfDevice(Error),
+    /// No device would do.
+    Other(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Other(error)
+    }
+}
+
+/// Calls `attempt` with the device that the options name, and whether it is the last one to try. [`Device::Auto`] is the
+/// best one first; if that cannot be used, a log line says why, and the next one is tried.
+pub(super) fn on_first<T>(
+    asked: Device,
+    log: Log,
+    mut attempt: impl FnMut(Device, bool, Log) -> std::result::Result<T, Failure>,
+) -> Result<T> {
+    let mut candidates = asked.candidates().iter().peekable();
+    while let Some(&device) = candidates.next() {
+        let last = candidates.peek().is_none();
+        match attempt(device, last, log) {
+            Ok(done) => return Ok(done),
+            Err(Failure::OfDevice(error)) if !last => {
+                // A build without a backend for GPUs has no news for anybody.
+                let level = if device::GPU_BUILT { LogLevel::Info } else { LogLevel::Debug };
+                log(level, format!("device auto is the CPU: {}", error.message));
+            }
+            Err(Failure::OfDevice(error) | Failure::Other(error)) => return Err(error),
+        }
+    }
+    Err(Error::internal("there is always a device to try"))
 }

@@ -1,16 +1,62 @@
 //! Options that cannot be honoured, or only in part: an error when nothing of the option can be honoured, else a
 //! warning in the log.
 
-use super::api::{Device, EngineOptions, LogLevel, Type};
-use super::device::DeviceChoice;
-use super::plan::Sizing;
+use super::api::{Delivery, Device, EngineOptions, Log, LogLevel, Type};
+use super::duty::Duty;
+use super::memory_plan::Sizing;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::memory;
 use crate::os::thread::{self, ThreadOptions};
 
-/// Receives log lines.
-type Log<'a> = &'a mut dyn FnMut(LogLevel, String);
+/// Checks all options against their ranges and against the features of this build.
+///
+/// # Errors
+/// `Argument`, `Unsupported`.
+pub(super) fn check(o: &EngineOptions) -> Result<()> {
+    let limit = |name: &str, value: u32, max: usize| {
+        if value as usize <= max {
+            return Ok(());
+        }
+        Err(Error::argument(format!("option {name} is {value}, the limit is {max}")).about(name).numbers(
+            Unit::Count,
+            value as u64,
+            max as u64,
+        ))
+    };
+    limit("threads", o.threads, limits::THREADS_MAX)?;
+    limit("max_running", o.max_running, limits::RUNNING_MAX)?;
+    limit("max_waiting", o.max_waiting, limits::WAITING_MAX)?;
+    limit("context_length", o.context_length, limits::CONTEXT_MAX)?;
+    limit("page_tokens", o.page_tokens, limits::PAGE_TOKENS_MAX)?;
+    limit("step_tokens", o.step_tokens, limits::STEP_TOKENS_MAX)?;
+    Duty::new(o.duty_work_us, o.duty_interval_us)?;
+    let unsupported = |name: &str, what: &str| {
+        Err(Error::unsupported(format!("option {name}: {what} is not in this build")).about(name))
+    };
+    o.device.check(o.device_index)?;
+    if o.wake.is_some() && o.delivery != Delivery::Poll {
+        return Err(Error::argument(
+            "option wake is set on an engine with a dispatch thread, which nothing has to wake",
+        )
+        .about("wake"));
+    }
+    if matches!(o.compute, Type::Q8 | Type::Q4) {
+        return Err(Error::argument("option compute is a quantized type; it takes f32 or bf16").about("compute"));
+    }
+    if matches!(o.weights, Type::F32 | Type::Bf16) {
+        return unsupported("weights", "another float type than the stored one");
+    }
+    if o.weights_cache.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+        return Err(
+            Error::argument("option weights_cache is empty; name a folder or leave it out").about("weights_cache")
+        );
+    }
+    if o.kv == Type::Q4 {
+        return unsupported("kv", "a 4-bit cache");
+    }
+    Ok(())
+}
 
 /// Tries thread priority and affinity on a temporary thread and logs what the system does not grant.
 ///
@@ -61,7 +107,7 @@ pub(super) fn warn(options: &EngineOptions, sizing: &Sizing, log: Log) {
     if let Some(warning) = sizing.warning() {
         log(LogLevel::Warn, warning);
     }
-    let on_gpu = matches!(sizing.device, DeviceChoice::Cuda(..));
+    let on_gpu = sizing.choice.device.device().is_gpu();
     let mut unused = |name: &str, why: &str| log(LogLevel::Warn, format!("option {name} is not used: {why}"));
     if options.weights_cache.is_some() && !matches!(options.weights, Type::Q8 | Type::Q4) {
         unused("weights_cache", "only quantized weights are kept, and option weights asks for none");
@@ -102,7 +148,7 @@ pub(super) fn warn(options: &EngineOptions, sizing: &Sizing, log: Log) {
 /// Warns about options that an engine opened for text only does not use.
 pub(super) fn warn_text_only(options: &EngineOptions, log: Log) {
     let set = [
-        ("device", options.device == Device::Cuda),
+        ("device", options.device.is_gpu()),
         ("weights", options.weights != Type::Auto),
         ("weights_cache", options.weights_cache.is_some()),
         ("kv", options.kv != Type::Auto),

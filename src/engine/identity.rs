@@ -11,7 +11,7 @@
 
 use super::api::{Info, Type};
 use super::delivery::{closed, lock};
-use super::plan::LongestContext;
+use super::memory_plan::LongestContext;
 use crate::backend::{KvShape, NUMERICS_VERSION};
 use crate::error::{Error, Result, Status, Unit};
 use crate::model::architecture::Architecture;
@@ -121,7 +121,7 @@ impl Identity {
             tokenizer_hash: tokenizer.map_or("none".into(), |bytes| hex(xxh3_64(bytes.as_slice()))),
             numerics_version: NUMERICS_VERSION,
             platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-            device: format!("{:?}", info.device).to_lowercase(),
+            device: info.device.name().to_owned(),
             arch,
             compute: format!("{:?}", info.compute).to_lowercase(),
             weights: format!("{weights:?}").to_lowercase(),

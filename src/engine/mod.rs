@@ -18,17 +18,19 @@ mod copy;
 mod core;
 mod defer;
 mod delivery;
+mod describe;
 mod device;
 mod duty;
 mod honour;
 mod host_thread;
 mod identity;
+mod load;
 mod mailbox;
+mod memory_plan;
 mod model_runner;
 mod open;
 mod parts;
 mod places;
-mod plan;
 mod prefix;
 mod prefix_file;
 mod prompt;
@@ -44,7 +46,7 @@ mod trace;
 pub use api::*;
 pub use delivery::{CallbackScope, in_callback};
 use delivery::{Hold, Nul};
-pub use plan::Plan;
+pub use memory_plan::MemoryPlan;
 pub use prefix::Prefix;
 pub use request::Request;
 pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
@@ -169,6 +171,13 @@ impl Shared {
             self.dispatch.log(level, line());
         }
     }
+
+    /// Logs a warning if a prompt begins with two begin tokens.
+    fn warn_of_two_begins(&self, text: &TextKit, ids: &[u32]) {
+        if let Some(warning) = text.before.warning(&text.begins, ids) {
+            self.log(LogLevel::Warn, || warning);
+        }
+    }
 }
 
 /// An open model with its scheduler. Dropping it closes it.
@@ -195,7 +204,7 @@ impl Engine {
     /// `Argument` and `Unsupported` for options, `Io` and `Format` for files, `Memory`, `Device`, `Aborted` by the
     /// progress callback, `Reentrant` inside a callback.
     pub fn open(dir: &Path, options: EngineOptions) -> Result<Engine> {
-        Engine::start(&dir.display(), options, |options, log| open::open(dir, options, log))
+        Engine::start(&dir.display(), options, |options| open::Source::folder(dir, options))
     }
 
     /// As [`Engine::open`], for a model that is not a folder. The source is dropped when the engine closes, or earlier;
@@ -205,14 +214,28 @@ impl Engine {
     /// As of [`Engine::open`].
     pub fn open_source(source: Box<dyn ModelSource>, options: EngineOptions) -> Result<Engine> {
         let subject = source.subject().to_owned();
-        Engine::start(&subject, options, |options, log| open::open_source(source.into(), options, log))
+        Engine::start(&subject, options, |_| Ok(open::Source::whole(source.into())))
+    }
+
+    /// The memory that opening `dir` with these options takes, without loading weights or starting threads. The
+    /// callbacks in `options` are not called. Blocks while it reads small files.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], but too little memory is reported by [`MemoryPlan::fits`]. For an engine opened for text only,
+    /// all numbers are 0.
+    pub fn plan(dir: &Path, options: &EngineOptions) -> Result<MemoryPlan> {
+        refuse_in_callback("plan")?;
+        let _floats = LibraryFloats::enter();
+        honour::check(options)?;
+        let options = options.numbers();
+        thread::with_stack(limits::OPEN_STACK_BYTES, move || memory_plan::of_folder(dir, &options))?
     }
 
     /// Prepares the model, then starts the threads.
     fn start(
         subject: &dyn Display,
         mut options: EngineOptions,
-        prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<open::Opened> + Send,
+        source: impl FnOnce(&EngineOptions) -> Result<open::Source> + Send,
     ) -> Result<Engine> {
         refuse_in_callback("open")?;
         shortage::forget();
@@ -240,14 +263,14 @@ impl Engine {
                     shared.call_log(level, &line);
                 }
             };
-            prepare(&mut options, &mut log)
+            open::open(source, &mut options, &mut log)
         });
         let opened = prepared.flatten().inspect_err(|e| {
             if shared.logs(LogLevel::Error) {
                 shared.call_log(LogLevel::Error, &format!("cannot open {subject}: {e}"));
             }
         })?;
-        let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
+        let placing = options.placing();
         let engine = Engine {
             shared: shared.clone(),
             text: Arc::new(opened.text.ending_with(shared.helper.ended())),

@@ -4,8 +4,8 @@
 use super::api::{Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
 use super::delivery::lock;
+use super::memory_plan::LongestContext;
 use super::parts;
-use super::plan::LongestContext;
 use super::templates::Templates;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -35,11 +35,6 @@ pub(super) struct TextKit {
     ended: Arc<AtomicBool>,
 }
 
-/// Estimated memory for processing `bytes` bytes of input, by one of the `*_MEMORY_FACTOR`s in [`limits`].
-pub(super) fn estimate(bytes: usize, factor: usize) -> usize {
-    bytes.saturating_mul(factor).saturating_add(limits::TEXT_MEMORY_BYTES)
-}
-
 /// A tokenizer that is being loaded on a thread of its own. For a large vocabulary this takes as long as the rest of
 /// opening a mapped model, so both run in parallel.
 pub(super) struct PendingTokenizer {
@@ -55,7 +50,7 @@ impl PendingTokenizer {
             let (read, subject) = (pending.read.clone(), source.subject().to_owned());
             pending.thread = Some(thread::spawn("tokenizer", options, move || {
                 let json = bytes.as_slice();
-                let estimate = estimate(json.len(), limits::TOKENIZER_MEMORY_FACTOR);
+                let estimate = shortage::estimate(json.len(), limits::TOKENIZER_MEMORY_FACTOR);
                 let tokenizer = shortage::backed("the tokenizer", estimate, || Tokenizer::from_json(json, &subject));
                 *lock(&read) = Some(tokenizer.flatten());
             })?);
@@ -160,7 +155,7 @@ impl TextKit {
             return Err(Error::argument("a prompt holds either messages or text and tokens, not both"));
         }
         let (template, named) = self.templates.pick(prompt)?;
-        let estimate = estimate(prompt.heap_bytes(), limits::RENDER_MEMORY_FACTOR);
+        let estimate = shortage::estimate(prompt.heap_bytes(), limits::RENDER_MEMORY_FACTOR);
         let rendered = shortage::backed("a rendered chat", estimate, || {
             let variables = Templates::variables(&self.variables, prompt, named);
             let special: Vec<bool> = prompt.message_flags.iter().map(|flags| flags.special).collect();

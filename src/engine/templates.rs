@@ -3,7 +3,6 @@
 //! A template that cannot be read or compiled gives a warning at open, and an error for prompts that need it.
 
 use super::api::Prompt;
-use super::prompt::estimate;
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use crate::os::shortage;
@@ -56,7 +55,7 @@ impl Templates {
             }
             let has_text = text.is_ok();
             let template = text.and_then(|text| {
-                let estimate = estimate(text.len(), limits::TEMPLATE_MEMORY_FACTOR);
+                let estimate = shortage::estimate(text.len(), limits::TEMPLATE_MEMORY_FACTOR);
                 let compile = || {
                     let mut template = ChatTemplate::new(&text, file)?;
                     template.learn(variables);

@@ -6,7 +6,7 @@ use super::input::{self, CallerStruct};
 use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
-    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Plan, Policy, ProgressFn, RequestOptions, Stats,
+    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, MemoryPlan, Policy, ProgressFn, RequestOptions, Stats,
     TextOptions, Type, WakeFn,
 };
 use crate::error::{Error, Result};
@@ -111,9 +111,9 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         no_mmap: o.flags & ASTRAI_ENGINE_NO_MMAP != 0,
         text_only: o.flags & ASTRAI_ENGINE_TEXT_ONLY != 0,
         touch_kv: o.flags & ASTRAI_ENGINE_TOUCH_KV != 0,
-        device: named(o.device, &DEVICES, "device")?,
+        device: named(o.device, &Device::ALL, "device")?,
         device_index: o.device_index,
-        relax_invariance: !named(o.invariant, &[false, true], "invariant")?,
+        invariant: named(o.invariant, &[false, true], "invariant")?,
         gpu_low_priority: o.flags & ASTRAI_ENGINE_GPU_LOW_PRIORITY != 0,
         gpu_blocking_wait: o.flags & ASTRAI_ENGINE_GPU_BLOCKING_WAIT != 0,
         cpu_tier: named(o.cpu_tier, &TIERS, "cpu_tier")?,
@@ -142,8 +142,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
     })
 }
 
-/// Each list is in the order of the values in the header.
-const DEVICES: [Device; 3] = [Device::Auto, Device::Cpu, Device::Cuda];
+/// Each list is in the order of the values in the header, as is [`Device::ALL`].
 const TYPES: [Type; 5] = [Type::Auto, Type::F32, Type::Bf16, Type::Q8, Type::Q4];
 const TIERS: [CpuTier; 7] =
     [CpuTier::Auto, CpuTier::Reference, CpuTier::Portable, CpuTier::Neon, CpuTier::Avx2, CpuTier::Avx512, CpuTier::Amx];
@@ -268,7 +267,7 @@ pub(super) fn info(info: &crate::engine::Info, model_type: *const c_char, device
         vocab_size: info.vocab_size,
         context_length: info.context_length,
         layers: info.layers,
-        device: number(info.device, &DEVICES),
+        device: number(info.device, &Device::ALL),
         cpu_tier: number(info.cpu_tier, &TIERS),
         compute: number(info.compute, &TYPES),
         bos_token: token(info.bos_token),
@@ -309,7 +308,7 @@ pub(super) fn stats(stats: &Stats) -> astrai_stats {
 }
 
 /// What astrai_engine_plan reports.
-pub(super) fn plan(plan: &Plan) -> astrai_plan {
+pub(super) fn plan(plan: &MemoryPlan) -> astrai_plan {
     astrai_plan {
         struct_size: size_of::<astrai_plan>() as u32,
         fits: u32::from(plan.fits),

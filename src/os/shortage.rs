@@ -8,6 +8,7 @@
 //! A plain number in a thread-local without a destructor, which would keep the library mapped after `dlclose`.
 
 use crate::error::{Error, Result, reserved};
+use crate::limits;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
@@ -47,6 +48,11 @@ pub fn check(what: &str) -> Result<()> {
         0 => Ok(()),
         bytes => Err(Error::memory(what, bytes as u64)),
     }
+}
+
+/// About what [`backed`] work on a text of `bytes` bytes allocates, by one of the `*_MEMORY_FACTOR`s in [`limits`].
+pub fn estimate(bytes: usize, factor: usize) -> usize {
+    bytes.saturating_mul(factor).saturating_add(limits::TEXT_MEMORY_BYTES)
 }
 
 /// How the C libraries' allocator keeps memory behind a piece of work.

@@ -17,11 +17,11 @@ const MISSING: &str = "cuBLASLt is not installed; own kernels take all products"
 const PRODUCT: &str = "test_matmul";
 
 fn relaxed() -> EngineOptions {
-    EngineOptions { relax_invariance: true, step_tokens: 64, ..options(GPU) }
+    EngineOptions { invariant: false, step_tokens: 64, ..options(GPU) }
 }
 
 fn invariant() -> EngineOptions {
-    EngineOptions { relax_invariance: false, ..relaxed() }
+    EngineOptions { invariant: true, ..relaxed() }
 }
 
 fn storyteller() -> PathBuf {

@@ -118,7 +118,7 @@ fn a_prefix_comes_back_to_a_gpu_and_goes_nowhere_else() {
     assert!(error.message.contains("sm_90") && error.message.contains("sm_86"), "{error}");
     // So do engines whose products may depend on the step.
     driver.set_capability(9, 0);
-    let relaxed = EngineOptions { relax_invariance: true, ..options(GPU) };
+    let relaxed = EngineOptions { invariant: false, ..options(GPU) };
     let relaxed = Engine::open(&fixture("llama"), relaxed).unwrap();
     assert_eq!(relaxed.restore_prefix(&path).map(|_| ()).unwrap_err().status, Status::Mismatch);
     drop((other, relaxed));

@@ -12,6 +12,7 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 mod best;
+mod device;
 mod experts;
 mod heads;
 pub mod kernels;
@@ -32,6 +33,7 @@ use crate::error::{Error, Result, Status};
 use crate::os::pool::Pool;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, SamplingOutput};
+pub use device::CpuDevice;
 use kernels::{Elements, Kernels};
 use kv::Group;
 use linear::Matrix;

@@ -2,15 +2,17 @@
 
 use super::blaslt::{self, BlasLt};
 use super::driver::Device;
+use super::forms;
 use super::graphs::Graphs;
 use super::inputs::{self, Inputs};
 use super::kernels::{Function, Kernels, Shape, arg, launch};
 use super::memory::Buffer;
 use super::sampling::{self, SamplingScratch};
 use super::upload::{Arena, Uploader};
-use super::{CudaOptions, forms};
+use super::forms;
 use crate::backend::cpu::Compute;
 use crate::backend::cpu::kernels::Elements;
+use crate::backend::device::DeviceOptions;
 use crate::backend::{HostBytes, KvShape, MaxBatchShape, RandomWeight, Step, Tensor, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, Scheme};
@@ -146,12 +148,12 @@ impl ScratchSizes {
 }
 
 /// Whether cuBLASLt may compute products.
-fn wants_blas(options: &CudaOptions) -> bool {
+fn wants_blas(options: &DeviceOptions) -> bool {
     !options.invariant && options.compute == Compute::Bf16
 }
 
 /// Device memory that [`crate::backend::Memory::reserve`] takes at most, in bytes.
-pub fn scratch_bytes(options: &CudaOptions, max_shape: &MaxBatchShape) -> u64 {
+pub fn scratch_bytes(options: &DeviceOptions, max_shape: &MaxBatchShape) -> u64 {
     let blas = if wants_blas(options) { blaslt::WORKSPACE_BYTES as u64 } else { 0 };
     let all = [ScratchSizes::of(max_shape).bytes(), inputs::bytes(max_shape), sampling::bytes(max_shape), blas];
     all.into_iter().fold(0, u64::saturating_add)
@@ -196,7 +198,7 @@ impl Scratch {
 
 /// An NVIDIA GPU as a [`Backend`](crate::backend::Backend).
 pub struct CudaBackend {
-    pub(super) options: CudaOptions,
+    pub(super) options: DeviceOptions,
     pub(super) buffers: Vec<Buffer>,
     pub(super) weights: Vec<Stored>,
     pub(super) groups: Vec<Group>,
@@ -226,7 +228,7 @@ impl CudaBackend {
     ///
     /// # Errors
     /// As for [`super::probe`]; `Memory`; `Device` when the kernels cannot be loaded.
-    pub fn new(options: CudaOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<CudaBackend> {
+    pub fn new(options: DeviceOptions, weight_bytes: u64, note: &mut dyn FnMut(String)) -> Result<CudaBackend> {
         let device = Device::open(options.index, options.low_priority, options.blocking_wait)?;
         let kernels = Kernels::load(&device)?;
         let blas = if wants_blas(&options) { BlasLt::open(&device).map_err(note).ok() } else { None };

@@ -35,9 +35,8 @@ pub struct ModelArgs {
     /// Precision of activations; f32 is the reference mode [default: bf16]
     #[arg(long)]
     pub compute: Option<Compute>,
-    /// auto (a GPU that holds the model, else the CPU), cpu, cuda, or cuda:N for the N-th GPU [default: auto]
-    #[arg(long, value_parser = device, value_name = "DEVICE")]
-    pub device: Option<(Device, i32)>,
+    #[arg(long, value_parser = device, value_name = "DEVICE", default_value = Device::Auto.name(), help = Device::SYNTAX)]
+    pub device: (Device, i32),
     /// Instruction set of the CPU kernels [default: the fastest this processor has]
     #[arg(long, value_name = "TIER")]
     pub cpu_tier: Option<Tier>,
@@ -142,8 +141,8 @@ impl ModelArgs {
     pub fn options(&self) -> EngineOptions {
         EngineOptions {
             threads: self.threads.unwrap_or(0),
-            device: self.device.map_or(Device::Auto, |d| d.0),
-            device_index: self.device.map_or(0, |d| d.1),
+            device: self.device.0,
+            device_index: self.device.1,
             compute: match self.compute {
                 None => Type::Auto,
                 Some(Compute::F32) => Type::F32,
@@ -246,16 +245,9 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
     }
 }
 
-/// `auto`, `cpu`, `cuda` or `cuda:N`.
+/// A device and its index.
 pub fn device(text: &str) -> Result<(Device, i32), String> {
-    let index = |n: &str| n.parse::<i32>().ok().filter(|n| *n >= 0);
-    match (text, text.strip_prefix("cuda:").and_then(index)) {
-        ("auto", _) => Ok((Device::Auto, 0)),
-        ("cpu", _) => Ok((Device::Cpu, 0)),
-        ("cuda", _) => Ok((Device::Cuda, 0)),
-        (_, Some(index)) => Ok((Device::Cuda, index)),
-        _ => Err("expected auto, cpu, cuda or cuda:N".to_owned()),
-    }
+    Device::parse(text).map_err(|error| error.message)
 }
 
 /// A number that is neither NaN nor infinite.
@@ -282,17 +274,6 @@ mod tests {
         assert_eq!(assignment("empty="), Ok(("empty".into(), json!(""))));
         assert!(assignment("novalue").is_err());
         assert!(assignment("=x").is_err());
-    }
-
-    #[test]
-    fn a_device_is_named_with_its_index() {
-        assert_eq!(device("auto"), Ok((Device::Auto, 0)));
-        assert_eq!(device("cpu"), Ok((Device::Cpu, 0)));
-        assert_eq!(device("cuda"), Ok((Device::Cuda, 0)));
-        assert_eq!(device("cuda:3"), Ok((Device::Cuda, 3)));
-        for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA"] {
-            assert!(device(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::args::{EngineArgs, PositionArgs};
 use crate::failure::Outcome;
 use crate::open::open;
-use astrai::engine::{Engine, Plan};
+use astrai::engine::{Engine, MemoryPlan};
 use clap::Args;
 use indicatif::BinaryBytes;
 use std::io::Write;
@@ -47,8 +47,8 @@ pub fn info(args: InfoArgs) -> Outcome {
 }
 
 /// The plan's lines.
-fn memory(plan: &Plan) -> [(&'static str, String); 5] {
-    let Plan { kv_tokens, max_sequences, context_length, .. } = plan;
+fn memory(plan: &MemoryPlan) -> [(&'static str, String); 5] {
+    let MemoryPlan { kv_tokens, max_sequences, context_length, .. } = plan;
     let per_token = BinaryBytes(plan.kv_bytes_per_token);
     let available = match (plan.available_bytes, plan.fits) {
         (0, _) => String::new(),

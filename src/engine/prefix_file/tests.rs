@@ -204,7 +204,7 @@ fn a_sound_file_of_something_else_is_a_mismatch_with_both_values() {
         ("tokenizer_hash", "\"none\"", |d| d.tokenizer_hash = "none".into()),
         ("numerics_version", "77", |d| d.numerics_version = 77),
         ("platform", "\"there\"", |d| d.platform = "there".into()),
-        ("device", "\"cuda\"", |d| d.device = "cuda".into()),
+        ("device", "\"gpu\"", |d| d.device = "gpu".into()),
         ("arch", "\"avx2\"", |d| d.arch = "avx2".into()),
         ("compute", "\"f32\"", |d| d.compute = "f32".into()),
         ("weights", "\"q8\"", |d| d.weights = "q8".into()),

@@ -115,8 +115,7 @@ pub struct BenchArgs {
     /// Format of the KV cache [default: bf16]
     #[arg(long, value_enum)]
     pub kv: Option<KvFormat>,
-    /// auto (a GPU that holds the model, else the CPU), cpu, cuda, or cuda:N for the N-th GPU
-    #[arg(long, value_parser = args::device, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_parser = args::device, value_name = "DEVICE", default_value = Device::Auto.name(), help = Device::SYNTAX)]
     pub device: (Device, i32),
     /// Of a GPU: 1 keeps a token from depending on what else is in its step, 0 lets faster products be used
     #[arg(long, value_name = "0|1", default_value = "1", value_parser = clap::value_parser!(u8).range(0..=1))]
@@ -292,7 +291,7 @@ impl BenchArgs {
         EngineOptions {
             device: self.device.0,
             device_index: self.device.1,
-            relax_invariance: self.invariant == 0,
+            invariant: self.invariant != 0,
             step_tokens: self.step_tokens.unwrap_or(0),
             // Random weights are made in bf16; a folder that stores another type is refused once that is known.
             weights: match self.weights {

@@ -1,6 +1,7 @@
 //! Facts about the machine that belong beside a measurement.
 
-use serde_json::{Value, json};
+use astrai::backend::device::{Device, DeviceOptions, probe};
+use serde_json::Value;
 
 /// The processor's name, as the system tells it.
 pub fn cpu_model() -> String {
@@ -24,15 +25,8 @@ pub fn peak_memory_bytes() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Facts about a GPU; null when the driver does not tell them.
-pub fn gpu(index: i32) -> Value {
-    let Ok((facts, _)) = astrai::backend::cuda::probe(usize::try_from(index).unwrap_or(0)) else { return Value::Null };
-    let (major, minor) = facts.capability;
-    json!({
-        "name": facts.name,
-        "capability": format!("{major}.{minor}"),
-        "memory_bytes": facts.memory_bytes,
-        "processors": facts.processors,
-        "driver_cuda": format!("{}.{}", facts.driver_version / 1000, facts.driver_version % 1000 / 10),
-    })
+/// Facts about a GPU; null of the CPU, and when the driver does not tell them.
+pub fn gpu(device: Device, index: i32) -> Value {
+    let options = DeviceOptions { index: usize::try_from(index).unwrap_or(0), ..DeviceOptions::default() };
+    probe(device, options).map_or(Value::Null, |probed| probed.facts())
 }

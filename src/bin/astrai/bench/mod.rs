@@ -23,9 +23,10 @@ pub use args::BenchArgs;
 use crate::failure::{Failure, Outcome};
 use crate::open;
 use args::{Plan, PolicyName, WeightFormat};
+use astrai::backend::device::{DeviceOptions, probe};
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
-use astrai::engine::{Device, Engine};
+use astrai::engine::Engine;
 use astrai::source::{ModelSource, Synthetic};
 use load::{Job, Kind, Lane, Load};
 use result::Figures;
@@ -120,10 +121,10 @@ fn check_weights(args: &BenchArgs, engine: &Engine) -> Outcome {
 
 /// Whether the model is likely to run on a device that makes random weights itself: then the host makes none.
 fn makes_weights(args: &BenchArgs) -> bool {
-    match args.device {
-        (Device::Cpu, _) => false,
-        (Device::Cuda, _) => true,
-        (Device::Auto, _) => astrai::backend::cuda::probe(0).is_ok(),
+    match args.device.0.candidates() {
+        [only] => only.is_gpu(),
+        [first, ..] => probe(*first, DeviceOptions::default()).is_ok_and(|probed| probed.device().is_gpu()),
+        [] => false,
     }
 }
 

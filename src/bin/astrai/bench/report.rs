@@ -4,7 +4,6 @@ use super::args::{BenchArgs, Plan, Workload, name_of};
 use super::result::{Figures, Spread, round};
 use super::{Bench, SHAPE_DEFAULT, machine};
 use crate::failure::Outcome;
-use astrai::engine::Device;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
@@ -75,10 +74,10 @@ fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
         "model_type": info.model_type,
         "layers": info.layers,
         "vocab_size": info.vocab_size,
-        "device": device(info.device),
+        "device": info.device.name(),
         "device_name": info.device_name,
-        "invariant": args.invariant != 0 || info.device != Device::Cuda,
-        "gpu": (info.device == Device::Cuda).then(|| machine::gpu(args.device.1)),
+        "invariant": args.invariant != 0 || !info.device.is_gpu(),
+        "gpu": machine::gpu(info.device, args.device.1),
         "cpu_tier": format!("{:?}", info.cpu_tier).to_lowercase(),
         "compute": format!("{:?}", info.compute).to_lowercase(),
         "weights": info.weights.map(|encoding| encoding.to_string()),
@@ -100,11 +99,6 @@ fn config(args: &BenchArgs, plan: &Plan, benches: &[Bench]) -> Value {
     })
 }
 
-/// The name of a device that an engine runs on.
-fn device(device: Device) -> &'static str {
-    if device == Device::Cuda { "cuda" } else { "cpu" }
-}
-
 fn shape(args: &BenchArgs) -> Option<&str> {
     args.model().is_none().then(|| args.shape.as_deref().unwrap_or(SHAPE_DEFAULT))
 }
@@ -118,7 +112,7 @@ fn table(args: &BenchArgs, plan: &Plan, benches: &[Bench], out: &mut impl Write)
     };
     writeln!(out, "astrai {}, {} on {model}", env!("CARGO_PKG_VERSION"), name_of(plan.workload))?;
     writeln!(out, "{}; {}, compute {:?}", machine::cpu_model(), info.device_name, info.compute)?;
-    if args.invariant == 0 && info.device == Device::Cuda {
+    if args.invariant == 0 && info.device.is_gpu() {
         writeln!(out, "a token may depend on what else is in its step")?;
     }
     if cfg!(debug_assertions) {

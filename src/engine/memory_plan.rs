@@ -1,28 +1,19 @@
-//! The memory plan of an engine: what its configuration takes, computed before any weight is read.
+//! The third stage of opening: what the engine takes of the device's memory, computed before any weight is read.
 //!
-//! [`Engine::plan`] and `open` share [`LoadPlan::of`], so that they agree: it reads the config and the headers of the
-//! weight files, and sizes everything by them and the options. The plan counts the weights, the KV pages and the
-//! workspace, which is everything a step needs. It does not count the tokenizer and the bookkeeping: some bytes for
-//! each page and for each token of a step, and for each request a page table of the length it may reach, of which the
+//! [`super::Engine::plan`] and `open` share [`Sizing::of`], so that they agree. The plan counts the weights, the KV pages
+//! and the workspace, which is everything a step needs. It does not count the tokenizer and the bookkeeping: some bytes
+//! for each page and for each token of a step, and for each request a page table of the length it may reach, of which the
 //! system commits only the part that is written.
 
 use super::api::*;
-use super::device::{self, DeviceChoice};
-use super::{Engine, open, refuse_in_callback};
-use crate::backend::{cpu, cuda};
+use super::describe::Described;
+use super::device::{self, DeviceChoice, Failure};
+use crate::backend::device::OpenDevice;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::model::architecture::Architecture;
-use crate::model::checkpoint;
-use crate::model::config::Config;
-use crate::model::families::{self, Family};
-use crate::model::weights::WeightBytes;
-use crate::model::{Model, Recipe, StepLimits};
-use crate::os::floats::LibraryFloats;
-use crate::os::memory::Bound;
-use crate::os::thread;
-use crate::sampling::{SamplingOutput, SamplingRequests};
+use crate::model::{Model, StepLimits};
 use crate::source::{Folder, ModelSource};
 use std::path::Path;
 
@@ -33,7 +24,7 @@ const KV_BYTES_FALLBACK: u64 = 1 << 30;
 
 /// The memory that an engine would take. Without a `memory_budget` it depends on the memory that is free at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct MemoryPlan {
     /// Whether everything fits: neither `total_bytes` nor the peak while weights are quantized exceeds
     /// `available_bytes`. If not, the numbers are those of the smallest configuration that the options allow, or of one
     /// within a budget that exceeds the free memory. Opening fails when the budget is exceeded. When the free memory is
@@ -63,61 +54,23 @@ pub struct Plan {
     pub kv_bytes_per_token: u64,
 }
 
-impl Engine {
-    /// The memory that opening `dir` with these options takes, without loading weights or starting threads. The
-    /// callbacks in `options` are not called. Blocks while it reads small files.
-    ///
-    /// # Errors
-    /// As [`Engine::open`], but too little memory is reported by [`Plan::fits`]. For an engine opened for text only,
-    /// all numbers are 0.
-    pub fn plan(dir: &Path, options: &EngineOptions) -> Result<Plan> {
-        refuse_in_callback("plan")?;
-        let _floats = LibraryFloats::enter();
-        open::check_options(options)?;
-        let options = options.numbers();
-        thread::with_stack(limits::OPEN_STACK_BYTES, move || {
-            let folder = Folder::headers(dir, options.text_only)?;
-            if options.text_only {
-                return Ok(Plan { fits: true, ..Plan::default() });
-            }
-            Ok(LoadPlan::of(&folder, &options, &mut |_, _| {})?.sizing.plan())
-        })?
+/// The plan for a model folder; the part of [`super::Engine::plan`] that may need a large stack.
+///
+/// # Errors
+/// As there.
+pub(super) fn of_folder(dir: &Path, options: &EngineOptions) -> Result<MemoryPlan> {
+    let folder = Folder::headers(dir, options.text_only)?;
+    if options.text_only {
+        return Ok(MemoryPlan { fits: true, ..MemoryPlan::default() });
     }
-}
-
-/// What opening a model with these options leads to: architecture, quantization, device and sizes.
-pub(super) struct LoadPlan {
-    pub family: &'static Family,
-    pub model_type: String,
-    pub architecture: Architecture,
-    pub recipe: Recipe,
-    pub sizing: Sizing,
-}
-
-impl LoadPlan {
-    pub fn of(
-        source: &dyn ModelSource,
-        options: &EngineOptions,
-        log: &mut dyn FnMut(LogLevel, String),
-    ) -> Result<LoadPlan> {
-        let (family, model_type) = families::find(source.config()?, source.subject())?;
-        let config = Config::new(source.config()?, source.subject()).for_context(options.context_length as usize);
-        let architecture = (family.architecture)(&config, &model_type)?;
-        // Before any size is computed from the model. Warnings are logged later, when the weights are bound.
-        checkpoint::check(&architecture, family, source)?;
-        let recipe = recipe(options.weights);
-        let sizing = device::choose(options, &architecture, source, recipe, log)?;
-        Ok(LoadPlan { family, model_type, architecture, recipe, sizing })
-    }
-}
-
-/// The quantization that the option `weights` asks for.
-fn recipe(weights: Type) -> Recipe {
-    match weights {
-        Type::Q8 => Recipe::Q8,
-        Type::Q4 => Recipe::Q4,
-        Type::Auto | Type::F32 | Type::Bf16 => Recipe::STORED,
-    }
+    let described = Described::of(&folder, options)?;
+    device::on_first(options.device, &mut |_, _| {}, |device, last, _| {
+        let sizing = Sizing::on(device, &described, &folder, options).map_err(Failure::OfDevice)?;
+        if !last {
+            sizing.require().map_err(Failure::OfDevice)?;
+        }
+        Ok(sizing.plan())
+    })
 }
 
 /// Bounds on the context that a model could be opened with.
@@ -144,7 +97,6 @@ impl LongestContext {
 }
 
 /// The sizes of an engine: the options, applied to a model and a device.
-#[derive(Clone, Debug)]
 pub(super) struct Sizing {
     pub running_max: usize,
     pub waiting_max: usize,
@@ -158,46 +110,38 @@ pub(super) struct Sizing {
     pub step: StepLimits,
     /// Page frames of each layer group.
     pub frames: usize,
-    pub kv: DType,
     pub policy: Policy,
     /// The device that holds all of this.
-    pub device: DeviceChoice,
-    weights: WeightBytes,
+    pub choice: DeviceChoice,
     /// Bytes of one page, in all layer groups.
     page_bytes: u64,
     workspace_bytes: u64,
     /// The memory budget in bytes; `None` = no budget.
     budget: Option<u64>,
-    /// Free memory of the device in bytes; `None` when unknown.
-    free: Option<u64>,
-    /// What limits `free`; for messages. `None` on a GPU, or when unknown.
-    bound: Option<Bound>,
     no_mmap: bool,
     touch_kv: bool,
 }
 
 impl Sizing {
-    /// The element type of KV pages that the options ask for.
-    pub fn kv(o: &EngineOptions) -> DType {
-        match (o.kv, o.compute) {
-            (Type::F32, _) | (Type::Auto, Type::F32) => DType::F32,
-            (Type::Q8, _) => DType::I8,
-            _ => DType::Bf16,
-        }
+    /// Chooses a device, the second stage of opening, and computes all sizes on it.
+    ///
+    /// # Errors
+    /// As of [`DeviceChoice::of`] and [`Sizing::of`].
+    pub fn on(
+        device: Device,
+        described: &Described,
+        source: &dyn ModelSource,
+        options: &EngineOptions,
+    ) -> Result<Sizing> {
+        let choice = DeviceChoice::of(device, described, source, options)?;
+        Sizing::of(options, &described.architecture, choice)
     }
 
-    /// Computes all sizes. `free`: bytes of memory that are free on `device`; `None` when unknown.
+    /// Computes all sizes.
     ///
     /// # Errors
     /// `Argument` when the options ask for a longer context than the model supports; `Format` when sizes overflow.
-    pub fn of(
-        o: &EngineOptions,
-        a: &Architecture,
-        weights: WeightBytes,
-        free: Option<u64>,
-        kv: DType,
-        device: DeviceChoice,
-    ) -> Result<Sizing> {
+    pub fn of(o: &EngineOptions, a: &Architecture, choice: DeviceChoice) -> Result<Sizing> {
         let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
         let asked = o.context_length as usize;
         if asked > a.context_max {
@@ -208,18 +152,11 @@ impl Sizing {
             .about("context_length")
             .numbers(Unit::Tokens, asked as u64, a.context_max as u64));
         }
+        let profile = choice.device.profile();
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
         let rows = running_max;
-        let logits_max = match &device {
-            DeviceChoice::Cpu => limits::LOGITS_ROWS_MAX,
-            DeviceChoice::Cuda(..) => limits::LOGITS_ROWS_GPU_MAX,
-        };
-        let default = match &device {
-            DeviceChoice::Cpu => limits::STEP_TOKENS_DEFAULT,
-            DeviceChoice::Cuda(..) => limits::STEP_TOKENS_GPU_DEFAULT,
-        };
-        let step_tokens = or(o.step_tokens, default).max(rows);
-        let logits_rows = rows.clamp(8, logits_max);
+        let step_tokens = or(o.step_tokens, profile.step_tokens_default).max(rows);
+        let logits_rows = rows.clamp(8, profile.logits_rows_max);
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
         let context = if asked == 0 { a.context } else { asked };
         let step = StepLimits {
@@ -230,21 +167,9 @@ impl Sizing {
             page_tokens,
             frames: 0,
         };
-        let tensors = Model::workspace_bytes(a, &step);
-        let page_bytes = page_bytes(a, page_tokens, kv)?;
-        let workspace = match &device {
-            DeviceChoice::Cpu => {
-                let threads = cpu::threads_of(o.threads as usize);
-                let lists = SamplingRequests::bytes(logits_rows, a.vocab) + SamplingOutput::bytes(logits_rows);
-                let scratch = cpu::scratch_bytes(o.cpu_tier, threads, &Model::max_batch_shape(a, &step));
-                tensors.saturating_add(scratch).saturating_add(lists)
-            }
-            DeviceChoice::Cuda(options, ..) => {
-                // One extra page, for padding rows.
-                let scratch = cuda::scratch_bytes(options, &Model::max_batch_shape(a, &step));
-                scratch.saturating_add(tensors).saturating_add(page_bytes)
-            }
-        };
+        let page_bytes = page_bytes(a, page_tokens, choice.kv)?;
+        let scratch = choice.device.scratch_bytes(&Model::max_batch_shape(a, &step));
+        let spare = page_bytes.saturating_mul(profile.spare_frames);
         let mut sizing = Sizing {
             running_max,
             waiting_max: or(o.max_waiting, limits::WAITING_DEFAULT),
@@ -255,17 +180,13 @@ impl Sizing {
             logits_rows,
             step,
             frames: 0,
-            kv,
             policy: o.policy,
-            weights,
             page_bytes,
-            workspace_bytes: workspace,
+            workspace_bytes: Model::workspace_bytes(a, &step).saturating_add(scratch).saturating_add(spare),
             budget: (o.memory_budget > 0).then_some(o.memory_budget),
-            free,
-            bound: None,
             touch_kv: o.touch_kv,
-            no_mmap: o.no_mmap && matches!(device, DeviceChoice::Cpu),
-            device,
+            no_mmap: o.no_mmap && !profile.own_memory,
+            choice,
         };
         sizing.frames = sizing.choose_frames(asked)?;
         sizing.step.frames = sizing.frames;
@@ -275,13 +196,23 @@ impl Sizing {
         Ok(sizing)
     }
 
+    /// Opens the device.
+    pub fn open_device(&self, log: Log) -> Result<OpenDevice> {
+        self.choice.device.open(self.choice.weights.used(), &mut |line| log(LogLevel::Info, line))
+    }
+
+    /// Bytes that are free on the device; `None` when unknown.
+    fn free(&self) -> Option<u64> {
+        self.choice.free.as_ref().map(|free| free.bytes)
+    }
+
     /// Page frames that fit into the memory available for KV pages: what weights and workspace leave of the budget, or
     /// without a budget of the free memory, but then at most a fixed share of it.
     fn affordable_frames(&self) -> u64 {
         let kv_bytes = match self.budget {
-            Some(budget) => budget.saturating_sub(self.weights.used()).saturating_sub(self.workspace_bytes),
-            None => self.free.map_or(KV_BYTES_FALLBACK, |free| {
-                let own_weights = self.weights.used() - if self.no_mmap { 0 } else { self.weights.kept };
+            Some(budget) => budget.saturating_sub(self.choice.weights.used()).saturating_sub(self.workspace_bytes),
+            None => self.free().map_or(KV_BYTES_FALLBACK, |free| {
+                let own_weights = self.choice.weights.used() - if self.no_mmap { 0 } else { self.choice.weights.kept };
                 let left = free.saturating_sub(own_weights).saturating_sub(self.workspace_bytes);
                 left.min(free / FREE_MEMORY_SHARE)
             }),
@@ -298,33 +229,23 @@ impl Sizing {
         frames.checked_mul(self.page_bytes).and_then(|_| usize::try_from(frames).ok()).ok_or_else(too_large)
     }
 
-    /// Sets what limits the free memory, for messages.
-    pub fn bounded_by(self, bound: Option<Bound>) -> Sizing {
-        Sizing { bound, ..self }
-    }
-
-    /// Bytes of the weights in use.
-    pub fn weight_bytes(&self) -> u64 {
-        self.weights.used()
-    }
-
     fn kv_bytes(&self) -> u64 {
         self.frames as u64 * self.page_bytes
     }
 
     fn total_bytes(&self) -> u64 {
-        self.kv_bytes().saturating_add(self.weights.used()).saturating_add(self.workspace_bytes)
+        self.kv_bytes().saturating_add(self.choice.weights.used()).saturating_add(self.workspace_bytes)
     }
 
-    /// The result of [`Engine::plan`].
-    pub fn plan(&self) -> Plan {
-        let available = self.budget.into_iter().chain(self.free).min();
+    /// The result of [`super::Engine::plan`].
+    pub fn plan(&self) -> MemoryPlan {
+        let available = self.budget.into_iter().chain(self.free()).min();
         let pages_each = self.context.div_ceil(self.page_tokens).max(1);
-        Plan {
+        MemoryPlan {
             fits: available.is_none_or(|available| self.total_bytes().max(self.own_bytes()) <= available),
             context_length: self.context as u32,
             max_sequences: (self.frames / pages_each).min(self.running_max) as u32,
-            weight_bytes: self.weights.used(),
+            weight_bytes: self.choice.weights.used(),
             kv_bytes: self.kv_bytes(),
             workspace_bytes: self.workspace_bytes,
             total_bytes: self.total_bytes(),
@@ -339,31 +260,20 @@ impl Sizing {
     fn own_bytes(&self) -> u64 {
         let total = self.total_bytes();
         if self.no_mmap {
-            return total.max(self.weights.source.saturating_add(self.weights.quantized));
+            return total.max(self.choice.weights.source.saturating_add(self.choice.weights.quantized));
         }
-        total.saturating_sub(self.weights.kept)
+        total.saturating_sub(self.choice.weights.kept)
     }
 
     /// The parts of the total, for messages.
     fn parts(&self) -> String {
-        let Plan { weight_bytes, kv_bytes, workspace_bytes, kv_tokens, total_bytes, .. } = self.plan();
+        let MemoryPlan { weight_bytes, kv_bytes, workspace_bytes, kv_tokens, total_bytes, .. } = self.plan();
         let mut parts =
             format!("weights {weight_bytes}, workspace {workspace_bytes}, KV pages of {kv_tokens} tokens {kv_bytes}");
         if self.own_bytes() > total_bytes {
             parts += &format!("; before that, weights as stored and quantized {}", self.own_bytes());
         }
         parts
-    }
-
-    /// How much memory is free, and what limits it, for messages.
-    fn free_words(&self, free: u64) -> String {
-        match (&self.device, self.bound) {
-            (DeviceChoice::Cuda(..), _) => {
-                format!("{free} bytes of the GPU's memory are free, with some left to its driver")
-            }
-            (DeviceChoice::Cpu, None) => format!("{free} bytes of memory are free"),
-            (DeviceChoice::Cpu, Some(bound)) => format!("{bound} leaves {free} bytes of memory"),
-        }
     }
 
     /// Checks that the sizes fit. With a budget, everything has to fit into it. Without one, and whenever the KV pages
@@ -381,13 +291,13 @@ impl Sizing {
             return Err(error.about("memory_budget").numbers(Unit::Bytes, needed, budget));
         }
         let held_to_it = self.budget.is_none() || self.touch_kv;
-        if let Some(free) = self.free.filter(|&free| held_to_it && own > free) {
-            let (what, parts) = (self.free_words(free), self.parts());
+        if let Some(free) = self.choice.free.as_ref().filter(|free| held_to_it && own > free.bytes) {
+            let (what, parts) = (&free.words, self.parts());
             let least = if self.budget.is_none() { "at least " } else { "" };
             let budget = if self.budget.is_none() { "" } else { "memory_budget, " };
             let advice = advice.replacen("lower ", &format!("lower {budget}"), 1);
             let message = format!("{what}, but these options take {least}{own} ({parts}); free some, or {advice}");
-            return Err(Error::new(Status::Memory, message).about("memory").numbers(Unit::Bytes, own, free));
+            return Err(Error::new(Status::Memory, message).about("memory").numbers(Unit::Bytes, own, free.bytes));
         }
         Ok(())
     }
@@ -396,9 +306,9 @@ impl Sizing {
     /// cannot.
     pub fn warning(&self) -> Option<String> {
         let (total, own) = (self.total_bytes().max(self.own_bytes()), self.own_bytes());
-        let free = self.free.filter(|&free| total > free)?;
-        let (what, parts) = (self.free_words(free), self.parts());
-        let later = if own > free {
+        let free = self.choice.free.as_ref().filter(|free| total > free.bytes)?;
+        let (what, parts) = (&free.words, self.parts());
+        let later = if own > free.bytes {
             "using them all would end the process; lower memory_budget, context_length or max_running"
         } else {
             "weights that are mapped will be read from the disk again and again"
@@ -424,6 +334,8 @@ fn too_large() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{Engine, open};
+    use crate::sampling::{SamplingOutput, SamplingRequests};
     use std::path::PathBuf;
 
     fn models() -> Vec<PathBuf> {
@@ -457,7 +369,7 @@ mod tests {
                 assert!(plan.fits, "{}: {plan:?}", dir.display());
                 assert_eq!(plan.total_bytes, plan.weight_bytes + plan.kv_bytes + plan.workspace_bytes);
                 assert_eq!(plan.kv_bytes, plan.kv_tokens * plan.kv_bytes_per_token);
-                let opened = open::open(&dir, &mut options, &mut |_, _| {}).unwrap();
+                let opened = open::open(|o| open::Source::folder(&dir, o), &mut options, &mut |_, _| {}).unwrap();
                 let runner = opened.runner.unwrap();
                 let reserved = runner.backend.reserved();
                 let (rows, vocab) = (runner.model.logits_rows_max(), runner.model.vocab());
@@ -488,7 +400,7 @@ mod tests {
         let page = whole.kv_bytes_per_token * page_tokens;
         let base = whole.weight_bytes + whole.workspace_bytes;
         assert_eq!(whole.max_sequences as usize, limits::RUNNING_DEFAULT, "small models fit whole");
-        assert_eq!(plan(whole.total_bytes, 0), Plan { available_bytes: whole.total_bytes, ..whole });
+        assert_eq!(plan(whole.total_bytes, 0), MemoryPlan { available_bytes: whole.total_bytes, ..whole });
         assert_eq!(plan(u64::MAX, 0).kv_bytes, whole.kv_bytes, "no more than the slots can use");
         for pages in [1, 2, 9] {
             for (spare, held) in [(0, pages), (page - 1, pages), (page, pages + 1)] {

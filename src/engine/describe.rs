@@ -1,0 +1,39 @@
+//! The first stage of opening: what config and headers of the source say of the model.
+
+use super::api::{EngineOptions, Type};
+use crate::error::Result;
+use crate::model::Recipe;
+use crate::model::architecture::Architecture;
+use crate::model::checkpoint;
+use crate::model::config::Config;
+use crate::model::families::{self, Family};
+use crate::source::ModelSource;
+
+/// A model before a device is chosen for it.
+pub(super) struct Described {
+    pub family: &'static Family,
+    pub model_type: String,
+    pub architecture: Architecture,
+    /// How the weights are quantized while they are loaded.
+    pub recipe: Recipe,
+}
+
+impl Described {
+    /// Reads the config and checks the tensors' names and shapes, before any size is computed from the model. Warnings
+    /// about tensors are logged later, when the weights are bound.
+    ///
+    /// # Errors
+    /// `Io`, `Format` and `Unsupported` for what the source says; `Argument` for the context length.
+    pub fn of(source: &dyn ModelSource, options: &EngineOptions) -> Result<Described> {
+        let (family, model_type) = families::find(source.config()?, source.subject())?;
+        let config = Config::new(source.config()?, source.subject()).for_context(options.context_length as usize);
+        let architecture = (family.architecture)(&config, &model_type)?;
+        checkpoint::check(&architecture, family, source)?;
+        let recipe = match options.weights {
+            Type::Q8 => Recipe::Q8,
+            Type::Q4 => Recipe::Q4,
+            Type::Auto | Type::F32 | Type::Bf16 => Recipe::STORED,
+        };
+        Ok(Described { family, model_type, architecture, recipe })
+    }
+}

@@ -11,11 +11,10 @@ mod lanes;
 mod tests;
 mod tiles;
 
-use super::kernels::{Elements, Kernels};
+use super::kernels::{Elements, Kernels, with_features};
 use super::linear::{Input, LinearArgs, Matrix};
 use super::{Tier, avx512};
 use crate::os::tiles as system;
-use lanes::{LANES, Lanes};
 use std::arch::x86_64::*;
 use std::io;
 use std::ops::Range;
@@ -42,20 +41,11 @@ pub fn permit() -> io::Result<()> {
     system::permit()
 }
 
-/// # Safety
-/// See [`Kernels::to_bf16`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
-unsafe fn to_bf16(x: &[f32], row: usize, out: *mut u16) {
-    // SAFETY: same contract.
-    unsafe { bf16::arrange(x, row, out) };
-}
+with_features! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma";
+    fn to_bf16(x: &[f32], row: usize, out: *mut u16) { bf16::arrange(x, row, out) }
 
-/// # Safety
-/// See [`Kernels::linear`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
-unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract; opening a backend on this tier obtained the permission to use tiles.
-    unsafe {
+    // Opening a backend on this tier obtained the permission to use tiles.
+    fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
         match (args.weight, args.x) {
             (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => {
                 bf16::product::<Hardware, __m512>(args, w, x, range, scratch)
@@ -92,26 +82,6 @@ impl Ahead {
             // SAFETY: a prefetch accepts any address.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.cast()) };
             self.next = self.next.wrapping_add(64);
-        }
-    }
-}
-
-/// Writes sixteen results of a row, from output `out_features.start` on, except those at or beyond `out_features.end`.
-///
-/// # Safety
-/// As [`LinearArgs::put_all`].
-#[inline(always)]
-unsafe fn put<L: Lanes>(args: &LinearArgs, row: usize, out_features: Range<usize>, values: L) {
-    // SAFETY: guaranteed by the caller; the fast path writes sixteen outputs that exist.
-    unsafe {
-        if out_features.len() >= LANES && args.bias.is_none() {
-            let place = args.out.add(row * args.out_stride + out_features.start);
-            let values = if args.accumulate { L::load(place).add(values) } else { values };
-            values.store(place);
-        } else {
-            let mut all = [0.0; LANES];
-            values.store(all.as_mut_ptr());
-            args.put_all(row, out_features.start, out_features.end, &all);
         }
     }
 }

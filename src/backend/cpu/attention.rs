@@ -6,8 +6,10 @@
 //! query alone.
 
 #[cfg(target_arch = "x86_64")]
-pub mod lanes;
+pub(super) mod lanes;
 pub mod running;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod tile;
 
 use super::kv::{PageLayout, PageView, SendPages, StoreGroup};
 use super::reserve::grow;

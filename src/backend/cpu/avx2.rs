@@ -6,12 +6,11 @@
 
 mod attention;
 mod linear;
-mod panels;
 #[cfg(test)]
 mod tests;
 
 use super::Tier;
-use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
+use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels, with_features};
 use super::linear::plain_form;
 use super::portable;
 
@@ -54,30 +53,11 @@ pub fn present() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-/// # Safety
-/// The processor supports AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
-    portable::rms_norm_any::<true>(x, gain, eps);
-}
-
-/// # Safety
-/// As [`rms_norm`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    portable::silu_mul_any::<true>(gate, up);
-}
-
-/// # Safety
-/// As [`rms_norm`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
-    portable::sigmoid_mul_any::<true>(x, gate);
-}
-
-/// # Safety
-/// As [`rms_norm`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
-    portable::to_int8_any(x, group, codes, scales, corrections);
+with_features! { "avx2,fma";
+    fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) { portable::rms_norm_any::<true>(x, gain, eps) }
+    fn silu_mul(gate: &mut [f32], up: &[f32]) { portable::silu_mul_any::<true>(gate, up) }
+    fn sigmoid_mul(x: &mut [f32], gate: &[f32]) { portable::sigmoid_mul_any::<true>(x, gate) }
+    fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
+        portable::to_int8_any(x, group, codes, scales, corrections)
+    }
 }

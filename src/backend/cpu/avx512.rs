@@ -5,9 +5,9 @@
 
 mod attention;
 mod linear;
-mod tile;
 
-use super::kernels::{Kernels, sampling_kernels};
+use super::kernels::{Kernels, sampling_kernels, with_features};
+use super::linear::stored::Products;
 use super::linear::{Form, plain_form};
 use super::{Compute, Tier, avx2};
 use crate::dtype::DType;
@@ -45,14 +45,13 @@ fn form(weight: Encoding, compute: Compute) -> Form {
     }
 }
 
-/// # Safety
-/// See [`Kernels::to_bf16`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
-unsafe fn to_bf16(x: &[f32], row: usize, out: *mut u16) {
-    for (i, part) in x.chunks(32).enumerate() {
-        // SAFETY: the row's block lies in the scratch, and these 32 elements of it belong to this row.
-        let out = unsafe { std::slice::from_raw_parts_mut(out.add(tile::at(x.len(), row, i * 32)), 32) };
-        super::portable::to_bf16_any(part, out);
-        out[part.len()..].fill(0);
+with_features! { "avx512f,avx512bw,avx512vl,avx2,fma";
+    fn to_bf16(x: &[f32], row: usize, out: *mut u16) {
+        for (i, part) in x.chunks(32).enumerate() {
+            // The row's block lies in the scratch, and these 32 elements of it belong to this row.
+            let out = std::slice::from_raw_parts_mut(out.add(linear::Bf16::at(x.len(), row, i * 32)), 32);
+            super::portable::to_bf16_any(part, out);
+            out[part.len()..].fill(0);
+        }
     }
 }

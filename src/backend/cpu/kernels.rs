@@ -113,6 +113,23 @@ pub struct SamplingKernels {
     pub sum_at_least: unsafe fn(row: &[f32], weights: &[f32], least: f32) -> f64,
 }
 
+/// Compiles functions of a table with the instructions of a tier. Their contract is that of the table, and that the
+/// processor supports the instructions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_features {
+    ($features:literal; $($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),*) { $body:expr })*) => {$(
+        $(#[$doc])*
+        #[target_feature(enable = $features)]
+        #[allow(unused_unsafe, reason = "some bodies are safe")]
+        $vis unsafe fn $name($($arg: $type),*) {
+            // SAFETY: guaranteed by the caller, as the table requires.
+            unsafe { $body }
+        }
+    )*};
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use with_features;
+
 /// [`SamplingKernels`] compiled with some instructions.
 macro_rules! sampling_kernels {
     ($(#[$features:meta])?) => {{

@@ -221,6 +221,11 @@ pub(super) struct StoreRows {
 /// As [`StoreBlock::store_group`]; the processor supports the tier's instructions.
 pub type StoreGroup = unsafe fn(block: &StoreBlock, values: bool, token: usize, from: &[f32], stride: usize);
 
+/// The [`StoreGroup`] of a tier that uses [`PageLayout::Rows`]; panics.
+pub fn no_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
+    unreachable!("pages of rows are stored row by row");
+}
+
 impl StoreRows {
     /// For keys `k` and values `v`; panics if their shape is not that of the pages.
     pub fn new(group: &mut Group, kernels: &Kernels, layer: usize, k: Heads, v: Heads) -> StoreRows {

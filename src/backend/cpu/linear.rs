@@ -10,6 +10,13 @@
 //! bits:
 //! `sum = fma(integer dot product, weight scale * input scale, sum)`.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod panels;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod stored;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod tile;
+
 use super::best::TopK;
 use super::kernels::{Elements, Kernels};
 use super::memory::Buffer;

@@ -26,6 +26,8 @@ pub mod reference;
 mod reserve;
 mod rotary;
 mod sampling;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 use super::*;
 use crate::encoding::Encoding;

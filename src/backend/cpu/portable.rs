@@ -12,26 +12,37 @@ mod attention;
 pub(super) use attention::attention_any;
 
 use super::Tier;
-use super::attention::{AttentionArgs, AttentionKernels, running};
+use super::attention::{AttentionKernels, running};
 use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16, sampling_kernels};
-use super::kv::{PageLayout, StoreBlock};
+use super::kv::{PageLayout, no_group};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::ops::Range;
 
 /// The portable tier.
-pub static KERNELS: Kernels = Kernels {
-    tier: Tier::Portable,
-    form: plain_form,
-    to_bf16: no_bf16,
-    to_int8,
-    linear,
-    attention: ATTENTION,
-    sampling: sampling_kernels!(),
-    rms_norm,
-    silu_mul,
-    sigmoid_mul,
-};
+pub static KERNELS: Kernels = table::<false, 2>(Tier::Portable);
+
+/// The table of a tier that is compiled from this source alone, with tiles of two rows by `NR` outputs.
+pub(super) const fn table<const FMA: bool, const NR: usize>(tier: Tier) -> Kernels {
+    Kernels {
+        tier,
+        form: plain_form,
+        to_bf16: no_bf16,
+        to_int8: to_int8_any,
+        linear: linear_any::<FMA, 2, NR>,
+        attention: AttentionKernels {
+            layout: |_| PageLayout::Rows,
+            attend: attention_any::<FMA>,
+            attend_f32: attention_any::<FMA>,
+            store_group: no_group,
+            combine: running::combine::<FMA>,
+        },
+        sampling: sampling_kernels!(),
+        rms_norm: rms_norm_any::<FMA>,
+        silu_mul: silu_mul_any::<FMA>,
+        sigmoid_mul: sigmoid_mul_any::<FMA>,
+    }
+}
 
 /// Lanes of an accumulator: one AVX register, or two SSE or NEON registers.
 const LANES: usize = 8;
@@ -329,12 +340,6 @@ pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mu
     }
 }
 
-/// # Safety
-/// No requirements; `unsafe` only to match the type in the function table.
-unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
-    to_int8_any(x, group, codes, scales, corrections);
-}
-
 /// e^x for x in about [-87, 88], with a relative error below 2e-7: x = n ln 2 + r, a polynomial in r, and 2^n by its
 /// bits. Smaller x give about 1e-38, not 0. Coefficients: minimax on [-ln 2 / 2, ln 2 / 2], from Cephes `expf`.
 #[inline(always)]
@@ -383,54 +388,6 @@ pub(super) fn sigmoid_mul_any<const FMA: bool>(x: &mut [f32], gate: &[f32]) {
     for (x, g) in x.iter_mut().zip(gate) {
         *x /= 1.0 + exp::<FMA>(-g);
     }
-}
-
-/// # Safety
-/// See [`Kernels::linear`].
-unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { linear_any::<false, 2, 2>(args, range, scratch) }
-}
-
-const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
-
-/// # Safety
-/// None; never called, since this tier uses [`PageLayout::Rows`].
-unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
-    unreachable!("pages of rows are stored row by row");
-}
-
-/// # Safety
-/// See [`AttentionKernels::attend`].
-unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { attention_any::<false>(args, scratch) }
-}
-
-/// # Safety
-/// See [`AttentionKernels::combine`].
-unsafe fn combine(args: &AttentionArgs, parts: &[f32], scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { running::combine::<false>(args, parts, scratch) }
-}
-
-/// # Safety
-/// No requirements; `unsafe` only to match the type in the function table.
-unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
-    rms_norm_any::<false>(x, gain, eps);
-}
-
-/// # Safety
-/// As [`rms_norm`].
-unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    silu_mul_any::<false>(gate, up);
-}
-
-/// # Safety
-/// As [`rms_norm`].
-unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
-    sigmoid_mul_any::<false>(x, gate);
 }
 
 #[cfg(test)]

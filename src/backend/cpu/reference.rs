@@ -4,7 +4,7 @@
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels};
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
-use super::kv::{PageLayout, StoreBlock};
+use super::kv::{PageLayout, no_group};
 use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::encoding::{PANEL, Scheme};
 use std::ops::Range;
@@ -87,7 +87,7 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
 }
 
 const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group, combine };
+    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group: no_group, combine };
 
 /// Attention with a softmax over all visible keys at once.
 ///
@@ -123,12 +123,6 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
             out.iter_mut().zip(&*value).for_each(|(out, v)| *out += s / total * v);
         }
     }
-}
-
-/// # Safety
-/// None; never called, since this tier uses [`PageLayout::Rows`].
-unsafe fn store_group(_: &StoreBlock, _: bool, _: usize, _: &[f32], _: usize) {
-    unreachable!("pages of rows are stored row by row");
 }
 
 /// # Safety

@@ -16,8 +16,9 @@
 
 use super::lanes::{LANES, Lanes};
 use super::tiles::{ROW, ROWS, Shape, Tiles};
-use super::{Ahead, aligned, put};
+use super::{Ahead, aligned};
 use crate::backend::cpu::linear::LinearArgs;
+use crate::backend::cpu::linear::tile::put;
 use crate::backend::cpu::portable::to_bf16_any;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -239,7 +240,7 @@ unsafe fn finish<L: Lanes>(args: &LinearArgs, rows: Range<usize>, out_features: 
             *column = L::load(sums.as_ptr());
         }
         for (row, sums) in rows.zip(L::transpose(columns)) {
-            put(args, row, out_features.clone(), sums);
+            put(args, row, out_features.clone(), &[sums]);
         }
     }
 }

@@ -14,7 +14,8 @@
 
 use super::lanes::{LANES, Lanes};
 use super::tiles::{ROW, ROWS, Shape, Tiles};
-use super::{Ahead, aligned, put};
+use super::{Ahead, aligned};
+use crate::backend::cpu::linear::tile::put;
 use crate::backend::cpu::linear::{Int8Rows, LinearArgs};
 use crate::encoding::{PANEL, Scheme};
 use std::hint::black_box;
@@ -152,13 +153,14 @@ unsafe fn block<T: Tiles, L: Lanes, const C: usize, const A: usize>(
                 let scales = scales.as_ptr().add(g - 1);
                 for (m, sum) in sums.iter_mut().enumerate() {
                     if m < count {
-                        *sum = sum.add_scaled(products.add(m * LANES), weights, *scales.add(m * x.groups));
+                        let factor = L::mul(weights, L::splat(*scales.add(m * x.groups)));
+                        *sum = L::fma(L::load_i32(products.add(m * LANES)), factor, *sum);
                     }
                 }
             }
         }
         for (row, sums) in rows.zip(sums) {
-            put(args, row, out_features.clone(), sums);
+            put(args, row, out_features.clone(), &[sums]);
         }
     }
 }

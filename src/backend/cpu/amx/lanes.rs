@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 use crate::backend::cpu::kernels::bf16_to_f32;
+use crate::backend::cpu::vector::{Register, Vector, methods};
 use crate::encoding::Q4_VALUES;
 use std::arch::x86_64::*;
 
@@ -14,43 +15,7 @@ use std::arch::x86_64::*;
 pub const LANES: usize = 16;
 
 /// Sixteen f32. For all methods, the processor must support the instructions of the implementation.
-pub trait Lanes: Copy {
-    /// All zero.
-    ///
-    /// # Safety
-    /// The processor supports the instructions.
-    unsafe fn zero() -> Self;
-
-    /// Loads sixteen floats.
-    ///
-    /// # Safety
-    /// Sixteen floats may be read.
-    unsafe fn load(from: *const f32) -> Self;
-
-    /// Loads sixteen bf16 as f32.
-    ///
-    /// # Safety
-    /// Sixteen bf16 may be read.
-    unsafe fn load_bf16(from: *const u16) -> Self;
-
-    /// Stores sixteen floats.
-    ///
-    /// # Safety
-    /// Sixteen floats may be written.
-    unsafe fn store(self, to: *mut f32);
-
-    /// `self + other`.
-    ///
-    /// # Safety
-    /// The processor supports the instructions.
-    unsafe fn add(self, other: Self) -> Self;
-
-    /// `fma(products, weights * x, self)`, with sixteen integers as `products`.
-    ///
-    /// # Safety
-    /// Sixteen integers may be read.
-    unsafe fn add_scaled(self, products: *const i32, weights: Self, x: f32) -> Self;
-
+pub trait Lanes: Vector {
     /// Transposes a 16 x 16 matrix.
     ///
     /// # Safety
@@ -70,54 +35,9 @@ pub trait Lanes: Copy {
     unsafe fn unpack_q4(from: *const u8, to: *mut u8);
 }
 
-// SAFETY of all methods: guaranteed by the caller.
 impl Lanes for __m512 {
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_loadu_ps(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: as above.
-        unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: as above.
-        unsafe { _mm512_storeu_ps(to, self) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_add_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_scaled(self, products: *const i32, weights: Self, x: f32) -> Self {
-        // SAFETY: as above.
-        unsafe {
-            let products = _mm512_cvtepi32_ps(_mm512_loadu_si512(products.cast()));
-            _mm512_fmadd_ps(products, _mm512_mul_ps(weights, _mm512_set1_ps(x)), self)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
-        // SAFETY: as above.
-        unsafe {
+    methods! {
+        fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
             // Transposes 4 x 4 squares within each 128-bit quarter, then moves the quarters.
             let (mut pairs, mut fours, mut out) = (rows, rows, rows);
             for i in (0..LANES).step_by(2) {
@@ -142,39 +62,33 @@ impl Lanes for __m512 {
             }
             out
         }
-    }
-
-    #[inline(always)]
-    unsafe fn unpack_q8(from: *const u8, to: *mut u8) {
-        // SAFETY: as above.
-        unsafe {
+        fn unpack_q8(from: *const u8, to: *mut u8) {
             let codes = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(-128));
             _mm512_storeu_si512(to.cast(), codes);
         }
-    }
-
-    #[inline(always)]
-    unsafe fn unpack_q4(from: *const u8, to: *mut u8) {
-        // SAFETY: as above; the table has sixteen bytes.
-        unsafe {
-            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(Q4_VALUES.as_ptr().cast()));
-            let (both, low) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(15));
-            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
-            _mm512_storeu_si512(to.cast(), _mm512_shuffle_epi8(table, _mm512_and_si512(both, low)));
-            _mm512_storeu_si512(to.add(64).cast(), _mm512_shuffle_epi8(table, high));
+        fn unpack_q4(from: *const u8, to: *mut u8) {
+            let values = Self::lookup(Self::load_table(Q4_VALUES.as_ptr().cast()), Self::load_bytes(from));
+            _mm512_storeu_si512(to.cast(), values[0]);
+            _mm512_storeu_si512(to.add(64).cast(), values[1]);
         }
     }
 }
 
-// SAFETY of all methods: guaranteed by the caller.
+// SAFETY: arrays of as many elements.
 #[cfg(test)]
-impl Lanes for [f32; LANES] {
+unsafe impl Vector for [f32; LANES] {
+    const LANES: usize = LANES;
+
     unsafe fn zero() -> Self {
         [0.0; LANES]
     }
 
+    unsafe fn splat(x: f32) -> Self {
+        [x; LANES]
+    }
+
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: as above.
+        // SAFETY: guaranteed by the caller; so below.
         std::array::from_fn(|i| unsafe { *from.add(i) })
     }
 
@@ -183,20 +97,31 @@ impl Lanes for [f32; LANES] {
         std::array::from_fn(|i| bf16_to_f32(unsafe { *from.add(i) }))
     }
 
-    unsafe fn store(self, to: *mut f32) {
+    unsafe fn store(v: Self, to: *mut f32) {
         // SAFETY: as above.
-        (0..LANES).for_each(|i| unsafe { *to.add(i) = self[i] });
+        (0..LANES).for_each(|i| unsafe { *to.add(i) = v[i] });
     }
 
-    unsafe fn add(self, other: Self) -> Self {
-        std::array::from_fn(|i| self[i] + other[i])
-    }
-
-    unsafe fn add_scaled(self, products: *const i32, weights: Self, x: f32) -> Self {
+    unsafe fn load_i32(from: *const i32) -> Self {
         // SAFETY: as above.
-        std::array::from_fn(|i| (unsafe { *products.add(i) } as f32).mul_add(weights[i] * x, self[i]))
+        std::array::from_fn(|i| unsafe { *from.add(i) } as f32)
     }
 
+    unsafe fn add(a: Self, b: Self) -> Self {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    unsafe fn mul(a: Self, b: Self) -> Self {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+}
+
+#[cfg(test)]
+impl Lanes for [f32; LANES] {
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
     }

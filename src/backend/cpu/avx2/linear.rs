@@ -1,64 +1,63 @@
-//! Matrix products with AVX2 and FMA.
-//!
-//! Stored weights are widened to f32 in registers and multiplied with f32 inputs: lane `l` of an accumulator adds
-//! elements `l`, `l + 8`, and so on, and the lanes are added as a fixed tree. Quantized weights: [`super::panels`].
+//! Matrix products with AVX2 and FMA: stored weights are widened to f32 in registers and multiplied with f32 inputs,
+//! quantized weights by one of three dot products.
 
-#![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
-
-use super::super::kernels::Elements;
+use super::super::kernels::{Elements, with_features};
+use super::super::linear::panels::{Dot, panels};
+use super::super::linear::stored::{Products, column};
 use super::super::linear::{Input, LinearArgs, Matrix};
-use super::panels::{AvxVnni, Dot, Plain, Vnni, panels};
+use crate::backend::cpu::vector::{Vector, methods};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Input rows per tile.
-const ROWS: usize = 4;
-/// Outputs per tile of stored weights: 12 accumulators, 3 weights and 1 input use all 16 registers.
-const OUTS: usize = 3;
-/// f32 lanes per register.
-const STEP: usize = 8;
-
-/// # Safety
-/// See [`super::Kernels::linear`].
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(in super::super) unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { linear_with::<Plain>(args, range) }
+with_features! { "avx2,fma,f16c";
+    /// See [`super::Kernels::linear`].
+    pub(super) fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
+        linear_with::<Plain>(args, range)
+    }
 }
-
-/// [`linear`] with the 256-bit 8-bit dot products of AVX-512 VNNI.
-///
-/// # Safety
-/// As [`linear`], and the processor supports AVX-512 VNNI and VL.
-#[target_feature(enable = "avx2,fma,f16c,avx512vnni,avx512vl")]
-pub(in super::super) unsafe fn linear_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { linear_with::<Vnni>(args, range) }
+with_features! { "avx2,fma,f16c,avx512vnni,avx512vl";
+    /// [`linear`] with the 256-bit 8-bit dot products of AVX-512 VNNI.
+    pub(super) fn linear_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
+        linear_with::<Vnni>(args, range)
+    }
 }
-
-/// [`linear`] with the 8-bit dot products of AVX-VNNI.
-///
-/// # Safety
-/// As [`linear`], and the processor supports AVX-VNNI.
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-pub(in super::super) unsafe fn linear_avx_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe { linear_with::<AvxVnni>(args, range) }
+with_features! { "avx2,fma,f16c,avxvnni";
+    /// [`linear`] with the 8-bit dot products of AVX-VNNI.
+    pub(super) fn linear_avx_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
+        linear_with::<AvxVnni>(args, range)
+    }
 }
 
 /// # Safety
 /// As [`linear`], and the processor supports the instructions of `D`.
 #[inline(always)]
-unsafe fn linear_with<D: Dot>(args: &LinearArgs, range: Range<usize>) {
+unsafe fn linear_with<D: Dot<V = __m256>>(args: &LinearArgs, range: Range<usize>) {
     // SAFETY: same contract.
     unsafe {
         match (args.weight, args.x) {
             (Matrix::Stored(Elements::F32(w)), Input::F32(x)) => stored::<F32>(args, w, x, range),
             (Matrix::Stored(Elements::Bf16(w)), Input::F32(x)) => stored::<Bf16>(args, w, x, range),
             (Matrix::Stored(Elements::F16(w)), Input::F32(x)) => stored::<F16>(args, w, x, range),
-            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<D>(args, scheme, bytes, x, range),
+            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<D, 2>(args, scheme, bytes, x, range),
             _ => unreachable!("inputs come in the form that the table asks for"),
         }
+    }
+}
+
+/// # Safety
+/// As [`linear`].
+#[inline(always)]
+unsafe fn stored<W: Widen>(args: &LinearArgs, w: &[W::Stored], x: &[f32], range: Range<usize>) {
+    let mut first = range.start;
+    while first < range.end {
+        // SAFETY: same contract, part of the range.
+        first += unsafe {
+            match range.end - first {
+                // With four rows, 12 accumulators, 3 weights and 1 input use all 16 registers.
+                3.. => column::<Widened<W>, 3, 1>(args, w, x, first),
+                _ => column::<Widened<W>, 1, 1>(args, w, x, first),
+            }
+        };
     }
 }
 
@@ -71,21 +70,6 @@ trait Widen {
     /// # Safety
     /// Eight elements may be read from `at`, and the processor supports AVX2 and F16C.
     unsafe fn eight(at: *const Self::Stored) -> __m256;
-
-    /// Loads `count` elements, at most eight, followed by zeros.
-    ///
-    /// # Safety
-    /// As [`Widen::eight`], for `count` elements.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn some(at: *const Self::Stored, count: usize) -> __m256 {
-        // SAFETY: zero is a value of every stored type, `count` is at most eight, and both sides hold `count` elements.
-        unsafe {
-            let mut all: [Self::Stored; STEP] = std::mem::zeroed();
-            std::ptr::copy_nonoverlapping(at, all.as_mut_ptr(), count);
-            Self::eight(all.as_ptr())
-        }
-    }
 }
 
 struct F32;
@@ -94,137 +78,76 @@ struct F16;
 
 impl Widen for F32 {
     type Stored = f32;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn eight(at: *const f32) -> __m256 {
-        // SAFETY: guaranteed by the caller.
-        unsafe { _mm256_loadu_ps(at) }
-    }
+    methods! { fn eight(at: *const f32) -> __m256 { __m256::load(at) } }
 }
 
 impl Widen for Bf16 {
     type Stored = u16;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn eight(at: *const u16) -> __m256 {
-        // SAFETY: guaranteed by the caller.
-        let bits = unsafe { _mm_loadu_si128(at.cast()) };
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
-    }
+    methods! { fn eight(at: *const u16) -> __m256 { __m256::load_bf16(at) } }
 }
 
 impl Widen for F16 {
     type Stored = u16;
+    methods! { fn eight(at: *const u16) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) } }
+}
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn eight(at: *const u16) -> __m256 {
-        // SAFETY: guaranteed by the caller.
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
+/// Products of weights widened to f32.
+struct Widened<W>(W);
+
+impl<W: Widen> Products for Widened<W> {
+    type V = __m256;
+    type Weight = W::Stored;
+    type Input = f32;
+    type Wide = __m256;
+    const STEP: usize = 8;
+
+    fn at(in_features: usize, row: usize, i: usize) -> usize {
+        row * in_features + i
+    }
+
+    methods! {
+        fn weights(from: *const W::Stored) -> __m256 { W::eight(from) }
+        fn some_weights(from: *const W::Stored, count: usize) -> __m256 {
+            // Zero is a value of every stored type.
+            let mut all: [W::Stored; 8] = std::mem::zeroed();
+            std::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), count);
+            W::eight(all.as_ptr())
+        }
+        fn inputs(from: *const f32) -> __m256 { __m256::load(from) }
+        fn some_inputs(from: *const f32, count: usize) -> __m256 { Widened::<F32>::some_weights(from, count) }
+        fn dot(sum: __m256, x: __m256, w: __m256) -> __m256 { _mm256_fmadd_ps(x, w, sum) }
     }
 }
 
-/// # Safety
-/// As [`linear`].
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn stored<W: Widen>(args: &LinearArgs, w: &[W::Stored], x: &[f32], range: Range<usize>) {
-    let in_features = args.in_features;
-    let mut first = range.start;
-    while first < range.end {
-        let count = if range.end - first >= OUTS { OUTS } else { 1 };
-        let w = &w[first * in_features..(first + count) * in_features];
-        let mut row = 0;
-        while row < args.rows {
-            // The first rows prefetch the next weights; for later rows these are already in the cache.
-            let next = if row == 0 { w.as_ptr_range().end } else { w.as_ptr() };
-            let (x, w, next) = (x[row * in_features..].as_ptr(), w.as_ptr(), next.cast());
-            // SAFETY: `w` has `count` rows, and this many rows of input are left; the columns belong to the task.
-            unsafe {
-                match (args.rows - row, count) {
-                    (1, 1) => put(args, row, first, tile::<W, 1, 1>(x, w, in_features, next)),
-                    (2, 1) => put(args, row, first, tile::<W, 2, 1>(x, w, in_features, next)),
-                    (3, 1) => put(args, row, first, tile::<W, 3, 1>(x, w, in_features, next)),
-                    (_, 1) => put(args, row, first, tile::<W, ROWS, 1>(x, w, in_features, next)),
-                    (1, _) => put(args, row, first, tile::<W, 1, OUTS>(x, w, in_features, next)),
-                    (2, _) => put(args, row, first, tile::<W, 2, OUTS>(x, w, in_features, next)),
-                    (3, _) => put(args, row, first, tile::<W, 3, OUTS>(x, w, in_features, next)),
-                    _ => put(args, row, first, tile::<W, ROWS, OUTS>(x, w, in_features, next)),
-                }
-            }
-            row += ROWS;
+/// AVX2 alone. Its instruction adds pairs of u8 x i8 products with saturation to 16 bits, which biased weights could
+/// exceed. Instead the magnitudes of weights are multiplied with inputs that take over the weights' signs: both are at
+/// most 127, so a pair of products fits 16 bits.
+struct Plain;
+/// AVX-512 VNNI on 256-bit registers.
+struct Vnni;
+/// AVX-VNNI.
+struct AvxVnni;
+
+impl Dot for Plain {
+    type V = __m256;
+    const BIAS: u8 = 0;
+
+    methods! {
+        fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
-        first += count;
     }
 }
 
-/// # Safety
-/// As [`LinearArgs::put`] for the tile's rows and outputs.
-#[inline(always)]
-unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, first: usize, sums: [[f32; NR]; MR]) {
-    for (m, sums) in sums.iter().enumerate() {
-        // SAFETY: guaranteed by the caller.
-        unsafe { args.put_all(row + m, first, first + NR, sums) };
-    }
+impl Dot for Vnni {
+    type V = __m256;
+    const BIAS: u8 = 128;
+    methods! { fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i { _mm256_dpbusd_epi32(sum, w, x) } }
 }
 
-/// The dot products of `MR` rows of `x` with `NR` rows of `w`, all contiguous and of `in_features` elements. Also
-/// prefetches as many bytes as these weights have, from `next` on, into the second-level cache.
-///
-/// # Safety
-/// `x` has `MR` rows and `w` has `NR`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<W: Widen, const MR: usize, const NR: usize>(
-    x: *const f32,
-    w: *const W::Stored,
-    in_features: usize,
-    mut next: *const u8,
-) -> [[f32; NR]; MR] {
-    let mut sums = [[_mm256_setzero_ps(); NR]; MR];
-    let whole = in_features / STEP * STEP;
-    // SAFETY: all loads are inside the rows; a prefetch accepts any address.
-    unsafe {
-        let mut i = 0;
-        while i < whole {
-            let mut ws = [_mm256_setzero_ps(); NR];
-            for n in 0..NR {
-                ws[n] = W::eight(w.add(n * in_features + i));
-            }
-            for m in 0..MR {
-                let xs = _mm256_loadu_ps(x.add(m * in_features + i));
-                for n in 0..NR {
-                    sums[m][n] = _mm256_fmadd_ps(xs, ws[n], sums[m][n]);
-                }
-            }
-            _mm_prefetch::<_MM_HINT_T1>(next.cast());
-            next = next.wrapping_add(NR * STEP * size_of::<W::Stored>());
-            i += STEP;
-        }
-        if i < in_features {
-            for m in 0..MR {
-                let xs = F32::some(x.add(m * in_features + i), in_features - i);
-                for n in 0..NR {
-                    sums[m][n] = _mm256_fmadd_ps(xs, W::some(w.add(n * in_features + i), in_features - i), sums[m][n]);
-                }
-            }
-        }
-    }
-    let mut out = [[0.0; NR]; MR];
-    for m in 0..MR {
-        for n in 0..NR {
-            out[m][n] = sum(sums[m][n]);
-        }
-    }
-    out
-}
-
-/// Adds the lanes as the tree `((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sum(v: __m256) -> f32 {
-    let half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-    let quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)))
+impl Dot for AvxVnni {
+    type V = __m256;
+    const BIAS: u8 = 128;
+    methods! { fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i { _mm256_dpbusd_avx_epi32(sum, w, x) } }
 }

@@ -1,31 +1,21 @@
-//! Matrix products with AVX-512: the tiles of [`super::tile`] over the outputs of a task.
-//!
-//! A tile's weights are read from memory once, in ascending order: while one tile is computed, the cache lines of the
-//! next one are prefetched into the second-level cache one after the other. Reading several weight rows side by side
-//! would keep the hardware prefetcher from detecting a stream, which halves the measured bandwidth.
+//! Matrix products with AVX-512: bf16 weights with inputs rounded to bf16, and quantized weights.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
-use super::super::kernels::Elements;
-use super::super::linear::{Input, Int8Rows, LinearArgs, Matrix};
+use super::super::kernels::{Elements, with_features};
+use super::super::linear::panels::{Dot, panels};
+use super::super::linear::stored::{Products, SUMS, column};
+use super::super::linear::{Input, LinearArgs, Matrix, tile};
 use super::avx2;
-use super::tile::{self, Codes, Panels};
-use crate::encoding::{PANEL, Q4_VALUES, Scheme};
+use crate::backend::cpu::vector::{Vector, methods};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Input rows per tile of quantized products.
-const BLOCK: usize = 4;
-
-/// # Safety
-/// See [`super::Kernels::linear`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
-pub(super) unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
-    // SAFETY: same contract.
-    unsafe {
+with_features! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma";
+    pub(super) fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
         match (args.weight, args.x) {
-            (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => stored_bf16(args, w, x, range),
-            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels(args, scheme, bytes, x, range),
+            (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => stored(args, w, x, range),
+            (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<Vnni, 1>(args, scheme, bytes, x, range),
             _ => (avx2::TABLE.linear)(args, range, scratch),
         }
     }
@@ -33,195 +23,121 @@ pub(super) unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mu
 
 /// # Safety
 /// As [`linear`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn stored_bf16(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usize>) {
+#[inline(always)]
+unsafe fn stored(args: &LinearArgs, w: &[u16], x: &[u16], range: Range<usize>) {
     let mut first = range.start;
     while first < range.end {
         let left = range.end - first;
         // SAFETY: same contract, part of the range.
         first += unsafe {
             match args.rows {
-                1 | 2 if left >= 4 => bf16_column::<4>(args, w, x, first),
+                1 | 2 if left >= 4 => column::<Bf16, 4, 4>(args, w, x, first),
                 // 8 outputs are 4 + 4: after 6, the last two would be computed one at a time.
-                _ if left >= 6 && left != 8 => bf16_column::<6>(args, w, x, first),
-                _ if left >= 4 => bf16_column::<4>(args, w, x, first),
-                _ => bf16_column::<1>(args, w, x, first),
+                _ if left >= 6 && left != 8 => column::<Bf16, 6, 6>(args, w, x, first),
+                _ if left >= 4 => column::<Bf16, 4, 4>(args, w, x, first),
+                _ => column::<Bf16, 1, 1>(args, w, x, first),
             }
         };
     }
 }
 
-/// Computes `NR` outputs of all rows, from `first` on; returns `NR`.
-///
-/// # Safety
-/// As [`linear`] for outputs `first..first + NR`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn bf16_column<const NR: usize>(args: &LinearArgs, w: &[u16], x: &[u16], first: usize) -> usize {
-    let in_features = args.in_features;
-    let w = &w[first * in_features..(first + NR) * in_features];
-    let mut next: *const u8 = w.as_ptr_range().end.cast();
-    // Prefetching the next tile's weights is spread over the whole blocks of rows: prefetches issued all at once would
-    // wait for each other.
-    let blocks = args.rows / tile::BLOCK;
-    let lines = if blocks == 0 { NR } else { NR.div_ceil(blocks) };
-    let mut row = 0;
-    while row < args.rows {
-        let x = x[tile::at(in_features, row, 0)..].as_ptr();
-        let w = w.as_ptr();
-        // SAFETY: there are `NR` rows of weights; `row` is the first of a block; the columns belong to the task.
-        unsafe {
-            match (args.rows - row, lines) {
-                (1, _) if blocks == 0 => {
-                    put::<1, NR>(args, row, first, tile::bf16::<1, NR, NR>(x, w, in_features, next))
-                }
-                (2, _) if blocks == 0 => {
-                    put::<2, NR>(args, row, first, tile::bf16::<2, NR, NR>(x, w, in_features, next))
-                }
-                (3, _) if blocks == 0 => {
-                    put::<3, NR>(args, row, first, tile::bf16::<3, NR, NR>(x, w, in_features, next))
-                }
-                (1, _) => put::<1, NR>(args, row, first, tile::bf16::<1, NR, 0>(x, w, in_features, next)),
-                (2, _) => put::<2, NR>(args, row, first, tile::bf16::<2, NR, 0>(x, w, in_features, next)),
-                (3, _) => put::<3, NR>(args, row, first, tile::bf16::<3, NR, 0>(x, w, in_features, next)),
-                (_, 1) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 1>(x, w, in_features, next)),
-                (_, 2) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 2>(x, w, in_features, next)),
-                (_, 3) => put::<4, NR>(args, row, first, tile::bf16::<4, NR, 3>(x, w, in_features, next)),
-                _ => put::<4, NR>(args, row, first, tile::bf16::<4, NR, NR>(x, w, in_features, next)),
-            }
-        }
-        next = next.wrapping_add(in_features * 2 * lines);
-        row += tile::BLOCK;
-    }
-    NR
+/// The 8-bit dot product of VNNI.
+struct Vnni;
+
+impl Dot for Vnni {
+    type V = __m512;
+    const BIAS: u8 = 128;
+    methods! { fn dot(sum: __m512i, w: __m512i, x: __m512i) -> __m512i { _mm512_dpbusd_epi32(sum, w, x) } }
 }
 
-/// # Safety
-/// As [`LinearArgs::put`] for the tile's rows and outputs.
+/// Products of bf16 weights and bf16 inputs: lane `l` adds the products of elements `2l` and `2l + 1` of every 32.
+pub(super) struct Bf16;
+
+/// A register of bf16 from its bits.
 #[inline(always)]
-unsafe fn put<const MR: usize, const NR: usize>(args: &LinearArgs, row: usize, first: usize, sums: [f32; tile::SUMS]) {
-    for (m, sums) in sums.chunks_exact(NR).take(MR).enumerate() {
-        // SAFETY: guaranteed by the caller.
-        unsafe { args.put_all(row + m, first, first + NR, sums) };
-    }
+unsafe fn bh(v: __m512i) -> __m512bh {
+    // SAFETY: both types are 64 bytes in which every bit pattern is valid.
+    unsafe { std::mem::transmute(v) }
 }
 
-/// # Safety
-/// As [`linear`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
-    let size = scheme.panel_bytes(args.in_features);
-    let end = range.end.div_ceil(PANEL);
-    let mut panel = range.start / PANEL;
-    while panel < end {
-        let wide = if args.rows < 3 { 4 } else { 3 };
-        let count = if end - panel >= wide { wide } else { 1 };
-        // SAFETY: same contract, part of the range; the slice has `count` panels.
-        unsafe {
-            let w = &bytes[panel * size..(panel + count) * size];
-            match (scheme, count) {
-                (Scheme::Q8, 1) => column::<1, 64, false>(args, scheme, w, x, panel * PANEL..range.end),
-                (Scheme::Q8, 3) => column::<3, 64, false>(args, scheme, w, x, panel * PANEL..range.end),
-                (Scheme::Q8, _) => column::<4, 64, false>(args, scheme, w, x, panel * PANEL..range.end),
-                (Scheme::Q4, 1) => column::<1, 32, true>(args, scheme, w, x, panel * PANEL..range.end),
-                (Scheme::Q4, 3) => column::<3, 32, true>(args, scheme, w, x, panel * PANEL..range.end),
-                (Scheme::Q4, _) => column::<4, 32, true>(args, scheme, w, x, panel * PANEL..range.end),
-            }
+impl Products for Bf16 {
+    type V = __m512;
+    type Weight = u16;
+    type Input = u16;
+    type Wide = __m512bh;
+    const STEP: usize = 32;
+
+    /// Blocks of [`tile::ROWS`] rows, in which 32 elements of the first row are followed by 32 of the second, and so on,
+    /// then by the next 32 of the first. A tile thus advances a single pointer for all its rows.
+    #[inline(always)]
+    fn at(in_features: usize, row: usize, i: usize) -> usize {
+        let steps = in_features.div_ceil(Self::STEP);
+        ((row / tile::ROWS * steps + i / Self::STEP) * tile::ROWS + row % tile::ROWS) * Self::STEP
+    }
+
+    methods! {
+        fn weights(from: *const u16) -> __m512bh { bh(_mm512_loadu_si512(from.cast())) }
+        fn some_weights(from: *const u16, count: usize) -> __m512bh {
+            bh(_mm512_maskz_loadu_epi16((1u32 << count) - 1, from.cast()))
         }
-        panel += count;
+        fn inputs(from: *const u16) -> __m512bh { bh(_mm512_loadu_si512(from.cast())) }
+        // A row of input has zeros beyond its last element.
+        fn some_inputs(from: *const u16, _count: usize) -> __m512bh { Self::inputs(from) }
+        fn dot(sum: __m512, x: __m512bh, w: __m512bh) -> __m512 { _mm512_dpbf16_ps(sum, x, w) }
     }
-}
 
-/// Computes the outputs of `NP` panels for all rows. Outputs start at `out_features.start`; those at or beyond
-/// `out_features.end` are not written.
-///
-/// # Safety
-/// As [`linear`]; `w` has `NP` panels.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn column<const NP: usize, const GROUP: usize, const HALVES: bool>(
-    args: &LinearArgs,
-    scheme: Scheme,
-    w: &[u8],
-    x: Int8Rows,
-    out_features: Range<usize>,
-) {
-    let panels = Panels {
-        first: w.as_ptr(),
-        bytes: scheme.panel_bytes(args.in_features),
-        scale_bytes: scheme.scale_bytes(args.in_features),
-    };
-    let table = q4_table();
-    let mut next = w.as_ptr_range().end;
-    // As for bf16, prefetching is spread over the whole blocks of rows.
-    let blocks = args.rows / BLOCK;
-    let lines = if blocks == 0 { NP } else { NP.div_ceil(blocks) };
-    let mut row = 0;
-    while row < args.rows {
-        let x = Codes {
-            codes: x.codes[row * x.groups * x.group..].as_ptr(),
-            scales: x.scales[row * x.groups..].as_ptr(),
-            corrections: x.corrections[row * x.groups..].as_ptr(),
-            groups: x.groups,
-        };
-        let p = panels;
-        // SAFETY: the caller passed `NP` panels, rows are below `args.rows`, and the columns belong to the task.
-        unsafe {
-            match (args.rows - row, lines) {
-                (1, _) if blocks == 0 => {
-                    store(args, row, &out_features, tile::int8::<1, NP, NP, GROUP, HALVES>(x, p, table, next))
-                }
-                (2, _) if blocks == 0 => {
-                    store(args, row, &out_features, tile::int8::<2, NP, NP, GROUP, HALVES>(x, p, table, next))
-                }
-                (3, _) if blocks == 0 => {
-                    store(args, row, &out_features, tile::int8::<3, NP, NP, GROUP, HALVES>(x, p, table, next))
-                }
-                (1, _) => store(args, row, &out_features, tile::int8::<1, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (2, _) => store(args, row, &out_features, tile::int8::<2, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (3, _) => store(args, row, &out_features, tile::int8::<3, NP, 0, GROUP, HALVES>(x, p, table, next)),
-                (_, 1) => store(args, row, &out_features, tile::int8::<4, NP, 1, GROUP, HALVES>(x, p, table, next)),
-                (_, 2) => store(args, row, &out_features, tile::int8::<4, NP, 2, GROUP, HALVES>(x, p, table, next)),
-                _ => store(args, row, &out_features, tile::int8::<4, NP, NP, GROUP, HALVES>(x, p, table, next)),
-            }
-        }
-        next = next.wrapping_add(panels.bytes * lines);
-        row += BLOCK;
-    }
-}
-
-/// The values of the sixteen Q4 codes + 128, in each 128-bit quarter.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn q4_table() -> __m512i {
-    let values: [u8; 16] = std::array::from_fn(|i| Q4_VALUES[i] as u8 ^ 128);
-    // SAFETY: sixteen bytes are read.
-    unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(values.as_ptr().cast())) }
-}
-
-/// # Safety
-/// As [`LinearArgs::put`] for the tile's rows and the outputs `out_features`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn store<const MR: usize, const NP: usize>(
-    args: &LinearArgs,
-    row: usize,
-    out_features: &Range<usize>,
-    sums: [[__m512; NP]; MR],
-) {
-    for (m, sums) in sums.iter().enumerate() {
-        for (n, sums) in sums.iter().enumerate() {
-            let first = out_features.start + n * PANEL;
-            // SAFETY: guaranteed by the caller; the fast path writes sixteen outputs that exist.
+    #[inline(always)]
+    unsafe fn reduce<const MR: usize, const NR: usize>(sums: &[[__m512; NR]; MR]) -> [f32; SUMS] {
+        let mut out = [0.0; SUMS];
+        for first in (0..MR * NR).step_by(8) {
+            // Indices are constants once the loops are unrolled; indices computed at run time would keep the
+            // accumulators in memory.
+            // SAFETY: guaranteed by the caller; eight floats from a multiple of eight on, inside the floats of `out`.
             unsafe {
-                if first + PANEL <= out_features.end && args.bias.is_none() {
-                    let place = args.out.add((row + m) * args.out_stride + first);
-                    let sums = if args.accumulate { _mm512_add_ps(_mm512_loadu_ps(place), *sums) } else { *sums };
-                    _mm512_storeu_ps(place, sums);
-                } else {
-                    let mut values = [0.0f32; PANEL];
-                    _mm512_storeu_ps(values.as_mut_ptr(), *sums);
-                    args.put_all(row + m, first, out_features.end, &values);
+                let mut eight = [__m512::zero(); 8];
+                for i in 0..8 {
+                    if first + i < MR * NR {
+                        eight[i] = sums[(first + i) / NR][(first + i) % NR];
+                    }
                 }
+                _mm256_storeu_ps(out[first..first + 8].as_mut_ptr(), sum8(eight));
             }
         }
+        out
     }
+}
+
+/// The lane sums of eight registers, each a tree `((0+8)+(4+12)) + ...`: halves, quarters, then lanes two apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+fn sum8(v: [__m512; 8]) -> __m256 {
+    let [a, b, c, d, e, f, g, h] = v.map(|v| half(v));
+    // Registers four apart are combined, so that the results end up in order.
+    let (ae, bf, cg, dh) = (quarters(a, e), quarters(b, f), quarters(c, g), quarters(d, h));
+    let (low, high) = (two_apart(ae, bf), two_apart(cg, dh));
+    let (even, odd) = (_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high));
+    _mm256_add_ps(even, odd)
+}
+
+/// Adds lanes `i` and `i + 8`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+fn half(v: __m512) -> __m256 {
+    _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))
+}
+
+/// Adds lanes `i` and `i + 4` of each register; the lower half of the result is of `a`, the upper of `b`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn quarters(a: __m256, b: __m256) -> __m256 {
+    _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+}
+
+/// In each half, adds lanes 0 and 2, and 1 and 3, of `a`, then of `b`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn two_apart(a: __m256, b: __m256) -> __m256 {
+    let (a, b) = (_mm256_castps_pd(a), _mm256_castps_pd(b));
+    let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+    _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
 }

@@ -5,6 +5,7 @@
 //! The magic word catches a handle of another kind always, and one that was freed as long as its memory was not
 //! used again; it is a net under the caller, not a licence.
 
+use super::guard::Freed;
 use crate::error::{Error, Result, Status};
 use crate::os::shortage;
 use std::mem::MaybeUninit;
@@ -72,6 +73,20 @@ impl<T: Kind> Handle<T> {
             .about(T::NAME));
         }
         Ok(handle)
+    }
+
+    /// A `_free` function: `end` on the body, then C's reference is given up. NULL is fine.
+    ///
+    /// # Safety
+    /// As for [`Handle::borrow`].
+    pub(super) unsafe fn free(pointer: *const T::C, end: impl FnOnce(&T)) -> Result<Freed> {
+        if !pointer.is_null() {
+            // SAFETY: as promised by the caller.
+            let handle = unsafe { Handle::<T>::borrow(pointer) }?;
+            end(&handle);
+            handle.release();
+        }
+        Ok(Freed)
     }
 
     /// Gives up C's reference. Calls in progress keep theirs; later ones see that the handle is gone. Does nothing

@@ -40,13 +40,12 @@ impl PromptBody {
     }
 
     /// A change that fails changes nothing.
-    fn change(&self, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<Status> {
+    fn change(&self, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<()> {
         match self.0.try_write() {
             Ok(mut built) => built.change(change),
             Err(TryLockError::Poisoned(built)) => built.into_inner().change(change),
             Err(TryLockError::WouldBlock) => Err(busy()),
-        }?;
-        Ok(Status::Ok)
+        }
     }
 }
 
@@ -63,7 +62,7 @@ pub(super) unsafe fn read<T>(prompt: *const astrai_prompt, look: impl FnOnce(&Pr
 ///
 /// # Safety
 /// As for [`Handle::borrow`].
-unsafe fn change(prompt: *mut astrai_prompt, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<Status> {
+unsafe fn change(prompt: *mut astrai_prompt, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<()> {
     // SAFETY: as promised by the caller.
     unsafe { Handle::<PromptBody>::borrow(prompt) }?.change(change)
 }
@@ -74,8 +73,7 @@ pub unsafe extern "C" fn astrai_prompt_new(out: *mut *mut astrai_prompt, err: *m
     guard("astrai_prompt_new", err, || {
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        Handle::give(PromptBody(RwLock::default()), out)?;
-        Ok(Status::Ok)
+        Handle::give(PromptBody(RwLock::default()), out)
     })
 }
 
@@ -92,8 +90,7 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
         let copy = prompt.read(|built| thread::with_stack(limits::TEXT_STACK_BYTES, || built.try_clone()))??;
-        Handle::give(PromptBody(RwLock::new(copy)), out)?;
-        Ok(Status::Ok)
+        Handle::give(PromptBody(RwLock::new(copy)), out)
     })
 }
 
@@ -322,11 +319,8 @@ pub unsafe extern "C" fn astrai_prompt_add_bias(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_free(prompt: *mut astrai_prompt) {
     guard("astrai_prompt_free", ptr::null_mut(), || {
-        if !prompt.is_null() {
-            // SAFETY: a live handle, by the contract.
-            unsafe { Handle::<PromptBody>::borrow(prompt) }?.release();
-        }
-        Ok(())
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { Handle::<PromptBody>::free(prompt, |_| {}) }
     })
 }
 

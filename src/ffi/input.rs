@@ -1,6 +1,6 @@
 //! What comes from the caller: text, arrays, structs and places to write to, each checked before it is used.
 
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use std::ffi::{CStr, c_char};
 use std::mem::{self, MaybeUninit};
@@ -262,9 +262,7 @@ pub(super) fn token(token: i32, name: &str) -> Result<u32> {
 
 /// Token ids.
 pub(super) fn tokens(given: &[i32], name: &str) -> Result<Vec<u32>> {
-    let mut copied = Vec::new();
-    let bytes = mem::size_of_val(given) as u64;
-    copied.try_reserve_exact(given.len()).map_err(|_| Error::memory(name, bytes))?;
+    let mut copied = reserved(name, given.len())?;
     for (index, id) in given.iter().enumerate() {
         copied.push(u32::try_from(*id).map_err(|_| {
             Error::argument(format!("{name}[{index}] is {id}; token ids are not negative")).about(name)

@@ -177,7 +177,7 @@ fn center(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [width] = arguments.bind("center", ["width"])?;
     let positional = vec![width.unwrap_or_else(|| Value::from(80))];
     let text = to_text(value, meter)?;
-    strings::call(value, text_in(&text), "center", Arguments { positional, named: Vec::new() }, meter)
+    strings::call(text_in(&text), "center", Arguments { positional, named: Vec::new() }, meter)
 }
 
 /// `len(value)`.
@@ -327,17 +327,7 @@ fn replace(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> 
 
 /// Words begin after whitespace, hyphens and opening brackets.
 fn title(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut start = true;
-    for c in text.chars() {
-        if start {
-            out.extend(c.to_uppercase())
-        } else {
-            out.extend(c.to_lowercase())
-        }
-        start = is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
-    }
-    out
+    strings::titled(text, |c| is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<'))
 }
 
 fn truncate(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {

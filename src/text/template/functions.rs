@@ -3,7 +3,7 @@
 use super::marks::{self, str_of};
 use super::meter::{Meter, R, fault};
 use super::value::{
-    Arguments, DictBuilder, Range, View, as_int, defined, holds_namespace, is_namespace, type_name, view,
+    Arguments, DictBuilder, Method, Range, View, as_int, defined, holds_namespace, is_namespace, type_name, view,
 };
 use super::{filters, methods, ops, print};
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueOrKwargs};
@@ -232,6 +232,9 @@ pub(super) fn inner(value: &Value) -> Vec<Value> {
     if let Some(named) = value.downcast_object_ref::<Named>() {
         return vec![named.value.clone()];
     }
+    if let Some(method) = value.downcast_object_ref::<Method>() {
+        return vec![method.object.clone()];
+    }
     value.downcast_object_ref::<Joiner>().map(|j| vec![j.separator.clone()]).unwrap_or_default()
 }
 
@@ -361,13 +364,11 @@ fn lowered(env: &mut Environment<'_>) {
         let items = meter.iterate(&value)?;
         // One step for each time the engine will go through the body.
         meter.steps(items.len())?;
-        let items = items.into_iter().map(|item| match view(&item) {
+        meter.list_of(items.into_iter().map(|item| match view(&item) {
             // The engine does not unpack text.
             View::Str(_) | View::Lazy(_) if unpack => meter.list(meter.iterate(&item)?),
             _ => Ok(item),
-        });
-        let items = items.collect::<R<Vec<_>>>()?;
-        meter.list(items)
+        }))
     });
     env.add_function("__py_assigned", |name: &str, value: Value| -> R<Value> {
         if name.starts_with('_') {
@@ -406,11 +407,7 @@ fn lowered(env: &mut Environment<'_>) {
 /// A value whose texts compare as the engine compares them.
 fn plain(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     match view(value) {
-        View::List(items) | View::Tuple(items) => {
-            let tuple = matches!(view(value), View::Tuple(_));
-            let items = items.items.iter().map(|v| plain(v, meter)).collect::<R<Vec<_>>>()?;
-            meter.items(items, tuple)
-        }
+        View::List(items) | View::Tuple(items) => items.mapped(|v| plain(v, meter), meter),
         _ => Ok(marks::unmarked(value)),
     }
 }

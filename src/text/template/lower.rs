@@ -43,13 +43,11 @@ pub(super) fn lower(source: &str) -> Result<String, (u32, Error)> {
     }
 }
 
-/// Which special names the macro being lowered reads.
-#[derive(Default, Clone, Copy)]
-struct Special {
-    varargs: bool,
-    kwargs: bool,
-    caller: bool,
-}
+/// The special names a macro may read, and the letters that tell of them.
+const SPECIAL: [(&str, char); 3] = [("varargs", 'v'), ("kwargs", 'k'), ("caller", 'c')];
+
+/// Which of [`SPECIAL`] a macro reads.
+type Special = [bool; SPECIAL.len()];
 
 /// A macro's parameter and its default.
 type Parameter = (String, Option<String>);
@@ -389,9 +387,7 @@ impl Lowerer {
     fn pop_macro(&mut self) -> Special {
         let special = self.macros.pop().unwrap_or_default();
         if let Some(outer) = self.macros.last_mut() {
-            outer.varargs |= special.varargs;
-            outer.kwargs |= special.kwargs;
-            outer.caller |= special.caller;
+            outer.iter_mut().zip(special).for_each(|(outer, used)| *outer |= used);
         }
         special
     }
@@ -412,9 +408,7 @@ impl Lowerer {
         let names: Vec<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
         let mut extra = names.join(", ");
         let mut flags = String::new();
-        for (used, flag, special) in
-            [(special.varargs, 'v', "varargs"), (special.kwargs, 'k', "kwargs"), (special.caller, 'c', "caller")]
-        {
+        for ((special, flag), used) in SPECIAL.into_iter().zip(special) {
             if used && !names.contains(&special) {
                 flags.push(flag);
                 if flag != 'c' {

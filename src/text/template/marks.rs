@@ -107,6 +107,11 @@ impl<'t> Text<'t> {
         Runs { rest: self, at: 0 }
     }
 
+    /// The characters, and whether each is content.
+    pub(super) fn chars(self) -> impl Iterator<Item = (char, bool)> {
+        self.runs().flat_map(|(run, content)| run.chars().map(move |c| (c, content)))
+    }
+
     /// Where its content is, counted from its own start.
     pub(super) fn content(self) -> Vec<Range<usize>> {
         let mut at = 0;

@@ -4,7 +4,7 @@ use super::super::filters::CAPTURED;
 use super::super::lexer::Kind;
 use super::super::meter::{R, fault};
 use super::super::{checks, filters, methods};
-use super::{Lowerer, Node, literal};
+use super::{Lowerer, Node, SPECIAL, literal};
 use minijinja::Error;
 use std::fmt::Write;
 
@@ -220,10 +220,8 @@ impl Lowerer {
                 }
                 _ => {
                     let name = self.name()?;
-                    if let Some(special) = self.macros.last_mut() {
-                        special.varargs |= name == "varargs";
-                        special.kwargs |= name == "kwargs";
-                        special.caller |= name == "caller";
+                    if let Some(used) = self.macros.last_mut() {
+                        used.iter_mut().zip(SPECIAL).for_each(|(used, (special, _))| *used |= name == special);
                     }
                     Ok(name)
                 }

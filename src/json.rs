@@ -33,6 +33,18 @@ pub fn with_numbers(error: Error, cause: &serde_json::Error) -> Error {
     }
 }
 
+/// The index after the quote that ends the string of JSON whose first character is at `at`; that of the end where none does.
+pub fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
 /// How the error begins; the limit follows.
 const TOO_LARGE: &str = "its values take more than ";
 

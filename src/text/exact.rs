@@ -4,6 +4,7 @@
 //! refuses `1e400`, `NaN` and `Infinity`. [`keep`] rewrites such numbers before the text is parsed, into the object by which
 //! serde_json itself passes numbers of any length; [`number`] recognises it. Chat templates print whole numbers digit by digit.
 
+use crate::json::string_end;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -92,18 +93,6 @@ impl Iterator for Rewritten<'_> {
 /// Those of `serde_json`; columns count from the rewritten text where there are such numbers.
 pub fn parse(json: &str) -> serde_json::Result<Value> {
     serde_json::from_str(&keep(json))
-}
-
-/// The index after the quote that ends the string whose first character is at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    bytes.len()
 }
 
 fn number_end(bytes: &[u8], at: usize) -> usize {

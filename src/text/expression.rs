@@ -32,9 +32,9 @@ const TRAILING_SPACES: &str = r"\s+(?!\S)|\s+";
 
 /// What a search tells.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum SearchEvent {
+pub(crate) enum SearchEvent<T = Range<usize>> {
     /// A match; they come in order.
-    Match(Range<usize>),
+    Match(T),
     /// So many bytes were read, some of them not for the first time, or as many backtracks made.
     Read(usize),
 }

@@ -248,7 +248,7 @@ impl Tokenizer {
             Part::Text(part) => {
                 let from_start = from_start && range.start == 0 && part.start == 0;
                 self.words.each(&section[part], from_start, &mut |told| match told {
-                    Told::Word(word) => self.vocabulary.encode(word, fenced, out),
+                    Told::Match(word) => self.vocabulary.encode(word, fenced, out),
                     Told::Read(read) => out.searched(read),
                 })
             }

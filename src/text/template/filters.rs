@@ -427,13 +427,10 @@ fn tojson(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
             Some(prefix.finish())
         }
     };
-    let mut style = JsonStyle {
-        ascii: truth(ascii),
-        item_separator: Value::from(if indent.is_some() { "," } else { ", " }),
-        key_separator: Value::from(": "),
-        indent,
-        sort_keys: truth(sort_keys),
-    };
+    let mut style = JsonStyle { ascii: truth(ascii), indent, sort_keys: truth(sort_keys), ..JsonStyle::default() };
+    if style.indent.is_some() {
+        style.item_separator = Value::from(",");
+    }
     if let Some(separators) = separators.filter(|v| !v.is_none()) {
         let [item, key] = <[Value; 2]>::try_from(meter.iterate(&separators)?)
             .map_err(|_| fault("tojson: separators are two texts"))?;

@@ -34,7 +34,7 @@ pub(super) fn lower(source: &str) -> Result<String, (u32, Error)> {
         macros: Vec::new(),
         optional: 0,
         depth: 0,
-        node: Node::Other,
+        is_call: false,
         meter: Meter::new(limits::TEMPLATE_FUEL, None),
     };
     match lowerer.block(&[], "") {
@@ -62,16 +62,9 @@ struct Lowerer {
     /// Inside how many `if`s: there an unknown filter fails only when it is reached.
     optional: usize,
     depth: usize,
-    /// What the expression read last is.
-    node: Node,
+    /// The expression read last is a call.
+    is_call: bool,
     meter: Arc<Meter>,
-}
-
-/// What an expression is, as far as a statement asks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Node {
-    Call,
-    Other,
 }
 
 /// Text as a literal of the engine.
@@ -437,7 +430,7 @@ impl Lowerer {
     fn call_statement(&mut self, line: u32) -> R<()> {
         let signature = if self.is_op("(") { format!("({})", self.signature()?.0) } else { String::new() };
         let callee = self.expression()?;
-        if self.node != Node::Call {
+        if !self.is_call {
             return Err(fault("expected call"));
         }
         self.enclosed(line, &format!("call{signature} {callee}"), "endcall", "call", "endcall")

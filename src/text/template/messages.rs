@@ -233,15 +233,8 @@ impl Messages<'_> {
     /// Arguments given as an object: the JSON text, laid out as Python and most clients do.
     fn argument_text(&self, object: &Json, content: bool) -> R<Value> {
         let meter = self.meter;
-        let style = JsonStyle {
-            ascii: false,
-            indent: None,
-            item_separator: Value::from(", "),
-            key_separator: Value::from(": "),
-            sort_keys: false,
-        };
         let mut sink = Sink::new(meter);
-        print::json(&meter.json(object, false)?, &style, 0, meter, &mut sink)?;
+        print::json(&meter.json(object, false)?, &JsonStyle::default(), 0, meter, &mut sink)?;
         meter.text(Text::whole(sink.text().str(), content))
     }
 

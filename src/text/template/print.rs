@@ -148,6 +148,14 @@ pub(super) struct JsonStyle {
     pub(super) sort_keys: bool,
 }
 
+/// On one line.
+impl Default for JsonStyle {
+    fn default() -> JsonStyle {
+        let (item_separator, key_separator) = (Value::from(", "), Value::from(": "));
+        JsonStyle { ascii: false, indent: None, item_separator, key_separator, sort_keys: false }
+    }
+}
+
 /// The text of a value that is text; nothing for any other.
 pub(super) fn text_in(value: &Value) -> Text<'_> {
     super::marks::text(value).unwrap_or(Text::plain(""))

@@ -9,7 +9,6 @@ use crate::limits::JSON_DEPTH_MAX;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::cell::Cell;
-use std::fmt;
 
 /// A value whose tree takes at most so many bytes, as [`cost`] counts them.
 #[derive(Debug)]
@@ -113,14 +112,34 @@ macro_rules! scalars {
         })*
     };
 }
-pub(crate) use scalars;
+
+/// Makes a type readable by a visitor of its own, and the visitor's struct.
+macro_rules! visited {
+    ($type:ty, $visitor:ident) => {
+        struct $visitor;
+
+        impl<'de> serde::de::Deserialize<'de> for $type {
+            fn deserialize<D: serde::de::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                deserializer.deserialize_any($visitor)
+            }
+        }
+    };
+}
+
+/// The part of a visitor that says what it reads, for errors.
+macro_rules! expects {
+    ($what:literal) => {
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str($what)
+        }
+    };
+}
+pub(crate) use {expects, scalars, visited};
 
 impl<'de> Visitor<'de> for Node<'_> {
     type Value = Value;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
+    crate::json::expects!("any JSON value");
 
     crate::json::scalars! {}
 

@@ -10,8 +10,8 @@ use crate::error::{Error, Result, Status};
 use crate::os::shortage;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, TryLockError, TryLockResult};
 
 /// A kind of handle.
 pub(super) trait Kind: Sized {
@@ -97,6 +97,14 @@ impl<T: Kind> Handle<T> {
             unsafe { Arc::decrement_strong_count(Arc::as_ptr(self)) };
         }
     }
+}
+
+/// What a lock guards, also after a panic; `busy` where another thread has it.
+pub(super) fn unlocked<G>(tried: TryLockResult<G>, busy: impl FnOnce() -> Error) -> Result<G> {
+    tried.or_else(|e| match e {
+        TryLockError::Poisoned(guard) => Ok(guard.into_inner()),
+        TryLockError::WouldBlock => Err(busy()),
+    })
 }
 
 /// Memory for a handle, taken before something is done that cannot be undone.

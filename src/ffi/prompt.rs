@@ -3,7 +3,7 @@
 
 use super::built::{Built, append, messages, parse, room};
 use super::guard::guard;
-use super::handle::{Handle, Kind};
+use super::handle::{Handle, Kind, unlocked};
 use super::input;
 use super::types::*;
 use crate::engine::{MessageFlags, Prompt, PromptPart};
@@ -13,7 +13,7 @@ use crate::os::thread;
 use serde_json::Value;
 use std::ffi::c_char;
 use std::ptr;
-use std::sync::{RwLock, TryLockError};
+use std::sync::RwLock;
 
 /// What is behind an `astrai_prompt`.
 pub(super) struct PromptBody(RwLock<Built>);
@@ -32,20 +32,12 @@ fn busy() -> Error {
 
 impl PromptBody {
     fn read<T>(&self, look: impl FnOnce(&Built) -> Result<T>) -> Result<T> {
-        match self.0.try_read() {
-            Ok(built) => look(&built),
-            Err(TryLockError::Poisoned(built)) => look(&built.into_inner()),
-            Err(TryLockError::WouldBlock) => Err(busy()),
-        }
+        look(&*unlocked(self.0.try_read(), busy)?)
     }
 
     /// A change that fails changes nothing.
     fn change(&self, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<()> {
-        match self.0.try_write() {
-            Ok(mut built) => built.change(change),
-            Err(TryLockError::Poisoned(built)) => built.into_inner().change(change),
-            Err(TryLockError::WouldBlock) => Err(busy()),
-        }
+        unlocked(self.0.try_write(), busy)?.change(change)
     }
 }
 

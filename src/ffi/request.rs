@@ -3,7 +3,7 @@
 use super::engine::{EngineBody, EngineCall};
 use super::event::{self, EventCell};
 use super::guard::{callback, guard, may_wait};
-use super::handle::{Handle, Kind, Room};
+use super::handle::{Handle, Kind, Room, unlocked};
 use super::input;
 use super::types::*;
 use super::user_data::UserData;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result, Status};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What is behind an `astrai_request`.
@@ -138,14 +138,10 @@ unsafe fn take(
     // SAFETY: as promised by the caller.
     let out = unsafe { if handle.pulled { Some(input::out(out, "out")?) } else { input::optional_out(out, "out")? } };
     may_wait(name, timeout)?;
-    let _reader = match handle.reader.try_lock() {
-        Ok(reader) => reader,
-        Err(TryLockError::Poisoned(reader)) => reader.into_inner(),
-        Err(TryLockError::WouldBlock) => {
-            let message = "another thread is inside next or wait of this request; let one thread read it";
-            return Err(Error::new(Status::Busy, message).about("request"));
-        }
-    };
+    let _reader = unlocked(handle.reader.try_lock(), || {
+        let message = "another thread is inside next or wait of this request; let one thread read it";
+        Error::new(Status::Busy, message).about("request")
+    })?;
     match wait(&handle.request, timeout)? {
         Next::Event(event) => {
             let event = event::give(event)?;

@@ -109,11 +109,8 @@ fn is_long_integer(token: &str) -> bool {
 
 /// The value of one of [`WORDS`], or of a number in JSON's grammar that is larger than every float.
 fn beyond_floats(token: &str) -> Option<f64> {
-    match token {
-        "NaN" => return Some(f64::NAN),
-        "Infinity" => return Some(f64::INFINITY),
-        "-Infinity" => return Some(f64::NEG_INFINITY),
-        _ => {}
+    if WORDS.contains(&token) {
+        return token.parse().ok();
     }
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     // Without an exponent or a fraction it is a whole number.

@@ -18,7 +18,7 @@ use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, AddedVocabulary, Model as _};
 
@@ -360,20 +360,12 @@ struct File {
 /// Parts of a file that are read as they stand.
 const PARTS: [&str; 5] = ["version", "normalizer", "pre_tokenizer", "post_processor", "decoder"];
 
-impl<'de> Deserialize<'de> for File {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_map(FileVisitor)
-    }
-}
-
-struct FileVisitor;
+crate::json::visited!(File, FileVisitor);
 
 impl<'de> Visitor<'de> for FileVisitor {
     type Value = File;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with `model`, `decoder` and so on")
-    }
+    crate::json::expects!("an object with `model`, `decoder` and so on");
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<File, A::Error> {
         let mut file = File::default();

@@ -6,7 +6,7 @@ use super::value::{
     Arguments, DictBuilder, Method, Range, View, as_int, defined, holds_namespace, is_namespace, type_name, view,
 };
 use super::{filters, methods, ops, print};
-use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueOrKwargs};
+use minijinja::value::{Kwargs, Object, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -36,9 +36,7 @@ const ARGUMENT_STEPS: usize = 4;
 struct Unset;
 
 impl Object for Unset {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 }
 
 /// A macro: the engine's, called by Python's rules for arguments.
@@ -57,9 +55,7 @@ pub(super) struct Macro {
 }
 
 impl Object for Macro {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         Some(match str_of(key)? {
@@ -123,9 +119,7 @@ impl Object for Macro {
 struct Caller(Value);
 
 impl Object for Caller {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         self.0.get_item(key).ok()
@@ -152,9 +146,7 @@ struct Named {
 }
 
 impl Object for Named {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 }
 
 /// A named argument as the engine takes it; [`named`] gives name and value back.
@@ -184,9 +176,7 @@ struct Cycler {
 }
 
 impl Object for Cycler {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         if str_of(key) == Some("current") { self.items.get(self.position.load(Relaxed)).cloned() } else { None }
@@ -215,9 +205,7 @@ struct Joiner {
 }
 
 impl Object for Joiner {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn call(self: &Arc<Self>, _: &mut State<'_, '_>, _: &[Value]) -> R<Value> {
         Ok(if self.used.swap(true, Relaxed) { self.separator.clone() } else { Value::from("") })

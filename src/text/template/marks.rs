@@ -13,7 +13,7 @@
 //! encoding that no text can forge, because what introduces a mark is doubled wherever it is itself text.
 
 use crate::text::MarkedText;
-use minijinja::value::{DynObject, Object, ObjectRepr};
+use minijinja::value::{DynObject, Object};
 use minijinja::{Output, Value};
 use std::cmp::Ordering;
 use std::fmt;
@@ -169,9 +169,7 @@ impl Marked {
 }
 
 impl Object for Marked {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn is_true(self: &Arc<Self>) -> bool {
         !self.text.is_empty()

@@ -14,7 +14,6 @@ use crate::text::exact;
 use minijinja::Value;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value as Json};
-use std::fmt;
 use std::sync::Arc;
 
 /// The names a message's reasoning goes by, the first being the one templates read most.
@@ -299,9 +298,7 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
 impl<'de> Visitor<'de> for Reader<'_> {
     type Value = Value;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
+    crate::json::expects!("JSON");
 
     crate::json::scalars! {}
 

@@ -15,6 +15,16 @@ use std::time::{Duration, Instant};
 /// Result of anything a template does.
 pub(super) type R<T> = Result<T, Error>;
 
+/// The part of an object that says that it is no list and no map.
+macro_rules! plain_object {
+    () => {
+        fn repr(self: &std::sync::Arc<Self>) -> minijinja::value::ObjectRepr {
+            minijinja::value::ObjectRepr::Plain
+        }
+    };
+}
+pub(super) use plain_object;
+
 /// A failure of the language.
 #[cold]
 pub(super) fn fault(message: impl Into<String>) -> Error {

@@ -260,9 +260,7 @@ impl Lazy {
 }
 
 impl Object for Lazy {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 }
 
 /// A method taken from its object without being called.
@@ -273,9 +271,7 @@ pub(super) struct Method {
 }
 
 impl Object for Method {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn call(self: &Arc<Self>, state: &mut minijinja::State<'_, '_>, args: &[Value]) -> R<Value> {
         super::methods::call(&self.object, &self.name, Arguments::new(args)?, &Meter::of(state)?)

@@ -4,90 +4,83 @@
 //! message that says what, where and what to do next, the subject it is about (a path, a tensor, an option) and,
 //! where a quantity was too large or too small, `needed` and `available` with their [`Unit`].
 
+use std::ffi::CStr;
 use std::fmt;
 
 /// Result with the library's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Outcome of a call as it crosses the C ABI. Values below 10 are not errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(i32)]
-pub enum Status {
-    /// The call did what it says.
-    Ok = 0,
-    /// The time ran out; nothing changed.
-    Timeout = 1,
-    /// The stream has ended; there is nothing more to read.
-    End = 2,
-    /// An argument or option value is not allowed.
-    Argument = 10,
-    /// `struct_size` is zero, too small, or larger than this library knows with unknown fields set.
-    StructSize = 11,
-    /// The handle is of another kind or was freed.
-    Handle = 12,
-    /// A blocking call inside a callback.
-    Reentrant = 13,
-    /// Another thread is using a one-thread-at-a-time handle.
-    Busy = 14,
-    /// The engine is closed.
-    Closed = 15,
-    /// The process forked after the engine was opened.
-    Forked = 16,
-    /// A callback asked to stop.
-    Aborted = 17,
-    /// The caller's buffer is too small; the needed size was written.
-    Buffer = 18,
-    /// The operating system refused a file operation; `os_code` says why.
-    Io = 19,
-    /// A file is not what its format demands.
-    Format = 20,
-    /// Valid, but nothing this build can do.
-    Unsupported = 21,
-    /// The chat template failed or raised.
-    Template = 22,
-    /// Text is not valid UTF-8.
-    Utf8 = 23,
-    /// Prompt longer than the context.
-    Context = 24,
-    /// Memory could not be had.
-    Memory = 26,
-    /// Too many requests are waiting.
-    QueueFull = 27,
-    /// A saved state belongs to another model or configuration.
-    Mismatch = 28,
-    /// The device failed or is not there.
-    Device = 29,
-    /// A defect of the library itself.
-    Internal = 30,
+/// Defines [`Status`]: each with its number and its name in the C header.
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $c_name:literal;)*) => {
+        /// Outcome of a call as it crosses the C ABI. Values below 10 are not errors.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(i32)]
+        pub enum Status {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Status {
+            /// Every status, in the order of their values.
+            pub const ALL: [Status; [$($c_name),*].len()] = [$(Status::$name),*];
+
+            /// Its name in the C header.
+            pub fn c_name(self) -> &'static CStr {
+                match self {
+                    $(Status::$name => $c_name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Status {
-    /// Every status, in the order of their values.
-    pub const ALL: [Status; 23] = [
-        Status::Ok,
-        Status::Timeout,
-        Status::End,
-        Status::Argument,
-        Status::StructSize,
-        Status::Handle,
-        Status::Reentrant,
-        Status::Busy,
-        Status::Closed,
-        Status::Forked,
-        Status::Aborted,
-        Status::Buffer,
-        Status::Io,
-        Status::Format,
-        Status::Unsupported,
-        Status::Template,
-        Status::Utf8,
-        Status::Context,
-        Status::Memory,
-        Status::QueueFull,
-        Status::Mismatch,
-        Status::Device,
-        Status::Internal,
-    ];
+statuses! {
+    /// The call did what it says.
+    Ok = 0, c"ASTRAI_OK";
+    /// The time ran out; nothing changed.
+    Timeout = 1, c"ASTRAI_TIMEOUT";
+    /// The stream has ended; there is nothing more to read.
+    End = 2, c"ASTRAI_END";
+    /// An argument or option value is not allowed.
+    Argument = 10, c"ASTRAI_ERR_ARGUMENT";
+    /// `struct_size` is zero, too small, or larger than this library knows with unknown fields set.
+    StructSize = 11, c"ASTRAI_ERR_STRUCT_SIZE";
+    /// The handle is of another kind or was freed.
+    Handle = 12, c"ASTRAI_ERR_HANDLE";
+    /// A blocking call inside a callback.
+    Reentrant = 13, c"ASTRAI_ERR_REENTRANT";
+    /// Another thread is using a one-thread-at-a-time handle.
+    Busy = 14, c"ASTRAI_ERR_BUSY";
+    /// The engine is closed.
+    Closed = 15, c"ASTRAI_ERR_CLOSED";
+    /// The process forked after the engine was opened.
+    Forked = 16, c"ASTRAI_ERR_FORKED";
+    /// A callback asked to stop.
+    Aborted = 17, c"ASTRAI_ERR_ABORTED";
+    /// The caller's buffer is too small; the needed size was written.
+    Buffer = 18, c"ASTRAI_ERR_BUFFER";
+    /// The operating system refused a file operation; `os_code` says why.
+    Io = 19, c"ASTRAI_ERR_IO";
+    /// A file is not what its format demands.
+    Format = 20, c"ASTRAI_ERR_FORMAT";
+    /// Valid, but nothing this build can do.
+    Unsupported = 21, c"ASTRAI_ERR_UNSUPPORTED";
+    /// The chat template failed or raised.
+    Template = 22, c"ASTRAI_ERR_TEMPLATE";
+    /// Text is not valid UTF-8.
+    Utf8 = 23, c"ASTRAI_ERR_UTF8";
+    /// Prompt longer than the context.
+    Context = 24, c"ASTRAI_ERR_CONTEXT";
+    /// Memory could not be had.
+    Memory = 26, c"ASTRAI_ERR_MEMORY";
+    /// Too many requests are waiting.
+    QueueFull = 27, c"ASTRAI_ERR_QUEUE_FULL";
+    /// A saved state belongs to another model or configuration.
+    Mismatch = 28, c"ASTRAI_ERR_MISMATCH";
+    /// The device failed or is not there.
+    Device = 29, c"ASTRAI_ERR_DEVICE";
+    /// A defect of the library itself.
+    Internal = 30, c"ASTRAI_ERR_INTERNAL";
 }
 
 /// What `needed` and `available` of an [`Error`] count.

@@ -7,9 +7,8 @@
 use crate::error::{Error, Unit};
 use crate::limits::JSON_DEPTH_MAX;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use std::cell::Cell;
-use std::fmt;
 
 /// A value whose tree takes at most so many bytes, as [`cost`] counts them.
 #[derive(Debug)]
@@ -31,6 +30,18 @@ pub fn with_numbers(error: Error, cause: &serde_json::Error) -> Error {
         Some(limit) => error.numbers(Unit::Bytes, limit.saturating_add(1), limit),
         None => error,
     }
+}
+
+/// The index after the quote that ends the string of JSON whose first character is at `at`; that of the end where none does.
+pub fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
 }
 
 /// How the error begins; the limit follows.
@@ -63,18 +74,6 @@ const ENTRY: usize = 2 * (size_of::<(u64, String, Value)>() + size_of::<usize>()
 /// Bytes that the allocator adds to a block, about.
 const BLOCK: usize = 16;
 
-/// Bytes of a tree, as they are counted.
-pub fn cost(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.len() + BLOCK,
-        Value::Array(list) => BLOCK + list.iter().map(|value| ELEMENT + cost(value)).sum::<usize>(),
-        Value::Object(map) => {
-            2 * BLOCK + map.iter().map(|(key, value)| ENTRY + key.len() + BLOCK + cost(value)).sum::<usize>()
-        }
-    }
-}
-
 /// One value of a tree.
 #[derive(Clone, Copy)]
 struct Node<'a> {
@@ -99,40 +98,50 @@ impl<'de> DeserializeSeed<'de> for Node<'_> {
     }
 }
 
+/// The part of a visitor that makes the same kind of value of every scalar but text.
+macro_rules! scalars {
+    () => {
+        fn visit_unit<E: serde::de::Error>(self) -> std::result::Result<Self::Value, E> {
+            Ok(().into())
+        }
+        $crate::json::scalars! { visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64) }
+    };
+    ($($visit:ident($type:ty)),*) => {
+        $(fn $visit<E: serde::de::Error>(self, value: $type) -> std::result::Result<Self::Value, E> {
+            Ok(value.into())
+        })*
+    };
+}
+
+/// Makes a type readable by a visitor of its own, and the visitor's struct.
+macro_rules! visited {
+    ($type:ty, $visitor:ident) => {
+        struct $visitor;
+
+        impl<'de> serde::de::Deserialize<'de> for $type {
+            fn deserialize<D: serde::de::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                deserializer.deserialize_any($visitor)
+            }
+        }
+    };
+}
+
+/// The part of a visitor that says what it reads, for errors.
+macro_rules! expects {
+    ($what:literal) => {
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str($what)
+        }
+    };
+}
+pub(crate) use {expects, scalars, visited};
+
 impl<'de> Visitor<'de> for Node<'_> {
     type Value = Value;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
+    crate::json::expects!("any JSON value");
 
-    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.deserialize(deserializer)
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-    }
+    crate::json::scalars! {}
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
         self.budget.take(text.len() + BLOCK)?;
@@ -169,6 +178,18 @@ mod tests {
 
     const SAMPLE: &str =
         r#"{"a":[1,-2,3.5,1e300,18446744073709551615,true,null,"é\n"],"b":{"c":{},"d":[[],[[]]]},"a2":"","a":0}"#;
+
+    /// Bytes of a tree, as they are counted.
+    fn cost(value: &Value) -> usize {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            Value::String(text) => text.len() + BLOCK,
+            Value::Array(list) => BLOCK + list.iter().map(|value| ELEMENT + cost(value)).sum::<usize>(),
+            Value::Object(map) => {
+                2 * BLOCK + map.iter().map(|(key, value)| ENTRY + key.len() + BLOCK + cost(value)).sum::<usize>()
+            }
+        }
+    }
 
     #[test]
     fn a_tree_is_what_serde_json_reads() {

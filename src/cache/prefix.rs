@@ -24,7 +24,7 @@ pub type NodeId = u32;
 pub const ROOT: NodeId = 0;
 const NONE: u32 = u32::MAX;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Node {
     parent: NodeId,
     /// It is the root or holds a page.
@@ -48,19 +48,7 @@ struct Node {
 
 impl Node {
     fn new() -> Node {
-        Node {
-            parent: NONE,
-            alive: false,
-            children: 0,
-            attached: 0,
-            pinned: 0,
-            last_used: 0,
-            hash: 0,
-            next_same: NONE,
-            older: NONE,
-            younger: NONE,
-            listed: false,
-        }
+        Node { parent: NONE, next_same: NONE, older: NONE, younger: NONE, ..Node::default() }
     }
 
     fn may_go(&self) -> bool {
@@ -188,11 +176,7 @@ impl PrefixTree {
     fn find(&self, hash: u64) -> Option<NodeId> {
         #[cfg(test)]
         self.looks.set(self.looks.get() + 1);
-        let mut at = self.buckets[hash as usize & (self.buckets.len() - 1)];
-        while at != NONE && self.node(at).hash != hash {
-            at = self.node(at).next_same;
-        }
-        (at != NONE).then_some(at)
+        self.in_bucket(hash).find(|&at| self.node(at).hash == hash)
     }
 
     /// Of a sequence's pages, by the hashes [`PrefixTree::extend`] gives, how many from the first on are in the tree. `guess` is
@@ -240,6 +224,13 @@ impl PrefixTree {
         chain.len() - chain.partition_point(is_used)
     }
 
+    /// The nodes of a hash's bucket.
+    fn in_bucket(&self, hash: u64) -> impl Iterator<Item = NodeId> {
+        let there = |id: NodeId| (id != NONE).then_some(id);
+        let first = self.buckets[hash as usize & (self.buckets.len() - 1)];
+        std::iter::successors(there(first), move |&at| there(self.node(at).next_same))
+    }
+
     fn bucket(&mut self, hash: u64) -> &mut NodeId {
         let mask = self.buckets.len() - 1;
         &mut self.buckets[hash as usize & mask]
@@ -249,29 +240,28 @@ impl PrefixTree {
         #[cfg(test)]
         self.looks.set(self.looks.get() + 1);
         let hash = self.hash(parent, tokens);
-        let mut at = self.buckets[hash as usize & (self.buckets.len() - 1)];
-        while at != NONE {
+        self.in_bucket(hash).find(|&at| {
             let node = self.node(at);
-            if node.hash == hash && node.parent == parent && self.tokens_of(at) == tokens {
-                return Some(at);
-            }
-            at = node.next_same;
-        }
-        None
+            node.hash == hash && node.parent == parent && self.tokens_of(at) == tokens
+        })
+    }
+
+    /// The nodes of the full pages at the beginning of `tokens`, from the root's child down, as far as they are in the tree.
+    fn walk(&self, tokens: &[u32], tokens_max: usize) -> impl Iterator<Item = NodeId> {
+        let pages = tokens.chunks_exact(self.page_tokens).take(tokens_max / self.page_tokens);
+        pages.scan(ROOT, |at, page| {
+            *at = self.child(*at, page)?;
+            Some(*at)
+        })
     }
 
     /// Full pages at the beginning of `tokens` that are in the tree, at most `tokens_max` tokens of them: how many, and how
     /// many of these no sequence uses.
     pub fn matched(&self, tokens: &[u32], tokens_max: usize, pools: &[PagePool]) -> (usize, usize) {
-        let (mut at, mut pages, mut unused) = (ROOT, 0, 0);
-        for page in tokens.chunks_exact(self.page_tokens).take(tokens_max / self.page_tokens) {
-            let Some(child) = self.child(at, page) else { break };
-            at = child;
-            pages += 1;
+        self.walk(tokens, tokens_max).fold((0, 0), |(pages, unused), at| {
             // A node's frames are used alike in every group.
-            unused += usize::from(pools[0].is_cached(self.frames_of(at)[0]));
-        }
-        (pages, unused)
+            (pages + 1, unused + usize::from(pools[0].is_cached(self.frames_of(at)[0])))
+        })
     }
 
     /// Shares the pages [`PrefixTree::matched`] counts into `tables` and attaches the sequence to the last of them.
@@ -282,17 +272,16 @@ impl PrefixTree {
         tables: &mut [Vec<Page>],
         pools: &mut [PagePool],
     ) -> NodeId {
-        let mut at = ROOT;
-        for page in tokens.chunks_exact(self.page_tokens).take(tokens_max / self.page_tokens) {
-            let Some(child) = self.child(at, page) else { break };
-            at = child;
+        let mut last = ROOT;
+        for at in self.walk(tokens, tokens_max) {
+            last = at;
             for ((table, pool), &frame) in tables.iter_mut().zip(pools.iter_mut()).zip(self.frames_of(at)) {
                 pool.share(frame);
                 table.push(frame);
             }
         }
-        self.attach(at);
-        at
+        self.attach(last);
+        last
     }
 
     /// Adds the page `tokens` under `parent`, to which the caller is attached, and moves the attachment to it. When the
@@ -413,14 +402,15 @@ impl PrefixTree {
             }
         }
         let younger = if older == NONE { self.oldest } else { self.node(older).younger };
-        let node = self.node_mut(id);
-        (node.older, node.younger, node.listed) = (older, younger, true);
-        if older == NONE {
-            self.oldest = id
-        } else {
-            self.node_mut(older).younger = id
-        }
-        if younger == NONE { self.youngest = id } else { self.node_mut(younger).older = id }
+        self.join(older, id);
+        self.join(id, younger);
+        self.node_mut(id).listed = true;
+    }
+
+    /// Makes two nodes neighbours in the list; `NONE` is beyond its ends.
+    fn join(&mut self, older: NodeId, younger: NodeId) {
+        *(if older == NONE { &mut self.oldest } else { &mut self.node_mut(older).younger }) = younger;
+        *(if younger == NONE { &mut self.youngest } else { &mut self.node_mut(younger).older }) = older;
     }
 
     fn unlist(&mut self, id: NodeId) {
@@ -428,16 +418,7 @@ impl PrefixTree {
             return;
         }
         let (older, younger) = (self.node(id).older, self.node(id).younger);
-        if older == NONE {
-            self.oldest = younger
-        } else {
-            self.node_mut(older).younger = younger
-        }
-        if younger == NONE {
-            self.youngest = older
-        } else {
-            self.node_mut(younger).older = older
-        }
+        self.join(older, younger);
         let node = self.node_mut(id);
         (node.older, node.younger, node.listed) = (NONE, NONE, false);
     }

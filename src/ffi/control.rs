@@ -1,16 +1,14 @@
 //! What a host may ask of a running engine, and before it opens one: pause, duty limit, cache, plan.
 
 use super::engine::EngineCall;
-use super::guard::{guard, may_block};
+use super::guard::{guard, may_block, may_wait};
 use super::types::*;
 use super::user_data::UserData;
 use super::{input, options};
 use crate::engine::Engine;
-use crate::error::{Error, Status};
+use crate::error::Status;
 use std::ffi::c_char;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// [B] Says what memory astrai_engine_open with these options would take, from config and file headers alone: no weights
 /// are read, no threads started, and the callbacks in options are not called. NULL options: all automatic. Too
@@ -23,26 +21,18 @@ pub unsafe extern "C" fn astrai_engine_plan(
     err: *mut *mut astrai_error,
 ) -> i32 {
     guard("astrai_engine_plan", err, || {
-        let given = if options.is_null() {
-            <astrai_engine_options as input::CallerStruct>::defaults()
-        } else {
-            // SAFETY: a struct of the caller, by the contract.
-            unsafe { input::read_struct(options) }?
-        };
+        // SAFETY: NULL or a struct of the caller, by the contract.
+        let given = unsafe { input::read_options(options) }?;
         may_block("astrai_engine_plan")?;
         // SAFETY: a struct of the caller, by the contract.
         unsafe { input::size_to_write(out) }?;
         // SAFETY: NULL or NUL-terminated, by the contract.
-        let dir = unsafe { input::c_string(dir, "dir") }?;
-        if dir.is_empty() {
-            return Err(Error::argument("dir is empty; pass the path of a model folder").about("dir"));
-        }
+        let dir = unsafe { input::path(dir, "dir", "model folder") }?;
         // Without its finalizer: the user data stays the caller's.
         let nobody = Arc::new(UserData::new(given.user_data, None));
-        let plan = Engine::plan(Path::new(dir), &options::engine(&given, &nobody)?)?;
+        let plan = Engine::plan(dir, &options::engine(&given, &nobody)?)?;
         // SAFETY: a struct of the caller, by the contract.
-        unsafe { input::write_struct(out, &options::plan(&plan)) }?;
-        Ok(Status::Ok)
+        unsafe { input::write_struct(out, &options::plan(&plan)) }
     })
 }
 
@@ -60,9 +50,7 @@ pub unsafe extern "C" fn astrai_engine_pause(
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
         let timeout = input::timeout(timeout_ms, "timeout_ms")?;
-        if timeout != Some(Duration::ZERO) {
-            may_block("astrai_engine_pause")?;
-        }
+        may_wait("astrai_engine_pause", timeout)?;
         if engine.pause(timeout)? { Ok(Status::Ok) } else { Ok(Status::Timeout) }
     })
 }
@@ -73,8 +61,7 @@ pub unsafe extern "C" fn astrai_engine_resume(engine: *const astrai_engine, err:
     guard("astrai_engine_resume", err, || {
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
-        engine.resume()?;
-        Ok(Status::Ok)
+        engine.resume()
     })
 }
 
@@ -93,8 +80,7 @@ pub unsafe extern "C" fn astrai_engine_set_duty(
     guard("astrai_engine_set_duty", err, || {
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
-        engine.set_duty(work_us, interval_us)?;
-        Ok(Status::Ok)
+        engine.set_duty(work_us, interval_us)
     })
 }
 
@@ -104,7 +90,6 @@ pub unsafe extern "C" fn astrai_engine_clear_cache(engine: *const astrai_engine,
     guard("astrai_engine_clear_cache", err, || {
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
-        engine.clear_cache()?;
-        Ok(Status::Ok)
+        engine.clear_cache()
     })
 }

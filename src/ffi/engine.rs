@@ -3,7 +3,7 @@
 //! The Rust engine ends when its handle is freed, not when the handle's memory goes: requests in flight hold the
 //! memory (through their sinks), so that a callback that still runs may name the handle and is told it is closed.
 
-use super::guard::{guard, may_block};
+use super::guard::{guard, may_block, may_wait};
 use super::handle::{Handle, Kind, Room};
 use super::types::*;
 use super::user_data::UserData;
@@ -15,7 +15,6 @@ use std::cell::UnsafeCell;
 use std::ffi::{CString, c_char};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
-use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -166,26 +165,19 @@ pub unsafe extern "C" fn astrai_engine_open(
     err: *mut *mut astrai_error,
 ) -> i32 {
     guard("astrai_engine_open", err, || {
-        let given = if options.is_null() {
-            <astrai_engine_options as input::CallerStruct>::defaults()
-        } else {
-            // SAFETY: a struct of the caller, by the contract.
-            unsafe { input::read_struct(options) }?
-        };
+        // SAFETY: NULL or a struct of the caller, by the contract.
+        let given = unsafe { input::read_options(options) }?;
         // From here on whatever happens ends in the finalizer.
         let user_data = Arc::new(UserData::new(given.user_data, given.finalize));
         may_block("astrai_engine_open")?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
         // SAFETY: NULL or NUL-terminated, by the contract.
-        let dir = unsafe { input::c_string(dir, "dir") }?;
-        if dir.is_empty() {
-            return Err(Error::argument("dir is empty; pass the path of a model folder").about("dir"));
-        }
+        let dir = unsafe { input::path(dir, "dir", "model folder") }?;
         let room = Room::new()?;
-        let engine = Engine::open(Path::new(dir), options::engine(&given, &user_data)?)?;
+        let engine = Engine::open(dir, options::engine(&given, &user_data)?)?;
         room.give(EngineBody::new(engine, user_data)?, out);
-        Ok(Status::Ok)
+        Ok(())
     })
 }
 
@@ -208,7 +200,7 @@ pub unsafe extern "C" fn astrai_engine_close(
         let grace = input::timeout(grace_ms, "grace_ms")?.unwrap_or(FOREVER);
         engine.close(grace)?;
         engine.handle.closed.store(true, Ordering::Release);
-        Ok(Status::Ok)
+        Ok(())
     })
 }
 
@@ -219,15 +211,9 @@ pub unsafe extern "C" fn astrai_engine_close(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_engine_free(engine: *mut astrai_engine) {
     guard("astrai_engine_free", ptr::null_mut(), || {
-        if engine.is_null() {
-            return Ok(());
-        }
-        // SAFETY: a live handle, by the contract.
-        let handle = unsafe { Handle::<EngineBody>::borrow(engine) }?;
         // The handle stays valid while the engine closes: callbacks that name it are told so.
-        handle.free();
-        handle.release();
-        Ok(())
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { Handle::<EngineBody>::free(engine, EngineBody::free) }
     })
 }
 
@@ -244,8 +230,7 @@ pub unsafe extern "C" fn astrai_engine_info(
         let handle = &engine.handle;
         let info = options::info(engine.info(), handle.model_type.as_ptr(), handle.device_name.as_ptr());
         // SAFETY: a struct of the caller, by the contract.
-        unsafe { input::write_struct(out, &info) }?;
-        Ok(Status::Ok)
+        unsafe { input::write_struct(out, &info) }
     })
 }
 
@@ -261,8 +246,7 @@ pub unsafe extern "C" fn astrai_engine_stats(
         let engine = unsafe { EngineCall::begin(engine) }?;
         let stats = options::stats(&engine.stats()?);
         // SAFETY: a struct of the caller, by the contract.
-        unsafe { input::write_struct(out, &stats) }?;
-        Ok(Status::Ok)
+        unsafe { input::write_struct(out, &stats) }
     })
 }
 
@@ -274,8 +258,7 @@ pub unsafe extern "C" fn astrai_engine_check(engine: *const astrai_engine, err: 
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
         may_block("astrai_engine_check")?;
-        engine.check()?;
-        Ok(Status::Ok)
+        engine.check()
     })
 }
 
@@ -289,8 +272,7 @@ pub unsafe extern "C" fn astrai_engine_set_log_level(
     guard("astrai_engine_set_log_level", err, || {
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
-        engine.set_log_level(options::log_level(level)?)?;
-        Ok(Status::Ok)
+        engine.set_log_level(options::log_level(level)?)
     })
 }
 
@@ -300,8 +282,7 @@ pub unsafe extern "C" fn astrai_engine_cancel_all(engine: *const astrai_engine, 
     guard("astrai_engine_cancel_all", err, || {
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
-        engine.cancel_all()?;
-        Ok(Status::Ok)
+        engine.cancel_all()
     })
 }
 
@@ -325,10 +306,10 @@ pub unsafe extern "C" fn astrai_engine_poll(
         let engine = unsafe { EngineCall::begin(engine) }?;
         let timeout = input::timeout(timeout_ms, "timeout_ms")?;
         // SAFETY: NULL or writable, by the contract.
-        let ran = if ran.is_null() { None } else { Some(unsafe { input::out(ran, "ran") }?) };
+        let ran = unsafe { input::optional_out(ran, "ran") }?;
         let shown = engine.poll(timeout, max_events)?;
         ran.map(|ran| ran.write(shown));
-        Ok(Status::Ok)
+        Ok(())
     })
 }
 
@@ -354,9 +335,7 @@ pub unsafe extern "C" fn astrai_engine_next(
         let timeout = input::timeout(timeout_ms, "timeout_ms")?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        if timeout != Some(Duration::ZERO) {
-            may_block("astrai_engine_next")?;
-        }
+        may_wait("astrai_engine_next", timeout)?;
         Ok(match engine.next(timeout)? {
             Next::Event(event) => {
                 out.write(event::give(event)?);

@@ -1,6 +1,6 @@
 //! Errors as C sees them.
 
-use super::guard::guard;
+use super::guard::{Freed, guard};
 use super::types::astrai_error;
 use crate::error::Error;
 use std::ffi::c_char;
@@ -83,7 +83,7 @@ pub unsafe extern "C" fn astrai_error_free(error: *mut astrai_error) {
     guard("astrai_error_free", ptr::null_mut(), || {
         let cell = error.cast::<ErrorCell>();
         if cell.is_null() || !cell.is_aligned() {
-            return Ok(());
+            return Ok(Freed);
         }
         // SAFETY: by the contract an error of this library, all of which are cells.
         let magic = unsafe { &mut (*cell).magic };
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn astrai_error_free(error: *mut astrai_error) {
             // SAFETY: `write` made it with Box and gave it away; zeroing the magic word makes this the only free.
             drop(unsafe { Box::from_raw(cell) });
         }
-        Ok(())
+        Ok(Freed)
     })
 }
 

@@ -1,7 +1,7 @@
 //! Events as C sees them: a view into a Rust event, lent to a callback or owned by a pulled event.
 
 use super::error::ErrorCell;
-use super::guard::guard;
+use super::guard::{Freed, guard};
 use super::types::{astrai_event, astrai_usage};
 use crate::engine::{Event, Usage};
 use crate::error::{Error, Result};
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn astrai_event_free(event: *mut astrai_event) {
     guard("astrai_event_free", ptr::null_mut(), || {
         let cell = event.cast::<EventCell>();
         if cell.is_null() || !cell.is_aligned() {
-            return Ok(());
+            return Ok(Freed);
         }
         // SAFETY: by the contract an event of this library, all of which are cells.
         let magic = unsafe { &mut (*cell).magic };
@@ -131,7 +131,7 @@ pub unsafe extern "C" fn astrai_event_free(event: *mut astrai_event) {
             // SAFETY: `give` made it with Box and gave it away; zeroing the magic word makes this the only free.
             drop(unsafe { Box::from_raw(cell) });
         }
-        Ok(())
+        Ok(Freed)
     })
 }
 

@@ -14,67 +14,63 @@ use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
 
 thread_local! {
     /// Guarded calls in progress on this thread.
     static GUARDS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// What an exported function returns: how success and failure look to C.
-pub(super) trait Outcome {
+/// What the body of an exported function returns, and how that and a failure look to C.
+pub(super) trait Outcome: Sized {
     /// The C type.
     type C;
-    /// The value of a call that did what it says.
-    fn done(self) -> Self::C;
-    /// The value of a call that failed.
-    fn failed(status: Status) -> Self::C;
+    /// The value that the call returns.
+    fn to_c(outcome: std::result::Result<Self, Status>) -> Self::C;
 }
 
 impl Outcome for Status {
     type C = i32;
-    fn done(self) -> i32 {
-        self as i32
-    }
-    fn failed(status: Status) -> i32 {
-        status as i32
+    fn to_c(outcome: std::result::Result<Status, Status>) -> i32 {
+        outcome.unwrap_or_else(|failure| failure) as i32
     }
 }
 
-/// A function that returns nothing, a `_free`.
+/// A function whose only success is `ASTRAI_OK`.
 impl Outcome for () {
+    type C = i32;
+    fn to_c(outcome: std::result::Result<(), Status>) -> i32 {
+        outcome.err().unwrap_or(Status::Ok) as i32
+    }
+}
+
+/// What a `_free` does, which returns nothing.
+pub(super) struct Freed;
+
+impl Outcome for Freed {
     type C = ();
-    fn done(self) {}
-    fn failed(_status: Status) {}
+    fn to_c(_outcome: std::result::Result<Freed, Status>) {}
 }
 
 impl Outcome for u32 {
     type C = u32;
-    fn done(self) -> u32 {
-        self
-    }
-    fn failed(_status: Status) -> u32 {
-        0
+    fn to_c(outcome: std::result::Result<u32, Status>) -> u32 {
+        outcome.unwrap_or(0)
     }
 }
 
 impl Outcome for u64 {
     type C = u64;
-    fn done(self) -> u64 {
-        self
-    }
-    fn failed(_status: Status) -> u64 {
-        0
+    fn to_c(outcome: std::result::Result<u64, Status>) -> u64 {
+        outcome.unwrap_or(0)
     }
 }
 
 /// Static text; never NULL.
 impl Outcome for &'static CStr {
     type C = *const std::ffi::c_char;
-    fn done(self) -> Self::C {
-        self.as_ptr()
-    }
-    fn failed(_status: Status) -> Self::C {
-        c"".as_ptr()
+    fn to_c(outcome: std::result::Result<&'static CStr, Status>) -> Self::C {
+        outcome.unwrap_or_default().as_ptr()
     }
 }
 
@@ -88,23 +84,16 @@ pub(super) fn guard<T: Outcome>(
     if !is_inside() {
         shortage::forget();
     }
-    let outcome = {
+    let (outcome, failure) = {
         let _inside = Inside::enter();
-        panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panicked(name, payload)))
+        match panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panicked(name, payload))) {
+            Ok(value) => (Ok(value), None),
+            Err(failure) => (Err(failure.status), Some(failure)),
+        }
     };
-    match outcome {
-        Ok(value) => {
-            // SAFETY: by the contract `err` is NULL or points to a writable `astrai_error *`.
-            unsafe { error::write(err, None) };
-            value.done()
-        }
-        Err(failure) => {
-            let status = failure.status;
-            // SAFETY: as above.
-            unsafe { error::write(err, Some(failure)) };
-            T::failed(status)
-        }
-    }
+    // SAFETY: by the contract `err` is NULL or points to a writable `astrai_error *`.
+    unsafe { error::write(err, failure) };
+    T::to_c(outcome)
 }
 
 /// Calls host code. Blocking functions called from inside it are refused with `Reentrant`.
@@ -123,6 +112,11 @@ pub(super) fn may_block(name: &'static str) -> Result<()> {
         format!("{name} may block and was called inside a callback; call it from another thread, or with timeout 0 where it has one"),
     )
     .about(name))
+}
+
+/// The same for a call that waits at most so long: not at all, it may be made anywhere.
+pub(super) fn may_wait(name: &'static str, timeout: Option<Duration>) -> Result<()> {
+    if timeout == Some(Duration::ZERO) { Ok(()) } else { may_block(name) }
 }
 
 /// Whether an exported function runs on this thread.

@@ -5,12 +5,13 @@
 //! The magic word catches a handle of another kind always, and one that was freed as long as its memory was not
 //! used again; it is a net under the caller, not a licence.
 
+use super::guard::Freed;
 use crate::error::{Error, Result, Status};
 use crate::os::shortage;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, TryLockError, TryLockResult};
 
 /// A kind of handle.
 pub(super) trait Kind: Sized {
@@ -74,6 +75,20 @@ impl<T: Kind> Handle<T> {
         Ok(handle)
     }
 
+    /// A `_free` function: `end` on the body, then C's reference is given up. NULL is fine.
+    ///
+    /// # Safety
+    /// As for [`Handle::borrow`].
+    pub(super) unsafe fn free(pointer: *const T::C, end: impl FnOnce(&T)) -> Result<Freed> {
+        if !pointer.is_null() {
+            // SAFETY: as promised by the caller.
+            let handle = unsafe { Handle::<T>::borrow(pointer) }?;
+            end(&handle);
+            handle.release();
+        }
+        Ok(Freed)
+    }
+
     /// Gives up C's reference. Calls in progress keep theirs; later ones see that the handle is gone. Does nothing
     /// the second time.
     pub(super) fn release(self: &Arc<Self>) {
@@ -82,6 +97,14 @@ impl<T: Kind> Handle<T> {
             unsafe { Arc::decrement_strong_count(Arc::as_ptr(self)) };
         }
     }
+}
+
+/// What a lock guards, also after a panic; `busy` where another thread has it.
+pub(super) fn unlocked<G>(tried: TryLockResult<G>, busy: impl FnOnce() -> Error) -> Result<G> {
+    tried.or_else(|e| match e {
+        TryLockError::Poisoned(guard) => Ok(guard.into_inner()),
+        TryLockError::WouldBlock => Err(busy()),
+    })
 }
 
 /// Memory for a handle, taken before something is done that cannot be undone.

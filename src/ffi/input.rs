@@ -1,9 +1,10 @@
 //! What comes from the caller: text, arrays, structs and places to write to, each checked before it is used.
 
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use std::ffi::{CStr, c_char};
 use std::mem::{self, MaybeUninit};
+use std::path::Path;
 use std::time::Duration;
 
 /// A struct that the caller owns and that may be older or newer than this library.
@@ -16,7 +17,15 @@ pub(super) unsafe trait CallerStruct: Copy {
     /// The sizes it had, from that of ABI 1, below which no program can hold one, to its own.
     const SIZES: &'static [usize];
     /// What fields have that the caller's version lacks.
-    fn defaults() -> Self;
+    fn defaults() -> Self {
+        zeroed()
+    }
+}
+
+/// A struct of zeros and NULLs but for its size.
+pub(super) fn zeroed<T: CallerStruct>() -> T {
+    // SAFETY: by the trait's promise all zero bytes are a value.
+    unsafe { mem::zeroed() }
 }
 
 /// A copy of the caller's struct; fields the caller's version lacks have their defaults.
@@ -46,6 +55,15 @@ pub(super) unsafe fn read_struct<T: CallerStruct>(pointer: *const T) -> Result<T
         }
     }
     Ok(value)
+}
+
+/// The caller's options; NULL is the defaults.
+///
+/// # Safety
+/// As for [`read_struct`].
+pub(super) unsafe fn read_options<T: CallerStruct>(pointer: *const T) -> Result<T> {
+    // SAFETY: as promised by the caller.
+    if pointer.is_null() { Ok(T::defaults()) } else { unsafe { read_struct(pointer) } }
 }
 
 /// Fills the caller's struct as far as both sides know it, and says in `struct_size` how far that is.
@@ -150,6 +168,15 @@ pub(super) unsafe fn out<'a, T>(pointer: *mut T, name: &str) -> Result<&'a mut M
     Ok(unsafe { &mut *pointer.cast() })
 }
 
+/// A place for a result that the caller may do without: NULL is none.
+///
+/// # Safety
+/// As for [`out`].
+pub(super) unsafe fn optional_out<'a, T>(pointer: *mut T, name: &str) -> Result<Option<&'a mut MaybeUninit<T>>> {
+    // SAFETY: as promised by the caller.
+    if pointer.is_null() { Ok(None) } else { unsafe { out(pointer, name) }.map(Some) }
+}
+
 /// An array of at most `max` elements; NULL only with a length of 0.
 ///
 /// # Safety
@@ -197,6 +224,19 @@ pub(super) unsafe fn c_string<'a>(pointer: *const c_char, name: &str) -> Result<
     utf8(unsafe { CStr::from_ptr(pointer) }.to_bytes(), name)
 }
 
+/// The path of a `what`.
+///
+/// # Safety
+/// As for [`c_string`].
+pub(super) unsafe fn path<'a>(pointer: *const c_char, name: &str, what: &str) -> Result<&'a Path> {
+    // SAFETY: as promised by the caller.
+    let path = unsafe { c_string(pointer, name) }?;
+    if path.is_empty() {
+        return Err(Error::argument(format!("{name} is empty; pass the path of a {what}")).about(name));
+    }
+    Ok(Path::new(path))
+}
+
 fn utf8<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str> {
     std::str::from_utf8(bytes).map_err(|e| {
         let at = e.valid_up_to();
@@ -222,9 +262,7 @@ pub(super) fn token(token: i32, name: &str) -> Result<u32> {
 
 /// Token ids.
 pub(super) fn tokens(given: &[i32], name: &str) -> Result<Vec<u32>> {
-    let mut copied = Vec::new();
-    let bytes = mem::size_of_val(given) as u64;
-    copied.try_reserve_exact(given.len()).map_err(|_| Error::memory(name, bytes))?;
+    let mut copied = reserved(name, given.len())?;
     for (index, id) in given.iter().enumerate() {
         copied.push(u32::try_from(*id).map_err(|_| {
             Error::argument(format!("{name}[{index}] is {id}; token ids are not negative")).about(name)

@@ -31,8 +31,7 @@ pub unsafe extern "C" fn astrai_status_name(status: i32) -> *const c_char {
 pub unsafe extern "C" fn astrai_engine_options_init(options: *mut astrai_engine_options, size: usize) -> i32 {
     guard("astrai_engine_options_init", ptr::null_mut(), || {
         // SAFETY: NULL or `size` writable bytes, by the contract.
-        unsafe { input::init_struct(options, size) }?;
-        Ok(Status::Ok)
+        unsafe { input::init_struct(options, size) }
     })
 }
 
@@ -42,8 +41,7 @@ pub unsafe extern "C" fn astrai_engine_options_init(options: *mut astrai_engine_
 pub unsafe extern "C" fn astrai_request_options_init(options: *mut astrai_request_options, size: usize) -> i32 {
     guard("astrai_request_options_init", ptr::null_mut(), || {
         // SAFETY: NULL or `size` writable bytes, by the contract.
-        unsafe { input::init_struct(options, size) }?;
-        Ok(Status::Ok)
+        unsafe { input::init_struct(options, size) }
     })
 }
 
@@ -54,32 +52,5 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
 };
 
 fn name(status: i32) -> &'static CStr {
-    let Some(status) = Status::ALL.iter().find(|known| **known as i32 == status) else {
-        return c"ASTRAI_UNKNOWN";
-    };
-    match status {
-        Status::Ok => c"ASTRAI_OK",
-        Status::Timeout => c"ASTRAI_TIMEOUT",
-        Status::End => c"ASTRAI_END",
-        Status::Argument => c"ASTRAI_ERR_ARGUMENT",
-        Status::StructSize => c"ASTRAI_ERR_STRUCT_SIZE",
-        Status::Handle => c"ASTRAI_ERR_HANDLE",
-        Status::Reentrant => c"ASTRAI_ERR_REENTRANT",
-        Status::Busy => c"ASTRAI_ERR_BUSY",
-        Status::Closed => c"ASTRAI_ERR_CLOSED",
-        Status::Forked => c"ASTRAI_ERR_FORKED",
-        Status::Aborted => c"ASTRAI_ERR_ABORTED",
-        Status::Buffer => c"ASTRAI_ERR_BUFFER",
-        Status::Io => c"ASTRAI_ERR_IO",
-        Status::Format => c"ASTRAI_ERR_FORMAT",
-        Status::Unsupported => c"ASTRAI_ERR_UNSUPPORTED",
-        Status::Template => c"ASTRAI_ERR_TEMPLATE",
-        Status::Utf8 => c"ASTRAI_ERR_UTF8",
-        Status::Context => c"ASTRAI_ERR_CONTEXT",
-        Status::Memory => c"ASTRAI_ERR_MEMORY",
-        Status::QueueFull => c"ASTRAI_ERR_QUEUE_FULL",
-        Status::Mismatch => c"ASTRAI_ERR_MISMATCH",
-        Status::Device => c"ASTRAI_ERR_DEVICE",
-        Status::Internal => c"ASTRAI_ERR_INTERNAL",
-    }
+    Status::ALL.iter().find(|known| **known as i32 == status).map_or(c"ASTRAI_UNKNOWN", |known| known.c_name())
 }

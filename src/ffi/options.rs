@@ -2,7 +2,7 @@
 //! closures. What a value means is the engine's affair; here it is only whether it can be said in its types.
 
 use super::guard;
-use super::input::{self, CallerStruct};
+use super::input::{self, CallerStruct, zeroed};
 use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
@@ -11,7 +11,7 @@ use crate::engine::{
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
-use std::mem::{offset_of, size_of, zeroed};
+use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 
 // SAFETY: repr(C), `struct_size` first, integers, nullable function pointers and raw pointers.
@@ -23,9 +23,7 @@ unsafe impl CallerStruct for astrai_engine_options {
         size_of::<Self>(),
     ];
     fn defaults() -> Self {
-        // SAFETY: as above; 0 and NULL are the defaults but for one.
-        let zero: Self = unsafe { zeroed() };
-        astrai_engine_options { invariant: 1, ..zero }
+        astrai_engine_options { invariant: 1, ..zeroed() }
     }
 }
 
@@ -35,22 +33,16 @@ unsafe impl CallerStruct for astrai_request_options {
     const SIZES: &'static [usize] = &[size_of::<Self>()];
     fn defaults() -> Self {
         astrai_request_options {
-            struct_size: size_of::<Self>() as u32,
-            flags: 0,
-            tag: 0,
-            seed: 0,
             max_tokens: -1,
             top_k: -1,
-            priority: 0,
             logprobs: -1,
-            deadline_ms: 0,
-            queue_tokens: 0,
             temperature: f32::NAN,
             top_p: f32::NAN,
             min_p: f32::NAN,
             repetition_penalty: f32::NAN,
             presence_penalty: f32::NAN,
             frequency_penalty: f32::NAN,
+            ..zeroed()
         }
     }
 }
@@ -59,30 +51,18 @@ unsafe impl CallerStruct for astrai_request_options {
 unsafe impl CallerStruct for astrai_info {
     const NAME: &'static str = "astrai_info";
     const SIZES: &'static [usize] = &[size_of::<Self>()];
-    fn defaults() -> Self {
-        // SAFETY: as above.
-        unsafe { zeroed() }
-    }
 }
 
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_stats {
     const NAME: &'static str = "astrai_stats";
     const SIZES: &'static [usize] = &[size_of::<Self>()];
-    fn defaults() -> Self {
-        // SAFETY: as above.
-        unsafe { zeroed() }
-    }
 }
 
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_plan {
     const NAME: &'static str = "astrai_plan";
     const SIZES: &'static [usize] = &[size_of::<Self>()];
-    fn defaults() -> Self {
-        // SAFETY: as above.
-        unsafe { zeroed() }
-    }
 }
 
 /// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.

@@ -1,16 +1,14 @@
 //! Pinned prefixes: compute once what many prompts begin with, keep it, save it, restore it.
 
 use super::engine::EngineCall;
-use super::guard::{guard, may_block};
+use super::guard::{guard, may_block, may_wait};
 use super::handle::{Handle, Kind};
 use super::types::*;
 use super::{input, prompt};
 use crate::engine::Prefix;
-use crate::error::{Error, Result, Status};
+use crate::error::Status;
 use std::ffi::c_char;
-use std::path::Path;
 use std::ptr;
-use std::time::Duration;
 
 /// What is behind an `astrai_prefix`.
 struct PrefixBody {
@@ -22,19 +20,6 @@ impl Kind for PrefixBody {
     const MAGIC: u64 = 0x6173_7472_6169_5046;
     const NAME: &'static str = "prefix";
     const SURVIVES_FORK: bool = false;
-}
-
-/// A path that is not empty.
-///
-/// # Safety
-/// As for [`input::c_string`].
-unsafe fn file_path<'a>(path: *const c_char) -> Result<&'a Path> {
-    // SAFETY: as promised by the caller.
-    let path = unsafe { input::c_string(path, "path") }?;
-    if path.is_empty() {
-        return Err(Error::argument("path is empty; pass the path of a file").about("path"));
-    }
-    Ok(Path::new(path))
 }
 
 /// [A] Pins the beginning of prompts to come, such as a persona: computes it in the background, unless it is there
@@ -57,8 +42,7 @@ pub unsafe extern "C" fn astrai_prefix_pin(
         let out = unsafe { input::out(out, "out") }?;
         // SAFETY: NULL or a live handle, by the contract.
         let prefix = unsafe { prompt::read(prompt, |prompt| engine.pin_prefix(prompt)) }?;
-        Handle::give(PrefixBody { prefix }, out)?;
-        Ok(Status::Ok)
+        Handle::give(PrefixBody { prefix }, out)
     })
 }
 
@@ -78,15 +62,9 @@ pub unsafe extern "C" fn astrai_prefix_wait(
         // SAFETY: NULL or a live handle, by the contract.
         let handle = unsafe { Handle::<PrefixBody>::borrow(prefix) }?;
         let timeout = input::timeout(timeout_ms, "timeout_ms")?;
-        let out = if tokens.is_null() {
-            None
-        } else {
-            // SAFETY: not NULL, so writable by the contract.
-            Some(unsafe { input::out(tokens, "tokens") }?)
-        };
-        if timeout != Some(Duration::ZERO) {
-            may_block("astrai_prefix_wait")?;
-        }
+        // SAFETY: NULL or writable, by the contract.
+        let out = unsafe { input::optional_out(tokens, "tokens") }?;
+        may_wait("astrai_prefix_wait", timeout)?;
         let Some(pinned) = handle.prefix.wait(timeout)? else { return Ok(Status::Timeout) };
         if let Some(out) = out {
             out.write(u32::try_from(pinned).unwrap_or(u32::MAX));
@@ -112,10 +90,9 @@ pub unsafe extern "C" fn astrai_prefix_save(
         // SAFETY: NULL or a live handle, by the contract.
         let handle = unsafe { Handle::<PrefixBody>::borrow(prefix) }?;
         // SAFETY: NULL or NUL-terminated, by the contract.
-        let path = unsafe { file_path(path) }?;
+        let path = unsafe { input::path(path, "path", "file") }?;
         may_block("astrai_prefix_save")?;
-        handle.prefix.save(path)?;
-        Ok(Status::Ok)
+        handle.prefix.save(path)
     })
 }
 
@@ -136,13 +113,12 @@ pub unsafe extern "C" fn astrai_prefix_restore(
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
         // SAFETY: NULL or NUL-terminated, by the contract.
-        let path = unsafe { file_path(path) }?;
+        let path = unsafe { input::path(path, "path", "file") }?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
         may_block("astrai_prefix_restore")?;
         let prefix = engine.restore_prefix(path)?;
-        Handle::give(PrefixBody { prefix }, out)?;
-        Ok(Status::Ok)
+        Handle::give(PrefixBody { prefix }, out)
     })
 }
 
@@ -151,12 +127,7 @@ pub unsafe extern "C" fn astrai_prefix_restore(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prefix_free(prefix: *mut astrai_prefix) {
     guard("astrai_prefix_free", ptr::null_mut(), || {
-        if !prefix.is_null() {
-            // SAFETY: a live handle, by the contract.
-            let handle = unsafe { Handle::<PrefixBody>::borrow(prefix) }?;
-            handle.prefix.free();
-            handle.release();
-        }
-        Ok(())
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { Handle::<PrefixBody>::free(prefix, |body| body.prefix.free()) }
     })
 }

@@ -3,7 +3,7 @@
 
 use super::built::{Built, append, messages, parse, room};
 use super::guard::guard;
-use super::handle::{Handle, Kind};
+use super::handle::{Handle, Kind, unlocked};
 use super::input;
 use super::types::*;
 use crate::engine::{MessageFlags, Prompt, PromptPart};
@@ -13,7 +13,7 @@ use crate::os::thread;
 use serde_json::Value;
 use std::ffi::c_char;
 use std::ptr;
-use std::sync::{RwLock, TryLockError};
+use std::sync::RwLock;
 
 /// What is behind an `astrai_prompt`.
 pub(super) struct PromptBody(RwLock<Built>);
@@ -32,21 +32,12 @@ fn busy() -> Error {
 
 impl PromptBody {
     fn read<T>(&self, look: impl FnOnce(&Built) -> Result<T>) -> Result<T> {
-        match self.0.try_read() {
-            Ok(built) => look(&built),
-            Err(TryLockError::Poisoned(built)) => look(&built.into_inner()),
-            Err(TryLockError::WouldBlock) => Err(busy()),
-        }
+        look(&*unlocked(self.0.try_read(), busy)?)
     }
 
     /// A change that fails changes nothing.
-    fn change(&self, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<Status> {
-        match self.0.try_write() {
-            Ok(mut built) => built.change(change),
-            Err(TryLockError::Poisoned(built)) => built.into_inner().change(change),
-            Err(TryLockError::WouldBlock) => Err(busy()),
-        }?;
-        Ok(Status::Ok)
+    fn change(&self, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<()> {
+        unlocked(self.0.try_write(), busy)?.change(change)
     }
 }
 
@@ -63,7 +54,7 @@ pub(super) unsafe fn read<T>(prompt: *const astrai_prompt, look: impl FnOnce(&Pr
 ///
 /// # Safety
 /// As for [`Handle::borrow`].
-unsafe fn change(prompt: *mut astrai_prompt, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<Status> {
+unsafe fn change(prompt: *mut astrai_prompt, change: impl FnOnce(&mut Built) -> Result<()>) -> Result<()> {
     // SAFETY: as promised by the caller.
     unsafe { Handle::<PromptBody>::borrow(prompt) }?.change(change)
 }
@@ -74,8 +65,7 @@ pub unsafe extern "C" fn astrai_prompt_new(out: *mut *mut astrai_prompt, err: *m
     guard("astrai_prompt_new", err, || {
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
-        Handle::give(PromptBody(RwLock::default()), out)?;
-        Ok(Status::Ok)
+        Handle::give(PromptBody(RwLock::default()), out)
     })
 }
 
@@ -92,8 +82,7 @@ pub unsafe extern "C" fn astrai_prompt_clone(
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
         let copy = prompt.read(|built| thread::with_stack(limits::TEXT_STACK_BYTES, || built.try_clone()))??;
-        Handle::give(PromptBody(RwLock::new(copy)), out)?;
-        Ok(Status::Ok)
+        Handle::give(PromptBody(RwLock::new(copy)), out)
     })
 }
 
@@ -322,11 +311,8 @@ pub unsafe extern "C" fn astrai_prompt_add_bias(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_free(prompt: *mut astrai_prompt) {
     guard("astrai_prompt_free", ptr::null_mut(), || {
-        if !prompt.is_null() {
-            // SAFETY: a live handle, by the contract.
-            unsafe { Handle::<PromptBody>::borrow(prompt) }?.release();
-        }
-        Ok(())
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { Handle::<PromptBody>::free(prompt, |_| {}) }
     })
 }
 

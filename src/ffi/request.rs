@@ -2,9 +2,9 @@
 
 use super::engine::{EngineBody, EngineCall};
 use super::event::{self, EventCell};
-use super::guard::{callback, guard, may_block};
-use super::handle::{Handle, Kind, Room};
-use super::input::{self, CallerStruct};
+use super::guard::{callback, guard, may_wait};
+use super::handle::{Handle, Kind, Room, unlocked};
+use super::input;
 use super::types::*;
 use super::user_data::UserData;
 use super::{options, prompt};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result, Status};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What is behind an `astrai_request`.
@@ -78,13 +78,9 @@ pub unsafe extern "C" fn astrai_submit(
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
         // SAFETY: NULL or writable, by the contract.
-        let out = if out.is_null() { None } else { Some(unsafe { input::out(out, "out") }?) };
-        let given = if options.is_null() {
-            astrai_request_options::defaults()
-        } else {
-            // SAFETY: a struct of the caller, by the contract.
-            unsafe { input::read_struct(options) }?
-        };
+        let out = unsafe { input::optional_out(out, "out") }?;
+        // SAFETY: NULL or a struct of the caller, by the contract.
+        let given = unsafe { input::read_options(options) }?;
         let to_engine = given.flags & ASTRAI_REQUEST_TO_ENGINE != 0;
         let given = options::request(&given)?;
         if to_engine && on_event.is_some() {
@@ -101,10 +97,7 @@ pub unsafe extern "C" fn astrai_submit(
             None => (Sink::Pull, Some(user_data)),
         };
         // Before the request exists, which then has its terminal event.
-        let out = match out {
-            None => None,
-            Some(out) => Some((out, Room::new()?)),
-        };
+        let out = out.map(|out| Ok::<_, Error>((out, Room::new()?))).transpose()?;
         // SAFETY: NULL or a live handle, by the contract.
         let request = unsafe { prompt::read(prompt, |prompt| engine.submit(prompt, &given, sink)) }?;
         match out {
@@ -114,7 +107,7 @@ pub unsafe extern "C" fn astrai_submit(
                 room.give(RequestBody { request, reader, pulled, _user_data: kept }, out);
             }
         }
-        Ok(Status::Ok)
+        Ok(())
     })
 }
 
@@ -142,23 +135,13 @@ unsafe fn take(
     let handle = unsafe { Handle::<RequestBody>::borrow(request) }?;
     let timeout = input::timeout(timeout_ms, "timeout_ms")?;
     // A request that somebody else reads has no event to give, so its caller may have no place for one.
-    let out = if !handle.pulled && out.is_null() {
-        None
-    } else {
-        // SAFETY: as promised by the caller.
-        Some(unsafe { input::out(out, "out") }?)
-    };
-    if timeout != Some(Duration::ZERO) {
-        may_block(name)?;
-    }
-    let _reader = match handle.reader.try_lock() {
-        Ok(reader) => reader,
-        Err(TryLockError::Poisoned(reader)) => reader.into_inner(),
-        Err(TryLockError::WouldBlock) => {
-            let message = "another thread is inside next or wait of this request; let one thread read it";
-            return Err(Error::new(Status::Busy, message).about("request"));
-        }
-    };
+    // SAFETY: as promised by the caller.
+    let out = unsafe { if handle.pulled { Some(input::out(out, "out")?) } else { input::optional_out(out, "out")? } };
+    may_wait(name, timeout)?;
+    let _reader = unlocked(handle.reader.try_lock(), || {
+        let message = "another thread is inside next or wait of this request; let one thread read it";
+        Error::new(Status::Busy, message).about("request")
+    })?;
     match wait(&handle.request, timeout)? {
         Next::Event(event) => {
             let event = event::give(event)?;
@@ -216,7 +199,7 @@ pub unsafe extern "C" fn astrai_request_cancel(request: *const astrai_request, e
     guard("astrai_request_cancel", err, || {
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { Handle::<RequestBody>::borrow(request) }?.request.cancel();
-        Ok(Status::Ok)
+        Ok(())
     })
 }
 
@@ -225,13 +208,8 @@ pub unsafe extern "C" fn astrai_request_cancel(request: *const astrai_request, e
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_request_free(request: *mut astrai_request) {
     guard("astrai_request_free", ptr::null_mut(), || {
-        if !request.is_null() {
-            // SAFETY: a live handle, by the contract.
-            let handle = unsafe { Handle::<RequestBody>::borrow(request) }?;
-            // A thread inside next or wait keeps the request; cancelling wakes it.
-            handle.request.cancel();
-            handle.release();
-        }
-        Ok(())
+        // A thread inside next or wait keeps the request; cancelling wakes it.
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { Handle::<RequestBody>::free(request, |body| body.request.cancel()) }
     })
 }

@@ -84,11 +84,6 @@ pub fn usable_processors(affinity_mask: u64) -> usize {
     }
 }
 
-/// Number of the calling process; a forked child sees another one.
-pub fn process_id() -> u32 {
-    std::process::id()
-}
-
 /// A started thread.
 pub struct JoinHandle(imp::RawThread);
 

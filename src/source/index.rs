@@ -6,9 +6,8 @@ use super::safetensors::{Budget, Stored};
 use super::shard::Shard;
 use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Component, Path};
 
 /// The file's name.
@@ -224,25 +223,12 @@ macro_rules! other_kinds {
     };
 }
 
-macro_rules! deserialize_with {
-    ($type:ty, $visitor:expr) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-                deserializer.deserialize_any($visitor)
-            }
-        }
-    };
-}
-
-struct TopVisitor;
-deserialize_with!(Top, TopVisitor);
+crate::json::visited!(Top, TopVisitor);
 
 impl<'de> Visitor<'de> for TopVisitor {
     type Value = Top;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with a weight_map")
-    }
+    crate::json::expects!("an object with a weight_map");
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Top, A::Error> {
         let mut found = None;
@@ -259,15 +245,12 @@ impl<'de> Visitor<'de> for TopVisitor {
     visit_i64(i64) = "a number", visit_f64(f64) = "a number", visit_str(&str) = "a string" }
 }
 
-struct WeightMapVisitor;
-deserialize_with!(WeightMap, WeightMapVisitor);
+crate::json::visited!(WeightMap, WeightMapVisitor);
 
 impl<'de> Visitor<'de> for WeightMapVisitor {
     type Value = WeightMap;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of file names")
-    }
+    crate::json::expects!("an object of file names");
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<WeightMap, A::Error> {
         let mut named = Map::default();
@@ -297,15 +280,12 @@ enum FileName {
     Other(&'static str),
 }
 
-struct FileNameVisitor;
-deserialize_with!(FileName, FileNameVisitor);
+crate::json::visited!(FileName, FileNameVisitor);
 
 impl<'de> Visitor<'de> for FileNameVisitor {
     type Value = FileName;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a file's name")
-    }
+    crate::json::expects!("a file's name");
 
     fn visit_str<E: de::Error>(self, name: &str) -> std::result::Result<FileName, E> {
         Ok(FileName::Name(name.to_owned()))

@@ -5,7 +5,7 @@
 //! A byte order mark in front is skipped, as editors leave one.
 
 use crate::error::{Error, Result, reserved};
-use crate::json::with_numbers;
+use crate::json::{string_end, with_numbers};
 use crate::limits::{CONFIG_TREE_BYTES_MAX, JSON_MEMORY_FACTOR, TEXT_MEMORY_BYTES};
 use crate::os::shortage;
 use serde::de::DeserializeOwned;
@@ -59,26 +59,13 @@ fn scan<'a>(bytes: &'a [u8], mut piece: impl FnMut(&'a [u8], bool)) {
     while let Some(&first) = rest.first() {
         let word = WORDS.iter().find(|word| rest.starts_with(word)).map(|word| word.len());
         let len = match first {
-            b'"' => string_len(rest),
+            b'"' => string_end(rest, 1),
             _ => word.unwrap_or(1),
         };
         let (head, tail) = rest.split_at(len.min(rest.len()));
         piece(head, word.is_some());
         rest = tail;
     }
-}
-
-/// Bytes of the string that `text` begins with, quotes included; all of it when the string does not end.
-fn string_len(text: &[u8]) -> usize {
-    let mut at = 1;
-    while let Some(&byte) = text.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    text.len()
 }
 
 #[cfg(test)]

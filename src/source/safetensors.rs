@@ -13,7 +13,7 @@ use crate::limits;
 use crate::os::shortage;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Metadata, TensorInfo as Entry};
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -226,9 +226,7 @@ impl<'de> DeserializeSeed<'de> for HeaderVisitor {
 impl<'de> Visitor<'de> for HeaderVisitor {
     type Value = RawHeader;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object with one entry for each tensor")
-    }
+    crate::json::expects!("a JSON object with one entry for each tensor");
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
         let mut tensors: Vec<(String, Entry)> = Vec::new();
@@ -266,20 +264,12 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 /// The free-form strings of `__metadata__`: all are checked, few are kept.
 struct Strings(BTreeMap<String, String>);
 
-impl<'de> Deserialize<'de> for Strings {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_map(StringsVisitor)
-    }
-}
-
-struct StringsVisitor;
+crate::json::visited!(Strings, StringsVisitor);
 
 impl<'de> Visitor<'de> for StringsVisitor {
     type Value = Strings;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of strings")
-    }
+    crate::json::expects!("an object of strings");
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Strings, A::Error> {
         let (mut kept, mut bytes) = (BTreeMap::new(), 0);

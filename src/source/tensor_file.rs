@@ -87,7 +87,7 @@ impl TensorFile {
         tensors: &[(TensorInfo, &[u8])],
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<()> {
-        let header = header(metadata, tensors)?;
+        let header = TensorFile::header(metadata, tensors)?;
         let shown = path.to_string_lossy();
         let failed = |e: std::io::Error| Error::io(format!("cannot write {shown}"), shown.as_ref(), &e);
         if let Some(folder) = path.parent() {
@@ -104,28 +104,35 @@ impl TensorFile {
             Ok(())
         })
     }
-}
 
-/// The header with its length in front.
-fn header(metadata: &[(&str, &str)], tensors: &[(TensorInfo, &[u8])]) -> Result<Vec<u8>> {
-    let text = |text: &str| serde_json::Value::from(text).to_string();
-    let strings: Vec<String> = metadata.iter().map(|(key, value)| format!("{}:{}", text(key), text(value))).collect();
-    let mut json = format!("{{\"__metadata__\":{{{}}}", strings.join(","));
-    let mut begin = 0;
-    for (info, bytes) in tensors {
-        let bits = info.shape.iter().try_fold(info.dtype.bits(), |bits, &dim| bits.checked_mul(dim));
-        if bits != bytes.len().checked_mul(8) {
-            let name = files::quoted(&info.name);
-            return Err(Error::internal(format!("tensor {name} of shape {:?} has {} bytes", info.shape, bytes.len())));
+    /// The header with its length in front.
+    pub fn header(metadata: &[(&str, &str)], tensors: &[(TensorInfo, &[u8])]) -> Result<Vec<u8>> {
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        let strings: Vec<String> =
+            metadata.iter().map(|(key, value)| format!("{}:{}", text(key), text(value))).collect();
+        let mut json = format!("{{\"__metadata__\":{{{}}}", strings.join(","));
+        let mut begin = 0;
+        for (info, bytes) in tensors {
+            let bits = info.shape.iter().try_fold(info.dtype.bits(), |bits, &dim| bits.checked_mul(dim));
+            if bits != bytes.len().checked_mul(8) {
+                let name = files::quoted(&info.name);
+                return Err(Error::internal(format!(
+                    "tensor {name} of shape {:?} has {} bytes",
+                    info.shape,
+                    bytes.len()
+                )));
+            }
+            let (name, dtype, end) = (text(&info.name), info.dtype.safetensors_name(), begin + bytes.len());
+            json += &format!(
+                ",{name}:{{\"dtype\":\"{dtype}\",\"shape\":{:?},\"data_offsets\":[{begin},{end}]}}",
+                info.shape
+            );
+            begin = end;
         }
-        let (name, dtype, end) = (text(&info.name), info.dtype.safetensors_name(), begin + bytes.len());
-        json +=
-            &format!(",{name}:{{\"dtype\":\"{dtype}\",\"shape\":{:?},\"data_offsets\":[{begin},{end}]}}", info.shape);
-        begin = end;
+        json.push('}');
+        let prefix = PREFIX_BYTES as usize;
+        let padded = (prefix + json.len()).next_multiple_of(ALIGNMENT) - prefix;
+        json.extend(std::iter::repeat_n(' ', padded - json.len()));
+        Ok([&(padded as u64).to_le_bytes(), json.as_bytes()].concat())
     }
-    json.push('}');
-    let prefix = PREFIX_BYTES as usize;
-    let padded = (prefix + json.len()).next_multiple_of(ALIGNMENT) - prefix;
-    json.extend(std::iter::repeat_n(' ', padded - json.len()));
-    Ok([&(padded as u64).to_le_bytes(), json.as_bytes()].concat())
 }

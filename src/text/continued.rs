@@ -20,12 +20,12 @@ use std::hash::{BuildHasher, RandomState};
 /// [`Status::Argument`]: there is no message, or no text in it. [`Status::Template`]: the template leaves out the end of the
 /// content or a part of it. [`Status::Memory`]. Those of `render`.
 pub fn render(mut messages: Vec<Value>, render: impl FnOnce(&[Value]) -> Result<MarkedText>) -> Result<MarkedText> {
-    let end = messages.last().and_then(OpenEnd::of);
-    let last = end.zip(messages.last_mut()).and_then(|(end, message)| end.text_mut(message));
-    let last = last.ok_or_else(|| {
-        Error::argument("the last message has no text that could be continued; give it a content, \"\" at least")
-            .about("messages")
-    })?;
+    let end = messages.last().and_then(open_end);
+    let last = end.zip(messages.last_mut()).and_then(|(end, message)| message.pointer_mut(&end));
+    let Some(Value::String(last)) = last else {
+        let message = "the last message has no text that could be continued; give it a content, \"\" at least";
+        return Err(Error::argument(message).about("messages"));
+    };
     let content = last.len();
     let mark = mark();
     let bytes = content.saturating_add(mark.len() + 1);
@@ -34,57 +34,35 @@ pub fn render(mut messages: Vec<Value>, render: impl FnOnce(&[Value]) -> Result<
     last.push_str(&mark);
     last.push(' ');
     let text = render(&messages)?;
-    let last = messages.last().and_then(|message| OpenEnd::of(message)?.text(message));
+    let last = messages.last().and_then(open_text);
     cut(text, last.and_then(|text| text.get(..content)).unwrap_or_default(), &mark)
 }
 
 /// Whether the message that is continued has begun: its text is more than spaces.
 pub fn has_text(message: &Value) -> bool {
-    OpenEnd::of(message).and_then(|end| end.text(message)).is_some_and(|text| !text.chars().all(is_space))
+    open_text(message).is_some_and(|text| !text.chars().all(is_space))
 }
 
-/// Where in a message the text stands that an answer would go on from.
-#[derive(Clone, Copy)]
-struct OpenEnd {
-    /// The message's field.
-    field: &'static str,
-    /// The part of a content in parts, if it is one.
-    part: Option<usize>,
+/// Where a message can be continued: at the end of its content, of the last part of that which is text, or of its reasoning,
+/// as a JSON pointer to the text.
+fn open_end(message: &Value) -> Option<String> {
+    let fields = message.as_object()?;
+    let names = std::iter::once("content").chain(REASONING);
+    let field = names.into_iter().find(|name| fields.get(*name).is_some_and(|value| !value.is_null()))?;
+    match fields.get(field)? {
+        Value::String(_) => Some(format!("/{field}")),
+        Value::Array(parts) => {
+            let is_text = |part: &Value| part.is_string() || part.get("text").is_some_and(Value::is_string);
+            let last = parts.iter().rposition(is_text)?;
+            Some(format!("/{field}/{last}{}", if parts.get(last)?.is_object() { "/text" } else { "" }))
+        }
+        _ => None,
+    }
 }
 
-impl OpenEnd {
-    fn of(message: &Value) -> Option<OpenEnd> {
-        let fields = message.as_object()?;
-        let names = std::iter::once("content").chain(REASONING);
-        let field = names.into_iter().find(|name| fields.get(*name).is_some_and(|value| !value.is_null()))?;
-        match fields.get(field)? {
-            Value::String(_) => Some(OpenEnd { field, part: None }),
-            Value::Array(parts) => {
-                let is_text = |part: &Value| part.is_string() || part.get("text").is_some_and(Value::is_string);
-                Some(OpenEnd { field, part: Some(parts.iter().rposition(is_text)?) })
-            }
-            _ => None,
-        }
-    }
-
-    fn text(self, message: &Value) -> Option<&str> {
-        let content = message.get(self.field)?;
-        let Some(part) = self.part else { return content.as_str() };
-        let part = content.get(part)?;
-        part.as_str().or_else(|| part.get("text")?.as_str())
-    }
-
-    fn text_mut(self, message: &mut Value) -> Option<&mut String> {
-        let content = message.get_mut(self.field)?;
-        let content = match self.part {
-            Some(part) => content.get_mut(part)?,
-            None => content,
-        };
-        match if content.is_object() { content.get_mut("text")? } else { content } {
-            Value::String(text) => Some(text),
-            _ => None,
-        }
-    }
+/// The text at the open end.
+fn open_text(message: &Value) -> Option<&str> {
+    message.pointer(&open_end(message)?)?.as_str()
 }
 
 /// A word that no text contains.

@@ -4,6 +4,7 @@
 //! refuses `1e400`, `NaN` and `Infinity`. [`keep`] rewrites such numbers before the text is parsed, into the object by which
 //! serde_json itself passes numbers of any length; [`number`] recognises it. Chat templates print whole numbers digit by digit.
 
+use crate::json::string_end;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -94,18 +95,6 @@ pub fn parse(json: &str) -> serde_json::Result<Value> {
     serde_json::from_str(&keep(json))
 }
 
-/// The index after the quote that ends the string whose first character is at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    bytes.len()
-}
-
 fn number_end(bytes: &[u8], at: usize) -> usize {
     let inside = |b: &u8| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
     bytes.iter().skip(at).position(|b| !inside(b)).map_or(bytes.len(), |n| at + n)
@@ -120,11 +109,8 @@ fn is_long_integer(token: &str) -> bool {
 
 /// The value of one of [`WORDS`], or of a number in JSON's grammar that is larger than every float.
 fn beyond_floats(token: &str) -> Option<f64> {
-    match token {
-        "NaN" => return Some(f64::NAN),
-        "Infinity" => return Some(f64::INFINITY),
-        "-Infinity" => return Some(f64::NEG_INFINITY),
-        _ => {}
+    if WORDS.contains(&token) {
+        return token.parse().ok();
     }
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     // Without an exponent or a fraction it is a whole number.

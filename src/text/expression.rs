@@ -32,9 +32,9 @@ const TRAILING_SPACES: &str = r"\s+(?!\S)|\s+";
 
 /// What a search tells.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum SearchEvent {
+pub(crate) enum SearchEvent<T = Range<usize>> {
     /// A match; they come in order.
-    Match(Range<usize>),
+    Match(T),
     /// So many bytes were read, some of them not for the first time, or as many backtracks made.
     Read(usize),
 }
@@ -307,44 +307,42 @@ fn without_backtracks(expr: &Expr) -> Option<String> {
     Some(plain)
 }
 
+/// Whether `is` says so of the expression, or of one inside it; where it says nothing, what is inside decides.
+pub(super) fn some(expr: &Expr, is: &dyn Fn(&Expr) -> Option<bool>) -> bool {
+    is(expr).unwrap_or_else(|| match expr {
+        Expr::Concat(parts) | Expr::Alt(parts) => parts.iter().any(|part| some(part, is)),
+        Expr::Group(inner) | Expr::AtomicGroup(inner) | Expr::LookAround(inner, _) => some(inner, is),
+        Expr::Repeat { child, .. } => some(child, is),
+        Expr::Conditional { condition, true_branch, false_branch } => {
+            [condition, true_branch, false_branch].into_iter().any(|branch| some(branch, is))
+        }
+        _ => false,
+    })
+}
+
 /// Whether an expression is more than a finite automaton can do.
 fn backtracks(expr: &Expr) -> bool {
-    match expr {
-        Expr::Empty | Expr::Any { .. } | Expr::Literal { .. } | Expr::Delegate { .. } => false,
-        Expr::Assertion(a) => !matches!(
-            a,
-            Assertion::StartText | Assertion::EndText | Assertion::StartLine { .. } | Assertion::EndLine { .. }
-        ),
-        Expr::Concat(parts) | Expr::Alt(parts) => parts.iter().any(backtracks),
-        Expr::Group(inner) => backtracks(inner),
-        Expr::Repeat { child, .. } => backtracks(child),
-        _ => true,
-    }
+    use Assertion::{EndLine, EndText, StartLine, StartText};
+    some(expr, &|expr| match expr {
+        Expr::Empty | Expr::Any { .. } | Expr::Literal { .. } | Expr::Delegate { .. } => Some(false),
+        Expr::Assertion(a) => Some(!matches!(a, StartText | EndText | StartLine { .. } | EndLine { .. })),
+        Expr::Concat(_) | Expr::Alt(_) | Expr::Group(_) | Expr::Repeat { .. } => None,
+        _ => Some(true),
+    })
 }
 
 /// Whether an expression without backtracking looks at what is around a match.
 fn asserts(expr: &Expr) -> bool {
-    match expr {
-        Expr::Assertion(_) => true,
-        Expr::Concat(parts) | Expr::Alt(parts) => parts.iter().any(asserts),
-        Expr::Group(inner) => asserts(inner),
-        Expr::Repeat { child, .. } => asserts(child),
-        _ => false,
-    }
+    some(expr, &|expr| match expr {
+        Expr::Assertion(_) => Some(true),
+        Expr::Concat(_) | Expr::Alt(_) | Expr::Group(_) | Expr::Repeat { .. } => None,
+        _ => Some(false),
+    })
 }
 
 /// Whether an expression has `\G`.
 fn continues(expr: &Expr) -> bool {
-    match expr {
-        Expr::ContinueFromPreviousMatchEnd => true,
-        Expr::Concat(parts) | Expr::Alt(parts) => parts.iter().any(continues),
-        Expr::Group(inner) | Expr::AtomicGroup(inner) | Expr::LookAround(inner, _) => continues(inner),
-        Expr::Repeat { child, .. } => continues(child),
-        Expr::Conditional { condition, true_branch, false_branch } => {
-            [condition, true_branch, false_branch].into_iter().any(|branch| continues(branch))
-        }
-        _ => false,
-    }
+    some(expr, &|expr| matches!(expr, Expr::ContinueFromPreviousMatchEnd).then_some(true))
 }
 
 #[cfg(test)]

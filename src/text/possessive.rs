@@ -5,6 +5,7 @@
 //! when the rest of the alternative may be empty (the longest run is tried first, and the rest always succeeds), and when
 //! the next character must be one that the repetition does not take.
 
+use super::expression::some;
 use fancy_regex::Expr;
 use regex_syntax::hir::{Class, HirKind};
 
@@ -68,14 +69,7 @@ fn unwrapped_part(part: &Expr, rest: &[Expr]) -> Option<Expr> {
 }
 
 fn has_no_atomic(expr: &Expr) -> bool {
-    match expr {
-        Expr::AtomicGroup(_) => false,
-        Expr::Concat(parts) | Expr::Alt(parts) => parts.iter().all(has_no_atomic),
-        Expr::Group(inner) | Expr::LookAround(inner, _) => has_no_atomic(inner),
-        Expr::Repeat { child, .. } => has_no_atomic(child),
-        Expr::Conditional { .. } => false,
-        _ => true,
-    }
+    !some(expr, &|expr| matches!(expr, Expr::AtomicGroup(_) | Expr::Conditional { .. }).then_some(true))
 }
 
 fn may_be_empty(expr: &Expr) -> bool {

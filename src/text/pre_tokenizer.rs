@@ -30,12 +30,8 @@ const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}
 /// The words of `Whitespace`; the rest of the text is dropped.
 const WHITESPACE_WORDS: &str = r"\w+|[^\w\s]+";
 
-/// What is told of a text.
-pub(crate) enum Told<'a> {
-    Word(&'a str),
-    /// Expressions have read so much, as [`SearchEvent::Read`].
-    Read(usize),
-}
+/// A word, or what expressions have read to find words.
+pub(crate) type Told<'a> = SearchEvent<&'a str>;
 
 /// Takes what is told.
 type Visit<'a> = dyn FnMut(Told) -> Result<()> + 'a;
@@ -184,7 +180,7 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
     if text.is_empty() {
         return Ok(());
     }
-    let Some((step, rest)) = steps.split_first() else { return visit(Told::Word(text)) };
+    let Some((step, rest)) = steps.split_first() else { return visit(Told::Match(text)) };
     let mut go_on = |part: SearchEvent| match part {
         SearchEvent::Match(range) => walk(rest, &text[range.clone()], from_start && range.start == 0, visit),
         SearchEvent::Read(read) => visit(Told::Read(read)),
@@ -193,7 +189,7 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
         WordStep::Split { pattern, behavior, invert } => {
             let mut cuts = Cuts::new(*behavior, &mut go_on);
             cover(text, pattern, &mut |part| match part {
-                Covered::Part(range, is_match) => cuts.add(range, is_match != *invert),
+                Covered::Match((range, is_match)) => cuts.add(range, is_match != *invert),
                 Covered::Read(read) => (cuts.emit)(SearchEvent::Read(read)),
             })?;
             cuts.finish()
@@ -224,7 +220,7 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
         }
         WordStep::ByteLevel { add_prefix_space, pattern } => {
             byte_level(text, *add_prefix_space, pattern.as_ref(), &mut |told| match told {
-                Told::Word(word) => walk(rest, word, false, visit),
+                Told::Match(word) => walk(rest, word, false, visit),
                 read => visit(read),
             })
         }
@@ -235,13 +231,8 @@ fn walk(steps: &[WordStep], text: &str, from_start: bool, visit: &mut Visit) -> 
     }
 }
 
-/// A part of a text, as an expression cuts it.
-enum Covered {
-    /// A match or not.
-    Part(Range<usize>, bool),
-    /// As [`SearchEvent::Read`].
-    Read(usize),
-}
+/// A part of a text and whether it is a match, or what was read to find it.
+type Covered = SearchEvent<(Range<usize>, bool)>;
 
 /// Tells of all of a text, as matches and what is between them.
 fn cover(text: &str, pattern: &Expression, tell: &mut dyn FnMut(Covered) -> Result<()>) -> Result<()> {
@@ -252,12 +243,12 @@ fn cover(text: &str, pattern: &Expression, tell: &mut dyn FnMut(Covered) -> Resu
             SearchEvent::Read(read) => return tell(Covered::Read(read)),
         };
         if done < found.start {
-            tell(Covered::Part(done..found.start, false))?;
+            tell(Covered::Match((done..found.start, false)))?;
         }
         done = found.end;
-        tell(Covered::Part(found, true))
+        tell(Covered::Match((found, true)))
     })?;
-    if done < text.len() { tell(Covered::Part(done..text.len(), false)) } else { Ok(()) }
+    if done < text.len() { tell(Covered::Match((done..text.len(), false))) } else { Ok(()) }
 }
 
 /// What becomes of delimiters, one part of the text after another.
@@ -314,10 +305,10 @@ fn byte_level(text: &str, add_prefix_space: bool, pattern: Option<&Expression>, 
     };
     match pattern {
         Some(pattern) => cover(text, pattern, &mut |part| match part {
-            Covered::Part(word, _) => go_on(Told::Word(&alphabet::spelled(&text[word])?)),
+            Covered::Match((word, _)) => go_on(Told::Match(&alphabet::spelled(&text[word])?)),
             Covered::Read(read) => go_on(Told::Read(read)),
         }),
-        None => go_on(Told::Word(&alphabet::spelled(text)?)),
+        None => go_on(Told::Match(&alphabet::spelled(text)?)),
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -200,20 +200,12 @@ const FIELDS: [&str; 9] = [
     "max_input_chars_per_word",
 ];
 
-impl<'de> Deserialize<'de> for ModelFile {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_map(ModelVisitor)
-    }
-}
-
-struct ModelVisitor;
+crate::json::visited!(ModelFile, ModelVisitor);
 
 impl<'de> Visitor<'de> for ModelVisitor {
     type Value = ModelFile;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with `type`, `vocab` and so on")
-    }
+    crate::json::expects!("an object with `type`, `vocab` and so on");
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<ModelFile, A::Error> {
         let mut file = ModelFile::default();
@@ -232,20 +224,12 @@ impl<'de> Visitor<'de> for ModelVisitor {
     }
 }
 
-impl<'de> Deserialize<'de> for VocabFile {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_any(VocabVisitor)
-    }
-}
-
-struct VocabVisitor;
+crate::json::visited!(VocabFile, VocabVisitor);
 
 impl<'de> Visitor<'de> for VocabVisitor {
     type Value = VocabFile;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a vocabulary")
-    }
+    crate::json::expects!("a vocabulary");
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<VocabFile, A::Error> {
         Vocab::deserialize(MapAccessDeserializer::new(map)).map(VocabFile::Ids)
@@ -259,20 +243,12 @@ impl<'de> Visitor<'de> for VocabVisitor {
 /// Pairs of names; as "a b" in files before 2024, where a line may be a comment.
 struct Merges(Vec<(String, String)>);
 
-impl<'de> Deserialize<'de> for Merges {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_seq(MergesVisitor)
-    }
-}
-
-struct MergesVisitor;
+crate::json::visited!(Merges, MergesVisitor);
 
 impl<'de> Visitor<'de> for MergesVisitor {
     type Value = Merges;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of merges")
-    }
+    crate::json::expects!("a list of merges");
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Merges, A::Error> {
         let mut merges = Vec::new();
@@ -292,20 +268,12 @@ enum Merge {
     Line(String),
 }
 
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_any(MergeVisitor)
-    }
-}
-
-struct MergeVisitor;
+crate::json::visited!(Merge, MergeVisitor);
 
 impl<'de> Visitor<'de> for MergeVisitor {
     type Value = Merge;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a pair of names, or both in one string")
-    }
+    crate::json::expects!("a pair of names, or both in one string");
 
     fn visit_str<E: de::Error>(self, line: &str) -> std::result::Result<Merge, E> {
         Ok(Merge::Line(line.to_owned()))

@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use astrai::engine::{CpuTier, Device, EngineOptions, MessageFlags, RequestOptions, Type};
 use astrai::limits;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -33,13 +34,13 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=limits::THREADS_MAX as i64))]
     pub threads: Option<u32>,
     /// Precision of activations; f32 is the reference mode [default: bf16]
-    #[arg(long)]
-    pub compute: Option<Compute>,
+    #[arg(long, value_parser = one_of(&COMPUTE))]
+    pub compute: Option<Type>,
     #[arg(long, value_parser = device, value_name = "DEVICE", default_value = Device::Auto.name(), help = Device::SYNTAX)]
     pub device: (Device, i32),
     /// Instruction set of the CPU kernels [default: the fastest this processor has]
-    #[arg(long, value_name = "TIER")]
-    pub cpu_tier: Option<Tier>,
+    #[arg(long, value_name = "TIER", value_parser = one_of(&TIERS))]
+    pub cpu_tier: Option<CpuTier>,
     /// Quantize the weights while opening [default: as stored]
     #[arg(long, value_name = "FORMAT")]
     pub weights: Option<Weights>,
@@ -103,37 +104,25 @@ impl Weights {
 }
 
 /// Values of `--compute`.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Compute {
-    F32,
-    Bf16,
-}
+const COMPUTE: [(&str, Type); 2] = [("f32", Type::F32), ("bf16", Type::Bf16)];
 
 /// Values of `--cpu-tier`.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Tier {
-    Auto,
-    Reference,
-    Portable,
-    Neon,
-    Avx2,
-    Avx512,
-    Amx,
-}
+pub const TIERS: [(&str, CpuTier); 7] = [
+    ("auto", CpuTier::Auto),
+    ("reference", CpuTier::Reference),
+    ("portable", CpuTier::Portable),
+    ("neon", CpuTier::Neon),
+    ("avx2", CpuTier::Avx2),
+    ("avx512", CpuTier::Avx512),
+    ("amx", CpuTier::Amx),
+];
 
-impl Tier {
-    /// As the engine has it.
-    pub fn cpu_tier(self) -> CpuTier {
-        match self {
-            Tier::Auto => CpuTier::Auto,
-            Tier::Reference => CpuTier::Reference,
-            Tier::Portable => CpuTier::Portable,
-            Tier::Neon => CpuTier::Neon,
-            Tier::Avx2 => CpuTier::Avx2,
-            Tier::Avx512 => CpuTier::Avx512,
-            Tier::Amx => CpuTier::Amx,
-        }
-    }
+/// Takes one of these names for its value.
+pub fn one_of<T: Copy + Send + Sync>(values: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(values.iter().map(|(name, _)| *name)).try_map(|name| {
+        let known = values.iter().find(|(known, _)| *known == name);
+        known.map(|(_, value)| *value).ok_or("no such value")
+    })
 }
 
 impl ModelArgs {
@@ -143,12 +132,8 @@ impl ModelArgs {
             threads: self.threads.unwrap_or(0),
             device: self.device.0,
             device_index: self.device.1,
-            compute: match self.compute {
-                None => Type::Auto,
-                Some(Compute::F32) => Type::F32,
-                Some(Compute::Bf16) => Type::Bf16,
-            },
-            cpu_tier: self.cpu_tier.map_or_else(CpuTier::default, Tier::cpu_tier),
+            compute: self.compute.unwrap_or(Type::Auto),
+            cpu_tier: self.cpu_tier.unwrap_or_default(),
             weights: self.weights.map_or(Type::Auto, Weights::format),
             ..EngineOptions::default()
         }

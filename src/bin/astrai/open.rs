@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const PROGRESS_BYTES_MIN: u64 = 256 << 20;
 /// Redraws of the bar per second, at most.
 const PROGRESS_HZ: u8 = 10;
+const PROGRESS: &str = "loading {bar:32} {bytes}/{total_bytes} {binary_bytes_per_sec}";
 
 /// Opens the model folder. Warnings of the engine go to stderr; Ctrl-C aborts.
 pub fn open(dir: &Path, options: EngineOptions, interrupt: Option<&Interrupt>) -> Outcome<Engine> {
@@ -34,7 +35,7 @@ fn open_with(
     let mut bar: Option<ProgressBar> = None;
     options.progress = Some(Box::new(move |done, total| {
         if total >= PROGRESS_BYTES_MIN {
-            let bar = bar.get_or_insert_with(|| progress_bar(total));
+            let bar = bar.get_or_insert_with(|| progress_bar(total, PROGRESS_HZ, PROGRESS));
             bar.set_position(done);
             if done >= total {
                 bar.finish_and_clear();
@@ -60,9 +61,9 @@ fn open_with(
 }
 
 /// A bar on stderr; indicatif draws nothing when that is not a terminal.
-fn progress_bar(total: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(PROGRESS_HZ));
-    if let Ok(style) = ProgressStyle::with_template("loading {bar:32} {bytes}/{total_bytes} {binary_bytes_per_sec}") {
+pub fn progress_bar(total: u64, hz: u8, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(hz));
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar

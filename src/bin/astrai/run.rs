@@ -8,6 +8,7 @@ use crate::stream::{report, stream};
 use astrai::engine::{FinishReason, Prompt, PromptPart, Sink};
 use clap::Args;
 use serde_json::{Value, json};
+use std::cmp::Ordering;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -151,22 +152,16 @@ fn place<'a>(
         (None, [first, second, ..], true) => {
             let config = |word: &OsStr| Path::new(word).join("config.json").is_file();
             let first_is = (is_folder(first), config(first));
-            let second_is = (is_folder(second), config(second));
-            match first_is.cmp(&second_is) {
-                std::cmp::Ordering::Greater => Ok((first.into(), Some(second))),
-                std::cmp::Ordering::Less => Ok((second.into(), Some(first))),
-                // Who opens it says what it is.
-                std::cmp::Ordering::Equal if !first_is.0 && is_file(first) != is_file(second) => {
-                    if is_file(first) {
-                        Ok((first.into(), Some(second)))
-                    } else {
-                        Ok((second.into(), Some(first)))
-                    }
-                }
-                std::cmp::Ordering::Equal if !first_is.0 && names_repository(first) && !names_repository(second) => {
-                    Ok((first.into(), Some(second)))
-                }
-                std::cmp::Ordering::Equal => {
+            let mut order = first_is.cmp(&(is_folder(second), config(second)));
+            if !first_is.0 {
+                // Who opens the file says what it is; a repository name is no prompt.
+                let hub = names_repository(first) && !names_repository(second);
+                order = order.then(is_file(first).cmp(&is_file(second))).then(hub.cmp(&false));
+            }
+            match order {
+                Ordering::Greater => Ok((first.into(), Some(second))),
+                Ordering::Less => Ok((second.into(), Some(first))),
+                Ordering::Equal => {
                     let which = if first_is.0 { "both of" } else { "none of" };
                     let (first, second) = (shown(first), shown(second));
                     usage(format!("{which} {first} and {second} is a model folder; name it with --model"))

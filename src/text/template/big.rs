@@ -4,7 +4,7 @@ use super::meter::{Meter, R};
 use super::value::int;
 use crate::limits;
 use minijinja::Value;
-use minijinja::value::{Object, ObjectRepr};
+use minijinja::value::Object;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -17,9 +17,7 @@ pub(super) struct Big {
 }
 
 impl Object for Big {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn is_true(self: &Arc<Self>) -> bool {
         true

@@ -7,24 +7,15 @@ use super::{filters, ops, print};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, State, Value};
 
-/// Tests that compare two values.
-const COMPARISONS: [(&str, &str); 16] = [
-    ("==", "=="),
-    ("eq", "=="),
-    ("equalto", "=="),
-    ("!=", "!="),
-    ("ne", "!="),
-    (">", ">"),
-    ("gt", ">"),
-    ("greaterthan", ">"),
-    (">=", ">="),
-    ("ge", ">="),
-    ("<", "<"),
-    ("lt", "<"),
-    ("lessthan", "<"),
-    ("<=", "<="),
-    ("le", "<="),
-    ("in", "in"),
+/// Tests that compare two values: the operator and their names.
+const COMPARISONS: [(&str, &[&str]); 7] = [
+    ("==", &["==", "eq", "equalto"]),
+    ("!=", &["!=", "ne"]),
+    (">", &[">", "gt", "greaterthan"]),
+    (">=", &[">=", "ge"]),
+    ("<", &["<", "lt", "lessthan"]),
+    ("<=", &["<=", "le"]),
+    ("in", &["in"]),
 ];
 
 /// A test of one value.
@@ -68,7 +59,7 @@ fn callable(value: &Value) -> bool {
 
 /// Adds the tests.
 pub(super) fn install(env: &mut Environment<'_>) {
-    for (name, sign) in COMPARISONS {
+    for (sign, name) in COMPARISONS.iter().flat_map(|(sign, names)| names.iter().map(move |name| (*sign, *name))) {
         env.add_test(name, move |state: &mut State, args: Rest<Value>| match &args[..] {
             [a, b] => ops::compare(sign, a, b, &*Meter::of(state)?),
             _ => Err(fault(format!("the test '{name}' takes one argument"))),
@@ -120,5 +111,5 @@ pub(super) fn install(env: &mut Environment<'_>) {
 /// Names of all tests.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let others = ["divisibleby", "sameas", "upper", "lower", "filter", "test"];
-    COMPARISONS.iter().map(|(n, _)| *n).chain(KINDS.iter().map(|(n, _)| *n)).chain(others)
+    COMPARISONS.iter().flat_map(|(_, names)| names.iter().copied()).chain(KINDS.iter().map(|(n, _)| *n)).chain(others)
 }

@@ -16,21 +16,8 @@ pub(super) struct Fixed(pub(super) LocalTime);
 
 impl Object for Fixed {}
 
-const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
+const DAYS: &str = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday";
+const MONTHS: &str = "January February March April May June July August September October November December";
 
 /// `strftime_now(format)`.
 pub(super) fn strftime_now(state: &mut State, format: &Value) -> R<Value> {
@@ -75,10 +62,10 @@ fn one(c: char, plain: bool, t: &LocalTime, out: &mut String) {
         }
         out.push_str(&text);
     };
-    let name = |names: &[&'static str], index: u32| names.get(index as usize).copied().unwrap_or("?");
+    let name = |names: &'static str, index: u32| names.split(' ').nth(index as usize).unwrap_or("?");
     let short = |name: &'static str| name.get(..3).unwrap_or(name);
-    let day = name(&DAYS, t.weekday());
-    let month = name(&MONTHS, t.month.saturating_sub(1));
+    let day = name(DAYS, t.weekday());
+    let month = name(MONTHS, t.month.saturating_sub(1));
     let hour12 = if t.hour.is_multiple_of(12) { 12 } else { t.hour % 12 };
     match c {
         'Y' => number(t.year.unsigned_abs(), 4, '0', out),

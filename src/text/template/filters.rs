@@ -177,7 +177,7 @@ fn center(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     let [width] = arguments.bind("center", ["width"])?;
     let positional = vec![width.unwrap_or_else(|| Value::from(80))];
     let text = to_text(value, meter)?;
-    strings::call(value, text_in(&text), "center", Arguments { positional, named: Vec::new() }, meter)
+    strings::call(text_in(&text), "center", Arguments { positional, named: Vec::new() }, meter)
 }
 
 /// `len(value)`.
@@ -327,17 +327,7 @@ fn replace(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> 
 
 /// Words begin after whitespace, hyphens and opening brackets.
 fn title(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut start = true;
-    for c in text.chars() {
-        if start {
-            out.extend(c.to_uppercase())
-        } else {
-            out.extend(c.to_lowercase())
-        }
-        start = is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
-    }
-    out
+    strings::titled(text, |c| is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<'))
 }
 
 fn truncate(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -437,13 +427,10 @@ fn tojson(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
             Some(prefix.finish())
         }
     };
-    let mut style = JsonStyle {
-        ascii: truth(ascii),
-        item_separator: Value::from(if indent.is_some() { "," } else { ", " }),
-        key_separator: Value::from(": "),
-        indent,
-        sort_keys: truth(sort_keys),
-    };
+    let mut style = JsonStyle { ascii: truth(ascii), indent, sort_keys: truth(sort_keys), ..JsonStyle::default() };
+    if style.indent.is_some() {
+        style.item_separator = Value::from(",");
+    }
     if let Some(separators) = separators.filter(|v| !v.is_none()) {
         let [item, key] = <[Value; 2]>::try_from(meter.iterate(&separators)?)
             .map_err(|_| fault("tojson: separators are two texts"))?;

@@ -3,10 +3,10 @@
 use super::marks::{self, str_of};
 use super::meter::{Meter, R, fault};
 use super::value::{
-    Arguments, DictBuilder, Range, View, as_int, defined, holds_namespace, is_namespace, type_name, view,
+    Arguments, DictBuilder, Method, Range, View, as_int, defined, holds_namespace, is_namespace, type_name, view,
 };
 use super::{filters, methods, ops, print};
-use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueOrKwargs};
+use minijinja::value::{Kwargs, Object, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -36,9 +36,7 @@ const ARGUMENT_STEPS: usize = 4;
 struct Unset;
 
 impl Object for Unset {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 }
 
 /// A macro: the engine's, called by Python's rules for arguments.
@@ -57,9 +55,7 @@ pub(super) struct Macro {
 }
 
 impl Object for Macro {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         Some(match str_of(key)? {
@@ -123,9 +119,7 @@ impl Object for Macro {
 struct Caller(Value);
 
 impl Object for Caller {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         self.0.get_item(key).ok()
@@ -152,9 +146,7 @@ struct Named {
 }
 
 impl Object for Named {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 }
 
 /// A named argument as the engine takes it; [`named`] gives name and value back.
@@ -184,9 +176,7 @@ struct Cycler {
 }
 
 impl Object for Cycler {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         if str_of(key) == Some("current") { self.items.get(self.position.load(Relaxed)).cloned() } else { None }
@@ -215,9 +205,7 @@ struct Joiner {
 }
 
 impl Object for Joiner {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn call(self: &Arc<Self>, _: &mut State<'_, '_>, _: &[Value]) -> R<Value> {
         Ok(if self.used.swap(true, Relaxed) { self.separator.clone() } else { Value::from("") })
@@ -231,6 +219,9 @@ pub(super) fn inner(value: &Value) -> Vec<Value> {
     }
     if let Some(named) = value.downcast_object_ref::<Named>() {
         return vec![named.value.clone()];
+    }
+    if let Some(method) = value.downcast_object_ref::<Method>() {
+        return vec![method.object.clone()];
     }
     value.downcast_object_ref::<Joiner>().map(|j| vec![j.separator.clone()]).unwrap_or_default()
 }
@@ -361,13 +352,11 @@ fn lowered(env: &mut Environment<'_>) {
         let items = meter.iterate(&value)?;
         // One step for each time the engine will go through the body.
         meter.steps(items.len())?;
-        let items = items.into_iter().map(|item| match view(&item) {
+        meter.list_of(items.into_iter().map(|item| match view(&item) {
             // The engine does not unpack text.
             View::Str(_) | View::Lazy(_) if unpack => meter.list(meter.iterate(&item)?),
             _ => Ok(item),
-        });
-        let items = items.collect::<R<Vec<_>>>()?;
-        meter.list(items)
+        }))
     });
     env.add_function("__py_assigned", |name: &str, value: Value| -> R<Value> {
         if name.starts_with('_') {
@@ -406,11 +395,7 @@ fn lowered(env: &mut Environment<'_>) {
 /// A value whose texts compare as the engine compares them.
 fn plain(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     match view(value) {
-        View::List(items) | View::Tuple(items) => {
-            let tuple = matches!(view(value), View::Tuple(_));
-            let items = items.items.iter().map(|v| plain(v, meter)).collect::<R<Vec<_>>>()?;
-            meter.items(items, tuple)
-        }
+        View::List(items) | View::Tuple(items) => items.mapped(|v| plain(v, meter), meter),
         _ => Ok(marks::unmarked(value)),
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn lower(source: &str) -> Result<String, (u32, Error)> {
         macros: Vec::new(),
         optional: 0,
         depth: 0,
-        node: Node::Other,
+        is_call: false,
         meter: Meter::new(limits::TEMPLATE_FUEL, None),
     };
     match lowerer.block(&[], "") {
@@ -43,13 +43,11 @@ pub(super) fn lower(source: &str) -> Result<String, (u32, Error)> {
     }
 }
 
-/// Which special names the macro being lowered reads.
-#[derive(Default, Clone, Copy)]
-struct Special {
-    varargs: bool,
-    kwargs: bool,
-    caller: bool,
-}
+/// The special names a macro may read, and the letters that tell of them.
+const SPECIAL: [(&str, char); 3] = [("varargs", 'v'), ("kwargs", 'k'), ("caller", 'c')];
+
+/// Which of [`SPECIAL`] a macro reads.
+type Special = [bool; SPECIAL.len()];
 
 /// A macro's parameter and its default.
 type Parameter = (String, Option<String>);
@@ -64,16 +62,9 @@ struct Lowerer {
     /// Inside how many `if`s: there an unknown filter fails only when it is reached.
     optional: usize,
     depth: usize,
-    /// What the expression read last is.
-    node: Node,
+    /// The expression read last is a call.
+    is_call: bool,
     meter: Arc<Meter>,
-}
-
-/// What an expression is, as far as a statement asks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Node {
-    Call,
-    Other,
 }
 
 /// Text as a literal of the engine.
@@ -389,9 +380,7 @@ impl Lowerer {
     fn pop_macro(&mut self) -> Special {
         let special = self.macros.pop().unwrap_or_default();
         if let Some(outer) = self.macros.last_mut() {
-            outer.varargs |= special.varargs;
-            outer.kwargs |= special.kwargs;
-            outer.caller |= special.caller;
+            outer.iter_mut().zip(special).for_each(|(outer, used)| *outer |= used);
         }
         special
     }
@@ -412,9 +401,7 @@ impl Lowerer {
         let names: Vec<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
         let mut extra = names.join(", ");
         let mut flags = String::new();
-        for (used, flag, special) in
-            [(special.varargs, 'v', "varargs"), (special.kwargs, 'k', "kwargs"), (special.caller, 'c', "caller")]
-        {
+        for ((special, flag), used) in SPECIAL.into_iter().zip(special) {
             if used && !names.contains(&special) {
                 flags.push(flag);
                 if flag != 'c' {
@@ -443,7 +430,7 @@ impl Lowerer {
     fn call_statement(&mut self, line: u32) -> R<()> {
         let signature = if self.is_op("(") { format!("({})", self.signature()?.0) } else { String::new() };
         let callee = self.expression()?;
-        if self.node != Node::Call {
+        if !self.is_call {
             return Err(fault("expected call"));
         }
         self.enclosed(line, &format!("call{signature} {callee}"), "endcall", "call", "endcall")

@@ -13,7 +13,7 @@
 //! encoding that no text can forge, because what introduces a mark is doubled wherever it is itself text.
 
 use crate::text::MarkedText;
-use minijinja::value::{DynObject, Object, ObjectRepr};
+use minijinja::value::{DynObject, Object};
 use minijinja::{Output, Value};
 use std::cmp::Ordering;
 use std::fmt;
@@ -107,6 +107,11 @@ impl<'t> Text<'t> {
         Runs { rest: self, at: 0 }
     }
 
+    /// The characters, and whether each is content.
+    pub(super) fn chars(self) -> impl Iterator<Item = (char, bool)> {
+        self.runs().flat_map(|(run, content)| run.chars().map(move |c| (c, content)))
+    }
+
     /// Where its content is, counted from its own start.
     pub(super) fn content(self) -> Vec<Range<usize>> {
         let mut at = 0;
@@ -164,9 +169,7 @@ impl Marked {
 }
 
 impl Object for Marked {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn is_true(self: &Arc<Self>) -> bool {
         !self.text.is_empty()

@@ -14,7 +14,6 @@ use crate::text::exact;
 use minijinja::Value;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value as Json};
-use std::fmt;
 use std::sync::Arc;
 
 /// The names a message's reasoning goes by, the first being the one templates read most.
@@ -24,25 +23,12 @@ pub(super) const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 /// Types of parts that are text, and the key of the text.
 const TEXT_TYPES: [(&str, &str); 4] =
     [("text", "text"), ("input_text", "text"), ("output_text", "text"), ("refusal", "refusal")];
-/// Types and keys of parts that are not text, and what they hold.
-const MEDIA: [(&str, &str); 17] = [
-    ("image_url", "an image"),
-    ("input_image", "an image"),
-    ("image", "an image"),
-    ("image_base64", "an image"),
-    ("image_embeds", "an image"),
-    ("image_pil", "an image"),
-    ("video_url", "a video"),
-    ("input_video", "a video"),
-    ("video", "a video"),
-    ("video_embeds", "a video"),
-    ("audio_url", "audio"),
-    ("audio_embeds", "audio"),
-    ("input_audio", "audio"),
-    ("audio", "audio"),
-    ("input_file", "a file"),
-    ("file", "a file"),
-    ("document", "a file"),
+/// What parts that are not text hold, and the types and keys of these.
+const MEDIA: [(&str, &[&str]); 4] = [
+    ("an image", &["image_url", "input_image", "image", "image_base64", "image_embeds", "image_pil"]),
+    ("a video", &["video_url", "input_video", "video", "video_embeds"]),
+    ("audio", &["audio_url", "audio_embeds", "input_audio", "audio"]),
+    ("a file", &["input_file", "file", "document"]),
 ];
 
 /// How a template takes content.
@@ -109,9 +95,10 @@ fn are_parts(role: &str, parts: &[Json]) -> bool {
 
 fn medium(part: &Json) -> Option<(&'static str, &'static str)> {
     let part = part.as_object()?;
+    let mut media = MEDIA.iter().flat_map(|(what, names)| names.iter().map(move |name| (*name, *what)));
     match part.get("type").and_then(Json::as_str) {
-        Some(kind) => MEDIA.iter().find(|(name, _)| *name == kind).copied(),
-        None => MEDIA.iter().find(|(name, _)| part.contains_key(*name) && !part.contains_key("text")).copied(),
+        Some(kind) => media.find(|(name, _)| *name == kind),
+        None => media.find(|(name, _)| part.contains_key(*name) && !part.contains_key("text")),
     }
 }
 
@@ -139,9 +126,7 @@ impl Messages<'_> {
     /// The list of all messages.
     pub(super) fn list(&self, input: &TemplateInput) -> R<Value> {
         let special = |i: usize| input.special.get(i).copied().unwrap_or(false);
-        let messages = input.messages.iter().enumerate().map(|(i, m)| self.message(m, special(i)));
-        let messages = messages.collect::<R<Vec<_>>>()?;
-        self.meter.list(messages)
+        self.meter.list_of(input.messages.iter().enumerate().map(|(i, m)| self.message(m, special(i))))
     }
 
     /// A message, with its reasoning under every name templates look for, as transformers arranges it. `special`: names of
@@ -186,13 +171,11 @@ impl Messages<'_> {
             (Json::String(text), Form::Parts) if !self.exact => meter.list(vec![self.text_part(text, content)?]),
             (Json::Array(parts), _) => {
                 let rewritten = !self.exact && are_parts(role, parts);
-                let parts = parts.iter().map(|part| match part_text(part).filter(|_| rewritten) {
+                meter.list_of(parts.iter().map(|part| match part_text(part).filter(|_| rewritten) {
                     // Templates look at the type, and most know this one alone.
                     Some(text) if part.get("type").is_none_or(|kind| kind != "text") => self.text_part(text, content),
                     _ => self.part(part, content),
-                });
-                let parts = parts.collect::<R<Vec<_>>>()?;
-                meter.list(parts)
+                }))
             }
             _ => meter.json(value, content),
         }
@@ -223,8 +206,7 @@ impl Messages<'_> {
 
     fn calls(&self, calls: &Json, content: bool, arguments: bool) -> R<Value> {
         let Json::Array(items) = calls else { return self.meter.json(calls, content) };
-        let items = items.iter().map(|item| self.call(item, content, arguments)).collect::<R<Vec<_>>>()?;
-        self.meter.list(items)
+        self.meter.list_of(items.iter().map(|item| self.call(item, content, arguments)))
     }
 
     /// A call, or the function in it.
@@ -250,15 +232,8 @@ impl Messages<'_> {
     /// Arguments given as an object: the JSON text, laid out as Python and most clients do.
     fn argument_text(&self, object: &Json, content: bool) -> R<Value> {
         let meter = self.meter;
-        let style = JsonStyle {
-            ascii: false,
-            indent: None,
-            item_separator: Value::from(", "),
-            key_separator: Value::from(": "),
-            sort_keys: false,
-        };
         let mut sink = Sink::new(meter);
-        print::json(&meter.json(object, false)?, &style, 0, meter, &mut sink)?;
+        print::json(&meter.json(object, false)?, &JsonStyle::default(), 0, meter, &mut sink)?;
         meter.text(Text::whole(sink.text().str(), content))
     }
 
@@ -323,29 +298,9 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
 impl<'de> Visitor<'de> for Reader<'_> {
     type Value = Value;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
+    crate::json::expects!("JSON");
 
-    fn visit_unit<E: serde::de::Error>(self) -> std::result::Result<Value, E> {
-        Ok(Value::from(()))
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, b: bool) -> std::result::Result<Value, E> {
-        Ok(Value::from(b))
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, i: i64) -> std::result::Result<Value, E> {
-        Ok(Value::from(i))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, u: u64) -> std::result::Result<Value, E> {
-        Ok(Value::from(u))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, f: f64) -> std::result::Result<Value, E> {
-        Ok(Value::from(f))
-    }
+    crate::json::scalars! {}
 
     fn visit_str<E: serde::de::Error>(mut self, s: &str) -> std::result::Result<Value, E> {
         let text = self.meter.text(Text::whole(s, self.content));

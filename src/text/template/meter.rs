@@ -6,6 +6,7 @@ use super::marks::{self, Text};
 use crate::limits;
 use minijinja::value::{Object, Value};
 use minijinja::{Error, ErrorKind, State};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -13,6 +14,16 @@ use std::time::{Duration, Instant};
 
 /// Result of anything a template does.
 pub(super) type R<T> = Result<T, Error>;
+
+/// The part of an object that says that it is no list and no map.
+macro_rules! plain_object {
+    () => {
+        fn repr(self: &std::sync::Arc<Self>) -> minijinja::value::ObjectRepr {
+            minijinja::value::ObjectRepr::Plain
+        }
+    };
+}
+pub(super) use plain_object;
 
 /// A failure of the language.
 #[cold]
@@ -312,20 +323,30 @@ impl Sink {
         if text.is_markup() {
             return self.push_text(text);
         }
+        self.push_replaced(text, |c| match c {
+            '&' => Some("&amp;".into()),
+            '<' => Some("&lt;".into()),
+            '>' => Some("&gt;".into()),
+            '\'' => Some("&#39;".into()),
+            '"' => Some("&#34;".into()),
+            _ => None,
+        })
+    }
+
+    /// Adds text with what `replacement` has for some of its characters.
+    pub(super) fn push_replaced(
+        &mut self,
+        text: Text,
+        replacement: impl Fn(char) -> Option<Cow<'static, str>>,
+    ) -> R<()> {
         for (run, content) in text.runs() {
             let mut plain = 0;
             for (at, c) in run.char_indices() {
-                let escape = match c {
-                    '&' => "&amp;",
-                    '<' => "&lt;",
-                    '>' => "&gt;",
-                    '\'' => "&#39;",
-                    '"' => "&#34;",
-                    _ => continue,
-                };
-                self.push_as(run.get(plain..at).unwrap_or_default(), content)?;
-                self.push_as(escape, content)?;
-                plain = at + c.len_utf8();
+                if let Some(replacement) = replacement(c) {
+                    self.push_as(run.get(plain..at).unwrap_or_default(), content)?;
+                    self.push_as(&replacement, content)?;
+                    plain = at + c.len_utf8();
+                }
             }
             self.push_as(run.get(plain..).unwrap_or_default(), content)?;
         }

@@ -19,15 +19,14 @@ const UNSAFE_LIST: [&str; 8] = ["append", "clear", "pop", "reverse", "insert", "
 
 /// Whether some type has a method of this name, so that `x.name` may not be the item of that name.
 pub(super) fn is_method_name(name: &str) -> bool {
-    [&DICT[..], &LIST, &TUPLE, &INT, &NUMBER, &FLOAT, &strings::METHODS, &UNSAFE_DICT, &UNSAFE_LIST]
-        .iter()
-        .any(|names| names.contains(&name))
+    let others = [&DICT[..], &LIST, &TUPLE, &INT, &NUMBER, &FLOAT, &UNSAFE_DICT, &UNSAFE_LIST];
+    strings::is_method(name) || others.iter().any(|names| names.contains(&name))
 }
 
 /// Whether values of this type have a method of this name.
 fn has(value: &Value, name: &str) -> bool {
     match view(value) {
-        View::Str(_) => strings::METHODS.contains(&name),
+        View::Str(_) => strings::is_method(name),
         View::Dict(_) => DICT.contains(&name),
         View::List(_) => LIST.contains(&name),
         View::Tuple(_) | View::Range(_) => TUPLE.contains(&name),
@@ -81,7 +80,7 @@ pub(super) fn try_call(value: &Value, name: &str, args: &[Value], meter: &Arc<Me
 /// Calls a method.
 pub(super) fn call(value: &Value, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     match view(value) {
-        View::Str(s) => strings::call(value, s, name, arguments, meter),
+        View::Str(s) => strings::call(s, name, arguments, meter),
         View::Dict(_) => dict_method(value, name, arguments, meter),
         View::List(_) | View::Tuple(_) | View::Range(_) if name != "copy" => {
             let [wanted] = arguments.bind(name, ["value"])?;
@@ -131,9 +130,7 @@ pub(super) fn pairs(dict: &Value, meter: &Arc<Meter>) -> R<Value> {
         defined(dict)?;
         return Err(fault(format!("Can only get item pairs from a mapping, not from '{}'", type_name(dict))));
     };
-    let pairs = d.entries.iter().map(|(k, v)| meter.tuple(vec![k.clone(), v.clone()]));
-    let pairs = pairs.collect::<R<Vec<_>>>()?;
-    meter.list(pairs)
+    meter.list_of(d.entries.iter().map(|(k, v)| meter.tuple(vec![k.clone(), v.clone()])))
 }
 
 /// `dict(...)`: from a mapping or pairs, and named arguments.

@@ -26,14 +26,14 @@ pub(super) fn arithmetic(operator: &str, left: &Value, right: &Value, meter: &Ar
             }
             return Ok(sink.finish_as(markup));
         }
-        ("+", View::List(a), View::List(b)) => return join(a, b, false, meter),
-        ("+", View::Tuple(a), View::Tuple(b)) => return join(a, b, true, meter),
+        ("+", View::List(a), View::List(b)) | ("+", View::Tuple(a), View::Tuple(b)) => {
+            meter.room((a.items.len() + b.items.len()) * size_of::<Value>())?;
+            return a.alike([&a.items[..], &b.items].concat(), meter);
+        }
         ("*", View::Str(s), View::Int(_) | View::Bool(_)) => return repeat_text(s, right, meter),
         ("*", View::Int(_) | View::Bool(_), View::Str(s)) => return repeat_text(s, left, meter),
-        ("*", View::List(l), View::Int(_) | View::Bool(_)) => return repeat_items(l, right, false, meter),
-        ("*", View::Int(_) | View::Bool(_), View::List(l)) => return repeat_items(l, left, false, meter),
-        ("*", View::Tuple(l), View::Int(_) | View::Bool(_)) => return repeat_items(l, right, true, meter),
-        ("*", View::Int(_) | View::Bool(_), View::Tuple(l)) => return repeat_items(l, left, true, meter),
+        ("*", View::List(l) | View::Tuple(l), View::Int(_) | View::Bool(_)) => return repeat_items(l, right, meter),
+        ("*", View::Int(_) | View::Bool(_), View::List(l) | View::Tuple(l)) => return repeat_items(l, left, meter),
         _ => {}
     }
     match (as_int(left), as_int(right), view(left), view(right)) {
@@ -60,22 +60,14 @@ fn repeat_text(text: Text, n: &Value, meter: &Arc<Meter>) -> R<Value> {
     Ok(sink.finish_as(text.is_markup()))
 }
 
-fn repeat_items(list: &Items, n: &Value, tuple: bool, meter: &Arc<Meter>) -> R<Value> {
+fn repeat_items(list: &Items, n: &Value, meter: &Arc<Meter>) -> R<Value> {
     let times = if list.items.is_empty() { 0 } else { repetitions(n) };
     meter.room(list.items.len().saturating_mul(times).saturating_mul(size_of::<Value>()))?;
     let mut items = Vec::new();
     for _ in 0..times {
         items.extend_from_slice(&list.items);
     }
-    meter.items(items, tuple)
-}
-
-fn join(a: &Items, b: &Items, tuple: bool, meter: &Arc<Meter>) -> R<Value> {
-    meter.room((a.items.len() + b.items.len()) * size_of::<Value>())?;
-    let mut items = Vec::with_capacity(a.items.len() + b.items.len());
-    items.extend_from_slice(&a.items);
-    items.extend_from_slice(&b.items);
-    meter.items(items, tuple)
+    list.alike(items, meter)
 }
 
 fn unsupported(operator: &str, left: &Value, right: &Value) -> Error {
@@ -174,6 +166,16 @@ pub(super) fn signed(value: &Value, minus: bool) -> R<Value> {
     }
 }
 
+/// Whether one of the items is what is looked for. The first error ends the search.
+pub(super) fn any<T>(items: impl IntoIterator<Item = T>, mut is: impl FnMut(T) -> R<bool>) -> R<bool> {
+    for item in items {
+        if is(item)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// `a == b`.
 pub(super) fn equal(a: &Value, b: &Value, meter: &Meter) -> R<bool> {
     meter.step()?;
@@ -186,33 +188,15 @@ pub(super) fn equal(a: &Value, b: &Value, meter: &Meter) -> R<bool> {
             a.str() == b.str()
         }
         (View::List(a), View::List(b)) | (View::Tuple(a), View::Tuple(b)) => {
-            if std::ptr::eq(a, b) {
-                return Ok(true);
-            }
-            if a.items.len() != b.items.len() {
-                return Ok(false);
-            }
-            for (x, y) in a.items.iter().zip(&b.items) {
-                if !equal(x, y, meter)? {
-                    return Ok(false);
-                }
-            }
-            true
+            let mut pairs = a.items.iter().zip(&b.items);
+            std::ptr::eq(a, b) || a.items.len() == b.items.len() && !any(&mut pairs, |(x, y)| Ok(!equal(x, y, meter)?))?
         }
         (View::Dict(a), View::Dict(b)) => {
-            if std::ptr::eq(a, b) {
-                return Ok(true);
-            }
-            if a.entries.len() != b.entries.len() {
-                return Ok(false);
-            }
-            for (key, x) in &a.entries {
-                match b.get(key, meter)? {
-                    Some(y) if equal(x, &y, meter)? => {}
-                    _ => return Ok(false),
-                }
-            }
-            true
+            let differs = |(key, x): &(Value, Value)| match b.get(key, meter)? {
+                Some(y) => Ok(!equal(x, &y, meter)?),
+                None => Ok(true),
+            };
+            std::ptr::eq(a, b) || a.entries.len() == b.entries.len() && !any(&a.entries, differs)?
         }
         (View::Range(a), View::Range(b)) => {
             a.len == b.len && (a.len == 0 || a.start == b.start) && (a.len <= 1 || a.step == b.step)
@@ -318,14 +302,7 @@ pub(super) fn contains(container: &Value, item: &Value, meter: &Meter) -> R<bool
                 Err(fault(format!("'in <string>' requires string as left operand, not {name}")))
             }
         },
-        View::List(l) | View::Tuple(l) => {
-            for x in &l.items {
-                if equal(x, item, meter)? {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        }
+        View::List(l) | View::Tuple(l) => any(&l.items, |x| equal(x, item, meter)),
         View::Dict(d) => Ok(d.get(item, meter)?.is_some()),
         View::Lazy(l) => {
             while let [x] = l.take(1) {
@@ -420,8 +397,7 @@ pub(super) fn slice(value: &Value, limits: [&Value; 3], meter: &Arc<Meter>) -> R
         };
     }
     match view(value) {
-        View::List(l) => meter.list(sliced(&l.items, numbers, meter)?),
-        View::Tuple(l) => meter.tuple(sliced(&l.items, numbers, meter)?),
+        View::List(l) | View::Tuple(l) => l.alike(sliced(&l.items, numbers, meter)?, meter),
         View::Range(r) => {
             let (from, to, step) = bounds(r.len, numbers)?;
             // All of these are within the range's own bounds, or one step beyond.
@@ -435,8 +411,7 @@ pub(super) fn slice(value: &Value, limits: [&Value; 3], meter: &Arc<Meter>) -> R
                 return meter.text(s.part(text_slice(s.str(), numbers[0], numbers[1])));
             }
             meter.room(s.len() * 24)?;
-            let chars: Vec<(char, bool)> =
-                s.runs().flat_map(|(run, marked)| run.chars().map(move |c| (c, marked))).collect();
+            let chars: Vec<(char, bool)> = s.chars().collect();
             let mut sink = Sink::new(meter);
             for (c, content) in sliced(&chars, numbers, meter)? {
                 sink.push_char(c, content)?;

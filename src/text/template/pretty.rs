@@ -24,14 +24,9 @@ pub(super) fn pprint(value: &Value, arguments: Arguments, meter: &Arc<Meter>) ->
 /// The same value with the keys of its dicts in order.
 fn sorted_by_key(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     match view(value) {
-        View::List(list) | View::Tuple(list) => {
-            let tuple = matches!(view(value), View::Tuple(_));
-            let items = list.items.iter().map(|v| sorted_by_key(v, meter)).collect::<R<Vec<_>>>()?;
-            meter.items(items, tuple)
-        }
+        View::List(list) | View::Tuple(list) => list.mapped(|v| sorted_by_key(v, meter), meter),
         View::Dict(dict) => {
-            let keyed: Vec<_> = dict.entries.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-            let keyed = selection::sorted(keyed, false, meter).unwrap_or_else(|_| dict.entries.clone());
+            let keyed = selection::sorted(dict.entries.clone(), false, meter).unwrap_or_else(|_| dict.entries.clone());
             let mut sorted = DictBuilder::new(meter)?;
             for (k, v) in keyed {
                 sorted.insert(k, sorted_by_key(&v, meter)?, meter)?;

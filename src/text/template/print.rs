@@ -4,7 +4,6 @@ use super::marks::Text;
 use super::meter::{Meter, R, Sink, fault};
 use super::value::{View, type_name, view};
 use minijinja::Value;
-use std::fmt::Write;
 use std::sync::Arc;
 
 /// `str(value)`, as a template prints it.
@@ -94,31 +93,22 @@ fn quoted(text: Text, sink: &mut Sink) -> R<()> {
     }
     let quote = if text.str().contains('\'') && !text.str().contains('"') { '"' } else { '\'' };
     sink.push_char(quote, false)?;
-    for (run, content) in text.runs() {
-        let mut plain = 0;
-        for (at, c) in run.char_indices() {
-            let escape = match c {
-                '\\' => Some("\\\\".to_owned()),
-                '\n' => Some("\\n".to_owned()),
-                '\r' => Some("\\r".to_owned()),
-                '\t' => Some("\\t".to_owned()),
-                c if c == quote => Some(format!("\\{c}")),
-                ' '..='~' => None,
-                c if printable(c) => None,
-                c => Some(match u32::from(c) {
-                    code @ 0..=0xff => format!("\\x{code:02x}"),
-                    code @ 0x100..=0xffff => format!("\\u{code:04x}"),
-                    code => format!("\\U{code:08x}"),
-                }),
-            };
-            if let Some(escape) = escape {
-                sink.push_as(run.get(plain..at).unwrap_or_default(), content)?;
-                sink.push_as(&escape, content)?;
-                plain = at + c.len_utf8();
-            }
-        }
-        sink.push_as(run.get(plain..).unwrap_or_default(), content)?;
-    }
+    sink.push_replaced(text, |c| {
+        Some(match c {
+            '\\' => "\\\\".into(),
+            '\n' => "\\n".into(),
+            '\r' => "\\r".into(),
+            '\t' => "\\t".into(),
+            c if c == quote => format!("\\{c}").into(),
+            ' '..='~' => return None,
+            c if printable(c) => return None,
+            c => match u32::from(c) {
+                code @ 0..=0xff => format!("\\x{code:02x}").into(),
+                code @ 0x100..=0xffff => format!("\\u{code:04x}").into(),
+                code => format!("\\U{code:08x}").into(),
+            },
+        })
+    })?;
     sink.push_char(quote, false)
 }
 
@@ -156,6 +146,14 @@ pub(super) struct JsonStyle {
     pub(super) item_separator: Value,
     pub(super) key_separator: Value,
     pub(super) sort_keys: bool,
+}
+
+/// On one line.
+impl Default for JsonStyle {
+    fn default() -> JsonStyle {
+        let (item_separator, key_separator) = (Value::from(", "), Value::from(": "));
+        JsonStyle { ascii: false, indent: None, item_separator, key_separator, sort_keys: false }
+    }
 }
 
 /// The text of a value that is text; nothing for any other.
@@ -256,33 +254,19 @@ fn json_key(key: &Value, ascii: bool, sink: &mut Sink) -> R<()> {
 
 fn json_text(text: Text, ascii: bool, sink: &mut Sink) -> R<()> {
     sink.push("\"")?;
-    let mut escape = String::new();
-    for (run, content) in text.runs() {
-        let mut plain = 0;
-        for (at, c) in run.char_indices() {
-            escape.clear();
-            match c {
-                '"' => escape.push_str("\\\""),
-                '\\' => escape.push_str("\\\\"),
-                '\n' => escape.push_str("\\n"),
-                '\r' => escape.push_str("\\r"),
-                '\t' => escape.push_str("\\t"),
-                '\u{8}' => escape.push_str("\\b"),
-                '\u{c}' => escape.push_str("\\f"),
-                ' '..='~' => continue,
-                c if u32::from(c) >= 0x7f && !ascii => continue,
-                c => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        // Writing to a String does not fail.
-                        let _ = write!(escape, "\\u{unit:04x}");
-                    }
-                }
-            }
-            sink.push_as(run.get(plain..at).unwrap_or_default(), content)?;
-            sink.push_as(&escape, content)?;
-            plain = at + c.len_utf8();
-        }
-        sink.push_as(run.get(plain..).unwrap_or_default(), content)?;
-    }
+    sink.push_replaced(text, |c| {
+        Some(match c {
+            '"' => "\\\"".into(),
+            '\\' => "\\\\".into(),
+            '\n' => "\\n".into(),
+            '\r' => "\\r".into(),
+            '\t' => "\\t".into(),
+            '\u{8}' => "\\b".into(),
+            '\u{c}' => "\\f".into(),
+            ' '..='~' => return None,
+            c if u32::from(c) >= 0x7f && !ascii => return None,
+            c => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+        })
+    })?;
     sink.push("\"")
 }

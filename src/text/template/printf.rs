@@ -34,7 +34,7 @@ type Chars = std::iter::Peekable<std::vec::IntoIter<(char, bool)>>;
 /// The characters of a text, and whether each is content.
 fn characters(text: Text, meter: &Meter) -> R<Vec<(char, bool)>> {
     meter.room(text.len().saturating_mul(8))?;
-    Ok(text.runs().flat_map(|(run, content)| run.chars().map(move |c| (c, content))).collect())
+    Ok(text.chars().collect())
 }
 
 fn is_digit(c: &(char, bool)) -> bool {
@@ -155,11 +155,7 @@ fn percent_value(kind: char, value: &Value, mut spec: Spec, meter: &Arc<Meter>, 
     match kind {
         's' | 'r' | 'a' => {
             let mut text = Sink::new(meter);
-            if kind == 's' {
-                print::display(value, &mut text)?
-            } else {
-                print::repr(value, &mut text)?
-            };
+            shown(value, kind, &mut text)?;
             spec.zero = false;
             if !spec.markup {
                 return pad_text(text.text(), &spec, sink);
@@ -201,6 +197,11 @@ fn percent_value(kind: char, value: &Value, mut spec: Spec, meter: &Arc<Meter>, 
         }
         other => Err(fault(format!("unsupported format character '{other}'"))),
     }
+}
+
+/// `str(value)` for `s`, `repr(value)` otherwise.
+fn shown(value: &Value, kind: char, sink: &mut Sink) -> R<()> {
+    if kind == 's' { print::display(value, sink) } else { print::repr(value, sink) }
 }
 
 /// Text in its field.
@@ -404,11 +405,7 @@ impl Formatter<'_> {
         let mut value = self.value(name)?;
         if let Some(c) = conversion {
             let mut text = Sink::new(self.meter);
-            if c == 's' {
-                print::display(&value, &mut text)?
-            } else {
-                print::repr(&value, &mut text)?
-            };
+            shown(&value, c, &mut text)?;
             value = text.finish();
         }
         if let (true, View::Str(text)) = (self.markup, view(&value))

@@ -78,8 +78,7 @@ pub(super) fn sort(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R
     let mut keyed = Vec::new();
     for item in meter.iterate(value)? {
         let keys = paths.iter().map(|p| ignore_case(follow(&item, p, None, meter)?, case, meter));
-        let keys = keys.collect::<R<Vec<_>>>()?;
-        keyed.push((meter.list(keys)?, item));
+        keyed.push((meter.list_of(keys)?, item));
     }
     meter.list(sorted(keyed, truth(reverse), meter)?.into_iter().map(|(_, v)| v).collect())
 }

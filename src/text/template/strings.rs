@@ -9,61 +9,80 @@ use super::{digits, ops, printf};
 use minijinja::Value;
 use std::sync::Arc;
 
-/// Names of the methods.
-pub(super) const METHODS: [&str; 47] = [
-    "capitalize",
-    "casefold",
-    "center",
-    "count",
-    "encode",
-    "endswith",
-    "expandtabs",
-    "find",
-    "format",
-    "format_map",
-    "index",
-    "isalnum",
-    "isalpha",
-    "isascii",
-    "isdecimal",
-    "isdigit",
-    "isidentifier",
-    "islower",
-    "isnumeric",
-    "isprintable",
-    "isspace",
-    "istitle",
-    "isupper",
-    "join",
-    "ljust",
-    "lower",
-    "lstrip",
-    "maketrans",
-    "partition",
-    "removeprefix",
-    "removesuffix",
-    "replace",
-    "rfind",
-    "rindex",
-    "rjust",
-    "rpartition",
-    "rsplit",
-    "rstrip",
-    "split",
-    "splitlines",
-    "startswith",
-    "strip",
-    "swapcase",
-    "title",
-    "translate",
-    "upper",
-    "zfill",
+/// A method by the name it is called by, which some share.
+type Method = fn(Text, &str, Arguments, &Arc<Meter>) -> R<Value>;
+/// A method without arguments that asks something of a text.
+type Predicate = fn(&str) -> bool;
+/// A method without arguments that changes the letters of a text.
+type Mapping = fn(&str) -> String;
+
+const METHODS: [(&str, Method); 29] = [
+    ("center", justify),
+    ("count", search),
+    ("encode", unavailable),
+    ("endswith", affix),
+    ("expandtabs", expand_tabs),
+    ("find", search),
+    ("format", printf::format),
+    ("format_map", printf::format),
+    ("index", search),
+    ("join", join),
+    ("ljust", justify),
+    ("lstrip", strip_method),
+    ("maketrans", unavailable),
+    ("partition", partition),
+    ("removeprefix", remove_affix),
+    ("removesuffix", remove_affix),
+    ("replace", replace_method),
+    ("rfind", search),
+    ("rindex", search),
+    ("rjust", justify),
+    ("rpartition", partition),
+    ("rsplit", split_method),
+    ("rstrip", strip_method),
+    ("split", split_method),
+    ("splitlines", split_lines),
+    ("startswith", affix),
+    ("strip", strip_method),
+    ("translate", unavailable),
+    ("zfill", justify),
+];
+const PREDICATES: [(&str, Predicate); 12] = [
+    ("isalnum", |s| all(s, char::is_alphanumeric)),
+    ("isalpha", |s| all(s, char::is_alphabetic)),
+    ("isascii", str::is_ascii),
+    ("isdecimal", |s| all(s, digits::is_decimal)),
+    ("isdigit", |s| all(s, digits::is_digit)),
+    ("isidentifier", is_identifier),
+    ("islower", |s| s.chars().any(cased) && !s.chars().any(char::is_uppercase)),
+    ("isnumeric", |s| all(s, char::is_numeric)),
+    ("isprintable", |s| s.chars().all(|c| c == ' ' || super::print::printable(c))),
+    ("isspace", |s| all(s, is_space)),
+    ("istitle", |s| s.chars().any(cased) && title(s) == s),
+    ("isupper", |s| s.chars().any(cased) && !s.chars().any(char::is_lowercase)),
+];
+const MAPPINGS: [(&str, Mapping); 6] = [
+    ("capitalize", capitalize),
+    ("casefold", |s| s.to_lowercase().replace('ß', "ss")),
+    ("lower", str::to_lowercase),
+    ("swapcase", swap_case),
+    ("title", title),
+    ("upper", str::to_uppercase),
 ];
 
-/// Calls the method `name` of `value`, which is the text `s`. Methods of markup give markup, and escape what they put to it.
-pub(super) fn call(value: &Value, s: Text, name: &str, mut arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+fn find<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {
+    table.iter().find(|(known, _)| *known == name).map(|(_, entry)| *entry)
+}
+
+/// Whether texts have a method of this name.
+pub(super) fn is_method(name: &str) -> bool {
+    find(&METHODS, name).is_some() || find(&PREDICATES, name).is_some() || find(&MAPPINGS, name).is_some()
+}
+
+/// Calls the method `name` of the text `s`. Methods of markup give markup, and escape what they put to it.
+pub(super) fn call(s: Text, name: &str, mut arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     if !s.is_markup() {
-        return call_of_text(value, s, name, arguments, meter);
+        return call_of_text(s, name, arguments, meter);
     }
     let added = match name {
         "join" => arguments.positional.first_mut(),
@@ -74,16 +93,14 @@ pub(super) fn call(value: &Value, s: Text, name: &str, mut arguments: Arguments,
         *added = match name {
             "join" => {
                 let items = meter.iterate(added)?;
-                meter.list(items.iter().map(|item| escape(item, meter)).collect::<R<Vec<_>>>()?)?
+                meter.list_of(items.iter().map(|item| escape(item, meter)))?
             }
             _ => escape(added, meter)?,
         };
     }
-    let result = call_of_text(value, s, name, arguments, meter)?;
-    let tuple = matches!(view(&result), View::Tuple(_));
+    let result = call_of_text(s, name, arguments, meter)?;
     if let View::List(parts) | View::Tuple(parts) = view(&result) {
-        let parts = parts.items.iter().map(|part| meter.markup(part.clone(), true));
-        return meter.items(parts.collect::<R<Vec<_>>>()?, tuple);
+        return parts.mapped(|part| meter.markup(part.clone(), true), meter);
     }
     meter.markup(result, true)
 }
@@ -96,77 +113,22 @@ pub(super) fn escape(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     Ok(sink.finish_as(true))
 }
 
-fn call_of_text(value: &Value, s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+fn call_of_text(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     meter.work(s.len())?;
-    match name {
-        "format" | "format_map" => return printf::format(s, name, arguments, meter),
-        "strip" | "lstrip" | "rstrip" => {
-            let [chars] = arguments.bind(name, ["chars"])?;
-            let chars = chars.filter(|c| !c.is_none());
-            let chars = chars.as_ref().map(|c| text(c, name)).transpose()?;
-            let rest = strip(s.str(), chars.map(Text::str), name != "rstrip", name != "lstrip", meter)?;
-            return meter.text(s.part(rest));
-        }
-        "startswith" | "endswith" => return affix(s.str(), name, arguments, meter),
-        "split" | "rsplit" => {
-            let [separator, limit] = arguments.bind(name, ["sep", "maxsplit"])?;
-            let separator = separator.filter(|v| !v.is_none());
-            let separator = separator.as_ref().map(|v| text(v, name)).transpose()?;
-            let limit = optional_int(limit.as_ref())?.filter(|n| *n >= 0).map_or(usize::MAX, clamp);
-            meter.heavy(s.len())?;
-            let parts = split(s.str(), separator.map(Text::str), limit, name == "rsplit")?;
-            return texts(s, &parts, meter);
-        }
-        "splitlines" => {
-            let [keep] = arguments.bind(name, ["keepends"])?;
-            return texts(s, &lines(s.str(), keep.is_some_and(|k| k.is_true())), meter);
-        }
-        "join" => {
-            let [items] = arguments.bind(name, ["iterable"])?;
-            return join(s, &items.unwrap_or_default(), meter);
-        }
-        "replace" => {
-            let [old, new, count] = arguments.bind(name, ["old", "new", "count"])?;
-            let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
-            let count = optional_int(count.as_ref())?.filter(|n| *n >= 0).map_or(usize::MAX, clamp);
-            return replace(s, text(&old, name)?.str(), text(&new, name)?, count, meter);
-        }
-        "find" | "rfind" | "index" | "rindex" | "count" => return search(s.str(), name, arguments, meter),
-        "partition" | "rpartition" => {
-            let [separator] = arguments.bind(name, ["sep"])?;
-            return partition(s, text(&separator.unwrap_or_default(), name)?, name == "rpartition", meter);
-        }
-        "removeprefix" | "removesuffix" => {
-            let [affix] = arguments.bind(name, ["affix"])?;
-            let affix = affix.unwrap_or_default();
-            let affix = text(&affix, name)?.str();
-            let rest = if name == "removeprefix" { s.str().strip_prefix(affix) } else { s.str().strip_suffix(affix) };
-            return meter.text(s.part(rest.unwrap_or(s.str())));
-        }
-        "center" | "ljust" | "rjust" | "zfill" => return justify(s, name, arguments, meter),
-        "expandtabs" => {
-            let [size] = arguments.bind(name, ["tabsize"])?;
-            return expand_tabs(s, optional_int(size.as_ref())?.map_or(8, |n| clamp(n.max(0))), meter);
-        }
-        "encode" | "translate" | "maketrans" => {
-            return Err(fault(format!("str.{name} is not available in chat templates")));
-        }
-        _ => {}
+    if let Some(method) = find(&METHODS, name) {
+        return method(s, name, arguments, meter);
     }
     let [] = arguments.bind(name, [])?;
     meter.heavy(s.len())?;
-    if let Some(yes) = predicate(s.str(), name) {
-        return Ok(Value::from(yes));
+    match (find(&PREDICATES, name), find(&MAPPINGS, name)) {
+        (Some(predicate), _) => Ok(Value::from(predicate(s.str()))),
+        (None, Some(mapping)) => mapped(s, meter, mapping),
+        (None, None) => Ok(Value::UNDEFINED),
     }
-    match name {
-        "upper" => mapped(s, meter, str::to_uppercase),
-        "lower" => mapped(s, meter, str::to_lowercase),
-        "casefold" => mapped(s, meter, |s| s.to_lowercase().replace('ß', "ss")),
-        "capitalize" => mapped(s, meter, capitalize),
-        "title" => mapped(s, meter, title),
-        "swapcase" => mapped(s, meter, swap_case),
-        _ => Ok(value.clone()),
-    }
+}
+
+fn unavailable(_: Text, name: &str, _: Arguments, _: &Arc<Meter>) -> R<Value> {
+    Err(fault(format!("str.{name} is not available in chat templates")))
 }
 
 /// Text whose letters are changed. Where the parts that are content cannot be told in the result, all of it is.
@@ -212,8 +174,15 @@ fn clamp(n: i128) -> usize {
 /// Parts of a text, as a list.
 fn texts(of: Text, parts: &[&str], meter: &Arc<Meter>) -> R<Value> {
     meter.steps(parts.len().saturating_mul(2))?;
-    let items = parts.iter().map(|p| meter.text(of.part(p))).collect::<R<Vec<_>>>()?;
-    meter.list(items)
+    meter.list_of(parts.iter().map(|p| meter.text(of.part(p))))
+}
+
+fn strip_method(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [chars] = arguments.bind(name, ["chars"])?;
+    let chars = chars.filter(|c| !c.is_none());
+    let chars = chars.as_ref().map(|c| text(c, name)).transpose()?;
+    let rest = strip(s.str(), chars.map(Text::str), name != "rstrip", name != "lstrip", meter)?;
+    meter.text(s.part(rest))
 }
 
 /// `s.strip(chars)` at the chosen ends.
@@ -225,12 +194,8 @@ pub(super) fn strip<'s>(s: &'s str, chars: Option<&str>, start: bool, end: bool,
     Ok(if end { s.trim_end_matches(gone) } else { s })
 }
 
-fn strip_space(s: &str, start: bool, end: bool) -> &str {
-    let s = if start { s.trim_start_matches(is_space) } else { s };
-    if end { s.trim_end_matches(is_space) } else { s }
-}
-
-fn affix(s: &str, name: &str, arguments: Arguments, meter: &Meter) -> R<Value> {
+fn affix(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let s = s.str();
     let [wanted, start, end] = arguments.bind(name, ["prefix", "start", "end"])?;
     let wanted = wanted.ok_or_else(|| fault(format!("{name}() takes at least 1 argument (0 given)")))?;
     let (start, end) = (optional_int(start.as_ref())?, optional_int(end.as_ref())?);
@@ -238,7 +203,7 @@ fn affix(s: &str, name: &str, arguments: Arguments, meter: &Meter) -> R<Value> {
         meter.heavy(s.len())?;
     }
     let part = if start.is_none() && end.is_none() { s } else { ops::text_slice(s, start, end) };
-    let fits = |affix: &Value| {
+    let fits = |affix: &Value| -> R<bool> {
         meter.step()?;
         let affix = str_of(affix).ok_or_else(|| {
             let kind = type_name(affix);
@@ -246,15 +211,30 @@ fn affix(s: &str, name: &str, arguments: Arguments, meter: &Meter) -> R<Value> {
         })?;
         Ok(if name == "startswith" { part.starts_with(affix) } else { part.ends_with(affix) })
     };
-    if let View::Tuple(list) = view(&wanted) {
-        for affix in &list.items {
-            if fits(affix)? {
-                return Ok(Value::from(true));
-            }
-        }
-        return Ok(Value::from(false));
-    }
-    fits(&wanted).map(Value::from)
+    let several = if let View::Tuple(list) = view(&wanted) { &list.items } else { std::slice::from_ref(&wanted) };
+    ops::any(several, fits).map(Value::from)
+}
+
+fn remove_affix(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [affix] = arguments.bind(name, ["affix"])?;
+    let affix = affix.unwrap_or_default();
+    let affix = text(&affix, name)?.str();
+    let rest = if name == "removeprefix" { s.str().strip_prefix(affix) } else { s.str().strip_suffix(affix) };
+    meter.text(s.part(rest.unwrap_or(s.str())))
+}
+
+fn split_method(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [separator, limit] = arguments.bind(name, ["sep", "maxsplit"])?;
+    let separator = separator.filter(|v| !v.is_none());
+    let separator = separator.as_ref().map(|v| text(v, name)).transpose()?;
+    let limit = times(limit)?;
+    meter.heavy(s.len())?;
+    texts(s, &split(s.str(), separator.map(Text::str), limit, name == "rsplit")?, meter)
+}
+
+/// How often something is done: without limit where the argument is absent or negative.
+fn times(limit: Option<Value>) -> R<usize> {
+    Ok(optional_int(limit.as_ref())?.filter(|n| *n >= 0).map_or(usize::MAX, clamp))
 }
 
 /// `s.split(separator, limit)`, or from the right.
@@ -262,7 +242,8 @@ fn split<'s>(s: &'s str, separator: Option<&str>, limit: usize, right: bool) -> 
     let mut parts = Vec::new();
     let Some(separator) = separator else {
         // Only the side the splitting comes from is stripped: what is left over keeps its other end.
-        let trim = |text: &'s str| strip_space(text, !right, right);
+        let trim =
+            |text: &'s str| if right { text.trim_end_matches(is_space) } else { text.trim_start_matches(is_space) };
         let mut rest = trim(s);
         while !rest.is_empty() {
             let cut = if right { rest.rfind(is_space) } else { rest.find(is_space) };
@@ -299,14 +280,18 @@ pub(super) fn is_line_end(c: char) -> bool {
     matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
+fn split_lines(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [keep] = arguments.bind(name, ["keepends"])?;
+    texts(s, &lines(s.str(), keep.is_some_and(|k| k.is_true())), meter)
+}
+
 /// `s.splitlines()`.
 pub(super) fn lines(s: &str, keep: bool) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut start = 0;
     let mut chars = s.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
-        let ends = is_line_end(c);
-        if !ends {
+        if !is_line_end(c) {
             continue;
         }
         let mut next = at + c.len_utf8();
@@ -322,9 +307,10 @@ pub(super) fn lines(s: &str, keep: bool) -> Vec<&str> {
     lines
 }
 
-fn join(separator: Text, items: &Value, meter: &Arc<Meter>) -> R<Value> {
+fn join(separator: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [items] = arguments.bind(name, ["iterable"])?;
     let mut sink = Sink::new(meter);
-    for (i, item) in meter.iterate(items)?.iter().enumerate() {
+    for (i, item) in meter.iterate(&items.unwrap_or_default())?.iter().enumerate() {
         if i > 0 {
             sink.push_text(separator)?;
         }
@@ -332,6 +318,13 @@ fn join(separator: Text, items: &Value, meter: &Arc<Meter>) -> R<Value> {
         sink.push_text(marks::text(item).ok_or_else(wrong)?)?;
     }
     Ok(sink.finish())
+}
+
+fn replace_method(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [old, new, count] = arguments.bind(name, ["old", "new", "count"])?;
+    let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+    let count = times(count)?;
+    replace(s, text(&old, name)?.str(), text(&new, name)?, count, meter)
 }
 
 /// `s.replace(old, new, count)`.
@@ -348,7 +341,8 @@ pub(super) fn replace(s: Text, old: &str, new: Text, count: usize, meter: &Arc<M
     Ok(sink.finish())
 }
 
-fn search(s: &str, name: &str, arguments: Arguments, meter: &Meter) -> R<Value> {
+fn search(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let s = s.str();
     let [wanted, start, end] = arguments.bind(name, ["sub", "start", "end"])?;
     let wanted = wanted.unwrap_or_default();
     let wanted = text(&wanted, name)?.str();
@@ -375,7 +369,10 @@ fn chars_in(s: &str, bytes: usize) -> usize {
     s.get(..bytes).unwrap_or_default().chars().count()
 }
 
-fn partition(s: Text, separator: Text, right: bool, meter: &Arc<Meter>) -> R<Value> {
+fn partition(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [separator] = arguments.bind(name, ["sep"])?;
+    let separator = separator.unwrap_or_default();
+    let (separator, right) = (text(&separator, name)?, name == "rpartition");
     if separator.len() == 0 {
         return Err(fault("empty separator"));
     }
@@ -387,8 +384,7 @@ fn partition(s: Text, separator: Text, right: bool, meter: &Arc<Meter>) -> R<Val
         None if right => [empty, empty, s],
         None => [s, empty, empty],
     };
-    let parts = parts.iter().map(|p| meter.text(*p)).collect::<R<Vec<_>>>()?;
-    meter.tuple(parts)
+    meter.tuple(parts.iter().map(|p| meter.text(*p)).collect::<R<_>>()?)
 }
 
 fn justify(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -421,20 +417,20 @@ fn justify(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<V
     Ok(sink.finish())
 }
 
-fn expand_tabs(s: Text, size: usize, meter: &Arc<Meter>) -> R<Value> {
+fn expand_tabs(s: Text, name: &str, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
+    let [size] = arguments.bind(name, ["tabsize"])?;
+    let size = optional_int(size.as_ref())?.map_or(8, |n| clamp(n.max(0)));
     let mut sink = Sink::new(meter);
     let mut column = 0;
-    for (run, content) in s.runs() {
-        for c in run.chars() {
-            if c == '\t' {
-                let spaces = if size == 0 { 0 } else { size - column % size };
-                sink.repeat(Text::plain(" "), spaces)?;
-                column += spaces;
-                continue;
-            }
-            sink.push_char(c, content)?;
-            column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
+    for (c, content) in s.chars() {
+        if c == '\t' {
+            let spaces = if size == 0 { 0 } else { size - column % size };
+            sink.repeat(Text::plain(" "), spaces)?;
+            column += spaces;
+            continue;
         }
+        sink.push_char(c, content)?;
+        column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
     }
     Ok(sink.finish())
 }
@@ -443,27 +439,13 @@ fn cased(c: char) -> bool {
     c.is_lowercase() || c.is_uppercase()
 }
 
-fn predicate(s: &str, name: &str) -> Option<bool> {
-    let all = |f: fn(char) -> bool| !s.is_empty() && s.chars().all(f);
-    Some(match name {
-        "isspace" => all(is_space),
-        "isalpha" => all(char::is_alphabetic),
-        "isalnum" => all(char::is_alphanumeric),
-        "isdecimal" => all(digits::is_decimal),
-        "isdigit" => all(digits::is_digit),
-        "isnumeric" => all(char::is_numeric),
-        "isascii" => s.is_ascii(),
-        "isprintable" => s.chars().all(|c| c == ' ' || super::print::printable(c)),
-        "isidentifier" => {
-            let mut chars = s.chars();
-            chars.next().is_some_and(|c| c == '_' || c.is_alphabetic())
-                && chars.all(|c| c == '_' || c.is_alphanumeric())
-        }
-        "islower" => s.chars().any(cased) && !s.chars().any(char::is_uppercase),
-        "isupper" => s.chars().any(cased) && !s.chars().any(char::is_lowercase),
-        "istitle" => s.chars().any(cased) && title(s) == s,
-        _ => return None,
-    })
+fn all(s: &str, of: fn(char) -> bool) -> bool {
+    !s.is_empty() && s.chars().all(of)
+}
+
+fn is_identifier(s: &str) -> bool {
+    let mut chars = s.chars();
+    chars.next().is_some_and(|c| c == '_' || c.is_alphabetic()) && chars.all(|c| c == '_' || c.is_alphanumeric())
 }
 
 /// The first character upper, the rest lower.
@@ -476,15 +458,20 @@ pub(super) fn capitalize(s: &str) -> String {
 }
 
 fn title(s: &str) -> String {
+    titled(s, |c| !cased(c))
+}
+
+/// Text whose words begin with a capital, and go on in small letters: one word after each character that `ends` words.
+pub(super) fn titled(s: &str, ends: fn(char) -> bool) -> String {
     let mut out = String::with_capacity(s.len());
-    let mut inside = false;
+    let mut start = true;
     for c in s.chars() {
-        if inside {
-            out.extend(c.to_lowercase())
-        } else {
+        if start {
             out.extend(c.to_uppercase())
+        } else {
+            out.extend(c.to_lowercase())
         }
-        inside = cased(c);
+        start = ends(c);
     }
     out
 }

@@ -85,8 +85,7 @@ pub(super) enum ItemsKind {
 pub(super) struct Items {
     pub(super) items: Vec<Value>,
     kind: ItemsKind,
-    depth: usize,
-    namespace: bool,
+    nesting: Nesting,
     _held: Held,
 }
 
@@ -97,6 +96,19 @@ impl Items {
             ItemsKind::View(name) => Some(name),
             _ => None,
         }
+    }
+
+    /// A tuple if this is one; otherwise a list.
+    pub(super) fn alike(&self, items: Vec<Value>, meter: &Arc<Meter>) -> R<Value> {
+        match self.kind {
+            ItemsKind::Tuple | ItemsKind::Group => meter.tuple(items),
+            ItemsKind::List | ItemsKind::View(_) => meter.list(items),
+        }
+    }
+
+    /// The same of what `change` makes of each item.
+    pub(super) fn mapped(&self, change: impl FnMut(&Value) -> R<Value>, meter: &Arc<Meter>) -> R<Value> {
+        self.alike(self.items.iter().map(change).collect::<R<_>>()?, meter)
     }
 
     /// The item of a name.
@@ -131,8 +143,7 @@ impl Object for Items {
 pub(super) struct Dict {
     pub(super) entries: Vec<(Value, Value)>,
     index: HashMap<String, usize>,
-    depth: usize,
-    namespace: bool,
+    nesting: Nesting,
     held: Held,
 }
 
@@ -234,8 +245,7 @@ pub(super) struct Lazy {
     /// The function that made it, for its name.
     pub(super) origin: &'static str,
     taken: AtomicUsize,
-    depth: usize,
-    namespace: bool,
+    nesting: Nesting,
     _held: Held,
 }
 
@@ -250,9 +260,7 @@ impl Lazy {
 }
 
 impl Object for Lazy {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 }
 
 /// A method taken from its object without being called.
@@ -263,9 +271,7 @@ pub(super) struct Method {
 }
 
 impl Object for Method {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
+    super::meter::plain_object!();
 
     fn call(self: &Arc<Self>, state: &mut minijinja::State<'_, '_>, args: &[Value]) -> R<Value> {
         super::methods::call(&self.object, &self.name, Arguments::new(args)?, &Meter::of(state)?)
@@ -320,32 +326,52 @@ pub(super) fn is_namespace(value: &Value) -> bool {
         && value.downcast_object_ref::<super::functions::Macro>().is_none()
 }
 
-fn depth(value: &Value) -> usize {
-    match view(value) {
-        View::List(l) | View::Tuple(l) => l.depth,
-        View::Dict(d) => d.depth,
-        View::Lazy(l) => l.depth,
-        View::Other => match value.downcast_object_ref::<Method>() {
-            Some(m) => depth(&m.object) + 1,
-            None => super::functions::inner(value).iter().map(depth).max().map_or(0, |d| d + 1),
-        },
-        _ => 0,
+/// How deep a value nests, and whether a namespace is the value or inside it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Nesting {
+    depth: usize,
+    namespace: bool,
+}
+
+impl Nesting {
+    /// Of a container with nothing inside.
+    const EMPTY: Nesting = Nesting { depth: 1, namespace: false };
+
+    fn of(value: &Value) -> Nesting {
+        match view(value) {
+            View::List(l) | View::Tuple(l) => l.nesting,
+            View::Dict(d) => d.nesting,
+            View::Lazy(l) => l.nesting,
+            View::Other => {
+                let outer = Nesting { depth: 0, namespace: is_namespace(value) };
+                super::functions::inner(value).iter().fold(outer, Nesting::around)
+            }
+            _ => Nesting::default(),
+        }
+    }
+
+    /// With one more value inside.
+    fn around(self, value: &Value) -> Nesting {
+        let inner = Nesting::of(value);
+        Nesting { depth: self.depth.max(inner.depth + 1), namespace: self.namespace || inner.namespace }
+    }
+
+    /// Of a container of these values. Fails when it is too deep.
+    fn around_all(values: &[Value]) -> R<Nesting> {
+        values.iter().fold(Nesting::EMPTY, Nesting::around).checked()
+    }
+
+    fn checked(self) -> R<Nesting> {
+        if self.depth > VALUE_DEPTH_MAX {
+            return Err(fault(format!("a value nests deeper than {VALUE_DEPTH_MAX} lists and dicts")));
+        }
+        Ok(self)
     }
 }
 
 /// Whether a namespace is the value or inside it.
 pub(super) fn holds_namespace(value: &Value) -> bool {
-    match view(value) {
-        View::List(l) | View::Tuple(l) => l.namespace,
-        View::Dict(d) => d.namespace,
-        View::Lazy(l) => l.namespace,
-        View::Other => {
-            is_namespace(value)
-                || value.downcast_object_ref::<Method>().is_some_and(|m| holds_namespace(&m.object))
-                || super::functions::inner(value).iter().any(holds_namespace)
-        }
-        _ => false,
-    }
+    Nesting::of(value).namespace
 }
 
 /// Fails for lists and dicts, which Python cannot hash.
@@ -357,13 +383,6 @@ pub(super) fn hashable(key: &Value) -> R<()> {
     }
 }
 
-fn check_depth(depth: usize) -> R<()> {
-    if depth > VALUE_DEPTH_MAX {
-        return Err(fault(format!("a value nests deeper than {VALUE_DEPTH_MAX} lists and dicts")));
-    }
-    Ok(())
-}
-
 /// Builds a dict; later entries of a key replace earlier ones in place.
 pub(super) struct DictBuilder {
     dict: Dict,
@@ -372,15 +391,13 @@ pub(super) struct DictBuilder {
 impl DictBuilder {
     pub(super) fn new(meter: &Arc<Meter>) -> R<DictBuilder> {
         let held = meter.hold(size_of::<Dict>())?;
-        let dict = Dict { entries: Vec::new(), index: HashMap::new(), depth: 1, namespace: false, held };
+        let dict = Dict { entries: Vec::new(), index: HashMap::new(), nesting: Nesting::EMPTY, held };
         Ok(DictBuilder { dict })
     }
 
     pub(super) fn insert(&mut self, key: Value, value: Value, meter: &Meter) -> R<()> {
         let d = &mut self.dict;
-        d.depth = d.depth.max(depth(&value).max(depth(&key)) + 1);
-        d.namespace = d.namespace || holds_namespace(&value) || holds_namespace(&key);
-        check_depth(d.depth)?;
+        d.nesting = d.nesting.around(&value).around(&key).checked()?;
         if let Some(entry) = d.position(&key, meter)?.and_then(|i| d.entries.get_mut(i)) {
             entry.1 = value;
             return Ok(());
@@ -435,24 +452,22 @@ impl Meter {
 
     /// What a generator yields.
     pub(super) fn lazy(self: &Arc<Self>, items: Vec<Value>, origin: &'static str) -> R<Value> {
-        let depth = 1 + items.iter().map(depth).max().unwrap_or(0);
-        check_depth(depth)?;
-        let namespace = items.iter().any(holds_namespace);
+        let nesting = Nesting::around_all(&items)?;
         let held = self.hold(items.capacity() * size_of::<Value>() + size_of::<Lazy>())?;
-        Ok(Value::from_object(Lazy { items, origin, taken: AtomicUsize::new(0), depth, namespace, _held: held }))
+        Ok(Value::from_object(Lazy { items, origin, taken: AtomicUsize::new(0), nesting, _held: held }))
     }
 
     pub(super) fn list(self: &Arc<Self>, items: Vec<Value>) -> R<Value> {
-        self.items(items, false)
+        self.items_of(items, ItemsKind::List)
     }
 
     pub(super) fn tuple(self: &Arc<Self>, items: Vec<Value>) -> R<Value> {
-        self.items(items, true)
+        self.items_of(items, ItemsKind::Tuple)
     }
 
-    /// A list or tuple.
-    pub(super) fn items(self: &Arc<Self>, items: Vec<Value>, tuple: bool) -> R<Value> {
-        self.items_of(items, if tuple { ItemsKind::Tuple } else { ItemsKind::List })
+    /// A list of what can be made.
+    pub(super) fn list_of(self: &Arc<Self>, items: impl Iterator<Item = R<Value>>) -> R<Value> {
+        self.list(items.collect::<R<_>>()?)
     }
 
     /// A view of a dict.
@@ -466,11 +481,9 @@ impl Meter {
     }
 
     fn items_of(self: &Arc<Self>, items: Vec<Value>, kind: ItemsKind) -> R<Value> {
-        let depth = 1 + items.iter().map(depth).max().unwrap_or(0);
-        check_depth(depth)?;
-        let namespace = items.iter().any(holds_namespace);
+        let nesting = Nesting::around_all(&items)?;
         let held = self.hold(items.capacity().saturating_mul(size_of::<Value>()) + size_of::<Items>())?;
-        Ok(Value::from_object(Items { items, kind, depth, namespace, _held: held }))
+        Ok(Value::from_object(Items { items, kind, nesting, _held: held }))
     }
 
     /// The items a value yields when it is iterated over.
@@ -484,14 +497,9 @@ impl Meter {
             View::Str(s) => {
                 let each = size_of::<Value>() + if s.is_marked() { MARKED_CHAR_BYTES } else { 0 };
                 self.room(s.len().saturating_mul(each))?;
-                let chars = |(run, content): (&'_ str, bool)| {
-                    let values = run.char_indices().map(move |(at, c)| {
-                        let c = run.get(at..at + c.len_utf8()).unwrap_or_default();
-                        marks::value_of(Text::whole(c, content))
-                    });
-                    values.collect::<Vec<_>>()
-                };
-                s.runs().flat_map(chars).collect()
+                let value =
+                    |(c, content): (char, bool)| marks::value_of(Text::whole(c.encode_utf8(&mut [0; 4]), content));
+                s.chars().map(value).collect()
             }
             View::Dict(d) => {
                 self.room(d.entries.len() * size_of::<Value>())?;
@@ -530,10 +538,7 @@ impl Meter {
                 _ => Value::from(n.as_f64().unwrap_or(f64::NAN)),
             },
             serde_json::Value::String(s) => self.text(Text::whole(s, content))?,
-            serde_json::Value::Array(a) => {
-                let items = a.iter().map(|v| self.json(v, content)).collect::<R<Vec<_>>>()?;
-                self.list(items)?
-            }
+            serde_json::Value::Array(a) => self.list_of(a.iter().map(|v| self.json(v, content)))?,
             serde_json::Value::Object(o) => {
                 if let Some(number) = exact::number(o) {
                     return self.number(number);

@@ -1,9 +1,9 @@
 //! Arguments of `astrai bench`, and what they mean for each workload.
 
 use super::shapes;
-use crate::args::{self, KvFormat, Tier};
+use crate::args::{self, KvFormat};
 use crate::failure::{Failure, Outcome};
-use astrai::engine::{Device, EngineOptions, Type};
+use astrai::engine::{CpuTier, Device, EngineOptions, Type};
 use astrai::limits;
 use astrai::scheduler::Policy;
 use clap::builder::PossibleValuesParser;
@@ -28,31 +28,9 @@ const MODELLED: [&str; 12] = [
     "memory_mib",
     "rounds",
 ];
-/// What a measurement has: of no use where none is made.
-const MEASURED: [&str; 22] = [
-    "position",
-    "folder",
-    "weights",
-    "kv",
-    "device",
-    "invariant",
-    "step_tokens",
-    "threads",
-    "cpu_tier",
-    "context",
-    "memory_mib",
-    "rounds",
-    "workload",
-    "requests",
-    "slots",
-    "streams",
-    "rate",
-    "prompt_len",
-    "gen_len",
-    "policy",
-    "simulate",
-    "plot",
-];
+/// What a measurement has beyond that: of no use where none is made.
+const MEASURED: [&str; 10] =
+    ["workload", "requests", "slots", "streams", "rate", "prompt_len", "gen_len", "policy", "simulate", "plot"];
 
 /// Arguments of `astrai bench`.
 #[derive(Args)]
@@ -67,10 +45,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(shapes::names()))]
     pub shape: Option<String>,
     /// Write the random weights of --shape as a model folder without a tokenizer, and end
-    #[arg(long, value_name = "DIR", conflicts_with_all = MEASURED)]
+    #[arg(long, value_name = "DIR", conflicts_with_all = MODELLED, conflicts_with_all = MEASURED)]
     pub save: Option<PathBuf>,
     /// Print the config.json of --shape, and end
-    #[arg(long, conflicts_with_all = MEASURED, conflicts_with = "save")]
+    #[arg(long, conflicts_with_all = MODELLED, conflicts_with_all = MEASURED, conflicts_with = "save")]
     pub print_config: bool,
     /// What is asked of the engine
     #[arg(long, value_enum, default_value = "batch")]
@@ -127,8 +105,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=limits::THREADS_MAX as i64))]
     pub threads: Option<u32>,
     /// Instruction set of the CPU kernels [default: the fastest this processor has]
-    #[arg(long, value_name = "TIER")]
-    pub cpu_tier: Option<Tier>,
+    #[arg(long, value_name = "TIER", value_parser = args::one_of(&args::TIERS))]
+    pub cpu_tier: Option<CpuTier>,
     /// Context length in tokens [default: the model's, within memory]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::CONTEXT_MAX as i64))]
     pub context: Option<u32>,
@@ -300,7 +278,7 @@ impl BenchArgs {
                 Some(WeightFormat::Q4) => Type::Q4,
             },
             kv: self.kv.map_or(Type::Auto, KvFormat::format),
-            cpu_tier: self.cpu_tier.map_or_else(Default::default, Tier::cpu_tier),
+            cpu_tier: self.cpu_tier.unwrap_or_default(),
             threads: self.threads.unwrap_or(0),
             max_running: plan.slots as u32,
             max_waiting: plan.requests.clamp(limits::WAITING_DEFAULT, limits::WAITING_MAX) as u32,

@@ -6,13 +6,15 @@
 use super::load::{Job, Kind, Load};
 use super::watch::Watch;
 use crate::failure::{Failure, Outcome};
+use crate::open::progress_bar;
 use astrai::engine::{Engine, Prompt, PromptPart, RequestOptions, Sink, Usage};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Redraws of the progress bar per second, at most.
 const PROGRESS_HZ: u8 = 4;
+const PROGRESS: &str = "{bar:32} {pos}/{len} requests, {elapsed}, about {eta} to go";
 /// Longest wait for something to happen, after which the wait goes on.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
@@ -58,7 +60,7 @@ struct OpenRequest {
 /// Runs everything to its end.
 pub fn drive(engine: &Engine, load: &Load, watch: &Watch) -> Outcome<Run> {
     let (sender, receiver) = channel();
-    let bar = progress_bar(load.requests() as u64);
+    let bar = progress_bar(load.requests() as u64, PROGRESS_HZ, PROGRESS);
     let mut driver = Driver {
         engine,
         load,
@@ -195,15 +197,6 @@ fn submit(engine: &Engine, prompt: Vec<u32>, job: &Job, lane: usize, sender: Sen
     let id = request.id();
     request.detach();
     Ok(id)
-}
-
-/// A bar on stderr; indicatif draws nothing when that is not a terminal.
-fn progress_bar(requests: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(requests), ProgressDrawTarget::stderr_with_hz(PROGRESS_HZ));
-    if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} requests, {elapsed}, about {eta} to go") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 #[cfg(test)]

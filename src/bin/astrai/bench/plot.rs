@@ -5,8 +5,10 @@ use super::watch::{PageMap, Seen, Span};
 use crate::failure::{Failure, Outcome};
 use astrai::engine::PageUse;
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 const WIDTH: u32 = 1400;
@@ -19,6 +21,9 @@ const REQUEST_ROWS_MAX: usize = 80;
 /// Most rows of the page map; more pages share them.
 const PAGE_ROWS_MAX: usize = 120;
 
+/// Labels of an axis for which nobody wants fewer.
+const Y_LABELS: usize = 11;
+
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 48);
 const QUEUE: RGBColor = RGBColor(222, 222, 226);
@@ -28,6 +33,7 @@ const SHARED: RGBColor = RGBColor(40, 40, 48);
 const PADDING: RGBColor = RGBColor(240, 190, 190);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'b, 'a> = ChartContext<'b, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Plotted = Result<(), Box<dyn std::error::Error>>;
 
 /// Makes the file, so that a path that cannot be written is told before the measurement and not after it.
@@ -104,28 +110,41 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The timeline.
-fn requests(area: &Area, rows: &Rows, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Plotted {
-    let count = rows.count.max(1) as f64;
+/// An empty picture over the steps, and what stands at its sides: the name of the rows and how many of them have a label.
+fn axes<'a, 'b>(
+    area: &'b Area<'a>,
+    margin_bottom: u32,
+    seen: &Seen,
+    rows: Range<f64>,
+    (name, labels): (&str, usize),
+) -> Result<Chart<'b, 'a>, Box<dyn std::error::Error>> {
     let mut chart = ChartBuilder::on(area)
         .margin_left(14)
         .margin_right(24)
         .margin_top(34)
+        .margin_bottom(margin_bottom)
         .x_label_area_size(46)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..seen.steps.max(1) as f64, -count..0.0)?;
+        .build_cartesian_2d(0.0..seen.steps.max(1) as f64, rows)?;
     chart
         .configure_mesh()
         .disable_mesh()
         .x_desc("step")
-        .y_desc(if rows.by_request { "request" } else { "slot" })
+        .y_desc(name)
         .x_label_formatter(&|x| format!("{x:.0}"))
-        // Not "-0".
-        .y_label_formatter(&|y| format!("{:.0}", 0.0 - y))
-        .y_labels(rows.count.clamp(2, 9))
+        .y_label_formatter(&|y| format!("{:.0}", y.abs()))
+        .y_labels(labels)
         .label_style((FONT, 15).into_font().color(&INK))
         .axis_desc_style((FONT, 16).into_font().color(&INK))
         .draw()?;
+    Ok(chart)
+}
+
+/// The timeline.
+fn requests(area: &Area, rows: &Rows, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Plotted {
+    let count = rows.count.max(1) as f64;
+    let name = if rows.by_request { "request" } else { "slot" };
+    let mut chart = axes(area, 0, seen, -count..0.0, (name, rows.count.clamp(2, 9)))?;
     let mut bars: Vec<(Span, usize, RGBColor)> = Vec::new();
     for &(row, record) in &rows.placed {
         let spans = seen.spans.get(&record.id).map_or(&[][..], Vec::as_slice);
@@ -151,24 +170,7 @@ fn requests(area: &Area, rows: &Rows, seen: &Seen, colours: &HashMap<u64, RGBCol
 /// The page map.
 fn pages(area: &Area, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Plotted {
     let frames = seen.maps.iter().map(|map| map.pages.len()).max().unwrap_or(0).max(1);
-    let mut chart = ChartBuilder::on(area)
-        .margin_left(14)
-        .margin_right(24)
-        .margin_top(34)
-        .margin_bottom(10)
-        .x_label_area_size(46)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..seen.steps.max(1) as f64, 0.0..frames as f64)?;
-    chart
-        .configure_mesh()
-        .disable_mesh()
-        .x_desc("step")
-        .y_desc("page frame")
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| format!("{y:.0}"))
-        .label_style((FONT, 15).into_font().color(&INK))
-        .axis_desc_style((FONT, 16).into_font().color(&INK))
-        .draw()?;
+    let mut chart = axes(area, 10, seen, 0.0..frames as f64, ("page frame", Y_LABELS))?;
     let per_row = frames.div_ceil(PAGE_ROWS_MAX);
     let mut cells = Vec::new();
     for row in 0..frames.div_ceil(per_row) {
@@ -208,7 +210,7 @@ fn pages(area: &Area, seen: &Seen, colours: &HashMap<u64, RGBColor>) -> Plotted 
 }
 
 /// Who has most of a few frames.
-fn most(map: &PageMap, range: std::ops::Range<usize>) -> PageUse {
+fn most(map: &PageMap, range: Range<usize>) -> PageUse {
     let owner = |at: usize| map.pages.get(at).copied().unwrap_or_default();
     let times = |who: PageUse| range.clone().filter(|&at| owner(at) == who).count();
     range.clone().map(owner).max_by_key(|&who| times(who)).unwrap_or_default()

@@ -2,37 +2,34 @@
 
 use serde_json::{Value, json};
 
-/// A named shape.
-struct Shape {
-    name: &'static str,
-    config: fn() -> Value,
-}
+/// Makes the `config.json` of a shape.
+type Config = fn() -> Value;
 
-const SHAPES: [Shape; 14] = [
-    Shape { name: "storyteller", config: || dense("llama", [192, 512, 6, 6, 1, 32], 3072, 2048, 10_000.0, true) },
-    Shape { name: "astrai-1b", config: astrai_1b },
-    Shape { name: "smollm2-135m", config: || dense("llama", [576, 1536, 30, 9, 3, 64], 49152, 8192, 1e5, true) },
-    Shape { name: "smollm2-360m", config: || dense("llama", [960, 2560, 32, 15, 5, 64], 49152, 8192, 1e5, true) },
-    Shape { name: "smollm2-1.7b", config: || dense("llama", [2048, 8192, 24, 32, 32, 64], 49152, 8192, 1.3e5, true) },
-    Shape { name: "qwen2.5-0.5b", config: || dense("qwen2", [896, 4864, 24, 14, 2, 64], 151_936, 32768, 1e6, true) },
-    Shape { name: "qwen3-0.6b", config: || dense("qwen3", [1024, 3072, 28, 16, 8, 128], 151_936, 40960, 1e6, true) },
-    Shape { name: "qwen3-1.7b", config: || dense("qwen3", [2048, 6144, 28, 16, 8, 128], 151_936, 40960, 1e6, true) },
-    Shape { name: "qwen3-4b", config: || dense("qwen3", [2560, 9728, 36, 32, 8, 128], 151_936, 40960, 1e6, true) },
-    Shape { name: "qwen3-8b", config: || dense("qwen3", [4096, 12288, 36, 32, 8, 128], 151_936, 40960, 1e6, false) },
-    Shape { name: "llama3.2-1b", config: || llama3([2048, 8192, 16, 32, 8, 64], 32.0, true) },
-    Shape { name: "llama3.2-3b", config: || llama3([3072, 8192, 28, 24, 8, 128], 32.0, true) },
-    Shape { name: "llama3.1-8b", config: || llama3([4096, 14336, 32, 32, 8, 128], 8.0, false) },
-    Shape { name: "mistral-7b", config: || dense("mistral", [4096, 14336, 32, 32, 8, 128], 32768, 32768, 1e6, false) },
+const SHAPES: [(&str, Config); 14] = [
+    ("storyteller", || dense("llama", [192, 512, 6, 6, 1, 32], 3072, 2048, 10_000.0, true)),
+    ("astrai-1b", astrai_1b),
+    ("smollm2-135m", || dense("llama", [576, 1536, 30, 9, 3, 64], 49152, 8192, 1e5, true)),
+    ("smollm2-360m", || dense("llama", [960, 2560, 32, 15, 5, 64], 49152, 8192, 1e5, true)),
+    ("smollm2-1.7b", || dense("llama", [2048, 8192, 24, 32, 32, 64], 49152, 8192, 1.3e5, true)),
+    ("qwen2.5-0.5b", || dense("qwen2", [896, 4864, 24, 14, 2, 64], 151_936, 32768, 1e6, true)),
+    ("qwen3-0.6b", || dense("qwen3", [1024, 3072, 28, 16, 8, 128], 151_936, 40960, 1e6, true)),
+    ("qwen3-1.7b", || dense("qwen3", [2048, 6144, 28, 16, 8, 128], 151_936, 40960, 1e6, true)),
+    ("qwen3-4b", || dense("qwen3", [2560, 9728, 36, 32, 8, 128], 151_936, 40960, 1e6, true)),
+    ("qwen3-8b", || dense("qwen3", [4096, 12288, 36, 32, 8, 128], 151_936, 40960, 1e6, false)),
+    ("llama3.2-1b", || llama3([2048, 8192, 16, 32, 8, 64], 32.0, true)),
+    ("llama3.2-3b", || llama3([3072, 8192, 28, 24, 8, 128], 32.0, true)),
+    ("llama3.1-8b", || llama3([4096, 14336, 32, 32, 8, 128], 8.0, false)),
+    ("mistral-7b", || dense("mistral", [4096, 14336, 32, 32, 8, 128], 32768, 32768, 1e6, false)),
 ];
 
 /// Names of all shapes.
 pub fn names() -> Vec<&'static str> {
-    SHAPES.iter().map(|shape| shape.name).collect()
+    SHAPES.iter().map(|(name, _)| *name).collect()
 }
 
 /// The `config.json` of a shape.
 pub fn config(name: &str) -> Option<Value> {
-    SHAPES.iter().find(|shape| shape.name == name).map(|shape| (shape.config)())
+    SHAPES.iter().find(|(known, _)| *known == name).map(|(_, config)| config())
 }
 
 /// Hidden and intermediate width, layers, query heads, KV heads, elements of a head.

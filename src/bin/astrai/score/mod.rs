@@ -17,10 +17,11 @@ use astrai::text::continued;
 use case::Case;
 use clap::Args;
 use serde_json::Value;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 /// Lines read and not yet answered, at most.
@@ -68,14 +69,15 @@ pub fn score(args: ScoreArgs) -> Outcome {
 
 /// Reads stdin to its end and answers every line.
 fn score_lines(engine: &Arc<Engine>) -> Outcome {
-    let queue = Arc::new(Queue::default());
-    let (reader_engine, reader_queue) = (engine.clone(), queue.clone());
+    // With the line that the reader has in its hand.
+    let (sender, entries) = sync_channel(LINES_IN_FLIGHT_MAX - 1);
+    let reader_engine = engine.clone();
     std::thread::Builder::new()
         .name("score-reader".to_owned())
-        .spawn(move || read_lines(&reader_engine, &reader_queue))
+        .spawn(move || read_lines(&reader_engine, &sender))
         .map_err(|e| Failure::Message(format!("cannot start a thread: {e}")))?;
     let mut out = std::io::stdout().lock();
-    while let Some(entry) = queue.pop() {
+    for entry in entries {
         let line = match entry {
             Entry::Bad { id, message } => result::bad(&id, &message),
             Entry::Running { id, prompt_tokens, wants_prompt_logprobs, request } => match finish(&request) {
@@ -112,65 +114,8 @@ enum Entry {
     Unreadable(String),
 }
 
-/// Entries in input order, between the reader and the writer.
-#[derive(Default)]
-struct Queue {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    entries: VecDeque<Entry>,
-    ended: bool,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The oldest entry; waits for one. `None` after the end.
-    fn pop(&self) -> Option<Entry> {
-        let mut state = self.lock();
-        loop {
-            if let Some(entry) = state.entries.pop_front() {
-                self.changed.notify_all();
-                return Some(entry);
-            }
-            if state.ended {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Waits until the writer has made room.
-    fn wait_for_room(&self) {
-        let mut state = self.lock();
-        while state.entries.len() >= LINES_IN_FLIGHT_MAX {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Waits until something was answered, or a moment.
-    fn wait_a_moment(&self) {
-        let _ = self.changed.wait_timeout(self.lock(), RETRY).unwrap_or_else(PoisonError::into_inner);
-    }
-
-    fn push(&self, entry: Entry) {
-        self.lock().entries.push_back(entry);
-        self.changed.notify_all();
-    }
-
-    fn end(&self) {
-        self.lock().ended = true;
-        self.changed.notify_all();
-    }
-}
-
 /// The reader thread: submits every line of stdin in order.
-fn read_lines(engine: &Engine, queue: &Queue) {
+fn read_lines(engine: &Engine, entries: &SyncSender<Entry>) {
     let mut input = std::io::stdin().lock();
     let mut unknown_told = BTreeSet::new();
     let mut line = Vec::new();
@@ -180,33 +125,33 @@ fn read_lines(engine: &Engine, queue: &Queue) {
         match read {
             Ok(0) => break,
             Ok(bytes) if bytes as u64 > LINE_BYTES_MAX => {
-                queue.push(Entry::Unreadable(format!("line {number} is longer than {LINE_BYTES_MAX} bytes")));
+                let _ = entries.send(Entry::Unreadable(format!("line {number} is longer than {LINE_BYTES_MAX} bytes")));
                 break;
             }
             Ok(_) if line.trim_ascii().is_empty() => continue,
             Ok(_) => {}
             Err(error) => {
-                queue.push(Entry::Unreadable(format!("cannot read stdin: {error}")));
+                let _ = entries.send(Entry::Unreadable(format!("cannot read stdin: {error}")));
                 break;
             }
         }
-        queue.wait_for_room();
         let entry = match case::parse(&line) {
             Ok(case) => {
                 for name in case.unknown.iter().filter(|name| unknown_told.insert((*name).clone())) {
                     note(&format!("line {number}: the field `{name}` is not known and has no effect"));
                 }
-                submit(engine, queue, case)
+                submit(engine, case)
             }
             Err(bad) => Entry::Bad { id: bad.id, message: format!("line {number}: {}", bad.message) },
         };
-        queue.push(entry);
+        if entries.send(entry).is_err() {
+            break;
+        }
     }
-    queue.end();
 }
 
 /// Hands a case to the engine, waiting while that is full.
-fn submit(engine: &Engine, queue: &Queue, mut case: Case) -> Entry {
+fn submit(engine: &Engine, mut case: Case) -> Entry {
     // Tokens given as ids are passed on as they are; the rest is tokenized once, here, so that the ids reported are
     // the ids computed.
     let prompt_tokens = match case.prompt_tokens {
@@ -233,7 +178,7 @@ fn submit(engine: &Engine, queue: &Queue, mut case: Case) -> Entry {
                 let wants_prompt_logprobs = case.options.prompt_logprobs;
                 return Entry::Running { id: case.id, prompt_tokens, wants_prompt_logprobs, request };
             }
-            Err(error) if error.status == Status::QueueFull => queue.wait_a_moment(),
+            Err(error) if error.status == Status::QueueFull => std::thread::sleep(RETRY),
             Err(error) => return Entry::Bad { id: case.id, message: error.to_string() },
         }
     }

@@ -7,7 +7,7 @@
 
 use crate::failure::{Failure, Outcome, read_file};
 use astrai::engine::{Engine, EventKind, Next, Prompt, PromptPart, Request, RequestOptions, Sink, TextOptions};
-use serde::Serialize;
+use serde_json::json;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::ops::Range;
@@ -15,22 +15,6 @@ use std::path::Path;
 
 /// Windows submitted and not yet added up, at most; the engine decides how many of them run at once.
 const WINDOWS_IN_FLIGHT_MAX: usize = 64;
-
-#[derive(Serialize)]
-struct Perplexity {
-    /// Tokens of the text.
-    tokens: usize,
-    /// Of these, tokens with something before them.
-    scored_tokens: usize,
-    /// Mean negative log-likelihood of a scored token, in nats.
-    mean_nll: f64,
-    /// exp(mean_nll).
-    perplexity: f64,
-    /// Tokens of a window.
-    context: usize,
-    /// Tokens from one window to the next.
-    stride: usize,
-}
 
 /// Prints one JSON line.
 pub fn perplexity(engine: &Engine, path: &Path, stride: Option<usize>) -> Outcome {
@@ -51,10 +35,15 @@ pub fn perplexity(engine: &Engine, path: &Path, stride: Option<usize>) -> Outcom
     let nll = sum_nll(engine, &tokens, context, stride)?;
     let scored_tokens = tokens.len() - 1;
     let mean_nll = nll / scored_tokens as f64;
-    let result =
-        Perplexity { tokens: tokens.len(), scored_tokens, mean_nll, perplexity: mean_nll.exp(), context, stride };
-    let line = serde_json::to_string(&result).map_err(|e| Failure::Message(e.to_string()))?;
-    Ok(writeln!(std::io::stdout(), "{line}")?)
+    let result = json!({
+        "tokens": tokens.len(),
+        "scored_tokens": scored_tokens,
+        "mean_nll": mean_nll,
+        "perplexity": mean_nll.exp(),
+        "context": context,
+        "stride": stride,
+    });
+    Ok(writeln!(std::io::stdout(), "{result}")?)
 }
 
 /// Negative log-likelihood of all tokens but the first.

@@ -4,7 +4,7 @@ use super::super::filters::CAPTURED;
 use super::super::lexer::Kind;
 use super::super::meter::{R, fault};
 use super::super::{checks, filters, methods};
-use super::{Lowerer, Node, literal};
+use super::{Lowerer, SPECIAL, literal};
 use minijinja::Error;
 use std::fmt::Write;
 
@@ -38,7 +38,7 @@ impl Lowerer {
         }
         let text = items.join(", ");
         if tuple || items.is_empty() {
-            self.node = Node::Other;
+            self.is_call = false;
         }
         Ok(if tuple || items.is_empty() { format!("__py_tuple({text})") } else { text })
     }
@@ -58,7 +58,7 @@ impl Lowerer {
             } else {
                 text = format!("({text} if {test})");
             }
-            self.node = Node::Other;
+            self.is_call = false;
         }
         out.push_str(&text);
         out.extend(std::iter::repeat_n(')', open));
@@ -70,7 +70,7 @@ impl Lowerer {
         let mut parts = vec![part(self)?];
         while self.skip_name(word) {
             parts.push(part(self)?);
-            self.node = Node::Other;
+            self.is_call = false;
         }
         while parts.len() > 1 {
             parts = parts
@@ -96,44 +96,48 @@ impl Lowerer {
         self.meter.stack()?;
         if self.skip_name("not") {
             let text = format!("(not {})", self.not()?);
-            self.node = Node::Other;
+            self.is_call = false;
             return Ok(text);
         }
         self.compare()
     }
 
-    fn compare(&mut self) -> R<String> {
-        let mut text = self.sum()?;
-        let mut compared = false;
-        loop {
-            let sign = match self.kind() {
-                Kind::Operator(o @ ("==" | "!=" | "<" | "<=" | ">" | ">=")) => o,
-                Kind::Name(n) if n == "in" => "in",
-                Kind::Name(n) if n == "not" && matches!(self.look(1), Kind::Name(n) if n == "in") => {
-                    self.skip();
-                    "not in"
-                }
-                _ => break,
-            };
-            self.skip();
-            compared = true;
-            let _ = write!(text, ", \"{sign}\", {}", self.sum()?);
-            self.node = Node::Other;
-        }
-        Ok(if compared { format!("__py_compare({text})") } else { text })
-    }
-
-    /// Operators of one precedence, from left to right.
-    fn arithmetic(&mut self, operators: &[&str], part: fn(&mut Self) -> R<String>) -> R<String> {
+    /// Operators of one precedence, from left to right, as one call.
+    fn operators(
+        &mut self,
+        function: &str,
+        operator: impl Fn(&mut Self) -> Option<&'static str>,
+        part: fn(&mut Self) -> R<String>,
+    ) -> R<String> {
         let mut text = part(self)?;
         let mut any = false;
-        while let Some(operator) = operators.iter().find(|o| self.is_op(o)) {
-            self.skip();
+        while let Some(operator) = operator(self) {
             any = true;
             let _ = write!(text, ", \"{operator}\", {}", part(self)?);
-            self.node = Node::Other;
+            self.is_call = false;
         }
-        Ok(if any { format!("__py_math({text})") } else { text })
+        Ok(if any { format!("{function}({text})") } else { text })
+    }
+
+    fn compare(&mut self) -> R<String> {
+        let sign = |p: &mut Self| {
+            let sign = match p.kind() {
+                Kind::Operator(o @ ("==" | "!=" | "<" | "<=" | ">" | ">=")) => o,
+                Kind::Name(n) if n == "in" => "in",
+                Kind::Name(n) if n == "not" && matches!(p.look(1), Kind::Name(n) if n == "in") => {
+                    p.skip();
+                    "not in"
+                }
+                _ => return None,
+            };
+            p.skip();
+            Some(sign)
+        };
+        self.operators("__py_compare", sign, Self::sum)
+    }
+
+    fn arithmetic(&mut self, operators: &[&'static str], part: fn(&mut Self) -> R<String>) -> R<String> {
+        self.operators("__py_math", |p| operators.iter().find(|o| p.skip_op(o)).copied(), part)
     }
 
     fn sum(&mut self) -> R<String> {
@@ -148,7 +152,7 @@ impl Lowerer {
         while self.skip_op("~") {
             let _ = write!(text, ", {}", self.product()?);
         }
-        self.node = Node::Other;
+        self.is_call = false;
         Ok(format!("__py_concat({text})"))
     }
 
@@ -164,7 +168,7 @@ impl Lowerer {
         self.meter.stack()?;
         let mut text = if let Some(function) = self.sign() {
             let text = format!("{function}({})", self.unary(false)?);
-            self.node = Node::Other;
+            self.is_call = false;
             text
         } else {
             self.primary()?
@@ -182,10 +186,10 @@ impl Lowerer {
             if self.skip_op("|") {
                 text.push('|');
                 self.filter(&mut text)?;
-                self.node = Node::Other;
+                self.is_call = false;
             } else if self.skip_name("is") {
                 text = self.test(&text)?;
-                self.node = Node::Other;
+                self.is_call = false;
             } else if self.is_op("(") {
                 text.push_str(&self.call()?);
             } else {
@@ -205,7 +209,7 @@ impl Lowerer {
         let inner = self.is_op("(");
         let text = self.primary_text()?;
         if !inner {
-            self.node = Node::Other;
+            self.is_call = false;
         }
         Ok(text)
     }
@@ -220,10 +224,8 @@ impl Lowerer {
                 }
                 _ => {
                     let name = self.name()?;
-                    if let Some(special) = self.macros.last_mut() {
-                        special.varargs |= name == "varargs";
-                        special.kwargs |= name == "kwargs";
-                        special.caller |= name == "caller";
+                    if let Some(used) = self.macros.last_mut() {
+                        used.iter_mut().zip(SPECIAL).for_each(|(used, (special, _))| *used |= name == special);
                     }
                     Ok(name)
                 }
@@ -292,7 +294,7 @@ impl Lowerer {
                 return Err(too_many());
             }
             if self.skip_op(".") {
-                self.node = Node::Other;
+                self.is_call = false;
                 if let Kind::Int(i) = self.kind() {
                     *text = format!("__py_item({text}, {i})");
                     self.skip();
@@ -304,7 +306,7 @@ impl Lowerer {
                     let arguments = call.strip_prefix('(').and_then(|c| c.strip_suffix(')')).unwrap_or_default();
                     let comma = if arguments.is_empty() { "" } else { ", " };
                     *text = format!("__py_loop({text}, \"{name}\"{comma}{arguments})");
-                    self.node = Node::Call;
+                    self.is_call = true;
                     continue;
                 }
                 if (methods::is_method_name(&name) || name.starts_with("__")) && !self.is_op("(") {
@@ -314,7 +316,7 @@ impl Lowerer {
                 }
             } else if self.skip_op("[") {
                 *text = self.subscript(text)?;
-                self.node = Node::Other;
+                self.is_call = false;
             } else if self.is_op("(") {
                 let call = self.call()?;
                 match call.strip_prefix('(').and_then(|c| c.strip_suffix(')')) {
@@ -373,7 +375,7 @@ impl Lowerer {
             }
             p.expression()
         })?;
-        self.node = Node::Call;
+        self.is_call = true;
         Ok(format!("({})", arguments.join(", ")))
     }
 

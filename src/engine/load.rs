@@ -7,10 +7,10 @@ use super::memory_plan::Sizing;
 use super::model_runner::ModelRunner;
 use crate::backend::{Backend, KvShape};
 use crate::error::{Result, reserved};
+use crate::model::Model;
 use crate::model::loader::{self, Making};
 use crate::model::weights::{self, Weights};
 use crate::model::weights_cache::WeightsCache;
-use crate::model::Model;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::SamplingOutput;
 use crate::scheduler::{BatchPlan, Capacity, Scheduler};
@@ -76,12 +76,7 @@ pub(super) fn load(
 
 /// Binds the weights. Quantized matrices come from the weights cache if it has them; else they are made, and stored
 /// there.
-fn bind(
-    load: &mut Load,
-    backend: &mut dyn Backend,
-    progress: loader::Progress,
-    log: Log,
-) -> Result<Weights> {
+fn bind(load: &mut Load, backend: &mut dyn Backend, progress: loader::Progress, log: Log) -> Result<Weights> {
     let Described { family, architecture, recipe, .. } = load.described;
     let source = &*load.source;
     let mut bind = |making, progress: loader::Progress, log: Log| {

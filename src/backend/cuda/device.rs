@@ -1,8 +1,8 @@
 //! A GPU before it is opened.
 
 use super::driver::Device as DriverDevice;
-use super::state::{CudaBackend, kv_check, scratch_bytes};
 use super::forms;
+use super::state::{CudaBackend, kv_check, scratch_bytes};
 use crate::backend::cpu::Tier;
 use crate::backend::device::{Device, DeviceOptions, DeviceProfile, FreeMemory, OpenDevice, ProbedDevice};
 use crate::backend::{KvShape, MaxBatchShape};

@@ -9,7 +9,6 @@ use super::kernels::{Function, Kernels, Shape, arg, launch};
 use super::memory::Buffer;
 use super::sampling::{self, SamplingScratch};
 use super::upload::{Arena, Uploader};
-use super::forms;
 use crate::backend::cpu::Compute;
 use crate::backend::cpu::kernels::Elements;
 use crate::backend::device::DeviceOptions;

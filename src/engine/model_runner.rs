@@ -1,4 +1,4 @@
-//! Scheduler, model and backend of an engine, and how a batch plan becomes the step that the model reads.
+//! Scheduler, model and backend of an engine, and how a batch becomes the step that the model reads.
 
 use super::core::PhaseTimes;
 use crate::backend::{Backend, FROM_LAST_STEP, Tables};
@@ -6,7 +6,7 @@ use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::model::{Model, Step};
 use crate::sampling::{SamplingOutput, SamplingRequest, SamplingRequests};
-use crate::scheduler::{BatchPlan, Scheduler, UNKNOWN};
+use crate::scheduler::{Batch, Scheduler, UNKNOWN};
 use crate::source::ModelSource;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +20,7 @@ pub(super) struct ModelRunner {
     /// loading.
     #[allow(dead_code, reason = "the identity reads it through a weak pointer")]
     pub source: Option<Arc<dyn ModelSource>>,
-    pub plan: BatchPlan,
+    pub batch: Batch,
     pub step: Step,
     /// Tokens per KV page.
     pub page_tokens: usize,
@@ -42,26 +42,26 @@ pub(super) struct LogitsPosition {
 }
 
 impl ModelRunner {
-    /// Plans the next step into `plan` and writes the model's input into `step`. Adds the time of cleanup and refill to
-    /// `spent`, and returns when they were done: planning of decode and prefill counts with the time of their rows.
+    /// Schedules the next step into `batch` and writes the model's input into `step`. Adds the time of cleanup and refill to
+    /// `spent`, and returns when they were done: scheduling of decode and prefill counts with the time of their rows.
     ///
     /// # Errors
     /// `Memory` when a page list cannot grow. It grows only when sequences that share pages list more pages than exist.
     pub fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
         let begin = Instant::now();
-        self.scheduler.begin(&mut self.plan);
+        self.scheduler.begin(&mut self.batch);
         self.scheduler.cleanup();
         let cleaned = Instant::now();
         self.scheduler.refill();
         let refilled = Instant::now();
-        self.scheduler.decode(&mut self.plan);
-        self.scheduler.prefill(&mut self.plan);
+        self.scheduler.decode(&mut self.batch);
+        self.scheduler.prefill(&mut self.batch);
         spent.cleanup += cleaned - begin;
         spent.refill += refilled - cleaned;
         let step = &mut self.step;
         step.clear();
         self.logits_positions.clear();
-        for (index, row) in self.plan.rows.iter().enumerate() {
+        for (index, row) in self.batch.rows.iter().enumerate() {
             let Some(sequence) = self.scheduler.get(row.sequence) else { continue };
             let (start, end) = (step.tokens.len(), row.first + row.count);
             let sampled = FROM_LAST_STEP | sequence.unknown_row;
@@ -87,8 +87,8 @@ impl ModelRunner {
     /// Begins the step on the device, with the sampling requests of all its positions when `whole`. True when its operations may be
     /// those of a recorded step: rows of one token each, all of them sampled. Such a step is padded.
     pub fn begin(&mut self, whole: bool) -> bool {
-        let single = self.plan.rows.iter().all(|row| row.count == 1);
-        let recordable = whole && single && self.logits_positions.len() == self.plan.rows.len();
+        let single = self.batch.rows.iter().all(|row| row.count == 1);
+        let recordable = whole && single && self.logits_positions.len() == self.batch.rows.len();
         if recordable {
             self.pad_batch();
         }
@@ -102,7 +102,7 @@ impl ModelRunner {
     /// Pads the step with idle rows up to a batch size for which steps are recorded. Their output is discarded; their
     /// only page is `spare_frame`.
     fn pad_batch(&mut self) {
-        let (step, rows) = (&mut self.step, self.plan.rows.len());
+        let (step, rows) = (&mut self.step, self.batch.rows.len());
         let padded = self.backend.padded(rows);
         // Without room in the page lists there is no padding: sequences that share pages may list more than were
         // reserved.

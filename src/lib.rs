@@ -11,8 +11,8 @@
 //! | 2 | [`cache`] | slots, pages and page tables: integers only |
 //! | 2 | [`text`] | tokenizer, incremental UTF-8, stop strings, chat templates |
 //! | 3 | [`model`] | config to architecture, the families, the one forward pass |
-//! | 3 | [`scheduler`] | cleanup, refill, prefill, decode; emits a plan of plain integers |
-//! | 4 | [`engine`] | owns the threads; plan, forward, sample, commit, deliver |
+//! | 3 | [`scheduler`] | cleanup, refill, prefill, decode; emits a batch of plain integers |
+//! | 4 | [`engine`] | owns the threads; schedule, forward, sample, commit, deliver |
 //! | 5 | [`ffi`] | every `extern "C"` function, one file per handle |
 
 pub mod dtype;

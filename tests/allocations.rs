@@ -135,7 +135,7 @@ fn eviction_allocates_nothing() {
         fake.scheduler.submit(prompt, 2456, 255, 0).unwrap();
     }
     let cached = |fake: &Fake| fake.scheduler.pages().1;
-    while fake.scheduler.pages().2 > 0 || fake.plan.tokens != 16 {
+    while fake.scheduler.pages().2 > 0 || fake.batch.tokens != 16 {
         fake.step();
     }
     let evicted = fake.scheduler.counters().evictions;

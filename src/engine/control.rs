@@ -8,7 +8,7 @@
 //! A step that is held between two layers continues when work is allowed again. Meanwhile submits, cancels and
 //! deadlines are handled, which leave the rows of the step as they are; other commands wait for the end of the step.
 //! The step is abandoned when none of its rows belongs to a live request or pin any more, or when such a command waits
-//! on a paused engine, whose pause may be long. An abandoned step leaves no trace: its rows are planned again and
+//! on a paused engine, whose pause may be long. An abandoned step leaves no trace: its rows are scheduled again and
 //! compute the same (law 1).
 
 use super::active::End;
@@ -217,7 +217,7 @@ impl Core {
         self.shared.note_taken(mailbox);
     }
 
-    /// Begins the planned step and submits its layers. Where the device computes them within these calls, pause and duty limit
+    /// Begins the scheduled step and submits its layers. Where the device computes them within these calls, pause and duty limit
     /// are obeyed between two layers; false when the step was given up then.
     pub fn forward(&mut self) -> bool {
         let within_calls = self.runner.backend.steps_in_flight() == 1;
@@ -319,7 +319,7 @@ impl Core {
     /// command waits for the end of the step.
     fn is_step_wanted(&mut self) -> bool {
         let waited_for = self.meter.paused && !self.inbox.is_empty();
-        let (active, scheduler, rows) = (&mut self.active, &self.runner.scheduler, &self.runner.plan.rows);
+        let (active, scheduler, rows) = (&mut self.active, &self.runner.scheduler, &self.runner.batch.rows);
         let pins = |sequence| scheduler.get(sequence).is_some_and(|s| s.pin.is_some() && !s.finished);
         !waited_for && rows.iter().any(|row| active.get_mut(row.sequence).is_some() || pins(row.sequence))
     }

@@ -1,4 +1,4 @@
-//! The engine thread. It handles commands and, while there is work, runs steps: plan, forward pass, sampling,
+//! The engine thread. It handles commands and, while there is work, runs steps: schedule, forward pass, sampling,
 //! bookkeeping, delivery of tokens.
 //!
 //! Only this thread uses the scheduler, the model and the device (law 6). A panic fails every request and marks the
@@ -130,7 +130,7 @@ impl Core {
     }
 
     fn serve(&mut self) {
-        // True after an empty plan: only a command or a deadline can make the next plan non-empty.
+        // True after an empty batch: only a command or a deadline can make the next batch non-empty.
         let mut idle = false;
         loop {
             self.take_commands(idle);
@@ -367,18 +367,18 @@ impl Core {
         }
     }
 
-    /// Fails every request that has a row in the plan.
+    /// Fails every request that has a row in the batch.
     pub fn fail_step(&mut self, error: &Error) {
-        for index in 0..self.runner.plan.rows.len() {
-            self.end(self.runner.plan.rows[index].sequence, End::Failed(error.clone()));
+        for index in 0..self.runner.batch.rows.len() {
+            self.end(self.runner.batch.rows[index].sequence, End::Failed(error.clone()));
         }
     }
 
     /// For each request that has its first row: records its admission and reserves the memory its output will need. A
     /// request whose memory is refused fails.
     pub fn note_admissions(&mut self, now: Instant) {
-        for index in 0..self.runner.plan.rows.len() {
-            let handle = self.runner.plan.rows[index].sequence;
+        for index in 0..self.runner.batch.rows.len() {
+            let handle = self.runner.batch.rows[index].sequence;
             let Some(active) = self.active.get_mut(handle).filter(|a| a.admitted.is_none()) else { continue };
             active.admitted = Some(now);
             self.stats.queue_us += now.duration_since(active.request.submitted).as_micros() as u64;

@@ -13,7 +13,7 @@ use crate::model::weights::{self, Weights};
 use crate::model::weights_cache::WeightsCache;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::SamplingOutput;
-use crate::scheduler::{BatchPlan, Capacity, Scheduler};
+use crate::scheduler::{Batch, Capacity, Scheduler};
 use crate::source::ModelSource;
 use std::path::Path;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub(super) fn load(
         model,
         backend,
         source,
-        plan: BatchPlan { rows: reserved("the rows of a step", rows)?, tokens: 0 },
+        batch: Batch { rows: reserved("the rows of a step", rows)?, tokens: 0 },
         page_tokens: sizing.page_tokens,
         logits_positions: reserved("the wanted logits of a step", sizing.step_tokens)?,
         sampled: SamplingOutput::new(sizing.logits_rows)?,

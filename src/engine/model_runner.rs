@@ -1,4 +1,4 @@
-//! Scheduler, model and backend of an engine, and how a batch plan becomes the step that the model reads.
+//! Scheduler, model and backend of an engine, and how a batch becomes the step that the model reads.
 
 use super::core::PhaseTimes;
 use crate::backend::{Backend, FROM_LAST_STEP};
@@ -6,7 +6,7 @@ use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sampling::{SamplingKind, SamplingOutput};
-use crate::scheduler::{BatchPlan, Scheduler, UNKNOWN};
+use crate::scheduler::{Batch, Scheduler, UNKNOWN};
 use crate::source::ModelSource;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +20,7 @@ pub(super) struct ModelRunner {
     /// loading.
     #[allow(dead_code, reason = "the identity reads it through a weak pointer")]
     pub source: Option<Arc<dyn ModelSource>>,
-    pub plan: BatchPlan,
+    pub batch: Batch,
     /// Tokens per KV page.
     pub page_tokens: usize,
     /// Positions whose logits the current step computes, in the order of the step's `logits_indices`.
@@ -37,26 +37,27 @@ pub(super) struct LogitsPosition {
 }
 
 impl ModelRunner {
-    /// Plans the next step into `plan` and writes the step's input to the backend's [`Step`](crate::backend::Step). Adds the time of cleanup and refill to
-    /// `spent`, and returns when they were done: planning of decode and prefill counts with the time of their rows.
+    /// Schedules the next step into `batch` and writes its input to the backend's [`Step`](crate::backend::Step). Adds the
+    /// time of cleanup and refill to `spent`, and returns when they were done: scheduling of decode and prefill counts with
+    /// the time of their rows.
     ///
     /// # Errors
     /// `Memory` when a page list cannot grow. It grows only when sequences that share pages list more pages than exist.
     pub fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
         let begin = Instant::now();
-        self.scheduler.begin(&mut self.plan);
+        self.scheduler.begin(&mut self.batch);
         self.scheduler.cleanup();
         let cleaned = Instant::now();
         self.scheduler.refill();
         let refilled = Instant::now();
-        self.scheduler.decode(&mut self.plan);
-        self.scheduler.prefill(&mut self.plan);
+        self.scheduler.decode(&mut self.batch);
+        self.scheduler.prefill(&mut self.batch);
         spent.cleanup += cleaned - begin;
         spent.refill += refilled - cleaned;
         let step = self.backend.step();
         step.clear();
         self.logits_positions.clear();
-        for (index, row) in self.plan.rows.iter().enumerate() {
+        for (index, row) in self.batch.rows.iter().enumerate() {
             let Some(sequence) = self.scheduler.get(row.sequence) else { continue };
             let (start, end) = (step.tokens.len(), row.first + row.count);
             let sampled = FROM_LAST_STEP | sequence.unknown_row;

@@ -1,7 +1,7 @@
-//! A step of the engine: plan, submit, finish what may no longer be in flight, deliver.
+//! A step of the engine: schedule, submit, finish what may no longer be in flight, deliver.
 //!
 //! How many steps may be in flight is the device's ([`steps_in_flight`](crate::backend::Backend::steps_in_flight)). With one, a step is finished
-//! before the next is planned. With more, the next step is planned and submitted while this one runs: each sampled token has a
+//! before the next is scheduled. With more, the next step is scheduled and submitted while this one runs: each sampled token has a
 //! place in its sequence before its value is known
 //! ([`Scheduler::append_unknown`](crate::scheduler::Scheduler::append_unknown)), and the device takes the value from where the last
 //! step left it. A request that turns out to have ended has a row too many in the step that is already submitted, whose result is
@@ -9,7 +9,7 @@
 //!
 //! A request with penalties needs the value on the host before its next token can be asked for: it has no row in the step that is
 //! submitted meanwhile, and holds up none of the others. Where such requests are at least as many as the others, the step is finished
-//! before the next is planned, so that all of them share it.
+//! before the next is scheduled, so that all of them share it.
 
 use super::active::{Active, End, Token};
 use super::api::FinishReason;
@@ -55,7 +55,7 @@ impl InFlightStep {
     /// `Memory`.
     pub fn new(runner: &ModelRunner) -> Result<InFlightStep> {
         Ok(InFlightStep {
-            rows: reserved("the rows of a step", runner.plan.rows.capacity())?,
+            rows: reserved("the rows of a step", runner.batch.rows.capacity())?,
             tokens: 0,
             positions: reserved("the sampled positions of a step", runner.model.logits_rows_max())?,
             continued: 0,
@@ -77,18 +77,18 @@ impl Core {
                 return true;
             }
         }
-        let planned = match self.runner.schedule(&mut self.spent) {
-            Ok(planned) => planned,
+        let scheduled = match self.runner.schedule(&mut self.spent) {
+            Ok(scheduled) => scheduled,
             Err(error) => {
                 self.fail_step(&error);
                 return true;
             }
         };
-        if self.runner.plan.rows.is_empty() {
+        if self.runner.batch.rows.is_empty() {
             return self.finish();
         }
         self.note_admissions(entered);
-        match self.submit(planned) {
+        match self.submit(scheduled) {
             Ok(true) => {}
             Ok(false) => return true,
             Err(error) => {
@@ -107,25 +107,25 @@ impl Core {
         true
     }
 
-    /// Submits the planned step; false when it was given up between two layers.
+    /// Submits the scheduled step; false when it was given up between two layers.
     ///
     /// # Errors
     /// As [`Core::sample_in_pieces`].
-    fn submit(&mut self, planned: Instant) -> Result<bool> {
+    fn submit(&mut self, scheduled: Instant) -> Result<bool> {
         let whole = self.collect_requests(0) == self.runner.logits_positions.len();
         if !self.forward() {
             return Ok(false);
         }
         if let Some(trace) = &mut self.trace {
-            trace.rows(&self.runner.plan, &self.runner.scheduler, &self.active);
+            trace.rows(&self.runner.batch, &self.runner.scheduler, &self.active);
         }
         let mut step = self.spare_steps.pop().ok_or_else(|| Error::internal("too many steps are in flight"))?;
-        (step.begun, step.tokens, step.ticket) = (planned + self.meter.rested(), self.runner.plan.tokens, None);
+        (step.begun, step.tokens, step.ticket) = (scheduled + self.meter.rested(), self.runner.batch.tokens, None);
         step.rows.clear();
-        step.rows.extend_from_slice(&self.runner.plan.rows);
+        step.rows.extend_from_slice(&self.runner.batch.rows);
         step.positions.clear();
         (step.continued, step.sitting_out) = (0, 0);
-        for row in &self.runner.plan.rows {
+        for row in &self.runner.batch.rows {
             self.runner.scheduler.computed(row);
         }
         if whole {

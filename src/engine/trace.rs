@@ -4,7 +4,7 @@
 
 use super::table::Table;
 use crate::cache::SequenceHandle;
-use crate::scheduler::{BatchPlan, PageOwner, Scheduler};
+use crate::scheduler::{Batch, PageOwner, Scheduler};
 use std::time::Duration;
 
 /// Called on the engine thread after each step. The engine waits for it: copy what is needed and return.
@@ -39,7 +39,7 @@ pub struct StepTrace {
     pub tokens_held: usize,
     /// Use of each page frame of the first layer group, by frame; empty unless [`Trace::pages`] is set.
     pub pages: Vec<PageUse>,
-    /// Time the engine thread spent on planning, submitting and delivering. Waiting for a GPU is left out; computation
+    /// Time the engine thread spent on scheduling, submitting and delivering. Waiting for a GPU is left out; computation
     /// on the CPU is included.
     pub host: Duration,
 }
@@ -85,10 +85,10 @@ impl Tracer {
 
     /// Records the rows and the page use of a step. Called before the step's requests can end, as their ids are looked
     /// up in `active`.
-    pub fn rows(&mut self, plan: &BatchPlan, scheduler: &Scheduler, active: &Table) {
+    pub fn rows(&mut self, batch: &Batch, scheduler: &Scheduler, active: &Table) {
         self.step.step += 1;
         self.step.rows.clear();
-        for row in &plan.rows {
+        for row in &batch.rows {
             self.step.rows.push(TraceRow {
                 request_id: id(active, row.sequence),
                 first: row.first,

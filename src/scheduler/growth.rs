@@ -9,7 +9,7 @@ impl Scheduler {
     pub(super) fn grow(&mut self, handle: SequenceHandle, count: usize) -> usize {
         let page_tokens = self.capacity.page_tokens;
         loop {
-            let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
+            let sequence = self.sequences.get_mut(handle).expect("scheduled sequences exist");
             let target = sequence.computed + count;
             let mut covered = usize::MAX;
             for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
@@ -50,7 +50,7 @@ impl Scheduler {
         for &other in self.running.iter().rev() {
             let Some(sequence) = self.sequences.get(other) else { continue };
             let holds_pages = sequence.tables.iter().any(|t| !t.is_empty());
-            if !holds_pages || sequence.planned == self.step || sequence.finished {
+            if !holds_pages || sequence.scheduled == self.step || sequence.finished {
                 continue;
             }
             if sequence.paused {

@@ -2,7 +2,7 @@
 //!
 //! A step has four phases, each a function: **cleanup** returns what finished sequences held, **refill** admits waiting
 //! ones into free slots, **decode** gives every running stream its next row, **prefill** fills the rest of the step's token
-//! budget with pieces of prompts. The result is a [`BatchPlan`] of plain integers; the engine runs it and reports back
+//! budget with pieces of prompts. The result is a [`Batch`] of plain integers; the engine runs it and reports back
 //! with [`Scheduler::computed`] and [`Scheduler::append`].
 //!
 //! Pages are taken when the next token needs one, never for the longest possible sequence. A full page enters the prefix
@@ -79,7 +79,7 @@ impl Row {
 
 /// One step: decode rows, then prefill rows.
 #[derive(Clone, Debug, Default)]
-pub struct BatchPlan {
+pub struct Batch {
     /// The rows.
     pub rows: Vec<Row>,
     /// Tokens of all rows.
@@ -120,7 +120,7 @@ pub struct Scheduler {
     counters: Counters,
     pins: pins::Pins,
     arrivals: u64,
-    /// Number of the step being planned.
+    /// Number of the step being scheduled.
     step: u64,
     /// The frames of one page, while it enters the tree.
     scratch: Vec<Page>,
@@ -202,19 +202,19 @@ impl Scheduler {
         }
     }
 
-    /// Plans the next step into `plan`. An empty plan means that nothing can run now.
-    pub fn plan(&mut self, plan: &mut BatchPlan) {
-        self.begin(plan);
+    /// Schedules the next step into `batch`. An empty batch means that nothing can run now.
+    pub fn schedule(&mut self, batch: &mut Batch) {
+        self.begin(batch);
         self.cleanup();
         self.refill();
-        self.decode(plan);
-        self.prefill(plan);
+        self.decode(batch);
+        self.prefill(batch);
     }
 
-    /// Empties `plan` for the next step; the four phases follow.
-    pub fn begin(&mut self, plan: &mut BatchPlan) {
-        plan.rows.clear();
-        plan.tokens = 0;
+    /// Empties `batch` for the next step; the four phases follow.
+    pub fn begin(&mut self, batch: &mut Batch) {
+        batch.rows.clear();
+        batch.tokens = 0;
         self.step += 1;
     }
 
@@ -349,11 +349,11 @@ impl Scheduler {
     }
 
     /// One row for every sequence that waits for its next token, by rank.
-    pub fn decode(&mut self, plan: &mut BatchPlan) {
+    pub fn decode(&mut self, batch: &mut Batch) {
         let group = match self.capacity.policy {
             Policy::Continuous => None,
             Policy::Static => {
-                self.add_padding(plan);
+                self.add_padding(batch);
                 None
             }
             Policy::Grouped if self.prefill_first() => return,
@@ -363,22 +363,22 @@ impl Scheduler {
         for &handle in &order {
             let Some(sequence) = self.sequences.get(handle) else { continue };
             let ready = sequence.is_ready_to_decode() && group.is_none_or(|position| sequence.computed == position);
-            if ready && plan.tokens < self.capacity.step_tokens && self.grow(handle, 1) == 1 {
-                self.add_row(handle, 1, plan);
+            if ready && batch.tokens < self.capacity.step_tokens && self.grow(handle, 1) == 1 {
+                self.add_row(handle, 1, batch);
             }
         }
         self.order = order;
     }
 
     /// Pieces of prompts into what is left of the budget, by rank.
-    pub fn prefill(&mut self, plan: &mut BatchPlan) {
+    pub fn prefill(&mut self, batch: &mut Batch) {
         let mut group = None;
         let mut order = self.copy_running();
         self.put_unserved_first(&mut order);
         for &handle in &order {
             let Some(sequence) = self.sequences.get(handle) else { continue };
             let pending = sequence.pending();
-            let chunk = pending.min(self.capacity.step_tokens - plan.tokens);
+            let chunk = pending.min(self.capacity.step_tokens - batch.tokens);
             if chunk == 0 || pending <= 1 || sequence.paused || sequence.finished || !sequence.is_running() {
                 continue;
             }
@@ -388,7 +388,7 @@ impl Scheduler {
             }
             let count = self.grow(handle, chunk);
             if count > 0 {
-                self.add_row(handle, count, plan);
+                self.add_row(handle, count, batch);
             }
         }
         self.order = order;
@@ -414,13 +414,13 @@ impl Scheduler {
         order
     }
 
-    fn add_row(&mut self, handle: SequenceHandle, count: usize, plan: &mut BatchPlan) {
-        let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
-        (sequence.planned, sequence.served) = (self.step, self.step);
+    fn add_row(&mut self, handle: SequenceHandle, count: usize, batch: &mut Batch) {
+        let sequence = self.sequences.get_mut(handle).expect("scheduled sequences exist");
+        (sequence.scheduled, sequence.served) = (self.step, self.step);
         let first = sequence.computed;
         let logits_from = sequence.logits_from.clamp(first, first + count);
-        plan.rows.push(Row { sequence: handle, first, count, logits_from });
-        plan.tokens += count;
+        batch.rows.push(Row { sequence: handle, first, count, logits_from });
+        batch.tokens += count;
     }
 
     /// A sequence.
@@ -428,7 +428,7 @@ impl Scheduler {
         self.sequences.get(handle)
     }
 
-    /// Reports that a row of the plan has run, or will have before anything that is planned from now on. Pages it completed
+    /// Reports that a row of the batch has run, or will have before anything that is scheduled from now on. Pages it completed
     /// enter the prefix tree, those with unknown tokens once they are known.
     pub fn computed(&mut self, row: &Row) {
         let Some(sequence) = self.sequences.get_mut(row.sequence) else { return };
@@ -538,7 +538,7 @@ impl Scheduler {
 
     /// Gives back every cached page that no sequence uses and nothing pins.
     pub fn clear_cache(&mut self) {
-        // Ended sequences hold their pages until the next plan.
+        // Ended sequences hold their pages until the next batch.
         self.cleanup();
         while self.tree.evict(&mut self.pools) {}
     }

@@ -273,7 +273,7 @@ impl Scheduler {
         (entry.node, entry.tree_pages) = (sequence.node, sequence.tree_pages);
         self.tree.pin(entry.node);
         self.pins.news.changed = true;
-        // At once and not at the next cleanup: an empty plan must mean that no slot is held for nothing.
+        // At once and not at the next cleanup: an empty batch must mean that no slot is held for nothing.
         self.leave_slot(handle);
         self.sequences.remove(handle);
     }
@@ -282,7 +282,7 @@ impl Scheduler {
     pub(super) fn is_last_hope(&self, handle: SequenceHandle) -> bool {
         let mut others = self.running.iter().filter_map(|&h| Some((h, self.sequences.get(h)?)));
         let awake = others.clone().find(|(_, s)| !s.paused && !s.finished);
-        awake.is_some_and(|(first, _)| first == handle) && others.all(|(_, s)| s.planned != self.step)
+        awake.is_some_and(|(first, _)| first == handle) && others.all(|(_, s)| s.scheduled != self.step)
     }
 
     /// The deepest page of the pin that was met longest ago is no longer pinned; false when nothing is.

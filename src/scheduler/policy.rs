@@ -1,7 +1,7 @@
 //! How a step's rows are chosen. Continuous batching is what the engine is for; the other two exist so that the gain can be
 //! measured (`astrai bench --policy`).
 
-use super::{BatchPlan, Row, Scheduler};
+use super::{Batch, Row, Scheduler};
 
 /// Who may be in a step together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,13 +20,13 @@ pub enum Policy {
 impl Scheduler {
     /// [`Policy::Static`]: a row for every sequence that has ended, computing its newest position and its logits once
     /// more, for nobody.
-    pub(super) fn add_padding(&mut self, plan: &mut BatchPlan) {
+    pub(super) fn add_padding(&mut self, batch: &mut Batch) {
         for &handle in &self.running {
             let Some(sequence) = self.sequences.get(handle) else { continue };
-            if sequence.finished && sequence.computed > 0 && plan.tokens < self.capacity.step_tokens {
+            if sequence.finished && sequence.computed > 0 && batch.tokens < self.capacity.step_tokens {
                 let first = sequence.computed - 1;
-                plan.rows.push(Row { sequence: handle, first, count: 1, logits_from: first });
-                plan.tokens += 1;
+                batch.rows.push(Row { sequence: handle, first, count: 1, logits_from: first });
+                batch.tokens += 1;
             }
         }
     }
@@ -40,6 +40,6 @@ impl Scheduler {
     /// [`Policy::Grouped`]: the position of the decode rows whose turn it is: the one that has waited longest.
     pub(super) fn decode_group(&self) -> Option<usize> {
         let running = self.running.iter().filter_map(|&h| self.sequences.get(h));
-        running.filter(|s| s.is_ready_to_decode()).min_by_key(|s| (s.planned, s.rank)).map(|s| s.computed)
+        running.filter(|s| s.is_ready_to_decode()).min_by_key(|s| (s.scheduled, s.rank)).map(|s| s.computed)
     }
 }

@@ -41,7 +41,7 @@ pub struct Sequence {
     pub(super) waits_since: u64,
     pub(super) waited: u64,
     /// The last step it had a row in.
-    pub(super) planned: u64,
+    pub(super) scheduled: u64,
     /// The last step it had a row in or was admitted in.
     pub(super) served: u64,
     /// Of each whole page of known tokens, a hash of it and all before it; with room for the longest that the sequence may
@@ -87,7 +87,7 @@ impl Sequence {
             rank,
             waits_since: 0,
             waited: 0,
-            planned: 0,
+            scheduled: 0,
             served: 0,
             chain,
             matched: (u64::MAX, 0),

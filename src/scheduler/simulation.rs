@@ -2,7 +2,7 @@
 //!
 //! Random traffic over a few tiny pages: arrivals, priorities, pauses, cancels. The "keys and values" of a token are a
 //! hash of everything up to it, kept in frames as the real ones are, so that a page which holds anything but what its
-//! sequence believes is noticed at the step that reads it. In half of the worlds a step is planned before anybody knows what the
+//! sequence believes is noticed at the step that reads it. In half of the worlds a step is scheduled before anybody knows what the
 //! last one sampled, as on a device that works while the host goes on. After every step the accounting is checked, and two rules of
 //! economy: nobody holds a page beyond its next token's, and nobody waits while unreferenced pages would do.
 //!
@@ -57,7 +57,7 @@ struct Live {
     /// First position whose logits it has not had.
     logits_next: usize,
     paused: bool,
-    /// Its next token cannot be asked for before the last one is known: it sits out the steps planned meanwhile.
+    /// Its next token cannot be asked for before the last one is known: it sits out the steps scheduled meanwhile.
     sits_out: bool,
 }
 
@@ -82,11 +82,11 @@ struct World {
     vocab: usize,
     capacity: Capacity,
     scheduler: Scheduler,
-    plan: BatchPlan,
+    batch: Batch,
     /// By group: what each place of each frame holds.
     stored: Vec<Vec<u64>>,
     live: Vec<Live>,
-    /// Whether steps are planned ahead, and what the last one sampled: of whom, and whether it has its place already.
+    /// Whether steps are scheduled ahead, and what the last one sampled: of whom, and whether it has its place already.
     ahead: bool,
     air: Vec<(SequenceHandle, u32, bool)>,
     tally: Tally,
@@ -114,7 +114,7 @@ impl World {
             vocab: 2 + random.below(2),
             random,
             scheduler: Scheduler::new(capacity.clone()).expect("a few pages"),
-            plan: BatchPlan::default(),
+            batch: Batch::default(),
             stored: vec![vec![0; frames * page_tokens]; groups],
             live: Vec::new(),
             ahead: seed.is_multiple_of(2),
@@ -247,7 +247,7 @@ impl World {
     fn check_economy(&self) {
         for live in &self.live {
             let sequence = self.scheduler.get(live.handle).expect("live sequences exist");
-            let row = self.plan.rows.iter().find(|r| r.sequence == live.handle);
+            let row = self.batch.rows.iter().find(|r| r.sequence == live.handle);
             let end = row.map_or(sequence.computed + 1, |r| r.first + r.count);
             for table in &sequence.tables {
                 assert!(
@@ -261,35 +261,35 @@ impl World {
     }
 
     fn check_plan(&mut self) {
-        assert!(self.plan.tokens <= self.capacity.step_tokens, "{}", self.at());
-        assert_eq!(self.plan.tokens, self.plan.rows.iter().map(|r| r.count).sum::<usize>(), "{}", self.at());
-        assert!(self.plan.rows.len() <= self.capacity.running_max, "{}", self.at());
-        for (index, row) in self.plan.rows.iter().enumerate() {
-            let sequence = self.scheduler.get(row.sequence).expect("planned sequences exist");
+        assert!(self.batch.tokens <= self.capacity.step_tokens, "{}", self.at());
+        assert_eq!(self.batch.tokens, self.batch.rows.iter().map(|r| r.count).sum::<usize>(), "{}", self.at());
+        assert!(self.batch.rows.len() <= self.capacity.running_max, "{}", self.at());
+        for (index, row) in self.batch.rows.iter().enumerate() {
+            let sequence = self.scheduler.get(row.sequence).expect("scheduled sequences exist");
             assert!(!sequence.paused && sequence.computed == row.first && row.count > 0, "{}", self.at());
             assert!(row.first + row.count <= sequence.tokens.len(), "{}", self.at());
-            assert!(self.plan.rows[..index].iter().all(|r| r.sequence != row.sequence), "{}: two rows", self.at());
+            assert!(self.batch.rows[..index].iter().all(|r| r.sequence != row.sequence), "{}: two rows", self.at());
         }
-        if self.plan.rows.is_empty() {
+        if self.batch.rows.is_empty() {
             self.tally.empty_plans += 1;
             // A sequence whose last token is still in flight, because it is its last one or because it sits out, may hold what the
             // others wait for.
             let ends = self.air.iter().any(|(_, _, placed)| !placed);
             let idle = ends || self.live.iter().all(|l| l.paused);
-            assert!(idle, "{}: somebody could run and nothing was planned", self.at());
+            assert!(idle, "{}: somebody could run and nothing was scheduled", self.at());
         }
     }
 
     /// Where a token's key and value lie in a group.
     fn place(&self, row: &Row, group: usize, position: usize) -> usize {
-        let table = &self.scheduler.get(row.sequence).expect("planned sequences exist").tables[group];
+        let table = &self.scheduler.get(row.sequence).expect("scheduled sequences exist").tables[group];
         let page_tokens = self.capacity.page_tokens;
         table[position / page_tokens] as usize * page_tokens + position % page_tokens
     }
 
     /// The forward pass: all rows write, then all rows read everything before them and themselves.
     fn forward(&mut self) {
-        let rows = self.plan.rows.clone();
+        let rows = self.batch.rows.clone();
         let wanted: Vec<Vec<u64>> = rows.iter().map(|r| hashes(&self.live[self.index_of(r.sequence)].tokens)).collect();
         for (row, hashes) in rows.iter().zip(&wanted) {
             for group in 0..self.stored.len() {
@@ -311,7 +311,7 @@ impl World {
 
     fn commit(&mut self) {
         let mut sampled = Vec::new();
-        for row in self.plan.rows.clone() {
+        for row in self.batch.rows.clone() {
             let at = self.index_of(row.sequence);
             let end = row.first + row.count;
             if row.logits_from < end {
@@ -379,12 +379,12 @@ impl World {
 
     fn step(&mut self) {
         self.traffic();
-        self.scheduler.begin(&mut self.plan);
+        self.scheduler.begin(&mut self.batch);
         self.scheduler.cleanup();
         self.scheduler.refill();
         self.check_admissions();
-        self.scheduler.decode(&mut self.plan);
-        self.scheduler.prefill(&mut self.plan);
+        self.scheduler.decode(&mut self.batch);
+        self.scheduler.prefill(&mut self.batch);
         self.check();
         self.check_economy();
         self.check_plan();
@@ -398,8 +398,8 @@ impl World {
     fn run(mut self, steps: usize) -> Tally {
         (0..steps).for_each(|_| self.step());
         self.live.drain(..).for_each(|l| self.scheduler.finish(l.handle));
-        self.scheduler.plan(&mut self.plan);
-        assert!(self.plan.rows.is_empty(), "{}", self.at());
+        self.scheduler.schedule(&mut self.batch);
+        assert!(self.batch.rows.is_empty(), "{}", self.at());
         self.check();
         let (used, cached, free) = self.scheduler.pages();
         let frames = self.capacity.frames.iter().sum();

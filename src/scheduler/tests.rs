@@ -7,11 +7,11 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
     let capacity = Capacity { waiting_max: 2, ..capacity(2, 8, 8) };
     let mut scheduler = Scheduler::new(capacity).unwrap();
     let handle = scheduler.submit((0..19).collect(), 21, 18, 0).unwrap();
-    let mut plan = BatchPlan::default();
+    let mut batch = Batch::default();
     let mut seen = Vec::new();
     for _ in 0..5 {
-        scheduler.plan(&mut plan);
-        for row in plan.rows.clone() {
+        scheduler.schedule(&mut batch);
+        for row in batch.rows.clone() {
             seen.push((row.first, row.count, row.logits_from));
             scheduler.computed(&row);
             if row.logits_from < row.first + row.count {
@@ -35,12 +35,12 @@ fn capacity(running_max: usize, step_tokens: usize, frames: usize) -> Capacity {
 
 /// Runs until `handles` have each sampled one token; returns tokens computed.
 fn run_to_first_token(scheduler: &mut Scheduler, handles: &[SequenceHandle]) -> usize {
-    let (mut plan, mut computed, mut sampled) = (BatchPlan::default(), 0, 0);
+    let (mut batch, mut computed, mut sampled) = (Batch::default(), 0, 0);
     while sampled < handles.len() {
-        scheduler.plan(&mut plan);
+        scheduler.schedule(&mut batch);
         scheduler.check().unwrap();
-        computed += plan.tokens;
-        for row in plan.rows.clone() {
+        computed += batch.tokens;
+        for row in batch.rows.clone() {
             scheduler.computed(&row);
             if row.logits_from < row.first + row.count {
                 scheduler.append(row.sequence, 1).unwrap();
@@ -62,9 +62,9 @@ fn searches_of_a_refill(shared: u32) -> u64 {
         let len = prompt.len();
         scheduler.submit(prompt, len + 2, len - 1, 0).unwrap();
     }
-    let (mut plan, mut most) = (BatchPlan::default(), 0);
+    let (mut batch, mut most) = (Batch::default(), 0);
     for _ in 0..200 {
-        scheduler.begin(&mut plan);
+        scheduler.begin(&mut batch);
         scheduler.cleanup();
         let (before, running) = (scheduler.tree.looks.get(), scheduler.running.len());
         scheduler.refill();
@@ -72,9 +72,9 @@ fn searches_of_a_refill(shared: u32) -> u64 {
         let shared_now: usize =
             scheduler.running.iter().skip(running).map(|h| scheduler.get(*h).unwrap().tree_pages + 1).sum();
         most = most.max(scheduler.tree.looks.get() - before - shared_now as u64);
-        scheduler.decode(&mut plan);
-        scheduler.prefill(&mut plan);
-        for row in plan.rows.clone() {
+        scheduler.decode(&mut batch);
+        scheduler.prefill(&mut batch);
+        for row in batch.rows.clone() {
             scheduler.computed(&row);
             if row.logits_from < row.first + row.count {
                 scheduler.append(row.sequence, 1).unwrap();
@@ -135,15 +135,15 @@ fn cached_pages_give_way_to_new_sequences() {
 #[test]
 fn a_higher_priority_is_admitted_first() {
     let mut scheduler = Scheduler::new(capacity(1, 64, 100)).unwrap();
-    let mut plan = BatchPlan::default();
+    let mut batch = Batch::default();
     let handles: Vec<SequenceHandle> =
         [0, 5, -1, 5].iter().map(|&p| scheduler.submit(vec![p as u32 & 7, 2], 5, 1, p).unwrap()).collect();
     let mut order = Vec::new();
     for _ in 0..4 {
-        scheduler.plan(&mut plan);
+        scheduler.schedule(&mut batch);
         scheduler.check().unwrap();
-        order.push(handles.iter().position(|h| *h == plan.rows[0].sequence).unwrap());
-        scheduler.finish(plan.rows[0].sequence);
+        order.push(handles.iter().position(|h| *h == batch.rows[0].sequence).unwrap());
+        scheduler.finish(batch.rows[0].sequence);
     }
     assert_eq!(order, [1, 3, 0, 2], "by priority, then by arrival");
 }
@@ -168,12 +168,12 @@ fn within_a_bucket_the_longest_cached_prefix_is_admitted_first() {
     let lengths = [8, 0, 32, 16];
     let handles: Vec<SequenceHandle> =
         lengths.iter().map(|&n| scheduler.submit(prompt(n), 60, 45, 0).unwrap()).collect();
-    let mut plan = BatchPlan::default();
+    let mut batch = Batch::default();
     let mut order = Vec::new();
     for _ in 0..4 {
-        scheduler.plan(&mut plan);
-        order.push(lengths[handles.iter().position(|h| *h == plan.rows[0].sequence).unwrap()]);
-        scheduler.finish(plan.rows[0].sequence);
+        scheduler.schedule(&mut batch);
+        order.push(lengths[handles.iter().position(|h| *h == batch.rows[0].sequence).unwrap()]);
+        scheduler.finish(batch.rows[0].sequence);
     }
     assert_eq!(order, [32, 16, 8, 0]);
 }
@@ -183,7 +183,7 @@ fn within_a_bucket_the_longest_cached_prefix_is_admitted_first() {
 fn nobody_starves() {
     for (priority, better) in [(0, 0), (-5, 5), (i32::MIN, i32::MAX)] {
         let mut scheduler = Scheduler::new(capacity(2, 64, 100)).unwrap();
-        let mut plan = BatchPlan::default();
+        let mut batch = Batch::default();
         let cached: Vec<u32> = (0..40).collect();
         let warm = scheduler.submit(cached.clone(), 50, 39, better).unwrap();
         run_to_first_token(&mut scheduler, &[warm]);
@@ -195,8 +195,8 @@ fn nobody_starves() {
             while scheduler.counts().1 < 64 {
                 scheduler.submit(cached.clone(), 50, 39, better).unwrap();
             }
-            scheduler.plan(&mut plan);
-            for row in plan.rows.clone() {
+            scheduler.schedule(&mut batch);
+            for row in batch.rows.clone() {
                 let later =
                     scheduler.get(row.sequence).unwrap().rank.arrival() > scheduler.get(poor).unwrap().rank.arrival();
                 overtaken_by += usize::from(row.sequence != poor && later && seen.insert(row.sequence));
@@ -218,14 +218,14 @@ fn who_ranks_last_gives_way_and_who_is_paused_before() {
         [(None, [0, 0, 0], 2), (None, [-1, 0, 0], 0), (Some(1), [0, 0, 0], 1), (None, [0, -7, -7], 2)]
     {
         let mut scheduler = Scheduler::new(capacity(3, 64, 9)).unwrap();
-        let mut plan = BatchPlan::default();
+        let mut batch = Batch::default();
         let handles: Vec<SequenceHandle> = (0..3)
             .map(|i| scheduler.submit((0..10).map(|t| t + 100 * i as u32).collect(), 30, 9, priorities[i]).unwrap())
             .collect();
         for _ in 0..4 {
-            scheduler.plan(&mut plan);
+            scheduler.schedule(&mut batch);
             scheduler.check().unwrap();
-            for row in plan.rows.clone() {
+            for row in batch.rows.clone() {
                 scheduler.computed(&row);
                 scheduler.append(row.sequence, 7).unwrap();
             }
@@ -248,19 +248,19 @@ fn run_policy(policy: Policy, lengths: &[usize], slots: usize) -> (usize, usize)
         let prompt = (0..8).map(|t| 10 * i as u32 + t).collect();
         left.insert(scheduler.submit(prompt, 8 + length, 7, 0).unwrap(), length);
     }
-    let (mut plan, mut passes, mut generated) = (BatchPlan::default(), 0, 0);
+    let (mut batch, mut passes, mut generated) = (Batch::default(), 0, 0);
     loop {
-        scheduler.plan(&mut plan);
+        scheduler.schedule(&mut batch);
         scheduler.check().unwrap();
-        if plan.rows.is_empty() {
+        if batch.rows.is_empty() {
             return (passes, generated);
         }
         passes += 1;
         if policy == Policy::Grouped {
             let shape = |r: &Row| (r.first, r.count);
-            assert!(plan.rows.iter().all(|r| shape(r) == shape(&plan.rows[0])), "{:?}", plan.rows);
+            assert!(batch.rows.iter().all(|r| shape(r) == shape(&batch.rows[0])), "{:?}", batch.rows);
         }
-        for row in plan.rows.clone() {
+        for row in batch.rows.clone() {
             scheduler.computed(&row);
             let padding = scheduler.get(row.sequence).unwrap().finished;
             if padding || row.logits_from == row.first + row.count {
@@ -294,13 +294,13 @@ fn policies_generate_the_same_in_different_numbers_of_passes() {
 #[test]
 fn any_number_of_stalled_sequences_keeps_nobody_out() {
     let mut scheduler = Scheduler::new(Capacity { waiting_max: 999, ..capacity(4, 64, 100) }).unwrap();
-    let mut plan = BatchPlan::default();
+    let mut batch = Batch::default();
     let stalled: Vec<SequenceHandle> = (0..3 * limits::REFILL_SCAN_MAX as u32)
         .map(|i| {
             let handle = scheduler.submit(vec![i, 1, 2], 20, 2, 9).unwrap();
             while !scheduler.get(handle).unwrap().is_running() {
-                scheduler.plan(&mut plan);
-                assert!(!plan.rows.is_empty(), "sequence {i} is kept out");
+                scheduler.schedule(&mut batch);
+                assert!(!batch.rows.is_empty(), "sequence {i} is kept out");
             }
             scheduler.set_paused(handle, true);
             handle
@@ -314,7 +314,7 @@ fn any_number_of_stalled_sequences_keeps_nobody_out() {
     scheduler.set_paused(stalled[5], false);
     run_to_first_token(&mut scheduler, &[stalled[5]]);
     stalled.iter().for_each(|&handle| scheduler.finish(handle));
-    scheduler.plan(&mut plan);
+    scheduler.schedule(&mut batch);
     scheduler.check().unwrap();
     assert_eq!((scheduler.counts(), scheduler.pages().0), ((0, 0, 0), 0));
 }
@@ -322,18 +322,18 @@ fn any_number_of_stalled_sequences_keeps_nobody_out() {
 #[test]
 fn a_long_prompt_of_low_priority_is_computed_under_any_load() {
     let mut scheduler = Scheduler::new(capacity(4, 16, 2000)).unwrap();
-    let mut plan = BatchPlan::default();
+    let mut batch = Batch::default();
     let poor = scheduler.submit(vec![5; 400], 410, 399, -9).unwrap();
-    scheduler.plan(&mut plan);
-    plan.rows.iter().for_each(|row| scheduler.computed(row));
+    scheduler.schedule(&mut batch);
+    batch.rows.iter().for_each(|row| scheduler.computed(row));
     let (mut steps, mut next) = (0, 0);
     while scheduler.get(poor).unwrap().pending() > 0 {
         while scheduler.counts().1 < 4 {
             next += 1;
             scheduler.submit((0..100).map(|t| t * 1000 + next).collect(), 110, 99, 9).unwrap();
         }
-        scheduler.plan(&mut plan);
-        for row in plan.rows.clone() {
+        scheduler.schedule(&mut batch);
+        for row in batch.rows.clone() {
             scheduler.computed(&row);
             if row.sequence != poor && row.logits_from < row.first + row.count {
                 scheduler.finish(row.sequence);

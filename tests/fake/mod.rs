@@ -1,11 +1,11 @@
 //! The scheduler at work for a model that computes nothing: every sequence gets a token a step.
 
-use astrai::scheduler::{BatchPlan, Capacity, Policy, Scheduler, SequenceHandle};
+use astrai::scheduler::{Batch, Capacity, Policy, Scheduler, SequenceHandle};
 
-/// Scheduler, plan and a fake model's next token.
+/// Scheduler, batch and a fake model's next token.
 pub struct Fake {
     pub scheduler: Scheduler,
-    pub plan: BatchPlan,
+    pub batch: Batch,
     next: u32,
 }
 
@@ -21,13 +21,13 @@ impl Fake {
             policy: Policy::Continuous,
         };
         let scheduler = Scheduler::new(capacity).expect("the accounting fits into memory");
-        let mut fake = Fake { scheduler, plan: BatchPlan::default(), next: 0 };
+        let mut fake = Fake { scheduler, batch: Batch::default(), next: 0 };
         for i in 0..running as u32 {
             let prompt = (0..prompt_len as u32).map(|t| t * 1009 + i).collect();
             fake.scheduler.submit(prompt, prompt_len + 2200, prompt_len - 1, 0).expect("it fits");
         }
         // Until everyone decodes, and for a while longer: vectors grow to their working size.
-        while fake.plan.rows.len() < running || fake.plan.tokens > running {
+        while fake.batch.rows.len() < running || fake.batch.tokens > running {
             fake.step();
         }
         (0..64).for_each(|_| fake.step());
@@ -36,8 +36,8 @@ impl Fake {
 
     /// Plans a step, "computes" it and appends a token to every sequence.
     pub fn step(&mut self) {
-        self.scheduler.plan(&mut self.plan);
-        for row in &self.plan.rows {
+        self.scheduler.schedule(&mut self.batch);
+        for row in &self.batch.rows {
             self.scheduler.computed(row);
             if row.logits_from < row.first + row.count {
                 self.next = self.next.wrapping_mul(1664525).wrapping_add(1013904223);
@@ -49,6 +49,6 @@ impl Fake {
     /// The running sequences of the last step.
     #[allow(dead_code, reason = "not every user of this module asks")]
     pub fn handles(&self) -> Vec<SequenceHandle> {
-        self.plan.rows.iter().map(|r| r.sequence).collect()
+        self.batch.rows.iter().map(|r| r.sequence).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Pins in the weightless simulation: the accounting after every step, and that every accepted request still finishes.
 
-use super::super::{BatchPlan, Capacity, Policy};
+use super::super::{Batch, Capacity, Policy};
 use super::*;
 
 struct Random(u64);
@@ -25,15 +25,15 @@ fn scheduler(running_max: usize, frames: usize) -> Scheduler {
 }
 
 /// One step: every row is computed, and each sequence whose newest token was reached samples one. Returns the tokens of
-/// the plan.
+/// the batch.
 fn step(
     scheduler: &mut Scheduler,
-    plan: &mut BatchPlan,
+    batch: &mut Batch,
     sampled: &mut dyn FnMut(&mut Scheduler, SequenceHandle),
 ) -> usize {
-    scheduler.plan(plan);
+    scheduler.schedule(batch);
     scheduler.check().unwrap();
-    for row in plan.rows.clone() {
+    for row in batch.rows.clone() {
         scheduler.computed(&row);
         if row.logits_from < row.first + row.count {
             scheduler.append(row.sequence, 1).unwrap();
@@ -41,14 +41,14 @@ fn step(
         }
     }
     scheduler.check().unwrap();
-    plan.tokens
+    batch.tokens
 }
 
 /// Steps until nothing can run; returns the tokens computed.
 fn settle(scheduler: &mut Scheduler) -> usize {
-    let (mut plan, mut computed) = (BatchPlan::default(), 0);
+    let (mut batch, mut computed) = (Batch::default(), 0);
     loop {
-        match step(scheduler, &mut plan, &mut |s, handle| s.finish(handle)) {
+        match step(scheduler, &mut batch, &mut |s, handle| s.finish(handle)) {
             0 => return computed,
             tokens => computed += tokens,
         }
@@ -117,7 +117,7 @@ fn what_is_there_already_is_pinned_at_once() {
 fn a_pin_can_be_cancelled_while_it_is_computed() {
     let mut s = scheduler(2, 40);
     let pin = s.pin((0..60).collect()).unwrap();
-    step(&mut s, &mut BatchPlan::default(), &mut |_, _| ());
+    step(&mut s, &mut Batch::default(), &mut |_, _| ());
     s.unpin(pin);
     assert_eq!(settle(&mut s), 0);
     assert!(s.pinned(pin).is_none());
@@ -168,8 +168,8 @@ fn pins_give_nothing_while_somebody_else_can_run() {
     for i in 1..4u32 {
         s.submit((0..20).map(|t| t + 1000 * i).collect(), 24, 19, 0).unwrap();
     }
-    let mut plan = BatchPlan::default();
-    while step(&mut s, &mut plan, &mut |s, h| {
+    let mut batch = Batch::default();
+    while step(&mut s, &mut batch, &mut |s, h| {
         if s.get(h).is_some_and(|q| q.tokens.len() >= 24) {
             s.finish(h)
         }
@@ -193,9 +193,9 @@ fn a_restored_prefix_is_adopted_whole_or_not_at_all() {
     s.unpin(pin);
     // Running sequences keep what they have: 3 pages are left beside 21, and nothing was evicted for nothing.
     let held = s.submit((500..582).collect(), 90, 81, 0).unwrap();
-    let mut plan = BatchPlan::default();
+    let mut batch = Batch::default();
     while s.get(held).is_some_and(|q| q.tokens.len() < 83) {
-        step(&mut s, &mut plan, &mut |_, _| ());
+        step(&mut s, &mut batch, &mut |_, _| ());
     }
     let before = (s.pages(), s.counters());
     let error = s.adopt((900..920).collect()).unwrap_err();
@@ -224,7 +224,7 @@ fn simulate(seed: u64, steps: usize, frames: usize) -> (u64, usize) {
     let mut random = Random(seed);
     let mut s = scheduler(6, frames);
     let (mut live, mut pins, mut given_up): (Vec<Live>, Vec<SequenceHandle>, usize) = Default::default();
-    let mut plan = BatchPlan::default();
+    let mut batch = Batch::default();
     let mut quiet = 0;
     for at in 0.. {
         if at < steps {
@@ -250,7 +250,7 @@ fn simulate(seed: u64, steps: usize, frames: usize) -> (u64, usize) {
         } else if at == steps {
             live.iter().for_each(|l| s.set_paused(l.handle, false));
         }
-        let computed = step(&mut s, &mut plan, &mut |s, handle| {
+        let computed = step(&mut s, &mut batch, &mut |s, handle| {
             let of = live.iter().position(|l| l.handle == handle).expect("only live sequences sample");
             if s.get(handle).unwrap().tokens.len() >= live[of].len_max {
                 s.finish(live.swap_remove(of).handle);

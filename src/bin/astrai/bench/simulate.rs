@@ -7,7 +7,7 @@ use super::random::Random;
 use super::result::{median, round};
 use crate::failure::{Failure, Outcome};
 use astrai::limits;
-use astrai::scheduler::{BatchPlan, Capacity, Scheduler, SequenceHandle};
+use astrai::scheduler::{Batch, Capacity, Scheduler, SequenceHandle};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::Write;
@@ -60,10 +60,10 @@ fn forward_passes(plan: &Plan, policy: PolicyName) -> Outcome<u64> {
         let prompt = prompts.tokens(plan.prompt_len, VOCAB);
         left.insert(scheduler.submit(prompt, plan.prompt_len + len, plan.prompt_len - 1, 0)?, len);
     }
-    let mut batch = BatchPlan::default();
+    let mut batch = Batch::default();
     let mut passes = 0;
     while !left.is_empty() {
-        scheduler.plan(&mut batch);
+        scheduler.schedule(&mut batch);
         if batch.rows.is_empty() {
             return Err(Failure::Message(format!("the simulation stalled with {} requests to go", left.len())));
         }

@@ -6,7 +6,7 @@ use crate::dtype::DType;
 pub use crate::encoding::Encoding;
 use crate::error::Error;
 use crate::limits;
-pub use crate::scheduler::Policy;
+pub use crate::scheduler::PlanFn;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -142,14 +142,14 @@ pub struct EngineOptions {
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
-    /// Which rows may share a step; for measurements.
-    pub policy: Policy,
     /// Called with the progress of loading.
     pub progress: Option<ProgressFn>,
     /// Called with log lines.
     pub log: Option<LogFn>,
     /// With [`Delivery::Poll`]: called when there is something to poll.
     pub wake: Option<WakeFn>,
+    /// Plans every step in place of the scheduler. For measurements in Rust; the C API has no such option.
+    pub planner: Option<PlanFn>,
     /// Called after every step. For measurements in Rust; the C API has no such option.
     pub trace: Option<super::Trace>,
 }
@@ -470,10 +470,10 @@ impl EngineOptions {
             duty_interval_us: self.duty_interval_us,
             memory_budget: self.memory_budget,
             affinity_mask: self.affinity_mask,
-            policy: self.policy,
             progress: None,
             log: None,
             wake: None,
+            planner: None,
             trace: None,
         }
     }

@@ -18,7 +18,7 @@ use super::{Command, Shared};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, copied, reserved};
 use crate::os::shortage;
-use crate::scheduler::Row;
+use crate::scheduler::{PlanFn, Row};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -55,6 +55,8 @@ pub(super) struct Core {
     pub finished_at: Instant,
     /// Time that the current step has waited for the device.
     pub waited: Duration,
+    /// Plans the steps in place of the scheduler.
+    pub planner: Option<PlanFn>,
     pub trace: Option<Tracer>,
 }
 
@@ -72,7 +74,12 @@ impl Core {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(shared: Arc<Shared>, runner: ModelRunner, trace: Option<Trace>) -> Result<Core> {
+    pub fn new(
+        shared: Arc<Shared>,
+        runner: ModelRunner,
+        planner: Option<PlanFn>,
+        trace: Option<Trace>,
+    ) -> Result<Core> {
         let steps_max = runner.backend.steps_in_flight();
         let spare_steps = (0..steps_max).map(|_| InFlightStep::new(&runner)).collect::<Result<_>>()?;
         let stats = Stats { pages_free: runner.scheduler.pages().2 as u64, ..Stats::default() };
@@ -95,6 +102,7 @@ impl Core {
             spare_steps,
             finished_at: Instant::now(),
             waited: Duration::ZERO,
+            planner,
             trace: trace.map(Tracer::new),
         })
     }

@@ -262,7 +262,7 @@ impl Engine {
         };
         if let Some(runner) = opened.runner {
             // From here on a failure drops `engine`, which stops the threads that already run.
-            let core = core::Core::new(shared.clone(), runner, options.trace.take())?;
+            let core = core::Core::new(shared.clone(), runner, options.planner.take(), options.trace.take())?;
             if options.delivery == Delivery::Thread {
                 let dispatcher = thread::spawn("dispatch", placing, {
                     let shared = shared.clone();

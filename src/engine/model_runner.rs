@@ -6,7 +6,7 @@ use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::model::{Model, Step};
 use crate::sampling::{SamplingOutput, SamplingRequest, SamplingRequests};
-use crate::scheduler::{BatchPlan, Scheduler, UNKNOWN};
+use crate::scheduler::{BatchPlan, PlanFn, Scheduler, UNKNOWN};
 use crate::source::ModelSource;
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,21 +43,26 @@ pub(super) struct LogitsPosition {
 
 impl ModelRunner {
     /// Plans the next step into `plan` and writes the model's input into `step`. Adds the time of cleanup and refill to
-    /// `spent`, and returns when they were done: planning of decode and prefill counts with the time of their rows.
+    /// `spent` (with a `planner`: not), and returns when they were done: planning of decode and prefill counts with the time of their rows.
     ///
     /// # Errors
     /// `Memory` when a page list cannot grow. It grows only when sequences that share pages list more pages than exist.
-    pub fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
+    pub fn schedule(&mut self, planner: &mut Option<PlanFn>, spent: &mut PhaseTimes) -> Result<Instant> {
         let begin = Instant::now();
-        self.scheduler.begin(&mut self.plan);
-        self.scheduler.cleanup();
-        let cleaned = Instant::now();
-        self.scheduler.refill();
-        let refilled = Instant::now();
-        self.scheduler.decode(&mut self.plan);
-        self.scheduler.prefill(&mut self.plan);
-        spent.cleanup += cleaned - begin;
-        spent.refill += refilled - cleaned;
+        let mut refilled = begin;
+        if let Some(planner) = planner {
+            planner(&mut self.scheduler, &mut self.plan);
+        } else {
+            self.scheduler.begin(&mut self.plan);
+            self.scheduler.cleanup();
+            let cleaned = Instant::now();
+            self.scheduler.refill();
+            refilled = Instant::now();
+            self.scheduler.decode(&mut self.plan);
+            self.scheduler.prefill(&mut self.plan);
+            spent.cleanup += cleaned - begin;
+            spent.refill += refilled - cleaned;
+        }
         let step = &mut self.step;
         step.clear();
         self.logits_positions.clear();

@@ -412,7 +412,6 @@ fn build(
         step_tokens: sizing.step_tokens,
         page_tokens: sizing.page_tokens,
         frames: vec![sizing.frames; shapes.len()],
-        policy: sizing.policy,
     })?;
     let page_tokens = sizing.page_tokens;
     let rows = sizing.step.sequences;

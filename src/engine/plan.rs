@@ -159,7 +159,6 @@ pub(super) struct Sizing {
     /// Page frames of each layer group.
     pub frames: usize,
     pub kv: DType,
-    pub policy: Policy,
     /// The device that holds all of this.
     pub device: DeviceChoice,
     weights: WeightBytes,
@@ -256,7 +255,6 @@ impl Sizing {
             step,
             frames: 0,
             kv,
-            policy: o.policy,
             weights,
             page_bytes,
             workspace_bytes: workspace,

@@ -77,7 +77,7 @@ impl Core {
                 return true;
             }
         }
-        let planned = match self.runner.schedule(&mut self.spent) {
+        let planned = match self.runner.schedule(&mut self.planner, &mut self.spent) {
             Ok(planned) => planned,
             Err(error) => {
                 self.fail_step(&error);

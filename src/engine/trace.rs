@@ -47,7 +47,7 @@ pub struct StepTrace {
 /// Consecutive tokens of one request in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceRow {
-    /// [`super::Request::id`]; 0 for a row of a pinned prefix, and for a padding row of the `static` policy.
+    /// [`super::Request::id`]; 0 for a row of a pinned prefix, and for one that a planner adds for a request that has ended.
     pub request_id: u64,
     /// Position of the first token.
     pub first: usize,

@@ -6,8 +6,8 @@ use super::input::{self, CallerStruct};
 use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
-    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Plan, Policy, ProgressFn, RequestOptions, Stats,
-    TextOptions, Type, WakeFn,
+    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, Plan, ProgressFn, RequestOptions, Stats, TextOptions,
+    Type, WakeFn,
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
@@ -134,7 +134,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         duty_interval_us: o.duty_interval_us,
         memory_budget: o.memory_budget,
         affinity_mask: o.affinity_mask,
-        policy: Policy::Continuous,
+        planner: None,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
         wake: wake(o.wake, user_data),

@@ -23,14 +23,12 @@
 mod check;
 mod growth;
 mod pins;
-mod policy;
 mod queue;
 mod sequence;
 mod view;
 
 pub use crate::cache::SequenceHandle;
 pub use pins::{Pin, PinNews};
-pub use policy::Policy;
 pub use queue::Rank;
 pub use sequence::{Sequence, State, UNKNOWN};
 pub use view::PageOwner;
@@ -53,8 +51,6 @@ pub struct Capacity {
     pub page_tokens: usize,
     /// Page frames of each layer group.
     pub frames: Vec<usize>,
-    /// Who may be in a step together.
-    pub policy: Policy,
 }
 
 /// Adjacent tokens of one sequence in a step.
@@ -98,6 +94,9 @@ pub struct Counters {
     /// Pages that left the prefix tree, over all layer groups.
     pub evictions: u64,
 }
+
+/// Plans a step in place of [`Scheduler::plan`], by its phases or by single rows ([`Scheduler::add_row`]); for measurements.
+pub type PlanFn = Box<dyn FnMut(&mut Scheduler, &mut BatchPlan) + Send>;
 
 /// The scheduler of one engine.
 pub struct Scheduler {
@@ -220,27 +219,18 @@ impl Scheduler {
 
     /// Returns slots and pages of finished sequences.
     pub fn cleanup(&mut self) {
-        if self.finished.is_empty() {
-            return;
+        for index in 0..self.finished.len() {
+            let handle = self.finished[index];
+            self.leave_slot(handle);
+            self.sequences.remove(handle);
         }
-        let batch_goes_on = self.capacity.policy == Policy::Static && self.finished_running < self.running.len();
-        let mut finished = std::mem::take(&mut self.finished);
-        finished.retain(|&handle| {
-            let stays = batch_goes_on && self.sequences.get(handle).is_some_and(Sequence::is_running);
-            if !stays {
-                self.leave_slot(handle);
-                self.sequences.remove(handle);
-            }
-            stays
-        });
-        self.finished = finished;
+        self.finished.clear();
     }
 
     /// Admits waiting sequences, in order, while there are slots and pages for what they have so far. A paused sequence
     /// gives way to one that could run.
     pub fn refill(&mut self) {
-        let may_begin = self.capacity.policy != Policy::Static || self.running.is_empty();
-        if self.waiting.is_empty() || !may_begin || (self.slots.is_full() && self.paused_running == 0) {
+        if self.waiting.is_empty() || (self.slots.is_full() && self.paused_running == 0) {
             return;
         }
         self.find_prefilling();
@@ -350,21 +340,10 @@ impl Scheduler {
 
     /// One row for every sequence that waits for its next token, by rank.
     pub fn decode(&mut self, plan: &mut BatchPlan) {
-        let group = match self.capacity.policy {
-            Policy::Continuous => None,
-            Policy::Static => {
-                self.add_padding(plan);
-                None
-            }
-            Policy::Grouped if self.prefill_first() => return,
-            Policy::Grouped => self.decode_group(),
-        };
         let order = self.copy_running();
         for &handle in &order {
-            let Some(sequence) = self.sequences.get(handle) else { continue };
-            let ready = sequence.is_ready_to_decode() && group.is_none_or(|position| sequence.computed == position);
-            if ready && plan.tokens < self.capacity.step_tokens && self.grow(handle, 1) == 1 {
-                self.add_row(handle, 1, plan);
+            if self.sequences.get(handle).is_some_and(|s| s.pending() == 1) {
+                self.add_row(handle, plan);
             }
         }
         self.order = order;
@@ -372,23 +351,11 @@ impl Scheduler {
 
     /// Pieces of prompts into what is left of the budget, by rank.
     pub fn prefill(&mut self, plan: &mut BatchPlan) {
-        let mut group = None;
         let mut order = self.copy_running();
         self.put_unserved_first(&mut order);
         for &handle in &order {
-            let Some(sequence) = self.sequences.get(handle) else { continue };
-            let pending = sequence.pending();
-            let chunk = pending.min(self.capacity.step_tokens - plan.tokens);
-            if chunk == 0 || pending <= 1 || sequence.paused || sequence.finished || !sequence.is_running() {
-                continue;
-            }
-            let shape = (sequence.computed, pending);
-            if self.capacity.policy == Policy::Grouped && *group.get_or_insert(shape) != shape {
-                continue;
-            }
-            let count = self.grow(handle, chunk);
-            if count > 0 {
-                self.add_row(handle, count, plan);
+            if self.sequences.get(handle).is_some_and(|s| s.pending() > 1) {
+                self.add_row(handle, plan);
             }
         }
         self.order = order;
@@ -414,13 +381,27 @@ impl Scheduler {
         order
     }
 
-    fn add_row(&mut self, handle: SequenceHandle, count: usize, plan: &mut BatchPlan) {
-        let sequence = self.sequences.get_mut(handle).expect("planned sequences exist");
+    /// A row for a sequence that can run: as many of its next tokens as budget and pages allow.
+    pub fn add_row(&mut self, handle: SequenceHandle, plan: &mut BatchPlan) {
+        let Some(sequence) = self.sequences.get(handle).filter(|s| s.can_run()) else { return };
+        let chunk = sequence.pending().min(self.capacity.step_tokens - plan.tokens);
+        let count = if chunk == 0 { 0 } else { self.grow(handle, chunk) };
+        let Some(sequence) = self.sequences.get_mut(handle).filter(|_| count > 0) else { return };
         (sequence.planned, sequence.served) = (self.step, self.step);
         let first = sequence.computed;
         let logits_from = sequence.logits_from.clamp(first, first + count);
         plan.rows.push(Row { sequence: handle, first, count, logits_from });
         plan.tokens += count;
+    }
+
+    /// What it may use.
+    pub fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    /// Running sequences by rank, those included that have ended since the last cleanup.
+    pub fn running(&self) -> impl Iterator<Item = SequenceHandle> {
+        self.running.iter().copied()
     }
 
     /// A sequence.

@@ -5,7 +5,6 @@ use crate::args::{self, KvFormat, Tier};
 use crate::failure::{Failure, Outcome};
 use astrai::engine::{Device, EngineOptions, Type};
 use astrai::limits;
-use astrai::scheduler::Policy;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -195,17 +194,6 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-impl PolicyName {
-    /// As the scheduler has it.
-    pub fn policy(self) -> Policy {
-        match self {
-            PolicyName::Continuous => Policy::Continuous,
-            PolicyName::Static => Policy::Static,
-            PolicyName::Grouped => Policy::Grouped,
-        }
-    }
-}
-
 /// A workload with all its numbers.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -307,7 +295,7 @@ impl BenchArgs {
             max_waiting: plan.requests.clamp(limits::WAITING_DEFAULT, limits::WAITING_MAX) as u32,
             context_length: self.context.unwrap_or(0),
             memory_budget: u64::from(self.memory_mib.unwrap_or(0)) << 20,
-            policy: policy.policy(),
+            planner: policy.planner(),
             ..EngineOptions::default()
         }
     }

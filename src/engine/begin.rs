@@ -2,8 +2,6 @@
 //! already begins with them, as a rendered chat does. A prompt that still begins with two of them (its token ids are
 //! not checked) gets a warning in the log.
 
-use super::api::LogLevel;
-use super::{Shared, prompt::TextKit};
 use crate::text::Tokenizer;
 
 /// Short texts of which every tokenizer makes at least one token from at least one.
@@ -26,7 +24,7 @@ impl BeginTokens {
     }
 
     /// The first two of them, if there are at least two.
-    fn pair(&self) -> Option<&[u32]> {
+    pub fn pair(&self) -> Option<&[u32]> {
         self.0.get(..2)
     }
 
@@ -43,26 +41,6 @@ impl BeginTokens {
         let keep = if begun { Some(0) } else { (0..self.0.len()).find(doubled) };
         if let Some(keep) = keep {
             ids.drain(keep..self.0.len());
-        }
-    }
-}
-
-impl Shared {
-    /// Logs a warning if a prompt begins with two begin tokens.
-    pub fn warn_of_two_begins(&self, text: &TextKit, ids: &[u32]) {
-        if let [first, second, ..] = ids
-            && text.begins.contains(first)
-            && text.begins.contains(second)
-            // Not if the tokenizer itself puts two there.
-            && text.before.pair().is_none_or(|own| !ids.starts_with(own))
-        {
-            self.log(LogLevel::Warn, || {
-                let which = match first == second {
-                    true => format!("the begin token {first} twice"),
-                    false => format!("two begin tokens, {first} and {second}"),
-                };
-                format!("a prompt has {which}; answers are worse for it: give one, or leave it to the tokenizer")
-            });
         }
     }
 }

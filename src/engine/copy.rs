@@ -1,7 +1,8 @@
-//! Copies of prompts. Their size is not bounded, so a copy may fail with `Memory`.
+//! Copies of prompts, and the memory that text takes. Its size is not bounded, so a copy may fail with `Memory`.
 
 use super::api::{Prompt, PromptPart};
 use crate::error::Result;
+use crate::limits;
 use crate::os::shortage;
 use serde_json::Value;
 
@@ -65,6 +66,11 @@ fn value_bytes(value: &Value) -> usize {
         Value::Number(_) => block(32),
         Value::Null | Value::Bool(_) => 0,
     }
+}
+
+/// Estimated memory for processing `bytes` bytes of input, by one of the `*_MEMORY_FACTOR`s in [`limits`].
+pub(super) fn estimate(bytes: usize, factor: usize) -> usize {
+    bytes.saturating_mul(factor).saturating_add(limits::TEXT_MEMORY_BYTES)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Scheduler, model and backend of an engine, and how a batch plan becomes the step that the model reads.
 
-use super::core::PhaseTimes;
+use super::stats::PhaseTimes;
 use crate::backend::{Backend, FROM_LAST_STEP, Tables};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! The memory plan of an engine: what its configuration takes, computed before any weight is read.
 //!
-//! [`Engine::plan`] and `open` share [`LoadPlan::of`], so that they agree: it reads the config and the headers of the
+//! [`super::Engine::plan`] and `open` share [`LoadPlan::of`], so that they agree: it reads the config and the headers of the
 //! weight files, and sizes everything by them and the options. The plan counts the weights, the KV pages and the
 //! workspace, which is everything a step needs. It does not count the tokenizer and the bookkeeping: some bytes for
 //! each page and for each token of a step, and for each request a page table of the length it may reach, of which the
@@ -8,7 +8,6 @@
 
 use super::api::*;
 use super::device::{self, DeviceChoice};
-use super::{Engine, open, refuse_in_callback};
 use crate::backend::{cpu, cuda};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
@@ -19,12 +18,9 @@ use crate::model::config::Config;
 use crate::model::families::{self, Family};
 use crate::model::weights::WeightBytes;
 use crate::model::{Model, Recipe, StepLimits};
-use crate::os::floats::LibraryFloats;
 use crate::os::memory::Bound;
-use crate::os::thread;
 use crate::sampling::{SamplingOutput, SamplingRequests};
-use crate::source::{Folder, ModelSource};
-use std::path::Path;
+use crate::source::ModelSource;
 
 /// Without a memory budget, the KV pages may take one part in this many of the free memory.
 const FREE_MEMORY_SHARE: u64 = 4;
@@ -61,28 +57,6 @@ pub struct Plan {
     pub kv_tokens: u64,
     /// Bytes of KV pages per token.
     pub kv_bytes_per_token: u64,
-}
-
-impl Engine {
-    /// The memory that opening `dir` with these options takes, without loading weights or starting threads. The
-    /// callbacks in `options` are not called. Blocks while it reads small files.
-    ///
-    /// # Errors
-    /// As [`Engine::open`], but too little memory is reported by [`Plan::fits`]. For an engine opened for text only,
-    /// all numbers are 0.
-    pub fn plan(dir: &Path, options: &EngineOptions) -> Result<Plan> {
-        refuse_in_callback("plan")?;
-        let _floats = LibraryFloats::enter();
-        open::check_options(options)?;
-        let options = options.numbers();
-        thread::with_stack(limits::OPEN_STACK_BYTES, move || {
-            let folder = Folder::headers(dir, options.text_only)?;
-            if options.text_only {
-                return Ok(Plan { fits: true, ..Plan::default() });
-            }
-            Ok(LoadPlan::of(&folder, &options, &mut |_, _| {})?.sizing.plan())
-        })?
-    }
 }
 
 /// What opening a model with these options leads to: architecture, quantization, device and sizes.
@@ -313,7 +287,7 @@ impl Sizing {
         self.kv_bytes().saturating_add(self.weights.used()).saturating_add(self.workspace_bytes)
     }
 
-    /// The result of [`Engine::plan`].
+    /// The result of [`super::Engine::plan`].
     pub fn plan(&self) -> Plan {
         let available = self.budget.into_iter().chain(self.free).min();
         let pages_each = self.context.div_ceil(self.page_tokens).max(1);
@@ -421,7 +395,8 @@ fn too_large() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
+    use crate::engine::{Engine, open};
+    use std::path::{Path, PathBuf};
 
     fn models() -> Vec<PathBuf> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,11 +1,13 @@
 //! From a prompt to token ids: the chat template, then the tokenizer. Runs on the calling thread or on the helper
 //! thread ([`super::defer`]).
 
-use super::api::{Prompt, PromptPart, TextOptions};
+use super::api::{LogLevel, Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
+use super::copy::estimate;
 use super::delivery::lock;
-use super::parts;
+use super::parts::{self, no_tokenizer};
 use super::plan::LongestContext;
+use super::shared::Shared;
 use super::templates::Templates;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -33,11 +35,6 @@ pub(super) struct TextKit {
     pub begins: Vec<u32>,
     /// Set when the engine has ended; stops templates that are still running.
     ended: Arc<AtomicBool>,
-}
-
-/// Estimated memory for processing `bytes` bytes of input, by one of the `*_MEMORY_FACTOR`s in [`limits`].
-pub(super) fn estimate(bytes: usize, factor: usize) -> usize {
-    bytes.saturating_mul(factor).saturating_add(limits::TEXT_MEMORY_BYTES)
 }
 
 /// A tokenizer that is being loaded on a thread of its own. For a large vocabulary this takes as long as the rest of
@@ -123,10 +120,7 @@ impl TextKit {
 
     /// The tokenizer, or an error saying that the folder has none.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
-        self.tokenizer.as_ref().ok_or_else(|| {
-            Error::unsupported("the model folder has no tokenizer.json; this engine takes and gives token ids only")
-                .about("tokenizer.json")
-        })
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
     /// The text of a prompt: the rendered chat, or the concatenated parts.
@@ -197,7 +191,7 @@ impl TextKit {
     /// the tokenizer's begin tokens, unless the text itself begins with them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
         let ids = if prompt.messages.is_empty() {
-            parts::encode(self, &prompt.parts, options.special, limits)?
+            parts::encode(self.tokenizer.as_deref(), &self.before, &prompt.parts, options.special, limits)?
         } else {
             let text = self.render_chat(prompt, options, limits.stop.as_ref().unwrap_or(&self.ended))?;
             self.tokenizer()?.encode_marked(&text, false, limits)?
@@ -230,6 +224,24 @@ impl TextKit {
             return Err(error.numbers(Unit::Tokens, tokens as u64, context as u64));
         }
         Ok(())
+    }
+
+    /// Logs a warning if a prompt begins with two begin tokens.
+    pub fn warn_of_two_begins(&self, ids: &[u32], shared: &Shared) {
+        if let [first, second, ..] = ids
+            && self.begins.contains(first)
+            && self.begins.contains(second)
+            // Not if the tokenizer itself puts two there.
+            && self.before.pair().is_none_or(|own| !ids.starts_with(own))
+        {
+            shared.log(LogLevel::Warn, || {
+                let which = match first == second {
+                    true => format!("the begin token {first} twice"),
+                    false => format!("two begin tokens, {first} and {second}"),
+                };
+                format!("a prompt has {which}; answers are worse for it: give one, or leave it to the tokenizer")
+            });
+        }
     }
 
     /// The text of token ids.

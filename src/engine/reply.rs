@@ -1,6 +1,7 @@
-//! A one-shot channel: one answer from the engine thread to one waiting caller. Used in [`super::Command`].
+//! A one-shot channel: one answer from the engine thread to one waiting caller. Used in [`super::command`].
 
-use super::delivery::{closed, lock, wait_until};
+use super::delivery::{lock, wait_until};
+use super::errors::closed;
 use crate::error::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};

@@ -1,10 +1,87 @@
-//! Statistics that any thread can read without a lock, as one consistent snapshot: a sequence lock.
+//! The engine's statistics. The engine thread counts in [`Counters`], and nowhere else; it publishes them in [`StatsCell`],
+//! which any thread can read without a lock, as one consistent snapshot: a sequence lock.
 //!
 //! The engine thread is the only writer. It makes the version odd, writes the fields, and makes the version even again.
 //! A reader that saw an odd version, or a version that changed while it read, reads again.
 
-use super::api::Stats;
+use super::api::{EventKind, Stats};
+use crate::scheduler::Scheduler;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+/// What the engine thread has counted since it began.
+#[derive(Default)]
+pub(super) struct Counters {
+    stats: Stats,
+    times: PhaseTimes,
+}
+
+/// Time spent in each phase of a step, summed over all steps.
+#[derive(Default)]
+pub(super) struct PhaseTimes {
+    pub cleanup: Duration,
+    pub refill: Duration,
+    pub prefill: Duration,
+    pub decode: Duration,
+}
+
+impl Counters {
+    /// Counts a request by the kind of its terminal event.
+    pub fn ended(&mut self, kind: Option<EventKind>) {
+        match kind {
+            Some(EventKind::Finished) => self.stats.finished += 1,
+            Some(EventKind::Cancelled) => self.stats.cancelled += 1,
+            Some(EventKind::Failed) => self.stats.failed += 1,
+            Some(EventKind::Delta) | None => {}
+        }
+    }
+
+    /// Counts the tokens of a prompt.
+    pub fn took_in(&mut self, tokens: usize) {
+        self.stats.tokens_in += tokens as u64;
+    }
+
+    /// Counts a generated token.
+    pub fn generated(&mut self) {
+        self.stats.tokens_out += 1;
+    }
+
+    /// Adds the time from a request's submit to its first row.
+    pub fn queued(&mut self, time: Duration) {
+        self.stats.queue_us += micros(time);
+    }
+
+    /// Counts a finished step.
+    pub fn stepped(&mut self) {
+        self.stats.steps += 1;
+    }
+
+    /// The phase times, to be added to.
+    pub fn times(&mut self) -> &mut PhaseTimes {
+        &mut self.times
+    }
+
+    /// Publishes a snapshot in `cell`, with the scheduler's own counters. `deferred`: requests whose prompts are being
+    /// prepared.
+    pub fn publish(&mut self, scheduler: &Scheduler, deferred: usize, log_dropped: u64, cell: &StatsCell) {
+        let (running, waiting, stalled) = scheduler.counts();
+        let (used, cached, free) = scheduler.pages();
+        let counters = scheduler.counters();
+        let s = &mut self.stats;
+        (s.running, s.waiting, s.stalled) = (running as u32, (waiting + deferred) as u32, stalled as u32);
+        (s.pages_used, s.pages_cached, s.pages_free) = (used as u64, cached as u64, free as u64);
+        (s.preemptions, s.evictions) = (counters.preemptions, counters.evictions);
+        (s.prefix_tokens_seen, s.prefix_tokens_hit) = (counters.prefix_tokens_seen, counters.prefix_tokens_hit);
+        (s.cleanup_us, s.refill_us) = (micros(self.times.cleanup), micros(self.times.refill));
+        (s.prefill_us, s.decode_us) = (micros(self.times.prefill), micros(self.times.decode));
+        s.log_dropped = log_dropped;
+        cell.publish(s);
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
+}
 
 const FIELDS: usize = 22;
 

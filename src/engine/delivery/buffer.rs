@@ -1,5 +1,7 @@
 //! The contents of a request's queue: an event that output is appended to, in preallocated memory.
 
+use super::hold::Hold;
+use super::nul::Nul;
 use super::queue::Merged;
 use crate::engine::api::{Event, EventKind, FinishReason};
 use crate::error::{Error, Result};
@@ -177,23 +179,6 @@ pub(in crate::engine) fn with_nul(added: &str) -> usize {
     if added.is_empty() { 0 } else { added.len() + 1 }
 }
 
-/// Whether the event's text is followed by a NUL in memory. False in a copy, which has memory of its own.
-#[derive(Debug, Default)]
-pub struct Nul(bool);
-
-impl Clone for Nul {
-    fn clone(&self) -> Nul {
-        Nul(false)
-    }
-}
-
-impl PartialEq for Nul {
-    /// Always equal: it does not belong to the event's contents.
-    fn eq(&self, _: &Nul) -> bool {
-        true
-    }
-}
-
 impl Event {
     /// An empty event of this request.
     pub fn empty(id: u64, tag: u64) -> Event {
@@ -213,7 +198,7 @@ impl Event {
             error: None,
             first_token: 0,
             first_byte: 0,
-            hold: super::Hold::default(),
+            hold: Hold::default(),
             nul: Nul::default(),
         }
     }

@@ -1,0 +1,134 @@
+//! Opening an engine: [`super::open`] prepares the model, here the threads start.
+
+use super::api::{Delivery, EngineOptions, LogLevel};
+use super::callback::refuse_in_callback;
+use super::core::Core;
+use super::delivery::{Dispatch, lock};
+use super::duty::Duty;
+use super::handle::Engine;
+use super::mailbox::Mailbox;
+use super::open::{self, Opened};
+use super::plan::{LoadPlan, Plan};
+use super::shared::Shared;
+use super::stats::StatsCell;
+use super::text_queue::TextQueue;
+use crate::error::Result;
+use crate::limits;
+use crate::os::floats::LibraryFloats;
+use crate::os::shortage;
+use crate::os::thread::{self, ThreadOptions};
+use crate::source::{Folder, ModelSource};
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+impl Engine {
+    /// The memory that opening `dir` with these options takes, without loading weights or starting threads. The
+    /// callbacks in `options` are not called. Blocks while it reads small files.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], but too little memory is reported by [`Plan::fits`]. For an engine opened for text only,
+    /// all numbers are 0.
+    pub fn plan(dir: &Path, options: &EngineOptions) -> Result<Plan> {
+        refuse_in_callback("plan")?;
+        let _floats = LibraryFloats::enter();
+        open::check_options(options)?;
+        let options = options.numbers();
+        thread::with_stack(limits::OPEN_STACK_BYTES, move || {
+            let folder = Folder::headers(dir, options.text_only)?;
+            if options.text_only {
+                return Ok(Plan { fits: true, ..Plan::default() });
+            }
+            Ok(LoadPlan::of(&folder, &options, &mut |_, _| {})?.sizing.plan())
+        })?
+    }
+
+    /// Opens the model folder `dir`; blocks until the engine can take requests.
+    ///
+    /// # Errors
+    /// `Argument` and `Unsupported` for options, `Io` and `Format` for files, `Memory`, `Device`, `Aborted` by the
+    /// progress callback, `Reentrant` inside a callback.
+    pub fn open(dir: &Path, options: EngineOptions) -> Result<Engine> {
+        Engine::start(&dir.display(), options, |options, log| open::open(dir, options, log))
+    }
+
+    /// As [`Engine::open`], for a model that is not a folder. The source is dropped when the engine closes, or earlier;
+    /// saving or restoring a prefix may read its tensors once more.
+    ///
+    /// # Errors
+    /// As of [`Engine::open`].
+    pub fn open_source(source: Box<dyn ModelSource>, options: EngineOptions) -> Result<Engine> {
+        let subject = source.subject().to_owned();
+        Engine::start(&subject, options, |options, log| open::open_source(source.into(), options, log))
+    }
+
+    /// Prepares the model, then starts the threads.
+    fn start(
+        subject: &dyn Display,
+        mut options: EngineOptions,
+        prepare: impl FnOnce(&mut EngineOptions, &mut dyn FnMut(LogLevel, String)) -> Result<Opened> + Send,
+    ) -> Result<Engine> {
+        refuse_in_callback("open")?;
+        shortage::forget();
+        let _floats = LibraryFloats::enter();
+        // An error in these options is reported below, by the check of all options.
+        let duty = Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
+        let shared = Arc::new(Shared {
+            mailbox: Mailbox::new(duty)?,
+            dispatch: Arc::new(Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone())),
+            texts: TextQueue::default(),
+            stats: StatsCell::default(),
+            log: options.log.take(),
+            log_level: AtomicI32::new(options.log_level as i32),
+            ids: AtomicU64::new(1),
+            pending: Arc::default(),
+        });
+        let prepared = thread::with_stack(limits::OPEN_STACK_BYTES, || {
+            // While opening, log lines are written on the opener's own thread.
+            let mut log = |level, line: String| {
+                if shared.logs(level) {
+                    shared.call_log(level, &line);
+                }
+            };
+            prepare(&mut options, &mut log)
+        });
+        let opened = prepared.flatten().inspect_err(|e| {
+            if shared.logs(LogLevel::Error) {
+                shared.call_log(LogLevel::Error, &format!("cannot open {subject}: {e}"));
+            }
+        })?;
+        let placing = ThreadOptions { priority: options.thread_priority, affinity_mask: options.affinity_mask };
+        let engine = Engine {
+            shared: shared.clone(),
+            text: Arc::new(opened.text.ending_with(shared.texts.ended())),
+            info: opened.info,
+            defaults: opened.defaults,
+            text_only: opened.runner.is_none(),
+            identity: opened.identity,
+            running_max: opened.running_max,
+            waiting_max: opened.waiting_max,
+            threads: Mutex::default(),
+            placing,
+        };
+        if let Some(runner) = opened.runner {
+            // From here on a failure drops `engine`, which stops the threads that already run.
+            let core = Core::new(shared.clone(), runner, options.planner.take(), options.trace.take())?;
+            if options.delivery == Delivery::Thread {
+                let dispatcher = thread::spawn("dispatch", placing, {
+                    let shared = shared.clone();
+                    move || shared.deliver()
+                })?;
+                lock(&engine.threads).push(dispatcher);
+            }
+            if shared.dispatch.waker.is_needed() {
+                let shared = shared.clone();
+                let waker = thread::spawn("wake", placing, move || shared.dispatch.waker.run())?;
+                lock(&engine.threads).push(waker);
+            }
+            lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
+        }
+        shortage::check("an engine")?;
+        Ok(engine)
+    }
+}

@@ -1,6 +1,6 @@
 //! Deferred submits: the chat template and the tokenizer run on a helper thread instead of the submitting thread.
 //!
-//! The engine thread owns a deferred request from its submit on ([`super::deferred`]), so a cancel, a deadline, a close or a
+//! The engine thread owns a deferred request from its submit on ([`super::requests`]), so a cancel, a deadline, a close or a
 //! panic ends it with exactly one terminal event, like any other request. The helper thread owns the prompts only ([`super::text_queue`]). It
 //! prepares them in the order of their submits and sends back token ids or an error; the engine thread drops the result
 //! if the request has ended meanwhile. The helper thread starts with the first deferred submit, sleeps while its queue

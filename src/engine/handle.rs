@@ -7,7 +7,7 @@ use super::delivery::lock;
 use super::host_thread::with_text;
 use super::identity::Identity;
 use super::prompt::TextKit;
-use super::reply::{Answer, Reply};
+use super::reply::ask;
 use super::shared::Shared;
 use crate::error::Result;
 use crate::os::thread::{JoinHandle, ThreadOptions};
@@ -92,9 +92,7 @@ impl Engine {
         if self.text_only {
             return self.open_or_closed();
         }
-        let reply = Arc::new(Reply::default());
-        self.shared.mailbox.send(Command::Check(Answer(reply.clone())))?;
-        reply.wait()
+        ask(|answer| self.shared.mailbox.send(Command::Check(answer)))
     }
 
     /// The text the chat template makes of the prompt's messages (or the raw text parts joined).

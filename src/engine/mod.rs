@@ -20,7 +20,6 @@ mod control;
 mod copy;
 mod core;
 mod defer;
-mod deferred;
 mod delivery;
 mod device;
 mod duty;

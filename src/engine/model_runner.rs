@@ -1,6 +1,6 @@
 //! Scheduler, model and backend of an engine, and how a batch plan becomes the step that the model reads.
 
-use super::stats::PhaseTimes;
+use super::stats::Counters;
 use crate::backend::{Backend, FROM_LAST_STEP, Tables};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
@@ -43,11 +43,11 @@ pub(super) struct LogitsPosition {
 
 impl ModelRunner {
     /// Plans the next step into `plan` and writes the model's input into `step`. Adds the time of cleanup and refill to
-    /// `spent` (with a `planner`: not), and returns when they were done: planning of decode and prefill counts with the time of their rows.
+    /// `counters` (with a `planner`: not), and returns when they were done: planning of decode and prefill counts with the time of their rows.
     ///
     /// # Errors
     /// `Memory` when a page list cannot grow. It grows only when sequences that share pages list more pages than exist.
-    pub fn schedule(&mut self, planner: &mut Option<PlanFn>, spent: &mut PhaseTimes) -> Result<Instant> {
+    pub fn schedule(&mut self, planner: &mut Option<PlanFn>, counters: &mut Counters) -> Result<Instant> {
         let begin = Instant::now();
         let mut refilled = begin;
         if let Some(planner) = planner {
@@ -60,8 +60,7 @@ impl ModelRunner {
             refilled = Instant::now();
             self.scheduler.decode(&mut self.plan);
             self.scheduler.prefill(&mut self.plan);
-            spent.cleanup += cleaned - begin;
-            spent.refill += refilled - cleaned;
+            counters.planned(cleaned - begin, refilled - cleaned);
         }
         let step = &mut self.step;
         step.clear();

@@ -20,7 +20,7 @@ use super::host_thread::with_text;
 use super::identity::Identity;
 use super::prefix_command::{Cell, Held, Piece, PrefixCommand, State, freed};
 use super::prefix_file::{Reader, Writer, buffer};
-use super::reply::{Answer, Reply};
+use super::reply::{self, Answer};
 use super::shared::Shared;
 use crate::error::{Error, Result, copied};
 use crate::limits;
@@ -141,9 +141,7 @@ impl Drop for Prefix {
 
 /// Sends a command and waits for the reply.
 fn ask<T>(shared: &Shared, command: impl FnOnce(Answer<T>) -> PrefixCommand) -> Result<T> {
-    let reply = Arc::new(Reply::default());
-    shared.mailbox.send(Command::Prefix(command(Answer(reply.clone()))))?;
-    reply.wait()
+    reply::ask(|answer| shared.mailbox.send(Command::Prefix(command(answer))))
 }
 
 impl Engine {

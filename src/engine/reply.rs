@@ -6,9 +6,19 @@ use crate::error::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+/// Sends a question to the engine thread with `send`, and waits for the answer.
+///
+/// # Errors
+/// Those of `send` and of the answer.
+pub(super) fn ask<T>(send: impl FnOnce(Answer<T>) -> Result<()>) -> Result<T> {
+    let reply = Arc::new(Reply::default());
+    send(Answer(reply.clone()))?;
+    reply.wait()
+}
+
 /// The sending side of a [`Reply`]. Dropped without an answer, it sends `Closed`, so that the caller does not wait
 /// forever.
-pub(super) struct Answer<T = ()>(pub Arc<Reply<T>>);
+pub(super) struct Answer<T = ()>(Arc<Reply<T>>);
 
 impl<T> Answer<T> {
     /// Sends the answer.
@@ -26,7 +36,7 @@ impl<T> Drop for Answer<T> {
 }
 
 /// Holds the answer; shared by both sides.
-pub(super) struct Reply<T = ()> {
+struct Reply<T> {
     value: Mutex<Option<Result<T>>>,
     answered: AtomicBool,
     there: Condvar,
@@ -40,14 +50,14 @@ impl<T> Default for Reply<T> {
 
 impl<T> Reply<T> {
     /// Stores the answer and wakes the waiting caller.
-    pub fn put(&self, value: Result<T>) {
+    fn put(&self, value: Result<T>) {
         *lock(&self.value) = Some(value);
         self.answered.store(true, Ordering::Relaxed);
         self.there.notify_all();
     }
 
     /// Waits for the answer and takes it.
-    pub fn wait(&self) -> Result<T> {
+    fn wait(&self) -> Result<T> {
         let mut value = lock(&self.value);
         loop {
             match value.take() {

@@ -5,7 +5,6 @@
 
 use super::active::Active;
 use super::api::FinishReason;
-use super::deferred::Deferred;
 use super::delivery::Outbox;
 use super::errors::panicked;
 use super::new_request::{End, NewRequest};
@@ -16,6 +15,7 @@ use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, copied};
 use crate::os::shortage;
 use crate::scheduler::{Row, Scheduler};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Requests {
     shared: Arc<Shared>,
     pub active: Table,
-    deferred: Deferred,
+    /// Requests whose prompts are being prepared, by id, which is the order of their submits.
+    deferred: BTreeMap<u64, Box<NewRequest>>,
     /// The request that [`Requests::submit`] is working on. It is not in `active` yet; if that panics, it is failed from
     /// here.
     admitting: Option<Arc<Outbox>>,
@@ -38,7 +39,7 @@ impl Requests {
         Requests {
             shared,
             active: Table::default(),
-            deferred: Deferred::default(),
+            deferred: BTreeMap::new(),
             admitting: None,
             counters: Counters::default(),
             dead: None,
@@ -52,12 +53,16 @@ impl Requests {
 
     /// Whether there are none, active or deferred.
     pub fn is_empty(&self) -> bool {
-        self.active.is_empty() && self.deferred.len() == 0
+        self.active.is_empty() && self.deferred.is_empty()
     }
 
     /// The earliest deadline.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.active.next_deadline().into_iter().chain(self.deferred.deadlines().min()).min()
+        self.active.next_deadline().into_iter().chain(self.deferred_deadlines()).min()
+    }
+
+    fn deferred_deadlines(&self) -> impl Iterator<Item = Instant> {
+        self.deferred.values().filter_map(|request| request.deadline)
     }
 
     /// Publishes a new snapshot of the statistics.
@@ -107,7 +112,7 @@ impl Requests {
 
     /// Takes a request whose prompt is being prepared.
     pub fn defer(&mut self, request: Box<NewRequest>) {
-        self.deferred.insert(request);
+        self.deferred.insert(request.delivery.id, request);
         if let Some(why) = self.dead.clone() {
             self.end_deferred_where(|_| true, || End::Failed(why.clone()));
         }
@@ -116,7 +121,7 @@ impl Requests {
     /// Submits a deferred request whose prompt is ready (`prompt`: token ids, and how many more tokens the context
     /// holds), or fails it with the error. Does nothing when the request has ended.
     pub fn prepared(&mut self, id: u64, prompt: Result<(Vec<u32>, usize)>, scheduler: &mut Scheduler) {
-        let Some(mut request) = self.deferred.take(id) else { return };
+        let Some(mut request) = self.deferred.remove(&id) else { return };
         match prompt {
             Ok((tokens, room)) => {
                 request.max_tokens = request.max_tokens.min(room);
@@ -167,7 +172,7 @@ impl Requests {
     /// Ends requests whose deadline has passed.
     pub fn expire(&mut self, scheduler: &mut Scheduler) {
         let now = Instant::now();
-        if self.deferred.deadlines().any(|d| d <= now) {
+        if self.deferred_deadlines().any(|d| d <= now) {
             let expired = |r: &NewRequest| r.deadline.is_some_and(|d| d <= now);
             self.end_deferred_where(expired, || End::Cancelled(FinishReason::Deadline));
         }
@@ -187,16 +192,19 @@ impl Requests {
     }
 
     fn end_deferred_where(&mut self, which: impl Fn(&NewRequest) -> bool, end: impl Fn() -> End) {
-        if !self.deferred.any(&which) {
+        let (deferred, counters) = (&mut self.deferred, &mut self.counters);
+        if !deferred.values().any(|request| which(request)) {
             return;
         }
         // First, so that the helper has dropped a prompt before its request's terminal event can be read.
-        self.shared.texts.forget(|id| self.deferred.get(id).is_some_and(&which));
-        let mut from = 0;
-        while let Some(mut request) = self.deferred.take_next(from, &which) {
-            from = request.delivery.id;
-            self.counters.ended(request.finish(end()));
-        }
+        self.shared.texts.forget(|id| deferred.get(&id).is_some_and(|request| which(request)));
+        deferred.retain(|_, request| {
+            let ends = which(request);
+            if ends {
+                counters.ended(request.finish(end()));
+            }
+            !ends
+        });
     }
 
     /// If the request of a sequence has its first row: records its admission and reserves the memory its output will
@@ -220,9 +228,7 @@ impl Requests {
         let is_prefill = |r: &&Row| scheduler.get(r.sequence).is_some_and(|s| r.is_prefill(s));
         let prefill: usize = rows.iter().filter(is_prefill).map(|r| r.count).sum();
         let share = time.mul_f64(prefill as f64 / tokens.max(1) as f64);
-        self.counters.stepped();
-        let times = self.counters.times();
-        (times.prefill, times.decode) = (times.prefill + share, times.decode + (time - share));
+        self.counters.stepped(share, time - share);
         for row in rows.iter().filter(is_prefill) {
             if let Some(active) = self.active.get_mut(row.sequence) {
                 active.prefill += time;
@@ -236,7 +242,7 @@ impl Requests {
             // Empty unless `mark_dead` itself panicked.
             active.request.delivery.fail(panicked());
         }
-        while let Some(mut request) = self.deferred.take_next(0, |_| true) {
+        for request in self.deferred.values_mut() {
             request.finish(End::Failed(panicked()));
         }
     }

@@ -127,7 +127,7 @@ impl Steps {
                 return true;
             }
         }
-        let planned = match state.runner.schedule(&mut self.planner, state.requests.counters.times()) {
+        let planned = match state.runner.schedule(&mut self.planner, &mut state.requests.counters) {
             Ok(planned) => planned,
             Err(error) => {
                 state.fail_step(&error);

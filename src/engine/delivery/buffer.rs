@@ -6,6 +6,7 @@ use super::queue::Merged;
 use crate::engine::api::{Event, EventKind, FinishReason};
 use crate::error::{Error, Result};
 use crate::limits;
+use std::collections::TryReserveError;
 use std::ffi::c_char;
 
 /// The capacity of a buffer.
@@ -110,11 +111,7 @@ impl Buffer {
         let logprobs = if of.logprobs { tokens } else { 0 };
         let bytes = tokens.saturating_add(logprobs).saturating_add(top.saturating_mul(2)).saturating_mul(4);
         let refused = |_| Error::memory("the event queue of a request", bytes.saturating_add(text) as u64);
-        event.tokens.try_reserve_exact(tokens).map_err(refused)?;
-        event.logprobs.try_reserve_exact(logprobs).map_err(refused)?;
-        event.top_tokens.try_reserve_exact(top).map_err(refused)?;
-        event.top_logprobs.try_reserve_exact(top).map_err(refused)?;
-        event.text.try_reserve_exact(text).map_err(refused)?;
+        event.reserve(text, tokens, logprobs, top).map_err(refused)?;
         Ok(Buffer { event, room })
     }
 
@@ -125,11 +122,7 @@ impl Buffer {
     pub fn push(&mut self, piece: &Piece, produced: Produced) -> Result<()> {
         let (event, top) = (&mut self.event, piece.top_tokens.len());
         let refused = |_| Error::memory("the event queue of a request", (piece.text.len() + 8 * (top + 1)) as u64);
-        event.text.try_reserve(with_nul(piece.text)).map_err(refused)?;
-        event.tokens.try_reserve(1).map_err(refused)?;
-        event.logprobs.try_reserve(usize::from(piece.logprob.is_some())).map_err(refused)?;
-        event.top_tokens.try_reserve(top).map_err(refused)?;
-        event.top_logprobs.try_reserve(piece.top_logprobs.len()).map_err(refused)?;
+        event.reserve(with_nul(piece.text), 1, piece.logprob.iter().len(), top).map_err(refused)?;
         event.text.push_str(piece.text);
         event.tokens.push(piece.token);
         event.logprobs.extend(piece.logprob);
@@ -201,6 +194,21 @@ impl Event {
             hold: Hold::default(),
             nul: Nul::default(),
         }
+    }
+
+    /// Reserves memory for so many more bytes of text, tokens, log probabilities and alternatives.
+    fn reserve(
+        &mut self,
+        text: usize,
+        tokens: usize,
+        logprobs: usize,
+        top: usize,
+    ) -> std::result::Result<(), TryReserveError> {
+        self.text.try_reserve(text)?;
+        self.tokens.try_reserve(tokens)?;
+        self.logprobs.try_reserve(logprobs)?;
+        self.top_tokens.try_reserve(top)?;
+        self.top_logprobs.try_reserve(top)
     }
 
     /// Empties the event, but keeps its ids and memory.
@@ -282,11 +290,8 @@ impl Event {
         let bytes = from.text.len() + 4 * (from.tokens.len() + from.logprobs.len() + 2 * from.top_tokens.len());
         let refused = |_| Error::memory("an event", bytes as u64);
         self.clear();
-        self.text.try_reserve(with_nul(&from.text)).map_err(refused)?;
-        self.tokens.try_reserve(from.tokens.len()).map_err(refused)?;
-        self.logprobs.try_reserve(from.logprobs.len()).map_err(refused)?;
-        self.top_tokens.try_reserve(from.top_tokens.len()).map_err(refused)?;
-        self.top_logprobs.try_reserve(from.top_logprobs.len()).map_err(refused)?;
+        let (tokens, logprobs, top) = (from.tokens.len(), from.logprobs.len(), from.top_tokens.len());
+        self.reserve(with_nul(&from.text), tokens, logprobs, top).map_err(refused)?;
         self.text.push_str(&from.text);
         self.terminate()?;
         self.tokens.extend_from_slice(&from.tokens);

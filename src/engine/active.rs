@@ -1,8 +1,7 @@
 //! A request on the engine thread: sampling state, text, terminal event.
 
-use super::api::{EventKind, FinishReason, Usage};
-use super::delivery::{PerToken, Piece, Produced, with_nul};
-use super::new_request::{End, NewRequest};
+use super::delivery::{PerToken, Piece, with_nul};
+use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::limits;

@@ -1,7 +1,7 @@
 //! Limits on the number of requests: those that run or wait, and those that have ended but whose last event was not
 //! read.
 
-use super::delivery::Outbox;
+use super::Outbox;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use std::sync::Arc;

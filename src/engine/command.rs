@@ -1,9 +1,6 @@
 //! What the engine thread can be asked.
 
-use super::api::FinishReason;
-use super::new_request::NewRequest;
-use super::prefix_command::PrefixCommand;
-use super::reply::Answer;
+use super::{Answer, FinishReason, NewRequest, PrefixCommand};
 use crate::error::Result;
 use std::time::Instant;
 

@@ -7,14 +7,9 @@
 //! What it owns, in reading order: [`super::requests`], [`super::prefixes`] and the commands that change both
 //! ([`super::state`]); when it may work ([`super::pacing`]); the steps ([`super::step`]).
 
-use super::errors::panicked;
-use super::model_runner::ModelRunner;
-use super::pacing::Pacing;
-use super::shared::Shared;
-use super::state::EngineState;
 use super::step::Steps;
-use super::trace::Trace;
 use super::tracer::Tracer;
+use super::{EngineState, ModelRunner, Pacing, Shared, Trace, panicked};
 use crate::error::Result;
 use crate::os::shortage;
 use crate::scheduler::PlanFn;

@@ -10,15 +10,8 @@
 //! piece of a long prompt (more than [`crate::limits::LONG_PROMPT_BYTES`]) it first prepares the short prompts that have arrived, so a
 //! long prompt does not delay short ones. Long prompts are prepared one after the other.
 
-use super::api::{Prompt, TextOptions};
-use super::command::Command;
-use super::delivery::lock;
-use super::errors::closed;
-use super::handle::Engine;
-use super::new_request::NewRequest;
-use super::prompt::TextKit;
-use super::shared::Shared;
 use super::text_queue::Job;
+use super::{Command, Engine, NewRequest, Prompt, Shared, TextKit, TextOptions, closed, lock};
 use crate::error::{Error, Result};
 use crate::os::{shortage, thread};
 use crate::text::EncodeLimits;

@@ -1,14 +1,9 @@
 //! [`Engine::poll`] and [`Engine::next`]: how a host receives the events of all requests of an engine.
 
-use super::api::Event;
-use super::callback::{call_host, in_callback, refuse_blocking, this_thread};
-use super::command::Command;
+use super::delivery::Held;
 use super::delivery::completions::Popped;
-use super::delivery::{Held, Hold, Outbox};
-use super::handle::Engine;
 use super::receive::{copy, deadline};
-use super::shared::Shared;
-use super::sink::Next;
+use super::{Command, Engine, Event, Hold, Next, Outbox, Shared, call_host, in_callback, refuse_blocking, this_thread};
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use std::sync::Arc;

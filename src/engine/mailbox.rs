@@ -1,10 +1,8 @@
 //! The mailbox of the engine thread: a list of commands, which the engine thread takes by exchanging it for its own
 //! empty list, and the pause and duty limit that the host has set.
 
-use super::command::Command;
-use super::delivery::{lock, wait_until};
 use super::duty::Duty;
-use super::errors::closed;
+use super::{Command, closed, lock, wait_until};
 use crate::error::{Error, Result};
 use crate::limits;
 use std::collections::VecDeque;

@@ -16,7 +16,6 @@ pub mod api;
 mod begin;
 mod callback;
 mod command;
-mod control;
 mod copy;
 mod core;
 mod defer;
@@ -60,10 +59,25 @@ mod tracer;
 
 pub use api::*;
 pub use callback::{CallbackScope, in_callback};
-use delivery::{Hold, Nul};
 pub use handle::Engine;
 pub use plan::Plan;
 pub use prefix::Prefix;
 pub use request::Request;
 pub use sink::{Next, Sink};
 pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
+
+// What many of the files use.
+use admission_limits::Permit;
+use callback::{call_host, refuse_blocking, refuse_in_callback, this_thread};
+use command::Command;
+use delivery::{Dispatch, Hold, Nul, Outbox, Produced, lock, wait_until};
+use errors::{closed, panicked};
+use identity::Identity;
+use model_runner::ModelRunner;
+use new_request::{End, NewRequest};
+use pacing::Pacing;
+use prefix_command::PrefixCommand;
+use prompt::TextKit;
+use reply::Answer;
+use shared::Shared;
+use state::EngineState;

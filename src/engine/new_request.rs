@@ -1,8 +1,6 @@
 //! A request on its way to the engine thread, and how a request ends.
 
-use super::admission_limits::Permit;
-use super::api::{EventKind, FinishReason, RequestOptions, Usage};
-use super::delivery::{Outbox, Produced};
+use super::{EventKind, FinishReason, Outbox, Permit, Produced, RequestOptions, Usage};
 use crate::error::Error;
 use crate::sampling::SamplingParams;
 use crate::text::{StopFilter, TextStream};

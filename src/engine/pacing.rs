@@ -12,8 +12,7 @@
 
 use super::duty::Bucket;
 use super::mailbox::Mail;
-use super::shared::Shared;
-use super::state::EngineState;
+use super::{EngineState, Shared};
 use std::time::{Duration, Instant};
 
 /// The engine thread's copy of pause and duty limit, and its account of working time.

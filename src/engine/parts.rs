@@ -8,7 +8,7 @@
 //! with the minimum of the others counted in. So a prompt that cannot fit into the context is refused early, even if it
 //! is split by token ids.
 
-use super::api::PromptPart;
+use super::PromptPart;
 use super::begin::BeginTokens;
 use crate::error::{Error, Result, Unit};
 use crate::limits::PROMPT_BYTES_MAX;

@@ -10,18 +10,14 @@
 //! after the reply to the last, so running streams continue in between. The pin keeps its pages allocated meanwhile. A
 //! duty limit delays copies as it delays steps; a pause does not.
 
-use super::admission_limits::Permit;
-use super::api::{Prompt, TextOptions};
-use super::callback::{refuse_blocking, refuse_in_callback};
-use super::command::Command;
-use super::delivery::{lock, wait_until};
-use super::handle::Engine;
 use super::host_thread::with_text;
-use super::identity::Identity;
-use super::prefix_command::{Cell, Held, Piece, PrefixCommand, State, freed};
+use super::prefix_command::{Cell, Held, Piece, State, freed};
 use super::prefix_file::{Reader, Writer, buffer};
-use super::reply::{self, Answer};
-use super::shared::Shared;
+use super::reply;
+use super::{
+    Answer, Command, Engine, Identity, Permit, PrefixCommand, Prompt, Shared, TextOptions, lock, refuse_blocking,
+    refuse_in_callback, wait_until,
+};
 use crate::error::{Error, Result, copied};
 use crate::limits;
 use crate::os::{files, shortage};

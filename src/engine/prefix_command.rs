@@ -1,10 +1,6 @@
 //! What the engine thread is asked about prefixes, and the state of a prefix that its caller and the engine thread share.
 
-use super::admission_limits::Permit;
-use super::delivery::lock;
-use super::errors::{closed, panicked};
-use super::identity::Identity;
-use super::reply::Answer;
+use super::{Answer, Identity, Permit, closed, lock, panicked};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Status};
 use std::sync::{Arc, Condvar, Mutex};

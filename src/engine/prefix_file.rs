@@ -16,7 +16,8 @@
 //! length before memory is allocated. Damage is `Format`; an intact file of another model or configuration is
 //! `Mismatch` with both values. The checksums detect accidental damage, not deliberate manipulation of keys and values.
 
-use super::identity::{Description, Identity};
+use super::Identity;
+use super::identity::Description;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use std::fs::File;

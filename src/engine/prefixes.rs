@@ -1,9 +1,7 @@
 //! The engine thread's table of pinned prefixes, and its copies of their pages.
 
-use super::api::LogLevel;
-use super::model_runner::ModelRunner;
-use super::prefix_command::{Held, Piece, PrefixCommand, State, freed};
-use super::shared::Shared;
+use super::prefix_command::{Held, Piece, State, freed};
+use super::{LogLevel, ModelRunner, PrefixCommand, Shared};
 use crate::backend::{Backend, KvPages};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, Status, copied};
@@ -26,15 +24,15 @@ impl Prefixes {
         shared: &Shared,
         refusal: Option<Error>,
     ) {
-        match (command, refusal) {
-            (PrefixCommand::Free(id), _) => self.free(id, runner),
-            (PrefixCommand::Pin(mut held, tokens), None) => match runner.scheduler.pin(tokens) {
+        let allowed = refusal.map_or(Ok(()), Err);
+        match command {
+            PrefixCommand::Free(id) => self.free(id, runner),
+            PrefixCommand::Pin(mut held, tokens) => match allowed.and_then(|()| runner.scheduler.pin(tokens)) {
                 Ok(pin) => self.hold(held, pin),
                 Err(error) => held.fail(error),
             },
-            (PrefixCommand::Adopt(mut held, tokens, answer), None) => {
-                let adopted = runner.scheduler.adopt(tokens);
-                answer.put(match adopted {
+            PrefixCommand::Adopt(mut held, tokens, answer) => {
+                answer.put(match allowed.and_then(|()| runner.scheduler.adopt(tokens)) {
                     Ok((pin, there)) => {
                         self.hold(held, pin);
                         Ok(there)
@@ -45,34 +43,24 @@ impl Prefixes {
                     }
                 });
             }
-            (PrefixCommand::Write(piece, answer), None) => {
-                answer.put(
-                    self.copy(piece, runner, |backend, pages, frame, bytes| backend.write_page(pages, frame, bytes)),
-                )
-            }
-            (PrefixCommand::Read(piece, answer), None) => {
-                answer.put(
-                    self.copy(piece, runner, |backend, pages, frame, bytes| backend.read_page(pages, frame, bytes)),
-                )
-            }
-            (PrefixCommand::Tokens(id, answer), None) => {
+            PrefixCommand::Write(piece, answer) => answer.put(allowed.and_then(|()| {
+                self.copy(piece, runner, |backend, pages, frame, bytes| backend.write_page(pages, frame, bytes))
+            })),
+            PrefixCommand::Read(piece, answer) => answer.put(allowed.and_then(|()| {
+                self.copy(piece, runner, |backend, pages, frame, bytes| backend.read_page(pages, frame, bytes))
+            })),
+            PrefixCommand::Tokens(id, answer) => answer.put(allowed.and_then(|()| {
                 let pinned = self.pin(id).and_then(|pin| runner.scheduler.pinned(pin));
-                answer.put(pinned.ok_or_else(freed).and_then(|pin| copied("token ids", pin.tokens())));
+                pinned.ok_or_else(freed).and_then(|pin| copied("token ids", pin.tokens()))
+            })),
+            PrefixCommand::Adopted(id, answer) => {
+                if allowed.is_ok() {
+                    self.pin(id).into_iter().for_each(|pin| runner.scheduler.adopted(pin));
+                    // Before the reply: its receiver may read the state at once.
+                    self.note(runner, shared);
+                }
+                answer.put(allowed);
             }
-            (PrefixCommand::Adopted(id, answer), None) => {
-                self.pin(id).into_iter().for_each(|pin| runner.scheduler.adopted(pin));
-                // Before the reply: its receiver may read the state at once.
-                self.note(runner, shared);
-                answer.put(Ok(()));
-            }
-            (PrefixCommand::Pin(mut held, _), Some(error)) => held.fail(error),
-            (PrefixCommand::Adopt(mut held, _, answer), Some(error)) => {
-                held.fail(error.clone());
-                answer.put(Err(error));
-            }
-            (PrefixCommand::Write(_, answer) | PrefixCommand::Read(_, answer), Some(error)) => answer.put(Err(error)),
-            (PrefixCommand::Tokens(_, answer), Some(error)) => answer.put(Err(error)),
-            (PrefixCommand::Adopted(_, answer), Some(error)) => answer.put(Err(error)),
         }
     }
 

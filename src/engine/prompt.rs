@@ -1,14 +1,12 @@
 //! From a prompt to token ids: the chat template, then the tokenizer. Runs on the calling thread or on the helper
 //! thread ([`super::defer`]).
 
-use super::api::{LogLevel, Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
 use super::copy::estimate;
-use super::delivery::lock;
 use super::parts::{self, no_tokenizer};
 use super::plan::LongestContext;
-use super::shared::Shared;
 use super::templates::Templates;
+use super::{LogLevel, Prompt, PromptPart, Shared, TextOptions, lock};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::shortage;

@@ -5,15 +5,10 @@
 //! only inside open, poll, wait, close and drop, on the calling thread. One thread at a time may deliver: it has the
 //! *turn*. Closing waits for the turn and then delivers until the engine thread has ended.
 
-use super::api::{Event, FinishReason};
-use super::callback::{call_host, in_callback};
-use super::command::Command;
 use super::delivery::queue::Read;
 use super::delivery::ready::{Left, Popped, Round, Turn, TurnOr};
-use super::delivery::{Buffer, Item, Outbox, Receiver, Route};
-use super::errors::closed;
-use super::shared::Shared;
-use super::sink::Next;
+use super::delivery::{Buffer, Item, Receiver, Route};
+use super::{Command, Event, FinishReason, Next, Outbox, Shared, call_host, closed, in_callback};
 use crate::error::{Error, Result, Status};
 use std::time::{Duration, Instant};
 

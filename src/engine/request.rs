@@ -1,11 +1,7 @@
 //! The caller's handle of a submitted request: reading, waiting, cancelling.
 
-use super::api::FinishReason;
-use super::callback::refuse_blocking;
-use super::command::Command;
-use super::delivery::{Outbox, Route};
-use super::shared::Shared;
-use super::sink::Next;
+use super::delivery::Route;
+use super::{Command, FinishReason, Next, Outbox, Shared, refuse_blocking};
 use crate::error::Result;
 use std::sync::Arc;
 use std::time::Duration;

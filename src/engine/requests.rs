@@ -4,13 +4,9 @@
 //! way of ending one is here: it gives its sequence back, counts it, and sends the terminal event, once (law 4).
 
 use super::active::Active;
-use super::api::FinishReason;
-use super::delivery::Outbox;
-use super::errors::panicked;
-use super::new_request::{End, NewRequest};
-use super::shared::Shared;
 use super::stats::Counters;
 use super::table::Table;
+use super::{End, FinishReason, NewRequest, Outbox, Shared, panicked};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, copied};
 use crate::os::shortage;

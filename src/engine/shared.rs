@@ -1,11 +1,9 @@
 //! What all threads of an engine share.
 
-use super::api::{LogFn, LogLevel};
-use super::callback::call_host;
-use super::delivery::Dispatch;
 use super::mailbox::Mailbox;
 use super::stats::StatsCell;
 use super::text_queue::TextQueue;
+use super::{Dispatch, LogFn, LogLevel, call_host};
 use crate::os::thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
 //! Where a request's events go, and what a wait for one gives.
 
-use super::api::Event;
+use super::Event;
 
 /// Where a request's events go.
 pub enum Sink {

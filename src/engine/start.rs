@@ -1,17 +1,13 @@
 //! Opening an engine: [`super::open`] prepares the model, here the threads start.
 
-use super::api::{Delivery, EngineOptions, LogLevel};
-use super::callback::refuse_in_callback;
 use super::core::Core;
-use super::delivery::{Dispatch, lock};
 use super::duty::Duty;
-use super::handle::Engine;
 use super::mailbox::Mailbox;
 use super::open::{self, Opened};
 use super::plan::{LoadPlan, Plan};
-use super::shared::Shared;
 use super::stats::StatsCell;
 use super::text_queue::TextQueue;
+use super::{Delivery, Dispatch, Engine, EngineOptions, LogLevel, Shared, lock, refuse_in_callback};
 use crate::error::Result;
 use crate::limits;
 use crate::os::floats::LibraryFloats;

@@ -1,16 +1,9 @@
 //! What the commands of callers read and change: requests, prefixes and the scheduler. Engine thread only.
 
-use super::api::{EventKind, FinishReason, LogLevel};
-use super::command::Command;
-use super::delivery::Produced;
-use super::errors::closed;
 use super::mailbox::{Mail, command_list};
-use super::model_runner::ModelRunner;
-use super::new_request::End;
-use super::prefix_command::PrefixCommand;
 use super::prefixes::Prefixes;
 use super::requests::Requests;
-use super::shared::Shared;
+use super::{Command, End, EventKind, FinishReason, LogLevel, ModelRunner, PrefixCommand, Produced, Shared, closed};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::os::shortage;

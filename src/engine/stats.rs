@@ -4,7 +4,7 @@
 //! The engine thread is the only writer. It makes the version odd, writes the fields, and makes the version even again.
 //! A reader that saw an odd version, or a version that changed while it read, reads again.
 
-use super::api::{EventKind, Stats};
+use super::{EventKind, Stats};
 use crate::scheduler::Scheduler;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;

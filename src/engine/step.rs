@@ -12,12 +12,9 @@
 //! before the next is planned, so that all of them share it.
 
 use super::active::{Active, Token};
-use super::api::FinishReason;
-use super::model_runner::{LogitsPosition, ModelRunner};
-use super::new_request::End;
-use super::pacing::Pacing;
-use super::state::EngineState;
+use super::model_runner::LogitsPosition;
 use super::tracer::Tracer;
+use super::{End, EngineState, FinishReason, ModelRunner, Pacing};
 use crate::backend::Ticket;
 use crate::error::{Error, Result, reserved};
 use crate::sampling::{

@@ -1,15 +1,8 @@
 //! Submitting a request: prompt and options are checked on the calling thread.
 
-use super::admission_limits::Permit;
-use super::api::{Prompt, RequestOptions, TextOptions};
-use super::command::Command;
-use super::delivery::Outbox;
-use super::handle::Engine;
 use super::host_thread::{only_tokens, with_text};
-use super::new_request::NewRequest;
 use super::prompt::answer_start;
-use super::request::Request;
-use super::sink::Sink;
+use super::{Command, Engine, NewRequest, Outbox, Permit, Prompt, Request, RequestOptions, Sink, TextOptions};
 use crate::error::{Error, Result, Status, Unit, copied};
 use crate::limits;
 use crate::os::floats::LibraryFloats;

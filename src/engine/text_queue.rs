@@ -1,7 +1,6 @@
 //! The prompts of deferred requests, in the order of their submits, for the text thread ([`super::defer`]).
 
-use super::api::{Prompt, PromptPart};
-use super::delivery::{lock, wait_until};
+use super::{Prompt, PromptPart, lock, wait_until};
 use crate::error::{Error, Result};
 use crate::limits::LONG_PROMPT_BYTES;
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! The engine thread's side of [`super::trace`].
 
 use super::table::Table;
-use super::trace::{PageUse, StepTrace, Trace, TraceRow};
+use super::{PageUse, StepTrace, Trace, TraceRow};
 use crate::cache::SequenceHandle;
 use crate::scheduler::{BatchPlan, PageOwner, Scheduler};
 use std::time::Duration;

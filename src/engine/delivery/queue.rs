@@ -170,15 +170,12 @@ impl<E: Merged, S> Queue<E, S> {
     /// Makes the pending event the terminal one; `fill` gets the reason if deltas were discarded. Later calls of this
     /// and of `push` do nothing.
     pub fn finish(&self, fill: impl FnOnce(&mut E, Option<E::Cut>)) -> Added {
-        let added = self.added(|state| {
+        let Ok(added) = self.added(|state| {
             state.terminal = true;
             fill(&mut state.pending, state.muted);
             Ok::<(), std::convert::Infallible>(())
         });
-        match added {
-            Ok(added) => added,
-            Err(never) => match never {},
-        }
+        added
     }
 
     fn added<X>(&self, change: impl FnOnce(&mut State<E, S>) -> Result<(), X>) -> Result<Added, X> {

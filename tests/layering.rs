@@ -515,6 +515,22 @@ fn files_of_the_engine_form_no_circle() {
     }
 }
 
+/// The table of files in `src/engine/mod.rs`: a file uses those of its own row and of the rows above it.
+#[test]
+fn files_of_the_engine_use_those_above_them() {
+    let text = fs::read_to_string(root().join("src/engine/mod.rs")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [")?.split('|').next());
+    let rows: Vec<Vec<&str>> = rows.map(|row| row.split('`').skip(1).step_by(2).collect()).collect();
+    let row = |file: &str| {
+        let module = file.split('/').next().unwrap().trim_end_matches(".rs");
+        let found = rows.iter().position(|row| row.contains(&module));
+        found.unwrap_or_else(|| panic!("src/engine/{file} is not in the table of src/engine/mod.rs"))
+    };
+    let uses = engine_uses();
+    let down: Vec<_> = uses.iter().filter(|(from, to)| row(from) < row(to)).collect();
+    assert!(down.is_empty(), "uses of files below, as the table has them: {down:?}");
+}
+
 #[test]
 fn a_mod_file_of_the_engine_only_declares() {
     for file in engine_files().iter().filter(|file| file.name.ends_with("mod.rs")) {

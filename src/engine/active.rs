@@ -3,7 +3,7 @@
 use super::delivery::{PerToken, Piece, with_nul};
 use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reserved};
 use crate::limits;
 use crate::sampling::{LogitAdjustments, TokenCounts};
 use std::time::{Duration, Instant};
@@ -54,10 +54,7 @@ impl Active {
         let adjustments = LogitAdjustments::new(&request.params, &counts)?;
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
-            let bytes = request.prompt.len() as u64 * 4;
-            prompt_logprobs
-                .try_reserve_exact(request.prompt.len())
-                .map_err(|_| Error::memory("prompt logprobs", bytes))?;
+            prompt_logprobs = reserved("prompt logprobs", request.prompt.len())?;
             prompt_logprobs.push(f32::NAN);
         }
         Ok(Active {

@@ -57,20 +57,23 @@ impl Core {
             self.pacing.wait_for_work(&mut self.state, idle, self.steps.at_rest());
             self.state.handle_commands();
             self.copy_pages();
-            let (state, steps) = (&mut self.state, &mut self.steps);
-            let may_step = !self.pacing.held();
-            if !may_step {
-                self.pacing.metered(|_| steps.drain(state));
-            }
-            shortage::forget();
-            let worked = may_step && !state.is_dead() && self.pacing.metered(|pacing| steps.step(state, pacing));
+            let (state, pacing) = (&mut self.state, &mut self.pacing);
+            let may_step = !pacing.held();
+            pacing.begin_work();
+            let worked = if may_step {
+                shortage::forget();
+                !state.is_dead() && self.steps.step(state, pacing)
+            } else {
+                self.steps.drain(state)
+            };
+            pacing.end_work(worked);
             // Steps should not allocate. If one did and memory ran out, its requests fail instead of the process.
-            if let Err(error) = shortage::check("a step") {
+            if may_step && let Err(error) = shortage::check("a step") {
                 state.fail_step(&error);
             }
             idle = !worked && may_step;
             state.publish_all();
-            state.cancel_after_grace(self.pacing.paused());
+            state.cancel_after_grace(pacing.paused());
             if state.is_over() {
                 state.publish();
                 return;
@@ -82,11 +85,10 @@ impl Core {
     /// once.
     fn copy_pages(&mut self) {
         while !self.state.prefixes.copies.is_empty() && (self.state.refuses_copies() || self.pacing.may_copy()) {
-            self.pacing.metered(|_| {
-                let copy = self.state.prefixes.copies.pop_front();
-                copy.into_iter().for_each(|copy| self.state.handle_prefix(copy));
-                true
-            });
+            let Some(copy) = self.state.prefixes.copies.pop_front() else { return };
+            self.pacing.begin_work();
+            self.state.handle_prefix(copy);
+            self.pacing.end_work(true);
         }
     }
 
@@ -104,7 +106,7 @@ impl Core {
 }
 
 impl Drop for Core {
-    /// Sends the terminal event of every request that has none, and stops the helper and the delivery.
+    /// Sends the terminal event of every request that has none, and stops the text thread and the delivery.
     fn drop(&mut self) {
         self.state.abandon();
         let shared = &self.state.shared;

@@ -1,12 +1,12 @@
-//! Deferred submits: the chat template and the tokenizer run on a helper thread instead of the submitting thread.
+//! Deferred submits: the chat template and the tokenizer run on the text thread instead of the submitting thread.
 //!
 //! The engine thread owns a deferred request from its submit on ([`super::requests`]), so a cancel, a deadline, a close or a
-//! panic ends it with exactly one terminal event, like any other request. The helper thread owns the prompts only ([`super::text_queue`]). It
+//! panic ends it with exactly one terminal event, like any other request. The text thread owns the prompts only ([`super::text_queue`]). It
 //! prepares them in the order of their submits and sends back token ids or an error; the engine thread drops the result
-//! if the request has ended meanwhile. The helper thread starts with the first deferred submit, sleeps while its queue
+//! if the request has ended meanwhile. The text thread starts with the first deferred submit, sleeps while its queue
 //! is empty, and ends with the engine thread.
 //!
-//! Text is encoded in pieces. After each piece the helper abandons the prompt if its request has ended. After each
+//! Text is encoded in pieces. After each piece the text thread abandons the prompt if its request has ended. After each
 //! piece of a long prompt (more than [`crate::limits::LONG_PROMPT_BYTES`]) it first prepares the short prompts that have arrived, so a
 //! long prompt does not delay short ones. Long prompts are prepared one after the other.
 
@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The helper thread's body.
+/// The text thread's body.
 fn run(shared: &Shared, text: &TextKit, context: usize) {
     while let Some(job) = shared.texts.next() {
         prepare(shared, text, context, &job);
@@ -58,16 +58,16 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
 }
 
 impl Engine {
-    /// Submits a request without a prompt to the engine thread, and its prompt to the helper.
+    /// Submits a request without a prompt to the engine thread, and its prompt to the text thread.
     pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt) -> Result<()> {
-        self.start_helper()?;
+        self.start_text_thread()?;
         let job = Job::new(request.delivery.id, prompt)?;
         shortage::check("a deferred request")?;
         self.shared.texts.push(job, || self.shared.mailbox.send(Command::Defer(request)))
     }
 
-    /// Starts the helper thread unless it was started before.
-    fn start_helper(&self) -> Result<()> {
+    /// Starts the text thread unless it was started before.
+    fn start_text_thread(&self) -> Result<()> {
         let mut threads = lock(&self.threads);
         // Checked under the lock on the threads: closing marks the engine closed before it takes the threads to join
         // them, so a thread added here is joined.

@@ -3,7 +3,7 @@
 
 use super::duty::Duty;
 use super::{Command, closed, lock, wait_until};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reserved};
 use crate::limits;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -65,10 +65,7 @@ pub(super) struct Mailbox {
 /// # Errors
 /// `Memory`.
 pub(super) fn command_list() -> Result<VecDeque<Command>> {
-    let bytes = limits::COMMANDS_RESERVED * size_of::<Command>();
-    let mut list = VecDeque::new();
-    list.try_reserve_exact(limits::COMMANDS_RESERVED).map_err(|_| Error::memory(COMMANDS, bytes as u64))?;
-    Ok(list)
+    Ok(reserved(COMMANDS, limits::COMMANDS_RESERVED)?.into())
 }
 
 /// What a list of commands is called in an error message.

@@ -7,8 +7,25 @@
 //! - The **text thread** ([`defer`]) prepares deferred prompts; it starts with the first of them.
 //! - The worker threads of the CPU backend compute.
 //!
-//! Callers send [commands](command) to the engine thread through a mailbox, and receive events through each request's
+//! Callers send [commands](command) to the engine thread through its [mailbox], and receive events through each request's
 //! outbox ([`delivery`]). All threads sleep while there is nothing to do.
+//!
+//! The files in reading order; a file uses those of its own row and of the rows above it, and there is no circle of files
+//! (`tests/layering.rs`):
+//!
+//! | files | what they are for |
+//! |---|---|
+//! | [`hold`], [`nul`], [`trace`], [`api`], [`sink`] | what callers give and get |
+//! | [`callback`], [`errors`], [`host_thread`] | calls of host code, and work on its threads |
+//! | [`delivery`] | the way of events to their readers |
+//! | [`plan`], [`device`], [`honour`], [`identity`] | what options make of a model: its sizes, its device, its name |
+//! | [`admission_limits`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`duty`], [`mailbox`] | what the engine thread is asked |
+//! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
+//! | [`begin`], [`parts`], [`templates`], [`prompt`] | from a prompt to token ids |
+//! | [`model_runner`], [`open`] | from a source to a model that runs |
+//! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
+//! | [`pacing`], [`tracer`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
+//! | [`request`], [`handle`], [`submit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
 
 mod active;
 mod admission_limits;
@@ -25,12 +42,14 @@ mod duty;
 mod errors;
 mod events;
 mod handle;
+mod hold;
 mod honour;
 mod host_thread;
 mod identity;
 mod mailbox;
 mod model_runner;
 mod new_request;
+mod nul;
 mod open;
 mod pacing;
 mod parts;
@@ -70,11 +89,13 @@ pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 use admission_limits::Permit;
 use callback::{call_host, refuse_blocking, refuse_in_callback, this_thread};
 use command::Command;
-use delivery::{Dispatch, Hold, Nul, Outbox, Produced, lock, wait_until};
+use delivery::{Dispatch, Outbox, Produced, lock, wait_until};
 use errors::{closed, panicked};
+use hold::Hold;
 use identity::Identity;
 use model_runner::ModelRunner;
 use new_request::{End, NewRequest};
+use nul::Nul;
 use pacing::Pacing;
 use prefix_command::PrefixCommand;
 use prompt::TextKit;

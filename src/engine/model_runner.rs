@@ -127,16 +127,6 @@ impl ModelRunner {
         }
     }
 
-    /// Submits the embedding.
-    pub fn embed(&mut self) {
-        self.model.embed(&mut *self.backend, &self.step);
-    }
-
-    /// Submits one layer.
-    pub fn layer(&mut self, layer: usize) {
-        self.model.layer(&mut *self.backend, &self.step, layer);
-    }
-
     /// When `whole`, submits logits and sampling of all the step's positions.
     pub fn sample_all(&mut self, whole: bool) {
         if whole && !self.step.logits_indices.is_empty() {

@@ -60,17 +60,19 @@ impl Pacing {
         self.ready_at.is_none()
     }
 
-    /// Runs `work` and charges its time to the duty limit. A call that returns false did nothing and is not charged:
-    /// under a small limit even its short time could delay the next step by an interval.
-    pub fn metered(&mut self, work: impl FnOnce(&mut Pacing) -> bool) -> bool {
+    /// Work begins.
+    pub fn begin_work(&mut self) {
         self.rested = Duration::ZERO;
         self.since = Some(Instant::now());
-        let worked = work(self);
+    }
+
+    /// Work has ended: its time is charged to the duty limit. If nothing was done (`worked` false), it is not: under a
+    /// small limit even that short time could delay the next step by an interval.
+    pub fn end_work(&mut self, worked: bool) {
         if worked {
             self.charge(Instant::now());
         }
         self.since = None;
-        worked
     }
 
     fn charge(&mut self, now: Instant) {

@@ -147,21 +147,16 @@ fn join<'a>(text: &mut Cow<'a, str>, piece: &'a str) -> Result<()> {
     if piece.is_empty() {
         return Ok(());
     }
-    let refused = |bytes: usize| move |_| Error::memory("the text of a prompt", bytes as u64);
     let bytes = text.len().saturating_add(piece.len());
-    match text {
-        Cow::Owned(all) => {
-            all.try_reserve(piece.len()).map_err(refused(bytes))?;
-            all.push_str(piece);
-        }
-        Cow::Borrowed(first) => {
-            let mut all = String::new();
-            all.try_reserve(bytes).map_err(refused(bytes))?;
-            all.push_str(first);
-            all.push_str(piece);
-            *text = Cow::Owned(all);
-        }
-    }
+    let refused = |_| Error::memory("the text of a prompt", bytes as u64);
+    let (mut all, first) = match std::mem::take(text) {
+        Cow::Owned(all) => (all, ""),
+        Cow::Borrowed(first) => (String::new(), first),
+    };
+    all.try_reserve(first.len() + piece.len()).map_err(refused)?;
+    all.push_str(first);
+    all.push_str(piece);
+    *text = Cow::Owned(all);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the calling thread or on the helper
+//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the calling thread or on the text
 //! thread ([`super::defer`]).
 
 use super::begin::BeginTokens;

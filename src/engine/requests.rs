@@ -192,7 +192,7 @@ impl Requests {
         if !deferred.values().any(|request| which(request)) {
             return;
         }
-        // First, so that the helper has dropped a prompt before its request's terminal event can be read.
+        // First, so that the text thread has dropped a prompt before its request's terminal event can be read.
         self.shared.texts.forget(|id| deferred.get(&id).is_some_and(|request| which(request)));
         deferred.retain(|_, request| {
             let ends = which(request);

@@ -1,5 +1,9 @@
 //! A step of the engine: plan, submit, finish what may no longer be in flight, deliver.
 //!
+//! From the run loop (`Core::serve` in [`super::core`]) to the device, a step passes five functions: here [`Steps::step`],
+//! `Steps::submit` and `compute`, then in [`crate::model::forward`] [`Model::layer`](crate::model::Model::layer) and the part
+//! of the layer, which calls the operations of [`Backend`](crate::backend::Backend).
+//!
 //! How many steps may be in flight is the device's ([`steps_in_flight`](crate::backend::Backend::steps_in_flight)). With one, a step is finished
 //! before the next is planned. With more, the next step is planned and submitted while this one runs: each sampled token has a
 //! place in its sequence before its value is known
@@ -256,36 +260,30 @@ impl Steps {
     }
 }
 
-/// Submits the operations of the step, with those that sample when `whole`; false when it was given up.
+/// Submits the operations of the planned step, with those that sample when `whole`. Where the device computes them within
+/// these calls, pause and duty limit are obeyed between two layers; false when the step was given up then.
 fn compute(state: &mut EngineState, pacing: &mut Pacing, whole: bool) -> bool {
-    let recordable = state.runner.begin(whole);
+    let mut recordable = state.runner.begin(whole);
     if recordable && state.runner.backend.replay() {
         return true;
     }
-    if !forward(state, pacing) {
-        return false;
-    }
-    state.runner.sample_all(whole);
-    if recordable && !state.runner.backend.recorded() {
-        // The recording failed, and nothing was submitted.
-        forward(state, pacing);
-        state.runner.sample_all(whole);
-    }
-    true
-}
-
-/// Submits embedding and layers of the planned step. Where the device computes them within these calls, pause and duty
-/// limit are obeyed between two layers; false when the step was given up then.
-fn forward(state: &mut EngineState, pacing: &mut Pacing) -> bool {
     let within_calls = state.runner.backend.steps_in_flight() == 1;
-    state.runner.embed();
-    for layer in 0..state.runner.model.layers() {
-        if within_calls && !pacing.wait_within_step(state) {
-            return false;
+    loop {
+        let runner = &mut state.runner;
+        runner.model.embed(&mut *runner.backend, &runner.step);
+        for layer in 0..state.runner.model.layers() {
+            if within_calls && !pacing.wait_within_step(state) {
+                return false;
+            }
+            let runner = &mut state.runner;
+            runner.model.layer(&mut *runner.backend, &runner.step, layer);
         }
-        state.runner.layer(layer);
+        state.runner.sample_all(whole);
+        // When recording fails, nothing was submitted: once more, without.
+        if !std::mem::take(&mut recordable) || state.runner.backend.recorded() {
+            return true;
+        }
     }
-    true
 }
 
 /// Fills `runner.sampling` with the requests for the logits positions from `first` on, as many as the limits on

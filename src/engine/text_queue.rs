@@ -112,7 +112,7 @@ impl TextQueue {
         Ok(())
     }
 
-    /// Called when the engine thread ends: empties the queue, stops the current preparations and ends the helper
+    /// Called when the engine thread ends: empties the queue, stops the current preparations and ends the text
     /// thread.
     pub fn stop(&self) {
         self.ended.store(true, Ordering::Relaxed);
@@ -164,7 +164,7 @@ pub(super) mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
 
-    /// Controls that tests have over the helper.
+    /// Controls that tests have over the text thread.
     #[derive(Default)]
     pub struct Hooks {
         /// While a test holds this, no prompt is prepared.
@@ -181,7 +181,7 @@ pub(super) mod tests {
         pub fn before_a_prompt(&self) {
             drop(lock(&self.hold));
             if self.panic_next.swap(false, Ordering::SeqCst) {
-                panic!("a test asked the helper to panic");
+                panic!("a test asked the text thread to panic");
             }
         }
 

@@ -1,9 +1,9 @@
 //! The contents of a request's queue: an event that output is appended to, in preallocated memory.
 
-use super::hold::Hold;
-use super::nul::Nul;
 use super::queue::Merged;
 use crate::engine::api::{Event, EventKind, FinishReason};
+use crate::engine::hold::Hold;
+use crate::engine::nul::Nul;
 use crate::error::{Error, Result};
 use crate::limits;
 use std::collections::TryReserveError;
@@ -11,17 +11,17 @@ use std::ffi::c_char;
 
 /// The capacity of a buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct Capacity {
     pub tokens: usize,
     /// Bytes of text.
     pub text: usize,
 }
 
-impl Room {
-    /// Room for this many tokens and the usual length of their text.
-    pub fn of(tokens: usize) -> Room {
+impl Capacity {
+    /// Capacity for this many tokens and the usual length of their text.
+    pub fn of(tokens: usize) -> Capacity {
         let least = limits::QUEUE_SPARE_TOKENS * limits::QUEUE_TEXT_BYTES;
-        Room { tokens, text: tokens.saturating_mul(limits::QUEUE_TEXT_BYTES).max(least) }
+        Capacity { tokens, text: tokens.saturating_mul(limits::QUEUE_TEXT_BYTES).max(least) }
     }
 }
 
@@ -61,13 +61,13 @@ const LATE_TOKENS: usize = 4;
 pub struct Buffer {
     pub event: Event,
     /// The buffer is full once it holds this much. Zero: nothing was reserved.
-    room: Room,
+    room: Capacity,
 }
 
 impl Buffer {
     /// A buffer without reserved memory.
     pub fn empty(id: u64, tag: u64) -> Buffer {
-        Buffer { event: Event::empty(id, tag), room: Room::default() }
+        Buffer { event: Event::empty(id, tag), room: Capacity::default() }
     }
 
     /// The two buffers of a queue for `tokens` tokens: the one that output is pushed to, and the smaller spare that
@@ -76,8 +76,11 @@ impl Buffer {
     /// # Errors
     /// `Memory`.
     pub fn pair(id: u64, tag: u64, tokens: usize, of: PerToken) -> Result<[Buffer; 2]> {
-        let spare = Room::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
-        Ok([Buffer::grown(id, tag, Room::of(tokens), of)?, Buffer::reserved(id, tag, spare, Room::default(), of)?])
+        let spare = Capacity::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
+        Ok([
+            Buffer::grown(id, tag, Capacity::of(tokens), of)?,
+            Buffer::reserved(id, tag, spare, Capacity::default(), of)?,
+        ])
     }
 
     /// An event whose memory suffices for what a reader sees, as long as it keeps up: copying into it then allocates
@@ -86,23 +89,23 @@ impl Buffer {
     /// # Errors
     /// `Memory`.
     pub fn shown(id: u64, tag: u64, tokens: usize, of: PerToken) -> Result<Event> {
-        let room = Room::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
-        Ok(Buffer::reserved(id, tag, room, Room::default(), of)?.event)
+        let room = Capacity::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
+        Ok(Buffer::reserved(id, tag, room, Capacity::default(), of)?.event)
     }
 
     /// A buffer with this much room, and memory beyond it for what arrives late and for the contents of a spare buffer.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn grown(id: u64, tag: u64, room: Room, of: PerToken) -> Result<Buffer> {
+    pub fn grown(id: u64, tag: u64, room: Capacity, of: PerToken) -> Result<Buffer> {
         let late = LATE_TOKENS;
-        let spare = Room::of(limits::QUEUE_SPARE_TOKENS);
-        let besides = Room { tokens: spare.tokens + late, text: spare.text.saturating_add(late * of.text_max) };
+        let spare = Capacity::of(limits::QUEUE_SPARE_TOKENS);
+        let besides = Capacity { tokens: spare.tokens + late, text: spare.text.saturating_add(late * of.text_max) };
         Buffer::reserved(id, tag, room, besides, of)
     }
 
     /// Reserves memory for `room`, `besides` and late tokens; the buffer is full at `room`.
-    fn reserved(id: u64, tag: u64, room: Room, besides: Room, of: PerToken) -> Result<Buffer> {
+    fn reserved(id: u64, tag: u64, room: Capacity, besides: Capacity, of: PerToken) -> Result<Buffer> {
         let mut event = Event::empty(id, tag);
         let tokens = room.tokens.saturating_add(besides.tokens).saturating_add(LATE_TOKENS);
         let late = of.text_max.saturating_mul(LATE_TOKENS);
@@ -134,14 +137,14 @@ impl Buffer {
     }
 
     /// Twice its room.
-    pub fn twice(&self) -> Room {
-        Room { tokens: self.room.tokens.saturating_mul(2), text: self.room.text.saturating_mul(2) }
+    pub fn twice(&self) -> Capacity {
+        Capacity { tokens: self.room.tokens.saturating_mul(2), text: self.room.text.saturating_mul(2) }
     }
 }
 
 impl Merged for Buffer {
-    type Cut = FinishReason;
-    type Size = Room;
+    type Reason = FinishReason;
+    type Size = Capacity;
 
     fn units(&self) -> usize {
         self.event.tokens.len()
@@ -151,7 +154,7 @@ impl Merged for Buffer {
         self.event.tokens.len() >= self.room.tokens || self.event.text.len() > self.room.text
     }
 
-    fn wants(&self) -> Option<Room> {
+    fn wants(&self) -> Option<Capacity> {
         let (tokens, text) = (self.event.tokens.len(), self.event.text.len());
         let half = tokens > self.room.tokens / 2 || text > self.room.text / 2;
         (half && self.room.tokens > 0).then(|| self.twice())

@@ -7,8 +7,6 @@
 //! | [`buffer`] | the contents of such a queue: an event in preallocated memory |
 //! | [`ready`] | the list of what is ready for callbacks, and the turn of the one thread that runs them |
 //! | [`completions`] | the list of what is ready for [`super::Engine::next`] on any thread, and which events are out |
-//! | [`hold`] | the hold of an event on its request |
-//! | [`nul`] | whether the text of an event ends in memory as C expects |
 //! | [`waker`] | the thread that wakes a polling host |
 //! | [`sync`] | the locks of the queue and the lists, which `tests/loom` replaces to explore their interleavings |
 //! | [`outbox`] | the interface for the engine thread: a request's [`Outbox`], an engine's [`Dispatch`] |
@@ -18,8 +16,6 @@
 
 mod buffer;
 pub(super) mod completions;
-mod hold;
-mod nul;
 mod outbox;
 pub(super) mod queue;
 pub(super) mod ready;
@@ -29,8 +25,5 @@ mod waker;
 pub use super::callback::CallbackScope;
 pub(super) use super::errors::closed;
 pub(super) use buffer::{Buffer, PerToken, Piece, Produced, with_nul};
-pub(super) use hold::Held;
-pub use hold::Hold;
-pub use nul::Nul;
 pub(super) use outbox::{Dispatch, Item, Outbox, Receiver, Route};
 pub(super) use sync::{lock, wait_until};

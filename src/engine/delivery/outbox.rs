@@ -3,13 +3,13 @@
 
 use super::buffer::{Buffer, PerToken, Piece, Produced};
 use super::completions::Completions;
-use super::hold::Held;
 use super::queue::{Added, Queue};
 use super::ready::{Pushed, Ready};
 use super::sync::lock;
 use super::waker::Waker;
 use crate::engine::api::{Event, EventKind, FinishReason, LogLevel, WakeFn};
 use crate::engine::callback::call_host;
+use crate::engine::hold::Held;
 use crate::engine::sink::Sink;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -138,7 +138,7 @@ impl Outbox {
     }
 
     /// A bigger buffer, for a reader that waits for the whole output.
-    pub fn grown(&self, room: super::buffer::Room) -> Result<Buffer> {
+    pub fn grown(&self, room: super::buffer::Capacity) -> Result<Buffer> {
         let of = *lock(&self.of);
         Buffer::grown(self.id, self.tag, room, of)
     }

@@ -19,7 +19,7 @@ use std::time::Instant;
 /// The contents of a queue. Besides [`super::buffer`], `tests/loom` implements it.
 pub trait Merged {
     /// The reason for discarding deltas.
-    type Cut: Copy;
+    type Reason: Copy;
     /// A memory size.
     type Size;
     /// The amount that counts against the queue's limit; 0: there is nothing to read.
@@ -86,7 +86,7 @@ struct State<E: Merged, S> {
     /// The terminal event was taken and the sink dropped: nothing follows.
     ended: bool,
     /// The request was cancelled, first for this reason: deltas are discarded.
-    muted: Option<E::Cut>,
+    muted: Option<E::Reason>,
     /// The engine thread was told that the queue is full and has not been told to resume.
     full: bool,
     /// Readers that wait for the terminal event and take everything with it; with any, the limit does not apply.
@@ -169,7 +169,7 @@ impl<E: Merged, S> Queue<E, S> {
 
     /// Makes the pending event the terminal one; `fill` gets the reason if deltas were discarded. Later calls of this
     /// and of `push` do nothing.
-    pub fn finish(&self, fill: impl FnOnce(&mut E, Option<E::Cut>)) -> Added {
+    pub fn finish(&self, fill: impl FnOnce(&mut E, Option<E::Reason>)) -> Added {
         let Ok(added) = self.added(|state| {
             state.terminal = true;
             fill(&mut state.pending, state.muted);
@@ -197,7 +197,7 @@ impl<E: Merged, S> Queue<E, S> {
     }
 
     /// Drops unread deltas and discards later ones, unless the request has finished.
-    pub fn mute(&self, why: E::Cut) {
+    pub fn mute(&self, why: E::Reason) {
         let mut state = lock(&self.state);
         if !state.terminal {
             state.muted.get_or_insert(why);

@@ -1,7 +1,7 @@
 //! [`Engine::poll`] and [`Engine::next`]: how a host receives the events of all requests of an engine.
 
-use super::hold::Held;
 use super::delivery::completions::Popped;
+use super::hold::Held;
 use super::receive::{copy, deadline};
 use super::{Command, Engine, Event, Hold, Next, Outbox, Shared, call_host, in_callback, refuse_blocking, this_thread};
 use crate::error::{Error, Result, Status};

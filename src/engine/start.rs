@@ -8,7 +8,7 @@ use super::plan::{LoadPlan, Plan};
 use super::stats::StatsCell;
 use super::text_queue::TextQueue;
 use super::{Delivery, Dispatch, Engine, EngineOptions, LogLevel, Shared, lock, refuse_in_callback};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::os::floats::LibraryFloats;
 use crate::os::shortage;
@@ -110,19 +110,19 @@ impl Engine {
         if let Some(runner) = opened.runner {
             // From here on a failure drops `engine`, which stops the threads that already run.
             let core = Core::new(shared.clone(), runner, options.planner.take(), options.trace.take())?;
+            let start = |name, body: Box<dyn FnOnce() + Send>| {
+                let thread = thread::spawn(name, placing, body)?;
+                lock(&engine.threads).push(thread);
+                Ok::<_, Error>(())
+            };
             if options.delivery == Delivery::Thread {
-                let dispatcher = thread::spawn("dispatch", placing, {
-                    let shared = shared.clone();
-                    move || shared.deliver()
-                })?;
-                lock(&engine.threads).push(dispatcher);
+                let shared = shared.clone();
+                start("dispatch", Box::new(move || shared.deliver()))?;
             }
             if shared.dispatch.waker.is_needed() {
-                let shared = shared.clone();
-                let waker = thread::spawn("wake", placing, move || shared.dispatch.waker.run())?;
-                lock(&engine.threads).push(waker);
+                start("wake", Box::new(move || shared.dispatch.waker.run()))?;
             }
-            lock(&engine.threads).push(thread::spawn("engine", placing, move || core.run())?);
+            start("engine", Box::new(move || core.run()))?;
         }
         shortage::check("an engine")?;
         Ok(engine)

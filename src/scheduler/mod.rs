@@ -109,8 +109,6 @@ pub struct Scheduler {
     waiting: Queue,
     /// Ended, not yet removed.
     finished: Vec<SequenceHandle>,
-    /// Of these, how many are running.
-    finished_running: usize,
     /// Sequences that are paused; of these, how many are running.
     paused: usize,
     paused_running: usize,
@@ -142,7 +140,6 @@ impl Scheduler {
             running: reserved("running sequences", capacity.running_max)?,
             waiting: Queue::default(),
             finished: reserved("finished sequences", capacity.running_max + capacity.waiting_max)?,
-            finished_running: 0,
             paused: 0,
             paused_running: 0,
             pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect::<Result<_>>()?,
@@ -491,7 +488,6 @@ impl Scheduler {
             let (paused, running) = (std::mem::take(&mut sequence.paused), sequence.is_running());
             self.paused -= usize::from(paused);
             self.paused_running -= usize::from(paused && running);
-            self.finished_running += usize::from(running);
             if !running && !paused {
                 self.waiting.remove(sequence.rank, sequence.waits_since);
             }
@@ -527,7 +523,11 @@ impl Scheduler {
     /// Sequences running, waiting and paused; those that have ended do not count as running or waiting.
     pub fn counts(&self) -> (usize, usize, usize) {
         let paused_waiting = self.paused - self.paused_running;
-        (self.running.len() - self.finished_running, self.waiting.len() + paused_waiting, self.paused)
+        (self.running.len() - self.finished_running(), self.waiting.len() + paused_waiting, self.paused)
+    }
+
+    fn finished_running(&self) -> usize {
+        self.finished.iter().filter(|&&h| self.sequences.get(h).is_some_and(Sequence::is_running)).count()
     }
 
     /// Page frames used, cached and free, over all groups.

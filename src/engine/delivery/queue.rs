@@ -113,6 +113,12 @@ impl<E: Merged, S> State<E, S> {
         Some((std::mem::replace(&mut self.pending, spare), self.taken))
     }
 
+    /// Whether there is something to read and no more is to be added until it was read.
+    fn is_full(&self, limit: usize) -> bool {
+        let over = self.waiters == 0 && self.pending.units() >= limit;
+        self.pending.units() > 0 && (over || self.pending.is_full())
+    }
+
     fn mark_listed(&mut self, listable: bool) -> bool {
         let list = listable && !self.listed && !self.held && self.is_readable();
         self.listed |= list;
@@ -184,8 +190,7 @@ impl<E: Merged, S> Queue<E, S> {
             return Ok(Added::default());
         }
         change(&mut state)?;
-        let over = state.waiters == 0 && state.pending.units() >= self.limit;
-        let full = !state.terminal && state.pending.units() > 0 && (over || state.pending.is_full());
+        let full = !state.terminal && state.is_full(self.limit);
         state.full |= full;
         let list = state.mark_listed(self.listable);
         let tell = state.waiters == 0 || state.terminal || full || state.pending.wants().is_some();
@@ -397,9 +402,7 @@ impl<E: Merged, S> Queue<E, S> {
         let spare = std::mem::replace(&mut state.pending, content);
         state.spare = Some(spare);
         // If the output that arrived meanwhile has filled the buffer, the next read resumes the request.
-        let over = state.waiters == 0 && state.pending.units() >= self.limit;
-        let still_full = state.pending.units() > 0 && (over || state.pending.is_full());
-        let resume = !unread && !still_full && std::mem::take(&mut state.full) && !state.terminal;
+        let resume = !unread && !state.is_full(self.limit) && std::mem::take(&mut state.full) && !state.terminal;
         drop(state);
         self.changed.notify_all();
         resume

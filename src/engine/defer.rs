@@ -1,14 +1,14 @@
 //! Deferred submits: the chat template and the tokenizer run on the text thread instead of the submitting thread.
 //!
-//! The engine thread owns a deferred request from its submit on ([`super::requests`]), so a cancel, a deadline, a close or a
-//! panic ends it with exactly one terminal event, like any other request. The text thread owns the prompts only ([`super::text_queue`]). It
-//! prepares them in the order of their submits and sends back token ids or an error; the engine thread drops the result
-//! if the request has ended meanwhile. The text thread starts with the first deferred submit, sleeps while its queue
-//! is empty, and ends with the engine thread.
+//! The engine thread owns a deferred request from its submit on ([`super::requests`]), so a cancel, a deadline, a close or
+//! a panic ends it with exactly one terminal event, like any other request. The text thread owns the prompts only
+//! ([`super::text_queue`]). It prepares them in the order of their submits and sends back token ids or an error; the engine
+//! thread drops the result if the request has ended meanwhile. The text thread starts with the first deferred submit,
+//! sleeps while its queue is empty, and ends with the engine thread.
 //!
 //! Text is encoded in pieces. After each piece the text thread abandons the prompt if its request has ended. After each
-//! piece of a long prompt (more than [`crate::limits::LONG_PROMPT_BYTES`]) it first prepares the short prompts that have arrived, so a
-//! long prompt does not delay short ones. Long prompts are prepared one after the other.
+//! piece of a long prompt (more than [`crate::limits::LONG_PROMPT_BYTES`]) it first prepares the short prompts that have
+//! arrived, so a long prompt does not delay short ones. Long prompts are prepared one after the other.
 
 use super::text_queue::Job;
 use super::{Command, Engine, NewRequest, Prompt, Shared, TextKit, TextOptions, closed, lock};

@@ -43,7 +43,8 @@ pub(super) struct LogitsPosition {
 
 impl ModelRunner {
     /// Plans the next step into `plan` and writes the model's input into `step`. Adds the time of cleanup and refill to
-    /// `counters` (with a `planner`: not), and returns when they were done: planning of decode and prefill counts with the time of their rows.
+    /// `counters`, unless a `planner` plans the step, and returns when they were done: planning of decode and prefill
+    /// counts with the time of their rows.
     ///
     /// # Errors
     /// `Memory` when a page list cannot grow. It grows only when sequences that share pages list more pages than exist.

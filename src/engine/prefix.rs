@@ -2,8 +2,9 @@
 //!
 //! A pin is computed by a sequence that the scheduler creates for it ([`crate::scheduler::Pin`]). It is not a request:
 //! it has no events and counts neither as finished nor as cancelled. While it is being computed it counts against
-//! the limits on requests. Its state crosses threads in a [`Cell`]; the engine thread's table is [`super::prefixes`]. Every waiter gets an answer whatever happens to the
-//! engine (law 4): when the engine ends, the table fails all cells it still holds.
+//! the limits on requests. Its state crosses threads in a [`Cell`]; the engine thread's table is [`super::prefixes`]. Every
+//! waiter gets an answer whatever happens to the engine (law 4): when the engine ends, the table fails all cells it still
+//! holds.
 //!
 //! Saving and restoring do their file I/O on the caller's thread. The engine thread copies pages between two steps, at
 //! most [`limits::PREFIX_PIECE_BYTES`] (and at least one page) per command, and the caller sends the next command only

@@ -33,14 +33,6 @@ pub(super) struct Active {
     filtered: String,
 }
 
-/// One sampled token with what is reported about it.
-pub(super) struct Token<'a> {
-    pub id: u32,
-    pub logprob: Option<f32>,
-    pub top_tokens: &'a [u32],
-    pub top_logprobs: &'a [f32],
-}
-
 impl Active {
     /// The state of a request that was just given a sequence. `on_device`: tokens are sampled on the device.
     ///
@@ -102,26 +94,26 @@ impl Active {
         Produced { tokens: self.generated as u64, bytes: self.text_bytes }
     }
 
-    /// Processes a sampled token: updates penalties and text, checks the stop conditions, appends to the event queue.
+    /// Processes a sampled token, which comes without text: updates penalties and text, checks the stop conditions, appends to the event queue.
     /// Returns the finish reason, if the token ends the request, and whether the event queue is full.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn accept(&mut self, token: Token) -> Result<(Option<FinishReason>, bool)> {
+    pub fn accept(&mut self, sampled: Piece) -> Result<(Option<FinishReason>, bool)> {
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         if self.request.params.uses_counts() {
-            self.adjustments.push(token.id)?;
+            self.adjustments.push(sampled.token)?;
         }
         self.text.clear();
         self.filtered.clear();
         let mut finish = None;
-        if self.request.eos_tokens.contains(&token.id) {
+        if self.request.eos_tokens.contains(&sampled.token) {
             finish = Some(FinishReason::Eos);
-        } else if self.request.stop_tokens.contains(&token.id) {
+        } else if self.request.stop_tokens.contains(&sampled.token) {
             finish = Some(FinishReason::Stop);
         } else if let Some(stream) = &mut self.request.stream {
-            stream.push(token.id, &mut self.text)?;
+            stream.push(sampled.token, &mut self.text)?;
             if self.request.stops.push(&self.text, &mut self.filtered) {
                 finish = Some(FinishReason::Stop);
                 self.request.stream = None;
@@ -134,13 +126,7 @@ impl Active {
             self.flush()?;
         }
         self.text_bytes += self.filtered.len() as u64;
-        let piece = Piece {
-            token: token.id,
-            text: &self.filtered,
-            logprob: token.logprob,
-            top_tokens: token.top_tokens,
-            top_logprobs: token.top_logprobs,
-        };
+        let piece = Piece { text: &self.filtered, ..sampled };
         let full = self.request.delivery.push(&piece, self.produced())?;
         Ok((finish, full))
     }

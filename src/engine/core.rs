@@ -52,8 +52,15 @@ impl Core {
         // True after an empty plan: only a command or a deadline can make the next plan non-empty.
         let mut idle = false;
         loop {
-            #[cfg(debug_assertions)]
-            self.check_when(idle);
+            // When the engine becomes idle, its accounting is checked (law 3). An error is a defect: it panics, which ends
+            // the engine like a panic in a step.
+            if cfg!(debug_assertions)
+                && idle
+                && !self.state.is_dead()
+                && let Err(error) = self.state.check()
+            {
+                panic!("an idle engine's accounting is wrong: {error}");
+            }
             self.pacing.wait_for_work(&mut self.state, idle, self.steps.at_rest());
             self.state.handle_commands();
             self.copy_pages();
@@ -89,18 +96,6 @@ impl Core {
             self.pacing.begin_work();
             self.state.handle_prefix(copy);
             self.pacing.end_work(true);
-        }
-    }
-
-    /// Checks the accounting (law 3) when the engine becomes idle. An error is a defect: it panics, which ends the
-    /// engine like a panic in a step.
-    #[cfg(debug_assertions)]
-    fn check_when(&mut self, idle: bool) {
-        if idle
-            && !self.state.is_dead()
-            && let Err(error) = self.state.check()
-        {
-            panic!("an idle engine's accounting is wrong: {error}");
         }
     }
 }

@@ -15,7 +15,8 @@
 //! submitted meanwhile, and holds up none of the others. Where such requests are at least as many as the others, the step is finished
 //! before the next is planned, so that all of them share it.
 
-use super::active::{Active, Token};
+use super::active::Active;
+use super::delivery::Piece;
 use super::model_runner::LogitsPosition;
 use super::tracer::Tracer;
 use super::{End, EngineState, FinishReason, ModelRunner, Pacing};
@@ -372,8 +373,8 @@ fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, ind
     let asked = active.request.params.logprobs;
     let top = asked.filter(|count| *count > 0).map(|count| runner.sampled.tops(index, count as usize));
     let (top_tokens, top_logprobs) = top.unwrap_or_default();
-    let token = Token { id: token, logprob: asked.map(|_| logprob), top_tokens, top_logprobs };
-    let (finish, full) = active.accept(token)?;
+    let sampled = Piece { token, text: "", logprob: asked.map(|_| logprob), top_tokens, top_logprobs };
+    let (finish, full) = active.accept(sampled)?;
     if full {
         runner.scheduler.set_paused(handle, true);
     }

@@ -1,52 +1,12 @@
 //! A request on the engine thread: sampling state, text, terminal event.
 
-use super::api::{EventKind, FinishReason, RequestOptions, Usage};
-use super::delivery::{Dispatch, Outbox, PerToken, Piece, Produced, with_nul};
+use super::delivery::{PerToken, Piece, with_nul};
+use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Result, reserved};
 use crate::limits;
-use crate::sampling::{LogitAdjustments, SamplingParams, TokenCounts};
-use crate::text::{StopFilter, TextStream};
-use std::sync::Arc;
+use crate::sampling::{LogitAdjustments, TokenCounts};
 use std::time::{Duration, Instant};
-
-/// A request as `submit` passes it on: validated, with all defaults resolved.
-pub(super) struct NewRequest {
-    pub delivery: Arc<Outbox>,
-    /// Token ids; empty while the prompt of a deferred request is being prepared.
-    pub prompt: Vec<u32>,
-    pub params: SamplingParams,
-    /// Detokenizer; `None` without a tokenizer, when nothing is generated, and after the last text.
-    pub stream: Option<TextStream>,
-    pub stops: StopFilter,
-    /// End-of-sequence tokens; empty when the request ignores them.
-    pub eos_tokens: Vec<u32>,
-    pub stop_tokens: Vec<u32>,
-    /// Most tokens to generate.
-    pub max_tokens: usize,
-    pub prompt_logprobs: bool,
-    pub priority: i32,
-    pub submitted: Instant,
-    pub deadline: Option<Instant>,
-}
-
-impl NewRequest {
-    /// The deadline of a request submitted at `now`; `None` when the options set none.
-    pub fn deadline_of(options: &RequestOptions, now: Instant) -> Option<Instant> {
-        (options.deadline_ms > 0).then(|| now.checked_add(Duration::from_millis(options.deadline_ms as u64))).flatten()
-    }
-
-    /// Sends the terminal event of a request that never ran; returns its kind as [`Outbox::finish`] does.
-    pub fn finish(&self, end: End, dispatch: &Dispatch) -> Option<EventKind> {
-        let usage = Usage {
-            prompt_tokens: self.prompt.len() as u32,
-            seed: self.params.seed,
-            total_us: u64::try_from(self.submitted.elapsed().as_micros()).unwrap_or(u64::MAX),
-            ..Usage::default()
-        };
-        self.delivery.finish(dispatch, end.parts(), Produced::default(), |event| event.usage = Some(usage))
-    }
-}
 
 /// A request that has a sequence in the scheduler.
 pub(super) struct Active {
@@ -65,22 +25,12 @@ pub(super) struct Active {
     pub first_token: Option<Instant>,
     /// Time of the steps that had prefill rows of the request.
     pub prefill: Duration,
-    /// The request counts in the engine's number of pending requests.
-    pub counted: bool,
     /// Bytes of text produced so far, including text that a cancel dropped.
     text_bytes: u64,
     /// Text of the current token, before the stop filter; reused.
     text: String,
     /// Text that the current token releases, after the stop filter; reused.
     filtered: String,
-}
-
-/// One sampled token with what is reported about it.
-pub(super) struct Token<'a> {
-    pub id: u32,
-    pub logprob: Option<f32>,
-    pub top_tokens: &'a [u32],
-    pub top_logprobs: &'a [f32],
 }
 
 impl Active {
@@ -96,10 +46,7 @@ impl Active {
         let adjustments = LogitAdjustments::new(&request.params, &counts)?;
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
-            let bytes = request.prompt.len() as u64 * 4;
-            prompt_logprobs
-                .try_reserve_exact(request.prompt.len())
-                .map_err(|_| Error::memory("prompt logprobs", bytes))?;
+            prompt_logprobs = reserved("prompt logprobs", request.prompt.len())?;
             prompt_logprobs.push(f32::NAN);
         }
         Ok(Active {
@@ -112,7 +59,6 @@ impl Active {
             admitted: None,
             first_token: None,
             prefill: Duration::ZERO,
-            counted: true,
             text_bytes: 0,
             text: String::new(),
             filtered: String::new(),
@@ -148,26 +94,26 @@ impl Active {
         Produced { tokens: self.generated as u64, bytes: self.text_bytes }
     }
 
-    /// Processes a sampled token: updates penalties and text, checks the stop conditions, appends to the event queue.
+    /// Processes a sampled token, which comes without text: updates penalties and text, checks the stop conditions, appends to the event queue.
     /// Returns the finish reason, if the token ends the request, and whether the event queue is full.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn accept(&mut self, token: Token, dispatch: &Dispatch) -> Result<(Option<FinishReason>, bool)> {
+    pub fn accept(&mut self, sampled: Piece) -> Result<(Option<FinishReason>, bool)> {
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         if self.request.params.uses_counts() {
-            self.adjustments.push(token.id)?;
+            self.adjustments.push(sampled.token)?;
         }
         self.text.clear();
         self.filtered.clear();
         let mut finish = None;
-        if self.request.eos_tokens.contains(&token.id) {
+        if self.request.eos_tokens.contains(&sampled.token) {
             finish = Some(FinishReason::Eos);
-        } else if self.request.stop_tokens.contains(&token.id) {
+        } else if self.request.stop_tokens.contains(&sampled.token) {
             finish = Some(FinishReason::Stop);
         } else if let Some(stream) = &mut self.request.stream {
-            stream.push(token.id, &mut self.text)?;
+            stream.push(sampled.token, &mut self.text)?;
             if self.request.stops.push(&self.text, &mut self.filtered) {
                 finish = Some(FinishReason::Stop);
                 self.request.stream = None;
@@ -180,14 +126,8 @@ impl Active {
             self.flush()?;
         }
         self.text_bytes += self.filtered.len() as u64;
-        let piece = Piece {
-            token: token.id,
-            text: &self.filtered,
-            logprob: token.logprob,
-            top_tokens: token.top_tokens,
-            top_logprobs: token.top_logprobs,
-        };
-        let full = self.request.delivery.push(dispatch, &piece, self.produced())?;
+        let piece = Piece { text: &self.filtered, ..sampled };
+        let full = self.request.delivery.push(&piece, self.produced())?;
         Ok((finish, full))
     }
 
@@ -205,7 +145,7 @@ impl Active {
 
     /// Sends the terminal event; returns its kind as [`Outbox::finish`] does. `history`: number of preemptions, and
     /// prompt tokens found in the prefix cache.
-    pub fn finish(&mut self, end: End, history: (u32, usize), dispatch: &Dispatch) -> Option<EventKind> {
+    pub fn finish(&mut self, end: End, history: (u32, usize)) -> Option<EventKind> {
         let now = Instant::now();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let since = |t: Option<Instant>| t.map_or(0, |t| micros(t.duration_since(self.request.submitted)));
@@ -233,7 +173,7 @@ impl Active {
         let rest = &self.filtered;
         let mut after = self.produced();
         after.bytes += rest.len() as u64;
-        self.request.delivery.finish(dispatch, end, after, |event| {
+        self.request.delivery.finish(end, after, |event| {
             // The text may be longer than the room reserved for it, and a NUL may have to follow it.
             if event.text.try_reserve(with_nul(rest)).is_ok() {
                 event.text.push_str(rest);
@@ -245,32 +185,4 @@ impl Active {
             event.usage = Some(usage);
         })
     }
-}
-
-/// How a request ends.
-pub(super) enum End {
-    /// The request ran to its end.
-    Finished(FinishReason),
-    /// Ended by a cancel, a callback, a deadline or the engine's close.
-    Cancelled(FinishReason),
-    /// Ended by an error.
-    Failed(Error),
-}
-
-impl End {
-    pub fn parts(self) -> (EventKind, FinishReason, Option<Error>) {
-        match self {
-            End::Finished(reason) => (EventKind::Finished, reason, None),
-            End::Cancelled(reason) => (EventKind::Cancelled, reason, None),
-            End::Failed(error) => (EventKind::Failed, FinishReason::Error, Some(error)),
-        }
-    }
-}
-
-/// The error that every request gets after a panic of the engine thread.
-pub(super) fn panicked() -> Error {
-    Error::new(
-        Status::Internal,
-        "the engine thread failed because of a defect in the library; the engine takes no more requests: close it and open it again",
-    )
 }

@@ -8,7 +8,7 @@ pub use crate::encoding::Encoding;
 use crate::error::Error;
 use crate::limits;
 use crate::os::thread::ThreadOptions;
-pub use crate::scheduler::Policy;
+pub use crate::scheduler::ScheduleFn;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -133,14 +133,14 @@ pub struct EngineOptions {
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
-    /// Which rows may share a step; for measurements.
-    pub policy: Policy,
     /// Called with the progress of loading.
     pub progress: Option<ProgressFn>,
     /// Called with log lines.
     pub log: Option<LogFn>,
     /// With [`Delivery::Poll`]: called when there is something to poll.
     pub wake: Option<WakeFn>,
+    /// Schedules every step in place of the scheduler. For measurements in Rust; the C API has no such option.
+    pub schedule_fn: Option<ScheduleFn>,
     /// Called after every step. For measurements in Rust; the C API has no such option.
     pub trace: Option<super::Trace>,
 }
@@ -460,10 +460,10 @@ impl Default for EngineOptions {
             duty_interval_us: 0,
             memory_budget: 0,
             affinity_mask: 0,
-            policy: Policy::default(),
             progress: None,
             log: None,
             wake: None,
+            schedule_fn: None,
             trace: None,
         }
     }
@@ -477,6 +477,7 @@ impl EngineOptions {
             progress: None,
             log: None,
             wake: None,
+            schedule_fn: None,
             trace: None,
             ..*self
         }

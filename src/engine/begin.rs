@@ -23,6 +23,11 @@ impl BeginTokens {
         BeginTokens(before.unwrap_or_default())
     }
 
+    /// The first two of them, if there are at least two.
+    pub fn pair(&self) -> Option<&[u32]> {
+        self.0.get(..2)
+    }
+
     /// The first of them.
     pub fn first(&self) -> Option<u32> {
         self.0.first().copied()
@@ -37,20 +42,6 @@ impl BeginTokens {
         if let Some(keep) = keep {
             ids.drain(keep..self.0.len());
         }
-    }
-
-    /// A warning about a prompt that begins with two of `begins`, unless the tokenizer itself puts two there.
-    pub fn warning(&self, begins: &[u32], ids: &[u32]) -> Option<String> {
-        let [first, second, ..] = ids else { return None };
-        let own = self.0.get(..2).is_some_and(|own| ids.starts_with(own));
-        if own || !begins.contains(first) || !begins.contains(second) {
-            return None;
-        }
-        let which = match first == second {
-            true => format!("the begin token {first} twice"),
-            false => format!("two begin tokens, {first} and {second}"),
-        };
-        Some(format!("a prompt has {which}; answers are worse for it: give one, or leave it to the tokenizer"))
     }
 }
 

@@ -1,7 +1,8 @@
-//! Copies of prompts. Their size is not bounded, so a copy may fail with `Memory`.
+//! Copies of prompts, and the memory that text takes. Its size is not bounded, so a copy may fail with `Memory`.
 
-use super::api::{Prompt, PromptPart};
+use super::{Prompt, PromptPart};
 use crate::error::Result;
+use crate::limits;
 use crate::os::shortage;
 use serde_json::Value;
 

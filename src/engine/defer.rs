@@ -1,211 +1,27 @@
-//! Deferred submits: the chat template and the tokenizer run on a helper thread instead of the submitting thread.
+//! Deferred submits: the chat template and the tokenizer run on the text thread instead of the submitting thread.
 //!
-//! The engine thread owns a deferred request from its submit on ([`Deferred`]), so a cancel, a deadline, a close or a
-//! panic ends it with exactly one terminal event, like any other request. The [`Helper`] owns the prompts only. It
-//! prepares them in the order of their submits and sends back token ids or an error; the engine thread drops the result
-//! if the request has ended meanwhile. The helper thread starts with the first deferred submit, sleeps while its queue
-//! is empty, and ends with the engine thread.
+//! The engine thread owns a deferred request from its submit on ([`super::requests`]), so a cancel, a deadline, a close or
+//! a panic ends it with exactly one terminal event, like any other request. The text thread owns the prompts only
+//! ([`super::text_queue`]). It prepares them in the order of their submits and sends back token ids or an error; the engine
+//! thread drops the result if the request has ended meanwhile. The text thread starts with the first deferred submit,
+//! sleeps while its queue is empty, and ends with the engine thread.
 //!
-//! Text is encoded in pieces. After each piece the helper abandons the prompt if its request has ended. After each
-//! piece of a long prompt (more than [`LONG_PROMPT_BYTES`]) it first prepares the short prompts that have arrived, so a
-//! long prompt does not delay short ones. Long prompts are prepared one after the other.
+//! Text is encoded in pieces. After each piece the text thread abandons the prompt if its request has ended. After each
+//! piece of a long prompt (more than [`crate::limits::LONG_PROMPT_BYTES`]) it first prepares the short prompts that have
+//! arrived, so a long prompt does not delay short ones. Long prompts are prepared one after the other.
 
-use super::active::NewRequest;
-use super::api::{Prompt, PromptPart, TextOptions};
-use super::delivery::{closed, lock, wait_until};
-use super::prompt::TextKit;
-use super::{Command, Engine, Shared};
+use super::text_queue::Job;
+use super::{Command, Engine, NewRequest, Prompt, Shared, TextKit, TextOptions, closed, lock};
 use crate::error::{Error, Result};
-use crate::limits::LONG_PROMPT_BYTES;
 use crate::os::{shortage, thread};
 use crate::text::EncodeLimits;
-use serde_json::Value;
-use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-/// Requests whose prompt is not ready, by id, which is the order of their submits. Engine thread only.
-#[derive(Default)]
-pub(super) struct Deferred {
-    requests: BTreeMap<u64, Box<NewRequest>>,
-}
-
-impl Deferred {
-    /// Adds a request whose prompt is not ready.
-    pub fn insert(&mut self, request: Box<NewRequest>) {
-        self.requests.insert(request.delivery.id, request);
-    }
-
-    /// Removes and returns the request whose prompt has become ready; None if it has ended.
-    pub fn take(&mut self, id: u64) -> Option<Box<NewRequest>> {
-        self.requests.remove(&id)
-    }
-
-    /// Removes and returns the first request with an id of at least `from` that `which` selects. To remove all of them,
-    /// call again with the next id: this needs no list, which could fail to allocate.
-    pub fn take_next(&mut self, from: u64, which: impl Fn(&NewRequest) -> bool) -> Option<Box<NewRequest>> {
-        let (&id, _) = self.requests.range(from..).find(|(_, request)| which(request))?;
-        self.requests.remove(&id)
-    }
-
-    /// The request with this id, if its prompt is not ready.
-    pub fn get(&self, id: u64) -> Option<&NewRequest> {
-        self.requests.get(&id).map(|request| &**request)
-    }
-
-    /// Whether `which` selects any of the requests.
-    pub fn any(&self, which: impl Fn(&NewRequest) -> bool) -> bool {
-        self.requests.values().any(|request| which(request))
-    }
-
-    /// The number of requests.
-    pub fn len(&self) -> usize {
-        self.requests.len()
-    }
-
-    /// The deadlines of the requests that have one.
-    pub fn deadlines(&self) -> impl Iterator<Item = Instant> {
-        self.requests.values().filter_map(|r| r.deadline)
-    }
-}
-
-/// The queue of prompts to prepare, at most one per deferred request; `max_running` and `max_waiting` bound those.
-#[derive(Default)]
-pub(super) struct Helper {
-    jobs: Mutex<Jobs>,
-    changed: Condvar,
-    /// Set by [`Helper::stop`]; ends templates that run on a caller's thread.
-    ended: Arc<AtomicBool>,
-    #[cfg(test)]
-    test: tests::Hooks,
-}
-
-#[derive(Default)]
-struct Jobs {
-    waiting: VecDeque<Job>,
-    /// Prompts being prepared: at most a long one and the short one prepared between two of its pieces. Request id, and
-    /// the flag that stops the preparation.
-    current: Vec<(u64, Arc<AtomicBool>)>,
-    started: bool,
-    stopped: bool,
-}
-
-/// A prompt to prepare.
-struct Job {
-    id: u64,
-    prompt: Prompt,
-    /// More than [`LONG_PROMPT_BYTES`] of text: short prompts are prepared between its pieces.
-    long: bool,
-    /// Set when the request has ended: the preparation stops.
-    ended: Arc<AtomicBool>,
-}
-
-impl Job {
-    fn new(id: u64, prompt: &Prompt) -> Result<Job> {
-        let long = text_bytes(prompt) > LONG_PROMPT_BYTES;
-        Ok(Job { id, long, prompt: prompt.try_clone()?, ended: Arc::default() })
-    }
-}
-
-/// The total length of all strings of a prompt, in bytes.
-fn text_bytes(prompt: &Prompt) -> usize {
-    let parts = prompt.parts.iter().map(|part| match part {
-        PromptPart::Text { text, .. } => text.len(),
-        PromptPart::Tokens(_) => 0,
-    });
-    let values = prompt.messages.iter().chain(&prompt.tools).chain(prompt.variables.values());
-    parts.chain(values.map(string_bytes)).sum()
-}
-
-/// The total length of all strings in a JSON value, in bytes. The recursion is bounded by the JSON parser's depth
-/// limit.
-fn string_bytes(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len(),
-        Value::Array(list) => list.iter().map(string_bytes).sum(),
-        Value::Object(map) => map.values().map(string_bytes).sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-    }
-}
-
-impl Jobs {
-    /// Records that the preparation of this prompt has begun.
-    fn begin(&mut self, job: &Job) {
-        self.current.push((job.id, Arc::clone(&job.ended)));
-    }
-}
-
-impl Helper {
-    /// Drops the queued prompts of the requests that `which` selects, and stops their preparation if it has begun.
-    pub fn forget(&self, which: impl Fn(u64) -> bool) {
-        let mut jobs = lock(&self.jobs);
-        jobs.waiting.retain(|job| !which(job.id));
-        jobs.current.retain(|(id, ended)| {
-            let gone = which(*id);
-            if gone {
-                ended.store(true, Ordering::Relaxed);
-            }
-            !gone
-        });
-    }
-
-    /// The flag that [`Helper::stop`] sets.
-    pub fn ended(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.ended)
-    }
-
-    /// Called when the engine thread ends: empties the queue, stops the current preparations and ends the helper
-    /// thread.
-    pub fn stop(&self) {
-        self.ended.store(true, Ordering::Relaxed);
-        let mut jobs = lock(&self.jobs);
-        jobs.stopped = true;
-        jobs.waiting.clear();
-        for (_, ended) in jobs.current.drain(..) {
-            ended.store(true, Ordering::Relaxed);
-        }
-        drop(jobs);
-        self.changed.notify_all();
-    }
-
-    /// Takes the next prompt from the queue; blocks while it is empty. None when the thread is to end.
-    fn next(&self) -> Option<Job> {
-        let mut jobs = lock(&self.jobs);
-        loop {
-            if jobs.stopped {
-                return None;
-            }
-            if let Some(job) = jobs.waiting.pop_front() {
-                jobs.begin(&job);
-                return Some(job);
-            }
-            (jobs, _) = wait_until(&self.changed, jobs, None);
-        }
-    }
-
-    /// Takes the next short prompt from the queue, if there is one.
-    fn next_short(&self) -> Option<Job> {
-        let mut jobs = lock(&self.jobs);
-        let at = jobs.waiting.iter().position(|job| !job.long)?;
-        let job = jobs.waiting.remove(at)?;
-        jobs.begin(&job);
-        Some(job)
-    }
-
-    /// Records that a prompt was prepared; false when its request has ended and the result is to be dropped.
-    fn done(&self, id: u64) -> bool {
-        let mut jobs = lock(&self.jobs);
-        let before = jobs.current.len();
-        jobs.current.retain(|(other, _)| *other != id);
-        jobs.current.len() < before
-    }
-}
-
-/// The helper thread's body.
+/// The text thread's body.
 fn run(shared: &Shared, text: &TextKit, context: usize) {
-    while let Some(job) = shared.helper.next() {
+    while let Some(job) = shared.texts.next() {
         prepare(shared, text, context, &job);
     }
 }
@@ -215,13 +31,13 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
 fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
     let encode = || {
         #[cfg(test)]
-        shared.helper.test.before_a_prompt();
+        shared.texts.test.before_a_prompt();
         let mut go_on = || {
-            while let Some(short) = if job.long { shared.helper.next_short() } else { None } {
+            while let Some(short) = if job.long { shared.texts.next_short() } else { None } {
                 shortage::apart(|| prepare(shared, text, context, &short));
             }
             #[cfg(test)]
-            shared.helper.test.between_pieces(job.long);
+            shared.texts.test.between_pieces(job.long);
             if job.ended.load(Ordering::Relaxed) { Err(closed()) } else { Ok(()) }
         };
         let stop = Some(Arc::clone(&job.ended));
@@ -229,54 +45,38 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
         shortage::forget();
         let tokens = text.prepare(&job.prompt, TextOptions::default(), limits)?;
         shortage::check("a prompt")?;
-        shared.warn_of_two_begins(text, &tokens);
+        text.warn_of_two_begins(&tokens, shared);
         let room = context.saturating_sub(tokens.len());
         Ok((tokens, room))
     };
     let prepared = catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| {
         Err(Error::internal("defect of the library in the chat template or the tokenizer; please report it"))
     });
-    if shared.helper.done(job.id) {
-        shared.send_anyway(Command::PromptReady(job.id, prepared));
+    if shared.texts.done(job.id) {
+        shared.mailbox.send_anyway(Command::PromptReady(job.id, prepared));
     }
 }
 
 impl Engine {
-    /// Submits a request without a prompt to the engine thread, and its prompt to the helper.
+    /// Submits a request without a prompt to the engine thread, and its prompt to the text thread.
     pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt) -> Result<()> {
-        self.start_helper()?;
+        self.start_text_thread()?;
         let job = Job::new(request.delivery.id, prompt)?;
         shortage::check("a deferred request")?;
-        // The command is sent first: the engine thread drops tokens of a request it does not know. Both happen under
-        // the lock: if the request ends at once, `Helper::forget` must find the job in the queue.
-        let mut jobs = lock(&self.shared.helper.jobs);
-        let bytes = (jobs.waiting.len() as u64 + 1) * size_of::<Job>() as u64;
-        jobs.waiting.try_reserve(1).map_err(|_| Error::memory("the line of prompts", bytes))?;
-        self.shared.send(Command::Defer(request))?;
-        if !jobs.stopped {
-            jobs.waiting.push_back(job);
-            drop(jobs);
-            self.shared.helper.changed.notify_one();
-        }
-        Ok(())
+        self.shared.texts.push(job, || self.shared.mailbox.send(Command::Defer(request)))
     }
 
-    /// Submits a request whose deadline passed before its prompt was ready; the engine thread ends it like any other.
-    pub(super) fn submit_expired(&self, request: Box<NewRequest>) -> Result<()> {
-        self.shared.send(Command::Defer(request))
-    }
-
-    /// Starts the helper thread unless it was started before.
-    fn start_helper(&self) -> Result<()> {
+    /// Starts the text thread unless it was started before.
+    fn start_text_thread(&self) -> Result<()> {
         let mut threads = lock(&self.threads);
         // Checked under the lock on the threads: closing marks the engine closed before it takes the threads to join
         // them, so a thread added here is joined.
         self.open_or_closed()?;
-        if !lock(&self.shared.helper.jobs).started {
+        if !lock(&self.shared.texts.jobs).started {
             let (shared, text) = (self.shared.clone(), Arc::clone(&self.text));
             let context = self.info.context_length as usize;
             threads.push(thread::spawn("text", self.placing, move || run(&shared, &text, context))?);
-            lock(&self.shared.helper.jobs).started = true;
+            lock(&self.shared.texts.jobs).started = true;
         }
         Ok(())
     }
@@ -285,41 +85,13 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::delivery::lock;
     use crate::engine::{EngineOptions, LogLevel};
     use crate::engine::{Event, EventKind, FinishReason, Next, PromptPart, Request, RequestOptions, Sink};
     use crate::error::Status;
     use std::path::Path;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::Mutex;
     use std::time::Duration;
-
-    /// Controls that tests have over the helper.
-    #[derive(Default)]
-    pub struct Hooks {
-        /// While a test holds this, no prompt is prepared.
-        hold: Mutex<()>,
-        /// The preparation of the next prompt panics.
-        panic_next: AtomicBool,
-        /// While a test holds this, the preparation of a long prompt blocks between two pieces.
-        hold_pieces: Mutex<()>,
-        /// Number of pieces of long prompts encoded so far.
-        pieces: AtomicUsize,
-    }
-
-    impl Hooks {
-        pub fn before_a_prompt(&self) {
-            drop(lock(&self.hold));
-            if self.panic_next.swap(false, Ordering::SeqCst) {
-                panic!("a test asked the helper to panic");
-            }
-        }
-
-        pub fn between_pieces(&self, long: bool) {
-            if long {
-                self.pieces.fetch_add(1, Ordering::SeqCst);
-                drop(lock(&self.hold_pieces));
-            }
-        }
-    }
 
     fn open(running: u32, waiting: u32) -> Engine {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
@@ -399,7 +171,7 @@ mod tests {
     #[test]
     fn what_waits_for_its_prompt_ends_once_and_counts() {
         let engine = open(2, 3);
-        let held = lock(&engine.shared.helper.test.hold);
+        let held = lock(&engine.shared.texts.test.hold);
         let all: Vec<Request> = (0..4).map(|_| submit(&engine, &deferred())).collect();
         let hurried = submit(&engine, &RequestOptions { deadline_ms: 1, ..deferred() });
         // max_running + max_waiting are taken; the request with the deadline gives its place back once it has ended.
@@ -415,7 +187,7 @@ mod tests {
         assert_eq!(event.usage.unwrap().prompt_tokens, 0);
         engine.check().unwrap();
         // The helper has begun the first prompt; the cancelled request's prompt was removed from the queue.
-        let waiting: Vec<u64> = lock(&engine.shared.helper.jobs).waiting.iter().map(|job| job.id).collect();
+        let waiting: Vec<u64> = lock(&engine.shared.texts.jobs).waiting.iter().map(|job| job.id).collect();
         let wanted = [all[2].id(), all[3].id(), again.id()];
         assert_eq!(waiting.iter().filter(|id| **id != all[0].id()).copied().collect::<Vec<_>>(), wanted);
         drop(held);
@@ -459,7 +231,7 @@ mod tests {
     #[test]
     fn a_long_prompt_is_given_up_between_two_pieces() {
         let engine = open(4, 4);
-        let hooks = &engine.shared.helper.test;
+        let hooks = &engine.shared.texts.test;
         let held = lock(&hooks.hold_pieces);
         let long = engine.submit(&long_text(), &deferred(), Sink::Pull).unwrap();
         while hooks.pieces.load(Ordering::SeqCst) == 0 {
@@ -486,10 +258,10 @@ mod tests {
     #[test]
     fn a_template_whose_request_has_ended_is_stopped() {
         let engine = open(4, 4);
-        let held = lock(&engine.shared.helper.test.hold);
+        let held = lock(&engine.shared.texts.test.hold);
         let request = submit(&engine, &deferred());
         let ended = loop {
-            if let [(_, ended)] = &lock(&engine.shared.helper.jobs).current[..] {
+            if let [(_, ended)] = &lock(&engine.shared.texts.jobs).current[..] {
                 break Arc::clone(ended);
             }
             std::thread::yield_now();
@@ -506,7 +278,7 @@ mod tests {
     #[test]
     fn short_prompts_do_not_wait_for_long_ones() {
         let engine = open(4, 20);
-        let hooks = &engine.shared.helper.test;
+        let hooks = &engine.shared.texts.test;
         let held = lock(&hooks.hold_pieces);
         let order = Arc::new(Mutex::new(Vec::new()));
         let note = |name: &'static str| {
@@ -554,7 +326,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_tokenizer_fails_its_request_alone() {
         let engine = open(4, 0);
-        engine.shared.helper.test.panic_next.store(true, Ordering::SeqCst);
+        engine.shared.texts.test.panic_next.store(true, Ordering::SeqCst);
         let (bad, good) = (submit(&engine, &deferred()), submit(&engine, &deferred()));
         let event = rest(&bad);
         assert_eq!((event.kind, event.error.unwrap().status), (EventKind::Failed, Status::Internal));
@@ -566,7 +338,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_engine_and_a_close_end_them_too() {
         let engine = open(2, 5);
-        let held = lock(&engine.shared.helper.test.hold);
+        let held = lock(&engine.shared.texts.test.hold);
         let victims = [submit(&engine, &deferred()), submit(&engine, &deferred())];
         engine.inject_panic();
         for victim in &victims {
@@ -577,7 +349,7 @@ mod tests {
         engine.close(Duration::ZERO).unwrap();
 
         let engine = open(2, 5);
-        let held = lock(&engine.shared.helper.test.hold);
+        let held = lock(&engine.shared.texts.test.hold);
         let cut = [submit(&engine, &deferred()), submit(&engine, &deferred())];
         engine.begin_close(Duration::ZERO).unwrap();
         for request in &cut {

@@ -26,24 +26,19 @@ impl Duty {
     /// # Errors
     /// `Argument` with both numbers.
     pub fn new(work_us: u32, interval_us: u32) -> Result<Option<Duty>> {
-        let bad = |subject: &str, message: String| {
-            Err(Error::argument(message).about(subject).numbers(Unit::Count, work_us.into(), interval_us.into()))
+        let bad = |what: String| {
+            let error = Error::argument(format!("{what}, or set both to 0 for no limit")).about("duty_work_us");
+            Err(error.numbers(Unit::Count, work_us.into(), interval_us.into()))
         };
         if work_us > interval_us {
-            return bad(
-                "duty_work_us",
-                format!(
-                    "duty_work_us is {work_us}, more than duty_interval_us, which is {interval_us}; lower it, or set both to 0 for no limit"
-                ),
-            );
+            let what =
+                format!("duty_work_us is {work_us}, more than duty_interval_us, which is {interval_us}; lower it");
+            return bad(what);
         }
         if work_us == 0 && interval_us != 0 {
-            return bad(
-                "duty_work_us",
-                format!(
-                    "duty_work_us is 0 with duty_interval_us {interval_us}: the engine would never work; pause it, or set both to 0 for no limit"
-                ),
-            );
+            let what =
+                format!("duty_work_us is 0 with duty_interval_us {interval_us}: the engine would never work; pause it");
+            return bad(what);
         }
         let micros = |us: u32| Duration::from_micros(us.into());
         Ok((work_us < interval_us).then(|| Duty { work: micros(work_us), interval: micros(interval_us) }))

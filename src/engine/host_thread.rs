@@ -1,7 +1,7 @@
 //! Work on a host's thread that needs more than the thread guarantees: enough stack, and the default floating-point
 //! environment.
 
-use super::api::{Prompt, PromptPart};
+use super::{Prompt, PromptPart};
 use crate::error::Result;
 use crate::limits;
 use crate::os::floats::LibraryFloats;

@@ -10,8 +10,8 @@
 //! backend, so keeping it takes no additional memory.
 
 use super::api::{Info, Type};
-use super::delivery::{closed, lock};
 use super::memory_plan::LongestContext;
+use super::{closed, lock};
 use crate::backend::{KvShape, NUMERICS_VERSION};
 use crate::error::{Error, Result, Status, Unit};
 use crate::model::architecture::Architecture;

@@ -59,7 +59,6 @@ pub(super) fn load(
         step_tokens: sizing.step_tokens,
         page_tokens: sizing.page_tokens,
         frames: vec![sizing.frames; shapes.len()],
-        policy: sizing.policy,
     })?;
     let rows = sizing.step.sequences;
     Ok(ModelRunner {

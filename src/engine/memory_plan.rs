@@ -110,7 +110,6 @@ pub(super) struct Sizing {
     pub step: StepLimits,
     /// Page frames of each layer group.
     pub frames: usize,
-    pub policy: Policy,
     /// The device that holds all of this.
     pub choice: DeviceChoice,
     /// Bytes of one page, in all layer groups.
@@ -180,7 +179,6 @@ impl Sizing {
             logits_rows,
             step,
             frames: 0,
-            policy: o.policy,
             page_bytes,
             workspace_bytes: Model::workspace_bytes(a, &step).saturating_add(scratch).saturating_add(spare),
             budget: (o.memory_budget > 0).then_some(o.memory_budget),

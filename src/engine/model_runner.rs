@@ -1,12 +1,12 @@
 //! Scheduler, model and backend of an engine, and how a batch becomes the step that the model reads.
 
-use super::core::PhaseTimes;
+use super::stats::Counters;
 use crate::backend::{Backend, FROM_LAST_STEP};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sampling::{SamplingKind, SamplingOutput};
-use crate::scheduler::{Batch, Scheduler, UNKNOWN};
+use crate::scheduler::{Batch, ScheduleFn, Scheduler, UNKNOWN};
 use crate::source::ModelSource;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,22 +38,26 @@ pub(super) struct LogitsPosition {
 
 impl ModelRunner {
     /// Schedules the next step into `batch` and writes its input to the backend's [`Step`](crate::backend::Step). Adds the
-    /// time of cleanup and refill to `spent`, and returns when they were done: scheduling of decode and prefill counts with
-    /// the time of their rows.
+    /// time of cleanup and refill to `counters`, unless `schedule` takes the scheduler's place, and returns when they were
+    /// done: scheduling of decode and prefill counts with the time of their rows.
     ///
     /// # Errors
     /// `Memory` when a page list cannot grow. It grows only when sequences that share pages list more pages than exist.
-    pub fn schedule(&mut self, spent: &mut PhaseTimes) -> Result<Instant> {
+    pub fn schedule(&mut self, schedule: &mut Option<ScheduleFn>, counters: &mut Counters) -> Result<Instant> {
         let begin = Instant::now();
-        self.scheduler.begin(&mut self.batch);
-        self.scheduler.cleanup();
-        let cleaned = Instant::now();
-        self.scheduler.refill();
-        let refilled = Instant::now();
-        self.scheduler.decode(&mut self.batch);
-        self.scheduler.prefill(&mut self.batch);
-        spent.cleanup += cleaned - begin;
-        spent.refill += refilled - cleaned;
+        let mut refilled = begin;
+        if let Some(schedule) = schedule {
+            schedule(&mut self.scheduler, &mut self.batch);
+        } else {
+            self.scheduler.begin(&mut self.batch);
+            self.scheduler.cleanup();
+            let cleaned = Instant::now();
+            self.scheduler.refill();
+            refilled = Instant::now();
+            self.scheduler.decode(&mut self.batch);
+            self.scheduler.prefill(&mut self.batch);
+            counters.planned(cleaned - begin, refilled - cleaned);
+        }
         let step = self.backend.step();
         step.clear();
         self.logits_positions.clear();
@@ -78,16 +82,6 @@ impl ModelRunner {
             }
         }
         Ok(refilled)
-    }
-
-    /// Begins the step on the device and submits the embedding.
-    pub fn begin(&mut self) {
-        self.model.begin(&mut *self.backend);
-    }
-
-    /// Submits one layer.
-    pub fn layer(&mut self, layer: usize) {
-        self.model.layer(&mut *self.backend, layer);
     }
 
     /// The `position`-th of the step's positions, and what the `request`-th of its sampling requests asks of it.

@@ -8,11 +8,11 @@
 //! with the minimum of the others counted in. So a prompt that cannot fit into the context is refused early, even if it
 //! is split by token ids.
 
-use super::api::PromptPart;
-use super::prompt::TextKit;
+use super::PromptPart;
+use super::begin::BeginTokens;
 use crate::error::{Error, Result, Unit};
 use crate::limits::PROMPT_BYTES_MAX;
-use crate::text::EncodeLimits;
+use crate::text::{EncodeLimits, Tokenizer};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -39,10 +39,17 @@ impl Run<'_> {
     }
 }
 
+/// The error of a model without a tokenizer.
+pub(super) fn no_tokenizer() -> Error {
+    Error::unsupported("the model folder has no tokenizer.json; this engine takes and gives token ids only")
+        .about("tokenizer.json")
+}
+
 /// The token ids of the parts of a prompt. If the first part is text, it gets the tokenizer's special tokens. With
-/// `special` the special tokens are parsed in all parts.
+/// `special` the special tokens are parsed in all parts. `before`: the tokens that the tokenizer puts before a text.
 pub(super) fn encode(
-    kit: &TextKit,
+    tokenizer: Option<&Tokenizer>,
+    before: &BeginTokens,
     parts: &[PromptPart],
     special: bool,
     limits: &mut EncodeLimits,
@@ -54,7 +61,7 @@ pub(super) fn encode(
         Ok::<_, Error>(())
     };
     let runs = runs(parts, special)?;
-    let bytes_per_token = kit.tokenizer.as_ref().and_then(|tokenizer| tokenizer.bytes_per_token());
+    let bytes_per_token = tokenizer.and_then(Tokenizer::bytes_per_token);
     let bytes: usize = runs.iter().map(Run::text_bytes).fold(0, usize::saturating_add);
     // Lower bound for the tokens of the runs that are not encoded yet.
     let mut rest: usize = runs.iter().map(|run| run.at_least(bytes_per_token)).fold(0, usize::saturating_add);
@@ -72,11 +79,12 @@ pub(super) fn encode(
                     go_on: &mut *limits.go_on,
                     stop: None,
                 };
-                let mut encoded = kit.tokenizer()?.encode_content(text, content, index == 0, &mut own)?;
+                let mut encoded =
+                    tokenizer.ok_or_else(no_tokenizer)?.encode_content(text, content, index == 0, &mut own)?;
                 limits.searched = own.searched;
                 // Text whose special tokens are parsed may begin with the token that the tokenizer puts before it.
                 if index == 0 && content.first().is_none_or(|content| content.start > 0) {
-                    kit.before.put_once(&mut encoded);
+                    before.put_once(&mut encoded);
                 }
                 if ids.is_empty() {
                     ids = encoded
@@ -139,31 +147,26 @@ fn join<'a>(text: &mut Cow<'a, str>, piece: &'a str) -> Result<()> {
     if piece.is_empty() {
         return Ok(());
     }
-    let refused = |bytes: usize| move |_| Error::memory("the text of a prompt", bytes as u64);
     let bytes = text.len().saturating_add(piece.len());
-    match text {
-        Cow::Owned(all) => {
-            all.try_reserve(piece.len()).map_err(refused(bytes))?;
-            all.push_str(piece);
-        }
-        Cow::Borrowed(first) => {
-            let mut all = String::new();
-            all.try_reserve(bytes).map_err(refused(bytes))?;
-            all.push_str(first);
-            all.push_str(piece);
-            *text = Cow::Owned(all);
-        }
-    }
+    let refused = |_| Error::memory("the text of a prompt", bytes as u64);
+    let (mut all, first) = match std::mem::take(text) {
+        Cow::Owned(all) => (all, ""),
+        Cow::Borrowed(first) => (String::new(), first),
+    };
+    all.try_reserve(first.len() + piece.len()).map_err(refused)?;
+    all.push_str(first);
+    all.push_str(piece);
+    *text = Cow::Owned(all);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::prompt::TextKit;
     use crate::error::Status;
     use crate::limits::{COUNTED_BYTES_MAX, TEXT_PIECE_BYTES};
     use crate::source::{Folder, FolderOptions};
-    use crate::text::Tokenizer;
     use std::path::Path;
 
     /// The storyteller model's kit. `counts`: its tokenizer has an upper bound for the bytes of one token.
@@ -196,7 +199,8 @@ mod tests {
             looks += 1;
             Ok(())
         };
-        let result = encode(kit, parts, false, &mut EncodeLimits::new(context, &mut go_on));
+        let tokenizer = kit.tokenizer.as_deref();
+        let result = encode(tokenizer, &kit.before, parts, false, &mut EncodeLimits::new(context, &mut go_on));
         (result, looks)
     }
 
@@ -247,7 +251,14 @@ mod tests {
             looks += 1;
             if looks < 10 { Ok(()) } else { Err(Error::new(Status::Closed, "enough")) }
         };
-        let error = encode(&kit, &parts, false, &mut EncodeLimits::new(usize::MAX, &mut go_on)).unwrap_err();
+        let error = encode(
+            kit.tokenizer.as_deref(),
+            &kit.before,
+            &parts,
+            false,
+            &mut EncodeLimits::new(usize::MAX, &mut go_on),
+        )
+        .unwrap_err();
         assert_eq!(error.message, "enough");
     }
 

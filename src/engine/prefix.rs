@@ -1,278 +1,32 @@
-//! Pinned prefixes: the caller's handle, and the engine thread's table of them.
+//! Pinned prefixes: the caller's handle.
 //!
 //! A pin is computed by a sequence that the scheduler creates for it ([`crate::scheduler::Pin`]). It is not a request:
 //! it has no events and counts neither as finished nor as cancelled. While it is being computed it counts against
-//! the limits on requests. Its state crosses threads in a [`Cell`]. Every waiter gets an answer whatever happens to the
-//! engine (law 4): when the engine ends, the table fails all cells it still holds.
+//! the limits on requests. Its state crosses threads in a [`Cell`]; the engine thread's table is [`super::prefixes`]. Every
+//! waiter gets an answer whatever happens to the engine (law 4): when the engine ends, the table fails all cells it still
+//! holds.
 //!
 //! Saving and restoring do their file I/O on the caller's thread. The engine thread copies pages between two steps, at
 //! most [`limits::PREFIX_PIECE_BYTES`] (and at least one page) per command, and the caller sends the next command only
 //! after the reply to the last, so running streams continue in between. The pin keeps its pages allocated meanwhile. A
 //! duty limit delays copies as it delays steps; a pause does not.
 
-use super::active::panicked;
-use super::delivery::{closed, lock, wait_until};
 use super::host_thread::with_text;
-use super::identity::Identity;
-use super::model_runner::ModelRunner;
+use super::prefix_command::{Cell, Held, Piece, State, freed};
 use super::prefix_file::{Reader, Writer, buffer};
-use super::{Answer, Engine, LogLevel, Prompt, Reply, Shared, TextOptions, refuse_blocking, refuse_in_callback};
-use crate::cache::SequenceHandle;
-use crate::error::{Error, Result, Status, copied};
+use super::reply;
+use super::{
+    Answer, Command, Engine, Identity, Permit, PrefixCommand, Prompt, Shared, TextOptions, lock, refuse_blocking,
+    refuse_in_callback, wait_until,
+};
+use crate::error::{Error, Result, copied};
 use crate::limits;
 use crate::os::{files, shortage};
 use crate::text::EncodeLimits;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
-
-/// Commands to the engine thread about prefixes.
-pub(super) enum Command {
-    /// Pin these tokens; pages that are not in the prefix cache are computed.
-    Pin(Held, Vec<u32>),
-    /// Pin these tokens, whose missing pages the caller will write. Replies with the number of pages found in the
-    /// prefix cache.
-    Adopt(Held, Vec<u32>, Answer<usize>),
-    /// Write the contents of some pages of an adopted pin.
-    Write(Piece, Answer<Vec<u8>>),
-    /// All pages of the adopted pin have been written.
-    Adopted(u64, Answer),
-    /// Reply with the pinned tokens.
-    Tokens(u64, Answer<Vec<u32>>),
-    /// Copy the contents of some pages into the piece's buffer.
-    Read(Piece, Answer<Vec<u8>>),
-    Free(u64),
-}
-
-impl Command {
-    /// Whether the command copies pages, which counts as work under a duty limit.
-    pub fn is_copy(&self) -> bool {
-        matches!(self, Command::Write(..) | Command::Read(..))
-    }
-}
-
-/// Consecutive pages of a pin, copied to or from the device; the reply returns the buffer.
-pub(super) struct Piece {
-    id: u64,
-    first_page: usize,
-    bytes: Vec<u8>,
-    identity: Arc<Identity>,
-}
-
-enum State {
-    Computing,
-    /// The number of pinned tokens.
-    Ready(usize),
-    Failed(Error),
-}
-
-/// The state of one prefix, shared by the engine thread and the threads that wait for it.
-struct Cell {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Cell {
-    fn new() -> Arc<Cell> {
-        Arc::new(Cell { state: Mutex::new(State::Computing), changed: Condvar::new() })
-    }
-
-    /// Sets the state and wakes the waiters; a no-op after `Failed`, which is final.
-    fn set(&self, new: State) {
-        let mut state = lock(&self.state);
-        if !matches!(*state, State::Failed(_)) {
-            *state = new;
-            self.changed.notify_all();
-        }
-    }
-}
-
-/// One of the places of running and waiting requests (`Shared::pending`), given back on drop.
-struct QueuePermit(Arc<Shared>);
-
-impl Drop for QueuePermit {
-    fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A prefix as the engine thread holds it. Dropping it fails the threads that still wait.
-pub(super) struct Held {
-    id: u64,
-    cell: Arc<Cell>,
-    pin: Option<SequenceHandle>,
-    /// Present while the prefix is being computed.
-    permit: Option<QueuePermit>,
-}
-
-impl Held {
-    fn fail(&mut self, error: Error) {
-        self.permit = None;
-        self.cell.set(State::Failed(error));
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.fail(if std::thread::panicking() { panicked() } else { closed() });
-    }
-}
-
-/// The engine thread's table of prefixes.
-#[derive(Default)]
-pub(super) struct Prefixes {
-    held: Vec<Held>,
-}
-
-impl Prefixes {
-    /// Executes one command. With a `refusal`, every command but `Free` fails with it.
-    pub fn handle(&mut self, command: Command, runner: &mut ModelRunner, shared: &Shared, refusal: Option<Error>) {
-        match (command, refusal) {
-            (Command::Free(id), _) => self.free(id, runner),
-            (Command::Pin(mut held, tokens), None) => match runner.scheduler.pin(tokens) {
-                Ok(pin) => self.hold(held, pin),
-                Err(error) => held.fail(error),
-            },
-            (Command::Adopt(mut held, tokens, answer), None) => {
-                let adopted = runner.scheduler.adopt(tokens);
-                answer.put(match adopted {
-                    Ok((pin, there)) => {
-                        self.hold(held, pin);
-                        Ok(there)
-                    }
-                    Err(error) => {
-                        held.fail(error.clone());
-                        Err(error)
-                    }
-                });
-            }
-            (Command::Write(piece, answer), None) => answer.put(self.write(piece, runner)),
-            (Command::Read(piece, answer), None) => answer.put(self.read(piece, runner)),
-            (Command::Tokens(id, answer), None) => {
-                let pinned = self.pin(id).and_then(|pin| runner.scheduler.pinned(pin));
-                answer.put(pinned.ok_or_else(freed).and_then(|pin| copied("token ids", pin.tokens())));
-            }
-            (Command::Adopted(id, answer), None) => {
-                self.pin(id).into_iter().for_each(|pin| runner.scheduler.adopted(pin));
-                // Before the reply: its receiver may read the state at once.
-                self.note(runner, shared);
-                answer.put(Ok(()));
-            }
-            (Command::Pin(mut held, _), Some(error)) => held.fail(error),
-            (Command::Adopt(mut held, _, answer), Some(error)) => {
-                held.fail(error.clone());
-                answer.put(Err(error));
-            }
-            (Command::Write(_, answer) | Command::Read(_, answer), Some(error)) => answer.put(Err(error)),
-            (Command::Tokens(_, answer), Some(error)) => answer.put(Err(error)),
-            (Command::Adopted(_, answer), Some(error)) => answer.put(Err(error)),
-        }
-    }
-
-    fn hold(&mut self, mut held: Held, pin: SequenceHandle) {
-        held.pin = Some(pin);
-        self.held.push(held);
-    }
-
-    fn pin(&self, id: u64) -> Option<SequenceHandle> {
-        self.held.iter().find(|h| h.id == id)?.pin
-    }
-
-    fn free(&mut self, id: u64, runner: &mut ModelRunner) {
-        if let Some(at) = self.held.iter().position(|h| h.id == id) {
-            let held = self.held.swap_remove(at);
-            held.pin.into_iter().for_each(|pin| runner.scheduler.unpin(pin));
-        }
-    }
-
-    /// Publishes what the scheduler changed about pins: prefixes that became ready, and a warning for tokens given up.
-    /// Cheap when nothing changed.
-    pub fn note(&mut self, runner: &mut ModelRunner, shared: &Shared) {
-        let news = runner.scheduler.pin_news();
-        if !news.changed {
-            return;
-        }
-        for held in &mut self.held {
-            let pin = held.pin.and_then(|pin| runner.scheduler.pinned(pin));
-            if let Some(pin) = pin.filter(|p| p.is_ready()) {
-                held.permit = None;
-                held.cell.set(State::Ready(pin.tokens().len()));
-            }
-        }
-        if news.given_up > 0 {
-            shared.log(LogLevel::Warn, || {
-                format!(
-                    "pinned prefixes gave up {} tokens, because a request had no other way to go on; raise memory_budget or pin less",
-                    news.given_up
-                )
-            });
-        }
-    }
-
-    /// The engine is closing: unpins prefixes that are still being computed and fails their waiters.
-    pub fn stop_computing(&mut self, runner: &mut ModelRunner) {
-        let scheduler = &mut runner.scheduler;
-        self.held.retain(|held| {
-            let pin = held.pin.filter(|&pin| scheduler.pinned(pin).is_some_and(|p| !p.is_ready()));
-            pin.into_iter().for_each(|pin| scheduler.unpin(pin));
-            pin.is_none()
-        });
-    }
-
-    /// Fails all prefixes, after a panic.
-    pub fn fail_all(&mut self, error: impl Fn() -> Error) {
-        self.held.drain(..).for_each(|mut held| held.fail(error()));
-    }
-
-    /// Calls `copy` with group, frame and bytes, for each layer group of each page of a piece.
-    fn each_frame(
-        &self,
-        piece: &mut Piece,
-        runner: &mut ModelRunner,
-        mut copy: impl FnMut(&mut ModelRunner, usize, u32, &mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        let pin = self.pin(piece.id).ok_or_else(freed)?;
-        let page_bytes =
-            piece.identity.layout.page_bytes().filter(|&b| b > 0).ok_or_else(|| Error::internal("empty pages"))?;
-        for (page, bytes) in (piece.first_page..).zip(piece.bytes.chunks_exact_mut(page_bytes)) {
-            let mut rest = bytes;
-            for (group, &frame_bytes) in piece.identity.layout.frame_bytes.iter().enumerate() {
-                let (part, more) = rest.split_at_mut(frame_bytes);
-                rest = more;
-                let pinned = runner.scheduler.pinned(pin).ok_or_else(freed)?;
-                let frame = *pinned.frames(group).get(page).ok_or_else(gave_way)?;
-                copy(runner, group, frame, part)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&self, mut piece: Piece, runner: &mut ModelRunner) -> Result<Vec<u8>> {
-        self.each_frame(&mut piece, runner, |m, group, frame, bytes| {
-            let pages = m.model.pages(group).ok_or_else(|| Error::internal("no such layer group"))?;
-            m.backend.write_page(pages, frame, bytes)
-        })?;
-        Ok(piece.bytes)
-    }
-
-    fn read(&self, mut piece: Piece, runner: &mut ModelRunner) -> Result<Vec<u8>> {
-        self.each_frame(&mut piece, runner, |m, group, frame, bytes| {
-            let pages = m.model.pages(group).ok_or_else(|| Error::internal("no such layer group"))?;
-            m.backend.read_page(pages, frame, bytes)
-        })?;
-        Ok(piece.bytes)
-    }
-}
-
-fn freed() -> Error {
-    Error::new(Status::Handle, "the prefix was freed").about("prefix")
-}
-
-fn gave_way() -> Error {
-    let message = "the prefix gave pages up meanwhile, because a request had no other way to go on; try again, pin less or raise memory_budget";
-    Error::new(Status::Memory, message).about("memory_budget")
-}
 
 /// A pinned prefix: its whole pages stay in memory until it is freed or dropped.
 pub struct Prefix {
@@ -321,14 +75,14 @@ impl Prefix {
         self.wait(None)?;
         // Before the file is created, because this may have to read all weights.
         let description = self.identity.description()?;
-        let tokens = ask(&self.shared, |answer| Command::Tokens(self.id, answer))?;
+        let tokens = ask(&self.shared, |answer| PrefixCommand::Tokens(self.id, answer))?;
         shortage::check("the description of a prefix")?;
         let shown = path.to_string_lossy();
         files::replace(path, |file| {
             let mut writer = Writer::begin(file, &shown, description, &tokens)?;
             let pages = tokens.len() / self.identity.layout.page_tokens;
             self.pieces(0..pages, |piece| {
-                let bytes = ask(&self.shared, |answer| Command::Read(piece, answer))?;
+                let bytes = ask(&self.shared, |answer| PrefixCommand::Read(piece, answer))?;
                 writer.data(&bytes)?;
                 Ok(bytes)
             })?;
@@ -340,7 +94,7 @@ impl Prefix {
     /// Unpins the prefix, or stops computing it. Idempotent.
     pub fn free(&self) {
         self.cell.set(State::Failed(freed()));
-        self.shared.send_anyway(super::Command::Prefix(Command::Free(self.id)));
+        self.shared.mailbox.send_anyway(Command::Prefix(PrefixCommand::Free(self.id)));
     }
 
     /// Splits `pages` into pieces and calls `copy` with each in order; `copy` returns the buffer for reuse.
@@ -369,10 +123,10 @@ impl Prefix {
         })?;
         self.pieces(there.min(pages)..pages, |mut piece| {
             reader.data(&mut piece.bytes)?;
-            ask(&self.shared, |answer| Command::Write(piece, answer))
+            ask(&self.shared, |answer| PrefixCommand::Write(piece, answer))
         })?;
         reader.end()?;
-        ask(&self.shared, |answer| Command::Adopted(self.id, answer))
+        ask(&self.shared, |answer| PrefixCommand::Adopted(self.id, answer))
     }
 }
 
@@ -383,10 +137,8 @@ impl Drop for Prefix {
 }
 
 /// Sends a command and waits for the reply.
-fn ask<T>(shared: &Shared, command: impl FnOnce(Answer<T>) -> Command) -> Result<T> {
-    let reply = Arc::new(Reply::default());
-    shared.send(super::Command::Prefix(command(Answer(reply.clone()))))?;
-    reply.wait()
+fn ask<T>(shared: &Shared, command: impl FnOnce(Answer<T>) -> PrefixCommand) -> Result<T> {
+    reply::ask(|answer| shared.mailbox.send(Command::Prefix(command(answer))))
 }
 
 impl Engine {
@@ -397,7 +149,7 @@ impl Engine {
         self.identity.as_ref().ok_or_else(|| Error::unsupported(message))
     }
 
-    fn new_prefix(&self, identity: &Arc<Identity>, permit: Option<QueuePermit>) -> (Prefix, Held) {
+    fn new_prefix(&self, identity: &Arc<Identity>, permit: Option<Permit>) -> (Prefix, Held) {
         let identity = identity.clone();
         let (id, cell) = (self.shared.ids.fetch_add(1, Ordering::Relaxed), Cell::new());
         let held = Held { id, cell: cell.clone(), pin: None, permit };
@@ -416,11 +168,11 @@ impl Engine {
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
         let (context, mut go_on) = (self.info.context_length as usize, || self.open_or_closed());
         let tokens = with_text(|| self.text.prepare(prompt, options, &mut EncodeLimits::new(context, &mut go_on)))?;
-        self.shared.warn_of_two_begins(&self.text, &tokens);
-        self.reserve_place()?;
-        let (prefix, held) = self.new_prefix(identity, Some(QueuePermit(self.shared.clone())));
+        self.text.warn_of_two_begins(&tokens, &self.shared);
+        let permit = Permit::take(&self.shared.pending, self.pending_max())?;
+        let (prefix, held) = self.new_prefix(identity, Some(permit));
         shortage::check("a prefix")?;
-        self.shared.send(super::Command::Prefix(Command::Pin(held, tokens)))?;
+        self.shared.mailbox.send(Command::Prefix(PrefixCommand::Pin(held, tokens)))?;
         Ok(prefix)
     }
 
@@ -440,7 +192,7 @@ impl Engine {
         let (prefix, held) = self.new_prefix(identity, None);
         let tokens = copied("token ids", &reader.tokens)?;
         shortage::check("a prefix")?;
-        let there = ask(&self.shared, |answer| Command::Adopt(held, tokens, answer))?;
+        let there = ask(&self.shared, |answer| PrefixCommand::Adopt(held, tokens, answer))?;
         prefix.fill(&mut reader, there)?;
         Ok(prefix)
     }

@@ -16,8 +16,9 @@
 //! length before memory is allocated. Damage is `Format`; an intact file of another model or configuration is
 //! `Mismatch` with both values. The checksums detect accidental damage, not deliberate manipulation of keys and values.
 
-use super::identity::{Description, Identity};
-use crate::error::{Error, Result, Status, Unit};
+use super::Identity;
+use super::identity::Description;
+use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -51,8 +52,7 @@ impl<'a> Writer<'a> {
         let mut writer = Writer { file, shown, sum: Xxh3::with_seed(seed) };
         writer.write(&header)?;
         writer.write(&seed.to_le_bytes())?;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(tokens.len() * 4).map_err(|_| Error::memory("token ids", tokens.len() as u64 * 4))?;
+        let mut bytes = reserved("token ids", tokens.len() * 4)?;
         tokens.iter().for_each(|id| bytes.extend_from_slice(&id.to_le_bytes()));
         writer.data(&bytes)?;
         Ok(writer)
@@ -87,7 +87,6 @@ fn header(version: u32, json: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// An open prefix file that was verified from end to end and belongs to this engine's model and configuration.
-#[derive(Debug)]
 pub(super) struct Reader {
     file: File,
     shown: String,
@@ -95,19 +94,10 @@ pub(super) struct Reader {
     pages_start: u64,
     pages_bytes: u64,
     /// Checksum over the tokens and the pages read so far.
-    sum: Xxh3Sum,
+    sum: Xxh3,
     /// The checksum stored at the end of the file.
     sum_wanted: u64,
     pub tokens: Vec<u32>,
-}
-
-/// A running checksum; a wrapper, because `Xxh3` does not implement `Debug`.
-struct Xxh3Sum(Xxh3);
-
-impl std::fmt::Debug for Xxh3Sum {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0.digest())
-    }
 }
 
 impl Reader {
@@ -138,7 +128,7 @@ impl Reader {
         let tokens = checked_len(&description, identity, data_start, len, &shown)?;
         let pages_start = data_start + tokens as u64 * 4;
         let pages_bytes = len - SUM_BYTES as u64 - pages_start;
-        let sum = Xxh3Sum(Xxh3::with_seed(seed));
+        let sum = Xxh3::with_seed(seed);
         let mut reader = Reader { file, shown, pages_start, pages_bytes, sum, sum_wanted: 0, tokens: Vec::new() };
         reader.read_tokens(tokens)?;
         reader.verify()?;
@@ -151,8 +141,8 @@ impl Reader {
     fn read_tokens(&mut self, count: usize) -> Result<()> {
         let mut bytes = buffer(count * 4)?;
         self.read(&mut bytes)?;
-        self.sum.0.update(&bytes);
-        self.tokens.try_reserve_exact(count).map_err(|_| Error::memory("token ids", count as u64 * 4))?;
+        self.sum.update(&bytes);
+        self.tokens = reserved("token ids", count)?;
         let ids = bytes.chunks_exact(4).filter_map(|b| b.try_into().ok().map(u32::from_le_bytes));
         self.tokens.extend(ids);
         Ok(())
@@ -160,7 +150,7 @@ impl Reader {
 
     /// Reads all pages to verify the checksum, then seeks back to the first page.
     fn verify(&mut self) -> Result<()> {
-        let before = self.sum.0.clone();
+        let before = self.sum.clone();
         let mut piece = buffer(limits::PREFIX_PIECE_BYTES.min(self.pages_bytes as usize))?;
         let mut left = self.pages_bytes;
         while left > 0 {
@@ -172,7 +162,7 @@ impl Reader {
         self.read(&mut wanted)?;
         self.sum_wanted = u64::from_le_bytes(wanted);
         self.end()?;
-        self.sum.0 = before;
+        self.sum = before;
         let back = self.file.seek(SeekFrom::Start(self.pages_start));
         back.map(|_| ()).map_err(|e| Error::io(format!("cannot read {}", self.shown), self.shown.as_str(), &e))
     }
@@ -191,13 +181,13 @@ impl Reader {
     /// Reads the next bytes of the pages and adds them to the checksum.
     pub fn data(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.read(bytes)?;
-        self.sum.0.update(bytes);
+        self.sum.update(bytes);
         Ok(())
     }
 
     /// To be called after all pages were read: fails if the contents changed since they were verified.
     pub fn end(&self) -> Result<()> {
-        if self.sum.0.digest() == self.sum_wanted {
+        if self.sum.digest() == self.sum_wanted {
             return Ok(());
         }
         Err(damaged(&self.shown, "the checksum of its contents is wrong"))
@@ -211,8 +201,7 @@ impl Reader {
 
 /// A zeroed buffer, or a `Memory` error.
 pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(bytes).map_err(|_| Error::memory("a piece of a prefix file", bytes as u64))?;
+    let mut buffer = reserved("a piece of a prefix file", bytes)?;
     buffer.resize(bytes, 0);
     Ok(buffer)
 }

@@ -1,12 +1,11 @@
-//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the calling thread or on the helper
+//! From a prompt to token ids: the chat template, then the tokenizer. Runs on the calling thread or on the text
 //! thread ([`super::defer`]).
 
-use super::api::{Prompt, PromptPart, TextOptions};
 use super::begin::BeginTokens;
-use super::delivery::lock;
 use super::memory_plan::LongestContext;
-use super::parts;
+use super::parts::{self, no_tokenizer};
 use super::templates::Templates;
+use super::{LogLevel, Prompt, PromptPart, Shared, TextOptions, lock};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::shortage;
@@ -118,10 +117,7 @@ impl TextKit {
 
     /// The tokenizer, or an error saying that the folder has none.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
-        self.tokenizer.as_ref().ok_or_else(|| {
-            Error::unsupported("the model folder has no tokenizer.json; this engine takes and gives token ids only")
-                .about("tokenizer.json")
-        })
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
     /// The text of a prompt: the rendered chat, or the concatenated parts.
@@ -192,7 +188,7 @@ impl TextKit {
     /// the tokenizer's begin tokens, unless the text itself begins with them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
         let ids = if prompt.messages.is_empty() {
-            parts::encode(self, &prompt.parts, options.special, limits)?
+            parts::encode(self.tokenizer.as_deref(), &self.before, &prompt.parts, options.special, limits)?
         } else {
             let text = self.render_chat(prompt, options, limits.stop.as_ref().unwrap_or(&self.ended))?;
             self.tokenizer()?.encode_marked(&text, false, limits)?
@@ -225,6 +221,24 @@ impl TextKit {
             return Err(error.numbers(Unit::Tokens, tokens as u64, context as u64));
         }
         Ok(())
+    }
+
+    /// Logs a warning if a prompt begins with two begin tokens.
+    pub fn warn_of_two_begins(&self, ids: &[u32], shared: &Shared) {
+        if let [first, second, ..] = ids
+            && self.begins.contains(first)
+            && self.begins.contains(second)
+            // Not if the tokenizer itself puts two there.
+            && self.before.pair().is_none_or(|own| !ids.starts_with(own))
+        {
+            shared.log(LogLevel::Warn, || {
+                let which = match first == second {
+                    true => format!("the begin token {first} twice"),
+                    false => format!("two begin tokens, {first} and {second}"),
+                };
+                format!("a prompt has {which}; answers are worse for it: give one, or leave it to the tokenizer")
+            });
+        }
     }
 
     /// The text of token ids.

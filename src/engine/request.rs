@@ -1,8 +1,7 @@
 //! The caller's handle of a submitted request: reading, waiting, cancelling.
 
-use super::api::FinishReason;
-use super::delivery::{Outbox, Route};
-use super::{Command, Next, Shared, refuse_blocking};
+use super::delivery::Route;
+use super::{Command, FinishReason, Next, Outbox, Shared, refuse_blocking};
 use crate::error::Result;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +44,7 @@ impl Request {
     /// when this returns, and its terminal event will be `Cancelled` or `Failed`; otherwise nothing changes.
     pub fn cancel(&self) {
         self.delivery.mute(FinishReason::Cancel);
-        self.shared.send_anyway(Command::Cancel(self.delivery.id, FinishReason::Cancel));
+        self.shared.mailbox.send_anyway(Command::Cancel(self.delivery.id, FinishReason::Cancel));
     }
 
     /// Drops the handle without cancelling the request.
@@ -61,7 +60,7 @@ impl Drop for Request {
         }
         if self.delivery.route == Route::Pull {
             // No other handle can read its end, so it must not count as unread any longer.
-            self.delivery.leave(&self.shared.dispatch.unread);
+            self.delivery.leave();
         }
     }
 }

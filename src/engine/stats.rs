@@ -1,12 +1,106 @@
-//! Statistics that any thread can read without a lock, as one consistent snapshot: a sequence lock.
+//! The engine's statistics. The engine thread counts in [`Counters`], and nowhere else; it publishes them in [`StatsCell`],
+//! which any thread can read without a lock, as one consistent snapshot: a sequence lock.
 //!
 //! The engine thread is the only writer. It makes the version odd, writes the fields, and makes the version even again.
 //! A reader that saw an odd version, or a version that changed while it read, reads again.
 
-use super::api::Stats;
+use super::{EventKind, Stats};
+use crate::scheduler::Scheduler;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
 
-const FIELDS: usize = 22;
+/// What the engine thread has counted since it began.
+#[derive(Default)]
+pub(super) struct Counters {
+    stats: Stats,
+    /// Time spent in each phase of a step, summed over all steps.
+    cleanup: Duration,
+    refill: Duration,
+    prefill: Duration,
+    decode: Duration,
+}
+
+impl Counters {
+    /// Counts a request by the kind of its terminal event.
+    pub fn ended(&mut self, kind: Option<EventKind>) {
+        match kind {
+            Some(EventKind::Finished) => self.stats.finished += 1,
+            Some(EventKind::Cancelled) => self.stats.cancelled += 1,
+            Some(EventKind::Failed) => self.stats.failed += 1,
+            Some(EventKind::Delta) | None => {}
+        }
+    }
+
+    /// Counts the tokens of a prompt.
+    pub fn took_in(&mut self, tokens: usize) {
+        self.stats.tokens_in += tokens as u64;
+    }
+
+    /// Counts a generated token.
+    pub fn generated(&mut self) {
+        self.stats.tokens_out += 1;
+    }
+
+    /// Adds the time from a request's submit to its first row.
+    pub fn queued(&mut self, time: Duration) {
+        self.stats.queue_us += micros(time);
+    }
+
+    /// Counts a finished step, and the time that it spent on rows of each kind.
+    pub fn stepped(&mut self, prefill: Duration, decode: Duration) {
+        self.stats.steps += 1;
+        self.prefill += prefill;
+        self.decode += decode;
+    }
+
+    /// Adds the time of two phases of a step.
+    pub fn planned(&mut self, cleanup: Duration, refill: Duration) {
+        self.cleanup += cleanup;
+        self.refill += refill;
+    }
+
+    /// Publishes a snapshot in `cell`, with the scheduler's own counters. `deferred`: requests whose prompts are being
+    /// prepared.
+    pub fn publish(&mut self, scheduler: &Scheduler, deferred: usize, log_dropped: u64, cell: &StatsCell) {
+        let (running, waiting, stalled) = scheduler.counts();
+        let (used, cached, free) = scheduler.pages();
+        let counters = scheduler.counters();
+        let s = &mut self.stats;
+        (s.running, s.waiting, s.stalled) = (running as u32, (waiting + deferred) as u32, stalled as u32);
+        (s.pages_used, s.pages_cached, s.pages_free) = (used as u64, cached as u64, free as u64);
+        (s.preemptions, s.evictions) = (counters.preemptions, counters.evictions);
+        (s.prefix_tokens_seen, s.prefix_tokens_hit) = (counters.prefix_tokens_seen, counters.prefix_tokens_hit);
+        (s.cleanup_us, s.refill_us) = (micros(self.cleanup), micros(self.refill));
+        (s.prefill_us, s.decode_us) = (micros(self.prefill), micros(self.decode));
+        s.log_dropped = log_dropped;
+        cell.publish(s);
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
+}
+
+/// The fields of [`Stats`] as numbers, in one order.
+macro_rules! fields {
+    ($($field:ident)*) => {
+        const FIELDS: usize = [$(stringify!($field)),*].len();
+
+        fn pack(s: &Stats) -> [u64; FIELDS] {
+            [$(s.$field as u64),*]
+        }
+
+        fn unpack(fields: [u64; FIELDS]) -> Stats {
+            let mut fields = fields.into_iter();
+            Stats { $($field: fields.next().unwrap_or_default() as _),* }
+        }
+    };
+}
+
+fields! {
+    running waiting stalled pages_used pages_cached pages_free prefix_tokens_seen prefix_tokens_hit preemptions evictions
+    tokens_in tokens_out finished cancelled failed steps cleanup_us refill_us prefill_us decode_us queue_us log_dropped
+}
 
 /// The published statistics of an engine.
 #[derive(Default)]
@@ -14,60 +108,6 @@ pub(super) struct StatsCell {
     /// Odd while the fields are being written.
     version: AtomicU64,
     fields: [AtomicU64; FIELDS],
-}
-
-fn pack(s: &Stats) -> [u64; FIELDS] {
-    [
-        s.running as u64,
-        s.waiting as u64,
-        s.stalled as u64,
-        s.pages_used,
-        s.pages_cached,
-        s.pages_free,
-        s.prefix_tokens_seen,
-        s.prefix_tokens_hit,
-        s.preemptions,
-        s.evictions,
-        s.tokens_in,
-        s.tokens_out,
-        s.finished,
-        s.cancelled,
-        s.failed,
-        s.steps,
-        s.cleanup_us,
-        s.refill_us,
-        s.prefill_us,
-        s.decode_us,
-        s.queue_us,
-        s.log_dropped,
-    ]
-}
-
-fn unpack(f: [u64; FIELDS]) -> Stats {
-    Stats {
-        running: f[0] as u32,
-        waiting: f[1] as u32,
-        stalled: f[2] as u32,
-        pages_used: f[3],
-        pages_cached: f[4],
-        pages_free: f[5],
-        prefix_tokens_seen: f[6],
-        prefix_tokens_hit: f[7],
-        preemptions: f[8],
-        evictions: f[9],
-        tokens_in: f[10],
-        tokens_out: f[11],
-        finished: f[12],
-        cancelled: f[13],
-        failed: f[14],
-        steps: f[15],
-        cleanup_us: f[16],
-        refill_us: f[17],
-        prefill_us: f[18],
-        decode_us: f[19],
-        queue_us: f[20],
-        log_dropped: f[21],
-    }
 }
 
 impl StatsCell {

@@ -1,5 +1,9 @@
 //! A step of the engine: schedule, submit, finish what may no longer be in flight, deliver.
 //!
+//! From the run loop (`Core::serve` in [`super::core`]) to the device, a step passes five functions: here [`Steps::step`],
+//! `Steps::submit` and `compute`, then in [`crate::model::forward`] [`Model::layer`](crate::model::Model::layer) and the part
+//! of the layer, which calls the operations of [`Backend`](crate::backend::Backend).
+//!
 //! How many steps may be in flight is the device's ([`steps_in_flight`](crate::backend::Backend::steps_in_flight)). With one, a step is finished
 //! before the next is scheduled. With more, the next step is scheduled and submitted while this one runs: each sampled token has a
 //! place in its sequence before its value is known
@@ -11,16 +15,18 @@
 //! submitted meanwhile, and holds up none of the others. Where such requests are at least as many as the others, the step is finished
 //! before the next is scheduled, so that all of them share it.
 
-use super::active::{Active, End, Token};
-use super::api::FinishReason;
-use super::core::Core;
-use super::model_runner::{LogitsPosition, ModelRunner};
+use super::active::Active;
+use super::delivery::Piece;
+use super::model_runner::LogitsPosition;
+use super::tracer::Tracer;
+use super::{End, EngineState, FinishReason, ModelRunner, Pacing};
 use crate::backend::Ticket;
 use crate::error::{Error, Result, reserved};
 use crate::sampling::{
     LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingParams, SamplingRequest, adjustments_max,
 };
-use crate::scheduler::Row;
+use crate::scheduler::{Row, ScheduleFn};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// What was asked of the logits at a position.
@@ -33,7 +39,7 @@ struct Asked {
 }
 
 /// A step that was submitted and not finished.
-pub(super) struct InFlightStep {
+struct InFlightStep {
     rows: Vec<Row>,
     /// Number of tokens of the rows.
     tokens: usize,
@@ -53,7 +59,7 @@ impl InFlightStep {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(runner: &ModelRunner) -> Result<InFlightStep> {
+    fn new(runner: &ModelRunner) -> Result<InFlightStep> {
         Ok(InFlightStep {
             rows: reserved("the rows of a step", runner.batch.rows.capacity())?,
             tokens: 0,
@@ -66,43 +72,89 @@ impl InFlightStep {
     }
 }
 
-impl Core {
+/// The steps of an engine: those in flight, and the buffers of the others.
+pub(super) struct Steps {
+    /// Steps that were submitted and not finished, oldest first.
+    in_flight: VecDeque<InFlightStep>,
+    /// Steps that are not in flight, kept for their buffers.
+    spare: Vec<InFlightStep>,
+    /// When the last step was finished.
+    finished_at: Instant,
+    /// Time that the current step has waited for the device.
+    waited: Duration,
+    /// Schedules the steps in place of the scheduler.
+    schedule_fn: Option<ScheduleFn>,
+    trace: Option<Tracer>,
+}
+
+impl Steps {
+    /// No step in flight.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn new(runner: &ModelRunner, schedule_fn: Option<ScheduleFn>, trace: Option<Tracer>) -> Result<Steps> {
+        let most = runner.backend.steps_in_flight();
+        Ok(Steps {
+            in_flight: reserved("the steps in flight", most)?.into(),
+            spare: (0..most).map(|_| InFlightStep::new(runner)).collect::<Result<_>>()?,
+            finished_at: Instant::now(),
+            waited: Duration::ZERO,
+            schedule_fn,
+            trace,
+        })
+    }
+
+    /// Whether no step is in flight.
+    pub fn at_rest(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Steps in flight are not waited for: their requests have ended.
+    pub fn give_up(&mut self) {
+        self.spare.extend(self.in_flight.drain(..));
+    }
+
+    fn mark_dead(&mut self, state: &mut EngineState, why: &Error) {
+        self.give_up();
+        state.mark_dead(why);
+    }
+
     /// One step; false when there was nothing to do.
-    pub(super) fn step(&mut self) -> bool {
+    pub fn step(&mut self, state: &mut EngineState, pacing: &mut Pacing) -> bool {
         let entered = Instant::now();
         self.waited = Duration::ZERO;
         if self.in_flight.back().is_some_and(|step| step.sitting_out > 0 && step.sitting_out >= step.continued) {
-            self.finish();
-            if self.dead.is_some() {
+            self.finish(state);
+            if state.is_dead() {
                 return true;
             }
         }
-        let scheduled = match self.runner.schedule(&mut self.spent) {
+        let scheduled = match state.runner.schedule(&mut self.schedule_fn, &mut state.requests.counters) {
             Ok(scheduled) => scheduled,
             Err(error) => {
-                self.fail_step(&error);
+                state.fail_step(&error);
                 return true;
             }
         };
-        if self.runner.batch.rows.is_empty() {
-            return self.finish();
+        if state.runner.batch.rows.is_empty() {
+            return self.finish(state);
         }
-        self.note_admissions(entered);
-        match self.submit(scheduled) {
+        state.note_admissions(entered);
+        match self.submit(state, pacing, scheduled) {
             Ok(true) => {}
             Ok(false) => return true,
             Err(error) => {
-                self.die(error);
+                self.mark_dead(state, &error);
                 return true;
             }
         }
         // Under a duty limit the engine rests between two steps, with nothing in flight.
-        let most = if self.meter.limited() { 1 } else { self.runner.backend.steps_in_flight() };
+        let most = if pacing.limited() { 1 } else { state.runner.backend.steps_in_flight() };
         let in_flight = self.in_flight.len();
-        while self.in_flight.len() >= most && self.finish() {}
+        while self.in_flight.len() >= most && self.finish(state) {}
         if let Some(trace) = &mut self.trace {
             let host = entered.elapsed().saturating_sub(self.waited);
-            trace.call(&self.runner.scheduler, self.runner.page_tokens, in_flight, host);
+            trace.call(&state.runner.scheduler, state.runner.page_tokens, in_flight, host);
         }
         true
     }
@@ -110,88 +162,38 @@ impl Core {
     /// Submits the scheduled step; false when it was given up between two layers.
     ///
     /// # Errors
-    /// As [`Core::sample_in_pieces`].
-    fn submit(&mut self, scheduled: Instant) -> Result<bool> {
-        let whole = self.collect_requests(0) == self.runner.logits_positions.len();
-        if !self.forward() {
+    /// As [`Steps::sample_in_pieces`].
+    fn submit(&mut self, state: &mut EngineState, pacing: &mut Pacing, scheduled: Instant) -> Result<bool> {
+        let whole = collect_requests(state, 0) == state.runner.logits_positions.len();
+        if !compute(state, pacing) {
             return Ok(false);
         }
         if let Some(trace) = &mut self.trace {
-            trace.rows(&self.runner.batch, &self.runner.scheduler, &self.active);
+            trace.rows(&state.runner.batch, &state.runner.scheduler, &state.requests.active);
         }
-        let mut step = self.spare_steps.pop().ok_or_else(|| Error::internal("too many steps are in flight"))?;
-        (step.begun, step.tokens, step.ticket) = (scheduled + self.meter.rested(), self.runner.batch.tokens, None);
+        let mut step = self.spare.pop().ok_or_else(|| Error::internal("too many steps are in flight"))?;
+        (step.begun, step.tokens, step.ticket) = (scheduled + pacing.rested(), state.runner.batch.tokens, None);
         step.rows.clear();
-        step.rows.extend_from_slice(&self.runner.batch.rows);
+        step.rows.extend_from_slice(&state.runner.batch.rows);
         step.positions.clear();
         (step.continued, step.sitting_out) = (0, 0);
-        for row in &self.runner.batch.rows {
-            self.runner.scheduler.computed(row);
+        for row in &state.runner.batch.rows {
+            state.runner.scheduler.computed(row);
         }
         if whole {
-            self.runner.sample_all();
-            step.ticket = Some(self.runner.backend.copy_out());
-            self.append_unknown_tokens(&mut step);
-        } else if let Err(error) = self.sample_in_pieces() {
-            self.spare_steps.push(step);
+            state.runner.sample_all();
+            step.ticket = Some(state.runner.backend.copy_out());
+            append_unknown_tokens(state, &mut step);
+        } else if let Err(error) = self.sample_in_pieces(state) {
+            self.spare.push(step);
             return Err(error);
         }
-        if self.dead.is_some() {
-            self.spare_steps.push(step);
+        if state.is_dead() {
+            self.spare.push(step);
         } else {
             self.in_flight.push_back(step);
         }
         Ok(true)
-    }
-
-    /// Fills the step's sampling requests for the logits positions from `first` on, as many as the limits on
-    /// rows and adjustments allow; returns how many.
-    fn collect_requests(&mut self, first: usize) -> usize {
-        let runner = &mut self.runner;
-        let sampling = &mut runner.backend.step().sampling;
-        sampling.clear();
-        let (rows_max, adjustments_max) = (runner.model.logits_rows_max(), adjustments_max(runner.model.vocab()));
-        for position in runner.logits_positions[first..].iter().take(rows_max) {
-            let first_adjustment = sampling.adjustments.len();
-            let room = adjustments_max - first_adjustment;
-            let request = match self.active.get(position.sequence) {
-                None => SamplingRequest::default(),
-                Some(active) if samples(active, position) && active.adjustments.entries().len() > room => break,
-                Some(active) => sampling_request(active, position, &mut sampling.adjustments),
-            };
-            sampling.rows.push(SamplingRequest { first_adjustment: first_adjustment as i32, ..request });
-        }
-        sampling.rows.len()
-    }
-
-    /// Fills `step.positions`. Where steps overlap, it appends an unknown token to each sequence that the next step may
-    /// continue without knowing it.
-    fn append_unknown_tokens(&mut self, step: &mut InFlightStep) {
-        let overlap = self.runner.backend.steps_in_flight() > 1;
-        for row in 0..self.runner.logits_positions.len() {
-            let (at, kind) = self.runner.asked(row, row);
-            let mut appended = false;
-            if let Some(active) = self.active.get_mut(at.sequence).filter(|_| overlap)
-                && kind == SamplingKind::Sample
-                // The last token of a request is not computed any further.
-                && active.generated + active.ahead + 1 < active.request.max_tokens
-            {
-                if active.request.params.uses_counts() {
-                    step.sitting_out += 1;
-                    step.positions.push(Asked { at, kind, appended });
-                    continue;
-                }
-                match self.runner.scheduler.append_unknown(at.sequence, row as u32) {
-                    Ok(()) => {
-                        active.ahead += 1;
-                        appended = true;
-                        step.continued += 1;
-                    }
-                    Err(error) => self.end(at.sequence, End::Failed(error)),
-                }
-            }
-            step.positions.push(Asked { at, kind, appended });
-        }
     }
 
     /// Samples a step whose logits do not fit one sampling batch, piece by piece, and waits for each. Finishes the
@@ -199,21 +201,21 @@ impl Core {
     ///
     /// # Errors
     /// `Device`; `Internal` when the adjustments of one row exceed the limit.
-    fn sample_in_pieces(&mut self) -> Result<()> {
-        while self.finish() {}
+    fn sample_in_pieces(&mut self, state: &mut EngineState) -> Result<()> {
+        while self.finish(state) {}
         let mut first = 0;
-        while first < self.runner.logits_positions.len() && self.dead.is_none() {
-            let count = self.collect_requests(first);
+        while first < state.runner.logits_positions.len() && !state.is_dead() {
+            let count = collect_requests(state, first);
             if count == 0 {
                 return Err(Error::internal("the biases of a row are more than there is room for"));
             }
-            let runner = &mut self.runner;
+            let runner = &mut state.runner;
             runner.sample(first, count);
             let ticket = runner.backend.copy_out();
             runner.backend.wait_sampled(ticket, &mut runner.sampled)?;
             for index in 0..count {
-                let (at, kind) = self.runner.asked(first + index, index);
-                self.deliver(Asked { at, kind, appended: false }, index);
+                let (at, kind) = state.runner.asked(first + index, index);
+                deliver(state, Asked { at, kind, appended: false }, index);
             }
             first += count;
         }
@@ -222,88 +224,156 @@ impl Core {
 
     /// Waits for the oldest step in flight and delivers its tokens; false when there is none. A device failure ends the
     /// engine.
-    pub(super) fn finish(&mut self) -> bool {
+    pub fn finish(&mut self, state: &mut EngineState) -> bool {
         let Some(step) = self.in_flight.pop_front() else { return false };
         let begin = Instant::now();
-        let arrived = step.ticket.map(|ticket| self.runner.backend.wait_sampled(ticket, &mut self.runner.sampled));
+        let arrived = step.ticket.map(|ticket| state.runner.backend.wait_sampled(ticket, &mut state.runner.sampled));
         self.waited += begin.elapsed();
         if let Some(Err(error)) = arrived {
-            self.spare_steps.push(step);
-            self.die(error);
+            self.spare.push(step);
+            self.mark_dead(state, &error);
             return true;
         }
         for (index, asked) in step.positions.iter().enumerate() {
-            self.deliver(*asked, index);
+            deliver(state, *asked, index);
         }
-        self.stats.steps += 1;
         let now = Instant::now();
         // Steps overlap: the time of a step counts from when the previous one was finished.
         let spent = now.saturating_duration_since(step.begun.max(self.finished_at));
         self.finished_at = now;
-        self.account(&step.rows, step.tokens, spent);
-        self.spare_steps.push(step);
+        state.requests.account(&step.rows, step.tokens, spent, &state.runner.scheduler);
+        self.spare.push(step);
         true
     }
 
     /// Finishes the steps in flight and waits until the device is idle; false when no step was in flight.
-    pub(super) fn drain(&mut self) -> bool {
-        if !self.finish() {
+    pub fn drain(&mut self, state: &mut EngineState) -> bool {
+        if !self.finish(state) {
             return false;
         }
-        while self.finish() {}
-        if let (None, Err(error)) = (&self.dead, self.runner.backend.wait()) {
-            self.die(error);
+        while self.finish(state) {}
+        let waited = state.runner.backend.wait();
+        if !state.is_dead()
+            && let Err(error) = waited
+        {
+            self.mark_dead(state, &error);
         }
         true
     }
+}
 
-    /// Delivers row `index` of the sampled output, the answer to what was asked; an error ends the request.
-    fn deliver(&mut self, asked: Asked, index: usize) {
-        if let Err(error) = self.use_sampled(asked, index) {
-            self.end(asked.at.sequence, End::Failed(error));
+/// Begins the scheduled step and submits its layers. Where the device computes them within these calls, pause and duty limit
+/// are obeyed between two layers; false when the step was given up then.
+fn compute(state: &mut EngineState, pacing: &mut Pacing) -> bool {
+    let runner = &mut state.runner;
+    let within_calls = runner.backend.steps_in_flight() == 1;
+    runner.model.begin(&mut *runner.backend);
+    for layer in 0..state.runner.model.layers() {
+        if within_calls && !pacing.wait_within_step(state) {
+            return false;
         }
+        let runner = &mut state.runner;
+        runner.model.layer(&mut *runner.backend, layer);
     }
+    true
+}
 
-    fn use_sampled(&mut self, Asked { at, kind, appended }: Asked, index: usize) -> Result<()> {
-        let (handle, runner) = (at.sequence, &mut self.runner);
-        let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
-        let logprob = runner.sampled.logprobs[index];
-        match kind {
-            SamplingKind::Given => {
-                active.prompt_logprobs.push(logprob);
-                return Ok(());
-            }
-            // The end of a prompt of which nothing but its log probabilities was asked.
-            SamplingKind::Idle => {
-                self.end(handle, End::Finished(FinishReason::Length));
-                return Ok(());
-            }
-            SamplingKind::Sample => {}
-        }
-        let token = runner.sampled.tokens[index];
-        if [NO_TOKEN, NO_FINITE_LOGIT].contains(&token) {
-            return Err(no_token(token, &active.request.params, at.position));
-        }
-        if appended {
-            active.ahead -= 1;
-            runner.scheduler.know(handle, token);
-        } else {
-            runner.scheduler.append(handle, token)?;
-        }
-        self.stats.tokens_out += 1;
-        let asked = active.request.params.logprobs;
-        let top = asked.filter(|count| *count > 0).map(|count| runner.sampled.tops(index, count as usize));
-        let (top_tokens, top_logprobs) = top.unwrap_or_default();
-        let token = Token { id: token, logprob: asked.map(|_| logprob), top_tokens, top_logprobs };
-        let (finish, full) = active.accept(token, &self.shared.dispatch)?;
-        if full {
-            runner.scheduler.set_paused(handle, true);
-        }
-        if let Some(reason) = finish {
-            self.end(handle, End::Finished(reason));
-        }
-        Ok(())
+/// Fills the step's sampling requests for the logits positions from `first` on, as many as the limits on
+/// rows and adjustments allow; returns how many.
+fn collect_requests(state: &mut EngineState, first: usize) -> usize {
+    let runner = &mut state.runner;
+    let sampling = &mut runner.backend.step().sampling;
+    sampling.clear();
+    let (rows_max, adjustments_max) = (runner.model.logits_rows_max(), adjustments_max(runner.model.vocab()));
+    for position in runner.logits_positions[first..].iter().take(rows_max) {
+        let first_adjustment = sampling.adjustments.len();
+        let room = adjustments_max - first_adjustment;
+        let request = match state.requests.active.get(position.sequence) {
+            None => SamplingRequest::default(),
+            Some(active) if samples(active, position) && active.adjustments.entries().len() > room => break,
+            Some(active) => sampling_request(active, position, &mut sampling.adjustments),
+        };
+        sampling.rows.push(SamplingRequest { first_adjustment: first_adjustment as i32, ..request });
     }
+    sampling.rows.len()
+}
+
+/// Fills `step.positions`. Where steps overlap, it appends an unknown token to each sequence that the next step may
+/// continue without knowing it.
+fn append_unknown_tokens(state: &mut EngineState, step: &mut InFlightStep) {
+    let overlap = state.runner.backend.steps_in_flight() > 1;
+    for row in 0..state.runner.logits_positions.len() {
+        let (at, kind) = state.runner.asked(row, row);
+        let mut appended = false;
+        if let Some(active) = state.requests.active.get_mut(at.sequence).filter(|_| overlap)
+            && kind == SamplingKind::Sample
+            // The last token of a request is not computed any further.
+            && active.generated + active.ahead + 1 < active.request.max_tokens
+        {
+            if active.request.params.uses_counts() {
+                step.sitting_out += 1;
+                step.positions.push(Asked { at, kind, appended });
+                continue;
+            }
+            match state.runner.scheduler.append_unknown(at.sequence, row as u32) {
+                Ok(()) => {
+                    active.ahead += 1;
+                    appended = true;
+                    step.continued += 1;
+                }
+                Err(error) => state.end(at.sequence, End::Failed(error)),
+            }
+        }
+        step.positions.push(Asked { at, kind, appended });
+    }
+}
+
+/// Delivers row `index` of the sampled output, the answer to what was asked; an error ends the request.
+fn deliver(state: &mut EngineState, asked: Asked, index: usize) {
+    if let Err(error) = use_sampled(state, asked, index) {
+        state.end(asked.at.sequence, End::Failed(error));
+    }
+}
+
+fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, index: usize) -> Result<()> {
+    let (handle, runner) = (at.sequence, &mut state.runner);
+    let Some(active) = state.requests.active.get_mut(handle) else { return Ok(()) };
+    let logprob = runner.sampled.logprobs[index];
+    match kind {
+        SamplingKind::Given => {
+            active.prompt_logprobs.push(logprob);
+            return Ok(());
+        }
+        // The end of a prompt of which nothing but its log probabilities was asked.
+        SamplingKind::Idle => {
+            state.end(handle, End::Finished(FinishReason::Length));
+            return Ok(());
+        }
+        SamplingKind::Sample => {}
+    }
+    let token = runner.sampled.tokens[index];
+    if [NO_TOKEN, NO_FINITE_LOGIT].contains(&token) {
+        return Err(no_token(token, &active.request.params, at.position));
+    }
+    if appended {
+        active.ahead -= 1;
+        runner.scheduler.know(handle, token);
+    } else {
+        runner.scheduler.append(handle, token)?;
+    }
+    state.requests.counters.generated();
+    let asked = active.request.params.logprobs;
+    let top = asked.filter(|count| *count > 0).map(|count| runner.sampled.tops(index, count as usize));
+    let (top_tokens, top_logprobs) = top.unwrap_or_default();
+    let sampled = Piece { token, text: "", logprob: asked.map(|_| logprob), top_tokens, top_logprobs };
+    let (finish, full) = active.accept(sampled)?;
+    if full {
+        runner.scheduler.set_paused(handle, true);
+    }
+    if let Some(reason) = finish {
+        state.end(handle, End::Finished(reason));
+    }
+    Ok(())
 }
 
 /// Whether a token is sampled from the logits at a position.

@@ -2,7 +2,7 @@
 //!
 //! A template that cannot be read or compiled gives a warning at open, and an error for prompts that need it.
 
-use super::api::Prompt;
+use super::Prompt;
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use crate::os::shortage;

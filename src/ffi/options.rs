@@ -6,7 +6,7 @@ use super::input::{self, CallerStruct, zeroed};
 use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
-    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, MemoryPlan, Policy, ProgressFn, RequestOptions, Stats,
+    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, MemoryPlan, ProgressFn, RequestOptions, Stats,
     TextOptions, Type, WakeFn,
 };
 use crate::error::{Error, Result};
@@ -114,7 +114,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         duty_interval_us: o.duty_interval_us,
         memory_budget: o.memory_budget,
         affinity_mask: o.affinity_mask,
-        policy: Policy::Continuous,
+        schedule_fn: None,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
         wake: wake(o.wake, user_data),

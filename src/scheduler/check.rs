@@ -21,7 +21,7 @@ impl Scheduler {
         if self.slots.len() != self.running.len() {
             return Err(wrong(format!("{} slots for {} running sequences", self.slots.len(), self.running.len())));
         }
-        let ended_waiting = self.finished.len() - self.finished_running;
+        let ended_waiting = self.finished.len() - self.finished_running();
         let listed = self.running.len() + self.waiting.len() + (self.paused - self.paused_running) + ended_waiting;
         if self.sequences.len() != listed {
             return Err(wrong(format!("{} sequences, but {listed} run, wait or have ended", self.sequences.len())));
@@ -31,7 +31,7 @@ impl Scheduler {
             ("paused", self.paused, count(|s| s.paused)),
             ("paused running", self.paused_running, count(|s| s.paused && s.is_running())),
             ("ended", self.finished.len(), count(|s| s.finished)),
-            ("ended running", self.finished_running, count(|s| s.finished && s.is_running())),
+            ("ended running", self.finished_running(), count(|s| s.finished && s.is_running())),
         ];
         if let Some((what, counted, are)) = counts.into_iter().find(|(_, counted, are)| counted != are) {
             return Err(wrong(format!("{are} sequences are {what}, {counted} are counted")));

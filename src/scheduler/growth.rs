@@ -86,7 +86,6 @@ impl Scheduler {
         self.slots.remove(slot);
         self.tree.detach(sequence.node);
         self.paused_running -= usize::from(sequence.paused);
-        self.finished_running -= usize::from(sequence.finished);
         let Some(sequence) = self.sequences.get_mut(handle) else { return };
         sequence.state = State::Waiting;
         (sequence.node, sequence.tree_pages, sequence.computed) = (ROOT, 0, 0);

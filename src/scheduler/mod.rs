@@ -23,14 +23,12 @@
 mod check;
 mod growth;
 mod pins;
-mod policy;
 mod queue;
 mod sequence;
 mod view;
 
 pub use crate::cache::SequenceHandle;
 pub use pins::{Pin, PinNews};
-pub use policy::Policy;
 pub use queue::Rank;
 pub use sequence::{Sequence, State, UNKNOWN};
 pub use view::PageOwner;
@@ -53,8 +51,6 @@ pub struct Capacity {
     pub page_tokens: usize,
     /// Page frames of each layer group.
     pub frames: Vec<usize>,
-    /// Who may be in a step together.
-    pub policy: Policy,
 }
 
 /// Adjacent tokens of one sequence in a step.
@@ -99,6 +95,9 @@ pub struct Counters {
     pub evictions: u64,
 }
 
+/// Schedules a step in place of [`Scheduler::schedule`], by its phases or by single rows ([`Scheduler::add_row`]); for measurements.
+pub type ScheduleFn = Box<dyn FnMut(&mut Scheduler, &mut Batch) + Send>;
+
 /// The scheduler of one engine.
 pub struct Scheduler {
     capacity: Capacity,
@@ -110,8 +109,6 @@ pub struct Scheduler {
     waiting: Queue,
     /// Ended, not yet removed.
     finished: Vec<SequenceHandle>,
-    /// Of these, how many are running.
-    finished_running: usize,
     /// Sequences that are paused; of these, how many are running.
     paused: usize,
     paused_running: usize,
@@ -143,7 +140,6 @@ impl Scheduler {
             running: reserved("running sequences", capacity.running_max)?,
             waiting: Queue::default(),
             finished: reserved("finished sequences", capacity.running_max + capacity.waiting_max)?,
-            finished_running: 0,
             paused: 0,
             paused_running: 0,
             pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect::<Result<_>>()?,
@@ -220,27 +216,18 @@ impl Scheduler {
 
     /// Returns slots and pages of finished sequences.
     pub fn cleanup(&mut self) {
-        if self.finished.is_empty() {
-            return;
+        for index in 0..self.finished.len() {
+            let handle = self.finished[index];
+            self.leave_slot(handle);
+            self.sequences.remove(handle);
         }
-        let batch_goes_on = self.capacity.policy == Policy::Static && self.finished_running < self.running.len();
-        let mut finished = std::mem::take(&mut self.finished);
-        finished.retain(|&handle| {
-            let stays = batch_goes_on && self.sequences.get(handle).is_some_and(Sequence::is_running);
-            if !stays {
-                self.leave_slot(handle);
-                self.sequences.remove(handle);
-            }
-            stays
-        });
-        self.finished = finished;
+        self.finished.clear();
     }
 
     /// Admits waiting sequences, in order, while there are slots and pages for what they have so far. A paused sequence
     /// gives way to one that could run.
     pub fn refill(&mut self) {
-        let may_begin = self.capacity.policy != Policy::Static || self.running.is_empty();
-        if self.waiting.is_empty() || !may_begin || (self.slots.is_full() && self.paused_running == 0) {
+        if self.waiting.is_empty() || (self.slots.is_full() && self.paused_running == 0) {
             return;
         }
         self.find_prefilling();
@@ -350,21 +337,10 @@ impl Scheduler {
 
     /// One row for every sequence that waits for its next token, by rank.
     pub fn decode(&mut self, batch: &mut Batch) {
-        let group = match self.capacity.policy {
-            Policy::Continuous => None,
-            Policy::Static => {
-                self.add_padding(batch);
-                None
-            }
-            Policy::Grouped if self.prefill_first() => return,
-            Policy::Grouped => self.decode_group(),
-        };
         let order = self.copy_running();
         for &handle in &order {
-            let Some(sequence) = self.sequences.get(handle) else { continue };
-            let ready = sequence.is_ready_to_decode() && group.is_none_or(|position| sequence.computed == position);
-            if ready && batch.tokens < self.capacity.step_tokens && self.grow(handle, 1) == 1 {
-                self.add_row(handle, 1, batch);
+            if self.sequences.get(handle).is_some_and(|s| s.pending() == 1) {
+                self.add_row(handle, batch);
             }
         }
         self.order = order;
@@ -372,23 +348,11 @@ impl Scheduler {
 
     /// Pieces of prompts into what is left of the budget, by rank.
     pub fn prefill(&mut self, batch: &mut Batch) {
-        let mut group = None;
         let mut order = self.copy_running();
         self.put_unserved_first(&mut order);
         for &handle in &order {
-            let Some(sequence) = self.sequences.get(handle) else { continue };
-            let pending = sequence.pending();
-            let chunk = pending.min(self.capacity.step_tokens - batch.tokens);
-            if chunk == 0 || pending <= 1 || sequence.paused || sequence.finished || !sequence.is_running() {
-                continue;
-            }
-            let shape = (sequence.computed, pending);
-            if self.capacity.policy == Policy::Grouped && *group.get_or_insert(shape) != shape {
-                continue;
-            }
-            let count = self.grow(handle, chunk);
-            if count > 0 {
-                self.add_row(handle, count, batch);
+            if self.sequences.get(handle).is_some_and(|s| s.pending() > 1) {
+                self.add_row(handle, batch);
             }
         }
         self.order = order;
@@ -414,13 +378,27 @@ impl Scheduler {
         order
     }
 
-    fn add_row(&mut self, handle: SequenceHandle, count: usize, batch: &mut Batch) {
-        let sequence = self.sequences.get_mut(handle).expect("scheduled sequences exist");
+    /// A row for a sequence that can run: as many of its next tokens as budget and pages allow.
+    pub fn add_row(&mut self, handle: SequenceHandle, batch: &mut Batch) {
+        let Some(sequence) = self.sequences.get(handle).filter(|s| s.can_run()) else { return };
+        let chunk = sequence.pending().min(self.capacity.step_tokens - batch.tokens);
+        let count = if chunk == 0 { 0 } else { self.grow(handle, chunk) };
+        let Some(sequence) = self.sequences.get_mut(handle).filter(|_| count > 0) else { return };
         (sequence.scheduled, sequence.served) = (self.step, self.step);
         let first = sequence.computed;
         let logits_from = sequence.logits_from.clamp(first, first + count);
         batch.rows.push(Row { sequence: handle, first, count, logits_from });
         batch.tokens += count;
+    }
+
+    /// What it may use.
+    pub fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    /// Running sequences by rank, those included that have ended since the last cleanup.
+    pub fn running(&self) -> impl Iterator<Item = SequenceHandle> {
+        self.running.iter().copied()
     }
 
     /// A sequence.
@@ -510,7 +488,6 @@ impl Scheduler {
             let (paused, running) = (std::mem::take(&mut sequence.paused), sequence.is_running());
             self.paused -= usize::from(paused);
             self.paused_running -= usize::from(paused && running);
-            self.finished_running += usize::from(running);
             if !running && !paused {
                 self.waiting.remove(sequence.rank, sequence.waits_since);
             }
@@ -546,7 +523,11 @@ impl Scheduler {
     /// Sequences running, waiting and paused; those that have ended do not count as running or waiting.
     pub fn counts(&self) -> (usize, usize, usize) {
         let paused_waiting = self.paused - self.paused_running;
-        (self.running.len() - self.finished_running, self.waiting.len() + paused_waiting, self.paused)
+        (self.running.len() - self.finished_running(), self.waiting.len() + paused_waiting, self.paused)
+    }
+
+    fn finished_running(&self) -> usize {
+        self.finished.iter().filter(|&&h| self.sequences.get(h).is_some_and(Sequence::is_running)).count()
     }
 
     /// Page frames used, cached and free, over all groups.

@@ -124,9 +124,9 @@ impl Sequence {
         &self.chain[..(self.hit_max() / page_tokens).min(self.chain.len())]
     }
 
-    /// Whether only its newest token has yet to pass through the model, and may.
-    pub(super) fn is_ready_to_decode(&self) -> bool {
-        self.pending() == 1 && !self.paused && !self.finished && self.is_running()
+    /// Whether it may have a row in a step.
+    pub fn can_run(&self) -> bool {
+        self.pending() > 0 && !self.paused && !self.finished && self.is_running()
     }
 
     /// Whether it has a slot.

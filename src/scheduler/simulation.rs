@@ -106,7 +106,6 @@ impl World {
             step_tokens: 1 + random.below(24),
             page_tokens,
             frames: vec![frames; groups],
-            policy: Policy::Continuous,
         };
         World {
             seed,

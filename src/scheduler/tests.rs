@@ -23,14 +23,7 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
 }
 
 fn capacity(running_max: usize, step_tokens: usize, frames: usize) -> Capacity {
-    Capacity {
-        running_max,
-        waiting_max: 99,
-        step_tokens,
-        page_tokens: 4,
-        frames: vec![frames],
-        policy: Policy::Continuous,
-    }
+    Capacity { running_max, waiting_max: 99, step_tokens, page_tokens: 4, frames: vec![frames] }
 }
 
 /// Runs until `handles` have each sampled one token; returns tokens computed.
@@ -237,58 +230,6 @@ fn who_ranks_last_gives_way_and_who_is_paused_before() {
         assert_eq!(preempted.iter().position(|&n| n > 0), Some(expected), "{priorities:?} {preempted:?}");
         assert!(preempted.iter().filter(|&&n| n > 0).count() == 1, "{preempted:?}");
     }
-}
-
-/// Forward passes and tokens generated until all of `lengths` are done.
-fn run_policy(policy: Policy, lengths: &[usize], slots: usize) -> (usize, usize) {
-    let capacity = Capacity { policy, ..capacity(slots, 256, 4000) };
-    let mut scheduler = Scheduler::new(capacity).unwrap();
-    let mut left = std::collections::HashMap::new();
-    for (i, &length) in lengths.iter().enumerate() {
-        let prompt = (0..8).map(|t| 10 * i as u32 + t).collect();
-        left.insert(scheduler.submit(prompt, 8 + length, 7, 0).unwrap(), length);
-    }
-    let (mut batch, mut passes, mut generated) = (Batch::default(), 0, 0);
-    loop {
-        scheduler.schedule(&mut batch);
-        scheduler.check().unwrap();
-        if batch.rows.is_empty() {
-            return (passes, generated);
-        }
-        passes += 1;
-        if policy == Policy::Grouped {
-            let shape = |r: &Row| (r.first, r.count);
-            assert!(batch.rows.iter().all(|r| shape(r) == shape(&batch.rows[0])), "{:?}", batch.rows);
-        }
-        for row in batch.rows.clone() {
-            scheduler.computed(&row);
-            let padding = scheduler.get(row.sequence).unwrap().finished;
-            if padding || row.logits_from == row.first + row.count {
-                continue;
-            }
-            scheduler.append(row.sequence, 1).unwrap();
-            generated += 1;
-            let left = left.get_mut(&row.sequence).unwrap();
-            *left -= 1;
-            if *left == 0 {
-                scheduler.finish(row.sequence);
-            }
-        }
-    }
-}
-
-#[test]
-fn policies_generate_the_same_in_different_numbers_of_passes() {
-    let lengths = [5, 30, 2, 7, 1, 1, 12, 3];
-    let total = lengths.iter().sum::<usize>();
-    // Four together until the longest is done: 30 passes, then 12.
-    assert_eq!(run_policy(Policy::Static, &lengths, 4), (42, total));
-    let (continuous, generated) = run_policy(Policy::Continuous, &lengths, 4);
-    assert_eq!(generated, total);
-    assert!(continuous <= 31, "nobody waits for a padded slot: {continuous}");
-    let (grouped, generated) = run_policy(Policy::Grouped, &lengths, 4);
-    assert_eq!(generated, total);
-    assert!(grouped > continuous, "positions differ, so passes are shared less: {grouped}");
 }
 
 #[test]

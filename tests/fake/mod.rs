@@ -1,6 +1,6 @@
 //! The scheduler at work for a model that computes nothing: every sequence gets a token a step.
 
-use astrai::scheduler::{Batch, Capacity, Policy, Scheduler, SequenceHandle};
+use astrai::scheduler::{Batch, Capacity, Scheduler, SequenceHandle};
 
 /// Scheduler, batch and a fake model's next token.
 pub struct Fake {
@@ -18,7 +18,6 @@ impl Fake {
             step_tokens: 8192,
             page_tokens: 16,
             frames: vec![frames],
-            policy: Policy::Continuous,
         };
         let scheduler = Scheduler::new(capacity).expect("the accounting fits into memory");
         let mut fake = Fake { scheduler, batch: Batch::default(), next: 0 };

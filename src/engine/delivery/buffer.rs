@@ -2,23 +2,26 @@
 
 use super::queue::Merged;
 use crate::engine::api::{Event, EventKind, FinishReason};
+use crate::engine::hold::Hold;
+use crate::engine::nul::Nul;
 use crate::error::{Error, Result};
 use crate::limits;
+use std::collections::TryReserveError;
 use std::ffi::c_char;
 
 /// The capacity of a buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct Capacity {
     pub tokens: usize,
     /// Bytes of text.
     pub text: usize,
 }
 
-impl Room {
-    /// Room for this many tokens and the usual length of their text.
-    pub fn of(tokens: usize) -> Room {
+impl Capacity {
+    /// Capacity for this many tokens and the usual length of their text.
+    pub fn of(tokens: usize) -> Capacity {
         let least = limits::QUEUE_SPARE_TOKENS * limits::QUEUE_TEXT_BYTES;
-        Room { tokens, text: tokens.saturating_mul(limits::QUEUE_TEXT_BYTES).max(least) }
+        Capacity { tokens, text: tokens.saturating_mul(limits::QUEUE_TEXT_BYTES).max(least) }
     }
 }
 
@@ -58,13 +61,13 @@ const LATE_TOKENS: usize = 4;
 pub struct Buffer {
     pub event: Event,
     /// The buffer is full once it holds this much. Zero: nothing was reserved.
-    room: Room,
+    room: Capacity,
 }
 
 impl Buffer {
     /// A buffer without reserved memory.
     pub fn empty(id: u64, tag: u64) -> Buffer {
-        Buffer { event: Event::empty(id, tag), room: Room::default() }
+        Buffer { event: Event::empty(id, tag), room: Capacity::default() }
     }
 
     /// The two buffers of a queue for `tokens` tokens: the one that output is pushed to, and the smaller spare that
@@ -73,8 +76,11 @@ impl Buffer {
     /// # Errors
     /// `Memory`.
     pub fn pair(id: u64, tag: u64, tokens: usize, of: PerToken) -> Result<[Buffer; 2]> {
-        let spare = Room::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
-        Ok([Buffer::grown(id, tag, Room::of(tokens), of)?, Buffer::reserved(id, tag, spare, Room::default(), of)?])
+        let spare = Capacity::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
+        Ok([
+            Buffer::grown(id, tag, Capacity::of(tokens), of)?,
+            Buffer::reserved(id, tag, spare, Capacity::default(), of)?,
+        ])
     }
 
     /// An event whose memory suffices for what a reader sees, as long as it keeps up: copying into it then allocates
@@ -83,23 +89,23 @@ impl Buffer {
     /// # Errors
     /// `Memory`.
     pub fn shown(id: u64, tag: u64, tokens: usize, of: PerToken) -> Result<Event> {
-        let room = Room::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
-        Ok(Buffer::reserved(id, tag, room, Room::default(), of)?.event)
+        let room = Capacity::of(tokens.min(limits::QUEUE_SPARE_TOKENS));
+        Ok(Buffer::reserved(id, tag, room, Capacity::default(), of)?.event)
     }
 
     /// A buffer with this much room, and memory beyond it for what arrives late and for the contents of a spare buffer.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn grown(id: u64, tag: u64, room: Room, of: PerToken) -> Result<Buffer> {
+    pub fn grown(id: u64, tag: u64, room: Capacity, of: PerToken) -> Result<Buffer> {
         let late = LATE_TOKENS;
-        let spare = Room::of(limits::QUEUE_SPARE_TOKENS);
-        let besides = Room { tokens: spare.tokens + late, text: spare.text.saturating_add(late * of.text_max) };
+        let spare = Capacity::of(limits::QUEUE_SPARE_TOKENS);
+        let besides = Capacity { tokens: spare.tokens + late, text: spare.text.saturating_add(late * of.text_max) };
         Buffer::reserved(id, tag, room, besides, of)
     }
 
     /// Reserves memory for `room`, `besides` and late tokens; the buffer is full at `room`.
-    fn reserved(id: u64, tag: u64, room: Room, besides: Room, of: PerToken) -> Result<Buffer> {
+    fn reserved(id: u64, tag: u64, room: Capacity, besides: Capacity, of: PerToken) -> Result<Buffer> {
         let mut event = Event::empty(id, tag);
         let tokens = room.tokens.saturating_add(besides.tokens).saturating_add(LATE_TOKENS);
         let late = of.text_max.saturating_mul(LATE_TOKENS);
@@ -108,11 +114,7 @@ impl Buffer {
         let logprobs = if of.logprobs { tokens } else { 0 };
         let bytes = tokens.saturating_add(logprobs).saturating_add(top.saturating_mul(2)).saturating_mul(4);
         let refused = |_| Error::memory("the event queue of a request", bytes.saturating_add(text) as u64);
-        event.tokens.try_reserve_exact(tokens).map_err(refused)?;
-        event.logprobs.try_reserve_exact(logprobs).map_err(refused)?;
-        event.top_tokens.try_reserve_exact(top).map_err(refused)?;
-        event.top_logprobs.try_reserve_exact(top).map_err(refused)?;
-        event.text.try_reserve_exact(text).map_err(refused)?;
+        event.reserve(text, tokens, logprobs, top).map_err(refused)?;
         Ok(Buffer { event, room })
     }
 
@@ -123,11 +125,7 @@ impl Buffer {
     pub fn push(&mut self, piece: &Piece, produced: Produced) -> Result<()> {
         let (event, top) = (&mut self.event, piece.top_tokens.len());
         let refused = |_| Error::memory("the event queue of a request", (piece.text.len() + 8 * (top + 1)) as u64);
-        event.text.try_reserve(with_nul(piece.text)).map_err(refused)?;
-        event.tokens.try_reserve(1).map_err(refused)?;
-        event.logprobs.try_reserve(usize::from(piece.logprob.is_some())).map_err(refused)?;
-        event.top_tokens.try_reserve(top).map_err(refused)?;
-        event.top_logprobs.try_reserve(piece.top_logprobs.len()).map_err(refused)?;
+        event.reserve(with_nul(piece.text), 1, piece.logprob.iter().len(), top).map_err(refused)?;
         event.text.push_str(piece.text);
         event.tokens.push(piece.token);
         event.logprobs.extend(piece.logprob);
@@ -139,14 +137,14 @@ impl Buffer {
     }
 
     /// Twice its room.
-    pub fn twice(&self) -> Room {
-        Room { tokens: self.room.tokens.saturating_mul(2), text: self.room.text.saturating_mul(2) }
+    pub fn twice(&self) -> Capacity {
+        Capacity { tokens: self.room.tokens.saturating_mul(2), text: self.room.text.saturating_mul(2) }
     }
 }
 
 impl Merged for Buffer {
-    type Cut = FinishReason;
-    type Size = Room;
+    type Reason = FinishReason;
+    type Size = Capacity;
 
     fn units(&self) -> usize {
         self.event.tokens.len()
@@ -156,7 +154,7 @@ impl Merged for Buffer {
         self.event.tokens.len() >= self.room.tokens || self.event.text.len() > self.room.text
     }
 
-    fn wants(&self) -> Option<Room> {
+    fn wants(&self) -> Option<Capacity> {
         let (tokens, text) = (self.event.tokens.len(), self.event.text.len());
         let half = tokens > self.room.tokens / 2 || text > self.room.text / 2;
         (half && self.room.tokens > 0).then(|| self.twice())
@@ -175,23 +173,6 @@ impl Merged for Buffer {
 /// not allocate.
 pub(in crate::engine) fn with_nul(added: &str) -> usize {
     if added.is_empty() { 0 } else { added.len() + 1 }
-}
-
-/// Whether the event's text is followed by a NUL in memory. False in a copy, which has memory of its own.
-#[derive(Debug, Default)]
-pub struct Nul(bool);
-
-impl Clone for Nul {
-    fn clone(&self) -> Nul {
-        Nul(false)
-    }
-}
-
-impl PartialEq for Nul {
-    /// Always equal: it does not belong to the event's contents.
-    fn eq(&self, _: &Nul) -> bool {
-        true
-    }
 }
 
 impl Event {
@@ -213,9 +194,24 @@ impl Event {
             error: None,
             first_token: 0,
             first_byte: 0,
-            hold: super::Hold::default(),
+            hold: Hold::default(),
             nul: Nul::default(),
         }
+    }
+
+    /// Reserves memory for so many more bytes of text, tokens, log probabilities and alternatives.
+    fn reserve(
+        &mut self,
+        text: usize,
+        tokens: usize,
+        logprobs: usize,
+        top: usize,
+    ) -> std::result::Result<(), TryReserveError> {
+        self.text.try_reserve(text)?;
+        self.tokens.try_reserve(tokens)?;
+        self.logprobs.try_reserve(logprobs)?;
+        self.top_tokens.try_reserve(top)?;
+        self.top_logprobs.try_reserve(top)
     }
 
     /// Empties the event, but keeps its ids and memory.
@@ -297,11 +293,8 @@ impl Event {
         let bytes = from.text.len() + 4 * (from.tokens.len() + from.logprobs.len() + 2 * from.top_tokens.len());
         let refused = |_| Error::memory("an event", bytes as u64);
         self.clear();
-        self.text.try_reserve(with_nul(&from.text)).map_err(refused)?;
-        self.tokens.try_reserve(from.tokens.len()).map_err(refused)?;
-        self.logprobs.try_reserve(from.logprobs.len()).map_err(refused)?;
-        self.top_tokens.try_reserve(from.top_tokens.len()).map_err(refused)?;
-        self.top_logprobs.try_reserve(from.top_logprobs.len()).map_err(refused)?;
+        let (tokens, logprobs, top) = (from.tokens.len(), from.logprobs.len(), from.top_tokens.len());
+        self.reserve(with_nul(&from.text), tokens, logprobs, top).map_err(refused)?;
         self.text.push_str(&from.text);
         self.terminate()?;
         self.tokens.extend_from_slice(&from.tokens);

@@ -154,14 +154,12 @@ impl<T: Clone> Completions<T> {
 
     /// Releases a held request.
     pub fn release(&self, ticket: u64) {
-        let hold = self.forget(ticket, false);
-        drop(hold);
+        drop(self.forget(ticket, false));
     }
 
     /// Removes a held request, whose last event was taken, from the live ones.
     pub fn ended(&self, ticket: u64) {
-        let hold = self.forget(ticket, true);
-        drop(hold);
+        drop(self.forget(ticket, true));
     }
 
     fn forget(&self, ticket: u64, ended: bool) -> Option<Hold<T>> {

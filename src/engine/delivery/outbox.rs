@@ -5,10 +5,12 @@ use super::buffer::{Buffer, PerToken, Piece, Produced};
 use super::completions::Completions;
 use super::queue::{Added, Queue};
 use super::ready::{Pushed, Ready};
+use super::sync::lock;
 use super::waker::Waker;
-use super::{call_host, lock};
-use crate::engine::Sink;
 use crate::engine::api::{Event, EventKind, FinishReason, LogLevel, WakeFn};
+use crate::engine::callback::call_host;
+use crate::engine::hold::Held;
+use crate::engine::sink::Sink;
 use crate::error::{Error, Result};
 use crate::limits;
 use std::collections::TryReserveError;
@@ -26,6 +28,8 @@ pub enum Receiver {
 
 /// The event queue of one request.
 pub struct Outbox {
+    /// The lists of its engine.
+    pub dispatch: Arc<Dispatch>,
     pub id: u64,
     pub tag: u64,
     pub queue: Queue<Buffer, Receiver>,
@@ -51,7 +55,7 @@ pub enum Route {
 
 impl Outbox {
     /// An empty queue that is full at `limit` tokens.
-    pub fn new(id: u64, tag: u64, limit: usize, sink: Sink) -> Outbox {
+    pub fn new(id: u64, tag: u64, limit: usize, sink: Sink, dispatch: Arc<Dispatch>) -> Outbox {
         let (route, receiver) = match sink {
             Sink::Pull => (Route::Pull, None),
             Sink::Callback(callback) => (Route::Callback, Some(Receiver::Callback(callback, Event::empty(id, tag)))),
@@ -59,7 +63,7 @@ impl Outbox {
         };
         let queue = Queue::new([Buffer::empty(id, tag), Buffer::empty(id, tag)], limit, receiver);
         let (of, counted) = (Mutex::default(), AtomicBool::new(false));
-        Outbox { id, tag, queue, route, limit, of, counted }
+        Outbox { dispatch, id, tag, queue, route, limit, of, counted }
     }
 
     /// Allocates the queue's buffers for a request of at most `tokens_max` tokens. Engine thread only, before the first
@@ -88,10 +92,10 @@ impl Outbox {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn push(self: &Arc<Self>, dispatch: &Dispatch, piece: &Piece, produced: Produced) -> Result<bool> {
+    pub fn push(self: &Arc<Self>, piece: &Piece, produced: Produced) -> Result<bool> {
         let added = self.queue.push(|buffer| buffer.push(piece, produced))?;
         let full = added.full;
-        self.list(dispatch, added);
+        self.list(added);
         Ok(full)
     }
 
@@ -100,7 +104,6 @@ impl Outbox {
     /// event's kind, or None if the request has already ended; then nothing changes. Engine thread only.
     pub fn finish(
         self: &Arc<Self>,
-        dispatch: &Dispatch,
         (kind, finish, error): (EventKind, FinishReason, Option<Error>),
         produced: Produced,
         fill: impl FnOnce(&mut Event),
@@ -119,27 +122,23 @@ impl Outbox {
             event.usage.get_or_insert_default();
             event.ends_at(produced);
         });
-        self.list(dispatch, added);
+        self.list(added);
         ended
     }
 
-    fn list(self: &Arc<Self>, dispatch: &Dispatch, added: Added) {
-        if added.list {
-            dispatch.note_ready(self);
-        }
+    /// Ends a request that produced nothing with an error, as [`Outbox::finish`] does.
+    pub fn fail(self: &Arc<Self>, error: Error) -> Option<EventKind> {
+        self.finish((EventKind::Failed, FinishReason::Error, Some(error)), Produced::default(), |_| {})
     }
 
-    /// Releases an event that was taken from the engine's queue; the request's next event may be taken.
-    pub fn release(self: &Arc<Self>, dispatch: &Dispatch, ticket: u64) {
-        // In this order, so that no waiter sees more requests held than are.
-        dispatch.completions.release(ticket);
-        if self.queue.release() {
-            dispatch.note_ready(self);
+    fn list(self: &Arc<Self>, added: Added) {
+        if added.list {
+            self.dispatch.note_ready(self);
         }
     }
 
     /// A bigger buffer, for a reader that waits for the whole output.
-    pub fn grown(&self, room: super::buffer::Room) -> Result<Buffer> {
+    pub fn grown(&self, room: super::buffer::Capacity) -> Result<Buffer> {
         let of = *lock(&self.of);
         Buffer::grown(self.id, self.tag, room, of)
     }
@@ -155,27 +154,33 @@ impl Outbox {
         self.queue.is_finished()
     }
 
-    /// Marks the request as counted in `unread`, until [`Outbox::leave`].
+    /// Marks the request as counted in [`Dispatch::unread`], until [`Outbox::leave`].
     pub fn count(&self) {
         self.counted.store(true, Ordering::Relaxed);
     }
 
-    /// Removes the request from `unread`: its terminal event was read, or will never be.
-    pub fn leave(&self, unread: &AtomicUsize) {
+    /// Removes the request from [`Dispatch::unread`]: its terminal event was read, or will never be.
+    pub fn leave(&self) {
         if self.counted.swap(false, Ordering::Relaxed) {
-            unread.fetch_sub(1, Ordering::Relaxed);
+            self.dispatch.unread.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
+    /// The request could not be submitted: nothing of it is expected any more.
+    pub fn withdraw(&self) {
+        self.leave();
+        self.dispatch.unexpect(self.route);
+    }
+
     /// Drops the events of this request, because [`crate::engine::Engine::next`] will not be called any more.
-    pub fn discard(&self, unread: &AtomicUsize) {
+    fn discard(&self) {
         while let Some(mut taken) = self.queue.take_listed() {
             let last = taken.last;
             let receiver = taken.sink.take();
             call_host(|| drop(receiver));
             self.queue.restore(taken);
             if last {
-                self.leave(unread);
+                self.leave();
                 self.queue.end();
                 return;
             }
@@ -183,6 +188,16 @@ impl Outbox {
             if !self.queue.release() {
                 return;
             }
+        }
+    }
+}
+
+impl Held for Outbox {
+    fn release(self: Arc<Self>, ticket: u64) {
+        // In this order, so that no waiter sees more requests held than are.
+        self.dispatch.completions.release(ticket);
+        if self.queue.release() {
+            self.dispatch.note_ready(&self);
         }
     }
 }
@@ -251,7 +266,7 @@ impl Dispatch {
         if outbox.route == Route::Callback {
             self.note(Item::Request(outbox.clone()));
         } else if let Err(outbox) = self.completions.push(outbox.clone()) {
-            outbox.discard(&self.unread);
+            outbox.discard();
         }
     }
 
@@ -303,6 +318,6 @@ impl Dispatch {
     /// still come.
     pub fn discard_completions(&self) {
         let (listed, held) = self.completions.refuse();
-        listed.iter().chain(&held).for_each(|outbox| outbox.discard(&self.unread));
+        listed.iter().chain(&held).for_each(|outbox| outbox.discard());
     }
 }

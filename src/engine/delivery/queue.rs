@@ -19,7 +19,7 @@ use std::time::Instant;
 /// The contents of a queue. Besides [`super::buffer`], `tests/loom` implements it.
 pub trait Merged {
     /// The reason for discarding deltas.
-    type Cut: Copy;
+    type Reason: Copy;
     /// A memory size.
     type Size;
     /// The amount that counts against the queue's limit; 0: there is nothing to read.
@@ -86,7 +86,7 @@ struct State<E: Merged, S> {
     /// The terminal event was taken and the sink dropped: nothing follows.
     ended: bool,
     /// The request was cancelled, first for this reason: deltas are discarded.
-    muted: Option<E::Cut>,
+    muted: Option<E::Reason>,
     /// The engine thread was told that the queue is full and has not been told to resume.
     full: bool,
     /// Readers that wait for the terminal event and take everything with it; with any, the limit does not apply.
@@ -111,6 +111,12 @@ impl<E: Merged, S> State<E, S> {
         let spare = self.spare.take()?;
         self.taken = self.terminal;
         Some((std::mem::replace(&mut self.pending, spare), self.taken))
+    }
+
+    /// Whether there is something to read and no more is to be added until it was read.
+    fn is_full(&self, limit: usize) -> bool {
+        let over = self.waiters == 0 && self.pending.units() >= limit;
+        self.pending.units() > 0 && (over || self.pending.is_full())
     }
 
     fn mark_listed(&mut self, listable: bool) -> bool {
@@ -169,16 +175,13 @@ impl<E: Merged, S> Queue<E, S> {
 
     /// Makes the pending event the terminal one; `fill` gets the reason if deltas were discarded. Later calls of this
     /// and of `push` do nothing.
-    pub fn finish(&self, fill: impl FnOnce(&mut E, Option<E::Cut>)) -> Added {
-        let added = self.added(|state| {
+    pub fn finish(&self, fill: impl FnOnce(&mut E, Option<E::Reason>)) -> Added {
+        let Ok(added) = self.added(|state| {
             state.terminal = true;
             fill(&mut state.pending, state.muted);
             Ok::<(), std::convert::Infallible>(())
         });
-        match added {
-            Ok(added) => added,
-            Err(never) => match never {},
-        }
+        added
     }
 
     fn added<X>(&self, change: impl FnOnce(&mut State<E, S>) -> Result<(), X>) -> Result<Added, X> {
@@ -187,8 +190,7 @@ impl<E: Merged, S> Queue<E, S> {
             return Ok(Added::default());
         }
         change(&mut state)?;
-        let over = state.waiters == 0 && state.pending.units() >= self.limit;
-        let full = !state.terminal && state.pending.units() > 0 && (over || state.pending.is_full());
+        let full = !state.terminal && state.is_full(self.limit);
         state.full |= full;
         let list = state.mark_listed(self.listable);
         let tell = state.waiters == 0 || state.terminal || full || state.pending.wants().is_some();
@@ -200,7 +202,7 @@ impl<E: Merged, S> Queue<E, S> {
     }
 
     /// Drops unread deltas and discards later ones, unless the request has finished.
-    pub fn mute(&self, why: E::Cut) {
+    pub fn mute(&self, why: E::Reason) {
         let mut state = lock(&self.state);
         if !state.terminal {
             state.muted.get_or_insert(why);
@@ -400,9 +402,7 @@ impl<E: Merged, S> Queue<E, S> {
         let spare = std::mem::replace(&mut state.pending, content);
         state.spare = Some(spare);
         // If the output that arrived meanwhile has filled the buffer, the next read resumes the request.
-        let over = state.waiters == 0 && state.pending.units() >= self.limit;
-        let still_full = state.pending.units() > 0 && (over || state.pending.is_full());
-        let resume = !unread && !still_full && std::mem::take(&mut state.full) && !state.terminal;
+        let resume = !unread && !state.is_full(self.limit) && std::mem::take(&mut state.full) && !state.terminal;
         drop(state);
         self.changed.notify_all();
         resume

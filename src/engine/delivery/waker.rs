@@ -1,9 +1,9 @@
 //! Wakes the host of an engine that polls, on a thread of its own: a slow wake function delays neither the engine
 //! thread nor any events.
 
-use super::call_host;
 use super::sync::{Condvar, Mutex, lock, wait_until};
 use crate::engine::api::WakeFn;
+use crate::engine::callback::call_host;
 
 /// The host's wake function, and whether a call of it is due.
 pub struct Waker {

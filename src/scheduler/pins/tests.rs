@@ -1,6 +1,6 @@
 //! Pins in the weightless simulation: the accounting after every step, and that every accepted request still finishes.
 
-use super::super::{Batch, Capacity, Policy};
+use super::super::{Batch, Capacity};
 use super::*;
 
 struct Random(u64);
@@ -13,14 +13,7 @@ impl Random {
 }
 
 fn scheduler(running_max: usize, frames: usize) -> Scheduler {
-    let capacity = Capacity {
-        running_max,
-        waiting_max: 99,
-        step_tokens: 24,
-        page_tokens: 4,
-        frames: vec![frames; 2],
-        policy: Policy::default(),
-    };
+    let capacity = Capacity { running_max, waiting_max: 99, step_tokens: 24, page_tokens: 4, frames: vec![frames; 2] };
     Scheduler::new(capacity).unwrap()
 }
 

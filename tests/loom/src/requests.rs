@@ -18,7 +18,7 @@ pub struct Event {
 }
 
 impl Merged for Event {
-    type Cut = ();
+    type Reason = ();
     type Size = ();
     fn units(&self) -> usize {
         self.tokens

@@ -5,7 +5,6 @@ use crate::args::{self, KvFormat};
 use crate::failure::{Failure, Outcome};
 use astrai::engine::{CpuTier, Device, EngineOptions, Type};
 use astrai::limits;
-use astrai::scheduler::Policy;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -172,17 +171,6 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-impl PolicyName {
-    /// As the scheduler has it.
-    pub fn policy(self) -> Policy {
-        match self {
-            PolicyName::Continuous => Policy::Continuous,
-            PolicyName::Static => Policy::Static,
-            PolicyName::Grouped => Policy::Grouped,
-        }
-    }
-}
-
 /// A workload with all its numbers.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -284,7 +272,7 @@ impl BenchArgs {
             max_waiting: plan.requests.clamp(limits::WAITING_DEFAULT, limits::WAITING_MAX) as u32,
             context_length: self.context.unwrap_or(0),
             memory_budget: u64::from(self.memory_mib.unwrap_or(0)) << 20,
-            policy: policy.policy(),
+            schedule_fn: policy.schedule_fn(),
             ..EngineOptions::default()
         }
     }

@@ -10,6 +10,7 @@ mod drive;
 mod load;
 mod machine;
 mod plot;
+mod policy;
 pub mod random;
 mod report;
 mod result;

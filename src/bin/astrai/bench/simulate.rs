@@ -52,7 +52,6 @@ fn forward_passes(plan: &Plan, policy: PolicyName) -> Outcome<u64> {
         page_tokens,
         // Nobody is ever short of pages.
         frames: vec![(plan.slots + 1) * (longest + 1).div_ceil(page_tokens)],
-        policy: policy.policy(),
     })?;
     let mut prompts = Random::new(plan.seed, PROMPTS);
     let mut left: HashMap<SequenceHandle, usize> = HashMap::new();
@@ -60,10 +59,13 @@ fn forward_passes(plan: &Plan, policy: PolicyName) -> Outcome<u64> {
         let prompt = prompts.tokens(plan.prompt_len, VOCAB);
         left.insert(scheduler.submit(prompt, plan.prompt_len + len, plan.prompt_len - 1, 0)?, len);
     }
-    let mut batch = Batch::default();
+    let (mut schedule_fn, mut batch) = (policy.schedule_fn(), Batch::default());
     let mut passes = 0;
     while !left.is_empty() {
-        scheduler.schedule(&mut batch);
+        match &mut schedule_fn {
+            Some(schedule_fn) => schedule_fn(&mut scheduler, &mut batch),
+            None => scheduler.schedule(&mut batch),
+        }
         if batch.rows.is_empty() {
             return Err(Failure::Message(format!("the simulation stalled with {} requests to go", left.len())));
         }

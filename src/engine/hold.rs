@@ -1,30 +1,30 @@
 //! The hold that an event has on its request: no other event of the request is given out while it lasts.
 
-use super::outbox::Outbox;
-use crate::engine::Shared;
 use std::fmt;
 use std::sync::Arc;
 
+/// A request whose events are given out one at a time.
+pub trait Held: Send + Sync {
+    /// Releases the event that was taken with this ticket; the request's next event may be taken.
+    fn release(self: Arc<Self>, ticket: u64);
+}
+
 /// Part of an event taken from the engine's queue; dropping it allows the request's next event. A copy holds nothing.
 #[derive(Default)]
-pub struct Hold(Option<Held>);
-
-struct Held {
-    shared: Arc<Shared>,
-    outbox: Arc<Outbox>,
-    ticket: u64,
-}
+pub struct Hold(Option<(Arc<dyn Held>, u64)>);
 
 impl Hold {
     /// The hold of an event that was taken with this ticket.
-    pub(in crate::engine) fn new(shared: Arc<Shared>, outbox: Arc<Outbox>, ticket: u64) -> Hold {
-        Hold(Some(Held { shared, outbox, ticket }))
+    pub(in crate::engine) fn new(request: Arc<dyn Held>, ticket: u64) -> Hold {
+        Hold(Some((request, ticket)))
     }
 }
 
-impl Drop for Held {
+impl Drop for Hold {
     fn drop(&mut self) {
-        self.outbox.release(&self.shared.dispatch, self.ticket);
+        if let Some((request, ticket)) = self.0.take() {
+            request.release(ticket);
+        }
     }
 }
 

@@ -1,0 +1,28 @@
+//! What the engine thread can be asked.
+
+use super::{Answer, FinishReason, NewRequest, PrefixCommand};
+use crate::error::Result;
+use std::time::Instant;
+
+/// Commands to the engine thread.
+pub(super) enum Command {
+    Submit(Box<NewRequest>),
+    /// A request whose prompt is still being prepared.
+    Defer(Box<NewRequest>),
+    /// The prompt of the deferred request with this id: token ids, and how many more tokens the context holds; or an
+    /// error.
+    PromptReady(u64, Result<(Vec<u32>, usize)>),
+    Cancel(u64, FinishReason),
+    CancelAll,
+    /// The event queue of a paused request was read: the request with this id can continue.
+    Resume(u64),
+    /// Check the accounting of pages and slots, and answer.
+    Check(Answer),
+    /// Drop the cached pages that no request uses and no prefix pins.
+    ClearCache,
+    Prefix(PrefixCommand),
+    /// Close: accept nothing more, and cancel the requests that still run at this time.
+    Close(Instant),
+    /// Test hook: panic on the engine thread.
+    Panic,
+}

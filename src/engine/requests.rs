@@ -1,0 +1,245 @@
+//! The requests of the engine thread, from their command to their terminal event.
+//!
+//! A request is *deferred* while its prompt is being prepared, *active* while it has a sequence in the scheduler. Every
+//! way of ending one is here: it gives its sequence back, counts it, and sends the terminal event, once (law 4).
+
+use super::active::Active;
+use super::stats::Counters;
+use super::table::Table;
+use super::{End, FinishReason, NewRequest, Outbox, Shared, panicked};
+use crate::cache::SequenceHandle;
+use crate::error::{Error, Result, copied};
+use crate::os::shortage;
+use crate::scheduler::{Row, Scheduler};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// All requests that have been accepted and have not ended.
+pub(super) struct Requests {
+    shared: Arc<Shared>,
+    pub active: Table,
+    /// Requests whose prompts are being prepared, by id, which is the order of their submits.
+    deferred: BTreeMap<u64, Box<NewRequest>>,
+    /// The request that [`Requests::submit`] is working on. It is not in `active` yet; if that panics, it is failed from
+    /// here.
+    admitting: Option<Arc<Outbox>>,
+    pub counters: Counters,
+    /// Set by a panic or a device failure: the error that every request gets. No step runs any more.
+    dead: Option<Error>,
+}
+
+impl Requests {
+    /// No requests.
+    pub fn new(shared: Arc<Shared>) -> Requests {
+        Requests {
+            shared,
+            active: Table::default(),
+            deferred: BTreeMap::new(),
+            admitting: None,
+            counters: Counters::default(),
+            dead: None,
+        }
+    }
+
+    /// Why the engine is dead, if it is.
+    pub fn dead(&self) -> Option<&Error> {
+        self.dead.as_ref()
+    }
+
+    /// Whether there are none, active or deferred.
+    pub fn is_empty(&self) -> bool {
+        self.active.is_empty() && self.deferred.is_empty()
+    }
+
+    /// The earliest deadline.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.active.next_deadline().into_iter().chain(self.deferred_deadlines()).min()
+    }
+
+    fn deferred_deadlines(&self) -> impl Iterator<Item = Instant> {
+        self.deferred.values().filter_map(|request| request.deadline)
+    }
+
+    /// Publishes a new snapshot of the statistics.
+    pub fn publish(&mut self, scheduler: &Scheduler) {
+        let log_dropped = self.shared.dispatch.logs_dropped();
+        self.counters.publish(scheduler, self.deferred.len(), log_dropped, &self.shared.stats);
+    }
+
+    /// Gives a request a sequence, or ends it.
+    pub fn submit(&mut self, request: NewRequest, scheduler: &mut Scheduler) {
+        let delivery = request.delivery.clone();
+        self.admitting = Some(delivery.clone());
+        if let Err(error) = self.admit(request, scheduler) {
+            self.counters.ended(delivery.fail(error));
+        }
+        self.admitting = None;
+    }
+
+    fn admit(&mut self, mut request: NewRequest, scheduler: &mut Scheduler) -> Result<()> {
+        if let Some(why) = &self.dead {
+            return Err(why.clone());
+        }
+        // The scheduler's copy grows with the generated tokens; the request keeps its own for prompt logprobs and
+        // usage.
+        let prompt = copied("a prompt", &request.prompt)?;
+        let logits_from = if request.prompt_logprobs { 0 } else { prompt.len() - 1 };
+        let len_max = prompt.len() + request.max_tokens;
+        self.counters.took_in(prompt.len());
+        let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs;
+        if nothing_to_do {
+            request.stream = None;
+        }
+        let handle = scheduler.submit(prompt, len_max, logits_from, request.priority)?;
+        let entered = Active::new(request, handle).and_then(|active| {
+            self.active.reserve(handle)?;
+            self.active.insert(active);
+            Ok(())
+        });
+        entered.inspect_err(|_| scheduler.finish(handle))?;
+        if let Err(error) = shortage::check("a request") {
+            self.end(handle, End::Failed(error), scheduler);
+        } else if nothing_to_do {
+            self.end(handle, End::Finished(FinishReason::Length), scheduler);
+        }
+        Ok(())
+    }
+
+    /// Takes a request whose prompt is being prepared.
+    pub fn defer(&mut self, request: Box<NewRequest>) {
+        self.deferred.insert(request.delivery.id, request);
+        if let Some(why) = self.dead.clone() {
+            self.end_deferred_where(|_| true, || End::Failed(why.clone()));
+        }
+    }
+
+    /// Submits a deferred request whose prompt is ready (`prompt`: token ids, and how many more tokens the context
+    /// holds), or fails it with the error. Does nothing when the request has ended.
+    pub fn prepared(&mut self, id: u64, prompt: Result<(Vec<u32>, usize)>, scheduler: &mut Scheduler) {
+        let Some(mut request) = self.deferred.remove(&id) else { return };
+        match prompt {
+            Ok((tokens, room)) => {
+                request.max_tokens = request.max_tokens.min(room);
+                request.prompt = tokens;
+                self.submit(*request, scheduler);
+            }
+            Err(error) => self.counters.ended(request.finish(End::Failed(error))),
+        }
+    }
+
+    /// Ends the request with this id.
+    pub fn cancel(&mut self, id: u64, reason: FinishReason, scheduler: &mut Scheduler) {
+        self.end_deferred_where(|r| r.delivery.id == id, || End::Cancelled(reason));
+        if let Some(handle) = self.active.find(id) {
+            self.end(handle, End::Cancelled(reason), scheduler);
+        }
+    }
+
+    /// The queue of the request with this id was read: it may continue.
+    pub fn resume(&mut self, id: u64, scheduler: &mut Scheduler) {
+        if let Some(handle) = self.active.find(id) {
+            scheduler.set_paused(handle, false);
+        }
+    }
+
+    /// Ends the request of a sequence: gives the sequence back to the scheduler and sends the terminal event. Does
+    /// nothing when the request has ended.
+    pub fn end(&mut self, handle: SequenceHandle, end: End, scheduler: &mut Scheduler) {
+        let Some(active) = self.active.get_mut(handle) else { return };
+        let sequence = scheduler.get(handle);
+        let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
+        scheduler.finish(handle);
+        self.counters.ended(active.finish(end, history));
+        // Removed last: if something above panics, the request is still in the table and gets its terminal event.
+        self.active.remove(handle);
+    }
+
+    /// Ends all requests.
+    pub fn end_all(&mut self, end: impl Fn() -> End, scheduler: &mut Scheduler) {
+        self.end_deferred_where(|_| true, &end);
+        for index in 0..self.active.end() {
+            if let Some(handle) = self.active.at(index) {
+                self.end(handle, end(), scheduler);
+            }
+        }
+    }
+
+    /// Ends requests whose deadline has passed.
+    pub fn expire(&mut self, scheduler: &mut Scheduler) {
+        let now = Instant::now();
+        if self.deferred_deadlines().any(|d| d <= now) {
+            let expired = |r: &NewRequest| r.deadline.is_some_and(|d| d <= now);
+            self.end_deferred_where(expired, || End::Cancelled(FinishReason::Deadline));
+        }
+        while let Some(handle) = self.active.expired(now) {
+            self.end(handle, End::Cancelled(FinishReason::Deadline), scheduler);
+        }
+    }
+
+    /// Marks the engine dead: fails all requests, that being admitted included, with `why`; later ones are refused with
+    /// the same error.
+    pub fn mark_dead(&mut self, why: &Error, scheduler: &mut Scheduler) {
+        self.dead = Some(why.clone());
+        if let Some(delivery) = self.admitting.take() {
+            self.counters.ended(delivery.fail(why.clone()));
+        }
+        self.end_all(|| End::Failed(why.clone()), scheduler);
+    }
+
+    fn end_deferred_where(&mut self, which: impl Fn(&NewRequest) -> bool, end: impl Fn() -> End) {
+        let (deferred, counters) = (&mut self.deferred, &mut self.counters);
+        if !deferred.values().any(|request| which(request)) {
+            return;
+        }
+        // First, so that the text thread has dropped a prompt before its request's terminal event can be read.
+        self.shared.texts.forget(|id| deferred.get(&id).is_some_and(|request| which(request)));
+        deferred.retain(|_, request| {
+            let ends = which(request);
+            if ends {
+                counters.ended(request.finish(end()));
+            }
+            !ends
+        });
+    }
+
+    /// If the request of a sequence has its first row: records its admission and reserves the memory its output will
+    /// need. A request whose memory is refused fails. `vocab`: the model's vocabulary size.
+    pub fn note_admission(&mut self, handle: SequenceHandle, now: Instant, vocab: usize, scheduler: &mut Scheduler) {
+        let Some(active) = self.active.get_mut(handle).filter(|a| a.admitted.is_none()) else { return };
+        active.admitted = Some(now);
+        self.counters.queued(now.duration_since(active.request.submitted));
+        let tokens = scheduler.reserve(handle, active.request.max_tokens);
+        let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));
+        if let Err(error) = reserved {
+            self.end(handle, End::Failed(error), scheduler);
+            // Clears the note of the refusal, so that the next request is checked for its own memory only.
+            shortage::forget();
+        }
+    }
+
+    /// Counts a finished step. Adds its time to the phase times, split between prefill and decode in proportion to their
+    /// tokens, and to the prefill time of each request with a prefill row. `tokens`: tokens of all rows.
+    pub fn account(&mut self, rows: &[Row], tokens: usize, time: Duration, scheduler: &Scheduler) {
+        let is_prefill = |r: &&Row| scheduler.get(r.sequence).is_some_and(|s| r.is_prefill(s));
+        let prefill: usize = rows.iter().filter(is_prefill).map(|r| r.count).sum();
+        let share = time.mul_f64(prefill as f64 / tokens.max(1) as f64);
+        self.counters.stepped(share, time - share);
+        for row in rows.iter().filter(is_prefill) {
+            if let Some(active) = self.active.get_mut(row.sequence) {
+                active.prefill += time;
+            }
+        }
+    }
+
+    /// The engine thread ends: sends the terminal event of every request that has none.
+    pub fn abandon(&mut self) {
+        for active in self.active.drain() {
+            // Empty unless `mark_dead` itself panicked.
+            active.request.delivery.fail(panicked());
+        }
+        for request in self.deferred.values_mut() {
+            request.finish(End::Failed(panicked()));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Opening an engine: [`super::open`] prepares the model, here the threads start.
+
+use super::core::Core;
+use super::duty::Duty;
+use super::honour;
+use super::mailbox::Mailbox;
+use super::memory_plan::{self, MemoryPlan};
+use super::open;
+use super::stats::StatsCell;
+use super::text_queue::TextQueue;
+use super::{Delivery, Dispatch, Engine, EngineOptions, LogLevel, Shared, lock, refuse_in_callback};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::os::floats::LibraryFloats;
+use crate::os::shortage;
+use crate::os::thread;
+use crate::source::ModelSource;
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+impl Engine {
+    /// The memory that opening `dir` with these options takes, without loading weights or starting threads. The
+    /// callbacks in `options` are not called. Blocks while it reads small files.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], but too little memory is reported by [`MemoryPlan::fits`]. For an engine opened for text only,
+    /// all numbers are 0.
+    pub fn plan(dir: &Path, options: &EngineOptions) -> Result<MemoryPlan> {
+        refuse_in_callback("plan")?;
+        let _floats = LibraryFloats::enter();
+        honour::check(options)?;
+        let options = options.numbers();
+        thread::with_stack(limits::OPEN_STACK_BYTES, move || memory_plan::of_folder(dir, &options))?
+    }
+
+    /// Opens the model folder `dir`; blocks until the engine can take requests.
+    ///
+    /// # Errors
+    /// `Argument` and `Unsupported` for options, `Io` and `Format` for files, `Memory`, `Device`, `Aborted` by the
+    /// progress callback, `Reentrant` inside a callback.
+    pub fn open(dir: &Path, options: EngineOptions) -> Result<Engine> {
+        Engine::start(&dir.display(), options, |options| open::Source::folder(dir, options))
+    }
+
+    /// As [`Engine::open`], for a model that is not a folder. The source is dropped when the engine closes, or earlier;
+    /// saving or restoring a prefix may read its tensors once more.
+    ///
+    /// # Errors
+    /// As of [`Engine::open`].
+    pub fn open_source(source: Box<dyn ModelSource>, options: EngineOptions) -> Result<Engine> {
+        let subject = source.subject().to_owned();
+        Engine::start(&subject, options, |_| Ok(open::Source::whole(source.into())))
+    }
+
+    /// Prepares the model, then starts the threads.
+    fn start(
+        subject: &dyn Display,
+        mut options: EngineOptions,
+        source: impl FnOnce(&EngineOptions) -> Result<open::Source> + Send,
+    ) -> Result<Engine> {
+        refuse_in_callback("open")?;
+        shortage::forget();
+        let _floats = LibraryFloats::enter();
+        // An error in these options is reported below, by the check of all options.
+        let duty = Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
+        let shared = Arc::new(Shared {
+            mailbox: Mailbox::new(duty)?,
+            dispatch: Arc::new(Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone())),
+            texts: TextQueue::default(),
+            stats: StatsCell::default(),
+            log: options.log.take(),
+            log_level: AtomicI32::new(options.log_level as i32),
+            ids: AtomicU64::new(1),
+            pending: Arc::default(),
+        });
+        let prepared = thread::with_stack(limits::OPEN_STACK_BYTES, || {
+            // While opening, log lines are written on the opener's own thread.
+            let mut log = |level, line: String| {
+                if shared.logs(level) {
+                    shared.call_log(level, &line);
+                }
+            };
+            open::open(source, &mut options, &mut log)
+        });
+        let opened = prepared.flatten().inspect_err(|e| {
+            if shared.logs(LogLevel::Error) {
+                shared.call_log(LogLevel::Error, &format!("cannot open {subject}: {e}"));
+            }
+        })?;
+        let placing = options.placing();
+        let engine = Engine {
+            shared: shared.clone(),
+            text: Arc::new(opened.text.ending_with(shared.texts.ended())),
+            info: opened.info,
+            defaults: opened.defaults,
+            text_only: opened.runner.is_none(),
+            identity: opened.identity,
+            running_max: opened.running_max,
+            waiting_max: opened.waiting_max,
+            threads: Mutex::default(),
+            placing,
+        };
+        if let Some(runner) = opened.runner {
+            // From here on a failure drops `engine`, which stops the threads that already run.
+            let core = Core::new(shared.clone(), runner, options.schedule_fn.take(), options.trace.take())?;
+            let start = |name, body: Box<dyn FnOnce() + Send>| {
+                let thread = thread::spawn(name, placing, body)?;
+                lock(&engine.threads).push(thread);
+                Ok::<_, Error>(())
+            };
+            if options.delivery == Delivery::Thread {
+                let shared = shared.clone();
+                start("dispatch", Box::new(move || shared.deliver()))?;
+            }
+            if shared.dispatch.waker.is_needed() {
+                start("wake", Box::new(move || shared.dispatch.waker.run()))?;
+            }
+            start("engine", Box::new(move || core.run()))?;
+        }
+        shortage::check("an engine")?;
+        Ok(engine)
+    }
+}

@@ -1,0 +1,163 @@
+//! Submitting a request: prompt and options are checked on the calling thread.
+
+use super::host_thread::{only_tokens, with_text};
+use super::prompt::answer_start;
+use super::{Command, Engine, NewRequest, Outbox, Permit, Prompt, Request, RequestOptions, Sink, TextOptions};
+use crate::error::{Error, Result, Status, Unit, copied};
+use crate::limits;
+use crate::os::floats::LibraryFloats;
+use crate::os::shortage;
+use crate::sampling::SamplingParams;
+use crate::text::{EncodeLimits, StopFilter, TextStream, continued};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+impl Engine {
+    /// Submits a prompt. Never waits for a step. With [`RequestOptions::defer`], errors of template and tokenizer and a
+    /// prompt that is too long become a failed terminal event.
+    ///
+    /// # Errors
+    /// `Argument` for options or an empty prompt, `Context` when the prompt exceeds the context length, `QueueFull`,
+    /// `Template`, `Memory`, `Closed`; `Unsupported` on an engine opened for text only.
+    pub fn submit(&self, prompt: &Prompt, options: &RequestOptions, sink: Sink) -> Result<Request> {
+        if self.text_only {
+            return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
+        }
+        self.open_or_closed()?;
+        shortage::forget();
+        let submitted = Instant::now();
+        let context = self.info.context_length as usize;
+        let deadline = NewRequest::deadline_of(options, submitted);
+        let mut expired = false;
+        let mut go_on = || {
+            self.open_or_closed()?;
+            expired = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if expired {
+                Err(Error::new(Status::Aborted, "the deadline passed while the prompt was encoded"))
+            } else {
+                Ok(())
+            }
+        };
+        let _floats = LibraryFloats::enter();
+        let mut prepare =
+            || self.text.prepare(prompt, TextOptions::default(), &mut EncodeLimits::new(context, &mut go_on));
+        let prepared = match options.defer {
+            true => Ok(Vec::new()),
+            false if only_tokens(prompt) => prepare(),
+            false => with_text(prepare),
+        };
+        let tokens = match prepared {
+            Err(_) if expired => Vec::new(),
+            tokens => tokens?,
+        };
+        self.text.warn_of_two_begins(&tokens, &self.shared);
+        let mut request = Box::new(self.new_request(prompt, options, tokens, submitted, sink)?);
+        let delivery = request.delivery.clone();
+        // Checked before sending, since a command that was sent cannot be taken back.
+        shortage::check("a request")?;
+        request.permit = Some(Permit::for_request(&self.shared.pending, self.pending_max(), &delivery)?);
+        let sent = match options.defer {
+            true => self.defer(request, prompt),
+            // The engine thread ends it like any other.
+            false if expired => self.shared.mailbox.send(Command::Defer(request)),
+            false => self.shared.mailbox.send(Command::Submit(request)),
+        };
+        sent.inspect_err(|_| delivery.withdraw())?;
+        Ok(Request { delivery, shared: self.shared.clone(), detached: false })
+    }
+
+    /// Validates the options and fills in the model's defaults.
+    fn new_request(
+        &self,
+        prompt: &Prompt,
+        options: &RequestOptions,
+        tokens: Vec<u32>,
+        submitted: Instant,
+        sink: Sink,
+    ) -> Result<NewRequest> {
+        let d = &self.defaults;
+        let params = SamplingParams {
+            temperature: options.temperature.unwrap_or(d.temperature_or_greedy()),
+            top_k: options.top_k.or(d.top_k).unwrap_or(0),
+            top_p: options.top_p.or(d.top_p).unwrap_or(1.0),
+            min_p: options.min_p.or(d.min_p).unwrap_or(0.0),
+            repetition_penalty: options.repetition_penalty.or(d.repetition_penalty).unwrap_or(1.0),
+            presence_penalty: options.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
+            seed: options.seed.unwrap_or_else(random_seed),
+            bias: copied("biases", &prompt.bias)?,
+            logprobs: options.logprobs,
+        };
+        params.validate(self.info.vocab_size as usize)?;
+        if options.queue_tokens as usize > limits::QUEUE_TOKENS_MAX {
+            let (asked, most) = (options.queue_tokens, limits::QUEUE_TOKENS_MAX);
+            let error = Error::argument(format!("option queue_tokens is {asked}, the limit is {most}"));
+            return Err(error.about("queue_tokens").numbers(Unit::Tokens, asked.into(), most as u64));
+        }
+        check_stops(prompt, self.info.vocab_size)?;
+        if !prompt.stops.is_empty() {
+            self.text.tokenizer()?;
+        }
+        let room = self.info.context_length as usize - tokens.len();
+        let wanted = options.max_tokens.or(d.max_new_tokens).map_or(limits::GENERATED_TOKENS_MAX, |n| n as usize);
+        let stream = self.text.tokenizer.as_ref().map(|t| TextStream::new(t.clone(), options.special));
+        let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
+        let limit = options.queue_tokens_or_default();
+        let begun = options.mid_text || answer_start(prompt).is_some_and(continued::has_text);
+        Ok(NewRequest {
+            delivery: Arc::new(Outbox::new(id, options.tag, limit, sink, self.shared.dispatch.clone())),
+            permit: None,
+            prompt: tokens,
+            params,
+            stream: stream.map(|stream| if begun { stream.continuing() } else { stream }),
+            stops: StopFilter::new(prompt.stops.clone()),
+            eos_tokens: if options.ignore_eos { Vec::new() } else { d.eos_tokens.clone() },
+            stop_tokens: self.stop_tokens(prompt),
+            max_tokens: wanted.min(room),
+            prompt_logprobs: options.prompt_logprobs,
+            priority: options.priority,
+            deadline: NewRequest::deadline_of(options, submitted),
+            submitted,
+        })
+    }
+
+    /// The stop tokens of a prompt, including the special tokens that its stop strings name: these have no text that a
+    /// stop string could match.
+    fn stop_tokens(&self, prompt: &Prompt) -> Vec<u32> {
+        let special = |name: &String| {
+            let tokenizer = self.text.tokenizer.as_ref()?;
+            tokenizer.id(name).filter(|&id| tokenizer.is_special(id))
+        };
+        prompt.stop_tokens.iter().copied().chain(prompt.stops.iter().filter_map(special)).collect()
+    }
+}
+
+/// Checks stop strings and stop tokens against their limits and the vocabulary.
+fn check_stops(prompt: &Prompt, vocab: u32) -> Result<()> {
+    let too_many = |what: &str, n: usize, max: usize| {
+        let error = Error::argument(format!("{n} {what}, the limit is {max}")).about(what);
+        if n > max { Err(error.numbers(Unit::Count, n as u64, max as u64)) } else { Ok(()) }
+    };
+    too_many("stop strings", prompt.stops.len(), limits::STOPS_MAX)?;
+    too_many("stop tokens", prompt.stop_tokens.len(), limits::STOP_TOKENS_MAX)?;
+    if prompt.stops.iter().any(|s| s.is_empty()) {
+        return Err(Error::argument("a stop string is empty").about("stop strings"));
+    }
+    if let Some(long) = prompt.stops.iter().find(|s| s.len() > limits::STOP_BYTES_MAX) {
+        too_many("bytes of a stop string", long.len(), limits::STOP_BYTES_MAX)?;
+    }
+    match prompt.stop_tokens.iter().find(|&&t| t >= vocab) {
+        Some(t) => {
+            Err(Error::argument(format!("stop token {t} is not below the vocabulary size {vocab}"))
+                .about("stop tokens"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A random seed: the keys of the standard library's hasher come from the system's random source.
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(Instant::now())
+}

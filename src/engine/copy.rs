@@ -2,7 +2,6 @@
 
 use super::{Prompt, PromptPart};
 use crate::error::Result;
-use crate::limits;
 use crate::os::shortage;
 use serde_json::Value;
 

@@ -11,6 +11,7 @@
 //! Called on the engine thread only.
 
 pub mod cpu;
+#[cfg_attr(not(feature = "cuda"), path = "cuda/absent.rs")]
 pub mod cuda;
 pub mod device;
 mod step;

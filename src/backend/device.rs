@@ -58,14 +58,12 @@ impl Device {
     /// # Errors
     /// `Argument`.
     pub fn parse(text: &str) -> Result<(Device, i32)> {
-        let named = |name: &str| Device::ALL.into_iter().find(|device| device.name() == name);
-        let found = match text.split_once(':') {
-            None => named(text).map(|device| (device, 0)),
-            Some((name, index)) => {
-                named(name).filter(|device| device.is_gpu()).zip(index.parse().ok().filter(|index| *index >= 0))
-            }
-        };
-        found.ok_or_else(|| Error::argument("expected auto, cpu, cuda or cuda:N"))
+        let (name, index) = text.split_once(':').map_or((text, "0"), |(name, index)| (name, index));
+        let device = Device::ALL.into_iter().find(|device| device.name() == name);
+        match (device, index.parse()) {
+            (Some(device), Ok(index @ 0..)) if device.is_gpu() || name == text => Ok((device, index)),
+            _ => Err(Error::argument("expected auto, cpu, cuda or cuda:N")),
+        }
     }
 
     /// Checks that this build has a backend for the device, and that a device of this kind can have the index.
@@ -158,8 +156,7 @@ pub trait ProbedDevice {
     fn free(&self) -> Option<FreeMemory>;
 
     /// Bytes of a weight in the device's own memory.
-    fn weight_bytes(&self, encoding: Encoding, out_features: usize, in_features: usize) -> u64 {
-        let _ = (encoding, out_features, in_features);
+    fn weight_bytes(&self, _encoding: Encoding, _out_features: usize, _in_features: usize) -> u64 {
         0
     }
 
@@ -170,8 +167,7 @@ pub trait ProbedDevice {
     ///
     /// # Errors
     /// `Unsupported`.
-    fn check_kv(&self, shape: &KvShape) -> Result<()> {
-        let _ = shape;
+    fn check_kv(&self, _shape: &KvShape) -> Result<()> {
         Ok(())
     }
 

@@ -25,6 +25,7 @@
 
 mod cache;
 pub mod cpu;
+#[cfg_attr(not(feature = "cuda"), path = "cuda/absent.rs")]
 pub mod cuda;
 pub mod device;
 mod memory;

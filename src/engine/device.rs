@@ -39,12 +39,9 @@ impl DeviceChoice {
         let Described { architecture, recipe, .. } = described;
         let device = device::probe(kind, device_options(options))?;
         let profile = device.profile();
-        let weights = if profile.own_memory {
-            let bytes = |encoding, outputs, inputs| device.weight_bytes(encoding, outputs, inputs);
-            weights::device_sizes(architecture, source, *recipe, &bytes)?
-        } else {
-            weights::sizes(architecture, source, *recipe)?
-        };
+        let bytes = |encoding, outputs, inputs| device.weight_bytes(encoding, outputs, inputs);
+        let own = profile.own_memory.then_some(&bytes as weights::DeviceBytes);
+        let weights = weights::sizes_on(own, architecture, source, *recipe)?;
         let (asked, most) = (options.step_tokens as usize, profile.step_tokens_max);
         if asked > most {
             let message = format!("option step_tokens is {asked}, the limit on a GPU is {most}");

@@ -8,13 +8,12 @@
 use super::api::*;
 use super::describe::Described;
 use super::device::{self, DeviceChoice, Failure};
-use crate::backend::device::OpenDevice;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::model::architecture::Architecture;
 use crate::model::{Model, StepLimits};
-use crate::source::{Folder, ModelSource};
+use crate::source::Folder;
 use std::path::Path;
 
 /// Without a memory budget, the KV pages may take one part in this many of the free memory.
@@ -65,7 +64,8 @@ pub(super) fn of_folder(dir: &Path, options: &EngineOptions) -> Result<MemoryPla
     }
     let described = Described::of(&folder, options)?;
     device::on_first(options.device, &mut |_, _| {}, |device, last, _| {
-        let sizing = Sizing::on(device, &described, &folder, options).map_err(Failure::OfDevice)?;
+        let choice = DeviceChoice::of(device, &described, &folder, options).map_err(Failure::OfDevice)?;
+        let sizing = Sizing::of(options, &described.architecture, choice).map_err(Failure::OfDevice)?;
         if !last {
             sizing.require().map_err(Failure::OfDevice)?;
         }
@@ -122,20 +122,6 @@ pub(super) struct Sizing {
 }
 
 impl Sizing {
-    /// Chooses a device, the second stage of opening, and computes all sizes on it.
-    ///
-    /// # Errors
-    /// As of [`DeviceChoice::of`] and [`Sizing::of`].
-    pub fn on(
-        device: Device,
-        described: &Described,
-        source: &dyn ModelSource,
-        options: &EngineOptions,
-    ) -> Result<Sizing> {
-        let choice = DeviceChoice::of(device, described, source, options)?;
-        Sizing::of(options, &described.architecture, choice)
-    }
-
     /// Computes all sizes.
     ///
     /// # Errors
@@ -192,11 +178,6 @@ impl Sizing {
         let memory = usize::try_from(sizing.affordable_frames()).unwrap_or(usize::MAX).saturating_mul(page_tokens);
         sizing.longest = LongestContext { model: a.context_max, memory: memory.max(sizing.context) };
         Ok(sizing)
-    }
-
-    /// Opens the device.
-    pub fn open_device(&self, log: Log) -> Result<OpenDevice> {
-        self.choice.device.open(self.choice.weights.used(), &mut |line| log(LogLevel::Info, line))
     }
 
     /// Bytes that are free on the device; `None` when unknown.

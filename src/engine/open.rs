@@ -1,10 +1,10 @@
 //! Opening an engine goes one way, and finds errors before the expensive work:
-//! [`Described`] → [`DeviceChoice`](device::DeviceChoice) → [`Sizing`] → [`load()`] → [`Opened`].
+//! [`Described`] → [`DeviceChoice`] → [`Sizing`] → [`load()`] → [`Opened`].
 
 use super::api::*;
 use super::delivery::CallbackScope;
 use super::describe::Described;
-use super::device::{self, Failure};
+use super::device::{self, DeviceChoice, Failure};
 use super::honour::{self, Touching};
 use super::identity::Identity;
 use super::load::{Cache, Load, load};
@@ -116,9 +116,11 @@ fn on_device(
     options: &EngineOptions,
     log: Log,
 ) -> Result<(Sizing, OpenDevice)> {
-    let sizing = Sizing::on(device, described, source.model()?, options)?;
+    let choice = DeviceChoice::of(device, described, source.model()?, options)?;
+    let sizing = Sizing::of(options, &described.architecture, choice)?;
     sizing.require()?;
-    let device = sizing.open_device(log)?;
+    let DeviceChoice { device, weights, .. } = &sizing.choice;
+    let device = device.open(weights.used(), &mut |line| log(LogLevel::Info, line))?;
     Ok((sizing, device))
 }
 

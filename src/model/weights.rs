@@ -276,7 +276,7 @@ impl Binder<'_> {
 pub struct WeightBytes {
     /// Tensors that are used as they are stored.
     pub kept: u64,
-    /// Quantized matrices: memory of their own.
+    /// Quantized matrices, or all weights in a device's own form: memory of their own.
     pub quantized: u64,
     /// What those are made from, as stored.
     pub made_from: u64,
@@ -296,23 +296,35 @@ impl WeightBytes {
     }
 }
 
+/// Bytes of a weight on a device, by encoding, outputs and inputs.
+pub type DeviceBytes<'a> = &'a dyn Fn(Encoding, usize, usize) -> u64;
+
 /// Adds up what would be taken. What is missing or has another shape is for the loader to find.
 struct Scale<'a> {
     source: &'a dyn ModelSource,
+    device: Option<DeviceBytes<'a>>,
     sizes: WeightBytes,
 }
 
 impl Tensors for Scale<'_> {
     fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
         let (out_features, in_features) = matrix_shape(shape);
-        let stored = find(self.source, &name)?.map_or(0, tensor_bytes);
-        let sizes = &mut self.sizes;
-        match scheme {
+        let info = find(self.source, &name)?;
+        let too_large = || Error::format(format!("tensor {name} of shape {shape:?} is too large to quantize"));
+        let panels = scheme.map(|scheme| scheme.bytes(out_features, in_features).ok_or_else(too_large)).transpose()?;
+        let own = match (self.device, info) {
+            (None, _) => panels.map(|bytes| bytes as u64),
+            (Some(_), None) => Some(0),
+            (Some(bytes), Some(info)) => {
+                let encoding = scheme.map_or(Encoding::Stored(info.dtype), Encoding::Quantized);
+                Some(bytes(encoding, out_features, in_features))
+            }
+        };
+        let (stored, sizes) = (info.map_or(0, tensor_bytes), &mut self.sizes);
+        match own {
             None => sizes.kept = sizes.kept.saturating_add(stored),
-            Some(scheme) => {
-                let too_large = || Error::format(format!("tensor {name} of shape {shape:?} is too large to quantize"));
-                let bytes = scheme.bytes(out_features, in_features).ok_or_else(too_large)?;
-                sizes.quantized = sizes.quantized.saturating_add(bytes as u64);
+            Some(own) => {
+                sizes.quantized = sizes.quantized.saturating_add(own);
                 sizes.made_from = sizes.made_from.saturating_add(stored);
             }
         }
@@ -326,46 +338,21 @@ impl Tensors for Scale<'_> {
 
 /// What the weights take as the recipe makes them, from the headers of the files.
 pub fn sizes(architecture: &Architecture, source: &dyn ModelSource, recipe: Recipe) -> Result<WeightBytes> {
-    let all = source.tensors()?.iter().map(tensor_bytes).fold(0, u64::saturating_add);
-    let mut scale = Scale { source, sizes: WeightBytes { source: all, ..WeightBytes::default() } };
-    walk(architecture, recipe, &mut scale)?;
-    Ok(scale.sizes)
+    sizes_on(None, architecture, source, recipe)
 }
 
-/// What the weights take on a device that holds them in forms of its own, of which `bytes(encoding, out_features, in_features)` are the bytes.
-pub fn device_sizes(
+/// As [`sizes`]. On a `device` that holds weights in forms of its own, all of it is memory of its own, made from all that is
+/// read.
+pub fn sizes_on(
+    device: Option<DeviceBytes>,
     architecture: &Architecture,
     source: &dyn ModelSource,
     recipe: Recipe,
-    bytes: &dyn Fn(Encoding, usize, usize) -> u64,
 ) -> Result<WeightBytes> {
-    let stored = sizes(architecture, source, recipe)?;
-    let mut measure = Measure { source, bytes, sum: 0 };
-    walk(architecture, recipe, &mut measure)?;
-    // All of it is memory of its own, made from all that is read.
-    Ok(WeightBytes { kept: 0, quantized: measure.sum, made_from: stored.read(), source: stored.source })
-}
-
-/// Adds up what would be taken, in another form. What is missing is for the loader to find.
-struct Measure<'a> {
-    source: &'a dyn ModelSource,
-    bytes: &'a dyn Fn(Encoding, usize, usize) -> u64,
-    sum: u64,
-}
-
-impl Tensors for Measure<'_> {
-    fn take(&mut self, name: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
-        let (out_features, in_features) = matrix_shape(shape);
-        if let Some(info) = find(self.source, &name)? {
-            let encoding = scheme.map_or(Encoding::Stored(info.dtype), Encoding::Quantized);
-            self.sum = self.sum.saturating_add((self.bytes)(encoding, out_features, in_features));
-        }
-        Ok(Weight { id: 0, out_features, in_features })
-    }
-
-    fn has(&self, name: &str) -> Result<bool> {
-        Ok(find(self.source, name)?.is_some())
-    }
+    let all = source.tensors()?.iter().map(tensor_bytes).fold(0, u64::saturating_add);
+    let mut scale = Scale { source, device, sizes: WeightBytes { source: all, ..WeightBytes::default() } };
+    walk(architecture, recipe, &mut scale)?;
+    Ok(scale.sizes)
 }
 
 /// How the matrices of the layers lie in memory: quantized, or in the element type in which most bytes of the tensors are

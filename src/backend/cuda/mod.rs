@@ -1,7 +1,7 @@
 //! An NVIDIA GPU as a [`super::Backend`], with our own kernels (`kernels/`), compiled ahead of time and embedded.
 //!
 //! NVIDIA's driver is looked up at run time, so one library serves machines with and without a GPU; a build without the
-//! feature `cuda` has only a [`probe`] that returns `Unsupported`. All work of a step is submitted to one stream, in order, and
+//! feature `cuda` has `absent.rs` in its place. All work of a step is submitted to one stream, in order, and
 //! runs asynchronously to the host; an error is reported by the next call that waits.
 //!
 //! | file | what it has |
@@ -19,59 +19,27 @@
 //! | `graphs` | steps recorded as CUDA graphs |
 //! | `testing` | launches of single kernels, for tests |
 
-#[cfg(feature = "cuda")]
 mod attention;
-#[cfg(feature = "cuda")]
 mod blaslt;
-#[cfg(feature = "cuda")]
 mod device;
-#[cfg(feature = "cuda")]
 mod driver;
-#[cfg(feature = "cuda")]
 mod experts;
-#[cfg(any(test, feature = "cuda"))]
 mod forms;
-#[cfg(feature = "cuda")]
 mod graphs;
-#[cfg(feature = "cuda")]
 mod inputs;
-#[cfg(feature = "cuda")]
 mod kernels;
-#[cfg(feature = "cuda")]
 mod memory;
-#[cfg(feature = "cuda")]
 mod ops;
-#[cfg(feature = "cuda")]
 mod products;
-#[cfg(feature = "cuda")]
 mod sampling;
-#[cfg(feature = "cuda")]
 mod state;
-#[cfg(feature = "cuda")]
 mod steps;
-#[cfg(feature = "cuda")]
 #[doc(hidden)]
 pub mod testing;
-#[cfg(feature = "cuda")]
 mod upload;
 
-#[cfg(feature = "cuda")]
 pub use device::{DeviceInfo, probe};
-#[cfg(feature = "cuda")]
 pub use state::CudaBackend;
 
 /// Whether this build has the CUDA backend.
-pub const BUILT: bool = cfg!(feature = "cuda");
-
-/// Stub of a build without the feature `cuda`.
-///
-/// # Errors
-/// `Unsupported`.
-#[cfg(not(feature = "cuda"))]
-pub fn probe(_options: super::device::DeviceOptions) -> crate::error::Result<Box<dyn super::device::ProbedDevice>> {
-    Err(crate::error::Error::unsupported(
-        "option device: the CUDA backend is not in this build of the library; build it with `--features cuda`, or choose \
-         the device cpu or auto",
-    )
-    .about("device"))
-}
+pub const BUILT: bool = true;

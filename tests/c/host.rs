@@ -1,6 +1,6 @@
 //! What a host brings along that the library must not depend on: the size of its stacks, its floating-point environment.
 
-use super::{compile, libraries, model, required, run, succeed};
+use super::abi::{compile, libraries, model, required, run, succeed};
 use astrai::limits;
 use std::fs;
 use std::path::{Path, PathBuf};

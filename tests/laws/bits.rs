@@ -3,9 +3,9 @@
 //! one that is meant to moves [`astrai::backend::NUMERICS_VERSION`] and writes the file anew with `ASTRAI_BLESS=1`, on a processor
 //! with every tier.
 
-use crate::jobs::{Job, Random, answer, drain};
-use crate::storm::neighbours::fixtures;
-use crate::target::{self, Target};
+use crate::support::jobs::{Job, Random, answer, drain};
+use crate::support::storm::neighbours::fixtures;
+use crate::support::target::{self, Target};
 use astrai::Status;
 use astrai::engine::*;
 use std::collections::BTreeMap;

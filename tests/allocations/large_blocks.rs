@@ -3,6 +3,7 @@
 //! refuses to all threads, in a process of its own.
 
 use crate::allocator;
+use crate::support::models::storyteller;
 use crate::support::own_process::alone;
 use astrai::Status;
 use astrai::engine::{Engine, EngineOptions, MessageFlags, Prompt, PromptPart, TextOptions};
@@ -10,7 +11,6 @@ use astrai::text::Tokenizer;
 use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::fs;
-use std::path::Path;
 
 /// What the work ends with while larger blocks are refused.
 fn refusing<R: Debug>(largest: usize, what: &str, work: impl FnOnce() -> astrai::Result<R>) {
@@ -41,7 +41,7 @@ fn a_block_of_a_callers_size_that_is_refused_is_an_error() {
     if !alone(a_block_of_a_callers_size_that_is_refused_is_an_error) {
         return;
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let folder = storyteller();
     let engine = Engine::open(&folder, EngineOptions { text_only: true, ..EngineOptions::default() }).unwrap();
     let long = "once upon a time ".repeat(200_000);
     let options = TextOptions::default;

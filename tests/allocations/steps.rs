@@ -2,6 +2,7 @@
 //! for all threads, in a process of its own.
 
 use crate::allocator::of_all;
+use crate::support::models::fixtures;
 use crate::support::own_process::alone;
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
 use astrai::backend::{Backend, KvShape};
@@ -14,7 +15,7 @@ use astrai::os::thread::ThreadOptions;
 use astrai::sampling::{AllowedTokens, SamplingOutput, SamplingParams, SamplingRequests};
 use astrai::source::{Folder, FolderOptions, ModelSource};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Tokens of the largest step, more than a block of rows that share loads.
 const STEP_TOKENS: usize = 48;
@@ -131,15 +132,6 @@ fn wide(folder: &Path) -> Value {
     }
     widths.insert("max_position_embeddings".into(), json!(2000));
     config
-}
-
-fn fixtures() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    found.retain(|path| path.is_dir());
-    found.sort();
-    assert!(found.len() >= 10, "{found:?}");
-    found
 }
 
 #[test]

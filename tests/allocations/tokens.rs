@@ -4,13 +4,13 @@
 
 use crate::allocator::{of_thread as allocations, receive, watch};
 use crate::support::fake::Fake;
+use crate::support::models::storyteller;
 use astrai::engine::*;
 use astrai::ffi;
 use astrai::ffi::types::*;
 use astrai::text::{TextStream, Tokenizer};
 use serde_json::{Value, json};
 use std::ffi::{CStr, CString, c_void};
-use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn eviction_allocates_nothing() {
 /// The decoders whose text comes token by token, a `Replace` of several characters among them.
 #[test]
 fn decoding_a_token_allocates_nothing() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller/tokenizer.json");
+    let path = storyteller().join("tokenizer.json");
     let mut file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 1});
@@ -160,7 +160,7 @@ fn steady(engine: &Engine, mut read: impl FnMut() -> u64) -> Counted {
 
 /// With callbacks, waits and events of Rust.
 fn in_rust(way: Way, queue_tokens: u32) -> Counted {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let dir = storyteller();
     let delivery = if way == Way::Poll { Delivery::Poll } else { Delivery::Thread };
     let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
     let (prompt, mut options) = everything();
@@ -199,7 +199,7 @@ unsafe extern "C" fn look(_: *mut c_void, event: *const astrai_event) -> i32 {
 
 /// The same through the C ABI.
 fn in_c(way: Way, queue_tokens: u32) -> Counted {
-    let dir = CString::new(format!("{}/models/storyteller", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let dir = CString::new(storyteller().to_str().unwrap()).unwrap();
     let text = "Once upon a time";
     let none = ptr::null_mut;
     // SAFETY: integers, floats, raw pointers and functions that may be absent.
@@ -298,7 +298,7 @@ fn no_token_allocates_on_its_way() {
 #[cfg(target_os = "linux")]
 fn the_engine_thread_is_counted() {
     let _one = ONE.lock().unwrap_or_else(|failed| failed.into_inner());
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let dir = storyteller();
     let engine = Engine::open(&dir, EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap();
     let (prompt, options) = everything();
     let (of_engine, _) = watch(|| {
@@ -314,7 +314,7 @@ fn the_engine_thread_is_counted() {
 fn those_who_receive_events_are_counted() {
     let _one = ONE.lock().unwrap_or_else(|failed| failed.into_inner());
     for delivery in [Delivery::Thread, Delivery::Poll] {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+        let dir = storyteller();
         let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
         let (prompt, options) = everything();
         let (_, readers) = watch(|| {
@@ -331,7 +331,7 @@ fn those_who_receive_events_are_counted() {
 #[cfg(target_os = "linux")]
 fn the_end_of_a_deferred_request_allocates_nothing() {
     let _one = ONE.lock().unwrap_or_else(|failed| failed.into_inner());
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let dir = storyteller();
     let engine = Engine::open(&dir, EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap();
     let (prompt, options) = everything();
     // As above: the engine never idles.

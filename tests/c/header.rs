@@ -1,8 +1,9 @@
 //! `include/astrai.h` is what `src/ffi` says: generated here, compared with the committed file.
 //! `ASTRAI_BLESS=1 cargo test --test c header` (`make header`) writes it.
 
+use crate::support::models::root;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The files of the header, in its order, and the banner over the functions of each.
 const SECTIONS: [(&str, Option<&str>); 10] = [
@@ -37,10 +38,6 @@ const TYPE_BANNERS: [(&str, &str); 16] = [
     ("#define ASTRAI_JSON_MESSAGES ", "parts of a chat as JSON"),
     ("typedef struct astrai_engine astrai_engine;", "types"),
 ];
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
 
 fn generate() -> String {
     let config = cbindgen::Config::from_file(root().join("cbindgen.toml")).expect("cbindgen.toml is readable");

@@ -5,10 +5,18 @@
 
 #[cfg(target_os = "linux")]
 mod abi;
+#[cfg(target_os = "linux")]
+mod contract;
+#[cfg(target_os = "linux")]
+mod examples;
 mod header;
 #[cfg(target_os = "linux")]
 mod host;
+#[cfg(target_os = "linux")]
+mod lifetime;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod oom;
+#[cfg(target_os = "linux")]
+mod programs;
 #[path = "../support/mod.rs"]
 mod support;

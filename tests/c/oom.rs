@@ -4,25 +4,16 @@
 //!
 //! glibc only: the malloc below the library is replaced by its second names.
 
+use crate::support::models::{self, root, storyteller as model};
+use crate::support::programs::{cc, told};
 use crate::support::shared_library;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn model() -> PathBuf {
-    root().join("models/storyteller")
-}
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// The storyteller with two of its layers, for runs of which thousands are made.
 fn short_model() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for file in std::fs::read_dir(model()).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
-    }
+    models::copy(&model(), folder.path());
     let path = folder.path().join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     config["num_hidden_layers"] = serde_json::json!(2);
@@ -54,7 +45,7 @@ impl Programs {
     }
 
     fn compile(&self, source: &str, name: &str, arguments: &[&str]) {
-        let mut compiler = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
+        let mut compiler = cc();
         compiler.args(["-std=gnu99", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-I"]).arg(root().join("include"));
         compiler.arg(root().join("tests/c/oom").join(source)).args(arguments).arg("-o").arg(self.path().join(name));
         let output = compiler.output().unwrap();
@@ -82,11 +73,6 @@ impl Programs {
         assert_eq!(told.lines().count(), 1, "{arguments:?}: {told}");
         told
     }
-}
-
-fn told(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    text(&output.stdout) + &text(&output.stderr)
 }
 
 /// The statuses in a line of `limit` that are none of these.

@@ -1,6 +1,7 @@
 //! Compiles C++ sources with g++ and links them to a shared library: the host build of the kernels, alone or with what stands
 //! in for NVIDIA's driver.
 
+use crate::support::programs::required;
 use std::ffi::{CString, c_void};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,6 @@ use std::process::{Child, Command, Stdio};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Whether ASTRAI_REQUIRE names a tool.
-pub fn required(tool: &str) -> bool {
-    let required = std::env::var("ASTRAI_REQUIRE").unwrap_or_default();
-    required.split([',', ' ']).any(|name| name == tool)
 }
 
 /// g++, or what CXX names.

@@ -1,6 +1,7 @@
 //! Every CPU tier against the reference tier, through the [`Backend`] trait, at edge sizes; and law 1 for each
 //! operation: a row's result does not depend on its neighbours, on threads, or on how a prompt was cut.
 
+use crate::support::random::Random;
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
 use astrai::backend::{Backend, Linear, MaxBatchShape, Tensor, Weight, scratch_elements};
 use astrai::dtype::DType;
@@ -10,20 +11,6 @@ use astrai::os::thread::ThreadOptions;
 use std::sync::Arc;
 
 mod attention;
-
-/// Seeded numbers in [-1, 1).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn vec(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.next()).collect()
-    }
-}
 
 #[repr(align(64))]
 struct Aligned(Vec<u32>);

@@ -21,6 +21,7 @@ mod sampling;
 mod selftest;
 
 use crate::build;
+use crate::support::random::Random;
 #[cfg(not(feature = "cuda"))]
 use no_device as device;
 use std::process::{Command, Stdio};
@@ -42,24 +43,6 @@ fn begin_on_host(what: &str) -> bool {
         return false;
     }
     begin()
-}
-
-/// Seeded numbers in [-1, 1).
-struct Random(u64);
-
-impl Random {
-    fn word(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 32) as u32
-    }
-
-    fn next(&mut self) -> f32 {
-        (self.word() >> 8) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn vec(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.next()).collect()
-    }
 }
 
 fn rounded(v: f32) -> f32 {

@@ -1,17 +1,13 @@
 //! Pause, duty limit and cache of an engine. Where a test says that something does not happen, it first lets another
 //! engine do real work, so that there was time for it.
 
+use crate::support::models::{fixture, storyteller};
 use astrai::engine::*;
 use astrai::{Status, Unit};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A duty limit under which the first layer is followed by hours of rest.
 const NEARLY_NOTHING: (u32, u32) = (1, u32::MAX);
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(name)
-}
 
 fn open(options: EngineOptions) -> Engine {
     Engine::open(&fixture("llama"), EngineOptions { threads: 2, max_running: 4, ..options }).unwrap()
@@ -249,7 +245,7 @@ fn clearing_the_cache_leaves_running_requests_alone() {
 
 #[test]
 fn an_engine_without_weights_has_nothing_to_hold() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let dir = storyteller();
     let options = || EngineOptions { text_only: true, ..EngineOptions::default() };
     let engine = Engine::open(&dir, options()).unwrap();
     assert!(engine.pause(None).unwrap());

@@ -2,7 +2,9 @@
 //! whatever ends it and whoever ends the engine meanwhile; who does not read holds up nobody else.
 
 use crate::requests::{Gate, open};
-use crate::support::jobs::{Job, Random, answer, drain, fixture, rounds, seed};
+use crate::support::jobs::{Job, answer, drain};
+use crate::support::models::fixture;
+use crate::support::random::{Random, rounds, seed};
 use astrai::engine::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

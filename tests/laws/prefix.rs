@@ -6,34 +6,13 @@
 mod files;
 mod pins;
 
+use crate::support::models::{fixture, storyteller};
+use crate::support::random::{Random, seed};
 use astrai::engine::*;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Tokens of a page, by default.
 const PAGE: usize = 16;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(name)
-}
-
-fn storyteller() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller")
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % n
-    }
-}
-
-fn seed() -> u64 {
-    let seed = std::env::var("ASTRAI_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20260101);
-    println!("ASTRAI_TEST_SEED={seed}");
-    seed
-}
 
 /// A small engine on one thread.
 fn options() -> EngineOptions {

@@ -1,16 +1,12 @@
 //! What an engine does to its process, as Linux sees it: threads that sleep, where they may run, how they rank, what is
 //! read. Each test in a process of its own: all of them look at the whole.
 
+use crate::support::lines::Lines;
+use crate::support::models::{fixture, storyteller};
 use crate::support::own_process;
 use astrai::engine::*;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(name)
-}
 
 /// Whether to go on: in a process of its own, and where there is a Linux to ask.
 fn alone<F: Fn()>(test: F) -> bool {
@@ -190,23 +186,18 @@ fn placing_that_is_not_granted_is_told() {
     let own = std::fs::read_to_string("/proc/self/status").unwrap();
     let allowed = u64::from_str_radix(field(&own, "Cpus_allowed:").rsplit(',').next().unwrap(), 16).unwrap();
     let told = |affinity_mask, thread_priority, threads| {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let log = lines.clone();
+        let lines = Lines::default();
         let options = EngineOptions {
             affinity_mask,
             thread_priority,
             threads,
             text_only: threads == 0,
-            log_level: LogLevel::Warn,
-            log: Some(Arc::new(move |_, line: &str| log.lock().unwrap().push(line.to_owned()))),
             ..EngineOptions::default()
         };
         // For text alone a tokenizer is needed, and nothing else.
-        let storyteller = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
-        let model = if options.text_only { storyteller } else { fixture("llama") };
-        let opened = Engine::open(&model, options).map(|_| ());
-        let lines = lines.lock().unwrap().join("\n");
-        (opened, lines)
+        let model = if options.text_only { storyteller() } else { fixture("llama") };
+        let opened = Engine::open(&model, lines.at(LogLevel::Warn, options)).map(|_| ());
+        (opened, lines.all().join("\n"))
     };
     let quiet = |(opened, lines): (astrai::Result<()>, String)| opened.is_ok() && lines.is_empty();
     assert!(quiet(told(0, 0, 1)) && quiet(told(allowed, -1, 1)) && quiet(told(allowed & allowed.wrapping_neg(), 0, 1)));

@@ -5,7 +5,8 @@
 //! `laws/endings.rs`; `docs/testing.md` says what they prove and how long they ran.
 
 use crate::bits;
-use crate::support::jobs::{Job, Random, answer, drain, fixture, rounds, seed};
+use crate::support::jobs::{Job, answer, drain};
+use crate::support::models::fixture;
 use astrai::engine::*;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,13 +35,14 @@ const PAGE_TOKENS: u32 = 16;
 
 /// Law 1, and with it 3 and 6, on every tier; `laws/neighbours.rs` has the cases.
 mod neighbours {
-    use crate::support::jobs::rounds;
+    use crate::support::models::fixtures;
+    use crate::support::random::rounds;
     use crate::support::storm::neighbours as cases;
     use crate::support::target;
 
     #[test]
     fn a_token_never_depends_on_its_neighbours() {
-        cases::a_token_never_depends_on_its_neighbours(&cases::fixtures(), 9).assert_busy(2 * rounds());
+        cases::a_token_never_depends_on_its_neighbours(&fixtures(), 9).assert_busy(2 * rounds());
     }
 
     #[test]

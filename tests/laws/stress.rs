@@ -9,6 +9,7 @@
 mod host;
 
 use crate::support::own_process::alone;
+use crate::support::random::Random;
 use astrai::ffi::control::*;
 use astrai::ffi::engine::*;
 use astrai::ffi::error::astrai_error_free;
@@ -32,15 +33,6 @@ const HOSTS: u64 = 16;
 const EPOCHS: u64 = 10;
 /// Growth of memory from the third engine to the last that is not a leak, in KiB: the allocator's arenas.
 const GROWTH_KIB_MAX: u64 = 16 << 10;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) % n
-    }
-}
 
 fn environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -150,20 +142,20 @@ impl Submission {
         let status = unsafe { astrai_request_options_init(&mut options, size_of::<astrai_request_options>()) };
         assert_eq!(status, ASTRAI_OK);
         options.flags = ASTRAI_REQUEST_IGNORE_EOS | ASTRAI_REQUEST_SEEDED;
-        options.flags |= [0, 0, 0, ASTRAI_REQUEST_DEFER][random.below(4) as usize];
+        options.flags |= [0, 0, 0, ASTRAI_REQUEST_DEFER][random.number(4) as usize];
         options.tag = 77;
-        options.seed = random.below(100);
-        options.max_tokens = random.below(12) as i32;
-        options.priority = random.below(3) as i32;
-        options.temperature = [0.0, 0.8][random.below(2) as usize];
-        options.logprobs = random.below(3) as i32 - 1;
-        options.queue_tokens = [1, 2, 0][random.below(3) as usize];
-        options.deadline_ms = [0, 0, 0, 1][random.below(4) as usize];
-        let (len, alike) = (1 + random.below(40), random.below(40));
-        let prompt = (0..len).map(|i| if i < alike { i } else { random.below(128) } as i32).collect();
-        let stop_at = [0, 0, 1, 2][random.below(4) as usize];
-        let way = [Way::Callback, Way::Callback, Way::Pull, Way::Pull, Way::Engine][random.below(5) as usize];
-        Submission { prompt, options, way, stop_at, chains: random.below(16) == 0 }
+        options.seed = random.number(100);
+        options.max_tokens = random.number(12) as i32;
+        options.priority = random.number(3) as i32;
+        options.temperature = [0.0, 0.8][random.number(2) as usize];
+        options.logprobs = random.number(3) as i32 - 1;
+        options.queue_tokens = [1, 2, 0][random.number(3) as usize];
+        options.deadline_ms = [0, 0, 0, 1][random.number(4) as usize];
+        let (len, alike) = (1 + random.number(40), random.number(40));
+        let prompt = (0..len).map(|i| if i < alike { i } else { random.number(128) } as i32).collect();
+        let stop_at = [0, 0, 1, 2][random.number(4) as usize];
+        let way = [Way::Callback, Way::Callback, Way::Pull, Way::Pull, Way::Engine][random.number(5) as usize];
+        Submission { prompt, options, way, stop_at, chains: random.number(16) == 0 }
     }
 
     /// Whether the engine took it. `out` may be NULL for a callback request.
@@ -217,17 +209,17 @@ fn open(random: &mut Random, deliver: i32) -> *mut astrai_engine {
     // SAFETY: places to write to and a NUL-terminated path.
     unsafe {
         assert_eq!(astrai_engine_options_init(&mut options, size_of::<astrai_engine_options>()), ASTRAI_OK);
-        options.threads = 1 + random.below(3) as u32;
-        options.max_running = 2 + random.below(14) as u32;
-        options.max_waiting = 4 + random.below(60) as u32;
-        options.step_tokens = 1 + random.below(64) as u32;
+        options.threads = 1 + random.number(3) as u32;
+        options.max_running = 2 + random.number(14) as u32;
+        options.max_waiting = 4 + random.number(60) as u32;
+        options.step_tokens = 1 + random.number(64) as u32;
         options.page_tokens = 4;
         options.delivery = deliver;
         let dir = folder("tests/fixtures/parity/llama");
         let mut plan: astrai_plan = std::mem::zeroed();
         plan.struct_size = size_of::<astrai_plan>() as u32;
         assert_eq!(astrai_engine_plan(dir.as_ptr(), &options, &mut plan, ptr::null_mut()), ASTRAI_OK);
-        let kv = (80 + random.below(200)) * plan.kv_bytes_per_token;
+        let kv = (80 + random.number(200)) * plan.kv_bytes_per_token;
         options.memory_budget = plan.weight_bytes + plan.workspace_bytes + kv;
         assert_eq!(astrai_engine_open(dir.as_ptr(), &options, &mut engine, ptr::null_mut()), ASTRAI_OK);
     }
@@ -244,16 +236,16 @@ fn watch(place: &Place, ledger: &Ledger, stop: &AtomicBool, mut random: Random) 
         let none = ptr::null_mut;
         // SAFETY: the engine is freed after this thread was joined.
         unsafe {
-            match random.below(40) {
+            match random.number(40) {
                 0 => _ = astrai_engine_cancel_all(engine, none()),
-                1..4 => _ = astrai_engine_set_log_level(engine, random.below(4) as i32, none()),
+                1..4 => _ = astrai_engine_set_log_level(engine, random.number(4) as i32, none()),
                 4..8 => {
                     let status = astrai_engine_check(engine, none());
                     assert!([ASTRAI_OK, ASTRAI_ERR_CLOSED].contains(&status), "check gave {status}");
                 }
                 8 => _ = astrai_engine_clear_cache(engine, none()),
                 9 => {
-                    let paused = astrai_engine_pause(engine, random.below(3) as i32, none());
+                    let paused = astrai_engine_pause(engine, random.number(3) as i32, none());
                     ledger.paused.fetch_add(u64::from(paused == ASTRAI_OK), SeqCst);
                     let resumed = astrai_engine_resume(engine, none());
                     assert!([ASTRAI_OK, ASTRAI_ERR_CLOSED].contains(&resumed), "resume gave {resumed}");
@@ -292,9 +284,9 @@ fn take(place: &Place, ledger: &Ledger, stop: &AtomicBool) {
 /// The one thread that polls; hosts that wait for a callback request deliver too.
 fn poll(place: &Place, ledger: &Ledger, stop: &AtomicBool, mut random: Random) {
     while !stop.load(SeqCst) {
-        let (engine, most, mut ran) = (place.engine.load(SeqCst), random.below(4) as u32, 0);
+        let (engine, most, mut ran) = (place.engine.load(SeqCst), random.number(4) as u32, 0);
         // SAFETY: the engine is freed after this thread was joined; a place for the number.
-        let status = unsafe { astrai_engine_poll(engine, random.below(2) as i32, most, &mut ran, ptr::null_mut()) };
+        let status = unsafe { astrai_engine_poll(engine, random.number(2) as i32, most, &mut ran, ptr::null_mut()) };
         match status {
             ASTRAI_OK => _ = ledger.polled.fetch_add(ran.into(), SeqCst),
             ASTRAI_ERR_BUSY => std::thread::yield_now(),
@@ -339,7 +331,7 @@ fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early:
         assert_eq!(status, ASTRAI_OK);
     };
     std::thread::scope(|scope| {
-        let seed = random.below(1 << 30);
+        let seed = random.number(1 << 30);
         let (at, stop, ended) = (&*place, &stop, &**ledger);
         let mut others = vec![scope.spawn(move || watch(at, ended, stop, Random(seed)))];
         others.extend((0..3).map(|_| scope.spawn(move || take(at, ended, stop))));
@@ -348,7 +340,7 @@ fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early:
         }
         let hosts: Vec<_> = (0..HOSTS)
             .map(|_| {
-                let random = Random(random.below(1 << 30));
+                let random = Random(random.number(1 << 30));
                 let host = Host { place: place.clone(), ledger: ledger.clone(), board: board.clone(), random };
                 scope.spawn(move || host.work(requests / HOSTS))
             })
@@ -357,11 +349,11 @@ fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early:
             while ledger.submitted.load(SeqCst) - before < requests * 9 / 10 {
                 std::thread::yield_now();
             }
-            close(random.below(20) as i32);
+            close(random.number(20) as i32);
         }
         let ended: Vec<_> = hosts.into_iter().map(|h| h.join()).collect();
         if !closes_early {
-            let grace = [0, 5, -1][random.below(3) as usize];
+            let grace = [0, 5, -1][random.number(3) as usize];
             if grace == -1 {
                 // What nobody reads would never end.
                 board.requests.lock().unwrap().clear();
@@ -377,7 +369,7 @@ fn epoch(random: &mut Random, ledger: &Arc<Ledger>, requests: u64, closes_early:
     // Handles may outlive the engine, and the other way round.
     let late = board;
     let engine = place.engine.load(SeqCst);
-    if random.below(2) == 0 {
+    if random.number(2) == 0 {
         drop(late);
         // SAFETY: freed once; only Tickets of finished requests still name it.
         unsafe { astrai_engine_free(engine) };

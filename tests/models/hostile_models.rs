@@ -1,6 +1,8 @@
 //! Checkpoints whose parts contradict each other: every one a clear error that names what was found and what was
 //! expected, before any memory is sized by it.
 
+use crate::support::lines::Lines;
+use crate::support::models::{self, storyteller};
 use crate::support::own_process::alone;
 use astrai::engine::*;
 use astrai::{Error, Status, limits};
@@ -8,13 +10,11 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 /// A copy of a fixture with its config changed.
 fn changed(fixture: &str, change: impl FnOnce(&mut Value)) -> TempDir {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(fixture);
+    let from = models::fixture(fixture);
     let dir = TempDir::new().unwrap();
     std::fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
     let mut config: Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
@@ -56,18 +56,10 @@ fn with_more(fixture: &str, names: &[(&str, &[usize])]) -> TempDir {
 
 /// Opens and returns the warnings of the log.
 fn warnings(dir: &TempDir) -> (Engine, Vec<String>) {
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let log = lines.clone();
-    let options = EngineOptions {
-        memory_budget: 12 << 20,
-        threads: 1,
-        log_level: LogLevel::Warn,
-        log: Some(Arc::new(move |_, line: &str| log.lock().unwrap().push(line.to_owned()))),
-        ..EngineOptions::default()
-    };
-    let engine = Engine::open(dir.path(), options).unwrap();
-    let lines = lines.lock().unwrap().clone();
-    (engine, lines)
+    let lines = Lines::default();
+    let options = EngineOptions { memory_budget: 12 << 20, threads: 1, ..EngineOptions::default() };
+    let engine = Engine::open(dir.path(), lines.at(LogLevel::Warn, options)).unwrap();
+    (engine, lines.all())
 }
 
 /// The log probabilities of a few greedy tokens.
@@ -498,7 +490,7 @@ fn a_type_no_kernel_reads_is_refused_by_name() {
 /// A tokenizer that makes ids the model has no embedding for: the request is refused, the engine lives.
 #[test]
 fn a_vocabulary_smaller_than_the_tokenizers_is_noticed_at_submit() {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+    let from = storyteller();
     let dir = TempDir::new().unwrap();
     for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
         std::fs::copy(from.join(file), dir.path().join(file)).unwrap();

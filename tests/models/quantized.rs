@@ -1,6 +1,7 @@
 //! Weights quantized while an engine opens: their answers, their size, and that opening can be watched and given up. Law 1
 //! with them is in `laws.rs`, their products in `kernels.rs`.
 
+use crate::support::models::{fixture, fixtures, storyteller};
 use astrai::Status;
 use astrai::dtype::DType;
 use astrai::encoding::{Encoding, Scheme};
@@ -8,20 +9,8 @@ use astrai::engine::*;
 use astrai::model::random_model;
 use astrai::source::{Bytes, ModelSource, SpecialTokens, Synthetic, TensorInfo};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+
 use std::sync::{Arc, Mutex};
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn fixtures() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(repository("tests/fixtures/parity")).unwrap().map(|e| e.unwrap().path());
-    let mut dirs: Vec<PathBuf> = entries.filter(|p| p.join("config.json").is_file()).collect();
-    dirs.sort();
-    assert!(dirs.len() >= 15, "only {} fixtures", dirs.len());
-    dirs
-}
 
 fn with(weights: Type) -> EngineOptions {
     EngineOptions { weights, threads: 2, memory_budget: 64 << 20, ..EngineOptions::default() }
@@ -96,7 +85,7 @@ fn every_family_answers_with_quantized_weights_and_always_the_same() {
 
 #[test]
 fn the_storyteller_tells_much_the_same() {
-    let dir = repository("models/storyteller");
+    let dir = storyteller();
     let stored = Engine::open(&dir, EngineOptions { weights: Type::Auto, ..with(Type::Auto) }).unwrap();
     assert_eq!(stored.info().weights, Some(Encoding::Stored(DType::Bf16)));
     // What it says itself is text of its kind; sampled, so that not every token is the likeliest.
@@ -130,7 +119,7 @@ fn the_storyteller_tells_much_the_same() {
 /// A model whose output matrix is made in several pieces.
 fn large() -> Value {
     let mut config: Value =
-        serde_json::from_slice(&std::fs::read(repository("tests/fixtures/parity/qwen3/config.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(fixture("qwen3").join("config.json")).unwrap()).unwrap();
     config["vocab_size"] = json!(70_001);
     config["hidden_size"] = json!(256);
     config
@@ -214,7 +203,7 @@ fn opening_is_watched_within_large_tensors_and_given_up_at_any_call() {
 /// Less memory of its own than as stored, and what the plan says: a budget that suffices for the one is too small for the other.
 #[test]
 fn quantized_weights_fit_where_stored_ones_do_not() {
-    let dir = repository("models/storyteller");
+    let dir = storyteller();
     let plan = |weights, memory_budget| {
         Engine::plan(&dir, &EngineOptions { context_length: 64, weights, memory_budget, ..EngineOptions::default() })
             .unwrap()

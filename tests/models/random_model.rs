@@ -1,24 +1,15 @@
 //! Models of random weights: they have the tensors of the real ones, run, and repeat; and what the trace of an engine
 //! says adds up.
 
+use crate::support::models::fixtures;
 use astrai::engine::{
     Engine, EngineOptions, Event, EventKind, Next, PageUse, Prompt, PromptPart, RequestOptions, Sink, StepTrace, Trace,
 };
 use astrai::model::random_model;
 use astrai::source::{Folder, FolderOptions, ModelSource};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-
-/// The parity fixtures: every family, with every option its config has.
-fn fixtures() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    found.retain(|path| path.is_dir());
-    found.sort();
-    assert!(found.len() >= 10, "{found:?}");
-    found
-}
 
 fn config(folder: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()

@@ -1,5 +1,7 @@
 //! Quantized weights kept in a file: used when they are this model's, made anew whenever they are not, and never in the way.
 
+use crate::support::lines::Lines;
+use crate::support::models::{copy, fixture};
 use astrai::Status;
 use astrai::dtype::DType;
 use astrai::engine::*;
@@ -16,47 +18,18 @@ const USED: &str = "quantized weights are those of";
 const KEPT: &str = "quantized weights are kept in";
 const ANEW: &str = "made anew";
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(name)
-}
-
-/// A copy of a fixture, to be changed.
-fn copy_of(name: &str, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(fixture(name)).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file()) {
-        std::fs::copy(&entry, to.join(entry.file_name().unwrap())).unwrap();
-    }
-}
-
-/// Log lines about kept weights.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-
-    fn log(&self) -> LogFn {
-        let lines = self.0.clone();
-        Arc::new(move |_, line| {
-            if line.contains("quantized weights") {
-                lines.lock().unwrap().push(line.to_owned());
-            }
-        })
-    }
-}
+/// What the log lines about kept weights have in them.
+const ABOUT: &str = "quantized weights";
 
 fn options(weights: Type, cache: Option<&Path>, lines: &Lines) -> EngineOptions {
-    EngineOptions {
+    let options = EngineOptions {
         weights,
         weights_cache: cache.map(Path::to_owned),
         threads: 2,
         memory_budget: 64 << 20,
-        log_level: LogLevel::Debug,
-        log: Some(lines.log()),
         ..EngineOptions::default()
-    }
+    };
+    lines.at(LogLevel::Debug, options)
 }
 
 /// Log probabilities of a prompt, as bits.
@@ -81,7 +54,7 @@ fn open(dir: &Path, weights: Type, cache: Option<&Path>) -> (Vec<u32>, Vec<Strin
     let engine = Engine::open(dir, options(weights, cache, &lines)).unwrap();
     let bits = bits(&engine);
     drop(engine);
-    (bits, lines.take())
+    (bits, lines.with(ABOUT))
 }
 
 /// The files of a folder, which are whole safetensors files.
@@ -154,7 +127,7 @@ fn it_is_the_file_that_is_used_mapped_or_read() {
             Engine::open(&fixture("qwen3"), EngineOptions { no_mmap, ..options(Type::Q8, Some(cache), &lines) })
                 .unwrap();
         assert_ne!(bits(&engine), want, "no_mmap: {no_mmap}");
-        said(&lines.take(), &[USED]);
+        said(&lines.with(ABOUT), &[USED]);
     }
 }
 
@@ -202,7 +175,7 @@ fn a_damaged_file_costs_a_log_line_and_is_replaced() {
 fn other_weights_under_the_same_name_are_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
-    copy_of("qwen3", &model);
+    copy(&fixture("qwen3"), &model);
     open(&model, Type::Q8, Some(&cache));
     // A quarter into a tensor, where no sample is taken.
     let path = model.join("model.safetensors");
@@ -241,8 +214,8 @@ fn written_ago(model: &Path, age: Duration) {
 fn a_copy_of_the_model_uses_the_file_and_is_known_from_then_on() {
     let folder = tempfile::tempdir().unwrap();
     let [one, two, cache] = ["one", "two", "cache"].map(|name| folder.path().join(name));
-    copy_of("qwen3", &one);
-    copy_of("qwen3", &two);
+    copy(&fixture("qwen3"), &one);
+    copy(&fixture("qwen3"), &two);
     written_ago(&one, Duration::from_secs(7200));
     written_ago(&two, Duration::from_secs(3600));
     let (want, lines) = open(&one, Type::Q8, Some(&cache));
@@ -315,7 +288,7 @@ fn a_model_made_in_memory_is_known_by_its_contents() {
         let lines = Lines::default();
         let source = random_model("random", config.clone(), seed).unwrap();
         let engine = Engine::open_source(Box::new(source), options(Type::Q8, Some(folder.path()), &lines)).unwrap();
-        (bits(&engine), lines.take())
+        (bits(&engine), lines.with(ABOUT))
     };
     let (first, lines) = open(1);
     said(&lines, &[KEPT]);

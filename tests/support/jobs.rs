@@ -1,32 +1,7 @@
 //! Random requests and their answers as bits: what the tests of the laws on every device share.
 
-use crate::support::target::root;
+use super::random::Random;
 use astrai::engine::*;
-use std::path::PathBuf;
-
-pub fn fixture(name: &str) -> PathBuf {
-    root().join("tests/fixtures/parity").join(name)
-}
-
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % n
-    }
-}
-
-pub fn seed() -> u64 {
-    let seed = std::env::var("ASTRAI_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20260101);
-    println!("ASTRAI_TEST_SEED={seed}");
-    seed
-}
-
-/// Long runs multiply the random workloads.
-pub fn rounds() -> u64 {
-    std::env::var("ASTRAI_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1)
-}
 
 #[derive(Clone, Debug)]
 pub struct Job {

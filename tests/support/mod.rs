@@ -4,8 +4,12 @@
 pub mod damaged;
 pub mod fake;
 pub mod jobs;
+pub mod lines;
+pub mod models;
 pub mod own_process;
 pub mod parity;
+pub mod programs;
+pub mod random;
 pub mod shared_library;
 pub mod storm;
 pub mod target;

@@ -1,6 +1,7 @@
 //! The comparison of every fixture with its reference, on whatever target the process tests.
 
-use crate::support::target::{self, Target, root};
+use crate::support::models::root;
+use crate::support::target::{self, Target};
 use astrai::engine::*;
 use safetensors::SafeTensors;
 use serde_json::Value;

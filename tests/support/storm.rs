@@ -4,7 +4,8 @@
 
 pub mod neighbours;
 
-use crate::support::jobs::{Answer, Job, Random, answer, drain, set_random_duty};
+use crate::support::jobs::{Answer, Job, answer, drain, set_random_duty};
+use crate::support::random::Random;
 use crate::support::target::Target;
 use astrai::engine::*;
 use std::collections::HashMap;

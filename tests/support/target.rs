@@ -4,7 +4,6 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 use astrai::engine::{CpuTier, Device, EngineOptions};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// A device, and of the CPU a tier.
@@ -56,9 +55,4 @@ pub fn all() -> Vec<Target> {
 /// The fastest of them.
 pub fn fastest() -> Target {
     gpu().map_or(Target::Cpu(CpuTier::Auto), Target::Gpu)
-}
-
-/// The folder with `models` and `tests`: that of the sources, or where ASTRAI_TEST_ROOT says that they are now.
-pub fn root() -> PathBuf {
-    std::env::var_os("ASTRAI_TEST_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }

@@ -2,6 +2,8 @@
 //! text and as stops, the tokens that end an answer. Engines are opened on `models/storyteller`, or on a folder that links to
 //! its weights and has other files beside them.
 
+use crate::support::lines::Lines;
+use crate::support::models;
 use astrai::engine::{
     Engine, EngineOptions, Event, FinishReason, LogLevel, MessageFlags, Next, Prompt, PromptPart, RequestOptions, Sink,
     TextOptions,
@@ -11,7 +13,6 @@ use astrai::{Error, Status};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -20,7 +21,7 @@ fn repository(path: &str) -> PathBuf {
 /// The storyteller with some of its files replaced.
 fn folder(files: &[(&str, String)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(repository("models/storyteller")).unwrap() {
+    for file in fs::read_dir(models::storyteller()).unwrap() {
         let file = file.unwrap();
         if files.iter().all(|(name, _)| file.file_name() != *name) {
             std::os::unix::fs::symlink(file.path(), dir.path().join(file.file_name())).unwrap();
@@ -34,31 +35,21 @@ fn folder(files: &[(&str, String)]) -> tempfile::TempDir {
 
 /// A JSON file of the storyteller, changed.
 fn changed(name: &str, change: impl FnOnce(&mut Value)) -> String {
-    let text = fs::read_to_string(repository("models/storyteller").join(name)).unwrap();
+    let text = fs::read_to_string(models::storyteller().join(name)).unwrap();
     let mut value = serde_json::from_str(&text).unwrap();
     change(&mut value);
     value.to_string()
 }
 
-type Lines = Arc<Mutex<Vec<String>>>;
-
 /// An engine, and what it warns of.
 fn open_in(dir: &Path, text_only: bool) -> (Engine, Lines) {
     let lines = Lines::default();
-    let log = lines.clone();
-    let options = EngineOptions {
-        text_only,
-        threads: 1,
-        max_running: 2,
-        log_level: LogLevel::Warn,
-        log: Some(Arc::new(move |_, line: &str| log.lock().unwrap().push(line.to_owned()))),
-        ..EngineOptions::default()
-    };
-    (Engine::open(dir, options).unwrap(), lines)
+    let options = EngineOptions { text_only, threads: 1, max_running: 2, ..EngineOptions::default() };
+    (Engine::open(dir, lines.at(LogLevel::Warn, options)).unwrap(), lines)
 }
 
 fn storyteller() -> Engine {
-    open_in(&repository("models/storyteller"), false).0
+    open_in(&models::storyteller(), false).0
 }
 
 fn text(text: &str, special: bool) -> PromptPart {
@@ -295,7 +286,7 @@ fn a_rendered_chat_given_as_text_is_the_chat() {
 
 #[test]
 fn two_begin_tokens_are_told() {
-    let (engine, lines) = open_in(&repository("models/storyteller"), false);
+    let (engine, lines) = open_in(&models::storyteller(), false);
     let hi = vec![5; 20];
     let tokens = |begin: &[u32]| raw(vec![PromptPart::Tokens([begin, &hi].concat())]);
     for one in [tokens(&[]), tokens(&[0]), tokens(&[0, 7, 0])] {
@@ -306,7 +297,7 @@ fn two_begin_tokens_are_told() {
     engine.pin_prefix(&tokens(&[0, 0])).unwrap().wait(None).unwrap();
     answer(&engine, &raw(vec![text("<|bos|><|bos|>hi", true)]), &greedy(1));
     drop(engine);
-    let lines = lines.lock().unwrap();
+    let lines = lines.all();
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert!(lines.iter().all(|line| line.contains("begin token 0 twice")), "{lines:?}");
     // The configuration's is another than the tokenizer's: both are one too many.
@@ -317,7 +308,7 @@ fn two_begin_tokens_are_told() {
     answer(&engine, &tokens(&[0]), &greedy(1));
     answer(&engine, &tokens(&[7, 0]), &greedy(1));
     drop(engine);
-    let lines = lines.lock().unwrap();
+    let lines = lines.all();
     assert!(lines.len() == 1 && lines[0].contains("two begin tokens, 7 and 0"), "{lines:?}");
 }
 
@@ -411,7 +402,7 @@ fn a_prompt_gets_the_template_it_asks_for() {
     let error = render(&named("none")).unwrap_err();
     assert_eq!(error.status, Status::Argument);
     assert!(error.message.contains("\"default\", \"rag\", \"tool_use\""), "{error}");
-    assert!(lines.lock().unwrap().is_empty(), "{lines:?}");
+    assert!(lines.all().is_empty(), "{lines:?}");
 }
 
 #[test]
@@ -423,7 +414,7 @@ fn a_damaged_template_is_a_warning_and_an_error_where_it_is_used() {
     ];
     let dir = with_templates(&files);
     let (engine, lines) = open_in(dir.path(), true);
-    let lines = lines.lock().unwrap().clone();
+    let lines = lines.all().clone();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].contains("chat_template.jinja, line 2: "), "{lines:?}");
     assert!(lines[1].contains("rag.jinja, line 1: No filter named 'shout'"), "{lines:?}");

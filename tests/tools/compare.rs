@@ -3,26 +3,20 @@
 //!
 //! A machine without `python3` prints SKIP.
 
+use crate::support::models::root;
+use crate::support::programs::{has_python, run};
 use serde_json::json;
-use std::path::PathBuf;
 use std::process::{Command, Output};
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// Runs `python3` where the tool's modules are; `None`, with the reason told, where there is none.
 fn python(args: &[&str]) -> Option<Output> {
-    let version = "import sys; sys.exit(sys.version_info < (3, 10))";
-    let there = Command::new("python3").args(["-c", version]).output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        println!("SKIP: there is no python3 of at least 3.10");
+    if !has_python(10) {
         return None;
     }
     let mut command = Command::new("python3");
     // No compiled files in the checkout.
     command.arg("-B").args(args).current_dir(root().join("tools/compare"));
-    Some(command.output().expect("python3 starts"))
+    Some(run(&mut command))
 }
 
 /// What it prints when it ends well.

@@ -3,6 +3,7 @@
 //!
 //! A machine without `python3` prints SKIP.
 
+use crate::support::programs::{has_python, run, told};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,20 +17,13 @@ fn folder() -> PathBuf {
 
 /// Runs `python3` in the tool's folder; `None`, with the reason told, where there is none.
 fn python(args: &[&str], environment: &[(&str, &str)]) -> Option<Output> {
-    let version = "import sys; sys.exit(sys.version_info < (3, 8))";
-    let there = Command::new("python3").args(["-c", version]).output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        println!("SKIP: there is no python3 of at least 3.8");
+    if !has_python(8) {
         return None;
     }
     let mut command = Command::new("python3");
     // No compiled files in the checkout.
     command.arg("-B").args(args).current_dir(folder()).env_remove("ASTRAI_REQUIRE").envs(environment.iter().copied());
-    Some(command.output().expect("python3 starts"))
-}
-
-fn told(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).join("\n")
+    Some(run(&mut command))
 }
 
 /// What a line of Python prints.

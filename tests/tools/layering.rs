@@ -1,6 +1,7 @@
 //! The house rules that a compiler does not check: imports point down the table of rooms in `src/lib.rs`, `unsafe` is
 //! where it may be, and every exported function is one call of the guard.
 
+use crate::support::models::root;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,10 +13,6 @@ const FORBIDDEN: [(&str, &str); 1] = [("scheduler", "model")];
 
 /// Macros and re-exports at the root of the crate.
 const ROOT_NAMES: [&str; 5] = ["Error", "Result", "Status", "Unit", "lib"];
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// Every Rust file below `dir`, with its text. Sorted, so that failures are the same on every machine.
 fn sources(dir: &Path) -> Vec<(PathBuf, String)> {

@@ -2,7 +2,7 @@
 
 use super::engines::assert_nothing_lives;
 use crate::cuda_driver;
-use crate::support::jobs::fixture;
+use crate::support::models::fixture;
 use astrai::Status;
 use astrai::ffi::engine::{astrai_engine_free, astrai_engine_info, astrai_engine_open};
 use astrai::ffi::error::astrai_error_free;

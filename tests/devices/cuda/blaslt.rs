@@ -5,11 +5,12 @@
 
 use super::engines::{GPU, Lines, assert_nothing_lives, generate, live, options, salted, submit, tokens};
 use crate::cuda_driver::{self, Exclusive, blaslt};
-use crate::support::jobs::{answer, drain, fixture, rounds};
-use crate::support::target::root;
+use crate::support::jobs::{answer, drain};
+use crate::support::models::{fixture, storyteller};
+use crate::support::random::rounds;
 use astrai::Status;
 use astrai::engine::*;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 const MISSING: &str = "cuBLASLt is not installed; own kernels take all products";
@@ -22,10 +23,6 @@ fn relaxed() -> EngineOptions {
 
 fn invariant() -> EngineOptions {
     EngineOptions { relax_invariance: false, ..relaxed() }
-}
-
-fn storyteller() -> PathBuf {
-    root().join("models/storyteller")
 }
 
 /// Log probabilities of a prompt.

@@ -2,11 +2,12 @@
 
 use super::engines::{GPU, generate, options};
 use crate::cuda_driver;
-use crate::support::target::root;
+use crate::support::models::{root, storyteller};
+use crate::support::programs::{has_python, told};
 use astrai::engine::{Engine, EngineOptions, Type};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 /// The program; of a build that has it.
 const ASTRAI: Option<&str> = option_env!("CARGO_BIN_EXE_astrai");
@@ -26,9 +27,7 @@ fn bundle(folder: &Path) {
 
 /// Runs the script on the stand-in: the outcomes of the parts. None, with the reason told, where it cannot be.
 fn check(folder: &Path, arguments: &[&str]) -> Option<(Output, Value)> {
-    let python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
-    if !python.is_ok_and(|status| status.success()) {
-        println!("SKIP: there is no python3");
+    if !has_python(8) {
         return None;
     }
     bundle(folder);
@@ -48,10 +47,6 @@ fn check(folder: &Path, arguments: &[&str]) -> Option<(Output, Value)> {
         .unwrap();
     let results = std::fs::read(&json).unwrap_or_else(|_| panic!("{}", told(&output)));
     Some((output, serde_json::from_slice(&results).unwrap()))
-}
-
-fn told(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).join("\n")
 }
 
 #[test]
@@ -137,7 +132,7 @@ fn bench_runs_on_the_stand_in() {
 #[test]
 fn random_weights_are_made_on_the_device() {
     let Some(driver) = cuda_driver::begin() else { return };
-    let config = std::fs::read(root().join("models/storyteller/config.json")).unwrap();
+    let config = std::fs::read(storyteller().join("config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
     let model = astrai::model::unmade_random_model("random", config, 3).unwrap();
     for (weights, compute) in

@@ -2,11 +2,11 @@
 
 use crate::cuda_driver::{Counts, Driver};
 use crate::support::jobs::{Answer, answer, drain};
+pub use crate::support::lines::Lines;
 use crate::support::target::Target;
 use astrai::engine::*;
 use astrai::{Error, Result};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 pub const GPU: Target = Target::Gpu(0);
 pub const CPU: Target = Target::Cpu(CpuTier::Auto);
@@ -47,24 +47,6 @@ pub fn generate(engine: &Engine, prompt: &[u32], max_tokens: u32) -> Answer {
     let events = drain(&submit(engine, prompt, max_tokens));
     assert_eq!(events.last().unwrap().error, None);
     answer(&events)
-}
-
-/// Log lines of an engine.
-#[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    /// `options`, whose log lines come here.
-    pub fn of(&self, options: EngineOptions) -> EngineOptions {
-        let lines = self.0.clone();
-        let log: LogFn = Arc::new(move |_, line| lines.lock().unwrap().push(line.to_owned()));
-        EngineOptions { log_level: LogLevel::Info, log: Some(log), ..options }
-    }
-
-    /// Those with `part` in them.
-    pub fn with(&self, part: &str) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
-    }
 }
 
 /// Why an engine does not open.

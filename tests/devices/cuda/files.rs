@@ -3,7 +3,8 @@
 
 use super::engines::{CPU, GPU, Lines, assert_nothing_lives, generate, options, refusal, salted, tokens};
 use crate::cuda_driver;
-use crate::support::jobs::{drain, fixture};
+use crate::support::jobs::drain;
+use crate::support::models::fixture;
 use astrai::Status;
 use astrai::engine::*;
 use std::sync::Arc;

@@ -4,8 +4,10 @@
 use super::engines::{CPU, GPU, assert_nothing_lives, generate, options, salted, submit};
 use crate::cuda_driver::selftest::api::{Api, Handle};
 use crate::cuda_driver::{self, Driver};
-use crate::support::jobs::{drain, fixture, rounds};
-use crate::support::target::{Target, root};
+use crate::support::jobs::drain;
+use crate::support::models::{fixture, storyteller};
+use crate::support::random::rounds;
+use crate::support::target::Target;
 use astrai::engine::*;
 use std::path::PathBuf;
 use std::ptr::null_mut;
@@ -142,8 +144,8 @@ const SLACK_BYTES: u64 = 4 << 10;
 fn an_open_engine_is_as_large_as_its_plan() {
     let Some(driver) = cuda_driver::begin() else { return };
     let models: Vec<PathBuf> = ["llama", "qwen3_moe", "astrai_mla", "astrai_gqa", "llama_f16"].map(fixture).into();
-    let storyteller = [root().join("models/storyteller")];
-    for dir in models.iter().chain(&storyteller) {
+    let large = [storyteller()];
+    for dir in models.iter().chain(&large) {
         for (weights, kv, compute, step_tokens) in [
             (Type::Auto, Type::Auto, Type::Auto, 64),
             (Type::Auto, Type::Q8, Type::Auto, 300),

@@ -3,7 +3,9 @@
 use super::engines::{CPU, GPU, assert_nothing_lives, generate, options, salted, submit, tokens, wanted};
 use crate::cuda_driver::selftest::api::{Api, Session};
 use crate::cuda_driver::{self, Exclusive, error};
-use crate::support::jobs::{Random, answer, drain, fixture, rounds, seed};
+use crate::support::jobs::{answer, drain};
+use crate::support::models::fixture;
+use crate::support::random::{Random, rounds, seed};
 use astrai::Status;
 use astrai::engine::*;
 use std::time::Duration;

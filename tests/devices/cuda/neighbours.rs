@@ -2,7 +2,9 @@
 
 use super::engines::{CPU, GPU, assert_nothing_lives};
 use crate::cuda_driver::{self, Gpu};
-use crate::support::jobs::{Random, fixture, rounds, seed};
+use crate::support::models::fixture;
+use crate::support::models::fixtures;
+use crate::support::random::{Random, rounds, seed};
 use crate::support::storm::neighbours as cases;
 use crate::support::target;
 
@@ -31,7 +33,7 @@ fn a_token_never_depends_on_its_neighbours() {
     let Some(gpu) = begin() else { return };
     let some = ["llama", "mistral", "astrai_gqa", "astrai_mla_norm", "astrai_moe", "qwen3_moe_mixed"].map(fixture);
     if rounds() > 1 {
-        cases::a_token_never_depends_on_its_neighbours(&cases::fixtures(), 9).assert_busy(2 * rounds());
+        cases::a_token_never_depends_on_its_neighbours(&fixtures(), 9).assert_busy(2 * rounds());
     } else {
         let tally = cases::a_token_never_depends_on_its_neighbours(&some, 4);
         // The others have tests of their own, below.

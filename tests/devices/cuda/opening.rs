@@ -3,7 +3,8 @@
 
 use super::engines::{CPU, GPU, Lines, assert_nothing_lives, generate, live, options, refusal};
 use crate::cuda_driver::{self, Counts, Driver, error};
-use crate::support::jobs::{Random, fixture, rounds, seed};
+use crate::support::models::fixture;
+use crate::support::random::{Random, rounds, seed};
 use crate::support::target::Target;
 use astrai::Status;
 use astrai::engine::*;

@@ -1,7 +1,8 @@
 //! What a step costs the host: how often it waits, copies and submits.
 
 use crate::cuda_driver::Driver;
-use crate::support::target::{Target, root};
+use crate::support::models::root;
+use crate::support::target::Target;
 use astrai::engine::*;
 use std::path::PathBuf;
 

@@ -4,7 +4,7 @@
 //! let Some(driver) = cuda_driver::begin() else { return };
 //! ```
 //!
-//! which loads it before anything looks for `libcuda.so.1`, holds back the other tests of the process, and makes it healthy.
+//! which loads it before anything looks for `libcuda.so.1`, makes it healthy, and lets no other test of the process have it.
 //! With ASTRAI_TEST_DEVICE, which names a real GPU, such a test is skipped. One that would say as much of any GPU begins with
 //! [`any_gpu`] instead.
 
@@ -16,10 +16,13 @@ pub mod selftest;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 
 pub use crate::build::available;
 use crate::build::{self, Build};
+use crate::support::own_process::{is_alone, run_alone};
+#[cfg(feature = "cuda")]
+use crate::support::programs;
 
 /// Errors of the driver that tests name.
 pub mod error {
@@ -155,24 +158,35 @@ pub fn load() -> Driver {
     Driver { handle: std::ptr::with_exposed_provenance_mut(*handle) }
 }
 
-/// Loads the stand-in, makes it healthy, and holds back the other tests that begin so until the result is dropped. None where
-/// it cannot be built: the test is skipped.
+/// Loads the stand-in and makes it healthy, for one test at a time: what a test does to it is the whole process's. While another
+/// test has it, the calling one runs in a process of its own, with a stand-in of its own: then it has passed there, and is given
+/// None. None, too, where the stand-in cannot be built: the test is skipped.
 pub fn begin() -> Option<Exclusive> {
     if std::env::var_os("ASTRAI_TEST_DEVICE").is_some() {
         println!("SKIP: what this test does to the driver only the stand-in bears");
         return None;
     }
-    available().then(exclusive)
+    if !available() {
+        return None;
+    }
+    let guard = match ONE.try_lock() {
+        Ok(guard) => guard,
+        Err(TryLockError::Poisoned(failed)) => failed.into_inner(),
+        Err(TryLockError::WouldBlock) => {
+            // A test's thread has the test's name.
+            let thread = std::thread::current();
+            let name = thread.name().expect("a test's thread has a name");
+            assert!(!is_alone(name), "{name} begins twice");
+            run_alone(name);
+            return None;
+        }
+    };
+    let driver = load();
+    driver.reset();
+    Some(Exclusive { driver, _guard: guard })
 }
 
 static ONE: Mutex<()> = Mutex::new(());
-
-fn exclusive() -> Exclusive {
-    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let driver = load();
-    driver.reset();
-    Exclusive { driver, _guard: guard }
-}
 
 /// A GPU for a test of engines, while no other test has one.
 pub enum Gpu {
@@ -196,9 +210,9 @@ pub fn any_gpu() -> Option<Gpu> {
     // Kept open until the process ends: the context is then made once, and not by each of thousands of engines.
     static KEPT: OnceLock<astrai::Result<astrai::backend::cuda::testing::Bench>> = OnceLock::new();
     match KEPT.get_or_init(|| astrai::backend::cuda::testing::Bench::open(index)) {
-        Ok(_) => Some(Gpu::Real(ONE.lock().unwrap_or_else(PoisonError::into_inner))),
+        Ok(_) => Some(Gpu::Real(ONE.lock().unwrap_or_else(|failed| failed.into_inner()))),
         Err(error) => {
-            assert!(!build::required("gpu"), "ASTRAI_REQUIRE names gpu: {error}");
+            assert!(!programs::required("gpu"), "ASTRAI_REQUIRE names gpu: {error}");
             println!("SKIP: {error}");
             None
         }

@@ -39,7 +39,7 @@ fn opened() -> &'static Bench {
 /// Whether the device is there. Where not, the test is skipped, or fails if ASTRAI_REQUIRE names gpu.
 pub fn available() -> bool {
     let Err(why) = bench() else { return true };
-    assert!(!crate::build::required("gpu"), "ASTRAI_REQUIRE names gpu: {why}");
+    assert!(!crate::support::programs::required("gpu"), "ASTRAI_REQUIRE names gpu: {why}");
     println!("SKIP: {why}");
     false
 }

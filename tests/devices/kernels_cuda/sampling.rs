@@ -324,17 +324,6 @@ fn check(what: &str, request: &Request, allowed: &AllowedTokens, got: &Outcome) 
     }
 }
 
-/// Numbers for requests.
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.word() as usize % n
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())].clone()
-    }
-}
-
 fn request(random: &mut Random, vocab: usize) -> Request {
     let spread = random.pick(&[0.0, 0.5, 3.0, 12.0, 60.0]);
     let mut logits: Vec<f32> = (0..vocab).map(|_| (random.next() + random.next() + random.next()) * spread).collect();

@@ -47,7 +47,7 @@ impl Host {
     pub fn work(mut self, requests: u64) {
         for _ in 0..requests {
             let submission = Submission::random(&mut self.random);
-            if submission.way != Way::Pull && self.random.below(4) == 0 {
+            if submission.way != Way::Pull && self.random.number(4) == 0 {
                 // SAFETY: the engine is freed after all hosts have ended.
                 unsafe { submission.submit(&self.place, &self.ledger, ptr::null_mut()) };
                 continue;
@@ -59,7 +59,7 @@ impl Host {
                 continue;
             }
             let request = Arc::new(Owned(AtomicPtr::new(request)));
-            if self.random.below(2) == 0 {
+            if self.random.number(2) == 0 {
                 self.board.requests.lock().unwrap().push(request.clone());
             }
             self.meddle();
@@ -73,13 +73,13 @@ impl Host {
         let taken = {
             let mut board = self.board.requests.lock().unwrap();
             let len = board.len() as u64;
-            if len < 4 { None } else { Some(board.swap_remove(self.random.below(len) as usize)) }
+            if len < 4 { None } else { Some(board.swap_remove(self.random.number(len) as usize)) }
         };
         let Some(other) = taken else { return };
         let mut event = ptr::null_mut();
         // SAFETY: a live handle and a place for the event.
         unsafe {
-            match self.random.below(3) {
+            match self.random.number(3) {
                 0 => {
                     assert_eq!(astrai_request_cancel(other.get(), ptr::null_mut()), ASTRAI_OK);
                     self.ledger.cancelled.fetch_add(1, SeqCst);
@@ -99,9 +99,9 @@ impl Host {
 
     /// Now and then pins what prompts begin with, or lets go of what anybody pinned, ready or not.
     fn pin(&mut self) {
-        match self.random.below(16) {
+        match self.random.number(16) {
             0 => {
-                let tokens: Vec<i32> = (0..1 + self.random.below(30) as i32).collect();
+                let tokens: Vec<i32> = (0..1 + self.random.number(30) as i32).collect();
                 let (mut prompt, mut prefix, none) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut);
                 // SAFETY: live handles and an array of the given length.
                 let status = unsafe {
@@ -121,7 +121,7 @@ impl Host {
             1 | 2 => {
                 let pin = self.board.pins.lock().unwrap().pop();
                 let mut tokens = 0;
-                if let (Some(pin), 0) = (pin, self.random.below(2)) {
+                if let (Some(pin), 0) = (pin, self.random.number(2)) {
                     // SAFETY: a live handle; its error is nobody's business.
                     unsafe { astrai_prefix_wait(pin.0.load(SeqCst), 0, &mut tokens, ptr::null_mut()) };
                 }
@@ -136,7 +136,7 @@ impl Host {
         let mut event = ptr::null_mut();
         // SAFETY: a live handle and a place for the event throughout.
         unsafe {
-            match self.random.below(5) {
+            match self.random.number(5) {
                 // Let go; it is cancelled unless somebody finds it on the board.
                 0 => return,
                 1 => {
@@ -151,7 +151,7 @@ impl Host {
                 }
                 return;
             }
-            let reads = self.random.below(2) == 0;
+            let reads = self.random.number(2) == 0;
             let mut ends = 0;
             loop {
                 let status = if reads {

@@ -1,18 +1,11 @@
 //! Law 1 on every model, on all targets of the process: storms, and the cases that must not wait for a storm's luck.
 
 use super::*;
-use crate::support::jobs::{fixture, rounds, seed};
+use crate::support::models;
+use crate::support::models::fixture;
+use crate::support::random::{rounds, seed};
 use crate::support::target;
 use std::path::Path;
-
-/// All of them.
-pub fn fixtures() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap().path());
-    let mut dirs: Vec<PathBuf> = entries.filter(|p| p.join("config.json").is_file()).collect();
-    dirs.sort();
-    assert!(dirs.len() >= 15, "only {} fixtures", dirs.len());
-    dirs
-}
 
 /// Every fixture has a context of 256 tokens.
 fn tiny(dir: &Path, target: Target, jobs: usize) -> Place {
@@ -20,7 +13,7 @@ fn tiny(dir: &Path, target: Target, jobs: usize) -> Place {
 }
 
 fn storyteller(target: Target, jobs: usize) -> Place {
-    let dir = target::root().join("models/storyteller");
+    let dir = models::storyteller();
     Place { dir, target, prompt_max: 600, jobs }
 }
 

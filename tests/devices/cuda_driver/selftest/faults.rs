@@ -4,6 +4,7 @@ use std::ptr::{null, null_mut};
 
 use super::api::{Api, LaunchConfig, Session};
 use crate::cuda_driver::{self, error};
+use crate::support::own_process::alone;
 
 /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 const DYNAMIC_SHARED: i32 = 8;
@@ -190,17 +191,10 @@ fn a_lost_device_stays_lost() {
 /// Before cuInit nothing works. In a process of its own, for nobody can take it back.
 #[test]
 fn the_driver_has_to_be_initialised() {
-    const ALONE: &str = "ASTRAI_DRIVER_ALONE";
-    let Some(driver) = cuda_driver::begin() else { return };
-    if std::env::var_os(ALONE).is_none() {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "cuda_driver::selftest::faults::the_driver_has_to_be_initialised"])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    if !alone(the_driver_has_to_be_initialised) {
         return;
     }
+    let Some(driver) = cuda_driver::begin() else { return };
     let api = Api::new(&driver);
     assert_eq!(api.device_count(&mut 0), Err(error::NOT_INITIALIZED));
     assert_eq!(api.retain(&mut null_mut(), 0), Err(error::NOT_INITIALIZED));

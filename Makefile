@@ -90,12 +90,12 @@ lint: need-cargo need-cc ## formatting, clippy and documentation, all without wa
 	done
 
 header: need-cargo ## write include/astrai.h anew from src/ffi
-	ASTRAI_BLESS=1 $(CARGO) test --package astrai --test header
+	ASTRAI_BLESS=1 $(CARGO) test --package astrai --test c header::
 
 # The standard library has to be built with the sanitizer too: the compiler refuses to mix, and its locks would not be seen.
 # Not the storyteller: it computes ten times as long as all the others, and what its threads do the tiny models' do too.
-SANITIZED := RUSTC_BOOTSTRAP=1 $(CARGO) test -Zbuild-std --target x86_64-unknown-linux-gnu --test stress --test laws -- \
-  --skip the_storyteller
+SANITIZED := RUSTC_BOOTSTRAP=1 $(CARGO) test -Zbuild-std --target x86_64-unknown-linux-gnu --test laws -- \
+  stress:: requests:: endings:: --skip the_storyteller
 
 need-rust-src: need-cargo
 	@[ -d "$$(rustc --print sysroot)/lib/rustlib/src/rust/library" ] || { \

@@ -4,7 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
-#[path = "../fake/mod.rs"]
+#[path = "../support/fake.rs"]
 mod fake;
 
 use fake::Fake;

@@ -1,6 +1,8 @@
 //! What a host brings along that the library must not depend on: the size of its stacks, its floating-point environment.
 
-use super::{compile, libraries, model, required, run, succeed};
+use crate::programs::{compile, libraries};
+use crate::support::models::storyteller as model;
+use crate::support::programs::{required, run, succeed};
 use astrai::limits;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,9 +3,10 @@
 //! one that is meant to moves [`astrai::backend::NUMERICS_VERSION`] and writes the file anew with `ASTRAI_BLESS=1`, on a processor
 //! with every tier.
 
-use crate::jobs::{Job, Random, answer, drain};
-use crate::storm::neighbours::fixtures;
-use crate::target::{self, Target};
+use crate::support::jobs::{Job, answer, drain};
+use crate::support::models::{fixtures, root, storyteller};
+use crate::support::random::Random;
+use crate::support::target::{self, Target};
 use astrai::Status;
 use astrai::engine::*;
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ const FORMATS: [(Type, Type, Type); 7] = [
 const BATCHES: [u32; 2] = [1, 8];
 
 fn file() -> PathBuf {
-    target::root().join("tests/fixtures/bits.txt")
+    root().join("tests/fixtures/bits.txt")
 }
 
 /// Eight requests that differ in length, sampling and what is asked of them.
@@ -129,5 +130,5 @@ pub fn are_as_ever(models: &[PathBuf]) {
 
 /// Every fixture and the storyteller.
 pub fn models() -> Vec<PathBuf> {
-    fixtures().into_iter().chain([target::root().join("models/storyteller")]).collect()
+    fixtures().into_iter().chain([storyteller()]).collect()
 }

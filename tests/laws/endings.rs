@@ -1,8 +1,14 @@
 //! Laws 2, 4 and 5: every accepted request gets exactly one terminal event and its sink is dropped exactly once,
 //! whatever ends it and whoever ends the engine meanwhile; who does not read holds up nobody else.
 
-use super::*;
-use std::sync::atomic::AtomicBool;
+use crate::requests::{Gate, open};
+use crate::support::jobs::{Job, answer, drain};
+use crate::support::models::fixture;
+use crate::support::random::{Random, rounds, seed};
+use astrai::engine::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// What the requests of one engine saw.
 #[derive(Default)]

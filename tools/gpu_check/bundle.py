@@ -19,7 +19,7 @@ import tarfile
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 FEATURES = "cli,cuda"
-TESTS = ["kernels_cuda", "cuda"]
+TESTS = ["devices"]
 SCRIPTS = ["gpu_check.py", "driver.py", "speed.py", "torch_peer.py"]
 FOLDERS = ["models/storyteller", "tests/fixtures/parity"]
 # Most bytes of the archive.
@@ -77,7 +77,7 @@ def selftest(nvcc, targets, target):
     """The kernels that try what device.cuh offers."""
     command = [nvcc, "-std=c++17", "-O3", "-fmad=false", "-fatbin"]
     command += [f"-gencode=arch={name.replace('sm_', 'compute_')},code={name}" for name in targets]
-    command += [f"-gencode=arch={PTX},code={PTX}", "-o", str(target), str(ROOT / "tests/kernels_cuda/selftest.cu")]
+    command += [f"-gencode=arch={PTX},code={PTX}", "-o", str(target), str(ROOT / "tests/devices/kernels_cuda/selftest.cu")]
     if subprocess.run(command).returncode != 0:
         stop(f"{' '.join(command)} failed")
 

@@ -30,6 +30,8 @@ import speed
 HERE = pathlib.Path(__file__).resolve().parent
 # Random requests that the law-1 test compares with themselves alone, and how it gets there: processes side by side, each
 # over and over with another seed and so many rounds.
+# The test program in the bundle.
+TESTS = "tests/devices"
 LAW_REQUESTS = 10_000
 LAW_PROCESSES = max(1, min(8, (os.cpu_count() or 2) // 2))
 LAW_ROUNDS = 2
@@ -98,11 +100,20 @@ class Check:
         return run(command, min(seconds, self.left()), ASTRAI_TEST_DEVICE=self.device,
                    ASTRAI_TEST_ROOT=str(self.options.bundle), **environment)
 
-    def tests(self, program, seconds, *arguments, **environment):
-        """Runs tests of a Rust test executable: (how many passed, their output). Fails as they do."""
-        out = self.run([self.file(f"tests/{program}"), "--nocapture", *arguments], seconds, **environment)
+    def named(self, wanted, part=""):
+        """The names of the tests that begin with `wanted` and have `part` in them."""
+        listed = self.run([self.file(TESTS), "--list"], 20)
+        names = [line.removesuffix(": test") for line in listed.text.splitlines() if line.endswith(": test")]
+        names = [name for name in names if name.startswith(wanted) and part in name]
+        if not names:
+            raise Skip(f"none of the bundle's tests is {wanted}...{part}")
+        return names
+
+    def tests(self, seconds, *names, **environment):
+        """Runs these tests: (how many passed, their output). Fails as they do."""
+        out = self.run([self.file(TESTS), "--nocapture", "--exact", *names], seconds, **environment)
         if out.code is None:
-            raise Fail(f"{program} had not ended after {seconds:.0f} s\n{out.tail()}")
+            raise Fail(f"the tests had not ended after {seconds:.0f} s\n{out.tail()}")
         if out.code != 0:
             failed = sorted(set(re.findall(r"^test (\S+) \.\.\. FAILED|^    ([\w:]+)$", out.text, re.M)))
             names = ", ".join(a or b for a, b in failed) or f"exit status {out.code}"
@@ -124,8 +135,8 @@ def part_kernels(check, seconds):
     environment = {"ASTRAI_TEST_LAUNCHED": str(launched)}
     if fatbin.exists():
         environment["ASTRAI_TEST_FATBIN"] = str(fatbin)
-    arguments = [check.options.kernels] if check.options.kernels else []
-    passed, text = check.tests("kernels_cuda", seconds, *arguments, **environment)
+    tests = check.named("kernels_cuda::", check.options.kernels or "")
+    passed, text = check.tests(seconds, *tests, **environment)
     names = set(launched.read_text(encoding="utf-8").split()) if launched.exists() else set()
     if not names and not check.options.kernels:
         raise Skip("; ".join(skips(text)) or "no kernel was launched")
@@ -140,7 +151,7 @@ def part_kernels(check, seconds):
 
 def part_parity(check, seconds):
     """The fixtures of every family, with the reference's numbers."""
-    passed, text = check.tests("cuda", seconds, "f32_parity", "bf16_parity")
+    passed, text = check.tests(seconds, "cuda::f32_parity", "cuda::bf16_parity")
     if passed == 0 or "Gpu(" not in text:
         raise Skip("; ".join(skips(text)) or "the bundle's tests compared nothing on a GPU")
     largest = [float(value) for value in re.findall(r"largest difference ([0-9.e+-]+)", text)]
@@ -150,16 +161,13 @@ def part_parity(check, seconds):
 
 def part_law1(check, seconds):
     """Random requests among others, each compared bit for bit with itself alone."""
-    listed = check.run([check.file("tests/cuda"), "--list"], 20)
-    names = [line.split(":")[0] for line in listed.text.splitlines() if line.endswith(": test")]
-    if not any("neighbours" in line for line in listed.text.splitlines()):
-        raise Skip(f"none of the bundle's {len(names)} tests of the GPU is about neighbours")
+    names = check.named("cuda::neighbours::")
     end = time.monotonic() + seconds
     total, seed, why = 0, int(check.options.seed), []
 
     def one(seed):
         limit = end - time.monotonic()
-        out = check.run([check.file("tests/cuda"), "--nocapture", "--test-threads=1", "neighbours"], limit,
+        out = check.run([check.file(TESTS), "--nocapture", "--test-threads=1", "--exact", *names], limit,
                         ASTRAI_TEST_ROUNDS=str(LAW_ROUNDS), ASTRAI_TEST_SEED=str(seed))
         counted = sum(int(n) for n in re.findall(r"Tally { requests: (\d+)", out.text))
         return seed, out, counted

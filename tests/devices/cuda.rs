@@ -1,0 +1,87 @@
+//! The CUDA backend: engines on a GPU, or on the stand-in for NVIDIA's driver where there is none, which runs the very kernels
+//! on the CPU and punishes every result that is read too early. ASTRAI_TEST_DEVICE=cuda (cuda:1, ...) names a real one.
+//!
+//! | file | what it holds the backend to |
+//! |---|---|
+//! | `support/parity.rs` | the reference implementations' numbers |
+//! | `cuda/neighbours.rs` | law 1: a token never depends on its neighbours |
+//! | `cuda/opening.rs` | what a machine may lack, said clearly; nothing left behind by an open that fails |
+//! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
+//! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
+//! | `cuda/files.rs` | what is kept in files: quantized weights, prefixes |
+//! | `cuda/blaslt.rs` | NVIDIA's own products, where law 1 has been given up for them |
+//! | `cuda/check.rs` | gpu-check and `astrai bench` on a GPU, all but speed |
+//! | `cuda/abi.rs` | the options of the C interface |
+
+mod abi;
+mod blaslt;
+mod check;
+mod engines;
+mod files;
+mod leaks;
+mod loss;
+mod neighbours;
+mod opening;
+mod steps;
+
+use crate::cuda_driver::{self, Gpu};
+use crate::support::parity::{self, Depth};
+use crate::support::target;
+
+/// Everything on a real GPU, unless ASTRAI_TEST_DEPTH is `short`.
+fn depth(gpu: &Gpu) -> Depth {
+    let short = std::env::var("ASTRAI_TEST_DEPTH").is_ok_and(|depth| depth == "short");
+    if gpu.is_real() && !short { Depth::Whole } else { Depth::Short }
+}
+
+#[test]
+fn f32_parity() {
+    let Some(gpu) = cuda_driver::any_gpu() else { return };
+    target::use_gpu();
+    parity::f32_logprobs_and_greedy_tokens_equal_the_reference(depth(&gpu));
+}
+
+#[test]
+fn bf16_parity() {
+    let Some(gpu) = cuda_driver::any_gpu() else { return };
+    target::use_gpu();
+    parity::bf16_stays_as_close_as_the_reference_itself(depth(&gpu));
+}
+
+#[test]
+fn decode_steps_are_recorded_and_waited_for_once() {
+    let Some(driver) = cuda_driver::begin() else { return };
+    steps::decode_steps_are_recorded_and_waited_for_once(&driver);
+}
+
+#[test]
+fn a_stream_with_penalties_holds_up_no_other() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::a_stream_with_penalties_holds_up_no_other();
+}
+
+#[test]
+fn streams_with_penalties_share_their_steps() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::streams_with_penalties_share_their_steps();
+}
+
+#[test]
+fn steps_ahead_change_nothing() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::steps_ahead_change_nothing();
+}
+
+/// A figure, not a bound: `ASTRAI_TEST_STREAMS=256 cargo test --release --features cli,cuda --test devices host_time -- --nocapture`.
+#[test]
+fn host_time() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    let streams = std::env::var("ASTRAI_TEST_STREAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    println!("{streams} streams: the host spends {:?} on a step", steps::host_time(streams));
+}
+
+#[test]
+fn a_panic_in_the_air_leaves_nothing_running() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::a_panic_in_the_air_leaves_nothing_running();
+}

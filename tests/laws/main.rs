@@ -1,0 +1,27 @@
+//! The laws of the design as property tests, on real weights: the parity fixtures and the storyteller.
+//!
+//! | file | what it holds an engine to |
+//! |---|---|
+//! | `support/storm.rs`, `support/storm/neighbours.rs` | laws 1, 3 and 6: random requests among others, each again alone |
+//! | `requests.rs` | law 1 on every tier; the other laws, each for itself |
+//! | `endings.rs` | laws 2, 4 and 5: one end each, whatever ends a request or an engine |
+//! | `bits.rs` | the bits of fixed requests as they were |
+//! | `control.rs` | pause, duty limit, cache |
+//! | `prefix.rs` | pinned, saved and restored prefixes |
+//! | `process.rs` | what an engine does to its process; each test in one of its own |
+//! | `stress.rs` | the C ABI from 16 threads; in a process of its own, of which nothing may be left over |
+//!
+//! Every random workload prints its seed; `ASTRAI_TEST_SEED` repeats one, `ASTRAI_TEST_ROUNDS` multiplies them. `docs/testing.md`
+//! says what they prove and how long they ran.
+#![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
+
+mod bits;
+mod control;
+mod endings;
+mod prefix;
+mod process;
+mod requests;
+#[cfg(target_os = "linux")]
+mod stress;
+#[path = "../support/mod.rs"]
+mod support;

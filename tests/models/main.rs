@@ -1,0 +1,12 @@
+//! Checkpoints: that every family gives its reference's numbers, in every format its weights are held in, and that damaged,
+//! contradictory and foreign files are one clear error each.
+#![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
+
+mod hostile_files;
+mod hostile_models;
+mod parity;
+mod quantized;
+mod random_model;
+#[path = "../support/mod.rs"]
+mod support;
+mod weights_cache;

@@ -1,0 +1,15 @@
+//! What the test programs share. Each takes some of it.
+#![allow(dead_code, reason = "each program takes some of it")]
+
+pub mod damaged;
+pub mod fake;
+pub mod jobs;
+pub mod lines;
+pub mod models;
+pub mod own_process;
+pub mod parity;
+pub mod programs;
+pub mod random;
+pub mod shared_library;
+pub mod storm;
+pub mod target;

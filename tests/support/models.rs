@@ -1,0 +1,37 @@
+//! Where the models of the tests are.
+
+use std::path::{Path, PathBuf};
+
+/// The folder with `models` and `tests`: that of the sources, or where ASTRAI_TEST_ROOT says that they are now.
+pub fn root() -> PathBuf {
+    std::env::var_os("ASTRAI_TEST_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
+/// The model with a tokenizer that tells stories.
+pub fn storyteller() -> PathBuf {
+    let model = root().join("models/storyteller");
+    assert!(model.join("config.json").is_file(), "{} is not there: is this a whole clone?", model.display());
+    model
+}
+
+/// One of the tiny models of random weights, which have no tokenizer. Each has a context of 256 tokens.
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures/parity").join(name)
+}
+
+/// All of them: every family, with every option its config has.
+pub fn fixtures() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap().path());
+    let mut dirs: Vec<PathBuf> = entries.filter(|p| p.join("config.json").is_file()).collect();
+    dirs.sort();
+    assert!(dirs.len() >= 15, "only {} fixtures", dirs.len());
+    dirs
+}
+
+/// Copies a model's files, to be changed.
+pub fn copy(model: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(model).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file()) {
+        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}

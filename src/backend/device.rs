@@ -9,6 +9,7 @@ use crate::encoding::Encoding;
 use crate::error::{Error, Result, Unit};
 use crate::os::thread::ThreadOptions;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,6 +196,9 @@ pub struct OpenDevice {
     /// The architecture and the options on which the bits of results depend: part of a saved prefix's identity.
     pub arch: String,
 }
+
+/// [`probe`], or what takes its place.
+pub type ProbeFn = Arc<dyn Fn(Device, DeviceOptions) -> Result<Box<dyn ProbedDevice>> + Send + Sync>;
 
 /// Whether this build has a backend for GPUs.
 pub const GPU_BUILT: bool = cuda::BUILT;

@@ -3,6 +3,7 @@
 
 pub use crate::backend::cpu::Tier as CpuTier;
 pub use crate::backend::device::Device;
+pub use crate::backend::device::ProbeFn;
 use crate::dtype::DType;
 pub use crate::encoding::Encoding;
 use crate::error::Error;
@@ -141,6 +142,9 @@ pub struct EngineOptions {
     pub wake: Option<WakeFn>,
     /// Schedules every step in place of the scheduler. For measurements in Rust; the C API has no such option.
     pub schedule_fn: Option<ScheduleFn>,
+    /// Looks for the device in place of the library, so that a Rust host can bring one of its own; the C API has no such
+    /// option.
+    pub probe_fn: Option<ProbeFn>,
     /// Called after every step. For measurements in Rust; the C API has no such option.
     pub trace: Option<super::Trace>,
 }
@@ -464,6 +468,7 @@ impl Default for EngineOptions {
             log: None,
             wake: None,
             schedule_fn: None,
+            probe_fn: None,
             trace: None,
         }
     }
@@ -478,6 +483,7 @@ impl EngineOptions {
             log: None,
             wake: None,
             schedule_fn: None,
+            probe_fn: self.probe_fn.clone(),
             trace: None,
             ..*self
         }

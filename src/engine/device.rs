@@ -37,7 +37,10 @@ impl DeviceChoice {
         options: &EngineOptions,
     ) -> Result<DeviceChoice> {
         let Described { architecture, recipe, .. } = described;
-        let device = device::probe(kind, device_options(options))?;
+        let device = match &options.probe_fn {
+            Some(probe) => probe(kind, device_options(options))?,
+            None => device::probe(kind, device_options(options))?,
+        };
         let profile = device.profile();
         let bytes = |encoding, outputs, inputs| device.weight_bytes(encoding, outputs, inputs);
         let own = profile.own_memory.then_some(&bytes as weights::DeviceBytes);

@@ -115,6 +115,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         memory_budget: o.memory_budget,
         affinity_mask: o.affinity_mask,
         schedule_fn: None,
+        probe_fn: None,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
         wake: wake(o.wake, user_data),

@@ -16,6 +16,7 @@ mod sampler;
 mod select;
 #[cfg(test)]
 mod tests;
+mod truncation;
 
 pub use adjustments::LogitAdjustments;
 pub use allowed::AllowedTokens;

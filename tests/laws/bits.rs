@@ -92,6 +92,7 @@ fn name(target: Target) -> String {
     match target {
         Target::Cpu(tier) => format!("{tier:?}").to_lowercase(),
         Target::Gpu(_) => "gpu".into(),
+        Target::Plain => "plain".into(),
     }
 }
 

@@ -6,7 +6,10 @@
 
 use crate::bits;
 use crate::support::jobs::{Job, answer, drain};
-use crate::support::models::fixture;
+use crate::support::models::{fixture, fixtures};
+use crate::support::own_process::alone;
+use crate::support::storm::neighbours as cases;
+use crate::support::{parity, target};
 use astrai::engine::*;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,6 +76,20 @@ mod neighbours {
     fn a_cancel_in_the_middle_of_a_prompt_gives_everything_back() {
         cases::a_cancel_in_the_middle_of_a_prompt_gives_everything_back(5);
     }
+}
+
+/// What a device has to do, as the engine sees it: one that is neither the CPU's backend nor a GPU's keeps the laws, too.
+#[test]
+fn a_device_of_the_tests_own_obeys_the_laws() {
+    if !alone(a_device_of_the_tests_own_obeys_the_laws) {
+        return;
+    }
+    target::use_plain_device();
+    cases::a_token_never_depends_on_its_neighbours(&fixtures(), 4).assert_busy(1);
+    cases::the_storyteller_is_preempted_and_nobody_can_see_it(1);
+    cases::sixty_four_at_once_are_each_as_if_alone(8);
+    cases::a_cancel_in_the_middle_of_a_prompt_gives_everything_back(3);
+    parity::f32_logprobs_and_greedy_tokens_equal_the_reference(parity::Depth::Short);
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod lines;
 pub mod models;
 pub mod own_process;
 pub mod parity;
+pub mod plain_device;
 pub mod programs;
 pub mod random;
 pub mod shared_library;

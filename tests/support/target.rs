@@ -4,13 +4,15 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 use astrai::engine::{CpuTier, Device, EngineOptions};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// A device, and of the CPU a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Cpu(CpuTier),
     Gpu(i32),
+    /// [`super::plain_device`].
+    Plain,
 }
 
 impl Target {
@@ -21,6 +23,11 @@ impl Target {
             Target::Gpu(device_index) => {
                 EngineOptions { device: Device::Cuda, device_index, ..EngineOptions::default() }
             }
+            Target::Plain => EngineOptions {
+                device: Device::Cpu,
+                probe_fn: Some(super::plain_device::probe_fn()),
+                ..EngineOptions::default()
+            },
         }
     }
 }
@@ -30,6 +37,13 @@ static GPU: AtomicI32 = AtomicI32::new(-1);
 /// All tests of this process run on a GPU: the one that ASTRAI_TEST_DEVICE names, or the first.
 pub fn use_gpu() {
     GPU.store(named_gpu().unwrap_or(0), Ordering::SeqCst);
+}
+
+static PLAIN: AtomicBool = AtomicBool::new(false);
+
+/// All tests of this process run on the tests' own device.
+pub fn use_plain_device() {
+    PLAIN.store(true, Ordering::SeqCst);
 }
 
 /// The GPU that ASTRAI_TEST_DEVICE names.
@@ -46,6 +60,9 @@ fn gpu() -> Option<i32> {
 
 /// Everything to test: the GPU alone, or all tiers that this processor has.
 pub fn all() -> Vec<Target> {
+    if PLAIN.load(Ordering::SeqCst) {
+        return vec![Target::Plain];
+    }
     match gpu() {
         Some(index) => vec![Target::Gpu(index)],
         None => astrai::backend::cpu::tiers().into_iter().map(Target::Cpu).collect(),
@@ -54,5 +71,9 @@ pub fn all() -> Vec<Target> {
 
 /// The fastest of them.
 pub fn fastest() -> Target {
-    gpu().map_or(Target::Cpu(CpuTier::Auto), Target::Gpu)
+    match gpu() {
+        _ if PLAIN.load(Ordering::SeqCst) => Target::Plain,
+        Some(index) => Target::Gpu(index),
+        None => Target::Cpu(CpuTier::Auto),
+    }
 }

@@ -5,6 +5,7 @@
 mod cli;
 #[cfg(unix)]
 mod compare;
+mod engine_files;
 #[cfg(unix)]
 mod gpu_check;
 mod layering;

@@ -4,7 +4,7 @@
 //!
 //! | layer | room | what it is for |
 //! |---|---|---|
-//! | 0 | [`error`], [`limits`], [`json`], [`dtype`], [`encoding`], [`os`] | errors, named limits, JSON within a budget, element types, formats of quantized weights, what differs between systems |
+//! | 0 | [`error`], [`limits`], [`json`], [`dtype`], [`os`], [`encoding`] | errors, named limits, JSON within a budget, element types, what differs between systems, formats of quantized weights |
 //! | 1 | [`sampling`] | penalties, truncation, draws, log probabilities: what devices are asked, and the passes over a row |
 //! | 2 | [`backend`] | tensor operations on ragged batches: the trait, and the CPU and NVIDIA's GPUs behind it |
 //! | 2 | [`source`] | where a model comes from: config, tokenizer, template, tensors |

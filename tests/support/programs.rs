@@ -53,5 +53,5 @@ pub fn succeed(command: &mut Command) -> String {
 
 /// All that a program printed.
 pub fn told(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).join("\n")
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }

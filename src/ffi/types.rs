@@ -557,4 +557,5 @@ pub struct astrai_stats {
 }
 
 #[cfg(test)]
+#[path = "types_tests.rs"]
 mod tests;

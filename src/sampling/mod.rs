@@ -9,6 +9,7 @@ mod adjustments;
 mod allowed;
 mod counts;
 pub mod math;
+mod nucleus;
 mod params;
 pub mod philox;
 mod request;

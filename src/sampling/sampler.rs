@@ -2,10 +2,10 @@
 
 use super::allowed::AllowedTokens;
 use super::math::{self, BLOCK, RowPasses};
+use super::nucleus::{BUCKETS, floor_of, nucleus, reach};
 use super::philox::uniform;
 use super::request::{LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingRequest};
 use super::select;
-use super::truncation::{BUCKETS, draw_from_kept, draw_from_largest, floor_of, keep, nucleus, walk_all};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -328,9 +328,87 @@ fn draw(
     draw_from_kept(keys, request, u, weight)
 }
 
+/// Keeps some of the keys, without a branch that cannot be predicted.
+fn keep(keys: &mut Vec<u64>, which: impl Fn(u64) -> bool) {
+    let mut kept = 0;
+    for at in 0..keys.len() {
+        let key = keys[at];
+        keys[kept] = key;
+        kept += usize::from(which(key));
+    }
+    keys.truncate(kept);
+}
+
+/// The rest of a draw after top-k: top-p, min-p, one draw.
+fn draw_from_largest(
+    keys: &mut Vec<u64>,
+    request: &SamplingRequest,
+    u: f64,
+    weight: impl Fn(u32) -> f32,
+) -> Option<u32> {
+    if request.top_p < 1.0 {
+        let all = keys.len();
+        select::sort_front(keys, all);
+        let total: f64 = keys.iter().map(|&key| f64::from(weight(select::id(key)))).sum();
+        let kept = reach(keys, 0.0, f64::from(request.top_p) * total, &weight);
+        keys.truncate(kept);
+    }
+    keys.sort_unstable_by_key(|&key| select::id(key));
+    draw_from_kept(keys, request, u, weight)
+}
+
+/// Applies min-p to the kept keys, which are ordered by id so that the draw depends on what was kept and not on how it
+/// was found, and draws.
+fn draw_from_kept(keys: &mut Vec<u64>, request: &SamplingRequest, u: f64, weight: impl Fn(u32) -> f32) -> Option<u32> {
+    // The best has weight 1, so that the fraction of it is the weight itself.
+    if request.min_p > 0.0 {
+        keep(keys, |key| weight(select::id(key)) >= request.min_p);
+    }
+    let kept = || keys.iter().map(|&key| select::id(key)).map(|id| (id, weight(id)));
+    let total: f64 = kept().map(|(_, weight)| f64::from(weight)).sum();
+    walk(kept(), u * total)
+}
+
+/// As [`walk`], of the weights of all ids.
+fn walk_all(weights: &[f32], target: f64) -> Option<u32> {
+    let (mut sum, mut block) = (0.0, 0);
+    // A block is added without looking: sums do not fall.
+    for values in weights.chunks(BLOCK) {
+        let before = sum;
+        for &weight in values {
+            sum += f64::from(weight);
+        }
+        if sum > target {
+            sum = before;
+            let mut ids = (block * BLOCK) as u32..;
+            let crossing = ids.by_ref().zip(values).find(|(_, weight)| {
+                sum += f64::from(**weight);
+                sum > target
+            });
+            return crossing.map(|(id, _)| id);
+        }
+        block += 1;
+    }
+    weights.iter().rposition(|weight| *weight > 0.0).and_then(|id| u32::try_from(id).ok())
+}
+
+/// The first id whose running sum of weights exceeds `target`; where rounding leaves none, the last with any weight.
+fn walk(weights: impl Iterator<Item = (u32, f32)>, target: f64) -> Option<u32> {
+    let (mut sum, mut last) = (0.0, None);
+    for (id, weight) in weights {
+        if weight > 0.0 {
+            sum += f64::from(weight);
+            last = Some(id);
+            if sum > target {
+                break;
+            }
+        }
+    }
+    last
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::truncation::walk;
     use super::*;
 
     fn argmax(row: &[f32]) -> Option<u32> {

@@ -1,61 +1,15 @@
-//! Top-p and min-p, and the walk to the one draw, over keys of logits ([`super::select`]) or over the weights of a whole row.
+//! The nucleus of top-p: the smallest set of largest logits whose weights reach a share of all, found without sorting the row.
+//! Called by the sampler, a row at a time; the buckets are its scratch memory.
 
-use super::math::{BLOCK, RowPasses};
-use super::request::SamplingRequest;
+use super::math::RowPasses;
 use super::select;
-
-/// Keeps some of the keys, without a branch that cannot be predicted.
-pub(super) fn keep(keys: &mut Vec<u64>, which: impl Fn(u64) -> bool) {
-    let mut kept = 0;
-    for at in 0..keys.len() {
-        let key = keys[at];
-        keys[kept] = key;
-        kept += usize::from(which(key));
-    }
-    keys.truncate(kept);
-}
-
-/// The rest of a draw after top-k: top-p, min-p, one draw.
-pub(super) fn draw_from_largest(
-    keys: &mut Vec<u64>,
-    request: &SamplingRequest,
-    u: f64,
-    weight: impl Fn(u32) -> f32,
-) -> Option<u32> {
-    if request.top_p < 1.0 {
-        let all = keys.len();
-        select::sort_front(keys, all);
-        let total: f64 = keys.iter().map(|&key| f64::from(weight(select::id(key)))).sum();
-        let kept = reach(keys, 0.0, f64::from(request.top_p) * total, &weight);
-        keys.truncate(kept);
-    }
-    keys.sort_unstable_by_key(|&key| select::id(key));
-    draw_from_kept(keys, request, u, weight)
-}
-
-/// Applies min-p to the kept keys, which are ordered by id so that the draw depends on what was kept and not on how it
-/// was found, and draws.
-pub(super) fn draw_from_kept(
-    keys: &mut Vec<u64>,
-    request: &SamplingRequest,
-    u: f64,
-    weight: impl Fn(u32) -> f32,
-) -> Option<u32> {
-    // The best has weight 1, so that the fraction of it is the weight itself.
-    if request.min_p > 0.0 {
-        keep(keys, |key| weight(select::id(key)) >= request.min_p);
-    }
-    let kept = || keys.iter().map(|&key| select::id(key)).map(|id| (id, weight(id)));
-    let total: f64 = kept().map(|(_, weight)| f64::from(weight)).sum();
-    walk(kept(), u * total)
-}
 
 /// Buckets of [`nucleus`]: the sign, the exponent and five more bits of a logit.
 pub(super) const BUCKETS: usize = 1 << 14;
 /// Bits of a key that its bucket leaves.
 const BUCKET_SHIFT: u32 = 50;
 
-pub(super) fn bucket(key: u64) -> usize {
+fn bucket(key: u64) -> usize {
     (key >> BUCKET_SHIFT) as usize
 }
 
@@ -164,42 +118,4 @@ pub(super) fn reach(keys: &mut [u64], mut sum: f64, target: f64, weight: impl Fn
         step *= 8;
     }
     sorted
-}
-
-/// As [`walk`], of the weights of all ids.
-pub(super) fn walk_all(weights: &[f32], target: f64) -> Option<u32> {
-    let (mut sum, mut block) = (0.0, 0);
-    // A block is added without looking: sums do not fall.
-    for values in weights.chunks(BLOCK) {
-        let before = sum;
-        for &weight in values {
-            sum += f64::from(weight);
-        }
-        if sum > target {
-            sum = before;
-            let mut ids = (block * BLOCK) as u32..;
-            let crossing = ids.by_ref().zip(values).find(|(_, weight)| {
-                sum += f64::from(**weight);
-                sum > target
-            });
-            return crossing.map(|(id, _)| id);
-        }
-        block += 1;
-    }
-    weights.iter().rposition(|weight| *weight > 0.0).and_then(|id| u32::try_from(id).ok())
-}
-
-/// The first id whose running sum of weights exceeds `target`; where rounding leaves none, the last with any weight.
-pub(super) fn walk(weights: impl Iterator<Item = (u32, f32)>, target: f64) -> Option<u32> {
-    let (mut sum, mut last) = (0.0, None);
-    for (id, weight) in weights {
-        if weight > 0.0 {
-            sum += f64::from(weight);
-            last = Some(id);
-            if sum > target {
-                break;
-            }
-        }
-    }
-    last
 }

@@ -17,7 +17,6 @@ mod sampler;
 mod select;
 #[cfg(test)]
 mod tests;
-mod truncation;
 
 pub use adjustments::LogitAdjustments;
 pub use allowed::AllowedTokens;

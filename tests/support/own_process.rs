@@ -12,8 +12,8 @@ const ALONE: &str = "ASTRAI_TEST_ALONE";
 ///
 /// ```ignore
 /// #[test]
-/// fn no_thread_is_left() {
-///     if !alone(no_thread_is_left) {
+/// fn the_test() {
+///     if !alone(the_test) {
 ///         return;
 ///     }
 /// ```

@@ -105,6 +105,10 @@ pub trait Memory {
     /// Bytes reserved so far.
     fn reserved(&self) -> Reserved;
 
+    /// Binds the device to the calling thread: from now on only this thread calls it. Before, and if this is never
+    /// called, calls may come from any thread, one at a time.
+    fn attach(&mut self) {}
+
     /// Allocates `elements` f32 elements, zeroed. `what` names them in an error message.
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor>;
 

@@ -100,8 +100,7 @@ pub trait Steps {
     /// device may have padded with rows whose results nobody looks at.
     fn step(&mut self) -> &mut Step;
 
-    /// Begins the step that was filled in: the operations until the next call are those of this step. All are called on one
-    /// thread.
+    /// Begins the step that was filled in: the operations until the next call are those of this step.
     fn begin(&mut self);
 
     /// Steps that may be in flight at once: with 1, a step is computed by the calls that submit it, and its samples are there when

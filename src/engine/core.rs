@@ -41,6 +41,7 @@ impl Core {
 
     /// The thread's body: returns when the engine has been closed and every request has ended.
     pub fn run(mut self) {
+        self.state.runner.backend.attach();
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.steps.give_up();
             self.state.mark_dead(&panicked());

@@ -197,12 +197,8 @@ impl Device {
         Ok(Entered(true))
     }
 
-    /// Makes the context current on this thread, which belongs to the library, until the device is dropped. Does nothing when
-    /// it has been called before.
+    /// Makes the context current on this thread, which belongs to the library, until the device is dropped.
     pub fn attach(&self) -> Result<()> {
-        if self.attached.load(Ordering::Relaxed) != 0 {
-            return Ok(());
-        }
         // SAFETY: as in `enter`.
         let attached = check(unsafe { sys::cuCtxSetCurrent(self.context) }, "enter its context");
         // Also after an error: even on a lost device the drop must unset the context on this thread.

@@ -25,6 +25,11 @@ impl Memory for CudaBackend {
         }
     }
 
+    fn attach(&mut self) {
+        let attached = self.device.attach();
+        self.note(attached);
+    }
+
     fn alloc(&mut self, elements: usize, what: &str) -> Result<Tensor> {
         let bytes = elements.checked_mul(4).ok_or_else(|| Error::memory(what, u64::MAX))?;
         self.buffers.push(super::memory::Buffer::zeroed(&self.device, bytes, what)?);

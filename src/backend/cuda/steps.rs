@@ -25,8 +25,6 @@ fn only_decodes(step: &Step) -> bool {
 impl CudaBackend {
     /// See [`crate::backend::Steps::begin`].
     pub(super) fn begin_step(&mut self) {
-        let attached = self.device.attach();
-        self.note(attached);
         self.asked_whole = self.step.sampling.rows.len() == self.step.logits_indices.len();
         let recordable = only_decodes(&self.step);
         if recordable {

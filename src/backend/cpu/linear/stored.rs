@@ -119,7 +119,7 @@ impl<P: Products, const NR: usize, const ALL: usize> RowTiles for Column<'_, P, 
                 }
             }
             let out_features = self.first..self.first + NR;
-            put_tile(self.args, row, out_features, NR, &P::reduce(&sums)[..MR * NR]);
+            put_tile::<NR>(self.args, row, out_features, &P::reduce(&sums)[..MR * NR]);
         }
     }
 }

@@ -89,19 +89,19 @@ pub unsafe fn put<V: Vector>(args: &LinearArgs, row: usize, out_features: Range<
             for (v, all) in values.iter().zip(all.chunks_exact_mut(V::LANES)) {
                 V::store(*v, all.as_mut_ptr());
             }
-            put_tile(args, row, out_features, PANEL, &all);
+            put_tile::<PANEL>(args, row, out_features, &all);
         }
     }
 }
 
-/// Writes the results of a tile, `[rows, columns]`, from row `row` and output `out_features.start` on, except those at or
+/// Writes the results of a tile, `[rows, N]`, from row `row` and output `out_features.start` on, except those at or
 /// beyond `out_features.end`. Not inlined: it would be most of the code of a tile, of which there are many.
 ///
 /// # Safety
 /// As [`LinearArgs::put_all`].
 #[inline(never)]
-pub unsafe fn put_tile(args: &LinearArgs, row: usize, out_features: Range<usize>, columns: usize, values: &[f32]) {
-    for (m, values) in values.chunks_exact(columns).enumerate() {
+pub unsafe fn put_tile<const N: usize>(args: &LinearArgs, row: usize, out_features: Range<usize>, values: &[f32]) {
+    for (m, values) in values.as_chunks::<N>().0.iter().enumerate() {
         // SAFETY: guaranteed by the caller.
         unsafe { args.put_all(row + m, out_features.start, out_features.end, values) };
     }

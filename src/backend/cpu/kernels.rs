@@ -135,21 +135,15 @@ macro_rules! sampling_kernels {
     ($(#[$features:meta])?) => {{
         use crate::sampling::math;
         $(#[$features])?
-        unsafe fn block_maxima(row: &[f32], maxima: &mut [f32]) {
-            math::block_maxima(row, maxima);
-        }
+        unsafe fn block_maxima(row: &[f32], maxima: &mut [f32]) { math::block_maxima(row, maxima) }
         $(#[$features])?
         unsafe fn weights(row: &[f32], max: f32, temperature: f32, out: &mut [f32]) -> f64 {
             math::weights(row, max, temperature, out)
         }
         $(#[$features])?
-        unsafe fn sum_exp(row: &[f32], max: f32, temperature: f32) -> f64 {
-            math::sum_exp(row, max, temperature)
-        }
+        unsafe fn sum_exp(row: &[f32], max: f32, temperature: f32) -> f64 { math::sum_exp(row, max, temperature) }
         $(#[$features])?
-        unsafe fn sum_at_least(row: &[f32], weights: &[f32], least: f32) -> f64 {
-            math::sum_at_least(row, weights, least)
-        }
+        unsafe fn sum_at_least(row: &[f32], weights: &[f32], least: f32) -> f64 { math::sum_at_least(row, weights, least) }
         $crate::backend::cpu::kernels::SamplingKernels { block_maxima, weights, sum_exp, sum_at_least }
     }};
 }

@@ -118,14 +118,21 @@ impl<'a> HeadBlock<'a> {
             1.0
         };
         let half = |at: usize| u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]);
+        match s.dtype {
+            DType::F32 => self.fill(values, token, out, |at| {
+                f32::from_ne_bytes(self.bytes[at..at + 4].try_into().expect("four bytes"))
+            }),
+            DType::Bf16 => self.fill(values, token, out, |at| bf16_to_f32(half(at))),
+            DType::F16 => self.fill(values, token, out, |at| half::f16::from_bits(half(at)).to_f32()),
+            _ => self.fill(values, token, out, |at| self.bytes[at] as i8 as f32 * scale),
+        }
+    }
+
+    /// Sets `out` to what `read` gives for the offset of each element of a token's key (or value), in bytes.
+    #[inline(always)]
+    fn fill(&self, values: bool, token: usize, out: &mut [f32], read: impl Fn(usize) -> f32) {
         for (d, out) in out.iter_mut().enumerate() {
-            let at = element_offset(s, self.layout, values, token, d) * s.dtype.size();
-            *out = match s.dtype {
-                DType::F32 => f32::from_ne_bytes(self.bytes[at..at + 4].try_into().expect("four bytes")),
-                DType::Bf16 => bf16_to_f32(half(at)),
-                DType::F16 => half::f16::from_bits(half(at)).to_f32(),
-                _ => self.bytes[at] as i8 as f32 * scale,
-            };
+            *out = read(element_offset(&self.shape, self.layout, values, token, d) * self.shape.dtype.size());
         }
     }
 }

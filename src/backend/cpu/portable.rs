@@ -211,17 +211,9 @@ unsafe fn linear_stored<const FMA: bool, const MR: usize, const NR: usize, T: St
 ) {
     let in_features = args.in_features;
     if args.rows < PANEL_ROWS_MIN {
+        let w = &w[range.start * in_features..range.end * in_features];
         // SAFETY: same contract, whole range.
-        unsafe {
-            block::<FMA, MR, NR, T>(
-                args,
-                x,
-                &w[range.start * in_features..range.end * in_features],
-                range.start,
-                range.len(),
-            )
-        };
-        return;
+        return unsafe { block::<FMA, MR, NR, T>(args, x, w, range.start, range.len()) };
     }
     let mut first = range.start;
     while first < range.end {

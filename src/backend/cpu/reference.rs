@@ -86,8 +86,13 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
     }
 }
 
-const ATTENTION: AttentionKernels =
-    AttentionKernels { layout: |_| PageLayout::Rows, attend, attend_f32: attend, store_group: no_group, combine };
+const ATTENTION: AttentionKernels = AttentionKernels {
+    layout: |_| PageLayout::Rows,
+    attend,
+    attend_f32: attend,
+    store_group: no_group,
+    combine: |_, _, _| unreachable!("this tier does not split items into spans"),
+};
 
 /// Attention with a softmax over all visible keys at once.
 ///
@@ -123,12 +128,6 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
             out.iter_mut().zip(&*value).for_each(|(out, v)| *out += s / total * v);
         }
     }
-}
-
-/// # Safety
-/// None; never called, since this tier does not split items into spans.
-unsafe fn combine(_args: &AttentionArgs, _parts: &[f32], _scratch: &mut Vec<f32>) {
-    unreachable!("the reference takes all keys at once");
 }
 
 /// # Safety

@@ -63,8 +63,7 @@ impl Lanes for __m512 {
             out
         }
         fn unpack_q8(from: *const u8, to: *mut u8) {
-            let codes = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(-128));
-            _mm512_storeu_si512(to.cast(), codes);
+            _mm512_storeu_si512(to.cast(), Self::xor(Self::load_bytes(from), _mm512_set1_epi8(-128)));
         }
         fn unpack_q4(from: *const u8, to: *mut u8) {
             let values = Self::lookup(Self::load_table(Q4_VALUES.as_ptr().cast()), Self::load_bytes(from));

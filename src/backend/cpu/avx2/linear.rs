@@ -14,6 +14,15 @@ with_features! { "avx2,fma,f16c";
     pub(super) fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
         linear_with::<Plain>(args, range)
     }
+
+    fn linear_stored(args: &LinearArgs, range: Range<usize>) {
+        match (args.weight, args.x) {
+            (Matrix::Stored(Elements::F32(w)), Input::F32(x)) => stored::<F32>(args, w, x, range),
+            (Matrix::Stored(Elements::Bf16(w)), Input::F32(x)) => stored::<Bf16>(args, w, x, range),
+            (Matrix::Stored(Elements::F16(w)), Input::F32(x)) => stored::<F16>(args, w, x, range),
+            _ => unreachable!("inputs come in the form that the table asks for"),
+        }
+    }
 }
 with_features! { "avx2,fma,f16c,avx512vnni,avx512vl";
     /// [`linear`] with the 256-bit 8-bit dot products of AVX-512 VNNI.
@@ -35,11 +44,8 @@ unsafe fn linear_with<D: Dot<V = __m256>>(args: &LinearArgs, range: Range<usize>
     // SAFETY: same contract.
     unsafe {
         match (args.weight, args.x) {
-            (Matrix::Stored(Elements::F32(w)), Input::F32(x)) => stored::<F32>(args, w, x, range),
-            (Matrix::Stored(Elements::Bf16(w)), Input::F32(x)) => stored::<Bf16>(args, w, x, range),
-            (Matrix::Stored(Elements::F16(w)), Input::F32(x)) => stored::<F16>(args, w, x, range),
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<D, 2>(args, scheme, bytes, x, range),
-            _ => unreachable!("inputs come in the form that the table asks for"),
+            _ => linear_stored(args, range),
         }
     }
 }

@@ -100,44 +100,34 @@ impl Products for Bf16 {
                         eight[i] = sums[(first + i) / NR][(first + i) % NR];
                     }
                 }
-                _mm256_storeu_ps(out[first..first + 8].as_mut_ptr(), sum8(eight));
+                _mm256_storeu_ps(out[first..first + 8].as_mut_ptr(), Self::sum8(eight));
             }
         }
         out
     }
 }
 
-/// The lane sums of eight registers, each a tree `((0+8)+(4+12)) + ...`: halves, quarters, then lanes two apart.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-fn sum8(v: [__m512; 8]) -> __m256 {
-    let [a, b, c, d, e, f, g, h] = v.map(|v| half(v));
-    // Registers four apart are combined, so that the results end up in order.
-    let (ae, bf, cg, dh) = (quarters(a, e), quarters(b, f), quarters(c, g), quarters(d, h));
-    let (low, high) = (two_apart(ae, bf), two_apart(cg, dh));
-    let (even, odd) = (_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high));
-    _mm256_add_ps(even, odd)
-}
-
-/// Adds lanes `i` and `i + 8`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-fn half(v: __m512) -> __m256 {
-    _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))
-}
-
-/// Adds lanes `i` and `i + 4` of each register; the lower half of the result is of `a`, the upper of `b`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl")]
-fn quarters(a: __m256, b: __m256) -> __m256 {
-    _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
-}
-
-/// In each half, adds lanes 0 and 2, and 1 and 3, of `a`, then of `b`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl")]
-fn two_apart(a: __m256, b: __m256) -> __m256 {
-    let (a, b) = (_mm256_castps_pd(a), _mm256_castps_pd(b));
-    let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
-    _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
+impl Bf16 {
+    methods! {
+        // The lane sums of eight registers, each a tree `((0+8)+(4+12)) + ...`: halves, quarters, then lanes two apart.
+        // Registers four apart are combined, so that the results end up in order.
+        fn sum8(v: [__m512; 8]) -> __m256 {
+            let low = Self::two_apart(Self::quarters(v[0], v[4]), Self::quarters(v[1], v[5]));
+            let high = Self::two_apart(Self::quarters(v[2], v[6]), Self::quarters(v[3], v[7]));
+            _mm256_add_ps(_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high))
+        }
+        // Adds lanes `i` and `i + 8`.
+        fn half(v: __m512) -> __m256 { _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) }
+        // Of the halves, adds lanes `i` and `i + 4`; the lower half of the result is of `a`, the upper of `b`.
+        fn quarters(a: __m512, b: __m512) -> __m256 {
+            let (a, b) = (Self::half(a), Self::half(b));
+            _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+        }
+        // In each half, adds lanes 0 and 2, and 1 and 3, of `a`, then of `b`.
+        fn two_apart(a: __m256, b: __m256) -> __m256 {
+            let (a, b) = (_mm256_castps_pd(a), _mm256_castps_pd(b));
+            let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+            _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
-use super::tile::{Tiles, ahead, over_rows, put};
+use super::tile::{RowTiles, ahead, over_rows, put};
 use super::{Int8Rows, LinearArgs};
 use crate::backend::cpu::vector::{Register, Vector};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
@@ -88,7 +88,7 @@ struct Column<'a, D, const N: usize, const HALVES: bool> {
     dot: PhantomData<D>,
 }
 
-impl<D: Dot, const N: usize, const HALVES: bool> Tiles for Column<'_, D, N, HALVES> {
+impl<D: Dot, const N: usize, const HALVES: bool> RowTiles for Column<'_, D, N, HALVES> {
     #[inline(always)]
     unsafe fn run<const MR: usize, const LINES: usize>(&self, row: usize, mut next: *const u8) {
         let (x, groups, lanes) = (self.x, self.x.groups, D::V::LANES);

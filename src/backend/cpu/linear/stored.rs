@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
 use super::LinearArgs;
-use super::tile::{Tiles, ahead, over_rows};
+use super::tile::{RowTiles, ahead, over_rows, put_tile};
 use crate::backend::cpu::vector::{Register, Vector};
 use std::marker::PhantomData;
 
@@ -83,7 +83,7 @@ struct Column<'a, P: Products, const NR: usize, const ALL: usize> {
     products: PhantomData<P>,
 }
 
-impl<P: Products, const NR: usize, const ALL: usize> Tiles for Column<'_, P, NR, ALL> {
+impl<P: Products, const NR: usize, const ALL: usize> RowTiles for Column<'_, P, NR, ALL> {
     #[inline(always)]
     unsafe fn run<const MR: usize, const LINES: usize>(&self, row: usize, mut next: *const u8) {
         let in_features = self.args.in_features;
@@ -118,9 +118,8 @@ impl<P: Products, const NR: usize, const ALL: usize> Tiles for Column<'_, P, NR,
                     }
                 }
             }
-            for (m, sums) in P::reduce(&sums).chunks_exact(NR).take(MR).enumerate() {
-                self.args.put_all(row + m, self.first, self.first + NR, sums);
-            }
+            let out_features = self.first..self.first + NR;
+            put_tile::<NR>(self.args, row, out_features, &P::reduce(&sums)[..MR * NR]);
         }
     }
 }

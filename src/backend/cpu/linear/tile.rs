@@ -20,7 +20,7 @@ pub const ROWS: usize = 4;
 const LINE: usize = 64;
 
 /// The tiles of some outputs.
-pub trait Tiles {
+pub trait RowTiles {
     /// Computes `MR` rows, from `row` on. In each of its steps, prefetches `LINES` cache lines from `next` on.
     ///
     /// # Safety
@@ -32,9 +32,9 @@ pub trait Tiles {
 /// step of one tile, or fewer in several tiles, a line per step being `bytes` bytes in all.
 ///
 /// # Safety
-/// As [`Tiles::run`] for these rows.
+/// As [`RowTiles::run`] for these rows.
 #[inline(always)]
-pub unsafe fn over_rows<T: Tiles, const ALL: usize>(tiles: &T, rows: usize, mut next: *const u8, bytes: usize) {
+pub unsafe fn over_rows<T: RowTiles, const ALL: usize>(tiles: &T, rows: usize, mut next: *const u8, bytes: usize) {
     // Prefetching is spread over the tiles with all rows: prefetches issued all at once would wait for each other.
     let each = ALL.div_ceil((rows / ROWS).max(1));
     let mut left = ALL;
@@ -89,7 +89,20 @@ pub unsafe fn put<V: Vector>(args: &LinearArgs, row: usize, out_features: Range<
             for (v, all) in values.iter().zip(all.chunks_exact_mut(V::LANES)) {
                 V::store(*v, all.as_mut_ptr());
             }
-            args.put_all(row, out_features.start, out_features.end, &all);
+            put_tile::<PANEL>(args, row, out_features, &all);
         }
+    }
+}
+
+/// Writes the results of a tile, `[rows, N]`, from row `row` and output `out_features.start` on, except those at or
+/// beyond `out_features.end`. Not inlined: it would be most of the code of a tile, of which there are many.
+///
+/// # Safety
+/// As [`LinearArgs::put_all`].
+#[inline(never)]
+pub unsafe fn put_tile<const N: usize>(args: &LinearArgs, row: usize, out_features: Range<usize>, values: &[f32]) {
+    for (m, values) in values.as_chunks::<N>().0.iter().enumerate() {
+        // SAFETY: guaranteed by the caller.
+        unsafe { args.put_all(row + m, out_features.start, out_features.end, values) };
     }
 }

@@ -1,7 +1,7 @@
 //! Attention over pages of any layout and type, in f32: each block of keys and values is widened to f32 once for all
 //! queries of the task.
 
-use super::{Stored, as_f16, dot, exp, fma, tile};
+use super::{LANES, Stored, as_f16, exp, fma, reduce};
 use crate::backend::cpu::attention::running::{self, Fold, Running};
 use crate::backend::cpu::attention::{AttentionArgs, BLOCK};
 use crate::backend::cpu::kernels::{Elements, bf16_to_f32};
@@ -39,6 +39,39 @@ fn read_block(args: &AttentionArgs, values: bool, block: usize, range: Range<usi
     }
 }
 
+/// Dot products of a query with `N` contiguous keys; element `i` is added to lane `i % 8`.
+#[inline(always)]
+fn dots<const FMA: bool, const N: usize>(q: &[f32], keys: &[f32]) -> [f32; N] {
+    let dim = q.len();
+    let mut rows = [q; N];
+    for n in 0..N {
+        rows[n] = &keys[n * dim..(n + 1) * dim];
+    }
+    let mut sums = [[0.0f32; LANES]; N];
+    let whole = dim / LANES * LANES;
+    let mut i = 0;
+    while i < whole {
+        let q = &q[i..i + LANES];
+        for n in 0..N {
+            let k = &rows[n][i..i + LANES];
+            for l in 0..LANES {
+                sums[n][l] = fma::<FMA>(q[l], k[l], sums[n][l]);
+            }
+        }
+        i += LANES;
+    }
+    for (l, i) in (whole..dim).enumerate() {
+        for n in 0..N {
+            sums[n][l] = fma::<FMA>(q[i], rows[n][i], sums[n][l]);
+        }
+    }
+    let mut out = [0.0; N];
+    for n in 0..N {
+        out[n] = reduce(&sums[n]);
+    }
+    out
+}
+
 /// `sum += weights * values` over `N` contiguous rows of values, in ascending order.
 #[inline(always)]
 fn add_rows<const FMA: bool, const N: usize>(sum: &mut [f32], weights: &[f32], values: &[f32]) {
@@ -74,13 +107,13 @@ fn fold_query<const FMA: bool>(
     while at < scores.len() {
         let k = &keys[(range.start + at) * k_dim..range.end * k_dim];
         if scores.len() - at >= KEYS {
-            let [dots] = tile::<FMA, 1, KEYS, f32>(q, k, k_dim);
+            let dots = dots::<FMA, KEYS>(q, k);
             for n in 0..KEYS {
                 scores[at + n] = dots[n] * scale;
             }
             at += KEYS;
         } else {
-            scores[at] = dot::<FMA>(q, k) * scale;
+            scores[at] = dots::<FMA, 1>(q, k)[0] * scale;
             at += 1;
         }
     }

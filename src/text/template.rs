@@ -12,6 +12,7 @@
 //!
 //! Called by the engine's `render`, and by the command line with a template of its own. A rendering keeps nothing.
 
+mod arguments;
 mod big;
 mod checks;
 mod clock;

@@ -1,12 +1,13 @@
 //! Jinja's filters, with the `tojson` of transformers.
 
+use super::arguments::Arguments;
 use super::functions::Args;
 use super::lexer::is_space;
 use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
 use super::print::{JsonStyle, text_in, to_text};
 use super::selection::{dictsort, extreme, groupby, join, map, select, sort, sum, unique};
-use super::value::{Arguments, View, as_int, defined, int, type_name, view};
+use super::value::{View, as_int, defined, int, type_name, view};
 use super::{methods, numbers, ops, pretty, print, printf};
 use super::{strings, words};
 use minijinja::{Environment, State, Value};

@@ -1,10 +1,9 @@
 //! Functions every template can call, and the objects they make: macros, cyclers, joiners.
 
+use super::arguments::Arguments;
 use super::marks::{self, str_of};
 use super::meter::{Meter, R, fault};
-use super::value::{
-    Arguments, DictBuilder, Method, Range, View, as_int, defined, holds_namespace, is_namespace, type_name, view,
-};
+use super::value::{DictBuilder, Method, Range, View, as_int, defined, holds_namespace, is_namespace, type_name, view};
 use super::{filters, methods, ops, print};
 use minijinja::value::{Kwargs, Object, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};

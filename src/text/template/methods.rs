@@ -1,7 +1,8 @@
 //! Methods of Python's types, as a sandboxed template may call them, and which attributes exist.
 
+use super::arguments::Arguments;
 use super::meter::{Meter, R, fault};
-use super::value::{Arguments, DictBuilder, Method, View, as_int, defined, hashable, int, type_name, view};
+use super::value::{DictBuilder, Method, View, as_int, defined, hashable, int, type_name, view};
 use super::{ops, strings};
 use minijinja::Value;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! Filters over numbers: `int`, `float`, `round`, `abs`.
 
+use super::arguments::Arguments;
 use super::lexer::is_space;
 use super::meter::{Meter, R, fault};
-use super::value::{Arguments, View, as_int, defined, int, type_name, view};
+use super::value::{View, as_int, defined, int, type_name, view};
 use super::{big, ops};
 use minijinja::Value;
 use std::sync::Arc;

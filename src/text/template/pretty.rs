@@ -1,10 +1,11 @@
 //! The `pprint` filter: Python's `pprint.pformat`, which breaks what is wider than a line.
 
+use super::arguments::Arguments;
 use super::lexer::is_space;
 use super::marks::Text;
 use super::meter::{Meter, R, Sink};
 use super::print::repr;
-use super::value::{Arguments, DictBuilder, View, view};
+use super::value::{DictBuilder, View, view};
 use super::{selection, strings};
 use minijinja::Value;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! Text from patterns: Python's `%` operator, `str.format`, and the format specifications both share.
 
+use super::arguments::Arguments;
 use super::marks::{self, Text};
 use super::meter::{Meter, R, Sink, fault};
-use super::value::{Arguments, View, as_int, defined, int, type_name, view};
+use super::value::{View, as_int, defined, int, type_name, view};
 use super::{ops, print};
 use minijinja::Value;
 use std::sync::Arc;

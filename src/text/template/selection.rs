@@ -1,9 +1,10 @@
 //! Filters that follow attributes, sort, group and select.
 
+use super::arguments::Arguments;
 use super::filters::{split, truth};
 use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
-use super::value::{Arguments, DictBuilder, View, defined, hashable, int, type_name, view};
+use super::value::{DictBuilder, View, defined, hashable, int, type_name, view};
 use super::{ops, print, strings};
 use minijinja::{State, Value};
 use std::sync::Arc;

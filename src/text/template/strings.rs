@@ -1,10 +1,11 @@
 //! Methods of Python's `str`.
 
+use super::arguments::Arguments;
 use super::lexer::is_space;
 use super::marks::{self, Text, str_of};
 use super::meter::{Meter, R, Sink, fault};
 use super::print::{text_in, to_text};
-use super::value::{Arguments, View, as_int, int, type_name, view};
+use super::value::{View, as_int, int, type_name, view};
 use super::{digits, ops, printf};
 use minijinja::Value;
 use std::sync::Arc;

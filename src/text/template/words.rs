@@ -1,11 +1,12 @@
 //! Filters that look at words: `wordcount`, `wordwrap`, `striptags`.
 
+use super::arguments::Arguments;
 use super::lexer::is_space;
 use super::marks::Text;
 use super::meter::{Meter, R, Sink, fault};
 use super::print::{text_in, to_text};
 use super::strings;
-use super::value::{Arguments, as_int, defined, int, type_name};
+use super::value::{as_int, defined, int, type_name};
 use minijinja::Value;
 use std::ops::Range;
 use std::sync::Arc;

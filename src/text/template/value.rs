@@ -3,6 +3,7 @@
 //! Containers are immutable and know how deep they nest, so that no recursion over a value (printing, comparing,
 //! dropping) can exhaust the stack, and whether a namespace is inside, so that none can come to hold itself.
 
+use super::arguments::Arguments;
 use super::big::Big;
 use super::marks::{self, Text, str_of};
 use super::meter::{Held, Meter, R, fault, try_block};

@@ -10,7 +10,7 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 use serde_json::{Map, Value};
 use std::cell::Cell;
 
-/// A value whose tree takes at most so many bytes, as [`cost`] counts them.
+/// A value whose tree takes at most so many bytes, as `cost` counts them.
 #[derive(Debug)]
 pub struct Tree<const BYTES: usize>(pub Value);
 

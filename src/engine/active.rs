@@ -143,7 +143,7 @@ impl Active {
         Ok(())
     }
 
-    /// Sends the terminal event; returns its kind as [`Outbox::finish`] does. `history`: number of preemptions, and
+    /// Sends the terminal event; returns its kind as [`Outbox::finish`](super::Outbox::finish) does. `history`: number of preemptions, and
     /// prompt tokens found in the prefix cache.
     pub fn finish(&mut self, end: End, history: (u32, usize)) -> Option<EventKind> {
         let now = Instant::now();

@@ -7,7 +7,7 @@
 //! time `t` at most `t * work / interval + work`, plus the layer in progress.
 //!
 //! Working time is wall time of the engine thread within a step, during which all threads of the pool compute. The
-//! current time is a parameter, so that tests use a clock of their own. Used by [`super::control`] on the engine
+//! current time is a parameter, so that tests use a clock of their own. Used by [`super::pacing`] on the engine
 //! thread.
 
 use crate::error::{Error, Result, Unit};

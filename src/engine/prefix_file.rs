@@ -8,7 +8,7 @@
 //! | … | the description: a JSON object, [`super::identity::Description`] |
 //! | 8 | XXH3-64 of all bytes before |
 //! | 4 × tokens | token ids |
-//! | … | for each page, its frame in each layer group, in the format of [`crate::backend::Backend::read_page`] |
+//! | … | for each page, its frame in each layer group, in the format of [`crate::backend::Cache::read_page`] |
 //! | 8 | XXH3-64 of tokens and pages, seeded with the first checksum |
 //!
 //! Later versions must keep the first three fields and the first checksum, so that an older library can tell a newer

@@ -98,7 +98,7 @@ impl Shared {
         }
     }
 
-    /// [`Engine::close`]: delivers everything that still comes, on the calling thread.
+    /// [`Engine::close`](super::Engine::close): delivers everything that still comes, on the calling thread.
     pub(super) fn deliver_to_the_end(&self) {
         if let TurnOr::Turn(turn) = self.dispatch.callbacks.turn(None, || false) {
             self.deliver_rest(turn);

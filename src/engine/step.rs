@@ -4,7 +4,7 @@
 //! `Steps::submit` and `compute`, then in [`crate::model::forward`] [`Model::layer`](crate::model::Model::layer) and the part
 //! of the layer, which calls the operations of [`Backend`](crate::backend::Backend).
 //!
-//! How many steps may be in flight is the device's ([`steps_in_flight`](crate::backend::Backend::steps_in_flight)). With one, a step is finished
+//! How many steps may be in flight is the device's ([`steps_in_flight`](crate::backend::Steps::steps_in_flight)). With one, a step is finished
 //! before the next is scheduled. With more, the next step is scheduled and submitted while this one runs: each sampled token has a
 //! place in its sequence before its value is known
 //! ([`Scheduler::append_unknown`](crate::scheduler::Scheduler::append_unknown)), and the device takes the value from where the last

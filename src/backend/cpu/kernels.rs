@@ -159,7 +159,7 @@ pub struct Kernels {
     /// Tiers whose `form` never returns [`Form::Bf16`] have [`no_bf16`].
     ///
     /// # Safety
-    /// `out` has [`crate::backend::scratch_elements`] elements of 4 bytes, no other task writes this row, and the
+    /// `out` has the bytes of [`converted_bytes`](super::linear::converted_bytes), no other task writes this row, and the
     /// processor supports the tier's instructions.
     pub to_bf16: unsafe fn(x: &[f32], row: usize, out: *mut u16),
     /// Quantizes a row in groups of `group` elements: codes (zero beyond the end of `x`) and the scale and correction

@@ -1,5 +1,5 @@
 //! Memory that steps need beside their tensors: scratch of each thread, lists and partial results. It is sized for the
-//! largest step and reserved before the first ([`Memory::reserve`](super::Memory::reserve)), so that steps do not
+//! largest step and reserved before the first ([`Memory::reserve`]), so that steps do not
 //! allocate and lack of memory is an error of opening an engine.
 //!
 //! [`scratch_bytes`] and the reservation both use [`ReserveSizes`], so that a memory plan and the engine opened from it
@@ -16,7 +16,7 @@ use super::{CpuBackend, MaxBatchShape, Memory, Step, Tier};
 use crate::encoding::PANEL;
 use crate::error::{Error, Result};
 
-/// Bytes that [`Memory::reserve`](super::Memory::reserve) will reserve with `threads` threads on `tier`.
+/// Bytes that [`Memory::reserve`] will reserve with `threads` threads on `tier`.
 pub fn scratch_bytes(tier: Tier, threads: usize, max_shape: &MaxBatchShape) -> u64 {
     ReserveSizes::of(tier, threads, max_shape).bytes()
 }
@@ -69,7 +69,7 @@ impl ReserveSizes {
 }
 
 impl CpuBackend {
-    /// See [`Memory::reserve`](super::Memory::reserve).
+    /// See [`Memory::reserve`].
     pub(super) fn reserve_scratch(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
         let sizes = ReserveSizes::of(self.tier(), self.threads(), max_shape);
         for scratch in &mut self.scratch {

@@ -101,4 +101,19 @@ static inline astrai_engine *open_engine(const char *model) {
   return engine;
 }
 
+/* Waits with a pulled request, whose end says that those submitted before it are ready: it was behind them in the line. */
+static inline void until_ready(const astrai_engine *engine, int32_t tokens) {
+  astrai_error *err = NULL;
+  astrai_prompt *prompt = raw_prompt("Once upon a time");
+  astrai_request_options options = steady(tokens);
+  astrai_request *request = NULL;
+  astrai_event *event = NULL;
+  EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
+  EXPECT(ASTRAI_OK, astrai_request_wait(request, -1, &event, &err));
+  CHECK(event->finish_reason == ASTRAI_FINISH_LENGTH);
+  astrai_event_free(event);
+  astrai_request_free(request);
+  astrai_prompt_free(prompt);
+}
+
 #endif

@@ -54,21 +54,6 @@ static void submit(const astrai_engine *engine, int32_t max_tokens, uint32_t que
   astrai_prompt_free(prompt);
 }
 
-/* A pulled request from submit to end: whatever was submitted before it had as many steps. */
-static void steps(const astrai_engine *engine, int32_t tokens) {
-  astrai_error *err = NULL;
-  astrai_prompt *prompt = raw_prompt("Once upon a time");
-  astrai_request_options options = steady(tokens);
-  astrai_request *request = NULL;
-  astrai_event *event = NULL;
-  EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
-  EXPECT(ASTRAI_OK, astrai_request_wait(request, -1, &event, &err));
-  CHECK(event->finish_reason == ASTRAI_FINISH_LENGTH);
-  astrai_event_free(event);
-  astrai_request_free(request);
-  astrai_prompt_free(prompt);
-}
-
 /* Without handles, without callbacks, from one thread. */
 static void one_thread(void) {
   astrai_error *err = NULL;
@@ -226,7 +211,7 @@ static void backpressure(void) {
   for (i = 0; i < 3; i++)
     submit(engine, 60, 2, all, i, NULL);
   for (round = 0; round < 4; round++) {
-    steps(engine, 10);
+    until_ready(engine, 10);
     stats.struct_size = sizeof stats;
     EXPECT(ASTRAI_OK, astrai_engine_check(engine, &err));
     EXPECT(ASTRAI_OK, astrai_engine_stats(engine, &stats, &err));
@@ -265,7 +250,7 @@ static void held(void) {
     EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &out[i], &err));
   for (round = 0; round < 4; round++) {
     CHECK(out[0]->tag != out[1]->tag && out[1]->tag != out[2]->tag && out[2]->tag != out[0]->tag);
-    steps(engine, 8); /* more has come of each */
+    until_ready(engine, 8); /* more has come of each */
     CHECK(astrai_engine_next(engine, -1, &event, &err) == ASTRAI_ERR_BUSY && strstr(err->message, "astrai_event_free"));
     astrai_error_free(err);
     err = NULL;
@@ -341,7 +326,7 @@ static void endings(void) {
     int i, left = 0;
     for (i = 0; i < 4; i++)
       submit(engine, i < 2 ? 4 : 1000, 2, all, i, i == 3 ? &request : NULL);
-    steps(engine, 10);
+    until_ready(engine, 10);
     if (how < 2) {
       EXPECT(ASTRAI_OK, astrai_engine_close(engine, 0, &err));
       EXPECT(ASTRAI_ERR_CLOSED, astrai_engine_check(engine, &err));
@@ -415,7 +400,7 @@ static void blocked_callback(void) {
   options.queue_tokens = 4;
   EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &options, block, gates, NULL, &blocked, &err));
   gate_wait(&gates[0], 1);
-  steps(engine, 200);
+  until_ready(engine, 200);
   submit(engine, 50, 0, all, 0, NULL);
   do {
     EXPECT(ASTRAI_OK, astrai_engine_next(engine, -1, &event, &err));

@@ -189,9 +189,7 @@ impl CudaBackend {
     pub(super) fn end_step(&mut self) {
         match std::mem::take(&mut self.graphs.mode) {
             Mode::Submit => {}
-            Mode::Capture(_) if self.failure.is_some() => {
-                self.graphs.stream.take().map(|stream| stream.end());
-            }
+            Mode::Capture(_) if self.failure.is_some() => self.graphs.give_up(),
             Mode::Capture(kind) => {
                 self.graphs.keep(kind);
             }

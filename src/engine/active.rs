@@ -34,7 +34,7 @@ pub(super) struct Active {
 }
 
 impl Active {
-    /// The state of a request that was just given a sequence. `on_device`: tokens are sampled on the device.
+    /// The state of a request that was just given a sequence.
     ///
     /// # Errors
     /// `Memory`.
@@ -143,9 +143,12 @@ impl Active {
         Ok(())
     }
 
-    /// Sends the terminal event; returns its kind as [`Outbox::finish`](super::Outbox::finish) does. `history`: number of preemptions, and
-    /// prompt tokens found in the prefix cache.
+    /// Gives the request's place back and sends the terminal event; returns its kind as
+    /// [`Outbox::finish`](super::Outbox::finish) does. `history`: number of preemptions, and prompt tokens found in the
+    /// prefix cache.
     pub fn finish(&mut self, end: End, history: (u32, usize)) -> Option<EventKind> {
+        // Before the terminal event: whoever has read that can submit again at once.
+        self.request.permit = None;
         let now = Instant::now();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let since = |t: Option<Instant>| t.map_or(0, |t| micros(t.duration_since(self.request.submitted)));
@@ -184,5 +187,34 @@ impl Active {
             event.prompt_logprobs = prompt_logprobs;
             event.usage = Some(usage);
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Slots;
+    use crate::engine::{Engine, EngineOptions, LogLevel, Permit, Prompt, PromptPart, RequestOptions, Sink};
+    use std::path::Path;
+    use std::sync::atomic::Ordering;
+
+    /// Whoever has read the terminal event finds the request's place free, though the engine thread still has the
+    /// request.
+    #[test]
+    fn the_place_of_a_request_is_free_before_its_terminal_event() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/storyteller");
+        let options = EngineOptions { threads: 1, log_level: LogLevel::Off, ..EngineOptions::default() };
+        let engine = Engine::open(&dir, options).unwrap();
+        let tokens = vec![5, 6];
+        let prompt = Prompt { parts: vec![PromptPart::Tokens(tokens.clone())], ..Prompt::default() };
+        let (options, pending) = (RequestOptions::default(), &engine.shared.pending);
+        let mut request = engine.new_request(&prompt, &options, tokens, Instant::now(), Sink::Pull).unwrap();
+        request.permit = Some(Permit::take(pending, 1).unwrap());
+        let handle = Slots::new(1).unwrap().insert(()).unwrap();
+        let mut active = Active::new(request, handle).unwrap();
+        assert_eq!(pending.load(Ordering::SeqCst), 1);
+        let kind = active.finish(End::Finished(FinishReason::Length), (0, 0));
+        assert_eq!((kind, pending.load(Ordering::SeqCst)), (Some(EventKind::Finished), 0));
+        assert!(active.request.delivery.is_finished());
     }
 }

@@ -69,7 +69,7 @@ impl Engine {
     }
 
     /// Validates the options and fills in the model's defaults.
-    fn new_request(
+    pub(super) fn new_request(
         &self,
         prompt: &Prompt,
         options: &RequestOptions,

@@ -75,7 +75,8 @@ fn steps_ahead_change_nothing() {
 /// A figure, not a bound: `ASTRAI_TEST_STREAMS=256 cargo test --release --features cli,cuda --test devices host_time -- --nocapture`.
 #[test]
 fn host_time() {
-    let Some(_driver) = cuda_driver::begin() else { return };
+    let Some(driver) = cuda_driver::begin() else { return };
+    driver.set_idle(true);
     let streams = std::env::var("ASTRAI_TEST_STREAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
     println!("{streams} streams: the host spends {:?} on a step", steps::host_time(streams));
 }

@@ -72,6 +72,11 @@ CONTROL void astrai_host_driver_set_eager(int eager) {
     state().settings.eager = eager != 0;
 }
 
+CONTROL void astrai_host_driver_set_idle(int idle) {
+    const Lock lock(state().mutex);
+    state().settings.idle = idle != 0;
+}
+
 CONTROL void astrai_host_driver_set_seed(uint64_t seed) {
     const Lock lock(state().mutex);
     state().settings.seed = seed;

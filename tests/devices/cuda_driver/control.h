@@ -53,6 +53,9 @@ void astrai_host_driver_set_capability(int major, int minor);
 void astrai_host_driver_set_attribute(int attribute, int value); /* any CUdevice_attribute */
 void astrai_host_driver_set_total_memory(uint64_t bytes);        /* of each device */
 void astrai_host_driver_set_eager(int eager);                    /* 1: work runs when it is enqueued */
+/* 1: launches are counted and end, and the kernels do not run: what the host does is then not slowed down by what they did to its
+ * caches. Results are what lies in memory. */
+void astrai_host_driver_set_idle(int idle);
 /* Another order of blocks and threads in every launch, see fibers.cuh; 0: plain order. */
 void astrai_host_driver_set_seed(uint64_t seed);
 

@@ -302,6 +302,11 @@ impl Driver {
         self.call("set_eager", |f: extern "C" fn(i32)| f(i32::from(eager)));
     }
 
+    /// Kernels do not run; see `control.h`.
+    pub fn set_idle(&self, idle: bool) {
+        self.call("set_idle", |f: extern "C" fn(i32)| f(i32::from(idle)));
+    }
+
     pub fn set_seed(&self, seed: u64) {
         self.call("set_seed", |f: extern "C" fn(u64)| f(seed));
     }

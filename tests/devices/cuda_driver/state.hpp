@@ -141,6 +141,7 @@ struct Settings {
     std::map<int, int> attributes;
     uint64_t total_bytes = 1ull << 30;
     bool eager = false;
+    bool idle = false;
     uint64_t seed = 0;
     uint64_t fail_allocation = 0;
     Failure fail_call;

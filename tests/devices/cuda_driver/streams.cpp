@@ -97,7 +97,7 @@ static CUresult run_fill(const Work &work) {
 static CUresult run_work(Lock &lock, const std::shared_ptr<Stream> &stream, const Work &work) {
     switch (work.kind) {
     case Work::Launch:
-        return run_kernel(lock, work);
+        return state().settings.idle ? CUDA_SUCCESS : run_kernel(lock, work);
     case Work::ToDevice:
     case Work::ToHost:
     case Work::Within:

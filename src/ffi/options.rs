@@ -30,7 +30,6 @@ unsafe impl CallerStruct for astrai_engine_options {
 // SAFETY: repr(C), `struct_size` first, integers and floats.
 unsafe impl CallerStruct for astrai_request_options {
     const NAME: &'static str = "astrai_request_options";
-    const SIZES: &'static [usize] = &[size_of::<Self>()];
     fn defaults() -> Self {
         astrai_request_options {
             max_tokens: -1,
@@ -50,19 +49,16 @@ unsafe impl CallerStruct for astrai_request_options {
 // SAFETY: repr(C), `struct_size` first, integers and raw pointers.
 unsafe impl CallerStruct for astrai_info {
     const NAME: &'static str = "astrai_info";
-    const SIZES: &'static [usize] = &[size_of::<Self>()];
 }
 
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_stats {
     const NAME: &'static str = "astrai_stats";
-    const SIZES: &'static [usize] = &[size_of::<Self>()];
 }
 
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_plan {
     const NAME: &'static str = "astrai_plan";
-    const SIZES: &'static [usize] = &[size_of::<Self>()];
 }
 
 /// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.

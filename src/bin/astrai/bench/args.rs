@@ -1,7 +1,7 @@
 //! Arguments of `astrai bench`, and what they mean for each workload.
 
 use super::shapes;
-use crate::args::{self, KvFormat};
+use crate::args;
 use crate::failure::{Failure, Outcome};
 use astrai::engine::{CpuTier, Device, EngineOptions, Type};
 use astrai::limits;
@@ -90,8 +90,8 @@ pub struct BenchArgs {
     #[arg(long, value_enum)]
     pub weights: Option<WeightFormat>,
     /// Format of the KV cache [default: bf16]
-    #[arg(long, value_enum)]
-    pub kv: Option<KvFormat>,
+    #[arg(long, value_parser = args::one_of(&args::KV))]
+    pub kv: Option<Type>,
     #[arg(long, value_parser = args::device, value_name = "DEVICE", default_value = Device::Auto.name(), help = Device::SYNTAX)]
     pub device: (Device, i32),
     /// Of a GPU: 1 keeps a token from depending on what else is in its step, 0 lets faster products be used
@@ -265,7 +265,7 @@ impl BenchArgs {
                 Some(WeightFormat::Q8) => Type::Q8,
                 Some(WeightFormat::Q4) => Type::Q4,
             },
-            kv: self.kv.map_or(Type::Auto, KvFormat::format),
+            kv: self.kv.unwrap_or(Type::Auto),
             cpu_tier: self.cpu_tier.unwrap_or_default(),
             threads: self.threads.unwrap_or(0),
             max_running: plan.slots as u32,

@@ -117,10 +117,7 @@ fn directive(chars: &mut Chars, argument: &Value, source: &mut Source, meter: &A
     if kind == '%' {
         return sink.push_char('%', content);
     }
-    let value = match value {
-        Some(value) => value,
-        None => source.take()?,
-    };
+    let value = value.map_or_else(|| source.take(), Ok)?;
     spec.zero &= spec.align == Some('>');
     percent_value(kind, &value, spec, meter, sink)
 }

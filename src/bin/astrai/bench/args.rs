@@ -87,8 +87,8 @@ pub struct BenchArgs {
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub seeds: u32,
     /// Weight format [default: as stored; bf16 is refused where another type is stored]
-    #[arg(long, value_enum)]
-    pub weights: Option<WeightFormat>,
+    #[arg(long, value_parser = args::one_of(&WEIGHTS))]
+    pub weights: Option<Type>,
     /// Format of the KV cache [default: bf16]
     #[arg(long, value_parser = args::one_of(&args::KV))]
     pub kv: Option<Type>,
@@ -151,12 +151,7 @@ pub enum PolicyName {
 }
 
 /// Values of `--weights`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WeightFormat {
-    Bf16,
-    Q8,
-    Q4,
-}
+const WEIGHTS: [(&str, &str, Type); 3] = [("bf16", "", Type::Bf16), ("q8", "", Type::Q8), ("q4", "", Type::Q4)];
 
 /// The name of a value on the command line.
 pub fn name_of(value: impl ValueEnum) -> String {
@@ -260,11 +255,7 @@ impl BenchArgs {
             invariant: self.invariant != 0,
             step_tokens: self.step_tokens.unwrap_or(0),
             // Random weights are made in bf16; a folder that stores another type is refused once that is known.
-            weights: match self.weights {
-                None | Some(WeightFormat::Bf16) => Type::Auto,
-                Some(WeightFormat::Q8) => Type::Q8,
-                Some(WeightFormat::Q4) => Type::Q4,
-            },
+            weights: self.weights.filter(|format| *format != Type::Bf16).unwrap_or(Type::Auto),
             kv: self.kv.unwrap_or(Type::Auto),
             cpu_tier: self.cpu_tier.unwrap_or_default(),
             threads: self.threads.unwrap_or(0),

@@ -5,7 +5,7 @@ use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, reserved};
 use crate::limits;
-use crate::sampling::{LogitAdjustments, TokenCounts};
+use crate::sampling::LogitAdjustments;
 use std::time::{Duration, Instant};
 
 /// A request that has a sequence in the scheduler.
@@ -39,11 +39,7 @@ impl Active {
     /// # Errors
     /// `Memory`.
     pub fn new(request: NewRequest, handle: SequenceHandle) -> Result<Active> {
-        let mut counts = TokenCounts::new();
-        if request.params.uses_counts() {
-            counts.add_prompt(&request.prompt)?;
-        }
-        let adjustments = LogitAdjustments::new(&request.params, &counts)?;
+        let adjustments = LogitAdjustments::new(&request.params, &request.prompt)?;
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
             prompt_logprobs = reserved("prompt logprobs", request.prompt.len())?;

@@ -276,10 +276,11 @@ pub enum FinishReason {
 }
 
 /// Kind of an [`Event`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(i32)]
 pub enum EventKind {
     /// More tokens or text.
+    #[default]
     Delta = 1,
     /// Terminal: the request ran to its end.
     Finished = 2,
@@ -316,7 +317,7 @@ pub struct Usage {
 
 /// What a request produced since its last event. The text can be that of more or fewer tokens than `tokens`: text that
 /// may belong to a stop string or an incomplete character is held back.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Event {
     /// Kind.
     pub kind: EventKind,

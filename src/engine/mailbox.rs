@@ -2,7 +2,7 @@
 //! empty list, and the pause and duty limit that the host has set.
 
 use super::duty::Duty;
-use super::{Command, closed, lock, wait_until};
+use super::{Command, closed, lock, wait_for, wait_until};
 use crate::error::{Error, Result, reserved};
 use crate::limits;
 use std::collections::VecDeque;
@@ -157,19 +157,11 @@ impl Mailbox {
         let mut mail = lock(&self.mail);
         mail.control.pause = true;
         self.arrived.notify_one();
-        loop {
-            if mail.gone {
-                return Err(closed());
-            }
-            if mail.control.at_rest || !mail.control.pause {
-                return Ok(mail.control.at_rest);
-            }
-            let (again, in_time) = wait_until(&self.rested, mail, deadline);
-            mail = again;
-            if !in_time {
-                return Ok(false);
-            }
-        }
+        let (_mail, paused) = wait_for(&self.rested, mail, deadline, |mail| {
+            let over = mail.control.at_rest || !mail.control.pause;
+            if mail.gone { Some(Err(closed())) } else { over.then_some(Ok(mail.control.at_rest)) }
+        });
+        paused.unwrap_or(Ok(false))
     }
 
     /// Ends a pause.

@@ -91,7 +91,7 @@ pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
 use admission_limits::Permit;
 use callback::{call_host, refuse_blocking, refuse_in_callback, this_thread};
 use command::Command;
-use delivery::{Dispatch, Outbox, Produced, lock, wait_until};
+use delivery::{Dispatch, Outbox, Produced, lock, wait_for, wait_until};
 use errors::{closed, panicked};
 use hold::Hold;
 use identity::Identity;

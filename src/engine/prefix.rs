@@ -17,7 +17,7 @@ use super::prefix_file::{Reader, Writer, buffer};
 use super::reply;
 use super::{
     Answer, Command, Engine, Identity, Permit, PrefixCommand, Prompt, Shared, TextOptions, lock, refuse_blocking,
-    refuse_in_callback, wait_until,
+    refuse_in_callback, wait_for,
 };
 use crate::error::{Error, Result, copied};
 use crate::limits;
@@ -47,19 +47,12 @@ impl Prefix {
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<usize>> {
         refuse_blocking(timeout, "wait")?;
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
-        let mut state = lock(&self.cell.state);
-        loop {
-            match &*state {
-                State::Ready(tokens) => return Ok(Some(*tokens)),
-                State::Failed(error) => return Err(error.clone()),
-                State::Computing => {}
-            }
-            let (again, in_time) = wait_until(&self.cell.changed, state, deadline);
-            state = again;
-            if !in_time {
-                return Ok(None);
-            }
-        }
+        let (_state, pinned) = wait_for(&self.cell.changed, lock(&self.cell.state), deadline, |state| match state {
+            State::Ready(tokens) => Some(Ok(*tokens)),
+            State::Failed(error) => Some(Err(error.clone())),
+            State::Computing => None,
+        });
+        pinned.transpose()
     }
 
     /// Waits until the prefix is pinned and writes it to the file `path` atomically: afterwards the file is either the

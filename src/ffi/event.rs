@@ -2,8 +2,9 @@
 
 use super::error::ErrorCell;
 use super::guard::{Freed, guard};
+use super::options;
 use super::types::{astrai_event, astrai_usage};
-use crate::engine::{Event, Usage};
+use crate::engine::Event;
 use crate::error::{Error, Result};
 use std::ffi::c_char;
 use std::mem;
@@ -47,7 +48,7 @@ impl EventCell {
     /// `Internal` for an event that was not terminated: those that the engine hands out are.
     pub(super) fn show(&mut self, event: &Event) -> Result<*const astrai_event> {
         let text = event.text_for_c().ok_or_else(|| Error::internal("an event's text has no NUL behind it"))?;
-        self.usage = usage(event.usage.as_ref());
+        self.usage = options::usage(event.usage.as_ref());
         self.error = event.error.clone().map(ErrorCell::embedded);
         self.point_at(event, text);
         Ok(&raw const self.c)
@@ -85,24 +86,6 @@ fn array<T>(elements: &[T]) -> *const T {
     if elements.is_empty() { ptr::null() } else { elements.as_ptr() }
 }
 
-fn usage(usage: Option<&Usage>) -> astrai_usage {
-    let usage = usage.copied().unwrap_or_default();
-    astrai_usage {
-        struct_size: mem::size_of::<astrai_usage>() as u32,
-        prompt_tokens: usage.prompt_tokens,
-        cached_tokens: usage.cached_tokens,
-        generated_tokens: usage.generated_tokens,
-        preemptions: usage.preemptions,
-        reserved: 0,
-        seed: usage.seed,
-        queue_us: usage.queue_us,
-        first_token_us: usage.first_token_us,
-        prefill_us: usage.prefill_us,
-        decode_us: usage.decode_us,
-        total_us: usage.total_us,
-    }
-}
-
 /// Gives a pulled event to the caller.
 ///
 /// # Errors
@@ -138,7 +121,7 @@ pub unsafe extern "C" fn astrai_event_free(event: *mut astrai_event) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{EventKind, FinishReason};
+    use crate::engine::{EventKind, FinishReason, Usage};
     use crate::error::Status;
 
     fn delta() -> Event {

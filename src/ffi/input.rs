@@ -15,7 +15,7 @@ pub(super) unsafe trait CallerStruct: Copy {
     /// Its name in the header.
     const NAME: &'static str;
     /// The sizes it had, from that of ABI 1, below which no program can hold one, to its own.
-    const SIZES: &'static [usize];
+    const SIZES: &'static [usize] = &[mem::size_of::<Self>()];
     /// What fields have that the caller's version lacks.
     fn defaults() -> Self {
         zeroed()

@@ -7,7 +7,7 @@ use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
     CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, MemoryPlan, ProgressFn, RequestOptions, Stats,
-    TextOptions, Type, WakeFn,
+    TextOptions, Type, Usage, WakeFn,
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
@@ -30,7 +30,6 @@ unsafe impl CallerStruct for astrai_engine_options {
 // SAFETY: repr(C), `struct_size` first, integers and floats.
 unsafe impl CallerStruct for astrai_request_options {
     const NAME: &'static str = "astrai_request_options";
-    const SIZES: &'static [usize] = &[size_of::<Self>()];
     fn defaults() -> Self {
         astrai_request_options {
             max_tokens: -1,
@@ -50,19 +49,16 @@ unsafe impl CallerStruct for astrai_request_options {
 // SAFETY: repr(C), `struct_size` first, integers and raw pointers.
 unsafe impl CallerStruct for astrai_info {
     const NAME: &'static str = "astrai_info";
-    const SIZES: &'static [usize] = &[size_of::<Self>()];
 }
 
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_stats {
     const NAME: &'static str = "astrai_stats";
-    const SIZES: &'static [usize] = &[size_of::<Self>()];
 }
 
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_plan {
     const NAME: &'static str = "astrai_plan";
-    const SIZES: &'static [usize] = &[size_of::<Self>()];
 }
 
 /// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.
@@ -259,49 +255,38 @@ pub(super) fn info(info: &crate::engine::Info, model_type: *const c_char, device
     }
 }
 
+/// A struct of C: its size, the fields given, and those that the engine's struct has by the same names and types.
+macro_rules! reported {
+    ($c:ident { $($given:ident: $value:expr),* } from $engine:ident: $($field:ident)*) => {
+        $c { struct_size: size_of::<$c>() as u32, $($given: $value,)* $($field: $engine.$field,)* }
+    };
+}
+
 /// What astrai_engine_stats reports.
 pub(super) fn stats(stats: &Stats) -> astrai_stats {
-    astrai_stats {
-        struct_size: size_of::<astrai_stats>() as u32,
-        running: stats.running,
-        waiting: stats.waiting,
-        stalled: stats.stalled,
-        pages_used: stats.pages_used,
-        pages_cached: stats.pages_cached,
-        pages_free: stats.pages_free,
-        prefix_tokens_seen: stats.prefix_tokens_seen,
-        prefix_tokens_hit: stats.prefix_tokens_hit,
-        preemptions: stats.preemptions,
-        evictions: stats.evictions,
-        tokens_in: stats.tokens_in,
-        tokens_out: stats.tokens_out,
-        finished: stats.finished,
-        cancelled: stats.cancelled,
-        failed: stats.failed,
-        steps: stats.steps,
-        cleanup_us: stats.cleanup_us,
-        refill_us: stats.refill_us,
-        prefill_us: stats.prefill_us,
-        decode_us: stats.decode_us,
-        queue_us: stats.queue_us,
-        log_dropped: stats.log_dropped,
+    reported! {
+        astrai_stats {} from stats:
+        running waiting stalled pages_used pages_cached pages_free prefix_tokens_seen prefix_tokens_hit preemptions
+        evictions tokens_in tokens_out finished cancelled failed steps cleanup_us refill_us prefill_us decode_us queue_us
+        log_dropped
     }
 }
 
 /// What astrai_engine_plan reports.
 pub(super) fn plan(plan: &MemoryPlan) -> astrai_plan {
-    astrai_plan {
-        struct_size: size_of::<astrai_plan>() as u32,
-        fits: u32::from(plan.fits),
-        context_length: plan.context_length,
-        max_sequences: plan.max_sequences,
-        weight_bytes: plan.weight_bytes,
-        kv_bytes: plan.kv_bytes,
-        workspace_bytes: plan.workspace_bytes,
-        total_bytes: plan.total_bytes,
-        available_bytes: plan.available_bytes,
-        kv_tokens: plan.kv_tokens,
-        kv_bytes_per_token: plan.kv_bytes_per_token,
+    reported! {
+        astrai_plan { fits: u32::from(plan.fits) } from plan:
+        context_length max_sequences weight_bytes kv_bytes workspace_bytes total_bytes available_bytes kv_tokens
+        kv_bytes_per_token
+    }
+}
+
+/// The usage that an event reports; zeros when it has none.
+pub(super) fn usage(usage: Option<&Usage>) -> astrai_usage {
+    let usage = usage.copied().unwrap_or_default();
+    reported! {
+        astrai_usage { reserved: 0 } from usage:
+        prompt_tokens cached_tokens generated_tokens preemptions seed queue_us first_token_us prefill_us decode_us total_us
     }
 }
 

@@ -9,7 +9,7 @@ pub mod mmap;
 pub mod pool;
 pub mod shortage;
 pub mod simd;
-mod stack;
+pub mod stack;
 pub mod thread;
 pub mod thread_exit;
 #[cfg(target_arch = "x86_64")]

@@ -37,7 +37,7 @@ pub fn remaining() -> usize {
 
 /// Where the stack is now: the address of a local, compared and never followed.
 #[inline(never)]
-fn position() -> usize {
+pub fn position() -> usize {
     let local = 0u8;
     ptr::from_ref(std::hint::black_box(&local)).addr()
 }

@@ -36,10 +36,16 @@ pub struct ThreadOptions {
 /// Names of all engine threads begin with this.
 pub const NAME_PREFIX: &str = "astrai-";
 
-/// Processors this process may use, counting the hardware threads of a core once.
+/// Processors this process may use, counting the hardware threads of a core once where the system says which they are.
 pub fn physical_cores() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, |n| n.get());
-    imp::physical_cores().unwrap_or(logical).clamp(1, logical)
+    let mut cores = std::collections::BTreeSet::new();
+    for cpu in imp::allowed_cpus() {
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+        let Ok(siblings) = std::fs::read_to_string(path) else { return logical };
+        cores.insert(siblings);
+    }
+    if cores.is_empty() { logical } else { cores.len().min(logical) }
 }
 
 /// What the system did not grant a thread of [`ThreadOptions`].
@@ -70,15 +76,21 @@ pub fn try_placing(options: ThreadOptions) -> Result<Refused> {
     aside("placing", move || imp::place_current("astrai-placing", options))
 }
 
-/// Processors this process may use, bit i = processor i; those beyond the 64th have none.
+/// Processors this process may use, bit i = processor i; those beyond the 64th have none. All where the system does not say.
 pub fn allowed_processors() -> u64 {
-    imp::allowed_processors().unwrap_or(u64::MAX)
+    known_processors().unwrap_or(u64::MAX)
+}
+
+/// As [`allowed_processors`]; `None` where the system does not say.
+fn known_processors() -> Option<u64> {
+    let allowed = imp::allowed_cpus();
+    (!allowed.is_empty()).then(|| allowed.iter().filter(|&&cpu| cpu < 64).fold(0, |mask, cpu| mask | 1 << cpu))
 }
 
 /// How many hardware threads engine threads of this mask may use.
 pub fn usable_processors(affinity_mask: u64) -> usize {
     let all = std::thread::available_parallelism().map_or(1, |n| n.get());
-    match imp::allowed_processors() {
+    match known_processors() {
         Some(allowed) if affinity_mask & allowed != 0 => (affinity_mask & allowed).count_ones() as usize,
         _ => all,
     }
@@ -289,7 +301,7 @@ mod imp {
                 }
                 // The system leaves out what may not be used, and refuses a set without the rest.
                 refused.processors = match libc::sched_setaffinity(0, std::mem::size_of::<libc::cpu_set_t>(), &set) {
-                    0 => options.affinity_mask & !allowed_processors().unwrap_or(u64::MAX),
+                    0 => options.affinity_mask & !super::allowed_processors(),
                     _ => options.affinity_mask,
                 };
             }
@@ -311,17 +323,6 @@ mod imp {
         refused
     }
 
-    #[cfg(target_os = "linux")]
-    pub fn allowed_processors() -> Option<u64> {
-        let allowed = allowed_cpus();
-        (!allowed.is_empty()).then(|| allowed.iter().filter(|&&cpu| cpu < 64).fold(0, |mask, cpu| mask | 1 << cpu))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub fn allowed_processors() -> Option<u64> {
-        None
-    }
-
     #[cfg(not(target_os = "linux"))]
     pub fn place_current(name: &str, options: ThreadOptions) -> Refused {
         #[cfg(target_os = "macos")]
@@ -335,17 +336,7 @@ mod imp {
     }
 
     #[cfg(target_os = "linux")]
-    pub fn physical_cores() -> Option<usize> {
-        let mut cores = std::collections::BTreeSet::new();
-        for cpu in allowed_cpus() {
-            let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-            cores.insert(std::fs::read_to_string(path).ok()?);
-        }
-        (!cores.is_empty()).then_some(cores.len())
-    }
-
-    #[cfg(target_os = "linux")]
-    fn allowed_cpus() -> Vec<usize> {
+    pub fn allowed_cpus() -> Vec<usize> {
         // SAFETY: sched_getaffinity fills a zeroed set of the size it is given.
         let set = unsafe {
             let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -359,8 +350,8 @@ mod imp {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub fn physical_cores() -> Option<usize> {
-        None
+    pub fn allowed_cpus() -> Vec<usize> {
+        Vec::new()
     }
 }
 
@@ -391,12 +382,8 @@ mod imp {
         Refused::all(options)
     }
 
-    pub fn allowed_processors() -> Option<u64> {
-        None
-    }
-
-    pub fn physical_cores() -> Option<usize> {
-        None
+    pub fn allowed_cpus() -> Vec<usize> {
+        Vec::new()
     }
 }
 

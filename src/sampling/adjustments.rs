@@ -1,31 +1,28 @@
 //! Penalties and biases of a request as a device reads them. The list is kept in the order that the device
 //! needs, so that a step only copies it and a new token changes one entry.
 
-use super::{LogitAdjustment, SamplingParams, TokenCounts};
-use crate::error::{Error, Result};
+use super::{LogitAdjustment, SamplingParams};
+use crate::error::{Error, Result, copied};
 
 /// The adjustments of a request, ascending by token id. Of several entries for one token, the first holds the counts.
 #[derive(Default, Debug)]
 pub struct LogitAdjustments(Vec<LogitAdjustment>);
 
 impl LogitAdjustments {
-    /// The adjustments at the start of a request. `prompt`: token counts of the prompt, used only with penalties.
+    /// The adjustments at the start of a request. `prompt`: its token ids, used only with penalties.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(params: &SamplingParams, prompt: &TokenCounts) -> Result<LogitAdjustments> {
+    pub fn new(params: &SamplingParams, prompt: &[u32]) -> Result<LogitAdjustments> {
+        let counted = if params.uses_counts() { prompt } else { &[] };
+        let mut tokens = copied("the counts of the penalties", counted)?;
+        tokens.sort_unstable();
+        tokens.dedup();
         let mut list = Vec::new();
-        let counted = if params.uses_counts() { prompt.len() } else { 0 };
-        let refused = |_| memory(counted + params.bias.len());
-        list.try_reserve(counted + params.bias.len()).map_err(refused)?;
-        if params.uses_counts() {
-            list.extend(prompt.iter().map(|(token, count)| LogitAdjustment {
-                token,
-                in_prompt: u32::from(count.in_prompt),
-                outputs: count.output,
-                ..LogitAdjustment::default()
-            }));
-        }
+        let entries = tokens.len() + params.bias.len();
+        list.try_reserve(entries).map_err(|_| memory(entries))?;
+        let of_prompt = |token| LogitAdjustment { token, in_prompt: 1, ..LogitAdjustment::default() };
+        list.extend(tokens.into_iter().map(of_prompt));
         // For each token, counts come first, then biases in the order given. `raw` belongs to the device, which
         // overwrites it; until then it serves as the sort key.
         let biases = params.bias.iter().enumerate();
@@ -87,9 +84,7 @@ mod tests {
     fn counts_come_before_biases_and_tokens_find_their_place() {
         let bias = vec![(7, 0.5), (3, -1.0), (7, 0.25), (9, f32::NEG_INFINITY)];
         let params = SamplingParams { repetition_penalty: 1.2, bias, ..SamplingParams::default() };
-        let mut prompt = TokenCounts::new();
-        prompt.add_prompt(&[7, 5, 7]).unwrap();
-        let mut list = LogitAdjustments::new(&params, &prompt).unwrap();
+        let mut list = LogitAdjustments::new(&params, &[7, 5, 7]).unwrap();
         let ninf = f32::NEG_INFINITY;
         let begun = [(3, 0, 0, -1.0), (5, 1, 0, 0.0), (7, 1, 0, 0.0), (7, 0, 0, 0.5), (7, 0, 0, 0.25), (9, 0, 0, ninf)];
         assert_eq!(told(&list), begun);
@@ -112,8 +107,16 @@ mod tests {
     #[test]
     fn without_penalties_there_are_biases_alone() {
         let params = SamplingParams { bias: vec![(2, 1.0)], ..SamplingParams::default() };
-        let mut prompt = TokenCounts::new();
-        prompt.add_prompt(&[1, 2]).unwrap();
-        assert_eq!(told(&LogitAdjustments::new(&params, &prompt).unwrap()), [(2, 0, 0, 1.0)]);
+        assert_eq!(told(&LogitAdjustments::new(&params, &[1, 2]).unwrap()), [(2, 0, 0, 1.0)]);
+    }
+
+    #[test]
+    fn prompt_and_output_are_counted_apart() {
+        let params = SamplingParams { presence_penalty: 0.5, ..SamplingParams::default() };
+        let mut list = LogitAdjustments::new(&params, &[3, 3, 9]).unwrap();
+        for token in [9, 4, 9] {
+            list.push(token).unwrap();
+        }
+        assert_eq!(told(&list), [(3, 1, 0, 0.0), (4, 0, 1, 0.0), (9, 1, 2, 0.0)]);
     }
 }

@@ -7,7 +7,6 @@
 
 mod adjustments;
 mod allowed;
-mod counts;
 pub mod math;
 mod nucleus;
 mod params;
@@ -20,7 +19,6 @@ mod tests;
 
 pub use adjustments::LogitAdjustments;
 pub use allowed::AllowedTokens;
-pub use counts::TokenCounts;
 pub use params::SamplingParams;
 pub use request::{
     LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests,

@@ -108,7 +108,7 @@ impl SamplingParams {
         }
     }
 
-    /// Whether a sequence must keep [`TokenCounts`](super::TokenCounts).
+    /// Whether the tokens of the prompt and of the output must be counted.
     pub fn uses_counts(&self) -> bool {
         self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }

@@ -23,6 +23,20 @@ impl Random {
     }
 }
 
+/// Tokens that a sequence has seen.
+#[derive(Default)]
+struct TokenCounts {
+    prompt: Vec<u32>,
+    output: Vec<u32>,
+}
+
+impl TokenCounts {
+    /// Whether `token` is in the prompt, and how often it is in the output.
+    fn get(&self, token: u32) -> (bool, usize) {
+        (self.prompt.contains(&token), self.output.iter().filter(|id| **id == token).count())
+    }
+}
+
 /// A case: everything `sample` takes.
 struct Case {
     logits: Vec<f32>,
@@ -61,16 +75,13 @@ fn random_case(random: &mut Random) -> Case {
         logprobs: random.pick(&[None, Some(0), Some(1)]),
         ..SamplingParams::default()
     };
-    let mut counts = TokenCounts::new();
+    let mut counts = TokenCounts::default();
     if random.unit() < 0.5 {
         params.repetition_penalty = random.pick(&[1.0, 1.3, 0.8]);
         params.presence_penalty = random.pick(&[0.0, 0.5, -0.5]);
         params.frequency_penalty = random.pick(&[0.0, 0.25, -0.1]);
-        let prompt: Vec<u32> = (0..20).map(|_| random.below(vocab) as u32).collect();
-        counts.add_prompt(&prompt).expect("memory");
-        for _ in 0..30 {
-            counts.push(random.below(vocab) as u32).expect("memory");
-        }
+        counts.prompt = (0..20).map(|_| random.below(vocab) as u32).collect();
+        counts.output = (0..30).map(|_| random.below(vocab) as u32).collect();
         for _ in 0..3 {
             params.bias.push((random.below(vocab) as u32, random.pick(&[2.5, -1.0])));
         }
@@ -86,13 +97,13 @@ fn spec_adjusted(case: &Case) -> Vec<Option<f64>> {
         if !x.is_finite() || !case.allowed.contains(id) {
             return None;
         }
-        let (mut y, count) = (f64::from(x), case.counts.get(id));
-        if count.in_prompt || count.output > 0 {
+        let (mut y, (in_prompt, outputs)) = (f64::from(x), case.counts.get(id));
+        if in_prompt || outputs > 0 {
             let penalty = f64::from(p.repetition_penalty);
             y = if y > 0.0 { y / penalty } else { y * penalty };
         }
-        if count.output > 0 {
-            y -= f64::from(p.frequency_penalty) * f64::from(count.output) + f64::from(p.presence_penalty);
+        if outputs > 0 {
+            y -= f64::from(p.frequency_penalty) * outputs as f64 + f64::from(p.presence_penalty);
         }
         Some(y + p.bias.iter().filter(|(token, _)| *token == id).map(|(_, b)| f64::from(*b)).sum::<f64>())
     };
@@ -155,7 +166,10 @@ fn sample(
     counts: &TokenCounts,
     position: u64,
 ) -> (Sampled, Vec<u32>, Vec<f32>) {
-    let adjustments = LogitAdjustments::new(params, counts).expect("memory");
+    let mut adjustments = LogitAdjustments::new(params, &counts.prompt).expect("memory");
+    if params.uses_counts() {
+        counts.output.iter().for_each(|token| adjustments.push(*token).expect("memory"));
+    }
     let entries = adjustments.entries();
     let request = params.request(position, entries.len());
     let count = params.logprobs.unwrap_or(0) as usize;
@@ -227,7 +241,7 @@ fn random_cases_agree_with_the_specification() {
 fn chi2(logits: &[f32], params: &SamplingParams, expected: &[f64]) -> (f64, usize) {
     const DRAWS: u64 = 20_000;
     let mut sampler = Sampler::new(logits.len()).expect("memory");
-    let (allowed, none) = (AllowedTokens::all(logits.len()), TokenCounts::new());
+    let (allowed, none) = (AllowedTokens::all(logits.len()), TokenCounts::default());
     let mut seen = vec![0u32; logits.len()];
     for position in 0..DRAWS {
         let (sampled, ..) = sample(&mut sampler, logits, &allowed, params, &none, position);
@@ -254,7 +268,7 @@ fn draws_follow_the_distribution() {
     ];
     for params in variants {
         let allowed = AllowedTokens::all(30);
-        let case = Case { logits: logits.clone(), allowed, params, counts: TokenCounts::new(), position: 0 };
+        let case = Case { logits: logits.clone(), allowed, params, counts: TokenCounts::default(), position: 0 };
         let (kept, doubtful) = spec_kept(&case);
         assert!(!doubtful, "{:?}", case.params);
         let mut expected = vec![0.0; 30];
@@ -268,7 +282,7 @@ fn draws_follow_the_distribution() {
 
 fn one(logits: &[f32], params: SamplingParams) -> crate::Result<u32> {
     let allowed = AllowedTokens::all(logits.len());
-    run(&Case { logits: logits.to_vec(), allowed, params, counts: TokenCounts::new(), position: 5 })
+    run(&Case { logits: logits.to_vec(), allowed, params, counts: TokenCounts::default(), position: 5 })
         .map(|(s, ..)| s.token)
 }
 
@@ -337,7 +351,7 @@ fn top_logprobs_are_of_the_raw_logits_and_appended() {
     };
     let mut sampler = Sampler::new(5).expect("memory");
     let allowed = AllowedTokens::from_ids(5, [0, 1, 2, 4]).expect("some");
-    let (sampled, ids, logprobs) = sample(&mut sampler, &logits, &allowed, &params, &TokenCounts::new(), 0);
+    let (sampled, ids, logprobs) = sample(&mut sampler, &logits, &allowed, &params, &TokenCounts::default(), 0);
     assert_eq!(sampled.token, 4);
     assert_eq!(ids, [1, 3, 4, 0, 2]);
     assert_eq!(logprobs[4], f32::NEG_INFINITY);
@@ -353,10 +367,7 @@ fn top_logprobs_are_of_the_raw_logits_and_appended() {
 
 #[test]
 fn penalties_follow_their_definition() {
-    let mut counts = TokenCounts::new();
-    counts.add_prompt(&[0]).expect("memory");
-    counts.push(1).expect("memory");
-    counts.push(1).expect("memory");
+    let counts = TokenCounts { prompt: vec![0], output: vec![1, 1] };
     let greedy = |logits: [f32; 4], change: fn(&mut SamplingParams)| {
         let mut params = SamplingParams::default();
         change(&mut params);
@@ -389,7 +400,7 @@ fn steady_state_keeps_its_buffers() {
             ..Default::default()
         };
         let allowed = AllowedTokens::all(vocab);
-        sample(&mut sampler, &logits, &allowed, &params, &TokenCounts::new(), 1);
+        sample(&mut sampler, &logits, &allowed, &params, &TokenCounts::default(), 1);
         assert_eq!(format!("{:?}", sampler.buffers()), before, "a buffer moved or grew");
     }
 }

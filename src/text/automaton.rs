@@ -76,10 +76,8 @@ impl Search<'_> {
         if let Some(end) = self.end(at, Where::Here, tell)? {
             return Ok(Some(at..end));
         }
-        match self.end(at, Where::Onwards, tell)? {
-            Some(end) => Ok(Some(self.start(at..end, tell)?..end)),
-            None => Ok(None),
-        }
+        let Some(end) = self.end(at, Where::Onwards, tell)? else { return Ok(None) };
+        Ok(Some(self.start(at..end, tell)?..end))
     }
 
     /// Where the match that is looked for from `at` on ends. Automata know of a match one byte later.

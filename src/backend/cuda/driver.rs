@@ -249,6 +249,41 @@ impl Drop for Device {
     }
 }
 
+/// What the driver made in a device's context, destroyed there on drop.
+pub struct Owned<T: Copy> {
+    pub device: Arc<Device>,
+    pub handle: T,
+    destroy: unsafe fn(T) -> CUresult,
+    /// Submitted work is finished before.
+    finish: bool,
+}
+
+// SAFETY: as for `Device`.
+unsafe impl<T: Copy> Send for Owned<T> {}
+
+impl<T: Copy> Owned<T> {
+    /// Takes over a handle. With `finish`, work submitted to the device's stream is finished before it is destroyed.
+    ///
+    /// # Safety
+    /// `destroy` is the driver's function for this kind of handle, and nobody else calls it with this one.
+    pub unsafe fn new(device: &Arc<Device>, handle: T, destroy: unsafe fn(T) -> CUresult, finish: bool) -> Owned<T> {
+        Owned { device: device.clone(), handle, destroy, finish }
+    }
+}
+
+impl<T: Copy> Drop for Owned<T> {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.device.enter() {
+            if self.finish {
+                // SAFETY: the device's own stream.
+                unsafe { sys::cuStreamSynchronize(self.device.stream) };
+            }
+            // SAFETY: the promise made to `new`; the context is current.
+            unsafe { (self.destroy)(self.handle) };
+        }
+    }
+}
+
 /// Queries the properties of a device; `free_bytes` is left at 0.
 fn look(device: sys::CUdevice, driver_version: u32) -> Result<DeviceInfo> {
     use sys::CUdevice_attribute as Attribute;

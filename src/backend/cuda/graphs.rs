@@ -8,7 +8,7 @@
 //! captures: whatever fails there, the step has been run. From the third on, the operations are skipped, and the last one
 //! launches the graph. After a failed capture all steps run normally.
 
-use super::driver::{Device, check, stream};
+use super::driver::{Device, Owned, check, stream};
 use super::state::CudaBackend;
 use crate::error::{Result, reserved};
 use cudarc::driver::sys;
@@ -38,64 +38,37 @@ enum Mode {
 }
 
 /// A recorded step.
-struct Graph {
-    device: Arc<Device>,
-    exec: sys::CUgraphExec,
-}
-
-// SAFETY: as for `Device`.
-unsafe impl Send for Graph {}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        if let Ok(_entered) = self.device.enter() {
-            // SAFETY: made in `end_step`. If it is still running, the driver keeps it until it has finished.
-            unsafe { sys::cuGraphExecDestroy(self.exec) };
-        }
-    }
-}
+type Graph = Owned<sys::CUgraphExec>;
 
 /// A stream on which nothing runs.
-struct CaptureStream {
-    device: Arc<Device>,
-    stream: sys::CUstream,
-}
-
-// SAFETY: as for `Device`.
-unsafe impl Send for CaptureStream {}
+struct CaptureStream(Owned<sys::CUstream>);
 
 impl CaptureStream {
     fn new(device: &Arc<Device>) -> Result<CaptureStream> {
         let _entered = device.enter()?;
-        Ok(CaptureStream { device: device.clone(), stream: stream(false)? })
+        // SAFETY: a stream just made, which has no other user.
+        Ok(CaptureStream(unsafe { Owned::new(device, stream(false)?, sys::cuStreamDestroy_v2, false) }))
     }
 
     fn begin(&self) -> Result<()> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        let _entered = self.device.enter()?;
+        let _entered = self.0.device.enter()?;
         // SAFETY: a live stream on which nothing is captured.
-        check(unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) }, "record a step")
+        check(unsafe { sys::cuStreamBeginCapture_v2(self.0.handle, mode) }, "record a step")
     }
 
     fn end(&self) -> Result<Graph> {
-        let _entered = self.device.enter()?;
+        let _entered = self.0.device.enter()?;
         let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: the stream has been capturing since `begin`; writes one handle.
-        check(unsafe { sys::cuStreamEndCapture(self.stream, &raw mut graph) }, "record a step")?;
+        check(unsafe { sys::cuStreamEndCapture(self.0.handle, &raw mut graph) }, "record a step")?;
         // SAFETY: a graph just captured; writes one handle, which `Graph` destroys.
         let made = check(unsafe { sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0) }, "record a step");
         // SAFETY: the instance does not need the graph any more.
         unsafe { sys::cuGraphDestroy(graph) };
-        made.map(|()| Graph { device: self.device.clone(), exec })
-    }
-}
-
-impl Drop for CaptureStream {
-    fn drop(&mut self) {
-        if let Ok(_entered) = self.device.enter() {
-            // SAFETY: the stream has no other user.
-            unsafe { sys::cuStreamDestroy_v2(self.stream) };
-        }
+        made?;
+        // SAFETY: just made. If it is still running at its end, the driver keeps it until it has finished.
+        Ok(unsafe { Owned::new(&self.0.device, exec, sys::cuGraphExecDestroy, false) })
     }
 }
 
@@ -132,7 +105,7 @@ impl Graphs {
 
     /// The stream on which launches are made a second time, while a step is captured.
     pub fn capturing(&self) -> Option<sys::CUstream> {
-        self.stream.as_ref().filter(|_| matches!(self.mode, Mode::Capture(_))).map(|s| s.stream)
+        self.stream.as_ref().filter(|_| matches!(self.mode, Mode::Capture(_))).map(|stream| stream.0.handle)
     }
 
     /// Gives up capturing, this step and for good.
@@ -197,7 +170,7 @@ impl CudaBackend {
                 let launched = self.graphs.graph(kind).map_or(Ok(()), |graph| {
                     let _entered = graph.device.enter()?;
                     // SAFETY: a live graph; the memory it uses is that of this backend, which lives longer.
-                    let answer = unsafe { sys::cuGraphLaunch(graph.exec, graph.device.stream) };
+                    let answer = unsafe { sys::cuGraphLaunch(graph.handle, graph.device.stream) };
                     check(answer, "start a recorded step")
                 });
                 self.note(launched);

@@ -2,7 +2,7 @@
 //!
 //! The lists below must match the entries in `kernels/*.cu`; a test compares them.
 
-use super::driver::{Device, check};
+use super::driver::{Device, Owned, check};
 use crate::error::{Error, Result, Status};
 use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CString, c_int, c_void};
@@ -31,25 +31,7 @@ impl Function {
 }
 
 /// A loaded module.
-pub struct Module {
-    device: Arc<Device>,
-    raw: sys::CUmodule,
-}
-
-// SAFETY: as for `Device`.
-unsafe impl Send for Module {}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        if let Ok(_entered) = self.device.enter() {
-            // SAFETY: loaded in `Kernels::load`; submitted work is finished first.
-            unsafe {
-                sys::cuStreamSynchronize(self.device.stream);
-                sys::cuModuleUnload(self.raw);
-            }
-        }
-    }
-}
+pub struct Module(Owned<sys::CUmodule>);
 
 /// Aligns an embedded fat binary: the driver may read its headers of 64-bit numbers in place.
 #[repr(align(64))]
@@ -88,7 +70,8 @@ impl Module {
             }
             _ => error,
         })?;
-        Ok(Module { device: device.clone(), raw })
+        // SAFETY: just loaded; its kernels have finished before it goes.
+        Ok(Module(unsafe { Owned::new(device, raw, sys::cuModuleUnload, true) }))
     }
 
     /// One of its kernels; `shared` is the most dynamic shared memory that it needs, in bytes.
@@ -96,11 +79,11 @@ impl Module {
         let symbol = CString::new(name).map_err(|_| Error::internal("a kernel's name has a zero byte"))?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a live module and a string that ends in zero; writes one handle.
-        let answer = unsafe { sys::cuModuleGetFunction(&raw mut raw, self.raw, symbol.as_ptr()) };
+        let answer = unsafe { sys::cuModuleGetFunction(&raw mut raw, self.0.handle, symbol.as_ptr()) };
         check(answer, &format!("find the kernel {name}"))?;
         let mut function = Function { raw, name, shared_max: SHARED_USUAL };
         let shared = u32::try_from(shared).unwrap_or(u32::MAX);
-        if shared > SHARED_USUAL && shared <= self.device.info.block_shared_bytes {
+        if shared > SHARED_USUAL && shared <= self.0.device.info.block_shared_bytes {
             let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a live function; the device allows that much.
             let answer = unsafe { sys::cuFuncSetAttribute(raw, which, shared as c_int) };

@@ -3,8 +3,8 @@
 use crate::failure::{Failure, Outcome};
 use astrai::engine::{CpuTier, Device, EngineOptions, MessageFlags, RequestOptions, Type};
 use astrai::limits;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
@@ -42,8 +42,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TIER", value_parser = one_of(&TIERS))]
     pub cpu_tier: Option<CpuTier>,
     /// Quantize the weights while opening [default: as stored]
-    #[arg(long, value_name = "FORMAT")]
-    pub weights: Option<Weights>,
+    #[arg(long, value_name = "FORMAT", value_parser = one_of(&WEIGHTS))]
+    pub weights: Option<Type>,
 }
 
 /// A model in an engine.
@@ -55,8 +55,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::CONTEXT_MAX as i64))]
     pub context: Option<u32>,
     /// Format of the KV cache [default: bf16, or f32 with --compute f32]
-    #[arg(long, value_name = "FORMAT")]
-    pub kv: Option<KvFormat>,
+    #[arg(long, value_name = "FORMAT", value_parser = one_of(&KV))]
+    pub kv: Option<Type>,
     /// Folder where quantized weights are kept, so that the next run maps them [default: made each time]
     #[arg(long, value_name = "DIR", requires = "weights")]
     pub weights_cache: Option<PathBuf>,
@@ -65,63 +65,39 @@ pub struct EngineArgs {
     pub touch_kv: bool,
 }
 
-/// Values of `--kv`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum KvFormat {
-    /// 16 bits
-    Bf16,
-    /// 8 bits, one scale for each token and head
-    Q8,
-}
-
-impl KvFormat {
-    /// As the engine has it.
-    pub fn format(self) -> Type {
-        match self {
-            KvFormat::Bf16 => Type::Bf16,
-            KvFormat::Q8 => Type::Q8,
-        }
-    }
-}
+/// Values of `--kv`, with what help says of them.
+pub const KV: [(&str, &str, Type); 2] =
+    [("bf16", "16 bits", Type::Bf16), ("q8", "8 bits, one scale for each token and head", Type::Q8)];
 
 /// Values of `--weights`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Weights {
-    /// 8 bits
-    Q8,
-    /// 4 bits, the output matrix 8
-    Q4,
-}
-
-impl Weights {
-    /// As the engine has it.
-    pub fn format(self) -> Type {
-        match self {
-            Weights::Q8 => Type::Q8,
-            Weights::Q4 => Type::Q4,
-        }
-    }
-}
+pub const WEIGHTS: [(&str, &str, Type); 2] =
+    [("q8", "8 bits", Type::Q8), ("q4", "4 bits, the output matrix 8", Type::Q4)];
 
 /// Values of `--compute`.
-const COMPUTE: [(&str, Type); 2] = [("f32", Type::F32), ("bf16", Type::Bf16)];
+const COMPUTE: [(&str, &str, Type); 2] = [("f32", "", Type::F32), ("bf16", "", Type::Bf16)];
 
 /// Values of `--cpu-tier`.
-pub const TIERS: [(&str, CpuTier); 7] = [
-    ("auto", CpuTier::Auto),
-    ("reference", CpuTier::Reference),
-    ("portable", CpuTier::Portable),
-    ("neon", CpuTier::Neon),
-    ("avx2", CpuTier::Avx2),
-    ("avx512", CpuTier::Avx512),
-    ("amx", CpuTier::Amx),
+pub const TIERS: [(&str, &str, CpuTier); 7] = [
+    ("auto", "", CpuTier::Auto),
+    ("reference", "", CpuTier::Reference),
+    ("portable", "", CpuTier::Portable),
+    ("neon", "", CpuTier::Neon),
+    ("avx2", "", CpuTier::Avx2),
+    ("avx512", "", CpuTier::Avx512),
+    ("amx", "", CpuTier::Amx),
 ];
 
-/// Takes one of these names for its value.
-pub fn one_of<T: Copy + Send + Sync>(values: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(values.iter().map(|(name, _)| *name)).try_map(|name| {
-        let known = values.iter().find(|(known, _)| *known == name);
-        known.map(|(_, value)| *value).ok_or("no such value")
+/// Takes one of these names for its value; an empty help is none.
+pub fn one_of<T: Copy + Send + Sync>(
+    values: &'static [(&'static str, &'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    let shown = |(name, help, _): &(&'static str, &'static str, T)| match *help {
+        "" => PossibleValue::new(*name),
+        help => PossibleValue::new(*name).help(help),
+    };
+    PossibleValuesParser::new(values.iter().map(shown)).try_map(|name| {
+        let known = values.iter().find(|(known, ..)| *known == name);
+        known.map(|(.., value)| *value).ok_or("no such value")
     })
 }
 
@@ -134,7 +110,7 @@ impl ModelArgs {
             device_index: self.device.1,
             compute: self.compute.unwrap_or(Type::Auto),
             cpu_tier: self.cpu_tier.unwrap_or_default(),
-            weights: self.weights.map_or(Type::Auto, Weights::format),
+            weights: self.weights.unwrap_or(Type::Auto),
             ..EngineOptions::default()
         }
     }
@@ -145,7 +121,7 @@ impl EngineArgs {
     pub fn options(&self) -> EngineOptions {
         EngineOptions {
             context_length: self.context.unwrap_or(0),
-            kv: self.kv.map_or(Type::Auto, KvFormat::format),
+            kv: self.kv.unwrap_or(Type::Auto),
             weights_cache: self.weights_cache.clone(),
             touch_kv: self.touch_kv,
             ..self.model.options()

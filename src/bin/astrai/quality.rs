@@ -4,7 +4,7 @@
 //! The tokens are read in windows of `--window`, each from an empty cache, with keys and values in f32. For the distributions
 //! `p` of the model compared against and `q` of the other, the divergence is `sum_t p(t) * ln(p(t) / q(t))`, in nats.
 
-use crate::args::{ModelArgs, PositionArgs, Weights};
+use crate::args::{ModelArgs, PositionArgs, WEIGHTS, one_of};
 use crate::failure::{Failure, Outcome, read_file};
 use astrai::backend::cpu::{Compute, CpuBackend};
 use astrai::backend::{KvShape, Memory, Steps, Tables};
@@ -35,8 +35,8 @@ pub struct QualityArgs {
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
     /// Quantize the weights of the model that is compared with [default: as stored]
-    #[arg(long, value_name = "FORMAT")]
-    against_weights: Option<Weights>,
+    #[arg(long, value_name = "FORMAT", value_parser = one_of(&WEIGHTS))]
+    against_weights: Option<Type>,
     /// Text to read
     #[arg(long, value_name = "FILE", required_unless_present = "random")]
     text: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub fn quality(args: QualityArgs) -> Outcome {
     let folder = args.position.folder(&args.model.folder)?;
     let against = args.against.as_ref().unwrap_or(&folder);
     let mut ours = Reader::open(&folder, &options, args.window as usize)?;
-    let weights = args.against_weights.map_or(Type::Auto, Weights::format);
+    let weights = args.against_weights.unwrap_or(Type::Auto);
     let mut theirs = Reader::open(against, &EngineOptions { weights, ..options }, args.window as usize)?;
     if ours.vocab != theirs.vocab {
         let (a, b) = (ours.vocab, theirs.vocab);

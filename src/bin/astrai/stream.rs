@@ -78,18 +78,8 @@ fn tokens_per_second(usage: &Usage) -> f64 {
 }
 
 /// The name of a finish reason, as `score` prints it.
-pub fn finish_name(finish: FinishReason) -> &'static str {
-    match finish {
-        FinishReason::None => "none",
-        FinishReason::Eos => "eos",
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Cancel => "cancel",
-        FinishReason::Callback => "callback",
-        FinishReason::Deadline => "deadline",
-        FinishReason::Close => "close",
-        FinishReason::Error => "error",
-    }
+pub fn finish_name(finish: FinishReason) -> String {
+    format!("{finish:?}").to_lowercase()
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use super::queue::Merged;
 use crate::engine::api::{Event, EventKind, FinishReason};
-use crate::engine::hold::Hold;
 use crate::engine::nul::Nul;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -178,25 +177,7 @@ pub(in crate::engine) fn with_nul(added: &str) -> usize {
 impl Event {
     /// An empty event of this request.
     pub fn empty(id: u64, tag: u64) -> Event {
-        Event {
-            kind: EventKind::Delta,
-            finish: FinishReason::None,
-            request_id: id,
-            tag,
-            text: String::new(),
-            tokens: Vec::new(),
-            logprobs: Vec::new(),
-            top_count: 0,
-            top_tokens: Vec::new(),
-            top_logprobs: Vec::new(),
-            prompt_logprobs: Vec::new(),
-            usage: None,
-            error: None,
-            first_token: 0,
-            first_byte: 0,
-            hold: Hold::default(),
-            nul: Nul::default(),
-        }
+        Event { request_id: id, tag, ..Event::default() }
     }
 
     /// Reserves memory for so many more bytes of text, tokens, log probabilities and alternatives.

@@ -13,7 +13,7 @@
 //! `finish` is told if deltas were discarded before; if a queue reported that it is full, a later read reports that the
 //! request is to be resumed; while an event is held, no other is given out through the list.
 
-use super::sync::{Condvar, Mutex, MutexGuard, lock, wait_until};
+use super::sync::{Condvar, Mutex, MutexGuard, lock, wait_for, wait_until};
 use std::time::Instant;
 
 /// The contents of a queue. Besides [`super::buffer`], `tests/loom` implements it.
@@ -321,15 +321,7 @@ impl<E: Merged, S> Queue<E, S> {
     /// Waits until another thread has read the terminal event and dropped the sink; false when the deadline passes
     /// first.
     pub fn wait_ended(&self, deadline: Option<Instant>) -> bool {
-        let mut state = lock(&self.state);
-        while !state.ended {
-            let (again, in_time) = wait_until(&self.changed, state, deadline);
-            state = again;
-            if !in_time {
-                return false;
-            }
-        }
-        true
+        wait_for(&self.changed, lock(&self.state), deadline, |state| state.ended.then_some(())).1.is_some()
     }
 
     /// For the thread that runs callbacks: takes what is unread together with the sink. None if it was muted meanwhile.

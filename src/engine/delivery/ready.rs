@@ -9,7 +9,7 @@
 //! added, the host was woken since the latest turn began; a host thread that wanted the turn while another had it is
 //! woken for the items that the other leaves.
 
-use super::sync::{Condvar, Mutex, lock, wait_until};
+use super::sync::{Condvar, Mutex, lock, wait_for};
 use std::collections::{TryReserveError, VecDeque};
 use std::time::Instant;
 
@@ -131,20 +131,12 @@ impl<T> Ready<T> {
 
     /// Takes the oldest item, without a turn; waits for one.
     pub fn pop(&self, deadline: Option<Instant>) -> Popped<T> {
-        let mut state = lock(&self.state);
-        loop {
-            if let Some(item) = state.items.pop_front() {
-                return Popped::Item(item);
-            }
-            if state.stopped {
-                return Popped::Stopped;
-            }
-            let (again, in_time) = wait_until(&self.arrived, state, deadline);
-            state = again;
-            if !in_time {
-                return Popped::Timeout;
-            }
-        }
+        let (_state, popped) =
+            wait_for(&self.arrived, lock(&self.state), deadline, |state| match state.items.pop_front() {
+                Some(item) => Some(Popped::Item(item)),
+                None => state.stopped.then_some(Popped::Stopped),
+            });
+        popped.unwrap_or(Popped::Timeout)
     }
 
     /// Nothing will be added any more; waiters return once the list is empty.
@@ -170,21 +162,14 @@ impl<T> Ready<T> {
     /// Waits for the turn, or until `done` returns true. `done` is called under the list's lock; a thread that makes it
     /// true calls [`Ready::note_done`] afterwards.
     pub fn turn(&self, deadline: Option<Instant>, done: impl Fn() -> bool) -> TurnOr<'_, T> {
-        let mut state = lock(&self.state);
-        loop {
-            if done() {
-                return TurnOr::Done;
-            }
-            if let Some(turn) = self.begin(&mut state) {
-                return TurnOr::Turn(turn);
-            }
-            let (again, in_time) = wait_until(&self.turned, state, deadline);
-            state = again;
-            if !in_time {
-                state.turned_away = true;
-                return TurnOr::Timeout;
-            }
-        }
+        let (mut state, turn) = wait_for(&self.turned, lock(&self.state), deadline, |state| match done() {
+            true => Some(TurnOr::Done),
+            false => self.begin(state).map(TurnOr::Turn),
+        });
+        turn.unwrap_or_else(|| {
+            state.turned_away = true;
+            TurnOr::Timeout
+        })
     }
 
     /// After [`Left::Owing`]: whether the host is to be woken; true only once. False if a turn that has begun since
@@ -246,20 +231,12 @@ impl<T> State<T> {
 impl<'a, T> Turn<'a, T> {
     /// Waits for items. `Over` when the list has stopped, or with `until_closing` when the engine closes.
     pub fn round(&self, deadline: Option<Instant>, until_closing: bool) -> Round {
-        let mut state = lock(&self.ready.state);
-        loop {
-            if !state.items.is_empty() {
-                return Round::Items(state.items.len());
-            }
-            if state.stopped || (until_closing && state.closing) {
-                return Round::Over;
-            }
-            let (again, in_time) = wait_until(&self.ready.arrived, state, deadline);
-            state = again;
-            if !in_time {
-                return Round::Timeout;
-            }
-        }
+        let Ready { state, arrived, .. } = self.ready;
+        let (_state, round) = wait_for(arrived, lock(state), deadline, |state| match state.items.len() {
+            0 => (state.stopped || (until_closing && state.closing)).then_some(Round::Over),
+            items => Some(Round::Items(items)),
+        });
+        round.unwrap_or(Round::Timeout)
     }
 
     /// Takes the oldest item.

@@ -30,3 +30,23 @@ pub fn wait_until<'a, T>(
         }
     }
 }
+
+/// Waits until `found` makes something of what the mutex guards, or until `deadline`, if there is one: then None. The lock is
+/// held again in either case.
+pub fn wait_for<'a, T, R>(
+    condvar: &Condvar,
+    mut guard: MutexGuard<'a, T>,
+    deadline: Option<Instant>,
+    mut found: impl FnMut(&mut T) -> Option<R>,
+) -> (MutexGuard<'a, T>, Option<R>) {
+    loop {
+        if let Some(result) = found(&mut guard) {
+            return (guard, Some(result));
+        }
+        let (again, in_time) = wait_until(condvar, guard, deadline);
+        guard = again;
+        if !in_time {
+            return (guard, None);
+        }
+    }
+}

@@ -67,18 +67,14 @@ pub(super) fn install(env: &mut Environment<'_>) {
     }
     for (name, check) in KINDS {
         env.add_test(name, move |args: Rest<Value>| -> R<bool> {
-            match &args[..] {
-                [value] => {
-                    if matches!(name, "odd" | "even") {
-                        defined(value)?;
-                        if !matches!(view(value), View::Int(_) | View::Big(_) | View::Float(_) | View::Bool(_)) {
-                            return Err(fault(format!("'{name}' wants a number, not {}", type_name(value))));
-                        }
-                    }
-                    Ok(check(value))
+            let [value] = &args[..] else { return Err(fault(format!("the test '{name}' takes no argument"))) };
+            if matches!(name, "odd" | "even") {
+                defined(value)?;
+                if !matches!(view(value), View::Int(_) | View::Big(_) | View::Float(_) | View::Bool(_)) {
+                    return Err(fault(format!("'{name}' wants a number, not {}", type_name(value))));
                 }
-                _ => Err(fault(format!("the test '{name}' takes no argument"))),
             }
+            Ok(check(value))
         });
     }
     env.add_test("divisibleby", |state: &mut State, value: Value, by: Value| {

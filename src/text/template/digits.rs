@@ -9,41 +9,24 @@ const ZEROS: [u32; 66] = [
     0x16ac0, 0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950, 0x1fbf0,
 ];
 
-/// First and last characters of the runs of digits that are not decimal: superscripts, circled ones and the like.
-const OTHERS: [(u32, u32); 20] = [
-    (0xb2, 0xb3),
-    (0xb9, 0xb9),
-    (0x1369, 0x1371),
-    (0x19da, 0x19da),
-    (0x2070, 0x2070),
-    (0x2074, 0x2079),
-    (0x2080, 0x2089),
-    (0x2460, 0x2468),
-    (0x2474, 0x247c),
-    (0x2488, 0x2490),
-    (0x24ea, 0x24ea),
-    (0x24f5, 0x24fd),
-    (0x24ff, 0x24ff),
-    (0x2776, 0x277e),
-    (0x2780, 0x2788),
-    (0x278a, 0x2792),
-    (0x10a40, 0x10a43),
-    (0x10e60, 0x10e68),
-    (0x11052, 0x1105a),
-    (0x1f100, 0x1f10a),
+/// Where the runs of digits that are not decimal (superscripts, circled ones and the like) begin and end, in turn.
+const OTHERS: [u32; 40] = [
+    0xb2, 0xb4, 0xb9, 0xba, 0x1369, 0x1372, 0x19da, 0x19db, 0x2070, 0x2071, 0x2074, 0x207a, 0x2080, 0x208a, 0x2460,
+    0x2469, 0x2474, 0x247d, 0x2488, 0x2491, 0x24ea, 0x24eb, 0x24f5, 0x24fe, 0x24ff, 0x2500, 0x2776, 0x277f, 0x2780,
+    0x2789, 0x278a, 0x2793, 0x10a40, 0x10a44, 0x10e60, 0x10e69, 0x11052, 0x1105b, 0x1f100, 0x1f10b,
 ];
 
-/// The last of the sorted `runs` that begins at or before `c`.
-fn run_before<T>(runs: &[T], c: char, first: fn(&T) -> u32) -> Option<&T> {
-    runs.get(..runs.partition_point(|run| first(run) <= u32::from(c)))?.last()
+/// How many of the sorted `starts` are at or before `c`.
+fn begun(starts: &[u32], c: char) -> usize {
+    starts.partition_point(|start| *start <= u32::from(c))
 }
 
 /// Whether `c.isdecimal()`.
 pub(super) fn is_decimal(c: char) -> bool {
-    run_before(&ZEROS, c, |zero| *zero).is_some_and(|zero| u32::from(c) < zero + 10)
+    ZEROS.get(..begun(&ZEROS, c)).and_then(<[u32]>::last).is_some_and(|zero| u32::from(c) < zero + 10)
 }
 
 /// Whether `c.isdigit()`.
 pub(super) fn is_digit(c: char) -> bool {
-    is_decimal(c) || run_before(&OTHERS, c, |run| run.0).is_some_and(|run| u32::from(c) <= run.1)
+    is_decimal(c) || begun(&OTHERS, c) % 2 == 1
 }

@@ -17,56 +17,65 @@ use std::sync::Arc;
 type Filter = fn(&Value, Arguments, &Arc<Meter>) -> R<Value>;
 
 /// Filters that need nothing but their arguments.
-const FILTERS: [(&str, Filter); 49] = [
-    ("abs", numbers::abs),
+const FILTERS: [(&str, Filter); 28] = [
     ("attr", attr),
     ("batch", batch),
-    ("capitalize", |v, a, m| text_filter(v, a, m, strings::capitalize)),
     ("center", center),
-    ("count", length),
     ("d", default),
     ("default", default),
     ("dictsort", dictsort),
-    ("e", escape),
-    ("escape", escape),
     ("filesizeformat", numbers::file_size),
-    ("first", first),
     ("float", numbers::float),
-    ("forceescape", force_escape),
     ("format", format),
     ("groupby", groupby),
     ("indent", indent),
     ("int", numbers::int_filter),
-    ("items", items),
     ("join", join),
-    ("last", last),
-    ("length", length),
-    ("list", list),
-    ("lower", |v, a, m| text_filter(v, a, m, str::to_lowercase)),
     ("max", |v, a, m| extreme(v, a, m, true)),
     ("min", |v, a, m| extreme(v, a, m, false)),
-    ("pprint", pretty::pprint),
-    ("replace", replace),
     ("random", |_, _, _| Err(unavailable("random"))),
-    ("reverse", reverse),
+    ("replace", replace),
     ("round", numbers::round),
-    ("safe", safe),
     ("slice", slice),
     ("sort", sort),
-    ("string", string),
-    ("striptags", words::strip_tags),
     ("sum", sum),
-    ("title", |v, a, m| text_filter(&m.markup(v.clone(), false)?, a, m, title)),
     ("tojson", tojson),
     ("trim", trim),
     ("truncate", truncate),
     ("unique", unique),
-    ("upper", |v, a, m| text_filter(v, a, m, str::to_uppercase)),
-    ("urlencode", urlencode),
     ("urlize", |_, _, _| Err(unavailable("urlize"))),
-    ("wordcount", words::count),
     ("wordwrap", words::wrap),
     ("xmlattr", xml_attributes),
+];
+
+/// A filter without arguments: its value, what it may use.
+type PlainFilter = fn(&Value, &Arc<Meter>) -> R<Value>;
+
+/// Filters without arguments: name, the name in errors about arguments, what it does.
+const PLAIN_FILTERS: [(&str, &str, PlainFilter); 21] = [
+    ("abs", "abs", numbers::abs),
+    ("capitalize", "filter", |v, m| text_filter(v, m, strings::capitalize)),
+    ("count", "length", length),
+    ("e", "escape", strings::escape),
+    ("escape", "escape", strings::escape),
+    ("first", "first", first),
+    // Escapes markup, too.
+    ("forceescape", "forceescape", |v, m| strings::escape(&m.markup(v.clone(), false)?, m)),
+    ("items", "items", items),
+    ("last", "last", last),
+    ("length", "length", length),
+    ("list", "list", |v, m| m.list(m.iterate(v)?)),
+    ("lower", "filter", |v, m| text_filter(v, m, str::to_lowercase)),
+    // Jinja has an argument that does nothing.
+    ("pprint", "pprint", pretty::pprint),
+    ("reverse", "reverse", reverse),
+    ("safe", "safe", |v, m| m.markup(to_text(v, m)?, true)),
+    ("string", "string", to_text),
+    ("striptags", "striptags", words::strip_tags),
+    ("title", "filter", |v, m| text_filter(&m.markup(v.clone(), false)?, m, title)),
+    ("upper", "filter", |v, m| text_filter(v, m, str::to_uppercase)),
+    ("urlencode", "urlencode", urlencode),
+    ("wordcount", "wordcount", words::count),
 ];
 
 /// The filter that the lowered template puts behind whatever the engine captures.
@@ -78,6 +87,13 @@ pub(super) fn install(env: &mut Environment<'_>) {
         env.add_filter(name, move |state: &mut State, args: Args| -> R<Value> {
             let (value, arguments) = split(&args.into_values())?;
             filter(&value, arguments, &Meter::of(state)?)
+        });
+    }
+    for (name, called, filter) in PLAIN_FILTERS {
+        env.add_filter(name, move |state: &mut State, args: Args| -> R<Value> {
+            let (value, arguments) = split(&args.into_values())?;
+            let [] = arguments.bind(called, [])?;
+            filter(&value, &Meter::of(state)?)
         });
     }
     // What a capture of the engine holds, with its marks; see `lower`.
@@ -92,7 +108,7 @@ pub(super) fn install(env: &mut Environment<'_>) {
 /// Names of all filters.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let others = ["map", "select", "reject", "selectattr", "rejectattr"];
-    FILTERS.iter().map(|(n, _)| *n).chain(others)
+    FILTERS.iter().map(|(n, _)| *n).chain(PLAIN_FILTERS.iter().map(|(n, ..)| *n)).chain(others)
 }
 
 pub(super) fn split(args: &[Value]) -> R<(Value, Arguments)> {
@@ -116,8 +132,7 @@ fn unavailable(name: &str) -> minijinja::Error {
     fault(format!("the filter '{name}' is not available in chat templates"))
 }
 
-fn text_filter(value: &Value, arguments: Arguments, meter: &Arc<Meter>, f: fn(&str) -> String) -> R<Value> {
-    let [] = arguments.bind("filter", [])?;
+fn text_filter(value: &Value, meter: &Arc<Meter>, f: fn(&str) -> String) -> R<Value> {
     let text = to_text(value, meter)?;
     meter.markup(strings::mapped(text_in(&text), meter, f)?, text_in(&text).is_markup())
 }
@@ -193,8 +208,7 @@ pub(super) fn len(value: &Value) -> R<usize> {
     })
 }
 
-fn length(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("length", [])?;
+fn length(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     meter.work(str_of(value).map_or(0, str::len))?;
     Ok(int(len(value)? as i128))
 }
@@ -205,22 +219,6 @@ fn default(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Value> {
         return Ok(other.unwrap_or_else(|| Value::from("")));
     }
     Ok(value.clone())
-}
-
-fn escape(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("escape", [])?;
-    strings::escape(value, meter)
-}
-
-/// Escapes markup, too.
-fn force_escape(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("forceescape", [])?;
-    strings::escape(&meter.markup(value.clone(), false)?, meter)
-}
-
-fn safe(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("safe", [])?;
-    meter.markup(to_text(value, meter)?, true)
 }
 
 fn xml_attributes(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -245,16 +243,14 @@ fn xml_attributes(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<
     Ok(sink.finish())
 }
 
-fn first(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("first", [])?;
+fn first(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     if let View::Lazy(lazy) = view(value) {
         return Ok(lazy.take(1).first().cloned().unwrap_or_default());
     }
     Ok(meter.iterate(value)?.into_iter().next().unwrap_or_default())
 }
 
-fn last(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("last", [])?;
+fn last(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     if let View::Lazy(_) = view(value) {
         return Err(fault("'generator' object is not reversible"));
     }
@@ -263,13 +259,7 @@ fn last(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     meter.markup(meter.iterate(value)?.pop().unwrap_or_default(), markup)
 }
 
-fn list(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("list", [])?;
-    meter.list(meter.iterate(value)?)
-}
-
-fn items(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("items", [])?;
+fn items(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     let pairs = if value.is_undefined() { Vec::new() } else { meter.iterate(&methods::pairs(value, meter)?)? };
     meter.lazy(pairs, "do_items")
 }
@@ -283,8 +273,7 @@ fn format(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     }
 }
 
-fn reverse(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("reverse", [])?;
+fn reverse(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     if let View::Str(s) = view(value) {
         let mut sink = Sink::new(meter);
         let runs: Vec<_> = s.runs().collect();
@@ -300,11 +289,6 @@ fn reverse(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> 
         View::Lazy(_) | View::Undefined => meter.list(items),
         _ => meter.lazy(items, "reversed"),
     }
-}
-
-fn string(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("string", [])?;
-    to_text(value, meter)
 }
 
 fn trim(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
@@ -378,8 +362,7 @@ fn indent(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
     Ok(sink.finish_as(text.is_markup()))
 }
 
-fn urlencode(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("urlencode", [])?;
+fn urlencode(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     let quote = |value: &Value, query: bool, sink: &mut Sink| -> R<()> {
         for (run, content) in text_in(&to_text(value, meter)?).runs() {
             for byte in run.bytes() {

@@ -89,7 +89,7 @@ impl Object for Meter {}
 impl Meter {
     /// An allowance of so many steps for a rendering that begins at this depth of the stack.
     pub(super) fn new(fuel: u64, stop: Option<Arc<AtomicBool>>) -> Arc<Meter> {
-        let stack_base = stack_position();
+        let stack_base = crate::os::stack::position();
         let work = AtomicU64::new(fuel.saturating_mul(BYTES_PER_STEP));
         let (bytes, printed) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Meter { work, bytes, printed, stack_base, started: Instant::now(), stop })
@@ -181,18 +181,11 @@ impl Meter {
 
     /// Fails when the recursion has used its share of the thread's stack.
     pub(super) fn stack(&self) -> R<()> {
-        if self.stack_base.abs_diff(stack_position()) > limits::TEMPLATE_STACK_BYTES_MAX {
+        if self.stack_base.abs_diff(crate::os::stack::position()) > limits::TEMPLATE_STACK_BYTES_MAX {
             return Err(fault("maximum recursion depth exceeded"));
         }
         Ok(())
     }
-}
-
-/// Where the stack is now: the address of a local, compared and never followed.
-#[inline(never)]
-fn stack_position() -> usize {
-    let local = 0u8;
-    std::ptr::from_ref(std::hint::black_box(&local)).addr()
 }
 
 /// Bytes taken from a [`Meter`], given back on drop.

@@ -9,8 +9,7 @@ use minijinja::Value;
 use std::sync::Arc;
 
 /// `value|abs`.
-pub(super) fn abs(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("abs", [])?;
+pub(super) fn abs(value: &Value, _: &Arc<Meter>) -> R<Value> {
     let negative = matches!(view(value), View::Float(f) if f.is_sign_negative())
         || as_int(value).is_some_and(|i| i < 0)
         || matches!(view(value), View::Big(big) if big.is_negative());
@@ -99,7 +98,7 @@ pub(super) fn round(value: &Value, arguments: Arguments, _: &Arc<Meter>) -> R<Va
     let f = ops::as_float(value).ok_or_else(wrong)?;
     let scale = 10f64.powi(digits);
     if let (View::Big(_), None | Some("common")) = (view(value), method.as_ref().and_then(super::marks::str_of)) {
-        return if digits >= 0 { Ok(value.clone()) } else { Err(fault("an integer of more than 127 bits")) };
+        return if digits >= 0 { Ok(value.clone()) } else { Err(ops::too_large()) };
     }
     match method.as_ref().map(|m| super::marks::str_of(m).unwrap_or_default()) {
         None | Some("common") => match as_int(value) {

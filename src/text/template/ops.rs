@@ -109,7 +109,7 @@ fn integers(operator: &str, a: i128, b: i128) -> R<Value> {
     result.map(int).ok_or_else(too_large)
 }
 
-fn too_large() -> Error {
+pub(super) fn too_large() -> Error {
     fault("an integer of more than 127 bits")
 }
 

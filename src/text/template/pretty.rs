@@ -1,6 +1,5 @@
 //! The `pprint` filter: Python's `pprint.pformat`, which breaks what is wider than a line.
 
-use super::arguments::Arguments;
 use super::lexer::is_space;
 use super::marks::Text;
 use super::meter::{Meter, R, Sink};
@@ -14,9 +13,7 @@ use std::sync::Arc;
 const WIDTH: usize = 80;
 
 /// `value|pprint`.
-pub(super) fn pprint(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    // Jinja has an argument that does nothing.
-    let [] = arguments.bind("pprint", [])?;
+pub(super) fn pprint(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     let mut printer = Printer { sink: Sink::new(meter), meter };
     printer.value(&sorted_by_key(value, meter)?, 0, 0, true)?;
     Ok(printer.sink.finish())

@@ -165,14 +165,6 @@ pub(super) fn text_in(value: &Value) -> Text<'_> {
 pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<Meter>, sink: &mut Sink) -> R<()> {
     meter.step()?;
     match view(value) {
-        View::None => sink.push("null"),
-        View::Bool(b) => sink.push(if b { "true" } else { "false" }),
-        View::Int(i) => sink.push(&i.to_string()),
-        View::Big(big) => sink.push(&big.to_text()),
-        View::Float(f) => {
-            meter.steps(FLOAT_STEPS)?;
-            sink.push(&json_float(f))
-        }
         View::Str(s) => json_text(s, style.ascii, sink),
         View::List(l) | View::Tuple(l) => {
             sink.push("[")?;
@@ -197,8 +189,28 @@ pub(super) fn json(value: &Value, style: &JsonStyle, level: usize, meter: &Arc<M
             }
             json_close(d.entries.is_empty(), "}", style, level, sink)
         }
-        _ => Err(fault(format!("Object of type {} is not JSON serializable", type_name(value)))),
+        other => {
+            if let View::Float(_) = other {
+                meter.steps(FLOAT_STEPS)?;
+            }
+            let wrong = || fault(format!("Object of type {} is not JSON serializable", type_name(value)));
+            sink.push(&json_scalar(&other).ok_or_else(wrong)?)
+        }
     }
+}
+
+/// A number or a constant; `None` for any other value.
+fn json_scalar(value: &View) -> Option<String> {
+    Some(match value {
+        View::None => "null".to_owned(),
+        View::Bool(b) => b.to_string(),
+        View::Int(i) => i.to_string(),
+        View::Big(big) => big.to_text(),
+        View::Float(f) if f.is_finite() => float(*f),
+        View::Float(f) if f.is_nan() => "NaN".to_owned(),
+        View::Float(f) => if *f > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+        _ => return None,
+    })
 }
 
 fn json_break(index: usize, style: &JsonStyle, level: usize, sink: &mut Sink) -> R<()> {
@@ -222,34 +234,14 @@ fn json_close(empty: bool, end: &str, style: &JsonStyle, level: usize, sink: &mu
     sink.push(end)
 }
 
-fn json_float(f: f64) -> String {
-    if f.is_finite() {
-        return float(f);
-    }
-    if f.is_nan() {
-        "NaN"
-    } else if f > 0.0 {
-        "Infinity"
-    } else {
-        "-Infinity"
-    }
-    .to_owned()
-}
-
 fn json_key(key: &Value, ascii: bool, sink: &mut Sink) -> R<()> {
-    let text = match view(key) {
-        View::Str(s) => return json_text(s, ascii, sink),
-        View::Bool(b) => if b { "true" } else { "false" }.to_owned(),
-        View::None => "null".to_owned(),
-        View::Int(i) => i.to_string(),
-        View::Big(big) => big.to_text(),
-        View::Float(f) => json_float(f),
-        _ => {
-            let name = type_name(key);
-            return Err(fault(format!("keys must be str, int, float, bool or None, not {name}")));
+    match view(key) {
+        View::Str(s) => json_text(s, ascii, sink),
+        other => {
+            let wrong = || fault(format!("keys must be str, int, float, bool or None, not {}", type_name(key)));
+            json_text(Text::plain(&json_scalar(&other).ok_or_else(wrong)?), ascii, sink)
         }
-    };
-    json_text(Text::plain(&text), ascii, sink)
+    }
 }
 
 fn json_text(text: Text, ascii: bool, sink: &mut Sink) -> R<()> {

@@ -117,10 +117,7 @@ fn directive(chars: &mut Chars, argument: &Value, source: &mut Source, meter: &A
     if kind == '%' {
         return sink.push_char('%', content);
     }
-    let value = match value {
-        Some(value) => value,
-        None => source.take()?,
-    };
+    let value = value.map_or_else(|| source.take(), Ok)?;
     spec.zero &= spec.align == Some('>');
     percent_value(kind, &value, spec, meter, sink)
 }
@@ -187,7 +184,7 @@ fn percent_value(kind: char, value: &Value, mut spec: Spec, meter: &Arc<Meter>, 
             spec.kind = Some(if decimal { 'd' } else { kind });
             match view(value) {
                 View::Big(big) if decimal => whole(big.is_negative(), big.magnitude(), &spec, sink),
-                View::Big(_) => Err(too_large()),
+                View::Big(_) => Err(ops::too_large()),
                 _ => integer(n.ok_or_else(wrong)?, &spec, sink),
             }
         }
@@ -252,10 +249,6 @@ fn grouped(digits: &str, separator: Option<char>, every: usize) -> String {
         out.push(c);
     }
     out
-}
-
-fn too_large() -> minijinja::Error {
-    fault("an integer of more than 127 bits")
 }
 
 /// A whole number in decimal.
@@ -493,7 +486,7 @@ fn formatted(value: &Value, spec: Text, meter: &Meter, sink: &mut Sink) -> R<()>
         View::Big(big) if matches!(spec.kind, None | Some('d' | 'n')) => {
             whole(big.is_negative(), big.magnitude(), &spec, sink)
         }
-        View::Big(_) if matches!(spec.kind, Some('x' | 'X' | 'o' | 'b')) => Err(too_large()),
+        View::Big(_) if matches!(spec.kind, Some('x' | 'X' | 'o' | 'b')) => Err(ops::too_large()),
         View::Big(big) => number(big.to_float(), &spec, sink),
         View::Str(_) => Err(unknown()),
         _ => Err(fault(format!("unsupported format string passed to {}.__format__", type_name(value)))),

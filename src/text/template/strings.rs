@@ -158,14 +158,8 @@ fn text<'v>(value: &'v Value, method: &str) -> R<Text<'v>> {
 }
 
 fn optional_int(value: Option<&Value>) -> R<Option<i128>> {
-    match value {
-        None => Ok(None),
-        Some(v) if v.is_none() => Ok(None),
-        Some(v) => match as_int(v) {
-            Some(i) => Ok(Some(i)),
-            None => Err(fault(format!("'{}' object cannot be interpreted as an integer", type_name(v)))),
-        },
-    }
+    let wrong = |v| fault(format!("'{}' object cannot be interpreted as an integer", type_name(v)));
+    value.filter(|v| !v.is_none()).map(|v| as_int(v).ok_or_else(|| wrong(v))).transpose()
 }
 
 fn clamp(n: i128) -> usize {

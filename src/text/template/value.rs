@@ -431,9 +431,7 @@ impl DictBuilder {
 impl Meter {
     /// A text value of the template's own.
     pub(super) fn plain(&self, text: &str) -> R<Value> {
-        self.charge(text.len())?;
-        try_block(text.len())?;
-        Ok(Value::from(text))
+        self.text(Text::plain(text))
     }
 
     /// A text value, with what is known of it.

@@ -15,8 +15,7 @@ use std::sync::Arc;
 const ENTITY_BYTES_MAX: usize = 12;
 
 /// `value|wordcount`.
-pub(super) fn count(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("wordcount", [])?;
+pub(super) fn count(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     let text = to_text(value, meter)?;
     let text = text_in(&text);
     meter.heavy(text.len())?;
@@ -133,8 +132,7 @@ fn wrapped(line: &str, width: usize, long: bool, hyphens: bool) -> Vec<Range<usi
 }
 
 /// `value|striptags`: without comments and tags, spaces collapsed, entities as characters.
-pub(super) fn strip_tags(value: &Value, arguments: Arguments, meter: &Arc<Meter>) -> R<Value> {
-    let [] = arguments.bind("striptags", [])?;
+pub(super) fn strip_tags(value: &Value, meter: &Arc<Meter>) -> R<Value> {
     let value = to_text(value, meter)?;
     let value = without(text_in(&value), "<!--", "-->", meter)?;
     let value = without(text_in(&value), "<", ">", meter)?;

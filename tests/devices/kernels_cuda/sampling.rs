@@ -3,9 +3,7 @@
 use super::host::{Memory, launch, param, shape};
 use super::{Random, begin, same_bits};
 use astrai::sampling::math::Portable;
-use astrai::sampling::{
-    AllowedTokens, LogitAdjustments, NO_FINITE_LOGIT, Sampled, Sampler, SamplingParams, TokenCounts,
-};
+use astrai::sampling::{AllowedTokens, LogitAdjustments, NO_FINITE_LOGIT, Sampler, SamplingParams};
 
 /// The mirror of `SamplingRequest` in kernels/draw.cuh.
 #[repr(C)]
@@ -273,23 +271,22 @@ fn check(what: &str, request: &Request, allowed: &AllowedTokens, got: &Outcome) 
     let Request { logits, params, position, .. } = request;
     let count = params.logprobs.unwrap_or(0) as usize;
     let (mut ids, mut logprobs) = (vec![0; count], vec![0.0; count]);
-    let mut sample = |params: &SamplingParams, allowed: &AllowedTokens, counts: &TokenCounts| -> Option<Sampled> {
-        let adjustments = LogitAdjustments::new(params, counts).unwrap();
+    let mut sample = |params: &SamplingParams, allowed: &AllowedTokens, prompt: &[u32], output: &[u32]| {
+        let mut adjustments = LogitAdjustments::new(params, prompt).unwrap();
+        if params.uses_counts() {
+            output.iter().for_each(|&token| adjustments.push(token).unwrap());
+        }
         let entries = adjustments.entries();
         let request = params.request(*position, entries.len());
         let sampled = sampler.sample(&Portable, logits, allowed, &request, entries, (&mut ids, &mut logprobs));
         (sampled.token < NO_FINITE_LOGIT).then_some(sampled)
     };
-    let mut counts = TokenCounts::new();
-    counts.add_prompt(&request.prompt).unwrap();
-    request.output.iter().for_each(|&token| counts.push(token).unwrap());
     if request.kind == GIVEN {
         assert_eq!(got.token, UNTOUCHED, "{what}");
         // What stands beside the token does not depend on how it was chosen.
         let greedy = SamplingParams { temperature: 0.0, bias: vec![], ..params.clone() };
         let every = AllowedTokens::all(logits.len());
-        let none = TokenCounts::new();
-        let chosen = sample(&greedy, &every, &none);
+        let chosen = sample(&greedy, &every, &[], &[]);
         if params.logprobs.is_some() {
             same_logprob(
                 what,
@@ -302,7 +299,7 @@ fn check(what: &str, request: &Request, allowed: &AllowedTokens, got: &Outcome) 
         }
     } else {
         params.validate(logits.len()).unwrap();
-        match sample(params, allowed, &counts) {
+        match sample(params, allowed, &request.prompt, &request.output) {
             None => {
                 assert_eq!(got.token, u32::MAX, "{what}");
                 return;

@@ -13,33 +13,17 @@ use crate::dtype::DType;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// The tokens `from..to` of a block that a row sees, relative to the block's start.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    from: usize,
-    to: usize,
+/// Groups with at least one token of those `seen`, which are relative to the block's start.
+fn groups(seen: &Range<usize>) -> Range<usize> {
+    seen.start / GROUP..seen.end.div_ceil(GROUP)
 }
 
-impl Seen {
-    /// The tokens that row `row` of the task sees of the block that starts at position `at`.
-    #[inline(always)]
-    fn by(args: &AttentionArgs, row: usize, at: usize) -> Seen {
-        let r = args.visible_in(row, at);
-        Seen { from: r.start, to: r.end }
-    }
-
-    /// Groups with at least one token that is seen.
-    fn groups(self) -> Range<usize> {
-        self.from / GROUP..self.to.div_ceil(GROUP)
-    }
-
-    /// Tokens of whole groups. The last group counts as whole only at the end of the block, so that all rows that end
-    /// in one group have the same whole groups.
-    fn whole(self) -> Range<usize> {
-        let first = self.from.div_ceil(GROUP) * GROUP;
-        let end = if self.to == BLOCK { BLOCK } else { (self.to - 1) / GROUP * GROUP };
-        first..end.max(first)
-    }
+/// Tokens of whole groups of those `seen`. The last group counts as whole only at the end of the block, so that all rows
+/// that end in one group have the same whole groups.
+fn whole(seen: &Range<usize>) -> Range<usize> {
+    let first = seen.start.div_ceil(GROUP) * GROUP;
+    let end = if seen.end == BLOCK { BLOCK } else { (seen.end - 1) / GROUP * GROUP };
+    first..end.max(first)
 }
 
 /// Runs one task over pages of [`PageLayout::Lanes`](crate::backend::cpu::kv::PageLayout).
@@ -83,17 +67,18 @@ struct Blocks<'a, P> {
 impl<P: Pairs> Fold for Blocks<'_, P> {
     #[inline(always)]
     unsafe fn fold(&mut self, args: &AttentionArgs, state: &mut Running, at: usize) {
-        let seen_by = |row: usize| Seen::by(args, row, at);
+        let seen_by = |row: usize| args.visible_in(row, at);
         let rows = args.rows.len();
-        let sees = |row: usize| !args.visible_in(row, at).is_empty();
+        let sees = |row: usize| !seen_by(row).is_empty();
         let Some(first) = (0..rows).find(|&row| sees(row)) else { return };
         let last = (first..rows).rev().find(|&row| sees(row)).unwrap_or(first);
-        let block = locate(args, at, seen_by(first).groups().start..seen_by(last).groups().end);
+        let block = locate(args, at, groups(&seen_by(first)).start..groups(&seen_by(last)).end);
+        let shape = |row: usize| (groups(&seen_by(row)), whole(&seen_by(row)));
         let mut row = first;
         while row <= last {
-            let shape = (seen_by(row).groups(), seen_by(row).whole());
+            let begun = shape(row);
             let mut end = row + 1;
-            while end <= last && (seen_by(end).groups(), seen_by(end).whole()) == shape {
+            while end <= last && shape(end) == begun {
                 end += 1;
             }
             // SAFETY: the same contract; the rows of a run see the same groups.
@@ -117,10 +102,10 @@ impl<P: Pairs> Blocks<'_, P> {
         rows: Range<usize>,
         at: usize,
     ) {
-        let seen_by = |row: usize| Seen::by(args, row, at);
+        let seen_by = |row: usize| args.visible_in(row, at);
         let heads = args.q_heads.len();
         let (first, end, v_dim) = (rows.start * heads, rows.end * heads, state.v_dim);
-        let (groups, whole) = (seen_by(rows.start).groups(), seen_by(rows.start).whole());
+        let (groups, whole) = (groups(&seen_by(rows.start)), whole(&seen_by(rows.start)));
         // Tiles of about equal size.
         let step = (end - first).div_ceil((end - first).div_ceil(TILE));
         for start in (first..end).step_by(step) {
@@ -135,7 +120,7 @@ impl<P: Pairs> Blocks<'_, P> {
                     let factor = self.factors[start + i];
                     query.scores[groups.start * GROUP..groups.end * GROUP].iter_mut().for_each(|v| *v *= factor);
                     let (max, total) = (&mut state.max[start + i], &mut state.total[start + i]);
-                    let shrink = tile::softmax::<P>(query, block, s.from..s.to, max, total);
+                    let shrink = tile::softmax::<P>(query, block, s.clone(), max, total);
                     if shrink != 1.0 {
                         sums[i * v_dim..(i + 1) * v_dim].iter_mut().for_each(|v| *v *= shrink);
                     }
@@ -149,8 +134,8 @@ impl<P: Pairs> Blocks<'_, P> {
                     let same = count.min((row + 1) * heads - start) - i;
                     let s = seen_by(row);
                     let (before, after) = match whole.is_empty() {
-                        true => (s.from..s.to, s.to..s.to),
-                        false => (s.from..whole.start, whole.end..s.to),
+                        true => (s.clone(), s.end..s.end),
+                        false => (s.start..whole.start, whole.end..s.end),
                     };
                     for part in [before, after] {
                         if !part.is_empty() {

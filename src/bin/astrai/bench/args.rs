@@ -1,7 +1,7 @@
 //! Arguments of `astrai bench`, and what they mean for each workload.
 
 use super::shapes;
-use crate::args::{self, KvFormat};
+use crate::args;
 use crate::failure::{Failure, Outcome};
 use astrai::engine::{CpuTier, Device, EngineOptions, Type};
 use astrai::limits;
@@ -87,11 +87,11 @@ pub struct BenchArgs {
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub seeds: u32,
     /// Weight format [default: as stored; bf16 is refused where another type is stored]
-    #[arg(long, value_enum)]
-    pub weights: Option<WeightFormat>,
+    #[arg(long, value_parser = args::one_of(&WEIGHTS))]
+    pub weights: Option<Type>,
     /// Format of the KV cache [default: bf16]
-    #[arg(long, value_enum)]
-    pub kv: Option<KvFormat>,
+    #[arg(long, value_parser = args::one_of(&args::KV))]
+    pub kv: Option<Type>,
     #[arg(long, value_parser = args::device, value_name = "DEVICE", default_value = Device::Auto.name(), help = Device::SYNTAX)]
     pub device: (Device, i32),
     /// Of a GPU: 1 keeps a token from depending on what else is in its step, 0 lets faster products be used
@@ -151,12 +151,7 @@ pub enum PolicyName {
 }
 
 /// Values of `--weights`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WeightFormat {
-    Bf16,
-    Q8,
-    Q4,
-}
+const WEIGHTS: [(&str, &str, Type); 3] = [("bf16", "", Type::Bf16), ("q8", "", Type::Q8), ("q4", "", Type::Q4)];
 
 /// The name of a value on the command line.
 pub fn name_of(value: impl ValueEnum) -> String {
@@ -260,12 +255,8 @@ impl BenchArgs {
             invariant: self.invariant != 0,
             step_tokens: self.step_tokens.unwrap_or(0),
             // Random weights are made in bf16; a folder that stores another type is refused once that is known.
-            weights: match self.weights {
-                None | Some(WeightFormat::Bf16) => Type::Auto,
-                Some(WeightFormat::Q8) => Type::Q8,
-                Some(WeightFormat::Q4) => Type::Q4,
-            },
-            kv: self.kv.map_or(Type::Auto, KvFormat::format),
+            weights: self.weights.filter(|format| *format != Type::Bf16).unwrap_or(Type::Auto),
+            kv: self.kv.unwrap_or(Type::Auto),
             cpu_tier: self.cpu_tier.unwrap_or_default(),
             threads: self.threads.unwrap_or(0),
             max_running: plan.slots as u32,

@@ -23,11 +23,11 @@ pub use args::BenchArgs;
 
 use crate::failure::{Failure, Outcome};
 use crate::open;
-use args::{Plan, PolicyName, WeightFormat};
+use args::{Plan, PolicyName};
 use astrai::backend::device::{DeviceOptions, probe};
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
-use astrai::engine::Engine;
+use astrai::engine::{Engine, Type};
 use astrai::source::{ModelSource, Synthetic};
 use load::{Job, Kind, Lane, Load};
 use result::Figures;
@@ -113,9 +113,9 @@ fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
 /// Refuses `--weights bf16` on a folder that stores another type: weights are computed with as they are stored.
 fn check_weights(args: &BenchArgs, engine: &Engine) -> Outcome {
     match (args.weights, engine.info().weights) {
-        (Some(WeightFormat::Bf16), Some(stored)) if stored != Encoding::Stored(DType::Bf16) => Err(Failure::Message(
-            format!("the weights are stored as {stored}, and --weights bf16 does not convert them; leave it out"),
-        )),
+        (Some(Type::Bf16), Some(stored)) if stored != Encoding::Stored(DType::Bf16) => Err(Failure::Message(format!(
+            "the weights are stored as {stored}, and --weights bf16 does not convert them; leave it out"
+        ))),
         _ => Ok(()),
     }
 }

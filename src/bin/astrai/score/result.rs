@@ -15,7 +15,7 @@ struct Scored<'a> {
     token_logprobs: &'a [f32],
     top_logprobs: Vec<Vec<(u32, f32)>>,
     prompt_logprobs: Option<&'a [f32]>,
-    finish_reason: &'static str,
+    finish_reason: String,
 }
 
 /// The line of a request that ran to its end.

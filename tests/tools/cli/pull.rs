@@ -430,6 +430,11 @@ fn offline_only_the_cache_is_looked_at() {
     assert_eq!(ends(offline(&["pull", "hf://owner/name"]), 0).0.trim_end(), path.display().to_string());
     assert!(ends(offline(&["info", &format!("hf://owner/name@{COMMIT}")]), 0).0.contains("llama"));
     assert_eq!(hub.requests("").len(), asked);
+    // A hub that fails does not matter to a model that is there, be it without its tokenizer.
+    fs::remove_file(path.join("tokenizer.json")).unwrap();
+    hub.with(|state| state.token = Some("another"));
+    let told = ends(command(&hub, &home, &["info", "hf://owner/name"]), 0).1;
+    assert!(told.contains("what the cache has is taken"), "{told}");
     // A blob that is gone leaves no whole model.
     fs::remove_file(path.join("model.safetensors").canonicalize().unwrap()).unwrap();
     ends(offline(&["info", "hf://owner/name"]), 1);

@@ -32,8 +32,8 @@ const TEXT_FILES: [&str; 13] = [
 ];
 /// More templates, by name.
 const TEMPLATES: (&str, &str) = ("additional_chat_templates/", ".jinja");
-/// Failures to plan with headers after which sizes decide: they are those of every file of a kind.
-const UNPLANNED_MAX: usize = 3;
+/// Quants that the engine cannot run before no other is looked at: then it is not the quant.
+const UNSUPPORTED_MAX: usize = 8;
 
 /// Whether the files are those of a folder of safetensors.
 pub fn is_folder(files: &[RemoteFile]) -> bool {
@@ -103,7 +103,10 @@ pub fn choose(
         }
         (Some(Fit::Unsupported(reason)), []) => return Err(format!("this model cannot be run here: {reason}")),
         (Some(Fit::TooLarge { needed, available }), []) => {
-            told(&format!("the model takes {}; --weights q8 or q4 takes less", takes(*needed, *available)));
+            let (needed, available) = (BinaryBytes(*needed), BinaryBytes(*available));
+            told(&format!(
+                "the model needs {needed} of memory, and {available} are available; --weights q8 or q4 needs less"
+            ));
             return Ok(Choice::Folder(None));
         }
         (Some(Fit::TooLarge { .. }), _) => "; the safetensors do not fit",
@@ -111,32 +114,40 @@ pub fn choose(
         (None, [only]) => return Ok(Choice::File(only.clone(), "it is the only one".to_owned())),
         (None, _) => "",
     };
-    let mut unplanned = 0;
+    let mut unsupported = Vec::new();
     for variant in variants {
         // A size that nobody knows fits nowhere.
         if variant.bytes == 0 {
             continue;
         }
-        let fit = match unplanned < UNPLANNED_MAX {
-            true => fits(headers, &variant.files, &[], told),
-            false => by_size(variant.bytes),
-        };
-        match fit {
+        match fits(headers, &variant.files, &[], told) {
             Fit::Fits { needed, available } => {
                 let reason = format!("the best quality that fits: {}{instead}", takes(needed, available));
                 return Ok(Choice::File(variant.clone(), reason));
             }
             Fit::TooLarge { .. } => {}
-            Fit::Unsupported(_) => unplanned += 1,
+            Fit::Unsupported(reason) => unsupported.push(reason),
         }
+        if unsupported.len() >= UNSUPPORTED_MAX {
+            break;
+        }
+    }
+    if let Some(reason) = unsupported.first() {
+        return Err(format!("no quant that fits can be run here: {reason}"));
     }
     let smallest = variants.iter().min_by_key(|variant| variant.bytes).map_or("", |variant| &*variant.label);
     let available =
-        astrai::os::memory::available_bytes().map_or_else(String::new, |b| format!(" of {}", BinaryBytes(b)));
-    Err(format!(
-        "no quant fits into the memory{available} there is: {}; name one to have it all the same, as in {reference}:{smallest}",
-        quant::list(variants)
-    ))
+        astrai::os::memory::available_bytes().map_or_else(String::new, |b| format!("{} of ", BinaryBytes(b)));
+    let list = quant::list(variants);
+    Err(match variants.iter().all(|variant| variant.bytes == 0) {
+        true => format!(
+            "the hub does not list sizes to choose by; name a quant, as in {reference}:{smallest}; there is {list}"
+        ),
+        false => format!(
+            "no quant fits into the {available}memory that are available: {list}; name one to have it all the same, as in \
+             {reference}:{smallest}"
+        ),
+    })
 }
 
 /// The model among files that are all there, if they are a whole one.

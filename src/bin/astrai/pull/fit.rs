@@ -101,8 +101,7 @@ fn planned(
     Some(match Engine::plan(&model, &EngineOptions::default()) {
         Ok(plan) if plan.fits => Ok(Fit::Fits { needed: plan.total_bytes, available: plan.available_bytes }),
         Ok(plan) => Ok(Fit::TooLarge { needed: plan.total_bytes, available: plan.available_bytes }),
-        // A folder is what this library reads for certain; what it says of other files may be that it does not read them.
-        Err(error) if error.status == Status::Unsupported && !small.is_empty() => Ok(Fit::Unsupported(error.message)),
+        Err(error) if error.status == Status::Unsupported => Ok(Fit::Unsupported(error.message)),
         Err(error) => Err(error.status),
     })
 }

@@ -104,7 +104,7 @@ impl Client {
                 }
                 _ => request,
             };
-            let response = request.call().map_err(of_transport)?;
+            let response = request.call().map_err(|error| of_transport(&uri, error))?;
             let status = response.status();
             let leads =
                 matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308).then(|| target(&uri, &response)).transpose()?;
@@ -219,15 +219,21 @@ fn target(from: &Uri, response: &Response<Body>) -> Result<Uri, Trouble> {
 }
 
 /// What went wrong below HTTP.
-fn of_transport(error: ureq::Error) -> Trouble {
+fn of_transport(uri: &Uri, error: ureq::Error) -> Trouble {
+    let host = uri.host().unwrap_or("the server");
     match error {
-        ureq::Error::HostNotFound => Trouble::passing("the host's name cannot be resolved"),
-        ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => Trouble::Lasting(error.to_string()),
-        ureq::Error::Io(error) => Trouble::passing(error.to_string()),
-        ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) => {
-            Trouble::passing(error.to_string())
+        ureq::Error::HostNotFound => Trouble::passing(format!("the name {host} cannot be resolved")),
+        // A certificate, or an answer that is none of TLS.
+        ureq::Error::Rustls(error) => Trouble::Lasting(format!(
+            "{host}: {error}; where a network has certificates of its own, SSL_CERT_FILE names a file with them"
+        )),
+        ureq::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
+            Trouble::passing(format!("{host}: {error}"))
         }
-        error => Trouble::Lasting(error.to_string()),
+        ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) => {
+            Trouble::passing(format!("{host}: {error}"))
+        }
+        error => Trouble::Lasting(format!("{host}: {error}")),
     }
 }
 

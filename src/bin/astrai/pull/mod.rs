@@ -23,7 +23,7 @@ mod quant;
 mod reference;
 mod transfer;
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, note};
 use crate::interrupt::Interrupt;
 use cache::RepositoryCache;
 use choose::Choice;
@@ -101,9 +101,19 @@ pub fn model(given: &Path, interrupt: Option<&Interrupt>) -> Outcome<PathBuf> {
         return offline(&environment, &reference);
     }
     let cache = RepositoryCache::new(&environment.cache, &reference.repository);
-    match cached(&cache, &reference, true) {
-        Some(path) => Ok(path),
-        None => online(&environment, &reference, JOBS_DEFAULT.into(), &mut Report::new(false), interrupt),
+    if let Some(path) = cached(&cache, &reference, true) {
+        return Ok(path);
+    }
+    match online(&environment, &reference, JOBS_DEFAULT.into(), &mut Report::new(false), interrupt) {
+        // What is there may be enough, as for a model without a tokenizer.
+        Err(Failure::Message(message)) => match cached(&cache, &reference, false) {
+            Some(path) => {
+                note(&format!("{message}; what the cache has is taken"));
+                Ok(path)
+            }
+            None => Err(Failure::Message(message)),
+        },
+        outcome => outcome,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::hub::{Hub, RemoteFile};
 use astrai::Status;
+use astrai::backend::device::GPU_BUILT;
 use astrai::engine::{Engine, EngineOptions};
 use astrai::limits::SAFETENSORS_HEADER_BYTES_MAX;
 use astrai::os::memory;
@@ -57,7 +58,7 @@ pub fn fits(headers: &Headers<'_>, files: &[RemoteFile], small: &[PathBuf], told
     let bytes = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes.unwrap_or(0)));
     let size = by_size(bytes);
     // On a GPU more may fit than in the machine's memory.
-    if matches!(size, Fit::TooLarge { .. }) && !cfg!(feature = "cuda") {
+    if matches!(size, Fit::TooLarge { .. }) && !GPU_BUILT {
         return size;
     }
     for prefix in [GGUF_FIRST, GGUF_LAST] {

@@ -7,6 +7,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes read at once.
@@ -33,6 +34,7 @@ pub enum Told {
 }
 
 /// The hash that a hub names a file by.
+#[derive(Clone)]
 enum Hash {
     Sha256(Sha256),
     Git(Sha1),
@@ -93,9 +95,13 @@ pub fn download(
         told(Told::Bytes(wanted.bytes));
         return Ok(());
     }
-    let path = cache.incomplete(&wanted.hash);
+    // Where nothing keeps two processes apart, each has a file of its own, which no later attempt goes on with.
+    let path = match &lock {
+        Some(_) => cache.incomplete(&wanted.hash),
+        None => cache.incomplete(&format!("{}.{}", wanted.hash, std::process::id())),
+    };
     make_parent(&path)?;
-    let mut part = Part::open(cache, wanted)?;
+    let mut part = Part::open(&path, wanted)?;
     let mut resumed = part.have > 0;
     told(Told::Bytes(part.have));
     loop {
@@ -103,7 +109,7 @@ pub fn download(
             STOPPED => reason,
             _ => format!("{}: {reason}", wanted.name),
         })?;
-        let found = std::mem::replace(&mut part.hash, Hash::like(&wanted.hash, wanted.bytes)).finish();
+        let found = part.hash.clone().finish();
         if found == wanted.hash {
             break;
         }
@@ -118,10 +124,8 @@ pub fn download(
         }
         // The beginning is an earlier attempt's, and may be what is wrong.
         told(Told::Note(format!("{}: what an earlier download left does not fit; it begins anew", wanted.name)));
-        part.restart().map_err(|error| failed(&path, &error))?;
-        part.hash = Hash::like(&wanted.hash, wanted.bytes);
-        (part.have, resumed) = (0, false);
-        told(Told::Bytes(0));
+        part.begin_anew(wanted, told)?;
+        resumed = false;
     }
     part.file.sync_data().map_err(|error| failed(&path, &error))?;
     // Closed before it is renamed, as Windows wants it.
@@ -133,10 +137,9 @@ pub fn download(
 
 impl Part {
     /// What an earlier attempt left, or nothing.
-    fn open(cache: &RepositoryCache, wanted: &Wanted) -> Result<Part, String> {
-        let path = cache.incomplete(&wanted.hash);
-        let fail = |error| failed(&path, &error);
-        let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    fn open(path: &Path, wanted: &Wanted) -> Result<Part, String> {
+        let fail = |error| failed(path, &error);
+        let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
         let mut part = Part { file: open.map_err(fail)?, hash: Hash::like(&wanted.hash, wanted.bytes), have: 0 };
         if part.file.metadata().map_err(fail)?.len() > wanted.bytes {
             part.restart().map_err(fail)?;

@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 mod arguments;
 mod bench;
+mod hub;
+mod pull;
 
 const PROMPT: &str = "Tell me a story about Mira, the old lighthouse and a silver key.";
 

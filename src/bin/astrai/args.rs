@@ -1,6 +1,8 @@
 //! Options that several subcommands share.
 
 use crate::failure::{Failure, Outcome};
+use crate::interrupt::Interrupt;
+use crate::pull;
 use astrai::engine::{CpuTier, Device, EngineOptions, MessageFlags, RequestOptions, Type};
 use astrai::limits;
 use clap::Args;
@@ -11,24 +13,24 @@ use std::path::PathBuf;
 /// The model folder by its position, for commands that have no other argument there.
 #[derive(Args)]
 pub struct PositionArgs {
-    /// Model folder: config.json, *.safetensors, tokenizer.json; or --model
+    /// Model: its folder (config.json, *.safetensors, tokenizer.json), a .gguf file or hf://owner/name[:quant]; or --model
     #[arg(value_name = "MODEL_DIR", conflicts_with = "folder", required_unless_present = "folder")]
     position: Option<PathBuf>,
 }
 
 impl PositionArgs {
-    /// The folder, which may be given by `--model` instead.
-    pub fn folder(&self, option: &Option<PathBuf>) -> Outcome<PathBuf> {
+    /// The folder, which may be given by `--model` instead, and is downloaded if it is a hub's.
+    pub fn folder(&self, option: &Option<PathBuf>, interrupt: Option<&Interrupt>) -> Outcome<PathBuf> {
         let missing = || Failure::Usage("there is no model; name its folder, here or with --model".to_owned());
-        self.position.as_ref().or(option.as_ref()).cloned().ok_or_else(missing)
+        pull::model(self.position.as_ref().or(option.as_ref()).ok_or_else(missing)?, interrupt)
     }
 }
 
 /// Which model, and how it computes.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Model folder, if it is not given by its position
-    #[arg(long = "model", value_name = "DIR")]
+    /// Model folder, .gguf file or hf://owner/name[:quant], if it is not given by its position
+    #[arg(long = "model", value_name = "MODEL")]
     pub folder: Option<PathBuf>,
     /// Threads that compute [default: physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=limits::THREADS_MAX as i64))]

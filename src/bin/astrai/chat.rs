@@ -37,7 +37,7 @@ pub struct ChatArgs {
 /// Runs the subcommand.
 pub fn chat(args: ChatArgs) -> Outcome {
     let interrupt = Interrupt::install()?;
-    let folder = args.position.folder(&args.engine.model.folder)?;
+    let folder = args.position.folder(&args.engine.model.folder, Some(&interrupt))?;
     let engine = open(&folder, args.engine.options(), Some(&interrupt))?;
     if !engine.info().has_chat_template {
         return Err(Failure::Message(format!(

@@ -19,7 +19,7 @@ pub struct InfoArgs {
 
 /// Runs the subcommand.
 pub fn info(args: InfoArgs) -> Outcome {
-    let folder = args.position.folder(&args.engine.model.folder)?;
+    let folder = args.position.folder(&args.engine.model.folder, None)?;
     let mut options = args.engine.options();
     options.max_running = 1;
     let engine = open(&folder, options, None)?;

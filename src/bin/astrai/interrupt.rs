@@ -35,7 +35,7 @@ impl Interrupt {
         self.raised.store(false, Ordering::SeqCst);
     }
 
-    /// Runs `wait`, during which Ctrl-C ends the process.
+    /// Runs `wait`, which looks for no interrupt, so that Ctrl-C ends the process meanwhile.
     pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
         self.idle.store(true, Ordering::SeqCst);
         let value = wait();

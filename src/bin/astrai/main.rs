@@ -10,6 +10,7 @@ mod failure;
 mod info;
 mod interrupt;
 mod open;
+mod pull;
 mod quality;
 mod render;
 mod run;
@@ -45,6 +46,8 @@ enum Command {
     Info(info::InfoArgs),
     /// Measures speed on a model folder, or on random weights of a known shape.
     Bench(bench::BenchArgs),
+    /// Downloads a model of a hub into the cache, and prints its path.
+    Pull(pull::PullArgs),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Quality(args) => quality::quality(args),
         Command::Info(args) => info::info(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Pull(args) => pull::pull(args),
     };
     match outcome {
         Ok(()) | Err(Failure::Pipe) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@
 
 use crate::args::{ModelArgs, PositionArgs, WEIGHTS, one_of};
 use crate::failure::{Failure, Outcome, read_file};
+use crate::pull;
 use astrai::backend::cpu::{Compute, CpuBackend};
 use astrai::backend::{KvShape, Memory, Steps, Tables};
 use astrai::dtype::DType;
@@ -54,11 +55,11 @@ pub struct QualityArgs {
 /// Runs the subcommand.
 pub fn quality(args: QualityArgs) -> Outcome {
     let options = args.model.options();
-    let folder = args.position.folder(&args.model.folder)?;
-    let against = args.against.as_ref().unwrap_or(&folder);
+    let folder = args.position.folder(&args.model.folder, None)?;
+    let against = args.against.as_ref().map_or(Ok(folder.clone()), |model| pull::model(model, None))?;
     let mut ours = Reader::open(&folder, &options, args.window as usize)?;
     let weights = args.against_weights.unwrap_or(Type::Auto);
-    let mut theirs = Reader::open(against, &EngineOptions { weights, ..options }, args.window as usize)?;
+    let mut theirs = Reader::open(&against, &EngineOptions { weights, ..options }, args.window as usize)?;
     if ours.vocab != theirs.vocab {
         let (a, b) = (ours.vocab, theirs.vocab);
         return Err(Failure::Message(format!(

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub struct RenderArgs {
     #[command(flatten)]
     position: PositionArgs,
-    /// Model folder, if it is not given by its position; only its tokenizer and template files are read
-    #[arg(long = "model", value_name = "DIR")]
+    /// Model folder or hf://owner/name, if it is not given by its position; only its tokenizer and template files are read
+    #[arg(long = "model", value_name = "MODEL")]
     folder: Option<PathBuf>,
     /// The conversation: a JSON array of messages
     #[arg(long, value_name = "FILE.json")]
@@ -45,7 +45,7 @@ pub struct RenderArgs {
 
 /// Runs the subcommand.
 pub fn render(args: RenderArgs) -> Outcome {
-    let folder = args.position.folder(&args.folder)?;
+    let folder = args.position.folder(&args.folder, None)?;
     let messages = read_array(&args.messages, "messages")?;
     let tools = args.tools.as_deref().map(|path| read_array(path, "tools")).transpose()?.map(Value::Array);
     let text = match &args.template {

@@ -4,6 +4,7 @@ use crate::args::{EngineArgs, SamplingArgs, TemplateArgs, message_flags};
 use crate::failure::{Failure, Outcome, read_array, to_text};
 use crate::interrupt::Interrupt;
 use crate::open::open;
+use crate::pull;
 use crate::stream::{report, stream};
 use astrai::engine::{FinishReason, Prompt, PromptPart, Sink};
 use clap::Args;
@@ -16,7 +17,8 @@ use std::path::{Path, PathBuf};
 /// Arguments of `astrai run`.
 #[derive(Args)]
 pub struct RunArgs {
-    /// Model folder: config.json, *.safetensors, tokenizer.json; it is left away with --model
+    /// Model: its folder (config.json, *.safetensors, tokenizer.json), a .gguf file or hf://owner/name[:quant]; it is left away
+    /// with --model
     #[arg(value_name = "MODEL_DIR")]
     first: Option<OsString>,
     /// The prompt; - reads it from stdin; it is left away with --messages
@@ -58,6 +60,7 @@ pub fn run(args: RunArgs) -> Outcome {
     let (folder, prompt) = place(args.engine.model.folder.as_deref(), &words, wants_prompt)?;
     let said = Said::read(&args, prompt)?;
     let interrupt = Interrupt::install()?;
+    let folder = pull::model(&folder, Some(&interrupt))?;
     let engine = open(&folder, args.engine.options(), Some(&interrupt))?;
     let prompt = said.prompt(&args, engine.info().has_chat_template, &folder)?;
     let request = engine.submit(&prompt, &args.sampling.options(), Sink::Pull)?;
@@ -127,7 +130,7 @@ fn place<'a>(
 ) -> Outcome<(PathBuf, Option<&'a OsStr>)> {
     let usage = |message: String| Err(Failure::Usage(message));
     let shown = |word: &OsStr| format!("\"{}\"", word.display());
-    let is_folder = |word: &OsStr| Path::new(word).is_dir();
+    let is_folder = |word: &OsStr| Path::new(word).is_dir() || pull::is_reference(Path::new(word));
     match (model, words, wants_prompt) {
         (Some(model), [], false) => Ok((model.to_owned(), None)),
         (Some(model), [prompt], true) => Ok((model.to_owned(), Some(prompt))),
@@ -150,7 +153,8 @@ fn place<'a>(
             usage(format!("--messages is in place of a prompt, and {} is one argument too many", shown(second)))
         }
         (None, [first, second, ..], true) => {
-            let config = |word: &OsStr| Path::new(word).join("config.json").is_file();
+            let config =
+                |word: &OsStr| Path::new(word).join("config.json").is_file() || pull::is_reference(Path::new(word));
             let first_is = (is_folder(first), config(first));
             let mut order = first_is.cmp(&(is_folder(second), config(second)));
             if !first_is.0 {

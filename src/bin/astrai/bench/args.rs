@@ -34,11 +34,11 @@ const MEASURED: [&str; 10] =
 /// Arguments of `astrai bench`.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Model folder; or --model [default: random weights, see --shape]
+    /// Model folder, .gguf file or hf://owner/name[:quant]; or --model [default: random weights, see --shape]
     #[arg(value_name = "MODEL_DIR", conflicts_with_all = ["folder", "shape"])]
     position: Option<PathBuf>,
-    /// Model folder, if it is not given by its position
-    #[arg(long = "model", value_name = "DIR", conflicts_with = "shape")]
+    /// Model folder, .gguf file or hf://owner/name[:quant], if it is not given by its position
+    #[arg(long = "model", value_name = "MODEL", conflicts_with = "shape")]
     folder: Option<PathBuf>,
     /// Random weights of a published model's shape, made in memory [default: storyteller]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(shapes::names()))]

@@ -23,6 +23,7 @@ pub use args::BenchArgs;
 
 use crate::failure::{Failure, Outcome};
 use crate::open;
+use crate::pull;
 use args::{Plan, PolicyName};
 use astrai::backend::device::{DeviceOptions, probe};
 use astrai::dtype::DType;
@@ -87,7 +88,8 @@ pub fn bench(args: BenchArgs) -> Outcome {
 
 /// An engine for each policy. Random weights are made once and shared.
 fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
-    let random = match args.model() {
+    let model = args.model().map(|model| pull::model(model, None)).transpose()?;
+    let random = match &model {
         Some(_) => None,
         None if makes_weights(args) => Some(weights_of(args, astrai::model::unmade_random_model)?),
         None => Some(random_weights(args)?),
@@ -98,7 +100,7 @@ fn open_all(args: &BenchArgs, plan: &Plan) -> Outcome<Vec<Bench>> {
         let mut options = args.engine_options(plan, policy);
         options.trace = Some(watch.trace());
         let begin = Instant::now();
-        let engine = match (args.model(), &random) {
+        let engine = match (&model, &random) {
             (Some(dir), _) => open::open(dir, options, None)?,
             (None, Some(source)) => open::open_source(Box::new(source.clone()), options)?,
             (None, None) => return Err(Failure::message("there is no model to measure")),

@@ -51,7 +51,7 @@ pub struct ScoreArgs {
 
 /// Runs the subcommand.
 pub fn score(args: ScoreArgs) -> Outcome {
-    let folder = args.position.folder(&args.engine.model.folder)?;
+    let folder = args.position.folder(&args.engine.model.folder, None)?;
     let mut options = args.engine.options();
     options.max_running = args.max_batch.unwrap_or(0);
     // One more than the queue: the line being written has left it.

@@ -200,7 +200,7 @@ __device__ __forceinline__ void fill_panels(unsigned char *to, uint64_t seed, fl
 extern "C" __global__ void __launch_bounds__(256)
 fill_random_q8(unsigned char *to, uint64_t seed, float deviation, int outs, int ins) {
     // The mean of four bytes; the integer -128 is not used by the format.
-    fill_panels<Q8Format, 64, 1024, 4>(to, seed, deviation, outs, ins, 36.95f, [](uint64_t hash) {
+    fill_panels<Q8Format, 32, 512, 4>(to, seed, deviation, outs, ins, 36.95f, [](uint64_t hash) {
         const uint32_t c = uint32_t((hash & 255) + (hash >> 8 & 255) + (hash >> 16 & 255) + (hash >> 24 & 255) + 3) / 4;
         return c > 0 ? c : 1;
     });

@@ -129,13 +129,13 @@ __device__ __forceinline__ void add_group(float (&acc)[4], const float (&sums)[4
     acc[3] = fmaf(high, sums[3], acc[3]);
 }
 
-// 8-bit integers in groups of 64 inputs.
-struct Q8Format : Panels<64, 1024> {
+// 8-bit integers in groups of 32 inputs.
+struct Q8Format : Panels<32, 512> {
     struct Step {
-        // [block of 32 inputs][first or last four inputs]: four codes of each of the two outputs.
+        // [group][first or last four inputs]: four codes of each of the two outputs.
         Words2 w[2][2];
-        // Scales of both outputs, in bf16.
-        uint32_t scales;
+        // Of each group, the scales of both outputs, in bf16.
+        uint32_t scales[2];
     };
 
     struct Source {
@@ -151,39 +151,48 @@ struct Q8Format : Panels<64, 1024> {
         return {start + 4 * g, start + scale_bytes(ins) + 128 * t + 8 * g};
     }
 
-    static __device__ __forceinline__ void load(Step &to, const Source &from, int step, int) {
+    // The last step may have only one group.
+    static __device__ __forceinline__ void load(Step &to, const Source &from, int step, int ins) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            to.w[i / 2][i % 2] = load2_once(from.codes + int64_t(step) * 1024 + i / 2 * 512 + i % 2 * 64);
+        for (int i = 0; i < 2; i++) {
+            const int group = step * 2 + i;
+            if (group < groups(ins)) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    to.w[i][half] = load2_once(from.codes + int64_t(group) * 512 + half * 64);
+                }
+                to.scales[i] = load1(from.scales + group * 32);
+            }
         }
-        to.scales = load1(from.scales + step * 32);
     }
 
-    // Layout in shared memory: [panels][1024 bytes of codes], then [panels][32 bytes of scales]. The 16-byte pieces of
+    // Layout in shared memory: [panels][2 groups of 512 bytes], then [panels][64 bytes of scales]. The 16-byte pieces of
     // a 128-byte line are permuted by the line's number, so that the lanes of half a warp use all banks.
-    static __device__ constexpr int tile_bytes(int outs) { return outs / 16 * (1024 + 32); }
+    static __device__ constexpr int tile_bytes(int outs) { return outs / 16 * (1024 + 64); }
 
     template <int OUTS, int THREADS> struct Copier {
         static constexpr int EACH = OUTS * 4 / THREADS;
         const unsigned char *from[EACH], *scales;
 
         __device__ __forceinline__ Copier(const void *weight, int outs, int ins, int, int first) {
-            scales = panel(weight, outs, ins, first / 16 + int(threadIdx.x) / 2) + threadIdx.x % 2 * 16;
+            scales = panel(weight, outs, ins, first / 16 + int(threadIdx.x) / 4) + threadIdx.x % 4 * 16;
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
                 const int chunk = int(threadIdx.x) + i * THREADS;
-                from[i] = panel(weight, outs, ins, first / 16 + chunk / 64) + scale_bytes(ins) + chunk % 64 * 16;
+                from[i] = panel(weight, outs, ins, first / 16 + chunk / 64) + scale_bytes(ins) + chunk % 32 * 16;
             }
         }
 
-        __device__ __forceinline__ void start(unsigned char *to, int step, int) const {
+        __device__ __forceinline__ void start(unsigned char *to, int step, int ins) const {
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
-                const int chunk = int(threadIdx.x) + i * THREADS, line = chunk / 8;
-                copy_async(to + line * 128 + (chunk % 8 ^ line % 4 * 2) * 16, from[i] + int64_t(step) * 1024, true);
+                const int chunk = int(threadIdx.x) + i * THREADS, line = chunk / 8, group = step * 2 + chunk % 64 / 32;
+                const bool real = group < groups(ins);
+                unsigned char *place = to + line * 128 + (chunk % 8 ^ line % 4 * 2) * 16;
+                copy_async(place, from[i] + int64_t(real ? group : 0) * 512, real);
             }
-            if (threadIdx.x < OUTS / 16 * 2) {
-                copy_async(to + OUTS * 64 + threadIdx.x * 16, scales + step * 32, true);
+            if (threadIdx.x < OUTS / 16 * 4) {
+                copy_async(to + OUTS * 64 + threadIdx.x * 16, scales + step * 64, true);
             }
         }
     };
@@ -195,7 +204,10 @@ struct Q8Format : Panels<64, 1024> {
             const int line = i / 2 * 4 + t, piece = (i % 2 * 4 + g / 2) ^ 2 * t;
             to.w[i / 2][i % 2] = load2(from + tile * 1024 + line * 128 + piece * 16 + g % 2 * 8);
         }
-        to.scales = load1(from + OUTS * 64 + tile * 32 + 4 * g);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            to.scales[i] = load1(from + OUTS * 64 + tile * 64 + i * 32 + 4 * g);
+        }
     }
 
     // Converts two of four codes to bf16, exactly: a code in the low byte of the bits of 2^23 gives the number 2^23 +
@@ -207,7 +219,7 @@ struct Q8Format : Panels<64, 1024> {
     }
 
     template <int NT, class Input>
-    static __device__ __forceinline__ void multiply(float (&acc)[NT][4], const Step &s, int, int, Input input) {
+    static __device__ __forceinline__ void multiply(float (&acc)[NT][4], const Step &s, int step, int ins, Input input) {
         uint32_t a[4][4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -217,16 +229,20 @@ struct Q8Format : Panels<64, 1024> {
             a[i][2] = two(w.w[0], 2);
             a[i][3] = two(w.w[1], 2);
         }
+        const bool both = step * 2 + 1 < groups(ins);
 #pragma unroll
         for (int n = 0; n < NT; n++) {
             Words4 x[2];
             input(n, x);
-            float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                mma(sums, a[i], x[i / 2].w[i % 2 * 2], x[i / 2].w[i % 2 * 2 + 1]);
+            for (int i = 0; i < 2; i++) {
+                if (i == 0 || both) {
+                    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+                    mma(sums, a[2 * i], x[i].w[0], x[i].w[1]);
+                    mma(sums, a[2 * i + 1], x[i].w[2], x[i].w[3]);
+                    add_group(acc[n], sums, s.scales[i]);
+                }
             }
-            add_group(acc[n], sums, s.scales);
         }
     }
 };

@@ -50,6 +50,107 @@ pub enum DType {
     U64,
     /// Signed 64-bit integer.
     I64,
+    /// Blocks of quantized weights as GGUF files have them.
+    Blocks(BlockFormat),
+}
+
+/// Formats of blocks in GGUF files. A block is some consecutive weights of a row; a weight is `scale * integer - minimum`, and
+/// each part of a block has a scale and a minimum of its own. [`crate::encoding::blocks`] decodes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BlockFormat {
+    /// 4 bits and a scale for 32 weights.
+    Q4_0,
+    /// 4 bits, a scale and a minimum for 32 weights.
+    Q4_1,
+    /// 5 bits and a scale for 32 weights.
+    Q5_0,
+    /// 5 bits, a scale and a minimum for 32 weights.
+    Q5_1,
+    /// 8 bits and a scale for 32 weights.
+    Q8_0,
+    /// 2 bits, scales and minima of 4 bits for 16 weights, 256 in a block.
+    Q2K,
+    /// 3 bits, scales of 6 bits for 16 weights, 256 in a block.
+    Q3K,
+    /// 4 bits, scales and minima of 6 bits for 32 weights, 256 in a block.
+    Q4K,
+    /// 5 bits, scales and minima of 6 bits for 32 weights, 256 in a block.
+    Q5K,
+    /// 6 bits, scales of 8 bits for 16 weights, 256 in a block.
+    Q6K,
+    /// Codes of 4 bits into a table, and a scale for 32 weights.
+    Iq4Nl,
+    /// The same codes, scales of 6 bits for 32 weights, 256 in a block.
+    Iq4Xs,
+    /// 4-bit floats and a power of two for 32 weights.
+    Mxfp4,
+}
+
+impl BlockFormat {
+    /// All formats.
+    pub const ALL: [BlockFormat; 13] = [
+        BlockFormat::Q4_0,
+        BlockFormat::Q4_1,
+        BlockFormat::Q5_0,
+        BlockFormat::Q5_1,
+        BlockFormat::Q8_0,
+        BlockFormat::Q2K,
+        BlockFormat::Q3K,
+        BlockFormat::Q4K,
+        BlockFormat::Q5K,
+        BlockFormat::Q6K,
+        BlockFormat::Iq4Nl,
+        BlockFormat::Iq4Xs,
+        BlockFormat::Mxfp4,
+    ];
+
+    /// Weights and bytes of a block, and its name in the format's documentation.
+    const fn facts(self) -> (usize, usize, &'static str) {
+        match self {
+            BlockFormat::Q4_0 => (32, 18, "q4_0"),
+            BlockFormat::Q4_1 => (32, 20, "q4_1"),
+            BlockFormat::Q5_0 => (32, 22, "q5_0"),
+            BlockFormat::Q5_1 => (32, 24, "q5_1"),
+            BlockFormat::Q8_0 => (32, 34, "q8_0"),
+            BlockFormat::Q2K => (256, 84, "q2_k"),
+            BlockFormat::Q3K => (256, 110, "q3_k"),
+            BlockFormat::Q4K => (256, 144, "q4_k"),
+            BlockFormat::Q5K => (256, 176, "q5_k"),
+            BlockFormat::Q6K => (256, 210, "q6_k"),
+            BlockFormat::Iq4Nl => (32, 18, "iq4_nl"),
+            BlockFormat::Iq4Xs => (256, 136, "iq4_xs"),
+            BlockFormat::Mxfp4 => (32, 17, "mxfp4"),
+        }
+    }
+
+    /// Weights of a block.
+    pub const fn weights(self) -> usize {
+        self.facts().0
+    }
+
+    /// Bytes of a block.
+    pub const fn bytes(self) -> usize {
+        self.facts().1
+    }
+
+    /// Weights that share a scale and a minimum: 16 or 32.
+    pub const fn part(self) -> usize {
+        match self {
+            BlockFormat::Q2K | BlockFormat::Q3K | BlockFormat::Q6K => 16,
+            _ => 32,
+        }
+    }
+
+    /// Whether weights have minima.
+    pub const fn has_minima(self) -> bool {
+        use BlockFormat::{Q2K, Q4_1, Q4K, Q5_1, Q5K};
+        matches!(self, Q4_1 | Q5_1 | Q2K | Q4K | Q5K)
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        self.facts().2
+    }
 }
 
 /// Every element type with the name the safetensors format gives it.
@@ -79,7 +180,7 @@ const SAFETENSORS_NAMES: [(DType, &str); 22] = [
 ];
 
 impl DType {
-    /// Size of one element in bits.
+    /// Size of one element in bits, in blocks rounded up.
     pub const fn bits(self) -> usize {
         match self {
             DType::F4 => 4,
@@ -89,12 +190,31 @@ impl DType {
             DType::Bf16 | DType::F16 | DType::U16 | DType::I16 => 16,
             DType::F32 | DType::U32 | DType::I32 => 32,
             DType::F64 | DType::C64 | DType::U64 | DType::I64 => 64,
+            DType::Blocks(format) => (format.bytes() * 8).div_ceil(format.weights()),
         }
     }
 
-    /// Size of one element in bytes; types smaller than a byte, which kernels do not read, count as one.
+    /// Size of one element in bytes, which is also its alignment; types smaller than a byte, which kernels do not read, and blocks
+    /// count as one.
     pub const fn size(self) -> usize {
-        self.bits().div_ceil(8)
+        match self {
+            DType::Blocks(_) => 1,
+            _ => self.bits().div_ceil(8),
+        }
+    }
+
+    /// Bytes of `elements` consecutive elements of a row; `None` where they are no whole blocks, or too many.
+    pub const fn bytes(self, elements: usize) -> Option<usize> {
+        match self {
+            DType::Blocks(format) if !elements.is_multiple_of(format.weights()) => None,
+            DType::Blocks(format) => (elements / format.weights()).checked_mul(format.bytes()),
+            _ => elements.checked_mul(self.size()),
+        }
+    }
+
+    /// Whether kernels compute with weights of this type.
+    pub const fn is_weight(self) -> bool {
+        matches!(self, DType::F32 | DType::Bf16 | DType::F16 | DType::Blocks(_))
     }
 
     /// The type a safetensors header means by `name`.
@@ -110,7 +230,10 @@ impl DType {
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.safetensors_name().to_ascii_lowercase())
+        match self {
+            DType::Blocks(format) => f.write_str(format.name()),
+            _ => f.write_str(&self.safetensors_name().to_ascii_lowercase()),
+        }
     }
 }
 

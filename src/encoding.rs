@@ -17,6 +17,7 @@
 //! Scales are rounded to bf16 before the integers are chosen, so their short mantissa costs little; those of Q8 away from
 //! zero, so that no weight is clipped. [`quantize`] says how both are found.
 
+pub mod blocks;
 mod quantize;
 mod quantizer;
 
@@ -26,7 +27,7 @@ use crate::dtype::DType;
 use std::fmt;
 
 /// Another number whenever the same weights would give other bytes: what is kept in files then is made anew.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Outputs of a panel.
 pub const PANEL: usize = 16;
@@ -39,7 +40,7 @@ pub const Q4_VALUES: [i8; 16] = [-127, -99, -76, -59, -44, -31, -19, -8, 2, 12, 
 /// How a quantized matrix is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// 8-bit integers in groups of 64: 8.25 bits a weight.
+    /// 8-bit integers in groups of 32: 8.5 bits a weight.
     Q8,
     /// 4-bit codes in groups of 32: 4.5 bits a weight.
     Q4,
@@ -75,10 +76,7 @@ impl fmt::Display for Encoding {
 impl Scheme {
     /// Inputs that share a scale.
     pub const fn group(self) -> usize {
-        match self {
-            Scheme::Q8 => 64,
-            Scheme::Q4 => 32,
-        }
+        blocks::GROUP
     }
 
     /// Groups of a row of `in_features` inputs.
@@ -165,7 +163,7 @@ impl Scheme {
 /// Writes the codes of one output's group, and gives its scale.
 #[inline(always)]
 fn q8_group(weights: &[f32], codes: &mut [u8], out: usize) -> f32 {
-    let (mut whole, mut integers) = ([0f32; 64], [0i8; 64]);
+    let (mut whole, mut integers) = ([0f32; 32], [0i8; 32]);
     whole[..weights.len()].copy_from_slice(weights);
     let scale = quantize::q8(&whole, &mut integers);
     for (from, to) in integers.chunks_exact(4).zip(codes.chunks_exact_mut(PANEL * 4)) {
@@ -260,7 +258,7 @@ mod tests {
             // Codes beyond the last input are arbitrary, but always the same.
             xxhash_rust::xxh3::xxh3_64(&panel)
         };
-        assert_eq!((VERSION, hash(Scheme::Q8), hash(Scheme::Q4)), (1, 16831824482661481831, 2129196892510038363));
+        assert_eq!((VERSION, hash(Scheme::Q8), hash(Scheme::Q4)), (2, 12869429910991811907, 2129196892510038363));
     }
 
     /// Against the error that any scale could give, tried one by one.

@@ -60,6 +60,10 @@ pub const COUNTED_BYTES_MAX: usize = 256 << 10;
 pub const INDEX_BYTES_MAX: u64 = 128 << 20;
 /// Largest safetensors header, in bytes. The format's own limit.
 pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Bytes of a GGUF file's header, vocabulary included.
+pub const GGUF_HEADER_BYTES_MAX: u64 = 256 << 20;
+/// Keys of a GGUF file's metadata.
+pub const GGUF_KEYS_MAX: usize = 1 << 16;
 /// Bytes of a safetensors header's free-form strings that are kept, names included.
 pub const METADATA_BYTES_MAX: usize = 4096;
 /// Most shards of one checkpoint.

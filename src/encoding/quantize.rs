@@ -87,10 +87,10 @@ fn nearest(wanted: i8) -> i8 {
 
 /// Scale and integers of a group.
 #[inline(always)]
-pub(super) fn q8(weights: &[f32; 64], integers: &mut [i8; 64]) -> f32 {
+pub(super) fn q8(weights: &[f32; 32], integers: &mut [i8; 32]) -> f32 {
     let scale = bf16_away_from_zero(extreme(weights).abs() / 127.0);
     let divisor = if scale > 0.0 { scale } else { 1.0 };
-    for i in 0..64 {
+    for i in 0..32 {
         integers[i] = integer(weights[i] / divisor);
     }
     scale

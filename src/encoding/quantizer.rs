@@ -1,6 +1,6 @@
 //! Quantization of the weights of a model while it loads, on threads of its own.
 
-use super::{PANEL, Scheme};
+use super::{PANEL, Scheme, blocks};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::os::floats;
@@ -43,8 +43,9 @@ impl Quantizer {
         scheme: Scheme,
         panels: &mut [u8],
     ) -> Result<()> {
-        let size = out_features.checked_mul(in_features).and_then(|elements| elements.checked_mul(dtype.size()));
-        if size != Some(bytes.len()) || !matches!(dtype, DType::F32 | DType::Bf16 | DType::F16) {
+        let row_bytes = dtype.bytes(in_features).unwrap_or(0);
+        let size = out_features.checked_mul(row_bytes);
+        if size != Some(bytes.len()) || !dtype.is_weight() {
             let message = format!("{} bytes are no matrix of {out_features} x {in_features} {dtype}", bytes.len());
             return Err(Error::internal(message));
         }
@@ -62,7 +63,6 @@ impl Quantizer {
         }
         let (panel_bytes, all, own) = (scheme.panel_bytes(in_features), out_features.div_ceil(PANEL), &self.rows);
         let panels_each = all.div_ceil(self.pool.threads() * TASKS_PER_THREAD);
-        let row_bytes = in_features * dtype.size();
         // The calling thread belongs to the host and takes part with the default floating-point environment, whatever
         // the host has set.
         floats::with_default(|| {
@@ -93,6 +93,10 @@ fn widen(bytes: &[u8], dtype: DType, rows: &mut Vec<f32>) {
     match dtype {
         DType::F32 => rows.extend(words.iter().map(|&x| f32::from_le_bytes(x))),
         DType::Bf16 => rows.extend(halves.iter().map(|&x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16))),
+        DType::Blocks(format) => {
+            rows.resize(bytes.len() / format.bytes() * format.weights(), 0.0);
+            blocks::widen(format, bytes, rows);
+        }
         _ => rows.extend(halves.iter().map(|&x| half::f16::from_le_bytes(x).to_f32())),
     }
 }

@@ -5,7 +5,6 @@ use crate::error::Result;
 use crate::model::Recipe;
 use crate::model::architecture::Architecture;
 use crate::model::checkpoint;
-use crate::model::config::Config;
 use crate::model::families::{self, Family};
 use crate::source::ModelSource;
 
@@ -25,9 +24,7 @@ impl Described {
     /// # Errors
     /// `Io`, `Format` and `Unsupported` for what the source says; `Argument` for the context length.
     pub fn of(source: &dyn ModelSource, options: &EngineOptions) -> Result<Described> {
-        let (family, model_type) = families::find(source.config()?, source.subject())?;
-        let config = Config::new(source.config()?, source.subject()).for_context(options.context_length as usize);
-        let architecture = (family.architecture)(&config, &model_type)?;
+        let (family, model_type, architecture) = families::describe(source, options.context_length as usize)?;
         checkpoint::check(&architecture, family, source)?;
         let recipe = match options.weights {
             Type::Q8 => Recipe::Q8,

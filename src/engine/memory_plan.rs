@@ -13,7 +13,7 @@ use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::model::architecture::Architecture;
 use crate::model::{Model, StepLimits};
-use crate::source::Folder;
+use crate::source;
 use std::path::Path;
 
 /// Without a memory budget, the KV pages may take one part in this many of the free memory.
@@ -53,18 +53,18 @@ pub struct MemoryPlan {
     pub kv_bytes_per_token: u64,
 }
 
-/// The plan for a model folder; the part of [`super::Engine::plan`] that may need a large stack.
+/// The plan for a model's files; the part of [`super::Engine::plan`] that may need a large stack.
 ///
 /// # Errors
 /// As there.
-pub(super) fn of_folder(dir: &Path, options: &EngineOptions) -> Result<MemoryPlan> {
-    let folder = Folder::headers(dir, options.text_only)?;
+pub(super) fn of_files(dir: &Path, options: &EngineOptions) -> Result<MemoryPlan> {
+    let source = source::headers(dir, options.text_only)?;
     if options.text_only {
         return Ok(MemoryPlan { fits: true, ..MemoryPlan::default() });
     }
-    let described = Described::of(&folder, options)?;
+    let described = Described::of(&*source, options)?;
     device::on_first(options.device, &mut |_, _| {}, |device, last, _| {
-        let choice = DeviceChoice::of(device, &described, &folder, options).map_err(Failure::OfDevice)?;
+        let choice = DeviceChoice::of(device, &described, &*source, options).map_err(Failure::OfDevice)?;
         let sizing = Sizing::of(options, &described.architecture, choice).map_err(Failure::OfDevice)?;
         if !last {
             sizing.require().map_err(Failure::OfDevice)?;
@@ -348,7 +348,7 @@ mod tests {
                 assert!(plan.fits, "{}: {plan:?}", dir.display());
                 assert_eq!(plan.total_bytes, plan.weight_bytes + plan.kv_bytes + plan.workspace_bytes);
                 assert_eq!(plan.kv_bytes, plan.kv_tokens * plan.kv_bytes_per_token);
-                let opened = open::open(|o| open::Source::folder(&dir, o), &mut options, &mut |_, _| {}).unwrap();
+                let opened = open::open(|o| open::Source::path(&dir, o), &mut options, &mut |_, _| {}).unwrap();
                 let runner = opened.runner.unwrap();
                 let reserved = runner.backend.reserved();
                 let (rows, vocab) = (runner.model.logits_rows_max(), runner.model.vocab());

@@ -17,7 +17,7 @@ use crate::model::{loader, weights};
 use crate::os::thread::{self, ThreadOptions};
 use crate::os::{memory, shortage};
 use crate::sampling::AllowedTokens;
-use crate::source::{Folder, GenerationDefaults, ModelSource};
+use crate::source::{self, GenerationDefaults, Loadable, ModelSource};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,18 +34,18 @@ pub(super) struct Opened {
     pub waiting_max: usize,
 }
 
-/// Where a model comes from. A folder's weights are read, or mapped, once a device is open for them.
+/// Where a model comes from. The weights of files are read, or mapped, once a device is open for them.
 pub(super) struct Source {
-    unread: Option<Folder>,
+    unread: Option<Box<dyn Loadable>>,
     whole: Option<Arc<dyn ModelSource>>,
     /// Bytes of progress that reading has reported.
     read: u64,
 }
 
 impl Source {
-    /// A model folder, of whose weights only the headers are read.
-    pub fn folder(dir: &Path, options: &EngineOptions) -> Result<Source> {
-        Ok(Source { unread: Some(Folder::headers(dir, options.text_only)?), whole: None, read: 0 })
+    /// A model folder or file, of whose weights only the headers are read.
+    pub fn path(path: &Path, options: &EngineOptions) -> Result<Source> {
+        Ok(Source { unread: Some(source::headers(path, options.text_only)?), whole: None, read: 0 })
     }
 
     /// A source that is already open.
@@ -54,19 +54,19 @@ impl Source {
     }
 
     fn model(&self) -> Result<&dyn ModelSource> {
-        let unread = self.unread.as_ref().map(|folder| folder as &dyn ModelSource);
+        let unread = self.unread.as_deref().map(|source| source as &dyn ModelSource);
         unread.or(self.whole.as_deref()).ok_or_else(|| Error::internal("the source of the weights is gone"))
     }
 
     /// The source with its weights. With `last`, nothing of it is kept here: it can be dropped when they are bound.
     fn load(&mut self, last: bool, no_mmap: bool, progress: loader::Progress) -> Result<Arc<dyn ModelSource>> {
-        if let Some(mut folder) = self.unread.take() {
+        if let Some(mut source) = self.unread.take() {
             // Weights are processed twice: read or mapped, then bound. Each pass is half of the reported progress.
-            folder.load(no_mmap, &mut |done, total| {
+            source.load(no_mmap, &mut |done, total| {
                 self.read = total;
                 progress(done, total.saturating_mul(2))
             })?;
-            self.whole = Some(Arc::new(folder));
+            self.whole = Some(Arc::from(source as Box<dyn ModelSource>));
         }
         let whole = if last { self.whole.take() } else { self.whole.clone() };
         whole.ok_or_else(|| Error::internal("the source of the weights is gone"))

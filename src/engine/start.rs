@@ -32,19 +32,19 @@ impl Engine {
         let _floats = LibraryFloats::enter();
         honour::check(options)?;
         let options = options.numbers();
-        thread::with_stack(limits::OPEN_STACK_BYTES, move || memory_plan::of_folder(dir, &options))?
+        thread::with_stack(limits::OPEN_STACK_BYTES, move || memory_plan::of_files(dir, &options))?
     }
 
-    /// Opens the model folder `dir`; blocks until the engine can take requests.
+    /// Opens the model in `dir`, a folder or a GGUF file; blocks until the engine can take requests.
     ///
     /// # Errors
     /// `Argument` and `Unsupported` for options, `Io` and `Format` for files, `Memory`, `Device`, `Aborted` by the
     /// progress callback, `Reentrant` inside a callback.
     pub fn open(dir: &Path, options: EngineOptions) -> Result<Engine> {
-        Engine::start(&dir.display(), options, |options| open::Source::folder(dir, options))
+        Engine::start(&dir.display(), options, |options| open::Source::path(dir, options))
     }
 
-    /// As [`Engine::open`], for a model that is not a folder. The source is dropped when the engine closes, or earlier;
+    /// As [`Engine::open`], for a model that is not in files. The source is dropped when the engine closes, or earlier;
     /// saving or restoring a prefix may read its tensors once more.
     ///
     /// # Errors

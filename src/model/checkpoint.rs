@@ -95,7 +95,8 @@ impl Tensors for FoundTensors<'_> {
 /// Refuses a tensor of another shape, or of a type that no kernel reads.
 pub(super) fn fits(info: &TensorInfo, shape: &[usize]) -> Result<()> {
     let TensorInfo { name, dtype, shape: found } = info;
-    if !matches!(dtype, DType::F32 | DType::Bf16 | DType::F16) {
+    // What is read element by element is stored so.
+    if !dtype.is_weight() || matches!(dtype, DType::Blocks(_)) && shape.len() < 2 {
         return Err(Error::unsupported(format!("tensor {name} is {dtype}, expected f32, bf16 or f16")).about(name));
     }
     if found != shape {

@@ -111,6 +111,14 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// A list of so many numbers above zero.
+    pub fn numbers(&self, key: &str, count: usize) -> Result<Vec<f64>> {
+        let found = self.value(key).unwrap_or(&Value::Null);
+        let all = found.as_array().filter(|all| all.len() == count);
+        let all: Option<Vec<f64>> = all.and_then(|all| all.iter().map(|n| n.as_f64().filter(|&n| n > 0.0)).collect());
+        all.ok_or_else(|| self.wrong(key, found, &format!("a list of {count} numbers above 0")))
+    }
+
     /// A boolean with a default.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
         match self.value(key) {

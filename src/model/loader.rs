@@ -234,7 +234,7 @@ impl Loader<'_> {
         let quantizer = self.quantizer.as_mut().ok_or_else(|| Error::internal("no matrix was to be quantized"))?;
         let len = scheme.bytes(out_features, in_features).ok_or_else(|| Error::memory(what, u64::MAX))?;
         let mut panels = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory(what, len as u64))?;
-        let row = (in_features * dtype.size()).max(1);
+        let row = dtype.bytes(in_features).unwrap_or(0).max(1);
         let step = (limits::QUANTIZED_PIECE_BYTES / row / PANEL).max(1);
         let pieces = panels.as_mut_slice().chunks_mut((step * scheme.panel_bytes(in_features)).max(1));
         for (from, to) in bytes.as_slice().chunks(step * PANEL * row).zip(pieces) {

@@ -56,7 +56,7 @@ pub(super) fn format(config: &Value, tensors: &[TensorInfo]) -> Option<String> {
 
 /// Whether tensors show that weights are quantized: by their names, or by types that plain weights do not have.
 pub(super) fn shows(tensors: &[TensorInfo]) -> bool {
-    let plain = |tensor: &TensorInfo| matches!(tensor.dtype, DType::F32 | DType::Bf16 | DType::F16);
+    let plain = |tensor: &TensorInfo| tensor.dtype.is_weight();
     by_names(tensors).is_some() || !tensors.iter().all(plain)
 }
 

@@ -99,6 +99,11 @@ impl Rotary {
                     rotary.chosen_for = asked;
                 }
             }
+            // As GGUF files have the scaling of Llama 3: a divisor for each frequency.
+            "factors" => {
+                let factors = scaling.numbers("factors", dims / 2)?;
+                rotary.spec.inv_freq.iter_mut().zip(factors).for_each(|(f, by)| *f = (f64::from(*f) / by) as f32);
+            }
             // Its configs have the extended context.
             "llama3" => rotary.spec = llama3(rotary.spec, &scaling, original)?,
             "yarn" => {

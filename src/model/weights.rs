@@ -385,6 +385,7 @@ pub(super) fn find<'a>(source: &'a dyn ModelSource, name: &str) -> Result<Option
 }
 
 pub(super) fn tensor_bytes(info: &TensorInfo) -> u64 {
-    let elements: u64 = info.shape.iter().map(|&d| d as u64).product();
-    elements.saturating_mul(info.dtype.size() as u64)
+    let row = info.shape.last().copied().unwrap_or(1);
+    let rows: u64 = info.shape.iter().rev().skip(1).map(|&d| d as u64).product();
+    rows.saturating_mul(info.dtype.bytes(row).unwrap_or(usize::MAX) as u64)
 }

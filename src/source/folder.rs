@@ -7,16 +7,16 @@
 use super::bytes::Bytes;
 use super::index::{INDEX, open_indexed};
 use super::safetensors::Budget;
-use super::shard::{Report, Shard, align};
+use super::shard::Shard;
 use super::text_files::{NamedTemplate, SpecialTokens, TextFiles};
-use super::{ModelSource, TensorInfo, files, foreign};
-use crate::error::{Error, Result, Status, reserved};
+use super::weight_files::WeightFiles;
+use super::{Loadable, ModelSource, TensorInfo, files, foreign};
+use crate::error::{Error, Result, Status};
 use crate::limits;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use xxhash_rust::xxh3::xxh3_64;
 
-const SINGLE: &str = "model.safetensors";
+pub(super) const SINGLE: &str = "model.safetensors";
 
 /// How to open a [`Folder`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,17 +37,7 @@ pub struct Folder {
     text: TextFiles,
     /// What was wrong with files that are advice, or that are used later.
     warnings: Vec<String>,
-    weights: Option<Weights>,
-}
-
-/// All tensors, sorted by name; once loaded, `bytes[i]` belongs to `infos[i]`.
-#[derive(Debug, Default)]
-struct Weights {
-    infos: Vec<TensorInfo>,
-    bytes: Vec<Bytes>,
-    /// The files, until they are loaded.
-    shards: Vec<Shard>,
-    stamp: Option<u64>,
+    weights: Option<WeightFiles>,
 }
 
 impl Folder {
@@ -77,24 +67,25 @@ impl Folder {
         let text = TextFiles::read(dir, &mut warnings);
         let weights = match text_only {
             true => None,
-            false => Some(Weights::headers(dir, &subject, &mut |line| warnings.push(line))?),
+            false => Some(weights(dir, &subject, &mut |line| warnings.push(line))?),
         };
         Ok(Folder { subject, dir: dir.to_path_buf(), config, generation_config, text, warnings, weights })
     }
 
-    /// The second half of opening: maps the weights, or with `no_mmap` reads them. `progress` as for [`Folder::open`].
-    pub fn load(&mut self, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
-        match &mut self.weights {
-            Some(weights) => weights.load(&self.subject, no_mmap, progress),
-            None => Ok(()),
-        }
-    }
-
-    fn weights(&self) -> Result<&Weights> {
+    fn weights(&self) -> Result<&WeightFiles> {
         self.weights.as_ref().ok_or_else(|| {
             let message = format!("{} was opened for text only; open it with weights to run the model", self.subject);
             Error::argument(message).about(&self.subject)
         })
+    }
+}
+
+impl Loadable for Folder {
+    fn load(&mut self, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
+        match &mut self.weights {
+            Some(weights) => weights.load(&self.subject, no_mmap, progress),
+            None => Ok(()),
+        }
     }
 }
 
@@ -142,18 +133,15 @@ impl ModelSource for Folder {
     }
 
     fn tensors(&self) -> Result<&[TensorInfo]> {
-        Ok(&self.weights()?.infos)
+        Ok(self.weights()?.infos())
     }
 
     fn stamp(&self) -> Option<u64> {
-        self.weights.as_ref()?.stamp
+        self.weights.as_ref()?.stamp()
     }
 
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>> {
-        let weights = self.weights()?;
-        let Ok(at) = weights.infos.binary_search_by(|info| info.name.as_str().cmp(name)) else { return Ok(None) };
-        let (Some(info), Some(bytes)) = (weights.infos.get(at), weights.bytes.get(at)) else { return Ok(None) };
-        Ok(Some((info.clone(), align(bytes, info, &self.subject)?)))
+        self.weights()?.tensor(name, &self.subject)
     }
 }
 
@@ -172,42 +160,16 @@ fn check_folder(dir: &Path) -> Result<String> {
     }
 }
 
-impl Weights {
-    fn headers(dir: &Path, subject: &str, warn: &mut dyn FnMut(String)) -> Result<Weights> {
-        let shards = if dir.join(SINGLE).symlink_metadata().is_ok() {
-            vec![Shard::open(&dir.join(SINGLE), &mut Budget::default())?]
-        } else if let Some(shards) = open_indexed(dir, warn)? {
-            shards
-        } else {
-            let message = format!("{subject} has neither {SINGLE} nor {INDEX}; {}", foreign::folder_hint(dir));
-            return Err(Error::new(Status::Io, message).about(subject));
-        };
-        let stored = shards.iter().flat_map(|shard| &shard.tensors);
-        let mut infos = reserved("the list of tensors", stored.clone().count())?;
-        infos.extend(stored.map(|stored| stored.info.clone()));
-        infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let stamps: Option<Vec<u64>> = shards.iter().map(Shard::stamp).collect();
-        let stamp = stamps.map(|stamps| xxh3_64(format!("{stamps:x?}").as_bytes()));
-        Ok(Weights { infos, bytes: Vec::new(), shards, stamp })
+/// The files with the weights.
+fn weights(dir: &Path, subject: &str, warn: &mut dyn FnMut(String)) -> Result<WeightFiles> {
+    if dir.join(SINGLE).symlink_metadata().is_ok() {
+        return WeightFiles::new(vec![Shard::open(&dir.join(SINGLE), &mut Budget::default())?]);
     }
-
-    fn load(&mut self, subject: &str, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
-        let shards = std::mem::take(&mut self.shards);
-        let total = shards.iter().fold(0, |sum: u64, shard| sum.saturating_add(shard.file_bytes));
-        let mut report = Report { done: 0, total, progress, subject };
-        report.add(0)?;
-        let count = shards.iter().map(|shard| shard.tensors.len()).sum();
-        let mut all = reserved("the tensors", count)?;
-        for shard in shards {
-            shard.load(no_mmap, &mut all, &mut report)?;
+    match open_indexed(dir, warn)? {
+        Some(shards) => WeightFiles::new(shards),
+        None => {
+            let message = format!("{subject} has neither {SINGLE} nor {INDEX}; {}", foreign::folder_hint(dir));
+            Err(Error::new(Status::Io, message).about(subject))
         }
-        all.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        let (mut infos, mut bytes) = (reserved("the list of tensors", count)?, reserved("the tensors", count)?);
-        for (info, of) in all {
-            infos.push(info);
-            bytes.push(of);
-        }
-        (self.infos, self.bytes) = (infos, bytes);
-        Ok(())
     }
 }

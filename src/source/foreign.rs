@@ -17,9 +17,9 @@ const BEGINNINGS: [(&[u8], &str); 10] = [
         b"version https://git-lfs",
         "a git-lfs pointer, not the file it stands for; run `git lfs pull` there, or download the model again",
     ),
-    (b"GGUF", "a GGUF file; this library reads folders of safetensors: download the original model"),
-    (b"lmgg", "a GGML file; this library reads folders of safetensors: download the original model"),
-    (b"tjgg", "a GGML file; this library reads folders of safetensors: download the original model"),
+    (b"GGUF", "a GGUF file, not safetensors; name the .gguf file itself as the model"),
+    (b"lmgg", "a GGML file, which GGUF took the place of; download the original model, or a GGUF file of it"),
+    (b"tjgg", "a GGML file, which GGUF took the place of; download the original model, or a GGUF file of it"),
     (b"PK\x03\x04", "a zip archive, as PyTorch writes; convert the weights to safetensors"),
     (b"\x80\x02", "a Python pickle, as PyTorch writes; convert the weights to safetensors"),
     (b"\x89HDF", "an HDF5 file; convert the weights to safetensors"),
@@ -84,7 +84,7 @@ fn is_repository(name: &str) -> bool {
 
 /// Ends of file names, and what a folder with such a file holds.
 const KINDS: [(&[&str], &str); 7] = [
-    (&[".gguf"], "GGUF, not the safetensors that are read here; download the original model"),
+    (&[".gguf"], "a GGUF model; name that file"),
     (
         &["consolidated.safetensors", "consolidated.00.pth", "params.json"],
         "the layout of the model's authors; download or convert to the Hugging Face layout",

@@ -1,5 +1,4 @@
-//! Where a model comes from. [`ModelSource`] hides whether it is a folder of safetensors, random numbers or another
-//! container.
+//! Where a model comes from. [`ModelSource`] hides whether it is a folder of safetensors, a GGUF file or random numbers.
 //!
 //! Everything here is hostile until checked: sizes are compared with [`crate::limits`] before memory is asked for,
 //! and what a [`ModelSource`] lists is safe to slice: each tensor's bytes are exactly its shape times its type. Whether
@@ -11,6 +10,7 @@ mod files;
 mod folder;
 mod foreign;
 mod generation;
+mod gguf;
 mod index;
 mod json;
 pub mod safetensors;
@@ -18,11 +18,13 @@ mod shard;
 mod synthetic;
 mod tensor_file;
 mod text_files;
+mod weight_files;
 
 pub use bytes::Bytes;
 pub use contents::{contents_hash, sample_hash};
 pub use folder::{Folder, FolderOptions};
 pub use generation::GenerationDefaults;
+pub use gguf::Gguf;
 pub use synthetic::Synthetic;
 pub use tensor_file::TensorFile;
 pub use text_files::{NamedTemplate, SpecialTokens};
@@ -30,6 +32,7 @@ pub use text_files::{NamedTemplate, SpecialTokens};
 use crate::backend::RandomWeight;
 use crate::dtype::DType;
 use crate::error::Result;
+use std::path::Path;
 
 /// Name, type and shape of a stored tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +80,11 @@ pub trait ModelSource: Send + Sync {
     fn stamp(&self) -> Option<u64> {
         None
     }
+    /// Whether rows of query and key heads are stored so that elements that rotate together are adjacent, whatever the family
+    /// has in its checkpoints.
+    fn adjacent_rotary_pairs(&self) -> bool {
+        false
+    }
     /// Of a tensor of random numbers about zero whose bytes nobody needs, what it is made of: a device may make it itself.
     fn random(&self, name: &str) -> Option<RandomWeight> {
         let _ = name;
@@ -85,4 +93,45 @@ pub trait ModelSource: Send + Sync {
     /// One tensor with its bytes: little-endian, row-major, and aligned to the element size. A tensor that lies
     /// misaligned in a mapped file is copied, by each call.
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>>;
+}
+
+/// A source whose headers were read, and whose weights are not loaded yet: tensors have names, types and shapes, but
+/// [`ModelSource::tensor`] finds none.
+pub trait Loadable: ModelSource {
+    /// Maps the weights, or with `no_mmap` reads them. `progress` is called with bytes of weights done and in all; `false`
+    /// gives up with [`Status::Aborted`](crate::Status::Aborted).
+    fn load(&mut self, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()>;
+}
+
+/// Reads the headers of the model at `path`: a folder of safetensors, a GGUF file, or a folder that holds one and no other
+/// weights. `text_only`: tokenizer and template only, weights are not looked at.
+///
+/// # Errors
+/// Those of [`Folder::headers`] and [`Gguf::headers`].
+pub fn headers(path: &Path, text_only: bool) -> Result<Box<dyn Loadable>> {
+    let has = |name: &str| path.join(name).symlink_metadata().is_ok();
+    let own = has(folder::SINGLE) || has(index::INDEX) || text_only && has("tokenizer.json");
+    let file = match path.is_file() {
+        true => Some(path.to_path_buf()).filter(|path| gguf::is_gguf(path)),
+        false if own => None,
+        false => gguf::in_folder(path)?,
+    };
+    match file {
+        Some(file) => Ok(Box::new(Gguf::headers(&file, text_only)?)),
+        None => Ok(Box::new(Folder::headers(path, text_only)?)),
+    }
+}
+
+/// As [`headers`], with the weights.
+///
+/// # Errors
+/// Those of [`headers`] and [`Loadable::load`].
+pub fn open(
+    path: &Path,
+    options: FolderOptions,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Box<dyn Loadable>> {
+    let mut source = headers(path, options.text_only)?;
+    source.load(options.no_mmap, progress)?;
+    Ok(source)
 }

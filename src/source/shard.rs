@@ -68,6 +68,12 @@ impl Shard {
         Shard::find_within(path, &mut Budget::default())
     }
 
+    /// A file whose header was read elsewhere: its tensors are sorted by position, counted from `data_begin`, and lie in it.
+    pub fn of(file: &File, path: PathBuf, file_bytes: u64, data_begin: u64, tensors: Vec<Stored>) -> Shard {
+        let (shown, stamp) = (path.to_string_lossy().into_owned(), stamp(file, &path));
+        Shard { path, shown, file_bytes, data_begin, tensors, metadata: BTreeMap::new(), stamp }
+    }
+
     fn find_within(path: &Path, budget: &mut Budget) -> Result<Option<(Shard, File)>> {
         let shown = path.to_string_lossy().into_owned();
         let Some((mut file, file_bytes)) = files::open(path)? else { return Ok(None) };

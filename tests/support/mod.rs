@@ -3,6 +3,7 @@
 
 pub mod damaged;
 pub mod fake;
+pub mod gguf;
 pub mod jobs;
 pub mod lines;
 pub mod models;

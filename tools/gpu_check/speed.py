@@ -9,7 +9,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 SHAPES = ["storyteller", "qwen3-0.6b", "llama3.2-1b", "llama3.1-8b"]
 WEIGHTS = ["bf16", "q4", "q8"]
 # Bits of a weight: of the layers' matrices, of the output matrix. Groups' scales included (src/encoding.rs).
-BITS = {"bf16": (16, 16), "q8": (8.25, 8.25), "q4": (4.5, 8.25)}
+BITS = {"bf16": (16, 16), "q8": (8.5, 8.5), "q4": (4.5, 8.5)}
 KV_BYTES = 2
 # name, workload, tokens of the prompt, tokens generated, streams. Streams generate more than one step of prompts after the
 # other takes, so that all decode at once for a while.
@@ -259,7 +259,7 @@ def table(check):
               f"{text(limits.get('bf16_tflop_per_s'), '{:.0f}')} TFLOP/s by {limits.get('bf16_by', 'nobody')}.",
               "GB/s = (bytes of the layers' matrices and the output matrix + streams x context x KV bytes of a token) x tokens/s / "
               "streams;",
-              "context = prompt + half of what is generated; a weight has 16, 8.25 (q8) or 4.5 bits (q4; its output matrix 8.25).",
+              "context = prompt + half of what is generated; a weight has 16, 8.5 (q8) or 4.5 bits (q4; its output matrix 8.5).",
               "TFLOP/s = 2 x parameters x tokens/s; without the output matrix for prompts, and without attention.",
               "host us/step: what the engine's thread spends on a step that only decodes, without its waits for the device.",
               f"Opening to the first token, shortest run, weights made on the device: {text(first, '{:.2f}')} s."]

@@ -12,7 +12,7 @@ mod tests;
 mod tiles;
 
 use super::kernels::{Elements, Kernels, with_features};
-use super::linear::{Input, LinearArgs, Matrix};
+use super::linear::{Input, LinearArgs, Matrix, aligned};
 use super::{Tier, avx512};
 use crate::os::tiles as system;
 use std::arch::x86_64::*;
@@ -51,20 +51,14 @@ with_features! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,
                 bf16::product::<Hardware, __m512>(args, w, x, range, scratch)
             }
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) if args.rows >= int8::ROWS_MIN => {
-                int8::product::<Hardware, __m512>(args, scheme, bytes, x, range, scratch)
+                int8::panels::<Hardware, __m512>(args, scheme, bytes, x, range, scratch)
+            }
+            (Matrix::Blocks(format, bytes), Input::Int8(x)) if args.rows >= int8::ROWS_MIN => {
+                int8::blocks::<Hardware, __m512>(avx512::DECODE, args, (format, bytes), x, range, scratch)
             }
             _ => (avx512::TABLE.linear)(args, range, scratch),
         }
     }
-}
-
-/// `bytes` bytes of the scratch, aligned to 64 bytes. Enlarges the scratch if necessary; contents are arbitrary.
-#[inline(always)]
-fn aligned(scratch: &mut Vec<f32>, bytes: usize) -> &mut [u8] {
-    scratch.resize(scratch.len().max((bytes + 64).div_ceil(4)), 0.0);
-    let start = scratch.as_ptr().addr().next_multiple_of(64) - scratch.as_ptr().addr();
-    // SAFETY: the vector has 64 bytes more than requested; every byte is initialized, and any bytes are a valid f32.
-    unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<u8>().add(start), bytes) }
 }
 
 /// Prefetch of the weights that are read next.

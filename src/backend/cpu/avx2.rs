@@ -11,10 +11,12 @@ mod tests;
 
 use super::Tier;
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels, with_features};
-use super::linear::plain_form;
+use super::linear::{Int8RowMut, plain_form};
 use super::portable;
 
 pub(super) use attention::ATTENTION;
+#[cfg(test)]
+pub(super) use linear::DECODE;
 
 /// The tier with AVX2 instructions alone.
 static PLAIN: Kernels = TABLE;
@@ -57,7 +59,5 @@ with_features! { "avx2,fma";
     fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) { portable::rms_norm_any::<true>(x, gain, eps) }
     fn silu_mul(gate: &mut [f32], up: &[f32]) { portable::silu_mul_any::<true>(gate, up) }
     fn sigmoid_mul(x: &mut [f32], gate: &[f32]) { portable::sigmoid_mul_any::<true>(x, gate) }
-    fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
-        portable::to_int8_any(x, group, codes, scales, corrections)
-    }
+    fn to_int8(x: &[f32], row: Int8RowMut) { portable::to_int8_any(x, row) }
 }

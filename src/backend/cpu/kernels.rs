@@ -5,7 +5,7 @@
 //! output element from its own row, in an order that depends only on the shape of the weight.
 
 use super::attention::AttentionKernels;
-use super::linear::{Form, LinearArgs};
+use super::linear::{Form, Int8RowMut, LinearArgs};
 use super::{Compute, Tier};
 use crate::dtype::DType;
 use crate::encoding::Encoding;
@@ -88,7 +88,7 @@ pub fn f32_to_bf16(value: f32) -> u16 {
 }
 
 /// See [`Kernels::to_int8`].
-pub type ToInt8 = unsafe fn(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]);
+pub type ToInt8 = unsafe fn(x: &[f32], row: Int8RowMut);
 
 /// [`Kernels::to_bf16`] of tiers without bf16 inputs; panics.
 ///
@@ -162,8 +162,8 @@ pub struct Kernels {
     /// `out` has the bytes of [`converted_bytes`](super::linear::converted_bytes), no other task writes this row, and the
     /// processor supports the tier's instructions.
     pub to_bf16: unsafe fn(x: &[f32], row: usize, out: *mut u16),
-    /// Quantizes a row in groups of `group` elements: codes (zero beyond the end of `x`) and the scale and correction
-    /// of each group ([`super::linear::Int8Rows`]). A group with a NaN or an infinity gets a scale that makes its
+    /// Quantizes a row in groups of [`GROUP`](crate::encoding::blocks::GROUP) elements: codes (zero beyond the end of `x`), and the scale
+    /// and corrections of each group ([`super::linear::Int8Rows`]). A group with a NaN or an infinity gets a scale that makes its
     /// products NaN.
     ///
     /// # Safety

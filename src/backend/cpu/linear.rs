@@ -9,11 +9,19 @@
 //! exact integer; groups are accumulated in ascending order with one rounding each, so that every tier gives the same
 //! bits:
 //! `sum = fma(integer dot product, weight scale * input scale, sum)`.
+//!
+//! **Weights in blocks**, as GGUF files have them, are computed as they are stored. The same holds for them with parts of a
+//! group in place of groups, and minima are added to it ([`decoded`]). With [`Compute::F32`] they are made f32 instead, sixteen
+//! rows at a time ([`widened`]), and no input is rounded.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod decoded;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod panels;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod stored;
+#[cfg(test)]
+pub(super) mod tests;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod tile;
 
@@ -22,6 +30,8 @@ use super::kernels::{Elements, Kernels};
 use super::memory::Buffer;
 use super::{Compute, CpuBackend, Shared, StoredWeight, best};
 use crate::backend::{Linear, Tensor};
+use crate::dtype::{BlockFormat, DType};
+use crate::encoding::blocks::{self, GROUP};
 use crate::encoding::{Encoding, PANEL, Scheme};
 use std::ops::Range;
 
@@ -32,6 +42,8 @@ pub enum Matrix<'a> {
     Stored(Elements<'a>),
     /// Quantized, in the panels of [`crate::encoding`].
     Panels(Scheme, &'a [u8]),
+    /// `[out_features, in_features]` in blocks, row by row.
+    Blocks(BlockFormat, &'a [u8]),
 }
 
 /// Element type that input rows are converted to.
@@ -41,24 +53,53 @@ pub enum Form {
     F32,
     /// Rounded to bf16.
     Bf16,
-    /// 8-bit integers, quantized in groups of the scheme's size.
-    Int8(Scheme),
+    /// 8-bit integers, quantized in groups of [`GROUP`].
+    Int8,
 }
 
 /// Rows quantized to 8-bit integers, with a scale per group.
 #[derive(Clone, Copy)]
 pub struct Int8Rows<'a> {
-    /// `[rows, groups * group]`; zero beyond the last input of a row.
+    /// `[rows, groups * GROUP]`; zero beyond the last input of a row.
     pub codes: &'a [i8],
     /// `[rows, groups]`: scale of each group.
     pub scales: &'a [f32],
     /// `[rows, groups]`: -128 times the sum of the group's codes. Adding it to a dot product with weights stored as
     /// integer + 128 removes that bias.
     pub corrections: &'a [i32],
+    /// `[rows, groups * 2]`: the same of the halves of each group.
+    pub half_corrections: &'a [i32],
     /// Groups per row.
     pub groups: usize,
-    /// Codes per group.
-    pub group: usize,
+}
+
+impl Int8Rows<'_> {
+    /// Minus the sum of a row's inputs in a part of its weights, of which a group has `parts`: what a minimum is multiplied with.
+    #[inline(always)]
+    pub fn negative_sum(&self, row: usize, part: usize, parts: usize) -> f32 {
+        let at = row * self.groups * parts + part;
+        let correction = if parts == 1 { self.corrections[at] } else { self.half_corrections[at] };
+        negative_sum(correction, self.scales[row * self.groups + part / parts])
+    }
+}
+
+/// As [`Int8Rows::negative_sum`], from the part's correction and the scale of its group.
+#[inline(always)]
+pub fn negative_sum(correction: i32, scale: f32) -> f32 {
+    // Both factors are exact.
+    correction as f32 * (1.0 / 128.0) * scale
+}
+
+/// Where a row is written to; see [`Int8Rows`].
+pub struct Int8RowMut<'a> {
+    /// `[groups * GROUP]`
+    pub codes: &'a mut [i8],
+    /// `[groups]`
+    pub scales: &'a mut [f32],
+    /// `[groups]`
+    pub corrections: &'a mut [i32],
+    /// `[groups * 2]`
+    pub half_corrections: &'a mut [i32],
 }
 
 /// Input rows `[rows, in_features]`, converted to the type that the weight requires.
@@ -121,7 +162,7 @@ impl LinearArgs<'_> {
 }
 
 /// Bytes of `rows` input rows of `in_features` elements in the widest type that a kernel reads: bf16 padded to whole blocks of
-/// rows, or for quantized rows 8 more bytes for each group (of at least 32 elements).
+/// rows, or for quantized rows 16 more bytes for each group.
 pub(super) fn converted_bytes(rows: usize, in_features: usize) -> usize {
     rows.next_multiple_of(16).saturating_mul(in_features.next_multiple_of(64)).saturating_mul(4)
 }
@@ -135,20 +176,20 @@ struct InputRows {
 }
 
 impl InputRows {
-    /// The rows as quantized: all codes, then all scales, then all corrections.
-    fn int8<'a>(&self, scheme: Scheme) -> Int8Rows<'a> {
-        let (groups, group) = (scheme.groups(self.in_features), scheme.group());
+    /// The rows as quantized: all codes, then all scales, all corrections, all of halves.
+    fn int8<'a>(&self) -> Int8Rows<'a> {
+        let groups = self.in_features.div_ceil(GROUP);
         let count = self.rows * groups;
-        // SAFETY: `converted_bytes` covers the three parts, whose offsets are multiples of 4. A part is only read
+        // SAFETY: `converted_bytes` covers the four parts, whose offsets are multiples of 4. A part is only read
         // after it was written, and is not written while it is read.
         unsafe {
-            let scales = self.bytes.start().add(count * group);
+            let scales = self.bytes.start().add(count * GROUP);
             Int8Rows {
-                codes: std::slice::from_raw_parts(self.bytes.start().cast(), count * group),
+                codes: std::slice::from_raw_parts(self.bytes.start().cast(), count * GROUP),
                 scales: std::slice::from_raw_parts(scales.cast(), count),
                 corrections: std::slice::from_raw_parts(scales.add(count * 4).cast(), count),
+                half_corrections: std::slice::from_raw_parts(scales.add(count * 8).cast(), 2 * count),
                 groups,
-                group,
             }
         }
     }
@@ -164,17 +205,23 @@ impl InputRows {
             match form {
                 Form::F32 => {}
                 Form::Bf16 => (kernels.to_bf16)(x, row, start.cast()),
-                Form::Int8(scheme) => {
-                    let (groups, group) = (scheme.groups(self.in_features), scheme.group());
+                Form::Int8 => {
+                    let groups = self.in_features.div_ceil(GROUP);
                     let (at, count) = (row * groups, self.rows * groups);
-                    let scales = start.add(count * group);
-                    (kernels.to_int8)(
-                        x,
-                        group,
-                        std::slice::from_raw_parts_mut(start.cast::<i8>().add(at * group), groups * group),
-                        std::slice::from_raw_parts_mut(scales.cast::<f32>().add(at), groups),
-                        std::slice::from_raw_parts_mut(scales.add(count * 4).cast::<i32>().add(at), groups),
-                    );
+                    let scales = start.add(count * GROUP);
+                    let row = Int8RowMut {
+                        codes: std::slice::from_raw_parts_mut(start.cast::<i8>().add(at * GROUP), groups * GROUP),
+                        scales: std::slice::from_raw_parts_mut(scales.cast::<f32>().add(at), groups),
+                        corrections: std::slice::from_raw_parts_mut(
+                            scales.add(count * 4).cast::<i32>().add(at),
+                            groups,
+                        ),
+                        half_corrections: std::slice::from_raw_parts_mut(
+                            scales.add(count * 8).cast::<i32>().add(2 * at),
+                            2 * groups,
+                        ),
+                    };
+                    (kernels.to_int8)(x, row);
                 }
             }
         }
@@ -305,7 +352,7 @@ impl CpuBackend {
                         place.bytes.start().cast(),
                         converted_bytes(rows, in_features) / 2,
                     )),
-                    Form::Int8(scheme) => Input::Int8(place.int8(scheme)),
+                    Form::Int8 => Input::Int8(place.int8()),
                 }
             };
             let args = LinearArgs {
@@ -367,9 +414,51 @@ impl CpuBackend {
 const GROUP_MAX: usize = 4;
 
 /// [`Kernels::form`] of every tier without bf16 dot products.
-pub fn plain_form(encoding: Encoding, _: Compute) -> Form {
-    match encoding {
-        Encoding::Stored(_) => Form::F32,
-        Encoding::Quantized(scheme) => Form::Int8(scheme),
+pub fn plain_form(encoding: Encoding, compute: Compute) -> Form {
+    match (encoding, compute) {
+        (Encoding::Stored(DType::Blocks(_)), Compute::Bf16) | (Encoding::Quantized(_), _) => Form::Int8,
+        (Encoding::Stored(_), _) => Form::F32,
     }
+}
+
+/// The outputs `range` of a matrix in blocks with f32 inputs: sixteen rows at a time are made f32, and multiplied by `linear` of a
+/// tier, which uses no scratch for f32.
+///
+/// # Safety
+/// As [`Kernels::linear`].
+pub(super) unsafe fn widened(
+    linear: unsafe fn(&LinearArgs, Range<usize>, &mut Vec<f32>),
+    args: &LinearArgs,
+    (format, bytes): (BlockFormat, &[u8]),
+    range: Range<usize>,
+    scratch: &mut Vec<f32>,
+) {
+    let in_features = args.in_features;
+    let row_bytes = in_features / format.weights() * format.bytes();
+    for first in range.clone().step_by(PANEL) {
+        let end = range.end.min(first + PANEL);
+        scratch.resize(scratch.len().max((end - first) * in_features), 0.0);
+        let rows = &mut scratch[..(end - first) * in_features];
+        blocks::widen(format, &bytes[first * row_bytes..end * row_bytes], rows);
+        // SAFETY: guaranteed by the caller: the outputs from `first` on are in the rows of the output.
+        let out = unsafe { args.out.add(first) };
+        let part = LinearArgs {
+            weight: Matrix::Stored(Elements::F32(rows)),
+            bias: args.bias.map(|bias| bias.slice(first..end)),
+            out,
+            ..*args
+        };
+        // SAFETY: same contract, part of the range.
+        unsafe { linear(&part, 0..end - first, &mut Vec::new()) };
+    }
+}
+
+/// `bytes` bytes of a thread's scratch, aligned to 64 bytes. Enlarges the scratch if necessary; contents are arbitrary.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn aligned(scratch: &mut Vec<f32>, bytes: usize) -> &mut [u8] {
+    scratch.resize(scratch.len().max((bytes + 64).div_ceil(4)), 0.0);
+    let start = scratch.as_ptr().addr().next_multiple_of(64) - scratch.as_ptr().addr();
+    // SAFETY: the vector has 64 bytes more than requested; every byte is initialized, and any bytes are a valid f32.
+    unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<u8>().add(start), bytes) }
 }

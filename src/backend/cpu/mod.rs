@@ -30,7 +30,8 @@ mod sampling;
 mod vector;
 
 use super::*;
-use crate::encoding::Encoding;
+use crate::dtype::DType;
+use crate::encoding::{Encoding, blocks};
 use crate::error::{Error, Result, Status};
 use crate::os::pool::Pool;
 use crate::os::thread::ThreadOptions;
@@ -137,6 +138,7 @@ impl StoredWeight {
     fn matrix(&self) -> Matrix<'_> {
         let bytes = (*self.bytes).as_ref();
         match self.encoding {
+            Encoding::Stored(DType::Blocks(format)) => Matrix::Blocks(format, bytes),
             Encoding::Stored(dtype) => {
                 Matrix::Stored(Elements::new(bytes, dtype).expect("alignment was checked when the weight was made"))
             }
@@ -148,7 +150,7 @@ impl StoredWeight {
     fn elements(&self) -> Elements<'_> {
         match self.matrix() {
             Matrix::Stored(elements) => elements,
-            Matrix::Panels(..) => unreachable!("only matrices of products are quantized"),
+            Matrix::Panels(..) | Matrix::Blocks(..) => unreachable!("only matrices of products are quantized"),
         }
     }
 }
@@ -270,10 +272,6 @@ impl CpuBackend {
         Shared(self.floats_mut(t, elements).as_mut_ptr())
     }
 
-    fn elements(&self, w: Weight) -> Elements<'_> {
-        self.weights[w.id as usize].elements()
-    }
-
     /// Runs `task(range)` over `0..count`, split into ranges that are multiples of `grain`, in parallel if there is
     /// enough work. `work` is the cost of one item in multiply-adds.
     fn ranges(&mut self, count: usize, grain: usize, work: usize, task: &(dyn Fn(Range<usize>, &mut Vec<f32>) + Sync)) {
@@ -342,6 +340,12 @@ impl Memory for CpuBackend {
     ) -> Result<Weight> {
         let wrong = |what: String| Err(Error::internal(format!("a weight of {out_features} x {in_features} {what}")));
         match encoding {
+            Encoding::Stored(dtype @ DType::Blocks(_)) => {
+                let (len, row) = ((*bytes).as_ref().len(), dtype.bytes(in_features));
+                if row.and_then(|row| row.checked_mul(out_features)) != Some(len) {
+                    return wrong(format!("in {dtype} has {len} bytes"));
+                }
+            }
             Encoding::Stored(dtype) => match Elements::new((*bytes).as_ref(), dtype) {
                 None => return wrong(format!("{dtype} is not aligned")),
                 Some(elements) if elements.len() != out_features * in_features => {
@@ -414,12 +418,22 @@ impl Operations for CpuBackend {
     fn embed(&mut self, table: Weight, out: Tensor) {
         let width = table.in_features;
         let out = self.shared(out, self.step.tokens.len() * width);
-        let elements = self.elements(table);
+        let table = self.weights[table.id as usize].matrix();
         for (row, &token) in self.step.tokens.iter().enumerate() {
-            let from = elements.slice(token as usize * width..(token as usize + 1) * width);
+            let token = token as usize;
             // SAFETY: the rows lie inside `out`, which was checked, and are written one after the other on this thread.
             let to = unsafe { out.slice(row * width..(row + 1) * width) };
-            to.iter_mut().enumerate().for_each(|(i, v)| *v = from.get(i));
+            match table {
+                Matrix::Stored(elements) => {
+                    let from = elements.slice(token * width..(token + 1) * width);
+                    to.iter_mut().enumerate().for_each(|(i, v)| *v = from.get(i));
+                }
+                Matrix::Blocks(format, bytes) => {
+                    let row_bytes = width / format.weights() * format.bytes();
+                    blocks::widen(format, &bytes[token * row_bytes..(token + 1) * row_bytes], to);
+                }
+                Matrix::Panels(..) => unreachable!("the embedding is never quantized on load"),
+            }
         }
     }
 

@@ -15,7 +15,9 @@ use super::Tier;
 use super::attention::{AttentionKernels, running};
 use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, no_group};
-use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
+use super::linear::{Input, Int8RowMut, Int8Rows, LinearArgs, Matrix, plain_form, widened};
+use crate::dtype::BlockFormat;
+use crate::encoding::blocks::{self, GROUP, Parts};
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::ops::Range;
 
@@ -248,6 +250,10 @@ pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usiz
                 linear_stored::<FMA, MR, NR, F16>(args, x, as_f16(w), range, scratch)
             }
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => linear_panels(args, scheme, bytes, x, range),
+            (Matrix::Blocks(format, bytes), Input::Int8(x)) => linear_blocks(args, format, bytes, x, range, scratch),
+            (Matrix::Blocks(format, bytes), Input::F32(_)) => {
+                widened(linear_any::<FMA, MR, NR>, args, (format, bytes), range, scratch)
+            }
             _ => unreachable!("inputs come in the form that the table asks for"),
         }
     }
@@ -255,7 +261,7 @@ pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usiz
 
 /// Expands the codes of one group of a panel to bytes holding integer + 128, `[group / 4][PANEL][4]`.
 #[inline(always)]
-fn unpack(scheme: Scheme, codes: &[u8], out: &mut [u8; PANEL * 64]) {
+fn unpack(scheme: Scheme, codes: &[u8], out: &mut [u8; PANEL * GROUP]) {
     match scheme {
         Scheme::Q8 => out[..codes.len()].copy_from_slice(codes),
         Scheme::Q4 => {
@@ -275,7 +281,7 @@ fn unpack(scheme: Scheme, codes: &[u8], out: &mut [u8; PANEL * 64]) {
 #[inline(always)]
 unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8Rows, range: Range<usize>) {
     let size = scheme.panel_bytes(args.in_features);
-    let mut codes = [0u8; PANEL * 64];
+    let mut codes = [0u8; PANEL * GROUP];
     for first in range.clone().step_by(PANEL) {
         let panel = &bytes[first / PANEL * size..][..size];
         for row in 0..args.rows {
@@ -285,7 +291,7 @@ unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8
                 unpack(scheme, &panel[start..start + scheme.code_bytes()], &mut codes);
                 let at = row * x.groups + g;
                 let mut products = [x.corrections[at]; PANEL];
-                let inputs = &x.codes[at * x.group..(at + 1) * x.group];
+                let inputs = &x.codes[at * GROUP..(at + 1) * GROUP];
                 for (inputs, codes) in inputs.chunks_exact(4).zip(codes.chunks_exact(PANEL * 4)) {
                     for (sum, codes) in products.iter_mut().zip(codes.chunks_exact(4)) {
                         for (x, w) in inputs.iter().zip(codes) {
@@ -303,6 +309,54 @@ unsafe fn linear_panels(args: &LinearArgs, scheme: Scheme, bytes: &[u8], x: Int8
     }
 }
 
+/// A row of weights is decoded, then multiplied with all rows of the input.
+///
+/// # Safety
+/// As [`Kernels::linear`].
+#[inline(always)]
+unsafe fn linear_blocks(
+    args: &LinearArgs,
+    format: BlockFormat,
+    bytes: &[u8],
+    x: Int8Rows,
+    range: Range<usize>,
+    scratch: &mut Vec<f32>,
+) {
+    let (weights, block_bytes, each) = (format.weights(), format.bytes(), format.part());
+    let (in_features, halves) = (args.in_features, GROUP / each);
+    let (row_bytes, parts) = (in_features / weights * block_bytes, in_features / each);
+    scratch.resize(scratch.len().max(in_features + 2 * parts), 0.0);
+    let (integers, of_parts) = scratch[..in_features + 2 * parts].split_at_mut(in_features);
+    // SAFETY: a part of the floats' memory, of which all bytes are initialized.
+    let integers = unsafe { std::slice::from_raw_parts_mut(integers.as_mut_ptr().cast::<i8>(), in_features) };
+    let (scales, minima) = of_parts.split_at_mut(parts);
+    let mut decoded = Parts::ZERO;
+    for out in range {
+        let row = &bytes[out * row_bytes..(out + 1) * row_bytes];
+        for (i, block) in row.chunks_exact(block_bytes).enumerate() {
+            blocks::decode_any(format, block, &mut integers[i * weights..], &mut decoded);
+            let (at, count) = (i * weights / each, weights / each);
+            scales[at..at + count].copy_from_slice(&decoded.scales[..count]);
+            minima[at..at + count].copy_from_slice(&decoded.minima[..count]);
+        }
+        for row in 0..args.rows {
+            let codes = &x.codes[row * x.groups * GROUP..][..in_features];
+            let mut sum = 0.0f32;
+            for part in 0..parts {
+                let at = part * each..(part + 1) * each;
+                let dot: i32 = codes[at.clone()].iter().zip(&integers[at]).map(|(x, w)| *x as i32 * *w as i32).sum();
+                let input_scale = x.scales[row * x.groups + part / halves];
+                sum = (dot as f32).mul_add(scales[part] * input_scale, sum);
+                if format.has_minima() {
+                    sum = minima[part].mul_add(x.negative_sum(row, part, halves), sum);
+                }
+            }
+            // SAFETY: the row and column belong to this task (contract of `linear`).
+            unsafe { args.put(row, out, sum) };
+        }
+    }
+}
+
 /// Rounds `x` to bf16.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "tiers of other processors take no bf16 inputs yet"))]
 #[inline(always)]
@@ -312,23 +366,31 @@ pub(super) fn to_bf16_any(x: &[f32], out: &mut [u16]) {
 
 /// Implements [`Kernels::to_int8`]. Every step is exact or rounds once, so that all tiers give the same codes.
 #[inline(always)]
-pub(super) fn to_int8_any(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
+pub(super) fn to_int8_any(x: &[f32], row: Int8RowMut) {
     /// Adding this constant leaves the nearest integer in the low mantissa bits, for magnitudes below 2^22.
     const ROUND: f32 = 12_582_912.0;
-    for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
-        let x = &x[g * group..x.len().min((g + 1) * group)];
+    let Int8RowMut { codes, scales, corrections, half_corrections } = row;
+    for (g, codes) in codes.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+        let mut whole = [0.0; GROUP];
+        let part = &x[g * GROUP..x.len().min((g + 1) * GROUP)];
+        whole[..part.len()].copy_from_slice(part);
         // Compared as integers, the bits of a NaN are larger than those of any number, so that a NaN is kept.
-        let largest = f32::from_bits(x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff)));
+        let largest = f32::from_bits(whole.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff)));
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let mut sum = 0;
-        for (code, x) in codes.iter_mut().zip(x) {
-            let rounded = (x * inverse).clamp(-127.0, 127.0) + ROUND;
-            *code = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8;
-            sum += *code as i32;
+        let mut sums = [0; 2];
+        for (half, sum) in sums.iter_mut().enumerate() {
+            for i in half * GROUP / 2..(half + 1) * GROUP / 2 {
+                let rounded = (whole[i] * inverse).clamp(-127.0, 127.0) + ROUND;
+                codes[i] = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8;
+                *sum += codes[i] as i32;
+            }
         }
-        codes[x.len()..].fill(0);
+        // Beyond the end of the row there are zeros, but where the scale is not a number.
+        codes[part.len()..].fill(0);
         scales[g] = largest / 127.0;
-        corrections[g] = -128 * sum;
+        corrections[g] = -128 * (sums[0] + sums[1]);
+        half_corrections[2 * g] = -128 * sums[0];
+        half_corrections[2 * g + 1] = -128 * sums[1];
     }
 }
 

@@ -5,7 +5,9 @@ use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels};
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, no_group};
-use super::linear::{Input, Int8Rows, LinearArgs, Matrix, plain_form};
+use super::linear::{Input, Int8RowMut, Int8Rows, LinearArgs, Matrix, plain_form};
+use crate::dtype::BlockFormat;
+use crate::encoding::blocks::{self, GROUP, Parts, WEIGHTS_MAX};
 use crate::encoding::{PANEL, Scheme};
 use std::ops::Range;
 
@@ -41,6 +43,16 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>
                 (Matrix::Panels(scheme, bytes), Input::Int8(x)) => {
                     quantized_dot(scheme, bytes, args.in_features, out, &x, row)
                 }
+                (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
+                    block_dot(format, bytes, args.in_features, out, &x, row)
+                }
+                (Matrix::Blocks(format, bytes), Input::F32(x)) => {
+                    let mut w = vec![0.0; args.in_features];
+                    let row_bytes = args.in_features / format.weights() * format.bytes();
+                    blocks::widen(format, &bytes[out * row_bytes..(out + 1) * row_bytes], &mut w);
+                    let x = &x[row * args.in_features..(row + 1) * args.in_features];
+                    x.iter().zip(&w).fold(0.0, |sum, (x, w)| sum + x * w)
+                }
                 _ => unreachable!("inputs come in the form that the table asks for"),
             };
             // SAFETY: the row and column belong to this task (contract of `linear`).
@@ -56,20 +68,43 @@ fn quantized_dot(scheme: Scheme, bytes: &[u8], in_features: usize, out: usize, x
     let mut sum = 0.0f32;
     for g in 0..x.groups {
         let at = row * x.groups + g;
-        let group = g * x.group..in_features.min((g + 1) * x.group);
+        let group = g * GROUP..in_features.min((g + 1) * GROUP);
         let products = group
             .clone()
-            .map(|i| scheme.integer(panel, in_features, out, i) * x.codes[at * x.group + i - group.start] as i32);
+            .map(|i| scheme.integer(panel, in_features, out, i) * x.codes[at * GROUP + i - group.start] as i32);
         sum = (products.sum::<i32>() as f32).mul_add(scheme.scale(panel, out, g) * x.scales[at], sum);
+    }
+    sum
+}
+
+/// One output of a product with weights in blocks, as specified in [`super::linear::decoded`].
+fn block_dot(format: BlockFormat, bytes: &[u8], in_features: usize, out: usize, x: &Int8Rows, row: usize) -> f32 {
+    let (weights, block_bytes, each) = (format.weights(), format.bytes(), format.part());
+    let row_bytes = in_features / weights * block_bytes;
+    let (mut integers, mut parts) = ([0; WEIGHTS_MAX], Parts::ZERO);
+    let mut sum = 0.0f32;
+    for (i, block) in bytes[out * row_bytes..(out + 1) * row_bytes].chunks_exact(block_bytes).enumerate() {
+        blocks::decode_any(format, block, &mut integers, &mut parts);
+        for (p, integers) in integers[..weights].chunks_exact(each).enumerate() {
+            let part = i * weights / each + p;
+            let codes = &x.codes[row * x.groups * GROUP + part * each..];
+            let dot: i32 = integers.iter().zip(codes).map(|(w, x)| *w as i32 * *x as i32).sum();
+            let per_group = GROUP / each;
+            sum = (dot as f32).mul_add(parts.scales[p] * x.scales[row * x.groups + part / per_group], sum);
+            if format.has_minima() {
+                sum = parts.minima[p].mul_add(x.negative_sum(row, part, per_group), sum);
+            }
+        }
     }
     sum
 }
 
 /// # Safety
 /// No requirements; `unsafe` only to match the type in the function table.
-unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], corrections: &mut [i32]) {
-    for (g, codes) in codes.chunks_exact_mut(group).enumerate() {
-        let x = &x[g * group..x.len().min((g + 1) * group)];
+unsafe fn to_int8(x: &[f32], row: Int8RowMut) {
+    let Int8RowMut { codes, scales, corrections, half_corrections } = row;
+    for (g, codes) in codes.chunks_exact_mut(GROUP).enumerate() {
+        let x = &x[g * GROUP..x.len().min((g + 1) * GROUP)];
         let mut largest = 0.0f32;
         for x in x {
             if x.is_nan() || x.abs() > largest {
@@ -82,7 +117,10 @@ unsafe fn to_int8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32],
         for (code, x) in codes.iter_mut().zip(x) {
             *code = (x * inverse).clamp(-127.0, 127.0).round_ties_even() as i8;
         }
-        corrections[g] = -128 * codes.iter().map(|c| *c as i32).sum::<i32>();
+        let sum = |codes: &[i8]| codes.iter().map(|c| *c as i32).sum::<i32>();
+        corrections[g] = -128 * sum(codes);
+        half_corrections[2 * g] = -128 * sum(&codes[..GROUP / 2]);
+        half_corrections[2 * g + 1] = -128 * sum(&codes[GROUP / 2..]);
     }
 }
 

@@ -91,6 +91,8 @@ pub unsafe trait Register: Vector {
     unsafe fn lookup(table: Self::Int, indices: Self::Int) -> [Self::Int; 2];
     /// `sum + a.0 * b.0 + a.1 * b.1` of 16-bit pairs, in each 32-bit lane.
     unsafe fn dot_i16(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// `a + b` of 32-bit integers.
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int;
     /// 32-bit integers, rounded to f32.
     unsafe fn float(v: Self::Int) -> Self;
     /// Rounds 16 f32 to 16-bit integers, and stores them. Their magnitudes are below 2^15, or the result is arbitrary.
@@ -99,10 +101,10 @@ pub unsafe trait Register: Vector {
 
 /// Defines methods of these traits and of those built on them. Their contract is that of [`Vector`].
 macro_rules! methods {
-    ($(fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? { $($body:tt)* })*) => {$(
+    ($(fn $name:ident($($args:tt)*) $(-> $out:ty)? { $($body:tt)* })*) => {$(
         #[inline(always)]
         #[allow(unused_unsafe, reason = "some bodies have no unsafe operation")]
-        unsafe fn $name($($arg: $type),*) $(-> $out)? {
+        unsafe fn $name($($args)*) $(-> $out)? {
             // SAFETY: guaranteed by the caller, as the trait requires.
             unsafe { $($body)* }
         }
@@ -185,6 +187,7 @@ unsafe impl Register for __m256 {
             [_mm256_shuffle_epi8(table, _mm256_and_si256(indices, low)), _mm256_shuffle_epi8(table, high)]
         }
         fn dot_i16(sum: __m256i, a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+        fn add_int(a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(a, b) }
         fn float(v: __m256i) -> Self { _mm256_cvtepi32_ps(v) }
         fn store_i16(v: &[Self], to: *mut u32) {
             let packed = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
@@ -254,10 +257,74 @@ unsafe impl Register for __m512 {
             [_mm512_shuffle_epi8(table, _mm512_and_si512(indices, low)), _mm512_shuffle_epi8(table, high)]
         }
         fn dot_i16(sum: __m512i, a: __m512i, b: __m512i) -> __m512i { _mm512_dpwssd_epi32(sum, a, b) }
+        fn add_int(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
         fn float(v: __m512i) -> Self { _mm512_cvtepi32_ps(v) }
         fn store_i16(v: &[Self], to: *mut u32) {
             _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v[0])));
         }
+    }
+}
+
+/// Transposes a 16 x 16 matrix: 4 x 4 squares within each 128-bit quarter, then the quarters.
+///
+/// # Safety
+/// The processor supports AVX-512.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep values in registers")]
+pub unsafe fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        let (mut pairs, mut fours, mut out) = (rows, rows, rows);
+        for i in (0..16).step_by(2) {
+            pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        for i in (0..16).step_by(4) {
+            for k in 0..2 {
+                let (a, b) = (_mm512_castps_pd(pairs[i + k]), _mm512_castps_pd(pairs[i + k + 2]));
+                fours[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                fours[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            }
+        }
+        for k in 0..4 {
+            // Quarters 0 and 2 (then 1 and 3) of rows k, k + 4, and of rows k + 8, k + 12.
+            let even = [0, 8].map(|i| _mm512_shuffle_f32x4::<0x88>(fours[i + k], fours[i + k + 4]));
+            let odd = [0, 8].map(|i| _mm512_shuffle_f32x4::<0xdd>(fours[i + k], fours[i + k + 4]));
+            out[k] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+            out[k + 4] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+            out[k + 8] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+            out[k + 12] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+        }
+        out
+    }
+}
+
+/// Transposes an 8 x 8 matrix: 4 x 4 squares within each half, then the halves.
+///
+/// # Safety
+/// The processor supports AVX2.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep values in registers")]
+pub unsafe fn transpose8(rows: [__m256; 8]) -> [__m256; 8] {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        let (mut pairs, mut fours, mut out) = (rows, rows, rows);
+        for i in (0..8).step_by(2) {
+            pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        for i in (0..8).step_by(4) {
+            for k in 0..2 {
+                let (a, b) = (_mm256_castps_pd(pairs[i + k]), _mm256_castps_pd(pairs[i + k + 2]));
+                fours[i + 2 * k] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                fours[i + 2 * k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+            }
+        }
+        for k in 0..4 {
+            out[k] = _mm256_permute2f128_ps::<0x20>(fours[k], fours[k + 4]);
+            out[k + 4] = _mm256_permute2f128_ps::<0x31>(fours[k], fours[k + 4]);
+        }
+        out
     }
 }
 

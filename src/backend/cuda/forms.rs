@@ -5,6 +5,7 @@
 //! | a vector: gain or bias | f32 |
 //! | a matrix, computing in bf16 | bf16, rows of [`pitch`] elements, zeros after the last input |
 //! | a matrix, computing in f32 | f32, as in the checkpoint |
+//! | a matrix in blocks | one of these two: blocks are decoded while they are uploaded |
 //! | a quantized matrix | its panels ([`crate::encoding`]), unchanged |
 //!
 //! A matrix with one row may also be used as a vector, and is stored in both forms.

@@ -10,11 +10,11 @@ use super::memory::Buffer;
 use super::sampling::{self, SamplingScratch};
 use super::upload::{Arena, Uploader};
 use crate::backend::cpu::Compute;
-use crate::backend::cpu::kernels::Elements;
+use crate::backend::cpu::kernels::{Elements, f32_to_bf16};
 use crate::backend::device::DeviceOptions;
 use crate::backend::{HostBytes, KvShape, MaxBatchShape, RandomWeight, Step, Tensor, Weight};
-use crate::dtype::DType;
-use crate::encoding::{Encoding, Scheme};
+use crate::dtype::{BlockFormat, DType};
+use crate::encoding::{Encoding, Scheme, blocks};
 use crate::error::{Error, Result};
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -394,6 +394,22 @@ impl CudaBackend {
                 })?;
                 Stored { format, matrix, vector: 0 }
             }
+            Encoding::Stored(dtype @ DType::Blocks(format)) => {
+                let row_bytes =
+                    dtype.bytes(in_features).filter(|row| row.checked_mul(out_features) == Some(bytes.len()));
+                let row_bytes = row_bytes.ok_or_else(|| wrong(format!("in {dtype} has {} bytes", bytes.len())))?;
+                let blocks = (format, bytes, row_bytes);
+                let (format, matrix) = match compute {
+                    Compute::Bf16 => (
+                        Format::Bf16,
+                        self.upload_blocks::<2>(blocks, [out_features, in_features], |x| f32_to_bf16(x).to_le_bytes())?,
+                    ),
+                    Compute::F32 => {
+                        (Format::F32, self.upload_blocks::<4>(blocks, [out_features, in_features], f32::to_le_bytes)?)
+                    }
+                };
+                Stored { format, matrix, vector: 0 }
+            }
             Encoding::Stored(dtype) => {
                 let elements = Elements::new(bytes, dtype).filter(|all| all.len() == out_features * in_features);
                 let elements = elements.ok_or_else(|| wrong(format!("has {} bytes of {dtype}", bytes.len())))?;
@@ -411,6 +427,25 @@ impl CudaBackend {
         self.weight_bytes += forms::weight_bytes(encoding, out_features, in_features, compute);
         self.weights.push(stored);
         Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
+    }
+
+    /// Uploads a matrix in blocks (format, bytes, bytes of a row) in the device's own form, of `SIZE` bytes an element.
+    fn upload_blocks<const SIZE: usize>(
+        &mut self,
+        (format, bytes, row_bytes): (BlockFormat, &[u8], usize),
+        [out_features, in_features]: [usize; 2],
+        narrow: impl Fn(f32) -> [u8; SIZE] + Sync,
+    ) -> Result<u64> {
+        let pitch = SIZE * if SIZE == 2 { forms::pitch(in_features) } else { in_features };
+        self.upload(out_features, pitch, |rows, to| {
+            let mut wide = vec![0.0; in_features];
+            for (row, to) in rows.zip(to.chunks_exact_mut(pitch)) {
+                blocks::widen(format, &bytes[row * row_bytes..(row + 1) * row_bytes], &mut wide);
+                let (elements, rest) = to.split_at_mut(SIZE * in_features);
+                elements.chunks_exact_mut(SIZE).zip(&wide).for_each(|(to, x)| to.copy_from_slice(&narrow(*x)));
+                rest.fill(0);
+            }
+        })
     }
 
     fn upload(

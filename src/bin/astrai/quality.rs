@@ -11,10 +11,9 @@ use astrai::backend::cpu::{Compute, CpuBackend};
 use astrai::backend::{KvShape, Memory, Steps, Tables};
 use astrai::dtype::DType;
 use astrai::engine::{Engine, EngineOptions, Prompt, PromptPart, TextOptions, Type};
-use astrai::model::config::Config;
 use astrai::model::{Model, Recipe, StepLimits, families, loader};
 use astrai::os::thread::ThreadOptions;
-use astrai::source::{Folder, FolderOptions, ModelSource};
+use astrai::source::{self, FolderOptions};
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
@@ -169,9 +168,8 @@ struct Reader {
 
 impl Reader {
     fn open(dir: &Path, options: &EngineOptions, window: usize) -> Outcome<Reader> {
-        let folder = Folder::open(dir, FolderOptions::default(), &mut |_, _| true)?;
-        let (family, model_type) = families::find(folder.config()?, folder.subject())?;
-        let architecture = (family.architecture)(&Config::new(folder.config()?, folder.subject()), &model_type)?;
+        let source = source::open(dir, FolderOptions::default(), &mut |_, _| true)?;
+        let (family, _, architecture) = families::describe(&*source, 0)?;
         if window > architecture.context {
             let context = architecture.context;
             return Err(Failure::Usage(format!("--window {window} is more than the model's context of {context}")));
@@ -185,7 +183,7 @@ impl Reader {
             _ => Recipe::STORED,
         };
         let (progress, log) = (&mut |_, _| true, &mut |_| {});
-        let weights = loader::bind(&architecture, family, &folder, recipe.into(), &mut backend, progress, log)?;
+        let weights = loader::bind(&architecture, family, &*source, recipe.into(), &mut backend, progress, log)?;
         let frames = window.div_ceil(PAGE_TOKENS);
         let shape = |g: &astrai::model::architecture::LayerGroup| g.shape(frames, PAGE_TOKENS, DType::F32);
         let shapes: Vec<KvShape> = architecture.groups().iter().map(shape).collect();

@@ -5,7 +5,7 @@ use crate::args::{PositionArgs, TemplateArgs, message_flags};
 use crate::failure::{Outcome, read_array, read_file};
 use crate::open::open;
 use astrai::engine::{EngineOptions, Prompt, TextOptions};
-use astrai::source::{Folder, FolderOptions, ModelSource};
+use astrai::source::{self, FolderOptions};
 use astrai::text::{ChatTemplate, TemplateInput, continued};
 use clap::Args;
 use serde_json::Value;
@@ -77,7 +77,7 @@ fn render_file(
 ) -> Outcome<String> {
     let mut template = ChatTemplate::new(&read_file(path)?, &path.display().to_string())?;
     let options = FolderOptions { text_only: true, ..FolderOptions::default() };
-    let folder = Folder::open(folder, options, &mut |_, _| true)?;
+    let folder = source::open(folder, options, &mut |_, _| true)?;
     let mut variables = folder.special_tokens()?.variables();
     variables.extend(args.variables.variables());
     template.learn(&variables);

@@ -13,6 +13,7 @@ use super::config::{Config, ModelDims};
 use super::rotary::{Rotary, RotarySpec};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
+use crate::source::ModelSource;
 use serde_json::Value;
 
 /// A tensor that is left unread on purpose.
@@ -73,6 +74,20 @@ pub fn find(root: &Value, subject: &str) -> Result<(&'static Family, String)> {
         .about(subject)
     })?;
     Ok((family, model_type.to_owned()))
+}
+
+/// The family of a source and its architecture. `context`: tokens that the engine's context is to hold; 0 = the model's own.
+///
+/// # Errors
+/// `Unsupported` and `Format`, for what the config says.
+pub fn describe(source: &dyn ModelSource, context: usize) -> Result<(&'static Family, String, Architecture)> {
+    let (family, model_type) = find(source.config()?, source.subject())?;
+    let config = Config::new(source.config()?, source.subject()).for_context(context);
+    let mut architecture = (family.architecture)(&config, &model_type)?;
+    if source.adjacent_rotary_pairs() {
+        architecture.layers.iter_mut().for_each(|layer| layer.attention.rotary_interleaved = true);
+    }
+    Ok((family, model_type, architecture))
 }
 
 /// The names of a multimodal model and of the text model inside it, if a config is of such a one.

@@ -75,7 +75,7 @@ impl Kernel {
     pub fn shared(&self) -> usize {
         let weights = match self.format {
             _ if self.out_features <= 16 => return 0,
-            Format::Q8 => self.out_features / 16 * (1024 + 32),
+            Format::Q8 => self.out_features / 16 * (1024 + 64),
             Format::Q4 => self.out_features / 16 * (512 + 64),
             _ => self.out_features * 128,
         };

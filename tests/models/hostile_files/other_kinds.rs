@@ -69,7 +69,7 @@ fn weights_that_are_absent() {
     for (name, words) in [
         ("pytorch_model.bin", &["it holds \"pytorch_model.bin\"", "PyTorch", "convert"][..]),
         ("pytorch_model.bin.index.json", &["PyTorch"]),
-        ("model-q4_k_m.gguf", &["GGUF", "original model"]),
+        ("model-q4_k_m.gguf", &["GGUF", "name that file"]),
         ("adapter_model.safetensors", &["adapter (LoRA)", "base model"]),
         ("consolidated.safetensors", &["model's authors"]),
         ("consolidated.00.pth", &["model's authors"]),

@@ -7,7 +7,7 @@
 
 #[cfg(test)]
 use crate::backend::cpu::kernels::bf16_to_f32;
-use crate::backend::cpu::vector::{Register, Vector, methods};
+use crate::backend::cpu::vector::{Register, Vector, methods, transpose};
 use crate::encoding::Q4_VALUES;
 use std::arch::x86_64::*;
 
@@ -37,31 +37,7 @@ pub trait Lanes: Vector {
 
 impl Lanes for __m512 {
     methods! {
-        fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
-            // Transposes 4 x 4 squares within each 128-bit quarter, then moves the quarters.
-            let (mut pairs, mut fours, mut out) = (rows, rows, rows);
-            for i in (0..LANES).step_by(2) {
-                pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
-                pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
-            }
-            for i in (0..LANES).step_by(4) {
-                for k in 0..2 {
-                    let (a, b) = (_mm512_castps_pd(pairs[i + k]), _mm512_castps_pd(pairs[i + k + 2]));
-                    fours[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-                    fours[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-                }
-            }
-            for k in 0..4 {
-                // Quarters 0 and 2 (then 1 and 3) of rows k, k + 4, and of rows k + 8, k + 12.
-                let even = [0, 8].map(|i| _mm512_shuffle_f32x4::<0x88>(fours[i + k], fours[i + k + 4]));
-                let odd = [0, 8].map(|i| _mm512_shuffle_f32x4::<0xdd>(fours[i + k], fours[i + k + 4]));
-                out[k] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
-                out[k + 4] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
-                out[k + 8] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
-                out[k + 12] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
-            }
-            out
-        }
+        fn transpose(rows: [Self; LANES]) -> [Self; LANES] { transpose(rows) }
         fn unpack_q8(from: *const u8, to: *mut u8) {
             _mm512_storeu_si512(to.cast(), Self::xor(Self::load_bytes(from), _mm512_set1_epi8(-128)));
         }

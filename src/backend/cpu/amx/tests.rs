@@ -7,8 +7,10 @@ use super::lanes::{LANES, Lanes};
 use super::tiles::{Emulated, Hardware, ROW, Shape, Tiles};
 use super::{bf16, int8};
 use crate::backend::cpu::kernels::{Elements, bf16_to_f32, f32_to_bf16};
-use crate::backend::cpu::linear::{Input, Int8Rows, LinearArgs, Matrix};
-use crate::backend::cpu::{avx512, portable, reference};
+use crate::backend::cpu::linear::tests::Int8Owned;
+use crate::backend::cpu::linear::{Input, LinearArgs, Matrix};
+use crate::backend::cpu::{avx2, avx512, portable, reference};
+use crate::dtype::BlockFormat;
 use crate::encoding::{PANEL, Scheme};
 use std::arch::x86_64::__m512;
 use std::ops::Range;
@@ -39,7 +41,10 @@ unsafe fn on<T: Tiles, L: Lanes>(args: &LinearArgs, range: Range<usize>, scratch
         match (args.weight, args.x) {
             (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => bf16::product::<T, L>(args, w, x, range, scratch),
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => {
-                int8::product::<T, L>(args, scheme, bytes, x, range, scratch)
+                int8::panels::<T, L>(args, scheme, bytes, x, range, scratch)
+            }
+            (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
+                int8::blocks::<T, L>(avx2::DECODE, args, (format, bytes), x, range, scratch)
             }
             _ => unreachable!("no other form"),
         }
@@ -251,31 +256,37 @@ fn quantized_products_are_the_same_bits_as_the_reference() {
                     for (w, panel) in w.chunks(PANEL * in_features).zip(panels.chunks_mut(size)) {
                         scheme.quantize(w, in_features, panel);
                     }
-                    let (groups, group) = (scheme.groups(in_features), scheme.group());
-                    let (mut codes, mut scales) = (vec![0; rows * groups * group], vec![0.0; rows * groups]);
-                    let mut corrections = vec![0; rows * groups];
-                    for (row, x) in Random(5).vec(rows * in_features).chunks(in_features).enumerate() {
-                        let part = row * groups..(row + 1) * groups;
-                        portable::to_int8_any(
-                            x,
-                            group,
-                            &mut codes[part.start * group..part.end * group],
-                            &mut scales[part.clone()],
-                            &mut corrections[part],
-                        );
-                    }
-                    let x = Input::Int8(Int8Rows {
-                        codes: &codes,
-                        scales: &scales,
-                        corrections: &corrections,
-                        groups,
-                        group,
-                    });
+                    let x = Int8Owned::quantized(&portable::KERNELS, &Random(5).vec(rows * in_features), in_features);
+                    let x = Input::Int8(x.rows());
                     let weight = Matrix::Panels(scheme, panels);
                     let want = case.run(reference::KERNELS.linear, weight, x, 0);
                     let got = case.run(linear, weight, x, 1);
                     assert_eq!(got, want, "{name} {scheme:?} {rows}x{out_features}x{in_features}");
                 }
+            }
+        }
+    }
+}
+
+/// One format of each kind: with and without minima, parts of 32 and of 16.
+#[test]
+fn products_of_blocks_are_the_same_bits_as_the_reference() {
+    if !avx2::present() {
+        return println!("SKIP blocks: this processor has no AVX2, with which they are decoded");
+    }
+    for (name, linear) in ways() {
+        for format in [BlockFormat::Q8_0, BlockFormat::Q4K, BlockFormat::Q6K, BlockFormat::Q2K] {
+            for rows in [1, 7, 16, 18, 33] {
+                let case = Case { rows, out_features: 35, in_features: 512, bias: true };
+                let count = case.out_features * case.in_features / format.weights();
+                let random = Random(3).vec(count * format.bytes());
+                // Bytes below 0x40 make no scale that is not finite.
+                let stored: Vec<u8> = random.iter().map(|x| ((x + 1.0) * 31.0) as u8).collect();
+                let weight = Matrix::Blocks(format, &stored);
+                let x = Int8Owned::quantized(&portable::KERNELS, &Random(5).vec(rows * 512), 512);
+                let x = Input::Int8(x.rows());
+                let want = case.run(reference::KERNELS.linear, weight, x, 0);
+                assert_eq!(case.run(linear, weight, x, 1), want, "{name} {format:?} {rows}");
             }
         }
     }

@@ -2,17 +2,18 @@
 //! quantized weights by one of three dot products.
 
 use super::super::kernels::{Elements, with_features};
+use super::super::linear::decoded::Decode;
 use super::super::linear::panels::{Dot, panels};
 use super::super::linear::stored::{Products, column};
-use super::super::linear::{Input, LinearArgs, Matrix};
+use super::super::linear::{Input, LinearArgs, Matrix, decoded, widened};
 use crate::backend::cpu::vector::{Vector, methods};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 with_features! { "avx2,fma,f16c";
     /// See [`super::Kernels::linear`].
-    pub(super) fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
-        linear_with::<Plain>(args, range)
+    pub(super) fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+        linear_with::<Plain>(args, range, scratch)
     }
 
     fn linear_stored(args: &LinearArgs, range: Range<usize>) {
@@ -26,25 +27,34 @@ with_features! { "avx2,fma,f16c";
 }
 with_features! { "avx2,fma,f16c,avx512vnni,avx512vl";
     /// [`linear`] with the 256-bit 8-bit dot products of AVX-512 VNNI.
-    pub(super) fn linear_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
-        linear_with::<Vnni>(args, range)
+    pub(super) fn linear_vnni(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+        linear_with::<Vnni>(args, range, scratch)
     }
 }
 with_features! { "avx2,fma,f16c,avxvnni";
     /// [`linear`] with the 8-bit dot products of AVX-VNNI.
-    pub(super) fn linear_avx_vnni(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
-        linear_with::<AvxVnni>(args, range)
+    pub(super) fn linear_avx_vnni(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
+        linear_with::<AvxVnni>(args, range, scratch)
     }
 }
+
+/// Decodes weights in blocks.
+pub(in crate::backend::cpu) const DECODE: Decode = decoded::decode!("avx2,fma,f16c", __m256);
 
 /// # Safety
 /// As [`linear`], and the processor supports the instructions of `D`.
 #[inline(always)]
-unsafe fn linear_with<D: Dot<V = __m256>>(args: &LinearArgs, range: Range<usize>) {
+unsafe fn linear_with<D: Dot<V = __m256>>(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     // SAFETY: same contract.
     unsafe {
         match (args.weight, args.x) {
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<D, 2>(args, scheme, bytes, x, range),
+            (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
+                decoded::product::<D, 2>(DECODE, args, (format, bytes), x, range, scratch)
+            }
+            (Matrix::Blocks(format, bytes), Input::F32(_)) => {
+                widened(super::TABLE.linear, args, (format, bytes), range, scratch)
+            }
             _ => linear_stored(args, range),
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "what a machine could not test belongs to the report")]
 
 use super::linear::{linear, linear_avx_vnni, linear_vnni};
+use crate::backend::cpu::linear::tests::Int8Owned;
 use crate::backend::cpu::linear::{Input, Int8Rows, LinearArgs, Matrix};
 use crate::backend::cpu::reference;
 use crate::encoding::Scheme;
@@ -74,8 +75,8 @@ fn every_dot_product_gives_the_bits_of_the_reference() {
         for shape @ [rows, out_features, in_features] in
             [[1, 16, 64], [2, 33, 65], [3, 15, 32], [4, 48, 96], [5, 64, 100], [9, 20, 1000]]
         {
-            let (groups, group) = (scheme.groups(in_features), scheme.group());
-            let n = rows * groups * group;
+            let mut x = Int8Owned::zeros(rows, in_features);
+            let n = x.codes.len();
             // Random codes, then the extreme ones, whose pairs of products must not saturate.
             let random = bytes(in_features).map(|code| if scheme == Scheme::Q8 { code.max(1) } else { code });
             let largest: [u8; 2] = if scheme == Scheme::Q8 { [1, 255] } else { [0, 0xff] };
@@ -86,12 +87,11 @@ fn every_dot_product_gives_the_bits_of_the_reference() {
             ];
             let inputs = [bytes(n).take(n).map(|x| (x as i8).max(-127)).collect(), vec![127i8; n], vec![-127; n]];
             for (weight, codes) in weights.iter().flat_map(|w| inputs.iter().map(move |x| (w, x.clone()))) {
-                let mut codes: Vec<i8> = codes;
-                codes.chunks_mut(groups * group).for_each(|row| row[in_features..].fill(0));
-                let scales: Vec<f32> = bytes(rows).take(rows * groups).map(|s| 1.0 + f32::from(s)).collect();
-                let sum = |codes: &[i8]| -128 * codes.iter().map(|&x| i32::from(x)).sum::<i32>();
-                let corrections: Vec<i32> = codes.chunks(group).map(sum).collect();
-                let x = Int8Rows { codes: &codes, scales: &scales, corrections: &corrections, groups, group };
+                x.codes = codes;
+                x.codes.chunks_mut(n / rows).for_each(|row| row[in_features..].fill(0));
+                x.scales = bytes(rows).take(x.scales.len()).map(|s| 1.0 + f32::from(s)).collect();
+                x.correct();
+                let x = x.rows();
                 let weight = Matrix::Panels(scheme, weight);
                 let want = run(reference::KERNELS.linear, weight, x, shape);
                 for &(name, linear) in &ways {

@@ -6,6 +6,7 @@
 use super::tile::{RowTiles, ahead, over_rows, put};
 use super::{Int8Rows, LinearArgs};
 use crate::backend::cpu::vector::{Register, Vector};
+use crate::encoding::blocks::GROUP;
 use crate::encoding::{PANEL, Q4_VALUES, Scheme};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -92,7 +93,7 @@ impl<D: Dot, const N: usize, const HALVES: bool> RowTiles for Column<'_, D, N, H
     #[inline(always)]
     unsafe fn run<const MR: usize, const LINES: usize>(&self, row: usize, mut next: *const u8) {
         let (x, groups, lanes) = (self.x, self.x.groups, D::V::LANES);
-        let (group, code_bytes) = if HALVES { (32, 32 * PANEL / 2) } else { (64, 64 * PANEL) };
+        let (group, code_bytes) = (GROUP, if HALVES { GROUP * PANEL / 2 } else { GROUP * PANEL });
         let (size, scale_bytes) =
             (self.scheme.panel_bytes(self.args.in_features), self.scheme.scale_bytes(self.args.in_features));
         assert!(self.w.len() * PANEL == N * lanes * size && scale_bytes + groups * code_bytes <= size);

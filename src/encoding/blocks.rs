@@ -1,0 +1,422 @@
+//! The block formats of GGUF files: how a block becomes integers, scales and minima.
+//!
+//! Every format is one [`Block`]: its function decodes a block, `weight = scale * integer - minimum`. An integer has at most 8
+//! bits, and each [`Block::PART`] consecutive weights have a scale and a minimum; scales and minima are f32, exact or rounded
+//! once. What products make of that is written once for all formats ([`crate::backend`]).
+//!
+//! Layouts: `ggml-common.h` and `ggml-quants.c` of ggml. Numbers of two bytes are little-endian.
+
+use crate::dtype::BlockFormat;
+
+/// Weights that share a scale of the input they are multiplied with.
+pub const GROUP: usize = 32;
+/// Most weights of a block.
+pub const WEIGHTS_MAX: usize = 256;
+/// Most parts of a block.
+pub const PARTS_MAX: usize = 16;
+
+/// Scales and minima of the parts of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// A scale for each part.
+    pub scales: [f32; PARTS_MAX],
+    /// A minimum for each part, which is subtracted; untouched where [`Block::MINIMA`] is not set.
+    pub minima: [f32; PARTS_MAX],
+}
+
+impl Parts {
+    /// Zeros.
+    pub const ZERO: Parts = Parts { scales: [0.0; PARTS_MAX], minima: [0.0; PARTS_MAX] };
+}
+
+/// Thirty-two bytes on which formats are written once, whatever instructions there are: compilers do not find them in loops over
+/// so few. A slice that is too short panics.
+pub trait Bytes: Copy {
+    /// Stands for the processor having the instructions: what makes values takes one.
+    type Proof: Copy;
+    /// The first 32 bytes.
+    fn load(proof: Self::Proof, from: &[u8]) -> Self;
+    /// Of the first 16 bytes the low halves, then the high halves.
+    fn nibbles(proof: Self::Proof, from: &[u8]) -> Self;
+    /// Byte `i` is bit `i`.
+    fn spread(proof: Self::Proof, bits: u32) -> Self;
+    /// `self & mask` in each byte.
+    fn and(self, mask: u8) -> Self;
+    /// `self | other`.
+    fn or(self, other: Self) -> Self;
+    /// Each byte shifted right; zeros come in.
+    fn shr<const BITS: i32>(self) -> Self;
+    /// Each byte shifted left; zeros come in.
+    fn shl<const BITS: i32>(self) -> Self;
+    /// Each byte less `number`, modulo 256.
+    fn minus(self, number: u8) -> Self;
+    /// `table[self]` for bytes below 16.
+    fn lookup(self, table: &[i8; 16]) -> Self;
+    /// Writes them to the first 32 integers.
+    fn store(self, to: &mut [i8]);
+}
+
+/// [`Bytes`] in plain Rust, eight in a word.
+#[derive(Clone, Copy)]
+pub struct Plain([u64; 4]);
+
+/// The byte in all bytes of a word.
+const fn all(byte: u8) -> u64 {
+    0x0101_0101_0101_0101 * byte as u64
+}
+
+impl Bytes for Plain {
+    type Proof = ();
+
+    #[inline(always)]
+    fn load(_: (), from: &[u8]) -> Self {
+        let words = &from[..32].as_chunks::<8>().0;
+        Plain(std::array::from_fn(|i| u64::from_le_bytes(words[i])))
+    }
+
+    #[inline(always)]
+    fn nibbles(_: (), from: &[u8]) -> Self {
+        let words = &from[..16].as_chunks::<8>().0;
+        let [a, b] = [0, 1].map(|i| u64::from_le_bytes(words[i]));
+        Plain([a & all(15), b & all(15), a >> 4 & all(15), b >> 4 & all(15)])
+    }
+
+    #[inline(always)]
+    fn spread(_: (), bits: u32) -> Self {
+        // In byte i of a word, bit i of its eight; then 1 where that is set.
+        let word = |i: u32| ((u64::from(bits) >> (8 * i) & 0xff) * all(1)) & 0x8040_2010_0804_0201;
+        Plain([0, 1, 2, 3].map(|i| ((((word(i) & all(0x7f)) + all(0x7f)) | word(i)) >> 7) & all(1)))
+    }
+
+    #[inline(always)]
+    fn and(self, mask: u8) -> Self {
+        Plain(self.0.map(|word| word & all(mask)))
+    }
+
+    #[inline(always)]
+    fn or(self, other: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
+
+    #[inline(always)]
+    fn shr<const BITS: i32>(self) -> Self {
+        Plain(self.0.map(|word| word >> BITS & all(0xff >> BITS)))
+    }
+
+    #[inline(always)]
+    fn shl<const BITS: i32>(self) -> Self {
+        Plain(self.0.map(|word| word << BITS & all(0xff << BITS)))
+    }
+
+    #[inline(always)]
+    fn minus(self, number: u8) -> Self {
+        // The top bits are left out of the difference, so that no byte borrows from the next, and put right after it.
+        let (high, less) = (all(0x80), all(number));
+        Plain(self.0.map(|word| ((word | high) - (less & !high)) ^ (word ^ !less) & high))
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16]) -> Self {
+        let mut out = [0; 4];
+        for (out, word) in out.iter_mut().zip(self.0) {
+            for (i, code) in word.to_le_bytes().into_iter().enumerate() {
+                *out |= u64::from(table[usize::from(code & 15)] as u8) << (8 * i);
+            }
+        }
+        Plain(out)
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [i8]) {
+        for (to, word) in to[..32].as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
+            *to = word.to_le_bytes().map(|byte| byte as i8);
+        }
+    }
+}
+
+/// A block format.
+pub trait Block {
+    /// Which.
+    const FORMAT: BlockFormat;
+    /// [`BlockFormat::part`].
+    const PART: usize = Self::FORMAT.part();
+    /// [`BlockFormat::has_minima`].
+    const MINIMA: bool = Self::FORMAT.has_minima();
+
+    /// Decodes a block of [`BlockFormat::bytes`] bytes to [`BlockFormat::weights`] integers; panics for fewer. Inlined, so that it is compiled with the instructions of
+    /// its caller.
+    fn decode<V: Bytes>(proof: V::Proof, block: &[u8], integers: &mut [i8], parts: &mut Parts);
+}
+
+/// Calls a function that is generic over a [`Block`] for a format that is known at run time.
+macro_rules! with_block {
+    ($format:expr, $block:ident => $body:expr) => {{
+        use $crate::dtype::BlockFormat;
+        use $crate::encoding::blocks as formats;
+        macro_rules! of {
+            ($of:ident) => {{
+                type $block = formats::$of;
+                $body
+            }};
+        }
+        match $format {
+            BlockFormat::Q4_0 => of!(Q4_0),
+            BlockFormat::Q4_1 => of!(Q4_1),
+            BlockFormat::Q5_0 => of!(Q5_0),
+            BlockFormat::Q5_1 => of!(Q5_1),
+            BlockFormat::Q8_0 => of!(Q8_0),
+            BlockFormat::Q2K => of!(Q2K),
+            BlockFormat::Q3K => of!(Q3K),
+            BlockFormat::Q4K => of!(Q4K),
+            BlockFormat::Q5K => of!(Q5K),
+            BlockFormat::Q6K => of!(Q6K),
+            BlockFormat::Iq4Nl => of!(Iq4Nl),
+            BlockFormat::Iq4Xs => of!(Iq4Xs),
+            BlockFormat::Mxfp4 => of!(Mxfp4),
+        }
+    }};
+}
+pub(crate) use with_block;
+
+/// Values of the sixteen codes of IQ4_NL and IQ4_XS.
+const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// Twice the values of the sixteen 4-bit floats of MXFP4.
+const FP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// f16 to f32; exact. Without tables and special instructions: a product corrects the bias of the exponent.
+#[inline(always)]
+fn f16(bytes: &[u8], at: usize) -> f32 {
+    let bits = u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(magnitude.to_bits() | infinite | (bits & 0x8000) << 16)
+}
+
+macro_rules! block {
+    ($(#[$doc:meta])* $name:ident, |$proof:ident, $block:ident, $integers:ident, $to:ident| $body:block) => {
+        $(#[$doc])*
+        pub struct $name;
+
+        impl Block for $name {
+            const FORMAT: BlockFormat = BlockFormat::$name;
+
+            #[inline(always)]
+            fn decode<V: Bytes>($proof: V::Proof, $block: &[u8], $integers: &mut [i8], $to: &mut Parts) {
+                let $block = &$block[..BlockFormat::$name.bytes()];
+                let $integers = &mut $integers[..BlockFormat::$name.weights()];
+                $body
+            }
+        }
+    };
+}
+
+block! {
+    /// f16 scale, 16 bytes of integers + 8: low halves, then high halves.
+    Q4_0, |proof, block, integers, to| {
+        to.scales[0] = f16(block, 0);
+        V::nibbles(proof, &block[2..]).minus(8).store(integers);
+    }
+}
+
+block! {
+    /// f16 scale, f16 offset, integers as in [`Q4_0`].
+    Q4_1, |proof, block, integers, to| {
+        (to.scales[0], to.minima[0]) = (f16(block, 0), -f16(block, 2));
+        V::nibbles(proof, &block[4..]).store(integers);
+    }
+}
+
+/// Integers of five bits: 32 fifth bits, then the other four as in [`Q4_0`].
+#[inline(always)]
+fn five_bits<V: Bytes>(proof: V::Proof, block: &[u8]) -> V {
+    let fifth = V::spread(proof, u32::from_le_bytes([block[0], block[1], block[2], block[3]]));
+    V::nibbles(proof, &block[4..]).or(fifth.shl::<4>())
+}
+
+block! {
+    /// f16 scale, integers + 16 of five bits.
+    Q5_0, |proof, block, integers, to| {
+        to.scales[0] = f16(block, 0);
+        five_bits::<V>(proof, &block[2..]).minus(16).store(integers);
+    }
+}
+
+block! {
+    /// f16 scale, f16 offset, integers of five bits.
+    Q5_1, |proof, block, integers, to| {
+        (to.scales[0], to.minima[0]) = (f16(block, 0), -f16(block, 2));
+        five_bits::<V>(proof, &block[4..]).store(integers);
+    }
+}
+
+block! {
+    /// f16 scale, 32 signed bytes.
+    Q8_0, |proof, block, integers, to| {
+        to.scales[0] = f16(block, 0);
+        V::load(proof, &block[2..]).store(integers);
+    }
+}
+
+/// Two bits of each byte, from bit `2 * pair` on.
+#[inline(always)]
+fn two_bits<V: Bytes>(codes: V, pair: usize) -> V {
+    match pair {
+        0 => codes.and(3),
+        1 => codes.shr::<2>().and(3),
+        2 => codes.shr::<4>().and(3),
+        _ => codes.shr::<6>(),
+    }
+}
+
+/// One bit of each byte.
+#[inline(always)]
+fn one_bit<V: Bytes>(bits: V, bit: usize) -> V {
+    let pair = two_bits(bits, bit / 2);
+    if bit.is_multiple_of(2) { pair.and(1) } else { pair.shr::<1>() }
+}
+
+block! {
+    /// 16 bytes: low half a scale, high half a minimum; 64 bytes of 2-bit codes; f16 factors of scales and minima.
+    Q2K, |proof, block, integers, to| {
+        let (scale, minimum) = (f16(block, 80), f16(block, 82));
+        for (part, &both) in block[..16].iter().enumerate() {
+            to.scales[part] = scale * f32::from(both & 15);
+            to.minima[part] = minimum * f32::from(both >> 4);
+        }
+        for (half, integers) in integers.chunks_exact_mut(128).enumerate() {
+            let codes = V::load(proof, &block[16 + half * 32..]);
+            for pair in 0..4 {
+                two_bits(codes, pair).store(&mut integers[pair * 32..]);
+            }
+        }
+    }
+}
+
+block! {
+    /// 32 bytes of third bits (set: not 4 less), 64 of 2-bit codes, 12 of scales + 32, f16 factor of the scales.
+    Q3K, |proof, block, integers, to| {
+        let scale = f16(block, 108);
+        let packed = &block[96..108];
+        for part in 0..16 {
+            let low = if part < 8 { packed[part] & 15 } else { packed[part - 8] >> 4 };
+            let high = packed[8 + part % 4] >> (2 * (part / 4)) & 3;
+            to.scales[part] = scale * f32::from((low | high << 4) as i8 - 32);
+        }
+        let third = V::load(proof, block);
+        for (half, integers) in integers.chunks_exact_mut(128).enumerate() {
+            let codes = V::load(proof, &block[32 + half * 32..]);
+            for pair in 0..4 {
+                let third = one_bit(third, half * 4 + pair).shl::<2>();
+                two_bits(codes, pair).or(third).minus(4).store(&mut integers[pair * 32..]);
+            }
+        }
+    }
+}
+
+/// Scales and minima of [`Q4K`] and [`Q5K`]: two f16 factors, then eight pairs of six bits in twelve bytes.
+#[inline(always)]
+fn six_bits(block: &[u8], to: &mut Parts) {
+    let (scale, minimum) = (f16(block, 0), f16(block, 2));
+    let packed = &block[4..16];
+    for part in 0..4 {
+        to.scales[part] = scale * f32::from(packed[part] & 63);
+        to.minima[part] = minimum * f32::from(packed[part + 4] & 63);
+        to.scales[part + 4] = scale * f32::from(packed[part + 8] & 15 | packed[part] >> 6 << 4);
+        to.minima[part + 4] = minimum * f32::from(packed[part + 8] >> 4 | packed[part + 4] >> 6 << 4);
+    }
+}
+
+block! {
+    /// Scales and minima, then four times 32 bytes: low halves, then high halves.
+    Q4K, |proof, block, integers, to| {
+        six_bits(block, to);
+        for (codes, integers) in block[16..].chunks_exact(32).zip(integers.chunks_exact_mut(64)) {
+            let codes = V::load(proof, codes);
+            codes.and(15).store(integers);
+            codes.shr::<4>().store(&mut integers[32..]);
+        }
+    }
+}
+
+block! {
+    /// Scales and minima, 32 bytes of fifth bits, then low four bits as in [`Q4K`].
+    Q5K, |proof, block, integers, to| {
+        six_bits(block, to);
+        let fifth = V::load(proof, &block[16..]);
+        for pair in 0..4 {
+            let (codes, integers) = (V::load(proof, &block[48 + pair * 32..]), &mut integers[pair * 64..]);
+            codes.and(15).or(one_bit(fifth, 2 * pair).shl::<4>()).store(integers);
+            codes.shr::<4>().or(one_bit(fifth, 2 * pair + 1).shl::<4>()).store(&mut integers[32..]);
+        }
+    }
+}
+
+block! {
+    /// 128 bytes of low four bits of integer + 32, 64 of high two bits, 16 signed scales, f16 factor of the scales.
+    Q6K, |proof, block, integers, to| {
+        let scale = f16(block, 208);
+        for (to, &part) in to.scales.iter_mut().zip(&block[192..208]) {
+            *to = scale * f32::from(part as i8);
+        }
+        for (half, integers) in integers.chunks_exact_mut(128).enumerate() {
+            let high = V::load(proof, &block[128 + half * 32..]);
+            let low = [V::load(proof, &block[half * 64..]), V::load(proof, &block[half * 64 + 32..])];
+            for pair in 0..4 {
+                let four = if pair < 2 { low[pair].and(15) } else { low[pair - 2].shr::<4>() };
+                four.or(two_bits(high, pair).shl::<4>()).minus(32).store(&mut integers[pair * 32..]);
+            }
+        }
+    }
+}
+
+block! {
+    /// f16 scale, 16 bytes of codes as in [`Q4_0`], into a table.
+    Iq4Nl, |proof, block, integers, to| {
+        to.scales[0] = f16(block, 0);
+        V::nibbles(proof, &block[2..]).lookup(&IQ4_VALUES).store(integers);
+    }
+}
+
+block! {
+    /// f16 factor of the scales, their high two bits in 2 bytes, their low four in 4 bytes, then codes as in [`Iq4Nl`].
+    Iq4Xs, |proof, block, integers, to| {
+        let scale = f16(block, 0);
+        let high = u16::from_le_bytes([block[2], block[3]]);
+        for part in 0..8 {
+            let low = block[4 + part / 2] >> (4 * (part % 2)) & 15;
+            let bits = low | ((high >> (2 * part) & 3) as u8) << 4;
+            to.scales[part] = scale * f32::from(bits as i8 - 32);
+            V::nibbles(proof, &block[8 + part * 16..]).lookup(&IQ4_VALUES).store(&mut integers[part * 32..]);
+        }
+    }
+}
+
+block! {
+    /// A power of two, as its exponent + 127, and sixteen bytes of codes as in [`Q4_0`], into a table of twice their values.
+    Mxfp4, |proof, block, integers, to| {
+        // Half of the power, since the values are twice what they should be; the smallest ones are not normal.
+        let exponent = u32::from(block[0]);
+        to.scales[0] = f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (exponent - 1) << 23 });
+        V::nibbles(proof, &block[1..]).lookup(&FP4_VALUES).store(integers);
+    }
+}
+
+/// [`Block::decode`] for a format that is known at run time, in plain Rust.
+pub fn decode_any(format: BlockFormat, block: &[u8], integers: &mut [i8], parts: &mut Parts) {
+    with_block!(format, B => B::decode::<Plain>((), block, integers, parts));
+}
+
+/// Decodes consecutive blocks to f32: `scale * integer - minimum`, each operation rounded once.
+pub fn widen(format: BlockFormat, blocks: &[u8], out: &mut [f32]) {
+    let (mut integers, mut parts) = ([0; WEIGHTS_MAX], Parts::ZERO);
+    for (block, out) in blocks.chunks_exact(format.bytes()).zip(out.chunks_exact_mut(format.weights())) {
+        decode_any(format, block, &mut integers, &mut parts);
+        for (part, out) in out.chunks_exact_mut(format.part()).enumerate() {
+            let (scale, minimum) = (parts.scales[part], parts.minima[part]);
+            for (out, integer) in out.iter_mut().zip(&integers[part * format.part()..]) {
+                let product = scale * f32::from(*integer);
+                *out = if format.has_minima() { product - minimum } else { product };
+            }
+        }
+    }
+}

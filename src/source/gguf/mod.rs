@@ -1,0 +1,364 @@
+//! A model in one GGUF file, or in several that it was split into.
+//!
+//! The metadata becomes what a folder has in its JSON files ([`architectures`], [`tokenizer`]), and tensors get the names they
+//! have in a checkpoint, so that nothing behind [`ModelSource`] knows where they come from. Blocks of quantized weights stay as
+//! they are, where the file is mapped.
+//!
+//! As with a folder, opening has two halves: [`Gguf::headers`] reads the headers, [`Loadable::load`] maps the weights.
+
+mod architectures;
+mod header;
+mod metadata;
+mod pre_tokenizers;
+mod split;
+mod tensor_type;
+mod tokenizer;
+
+use super::bytes::Bytes;
+use super::safetensors::{Budget, Stored};
+use super::shard::Shard;
+use super::text_files::{NamedTemplate, SpecialTokens};
+use super::weight_files::WeightFiles;
+use super::{Loadable, ModelSource, TensorInfo, files};
+use crate::error::{Error, Result, Status, Unit};
+use crate::limits;
+use architectures::{Architecture, ROPE_FACTORS};
+use header::{Fault, Header};
+use metadata::Metadata;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use tokenizer::Vocabulary;
+
+/// Bytes of a file that are read first; most headers without a vocabulary are shorter.
+const HEADER_BYTES_FIRST: u64 = 1 << 20;
+/// A key of the metadata that has the chat template; others follow it with a name.
+const TEMPLATE: &str = "tokenizer.chat_template";
+
+/// A model in GGUF files whose headers were read.
+#[derive(Debug)]
+pub struct Gguf {
+    subject: String,
+    /// The file with the metadata.
+    first: PathBuf,
+    config: Option<Value>,
+    generation_config: Value,
+    special_tokens: SpecialTokens,
+    chat_template: Option<String>,
+    named_templates: Vec<NamedTemplate>,
+    warnings: Vec<String>,
+    /// See [`ModelSource::adjacent_rotary_pairs`].
+    adjacent_pairs: bool,
+    weights: Option<WeightFiles>,
+}
+
+/// A file whose header was read.
+struct Opened {
+    file: File,
+    path: PathBuf,
+    shown: String,
+    file_bytes: u64,
+    header: Header,
+    /// The bytes of the header.
+    bytes: Vec<u8>,
+}
+
+impl Opened {
+    fn metadata(&self) -> Metadata<'_> {
+        Metadata { header: &self.header, bytes: &self.bytes, file: &self.shown }
+    }
+}
+
+/// Whether a file begins as GGUF files do.
+pub fn is_gguf(path: &Path) -> bool {
+    let mut begin = [0; 4];
+    let file = files::open(path).ok().flatten();
+    file.is_some_and(|(mut file, _)| file.read_exact(&mut begin).is_ok() && &begin == header::MAGIC)
+}
+
+/// The GGUF file of a folder that holds one model, or the first of those it was split into; `None` when it holds none.
+///
+/// # Errors
+/// `Argument` when there are several models.
+pub fn in_folder(dir: &Path) -> Result<Option<PathBuf>> {
+    split::in_folder(dir)
+}
+
+impl Gguf {
+    /// The first half of opening: everything but the weights themselves. `path` is a file, of several any.
+    ///
+    /// # Errors
+    /// `Io`, `Format`, `Unsupported`, `Memory`.
+    pub fn headers(path: &Path, text_only: bool) -> Result<Gguf> {
+        let paths = split::all(path)?;
+        let mut budget = Budget::default();
+        let mut opened = Vec::new();
+        for path in &paths {
+            opened.push(open(path, &mut budget)?);
+        }
+        let first = opened.first().ok_or_else(|| Error::internal("a model of no files"))?;
+        split::check(first.metadata(), opened.len())?;
+        let metadata = first.metadata();
+        let vocabulary = Vocabulary::read(metadata)?;
+        let mut gguf = Gguf {
+            subject: first.shown.clone(),
+            first: first.path.clone(),
+            config: None,
+            generation_config: generation_config(metadata)?,
+            special_tokens: SpecialTokens::default(),
+            chat_template: metadata.text(TEMPLATE)?.map(str::to_owned),
+            named_templates: named_templates(metadata)?,
+            warnings: Vec::new(),
+            adjacent_pairs: false,
+            weights: None,
+        };
+        for (key, name) in tokenizer::NAMED {
+            let text = vocabulary.as_ref().map(|vocabulary| vocabulary.named(key)).transpose()?.flatten();
+            gguf.special_tokens.named.extend(text.map(|text| (name.to_owned(), text.to_owned())));
+        }
+        drop(vocabulary);
+        if !text_only {
+            let architecture = architectures::find(&metadata)?;
+            let tensors: Vec<&TensorInfo> =
+                opened.iter().flat_map(|file| &file.header.tensors).map(|stored| &stored.info).collect();
+            gguf.config = Some(architecture.config(&metadata, &tensors, rope_factors(&opened)?)?);
+            gguf.adjacent_pairs = architecture.adjacent_pairs;
+            gguf.weights = Some(weights(opened, architecture)?);
+        }
+        Ok(gguf)
+    }
+
+    fn weights(&self) -> Result<&WeightFiles> {
+        self.weights.as_ref().ok_or_else(|| {
+            let message = format!("{} was opened for text only; open it with weights to run the model", self.subject);
+            Error::argument(message).about(&self.subject)
+        })
+    }
+
+    /// A `tokenizer.json` beside the file, if it has the file's vocabulary.
+    fn sibling(&self, vocabulary: &Vocabulary) -> Result<Option<Bytes>> {
+        let path = self.first.with_file_name("tokenizer.json");
+        let Some(bytes) = files::read(&path, limits::TOKENIZER_BYTES_MAX)? else { return Ok(None) };
+        Ok(names_of(&bytes).filter(|names| vocabulary.agrees(names)).map(|_| Bytes::from_vec(bytes)))
+    }
+}
+
+impl Loadable for Gguf {
+    fn load(&mut self, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
+        match &mut self.weights {
+            Some(weights) => weights.load(&self.subject, no_mmap, progress),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ModelSource for Gguf {
+    fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    fn config(&self) -> Result<&Value> {
+        self.config.as_ref().ok_or_else(|| {
+            let message = format!("{} was opened for text only; open it with weights to run the model", self.subject);
+            Error::argument(message).about(&self.subject)
+        })
+    }
+
+    fn generation_config(&self) -> Result<Option<&Value>> {
+        Ok(Some(&self.generation_config))
+    }
+
+    fn tokenizer_json(&self) -> Result<Option<Bytes>> {
+        let opened = open(&self.first, &mut Budget::default())?;
+        let Some(vocabulary) = Vocabulary::read(opened.metadata())? else { return Ok(None) };
+        if let Some(sibling) = self.sibling(&vocabulary)? {
+            return Ok(Some(sibling));
+        }
+        if let Some(own) = opened.metadata().text("tokenizer.huggingface.json")?
+            && names_of(own.as_bytes()).is_some_and(|names| vocabulary.agrees(&names))
+        {
+            return Ok(Some(Bytes::from_vec(own.as_bytes().to_vec())));
+        }
+        let json = serde_json::to_vec(&vocabulary.json()?);
+        let json =
+            json.map_err(|e| Error::internal(format!("{}: its tokenizer cannot be written: {e}", self.subject)))?;
+        Ok(Some(Bytes::from_vec(json)))
+    }
+
+    fn special_tokens(&self) -> Result<SpecialTokens> {
+        Ok(self.special_tokens.clone())
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn chat_template(&self) -> Result<Option<String>> {
+        Ok(self.chat_template.clone())
+    }
+
+    fn named_templates(&self) -> &[NamedTemplate] {
+        &self.named_templates
+    }
+
+    fn tensors(&self) -> Result<&[TensorInfo]> {
+        Ok(self.weights()?.infos())
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        self.weights.as_ref()?.stamp()
+    }
+
+    fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>> {
+        self.weights()?.tensor(name, &self.subject)
+    }
+
+    fn adjacent_rotary_pairs(&self) -> bool {
+        self.adjacent_pairs
+    }
+}
+
+/// Opens a file and reads its header, within what those of a model may take.
+fn open(path: &Path, budget: &mut Budget) -> Result<Opened> {
+    let shown = path.to_string_lossy().into_owned();
+    let Some((mut file, file_bytes)) = files::open(path)? else {
+        let message = format!("{shown} is not there; download the model again");
+        return Err(Error::new(Status::Io, message).about(shown));
+    };
+    let mut bytes = Vec::new();
+    let mut wanted = HEADER_BYTES_FIRST;
+    loop {
+        let len = wanted.min(file_bytes);
+        let more = usize::try_from(len).unwrap_or(usize::MAX).saturating_sub(bytes.len());
+        bytes.try_reserve_exact(more).map_err(|_| Error::memory("a GGUF header", len).about(shown.as_str()))?;
+        let read = file.by_ref().take(more as u64).read_to_end(&mut bytes);
+        read.map_err(|e| Error::io(format!("cannot read {shown}"), shown.as_str(), &e))?;
+        match header::parse(&bytes, file_bytes, &shown, budget.tensors) {
+            Ok(header) => {
+                budget.tensors -= header.tensors.len().min(budget.tensors);
+                budget.take_header(header.data_begin, &shown)?;
+                bytes.truncate(usize::try_from(header.data_begin).unwrap_or(usize::MAX));
+                bytes.shrink_to_fit();
+                return Ok(Opened { file, path: path.to_path_buf(), shown, file_bytes, header, bytes });
+            }
+            Err(Fault::Wrong(error)) => return Err(error),
+            Err(Fault::Longer) if len < file_bytes && wanted < limits::GGUF_HEADER_BYTES_MAX => {
+                wanted = wanted.saturating_mul(4)
+            }
+            Err(Fault::Longer) => {
+                let (needed, most) = (file_bytes, limits::GGUF_HEADER_BYTES_MAX);
+                let message = match len < file_bytes {
+                    true => format!("{shown}: its header is longer than the {most} bytes that are read"),
+                    false => {
+                        format!("{shown}: its header goes on after its end; the file is cut off, download it again")
+                    }
+                };
+                return Err(Error::format(message).about(shown).numbers(Unit::Bytes, needed, most));
+            }
+        }
+    }
+}
+
+/// The contents of [`ROPE_FACTORS`], if there is such a tensor.
+fn rope_factors(opened: &[Opened]) -> Result<Option<Vec<f32>>> {
+    for of in opened {
+        let Some(stored) = of.header.tensors.iter().find(|stored| stored.info.name == ROPE_FACTORS) else { continue };
+        let fault = |what: String| {
+            Error::format(format!("{}: tensor {ROPE_FACTORS} {what}", of.shown)).about(of.shown.as_str())
+        };
+        let (dtype, shape) = (stored.info.dtype, &stored.info.shape);
+        match shape.as_slice() {
+            &[count] if dtype == crate::dtype::DType::F32 && count <= limits::HEAD_DIM_MAX => {}
+            _ => return Err(fault(format!("is {dtype} of shape {shape:?}, expected a few f32"))),
+        }
+        let mut bytes = vec![0; usize::try_from(stored.end - stored.begin).unwrap_or(0)];
+        let mut file = &of.file;
+        let read = file.seek(SeekFrom::Start(of.header.data_begin.saturating_add(stored.begin)));
+        let read = read.and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(|e| Error::io(format!("cannot read {}", of.shown), of.shown.as_str(), &e))?;
+        let factors: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        if factors.iter().any(|factor| !factor.is_normal() || *factor < 0.0) {
+            return Err(fault("holds what is no number above 0".to_owned()));
+        }
+        return Ok(Some(factors));
+    }
+    Ok(None)
+}
+
+/// The weights of all files, under the names they have in a checkpoint.
+fn weights(opened: Vec<Opened>, architecture: &Architecture) -> Result<WeightFiles> {
+    let mut shards = Vec::new();
+    for Opened { file, path, shown, file_bytes, header, .. } in opened {
+        let tensors = header.tensors.into_iter().filter(|stored| stored.info.name != ROPE_FACTORS).collect();
+        let tensors: Vec<Stored> = architecture.tensors(tensors, &shown)?;
+        shards.push(Shard::of(&file, path, file_bytes, header.data_begin, tensors));
+    }
+    WeightFiles::new(shards)
+}
+
+/// What `generation_config.json` would say: the tokens that end an answer, and recommended sampling.
+fn generation_config(metadata: Metadata) -> Result<Value> {
+    let mut config = Map::new();
+    let mut ends = Vec::new();
+    for key in tokenizer::ENDS {
+        ends.extend(metadata.whole(key)?);
+    }
+    config.insert("eos_token_id".into(), ends.into());
+    if let Some(bos) = metadata.whole("tokenizer.ggml.bos_token_id")? {
+        config.insert("bos_token_id".into(), bos.into());
+    }
+    for (key, to) in [
+        ("general.sampling.temp", "temperature"),
+        ("general.sampling.top_k", "top_k"),
+        ("general.sampling.top_p", "top_p"),
+        ("general.sampling.min_p", "min_p"),
+        ("general.sampling.penalty_repeat", "repetition_penalty"),
+    ] {
+        let Some(number) = metadata.number(key)? else { continue };
+        let whole = number.fract() == 0.0 && (0.0..1e9).contains(&number);
+        config.insert(to.into(), if whole { (number as u64).into() } else { json!(number as f32) });
+        config.insert("do_sample".into(), true.into());
+    }
+    Ok(Value::Object(config))
+}
+
+/// Templates under other names than the usual one.
+fn named_templates(metadata: Metadata) -> Result<Vec<NamedTemplate>> {
+    let begin = format!("{TEMPLATE}.");
+    let mut all = Vec::new();
+    for (key, _) in &metadata.header.metadata {
+        if let (Some(name), Some(text)) = (key.strip_prefix(&begin), metadata.text(key).unwrap_or(None)) {
+            if all.len() == limits::NAMED_TEMPLATES_MAX {
+                break;
+            }
+            let (name, file) = (name.to_owned(), metadata.file.to_owned());
+            all.push(NamedTemplate { name, file, text: Ok(text.to_owned()) });
+        }
+    }
+    Ok(all)
+}
+
+/// Names and ids of a `tokenizer.json`; `None` when it cannot be read.
+fn names_of(json: &[u8]) -> Option<HashMap<String, u32>> {
+    #[derive(Deserialize)]
+    struct File {
+        model: Model,
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        vocab: HashMap<String, u32>,
+    }
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    let File { model: Model { vocab: mut names }, added_tokens } = serde_json::from_slice(json).ok()?;
+    names.extend(added_tokens.into_iter().map(|token| (token.content, token.id)));
+    Some(names)
+}

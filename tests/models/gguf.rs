@@ -1,0 +1,394 @@
+//! GGUF files: every family as its folder, every block format as the reference decodes it, hostile headers, vocabularies.
+
+use crate::support::gguf::{Writer, of_fixture, random_model};
+use crate::support::models::{fixtures, root, storyteller};
+use crate::support::random::Random;
+use astrai::dtype::BlockFormat;
+use astrai::encoding::blocks;
+use astrai::engine::*;
+use astrai::error::Error;
+use astrai::source::{Gguf, ModelSource};
+use astrai::text::Tokenizer;
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+fn written(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn open(path: &Path, compute: Type) -> Engine {
+    let options = EngineOptions {
+        compute,
+        threads: 2,
+        memory_budget: 64 << 20,
+        log_level: LogLevel::Off,
+        ..EngineOptions::default()
+    };
+    Engine::open(path, options).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Log probabilities of a prompt, and the greedy tokens after it.
+fn answer(engine: &Engine, prompt: &[u32]) -> Event {
+    let prompt = Prompt { parts: vec![PromptPart::Tokens(prompt.to_vec())], ..Prompt::default() };
+    let options = RequestOptions {
+        temperature: Some(0.0),
+        ignore_eos: true,
+        max_tokens: Some(6),
+        prompt_logprobs: true,
+        logprobs: Some(1),
+        ..RequestOptions::default()
+    };
+    match engine.submit(&prompt, &options, Sink::Pull).unwrap().wait(None).unwrap() {
+        Next::Event(event) => *event,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn prompt(len: usize, vocab: u32) -> Vec<u32> {
+    (0..len as u32).map(|i| (i * 37 + 11) % vocab).collect()
+}
+
+#[test]
+fn every_family_gives_what_its_folder_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut families = std::collections::BTreeSet::new();
+    for folder in fixtures() {
+        let Some(writer) = of_fixture(&folder) else { continue };
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let file = written(dir.path(), &format!("{name}.gguf"), &writer.file());
+        let (from_folder, from_file) = (open(&folder, Type::F32), open(&file, Type::F32));
+        let vocab = from_folder.info().vocab_size;
+        // A window of some layers is not in these files.
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let len = match config["use_sliding_window"] == true && config["model_type"] != "mistral" {
+            true => config["sliding_window"].as_u64().unwrap() as usize - 7,
+            false => 60,
+        };
+        let tokens = prompt(len, vocab);
+        let (want, got) = (answer(&from_folder, &tokens), answer(&from_file, &tokens));
+        assert_eq!(want.tokens, got.tokens, "{name}");
+        for (want, got) in want.prompt_logprobs.iter().zip(&got.prompt_logprobs).skip(1) {
+            assert!((want - got).abs() < 2e-4, "{name}: {want} {got}");
+        }
+        families.insert(from_file.info().model_type.clone());
+    }
+    let families: Vec<&str> = families.iter().map(String::as_str).collect();
+    assert_eq!(families, ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"]);
+}
+
+/// `tests/fixtures/gguf/blocks.safetensors`, which `tools/make_gguf_fixtures.py` wrote with the `gguf` package.
+#[test]
+fn every_format_decodes_to_the_values_of_the_reference() {
+    let bytes = std::fs::read(root().join("tests/fixtures/gguf/blocks.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    for format in BlockFormat::ALL {
+        let stored = tensors.tensor(&format!("{}.bytes", format.name())).unwrap();
+        let values = tensors.tensor(&format!("{}.values", format.name())).unwrap();
+        let values: Vec<f32> = values.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(stored.data().len() / format.bytes() * format.weights(), values.len());
+        assert!(values.len() >= 8 * format.weights());
+        let mut got = vec![0.0; values.len()];
+        blocks::widen(format, stored.data(), &mut got);
+        for (i, (got, want)) in got.iter().zip(&values).enumerate() {
+            assert_eq!(got.to_bits() & 0x7fff_ffff, want.to_bits() & 0x7fff_ffff, "{format:?} {i}: {got} {want}");
+            assert!(*want == 0.0 || got == want, "{format:?} {i}: {got} {want}");
+        }
+    }
+}
+
+/// Law 1, for every format: a request gives the same bits alone and among others, whatever the number of rows.
+#[test]
+fn no_format_lets_a_request_notice_its_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    for format in BlockFormat::ALL {
+        let file = written(dir.path(), &format!("{}.gguf", format.name()), &random_model(format).file());
+        let engine = open(&file, Type::Auto);
+        let submit = |i: usize| {
+            let prompt = Prompt { parts: vec![PromptPart::Tokens(prompt(3 + i * 5, 96))], ..Prompt::default() };
+            let options = RequestOptions {
+                seed: Some(i as u64),
+                temperature: Some(0.8),
+                ignore_eos: true,
+                max_tokens: Some(12),
+                logprobs: Some(2),
+                ..RequestOptions::default()
+            };
+            engine.submit(&prompt, &options, Sink::Pull).unwrap()
+        };
+        let wait = |request: Request| match request.wait(None).unwrap() {
+            Next::Event(event) => *event,
+            other => panic!("{other:?}"),
+        };
+        let alone: Vec<Event> = (0..12).map(|i| wait(submit(i))).collect();
+        let together: Vec<Request> = (0..12).map(submit).collect();
+        for (alone, together) in alone.iter().zip(together.into_iter().map(wait)) {
+            assert_eq!(alone.tokens, together.tokens, "{format:?}");
+            let bits = |event: &Event| event.top_logprobs.iter().map(|l| l.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(alone), bits(&together), "{format:?}");
+            assert!(alone.top_logprobs.iter().all(|l| l.is_finite()), "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn rounded_inputs_are_close_to_f32_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    for format in BlockFormat::ALL {
+        let file = written(dir.path(), &format!("{}.gguf", format.name()), &random_model(format).file());
+        let (exact, rounded) = (open(&file, Type::F32), open(&file, Type::Auto));
+        let (exact, rounded) = (answer(&exact, &prompt(50, 96)), answer(&rounded, &prompt(50, 96)));
+        let pairs = exact.prompt_logprobs.iter().zip(&rounded.prompt_logprobs).skip(1);
+        let mean = pairs.map(|(a, b)| (a - b).abs()).sum::<f32>() / 49.0;
+        assert!(mean > 0.0 && mean < 0.05, "{format:?}: {mean}");
+    }
+}
+
+#[test]
+fn split_files_and_folders_that_hold_one_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = random_model(BlockFormat::Q8_0);
+    let whole = open(&written(dir.path(), "whole.gguf", &writer.file()), Type::F32);
+    let want = answer(&whole, &prompt(9, 96)).prompt_logprobs;
+    let folder = dir.path().join("split");
+    std::fs::create_dir(&folder).unwrap();
+    let cut = [0, 4, 11, writer.tensors()];
+    for part in 0..3 {
+        let bytes = writer.part(cut[part]..cut[part + 1], 3);
+        written(&folder, &format!("model-0000{}-of-00003.gguf", part + 1), &bytes);
+    }
+    written(&folder, "mmproj-model.gguf", b"another thing");
+    for path in [folder.clone(), folder.join("model-00002-of-00003.gguf")] {
+        let got = answer(&open(&path, Type::F32), &prompt(9, 96)).prompt_logprobs;
+        assert_eq!(got[1..], want[1..], "{}", path.display());
+    }
+    std::fs::remove_file(folder.join("model-00003-of-00003.gguf")).unwrap();
+    let error = Engine::open(&folder, EngineOptions::default()).map(|_| ()).unwrap_err();
+    assert!(error.message.contains("model-00003-of-00003.gguf is not there"), "{error}");
+    // Two models in one folder: which one?
+    written(&folder, "other.gguf", &writer.file());
+    let error = Engine::open(&folder, EngineOptions::default()).map(|_| ()).unwrap_err();
+    assert!(error.message.contains("name one of them"), "{error}");
+}
+
+fn headers(dir: &Path, bytes: &[u8]) -> Result<Gguf, Error> {
+    Gguf::headers(&written(dir, "hostile.gguf", bytes), false)
+}
+
+#[test]
+fn hostile_headers_are_clear_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = random_model(BlockFormat::Q8_0);
+    let file = good.file();
+    headers(dir.path(), &file).unwrap();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut file = file.clone();
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        file
+    };
+    let changed = |change: &dyn Fn(&mut Writer)| {
+        let mut writer = good.clone();
+        change(&mut writer);
+        writer.file()
+    };
+    let mut twice = good.clone();
+    twice.text("general.architecture", "llama");
+    let huge = (1u64 << 63).to_le_bytes();
+    let cases: [(&str, Vec<u8>, &str); 14] = [
+        ("cut", file[..file.len() - 1].to_vec(), "cut off"),
+        ("cut in the header", file[..200].to_vec(), "cut off"),
+        ("only a beginning", file[..6].to_vec(), "cut off"),
+        ("version 1", with(4, &1u32.to_le_bytes()), "version 1"),
+        ("version 9", with(4, &9u32.to_le_bytes()), "version 9"),
+        ("big-endian", with(4, &3u32.to_be_bytes()), "big-endian"),
+        ("tensors", with(8, &huge), "tensors"),
+        ("keys", with(16, &huge), "keys of metadata"),
+        ("a string of 2^40", with(24, &(1u64 << 40).to_le_bytes()), "bytes"),
+        ("a key twice", twice.file(), "twice"),
+        ("unknown type", changed(&|w| w.tensor("x", &[32], 77, vec![0; 32])), "unknown type 77"),
+        ("a type that is not computed", changed(&|w| w.tensor("x", &[256], 16, vec![0; 66])), "IQ2_XXS"),
+        ("no whole blocks", changed(&|w| w.tensor("x", &[2, 40], 8, vec![0; 96])), "no whole blocks"),
+        ("twice", changed(&|w| w.tensor("output_norm.weight", &[4], 0, vec![0; 16])), "twice"),
+    ];
+    for (what, bytes, word) in cases {
+        let error = headers(dir.path(), &bytes).map(|_| ()).expect_err(what);
+        assert!(error.message.contains(word) && error.message.contains("hostile.gguf"), "{what}: {error}");
+    }
+    // Places of tensors: the last eight bytes of a tensor's entry are its offset.
+    let name = b"blk.0.attn_k.weight";
+    let at = file.windows(name.len()).position(|window| window == name).unwrap() + name.len() + 4 + 16 + 4;
+    for (offset, word) in [(0u64, "overlaps"), (1, "alignment"), (u64::MAX - 31, ""), (1 << 40, "cut off")] {
+        let error = headers(dir.path(), &with(at, &offset.to_le_bytes())).map(|_| ()).unwrap_err();
+        assert!(error.message.contains(word), "{offset}: {error}");
+    }
+    // An array in an array, and an alignment that is none.
+    let mut nested = Writer::default();
+    nested.text("general.architecture", "llama");
+    nested.wholes("x", &[9, 0]);
+    let mut bytes = nested.file();
+    let at = bytes.windows(4).rposition(|window| window == 5u32.to_le_bytes()).unwrap();
+    bytes[at..at + 4].copy_from_slice(&9u32.to_le_bytes());
+    let error = headers(dir.path(), &bytes).map(|_| ()).unwrap_err();
+    assert!(error.message.contains("arrays in an array"), "{error}");
+    let error = headers(dir.path(), &changed(&|w| w.whole("general.alignment", 33))).map(|_| ()).unwrap_err();
+    assert!(error.message.contains("general.alignment"), "{error}");
+    // What is missing is named by its key, and what is not supported by its name.
+    let mut bare = Writer::default();
+    bare.text("general.architecture", "llama");
+    let error = headers(dir.path(), &bare.file()).map(|_| ()).unwrap_err();
+    assert!(error.message.contains("llama.block_count"), "{error}");
+    let mut other = Writer::default();
+    other.text("general.architecture", "mamba");
+    let error = headers(dir.path(), &other.file()).map(|_| ()).unwrap_err();
+    assert!(error.message.contains("\"mamba\"") && error.message.contains("qwen3moe"), "{error}");
+}
+
+/// Headers with bytes changed, cut and repeated: an error or a model, never a panic. `ASTRAI_TEST_ROUNDS` sets how many.
+#[test]
+fn damaged_headers_never_panic() {
+    let rounds = std::env::var("ASTRAI_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000);
+    let seed = 20261129;
+    println!("seed {seed}, {rounds} rounds");
+    let mut random = Random(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = vocabulary("gpt2");
+    writer.number("general.sampling.temp", 0.5);
+    for (name, shape) in [("token_embd", [8usize, 32]), ("blk.0.attn_q", [32, 32])] {
+        writer.tensor(&format!("{name}.weight"), &shape, 8, vec![0; shape[0] * 34]);
+    }
+    let file = writer.file();
+    let (mut opened, mut refused) = (0, 0);
+    for _ in 0..rounds {
+        let mut bytes = file.clone();
+        for _ in 0..1 + random.below(4) {
+            let at = random.below(bytes.len());
+            match random.below(5) {
+                0 => bytes.truncate(at.max(1)),
+                1 => bytes[at] = random.below(256) as u8,
+                2 => bytes[at] ^= 1 << random.below(8),
+                3 => {
+                    let end = bytes.len().min(at + 8);
+                    bytes[at..end].fill([0, 0xff, 0x7f][random.below(3)]);
+                }
+                _ => {
+                    let piece: Vec<u8> = bytes[at..].iter().take(16).copied().collect();
+                    let to = random.below(bytes.len());
+                    bytes.splice(to..to, piece);
+                }
+            }
+        }
+        match headers(dir.path(), &bytes).and_then(|gguf| gguf.tokenizer_json()) {
+            Ok(_) => opened += 1,
+            Err(error) => {
+                assert!(!error.message.is_empty());
+                refused += 1;
+            }
+        }
+    }
+    println!("{opened} opened, {refused} refused");
+    assert!(refused > rounds / 10);
+}
+
+/// A file with a small vocabulary and no weights.
+fn vocabulary(kind: &str) -> Writer {
+    let mut writer = Writer::default();
+    writer.text("general.architecture", "llama");
+    for key in ["context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"] {
+        writer.whole(&format!("llama.{key}"), 32);
+    }
+    writer.number("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    writer.text("tokenizer.ggml.model", kind);
+    writer.text("tokenizer.chat_template", "{{ messages[0].content }}");
+    let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+    if kind == "gpt2" {
+        writer.text("tokenizer.ggml.pre", "smollm");
+        writer.texts(
+            "tokenizer.ggml.tokens",
+            &["<s>", "</s>", "<think>", "h", "e", "l", "o", "Ġ", "he", "ll", "hell", "Ġhe", "1", "2"],
+        );
+        writer.wholes("tokenizer.ggml.token_type", &[3, 3, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        writer.texts("tokenizer.ggml.merges", &["h e", "l l", "he ll", "Ġ he"]);
+    } else {
+        let words = ["<unk>", "<s>", "</s>", "\u{2581}", "h", "e", "l", "o", "\u{2581}h", "he", "ll", "llo", "hello"];
+        let words: Vec<&str> = words.into_iter().chain(bytes.iter().map(String::as_str)).collect();
+        let scores: Vec<f32> = (0..words.len()).map(|i| -(i as f32)).collect();
+        let types: Vec<i32> =
+            (0..words.len()).map(|i| [2, 3, 3].get(i).copied().unwrap_or(if i < 13 { 1 } else { 6 })).collect();
+        writer.texts("tokenizer.ggml.tokens", &words);
+        writer.floats("tokenizer.ggml.scores", &scores);
+        writer.wholes("tokenizer.ggml.token_type", &types);
+    }
+    writer.whole("tokenizer.ggml.bos_token_id", u64::from(kind != "gpt2"));
+    writer.whole("tokenizer.ggml.eos_token_id", 2);
+    writer.whole("tokenizer.ggml.eot_token_id", 1);
+    writer
+}
+
+fn tokenizer(path: &Path) -> Result<Tokenizer, Error> {
+    let json = Gguf::headers(path, true)?.tokenizer_json()?.expect("a vocabulary");
+    Tokenizer::from_json(json.as_slice(), "tokenizer")
+}
+
+fn tokens(tokenizer: &Tokenizer, text: &str, add_special: bool) -> Vec<u32> {
+    tokenizer.encode(text, add_special, false).unwrap()
+}
+
+#[test]
+fn vocabularies_of_both_kinds() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = tokenizer(&written(dir.path(), "gpt2.gguf", &vocabulary("gpt2").file())).unwrap();
+    assert_eq!(tokens(&bytes, "hell he12", false), [10, 11, 12, 13]);
+    assert_eq!(tokens(&bytes, "he<think>", false), [8, 2]);
+    let scores = tokenizer(&written(dir.path(), "llama.gguf", &vocabulary("llama").file())).unwrap();
+    // Beginning and space; "▁h" scores better than "he".
+    assert_eq!(tokens(&scores, "hello", true), [1, 8, 5, 11]);
+    assert_eq!(tokens(&scores, "é", false), [3, 13 + 0xc3, 13 + 0xa9]);
+    // Kinds and pre-tokenizers that are not known are refused by name.
+    for (key, value) in [("tokenizer.ggml.pre", "newest"), ("tokenizer.ggml.model", "t5")] {
+        let mut bytes = vocabulary("gpt2").file();
+        let old: &[u8] = if key.ends_with("pre") { b"smollm" } else { b"gpt2" };
+        let at = bytes.windows(old.len()).position(|window| window == old).unwrap();
+        bytes.splice(at..at + old.len(), value.bytes());
+        bytes[at - 8] = value.len() as u8;
+        let error = tokenizer(&written(dir.path(), "other.gguf", &bytes)).map(|_| ()).unwrap_err();
+        assert!(error.message.contains(&format!("{value:?}")) && error.message.contains("tokenizer.json"), "{error}");
+    }
+}
+
+/// A `tokenizer.json` beside the file is used where it has the file's tokens.
+#[test]
+fn a_tokenizer_beside_the_file_has_to_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(dir.path(), "model.gguf", &vocabulary("gpt2").file());
+    let own = Gguf::headers(&file, true).unwrap().tokenizer_json().unwrap().unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(own.as_slice()).unwrap();
+    json["model"]["merges"] = serde_json::json!([]);
+    written(dir.path(), "tokenizer.json", json.to_string().as_bytes());
+    assert_eq!(tokens(&tokenizer(&file).unwrap(), "he", false), [3, 4], "it has no merges");
+    json["model"]["vocab"]["h"] = 12.into();
+    json["model"]["vocab"]["1"] = 3.into();
+    written(dir.path(), "tokenizer.json", json.to_string().as_bytes());
+    assert_eq!(tokens(&tokenizer(&file).unwrap(), "he", false), [8], "it is another vocabulary");
+}
+
+#[test]
+fn metadata_is_what_a_folder_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = vocabulary("gpt2");
+    writer.number("general.sampling.temp", 0.5);
+    writer.text("tokenizer.chat_template.tool_use", "tools");
+    writer.tensor("token_embd.weight", &[14, 32], 0, vec![0; 14 * 128]);
+    let gguf = Gguf::headers(&written(dir.path(), "model.gguf", &writer.file()), false).unwrap();
+    let generation = gguf.generation_config().unwrap().unwrap();
+    assert_eq!(generation["eos_token_id"], serde_json::json!([2, 1]));
+    assert_eq!((generation["temperature"].as_f64(), generation["do_sample"].as_bool()), (Some(0.5), Some(true)));
+    assert_eq!(gguf.special_tokens().unwrap().get("eos_token"), Some("<think>"));
+    assert_eq!(gguf.chat_template().unwrap().as_deref(), Some("{{ messages[0].content }}"));
+    assert_eq!(gguf.named_templates()[0].name, "tool_use");
+    let config = gguf.config().unwrap();
+    assert_eq!((config["vocab_size"].as_u64(), config["tie_word_embeddings"].as_bool()), (Some(14), Some(true)));
+    assert_eq!(config["rms_norm_eps"].as_f64(), Some(1e-5));
+    assert!(storyteller().is_dir());
+}

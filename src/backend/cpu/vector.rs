@@ -288,12 +288,14 @@ pub unsafe fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
         }
         for k in 0..4 {
             // Quarters 0 and 2 (then 1 and 3) of rows k, k + 4, and of rows k + 8, k + 12.
-            let even = [0, 8].map(|i| _mm512_shuffle_f32x4::<0x88>(fours[i + k], fours[i + k + 4]));
-            let odd = [0, 8].map(|i| _mm512_shuffle_f32x4::<0xdd>(fours[i + k], fours[i + k + 4]));
-            out[k] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
-            out[k + 4] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
-            out[k + 8] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
-            out[k + 12] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+            let even = _mm512_shuffle_f32x4::<0x88>(fours[k], fours[k + 4]);
+            let more_even = _mm512_shuffle_f32x4::<0x88>(fours[k + 8], fours[k + 12]);
+            let odd = _mm512_shuffle_f32x4::<0xdd>(fours[k], fours[k + 4]);
+            let more_odd = _mm512_shuffle_f32x4::<0xdd>(fours[k + 8], fours[k + 12]);
+            out[k] = _mm512_shuffle_f32x4::<0x88>(even, more_even);
+            out[k + 4] = _mm512_shuffle_f32x4::<0x88>(odd, more_odd);
+            out[k + 8] = _mm512_shuffle_f32x4::<0xdd>(even, more_even);
+            out[k + 12] = _mm512_shuffle_f32x4::<0xdd>(odd, more_odd);
         }
         out
     }

@@ -160,7 +160,7 @@ kernels! {
         linear_few8_q8, linear_few16_q8, linear_few32_q8,
         linear_few8_q4, linear_few16_q4, linear_few32_q4,
         linear_64x64_bf16: 98_304, linear_128x128_bf16: 98_304,
-        linear_128x64_q8: 83_200, linear_128x128_q8: 74_496,
+        linear_128x64_q8: 84_480, linear_128x128_q8: 75_264,
         linear_128x64_q4: 89_600, linear_128x128_q4: 62_976,
         linear_f32,
     }

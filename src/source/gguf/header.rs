@@ -265,7 +265,8 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, len: u64) -> std::result::Result<&'a [u8], Fault> {
         if len > self.left() {
-            let what = format!("the header needs {len} bytes at byte {}, but only {} follow", self.at, self.left());
+            let what =
+                format!("the GGUF header needs {len} bytes at byte {}, but only {} follow", self.at, self.left());
             let error = self.fault(&format!("{what}; the file is cut off or damaged, download it again"));
             return Err(error.numbers(Unit::Bytes, len, self.left()).into());
         }

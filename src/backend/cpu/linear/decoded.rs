@@ -53,36 +53,55 @@ pub trait Interleave {
 impl Interleave for __m512 {
     #[inline(always)]
     unsafe fn interleave(rows: *const i8, stride: usize, flip: u8, to: *mut u8) {
-        // SAFETY: guaranteed by the caller.
-        unsafe {
-            let flip = _mm512_set1_epi8(flip as i8);
-            let all: [__m512; 16] = std::array::from_fn(|row| {
-                _mm512_castsi512_ps(_mm512_xor_si512(_mm512_loadu_si512(rows.add(row * stride).cast()), flip))
-            });
-            let columns = transpose(all);
-            for i in 0..16 {
-                _mm512_storeu_ps(to.add(i * 64).cast(), columns[i]);
-            }
-        }
+        // SAFETY: same contract.
+        unsafe { interleave512(rows, stride, flip, to) }
     }
 }
 
 impl Interleave for __m256 {
     #[inline(always)]
     unsafe fn interleave(rows: *const i8, stride: usize, flip: u8, to: *mut u8) {
-        // SAFETY: guaranteed by the caller.
-        unsafe {
-            let flip = _mm256_set1_epi8(flip as i8);
-            for (half, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let from = rows.add(half * 8 * stride + column * 32);
-                let all: [__m256; 8] = std::array::from_fn(|row| {
-                    let bytes = _mm256_loadu_si256(from.add(row * stride).cast());
-                    _mm256_castsi256_ps(_mm256_xor_si256(bytes, flip))
-                });
-                let columns = transpose8(all);
-                for i in 0..8 {
-                    _mm256_storeu_ps(to.add((column * 8 + i) * 64 + half * 32).cast(), columns[i]);
-                }
+        // SAFETY: same contract.
+        unsafe { interleave256(rows, stride, flip, to) }
+    }
+}
+
+/// See [`Interleave::interleave`]. A function of its own, so that it is compiled once and not for every format.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn interleave512(rows: *const i8, stride: usize, flip: u8, to: *mut u8) {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        let flip = _mm512_set1_epi8(flip as i8);
+        let mut all = [_mm512_setzero_ps(); 16];
+        for row in 0..16 {
+            let bytes = _mm512_loadu_si512(rows.add(row * stride).cast());
+            all[row] = _mm512_castsi512_ps(_mm512_xor_si512(bytes, flip));
+        }
+        let columns = transpose(all);
+        for i in 0..16 {
+            _mm512_storeu_ps(to.add(i * 64).cast(), columns[i]);
+        }
+    }
+}
+
+/// As [`interleave512`].
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+unsafe fn interleave256(rows: *const i8, stride: usize, flip: u8, to: *mut u8) {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        let flip = _mm256_set1_epi8(flip as i8);
+        for (half, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let from = rows.add(half * 8 * stride + column * 32);
+            let mut all = [_mm256_setzero_ps(); 8];
+            for row in 0..8 {
+                let bytes = _mm256_loadu_si256(from.add(row * stride).cast());
+                all[row] = _mm256_castsi256_ps(_mm256_xor_si256(bytes, flip));
+            }
+            let columns = transpose8(all);
+            for i in 0..8 {
+                _mm256_storeu_ps(to.add((column * 8 + i) * 64 + half * 32).cast(), columns[i]);
             }
         }
     }

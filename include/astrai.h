@@ -642,7 +642,7 @@ void astrai_event_free(struct astrai_event *event);
 
 /* -- engine ------------------------------------------------------------------ */
 
-/// [B] Opens a model folder in Hugging Face layout and starts its engine. options may be NULL: all automatic.
+/// [B] Opens a model, a folder in Hugging Face layout or a GGUF file, and starts its engine. options may be NULL: all automatic.
 /// *out is freed with astrai_engine_free. The finalizer in options runs once: when the call failed, before it returns;
 /// else when the engine is freed, after its last log line. Not with ERR_STRUCT_SIZE: nothing was read.
 /// ERR_IO, ERR_FORMAT: a file is missing or not what it should be; subject is its path. ERR_UNSUPPORTED: a model or

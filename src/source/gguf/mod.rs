@@ -14,6 +14,8 @@ mod split;
 mod tensor_type;
 mod tokenizer;
 
+pub use split::in_folder;
+
 use super::bytes::Bytes;
 use super::safetensors::{Budget, Stored};
 use super::shard::Shard;
@@ -49,7 +51,6 @@ pub struct Gguf {
     special_tokens: SpecialTokens,
     chat_template: Option<String>,
     named_templates: Vec<NamedTemplate>,
-    warnings: Vec<String>,
     /// See [`ModelSource::adjacent_rotary_pairs`].
     adjacent_pairs: bool,
     weights: Option<WeightFiles>,
@@ -79,14 +80,6 @@ pub fn is_gguf(path: &Path) -> bool {
     file.is_some_and(|(mut file, _)| file.read_exact(&mut begin).is_ok() && &begin == header::MAGIC)
 }
 
-/// The GGUF file of a folder that holds one model, or the first of those it was split into; `None` when it holds none.
-///
-/// # Errors
-/// `Argument` when there are several models.
-pub fn in_folder(dir: &Path) -> Result<Option<PathBuf>> {
-    split::in_folder(dir)
-}
-
 impl Gguf {
     /// The first half of opening: everything but the weights themselves. `path` is a file, of several any.
     ///
@@ -111,7 +104,6 @@ impl Gguf {
             special_tokens: SpecialTokens::default(),
             chat_template: metadata.text(TEMPLATE)?.map(str::to_owned),
             named_templates: named_templates(metadata)?,
-            warnings: Vec::new(),
             adjacent_pairs: false,
             weights: None,
         };
@@ -138,11 +130,11 @@ impl Gguf {
         })
     }
 
-    /// A `tokenizer.json` beside the file, if it has the file's vocabulary.
-    fn sibling(&self, vocabulary: &Vocabulary) -> Result<Option<Bytes>> {
+    /// A `tokenizer.json` beside the file, if it can be read and has the file's vocabulary: the file needs none.
+    fn sibling(&self, vocabulary: &Vocabulary) -> Option<Bytes> {
         let path = self.first.with_file_name("tokenizer.json");
-        let Some(bytes) = files::read(&path, limits::TOKENIZER_BYTES_MAX)? else { return Ok(None) };
-        Ok(names_of(&bytes).filter(|names| vocabulary.agrees(names)).map(|_| Bytes::from_vec(bytes)))
+        let bytes = files::read(&path, limits::TOKENIZER_BYTES_MAX).ok()??;
+        vocabulary.agrees(&names_of(&bytes)?).then(|| Bytes::from_vec(bytes))
     }
 }
 
@@ -174,7 +166,7 @@ impl ModelSource for Gguf {
     fn tokenizer_json(&self) -> Result<Option<Bytes>> {
         let opened = open(&self.first, &mut Budget::default())?;
         let Some(vocabulary) = Vocabulary::read(opened.metadata())? else { return Ok(None) };
-        if let Some(sibling) = self.sibling(&vocabulary)? {
+        if let Some(sibling) = self.sibling(&vocabulary) {
             return Ok(Some(sibling));
         }
         if let Some(own) = opened.metadata().text("tokenizer.huggingface.json")?
@@ -190,10 +182,6 @@ impl ModelSource for Gguf {
 
     fn special_tokens(&self) -> Result<SpecialTokens> {
         Ok(self.special_tokens.clone())
-    }
-
-    fn warnings(&self) -> &[String] {
-        &self.warnings
     }
 
     fn chat_template(&self) -> Result<Option<String>> {

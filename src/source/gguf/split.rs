@@ -53,7 +53,10 @@ pub fn check(metadata: Metadata, files: usize) -> Result<()> {
     Err(Error::format(message).about(metadata.file).numbers(Unit::Count, count, files as u64))
 }
 
-/// See [`super::in_folder`].
+/// The GGUF file of a folder that holds one model, or the first of those it was split into; `None` when it holds none.
+///
+/// # Errors
+/// `Argument` when there are several models.
 pub fn in_folder(dir: &Path) -> Result<Option<PathBuf>> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().take(limits::FOLDER_NAMES_MAX);
     let mut models: Vec<PathBuf> = entries

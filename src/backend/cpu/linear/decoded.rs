@@ -2,8 +2,8 @@
 //!
 //! Sixteen rows of the matrix are decoded to a [`Tile`]: integers in the order in which an 8-bit dot product takes them, as the
 //! panels of [`crate::encoding`] have them, with f32 scales and minima. Then it is multiplied with all rows of the input, while it
-//! is in the cache. A format is thus one function, and a product one per instruction set. Decoding a tile takes less time than
-//! reading its blocks from memory.
+//! is in the cache. A format is thus one function, and a product one per instruction set. For a single row of input, decoding is most
+//! of the work.
 //!
 //! The dot product of a part is an exact integer, so every instruction set gives the same bits:
 //! `sum = fma(integer dot product, scale * input scale, sum)`, then, with minima, `sum = fma(minimum, -input sum, sum)`, where the

@@ -37,10 +37,15 @@ impl<'a> Config<'a> {
         Config { object, ..*self }
     }
 
+    /// What the values stand in: a GGUF file has them under other names.
+    fn file(&self) -> &'static str {
+        if self.subject.ends_with(".gguf") { "config.json made of GGUF metadata" } else { "config.json" }
+    }
+
     fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
         let found = found.to_string();
         let short: String = found.chars().take(80).collect();
-        Error::format(format!("config.json: `{key}` is {short}, expected {expected}")).about(self.subject)
+        Error::format(format!("{}: `{key}` is {short}, expected {expected}", self.file())).about(self.subject)
     }
 
     /// Whether one of its values is an object.
@@ -50,7 +55,7 @@ impl<'a> Config<'a> {
 
     /// An error about a key.
     pub fn bad(&self, key: &str, problem: impl std::fmt::Display) -> Error {
-        Error::format(format!("config.json: `{key}` {problem}")).about(self.subject)
+        Error::format(format!("{}: `{key}` {problem}", self.file())).about(self.subject)
     }
 
     /// A key's value; `null` counts as absent.

@@ -37,7 +37,7 @@ pub struct Folder {
     text: TextFiles,
     /// What was wrong with files that are advice, or that are used later.
     warnings: Vec<String>,
-    weights: Option<WeightFiles>,
+    weights: WeightFiles,
 }
 
 impl Folder {
@@ -66,26 +66,16 @@ impl Folder {
         });
         let text = TextFiles::read(dir, &mut warnings);
         let weights = match text_only {
-            true => None,
-            false => Some(weights(dir, &subject, &mut |line| warnings.push(line))?),
+            true => WeightFiles::text_only(&subject),
+            false => weights(dir, &subject, &mut |line| warnings.push(line))?,
         };
         Ok(Folder { subject, dir: dir.to_path_buf(), config, generation_config, text, warnings, weights })
-    }
-
-    fn weights(&self) -> Result<&WeightFiles> {
-        self.weights.as_ref().ok_or_else(|| {
-            let message = format!("{} was opened for text only; open it with weights to run the model", self.subject);
-            Error::argument(message).about(&self.subject)
-        })
     }
 }
 
 impl Loadable for Folder {
     fn load(&mut self, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
-        match &mut self.weights {
-            Some(weights) => weights.load(&self.subject, no_mmap, progress),
-            None => Ok(()),
-        }
+        self.weights.load(no_mmap, progress)
     }
 }
 
@@ -133,15 +123,15 @@ impl ModelSource for Folder {
     }
 
     fn tensors(&self) -> Result<&[TensorInfo]> {
-        Ok(self.weights()?.infos())
+        self.weights.infos()
     }
 
     fn stamp(&self) -> Option<u64> {
-        self.weights.as_ref()?.stamp()
+        self.weights.stamp()
     }
 
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>> {
-        self.weights()?.tensor(name, &self.subject)
+        self.weights.tensor(name)
     }
 }
 
@@ -163,10 +153,10 @@ fn check_folder(dir: &Path) -> Result<String> {
 /// The files with the weights.
 fn weights(dir: &Path, subject: &str, warn: &mut dyn FnMut(String)) -> Result<WeightFiles> {
     if dir.join(SINGLE).symlink_metadata().is_ok() {
-        return WeightFiles::new(vec![Shard::open(&dir.join(SINGLE), &mut Budget::default())?]);
+        return WeightFiles::new(subject, vec![Shard::open(&dir.join(SINGLE), &mut Budget::default())?]);
     }
     match open_indexed(dir, warn)? {
-        Some(shards) => WeightFiles::new(shards),
+        Some(shards) => WeightFiles::new(subject, shards),
         None => {
             let message = format!("{subject} has neither {SINGLE} nor {INDEX}; {}", foreign::folder_hint(dir));
             Err(Error::new(Status::Io, message).about(subject))

@@ -16,6 +16,8 @@ const SHARED_USUAL: u32 = 48 << 10;
 pub struct Function {
     raw: sys::CUfunction,
     pub name: &'static str,
+    /// The most dynamic shared memory that a block of it needs, in bytes.
+    pub shared: usize,
     /// Maximum dynamic shared memory of a block, in bytes.
     shared_max: u32,
 }
@@ -81,7 +83,7 @@ impl Module {
         // SAFETY: a live module and a string that ends in zero; writes one handle.
         let answer = unsafe { sys::cuModuleGetFunction(&raw mut raw, self.0.handle, symbol.as_ptr()) };
         check(answer, &format!("find the kernel {name}"))?;
-        let mut function = Function { raw, name, shared_max: SHARED_USUAL };
+        let mut function = Function { raw, name, shared, shared_max: SHARED_USUAL };
         let shared = u32::try_from(shared).unwrap_or(u32::MAX);
         if shared > SHARED_USUAL && shared <= self.0.device.info.block_shared_bytes {
             let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

@@ -44,33 +44,32 @@ pub struct Choice {
     function: Function,
     out_features: usize,
     pub rows: usize,
-    shared: usize,
 }
 
 impl CudaBackend {
     /// The kernel for `rows` rows and weights with `out_features` outputs in total.
     pub(super) fn choose(&self, format: Format, rows: usize, out_features: usize) -> Choice {
         let k = &self.kernels;
-        let choice = |function, out_features, rows, shared| Choice { function, out_features, rows, shared };
+        let choice = |function, out_features, rows| Choice { function, out_features, rows };
         // The largest tiles that still keep all multiprocessors busy.
         let large = out_features.div_ceil(128) * rows.div_ceil(128) >= self.device.info.processors as usize;
         match (format, rows) {
-            (Format::F32, _) => choice(k.linear_f32, 8, 8, 0),
-            (Format::Bf16, ..=8) => choice(k.linear_few8_bf16, 16, 8, 0),
-            (Format::Bf16, ..=16) => choice(k.linear_few16_bf16, 16, 16, 0),
-            (Format::Bf16, ..=32) => choice(k.linear_few32_bf16, 16, 32, 0),
-            (Format::Bf16, _) if large => choice(k.linear_128x128_bf16, 128, 128, 98_304),
-            (Format::Bf16, _) => choice(k.linear_64x64_bf16, 64, 64, 98_304),
-            (Format::Q8, ..=8) => choice(k.linear_few8_q8, 16, 8, 0),
-            (Format::Q8, ..=16) => choice(k.linear_few16_q8, 16, 16, 0),
-            (Format::Q8, ..=32) => choice(k.linear_few32_q8, 16, 32, 0),
-            (Format::Q8, _) if large => choice(k.linear_128x128_q8, 128, 128, 75_264),
-            (Format::Q8, _) => choice(k.linear_128x64_q8, 128, 64, 84_480),
-            (Format::Q4, ..=8) => choice(k.linear_few8_q4, 16, 8, 0),
-            (Format::Q4, ..=16) => choice(k.linear_few16_q4, 16, 16, 0),
-            (Format::Q4, ..=32) => choice(k.linear_few32_q4, 16, 32, 0),
-            (Format::Q4, _) if large => choice(k.linear_128x128_q4, 128, 128, 62_976),
-            (Format::Q4, _) => choice(k.linear_128x64_q4, 128, 64, 89_600),
+            (Format::F32, _) => choice(k.linear_f32, 8, 8),
+            (Format::Bf16, ..=8) => choice(k.linear_few8_bf16, 16, 8),
+            (Format::Bf16, ..=16) => choice(k.linear_few16_bf16, 16, 16),
+            (Format::Bf16, ..=32) => choice(k.linear_few32_bf16, 16, 32),
+            (Format::Bf16, _) if large => choice(k.linear_128x128_bf16, 128, 128),
+            (Format::Bf16, _) => choice(k.linear_64x64_bf16, 64, 64),
+            (Format::Q8, ..=8) => choice(k.linear_few8_q8, 16, 8),
+            (Format::Q8, ..=16) => choice(k.linear_few16_q8, 16, 16),
+            (Format::Q8, ..=32) => choice(k.linear_few32_q8, 16, 32),
+            (Format::Q8, _) if large => choice(k.linear_128x128_q8, 128, 128),
+            (Format::Q8, _) => choice(k.linear_128x64_q8, 128, 64),
+            (Format::Q4, ..=8) => choice(k.linear_few8_q4, 16, 8),
+            (Format::Q4, ..=16) => choice(k.linear_few16_q4, 16, 16),
+            (Format::Q4, ..=32) => choice(k.linear_few32_q4, 16, 32),
+            (Format::Q4, _) if large => choice(k.linear_128x128_q4, 128, 128),
+            (Format::Q4, _) => choice(k.linear_128x64_q4, 128, 64),
         }
     }
 
@@ -84,7 +83,7 @@ impl CudaBackend {
             product.first_block = blocks as i32;
             blocks += (product.out_features as usize).div_ceil(choice.out_features);
         }
-        let shape = Shape { grid: [blocks, row_blocks, 1], block: 256, shared: choice.shared };
+        let shape = Shape { grid: [blocks, row_blocks, 1], block: 256, shared: choice.function.shared };
         // SAFETY: the kernels of `choose` have one parameter of this type; the caller's promise.
         unsafe { self.submit(choice.function, shape, &mut [arg(&args)]) };
     }

@@ -53,7 +53,7 @@ pub struct Gguf {
     named_templates: Vec<NamedTemplate>,
     /// See [`ModelSource::adjacent_rotary_pairs`].
     adjacent_pairs: bool,
-    weights: Option<WeightFiles>,
+    weights: WeightFiles,
 }
 
 /// A file whose header was read.
@@ -105,7 +105,7 @@ impl Gguf {
             chat_template: metadata.text(TEMPLATE)?.map(str::to_owned),
             named_templates: named_templates(metadata)?,
             adjacent_pairs: false,
-            weights: None,
+            weights: WeightFiles::text_only(&first.shown),
         };
         for (key, name) in tokenizer::NAMED {
             let text = vocabulary.as_ref().map(|vocabulary| vocabulary.named(key)).transpose()?.flatten();
@@ -118,16 +118,9 @@ impl Gguf {
                 opened.iter().flat_map(|file| &file.header.tensors).map(|stored| &stored.info).collect();
             gguf.config = Some(architecture.config(&metadata, &tensors, rope_factors(&opened)?)?);
             gguf.adjacent_pairs = architecture.adjacent_pairs;
-            gguf.weights = Some(weights(opened, architecture)?);
+            gguf.weights = weights(&gguf.subject, opened, architecture)?;
         }
         Ok(gguf)
-    }
-
-    fn weights(&self) -> Result<&WeightFiles> {
-        self.weights.as_ref().ok_or_else(|| {
-            let message = format!("{} was opened for text only; open it with weights to run the model", self.subject);
-            Error::argument(message).about(&self.subject)
-        })
     }
 
     /// A `tokenizer.json` beside the file, if it can be read and has the file's vocabulary: the file needs none.
@@ -140,10 +133,7 @@ impl Gguf {
 
 impl Loadable for Gguf {
     fn load(&mut self, no_mmap: bool, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
-        match &mut self.weights {
-            Some(weights) => weights.load(&self.subject, no_mmap, progress),
-            None => Ok(()),
-        }
+        self.weights.load(no_mmap, progress)
     }
 }
 
@@ -193,15 +183,15 @@ impl ModelSource for Gguf {
     }
 
     fn tensors(&self) -> Result<&[TensorInfo]> {
-        Ok(self.weights()?.infos())
+        self.weights.infos()
     }
 
     fn stamp(&self) -> Option<u64> {
-        self.weights.as_ref()?.stamp()
+        self.weights.stamp()
     }
 
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>> {
-        self.weights()?.tensor(name, &self.subject)
+        self.weights.tensor(name)
     }
 
     fn adjacent_rotary_pairs(&self) -> bool {
@@ -277,14 +267,14 @@ fn rope_factors(opened: &[Opened]) -> Result<Option<Vec<f32>>> {
 }
 
 /// The weights of all files, under the names they have in a checkpoint.
-fn weights(opened: Vec<Opened>, architecture: &Architecture) -> Result<WeightFiles> {
+fn weights(subject: &str, opened: Vec<Opened>, architecture: &Architecture) -> Result<WeightFiles> {
     let mut shards = Vec::new();
     for Opened { file, path, shown, file_bytes, header, .. } in opened {
         let tensors = header.tensors.into_iter().filter(|stored| stored.info.name != ROPE_FACTORS).collect();
         let tensors: Vec<Stored> = architecture.tensors(tensors, &shown)?;
         shards.push(Shard::of(&file, path, file_bytes, header.data_begin, tensors));
     }
-    WeightFiles::new(shards)
+    WeightFiles::new(subject, shards)
 }
 
 /// What `generation_config.json` would say: the tokens that end an answer, and recommended sampling.

@@ -15,18 +15,13 @@ pub const WEIGHTS_MAX: usize = 256;
 /// Most parts of a block.
 pub const PARTS_MAX: usize = 16;
 
-/// Scales and minima of the parts of a block.
-#[derive(Clone, Copy, Debug)]
-pub struct Parts {
+/// Where the scales and minima of a block's parts are written.
+#[derive(Debug)]
+pub struct Parts<'a> {
     /// A scale for each part.
-    pub scales: [f32; PARTS_MAX],
+    pub scales: &'a mut [f32],
     /// A minimum for each part, which is subtracted; untouched where [`Block::MINIMA`] is not set.
-    pub minima: [f32; PARTS_MAX],
-}
-
-impl Parts {
-    /// Zeros.
-    pub const ZERO: Parts = Parts { scales: [0.0; PARTS_MAX], minima: [0.0; PARTS_MAX] };
+    pub minima: &'a mut [f32],
 }
 
 /// Thirty-two bytes on which formats are written once, whatever instructions there are: compilers do not find them in loops over
@@ -38,6 +33,8 @@ pub trait Bytes: Copy {
     fn load(proof: Self::Proof, from: &[u8]) -> Self;
     /// Of the first 16 bytes the low halves, then the high halves.
     fn nibbles(proof: Self::Proof, from: &[u8]) -> Self;
+    /// The f16 at `at`, which is exact as f32.
+    fn half(proof: Self::Proof, from: &[u8], at: usize) -> f32;
     /// Byte `i` is bit `i`.
     fn spread(proof: Self::Proof, bits: u32) -> Self;
     /// `self & mask` in each byte.
@@ -79,6 +76,15 @@ impl Bytes for Plain {
         let words = &from[..16].as_chunks::<8>().0;
         let [a, b] = [0, 1].map(|i| u64::from_le_bytes(words[i]));
         Plain([a & all(15), b & all(15), a >> 4 & all(15), b >> 4 & all(15)])
+    }
+
+    /// Without tables and special instructions: a product corrects the bias of the exponent.
+    #[inline(always)]
+    fn half(_: (), from: &[u8], at: usize) -> f32 {
+        let bits = u32::from(u16::from_le_bytes([from[at], from[at + 1]]));
+        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+        let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+        f32::from_bits(magnitude.to_bits() | infinite | (bits & 0x8000) << 16)
     }
 
     #[inline(always)]
@@ -143,8 +149,8 @@ pub trait Block {
     /// [`BlockFormat::has_minima`].
     const MINIMA: bool = Self::FORMAT.has_minima();
 
-    /// Decodes a block of [`BlockFormat::bytes`] bytes to [`BlockFormat::weights`] integers; panics for fewer. Inlined, so that it is compiled with the instructions of
-    /// its caller.
+    /// Decodes a block of [`BlockFormat::bytes`] bytes to [`BlockFormat::weights`] integers; panics for fewer. Inlined, so that
+    /// it is compiled with the instructions of its caller.
     fn decode<V: Bytes>(proof: V::Proof, block: &[u8], integers: &mut [i8], parts: &mut Parts);
 }
 
@@ -183,15 +189,6 @@ const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 2
 /// Twice the values of the sixteen 4-bit floats of MXFP4.
 const FP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// f16 to f32; exact. Without tables and special instructions: a product corrects the bias of the exponent.
-#[inline(always)]
-fn f16(bytes: &[u8], at: usize) -> f32 {
-    let bits = u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
-    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
-    let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
-    f32::from_bits(magnitude.to_bits() | infinite | (bits & 0x8000) << 16)
-}
-
 macro_rules! block {
     ($(#[$doc:meta])* $name:ident, |$proof:ident, $block:ident, $integers:ident, $to:ident| $body:block) => {
         $(#[$doc])*
@@ -213,7 +210,7 @@ macro_rules! block {
 block! {
     /// f16 scale, 16 bytes of integers + 8: low halves, then high halves.
     Q4_0, |proof, block, integers, to| {
-        to.scales[0] = f16(block, 0);
+        to.scales[0] = V::half(proof, block, 0);
         V::nibbles(proof, &block[2..]).minus(8).store(integers);
     }
 }
@@ -221,7 +218,7 @@ block! {
 block! {
     /// f16 scale, f16 offset, integers as in [`Q4_0`].
     Q4_1, |proof, block, integers, to| {
-        (to.scales[0], to.minima[0]) = (f16(block, 0), -f16(block, 2));
+        (to.scales[0], to.minima[0]) = (V::half(proof, block, 0), -V::half(proof, block, 2));
         V::nibbles(proof, &block[4..]).store(integers);
     }
 }
@@ -236,7 +233,7 @@ fn five_bits<V: Bytes>(proof: V::Proof, block: &[u8]) -> V {
 block! {
     /// f16 scale, integers + 16 of five bits.
     Q5_0, |proof, block, integers, to| {
-        to.scales[0] = f16(block, 0);
+        to.scales[0] = V::half(proof, block, 0);
         five_bits::<V>(proof, &block[2..]).minus(16).store(integers);
     }
 }
@@ -244,7 +241,7 @@ block! {
 block! {
     /// f16 scale, f16 offset, integers of five bits.
     Q5_1, |proof, block, integers, to| {
-        (to.scales[0], to.minima[0]) = (f16(block, 0), -f16(block, 2));
+        (to.scales[0], to.minima[0]) = (V::half(proof, block, 0), -V::half(proof, block, 2));
         five_bits::<V>(proof, &block[4..]).store(integers);
     }
 }
@@ -252,7 +249,7 @@ block! {
 block! {
     /// f16 scale, 32 signed bytes.
     Q8_0, |proof, block, integers, to| {
-        to.scales[0] = f16(block, 0);
+        to.scales[0] = V::half(proof, block, 0);
         V::load(proof, &block[2..]).store(integers);
     }
 }
@@ -278,7 +275,7 @@ fn one_bit<V: Bytes>(bits: V, bit: usize) -> V {
 block! {
     /// 16 bytes: low half a scale, high half a minimum; 64 bytes of 2-bit codes; f16 factors of scales and minima.
     Q2K, |proof, block, integers, to| {
-        let (scale, minimum) = (f16(block, 80), f16(block, 82));
+        let (scale, minimum) = (V::half(proof, block, 80), V::half(proof, block, 82));
         for (part, &both) in block[..16].iter().enumerate() {
             to.scales[part] = scale * f32::from(both & 15);
             to.minima[part] = minimum * f32::from(both >> 4);
@@ -295,7 +292,7 @@ block! {
 block! {
     /// 32 bytes of third bits (set: not 4 less), 64 of 2-bit codes, 12 of scales + 32, f16 factor of the scales.
     Q3K, |proof, block, integers, to| {
-        let scale = f16(block, 108);
+        let scale = V::half(proof, block, 108);
         let packed = &block[96..108];
         for part in 0..16 {
             let low = if part < 8 { packed[part] & 15 } else { packed[part - 8] >> 4 };
@@ -315,8 +312,8 @@ block! {
 
 /// Scales and minima of [`Q4K`] and [`Q5K`]: two f16 factors, then eight pairs of six bits in twelve bytes.
 #[inline(always)]
-fn six_bits(block: &[u8], to: &mut Parts) {
-    let (scale, minimum) = (f16(block, 0), f16(block, 2));
+fn six_bits<V: Bytes>(proof: V::Proof, block: &[u8], to: &mut Parts) {
+    let (scale, minimum) = (V::half(proof, block, 0), V::half(proof, block, 2));
     let packed = &block[4..16];
     for part in 0..4 {
         to.scales[part] = scale * f32::from(packed[part] & 63);
@@ -329,7 +326,7 @@ fn six_bits(block: &[u8], to: &mut Parts) {
 block! {
     /// Scales and minima, then four times 32 bytes: low halves, then high halves.
     Q4K, |proof, block, integers, to| {
-        six_bits(block, to);
+        six_bits::<V>(proof, block, to);
         for (codes, integers) in block[16..].chunks_exact(32).zip(integers.chunks_exact_mut(64)) {
             let codes = V::load(proof, codes);
             codes.and(15).store(integers);
@@ -341,7 +338,7 @@ block! {
 block! {
     /// Scales and minima, 32 bytes of fifth bits, then low four bits as in [`Q4K`].
     Q5K, |proof, block, integers, to| {
-        six_bits(block, to);
+        six_bits::<V>(proof, block, to);
         let fifth = V::load(proof, &block[16..]);
         for pair in 0..4 {
             let (codes, integers) = (V::load(proof, &block[48 + pair * 32..]), &mut integers[pair * 64..]);
@@ -354,7 +351,7 @@ block! {
 block! {
     /// 128 bytes of low four bits of integer + 32, 64 of high two bits, 16 signed scales, f16 factor of the scales.
     Q6K, |proof, block, integers, to| {
-        let scale = f16(block, 208);
+        let scale = V::half(proof, block, 208);
         for (to, &part) in to.scales.iter_mut().zip(&block[192..208]) {
             *to = scale * f32::from(part as i8);
         }
@@ -372,7 +369,7 @@ block! {
 block! {
     /// f16 scale, 16 bytes of codes as in [`Q4_0`], into a table.
     Iq4Nl, |proof, block, integers, to| {
-        to.scales[0] = f16(block, 0);
+        to.scales[0] = V::half(proof, block, 0);
         V::nibbles(proof, &block[2..]).lookup(&IQ4_VALUES).store(integers);
     }
 }
@@ -380,7 +377,7 @@ block! {
 block! {
     /// f16 factor of the scales, their high two bits in 2 bytes, their low four in 4 bytes, then codes as in [`Iq4Nl`].
     Iq4Xs, |proof, block, integers, to| {
-        let scale = f16(block, 0);
+        let scale = V::half(proof, block, 0);
         let high = u16::from_le_bytes([block[2], block[3]]);
         for part in 0..8 {
             let low = block[4 + part / 2] >> (4 * (part % 2)) & 15;
@@ -408,14 +405,13 @@ pub fn decode_any(format: BlockFormat, block: &[u8], integers: &mut [i8], parts:
 
 /// Decodes consecutive blocks to f32: `scale * integer - minimum`, each operation rounded once.
 pub fn widen(format: BlockFormat, blocks: &[u8], out: &mut [f32]) {
-    let (mut integers, mut parts) = ([0; WEIGHTS_MAX], Parts::ZERO);
+    let (mut integers, mut scales, mut minima) = ([0; WEIGHTS_MAX], [0.0; PARTS_MAX], [0.0; PARTS_MAX]);
     for (block, out) in blocks.chunks_exact(format.bytes()).zip(out.chunks_exact_mut(format.weights())) {
-        decode_any(format, block, &mut integers, &mut parts);
+        decode_any(format, block, &mut integers, &mut Parts { scales: &mut scales, minima: &mut minima });
         for (part, out) in out.chunks_exact_mut(format.part()).enumerate() {
-            let (scale, minimum) = (parts.scales[part], parts.minima[part]);
             for (out, integer) in out.iter_mut().zip(&integers[part * format.part()..]) {
-                let product = scale * f32::from(*integer);
-                *out = if format.has_minima() { product - minimum } else { product };
+                let product = scales[part] * f32::from(*integer);
+                *out = if format.has_minima() { product - minima[part] } else { product };
             }
         }
     }

@@ -37,6 +37,7 @@ COLUMNS = [
 ]
 COLUMNS_DEFAULT = "prefill,short,s1,s4,s8,s16"
 COLUMNS_QUICK = "prefill,s1,s4"
+PRECISIONS_DEFAULT = "bf16,q8,q4"
 # Columns that tell which of an engine's variants can win, and how far behind the best a variant may be to be measured.
 SCREEN = ("prefill", "s1", "s4")
 SCREEN_MARGIN = 0.85
@@ -54,7 +55,7 @@ def arguments(argv):
     parser.add_argument("--shape", default="qwen3-0.6b", help="a shape of `astrai bench --shape` [default: qwen3-0.6b]")
     parser.add_argument("--seed", default="1", help="seed of weights and prompts")
     parser.add_argument("--peers", default=None, help=f"comma-separated, of {', '.join(peers.PEERS)}; none for no peer")
-    parser.add_argument("--precisions", default=",".join(peers.PRECISIONS), help="of bf16, q8, q4")
+    parser.add_argument("--precisions", default=PRECISIONS_DEFAULT, help="of " + ", ".join(peers.PRECISIONS))
     parser.add_argument("--columns", default=None, help="of " + ", ".join(column[0] for column in COLUMNS))
     parser.add_argument("--rounds", type=int, default=3, help="times the whole is repeated; the median counts")
     parser.add_argument("--threads", type=int, default=None, help="threads of every engine [default: physical cores]")

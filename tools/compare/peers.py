@@ -13,7 +13,9 @@ import sys
 import machine
 
 HERE = pathlib.Path(__file__).resolve().parent
-PRECISIONS = ("bf16", "q8", "q4")
+# Types of GGUF file, as llama.cpp's quantizer names them: one file that llama.cpp and astrai both open.
+GGUF = ("Q8_0", "Q4_0", "Q4_K_M", "Q6_K")
+PRECISIONS = ("bf16", "q8", "q4", *GGUF)
 LLAMA_CPP = "llama_cpp_python==0.3.36"
 
 
@@ -79,8 +81,17 @@ class Work:
             partial.rename(path)
         return path
 
+    def gguf(self):
+        """The checkpoint as a GGUF file in bf16."""
+        return self.made(gguf_name("BF16"), lambda target: step(
+            "writing GGUF", [self.tools(), HERE / "gguf_write.py", self.checkpoint(), target]))
+
     def vocab(self):
         return json.loads((self.checkpoint() / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+
+
+def gguf_name(kind):
+    return f"model-{kind}.gguf"
 
 
 def size_of(path):
@@ -127,7 +138,8 @@ class LlamaCpp(Peer):
         "avx2": ["-DGGML_NATIVE=OFF", "-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON",
                  "-DGGML_BMI2=ON", "-DGGML_AVX512=OFF"],
     }
-    FILES = {"bf16": "BF16", "q8": "Q8_0", "q4": "Q4_0"}
+    FILES = {"q8": "Q8_0", "q4": "Q4_0"}
+    STORED = "as stored"
     TARGETS = ("llama-bench", "llama-batched-bench", "llama-quantize", "llama-perplexity")
 
     def __init__(self, flavour):
@@ -173,25 +185,27 @@ class LlamaCpp(Peer):
         return f"{package}, {pathlib.Path(compiler).name}, {self.flavour}"
 
     def model(self, work, precision):
-        whole = work.made("model-BF16.gguf", lambda target: step(
-            "writing GGUF", [work.tools(), HERE / "gguf_write.py", work.checkpoint(), target]))
         if precision == "bf16":
-            return whole
-        kind = self.FILES[precision]
-        return work.made(f"model-{kind}.gguf", lambda target: step(
-            f"quantizing to {kind}", [self.bin(work) / "llama-quantize", whole, target, kind]))
+            return work.gguf()
+        kind = self.FILES.get(precision, precision)
+        return work.made(gguf_name(kind), lambda target: step(
+            f"quantizing to {kind}", [self.bin(work) / "llama-quantize", work.gguf(), target, kind]))
+
+    def variants(self, precision):
+        # Its fastest prefill is that of some types as they are stored, its fastest decoding of others repacked.
+        return ["repacked", self.STORED] if precision in GGUF else ["default"]
 
     def measure(self, work, model, precision, variant, columns, settings):
         runs = []
         single = [c for c in columns if c["streams"] == 1]
         several = [c for c in columns if c["streams"] > 1]
         for group in grouped(single, lambda c: (c["generate"] == 0, c["prompt"] if c["generate"] == 0 else c["generate"])):
-            runs.append(self.bench(work, model, group, settings))
+            runs.append(self.bench(work, model, variant, group, settings))
         for group in grouped(several, lambda c: (c["prompt"], c["generate"])):
-            runs.append(self.batched(work, model, group, settings))
+            runs.append(self.batched(work, model, variant, group, settings))
         return runs
 
-    def bench(self, work, model, columns, settings):
+    def bench(self, work, model, variant, columns, settings):
         """llama-bench: prompts alone, or generation after so many tokens of context."""
         first = columns[0]
         if first["generate"] == 0:
@@ -199,7 +213,7 @@ class LlamaCpp(Peer):
         else:
             what = ["-p", 0, "-n", first["generate"], "-d", ",".join(str(c["prompt"]) for c in columns)]
         command = [self.bin(work) / "llama-bench", "-m", model, "-t", settings["threads"], "-r", first["repeat"], "-o", "json",
-                   *what]
+                   "--repack", int(variant != self.STORED), *what]
         outcome = finished(machine.run([str(part) for part in command]))
         figures = {}
         for entry in json.loads(outcome.out):
@@ -208,7 +222,7 @@ class LlamaCpp(Peer):
                     figures[column["name"]] = sorted(entry["samples_ts"])[len(entry["samples_ts"]) // 2]
         return figures, outcome.others
 
-    def batched(self, work, model, columns, settings):
+    def batched(self, work, model, variant, columns, settings):
         """llama-batched-bench. The streams' prompts are the same tokens, computed once and then copied, which leaves each
         stream a cache of its own and saves the time of the others' prefill."""
         prompt, generate = columns[0]["prompt"], columns[0]["generate"]
@@ -217,7 +231,7 @@ class LlamaCpp(Peer):
         context = widest * -(-(prompt + generate + 1) // 256) * 256
         command = [self.bin(work) / "llama-batched-bench", "-m", model, "-t", settings["threads"], "-c", context, "-b", 2048,
                    "-ub", 512, "-npp", prompt, "-ntg", generate, "-npl", ",".join(str(c["streams"]) for c in columns),
-                   "-pps", "--output-format", "jsonl"]
+                   "-pps", "--output-format", "jsonl", *(["--no-repack"] if variant == self.STORED else [])]
         outcome = finished(machine.run([str(part) for part in command]))
         rates = {}
         for line in (outcome.out + "\n" + outcome.err).splitlines():
@@ -286,6 +300,8 @@ class OpenVino(Python):
         return f"openvino-genai {step('looking at openvino-genai', [work.tools(), '-c', show]).strip()}"
 
     def model(self, work, precision):
+        if precision in GGUF:
+            raise Absent("converts GGUF files to formats of its own")
         kind = self.FORMATS[precision]
         return work.made(f"openvino-{kind}", lambda target: step(
             f"exporting OpenVINO {kind}, a minute",
@@ -360,14 +376,19 @@ class Astrai(Peer):
         return step("looking at astrai", [work.astrai, "--version"]).strip()
 
     def model(self, work, precision):
-        return work.checkpoint()
+        if precision not in GGUF:
+            return work.checkpoint()
+        path = work.models / gguf_name(precision)
+        if not path.exists():
+            raise Absent("llama.cpp's quantizer makes the file: it must be one of the peers")
+        return path
 
     def measure(self, work, model, precision, variant, columns, settings):
         return [self.bench(work, model, precision, column, settings) for column in columns]
 
     def bench(self, work, model, precision, column, settings):
         command = [work.astrai, "bench", model, "--json", "--threads", settings["threads"], "--seed", settings["seed"],
-                   "--weights", precision, "--prompt-len", column["prompt"], "--slots", column["streams"],
+                   *([] if precision in GGUF else ["--weights", precision]), "--prompt-len", column["prompt"], "--slots", column["streams"],
                    "--context", -(-(column["prompt"] + column["generate"] + 1) // 256) * 256]
         if self.tier:
             command += ["--cpu-tier", self.tier]

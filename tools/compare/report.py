@@ -6,7 +6,8 @@ best variant's median over the rounds.
 
 import statistics
 
-PRECISION_LABELS = {"bf16": "16-bit weights", "q8": "8-bit weights", "q4": "4-bit weights"}
+PRECISION_LABELS = {"bf16": "16-bit weights", "q8": "8-bit weights", "q4": "4-bit weights", "Q8_0": "GGUF Q8_0",
+                    "Q4_0": "GGUF Q4_0", "Q4_K_M": "GGUF Q4_K_M", "Q6_K": "GGUF Q6_K"}
 OURS = "astrai"
 # A sample during which other programs took more of the processors than this counts only where there is no calmer one.
 CALM = 0.10

@@ -15,8 +15,7 @@ use super::linear::{Int8RowMut, plain_form};
 use super::portable;
 
 pub(super) use attention::ATTENTION;
-#[cfg(test)]
-pub(super) use linear::DECODE;
+pub(super) use linear::Vnni;
 
 /// The tier with AVX2 instructions alone.
 static PLAIN: Kernels = TABLE;

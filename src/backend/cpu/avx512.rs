@@ -13,8 +13,6 @@ use super::{Compute, Tier, avx2};
 use crate::dtype::DType;
 use crate::encoding::Encoding;
 
-pub(super) use linear::DECODE;
-
 /// The AVX-512 tier.
 pub static KERNELS: Kernels = TABLE;
 

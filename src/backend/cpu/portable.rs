@@ -330,14 +330,12 @@ unsafe fn linear_blocks(
     // SAFETY: a part of the floats' memory, of which all bytes are initialized.
     let integers = unsafe { std::slice::from_raw_parts_mut(integers.as_mut_ptr().cast::<i8>(), in_features) };
     let (scales, minima) = of_parts.split_at_mut(parts);
-    let mut decoded = Parts::ZERO;
     for out in range {
         let row = &bytes[out * row_bytes..(out + 1) * row_bytes];
         for (i, block) in row.chunks_exact(block_bytes).enumerate() {
-            blocks::decode_any(format, block, &mut integers[i * weights..], &mut decoded);
-            let (at, count) = (i * weights / each, weights / each);
-            scales[at..at + count].copy_from_slice(&decoded.scales[..count]);
-            minima[at..at + count].copy_from_slice(&decoded.minima[..count]);
+            let at = i * weights / each;
+            let mut to = Parts { scales: &mut scales[at..], minima: &mut minima[at..] };
+            blocks::decode_any(format, block, &mut integers[i * weights..], &mut to);
         }
         for row in 0..args.rows {
             let codes = &x.codes[row * x.groups * GROUP..][..in_features];

@@ -7,7 +7,7 @@ use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, no_group};
 use super::linear::{Input, Int8RowMut, Int8Rows, LinearArgs, Matrix, plain_form};
 use crate::dtype::BlockFormat;
-use crate::encoding::blocks::{self, GROUP, Parts, WEIGHTS_MAX};
+use crate::encoding::blocks::{self, GROUP, PARTS_MAX, Parts, WEIGHTS_MAX};
 use crate::encoding::{PANEL, Scheme};
 use std::ops::Range;
 
@@ -81,18 +81,18 @@ fn quantized_dot(scheme: Scheme, bytes: &[u8], in_features: usize, out: usize, x
 fn block_dot(format: BlockFormat, bytes: &[u8], in_features: usize, out: usize, x: &Int8Rows, row: usize) -> f32 {
     let (weights, block_bytes, each) = (format.weights(), format.bytes(), format.part());
     let row_bytes = in_features / weights * block_bytes;
-    let (mut integers, mut parts) = ([0; WEIGHTS_MAX], Parts::ZERO);
+    let (mut integers, mut scales, mut minima) = ([0; WEIGHTS_MAX], [0.0; PARTS_MAX], [0.0; PARTS_MAX]);
     let mut sum = 0.0f32;
     for (i, block) in bytes[out * row_bytes..(out + 1) * row_bytes].chunks_exact(block_bytes).enumerate() {
-        blocks::decode_any(format, block, &mut integers, &mut parts);
+        blocks::decode_any(format, block, &mut integers, &mut Parts { scales: &mut scales, minima: &mut minima });
         for (p, integers) in integers[..weights].chunks_exact(each).enumerate() {
             let part = i * weights / each + p;
             let codes = &x.codes[row * x.groups * GROUP + part * each..];
             let dot: i32 = integers.iter().zip(codes).map(|(w, x)| *w as i32 * *x as i32).sum();
             let per_group = GROUP / each;
-            sum = (dot as f32).mul_add(parts.scales[p] * x.scales[row * x.groups + part / per_group], sum);
+            sum = (dot as f32).mul_add(scales[p] * x.scales[row * x.groups + part / per_group], sum);
             if format.has_minima() {
-                sum = parts.minima[p].mul_add(x.negative_sum(row, part, per_group), sum);
+                sum = minima[p].mul_add(x.negative_sum(row, part, per_group), sum);
             }
         }
     }

@@ -14,10 +14,9 @@
 use super::lanes::{LANES, Lanes};
 use super::tiles::{ROW, ROWS, Shape, Tiles};
 use super::{Ahead, aligned};
-use crate::backend::cpu::linear::decoded::{Decode, Rows, Tile};
+use crate::backend::cpu::linear::decoded::{Chunk, Interleave, Rows, Tile};
 use crate::backend::cpu::linear::tile::put;
 use crate::backend::cpu::linear::{Int8Rows, LinearArgs, negative_sum};
-use crate::dtype::BlockFormat;
 use crate::encoding::blocks::GROUP;
 use crate::encoding::{PANEL, Scheme};
 use std::hint::black_box;
@@ -79,27 +78,27 @@ pub unsafe fn panels<T: Tiles, L: Lanes>(
 /// Weights in blocks.
 ///
 /// # Safety
-/// As [`super::Kernels::linear`]; the process may use tiles, and the processor supports the instructions of `decode`.
+/// As [`super::Kernels::linear`]; the process may use tiles, and the processor supports AVX2, F16C and the instructions of `V`.
 #[inline(always)]
-pub unsafe fn blocks<T: Tiles, L: Lanes>(
-    decode: Decode,
+pub unsafe fn blocks<T: Tiles, L: Lanes, V: Interleave>(
     args: &LinearArgs,
-    (format, bytes): (BlockFormat, &[u8]),
+    weights: Rows,
     x: Int8Rows,
     range: Range<usize>,
     scratch: &mut Vec<f32>,
 ) {
-    let weights = Rows { bytes, in_features: args.in_features };
+    let (part, minima) = (weights.format.part(), weights.format.has_minima());
     // SAFETY: guaranteed by the caller.
-    let mut tiles = unsafe { configured::<T>(args.rows, format.part()) };
+    let mut tiles = unsafe { configured::<T>(args.rows, part) };
+    let mut chunk = Chunk::ZERO;
     for first in range.clone().step_by(PANEL) {
         let outs = first..range.end.min(first + PANEL);
         // SAFETY: the rows and outputs belong to the task.
         unsafe {
-            let tile = decode(format, weights, outs.clone(), 0, scratch);
+            let tile = Tile::new::<V>(&weights, outs.clone(), 0, &mut chunk, scratch);
             // The next rows are prefetched while these are decoded.
             let ahead = Ahead { next: std::ptr::null(), lines: 0 };
-            match (format.part(), format.has_minima()) {
+            match (part, minima) {
                 (GROUP, false) => all_rows::<T, L, GROUP, false>(&mut tiles, args, &tile, x, outs, ahead),
                 (GROUP, true) => all_rows::<T, L, GROUP, true>(&mut tiles, args, &tile, x, outs, ahead),
                 (_, false) => all_rows::<T, L, { GROUP / 2 }, false>(&mut tiles, args, &tile, x, outs, ahead),

@@ -2,10 +2,10 @@
 //! quantized weights by one of three dot products.
 
 use super::super::kernels::{Elements, with_features};
-use super::super::linear::decoded::Decode;
+use super::super::linear::decoded::{self, Rows};
 use super::super::linear::panels::{Dot, panels};
 use super::super::linear::stored::{Products, column};
-use super::super::linear::{Input, LinearArgs, Matrix, decoded, widened};
+use super::super::linear::{Input, LinearArgs, Matrix, widened};
 use crate::backend::cpu::vector::{Vector, methods};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -38,9 +38,6 @@ with_features! { "avx2,fma,f16c,avxvnni";
     }
 }
 
-/// Decodes weights in blocks.
-pub(in crate::backend::cpu) const DECODE: Decode = decoded::decode!("avx2,fma,f16c", __m256);
-
 /// # Safety
 /// As [`linear`], and the processor supports the instructions of `D`.
 #[inline(always)]
@@ -50,7 +47,8 @@ unsafe fn linear_with<D: Dot<V = __m256>>(args: &LinearArgs, range: Range<usize>
         match (args.weight, args.x) {
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<D, 2>(args, scheme, bytes, x, range),
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
-                decoded::product::<D, 2>(DECODE, args, (format, bytes), x, range, scratch)
+                let rows = Rows { format, bytes, in_features: args.in_features };
+                decoded::product::<D, D, 2>(args, rows, x, range, scratch)
             }
             (Matrix::Blocks(format, bytes), Input::F32(_)) => {
                 widened(super::TABLE.linear, args, (format, bytes), range, scratch)
@@ -140,7 +138,7 @@ impl<W: Widen> Products for Widened<W> {
 /// most 127, so a pair of products fits 16 bits.
 struct Plain;
 /// AVX-512 VNNI on 256-bit registers.
-struct Vnni;
+pub struct Vnni;
 /// AVX-VNNI.
 struct AvxVnni;
 

@@ -149,9 +149,15 @@ pub trait Block {
     /// [`BlockFormat::has_minima`].
     const MINIMA: bool = Self::FORMAT.has_minima();
 
-    /// Decodes a block of [`BlockFormat::bytes`] bytes to [`BlockFormat::weights`] integers; panics for fewer. Inlined, so that
-    /// it is compiled with the instructions of its caller.
-    fn decode<V: Bytes>(proof: V::Proof, block: &[u8], integers: &mut [i8], parts: &mut Parts);
+    /// Whether a block has one part and begins with its f16 scale; with minima, what is added follows, another f16.
+    const HALVES: bool = false;
+
+    /// Decodes the [`BlockFormat::weights`] integers of a block of [`BlockFormat::bytes`] bytes; panics for fewer. Inlined, as is
+    /// [`Block::parts`], so that it is compiled with the instructions of its caller.
+    fn integers<V: Bytes>(proof: V::Proof, block: &[u8], to: &mut [i8]);
+
+    /// Decodes the scales and minima of a block.
+    fn parts<V: Bytes>(proof: V::Proof, block: &[u8], to: &mut Parts);
 }
 
 /// Calls a function that is generic over a [`Block`] for a format that is known at run time.
@@ -189,19 +195,47 @@ const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 2
 /// Twice the values of the sixteen 4-bit floats of MXFP4.
 const FP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
+/// Defines a [`Block`] by [`Block::integers`] and [`Block::parts`], or by the former where blocks begin with an f16 scale.
 macro_rules! block {
-    ($(#[$doc:meta])* $name:ident, |$proof:ident, $block:ident, $integers:ident, $to:ident| $body:block) => {
+    ($(#[$doc:meta])* $name:ident, |$proof:ident, $block:ident, $to:ident| $body:block) => {
+        block! {
+            $(#[$doc])*
+            $name, true, |$proof, $block, $to| $body, |proof, block, to| {
+                to.scales[0] = V::half(proof, block, 0);
+                if Self::MINIMA {
+                    to.minima[0] = -V::half(proof, block, 2);
+                }
+            }
+        }
+    };
+    (
+        $(#[$doc:meta])* $name:ident,
+        |$proof:ident, $block:ident, $to:ident| $body:block, |$of:ident, $from:ident, $parts:ident| $found:block
+    ) => {
+        block! { $(#[$doc])* $name, false, |$proof, $block, $to| $body, |$of, $from, $parts| $found }
+    };
+    (
+        $(#[$doc:meta])* $name:ident, $halves:literal,
+        |$proof:ident, $block:ident, $to:ident| $body:block, |$of:ident, $from:ident, $parts:ident| $found:block
+    ) => {
         $(#[$doc])*
         pub struct $name;
 
         impl Block for $name {
             const FORMAT: BlockFormat = BlockFormat::$name;
+            const HALVES: bool = $halves;
 
             #[inline(always)]
-            fn decode<V: Bytes>($proof: V::Proof, $block: &[u8], $integers: &mut [i8], $to: &mut Parts) {
+            fn integers<V: Bytes>($proof: V::Proof, $block: &[u8], $to: &mut [i8]) {
                 let $block = &$block[..BlockFormat::$name.bytes()];
-                let $integers = &mut $integers[..BlockFormat::$name.weights()];
+                let $to = &mut $to[..BlockFormat::$name.weights()];
                 $body
+            }
+
+            #[inline(always)]
+            fn parts<V: Bytes>($of: V::Proof, $from: &[u8], $parts: &mut Parts) {
+                let $from = &$from[..BlockFormat::$name.bytes()];
+                $found
             }
         }
     };
@@ -209,17 +243,15 @@ macro_rules! block {
 
 block! {
     /// f16 scale, 16 bytes of integers + 8: low halves, then high halves.
-    Q4_0, |proof, block, integers, to| {
-        to.scales[0] = V::half(proof, block, 0);
-        V::nibbles(proof, &block[2..]).minus(8).store(integers);
+    Q4_0, |proof, block, to| {
+        V::nibbles(proof, &block[2..]).minus(8).store(to);
     }
 }
 
 block! {
     /// f16 scale, f16 offset, integers as in [`Q4_0`].
-    Q4_1, |proof, block, integers, to| {
-        (to.scales[0], to.minima[0]) = (V::half(proof, block, 0), -V::half(proof, block, 2));
-        V::nibbles(proof, &block[4..]).store(integers);
+    Q4_1, |proof, block, to| {
+        V::nibbles(proof, &block[4..]).store(to);
     }
 }
 
@@ -232,25 +264,22 @@ fn five_bits<V: Bytes>(proof: V::Proof, block: &[u8]) -> V {
 
 block! {
     /// f16 scale, integers + 16 of five bits.
-    Q5_0, |proof, block, integers, to| {
-        to.scales[0] = V::half(proof, block, 0);
-        five_bits::<V>(proof, &block[2..]).minus(16).store(integers);
+    Q5_0, |proof, block, to| {
+        five_bits::<V>(proof, &block[2..]).minus(16).store(to);
     }
 }
 
 block! {
     /// f16 scale, f16 offset, integers of five bits.
-    Q5_1, |proof, block, integers, to| {
-        (to.scales[0], to.minima[0]) = (V::half(proof, block, 0), -V::half(proof, block, 2));
-        five_bits::<V>(proof, &block[4..]).store(integers);
+    Q5_1, |proof, block, to| {
+        five_bits::<V>(proof, &block[4..]).store(to);
     }
 }
 
 block! {
     /// f16 scale, 32 signed bytes.
-    Q8_0, |proof, block, integers, to| {
-        to.scales[0] = V::half(proof, block, 0);
-        V::load(proof, &block[2..]).store(integers);
+    Q8_0, |proof, block, to| {
+        V::load(proof, &block[2..]).store(to);
     }
 }
 
@@ -274,38 +303,40 @@ fn one_bit<V: Bytes>(bits: V, bit: usize) -> V {
 
 block! {
     /// 16 bytes: low half a scale, high half a minimum; 64 bytes of 2-bit codes; f16 factors of scales and minima.
-    Q2K, |proof, block, integers, to| {
+    Q2K, |proof, block, to| {
+        for (half, to) in to.chunks_exact_mut(128).enumerate() {
+            let codes = V::load(proof, &block[16 + half * 32..]);
+            for pair in 0..4 {
+                two_bits(codes, pair).store(&mut to[pair * 32..]);
+            }
+        }
+    }, |proof, block, to| {
         let (scale, minimum) = (V::half(proof, block, 80), V::half(proof, block, 82));
         for (part, &both) in block[..16].iter().enumerate() {
             to.scales[part] = scale * f32::from(both & 15);
             to.minima[part] = minimum * f32::from(both >> 4);
-        }
-        for (half, integers) in integers.chunks_exact_mut(128).enumerate() {
-            let codes = V::load(proof, &block[16 + half * 32..]);
-            for pair in 0..4 {
-                two_bits(codes, pair).store(&mut integers[pair * 32..]);
-            }
         }
     }
 }
 
 block! {
     /// 32 bytes of third bits (set: not 4 less), 64 of 2-bit codes, 12 of scales + 32, f16 factor of the scales.
-    Q3K, |proof, block, integers, to| {
+    Q3K, |proof, block, to| {
+        let third = V::load(proof, block);
+        for (half, to) in to.chunks_exact_mut(128).enumerate() {
+            let codes = V::load(proof, &block[32 + half * 32..]);
+            for pair in 0..4 {
+                let third = one_bit(third, half * 4 + pair).shl::<2>();
+                two_bits(codes, pair).or(third).minus(4).store(&mut to[pair * 32..]);
+            }
+        }
+    }, |proof, block, to| {
         let scale = V::half(proof, block, 108);
         let packed = &block[96..108];
         for part in 0..16 {
             let low = if part < 8 { packed[part] & 15 } else { packed[part - 8] >> 4 };
             let high = packed[8 + part % 4] >> (2 * (part / 4)) & 3;
             to.scales[part] = scale * f32::from((low | high << 4) as i8 - 32);
-        }
-        let third = V::load(proof, block);
-        for (half, integers) in integers.chunks_exact_mut(128).enumerate() {
-            let codes = V::load(proof, &block[32 + half * 32..]);
-            for pair in 0..4 {
-                let third = one_bit(third, half * 4 + pair).shl::<2>();
-                two_bits(codes, pair).or(third).minus(4).store(&mut integers[pair * 32..]);
-            }
         }
     }
 }
@@ -314,93 +345,106 @@ block! {
 #[inline(always)]
 fn six_bits<V: Bytes>(proof: V::Proof, block: &[u8], to: &mut Parts) {
     let (scale, minimum) = (V::half(proof, block, 0), V::half(proof, block, 2));
-    let packed = &block[4..16];
-    for part in 0..4 {
-        to.scales[part] = scale * f32::from(packed[part] & 63);
-        to.minima[part] = minimum * f32::from(packed[part + 4] & 63);
-        to.scales[part + 4] = scale * f32::from(packed[part + 8] & 15 | packed[part] >> 6 << 4);
-        to.minima[part + 4] = minimum * f32::from(packed[part + 8] >> 4 | packed[part + 4] >> 6 << 4);
+    let words = block[4..16].as_chunks::<4>().0;
+    let (a, b, c) = (u32::from_le_bytes(words[0]), u32::from_le_bytes(words[1]), u32::from_le_bytes(words[2]));
+    let (six, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x0303_0303);
+    let scales = u64::from(a & six) | u64::from(c & four | (a >> 6 & two) << 4) << 32;
+    let minima = u64::from(b & six) | u64::from(c >> 4 & four | (b >> 6 & two) << 4) << 32;
+    let (scales, minima) = (scales.to_le_bytes(), minima.to_le_bytes());
+    // Loops of indices: closures would be compiled without the instructions of the caller.
+    for part in 0..8 {
+        to.scales[part] = scale * f32::from(scales[part]);
+        to.minima[part] = minimum * f32::from(minima[part]);
     }
 }
 
 block! {
     /// Scales and minima, then four times 32 bytes: low halves, then high halves.
-    Q4K, |proof, block, integers, to| {
-        six_bits::<V>(proof, block, to);
-        for (codes, integers) in block[16..].chunks_exact(32).zip(integers.chunks_exact_mut(64)) {
+    Q4K, |proof, block, to| {
+        for (codes, to) in block[16..].chunks_exact(32).zip(to.chunks_exact_mut(64)) {
             let codes = V::load(proof, codes);
-            codes.and(15).store(integers);
-            codes.shr::<4>().store(&mut integers[32..]);
+            codes.and(15).store(to);
+            codes.shr::<4>().store(&mut to[32..]);
         }
+    }, |proof, block, to| {
+        six_bits::<V>(proof, block, to);
     }
 }
 
 block! {
     /// Scales and minima, 32 bytes of fifth bits, then low four bits as in [`Q4K`].
-    Q5K, |proof, block, integers, to| {
-        six_bits::<V>(proof, block, to);
+    Q5K, |proof, block, to| {
         let fifth = V::load(proof, &block[16..]);
         for pair in 0..4 {
-            let (codes, integers) = (V::load(proof, &block[48 + pair * 32..]), &mut integers[pair * 64..]);
-            codes.and(15).or(one_bit(fifth, 2 * pair).shl::<4>()).store(integers);
-            codes.shr::<4>().or(one_bit(fifth, 2 * pair + 1).shl::<4>()).store(&mut integers[32..]);
+            let (codes, to) = (V::load(proof, &block[48 + pair * 32..]), &mut to[pair * 64..]);
+            codes.and(15).or(one_bit(fifth, 2 * pair).shl::<4>()).store(to);
+            codes.shr::<4>().or(one_bit(fifth, 2 * pair + 1).shl::<4>()).store(&mut to[32..]);
         }
+    }, |proof, block, to| {
+        six_bits::<V>(proof, block, to);
     }
 }
 
 block! {
     /// 128 bytes of low four bits of integer + 32, 64 of high two bits, 16 signed scales, f16 factor of the scales.
-    Q6K, |proof, block, integers, to| {
-        let scale = V::half(proof, block, 208);
-        for (to, &part) in to.scales.iter_mut().zip(&block[192..208]) {
-            *to = scale * f32::from(part as i8);
-        }
-        for (half, integers) in integers.chunks_exact_mut(128).enumerate() {
+    Q6K, |proof, block, to| {
+        for (half, to) in to.chunks_exact_mut(128).enumerate() {
             let high = V::load(proof, &block[128 + half * 32..]);
             let low = [V::load(proof, &block[half * 64..]), V::load(proof, &block[half * 64 + 32..])];
             for pair in 0..4 {
                 let four = if pair < 2 { low[pair].and(15) } else { low[pair - 2].shr::<4>() };
-                four.or(two_bits(high, pair).shl::<4>()).minus(32).store(&mut integers[pair * 32..]);
+                four.or(two_bits(high, pair).shl::<4>()).minus(32).store(&mut to[pair * 32..]);
             }
+        }
+    }, |proof, block, to| {
+        let scale = V::half(proof, block, 208);
+        for (to, &part) in to.scales.iter_mut().zip(&block[192..208]) {
+            *to = scale * f32::from(part as i8);
         }
     }
 }
 
 block! {
     /// f16 scale, 16 bytes of codes as in [`Q4_0`], into a table.
-    Iq4Nl, |proof, block, integers, to| {
-        to.scales[0] = V::half(proof, block, 0);
-        V::nibbles(proof, &block[2..]).lookup(&IQ4_VALUES).store(integers);
+    Iq4Nl, |proof, block, to| {
+        V::nibbles(proof, &block[2..]).lookup(&IQ4_VALUES).store(to);
     }
 }
 
 block! {
     /// f16 factor of the scales, their high two bits in 2 bytes, their low four in 4 bytes, then codes as in [`Iq4Nl`].
-    Iq4Xs, |proof, block, integers, to| {
+    Iq4Xs, |proof, block, to| {
+        for (codes, to) in block[8..].chunks_exact(16).zip(to.chunks_exact_mut(32)) {
+            V::nibbles(proof, codes).lookup(&IQ4_VALUES).store(to);
+        }
+    }, |proof, block, to| {
         let scale = V::half(proof, block, 0);
         let high = u16::from_le_bytes([block[2], block[3]]);
         for part in 0..8 {
             let low = block[4 + part / 2] >> (4 * (part % 2)) & 15;
             let bits = low | ((high >> (2 * part) & 3) as u8) << 4;
             to.scales[part] = scale * f32::from(bits as i8 - 32);
-            V::nibbles(proof, &block[8 + part * 16..]).lookup(&IQ4_VALUES).store(&mut integers[part * 32..]);
         }
     }
 }
 
 block! {
     /// A power of two, as its exponent + 127, and sixteen bytes of codes as in [`Q4_0`], into a table of twice their values.
-    Mxfp4, |proof, block, integers, to| {
+    Mxfp4, |proof, block, to| {
+        V::nibbles(proof, &block[1..]).lookup(&FP4_VALUES).store(to);
+    }, |_proof, block, to| {
         // Half of the power, since the values are twice what they should be; the smallest ones are not normal.
         let exponent = u32::from(block[0]);
         to.scales[0] = f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (exponent - 1) << 23 });
-        V::nibbles(proof, &block[1..]).lookup(&FP4_VALUES).store(integers);
     }
 }
 
-/// [`Block::decode`] for a format that is known at run time, in plain Rust.
+/// Decodes a block of a format that is known at run time, in plain Rust.
 pub fn decode_any(format: BlockFormat, block: &[u8], integers: &mut [i8], parts: &mut Parts) {
-    with_block!(format, B => B::decode::<Plain>((), block, integers, parts));
+    with_block!(format, B => {
+        B::integers::<Plain>((), block, integers);
+        B::parts::<Plain>((), block, parts);
+    });
 }
 
 /// Decodes consecutive blocks to f32: `scale * integer - minimum`, each operation rounded once.

@@ -12,7 +12,6 @@ mod tests;
 mod tiles;
 
 use super::kernels::{Elements, Kernels, with_features};
-use super::linear::decoded::Rows;
 use super::linear::{Input, LinearArgs, Matrix, aligned};
 use super::{Tier, avx512};
 use crate::os::tiles as system;
@@ -55,8 +54,7 @@ with_features! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,
                 int8::panels::<Hardware, __m512>(args, scheme, bytes, x, range, scratch)
             }
             (Matrix::Blocks(format, bytes), Input::Int8(x)) if args.rows >= int8::ROWS_MIN => {
-                let rows = Rows { format, bytes, in_features: args.in_features };
-                int8::blocks::<Hardware, __m512, __m512>(args, rows, x, range, scratch)
+                int8::blocks::<Hardware, __m512, __m512>(args, (format, bytes), x, range, scratch)
             }
             _ => (avx512::TABLE.linear)(args, range, scratch),
         }

@@ -15,7 +15,6 @@ use super::linear::{Int8RowMut, plain_form};
 use super::portable;
 
 pub(super) use attention::ATTENTION;
-pub(super) use linear::Vnni;
 
 /// The tier with AVX2 instructions alone.
 static PLAIN: Kernels = TABLE;

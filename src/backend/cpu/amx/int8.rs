@@ -14,9 +14,10 @@
 use super::lanes::{LANES, Lanes};
 use super::tiles::{ROW, ROWS, Shape, Tiles};
 use super::{Ahead, aligned};
-use crate::backend::cpu::linear::decoded::{Chunk, Interleave, Rows, Tile};
+use crate::backend::cpu::linear::decoded::{Order, Rows, Tile};
 use crate::backend::cpu::linear::tile::put;
 use crate::backend::cpu::linear::{Int8Rows, LinearArgs, negative_sum};
+use crate::dtype::BlockFormat;
 use crate::encoding::blocks::GROUP;
 use crate::encoding::{PANEL, Scheme};
 use std::hint::black_box;
@@ -80,22 +81,22 @@ pub unsafe fn panels<T: Tiles, L: Lanes>(
 /// # Safety
 /// As [`super::Kernels::linear`]; the process may use tiles, and the processor supports AVX2, F16C and the instructions of `V`.
 #[inline(always)]
-pub unsafe fn blocks<T: Tiles, L: Lanes, V: Interleave>(
+pub unsafe fn blocks<T: Tiles, L: Lanes, V: Order>(
     args: &LinearArgs,
-    weights: Rows,
+    (format, bytes): (BlockFormat, &[u8]),
     x: Int8Rows,
     range: Range<usize>,
     scratch: &mut Vec<f32>,
 ) {
-    let (part, minima) = (weights.format.part(), weights.format.has_minima());
+    let weights = Rows::new(format, bytes, args.in_features, 0);
+    let (part, minima) = (format.part(), format.has_minima());
     // SAFETY: guaranteed by the caller.
     let mut tiles = unsafe { configured::<T>(args.rows, part) };
-    let mut chunk = Chunk::ZERO;
     for first in range.clone().step_by(PANEL) {
         let outs = first..range.end.min(first + PANEL);
         // SAFETY: the rows and outputs belong to the task.
         unsafe {
-            let tile = Tile::new::<V>(&weights, outs.clone(), 0, &mut chunk, scratch);
+            let tile = Tile::new::<V>(&weights, outs.clone(), scratch);
             // The next rows are prefetched while these are decoded.
             let ahead = Ahead { next: std::ptr::null(), lines: 0 };
             match (part, minima) {

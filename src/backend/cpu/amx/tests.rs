@@ -7,7 +7,6 @@ use super::lanes::{LANES, Lanes};
 use super::tiles::{Emulated, Hardware, ROW, Shape, Tiles};
 use super::{bf16, int8};
 use crate::backend::cpu::kernels::{Elements, bf16_to_f32, f32_to_bf16};
-use crate::backend::cpu::linear::decoded::Rows;
 use crate::backend::cpu::linear::tests::Int8Owned;
 use crate::backend::cpu::linear::{Input, LinearArgs, Matrix};
 use crate::backend::cpu::{avx2, avx512, portable, reference};
@@ -45,8 +44,7 @@ unsafe fn on<T: Tiles, L: Lanes>(args: &LinearArgs, range: Range<usize>, scratch
                 int8::panels::<T, L>(args, scheme, bytes, x, range, scratch)
             }
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
-                let rows = Rows { format, bytes, in_features: args.in_features };
-                int8::blocks::<T, L, __m256>(args, rows, x, range, scratch)
+                int8::blocks::<T, L, __m256>(args, (format, bytes), x, range, scratch)
             }
             _ => unreachable!("no other form"),
         }

@@ -2,7 +2,7 @@
 //! quantized weights by one of three dot products.
 
 use super::super::kernels::{Elements, with_features};
-use super::super::linear::decoded::{self, Rows};
+use super::super::linear::decoded;
 use super::super::linear::panels::{Dot, panels};
 use super::super::linear::stored::{Products, column};
 use super::super::linear::{Input, LinearArgs, Matrix, widened};
@@ -47,8 +47,7 @@ unsafe fn linear_with<D: Dot<V = __m256>>(args: &LinearArgs, range: Range<usize>
         match (args.weight, args.x) {
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<D, 2>(args, scheme, bytes, x, range),
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
-                let rows = Rows { format, bytes, in_features: args.in_features };
-                decoded::product::<D, D, 2>(args, rows, x, range, scratch)
+                decoded::product::<D, 2>(args, (format, bytes), x, range, scratch)
             }
             (Matrix::Blocks(format, bytes), Input::F32(_)) => {
                 widened(super::TABLE.linear, args, (format, bytes), range, scratch)
@@ -138,7 +137,7 @@ impl<W: Widen> Products for Widened<W> {
 /// most 127, so a pair of products fits 16 bits.
 struct Plain;
 /// AVX-512 VNNI on 256-bit registers.
-pub struct Vnni;
+struct Vnni;
 /// AVX-VNNI.
 struct AvxVnni;
 

@@ -3,7 +3,7 @@
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
 
 use super::super::kernels::{Elements, with_features};
-use super::super::linear::decoded::{self, Rows};
+use super::super::linear::decoded;
 use super::super::linear::panels::{Dot, panels};
 use super::super::linear::stored::{Products, SUMS, column};
 use super::super::linear::{Input, LinearArgs, Matrix, tile};
@@ -18,8 +18,7 @@ with_features! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,
             (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => stored(args, w, x, range),
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => panels::<Vnni, 1>(args, scheme, bytes, x, range),
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
-                let rows = Rows { format, bytes, in_features: args.in_features };
-                decoded::product::<Vnni, avx2::Vnni, 1>(args, rows, x, range, scratch)
+                decoded::product::<Vnni, 1>(args, (format, bytes), x, range, scratch)
             }
             _ => (avx2::TABLE.linear)(args, range, scratch),
         }

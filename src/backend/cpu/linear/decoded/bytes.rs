@@ -3,9 +3,9 @@
 use crate::encoding::blocks::Bytes;
 use std::arch::x86_64::*;
 
-/// [`Bytes`] in a register of AVX2.
+/// [`Bytes`] in a register of AVX2. What is stored is exclusive-or `BIAS`.
 #[derive(Clone, Copy)]
-pub struct Register32(__m256i);
+pub struct Register32<const BIAS: u8>(__m256i);
 
 /// The processor supports AVX2 and F16C.
 #[derive(Clone, Copy)]
@@ -17,6 +17,15 @@ impl Avx2 {
     #[inline(always)]
     pub unsafe fn proof() -> Avx2 {
         Avx2(())
+    }
+
+    /// f16 as f32.
+    #[inline(always)]
+    pub fn widened(self, halves: [u16; 8]) -> [f32; 8] {
+        let mut wide = [0.0; 8];
+        // SAFETY: the proof says that the processor has the instructions; both have eight elements.
+        unsafe { _mm256_storeu_ps(wide.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast()))) };
+        wide
     }
 }
 
@@ -31,7 +40,7 @@ macro_rules! with_avx2 {
     )*};
 }
 
-impl Bytes for Register32 {
+impl<const BIAS: u8> Bytes for Register32<BIAS> {
     type Proof = Avx2;
 
     with_avx2! {
@@ -59,6 +68,9 @@ impl Bytes for Register32 {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
             Register32(_mm256_shuffle_epi8(table, self.0))
         }
-        fn store(self, to: &mut [i8]) -> () { _mm256_storeu_si256(to[..32].as_mut_ptr().cast(), self.0) }
+        fn store(self, to: &mut [i8]) -> () {
+            let flipped = _mm256_xor_si256(self.0, _mm256_set1_epi8(BIAS as i8));
+            _mm256_storeu_si256(to[..32].as_mut_ptr().cast(), flipped)
+        }
     }
 }

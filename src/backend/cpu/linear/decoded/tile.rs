@@ -5,15 +5,15 @@
 use super::super::panels::Dot;
 use super::super::tile::{ROWS, put};
 use super::super::{Int8Rows, LinearArgs, aligned, negative_sum};
+use super::order::{Order, by_part};
 use super::{CHUNK, Chunk, Rows};
-use crate::backend::cpu::vector::{Register, Vector, transpose, transpose8};
+use crate::backend::cpu::vector::{Register, Vector};
 use crate::encoding::PANEL;
-use crate::encoding::blocks::{GROUP, PARTS_MAX};
-use std::arch::x86_64::*;
+use crate::encoding::blocks::GROUP;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Inputs that [`Interleave::interleave`] puts in order at once: two groups.
+/// Inputs that [`Order::interleave`] puts in order at once: two groups.
 const PAIR: usize = 2 * GROUP;
 /// Bytes of a group's integers.
 const GROUP_BYTES: usize = GROUP * PANEL;
@@ -21,7 +21,7 @@ const GROUP_BYTES: usize = GROUP * PANEL;
 /// Sixteen rows of weights in blocks, decoded.
 #[derive(Clone, Copy)]
 pub struct Tile<'a> {
-    /// `[groups][GROUP / 4][PANEL][4]`: integers, each exclusive-or the flip that was asked for.
+    /// `[groups][GROUP / 4][PANEL][4]`: integers, each exclusive-or the bias of the dot product.
     pub codes: &'a [u8],
     /// `[parts][PANEL]`.
     pub scales: &'a [f32],
@@ -30,18 +30,12 @@ pub struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// Decodes the rows `range`, at most sixteen; further ones are zeros.
+    /// Decodes the rows `range`, at most sixteen; what is in the place of further ones is of no use.
     ///
     /// # Safety
     /// The processor supports AVX2, F16C, and the instructions of `V`.
     #[inline(always)]
-    pub unsafe fn new<V: Interleave>(
-        rows: &Rows,
-        range: Range<usize>,
-        flip: u8,
-        chunk: &mut Chunk,
-        scratch: &'a mut Vec<f32>,
-    ) -> Tile<'a> {
+    pub unsafe fn new<V: Order>(rows: &Rows, range: Range<usize>, scratch: &'a mut Vec<f32>) -> Tile<'a> {
         let (part, parts) = (rows.format.part(), rows.in_features / rows.format.part());
         let minima = if rows.format.has_minima() { parts * PANEL } else { 0 };
         let code_bytes = rows.in_features.div_ceil(PAIR) * PAIR * PANEL;
@@ -50,113 +44,29 @@ impl<'a> Tile<'a> {
         // SAFETY: code bytes are a multiple of 64, so the floats are aligned; all bytes are initialized.
         let floats = unsafe { floats.align_to_mut::<f32>().1 };
         let (scales, minima) = floats.split_at_mut(parts * PANEL);
+        let (mut chunks, mut ahead) = ([Chunk::ZERO; PANEL], rows.ahead(&range));
         for first in (0..rows.in_features).step_by(CHUNK) {
-            let len = CHUNK.min(rows.in_features - first);
-            // SAFETY: sixteen rows of `CHUNK` bytes, of which 64 from a multiple of 64 on; 1024 bytes are written.
+            let end = rows.in_features.min(first + CHUNK);
+            // SAFETY: guaranteed by the caller.
+            unsafe { rows.decode(range.clone(), first, &mut chunks) };
+            for _ in range.clone() {
+                ahead.step();
+            }
+            // SAFETY: of sixteen chunks 64 bytes from a multiple of 64 on; 1024 bytes are written.
             unsafe {
-                rows.decode(range.clone(), first, chunk);
                 let codes = codes[first * PANEL..].chunks_exact_mut(PAIR * PANEL);
-                for (pair, to) in codes.take(len.div_ceil(PAIR)).enumerate() {
-                    V::interleave(chunk.codes.as_ptr().cast::<i8>().add(pair * PAIR), CHUNK, flip, to.as_mut_ptr());
+                for (pair, to) in codes.take((end - first).div_ceil(PAIR)).enumerate() {
+                    let codes = chunks[0].codes.as_ptr().wrapping_add(pair * PAIR).cast();
+                    V::interleave(codes, size_of::<Chunk>(), to.as_mut_ptr());
                 }
-                let of_parts = first / part * PANEL..(first + len) / part * PANEL;
-                by_part(&chunk.scales, &mut scales[of_parts.clone()]);
+                let of_parts = first / part * PANEL..end / part * PANEL;
+                by_part(chunks.each_ref().map(|chunk| &chunk.scales), &mut scales[of_parts.clone()]);
                 if !minima.is_empty() {
-                    by_part(&chunk.minima, &mut minima[of_parts]);
+                    by_part(chunks.each_ref().map(|chunk| &chunk.minima), &mut minima[of_parts]);
                 }
             }
         }
         Tile { codes, scales, minima }
-    }
-}
-
-/// Writes numbers of sixteen rows' parts as `[parts][PANEL]`.
-///
-/// # Safety
-/// The processor supports AVX2.
-#[target_feature(enable = "avx2")]
-unsafe fn by_part(from: &[[f32; PARTS_MAX]; PANEL], to: &mut [f32]) {
-    for (p, to) in to.chunks_mut(8 * PANEL).enumerate() {
-        for half in 0..2 {
-            // SAFETY: eight of sixteen rows, eight of sixteen parts; both halves of as many parts as are asked for.
-            unsafe {
-                let mut all = [_mm256_setzero_ps(); 8];
-                for row in 0..8 {
-                    all[row] = _mm256_loadu_ps(from[half * 8 + row][p * 8..].as_ptr());
-                }
-                let columns = transpose8(all);
-                for i in 0..to.len() / PANEL {
-                    _mm256_storeu_ps(to[i * PANEL + half * 8..].as_mut_ptr(), columns[i]);
-                }
-            }
-        }
-    }
-}
-
-/// Order of a tile's integers.
-pub trait Interleave {
-    /// Writes sixteen rows of 64 bytes as `[16][PANEL][4]`: four bytes of each row, then the next four. Every byte is
-    /// exclusive-or `flip`.
-    ///
-    /// # Safety
-    /// The rows, `stride` bytes apart, may be read, 1024 bytes written, and the processor supports the instructions.
-    unsafe fn interleave(rows: *const i8, stride: usize, flip: u8, to: *mut u8);
-}
-
-impl Interleave for __m512 {
-    #[inline(always)]
-    unsafe fn interleave(rows: *const i8, stride: usize, flip: u8, to: *mut u8) {
-        // SAFETY: same contract.
-        unsafe { interleave512(rows, stride, flip, to) }
-    }
-}
-
-impl Interleave for __m256 {
-    #[inline(always)]
-    unsafe fn interleave(rows: *const i8, stride: usize, flip: u8, to: *mut u8) {
-        // SAFETY: same contract.
-        unsafe { interleave256(rows, stride, flip, to) }
-    }
-}
-
-/// See [`Interleave::interleave`]. A function of its own, so that it is compiled once and not for every format.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn interleave512(rows: *const i8, stride: usize, flip: u8, to: *mut u8) {
-    // SAFETY: guaranteed by the caller.
-    unsafe {
-        let flip = _mm512_set1_epi8(flip as i8);
-        let mut all = [_mm512_setzero_ps(); 16];
-        for row in 0..16 {
-            let bytes = _mm512_loadu_si512(rows.add(row * stride).cast());
-            all[row] = _mm512_castsi512_ps(_mm512_xor_si512(bytes, flip));
-        }
-        let columns = transpose(all);
-        for i in 0..16 {
-            _mm512_storeu_ps(to.add(i * 64).cast(), columns[i]);
-        }
-    }
-}
-
-/// As [`interleave512`].
-#[inline(never)]
-#[target_feature(enable = "avx2")]
-unsafe fn interleave256(rows: *const i8, stride: usize, flip: u8, to: *mut u8) {
-    // SAFETY: guaranteed by the caller.
-    unsafe {
-        let flip = _mm256_set1_epi8(flip as i8);
-        for (half, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            let from = rows.add(half * 8 * stride + column * 32);
-            let mut all = [_mm256_setzero_ps(); 8];
-            for row in 0..8 {
-                let bytes = _mm256_loadu_si256(from.add(row * stride).cast());
-                all[row] = _mm256_castsi256_ps(_mm256_xor_si256(bytes, flip));
-            }
-            let columns = transpose8(all);
-            for i in 0..8 {
-                _mm256_storeu_ps(to.add((column * 8 + i) * 64 + half * 32).cast(), columns[i]);
-            }
-        }
     }
 }
 

@@ -165,6 +165,8 @@
 #define ASTRAI_TYPE_Q8 3
 /// 4-bit codes into a table of sixteen values, with factors, of weights only.
 #define ASTRAI_TYPE_Q4 4
+/// Of weights only: Q4, with Q8 where it pays most; some 5 bits a weight.
+#define ASTRAI_TYPE_Q5 5
 
 /* -- instruction set of the CPU ---------------------------------------------- */
 
@@ -304,10 +306,11 @@ typedef struct astrai_engine_options {
   int32_t cpu_tier;
   /// ASTRAI_TYPE_* of computation; F32 is the reference mode.
   int32_t compute;
-  /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8 and Q4 quantize the matrices of the layers while the engine
-  /// opens, and the output matrix to 8 bits; their inputs are 8-bit then, also with compute F32.
+  /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8, Q5 and Q4 quantize the matrices of the layers while the
+  /// engine opens, the value projections and the output matrix always to 8 bits; their inputs are 8-bit then, also with compute
+  /// F32.
   int32_t weights;
-  /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute, Q4 is not supported.
+  /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute, Q5 and Q4 are not supported.
   int32_t kv;
   /// ASTRAI_DELIVER_*
   int32_t delivery;

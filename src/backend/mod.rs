@@ -41,7 +41,7 @@ pub use step::{FROM_LAST_STEP, Ragged, Step, Steps, Tables};
 
 /// Increased whenever a kernel or the forward pass changes in a way that changes result bits. Saved keys and values
 /// with another version are not reused.
-pub const NUMERICS_VERSION: u32 = 3;
+pub const NUMERICS_VERSION: u32 = 4;
 
 /// A device. Implementations must keep law 1 of the [module](self).
 pub trait Backend: Memory + Cache + Steps + Operations + Sampling + Send {}

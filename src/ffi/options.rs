@@ -120,7 +120,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
 }
 
 /// Each list is in the order of the values in the header, as is [`Device::ALL`].
-const TYPES: [Type; 5] = [Type::Auto, Type::F32, Type::Bf16, Type::Q8, Type::Q4];
+const TYPES: [Type; 6] = [Type::Auto, Type::F32, Type::Bf16, Type::Q8, Type::Q4, Type::Q5];
 const TIERS: [CpuTier; 7] =
     [CpuTier::Auto, CpuTier::Reference, CpuTier::Portable, CpuTier::Neon, CpuTier::Avx2, CpuTier::Avx512, CpuTier::Amx];
 const LOG_LEVELS: [LogLevel; 5] = [LogLevel::Off, LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug];
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!((o.device, o.cpu_tier, o.compute, o.kv), (Device::Cpu, CpuTier::Reference, Type::F32, Type::Bf16));
         assert_eq!((o.log_level, o.text_only, o.no_mmap), (LogLevel::Debug, true, false));
         assert!(o.progress.is_none() && o.log.is_none());
-        for (field, value) in [(0, 3), (1, 7), (2, 5), (3, 5), (4, 5), (5, 2), (6, 5), (0, -1)] {
+        for (field, value) in [(0, 3), (1, 7), (2, 6), (3, 6), (4, 6), (5, 2), (6, 5), (0, -1)] {
             let mut c = astrai_engine_options::defaults();
             *[
                 &mut c.device,

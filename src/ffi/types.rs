@@ -108,6 +108,8 @@ pub const ASTRAI_TYPE_BF16: i32 = 2;
 pub const ASTRAI_TYPE_Q8: i32 = 3;
 /// 4-bit codes into a table of sixteen values, with factors, of weights only.
 pub const ASTRAI_TYPE_Q4: i32 = 4;
+/// Of weights only: Q4, with Q8 where it pays most; some 5 bits a weight.
+pub const ASTRAI_TYPE_Q5: i32 = 5;
 
 /// The fastest instruction set this processor has.
 pub const ASTRAI_TIER_AUTO: i32 = 0;
@@ -343,10 +345,11 @@ pub struct astrai_engine_options {
     pub cpu_tier: i32,
     /// ASTRAI_TYPE_* of computation; F32 is the reference mode.
     pub compute: i32,
-    /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8 and Q4 quantize the matrices of the layers while the engine
-    /// opens, and the output matrix to 8 bits; their inputs are 8-bit then, also with compute F32.
+    /// ASTRAI_TYPE_* of weights; AUTO keeps them as stored. Q8, Q5 and Q4 quantize the matrices of the layers while the
+    /// engine opens, the value projections and the output matrix always to 8 bits; their inputs are 8-bit then, also with compute
+    /// F32.
     pub weights: i32,
-    /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute, Q4 is not supported.
+    /// ASTRAI_TYPE_* of the KV cache; AUTO follows compute, Q5 and Q4 are not supported.
     pub kv: i32,
     /// ASTRAI_DELIVER_*
     pub delivery: i32,

@@ -24,7 +24,7 @@ use serde_json::Value;
 pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSource) -> Result<Vec<String>> {
     let all = source.tensors()?;
     let mut found = FoundTensors { all, used: vec![false; all.len()], missing: None, missing_count: 0, wrong: None };
-    walk(architecture, Recipe::STORED, &mut found)?;
+    walk(architecture, Recipe::Stored, &mut found)?;
     let FoundTensors { used, missing, missing_count, wrong, .. } = found;
     let (mut unread, mut unknown) = (Unread::default(), Vec::new());
     for (info, _) in all.iter().zip(&used).filter(|(_, used)| !**used) {

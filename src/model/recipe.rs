@@ -9,49 +9,69 @@ pub enum Part {
     /// Used as it is stored: vectors, biases, the embedding that tokens are looked up in, and the router of experts, whose
     /// small matrix decides which large ones are used.
     Kept,
-    /// A matrix of a layer.
+    /// A matrix of a layer that is none of the following.
     Layer,
-    /// The output matrix; where it is tied to the embedding, a copy of that.
+    /// The projection that values are made by. What it errs in reaches every later position.
+    Value,
+    /// The projection that keys are made by.
+    Key,
+    /// The last matrix of a feed-forward network.
+    Down {
+        /// Index of its layer.
+        layer: usize,
+        /// Layers of the model.
+        layers: usize,
+    },
+    /// The output matrix; where it is tied to the embedding, a copy of that. No later layer evens out its errors.
     Head,
 }
 
-/// How the weights of a model are made from those of its checkpoint.
+/// How the weights of a model are made from those of its checkpoint. `docs/quality.md` has what each costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recipe {
-    layers: Option<Scheme>,
-    head: Option<Scheme>,
+pub enum Recipe {
+    /// Everything as stored.
+    Stored,
+    /// 8-bit matrices.
+    Q8,
+    /// As [`Recipe::Q4`], but for the key projections and some of [`Part::Down`]: they have 8 bits, too.
+    Q5,
+    /// 4-bit matrices, but for the value projections and the output matrix: they have 8 bits.
+    Q4,
 }
 
 impl Recipe {
-    /// Everything as stored.
-    pub const STORED: Recipe = Recipe { layers: None, head: None };
-    /// 8-bit matrices.
-    pub const Q8: Recipe = Recipe { layers: Some(Scheme::Q8), head: Some(Scheme::Q8) };
-    /// 4-bit matrices but for the output matrix, whose errors no later layer evens out: it has 8 bits.
-    pub const Q4: Recipe = Recipe { layers: Some(Scheme::Q4), head: Some(Scheme::Q8) };
-
     /// The scheme of a part; `None` = as stored.
-    pub const fn scheme(self, part: Part) -> Option<Scheme> {
-        match part {
-            Part::Kept => None,
-            Part::Layer => self.layers,
-            Part::Head => self.head,
+    pub fn scheme(self, part: Part) -> Option<Scheme> {
+        match (self, part) {
+            (_, Part::Kept) | (Recipe::Stored, _) => None,
+            (Recipe::Q8, _) | (_, Part::Value | Part::Head) => Some(Scheme::Q8),
+            (Recipe::Q5, Part::Key) => Some(Scheme::Q8),
+            (Recipe::Q5, Part::Down { layer, layers }) if matters(layer, layers) => Some(Scheme::Q8),
+            (Recipe::Q5 | Recipe::Q4, _) => Some(Scheme::Q4),
         }
     }
 
     /// Whether anything is quantized.
-    pub const fn quantizes(self) -> bool {
-        self.layers.is_some() || self.head.is_some()
+    pub fn quantizes(self) -> bool {
+        self != Recipe::Stored
     }
 }
 
-/// The scheme, or those of the layers and of the output matrix where they differ.
+/// Whether a layer is among the first or the last eighth of all, or is every third of those between: where llama.cpp's mixtures
+/// spend more bits, too.
+fn matters(layer: usize, layers: usize) -> bool {
+    let (first, last) = (layers / 8, 7 * layers / 8);
+    layer < first || layer >= last || (layer - first) % 3 == 2
+}
+
+/// Another name whenever other matrices are made: what is kept in files has it.
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |scheme: Option<Scheme>| scheme.map_or_else(|| "stored".to_owned(), |scheme| scheme.to_string());
-        match self.layers == self.head {
-            true => f.write_str(&name(self.layers)),
-            false => write!(f, "{}-{}", name(self.layers), name(self.head)),
-        }
+        f.write_str(match self {
+            Recipe::Stored => "stored",
+            Recipe::Q8 => "q8",
+            Recipe::Q5 => "q5",
+            Recipe::Q4 => "q4",
+        })
     }
 }

@@ -63,7 +63,7 @@ pub struct Weights {
 /// Name and shape of every tensor of a model, in the order they are bound; of an output matrix that need not be there, too.
 pub fn expected(architecture: &Architecture) -> Result<Vec<(String, Vec<usize>)>> {
     let mut list = Listing(Vec::new());
-    walk(architecture, Recipe::STORED, &mut list)?;
+    walk(architecture, Recipe::Stored, &mut list)?;
     Ok(list.0)
 }
 
@@ -199,7 +199,7 @@ impl Binder<'_> {
                 false => None,
             },
             ffn_norm: self.vector(&at(names.ffn_norm), a.hidden)?,
-            ffn: self.ffn(a, &spec.ffn, &at)?,
+            ffn: self.ffn(a, Part::Down { layer: index, layers: a.layers.len() }, &spec.ffn, &at)?,
         })
     }
 
@@ -207,33 +207,34 @@ impl Binder<'_> {
         let names = a.names;
         Ok(match t.kv {
             KvProjection::Direct => KvWeights::Direct {
-                k: self.projection(&at(names.k), width, a.hidden, t.qkv_bias)?,
-                v: self.projection(&at(names.v), width, a.hidden, t.qkv_bias)?,
+                k: self.projection_of(Part::Key, &at(names.k), width, a.hidden, t.qkv_bias)?,
+                v: self.projection_of(Part::Value, &at(names.v), width, a.hidden, t.qkv_bias)?,
             },
             KvProjection::Latent { rank } => KvWeights::Latent {
                 a: self.projection(&at(names.kv_a), rank, a.hidden, false)?,
                 norm: self.vector(&at(names.kv_norm), rank)?,
-                b: self.projection(&at(names.kv_b), 2 * width, rank, false)?,
+                b: self.projection_of(Part::Value, &at(names.kv_b), 2 * width, rank, false)?,
             },
         })
     }
 
-    fn ffn(&mut self, a: &Architecture, ffn: &Ffn, at: &dyn Fn(&str) -> String) -> Result<FfnWeights> {
+    fn ffn(&mut self, a: &Architecture, down: Part, ffn: &Ffn, at: &dyn Fn(&str) -> String) -> Result<FfnWeights> {
         let names = a.names;
         match *ffn {
             Ffn::Dense { intermediate, bias } => Ok(FfnWeights::Dense {
                 gate: self.projection(&at(names.gate), intermediate, a.hidden, bias)?,
                 up: self.projection(&at(names.up), intermediate, a.hidden, bias)?,
-                down: self.projection(&at(names.down), a.hidden, intermediate, bias)?,
+                down: self.projection_of(down, &at(names.down), a.hidden, intermediate, bias)?,
             }),
             Ffn::Experts { count, intermediate, shared, shared_intermediate, .. } => {
                 let router = self.matrix(&at(names.router), count, a.hidden, Part::Kept)?;
                 let trio = [names.expert_gate, names.expert_up, names.expert_down];
-                let routed =
-                    (0..count).map(|e| self.expert(trio, at, e, intermediate, a.hidden)).collect::<Result<_>>()?;
+                let routed = (0..count)
+                    .map(|e| self.expert(down, trio, at, e, intermediate, a.hidden))
+                    .collect::<Result<_>>()?;
                 let trio = [names.shared_gate, names.shared_up, names.shared_down];
                 let shared = (0..shared)
-                    .map(|e| self.expert(trio, at, e, shared_intermediate, a.hidden))
+                    .map(|e| self.expert(down, trio, at, e, shared_intermediate, a.hidden))
                     .collect::<Result<_>>()?;
                 Ok(FfnWeights::Experts { router, routed, shared })
             }
@@ -242,6 +243,7 @@ impl Binder<'_> {
 
     fn expert(
         &mut self,
+        down_part: Part,
         [gate, up, down]: [&str; 3],
         at: &dyn Fn(&str) -> String,
         index: usize,
@@ -252,7 +254,7 @@ impl Binder<'_> {
         Ok(Expert {
             gate: self.matrix(&at(gate), inner, hidden, Part::Layer)?,
             up: self.matrix(&at(up), inner, hidden, Part::Layer)?,
-            down: self.matrix(&at(down), hidden, inner, Part::Layer)?,
+            down: self.matrix(&at(down), hidden, inner, down_part)?,
         })
     }
 
@@ -265,7 +267,18 @@ impl Binder<'_> {
     }
 
     fn projection(&mut self, name: &str, out_features: usize, in_features: usize, bias: bool) -> Result<Projection> {
-        let weight = self.matrix(name, out_features, in_features, Part::Layer)?;
+        self.projection_of(Part::Layer, name, out_features, in_features, bias)
+    }
+
+    fn projection_of(
+        &mut self,
+        part: Part,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+        bias: bool,
+    ) -> Result<Projection> {
+        let weight = self.matrix(name, out_features, in_features, part)?;
         let bias = if bias { Some(self.tensors.take(format!("{name}.bias"), &[out_features], None)?) } else { None };
         Ok(Projection { weight, bias })
     }
@@ -355,7 +368,7 @@ pub fn sizes_on(
     Ok(scale.sizes)
 }
 
-/// How the matrices of the layers lie in memory: quantized, or in the element type in which most bytes of the tensors are
+/// How most matrices of the layers lie in memory: quantized, or in the element type in which most bytes of the tensors are
 /// stored; of two alike, the one that comes first.
 pub fn encoding(
     architecture: &Architecture,

@@ -142,7 +142,7 @@ fn no_step_allocates() {
         let random = random_model(&folder.to_string_lossy(), wide(&folder), 1).unwrap();
         let real = Folder::open(&folder, FolderOptions::default(), &mut |_, _| true).unwrap();
         for tier in tiers() {
-            let with = With { tier, threads: 3, compute: Compute::F32, recipe: Recipe::STORED, kv: DType::F32 };
+            let with = With { tier, threads: 3, compute: Compute::F32, recipe: Recipe::Stored, kv: DType::F32 };
             check(&real, with);
             if tier == Tier::Reference {
                 // Slow, and the only one whose scratch grows with the context.
@@ -152,8 +152,8 @@ fn no_step_allocates() {
                 continue;
             }
             for (threads, compute, recipe, kv) in [
-                (1, Compute::F32, Recipe::STORED, DType::F32),
-                (3, Compute::Bf16, Recipe::STORED, DType::Bf16),
+                (1, Compute::F32, Recipe::Stored, DType::F32),
+                (3, Compute::Bf16, Recipe::Stored, DType::Bf16),
                 (2, Compute::Bf16, Recipe::Q8, DType::I8),
                 (3, Compute::Bf16, Recipe::Q4, DType::Bf16),
             ] {

@@ -183,9 +183,9 @@ static void engine_options(void) {
   TRY(ASTRAI_ERR_ARGUMENT, device, 3);
   TRY(ASTRAI_ERR_ARGUMENT, device, -1);
   TRY(ASTRAI_ERR_ARGUMENT, cpu_tier, 7);
-  TRY(ASTRAI_ERR_ARGUMENT, compute, 5);
-  TRY(ASTRAI_ERR_ARGUMENT, weights, 5);
-  TRY(ASTRAI_ERR_ARGUMENT, kv, 5);
+  TRY(ASTRAI_ERR_ARGUMENT, compute, 6);
+  TRY(ASTRAI_ERR_ARGUMENT, weights, 6);
+  TRY(ASTRAI_ERR_ARGUMENT, kv, 6);
   TRY(ASTRAI_ERR_ARGUMENT, delivery, 2);
   TRY(ASTRAI_ERR_ARGUMENT, log_level, 5);
   TRY(ASTRAI_ERR_ARGUMENT, reserved, 1);
@@ -202,6 +202,8 @@ static void engine_options(void) {
   TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_F32);
   TRY(ASTRAI_ERR_UNSUPPORTED, weights, ASTRAI_TYPE_BF16);
   TRY(ASTRAI_ERR_UNSUPPORTED, kv, ASTRAI_TYPE_Q4);
+  TRY(ASTRAI_ERR_UNSUPPORTED, kv, ASTRAI_TYPE_Q5);
+  TRY(ASTRAI_ERR_ARGUMENT, compute, ASTRAI_TYPE_Q5);
   TRY(ASTRAI_ERR_IO, kv, ASTRAI_TYPE_Q8);
   TRY(ASTRAI_ERR_ARGUMENT, weights_cache, "");
   TRY(ASTRAI_ERR_UTF8, weights_cache, "\xff");

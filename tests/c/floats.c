@@ -133,13 +133,13 @@ static void ask(int32_t weights, int32_t compute, const char *cache, int opening
 }
 
 int main(int argc, char **argv) {
-  static const int32_t weights[3] = {ASTRAI_TYPE_AUTO, ASTRAI_TYPE_Q8, ASTRAI_TYPE_Q4};
+  static const int32_t weights[4] = {ASTRAI_TYPE_AUTO, ASTRAI_TYPE_Q8, ASTRAI_TYPE_Q5, ASTRAI_TYPE_Q4};
   static const int32_t computes[2] = {ASTRAI_TYPE_F32, ASTRAI_TYPE_BF16};
   int w, c, mode;
   CHECK(argc == 3);
   model = argv[1];
   folder = argv[2];
-  for (w = 0; w < 3; w++) {
+  for (w = 0; w < 4; w++) {
     for (c = 0; c < 2; c++) {
       answer expected, got;
       ask(weights[w], computes[c], NULL, 0, 0, &expected);

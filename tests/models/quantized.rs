@@ -60,7 +60,7 @@ fn every_family_answers_with_quantized_weights_and_always_the_same() {
     let prompt: Vec<u32> = (0..70).map(|i| (i * i * 7 + 3) % 64).collect();
     for dir in fixtures() {
         for tier in astrai::backend::cpu::tiers() {
-            for weights in [Type::Q8, Type::Q4] {
+            for weights in [Type::Q8, Type::Q5, Type::Q4] {
                 let open = |threads, no_mmap, compute| {
                     let options = EngineOptions { cpu_tier: tier, threads, no_mmap, compute, ..with(weights) };
                     Engine::open(&dir, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
@@ -109,7 +109,7 @@ fn the_storyteller_tells_much_the_same() {
     }
     let want = mean_nll(&stored, &tokens);
     // Measured on 2,000 tokens; both bounds leave some room, for this text is short and its noise large.
-    for (weights, bound) in [(Type::Q8, 0.004), (Type::Q4, 0.05)] {
+    for (weights, bound) in [(Type::Q8, 0.004), (Type::Q5, 0.04), (Type::Q4, 0.05)] {
         let got = mean_nll(&Engine::open(&dir, with(weights)).unwrap(), &tokens);
         println!("{weights:?}: {got:.5} nats a token, {want:.5} as stored");
         assert!((got - want).abs() < bound, "{weights:?}: {got} for {want}");
@@ -208,13 +208,15 @@ fn quantized_weights_fit_where_stored_ones_do_not() {
         Engine::plan(&dir, &EngineOptions { context_length: 64, weights, memory_budget, ..EngineOptions::default() })
             .unwrap()
     };
-    let [stored, q8, q4] = [Type::Auto, Type::Q8, Type::Q4].map(|weights| plan(weights, 0).weight_bytes);
+    let [stored, q8, q5, q4] = [Type::Auto, Type::Q8, Type::Q5, Type::Q4].map(|weights| plan(weights, 0).weight_bytes);
     // The embedding stays beside them, and the head is 8-bit in both.
     let embedding = 3072 * 192 * 2u64;
     let (eight, four) = (q8 - embedding, q4 - embedding);
     assert!(eight * 16 / stored >= 8 && eight < stored * 9 / 16, "{eight} of {stored}");
     assert!(four < eight * 2 / 3, "{four} of {eight}");
-    for (weights, bytes) in [(Type::Q8, q8), (Type::Q4, q4)] {
+    let five = q5 - embedding;
+    assert!(five > four && five < eight * 3 / 4, "{five} between {four} and {eight}");
+    for (weights, bytes) in [(Type::Q8, q8), (Type::Q5, q5), (Type::Q4, q4)] {
         let least = plan(weights, 1).total_bytes;
         assert_eq!(plan(weights, 1).weight_bytes, bytes);
         let open = |memory_budget| {

@@ -88,7 +88,7 @@ fn the_second_open_uses_what_the_first_one_kept_and_answers_the_same() {
     let mut count = 0;
     // Own head, tied head, biases, experts, several files.
     for name in ["astrai_gqa", "llama_bias", "qwen3", "qwen3_moe", "llama_sharded"] {
-        for weights in [Type::Q8, Type::Q4] {
+        for weights in [Type::Q8, Type::Q5, Type::Q4] {
             let (want, none) = open(&fixture(name), weights, None);
             said(&none, &[]);
             let (first, lines) = open(&fixture(name), weights, Some(&cache));
@@ -151,7 +151,7 @@ fn a_damaged_file_costs_a_log_line_and_is_replaced() {
     let version = format!("\"version\":\"{}\"", astrai::encoding::VERSION);
     for (from, to) in [
         (version.as_str(), "\"version\":\"0\""),
-        ("\"recipe\":\"q4-q8\"", "\"recipe\":\"q8\""),
+        ("\"recipe\":\"q4\"", "\"recipe\":\"q8\""),
         ("\"version\"", "\"another\""),
         ("\"__metadata__\":{", "\"__metadata__\":{\"a\":3,"),
         ("model.layers.0.mlp.down_proj.weight", "model.layers.7.mlp.down_proj.weight"),

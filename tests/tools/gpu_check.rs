@@ -108,7 +108,7 @@ print(speed.table(check))
     let Some(out) = printed(code) else { return };
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines[0], "440 596 114688");
-    assert_eq!(lines[1], "[1.19, 0.63, 0.41]");
+    assert_eq!(lines[1], "[1.19, 0.63, 0.43]");
     assert_eq!(lines[2], "(8192, 1) (2046, 1)");
     let row = |start: &str| -> Vec<String> {
         let line = lines.iter().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no {start} in {out}"));

@@ -8,8 +8,9 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SHAPES = ["storyteller", "qwen3-0.6b", "llama3.2-1b", "llama3.1-8b"]
 WEIGHTS = ["bf16", "q4", "q8"]
-# Bits of a weight: of the layers' matrices, of the output matrix. Groups' scales included (src/encoding.rs).
-BITS = {"bf16": (16, 16), "q8": (8.5, 8.5), "q4": (4.5, 8.5)}
+# Bits of a weight: of the layers' matrices, of their value projections, of the output matrix. Groups' scales included
+# (src/encoding.rs, src/model/recipe.rs).
+BITS = {"bf16": (16, 16, 16), "q8": (8.5, 8.5, 8.5), "q4": (4.5, 8.5, 8.5)}
 KV_BYTES = 2
 # name, workload, tokens of the prompt, tokens generated, streams. Streams generate more than one step of prompts after the
 # other takes, so that all decode at once for a while.
@@ -52,6 +53,7 @@ class Shape:
         kv_heads = config.get("num_key_value_heads") or heads
         dim = config.get("head_dim") or hidden // heads
         attention = hidden * (heads + 2 * kv_heads) * dim + heads * dim * hidden
+        self.values = layers * hidden * kv_heads * dim
         self.layers = layers * (attention + 3 * hidden * config["intermediate_size"])
         self.head = config["vocab_size"] * hidden
         self.context = config["max_position_embeddings"]
@@ -59,8 +61,8 @@ class Shape:
 
     def weight_bytes(self, weights):
         """Bytes of the matrices that a step reads."""
-        layers, head = BITS[weights]
-        return (self.layers * layers + self.head * head) / 8
+        layers, values, head = BITS[weights]
+        return ((self.layers - self.values) * layers + self.values * values + self.head * head) / 8
 
     def lengths(self, prompt, generate):
         """Prompt and output, within the context."""

@@ -72,8 +72,11 @@ pub const KV: [(&str, &str, Type); 2] =
     [("bf16", "16 bits", Type::Bf16), ("q8", "8 bits, one scale for each token and head", Type::Q8)];
 
 /// Values of `--weights`.
-pub const WEIGHTS: [(&str, &str, Type); 2] =
-    [("q8", "8 bits", Type::Q8), ("q4", "4 bits, the output matrix 8", Type::Q4)];
+pub const WEIGHTS: [(&str, &str, Type); 3] = [
+    ("q8", "8 bits", Type::Q8),
+    ("q5", "some 5 bits: as q4, with 8 bits where it pays most", Type::Q5),
+    ("q4", "4 bits, value projections and the output matrix 8", Type::Q4),
+];
 
 /// Values of `--compute`.
 const COMPUTE: [(&str, &str, Type); 2] = [("f32", "", Type::F32), ("bf16", "", Type::Bf16)];

@@ -179,8 +179,9 @@ impl Reader {
             CpuBackend::new(options.cpu_tier, compute, options.threads as usize, ThreadOptions::default())?;
         let recipe = match options.weights {
             Type::Q8 => Recipe::Q8,
+            Type::Q5 => Recipe::Q5,
             Type::Q4 => Recipe::Q4,
-            _ => Recipe::STORED,
+            _ => Recipe::Stored,
         };
         let (progress, log) = (&mut |_, _| true, &mut |_| {});
         let weights = loader::bind(&architecture, family, &*source, recipe.into(), &mut backend, progress, log)?;

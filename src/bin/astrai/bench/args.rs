@@ -151,7 +151,8 @@ pub enum PolicyName {
 }
 
 /// Values of `--weights`.
-const WEIGHTS: [(&str, &str, Type); 3] = [("bf16", "", Type::Bf16), ("q8", "", Type::Q8), ("q4", "", Type::Q4)];
+const WEIGHTS: [(&str, &str, Type); 4] =
+    [("bf16", "", Type::Bf16), ("q8", "", Type::Q8), ("q5", "", Type::Q5), ("q4", "", Type::Q4)];
 
 /// The name of a value on the command line.
 pub fn name_of(value: impl ValueEnum) -> String {

@@ -105,7 +105,7 @@ pub fn choose(
         (Some(Fit::TooLarge { needed, available }), []) => {
             let (needed, available) = (BinaryBytes(*needed), BinaryBytes(*available));
             told(&format!(
-                "the model needs {needed} of memory, and {available} are available; --weights q8 or q4 needs less"
+                "the model needs {needed} of memory, and {available} are available; --weights q8, q5 or q4 needs less"
             ));
             return Ok(Choice::Folder(None));
         }

@@ -218,7 +218,7 @@ impl Pull<'_> {
         };
         let variant = match variants[..] {
             [] if folder => Err(format!(
-                "{name} has no .gguf files to choose from; leave :{quant} away, and use --weights q8 or q4 with its safetensors"
+                "{name} has no .gguf files to choose from; leave :{quant} away, and use --weights q8, q5 or q4 with its safetensors"
             )),
             _ => quant::named(&variants, quant).map_err(|what| format!("{name}: {what}")),
         };

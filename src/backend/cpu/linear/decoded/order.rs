@@ -19,7 +19,7 @@ pub trait Order: Register {
     /// Also, the rows, `stride` bytes apart, may be read, and 1024 bytes written.
     unsafe fn interleave(rows: *const u8, stride: usize, to: *mut u8);
 
-    /// The dot products of the parts of [`CHUNK`] weights and inputs, in their order: eight, or sixteen in two registers.
+    /// The dot products of the parts of [`super::CHUNK`] weights and inputs, in their order: eight, or sixteen in two registers.
     ///
     /// # Safety
     /// Also, as many bytes may be read.

@@ -75,7 +75,7 @@ def own_bits(path, weights):
             continue
         layer, name = int(tensor.name.split(".")[1]), tensor.name.split(".")[2]
         first, last = layers // 8, 7 * layers // 8
-        matters = layer < first or layer >= last or (layer - first) % 3 == 2
+        matters = layer < first or layer >= last or (layer - first) % 2 == 0
         eight = weights == "q8" or name == "attn_v" or weights == "q5" and (name == "attn_k" or name == "ffn_down" and matters)
         total += int(np.prod(tensor.shape)) * (8.5 if eight else 4.5)
         elements += int(np.prod(tensor.shape))

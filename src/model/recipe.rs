@@ -57,11 +57,10 @@ impl Recipe {
     }
 }
 
-/// Whether a layer is among the first or the last eighth of all, or is every third of those between: where llama.cpp's mixtures
-/// spend more bits, too.
+/// Whether a layer is among the first or the last eighth of all, or is every second of those between.
 fn matters(layer: usize, layers: usize) -> bool {
     let (first, last) = (layers / 8, 7 * layers / 8);
-    layer < first || layer >= last || (layer - first) % 3 == 2
+    layer < first || layer >= last || (layer - first).is_multiple_of(2)
 }
 
 /// Another name whenever other matrices are made: what is kept in files has it.

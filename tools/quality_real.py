@@ -24,9 +24,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 20261129
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
-OURS = {"q8": 8.5, "q5": None, "q4": None}
-# llama.cpp's types with a block of 32 weights: the others need rows of 256, which this model does not have.
-TYPES = {"Q8_0": 8.5, "Q5_1": 6.0, "Q5_0": 5.5, "IQ4_NL": 4.5, "Q4_1": 5.0, "Q4_0": 4.5}
+OURS = ("q8", "q5", "q4")
+# llama.cpp's types with a block of 32 weights, which every row of this model is a multiple of; then its own mixture, with what it
+# takes instead where rows are no multiple of 256.
+TYPES = ("Q8_0", "Q5_1", "Q5_0", "IQ4_NL", "Q4_1", "Q4_0")
+MIXTURE = "Q4_K_M"
 
 
 def dithered(source, target):
@@ -59,10 +61,9 @@ def dithered(source, target):
 
 
 def bits(path):
-    """Bits a weight of the layers' matrices, and of all matrices."""
-    sizes = [(t.name, t.n_bytes * 8, int(np.prod(t.shape))) for t in gguf.GGUFReader(path).tensors if len(t.shape) == 2]
-    layers = [(size, count) for name, size, count in sizes if name.startswith("blk.")]
-    return sum(size for size, _ in layers) / sum(count for _, count in layers)
+    """Bits a weight of the layers' matrices."""
+    layers = [t for t in gguf.GGUFReader(path).tensors if len(t.shape) == 2 and t.name.startswith("blk.")]
+    return sum(int(t.n_bytes) * 8 for t in layers) / sum(int(np.prod(t.shape)) for t in layers)
 
 
 def own_bits(path, weights):
@@ -108,17 +109,13 @@ def main():
 
     rows = [(name, base, name, own_bits(base, name)) for name in OURS]
     if options.quantize:
-        for kind in TYPES:
-            # The embedding, which is the output matrix too, has 8 bits in every row, as this library makes it.
+        for kind in (*TYPES, MIXTURE):
+            # The embedding, which is the output matrix too, has 8 bits in every row but the mixture's, as this library makes it.
+            pure = [] if kind == MIXTURE else ["--pure", "--token-embedding-type", "q8_0"]
             path = options.out / f"{kind}.gguf"
             if not path.exists():
-                command = [options.quantize, "--pure", "--token-embedding-type", "q8_0", base, path, kind]
+                command = [options.quantize, *pure, base, path, kind]
                 subprocess.run([str(part) for part in command], check=True, capture_output=True)
-            rows.append((kind, path, None, bits(path)))
-        for kind in ("Q4_K_M",):
-            path = options.out / f"{kind}.gguf"
-            if not path.exists():
-                subprocess.run([str(options.quantize), str(base), str(path), kind], check=True, capture_output=True)
             rows.append((kind, path, None, bits(path)))
     print("| | bits of the layers | divergence | same likeliest token | perplexity |\n|---|---|---|---|---|", flush=True)
     for name, model, weights, width in rows:

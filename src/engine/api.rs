@@ -95,8 +95,8 @@ pub struct EngineOptions {
     /// Precision of activations; [`Type::F32`] is the reference mode.
     pub compute: Type,
     /// Weight format. Automatic keeps weights as stored; [`Type::Q8`], [`Type::Q5`] and [`Type::Q4`] quantize the matrices
-    /// while the engine opens. With the latter two, value projections and the output matrix use 8 bits. Embedding, norms, biases and the router of
-    /// experts stay as stored. Products with quantized weights use 8-bit inputs, whatever `compute` says.
+    /// while the engine opens. With the latter two, value projections and the output matrix use 8 bits. Embedding, norms,
+    /// biases and the router of experts stay as stored. Products with quantized weights use 8-bit inputs, whatever `compute` says.
     pub weights: Type,
     /// A folder, created if necessary, that keeps quantized weights in a file: the next open of the same model maps
     /// that file instead of quantizing. Processes share mapped weights, though [`super::Engine::plan`] counts them as

@@ -1,7 +1,7 @@
 //! Products of weights in blocks ([`crate::encoding::blocks`]) in the registers of a tier.
 //!
-//! Blocks are decoded to integers with f32 scales and minima: a format is one function, compiled once. Products are written once for
-//! all formats:
+//! Blocks are decoded to integers with f32 scales and minima: a format is compiled once for each bias of a dot product. Products are
+//! written once for all formats:
 //!
 //! - Few rows of input are multiplied with the integers as they are, row by row ([`few`]). Decoding is about half of the work.
 //! - For more, a [`Tile`] is made of the sixteen rows: their integers in the order in which an 8-bit dot product takes them, as the

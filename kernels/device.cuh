@@ -95,6 +95,13 @@ __device__ __forceinline__ uint32_t byte_permute(uint32_t low, uint32_t high, ui
     return __byte_perm(low, high, selector);
 }
 
+// The number whose f16 bits these are, exactly.
+__device__ __forceinline__ float from_f16(uint16_t bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
 __device__ __forceinline__ int bit_count(uint32_t bits) { return __popc(bits); }
 
 __device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
@@ -118,6 +125,7 @@ struct alignas(16) Words4 {
 __device__ __forceinline__ Words4 load4(const void *address) { return *static_cast<const Words4 *>(address); }
 __device__ __forceinline__ Words2 load2(const void *address) { return *static_cast<const Words2 *>(address); }
 __device__ __forceinline__ uint32_t load1(const void *address) { return *static_cast<const uint32_t *>(address); }
+__device__ __forceinline__ uint32_t load_short(const void *address) { return *static_cast<const uint16_t *>(address); }
 __device__ __forceinline__ void store4(void *address, Words4 value) { *static_cast<Words4 *>(address) = value; }
 __device__ __forceinline__ void store2(void *address, Words2 value) { *static_cast<Words2 *>(address) = value; }
 
@@ -141,6 +149,7 @@ __device__ __forceinline__ Words2 load2_once(const void *address) {
 inline Words4 load4(const void *address, AT) { return checked<Words4>(address, HERE("load4")); }
 inline Words2 load2(const void *address, AT) { return checked<Words2>(address, HERE("load2")); }
 inline uint32_t load1(const void *address, AT) { return checked<uint32_t>(address, HERE("load1")); }
+inline uint32_t load_short(const void *address, AT) { return checked<uint16_t>(address, HERE("load_short")); }
 inline Words4 load4_once(const void *address, AT) { return checked<Words4>(address, HERE("load4_once")); }
 inline Words2 load2_once(const void *address, AT) { return checked<Words2>(address, HERE("load2_once")); }
 inline void store4(void *address, Words4 value, AT) {

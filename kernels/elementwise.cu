@@ -5,20 +5,11 @@
 // rows as in rows.cuh.
 #include "formats.cuh"
 #include "rows.cuh"
+#include "tokens.cuh"
 
 // Loops over the elements of this thread.
 #define EACH(i, count)                                                                                                 \
     for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < (count); i += int64_t(gridDim.x) * blockDim.x)
-
-// The token of a step's row. With the highest bit set, the low bits index a row of logits of the previous step, and
-// `sampled` has the tokens sampled there; if none could be sampled (then the request ends), 0.
-__device__ __forceinline__ int64_t token_of(uint32_t token, const uint32_t *sampled) {
-    if (token >> 31) {
-        token = sampled[token & 0x7FFFFFFFu];
-        token = token == 0xFFFFFFFFu ? 0 : token;
-    }
-    return token;
-}
 
 // out[rows, width] = table[tokens[r]]; the table is bf16 with rows `pitch` elements apart. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)

@@ -1,4 +1,4 @@
-// Routed experts: the routing, the lists for grouped products (linear.cu), and the weighted sum of their results.
+// Routed experts: the routing, the lists for grouped products (linear.cuh), and the weighted sum of their results.
 //
 // A row's experts depend on its logits only. An entry is a pair (row, its j-th expert). A slot is a place in the list
 // of all entries ordered by expert, then by row; it is the entry's row in the buffers between the products. A row's sum
@@ -81,7 +81,7 @@ experts_count(const uint32_t *chosen_experts, int *counts, int entries) {
     }
 }
 
-// Slots that one block processes, all of one expert; as in linear.cu.
+// Slots that one block processes, all of one expert; as in linear.cuh.
 struct Tile {
     int expert, first, rows;
 };

@@ -14,12 +14,26 @@
 
 constexpr int STEP = 64;
 
+// The order of inputs above: those of a lane are adjacent. Copies to shared memory have finished once they were waited
+// for.
+struct Adjacent {
+    // A lane's eight inputs of 32.
+    static __device__ __forceinline__ Words4 input(const void *from, int t) {
+        return load4(static_cast<const unsigned char *>(from) + 16 * t);
+    }
+
+    struct Copies {
+        __device__ __forceinline__ void finish() const {}
+    };
+};
+
 // bf16, row by row, rows `pitch` elements apart: a multiple of 64, zeros after the last input.
-struct Bf16Format {
+struct Bf16Format : Adjacent {
     struct Step {
         // Both outputs, both blocks of 32 inputs.
         Words4 w[2][2];
     };
+    using Staged = Step;
 
     struct Source {
         const bf16 *rows[2];
@@ -54,7 +68,7 @@ struct Bf16Format {
     // lanes that write a row use all banks.
     static __device__ constexpr int tile_bytes(int outs) { return outs * STEP * 2; }
 
-    template <int OUTS, int THREADS> struct Copier {
+    template <int OUTS, int THREADS> struct Copier : Copies {
         static constexpr int EACH = OUTS * 8 / THREADS;
         const bf16 *from[EACH];
 
@@ -108,7 +122,7 @@ struct Bf16Format {
 
 // The panels of src/encoding.rs: [scales][codes] for each 16 outputs. A lane's outputs are 2g and 2g + 1, which are
 // adjacent.
-template <int GROUP, int GROUP_BYTES> struct Panels {
+template <int GROUP, int GROUP_BYTES> struct Panels : Adjacent {
     static __device__ __forceinline__ int groups(int ins) { return (ins + GROUP - 1) / GROUP; }
 
     static __device__ __forceinline__ int64_t scale_bytes(int ins) { return (int64_t(groups(ins)) * 32 + 63) / 64 * 64; }
@@ -129,6 +143,14 @@ __device__ __forceinline__ void add_group(float (&acc)[4], const float (&sums)[4
     acc[3] = fmaf(high, sums[3], acc[3]);
 }
 
+// Converts two of four bytes, from `first` on, to bf16: 128 less each, exactly. A byte in the low bits of 2^23 gives the
+// number 2^23 + byte.
+__device__ __forceinline__ uint32_t two_codes(uint32_t codes, int first) {
+    const float low = bits_to_float(byte_permute(codes, 0x4B000000u, 0x7440u | uint32_t(first)));
+    const float high = bits_to_float(byte_permute(codes, 0x4B000000u, 0x7441u + uint32_t(first)));
+    return pack_bf16(low - 8388736.0f, high - 8388736.0f);
+}
+
 // 8-bit integers in groups of 32 inputs.
 struct Q8Format : Panels<32, 512> {
     struct Step {
@@ -137,6 +159,7 @@ struct Q8Format : Panels<32, 512> {
         // Of each group, the scales of both outputs, in bf16.
         uint32_t scales[2];
     };
+    using Staged = Step;
 
     struct Source {
         const unsigned char *scales, *codes;
@@ -170,7 +193,7 @@ struct Q8Format : Panels<32, 512> {
     // a 128-byte line are permuted by the line's number, so that the lanes of half a warp use all banks.
     static __device__ constexpr int tile_bytes(int outs) { return outs / 16 * (1024 + 64); }
 
-    template <int OUTS, int THREADS> struct Copier {
+    template <int OUTS, int THREADS> struct Copier : Copies {
         static constexpr int EACH = OUTS * 4 / THREADS;
         const unsigned char *from[EACH], *scales;
 
@@ -210,24 +233,16 @@ struct Q8Format : Panels<32, 512> {
         }
     }
 
-    // Converts two of four codes to bf16, exactly: a code in the low byte of the bits of 2^23 gives the number 2^23 +
-    // code.
-    static __device__ __forceinline__ uint32_t two(uint32_t codes, int first) {
-        const float low = bits_to_float(byte_permute(codes, 0x4B000000u, 0x7440u | uint32_t(first)));
-        const float high = bits_to_float(byte_permute(codes, 0x4B000000u, 0x7441u + uint32_t(first)));
-        return pack_bf16(low - 8388736.0f, high - 8388736.0f);
-    }
-
     template <int NT, class Input>
     static __device__ __forceinline__ void multiply(float (&acc)[NT][4], const Step &s, int step, int ins, Input input) {
         uint32_t a[4][4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const Words2 &w = s.w[i / 2][i % 2];
-            a[i][0] = two(w.w[0], 0);
-            a[i][1] = two(w.w[1], 0);
-            a[i][2] = two(w.w[0], 2);
-            a[i][3] = two(w.w[1], 2);
+            a[i][0] = two_codes(w.w[0], 0);
+            a[i][1] = two_codes(w.w[1], 0);
+            a[i][2] = two_codes(w.w[0], 2);
+            a[i][3] = two_codes(w.w[1], 2);
         }
         const bool both = step * 2 + 1 < groups(ins);
 #pragma unroll
@@ -276,6 +291,7 @@ struct Q4Format : Panels<32, 256> {
         Words2 w[2];
         uint32_t scales[2];
     };
+    using Staged = Step;
 
     struct Source {
         const unsigned char *scales, *codes;
@@ -306,7 +322,7 @@ struct Q4Format : Panels<32, 256> {
     // of each group the 16-byte pieces are swapped in pairs of two, to avoid bank conflicts.
     static __device__ constexpr int tile_bytes(int outs) { return outs / 16 * (512 + 64); }
 
-    template <int OUTS, int THREADS> struct Copier {
+    template <int OUTS, int THREADS> struct Copier : Copies {
         static constexpr int EACH = OUTS * 2 / THREADS;
         const unsigned char *from[EACH], *scales;
 

@@ -95,6 +95,14 @@ inline uint32_t float_to_bits(float value) {
     return bits;
 }
 
+// As the device's instruction, which keeps what a NaN carries.
+inline float from_f16(uint16_t bits) {
+    // The product corrects the bias of the exponent.
+    const float magnitude = bits_to_float(uint32_t(bits & 0x7FFF) << 13) * bits_to_float(0x77800000);
+    const uint32_t infinite = (bits & 0x7C00) == 0x7C00 ? 0x7F800000 : 0;
+    return bits_to_float(float_to_bits(magnitude) | infinite | uint32_t(bits & 0x8000) << 16);
+}
+
 inline uint32_t one_to_bf16(float value) {
     const uint32_t bits = float_to_bits(value);
     if ((bits & 0x7FFFFFFF) > 0x7F800000) {

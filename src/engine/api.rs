@@ -8,6 +8,7 @@ use crate::dtype::DType;
 pub use crate::encoding::Encoding;
 use crate::error::Error;
 use crate::limits;
+use crate::model::Recipe;
 use crate::os::thread::ThreadOptions;
 pub use crate::scheduler::ScheduleFn;
 use std::path::PathBuf;
@@ -29,6 +30,23 @@ pub enum Type {
     Q4,
     /// 4-bit integers, and 8-bit ones where it pays most: some 5 bits in all.
     Q5,
+}
+
+impl Type {
+    /// Whether integers with scales make it up.
+    pub fn is_quantized(self) -> bool {
+        matches!(self, Type::Q8 | Type::Q5 | Type::Q4)
+    }
+
+    /// How weights of this type are made; types that are not quantized leave them as they are stored.
+    pub fn recipe(self) -> Recipe {
+        match self {
+            Type::Q8 => Recipe::Q8,
+            Type::Q5 => Recipe::Q5,
+            Type::Q4 => Recipe::Q4,
+            Type::Auto | Type::F32 | Type::Bf16 => Recipe::Stored,
+        }
+    }
 }
 
 /// Where callbacks run.
@@ -386,7 +404,7 @@ pub struct Info {
     pub threads: u32,
     /// Precision of computation.
     pub compute: Type,
-    /// Encoding of the layers' matrices: the quantized format, or the element type that most bytes of the weights have;
+    /// Encoding of most of the layers' matrices: the quantized format, or the element type that most bytes of the weights have;
     /// `None` for an engine opened for text only.
     pub weights: Option<Encoding>,
     /// Element type of the KV pages, i8 for [`Type::Q8`]; `None` for an engine opened for text only.

@@ -1,6 +1,6 @@
 //! The first stage of opening: what config and headers of the source say of the model.
 
-use super::api::{EngineOptions, Type};
+use super::api::EngineOptions;
 use crate::error::Result;
 use crate::model::Recipe;
 use crate::model::architecture::Architecture;
@@ -26,12 +26,6 @@ impl Described {
     pub fn of(source: &dyn ModelSource, options: &EngineOptions) -> Result<Described> {
         let (family, model_type, architecture) = families::describe(source, options.context_length as usize)?;
         checkpoint::check(&architecture, family, source)?;
-        let recipe = match options.weights {
-            Type::Q8 => Recipe::Q8,
-            Type::Q5 => Recipe::Q5,
-            Type::Q4 => Recipe::Q4,
-            Type::Auto | Type::F32 | Type::Bf16 => Recipe::Stored,
-        };
-        Ok(Described { family, model_type, architecture, recipe })
+        Ok(Described { family, model_type, architecture, recipe: options.weights.recipe() })
     }
 }

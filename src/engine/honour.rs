@@ -41,7 +41,7 @@ pub(super) fn check(o: &EngineOptions) -> Result<()> {
         )
         .about("wake"));
     }
-    if matches!(o.compute, Type::Q8 | Type::Q5 | Type::Q4) {
+    if o.compute.is_quantized() {
         return Err(Error::argument("option compute is a quantized type; it takes f32 or bf16").about("compute"));
     }
     if matches!(o.weights, Type::F32 | Type::Bf16) {
@@ -109,7 +109,7 @@ pub(super) fn warn(options: &EngineOptions, sizing: &Sizing, log: Log) {
     }
     let on_gpu = sizing.choice.device.device().is_gpu();
     let mut unused = |name: &str, why: &str| log(LogLevel::Warn, format!("option {name} is not used: {why}"));
-    if options.weights_cache.is_some() && !matches!(options.weights, Type::Q8 | Type::Q5 | Type::Q4) {
+    if options.weights_cache.is_some() && !options.weights.is_quantized() {
         unused("weights_cache", "only quantized weights are kept, and option weights asks for none");
     }
     if on_gpu {

@@ -362,15 +362,28 @@ fn vocabularies_of_both_kinds() {
 fn a_tokenizer_beside_the_file_has_to_agree() {
     let dir = tempfile::tempdir().unwrap();
     let file = written(dir.path(), "model.gguf", &vocabulary("gpt2").file());
+    let said = || Gguf::headers(&file, true).unwrap().warnings().to_vec();
     let own = Gguf::headers(&file, true).unwrap().tokenizer_json().unwrap().unwrap();
     let mut json: serde_json::Value = serde_json::from_slice(own.as_slice()).unwrap();
     json["model"]["merges"] = serde_json::json!([]);
     written(dir.path(), "tokenizer.json", json.to_string().as_bytes());
     assert_eq!(tokens(&tokenizer(&file).unwrap(), "he", false), [3, 4], "it has no merges");
+    assert_eq!(said(), Vec::<String>::new());
     json["model"]["vocab"]["h"] = 12.into();
     json["model"]["vocab"]["1"] = 3.into();
     written(dir.path(), "tokenizer.json", json.to_string().as_bytes());
     assert_eq!(tokens(&tokenizer(&file).unwrap(), "he", false), [8], "it is another vocabulary");
+    for (bytes, why) in
+        [(json.to_string(), "does not have the same tokens"), ("[".into(), "cannot be read as a tokenizer")]
+    {
+        written(dir.path(), "tokenizer.json", bytes.as_bytes());
+        let [warning] = said().try_into().unwrap();
+        assert!(
+            warning.contains("tokenizer.json") && warning.contains(why) && warning.contains("model.gguf"),
+            "{warning}"
+        );
+        assert_eq!(tokens(&tokenizer(&file).unwrap(), "he", false), [8]);
+    }
 }
 
 #[test]

@@ -181,8 +181,14 @@ pub fn random_blocks(format: BlockFormat, elements: usize, random: &mut Random) 
 
 /// A model of random blocks: two layers of a llama whose rows are as wide as the largest block.
 pub fn random_model(format: BlockFormat) -> Writer {
+    random_model_of(0, |_| format)
+}
+
+/// A small Llama with random matrices in the formats that `format_of` gives for their names; with `experts`, a Mixtral of that
+/// many, two of them for each token.
+pub fn random_model_of(experts: usize, format_of: impl Fn(&str) -> BlockFormat) -> Writer {
     let (hidden, inner, vocab, heads) = (256, 512, 96, 4);
-    let mut random = Random(format as u64 + 17);
+    let mut random = Random(format_of("output") as u64 + 17);
     let mut writer = Writer::default();
     writer.text("general.architecture", "llama");
     for (key, n) in [
@@ -197,27 +203,38 @@ pub fn random_model(format: BlockFormat) -> Writer {
         writer.whole(&format!("llama.{key}"), n as u64);
     }
     writer.number("llama.attention.layer_norm_rms_epsilon", 1e-5);
-    let mut matrix = |writer: &mut Writer, name: &str, shape: [usize; 2]| {
-        let bytes = random_blocks(format, shape[0] * shape[1], &mut random);
-        writer.tensor(&format!("{name}.weight"), &shape, kind_of(format), bytes);
+    if experts > 0 {
+        writer.whole("llama.expert_count", experts as u64);
+        writer.whole("llama.expert_used_count", 2);
+    }
+    let mut matrix = |writer: &mut Writer, name: &str, shape: &[usize]| {
+        let format = format_of(name.rsplit('.').next().unwrap_or(name));
+        let bytes = random_blocks(format, shape.iter().product(), &mut random);
+        writer.tensor(&format!("{name}.weight"), shape, kind_of(format), bytes);
     };
     let ones: Vec<u8> = std::iter::repeat_n(1f32.to_le_bytes(), hidden).flatten().collect();
-    matrix(&mut writer, "token_embd", [vocab, hidden]);
+    matrix(&mut writer, "token_embd", &[vocab, hidden]);
     writer.tensor("output_norm.weight", &[hidden], 0, ones.clone());
-    matrix(&mut writer, "output", [vocab, hidden]);
+    matrix(&mut writer, "output", &[vocab, hidden]);
     for l in 0..2 {
         writer.tensor(&format!("blk.{l}.attn_norm.weight"), &[hidden], 0, ones.clone());
         writer.tensor(&format!("blk.{l}.ffn_norm.weight"), &[hidden], 0, ones.clone());
-        for (name, shape) in [
-            ("attn_q", [hidden, hidden]),
-            ("attn_k", [hidden / 2, hidden]),
-            ("attn_v", [hidden / 2, hidden]),
-            ("attn_output", [hidden, hidden]),
-            ("ffn_gate", [inner, hidden]),
-            ("ffn_up", [inner, hidden]),
-            ("ffn_down", [hidden, inner]),
-        ] {
-            matrix(&mut writer, &format!("blk.{l}.{name}"), shape);
+        for (name, rows) in
+            [("attn_q", hidden), ("attn_k", hidden / 2), ("attn_v", hidden / 2), ("attn_output", hidden)]
+        {
+            matrix(&mut writer, &format!("blk.{l}.{name}"), &[rows, hidden]);
+        }
+        if experts > 0 {
+            let router = (0..experts * hidden).map(|i| ((i * 37 % 101) as f32 - 50.0) / 500.0);
+            let router = router.flat_map(f32::to_le_bytes).collect();
+            writer.tensor(&format!("blk.{l}.ffn_gate_inp.weight"), &[experts, hidden], 0, router);
+            for (name, shape) in [("gate", [inner, hidden]), ("up", [inner, hidden]), ("down", [hidden, inner])] {
+                matrix(&mut writer, &format!("blk.{l}.ffn_{name}_exps"), &[experts, shape[0], shape[1]]);
+            }
+        } else {
+            for (name, shape) in [("gate", [inner, hidden]), ("up", [inner, hidden]), ("down", [hidden, inner])] {
+                matrix(&mut writer, &format!("blk.{l}.ffn_{name}"), &shape);
+            }
         }
     }
     writer

@@ -26,10 +26,11 @@ impl CudaBackend {
         let (count, chosen) = (args.experts.len(), args.routing.chosen.min(args.experts.len()));
         let Some(first) = args.experts.first() else { return };
         let (hidden, inner, entries) = (first.gate.in_features, first.gate.out_features, rows * chosen);
-        let format = self.stored(first.gate).format;
+        let [gate_format, up_format, down_format] = [first.gate, first.up, first.down].map(|w| self.stored(w).format);
         let logits = self.place(args.logits, rows * count);
         let out = self.place(args.out, rows * hidden);
-        let (x, x_pitch) = self.product_input(format, args.x, rows, hidden);
+        let x_of_gate = self.product_input(gate_format, args.x, rows, hidden);
+        let x_of_up = self.product_input(up_format, args.x, rows, hidden);
         let l = &self.scratch().lists;
         let (ids, weights, counts) = (l.chosen.address, l.weights.address, l.counts.address);
         let slots = Slots {
@@ -58,14 +59,18 @@ impl CudaBackend {
         let each = Shape { grid: [count, 1, 1], block: 256, shared: 0 };
         // SAFETY: the parameters of `experts_count`; the lists have room.
         unsafe { self.submit(self.kernels.experts_count, each, &mut [arg(&ids), arg(&counts), arg(&entries_arg)]) };
-        // On average an expert gets few rows, even in a large step.
-        let choice = self.choose(format, entries.div_ceil(count), inner * count.min(entries));
-        let tile_rows = choice.rows as i32;
+        // On average an expert gets few rows, even in a large step. All products go through the same tiles; where a format has no
+        // kernel for them, those that it takes instead suit every format.
+        let wanted = self.tile_rows(entries.div_ceil(count), inner * count.min(entries));
+        let taken = [gate_format, up_format, down_format].map(|format| self.kernel(format, wanted).rows);
+        let tile = taken.into_iter().find(|rows| *rows != wanted).unwrap_or(wanted);
+        let [gate_kernel, up_kernel, down_kernel] = [gate_format, up_format, down_format].map(|f| self.kernel(f, tile));
+        let tile_rows = tile as i32;
         let mut params = [arg(&ids), arg(&counts), arg(&slots), arg(&entries_arg), arg(&chosen_arg), arg(&tile_rows)];
         // SAFETY: the parameters of `experts_place`; the lists have room for the tiles of the smallest kind.
         unsafe { self.submit(self.kernels.experts_place, each, &mut params) };
 
-        let tiles_max = entries / choice.rows + count.min(entries);
+        let tiles_max = entries / tile + count.min(entries);
         let table = self.scratch().addresses.address;
         let product = |matrix: Weight, out: u64, out_features: usize, stride: i32| Product {
             experts: table + u64::from(matrix.id) * 8,
@@ -75,47 +80,38 @@ impl CudaBackend {
             ..Product::default()
         };
         let stride = self.strides(&args);
-        let both = Products {
-            products: [
-                product(first.gate, gate, inner, stride[0]),
-                product(first.up, up, inner, stride[1]),
-                Product::default(),
-                Product::default(),
-            ],
-            count: 2,
+        let products = |first: Product, second: Option<Product>, (x, pitch): (u64, usize)| Products {
+            products: [first, second.unwrap_or_default(), Product::default(), Product::default()],
+            count: 1 + i32::from(second.is_some()),
             in_features: hidden as i32,
-            pitch: x_pitch as i32,
+            pitch: pitch as i32,
             rows: entries as i32,
             x,
             tiles: slots.tiles,
             tile_count: slots.tile_count,
             x_rows: slots.rows,
         };
+        let (gates, ups) = (product(first.gate, gate, inner, stride[0]), product(first.up, up, inner, stride[1]));
         // SAFETY: experts have one shape; gate and up have room for all entries, and the slots' rows are rows of x.
-        unsafe { self.submit_products(choice, both, tiles_max) };
-        let (x, inner_pitch) = if format == Format::F32 {
+        unsafe {
+            if gate_format == up_format {
+                self.submit_products(gate_kernel, products(gates, Some(ups), x_of_gate), tiles_max);
+            } else {
+                self.submit_products(gate_kernel, products(gates, None, x_of_gate), tiles_max);
+                self.submit_products(up_kernel, products(ups, None, x_of_up), tiles_max);
+            }
+        }
+        let x_of_down = if down_format == Format::F32 {
             self.silu_elements(gate, up, entries * inner);
             (gate, inner)
         } else {
             self.silu_rows(gate, up, rounded, entries, inner);
             (rounded, pitch(inner))
         };
-        let down = Products {
-            products: [
-                product(first.down, y, hidden, stride[2]),
-                Product::default(),
-                Product::default(),
-                Product::default(),
-            ],
-            count: 1,
-            in_features: inner as i32,
-            pitch: inner_pitch as i32,
-            x,
-            x_rows: 0,
-            ..both
-        };
+        let downs = product(first.down, y, hidden, stride[2]);
+        let down = Products { in_features: inner as i32, x_rows: 0, ..products(downs, None, x_of_down) };
         // SAFETY: as above.
-        unsafe { self.submit_products(choice, down, tiles_max) };
+        unsafe { self.submit_products(down_kernel, down, tiles_max) };
         let (shape, width) = (self.each_element(rows * hidden), hidden as i32);
         let mut params =
             [arg(&y), arg(&slots.of_entry), arg(&weights), arg(&out), arg(&rows_arg), arg(&chosen_arg), arg(&width)];

@@ -3,6 +3,7 @@
 //! The lists below must match the entries in `kernels/*.cu`; a test compares them.
 
 use super::driver::{Device, Owned, check};
+use crate::dtype::BlockFormat;
 use crate::error::{Error, Result, Status};
 use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CString, c_int, c_void};
@@ -166,6 +167,21 @@ kernels! {
         linear_128x64_q4: 89_600, linear_128x128_q4: 62_976,
         linear_f32,
     }
+    blocks {
+        linear_few8_q4_0, linear_few32_q4_0, linear_128x64_q4_0: 52_224, embed_q4_0,
+        linear_few8_q4_1, linear_few32_q4_1, linear_128x64_q4_1: 55_296, embed_q4_1,
+        linear_few8_q5_0, linear_few32_q5_0, linear_128x64_q5_0: 52_224, embed_q5_0,
+        linear_few8_q5_1, linear_few32_q5_1, linear_128x64_q5_1: 55_296, embed_q5_1,
+        linear_few8_q8_0, linear_few32_q8_0, linear_128x64_q8_0: 52_224, embed_q8_0,
+        linear_few8_q2_k, linear_few32_q2_k, linear_128x64_q2_k: 61_440, embed_q2_k,
+        linear_few8_q3_k, linear_few32_q3_k, linear_128x64_q3_k: 55_296, embed_q3_k,
+        linear_few8_q4_k, linear_few32_q4_k, linear_128x64_q4_k: 55_296, embed_q4_k,
+        linear_few8_q5_k, linear_few32_q5_k, linear_128x64_q5_k: 55_296, embed_q5_k,
+        linear_few8_q6_k, linear_few32_q6_k, linear_128x64_q6_k: 55_296, embed_q6_k,
+        linear_few8_iq4_nl, linear_few32_iq4_nl, linear_128x64_iq4_nl: 52_224, embed_iq4_nl,
+        linear_few8_iq4_xs, linear_few32_iq4_xs, linear_128x64_iq4_xs: 52_224, embed_iq4_xs,
+        linear_few8_mxfp4, linear_few32_mxfp4, linear_128x64_mxfp4: 52_224, embed_mxfp4,
+    }
     norm { rms_norm, place_heads_bf16, place_heads_f32, place_heads_i8 }
     elementwise {
         embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, silu_mul, silu_mul_rows,
@@ -174,6 +190,41 @@ kernels! {
     }
     experts { experts_route, experts_count, experts_place, experts_combine }
     sampling { adjust_logits, best_in_chunks, best_of_chunks, sample_rows, logprob_rows }
+}
+
+/// The kernels for weights in blocks of one format.
+#[derive(Clone, Copy)]
+pub struct BlockKernels {
+    pub few8: Function,
+    pub few32: Function,
+    pub tile_128x64: Function,
+    pub embed: Function,
+}
+
+impl Kernels {
+    /// Those of a block format.
+    pub fn of_blocks(&self, format: BlockFormat) -> BlockKernels {
+        macro_rules! of {
+            ($few8:ident, $few32:ident, $tile:ident, $embed:ident) => {
+                BlockKernels { few8: self.$few8, few32: self.$few32, tile_128x64: self.$tile, embed: self.$embed }
+            };
+        }
+        match format {
+            BlockFormat::Q4_0 => of!(linear_few8_q4_0, linear_few32_q4_0, linear_128x64_q4_0, embed_q4_0),
+            BlockFormat::Q4_1 => of!(linear_few8_q4_1, linear_few32_q4_1, linear_128x64_q4_1, embed_q4_1),
+            BlockFormat::Q5_0 => of!(linear_few8_q5_0, linear_few32_q5_0, linear_128x64_q5_0, embed_q5_0),
+            BlockFormat::Q5_1 => of!(linear_few8_q5_1, linear_few32_q5_1, linear_128x64_q5_1, embed_q5_1),
+            BlockFormat::Q8_0 => of!(linear_few8_q8_0, linear_few32_q8_0, linear_128x64_q8_0, embed_q8_0),
+            BlockFormat::Q2K => of!(linear_few8_q2_k, linear_few32_q2_k, linear_128x64_q2_k, embed_q2_k),
+            BlockFormat::Q3K => of!(linear_few8_q3_k, linear_few32_q3_k, linear_128x64_q3_k, embed_q3_k),
+            BlockFormat::Q4K => of!(linear_few8_q4_k, linear_few32_q4_k, linear_128x64_q4_k, embed_q4_k),
+            BlockFormat::Q5K => of!(linear_few8_q5_k, linear_few32_q5_k, linear_128x64_q5_k, embed_q5_k),
+            BlockFormat::Q6K => of!(linear_few8_q6_k, linear_few32_q6_k, linear_128x64_q6_k, embed_q6_k),
+            BlockFormat::Iq4Nl => of!(linear_few8_iq4_nl, linear_few32_iq4_nl, linear_128x64_iq4_nl, embed_iq4_nl),
+            BlockFormat::Iq4Xs => of!(linear_few8_iq4_xs, linear_few32_iq4_xs, linear_128x64_iq4_xs, embed_iq4_xs),
+            BlockFormat::Mxfp4 => of!(linear_few8_mxfp4, linear_few32_mxfp4, linear_128x64_mxfp4, embed_mxfp4),
+        }
+    }
 }
 
 /// Dynamic shared memory of `attention_*_<dim>x<queries>` in bytes: queries; the stages of keys and values, with scale
@@ -253,7 +304,9 @@ mod tests {
                 text.lines().filter_map(move |line| Some(line.strip_prefix(start)?.split([',', ')']).next()?.trim()))
             };
             let starts = ["ENTRY(", "ATTENTION(", "FEW(", "TILED("];
-            let mut entries: Vec<&str> = starts.into_iter().flat_map(first_words).collect();
+            let mut entries: Vec<String> = starts.into_iter().flat_map(first_words).map(str::to_owned).collect();
+            let blocks = ["linear_few8", "linear_few32", "linear_128x64", "embed"];
+            entries.extend(first_words("BLOCKS(").flat_map(|format| blocks.map(|kernel| format!("{kernel}_{format}"))));
             // The definitions of the macros do not begin a line this way.
             entries.sort_unstable();
             names.sort_unstable();

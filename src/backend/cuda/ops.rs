@@ -2,7 +2,7 @@
 
 use super::forms;
 use super::kernels::{Shape, arg};
-use super::state::CudaBackend;
+use super::state::{CudaBackend, Format};
 use crate::backend::cpu::Compute;
 use crate::backend::*;
 use crate::encoding::Encoding;
@@ -122,15 +122,18 @@ impl Operations for CudaBackend {
             return;
         }
         let (rows, width) = (self.inputs().rows, table.in_features);
-        let (matrix, tokens, to) = (self.stored(table).matrix, self.inputs().tokens(), self.place(out, rows * width));
+        let (stored, tokens, to) = (self.stored(table), self.inputs().tokens(), self.place(out, rows * width));
         let sampled = self.scratch().sampling.tokens();
-        let (function, pitch) = match self.options.compute {
-            Compute::Bf16 => (self.kernels.embed_bf16, forms::pitch(width)),
-            Compute::F32 => (self.kernels.embed_f32, width),
+        let (function, pitch) = match stored.format {
+            Format::F32 => (self.kernels.embed_f32, width),
+            Format::Blocks(format) => (self.kernels.of_blocks(format).embed, 0),
+            Format::Bf16 => (self.kernels.embed_bf16, forms::pitch(width)),
+            Format::Q8 | Format::Q4 => unreachable!("only matrices of products are quantized"),
         };
-        let (shape, pitch, rows, width) = (self.each_element(rows * width), pitch as i32, rows as i32, width as i32);
+        let shape = self.each_element(rows * width);
+        let (matrix, pitch, rows, width) = (stored.matrix, pitch as i32, rows as i32, width as i32);
         let mut params = [arg(&matrix), arg(&pitch), arg(&tokens), arg(&sampled), arg(&to), arg(&rows), arg(&width)];
-        // SAFETY: the parameters of both kernels; tokens are below the table's rows, and `out` was checked.
+        // SAFETY: the parameters of all these kernels; tokens are below the table's rows, and `out` was checked.
         unsafe { self.submit(function, shape, &mut params) };
         self.wrote(out);
     }

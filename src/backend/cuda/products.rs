@@ -1,4 +1,4 @@
-//! Matrix products: the choice of kernel and its parameters. `kernels/linear.cu` explains why results do not depend on
+//! Matrix products: the choice of kernel and its parameters. `kernels/linear.cuh` explains why results do not depend on
 //! the choice.
 
 use super::blaslt;
@@ -47,29 +47,48 @@ pub struct Choice {
 }
 
 impl CudaBackend {
-    /// The kernel for `rows` rows and weights with `out_features` outputs in total.
-    pub(super) fn choose(&self, format: Format, rows: usize, out_features: usize) -> Choice {
+    /// The rows of a tile for products of `rows` rows with weights that have `out_features` outputs in total: the largest that
+    /// still keeps all multiprocessors busy.
+    pub(super) fn tile_rows(&self, rows: usize, out_features: usize) -> usize {
+        match rows {
+            0..=8 => 8,
+            9..=16 => 16,
+            17..=32 => 32,
+            _ if out_features.div_ceil(128) * rows.div_ceil(128) >= self.device.info.processors as usize => 128,
+            _ => 64,
+        }
+    }
+
+    /// The kernel for tiles of that many rows. It may have others, if there is none of that size for the format: see
+    /// [`Choice::rows`].
+    pub(super) fn kernel(&self, format: Format, tile_rows: usize) -> Choice {
         let k = &self.kernels;
         let choice = |function, out_features, rows| Choice { function, out_features, rows };
-        // The largest tiles that still keep all multiprocessors busy.
-        let large = out_features.div_ceil(128) * rows.div_ceil(128) >= self.device.info.processors as usize;
-        match (format, rows) {
+        match (format, tile_rows) {
             (Format::F32, _) => choice(k.linear_f32, 8, 8),
-            (Format::Bf16, ..=8) => choice(k.linear_few8_bf16, 16, 8),
-            (Format::Bf16, ..=16) => choice(k.linear_few16_bf16, 16, 16),
-            (Format::Bf16, ..=32) => choice(k.linear_few32_bf16, 16, 32),
-            (Format::Bf16, _) if large => choice(k.linear_128x128_bf16, 128, 128),
-            (Format::Bf16, _) => choice(k.linear_64x64_bf16, 64, 64),
-            (Format::Q8, ..=8) => choice(k.linear_few8_q8, 16, 8),
-            (Format::Q8, ..=16) => choice(k.linear_few16_q8, 16, 16),
-            (Format::Q8, ..=32) => choice(k.linear_few32_q8, 16, 32),
-            (Format::Q8, _) if large => choice(k.linear_128x128_q8, 128, 128),
-            (Format::Q8, _) => choice(k.linear_128x64_q8, 128, 64),
-            (Format::Q4, ..=8) => choice(k.linear_few8_q4, 16, 8),
-            (Format::Q4, ..=16) => choice(k.linear_few16_q4, 16, 16),
-            (Format::Q4, ..=32) => choice(k.linear_few32_q4, 16, 32),
-            (Format::Q4, _) if large => choice(k.linear_128x128_q4, 128, 128),
-            (Format::Q4, _) => choice(k.linear_128x64_q4, 128, 64),
+            (Format::Bf16, 8) => choice(k.linear_few8_bf16, 16, 8),
+            (Format::Bf16, 16) => choice(k.linear_few16_bf16, 16, 16),
+            (Format::Bf16, 32) => choice(k.linear_few32_bf16, 16, 32),
+            (Format::Bf16, 64) => choice(k.linear_64x64_bf16, 64, 64),
+            (Format::Bf16, _) => choice(k.linear_128x128_bf16, 128, 128),
+            (Format::Q8, 8) => choice(k.linear_few8_q8, 16, 8),
+            (Format::Q8, 16) => choice(k.linear_few16_q8, 16, 16),
+            (Format::Q8, 32) => choice(k.linear_few32_q8, 16, 32),
+            (Format::Q8, 64) => choice(k.linear_128x64_q8, 128, 64),
+            (Format::Q8, _) => choice(k.linear_128x128_q8, 128, 128),
+            (Format::Q4, 8) => choice(k.linear_few8_q4, 16, 8),
+            (Format::Q4, 16) => choice(k.linear_few16_q4, 16, 16),
+            (Format::Q4, 32) => choice(k.linear_few32_q4, 16, 32),
+            (Format::Q4, 64) => choice(k.linear_128x64_q4, 128, 64),
+            (Format::Q4, _) => choice(k.linear_128x128_q4, 128, 128),
+            (Format::Blocks(format), rows) => {
+                let k = k.of_blocks(format);
+                match rows {
+                    8 => choice(k.few8, 16, 8),
+                    16 | 32 => choice(k.few32, 16, 32),
+                    _ => choice(k.tile_128x64, 128, 64),
+                }
+            }
         }
     }
 
@@ -153,7 +172,7 @@ impl CudaBackend {
         if args.count == 0 {
             return;
         }
-        let choice = self.choose(format, rows, all_outs);
+        let choice = self.kernel(format, self.tile_rows(rows, all_outs));
         // SAFETY: places were checked against the weights' shapes, and weights have the shapes they were made with.
         unsafe { self.submit_products(choice, args, rows.div_ceil(choice.rows)) };
     }

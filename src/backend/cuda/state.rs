@@ -10,7 +10,7 @@ use super::memory::Buffer;
 use super::sampling::{self, SamplingScratch};
 use super::upload::{Arena, Uploader};
 use crate::backend::cpu::Compute;
-use crate::backend::cpu::kernels::{Elements, f32_to_bf16};
+use crate::backend::cpu::kernels::Elements;
 use crate::backend::device::DeviceOptions;
 use crate::backend::{HostBytes, KvShape, MaxBatchShape, RandomWeight, Step, Tensor, Weight};
 use crate::dtype::{BlockFormat, DType};
@@ -33,6 +33,7 @@ pub enum Format {
     F32,
     Q8,
     Q4,
+    Blocks(BlockFormat),
 }
 
 /// A weight on the device.
@@ -398,14 +399,28 @@ impl CudaBackend {
                 let row_bytes =
                     dtype.bytes(in_features).filter(|row| row.checked_mul(out_features) == Some(bytes.len()));
                 let row_bytes = row_bytes.ok_or_else(|| wrong(format!("in {dtype} has {} bytes", bytes.len())))?;
-                let blocks = (format, bytes, row_bytes);
+                let row = |index: usize| &bytes[index * row_bytes..(index + 1) * row_bytes];
                 let (format, matrix) = match compute {
-                    Compute::Bf16 => (
-                        Format::Bf16,
-                        self.upload_blocks::<2>(blocks, [out_features, in_features], |x| f32_to_bf16(x).to_le_bytes())?,
-                    ),
+                    Compute::Bf16 => {
+                        let pitch = forms::block_row_bytes(format, in_features);
+                        let pitch = pitch.ok_or_else(|| Error::memory("weights", u64::MAX))?;
+                        let matrix = self.upload(out_features, pitch, |rows, to| {
+                            rows.zip(to.chunks_exact_mut(pitch))
+                                .for_each(|(i, to)| forms::put_blocks(format, row(i), to));
+                        })?;
+                        (Format::Blocks(format), matrix)
+                    }
                     Compute::F32 => {
-                        (Format::F32, self.upload_blocks::<4>(blocks, [out_features, in_features], f32::to_le_bytes)?)
+                        let matrix = self.upload(out_features, in_features * 4, |rows, to| {
+                            let mut wide = vec![0.0; in_features];
+                            for (i, to) in rows.zip(to.chunks_exact_mut(in_features * 4)) {
+                                blocks::widen(format, row(i), &mut wide);
+                                to.chunks_exact_mut(4)
+                                    .zip(&wide)
+                                    .for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
+                            }
+                        })?;
+                        (Format::F32, matrix)
                     }
                 };
                 Stored { format, matrix, vector: 0 }
@@ -427,25 +442,6 @@ impl CudaBackend {
         self.weight_bytes += forms::weight_bytes(encoding, out_features, in_features, compute);
         self.weights.push(stored);
         Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
-    }
-
-    /// Uploads a matrix in blocks (format, bytes, bytes of a row) in the device's own form, of `SIZE` bytes an element.
-    fn upload_blocks<const SIZE: usize>(
-        &mut self,
-        (format, bytes, row_bytes): (BlockFormat, &[u8], usize),
-        [out_features, in_features]: [usize; 2],
-        narrow: impl Fn(f32) -> [u8; SIZE] + Sync,
-    ) -> Result<u64> {
-        let pitch = SIZE * if SIZE == 2 { forms::pitch(in_features) } else { in_features };
-        self.upload(out_features, pitch, |rows, to| {
-            let mut wide = vec![0.0; in_features];
-            for (row, to) in rows.zip(to.chunks_exact_mut(pitch)) {
-                blocks::widen(format, &bytes[row * row_bytes..(row + 1) * row_bytes], &mut wide);
-                let (elements, rest) = to.split_at_mut(SIZE * in_features);
-                elements.chunks_exact_mut(SIZE).zip(&wide).for_each(|(to, x)| to.copy_from_slice(&narrow(*x)));
-                rest.fill(0);
-            }
-        })
     }
 
     fn upload(

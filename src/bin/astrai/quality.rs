@@ -11,7 +11,7 @@ use astrai::backend::cpu::{Compute, CpuBackend};
 use astrai::backend::{KvShape, Memory, Steps, Tables};
 use astrai::dtype::DType;
 use astrai::engine::{Engine, EngineOptions, Prompt, PromptPart, TextOptions, Type};
-use astrai::model::{Model, Recipe, StepLimits, families, loader};
+use astrai::model::{Model, StepLimits, families, loader};
 use astrai::os::thread::ThreadOptions;
 use astrai::source::{self, FolderOptions};
 use clap::Args;
@@ -177,12 +177,7 @@ impl Reader {
         let compute = if options.compute == Type::F32 { Compute::F32 } else { Compute::Bf16 };
         let mut backend =
             CpuBackend::new(options.cpu_tier, compute, options.threads as usize, ThreadOptions::default())?;
-        let recipe = match options.weights {
-            Type::Q8 => Recipe::Q8,
-            Type::Q5 => Recipe::Q5,
-            Type::Q4 => Recipe::Q4,
-            _ => Recipe::Stored,
-        };
+        let recipe = options.weights.recipe();
         let (progress, log) = (&mut |_, _| true, &mut |_| {});
         let weights = loader::bind(&architecture, family, &*source, recipe.into(), &mut backend, progress, log)?;
         let frames = window.div_ceil(PAGE_TOKENS);

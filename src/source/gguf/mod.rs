@@ -53,6 +53,9 @@ pub struct Gguf {
     named_templates: Vec<NamedTemplate>,
     /// See [`ModelSource::adjacent_rotary_pairs`].
     adjacent_pairs: bool,
+    /// A `tokenizer.json` beside the file has its tokens and is used.
+    sibling_agrees: bool,
+    warnings: Vec<String>,
     weights: WeightFiles,
 }
 
@@ -105,12 +108,15 @@ impl Gguf {
             chat_template: metadata.text(TEMPLATE)?.map(str::to_owned),
             named_templates: named_templates(metadata)?,
             adjacent_pairs: false,
+            sibling_agrees: false,
+            warnings: Vec::new(),
             weights: WeightFiles::text_only(&first.shown),
         };
         for (key, name) in tokenizer::NAMED {
             let text = vocabulary.as_ref().map(|vocabulary| vocabulary.named(key)).transpose()?.flatten();
             gguf.special_tokens.named.extend(text.map(|text| (name.to_owned(), text.to_owned())));
         }
+        gguf.sibling_agrees = vocabulary.as_ref().is_some_and(|vocabulary| gguf.uses_sibling(vocabulary));
         drop(vocabulary);
         if !text_only {
             let architecture = architectures::find(&metadata)?;
@@ -123,11 +129,25 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// A `tokenizer.json` beside the file, if it can be read and has the file's vocabulary: the file needs none.
-    fn sibling(&self, vocabulary: &Vocabulary) -> Option<Bytes> {
-        let path = self.first.with_file_name("tokenizer.json");
-        let bytes = files::read(&path, limits::TOKENIZER_BYTES_MAX).ok()??;
-        vocabulary.agrees(&names_of(&bytes)?).then(|| Bytes::from_vec(bytes))
+    /// Whether a `tokenizer.json` beside the file is used: if it can be read and has the file's vocabulary. The file needs none.
+    fn uses_sibling(&mut self, vocabulary: &Vocabulary) -> bool {
+        let path = self.sibling();
+        let why = match files::read(&path, limits::TOKENIZER_BYTES_MAX) {
+            Ok(None) => return false,
+            Ok(Some(bytes)) => match names_of(&bytes) {
+                Some(names) if vocabulary.agrees(&names) => return true,
+                Some(_) => "does not have the same tokens".to_owned(),
+                None => "cannot be read as a tokenizer".to_owned(),
+            },
+            Err(error) => format!("cannot be read: {}", error.message),
+        };
+        let (shown, subject) = (path.to_string_lossy(), &self.subject);
+        self.warnings.push(format!("{shown} {why}; the tokenizer of {subject} itself is used"));
+        false
+    }
+
+    fn sibling(&self) -> PathBuf {
+        self.first.with_file_name("tokenizer.json")
     }
 }
 
@@ -156,8 +176,10 @@ impl ModelSource for Gguf {
     fn tokenizer_json(&self) -> Result<Option<Bytes>> {
         let opened = open(&self.first, &mut Budget::default())?;
         let Some(vocabulary) = Vocabulary::read(opened.metadata())? else { return Ok(None) };
-        if let Some(sibling) = self.sibling(&vocabulary) {
-            return Ok(Some(sibling));
+        if self.sibling_agrees
+            && let Ok(Some(sibling)) = files::read(&self.sibling(), limits::TOKENIZER_BYTES_MAX)
+        {
+            return Ok(Some(Bytes::from_vec(sibling)));
         }
         if let Some(own) = opened.metadata().text("tokenizer.huggingface.json")?
             && names_of(own.as_bytes()).is_some_and(|names| vocabulary.agrees(&names))
@@ -172,6 +194,10 @@ impl ModelSource for Gguf {
 
     fn special_tokens(&self) -> Result<SpecialTokens> {
         Ok(self.special_tokens.clone())
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn chat_template(&self) -> Result<Option<String>> {

@@ -1,8 +1,9 @@
 //! Routed experts: the choice and its lists, and a whole layer through grouped products, against sums in f64; law 1.
 
 use super::host::{Memory, launch, param, shape};
-use super::products::{Format, KERNELS, Kernel, Matrix, Product, Products, pitch, rows_of_bf16};
+use super::products::{Format, Kernel, Matrix, Product, Products, kernels, pitch, rows_of_bf16};
 use super::{Random, begin, close, rounded, same_bits};
+use astrai::dtype::BlockFormat;
 
 const EXPERTS: usize = 11;
 const CHOSEN: usize = 3;
@@ -141,7 +142,7 @@ fn grouped(kernel: &Kernel, weights: &[Matrix], lists: &Lists, x: &Memory, by_ro
         x_rows: if by_row { lists.rows.at() } else { std::ptr::null() },
     };
     launch(
-        kernel.name,
+        &kernel.name,
         shape([out_features.div_ceil(kernel.out_features), lists.tiles_max, 1], 256, kernel.shared()),
         &[param(&args)],
     );
@@ -171,8 +172,11 @@ fn experts_agree_with_exact_sums_and_rows_keep_their_bits() {
     if !begin() {
         return;
     }
-    let (hidden, inner, rows) = (72, 40, 26);
-    for kernel in KERNELS.iter().filter(|k| k.rows == 8 || k.rows == 64) {
+    let rows = 26;
+    // Blocks of any format are found in the same way.
+    let serves = |k: &Kernel| !matches!(k.format, Format::Blocks(format) if format != BlockFormat::Q4K);
+    for kernel in kernels().iter().filter(|k| serves(k) && (k.rows == 8 || k.rows == 64)) {
+        let [hidden, inner] = [72, 40].map(|width| kernel.format.width(width));
         let mut random = Random(9);
         let mut matrices = |out_features, in_features| -> Vec<Matrix> {
             (0..EXPERTS).map(|_| Matrix::new(kernel.format, out_features, in_features, &mut random)).collect()
@@ -192,10 +196,10 @@ fn experts_agree_with_exact_sums_and_rows_keep_their_bits() {
             }
             // The product between is rounded to bf16 but for f32.
             let tolerance = if kernel.format == Format::F32 { 1e-4 } else { 0.15 };
-            close(kernel.name, &got[row * hidden..(row + 1) * hidden], &expected, tolerance);
+            close(&kernel.name, &got[row * hidden..(row + 1) * hidden], &expected, tolerance);
             if row == 17 {
                 let alone = layer(kernel, &up, &down, of_row.0, of_row.1);
-                same_bits(kernel.name, &got[row * hidden..(row + 1) * hidden], &alone);
+                same_bits(&kernel.name, &got[row * hidden..(row + 1) * hidden], &alone);
             }
         }
     }

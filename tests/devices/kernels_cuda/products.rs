@@ -2,9 +2,11 @@
 
 use super::host::{Memory, launch, param, shape};
 use super::{Random, begin, close, rounded, same_bits};
-use astrai::encoding::Scheme;
+use crate::support::gguf::random_blocks;
+use astrai::dtype::BlockFormat;
+use astrai::encoding::{Scheme, blocks};
 
-/// The mirror of `Product` in kernels/linear.cu.
+/// The mirror of `Product` in kernels/linear.cuh.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Product {
@@ -38,38 +40,88 @@ pub enum Format {
     Q8,
     Q4,
     F32,
+    Blocks(BlockFormat),
+}
+
+impl Format {
+    /// The next number of inputs that rows may have.
+    pub fn width(self, in_features: usize) -> usize {
+        match self {
+            Format::Blocks(format) => in_features.next_multiple_of(format.weights()),
+            _ => in_features,
+        }
+    }
 }
 
 /// A kernel: its name, the format of its weights, outputs and rows of a block, and bytes of a stage.
 pub struct Kernel {
-    pub name: &'static str,
+    pub name: String,
     pub format: Format,
     pub out_features: usize,
     pub rows: usize,
 }
 
-const fn kernel(name: &'static str, format: Format, out_features: usize, rows: usize) -> Kernel {
-    Kernel { name, format, out_features, rows }
+/// Every kernel of products; those of a format by the rows of a block.
+pub fn kernels() -> Vec<Kernel> {
+    let kernel = |name: &str, format, out_features, rows| Kernel { name: name.to_owned(), format, out_features, rows };
+    let mut all = vec![
+        kernel("linear_few8_bf16", Format::Bf16, 16, 8),
+        kernel("linear_few16_bf16", Format::Bf16, 16, 16),
+        kernel("linear_few32_bf16", Format::Bf16, 16, 32),
+        kernel("linear_64x64_bf16", Format::Bf16, 64, 64),
+        kernel("linear_128x128_bf16", Format::Bf16, 128, 128),
+        kernel("linear_few8_q8", Format::Q8, 16, 8),
+        kernel("linear_few16_q8", Format::Q8, 16, 16),
+        kernel("linear_few32_q8", Format::Q8, 16, 32),
+        kernel("linear_128x64_q8", Format::Q8, 128, 64),
+        kernel("linear_128x128_q8", Format::Q8, 128, 128),
+        kernel("linear_few8_q4", Format::Q4, 16, 8),
+        kernel("linear_few16_q4", Format::Q4, 16, 16),
+        kernel("linear_few32_q4", Format::Q4, 16, 32),
+        kernel("linear_128x64_q4", Format::Q4, 128, 64),
+        kernel("linear_128x128_q4", Format::Q4, 128, 128),
+        kernel("linear_f32", Format::F32, 8, 8),
+    ];
+    for format in BlockFormat::ALL {
+        let name = format.name();
+        all.push(kernel(&format!("linear_few8_{name}"), Format::Blocks(format), 16, 8));
+        all.push(kernel(&format!("linear_few32_{name}"), Format::Blocks(format), 16, 32));
+        all.push(kernel(&format!("linear_128x64_{name}"), Format::Blocks(format), 128, 64));
+    }
+    all
 }
 
-pub const KERNELS: [Kernel; 16] = [
-    kernel("linear_few8_bf16", Format::Bf16, 16, 8),
-    kernel("linear_few16_bf16", Format::Bf16, 16, 16),
-    kernel("linear_few32_bf16", Format::Bf16, 16, 32),
-    kernel("linear_64x64_bf16", Format::Bf16, 64, 64),
-    kernel("linear_128x128_bf16", Format::Bf16, 128, 128),
-    kernel("linear_few8_q8", Format::Q8, 16, 8),
-    kernel("linear_few16_q8", Format::Q8, 16, 16),
-    kernel("linear_few32_q8", Format::Q8, 16, 32),
-    kernel("linear_128x64_q8", Format::Q8, 128, 64),
-    kernel("linear_128x128_q8", Format::Q8, 128, 128),
-    kernel("linear_few8_q4", Format::Q4, 16, 8),
-    kernel("linear_few16_q4", Format::Q4, 16, 16),
-    kernel("linear_few32_q4", Format::Q4, 16, 32),
-    kernel("linear_128x64_q4", Format::Q4, 128, 64),
-    kernel("linear_128x128_q4", Format::Q4, 128, 128),
-    kernel("linear_f32", Format::F32, 8, 8),
-];
+/// The kernels of a format.
+fn kernels_of(format: Format) -> Vec<Kernel> {
+    kernels().into_iter().filter(|kernel| kernel.format == format).collect()
+}
+
+/// Every format.
+fn formats() -> Vec<Format> {
+    let mut all = vec![Format::Bf16, Format::Q8, Format::Q4, Format::F32];
+    all.extend(BlockFormat::ALL.map(Format::Blocks));
+    all
+}
+
+/// A matrix of blocks as kernels/blocks.cuh has it: of every row, the blocks without their odd bytes, then the odd bytes.
+pub fn device_rows(format: BlockFormat, blocks: &[u8], in_features: usize) -> Vec<u8> {
+    let (bytes, odd) = (format.bytes(), format.bytes() % 4);
+    let mut out = Vec::new();
+    for row in blocks.chunks(in_features / format.weights() * bytes) {
+        let parts: Vec<(&[u8], &[u8])> = row
+            .chunks(bytes)
+            .map(
+                |block| {
+                    if format.weights() == 256 { block.split_at(bytes - odd) } else { (&block[odd..], &block[..odd]) }
+                },
+            )
+            .collect();
+        parts.iter().for_each(|(body, _)| out.extend_from_slice(body));
+        parts.iter().for_each(|(_, odd)| out.extend_from_slice(odd));
+        out.resize(out.len().next_multiple_of(16), 0);
+    }
+    out
+}
 
 impl Kernel {
     pub fn shared(&self) -> usize {
@@ -77,6 +129,10 @@ impl Kernel {
             _ if self.out_features <= 16 => return 0,
             Format::Q8 => self.out_features / 16 * (1024 + 64),
             Format::Q4 => self.out_features / 16 * (512 + 64),
+            Format::Blocks(format) => {
+                let parts = 32 / format.part() * if format.has_minima() { 2 } else { 1 };
+                self.out_features * (64 + 2 * parts * 4)
+            }
             _ => self.out_features * 128,
         };
         let stages = match (self.format, self.rows) {
@@ -113,6 +169,13 @@ pub fn rows_of_bf16(x: &[f32], width: usize) -> Vec<u16> {
 
 impl Matrix {
     pub fn new(format: Format, out_features: usize, in_features: usize, random: &mut Random) -> Matrix {
+        if let Format::Blocks(format) = format {
+            let stored = random_blocks(format, out_features * in_features, random);
+            let mut values = vec![0.0; out_features * in_features];
+            blocks::widen(format, &stored, &mut values);
+            let memory = Memory::of(&device_rows(format, &stored, in_features));
+            return Matrix { memory, values, out_features, in_features };
+        }
         let values = random.vec(out_features * in_features);
         let scheme = match format {
             Format::F32 => return Matrix { memory: Memory::of(&values), values, out_features, in_features },
@@ -127,6 +190,7 @@ impl Matrix {
             }
             Format::Q8 => Scheme::Q8,
             Format::Q4 => Scheme::Q4,
+            Format::Blocks(_) => unreachable!("done above"),
         };
         let size = scheme.panel_bytes(in_features);
         let mut bytes = vec![0; scheme.bytes(out_features, in_features).unwrap()];
@@ -198,7 +262,7 @@ fn multiply(
         tile_count: std::ptr::null(),
         x_rows: std::ptr::null(),
     };
-    launch(kernel.name, shape([blocks, rows.div_ceil(kernel.rows), 1], 256, kernel.shared()), &[param(&args)]);
+    launch(&kernel.name, shape([blocks, rows.div_ceil(kernel.rows), 1], 256, kernel.shared()), &[param(&args)]);
     out_features.iter().map(|out| out.read()).collect()
 }
 
@@ -224,11 +288,12 @@ fn products_agree_with_exact_sums() {
     if !begin() {
         return;
     }
-    for kernel in &KERNELS {
+    for kernel in &kernels() {
         let mut random = Random(5);
         let sizes = [(1, 1, 1), (kernel.out_features, 64, 2), (kernel.out_features + 1, 33, 1), (17, 600, 3)];
         let sizes = sizes.into_iter().chain([(19, 97, kernel.rows), (5, 65, kernel.rows + 1), (7, 1100, 1)]);
         for (out_features, in_features, rows) in sizes {
+            let in_features = kernel.format.width(in_features);
             let what = format!("{} [{out_features}, {in_features}] {rows} rows", kernel.name);
             let weight = Matrix::new(kernel.format, out_features, in_features, &mut random);
             let x = bf16_rows(&mut random, rows * in_features);
@@ -246,14 +311,15 @@ fn products_in_a_group_have_the_bits_they_have_alone() {
     if !begin() {
         return;
     }
-    for kernel in KERNELS.iter().filter(|k| k.rows <= 64) {
+    for kernel in kernels().iter().filter(|k| k.rows <= 64) {
         let mut random = Random(6);
-        let weights = [40, 16, 3, 70].map(|out_features| Matrix::new(kernel.format, out_features, 130, &mut random));
-        let x = bf16_rows(&mut random, 2 * 130);
+        let width = kernel.format.width(130);
+        let weights = [40, 16, 3, 70].map(|out_features| Matrix::new(kernel.format, out_features, width, &mut random));
+        let x = bf16_rows(&mut random, 2 * width);
         let weights: Vec<&Matrix> = weights.iter().collect();
         let together = multiply(kernel, &weights, &x, None, None);
         for (weight, together) in weights.iter().zip(together) {
-            same_bits(kernel.name, &together, &multiply(kernel, &[weight], &x, None, None)[0]);
+            same_bits(&kernel.name, &together, &multiply(kernel, &[weight], &x, None, None)[0]);
         }
     }
 }
@@ -264,20 +330,21 @@ fn a_row_has_the_same_bits_in_every_kernel_of_its_format() {
     if !begin() {
         return;
     }
-    for format in [Format::Bf16, Format::Q8, Format::Q4, Format::F32] {
+    for format in formats() {
         let mut random = Random(7);
         // 11 steps: segments of two, the last one shorter; an odd number of groups of 32.
         for (out_features, in_features) in [(21, 64 * 10 + 20), (130, 64)] {
+            let in_features = format.width(in_features);
             let weight = Matrix::new(format, out_features, in_features, &mut random);
             let rows = 131;
             let x = bf16_rows(&mut random, rows * in_features);
-            let kernels: Vec<&Kernel> = KERNELS.iter().filter(|k| k.format == format).collect();
+            let kernels = kernels_of(format);
             let alone = |row: usize| {
-                multiply(kernels[0], &[&weight], &x[row * in_features..(row + 1) * in_features], None, Some(0.5))
+                multiply(&kernels[0], &[&weight], &x[row * in_features..(row + 1) * in_features], None, Some(0.5))
                     .remove(0)
             };
             let alone: Vec<(usize, Vec<f32>)> = [0, 1, 7, 8, 31, 63, 64, 127, 128, 130].map(|r| (r, alone(r))).into();
-            for kernel in kernels {
+            for kernel in &kernels {
                 for count in [1, 2, 9, kernel.rows, 131] {
                     let together = multiply(kernel, &[&weight], &x[..count * in_features], None, Some(0.5)).remove(0);
                     for (row, alone) in alone.iter().filter(|(row, _)| *row < count) {
@@ -296,17 +363,20 @@ fn many_tiles_of_rows_have_the_bits_of_few_rows() {
     if !begin() {
         return;
     }
-    for format in [Format::Bf16, Format::Q8, Format::Q4] {
+    let blocks = [BlockFormat::Q8_0, BlockFormat::Q4_1, BlockFormat::Q6K].map(Format::Blocks);
+    for format in [Format::Bf16, Format::Q8, Format::Q4].into_iter().chain(blocks) {
         let mut random = Random(8);
-        let weights = [130, 70].map(|out_features| Matrix::new(format, out_features, 64, &mut random));
+        let width = format.width(64);
+        let weights = [130, 70].map(|out_features| Matrix::new(format, out_features, width, &mut random));
         let weights: Vec<&Matrix> = weights.iter().collect();
-        let kernels: Vec<&Kernel> = KERNELS.iter().filter(|k| k.format == format).collect();
+        let kernels = kernels_of(format);
+        let largest = kernels.iter().rfind(|k| k.rows <= 32).unwrap();
         for kernel in kernels.iter().filter(|k| k.rows >= 64) {
-            let x = bf16_rows(&mut random, (10 * kernel.rows + 5) * 64);
-            let few = multiply(kernels[2], &weights, &x, None, None);
+            let x = bf16_rows(&mut random, (10 * kernel.rows + 5) * width);
+            let few = multiply(largest, &weights, &x, None, None);
             let tiled = multiply(kernel, &weights, &x, None, None);
             for (few, tiled) in few.iter().zip(&tiled) {
-                same_bits(kernel.name, tiled, few);
+                same_bits(&kernel.name, tiled, few);
             }
         }
     }
@@ -342,6 +412,7 @@ fn random_weights_have_the_form_and_the_deviation_asked_for() {
         Format::Bf16 => out_features * pitch(in_features) * 2,
         Format::Q8 => Scheme::Q8.bytes(out_features, in_features).unwrap(),
         Format::Q4 => Scheme::Q4.bytes(out_features, in_features).unwrap(),
+        Format::Blocks(_) => unreachable!("not made on the device"),
     };
     for (kernel, format) in [
         ("fill_random_f32", Format::F32),
@@ -358,7 +429,7 @@ fn random_weights_have_the_form_and_the_deviation_asked_for() {
                 let at = (out * pitch(in_features) + i) * 2;
                 half::bf16::from_le_bytes([filled[at], filled[at + 1]]).to_f32()
             }
-            Format::Q8 | Format::Q4 => {
+            Format::Q8 | Format::Q4 | Format::Blocks(_) => {
                 let scheme = if format == Format::Q8 { Scheme::Q8 } else { Scheme::Q4 };
                 let panel = &filled[out / 16 * scheme.panel_bytes(in_features)..][..scheme.panel_bytes(in_features)];
                 let (integer, scale) = (
@@ -387,7 +458,7 @@ fn random_weights_have_the_form_and_the_deviation_asked_for() {
                     (0..out_features).flat_map(|out| (in_features..pitch(in_features)).map(move |i| (out, i)));
                 assert!(padding.into_iter().all(|(out, i)| value(out, i) == 0.0), "{kernel}");
             }
-            Format::Q8 | Format::Q4 => {
+            Format::Q8 | Format::Q4 | Format::Blocks(_) => {
                 let scheme = if format == Format::Q8 { Scheme::Q8 } else { Scheme::Q4 };
                 let last = &filled[out_features / 16 * scheme.panel_bytes(in_features)..];
                 for group in 0..scheme.groups(in_features) {

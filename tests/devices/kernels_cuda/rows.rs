@@ -1,14 +1,15 @@
 //! Operations on rows and heads: against plain sums in f64 and the CPU's reference tier.
 
 use super::host::{Memory, launch, param, shape};
-use super::products::{pitch, rows_of_bf16};
+use super::products::{device_rows, pitch, rows_of_bf16};
 use super::{Random, begin, close, same_bits};
+use crate::support::gguf::random_blocks;
 use astrai::backend::cpu::{Compute, CpuBackend, Tier};
 use astrai::backend::{
     self, Cache, KvShape, Memory as _, Operations, Placement, Rotary, Steps, Tables, Tensor, Weight,
 };
-use astrai::dtype::DType;
-use astrai::encoding::Encoding;
+use astrai::dtype::{BlockFormat, DType};
+use astrai::encoding::{Encoding, blocks};
 use astrai::os::thread::ThreadOptions;
 use std::sync::Arc;
 
@@ -22,6 +23,40 @@ fn embedding_and_gather_copy_rows() {
         return;
     }
     WIDTHS.into_iter().for_each(embedding_and_gather);
+}
+
+/// Rows of blocks have the values that the CPU gives them, to the bit, in every format.
+#[test]
+fn embeddings_in_blocks_have_the_bits_of_the_cpu() {
+    if !begin() {
+        return;
+    }
+    let (vocab, tokens) = (9, [3u32, 0, 8, 3]);
+    for format in BlockFormat::ALL {
+        for width in [format.weights(), 1280] {
+            let mut random = Random(1);
+            let stored = random_blocks(format, vocab * width, &mut random);
+            let mut table = vec![0.0; vocab * width];
+            blocks::widen(format, &stored, &mut table);
+            let expected: Vec<f32> =
+                tokens.iter().flat_map(|&t| table[t as usize * width..][..width].to_vec()).collect();
+            let (matrix, out) = (Memory::of(&device_rows(format, &stored, width)), Memory::new(4 * width * 4));
+            let (ids, sampled) = (Memory::of(&tokens), Memory::of(&[0u32]));
+            let (none, rows, columns) = (0i32, 4i32, width as i32);
+            let params = [
+                matrix.param(),
+                param(&none),
+                ids.param(),
+                sampled.param(),
+                out.param(),
+                param(&rows),
+                param(&columns),
+            ];
+            let kernel = format!("embed_{}", format.name());
+            launch(&kernel, shape([2, 1, 1], 256, 0), &params);
+            same_bits(&kernel, &out.read(), &expected);
+        }
+    }
 }
 
 /// Rows of elements are taken four at a time, of which they may have some left; more than a block takes at once.

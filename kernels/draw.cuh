@@ -29,9 +29,23 @@ struct SamplingRequest {
     // A Kind. IDLE: nothing; SAMPLE: sample a token; GIVEN: compute the log probability of `given`.
     int kind;
     uint32_t given;
+    // Which of `Sampling::masks` says what may be sampled, plus one; 0: all tokens.
+    uint32_t mask, reserved;
 };
 
-__device__ __forceinline__ bool is_hole(const uint32_t *holes, int id) { return holes && (holes[id / 32] >> (id % 32) & 1); }
+__device__ __forceinline__ bool has_bit(const uint32_t *bits, int id) { return bits[id / 32] >> (id % 32) & 1; }
+
+// Which tokens of a row may be sampled.
+struct Permitted {
+    // Bits are set for those that may not; null: none.
+    const uint32_t *holes;
+    // Bits are set for those that may; null: all.
+    const uint32_t *mask;
+
+    __device__ __forceinline__ bool has(int id) const {
+        return !(holes && has_bit(holes, id)) && (!mask || has_bit(mask, id));
+    }
+};
 
 // The effective top-k: 0 (off) if it includes the whole row.
 __device__ __forceinline__ int top_k_of(const SamplingRequest &request, int limit) { return request.top_k >= limit ? 0 : request.top_k; }
@@ -90,7 +104,7 @@ struct RowMemory {
 struct Row {
     const float *logits;
     int n;
-    const uint32_t *holes;
+    Permitted permitted;
     // For raw log probabilities: no id is excluded, and logits that are not finite count as minus infinity.
     bool raw;
 
@@ -99,7 +113,7 @@ struct Row {
         if (raw) {
             return order_key(finite(x) ? x : -INFINITY, uint32_t(id));
         }
-        return finite(x) && !is_hole(holes, id) ? order_key(x, uint32_t(id)) : 0;
+        return finite(x) && permitted.has(id) ? order_key(x, uint32_t(id)) : 0;
     }
 };
 

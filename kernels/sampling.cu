@@ -48,6 +48,8 @@ struct Sampling {
     int limit;
     // ... except those with a bit set here: [limit / 32 rounded up], or null.
     const uint32_t *holes;
+    // [masks, vocab / 32 rounded up]: bits are set for ids that the rows of a mask may sample.
+    const uint32_t *masks;
     // [rows]. Null for a search only, which finds `count` results for every row.
     const SamplingRequest *requests;
     LogitAdjustment *adjustments;
@@ -80,6 +82,12 @@ __device__ __forceinline__ int wanted_of(const Sampling &args, int row) {
     }
     const int top_k = top_k_of(request, args.limit);
     return !(request.temperature > 0.0f) ? 1 : top_k <= args.count ? top_k : 0;
+}
+
+// What a row may sample.
+__device__ __forceinline__ Permitted permitted_of(const Sampling &args, int row) {
+    const uint32_t mask = args.requests ? args.requests[row].mask : 0;
+    return {args.holes, mask > 0 ? args.masks + int64_t(mask - 1) * ((args.vocab + 31) / 32) : nullptr};
 }
 
 // Applies penalties, then bias. Block: 256; grid: rows.
@@ -154,9 +162,10 @@ extern "C" __global__ void __launch_bounds__(256) best_in_chunks(const __grid_co
     const int first = int(blockIdx.x) * CHUNK, n = args.limit - first < CHUNK ? args.limit - first : CHUNK;
     const float *row = args.logits + int64_t(blockIdx.y) * args.stride + first;
     uint64_t *out = args.keys + (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * args.count;
+    const Permitted permitted = permitted_of(args, int(blockIdx.y));
     pick(n, wanted_of(args, int(blockIdx.y)), scratch, out, [&](int i) {
         const float x = row[i];
-        return finite(x) && !is_hole(args.holes, first + i) ? order_key(x, uint32_t(first + i)) : uint64_t(0);
+        return finite(x) && permitted.has(first + i) ? order_key(x, uint32_t(first + i)) : uint64_t(0);
     });
 }
 
@@ -193,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(512) sample_rows(const __grid_const
         const int64_t first = row * args.count;
         token = draw_from_list(args.values + first, args.ids + first, wanted, request, int(threadIdx.x), list);
     } else {
-        const Row all = {args.logits + row * args.stride, args.limit, args.holes, false};
+        const Row all = {args.logits + row * args.stride, args.limit, permitted_of(args, int(row)), false};
         const float highest = highest_of(all, memory);
         if (highest > -INFINITY) {
             const int top_k = top_k_of(request, args.limit);
@@ -243,7 +252,7 @@ extern "C" __global__ void __launch_bounds__(512) logprob_rows(const __grid_cons
         found = 0;
     }
     block_barrier();
-    const Row all = {logits, args.vocab, nullptr, true};
+    const Row all = {logits, args.vocab, {nullptr, nullptr}, true};
     const float highest = highest_of(all, memory);
     double sum = 0.0;
     for (int i = int(threadIdx.x); i < args.vocab; i += ROW_THREADS) {

@@ -280,3 +280,28 @@ pub const JSON_MEMORY_FACTOR: usize = 32;
 pub const HEADER_MEMORY_FACTOR: usize = 16;
 /// Memory that any other of these takes, however small what it reads, in bytes.
 pub const TEXT_MEMORY_BYTES: usize = 256 << 10;
+
+/// Longest text of a constraint, in bytes.
+pub const CONSTRAINT_BYTES_MAX: usize = 1 << 20;
+/// Deepest nesting of brackets in a regular expression or grammar.
+pub const CONSTRAINT_DEPTH_MAX: usize = 200;
+/// Stack that compiling and using a constraint gets, in bytes.
+pub const CONSTRAINT_STACK_BYTES: usize = 16 << 20;
+/// Memory that compiling takes, in bytes for each of the text, beside [`CONSTRAINT_MEMORY_BYTES`].
+pub const CONSTRAINT_MEMORY_FACTOR: usize = 64;
+/// See there.
+pub const CONSTRAINT_MEMORY_BYTES: usize = 8 << 20;
+/// Steps that compiling the expressions of a constraint may take.
+pub const CONSTRAINT_COMPILE_FUEL: u64 = 1_000_000;
+/// Steps of the expressions for the tokens that may follow.
+pub const CONSTRAINT_STEP_FUEL: u64 = 200_000;
+/// Items of the parser for the tokens that may follow.
+pub const CONSTRAINT_STEP_ITEMS_MAX: usize = 50_000;
+/// Items of the parser for one byte.
+pub const CONSTRAINT_ITEMS_IN_ROW_MAX: usize = 2_000;
+/// States of the expressions of one constraint or request; each takes 1 to 2 KB.
+pub const CONSTRAINT_LEXER_STATES_MAX: usize = 50_000;
+/// Symbols of a compiled grammar.
+pub const CONSTRAINT_SYMBOLS_MAX: usize = 200_000;
+/// Memory that the tree of a vocabulary takes, in bytes for each of the tokens' and each token.
+pub const TOKEN_TRIE_MEMORY_FACTOR: usize = 40;

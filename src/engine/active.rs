@@ -18,6 +18,12 @@ pub(super) struct Active {
     pub generated: usize,
     /// Unknown tokens at the end of the sequence, sampled by steps that are not finished.
     pub ahead: usize,
+    /// The newest token of a constrained request, delivered, which joins the sequence once its guide is ready.
+    pub held: Option<u32>,
+    /// How a constrained request ends once its guide is ready, which says whether the answer is complete.
+    pub ending: Option<FinishReason>,
+    /// A stop string cut the text.
+    cut: bool,
     /// Log probabilities of the prompt tokens so far, the first one NaN; empty unless requested.
     pub prompt_logprobs: Vec<f32>,
     /// When the request had its first row.
@@ -51,6 +57,9 @@ impl Active {
             adjustments,
             generated: 0,
             ahead: 0,
+            held: None,
+            ending: None,
+            cut: false,
             prompt_logprobs,
             admitted: None,
             first_token: None,
@@ -113,6 +122,7 @@ impl Active {
             if self.request.stops.push(&self.text, &mut self.filtered) {
                 finish = Some(FinishReason::Stop);
                 self.request.stream = None;
+                self.cut = true;
             }
         }
         if finish.is_none() && self.generated >= self.request.max_tokens {
@@ -161,6 +171,7 @@ impl Active {
             total_us: micros(now.duration_since(self.request.submitted)),
         };
         let prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
+        let complete = self.request.guide.as_ref().map(|guide| !self.cut && guide.is_complete());
         let end = end.parts();
         // Text held back because it might begin a stop string is delivered, unless the caller cancelled or an error
         // occurred.
@@ -181,6 +192,7 @@ impl Active {
                 (event.kind, event.finish, event.error) = (EventKind::Failed, FinishReason::Error, Some(error));
             }
             event.prompt_logprobs = prompt_logprobs;
+            event.complete = complete;
             event.usage = Some(usage);
         })
     }

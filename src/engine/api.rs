@@ -1,6 +1,7 @@
 //! The plain types a caller exchanges with the engine: options, prompts, events, usage. They have no behaviour beyond
 //! defaults; [`crate::ffi`] mirrors each one as a C struct.
 
+use super::Constraint;
 pub use crate::backend::cpu::Tier as CpuTier;
 pub use crate::backend::device::Device;
 pub use crate::backend::device::ProbeFn;
@@ -268,6 +269,8 @@ pub struct RequestOptions {
     pub presence_penalty: Option<f32>,
     /// Subtracted from logits for each occurrence in the output; 0 = none.
     pub frequency_penalty: Option<f32>,
+    /// What the answer may be; its end tokens are allowed exactly where the answer may end.
+    pub constraint: Option<Constraint>,
 }
 
 /// Why a request ended.
@@ -361,6 +364,9 @@ pub struct Event {
     pub top_logprobs: Vec<f32>,
     /// Terminal only: log probability of each prompt token; the first is NaN.
     pub prompt_logprobs: Vec<f32>,
+    /// Terminal only, of a constrained request: whether the answer meets the constraint as it is. It may not where it was ended by
+    /// the number of tokens, a stop string or from outside.
+    pub complete: Option<bool>,
     /// Terminal only.
     pub usage: Option<Usage>,
     /// Failed only.

@@ -106,6 +106,7 @@ impl Drop for Core {
         self.state.abandon();
         let shared = &self.state.shared;
         shared.texts.stop();
+        shared.guides.stop();
         shared.dispatch.stop();
         shared.adopt_orphans();
     }

@@ -27,6 +27,8 @@ pub(super) struct Mail {
     pub commands: VecDeque<Command>,
     /// Pause and duty limit.
     pub control: Control,
+    /// Something that is no command has changed for the engine thread; cleared when it has seen that.
+    pub nudged: bool,
     /// The engine is closing: [`Mailbox::send`] fails.
     closed: bool,
     /// The engine thread has ended: no command is taken any more.
@@ -125,6 +127,12 @@ impl Mailbox {
         }
         mail.commands.push_back(command);
         drop(mail);
+        self.arrived.notify_one();
+    }
+
+    /// Wakes the engine thread to look again at what other threads do for it.
+    pub fn nudge(&self) {
+        lock(&self.mail).nudged = true;
         self.arrived.notify_one();
     }
 

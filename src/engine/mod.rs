@@ -42,6 +42,7 @@ mod device;
 mod duty;
 mod errors;
 mod events;
+mod guide;
 mod handle;
 mod hold;
 mod honour;
@@ -80,6 +81,7 @@ mod tracer;
 
 pub use api::*;
 pub use callback::{CallbackScope, in_callback};
+pub use guide::Constraint;
 pub use handle::Engine;
 pub use memory_plan::MemoryPlan;
 pub use prefix::Prefix;

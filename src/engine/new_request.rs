@@ -1,5 +1,6 @@
 //! A request on its way to the engine thread, and how a request ends.
 
+use super::guide::Guide;
 use super::{EventKind, FinishReason, Outbox, Permit, Produced, RequestOptions, Usage};
 use crate::error::Error;
 use crate::sampling::SamplingParams;
@@ -22,6 +23,8 @@ pub(super) struct NewRequest {
     /// End-of-sequence tokens; empty when the request ignores them.
     pub eos_tokens: Vec<u32>,
     pub stop_tokens: Vec<u32>,
+    /// Of a constrained request.
+    pub guide: Option<Arc<Guide>>,
     /// Most tokens to generate.
     pub max_tokens: usize,
     pub prompt_logprobs: bool,

@@ -91,7 +91,8 @@ impl Pacing {
             let held = self.read_control(&mut mail, &shared, at_rest);
             let may_copy = !state.prefixes.copies.is_empty() && self.ready_at.is_none();
             let sleeps = (idle || held) && at_rest && !may_copy;
-            if !sleeps || !mail.commands.is_empty() || state.has_commands() {
+            let nudged = std::mem::take(&mut mail.nudged);
+            if !sleeps || nudged || !mail.commands.is_empty() || state.has_commands() {
                 break;
             }
             // Without requests, pins and copies there is no need to wake up when the duty limit allows work again.

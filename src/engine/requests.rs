@@ -4,6 +4,7 @@
 //! way of ending one is here: it gives its sequence back, counts it, and sends the terminal event, once (law 4).
 
 use super::active::Active;
+use super::guide::Verdict;
 use super::stats::Counters;
 use super::table::Table;
 use super::{End, FinishReason, NewRequest, Outbox, Shared, panicked};
@@ -25,6 +26,8 @@ pub(super) struct Requests {
     /// here.
     admitting: Option<Arc<Outbox>>,
     pub counters: Counters,
+    /// Constrained requests whose guides compute.
+    guided: Vec<SequenceHandle>,
     /// Set by a panic or a device failure: the error that every request gets. No step runs any more.
     dead: Option<Error>,
 }
@@ -38,6 +41,7 @@ impl Requests {
             deferred: BTreeMap::new(),
             admitting: None,
             counters: Counters::default(),
+            guided: Vec::new(),
             dead: None,
         }
     }
@@ -90,6 +94,11 @@ impl Requests {
         let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs;
         if nothing_to_do {
             request.stream = None;
+        }
+        if request.guide.is_some() {
+            let most = self.active.len() + 1;
+            let refused = |_| Error::memory("constrained requests", (most * size_of::<SequenceHandle>()) as u64);
+            self.guided.try_reserve(most.saturating_sub(self.guided.len())).map_err(refused)?;
         }
         let handle = scheduler.submit(prompt, len_max, logits_from, request.priority)?;
         let entered = Active::new(request, handle).and_then(|active| {
@@ -151,8 +160,49 @@ impl Requests {
         let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
         scheduler.finish(handle);
         self.counters.ended(active.finish(end, history));
+        if let Some(guide) = active.request.guide.take() {
+            self.shared.guides.retire(guide);
+        }
         // Removed last: if something above panics, the request is still in the table and gets its terminal event.
         self.active.remove(handle);
+    }
+
+    /// Asks the guide of a request for what may follow `token`, its newest, and says how the request ends then, if it does.
+    pub fn ask_guide(&mut self, handle: SequenceHandle, token: u32, ending: Option<FinishReason>) {
+        let Some(active) = self.active.get_mut(handle) else { return };
+        let Some(guide) = &active.request.guide else { return };
+        (active.held, active.ending) = (Some(token), ending);
+        self.shared.guides.push(guide, token);
+        self.guided.push(handle);
+    }
+
+    /// Goes on with the requests whose guides have become ready; how many still wait.
+    pub fn settle_guides(&mut self, scheduler: &mut Scheduler) -> usize {
+        let mut at = 0;
+        while let Some(&handle) = self.guided.get(at) {
+            match self.active.get_mut(handle) {
+                Some(active) if active.request.guide.as_ref().is_some_and(|guide| !guide.is_ready()) => at += 1,
+                _ => {
+                    self.guided.swap_remove(at);
+                    if let Some(end) = self.settle_guide(handle, scheduler) {
+                        self.end(handle, end, scheduler);
+                    }
+                }
+            }
+        }
+        at
+    }
+
+    /// How a request ends whose guide is ready; `None` when it goes on, or has ended.
+    fn settle_guide(&mut self, handle: SequenceHandle, scheduler: &mut Scheduler) -> Option<End> {
+        let active = self.active.get_mut(handle)?;
+        let (token, ending) = (active.held.take()?, active.ending.take());
+        match (active.request.guide.as_ref()?.verdict(), ending) {
+            (Verdict::Failed(error), None) => Some(End::Failed(error)),
+            (_, Some(reason)) => Some(End::Finished(reason)),
+            (Verdict::Over, None) => Some(End::Finished(FinishReason::Stop)),
+            (Verdict::GoesOn, None) => scheduler.append(handle, token).err().map(End::Failed),
+        }
     }
 
     /// Ends all requests.

@@ -1,5 +1,6 @@
 //! What all threads of an engine share.
 
+use super::guide::Guides;
 use super::mailbox::Mailbox;
 use super::stats::StatsCell;
 use super::text_queue::TextQueue;
@@ -14,6 +15,8 @@ pub(super) struct Shared {
     pub dispatch: Arc<Dispatch>,
     /// The prompts of deferred requests.
     pub texts: TextQueue,
+    /// Constraints whose masks are being computed.
+    pub guides: Guides,
     pub stats: StatsCell,
     pub log: Option<LogFn>,
     pub log_level: AtomicI32,

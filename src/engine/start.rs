@@ -2,6 +2,7 @@
 
 use super::core::Core;
 use super::duty::Duty;
+use super::guide::Guides;
 use super::honour;
 use super::mailbox::Mailbox;
 use super::memory_plan::{self, MemoryPlan};
@@ -69,6 +70,7 @@ impl Engine {
             mailbox: Mailbox::new(duty)?,
             dispatch: Arc::new(Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone())),
             texts: TextQueue::default(),
+            guides: Guides::default(),
             stats: StatsCell::default(),
             log: options.log.take(),
             log_level: AtomicI32::new(options.log_level as i32),

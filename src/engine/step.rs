@@ -24,10 +24,14 @@ use crate::backend::Ticket;
 use crate::error::{Error, Result, reserved};
 use crate::sampling::{
     LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingParams, SamplingRequest, adjustments_max,
+    mask_words,
 };
 use crate::scheduler::{Row, ScheduleFn};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+/// A step waits for masks for at most this part of the time of the last one.
+const GUIDE_PATIENCE: u32 = 100;
 
 /// What was asked of the logits at a position.
 #[derive(Clone, Copy)]
@@ -82,6 +86,8 @@ pub(super) struct Steps {
     finished_at: Instant,
     /// Time that the current step has waited for the device.
     waited: Duration,
+    /// Time of the last step that was finished.
+    last: Duration,
     /// Schedules the steps in place of the scheduler.
     schedule_fn: Option<ScheduleFn>,
     trace: Option<Tracer>,
@@ -99,6 +105,7 @@ impl Steps {
             spare: (0..most).map(|_| InFlightStep::new(runner)).collect::<Result<_>>()?,
             finished_at: Instant::now(),
             waited: Duration::ZERO,
+            last: Duration::ZERO,
             schedule_fn,
             trace,
         })
@@ -129,6 +136,7 @@ impl Steps {
                 return true;
             }
         }
+        self.settle_guides(state);
         let scheduled = match state.runner.schedule(&mut self.schedule_fn, &mut state.requests.counters) {
             Ok(scheduled) => scheduled,
             Err(error) => {
@@ -157,6 +165,17 @@ impl Steps {
             trace.call(&state.runner.scheduler, state.runner.page_tokens, in_flight, host);
         }
         true
+    }
+
+    /// Goes on with the constrained requests whose masks are there. A little is waited for those that are not, so that a mask that
+    /// takes microseconds does not cost its row a step; longer ones make their own rows sit out.
+    fn settle_guides(&self, state: &mut EngineState) {
+        let begin = Instant::now();
+        while state.requests.settle_guides(&mut state.runner.scheduler) > 0
+            && begin.elapsed() < self.last / GUIDE_PATIENCE
+        {
+            std::thread::yield_now();
+        }
     }
 
     /// Submits the scheduled step; false when it was given up between two layers.
@@ -240,7 +259,7 @@ impl Steps {
         let now = Instant::now();
         // Steps overlap: the time of a step counts from when the previous one was finished.
         let spent = now.saturating_duration_since(step.begun.max(self.finished_at));
-        self.finished_at = now;
+        (self.finished_at, self.last) = (now, spent);
         state.requests.account(&step.rows, step.tokens, spent, &state.runner.scheduler);
         self.spare.push(step);
         true
@@ -284,14 +303,22 @@ fn collect_requests(state: &mut EngineState, first: usize) -> usize {
     let runner = &mut state.runner;
     let sampling = &mut runner.backend.step().sampling;
     sampling.clear();
-    let (rows_max, adjustments_max) = (runner.model.logits_rows_max(), adjustments_max(runner.model.vocab()));
+    let vocab = runner.model.vocab();
+    let (rows_max, adjustments_max) = (runner.model.logits_rows_max(), adjustments_max(vocab));
     for position in runner.logits_positions[first..].iter().take(rows_max) {
         let first_adjustment = sampling.adjustments.len();
         let room = adjustments_max - first_adjustment;
         let request = match state.requests.active.get(position.sequence) {
             None => SamplingRequest::default(),
             Some(active) if samples(active, position) && active.adjustments.entries().len() > room => break,
-            Some(active) => sampling_request(active, position, &mut sampling.adjustments),
+            Some(active) => {
+                let mut request = sampling_request(active, position, &mut sampling.adjustments);
+                if let (Some(guide), SamplingKind::Sample) = (&active.request.guide, request.kind) {
+                    guide.write_mask(&mut sampling.masks);
+                    request.mask = (sampling.masks.len() / mask_words(vocab)) as u32;
+                }
+                request
+            }
         };
         sampling.rows.push(SamplingRequest { first_adjustment: first_adjustment as i32, ..request });
     }
@@ -310,7 +337,7 @@ fn append_unknown_tokens(state: &mut EngineState, step: &mut InFlightStep) {
             // The last token of a request is not computed any further.
             && active.generated + active.ahead + 1 < active.request.max_tokens
         {
-            if active.request.params.uses_counts() {
+            if active.request.params.uses_counts() || active.request.guide.is_some() {
                 step.sitting_out += 1;
                 step.positions.push(Asked { at, kind, appended });
                 continue;
@@ -353,12 +380,13 @@ fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, ind
     }
     let token = runner.sampled.tokens[index];
     if [NO_TOKEN, NO_FINITE_LOGIT].contains(&token) {
-        return Err(no_token(token, &active.request.params, at.position));
+        let constrained = active.request.guide.is_some();
+        return Err(no_token(token, &active.request.params, constrained, at.position));
     }
     if appended {
         active.ahead -= 1;
         runner.scheduler.know(handle, token);
-    } else {
+    } else if active.request.guide.is_none() {
         runner.scheduler.append(handle, token)?;
     }
     state.requests.counters.generated();
@@ -367,11 +395,15 @@ fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, ind
     let (top_tokens, top_logprobs) = top.unwrap_or_default();
     let sampled = Piece { token, text: "", logprob: asked.map(|_| logprob), top_tokens, top_logprobs };
     let (finish, full) = active.accept(sampled)?;
+    let guided = active.request.guide.is_some();
     if full {
         runner.scheduler.set_paused(handle, true);
     }
-    if let Some(reason) = finish {
-        state.end(handle, End::Finished(reason));
+    match finish {
+        // Whether the answer is complete is known after its last token.
+        None | Some(FinishReason::Length) if guided => state.requests.ask_guide(handle, token, finish),
+        None => {}
+        Some(reason) => state.end(handle, End::Finished(reason)),
     }
     Ok(())
 }
@@ -396,8 +428,8 @@ fn sampling_request(active: &Active, at: &LogitsPosition, adjustments: &mut Vec<
 }
 
 /// Why no token could be sampled: `token` says whether the device found a finite logit, if it can tell.
-fn no_token(token: u32, params: &SamplingParams, position: usize) -> Error {
-    if token == NO_FINITE_LOGIT || params.bias.is_empty() && !params.uses_counts() {
+fn no_token(token: u32, params: &SamplingParams, constrained: bool, position: usize) -> Error {
+    if token == NO_FINITE_LOGIT || params.bias.is_empty() && !params.uses_counts() && !constrained {
         return Error::format(format!(
             "the model computed no finite logit at position {}: its weights are damaged or numbers overflowed; try again with \
              compute = f32",
@@ -405,7 +437,7 @@ fn no_token(token: u32, params: &SamplingParams, position: usize) -> Error {
         ));
     }
     Error::argument(
-        "bias or penalties forbid every token, or the model computed no finite logit; leave at least one token",
+        "bias, penalties and constraint together forbid every token, or the model computed no finite logit; leave at least one token",
     )
     .about("bias")
 }

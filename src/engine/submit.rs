@@ -1,5 +1,6 @@
 //! Submitting a request: prompt and options are checked on the calling thread.
 
+use super::guide::Guide;
 use super::host_thread::{only_tokens, with_text};
 use super::prompt::answer_start;
 use super::{Command, Engine, NewRequest, Outbox, Permit, Prompt, Request, RequestOptions, Sink, TextOptions};
@@ -105,7 +106,18 @@ impl Engine {
         let stream = self.text.tokenizer.as_ref().map(|t| TextStream::new(t.clone(), options.special));
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default();
-        let begun = options.mid_text || answer_start(prompt).is_some_and(continued::has_text);
+        let eos_tokens = if options.ignore_eos { Vec::new() } else { d.eos_tokens.clone() };
+        let stop_tokens = self.stop_tokens(prompt);
+        let guide = match &options.constraint {
+            None => None,
+            Some(constraint) => {
+                self.ready_guides()?;
+                let ends: Vec<u32> = eos_tokens.iter().chain(&stop_tokens).copied().collect();
+                Some(Guide::new(constraint, self.info.vocab_size as usize, &ends)?)
+            }
+        };
+        // Text of a constrained answer is what its tokens stand for, to the byte.
+        let begun = options.mid_text || guide.is_some() || answer_start(prompt).is_some_and(continued::has_text);
         Ok(NewRequest {
             delivery: Arc::new(Outbox::new(id, options.tag, limit, sink, self.shared.dispatch.clone())),
             permit: None,
@@ -113,8 +125,9 @@ impl Engine {
             params,
             stream: stream.map(|stream| if begun { stream.continuing() } else { stream }),
             stops: StopFilter::new(prompt.stops.clone()),
-            eos_tokens: if options.ignore_eos { Vec::new() } else { d.eos_tokens.clone() },
-            stop_tokens: self.stop_tokens(prompt),
+            eos_tokens,
+            stop_tokens,
+            guide,
             max_tokens: wanted.min(room),
             prompt_logprobs: options.prompt_logprobs,
             priority: options.priority,

@@ -210,6 +210,7 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         repetition_penalty: real(o.repetition_penalty),
         presence_penalty: real(o.presence_penalty),
         frequency_penalty: real(o.frequency_penalty),
+        constraint: None,
     })
 }
 

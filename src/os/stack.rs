@@ -65,6 +65,14 @@ pub fn aside<R: Send>(name: &str, body: impl FnOnce() -> R + Send) -> Result<R> 
     run(name, limits::THREAD_STACK_BYTES, body)
 }
 
+/// As [`aside`], with a stack of `stack_bytes`.
+///
+/// # Errors
+/// As there.
+pub fn aside_with<R: Send>(name: &str, stack_bytes: usize, body: impl FnOnce() -> R + Send) -> Result<R> {
+    run(name, stack_bytes, body)
+}
+
 /// Runs `call` on the thread that waits for the calling one in [`with_stack`] or [`aside`], in the end on the one that
 /// called the library; in place when nobody waits. A panic in `call` goes on here.
 pub fn on_caller<R: Send>(call: impl FnOnce() -> R + Send) -> R {

@@ -11,7 +11,7 @@ use crate::limits;
 use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-pub use super::stack::{aside, on_caller, with_stack};
+pub use super::stack::{aside, aside_with, on_caller, with_stack};
 
 thread_local! {
     /// Whether [`spawn`] made this thread. No destructor, as everywhere here.
@@ -159,7 +159,7 @@ impl Started {
 }
 
 /// As [`spawn`], with a stack of `stack_bytes`.
-pub(super) fn spawn_with(
+pub fn spawn_with(
     name: &str,
     options: ThreadOptions,
     stack_bytes: usize,

@@ -22,6 +22,6 @@ pub use allowed::AllowedTokens;
 pub use params::SamplingParams;
 pub use request::{
     LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests,
-    adjustments_max,
+    adjustments_max, mask_words,
 };
 pub use sampler::{Sampled, Sampler};

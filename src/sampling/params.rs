@@ -104,7 +104,7 @@ impl SamplingParams {
             first_adjustment: 0,
             adjustments: adjustments as i32,
             kind: SamplingKind::Sample,
-            given: 0,
+            ..SamplingRequest::default()
         }
     }
 

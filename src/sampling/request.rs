@@ -49,6 +49,10 @@ pub struct SamplingRequest {
     pub kind: SamplingKind,
     /// The token whose log probability is computed with [`SamplingKind::Given`].
     pub given: u32,
+    /// Which of [`SamplingRequests::masks`] says what may be sampled, plus one; 0 = all tokens.
+    pub mask: u32,
+    /// Always 0: there is no padding.
+    pub reserved: u32,
 }
 
 /// A change to the logit of one token. Same layout as `LogitAdjustment` in the device code. The entries of a row are
@@ -75,6 +79,13 @@ pub struct SamplingRequests {
     pub rows: Vec<SamplingRequest>,
     /// The entries of all rows, concatenated.
     pub adjustments: Vec<LogitAdjustment>,
+    /// Masks over the vocabulary, each of [`mask_words`] words: bit `id % 32` of word `id / 32` is set where the id may be sampled.
+    pub masks: Vec<u32>,
+}
+
+/// Words of a mask over a vocabulary.
+pub const fn mask_words(vocab: usize) -> usize {
+    vocab.div_ceil(32)
 }
 
 /// The sampling results of one step.
@@ -109,19 +120,31 @@ impl SamplingRequests {
     /// `Memory` when the lists cannot be allocated.
     pub fn new(rows: usize, vocab: usize) -> Result<SamplingRequests> {
         let what = "what is sampled of a step";
-        Ok(SamplingRequests { rows: reserved(what, rows)?, adjustments: reserved(what, adjustments_max(vocab))? })
+        Ok(SamplingRequests {
+            rows: reserved(what, rows)?,
+            adjustments: reserved(what, adjustments_max(vocab))?,
+            masks: reserved(what, rows.saturating_mul(mask_words(vocab)))?,
+        })
     }
 
     /// Bytes that `new` reserves.
     pub fn bytes(rows: usize, vocab: usize) -> u64 {
         let adjustments = (adjustments_max(vocab) as u64).saturating_mul(size_of::<LogitAdjustment>() as u64);
-        adjustments.saturating_add((rows as u64).saturating_mul(size_of::<SamplingRequest>() as u64))
+        let row = size_of::<SamplingRequest>().saturating_add(mask_words(vocab).saturating_mul(size_of::<u32>()));
+        adjustments.saturating_add((rows as u64).saturating_mul(row as u64))
     }
 
-    /// Clears both lists and keeps their capacity.
+    /// Clears all lists and keeps their capacity.
     pub fn clear(&mut self) {
         self.rows.clear();
         self.adjustments.clear();
+        self.masks.clear();
+    }
+
+    /// The mask of a request over a vocabulary; `None` when it has none.
+    pub fn mask(&self, request: &SamplingRequest, vocab: usize) -> Option<&[u32]> {
+        let (index, words) = (request.mask.checked_sub(1)? as usize, mask_words(vocab));
+        self.masks.get(index * words..(index + 1) * words)
     }
 }
 

@@ -73,9 +73,9 @@ impl Sampler {
     /// Samples the token of one row as the request says, or gives the log probability of a token.
     ///
     /// In this order: repetition penalty, presence and frequency penalty, bias, temperature, top-k, top-p, min-p, one
-    /// draw. The request has been validated for this vocabulary, and `adjustments` are its own. A logit that is NaN or infinite
-    /// counts as minus infinity and is never sampled, nor is an id outside `mask`, nor one less than e^-87 times as likely as the
-    /// best.
+    /// draw. The request has been validated for this vocabulary, and `adjustments` and `own_mask`, over the whole vocabulary, are its
+    /// own. A logit that is NaN or infinite counts as minus infinity and is never sampled, nor is an id outside one of the masks, nor
+    /// one less than e^-87 times as likely as the best.
     ///
     /// With `logprobs` = k > 0, the k most probable ids of the raw logits, best first, of equals the lowest, whether in the mask or
     /// not, are written to the first k of `top`, which has room for them, with their log probabilities.
@@ -85,7 +85,7 @@ impl Sampler {
         logits: &[f32],
         mask: &AllowedTokens,
         request: &SamplingRequest,
-        adjustments: &[LogitAdjustment],
+        (adjustments, own_mask): (&[LogitAdjustment], Option<&[u32]>),
         top: (&mut [u32], &mut [f32]),
     ) -> Sampled {
         assert_eq!(logits.len(), self.vocab, "a row is one vocabulary");
@@ -97,8 +97,14 @@ impl Sampler {
             SamplingKind::Sample => {}
         }
         let candidates = logits.get(..mask.end()).unwrap_or(logits);
-        let plain = mask.holes().is_empty() && adjustments.is_empty();
-        let row = if plain { candidates } else { adjust(&mut self.adjusted, candidates, mask, request, adjustments) };
+        let plain = mask.holes().is_empty() && adjustments.is_empty() && own_mask.is_none();
+        let row = if plain {
+            candidates
+        } else {
+            adjust(&mut self.adjusted, candidates, mask, request, adjustments);
+            forbid(&mut self.adjusted, own_mask);
+            &self.adjusted
+        };
         let max = find_maxima(passes, row, &mut self.scratch.maxima);
         let chosen = match max {
             f32::NEG_INFINITY => None,
@@ -123,7 +129,7 @@ impl Sampler {
             SamplingKind::Sample if request.temperature > 0.0 => request.top_k as usize,
             SamplingKind::Sample => 1,
         };
-        let plain = mask.holes().is_empty() && request.adjustments == 0;
+        let plain = mask.holes().is_empty() && request.adjustments == 0 && request.mask == 0;
         let few = (1..=limits::BEST_LOGITS_MAX).contains(&count) && count < mask.end();
         (plain && few && request.logprobs < 0).then_some(count)
     }
@@ -214,13 +220,13 @@ fn logprob(logits: &[f32], token: u32, max: f32, log_sum: f64) -> f32 {
 }
 
 /// Copies the row, then changes the few logits that penalties, bias and holes name.
-fn adjust<'a>(
-    adjusted: &'a mut Vec<f32>,
+fn adjust(
+    adjusted: &mut Vec<f32>,
     row: &[f32],
     mask: &AllowedTokens,
     request: &SamplingRequest,
     adjustments: &[LogitAdjustment],
-) -> &'a [f32] {
+) {
     adjusted.clear();
     adjusted.extend_from_slice(row);
     for entry in adjustments {
@@ -242,7 +248,24 @@ fn adjust<'a>(
             *x = f32::NEG_INFINITY;
         }
     }
-    adjusted
+}
+
+/// Makes the logits minus infinity whose bits are not set.
+fn forbid(adjusted: &mut [f32], mask: Option<&[u32]>) {
+    let Some(mask) = mask else { return };
+    for (logits, &word) in adjusted.chunks_mut(32).zip(mask) {
+        match word {
+            0 => logits.fill(f32::NEG_INFINITY),
+            u32::MAX => {}
+            _ => {
+                for (bit, x) in logits.iter_mut().enumerate() {
+                    if word >> bit & 1 == 0 {
+                        *x = f32::NEG_INFINITY;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Leaves the largest finite logit of each block of the row in `maxima`, and returns that of all.
@@ -461,7 +484,7 @@ mod tests {
                 ..SamplingRequest::default()
             };
             let mut sample = |passes: &dyn RowPasses, request: &SamplingRequest| {
-                sampler.sample(passes, &row, &mask, request, &[], Default::default()).token
+                sampler.sample(passes, &row, &mask, request, Default::default(), Default::default()).token
             };
             let max = math::max(&row);
             for top_p in [0.01, 0.5, 0.9, 0.999, 0.999_999_94] {

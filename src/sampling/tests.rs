@@ -175,8 +175,41 @@ fn sample(
     let count = params.logprobs.unwrap_or(0) as usize;
     let (mut ids, mut logprobs) = (vec![0; count], vec![0.0; count]);
     let top = (&mut *ids, &mut *logprobs);
-    let sampled = sampler.sample(&math::Portable, logits, allowed, &request, entries, top);
+    let sampled = sampler.sample(&math::Portable, logits, allowed, &request, (entries, None), top);
     (sampled, ids, logprobs)
+}
+
+/// A mask of the row's own forbids tokens as a bias of minus infinity does, and changes no log probability.
+#[test]
+fn a_mask_of_the_row_forbids_all_others() {
+    let logits: Vec<f32> = (0..100).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();
+    let mut sampler = Sampler::new(100).expect("memory");
+    let all = AllowedTokens::all(100);
+    for seed in 0..300 {
+        let words: Vec<u32> = (0..4).map(|k| philox::uniform(seed, k, 1, 1).to_bits() as u32).collect();
+        let set = |id: usize| words[id / 32] >> (id % 32) & 1 == 1;
+        let params = SamplingParams {
+            temperature: [0.0, 0.7, 1.5][seed as usize % 3],
+            top_k: [0, 5][seed as usize % 2],
+            top_p: [1.0, 0.9][seed as usize / 2 % 2],
+            logprobs: Some(3),
+            seed,
+            ..SamplingParams::default()
+        };
+        let request = SamplingRequest { mask: 1, ..params.request(7, 0) };
+        let (mut ids, mut logprobs) = ([0; 3], [0.0; 3]);
+        let masked =
+            sampler.sample(&math::Portable, &logits, &all, &request, (&[], Some(&words)), (&mut ids, &mut logprobs));
+        assert!(set(masked.token as usize), "seed {seed}: {masked:?}");
+        let bias = (0..100u32).filter(|id| !set(*id as usize)).map(|id| (id, f32::NEG_INFINITY)).collect();
+        let params = SamplingParams { bias, ..params };
+        let biased = sample(&mut sampler, &logits, &all, &params, &TokenCounts::default(), 7);
+        assert_eq!((masked, ids.to_vec(), logprobs.to_vec()), biased, "seed {seed}");
+    }
+    let request = SamplingRequest { mask: 1, ..SamplingParams::default().request(7, 0) };
+    let none = sampler.sample(&math::Portable, &logits, &all, &request, (&[], Some(&[0; 4])), Default::default());
+    assert_eq!(none.token, NO_TOKEN);
+    assert_eq!(Sampler::enough(&all, &request), None, "a row with a mask is looked at whole");
 }
 
 fn run(case: &Case) -> crate::Result<(Sampled, Vec<u32>, Vec<f32>)> {

@@ -172,6 +172,35 @@ impl Chain {
         Ok(())
     }
 
+    /// The bytes of one name inside a text, which need not be whole characters.
+    ///
+    /// # Errors
+    /// [`Status::Unsupported`] when there is no text before all names are known.
+    pub(crate) fn bytes_of(&self, name: &str) -> Result<Vec<u8>> {
+        let bytes_first = self.stages.iter().position(|stage| matches!(stage, Stage::ByteLevel));
+        if self.stages.iter().any(|stage| matches!(stage, Stage::Whole { .. } | Stage::Join))
+            || bytes_first.is_some_and(|at| at > 0)
+        {
+            let message = "the tokenizer's decoder gives no text for single tokens";
+            return Err(Error::unsupported(message).about("tokenizer.json"));
+        }
+        if bytes_first.is_some() {
+            let mut bytes = Vec::new();
+            byte_level(name, &mut bytes);
+            return Ok(bytes);
+        }
+        if let Some(byte) =
+            byte_token(name).filter(|_| self.stages.iter().any(|stage| matches!(stage, Stage::ByteFallback)))
+        {
+            return Ok(vec![byte]);
+        }
+        let (mut memory, mut text) = (self.memory(), String::new());
+        memory.iter_mut().for_each(Memory::begin);
+        self.push(&mut memory, name, &mut text)?;
+        self.finish(&mut memory, &mut text)?;
+        Ok(text.into_bytes())
+    }
+
     /// Takes a token's name and appends to `out` the text that became certain. In memory that it has, but for
     /// [`Stage::WordPiece`], [`Stage::Whole`], and a [`Stage::Replace`] whose pattern is a regular expression: its automaton is
     /// made while it runs.

@@ -313,6 +313,14 @@ impl Tokenizer {
         self.by_id.get(id)
     }
 
+    /// The bytes that a token stands for inside a text; none for a token without a name.
+    ///
+    /// # Errors
+    /// `Unsupported` when the decoder makes text of all tokens together only.
+    pub fn token_bytes(&self, id: u32) -> Result<Vec<u8>> {
+        self.decoded_name(id, true).map_or(Ok(Vec::new()), |name| self.chain.bytes_of(name))
+    }
+
     pub(super) fn chain(&self) -> &Chain {
         &self.chain
     }

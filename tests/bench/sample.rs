@@ -49,7 +49,7 @@ fn main() -> Result<(), Error> {
             let start = Instant::now();
             for position in 0..DRAWS {
                 let request = params.request(position, 0);
-                black_box(sampler.sample(&passes, &logits, &mask, &request, &[], (&mut ids, &mut logprobs)));
+                black_box(sampler.sample(&passes, &logits, &mask, &request, (&[], None), (&mut ids, &mut logprobs)));
             }
             times.push(start.elapsed().as_secs_f64() * 1e6 / DRAWS as f64);
         }

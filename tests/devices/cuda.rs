@@ -10,6 +10,7 @@
 //! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
 //! | `cuda/files.rs` | what is kept in files: quantized weights, prefixes |
 //! | `cuda/blocks.rs` | weights in blocks of GGUF files |
+//! | `cuda/constraints.rs` | constraints of requests |
 //! | `cuda/blaslt.rs` | NVIDIA's own products, where law 1 has been given up for them |
 //! | `cuda/check.rs` | gpu-check and `astrai bench` on a GPU, all but speed |
 //! | `cuda/abi.rs` | the options of the C interface |
@@ -18,6 +19,7 @@ mod abi;
 mod blaslt;
 mod blocks;
 mod check;
+mod constraints;
 mod engines;
 mod files;
 mod leaks;

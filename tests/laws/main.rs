@@ -6,6 +6,7 @@
 //! | `requests.rs` | law 1 on every tier; the other laws, each for itself |
 //! | `endings.rs` | laws 2, 4 and 5: one end each, whatever ends a request or an engine |
 //! | `bits.rs` | the bits of fixed requests as they were |
+//! | `constraints.rs` | constraints of requests: they are met, obey law 1, and hold up nobody |
 //! | `control.rs` | pause, duty limit, cache |
 //! | `prefix.rs` | pinned, saved and restored prefixes |
 //! | `process.rs` | what an engine does to its process; each test in one of its own |
@@ -16,6 +17,7 @@
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
 mod bits;
+mod constraints;
 mod control;
 mod endings;
 mod prefix;

@@ -64,9 +64,11 @@ fn log_probabilities_are_those_of_transformers() {
     let Some(file) = model() else { return };
     let fixture = fixture();
     let (exact, rounded) = (distance(&open(&file, Type::F32), &fixture), distance(&open(&file, Type::Auto), &fixture));
-    println!("mean distance {exact:.6} with compute f32, {rounded:.4} by default");
+    let peer = std::fs::read(root().join("tests/fixtures/real/smollm2_llama_cpp.json")).unwrap();
+    let peer = serde_json::from_slice::<Value>(&peer).unwrap()["distance"].as_f64().unwrap();
+    println!("mean distance {exact:.6} with compute f32, {rounded:.4} by default, {peer:.4} of llama.cpp");
     assert!(exact <= 0.002, "{exact}");
-    assert!(rounded <= 0.1, "{rounded}");
+    assert!(rounded <= 1.2 * peer, "{rounded} against {peer}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the test programs share. Each takes some of it.
 #![allow(dead_code, reason = "each program takes some of it")]
 
+pub mod constraints;
 pub mod damaged;
 pub mod fake;
 pub mod gguf;

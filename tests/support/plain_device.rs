@@ -424,7 +424,8 @@ impl Sampling for PlainBackend {
             let range = row * limits::TOP_LOGPROBS_MAX..(row + 1) * limits::TOP_LOGPROBS_MAX;
             let top = (&mut output.top_tokens[range.clone()], &mut output.top_logprobs[range]);
             let logits = self.get(head.out.at(row * vocab), vocab);
-            let sampled = sampler.sample(&Portable, logits, mask, request, changes, top);
+            let own = (changes, self.step.sampling.mask(request, vocab));
+            let sampled = sampler.sample(&Portable, logits, mask, request, own, top);
             (output.tokens[row], output.logprobs[row]) = (sampled.token, sampled.logprob);
         }
         (self.sampler, self.sampled) = (Some(sampler), output);

@@ -165,7 +165,8 @@ impl CpuBackend {
                 let adjustments = &requests.adjustments[first..first + request.adjustments as usize];
                 // SAFETY: inside the tensor, which no task writes.
                 let logits = unsafe { logits.read(row * vocab..(row + 1) * vocab) };
-                let sampled: Sampled = sampler.sample(&passes, logits, mask, request, adjustments, top);
+                let own = (adjustments, requests.mask(request, vocab));
+                let sampled: Sampled = sampler.sample(&passes, logits, mask, request, own, top);
                 (*token, *logprob) = (sampled.token, sampled.logprob);
             }
         });

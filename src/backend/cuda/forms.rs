@@ -31,6 +31,7 @@ pub fn block_row_bytes(format: BlockFormat, in_features: usize) -> Option<usize>
 /// Writes a row of blocks as kernels read it: all blocks without their odd bytes, then the odd bytes of all blocks, then zeros. The
 /// odd bytes are the `bytes % 4` of a block that hold its scale, at its end in blocks of 256 weights, else at its start; so all
 /// words are aligned.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "nothing is uploaded"))]
 pub fn put_blocks(format: BlockFormat, row: &[u8], to: &mut [u8]) {
     let (bytes, odd) = (format.bytes(), format.bytes() % 4);
     let at = if format.weights() == 256 { bytes - odd } else { 0 };

@@ -8,7 +8,9 @@ use super::state::CudaBackend;
 use crate::backend::{MaxBatchShape, Tensor, Ticket};
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::sampling::{LogitAdjustment, SamplingOutput, SamplingRequest, SamplingRequests, adjustments_max};
+use crate::sampling::{
+    LogitAdjustment, SamplingOutput, SamplingRequest, SamplingRequests, adjustments_max, mask_words,
+};
 use cudarc::driver::sys;
 use std::sync::Arc;
 
@@ -30,6 +32,7 @@ struct Sampling {
     vocab: i32,
     limit: i32,
     holes: u64,
+    masks: u64,
     requests: u64,
     adjustments: u64,
     keys: u64,
@@ -52,6 +55,7 @@ struct SamplingSizes {
     /// Tokens and their log probabilities, then ids and log probabilities of the most probable tokens.
     results: usize,
     holes: usize,
+    masks: usize,
 }
 
 impl SamplingSizes {
@@ -64,11 +68,12 @@ impl SamplingSizes {
             best: rows(limits::BEST_LOGITS_MAX * 8),
             results: rows(8 + TOPS * 8),
             holes: l.vocab.div_ceil(32) * 4,
+            masks: rows(mask_words(l.vocab).saturating_mul(4)),
         }
     }
 
     fn bytes(&self) -> u64 {
-        let all = [self.requests, self.adjustments, self.keys, self.best, self.results, self.holes];
+        let all = [self.requests, self.adjustments, self.keys, self.best, self.results, self.holes, self.masks];
         all.into_iter().map(|bytes| bytes as u64).fold(0, u64::saturating_add)
     }
 }
@@ -98,6 +103,7 @@ pub struct SamplingScratch {
     results: Buffer,
     holes: Buffer,
     any_holes: bool,
+    masks: Buffer,
     limit: usize,
     up: Vec<(Pinned, Event)>,
     turn: usize,
@@ -114,7 +120,8 @@ impl SamplingScratch {
     pub fn new(device: &Arc<Device>, max_shape: &MaxBatchShape, blocking: bool) -> Result<SamplingScratch> {
         let (s, what) = (SamplingSizes::of(max_shape), "what is sampled of a step");
         let buffer = |bytes: usize| Buffer::zeroed(device, bytes, what);
-        let up = || Ok((Pinned::zeroed(device, s.requests + s.adjustments, what)?, Event::new(device, blocking)?));
+        let up =
+            || Ok((Pinned::zeroed(device, s.requests + s.adjustments + s.masks, what)?, Event::new(device, blocking)?));
         let down = || {
             let (pinned, copied) = (Pinned::zeroed(device, s.results, what)?, Event::new(device, blocking)?);
             Ok(Down { pinned, copied, rows: 0, tops: false })
@@ -129,6 +136,7 @@ impl SamplingScratch {
             results: buffer(s.results)?,
             holes: buffer(s.holes)?,
             any_holes: false,
+            masks: buffer(s.masks)?,
             limit: max_shape.vocab,
             up: (0..UP).map(|_| up()).collect::<Result<_>>()?,
             turn: 0,
@@ -171,9 +179,13 @@ impl SamplingScratch {
 
     /// Submits the upload of the step's requests.
     pub fn upload(&mut self, requests: &SamplingRequests) -> Result<()> {
-        let (rows, adjustments) = (requests.rows.len(), requests.adjustments.len());
-        if rows > self.rows_max || adjustments * size_of::<LogitAdjustment>() > self.adjustments.bytes {
-            return Err(Error::internal(format!("{rows} requests with {adjustments} changes of logits are too many")));
+        let (rows, adjustments, masks) = (requests.rows.len(), requests.adjustments.len(), requests.masks.len());
+        let fits =
+            adjustments * size_of::<LogitAdjustment>() <= self.adjustments.bytes && masks * 4 <= self.masks.bytes;
+        if rows > self.rows_max || !fits {
+            let message =
+                format!("{rows} requests with {adjustments} changes of logits and {masks} words of masks are too many");
+            return Err(Error::internal(message));
         }
         self.rows = rows;
         self.tops = requests.rows.iter().any(|d| d.logprobs > 0);
@@ -181,9 +193,12 @@ impl SamplingScratch {
         self.turn = (self.turn + 1) % self.up.len();
         let (pinned, copied) = &mut self.up[self.turn];
         copied.wait()?;
-        let at = self.requests.bytes;
-        let parts =
-            [(&self.requests, 0, as_bytes(&requests.rows)), (&self.adjustments, at, as_bytes(&requests.adjustments))];
+        let (second, third) = (self.requests.bytes, self.requests.bytes + self.adjustments.bytes);
+        let parts = [
+            (&self.requests, 0, as_bytes(&requests.rows)),
+            (&self.adjustments, second, as_bytes(&requests.adjustments)),
+            (&self.masks, third, as_bytes(&requests.masks)),
+        ];
         let _entered = self.device.enter()?;
         for (to, at, bytes) in parts {
             if bytes.is_empty() {
@@ -279,6 +294,7 @@ impl CudaBackend {
         let at = |row_bytes: usize| d.results.address + (row_bytes * d.rows_max) as u64;
         let args = Sampling {
             holes: if d.any_holes { d.holes.address } else { 0 },
+            masks: d.masks.address,
             requests: d.requests.address,
             adjustments: d.adjustments.address,
             tops: TOPS as i32,
@@ -317,6 +333,6 @@ mod tests {
     /// The structures have the sizes that the kernels expect, and no padding.
     #[test]
     fn structures_are_those_of_the_kernels() {
-        assert_eq!((size_of::<SamplingRequest>(), size_of::<LogitAdjustment>(), size_of::<Sampling>()), (64, 20, 112));
+        assert_eq!((size_of::<SamplingRequest>(), size_of::<LogitAdjustment>(), size_of::<Sampling>()), (72, 20, 120));
     }
 }

@@ -205,7 +205,7 @@ impl Event {
         self.top_tokens.clear();
         self.top_logprobs.clear();
         self.prompt_logprobs.clear();
-        (self.usage, self.error) = (None, None);
+        (self.usage, self.error, self.complete) = (None, None, None);
     }
 
     /// Sets the event's position in the output; `produced` is what the request has produced including this event.
@@ -238,7 +238,7 @@ impl Event {
         if from.terminal() {
             (self.kind, self.finish) = (from.kind, from.finish);
             self.prompt_logprobs = std::mem::take(&mut from.prompt_logprobs);
-            (self.usage, self.error) = (from.usage.take(), from.error.take());
+            (self.usage, self.error, self.complete) = (from.usage.take(), from.error.take(), from.complete);
         }
     }
 

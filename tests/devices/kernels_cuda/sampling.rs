@@ -3,7 +3,7 @@
 use super::host::{Memory, launch, param, shape};
 use super::{Random, begin, same_bits};
 use astrai::sampling::math::Portable;
-use astrai::sampling::{AllowedTokens, LogitAdjustments, NO_FINITE_LOGIT, Sampler, SamplingParams};
+use astrai::sampling::{AllowedTokens, LogitAdjustments, NO_FINITE_LOGIT, Sampler, SamplingParams, mask_words};
 
 /// The mirror of `SamplingRequest` in kernels/draw.cuh.
 #[repr(C)]
@@ -23,6 +23,8 @@ struct SamplingRequest {
     adjustments: i32,
     kind: i32,
     given: u32,
+    mask: u32,
+    reserved: u32,
 }
 
 const IDLE: i32 = 0;
@@ -48,6 +50,7 @@ struct Args {
     vocab: i32,
     limit: i32,
     holes: *const u32,
+    masks: *const u32,
     draws: *const SamplingRequest,
     adjustments: *mut LogitAdjustment,
     keys: *mut u64,
@@ -94,6 +97,7 @@ fn the_largest_logits_are_found() {
             vocab: stride as i32,
             limit: limit as i32,
             holes: std::ptr::null(),
+            masks: std::ptr::null(),
             draws: std::ptr::null(),
             adjustments: std::ptr::null_mut(),
             keys: keys.at(),
@@ -134,6 +138,8 @@ struct Request {
     prompt: Vec<u32>,
     output: Vec<u32>,
     position: u64,
+    /// Bits of the tokens that may be sampled.
+    mask: Option<Vec<u32>>,
 }
 
 impl Request {
@@ -180,6 +186,8 @@ impl Request {
             adjustments: (adjustments.len() - first) as i32,
             kind: self.kind,
             given: self.given,
+            mask: 0,
+            reserved: 0,
         }
     }
 }
@@ -202,12 +210,24 @@ fn step(requests: &[Request], allowed: &AllowedTokens) -> Vec<Outcome> {
         row[..vocab].copy_from_slice(&request.logits);
     }
     let mut adjustments = Vec::new();
-    let draws: Vec<SamplingRequest> = requests.iter().map(|request| request.draw(&mut adjustments)).collect();
+    let mut masks: Vec<u32> = Vec::new();
+    let draws: Vec<SamplingRequest> = requests
+        .iter()
+        .map(|request| {
+            let mut draw = request.draw(&mut adjustments);
+            if let Some(mask) = &request.mask {
+                masks.extend(mask);
+                draw.mask = (masks.len() / mask.len()) as u32;
+            }
+            draw
+        })
+        .collect();
     let mut bits = vec![0u32; limit.div_ceil(32)];
     allowed.holes().iter().for_each(|&hole| bits[hole as usize / 32] |= 1 << (hole % 32));
     let chunks = limit.div_ceil(CHUNK);
     let (x, draws, adjustments, holes) =
         (Memory::of(&logits), Memory::of(&draws), Memory::of(&adjustments), Memory::of(&bits));
+    let masks = Memory::of(&masks);
     // Less room for the search where a row is alone, which its token does not show.
     let count = if rows == 1 { 8 } else { BEST_MAX };
     let keys = Memory::new(rows * chunks * count * 8);
@@ -220,6 +240,7 @@ fn step(requests: &[Request], allowed: &AllowedTokens) -> Vec<Outcome> {
         vocab: vocab as i32,
         limit: limit as i32,
         holes: if allowed.holes().is_empty() { std::ptr::null() } else { holes.at() },
+        masks: masks.at(),
         draws: draws.at(),
         adjustments: adjustments.at(),
         keys: keys.at(),
@@ -268,7 +289,7 @@ fn check(what: &str, request: &Request, allowed: &AllowedTokens, got: &Outcome) 
         assert_eq!(*got, nothing, "{what}");
         return;
     }
-    let Request { logits, params, position, .. } = request;
+    let Request { logits, params, position, mask: own_mask, .. } = request;
     let count = params.logprobs.unwrap_or(0) as usize;
     let (mut ids, mut logprobs) = (vec![0; count], vec![0.0; count]);
     let mut sample = |params: &SamplingParams, allowed: &AllowedTokens, prompt: &[u32], output: &[u32]| {
@@ -278,7 +299,14 @@ fn check(what: &str, request: &Request, allowed: &AllowedTokens, got: &Outcome) 
         }
         let entries = adjustments.entries();
         let request = params.request(*position, entries.len());
-        let sampled = sampler.sample(&Portable, logits, allowed, &request, entries, (&mut ids, &mut logprobs));
+        let sampled = sampler.sample(
+            &Portable,
+            logits,
+            allowed,
+            &request,
+            (entries, own_mask.as_deref()),
+            (&mut ids, &mut logprobs),
+        );
         (sampled.token < NO_FINITE_LOGIT).then_some(sampled)
     };
     if request.kind == GIVEN {
@@ -360,7 +388,17 @@ fn request(random: &mut Random, vocab: usize) -> Request {
     }
     let kind = random.pick(&[IDLE, SAMPLE, SAMPLE, SAMPLE, SAMPLE, SAMPLE, GIVEN]);
     let position = u64::from(random.word()) << 8;
-    Request { kind, given: random.below(vocab + 1) as u32, logits, params, prompt, output, position }
+    // Nearly all, a few, one word, none.
+    let words = mask_words(vocab);
+    let mask = match random.below(8) {
+        0 => Some((0..words).map(|_| random.word() | random.word() | random.word()).collect()),
+        1 => Some((0..words).map(|_| random.word() & random.word() & random.word() & random.word()).collect()),
+        2 => Some((0..words).map(|word| if word == words / 2 { u32::MAX } else { 0 }).collect()),
+        3 if random.below(4) == 0 => Some(vec![0; words]),
+        _ => None,
+    };
+    let mask = mask.filter(|_| kind == SAMPLE);
+    Request { kind, given: random.below(vocab + 1) as u32, logits, params, prompt, output, position, mask }
 }
 
 /// Also law 1: a row alone has the bits it has among others.
@@ -391,7 +429,7 @@ fn mixed_rows_get_what_the_cpu_gives_them() {
 }
 
 fn plain(logits: Vec<f32>, params: SamplingParams) -> Request {
-    Request { kind: SAMPLE, given: 0, logits, params, prompt: vec![], output: vec![], position: 5 }
+    Request { kind: SAMPLE, given: 0, logits, params, prompt: vec![], output: vec![], position: 5, mask: None }
 }
 
 /// Rows that are drawn from whole, at the borders of sets that ties and ids decide.

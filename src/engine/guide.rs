@@ -1,0 +1,328 @@
+//! Constraints of requests: who computes which tokens may follow, and when.
+//!
+//! A constrained request has a [`Guide`]. After each of its tokens the engine thread gives the guide to the constraint thread, which
+//! tells the matcher of the token and leaves the mask of those that may follow. Only then the token joins the sequence in the
+//! scheduler; until it has, the request has no row, and nobody waits for it. The engine thread owns a guide's mask while the guide is
+//! ready, the constraint thread while it is not; the lock between them is never waited for by the engine thread.
+//!
+//! The constraint thread starts with the first constraint of an engine, sleeps while it has nothing to do, and ends with the engine
+//! thread. Compiling runs on threads of its own ([`thread::aside_with`]), so that it holds up no request.
+
+use super::{Engine, Shared, lock, wait_until};
+use crate::constrain::{self, Grammar, Kind, Matcher, TokenTrie};
+use crate::error::{Error, Result, copied, filled};
+use crate::limits;
+use crate::os::{shortage, thread};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// A compiled constraint, for any number of requests of the engine that compiled it.
+#[derive(Clone)]
+pub struct Constraint {
+    grammar: Arc<dyn Grammar>,
+    /// What may begin an answer, and whether it may be empty.
+    first: Arc<Answerable>,
+    /// The vocabulary that it was made for.
+    vocab: usize,
+}
+
+impl std::fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Constraint").field("vocab", &self.vocab).finish_non_exhaustive()
+    }
+}
+
+impl Constraint {
+    /// A constraint by a grammar of the host's own, over `vocab` tokens. Runs its first matcher on the calling thread.
+    ///
+    /// # Errors
+    /// `Unsupported` when nothing meets it; those of the grammar; `Memory`.
+    pub fn new(grammar: Arc<dyn Grammar>, vocab: usize) -> Result<Constraint> {
+        let mut mask = filled("the mask of a constraint", constrain::mask_words(vocab), 0)?;
+        let complete = grammar.matcher()?.allowed(&mut mask)?;
+        Ok(Constraint { grammar, first: Arc::new(Answerable { mask, complete }), vocab })
+    }
+}
+
+/// What may follow, and whether the answer may end.
+struct Answerable {
+    mask: Vec<u32>,
+    complete: bool,
+}
+
+/// The constraint of one request.
+pub(super) struct Guide {
+    work: Mutex<Work>,
+    /// Nobody but the engine thread has it.
+    ready: AtomicBool,
+    grammar: Arc<dyn Grammar>,
+    /// Tokens that end an answer: they may follow where it may end.
+    ends: Vec<u32>,
+}
+
+/// What a guide computes with.
+struct Work {
+    /// Made with the first token.
+    matcher: Option<Box<dyn Matcher>>,
+    /// The token to tell it of.
+    token: u32,
+    now: Answerable,
+    error: Option<Error>,
+}
+
+/// What a ready guide says.
+pub(super) enum Verdict {
+    /// The answer goes on.
+    GoesOn,
+    /// The answer is over: nothing may follow, not even an end token, of which the request has none.
+    Over,
+    /// The constraint cannot go on.
+    Failed(Error),
+}
+
+impl Guide {
+    /// The guide of a request that ends at `ends`.
+    ///
+    /// # Errors
+    /// `Argument` for a constraint of another vocabulary; `Memory`.
+    pub fn new(constraint: &Constraint, vocab: usize, ends: &[u32]) -> Result<Arc<Guide>> {
+        if constraint.vocab != vocab {
+            let message = "the constraint was compiled by an engine with another vocabulary; compile it with this one";
+            return Err(Error::argument(message).about("constraint"));
+        }
+        let mask = copied("the mask of a constraint", &constraint.first.mask)?;
+        let mut now = Answerable { mask, complete: constraint.first.complete };
+        let ends = copied("the end tokens of a constraint", ends)?;
+        now.add(&ends);
+        Ok(Arc::new(Guide {
+            work: Mutex::new(Work { matcher: None, token: 0, now, error: None }),
+            ready: AtomicBool::new(true),
+            grammar: constraint.grammar.clone(),
+            ends,
+        }))
+    }
+
+    /// Whether the mask is that of the sequence's end.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// The work, which nobody else has while the guide is ready.
+    fn own(&self) -> MutexGuard<'_, Work> {
+        lock(&self.work)
+    }
+
+    /// Appends the mask of a ready guide.
+    pub fn write_mask(&self, to: &mut Vec<u32>) {
+        to.extend_from_slice(&self.own().now.mask);
+    }
+
+    /// Whether the answer meets the constraint as it is.
+    pub fn is_complete(&self) -> bool {
+        self.is_ready() && self.own().now.complete
+    }
+
+    /// What follows from the state of a ready guide.
+    pub fn verdict(&self) -> Verdict {
+        let work = self.own();
+        match &work.error {
+            Some(error) => Verdict::Failed(error.clone()),
+            None if work.now.mask.iter().any(|word| *word != 0) => Verdict::GoesOn,
+            None if work.now.complete => Verdict::Over,
+            None => Verdict::Failed(
+                Error::unsupported("no token of the vocabulary can go on with the answer as the constraint demands")
+                    .about("constraint"),
+            ),
+        }
+    }
+
+    /// Computes the mask after the token. Constraint thread only.
+    fn compute(&self) {
+        let mut work = lock(&self.work);
+        shortage::forget();
+        let done = catch_unwind(AssertUnwindSafe(|| work.advance(&*self.grammar, &self.ends)));
+        let done = done
+            .unwrap_or_else(|_| Err(Error::internal("a constraint panicked; please report it").about("constraint")));
+        work.error = done.and_then(|()| shortage::check("a constraint")).err();
+        drop(work);
+        self.ready.store(true, Ordering::Release);
+    }
+}
+
+impl Work {
+    fn advance(&mut self, grammar: &dyn Grammar, ends: &[u32]) -> Result<()> {
+        let matcher = match &mut self.matcher {
+            Some(matcher) => matcher,
+            // What was allowed first is known; a matcher takes its tokens only after it said so itself.
+            none => {
+                let mut matcher = grammar.matcher()?;
+                matcher.allowed(&mut self.now.mask)?;
+                none.insert(matcher)
+            }
+        };
+        matcher.accept(self.token)?;
+        self.now.complete = matcher.allowed(&mut self.now.mask)?;
+        self.now.add(ends);
+        Ok(())
+    }
+}
+
+impl Answerable {
+    /// End tokens may follow where the answer may end, and nowhere else.
+    fn add(&mut self, ends: &[u32]) {
+        for &end in ends {
+            if self.complete {
+                constrain::set(&mut self.mask, end);
+            } else {
+                constrain::clear(&mut self.mask, end);
+            }
+        }
+    }
+}
+
+/// Guides whose masks are to be computed, for the constraint thread; and the tree of the engine's vocabulary.
+#[derive(Default)]
+pub(super) struct Guides {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Made for the first constraint. Locked while it is made.
+    trie: Mutex<Option<Arc<TokenTrie>>>,
+}
+
+/// What the constraint thread is given.
+enum Job {
+    /// Compute the mask after the token.
+    Compute(Arc<Guide>),
+    /// Drop what a request that has ended leaves, which may be much.
+    Drop(Arc<Guide>),
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Job>,
+    started: bool,
+    stopped: bool,
+}
+
+impl Guides {
+    /// Makes room for two jobs of each of so many requests, so that giving them allocates nothing.
+    ///
+    /// # Errors
+    /// `Memory`.
+    fn reserve(&self, requests: usize) -> Result<()> {
+        let mut queue = lock(&self.queue);
+        let (most, waiting) = (2 * requests, queue.waiting.len());
+        let bytes = (most * size_of::<Job>()) as u64;
+        queue
+            .waiting
+            .try_reserve(most.saturating_sub(waiting))
+            .map_err(|_| Error::memory("the line of constraints", bytes))
+    }
+
+    /// The tree of the vocabulary, made by the first call.
+    fn trie(&self, make: impl FnOnce() -> Result<TokenTrie>) -> Result<Arc<TokenTrie>> {
+        let mut trie = lock(&self.trie);
+        match &*trie {
+            Some(trie) => Ok(trie.clone()),
+            None => Ok(trie.insert(Arc::new(make()?)).clone()),
+        }
+    }
+
+    /// Asks for the mask after `token`, which a ready guide allowed. Engine thread only.
+    pub fn push(&self, guide: &Arc<Guide>, token: u32) {
+        guide.own().token = token;
+        guide.ready.store(false, Ordering::Release);
+        self.give(Job::Compute(guide.clone()));
+    }
+
+    /// Takes the guide of a request that has ended. Engine thread only.
+    pub fn retire(&self, guide: Arc<Guide>) {
+        self.give(Job::Drop(guide));
+    }
+
+    fn give(&self, job: Job) {
+        let mut queue = lock(&self.queue);
+        if !queue.stopped {
+            queue.waiting.push_back(job);
+            drop(queue);
+            self.changed.notify_one();
+        }
+    }
+
+    /// The engine thread ends, and the constraint thread with it.
+    pub fn stop(&self) {
+        let mut queue = lock(&self.queue);
+        queue.stopped = true;
+        let left = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        drop(left);
+        self.changed.notify_all();
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if queue.stopped {
+                return None;
+            }
+            if let Some(job) = queue.waiting.pop_front() {
+                return Some(job);
+            }
+            (queue, _) = wait_until(&self.changed, queue, None);
+        }
+    }
+}
+
+/// The constraint thread's body.
+fn run(shared: &Shared) {
+    while let Some(job) = shared.guides.next() {
+        match job {
+            Job::Compute(guide) => {
+                guide.compute();
+                shared.mailbox.nudge();
+            }
+            Job::Drop(guide) => drop(guide),
+        }
+    }
+}
+
+impl Engine {
+    /// Compiles a constraint, which serves any number of requests of this engine. May take a second the first time, when the
+    /// vocabulary is made ready, and then milliseconds.
+    ///
+    /// # Errors
+    /// As [`constrain::compile()`]; `Unsupported` without a tokenizer or weights; `Closed`.
+    pub fn compile_constraint(&self, kind: Kind, text: &str) -> Result<Constraint> {
+        if self.text_only {
+            return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
+        }
+        self.open_or_closed()?;
+        let tokenizer = self.text.tokenizer()?.clone();
+        let vocab = self.info.vocab_size as usize;
+        let guides = &self.shared.guides;
+        thread::aside_with("constraint", limits::CONSTRAINT_STACK_BYTES, || {
+            shortage::forget();
+            let trie = guides.trie(|| TokenTrie::new(&tokenizer, vocab))?;
+            let made = constrain::compile(&trie, kind, text).and_then(|grammar| Constraint::new(grammar, vocab));
+            shortage::check("a constraint").and(made)
+        })
+        .flatten()
+    }
+
+    /// What a constrained request needs of the engine: the constraint thread, and room in its line.
+    pub(super) fn ready_guides(&self) -> Result<()> {
+        self.shared.guides.reserve(self.pending_max())?;
+        let mut threads = lock(&self.threads);
+        // As for the text thread: a thread added here is joined by the close.
+        self.open_or_closed()?;
+        if !lock(&self.shared.guides.queue).started {
+            let shared = self.shared.clone();
+            let stack = limits::CONSTRAINT_STACK_BYTES;
+            threads.push(thread::spawn_with("guide", self.placing, stack, move || run(&shared))?);
+            lock(&self.shared.guides.queue).started = true;
+        }
+        Ok(())
+    }
+}

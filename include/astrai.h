@@ -253,6 +253,19 @@
 /// Text flags: do not open the assistant's turn after the messages.
 #define ASTRAI_TEXT_NO_GENERATION_PROMPT 2
 
+/* -- kind of a constraint ---------------------------------------------------- */
+
+/// A JSON schema: the answer is a JSON value that it accepts.
+#define ASTRAI_CONSTRAINT_JSON_SCHEMA 1
+/// No text: the answer is any JSON value.
+#define ASTRAI_CONSTRAINT_JSON 2
+/// A regular expression, without look-around and back-references: the whole answer matches.
+#define ASTRAI_CONSTRAINT_REGEX 3
+/// A grammar in the Lark format, as llguidance extends it.
+#define ASTRAI_CONSTRAINT_LARK 4
+/// A JSON list of strings: the answer is one of them.
+#define ASTRAI_CONSTRAINT_TEXTS 5
+
 /* -- parts of a chat as JSON ------------------------------------------------- */
 
 /// A JSON array of messages, each an object with a role; replaces the messages there are.
@@ -261,6 +274,9 @@
 #define ASTRAI_JSON_TOOLS 2
 /// A JSON object of further variables for the chat template.
 #define ASTRAI_JSON_VARIABLES 3
+
+/// What answers may be; made by astrai_constraint_compile, freed by astrai_constraint_free.
+typedef struct astrai_constraint astrai_constraint;
 
 /* -- types ------------------------------------------------------------------- */
 
@@ -271,11 +287,15 @@ typedef struct astrai_engine astrai_engine;
 /// astrai_prefix_free.
 typedef struct astrai_prefix astrai_prefix;
 
-/// What is asked of a model, with its stops and biases; made by astrai_prompt_new, freed by astrai_prompt_free.
+/// What is asked of a model; made by astrai_prompt_new, freed by astrai_prompt_free.
 typedef struct astrai_prompt astrai_prompt;
 
 /// A submitted request; made by astrai_submit, freed by astrai_request_free.
 typedef struct astrai_request astrai_request;
+
+/// What a request wants beside numbers: stops, biases, a constraint; made by astrai_settings_new, freed by
+/// astrai_settings_free.
+typedef struct astrai_settings astrai_settings;
 
 /// Load progress in bytes, on the opener's thread. Nonzero aborts: open returns ASTRAI_ERR_ABORTED.
 typedef int32_t (*astrai_progress_fn)(void *user_data, uint64_t done, uint64_t total);
@@ -403,6 +423,8 @@ typedef struct astrai_request_options {
   float presence_penalty;
   /// Subtracted from the logits once for each time the token is in the output; 0 = off.
   float frequency_penalty;
+  /// Stops, biases and the constraint, which are copied; NULL = none.
+  const struct astrai_settings *settings;
 } astrai_request_options;
 
 /// What went wrong, where, and what to do next. Library-owned: free with astrai_error_free, except inside an event.
@@ -501,6 +523,11 @@ typedef struct astrai_event {
   uint64_t first_token;
   /// Index of the first byte of text in the request's text, likewise.
   uint64_t first_byte;
+  /// Terminal only, of a constrained request: 1 when the answer meets the constraint as it is, 0 when it does not, as it was cut;
+  /// else -1.
+  int32_t complete;
+  /// 0.
+  int32_t reserved;
 } astrai_event;
 
 /// Facts about an engine. Caller-owned: set struct_size; strings live until astrai_engine_free.
@@ -809,22 +836,6 @@ int32_t astrai_prompt_set_message_flags(struct astrai_prompt *prompt,
                                         uint32_t flags,
                                         struct astrai_error **err);
 
-/// [S] Adds a stop string: generation ends before it, and no part of it is delivered. One that is the name of a special
-/// token of the model ends generation at that token, too. ERR_ARGUMENT: it is empty.
-int32_t astrai_prompt_add_stop(struct astrai_prompt *prompt,
-                               const char *text,
-                               size_t len,
-                               struct astrai_error **err);
-
-/// [S] Adds a token id that ends generation, besides the model's own. ERR_ARGUMENT: it is negative.
-int32_t astrai_prompt_add_stop_token(struct astrai_prompt *prompt, int32_t token, struct astrai_error **err);
-
-/// [S] Adds bias to the logit of a token; -INFINITY forbids it. ERR_ARGUMENT: token is negative, bias NaN or INFINITY.
-int32_t astrai_prompt_add_bias(struct astrai_prompt *prompt,
-                               int32_t token,
-                               float bias,
-                               struct astrai_error **err);
-
 /// [S] Frees a prompt; requests made from it go on. NULL is fine.
 void astrai_prompt_free(struct astrai_prompt *prompt);
 
@@ -862,6 +873,58 @@ int32_t astrai_detokenize(const struct astrai_engine *engine,
                           size_t cap,
                           size_t *count,
                           struct astrai_error **err);
+
+/* -- settings: what a request wants beside numbers --------------------------- */
+
+/// [S] Makes empty settings; no engine is needed. *out is freed with astrai_settings_free.
+int32_t astrai_settings_new(struct astrai_settings **out, struct astrai_error **err);
+
+/// [S] Makes a copy; the two have nothing in common afterwards but the constraint. *out is freed with astrai_settings_free.
+int32_t astrai_settings_clone(const struct astrai_settings *settings,
+                              struct astrai_settings **out,
+                              struct astrai_error **err);
+
+/// [S] Adds a stop string: generation ends before it, and no part of it is delivered. One that is the name of a special
+/// token of the model ends generation at that token, too. ERR_ARGUMENT: it is empty.
+int32_t astrai_settings_add_stop(struct astrai_settings *settings,
+                                 const char *text,
+                                 size_t len,
+                                 struct astrai_error **err);
+
+/// [S] Adds a token id that ends generation, besides the model's own. ERR_ARGUMENT: it is negative.
+int32_t astrai_settings_add_stop_token(struct astrai_settings *settings, int32_t token, struct astrai_error **err);
+
+/// [S] Adds bias to the logit of a token; -INFINITY forbids it. ERR_ARGUMENT: token is negative, bias NaN or INFINITY.
+int32_t astrai_settings_add_bias(struct astrai_settings *settings,
+                                 int32_t token,
+                                 float bias,
+                                 struct astrai_error **err);
+
+/// [S] Sets what answers may be; NULL: anything. The constraint may be freed right after.
+int32_t astrai_settings_set_constraint(struct astrai_settings *settings,
+                                       const struct astrai_constraint *constraint,
+                                       struct astrai_error **err);
+
+/// [S] Frees settings; requests made with them go on. NULL is fine.
+void astrai_settings_free(struct astrai_settings *settings);
+
+/* -- constraint: what answers may be ----------------------------------------- */
+
+/// [B] Compiles what answers may be: kind is ASTRAI_CONSTRAINT_*, text is written accordingly. The first constraint of an engine
+/// takes up to seconds, for the vocabulary; others milliseconds. *out serves any number of requests of this engine, through
+/// astrai_settings_set_constraint, and is freed with astrai_constraint_free. Where an answer may end, the model's end tokens are
+/// allowed, and nowhere else; log probabilities stay those of the model.
+/// ERR_UNSUPPORTED: something in it cannot be expressed, or nothing meets it; the message has name and position. ERR_ARGUMENT: the
+/// text is not of its kind, too long, or nests too deeply. ERR_UTF8, ERR_CLOSED.
+int32_t astrai_constraint_compile(const struct astrai_engine *engine,
+                                  int32_t kind,
+                                  const char *text,
+                                  size_t len,
+                                  struct astrai_constraint **out,
+                                  struct astrai_error **err);
+
+/// [A] Frees a constraint; settings and requests that have it go on. NULL is fine. In a forked child it does nothing.
+void astrai_constraint_free(struct astrai_constraint *constraint);
 
 /* -- request ----------------------------------------------------------------- */
 

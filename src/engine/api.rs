@@ -7,7 +7,7 @@ pub use crate::backend::device::Device;
 pub use crate::backend::device::ProbeFn;
 use crate::dtype::DType;
 pub use crate::encoding::Encoding;
-use crate::error::Error;
+use crate::error::{Error, Result, copied, reserved};
 use crate::limits;
 use crate::model::Recipe;
 use crate::os::thread::ThreadOptions;
@@ -206,12 +206,6 @@ pub struct Prompt {
     pub tools: Option<serde_json::Value>,
     /// Further variables of the chat template, a JSON object.
     pub variables: serde_json::Map<String, serde_json::Value>,
-    /// Stop strings. One that is the name of a special token also stops at that token.
-    pub stops: Vec<String>,
-    /// Stop token ids.
-    pub stop_tokens: Vec<u32>,
-    /// Logit biases by token id, added to the raw logits after the penalties.
-    pub bias: Vec<(u32, f32)>,
 }
 
 /// Flags of [`super::Engine::render`] and [`super::Engine::tokenize`].
@@ -269,8 +263,43 @@ pub struct RequestOptions {
     pub presence_penalty: Option<f32>,
     /// Subtracted from logits for each occurrence in the output; 0 = none.
     pub frequency_penalty: Option<f32>,
+    /// Stops, biases and the constraint; `None` = no such.
+    pub settings: Option<Arc<Settings>>,
+}
+
+/// What a request wants beside numbers. Requests may share it.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Stop strings. One that is the name of a special token also stops at that token.
+    pub stops: Vec<String>,
+    /// Stop token ids.
+    pub stop_tokens: Vec<u32>,
+    /// Logit biases by token id, added to the raw logits after the penalties.
+    pub bias: Vec<(u32, f32)>,
     /// What the answer may be; its end tokens are allowed exactly where the answer may end.
     pub constraint: Option<Constraint>,
+}
+
+impl Settings {
+    /// A copy, or an error if there is no memory for it.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn try_clone(&self) -> Result<Settings> {
+        let mut stops = reserved("a copy of settings", self.stops.len())?;
+        for stop in &self.stops {
+            let mut copy = String::new();
+            copy.try_reserve_exact(stop.len()).map_err(|_| Error::memory("a copy of settings", stop.len() as u64))?;
+            copy.push_str(stop);
+            stops.push(copy);
+        }
+        Ok(Settings {
+            stops,
+            stop_tokens: copied("a copy of settings", &self.stop_tokens)?,
+            bias: copied("a copy of settings", &self.bias)?,
+            constraint: self.constraint.clone(),
+        })
+    }
 }
 
 /// Why a request ended.

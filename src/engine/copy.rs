@@ -34,14 +34,10 @@ impl Prompt {
             size_of_val(self.parts.as_slice()),
             size_of_val(self.messages.as_slice()),
             size_of_val(self.message_flags.as_slice()),
-            size_of_val(self.stops.as_slice()),
-            size_of_val(self.stop_tokens.as_slice()),
-            size_of_val(self.bias.as_slice()),
         ];
         let values = self.messages.iter().chain(&self.tools).chain(self.variables.values()).map(value_bytes);
         let names = self.variables.keys().map(|name| ENTRY_BYTES + block(name.len()));
-        let stops = self.stops.iter().map(|stop| block(stop.len()));
-        lists.into_iter().map(block).chain(parts).chain(values).chain(names).chain(stops).sum()
+        lists.into_iter().map(block).chain(parts).chain(values).chain(names).sum()
     }
 }
 
@@ -78,12 +74,11 @@ mod tests {
         let prompt = Prompt {
             parts: vec![PromptPart::Text { text: long.clone(), special: false }, PromptPart::Tokens(vec![7; 5000])],
             messages: vec![json!({"role": "user", "content": [{"text": long}, 1, null]})],
-            bias: vec![(1, 0.5); 1000],
             ..Prompt::default()
         };
         let copy = prompt.try_clone().unwrap();
-        assert_eq!((&copy.parts, &copy.messages, &copy.bias), (&prompt.parts, &prompt.messages, &prompt.bias));
+        assert_eq!((&copy.parts, &copy.messages), (&prompt.parts, &prompt.messages));
         let bytes = prompt.heap_bytes();
-        assert!((48_000..52_000).contains(&bytes), "{bytes}");
+        assert!((40_000..44_000).contains(&bytes), "{bytes}");
     }
 }

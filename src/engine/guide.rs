@@ -5,52 +5,18 @@
 //! scheduler; until it has, the request has no row, and nobody waits for it. The engine thread owns a guide's mask while the guide is
 //! ready, the constraint thread while it is not; the lock between them is never waited for by the engine thread.
 //!
-//! The constraint thread starts with the first constraint of an engine, sleeps while it has nothing to do, and ends with the engine
-//! thread. Compiling runs on threads of its own ([`thread::aside_with`]), so that it holds up no request.
+//! The constraint thread ([`super::compile`]) starts with the first constrained request of an engine, sleeps while it has nothing to
+//! do, and ends with the engine thread.
 
-use super::{Engine, Shared, lock, wait_until};
-use crate::constrain::{self, Grammar, Kind, Matcher, TokenTrie};
-use crate::error::{Error, Result, copied, filled};
-use crate::limits;
-use crate::os::{shortage, thread};
+use super::constraint::{Answerable, Constraint};
+use super::{lock, wait_until};
+use crate::constrain::{Grammar, Matcher, TokenTrie};
+use crate::error::{Error, Result, copied};
+use crate::os::shortage;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-
-/// A compiled constraint, for any number of requests of the engine that compiled it.
-#[derive(Clone)]
-pub struct Constraint {
-    grammar: Arc<dyn Grammar>,
-    /// What may begin an answer, and whether it may be empty.
-    first: Arc<Answerable>,
-    /// The vocabulary that it was made for.
-    vocab: usize,
-}
-
-impl std::fmt::Debug for Constraint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Constraint").field("vocab", &self.vocab).finish_non_exhaustive()
-    }
-}
-
-impl Constraint {
-    /// A constraint by a grammar of the host's own, over `vocab` tokens. Runs its first matcher on the calling thread.
-    ///
-    /// # Errors
-    /// `Unsupported` when nothing meets it; those of the grammar; `Memory`.
-    pub fn new(grammar: Arc<dyn Grammar>, vocab: usize) -> Result<Constraint> {
-        let mut mask = filled("the mask of a constraint", constrain::mask_words(vocab), 0)?;
-        let complete = grammar.matcher()?.allowed(&mut mask)?;
-        Ok(Constraint { grammar, first: Arc::new(Answerable { mask, complete }), vocab })
-    }
-}
-
-/// What may follow, and whether the answer may end.
-struct Answerable {
-    mask: Vec<u32>,
-    complete: bool,
-}
 
 /// The constraint of one request.
 pub(super) struct Guide {
@@ -139,7 +105,7 @@ impl Guide {
     }
 
     /// Computes the mask after the token. Constraint thread only.
-    fn compute(&self) {
+    pub fn compute(&self) {
         let mut work = lock(&self.work);
         shortage::forget();
         let done = catch_unwind(AssertUnwindSafe(|| work.advance(&*self.grammar, &self.ends)));
@@ -169,19 +135,6 @@ impl Work {
     }
 }
 
-impl Answerable {
-    /// End tokens may follow where the answer may end, and nowhere else.
-    fn add(&mut self, ends: &[u32]) {
-        for &end in ends {
-            if self.complete {
-                constrain::set(&mut self.mask, end);
-            } else {
-                constrain::clear(&mut self.mask, end);
-            }
-        }
-    }
-}
-
 /// Guides whose masks are to be computed, for the constraint thread; and the tree of the engine's vocabulary.
 #[derive(Default)]
 pub(super) struct Guides {
@@ -192,7 +145,7 @@ pub(super) struct Guides {
 }
 
 /// What the constraint thread is given.
-enum Job {
+pub(super) enum Job {
     /// Compute the mask after the token.
     Compute(Arc<Guide>),
     /// Drop what a request that has ended leaves, which may be much.
@@ -211,7 +164,7 @@ impl Guides {
     ///
     /// # Errors
     /// `Memory`.
-    fn reserve(&self, requests: usize) -> Result<()> {
+    pub fn reserve(&self, requests: usize) -> Result<()> {
         let mut queue = lock(&self.queue);
         let (most, waiting) = (2 * requests, queue.waiting.len());
         let bytes = (most * size_of::<Job>()) as u64;
@@ -222,7 +175,7 @@ impl Guides {
     }
 
     /// The tree of the vocabulary, made by the first call.
-    fn trie(&self, make: impl FnOnce() -> Result<TokenTrie>) -> Result<Arc<TokenTrie>> {
+    pub fn trie(&self, make: impl FnOnce() -> Result<TokenTrie>) -> Result<Arc<TokenTrie>> {
         let mut trie = lock(&self.trie);
         match &*trie {
             Some(trie) => Ok(trie.clone()),
@@ -240,6 +193,16 @@ impl Guides {
     /// Takes the guide of a request that has ended. Engine thread only.
     pub fn retire(&self, guide: Arc<Guide>) {
         self.give(Job::Drop(guide));
+    }
+
+    /// Whether the constraint thread is still to be started, by the caller; asked under the lock on the engine's threads.
+    pub fn is_to_start(&self) -> bool {
+        !lock(&self.queue).started
+    }
+
+    /// The constraint thread was started.
+    pub fn note_start(&self) {
+        lock(&self.queue).started = true;
     }
 
     fn give(&self, job: Job) {
@@ -261,7 +224,7 @@ impl Guides {
         self.changed.notify_all();
     }
 
-    fn next(&self) -> Option<Job> {
+    pub fn next(&self) -> Option<Job> {
         let mut queue = lock(&self.queue);
         loop {
             if queue.stopped {
@@ -272,57 +235,5 @@ impl Guides {
             }
             (queue, _) = wait_until(&self.changed, queue, None);
         }
-    }
-}
-
-/// The constraint thread's body.
-fn run(shared: &Shared) {
-    while let Some(job) = shared.guides.next() {
-        match job {
-            Job::Compute(guide) => {
-                guide.compute();
-                shared.mailbox.nudge();
-            }
-            Job::Drop(guide) => drop(guide),
-        }
-    }
-}
-
-impl Engine {
-    /// Compiles a constraint, which serves any number of requests of this engine. May take a second the first time, when the
-    /// vocabulary is made ready, and then milliseconds.
-    ///
-    /// # Errors
-    /// As [`constrain::compile()`]; `Unsupported` without a tokenizer or weights; `Closed`.
-    pub fn compile_constraint(&self, kind: Kind, text: &str) -> Result<Constraint> {
-        if self.text_only {
-            return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
-        }
-        self.open_or_closed()?;
-        let tokenizer = self.text.tokenizer()?.clone();
-        let vocab = self.info.vocab_size as usize;
-        let guides = &self.shared.guides;
-        thread::aside_with("constraint", limits::CONSTRAINT_STACK_BYTES, || {
-            shortage::forget();
-            let trie = guides.trie(|| TokenTrie::new(&tokenizer, vocab))?;
-            let made = constrain::compile(&trie, kind, text).and_then(|grammar| Constraint::new(grammar, vocab));
-            shortage::check("a constraint").and(made)
-        })
-        .flatten()
-    }
-
-    /// What a constrained request needs of the engine: the constraint thread, and room in its line.
-    pub(super) fn ready_guides(&self) -> Result<()> {
-        self.shared.guides.reserve(self.pending_max())?;
-        let mut threads = lock(&self.threads);
-        // As for the text thread: a thread added here is joined by the close.
-        self.open_or_closed()?;
-        if !lock(&self.shared.guides.queue).started {
-            let shared = self.shared.clone();
-            let stack = limits::CONSTRAINT_STACK_BYTES;
-            threads.push(thread::spawn_with("guide", self.placing, stack, move || run(&shared))?);
-            lock(&self.shared.guides.queue).started = true;
-        }
-        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! - The **dispatch thread** runs callbacks and writes log lines, unless the host polls.
 //! - The **wake thread** calls the wake callback of a host that polls, if there is one.
 //! - The **text thread** ([`defer`]) prepares deferred prompts; it starts with the first of them.
+//! - The **constraint thread** ([`guide`]) computes what may follow in constrained answers; it starts with the first of them.
 //! - The worker threads of the CPU backend compute.
 //!
 //! Callers send [commands](command) to the engine thread through its [mailbox], and receive events through each request's
@@ -15,17 +16,17 @@
 //!
 //! | files | what they are for |
 //! |---|---|
-//! | [`hold`], [`nul`], [`trace`], [`api`], [`sink`] | what callers give and get |
+//! | [`hold`], [`nul`], [`trace`], [`constraint`], [`api`], [`sink`] | what callers give and get |
 //! | [`callback`], [`errors`], [`host_thread`] | calls of host code, and work on its threads |
 //! | [`delivery`] | the way of events to their readers |
 //! | [`duty`], [`describe`], [`device`], [`memory_plan`], [`honour`], [`identity`] | what options make of a model: its device, its sizes, its name |
-//! | [`admission_limits`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
+//! | [`admission_limits`], [`guide`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
 //! | [`begin`], [`parts`], [`templates`], [`prompt`] | from a prompt to token ids |
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
 //! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
 //! | [`pacing`], [`tracer`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
-//! | [`request`], [`handle`], [`submit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
+//! | [`request`], [`handle`], [`compile`], [`submit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
 
 mod active;
 mod admission_limits;
@@ -33,6 +34,8 @@ pub mod api;
 mod begin;
 mod callback;
 mod command;
+mod compile;
+mod constraint;
 mod copy;
 mod core;
 mod defer;
@@ -81,7 +84,7 @@ mod tracer;
 
 pub use api::*;
 pub use callback::{CallbackScope, in_callback};
-pub use guide::Constraint;
+pub use constraint::Constraint;
 pub use handle::Engine;
 pub use memory_plan::MemoryPlan;
 pub use prefix::Prefix;

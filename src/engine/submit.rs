@@ -3,7 +3,9 @@
 use super::guide::Guide;
 use super::host_thread::{only_tokens, with_text};
 use super::prompt::answer_start;
-use super::{Command, Engine, NewRequest, Outbox, Permit, Prompt, Request, RequestOptions, Sink, TextOptions};
+use super::{
+    Command, Engine, NewRequest, Outbox, Permit, Prompt, Request, RequestOptions, Settings, Sink, TextOptions,
+};
 use crate::error::{Error, Result, Status, Unit, copied};
 use crate::limits;
 use crate::os::floats::LibraryFloats;
@@ -78,7 +80,8 @@ impl Engine {
         submitted: Instant,
         sink: Sink,
     ) -> Result<NewRequest> {
-        let d = &self.defaults;
+        let (d, none) = (&self.defaults, Settings::default());
+        let settings = options.settings.as_deref().unwrap_or(&none);
         let params = SamplingParams {
             temperature: options.temperature.unwrap_or(d.temperature_or_greedy()),
             top_k: options.top_k.or(d.top_k).unwrap_or(0),
@@ -88,7 +91,7 @@ impl Engine {
             presence_penalty: options.presence_penalty.unwrap_or(0.0),
             frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
             seed: options.seed.unwrap_or_else(random_seed),
-            bias: copied("biases", &prompt.bias)?,
+            bias: copied("biases", &settings.bias)?,
             logprobs: options.logprobs,
         };
         params.validate(self.info.vocab_size as usize)?;
@@ -97,8 +100,8 @@ impl Engine {
             let error = Error::argument(format!("option queue_tokens is {asked}, the limit is {most}"));
             return Err(error.about("queue_tokens").numbers(Unit::Tokens, asked.into(), most as u64));
         }
-        check_stops(prompt, self.info.vocab_size)?;
-        if !prompt.stops.is_empty() {
+        check_stops(settings, self.info.vocab_size)?;
+        if !settings.stops.is_empty() {
             self.text.tokenizer()?;
         }
         let room = self.info.context_length as usize - tokens.len();
@@ -107,8 +110,8 @@ impl Engine {
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default();
         let eos_tokens = if options.ignore_eos { Vec::new() } else { d.eos_tokens.clone() };
-        let stop_tokens = self.stop_tokens(prompt);
-        let guide = match &options.constraint {
+        let stop_tokens = self.stop_tokens(settings);
+        let guide = match &settings.constraint {
             None => None,
             Some(constraint) => {
                 self.ready_guides()?;
@@ -124,7 +127,7 @@ impl Engine {
             prompt: tokens,
             params,
             stream: stream.map(|stream| if begun { stream.continuing() } else { stream }),
-            stops: StopFilter::new(prompt.stops.clone()),
+            stops: StopFilter::new(settings.stops.clone()),
             eos_tokens,
             stop_tokens,
             guide,
@@ -136,32 +139,32 @@ impl Engine {
         })
     }
 
-    /// The stop tokens of a prompt, including the special tokens that its stop strings name: these have no text that a
+    /// The stop tokens of settings, including the special tokens that its stop strings name: these have no text that a
     /// stop string could match.
-    fn stop_tokens(&self, prompt: &Prompt) -> Vec<u32> {
+    fn stop_tokens(&self, settings: &Settings) -> Vec<u32> {
         let special = |name: &String| {
             let tokenizer = self.text.tokenizer.as_ref()?;
             tokenizer.id(name).filter(|&id| tokenizer.is_special(id))
         };
-        prompt.stop_tokens.iter().copied().chain(prompt.stops.iter().filter_map(special)).collect()
+        settings.stop_tokens.iter().copied().chain(settings.stops.iter().filter_map(special)).collect()
     }
 }
 
 /// Checks stop strings and stop tokens against their limits and the vocabulary.
-fn check_stops(prompt: &Prompt, vocab: u32) -> Result<()> {
+fn check_stops(settings: &Settings, vocab: u32) -> Result<()> {
     let too_many = |what: &str, n: usize, max: usize| {
         let error = Error::argument(format!("{n} {what}, the limit is {max}")).about(what);
         if n > max { Err(error.numbers(Unit::Count, n as u64, max as u64)) } else { Ok(()) }
     };
-    too_many("stop strings", prompt.stops.len(), limits::STOPS_MAX)?;
-    too_many("stop tokens", prompt.stop_tokens.len(), limits::STOP_TOKENS_MAX)?;
-    if prompt.stops.iter().any(|s| s.is_empty()) {
+    too_many("stop strings", settings.stops.len(), limits::STOPS_MAX)?;
+    too_many("stop tokens", settings.stop_tokens.len(), limits::STOP_TOKENS_MAX)?;
+    if settings.stops.iter().any(|s| s.is_empty()) {
         return Err(Error::argument("a stop string is empty").about("stop strings"));
     }
-    if let Some(long) = prompt.stops.iter().find(|s| s.len() > limits::STOP_BYTES_MAX) {
+    if let Some(long) = settings.stops.iter().find(|s| s.len() > limits::STOP_BYTES_MAX) {
         too_many("bytes of a stop string", long.len(), limits::STOP_BYTES_MAX)?;
     }
-    match prompt.stop_tokens.iter().find(|&&t| t >= vocab) {
+    match settings.stop_tokens.iter().find(|&&t| t >= vocab) {
         Some(t) => {
             Err(Error::argument(format!("stop token {t} is not below the vocabulary size {vocab}"))
                 .about("stop tokens"))

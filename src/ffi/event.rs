@@ -77,6 +77,8 @@ impl EventCell {
             error: self.error.as_ref().map_or(ptr::null(), |error| error.as_c()),
             first_token: event.first_token,
             first_byte: event.first_byte,
+            complete: event.complete.map_or(-1, i32::from),
+            reserved: 0,
         };
     }
 }

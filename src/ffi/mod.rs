@@ -20,6 +20,7 @@
 
 pub mod types;
 
+pub mod constraint;
 pub mod control;
 pub mod engine;
 pub mod error;
@@ -28,6 +29,7 @@ pub mod library;
 pub mod prefix;
 pub mod prompt;
 pub mod request;
+pub mod settings;
 pub mod text;
 
 mod built;

@@ -27,7 +27,7 @@ unsafe impl CallerStruct for astrai_engine_options {
     }
 }
 
-// SAFETY: repr(C), `struct_size` first, integers and floats.
+// SAFETY: repr(C), `struct_size` first, integers, floats and raw pointers.
 unsafe impl CallerStruct for astrai_request_options {
     const NAME: &'static str = "astrai_request_options";
     fn defaults() -> Self {
@@ -210,7 +210,7 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         repetition_penalty: real(o.repetition_penalty),
         presence_penalty: real(o.presence_penalty),
         frequency_penalty: real(o.frequency_penalty),
-        constraint: None,
+        settings: None,
     })
 }
 

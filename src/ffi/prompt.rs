@@ -244,69 +244,6 @@ pub unsafe extern "C" fn astrai_prompt_set_message_flags(
     })
 }
 
-/// [S] Adds a stop string: generation ends before it, and no part of it is delivered. One that is the name of a special
-/// token of the model ends generation at that token, too. ERR_ARGUMENT: it is empty.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn astrai_prompt_add_stop(
-    prompt: *mut astrai_prompt,
-    text: *const c_char,
-    len: usize,
-    err: *mut *mut astrai_error,
-) -> i32 {
-    guard("astrai_prompt_add_stop", err, || {
-        let add = |built: &mut Built| {
-            room(built.prompt.stops.len(), limits::STOPS_MAX, "stop strings")?;
-            // SAFETY: NULL or `len` readable bytes, by the contract.
-            let text = unsafe { input::text(text, len, limits::STOP_BYTES_MAX, "stop string") }?;
-            if text.is_empty() {
-                return Err(Error::argument("a stop string is empty; it would stop before anything").about("text"));
-            }
-            append(&mut built.prompt.stops, input::copy(text, "stop string")?)
-        };
-        // SAFETY: NULL or a live handle, by the contract.
-        unsafe { change(prompt, add) }
-    })
-}
-
-/// [S] Adds a token id that ends generation, besides the model's own. ERR_ARGUMENT: it is negative.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn astrai_prompt_add_stop_token(
-    prompt: *mut astrai_prompt,
-    token: i32,
-    err: *mut *mut astrai_error,
-) -> i32 {
-    guard("astrai_prompt_add_stop_token", err, || {
-        let add = |built: &mut Built| {
-            room(built.prompt.stop_tokens.len(), limits::STOP_TOKENS_MAX, "stop tokens")?;
-            append(&mut built.prompt.stop_tokens, input::token(token, "token")?)
-        };
-        // SAFETY: NULL or a live handle, by the contract.
-        unsafe { change(prompt, add) }
-    })
-}
-
-/// [S] Adds bias to the logit of a token; -INFINITY forbids it. ERR_ARGUMENT: token is negative, bias NaN or INFINITY.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn astrai_prompt_add_bias(
-    prompt: *mut astrai_prompt,
-    token: i32,
-    bias: f32,
-    err: *mut *mut astrai_error,
-) -> i32 {
-    guard("astrai_prompt_add_bias", err, || {
-        let add = |built: &mut Built| {
-            room(built.prompt.bias.len(), limits::BIASES_MAX, "biases")?;
-            if bias.is_nan() || bias == f32::INFINITY {
-                return Err(Error::argument(format!("bias is {bias}; use a number, or -INFINITY to forbid the token"))
-                    .about("bias"));
-            }
-            append(&mut built.prompt.bias, (input::token(token, "token")?, bias))
-        };
-        // SAFETY: NULL or a live handle, by the contract.
-        unsafe { change(prompt, add) }
-    })
-}
-
 /// [S] Frees a prompt; requests made from it go on. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_prompt_free(prompt: *mut astrai_prompt) {
@@ -338,9 +275,6 @@ mod tests {
             assert_eq!(astrai_prompt_add_message(p, c"assistant".as_ptr(), ptr::null(), 0, e), ASTRAI_OK);
             assert_eq!(astrai_prompt_set_json(p, ASTRAI_JSON_TOOLS, tools.as_ptr().cast(), tools.len(), e), ASTRAI_OK);
             assert_eq!(astrai_prompt_set_json(p, ASTRAI_JSON_VARIABLES, c"{\"k\": null}".as_ptr(), 11, e), ASTRAI_OK);
-            assert_eq!(astrai_prompt_add_stop(p, c"\n\nEnd".as_ptr(), 5, e), ASTRAI_OK);
-            assert_eq!(astrai_prompt_add_stop_token(p, 7, e), ASTRAI_OK);
-            assert_eq!(astrai_prompt_add_bias(p, 9, f32::NEG_INFINITY, e), ASTRAI_OK);
             let mut copy = ptr::null_mut();
             assert_eq!(astrai_prompt_clone(p, &mut copy, e), ASTRAI_OK);
             astrai_prompt_free(p);
@@ -350,9 +284,6 @@ mod tests {
                 assert_eq!(prompt.messages[1], serde_json::json!({"role": "assistant", "content": ""}));
                 assert_eq!(prompt.tools.as_ref().unwrap().to_string(), tools.replace(": ", ":").replace(", ", ","));
                 assert_eq!(prompt.variables.get("k"), Some(&Value::Null));
-                assert_eq!(prompt.stops, ["\n\nEnd"]);
-                assert_eq!(prompt.stop_tokens, [7]);
-                assert_eq!(prompt.bias, [(9, f32::NEG_INFINITY)]);
                 Ok(())
             })
             .unwrap();
@@ -408,11 +339,11 @@ mod tests {
         let p = prompt();
         // SAFETY: a live handle.
         unsafe {
-            let inside = read(p, |_| Ok(astrai_prompt_add_stop_token(p, 1, ptr::null_mut())));
+            let inside = read(p, |_| Ok(astrai_prompt_add_tokens(p, [1].as_ptr(), 1, ptr::null_mut())));
             assert_eq!(inside.unwrap(), ASTRAI_ERR_BUSY);
-            let reader = read(p, |_| read(p, |prompt| Ok(prompt.stop_tokens.len())));
+            let reader = read(p, |_| read(p, |prompt| Ok(prompt.parts.len())));
             assert_eq!(reader.unwrap(), 0);
-            assert_eq!(astrai_prompt_add_stop_token(p, 1, ptr::null_mut()), ASTRAI_OK);
+            assert_eq!(astrai_prompt_add_tokens(p, [1].as_ptr(), 1, ptr::null_mut()), ASTRAI_OK);
             astrai_prompt_free(p);
         }
     }

@@ -7,8 +7,8 @@ use super::handle::{Handle, Kind, Room, unlocked};
 use super::input;
 use super::types::*;
 use super::user_data::UserData;
-use super::{options, prompt};
-use crate::engine::{Event, Next, Request, Sink};
+use super::{options, prompt, settings};
+use crate::engine::{Event, Next, Request, RequestOptions, Sink};
 use crate::error::{Error, Result, Status};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -82,7 +82,9 @@ pub unsafe extern "C" fn astrai_submit(
         // SAFETY: NULL or a struct of the caller, by the contract.
         let given = unsafe { input::read_options(options) }?;
         let to_engine = given.flags & ASTRAI_REQUEST_TO_ENGINE != 0;
-        let given = options::request(&given)?;
+        // SAFETY: NULL or a live handle, by the contract.
+        let settings = unsafe { settings::read(given.settings) }?;
+        let given = RequestOptions { settings, ..options::request(&given)? };
         if to_engine && on_event.is_some() {
             let message = "on_event is set with ASTRAI_REQUEST_TO_ENGINE: the events go to one of them; choose";
             return Err(Error::argument(message).about("on_event"));

@@ -182,6 +182,17 @@ pub const ASTRAI_TEXT_SPECIAL: u32 = 1;
 /// Text flags: do not open the assistant's turn after the messages.
 pub const ASTRAI_TEXT_NO_GENERATION_PROMPT: u32 = 2;
 
+/// A JSON schema: the answer is a JSON value that it accepts.
+pub const ASTRAI_CONSTRAINT_JSON_SCHEMA: i32 = 1;
+/// No text: the answer is any JSON value.
+pub const ASTRAI_CONSTRAINT_JSON: i32 = 2;
+/// A regular expression, without look-around and back-references: the whole answer matches.
+pub const ASTRAI_CONSTRAINT_REGEX: i32 = 3;
+/// A grammar in the Lark format, as llguidance extends it.
+pub const ASTRAI_CONSTRAINT_LARK: i32 = 4;
+/// A JSON list of strings: the answer is one of them.
+pub const ASTRAI_CONSTRAINT_TEXTS: i32 = 5;
+
 /// A JSON array of messages, each an object with a role; replaces the messages there are.
 pub const ASTRAI_JSON_MESSAGES: i32 = 1;
 /// A JSON array of tools for the chat template.
@@ -194,8 +205,19 @@ pub struct astrai_engine {
     _opaque: [u8; 0],
 }
 
-/// What is asked of a model, with its stops and biases; made by astrai_prompt_new, freed by astrai_prompt_free.
+/// What is asked of a model; made by astrai_prompt_new, freed by astrai_prompt_free.
 pub struct astrai_prompt {
+    _opaque: [u8; 0],
+}
+
+/// What a request wants beside numbers: stops, biases, a constraint; made by astrai_settings_new, freed by
+/// astrai_settings_free.
+pub struct astrai_settings {
+    _opaque: [u8; 0],
+}
+
+/// What answers may be; made by astrai_constraint_compile, freed by astrai_constraint_free.
+pub struct astrai_constraint {
     _opaque: [u8; 0],
 }
 
@@ -312,6 +334,11 @@ pub struct astrai_event {
     pub first_token: u64,
     /// Index of the first byte of text in the request's text, likewise.
     pub first_byte: u64,
+    /// Terminal only, of a constrained request: 1 when the answer meets the constraint as it is, 0 when it does not, as it was cut;
+    /// else -1.
+    pub complete: i32,
+    /// 0.
+    pub reserved: i32,
 }
 
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
@@ -444,6 +471,8 @@ pub struct astrai_request_options {
     pub presence_penalty: f32,
     /// Subtracted from the logits once for each time the token is in the output; 0 = off.
     pub frequency_penalty: f32,
+    /// Stops, biases and the constraint, which are copied; NULL = none.
+    pub settings: *const astrai_settings,
 }
 
 /// Facts about an engine. Caller-owned: set struct_size; strings live until astrai_engine_free.

@@ -94,8 +94,10 @@ fn everything() -> (Prompt, RequestOptions) {
     let stops = vec!["never in this text".into(), " the #".into(), ", and #".into()];
     // The token that would stop it never comes.
     let bias = vec![(7, 0.5), (3, f32::NEG_INFINITY)];
-    let prompt = Prompt { parts: vec![text], stops, bias, stop_tokens: vec![3], ..Prompt::default() };
+    let prompt = Prompt { parts: vec![text], ..Prompt::default() };
+    let settings = Settings { stops, bias, stop_tokens: vec![3], ..Settings::default() };
     let options = RequestOptions {
+        settings: Some(settings.into()),
         seed: Some(11),
         ignore_eos: true,
         temperature: Some(0.7),

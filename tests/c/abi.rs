@@ -60,6 +60,7 @@ fn structs_have_the_layout_of_the_header() {
         astrai_event {
             struct_size, kind, terminal, finish_reason, request_id, tag, text, text_len, tokens, logprobs, token_count,
             top_count, top_tokens, top_logprobs, prompt_logprobs, prompt_count, usage, error, first_token, first_byte,
+            complete, reserved,
         }
         astrai_engine_options {
             struct_size, flags, device, device_index, cpu_tier, compute, weights, kv, delivery, log_level,
@@ -69,7 +70,7 @@ fn structs_have_the_layout_of_the_header() {
         }
         astrai_request_options {
             struct_size, flags, tag, seed, max_tokens, top_k, priority, logprobs, deadline_ms, queue_tokens,
-            temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty,
+            temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, settings,
         }
         astrai_info {
             struct_size, vocab_size, context_length, layers, device, cpu_tier, compute, bos_token, eos_token,

@@ -37,6 +37,8 @@ static void null_handles(void) {
   astrai_request *request = (astrai_request *)&finalized;
   astrai_prompt *prompt = (astrai_prompt *)&finalized;
   astrai_event *event = (astrai_event *)&finalized;
+  astrai_settings *settings = (astrai_settings *)&finalized;
+  astrai_constraint *constraint = (astrai_constraint *)&finalized;
   astrai_info info;
   astrai_stats stats;
   size_t count = 77;
@@ -63,9 +65,14 @@ static void null_handles(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_message(NULL, "user", "a", 1, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(NULL, ASTRAI_JSON_TOOLS, "[]", 2, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_message_flags(NULL, -1, 0, &err));
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop(NULL, "a", 1, &err));
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop_token(NULL, 1, &err));
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(NULL, 1, 1.0f, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_new(NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_clone(NULL, &settings, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_stop(NULL, "a", 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_stop_token(NULL, 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(NULL, 1, 1.0f, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_constraint(NULL, NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_constraint_compile(NULL, ASTRAI_CONSTRAINT_JSON, NULL, 0, &constraint, &err));
+  CHECK(settings == (astrai_settings *)&finalized && constraint == (astrai_constraint *)&finalized);
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_render(NULL, NULL, 0, text, sizeof text, &count, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_tokenize(NULL, NULL, 0, &id, 1, &count, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_detokenize(NULL, &id, 1, 0, text, sizeof text, &count, &err));
@@ -91,17 +98,23 @@ static void null_handles(void) {
 static void wrong_handles(void) {
   astrai_error *err = NULL;
   astrai_prompt *prompt = raw_prompt("x");
+  astrai_settings *settings = NULL;
+  int32_t id = 1;
   uint64_t words[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
   EXPECT(ASTRAI_ERR_HANDLE, astrai_engine_check((astrai_engine *)prompt, &err));
   EXPECT(ASTRAI_ERR_HANDLE, astrai_request_cancel((astrai_request *)prompt, &err));
   EXPECT(ASTRAI_ERR_HANDLE, astrai_engine_close((astrai_engine *)words, 0, &err));
-  EXPECT(ASTRAI_ERR_HANDLE, astrai_prompt_add_stop_token((astrai_prompt *)words, 1, &err));
+  EXPECT(ASTRAI_ERR_HANDLE, astrai_prompt_add_tokens((astrai_prompt *)words, &id, 1, &err));
+  EXPECT(ASTRAI_ERR_HANDLE, astrai_settings_add_stop_token((astrai_settings *)prompt, 1, &err));
+  EXPECT(ASTRAI_ERR_HANDLE, astrai_settings_set_constraint(settings, (astrai_constraint *)prompt, &err));
   EXPECT(ASTRAI_ERR_HANDLE, astrai_request_cancel((astrai_request *)((char *)words + 1), &err));
   CHECK(astrai_request_id((astrai_request *)prompt) == 0);
   astrai_engine_free((astrai_engine *)prompt);
   astrai_request_free((astrai_request *)prompt);
   astrai_prompt_free((astrai_prompt *)words);
-  EXPECT(ASTRAI_OK, astrai_prompt_add_stop_token(prompt, 1, &err)); /* nothing of that harmed it */
+  EXPECT(ASTRAI_OK, astrai_prompt_add_tokens(prompt, &id, 1, &err)); /* nothing of that harmed it */
+  astrai_settings_free(settings);
   astrai_prompt_free(prompt);
 }
 
@@ -260,6 +273,7 @@ static void folders(const char *empty_folder, const char *file) {
 static void prompts(void) {
   astrai_error *err = NULL;
   astrai_prompt *raw = raw_prompt("x"), *chat = NULL, *copy = NULL;
+  astrai_settings *settings = NULL;
   int32_t ids[3] = {1, 2, -3};
   char *deep;
   EXPECT(ASTRAI_OK, astrai_prompt_new(&chat, &err));
@@ -299,14 +313,16 @@ static void prompts(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(chat, ASTRAI_JSON_TOOLS, deep, 1000000, &err));
   free(deep);
 
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop(chat, "", 0, &err));
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop(chat, NULL, 1, &err));
-  EXPECT(ASTRAI_ERR_UTF8, astrai_prompt_add_stop(chat, "\xff", 1, &err));
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_stop_token(chat, -1, &err));
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(chat, -1, 1.0f, &err));
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(chat, 1, (float)NAN, &err));
-  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_bias(chat, 1, (float)INFINITY, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_bias(chat, 1, (float)-INFINITY, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_stop(settings, "", 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_stop(settings, NULL, 1, &err));
+  EXPECT(ASTRAI_ERR_UTF8, astrai_settings_add_stop(settings, "\xff", 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_stop_token(settings, -1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(settings, -1, 1.0f, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(settings, 1, (float)NAN, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(settings, 1, (float)INFINITY, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_add_bias(settings, 1, (float)-INFINITY, &err));
+  astrai_settings_free(settings);
 
   EXPECT(ASTRAI_OK, astrai_prompt_clone(chat, &copy, &err));
   astrai_prompt_free(chat);

@@ -56,6 +56,15 @@ fn messages_have_the_flags_of_the_header() {
 }
 
 #[test]
+fn constraints_do_what_the_header_says() {
+    for language in ["c", "cpp"] {
+        let output = run(Command::new(compile("tests/c", "constraints", language)).arg(model()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
+#[test]
 fn events_are_received_as_the_header_says() {
     for name in ["poll", "poll_threads", "completion", "deferred"] {
         for language in ["c", "cpp"] {

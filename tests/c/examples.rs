@@ -67,6 +67,25 @@ fn chat_forgets_the_oldest_turns_when_the_context_is_full() {
     assert!(output.status.success());
 }
 
+/// Every answer is what the schema says: an object with these three, of which the line is not empty.
+#[test]
+fn an_innkeeper_answers_in_json_and_nothing_else() {
+    for language in ["c", "cpp"] {
+        let program = compile("examples-c", "npc_json", language);
+        let count = if language == "c" { 40 } else { 2 };
+        let printed = succeed(Command::new(&program).arg(model()).arg(count.to_string()));
+        assert_eq!(printed.lines().count(), count, "{printed}");
+        for line in printed.lines() {
+            let answer: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            let said = answer["line"].as_str().unwrap();
+            assert!(answer.as_object().unwrap().len() == 3 && (1..=160).contains(&said.chars().count()), "{line}");
+            assert!(["cheerful", "weary", "suspicious"].contains(&answer["mood"].as_str().unwrap()), "{line}");
+            let gives = &answer["gives_item"];
+            assert!(gives.is_null() || ["ale", "room_key", "map"].contains(&gives.as_str().unwrap()), "{line}");
+        }
+    }
+}
+
 #[test]
 fn concurrent_answers_32_prompts() {
     let program = compile("examples-c", "concurrent", "c");

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// The files of the header, in its order, and the banner over the functions of each.
-const SECTIONS: [(&str, Option<&str>); 10] = [
+const SECTIONS: [(&str, Option<&str>); 12] = [
     ("types.rs", None),
     ("library.rs", Some("library")),
     ("error.rs", None),
@@ -15,12 +15,14 @@ const SECTIONS: [(&str, Option<&str>); 10] = [
     ("control.rs", None),
     ("prompt.rs", Some("prompt: a builder, so that nobody marshals arrays of pointers")),
     ("text.rs", Some("text: the caller brings the buffer")),
+    ("settings.rs", Some("settings: what a request wants beside numbers")),
+    ("constraint.rs", Some("constraint: what answers may be")),
     ("request.rs", Some("request")),
     ("prefix.rs", Some("prefix: what many prompts begin with")),
 ];
 
 /// Banners over constants and types, by the first line of code below them.
-const TYPE_BANNERS: [(&str, &str); 16] = [
+const TYPE_BANNERS: [(&str, &str); 17] = [
     ("#define ASTRAI_ABI_VERSION ", "version"),
     ("#define ASTRAI_OK ", "status; below 10 is not an error"),
     ("#define ASTRAI_UNIT_NONE ", "unit of an error's numbers"),
@@ -35,6 +37,7 @@ const TYPE_BANNERS: [(&str, &str); 16] = [
     ("#define ASTRAI_REQUEST_SEEDED ", "flags of a request"),
     ("#define ASTRAI_MESSAGE_SPECIAL ", "flags of a message"),
     ("#define ASTRAI_TEXT_SPECIAL ", "flags of text functions"),
+    ("#define ASTRAI_CONSTRAINT_JSON_SCHEMA ", "kind of a constraint"),
     ("#define ASTRAI_JSON_MESSAGES ", "parts of a chat as JSON"),
     ("typedef struct astrai_engine astrai_engine;", "types"),
 ];
@@ -134,7 +137,7 @@ fn every_exported_function_is_in_the_header_and_starts_with_astrai() {
             count += 1;
         }
     }
-    assert_eq!(count, 47, "the number of functions changed: look at the ABI, then at this number");
+    assert_eq!(count, 53, "the number of functions changed: look at the ABI, then at this number");
 }
 
 #[test]

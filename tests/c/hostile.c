@@ -70,6 +70,7 @@ static void arguments(void) {
   astrai_error *err = NULL;
   astrai_engine *engine = open_engine(model);
   astrai_prompt *prompt = raw_prompt("Once"), *empty = NULL, *strange = NULL;
+  astrai_settings *settings = NULL;
   astrai_request_options options = steady(4);
   astrai_request *request = NULL;
   astrai_info info;
@@ -145,15 +146,18 @@ static void arguments(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_detokenize(engine, ids, 2, 0, text, sizeof text, &count, &err));
   astrai_prompt_free(empty);
 
-  EXPECT(ASTRAI_OK, astrai_prompt_clone(prompt, &strange, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_stop_token(strange, 0x7fffffff, &err));
-  SUBMIT(ASTRAI_ERR_ARGUMENT);
-  astrai_prompt_free(strange);
-  EXPECT(ASTRAI_OK, astrai_prompt_clone(prompt, &strange, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_bias(strange, (int32_t)info.vocab_size, 1.0f, &err));
-  SUBMIT(ASTRAI_ERR_ARGUMENT);
-  astrai_prompt_free(strange);
   strange = NULL;
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_add_stop_token(settings, 0x7fffffff, &err));
+  options.settings = settings;
+  SUBMIT(ASTRAI_ERR_ARGUMENT);
+  astrai_settings_free(settings);
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_add_bias(settings, (int32_t)info.vocab_size, 1.0f, &err));
+  options.settings = settings;
+  SUBMIT(ASTRAI_ERR_ARGUMENT);
+  astrai_settings_free(settings);
+  options.settings = NULL;
 
   /* Longer than the context: the error carries both lengths. */
   count = (size_t)info.context_length + 10;

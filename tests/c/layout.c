@@ -42,7 +42,7 @@ int main(void) {
   FIELD(astrai_usage, decode_us, 56, 8);
   FIELD(astrai_usage, total_us, 64, 8);
 
-  SIZE(astrai_event, 136);
+  SIZE(astrai_event, 144);
   FIELD(astrai_event, struct_size, 0, 4);
   FIELD(astrai_event, kind, 4, 4);
   FIELD(astrai_event, terminal, 8, 4);
@@ -63,6 +63,8 @@ int main(void) {
   FIELD(astrai_event, error, 112, 8);
   FIELD(astrai_event, first_token, 120, 8);
   FIELD(astrai_event, first_byte, 128, 8);
+  FIELD(astrai_event, complete, 136, 4);
+  FIELD(astrai_event, reserved, 140, 4);
 
   SIZE(astrai_engine_options, 152);
   FIELD(astrai_engine_options, struct_size, 0, 4);
@@ -96,7 +98,7 @@ int main(void) {
   FIELD(astrai_engine_options, invariant, 144, 4);
   FIELD(astrai_engine_options, reserved2, 148, 4);
 
-  SIZE(astrai_request_options, 72);
+  SIZE(astrai_request_options, 80);
   FIELD(astrai_request_options, struct_size, 0, 4);
   FIELD(astrai_request_options, flags, 4, 4);
   FIELD(astrai_request_options, tag, 8, 8);
@@ -113,6 +115,7 @@ int main(void) {
   FIELD(astrai_request_options, repetition_penalty, 60, 4);
   FIELD(astrai_request_options, presence_penalty, 64, 4);
   FIELD(astrai_request_options, frequency_penalty, 68, 4);
+  FIELD(astrai_request_options, settings, 72, 8);
 
   SIZE(astrai_info, 56);
   FIELD(astrai_info, struct_size, 0, 4);

@@ -38,6 +38,9 @@ static size_t text_of(const astrai_engine *engine, const astrai_prompt *prompt, 
   return count;
 }
 
+/* Of all requests. */
+static astrai_settings *settings;
+
 /* The one event of a request. */
 static astrai_event *answer(const astrai_engine *engine, const astrai_prompt *prompt, uint32_t flags, int32_t max_tokens) {
   astrai_error *err = NULL;
@@ -48,6 +51,7 @@ static astrai_event *answer(const astrai_engine *engine, const astrai_prompt *pr
   options.flags = flags;
   options.max_tokens = max_tokens;
   options.temperature = 0;
+  options.settings = settings;
   EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
   EXPECT(ASTRAI_OK, astrai_request_wait(request, -1, &event, &err));
   astrai_request_free(request);
@@ -175,20 +179,23 @@ static void special_tokens_are_seen_and_stop(const astrai_engine *engine) {
   astrai_prompt *prompt = raw_prompt("Once");
   astrai_error *err = NULL;
   astrai_event *event;
-  EXPECT(ASTRAI_OK, astrai_prompt_add_bias(prompt, 3, 1e6f, &err)); /* nothing but <|user|> */
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_add_bias(settings, 3, 1e6f, &err)); /* nothing but <|user|> */
   event = answer(engine, prompt, 0, 2);
   CHECK(event->text_len == 0 && event->token_count == 2 && event->tokens[0] == 3);
   astrai_event_free(event);
   event = answer(engine, prompt, ASTRAI_REQUEST_SPECIAL, 2);
   CHECK(strcmp(event->text, "<|user|><|user|>") == 0 && event->finish_reason == ASTRAI_FINISH_LENGTH);
   astrai_event_free(event);
-  EXPECT(ASTRAI_OK, astrai_prompt_add_stop(prompt, "<|user|>", 8, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_add_stop(settings, "<|user|>", 8, &err));
   event = answer(engine, prompt, 0, 2);
   CHECK(event->text_len == 0 && event->token_count == 1 && event->finish_reason == ASTRAI_FINISH_STOP);
   astrai_event_free(event);
   event = answer(engine, prompt, ASTRAI_REQUEST_SPECIAL | ASTRAI_REQUEST_DEFER, 2);
   CHECK(event->text_len == 0 && event->token_count == 1 && event->finish_reason == ASTRAI_FINISH_STOP);
   astrai_event_free(event);
+  astrai_settings_free(settings);
+  settings = NULL;
   astrai_prompt_free(prompt);
 }
 

@@ -193,11 +193,12 @@ static void logprobs(const astrai_engine *engine) {
   astrai_prompt_free(prompt);
 }
 
-/* Stops and biases that come from the prompt. */
+/* Stops and biases. */
 static void stops(const astrai_engine *engine) {
   static heard whole, cut, banned;
   astrai_error *err = NULL;
-  astrai_prompt *prompt = raw_prompt("Once upon a time"), *stopped = NULL;
+  astrai_prompt *prompt = raw_prompt("Once upon a time");
+  astrai_settings *settings = NULL;
   astrai_request_options options = steady(60);
   size_t len, i;
   options.temperature = 0.0f;
@@ -205,9 +206,10 @@ static void stops(const astrai_engine *engine) {
   CHECK(whole.text_len > 30);
 
   /* Some letters from the middle: they may begin and end inside tokens, and none of them may be delivered. */
-  EXPECT(ASTRAI_OK, astrai_prompt_clone(prompt, &stopped, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_stop(stopped, whole.text + 20, 5, &err));
-  run(engine, stopped, &options, 0, &cut);
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  options.settings = settings;
+  EXPECT(ASTRAI_OK, astrai_settings_add_stop(settings, whole.text + 20, 5, &err));
+  run(engine, prompt, &options, 0, &cut);
   whole.text[whole.text_len] = '\0';
   {
     char needle[6] = {0};
@@ -216,21 +218,23 @@ static void stops(const astrai_engine *engine) {
   }
   CHECK(cut.finish_reason == ASTRAI_FINISH_STOP && cut.text_len == len);
   CHECK(memcmp(cut.text, whole.text, len) == 0 && cut.token_count < whole.token_count);
-  astrai_prompt_free(stopped);
+  astrai_settings_free(settings);
 
-  EXPECT(ASTRAI_OK, astrai_prompt_clone(prompt, &stopped, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_stop_token(stopped, whole.tokens[3], &err));
-  run(engine, stopped, &options, 0, &cut);
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  options.settings = settings;
+  EXPECT(ASTRAI_OK, astrai_settings_add_stop_token(settings, whole.tokens[3], &err));
+  run(engine, prompt, &options, 0, &cut);
   CHECK(cut.finish_reason == ASTRAI_FINISH_STOP && cut.token_count <= 4);
   CHECK(cut.tokens[cut.token_count - 1] == whole.tokens[3]);
-  astrai_prompt_free(stopped);
+  astrai_settings_free(settings);
 
-  EXPECT(ASTRAI_OK, astrai_prompt_clone(prompt, &stopped, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_bias(stopped, whole.tokens[0], (float)-INFINITY, &err));
-  run(engine, stopped, &options, 0, &banned);
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  options.settings = settings;
+  EXPECT(ASTRAI_OK, astrai_settings_add_bias(settings, whole.tokens[0], (float)-INFINITY, &err));
+  run(engine, prompt, &options, 0, &banned);
   for (i = 0; i < banned.token_count; i++)
     CHECK(banned.tokens[i] != whole.tokens[0]);
-  astrai_prompt_free(stopped);
+  astrai_settings_free(settings);
   astrai_prompt_free(prompt);
 }
 

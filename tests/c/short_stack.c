@@ -159,14 +159,17 @@ static void *running(void *argument) {
   astrai_error *err = NULL;
   astrai_prompt *prompt = raw_prompt("Once upon a time there was a keeper of the lighthouse who spoke slowly.");
   astrai_request_options options = steady(40);
+  astrai_settings *settings = NULL;
   astrai_request *request = NULL;
   astrai_event *event = NULL;
   int events = 0;
   uint32_t ran;
   EXPECT(ASTRAI_OK, astrai_prompt_add_tokens(prompt, ids, 3, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_stop(prompt, "never ever", 10, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_stop_token(prompt, 1, &err));
-  EXPECT(ASTRAI_OK, astrai_prompt_add_bias(prompt, 9, 0.5f, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_add_stop(settings, "never ever", 10, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_add_stop_token(settings, 1, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_add_bias(settings, 9, 0.5f, &err));
+  options.settings = settings;
   options.logprobs = 4;
   options.temperature = 0.9f;
   EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
@@ -195,6 +198,7 @@ static void *running(void *argument) {
   while (events < 1000)
     EXPECT(ASTRAI_OK, astrai_engine_poll(polled, 1000, 0, &ran, &err));
   astrai_request_free(request);
+  astrai_settings_free(settings);
   astrai_prompt_free(prompt);
   EXPECT(ASTRAI_OK, astrai_engine_pause(engine, -1, &err));
   EXPECT(ASTRAI_OK, astrai_engine_resume(engine, &err));

@@ -32,7 +32,8 @@
 #define FUNCTIONS(X)                                                                                                   \
   X(abi_version) X(engine_options_init) X(request_options_init) X(engine_open) X(engine_close) X(engine_free)          \
   X(engine_check) X(prompt_new) X(prompt_add_text) X(prompt_add_message) X(prompt_free) X(render) X(tokenize)          \
-  X(detokenize) X(submit) X(request_next) X(request_wait) X(request_cancel) X(request_free) X(event_free)              \
+  X(detokenize) X(constraint_compile) X(constraint_free) X(settings_new) X(settings_set_constraint) X(settings_free)    \
+  X(submit) X(request_next) X(request_wait) X(request_cancel) X(request_free) X(event_free)              \
   X(error_free)
 
 typedef struct api {
@@ -41,6 +42,7 @@ typedef struct api {
   FUNCTIONS(MEMBER)
 } api;
 
+static const char schema[] = "{\"type\": \"array\", \"items\": {\"enum\": [1, 2]}, \"minItems\": 1}";
 static const char *library_path, *model;
 static int round_number, finalized, lines, events;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -181,7 +183,9 @@ static void use(const api *a) {
   astrai_request_options wanted;
   astrai_engine *engine = NULL, *missing = NULL;
   astrai_prompt *prompt;
-  astrai_request *pulled = NULL, *called = NULL, *dropped = NULL;
+  astrai_request *pulled = NULL, *called = NULL, *dropped = NULL, *bound = NULL;
+  astrai_constraint *constraint = NULL;
+  astrai_settings *settings = NULL;
   astrai_event *event = NULL;
   int32_t status;
   lines = events = finalized = 0;
@@ -201,12 +205,24 @@ static void use(const api *a) {
   wanted.logprobs = 2;
   CHECK(a->submit(engine, prompt, &wanted, NULL, NULL, NULL, &pulled, NULL) == ASTRAI_OK);
   CHECK(a->submit(engine, prompt, &wanted, on_event, NULL, on_finalize, &called, NULL) == ASTRAI_OK);
+  CHECK(a->constraint_compile(engine, ASTRAI_CONSTRAINT_JSON_SCHEMA, schema, strlen(schema), &constraint, NULL) == ASTRAI_OK);
+  CHECK(a->settings_new(&settings, NULL) == ASTRAI_OK);
+  CHECK(a->settings_set_constraint(settings, constraint, NULL) == ASTRAI_OK);
+  wanted.settings = settings;
+  CHECK(a->submit(engine, prompt, &wanted, NULL, NULL, NULL, &bound, NULL) == ASTRAI_OK);
+  wanted.settings = NULL;
   wanted.max_tokens = 1000;
   CHECK(a->submit(engine, prompt, &wanted, NULL, NULL, NULL, &dropped, NULL) == ASTRAI_OK);
   a->prompt_free(prompt);
   while ((status = a->request_next(pulled, -1, &event, NULL)) == ASTRAI_OK)
     a->event_free(event);
   CHECK(status == ASTRAI_END);
+  CHECK(a->request_wait(bound, -1, &event, NULL) == ASTRAI_OK && event->text[0] == '[');
+  a->event_free(event);
+  event = NULL;
+  a->request_free(bound);
+  a->settings_free(settings);
+  a->constraint_free(constraint);
   CHECK(a->request_wait(called, -1, NULL, NULL) == ASTRAI_OK && events > 0);
   CHECK(a->request_cancel(dropped, NULL) == ASTRAI_OK);
   CHECK(a->engine_check(engine, NULL) == ASTRAI_OK);

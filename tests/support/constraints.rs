@@ -29,7 +29,8 @@ pub fn options(seed: u64, max_tokens: u32, constraint: Option<&Constraint>) -> R
         temperature: Some(1.5),
         max_tokens: Some(max_tokens),
         logprobs: Some(2),
-        constraint: constraint.cloned(),
+        settings: constraint
+            .map(|constraint| Arc::new(Settings { constraint: Some(constraint.clone()), ..Settings::default() })),
         ..RequestOptions::default()
     }
 }

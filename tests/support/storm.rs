@@ -210,12 +210,13 @@ impl Storming {
     }
 
     fn prompt(&self) -> Prompt {
-        Prompt {
-            parts: vec![PromptPart::Tokens(self.job.prompt.clone())],
-            stop_tokens: self.stop_tokens.clone(),
-            bias: self.bias.clone(),
-            ..Prompt::default()
-        }
+        Prompt { parts: vec![PromptPart::Tokens(self.job.prompt.clone())], ..Prompt::default() }
+    }
+
+    fn options(&self) -> RequestOptions {
+        let settings =
+            Settings { stop_tokens: self.stop_tokens.clone(), bias: self.bias.clone(), ..Settings::default() };
+        RequestOptions { settings: Some(Arc::new(settings)), ..self.job.options.clone() }
     }
 
     fn submit(&self, engine: &Engine) -> Running {
@@ -230,12 +231,12 @@ impl Storming {
                 fate != Fate::Stopped(calls)
             })),
         };
-        let request = engine.submit(&self.prompt(), &self.job.options, sink).unwrap();
+        let request = engine.submit(&self.prompt(), &self.options(), sink).unwrap();
         Running { request, heard, looks: 0, way: self.way, fate }
     }
 
     fn alone(&self, engine: &Engine) -> Vec<Event> {
-        let options = RequestOptions { deadline_ms: 0, queue_tokens: 0, defer: false, ..self.job.options.clone() };
+        let options = RequestOptions { deadline_ms: 0, queue_tokens: 0, defer: false, ..self.options() };
         drain(&engine.submit(&self.prompt(), &options, Sink::Pull).unwrap())
     }
 }

@@ -5,14 +5,15 @@
 use crate::support::lines::Lines;
 use crate::support::models;
 use astrai::engine::{
-    Engine, EngineOptions, Event, FinishReason, LogLevel, MessageFlags, Next, Prompt, PromptPart, RequestOptions, Sink,
-    TextOptions,
+    Engine, EngineOptions, Event, FinishReason, LogLevel, MessageFlags, Next, Prompt, PromptPart, RequestOptions,
+    Settings, Sink, TextOptions,
 };
 use astrai::text::{ChatTemplate, MarkedText, TemplateInput, continued};
 use astrai::{Error, Status};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -209,9 +210,8 @@ fn the_first_word_after_a_start_keeps_its_space() {
     let the = engine.tokenize(&raw(vec![text(" the", false)]), TextOptions::default()).unwrap();
     let the = *the.last().unwrap();
     let of = |start: &str| {
-        let mut prompt = begun(vec![message("user", "hi"), message("assistant", start)]);
-        prompt.bias = vec![(the, 1e6)];
-        answer(&engine, &prompt, &greedy(2)).text
+        let prompt = begun(vec![message("user", "hi"), message("assistant", start)]);
+        answer(&engine, &prompt, &forced(the, &[], greedy(2))).text
     };
     assert_eq!(of("Once upon a"), " the the");
     assert_eq!(of(""), "the the", "an answer that has not begun begins like any other");
@@ -312,34 +312,37 @@ fn two_begin_tokens_are_told() {
     assert!(lines.len() == 1 && lines[0].contains("two begin tokens, 7 and 0"), "{lines:?}");
 }
 
+/// Options with which a model writes nothing but one token, until a stop.
+fn forced(id: u32, stops: &[&str], options: RequestOptions) -> RequestOptions {
+    let stops = stops.iter().map(|&stop| stop.to_owned()).collect();
+    let settings = Settings { bias: vec![(id, 1e6)], stops, ..Settings::default() };
+    RequestOptions { settings: Some(Arc::new(settings)), ..options }
+}
+
 #[test]
 fn special_tokens_have_text_when_asked_for_and_stop_when_named() {
     let engine = storyteller();
     let user = 3;
-    let forced = |id: u32, stop: &[&str]| Prompt {
-        bias: vec![(id, 1e6)],
-        stops: stop.iter().map(|&stop| stop.to_owned()).collect(),
-        ..raw(vec![text("Once", false)])
-    };
+    let once = raw(vec![text("Once", false)]);
     let shown = |special| RequestOptions { special, ..greedy(3) };
-    let event = answer(&engine, &forced(user, &[]), &shown(false));
+    let event = answer(&engine, &once, &forced(user, &[], shown(false)));
     assert_eq!((event.text.as_str(), &event.tokens[..]), ("", &[user; 3][..]));
-    let event = answer(&engine, &forced(user, &[]), &shown(true));
+    let event = answer(&engine, &once, &forced(user, &[], shown(true)));
     assert_eq!((event.text.as_str(), event.finish), ("<|user|><|user|><|user|>", FinishReason::Length));
     // As a stop the name is the token, whether it is shown or not.
     for special in [false, true] {
-        let event = answer(&engine, &forced(user, &["\n\n", "<|user|>"]), &shown(special));
+        let event = answer(&engine, &once, &forced(user, &["\n\n", "<|user|>"], shown(special)));
         assert_eq!((event.text.as_str(), &event.tokens[..], event.finish), ("", &[user][..], FinishReason::Stop));
     }
     // A part of a name, shown, is a stop like any other text.
-    let event = answer(&engine, &forced(user, &["user|><"]), &shown(true));
+    let event = answer(&engine, &once, &forced(user, &["user|><"], shown(true)));
     assert_eq!((event.text.as_str(), event.tokens.len(), event.finish), ("<|", 2, FinishReason::Stop));
     // The end token has no text, unless it is to be gone past.
-    let event = answer(&engine, &forced(1, &[]), &shown(true));
+    let event = answer(&engine, &once, &forced(1, &[], shown(true)));
     assert_eq!((event.text.as_str(), &event.tokens[..], event.finish), ("", &[1][..], FinishReason::Eos));
     let past = RequestOptions { ignore_eos: true, ..shown(true) };
-    assert_eq!(answer(&engine, &forced(1, &[]), &past).text, "<|end|><|end|><|end|>");
-    let event = answer(&engine, &forced(1, &["<|end|>"]), &past);
+    assert_eq!(answer(&engine, &once, &forced(1, &[], past.clone())).text, "<|end|><|end|><|end|>");
+    let event = answer(&engine, &once, &forced(1, &["<|end|>"], past.clone()));
     assert_eq!((event.text.as_str(), event.finish), ("", FinishReason::Stop));
 }
 
@@ -357,8 +360,8 @@ fn whatever_file_names_it_ends_an_answer() {
         (1, FinishReason::Eos),
         (43, FinishReason::Length),
     ] {
-        let prompt = Prompt { bias: vec![(id, 1e6)], ..raw(vec![text("Once", false)]) };
-        assert_eq!(answer(&engine, &prompt, &greedy(2)).finish, finish, "{id}");
+        let prompt = raw(vec![text("Once", false)]);
+        assert_eq!(answer(&engine, &prompt, &forced(id, &[], greedy(2))).finish, finish, "{id}");
     }
     // The tokenizer's are there for a model whose files name none.
     let config = changed("config.json", |config| {

@@ -3,12 +3,13 @@
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::pull;
-use astrai::engine::{CpuTier, Device, EngineOptions, MessageFlags, RequestOptions, Type};
+use astrai::engine::{CpuTier, Device, EngineOptions, MessageFlags, RequestOptions, Settings, Type};
 use astrai::limits;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The model folder by its position, for commands that have no other argument there.
 #[derive(Args)]
@@ -174,6 +175,7 @@ impl SamplingArgs {
             min_p: self.min_p,
             seed: self.seed,
             special: self.special,
+            settings: Some(Arc::new(Settings { stops: self.stop.clone(), ..Settings::default() })),
             ..RequestOptions::default()
         }
     }

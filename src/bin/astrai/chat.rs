@@ -1,6 +1,7 @@
 //! `astrai chat`: a conversation. One line of stdin is one turn; the oldest turns go when the context is full.
 
 use crate::args::{EngineArgs, PositionArgs, SamplingArgs, TemplateArgs, message_flags};
+use crate::constraint::ConstraintArgs;
 use crate::failure::{Failure, Outcome, note, to_text};
 use crate::interrupt::Interrupt;
 use crate::open::open;
@@ -25,6 +26,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    constraint: ConstraintArgs,
+    #[command(flatten)]
     template: TemplateArgs,
     /// System message; it is kept when turns are trimmed
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -45,7 +48,7 @@ pub fn chat(args: ChatArgs) -> Outcome {
             folder.display()
         )));
     }
-    let mut conversation = Conversation::new(&engine, &args);
+    let mut conversation = Conversation::new(&engine, &args)?;
     let interactive = std::io::stdin().is_terminal();
     let mut out = std::io::stdout().lock();
     loop {
@@ -87,23 +90,18 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn new(engine: &'a Engine, args: &ChatArgs) -> Self {
+    fn new(engine: &'a Engine, args: &ChatArgs) -> Outcome<Self> {
         let context = engine.info().context_length as usize;
         let wanted = args.sampling.max_tokens.map_or(context / 4, |n| n as usize);
         let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
-        Conversation {
+        Ok(Conversation {
             engine,
-            options: args.sampling.options(),
-            base: Prompt {
-                messages: system.collect(),
-                stops: args.sampling.stop.clone(),
-                variables: args.template.variables(),
-                ..Prompt::default()
-            },
+            options: args.constraint.add(engine, args.sampling.options())?,
+            base: Prompt { messages: system.collect(), variables: args.template.variables(), ..Prompt::default() },
             turns: VecDeque::new(),
             answer_tokens: wanted.min(context / 2),
             special_content: args.special_content,
-        }
+        })
     }
 
     /// Answers one line. A line that cannot be answered is forgotten and told; the conversation goes on.

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod chat;
+mod constraint;
 mod failure;
 mod info;
 mod interrupt;

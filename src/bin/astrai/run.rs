@@ -1,6 +1,7 @@
 //! `astrai run`: one prompt, one answer.
 
 use crate::args::{EngineArgs, SamplingArgs, TemplateArgs, message_flags};
+use crate::constraint::ConstraintArgs;
 use crate::failure::{Failure, Outcome, read_array, to_text};
 use crate::interrupt::Interrupt;
 use crate::open::open;
@@ -28,6 +29,8 @@ pub struct RunArgs {
     engine: EngineArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    constraint: ConstraintArgs,
     #[command(flatten)]
     template: TemplateArgs,
     /// System message before the prompt; needs a chat template
@@ -63,7 +66,8 @@ pub fn run(args: RunArgs) -> Outcome {
     let folder = pull::model(&folder, Some(&interrupt))?;
     let engine = open(&folder, args.engine.options(), Some(&interrupt))?;
     let prompt = said.prompt(&args, engine.info().has_chat_template, &folder)?;
-    let request = engine.submit(&prompt, &args.sampling.options(), Sink::Pull)?;
+    let options = args.constraint.add(&engine, args.sampling.options())?;
+    let request = engine.submit(&prompt, &options, Sink::Pull)?;
     let answer = stream(&request, &interrupt, &mut std::io::stdout().lock())?;
     report(&answer);
     if answer.finish == FinishReason::Cancel { Err(Failure::Interrupted) } else { Ok(()) }
@@ -103,7 +107,7 @@ impl Said {
                 "{option} needs a chat template, and {folder} has none; leave the option away"
             )));
         }
-        let mut prompt = Prompt { stops: args.sampling.stop.clone(), ..Prompt::default() };
+        let mut prompt = Prompt::default();
         match self {
             Said::Text(text) if args.raw || !has_template => {
                 prompt.parts.push(PromptPart::Text { text, special: true });

@@ -152,6 +152,7 @@ static int submit(job *j, int way, int32_t max_tokens) {
   astrai_request_options options;
   astrai_error *err = NULL;
   astrai_prompt *prompt = NULL;
+  astrai_settings *settings = NULL;
   int no;
   memset(j, 0, sizeof *j);
   j->way = way;
@@ -169,9 +170,12 @@ static int submit(job *j, int way, int32_t max_tokens) {
     options.flags |= ASTRAI_REQUEST_TO_ENGINE | ASTRAI_REQUEST_PROMPT_LOGPROBS;
     options.logprobs = 2;
     options.repetition_penalty = 1.1f;
-    no = refused(astrai_prompt_add_bias(prompt, 5, 0.5f, &err), &err);
+    no = refused(astrai_settings_new(&settings, &err), &err);
     if (!no)
-      no = refused(astrai_prompt_add_stop(prompt, "no such text", 12, &err), &err);
+      no = refused(astrai_settings_add_bias(settings, 5, 0.5f, &err), &err);
+    if (!no)
+      no = refused(astrai_settings_add_stop(settings, "no such text", 12, &err), &err);
+    options.settings = settings;
   }
   if (way == 2)
     options.flags |= ASTRAI_REQUEST_DEFER;
@@ -182,6 +186,7 @@ static int submit(job *j, int way, int32_t max_tokens) {
     CHECK((j->request != NULL) == !no);
     j->accepted = !no;
   }
+  astrai_settings_free(settings);
   astrai_prompt_free(prompt);
   return no;
 }

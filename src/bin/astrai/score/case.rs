@@ -1,20 +1,25 @@
 //! A line of input of `astrai score`.
 
 use crate::args::message_flags;
-use astrai::engine::{Prompt, PromptPart, RequestOptions};
+use crate::constraint;
+use astrai::constrain::Kind;
+use astrai::engine::{Prompt, PromptPart, RequestOptions, Settings};
 use astrai::limits;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// A line that can be submitted.
 #[derive(Debug)]
 pub struct Case {
     /// Given back in the result; null when absent.
     pub id: Value,
-    /// Text or messages, unless `prompt_tokens` is set; stops and biases.
+    /// Text or messages, unless `prompt_tokens` is set.
     pub prompt: Prompt,
     /// The prompt as token ids.
     pub prompt_tokens: Option<Vec<u32>>,
+    /// What the answer may be.
+    pub constraint: Option<(Kind, String)>,
     /// Everything else.
     pub options: RequestOptions,
     /// Names of fields that mean nothing here.
@@ -40,10 +45,11 @@ pub fn parse(line: &[u8]) -> Result<Case, Bad> {
         Err(error) => return Err(Bad { id: Value::Null, message: format!("not JSON: {error}") }),
     };
     let id = fields.0.remove("id").unwrap_or(Value::Null);
-    match fields.case() {
-        Ok((prompt, prompt_tokens, options)) => {
+    let read = fields.case().and_then(|case| Ok((case, fields.constraint()?)));
+    match read {
+        Ok(((prompt, prompt_tokens, options), constraint)) => {
             let unknown = fields.0.into_iter().map(|(name, _)| name).collect();
-            Ok(Case { id, prompt, prompt_tokens, options, unknown })
+            Ok(Case { id, prompt, prompt_tokens, constraint, options, unknown })
         }
         Err(message) => Err(Bad { id, message }),
     }
@@ -54,15 +60,20 @@ struct Fields(Map<String, Value>);
 
 impl Fields {
     fn case(&mut self) -> Result<(Prompt, Option<Vec<u32>>, RequestOptions), String> {
-        let (mut prompt, prompt_tokens) = self.prompt()?;
-        prompt.stops = match self.0.remove("stop") {
+        let (prompt, prompt_tokens) = self.prompt()?;
+        let stops = match self.0.remove("stop") {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::String(stop)) => vec![stop],
             Some(list) => convert("stop", list)?,
         };
-        prompt.stop_tokens = self.take("stop_tokens")?.unwrap_or_default();
-        prompt.bias = self.bias()?;
-        Ok((prompt, prompt_tokens, self.options()?))
+        let stop_tokens = self.take("stop_tokens")?.unwrap_or_default();
+        let settings = Settings { stops, stop_tokens, bias: self.bias()?, ..Settings::default() };
+        Ok((prompt, prompt_tokens, RequestOptions { settings: Some(Arc::new(settings)), ..self.options()? }))
+    }
+
+    fn constraint(&mut self) -> Result<Option<(Kind, String)>, String> {
+        let value: Option<Value> = self.take("constraint")?;
+        value.map(|value| constraint::of_line(&value)).transpose()
     }
 
     fn prompt(&mut self) -> Result<(Prompt, Option<Vec<u32>>), String> {
@@ -168,13 +179,15 @@ mod tests {
             "id": {"any": [1, "x"]}, "prompt": "Hi", "max_tokens": 0, "logprobs": 5, "prompt_logprobs": true,
             "ignore_eos": true, "temperature": 0.5, "seed": u64::MAX, "top_k": 3, "top_p": 0.25, "min_p": 0.125,
             "repetition_penalty": 1.5, "presence_penalty": -0.5, "frequency_penalty": 0.75, "stop": ["a", "b"],
-            "stop_tokens": [7], "logit_bias": {"3": -100}, "comment": "?"
+            "stop_tokens": [7], "logit_bias": {"3": -100}, "constraint": {"texts": ["a"]}, "comment": "?"
         }));
         assert_eq!(case.id, json!({"any": [1, "x"]}));
         assert_eq!(case.prompt.parts, [PromptPart::Text { text: "Hi".into(), special: true }]);
-        assert_eq!(case.prompt.stops, ["a", "b"]);
-        assert_eq!(case.prompt.stop_tokens, [7]);
-        assert_eq!(case.prompt.bias, [(3, -100.0)]);
+        let settings = case.options.settings.clone().unwrap();
+        assert_eq!(settings.stops, ["a", "b"]);
+        assert_eq!(settings.stop_tokens, [7]);
+        assert_eq!(settings.bias, [(3, -100.0)]);
+        assert_eq!(case.constraint, Some((Kind::Texts, r#"["a"]"#.to_owned())));
         assert_eq!(case.unknown, ["comment"]);
         let o = case.options;
         assert_eq!((o.max_tokens, o.logprobs, o.seed, o.top_k), (Some(0), Some(5), Some(u64::MAX), Some(3)));
@@ -189,7 +202,7 @@ mod tests {
         let case = good(json!({"prompt_tokens": [1, 2], "top_p": null, "stop": "x"}));
         assert_eq!(case.id, Value::Null);
         assert_eq!(case.prompt_tokens, Some(vec![1, 2]));
-        assert_eq!(case.prompt.stops, ["x"]);
+        assert_eq!(case.options.settings.as_ref().unwrap().stops, ["x"]);
         assert_eq!((case.options.temperature, case.options.logprobs), (Some(0.0), Some(0)));
         assert_eq!((case.options.max_tokens, case.options.top_p, case.options.seed), (None, None, None));
         let chat = good(json!({"messages": [{"role": "user", "content": "x"}], "tools": []}));

@@ -9,6 +9,7 @@ mod result;
 mod text;
 
 use crate::args::{EngineArgs, PositionArgs};
+use crate::constraint;
 use crate::failure::{Failure, Outcome, note};
 use crate::open::open;
 use astrai::Status;
@@ -161,17 +162,17 @@ fn submit(engine: &Engine, mut case: Case) -> Entry {
             Err(error) => return Entry::Bad { id: case.id, message: error.to_string() },
         },
     };
-    let prompt = Prompt {
-        parts: vec![PromptPart::Tokens(prompt_tokens.clone())],
-        stops: std::mem::take(&mut case.prompt.stops),
-        stop_tokens: std::mem::take(&mut case.prompt.stop_tokens),
-        bias: std::mem::take(&mut case.prompt.bias),
-        ..Prompt::default()
-    };
+    let prompt = Prompt { parts: vec![PromptPart::Tokens(prompt_tokens.clone())], ..Prompt::default() };
     let start = case.prompt.message_flags.last().filter(|flags| flags.continued).and(case.prompt.messages.last());
     case.options.mid_text = start.is_some_and(continued::has_text);
     // Results are taken in order, so a request must be able to finish before anybody reads it.
     case.options.queue_tokens = engine.info().context_length.clamp(1, astrai::limits::QUEUE_TOKENS_MAX as u32);
+    if let Some((kind, text)) = case.constraint {
+        match engine.compile_constraint(kind, &text) {
+            Ok(constraint) => case.options = constraint::with(case.options, constraint),
+            Err(error) => return Entry::Bad { id: case.id, message: error.to_string() },
+        }
+    }
     loop {
         match engine.submit(&prompt, &case.options, Sink::Pull) {
             Ok(request) => {

@@ -16,6 +16,9 @@ struct Scored<'a> {
     top_logprobs: Vec<Vec<(u32, f32)>>,
     prompt_logprobs: Option<&'a [f32]>,
     finish_reason: String,
+    /// Of a line with a constraint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    complete: Option<bool>,
 }
 
 /// The line of a request that ran to its end.
@@ -29,6 +32,7 @@ pub fn scored(id: &Value, prompt_tokens: &[u32], wants_prompt_logprobs: bool, ev
         top_logprobs: top_logprobs(event),
         prompt_logprobs: wants_prompt_logprobs.then_some(&event.prompt_logprobs),
         finish_reason: finish_name(event.finish),
+        complete: event.complete,
     };
     serde_json::to_string(&line).unwrap_or_else(|error| bad(id, &error.to_string()))
 }

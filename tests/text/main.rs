@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "what was skipped belongs to a test's report")]
 
 #[cfg(unix)]
+mod constraints;
 mod prompts;
 #[path = "../support/mod.rs"]
 mod support;

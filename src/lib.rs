@@ -10,6 +10,7 @@
 //! | 2 | [`source`] | where a model comes from: config, tokenizer, template, tensors |
 //! | 2 | [`cache`] | slots, pages and page tables: integers only |
 //! | 2 | [`text`] | tokenizer, incremental UTF-8, stop strings, chat templates |
+//! | 2 | [`constrain`] | the parts of an answer: reasoning, content, calls |
 //! | 3 | [`model`] | config to architecture, the families, the one forward pass |
 //! | 3 | [`scheduler`] | cleanup, refill, prefill, decode; emits a batch of plain integers |
 //! | 4 | [`engine`] | owns the threads; schedule, forward, sample, commit, deliver |
@@ -27,6 +28,7 @@ pub mod sampling;
 pub mod backend;
 
 pub mod cache;
+pub mod constrain;
 pub mod source;
 pub mod text;
 

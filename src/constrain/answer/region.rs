@@ -1,0 +1,332 @@
+//! The region of an answer that is being read: text, or calls.
+
+use super::call_json::{CallEvent, CallJson};
+use super::cast::Tools;
+use super::json_text::JsonText;
+use super::parts::Parts;
+use super::python::{self, PythonScan};
+use super::shape::Source;
+use super::template::{Body, CallBody, CallStyle, Field};
+use super::{PartEnd, PartKind, arguments};
+use crate::limits::ANSWER_SPACE_BYTES_MAX;
+
+/// What is being read.
+#[derive(Debug)]
+pub(super) enum Region {
+    Text(TextRegion),
+    Call(Box<CallRegion>),
+}
+
+impl Region {
+    /// The one outside of fields with an opening. None: text there is dropped.
+    pub(super) fn implicit(field: Option<&Field>) -> Region {
+        let (kind, strip) = match field.map(|field| (&field.body, field.kind)) {
+            Some((Body::Text { strip }, kind)) => (kind, *strip),
+            _ => (None, true),
+        };
+        Region::Text(TextRegion::new(kind, strip, PartEnd::Complete))
+    }
+
+    /// Text of no known format: all of it is content.
+    pub(super) fn plain() -> Region {
+        Region::Text(TextRegion::new(Some(PartKind::Content), false, PartEnd::Complete))
+    }
+
+    /// One that a delimiter has opened.
+    pub(super) fn opened(field: &Field, opening: &str, groups: Vec<(String, String)>, parts: &mut Parts) -> Region {
+        match &field.body {
+            Body::Text { strip } => {
+                let at_end = if field.kind == Some(PartKind::Reasoning) && field.close.is_some() {
+                    PartEnd::Unclosed
+                } else {
+                    PartEnd::Complete
+                };
+                Region::Text(TextRegion::new(field.kind, *strip, at_end))
+            }
+            Body::Call(body) => Region::Call(Box::new(CallRegion::new(body, opening, groups, parts))),
+        }
+    }
+}
+
+/// A region of text.
+#[derive(Debug)]
+pub(super) struct TextRegion {
+    kind: Option<PartKind>,
+    strip: bool,
+    /// Space that belongs to the part only if more text follows.
+    space: String,
+    /// Whether there was text.
+    begun: bool,
+    /// How the part ends if the answer does.
+    at_end: PartEnd,
+}
+
+impl TextRegion {
+    fn new(kind: Option<PartKind>, strip: bool, at_end: PartEnd) -> TextRegion {
+        TextRegion { kind, strip, space: String::new(), begun: false, at_end }
+    }
+
+    /// More text.
+    pub(super) fn take(&mut self, text: &str, parts: &mut Parts) {
+        let Some(kind) = self.kind else { return };
+        if !self.strip {
+            return parts.text(kind, text);
+        }
+        let text = if self.begun { text } else { text.trim_start() };
+        let solid = text.trim_end();
+        if !solid.is_empty() {
+            self.begun = true;
+            parts.text(kind, &std::mem::take(&mut self.space));
+            parts.text(kind, solid);
+        }
+        // One character after the other, so that what is held does not depend on how the text was cut.
+        for c in text.get(solid.len()..).unwrap_or("").chars() {
+            self.space.push(c);
+            if self.space.len() > ANSWER_SPACE_BYTES_MAX {
+                parts.text(kind, &std::mem::take(&mut self.space));
+            }
+        }
+    }
+
+    /// The prompt ends here, and the answer begins.
+    pub(super) fn answer_begins(&mut self) {
+        self.space.clear();
+    }
+
+    /// The region ends. `closed`: by its delimiter or by the opening of another one.
+    pub(super) fn end(&mut self, closed: bool, parts: &mut Parts) {
+        parts.end(if closed { PartEnd::Complete } else { self.at_end }, None);
+    }
+}
+
+/// A region of calls.
+#[derive(Debug)]
+pub(super) struct CallRegion {
+    opening: String,
+    /// Text that is in no call so far.
+    raw: String,
+    pub(super) reader: Reader,
+    /// The name, if the opening had it.
+    name: Option<String>,
+}
+
+/// What follows the content of a region of calls.
+#[derive(Debug)]
+pub(super) enum Reader {
+    Json(CallJson),
+    Python(PythonScan),
+    /// It is read when it is whole.
+    Plain,
+}
+
+/// What a character did to a region.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Progress {
+    /// It is kept.
+    Kept,
+    /// All text so far is in calls that were given on.
+    Given,
+    /// It cannot be there.
+    Refused,
+}
+
+impl CallRegion {
+    fn new(body: &CallBody, opening: &str, groups: Vec<(String, String)>, parts: &mut Parts) -> CallRegion {
+        let group = |source: &Source| match source {
+            Source::Group(name) => {
+                groups.iter().find(|(group, _)| group == name).map(|(_, value)| value.trim().to_owned())
+            }
+            Source::Literal(text) => Some(text.clone()),
+            Source::Content(_) => None,
+        };
+        let name = group(&body.shape.name);
+        let with_open = body.with_open.as_ref().and_then(|wanted| groups.iter().find(|(group, _)| group == wanted));
+        let with_open = with_open.map_or(String::new(), |(_, text)| text.clone());
+        let reader = match &body.style {
+            CallStyle::Json(dialect) => {
+                let text = JsonText::new(dialect.clone());
+                Reader::Json(CallJson::new(body.shape.clone(), text, groups))
+            }
+            CallStyle::Python => Reader::Python(PythonScan::default()),
+            CallStyle::Tagged { .. } | CallStyle::Lines { .. } | CallStyle::Text { .. } => {
+                parts.begin(PartKind::Call, name.clone(), body.shape.id.as_ref().and_then(group));
+                Reader::Plain
+            }
+        };
+        let opening = opening.strip_suffix(&with_open).unwrap_or(opening).to_owned();
+        let mut region = CallRegion { opening, raw: with_open.clone(), reader, name };
+        for c in with_open.chars() {
+            region.step(c, parts);
+        }
+        region
+    }
+
+    /// Goes one character on, before it is known whether a delimiter begins with it.
+    pub(super) fn step(&mut self, c: char, parts: &mut Parts) -> Progress {
+        match &mut self.reader {
+            Reader::Json(reader) => {
+                let mut events = Vec::new();
+                reader.step(c, &mut events);
+                if reader.failed() {
+                    return Progress::Refused;
+                }
+                let given = reader.in_call() || !events.is_empty();
+                events.into_iter().for_each(|event| give(event, parts));
+                if given {
+                    self.raw.clear();
+                    return Progress::Given;
+                }
+            }
+            Reader::Python(scan) => scan.step(c),
+            Reader::Plain => {}
+        }
+        Progress::Kept
+    }
+
+    /// Whether the closing delimiter may begin with the next character, whatever it is.
+    pub(super) fn may_close(&self) -> bool {
+        match &self.reader {
+            Reader::Json(reader) => reader.complete() || reader.failed(),
+            Reader::Python(scan) => !scan.in_string() || scan.complete(),
+            Reader::Plain => true,
+        }
+    }
+
+    /// Whether the next character belongs to a string.
+    pub(super) fn in_string(&self) -> bool {
+        match &self.reader {
+            Reader::Json(reader) => reader.in_string() && !reader.failed(),
+            Reader::Python(scan) => scan.in_string(),
+            Reader::Plain => false,
+        }
+    }
+
+    /// The content ends within a string.
+    pub(super) fn interrupt(&mut self) {
+        if let Reader::Json(reader) = &mut self.reader {
+            reader.interrupt();
+        }
+    }
+
+    /// Whether the content is whole, as it is without a closing delimiter.
+    pub(super) fn complete(&self) -> bool {
+        match &self.reader {
+            Reader::Json(reader) => reader.complete() && !reader.failed(),
+            Reader::Python(scan) => scan.complete(),
+            Reader::Plain => false,
+        }
+    }
+
+    /// Whether it has given on no call, and will not.
+    pub(super) fn hopeless(&self) -> bool {
+        matches!(&self.reader, Reader::Json(reader) if reader.failed() && !reader.in_call() && reader.ended() == 0)
+    }
+
+    /// Text that belongs to no delimiter and was not given on.
+    pub(super) fn take(&mut self, text: &str, parts: &mut Parts) {
+        match &self.reader {
+            // What follows an error in a call's arguments belongs to them.
+            Reader::Json(reader) if reader.in_call() && !reader.arguments_whole() => parts.text(PartKind::Call, text),
+            _ => self.raw.push_str(text),
+        }
+    }
+
+    /// Bytes that are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// The region ends. `closing`: the text of its delimiter; None: the answer, or its limit, ends it.
+    pub(super) fn end(self, field: &Field, closing: Option<&str>, tools: &Tools, parts: &mut Parts) {
+        let Body::Call(body) = &field.body else { return };
+        let closed = closing.is_some();
+        match &self.reader {
+            Reader::Json(reader) if reader.in_call() => {
+                parts.end(
+                    if reader.arguments_whole() {
+                        PartEnd::Complete
+                    } else if closed || reader.failed() {
+                        PartEnd::Malformed
+                    } else {
+                        PartEnd::Unclosed
+                    },
+                    None,
+                );
+                self.leftover(closing, parts);
+            }
+            Reader::Json(reader) if reader.ended() > 0 && (closed || reader.complete() || reader.failed()) => {
+                self.leftover(closing, parts);
+            }
+            Reader::Json(reader) if reader.complete() && !reader.failed() => {}
+            Reader::Json(reader) if closed || reader.failed() => self.back_to_content(closing, parts),
+            Reader::Json(_) => self.unclosed(parts),
+            Reader::Python(scan) => match python::calls(&self.raw, tools) {
+                Some(calls) => {
+                    for (name, arguments) in calls {
+                        parts.begin(PartKind::Call, Some(name), None);
+                        parts.text(PartKind::Call, &arguments);
+                        parts.end(PartEnd::Complete, None);
+                    }
+                }
+                None if closed || scan.complete() => self.back_to_content(closing, parts),
+                None => self.unclosed(parts),
+            },
+            Reader::Plain => {
+                let name = self.name.as_deref().unwrap_or("");
+                let object = arguments::object(&body.style, &self.raw, name, tools);
+                let whole = closed || field.close.is_none();
+                let (text, end) = match object {
+                    Some(object) if whole => (object, PartEnd::Complete),
+                    _ => (self.raw.clone(), if whole { PartEnd::Malformed } else { PartEnd::Unclosed }),
+                };
+                parts.text(PartKind::Call, &text);
+                parts.end(end, None);
+            }
+        }
+    }
+
+    /// What stands beside whole calls goes to the content, unless it is what stands between them anyway.
+    fn leftover(&self, closing: Option<&str>, parts: &mut Parts) {
+        if !self.raw.chars().all(|c| c.is_whitespace() || "[]{},;".contains(c)) {
+            parts.begin(PartKind::Content, None, None);
+            parts.text(PartKind::Content, self.raw.trim());
+            parts.text(PartKind::Content, closing.unwrap_or("").trim_end());
+            parts.end(PartEnd::Complete, None);
+        }
+    }
+
+    /// What is no call is content, with its delimiters.
+    pub(super) fn back_to_content(&self, closing: Option<&str>, parts: &mut Parts) {
+        parts.begin(PartKind::Content, None, None);
+        for text in [&self.opening, &self.raw, closing.unwrap_or("")] {
+            parts.text(PartKind::Content, text);
+        }
+        parts.end(PartEnd::Complete, None);
+    }
+
+    /// The answer ended before the call's name.
+    fn unclosed(&self, parts: &mut Parts) {
+        parts.begin(PartKind::Call, None, None);
+        parts.text(PartKind::Call, self.raw.trim());
+        parts.end(PartEnd::Unclosed, None);
+    }
+
+    /// Gives up: more text was kept than may be.
+    pub(super) fn give_up(&self, parts: &mut Parts) {
+        if let Reader::Plain = self.reader {
+            parts.text(PartKind::Call, &self.raw);
+            parts.end(PartEnd::Malformed, None);
+        } else {
+            parts.end(PartEnd::Malformed, None);
+            self.back_to_content(None, parts);
+        }
+    }
+}
+
+fn give(event: CallEvent, parts: &mut Parts) {
+    match event {
+        CallEvent::Begin { name, id } => parts.begin(PartKind::Call, Some(name), id),
+        CallEvent::Arguments(text) => parts.text(PartKind::Call, &text),
+        CallEvent::End { id } => parts.end(PartEnd::Complete, id),
+    }
+}

@@ -46,7 +46,7 @@ impl AnswerParser {
     pub fn new(template: Option<Arc<ResponseTemplate>>, prompt: &str, tools: Arc<Tools>) -> AnswerParser {
         let implicit = template.as_ref().and_then(|template| template.fields.get(template.implicit?));
         let region = match &template {
-            Some(_) => Region::implicit(implicit),
+            Some(_) => Region::implicit(implicit, false),
             None => Region::plain(),
         };
         let mut parser = AnswerParser {
@@ -217,14 +217,21 @@ impl AnswerParser {
     fn commit(&mut self, template: &ResponseTemplate, found: Found) {
         self.give_to_region(found.start);
         let text = self.from(found.start).get(..found.end - found.start).unwrap_or("").to_owned();
-        self.end_region(Some(&text), true);
         let opened = template.fields.iter().position(|field| field.open == Some(found.pattern));
         if let (None, Some((index, field))) = (self.field, opened.and_then(|at| Some((at, template.fields.get(at)?)))) {
+            // Content goes on if what seems to be a call is none.
+            let before = match &mut self.region {
+                Region::Text(region) if field.kind == Some(PartKind::Call) => region.call_may_begin(),
+                region => {
+                    region.end_text(&mut self.parts);
+                    String::new()
+                }
+            };
             let groups = template.patterns.get(found.pattern).map(|pattern| pattern.captured(&text));
-            self.parts.end(PartEnd::Complete, None);
-            self.region = Region::opened(field, &text, groups.unwrap_or_default(), &mut self.parts);
+            self.region = Region::opened(field, &(before + &text), groups.unwrap_or_default(), &mut self.parts);
             self.field = Some(index);
         } else {
+            self.end_region(Some(&text), true);
             self.go_outside(template);
         }
         self.go_on_from(found.end);
@@ -275,7 +282,7 @@ impl AnswerParser {
 
     fn go_outside(&mut self, template: &ResponseTemplate) {
         let implicit: Option<&Field> = template.implicit.and_then(|index| template.fields.get(index));
-        self.region = Region::implicit(implicit);
+        self.region = Region::implicit(implicit, self.parts.is_open(PartKind::Content));
         self.field = None;
     }
 

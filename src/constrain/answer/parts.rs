@@ -26,6 +26,11 @@ impl Parts {
         *self = Parts::default();
     }
 
+    /// Whether a part of this kind has not ended.
+    pub(super) fn is_open(&self, kind: PartKind) -> bool {
+        self.open == Some(kind)
+    }
+
     /// Appends what was written to `out`.
     pub(super) fn take(&mut self, out: &mut Vec<PartDelta>) {
         out.append(&mut self.deltas);

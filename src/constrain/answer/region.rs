@@ -18,13 +18,21 @@ pub(super) enum Region {
 }
 
 impl Region {
-    /// The one outside of fields with an opening. None: text there is dropped.
-    pub(super) fn implicit(field: Option<&Field>) -> Region {
+    /// The one outside of fields with an opening. None: text there is dropped. `begun`: it goes on with content.
+    pub(super) fn implicit(field: Option<&Field>, begun: bool) -> Region {
         let (kind, strip) = match field.map(|field| (&field.body, field.kind)) {
             Some((Body::Text { strip }, kind)) => (kind, *strip),
             _ => (None, true),
         };
-        Region::Text(TextRegion::new(kind, strip, PartEnd::Complete))
+        let begun = begun && kind == Some(PartKind::Content);
+        Region::Text(TextRegion { begun, ..TextRegion::new(kind, strip, PartEnd::Complete) })
+    }
+
+    /// Text ends where another region opens.
+    pub(super) fn end_text(&mut self, parts: &mut Parts) {
+        if let Region::Text(region) = self {
+            region.end(true, parts);
+        }
     }
 
     /// Text of no known format: all of it is content.
@@ -93,6 +101,12 @@ impl TextRegion {
         self.space.clear();
     }
 
+    /// What may be no call after all begins. Gives the space before it, if that is within content.
+    pub(super) fn call_may_begin(&mut self) -> String {
+        let content = self.begun && self.kind == Some(PartKind::Content);
+        if content { std::mem::take(&mut self.space) } else { String::new() }
+    }
+
     /// The region ends. `closed`: by its delimiter or by the opening of another one.
     pub(super) fn end(&mut self, closed: bool, parts: &mut Parts) {
         parts.end(if closed { PartEnd::Complete } else { self.at_end }, None);
@@ -102,6 +116,7 @@ impl TextRegion {
 /// A region of calls.
 #[derive(Debug)]
 pub(super) struct CallRegion {
+    /// What opened it, with space before that is content if this is no call.
     opening: String,
     /// Text that is in no call so far.
     raw: String,
@@ -257,7 +272,7 @@ impl CallRegion {
             Reader::Json(reader) if reader.ended() > 0 && (closed || reader.complete() || reader.failed()) => {
                 self.leftover(closing, parts);
             }
-            Reader::Json(reader) if reader.complete() && !reader.failed() => {}
+            Reader::Json(reader) if reader.complete() && !reader.failed() => parts.end(PartEnd::Complete, None),
             Reader::Json(reader) if closed || reader.failed() => self.back_to_content(closing, parts),
             Reader::Json(_) => self.unclosed(parts),
             Reader::Python(scan) => match python::calls(&self.raw, tools) {
@@ -295,13 +310,12 @@ impl CallRegion {
         }
     }
 
-    /// What is no call is content, with its delimiters.
-    pub(super) fn back_to_content(&self, closing: Option<&str>, parts: &mut Parts) {
-        parts.begin(PartKind::Content, None, None);
-        for text in [&self.opening, &self.raw, closing.unwrap_or("")] {
-            parts.text(PartKind::Content, text);
-        }
-        parts.end(PartEnd::Complete, None);
+    /// What is no call is content, with its delimiters. The part stays open: more content may follow.
+    fn back_to_content(&self, closing: Option<&str>, parts: &mut Parts) {
+        let goes_on = parts.is_open(PartKind::Content);
+        parts.text(PartKind::Content, if goes_on { &self.opening } else { self.opening.trim_start() });
+        parts.text(PartKind::Content, &self.raw);
+        parts.text(PartKind::Content, closing.unwrap_or(""));
     }
 
     /// The answer ended before the call's name.
@@ -313,11 +327,10 @@ impl CallRegion {
 
     /// Gives up: more text was kept than may be.
     pub(super) fn give_up(&self, parts: &mut Parts) {
-        if let Reader::Plain = self.reader {
+        if parts.is_open(PartKind::Call) {
             parts.text(PartKind::Call, &self.raw);
             parts.end(PartEnd::Malformed, None);
         } else {
-            parts.end(PartEnd::Malformed, None);
             self.back_to_content(None, parts);
         }
     }

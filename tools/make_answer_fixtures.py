@@ -95,7 +95,9 @@ class Tagged(Format):
 
     def call(self, name, arguments):
         head, argument, tail = self.pieces
-        inner = "".join(argument.replace("KEY", k).replace("VALUE", plain(v)) for k, v in arguments.items())
+        is_string = lambda v: str(isinstance(v, str)).lower()
+        one = lambda k, v: argument.replace("KEY", k).replace("IS_STRING", is_string(v)).replace("VALUE", plain(v))
+        inner = "".join(one(k, v) for k, v in arguments.items())
         return head.replace("NAME", name) + inner + tail
 
     def unclosed_text(self, text):
@@ -140,7 +142,7 @@ class DeepSeek32(Tagged):
     markers = ("<｜DSML｜function_calls>", "</｜DSML｜function_calls>", "</｜DSML｜invoke>", "</｜DSML｜parameter>")
     end = "<｜end▁of▁sentence｜>"
     pieces = ('<｜DSML｜function_calls>\n<｜DSML｜invoke name="NAME">\n',
-              '<｜DSML｜parameter name="KEY" string="true">VALUE</｜DSML｜parameter>\n', "</｜DSML｜invoke>\n</｜DSML｜function_calls>")
+              '<｜DSML｜parameter name="KEY" string="IS_STRING">VALUE</｜DSML｜parameter>\n', "</｜DSML｜invoke>\n</｜DSML｜function_calls>")
     kept = 1
 
 
@@ -413,6 +415,13 @@ def special_cases(name):
                "parts": [{"kind": "call", "name": "f", "arguments": {"code": "    x = 1\n\n    y\n"}}]}
         yield {"about": "no arguments where there is text", "text": "<function=f>\nhello\n</function>\n</tool_call>",
                "parts": [{"kind": "call", "name": "f", "text": "\nhello\n", "end": "malformed"}]}
+    if name == "gemma-4":
+        yield {"about": "empty reasoning", "text": "<|channel>thought<channel|>Yes.<turn|>", "parts": [part("content", "Yes.")]}
+        yield {"about": "no braces", "text": "<|tool_call>call:f<tool_call|>", "parts": [{"kind": "call", "name": "f", "arguments": {}}]}
+    if name == "deepseek-v3.2":
+        text = ('<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="a" string="true">5</｜DSML｜parameter>\n'
+                '<｜DSML｜parameter name="b" string="false">5</｜DSML｜parameter>\n</｜DSML｜invoke>')
+        yield {"about": "strings that look like numbers", "text": text, "parts": [{"kind": "call", "name": "f", "arguments": {"a": "5", "b": 5}}]}
     if name == "mistral":
         yield {"about": "an id", "text": "[TOOL_CALLS]f[CALL_ID]abc123XYZ[ARGS]{\"a\": 1}</s>",
                "parts": [{"kind": "call", "name": "f", "id": "abc123XYZ", "arguments": {"a": 1}}]}
@@ -423,6 +432,12 @@ def special_cases(name):
         yield {"about": "the recipient first", "prompt": "<|start|>assistant",
                "text": " to=functions.f<|channel|>commentary json<|message|>{\"a\": 1}<|call|>",
                "parts": [{"kind": "call", "name": "f", "arguments": {"a": 1}}]}
+        yield {"about": "code for a tool that takes no JSON", "text": "<|channel|>commentary to=python <|constrain|>code<|message|>print(1)<|call|>",
+               "parts": [{"kind": "call", "name": "python", "text": "print(1)", "end": "malformed"}]}
+        yield {"about": "nothing for a tool", "text": "<|channel|>commentary to=f<|message|> <|call|>",
+               "parts": [{"kind": "call", "name": "f", "arguments": {}}]}
+        yield {"about": "code that is cut", "text": "<|channel|>commentary to=f<|message|> x = ",
+               "parts": [{"kind": "call", "name": "f", "text": " x = ", "end": "unclosed"}]}
         yield {"about": "a preamble", "text": "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.f "
                "<|constrain|>json<|message|>{}<|call|>", "parts": [part("content", "I look."), {"kind": "call", "name": "f", "arguments": {}}]}
     if name == "llama-3-json":

@@ -10,8 +10,12 @@ pub(super) fn object(style: &CallStyle, body: &str, tool: &str, tools: &Tools) -
     match style {
         CallStyle::Tagged { tag, value, merge } => {
             for found in tag.captures_iter(body).flatten() {
-                let group = |name| found.name(name).map_or("", |found| found.as_str());
-                arguments.push(group("key"), group("value"), value, *merge);
+                let group = |name| found.name(name).map(|found| found.as_str());
+                let key = group("key").unwrap_or("");
+                match group("text") {
+                    Some(text) => arguments.push(key, text, &ValueStyle::Text { strip: false }, *merge),
+                    None => arguments.push(key, group("value").unwrap_or(""), value, *merge),
+                }
             }
         }
         CallStyle::Lines { line, key, value } => {

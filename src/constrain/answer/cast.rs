@@ -30,7 +30,7 @@ impl Tools {
         if let Some(schema) = schema {
             collect_types(schema, 0, &mut types);
         }
-        types
+        types.iter().map(|name| standard(name)).collect()
     }
 }
 
@@ -46,6 +46,19 @@ fn collect_types<'a>(schema: &'a Value, depth: usize, types: &mut Vec<&'a str>) 
     }
     if schema.get("nullable") == Some(&Value::Bool(true)) {
         types.push("null");
+    }
+}
+
+/// The name of a type in JSON schemas, for what tools call it otherwise.
+fn standard(name: &str) -> &str {
+    match name {
+        "int" => "integer",
+        "float" | "double" => "number",
+        "bool" => "boolean",
+        "dict" => "object",
+        "list" | "tuple" => "array",
+        "str" => "string",
+        _ => name,
     }
 }
 
@@ -165,7 +178,7 @@ mod tests {
             ("05", &["string"], "\"05\""),
             ("{\"a\": 1}", &["string"], "\"{\\\"a\\\": 1}\""),
             ("{\"a\": 1}", &["object"], "{\"a\": 1}"),
-            ("{'a': True}", &["object"], "{\"a\":true}"),
+            ("{'a': True}", &["object"], "{\"a\": true}"),
             ("[1]", &["object"], "\"[1]\""),
             ("[1]", &[], "[1]"),
             (" plain\n", &[], "\" plain\\n\""),

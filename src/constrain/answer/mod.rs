@@ -7,7 +7,8 @@
 //! - It holds back what may be the beginning of a delimiter, space that may be the end of a part, and calls whose format
 //!   shows what they are only at their end. Everything else leaves at once and is never taken back.
 //! - No text gets lost, but for delimiters, space around parts, and fields that are no parts: a call without its end is
-//!   given as a call with [`PartEnd::Unclosed`], and what turns out to be no call goes back to the content, whole.
+//!   given as a call with [`PartEnd::Unclosed`]. What turns out to be no call goes back to the content, whole; if its name was
+//!   told before, or the opening has named it, it is a call with [`PartEnd::Malformed`], up to its closing delimiter.
 //! - Its work grows with the text, its memory is bounded (`limits.rs`), and no text makes it fail.
 //!
 //! Read it in the order of the way that text takes: [`mod@template`], [`mod@pattern`], [`mod@scanner`], [`mod@parser`], then

@@ -239,10 +239,11 @@ impl AnswerParser {
 
     /// What the region itself asks for after a character.
     fn after_step(&mut self, template: &ResponseTemplate) {
-        let (Region::Call(region), Some(index)) = (&self.region, self.field) else { return };
+        let (Region::Call(region), Some(index)) = (&mut self.region, self.field) else { return };
         let closes = template.fields.get(index).is_some_and(|field| field.close.is_some());
         let waits = |place: usize| self.scanner.held_from().is_some_and(|from| from <= place);
         match self.refused_at {
+            Some(place) if !waits(place) && closes && region.goes_on_unread(&mut self.parts) => {}
             Some(place) if (region.hopeless() || !closes) && !waits(place) => {
                 self.give_to_region(place);
                 self.end_region(None, false);

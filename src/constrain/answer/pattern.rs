@@ -155,7 +155,7 @@ impl Explorer {
         };
         let (at_start, elsewhere) = (start("", 0)?, start("x", 1)?);
 
-        let classes = explorer.dfa.byte_classes().clone();
+        let classes = *explorer.dfa.byte_classes();
         let bytes: Vec<u8> = classes.representatives(0..=255).filter_map(|unit| unit.as_u8()).collect();
         let mut of_byte = [0; 256];
         for byte in 0..=255u8 {

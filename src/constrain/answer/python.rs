@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
         let mut first = true;
         while !self.take(close) {
             if !first {
-                out.push(',');
+                out.push_str(", ");
             }
             first = false;
             self.value(out, depth + 1)?;
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
         let mut first = true;
         while !self.take('}') {
             if !first {
-                out.push(',');
+                out.push_str(", ");
             }
             first = false;
             let mut key = String::new();
@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
             if !self.take(':') {
                 return None;
             }
-            out.push(':');
+            out.push_str(": ");
             self.value(out, depth + 1)?;
             if !self.take(',') && !self.rest.starts_with('}') {
                 return None;
@@ -297,7 +297,7 @@ mod tests {
                 .unwrap(),
             [call(
                 "f",
-                "{\"a\": [1,-2.5,true,null], \"b\": {\"x\":[1],\"y\":{}}, \"c\": \"q\\\"q\", \"d\": 1000, \"e\": \"ab\"}"
+                "{\"a\": [1, -2.5, true, null], \"b\": {\"x\": [1], \"y\": {}}, \"c\": \"q\\\"q\", \"d\": 1000, \"e\": \"ab\"}"
             )]
         );
         assert_eq!(read("f(a='\\ud83d\\ude00')").unwrap(), [call("f", "{\"a\": \"😀\"}")]);

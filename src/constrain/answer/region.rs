@@ -121,14 +121,17 @@ pub(super) struct CallRegion {
     /// Text that is in no call so far.
     raw: String,
     pub(super) reader: Reader,
-    /// The name, if the opening had it.
+    /// The name and the id, if the opening had them.
     name: Option<String>,
+    id: Option<String>,
+    /// Whether what is no JSON is a call nevertheless, because the opening has named it: its text is being given on.
+    unread: bool,
 }
 
 /// What follows the content of a region of calls.
 #[derive(Debug)]
 pub(super) enum Reader {
-    Json(CallJson),
+    Json(Box<CallJson>),
     Python(PythonScan),
     /// It is read when it is whole.
     Plain,
@@ -155,21 +158,22 @@ impl CallRegion {
             Source::Content(_) => None,
         };
         let name = group(&body.shape.name);
+        let id = body.shape.id.as_ref().and_then(group);
         let with_open = body.with_open.as_ref().and_then(|wanted| groups.iter().find(|(group, _)| group == wanted));
         let with_open = with_open.map_or(String::new(), |(_, text)| text.clone());
         let reader = match &body.style {
             CallStyle::Json(dialect) => {
                 let text = JsonText::new(dialect.clone());
-                Reader::Json(CallJson::new(body.shape.clone(), text, groups))
+                Reader::Json(Box::new(CallJson::new(body.shape.clone(), text, groups)))
             }
             CallStyle::Python => Reader::Python(PythonScan::default()),
             CallStyle::Tagged { .. } | CallStyle::Lines { .. } | CallStyle::Text { .. } => {
-                parts.begin(PartKind::Call, name.clone(), body.shape.id.as_ref().and_then(group));
+                parts.begin(PartKind::Call, name.clone(), id.clone());
                 Reader::Plain
             }
         };
         let opening = opening.strip_suffix(&with_open).unwrap_or(opening).to_owned();
-        let mut region = CallRegion { opening, raw: with_open.clone(), reader, name };
+        let mut region = CallRegion { opening, raw: with_open.clone(), reader, name, id, unread: false };
         for c in with_open.chars() {
             region.step(c, parts);
         }
@@ -232,6 +236,24 @@ impl CallRegion {
         }
     }
 
+    /// What it reads is not what it should be, and goes on to the closing delimiter: it is the text of the call that the opening
+    /// has named. False: there is none.
+    pub(super) fn goes_on_unread(&mut self, parts: &mut Parts) -> bool {
+        if !self.hopeless() || self.name.is_none() {
+            return false;
+        }
+        if !self.unread {
+            self.unread = true;
+            self.begin_named(parts);
+            parts.text(PartKind::Call, &std::mem::take(&mut self.raw));
+        }
+        true
+    }
+
+    fn begin_named(&self, parts: &mut Parts) {
+        parts.begin(PartKind::Call, self.name.clone(), self.id.clone());
+    }
+
     /// Whether it has given on no call, and will not.
     pub(super) fn hopeless(&self) -> bool {
         matches!(&self.reader, Reader::Json(reader) if reader.failed() && !reader.in_call() && reader.ended() == 0)
@@ -240,6 +262,7 @@ impl CallRegion {
     /// Text that belongs to no delimiter and was not given on.
     pub(super) fn take(&mut self, text: &str, parts: &mut Parts) {
         match &self.reader {
+            _ if self.unread => parts.text(PartKind::Call, text),
             // What follows an error in a call's arguments belongs to them.
             Reader::Json(reader) if reader.in_call() && !reader.arguments_whole() => parts.text(PartKind::Call, text),
             _ => self.raw.push_str(text),
@@ -256,6 +279,20 @@ impl CallRegion {
         let Body::Call(body) = &field.body else { return };
         let closed = closing.is_some();
         match &self.reader {
+            _ if self.unread => parts.end(if closed { PartEnd::Malformed } else { PartEnd::Unclosed }, None),
+            Reader::Json(reader)
+                if closed
+                    && field.close.is_some()
+                    && self.name.is_some()
+                    && !reader.in_call()
+                    && reader.ended() == 0 =>
+            {
+                // Nothing between the delimiters: no arguments.
+                let blank = self.raw.trim().is_empty();
+                self.begin_named(parts);
+                parts.text(PartKind::Call, if blank { "{}" } else { &self.raw });
+                parts.end(if blank { PartEnd::Complete } else { PartEnd::Malformed }, None);
+            }
             Reader::Json(reader) if reader.in_call() => {
                 parts.end(
                     if reader.arguments_whole() {
@@ -318,9 +355,9 @@ impl CallRegion {
         parts.text(PartKind::Content, closing.unwrap_or(""));
     }
 
-    /// The answer ended before the call's name.
+    /// The answer ended before the call's arguments.
     fn unclosed(&self, parts: &mut Parts) {
-        parts.begin(PartKind::Call, None, None);
+        self.begin_named(parts);
         parts.text(PartKind::Call, self.raw.trim());
         parts.end(PartEnd::Unclosed, None);
     }

@@ -12,7 +12,8 @@ pub struct Delimiters {
 }
 
 /// How calls are written: `open`, then calls with `separator` between them, then `close`. A call is `call`, with `{name}`
-/// replaced by the tool's name and `{arguments}` by the arguments, which are written as `arguments` says.
+/// replaced by the tool's name and `{arguments}` by the arguments, which are written as `arguments` says. Some formats also
+/// have `{index}`, the call's number, and `{id}`, an id of nine letters and digits.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct CallSyntax {
@@ -42,7 +43,8 @@ pub enum ArgumentSyntax {
         /// What opens and closes a string.
         quote: String,
     },
-    /// Each as `argument`, with `{key}` and `{value}` replaced; strings stand as they are, other values as JSON.
+    /// Each as `argument`, with `{key}` and `{value}` replaced; strings stand as they are, other values as JSON. `{is_string}`,
+    /// if there, is `true` or `false`.
     Tagged {
         /// One argument.
         argument: String,

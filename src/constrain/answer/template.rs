@@ -6,8 +6,8 @@
 //! outside of all fields where none is without an opening.
 //!
 //! Beyond the language: a field with content `json` or `python-call-list` may have no closing delimiter; it ends where its
-//! value does. `"with_open"` in `content_args` names a group of its opening
-//! that is a part of the content.
+//! value does. In `content_args`, `"with_open"` names a group of the opening that is a part of the content, and a `tag_pattern`
+//! may have a group `text` for values that are strings whatever they look like.
 
 use serde_json::{Map, Value};
 
@@ -59,7 +59,7 @@ pub(super) struct Field {
 #[derive(Debug)]
 pub(super) enum Body {
     Text { strip: bool },
-    Call(CallBody),
+    Call(Box<CallBody>),
 }
 
 /// Calls in a field.
@@ -248,7 +248,7 @@ impl Field {
             if with_open.as_ref().is_some_and(|group| !groups.contains(group)) {
                 return Err(args.wrong("with_open", "is no group of the opening"));
             }
-            Body::Call(CallBody { shape, style, with_open })
+            Body::Call(Box::new(CallBody { shape, style, with_open }))
         } else {
             let strip = if let CallStyle::Text { strip } = style { strip } else { true };
             Body::Text { strip }

@@ -115,6 +115,15 @@ class QwenXml(Tagged):
     kept = 1
 
 
+class SeedOss(Tagged):
+    template = "seed-oss"
+    markers = ("<seed:tool_call>", "</seed:tool_call>", "<seed:think>", "</seed:think>")
+    think = ("<seed:think>", "</seed:think>")
+    end = "<seed:eos>"
+    pieces = ("<seed:tool_call>\n<function=NAME>\n", "<parameter=KEY>VALUE</parameter>\n", "</function>\n</seed:tool_call>")
+    kept = 1
+
+
 class MiniMax(Tagged):
     template = "minimax-m2"
     markers = ("<minimax:tool_call>", "</minimax:tool_call>", "</invoke>")
@@ -256,6 +265,14 @@ class Granite(JsonList):
     malformed = ["<|tool_call|>nothing"]
 
 
+class NemotronList(JsonList):
+    template = "nemotron-list"
+    head, tail = "<TOOLCALL>", "</TOOLCALL>"
+    markers = ("<TOOLCALL>", "</TOOLCALL>")
+    end = "<SPECIAL_12>"
+    malformed = ["<TOOLCALL>nothing</TOOLCALL>"]
+
+
 class Phi(JsonList):
     template = "phi-4-mini"
     head = "functools"
@@ -312,8 +329,8 @@ class Llama3(Format):
         return text[text.index("{", 1) :]
 
 
-FORMATS = [Hermes, QwenXml, MiniMax, MiniCpm, Glm, DeepSeek32, Gemma, GptOss, Kimi, DeepSeek31, DeepSeek3, Mistral, MistralArray,
-           Granite, Phi, Lfm2, Llama4, Llama3]
+FORMATS = [Hermes, QwenXml, SeedOss, MiniMax, MiniCpm, Glm, DeepSeek32, Gemma, GptOss, Kimi, DeepSeek31, DeepSeek3, Mistral, MistralArray,
+           Granite, NemotronList, Phi, Lfm2, Llama4, Llama3]
 
 WEATHER = ("get_weather", {"city": "Paris", "days": 3})
 NESTED = ("save", {"item": {"list": [1, [2, {"a": "b"}], {}], "flag": True}, "text": "a \"quoted\" {brace} [and] 'more'"})
@@ -373,6 +390,22 @@ def cases(form):
             yield case("reasoning that the prompt has closed", form.content("Yes."), [part("content", "Yes.")], prompt="<think>\n\n</think>\n\n")
     for text in form.malformed or []:
         yield case("what is no call", text, [part("content", text)])
+
+
+def think_cases():
+    """Of models that think and have no calls."""
+    texts = ["x", " x\n", "<think></think>x", "<think>\n\n</think>\n\nx", "<think>a < b</think>x", "<think>a</think>\n\nx <tool_call>{}</tool_call>",
+             "<think>a</think>x<think>b</think>", "<think>日本</think>é", "<think>a<|im_end|>"]
+    parts = [[("content", "x")], [("content", "x")], [("content", "x")], [("content", "x")], [("reasoning", "a < b"), ("content", "x")],
+             [("reasoning", "a"), ("content", "x <tool_call>{}</tool_call>")], [("reasoning", "a"), ("content", "x"), ("reasoning", "b")],
+             [("reasoning", "日本"), ("content", "é")], None]
+    for text, wanted in zip(texts, parts):
+        if wanted is None:
+            yield {"about": "unclosed", "text": text, "parts": [{**part("reasoning", "a<|im_end|>"), "end": "unclosed"}]}
+        else:
+            yield {"about": "reasoning", "text": text, "parts": [part(*one) for one in wanted]}
+    yield {"about": "opened by the prompt", "prompt": "<think>\n", "text": "a\n</think>\nx", "parts": [part("reasoning", "a"), part("content", "x")]}
+    yield {"about": "content that the prompt has begun", "prompt": "<|im_start|>assistant\nSure,", "text": " yes. ", "parts": [part("content", " yes.")]}
 
 
 def special_cases(name):
@@ -458,6 +491,10 @@ def main():
         fixture = {"template": form.template, "markers": list(form.markers), "cases": found}
         path = FOLDER / f"{form.template}.json"
         path.write_text(json.dumps(fixture, ensure_ascii=False, indent=1) + "\n")
+    found = list(think_cases())
+    total += len(found)
+    fixture = {"template": "think", "cases": found}
+    (FOLDER / "think.json").write_text(json.dumps(fixture, ensure_ascii=False, indent=1) + "\n")
     print(f"{total} answers")
 
 

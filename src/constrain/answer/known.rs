@@ -73,6 +73,8 @@ mod tests {
             }
             format.template().unwrap_or_else(|e| panic!("{name}: {e}"));
         }
+        // Calls of another format, whose markers end like those of a known one.
+        assert!(ResponseTemplate::known("<mm:think> ]<]minimax[>[<tool_call>").is_none());
         assert!(ResponseTemplate::known("{% for m in messages %}{{ m.content }}{% endfor %}").is_none());
     }
 }

@@ -429,6 +429,10 @@ def special_cases(name):
         yield {"about": "a list of calls", "text": f"<tool_call>[{call}, {call}]</tool_call>",
                "parts": [{"kind": "call", "name": "f", "arguments": {"a": 1}}] * 2}
         yield {"about": "no closing marker", "text": f"<tool_call>{call}", "parts": [{"kind": "call", "name": "f", "arguments": {"a": 1}}]}
+        yield {"about": "a marker that is written about", "text": "Use  <tool_call>, so  <tool_call>\n to call.", "parts": [
+            part("content", "Use  <tool_call>, so  <tool_call>\n to call.")]}
+        yield {"about": "content on both sides of what is no call", "text": "a <tool_call>{x}</tool_call> b <tool_call>" + call + "</tool_call>",
+               "parts": [part("content", "a <tool_call>{x}</tool_call> b"), {"kind": "call", "name": "f", "arguments": {"a": 1}}]}
         yield {"about": "cut before the name", "text": '<tool_call>\n{"na', "parts": [{"kind": "call", "name": None, "text": '{"na', "end": "unclosed"}]}
         yield {"about": "special tokens", "text": [{"special": "<think>"}, "x", {"special": "</think>"}, {"special": "<tool_call>"}, call,
                                                     {"special": "</tool_call>"}, {"special": "<|im_end|>"}],

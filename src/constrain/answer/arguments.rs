@@ -1,12 +1,14 @@
 //! The arguments of calls that are not written as JSON, as JSON.
 
+use std::collections::HashMap;
+
 use super::cast::{Tools, ValueStyle};
 use super::json_text::quoted;
 use super::template::CallStyle;
 
 /// The arguments in the content of a region, as an object of JSON. None: there are none, yet there is text.
 pub(super) fn object(style: &CallStyle, body: &str, tool: &str, tools: &Tools) -> Option<String> {
-    let mut arguments = Arguments { pairs: Vec::new(), tool, tools };
+    let mut arguments = Arguments { pairs: Vec::new(), places: HashMap::new(), tool, tools };
     match style {
         CallStyle::Tagged { tag, value, merge } => {
             for found in tag.captures_iter(body).flatten() {
@@ -41,6 +43,8 @@ pub(super) fn object(style: &CallStyle, body: &str, tool: &str, tools: &Tools) -
 struct Arguments<'a> {
     /// Keys with their values, which are several only where those of one key are merged.
     pairs: Vec<(String, Vec<String>)>,
+    /// Place of each key.
+    places: HashMap<String, usize>,
     tool: &'a str,
     tools: &'a Tools,
 }
@@ -48,7 +52,8 @@ struct Arguments<'a> {
 impl Arguments<'_> {
     fn push(&mut self, key: &str, raw: &str, style: &ValueStyle, merge: bool) {
         let value = style.json(raw, &self.tools.types(self.tool, key));
-        match self.pairs.iter_mut().find(|(earlier, _)| earlier == key) {
+        let place = *self.places.entry(key.to_owned()).or_insert(self.pairs.len());
+        match self.pairs.get_mut(place) {
             Some((_, values)) if merge => values.push(value),
             Some((_, values)) => *values = vec![value],
             None => self.pairs.push((key.to_owned(), vec![value])),

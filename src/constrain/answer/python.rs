@@ -1,5 +1,7 @@
 //! Calls as Python writes them: `[get_weather(city='Paris', days=3), ping()]`.
 
+use std::collections::HashMap;
+
 use super::cast::{Tools, cast_json};
 use super::json_text::quoted;
 use crate::limits::JSON_DEPTH_MAX;
@@ -108,6 +110,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let mut arguments: Vec<(&str, String)> = Vec::new();
+        let mut places: HashMap<&str, usize> = HashMap::new();
         while !self.take(')') {
             let key = self.name()?;
             if !self.take('=') {
@@ -116,7 +119,8 @@ impl<'a> Reader<'a> {
             let mut value = String::new();
             self.value(&mut value, 0)?;
             let value = cast_json(value, &tools.types(name, key));
-            match arguments.iter_mut().find(|(earlier, _)| *earlier == key) {
+            let place = *places.entry(key).or_insert(arguments.len());
+            match arguments.get_mut(place) {
                 Some((_, earlier)) => *earlier = value,
                 None => arguments.push((key, value)),
             }

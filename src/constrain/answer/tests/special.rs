@@ -49,3 +49,17 @@ fn a_marker_in_letters_is_content_where_special_tokens_are_known() {
         [(PartKind::Content, "So:", PartEnd::Complete), (PartKind::Call, "{}", PartEnd::Complete)]
     );
 }
+
+#[test]
+fn a_special_token_within_a_string_of_python_ends_the_call() {
+    let lfm2 = || AnswerParser::new(Some(Arc::new(ResponseTemplate::by_name("lfm2").unwrap())), "", Arc::default());
+    let open = "<|tool_call_start|>[f(a='x";
+    let parts = parse(lfm2(), &pieces(&[(open, false), ("<|tool_call_end|>", true), ("after", false)]));
+    assert_eq!(
+        kinds(&parts),
+        [(PartKind::Content, "<|tool_call_start|>[f(a='x<|tool_call_end|>after", PartEnd::Complete)]
+    );
+    let letters =
+        parse(lfm2(), &pieces(&[(open, false), ("<|tool_call_end|>", false), ("')]<|tool_call_end|>", false)]));
+    assert_eq!(kinds(&letters), [(PartKind::Call, "{\"a\": \"x<|tool_call_end|>\"}", PartEnd::Complete)]);
+}

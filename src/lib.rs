@@ -10,7 +10,7 @@
 //! | 2 | [`source`] | where a model comes from: config, tokenizer, template, tensors |
 //! | 2 | [`cache`] | slots, pages and page tables: integers only |
 //! | 2 | [`text`] | tokenizer, incremental UTF-8, stop strings, chat templates |
-//! | 2 | [`constrain`] | what an answer may be: constraints as sets of tokens |
+//! | 2 | [`constrain`] | what an answer may be, as sets of tokens; its parts: reasoning, content, calls |
 //! | 3 | [`model`] | config to architecture, the families, the one forward pass |
 //! | 3 | [`scheduler`] | cleanup, refill, prefill, decode; emits a batch of plain integers |
 //! | 4 | [`engine`] | owns the threads; schedule, forward, sample, commit, deliver |

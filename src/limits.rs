@@ -305,3 +305,19 @@ pub const CONSTRAINT_LEXER_STATES_MAX: usize = 50_000;
 pub const CONSTRAINT_SYMBOLS_MAX: usize = 200_000;
 /// Memory that the tree of a vocabulary takes, in bytes for each of the tokens' and each token.
 pub const TOKEN_TRIE_MEMORY_FACTOR: usize = 40;
+/// Most fields of a response template.
+pub const RESPONSE_FIELDS_MAX: usize = 32;
+/// Longest literal or expression of a response template, in bytes.
+pub const RESPONSE_PATTERN_BYTES_MAX: usize = 4096;
+/// Most states of the automaton of one delimiter of an answer.
+pub const DELIMITER_STATES_MAX: usize = 8192;
+/// Longest delimiter of an answer, in bytes: text is held back no longer than this.
+pub const DELIMITER_BYTES_MAX: usize = 4096;
+/// Most places at once where a delimiter of an answer may have begun.
+pub const DELIMITER_CANDIDATES_MAX: usize = 64;
+/// Longest text of a call that is kept until it can be given on, in bytes; with more it is no call.
+pub const CALL_BYTES_MAX: usize = 4 << 20;
+/// Longest name of a tool or key in a call, in bytes.
+pub const CALL_NAME_BYTES_MAX: usize = 1024;
+/// Most space at the end of a part that is held back because it is not part of it if nothing follows, in bytes.
+pub const ANSWER_SPACE_BYTES_MAX: usize = 4096;

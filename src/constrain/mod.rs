@@ -4,8 +4,11 @@
 //! [`Matcher`] of its own, which knows the tokens of one answer, so that what one request did has no influence on another. Both are
 //! traits: [`compile()`] makes the implementation that uses the parser of llguidance (`vendor/guidance`), tests have others.
 //!
+//! [`answer`] reads what a model has written as parts: content, reasoning, and calls of tools.
+//!
 //! Matchers run on threads of the library: they need stack, and may take long, see [`crate::engine`].
 
+pub mod answer;
 mod compile;
 mod guided;
 mod schema;

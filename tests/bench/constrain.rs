@@ -41,7 +41,9 @@ fn tokenizer() -> Result<Tokenizer, Error> {
     while names.len() < VOCAB {
         let mut name = String::from(["", "Ġ"][random.below(2)]);
         for _ in 0..2 + random.below(8) {
-            name.push(char::from(letters[random.below(12 + random.below(15)) % 26]));
+            // Frequent letters more often.
+            let most = 12 + random.below(15);
+            name.push(char::from(letters[random.below(most) % 26]));
         }
         names.insert(name);
     }

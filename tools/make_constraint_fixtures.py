@@ -78,10 +78,12 @@ def object_schema(rng, depth, defs):
     required = [name for name in names if rng.random() < 0.7] or names[:1]
     schema = {"type": "object", "properties": properties, "required": required}
     extra = rng.randrange(4)
+    schema["additionalProperties"] = False
     if extra == 0:
-        schema["additionalProperties"] = {"type": "integer", "minimum": 0, "maximum": 9}
-    else:
-        schema["additionalProperties"] = False
+        # More properties, of bounded names and number.
+        schema["patternProperties"] = {"^zz[a-c]{0,2}$": {"type": "integer", "minimum": 0, "maximum": 9}}
+        schema["maxProperties"] = len(names) + 1
+        schema["required"] = names
     return schema
 
 
@@ -128,8 +130,8 @@ def instance(rng, schema, root):
     for name, inner in schema["properties"].items():
         if name in schema["required"] or rng.random() < 0.5:
             value[name] = instance(rng, inner, root)
-    if isinstance(schema.get("additionalProperties"), dict) and rng.random() < 0.3:
-        value["zz"] = rng.randint(0, 9)
+    if "patternProperties" in schema and rng.random() < 0.3:
+        value[rng.choice(["zz", "zza", "zzbc"])] = rng.randint(0, 9)
     return value
 
 

@@ -4,6 +4,7 @@
 use crate::programs::{WARNINGS, compile, libraries, programs};
 use crate::support::models::{root, storyteller as model};
 use crate::support::programs::{has, succeed};
+use crate::support::shared_library;
 use astrai::ffi;
 use astrai::ffi::types::*;
 use std::ffi::{CString, c_void};
@@ -120,6 +121,21 @@ fn the_library_exports_the_header_and_nothing_else() {
     for needed in bracketed("(NEEDED)") {
         let allowed = ["libc.so", "libm.so", "libgcc_s.so", "ld-linux"];
         assert!(allowed.iter().any(|name| needed.starts_with(name)), "the library needs {needed}");
+    }
+}
+
+/// Both libraries have the parser of constraints in them, and no C function of its origin.
+#[test]
+fn no_functions_of_others_are_in_the_libraries() {
+    if !has("nm") {
+        return;
+    }
+    for (library, flags) in [("libastrai.so", &["-D"][..]), ("libastrai.a", &[])] {
+        let path = shared_library::built().with_file_name(library);
+        let printed = succeed(Command::new("nm").args(flags).args(["--defined-only", "--format=posix"]).arg(&path));
+        let names: Vec<&str> = printed.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert!(names.contains(&"astrai_constraint_compile"), "{library}");
+        assert_eq!(names.iter().find(|name| name.starts_with("llg_")), None, "{library}");
     }
 }
 

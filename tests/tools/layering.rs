@@ -380,3 +380,27 @@ fn what_belongs_to_the_c_libraries_alone_is_in_their_package() {
         assert!(words(&text, &["no_mangle", "export_name"]).is_empty(), "{} exports something", path.display());
     }
 }
+
+/// What the parser of constraints must not do to a process: its copy in this tree has no way to.
+#[test]
+fn the_parser_of_constraints_keeps_to_itself() {
+    let files = sources(&root().join("vendor"));
+    assert!(files.len() > 20, "{} files", files.len());
+    for (path, text) in files {
+        let code = code(&text);
+        for word in [
+            "set_hook",
+            "take_hook",
+            "no_mangle",
+            "extern \"",
+            "export_name",
+            "thread_local!",
+            "thread::spawn",
+            "rayon",
+            "process::",
+        ] {
+            let found = code.lines().find(|line| line.contains(word) && !line.trim_start().starts_with("#[cfg("));
+            assert!(found.is_none(), "{}: {word}: {found:?}", path.display());
+        }
+    }
+}

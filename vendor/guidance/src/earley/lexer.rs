@@ -131,11 +131,7 @@ impl Lexer {
         cancellation: &Option<crate::CancellationHandle>,
     ) -> StateID {
         first_byte.map_or(s, |b| {
-            #[cfg(all(test, feature = "lark"))]
-            crate::cancellation::IN_START_TRANSITION.with(|flag| flag.set(true));
             let state = self.dfa.transition_with_cancellation(s, b, cancellation);
-            #[cfg(all(test, feature = "lark"))]
-            crate::cancellation::IN_START_TRANSITION.with(|flag| flag.set(false));
             state
         })
     }

@@ -1477,8 +1477,6 @@ impl ParserState {
                 }
 
                 let (ok, bt) = s.try_push_byte_definitive(Some(b));
-                #[cfg(test)]
-                crate::cancellation::checkpoint("forced");
                 assert!(bt == 0);
                 if !ok {
                     // shouldn't happen?
@@ -1833,8 +1831,6 @@ impl ParserState {
             }
             self.scratch
                 .just_add_idx(self.scratch.items[i], i, "skip_lexeme");
-            #[cfg(test)]
-            crate::cancellation::checkpoint("skip");
         }
 
         let (mut grammar_id, max_token_ptr) = self.maybe_pop_grammar_stack(lexeme.idx);
@@ -2057,8 +2053,6 @@ impl ParserState {
                         if self.grammar.sym_idx_dot(item.rhs_ptr()) == lhs {
                             self.scratch.add_unique(item.advance_dot(), i, "complete");
                         }
-                        #[cfg(test)]
-                        crate::cancellation::checkpoint("agenda");
                     }
                 }
             } else {
@@ -2112,8 +2106,6 @@ impl ParserState {
                             }
                             let new_item = Item::new(*rule, curr_idx);
                             self.scratch.add_unique(new_item, item_idx, "predict");
-                            #[cfg(test)]
-                            crate::cancellation::checkpoint("agenda");
                         }
                     }
                 }
@@ -2517,8 +2509,6 @@ impl ParserState {
                     trace_here,
                     &self.cancellation,
                 );
-                #[cfg(test)]
-                crate::cancellation::checkpoint("hidden");
                 if self.is_cancelled() {
                     self.lexer_stack.truncate(restore_from);
                     self.lexer_stack.extend(removed_states);
@@ -2548,8 +2538,6 @@ impl ParserState {
                             byte: None,
                             ..no_hidden
                         });
-                        #[cfg(test)]
-                        crate::cancellation::checkpoint("hidden_recursive");
                         let r = self.advance_parser(second_lexeme);
                         // println!("hidden bytes lexeme: {:?} -> {r}", second_lexeme);
                         if r {
@@ -2865,8 +2853,6 @@ impl Recognizer for ParserRecognizer<'_> {
         }
 
         let r = self.state.advance_lexer_or_parser(res, curr);
-        #[cfg(test)]
-        crate::cancellation::checkpoint("trie");
 
         if ITEM_TRACE && !r {
             self.state.trace_byte_stack.pop();

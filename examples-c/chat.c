@@ -74,32 +74,19 @@ static int32_t build(const chat *c, astrai_prompt **out, astrai_error **err) {
   return status;
 }
 
-/* As build, but forgets the oldest question and its answer until prompt and answer fit into context tokens. */
-static int32_t build_to_fit(const astrai_engine *engine, chat *c, size_t context, size_t answer_tokens,
-                            astrai_prompt **out, astrai_error **err) {
-  for (;;) {
-    size_t tokens = 0;
-    int32_t status = build(c, out, err);
-    if (status != ASTRAI_OK)
-      return status;
-    /* A capacity of 0 asks for the count: ERR_BUFFER is the expected answer. */
-    status = astrai_tokenize(engine, *out, 0, NULL, 0, &tokens, err);
-    if (status != ASTRAI_ERR_BUFFER && status != ASTRAI_OK) {
-      astrai_prompt_free(*out);
-      *out = NULL;
-      return status;
-    }
-    if (err != NULL) {
-      astrai_error_free(*err);
-      *err = NULL;
-    }
-    /* If the last question alone is too long, submit says so with both numbers. */
-    if (tokens + answer_tokens <= context || c->count < c->system_count + 3)
-      return ASTRAI_OK;
+/* As build, but without the oldest turns where prompt and answer would not fit into the context; they are forgotten. */
+static int32_t build_to_fit(const astrai_engine *engine, chat *c, size_t answer_tokens, astrai_prompt **out,
+                            astrai_error **err) {
+  uint32_t dropped = 0;
+  int32_t status = build(c, out, err);
+  if (status == ASTRAI_OK)
+    status = astrai_prompt_fit(engine, *out, (uint32_t)answer_tokens, &dropped, err);
+  if (status != ASTRAI_OK) { /* when the last question alone is too long, the error has both numbers */
     astrai_prompt_free(*out);
     *out = NULL;
-    drop_turns(c, c->system_count, 2);
   }
+  drop_turns(c, c->system_count, dropped);
+  return status;
 }
 
 /* Prints the answer as it comes and keeps it in *text. A request that fails gives its error's status, without *err. */
@@ -195,7 +182,7 @@ int main(int argc, char **argv) {
     size_t reply_len = 0;
     add_turn(&c, "user", line, len);
     append(&reply, &reply_len, "", 0);
-    status = build_to_fit(engine, &c, info.context_length, answer_tokens, &prompt, &err);
+    status = build_to_fit(engine, &c, answer_tokens, &prompt, &err);
     if (status == ASTRAI_OK)
       status = answer(engine, prompt, answer_tokens, &reply, &reply_len, &err);
     astrai_prompt_free(prompt);

@@ -836,6 +836,18 @@ int32_t astrai_prompt_set_message_flags(struct astrai_prompt *prompt,
                                         uint32_t flags,
                                         struct astrai_error **err);
 
+/// [S] Drops the oldest whole turns of a chat until it leaves room for reserve tokens of an answer, or only the last one is left;
+/// *dropped (dropped may be NULL) is how many messages that were. A turn is a user's message and what follows it up to the next one, calls and their results
+/// included; the last turn stays, and so do messages of the system. When it drops, it drops to three quarters of the room, so
+/// that the turns after it find their beginning computed, and not every turn of a full context is computed anew.
+/// ERR_CONTEXT: the last turn alone is longer than the context; needed and available are in tokens, and the prompt is as it was.
+/// ERR_ARGUMENT: the prompt has no messages. ERR_TEMPLATE, ERR_UNSUPPORTED, ERR_CLOSED.
+int32_t astrai_prompt_fit(const struct astrai_engine *engine,
+                          struct astrai_prompt *prompt,
+                          uint32_t reserve,
+                          uint32_t *dropped,
+                          struct astrai_error **err);
+
 /// [S] Frees a prompt; requests made from it go on. NULL is fine.
 void astrai_prompt_free(struct astrai_prompt *prompt);
 

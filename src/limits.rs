@@ -321,3 +321,5 @@ pub const CALL_BYTES_MAX: usize = 4 << 20;
 pub const CALL_NAME_BYTES_MAX: usize = 1024;
 /// Most space at the end of a part that is held back because it is not part of it if nothing follows, in bytes.
 pub const ANSWER_SPACE_BYTES_MAX: usize = 4096;
+/// A chat that is too long for the context is shortened to this share of the room, in percent.
+pub const FIT_LOW_PERCENT: usize = 75;

@@ -26,7 +26,7 @@
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
 //! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
 //! | [`pacing`], [`tracer`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
-//! | [`request`], [`handle`], [`compile`], [`submit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
+//! | [`request`], [`handle`], [`compile`], [`submit`], [`fit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
 
 mod active;
 mod admission_limits;
@@ -45,6 +45,7 @@ mod device;
 mod duty;
 mod errors;
 mod events;
+mod fit;
 mod guide;
 mod handle;
 mod hold;

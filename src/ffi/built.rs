@@ -56,6 +56,18 @@ impl Built {
         Ok(())
     }
 
+    /// Drops messages; the text they had no longer counts.
+    pub fn shortened(&mut self, shorten: impl FnOnce(&mut Prompt) -> Result<usize>) -> Result<usize> {
+        let bytes = |prompt: &Prompt| -> usize {
+            let content = |message: &Value| message.get("content").and_then(Value::as_str).map_or(0, str::len);
+            prompt.messages.iter().map(content).sum()
+        };
+        let before = bytes(&self.prompt);
+        let dropped = shorten(&mut self.prompt)?;
+        self.text_bytes = self.text_bytes.saturating_sub(before.saturating_sub(bytes(&self.prompt)));
+        Ok(dropped)
+    }
+
     /// Refuses a message after one that is the start of the answer.
     pub fn no_start(&self) -> Result<()> {
         let (messages, flags) = (&self.prompt.messages, &self.prompt.message_flags);

@@ -2,6 +2,7 @@
 //! `Busy`, never a wait and never a race. Readers (submit, render, tokenize, clone) may be many.
 
 use super::built::{Built, append, messages, parse, room};
+use super::engine::EngineCall;
 use super::guard::guard;
 use super::handle::{Handle, Kind, unlocked};
 use super::input;
@@ -241,6 +242,39 @@ pub unsafe extern "C" fn astrai_prompt_set_message_flags(
         };
         // SAFETY: NULL or a live handle, by the contract.
         unsafe { change(prompt, set) }
+    })
+}
+
+/// [S] Drops the oldest whole turns of a chat until it leaves room for reserve tokens of an answer, or only the last one is left;
+/// *dropped (dropped may be NULL) is how many messages that were. A turn is a user's message and what follows it up to the next one, calls and their results
+/// included; the last turn stays, and so do messages of the system. When it drops, it drops to three quarters of the room, so
+/// that the turns after it find their beginning computed, and not every turn of a full context is computed anew.
+/// ERR_CONTEXT: the last turn alone is longer than the context; needed and available are in tokens, and the prompt is as it was.
+/// ERR_ARGUMENT: the prompt has no messages. ERR_TEMPLATE, ERR_UNSUPPORTED, ERR_CLOSED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_prompt_fit(
+    engine: *const astrai_engine,
+    prompt: *mut astrai_prompt,
+    reserve: u32,
+    dropped: *mut u32,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_prompt_fit", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let engine = unsafe { EngineCall::begin(engine) }?;
+        // SAFETY: NULL or writable, by the contract.
+        let out = unsafe { input::optional_out(dropped, "dropped") }?;
+        let mut count = 0;
+        let fit = |built: &mut Built| {
+            count = built.shortened(|prompt| engine.fit_prompt(prompt, reserve))?;
+            Ok(())
+        };
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { change(prompt, fit) }?;
+        if let Some(out) = out {
+            out.write(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+        Ok(())
     })
 }
 

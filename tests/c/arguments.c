@@ -65,6 +65,7 @@ static void null_handles(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_message(NULL, "user", "a", 1, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_json(NULL, ASTRAI_JSON_TOOLS, "[]", 2, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_set_message_flags(NULL, -1, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_fit(NULL, NULL, 0, NULL, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_new(NULL, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_clone(NULL, &settings, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_stop(NULL, "a", 1, &err));

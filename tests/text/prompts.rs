@@ -465,3 +465,56 @@ fn a_template_that_runs_does_not_hold_up_the_end_of_the_engine() {
     assert!(engine.close(std::time::Duration::ZERO).is_ok());
     assert!(matches!(request.wait(None).unwrap(), Next::Event(_)));
 }
+
+/// Whole turns go, never the system's, down to three quarters of the room, so that most of the turns after it find their beginning
+/// computed.
+#[test]
+fn a_chat_is_shortened_by_whole_turns() {
+    let engine = storyteller();
+    let context = engine.info().context_length;
+    let turn = |i: usize| {
+        let words = "the old lighthouse and a silver key ".repeat(6);
+        [
+            message("user", &format!("{i} {words}")),
+            message("assistant", "Wait."),
+            message("assistant", &format!("{i} {words}")),
+        ]
+    };
+    let mut prompt = Prompt { messages: vec![message("system", "Be kind.")], ..Prompt::default() };
+    let (mut drops, mut cached, mut asked) = (0, 0, 0);
+    for i in 0..60 {
+        prompt.messages.extend(turn(i));
+        prompt.messages.push(message("user", &format!("question {i}")));
+        prompt.message_flags = vec![MessageFlags { special: true, ..MessageFlags::default() }; prompt.messages.len()];
+        let before = prompt.messages.clone();
+        let dropped = engine.fit_prompt(&mut prompt, context / 4).unwrap();
+        assert_eq!(prompt.message_flags.len(), prompt.messages.len());
+        // The system's stays, and what follows it begins a turn and is the end of what was there.
+        assert_eq!(prompt.messages[0], before[0]);
+        assert_eq!(prompt.messages[1]["role"], "user");
+        assert_eq!(prompt.messages[1..], before[1 + dropped..]);
+        let tokens = engine.tokenize(&prompt, TextOptions::default()).unwrap().len() as u32;
+        assert!(tokens <= context - context / 4, "{tokens}");
+        if dropped > 0 {
+            drops += 1;
+            assert!(tokens <= (context - context / 4) * 3 / 4 && dropped > 4, "{tokens} after {dropped}");
+        }
+        let usage = answer(&engine, &prompt, &greedy(1)).usage.unwrap();
+        (cached, asked) = (cached + usage.cached_tokens, asked + usage.prompt_tokens);
+        prompt.messages.pop();
+    }
+    assert!((2..15).contains(&drops), "{drops} drops");
+    // Of a full context, which every turn would compute anew if each dropped the least.
+    assert!(cached * 100 > asked * 70, "{cached} of {asked} tokens were cached");
+    // What cannot be shortened says so, and nothing is lost.
+    let long = message("user", &"the old lighthouse ".repeat(2000));
+    let mut prompt =
+        Prompt { messages: vec![message("user", "first"), message("assistant", "a"), long], ..Prompt::default() };
+    let before = prompt.messages.clone();
+    assert_eq!(engine.fit_prompt(&mut prompt, 10).unwrap_err().status, Status::Context);
+    assert_eq!(prompt.messages, before);
+    // One that leaves less room than was wanted stays alone.
+    prompt.messages[2] = message("user", &"the old lighthouse ".repeat(400));
+    assert_eq!(engine.fit_prompt(&mut prompt, context - 10).unwrap(), 2);
+    assert_eq!(engine.fit_prompt(&mut raw(vec![text("x", false)]), 10).unwrap_err().status, Status::Argument);
+}

@@ -7,7 +7,7 @@ use crate::interrupt::Interrupt;
 use crate::open::open;
 use crate::stream::{report, stream};
 use astrai::Status;
-use astrai::engine::{Engine, FinishReason, Prompt, RequestOptions, Sink, TextOptions};
+use astrai::engine::{Engine, FinishReason, Prompt, RequestOptions, Sink};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -129,21 +129,15 @@ impl<'a> Conversation<'a> {
 
     /// The prompt of the conversation, after dropping the oldest turns that leave no room for an answer.
     fn fitting_prompt(&mut self) -> astrai::Result<Prompt> {
-        let context = self.engine.info().context_length as usize;
-        let mut dropped = 0;
-        loop {
-            let mut prompt = self.base.clone();
-            prompt.messages.extend(self.turns.iter().cloned());
-            prompt.message_flags = message_flags(prompt.messages.len(), self.special_content, false);
-            let tokens = self.engine.tokenize(&prompt, TextOptions::default())?.len();
-            if self.turns.len() < 3 || tokens + self.answer_tokens <= context {
-                if dropped > 0 {
-                    note(&format!("the context of {context} tokens is full: dropped the {dropped} oldest messages"));
-                }
-                return Ok(prompt);
-            }
-            self.turns.drain(..2);
-            dropped += 2;
+        let mut prompt = self.base.clone();
+        prompt.messages.extend(self.turns.iter().cloned());
+        prompt.message_flags = message_flags(prompt.messages.len(), self.special_content, false);
+        let dropped = self.engine.fit_prompt(&mut prompt, u32::try_from(self.answer_tokens).unwrap_or(u32::MAX))?;
+        if dropped > 0 {
+            self.turns.drain(..dropped);
+            let context = self.engine.info().context_length;
+            note(&format!("the context of {context} tokens is full: dropped the {dropped} oldest messages"));
         }
+        Ok(prompt)
     }
 }

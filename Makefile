@@ -84,7 +84,7 @@ loom: need-cargo ## the interleavings of the event queues, under loom
 OTHER_TARGETS := x86_64-unknown-linux-musl x86_64-pc-windows-gnu
 
 lint: need-cargo need-cc ## formatting, clippy and documentation, all without warnings
-	$(CARGO) fmt --all --check
+	$(CARGO) fmt --package astrai --package astrai-c --check
 	ASTRAI_NVCC="$(NVCC)" $(CARGO) clippy --all-targets --features $(FEATURES) -- -D warnings
 	$(CARGO) clippy --all-targets -- -D warnings
 	ASTRAI_NVCC="$(NVCC)" RUSTDOCFLAGS="-D warnings" $(CARGO) doc --package astrai --no-deps --features $(FEATURES) --document-private-items --lib

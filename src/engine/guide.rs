@@ -190,9 +190,16 @@ impl Guides {
         self.give(Job::Compute(guide.clone()));
     }
 
-    /// Takes the guide of a request that has ended. Engine thread only.
+    /// Takes the guide of a request that has ended. Engine thread only. Where the constraint thread is far behind it is dropped here,
+    /// so that the line keeps room for those that compute.
     pub fn retire(&self, guide: Arc<Guide>) {
-        self.give(Job::Drop(guide));
+        let room = {
+            let queue = lock(&self.queue);
+            queue.waiting.len() < queue.waiting.capacity() / 2
+        };
+        if room {
+            self.give(Job::Drop(guide));
+        }
     }
 
     /// Whether the constraint thread is still to be started, by the caller; asked under the lock on the engine's threads.

@@ -5,6 +5,7 @@
 use crate::allocator::{of_thread as allocations, receive, watch};
 use crate::support::fake::Fake;
 use crate::support::models::storyteller;
+use astrai::constrain::Kind;
 use astrai::engine::*;
 use astrai::ffi;
 use astrai::ffi::types::*;
@@ -170,14 +171,19 @@ fn in_rust(way: Way, queue_tokens: u32) -> Counted {
     let longer = RequestOptions { max_tokens: Some(1900), ..options.clone() };
     let _runner = engine.submit(&prompt, &longer, Sink::Pull).unwrap();
     options.queue_tokens = queue_tokens;
+    // One of them is constrained.
+    let constraint = Some(engine.compile_constraint(Kind::Regex, "([a-zA-Z]{1,12}[ ,.])*").unwrap());
+    let settings = Settings { constraint, ..options.settings.as_deref().unwrap().clone() };
+    let constrained = RequestOptions { settings: Some(Arc::new(settings)), ..options.clone() };
     let requests: Vec<Request> = (0..3)
-        .map(|_| {
+        .map(|i| {
+            let options = if i == 0 { &constrained } else { &options };
             let sink = match way {
                 Way::Dispatch | Way::Poll => Sink::Callback(Box::new(|_| true)),
                 Way::Engine => Sink::Engine(Box::new(())),
                 Way::Pull | Way::Unread => Sink::Pull,
             };
-            engine.submit(&prompt, &options, sink).unwrap()
+            engine.submit(&prompt, options, sink).unwrap()
         })
         .collect();
     let a_moment = Some(Duration::from_millis(1));

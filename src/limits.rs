@@ -283,6 +283,10 @@ pub const TEXT_MEMORY_BYTES: usize = 256 << 10;
 
 /// Longest text of a constraint, in bytes.
 pub const CONSTRAINT_BYTES_MAX: usize = 1 << 20;
+/// Longest regular expression or grammar, in bytes: the work for one may grow with the square of it.
+pub const CONSTRAINT_EXPRESSION_BYTES_MAX: usize = 64 << 10;
+/// Most characters of the parser's message in that of a refusal; it may quote a line of the text.
+pub const CONSTRAINT_MESSAGE_CHARS_MAX: usize = 400;
 /// Deepest nesting of brackets in a regular expression or grammar.
 pub const CONSTRAINT_DEPTH_MAX: usize = 200;
 /// Stack that compiling and using a constraint gets, in bytes.

@@ -85,7 +85,7 @@ impl Source {
                 Ok(Source::Schema(schema::bounded(value)))
             }
             Kind::Regex => {
-                check_depth(text, kind)?;
+                check_size(text, kind)?;
                 Ok(Source::Regex(text.to_owned()))
             }
             Kind::Lark => {
@@ -94,7 +94,7 @@ impl Source {
                                    `start: item+` there, rules are in lower case and terminals in upper case";
                     return Err(Error::unsupported(message).about("constraint"));
                 }
-                check_depth(text, kind)?;
+                check_size(text, kind)?;
                 Ok(Source::Lark(kind, text.to_owned()))
             }
             Kind::Texts => {
@@ -103,7 +103,9 @@ impl Source {
                 if texts.is_empty() {
                     return Err(wrong("is empty".into()));
                 }
-                let quoted = |text: &String| serde_json::to_string(text).unwrap_or_default();
+                // As the grammar's strings have it.
+                let quoted =
+                    |text: &String| serde_json::to_string(text).unwrap_or_default().replace('\u{7f}', "\\u007f");
                 let all: Vec<String> = texts.iter().map(quoted).collect();
                 Ok(Source::Lark(kind, format!("start: TEXT\nTEXT: {}", all.join(" | "))))
             }
@@ -125,14 +127,20 @@ impl Source {
             Source::Lark(kind, _) => (*kind, None),
             Source::Regex(_) => (Kind::Regex, None),
         };
+        let message: String = message.chars().take(limits::CONSTRAINT_MESSAGE_CHARS_MAX).collect();
         let place = place.map(|pointer| format!(" (at {pointer})")).unwrap_or_default();
         Error::unsupported(format!("the {} cannot be used: {message}{place}", kind.name())).about("constraint")
     }
 }
 
-/// That brackets do not nest deeper than the parser's recursion can go. Brackets in texts are counted like others: what is refused
+/// That a text is not too long, and brackets do not nest deeper than the parser's recursion can go. Brackets in texts are counted like others: what is refused
 /// wrongly has hundreds more that open than close.
-fn check_depth(text: &str, kind: Kind) -> Result<()> {
+fn check_size(text: &str, kind: Kind) -> Result<()> {
+    let most = limits::CONSTRAINT_EXPRESSION_BYTES_MAX;
+    if text.len() > most {
+        let message = format!("the {} has {} bytes; at most {most} are read", kind.name(), text.len());
+        return Err(Error::argument(message).about("constraint").numbers(Unit::Bytes, text.len() as u64, most as u64));
+    }
     let (mut depth, mut deepest) = (0usize, 0usize);
     for byte in text.bytes() {
         match byte {

@@ -100,7 +100,8 @@ impl Matcher for Answer {
             Ok(_) => self.check(),
             Err(error) => {
                 self.check()?;
-                Err(Error::internal(format!("the constraint does not take token {token}, which it allowed: {error}")))
+                let message = format!("the constraint is too complex to go on with: {error}");
+                Err(Error::unsupported(message).about("constraint"))
             }
         }
     }

@@ -18,7 +18,7 @@ mod vocabulary;
 
 pub use crate::sampling::mask_words;
 pub use compile::{Kind, compile};
-pub use vocabulary::TokenTrie;
+pub use vocabulary::{TokenTrie, fingerprint};
 
 use crate::error::Result;
 

@@ -166,6 +166,18 @@ fn hostile_constraints_cost_little() {
         let message = refused(kind, &text);
         assert!(message.len() < 2000, "{message}");
     }
+    // Chains of references and definitions, expressions whose intersection is huge, long ones.
+    let defs: Vec<String> = (0..6000).map(|i| format!(r##""a{i}": {{"$ref": "#/$defs/a{}"}}"##, i + 1)).collect();
+    let chain = format!(r##"{{"$defs": {{{}, "a6000": {{}}}}, "$ref": "#/$defs/a0"}}"##, defs.join(", "));
+    assert!(refused(Kind::JsonSchema, &chain).contains("200 deep"));
+    for name in ["A", "a"] {
+        let rules: Vec<String> = (0..4000).map(|i| format!("{name}{i}: {name}{}", i + 1)).collect();
+        let chain = format!("start: {name}0\n{}\n{name}4000: \"x\"\n", rules.join("\n"));
+        assert!(refused(Kind::Lark, &chain).contains("200 deep"), "{name}");
+    }
+    let terms = [7, 11, 13, 17, 19, 23, 29, 31].map(|n| format!("/(.{{{n}}})*/")).join(" & ");
+    assert!(refused(Kind::Lark, &format!("start: A\nA: {terms}")).contains("complex"));
+    assert!(refused(Kind::Regex, &"a?".repeat(100_000)).contains("at most"));
     // Expressions that other engines search for ever are only large here.
     let grammar = made(Kind::Regex, "(a*)*b|(x+x+)+y");
     assert!(
@@ -177,4 +189,28 @@ fn hostile_constraints_cost_little() {
     let id = tokenizer().encode("a", false, false).unwrap()[0];
     let end = (0..1000).find_map(|_| matcher.allowed(&mut mask).and_then(|_| matcher.accept(id)).err());
     assert!(end.is_some_and(|error| error.message.contains("too complex")));
+}
+
+/// No token stands for the end of a text within it, whatever its id.
+#[test]
+fn the_first_token_is_no_end_token() {
+    let grammar = made(Kind::Lark, "start: body\nbody[stop=\"\"]: /[0-9]+/");
+    let (mut matcher, mut mask) = (grammar.matcher().unwrap(), mask());
+    for text in ["1", "2", "3"] {
+        matcher.allowed(&mut mask).unwrap();
+        assert!(!is_set(&mask, 0));
+        matcher.accept(tokenizer().encode(text, false, false).unwrap()[0]).unwrap();
+    }
+}
+
+#[test]
+fn texts_may_hold_any_character() {
+    let texts: Vec<String> = (0..0x100u32).filter_map(char::from_u32).map(|c| format!("x{c}")).collect();
+    let grammar = made(Kind::Texts, &serde_json::to_string(&texts).unwrap());
+    assert!(
+        accepts(&*grammar, "x\u{7f}")
+            && accepts(&*grammar, "x\n")
+            && accepts(&*grammar, "xé")
+            && !accepts(&*grammar, "x")
+    );
 }

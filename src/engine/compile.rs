@@ -38,9 +38,20 @@ impl Engine {
             shortage::forget();
             let trie = guides.trie(|| TokenTrie::new(&tokenizer, vocab))?;
             let made = constrain::compile(&trie, kind, text).and_then(|grammar| Constraint::new(grammar, vocab));
+            let made = made.map(|made| Constraint { tokens: Some(trie.fingerprint()), ..made });
             shortage::check("a constraint").and(made)
         })
         .flatten()
+    }
+
+    /// The fingerprint of the vocabulary, found by the first call.
+    pub(super) fn tokens_fingerprint(&self) -> Result<u64> {
+        match &self.text.tokenizer {
+            None => Ok(0),
+            Some(tokenizer) => {
+                self.shared.guides.fingerprint(|| constrain::fingerprint(tokenizer, self.info.vocab_size as usize))
+            }
+        }
     }
 
     /// What a constrained request needs of the engine: the constraint thread, and room in its line.

@@ -10,8 +10,9 @@ pub struct Constraint {
     pub(super) grammar: Arc<dyn Grammar>,
     /// What may begin an answer, and whether it may be empty.
     pub(super) first: Arc<Answerable>,
-    /// The vocabulary that it was made for.
+    /// The size of the vocabulary that it was made for, and its fingerprint; `None` for a grammar of the host's own.
     pub(super) vocab: usize,
+    pub(super) tokens: Option<u64>,
 }
 
 impl std::fmt::Debug for Constraint {
@@ -28,7 +29,7 @@ impl Constraint {
     pub fn new(grammar: Arc<dyn Grammar>, vocab: usize) -> Result<Constraint> {
         let mut mask = filled("the mask of a constraint", constrain::mask_words(vocab), 0)?;
         let complete = grammar.matcher()?.allowed(&mut mask)?;
-        Ok(Constraint { grammar, first: Arc::new(Answerable { mask, complete }), vocab })
+        Ok(Constraint { grammar, first: Arc::new(Answerable { mask, complete }), vocab, tokens: None })
     }
 }
 

@@ -49,12 +49,12 @@ pub(super) enum Verdict {
 }
 
 impl Guide {
-    /// The guide of a request that ends at `ends`.
+    /// The guide of a request that ends at `ends`. The engine's vocabulary has `vocab` tokens, and this fingerprint.
     ///
     /// # Errors
     /// `Argument` for a constraint of another vocabulary; `Memory`.
-    pub fn new(constraint: &Constraint, vocab: usize, ends: &[u32]) -> Result<Arc<Guide>> {
-        if constraint.vocab != vocab {
+    pub fn new(constraint: &Constraint, vocab: usize, tokens_of_engine: u64, ends: &[u32]) -> Result<Arc<Guide>> {
+        if constraint.vocab != vocab || constraint.tokens.is_some_and(|tokens| tokens != tokens_of_engine) {
             let message = "the constraint was compiled by an engine with another vocabulary; compile it with this one";
             return Err(Error::argument(message).about("constraint"));
         }
@@ -87,7 +87,8 @@ impl Guide {
 
     /// Whether the answer meets the constraint as it is.
     pub fn is_complete(&self) -> bool {
-        self.is_ready() && self.own().now.complete
+        let known = |work: &Work| work.error.is_none() && work.now.complete;
+        self.is_ready() && known(&self.own())
     }
 
     /// What follows from the state of a ready guide.
@@ -142,6 +143,8 @@ pub(super) struct Guides {
     changed: Condvar,
     /// Made for the first constraint. Locked while it is made.
     trie: Mutex<Option<Arc<TokenTrie>>>,
+    /// Of the vocabulary, found for the first constrained request.
+    fingerprint: Mutex<Option<u64>>,
 }
 
 /// What the constraint thread is given.
@@ -183,6 +186,15 @@ impl Guides {
         }
     }
 
+    /// The fingerprint of the vocabulary, found by the first call.
+    pub fn fingerprint(&self, find: impl FnOnce() -> Result<u64>) -> Result<u64> {
+        let mut known = lock(&self.fingerprint);
+        match *known {
+            Some(known) => Ok(known),
+            None => Ok(*known.insert(find()?)),
+        }
+    }
+
     /// Asks for the mask after `token`, which a ready guide allowed. Engine thread only.
     pub fn push(&self, guide: &Arc<Guide>, token: u32) {
         guide.own().token = token;
@@ -190,11 +202,14 @@ impl Guides {
         self.give(Job::Compute(guide.clone()));
     }
 
-    /// Takes the guide of a request that has ended. Engine thread only. Where the constraint thread is far behind it is dropped here,
-    /// so that the line keeps room for those that compute.
+    /// Takes the guide of a request that has ended. Engine thread only. What was still asked of it is taken back, and where the
+    /// constraint thread is far behind it is dropped here, so that the line keeps room for those that compute.
     pub fn retire(&self, guide: Arc<Guide>) {
         let room = {
-            let queue = lock(&self.queue);
+            let mut queue = lock(&self.queue);
+            if !guide.is_ready() {
+                queue.waiting.retain(|job| !matches!(job, Job::Compute(other) if Arc::ptr_eq(other, &guide)));
+            }
             queue.waiting.len() < queue.waiting.capacity() / 2
         };
         if room {

@@ -107,8 +107,14 @@ impl Requests {
             Ok(())
         });
         entered.inspect_err(|_| scheduler.finish(handle))?;
+        // An answer that may only be empty, without an end token to say so.
+        let verdict = self.active.get(handle).and_then(|active| Some(active.request.guide.as_ref()?.verdict()));
         if let Err(error) = shortage::check("a request") {
             self.end(handle, End::Failed(error), scheduler);
+        } else if let Some(Verdict::Failed(error)) = verdict {
+            self.end(handle, End::Failed(error), scheduler);
+        } else if matches!(verdict, Some(Verdict::Over)) {
+            self.end(handle, End::Finished(FinishReason::Stop), scheduler);
         } else if nothing_to_do {
             self.end(handle, End::Finished(FinishReason::Length), scheduler);
         }
@@ -161,6 +167,7 @@ impl Requests {
         scheduler.finish(handle);
         self.counters.ended(active.finish(end, history));
         if let Some(guide) = active.request.guide.take() {
+            self.guided.retain(|other| *other != handle);
             self.shared.guides.retire(guide);
         }
         // Removed last: if something above panics, the request is still in the table and gets its terminal event.

@@ -116,7 +116,8 @@ impl Engine {
             Some(constraint) => {
                 self.ready_guides()?;
                 let ends: Vec<u32> = eos_tokens.iter().chain(&stop_tokens).copied().collect();
-                Some(Guide::new(constraint, self.info.vocab_size as usize, &ends)?)
+                let tokens = self.tokens_fingerprint()?;
+                Some(Guide::new(constraint, self.info.vocab_size as usize, tokens, &ends)?)
             }
         };
         // Text of a constrained answer is what its tokens stand for, to the byte.

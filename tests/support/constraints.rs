@@ -264,7 +264,12 @@ pub fn constraints_end_their_own_requests_alone(engine: &Engine) {
     let events = run(engine, "Once", &RequestOptions { ignore_eos: true, ..options(2, 20, Some(&over)) });
     let last = events.last().unwrap();
     assert_eq!((last.finish, last.complete, last.usage.unwrap().generated_tokens), (FinishReason::Stop, Some(true), 3));
-    // Stuck from the beginning, or of another vocabulary: nothing is submitted.
+    // So does one that may only be empty.
+    let empty = engine.compile_constraint(Kind::Regex, "").unwrap();
+    let events = run(engine, "Once", &RequestOptions { ignore_eos: true, ..options(2, 20, Some(&empty)) });
+    let last = events.last().unwrap();
+    assert_eq!((last.finish, last.complete, last.usage.unwrap().generated_tokens), (FinishReason::Stop, Some(true), 0));
+    // Of another vocabulary: nothing is submitted.
     let other = Constraint::new(Arc::new(Even { count: 1, then: Then::Over }), 1000).unwrap();
     let error = engine.submit(&tale("Once"), &options(1, 5, Some(&other)), Sink::Pull).map(|_| ()).unwrap_err();
     assert_eq!((error.status, error.subject.as_ref()), (Status::Argument, "constraint"));

@@ -129,6 +129,11 @@ impl CudaBackend {
             if (1..args.experts.len()).any(|i| id(i) != id(0) + second * i as i64) {
                 backend.note(Err(Error::internal("the matrices of experts were not bound at equal distances")));
             }
+            let format = |i: usize| backend.stored(of(&args.experts[i])).format;
+            if (1..args.experts.len()).any(|i| format(i) != format(0)) {
+                let message = "the experts of a layer have matrices of different types, for which a GPU has no kernel; use the CPU";
+                backend.note(Err(Error::unsupported(message)));
+            }
             second as i32
         };
         [stride(self, |e| e.gate), stride(self, |e| e.up), stride(self, |e| e.down)]

@@ -90,12 +90,18 @@ impl Lexer {
             debug!("lexer: {:?}\n  ==> dfa: {:?}", spec, dfa);
         }
 
+        dfa.set_fuel(limits.initial_lexer_fuel);
+        dfa.set_max_states(limits.max_lexer_states);
         let s0 = dfa.initial_state(&spec.all_lexemes());
         let mut allowed_first_byte = SimpleVob::alloc(256);
         for i in 0..=255 {
             if !dfa.transition(s0, i).is_dead() {
                 allowed_first_byte.allow_token(i as u32);
             }
+        }
+
+        if let Some(error) = dfa.get_error() {
+            return Err(anyhow::anyhow!("the expressions are too complex: {error}"));
         }
 
         let lex = Lexer {

@@ -11,6 +11,7 @@ pub struct SharedContext {
     defs: HashMap<String, Schema>,
     seen: HashSet<String>,
     n_compiled: usize,
+    ref_depth: usize,
     pending_warnings: Vec<String>,
     pattern_cache: PatternPropertyCache,
 }
@@ -99,6 +100,7 @@ impl SharedContext {
             defs: HashMap::default(),
             seen: HashSet::default(),
             n_compiled: 0,
+            ref_depth: 0,
             pending_warnings: Vec::new(),
             pattern_cache: PatternPropertyCache::default(),
         }
@@ -119,6 +121,21 @@ impl Context<'_> {
 
     pub fn mark_seen(&self, uri: &str) {
         self.shared.borrow_mut().seen.insert(uri.to_string());
+    }
+
+    /// Goes into a reference from within another; they may not nest without end, as each takes stack.
+    pub fn enter_ref(&self) -> Result<()> {
+        const MAX_REF_DEPTH: usize = 200;
+        let mut shared = self.shared.borrow_mut();
+        shared.ref_depth += 1;
+        if shared.ref_depth > MAX_REF_DEPTH {
+            bail!("references nest more than {MAX_REF_DEPTH} deep");
+        }
+        Ok(())
+    }
+
+    pub fn leave_ref(&self) {
+        self.shared.borrow_mut().ref_depth -= 1;
     }
 
     pub fn been_seen(&self, uri: &str) -> bool {

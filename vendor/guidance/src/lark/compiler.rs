@@ -102,6 +102,16 @@ pub fn lark_to_llguidance(mut builder: GrammarBuilder, lark: &str) -> Result<Gra
 }
 
 impl Compiler {
+    /// Definitions may not nest without end, as each takes stack.
+    fn check_depth(&self) -> Result<()> {
+        const MAX_DEPTH: usize = 200;
+        ensure!(
+            self.in_progress.len() < MAX_DEPTH,
+            "definitions nest more than {MAX_DEPTH} deep"
+        );
+        Ok(())
+    }
+
     fn do_token(&mut self, name: &str) -> Result<RegexId> {
         if let Some(id) = self.regex_ids.get(name) {
             return Ok(*id);
@@ -109,6 +119,7 @@ impl Compiler {
         if self.in_progress.contains_key(name) {
             bail!("circular reference in token {:?} definition", name);
         }
+        self.check_depth()?;
         self.in_progress.insert(name.to_string(), false);
         let token = self
             .grammar
@@ -513,6 +524,7 @@ impl Compiler {
             .remove(name)
             .ok_or_else(|| anyhow!("rule {:?} not found", name))?;
 
+        self.check_depth()?;
         self.in_progress
             .insert(name.to_string(), rule.is_parametric);
 

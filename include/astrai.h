@@ -235,6 +235,29 @@
 /// astrai_request_options.flags: special tokens have their names in the text of events, as a model's marker of a tool call
 /// needs; without it they have no text. A token that ends the answer has none either way: tokens has its id.
 #define ASTRAI_REQUEST_SPECIAL 32
+/// astrai_request_options.flags: the text of events is all that the model wrote, with its reasoning, its calls and the markers
+/// around them. Without it the text of an answer to messages is its content alone. Events have parts either way.
+#define ASTRAI_REQUEST_RAW_TEXT 64
+/// The prompt is not made of messages: its answer is one part, of content.
+#define ASTRAI_FORMAT_TEXT 0
+/// How the model writes reasoning and calls is not known: all of the answer is content.
+#define ASTRAI_FORMAT_UNKNOWN 1
+/// The answer is read into reasoning, content and calls.
+#define ASTRAI_FORMAT_KNOWN 2
+/// Text for the reader.
+#define ASTRAI_PART_CONTENT 0
+/// What the model thought on its way to the answer.
+#define ASTRAI_PART_REASONING 1
+/// A call of a tool; its text is the arguments, as JSON.
+#define ASTRAI_PART_CALL 2
+/// The part goes on.
+#define ASTRAI_PART_OPEN 0
+/// The part ends, and is whole.
+#define ASTRAI_PART_COMPLETE 1
+/// The answer ended within the part.
+#define ASTRAI_PART_UNCLOSED 2
+/// A call that ends and whose arguments are not JSON as the format says; its text is what the model wrote.
+#define ASTRAI_PART_MALFORMED 3
 
 /* -- flags of a message ------------------------------------------------------ */
 
@@ -494,7 +517,8 @@ typedef struct astrai_event {
   /// As in the request's options.
   uint64_t tag;
   /// Text that became certain: whole UTF-8 characters, without a stop string, and without special tokens unless
-  /// ASTRAI_REQUEST_SPECIAL asks for them. May release 0 to n tokens.
+  /// ASTRAI_REQUEST_SPECIAL asks for them. Of an answer to messages it is the content, without reasoning and calls, unless
+  /// ASTRAI_REQUEST_RAW_TEXT asks for all. May release 0 to n tokens.
   const char *text;
   /// Length of text in bytes.
   size_t text_len;
@@ -526,9 +550,41 @@ typedef struct astrai_event {
   /// Terminal only, of a constrained request: 1 when the answer meets the constraint as it is, 0 when it does not, as it was cut;
   /// else -1.
   int32_t complete;
+  /// ASTRAI_FORMAT_*: whether the answer was read into parts.
+  int32_t format;
+  /// Number of parts that the event has something of; see astrai_event_part().
+  uint32_t part_count;
   /// 0.
-  int32_t reserved;
+  uint32_t reserved;
 } astrai_event;
+
+/// What an event has of a part of the answer. Caller-owned: set struct_size; its pointers live as long as the event.
+typedef struct astrai_part {
+  /// In: sizeof(astrai_part). Out: the bytes that were filled.
+  uint32_t struct_size;
+  /// ASTRAI_PART_CONTENT, ASTRAI_PART_REASONING or ASTRAI_PART_CALL.
+  int32_t kind;
+  /// Number of the part in the answer, from 0.
+  uint32_t index;
+  /// Of a call: its number among the calls, from 0; else -1.
+  int32_t call;
+  /// 1 where the part begins, else 0.
+  int32_t begins;
+  /// ASTRAI_PART_OPEN, or how the part ends: ASTRAI_PART_COMPLETE, ASTRAI_PART_UNCLOSED or ASTRAI_PART_MALFORMED.
+  int32_t ends;
+  /// New text of the part: of a call its arguments, as JSON.
+  const char *text;
+  /// Length of text in bytes.
+  size_t text_len;
+  /// The name of the tool, where a call begins; else "".
+  const char *name;
+  /// Length of name in bytes.
+  size_t name_len;
+  /// The id of the call, where it begins: the model's or one of the library's; else "". astrai_prompt_add_result() takes it.
+  const char *call_id;
+  /// Length of call_id in bytes.
+  size_t call_id_len;
+} astrai_part;
 
 /// Facts about an engine. Caller-owned: set struct_size; strings live until astrai_engine_free.
 typedef struct astrai_info {
@@ -557,6 +613,9 @@ typedef struct astrai_info {
   const char *model_type;
   /// For people.
   const char *device_name;
+  /// How the model writes reasoning and calls: the name of a built-in format, or "response_template" where tokenizer_config.json
+  /// says it; "" where it is not known.
+  const char *answer_format;
 } astrai_info;
 
 /// Counters of an engine, one consistent snapshot. Caller-owned: set struct_size.
@@ -665,6 +724,13 @@ int32_t astrai_request_options_init(struct astrai_request_options *options, size
 
 /// [A] Frees an error that a call wrote to its err. NULL is fine; the error inside an event is left to its event.
 void astrai_error_free(struct astrai_error *error);
+
+/// [A] Looks at a part of an event, by an index below its part_count. While an answer is streamed, an event has of each part what is
+/// new: text is to be appended. *out is filled as far as its struct_size. ERR_ARGUMENT: the event has no part index.
+int32_t astrai_event_part(const struct astrai_event *event,
+                          uint32_t index,
+                          struct astrai_part *out,
+                          struct astrai_error **err);
 
 /// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to; the last
 /// lets the next event of its request come. NULL is fine; an event shown to a callback is left to the library.
@@ -847,6 +913,23 @@ int32_t astrai_prompt_fit(const struct astrai_engine *engine,
                           uint32_t reserve,
                           uint32_t *dropped,
                           struct astrai_error **err);
+
+/// [S] Adds the answer of a request that has ended and whose terminal event was received: its content, its reasoning and its whole
+/// calls become the assistant's message. Where the chat template writes it as the model did, the very tokens that were generated
+/// stand for it, so that the next turn finds them in the prefix cache. After a message with ASTRAI_MESSAGE_CONTINUE the answer goes
+/// on with that one. The request may be freed right after. ERR_ARGUMENT: the request has not ended, or its prompt was not made of
+/// messages, or this one is not.
+int32_t astrai_prompt_add_answer(struct astrai_prompt *prompt,
+                                 const struct astrai_request *request,
+                                 struct astrai_error **err);
+
+/// [S] Adds what a tool returned, as the result of the call of the last answer that has this id (NUL-terminated). ERR_UTF8 names the
+/// first bad byte. ERR_ARGUMENT: the last message, but for results, is no answer with such a call, or the call has its result.
+int32_t astrai_prompt_add_result(struct astrai_prompt *prompt,
+                                 const char *call_id,
+                                 const char *text,
+                                 size_t len,
+                                 struct astrai_error **err);
 
 /// [S] Frees a prompt; requests made from it go on. NULL is fine.
 void astrai_prompt_free(struct astrai_prompt *prompt);

@@ -325,5 +325,18 @@ pub const CALL_BYTES_MAX: usize = 4 << 20;
 pub const CALL_NAME_BYTES_MAX: usize = 1024;
 /// Most space at the end of a part that is held back because it is not part of it if nothing follows, in bytes.
 pub const ANSWER_SPACE_BYTES_MAX: usize = 4096;
+
+/// Memory that compiling a response template is estimated to take, in bytes.
+pub const RESPONSE_TEMPLATE_BYTES: usize = 16 << 20;
+
+/// Most bytes of an answer that are given to its parser at once.
+pub const ANSWER_PIECE_BYTES: usize = 16 << 10;
+
+/// Bytes of the end of a prompt by which its answer is found again in a longer chat.
+pub const ANSWER_LEAD_BYTES: usize = 96;
+
+/// Names of special tokens in the unread part of an answer for which a queue has memory from the beginning; more of them are
+/// allocated while the request runs.
+pub const QUEUE_SPECIAL_NAMES: usize = 64;
 /// A chat that is too long for the context is shortened to this share of the room, in percent.
 pub const FIT_LOW_PERCENT: usize = 75;

@@ -1,6 +1,7 @@
 //! A request on the engine thread: sampling state, text, terminal event.
 
 use super::delivery::{PerToken, Piece, with_nul};
+use super::event::SpecialName;
 use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, reserved};
@@ -33,6 +34,8 @@ pub(super) struct Active {
     pub prefill: Duration,
     /// Bytes of text produced so far, including text that a cancel dropped.
     text_bytes: u64,
+    /// Bytes of text that the detokenizer gave.
+    detokenized: u64,
     /// Text of the current token, before the stop filter; reused.
     text: String,
     /// Text that the current token releases, after the stop filter; reused.
@@ -65,6 +68,7 @@ impl Active {
             first_token: None,
             prefill: Duration::ZERO,
             text_bytes: 0,
+            detokenized: 0,
             text: String::new(),
             filtered: String::new(),
         })
@@ -90,7 +94,8 @@ impl Active {
             stream.reserve(text_max)?;
         }
         let top = request.params.logprobs.map_or(0, |n| (n as usize).min(limits::TOP_LOGPROBS_MAX));
-        let of = PerToken { text_max, logprobs: request.params.logprobs.is_some(), top };
+        let special_names = request.chat;
+        let of = PerToken { text_max, logprobs: request.params.logprobs.is_some(), top, special_names };
         request.delivery.reserve(most, of)
     }
 
@@ -117,10 +122,18 @@ impl Active {
             finish = Some(FinishReason::Eos);
         } else if self.request.stop_tokens.contains(&sampled.token) {
             finish = Some(FinishReason::Stop);
-        } else if let Some(stream) = &mut self.request.stream {
+        }
+        let mut special_name = None;
+        if let Some(stream) = &mut self.request.stream
+            && (finish.is_none() || stream.keeps(sampled.token))
+        {
             stream.push(sampled.token, &mut self.text)?;
+            self.detokenized += self.text.len() as u64;
+            let name = stream.special_name(sampled.token).filter(|name| self.request.chat && self.text.ends_with(name));
+            special_name =
+                name.map(|name| SpecialName { at: self.detokenized - name.len() as u64, len: name.len() as u32 });
             if self.request.stops.push(&self.text, &mut self.filtered) {
-                finish = Some(FinishReason::Stop);
+                finish = finish.or(Some(FinishReason::Stop));
                 self.request.stream = None;
                 self.cut = true;
             }
@@ -132,7 +145,7 @@ impl Active {
             self.flush()?;
         }
         self.text_bytes += self.filtered.len() as u64;
-        let piece = Piece { text: &self.filtered, ..sampled };
+        let piece = Piece { text: &self.filtered, special_name, ..sampled };
         let full = self.request.delivery.push(&piece, self.produced())?;
         Ok((finish, full))
     }

@@ -1,7 +1,7 @@
-//! The plain types a caller exchanges with the engine: options, prompts, events, usage. They have no behaviour beyond
+//! The plain types a caller gives the engine, options and prompts, and what it says of itself. They have no behaviour beyond
 //! defaults; [`crate::ffi`] mirrors each one as a C struct.
 
-use super::Constraint;
+use super::{Constraint, PriorAnswer};
 pub use crate::backend::cpu::Tier as CpuTier;
 pub use crate::backend::device::Device;
 pub use crate::backend::device::ProbeFn;
@@ -206,6 +206,8 @@ pub struct Prompt {
     pub tools: Option<serde_json::Value>,
     /// Further variables of the chat template, a JSON object.
     pub variables: serde_json::Map<String, serde_json::Value>,
+    /// Answers of requests among the messages, by index, in ascending order; see [`Prompt::add_answer`].
+    pub answers: Vec<(usize, PriorAnswer)>,
 }
 
 /// Flags of [`super::Engine::render`] and [`super::Engine::tokenize`].
@@ -233,6 +235,9 @@ pub struct RequestOptions {
     pub ignore_eos: bool,
     /// Include special tokens in the text by their names, except for the one that ends the answer.
     pub special: bool,
+    /// The text of events is all that the model wrote, with reasoning, calls and their delimiters, also of a prompt made of
+    /// messages. Events have parts all the same.
+    pub raw_text: bool,
     /// The answer continues the text of the prompt: its first token keeps the leading space that detokenizers drop at
     /// the beginning of a text. Always on for a continued message ([`MessageFlags::continued`]).
     pub mid_text: bool,
@@ -302,128 +307,6 @@ impl Settings {
     }
 }
 
-/// Why a request ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(i32)]
-pub enum FinishReason {
-    /// It has not ended.
-    #[default]
-    None = 0,
-    /// An end-of-sequence token was generated.
-    Eos = 1,
-    /// A stop string or stop token was generated.
-    Stop = 2,
-    /// `max_tokens` was reached, or the context is full.
-    Length = 3,
-    /// Cancelled by the caller.
-    Cancel = 4,
-    /// The callback asked to stop.
-    Callback = 5,
-    /// The deadline passed.
-    Deadline = 6,
-    /// The engine was closed.
-    Close = 7,
-    /// An error; see [`Event::error`].
-    Error = 8,
-}
-
-/// Kind of an [`Event`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(i32)]
-pub enum EventKind {
-    /// More tokens or text.
-    #[default]
-    Delta = 1,
-    /// Terminal: the request ran to its end.
-    Finished = 2,
-    /// Terminal: ended by a cancel, a callback, a deadline or the engine's close.
-    Cancelled = 3,
-    /// Terminal: failed.
-    Failed = 4,
-}
-
-/// Counts and times of a request that has ended. Times are in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    pub prompt_tokens: u32,
-    /// Of these, tokens taken from the prefix cache.
-    pub cached_tokens: u32,
-    /// Tokens generated, including those that ended the request.
-    pub generated_tokens: u32,
-    /// Times the request was preempted.
-    pub preemptions: u32,
-    /// Seed of the random stream.
-    pub seed: u64,
-    /// From submit to the first step.
-    pub queue_us: u64,
-    /// From submit to the first token.
-    pub first_token_us: u64,
-    /// Duration of the steps that computed the prompt.
-    pub prefill_us: u64,
-    /// From the first token to the end.
-    pub decode_us: u64,
-    /// From submit to the end.
-    pub total_us: u64,
-}
-
-/// What a request produced since its last event. The text can be that of more or fewer tokens than `tokens`: text that
-/// may belong to a stop string or an incomplete character is held back.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Event {
-    /// Kind.
-    pub kind: EventKind,
-    /// Set on terminal events.
-    pub finish: FinishReason,
-    /// The request.
-    pub request_id: u64,
-    /// The request's tag.
-    pub tag: u64,
-    /// New text, of whole UTF-8 characters.
-    pub text: String,
-    /// New tokens.
-    pub tokens: Vec<u32>,
-    /// Log probability of each token; empty unless requested.
-    pub logprobs: Vec<f32>,
-    /// Number of most probable tokens reported for each token.
-    pub top_count: u32,
-    /// `[tokens.len()][top_count]` ids, best first.
-    pub top_tokens: Vec<u32>,
-    /// `[tokens.len()][top_count]` log probabilities of `top_tokens`.
-    pub top_logprobs: Vec<f32>,
-    /// Terminal only: log probability of each prompt token; the first is NaN.
-    pub prompt_logprobs: Vec<f32>,
-    /// Terminal only, of a constrained request: whether the answer meets the constraint as it is. It may not where it was ended by
-    /// the number of tokens, a stop string or from outside.
-    pub complete: Option<bool>,
-    /// Terminal only.
-    pub usage: Option<Usage>,
-    /// Failed only.
-    pub error: Option<Error>,
-    /// Number of output tokens of the request before the first of `tokens`; in an event without tokens, all so far. If
-    /// it is greater than where the previous event ended, a cancel dropped the tokens in between.
-    pub first_token: u64,
-    /// Bytes of the request's text before `text`, likewise.
-    pub first_byte: u64,
-    /// For an event from [`super::Engine::next`]: withholds the request's next event.
-    pub(super) hold: super::Hold,
-    /// Whether a NUL byte follows the text in its buffer.
-    pub(super) nul: super::Nul,
-}
-
-impl Event {
-    /// Makes the request's next event available although this one is kept; dropping the event does so, too. Only events
-    /// from [`super::Engine::next`] withhold the next one; their clones do not.
-    pub fn release(&mut self) {
-        self.hold = super::Hold::default();
-    }
-
-    /// Whether this is the last event of its request.
-    pub fn terminal(&self) -> bool {
-        self.kind != EventKind::Delta
-    }
-}
-
 /// Facts about an open engine.
 #[derive(Clone, Debug, Default)]
 pub struct Info {
@@ -461,6 +344,9 @@ pub struct Info {
     pub eos_token: Option<u32>,
     /// Whether the folder has a chat template.
     pub has_chat_template: bool,
+    /// How the model writes reasoning and calls: the name of a built-in format, or `response_template` where
+    /// `tokenizer_config.json` says it; `None` where it is not known.
+    pub answer_format: Option<String>,
 }
 
 /// One snapshot of an engine's counters.

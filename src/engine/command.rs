@@ -1,17 +1,26 @@
 //! What the engine thread can be asked.
 
+use super::answer::AnswerReader;
 use super::{Answer, FinishReason, NewRequest, PrefixCommand};
 use crate::error::Result;
 use std::time::Instant;
+
+/// The prompt of a deferred request.
+pub(super) struct ReadyPrompt {
+    pub tokens: Vec<u32>,
+    /// How many more tokens the context holds.
+    pub room: usize,
+    pub answer: Option<Box<AnswerReader>>,
+}
 
 /// Commands to the engine thread.
 pub(super) enum Command {
     Submit(Box<NewRequest>),
     /// A request whose prompt is still being prepared.
     Defer(Box<NewRequest>),
-    /// The prompt of the deferred request with this id: token ids, and how many more tokens the context holds; or an
-    /// error.
-    PromptReady(u64, Result<(Vec<u32>, usize)>),
+    /// The prompt of the deferred request with this id: token ids, and how many more tokens the context holds, and the reader of
+    /// the answer; or an error.
+    PromptReady(u64, Result<ReadyPrompt>),
     Cancel(u64, FinishReason),
     CancelAll,
     /// The event queue of a paused request was read: the request with this id can continue.

@@ -10,8 +10,10 @@
 //! piece of a long prompt (more than [`crate::limits::LONG_PROMPT_BYTES`]) it first prepares the short prompts that have
 //! arrived, so a long prompt does not delay short ones. Long prompts are prepared one after the other.
 
+use super::command::ReadyPrompt;
+use super::prompt::goes_on;
 use super::text_queue::Job;
-use super::{Command, Engine, NewRequest, Prompt, Shared, TextKit, TextOptions, closed, lock};
+use super::{Command, Engine, NewRequest, Prompt, RequestOptions, Shared, TextKit, TextOptions, closed, lock};
 use crate::error::{Error, Result};
 use crate::os::{shortage, thread};
 use crate::text::EncodeLimits;
@@ -43,11 +45,12 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
         let stop = Some(Arc::clone(&job.ended));
         let limits = &mut EncodeLimits { stop, ..EncodeLimits::new(context, &mut go_on) };
         shortage::forget();
-        let tokens = text.prepare(&job.prompt, TextOptions::default(), limits)?;
+        let encoded = text.prepare(&job.prompt, TextOptions::default(), limits)?;
+        let answer = text.answer_reader(&job.prompt, &encoded.text, &job.options, job.id);
         shortage::check("a prompt")?;
-        text.warn_of_two_begins(&tokens, shared);
-        let room = context.saturating_sub(tokens.len());
-        Ok((tokens, room))
+        text.warn_of_two_begins(&encoded.tokens, shared);
+        let room = context.saturating_sub(encoded.tokens.len());
+        Ok(ReadyPrompt { tokens: encoded.tokens, room, answer })
     };
     let prepared = catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| {
         Err(Error::internal("defect of the library in the chat template or the tokenizer; please report it"))
@@ -59,9 +62,10 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
 
 impl Engine {
     /// Submits a request without a prompt to the engine thread, and its prompt to the text thread.
-    pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt) -> Result<()> {
+    pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt, options: &RequestOptions) -> Result<()> {
         self.start_text_thread()?;
-        let job = Job::new(request.delivery.id, prompt)?;
+        let options = RequestOptions { mid_text: goes_on(prompt, options), settings: None, ..options.clone() };
+        let job = Job::new(request.delivery.id, prompt, options)?;
         shortage::check("a deferred request")?;
         self.shared.texts.push(job, || self.shared.mailbox.send(Command::Defer(request)))
     }

@@ -28,6 +28,9 @@ impl Engine {
         let goes = |index: usize| turns.get(index).is_some_and(|turn| turn.is_some_and(|turn| turn < dropped));
         let flagged = prompt.message_flags.len().min(prompt.messages.len());
         let before = prompt.messages.len();
+        // Answers stay with their messages.
+        prompt.answers.retain(|(index, _)| !goes(*index));
+        prompt.answers.iter_mut().for_each(|(index, _)| *index -= (0..*index).filter(|&before| goes(before)).count());
         for index in (0..before).rev().filter(|&index| goes(index)) {
             prompt.messages.remove(index);
             if index < flagged {

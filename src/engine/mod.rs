@@ -16,9 +16,9 @@
 //!
 //! | files | what they are for |
 //! |---|---|
-//! | [`hold`], [`nul`], [`trace`], [`constraint`], [`api`], [`sink`] | what callers give and get |
+//! | [`hold`], [`nul`], [`trace`], [`constraint`], [`event`], [`prior_answer`], [`api`], [`sink`] | what callers give and get |
 //! | [`callback`], [`errors`], [`host_thread`] | calls of host code, and work on its threads |
-//! | [`delivery`] | the way of events to their readers |
+//! | [`answer`], [`delivery`] | the way of events to their readers, and the parts of an answer |
 //! | [`duty`], [`describe`], [`device`], [`memory_plan`], [`honour`], [`identity`] | what options make of a model: its device, its sizes, its name |
 //! | [`admission_limits`], [`guide`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
@@ -26,16 +26,18 @@
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
 //! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
 //! | [`pacing`], [`tracer`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
-//! | [`request`], [`handle`], [`compile`], [`submit`], [`fit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
+//! | [`request`], [`conversation`], [`handle`], [`compile`], [`submit`], [`fit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
 
 mod active;
 mod admission_limits;
+mod answer;
 pub mod api;
 mod begin;
 mod callback;
 mod command;
 mod compile;
 mod constraint;
+mod conversation;
 mod copy;
 mod core;
 mod defer;
@@ -44,6 +46,7 @@ mod describe;
 mod device;
 mod duty;
 mod errors;
+mod event;
 mod events;
 mod fit;
 mod guide;
@@ -65,6 +68,7 @@ mod prefix;
 mod prefix_command;
 mod prefix_file;
 mod prefixes;
+mod prior_answer;
 mod prompt;
 mod receive;
 mod reply;
@@ -86,9 +90,11 @@ mod tracer;
 pub use api::*;
 pub use callback::{CallbackScope, in_callback};
 pub use constraint::Constraint;
+pub use event::*;
 pub use handle::Engine;
 pub use memory_plan::MemoryPlan;
 pub use prefix::Prefix;
+pub use prior_answer::PriorAnswer;
 pub use request::Request;
 pub use sink::{Next, Sink};
 pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};

@@ -20,6 +20,8 @@ pub(super) struct NewRequest {
     /// Detokenizer; `None` without a tokenizer, when nothing is generated, and after the last text.
     pub stream: Option<TextStream>,
     pub stops: StopFilter,
+    /// The prompt is made of messages: the answer is read into parts.
+    pub chat: bool,
     /// End-of-sequence tokens; empty when the request ignores them.
     pub eos_tokens: Vec<u32>,
     pub stop_tokens: Vec<u32>,

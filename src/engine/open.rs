@@ -196,6 +196,7 @@ impl Ready<'_> {
             bos_token: None,
             eos_token: None,
             has_chat_template: texts.kit.has_template(),
+            answer_format: texts.kit.format_name().map(str::to_owned),
         })
     }
 
@@ -256,6 +257,7 @@ fn text_only(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Res
         bos_token: text.named("bos_token"),
         eos_token: text.named("eos_token"),
         has_chat_template: text.has_template(),
+        answer_format: text.format_name().map(str::to_owned),
         ..Info::default()
     };
     let defaults = GenerationDefaults::default();

@@ -12,7 +12,7 @@ use super::PromptPart;
 use super::begin::BeginTokens;
 use crate::error::{Error, Result, Unit};
 use crate::limits::PROMPT_BYTES_MAX;
-use crate::text::{EncodeLimits, Tokenizer};
+use crate::text::{EncodeLimits, MarkedText, Tokenizer};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -54,13 +54,48 @@ pub(super) fn encode(
     special: bool,
     limits: &mut EncodeLimits,
 ) -> Result<Vec<u32>> {
+    encode_runs(tokenizer, Some(before), &runs(parts, special)?, limits)
+}
+
+/// The token ids of a rendered chat, in which `answers` are given as tokens, by their places in ascending order.
+pub(super) fn encode_chat(
+    tokenizer: &Tokenizer,
+    chat: &MarkedText,
+    answers: &[(Range<usize>, &[u32])],
+    limits: &mut EncodeLimits,
+) -> Result<Vec<u32>> {
+    let mut runs: Vec<Run> = crate::error::reserved("the parts of a prompt", 2 * answers.len() + 1)?;
+    let mut from = 0;
+    let ends = chat.text.len()..chat.text.len();
+    for (place, tokens) in answers.iter().map(|(place, tokens)| (place, *tokens)).chain([(&ends, &[][..])]) {
+        let text = chat.text.get(from..place.start).unwrap_or_default();
+        if !text.is_empty() {
+            let within = |range: &Range<usize>| range.start.max(from) - from..range.end.min(place.start) - from;
+            let meets = |range: &&Range<usize>| range.end > from && range.start < place.start;
+            let content = chat.content.iter().filter(meets).map(within).collect();
+            runs.push(Run::Text { text: Cow::Borrowed(text), content });
+        }
+        if !tokens.is_empty() {
+            runs.push(Run::Tokens(tokens));
+        }
+        from = place.end;
+    }
+    encode_runs(Some(tokenizer), None, &runs, limits)
+}
+
+/// The token ids of runs; with `before` a first one of text gets the tokenizer's special tokens.
+fn encode_runs(
+    tokenizer: Option<&Tokenizer>,
+    before: Option<&BeginTokens>,
+    runs: &[Run],
+    limits: &mut EncodeLimits,
+) -> Result<Vec<u32>> {
     let mut ids: Vec<u32> = Vec::new();
     let more = |ids: &mut Vec<u32>, tokens: &[u32]| {
         ids.try_reserve(tokens.len()).map_err(|_| Error::memory("the tokens of a prompt", 4 * tokens.len() as u64))?;
         ids.extend_from_slice(tokens);
         Ok::<_, Error>(())
     };
-    let runs = runs(parts, special)?;
     let bytes_per_token = tokenizer.and_then(Tokenizer::bytes_per_token);
     let bytes: usize = runs.iter().map(Run::text_bytes).fold(0, usize::saturating_add);
     // Lower bound for the tokens of the runs that are not encoded yet.
@@ -79,11 +114,14 @@ pub(super) fn encode(
                     go_on: &mut *limits.go_on,
                     stop: None,
                 };
+                let first = before.filter(|_| index == 0);
                 let mut encoded =
-                    tokenizer.ok_or_else(no_tokenizer)?.encode_content(text, content, index == 0, &mut own)?;
+                    tokenizer.ok_or_else(no_tokenizer)?.encode_content(text, content, first.is_some(), &mut own)?;
                 limits.searched = own.searched;
                 // Text whose special tokens are parsed may begin with the token that the tokenizer puts before it.
-                if index == 0 && content.first().is_none_or(|content| content.start > 0) {
+                if let Some(before) = first
+                    && content.first().is_none_or(|content| content.start > 0)
+                {
                     before.put_once(&mut encoded);
                 }
                 if ids.is_empty() {

@@ -161,6 +161,7 @@ impl Engine {
         let options = TextOptions { no_generation_prompt: true, ..TextOptions::default() };
         let (context, mut go_on) = (self.info.context_length as usize, || self.open_or_closed());
         let tokens = with_text(|| self.text.prepare(prompt, options, &mut EncodeLimits::new(context, &mut go_on)))?;
+        let tokens = tokens.tokens;
         self.text.warn_of_two_begins(&tokens, &self.shared);
         let permit = Permit::take(&self.shared.pending, self.pending_max())?;
         let (prefix, held) = self.new_prefix(identity, Some(permit));

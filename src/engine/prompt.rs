@@ -1,17 +1,19 @@
 //! From a prompt to token ids: the chat template, then the tokenizer. Runs on the calling thread or on the text
 //! thread ([`super::defer`]).
 
+use super::answer::{AnswerOptions, AnswerReader, ResponseFormat};
 use super::begin::BeginTokens;
 use super::memory_plan::LongestContext;
 use super::parts::{self, no_tokenizer};
+use super::prior_answer;
 use super::templates::Templates;
-use super::{LogLevel, Prompt, PromptPart, Shared, TextOptions, lock};
+use super::{LogLevel, Prompt, PromptPart, RequestOptions, Shared, TextOptions, lock};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::shortage;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use crate::source::ModelSource;
-use crate::text::{EncodeLimits, MarkedText, TemplateInput, Tokenizer, continued};
+use crate::text::{EncodeLimits, MarkedText, TemplateInput, TextStream, Tokenizer, continued};
 use serde_json::{Map, Value};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -32,6 +34,14 @@ pub(super) struct TextKit {
     pub begins: Vec<u32>,
     /// Set when the engine has ended; stops templates that are still running.
     ended: Arc<AtomicBool>,
+}
+
+/// A prompt as the model gets it.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    pub tokens: Vec<u32>,
+    /// What the chat template made of its messages; empty for a raw prompt.
+    pub text: String,
 }
 
 /// A tokenizer that is being loaded on a thread of its own. For a large vocabulary this takes as long as the rest of
@@ -95,7 +105,11 @@ impl TextKit {
     /// Adds the tokenizer; `bos` is the begin token of the model's configuration.
     pub fn with_tokenizer(self, tokenizer: Option<Tokenizer>, bos: Option<u32>) -> TextKit {
         let tokenizer = tokenizer.map(Arc::new);
-        let kit = TextKit { before: tokenizer.as_deref().map(BeginTokens::of).unwrap_or_default(), tokenizer, ..self };
+        let mut kit =
+            TextKit { before: tokenizer.as_deref().map(BeginTokens::of).unwrap_or_default(), tokenizer, ..self };
+        if let Some(tokenizer) = kit.tokenizer.as_deref() {
+            kit.templates.learn(tokenizer);
+        }
         let begins = [kit.before.first(), kit.named("bos_token"), bos].into_iter().flatten().collect();
         TextKit { begins, ..kit }
     }
@@ -118,6 +132,40 @@ impl TextKit {
     /// The tokenizer, or an error saying that the folder has none.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
         self.tokenizer.as_ref().ok_or_else(no_tokenizer)
+    }
+
+    /// How the answer to a prompt is read: `None` for one that is not made of messages.
+    pub fn format(&self, prompt: &Prompt) -> Option<&ResponseFormat> {
+        if prompt.messages.is_empty() { None } else { self.templates.format(prompt) }
+    }
+
+    /// The name of the format of answers to prompts that name no chat template; `None`: it is not known.
+    pub fn format_name(&self) -> Option<&str> {
+        self.templates.default_format()?.name()
+    }
+
+    /// The reader of the answer to a prompt whose text is `text`.
+    pub fn answer_reader(
+        &self,
+        prompt: &Prompt,
+        text: &str,
+        options: &RequestOptions,
+        request_id: u64,
+    ) -> Option<Box<AnswerReader>> {
+        let stream = self.stream(prompt, options)?;
+        let options =
+            AnswerOptions { prompt: text, tools: prompt.tools.as_ref(), raw: options.raw_text, request_id, stream };
+        self.format(prompt).map(|format| AnswerReader::new(format, options))
+    }
+
+    /// The detokenizer of the answer to a prompt; `None` without a tokenizer.
+    pub fn stream(&self, prompt: &Prompt, options: &RequestOptions) -> Option<TextStream> {
+        let stream = TextStream::new(self.tokenizer.clone()?, options.special);
+        let stream = if goes_on(prompt, options) { stream.continuing() } else { stream };
+        Some(match self.format(prompt) {
+            Some(format) => stream.keeping(format.special()),
+            None => stream,
+        })
     }
 
     /// The text of a prompt: the rendered chat, or the concatenated parts.
@@ -187,27 +235,39 @@ impl TextKit {
     /// The token ids of a prompt. A rendered chat contains its special tokens; a raw prompt that begins with text gets
     /// the tokenizer's begin tokens, unless the text itself begins with them.
     pub fn tokenize(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
+        self.encode(prompt, options, limits).map(|encoded| encoded.tokens)
+    }
+
+    fn encode(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Encoded> {
+        let mut text = String::new();
         let ids = if prompt.messages.is_empty() {
             parts::encode(self.tokenizer.as_deref(), &self.before, &prompt.parts, options.special, limits)?
         } else {
-            let text = self.render_chat(prompt, options, limits.stop.as_ref().unwrap_or(&self.ended))?;
-            self.tokenizer()?.encode_marked(&text, false, limits)?
+            let chat = self.render_chat(prompt, options, limits.stop.as_ref().unwrap_or(&self.ended))?;
+            let tokenizer = self.tokenizer()?;
+            let answers = prior_answer::places(&prompt.answers, &chat, tokenizer);
+            let ids = match answers.is_empty() {
+                true => tokenizer.encode_marked(&chat, false, limits)?,
+                false => parts::encode_chat(tokenizer, &chat, &answers, limits)?,
+            };
+            text = chat.text;
+            ids
         };
         self.check_ids(&ids)?;
-        Ok(ids)
+        Ok(Encoded { tokens: ids, text })
     }
 
-    /// The token ids of a prompt; `Context` if they exceed `limits.tokens`, the context length.
-    pub fn prepare(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Vec<u32>> {
+    /// The token ids of a prompt and the text of its messages; `Context` if they exceed `limits.tokens`, the context length.
+    pub fn prepare(&self, prompt: &Prompt, options: TextOptions, limits: &mut EncodeLimits) -> Result<Encoded> {
         let context = limits.tokens;
-        let tokens = self.tokenize(prompt, options, limits).map_err(|mut e| {
+        let encoded = self.encode(prompt, options, limits).map_err(|mut e| {
             if e.status == Status::Context {
                 e.message = format!("{}; shorten it, {}", e.message, self.longest.advice(context));
             }
             e
         })?;
-        self.check_length(tokens.len(), context)?;
-        Ok(tokens)
+        self.check_length(encoded.tokens.len(), context)?;
+        Ok(encoded)
     }
 
     fn check_length(&self, tokens: usize, context: usize) -> Result<()> {
@@ -264,8 +324,14 @@ impl TextKit {
     }
 }
 
+/// Whether the answer goes on with a text. Text of a constrained answer is what its tokens stand for, to the byte, as if it did.
+pub(super) fn goes_on(prompt: &Prompt, options: &RequestOptions) -> bool {
+    let constrained = options.settings.as_ref().is_some_and(|settings| settings.constraint.is_some());
+    options.mid_text || constrained || answer_start(prompt).is_some_and(continued::has_text)
+}
+
 /// The last message, if it is the start of the answer, which the model is to continue.
-pub(super) fn answer_start(prompt: &Prompt) -> Option<&Value> {
+fn answer_start(prompt: &Prompt) -> Option<&Value> {
     let at = prompt.messages.len().checked_sub(1)?;
     prompt.message_flags.get(at).filter(|flags| flags.continued)?;
     prompt.messages.get(at)

@@ -50,15 +50,15 @@ impl Shared {
         let Receiver::Callback(callback, shown) = &mut sink else { return false };
         // A panic in a Rust callback counts as "stop"; it must not end this thread.
         let mut call = |event: &Event| call_host(|| callback(event)).unwrap_or(false);
-        let (go_on, resume) = match shown.read(&mut lent.content.event) {
+        let (go_on, resume) = match outbox.show(&mut lent.content.event, shown) {
             Ok(()) => {
                 let resume = outbox.queue.restore(lent);
                 (call(shown), resume)
             }
             // No memory for a copy: the callback is shown the queue's own buffer, and the queue works with the smaller
-            // one meanwhile. The buffer has room for the NUL; if it had none, a C callback would stop the request.
+            // one meanwhile.
             Err(_) => {
-                let _ = lent.content.event.terminate();
+                outbox.show_within(&mut lent.content.event);
                 (call(&lent.content.event), outbox.queue.restore(lent))
             }
         };
@@ -247,6 +247,6 @@ impl Shared {
 /// A copy of the event for the reader, in memory of its own.
 pub(super) fn copy(outbox: &Outbox, event: &mut Event) -> Result<Box<Event>> {
     let mut copy = Box::new(Event::empty(outbox.id, outbox.tag));
-    copy.read(event)?;
+    outbox.show(event, &mut copy)?;
     Ok(copy)
 }

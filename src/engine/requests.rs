@@ -4,6 +4,7 @@
 //! way of ending one is here: it gives its sequence back, counts it, and sends the terminal event, once (law 4).
 
 use super::active::Active;
+use super::command::ReadyPrompt;
 use super::guide::Verdict;
 use super::stats::Counters;
 use super::table::Table;
@@ -129,14 +130,14 @@ impl Requests {
         }
     }
 
-    /// Submits a deferred request whose prompt is ready (`prompt`: token ids, and how many more tokens the context
-    /// holds), or fails it with the error. Does nothing when the request has ended.
-    pub fn prepared(&mut self, id: u64, prompt: Result<(Vec<u32>, usize)>, scheduler: &mut Scheduler) {
+    /// Submits a deferred request whose prompt is ready, or fails it with the error. Does nothing when the request has ended.
+    pub fn prepared(&mut self, id: u64, prompt: Result<ReadyPrompt>, scheduler: &mut Scheduler) {
         let Some(mut request) = self.deferred.remove(&id) else { return };
         match prompt {
-            Ok((tokens, room)) => {
-                request.max_tokens = request.max_tokens.min(room);
-                request.prompt = tokens;
+            Ok(prompt) => {
+                request.max_tokens = request.max_tokens.min(prompt.room);
+                request.prompt = prompt.tokens;
+                request.delivery.read_with(prompt.answer);
                 self.submit(*request, scheduler);
             }
             Err(error) => self.counters.ended(request.finish(End::Failed(error))),

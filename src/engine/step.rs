@@ -393,7 +393,8 @@ fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, ind
     let asked = active.request.params.logprobs;
     let top = asked.filter(|count| *count > 0).map(|count| runner.sampled.tops(index, count as usize));
     let (top_tokens, top_logprobs) = top.unwrap_or_default();
-    let sampled = Piece { token, text: "", logprob: asked.map(|_| logprob), top_tokens, top_logprobs };
+    let sampled =
+        Piece { token, text: "", special_name: None, logprob: asked.map(|_| logprob), top_tokens, top_logprobs };
     let (finish, full) = active.accept(sampled)?;
     let guided = active.request.guide.is_some();
     if full {

@@ -2,7 +2,7 @@
 
 use super::guide::Guide;
 use super::host_thread::{only_tokens, with_text};
-use super::prompt::answer_start;
+use super::prompt::Encoded;
 use super::{
     Command, Engine, NewRequest, Outbox, Permit, Prompt, Request, RequestOptions, Settings, Sink, TextOptions,
 };
@@ -11,7 +11,7 @@ use crate::limits;
 use crate::os::floats::LibraryFloats;
 use crate::os::shortage;
 use crate::sampling::SamplingParams;
-use crate::text::{EncodeLimits, StopFilter, TextStream, continued};
+use crate::text::{EncodeLimits, StopFilter};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,22 +47,25 @@ impl Engine {
         let mut prepare =
             || self.text.prepare(prompt, TextOptions::default(), &mut EncodeLimits::new(context, &mut go_on));
         let prepared = match options.defer {
-            true => Ok(Vec::new()),
+            true => Ok(Encoded::default()),
             false if only_tokens(prompt) => prepare(),
             false => with_text(prepare),
         };
-        let tokens = match prepared {
-            Err(_) if expired => Vec::new(),
-            tokens => tokens?,
+        let Encoded { tokens, text } = match prepared {
+            Err(_) if expired => Encoded::default(),
+            encoded => encoded?,
         };
         self.text.warn_of_two_begins(&tokens, &self.shared);
         let mut request = Box::new(self.new_request(prompt, options, tokens, submitted, sink)?);
         let delivery = request.delivery.clone();
+        if !options.defer {
+            delivery.read_with(self.text.answer_reader(prompt, &text, options, delivery.id));
+        }
         // Checked before sending, since a command that was sent cannot be taken back.
         shortage::check("a request")?;
         request.permit = Some(Permit::for_request(&self.shared.pending, self.pending_max(), &delivery)?);
         let sent = match options.defer {
-            true => self.defer(request, prompt),
+            true => self.defer(request, prompt, options),
             // The engine thread ends it like any other.
             false if expired => self.shared.mailbox.send(Command::Defer(request)),
             false => self.shared.mailbox.send(Command::Submit(request)),
@@ -106,7 +109,6 @@ impl Engine {
         }
         let room = self.info.context_length as usize - tokens.len();
         let wanted = options.max_tokens.or(d.max_new_tokens).map_or(limits::GENERATED_TOKENS_MAX, |n| n as usize);
-        let stream = self.text.tokenizer.as_ref().map(|t| TextStream::new(t.clone(), options.special));
         let id = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         let limit = options.queue_tokens_or_default();
         let eos_tokens = if options.ignore_eos { Vec::new() } else { d.eos_tokens.clone() };
@@ -120,15 +122,14 @@ impl Engine {
                 Some(Guide::new(constraint, self.info.vocab_size as usize, tokens, &ends)?)
             }
         };
-        // Text of a constrained answer is what its tokens stand for, to the byte.
-        let begun = options.mid_text || guide.is_some() || answer_start(prompt).is_some_and(continued::has_text);
         Ok(NewRequest {
             delivery: Arc::new(Outbox::new(id, options.tag, limit, sink, self.shared.dispatch.clone())),
             permit: None,
             prompt: tokens,
             params,
-            stream: stream.map(|stream| if begun { stream.continuing() } else { stream }),
+            stream: self.text.stream(prompt, options),
             stops: StopFilter::new(settings.stops.clone()),
+            chat: self.text.format(prompt).is_some(),
             eos_tokens,
             stop_tokens,
             guide,

@@ -1,6 +1,6 @@
 //! The prompts of deferred requests, in the order of their submits, for the text thread ([`super::defer`]).
 
-use super::{Prompt, PromptPart, lock, wait_until};
+use super::{Prompt, PromptPart, RequestOptions, lock, wait_until};
 use crate::error::{Error, Result};
 use crate::limits::LONG_PROMPT_BYTES;
 use serde_json::Value;
@@ -33,6 +33,8 @@ pub(super) struct Jobs {
 pub(super) struct Job {
     pub id: u64,
     pub prompt: Prompt,
+    /// Of its request, without settings.
+    pub options: RequestOptions,
     /// More than [`LONG_PROMPT_BYTES`] of text: short prompts are prepared between its pieces.
     pub long: bool,
     /// Set when the request has ended: the preparation stops.
@@ -40,9 +42,9 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub fn new(id: u64, prompt: &Prompt) -> Result<Job> {
+    pub fn new(id: u64, prompt: &Prompt, options: RequestOptions) -> Result<Job> {
         let long = text_bytes(prompt) > LONG_PROMPT_BYTES;
-        Ok(Job { id, long, prompt: prompt.try_clone()?, ended: Arc::default() })
+        Ok(Job { id, options, long, prompt: prompt.try_clone()?, ended: Arc::default() })
     }
 }
 

@@ -58,14 +58,22 @@ impl Built {
 
     /// Drops messages; the text they had no longer counts.
     pub fn shortened(&mut self, shorten: impl FnOnce(&mut Prompt) -> Result<usize>) -> Result<usize> {
-        let bytes = |prompt: &Prompt| -> usize {
-            let content = |message: &Value| message.get("content").and_then(Value::as_str).map_or(0, str::len);
-            prompt.messages.iter().map(content).sum()
-        };
-        let before = bytes(&self.prompt);
+        let before = content_bytes(&self.prompt);
         let dropped = shorten(&mut self.prompt)?;
-        self.text_bytes = self.text_bytes.saturating_sub(before.saturating_sub(bytes(&self.prompt)));
+        self.text_bytes = self.text_bytes.saturating_sub(before.saturating_sub(content_bytes(&self.prompt)));
         Ok(dropped)
+    }
+
+    /// Adds a message; its text counts. One that is too long is taken back.
+    pub fn grown(&mut self, grow: impl FnOnce(&mut Prompt) -> Result<()>) -> Result<()> {
+        let (before, messages, answers) =
+            (content_bytes(&self.prompt), self.prompt.messages.len(), self.prompt.answers.len());
+        grow(&mut self.prompt)?;
+        let more = content_bytes(&self.prompt).saturating_sub(before);
+        self.count_text(more).inspect_err(|_| {
+            self.prompt.messages.truncate(messages);
+            self.prompt.answers.truncate(answers);
+        })
     }
 
     /// Refuses a message after one that is the start of the answer.
@@ -125,6 +133,12 @@ impl Built {
     pub fn no_parts(&self) -> Result<()> {
         if self.prompt.parts.is_empty() { Ok(()) } else { Err(mixed("messages", "text or tokens")) }
     }
+}
+
+/// Bytes of the contents of a prompt's messages that are text.
+fn content_bytes(prompt: &Prompt) -> usize {
+    let content = |message: &Value| message.get("content").and_then(Value::as_str).map_or(0, str::len);
+    prompt.messages.iter().map(content).sum()
 }
 
 fn mixed(new: &str, old: &str) -> Error {

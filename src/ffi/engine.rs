@@ -28,6 +28,7 @@ pub(super) struct EngineBody {
     live: UnsafeCell<ManuallyDrop<Live>>,
     model_type: CString,
     device_name: CString,
+    answer_format: CString,
 }
 
 /// What ends when the handle is freed, in this order: a call in progress may still use the user data.
@@ -62,6 +63,7 @@ impl EngineBody {
         let info = engine.info();
         let string = |text: &str| CString::new(text.replace('\0', "?")).unwrap_or_default();
         let (model_type, device_name) = (string(&info.model_type), string(&info.device_name));
+        let answer_format = string(info.answer_format.as_deref().unwrap_or_default());
         shortage::check("an engine")?;
         Ok(EngineBody {
             calls: AtomicUsize::new(0),
@@ -69,6 +71,7 @@ impl EngineBody {
             live: UnsafeCell::new(ManuallyDrop::new(Live { engine, _user_data: user_data })),
             model_type,
             device_name,
+            answer_format,
         })
     }
 
@@ -228,7 +231,8 @@ pub unsafe extern "C" fn astrai_engine_info(
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
         let handle = &engine.handle;
-        let info = options::info(engine.info(), handle.model_type.as_ptr(), handle.device_name.as_ptr());
+        let strings = [&handle.model_type, &handle.device_name, &handle.answer_format].map(|string| string.as_ptr());
+        let info = options::info(engine.info(), strings);
         // SAFETY: a struct of the caller, by the contract.
         unsafe { input::write_struct(out, &info) }
     })

@@ -2,10 +2,11 @@
 
 use super::error::ErrorCell;
 use super::guard::{Freed, guard};
+use super::input;
 use super::options;
-use super::types::{astrai_event, astrai_usage};
-use crate::engine::Event;
-use crate::error::{Error, Result};
+use super::types::*;
+use crate::engine::{Event, Part, PartEnd, PartKind};
+use crate::error::{Error, Result, Status, Unit};
 use std::ffi::c_char;
 use std::mem;
 use std::ptr;
@@ -19,10 +20,12 @@ pub(super) struct EventCell {
     error: Option<ErrorCell>,
     /// Owner of the arrays of a pulled event.
     event: Option<Box<Event>>,
+    /// The event that is shown; NULL when there is none. Only read between `show` and the next one.
+    shown: *const Event,
 }
 
-// SAFETY: the pointers in `c` are written by `point_at` and read before the cell moves again; they point into the
-// cell and into the event it shows, both of which are plain data.
+// SAFETY: the pointers in `c` and `shown` are written by `show` and read before the cell moves again; they point into the
+// cell and at the event it shows, both of which are plain data.
 unsafe impl Send for EventCell {}
 
 /// Pulled: given to the caller, who frees it.
@@ -34,7 +37,7 @@ impl EventCell {
     fn new(magic: u64) -> EventCell {
         // SAFETY: integers and raw pointers, for all of which zero is a value.
         let (c, usage) = unsafe { (mem::zeroed(), mem::zeroed()) };
-        EventCell { c, magic, usage, error: None, event: None }
+        EventCell { c, magic, usage, error: None, event: None, shown: ptr::null() }
     }
 
     /// A cell that shows one event after another to a callback.
@@ -51,6 +54,7 @@ impl EventCell {
         self.usage = options::usage(event.usage.as_ref());
         self.error = event.error.clone().map(ErrorCell::embedded);
         self.point_at(event, text);
+        self.shown = event;
         Ok(&raw const self.c)
     }
 
@@ -78,6 +82,8 @@ impl EventCell {
             first_token: event.first_token,
             first_byte: event.first_byte,
             complete: event.complete.map_or(-1, i32::from),
+            format: event.format as i32,
+            part_count: u32::try_from(event.part_count()).unwrap_or(u32::MAX),
             reserved: 0,
         };
     }
@@ -98,6 +104,76 @@ pub(super) fn give(event: Box<Event>) -> Result<*mut astrai_event> {
     // The box of the event moves; the event, its text and its arrays do not.
     cell.event = Some(event);
     Ok(Box::into_raw(cell).cast())
+}
+
+/// [A] Looks at a part of an event, by an index below its part_count. While an answer is streamed, an event has of each part what is
+/// new: text is to be appended. *out is filled as far as its struct_size. ERR_ARGUMENT: the event has no part index.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_event_part(
+    event: *const astrai_event,
+    index: u32,
+    out: *mut astrai_part,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_event_part", err, || {
+        let cell = event.cast::<EventCell>();
+        if cell.is_null() || !cell.is_aligned() {
+            return Err(Error::argument("event is NULL").about("event"));
+        }
+        // SAFETY: by the contract a live event of this library, all of which are cells.
+        let cell = unsafe { &*cell };
+        if ![OWNED, LENT].contains(&cell.magic) || cell.shown.is_null() {
+            return Err(Error::new(Status::Handle, "the event given is not a live event: it was freed").about("event"));
+        }
+        // SAFETY: a pulled event's box lives with its cell; the event of a callback outlives the call that shows it.
+        let event = unsafe { &*cell.shown };
+        let part = event.part(index as usize).ok_or_else(|| {
+            let count = event.part_count();
+            Error::argument(format!("the event has {count} parts, and index is {index}")).about("index").numbers(
+                Unit::Count,
+                u64::from(index) + 1,
+                count as u64,
+            )
+        })?;
+        // SAFETY: NULL or a struct of the caller, by the contract.
+        unsafe { input::write_struct(out, &part_of(&part)) }
+    })
+}
+
+/// The struct of a part. Its texts have a NUL behind them: those of a part by [`crate::engine`], that of an event's text as well.
+fn part_of(part: &Part) -> astrai_part {
+    let text = |text: Option<&str>| match text {
+        Some(text) if !text.is_empty() => (text.as_ptr().cast(), text.len()),
+        _ => (c"".as_ptr(), 0),
+    };
+    let ((text, text_len), (name, name_len)) = (text(Some(part.text)), text(part.name));
+    let (call_id, call_id_len) = match part.id {
+        Some(id) if !id.is_empty() => (id.as_ptr().cast(), id.len()),
+        _ => (c"".as_ptr(), 0),
+    };
+    astrai_part {
+        struct_size: mem::size_of::<astrai_part>() as u32,
+        kind: match part.kind {
+            PartKind::Content => ASTRAI_PART_CONTENT,
+            PartKind::Reasoning => ASTRAI_PART_REASONING,
+            PartKind::Call => ASTRAI_PART_CALL,
+        },
+        index: u32::try_from(part.part).unwrap_or(u32::MAX),
+        call: part.call.map_or(-1, |call| i32::try_from(call).unwrap_or(i32::MAX)),
+        begins: i32::from(part.begins),
+        ends: match part.end {
+            None => ASTRAI_PART_OPEN,
+            Some(PartEnd::Complete) => ASTRAI_PART_COMPLETE,
+            Some(PartEnd::Unclosed) => ASTRAI_PART_UNCLOSED,
+            Some(PartEnd::Malformed) => ASTRAI_PART_MALFORMED,
+        },
+        text,
+        text_len,
+        name,
+        name_len,
+        call_id,
+        call_id_len,
+    }
 }
 
 /// [A] Frees an event from astrai_request_next, astrai_request_wait or astrai_engine_next, with all it points to; the last

@@ -49,6 +49,12 @@ unsafe impl CallerStruct for astrai_request_options {
 // SAFETY: repr(C), `struct_size` first, integers and raw pointers.
 unsafe impl CallerStruct for astrai_info {
     const NAME: &'static str = "astrai_info";
+    const SIZES: &'static [usize] = &[offset_of!(astrai_info, answer_format), size_of::<Self>()];
+}
+
+// SAFETY: repr(C), `struct_size` first, integers and raw pointers.
+unsafe impl CallerStruct for astrai_part {
+    const NAME: &'static str = "astrai_part";
 }
 
 // SAFETY: repr(C), `struct_size` first, integers.
@@ -188,9 +194,11 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         | ASTRAI_REQUEST_PROMPT_LOGPROBS
         | ASTRAI_REQUEST_DEFER
         | ASTRAI_REQUEST_TO_ENGINE
-        | ASTRAI_REQUEST_SPECIAL;
+        | ASTRAI_REQUEST_SPECIAL
+        | ASTRAI_REQUEST_RAW_TEXT;
     input::flags(o.flags, known, "astrai_request_options.flags")?;
     Ok(RequestOptions {
+        raw_text: o.flags & ASTRAI_REQUEST_RAW_TEXT != 0,
         tag: o.tag,
         defer: o.flags & ASTRAI_REQUEST_DEFER != 0,
         seed: (o.flags & ASTRAI_REQUEST_SEEDED != 0).then_some(o.seed),
@@ -237,8 +245,11 @@ pub(super) fn text(flags: u32, known: u32) -> Result<TextOptions> {
     })
 }
 
-/// What astrai_engine_info reports; the two strings are the caller's to keep alive.
-pub(super) fn info(info: &crate::engine::Info, model_type: *const c_char, device_name: *const c_char) -> astrai_info {
+/// What astrai_engine_info reports; the strings are the caller's to keep alive.
+pub(super) fn info(
+    info: &crate::engine::Info,
+    [model_type, device_name, answer_format]: [*const c_char; 3],
+) -> astrai_info {
     let token = |id: Option<u32>| id.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1);
     astrai_info {
         struct_size: size_of::<astrai_info>() as u32,
@@ -253,6 +264,7 @@ pub(super) fn info(info: &crate::engine::Info, model_type: *const c_char, device
         has_chat_template: i32::from(info.has_chat_template),
         model_type,
         device_name,
+        answer_format,
     }
 }
 
@@ -305,6 +317,7 @@ mod tests {
         check::<astrai_engine_options>();
         check::<astrai_request_options>();
         check::<astrai_info>();
+        check::<astrai_part>();
         check::<astrai_stats>();
         check::<astrai_plan>();
     }

@@ -6,6 +6,7 @@ use super::engine::EngineCall;
 use super::guard::guard;
 use super::handle::{Handle, Kind, unlocked};
 use super::input;
+use super::request;
 use super::types::*;
 use crate::engine::{MessageFlags, Prompt, PromptPart};
 use crate::error::{Error, Result, Status, Unit};
@@ -196,6 +197,7 @@ pub unsafe extern "C" fn astrai_prompt_set_json(
                 ASTRAI_JSON_MESSAGES => {
                     built.prompt.messages = messages(json)?;
                     built.prompt.message_flags.clear();
+                    built.prompt.answers.clear();
                 }
                 ASTRAI_JSON_TOOLS => match parse(json, "tools")? {
                     tools @ Value::Array(_) => built.prompt.tools = Some(tools),
@@ -275,6 +277,56 @@ pub unsafe extern "C" fn astrai_prompt_fit(
             out.write(u32::try_from(count).unwrap_or(u32::MAX));
         }
         Ok(())
+    })
+}
+
+/// [S] Adds the answer of a request that has ended and whose terminal event was received: its content, its reasoning and its whole
+/// calls become the assistant's message. Where the chat template writes it as the model did, the very tokens that were generated
+/// stand for it, so that the next turn finds them in the prefix cache. After a message with ASTRAI_MESSAGE_CONTINUE the answer goes
+/// on with that one. The request may be freed right after. ERR_ARGUMENT: the request has not ended, or its prompt was not made of
+/// messages, or this one is not.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_prompt_add_answer(
+    prompt: *mut astrai_prompt,
+    request: *const astrai_request,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_prompt_add_answer", err, || {
+        let add = |built: &mut Built| {
+            built.no_parts()?;
+            room(built.prompt.messages.len(), limits::MESSAGES_MAX, "messages")?;
+            built.grown(|prompt| {
+                // SAFETY: NULL or a live handle, by the contract.
+                unsafe { request::look(request, |request| prompt.add_answer(request)) }
+            })
+        };
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { change(prompt, add) }
+    })
+}
+
+/// [S] Adds what a tool returned, as the result of the call of the last answer that has this id (NUL-terminated). ERR_UTF8 names the
+/// first bad byte. ERR_ARGUMENT: the last message, but for results, is no answer with such a call, or the call has its result.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_prompt_add_result(
+    prompt: *mut astrai_prompt,
+    call_id: *const c_char,
+    text: *const c_char,
+    len: usize,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_prompt_add_result", err, || {
+        let add = |built: &mut Built| {
+            built.no_parts()?;
+            room(built.prompt.messages.len(), limits::MESSAGES_MAX, "messages")?;
+            // SAFETY: NULL or NUL-terminated, by the contract.
+            let call_id = unsafe { input::c_string(call_id, "call_id") }?;
+            // SAFETY: NULL or `len` readable bytes, by the contract.
+            let text = unsafe { input::text(text, len, limits::PROMPT_BYTES_MAX, "text") }?;
+            built.grown(|prompt| prompt.add_result(call_id, text))
+        };
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { change(prompt, add) }
     })
 }
 

@@ -113,6 +113,15 @@ pub unsafe extern "C" fn astrai_submit(
     })
 }
 
+/// Looks at the request behind a handle.
+///
+/// # Safety
+/// As for [`Handle::borrow`].
+pub(super) unsafe fn look<T>(request: *const astrai_request, look: impl FnOnce(&Request) -> Result<T>) -> Result<T> {
+    // SAFETY: as promised by the caller.
+    look(&unsafe { Handle::<RequestBody>::borrow(request) }?.request)
+}
+
 /// [A] The request's number, as in its events: never 0, never used again by its engine. 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn astrai_request_id(request: *const astrai_request) -> u64 {

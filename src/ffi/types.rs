@@ -168,6 +168,32 @@ pub const ASTRAI_REQUEST_TO_ENGINE: u32 = 16;
 /// astrai_request_options.flags: special tokens have their names in the text of events, as a model's marker of a tool call
 /// needs; without it they have no text. A token that ends the answer has none either way: tokens has its id.
 pub const ASTRAI_REQUEST_SPECIAL: u32 = 32;
+/// astrai_request_options.flags: the text of events is all that the model wrote, with its reasoning, its calls and the markers
+/// around them. Without it the text of an answer to messages is its content alone. Events have parts either way.
+pub const ASTRAI_REQUEST_RAW_TEXT: u32 = 64;
+
+/// The prompt is not made of messages: its answer is one part, of content.
+pub const ASTRAI_FORMAT_TEXT: i32 = 0;
+/// How the model writes reasoning and calls is not known: all of the answer is content.
+pub const ASTRAI_FORMAT_UNKNOWN: i32 = 1;
+/// The answer is read into reasoning, content and calls.
+pub const ASTRAI_FORMAT_KNOWN: i32 = 2;
+
+/// Text for the reader.
+pub const ASTRAI_PART_CONTENT: i32 = 0;
+/// What the model thought on its way to the answer.
+pub const ASTRAI_PART_REASONING: i32 = 1;
+/// A call of a tool; its text is the arguments, as JSON.
+pub const ASTRAI_PART_CALL: i32 = 2;
+
+/// The part goes on.
+pub const ASTRAI_PART_OPEN: i32 = 0;
+/// The part ends, and is whole.
+pub const ASTRAI_PART_COMPLETE: i32 = 1;
+/// The answer ended within the part.
+pub const ASTRAI_PART_UNCLOSED: i32 = 2;
+/// A call that ends and whose arguments are not JSON as the format says; its text is what the model wrote.
+pub const ASTRAI_PART_MALFORMED: i32 = 3;
 
 /// astrai_prompt_set_message_flags: names of special tokens in the message's content become those tokens, as most engines
 /// always have it. Without it they are ordinary characters, so that what somebody writes makes no turn of the conversation. An
@@ -305,7 +331,8 @@ pub struct astrai_event {
     /// As in the request's options.
     pub tag: u64,
     /// Text that became certain: whole UTF-8 characters, without a stop string, and without special tokens unless
-    /// ASTRAI_REQUEST_SPECIAL asks for them. May release 0 to n tokens.
+    /// ASTRAI_REQUEST_SPECIAL asks for them. Of an answer to messages it is the content, without reasoning and calls, unless
+    /// ASTRAI_REQUEST_RAW_TEXT asks for all. May release 0 to n tokens.
     pub text: *const c_char,
     /// Length of text in bytes.
     pub text_len: usize,
@@ -337,8 +364,42 @@ pub struct astrai_event {
     /// Terminal only, of a constrained request: 1 when the answer meets the constraint as it is, 0 when it does not, as it was cut;
     /// else -1.
     pub complete: i32,
+    /// ASTRAI_FORMAT_*: whether the answer was read into parts.
+    pub format: i32,
+    /// Number of parts that the event has something of; see astrai_event_part().
+    pub part_count: u32,
     /// 0.
-    pub reserved: i32,
+    pub reserved: u32,
+}
+
+/// What an event has of a part of the answer. Caller-owned: set struct_size; its pointers live as long as the event.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_part {
+    /// In: sizeof(astrai_part). Out: the bytes that were filled.
+    pub struct_size: u32,
+    /// ASTRAI_PART_CONTENT, ASTRAI_PART_REASONING or ASTRAI_PART_CALL.
+    pub kind: i32,
+    /// Number of the part in the answer, from 0.
+    pub index: u32,
+    /// Of a call: its number among the calls, from 0; else -1.
+    pub call: i32,
+    /// 1 where the part begins, else 0.
+    pub begins: i32,
+    /// ASTRAI_PART_OPEN, or how the part ends: ASTRAI_PART_COMPLETE, ASTRAI_PART_UNCLOSED or ASTRAI_PART_MALFORMED.
+    pub ends: i32,
+    /// New text of the part: of a call its arguments, as JSON.
+    pub text: *const c_char,
+    /// Length of text in bytes.
+    pub text_len: usize,
+    /// The name of the tool, where a call begins; else "".
+    pub name: *const c_char,
+    /// Length of name in bytes.
+    pub name_len: usize,
+    /// The id of the call, where it begins: the model's or one of the library's; else "". astrai_prompt_add_result() takes it.
+    pub call_id: *const c_char,
+    /// Length of call_id in bytes.
+    pub call_id_len: usize,
 }
 
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
@@ -504,6 +565,9 @@ pub struct astrai_info {
     pub model_type: *const c_char,
     /// For people.
     pub device_name: *const c_char,
+    /// How the model writes reasoning and calls: the name of a built-in format, or "response_template" where tokenizer_config.json
+    /// says it; "" where it is not known.
+    pub answer_format: *const c_char,
 }
 
 /// What memory an engine would take. Caller-owned: set struct_size. Tokenizer and bookkeeping are not counted.

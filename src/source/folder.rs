@@ -122,6 +122,10 @@ impl ModelSource for Folder {
         &self.text.named_templates
     }
 
+    fn response_template(&self) -> Option<&serde_json::Value> {
+        self.text.response_template.as_ref()
+    }
+
     fn tensors(&self) -> Result<&[TensorInfo]> {
         self.weights.infos()
     }

@@ -73,6 +73,10 @@ pub trait ModelSource: Send + Sync {
     fn named_templates(&self) -> &[NamedTemplate] {
         &[]
     }
+    /// How the model writes its answers, as `tokenizer_config.json` says it (see [`crate::constrain::answer`]); unchecked.
+    fn response_template(&self) -> Option<&serde_json::Value> {
+        None
+    }
     /// All tensors, by name in ascending order.
     fn tensors(&self) -> Result<&[TensorInfo]>;
     /// A number that is another one when the files of the weights were written since, as far as the system tells without

@@ -31,6 +31,8 @@ pub(super) struct TextFiles {
     /// The file of the template.
     pub chat_template_file: String,
     pub named_templates: Vec<NamedTemplate>,
+    /// `response_template` of `tokenizer_config.json`, unchecked.
+    pub response_template: Option<Value>,
 }
 
 impl TextFiles {
@@ -45,6 +47,7 @@ impl TextFiles {
             chat_template: files::read_text(&jinja, limits::CONFIG_BYTES_MAX),
             chat_template_file: jinja.to_string_lossy().into_owned(),
             named_templates: additional(dir, warnings),
+            response_template: None,
         };
         if let Err(e) = &text.chat_template {
             warnings.push(format!("{e}; there is no chat template"));
@@ -57,6 +60,9 @@ impl TextFiles {
                 Ok(Some(object)) => {
                     let file = path.to_string_lossy();
                     special_tokens.add(&object, &file, warnings);
+                    if name == "tokenizer_config.json" {
+                        text.response_template = object.get("response_template").filter(|it| !it.is_null()).cloned();
+                    }
                     if wanted {
                         text.templates_of(&object, &file, warnings);
                     }

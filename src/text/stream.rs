@@ -11,10 +11,12 @@ use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
 /// Incremental detokenizer of one request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
     keep_special: bool,
+    /// Special tokens that have text all the same, in ascending order.
+    kept: Arc<[u32]>,
     memory: Vec<Memory>,
 }
 
@@ -22,7 +24,23 @@ impl TextStream {
     /// A stream before its first token. Special tokens give text only with `keep_special`.
     pub fn new(tokenizer: Arc<Tokenizer>, keep_special: bool) -> TextStream {
         let memory = tokenizer.chain().memory();
-        TextStream { tokenizer, keep_special, memory }
+        TextStream { tokenizer, keep_special, kept: Arc::default(), memory }
+    }
+
+    /// A stream in which also these special tokens have text. `ids` are in ascending order.
+    pub fn keeping(self, ids: Arc<[u32]>) -> TextStream {
+        TextStream { kept: ids, ..self }
+    }
+
+    /// Whether a token is one of those of [`TextStream::keeping`].
+    pub fn keeps(&self, id: u32) -> bool {
+        self.kept.binary_search(&id).is_ok()
+    }
+
+    /// The name of a special token that has text.
+    pub fn special_name(&self, id: u32) -> Option<&str> {
+        let kept = self.keep_special || self.keeps(id);
+        if kept && self.tokenizer.is_special(id) { self.tokenizer.decoded_name(id, true) } else { None }
     }
 
     /// As after tokens whose text is known already: decoders treat the first token of a text in its own way, and the one that
@@ -42,7 +60,7 @@ impl TextStream {
 
     /// Takes the next token and appends the text that became certain, possibly none.
     pub fn push(&mut self, id: u32, out: &mut String) -> Result<()> {
-        match self.tokenizer.decoded_name(id, self.keep_special) {
+        match self.tokenizer.decoded_name(id, self.keep_special || self.keeps(id)) {
             Some(name) => self.tokenizer.chain().push(&mut self.memory, name, out),
             None => Ok(()),
         }

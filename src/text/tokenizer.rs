@@ -346,6 +346,13 @@ impl Tokenizer {
         self.flag(id, SPECIAL)
     }
 
+    /// Ids and names of the tokens that the file calls special, by id.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (u32, &str)> {
+        let special = |flags: &u8| flags & SPECIAL != 0;
+        let ids = self.flags.iter().enumerate().filter(move |(_, flags)| special(flags));
+        ids.filter_map(|(id, _)| u32::try_from(id).ok()).filter_map(|id| Some((id, self.by_id.get(id)?)))
+    }
+
     fn flag(&self, id: u32, flag: u8) -> bool {
         usize::try_from(id).ok().and_then(|at| self.flags.get(at)).is_some_and(|flags| flags & flag != 0)
     }

@@ -61,7 +61,10 @@ fn structs_have_the_layout_of_the_header() {
         astrai_event {
             struct_size, kind, terminal, finish_reason, request_id, tag, text, text_len, tokens, logprobs, token_count,
             top_count, top_tokens, top_logprobs, prompt_logprobs, prompt_count, usage, error, first_token, first_byte,
-            complete, reserved,
+            complete, format, part_count, reserved,
+        }
+        astrai_part {
+            struct_size, kind, index, call, begins, ends, text, text_len, name, name_len, call_id, call_id_len,
         }
         astrai_engine_options {
             struct_size, flags, device, device_index, cpu_tier, compute, weights, kv, delivery, log_level,
@@ -75,7 +78,7 @@ fn structs_have_the_layout_of_the_header() {
         }
         astrai_info {
             struct_size, vocab_size, context_length, layers, device, cpu_tier, compute, bos_token, eos_token,
-            has_chat_template, model_type, device_name,
+            has_chat_template, model_type, device_name, answer_format,
         }
         astrai_plan {
             struct_size, fits, context_length, max_sequences, weight_bytes, kv_bytes, workspace_bytes, total_bytes,

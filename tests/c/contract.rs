@@ -64,6 +64,28 @@ fn constraints_do_what_the_header_says() {
     }
 }
 
+/// The storyteller with a chat template that writes calls as Hermes does.
+fn calling() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let template = "{{ bos_token }}{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>\
+        {% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content or '' }}\
+        {% for call in m.tool_calls or [] %}<tool_call>{\"name\": \"{{ call.function.name }}\", \"arguments\": \
+        {{ call.function.arguments | tojson }}}</tool_call>{% endfor %}<|end|>{% endfor %}\
+        {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    crate::host::with_template(folder.path(), template);
+    folder
+}
+
+#[test]
+fn answers_come_in_parts() {
+    let folder = calling();
+    for language in ["c", "cpp"] {
+        let output = run(Command::new(compile("tests/c", "answers", language)).arg(folder.path()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
 #[test]
 fn events_are_received_as_the_header_says() {
     for name in ["poll", "poll_threads", "completion", "deferred"] {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A copy of the model with another chat template.
-fn with_template(folder: &Path, template: &str) {
+pub fn with_template(folder: &Path, template: &str) {
     for entry in fs::read_dir(model()).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {

@@ -42,7 +42,7 @@ int main(void) {
   FIELD(astrai_usage, decode_us, 56, 8);
   FIELD(astrai_usage, total_us, 64, 8);
 
-  SIZE(astrai_event, 144);
+  SIZE(astrai_event, 152);
   FIELD(astrai_event, struct_size, 0, 4);
   FIELD(astrai_event, kind, 4, 4);
   FIELD(astrai_event, terminal, 8, 4);
@@ -64,7 +64,23 @@ int main(void) {
   FIELD(astrai_event, first_token, 120, 8);
   FIELD(astrai_event, first_byte, 128, 8);
   FIELD(astrai_event, complete, 136, 4);
-  FIELD(astrai_event, reserved, 140, 4);
+  FIELD(astrai_event, format, 140, 4);
+  FIELD(astrai_event, part_count, 144, 4);
+  FIELD(astrai_event, reserved, 148, 4);
+
+  SIZE(astrai_part, 72);
+  FIELD(astrai_part, struct_size, 0, 4);
+  FIELD(astrai_part, kind, 4, 4);
+  FIELD(astrai_part, index, 8, 4);
+  FIELD(astrai_part, call, 12, 4);
+  FIELD(astrai_part, begins, 16, 4);
+  FIELD(astrai_part, ends, 20, 4);
+  FIELD(astrai_part, text, 24, 8);
+  FIELD(astrai_part, text_len, 32, 8);
+  FIELD(astrai_part, name, 40, 8);
+  FIELD(astrai_part, name_len, 48, 8);
+  FIELD(astrai_part, call_id, 56, 8);
+  FIELD(astrai_part, call_id_len, 64, 8);
 
   SIZE(astrai_engine_options, 152);
   FIELD(astrai_engine_options, struct_size, 0, 4);
@@ -117,7 +133,7 @@ int main(void) {
   FIELD(astrai_request_options, frequency_penalty, 68, 4);
   FIELD(astrai_request_options, settings, 72, 8);
 
-  SIZE(astrai_info, 56);
+  SIZE(astrai_info, 64);
   FIELD(astrai_info, struct_size, 0, 4);
   FIELD(astrai_info, vocab_size, 4, 4);
   FIELD(astrai_info, context_length, 8, 4);
@@ -130,6 +146,7 @@ int main(void) {
   FIELD(astrai_info, has_chat_template, 36, 4);
   FIELD(astrai_info, model_type, 40, 8);
   FIELD(astrai_info, device_name, 48, 8);
+  FIELD(astrai_info, answer_format, 56, 8);
 
   SIZE(astrai_plan, 72);
   FIELD(astrai_plan, struct_size, 0, 4);

@@ -5,6 +5,7 @@
 //! | `support/storm.rs`, `support/storm/neighbours.rs` | laws 1, 3 and 6: random requests among others, each again alone |
 //! | `requests.rs` | law 1 on every tier; the other laws, each for itself |
 //! | `endings.rs` | laws 2, 4 and 5: one end each, whatever ends a request or an engine |
+//! | `answers.rs` | answers to chats: their parts by every way, conversations that find their answers computed |
 //! | `bits.rs` | the bits of fixed requests as they were |
 //! | `constraints.rs` | constraints of requests: they are met, obey law 1, and hold up nobody |
 //! | `control.rs` | pause, duty limit, cache |
@@ -16,6 +17,7 @@
 //! says what they prove and how long they ran.
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
+mod answers;
 mod bits;
 mod constraints;
 mod control;

@@ -36,6 +36,7 @@ pub fn info(args: InfoArgs) -> Outcome {
         ("bos token", token(info.bos_token)),
         ("eos token", token(info.eos_token)),
         ("chat template", if info.has_chat_template { "yes" } else { "no" }.to_owned()),
+        ("answers", info.answer_format.clone().unwrap_or_else(|| "all is content".to_owned())),
         ("device", info.device_name.clone()),
         ("cpu tier", format!("{:?}", info.cpu_tier).to_lowercase()),
         ("compute", format!("{:?}", info.compute).to_lowercase()),

@@ -6,7 +6,7 @@ use crate::failure::{Failure, Outcome, read_array, to_text};
 use crate::interrupt::Interrupt;
 use crate::open::open;
 use crate::pull;
-use crate::stream::{report, stream};
+use crate::stream::{ShowArgs, report, stream};
 use astrai::engine::{FinishReason, Prompt, PromptPart, Sink};
 use clap::Args;
 use serde_json::{Value, json};
@@ -32,6 +32,8 @@ pub struct RunArgs {
     #[command(flatten)]
     constraint: ConstraintArgs,
     #[command(flatten)]
+    show: ShowArgs,
+    #[command(flatten)]
     template: TemplateArgs,
     /// System message before the prompt; needs a chat template
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "raw")]
@@ -48,8 +50,8 @@ pub struct RunArgs {
     /// A conversation in place of the prompt: a JSON array of messages
     #[arg(long, value_name = "FILE.json", conflicts_with_all = ["raw", "system"])]
     messages: Option<PathBuf>,
-    /// With --messages: the tools, a JSON array
-    #[arg(long, value_name = "FILE.json", requires = "messages")]
+    /// The tools that the model may call, a JSON array; each call is a line of the answer, NAME(ARGUMENTS)
+    #[arg(long, value_name = "FILE.json", conflicts_with = "raw")]
     tools: Option<PathBuf>,
     /// With --messages: the last message, an assistant's, is the start of the answer; only what is new is printed
     #[arg(long = "continue", requires = "messages")]
@@ -68,7 +70,7 @@ pub fn run(args: RunArgs) -> Outcome {
     let prompt = said.prompt(&args, engine.info().has_chat_template, &folder)?;
     let options = args.constraint.add(&engine, args.sampling.options())?;
     let request = engine.submit(&prompt, &options, Sink::Pull)?;
-    let answer = stream(&request, &interrupt, &mut std::io::stdout().lock())?;
+    let answer = stream(&request, &args.show, &interrupt, &mut std::io::stdout().lock())?;
     report(&answer);
     if answer.finish == FinishReason::Cancel { Err(Failure::Interrupted) } else { Ok(()) }
 }
@@ -76,14 +78,13 @@ pub fn run(args: RunArgs) -> Outcome {
 /// What is asked.
 enum Said {
     Text(String),
-    Messages(Vec<Value>, Option<Value>),
+    Messages(Vec<Value>),
 }
 
 impl Said {
     fn read(args: &RunArgs, prompt: Option<&OsStr>) -> Outcome<Said> {
         if let Some(path) = &args.messages {
-            let tools = args.tools.as_deref().map(|path| read_array(path, "tools")).transpose()?;
-            return Ok(Said::Messages(read_array(path, "messages")?, tools.map(Value::Array)));
+            return Ok(Said::Messages(read_array(path, "messages")?));
         }
         match prompt {
             Some(prompt) if prompt == "-" => Ok(Said::Text(read_stdin()?)),
@@ -98,6 +99,7 @@ impl Said {
             ("--chat", args.chat),
             ("--system", args.system.is_some()),
             ("--messages", args.messages.is_some()),
+            ("--tools", args.tools.is_some()),
             ("--set", !args.template.set.is_empty()),
             ("--special-content", args.special_content),
         ];
@@ -117,9 +119,11 @@ impl Said {
                 prompt.messages.extend(args.system.iter().map(|system| json!({"role": "system", "content": system})));
                 prompt.messages.push(json!({"role": "user", "content": text}));
             }
-            Said::Messages(messages, tools) => (prompt.messages, prompt.tools) = (messages, tools),
+            Said::Messages(messages) => prompt.messages = messages,
         }
+        prompt.tools = args.tools.as_deref().map(|path| read_array(path, "tools")).transpose()?.map(Value::Array);
         prompt.variables = args.template.variables();
+        args.show.add(&mut prompt.variables);
         prompt.message_flags = message_flags(prompt.messages.len(), args.special_content, args.continued);
         Ok(prompt)
     }

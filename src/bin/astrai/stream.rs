@@ -2,27 +2,61 @@
 
 use crate::failure::{Failure, Outcome, note};
 use crate::interrupt::Interrupt;
-use astrai::engine::{EventKind, FinishReason, Next, Request, Usage};
-use std::io::Write;
+use astrai::engine::{EventKind, FinishReason, Next, Part, PartEnd, PartKind, Request, Usage};
+use clap::Args;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 /// How long Ctrl-C may go unnoticed.
 const INTERRUPT_POLL: Duration = Duration::from_millis(50);
 
 /// What a request has said.
+#[derive(Debug)]
 pub struct Answer {
-    /// All of its text.
+    /// All of its content.
     pub text: String,
+    /// The calls that are whole.
+    pub calls: Vec<Call>,
     /// Why it ended.
     pub finish: FinishReason,
     /// Its counts and times.
     pub usage: Usage,
 }
 
-/// Writes the text of `request` as it arrives, and a newline when it ended without one. Ctrl-C cancels; the answer
-/// then ends with [`FinishReason::Cancel`].
-pub fn stream(request: &Request, interrupt: &Interrupt, out: &mut impl Write) -> Outcome<Answer> {
-    let mut text = String::new();
+/// A call of a tool.
+#[derive(Debug, Default)]
+pub struct Call {
+    pub name: String,
+    pub id: String,
+}
+
+/// How answers are shown.
+#[derive(Args)]
+pub struct ShowArgs {
+    /// Do not show what the model thinks before it answers, and ask templates that know it to do without [default: on a terminal
+    /// it is shown dimmed; elsewhere it never is]
+    #[arg(long)]
+    no_reasoning: bool,
+}
+
+impl ShowArgs {
+    /// Tells the chat template.
+    pub fn add(&self, variables: &mut serde_json::Map<String, serde_json::Value>) {
+        if self.no_reasoning {
+            variables.entry("enable_thinking").or_insert(false.into());
+        }
+    }
+
+    /// Whether reasoning is shown on stdout.
+    fn reasoning(&self) -> bool {
+        !self.no_reasoning && std::io::stdout().is_terminal()
+    }
+}
+
+/// Writes the content of `request` as it arrives, its calls a line each, and a newline when it ended without one. Ctrl-C cancels;
+/// the answer then ends with [`FinishReason::Cancel`].
+pub fn stream(request: &Request, show: &ShowArgs, interrupt: &Interrupt, out: &mut impl Write) -> Outcome<Answer> {
+    let mut printer = Printer { out, reasoning: show.reasoning(), column: 0, text: String::new(), calls: Vec::new() };
     loop {
         if interrupt.raised() {
             request.cancel();
@@ -32,25 +66,93 @@ pub fn stream(request: &Request, interrupt: &Interrupt, out: &mut impl Write) ->
             Next::End => return Err(Failure::message("the engine ended the request without a last event")),
             Next::Event(event) => event,
         };
-        if !event.text.is_empty() {
-            out.write_all(event.text.as_bytes())?;
-            out.flush()?;
-            text.push_str(&event.text);
+        for index in 0..event.part_count() {
+            event.part(index).map_or(Ok(()), |part| printer.part(&part))?;
         }
+        printer.out.flush()?;
         if !event.terminal() {
             continue;
         }
-        if !text.is_empty() && !text.ends_with('\n') {
-            out.write_all(b"\n")?;
-            out.flush()?;
-        }
+        printer.end_line()?;
+        printer.out.flush()?;
+        let (text, calls) = (printer.text, printer.calls);
         return match event.kind {
             EventKind::Failed => Err(match event.error {
                 Some(error) => error.into(),
                 None => Failure::message("the request failed"),
             }),
-            _ => Ok(Answer { text, finish: event.finish, usage: event.usage.unwrap_or_default() }),
+            _ => Ok(Answer { text, calls, finish: event.finish, usage: event.usage.unwrap_or_default() }),
         };
+    }
+}
+
+/// Begins and ends dimmed text on a terminal.
+const DIM: [&str; 2] = ["\x1b[2m", "\x1b[0m"];
+
+/// An answer on its way to stdout.
+struct Printer<'a, W> {
+    out: &'a mut W,
+    reasoning: bool,
+    /// 0: at the beginning of a line.
+    column: usize,
+    text: String,
+    calls: Vec<Call>,
+}
+
+impl<W: Write> Printer<'_, W> {
+    fn part(&mut self, part: &Part) -> Outcome {
+        match part.kind {
+            PartKind::Content => {
+                self.text.push_str(part.text);
+                self.write(part.text)
+            }
+            PartKind::Reasoning if self.reasoning => {
+                if part.begins {
+                    self.out.write_all(DIM[0].as_bytes())?;
+                }
+                self.write(part.text)?;
+                if part.end.is_some() {
+                    self.out.write_all(DIM[1].as_bytes())?;
+                    self.end_line()?;
+                }
+                Ok(())
+            }
+            PartKind::Reasoning => Ok(()),
+            PartKind::Call => {
+                let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+                if part.begins {
+                    self.end_line()?;
+                    self.calls.push(Call { name: text(part.name), id: text(part.id) });
+                    self.write(part.name.unwrap_or("?"))?;
+                    self.write("(")?;
+                }
+                self.write(part.text)?;
+                match part.end {
+                    None => return Ok(()),
+                    Some(PartEnd::Complete) => self.write(")")?,
+                    Some(_) => {
+                        self.calls.pop();
+                        self.write(" ...")?;
+                    }
+                }
+                self.end_line()
+            }
+        }
+    }
+
+    fn write(&mut self, text: &str) -> Outcome {
+        self.out.write_all(text.as_bytes())?;
+        if !text.is_empty() {
+            self.column = usize::from(!text.ends_with('\n'));
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self) -> Outcome {
+        if self.column > 0 {
+            self.write("\n")?;
+        }
+        Ok(())
     }
 }
 
@@ -85,6 +187,29 @@ pub fn finish_name(finish: FinishReason) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn part(kind: PartKind, text: &str) -> Part<'_> {
+        let (begins, end) = (true, Some(PartEnd::Complete));
+        Part { kind, part: 0, call: None, begins, end, name: Some("dice"), id: Some("a"), text }
+    }
+
+    #[test]
+    fn calls_have_lines_of_their_own_and_thoughts_are_dimmed() {
+        for (reasoning, wanted) in [
+            (true, "\x1b[2mhm\x1b[0m\nI roll.\ndice({})\ndice({})\nDone."),
+            (false, "I roll.\ndice({})\ndice({})\nDone."),
+        ] {
+            let mut out = Vec::new();
+            let mut printer = Printer { out: &mut out, reasoning, column: 0, text: String::new(), calls: Vec::new() };
+            printer.part(&part(PartKind::Reasoning, "hm")).unwrap();
+            printer.part(&part(PartKind::Content, "I roll.")).unwrap();
+            printer.part(&part(PartKind::Call, "{}")).unwrap();
+            printer.part(&part(PartKind::Call, "{}")).unwrap();
+            printer.part(&Part { end: Some(PartEnd::Unclosed), ..part(PartKind::Content, "Done.") }).unwrap();
+            assert_eq!((printer.text.as_str(), printer.calls.len()), ("I roll.Done.", 2));
+            assert_eq!(String::from_utf8(out).unwrap(), wanted);
+        }
+    }
 
     #[test]
     fn speed_counts_the_tokens_after_the_first() {

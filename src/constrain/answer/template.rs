@@ -33,6 +33,8 @@ pub struct ResponseTemplate {
     /// What is looked for outside of fields with an opening.
     pub(super) outside: Watched,
     calls: Option<CallSyntax>,
+    /// All strings of the template, without backslashes, a line each.
+    texts: String,
 }
 
 /// Where the model's answer begins in a prompt: after the last of these.
@@ -126,12 +128,18 @@ impl ResponseTemplate {
             patterns,
             outside,
             calls: None,
+            texts: texts(template),
         })
     }
 
     /// Name of the format, if it is one of those that are built in.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// Whether a text may be a part of a delimiter, or of how values are written. It may say so of more than is.
+    pub fn mentions(&self, text: &str) -> bool {
+        self.texts.contains(&text.replace('\\', ""))
     }
 
     /// The part of a prompt that belongs to the answer: what follows the last anchor. All of it if there is none.
@@ -171,6 +179,16 @@ impl ResponseTemplate {
         let texts = |index: Option<usize>| Some(self.patterns.get(index?)?.literal_texts().to_vec());
         let found = Delimiters { open: texts(field.open)?, close: texts(field.close).unwrap_or_default() };
         (!found.open.is_empty()).then_some(found)
+    }
+}
+
+/// All strings in a value, a line each, without the backslashes that expressions put before characters.
+fn texts(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{}\n", text.replace('\\', "")),
+        Value::Array(list) => list.iter().map(texts).collect(),
+        Value::Object(map) => map.values().map(texts).collect(),
+        _ => String::new(),
     }
 }
 

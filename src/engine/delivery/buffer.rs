@@ -1,7 +1,7 @@
 //! The contents of a request's queue: an event that output is appended to, in preallocated memory.
 
 use super::queue::Merged;
-use crate::engine::api::{Event, EventKind, FinishReason};
+use crate::engine::event::{AnswerFormat, Event, EventKind, FinishReason, SpecialName};
 use crate::engine::nul::Nul;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -32,6 +32,8 @@ pub struct PerToken {
     pub logprobs: bool,
     /// Number of alternatives (top logprobs).
     pub top: usize,
+    /// The places of special tokens' names are noted.
+    pub special_names: bool,
 }
 
 /// One sampled token and the text it released from the detokenizer, for the consumer.
@@ -39,6 +41,8 @@ pub struct PerToken {
 pub struct Piece<'a> {
     pub token: u32,
     pub text: &'a str,
+    /// The token is a special one with a name in the text of the request.
+    pub special_name: Option<SpecialName>,
     pub logprob: Option<f32>,
     pub top_tokens: &'a [u32],
     pub top_logprobs: &'a [f32],
@@ -114,6 +118,8 @@ impl Buffer {
         let bytes = tokens.saturating_add(logprobs).saturating_add(top.saturating_mul(2)).saturating_mul(4);
         let refused = |_| Error::memory("the event queue of a request", bytes.saturating_add(text) as u64);
         event.reserve(text, tokens, logprobs, top).map_err(refused)?;
+        let names = if of.special_names { tokens.min(limits::QUEUE_SPECIAL_NAMES) } else { 0 };
+        event.special_names.try_reserve(names).map_err(refused)?;
         Ok(Buffer { event, room })
     }
 
@@ -125,6 +131,8 @@ impl Buffer {
         let (event, top) = (&mut self.event, piece.top_tokens.len());
         let refused = |_| Error::memory("the event queue of a request", (piece.text.len() + 8 * (top + 1)) as u64);
         event.reserve(with_nul(piece.text), 1, piece.logprob.iter().len(), top).map_err(refused)?;
+        event.special_names.try_reserve(piece.special_name.iter().len()).map_err(refused)?;
+        event.special_names.extend(piece.special_name);
         event.text.push_str(piece.text);
         event.tokens.push(piece.token);
         event.logprobs.extend(piece.logprob);
@@ -206,6 +214,9 @@ impl Event {
         self.top_logprobs.clear();
         self.prompt_logprobs.clear();
         (self.usage, self.error, self.complete) = (None, None, None);
+        self.special_names.clear();
+        self.parts.clear();
+        self.format = AnswerFormat::Text;
     }
 
     /// Sets the event's position in the output; `produced` is what the request has produced including this event.
@@ -229,6 +240,7 @@ impl Event {
         self.logprobs.append(&mut from.logprobs);
         self.top_tokens.append(&mut from.top_tokens);
         self.top_logprobs.append(&mut from.top_logprobs);
+        self.special_names.append(&mut from.special_names);
         self.end_like(from);
         from.clear();
     }

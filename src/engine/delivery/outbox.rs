@@ -7,8 +7,10 @@ use super::queue::{Added, Queue};
 use super::ready::{Pushed, Ready};
 use super::sync::lock;
 use super::waker::Waker;
-use crate::engine::api::{Event, EventKind, FinishReason, LogLevel, WakeFn};
+use crate::engine::answer::AnswerReader;
+use crate::engine::api::{LogLevel, WakeFn};
 use crate::engine::callback::call_host;
+use crate::engine::event::{Event, EventKind, FinishReason};
 use crate::engine::hold::Held;
 use crate::engine::sink::Sink;
 use crate::error::{Error, Result};
@@ -38,6 +40,8 @@ pub struct Outbox {
     limit: usize,
     /// What one token of the request adds to an event; set by [`Outbox::reserve`].
     of: Mutex<PerToken>,
+    /// Reads the answer to a chat into parts; set before the first token. Locked by the one that has an event of the request.
+    answer: Mutex<Option<Box<AnswerReader>>>,
     /// The request is counted in [`Dispatch::unread`].
     counted: AtomicBool,
 }
@@ -63,7 +67,46 @@ impl Outbox {
         };
         let queue = Queue::new([Buffer::empty(id, tag), Buffer::empty(id, tag)], limit, receiver);
         let (of, counted) = (Mutex::default(), AtomicBool::new(false));
-        Outbox { dispatch, id, tag, queue, route, limit, of, counted }
+        Outbox { dispatch, id, tag, queue, route, limit, of, answer: Mutex::default(), counted }
+    }
+
+    /// Sets the reader of the answer.
+    pub fn read_with(&self, reader: Option<Box<AnswerReader>>) {
+        *lock(&self.answer) = reader;
+    }
+
+    /// What the reader of the answer says; `None` without one.
+    pub fn answer<R>(&self, look: impl FnOnce(&AnswerReader) -> R) -> Option<R> {
+        lock(&self.answer).as_deref().map(look)
+    }
+
+    /// Copies what was taken from the queue to `shown`, as the request's reader gets it.
+    ///
+    /// # Errors
+    /// `Memory`; nothing is lost.
+    pub fn show(&self, taken: &mut Event, shown: &mut Event) -> Result<()> {
+        let mut answer = lock(&self.answer);
+        if let Some(answer) = &mut *answer {
+            answer.prepare(taken)?;
+        }
+        shown.read(taken)?;
+        if let Some(answer) = &mut *answer {
+            answer.give(shown);
+            shown.terminate()?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was taken from the queue what the reader gets, for want of memory for a copy.
+    pub fn show_within(&self, taken: &mut Event) {
+        if let Some(answer) = &mut *lock(&self.answer) {
+            match answer.prepare(taken) {
+                Ok(()) => answer.give_within(taken),
+                Err(_) => taken.text.clear(),
+            }
+        }
+        // The buffer has room for the NUL; if it had none, a C callback would stop the request.
+        let _ = taken.terminate();
     }
 
     /// Allocates the queue's buffers for a request of at most `tokens_max` tokens. Engine thread only, before the first

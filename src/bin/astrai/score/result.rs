@@ -2,7 +2,7 @@
 //! a number in JSON (NaN, infinities) is null.
 
 use crate::stream::finish_name;
-use astrai::engine::Event;
+use astrai::engine::{AnswerFormat, Event, Part, PartEnd, PartKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -16,6 +16,9 @@ struct Scored<'a> {
     top_logprobs: Vec<Vec<(u32, f32)>>,
     prompt_logprobs: Option<&'a [f32]>,
     finish_reason: String,
+    /// The parts of an answer to messages whose format is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts: Option<Vec<Value>>,
     /// Of a line with a constraint.
     #[serde(skip_serializing_if = "Option::is_none")]
     complete: Option<bool>,
@@ -32,6 +35,7 @@ pub fn scored(id: &Value, prompt_tokens: &[u32], wants_prompt_logprobs: bool, ev
         top_logprobs: top_logprobs(event),
         prompt_logprobs: wants_prompt_logprobs.then_some(&event.prompt_logprobs),
         finish_reason: finish_name(event.finish),
+        parts: (event.format == AnswerFormat::Known).then(|| parts(event)),
         complete: event.complete,
     };
     serde_json::to_string(&line).unwrap_or_else(|error| bad(id, &error.to_string()))
@@ -40,6 +44,25 @@ pub fn scored(id: &Value, prompt_tokens: &[u32], wants_prompt_logprobs: bool, ev
 /// The line of a request that failed, or never was one.
 pub fn bad(id: &Value, message: &str) -> String {
     json!({"id": id, "error": message}).to_string()
+}
+
+/// The parts of the answer, in order.
+fn parts(event: &Event) -> Vec<Value> {
+    let shown = |part: Part| {
+        let kind = match part.kind {
+            PartKind::Content => "content",
+            PartKind::Reasoning => "reasoning",
+            PartKind::Call => "call",
+        };
+        let whole = part.end == Some(PartEnd::Complete);
+        match part.kind {
+            PartKind::Call => {
+                json!({"kind": kind, "name": part.name, "id": part.id, "arguments": part.text, "complete": whole})
+            }
+            _ => json!({"kind": kind, "text": part.text, "complete": whole}),
+        }
+    };
+    (0..event.part_count()).filter_map(|index| event.part(index)).map(shown).collect()
 }
 
 /// One list for each token, best first; empty lists when no alternatives were asked for.

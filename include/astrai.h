@@ -238,12 +238,18 @@
 /// astrai_request_options.flags: the text of events is all that the model wrote, with its reasoning, its calls and the markers
 /// around them. Without it the text of an answer to messages is its content alone. Events have parts either way.
 #define ASTRAI_REQUEST_RAW_TEXT 64
+
+/* -- how an answer is read --------------------------------------------------- */
+
 /// The prompt is not made of messages: its answer is one part, of content.
 #define ASTRAI_FORMAT_TEXT 0
 /// How the model writes reasoning and calls is not known: all of the answer is content.
 #define ASTRAI_FORMAT_UNKNOWN 1
 /// The answer is read into reasoning, content and calls.
 #define ASTRAI_FORMAT_KNOWN 2
+
+/* -- kind of a part of an answer, and how it ends ---------------------------- */
+
 /// Text for the reader.
 #define ASTRAI_PART_CONTENT 0
 /// What the model thought on its way to the answer.
@@ -288,6 +294,25 @@
 #define ASTRAI_CONSTRAINT_LARK 4
 /// A JSON list of strings: the answer is one of them.
 #define ASTRAI_CONSTRAINT_TEXTS 5
+/// Added to one of these: the constraint is on all that the model writes, its reasoning, its calls and the markers around them, too.
+/// Without it the answer to messages, of a model whose format is known, has it on the content, which follows the reasoning.
+#define ASTRAI_CONSTRAINT_WHOLE 256
+
+/* -- choice of tools --------------------------------------------------------- */
+
+/// The model calls tools as it likes.
+#define ASTRAI_TOOLS_AUTO 0
+/// The answer calls no tool.
+#define ASTRAI_TOOLS_NONE 1
+/// The answer is calls, at least one.
+#define ASTRAI_TOOLS_REQUIRED 2
+/// As ASTRAI_TOOLS_REQUIRED, of the tool of this name.
+#define ASTRAI_TOOLS_NAMED 3
+/// astrai_settings_set_tool_choice: an answer has one call at most.
+#define ASTRAI_TOOLS_SINGLE_CALL 1
+/// astrai_settings_set_tool_choice: with ASTRAI_TOOLS_AUTO calls of every tool are as its schema demands, not only of those that say
+/// "strict": true.
+#define ASTRAI_TOOLS_CONSTRAIN 2
 
 /* -- parts of a chat as JSON ------------------------------------------------- */
 
@@ -446,8 +471,12 @@ typedef struct astrai_request_options {
   float presence_penalty;
   /// Subtracted from the logits once for each time the token is in the output; 0 = off.
   float frequency_penalty;
-  /// Stops, biases and the constraint, which are copied; NULL = none.
+  /// Stops, biases, tools and the constraint, which are copied; NULL = none.
   const struct astrai_settings *settings;
+  /// Most tokens of reasoning, after which its end is written for the model, 0 = none; -1 = as many as it likes. Chats only.
+  int32_t reasoning_tokens;
+  /// 0
+  uint32_t reserved;
 } astrai_request_options;
 
 /// What went wrong, where, and what to do next. Library-owned: free with astrai_error_free, except inside an event.
@@ -1000,12 +1029,31 @@ int32_t astrai_settings_set_constraint(struct astrai_settings *settings,
                                        const struct astrai_constraint *constraint,
                                        struct astrai_error **err);
 
+/// [S] Sets the tools of requests: a JSON array as ASTRAI_JSON_TOOLS takes it. A prompt without tools of its own has these; of one that
+/// has some, these are the ones that may be called. NULL and 0: none. ERR_ARGUMENT: not JSON, or no array.
+int32_t astrai_settings_set_tools(struct astrai_settings *settings,
+                                  const char *json,
+                                  size_t len,
+                                  struct astrai_error **err);
+
+/// [S] Sets whether answers call tools: ASTRAI_TOOLS_*. name (NUL-terminated) is the tool of ASTRAI_TOOLS_NAMED, else NULL. flags:
+/// ASTRAI_TOOLS_SINGLE_CALL, ASTRAI_TOOLS_CONSTRAIN. Calls of ASTRAI_TOOLS_REQUIRED and ASTRAI_TOOLS_NAMED, with
+/// ASTRAI_TOOLS_AUTO those of tools with "strict": true, are written as the model's format has them, with arguments that their schemas
+/// accept; no others can be generated. What a schema has that cannot be demanded is ERR_UNSUPPORTED in the request's last event, as is
+/// a model whose format is not known at submit. ERR_ARGUMENT: an unknown choice, or a name where none belongs.
+int32_t astrai_settings_set_tool_choice(struct astrai_settings *settings,
+                                        int32_t choice,
+                                        const char *name,
+                                        uint32_t flags,
+                                        struct astrai_error **err);
+
 /// [S] Frees settings; requests made with them go on. NULL is fine.
 void astrai_settings_free(struct astrai_settings *settings);
 
 /* -- constraint: what answers may be ----------------------------------------- */
 
-/// [B] Compiles what answers may be: kind is ASTRAI_CONSTRAINT_*, text is written accordingly. The first constraint of an engine
+/// [B] Compiles what answers may be: kind is one of ASTRAI_CONSTRAINT_*, to which
+/// ASTRAI_CONSTRAINT_WHOLE may be added; text is written accordingly. The first constraint of an engine
 /// takes up to seconds, for the vocabulary; others milliseconds. *out serves any number of requests of this engine, through
 /// astrai_settings_set_constraint, and is freed with astrai_constraint_free. Where an answer may end, the model's end tokens are
 /// allowed, and nowhere else; log probabilities stay those of the model.

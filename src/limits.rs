@@ -329,6 +329,9 @@ pub const ANSWER_SPACE_BYTES_MAX: usize = 4096;
 /// Memory that compiling a response template is estimated to take, in bytes.
 pub const RESPONSE_TEMPLATE_BYTES: usize = 16 << 20;
 
+/// Grammars of answers that an engine keeps for the next requests with the same rules.
+pub const ANSWER_GRAMMARS_KEPT: usize = 16;
+
 /// Most bytes of an answer that are given to its parser at once.
 pub const ANSWER_PIECE_BYTES: usize = 16 << 10;
 
@@ -340,3 +343,11 @@ pub const ANSWER_LEAD_BYTES: usize = 96;
 pub const QUEUE_SPECIAL_NAMES: usize = 64;
 /// A chat that is too long for the context is shortened to this share of the room, in percent.
 pub const FIT_LOW_PERCENT: usize = 75;
+/// Most tools whose calls are constrained in one answer.
+pub const TOOLS_MAX: usize = 128;
+/// Most text of the names and schemas of these tools, in bytes.
+pub const TOOLS_BYTES_MAX: usize = 1 << 20;
+/// States of text that is free but for its delimiters whose tokens are kept; others are found each time.
+pub const FREE_TEXT_STATES_MAX: usize = 1024;
+/// Space between the end of the reasoning and a constrained answer, in bytes.
+pub const SPACE_AFTER_REASONING_BYTES: usize = 4;

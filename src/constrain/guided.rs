@@ -6,6 +6,7 @@ use crate::limits;
 use astrai_guidance::Logger;
 use astrai_guidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use astrai_guidance::earley::{Parser, perf::ParserPerfCounters};
+use astrai_guidance::toktrie::INVALID_TOKEN;
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
@@ -53,17 +54,27 @@ impl Guided {
         }
         Ok(Guided { vocabulary: vocabulary.clone(), pristine: Mutex::new(parser) })
     }
+
+    /// A new answer.
+    pub fn answer(&self) -> Answer {
+        let pristine = self.pristine.lock().unwrap_or_else(PoisonError::into_inner);
+        Answer { vocabulary: self.vocabulary.clone(), parser: pristine.deep_clone() }
+    }
+
+    /// The grammar of what follows this much of an answer.
+    pub fn following(answer: Answer) -> Guided {
+        Guided { vocabulary: answer.vocabulary, pristine: Mutex::new(answer.parser) }
+    }
 }
 
 impl Grammar for Guided {
     fn matcher(&self) -> Result<Box<dyn Matcher>> {
-        let pristine = self.pristine.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Box::new(Answer { vocabulary: self.vocabulary.clone(), parser: pristine.deep_clone() }))
+        Ok(Box::new(self.answer()))
     }
 }
 
 /// An answer under a compiled grammar.
-struct Answer {
+pub(super) struct Answer {
     vocabulary: Arc<TokenTrie>,
     parser: Parser,
 }
@@ -78,6 +89,26 @@ impl Answer {
                 Err(Error::unsupported(message).about("constraint"))
             }
         }
+    }
+
+    /// Appends bytes that are no whole token: the end of one, or a text of any tokens.
+    pub fn accept_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // The number of no token, so that the bytes count alone.
+        let applied = self.parser.apply_token(bytes, INVALID_TOKEN);
+        self.check()?;
+        applied
+            .map(|_| ())
+            .map_err(|e| Error::internal(format!("text against its constraint: {e}")).about("constraint"))
+    }
+
+    /// The tokens that begin with `start` and go on as the grammar says after it; others may be among them.
+    pub fn allowed_after(&mut self, start: &[u8]) -> Result<Vec<u32>> {
+        let set = self.parser.compute_bias(&*self.vocabulary.slices, start);
+        self.check()?;
+        Ok(set.as_slice().to_vec())
     }
 }
 

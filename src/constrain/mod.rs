@@ -4,13 +4,15 @@
 //! [`Matcher`] of its own, which knows the tokens of one answer, so that what one request did has no influence on another. Both are
 //! traits: [`compile()`] makes the implementation that uses the parser of llguidance (`vendor/guidance`), tests have others.
 //!
-//! [`answer`] reads what a model has written as parts: content, reasoning, and calls of tools.
+//! [`answer`] reads what a model has written as parts: content, reasoning, and calls of tools. [`compile_answer`] makes the grammars of whole
+//! answers, in which calls are those of the tools that there are, and reasoning ends in time.
 //!
 //! Matchers run on threads of the library: they need stack, and may take long, see [`crate::engine`].
 
 pub mod answer;
 mod compile;
 mod guided;
+mod rules;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ mod vocabulary;
 
 pub use crate::sampling::mask_words;
 pub use compile::{Kind, compile};
+pub use rules::{AnswerGrammar, AnswerRules, Tool, ToolChoice, compile_answer};
 pub use vocabulary::{TokenTrie, fingerprint};
 
 use crate::error::Result;

@@ -14,6 +14,10 @@ pub struct TokenTrie {
     pub(super) env: TokEnv,
     /// Parts of the tree for which whole sets of tokens are known beforehand.
     pub(super) slices: Arc<SlicedBiasComputer>,
+    /// Names and ids of the special tokens, the longest first.
+    specials: Vec<(String, u32)>,
+    /// Tokens that stand for the same bytes as one in the tree, which has only one of them: that one, and the other.
+    doubles: Vec<(u32, u32)>,
     bytes: u64,
     fingerprint: u64,
 }
@@ -77,12 +81,24 @@ impl TokenTrie {
         }
         let estimate = bytes.saturating_add(words.len()).saturating_mul(limits::TOKEN_TRIE_MEMORY_FACTOR);
         let made = shortage::backed(what, estimate, || {
+            let marked = |word: &Vec<u8>| word.first() == Some(&TokTrie::SPECIAL_TOKEN_MARKER);
+            let name = |word: &Vec<u8>| String::from_utf8(word.get(1..)?.to_vec()).ok().filter(|name| !name.is_empty());
+            let names = (0u32..).zip(&words).filter(|(_, word)| marked(word));
+            let mut specials: Vec<(String, u32)> = names.filter_map(|(id, word)| Some((name(word)?, id))).collect();
+            specials.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
             let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, INVALID_TOKEN), &words);
+            let other = |id: u32, word: &[u8]| {
+                trie.token_id_at_bytes(word).filter(|found| *found != id).map(|found| (found, id))
+            };
+            let named = (0u32..).zip(&words).filter(|(_, word)| !word.is_empty());
+            let doubles: Vec<(u32, u32)> = named.filter_map(|(id, word)| other(id, word)).collect();
             let env: TokEnv = Arc::new(Env(trie));
-            SlicedBiasComputer::new(&env, &SlicedBiasComputer::general_slices()).map(|slices| (env, Arc::new(slices)))
+            let slices = SlicedBiasComputer::new(&env, &SlicedBiasComputer::general_slices());
+            slices.map(|slices| (env, Arc::new(slices), specials, doubles))
         })?;
-        let (env, slices) = made.map_err(|e| Error::internal(format!("{what} cannot be made: {e}")))?;
-        Ok(TokenTrie { env, slices, bytes: estimate as u64, fingerprint: hash.digest() })
+        let (env, slices, specials, doubles) =
+            made.map_err(|e| Error::internal(format!("{what} cannot be made: {e}")))?;
+        Ok(TokenTrie { env, slices, specials, doubles, bytes: estimate as u64, fingerprint: hash.digest() })
     }
 
     /// About what it takes of memory, in bytes.
@@ -93,6 +109,16 @@ impl TokenTrie {
     /// As [`fingerprint`].
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// Names and ids of the special tokens, the longest first.
+    pub(super) fn specials(&self) -> &[(String, u32)] {
+        &self.specials
+    }
+
+    /// Tokens that stand for the same bytes as one in the tree: that one, and the other.
+    pub(super) fn doubles(&self) -> &[(u32, u32)] {
+        &self.doubles
     }
 
     pub(super) fn trie(&self) -> &TokTrie {

@@ -229,7 +229,7 @@ mod tests {
         let tokens = vec![5, 6];
         let prompt = Prompt { parts: vec![PromptPart::Tokens(tokens.clone())], ..Prompt::default() };
         let (options, pending) = (RequestOptions::default(), &engine.shared.pending);
-        let mut request = engine.new_request(&prompt, &options, tokens, Instant::now(), Sink::Pull).unwrap();
+        let mut request = engine.new_request(&prompt, &options, tokens, Instant::now(), Sink::Pull, false).unwrap();
         request.permit = Some(Permit::take(pending, 1).unwrap());
         let handle = Slots::new(1).unwrap().insert(()).unwrap();
         let mut active = Active::new(request, handle).unwrap();

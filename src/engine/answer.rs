@@ -44,6 +44,11 @@ impl ResponseFormat {
         self.special.clone()
     }
 
+    /// How answers are written, where that is known.
+    pub fn template(&self) -> Option<&Arc<ResponseTemplate>> {
+        self.template.as_ref()
+    }
+
     /// The name of the format; `None`: it is not known.
     pub fn name(&self) -> Option<&str> {
         self.template.as_deref().map(|template| template.name().unwrap_or("response_template"))

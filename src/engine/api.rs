@@ -5,6 +5,7 @@ use super::{Constraint, PriorAnswer};
 pub use crate::backend::cpu::Tier as CpuTier;
 pub use crate::backend::device::Device;
 pub use crate::backend::device::ProbeFn;
+pub use crate::constrain::ToolChoice;
 use crate::dtype::DType;
 pub use crate::encoding::Encoding;
 use crate::error::{Error, Result, copied, reserved};
@@ -254,6 +255,8 @@ pub struct RequestOptions {
     pub logprobs: Option<u32>,
     /// Milliseconds from submit after which the request ends; 0 = no deadline.
     pub deadline_ms: u32,
+    /// Tokens of reasoning, after which its end is written for the model; `None`: as many as it likes. Chats only.
+    pub reasoning_tokens: Option<u32>,
     /// Tokens the event queue holds before the request is paused; 0 = default.
     pub queue_tokens: u32,
     /// Divides the logits; 0 = greedy.
@@ -281,8 +284,17 @@ pub struct Settings {
     pub stop_tokens: Vec<u32>,
     /// Logit biases by token id, added to the raw logits after the penalties.
     pub bias: Vec<(u32, f32)>,
-    /// What the answer may be; its end tokens are allowed exactly where the answer may end.
+    /// What the answer may be; its end tokens are allowed exactly where the answer may end. Of a chat whose format is known it is
+    /// on the content, which follows the reasoning.
     pub constraint: Option<Constraint>,
+    /// The tools that may be called, a JSON array; `None`: those of the prompt.
+    pub tools: Option<Arc<serde_json::Value>>,
+    /// Whether tools are called.
+    pub tool_choice: ToolChoice,
+    /// An answer has one call at most.
+    pub single_call: bool,
+    /// With [`ToolChoice::Auto`]: calls of all tools are constrained, not only of those that say `"strict": true`.
+    pub constrain_calls: bool,
 }
 
 impl Settings {
@@ -303,6 +315,10 @@ impl Settings {
             stop_tokens: copied("a copy of settings", &self.stop_tokens)?,
             bias: copied("a copy of settings", &self.bias)?,
             constraint: self.constraint.clone(),
+            tools: self.tools.clone(),
+            tool_choice: self.tool_choice.clone(),
+            single_call: self.single_call,
+            constrain_calls: self.constrain_calls,
         })
     }
 }

@@ -1,8 +1,10 @@
 //! What the engine thread can be asked.
 
 use super::answer::AnswerReader;
+use super::guide::Guide;
 use super::{Answer, FinishReason, NewRequest, PrefixCommand};
 use crate::error::Result;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The prompt of a deferred request.
@@ -10,7 +12,10 @@ pub(super) struct ReadyPrompt {
     pub tokens: Vec<u32>,
     /// How many more tokens the context holds.
     pub room: usize,
+    /// The reader of the answer, if the request does not have it.
     pub answer: Option<Box<AnswerReader>>,
+    /// Of an answer with rules.
+    pub guide: Option<Arc<Guide>>,
 }
 
 /// Commands to the engine thread.

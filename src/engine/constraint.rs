@@ -13,6 +13,8 @@ pub struct Constraint {
     /// The size of the vocabulary that it was made for, and its fingerprint; `None` for a grammar of the host's own.
     pub(super) vocab: usize,
     pub(super) tokens: Option<u64>,
+    /// Whether it is on all that the model writes.
+    pub(super) whole: bool,
 }
 
 impl std::fmt::Debug for Constraint {
@@ -29,7 +31,13 @@ impl Constraint {
     pub fn new(grammar: Arc<dyn Grammar>, vocab: usize) -> Result<Constraint> {
         let mut mask = filled("the mask of a constraint", constrain::mask_words(vocab), 0)?;
         let complete = grammar.matcher()?.allowed(&mut mask)?;
-        Ok(Constraint { grammar, first: Arc::new(Answerable { mask, complete }), vocab, tokens: None })
+        Ok(Constraint { grammar, first: Arc::new(Answerable { mask, complete }), vocab, tokens: None, whole: false })
+    }
+
+    /// The constraint on all that the model writes: its reasoning, its calls and the markers around them, too. Without it an answer to
+    /// messages, whose format is known, has it on the content.
+    pub fn on_whole_answer(self) -> Constraint {
+        Constraint { whole: true, ..self }
     }
 }
 

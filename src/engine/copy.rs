@@ -1,6 +1,6 @@
 //! Copies of prompts, and the memory that text takes. Its size is not bounded, so a copy may fail with `Memory`.
 
-use super::{Prompt, PromptPart};
+use super::{Prompt, PromptPart, RequestOptions};
 use crate::error::Result;
 use crate::os::shortage;
 use serde_json::Value;
@@ -12,6 +12,17 @@ impl Prompt {
     /// `Memory`.
     pub fn try_clone(&self) -> Result<Prompt> {
         shortage::backed("a copy of a prompt", self.heap_bytes(), || self.clone())
+    }
+
+    /// The prompt with the tools of its request, where it has none of its own; `None`: as it is.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub(super) fn with_tools(&self, options: &RequestOptions) -> Result<Option<Prompt>> {
+        let tools = options.settings.as_ref().and_then(|settings| settings.tools.as_deref());
+        let (Some(tools), None, false) = (tools, &self.tools, self.messages.is_empty()) else { return Ok(None) };
+        let bytes = self.heap_bytes() + value_bytes(tools);
+        shortage::backed("a copy of a prompt", bytes, || Some(Prompt { tools: Some(tools.clone()), ..self.clone() }))
     }
 
     /// A copy of the messages, or an error if there is no memory for it. Recursive: needs a stack of

@@ -10,11 +10,12 @@
 //! piece of a long prompt (more than [`crate::limits::LONG_PROMPT_BYTES`]) it first prepares the short prompts that have
 //! arrived, so a long prompt does not delay short ones. Long prompts are prepared one after the other.
 
+use super::answer_grammars::Rules;
 use super::command::ReadyPrompt;
 use super::prompt::goes_on;
-use super::text_queue::Job;
+use super::text_queue::{Encoded, Job};
 use super::{Command, Engine, NewRequest, Prompt, RequestOptions, Shared, TextKit, TextOptions, closed, lock};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, copied};
 use crate::os::{shortage, thread};
 use crate::text::EncodeLimits;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +32,12 @@ fn run(shared: &Shared, text: &TextKit, context: usize) {
 /// Prepares a prompt; if it is long, also short prompts between its pieces. The recursion is one level deep, since a
 /// short prompt takes in no others.
 fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
-    let encode = || {
+    let encode = || -> Result<ReadyPrompt> {
+        if let (Some(encoded), Some(rules)) = (&job.encoded, &job.rules) {
+            let guide = rules.guide(&shared.guides, text, &encoded.text)?;
+            let tokens = copied("a prompt", &encoded.tokens)?;
+            return Ok(ReadyPrompt { room: context.saturating_sub(tokens.len()), tokens, answer: None, guide });
+        }
         #[cfg(test)]
         shared.texts.test.before_a_prompt();
         let mut go_on = || {
@@ -49,8 +55,9 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
         let answer = text.answer_reader(&job.prompt, &encoded.text, &job.options, job.id);
         shortage::check("a prompt")?;
         text.warn_of_two_begins(&encoded.tokens, shared);
+        let guide = job.rules.as_ref().map(|rules| rules.guide(&shared.guides, text, &encoded.text)).transpose()?;
         let room = context.saturating_sub(encoded.tokens.len());
-        Ok(ReadyPrompt { tokens: encoded.tokens, room, answer })
+        Ok(ReadyPrompt { tokens: encoded.tokens, room, answer, guide: guide.flatten() })
     };
     let prepared = catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|_| {
         Err(Error::internal("defect of the library in the chat template or the tokenizer; please report it"))
@@ -62,10 +69,27 @@ fn prepare(shared: &Shared, text: &TextKit, context: usize, job: &Job) {
 
 impl Engine {
     /// Submits a request without a prompt to the engine thread, and its prompt to the text thread.
-    pub(super) fn defer(&self, request: Box<NewRequest>, prompt: &Prompt, options: &RequestOptions) -> Result<()> {
-        self.start_text_thread()?;
+    pub(super) fn defer(
+        &self,
+        request: Box<NewRequest>,
+        prompt: &Prompt,
+        options: &RequestOptions,
+        rules: Option<Rules>,
+    ) -> Result<()> {
         let options = RequestOptions { mid_text: goes_on(prompt, options), settings: None, ..options.clone() };
-        let job = Job::new(request.delivery.id, prompt, options)?;
+        let job = Job { rules, ..Job::new(request.delivery.id, prompt, options)? };
+        self.queue(request, job)
+    }
+
+    /// Submits a request whose prompt is encoded to the engine thread, and the rules of its answer to the text thread.
+    pub(super) fn defer_rules(&self, mut request: Box<NewRequest>, text: String, rules: Rules) -> Result<()> {
+        let tokens = std::mem::take(&mut request.prompt);
+        let job = Job::of_rules(request.delivery.id, Encoded { tokens, text }, rules);
+        self.queue(request, job)
+    }
+
+    fn queue(&self, request: Box<NewRequest>, job: Job) -> Result<()> {
+        self.start_text_thread()?;
         shortage::check("a deferred request")?;
         self.shared.texts.push(job, || self.shared.mailbox.send(Command::Defer(request)))
     }

@@ -8,6 +8,7 @@
 //! The constraint thread ([`super::compile`]) starts with the first constrained request of an engine, sleeps while it has nothing to
 //! do, and ends with the engine thread.
 
+use super::answer_grammars::AnswerGrammars;
 use super::constraint::{Answerable, Constraint};
 use super::{lock, wait_until};
 use crate::constrain::{Grammar, Matcher, TokenTrie};
@@ -145,6 +146,8 @@ pub(super) struct Guides {
     trie: Mutex<Option<Arc<TokenTrie>>>,
     /// Of the vocabulary, found for the first constrained request.
     fingerprint: Mutex<Option<u64>>,
+    /// Grammars of answers that were made.
+    pub answers: AnswerGrammars,
 }
 
 /// What the constraint thread is given.

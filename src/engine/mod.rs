@@ -20,9 +20,9 @@
 //! | [`callback`], [`errors`], [`host_thread`] | calls of host code, and work on its threads |
 //! | [`answer`], [`delivery`] | the way of events to their readers, and the parts of an answer |
 //! | [`duty`], [`describe`], [`device`], [`memory_plan`], [`honour`], [`identity`] | what options make of a model: its device, its sizes, its name |
-//! | [`admission_limits`], [`guide`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
+//! | [`admission_limits`], [`answer_grammars`], [`guide`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
-//! | [`begin`], [`parts`], [`templates`], [`prompt`] | from a prompt to token ids |
+//! | [`begin`], [`parts`], [`templates`], [`prompt`], [`answer_rules`] | from a prompt to token ids, and what its answer may be |
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
 //! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
 //! | [`pacing`], [`tracer`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
@@ -31,6 +31,8 @@
 mod active;
 mod admission_limits;
 mod answer;
+mod answer_grammars;
+mod answer_rules;
 pub mod api;
 mod begin;
 mod callback;

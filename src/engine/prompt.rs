@@ -7,7 +7,8 @@ use super::memory_plan::LongestContext;
 use super::parts::{self, no_tokenizer};
 use super::prior_answer;
 use super::templates::Templates;
-use super::{LogLevel, Prompt, PromptPart, RequestOptions, Shared, TextOptions, lock};
+use super::text_queue::Encoded;
+use super::{LogLevel, Prompt, PromptPart, RequestOptions, Settings, Shared, TextOptions, ToolChoice, lock};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::shortage;
@@ -34,14 +35,6 @@ pub(super) struct TextKit {
     pub begins: Vec<u32>,
     /// Set when the engine has ended; stops templates that are still running.
     ended: Arc<AtomicBool>,
-}
-
-/// A prompt as the model gets it.
-#[derive(Debug, Default)]
-pub(super) struct Encoded {
-    pub tokens: Vec<u32>,
-    /// What the chat template made of its messages; empty for a raw prompt.
-    pub text: String,
 }
 
 /// A tokenizer that is being loaded on a thread of its own. For a large vocabulary this takes as long as the rest of
@@ -326,7 +319,10 @@ impl TextKit {
 
 /// Whether the answer goes on with a text. Text of a constrained answer is what its tokens stand for, to the byte, as if it did.
 pub(super) fn goes_on(prompt: &Prompt, options: &RequestOptions) -> bool {
-    let constrained = options.settings.as_ref().is_some_and(|settings| settings.constraint.is_some());
+    let demands = |settings: &Arc<Settings>| {
+        settings.constraint.is_some() || matches!(settings.tool_choice, ToolChoice::Required | ToolChoice::Named(_))
+    };
+    let constrained = options.settings.as_ref().is_some_and(demands);
     options.mid_text || constrained || answer_start(prompt).is_some_and(continued::has_text)
 }
 

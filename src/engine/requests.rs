@@ -137,7 +137,10 @@ impl Requests {
             Ok(prompt) => {
                 request.max_tokens = request.max_tokens.min(prompt.room);
                 request.prompt = prompt.tokens;
-                request.delivery.read_with(prompt.answer);
+                if prompt.answer.is_some() {
+                    request.delivery.read_with(prompt.answer);
+                }
+                request.guide = request.guide.take().or(prompt.guide);
                 self.submit(*request, scheduler);
             }
             Err(error) => self.counters.ended(request.finish(End::Failed(error))),

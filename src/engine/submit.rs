@@ -1,8 +1,10 @@
 //! Submitting a request: prompt and options are checked on the calling thread.
 
+use super::answer_grammars::Rules;
+use super::answer_rules;
 use super::guide::Guide;
 use super::host_thread::{only_tokens, with_text};
-use super::prompt::Encoded;
+use super::text_queue::Encoded;
 use super::{
     Command, Engine, NewRequest, Outbox, Permit, Prompt, Request, RequestOptions, Settings, Sink, TextOptions,
 };
@@ -30,6 +32,9 @@ impl Engine {
         }
         self.open_or_closed()?;
         shortage::forget();
+        let with_tools = prompt.with_tools(options)?;
+        let prompt = with_tools.as_ref().unwrap_or(prompt);
+        let rules = answer_rules::of(&self.text, prompt, options)?;
         let submitted = Instant::now();
         let context = self.info.context_length as usize;
         let deadline = NewRequest::deadline_of(options, submitted);
@@ -56,7 +61,15 @@ impl Engine {
             encoded => encoded?,
         };
         self.text.warn_of_two_begins(&tokens, &self.shared);
-        let mut request = Box::new(self.new_request(prompt, options, tokens, submitted, sink)?);
+        let mut request = Box::new(self.new_request(prompt, options, tokens, submitted, sink, rules.is_some())?);
+        let rules = match rules {
+            None => None,
+            Some(rules) => {
+                let ends = request.eos_tokens.iter().chain(&request.stop_tokens).copied().collect();
+                let (vocab, fingerprint) = (self.info.vocab_size as usize, self.tokens_fingerprint()?);
+                Some(Rules { rules, ends, vocab, fingerprint })
+            }
+        };
         let delivery = request.delivery.clone();
         if !options.defer {
             delivery.read_with(self.text.answer_reader(prompt, &text, options, delivery.id));
@@ -64,17 +77,18 @@ impl Engine {
         // Checked before sending, since a command that was sent cannot be taken back.
         shortage::check("a request")?;
         request.permit = Some(Permit::for_request(&self.shared.pending, self.pending_max(), &delivery)?);
-        let sent = match options.defer {
-            true => self.defer(request, prompt, options),
+        let sent = match (options.defer, rules) {
+            (true, rules) => self.defer(request, prompt, options, rules),
             // The engine thread ends it like any other.
-            false if expired => self.shared.mailbox.send(Command::Defer(request)),
-            false => self.shared.mailbox.send(Command::Submit(request)),
+            (false, _) if expired => self.shared.mailbox.send(Command::Defer(request)),
+            (false, Some(rules)) => self.defer_rules(request, text, rules),
+            (false, None) => self.shared.mailbox.send(Command::Submit(request)),
         };
         sent.inspect_err(|_| delivery.withdraw())?;
         Ok(Request { delivery, shared: self.shared.clone(), detached: false })
     }
 
-    /// Validates the options and fills in the model's defaults.
+    /// Validates the options and fills in the model's defaults. `ruled`: the guide is made from the rules of the answer, later.
     pub(super) fn new_request(
         &self,
         prompt: &Prompt,
@@ -82,6 +96,7 @@ impl Engine {
         tokens: Vec<u32>,
         submitted: Instant,
         sink: Sink,
+        ruled: bool,
     ) -> Result<NewRequest> {
         let (d, none) = (&self.defaults, Settings::default());
         let settings = options.settings.as_deref().unwrap_or(&none);
@@ -114,6 +129,10 @@ impl Engine {
         let eos_tokens = if options.ignore_eos { Vec::new() } else { d.eos_tokens.clone() };
         let stop_tokens = self.stop_tokens(settings);
         let guide = match &settings.constraint {
+            _ if ruled => {
+                self.ready_guides()?;
+                None
+            }
             None => None,
             Some(constraint) => {
                 self.ready_guides()?;

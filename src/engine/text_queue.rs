@@ -1,5 +1,6 @@
 //! The prompts of deferred requests, in the order of their submits, for the text thread ([`super::defer`]).
 
+use super::answer_grammars::Rules;
 use super::{Prompt, PromptPart, RequestOptions, lock, wait_until};
 use crate::error::{Error, Result};
 use crate::limits::LONG_PROMPT_BYTES;
@@ -29,10 +30,22 @@ pub(super) struct Jobs {
     stopped: bool,
 }
 
+/// A prompt as the model gets it.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    pub tokens: Vec<u32>,
+    /// What the chat template made of its messages; empty for a raw prompt.
+    pub text: String,
+}
+
 /// A prompt to prepare.
 pub(super) struct Job {
     pub id: u64,
     pub prompt: Prompt,
+    /// The prompt as tokens already, where only the rules of its answer are to be made ready.
+    pub encoded: Option<Encoded>,
+    /// What the answer may be.
+    pub rules: Option<Rules>,
     /// Of its request, without settings.
     pub options: RequestOptions,
     /// More than [`LONG_PROMPT_BYTES`] of text: short prompts are prepared between its pieces.
@@ -44,7 +57,13 @@ pub(super) struct Job {
 impl Job {
     pub fn new(id: u64, prompt: &Prompt, options: RequestOptions) -> Result<Job> {
         let long = text_bytes(prompt) > LONG_PROMPT_BYTES;
-        Ok(Job { id, options, long, prompt: prompt.try_clone()?, ended: Arc::default() })
+        Ok(Job { id, options, long, prompt: prompt.try_clone()?, encoded: None, rules: None, ended: Arc::default() })
+    }
+
+    /// The rules of the answer to a prompt that is encoded.
+    pub fn of_rules(id: u64, encoded: Encoded, rules: Rules) -> Job {
+        let (prompt, options) = (Prompt::default(), RequestOptions::default());
+        Job { id, prompt, encoded: Some(encoded), rules: Some(rules), options, long: false, ended: Arc::default() }
     }
 }
 

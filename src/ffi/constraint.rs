@@ -47,7 +47,8 @@ fn kind_of(given: i32) -> Result<Kind> {
     }
 }
 
-/// [B] Compiles what answers may be: kind is ASTRAI_CONSTRAINT_*, text is written accordingly. The first constraint of an engine
+/// [B] Compiles what answers may be: kind is one of ASTRAI_CONSTRAINT_*, to which
+/// ASTRAI_CONSTRAINT_WHOLE may be added; text is written accordingly. The first constraint of an engine
 /// takes up to seconds, for the vocabulary; others milliseconds. *out serves any number of requests of this engine, through
 /// astrai_settings_set_constraint, and is freed with astrai_constraint_free. Where an answer may end, the model's end tokens are
 /// allowed, and nowhere else; log probabilities stay those of the model.
@@ -65,13 +66,15 @@ pub unsafe extern "C" fn astrai_constraint_compile(
     guard("astrai_constraint_compile", err, || {
         // SAFETY: NULL or a live handle, by the contract.
         let engine = unsafe { EngineCall::begin(engine) }?;
-        let kind = kind_of(kind)?;
+        let whole = kind & ASTRAI_CONSTRAINT_WHOLE != 0;
+        let kind = kind_of(kind & !ASTRAI_CONSTRAINT_WHOLE)?;
         // SAFETY: NULL or `len` readable bytes, by the contract.
         let text = unsafe { input::text(text, len, limits::CONSTRAINT_BYTES_MAX, "text") }?;
         // SAFETY: NULL or writable, by the contract.
         let out = unsafe { input::out(out, "out") }?;
         may_block("astrai_constraint_compile")?;
         let constraint = engine.compile_constraint(kind, text)?;
+        let constraint = if whole { constraint.on_whole_answer() } else { constraint };
         Handle::give(ConstraintBody(constraint), out)
     })
 }

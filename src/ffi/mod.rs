@@ -18,6 +18,7 @@
 // exported function.
 #![allow(rustdoc::broken_intra_doc_links, clippy::missing_safety_doc)]
 
+pub mod constants;
 pub mod types;
 
 pub mod constraint;

@@ -30,6 +30,7 @@ unsafe impl CallerStruct for astrai_engine_options {
 // SAFETY: repr(C), `struct_size` first, integers, floats and raw pointers.
 unsafe impl CallerStruct for astrai_request_options {
     const NAME: &'static str = "astrai_request_options";
+    const SIZES: &'static [usize] = &[offset_of!(astrai_request_options, reasoning_tokens), size_of::<Self>()];
     fn defaults() -> Self {
         astrai_request_options {
             max_tokens: -1,
@@ -41,6 +42,7 @@ unsafe impl CallerStruct for astrai_request_options {
             repetition_penalty: f32::NAN,
             presence_penalty: f32::NAN,
             frequency_penalty: f32::NAN,
+            reasoning_tokens: -1,
             ..zeroed()
         }
     }
@@ -197,6 +199,9 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         | ASTRAI_REQUEST_SPECIAL
         | ASTRAI_REQUEST_RAW_TEXT;
     input::flags(o.flags, known, "astrai_request_options.flags")?;
+    if o.reserved != 0 {
+        return Err(bad("reserved", o.reserved, "0"));
+    }
     Ok(RequestOptions {
         raw_text: o.flags & ASTRAI_REQUEST_RAW_TEXT != 0,
         tag: o.tag,
@@ -211,6 +216,7 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         priority: o.priority,
         logprobs: count(o.logprobs, "logprobs")?,
         deadline_ms: o.deadline_ms,
+        reasoning_tokens: count(o.reasoning_tokens, "reasoning_tokens")?,
         queue_tokens: o.queue_tokens,
         temperature: real(o.temperature),
         top_p: real(o.top_p),
@@ -350,7 +356,7 @@ mod tests {
     #[test]
     fn unknown_flags_and_values_out_of_range_are_errors() {
         let mut c = astrai_request_options::defaults();
-        c.flags = 64;
+        c.flags = 1 << 30;
         assert_eq!(request(&c).unwrap_err().status, Status::Argument);
         c.flags = 0;
         c.max_tokens = -2;

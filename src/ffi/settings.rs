@@ -1,14 +1,15 @@
 //! What a request wants beside numbers: stops, biases, a constraint. Plain data behind a lock that is only ever tried, as prompts are.
 
-use super::built::{append, room};
+use super::built::{append, parse, room};
 use super::constraint;
 use super::guard::guard;
 use super::handle::{Handle, Kind, unlocked};
 use super::input;
 use super::types::*;
-use crate::engine::Settings;
+use crate::engine::{Settings, ToolChoice};
 use crate::error::{Error, Result, Status};
 use crate::limits;
+use serde_json::Value;
 use std::ffi::c_char;
 use std::ptr;
 use std::sync::{Arc, RwLock};
@@ -163,6 +164,75 @@ pub unsafe extern "C" fn astrai_settings_set_constraint(
         let set = |settings: &mut Settings| {
             // SAFETY: NULL or a live handle, by the contract.
             settings.constraint = unsafe { constraint::read(constraint) }?;
+            Ok(())
+        };
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { change(settings, set) }
+    })
+}
+
+/// [S] Sets the tools of requests: a JSON array as ASTRAI_JSON_TOOLS takes it. A prompt without tools of its own has these; of one that
+/// has some, these are the ones that may be called. NULL and 0: none. ERR_ARGUMENT: not JSON, or no array.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_settings_set_tools(
+    settings: *mut astrai_settings,
+    json: *const c_char,
+    len: usize,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_settings_set_tools", err, || {
+        let set = |settings: &mut Settings| {
+            // SAFETY: NULL or `len` readable bytes, by the contract.
+            let json = unsafe { input::text(json, len, limits::PROMPT_JSON_BYTES_MAX, "json") }?;
+            settings.tools = match json {
+                "" => None,
+                json => match parse(json, "tools")? {
+                    tools @ Value::Array(_) => Some(Arc::new(tools)),
+                    _ => return Err(Error::argument("tools must be a JSON array").about("tools")),
+                },
+            };
+            Ok(())
+        };
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { change(settings, set) }
+    })
+}
+
+/// [S] Sets whether answers call tools: ASTRAI_TOOLS_*. name (NUL-terminated) is the tool of ASTRAI_TOOLS_NAMED, else NULL. flags:
+/// ASTRAI_TOOLS_SINGLE_CALL, ASTRAI_TOOLS_CONSTRAIN. Calls of ASTRAI_TOOLS_REQUIRED and ASTRAI_TOOLS_NAMED, with
+/// ASTRAI_TOOLS_AUTO those of tools with "strict": true, are written as the model's format has them, with arguments that their schemas
+/// accept; no others can be generated. What a schema has that cannot be demanded is ERR_UNSUPPORTED in the request's last event, as is
+/// a model whose format is not known at submit. ERR_ARGUMENT: an unknown choice, or a name where none belongs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_settings_set_tool_choice(
+    settings: *mut astrai_settings,
+    choice: i32,
+    name: *const c_char,
+    flags: u32,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_settings_set_tool_choice", err, || {
+        let set = |settings: &mut Settings| {
+            input::flags(flags, ASTRAI_TOOLS_SINGLE_CALL | ASTRAI_TOOLS_CONSTRAIN, "flags")?;
+            if name.is_null() == (choice == ASTRAI_TOOLS_NAMED) {
+                return Err(Error::argument("name goes with ASTRAI_TOOLS_NAMED, and only with that").about("name"));
+            }
+            settings.tool_choice = match choice {
+                ASTRAI_TOOLS_AUTO => ToolChoice::Auto,
+                ASTRAI_TOOLS_NONE => ToolChoice::None,
+                ASTRAI_TOOLS_REQUIRED => ToolChoice::Required,
+                ASTRAI_TOOLS_NAMED => {
+                    // SAFETY: NUL-terminated, by the contract.
+                    let name = unsafe { input::c_string(name, "name") }?;
+                    ToolChoice::Named(input::copy(name, "name")?)
+                }
+                _ => {
+                    let message = format!("choice is {choice}; expected one of ASTRAI_TOOLS_*, 0 to 3");
+                    return Err(Error::argument(message).about("choice"));
+                }
+            };
+            settings.single_call = flags & ASTRAI_TOOLS_SINGLE_CALL != 0;
+            settings.constrain_calls = flags & ASTRAI_TOOLS_CONSTRAIN != 0;
             Ok(())
         };
         // SAFETY: NULL or a live handle, by the contract.

@@ -51,6 +51,11 @@ static int32_t on_event(void *user_data, const astrai_event *event) {
   return 0;
 }
 
+static const char tools[] =
+    "[{\"name\": \"dice\"}, {\"name\": \"coin\", \"parameters\": {\"type\": \"object\", \"required\": [\"side\"],"
+    " \"additionalProperties\": false, \"properties\": {\"side\": {\"const\": \"tails\"}},"
+    " \"x-guidance\": {\"whitespace_flexible\": false}}}]";
+
 /* Options with which the model writes the answer, in tokens drawn at random. */
 static astrai_settings *saying(const astrai_engine *engine, const char *text) {
   astrai_error *err = NULL;
@@ -64,7 +69,7 @@ static astrai_settings *saying(const astrai_engine *engine, const char *text) {
     json[at++] = *text;
   }
   strcpy(json + at, "\"]");
-  EXPECT(ASTRAI_OK, astrai_constraint_compile(engine, ASTRAI_CONSTRAINT_TEXTS, json, strlen(json), &constraint, &err));
+  EXPECT(ASTRAI_OK, astrai_constraint_compile(engine, ASTRAI_CONSTRAINT_TEXTS + ASTRAI_CONSTRAINT_WHOLE, json, strlen(json), &constraint, &err));
   EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
   EXPECT(ASTRAI_OK, astrai_settings_set_constraint(settings, constraint, &err));
   astrai_constraint_free(constraint);
@@ -158,6 +163,30 @@ int main(int argc, char **argv) {
   astrai_event_free(event);
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_prompt_add_answer(prompt, request, &err));
   astrai_request_free(request);
+
+  /* A call that is demanded, with little thought. */
+  astrai_settings_free(settings);
+  EXPECT(ASTRAI_OK, astrai_settings_new(&settings, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_set_tools(settings, tools, strlen(tools), &err));
+  EXPECT(ASTRAI_OK, astrai_settings_set_tool_choice(settings, ASTRAI_TOOLS_NAMED, "coin", ASTRAI_TOOLS_SINGLE_CALL, &err));
+  options.settings = settings;
+  options.reasoning_tokens = 3;
+  for (options.seed = 0; options.seed < 8; options.seed++) {
+    EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
+    EXPECT(ASTRAI_OK, astrai_request_wait(request, -1, &event, &err));
+    memset(&once, 0, sizeof once);
+    add_parts(&once, event);
+    CHECK(event->complete == 1 && event->text_len == 0 && once.count >= 1 && once.count <= 2);
+    CHECK(once.kinds[once.count - 1] == ASTRAI_PART_CALL && once.ends[once.count - 1] == ASTRAI_PART_COMPLETE);
+    CHECK(strcmp(once.name[once.count - 1], "coin") == 0 && strcmp(once.text[once.count - 1], "{\"side\":\"tails\"}") == 0);
+    astrai_event_free(event);
+    astrai_request_free(request);
+  }
+  EXPECT(ASTRAI_OK, astrai_settings_set_tool_choice(settings, ASTRAI_TOOLS_NAMED, "card", 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_submit(engine, raw, &options, NULL, NULL, NULL, &request, &err));
+  options.reserved = 1;
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_submit(engine, raw, &options, NULL, NULL, NULL, &request, &err));
 
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_event_part(NULL, 0, NULL, &err));
   EXPECT(ASTRAI_OK, astrai_engine_check(engine, &err));

@@ -72,6 +72,8 @@ static void null_handles(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_stop_token(NULL, 1, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(NULL, 1, 1.0f, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_constraint(NULL, NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tools(NULL, NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tool_choice(NULL, ASTRAI_TOOLS_AUTO, NULL, 0, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_constraint_compile(NULL, ASTRAI_CONSTRAINT_JSON, NULL, 0, &constraint, &err));
   CHECK(settings == (astrai_settings *)&finalized && constraint == (astrai_constraint *)&finalized);
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_render(NULL, NULL, 0, text, sizeof text, &count, &err));
@@ -323,6 +325,18 @@ static void prompts(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(settings, 1, (float)NAN, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(settings, 1, (float)INFINITY, &err));
   EXPECT(ASTRAI_OK, astrai_settings_add_bias(settings, 1, (float)-INFINITY, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tools(settings, "{}", 2, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tools(settings, "[", 1, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tools(settings, NULL, 1, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_set_tools(settings, "[]", 2, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_set_tools(settings, NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tool_choice(settings, -1, NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tool_choice(settings, 4, NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tool_choice(settings, ASTRAI_TOOLS_NAMED, NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tool_choice(settings, ASTRAI_TOOLS_AUTO, "dice", 0, &err));
+  EXPECT(ASTRAI_ERR_UTF8, astrai_settings_set_tool_choice(settings, ASTRAI_TOOLS_NAMED, "\xff", 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tool_choice(settings, ASTRAI_TOOLS_AUTO, NULL, 4, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_set_tool_choice(settings, ASTRAI_TOOLS_NAMED, "dice", ASTRAI_TOOLS_SINGLE_CALL, &err));
   astrai_settings_free(settings);
 
   EXPECT(ASTRAI_OK, astrai_prompt_clone(chat, &copy, &err));

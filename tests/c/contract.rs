@@ -65,7 +65,7 @@ fn constraints_do_what_the_header_says() {
 }
 
 /// The storyteller with a chat template that writes calls as Hermes does.
-fn calling() -> tempfile::TempDir {
+pub fn calling() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let template = "{{ bos_token }}{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>\
         {% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content or '' }}\

@@ -86,6 +86,24 @@ fn an_innkeeper_answers_in_json_and_nothing_else() {
     }
 }
 
+/// The model calls the program's function, with arguments that the schema accepts, and goes on with what it returned.
+#[test]
+fn a_function_of_the_program_is_called() {
+    let folder = crate::contract::calling();
+    for language in ["c", "cpp"] {
+        let printed = succeed(Command::new(compile("examples-c", "tools", language)).arg(folder.path()));
+        let line = printed.lines().find(|line| line.starts_with("[roll_dice(")).unwrap_or_else(|| panic!("{printed}"));
+        let (arguments, result) = line["[roll_dice(".len()..].split_once(") = ").unwrap();
+        let arguments: serde_json::Value = serde_json::from_str(arguments).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let result: serde_json::Value = serde_json::from_str(result.trim_end_matches(']')).unwrap();
+        let (count, sides) = (arguments["count"].as_i64().unwrap(), arguments["sides"].as_i64().unwrap());
+        assert!((1..=9).contains(&count) && [4, 6, 8, 12, 20].contains(&sides), "{line}");
+        let sum = result["sum"].as_i64().unwrap();
+        assert!((count..=count * sides).contains(&sum), "{line}");
+        assert!(printed.lines().count() > 1, "{printed}");
+    }
+}
+
 #[test]
 fn concurrent_answers_32_prompts() {
     let program = compile("examples-c", "concurrent", "c");

@@ -119,7 +119,7 @@ static void arguments(void) {
   SUBMIT(ASTRAI_ERR_STRUCT_SIZE);
   options.struct_size = sizeof options - 4;
   SUBMIT(ASTRAI_ERR_STRUCT_SIZE);
-  options.flags = 64;
+  options.flags = 1u << 30;
   SUBMIT(ASTRAI_ERR_ARGUMENT);
   options.flags = ASTRAI_REQUEST_TO_ENGINE; /* and a callback */
   SUBMIT(ASTRAI_ERR_ARGUMENT);

@@ -114,7 +114,7 @@ int main(void) {
   FIELD(astrai_engine_options, invariant, 144, 4);
   FIELD(astrai_engine_options, reserved2, 148, 4);
 
-  SIZE(astrai_request_options, 80);
+  SIZE(astrai_request_options, 88);
   FIELD(astrai_request_options, struct_size, 0, 4);
   FIELD(astrai_request_options, flags, 4, 4);
   FIELD(astrai_request_options, tag, 8, 8);
@@ -132,6 +132,8 @@ int main(void) {
   FIELD(astrai_request_options, presence_penalty, 64, 4);
   FIELD(astrai_request_options, frequency_penalty, 68, 4);
   FIELD(astrai_request_options, settings, 72, 8);
+  FIELD(astrai_request_options, reasoning_tokens, 80, 4);
+  FIELD(astrai_request_options, reserved, 84, 4);
 
   SIZE(astrai_info, 64);
   FIELD(astrai_info, struct_size, 0, 4);

@@ -9,14 +9,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// A chat template with reasoning, calls and results, that keeps the history as the model wrote it.
-const TEMPLATE: &str = r#"{{ bos_token }}{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>
+pub const TEMPLATE: &str = r#"{{ bos_token }}{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>
 {%- if m.role == 'tool' %}<tool_response>{{ m.content }}</tool_response>
 {%- else %}{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content or '' }}
 {%- for call in m.tool_calls or [] %}<tool_call>{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}</tool_call>
 {%- endfor %}{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"#;
 
 /// The storyteller with this chat template, and with a context of 16,384 tokens.
-fn folder(template: &str, response_template: Option<Value>) -> tempfile::TempDir {
+pub fn folder(template: &str, response_template: Option<Value>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     copy(&storyteller(), dir.path());
     std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
@@ -33,18 +33,18 @@ fn folder(template: &str, response_template: Option<Value>) -> tempfile::TempDir
     dir
 }
 
-fn open(dir: &Path) -> Engine {
+pub fn open(dir: &Path) -> Engine {
     let options = EngineOptions { threads: 1, max_running: 4, log_level: LogLevel::Off, ..EngineOptions::default() };
     Engine::open(dir, options).unwrap()
 }
 
-fn chat(text: &str) -> Prompt {
+pub fn chat(text: &str) -> Prompt {
     Prompt { messages: vec![json!({"role": "user", "content": text})], ..Prompt::default() }
 }
 
 /// Options with which the answer is `text`, cut into tokens at random.
 fn saying(engine: &Engine, text: &str, seed: u64) -> RequestOptions {
-    let constraint = engine.compile_constraint(Kind::Texts, &json!([text]).to_string()).unwrap();
+    let constraint = engine.compile_constraint(Kind::Texts, &json!([text]).to_string()).unwrap().on_whole_answer();
     RequestOptions {
         seed: Some(seed),
         temperature: Some(1.5),
@@ -58,15 +58,15 @@ const ANSWER: &str = "<think>Two \u{1F3B2} dice.</think>I roll.<tool_call>{\"nam
 
 /// Parts as their deltas make them.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Whole {
-    kind: Option<PartKind>,
-    name: String,
-    id: String,
-    text: String,
-    end: Option<PartEnd>,
+pub struct Whole {
+    pub kind: Option<PartKind>,
+    pub name: String,
+    pub id: String,
+    pub text: String,
+    pub end: Option<PartEnd>,
 }
 
-fn wholes(events: &[Event]) -> Vec<Whole> {
+pub fn wholes(events: &[Event]) -> Vec<Whole> {
     let mut parts: Vec<Whole> = Vec::new();
     for event in events {
         for part in (0..event.part_count()).map(|at| event.part(at).unwrap()) {
@@ -86,7 +86,7 @@ fn wholes(events: &[Event]) -> Vec<Whole> {
     parts
 }
 
-fn pulled(request: &Request) -> Vec<Event> {
+pub fn pulled(request: &Request) -> Vec<Event> {
     let mut events = Vec::new();
     while let Next::Event(event) = request.next(None).unwrap() {
         events.push(*event);
@@ -94,7 +94,7 @@ fn pulled(request: &Request) -> Vec<Event> {
     events
 }
 
-fn text(events: &[Event]) -> String {
+pub fn text(events: &[Event]) -> String {
     let mut text = String::new();
     for event in events {
         assert_eq!(event.first_byte, text.len() as u64, "{event:?}");
@@ -203,7 +203,7 @@ fn special_tokens_are_delimiters_where_the_model_writes_them() {
     assert_eq!(engine.info().answer_format.as_deref(), Some("response_template"));
     let grammar =
         "start: <|system|> \"Let me see, <|user|>.\" <|user|> \"So: \" <|pad|> \"dice{\\\"why\\\": \\\"<|end|>\\\"}\"";
-    let constraint = engine.compile_constraint(Kind::Lark, grammar).unwrap();
+    let constraint = engine.compile_constraint(Kind::Lark, grammar).unwrap().on_whole_answer();
     let settings = Settings { constraint: Some(constraint), ..Settings::default() };
     let options = RequestOptions {
         temperature: Some(1.5),

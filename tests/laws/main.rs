@@ -8,6 +8,7 @@
 //! | `answers.rs` | answers to chats: their parts by every way, conversations that find their answers computed |
 //! | `bits.rs` | the bits of fixed requests as they were |
 //! | `constraints.rs` | constraints of requests: they are met, obey law 1, and hold up nobody |
+//! | `tools.rs` | rules of answers: demanded calls, constraints behind the reasoning, budgets |
 //! | `control.rs` | pause, duty limit, cache |
 //! | `prefix.rs` | pinned, saved and restored prefixes |
 //! | `process.rs` | what an engine does to its process; each test in one of its own |
@@ -29,3 +30,4 @@ mod requests;
 mod stress;
 #[path = "../support/mod.rs"]
 mod support;
+mod tools;

@@ -13,7 +13,7 @@ const UNSAFE_ALLOWED: [&str; 3] = ["ffi/", "backend/", "os/"];
 const FORBIDDEN: [(&str, &str); 1] = [("scheduler", "model")];
 
 /// The only line outside `backend/` that names a kind of GPU: the constant of the C header.
-const GPU_NAMED: (&str, &str) = ("ffi/types.rs", "pub const ASTRAI_DEVICE_CUDA: i32 = 2;");
+const GPU_NAMED: (&str, &str) = ("ffi/constants.rs", "pub const ASTRAI_DEVICE_CUDA: i32 = 2;");
 
 /// The files of `src/engine` through which opening goes, each after all that it may use of them.
 const OPENING: [&str; 11] =

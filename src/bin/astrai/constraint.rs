@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Outcome, to_text};
 use astrai::constrain::Kind;
-use astrai::engine::{Constraint, Engine, RequestOptions, Settings};
+use astrai::engine::{Constraint, Engine, RequestOptions, Settings, ToolChoice};
 use clap::Args;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -23,11 +23,31 @@ pub struct ConstraintArgs {
     /// The answer is what this grammar, in the Lark format, begins at `start`
     #[arg(long, value_name = "FILE", group = "constraint")]
     grammar: Option<PathBuf>,
+    /// Whether the model calls tools: auto, none, required, or the name of the one to call
+    #[arg(long, value_name = "CHOICE", requires = "tools")]
+    tool_choice: Option<String>,
+    /// An answer has one call at most
+    #[arg(long, requires = "tools")]
+    single_call: bool,
+    /// Calls have arguments that their schemas accept, also where the model is free to call and no tool says "strict"
+    #[arg(long, requires = "tools")]
+    constrain_calls: bool,
+    /// Most tokens that the model may think before it answers
+    #[arg(long, value_name = "N")]
+    reasoning_tokens: Option<u32>,
 }
 
 impl ConstraintArgs {
-    /// The options with the constraint, compiled for the model; as they are when there is none.
+    /// The options with the constraint, compiled for the model, and the choice of tools.
     pub fn add(&self, engine: &Engine, options: RequestOptions) -> Outcome<RequestOptions> {
+        let settings = Settings {
+            tool_choice: self.tool_choice.as_deref().map(choice).unwrap_or_default(),
+            single_call: self.single_call,
+            constrain_calls: self.constrain_calls,
+            ..options.settings.as_deref().cloned().unwrap_or_default()
+        };
+        let reasoning_tokens = self.reasoning_tokens;
+        let options = RequestOptions { settings: Some(Arc::new(settings)), reasoning_tokens, ..options };
         let (kind, text) = match (&self.json_schema, &self.regex, &self.grammar) {
             (Some(path), ..) => (Kind::JsonSchema, read(path)?),
             (_, Some(regex), _) => (Kind::Regex, regex.clone()),
@@ -36,6 +56,16 @@ impl ConstraintArgs {
             _ => return Ok(options),
         };
         Ok(with(options, engine.compile_constraint(kind, &text)?))
+    }
+}
+
+/// A choice of tools by its name, or the tool of that name.
+pub fn choice(name: &str) -> ToolChoice {
+    match name {
+        "auto" => ToolChoice::Auto,
+        "none" => ToolChoice::None,
+        "required" => ToolChoice::Required,
+        name => ToolChoice::Named(name.to_owned()),
     }
 }
 

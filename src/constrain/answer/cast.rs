@@ -23,7 +23,7 @@ impl Tools {
     }
 
     /// The types that a parameter may have; none: not known.
-    pub(super) fn types(&self, tool: &str, parameter: &str) -> Vec<&str> {
+    pub(in crate::constrain) fn types(&self, tool: &str, parameter: &str) -> Vec<&str> {
         let tool = self.0.iter().find(|(name, _)| name == tool);
         let schema = tool.and_then(|(_, properties)| properties.get(parameter));
         let mut types = Vec::new();

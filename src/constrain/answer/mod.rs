@@ -33,7 +33,8 @@ mod tests;
 
 pub use cast::Tools;
 pub use parser::AnswerParser;
-pub use syntax::{ArgumentSyntax, CallSyntax, Delimiters};
+pub(super) use pattern::{Pattern, State as PatternState};
+pub use syntax::{ArgumentSyntax, CallSyntax, Delimiters, MessageSyntax, Opening};
 pub use template::ResponseTemplate;
 
 /// What a part of an answer is.

@@ -112,6 +112,11 @@ impl AnswerParser {
         self.parts.take(out);
     }
 
+    /// What the text stands in: a field with an opening that was not closed. None: outside of them, or in one that is no part.
+    pub fn inside(&self) -> Option<PartKind> {
+        self.template.as_ref()?.fields.get(self.field?)?.kind
+    }
+
     /// Bytes of text that are kept: held back, or part of a call that is not whole.
     pub fn held_bytes(&self) -> usize {
         let kept = match &self.region {

@@ -17,14 +17,14 @@ use crate::error::{Error, Result};
 use crate::limits::{AUTOMATON_BYTES_MAX, DELIMITER_STATES_MAX};
 
 /// A state of a [`Pattern`]'s automaton.
-pub(super) type State = u16;
+pub(in crate::constrain) type State = u16;
 
 /// The state from which no match can be reached.
-pub(super) const DEAD: State = 0;
+pub(in crate::constrain) const DEAD: State = 0;
 
 /// A compiled delimiter.
 #[derive(Debug)]
-pub(super) struct Pattern {
+pub(in crate::constrain) struct Pattern {
     /// The next state, by state and class of the byte.
     table: Vec<State>,
     /// Class of each byte.
@@ -41,6 +41,8 @@ pub(super) struct Pattern {
     captures: Option<fancy_regex::Regex>,
     /// What it was made of, if literals.
     literals: Vec<String>,
+    /// The expression that it was made of.
+    source: String,
 }
 
 impl Pattern {
@@ -49,8 +51,9 @@ impl Pattern {
         let mut longest_first: Vec<&str> = literals.iter().map(String::as_str).collect();
         longest_first.sort_by_key(|literal| std::cmp::Reverse(literal.len()));
         let escaped: Vec<String> = longest_first.into_iter().map(regex_syntax::escape).collect();
-        let hir = parse(at, &escaped.join("|"))?;
-        Ok(Pattern { literals, ..Pattern::new(at, &hir)? })
+        let source = escaped.join("|");
+        let hir = parse(at, &source)?;
+        Ok(Pattern { literals, source, ..Pattern::new(at, &hir)? })
     }
 
     /// A regular expression in Python's syntax; a dot matches every character.
@@ -61,7 +64,23 @@ impl Pattern {
         if hir.properties().explicit_captures_len() > 0 {
             pattern.captures = Some(whole_match(at, &expression)?);
         }
+        pattern.source = expression;
         Ok(pattern)
+    }
+
+    /// The automaton of any text that ends with the first match of an expression in Python's syntax.
+    pub(in crate::constrain) fn search(at: &str, expression: &str) -> Result<Pattern> {
+        let expression = from_python(expression);
+        parse(at, &expression)?;
+        let anywhere = format!(r"(?s-u:.)*?(?:{expression})");
+        let builder =
+            regex_syntax::ParserBuilder::new().dot_matches_new_line(true).utf8(false).build().parse(&anywhere);
+        Pattern::new(at, &builder.map_err(|error| refused(at, &error))?)
+    }
+
+    /// The expression that it was made of.
+    pub(in crate::constrain) fn source(&self) -> &str {
+        &self.source
     }
 
     fn new(at: &str, hir: &Hir) -> Result<Pattern> {
@@ -78,23 +97,23 @@ impl Pattern {
     }
 
     /// The literals that it was made of; none for an expression.
-    pub(super) fn literal_texts(&self) -> &[String] {
+    pub(in crate::constrain) fn literal_texts(&self) -> &[String] {
         &self.literals
     }
 
     /// The state before any text. `at_start`: at the beginning of the answer.
-    pub(super) fn start(&self, at_start: bool) -> State {
+    pub(in crate::constrain) fn start(&self, at_start: bool) -> State {
         if at_start { self.at_start } else { self.elsewhere }
     }
 
     /// The state after a byte.
-    pub(super) fn next(&self, state: State, byte: u8) -> State {
+    pub(in crate::constrain) fn next(&self, state: State, byte: u8) -> State {
         let class = usize::from(self.classes[usize::from(byte)]);
         self.table.get(usize::from(state) * self.stride + class).copied().unwrap_or(DEAD)
     }
 
     /// Whether the text up to a state is a match.
-    pub(super) fn accepts(&self, state: State) -> bool {
+    pub(in crate::constrain) fn accepts(&self, state: State) -> bool {
         self.accepts.get(usize::from(state)).copied().unwrap_or(false)
     }
 
@@ -193,6 +212,7 @@ impl Explorer {
             elsewhere,
             captures: None,
             literals: Vec::new(),
+            source: String::new(),
         };
         pattern.bury();
         Ok(pattern)

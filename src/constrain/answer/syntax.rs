@@ -30,6 +30,40 @@ pub struct CallSyntax {
     pub close: String,
     /// How its arguments are written.
     pub arguments: ArgumentSyntax,
+    /// What begins a call.
+    #[serde(default)]
+    pub openings: Vec<Opening>,
+    /// How parts are written that each stand in a message of their own; the texts of `call` then are those of a whole message.
+    #[serde(default)]
+    pub messages: Option<MessageSyntax>,
+}
+
+/// A text that begins a call.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Opening {
+    /// The text.
+    pub text: String,
+    /// How what it begins begins where it is written as [`CallSyntax`] says; none: it is not written like that.
+    #[serde(default)]
+    pub stands_for: Option<String>,
+    /// Whether it begins a call at the beginning of the answer alone.
+    #[serde(default)]
+    pub at_start: bool,
+}
+
+/// How messages are written.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct MessageSyntax {
+    /// Between the end of a message and what opens the next one.
+    pub next: String,
+    /// What opens reasoning.
+    pub reasoning: String,
+    /// What opens content: first the one of an answer, then others.
+    pub content: Vec<String>,
+    /// What closes reasoning and content.
+    pub close: String,
 }
 
 /// How the arguments of a call are written.
@@ -48,6 +82,9 @@ pub enum ArgumentSyntax {
     Tagged {
         /// One argument.
         argument: String,
+        /// Texts that the reader would take for something else than a part of the value, beside the tags that end it.
+        #[serde(default)]
+        without: Vec<String>,
     },
     /// `key=value, key=value` with values of Python.
     Python,

@@ -164,6 +164,19 @@ impl ResponseTemplate {
         self.delimiters(PartKind::Call)
     }
 
+    /// The expression of what opens a call, as [`Pattern`] has it.
+    pub(in crate::constrain) fn call_opening(&self) -> Option<&str> {
+        let field = self.fields.iter().find(|field| field.kind == Some(PartKind::Call))?;
+        self.patterns.get(field.open?).map(Pattern::source)
+    }
+
+    /// Whether content stands where no field was opened.
+    pub(in crate::constrain) fn has_plain_content(&self) -> bool {
+        self.implicit
+            .and_then(|index| self.fields.get(index))
+            .is_some_and(|field| field.kind == Some(PartKind::Content))
+    }
+
     /// How a call is to be written, for grammars. None: the template says only how one is read.
     pub fn call_syntax(&self) -> Option<&CallSyntax> {
         self.calls.as_ref()

@@ -177,7 +177,7 @@ fn options_that_have_nothing_to_do_are_refused() {
     for args in [
         &["run", "MODEL", "Hi", "--raw", "--set", "a=1"][..],
         &["run", "MODEL", "Hi", "--raw", "--special-content"],
-        &["run", "MODEL", "Hi", "--tools", "t.json"],
+        &["run", "MODEL", "Hi", "--raw", "--tools", "t.json"],
         &["bench", "--save", &folder, "--weights", "q8"],
         &["bench", "--save", &folder, "--requests", "3"],
         &["bench", "--print-config", "--device", "cpu"],

@@ -20,7 +20,7 @@ pub use derivre;
 pub use derivre::{HashMap, HashSet};
 pub use grammar_builder::{GrammarBuilder, NodeRef};
 pub use json::compiler::JsonCompileOptions;
-pub use json::json_merge;
+pub use json::{json_merge, lookup_format};
 pub use logging::Logger;
 pub use regex_rewrite::regex_to_lark;
 pub use anyhow::Error as Fault;

@@ -67,7 +67,16 @@ impl Fields {
             Some(list) => convert("stop", list)?,
         };
         let stop_tokens = self.take("stop_tokens")?.unwrap_or_default();
-        let settings = Settings { stops, stop_tokens, bias: self.bias()?, ..Settings::default() };
+        let choice: Option<String> = self.take("tool_choice")?;
+        let settings = Settings {
+            stops,
+            stop_tokens,
+            bias: self.bias()?,
+            tool_choice: choice.as_deref().map(constraint::choice).unwrap_or_default(),
+            single_call: self.take("single_call")?.unwrap_or(false),
+            constrain_calls: self.take("constrain_calls")?.unwrap_or(false),
+            ..Settings::default()
+        };
         Ok((prompt, prompt_tokens, RequestOptions { settings: Some(Arc::new(settings)), ..self.options()? }))
     }
 
@@ -113,6 +122,8 @@ impl Fields {
             ignore_eos: self.take("ignore_eos")?.unwrap_or(false),
             special: self.take("special")?.unwrap_or(false),
             prompt_logprobs: self.take("prompt_logprobs")?.unwrap_or(false),
+            raw_text: self.take("raw_text")?.unwrap_or(false),
+            reasoning_tokens: self.take("reasoning_tokens")?,
             max_tokens: self.take("max_tokens")?,
             top_k: self.take("top_k")?,
             logprobs: Some(logprobs.unwrap_or(0)),

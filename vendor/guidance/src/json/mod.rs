@@ -4,6 +4,8 @@ mod numeric;
 mod schema;
 mod shared_context;
 
+pub use formats::lookup_format;
+
 #[cfg(feature = "referencing")]
 mod context_ref;
 #[cfg(not(feature = "referencing"))]

@@ -475,6 +475,18 @@ typedef struct astrai_request_options {
   const struct astrai_settings *settings;
   /// Most tokens of reasoning, after which its end is written for the model, 0 = none; -1 = as many as it likes. Chats only.
   int32_t reasoning_tokens;
+  /// XTC: how often a token is drawn without the top choices; 0 = never, the default.
+  float xtc_probability;
+  /// XTC: the top choices are the tokens at least so probable after truncation, of which the least likely stays; default 0.1.
+  float xtc_threshold;
+  /// DRY: subtracted from the logit of a token that goes on with a repetition of the allowed length; 0 = off, the default.
+  float dry_multiplier;
+  /// DRY: what the penalty is multiplied by for each further token of the repetition; default 1.75.
+  float dry_base;
+  /// DRY: the least length, in tokens, of a repetition that has a penalty; -1 = 2.
+  int32_t dry_allowed_length;
+  /// DRY: tokens of prompt and output that are looked at for repetitions, 0 = none; -1 = all.
+  int32_t dry_penalty_last_n;
   /// 0
   uint32_t reserved;
 } astrai_request_options;
@@ -1028,6 +1040,14 @@ int32_t astrai_settings_add_bias(struct astrai_settings *settings,
 int32_t astrai_settings_set_constraint(struct astrai_settings *settings,
                                        const struct astrai_constraint *constraint,
                                        struct astrai_error **err);
+
+/// [S] Sets the texts that a repetition (DRY) does not reach across: a JSON list of strings, "[]" for none. NULL and 0: the usual ones, a
+/// new line, a colon, a quote and an asterisk. Special tokens are such, too. ERR_ARGUMENT: no list of strings, too many, or one is
+/// empty or too long.
+int32_t astrai_settings_set_dry_breakers(struct astrai_settings *settings,
+                                         const char *json,
+                                         size_t len,
+                                         struct astrai_error **err);
 
 /// [S] Sets the tools of requests: a JSON array as ASTRAI_JSON_TOOLS takes it. A prompt without tools of its own has these; of one that
 /// has some, these are the ones that may be called. NULL and 0: none. ERR_ARGUMENT: not JSON, or no array.

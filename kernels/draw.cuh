@@ -30,7 +30,9 @@ struct SamplingRequest {
     int kind;
     uint32_t given;
     // Which of `Sampling::masks` says what may be sampled, plus one; 0: all tokens.
-    uint32_t mask, reserved;
+    uint32_t mask;
+    // 0, or of the tokens that are left with at least this share of all weights all but the least are removed.
+    float xtc_threshold;
 };
 
 __device__ __forceinline__ bool has_bit(const uint32_t *bits, int id) { return bits[id / 32] >> (id % 32) & 1; }
@@ -242,10 +244,50 @@ __device__ __forceinline__ uint64_t least_key(const Row &row, uint64_t from, int
 __device__ __forceinline__ uint32_t draw_from_row(const Row &row, uint64_t least, const SamplingRequest &request, float highest,
                                                   RowMemory &memory) {
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-    auto weight_of = [&](int id) {
-        const uint64_t key = row.key(id);
+    const auto kept_weight = [&](uint64_t key) {
         const float weight = key && key >= least ? draw_weight(value_of(key), highest, request.temperature) : 0.0f;
         return weight >= request.min_p ? weight : 0.0f;
+    };
+    // Keys above it are those of top choices that are left out.
+    uint64_t most = ~uint64_t(0);
+    if (request.xtc_threshold > 0.0f) {
+        double sum = 0.0;
+        for (int i = int(threadIdx.x); i < row.n; i += ROW_THREADS) {
+            sum += double(kept_weight(row.key(i)));
+        }
+        sum = warp_sum_double(sum);
+        if (lane == 0) {
+            memory.sums[warp] = sum;
+        }
+        block_barrier();
+        double total = 0.0;
+        for (int w = 0; w < ROW_WARPS; w++) {
+            total += memory.sums[w];
+        }
+        const double cut = double(request.xtc_threshold) * total;
+        uint64_t lowest = ~uint64_t(0);
+        for (int i = int(threadIdx.x); i < row.n; i += ROW_THREADS) {
+            const uint64_t key = row.key(i);
+            const float weight = kept_weight(key);
+            lowest = weight > 0.0f && double(weight) >= cut && key < lowest ? key : lowest;
+        }
+        for (uint32_t mask = 16; mask > 0; mask /= 2) {
+            const uint64_t other = shuffle_xor(lowest, mask);
+            lowest = other < lowest ? other : lowest;
+        }
+        if (lane == 0) {
+            memory.masses[warp] = lowest;
+        }
+        block_barrier();
+        for (int w = 0; w < ROW_WARPS; w++) {
+            most = memory.masses[w] < most ? memory.masses[w] : most;
+        }
+        block_barrier();
+    }
+    // Weights fall with keys, so that all keys above the least top choice are top choices.
+    auto weight_of = [&](int id) {
+        const uint64_t key = row.key(id);
+        return key > most ? 0.0f : kept_weight(key);
     };
     int begin = 0, end = row.n;
     double before = 0.0, target = -1.0;
@@ -372,6 +414,23 @@ __device__ __forceinline__ uint32_t draw_from_list(const float *values, const ui
         for (int i = 0; i < kept; i++) {
             const float weight = memory.weights[memory.by_id[i]];
             total += weight >= request.min_p ? double(weight) : 0.0;
+        }
+        if (request.xtc_threshold > 0.0f) {
+            // The entries are in the order of keys: the last top choice is the least.
+            const double cut = double(request.xtc_threshold) * total;
+            int last = 0;
+            for (int i = 0; i < kept; i++) {
+                const float weight = memory.weights[i];
+                last = weight >= request.min_p && weight > 0.0f && double(weight) >= cut ? i : last;
+            }
+            for (int i = 0; i < last; i++) {
+                memory.weights[i] = 0.0f;
+            }
+            total = 0.0;
+            for (int i = 0; i < kept; i++) {
+                const float weight = memory.weights[memory.by_id[i]];
+                total += weight >= request.min_p ? double(weight) : 0.0;
+            }
         }
         const double target = uniform(request.seed, request.position) * total;
         for (int i = 0; i < kept; i++) {

@@ -150,6 +150,24 @@ pub const PREFIX_PIECE_BYTES: usize = 1 << 20;
 /// Longest description at the head of a prefix file, in bytes.
 pub const PREFIX_HEADER_BYTES_MAX: usize = 1 << 18;
 
+/// Where a request with XTC names no threshold: that of the engines which have it.
+pub const XTC_THRESHOLD_DEFAULT: f32 = 0.1;
+
+/// Where a request with DRY names no base: that of the engines which have it.
+pub const DRY_BASE_DEFAULT: f32 = 1.75;
+/// As [`DRY_BASE_DEFAULT`], of the allowed length.
+pub const DRY_ALLOWED_LENGTH_DEFAULT: u32 = 2;
+/// As [`DRY_BASE_DEFAULT`], of the sequence breakers.
+pub const DRY_BREAKERS_DEFAULT: [&str; 4] = ["\n", ":", "\"", "*"];
+/// Far beyond the distance of any two logits, so that a longer repetition need not count for more.
+pub const DRY_PENALTY_MAX: f64 = 1e6;
+/// Sequence breakers of a request. They are looked for in every token of the vocabulary.
+pub const DRY_BREAKERS_MAX: usize = 64;
+/// Bytes of a sequence breaker.
+pub const DRY_BREAKER_BYTES_MAX: usize = 256;
+/// Lists of breakers whose tokens are kept for the next requests.
+pub const DRY_BREAKER_LISTS_KEPT: usize = 8;
+
 /// Tokens a request's event queue holds before the request is paused, by default.
 pub const QUEUE_TOKENS_DEFAULT: usize = 4096;
 /// Most tokens a request's event queue may hold.

@@ -6,7 +6,7 @@ use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, reserved};
 use crate::limits;
-use crate::sampling::LogitAdjustments;
+use crate::sampling::{Dry, LogitAdjustments};
 use std::time::{Duration, Instant};
 
 /// A request that has a sequence in the scheduler.
@@ -15,6 +15,8 @@ pub(super) struct Active {
     pub handle: SequenceHandle,
     /// Penalties and biases, as the device reads them.
     pub adjustments: LogitAdjustments,
+    /// Of a request with DRY.
+    pub dry: Option<Dry>,
     /// Tokens generated whose values are known.
     pub generated: usize,
     /// Unknown tokens at the end of the sequence, sampled by steps that are not finished.
@@ -49,6 +51,7 @@ impl Active {
     /// `Memory`.
     pub fn new(request: NewRequest, handle: SequenceHandle) -> Result<Active> {
         let adjustments = LogitAdjustments::new(&request.params, &request.prompt)?;
+        let dry = Dry::new(&request.params, &request.dry_breakers, &request.prompt)?;
         let mut prompt_logprobs = Vec::new();
         if request.prompt_logprobs {
             prompt_logprobs = reserved("prompt logprobs", request.prompt.len())?;
@@ -58,6 +61,7 @@ impl Active {
             request,
             handle,
             adjustments,
+            dry,
             generated: 0,
             ahead: 0,
             held: None,
@@ -84,6 +88,9 @@ impl Active {
         if request.params.uses_counts() {
             let different = most.min(vocab);
             self.adjustments.reserve(different)?;
+        }
+        if let Some(dry) = &mut self.dry {
+            dry.reserve(most)?;
         }
         let text_max = if request.stream.is_some() { limits::TOKEN_TEXT_BYTES + request.stops.held_max() } else { 0 };
         let refused = |_| Error::memory("the text of a request", text_max as u64);
@@ -114,6 +121,9 @@ impl Active {
         self.first_token.get_or_insert_with(Instant::now);
         if self.request.params.uses_counts() {
             self.adjustments.push(sampled.token)?;
+        }
+        if let Some(dry) = &mut self.dry {
+            dry.push(sampled.token)?;
         }
         self.text.clear();
         self.filtered.clear();

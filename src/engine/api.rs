@@ -265,6 +265,18 @@ pub struct RequestOptions {
     pub top_p: Option<f32>,
     /// Sample from tokens at least this fraction as probable as the most probable one.
     pub min_p: Option<f32>,
+    /// XTC: how often a token is drawn without the top choices; default 0, never.
+    pub xtc_probability: Option<f32>,
+    /// XTC: the top choices are the tokens at least so probable after truncation, of which the least likely stays; default 0.1.
+    pub xtc_threshold: Option<f32>,
+    /// DRY: the penalty of a token that goes on with a repetition of the allowed length; default 0, none.
+    pub dry_multiplier: Option<f32>,
+    /// DRY: what the penalty is multiplied by for each further token of the repetition; default 1.75.
+    pub dry_base: Option<f32>,
+    /// DRY: the least length, in tokens, of a repetition that has a penalty; default 2.
+    pub dry_allowed_length: Option<u32>,
+    /// DRY: tokens of prompt and output that are looked at; 0 = none; default -1, all.
+    pub dry_penalty_last_n: Option<i32>,
     /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 = none.
     pub repetition_penalty: Option<f32>,
     /// Subtracted from logits of tokens seen in the output; 0 = none.
@@ -284,6 +296,9 @@ pub struct Settings {
     pub stop_tokens: Vec<u32>,
     /// Logit biases by token id, added to the raw logits after the penalties.
     pub bias: Vec<(u32, f32)>,
+    /// DRY: texts that a repetition does not reach across; `None`: a new line, a colon, a quote and an asterisk. Special tokens are
+    /// such, too.
+    pub dry_breakers: Option<Arc<[String]>>,
     /// What the answer may be; its end tokens are allowed exactly where the answer may end. Of a chat whose format is known it is
     /// on the content, which follows the reasoning.
     pub constraint: Option<Constraint>,
@@ -314,6 +329,7 @@ impl Settings {
             stops,
             stop_tokens: copied("a copy of settings", &self.stop_tokens)?,
             bias: copied("a copy of settings", &self.bias)?,
+            dry_breakers: self.dry_breakers.clone(),
             constraint: self.constraint.clone(),
             tools: self.tools.clone(),
             tool_choice: self.tool_choice.clone(),

@@ -20,7 +20,7 @@
 //! | [`callback`], [`errors`], [`host_thread`] | calls of host code, and work on its threads |
 //! | [`answer`], [`delivery`] | the way of events to their readers, and the parts of an answer |
 //! | [`duty`], [`describe`], [`device`], [`memory_plan`], [`honour`], [`identity`] | what options make of a model: its device, its sizes, its name |
-//! | [`admission_limits`], [`answer_grammars`], [`guide`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
+//! | [`admission_limits`], [`answer_grammars`], [`breakers`], [`guide`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
 //! | [`begin`], [`parts`], [`templates`], [`prompt`], [`answer_rules`] | from a prompt to token ids, and what its answer may be |
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
@@ -35,6 +35,7 @@ mod answer_grammars;
 mod answer_rules;
 pub mod api;
 mod begin;
+mod breakers;
 mod callback;
 mod command;
 mod compile;
@@ -90,6 +91,7 @@ mod trace;
 mod tracer;
 
 pub use api::*;
+pub(crate) use breakers::check_breakers;
 pub use callback::{CallbackScope, in_callback};
 pub use constraint::Constraint;
 pub use event::*;

@@ -3,7 +3,7 @@
 use super::guide::Guide;
 use super::{EventKind, FinishReason, Outbox, Permit, Produced, RequestOptions, Usage};
 use crate::error::Error;
-use crate::sampling::SamplingParams;
+use crate::sampling::{DryBreakers, SamplingParams};
 use crate::text::{StopFilter, TextStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub(super) struct NewRequest {
     /// End-of-sequence tokens; empty when the request ignores them.
     pub eos_tokens: Vec<u32>,
     pub stop_tokens: Vec<u32>,
+    /// Of a request with DRY; else there are none.
+    pub dry_breakers: Arc<DryBreakers>,
     /// Of a constrained request.
     pub guide: Option<Arc<Guide>>,
     /// Most tokens to generate.

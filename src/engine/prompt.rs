@@ -3,6 +3,7 @@
 
 use super::answer::{AnswerOptions, AnswerReader, ResponseFormat};
 use super::begin::BeginTokens;
+use super::breakers::Breakers;
 use super::memory_plan::LongestContext;
 use super::parts::{self, no_tokenizer};
 use super::prior_answer;
@@ -33,6 +34,8 @@ pub(super) struct TextKit {
     pub before: BeginTokens,
     /// Every token with which the tokenizer or the model's configuration begins a sequence.
     pub begins: Vec<u32>,
+    /// Sequence breakers that requests with DRY had.
+    pub breakers: Breakers,
     /// Set when the engine has ended; stops templates that are still running.
     ended: Arc<AtomicBool>,
 }
@@ -91,6 +94,7 @@ impl TextKit {
             longest: LongestContext::default(),
             before: BeginTokens::default(),
             begins: Vec::new(),
+            breakers: Breakers::default(),
             ended: Arc::default(),
         })
     }

@@ -23,7 +23,7 @@ use super::{End, EngineState, FinishReason, ModelRunner, Pacing};
 use crate::backend::Ticket;
 use crate::error::{Error, Result, reserved};
 use crate::sampling::{
-    LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingParams, SamplingRequest, adjustments_max,
+    Dry, LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingParams, SamplingRequest, adjustments_max,
     mask_words,
 };
 use crate::scheduler::{Row, ScheduleFn};
@@ -310,7 +310,7 @@ fn collect_requests(state: &mut EngineState, first: usize) -> usize {
         let room = adjustments_max - first_adjustment;
         let request = match state.requests.active.get(position.sequence) {
             None => SamplingRequest::default(),
-            Some(active) if samples(active, position) && active.adjustments.entries().len() > room => break,
+            Some(active) if samples(active, position) && adjustments_of(active).min(adjustments_max) > room => break,
             Some(active) => {
                 let mut request = sampling_request(active, position, &mut sampling.adjustments);
                 if let (Some(guide), SamplingKind::Sample) = (&active.request.guide, request.kind) {
@@ -337,7 +337,7 @@ fn append_unknown_tokens(state: &mut EngineState, step: &mut InFlightStep) {
             // The last token of a request is not computed any further.
             && active.generated + active.ahead + 1 < active.request.max_tokens
         {
-            if active.request.params.uses_counts() || active.request.guide.is_some() {
+            if active.request.params.uses_history() || active.request.guide.is_some() {
                 step.sitting_out += 1;
                 step.positions.push(Asked { at, kind, appended });
                 continue;
@@ -423,14 +423,22 @@ fn sampling_request(active: &Active, at: &LogitsPosition, adjustments: &mut Vec<
     if !samples(active, at) {
         return SamplingRequest::default();
     }
-    let changes = active.adjustments.entries();
-    adjustments.extend_from_slice(changes);
-    active.request.params.request(at.position as u64 + 1, changes.len())
+    let (changes, before) = (active.adjustments.entries(), adjustments.len());
+    match &active.dry {
+        Some(dry) => dry.merge(changes, adjustments),
+        None => adjustments.extend_from_slice(changes),
+    }
+    active.request.params.request(at.position as u64 + 1, adjustments.len() - before)
+}
+
+/// At most so many adjustments does a row of the request have.
+fn adjustments_of(active: &Active) -> usize {
+    active.adjustments.entries().len() + active.dry.as_ref().map_or(0, Dry::entries)
 }
 
 /// Why no token could be sampled: `token` says whether the device found a finite logit, if it can tell.
 fn no_token(token: u32, params: &SamplingParams, constrained: bool, position: usize) -> Error {
-    if token == NO_FINITE_LOGIT || params.bias.is_empty() && !params.uses_counts() && !constrained {
+    if token == NO_FINITE_LOGIT || params.bias.is_empty() && !params.uses_history() && !constrained {
         return Error::format(format!(
             "the model computed no finite logit at position {}: its weights are damaged or numbers overflowed; try again with \
              compute = f32",

@@ -12,7 +12,7 @@ use crate::error::{Error, Result, Status, Unit, copied};
 use crate::limits;
 use crate::os::floats::LibraryFloats;
 use crate::os::shortage;
-use crate::sampling::SamplingParams;
+use crate::sampling::{DryBreakers, SamplingParams};
 use crate::text::{EncodeLimits, StopFilter};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -108,6 +108,12 @@ impl Engine {
             repetition_penalty: options.repetition_penalty.or(d.repetition_penalty).unwrap_or(1.0),
             presence_penalty: options.presence_penalty.unwrap_or(0.0),
             frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
+            xtc_probability: options.xtc_probability.unwrap_or(0.0),
+            xtc_threshold: options.xtc_threshold.unwrap_or(limits::XTC_THRESHOLD_DEFAULT),
+            dry_multiplier: options.dry_multiplier.unwrap_or(0.0),
+            dry_base: options.dry_base.unwrap_or(limits::DRY_BASE_DEFAULT),
+            dry_allowed_length: options.dry_allowed_length.unwrap_or(limits::DRY_ALLOWED_LENGTH_DEFAULT),
+            dry_penalty_last_n: options.dry_penalty_last_n.unwrap_or(-1),
             seed: options.seed.unwrap_or_else(random_seed),
             bias: copied("biases", &settings.bias)?,
             logprobs: options.logprobs,
@@ -119,6 +125,7 @@ impl Engine {
             return Err(error.about("queue_tokens").numbers(Unit::Tokens, asked.into(), most as u64));
         }
         check_stops(settings, self.info.vocab_size)?;
+        let dry_breakers = if params.uses_dry() { self.dry_breakers(settings)? } else { Arc::default() };
         if !settings.stops.is_empty() {
             self.text.tokenizer()?;
         }
@@ -151,6 +158,7 @@ impl Engine {
             chat: self.text.format(prompt).is_some(),
             eos_tokens,
             stop_tokens,
+            dry_breakers,
             guide,
             max_tokens: wanted.min(room),
             prompt_logprobs: options.prompt_logprobs,
@@ -158,6 +166,17 @@ impl Engine {
             deadline: NewRequest::deadline_of(options, submitted),
             submitted,
         })
+    }
+
+    /// The sequence breakers of a request with DRY. Without a tokenizer there are none, unless some are named.
+    fn dry_breakers(&self, settings: &Settings) -> Result<Arc<DryBreakers>> {
+        let default = limits::DRY_BREAKERS_DEFAULT.map(str::to_owned);
+        let texts = settings.dry_breakers.as_deref();
+        if self.text.tokenizer.is_none() && texts.is_none_or(<[String]>::is_empty) {
+            return Ok(Arc::default());
+        }
+        let texts = texts.unwrap_or(&default);
+        self.text.breakers.get(texts, self.text.tokenizer()?, self.info.vocab_size as usize)
     }
 
     /// The stop tokens of settings, including the special tokens that its stop strings name: these have no text that a

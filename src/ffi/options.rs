@@ -43,6 +43,12 @@ unsafe impl CallerStruct for astrai_request_options {
             presence_penalty: f32::NAN,
             frequency_penalty: f32::NAN,
             reasoning_tokens: -1,
+            xtc_probability: f32::NAN,
+            xtc_threshold: f32::NAN,
+            dry_multiplier: f32::NAN,
+            dry_base: f32::NAN,
+            dry_allowed_length: -1,
+            dry_penalty_last_n: -1,
             ..zeroed()
         }
     }
@@ -224,6 +230,12 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         repetition_penalty: real(o.repetition_penalty),
         presence_penalty: real(o.presence_penalty),
         frequency_penalty: real(o.frequency_penalty),
+        xtc_probability: real(o.xtc_probability),
+        xtc_threshold: real(o.xtc_threshold),
+        dry_multiplier: real(o.dry_multiplier),
+        dry_base: real(o.dry_base),
+        dry_allowed_length: count(o.dry_allowed_length, "dry_allowed_length")?,
+        dry_penalty_last_n: Some(o.dry_penalty_last_n),
         settings: None,
     })
 }

@@ -6,7 +6,7 @@ use super::guard::guard;
 use super::handle::{Handle, Kind, unlocked};
 use super::input;
 use super::types::*;
-use crate::engine::{Settings, ToolChoice};
+use crate::engine::{Settings, ToolChoice, check_breakers};
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use serde_json::Value;
@@ -164,6 +164,40 @@ pub unsafe extern "C" fn astrai_settings_set_constraint(
         let set = |settings: &mut Settings| {
             // SAFETY: NULL or a live handle, by the contract.
             settings.constraint = unsafe { constraint::read(constraint) }?;
+            Ok(())
+        };
+        // SAFETY: NULL or a live handle, by the contract.
+        unsafe { change(settings, set) }
+    })
+}
+
+/// [S] Sets the texts that a repetition (DRY) does not reach across: a JSON list of strings, "[]" for none. NULL and 0: the usual ones, a
+/// new line, a colon, a quote and an asterisk. Special tokens are such, too. ERR_ARGUMENT: no list of strings, too many, or one is
+/// empty or too long.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_settings_set_dry_breakers(
+    settings: *mut astrai_settings,
+    json: *const c_char,
+    len: usize,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_settings_set_dry_breakers", err, || {
+        let set = |settings: &mut Settings| {
+            // SAFETY: NULL or `len` readable bytes, by the contract.
+            let json = unsafe { input::text(json, len, limits::PROMPT_JSON_BYTES_MAX, "json") }?;
+            settings.dry_breakers = match json {
+                "" => None,
+                json => {
+                    let wrong =
+                        || Error::argument("sequence breakers must be a JSON list of strings").about("dry_breakers");
+                    let list = parse(json, "dry_breakers")?;
+                    let texts = list.as_array().ok_or_else(wrong)?.iter().map(Value::as_str);
+                    let texts: Vec<String> =
+                        texts.map(|text| text.map(str::to_owned)).collect::<Option<_>>().ok_or_else(wrong)?;
+                    check_breakers(&texts)?;
+                    Some(texts.into())
+                }
+            };
             Ok(())
         };
         // SAFETY: NULL or a live handle, by the contract.

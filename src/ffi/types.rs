@@ -314,6 +314,18 @@ pub struct astrai_request_options {
     pub settings: *const astrai_settings,
     /// Most tokens of reasoning, after which its end is written for the model, 0 = none; -1 = as many as it likes. Chats only.
     pub reasoning_tokens: i32,
+    /// XTC: how often a token is drawn without the top choices; 0 = never, the default.
+    pub xtc_probability: f32,
+    /// XTC: the top choices are the tokens at least so probable after truncation, of which the least likely stays; default 0.1.
+    pub xtc_threshold: f32,
+    /// DRY: subtracted from the logit of a token that goes on with a repetition of the allowed length; 0 = off, the default.
+    pub dry_multiplier: f32,
+    /// DRY: what the penalty is multiplied by for each further token of the repetition; default 1.75.
+    pub dry_base: f32,
+    /// DRY: the least length, in tokens, of a repetition that has a penalty; -1 = 2.
+    pub dry_allowed_length: i32,
+    /// DRY: tokens of prompt and output that are looked at for repetitions, 0 = none; -1 = all.
+    pub dry_penalty_last_n: i32,
     /// 0
     pub reserved: u32,
 }

@@ -1,4 +1,4 @@
-//! From logits to a token: penalties, bias, temperature, truncation, one draw; and log probabilities.
+//! From logits to a token: penalties, DRY, bias, temperature, truncation, XTC, one draw; and log probabilities.
 //!
 //! A token depends on its logits row, its parameters, its own sequence's counts and its position, and on nothing else:
 //! not on earlier draws, not on other sequences, not on the order tokens were counted in. Sums run in one fixed order
@@ -7,6 +7,7 @@
 
 mod adjustments;
 mod allowed;
+mod dry;
 pub mod math;
 mod nucleus;
 mod params;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use adjustments::LogitAdjustments;
 pub use allowed::AllowedTokens;
+pub use dry::{Dry, DryBreakers};
 pub use params::SamplingParams;
 pub use request::{
     LogitAdjustment, NO_FINITE_LOGIT, NO_TOKEN, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests,

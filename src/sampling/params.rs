@@ -1,8 +1,12 @@
 //! What a request asks of the sampler.
 
+use super::philox::uniform;
 use super::{SamplingKind, SamplingRequest};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
+
+/// The random number of a position that says whether its draw has XTC; number 0 is the draw's own.
+const XTC_DRAW: u32 = 1;
 
 /// Sampling parameters of one request, all defaults resolved. The default is greedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,12 +19,24 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Draw from tokens at least this fraction as probable as the best.
     pub min_p: f32,
+    /// How often the draw of a token leaves out the top choices; 0 = never.
+    pub xtc_probability: f32,
+    /// What is a top choice: a token that after truncation is at least so probable. The least likely of them stays.
+    pub xtc_threshold: f32,
     /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 = none.
     pub repetition_penalty: f32,
     /// Subtracted from logits of tokens seen in the output; 0 = none.
     pub presence_penalty: f32,
     /// Subtracted from logits for each occurrence in the output; 0 = none.
     pub frequency_penalty: f32,
+    /// DRY: subtracted from the logit of a token that would go on with a repetition of the allowed length; 0 = none.
+    pub dry_multiplier: f32,
+    /// What the penalty is multiplied by for each token that the repetition is longer.
+    pub dry_base: f32,
+    /// The least length of a repetition, in tokens, that has a penalty.
+    pub dry_allowed_length: u32,
+    /// Tokens of prompt and output that are looked at for repetitions; -1 = all, 0 = none.
+    pub dry_penalty_last_n: i32,
     /// Names the random stream.
     pub seed: u64,
     /// Added to logits after the penalties, by token id; minus infinity forbids a token. Repeated ids add up.
@@ -36,9 +52,15 @@ impl Default for SamplingParams {
             top_k: 0,
             top_p: 1.0,
             min_p: 0.0,
+            xtc_probability: 0.0,
+            xtc_threshold: limits::XTC_THRESHOLD_DEFAULT,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            dry_multiplier: 0.0,
+            dry_base: limits::DRY_BASE_DEFAULT,
+            dry_allowed_length: limits::DRY_ALLOWED_LENGTH_DEFAULT,
+            dry_penalty_last_n: -1,
             seed: 0,
             bias: Vec::new(),
             logprobs: None,
@@ -52,9 +74,22 @@ impl SamplingParams {
         check("temperature", self.temperature, "0 (greedy) or above", |x| x >= 0.0)?;
         check("top_p", self.top_p, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?;
         check("min_p", self.min_p, "between 0 and 1", |x| (0.0..=1.0).contains(&x))?;
+        check("xtc_probability", self.xtc_probability, "between 0 and 1", |x| (0.0..=1.0).contains(&x))?;
+        check("xtc_threshold", self.xtc_threshold, "above 0 and at most 1; above 0.5 means none", |x| {
+            x > 0.0 && x <= 1.0
+        })?;
         check("repetition_penalty", self.repetition_penalty, "above 0; 1 means none", |x| x > 0.0)?;
         check("presence_penalty", self.presence_penalty, "a finite number; 0 means none", |_| true)?;
         check("frequency_penalty", self.frequency_penalty, "a finite number; 0 means none", |_| true)?;
+        check("dry_multiplier", self.dry_multiplier, "0 (none) or above", |x| x >= 0.0)?;
+        check("dry_base", self.dry_base, "1 or above", |x| x >= 1.0)?;
+        if self.dry_penalty_last_n < -1 {
+            let message = format!(
+                "dry_penalty_last_n is {}; it must be 0 or more, or -1 for all tokens",
+                self.dry_penalty_last_n
+            );
+            return Err(Error::argument(message).about("dry_penalty_last_n"));
+        }
         self.validate_bias(vocab)?;
         let most = limits::TOP_LOGPROBS_MAX.min(vocab);
         match self.logprobs {
@@ -104,13 +139,31 @@ impl SamplingParams {
             first_adjustment: 0,
             adjustments: adjustments as i32,
             kind: SamplingKind::Sample,
+            xtc_threshold: if self.leaves_out_top_choices(position) { self.xtc_threshold } else { 0.0 },
             ..SamplingRequest::default()
         }
+    }
+
+    /// Whether the draw at a position is one that has XTC. Above a half there are no two tokens that are as probable as that.
+    fn leaves_out_top_choices(&self, position: u64) -> bool {
+        self.xtc_probability > 0.0
+            && self.xtc_threshold <= 0.5
+            && uniform(self.seed, 0, position, XTC_DRAW) < f64::from(self.xtc_probability)
     }
 
     /// Whether the tokens of the prompt and of the output must be counted.
     pub fn uses_counts(&self) -> bool {
         self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
+    /// Whether repetitions have a penalty.
+    pub fn uses_dry(&self) -> bool {
+        self.dry_multiplier > 0.0 && self.dry_penalty_last_n != 0
+    }
+
+    /// Whether a token must be known before the next one can be sampled.
+    pub fn uses_history(&self) -> bool {
+        self.uses_counts() || self.uses_dry()
     }
 }
 
@@ -128,7 +181,7 @@ mod tests {
     #[test]
     fn bad_values_are_refused_by_name() {
         type Change = fn(&mut SamplingParams);
-        let cases: [(&str, Change); 19] = [
+        let cases: [(&str, Change); 27] = [
             ("temperature", |p| p.temperature = f32::NAN),
             ("temperature", |p| p.temperature = -0.1),
             ("temperature", |p| p.temperature = f32::INFINITY),
@@ -138,6 +191,14 @@ mod tests {
             ("min_p", |p| p.min_p = -0.1),
             ("min_p", |p| p.min_p = 1.1),
             ("min_p", |p| p.min_p = f32::NAN),
+            ("xtc_probability", |p| p.xtc_probability = -0.1),
+            ("xtc_probability", |p| p.xtc_probability = f32::NAN),
+            ("xtc_threshold", |p| p.xtc_threshold = 0.0),
+            ("xtc_threshold", |p| p.xtc_threshold = 1.5),
+            ("dry_multiplier", |p| p.dry_multiplier = -1.0),
+            ("dry_base", |p| p.dry_base = 0.5),
+            ("dry_base", |p| p.dry_base = f32::INFINITY),
+            ("dry_penalty_last_n", |p| p.dry_penalty_last_n = -2),
             ("repetition_penalty", |p| p.repetition_penalty = 0.0),
             ("repetition_penalty", |p| p.repetition_penalty = f32::INFINITY),
             ("presence_penalty", |p| p.presence_penalty = f32::NAN),

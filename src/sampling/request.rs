@@ -51,8 +51,9 @@ pub struct SamplingRequest {
     pub given: u32,
     /// Which of [`SamplingRequests::masks`] says what may be sampled, plus one; 0 = all tokens.
     pub mask: u32,
-    /// Always 0: there is no padding.
-    pub reserved: u32,
+    /// XTC: of the tokens that are left with at least this probability, all but the least likely are removed if there are several;
+    /// 0 = off. Whether a token's draw has it is up to the host.
+    pub xtc_threshold: f32,
 }
 
 /// A change to the logit of one token. Same layout as `LogitAdjustment` in the device code. The entries of a row are

@@ -72,8 +72,8 @@ impl Sampler {
 
     /// Samples the token of one row as the request says, or gives the log probability of a token.
     ///
-    /// In this order: repetition penalty, presence and frequency penalty, bias, temperature, top-k, top-p, min-p, one
-    /// draw. The request has been validated for this vocabulary, and `adjustments` and `own_mask`, over the whole vocabulary, are its
+    /// In this order: repetition penalty, presence and frequency penalty, bias, temperature, top-k, top-p, min-p, XTC,
+    /// one draw. The request has been validated for this vocabulary, and `adjustments` and `own_mask`, over the whole vocabulary, are its
     /// own. A logit that is NaN or infinite counts as minus infinity and is never sampled, nor is an id outside one of the masks, nor
     /// one less than e^-87 times as likely as the best.
     ///
@@ -340,6 +340,20 @@ fn draw(
     let weights = weights.get_mut(..row.len())?;
     let total = passes.weights(row, max, temperature, weights);
     if request.top_p >= 1.0 {
+        if request.xtc_threshold > 0.0 {
+            // No more than one in the threshold can be as probable as that.
+            let cut = f64::from(request.xtc_threshold) * total;
+            keys.clear();
+            let heavy = (0u32..).zip(&*weights).zip(row).filter(|((_, weight), _)| f64::from(**weight) >= cut);
+            keys.extend(heavy.map(|((id, _), &x)| select::key(x, id)));
+            if let Some(least) = keys.iter().min().copied().filter(|_| keys.len() > 1) {
+                for &key in keys.iter().filter(|key| **key != least) {
+                    weights.get_mut(select::id(key) as usize).into_iter().for_each(|weight| *weight = 0.0);
+                }
+                let left = weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
+                return walk_all(weights, u * left);
+            }
+        }
         return walk_all(weights, u * total);
     }
     let weight = |id: u32| weights.get(id as usize).copied().unwrap_or(0.0);
@@ -387,9 +401,22 @@ fn draw_from_kept(keys: &mut Vec<u64>, request: &SamplingRequest, u: f64, weight
     if request.min_p > 0.0 {
         keep(keys, |key| weight(select::id(key)) >= request.min_p);
     }
+    if request.xtc_threshold > 0.0 {
+        leave_out_top_choices(keys, request.xtc_threshold, &weight);
+    }
     let kept = || keys.iter().map(|&key| select::id(key)).map(|id| (id, weight(id)));
     let total: f64 = kept().map(|(_, weight)| f64::from(weight)).sum();
     walk(kept(), u * total)
+}
+
+/// XTC: removes of the keys whose share of all weights is at least `threshold` all but the least, if there are several.
+fn leave_out_top_choices(keys: &mut Vec<u64>, threshold: f32, weight: impl Fn(u32) -> f32) {
+    let weight = |key: u64| f64::from(weight(select::id(key)));
+    let cut = f64::from(threshold) * keys.iter().map(|&key| weight(key)).sum::<f64>();
+    let heavy = |key: u64| weight(key) >= cut;
+    if let Some(least) = keys.iter().copied().filter(|&key| heavy(key)).min() {
+        keep(keys, |key| key <= least || !heavy(key));
+    }
 }
 
 /// As [`walk`], of the weights of all ids.

@@ -71,6 +71,8 @@ fn random_case(random: &mut Random) -> Case {
         top_k: random.pick(&[0, 0, 1, 3, 20, 150, 100_000]),
         top_p: random.pick(&[1.0, 1.0, 1e-6, 0.5, 0.9, 0.99]),
         min_p: random.pick(&[0.0, 0.0, 0.05, 0.5, 1.0]),
+        xtc_probability: random.pick(&[0.0, 0.0, 1.0]),
+        xtc_threshold: random.pick(&[0.01, 0.1, 0.3, 0.6]),
         seed: random.below(1 << 40) as u64,
         logprobs: random.pick(&[None, Some(0), Some(1)]),
         ..SamplingParams::default()
@@ -153,6 +155,18 @@ fn spec_kept(case: &Case) -> (Vec<(u32, f64)>, bool) {
     kept.retain(|(_, w)| *w >= f64::from(p.min_p));
     let total: f64 = kept.iter().map(|(_, w)| w).sum();
     kept.iter_mut().for_each(|(_, w)| *w /= total);
+    if p.xtc_probability == 1.0 && p.xtc_threshold <= 0.5 {
+        let threshold = f64::from(p.xtc_threshold);
+        doubtful |= kept.iter().any(|(_, share)| near(*share, threshold));
+        // Still the likeliest first.
+        let top = kept.iter().filter(|(_, share)| *share >= threshold).count();
+        if top > 1 {
+            doubtful |= near(kept[top - 1].1, kept[top - 2].1) && (!p.bias.is_empty() || p.uses_counts());
+            kept.drain(..top - 1);
+            let total: f64 = kept.iter().map(|(_, w)| w).sum();
+            kept.iter_mut().for_each(|(_, w)| *w /= total);
+        }
+    }
     kept.sort_by_key(|(id, _)| *id);
     (kept, doubtful)
 }

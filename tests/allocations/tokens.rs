@@ -108,6 +108,8 @@ fn everything() -> (Prompt, RequestOptions) {
         max_tokens: Some(1000),
         repetition_penalty: Some(1.05),
         frequency_penalty: Some(0.1),
+        xtc_probability: Some(0.5),
+        dry_multiplier: Some(0.8),
         ..RequestOptions::default()
     };
     (prompt, options)

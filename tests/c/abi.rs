@@ -75,7 +75,8 @@ fn structs_have_the_layout_of_the_header() {
         astrai_request_options {
             struct_size, flags, tag, seed, max_tokens, top_k, priority, logprobs, deadline_ms, queue_tokens,
             temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, settings,
-            reasoning_tokens, reserved,
+            reasoning_tokens, xtc_probability, xtc_threshold, dry_multiplier, dry_base, dry_allowed_length,
+            dry_penalty_last_n, reserved,
         }
         astrai_info {
             struct_size, vocab_size, context_length, layers, device, cpu_tier, compute, bos_token, eos_token,

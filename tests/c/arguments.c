@@ -73,6 +73,7 @@ static void null_handles(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(NULL, 1, 1.0f, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_constraint(NULL, NULL, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tools(NULL, NULL, 0, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_dry_breakers(NULL, NULL, 0, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tool_choice(NULL, ASTRAI_TOOLS_AUTO, NULL, 0, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_constraint_compile(NULL, ASTRAI_CONSTRAINT_JSON, NULL, 0, &constraint, &err));
   CHECK(settings == (astrai_settings *)&finalized && constraint == (astrai_constraint *)&finalized);
@@ -325,6 +326,12 @@ static void prompts(void) {
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(settings, 1, (float)NAN, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_add_bias(settings, 1, (float)INFINITY, &err));
   EXPECT(ASTRAI_OK, astrai_settings_add_bias(settings, 1, (float)-INFINITY, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_dry_breakers(settings, "{}", 2, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_dry_breakers(settings, "[1]", 3, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_dry_breakers(settings, "[\"\"]", 4, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_set_dry_breakers(settings, "[\";\"]", 5, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_set_dry_breakers(settings, "[]", 2, &err));
+  EXPECT(ASTRAI_OK, astrai_settings_set_dry_breakers(settings, NULL, 0, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tools(settings, "{}", 2, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tools(settings, "[", 1, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_settings_set_tools(settings, NULL, 1, &err));

@@ -114,7 +114,7 @@ int main(void) {
   FIELD(astrai_engine_options, invariant, 144, 4);
   FIELD(astrai_engine_options, reserved2, 148, 4);
 
-  SIZE(astrai_request_options, 88);
+  SIZE(astrai_request_options, 112);
   FIELD(astrai_request_options, struct_size, 0, 4);
   FIELD(astrai_request_options, flags, 4, 4);
   FIELD(astrai_request_options, tag, 8, 8);
@@ -133,7 +133,13 @@ int main(void) {
   FIELD(astrai_request_options, frequency_penalty, 68, 4);
   FIELD(astrai_request_options, settings, 72, 8);
   FIELD(astrai_request_options, reasoning_tokens, 80, 4);
-  FIELD(astrai_request_options, reserved, 84, 4);
+  FIELD(astrai_request_options, xtc_probability, 84, 4);
+  FIELD(astrai_request_options, xtc_threshold, 88, 4);
+  FIELD(astrai_request_options, dry_multiplier, 92, 4);
+  FIELD(astrai_request_options, dry_base, 96, 4);
+  FIELD(astrai_request_options, dry_allowed_length, 100, 4);
+  FIELD(astrai_request_options, dry_penalty_last_n, 104, 4);
+  FIELD(astrai_request_options, reserved, 108, 4);
 
   SIZE(astrai_info, 64);
   FIELD(astrai_info, struct_size, 0, 4);

@@ -118,6 +118,39 @@ fn a_seed_repeats_and_an_unseeded_request_reports_its_own() {
     assert_eq!(answer(&drain(&job.submit(&engine, Sink::Pull))), answer(&first));
 }
 
+/// A greedy model that repeats itself does not with DRY: no run of tokens comes back that is much longer than what is allowed.
+#[test]
+fn repetitions_have_a_penalty_and_top_choices_are_left_out() {
+    let engine = open(&fixture("llama"), CpuTier::Auto, 4, 0, 0, 1);
+    let answer_of = |options: RequestOptions| {
+        let options = RequestOptions { ignore_eos: true, max_tokens: Some(150), seed: Some(1), ..options };
+        answer(&drain(&Job { prompt: vec![5, 6, 7], options }.submit(&engine, Sink::Pull))).tokens
+    };
+    let greedy = RequestOptions { temperature: Some(0.0), ..RequestOptions::default() };
+    let longest = |tokens: &[u32]| {
+        let repeats = |length: usize| {
+            let runs = || tokens.windows(length).enumerate();
+            runs().any(|(at, run)| runs().any(|(other, same)| other > at && same == run))
+        };
+        (1..tokens.len()).take_while(|length| repeats(*length)).last().unwrap_or(0)
+    };
+    let plain = answer_of(greedy.clone());
+    let settings = Settings { dry_breakers: Some(Arc::from(Vec::new())), ..Settings::default() };
+    let dry = RequestOptions { dry_multiplier: Some(50.0), settings: Some(Arc::new(settings)), ..greedy.clone() };
+    let without = answer_of(dry.clone());
+    assert!(longest(&plain) > 10, "the fixture repeats itself: {plain:?}");
+    assert!(longest(&without) <= 3, "{} in {without:?}", longest(&without));
+    assert_eq!(answer_of(RequestOptions { dry_penalty_last_n: Some(0), ..dry }), plain, "a window of none");
+
+    // With XTC a draw that has several top choices is none of the best.
+    let drawn = RequestOptions { temperature: Some(0.8), ..RequestOptions::default() };
+    let xtc = |threshold: f32| {
+        answer_of(RequestOptions { xtc_probability: Some(1.0), xtc_threshold: Some(threshold), ..drawn.clone() })
+    };
+    assert_ne!(xtc(0.01), answer_of(drawn.clone()));
+    assert_eq!(xtc(0.51), answer_of(drawn.clone()), "no two tokens are as probable as that");
+}
+
 /// Law 2: a panic ends every request of that engine with an error; another engine goes on.
 #[test]
 fn a_panic_on_the_engine_thread_stays_with_its_engine() {

@@ -187,6 +187,13 @@ impl Storming {
         job.options.queue_tokens = [1, 3, 1000][random.below(3)];
         job.options.frequency_penalty = Some([0.0, 0.3][random.below(2)]);
         job.options.presence_penalty = Some([0.0, 0.3][random.below(2)]);
+        job.options.xtc_probability = Some([0.0, 0.5, 1.0][random.below(3)]);
+        job.options.xtc_threshold = Some([0.02, 0.1][random.below(2)]);
+        if random.below(4) == 0 {
+            job.options.dry_multiplier = Some(0.8);
+            job.options.dry_allowed_length = Some([0, 1, 2][random.below(3)]);
+            job.options.dry_penalty_last_n = Some([-1, 20][random.below(2)]);
+        }
         job.options.min_p = Some([0.0, 0.05][random.below(2)]);
         job.options.logprobs = [None, Some(0), Some(3)][random.below(3)];
         job.options.defer = random.below(3) == 0;

@@ -153,6 +153,27 @@ pub struct SamplingArgs {
     /// Draw from tokens at least this fraction as probable as the best
     #[arg(long, value_name = "P", value_parser = finite)]
     pub min_p: Option<f32>,
+    /// XTC: how often a token is drawn without the top choices
+    #[arg(long, value_name = "P", value_parser = finite)]
+    pub xtc_probability: Option<f32>,
+    /// XTC: how probable a top choice is at least
+    #[arg(long, value_name = "P", value_parser = finite)]
+    pub xtc_threshold: Option<f32>,
+    /// DRY: the penalty of a token that goes on with a repetition
+    #[arg(long, value_name = "X", value_parser = finite)]
+    pub dry_multiplier: Option<f32>,
+    /// DRY: what the penalty is multiplied by for each further token
+    #[arg(long, value_name = "X", value_parser = finite)]
+    pub dry_base: Option<f32>,
+    /// DRY: the least length of a repetition, in tokens
+    #[arg(long, value_name = "N")]
+    pub dry_allowed_length: Option<u32>,
+    /// DRY: tokens that are looked at; -1 is all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub dry_penalty_last_n: Option<i32>,
+    /// DRY: a repetition does not reach across this text; may be given several times, and replaces the usual ones
+    #[arg(long, value_name = "TEXT")]
+    pub dry_sequence_breaker: Vec<String>,
     /// Seed of the random stream; the one used is told at the end
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -173,9 +194,19 @@ impl SamplingArgs {
             top_p: self.top_p,
             top_k: self.top_k,
             min_p: self.min_p,
+            xtc_probability: self.xtc_probability,
+            xtc_threshold: self.xtc_threshold,
+            dry_multiplier: self.dry_multiplier,
+            dry_base: self.dry_base,
+            dry_allowed_length: self.dry_allowed_length,
+            dry_penalty_last_n: self.dry_penalty_last_n,
             seed: self.seed,
             special: self.special,
-            settings: Some(Arc::new(Settings { stops: self.stop.clone(), ..Settings::default() })),
+            settings: Some(Arc::new(Settings {
+                stops: self.stop.clone(),
+                dry_breakers: (!self.dry_sequence_breaker.is_empty()).then(|| self.dry_sequence_breaker.clone().into()),
+                ..Settings::default()
+            })),
             ..RequestOptions::default()
         }
     }

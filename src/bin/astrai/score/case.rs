@@ -75,6 +75,7 @@ impl Fields {
             tool_choice: choice.as_deref().map(constraint::choice).unwrap_or_default(),
             single_call: self.take("single_call")?.unwrap_or(false),
             constrain_calls: self.take("constrain_calls")?.unwrap_or(false),
+            dry_breakers: self.take::<Vec<String>>("dry_sequence_breakers")?.map(Into::into),
             ..Settings::default()
         };
         Ok((prompt, prompt_tokens, RequestOptions { settings: Some(Arc::new(settings)), ..self.options()? }))
@@ -130,6 +131,12 @@ impl Fields {
             temperature: Some(self.number("temperature")?.unwrap_or(0.0)),
             top_p: self.number("top_p")?,
             min_p: self.number("min_p")?,
+            xtc_probability: self.number("xtc_probability")?,
+            xtc_threshold: self.number("xtc_threshold")?,
+            dry_multiplier: self.number("dry_multiplier")?,
+            dry_base: self.number("dry_base")?,
+            dry_allowed_length: self.take("dry_allowed_length")?,
+            dry_penalty_last_n: self.take("dry_penalty_last_n")?,
             repetition_penalty: self.number("repetition_penalty")?,
             presence_penalty: self.number("presence_penalty")?,
             frequency_penalty: self.number("frequency_penalty")?,

@@ -238,6 +238,9 @@
 /// astrai_request_options.flags: the text of events is all that the model wrote, with its reasoning, its calls and the markers
 /// around them. Without it the text of an answer to messages is its content alone. Events have parts either way.
 #define ASTRAI_REQUEST_RAW_TEXT 64
+/// astrai_request_options.flags: the host chooses every token, by astrai_request_logits and astrai_request_choose. Until it has, the
+/// request has no part in the engine's steps, and nobody waits for it.
+#define ASTRAI_REQUEST_HOST_LOGITS 128
 
 /* -- how an answer is read --------------------------------------------------- */
 
@@ -1133,6 +1136,24 @@ int32_t astrai_request_wait(const struct astrai_request *request,
                             int32_t timeout_ms,
                             struct astrai_event **out,
                             struct astrai_error **err);
+
+/// [B][S] Waits for the logits of the next token of a request with ASTRAI_REQUEST_HOST_LOGITS. *logits are *count numbers, one for each
+/// token of the vocabulary, which the host may change; they are valid until the token is chosen or the handle is freed, and are the same
+/// when asked for again. Events must be read as well: a request whose queue is full has no next token. END: the request has ended. TIMEOUT: they did not come in timeout_ms (0 polls, -1 waits forever).
+/// ERR_ARGUMENT: another request.
+int32_t astrai_request_logits(const struct astrai_request *request,
+                              int32_t timeout_ms,
+                              float **logits,
+                              size_t *count,
+                              struct astrai_error **err);
+
+/// [S] Chooses the next token after astrai_request_logits: a token's id, or -1 for the one that is sampled from the logits as the host
+/// has changed them, with the request's options, constraint and biases. Log probabilities stay those of the model. *logits are not valid
+/// any more when this returns OK or END. END: the request has ended. ERR_ARGUMENT: there are no logits to choose from, the token may not
+/// follow, or none can be sampled; the host may choose again.
+int32_t astrai_request_choose(const struct astrai_request *request,
+                              int32_t token,
+                              struct astrai_error **err);
 
 /// [A] Stops the request. OK also when it has ended. Deltas not yet delivered are dropped; one callback that already
 /// began may overlap; then exactly one terminal event follows: CANCELLED, or FAILED. Of a request that had ended before,

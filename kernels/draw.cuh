@@ -10,7 +10,7 @@ constexpr int BEST_MAX = 64;
 constexpr uint32_t NO_TOKEN = 0xFFFFFFFFu;
 
 // What is done for a row; see SamplingRequest::kind.
-enum Kind { IDLE = 0, SAMPLE = 1, GIVEN = 2 };
+enum Kind { IDLE = 0, SAMPLE = 1, GIVEN = 2, HOST = 3 };
 
 // What a row needs; parameters as in SamplingParams.
 struct SamplingRequest {
@@ -26,7 +26,7 @@ struct SamplingRequest {
     int logprobs;
     // The row's range in `Sampling::adjustments`.
     int first_adjustment, adjustments;
-    // A Kind. IDLE: nothing; SAMPLE: sample a token; GIVEN: compute the log probability of `given`.
+    // A Kind. IDLE and HOST: nothing; SAMPLE: sample a token; GIVEN: compute the log probability of `given`.
     int kind;
     uint32_t given;
     // Which of `Sampling::masks` says what may be sampled, plus one; 0: all tokens.

@@ -21,6 +21,8 @@ pub(super) struct Active {
     pub generated: usize,
     /// Unknown tokens at the end of the sequence, sampled by steps that are not finished.
     pub ahead: usize,
+    /// The host has the logits of the next token.
+    pub with_host: bool,
     /// The newest token of a constrained request, delivered, which joins the sequence once its guide is ready.
     pub held: Option<u32>,
     /// How a constrained request ends once its guide is ready, which says whether the answer is complete.
@@ -64,6 +66,7 @@ impl Active {
             dry,
             generated: 0,
             ahead: 0,
+            with_host: false,
             held: None,
             ending: None,
             cut: false,
@@ -178,6 +181,7 @@ impl Active {
     pub fn finish(&mut self, end: End, history: (u32, usize)) -> Option<EventKind> {
         // Before the terminal event: whoever has read that can submit again at once.
         self.request.permit = None;
+        self.request.host = None;
         let now = Instant::now();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let since = |t: Option<Instant>| t.map_or(0, |t| micros(t.duration_since(self.request.submitted)));

@@ -244,6 +244,8 @@ pub struct RequestOptions {
     pub mid_text: bool,
     /// Report the log probability of every prompt token.
     pub prompt_logprobs: bool,
+    /// The host chooses every token, by [`super::Request::logits`] and [`super::Request::choose`].
+    pub host_logits: bool,
     /// Most tokens to generate; default: as many as the context has room for.
     pub max_tokens: Option<u32>,
     /// Sample among the k most probable tokens only; 0 = all.

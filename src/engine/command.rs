@@ -2,6 +2,7 @@
 
 use super::answer::AnswerReader;
 use super::guide::Guide;
+use super::host_logits::Chosen;
 use super::{Answer, FinishReason, NewRequest, PrefixCommand};
 use crate::error::Result;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(super) enum Command {
     PromptReady(u64, Result<ReadyPrompt>),
     Cancel(u64, FinishReason),
     CancelAll,
+    /// The host has chosen the next token of the request with this id.
+    Chosen(u64, Box<Chosen>),
     /// The event queue of a paused request was read: the request with this id can continue.
     Resume(u64),
     /// Check the accounting of pages and slots, and answer.

@@ -12,7 +12,7 @@ use crate::model::loader::{self, Making};
 use crate::model::weights::{self, Weights};
 use crate::model::weights_cache::WeightsCache;
 use crate::os::thread::ThreadOptions;
-use crate::sampling::SamplingOutput;
+use crate::sampling::{AllowedTokens, SamplingOutput};
 use crate::scheduler::{Batch, Capacity, Scheduler};
 use crate::source::ModelSource;
 use std::path::Path;
@@ -60,7 +60,7 @@ pub(super) fn load(
         page_tokens: sizing.page_tokens,
         frames: vec![sizing.frames; shapes.len()],
     })?;
-    let rows = sizing.step.sequences;
+    let (rows, vocab) = (sizing.step.sequences, model.vocab());
     Ok(ModelRunner {
         scheduler,
         model,
@@ -70,6 +70,7 @@ pub(super) fn load(
         page_tokens: sizing.page_tokens,
         logits_positions: reserved("the wanted logits of a step", sizing.step_tokens)?,
         sampled: SamplingOutput::new(sizing.logits_rows)?,
+        allowed: Arc::new(AllowedTokens::all(vocab)),
     })
 }
 

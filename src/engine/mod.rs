@@ -20,7 +20,7 @@
 //! | [`callback`], [`errors`], [`host_thread`] | calls of host code, and work on its threads |
 //! | [`answer`], [`delivery`] | the way of events to their readers, and the parts of an answer |
 //! | [`duty`], [`describe`], [`device`], [`memory_plan`], [`honour`], [`identity`] | what options make of a model: its device, its sizes, its name |
-//! | [`admission_limits`], [`answer_grammars`], [`breakers`], [`guide`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
+//! | [`admission_limits`], [`answer_grammars`], [`breakers`], [`guide`], [`host_logits`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
 //! | [`begin`], [`parts`], [`templates`], [`prompt`], [`answer_rules`] | from a prompt to token ids, and what its answer may be |
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
@@ -56,6 +56,7 @@ mod guide;
 mod handle;
 mod hold;
 mod honour;
+mod host_logits;
 mod host_thread;
 mod identity;
 mod load;
@@ -96,6 +97,7 @@ pub use callback::{CallbackScope, in_callback};
 pub use constraint::Constraint;
 pub use event::*;
 pub use handle::Engine;
+pub use host_logits::{Choice, HostLogits};
 pub use memory_plan::MemoryPlan;
 pub use prefix::Prefix;
 pub use prior_answer::PriorAnswer;

@@ -5,7 +5,7 @@ use crate::backend::{Backend, FROM_LAST_STEP};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::sampling::{SamplingKind, SamplingOutput};
+use crate::sampling::{AllowedTokens, SamplingKind, SamplingOutput};
 use crate::scheduler::{Batch, ScheduleFn, Scheduler, UNKNOWN};
 use crate::source::ModelSource;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub(super) struct ModelRunner {
     pub logits_positions: Vec<LogitsPosition>,
     /// Samples of the step being finished.
     pub sampled: SamplingOutput,
+    /// The tokens that may be sampled.
+    pub allowed: Arc<AllowedTokens>,
 }
 
 /// A position of a sequence whose logits are computed: they predict the token at `position + 1`.

@@ -1,6 +1,7 @@
 //! A request on its way to the engine thread, and how a request ends.
 
 use super::guide::Guide;
+use super::host_logits::Seat;
 use super::{EventKind, FinishReason, Outbox, Permit, Produced, RequestOptions, Usage};
 use crate::error::Error;
 use crate::sampling::{DryBreakers, SamplingParams};
@@ -29,6 +30,8 @@ pub(super) struct NewRequest {
     pub dry_breakers: Arc<DryBreakers>,
     /// Of a constrained request.
     pub guide: Option<Arc<Guide>>,
+    /// Of a request whose tokens the host chooses.
+    pub host: Option<Seat>,
     /// Most tokens to generate.
     pub max_tokens: usize,
     pub prompt_logprobs: bool,
@@ -46,6 +49,7 @@ impl NewRequest {
     /// Sends the terminal event of a request that never ran; returns its kind as [`Outbox::finish`] does.
     pub fn finish(&mut self, end: End) -> Option<EventKind> {
         self.permit = None;
+        self.host = None;
         let usage = Usage {
             prompt_tokens: self.prompt.len() as u32,
             seed: self.params.seed,

@@ -230,7 +230,8 @@ impl Ready<'_> {
         defaults.add_eos(text.named("eos_token"));
         info.eos_token = defaults.eos_tokens.first().copied();
         info.bos_token = defaults.bos_token.or(text.named("bos_token"));
-        runner.backend.set_vocabulary_mask(&allowed_tokens(&text, info.vocab_size as usize)?)?;
+        runner.allowed = Arc::new(allowed_tokens(&text, info.vocab_size as usize)?);
+        runner.backend.set_vocabulary_mask(&runner.allowed)?;
         log(LogLevel::Info, describe(&info, &sizing));
         shortage::check("a model")?;
         Ok(Opened {

@@ -1,8 +1,11 @@
 //! The caller's handle of a submitted request: reading, waiting, cancelling.
 
 use super::delivery::Route;
-use super::{Command, FinishReason, Next, Outbox, Shared, refuse_blocking};
-use crate::error::Result;
+use super::host_logits::Host;
+use super::receive::deadline;
+use super::{Choice, Command, FinishReason, HostLogits, Next, Outbox, Shared, refuse_blocking};
+use crate::error::{Error, Result};
+use crate::os::floats::LibraryFloats;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +14,8 @@ pub struct Request {
     pub(super) delivery: Arc<Outbox>,
     pub(super) shared: Arc<Shared>,
     pub(super) detached: bool,
+    /// Of a request whose tokens the host chooses.
+    pub(super) host: Option<Arc<Host>>,
 }
 
 impl Request {
@@ -38,6 +43,41 @@ impl Request {
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "wait")?;
         self.shared.wait_for(&self.delivery, timeout)
+    }
+
+    /// Waits for the logits of the next token of a request with [`super::RequestOptions::host_logits`]. `None` waits without limit, zero
+    /// polls. They are the host's until [`Request::choose`]; the request has no row in any step meanwhile, and nobody waits for it.
+    ///
+    /// # Errors
+    /// `Argument` for another request, `Reentrant` when it would block inside a callback; `Memory`.
+    pub fn logits(&self, timeout: Option<Duration>) -> Result<HostLogits> {
+        refuse_blocking(timeout, "logits")?;
+        self.host()?.logits(deadline(timeout))
+    }
+
+    /// Chooses the next token: one that may follow, or the one that is sampled from logits, with the request's options, on the calling
+    /// thread. Log probabilities stay those of the model. False: the request has ended.
+    ///
+    /// # Errors
+    /// `Argument` for another request, where the logits are not there, for a token that may not follow, and where none can be sampled:
+    /// nothing is chosen then. `Memory`.
+    pub fn choose(&self, choice: Choice) -> Result<bool> {
+        let _floats = LibraryFloats::enter();
+        let Some(chosen) = self.host()?.choose(choice)? else { return Ok(false) };
+        self.shared.mailbox.send_anyway(Command::Chosen(self.delivery.id, Box::new(chosen)));
+        Ok(true)
+    }
+
+    /// Whether it is the host's turn: logits are there, and nothing was chosen yet.
+    pub fn awaits_choice(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.has_turn())
+    }
+
+    fn host(&self) -> Result<&Host> {
+        self.host.as_deref().ok_or_else(|| {
+            Error::argument("the request was submitted without host logits: the engine samples its tokens")
+                .about("request")
+        })
     }
 
     /// Asks the engine to stop the request. Idempotent. If the request has not ended, its queued deltas are dropped

@@ -5,7 +5,9 @@
 
 use super::active::Active;
 use super::command::ReadyPrompt;
+use super::delivery::Piece;
 use super::guide::Verdict;
+use super::host_logits::Chosen;
 use super::stats::Counters;
 use super::table::Table;
 use super::{End, FinishReason, NewRequest, Outbox, Shared, panicked};
@@ -155,9 +157,11 @@ impl Requests {
         }
     }
 
-    /// The queue of the request with this id was read: it may continue.
+    /// The queue of the request with this id was read: it may continue, unless its host has to choose.
     pub fn resume(&mut self, id: u64, scheduler: &mut Scheduler) {
-        if let Some(handle) = self.active.find(id) {
+        if let Some(handle) =
+            self.active.find(id).filter(|&handle| self.active.get(handle).is_some_and(|a| !a.with_host))
+        {
             scheduler.set_paused(handle, false);
         }
     }
@@ -176,6 +180,54 @@ impl Requests {
         }
         // Removed last: if something above panics, the request is still in the table and gets its terminal event.
         self.active.remove(handle);
+    }
+
+    /// Takes the next token of a request, which comes without text. `appended`: a place for it is in the sequence.
+    ///
+    /// # Errors
+    /// `Memory`; those of the scheduler.
+    pub fn take_token(
+        &mut self,
+        handle: SequenceHandle,
+        token: Piece,
+        appended: bool,
+        scheduler: &mut Scheduler,
+    ) -> Result<()> {
+        let Some(active) = self.active.get_mut(handle) else { return Ok(()) };
+        let (id, guided) = (token.token, active.request.guide.is_some());
+        if appended {
+            active.ahead -= 1;
+            scheduler.know(handle, id);
+        } else if !guided {
+            scheduler.append(handle, id)?;
+        }
+        self.counters.generated();
+        let (finish, full) = active.accept(token)?;
+        if full {
+            scheduler.set_paused(handle, true);
+        }
+        match finish {
+            // Whether the answer is complete is known after its last token.
+            None | Some(FinishReason::Length) if guided => self.ask_guide(handle, id, finish),
+            None => {}
+            Some(reason) => self.end(handle, End::Finished(reason), scheduler),
+        }
+        Ok(())
+    }
+
+    /// Takes the token that the host has chosen for the request with this id.
+    pub fn chosen(&mut self, id: u64, chosen: &Chosen, scheduler: &mut Scheduler) {
+        let Some(handle) = self.active.find(id) else { return };
+        if let Some(active) = self.active.get_mut(handle) {
+            active.with_host = false;
+        }
+        scheduler.set_paused(handle, false);
+        let Chosen { token, logprob, top_tokens, top_logprobs } = chosen;
+        let logprob = (!logprob.is_nan()).then_some(*logprob);
+        let piece = Piece { token: *token, text: "", special_name: None, logprob, top_tokens, top_logprobs };
+        if let Err(error) = self.take_token(handle, piece, false, scheduler) {
+            self.end(handle, End::Failed(error), scheduler);
+        }
     }
 
     /// Asks the guide of a request for what may follow `token`, its newest, and says how the request ends then, if it does.

@@ -85,6 +85,7 @@ impl EngineState {
             Command::PromptReady(id, prompt) => self.requests.prepared(id, prompt, scheduler),
             Command::Cancel(id, reason) => self.requests.cancel(id, reason, scheduler),
             Command::CancelAll => self.requests.end_all(|| End::Cancelled(FinishReason::Cancel), scheduler),
+            Command::Chosen(id, chosen) => self.requests.chosen(id, &chosen, scheduler),
             Command::Resume(id) => self.requests.resume(id, scheduler),
             Command::Check(reply) => {
                 if let Some(why) = self.requests.dead() {

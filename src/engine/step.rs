@@ -17,6 +17,7 @@
 
 use super::active::Active;
 use super::delivery::Piece;
+use super::host_logits::Turn;
 use super::model_runner::LogitsPosition;
 use super::tracer::Tracer;
 use super::{End, EngineState, FinishReason, ModelRunner, Pacing};
@@ -52,6 +53,8 @@ struct InFlightStep {
     /// Sequences that the next step may continue without their newest token, and sequences that wait for it.
     continued: usize,
     sitting_out: usize,
+    /// Hosts have logits of it, and may answer at once: what else it brings is delivered before.
+    to_hosts: bool,
     /// `None` when the output has already been waited for.
     ticket: Option<Ticket>,
     /// When the work of the step began.
@@ -70,6 +73,7 @@ impl InFlightStep {
             positions: reserved("the sampled positions of a step", runner.model.logits_rows_max())?,
             continued: 0,
             sitting_out: 0,
+            to_hosts: false,
             ticket: None,
             begun: Instant::now(),
         })
@@ -157,7 +161,8 @@ impl Steps {
             }
         }
         // Under a duty limit the engine rests between two steps, with nothing in flight.
-        let most = if pacing.limited() { 1 } else { state.runner.backend.steps_in_flight() };
+        let to_hosts = self.in_flight.back().is_some_and(|step| step.to_hosts);
+        let most = if pacing.limited() || to_hosts { 1 } else { state.runner.backend.steps_in_flight() };
         let in_flight = self.in_flight.len();
         while self.in_flight.len() >= most && self.finish(state) {}
         if let Some(trace) = &mut self.trace {
@@ -195,13 +200,20 @@ impl Steps {
         step.rows.clear();
         step.rows.extend_from_slice(&state.runner.batch.rows);
         step.positions.clear();
-        (step.continued, step.sitting_out) = (0, 0);
+        (step.continued, step.sitting_out, step.to_hosts) = (0, 0, false);
         for row in &state.runner.batch.rows {
             state.runner.scheduler.computed(row);
         }
         if whole {
             state.runner.sample_all();
             step.ticket = Some(state.runner.backend.copy_out());
+            match give_to_hosts(state, 0, state.runner.logits_positions.len()) {
+                Ok(given) => step.to_hosts = given,
+                Err(error) => {
+                    self.spare.push(step);
+                    return Err(error);
+                }
+            }
             append_unknown_tokens(state, &mut step);
         } else if let Err(error) = self.sample_in_pieces(state) {
             self.spare.push(step);
@@ -232,6 +244,7 @@ impl Steps {
             runner.sample(first, count);
             let ticket = runner.backend.copy_out();
             runner.backend.wait_sampled(ticket, &mut runner.sampled)?;
+            give_to_hosts(state, first, count)?;
             for index in 0..count {
                 let (at, kind) = state.runner.asked(first + index, index);
                 deliver(state, Asked { at, kind, appended: false }, index);
@@ -376,6 +389,8 @@ fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, ind
             state.end(handle, End::Finished(FinishReason::Length));
             return Ok(());
         }
+        // The host has its logits.
+        SamplingKind::Host => return Ok(()),
         SamplingKind::Sample => {}
     }
     let token = runner.sampled.tokens[index];
@@ -383,30 +398,12 @@ fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, ind
         let constrained = active.request.guide.is_some();
         return Err(no_token(token, &active.request.params, constrained, at.position));
     }
-    if appended {
-        active.ahead -= 1;
-        runner.scheduler.know(handle, token);
-    } else if active.request.guide.is_none() {
-        runner.scheduler.append(handle, token)?;
-    }
-    state.requests.counters.generated();
     let asked = active.request.params.logprobs;
     let top = asked.filter(|count| *count > 0).map(|count| runner.sampled.tops(index, count as usize));
     let (top_tokens, top_logprobs) = top.unwrap_or_default();
     let sampled =
         Piece { token, text: "", special_name: None, logprob: asked.map(|_| logprob), top_tokens, top_logprobs };
-    let (finish, full) = active.accept(sampled)?;
-    let guided = active.request.guide.is_some();
-    if full {
-        runner.scheduler.set_paused(handle, true);
-    }
-    match finish {
-        // Whether the answer is complete is known after its last token.
-        None | Some(FinishReason::Length) if guided => state.requests.ask_guide(handle, token, finish),
-        None => {}
-        Some(reason) => state.end(handle, End::Finished(reason)),
-    }
-    Ok(())
+    state.requests.take_token(handle, sampled, appended, &mut runner.scheduler)
 }
 
 /// Whether a token is sampled from the logits at a position.
@@ -423,12 +420,60 @@ fn sampling_request(active: &Active, at: &LogitsPosition, adjustments: &mut Vec<
     if !samples(active, at) {
         return SamplingRequest::default();
     }
-    let (changes, before) = (active.adjustments.entries(), adjustments.len());
+    if active.request.host.is_some() {
+        return SamplingRequest { kind: SamplingKind::Host, logprobs: -1, ..SamplingRequest::default() };
+    }
+    let before = adjustments.len();
+    append_adjustments(active, adjustments);
+    active.request.params.request(at.position as u64 + 1, adjustments.len() - before)
+}
+
+/// Appends what a row of the request changes of its logits.
+fn append_adjustments(active: &Active, adjustments: &mut Vec<LogitAdjustment>) {
+    let changes = active.adjustments.entries();
     match &active.dry {
         Some(dry) => dry.merge(changes, adjustments),
         None => adjustments.extend_from_slice(changes),
     }
-    active.request.params.request(at.position as u64 + 1, adjustments.len() - before)
+}
+
+/// Reads the logits of the rows whose tokens the host chooses, of `count` positions from `first` on, and gives them to their hosts. Waits
+/// for the step where there are such rows, and says whether there are. Their requests are paused until the host has chosen, so that they
+/// keep no place from others.
+///
+/// # Errors
+/// `Device`.
+fn give_to_hosts(state: &mut EngineState, first: usize, count: usize) -> Result<bool> {
+    let (runner, mut given) = (&mut state.runner, false);
+    for row in 0..count {
+        let (at, kind) = runner.asked(first + row, row);
+        if kind != SamplingKind::Host {
+            continue;
+        }
+        let Some(active) = state.requests.active.get_mut(at.sequence) else { continue };
+        let Some(host) = active.request.host.as_ref().map(|seat| seat.0.clone()) else { continue };
+        let made = Turn::new(runner.model.vocab(), &runner.allowed, at.position as u64 + 1).and_then(|mut turn| {
+            let most = adjustments_of(active);
+            turn.adjustments = reserved("the adjustments of a request", most)?;
+            append_adjustments(active, &mut turn.adjustments);
+            if let Some(guide) = &active.request.guide {
+                turn.mask = reserved("the mask of a request", mask_words(runner.model.vocab()))?;
+                guide.write_mask(&mut turn.mask);
+            }
+            Ok(turn)
+        });
+        match made {
+            Ok(mut turn) => {
+                runner.model.read_logits(&mut *runner.backend, row, &mut turn.logits)?;
+                active.with_host = true;
+                runner.scheduler.set_paused(at.sequence, true);
+                host.give(turn);
+                given = true;
+            }
+            Err(error) => state.requests.end(at.sequence, End::Failed(error), &mut runner.scheduler),
+        }
+    }
+    Ok(given)
 }
 
 /// At most so many adjustments does a row of the request have.

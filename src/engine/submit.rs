@@ -3,6 +3,7 @@
 use super::answer_grammars::Rules;
 use super::answer_rules;
 use super::guide::Guide;
+use super::host_logits::{Host, Seat};
 use super::host_thread::{only_tokens, with_text};
 use super::text_queue::Encoded;
 use super::{
@@ -70,7 +71,7 @@ impl Engine {
                 Some(Rules { rules, ends, vocab, fingerprint })
             }
         };
-        let delivery = request.delivery.clone();
+        let (delivery, host) = (request.delivery.clone(), request.host.as_ref().map(|seat| seat.0.clone()));
         if !options.defer {
             delivery.read_with(self.text.answer_reader(prompt, &text, options, delivery.id));
         }
@@ -85,7 +86,7 @@ impl Engine {
             (false, None) => self.shared.mailbox.send(Command::Submit(request)),
         };
         sent.inspect_err(|_| delivery.withdraw())?;
-        Ok(Request { delivery, shared: self.shared.clone(), detached: false })
+        Ok(Request { delivery, shared: self.shared.clone(), detached: false, host })
     }
 
     /// Validates the options and fills in the model's defaults. `ruled`: the guide is made from the rules of the answer, later.
@@ -119,6 +120,7 @@ impl Engine {
             logprobs: options.logprobs,
         };
         params.validate(self.info.vocab_size as usize)?;
+        let host_params = params.clone();
         if options.queue_tokens as usize > limits::QUEUE_TOKENS_MAX {
             let (asked, most) = (options.queue_tokens, limits::QUEUE_TOKENS_MAX);
             let error = Error::argument(format!("option queue_tokens is {asked}, the limit is {most}"));
@@ -160,6 +162,7 @@ impl Engine {
             stop_tokens,
             dry_breakers,
             guide,
+            host: options.host_logits.then(|| Seat(Arc::new(Host::new(&host_params)))),
             max_tokens: wanted.min(room),
             prompt_logprobs: options.prompt_logprobs,
             priority: options.priority,

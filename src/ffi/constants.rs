@@ -169,6 +169,10 @@ pub const ASTRAI_REQUEST_SPECIAL: u32 = 32;
 /// around them. Without it the text of an answer to messages is its content alone. Events have parts either way.
 pub const ASTRAI_REQUEST_RAW_TEXT: u32 = 64;
 
+/// astrai_request_options.flags: the host chooses every token, by astrai_request_logits and astrai_request_choose. Until it has, the
+/// request has no part in the engine's steps, and nobody waits for it.
+pub const ASTRAI_REQUEST_HOST_LOGITS: u32 = 128;
+
 /// The prompt is not made of messages: its answer is one part, of content.
 pub const ASTRAI_FORMAT_TEXT: i32 = 0;
 /// How the model writes reasoning and calls is not known: all of the answer is content.

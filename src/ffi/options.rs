@@ -203,12 +203,14 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         | ASTRAI_REQUEST_DEFER
         | ASTRAI_REQUEST_TO_ENGINE
         | ASTRAI_REQUEST_SPECIAL
-        | ASTRAI_REQUEST_RAW_TEXT;
+        | ASTRAI_REQUEST_RAW_TEXT
+        | ASTRAI_REQUEST_HOST_LOGITS;
     input::flags(o.flags, known, "astrai_request_options.flags")?;
     if o.reserved != 0 {
         return Err(bad("reserved", o.reserved, "0"));
     }
     Ok(RequestOptions {
+        host_logits: o.flags & ASTRAI_REQUEST_HOST_LOGITS != 0,
         raw_text: o.flags & ASTRAI_REQUEST_RAW_TEXT != 0,
         tag: o.tag,
         defer: o.flags & ASTRAI_REQUEST_DEFER != 0,

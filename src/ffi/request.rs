@@ -8,7 +8,7 @@ use super::input;
 use super::types::*;
 use super::user_data::UserData;
 use super::{options, prompt, settings};
-use crate::engine::{Event, Next, Request, RequestOptions, Sink};
+use crate::engine::{Choice, Event, HostLogits, Next, Request, RequestOptions, Sink};
 use crate::error::{Error, Result, Status};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -23,6 +23,8 @@ pub(super) struct RequestBody {
     reader: Mutex<()>,
     /// Its events are read through this handle, not by a callback or astrai_engine_next.
     pulled: bool,
+    /// The logits that the host has, until it chooses.
+    logits: Mutex<Option<Vec<f32>>>,
     /// Of a pull request: finalized with the handle, since nobody else gets it.
     _user_data: Option<UserData>,
 }
@@ -93,6 +95,10 @@ pub unsafe extern "C" fn astrai_submit(
             let message = "on_event and out are both NULL: nobody could read the events; pass one of them";
             return Err(Error::argument(message).about("on_event"));
         }
+        if out.is_none() && given.host_logits {
+            let message = "out is NULL: nobody could choose the request's tokens; pass a place for its handle";
+            return Err(Error::argument(message).about("out"));
+        }
         let (sink, kept) = match on_event {
             Some(on_event) => (sink(on_event, user_data, engine.memory()), None),
             None if to_engine => (Sink::Engine(Box::new(user_data)), None),
@@ -106,7 +112,8 @@ pub unsafe extern "C" fn astrai_submit(
             None => request.detach(),
             Some((out, room)) => {
                 let (reader, pulled) = (Mutex::new(()), kept.is_some());
-                room.give(RequestBody { request, reader, pulled, _user_data: kept }, out);
+                let logits = Mutex::new(None);
+                room.give(RequestBody { request, reader, pulled, logits, _user_data: kept }, out);
             }
         }
         Ok(())
@@ -200,6 +207,74 @@ pub unsafe extern "C" fn astrai_request_wait(
     guard("astrai_request_wait", err, || unsafe {
         take("astrai_request_wait", request, timeout_ms, out, Request::wait)
     })
+}
+
+/// [B][S] Waits for the logits of the next token of a request with ASTRAI_REQUEST_HOST_LOGITS. *logits are *count numbers, one for each
+/// token of the vocabulary, which the host may change; they are valid until the token is chosen or the handle is freed, and are the same
+/// when asked for again. Events must be read as well: a request whose queue is full has no next token. END: the request has ended. TIMEOUT: they did not come in timeout_ms (0 polls, -1 waits forever).
+/// ERR_ARGUMENT: another request.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_request_logits(
+    request: *const astrai_request,
+    timeout_ms: i32,
+    logits: *mut *mut f32,
+    count: *mut usize,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_request_logits", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let handle = unsafe { Handle::<RequestBody>::borrow(request) }?;
+        let timeout = input::timeout(timeout_ms, "timeout_ms")?;
+        // SAFETY: NULL or writable, by the contract.
+        let (logits, count) = unsafe { (input::out(logits, "logits")?, input::out(count, "count")?) };
+        may_wait("astrai_request_logits", timeout)?;
+        let mut held = unlocked(handle.logits.try_lock(), busy)?;
+        if !handle.request.awaits_choice() {
+            *held = None;
+        }
+        if held.is_none() {
+            match handle.request.logits(timeout)? {
+                HostLogits::Ready(ready) => *held = Some(ready),
+                HostLogits::Timeout => return Ok(Status::Timeout),
+                HostLogits::End => return Ok(Status::End),
+            }
+        }
+        let Some(ready) = held.as_mut() else { return Err(Error::internal("logits that are nowhere")) };
+        count.write(ready.len());
+        // The host writes through this pointer while nothing here looks at the numbers: not before astrai_request_choose.
+        logits.write(ready.as_mut_ptr());
+        Ok(Status::Ok)
+    })
+}
+
+/// [S] Chooses the next token after astrai_request_logits: a token's id, or -1 for the one that is sampled from the logits as the host
+/// has changed them, with the request's options, constraint and biases. Log probabilities stay those of the model. *logits are not valid
+/// any more when this returns OK or END. END: the request has ended. ERR_ARGUMENT: there are no logits to choose from, the token may not
+/// follow, or none can be sampled; the host may choose again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn astrai_request_choose(
+    request: *const astrai_request,
+    token: i32,
+    err: *mut *mut astrai_error,
+) -> i32 {
+    guard("astrai_request_choose", err, || {
+        // SAFETY: NULL or a live handle, by the contract.
+        let handle = unsafe { Handle::<RequestBody>::borrow(request) }?;
+        let mut held = unlocked(handle.logits.try_lock(), busy)?;
+        let nothing = || Error::argument("astrai_request_logits has given nothing to choose from").about("request");
+        let choice = match (token, held.as_deref()) {
+            (-1, Some(logits)) => Choice::Sample(logits),
+            (-1, None) => return Err(nothing()),
+            _ => Choice::Token(input::token(token, "token")?),
+        };
+        let goes_on = handle.request.choose(choice)?;
+        *held = None;
+        Ok(if goes_on { Status::Ok } else { Status::End })
+    })
+}
+
+fn busy() -> Error {
+    Error::new(Status::Busy, "another thread has the logits of this request; let one thread choose").about("request")
 }
 
 /// [A] Stops the request. OK also when it has ended. Deltas not yet delivered are dropped; one callback that already

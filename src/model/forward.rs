@@ -239,6 +239,16 @@ impl Model {
         backend.sample(self.workspace.picked, rows, head);
     }
 
+    /// Reads the logits of the `row`-th position that the last [`Model::sample`] was of, one of
+    /// [`crate::sampling::SamplingKind::Host`]. Waits for the device.
+    ///
+    /// # Errors
+    /// As of [`backend::Memory::read`].
+    pub fn read_logits(&self, backend: &mut dyn Backend, row: usize, out: &mut [f32]) -> Result<()> {
+        let vocab = self.vocab();
+        backend.read(self.workspace.logits.at(row * vocab), out)
+    }
+
     /// The logits `[rows, vocab]` of `rows` of the step's logits positions, from `first` on, on the device.
     pub fn logits(&mut self, backend: &mut dyn Backend, first: usize, rows: usize) -> Tensor {
         let head = self.head(backend, first, rows);

@@ -5,8 +5,8 @@
 //! sequence breaker. The penalties of the next token are known as soon as its sequence is, on the host: to a device they are
 //! biases.
 //!
-//! After each token the lengths of all ends are updated in one pass over the window, so that its cost is linear in the window and the
-//! same for any text. Called on the engine thread; all memory is taken by [`Dry::new`] and [`Dry::reserve`].
+//! After each token the lengths of all ends are updated in one pass over the window, whatever it holds; the places that have a penalty
+//! are then sorted by token. Called on the engine thread; all memory is taken by [`Dry::new`] and [`Dry::reserve`].
 
 use super::{LogitAdjustment, SamplingParams};
 use crate::error::{Error, Result, copied, filled};
@@ -180,6 +180,9 @@ impl Dry {
     /// What is subtracted from a logit for a repetition of this length. Powers are products, of which every processor has the same.
     fn penalty(&self, length: u32) -> f32 {
         let mut penalty = f64::from(self.multiplier);
+        if self.base == 1.0 {
+            return penalty.min(DRY_PENALTY_MAX) as f32;
+        }
         for _ in self.allowed_length..length {
             penalty *= f64::from(self.base);
             if penalty >= DRY_PENALTY_MAX || penalty < f64::from(f32::MIN_POSITIVE) {

@@ -15,6 +15,8 @@ pub enum SamplingKind {
     Sample = 1,
     /// Compute the log probability of [`SamplingRequest::given`], e.g. of a prompt token.
     Given = 2,
+    /// Nothing but the logits, which the host reads.
+    Host = 3,
 }
 
 /// Sampling parameters of one row of logits. Same layout as `SamplingRequest` in the device code.

@@ -90,7 +90,7 @@ impl Sampler {
     ) -> Sampled {
         assert_eq!(logits.len(), self.vocab, "a row is one vocabulary");
         match request.kind {
-            SamplingKind::Idle => return Sampled { token: NO_TOKEN, logprob: f32::NAN },
+            SamplingKind::Idle | SamplingKind::Host => return Sampled { token: NO_TOKEN, logprob: f32::NAN },
             SamplingKind::Given => {
                 return Sampled { token: NO_TOKEN, logprob: self.logprob(passes, logits, request.given) };
             }
@@ -125,7 +125,7 @@ impl Sampler {
     pub fn enough(mask: &AllowedTokens, request: &SamplingRequest) -> Option<usize> {
         let count = match request.kind {
             SamplingKind::Idle => return Some(0),
-            SamplingKind::Given => return None,
+            SamplingKind::Given | SamplingKind::Host => return None,
             SamplingKind::Sample if request.temperature > 0.0 => request.top_k as usize,
             SamplingKind::Sample => 1,
         };

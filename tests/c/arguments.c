@@ -84,6 +84,8 @@ static void null_handles(void) {
          astrai_submit(NULL, NULL, NULL, ignore_event, &finalized, count_finalize, &request, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_request_next(NULL, 0, &event, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_request_wait(NULL, 0, &event, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_request_logits(NULL, 0, NULL, NULL, &err));
+  EXPECT(ASTRAI_ERR_ARGUMENT, astrai_request_choose(NULL, 0, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_request_cancel(NULL, &err));
   CHECK(astrai_request_id(NULL) == 0);
 

@@ -86,6 +86,16 @@ fn an_innkeeper_answers_in_json_and_nothing_else() {
     }
 }
 
+/// The program has a say in every token.
+#[test]
+fn a_story_has_no_letter_e() {
+    for language in ["c", "cpp"] {
+        let program = compile("examples-c", "host_logits", language);
+        let printed = succeed(Command::new(&program).arg(model()).arg("A big brown dog"));
+        assert!(printed.split_whitespace().count() > 20 && !printed.contains(['e', 'E']), "{printed}");
+    }
+}
+
 /// The model calls the program's function, with arguments that the schema accepts, and goes on with what it returned.
 #[test]
 fn a_function_of_the_program_is_called() {

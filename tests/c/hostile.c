@@ -224,6 +224,8 @@ static int32_t calls_inside(void *user_data, const astrai_event *event) {
     astrai_error *err = NULL;
     astrai_engine *other = NULL;
     astrai_event *pulled = NULL;
+    float *logits = NULL;
+    size_t logit_count = 0;
     astrai_stats stats;
     astrai_request *request = start(w->engine, 1, NULL, NULL);
     int32_t status;
@@ -232,6 +234,7 @@ static int32_t calls_inside(void *user_data, const astrai_event *event) {
     EXPECT(ASTRAI_ERR_REENTRANT, astrai_engine_open(model, NULL, &other, &err));
     EXPECT(ASTRAI_ERR_REENTRANT, astrai_request_wait(request, -1, &pulled, &err));
     EXPECT(ASTRAI_ERR_REENTRANT, astrai_request_next(request, 1, &pulled, &err));
+    EXPECT(ASTRAI_ERR_REENTRANT, astrai_request_logits(request, 1, &logits, &logit_count, &err));
     status = astrai_request_next(request, 0, &pulled, NULL);
     CHECK(status == ASTRAI_OK || status == ASTRAI_TIMEOUT);
     astrai_event_free(pulled);

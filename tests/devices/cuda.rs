@@ -76,6 +76,12 @@ fn steps_ahead_change_nothing() {
     steps::steps_ahead_change_nothing();
 }
 
+#[test]
+fn hosts_get_the_logits_of_the_device() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    steps::hosts_get_the_logits_of_the_device();
+}
+
 /// A figure, not a bound: `ASTRAI_TEST_STREAMS=256 cargo test --release --features cli,cuda --test devices host_time -- --nocapture`.
 #[test]
 fn host_time() {

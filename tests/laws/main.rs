@@ -9,6 +9,7 @@
 //! | `bits.rs` | the bits of fixed requests as they were |
 //! | `constraints.rs` | constraints of requests: they are met, obey law 1, and hold up nobody |
 //! | `tools.rs` | rules of answers: demanded calls, constraints behind the reasoning, budgets |
+//! | `host_logits.rs` | tokens that the host chooses: as sampled, as it says, and nobody waits for it |
 //! | `control.rs` | pause, duty limit, cache |
 //! | `prefix.rs` | pinned, saved and restored prefixes |
 //! | `process.rs` | what an engine does to its process; each test in one of its own |
@@ -23,6 +24,7 @@ mod bits;
 mod constraints;
 mod control;
 mod endings;
+mod host_logits;
 mod prefix;
 mod process;
 mod requests;

@@ -97,6 +97,33 @@ pub fn steps_ahead_change_nothing() {
     }
 }
 
+/// Tokens that a host samples from the logits it is given are those of the device, beside others and with steps in flight.
+pub fn hosts_get_the_logits_of_the_device() {
+    let engine = open("qwen3", EngineOptions { max_running: 4, step_tokens: 24, ..EngineOptions::default() });
+    let options = |seed| RequestOptions {
+        max_tokens: Some(20),
+        temperature: Some([0.0, 0.8][seed as usize % 2]),
+        repetition_penalty: Some([1.0, 1.0, 1.3][seed as usize % 3]),
+        logprobs: Some(2),
+        ignore_eos: true,
+        seed: Some(seed),
+        ..RequestOptions::default()
+    };
+    let tokens = |event: Event| (event.tokens, event.top_tokens);
+    let prompt: Vec<u32> = (0..30).map(|i| i * 11 % 90).collect();
+    for seed in 0..4 {
+        let plain = tokens(wait(&submit(&engine, &prompt, options(seed))));
+        let neighbours: Vec<Request> = (10..12).map(|other| submit(&engine, &[3, 4, 5], options(other))).collect();
+        let hosted = submit(&engine, &prompt, RequestOptions { host_logits: true, queue_tokens: 100, ..options(seed) });
+        while let HostLogits::Ready(logits) = hosted.logits(None).unwrap() {
+            assert!(hosted.choose(Choice::Sample(&logits)).unwrap());
+        }
+        assert_eq!(tokens(wait(&hosted)), plain, "seed {seed}");
+        neighbours.iter().for_each(|request| drop(wait(request)));
+    }
+    engine.check().unwrap();
+}
+
 /// Sixteen streams, one of them with penalties, whose next token cannot be asked for before the host knows the last one: it has a row
 /// in every second step. The others have one in each, and two steps stay in flight.
 pub fn a_stream_with_penalties_holds_up_no_other() {

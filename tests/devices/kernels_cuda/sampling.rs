@@ -275,6 +275,7 @@ fn step(requests: &[Request], allowed: &AllowedTokens) -> Vec<Outcome> {
 }
 
 /// Log probabilities are sums in another order, rounded once.
+/// Where nearly all probability is one token's, what is left of it are the last bits of sums in double precision, in two orders.
 #[track_caller]
 fn same_logprob(what: &str, bits: u32, expected: f32) {
     let got = f32::from_bits(bits);

@@ -28,7 +28,7 @@ unexport MAKEFLAGS MFLAGS
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo build build-cuda test loom lint tsan asan soak header bench compare gpu-bundle gpu-check install clean \
-  real need-cargo need-cc need-rust-src
+  real clients need-cargo need-cc need-rust-src
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +76,13 @@ test: lint ## lint, then all tests: Rust, CUDA kernels and backend, header drift
 real: need-cargo ## download the real models of the tests, and run those: log probabilities, tokens, an answer
 	$(PYTHON) tools/real_models.py
 	ASTRAI_REQUIRE=real $(CARGO) test --features cli --test models real:: -- --nocapture
+
+# From PyPI.
+CLIENTS := $(HOME)/.cache/astrai/clients
+clients: need-cargo ## download the official clients of the server's dialects, and run the tests that they judge
+	$(PYTHON) -m venv "$(CLIENTS)"
+	"$(CLIENTS)/bin/pip" install --quiet --upgrade openai anthropic
+	ASTRAI_CLIENTS_PYTHON="$(CLIENTS)/bin/python" ASTRAI_REQUIRE=clients $(CARGO) test --features cli --test server clients::
 
 loom: need-cargo ## the interleavings of the event queues, under loom
 	$(LOOM)

@@ -14,6 +14,7 @@
 //! | 3 | [`model`] | config to architecture, the families, the one forward pass |
 //! | 3 | [`scheduler`] | cleanup, refill, prefill, decode; emits a batch of plain integers |
 //! | 4 | [`engine`] | owns the threads; schedule, forward, sample, commit, deliver |
+//! | 5 | `server` | HTTP in front of engines; of the feature of its name |
 //! | 5 | [`ffi`] | every `extern "C"` function, one file per handle |
 
 pub mod dtype;
@@ -36,6 +37,9 @@ pub mod model;
 pub mod scheduler;
 
 pub mod engine;
+
+#[cfg(feature = "server")]
+pub mod server;
 
 pub mod ffi;
 

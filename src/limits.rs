@@ -369,3 +369,42 @@ pub const TOOLS_BYTES_MAX: usize = 1 << 20;
 pub const FREE_TEXT_STATES_MAX: usize = 1024;
 /// Space between the end of the reasoning and a constrained answer, in bytes.
 pub const SPACE_AFTER_REASONING_BYTES: usize = 4;
+
+/// Most connections of a server; others wait until one ends. Each has at most one request in work.
+pub const SERVER_CONNECTIONS_MAX: usize = 512;
+/// Longest body of a request to a server, in bytes: a conversation of an agent with a million tokens has less.
+pub const SERVER_BODY_BYTES_MAX: usize = 16 << 20;
+/// Longest head of such a request, in bytes.
+pub const SERVER_HEAD_BYTES_MAX: usize = 64 << 10;
+/// Most headers of such a request.
+pub const SERVER_HEADERS_MAX: usize = 100;
+/// Milliseconds in which the head of a request has to come, also after the request before it on the same connection.
+pub const SERVER_HEAD_MS: u64 = 75_000;
+/// Milliseconds in which the body of a request has to come.
+pub const SERVER_BODY_MS: u64 = 60_000;
+/// Milliseconds that the head of a streamed answer waits for its first event: errors that are found until then have a status.
+pub const SERVER_FIRST_EVENT_MS: u64 = 5_000;
+/// Milliseconds after which a stream that has nothing to say sends a comment, so that nobody between takes it for dead.
+pub const SERVER_KEEP_ALIVE_MS: u64 = 15_000;
+/// Seconds after which a client that was refused for a full queue shall try again.
+pub const SERVER_RETRY_SECONDS: u32 = 1;
+/// Pieces of work, such as schemas to compile, that wait for a server's worker thread; with more a request is refused.
+pub const SERVER_WORK_MAX: usize = 64;
+/// Compiled constraints that a server keeps of each model, for the next requests with the same schema.
+pub const SERVER_CONSTRAINTS_KEPT: usize = 16;
+/// Most choices of one request to a server.
+pub const SERVER_CHOICES_MAX: usize = 128;
+/// Most prompts of one request of completions.
+pub const SERVER_PROMPTS_MAX: usize = 1024;
+/// Most models of a server.
+pub const SERVER_MODELS_MAX: usize = 64;
+/// Most tokens of an answer when the request to a server does not say.
+pub const SERVER_TOKENS_DEFAULT: u32 = 2048;
+/// Temperature, top-k and top-p of a server's answers when the request does not say.
+pub const SERVER_TEMPERATURE_DEFAULT: f32 = 1.0;
+/// See there.
+pub const SERVER_TOP_K_DEFAULT: u32 = 50;
+/// See there.
+pub const SERVER_TOP_P_DEFAULT: f32 = 1.0;
+/// Milliseconds that a thread which reads an engine's events waits for memory before it looks again.
+pub const SERVER_MEMORY_WAIT_MS: u64 = 100;

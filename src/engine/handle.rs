@@ -114,6 +114,14 @@ impl Engine {
         with_text(|| self.text.detokenize(tokens, options))
     }
 
+    /// The bytes that a token stands for inside a text, which need not be whole characters; none for a token without a name.
+    ///
+    /// # Errors
+    /// `Unsupported` without a tokenizer, and where its decoder makes text of all tokens together only.
+    pub fn token_bytes(&self, token: u32) -> Result<Vec<u8>> {
+        self.text.tokenizer()?.token_bytes(token)
+    }
+
     /// Cancels every request.
     pub fn cancel_all(&self) -> Result<()> {
         self.shared.mailbox.send(Command::CancelAll)

@@ -33,6 +33,13 @@ pub struct ModelArgs {
     /// Model folder, .gguf file or hf://owner/name[:quant], if it is not given by its position
     #[arg(long = "model", value_name = "MODEL")]
     pub folder: Option<PathBuf>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// How a model computes.
+#[derive(Args)]
+pub struct ComputeArgs {
     /// Threads that compute [default: physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=limits::THREADS_MAX as i64))]
     pub threads: Option<u32>,
@@ -54,6 +61,13 @@ pub struct ModelArgs {
 pub struct EngineArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
+}
+
+/// What an engine keeps in memory.
+#[derive(Args)]
+pub struct MemoryArgs {
     /// Context length in tokens [default: the model's, within memory]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=limits::CONTEXT_MAX as i64))]
     pub context: Option<u32>,
@@ -110,6 +124,13 @@ pub fn one_of<T: Copy + Send + Sync>(
 impl ModelArgs {
     /// As options of the engine.
     pub fn options(&self) -> EngineOptions {
+        self.compute.options()
+    }
+}
+
+impl ComputeArgs {
+    /// As options of the engine.
+    pub fn options(&self) -> EngineOptions {
         EngineOptions {
             threads: self.threads.unwrap_or(0),
             device: self.device.0,
@@ -125,12 +146,19 @@ impl ModelArgs {
 impl EngineArgs {
     /// As options of the engine.
     pub fn options(&self) -> EngineOptions {
+        self.memory.add(self.model.options())
+    }
+}
+
+impl MemoryArgs {
+    /// Added to options of the engine.
+    pub fn add(&self, options: EngineOptions) -> EngineOptions {
         EngineOptions {
             context_length: self.context.unwrap_or(0),
             kv: self.kv.unwrap_or(Type::Auto),
             weights_cache: self.weights_cache.clone(),
             touch_kv: self.touch_kv,
-            ..self.model.options()
+            ..options
         }
     }
 }

@@ -2,7 +2,8 @@
 //! the way the system does.
 
 use crate::failure::{Failure, Outcome};
-use signal_hook::{consts::SIGINT, flag};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,6 +24,14 @@ impl Interrupt {
             .and_then(|_| flag::register(SIGINT, interrupt.raised.clone()))
             .map_err(|e| Failure::Message(format!("cannot handle Ctrl-C: {e}")))?;
         Ok(interrupt)
+    }
+
+    /// Takes a request of the system to terminate for Ctrl-C, too.
+    pub fn with_termination(self) -> Outcome<Interrupt> {
+        flag::register_conditional_default(SIGTERM, self.raised.clone())
+            .and_then(|_| flag::register(SIGTERM, self.raised.clone()))
+            .map_err(|e| Failure::Message(format!("cannot handle SIGTERM: {e}")))?;
+        Ok(self)
     }
 
     /// Whether Ctrl-C came since the last [`Interrupt::rearm`].

@@ -16,6 +16,7 @@ mod quality;
 mod render;
 mod run;
 mod score;
+mod serve;
 mod stream;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +48,8 @@ enum Command {
     Info(info::InfoArgs),
     /// Measures speed on a model folder, or on random weights of a known shape.
     Bench(bench::BenchArgs),
+    /// Answers requests of OpenAI's clients over HTTP.
+    Serve(serve::ServeArgs),
     /// Downloads a model of a hub into the cache, and prints its path.
     Pull(pull::PullArgs),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Quality(args) => quality::quality(args),
         Command::Info(args) => info::info(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Serve(args) => serve::serve(args),
         Command::Pull(args) => pull::pull(args),
     };
     match outcome {

@@ -16,7 +16,7 @@ const PROGRESS_BYTES_MIN: u64 = 256 << 20;
 const PROGRESS_HZ: u8 = 10;
 const PROGRESS: &str = "loading {bar:32} {bytes}/{total_bytes} {binary_bytes_per_sec}";
 
-/// Opens the model folder. Warnings of the engine go to stderr; Ctrl-C aborts.
+/// Opens the model folder. Warnings of the engine go to stderr; Ctrl-C aborts, and so does the progress function of `options`.
 pub fn open(dir: &Path, options: EngineOptions, interrupt: Option<&Interrupt>) -> Outcome<Engine> {
     open_with(options, interrupt, |options| Engine::open(dir, options))
 }
@@ -33,6 +33,7 @@ fn open_with(
 ) -> Outcome<Engine> {
     let interrupt = interrupt.cloned();
     let mut bar: Option<ProgressBar> = None;
+    let mut others = options.progress.take();
     options.progress = Some(Box::new(move |done, total| {
         if total >= PROGRESS_BYTES_MIN {
             let bar = bar.get_or_insert_with(|| progress_bar(total, PROGRESS_HZ, PROGRESS));
@@ -41,7 +42,8 @@ fn open_with(
                 bar.finish_and_clear();
             }
         }
-        !interrupt.as_ref().is_some_and(Interrupt::raised)
+        let go_on = others.as_mut().is_none_or(|progress| progress(done, total));
+        go_on && !interrupt.as_ref().is_some_and(Interrupt::raised)
     }));
     options.log_level = LogLevel::Warn;
     // Why an open failed is in its error, which is told once.

@@ -1,0 +1,219 @@
+//! Messages of blocks, to messages as chat templates have them.
+//!
+//! The beginning of the prompt stays the same from turn to turn, which the prefix cache lives by: a block of the system prompt that
+//! changes with every request and says nothing to the model is left out, and system messages stay where they are.
+
+use crate::server::refusal::{Kind, Outcome, Refusal};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+
+/// The beginning of a block of the system prompt that is for the server's accounts.
+const BILLING: &str = "x-anthropic-billing-header";
+/// Between texts that become one.
+const BETWEEN: &str = "\n\n";
+
+/// Content: a text, or blocks.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a text or a list of blocks")]
+pub(super) enum Content {
+    Text(String),
+    Blocks(Vec<Map<String, Value>>),
+}
+
+#[derive(Deserialize)]
+pub(super) struct Turn {
+    role: String,
+    content: Content,
+}
+
+/// The messages of a prompt.
+pub(super) struct Messages(pub Vec<Value>);
+
+fn field<'a>(block: &'a Map<String, Value>, name: &str) -> &'a str {
+    block.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn wrong(at: usize, block: &Map<String, Value>) -> Refusal {
+    let kind = field(block, "type");
+    let message = format!("messages.{at}: a block of type {kind:?} is nothing that this model reads; send text");
+    Refusal { param: Some("messages".to_owned()), ..Refusal::new(Kind::Unprocessable, message) }
+}
+
+/// The text of blocks that are text; `refuse` makes the error for another.
+fn text(content: &Content, refuse: impl Fn(&Map<String, Value>) -> Refusal) -> Outcome<String> {
+    let blocks = match content {
+        Content::Text(text) => return Ok(text.clone()),
+        Content::Blocks(blocks) => blocks,
+    };
+    let mut texts = Vec::new();
+    for block in blocks {
+        match field(block, "type") {
+            "text" => texts.push(field(block, "text")),
+            _ => return Err(refuse(block)),
+        }
+    }
+    Ok(texts.join("\n"))
+}
+
+impl Messages {
+    /// Of the system prompt and the turns.
+    pub fn new(system: Option<Content>, turns: &[Turn]) -> Outcome<Messages> {
+        let mut messages = Messages(Vec::new());
+        if let Some(mut system) = system {
+            if let Content::Blocks(blocks) = &mut system {
+                blocks.retain(|block| !field(block, "text").starts_with(BILLING));
+            }
+            let text = text(&system, |_| Refusal::field("system", "system has a block that is not text"))?;
+            if !text.is_empty() {
+                messages.0.push(json!({"role": "system", "content": text}));
+            }
+        }
+        let mut names = HashMap::new();
+        for (at, turn) in turns.iter().enumerate() {
+            match turn.role.as_str() {
+                "user" => messages.user(at, &turn.content, &names)?,
+                "assistant" => messages.assistant(at, &turn.content, &mut names)?,
+                "system" => {
+                    let content = text(&turn.content, |block| wrong(at, block))?;
+                    messages.0.push(json!({"role": "system", "content": content}));
+                }
+                other => {
+                    let message = format!("messages.{at}: the role is {other:?}; it is user, assistant or system");
+                    return Err(Refusal::field("messages", message));
+                }
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Results of calls become messages of their own. `names`: of the tools of calls, by id.
+    fn user(&mut self, at: usize, content: &Content, names: &HashMap<String, String>) -> Outcome<()> {
+        let blocks = match content {
+            Content::Text(text) => {
+                self.0.push(json!({"role": "user", "content": text}));
+                return Ok(());
+            }
+            Content::Blocks(blocks) => blocks,
+        };
+        let mut texts: Vec<&str> = Vec::new();
+        let said = |texts: &mut Vec<&str>, messages: &mut Vec<Value>| {
+            if !texts.is_empty() {
+                messages.push(json!({"role": "user", "content": texts.join("\n")}));
+                texts.clear();
+            }
+        };
+        for block in blocks {
+            match field(block, "type") {
+                "text" => texts.push(field(block, "text")),
+                "tool_result" => {
+                    said(&mut texts, &mut self.0);
+                    let content = block.get("content").filter(|content| !content.is_null());
+                    let content = content.map(|content| serde_json::from_value(content.clone())).transpose();
+                    let content = content.map_err(|e| Refusal::field("messages", format!("messages.{at}: {e}")))?;
+                    let content = content.unwrap_or(Content::Text(String::new()));
+                    let (id, text) = (field(block, "tool_use_id"), text(&content, |block| wrong(at, block))?);
+                    let name = names.get(id).map(String::as_str).unwrap_or_default();
+                    self.0.push(json!({"role": "tool", "tool_call_id": id, "name": name, "content": text}));
+                }
+                _ => return Err(wrong(at, block)),
+            }
+        }
+        said(&mut texts, &mut self.0);
+        Ok(())
+    }
+
+    fn assistant(&mut self, at: usize, content: &Content, names: &mut HashMap<String, String>) -> Outcome<()> {
+        let mut message = Map::new();
+        message.insert("role".to_owned(), Value::from("assistant"));
+        let (mut said, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
+        match content {
+            Content::Text(text) => said.push_str(text),
+            Content::Blocks(blocks) => {
+                for block in blocks {
+                    match field(block, "type") {
+                        "text" => said.push_str(field(block, "text")),
+                        "thinking" => thought.push_str(field(block, "thinking")),
+                        // Nobody but its author reads it.
+                        "redacted_thinking" => {}
+                        "tool_use" => {
+                            let (id, name) = (field(block, "id"), field(block, "name"));
+                            names.insert(id.to_owned(), name.to_owned());
+                            let arguments = block.get("input").cloned().unwrap_or_else(|| json!({}));
+                            let function = json!({"name": name, "arguments": arguments});
+                            calls.push(json!({"id": id, "type": "function", "function": function}));
+                        }
+                        _ => return Err(wrong(at, block)),
+                    }
+                }
+            }
+        }
+        let silent = said.is_empty() && !calls.is_empty();
+        message.insert("content".to_owned(), if silent { Value::Null } else { Value::from(said) });
+        if !thought.is_empty() {
+            message.insert("reasoning".to_owned(), Value::from(thought));
+        }
+        if !calls.is_empty() {
+            message.insert("tool_calls".to_owned(), Value::Array(calls));
+        }
+        self.0.push(Value::Object(message));
+        Ok(())
+    }
+
+    /// Whether there are system messages behind the first message.
+    pub fn has_late_system(&self) -> bool {
+        self.0.iter().skip(1).any(|message| message["role"] == "system")
+    }
+
+    /// For templates that take no system messages within a chat: each joins the user's message before it, else that after it.
+    pub fn merged(self) -> Messages {
+        let mut merged: Vec<Value> = Vec::new();
+        let mut kept = String::new();
+        for (at, mut message) in self.0.into_iter().enumerate() {
+            let content = message["content"].as_str().unwrap_or_default().to_owned();
+            if at > 0 && message["role"] == "system" {
+                match merged.last_mut().filter(|last| last["role"] == "user") {
+                    Some(last) => {
+                        let before = last["content"].as_str().unwrap_or_default();
+                        last["content"] = Value::from([before, BETWEEN, &content].concat());
+                    }
+                    None => kept = [kept.as_str(), &content, BETWEEN].concat(),
+                }
+                continue;
+            }
+            if message["role"] == "user" && !kept.is_empty() {
+                message["content"] = Value::from([std::mem::take(&mut kept), content].concat());
+            }
+            merged.push(message);
+        }
+        if !kept.is_empty() {
+            merged.push(json!({"role": "user", "content": kept.trim_end()}));
+        }
+        Messages(merged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_system_messages_join_their_neighbours() {
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
+        let chat = |parts: &[(&str, &str)]| Messages(parts.iter().map(|(role, text)| message(role, text)).collect());
+        let all = chat(&[
+            ("system", "a"),
+            ("user", "b"),
+            ("system", "c"),
+            ("assistant", "d"),
+            ("system", "e"),
+            ("user", "f"),
+        ]);
+        assert!(all.has_late_system());
+        let merged = all.merged();
+        assert!(!merged.has_late_system());
+        assert_eq!(merged.0, chat(&[("system", "a"), ("user", "b\n\nc"), ("assistant", "d"), ("user", "e\n\nf")]).0);
+        let last = chat(&[("user", "b"), ("assistant", "d"), ("system", "e")]).merged();
+        assert_eq!(last.0, chat(&[("user", "b"), ("assistant", "d"), ("user", "e")]).0);
+    }
+}

@@ -1,0 +1,209 @@
+//! HTTP in front of engines: OpenAI's dialect, Anthropic's, and functions of text.
+//!
+//! Everything about HTTP is done by one thread, the server's, with an asynchronous runtime that has no threads of its own. Nothing
+//! that may take long happens there:
+//! - Prompts are rendered and encoded on a thread of the engine: submits are deferred.
+//! - Events come from a thread for each engine ([`events`]).
+//! - Constraints are compiled, and texts are encoded and rendered for their own sake, on the worker thread ([`worker`]).
+//! - Models are opened on the loading thread ([`models`]).
+//!
+//! A request of any dialect becomes a [`core::Ask`]; its answer is a stream of the engine's events, whose parts each dialect writes
+//! in its own way. A client that goes away drops that stream, and with it the requests, which cancels them.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | [`refusal`] | why a request gets no answer |
+//! | [`worker`], [`events`], [`models`] | the threads, and the models |
+//! | [`core`], [`answer`], [`stream`] | a request, its answer as a whole, its answer as a stream |
+//! | [`state`], [`guard`], [`body`] | what all handlers have; who may ask; what they sent |
+//! | [`openai`], [`anthropic`], [`text`], [`health`] | what is answered |
+//! | [`http`] | connections, and their end |
+//!
+//! The host of a server that shares an engine with it takes no events with [`Engine::next`]: that is the server's.
+
+mod answer;
+mod anthropic;
+mod body;
+mod core;
+mod events;
+mod guard;
+mod health;
+mod http;
+mod models;
+mod openai;
+mod refusal;
+mod state;
+mod stream;
+mod text;
+mod worker;
+
+use crate::engine::{Engine, ProgressFn, Prompt, RequestOptions};
+use crate::error::{Error, Result};
+use crate::os::thread::{self, JoinHandle, ThreadOptions};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// Opens an engine; gets what it reports its progress to.
+pub type OpenFn = Box<dyn FnOnce(ProgressFn) -> Result<Arc<Engine>> + Send>;
+
+/// Changes a request before it is submitted.
+pub type PrepareFn = Arc<dyn Fn(&Engine, &Prompt, &mut RequestOptions) + Send + Sync>;
+
+/// Holds events back while it does not return.
+pub type GateFn = Arc<dyn Fn(&Engine) + Send + Sync>;
+
+/// A model of a server.
+pub struct ModelSpec {
+    /// What requests call it.
+    pub name: String,
+    /// Opens it, on a thread of the server.
+    pub open: OpenFn,
+}
+
+impl ModelSpec {
+    /// A model that is open already.
+    pub fn opened(name: impl Into<String>, engine: Arc<Engine>) -> ModelSpec {
+        ModelSpec { name: name.into(), open: Box::new(move |_| Ok(engine)) }
+    }
+}
+
+/// The field in which OpenAI's dialect gives reasoning, for which there are two names. Both are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReasoningField {
+    /// `reasoning_content`.
+    #[default]
+    ReasoningContent,
+    /// `reasoning`.
+    Reasoning,
+}
+
+/// Options of [`Server::start`].
+pub struct ServerOptions {
+    /// The models, in the order in which they are loaded.
+    pub models: Vec<ModelSpec>,
+    /// The address to listen at; loopback by default.
+    pub host: IpAddr,
+    /// The port; 0 = one that is free.
+    pub port: u16,
+    /// Keys, one of which each request must have; none: all may ask.
+    pub api_keys: Vec<String>,
+    /// Names of hosts by which the server may be called, beside loopback's.
+    pub allowed_hosts: Vec<String>,
+    /// Where reasoning is given.
+    pub reasoning_field: ReasoningField,
+    /// Test hook: sees every request before it is submitted.
+    #[doc(hidden)]
+    pub prepare: Option<PrepareFn>,
+    /// Test hook: called before each event is taken from an engine.
+    #[doc(hidden)]
+    pub gate: Option<GateFn>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            models: Vec::new(),
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+            api_keys: Vec::new(),
+            allowed_hosts: Vec::new(),
+            reasoning_field: ReasoningField::default(),
+            prepare: None,
+            gate: None,
+        }
+    }
+}
+
+/// A running server. Dropping it stops it without a grace time.
+pub struct Server {
+    address: SocketAddr,
+    models: Arc<models::Models>,
+    /// The grace time, once it is to stop.
+    stop: watch::Sender<Option<Duration>>,
+    threads: Vec<JoinHandle>,
+}
+
+impl Server {
+    /// Starts a server, which answers as soon as this returns: requests to models that are loading are refused until they are
+    /// ready.
+    ///
+    /// # Errors
+    /// `Argument` for the models and for keys that are empty; `Io` when it cannot listen at the address; `Memory`.
+    pub fn start(options: ServerOptions) -> Result<Server> {
+        if options.api_keys.iter().any(String::is_empty) {
+            return Err(Error::argument("an API key is empty").about("api_keys"));
+        }
+        let asked = SocketAddr::new(options.host, options.port);
+        let refused = |e| Error::io(format_args!("cannot listen at {asked}"), asked.to_string(), &e);
+        let listener = TcpListener::bind(asked).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let (models, loading) = models::Models::start(options.models, options.gate)?;
+        let (stop, stopped) = watch::channel(None);
+        let mut server = Server { address, models: models.clone(), stop, threads: vec![loading] };
+        let (worker, working) = worker::Worker::start()?;
+        server.threads.push(working);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let state = Arc::new(state::State {
+            models,
+            worker,
+            guard: guard::Guard::new(address, options.api_keys, options.allowed_hosts),
+            reasoning: options.reasoning_field,
+            prepare: options.prepare,
+            started: now.as_secs(),
+            answers: Default::default(),
+        });
+        let (told, tells) = mpsc::channel();
+        let body = move || http::run(listener, state, stopped, |made| _ = told.send(made));
+        server.threads.push(thread::spawn("http", ThreadOptions::default(), body)?);
+        let gone = |_| Err(Error::internal("the server's thread panicked"));
+        tells.recv().unwrap_or_else(gone)?;
+        Ok(server)
+    }
+
+    /// Where it answers, such as `http://127.0.0.1:8080`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether all models have been opened, or have failed with the error.
+    pub fn loaded(&self) -> Result<bool> {
+        let mut loaded = true;
+        for (_, state) in self.models.all() {
+            match state {
+                models::State::Ready(_) => {}
+                models::State::Loading(..) => loaded = false,
+                models::State::Failed(error) => return Err(error),
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Stops listening, lets requests end for `grace`, cancels those that have not, and ends its threads. Blocks. Engines that only
+    /// the server has are closed.
+    pub fn stop(mut self, grace: Duration) {
+        self.end(grace);
+    }
+
+    fn end(&mut self, grace: Duration) {
+        self.models.begin_stop();
+        self.stop.send_replace(Some(grace));
+        // The server's thread first: with it the worker's line ends.
+        self.threads.drain(..).rev().for_each(JoinHandle::join);
+        self.models.stop();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}

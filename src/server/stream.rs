@@ -1,0 +1,86 @@
+//! An answer as a stream of server-sent events, written by its dialect.
+
+use super::core::Running;
+use super::refusal::Refusal;
+use crate::engine::Event;
+use crate::limits;
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_core::Stream;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// What is to be sent.
+pub(super) type Out = VecDeque<sse::Event>;
+
+/// Writes an answer in a dialect.
+pub(super) trait Writer: Send + Unpin + 'static {
+    /// Before the first event.
+    fn begin(&mut self, out: &mut Out);
+    /// An event of a choice.
+    fn event(&mut self, choice: usize, event: &Event, out: &mut Out);
+    /// The answer ends with an error.
+    fn failed(&mut self, refusal: &Refusal, out: &mut Out);
+    /// All choices have ended.
+    fn end(&mut self, out: &mut Out);
+}
+
+struct EventStream<W> {
+    running: Option<Running>,
+    writer: W,
+    out: Out,
+}
+
+impl<W: Writer> Stream for EventStream<W> {
+    type Item = Result<sse::Event, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(event) = this.out.pop_front() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            let Some(running) = &mut this.running else { return Poll::Ready(None) };
+            match std::task::ready!(running.poll_next(cx)) {
+                Some(Ok((choice, event))) => this.writer.event(choice, &event, &mut this.out),
+                Some(Err(refusal)) => {
+                    this.writer.failed(&refusal, &mut this.out);
+                    this.running = None;
+                }
+                None => {
+                    this.writer.end(&mut this.out);
+                    this.running = None;
+                }
+            }
+        }
+    }
+}
+
+/// The response that sends what `writer` makes of an answer.
+pub(super) fn response(running: Running, mut writer: impl Writer) -> Response {
+    let mut out = Out::new();
+    writer.begin(&mut out);
+    let stream = EventStream { running: Some(running), writer, out };
+    let keep_alive = KeepAlive::new().interval(Duration::from_millis(limits::SERVER_KEEP_ALIVE_MS));
+    Sse::new(stream).keep_alive(keep_alive).into_response()
+}
+
+/// Adds an event with a JSON value.
+pub(super) fn push(out: &mut Out, value: &impl serde::Serialize) {
+    push_event(out, sse::Event::default(), value);
+}
+
+/// Adds an event of this name with a JSON value.
+pub(super) fn push_named(out: &mut Out, name: &str, value: &impl serde::Serialize) {
+    push_event(out, sse::Event::default().event(name), value);
+}
+
+fn push_event(out: &mut Out, event: sse::Event, value: &impl serde::Serialize) {
+    // The values are our own, with names for keys, so that they can be written.
+    if let Ok(text) = serde_json::to_string(value) {
+        out.push_back(event.data(text));
+    }
+}

@@ -384,7 +384,7 @@ pub struct Info {
 }
 
 /// One snapshot of an engine's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation; the C header explains the units")]
 pub struct Stats {
     pub running: u32,

@@ -2,6 +2,7 @@
 
 use super::answer::Answer;
 use super::events::Arrived;
+use super::metrics::Metrics;
 use super::models::Model;
 use super::refusal::{Kind, Outcome, Refusal};
 use super::state::State;
@@ -126,7 +127,8 @@ impl Ask {
                 requests.push(submitted?);
             }
         }
-        Ok(Running { left: requests.len(), _requests: requests, from, first: None })
+        let (metrics, model) = (state.metrics.clone(), model.name.clone());
+        Ok(Running { left: requests.len(), _requests: requests, from, first: None, metrics, model })
     }
 }
 
@@ -138,13 +140,16 @@ pub(super) struct Running {
     first: Option<Arrived>,
     /// Choices that have not ended.
     left: usize,
+    /// Where ends are counted, and the name of the model.
+    metrics: Arc<Metrics>,
+    model: String,
 }
 
 impl Running {
     /// The next event of any choice; none after the terminal ones of all.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome<Arrived>>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(self.taken(first)));
+            return Poll::Ready(Some(Ok(first)));
         }
         if self.left == 0 {
             return Poll::Ready(None);
@@ -160,6 +165,7 @@ impl Running {
     fn taken(&mut self, arrived: Arrived) -> Outcome<Arrived> {
         if arrived.1.terminal() {
             self.left -= 1;
+            self.metrics.ended(&self.model, &arrived.1);
         }
         match (arrived.1.kind, &arrived.1.error) {
             (EventKind::Failed, Some(error)) => Err(error.into()),
@@ -182,7 +188,6 @@ impl Running {
             Err(_) | Ok(None) => Ok(self),
             Ok(Some(Err(refusal))) => Err(refusal),
             Ok(Some(Ok(first))) => {
-                self.left += usize::from(first.1.terminal());
                 self.first = Some(first);
                 Ok(self)
             }

@@ -48,7 +48,8 @@ pub(super) async fn health(State(server): State<Arc<Server>>) -> (StatusCode, Js
             ModelHealth { status: "failed", done: None, total: None, error: Some(error.message.clone()) }
         }
     };
-    let models: BTreeMap<_, _> = server.models.all().iter().map(|(name, state)| (name.clone(), of(state))).collect();
+    let models: BTreeMap<_, _> =
+        server.models.all(false).iter().map(|(name, state)| (name.clone(), of(state))).collect();
     let any = |status| models.values().any(|model| model.status == status);
     let (code, status) = match (any("failed"), any("loading")) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),

@@ -2,7 +2,7 @@
 
 use super::refusal::{Kind, Refusal};
 use super::state::State;
-use super::{anthropic, guard, health, openai, text};
+use super::{anthropic, guard, health, metrics, openai, text};
 use crate::error::{Error, Result};
 use crate::limits;
 use axum::Router;
@@ -53,10 +53,13 @@ fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/", get(health::home))
         .route("/health", get(health::health))
+        .route("/metrics", get(metrics::metrics))
+        .route("/stats", get(metrics::stats))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{*id}", get(openai::models::one))
         .route("/v1/chat/completions", post(openai::chat::handle))
         .route("/v1/completions", post(openai::completions::handle))
+        .route("/v1/responses", post(openai::responses::handle))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/tokenize", post(text::tokenize))

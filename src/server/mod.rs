@@ -12,10 +12,11 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | [`refusal`] | why a request gets no answer |
+//! | [`refusal`], [`metrics`] | why a request gets no answer; what is counted |
 //! | [`worker`], [`events`], [`models`] | the threads, and the models |
 //! | [`core`], [`answer`], [`stream`] | a request, its answer as a whole, its answer as a stream |
 //! | [`state`], [`guard`], [`body`] | what all handlers have; who may ask; what they sent |
+//! | [`late_system`] | what several dialects do with messages |
 //! | [`openai`], [`anthropic`], [`text`], [`health`] | what is answered |
 //! | [`http`] | connections, and their end |
 //!
@@ -29,6 +30,8 @@ mod events;
 mod guard;
 mod health;
 mod http;
+mod late_system;
+mod metrics;
 mod models;
 mod openai;
 mod refusal;
@@ -57,8 +60,10 @@ pub type GateFn = Arc<dyn Fn(&Engine) + Send + Sync>;
 
 /// A model of a server.
 pub struct ModelSpec {
-    /// What requests call it.
+    /// What requests call it, and answers.
     pub name: String,
+    /// Other names by which requests may call it.
+    pub aliases: Vec<String>,
     /// Opens it, on a thread of the server.
     pub open: OpenFn,
 }
@@ -66,7 +71,7 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// A model that is open already.
     pub fn opened(name: impl Into<String>, engine: Arc<Engine>) -> ModelSpec {
-        ModelSpec { name: name.into(), open: Box::new(move |_| Ok(engine)) }
+        ModelSpec { name: name.into(), aliases: Vec::new(), open: Box::new(move |_| Ok(engine)) }
     }
 }
 
@@ -151,6 +156,7 @@ impl Server {
             models,
             worker,
             guard: guard::Guard::new(address, options.api_keys, options.allowed_hosts),
+            metrics: Default::default(),
             reasoning: options.reasoning_field,
             prepare: options.prepare,
             started: now.as_secs(),
@@ -177,7 +183,7 @@ impl Server {
     /// Whether all models have been opened, or have failed with the error.
     pub fn loaded(&self) -> Result<bool> {
         let mut loaded = true;
-        for (_, state) in self.models.all() {
+        for (_, state) in self.models.all(false) {
             match state {
                 models::State::Ready(_) => {}
                 models::State::Loading(..) => loaded = false,

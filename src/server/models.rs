@@ -63,9 +63,16 @@ pub(super) enum State {
     Failed(Error),
 }
 
+/// A model's place.
+struct Slot {
+    /// The name first, then the others that it answers by.
+    names: Vec<String>,
+    state: State,
+}
+
 /// All models of a server.
 pub(super) struct Models {
-    slots: Mutex<Vec<(String, State)>>,
+    slots: Mutex<Vec<Slot>>,
     /// Threads that take events, of models that are ready.
     readers: Mutex<Vec<JoinHandle>>,
     stopping: AtomicBool,
@@ -81,14 +88,16 @@ impl Models {
             let message = format!("{} models are given; a server has 1 to {}", specs.len(), limits::SERVER_MODELS_MAX);
             return Err(Error::argument(message).about("models"));
         }
-        for (at, spec) in specs.iter().enumerate() {
-            if spec.name.is_empty() || specs.iter().take(at).any(|other| other.name == spec.name) {
-                let message =
-                    format!("model {at} is named {:?}; names are not empty, and each is there once", spec.name);
+        let names = |spec: &ModelSpec| [std::slice::from_ref(&spec.name), &spec.aliases].concat();
+        let slot = |spec: &ModelSpec| Slot { names: names(spec), state: State::Loading(0, 0) };
+        let slots: Vec<Slot> = specs.iter().map(slot).collect();
+        let all: Vec<&String> = slots.iter().flat_map(|slot| &slot.names).collect();
+        for (at, name) in all.iter().enumerate() {
+            if name.is_empty() || all.iter().take(at).any(|other| other == name) {
+                let message = format!("a model is named {name:?}; names are not empty, and each is there once");
                 return Err(Error::argument(message).about("models"));
             }
         }
-        let slots = specs.iter().map(|spec| (spec.name.clone(), State::Loading(0, 0))).collect();
         let models = Models { slots: Mutex::new(slots), readers: Mutex::default(), stopping: AtomicBool::new(false) };
         let models = Arc::new(models);
         let all = models.clone();
@@ -120,13 +129,23 @@ impl Models {
 
     fn set(&self, index: usize, state: State) {
         if let Some(slot) = lock(&self.slots).get_mut(index) {
-            slot.1 = state;
+            slot.state = state;
         }
     }
 
-    /// Names and states, in order.
-    pub fn all(&self) -> Vec<(String, State)> {
-        lock(&self.slots).clone()
+    /// Names and states, in order; with `aliases` a model is there by each of its names.
+    pub fn all(&self, aliases: bool) -> Vec<(String, State)> {
+        let named = |slot: &Slot| -> Vec<(String, State)> {
+            let names = slot.names.iter().take(if aliases { usize::MAX } else { 1 });
+            names.map(|name| (name.clone(), slot.state.clone())).collect()
+        };
+        lock(&self.slots).iter().flat_map(named).collect()
+    }
+
+    /// Those that are ready.
+    pub fn ready(&self) -> Vec<Arc<Model>> {
+        let ready = |slot: &Slot| if let State::Ready(model) = &slot.state { Some(model.clone()) } else { None };
+        lock(&self.slots).iter().filter_map(ready).collect()
     }
 
     /// The model that a request names; without a name that of a server that has one.
@@ -134,17 +153,18 @@ impl Models {
         let slots = lock(&self.slots);
         let only = || if slots.len() == 1 { slots.first() } else { None };
         let found = match name.filter(|name| !name.is_empty()) {
-            Some(name) => slots.iter().find(|slot| slot.0 == name),
+            Some(name) => slots.iter().find(|slot| slot.names.iter().any(|known| known == name)),
             None => only(),
         };
-        let Some((name, state)) = found else {
-            let names: Vec<&str> = slots.iter().map(|slot| slot.0.as_str()).collect();
+        let Some(slot) = found else {
+            let names: Vec<&str> = slots.iter().flat_map(|slot| &slot.names).map(String::as_str).collect();
             let asked = name.map_or("no model is named".to_owned(), |name| format!("there is no model {name:?}"));
             let message = format!("{asked}; there is {}", names.join(", "));
             let refusal = Refusal { param: Some("model".to_owned()), ..Refusal::new(Kind::NotFound, message) };
             return Err(refusal.coded("model_not_found"));
         };
-        match state {
+        let name = slot.names.first().map(String::as_str).unwrap_or_default();
+        match &slot.state {
             State::Ready(model) => Ok(model.clone()),
             State::Loading(done, total) => {
                 let message = format!("the model {name:?} is loading: {done} of {total} bytes; try again");
@@ -164,11 +184,7 @@ impl Models {
 
     /// Waits for the threads that take events, when no request is left. After the loading thread.
     pub fn stop(&self) {
-        for (_, state) in self.all() {
-            if let State::Ready(model) = state {
-                model.routes.stop();
-            }
-        }
+        self.ready().iter().for_each(|model| model.routes.stop());
         let readers = std::mem::take(&mut *lock(&self.readers));
         readers.into_iter().for_each(JoinHandle::join);
     }

@@ -1,6 +1,7 @@
 //! What all handlers have.
 
 use super::guard::Guard;
+use super::metrics::Metrics;
 use super::models::Models;
 use super::worker::Worker;
 use super::{PrepareFn, ReasoningField};
@@ -12,6 +13,7 @@ pub(super) struct State {
     pub models: Arc<Models>,
     pub worker: Worker,
     pub guard: Guard,
+    pub metrics: Arc<Metrics>,
     pub reasoning: ReasoningField,
     pub prepare: Option<PrepareFn>,
     /// When it started, in seconds since 1970.

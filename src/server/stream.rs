@@ -4,7 +4,7 @@ use super::core::Running;
 use super::refusal::Refusal;
 use crate::engine::Event;
 use crate::limits;
-use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
 use std::collections::VecDeque;
@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::time::{Instant, Sleep};
 
 /// What is to be sent.
 pub(super) type Out = VecDeque<sse::Event>;
@@ -26,12 +27,23 @@ pub(super) trait Writer: Send + Unpin + 'static {
     fn failed(&mut self, refusal: &Refusal, out: &mut Out);
     /// All choices have ended.
     fn end(&mut self, out: &mut Out);
+    /// Nothing came for a while: something that shows that the stream lives.
+    fn quiet(&mut self, out: &mut Out) {
+        out.push_back(sse::Event::default().comment(""));
+    }
 }
 
 struct EventStream<W> {
     running: Option<Running>,
     writer: W,
     out: Out,
+    /// When it has been quiet for too long.
+    quiet: Pin<Box<Sleep>>,
+}
+
+/// How long a stream is quiet at most.
+fn patience() -> Duration {
+    Duration::from_millis(limits::SERVER_KEEP_ALIVE_MS)
 }
 
 impl<W: Writer> Stream for EventStream<W> {
@@ -41,18 +53,23 @@ impl<W: Writer> Stream for EventStream<W> {
         let this = &mut *self;
         loop {
             if let Some(event) = this.out.pop_front() {
+                this.quiet.as_mut().reset(Instant::now() + patience());
                 return Poll::Ready(Some(Ok(event)));
             }
             let Some(running) = &mut this.running else { return Poll::Ready(None) };
-            match std::task::ready!(running.poll_next(cx)) {
-                Some(Ok((choice, event))) => this.writer.event(choice, &event, &mut this.out),
-                Some(Err(refusal)) => {
+            match running.poll_next(cx) {
+                Poll::Ready(Some(Ok((choice, event)))) => this.writer.event(choice, &event, &mut this.out),
+                Poll::Ready(Some(Err(refusal))) => {
                     this.writer.failed(&refusal, &mut this.out);
                     this.running = None;
                 }
-                None => {
+                Poll::Ready(None) => {
                     this.writer.end(&mut this.out);
                     this.running = None;
+                }
+                Poll::Pending => {
+                    std::task::ready!(this.quiet.as_mut().poll(cx));
+                    this.writer.quiet(&mut this.out);
                 }
             }
         }
@@ -63,9 +80,8 @@ impl<W: Writer> Stream for EventStream<W> {
 pub(super) fn response(running: Running, mut writer: impl Writer) -> Response {
     let mut out = Out::new();
     writer.begin(&mut out);
-    let stream = EventStream { running: Some(running), writer, out };
-    let keep_alive = KeepAlive::new().interval(Duration::from_millis(limits::SERVER_KEEP_ALIVE_MS));
-    Sse::new(stream).keep_alive(keep_alive).into_response()
+    let quiet = Box::pin(tokio::time::sleep(patience()));
+    Sse::new(EventStream { running: Some(running), writer, out, quiet }).into_response()
 }
 
 /// Adds an event with a JSON value.

@@ -1,7 +1,7 @@
 //! `/v1/completions`, and the functions of text.
 
 use crate::client::{get, post};
-use crate::scripted::{Pace, engine, serve};
+use crate::scripted::{Pace, engine, serve, serve_with};
 use serde_json::{Value, json};
 
 const PATH: &str = "/v1/completions";
@@ -78,6 +78,14 @@ fn models_are_listed_and_found() {
     assert_eq!(refusal, (404, missing.clone(), Some("model".to_owned())));
     let refusal = post(server.address(), PATH, &json!({"model": "x", "prompt": "x"})).refusal();
     assert_eq!(refusal, (404, missing, Some("model".to_owned())));
+    let more = serve_with(&engine, |options| options.models[0].aliases = vec!["claude-m".to_owned(), "b".to_owned()]);
+    let list = get(more.address(), "/v1/models").json();
+    let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["m", "claude-m", "b"]);
+    assert_eq!((&list["first_id"], &list["last_id"]), (&json!("m"), &json!("b")));
+    let named = post(more.address(), PATH, &json!({"model": "claude-m", "prompt": "x", "max_tokens": 1})).json();
+    assert_eq!(named["model"], "m");
+    drop(more);
     assert_eq!(get(server.address(), "/nothing").refusal().0, 404);
     assert_eq!(get(server.address(), PATH).refusal().0, 405);
 }

@@ -60,13 +60,15 @@ fn a_model_is_loading_then_ready_and_others_may_fail() {
     let (go, wait) = mpsc::channel::<()>();
     let slow = ModelSpec {
         name: "m".to_owned(),
+        aliases: vec![],
         open: Box::new(move |mut progress| {
             assert!(progress(3, 9));
             wait.recv().unwrap();
             Ok(engine())
         }),
     };
-    let bad = ModelSpec { name: "bad".to_owned(), open: Box::new(|_| Err(Error::format("no such thing"))) };
+    let bad =
+        ModelSpec { name: "bad".to_owned(), aliases: vec![], open: Box::new(|_| Err(Error::format("no such thing"))) };
     let server = start(vec![slow, bad]);
     until(|| get(server.address(), "/health").json()["models"]["m"]["done"] == 3);
     let health = get(server.address(), "/health");
@@ -96,6 +98,7 @@ fn loading_is_given_up_when_the_server_stops() {
     let (began, begins) = mpsc::channel();
     let endless = ModelSpec {
         name: "m".to_owned(),
+        aliases: vec![],
         open: Box::new(move |mut progress| {
             began.send(()).unwrap();
             while progress(1, 2) {
@@ -111,7 +114,11 @@ fn loading_is_given_up_when_the_server_stops() {
 
 #[test]
 fn what_no_server_can_be_is_refused() {
-    let spec = |name: &str| ModelSpec { name: name.to_owned(), open: Box::new(|_| Err(Error::format("never"))) };
+    let spec = |name: &str| ModelSpec {
+        name: name.to_owned(),
+        aliases: vec![],
+        open: Box::new(|_| Err(Error::format("never"))),
+    };
     for (models, keys) in [
         (vec![], vec![]),
         (vec![spec("")], vec![]),

@@ -10,6 +10,8 @@ mod completions;
 mod guard;
 mod life;
 mod messages;
+mod metrics;
+mod responses;
 mod scripted;
 #[path = "../support/mod.rs"]
 mod support;

@@ -81,3 +81,27 @@ assert raises(openai.BadRequestError, messages=[{"role": "user", "content": "wor
 assert raises(openai.NotFoundError, model="other").code == "model_not_found"
 client.api_key = "wrong"
 assert raises(openai.AuthenticationError).code == "invalid_api_key"
+
+client.api_key = "key"
+FLAT = [{"type": "function", "strict": False, **tool["function"]} for tool in TOOLS]
+ASK = {"model": "m", "input": "say:" + CALLS, "tools": FLAT}
+whole = client.responses.create(**ASK)
+
+
+def output(response):
+    text = {"message": lambda i: i.content[0].text, "reasoning": lambda i: i.content[0].text}
+    return [(i.type, text[i.type](i)) if i.type in text else (i.name, i.arguments) for i in response.output]
+
+
+wanted = [("reasoning", "Hm, ünd."), ("message", "I roll."), ("dice", '{"sides": 6}'), ("coin", "{}")]
+assert output(whole) == wanted and whole.status == "completed" and whole.output_text == "I roll.", whole
+with client.responses.stream(**ASK) as stream:
+    kinds = {event.type for event in stream}
+    streamed = stream.get_final_response()
+assert output(streamed) == wanted and streamed.usage.total_tokens == whole.usage.total_tokens, streamed
+assert {"response.output_text.delta", "response.reasoning_text.delta", "response.function_call_arguments.done"} <= kinds, kinds
+results = [
+    {"type": "function_call_output", "call_id": item.call_id, "output": "3"} for item in whole.output if item.type == "function_call"
+]
+turn = [{"role": "user", "content": "roll"}, *whole.output, *results, {"role": "user", "content": "say:Three."}]
+assert client.responses.create(model="m", input=turn, tools=FLAT).output_text == "Three."

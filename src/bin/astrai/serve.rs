@@ -30,9 +30,9 @@ pub struct ServeArgs {
     /// The same; may be given several times
     #[arg(long = "model", value_name = "[NAME=]MODEL")]
     models: Vec<String>,
-    /// What requests call the model, when there is one [default: the name of its file or folder]
-    #[arg(long, value_name = "NAME")]
-    model_name: Option<String>,
+    /// What requests call the model, when there is one; may be given several times [default: the name of its file or folder]
+    #[arg(long = "model-name", value_name = "NAME")]
+    model_names: Vec<String>,
     /// Address to listen at; others than loopback let other machines ask
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
@@ -78,7 +78,7 @@ impl ServeArgs {
     /// The models with their names.
     fn specs(&self, interrupt: &Interrupt) -> Outcome<Vec<ModelSpec>> {
         let models: Vec<&String> = self.position.iter().chain(&self.models).collect();
-        if self.model_name.is_some() && models.len() > 1 {
+        if !self.model_names.is_empty() && models.len() > 1 {
             let message = "--model-name is for one model; name several as --model NAME=MODEL";
             return Err(Failure::Usage(message.to_owned()));
         }
@@ -91,7 +91,10 @@ impl ServeArgs {
                     .and_then(|folder| open::open(&folder, options, Some(&interrupt)));
                 opened.map(Arc::new).map_err(error)
             });
-            ModelSpec { name: self.model_name.clone().unwrap_or(name), open }
+            match self.model_names.split_first() {
+                Some((name, others)) => ModelSpec { name: name.clone(), aliases: others.to_vec(), open },
+                None => ModelSpec { name, aliases: Vec::new(), open },
+            }
         };
         Ok(models.iter().map(spec).collect())
     }

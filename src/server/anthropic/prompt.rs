@@ -10,8 +10,6 @@ use std::collections::HashMap;
 
 /// The beginning of a block of the system prompt that is for the server's accounts.
 const BILLING: &str = "x-anthropic-billing-header";
-/// Between texts that become one.
-const BETWEEN: &str = "\n\n";
 
 /// Content: a text, or blocks.
 #[derive(Deserialize)]
@@ -158,62 +156,5 @@ impl Messages {
         }
         self.0.push(Value::Object(message));
         Ok(())
-    }
-
-    /// Whether there are system messages behind the first message.
-    pub fn has_late_system(&self) -> bool {
-        self.0.iter().skip(1).any(|message| message["role"] == "system")
-    }
-
-    /// For templates that take no system messages within a chat: each joins the user's message before it, else that after it.
-    pub fn merged(self) -> Messages {
-        let mut merged: Vec<Value> = Vec::new();
-        let mut kept = String::new();
-        for (at, mut message) in self.0.into_iter().enumerate() {
-            let content = message["content"].as_str().unwrap_or_default().to_owned();
-            if at > 0 && message["role"] == "system" {
-                match merged.last_mut().filter(|last| last["role"] == "user") {
-                    Some(last) => {
-                        let before = last["content"].as_str().unwrap_or_default();
-                        last["content"] = Value::from([before, BETWEEN, &content].concat());
-                    }
-                    None => kept = [kept.as_str(), &content, BETWEEN].concat(),
-                }
-                continue;
-            }
-            if message["role"] == "user" && !kept.is_empty() {
-                message["content"] = Value::from([std::mem::take(&mut kept), content].concat());
-            }
-            merged.push(message);
-        }
-        if !kept.is_empty() {
-            merged.push(json!({"role": "user", "content": kept.trim_end()}));
-        }
-        Messages(merged)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn late_system_messages_join_their_neighbours() {
-        let message = |role: &str, content: &str| json!({"role": role, "content": content});
-        let chat = |parts: &[(&str, &str)]| Messages(parts.iter().map(|(role, text)| message(role, text)).collect());
-        let all = chat(&[
-            ("system", "a"),
-            ("user", "b"),
-            ("system", "c"),
-            ("assistant", "d"),
-            ("system", "e"),
-            ("user", "f"),
-        ]);
-        assert!(all.has_late_system());
-        let merged = all.merged();
-        assert!(!merged.has_late_system());
-        assert_eq!(merged.0, chat(&[("system", "a"), ("user", "b\n\nc"), ("assistant", "d"), ("user", "e\n\nf")]).0);
-        let last = chat(&[("user", "b"), ("assistant", "d"), ("system", "e")]).merged();
-        assert_eq!(last.0, chat(&[("user", "b"), ("assistant", "d"), ("user", "e")]).0);
     }
 }

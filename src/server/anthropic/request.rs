@@ -2,10 +2,11 @@
 
 use super::prompt::{Content, Messages, Turn};
 use crate::constrain;
-use crate::engine::{MessageFlags, Prompt, TextOptions, ToolChoice};
+use crate::engine::{MessageFlags, Prompt, ToolChoice};
 use crate::limits;
 use crate::server::body::Fields;
 use crate::server::core::{Ask, Reasoning};
+use crate::server::late_system;
 use crate::server::models::Model;
 use crate::server::openai::chat::is_start;
 use crate::server::refusal::{Outcome, Refusal};
@@ -73,30 +74,14 @@ async fn prompt(fields: &mut Fields, server: &Server, model: &Arc<Model>) -> Out
         let message = format!("there are {} messages; 1 to {} are allowed", turns.len(), limits::MESSAGES_MAX);
         return Err(Refusal::field("messages", message));
     }
-    let mut messages = Messages::new(fields.take::<Content>("system")?, &turns)?;
-    if messages.has_late_system() && !takes_late_system(server, model).await? {
-        messages = messages.merged();
-    }
-    let messages = messages.0;
+    let messages = Messages::new(fields.take::<Content>("system")?, &turns)?;
+    let messages = late_system::settle(server, model, messages.0).await?;
     let mut message_flags = Vec::new();
     if messages.last().is_some_and(is_start) {
         message_flags = vec![MessageFlags::default(); messages.len() - 1];
         message_flags.push(MessageFlags { continued: true, ..MessageFlags::default() });
     }
     Ok(Prompt { messages, message_flags, ..Prompt::default() })
-}
-
-/// Whether the model's template takes system messages within a chat: it is tried once.
-async fn takes_late_system(server: &Server, model: &Arc<Model>) -> Outcome<bool> {
-    let model = model.clone();
-    let tried = move || {
-        Ok(*model.late_system.get_or_init(|| {
-            let messages = ["system", "user", "system", "user"].map(|role| json!({"role": role, "content": "x"}));
-            let prompt = Prompt { messages: messages.to_vec(), ..Prompt::default() };
-            model.engine.render(&prompt, TextOptions::default()).is_ok()
-        }))
-    };
-    server.worker.run(tried).await
 }
 
 /// Tools in the form that chat templates know. Those that a server would run itself are left out.

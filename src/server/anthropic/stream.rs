@@ -145,6 +145,7 @@ enum StreamEvent<'a> {
     ContentBlockStop { index: usize },
     MessageDelta { delta: Stop, usage: Counts },
     MessageStop,
+    Ping,
 }
 
 #[derive(Serialize)]
@@ -254,5 +255,9 @@ impl Writer for MessageStream {
 
     fn end(&mut self, out: &mut Out) {
         push_named(out, "message_stop", &StreamEvent::MessageStop);
+    }
+
+    fn quiet(&mut self, out: &mut Out) {
+        push_named(out, "ping", &StreamEvent::Ping);
     }
 }

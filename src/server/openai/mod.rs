@@ -1,4 +1,4 @@
-//! OpenAI's dialect: chat completions, completions, models.
+//! OpenAI's dialect: chat completions, completions, responses, models.
 
 pub(super) mod chat;
 mod chat_stream;
@@ -6,4 +6,8 @@ pub(super) mod completions;
 pub(super) mod errors;
 pub(super) mod models;
 mod options;
+mod response_input;
+mod response_object;
+mod response_stream;
+pub(super) mod responses;
 mod types;

@@ -60,7 +60,7 @@ pub(in crate::server) async fn list(State(server): State<Arc<Server>>) -> Respon
         ModelState::Loading(..) => Some(object(&server, name, None)),
         ModelState::Failed(_) => None,
     };
-    let data: Vec<ModelObject> = server.models.all().into_iter().filter_map(of).collect();
+    let data: Vec<ModelObject> = server.models.all(true).into_iter().filter_map(of).collect();
     let id = |model: Option<&ModelObject>| model.map(|model| model.id.clone());
     let (first_id, last_id) = (id(data.first()), id(data.last()));
     Json(ModelList { object: "list", has_more: false, first_id, last_id, data }).into_response()

@@ -131,19 +131,27 @@ pub(super) fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
         }
     }
     ask.tools = (!tools.is_empty()).then_some(Value::Array(tools));
-    ask.tool_choice = match fields.take("tool_choice")? {
-        None => ToolChoice::Auto,
-        Some(Choice::Function { function }) => ToolChoice::Named(function.name),
-        Some(Choice::Word(word)) => match word.as_str() {
-            "auto" => ToolChoice::Auto,
-            "none" => ToolChoice::None,
-            "required" => ToolChoice::Required,
-            other => {
-                let message = format!("tool_choice is {other:?}; it is auto, none, required or a function");
-                return Err(Refusal::field("tool_choice", message));
-            }
-        },
-    };
+    ask.tool_choice = tool_choice(fields.take("tool_choice")?)?;
     ask.single_call = fields.take("parallel_tool_calls")? == Some(false);
     Ok(())
+}
+
+/// What `tool_choice` says.
+pub(super) fn tool_choice(value: Option<Value>) -> Outcome<ToolChoice> {
+    const NAME: &str = "tool_choice";
+    let Some(value) = value else { return Ok(ToolChoice::Auto) };
+    let choice = serde_json::from_value(value).map_err(|e| Refusal::field(NAME, format!("{NAME}: {e}")))?;
+    let word = match choice {
+        Choice::Function { function } => return Ok(ToolChoice::Named(function.name)),
+        Choice::Word(word) => word,
+    };
+    match word.as_str() {
+        "auto" => Ok(ToolChoice::Auto),
+        "none" => Ok(ToolChoice::None),
+        "required" => Ok(ToolChoice::Required),
+        other => {
+            let message = format!("tool_choice is {other:?}; it is auto, none, required or a function");
+            Err(Refusal::field(NAME, message))
+        }
+    }
 }

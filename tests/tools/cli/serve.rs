@@ -60,7 +60,11 @@ impl Serving {
 fn serve_answers_until_it_is_stopped() {
     for (args, names, signal) in [
         (&["MODEL"][..], &["storyteller"][..], "-INT"),
-        (&["--model", "MODEL", "--model-name", "claude-local"], &["claude-local"], "-TERM"),
+        (
+            &["--model", "MODEL", "--model-name", "story", "--model-name", "claude-local"],
+            &["story", "claude-local"],
+            "-TERM",
+        ),
     ] {
         let serving = Serving::start(args, None);
         serving.ready();

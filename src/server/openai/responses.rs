@@ -1,0 +1,114 @@
+//! `/v1/responses`. Nothing is stored: each request has the whole conversation.
+
+use super::errors;
+use super::options::{self, tool_choice};
+use super::response_input::{self, Input};
+use super::response_object::ResponseObject;
+use super::response_stream::ResponseStream;
+use crate::constrain;
+use crate::engine::Prompt;
+use crate::server::body::{self, Fields};
+use crate::server::core::{Ask, Reasoning};
+use crate::server::late_system;
+use crate::server::refusal::{Outcome, Refusal};
+use crate::server::state::State as Server;
+use crate::server::stream;
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+#[derive(Default, Deserialize)]
+struct ReasoningField {
+    effort: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct TextField {
+    format: Option<Format>,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    r#type: String,
+    schema: Option<Value>,
+}
+
+/// Handles a request.
+pub(in crate::server) async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
+    errors::or_response(answer(&server, request).await)
+}
+
+async fn answer(server: &Server, request: Request) -> Outcome<Response> {
+    let mut fields = body::read(request).await?;
+    let model = server.models.find(fields.take::<String>("model")?.as_deref())?;
+    if fields.take::<String>("previous_response_id")?.is_some() {
+        let message = "responses are not stored here; send the whole conversation as input";
+        return Err(Refusal::field("previous_response_id", message));
+    }
+    let instructions: Option<String> = fields.take("instructions")?;
+    let input = fields.take::<Input>("input")?.unwrap_or_default();
+    let messages = response_input::messages(instructions.as_deref(), input)?;
+    let messages = late_system::settle(server, &model, messages).await?;
+    let mut ask = Ask::new(vec![Prompt { messages, ..Prompt::default() }]);
+    let options = &mut ask.options;
+    options.max_tokens = fields.take("max_output_tokens")?.or(options.max_tokens);
+    options.temperature = fields.take("temperature")?.or(options.temperature);
+    options.top_p = fields.take("top_p")?.or(options.top_p);
+    let (tools, choice) = tools(&mut fields, &mut ask)?;
+    ask.constraint = format(&mut fields)?;
+    if let Some(effort) = fields.take::<ReasoningField>("reasoning")?.and_then(|reasoning| reasoning.effort) {
+        ask.reason(if effort == "none" { Reasoning::Off } else { Reasoning::Effort(&effort) }, model.engine.info());
+    }
+    let stream = options::sending(&mut fields)?.stream;
+    let object = ResponseObject::new(server, &model, &ask, [instructions.into(), tools, choice]);
+    let running = ask.start(server, &model).await?;
+    if stream {
+        return Ok(stream::response(running.begun().await?, ResponseStream::new(object)));
+    }
+    let answer = running.answers().await?.into_iter().next().unwrap_or_default();
+    Ok(Json(object.whole(&answer)).into_response())
+}
+
+/// Reads tools and the choice of them, and returns both as they were sent. Tools that a server would run itself are left out.
+fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<(Value, Value)> {
+    let given: Vec<Map<String, Value>> = fields.take("tools")?.unwrap_or_default();
+    let is_function = |tool: &&Map<String, Value>| tool.get("type").and_then(Value::as_str) == Some("function");
+    let nested = |tool: &Map<String, Value>| {
+        let mut function = tool.clone();
+        function.remove("type");
+        json!({"type": "function", "function": function})
+    };
+    let own: Vec<Map<String, Value>> = given.iter().filter(is_function).cloned().collect();
+    let tools: Vec<Value> = own.iter().map(nested).collect();
+    ask.tools = (!tools.is_empty()).then_some(Value::Array(tools));
+    let choice: Option<Value> = fields.take("tool_choice")?;
+    let named = choice.as_ref().and_then(|choice| choice.get("name")).cloned();
+    // Here the name stands beside the type.
+    let inner = match named {
+        Some(name) => Some(json!({"function": {"name": name}})),
+        None => choice.clone(),
+    };
+    ask.tool_choice = tool_choice(inner)?;
+    ask.single_call = fields.take("parallel_tool_calls")? == Some(false);
+    Ok((json!(own), choice.unwrap_or_else(|| Value::from("auto"))))
+}
+
+/// Reads `text.format`: what the content may be.
+fn format(fields: &mut Fields) -> Outcome<Option<(constrain::Kind, String)>> {
+    let text: TextField = fields.take("text")?.unwrap_or_default();
+    let Some(format) = text.format else { return Ok(None) };
+    let schema = match (format.r#type.as_str(), format.schema) {
+        ("text", _) => return Ok(None),
+        ("json_object", _) => json!({"type": "object"}),
+        ("json_schema", Some(schema)) => schema,
+        (other, _) => {
+            let message =
+                format!("text.format is of type {other:?}; it is text, json_object, or json_schema with a schema");
+            return Err(Refusal::field("text", message));
+        }
+    };
+    Ok(Some((constrain::Kind::JsonSchema, schema.to_string())))
+}

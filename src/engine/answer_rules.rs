@@ -108,7 +108,7 @@ impl Rules {
     /// The guide of the answer to a prompt that ends with `tail`; `None` when its rules leave it free. Compiles on a thread of its own.
     ///
     /// # Errors
-    /// Those of [`compile_answer`]; `Memory`.
+    /// Those of [`crate::constrain::compile_answer`]; `Memory`.
     pub fn guide(&self, guides: &Guides, text: &TextKit, tail: &str) -> Result<Option<Arc<Guide>>> {
         let tokenizer = text.tokenizer()?.clone();
         let made = thread::aside_with("constraint", limits::CONSTRAINT_STACK_BYTES, || {

@@ -230,7 +230,7 @@ pub struct RequestOptions {
     pub tag: u64,
     /// Run template and tokenizer on a thread of the engine; their errors become a failed terminal event.
     pub defer: bool,
-    /// Seed of the request's random stream; `None` = a random one, which is reported in [`Usage::seed`].
+    /// Seed of the request's random stream; `None` = a random one, which is reported in [`super::Usage::seed`].
     pub seed: Option<u64>,
     /// Do not stop at the end-of-sequence tokens.
     pub ignore_eos: bool,

@@ -79,7 +79,9 @@ fn an_answer_says_the_same_whole_and_streamed_however_the_model_cuts_it() {
             // The role, each part, and the end.
             let parts = usize::from(!said.content.is_empty()) + usize::from(!said.reasoning.is_empty());
             let least = 2 + parts + said.calls.len();
-            assert_eq!(chunks.len() == least, pace == Pace::Whole, "{pace:?} {text}: {} chunks", chunks.len());
+            // At other paces events join, too, when they come faster than they are sent.
+            let fits = if pace == Pace::Whole { chunks.len() == least } else { chunks.len() >= least };
+            assert!(fits, "{pace:?} {text}: {} chunks", chunks.len());
         }
         server.stop(std::time::Duration::ZERO);
     }

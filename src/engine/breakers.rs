@@ -1,6 +1,7 @@
 //! From the texts of sequence breakers to the tokens of a vocabulary.
 
 use super::lock;
+use crate::constrain::{is_set, set};
 use crate::error::{Error, Result, filled};
 use crate::limits;
 use crate::sampling::{DryBreakers, mask_words};
@@ -63,10 +64,8 @@ fn search(texts: &[String], tokenizer: &Tokenizer, vocab: usize) -> Result<DryBr
         .map_err(|e| Error::argument(format!("sequence breakers: {e}")).about("dry_breakers"))?;
     for id in 0..vocab as u32 {
         // A marker of a turn ends what is repeated as well.
-        if (tokenizer.is_special(id) || finder.is_match(&tokenizer.token_bytes(id)?))
-            && let Some(word) = tokens.get_mut(id as usize / 32)
-        {
-            *word |= 1 << (id % 32);
+        if tokenizer.is_special(id) || finder.is_match(&tokenizer.token_bytes(id)?) {
+            set(&mut tokens, id);
         }
     }
     // As tokens have it at the beginning of a text, and after a space.
@@ -74,8 +73,7 @@ fn search(texts: &[String], tokenizer: &Tokenizer, vocab: usize) -> Result<DryBr
     let mut sequences = Vec::new();
     for text in spelled {
         let ids = tokenizer.encode(&text, false, false)?;
-        let has = |id: &u32| tokens.get(*id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
-        if ids.len() > 1 && !ids.iter().any(has) && !sequences.contains(&ids) {
+        if ids.len() > 1 && !ids.iter().any(|&id| is_set(&tokens, id)) && !sequences.contains(&ids) {
             sequences.push(ids);
         }
     }

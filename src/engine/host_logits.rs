@@ -6,6 +6,7 @@
 //! is held for no longer than it takes to look. A turn is memory of its own, which the engine thread takes for it.
 
 use super::{lock, wait_until};
+use crate::constrain::is_set;
 use crate::error::{Error, Result, copied, filled};
 use crate::sampling::math::Portable;
 use crate::sampling::{
@@ -178,8 +179,7 @@ fn chosen(turn: &Turn, params: &SamplingParams, choice: Choice) -> Result<Chosen
     let own = (!turn.mask.is_empty()).then_some(turn.mask.as_slice());
     let token = match choice {
         Choice::Token(token) => {
-            let allowed =
-                own.is_none_or(|mask| mask.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1));
+            let allowed = own.is_none_or(|mask| is_set(mask, token));
             let message = match () {
                 () if token as usize >= vocab => format!("token {token} is not below the vocabulary size {vocab}"),
                 () if !turn.allowed.contains(token) => {

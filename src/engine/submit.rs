@@ -120,7 +120,7 @@ impl Engine {
             logprobs: options.logprobs,
         };
         params.validate(self.info.vocab_size as usize)?;
-        let host_params = params.clone();
+        let host = options.host_logits.then(|| Seat(Arc::new(Host::new(&params))));
         if options.queue_tokens as usize > limits::QUEUE_TOKENS_MAX {
             let (asked, most) = (options.queue_tokens, limits::QUEUE_TOKENS_MAX);
             let error = Error::argument(format!("option queue_tokens is {asked}, the limit is {most}"));
@@ -162,7 +162,7 @@ impl Engine {
             stop_tokens,
             dry_breakers,
             guide,
-            host: options.host_logits.then(|| Seat(Arc::new(Host::new(&host_params)))),
+            host,
             max_tokens: wanted.min(room),
             prompt_logprobs: options.prompt_logprobs,
             priority: options.priority,

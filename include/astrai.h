@@ -218,6 +218,9 @@
 /// astrai_engine_options.flags: write every page of the KV cache in open: memory that cannot be had is ERR_MEMORY there, and
 /// not the end of the process when it is used. What cannot be seen to be there is not written.
 #define ASTRAI_ENGINE_TOUCH_KV 16
+/// astrai_engine_options.flags: make what constraints need of the vocabulary while the engine opens, and count it in the plan.
+/// Without it the first constraint or call of a tool makes it, which takes up to a second then.
+#define ASTRAI_ENGINE_CONSTRAINTS 32
 
 /* -- flags of a request ------------------------------------------------------ */
 
@@ -343,6 +346,9 @@ typedef struct astrai_prompt astrai_prompt;
 
 /// A submitted request; made by astrai_submit, freed by astrai_request_free.
 typedef struct astrai_request astrai_request;
+
+/// An HTTP server in front of an engine; made by astrai_server_start, ended and freed by astrai_server_stop.
+typedef struct astrai_server astrai_server;
 
 /// What a request wants beside numbers: stops, biases, a constraint; made by astrai_settings_new, freed by
 /// astrai_settings_free.
@@ -729,7 +735,7 @@ typedef struct astrai_plan {
   uint64_t kv_bytes;
   /// Activations, logits and scratch.
   uint64_t workspace_bytes;
-  /// The three together.
+  /// The three together, and constraint_bytes where the engine has no GPU.
   uint64_t total_bytes;
   /// The smaller of memory_budget and the memory that can be had: what is free, what the process's control groups (a
   /// container's limit) leave, and its own limits; on a GPU its free memory. 0 when nothing says.
@@ -738,10 +744,33 @@ typedef struct astrai_plan {
   uint64_t kv_tokens;
   /// KV cache for each token.
   uint64_t kv_bytes_per_token;
+  /// The vocabulary as constraints need it, in the machine's memory; 0 without ASTRAI_ENGINE_CONSTRAINTS.
+  uint64_t constraint_bytes;
 } astrai_plan;
 
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.
 typedef int32_t (*astrai_event_fn)(void *user_data, const struct astrai_event *event);
+
+/// Options of astrai_server_start; 0 and NULL mean automatic. Fill with astrai_server_options_init first. Its strings end with a NUL
+/// and are read during the call.
+typedef struct astrai_server_options {
+  /// sizeof(astrai_server_options), set by astrai_server_options_init.
+  uint32_t struct_size;
+  /// The port to listen at; 0 = one that is free.
+  uint32_t port;
+  /// The address to listen at; NULL = "127.0.0.1". Any other than loopback lets other machines ask.
+  const char *host;
+  /// What requests call the model; NULL = "default". A request that names none means it, too.
+  const char *model_name;
+  /// The key that each request must have; NULL = none is needed.
+  const char *api_key;
+  /// Names by which the server may be called beside localhost, with commas between them; NULL = none.
+  const char *allowed_hosts;
+  /// Priority of the server's requests; -1, as astrai_server_options_init sets it: after those of the program.
+  int32_t priority;
+  /// 0.
+  uint32_t reserved;
+} astrai_server_options;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1213,6 +1242,35 @@ int32_t astrai_prefix_restore(const struct astrai_engine *engine,
 /// [A] Frees the handle: the pages are no longer pinned, or no longer computed. They stay cached until their memory is
 /// needed. A thread inside astrai_prefix_wait gets ERR_HANDLE. NULL is fine. In a forked child it does nothing.
 void astrai_prefix_free(struct astrai_prefix *prefix);
+
+/* -- server: the engine behind HTTP ------------------------------------------ */
+
+/// [A] Sets every option to automatic. size is the caller's sizeof(astrai_server_options).
+/// ERR_ARGUMENT: options is NULL. ERR_STRUCT_SIZE: size is none that this struct ever had.
+int32_t astrai_server_options_init(struct astrai_server_options *options, size_t size);
+
+/// [B] Starts an HTTP server in front of the engine, on threads of its own, that answers clients of OpenAI's and Anthropic's
+/// dialects. options may be NULL: all automatic. *out is ended and freed with astrai_server_stop, before the engine is freed: an
+/// engine that is freed first closes, and ends with its server.
+/// The server's requests share the engine with those of the program, and are counted in its statistics and limits; their
+/// events never come to astrai_engine_next, astrai_engine_poll or a callback. They have the priority of the options.
+/// ERR_UNSUPPORTED: the library was built without its server, or the engine was opened for text only. ERR_IO: it cannot listen at
+/// host and port; os_code says why. ERR_ARGUMENT, ERR_UTF8, ERR_CLOSED, ERR_MEMORY.
+int32_t astrai_server_start(const struct astrai_engine *engine,
+                            const struct astrai_server_options *options,
+                            struct astrai_server **out,
+                            struct astrai_error **err);
+
+/// [A] Where the server answers, such as "http://127.0.0.1:8080"; lives until astrai_server_stop. NULL when server is no live
+/// handle.
+const char *astrai_server_url(const struct astrai_server *server);
+
+/// [B] Stops listening, lets requests end for at most grace_ms (-1: until they end), cancels the rest, joins the server's threads
+/// and frees the handle; the engine goes on. NULL is fine. With an error the server goes on, except with ERR_FORKED.
+/// ERR_REENTRANT: inside a callback. ERR_ARGUMENT.
+int32_t astrai_server_stop(struct astrai_server *server,
+                           int32_t grace_ms,
+                           struct astrai_error **err);
 
 #ifdef __cplusplus
 }  // extern "C"

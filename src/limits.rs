@@ -325,8 +325,13 @@ pub const CONSTRAINT_ITEMS_IN_ROW_MAX: usize = 2_000;
 pub const CONSTRAINT_LEXER_STATES_MAX: usize = 50_000;
 /// Symbols of a compiled grammar.
 pub const CONSTRAINT_SYMBOLS_MAX: usize = 200_000;
-/// Memory that the tree of a vocabulary takes, in bytes for each of the tokens' and each token.
+/// Memory that the tree of a vocabulary takes while it is made, in bytes for each of the tokens', beside
+/// [`TOKEN_TRIE_BYTES_PER_TOKEN`] and [`TOKEN_TRIE_BYTES`].
 pub const TOKEN_TRIE_MEMORY_FACTOR: usize = 40;
+/// Memory that the tree of a vocabulary keeps, in bytes for each token, as a plan counts it, beside [`TOKEN_TRIE_BYTES`].
+pub const TOKEN_TRIE_BYTES_PER_TOKEN: usize = 448;
+/// Memory that the tree of any vocabulary takes, in bytes: the automata of the sets of tokens that it knows beforehand.
+pub const TOKEN_TRIE_BYTES: usize = 3 << 19;
 /// Most fields of a response template.
 pub const RESPONSE_FIELDS_MAX: usize = 32;
 /// Longest literal or expression of a response template, in bytes.

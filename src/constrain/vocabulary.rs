@@ -18,7 +18,6 @@ pub struct TokenTrie {
     specials: Vec<(String, u32)>,
     /// Tokens that stand for the same bytes as one in the tree, which has only one of them: that one, and the other.
     doubles: Vec<(u32, u32)>,
-    bytes: u64,
     fingerprint: u64,
 }
 
@@ -79,7 +78,8 @@ impl TokenTrie {
             bytes += word.len();
             note(&mut hash, word);
         }
-        let estimate = bytes.saturating_add(words.len()).saturating_mul(limits::TOKEN_TRIE_MEMORY_FACTOR);
+        let estimate = bytes.saturating_mul(limits::TOKEN_TRIE_MEMORY_FACTOR);
+        let estimate = estimate.saturating_add(usize::try_from(Self::kept_bytes(vocab)).unwrap_or(usize::MAX));
         let made = shortage::backed(what, estimate, || {
             let marked = |word: &Vec<u8>| word.first() == Some(&TokTrie::SPECIAL_TOKEN_MARKER);
             let name = |word: &Vec<u8>| String::from_utf8(word.get(1..)?.to_vec()).ok().filter(|name| !name.is_empty());
@@ -98,12 +98,12 @@ impl TokenTrie {
         })?;
         let (env, slices, specials, doubles) =
             made.map_err(|e| Error::internal(format!("{what} cannot be made: {e}")))?;
-        Ok(TokenTrie { env, slices, specials, doubles, bytes: estimate as u64, fingerprint: hash.digest() })
+        Ok(TokenTrie { env, slices, specials, doubles, fingerprint: hash.digest() })
     }
 
-    /// About what it takes of memory, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// What the tree of so many tokens keeps of memory at most, in bytes, if they are as long as those of natural languages.
+    pub fn kept_bytes(vocab: usize) -> u64 {
+        (limits::TOKEN_TRIE_BYTES + vocab * limits::TOKEN_TRIE_BYTES_PER_TOKEN) as u64
     }
 
     /// As [`fingerprint`].

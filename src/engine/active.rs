@@ -229,6 +229,7 @@ impl Active {
 mod tests {
     use super::*;
     use crate::cache::Slots;
+    use crate::engine::delivery::Destination;
     use crate::engine::{Engine, EngineOptions, LogLevel, Permit, Prompt, PromptPart, RequestOptions, Sink};
     use std::path::Path;
     use std::sync::atomic::Ordering;
@@ -243,7 +244,8 @@ mod tests {
         let tokens = vec![5, 6];
         let prompt = Prompt { parts: vec![PromptPart::Tokens(tokens.clone())], ..Prompt::default() };
         let (options, pending) = (RequestOptions::default(), &engine.shared.pending);
-        let mut request = engine.new_request(&prompt, &options, tokens, Instant::now(), Sink::Pull, false).unwrap();
+        let to = Destination { sink: Sink::Pull, events: engine.shared.dispatch.completions.clone() };
+        let mut request = engine.new_request(&prompt, &options, tokens, Instant::now(), to, false).unwrap();
         request.permit = Some(Permit::take(pending, 1).unwrap());
         let handle = Slots::new(1).unwrap().insert(()).unwrap();
         let mut active = Active::new(request, handle).unwrap();

@@ -40,7 +40,7 @@ impl Permit {
             return Err(refused(max, message));
         }
         outbox.count();
-        outbox.dispatch.expect(outbox.route).inspect_err(|_| outbox.leave())?;
+        outbox.expect().inspect_err(|_| outbox.leave())?;
         Ok(permit)
     }
 }

@@ -98,6 +98,9 @@ pub struct EngineOptions {
     /// Write every KV page while the engine opens, so that a lack of memory is an error of open, instead of ending the
     /// process later. Has no effect on a GPU, where reserved memory is always backed.
     pub touch_kv: bool,
+    /// Make what constraints need of the vocabulary while the engine opens, beside the weights, and count it in the plan. Without,
+    /// the first constraint or call of a tool makes it, which takes up to a second then.
+    pub constraints: bool,
     /// Device that runs the model.
     pub device: Device,
     /// Index of the device among those of its kind.
@@ -417,6 +420,7 @@ impl Default for EngineOptions {
             no_mmap: false,
             text_only: false,
             touch_kv: false,
+            constraints: false,
             device: Device::Auto,
             device_index: 0,
             invariant: true,

@@ -1,9 +1,13 @@
 //! [`Engine::poll`] and [`Engine::next`]: how a host receives the events of all requests of an engine.
 
 use super::delivery::completions::Popped;
+use super::delivery::{Destination, Events, discard};
 use super::hold::Held;
 use super::receive::{copy, deadline};
-use super::{Command, Engine, Event, Hold, Next, Outbox, Shared, call_host, in_callback, refuse_blocking, this_thread};
+use super::{
+    Command, Engine, Event, Hold, Next, Outbox, Prompt, Request, RequestOptions, Shared, Sink, call_host, in_callback,
+    refuse_blocking, this_thread,
+};
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use std::sync::Arc;
@@ -43,24 +47,76 @@ impl Engine {
     /// [`limits::HELD_WAIT_MS`]. `Reentrant` when it would block inside a callback; `Memory` for the event, which stays
     /// queued.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
+        self.shared.next_listed(&self.shared.dispatch.completions, timeout)
+    }
+
+    /// A queue of events apart from that of [`Engine::next`], for a part of a program that shares the engine with others.
+    ///
+    /// # Errors
+    /// `Closed`; `Memory`.
+    pub fn event_queue(&self) -> Result<EventQueue> {
+        self.open_or_closed()?;
+        Ok(EventQueue(Arc::new(Apart { shared: self.shared.clone(), events: self.shared.dispatch.list_apart()? })))
+    }
+}
+
+/// The events of those requests of an engine that are submitted to it; see [`Engine::event_queue`]. Clones are the same queue. When
+/// the last one is dropped, what is queued is dropped, and what still comes; requests go on.
+#[derive(Clone)]
+pub struct EventQueue(Arc<Apart>);
+
+struct Apart {
+    shared: Arc<Shared>,
+    events: Arc<Events>,
+}
+
+impl EventQueue {
+    /// As [`Engine::submit`] to `engine`, which made this queue, with [`super::Sink::Engine`].
+    ///
+    /// # Errors
+    /// As there; `Argument` for another engine.
+    pub fn submit(&self, engine: &Engine, prompt: &Prompt, options: &RequestOptions) -> Result<Request> {
+        if !Arc::ptr_eq(&engine.shared, &self.0.shared) {
+            return Err(Error::argument("the queue of events is another engine's").about("engine"));
+        }
+        let to = Destination { sink: Sink::Engine(Box::new(())), events: self.0.events.clone() };
+        engine.submit_to(prompt, options, to)
+    }
+
+    /// As [`Engine::next`], for requests that were submitted to this queue.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
+        self.0.shared.next_listed(&self.0.events, timeout)
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        discard(&self.events);
+    }
+}
+
+impl Shared {
+    /// [`Engine::next`] of a list.
+    fn next_listed(&self, events: &Events, timeout: Option<Duration>) -> Result<Next> {
         refuse_blocking(timeout, "next")?;
-        let (shared, until, me) = (&self.shared, deadline(timeout), this_thread());
+        let (until, me) = (deadline(timeout), this_thread());
         let patience = || Instant::now() + Duration::from_millis(limits::HELD_WAIT_MS);
         loop {
-            let (outbox, ticket) = match shared.dispatch.completions.pop(until, me, patience) {
+            let (outbox, ticket) = match events.pop(until, me, patience) {
                 Popped::Item(outbox, ticket) => (outbox, ticket),
                 Popped::Timeout => return Ok(Next::Timeout),
                 Popped::Stopped => return Ok(Next::End),
                 Popped::Busy => return Err(all_held()),
             };
-            if let Some(event) = shared.take_of(&outbox, ticket)? {
+            if let Some(event) = self.take_of(&outbox, ticket)? {
                 return Ok(Next::Event(event));
             }
         }
     }
-}
 
-impl Shared {
     /// Takes the event of a listed request, which the caller holds by `ticket`; None when it was dropped meanwhile
     /// (cancel).
     fn take_of(&self, outbox: &Arc<Outbox>, ticket: u64) -> Result<Option<Box<Event>>> {
@@ -81,7 +137,7 @@ impl Shared {
             call_host(|| drop(receiver));
             outbox.queue.restore(taken);
             outbox.leave();
-            self.dispatch.completions.ended(ticket);
+            outbox.ended(ticket);
             outbox.queue.end();
             return Ok(Some(event));
         }

@@ -142,7 +142,7 @@ impl Work {
 pub(super) struct Guides {
     queue: Mutex<Queue>,
     changed: Condvar,
-    /// Made for the first constraint. Locked while it is made.
+    /// Made while the engine opens, or for the first constraint. Locked while it is made.
     trie: Mutex<Option<Arc<TokenTrie>>>,
     /// Of the vocabulary, found for the first constrained request.
     fingerprint: Mutex<Option<u64>>,
@@ -178,6 +178,12 @@ impl Guides {
             .waiting
             .try_reserve(most.saturating_sub(waiting))
             .map_err(|_| Error::memory("the line of constraints", bytes))
+    }
+
+    /// Those of an engine, with the tree of its vocabulary if it was made while the engine opened.
+    pub fn new(trie: Option<TokenTrie>) -> Guides {
+        let fingerprint = trie.as_ref().map(TokenTrie::fingerprint);
+        Guides { trie: Mutex::new(trie.map(Arc::new)), fingerprint: Mutex::new(fingerprint), ..Guides::default() }
     }
 
     /// The tree of the vocabulary, made by the first call.

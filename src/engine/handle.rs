@@ -1,6 +1,7 @@
 //! The caller's handle of an engine: closing it, facts, text functions, pause and duty limit. How the engine thread follows the
 //! last two is in [`super::pacing`].
 
+use super::delivery::discard;
 use super::duty::Duty;
 use super::host_thread::with_text;
 use super::receive::deadline;
@@ -182,6 +183,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether it was opened for text only.
+    pub fn is_text_only(&self) -> bool {
+        self.text_only
+    }
+
     /// Most sequences that run at once.
     pub fn running_max(&self) -> usize {
         self.running_max
@@ -212,6 +218,6 @@ impl Drop for Engine {
         for thread in threads.into_iter().rev() {
             if (in_callback() && !poll) || thread.is_current() { thread.detach() } else { thread.join() }
         }
-        self.shared.dispatch.discard_completions();
+        discard(&self.shared.dispatch.completions);
     }
 }

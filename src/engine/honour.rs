@@ -155,6 +155,7 @@ pub(super) fn warn_text_only(options: &EngineOptions, log: Log) {
         ("context_length", options.context_length != 0),
         ("memory_budget", options.memory_budget != 0),
         ("ASTRAI_ENGINE_TOUCH_KV", options.touch_kv),
+        ("constraints", options.constraints),
     ];
     for (name, _) in set.iter().filter(|(_, set)| *set) {
         log(LogLevel::Warn, format!("option {name} is not used: the engine was opened for text only"));

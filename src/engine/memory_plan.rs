@@ -1,13 +1,14 @@
 //! The third stage of opening: what the engine takes of the device's memory, computed before any weight is read.
 //!
 //! [`super::Engine::plan`] and `open` share [`Sizing::of`], so that they agree. The plan counts the weights, the KV pages
-//! and the workspace, which is everything a step needs. It does not count the tokenizer and the bookkeeping: some bytes
+//! and the workspace, which is everything a step needs, and the vocabulary for constraints where it is asked for. It does not count the tokenizer and the bookkeeping: some bytes
 //! for each page and for each token of a step, and for each request a page table of the length it may reach, of which the
 //! system commits only the part that is written.
 
 use super::api::*;
 use super::describe::Described;
 use super::device::{self, DeviceChoice, Failure};
+use crate::constrain::TokenTrie;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
@@ -42,7 +43,7 @@ pub struct MemoryPlan {
     pub kv_bytes: u64,
     /// Bytes of activations, logits and scratch.
     pub workspace_bytes: u64,
-    /// Sum of weights, KV pages and workspace.
+    /// Sum of weights, KV pages, workspace and, where the device's memory is the machine's, `constraint_bytes`.
     pub total_bytes: u64,
     /// The smaller of the memory budget and the free memory: [`crate::os::memory::available`], or that of the GPU. 0
     /// when neither is known.
@@ -51,6 +52,9 @@ pub struct MemoryPlan {
     pub kv_tokens: u64,
     /// Bytes of KV pages per token.
     pub kv_bytes_per_token: u64,
+    /// Bytes that the vocabulary takes as constraints need it, always in the machine's memory; 0 without the option
+    /// `constraints`.
+    pub constraint_bytes: u64,
 }
 
 /// The plan for a model's files; the part of [`super::Engine::plan`] that may need a large stack.
@@ -115,6 +119,9 @@ pub(super) struct Sizing {
     /// Bytes of one page, in all layer groups.
     page_bytes: u64,
     workspace_bytes: u64,
+    constraint_bytes: u64,
+    /// The device has memory of its own, apart from the machine's.
+    own_memory: bool,
     /// The memory budget in bytes; `None` = no budget.
     budget: Option<u64>,
     no_mmap: bool,
@@ -169,6 +176,8 @@ impl Sizing {
             workspace_bytes: Model::workspace_bytes(a, &step).saturating_add(scratch).saturating_add(spare),
             budget: (o.memory_budget > 0).then_some(o.memory_budget),
             touch_kv: o.touch_kv,
+            constraint_bytes: if o.constraints { TokenTrie::kept_bytes(a.vocab) } else { 0 },
+            own_memory: profile.own_memory,
             no_mmap: o.no_mmap && !profile.own_memory,
             choice,
         };
@@ -189,10 +198,10 @@ impl Sizing {
     /// without a budget of the free memory, but then at most a fixed share of it.
     fn affordable_frames(&self) -> u64 {
         let kv_bytes = match self.budget {
-            Some(budget) => budget.saturating_sub(self.choice.weights.used()).saturating_sub(self.workspace_bytes),
+            Some(budget) => budget.saturating_sub(self.choice.weights.used()).saturating_sub(self.other_bytes()),
             None => self.free().map_or(KV_BYTES_FALLBACK, |free| {
                 let own_weights = self.choice.weights.used() - if self.no_mmap { 0 } else { self.choice.weights.kept };
-                let left = free.saturating_sub(own_weights).saturating_sub(self.workspace_bytes);
+                let left = free.saturating_sub(own_weights).saturating_sub(self.other_bytes());
                 left.min(free / FREE_MEMORY_SHARE)
             }),
         };
@@ -212,8 +221,13 @@ impl Sizing {
         self.frames as u64 * self.page_bytes
     }
 
+    /// What is neither weights nor KV pages, of the memory that the plan is about.
+    fn other_bytes(&self) -> u64 {
+        self.workspace_bytes.saturating_add(if self.own_memory { 0 } else { self.constraint_bytes })
+    }
+
     fn total_bytes(&self) -> u64 {
-        self.kv_bytes().saturating_add(self.choice.weights.used()).saturating_add(self.workspace_bytes)
+        self.kv_bytes().saturating_add(self.choice.weights.used()).saturating_add(self.other_bytes())
     }
 
     /// The result of [`super::Engine::plan`].
@@ -231,6 +245,7 @@ impl Sizing {
             available_bytes: available.unwrap_or(0),
             kv_tokens: self.frames as u64 * self.page_tokens as u64,
             kv_bytes_per_token: self.page_bytes / self.page_tokens as u64,
+            constraint_bytes: self.constraint_bytes,
         }
     }
 
@@ -249,6 +264,9 @@ impl Sizing {
         let MemoryPlan { weight_bytes, kv_bytes, workspace_bytes, kv_tokens, total_bytes, .. } = self.plan();
         let mut parts =
             format!("weights {weight_bytes}, workspace {workspace_bytes}, KV pages of {kv_tokens} tokens {kv_bytes}");
+        if self.constraint_bytes > 0 && !self.own_memory {
+            parts += &format!(", the vocabulary for constraints {}", self.constraint_bytes);
+        }
         if self.own_bytes() > total_bytes {
             parts += &format!("; before that, weights as stored and quantized {}", self.own_bytes());
         }
@@ -324,11 +342,12 @@ mod tests {
         folders.chain([root.join("models/storyteller")]).collect()
     }
 
-    fn variants(budget: u64) -> [EngineOptions; 9] {
+    fn variants(budget: u64) -> [EngineOptions; 10] {
         let base = || EngineOptions { memory_budget: budget, threads: 1, ..EngineOptions::default() };
         [
             base(),
             EngineOptions { no_mmap: true, ..base() },
+            EngineOptions { constraints: true, ..base() },
             EngineOptions { compute: Type::F32, page_tokens: 7, ..base() },
             EngineOptions { max_running: 3, step_tokens: 17, context_length: 33, ..base() },
             EngineOptions { max_running: 100, kv: Type::F32, ..base() },
@@ -346,9 +365,14 @@ mod tests {
             for mut options in variants(0).into_iter().chain(variants(40 << 20)) {
                 let plan = Engine::plan(&dir, &options).unwrap();
                 assert!(plan.fits, "{}: {plan:?}", dir.display());
-                assert_eq!(plan.total_bytes, plan.weight_bytes + plan.kv_bytes + plan.workspace_bytes);
+                let parts = [plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.constraint_bytes];
+                assert_eq!(plan.total_bytes, parts.iter().sum::<u64>());
                 assert_eq!(plan.kv_bytes, plan.kv_tokens * plan.kv_bytes_per_token);
                 let opened = open::open(|o| open::Source::path(&dir, o), &mut options, &mut |_, _| {}).unwrap();
+                let tree =
+                    if opened.trie.is_some() { TokenTrie::kept_bytes(opened.info.vocab_size as usize) } else { 0 };
+                let named = opened.text.tokenizer.is_some();
+                assert_eq!(plan.constraint_bytes, if named { tree } else { plan.constraint_bytes });
                 let runner = opened.runner.unwrap();
                 let reserved = runner.backend.reserved();
                 let (rows, vocab) = (runner.model.logits_rows_max(), runner.model.vocab());

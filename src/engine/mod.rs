@@ -96,6 +96,7 @@ pub(crate) use breakers::check_breakers;
 pub use callback::{CallbackScope, in_callback};
 pub use constraint::Constraint;
 pub use event::*;
+pub use events::EventQueue;
 pub use handle::Engine;
 pub use host_logits::{Choice, HostLogits};
 pub use memory_plan::MemoryPlan;

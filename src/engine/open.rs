@@ -10,8 +10,10 @@ use super::identity::Identity;
 use super::load::{Cache, Load, load};
 use super::memory_plan::Sizing;
 use super::model_runner::ModelRunner;
+use super::parts::no_tokenizer;
 use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::device::OpenDevice;
+use crate::constrain::TokenTrie;
 use crate::error::{Error, Result, Status};
 use crate::model::{loader, weights};
 use crate::os::thread::{self, ThreadOptions};
@@ -24,6 +26,8 @@ use std::sync::Arc;
 /// Everything an engine needs before its threads start.
 pub(super) struct Opened {
     pub text: TextKit,
+    /// The tree of the vocabulary, where it is wanted and can be had.
+    pub trie: Option<TokenTrie>,
     pub info: Info,
     pub defaults: GenerationDefaults,
     /// `None` for an engine opened for text only.
@@ -161,7 +165,8 @@ impl Texts {
         let mut kit = TextKit::open(source, vocab, &mut warn)?;
         kit.longest = sizing.longest;
         shortage::check("the configuration and chat templates of a model")?;
-        Ok(Texts { defaults, kit, tokenizer: PendingTokenizer::start(source, options.placing())? })
+        let tokenizer = PendingTokenizer::start(source, options.placing(), options.constraints.then_some(vocab))?;
+        Ok(Texts { defaults, kit, tokenizer })
     }
 }
 
@@ -226,7 +231,11 @@ impl Ready<'_> {
             let mut touching = Touching { total, written: 0, available: &memory::available, go_on: &mut go_on };
             runner.backend.touch_kv(&mut |bytes| touching.may(bytes))?;
         }
-        let text = kit.with_tokenizer(tokenizer.join()?, defaults.bos_token);
+        let read = tokenizer.join()?;
+        let missing = options.constraints.then(|| Err(no_tokenizer()));
+        let (tokenizer, made) = read.map_or((None, missing), |read| (Some(read.tokenizer), read.trie));
+        let trie = tree(made, log)?;
+        let text = kit.with_tokenizer(tokenizer, defaults.bos_token);
         defaults.add_eos(text.named("eos_token"));
         info.eos_token = defaults.eos_tokens.first().copied();
         info.bos_token = defaults.bos_token.or(text.named("bos_token"));
@@ -236,6 +245,7 @@ impl Ready<'_> {
         shortage::check("a model")?;
         Ok(Opened {
             text,
+            trie,
             info,
             defaults,
             runner: Some(runner),
@@ -249,8 +259,8 @@ impl Ready<'_> {
 fn text_only(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Result<Opened> {
     honour::warn_text_only(options, log);
     let warn = &mut |line| log(LogLevel::Warn, line);
-    let tokenizer = PendingTokenizer::start(source, ThreadOptions::default())?;
-    let text = TextKit::open(source, 0, warn)?.with_tokenizer(tokenizer.join()?, None);
+    let tokenizer = PendingTokenizer::start(source, ThreadOptions::default(), None)?;
+    let text = TextKit::open(source, 0, warn)?.with_tokenizer(tokenizer.join()?.map(|read| read.tokenizer), None);
     let tokenizer = text.tokenizer()?;
     let info = Info {
         device_name: "none (text only)".into(),
@@ -263,7 +273,21 @@ fn text_only(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Res
     };
     let defaults = GenerationDefaults::default();
     shortage::check("a tokenizer and chat templates")?;
-    Ok(Opened { text, info, defaults, runner: None, identity: None, running_max: 0, waiting_max: 0 })
+    Ok(Opened { text, trie: None, info, defaults, runner: None, identity: None, running_max: 0, waiting_max: 0 })
+}
+
+/// The tree of the vocabulary, if it was made. Where the model can have none, the log says so, and each constraint will.
+///
+/// # Errors
+/// `Memory`.
+fn tree(made: Option<Result<TokenTrie>>, log: Log) -> Result<Option<TokenTrie>> {
+    match made.transpose() {
+        Err(e) if e.status != Status::Memory => {
+            log(LogLevel::Warn, format!("option constraints is not used: {e}"));
+            Ok(None)
+        }
+        made => made,
+    }
 }
 
 /// The vocabulary mask: the token ids that the tokenizer names; all ids when there is no tokenizer.

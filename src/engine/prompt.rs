@@ -10,6 +10,7 @@ use super::prior_answer;
 use super::templates::Templates;
 use super::text_queue::Encoded;
 use super::{LogLevel, Prompt, PromptPart, RequestOptions, Settings, Shared, TextOptions, ToolChoice, lock};
+use crate::constrain::TokenTrie;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::os::shortage;
@@ -40,31 +41,43 @@ pub(super) struct TextKit {
     ended: Arc<AtomicBool>,
 }
 
-/// A tokenizer that is being loaded on a thread of its own. For a large vocabulary this takes as long as the rest of
-/// opening a mapped model, so both run in parallel.
+/// A tokenizer that is being loaded on a thread of its own, with the tree of its tokens if that is wanted. For a large vocabulary
+/// this takes as long as the rest of opening a mapped model, so both run in parallel.
 pub(super) struct PendingTokenizer {
     thread: Option<JoinHandle>,
-    read: Arc<Mutex<Option<Result<Tokenizer>>>>,
+    read: Arc<Mutex<Option<Result<Read>>>>,
+}
+
+/// A tokenizer that was read.
+pub(super) struct Read {
+    pub tokenizer: Tokenizer,
+    /// The tree of its tokens, or why there is none; `None` where it was not wanted.
+    pub trie: Option<Result<TokenTrie>>,
 }
 
 impl PendingTokenizer {
-    /// Starts loading the source's tokenizer, if it has one.
-    pub fn start(source: &dyn ModelSource, options: ThreadOptions) -> Result<PendingTokenizer> {
+    /// Starts loading the source's tokenizer, if it has one, and makes the tree of its tokens below `tree_of`.
+    pub fn start(source: &dyn ModelSource, options: ThreadOptions, tree_of: Option<usize>) -> Result<PendingTokenizer> {
         let mut pending = PendingTokenizer { thread: None, read: Arc::default() };
         if let Some(bytes) = source.tokenizer_json()? {
             let (read, subject) = (pending.read.clone(), source.subject().to_owned());
-            pending.thread = Some(thread::spawn("tokenizer", options, move || {
+            let stack = tree_of.map_or(limits::THREAD_STACK_BYTES, |_| limits::CONSTRAINT_STACK_BYTES);
+            pending.thread = Some(thread::spawn_with("tokenizer", options, stack, move || {
                 let json = bytes.as_slice();
                 let estimate = shortage::estimate(json.len(), limits::TOKENIZER_MEMORY_FACTOR);
                 let tokenizer = shortage::backed("the tokenizer", estimate, || Tokenizer::from_json(json, &subject));
-                *lock(&read) = Some(tokenizer.flatten());
+                let with_tree = |tokenizer| {
+                    let trie = tree_of.map(|vocab| TokenTrie::new(&tokenizer, vocab));
+                    Read { tokenizer, trie }
+                };
+                *lock(&read) = Some(tokenizer.flatten().map(with_tree));
             })?);
         }
         Ok(pending)
     }
 
     /// Waits for the tokenizer; `None` when the source has none.
-    pub fn join(mut self) -> Result<Option<Tokenizer>> {
+    pub fn join(mut self) -> Result<Option<Read>> {
         let Some(thread) = self.thread.take() else { return Ok(None) };
         thread.join();
         let panicked = || Err(Error::internal("the thread that read the tokenizer panicked"));

@@ -66,7 +66,7 @@ impl Engine {
         let _floats = LibraryFloats::enter();
         // An error in these options is reported below, by the check of all options.
         let duty = Duty::new(options.duty_work_us, options.duty_interval_us).unwrap_or_default();
-        let shared = Arc::new(Shared {
+        let mut shared = Shared {
             mailbox: Mailbox::new(duty)?,
             dispatch: Arc::new(Dispatch::new(options.delivery == Delivery::Poll, options.wake.clone())),
             texts: TextQueue::default(),
@@ -76,7 +76,7 @@ impl Engine {
             log_level: AtomicI32::new(options.log_level as i32),
             ids: AtomicU64::new(1),
             pending: Arc::default(),
-        });
+        };
         let prepared = thread::with_stack(limits::OPEN_STACK_BYTES, || {
             // While opening, log lines are written on the opener's own thread.
             let mut log = |level, line: String| {
@@ -91,6 +91,8 @@ impl Engine {
                 shared.call_log(LogLevel::Error, &format!("cannot open {subject}: {e}"));
             }
         })?;
+        shared.guides = Guides::new(opened.trie);
+        let shared = Arc::new(shared);
         let placing = options.placing();
         let engine = Engine {
             shared: shared.clone(),

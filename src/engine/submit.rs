@@ -2,6 +2,7 @@
 
 use super::answer_grammars::Rules;
 use super::answer_rules;
+use super::delivery::Destination;
 use super::guide::Guide;
 use super::host_logits::{Host, Seat};
 use super::host_thread::{only_tokens, with_text};
@@ -28,6 +29,11 @@ impl Engine {
     /// `Argument` for options or an empty prompt, `Context` when the prompt exceeds the context length, `QueueFull`,
     /// `Template`, `Memory`, `Closed`; `Unsupported` on an engine opened for text only.
     pub fn submit(&self, prompt: &Prompt, options: &RequestOptions, sink: Sink) -> Result<Request> {
+        self.submit_to(prompt, options, Destination { sink, events: self.shared.dispatch.completions.clone() })
+    }
+
+    /// As [`Engine::submit`].
+    pub(super) fn submit_to(&self, prompt: &Prompt, options: &RequestOptions, to: Destination) -> Result<Request> {
         if self.text_only {
             return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
         }
@@ -62,7 +68,7 @@ impl Engine {
             encoded => encoded?,
         };
         self.text.warn_of_two_begins(&tokens, &self.shared);
-        let mut request = Box::new(self.new_request(prompt, options, tokens, submitted, sink, rules.is_some())?);
+        let mut request = Box::new(self.new_request(prompt, options, tokens, submitted, to, rules.is_some())?);
         let rules = match rules {
             None => None,
             Some(rules) => {
@@ -96,7 +102,7 @@ impl Engine {
         options: &RequestOptions,
         tokens: Vec<u32>,
         submitted: Instant,
-        sink: Sink,
+        to: Destination,
         ruled: bool,
     ) -> Result<NewRequest> {
         let (d, none) = (&self.defaults, Settings::default());
@@ -151,7 +157,7 @@ impl Engine {
             }
         };
         Ok(NewRequest {
-            delivery: Arc::new(Outbox::new(id, options.tag, limit, sink, self.shared.dispatch.clone())),
+            delivery: Arc::new(Outbox::new(id, options.tag, limit, to, self.shared.dispatch.clone())),
             permit: None,
             prompt: tokens,
             params,

@@ -150,6 +150,9 @@ pub const ASTRAI_ENGINE_GPU_BLOCKING_WAIT: u32 = 8;
 /// astrai_engine_options.flags: write every page of the KV cache in open: memory that cannot be had is ERR_MEMORY there, and
 /// not the end of the process when it is used. What cannot be seen to be there is not written.
 pub const ASTRAI_ENGINE_TOUCH_KV: u32 = 16;
+/// astrai_engine_options.flags: make what constraints need of the vocabulary while the engine opens, and count it in the plan.
+/// Without it the first constraint or call of a tool makes it, which takes up to a second then.
+pub const ASTRAI_ENGINE_CONSTRAINTS: u32 = 32;
 
 /// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
 pub const ASTRAI_REQUEST_SEEDED: u32 = 1;

@@ -40,7 +40,7 @@ struct Live {
 const FREED: usize = 1 << (usize::BITS - 1);
 
 /// `grace_ms` of -1: longer than any process runs, short enough to be added to a clock.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 // SAFETY: `live` is only read, through a counted call, until the one thread that brings `calls` to `FREED` takes
 // it; what is in it is for any thread (checked below).

@@ -74,6 +74,16 @@ impl Outcome for &'static CStr {
     }
 }
 
+/// Text that a handle keeps; NULL when the call failed.
+pub(super) struct Borrowed(pub *const std::ffi::c_char);
+
+impl Outcome for Borrowed {
+    type C = *const std::ffi::c_char;
+    fn to_c(outcome: std::result::Result<Borrowed, Status>) -> Self::C {
+        outcome.map_or(std::ptr::null(), |text| text.0)
+    }
+}
+
 /// Runs the body of the exported function `name`: catches panics and writes `*err` (NULL unless the call failed).
 pub(super) fn guard<T: Outcome>(
     name: &'static str,

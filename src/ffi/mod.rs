@@ -30,6 +30,7 @@ pub mod library;
 pub mod prefix;
 pub mod prompt;
 pub mod request;
+pub mod server;
 pub mod settings;
 pub mod text;
 

@@ -55,6 +55,14 @@ unsafe impl CallerStruct for astrai_request_options {
 }
 
 // SAFETY: repr(C), `struct_size` first, integers and raw pointers.
+unsafe impl CallerStruct for astrai_server_options {
+    const NAME: &'static str = "astrai_server_options";
+    fn defaults() -> Self {
+        astrai_server_options { priority: -1, ..zeroed() }
+    }
+}
+
+// SAFETY: repr(C), `struct_size` first, integers and raw pointers.
 unsafe impl CallerStruct for astrai_info {
     const NAME: &'static str = "astrai_info";
     const SIZES: &'static [usize] = &[offset_of!(astrai_info, answer_format), size_of::<Self>()];
@@ -73,6 +81,7 @@ unsafe impl CallerStruct for astrai_stats {
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_plan {
     const NAME: &'static str = "astrai_plan";
+    const SIZES: &'static [usize] = &[offset_of!(astrai_plan, constraint_bytes), size_of::<Self>()];
 }
 
 /// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.
@@ -81,7 +90,8 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         | ASTRAI_ENGINE_TEXT_ONLY
         | ASTRAI_ENGINE_GPU_LOW_PRIORITY
         | ASTRAI_ENGINE_GPU_BLOCKING_WAIT
-        | ASTRAI_ENGINE_TOUCH_KV;
+        | ASTRAI_ENGINE_TOUCH_KV
+        | ASTRAI_ENGINE_CONSTRAINTS;
     input::flags(o.flags, known, "astrai_engine_options.flags")?;
     for (value, name) in [(o.reserved, "reserved"), (o.reserved2, "reserved2")] {
         if value != 0 {
@@ -100,6 +110,7 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
     Ok(EngineOptions {
         no_mmap: o.flags & ASTRAI_ENGINE_NO_MMAP != 0,
         text_only: o.flags & ASTRAI_ENGINE_TEXT_ONLY != 0,
+        constraints: o.flags & ASTRAI_ENGINE_CONSTRAINTS != 0,
         touch_kv: o.flags & ASTRAI_ENGINE_TOUCH_KV != 0,
         device: named(o.device, &Device::ALL, "device")?,
         device_index: o.device_index,
@@ -310,7 +321,7 @@ pub(super) fn plan(plan: &MemoryPlan) -> astrai_plan {
     reported! {
         astrai_plan { fits: u32::from(plan.fits) } from plan:
         context_length max_sequences weight_bytes kv_bytes workspace_bytes total_bytes available_bytes kv_tokens
-        kv_bytes_per_token
+        kv_bytes_per_token constraint_bytes
     }
 }
 
@@ -340,6 +351,7 @@ mod tests {
         check::<astrai_part>();
         check::<astrai_stats>();
         check::<astrai_plan>();
+        check::<astrai_server_options>();
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub struct astrai_prefix {
     _opaque: [u8; 0],
 }
 
+/// An HTTP server in front of an engine; made by astrai_server_start, ended and freed by astrai_server_stop.
+pub struct astrai_server {
+    _opaque: [u8; 0],
+}
+
 /// What went wrong, where, and what to do next. Library-owned: free with astrai_error_free, except inside an event.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -364,6 +369,29 @@ pub struct astrai_info {
     pub answer_format: *const c_char,
 }
 
+/// Options of astrai_server_start; 0 and NULL mean automatic. Fill with astrai_server_options_init first. Its strings end with a NUL
+/// and are read during the call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct astrai_server_options {
+    /// sizeof(astrai_server_options), set by astrai_server_options_init.
+    pub struct_size: u32,
+    /// The port to listen at; 0 = one that is free.
+    pub port: u32,
+    /// The address to listen at; NULL = "127.0.0.1". Any other than loopback lets other machines ask.
+    pub host: *const c_char,
+    /// What requests call the model; NULL = "default". A request that names none means it, too.
+    pub model_name: *const c_char,
+    /// The key that each request must have; NULL = none is needed.
+    pub api_key: *const c_char,
+    /// Names by which the server may be called beside localhost, with commas between them; NULL = none.
+    pub allowed_hosts: *const c_char,
+    /// Priority of the server's requests; -1, as astrai_server_options_init sets it: after those of the program.
+    pub priority: i32,
+    /// 0.
+    pub reserved: u32,
+}
+
 /// What memory an engine would take. Caller-owned: set struct_size. Tokenizer and bookkeeping are not counted.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -383,7 +411,7 @@ pub struct astrai_plan {
     pub kv_bytes: u64,
     /// Activations, logits and scratch.
     pub workspace_bytes: u64,
-    /// The three together.
+    /// The three together, and constraint_bytes where the engine has no GPU.
     pub total_bytes: u64,
     /// The smaller of memory_budget and the memory that can be had: what is free, what the process's control groups (a
     /// container's limit) leave, and its own limits; on a GPU its free memory. 0 when nothing says.
@@ -392,6 +420,8 @@ pub struct astrai_plan {
     pub kv_tokens: u64,
     /// KV cache for each token.
     pub kv_bytes_per_token: u64,
+    /// The vocabulary as constraints need it, in the machine's memory; 0 without ASTRAI_ENGINE_CONSTRAINTS.
+    pub constraint_bytes: u64,
 }
 
 /// Counters of an engine, one consistent snapshot. Caller-owned: set struct_size.

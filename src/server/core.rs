@@ -7,7 +7,7 @@ use super::models::Model;
 use super::refusal::{Kind, Outcome, Refusal};
 use super::state::State;
 use crate::constrain;
-use crate::engine::{EventKind, Info, Prompt, Request, RequestOptions, Settings, Sink, ToolChoice};
+use crate::engine::{EventKind, Info, Prompt, Request, RequestOptions, Settings, ToolChoice};
 use crate::limits;
 use serde_json::Value;
 use std::future::poll_fn;
@@ -114,6 +114,7 @@ impl Ask {
                 let mut options = RequestOptions {
                     tag,
                     defer: true,
+                    priority: state.priority,
                     // The same seed would give the same answer.
                     seed: self.options.seed.map(|seed| seed.wrapping_add(choice as u64)),
                     settings: Some(settings.clone()),
@@ -122,7 +123,7 @@ impl Ask {
                 if let Some(prepare) = &state.prepare {
                     prepare(&model.engine, prompt, &mut options);
                 }
-                let submitted = model.engine.submit(prompt, &options, Sink::Engine(Box::new(())));
+                let submitted = model.queue.submit(&model.engine, prompt, &options);
                 model.routes.submitted(tag, submitted.is_ok());
                 requests.push(submitted?);
             }

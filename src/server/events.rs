@@ -1,9 +1,9 @@
-//! The way of events from an engine to the server's thread: one thread for each engine takes them with [`Engine::next`] and gives
-//! them to their requests. A request has at most one event out, so what its client does not read stays in the engine's queue, where
-//! it is merged, and pauses that request alone when it is full.
+//! The way of events from an engine to the server's thread: one thread for each engine takes them from a queue of the server's own
+//! and gives them to their requests. A request has at most one event out, so what its client does not read stays in the queue,
+//! where it is merged, and pauses that request alone when it is full.
 
-use super::GateFn;
-use crate::engine::{Engine, Event, Next};
+use super::{EngineRef, GateFn};
+use crate::engine::{Event, EventQueue, Next};
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
@@ -145,17 +145,22 @@ impl Routes {
     }
 }
 
-/// Starts the thread that takes the events of `engine`.
+/// Starts the thread that takes the events of `queue`, which is the engine's.
 ///
 /// # Errors
 /// `Memory` when there is no thread to be had.
-pub(super) fn start(engine: Arc<Engine>, routes: Arc<Routes>, gate: Option<GateFn>) -> Result<JoinHandle> {
+pub(super) fn start(
+    engine: EngineRef,
+    queue: EventQueue,
+    routes: Arc<Routes>,
+    gate: Option<GateFn>,
+) -> Result<JoinHandle> {
     thread::spawn("http-events", ThreadOptions::default(), move || {
         while let Some(seen) = routes.wait_for_live() {
             if let Some(gate) = &gate {
                 gate(&engine);
             }
-            match engine.next(None) {
+            match queue.next(None) {
                 Ok(Next::Event(event)) => routes.deliver(event),
                 Ok(Next::End) => break,
                 Ok(Next::Timeout) => {}

@@ -20,7 +20,7 @@
 //! | [`openai`], [`anthropic`], [`text`], [`health`] | what is answered |
 //! | [`http`] | connections, and their end |
 //!
-//! The host of a server that shares an engine with it takes no events with [`Engine::next`]: that is the server's.
+//! A host may use an engine that it shares with a server: the server's requests have a queue of events of their own.
 
 mod answer;
 mod anthropic;
@@ -44,13 +44,17 @@ use crate::engine::{Engine, ProgressFn, Prompt, RequestOptions};
 use crate::error::{Error, Result};
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
+/// An engine that others may use, too.
+pub type EngineRef = Arc<dyn Deref<Target = Engine> + Send + Sync>;
+
 /// Opens an engine; gets what it reports its progress to.
-pub type OpenFn = Box<dyn FnOnce(ProgressFn) -> Result<Arc<Engine>> + Send>;
+pub type OpenFn = Box<dyn FnOnce(ProgressFn) -> Result<EngineRef> + Send>;
 
 /// Changes a request before it is submitted.
 pub type PrepareFn = Arc<dyn Fn(&Engine, &Prompt, &mut RequestOptions) + Send + Sync>;
@@ -70,8 +74,8 @@ pub struct ModelSpec {
 
 impl ModelSpec {
     /// A model that is open already.
-    pub fn opened(name: impl Into<String>, engine: Arc<Engine>) -> ModelSpec {
-        ModelSpec { name: name.into(), aliases: Vec::new(), open: Box::new(move |_| Ok(engine)) }
+    pub fn opened(name: impl Into<String>, engine: impl Deref<Target = Engine> + Send + Sync + 'static) -> ModelSpec {
+        ModelSpec { name: name.into(), aliases: Vec::new(), open: Box::new(move |_| Ok(Arc::new(engine))) }
     }
 }
 
@@ -99,6 +103,8 @@ pub struct ServerOptions {
     pub allowed_hosts: Vec<String>,
     /// Where reasoning is given.
     pub reasoning_field: ReasoningField,
+    /// Priority of all its requests in their engines; 0, as requests have that say nothing of it.
+    pub priority: i32,
     /// Test hook: sees every request before it is submitted.
     #[doc(hidden)]
     pub prepare: Option<PrepareFn>,
@@ -116,6 +122,7 @@ impl Default for ServerOptions {
             api_keys: Vec::new(),
             allowed_hosts: Vec::new(),
             reasoning_field: ReasoningField::default(),
+            priority: 0,
             prepare: None,
             gate: None,
         }
@@ -123,9 +130,17 @@ impl Default for ServerOptions {
 }
 
 /// A running server. Dropping it stops it without a grace time.
+///
+/// What has to do with the runtime is done on threads of the library, so that none of the host's keeps anything of it that would
+/// hold a library which is to be unloaded.
 pub struct Server {
     address: SocketAddr,
     models: Arc<models::Models>,
+    /// `None` once it has stopped.
+    live: Option<Live>,
+}
+
+struct Live {
     /// The grace time, once it is to stop.
     stop: watch::Sender<Option<Duration>>,
     threads: Vec<JoinHandle>,
@@ -138,6 +153,10 @@ impl Server {
     /// # Errors
     /// `Argument` for the models and for keys that are empty; `Io` when it cannot listen at the address; `Memory`.
     pub fn start(options: ServerOptions) -> Result<Server> {
+        thread::aside("http-start", || Server::start_here(options)).flatten()
+    }
+
+    fn start_here(options: ServerOptions) -> Result<Server> {
         if options.api_keys.iter().any(String::is_empty) {
             return Err(Error::argument("an API key is empty").about("api_keys"));
         }
@@ -148,9 +167,11 @@ impl Server {
         let address = listener.local_addr().map_err(refused)?;
         let (models, loading) = models::Models::start(options.models, options.gate)?;
         let (stop, stopped) = watch::channel(None);
-        let mut server = Server { address, models: models.clone(), stop, threads: vec![loading] };
+        // From here on a failure drops `server`, which ends the threads that already run.
+        let mut server = Server { address, models: models.clone(), live: None };
+        let live = server.live.insert(Live { stop, threads: vec![loading] });
         let (worker, working) = worker::Worker::start()?;
-        server.threads.push(working);
+        live.threads.push(working);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let state = Arc::new(state::State {
             models,
@@ -158,13 +179,14 @@ impl Server {
             guard: guard::Guard::new(address, options.api_keys, options.allowed_hosts),
             metrics: Default::default(),
             reasoning: options.reasoning_field,
+            priority: options.priority,
             prepare: options.prepare,
             started: now.as_secs(),
             answers: Default::default(),
         });
         let (told, tells) = mpsc::channel();
         let body = move || http::run(listener, state, stopped, |made| _ = told.send(made));
-        server.threads.push(thread::spawn("http", ThreadOptions::default(), body)?);
+        live.threads.push(thread::spawn("http", ThreadOptions::default(), body)?);
         let gone = |_| Err(Error::internal("the server's thread panicked"));
         tells.recv().unwrap_or_else(gone)?;
         Ok(server)
@@ -193,6 +215,12 @@ impl Server {
         Ok(loaded)
     }
 
+    /// Waits until all models have been opened, or have failed with the error.
+    pub fn wait_loaded(&self) -> Result<()> {
+        self.models.wait();
+        self.loaded().map(drop)
+    }
+
     /// Stops listening, lets requests end for `grace`, cancels those that have not, and ends its threads. Blocks. Engines that only
     /// the server has are closed.
     pub fn stop(mut self, grace: Duration) {
@@ -200,11 +228,18 @@ impl Server {
     }
 
     fn end(&mut self, grace: Duration) {
-        self.models.begin_stop();
-        self.stop.send_replace(Some(grace));
-        // The server's thread first: with it the worker's line ends.
-        self.threads.drain(..).rev().for_each(JoinHandle::join);
-        self.models.stop();
+        let mut end = || {
+            let Some(Live { stop, threads }) = self.live.take() else { return };
+            self.models.begin_stop();
+            stop.send_replace(Some(grace));
+            // The server's thread first: with it the worker's line ends.
+            threads.into_iter().rev().for_each(JoinHandle::join);
+            self.models.stop();
+        };
+        // Without memory for a thread it is done here.
+        if thread::aside("http-stop", &mut end).is_err() {
+            end();
+        }
     }
 }
 

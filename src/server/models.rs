@@ -2,20 +2,22 @@
 
 use super::events::{self, Routes};
 use super::refusal::{Kind, Outcome, Refusal};
-use super::{GateFn, ModelSpec};
+use super::{EngineRef, GateFn, ModelSpec};
 use crate::constrain;
-use crate::engine::{Constraint, Engine};
+use crate::engine::{Constraint, EventQueue};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A model that is ready.
 pub(super) struct Model {
     pub name: String,
-    pub engine: Arc<Engine>,
+    pub engine: EngineRef,
+    /// Where the events of its requests go.
+    pub queue: EventQueue,
     pub routes: Arc<Routes>,
     /// Whether the chat template takes system messages within a chat, once it was tried.
     pub late_system: OnceLock<bool>,
@@ -73,6 +75,8 @@ struct Slot {
 /// All models of a server.
 pub(super) struct Models {
     slots: Mutex<Vec<Slot>>,
+    /// Signalled when a model is ready, or has failed.
+    loaded: Condvar,
     /// Threads that take events, of models that are ready.
     readers: Mutex<Vec<JoinHandle>>,
     stopping: AtomicBool,
@@ -98,7 +102,12 @@ impl Models {
                 return Err(Error::argument(message).about("models"));
             }
         }
-        let models = Models { slots: Mutex::new(slots), readers: Mutex::default(), stopping: AtomicBool::new(false) };
+        let models = Models {
+            slots: Mutex::new(slots),
+            loaded: Condvar::new(),
+            readers: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        };
         let models = Arc::new(models);
         let all = models.clone();
         let load = move || specs.into_iter().enumerate().for_each(|(index, spec)| all.load(index, spec, gate.clone()));
@@ -119,9 +128,11 @@ impl Models {
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let engine = open(progress)?;
             let routes = Arc::<Routes>::default();
-            let reader = events::start(engine.clone(), routes.clone(), gate)?;
+            let queue = engine.event_queue()?;
+            let reader = events::start(engine.clone(), queue.clone(), routes.clone(), gate)?;
             lock(&self.readers).push(reader);
-            Ok(Arc::new(Model { name, engine, routes, late_system: OnceLock::new(), constraints: Mutex::default() }))
+            let (late_system, constraints) = (OnceLock::new(), Mutex::default());
+            Ok(Arc::new(Model { name, engine, queue, routes, late_system, constraints }))
         }));
         let made = made.unwrap_or_else(|_| Err(Error::internal("what opens the model panicked")));
         self.set(index, made.map_or_else(State::Failed, State::Ready));
@@ -131,6 +142,7 @@ impl Models {
         if let Some(slot) = lock(&self.slots).get_mut(index) {
             slot.state = state;
         }
+        self.loaded.notify_all();
     }
 
     /// Names and states, in order; with `aliases` a model is there by each of its names.
@@ -140,6 +152,14 @@ impl Models {
             names.map(|name| (name.clone(), slot.state.clone())).collect()
         };
         lock(&self.slots).iter().flat_map(named).collect()
+    }
+
+    /// Waits until none is loading.
+    pub fn wait(&self) {
+        let mut slots = lock(&self.slots);
+        while slots.iter().any(|slot| matches!(slot.state, State::Loading(..))) {
+            slots = self.loaded.wait(slots).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Those that are ready.

@@ -15,6 +15,8 @@ pub(super) struct State {
     pub guard: Guard,
     pub metrics: Arc<Metrics>,
     pub reasoning: ReasoningField,
+    /// Of all requests.
+    pub priority: i32,
     pub prepare: Option<PrepareFn>,
     /// When it started, in seconds since 1970.
     pub started: u64,

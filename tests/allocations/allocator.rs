@@ -138,6 +138,13 @@ pub fn most<R>(work: impl FnOnce() -> R) -> (usize, R) {
     (MOST.load(Relaxed) - before, result)
 }
 
+/// What is still in use of the bytes that `work` allocated.
+pub fn kept<R>(work: impl FnOnce() -> R) -> (usize, R) {
+    let before = USED.load(Relaxed);
+    let result = work();
+    (USED.load(Relaxed) - before, result)
+}
+
 /// What `work` gives while blocks of more than `largest` bytes are refused; in a process of one test.
 pub fn refusing<R>(largest: usize, work: impl FnOnce() -> R) -> R {
     LARGEST.store(largest, Relaxed);

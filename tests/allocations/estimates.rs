@@ -1,8 +1,9 @@
 //! What reading a tokenizer, compiling a template and rendering a chat are estimated to take is not less than they take: so much is
 //! tried as one block before (`src/os/shortage.rs`). Measured for all threads, in a process of its own.
 
-use crate::allocator::most;
+use crate::allocator::{kept, most};
 use crate::support::own_process::alone;
+use astrai::constrain::TokenTrie;
 use astrai::limits;
 use astrai::os::shortage::{self, Backups};
 use astrai::text::{ChatTemplate, TemplateInput, Tokenizer};
@@ -27,10 +28,10 @@ const ESTIMATES: Backups = Backups {
     adopt: |_| {},
 };
 
-/// A byte pair encoding of words that are all different, and as many merges.
-fn large_tokenizer(words: usize) -> String {
+/// A byte pair encoding of at least so many words of the letters up to `last`, all different, and as many merges.
+fn large_tokenizer(words: usize, last: char) -> String {
     let mut vocab = Map::new();
-    let letters: Vec<String> = ('a'..='z').map(String::from).collect();
+    let letters: Vec<String> = ('a'..=last).map(String::from).collect();
     let mut merges = Vec::new();
     let mut next: Vec<String> = letters.clone();
     letters.iter().for_each(|letter| _ = vocab.insert(letter.clone(), json!(vocab.len())));
@@ -43,7 +44,9 @@ fn large_tokenizer(words: usize) -> String {
         }
         next = longer;
     }
-    json!({ "version": "1.0", "model": { "type": "BPE", "vocab": vocab, "merges": merges } }).to_string()
+    let decoder = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
+    let model = json!({ "type": "BPE", "vocab": vocab, "merges": merges });
+    json!({ "version": "1.0", "decoder": decoder, "model": model }).to_string()
 }
 
 fn told(what: &str, bytes: usize) {
@@ -76,6 +79,17 @@ fn encoded(name: &str, tokenizer: &Tokenizer, text: &str) {
     );
 }
 
+/// Makes the tree of a vocabulary in as much memory as was estimated, and keeps as much as a plan says.
+fn tree(name: &str, tokenizer: &Tokenizer) {
+    let words = tokenizer.vocab_size();
+    ESTIMATED_MOST.store(0, Ordering::Relaxed);
+    let (bytes, (kept, _tree)) = most(|| kept(|| TokenTrie::new(tokenizer, words).unwrap()));
+    let estimate = ESTIMATED_MOST.load(Ordering::Relaxed);
+    told(&format!("{name}, the tree of {words} tokens, estimated as {estimate}, of which {kept} are kept"), bytes);
+    assert!(bytes <= estimate, "{name}: {bytes} bytes for a tree, not {estimate}");
+    assert!(kept as u64 <= TokenTrie::kept_bytes(words), "{name}: a tree keeps {kept} bytes");
+}
+
 #[test]
 fn estimates_are_not_too_small() {
     if !alone(estimates_are_not_too_small) {
@@ -84,12 +98,18 @@ fn estimates_are_not_too_small() {
     shortage::use_backups(ESTIMATES);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let storyteller = fs::read_to_string(root.join("models/storyteller/tokenizer.json")).unwrap();
-    for (name, json) in [("the storyteller", storyteller), ("a large one", large_tokenizer(20_000))] {
+    let tokenizers = [
+        ("the storyteller", storyteller),
+        ("a large one", large_tokenizer(20_000, 'z')),
+        ("a larger one of longer words", large_tokenizer(150_000, 'd')),
+    ];
+    for (name, json) in tokenizers {
         let (bytes, tokenizer) = most(|| Tokenizer::from_json(json.as_bytes(), name));
         let tokenizer = tokenizer.unwrap();
         told(&format!("{name}, {} bytes of JSON", json.len()), bytes);
         let estimate = limits::TOKENIZER_MEMORY_FACTOR * json.len() + limits::TEXT_MEMORY_BYTES;
         assert!(bytes <= estimate, "the tokenizer of {name}: {bytes} bytes for {} of JSON", json.len());
+        tree(name, &tokenizer);
         for text in ["Once upon a time, the old lighthouse. ".repeat(10_000), "abcdefgh".repeat(10_000), "x".into()] {
             encoded(name, &tokenizer, &text);
         }

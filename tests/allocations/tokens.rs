@@ -147,15 +147,21 @@ fn tokens_of(engine: &Engine) -> u64 {
     stats.tokens_out
 }
 
-/// Calls `read`, which returns how many events it took, until there is a number of tokens; then counts up to another one.
+/// Lets a paused engine go on. Calls `read`, which returns how many events it took, until four requests run and have made a number of tokens; then counts up to
+/// another one.
 fn steady(engine: &Engine, mut read: impl FnMut() -> u64) -> Counted {
+    engine.resume().unwrap();
+    while engine.stats().unwrap().running < 4 {
+        read();
+    }
     // All of them have begun, and everything was received once.
-    while tokens_of(engine) < 64 {
+    let begun = tokens_of(engine);
+    while tokens_of(engine) < begun + 64 {
         read();
     }
     let mut taken = 0;
     let (of_engine, readers) = watch(|| {
-        while tokens_of(engine) < 900 {
+        while tokens_of(engine) < begun + 900 {
             taken += receive(&mut read);
         }
     });
@@ -168,6 +174,8 @@ fn in_rust(way: Way, queue_tokens: u32) -> Counted {
     let dir = storyteller();
     let delivery = if way == Way::Poll { Delivery::Poll } else { Delivery::Thread };
     let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
+    // So that all of them begin together.
+    assert!(engine.pause(None).unwrap());
     let (prompt, mut options) = everything();
     // It never waits for a reader, so that the engine never idles: with debug assertions it proves its accounting then.
     let longer = RequestOptions { max_tokens: Some(1900), ..options.clone() };
@@ -226,6 +234,9 @@ fn in_c(way: Way, queue_tokens: u32) -> Counted {
         assert_eq!(ffi::prompt::astrai_prompt_add_text(prompt, text.as_ptr().cast(), text.len(), 0, none()), ASTRAI_OK);
         ffi::library::astrai_request_options_init(&mut options, size_of_val(&options));
     }
+    // SAFETY: a live handle.
+    let inside = unsafe { ffi::testing::engine(engine) }.unwrap();
+    assert!(inside.pause(None).unwrap());
     (options.logprobs, options.flags) = (5, ASTRAI_REQUEST_IGNORE_EOS);
     for (i, request) in requests.iter_mut().enumerate() {
         // The first is the one that never waits.
@@ -247,8 +258,6 @@ fn in_c(way: Way, queue_tokens: u32) -> Counted {
         u64::from(status == ASTRAI_OK)
     };
     let mut event = ptr::null_mut();
-    // SAFETY: a live handle.
-    let inside = unsafe { ffi::testing::engine(engine) }.unwrap();
     let counted = steady(&inside, || match way {
         Way::Poll => {
             let mut ran = 0;

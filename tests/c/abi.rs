@@ -82,9 +82,12 @@ fn structs_have_the_layout_of_the_header() {
             struct_size, vocab_size, context_length, layers, device, cpu_tier, compute, bos_token, eos_token,
             has_chat_template, model_type, device_name, answer_format,
         }
+        astrai_server_options {
+            struct_size, port, host, model_name, api_key, allowed_hosts, priority, reserved,
+        }
         astrai_plan {
             struct_size, fits, context_length, max_sequences, weight_bytes, kv_bytes, workspace_bytes, total_bytes,
-            available_bytes, kv_tokens, kv_bytes_per_token,
+            available_bytes, kv_tokens, kv_bytes_per_token, constraint_bytes,
         }
         astrai_stats {
             struct_size, running, waiting, stalled, pages_used, pages_cached, pages_free, prefix_tokens_seen,

@@ -64,6 +64,15 @@ fn constraints_do_what_the_header_says() {
     }
 }
 
+#[test]
+fn a_server_shares_the_engine_with_its_program() {
+    for language in ["c", "cpp"] {
+        let output = run(Command::new(compile("tests/c", "server", language)).arg(model()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
 /// The storyteller with a chat template that writes calls as Hermes does.
 pub fn calling() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

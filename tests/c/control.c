@@ -169,7 +169,14 @@ static void planning(void) {
   CHECK(whole.kv_bytes == whole.kv_tokens * whole.kv_bytes_per_token);
   CHECK(whole.total_bytes == whole.weight_bytes + whole.kv_bytes + whole.workspace_bytes);
 
+  CHECK(whole.constraint_bytes == 0);
+
   CHECK(astrai_engine_options_init(&options, sizeof options) == ASTRAI_OK);
+  options.flags = ASTRAI_ENGINE_CONSTRAINTS;
+  plan = whole;
+  EXPECT(ASTRAI_OK, astrai_engine_plan(model, &options, &plan, &err));
+  CHECK(plan.constraint_bytes > 0 && plan.total_bytes == whole.total_bytes + plan.constraint_bytes);
+  options.flags = 0;
   options.progress = never_progress;
   options.finalize = never;
   options.max_running = 5000;

@@ -5,7 +5,9 @@ use crate::support::models::{root, storyteller as model};
 use crate::support::programs::{cc, run, succeed};
 use crate::support::{damaged, shared_library};
 use std::fs;
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Output, Stdio};
 
 #[test]
 fn stream_tells_a_story() {
@@ -112,6 +114,36 @@ fn a_function_of_the_program_is_called() {
         assert!((count..=count * sides).contains(&sum), "{line}");
         assert!(printed.lines().count() > 1, "{printed}");
     }
+}
+
+/// The server of a program answers while the program asks its model itself.
+#[test]
+fn a_server_is_inside_a_program() {
+    let mut command = Command::new(compile("examples-c", "embedded_server", "c"));
+    let mut program =
+        command.arg(model()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+    let (mut said, mut printed) = (program.stdin.take().unwrap(), BufReader::new(program.stdout.take().unwrap()));
+    let mut url = String::new();
+    printed.read_line(&mut url).unwrap();
+    let address = url.trim().strip_prefix("http://").unwrap_or_else(|| panic!("{url}"));
+    writeln!(said, "Once upon a time").unwrap();
+    let body = r#"{"model": "storyteller", "prompt": "Once upon a time", "max_tokens": 20}"#;
+    let mut client = TcpStream::connect(address).unwrap();
+    write!(
+        client,
+        "POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"completion_tokens\":"), "{answer}");
+    drop(said);
+    let mut story = String::new();
+    printed.read_to_string(&mut story).unwrap();
+    assert!(story.split_whitespace().count() > 10, "{story}");
+    assert!(program.wait().unwrap().success());
 }
 
 #[test]

@@ -156,7 +156,17 @@ int main(void) {
   FIELD(astrai_info, device_name, 48, 8);
   FIELD(astrai_info, answer_format, 56, 8);
 
-  SIZE(astrai_plan, 72);
+  SIZE(astrai_server_options, 48);
+  FIELD(astrai_server_options, struct_size, 0, 4);
+  FIELD(astrai_server_options, port, 4, 4);
+  FIELD(astrai_server_options, host, 8, 8);
+  FIELD(astrai_server_options, model_name, 16, 8);
+  FIELD(astrai_server_options, api_key, 24, 8);
+  FIELD(astrai_server_options, allowed_hosts, 32, 8);
+  FIELD(astrai_server_options, priority, 40, 4);
+  FIELD(astrai_server_options, reserved, 44, 4);
+
+  SIZE(astrai_plan, 80);
   FIELD(astrai_plan, struct_size, 0, 4);
   FIELD(astrai_plan, fits, 4, 4);
   FIELD(astrai_plan, context_length, 8, 4);
@@ -168,6 +178,7 @@ int main(void) {
   FIELD(astrai_plan, available_bytes, 48, 8);
   FIELD(astrai_plan, kv_tokens, 56, 8);
   FIELD(astrai_plan, kv_bytes_per_token, 64, 8);
+  FIELD(astrai_plan, constraint_bytes, 72, 8);
 
   SIZE(astrai_stats, 168);
   FIELD(astrai_stats, struct_size, 0, 4);

@@ -29,8 +29,9 @@ fn the_library_can_be_unloaded_fifty_times() {
     compiler.arg(root().join("tests/c/unload.c")).args(["-ldl", "-lpthread"]).arg("-o").arg(&program);
     succeed(&mut compiler);
     let library = fs::canonicalize(libraries().join("libastrai.so")).unwrap();
+    let model = crate::contract::calling();
     let mut command = Command::new(&program);
-    println!("{}", succeed(command.arg(library).arg(model()).args(["50", UNLOAD_GROWTH_KIB_MAX])));
+    println!("{}", succeed(command.arg(library).arg(model.path()).args(["50", UNLOAD_GROWTH_KIB_MAX])));
 }
 
 /// Runs a program under valgrind. Blocks that statics still point to are no leak; a table that a static points into the

@@ -7,6 +7,7 @@
  * free pages go back to the system before memory is read. What still differs from run to run is a few hundred KiB: pages
  * with a block in use somewhere, stacks of ended threads, the loader.
  *   unload <path of the library> <model folder> <rounds> <largest growth of memory from round 10 on, in KiB> */
+#include "http.h"
 #include <astrai.h>
 #include <dirent.h>
 #include <dlfcn.h>
@@ -32,9 +33,10 @@
 #define FUNCTIONS(X)                                                                                                   \
   X(abi_version) X(engine_options_init) X(request_options_init) X(engine_open) X(engine_close) X(engine_free)          \
   X(engine_check) X(prompt_new) X(prompt_add_text) X(prompt_add_message) X(prompt_free) X(render) X(tokenize)          \
-  X(detokenize) X(constraint_compile) X(constraint_free) X(settings_new) X(settings_set_constraint) X(settings_free)    \
-  X(submit) X(request_next) X(request_wait) X(request_cancel) X(request_free) X(event_free)              \
-  X(error_free)
+  X(detokenize) X(constraint_compile) X(constraint_free) X(settings_new) X(settings_set_constraint)                    \
+  X(settings_set_tools) X(settings_set_tool_choice) X(settings_free) X(submit) X(request_next) X(request_wait)         \
+  X(request_cancel) X(request_logits) X(request_choose) X(request_free) X(event_part) X(event_free)                    \
+  X(prompt_add_answer) X(server_start) X(server_url) X(server_stop) X(error_free)
 
 typedef struct api {
   void *library;
@@ -177,6 +179,76 @@ static void read_text(void *argument) {
   r->a->prompt_free(text(r->a, r->engine));
 }
 
+static const char tools[] = "[{\"type\": \"function\", \"function\": {\"name\": \"roll\", \"parameters\": {\"type\": \"object\","
+                            " \"properties\": {\"sides\": {\"enum\": [4, 6]}}, \"required\": [\"sides\"],"
+                            " \"additionalProperties\": false}}}]";
+
+/* A call that is demanded, its part, and its place in the chat. */
+static void call(const api *a, const astrai_engine *engine) {
+  astrai_prompt *chat = text(a, engine);
+  astrai_settings *settings = NULL;
+  astrai_request_options wanted;
+  astrai_request *request = NULL;
+  astrai_event *event = NULL;
+  astrai_part part;
+  CHECK(a->settings_new(&settings, NULL) == ASTRAI_OK);
+  CHECK(a->settings_set_tools(settings, tools, strlen(tools), NULL) == ASTRAI_OK);
+  CHECK(a->settings_set_tool_choice(settings, ASTRAI_TOOLS_REQUIRED, NULL, ASTRAI_TOOLS_SINGLE_CALL, NULL) == ASTRAI_OK);
+  CHECK(a->request_options_init(&wanted, sizeof wanted) == ASTRAI_OK);
+  wanted.max_tokens = 100;
+  wanted.settings = settings;
+  CHECK(a->submit(engine, chat, &wanted, NULL, NULL, NULL, &request, NULL) == ASTRAI_OK);
+  a->settings_free(settings);
+  CHECK(a->request_wait(request, -1, &event, NULL) == ASTRAI_OK && event->part_count == 1);
+  part.struct_size = sizeof part;
+  CHECK(a->event_part(event, 0, &part, NULL) == ASTRAI_OK);
+  CHECK(part.kind == ASTRAI_PART_CALL && strcmp(part.name, "roll") == 0);
+  a->event_free(event);
+  CHECK(a->prompt_add_answer(chat, request, NULL) == ASTRAI_OK);
+  a->request_free(request);
+  a->prompt_free(chat);
+}
+
+/* The program chooses the first tokens itself, and then no more. */
+static void choose(const api *a, const astrai_engine *engine) {
+  astrai_prompt *chat = text(a, engine);
+  astrai_request_options wanted;
+  astrai_request *request = NULL;
+  astrai_event *event = NULL;
+  float *logits = NULL;
+  size_t count = 0;
+  int i;
+  CHECK(a->request_options_init(&wanted, sizeof wanted) == ASTRAI_OK);
+  wanted.max_tokens = 8;
+  wanted.flags = ASTRAI_REQUEST_HOST_LOGITS;
+  CHECK(a->submit(engine, chat, &wanted, NULL, NULL, NULL, &request, NULL) == ASTRAI_OK);
+  for (i = 0; i < 3; i++) {
+    CHECK(a->request_logits(request, -1, &logits, &count, NULL) == ASTRAI_OK && count > 3);
+    CHECK(a->request_choose(request, i == 1 ? 3 : -1, NULL) == ASTRAI_OK);
+  }
+  CHECK(a->request_cancel(request, NULL) == ASTRAI_OK);
+  CHECK(a->request_wait(request, -1, &event, NULL) == ASTRAI_OK && event->kind == ASTRAI_EVENT_CANCELLED);
+  a->event_free(event);
+  a->request_free(request);
+  a->prompt_free(chat);
+}
+
+/* A server that answers; its end finds a stream that is read by nobody. */
+static void ask_over_http(const api *a, const astrai_engine *engine) {
+  static char answer[1 << 14];
+  static const char body[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"max_tokens\": 4}";
+  static const char endless[] = "{\"prompt\": \"Once\", \"max_tokens\": 1900, \"ignore_eos\": true, \"stream\": true}";
+  astrai_server *server = NULL;
+  int connection;
+  CHECK(a->server_start(engine, NULL, &server, NULL) == ASTRAI_OK);
+  CHECK(http(a->server_url(server), "POST", "/v1/chat/completions", NULL, body, answer, sizeof answer) == 200);
+  CHECK(strstr(answer, "\"finish_reason\"") != NULL);
+  connection = http_ask(a->server_url(server), "POST", "/v1/completions", NULL, endless);
+  CHECK(connection >= 0 && recv(connection, answer, 1, MSG_PEEK) == 1);
+  CHECK(a->server_stop(server, 0, NULL) == ASTRAI_OK);
+  close(connection);
+}
+
 static void use(const api *a) {
   reading r;
   astrai_engine_options options;
@@ -205,7 +277,7 @@ static void use(const api *a) {
   wanted.logprobs = 2;
   CHECK(a->submit(engine, prompt, &wanted, NULL, NULL, NULL, &pulled, NULL) == ASTRAI_OK);
   CHECK(a->submit(engine, prompt, &wanted, on_event, NULL, on_finalize, &called, NULL) == ASTRAI_OK);
-  CHECK(a->constraint_compile(engine, ASTRAI_CONSTRAINT_JSON_SCHEMA, schema, strlen(schema), &constraint, NULL) == ASTRAI_OK);
+  CHECK(a->constraint_compile(engine, ASTRAI_CONSTRAINT_JSON_SCHEMA | ASTRAI_CONSTRAINT_WHOLE, schema, strlen(schema), &constraint, NULL) == ASTRAI_OK);
   CHECK(a->settings_new(&settings, NULL) == ASTRAI_OK);
   CHECK(a->settings_set_constraint(settings, constraint, NULL) == ASTRAI_OK);
   wanted.settings = settings;
@@ -225,6 +297,9 @@ static void use(const api *a) {
   a->constraint_free(constraint);
   CHECK(a->request_wait(called, -1, NULL, NULL) == ASTRAI_OK && events > 0);
   CHECK(a->request_cancel(dropped, NULL) == ASTRAI_OK);
+  call(a, engine);
+  choose(a, engine);
+  ask_over_http(a, engine);
   CHECK(a->engine_check(engine, NULL) == ASTRAI_OK);
   CHECK(a->engine_close(engine, round_number % 2 == 0 ? -1 : 0, NULL) == ASTRAI_OK);
   a->request_free(pulled);

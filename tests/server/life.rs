@@ -64,7 +64,7 @@ fn a_model_is_loading_then_ready_and_others_may_fail() {
         open: Box::new(move |mut progress| {
             assert!(progress(3, 9));
             wait.recv().unwrap();
-            Ok(engine())
+            Ok(Arc::new(engine()))
         }),
     };
     let bad =

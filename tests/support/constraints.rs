@@ -39,6 +39,12 @@ fn run(engine: &Engine, prompt: &str, options: &RequestOptions) -> Vec<Event> {
     drain(&engine.submit(&tale(prompt), options, Sink::Pull).unwrap())
 }
 
+/// The tokens of a short tale.
+pub fn tokens(engine: &Engine, options: &RequestOptions) -> Vec<u32> {
+    let events = run(engine, "Once upon a time there was", options);
+    events.iter().flat_map(|event| event.tokens.iter().copied()).collect()
+}
+
 fn text(events: &[Event]) -> String {
     events.iter().map(|event| event.text.as_str()).collect()
 }

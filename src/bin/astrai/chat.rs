@@ -47,7 +47,7 @@ pub struct ChatArgs {
 pub fn chat(args: ChatArgs) -> Outcome {
     let interrupt = Interrupt::install()?;
     let folder = args.position.folder(&args.engine.model.folder, Some(&interrupt))?;
-    let engine = open(&folder, args.engine.options(), Some(&interrupt))?;
+    let engine = open(&folder, args.constraint.engine(args.engine.options()), Some(&interrupt))?;
     if !engine.info().has_chat_template {
         return Err(Failure::Message(format!(
             "{} has no chat template to chat with; use `astrai run`",

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Outcome, to_text};
 use astrai::constrain::Kind;
-use astrai::engine::{Constraint, Engine, RequestOptions, Settings, ToolChoice};
+use astrai::engine::{Constraint, Engine, EngineOptions, RequestOptions, Settings, ToolChoice};
 use clap::Args;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,13 @@ pub struct ConstraintArgs {
 }
 
 impl ConstraintArgs {
+    /// The options of an engine that is to answer with them.
+    pub fn engine(&self, options: EngineOptions) -> EngineOptions {
+        let compiled = self.json_schema.is_some() || self.json || self.regex.is_some() || self.grammar.is_some();
+        let forced = self.constrain_calls || !matches!(self.tool_choice.as_deref(), None | Some("auto" | "none"));
+        EngineOptions { constraints: compiled || forced, ..options }
+    }
+
     /// The options with the constraint, compiled for the model, and the choice of tools.
     pub fn add(&self, engine: &Engine, options: RequestOptions) -> Outcome<RequestOptions> {
         let settings = Settings {

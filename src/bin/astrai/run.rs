@@ -66,7 +66,7 @@ pub fn run(args: RunArgs) -> Outcome {
     let said = Said::read(&args, prompt)?;
     let interrupt = Interrupt::install()?;
     let folder = pull::model(&folder, Some(&interrupt))?;
-    let engine = open(&folder, args.engine.options(), Some(&interrupt))?;
+    let engine = open(&folder, args.constraint.engine(args.engine.options()), Some(&interrupt))?;
     let prompt = said.prompt(&args, engine.info().has_chat_template, &folder)?;
     let options = args.constraint.add(&engine, args.sampling.options())?;
     let request = engine.submit(&prompt, &options, Sink::Pull)?;

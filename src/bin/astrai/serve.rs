@@ -5,7 +5,7 @@ use crate::failure::{Failure, Outcome, note, read_file};
 use crate::interrupt::Interrupt;
 use crate::{open, pull};
 use astrai::engine::EngineOptions;
-use astrai::server::{ModelSpec, ReasoningField, Server, ServerOptions};
+use astrai::server::{EngineRef, ModelSpec, ReasoningField, Server, ServerOptions};
 use astrai::{Error, Status};
 use clap::Args;
 use std::io::Write;
@@ -71,6 +71,8 @@ impl ServeArgs {
         EngineOptions {
             max_running: self.max_running.unwrap_or(0),
             max_waiting: self.max_waiting.unwrap_or(0),
+            // The first call of a tool does not wait for it.
+            constraints: true,
             ..self.memory.add(self.compute.options())
         }
     }
@@ -89,7 +91,7 @@ impl ServeArgs {
                 let options = EngineOptions { progress: Some(progress), ..options };
                 let opened = pull::model(&model, Some(&interrupt))
                     .and_then(|folder| open::open(&folder, options, Some(&interrupt)));
-                opened.map(Arc::new).map_err(error)
+                opened.map(|engine| Arc::new(Box::new(engine)) as EngineRef).map_err(error)
             });
             match self.model_names.split_first() {
                 Some((name, others)) => ModelSpec { name: name.clone(), aliases: others.to_vec(), open },

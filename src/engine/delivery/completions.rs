@@ -62,6 +62,12 @@ pub enum Popped<T> {
     Stopped,
 }
 
+impl<T: Clone> Default for Completions<T> {
+    fn default() -> Completions<T> {
+        Completions::new()
+    }
+}
+
 impl<T: Clone> Completions<T> {
     /// An empty list.
     pub fn new() -> Completions<T> {

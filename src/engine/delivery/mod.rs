@@ -24,5 +24,5 @@ mod waker;
 
 pub use super::callback::CallbackScope;
 pub(super) use buffer::{Buffer, PerToken, Piece, Produced, with_nul};
-pub(super) use outbox::{Dispatch, Item, Outbox, Receiver, Route};
+pub(super) use outbox::{Destination, Dispatch, Events, Item, Outbox, Receiver, Route, discard};
 pub(super) use sync::{lock, wait_for, wait_until};

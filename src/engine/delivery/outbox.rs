@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 use std::collections::TryReserveError;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Where a request's events go, unless the caller pulls them.
 #[allow(clippy::large_enum_variant, reason = "a box for the event would be an allocation more")]
@@ -28,10 +28,15 @@ pub enum Receiver {
     Engine(#[expect(dead_code, reason = "held for the sake of its drop")] Box<dyn Send>),
 }
 
+/// Requests with an event that any thread may take.
+pub type Events = Completions<Arc<Outbox>>;
+
 /// The event queue of one request.
 pub struct Outbox {
     /// The lists of its engine.
     pub dispatch: Arc<Dispatch>,
+    /// Where it is listed with [`Route::Engine`].
+    events: Arc<Events>,
     pub id: u64,
     pub tag: u64,
     pub queue: Queue<Buffer, Receiver>,
@@ -46,6 +51,12 @@ pub struct Outbox {
     counted: AtomicBool,
 }
 
+/// Where a request's events go; with [`Sink::Engine`] to this list.
+pub struct Destination {
+    pub sink: Sink,
+    pub events: Arc<Events>,
+}
+
 /// How a request's events are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -53,13 +64,19 @@ pub enum Route {
     Pull,
     /// By its callback.
     Callback,
-    /// By any call of [`crate::engine::Engine::next`].
+    /// By any call of [`crate::engine::Engine::next`], or that of a queue apart.
     Engine,
 }
 
 impl Outbox {
     /// An empty queue that is full at `limit` tokens.
-    pub fn new(id: u64, tag: u64, limit: usize, sink: Sink, dispatch: Arc<Dispatch>) -> Outbox {
+    pub fn new(
+        id: u64,
+        tag: u64,
+        limit: usize,
+        Destination { sink, events }: Destination,
+        dispatch: Arc<Dispatch>,
+    ) -> Outbox {
         let (route, receiver) = match sink {
             Sink::Pull => (Route::Pull, None),
             Sink::Callback(callback) => (Route::Callback, Some(Receiver::Callback(callback, Event::empty(id, tag)))),
@@ -67,7 +84,7 @@ impl Outbox {
         };
         let queue = Queue::new([Buffer::empty(id, tag), Buffer::empty(id, tag)], limit, receiver);
         let (of, counted) = (Mutex::default(), AtomicBool::new(false));
-        Outbox { dispatch, id, tag, queue, route, limit, of, answer: Mutex::default(), counted }
+        Outbox { dispatch, events, id, tag, queue, route, limit, of, answer: Mutex::default(), counted }
     }
 
     /// Sets the reader of the answer.
@@ -176,8 +193,37 @@ impl Outbox {
 
     fn list(self: &Arc<Self>, added: Added) {
         if added.list {
-            self.dispatch.note_ready(self);
+            self.note_ready();
         }
+    }
+
+    fn note_ready(self: &Arc<Self>) {
+        if self.route == Route::Callback {
+            self.dispatch.note(Item::Request(self.clone()));
+        } else if let Err(outbox) = self.events.push(self.clone()) {
+            outbox.discard();
+        }
+    }
+
+    /// Reserves memory in the lists for one more request; with [`Route::Engine`] it counts as live from now on.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn expect(&self) -> Result<()> {
+        let refused = |_: TryReserveError| Error::memory("the list of events", size_of::<Item>() as u64);
+        match self.route {
+            Route::Pull => Ok(()),
+            Route::Callback => {
+                let most = self.dispatch.unread.load(Ordering::Relaxed).saturating_add(limits::LOG_LINES_MAX);
+                self.dispatch.callbacks.reserve(most).map_err(refused)
+            }
+            Route::Engine => self.events.expect().map_err(refused),
+        }
+    }
+
+    /// Its last event was taken with this ticket.
+    pub fn ended(&self, ticket: u64) {
+        self.events.ended(ticket);
     }
 
     /// A bigger buffer, for a reader that waits for the whole output.
@@ -212,7 +258,9 @@ impl Outbox {
     /// The request could not be submitted: nothing of it is expected any more.
     pub fn withdraw(&self) {
         self.leave();
-        self.dispatch.unexpect(self.route);
+        if self.route == Route::Engine {
+            self.events.unexpect();
+        }
     }
 
     /// Drops the events of this request, because [`crate::engine::Engine::next`] will not be called any more.
@@ -238,11 +286,17 @@ impl Outbox {
 impl Held for Outbox {
     fn release(self: Arc<Self>, ticket: u64) {
         // In this order, so that no waiter sees more requests held than are.
-        self.dispatch.completions.release(ticket);
+        self.events.release(ticket);
         if self.queue.release() {
-            self.dispatch.note_ready(&self);
+            self.note_ready();
         }
     }
+}
+
+/// Nobody will take events of this list any more: drops those that are queued, and those that still come.
+pub fn discard(events: &Events) {
+    let (listed, held) = events.refuse();
+    listed.iter().chain(&held).for_each(|outbox| outbox.discard());
 }
 
 /// An item that is delivered through host code.
@@ -253,12 +307,21 @@ pub enum Item {
     Log(LogLevel, String),
 }
 
+/// Lists apart, and whether the engine thread has ended.
+#[derive(Default)]
+struct ListsApart {
+    lists: Vec<Weak<Events>>,
+    stopped: bool,
+}
+
 /// The lists of an engine, and the waker of its host.
 pub struct Dispatch {
     /// Items for callbacks: taken by the dispatch thread, or by the host's poll, wait, close and free.
     pub callbacks: Ready<Item>,
     /// Requests with an event for [`crate::engine::Engine::next`].
-    pub completions: Completions<Arc<Outbox>>,
+    pub completions: Arc<Events>,
+    /// Lists apart, for [`crate::engine::EventQueue::next`].
+    apart: Mutex<ListsApart>,
     /// Callbacks run in the host's own calls; there is no dispatch thread.
     pub poll: bool,
     pub waker: Waker,
@@ -273,43 +336,13 @@ impl Dispatch {
     pub fn new(poll: bool, wake: Option<WakeFn>) -> Dispatch {
         Dispatch {
             callbacks: Ready::new(),
-            completions: Completions::new(),
+            completions: Arc::default(),
+            apart: Mutex::default(),
             poll,
             waker: Waker::new(wake),
             unread: AtomicUsize::new(0),
             logs_queued: AtomicUsize::new(0),
             logs_dropped: AtomicU64::new(0),
-        }
-    }
-
-    /// Reserves memory in the lists for one more request; with [`Route::Engine`] it counts as live from now on.
-    ///
-    /// # Errors
-    /// `Memory`.
-    pub fn expect(&self, route: Route) -> Result<()> {
-        let refused = |_: TryReserveError| Error::memory("the list of events", size_of::<Item>() as u64);
-        match route {
-            Route::Pull => Ok(()),
-            Route::Callback => {
-                let most = self.unread.load(Ordering::Relaxed).saturating_add(limits::LOG_LINES_MAX);
-                self.callbacks.reserve(most).map_err(refused)
-            }
-            Route::Engine => self.completions.expect().map_err(refused),
-        }
-    }
-
-    /// Takes back an `expect`: the request was not accepted.
-    pub fn unexpect(&self, route: Route) {
-        if route == Route::Engine {
-            self.completions.unexpect();
-        }
-    }
-
-    fn note_ready(&self, outbox: &Arc<Outbox>) {
-        if outbox.route == Route::Callback {
-            self.note(Item::Request(outbox.clone()));
-        } else if let Err(outbox) = self.completions.push(outbox.clone()) {
-            outbox.discard();
         }
     }
 
@@ -354,13 +387,26 @@ impl Dispatch {
     pub fn stop(&self) {
         self.callbacks.stop();
         self.completions.stop();
+        let mut apart = lock(&self.apart);
+        apart.stopped = true;
+        apart.lists.iter().filter_map(Weak::upgrade).for_each(|events| events.stop());
+        drop(apart);
         self.waker.stop();
     }
 
-    /// [`crate::engine::Engine::next`] will not be called any more: drops the events that are queued, and those that
-    /// still come.
-    pub fn discard_completions(&self) {
-        let (listed, held) = self.completions.refuse();
-        listed.iter().chain(&held).for_each(|outbox| outbox.discard());
+    /// A list apart from that of [`crate::engine::Engine::next`].
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn list_apart(&self) -> Result<Arc<Events>> {
+        let mut apart = lock(&self.apart);
+        apart.lists.retain(|events| events.strong_count() > 0);
+        apart.lists.try_reserve(1).map_err(|_| Error::memory("a list of events", size_of::<Events>() as u64))?;
+        let events = Arc::new(Events::new());
+        if apart.stopped {
+            events.stop();
+        }
+        apart.lists.push(Arc::downgrade(&events));
+        Ok(events)
     }
 }

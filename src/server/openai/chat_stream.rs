@@ -3,14 +3,13 @@
 use super::chat::{Function, Head, ToolCall, named};
 use super::errors;
 use super::types::{ChatLogprobs, UsageObject, finish_reason};
-use crate::engine::{Engine, Event, Part, PartKind};
-use crate::server::ReasoningField;
+use crate::engine::{Event, Part, PartKind};
 use crate::server::answer;
 use crate::server::refusal::Refusal;
 use crate::server::stream::{Out, Writer, push};
+use crate::server::{EngineRef, ReasoningField};
 use axum::response::sse;
 use serde::Serialize;
-use std::sync::Arc;
 
 #[derive(Serialize)]
 struct Chunk<'a> {
@@ -56,7 +55,7 @@ struct Sent {
 /// Writes the stream.
 pub(super) struct ChatStream {
     head: Head,
-    engine: Arc<Engine>,
+    engine: EngineRef,
     field: ReasoningField,
     choices: Vec<Sent>,
     usage: UsageObject,
@@ -66,7 +65,7 @@ pub(super) struct ChatStream {
 impl ChatStream {
     pub fn new(
         head: Head,
-        engine: Arc<Engine>,
+        engine: EngineRef,
         choices: usize,
         include_usage: bool,
         field: ReasoningField,

@@ -4,8 +4,9 @@ use super::chat::Head;
 use super::errors;
 use super::options::{self, Sending};
 use super::types::{TextLogprobs, UsageObject, finish_reason};
-use crate::engine::{Engine, Event, PartKind, Prompt, PromptPart};
+use crate::engine::{Event, PartKind, Prompt, PromptPart};
 use crate::limits;
+use crate::server::EngineRef;
 use crate::server::answer::{self, Answer};
 use crate::server::body::{self, Fields};
 use crate::server::core::Ask;
@@ -118,7 +119,7 @@ fn object(head: &Head, choices: Vec<Choice>, usage: Option<UsageObject>) -> Comp
 /// Writes the stream.
 struct TextStream {
     head: Head,
-    engine: Arc<Engine>,
+    engine: EngineRef,
     /// Choices of each prompt.
     choices: usize,
     /// Characters of each choice that were sent.

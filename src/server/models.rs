@@ -1,6 +1,7 @@
 //! The models of a server, by name: each loads on the loading thread, is ready, or has failed.
 
 use super::events::{self, Routes};
+use super::late_system;
 use super::refusal::{Kind, Outcome, Refusal};
 use super::{GateFn, ModelSpec};
 use crate::constrain;
@@ -10,15 +11,15 @@ use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A model that is ready.
 pub(super) struct Model {
     pub name: String,
     pub engine: Arc<Engine>,
     pub routes: Arc<Routes>,
-    /// Whether the chat template takes system messages within a chat, once it was tried.
-    pub late_system: OnceLock<bool>,
+    /// Whether the chat template takes system messages within a chat.
+    pub late_system: bool,
     /// Those that were used last in front.
     constraints: Mutex<VecDeque<Kept>>,
 }
@@ -30,6 +31,12 @@ struct Kept {
 }
 
 impl Model {
+    /// A model that is ready. May block: the chat template is tried.
+    pub fn new(name: String, engine: Arc<Engine>, routes: Arc<Routes>) -> Model {
+        let late_system = late_system::is_taken(&engine);
+        Model { name, engine, routes, late_system, constraints: Mutex::default() }
+    }
+
     /// The constraint of this text, compiled if it was not used lately. May block: for the worker thread.
     ///
     /// # Errors
@@ -121,7 +128,7 @@ impl Models {
             let routes = Arc::<Routes>::default();
             let reader = events::start(engine.clone(), routes.clone(), gate)?;
             lock(&self.readers).push(reader);
-            Ok(Arc::new(Model { name, engine, routes, late_system: OnceLock::new(), constraints: Mutex::default() }))
+            Ok(Arc::new(Model::new(name, engine, routes)))
         }));
         let made = made.unwrap_or_else(|_| Err(Error::internal("what opens the model panicked")));
         self.set(index, made.map_or_else(State::Failed, State::Ready));

@@ -1,6 +1,7 @@
 //! `/tokenize`, `/detokenize` and `/apply-template`: what a model makes of texts, without an answer. Done on the worker thread.
 
-use super::body::{self, Fields};
+use super::body::{self, Fields, Read};
+use super::models::Model;
 use super::openai::{chat, errors};
 use super::refusal::Outcome;
 use super::state::State as Server;
@@ -37,22 +38,8 @@ struct Rendered {
 /// default.
 pub(super) async fn tokenize(State(server): State<Arc<Server>>, request: Request) -> Response {
     let answer = async {
-        let mut fields = body::read(request).await?;
-        let model = server.models.find(fields.take::<String>("model")?.as_deref())?;
+        let Read { model, value: (prompt, options), .. } = body::read(&server, request, asked_tokens).await?;
         let max_model_len = model.engine.info().context_length;
-        let content: Option<String> = match fields.take("content")? {
-            Some(content) => Some(content),
-            None => fields.take("prompt")?,
-        };
-        let prompt = match content {
-            None => messages(&mut fields)?,
-            Some(text) => {
-                let special = fields.take("parse_special")?.unwrap_or(true);
-                let parts = vec![PromptPart::Text { text, special }];
-                Prompt { parts, ..Prompt::default() }
-            }
-        };
-        let options = text_options(&mut fields)?;
         let tokens = server.worker.run(move || model.engine.tokenize(&prompt, options)).await?;
         Ok(Json(Tokens { count: tokens.len(), tokens, max_model_len }).into_response())
     };
@@ -62,9 +49,7 @@ pub(super) async fn tokenize(State(server): State<Arc<Server>>, request: Request
 /// `POST /detokenize`: the text of `tokens`, with the names of special tokens.
 pub(super) async fn detokenize(State(server): State<Arc<Server>>, request: Request) -> Response {
     let answer = async {
-        let mut fields = body::read(request).await?;
-        let model = server.models.find(fields.take::<String>("model")?.as_deref())?;
-        let tokens: Vec<u32> = fields.need("tokens")?;
+        let Read { model, value: tokens, .. } = body::read(&server, request, asked_text).await?;
         let options = TextOptions { special: true, ..TextOptions::default() };
         let content = server.worker.run(move || model.engine.detokenize(&tokens, options)).await?;
         Ok(Json(Text { prompt: content.clone(), content }).into_response())
@@ -75,14 +60,37 @@ pub(super) async fn detokenize(State(server): State<Arc<Server>>, request: Reque
 /// `POST /apply-template`: the text that the chat template makes of `messages` (with `tools`).
 pub(super) async fn apply_template(State(server): State<Arc<Server>>, request: Request) -> Response {
     let answer = async {
-        let mut fields = body::read(request).await?;
-        let model = server.models.find(fields.take::<String>("model")?.as_deref())?;
-        let prompt = messages(&mut fields)?;
-        let options = text_options(&mut fields)?;
+        let Read { model, value: (prompt, options), .. } = body::read(&server, request, asked_prompt).await?;
         let prompt = server.worker.run(move || model.engine.render(&prompt, options)).await?;
         Ok(Json(Rendered { prompt }).into_response())
     };
     errors::or_response(answer.await)
+}
+
+/// What `/tokenize` asks for.
+pub(super) fn asked_tokens(fields: &mut Fields, _: &Model) -> Outcome<(Prompt, TextOptions)> {
+    let content: Option<String> = match fields.take("content")? {
+        Some(content) => Some(content),
+        None => fields.take("prompt")?,
+    };
+    let prompt = match content {
+        None => messages(fields)?,
+        Some(text) => {
+            let special = fields.take("parse_special")?.unwrap_or(true);
+            Prompt { parts: vec![PromptPart::Text { text, special }], ..Prompt::default() }
+        }
+    };
+    Ok((prompt, text_options(fields)?))
+}
+
+/// What `/detokenize` asks for.
+pub(super) fn asked_text(fields: &mut Fields, _: &Model) -> Outcome<Vec<u32>> {
+    fields.need("tokens")
+}
+
+/// What `/apply-template` asks for.
+pub(super) fn asked_prompt(fields: &mut Fields, _: &Model) -> Outcome<(Prompt, TextOptions)> {
+    Ok((messages(fields)?, text_options(fields)?))
 }
 
 fn messages(fields: &mut Fields) -> Outcome<Prompt> {

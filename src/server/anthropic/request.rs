@@ -10,10 +10,8 @@ use crate::server::late_system;
 use crate::server::models::Model;
 use crate::server::openai::chat::is_start;
 use crate::server::refusal::{Outcome, Refusal};
-use crate::server::state::State as Server;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
 /// The smallest budget of thinking, in tokens.
 const BUDGET_MIN: u32 = 1024;
@@ -44,8 +42,8 @@ struct Format {
 }
 
 /// Reads the request.
-pub(super) async fn ask(fields: &mut Fields, server: &Server, model: &Arc<Model>) -> Outcome<Ask> {
-    let mut ask = Ask::new(vec![prompt(fields, server, model).await?]);
+pub(in crate::server) fn ask(fields: &mut Fields, model: &Model) -> Outcome<Ask> {
+    let mut ask = Ask::new(vec![prompt(fields, model)?]);
     let options = &mut ask.options;
     options.max_tokens = fields.take("max_tokens")?.or(options.max_tokens);
     options.temperature = fields.take("temperature")?.or(options.temperature);
@@ -68,14 +66,14 @@ pub(super) async fn ask(fields: &mut Fields, server: &Server, model: &Arc<Model>
     Ok(ask)
 }
 
-async fn prompt(fields: &mut Fields, server: &Server, model: &Arc<Model>) -> Outcome<Prompt> {
+fn prompt(fields: &mut Fields, model: &Model) -> Outcome<Prompt> {
     let turns: Vec<Turn> = fields.need("messages")?;
     if turns.is_empty() || turns.len() > limits::MESSAGES_MAX {
         let message = format!("there are {} messages; 1 to {} are allowed", turns.len(), limits::MESSAGES_MAX);
         return Err(Refusal::field("messages", message));
     }
     let messages = Messages::new(fields.take::<Content>("system")?, &turns)?;
-    let messages = late_system::settle(server, model, messages.0).await?;
+    let messages = late_system::settle(model.late_system, messages.0);
     let mut message_flags = Vec::new();
     if messages.last().is_some_and(is_start) {
         message_flags = vec![MessageFlags::default(); messages.len() - 1];

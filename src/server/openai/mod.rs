@@ -1,7 +1,8 @@
 //! OpenAI's dialect: chat completions, completions, responses, models.
 
 pub(super) mod chat;
-mod chat_stream;
+mod chat_choices;
+mod completion;
 pub(super) mod completions;
 pub(super) mod errors;
 pub(super) mod models;

@@ -24,7 +24,7 @@ struct StreamOptions {
 
 /// How an answer is sent.
 #[derive(Clone, Copy)]
-pub(super) struct Sending {
+pub(in crate::server) struct Sending {
     pub stream: bool,
     /// A stream ends with the counts of tokens.
     pub include_usage: bool,

@@ -44,6 +44,14 @@ impl Fields {
         }
     }
 
+    /// A field that is an object; none when it is absent or null. Types that have names for their fields take lists, too.
+    pub fn take_object<T: DeserializeOwned>(&mut self, name: &str) -> Outcome<Option<T>> {
+        match self.0.get(name) {
+            None | Some(Value::Null | Value::Object(_)) => self.take(name),
+            Some(_) => Err(Refusal::field(name, format!("{name} is no object"))),
+        }
+    }
+
     /// A field that has to be there.
     pub fn need<T: DeserializeOwned>(&mut self, name: &str) -> Outcome<T> {
         self.take(name)?.ok_or_else(|| Refusal::field(name, format!("{name} is missing")))

@@ -17,8 +17,9 @@
 //! | [`worker`], [`events`], [`models`] | the threads, and the models |
 //! | [`core`], [`answer`], [`stream`] | a request, its answer as a whole, its answer as a stream |
 //! | [`state`], [`guard`], [`body`] | what all handlers have; who may ask; what they sent, and the requests that it makes |
-//! | [`late_system`] | what several dialects do with messages |
+//! | [`shape`], [`late_system`] | what several dialects do with messages |
 //! | [`openai`], [`anthropic`], [`text`], [`health`] | what is answered |
+//! | [`parsers`] | test hook: the parsers of bodies alone |
 //! | [`socket`], [`http`] | a connection whose client takes nothing; all connections, and their end |
 //!
 //! The host of a server that shares an engine with it takes no events with [`Engine::next`]: that is the server's.
@@ -35,12 +36,17 @@ mod late_system;
 mod metrics;
 mod models;
 mod openai;
+mod parsers;
 mod refusal;
+mod shape;
 mod socket;
 mod state;
 mod stream;
 mod text;
 mod worker;
+
+#[doc(hidden)]
+pub use parsers::{Parsed, Parsers};
 
 use crate::engine::{Engine, ProgressFn, Prompt, RequestOptions};
 use crate::error::{Error, Result};

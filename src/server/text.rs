@@ -2,7 +2,7 @@
 
 use super::body::{self, Fields, Read};
 use super::models::Model;
-use super::openai::{chat, errors};
+use super::openai::{errors, messages, options};
 use super::refusal::Outcome;
 use super::state::State as Server;
 use crate::engine::{Prompt, PromptPart, TextOptions};
@@ -10,7 +10,6 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::Value;
 use std::sync::Arc;
 
 #[derive(Serialize)]
@@ -74,7 +73,7 @@ pub(super) fn asked_tokens(fields: &mut Fields, _: &Model) -> Outcome<(Prompt, T
         None => fields.take("prompt")?,
     };
     let prompt = match content {
-        None => messages(fields)?,
+        None => chat(fields)?,
         Some(text) => {
             let special = fields.take("parse_special")?.unwrap_or(true);
             Prompt { parts: vec![PromptPart::Text { text, special }], ..Prompt::default() }
@@ -90,12 +89,12 @@ pub(super) fn asked_text(fields: &mut Fields, _: &Model) -> Outcome<Vec<u32>> {
 
 /// What `/apply-template` asks for.
 pub(super) fn asked_prompt(fields: &mut Fields, _: &Model) -> Outcome<(Prompt, TextOptions)> {
-    Ok((messages(fields)?, text_options(fields)?))
+    Ok((chat(fields)?, text_options(fields)?))
 }
 
-fn messages(fields: &mut Fields) -> Outcome<Prompt> {
-    let mut prompt = chat::prompt(fields)?;
-    prompt.tools = fields.take::<Vec<Value>>("tools")?.filter(|tools| !tools.is_empty()).map(Value::Array);
+fn chat(fields: &mut Fields) -> Outcome<Prompt> {
+    let mut prompt = messages::prompt(fields)?;
+    prompt.tools = options::tool_list(fields)?;
     Ok(prompt)
 }
 

@@ -3,15 +3,19 @@
 #![cfg(feature = "server")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+mod agents;
 mod chat;
 mod client;
 mod clients;
 mod completions;
+mod fuzz;
 mod guard;
+mod hostile;
 mod life;
 mod messages;
 mod metrics;
 mod responses;
 mod scripted;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,8 +8,9 @@ use crate::server::body::Fields;
 use crate::server::core::{Ask, Reasoning};
 use crate::server::late_system;
 use crate::server::models::Model;
-use crate::server::openai::chat::is_start;
+use crate::server::openai::messages::is_start;
 use crate::server::refusal::{Outcome, Refusal};
+use crate::server::shape::Place;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -51,7 +52,7 @@ pub(in crate::server) fn ask(fields: &mut Fields, model: &Model) -> Outcome<Ask>
     options.top_k = fields.take("top_k")?.or(options.top_k);
     ask.stops = fields.take("stop_sequences")?.unwrap_or_default();
     tools(fields, &mut ask)?;
-    let output: OutputConfig = fields.take("output_config")?.unwrap_or_default();
+    let output: OutputConfig = fields.take_object("output_config")?.unwrap_or_default();
     if let Some(format) = output.format {
         let schema = format.schema.filter(|_| format.r#type == "json_schema");
         let wrong = || Refusal::field("output_config", "output_config.format is of type json_schema, and has a schema");
@@ -67,11 +68,12 @@ pub(in crate::server) fn ask(fields: &mut Fields, model: &Model) -> Outcome<Ask>
 }
 
 fn prompt(fields: &mut Fields, model: &Model) -> Outcome<Prompt> {
-    let turns: Vec<Turn> = fields.need("messages")?;
+    let turns: Vec<Map<String, Value>> = fields.need("messages")?;
     if turns.is_empty() || turns.len() > limits::MESSAGES_MAX {
         let message = format!("there are {} messages; 1 to {} are allowed", turns.len(), limits::MESSAGES_MAX);
         return Err(Refusal::field("messages", message));
     }
+    let turns = turns.into_iter().enumerate().map(|(at, turn)| Turn::new(at, turn)).collect::<Outcome<Vec<Turn>>>()?;
     let messages = Messages::new(fields.take::<Content>("system")?, &turns)?;
     let messages = late_system::settle(model.late_system, messages.0);
     let mut message_flags = Vec::new();
@@ -97,9 +99,12 @@ fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
         }
         json!({"type": "function", "function": function})
     };
+    for (at, tool) in tools.iter().enumerate() {
+        Place { field: "tools", at }.need_text(tool, "name")?;
+    }
     let tools: Vec<Value> = tools.iter().filter(own).map(function).collect();
     ask.tools = (!tools.is_empty()).then_some(Value::Array(tools));
-    let Some(choice) = fields.take::<Choice>("tool_choice")? else { return Ok(()) };
+    let Some(choice) = fields.take_object::<Choice>("tool_choice")? else { return Ok(()) };
     ask.single_call = choice.disable_parallel_tool_use == Some(true);
     ask.tool_choice = match (choice.r#type.as_str(), choice.name) {
         ("auto", _) => ToolChoice::Auto,
@@ -117,7 +122,7 @@ fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
 /// Without the field there is none, as the dialect says.
 fn thinking(fields: &mut Fields) -> Outcome<Reasoning<'static>> {
     const NAME: &str = "thinking";
-    let Some(thinking) = fields.take::<Thinking>(NAME)? else { return Ok(Reasoning::Off) };
+    let Some(thinking) = fields.take_object::<Thinking>(NAME)? else { return Ok(Reasoning::Off) };
     match (thinking.r#type.as_str(), thinking.budget_tokens) {
         ("disabled", _) => Ok(Reasoning::Off),
         ("adaptive", _) => Ok(Reasoning::On),

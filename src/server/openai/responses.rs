@@ -13,6 +13,7 @@ use crate::server::core::{Ask, Reasoning};
 use crate::server::late_system;
 use crate::server::models::Model;
 use crate::server::refusal::{Outcome, Refusal};
+use crate::server::shape::Place;
 use crate::server::state::State as Server;
 use crate::server::stream;
 use axum::Json;
@@ -40,7 +41,7 @@ struct Format {
 
 /// What a request asks for.
 pub(in crate::server) struct Asked {
-    ask: Ask,
+    pub ask: Ask,
     stream: bool,
     sent: Sent,
 }
@@ -94,7 +95,7 @@ pub(in crate::server) fn asked(fields: &mut Fields, model: &Model) -> Outcome<As
     options.top_p = fields.take("top_p")?.or(options.top_p);
     let (tools, tool_choice) = tools(fields, &mut ask)?;
     ask.constraint = format(fields)?;
-    let effort = fields.take::<ReasoningField>("reasoning")?.and_then(|reasoning| reasoning.effort);
+    let effort = fields.take_object::<ReasoningField>("reasoning")?.and_then(|reasoning| reasoning.effort);
     if let Some(effort) = effort {
         ask.reason(if effort == "none" { Reasoning::Off } else { Reasoning::Effort(&effort) }, model.engine.info());
     }
@@ -109,6 +110,12 @@ pub(in crate::server) fn asked(fields: &mut Fields, model: &Model) -> Outcome<As
 /// Reads tools and the choice of them, and returns both as they were sent. Tools that a server would run itself are left out.
 fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<(Value, Value)> {
     let given: Vec<Map<String, Value>> = fields.take("tools")?.unwrap_or_default();
+    for (at, tool) in given.iter().enumerate() {
+        let place = Place { field: "tools", at };
+        if place.need_text(tool, "type")? == "function" {
+            place.need_text(tool, "name")?;
+        }
+    }
     let is_function = |tool: &&Map<String, Value>| tool.get("type").and_then(Value::as_str) == Some("function");
     let nested = |tool: &Map<String, Value>| {
         let mut function = tool.clone();
@@ -132,7 +139,7 @@ fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<(Value, Value)> {
 
 /// Reads `text.format`: what the content may be.
 fn format(fields: &mut Fields) -> Outcome<Option<(constrain::Kind, String)>> {
-    let text: TextField = fields.take("text")?.unwrap_or_default();
+    let text: TextField = fields.take_object("text")?.unwrap_or_default();
     let Some(format) = text.format else { return Ok(None) };
     let schema = match (format.r#type.as_str(), format.schema) {
         ("text", _) => return Ok(None),

@@ -110,7 +110,7 @@ fn parsers_refuse_what_they_do_not_understand() {
                 );
                 understood.fetch_add(1, Ordering::Relaxed);
                 // What the engine makes of it may be a refusal, not a defect.
-                if run % 64 == 0 {
+                if run.is_multiple_of(64) {
                     for prompt in &parsed.prompts {
                         let made = engine.tokenize(prompt, TextOptions::default());
                         assert!(made.err().is_none_or(|e| e.status != Status::Internal), "run {run}");

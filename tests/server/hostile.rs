@@ -113,7 +113,7 @@ fn bodies_that_are_no_json_are_refused_in_every_dialect() {
 /// Fields of each path, and a letter for each type that they take: n(umber), b(ool), s(tring), a(rray), o(bject), i(nteger).
 fn fields() -> Vec<(&'static str, &'static str)> {
     let sampling = "n:i seed:i temperature:n top_p:n top_k:i min_p:n presence_penalty:n frequency_penalty:n repetition_penalty:n \
-        max_tokens:i max_completion_tokens:i stop:sa logit_bias:o stream:b stream_options:o response_format:o model:s";
+        max_tokens:i max_completion_tokens:i stop:sa logit_bias:o ignore_eos:b stream:b stream_options:o response_format:o model:s";
     let chat = "messages:a tools:a tool_choice:so parallel_tool_calls:b logprobs:b top_logprobs:i reasoning_effort:s \
         chat_template_kwargs:o continue_final_message:b";
     let responses = "model:s input:sa instructions:s tools:a tool_choice:so parallel_tool_calls:b text:o reasoning:o stream:b \
@@ -485,8 +485,7 @@ fn endless(engine: &Engine, stream: bool) -> Value {
 fn a_client_that_closes_its_half_has_gone() {
     let engine = engine();
     let server = serve_with(&engine, |_| ());
-    let mut gone = 0;
-    for stream in [true, false] {
+    for (gone, stream) in [true, false].into_iter().enumerate() {
         let mut connection = TcpStream::connect(server.address()).unwrap();
         connection.write_all(&request("POST", TEXT, &[JSON], &endless(&engine, stream).to_string())).unwrap();
         if stream {
@@ -496,8 +495,7 @@ fn a_client_that_closes_its_half_has_gone() {
         }
         connection.shutdown(Shutdown::Write).unwrap();
         assert!(!String::from_utf8_lossy(&rest(&mut connection)).contains("[DONE]"));
-        gone += 1;
-        until(|| engine.stats().unwrap().cancelled == gone);
+        until(|| engine.stats().unwrap().cancelled == gone as u64 + 1);
     }
     // In the middle of a head and of a body.
     let whole = request("POST", TOKENIZE, &[JSON], "{\"content\": \"x\"}");

@@ -56,6 +56,7 @@ pub(super) fn sampling(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
     options.repetition_penalty = fields.take("repetition_penalty")?;
     options.presence_penalty = fields.take("presence_penalty")?;
     options.frequency_penalty = fields.take("frequency_penalty")?;
+    options.ignore_eos = fields.take("ignore_eos")?.unwrap_or(false);
     // Seeds may be negative; any 64 bits are one.
     options.seed = fields.take::<i128>("seed")?.map(|seed| seed as u64);
     let older = fields.take("max_tokens")?;

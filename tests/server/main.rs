@@ -12,10 +12,13 @@ mod fuzz;
 mod guard;
 mod hostile;
 mod life;
+mod long_prompt;
 mod messages;
 mod metrics;
+mod replicas;
 mod responses;
 mod scripted;
+mod serving;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

@@ -85,14 +85,23 @@ pub fn prepare(pace: Pace) -> PrepareFn {
         let content = prompt.messages.last().map(|last| &last["content"]);
         let content = content.map(|content| content[0].get("text").unwrap_or(content));
         let Some(said) = content.and_then(|content| Some(content.as_str()?.split_once(SAY)?.1)) else { return };
-        let tokens = Arc::new(tokens(engine, said, pace));
-        let vocab = engine.info().vocab_size as usize;
-        let constraint = Constraint::new(Arc::new(Script { tokens }), vocab).unwrap().on_whole_answer();
-        let settings = options.settings.as_deref().cloned().unwrap_or_default();
-        // A constraint on the whole answer says all of it.
-        options.reasoning_tokens = None;
-        options.settings = Some(Arc::new(Settings { constraint: Some(constraint), ..settings }));
+        force(engine, tokens(engine, said, pace), options);
     })
+}
+
+/// Makes a text the answer.
+pub fn answer_with(engine: &Engine, said: &str, options: &mut RequestOptions) {
+    force(engine, tokens(engine, said, Pace::Tokens), options);
+}
+
+fn force(engine: &Engine, tokens: Vec<u32>, options: &mut RequestOptions) {
+    let vocab = engine.info().vocab_size as usize;
+    let script = Script { tokens: Arc::new(tokens) };
+    let constraint = Constraint::new(Arc::new(script), vocab).unwrap().on_whole_answer();
+    let settings = options.settings.as_deref().cloned().unwrap_or_default();
+    // A constraint on the whole answer says all of it.
+    options.reasoning_tokens = None;
+    options.settings = Some(Arc::new(Settings { constraint: Some(constraint), ..settings }));
 }
 
 /// What holds the only event of each request back until the request has ended, where answers come so.

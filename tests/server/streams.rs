@@ -82,6 +82,8 @@ fn engine() -> Arc<Engine> {
         max_running: STREAMS as u32,
         max_waiting: 1024,
         memory_budget: 48 << 20,
+        // So that memory is what it will be.
+        touch_kv: true,
         ..EngineOptions::default()
     };
     open(TEMPLATE, 512, options)

@@ -13,6 +13,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// The command line tool, which is built for tests with the feature `cli`.
+const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_astrai");
+
 /// A process that ends with its test.
 struct Process {
     child: Child,
@@ -47,9 +50,7 @@ impl Process {
 
 /// A replica that is ready.
 fn replica() -> Process {
-    // The command line tool is built for tests with the feature `cli`.
-    let program = option_env!("CARGO_BIN_EXE_astrai").expect("the feature cli");
-    let mut command = Command::new(program);
+    let mut command = Command::new(TOOL.unwrap_or_default());
     command
         .args(["serve", "--port", "0", "--grace", "600", "--threads", "1", "--max-running", "8", "--model"])
         .arg(storyteller());
@@ -69,8 +70,7 @@ fn free_port() -> u16 {
 fn program() -> Option<String> {
     let program = std::env::var("ASTRAI_GATEWAY").unwrap_or("smg".to_owned());
     let there = Command::new(&program).arg("--help").output().is_ok_and(|output| output.status.success());
-    let tool = option_env!("CARGO_BIN_EXE_astrai").is_some();
-    if there && tool {
+    if there && TOOL.is_some() {
         return Some(program);
     }
     assert!(!required("gateway"), "ASTRAI_REQUIRE names gateway, and there is no {program}, or the feature cli is off");

@@ -389,6 +389,8 @@ pub const SERVER_BODIES_BYTES_MAX: usize = 256 << 20;
 /// Longest body that a server's thread makes a request of itself, in bytes: of a longer one another thread does, so that nobody else
 /// waits for it.
 pub const SERVER_SHORT_BODY_BYTES: usize = 64 << 10;
+/// Most tokens with log probabilities of an answer that a server's thread writes itself; one with more another thread writes.
+pub const SERVER_SHORT_ANSWER_TOKENS: usize = 256;
 /// Longest text of the instructions, and of the tools, that a response says again, in bytes.
 pub const SERVER_ECHO_BYTES_MAX: usize = 128 << 10;
 /// Milliseconds that the head of a streamed answer waits for its first event: errors that are found until then have a status.

@@ -1,4 +1,4 @@
-//! What clients send: JSON of bounded length, which comes in bounded time, and the requests that it makes.
+//! What clients send: JSON of bounded length, which comes in bounded time, and the requests that it makes; and JSON that they get.
 //!
 //! A long body is read into JSON and made a request on a thread of its own, because the server's thread has the tokens of all others
 //! to send meanwhile. So that this can be done anywhere, what a dialect makes of its fields is made without waiting.
@@ -10,7 +10,9 @@ use crate::json::Tree;
 use crate::limits;
 use axum::body::HttpBody;
 use axum::extract::Request;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::future::poll_fn;
@@ -84,6 +86,17 @@ pub(super) async fn read<T: Send + 'static>(
         Ok(Read { model, value, long })
     };
     if long { server.reader.run(read).await } else { read() }
+}
+
+/// An answer as JSON.
+pub(super) fn written(answer: &impl Serialize) -> Vec<u8> {
+    // The values are our own, with names for keys, so that they can be written.
+    serde_json::to_vec(answer).unwrap_or_default()
+}
+
+/// The response with an answer that was written.
+pub(super) fn response(json: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 /// The bytes of a body, which count among those of all bodies while they are there.

@@ -6,9 +6,9 @@ use super::openai::{errors, messages, options};
 use super::refusal::Outcome;
 use super::state::State as Server;
 use crate::engine::{Prompt, PromptPart, TextOptions};
-use axum::Json;
+use crate::error::Result;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -18,6 +18,12 @@ struct Tokens {
     count: usize,
     /// Longest sequence of the model, in tokens.
     max_model_len: u32,
+}
+
+impl Tokens {
+    fn new(tokens: Vec<u32>, max_model_len: u32) -> Tokens {
+        Tokens { count: tokens.len(), tokens, max_model_len }
+    }
 }
 
 #[derive(Serialize)]
@@ -39,8 +45,8 @@ pub(super) async fn tokenize(State(server): State<Arc<Server>>, request: Request
     let answer = async {
         let Read { model, value: (prompt, options), .. } = body::read(&server, request, asked_tokens).await?;
         let max_model_len = model.engine.info().context_length;
-        let tokens = server.worker.run(move || model.engine.tokenize(&prompt, options)).await?;
-        Ok(Json(Tokens { count: tokens.len(), tokens, max_model_len }).into_response())
+        let tokens = move || model.engine.tokenize(&prompt, options);
+        written(&server, move || Ok(Tokens::new(tokens()?, max_model_len))).await
     };
     errors::or_response(answer.await)
 }
@@ -50,8 +56,8 @@ pub(super) async fn detokenize(State(server): State<Arc<Server>>, request: Reque
     let answer = async {
         let Read { model, value: tokens, .. } = body::read(&server, request, asked_text).await?;
         let options = TextOptions { special: true, ..TextOptions::default() };
-        let content = server.worker.run(move || model.engine.detokenize(&tokens, options)).await?;
-        Ok(Json(Text { prompt: content.clone(), content }).into_response())
+        let content = move || model.engine.detokenize(&tokens, options);
+        written(&server, move || content().map(|content| Text { prompt: content.clone(), content })).await
     };
     errors::or_response(answer.await)
 }
@@ -60,10 +66,18 @@ pub(super) async fn detokenize(State(server): State<Arc<Server>>, request: Reque
 pub(super) async fn apply_template(State(server): State<Arc<Server>>, request: Request) -> Response {
     let answer = async {
         let Read { model, value: (prompt, options), .. } = body::read(&server, request, asked_prompt).await?;
-        let prompt = server.worker.run(move || model.engine.render(&prompt, options)).await?;
-        Ok(Json(Rendered { prompt }).into_response())
+        written(&server, move || model.engine.render(&prompt, options).map(|prompt| Rendered { prompt })).await
     };
     errors::or_response(answer.await)
+}
+
+/// Makes an answer on the worker thread, and writes it there, too: it may be as long as a body.
+async fn written<T: Serialize>(
+    server: &Server,
+    make: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Outcome<Response> {
+    let written = move || make().map(|answer| body::written(&answer));
+    Ok(body::response(server.worker.run(written).await?))
 }
 
 /// What `/tokenize` asks for.

@@ -35,6 +35,8 @@ fn bodies(text: &str) -> Vec<(&'static str, Value)> {
         ("/v1/responses", json!({"input": "x", "instructions": text, "max_output_tokens": 1, "stream": true})),
         ("/v1/messages", json!({"messages": chat, "system": text, "max_tokens": 1})),
         ("/v1/messages/count_tokens", json!({"messages": chat})),
+        ("/tokenize", json!({"content": text})),
+        ("/apply-template", json!({"messages": chat})),
     ]
 }
 
@@ -81,8 +83,16 @@ fn gaps(address: SocketAddr, seed: u64, eos: u32, ended: &AtomicBool) -> Vec<Dur
 #[test]
 #[ignore = "a measurement, for a machine with nothing else to do: make server-latency"]
 fn what_a_long_prompt_costs_others() {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    for threads in [1, processors] {
+        println!("{threads} threads of {processors} processors compute");
+        cost(threads);
+    }
+}
+
+fn cost(threads: u32) {
     // Of so long a context the tokenizer reads all of 10 MB before the prompt is refused.
-    let options = EngineOptions { max_running: 8, step_tokens: 64, ..EngineOptions::default() };
+    let options = EngineOptions { threads, max_running: 8, step_tokens: 64, ..EngineOptions::default() };
     let engine = open(crate::scripted::TEMPLATE, 1_000_000, options);
     let server = serve_with(&engine, |_| ());
     let (address, eos) = (server.address(), engine.info().eos_token.unwrap());
@@ -118,19 +128,17 @@ fn what_a_long_prompt_costs_others() {
         );
     };
     // Nothing: as long as a prompt of 10 MB takes.
-    for _ in 0..3 {
-        told("nothing beside them", &measured(&|| std::thread::sleep(Duration::from_secs(5))));
-        // Another program that computes on one processor for as long.
-        told(
-            "a thread that computes",
-            &measured(&|| {
-                let begin = Instant::now();
-                while begin.elapsed() < Duration::from_secs(5) {
-                    std::hint::black_box((0..1000u64).sum::<u64>());
-                }
-            }),
-        );
-    }
+    told("nothing beside them", &measured(&|| std::thread::sleep(Duration::from_secs(5))));
+    // Another program that computes on one processor for as long.
+    told(
+        "a thread that computes",
+        &measured(&|| {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(5) {
+                std::hint::black_box((0..1000u64).sum::<u64>());
+            }
+        }),
+    );
     for (path, bytes) in &bodies {
         let begin = Instant::now();
         let gaps = measured(&|| {

@@ -142,7 +142,7 @@ pub fn open(template: &str, context: u32, options: EngineOptions) -> Arc<Engine>
     let mut config: Value = serde_json::from_str(&config).unwrap();
     config["max_position_embeddings"] = context.into();
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let options = EngineOptions { threads: 1, no_mmap: true, log_level: LogLevel::Off, ..options };
+    let options = EngineOptions { threads: options.threads.max(1), no_mmap: true, log_level: LogLevel::Off, ..options };
     Arc::new(Engine::open(dir.path(), options).unwrap())
 }
 

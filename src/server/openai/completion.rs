@@ -4,6 +4,7 @@ use super::errors;
 use super::options::Sending;
 use super::types::UsageObject;
 use crate::engine::{Event, PromptCounts};
+use crate::limits;
 use crate::server::answer::Answer;
 use crate::server::body::{self, Fields, Read};
 use crate::server::core::Ask;
@@ -11,9 +12,8 @@ use crate::server::models::Model;
 use crate::server::refusal::{Outcome, Refusal};
 use crate::server::state::State as Server;
 use crate::server::stream::{self, Out, Writer, push};
-use axum::Json;
 use axum::extract::Request;
-use axum::response::{IntoResponse, Response, sse};
+use axum::response::{Response, sse};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -83,18 +83,23 @@ pub(super) async fn answer<C: Choices>(
     let (each, count) = (ask.choices, ask.choices * ask.prompts.len());
     let choices = C::new(server, &model, count);
     let running = ask.start(server, &model, long).await?;
-    let mut usage = UsageObject::default();
     if sending.stream {
-        let running = running.begun().await?;
+        let (running, usage) = (running.begun().await?, UsageObject::default());
         let include_usage = sending.include_usage;
         return Ok(stream::response(running, CompletionStream { head, choices, each, count, usage, include_usage }));
     }
-    let whole = |(index, answer): (usize, Answer)| {
-        usage.add(index, each, &answer.usage);
-        choices.whole(index, answer)
+    let answers = running.answers().await?;
+    let long = answers.iter().map(|answer| answer.tokens.len()).sum::<usize>() > limits::SERVER_SHORT_ANSWER_TOKENS;
+    let written = move || {
+        let mut usage = UsageObject::default();
+        let whole = |(index, answer): (usize, Answer)| {
+            usage.add(index, each, &answer.usage);
+            choices.whole(index, answer)
+        };
+        let all = answers.into_iter().enumerate().map(whole).collect();
+        Ok::<_, Refusal>(body::written(&head.object(C::OBJECTS[0], all, Some(usage))))
     };
-    let all = running.answers().await?.into_iter().enumerate().map(whole).collect();
-    Ok(Json(head.object(C::OBJECTS[0], all, Some(usage))).into_response())
+    Ok(body::response(if long { server.reader.run(written).await? } else { written()? }))
 }
 
 /// Writes the stream.

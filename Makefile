@@ -28,10 +28,10 @@ unexport MAKEFLAGS MFLAGS
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo build build-cuda test loom lint tsan asan soak header bench compare gpu-bundle gpu-check install clean \
-  real clients need-cargo need-cc need-rust-src
+  real clients gateway server-soak server-latency need-cargo need-cc need-rust-src
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 need-cargo:
 	@command -v $(CARGO) >/dev/null 2>&1 || { \
@@ -83,6 +83,20 @@ clients: need-cargo ## download the official clients of the server's dialects, a
 	$(PYTHON) -m venv "$(CLIENTS)"
 	"$(CLIENTS)/bin/pip" install --quiet --upgrade openai anthropic
 	ASTRAI_CLIENTS_PYTHON="$(CLIENTS)/bin/python" ASTRAI_REQUIRE=clients $(CARGO) test --features cli --test server clients::
+
+# From PyPI.
+GATEWAY := $(HOME)/.cache/astrai/gateway
+gateway: need-cargo ## download the gateway of the replicas' tests, smg, and run those: three replicas on this machine
+	$(PYTHON) -m venv "$(GATEWAY)"
+	"$(GATEWAY)/bin/pip" install --quiet --upgrade smg
+	ASTRAI_GATEWAY="$(GATEWAY)/bin/smg" ASTRAI_REQUIRE=gateway $(CARGO) test --features cli --test server replicas:: -- --nocapture --test-threads 1
+
+SERVER_SOAK_SECONDS ?= 120
+server-soak: need-cargo ## 256 streams whose clients go away when they like, for SERVER_SOAK_SECONDS=120; memory must stay flat
+	ASTRAI_SOAK_SECONDS=$(SERVER_SOAK_SECONDS) $(CARGO) test --features cli --test server a_long_time -- --ignored --nocapture
+
+server-latency: need-cargo ## what prompts of 10 MB cost the streams beside them; measure on an idle machine
+	$(CARGO) test --features cli --test server what_a_long_prompt -- --ignored --nocapture
 
 loom: need-cargo ## the interleavings of the event queues, under loom
 	$(LOOM)

@@ -387,6 +387,17 @@ pub const SERVER_HEADERS_MAX: usize = 100;
 pub const SERVER_HEAD_MS: u64 = 75_000;
 /// Milliseconds in which the body of a request has to come.
 pub const SERVER_BODY_MS: u64 = 60_000;
+/// Milliseconds in which a client has to take something of an answer that is ready for it; one that takes nothing has gone.
+pub const SERVER_WRITE_MS: u64 = 300_000;
+/// Bytes of the bodies of all requests to a server that are being read at once; with more a request is refused.
+pub const SERVER_BODIES_BYTES_MAX: usize = 256 << 20;
+/// Longest body that a server's thread makes a request of itself, in bytes: of a longer one another thread does, so that nobody else
+/// waits for it.
+pub const SERVER_SHORT_BODY_BYTES: usize = 64 << 10;
+/// Most tokens with log probabilities of an answer that a server's thread writes itself; one with more another thread writes.
+pub const SERVER_SHORT_ANSWER_TOKENS: usize = 256;
+/// Longest text of the instructions, and of the tools, that a response says again, in bytes.
+pub const SERVER_ECHO_BYTES_MAX: usize = 128 << 10;
 /// Milliseconds that the head of a streamed answer waits for its first event: errors that are found until then have a status.
 pub const SERVER_FIRST_EVENT_MS: u64 = 5_000;
 /// Milliseconds after which a stream that has nothing to say sends a comment, so that nobody between takes it for dead.

@@ -189,6 +189,8 @@ impl Active {
             prompt_tokens: self.request.prompt.len() as u32,
             cached_tokens: history.1 as u32,
             generated_tokens: self.generated as u32,
+            // Counted where the answer is read into parts.
+            reasoning_tokens: 0,
             preemptions: history.0,
             seed: self.request.params.seed,
             queue_us: since(self.admitted),

@@ -71,6 +71,32 @@ pub(super) struct Answered {
     refused: Option<u64>,
 }
 
+/// Counts the tokens of reasoning: those after which the answer stands in it. It reads the answer token by token, since events join
+/// tokens as it happens to be.
+struct ReasoningTokens {
+    parser: AnswerParser,
+    stream: TextStream,
+    special: Arc<[u32]>,
+    count: u32,
+}
+
+impl ReasoningTokens {
+    fn add(&mut self, tokens: &[u32]) {
+        let (mut text, mut parts) = (String::new(), Vec::new());
+        for &token in tokens {
+            // Without memory for its text a token counts where the one before stood.
+            let _ = self.stream.push(token, &mut text);
+            match self.special.binary_search(&token).is_ok() {
+                true => self.parser.push_special(&text, &mut parts),
+                false => self.parser.push(&text, &mut parts),
+            }
+            self.count += u32::from(self.parser.inside() == Some(PartKind::Reasoning));
+            text.clear();
+            parts.clear();
+        }
+    }
+}
+
 /// Reads the answer of one request.
 pub(super) struct AnswerReader {
     parser: AnswerParser,
@@ -97,6 +123,8 @@ pub(super) struct AnswerReader {
     /// A stream at its beginning, for the text of the tokens.
     stream: TextStream,
     answered: Answered,
+    /// Where the format has reasoning.
+    reasoning: Option<ReasoningTokens>,
     ended: bool,
 }
 
@@ -115,15 +143,25 @@ pub(super) struct AnswerOptions<'a> {
 impl AnswerReader {
     /// A reader of the answer to a prompt.
     pub fn new(format: &ResponseFormat, options: AnswerOptions) -> Box<AnswerReader> {
-        let tools = options.tools.map(Tools::new).unwrap_or_default();
-        let parser = AnswerParser::new(format.template.clone(), options.prompt, Arc::new(tools));
+        let tools = Arc::new(options.tools.map(Tools::new).unwrap_or_default());
+        let parser = || {
+            let parser = AnswerParser::new(format.template.clone(), options.prompt, tools.clone());
+            parser.with_special_texts(format.names.clone())
+        };
+        let reasons = format.template.as_deref().is_some_and(|template| template.reasoning().is_some());
+        let reasoning = reasons.then(|| ReasoningTokens {
+            parser: parser(),
+            stream: options.stream.clone(),
+            special: format.special.clone(),
+            count: 0,
+        });
         let mut from = options.prompt.len().saturating_sub(limits::ANSWER_LEAD_BYTES);
         while !options.prompt.is_char_boundary(from) {
             from += 1;
         }
         let lead = options.prompt.get(from..).unwrap_or_default().to_owned();
         Box::new(AnswerReader {
-            parser: parser.with_special_texts(format.names.clone()),
+            parser: parser(),
             format: if format.template.is_some() { AnswerFormat::Known } else { AnswerFormat::Unknown },
             raw: options.raw,
             request_id: options.request_id,
@@ -138,6 +176,7 @@ impl AnswerReader {
             lost: false,
             stream: options.stream,
             answered: Answered { lead, whole: true, ..Answered::default() },
+            reasoning,
             ended: false,
         })
     }
@@ -194,6 +233,12 @@ impl AnswerReader {
         if !self.raw {
             event.first_byte = self.content_given;
             self.content_given += event.text.len() as u64;
+        }
+        if let Some(reasoning) = &mut self.reasoning {
+            reasoning.add(&event.tokens);
+            if let Some(usage) = &mut event.usage {
+                usage.reasoning_tokens = reasoning.count;
+            }
         }
         self.keep(event);
     }

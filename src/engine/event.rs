@@ -53,6 +53,8 @@ pub struct Usage {
     pub cached_tokens: u32,
     /// Tokens generated, including those that ended the request.
     pub generated_tokens: u32,
+    /// Of these, tokens of reasoning: those after which the answer stands in its reasoning.
+    pub reasoning_tokens: u32,
     /// Times the request was preempted.
     pub preemptions: u32,
     /// Seed of the random stream.
@@ -67,6 +69,15 @@ pub struct Usage {
     pub decode_us: u64,
     /// From submit to the end.
     pub total_us: u64,
+}
+
+/// Tokens of a prompt, known once the request has its first step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PromptCounts {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Of these, tokens taken from the prefix cache.
+    pub cached_tokens: u32,
 }
 
 /// What a request produced since its last event. The text can be that of more or fewer tokens than `tokens`: text that

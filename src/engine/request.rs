@@ -3,7 +3,7 @@
 use super::delivery::Route;
 use super::host_logits::Host;
 use super::receive::deadline;
-use super::{Choice, Command, FinishReason, HostLogits, Next, Outbox, Shared, refuse_blocking};
+use super::{Choice, Command, FinishReason, HostLogits, Next, Outbox, PromptCounts, Shared, refuse_blocking};
 use crate::error::{Error, Result};
 use crate::os::floats::LibraryFloats;
 use std::sync::Arc;
@@ -22,6 +22,11 @@ impl Request {
     /// The request's id: nonzero, never reused by this engine.
     pub fn id(&self) -> u64 {
         self.delivery.id
+    }
+
+    /// The tokens of the prompt, and those of them that the prefix cache had; `None` before the request's first step.
+    pub fn prompt_counts(&self) -> Option<PromptCounts> {
+        self.delivery.prompt_counts()
     }
 
     /// Waits for output and takes all of it as one event. `None` waits without limit, zero polls. Pull requests only.

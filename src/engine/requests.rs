@@ -321,6 +321,8 @@ impl Requests {
     pub fn note_admission(&mut self, handle: SequenceHandle, now: Instant, vocab: usize, scheduler: &mut Scheduler) {
         let Some(active) = self.active.get_mut(handle).filter(|a| a.admitted.is_none()) else { return };
         active.admitted = Some(now);
+        let cached = scheduler.get(handle).and_then(|sequence| sequence.cached_tokens).unwrap_or(0);
+        active.request.delivery.admit(active.request.prompt.len(), cached);
         self.counters.queued(now.duration_since(active.request.submitted));
         let tokens = scheduler.reserve(handle, active.request.max_tokens);
         let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));

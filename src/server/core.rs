@@ -1,5 +1,6 @@
 //! A request of any dialect, and its way to the engine and back.
 
+use super::ServerLimits;
 use super::answer::Answer;
 use super::events::Arrived;
 use super::metrics::Metrics;
@@ -7,7 +8,10 @@ use super::models::Model;
 use super::refusal::{Kind, Outcome, Refusal};
 use super::state::State;
 use crate::constrain;
-use crate::engine::{EventKind, Info, Prompt, Request, RequestOptions, Settings, ToolChoice};
+use crate::engine::{
+    Constraint, EventKind, Info, Prompt, PromptCounts, Request, RequestOptions, Settings, TextOptions, ToolChoice,
+};
+use crate::error::Error;
 use crate::limits;
 use serde_json::Value;
 use std::future::poll_fn;
@@ -88,15 +92,31 @@ impl Ask {
         }
     }
 
-    /// Submits it. The choices are numbered through: those of the first prompt come first.
-    pub async fn start(self, state: &State, model: &Arc<Model>) -> Outcome<Running> {
-        let constraint = match self.constraint {
+    /// Submits it. The choices are numbered through: those of the first prompt come first. `long`: copying its prompts takes time.
+    pub async fn start(mut self, server: &Arc<State>, model: &Arc<Model>, long: bool) -> Outcome<Running> {
+        let constraint = match self.constraint.take() {
             None => None,
             Some((kind, text)) => {
                 let model = model.clone();
-                Some(state.worker.run(move || model.constraint(kind, &text)).await?)
+                Some(server.worker.run(move || model.constraint(kind, &text)).await?)
             }
         };
+        if !long {
+            return self.submit(server, model, constraint);
+        }
+        let (all, model) = (server.clone(), model.clone());
+        server.reader.run(move || self.submit(&all, &model, constraint)).await
+    }
+
+    /// The tokens that its first prompt has.
+    pub async fn count(mut self, server: &State, model: Arc<Model>) -> Outcome<usize> {
+        let mut prompt = self.prompts.drain(..).next().unwrap_or_default();
+        prompt.tools = self.tools;
+        let count = move || Ok::<_, Error>(model.engine.tokenize(&prompt, TextOptions::default())?.len());
+        server.worker.run(count).await
+    }
+
+    fn submit(self, server: &State, model: &Model, constraint: Option<Constraint>) -> Outcome<Running> {
         let settings = Arc::new(Settings {
             stops: self.stops,
             bias: self.bias,
@@ -114,13 +134,13 @@ impl Ask {
                 let mut options = RequestOptions {
                     tag,
                     defer: true,
-                    priority: state.priority,
+                    priority: server.priority,
                     // The same seed would give the same answer.
                     seed: self.options.seed.map(|seed| seed.wrapping_add(choice as u64)),
                     settings: Some(settings.clone()),
                     ..self.options.clone()
                 };
-                if let Some(prepare) = &state.prepare {
+                if let Some(prepare) = &server.prepare {
                     prepare(&model.engine, prompt, &mut options);
                 }
                 let submitted = model.queue.submit(&model.engine, prompt, &options);
@@ -128,14 +148,14 @@ impl Ask {
                 requests.push(submitted?);
             }
         }
-        let (metrics, model) = (state.metrics.clone(), model.name.clone());
-        Ok(Running { left: requests.len(), _requests: requests, from, first: None, metrics, model })
+        let (metrics, limits, model) = (server.metrics.clone(), server.limits, model.name.clone());
+        Ok(Running { left: requests.len(), requests, from, first: None, metrics, limits, model })
     }
 }
 
 /// A request in work. Dropping it cancels what has not ended.
 pub(super) struct Running {
-    _requests: Vec<Request>,
+    requests: Vec<Request>,
     from: UnboundedReceiver<Arrived>,
     /// Was waited for and not taken.
     first: Option<Arrived>,
@@ -143,6 +163,7 @@ pub(super) struct Running {
     left: usize,
     /// Where ends are counted, and the name of the model.
     metrics: Arc<Metrics>,
+    pub limits: ServerLimits,
     model: String,
 }
 
@@ -182,9 +203,14 @@ impl Running {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
+    /// Tokens of the first prompt, and those of them that the cache had, once they are known.
+    pub fn counts(&self) -> Option<PromptCounts> {
+        self.requests.first()?.prompt_counts()
+    }
+
     /// Waits a while for the first event, so that an error of the prompt is known before the head of an answer is sent.
     pub async fn begun(mut self) -> Outcome<Running> {
-        let at_most = Duration::from_millis(limits::SERVER_FIRST_EVENT_MS);
+        let at_most = Duration::from_millis(self.limits.first_event_ms);
         match tokio::time::timeout(at_most, self.next()).await {
             Err(_) | Ok(None) => Ok(self),
             Ok(Some(Err(refusal))) => Err(refusal),

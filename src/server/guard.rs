@@ -106,6 +106,15 @@ pub(super) async fn check(State(server): State<Arc<Server>>, request: Request, n
     }
 }
 
+/// The text of a refusal in the dialect of the path.
+pub(super) fn text(path: &str, refusal: &Refusal) -> String {
+    let text = match path.starts_with("/v1/messages") {
+        true => serde_json::to_string(&anthropic::errors::body(refusal)),
+        false => serde_json::to_string(&openai::errors::body(refusal)),
+    };
+    text.unwrap_or_default()
+}
+
 /// A refusal in the dialect of the path.
 pub(super) fn refuse(path: &str, refusal: &Refusal) -> Response {
     match path.starts_with("/v1/messages") {

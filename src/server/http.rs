@@ -1,6 +1,7 @@
 //! Connections: the server's thread, its runtime, the paths, and the end.
 
 use super::refusal::{Kind, Refusal};
+use super::socket::Socket;
 use super::state::State;
 use super::{anthropic, guard, health, metrics, openai, text};
 use crate::error::{Error, Result};
@@ -60,6 +61,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/v1/chat/completions", post(openai::chat::handle))
         .route("/v1/completions", post(openai::completions::handle))
         .route("/v1/responses", post(openai::responses::handle))
+        .route("/v1/responses/input_tokens", post(openai::responses::count))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/tokenize", post(text::tokenize))
@@ -82,11 +84,11 @@ async fn no_method(request: Request) -> Response {
 }
 
 async fn serve(listener: TcpListener, state: Arc<State>, mut stopped: watch::Receiver<Option<Duration>>) {
-    let (graceful, router) = (GracefulShutdown::new(), router(state));
-    let permits = Arc::new(Semaphore::new(limits::SERVER_CONNECTIONS_MAX));
+    let (graceful, router) = (GracefulShutdown::new(), router(state.clone()));
+    let permits = Arc::new(Semaphore::new(state.limits.connections));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(limits::SERVER_HEAD_MS))
+        .header_read_timeout(Duration::from_millis(state.limits.head_ms))
         .max_buf_size(limits::SERVER_HEAD_BYTES_MAX)
         .max_headers(limits::SERVER_HEADERS_MAX);
     let mut stopping = pin!(async { stopped.wait_for(Option::is_some).await.map_or(None, |grace| *grace) });
@@ -100,6 +102,7 @@ async fn serve(listener: TcpListener, state: Arc<State>, mut stopped: watch::Rec
             Ok(accepted) => accepted,
             Err(grace) => break grace.unwrap_or_default(),
         };
+        let stream = Socket::new(stream, Duration::from_millis(state.limits.write_ms));
         let service = TowerToHyperService::new(router.clone());
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {

@@ -1,22 +1,15 @@
 //! System messages within a chat. They stay where they are, because the beginning of a prompt is what the prefix cache has; where the
 //! chat template refuses them, each joins a message beside it.
 
-use super::models::Model;
-use super::refusal::Outcome;
-use super::state::State;
-use crate::engine::{Prompt, TextOptions};
+use crate::engine::{Engine, Prompt, TextOptions};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// Between texts that become one.
 const BETWEEN: &str = "\n\n";
 
-/// Messages as the model's template takes them.
-pub(super) async fn settle(state: &State, model: &Arc<Model>, messages: Vec<Value>) -> Outcome<Vec<Value>> {
-    if !is_there(&messages) || is_taken(state, model).await? {
-        return Ok(messages);
-    }
-    Ok(merged(messages))
+/// Messages as a model's template takes them. `taken`: it takes system messages within a chat.
+pub(super) fn settle(taken: bool, messages: Vec<Value>) -> Vec<Value> {
+    if taken || !is_there(&messages) { messages } else { merged(messages) }
 }
 
 /// Whether there are system messages behind the first message.
@@ -24,17 +17,11 @@ fn is_there(messages: &[Value]) -> bool {
     messages.iter().skip(1).any(|message| message["role"] == "system")
 }
 
-/// Whether the model's template takes system messages within a chat: it is tried once.
-async fn is_taken(state: &State, model: &Arc<Model>) -> Outcome<bool> {
-    let model = model.clone();
-    let tried = move || {
-        Ok(*model.late_system.get_or_init(|| {
-            let messages = ["system", "user", "system", "user"].map(|role| json!({"role": role, "content": "x"}));
-            let prompt = Prompt { messages: messages.to_vec(), ..Prompt::default() };
-            model.engine.render(&prompt, TextOptions::default()).is_ok()
-        }))
-    };
-    state.worker.run(tried).await
+/// Whether a model's template takes system messages within a chat: it is tried. May block.
+pub(super) fn is_taken(engine: &Engine) -> bool {
+    let messages = ["system", "user", "system", "user"].map(|role| json!({"role": role, "content": "x"}));
+    let prompt = Prompt { messages: messages.to_vec(), ..Prompt::default() };
+    engine.render(&prompt, TextOptions::default()).is_ok()
 }
 
 /// The text of content, which is one, or parts of text.

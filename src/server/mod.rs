@@ -4,7 +4,8 @@
 //! that may take long happens there:
 //! - Prompts are rendered and encoded on a thread of the engine: submits are deferred.
 //! - Events come from a thread for each engine ([`events`]).
-//! - Constraints are compiled, and texts are encoded and rendered for their own sake, on the worker thread ([`worker`]).
+//! - Constraints are compiled, and texts are encoded and rendered for their own sake, on a worker thread ([`worker`]).
+//! - Long bodies become requests, and are submitted, on another worker thread ([`body`]).
 //! - Models are opened on the loading thread ([`models`]).
 //!
 //! A request of any dialect becomes a [`core::Ask`]; its answer is a stream of the engine's events, whose parts each dialect writes
@@ -15,10 +16,11 @@
 //! | [`refusal`], [`metrics`] | why a request gets no answer; what is counted |
 //! | [`worker`], [`events`], [`models`] | the threads, and the models |
 //! | [`core`], [`answer`], [`stream`] | a request, its answer as a whole, its answer as a stream |
-//! | [`state`], [`guard`], [`body`] | what all handlers have; who may ask; what they sent |
-//! | [`late_system`] | what several dialects do with messages |
+//! | [`state`], [`guard`], [`body`] | what all handlers have; who may ask; what they sent, and the requests that it makes |
+//! | [`shape`], [`late_system`] | what several dialects do with messages |
 //! | [`openai`], [`anthropic`], [`text`], [`health`] | what is answered |
-//! | [`http`] | connections, and their end |
+//! | [`parsers`] | test hook: the parsers of bodies alone |
+//! | [`socket`], [`http`] | a connection whose client takes nothing; all connections, and their end |
 //!
 //! A host may use an engine that it shares with a server: the server's requests have a queue of events of their own.
 
@@ -34,14 +36,21 @@ mod late_system;
 mod metrics;
 mod models;
 mod openai;
+mod parsers;
 mod refusal;
+mod shape;
+mod socket;
 mod state;
 mod stream;
 mod text;
 mod worker;
 
+#[doc(hidden)]
+pub use parsers::{Parsed, Parsers};
+
 use crate::engine::{Engine, ProgressFn, Prompt, RequestOptions};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Deref;
@@ -89,6 +98,33 @@ pub enum ReasoningField {
     Reasoning,
 }
 
+/// Limits that tests make small; by default those of [`crate::limits`]. Times are in milliseconds.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    pub connections: usize,
+    pub head_ms: u64,
+    pub body_ms: u64,
+    pub write_ms: u64,
+    pub bodies_bytes: usize,
+    pub first_event_ms: u64,
+    pub keep_alive_ms: u64,
+}
+
+impl Default for ServerLimits {
+    fn default() -> ServerLimits {
+        ServerLimits {
+            connections: limits::SERVER_CONNECTIONS_MAX,
+            head_ms: limits::SERVER_HEAD_MS,
+            body_ms: limits::SERVER_BODY_MS,
+            write_ms: limits::SERVER_WRITE_MS,
+            bodies_bytes: limits::SERVER_BODIES_BYTES_MAX,
+            first_event_ms: limits::SERVER_FIRST_EVENT_MS,
+            keep_alive_ms: limits::SERVER_KEEP_ALIVE_MS,
+        }
+    }
+}
+
 /// Options of [`Server::start`].
 pub struct ServerOptions {
     /// The models, in the order in which they are loaded.
@@ -111,6 +147,9 @@ pub struct ServerOptions {
     /// Test hook: called before each event is taken from an engine.
     #[doc(hidden)]
     pub gate: Option<GateFn>,
+    /// Test hook: other limits.
+    #[doc(hidden)]
+    pub limits: ServerLimits,
 }
 
 impl Default for ServerOptions {
@@ -125,6 +164,7 @@ impl Default for ServerOptions {
             priority: 0,
             prepare: None,
             gate: None,
+            limits: ServerLimits::default(),
         }
     }
 }
@@ -170,12 +210,17 @@ impl Server {
         // From here on a failure drops `server`, which ends the threads that already run.
         let mut server = Server { address, models: models.clone(), live: None };
         let live = server.live.insert(Live { stop, threads: vec![loading] });
-        let (worker, working) = worker::Worker::start()?;
+        let (worker, working) = worker::Worker::start("http-work")?;
         live.threads.push(working);
+        let (reader, reading) = worker::Worker::start("http-read")?;
+        live.threads.push(reading);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let state = Arc::new(state::State {
             models,
             worker,
+            reader,
+            limits: options.limits,
+            bodies_bytes: Default::default(),
             guard: guard::Guard::new(address, options.api_keys, options.allowed_hosts),
             metrics: Default::default(),
             reasoning: options.reasoning_field,

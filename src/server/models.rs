@@ -1,6 +1,7 @@
 //! The models of a server, by name: each loads on the loading thread, is ready, or has failed.
 
 use super::events::{self, Routes};
+use super::late_system;
 use super::refusal::{Kind, Outcome, Refusal};
 use super::{EngineRef, GateFn, ModelSpec};
 use crate::constrain;
@@ -10,7 +11,7 @@ use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A model that is ready.
 pub(super) struct Model {
@@ -19,8 +20,8 @@ pub(super) struct Model {
     /// Where the events of its requests go.
     pub queue: EventQueue,
     pub routes: Arc<Routes>,
-    /// Whether the chat template takes system messages within a chat, once it was tried.
-    pub late_system: OnceLock<bool>,
+    /// Whether the chat template takes system messages within a chat.
+    pub late_system: bool,
     /// Those that were used last in front.
     constraints: Mutex<VecDeque<Kept>>,
 }
@@ -32,6 +33,15 @@ struct Kept {
 }
 
 impl Model {
+    /// A model that is ready. May block: the chat template is tried.
+    ///
+    /// # Errors
+    /// `Closed`; `Memory`.
+    pub fn new(name: String, engine: EngineRef, routes: Arc<Routes>) -> Result<Model> {
+        let (queue, late_system) = (engine.event_queue()?, late_system::is_taken(&engine));
+        Ok(Model { name, engine, queue, routes, late_system, constraints: Mutex::default() })
+    }
+
     /// The constraint of this text, compiled if it was not used lately. May block: for the worker thread.
     ///
     /// # Errors
@@ -128,11 +138,10 @@ impl Models {
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let engine = open(progress)?;
             let routes = Arc::<Routes>::default();
-            let queue = engine.event_queue()?;
-            let reader = events::start(engine.clone(), queue.clone(), routes.clone(), gate)?;
+            let model = Model::new(name, engine.clone(), routes.clone())?;
+            let reader = events::start(engine, model.queue.clone(), routes, gate)?;
             lock(&self.readers).push(reader);
-            let (late_system, constraints) = (OnceLock::new(), Mutex::default());
-            Ok(Arc::new(Model { name, engine, queue, routes, late_system, constraints }))
+            Ok(Arc::new(model))
         }));
         let made = made.unwrap_or_else(|_| Err(Error::internal("what opens the model panicked")));
         self.set(index, made.map_or_else(State::Failed, State::Ready));

@@ -4,14 +4,20 @@ use super::guard::Guard;
 use super::metrics::Metrics;
 use super::models::Models;
 use super::worker::Worker;
-use super::{PrepareFn, ReasoningField};
+use super::{PrepareFn, ReasoningField, ServerLimits};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The server, as its handlers see it.
 pub(super) struct State {
     pub models: Arc<Models>,
+    /// Does what may take long: compiles constraints, encodes and renders texts.
     pub worker: Worker,
+    /// Makes requests of long bodies.
+    pub reader: Worker,
+    pub limits: ServerLimits,
+    /// Bytes of all bodies that are being read.
+    pub bodies_bytes: AtomicUsize,
     pub guard: Guard,
     pub metrics: Arc<Metrics>,
     pub reasoning: ReasoningField,

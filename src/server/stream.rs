@@ -2,8 +2,7 @@
 
 use super::core::Running;
 use super::refusal::Refusal;
-use crate::engine::Event;
-use crate::limits;
+use crate::engine::{Event, PromptCounts};
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
@@ -19,8 +18,8 @@ pub(super) type Out = VecDeque<sse::Event>;
 
 /// Writes an answer in a dialect.
 pub(super) trait Writer: Send + Unpin + 'static {
-    /// Before the first event.
-    fn begin(&mut self, out: &mut Out);
+    /// Before the first event. `counts`: of the prompt's tokens, if they are known.
+    fn begin(&mut self, counts: Option<PromptCounts>, out: &mut Out);
     /// An event of a choice.
     fn event(&mut self, choice: usize, event: &Event, out: &mut Out);
     /// The answer ends with an error.
@@ -39,11 +38,8 @@ struct EventStream<W> {
     out: Out,
     /// When it has been quiet for too long.
     quiet: Pin<Box<Sleep>>,
-}
-
-/// How long a stream is quiet at most.
-fn patience() -> Duration {
-    Duration::from_millis(limits::SERVER_KEEP_ALIVE_MS)
+    /// How long it is quiet at most.
+    patience: Duration,
 }
 
 impl<W: Writer> Stream for EventStream<W> {
@@ -53,7 +49,7 @@ impl<W: Writer> Stream for EventStream<W> {
         let this = &mut *self;
         loop {
             if let Some(event) = this.out.pop_front() {
-                this.quiet.as_mut().reset(Instant::now() + patience());
+                this.quiet.as_mut().reset(Instant::now() + this.patience);
                 return Poll::Ready(Some(Ok(event)));
             }
             let Some(running) = &mut this.running else { return Poll::Ready(None) };
@@ -79,9 +75,10 @@ impl<W: Writer> Stream for EventStream<W> {
 /// The response that sends what `writer` makes of an answer.
 pub(super) fn response(running: Running, mut writer: impl Writer) -> Response {
     let mut out = Out::new();
-    writer.begin(&mut out);
-    let quiet = Box::pin(tokio::time::sleep(patience()));
-    Sse::new(EventStream { running: Some(running), writer, out, quiet }).into_response()
+    writer.begin(running.counts(), &mut out);
+    let patience = Duration::from_millis(running.limits.keep_alive_ms);
+    let quiet = Box::pin(tokio::time::sleep(patience));
+    Sse::new(EventStream { running: Some(running), writer, out, quiet, patience }).into_response()
 }
 
 /// Adds an event with a JSON value.

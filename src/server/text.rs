@@ -1,15 +1,15 @@
 //! `/tokenize`, `/detokenize` and `/apply-template`: what a model makes of texts, without an answer. Done on the worker thread.
 
-use super::body::{self, Fields};
-use super::openai::{chat, errors};
+use super::body::{self, Fields, Read};
+use super::models::Model;
+use super::openai::{errors, messages, options};
 use super::refusal::Outcome;
 use super::state::State as Server;
 use crate::engine::{Prompt, PromptPart, TextOptions};
-use axum::Json;
+use crate::error::Result;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
-use serde_json::Value;
 use std::sync::Arc;
 
 #[derive(Serialize)]
@@ -18,6 +18,12 @@ struct Tokens {
     count: usize,
     /// Longest sequence of the model, in tokens.
     max_model_len: u32,
+}
+
+impl Tokens {
+    fn new(tokens: Vec<u32>, max_model_len: u32) -> Tokens {
+        Tokens { count: tokens.len(), tokens, max_model_len }
+    }
 }
 
 #[derive(Serialize)]
@@ -37,24 +43,10 @@ struct Rendered {
 /// default.
 pub(super) async fn tokenize(State(server): State<Arc<Server>>, request: Request) -> Response {
     let answer = async {
-        let mut fields = body::read(request).await?;
-        let model = server.models.find(fields.take::<String>("model")?.as_deref())?;
+        let Read { model, value: (prompt, options), .. } = body::read(&server, request, asked_tokens).await?;
         let max_model_len = model.engine.info().context_length;
-        let content: Option<String> = match fields.take("content")? {
-            Some(content) => Some(content),
-            None => fields.take("prompt")?,
-        };
-        let prompt = match content {
-            None => messages(&mut fields)?,
-            Some(text) => {
-                let special = fields.take("parse_special")?.unwrap_or(true);
-                let parts = vec![PromptPart::Text { text, special }];
-                Prompt { parts, ..Prompt::default() }
-            }
-        };
-        let options = text_options(&mut fields)?;
-        let tokens = server.worker.run(move || model.engine.tokenize(&prompt, options)).await?;
-        Ok(Json(Tokens { count: tokens.len(), tokens, max_model_len }).into_response())
+        let tokens = move || model.engine.tokenize(&prompt, options);
+        written(&server, move || Ok(Tokens::new(tokens()?, max_model_len))).await
     };
     errors::or_response(answer.await)
 }
@@ -62,12 +54,10 @@ pub(super) async fn tokenize(State(server): State<Arc<Server>>, request: Request
 /// `POST /detokenize`: the text of `tokens`, with the names of special tokens.
 pub(super) async fn detokenize(State(server): State<Arc<Server>>, request: Request) -> Response {
     let answer = async {
-        let mut fields = body::read(request).await?;
-        let model = server.models.find(fields.take::<String>("model")?.as_deref())?;
-        let tokens: Vec<u32> = fields.need("tokens")?;
+        let Read { model, value: tokens, .. } = body::read(&server, request, asked_text).await?;
         let options = TextOptions { special: true, ..TextOptions::default() };
-        let content = server.worker.run(move || model.engine.detokenize(&tokens, options)).await?;
-        Ok(Json(Text { prompt: content.clone(), content }).into_response())
+        let content = move || model.engine.detokenize(&tokens, options);
+        written(&server, move || content().map(|content| Text { prompt: content.clone(), content })).await
     };
     errors::or_response(answer.await)
 }
@@ -75,19 +65,50 @@ pub(super) async fn detokenize(State(server): State<Arc<Server>>, request: Reque
 /// `POST /apply-template`: the text that the chat template makes of `messages` (with `tools`).
 pub(super) async fn apply_template(State(server): State<Arc<Server>>, request: Request) -> Response {
     let answer = async {
-        let mut fields = body::read(request).await?;
-        let model = server.models.find(fields.take::<String>("model")?.as_deref())?;
-        let prompt = messages(&mut fields)?;
-        let options = text_options(&mut fields)?;
-        let prompt = server.worker.run(move || model.engine.render(&prompt, options)).await?;
-        Ok(Json(Rendered { prompt }).into_response())
+        let Read { model, value: (prompt, options), .. } = body::read(&server, request, asked_prompt).await?;
+        written(&server, move || model.engine.render(&prompt, options).map(|prompt| Rendered { prompt })).await
     };
     errors::or_response(answer.await)
 }
 
-fn messages(fields: &mut Fields) -> Outcome<Prompt> {
-    let mut prompt = chat::prompt(fields)?;
-    prompt.tools = fields.take::<Vec<Value>>("tools")?.filter(|tools| !tools.is_empty()).map(Value::Array);
+/// Makes an answer on the worker thread, and writes it there, too: it may be as long as a body.
+async fn written<T: Serialize>(
+    server: &Server,
+    make: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Outcome<Response> {
+    let written = move || make().map(|answer| body::written(&answer));
+    Ok(body::response(server.worker.run(written).await?))
+}
+
+/// What `/tokenize` asks for.
+pub(super) fn asked_tokens(fields: &mut Fields, _: &Model) -> Outcome<(Prompt, TextOptions)> {
+    let content: Option<String> = match fields.take("content")? {
+        Some(content) => Some(content),
+        None => fields.take("prompt")?,
+    };
+    let prompt = match content {
+        None => chat(fields)?,
+        Some(text) => {
+            let special = fields.take("parse_special")?.unwrap_or(true);
+            Prompt { parts: vec![PromptPart::Text { text, special }], ..Prompt::default() }
+        }
+    };
+    Ok((prompt, text_options(fields)?))
+}
+
+/// What `/detokenize` asks for.
+pub(super) fn asked_text(fields: &mut Fields, _: &Model) -> Outcome<Vec<u32>> {
+    fields.need("tokens")
+}
+
+/// What `/apply-template` asks for.
+pub(super) fn asked_prompt(fields: &mut Fields, _: &Model) -> Outcome<(Prompt, TextOptions)> {
+    Ok((chat(fields)?, text_options(fields)?))
+}
+
+fn chat(fields: &mut Fields) -> Outcome<Prompt> {
+    let mut prompt = messages::prompt(fields)?;
+    prompt.tools = options::tool_list(fields)?;
     Ok(prompt)
 }
 

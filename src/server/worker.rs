@@ -1,4 +1,4 @@
-//! The worker thread: what may take long is done there, so that the server's thread never waits.
+//! Worker threads: what may take long is done there, so that the server's thread never waits.
 
 use super::refusal::{Kind, Outcome, Refusal};
 use crate::error::Result;
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A line to the worker thread, which ends when the last of them is dropped.
+/// A line to a worker thread, which ends when the last of them is dropped.
 #[derive(Clone)]
 pub(super) struct Worker(Sender<Work>);
 
@@ -19,7 +19,7 @@ impl Worker {
     ///
     /// # Errors
     /// `Memory` when there is no thread to be had.
-    pub fn start() -> Result<(Worker, JoinHandle)> {
+    pub fn start(name: &'static str) -> Result<(Worker, JoinHandle)> {
         let (sender, mut works) = mpsc::channel::<Work>(limits::SERVER_WORK_MAX);
         let body = move || {
             while let Some(work) = works.blocking_recv() {
@@ -27,12 +27,15 @@ impl Worker {
                 let _ = catch_unwind(AssertUnwindSafe(work));
             }
         };
-        let thread = thread::spawn("http-work", ThreadOptions::default(), body)?;
+        let thread = thread::spawn(name, ThreadOptions::default(), body)?;
         Ok((Worker(sender), thread))
     }
 
-    /// Does `work` on the worker thread.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Outcome<T> {
+    /// Does `work` on the worker thread. What it gives is dropped there when nobody waits for it any more.
+    pub async fn run<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::result::Result<T, E> + Send + 'static,
+    ) -> Outcome<T> {
         let (answer, answered) = oneshot::channel();
         let work: Work = Box::new(move || {
             // A request that is gone needs no work.
@@ -47,6 +50,6 @@ impl Worker {
         self.0.try_send(work).map_err(full)?;
         let failed =
             |_| Refusal::new(Kind::Internal, "defect of the library while a request was made ready; please report it");
-        Ok(answered.await.map_err(failed)??)
+        answered.await.map_err(failed)?.map_err(Into::into)
     }
 }

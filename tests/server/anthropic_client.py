@@ -37,12 +37,16 @@ wanted = [
 whole = client.messages.create(**ASK)
 assert blocks(whole) == wanted and whole.stop_reason == "tool_use", whole
 with client.messages.stream(**ASK) as stream:
-    kinds = {event.type for event in stream}
+    events = list(stream)
+    kinds = {event.type for event in events}
     streamed = stream.get_final_message()
 assert blocks(streamed) == wanted and streamed.stop_reason == "tool_use", streamed
 assert {"thinking", "text", "input_json", "message_stop"} <= kinds, kinds
 total = lambda usage: usage.input_tokens + usage.cache_read_input_tokens
 assert total(streamed.usage) == total(whole.usage) and streamed.usage.output_tokens == whole.usage.output_tokens
+# What is known of the prompt is told at the beginning.
+(begin,) = (event.message for event in events if event.type == "message_start")
+assert total(begin.usage) == total(whole.usage), begin
 
 results = [{"type": "tool_result", "tool_use_id": b.id, "content": "3"} for b in whole.content if b.type == "tool_use"]
 turn = [

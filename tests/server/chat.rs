@@ -1,11 +1,9 @@
 //! `/v1/chat/completions`.
 
-use crate::client::post;
-use crate::scripted::{PACES, Pace, SAY, Said, engine, serve, serve_with};
-use astrai::engine::{Engine, Prompt, RequestOptions};
-use astrai::server::{ReasoningField, Server};
+use crate::client::{answer, post};
+use crate::scripted::{PACES, Pace, SAY, Said, engine, seen, serve, serve_with};
+use astrai::server::ReasoningField;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -26,12 +24,6 @@ fn tools() -> Value {
         {"type": "function", "function": {"name": "dice", "parameters": parameters}},
         {"type": "function", "function": {"name": "coin", "parameters": {"type": "object"}}}
     ])
-}
-
-fn answer(server: &Server, body: &Value) -> Value {
-    let reply = post(server.address(), PATH, body);
-    assert_eq!(reply.status, 200, "{reply:?}");
-    reply.json()
 }
 
 fn said(content: &str, reasoning: &str, calls: &[(&str, &str)], finish: &str) -> Said {
@@ -65,7 +57,7 @@ fn an_answer_says_the_same_whole_and_streamed_however_the_model_cuts_it() {
         let server = serve(&engine, pace);
         for (text, said) in scripts() {
             let body = with(ask(&format!("{SAY}{text}")), json!({"tools": tools()}));
-            let whole = answer(&server, &body);
+            let whole = answer(&server, PATH, &body);
             assert_eq!(Said::of_message(&whole["choices"][0]), said, "{pace:?} {text}");
             let body = with(body, json!({"stream": true, "stream_options": {"include_usage": true}}));
             let mut chunks = post(server.address(), PATH, &body).stream();
@@ -93,7 +85,7 @@ fn choices_have_seeds_of_their_own_and_come_as_they_would_alone() {
     let engine = engine();
     let server = serve(&engine, Pace::Tokens);
     let body = with(ask("Tell me a story."), json!({"max_tokens": 12, "n": 3}));
-    let whole = answer(&server, &body);
+    let whole = answer(&server, PATH, &body);
     let texts =
         |value: &Value| -> Vec<Said> { value["choices"].as_array().unwrap().iter().map(Said::of_message).collect() };
     let all = texts(&whole);
@@ -101,7 +93,7 @@ fn choices_have_seeds_of_their_own_and_come_as_they_would_alone() {
     assert!(all.iter().all(|said| said.finish == "length" && !said.content.is_empty()), "{all:?}");
     assert_eq!(whole["usage"]["completion_tokens"], 36);
     for (at, said) in all.iter().enumerate() {
-        let alone = answer(&server, &with(body.clone(), json!({"n": 1, "seed": 7 + at})));
+        let alone = answer(&server, PATH, &with(body.clone(), json!({"n": 1, "seed": 7 + at})));
         assert_eq!(&texts(&alone)[0], said);
         assert_eq!(alone["usage"]["prompt_tokens"], whole["usage"]["prompt_tokens"]);
     }
@@ -115,7 +107,7 @@ fn log_probabilities_are_of_every_token_whole_and_streamed() {
     let engine = engine();
     let server = serve(&engine, Pace::Tokens);
     let body = with(ask("Tell me a story."), json!({"max_tokens": 9, "logprobs": true, "top_logprobs": 2}));
-    let whole = answer(&server, &body);
+    let whole = answer(&server, PATH, &body);
     let tokens = whole["choices"][0]["logprobs"]["content"].as_array().unwrap().clone();
     assert_eq!(tokens.len(), 9);
     let bytes: Vec<u8> =
@@ -145,7 +137,7 @@ fn answers_meet_formats_and_calls_are_as_demanded() {
         json!({"type": "json_object", "schema": schema}),
     ] {
         let body = with(ask("go"), json!({"response_format": format, "reasoning_effort": "none", "max_tokens": 200}));
-        let answer = Said::of_message(&answer(&server, &body)["choices"][0]);
+        let answer = Said::of_message(&answer(&server, PATH, &body)["choices"][0]);
         let value: Value = serde_json::from_str(&answer.content).unwrap_or_else(|e| panic!("{e}: {answer:?}"));
         assert!((1..=3).contains(&value["a"].as_i64().unwrap()), "{answer:?}");
     }
@@ -154,7 +146,7 @@ fn answers_meet_formats_and_calls_are_as_demanded() {
     for choice in [json!("required"), json!({"type": "function", "function": {"name": "coin"}})] {
         let fields =
             json!({"tools": coin, "tool_choice": choice, "parallel_tool_calls": false, "reasoning_effort": "none"});
-        let answer = Said::of_message(&answer(&server, &with(ask("go"), fields))["choices"][0]);
+        let answer = Said::of_message(&answer(&server, PATH, &with(ask("go"), fields))["choices"][0]);
         assert_eq!((answer.calls.len(), answer.calls[0].0.as_str(), answer.finish.as_str()), (1, "coin", "tool_calls"));
     }
     let refusals = [
@@ -203,24 +195,7 @@ fn wrong_fields_are_refused_by_name_and_unknown_ones_ignored() {
         assert_eq!(reply.refusal(), (400, Some("context_length_exceeded".to_owned()), None), "{reply:?}");
     }
     let fine = json!({"max_tokens": 1, "user": "u", "store": true, "metadata": {"a": "b"}, "temperature": null});
-    answer(&server, &with(ask("x"), fine));
-}
-
-/// What requests were made of bodies.
-fn seen(bodies: &[Value]) -> Vec<(Prompt, RequestOptions)> {
-    let engine = engine();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let kept = seen.clone();
-    let server = serve_with(&engine, |options| {
-        options.prepare = Some(Arc::new(move |_: &Engine, prompt: &Prompt, options: &mut RequestOptions| {
-            kept.lock().unwrap().push((prompt.clone(), options.clone()));
-        }));
-    });
-    for body in bodies {
-        answer(&server, &with(body.clone(), json!({"max_completion_tokens": 1})));
-    }
-    drop(server);
-    std::mem::take(&mut *seen.lock().unwrap())
+    answer(&server, PATH, &with(ask("x"), fine));
 }
 
 #[test]
@@ -228,17 +203,21 @@ fn requests_become_what_the_engine_understands() {
     let message = |role: &str, content: Value| json!({"role": role, "content": content});
     let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
     let started = json!({"messages": [message("user", json!("x")), message("assistant", json!("Once"))]});
-    let all = seen(&[
-        ask("x"),
-        with(
+    let all = seen(
+        PATH,
+        "max_completion_tokens",
+        &[
             ask("x"),
-            json!({"stop": "a", "logit_bias": {"5": -100}, "seed": -1, "presence_penalty": 0.5, "top_k": 3}),
-        ),
-        json!({"messages": [message("developer", parts)], "stop": ["a", "b"], "reasoning_effort": "none"}),
-        started.clone(),
-        with(started, json!({"continue_final_message": false})),
-        with(ask("x"), json!({"reasoning_effort": "high", "chat_template_kwargs": {"thinking": false, "a": 1}})),
-    ]);
+            with(
+                ask("x"),
+                json!({"stop": "a", "logit_bias": {"5": -100}, "seed": -1, "presence_penalty": 0.5, "top_k": 3}),
+            ),
+            json!({"messages": [message("developer", parts)], "stop": ["a", "b"], "reasoning_effort": "none"}),
+            started.clone(),
+            with(started, json!({"continue_final_message": false})),
+            with(ask("x"), json!({"reasoning_effort": "high", "chat_template_kwargs": {"thinking": false, "a": 1}})),
+        ],
+    );
     let settings = |at: usize| all[at].1.settings.as_deref().unwrap();
     let options = &all[0].1;
     assert_eq!((options.temperature, options.top_p, options.top_k), (Some(1.0), Some(1.0), Some(50)));
@@ -275,8 +254,8 @@ fn an_answer_given_back_hits_the_cache_and_its_reasoning_may_have_either_name() 
     let wanted =
         "<think>Hm.</think>I roll.<tool_call>{\"name\": \"dice\", \"arguments\": {\"sides\": 6}}</tool_call><|end|>";
     assert!(rendered[0].contains(wanted), "{}", rendered[0]);
-    let first = answer(&server, &with(ask(&long), json!({"max_tokens": 2})));
-    let again = answer(&server, &with(ask(&long), json!({"max_tokens": 2})));
+    let first = answer(&server, PATH, &with(ask(&long), json!({"max_tokens": 2})));
+    let again = answer(&server, PATH, &with(ask(&long), json!({"max_tokens": 2})));
     let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
     assert_eq!(cached(&first), 0);
     assert!(cached(&again) >= 64, "{again}");

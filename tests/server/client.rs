@@ -1,5 +1,6 @@
 //! A client that shows everything: one connection for each request.
 
+use astrai::server::Server;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -40,6 +41,30 @@ impl Reply {
         assert_eq!(data.pop(), Some("[DONE]"), "{self:?}");
         data.iter().map(|data| serde_json::from_str(data).unwrap()).collect()
     }
+
+    /// The events of a stream, each named as its type.
+    pub fn events(&self) -> Vec<Value> {
+        assert_eq!((self.status, self.header("content-type")), (200, Some("text/event-stream")), "{self:?}");
+        let event = |text: &str| {
+            let (name, data) = text.strip_prefix("event: ").and_then(|text| text.split_once("\ndata: ")).unwrap();
+            let value: Value = serde_json::from_str(data).unwrap();
+            assert_eq!(value["type"], name);
+            value
+        };
+        self.body.split_terminator("\n\n").map(event).collect()
+    }
+
+    /// What a refusal in the shape of its path's dialect says: its status, its message, and the field that it is about, which
+    /// Anthropic's has in the message alone.
+    pub fn refused(&self, path: &str) -> (u16, String, Option<String>) {
+        let value = self.json();
+        let error = &value["error"];
+        assert!(error["type"].is_string(), "{path} {self:?}");
+        assert_eq!(value["type"] == "error", path.starts_with("/v1/messages"), "{path} {self:?}");
+        let message = error["message"].as_str().unwrap_or_default().to_owned();
+        assert!(!message.is_empty(), "{path} {self:?}");
+        (self.status, message, error["param"].as_str().map(str::to_owned))
+    }
 }
 
 /// Sends these bytes and reads to the end of the connection.
@@ -52,30 +77,68 @@ pub fn exchange(address: SocketAddr, bytes: &[u8]) -> Reply {
 
 /// Reads an answer after which the server closes.
 pub fn read(stream: &mut TcpStream) -> Reply {
+    let all = rest(stream);
+    let (reply, left) = parse(&all).unwrap_or_else(|| panic!("no answer in {:?}", String::from_utf8_lossy(&all)));
+    assert!(left.is_empty(), "{:?} behind {reply:?}", String::from_utf8_lossy(left));
+    reply
+}
+
+/// Reads to the end of the connection.
+pub fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
+    // A server that has unread bytes resets.
     let _ = stream.read_to_end(&mut all);
-    let end = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("no head in {} bytes", all.len()));
+    all
+}
+
+/// Reads one answer of a connection that goes on.
+pub fn read_one(stream: &mut TcpStream) -> Reply {
+    let mut all = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        if let Some((reply, left)) = parse(&all) {
+            assert!(left.is_empty(), "more than one answer");
+            return reply;
+        }
+        let read = stream.read(&mut piece).unwrap();
+        assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(&all));
+        all.extend_from_slice(&piece[..read]);
+    }
+}
+
+/// The first answer in these bytes, if it is there as a whole, and what follows it. One without a length goes on to the end.
+pub fn parse(all: &[u8]) -> Option<(Reply, &[u8])> {
+    let end = all.windows(4).position(|w| w == b"\r\n\r\n")?;
     let head = String::from_utf8(all[..end].to_vec()).unwrap();
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let header = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned()));
     let headers: Vec<_> = lines.filter_map(header).collect();
-    let body = all[end + 4..].to_vec();
-    let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-    let body = if chunked { unchunked(&body) } else { body };
-    Reply { status, headers, body: String::from_utf8(body).unwrap() }
+    let value = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let after = &all[end + 4..];
+    let (body, left) = match (value("content-length"), value("transfer-encoding")) {
+        (Some(length), _) => {
+            let (body, left) = after.split_at_checked(length.parse().unwrap())?;
+            (body.to_vec(), left)
+        }
+        (None, Some("chunked")) => unchunked(after)?,
+        _ => (after.to_vec(), &[][..]),
+    };
+    Some((Reply { status, headers, body: String::from_utf8(body).unwrap() }, left))
 }
 
-fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
+/// The body that chunks make, and what follows them.
+fn unchunked(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut all = Vec::new();
     loop {
-        let end = bytes.windows(2).position(|w| w == b"\r\n").expect("a chunk has a size");
+        let end = bytes.windows(2).position(|w| w == b"\r\n")?;
         let size = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).unwrap(), 16).unwrap();
+        let (chunk, left) = bytes.get(end + 2..)?.split_at_checked(size)?;
+        all.extend_from_slice(chunk);
+        bytes = left.strip_prefix(b"\r\n")?;
         if size == 0 {
-            return all;
+            return Some((all, bytes));
         }
-        all.extend_from_slice(&bytes[end + 2..end + 2 + size]);
-        bytes = &bytes[end + 2 + size + 2..];
     }
 }
 
@@ -100,4 +163,11 @@ pub fn get(address: SocketAddr, path: &str) -> Reply {
 
 pub fn post(address: SocketAddr, path: &str, body: &Value) -> Reply {
     exchange(address, &request("POST", path, &[("Content-Type", "application/json")], &body.to_string()))
+}
+
+/// The answer of a server to a request that it takes.
+pub fn answer(server: &Server, path: &str, body: &Value) -> Value {
+    let reply = post(server.address(), path, body);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()
 }

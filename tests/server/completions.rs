@@ -61,6 +61,9 @@ fn texts_are_tokens_and_tokens_texts() {
     let text = post(server.address(), "/detokenize", &json!({"tokens": tokens["tokens"]})).json();
     assert_eq!((&text["content"], &text["prompt"]), (&rendered["prompt"], &rendered["prompt"]));
     assert_eq!(tokens["max_model_len"], engine.info().context_length);
+    let input = json!({"input": [{"type": "message", "role": "user", "content": "Hello"}], "stream": true});
+    let count = post(server.address(), "/v1/responses/input_tokens", &input).json();
+    assert_eq!(count, json!({"object": "response.input_tokens", "input_tokens": tokens["count"]}));
     let reply = post(server.address(), "/detokenize", &json!({"tokens": [99_999_999]}));
     assert_eq!(reply.refusal().0, 400);
 }

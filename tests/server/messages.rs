@@ -1,11 +1,9 @@
 //! `/v1/messages`.
 
-use crate::client::{Reply, exchange, post, request};
-use crate::scripted::{PACES, Pace, SAY, engine, serve, serve_with};
-use astrai::engine::{Engine, Prompt, RequestOptions, ToolChoice};
-use astrai::server::Server;
+use crate::client::{answer, exchange, post, request};
+use crate::scripted::{PACES, Pace, SAY, engine, seen, serve, serve_with};
+use astrai::engine::ToolChoice;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
 
 const PATH: &str = "/v1/messages?beta=true";
 
@@ -13,24 +11,6 @@ fn ask(text: &str) -> Value {
     json!({"model": "m", "max_tokens": 300, "messages": [{"role": "user", "content": text}], "thinking": {"type": "adaptive"},
         "tools": [{"name": "dice", "input_schema": {"type": "object", "properties": {"sides": {"type": "integer"}}}},
             {"name": "coin", "input_schema": {"type": "object"}}, {"type": "web_search_20250305", "name": "web_search"}]})
-}
-
-fn answer(server: &Server, body: &Value) -> Value {
-    let reply = post(server.address(), PATH, body);
-    assert_eq!(reply.status, 200, "{reply:?}");
-    reply.json()
-}
-
-/// The events of a stream, each named as its type.
-fn events(reply: &Reply) -> Vec<Value> {
-    assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{reply:?}");
-    let event = |text: &str| {
-        let (name, data) = text.strip_prefix("event: ").and_then(|text| text.split_once("\ndata: ")).unwrap();
-        let value: Value = serde_json::from_str(data).unwrap();
-        assert_eq!(value["type"], name);
-        value
-    };
-    reply.body.split_terminator("\n\n").map(event).collect()
 }
 
 /// The message that a stream makes. Checks the order of its events.
@@ -102,9 +82,9 @@ fn a_message_has_the_same_blocks_whole_and_streamed_however_the_model_cuts_it() 
         let server = serve(&engine, pace);
         for (script, blocks, why) in &scripts {
             let mut body = ask(&format!("{SAY}{script}"));
-            let whole = answer(&server, &body);
+            let whole = answer(&server, PATH, &body);
             body["stream"] = json!(true);
-            let streamed = put_together(&events(&post(server.address(), PATH, &body)));
+            let streamed = put_together(&post(server.address(), PATH, &body).events());
             for mut message in [whole, streamed] {
                 for block in message["content"].as_array_mut().unwrap() {
                     if let Some(id) = block.as_object_mut().unwrap().remove("id") {
@@ -129,7 +109,7 @@ fn answers_say_why_they_ended_and_what_was_cached() {
     let server = serve(&engine, Pace::Tokens);
     let mut body = ask(&format!("{SAY}one two three"));
     body["stop_sequences"] = json!([" three"]);
-    let stopped = answer(&server, &body);
+    let stopped = answer(&server, PATH, &body);
     assert_eq!((&stopped["stop_reason"], &stopped["stop_sequence"]), (&json!("stop_sequence"), &json!(" three")));
     assert_eq!(stopped["content"][0]["text"], "one two");
     let long = "Tell me a story about the old lighthouse. ".repeat(8);
@@ -137,7 +117,7 @@ fn answers_say_why_they_ended_and_what_was_cached() {
     body["max_tokens"] = json!(3);
     let counted = post(server.address(), "/v1/messages/count_tokens", &body).json()["input_tokens"].as_u64().unwrap();
     for again in [false, true] {
-        let answer = answer(&server, &body);
+        let answer = answer(&server, PATH, &body);
         assert_eq!(answer["stop_reason"], "max_tokens");
         let usage = &answer["usage"];
         let [input, cached] = ["input_tokens", "cache_read_input_tokens"].map(|name| usage[name].as_u64().unwrap());
@@ -147,27 +127,8 @@ fn answers_say_why_they_ended_and_what_was_cached() {
     let words = format!("{SAY}{}", "word ".repeat(700));
     let messages = json!([{"role": "user", "content": "word ".repeat(900)}, {"role": "assistant", "content": "Yes?"},
         {"role": "user", "content": words}]);
-    let full = answer(&server, &json!({"model": "m", "max_tokens": 3000, "messages": messages}));
+    let full = answer(&server, PATH, &json!({"model": "m", "max_tokens": 3000, "messages": messages}));
     assert_eq!(full["stop_reason"], "model_context_window_exceeded");
-}
-
-/// What the engine was asked.
-fn seen(bodies: &[Value]) -> Vec<(Prompt, RequestOptions)> {
-    let engine = engine();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let kept = seen.clone();
-    let server = serve_with(&engine, |options| {
-        options.prepare = Some(Arc::new(move |_: &Engine, prompt: &Prompt, options: &mut RequestOptions| {
-            kept.lock().unwrap().push((prompt.clone(), options.clone()));
-        }));
-    });
-    for body in bodies {
-        let mut body = body.clone();
-        body["max_tokens"] = json!(1);
-        answer(&server, &body);
-    }
-    drop(server);
-    std::mem::take(&mut *seen.lock().unwrap())
 }
 
 #[test]
@@ -190,7 +151,7 @@ fn turns_become_messages_that_stay_where_they_are() {
     budget["thinking"] = json!({"type": "enabled", "budget_tokens": 1024});
     let mut none = ask("x");
     none.as_object_mut().unwrap().remove("thinking");
-    let all = seen(&[chat("a1"), chat("b2"), tool, budget, none]);
+    let all = seen(PATH, "max_tokens", &[chat("a1"), chat("b2"), tool, budget, none]);
     let (prompt, options) = &all[0];
     let call = json!({"id": "c1", "type": "function", "function": {"name": "dice", "arguments": {"sides": 6}}});
     let wanted = json!([

@@ -40,6 +40,8 @@ assert [(c.function.name, c.function.arguments) for c in message.tool_calls] == 
 assert answer.choices[0].finish_reason == "tool_calls"
 assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 assert answer.usage.prompt_tokens_details.cached_tokens >= 0
+reasoned = answer.usage.completion_tokens_details.reasoning_tokens
+assert 0 < reasoned < answer.usage.completion_tokens, answer.usage
 
 # The client's own way of putting a stream together.
 with client.chat.completions.stream(
@@ -52,6 +54,7 @@ streamed = whole.choices[0].message
 assert streamed.content == "I roll."
 assert [(c.function.name, c.function.arguments) for c in streamed.tool_calls] == [("dice", '{"sides": 6}'), ("coin", "{}")]
 assert whole.choices[0].finish_reason == "tool_calls" and whole.usage.completion_tokens == answer.usage.completion_tokens
+assert whole.usage.completion_tokens_details.reasoning_tokens == reasoned
 
 # The next turn, with the results of the calls.
 turn = [
@@ -99,6 +102,8 @@ with client.responses.stream(**ASK) as stream:
     kinds = {event.type for event in stream}
     streamed = stream.get_final_response()
 assert output(streamed) == wanted and streamed.usage.total_tokens == whole.usage.total_tokens, streamed
+assert whole.usage.output_tokens_details.reasoning_tokens == reasoned == streamed.usage.output_tokens_details.reasoning_tokens
+assert client.responses.input_tokens.count(**ASK).input_tokens == whole.usage.input_tokens
 assert {"response.output_text.delta", "response.reasoning_text.delta", "response.function_call_arguments.done"} <= kinds, kinds
 results = [
     {"type": "function_call_output", "call_id": item.call_id, "output": "3"} for item in whole.output if item.type == "function_call"

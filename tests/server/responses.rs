@@ -1,11 +1,9 @@
 //! `/v1/responses`.
 
-use crate::client::{Reply, post};
-use crate::scripted::{PACES, SAY, engine, serve, serve_with};
-use astrai::engine::{Engine, Prompt, RequestOptions, ToolChoice};
-use astrai::server::Server;
+use crate::client::{Reply, answer, post};
+use crate::scripted::{PACES, SAY, engine, seen, serve, serve_with};
+use astrai::engine::ToolChoice;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
 
 const PATH: &str = "/v1/responses";
 
@@ -15,22 +13,11 @@ fn ask(text: &str) -> Value {
         {"type": "function", "name": "coin", "parameters": {"type": "object"}}, {"type": "web_search"}]})
 }
 
-fn answer(server: &Server, body: &Value) -> Value {
-    let reply = post(server.address(), PATH, body);
-    assert_eq!(reply.status, 200, "{reply:?}");
-    reply.json()
-}
-
-/// The events of a stream, each named as its type, numbered from 0.
+/// The events of a stream, numbered from 0.
 fn events(reply: &Reply) -> Vec<Value> {
-    assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{reply:?}");
-    let event = |(number, text): (usize, &str)| {
-        let (name, data) = text.strip_prefix("event: ").and_then(|text| text.split_once("\ndata: ")).unwrap();
-        let value: Value = serde_json::from_str(data).unwrap();
-        assert_eq!((&value["type"], &value["sequence_number"]), (&json!(name), &json!(number)));
-        value
-    };
-    reply.body.split_terminator("\n\n").enumerate().map(event).collect()
+    let events = reply.events();
+    assert!(events.iter().enumerate().all(|(number, event)| event["sequence_number"] == number), "{reply:?}");
+    events
 }
 
 /// The output that the events of a stream make. Checks that what is told as done is what came.
@@ -90,7 +77,7 @@ fn a_response_has_the_same_output_whole_and_streamed_however_the_model_cuts_it()
         let server = serve(&engine, pace);
         for (script, wanted) in &scripts {
             let mut body = ask(&format!("{SAY}{script}"));
-            let whole = answer(&server, &body);
+            let whole = answer(&server, PATH, &body);
             assert_eq!(&said(whole["output"].as_array().unwrap()), wanted, "{pace:?} {script}");
             assert_eq!((&whole["status"], &whole["object"]), (&json!("completed"), &json!("response")));
             body["stream"] = json!(true);
@@ -117,7 +104,7 @@ fn what_is_cut_is_incomplete_and_what_fails_says_so() {
     // The probe with which clients look whether a server answers.
     for input in [json!(""), json!([])] {
         let mut body = json!({"model": "m", "input": input, "max_output_tokens": 1});
-        let whole = answer(&server, &body);
+        let whole = answer(&server, PATH, &body);
         assert_eq!(
             (&whole["status"], &whole["incomplete_details"]["reason"]),
             (&json!("incomplete"), &json!("max_output_tokens"))
@@ -151,14 +138,6 @@ fn what_is_cut_is_incomplete_and_what_fails_says_so() {
 
 #[test]
 fn items_become_messages() {
-    let engine = engine();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let kept = seen.clone();
-    let server = serve_with(&engine, |options| {
-        options.prepare = Some(Arc::new(move |_: &Engine, prompt: &Prompt, options: &mut RequestOptions| {
-            kept.lock().unwrap().push((prompt.clone(), options.clone()));
-        }));
-    });
     let text = |kind: &str, text: &str| json!([{"type": kind, "text": text}]);
     let mut body = ask("");
     body["instructions"] = json!("Be brief.");
@@ -173,15 +152,11 @@ fn items_become_messages() {
         {"type": "web_search_call", "id": "ws_1"},
         {"role": "user", "content": "and?"},
     ]);
-    body["max_output_tokens"] = json!(1);
     body["reasoning"] = json!({"effort": "none"});
-    answer(&server, &body);
     let mut named = ask("x");
     named["tool_choice"] = json!({"type": "function", "name": "coin"});
     named["parallel_tool_calls"] = json!(false);
-    named["max_output_tokens"] = json!(1);
-    answer(&server, &named);
-    let seen = seen.lock().unwrap();
+    let seen = seen(PATH, "max_output_tokens", &[body, named]);
     let call = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
     let wanted = json!([
         {"role": "system", "content": "Be brief.\n\nBe kind."},

@@ -1,13 +1,14 @@
 //! A server whose model says what the test wants: the last message is the answer, forced token by token.
 
+use crate::client::answer;
 use crate::support::models::{copy, storyteller};
 use astrai::Result;
 use astrai::constrain::{Grammar, Matcher, set};
 use astrai::engine::*;
 use astrai::server::{GateFn, ModelSpec, PrepareFn, Server, ServerOptions};
 use serde_json::Value;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A chat template with reasoning, calls and results.
 pub const TEMPLATE: &str = r#"{{ bos_token }}{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>
@@ -16,7 +17,7 @@ pub const TEMPLATE: &str = r#"{{ bos_token }}{% for m in messages %}<|{{ 'user' 
 {%- endfor %}<|end|>{% endfor %}{% if enable_thinking is defined %}[{{ enable_thinking }}]{% endif %}
 {%- if add_generation_prompt %}<|assistant|>{% endif %}"#;
 
-/// What begins the messages that are scripts.
+/// What stands before a script in a message.
 pub const SAY: &str = "say:";
 
 /// How an answer comes.
@@ -78,19 +79,29 @@ fn tokens(engine: &Engine, text: &str, pace: Pace) -> Vec<u32> {
     text.bytes().map(id).collect()
 }
 
-/// Makes a last message that begins with [`SAY`] the answer.
+/// Makes what follows [`SAY`] in the last message the answer.
 pub fn prepare(pace: Pace) -> PrepareFn {
     Arc::new(move |engine, prompt, options| {
-        let said = prompt.messages.last().and_then(|last| last["content"].as_str()?.strip_prefix(SAY));
-        let Some(said) = said else { return };
-        let tokens = Arc::new(tokens(engine, said, pace));
-        let vocab = engine.info().vocab_size as usize;
-        let constraint = Constraint::new(Arc::new(Script { tokens }), vocab).unwrap().on_whole_answer();
-        let settings = options.settings.as_deref().cloned().unwrap_or_default();
-        // A constraint on the whole answer says all of it.
-        options.reasoning_tokens = None;
-        options.settings = Some(Arc::new(Settings { constraint: Some(constraint), ..settings }));
+        let content = prompt.messages.last().map(|last| &last["content"]);
+        let content = content.map(|content| content[0].get("text").unwrap_or(content));
+        let Some(said) = content.and_then(|content| Some(content.as_str()?.split_once(SAY)?.1)) else { return };
+        force(engine, tokens(engine, said, pace), options);
     })
+}
+
+/// Makes a text the answer.
+pub fn answer_with(engine: &Engine, said: &str, options: &mut RequestOptions) {
+    force(engine, tokens(engine, said, Pace::Tokens), options);
+}
+
+fn force(engine: &Engine, tokens: Vec<u32>, options: &mut RequestOptions) {
+    let vocab = engine.info().vocab_size as usize;
+    let script = Script { tokens: Arc::new(tokens) };
+    let constraint = Constraint::new(Arc::new(script), vocab).unwrap().on_whole_answer();
+    let settings = options.settings.as_deref().cloned().unwrap_or_default();
+    // A constraint on the whole answer says all of it.
+    options.reasoning_tokens = None;
+    options.settings = Some(Arc::new(Settings { constraint: Some(constraint), ..settings }));
 }
 
 /// What holds the only event of each request back until the request has ended, where answers come so.
@@ -113,16 +124,25 @@ pub fn gated(engine: &Engine, pace: Pace) -> Option<GateFn> {
 
 /// The storyteller with [`TEMPLATE`].
 pub fn engine() -> Arc<Engine> {
+    engine_with(TEMPLATE, 2048)
+}
+
+/// The storyteller with another chat template and context. What is scripted makes sense in any.
+pub fn engine_with(template: &str, context: u32) -> Arc<Engine> {
+    let options = EngineOptions { max_running: 4, ..EngineOptions::default() };
+    open(template, context, options)
+}
+
+/// The same with these options.
+pub fn open(template: &str, context: u32, options: EngineOptions) -> Arc<Engine> {
     let dir = tempfile::tempdir().unwrap();
     copy(&storyteller(), dir.path());
-    std::fs::write(dir.path().join("chat_template.jinja"), TEMPLATE).unwrap();
-    let options = EngineOptions {
-        threads: 1,
-        max_running: 4,
-        no_mmap: true,
-        log_level: LogLevel::Off,
-        ..EngineOptions::default()
-    };
+    std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+    let config = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["max_position_embeddings"] = context.into();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let options = EngineOptions { threads: options.threads.max(1), no_mmap: true, log_level: LogLevel::Off, ..options };
     Arc::new(Engine::open(dir.path(), options).unwrap())
 }
 
@@ -144,6 +164,32 @@ pub fn serve(engine: &Arc<Engine>, pace: Pace) -> Server {
         options.prepare = Some(prepare(pace));
         options.gate = gated(engine, pace);
     })
+}
+
+/// What the engine is asked when these bodies are sent to `path`; the field `limit` says there how long answers are.
+pub fn seen(path: &str, limit: &str, bodies: &[Value]) -> Vec<(Prompt, RequestOptions)> {
+    let engine = engine();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = seen.clone();
+    let server = serve_with(&engine, |options| {
+        options.prepare = Some(Arc::new(move |_: &Engine, prompt: &Prompt, options: &mut RequestOptions| {
+            kept.lock().unwrap().push((prompt.clone(), options.clone()));
+        }));
+    });
+    for body in bodies {
+        let mut body = body.clone();
+        body[limit] = Value::from(1);
+        answer(&server, path, &body);
+    }
+    drop(server);
+    std::mem::take(&mut *seen.lock().unwrap())
+}
+
+/// Waits until it is so.
+pub fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        std::thread::yield_now();
+    }
 }
 
 /// What a chat's answer says, however it was cut.

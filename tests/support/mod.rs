@@ -8,6 +8,7 @@ pub mod gguf;
 pub mod jobs;
 pub mod lines;
 pub mod models;
+pub mod mutate;
 pub mod own_process;
 pub mod parity;
 pub mod plain_device;

@@ -11,6 +11,7 @@ mod arguments;
 mod bench;
 mod hub;
 mod pull;
+mod remote;
 mod serve;
 
 const PROMPT: &str = "Tell me a story about Mira, the old lighthouse and a silver key.";

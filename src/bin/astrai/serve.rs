@@ -163,7 +163,9 @@ pub fn serve(args: ServeArgs) -> Outcome {
     writeln!(stdout, "{}", server.url())?;
     stdout.flush()?;
     let key = if with_keys { "one of the keys" } else { "none" };
-    note(&format!("for OpenAI's clients: export OPENAI_BASE_URL={}/v1 OPENAI_API_KEY={key:?}", server.url()));
+    let url = server.url();
+    note(&format!("for OpenAI's clients: export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key:?}"));
+    note(&format!("for Anthropic's clients: export ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={key:?}"));
     let (mut told, mut failed) = (false, None);
     while !interrupt.raised() {
         match server.loaded() {

@@ -10,7 +10,7 @@ use super::waker::Waker;
 use crate::engine::answer::AnswerReader;
 use crate::engine::api::{LogLevel, WakeFn};
 use crate::engine::callback::call_host;
-use crate::engine::event::{Event, EventKind, FinishReason};
+use crate::engine::event::{Event, EventKind, FinishReason, PromptCounts};
 use crate::engine::hold::Held;
 use crate::engine::sink::Sink;
 use crate::error::{Error, Result};
@@ -49,6 +49,8 @@ pub struct Outbox {
     answer: Mutex<Option<Box<AnswerReader>>>,
     /// The request is counted in [`Dispatch::unread`].
     counted: AtomicBool,
+    /// Tokens of the prompt in the upper half, those of them that were cached in the lower; 0 before the first step.
+    prompt_counts: AtomicU64,
 }
 
 /// Where a request's events go; with [`Sink::Engine`] to this list.
@@ -83,8 +85,20 @@ impl Outbox {
             Sink::Engine(keep) => (Route::Engine, Some(Receiver::Engine(keep))),
         };
         let queue = Queue::new([Buffer::empty(id, tag), Buffer::empty(id, tag)], limit, receiver);
-        let (of, counted) = (Mutex::default(), AtomicBool::new(false));
-        Outbox { dispatch, events, id, tag, queue, route, limit, of, answer: Mutex::default(), counted }
+        let (of, counted, prompt_counts) = (Mutex::default(), AtomicBool::new(false), AtomicU64::new(0));
+        Outbox { dispatch, events, id, tag, queue, route, limit, of, answer: Mutex::default(), counted, prompt_counts }
+    }
+
+    /// Notes the counts of the prompt. Engine thread only.
+    pub fn admit(&self, prompt_tokens: usize, cached_tokens: usize) {
+        self.prompt_counts.store((prompt_tokens as u64) << 32 | cached_tokens as u64, Ordering::Release);
+    }
+
+    /// The counts of the prompt, once the request has had its first step.
+    pub fn prompt_counts(&self) -> Option<PromptCounts> {
+        let counts = self.prompt_counts.load(Ordering::Acquire);
+        let (prompt_tokens, cached_tokens) = ((counts >> 32) as u32, counts as u32);
+        (prompt_tokens > 0).then_some(PromptCounts { prompt_tokens, cached_tokens })
     }
 
     /// Sets the reader of the answer.

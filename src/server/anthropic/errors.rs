@@ -22,7 +22,7 @@ struct ErrorFields<'a> {
 }
 
 /// A refusal as a body.
-pub(super) fn body(refusal: &Refusal) -> ErrorBody<'_> {
+pub(in crate::server) fn body(refusal: &Refusal) -> ErrorBody<'_> {
     let r#type = match refusal.kind {
         Kind::Key => "authentication_error",
         Kind::Forbidden => "permission_error",

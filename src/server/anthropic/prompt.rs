@@ -4,6 +4,7 @@
 //! changes with every request and says nothing to the model is left out, and system messages stay where they are.
 
 use crate::server::refusal::{Kind, Outcome, Refusal};
+use crate::server::shape::Place;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -19,10 +20,20 @@ pub(super) enum Content {
     Blocks(Vec<Map<String, Value>>),
 }
 
-#[derive(Deserialize)]
+/// A message.
 pub(super) struct Turn {
     role: String,
     content: Content,
+}
+
+impl Turn {
+    /// The message of this index.
+    pub fn new(at: usize, mut turn: Map<String, Value>) -> Outcome<Turn> {
+        let role = place(at).need_text(&turn, "role")?.to_owned();
+        let content = turn.remove("content").ok_or_else(|| place(at).wrong("has no content"))?;
+        let wrong = |e| place(at).wrong(&format!("has content that is not as it should be: {e}"));
+        Ok(Turn { role, content: serde_json::from_value(content).map_err(wrong)? })
+    }
 }
 
 /// The messages of a prompt.
@@ -32,22 +43,26 @@ fn field<'a>(block: &'a Map<String, Value>, name: &str) -> &'a str {
     block.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
+fn place(at: usize) -> Place<'static> {
+    Place { field: "messages", at }
+}
+
 fn wrong(at: usize, block: &Map<String, Value>) -> Refusal {
     let kind = field(block, "type");
     let message = format!("messages.{at}: a block of type {kind:?} is nothing that this model reads; send text");
     Refusal { param: Some("messages".to_owned()), ..Refusal::new(Kind::Unprocessable, message) }
 }
 
-/// The text of blocks that are text; `refuse` makes the error for another.
-fn text(content: &Content, refuse: impl Fn(&Map<String, Value>) -> Refusal) -> Outcome<String> {
+/// The text of blocks that are text, in a field; `refuse` makes the error for another.
+fn text(content: &Content, place: Place, refuse: impl Fn(&Map<String, Value>) -> Refusal) -> Outcome<String> {
     let blocks = match content {
         Content::Text(text) => return Ok(text.clone()),
         Content::Blocks(blocks) => blocks,
     };
     let mut texts = Vec::new();
     for block in blocks {
-        match field(block, "type") {
-            "text" => texts.push(field(block, "text")),
+        match place.need_text(block, "type")? {
+            "text" => texts.push(place.need_text(block, "text")?),
             _ => return Err(refuse(block)),
         }
     }
@@ -62,7 +77,9 @@ impl Messages {
             if let Content::Blocks(blocks) = &mut system {
                 blocks.retain(|block| !field(block, "text").starts_with(BILLING));
             }
-            let text = text(&system, |_| Refusal::field("system", "system has a block that is not text"))?;
+            let text = text(&system, Place { field: "system", at: 0 }, |_| {
+                Refusal::field("system", "system has a block that is not text")
+            })?;
             if !text.is_empty() {
                 messages.0.push(json!({"role": "system", "content": text}));
             }
@@ -73,7 +90,7 @@ impl Messages {
                 "user" => messages.user(at, &turn.content, &names)?,
                 "assistant" => messages.assistant(at, &turn.content, &mut names)?,
                 "system" => {
-                    let content = text(&turn.content, |block| wrong(at, block))?;
+                    let content = text(&turn.content, place(at), |block| wrong(at, block))?;
                     messages.0.push(json!({"role": "system", "content": content}));
                 }
                 other => {
@@ -102,15 +119,16 @@ impl Messages {
             }
         };
         for block in blocks {
-            match field(block, "type") {
-                "text" => texts.push(field(block, "text")),
+            match place(at).need_text(block, "type")? {
+                "text" => texts.push(place(at).need_text(block, "text")?),
                 "tool_result" => {
                     said(&mut texts, &mut self.0);
                     let content = block.get("content").filter(|content| !content.is_null());
                     let content = content.map(|content| serde_json::from_value(content.clone())).transpose();
                     let content = content.map_err(|e| Refusal::field("messages", format!("messages.{at}: {e}")))?;
                     let content = content.unwrap_or(Content::Text(String::new()));
-                    let (id, text) = (field(block, "tool_use_id"), text(&content, |block| wrong(at, block))?);
+                    let id = place(at).need_text(block, "tool_use_id")?;
+                    let text = text(&content, place(at), |block| wrong(at, block))?;
                     let name = names.get(id).map(String::as_str).unwrap_or_default();
                     self.0.push(json!({"role": "tool", "tool_call_id": id, "name": name, "content": text}));
                 }
@@ -129,15 +147,18 @@ impl Messages {
             Content::Text(text) => said.push_str(text),
             Content::Blocks(blocks) => {
                 for block in blocks {
-                    match field(block, "type") {
-                        "text" => said.push_str(field(block, "text")),
-                        "thinking" => thought.push_str(field(block, "thinking")),
+                    match place(at).need_text(block, "type")? {
+                        "text" => said.push_str(place(at).need_text(block, "text")?),
+                        "thinking" => thought.push_str(place(at).need_text(block, "thinking")?),
                         // Nobody but its author reads it.
                         "redacted_thinking" => {}
                         "tool_use" => {
-                            let (id, name) = (field(block, "id"), field(block, "name"));
+                            let (id, name) = (place(at).need_text(block, "id")?, place(at).need_text(block, "name")?);
                             names.insert(id.to_owned(), name.to_owned());
                             let arguments = block.get("input").cloned().unwrap_or_else(|| json!({}));
+                            if !arguments.is_object() {
+                                return Err(place(at).wrong("has a tool_use whose input is no object"));
+                            }
                             let function = json!({"name": name, "arguments": arguments});
                             calls.push(json!({"id": id, "type": "function", "function": function}));
                         }

@@ -8,12 +8,11 @@ use crate::server::body::Fields;
 use crate::server::core::{Ask, Reasoning};
 use crate::server::late_system;
 use crate::server::models::Model;
-use crate::server::openai::chat::is_start;
+use crate::server::openai::messages::is_start;
 use crate::server::refusal::{Outcome, Refusal};
-use crate::server::state::State as Server;
+use crate::server::shape::Place;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
 /// The smallest budget of thinking, in tokens.
 const BUDGET_MIN: u32 = 1024;
@@ -44,8 +43,8 @@ struct Format {
 }
 
 /// Reads the request.
-pub(super) async fn ask(fields: &mut Fields, server: &Server, model: &Arc<Model>) -> Outcome<Ask> {
-    let mut ask = Ask::new(vec![prompt(fields, server, model).await?]);
+pub(in crate::server) fn ask(fields: &mut Fields, model: &Model) -> Outcome<Ask> {
+    let mut ask = Ask::new(vec![prompt(fields, model)?]);
     let options = &mut ask.options;
     options.max_tokens = fields.take("max_tokens")?.or(options.max_tokens);
     options.temperature = fields.take("temperature")?.or(options.temperature);
@@ -53,7 +52,7 @@ pub(super) async fn ask(fields: &mut Fields, server: &Server, model: &Arc<Model>
     options.top_k = fields.take("top_k")?.or(options.top_k);
     ask.stops = fields.take("stop_sequences")?.unwrap_or_default();
     tools(fields, &mut ask)?;
-    let output: OutputConfig = fields.take("output_config")?.unwrap_or_default();
+    let output: OutputConfig = fields.take_object("output_config")?.unwrap_or_default();
     if let Some(format) = output.format {
         let schema = format.schema.filter(|_| format.r#type == "json_schema");
         let wrong = || Refusal::field("output_config", "output_config.format is of type json_schema, and has a schema");
@@ -68,14 +67,15 @@ pub(super) async fn ask(fields: &mut Fields, server: &Server, model: &Arc<Model>
     Ok(ask)
 }
 
-async fn prompt(fields: &mut Fields, server: &Server, model: &Arc<Model>) -> Outcome<Prompt> {
-    let turns: Vec<Turn> = fields.need("messages")?;
+fn prompt(fields: &mut Fields, model: &Model) -> Outcome<Prompt> {
+    let turns: Vec<Map<String, Value>> = fields.need("messages")?;
     if turns.is_empty() || turns.len() > limits::MESSAGES_MAX {
         let message = format!("there are {} messages; 1 to {} are allowed", turns.len(), limits::MESSAGES_MAX);
         return Err(Refusal::field("messages", message));
     }
+    let turns = turns.into_iter().enumerate().map(|(at, turn)| Turn::new(at, turn)).collect::<Outcome<Vec<Turn>>>()?;
     let messages = Messages::new(fields.take::<Content>("system")?, &turns)?;
-    let messages = late_system::settle(server, model, messages.0).await?;
+    let messages = late_system::settle(model.late_system, messages.0);
     let mut message_flags = Vec::new();
     if messages.last().is_some_and(is_start) {
         message_flags = vec![MessageFlags::default(); messages.len() - 1];
@@ -99,9 +99,12 @@ fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
         }
         json!({"type": "function", "function": function})
     };
+    for (at, tool) in tools.iter().enumerate() {
+        Place { field: "tools", at }.need_text(tool, "name")?;
+    }
     let tools: Vec<Value> = tools.iter().filter(own).map(function).collect();
     ask.tools = (!tools.is_empty()).then_some(Value::Array(tools));
-    let Some(choice) = fields.take::<Choice>("tool_choice")? else { return Ok(()) };
+    let Some(choice) = fields.take_object::<Choice>("tool_choice")? else { return Ok(()) };
     ask.single_call = choice.disable_parallel_tool_use == Some(true);
     ask.tool_choice = match (choice.r#type.as_str(), choice.name) {
         ("auto", _) => ToolChoice::Auto,
@@ -119,7 +122,7 @@ fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
 /// Without the field there is none, as the dialect says.
 fn thinking(fields: &mut Fields) -> Outcome<Reasoning<'static>> {
     const NAME: &str = "thinking";
-    let Some(thinking) = fields.take::<Thinking>(NAME)? else { return Ok(Reasoning::Off) };
+    let Some(thinking) = fields.take_object::<Thinking>(NAME)? else { return Ok(Reasoning::Off) };
     match (thinking.r#type.as_str(), thinking.budget_tokens) {
         ("disabled", _) => Ok(Reasoning::Off),
         ("adaptive", _) => Ok(Reasoning::On),

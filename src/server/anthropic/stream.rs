@@ -1,7 +1,7 @@
 //! Answers as messages: whole, and as a stream of blocks.
 
 use super::errors;
-use crate::engine::{Event, FinishReason, Part, PartKind, Usage};
+use crate::engine::{Event, FinishReason, Part, PartKind, PromptCounts, Usage};
 use crate::server::answer::Answer;
 use crate::server::core::Ask;
 use crate::server::refusal::Refusal;
@@ -225,10 +225,12 @@ impl MessageStream {
 }
 
 impl Writer for MessageStream {
-    fn begin(&mut self, out: &mut Out) {
-        // The counts are known at the end, and told there.
+    fn begin(&mut self, counts: Option<PromptCounts>, out: &mut Out) {
+        // Without them now, they are told at the end.
+        let PromptCounts { prompt_tokens, cached_tokens } = counts.unwrap_or_default();
+        let usage = Usage { prompt_tokens, cached_tokens, ..Usage::default() };
         let none = Stop { stop_reason: None, stop_sequence: None };
-        let message = Message::new(&self.head, Vec::new(), none, &Usage::default());
+        let message = Message::new(&self.head, Vec::new(), none, &usage);
         push_named(out, "message_start", &StreamEvent::MessageStart { message });
     }
 

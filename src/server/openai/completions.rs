@@ -1,21 +1,20 @@
 //! `/v1/completions`: texts and tokens that are continued as they are.
 
-use super::chat::Head;
+use super::completion::{self, Asked, Choices};
 use super::errors;
-use super::options::{self, Sending};
-use super::types::{TextLogprobs, UsageObject, finish_reason};
-use crate::engine::{Event, PartKind, Prompt, PromptPart};
+use super::options;
+use super::types::{TextLogprobs, finish_reason};
+use crate::engine::{Event, FinishReason, PartKind, Prompt, PromptPart};
 use crate::limits;
 use crate::server::EngineRef;
 use crate::server::answer::{self, Answer};
-use crate::server::body::{self, Fields};
+use crate::server::body::Fields;
 use crate::server::core::Ask;
+use crate::server::models::Model;
 use crate::server::refusal::{Outcome, Refusal};
 use crate::server::state::State as Server;
-use crate::server::stream::{self, Out, Writer, push};
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response, sse};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -39,16 +38,15 @@ fn of_tokens(tokens: Vec<u32>) -> Prompt {
 
 /// Handles a request.
 pub(in crate::server) async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
-    errors::or_response(answer(&server, request).await)
+    errors::or_response(completion::answer::<TextChoices>(&server, request, asked).await)
 }
 
-async fn answer(server: &Server, request: Request) -> Outcome<Response> {
-    let mut fields = body::read(request).await?;
-    let model = server.models.find(fields.take::<String>("model")?.as_deref())?;
-    let sending = options::sending(&mut fields)?;
-    let mut ask = Ask::new(prompts(&mut fields)?);
-    options::sampling(&mut fields, &mut ask)?;
-    ask.constraint = options::response_format(&mut fields)?;
+/// What the request asks for.
+pub(in crate::server) fn asked(fields: &mut Fields, _: &Model) -> Outcome<Asked> {
+    let sending = options::sending(fields)?;
+    let mut ask = Ask::new(prompts(fields)?);
+    options::sampling(fields, &mut ask)?;
+    ask.constraint = options::response_format(fields)?;
     ask.options.logprobs = fields.take("logprobs")?;
     for name in ["echo", "suffix"] {
         // False and an empty text ask for nothing.
@@ -57,25 +55,7 @@ async fn answer(server: &Server, request: Request) -> Outcome<Response> {
             return Err(Refusal::field(name, format!("{name} is nothing that this server does")));
         }
     }
-    let (choices, all) = (ask.choices, ask.choices * ask.prompts.len());
-    let head = Head::new(server.id("cmpl-"), &model.name);
-    let running = ask.start(server, &model).await?;
-    let Sending { stream, include_usage } = sending;
-    let engine = model.engine.clone();
-    if stream {
-        let (usage, offsets) = (UsageObject::default(), vec![0; all]);
-        let writer = TextStream { head, engine, choices, offsets, usage, include_usage };
-        return Ok(stream::response(running.begun().await?, writer));
-    }
-    let mut usage = UsageObject::default();
-    let choice = |(index, answer): (usize, Answer)| {
-        usage.add(index, choices, &answer.usage);
-        let text = answer.text(PartKind::Content);
-        let logprobs = TextLogprobs::of(&engine, answer.tokens, &mut 0);
-        Choice { index, text, logprobs, finish_reason: Some(finish_reason(answer.finish, false)) }
-    };
-    let choices = running.answers().await?.into_iter().enumerate().map(choice).collect();
-    Ok(Json(object(&head, choices, Some(usage))).into_response())
+    Ok(Asked { ask, sending })
 }
 
 fn prompts(fields: &mut Fields) -> Outcome<Vec<Prompt>> {
@@ -93,67 +73,50 @@ fn prompts(fields: &mut Fields) -> Outcome<Vec<Prompt>> {
 }
 
 #[derive(Serialize)]
-struct Completion<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: Vec<Choice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<UsageObject>,
-}
-
-#[derive(Serialize)]
-struct Choice {
+pub(super) struct Choice {
     index: usize,
     text: String,
     logprobs: Option<TextLogprobs>,
     finish_reason: Option<&'static str>,
 }
 
-fn object(head: &Head, choices: Vec<Choice>, usage: Option<UsageObject>) -> Completion<'_> {
-    let Head { id, created, model } = head;
-    Completion { id, object: "text_completion", created: *created, model, choices, usage }
-}
-
-/// Writes the stream.
-struct TextStream {
-    head: Head,
+/// Writes the choices.
+struct TextChoices {
     engine: EngineRef,
-    /// Choices of each prompt.
-    choices: usize,
     /// Characters of each choice that were sent.
     offsets: Vec<usize>,
-    usage: UsageObject,
-    include_usage: bool,
 }
 
-impl Writer for TextStream {
-    fn begin(&mut self, _: &mut Out) {}
+impl Choices for TextChoices {
+    const ID: &str = "cmpl-";
+    const OBJECTS: [&str; 2] = ["text_completion"; 2];
+    type Choice = Choice;
 
-    fn event(&mut self, index: usize, event: &Event, out: &mut Out) {
-        let Some(offset) = self.offsets.get_mut(index) else { return };
+    fn new(_: &Server, model: &Model, count: usize) -> TextChoices {
+        TextChoices { engine: model.engine.clone(), offsets: vec![0; count] }
+    }
+
+    fn whole(&self, index: usize, answer: Answer) -> Choice {
+        let text = answer.text(PartKind::Content);
+        let logprobs = TextLogprobs::of(&self.engine, answer.tokens, &mut 0);
+        Choice { index, text, logprobs, finish_reason: Some(finish_reason(answer.finish, false)) }
+    }
+
+    fn begin(&mut self, _: usize) -> Option<Choice> {
+        None
+    }
+
+    fn event(&mut self, index: usize, event: &Event) -> Vec<Choice> {
+        let Some(offset) = self.offsets.get_mut(index) else { return Vec::new() };
         let logprobs = TextLogprobs::of(&self.engine, answer::tokens(event), offset);
+        let mut all = Vec::new();
         if !event.text.is_empty() || logprobs.is_some() {
-            let choice = Choice { index, text: event.text.clone(), logprobs, finish_reason: None };
-            push(out, &object(&self.head, vec![choice], None));
+            all.push(Choice { index, text: event.text.clone(), logprobs, finish_reason: None });
         }
-        if event.terminal() {
-            self.usage.add(index, self.choices, &event.usage.unwrap_or_default());
+        if event.finish != FinishReason::None {
             let finish_reason = Some(finish_reason(event.finish, false));
-            let choice = Choice { index, text: String::new(), logprobs: None, finish_reason };
-            push(out, &object(&self.head, vec![choice], None));
+            all.push(Choice { index, text: String::new(), logprobs: None, finish_reason });
         }
-    }
-
-    fn failed(&mut self, refusal: &Refusal, out: &mut Out) {
-        push(out, &errors::body(refusal));
-    }
-
-    fn end(&mut self, out: &mut Out) {
-        if self.include_usage {
-            push(out, &object(&self.head, Vec::new(), Some(self.usage)));
-        }
-        out.push_back(sse::Event::default().data("[DONE]"));
+        all
     }
 }

@@ -1,11 +1,13 @@
 //! OpenAI's dialect: chat completions, completions, responses, models.
 
 pub(super) mod chat;
-mod chat_stream;
+mod chat_choices;
+mod completion;
 pub(super) mod completions;
 pub(super) mod errors;
+pub(super) mod messages;
 pub(super) mod models;
-mod options;
+pub(super) mod options;
 mod response_input;
 mod response_object;
 mod response_stream;

@@ -6,6 +6,7 @@ use crate::limits;
 use crate::server::body::Fields;
 use crate::server::core::Ask;
 use crate::server::refusal::{Outcome, Refusal};
+use crate::server::shape::Place;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ struct StreamOptions {
 
 /// How an answer is sent.
 #[derive(Clone, Copy)]
-pub(super) struct Sending {
+pub(in crate::server) struct Sending {
     pub stream: bool,
     /// A stream ends with the counts of tokens.
     pub include_usage: bool,
@@ -32,7 +33,7 @@ pub(super) struct Sending {
 
 /// Reads how the answer is sent.
 pub(super) fn sending(fields: &mut Fields) -> Outcome<Sending> {
-    let options: StreamOptions = fields.take("stream_options")?.unwrap_or_default();
+    let options: StreamOptions = fields.take_object("stream_options")?.unwrap_or_default();
     Ok(Sending {
         stream: fields.take("stream")?.unwrap_or(false),
         include_usage: options.include_usage.unwrap_or(false),
@@ -55,6 +56,7 @@ pub(super) fn sampling(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
     options.repetition_penalty = fields.take("repetition_penalty")?;
     options.presence_penalty = fields.take("presence_penalty")?;
     options.frequency_penalty = fields.take("frequency_penalty")?;
+    options.ignore_eos = fields.take("ignore_eos")?.unwrap_or(false);
     // Seeds may be negative; any 64 bits are one.
     options.seed = fields.take::<i128>("seed")?.map(|seed| seed as u64);
     let older = fields.take("max_tokens")?;
@@ -88,7 +90,7 @@ struct JsonSchema {
 /// Reads `response_format`: what the content may be.
 pub(super) fn response_format(fields: &mut Fields) -> Outcome<Option<(constrain::Kind, String)>> {
     const NAME: &str = "response_format";
-    let Some(format) = fields.take::<ResponseFormat>(NAME)? else { return Ok(None) };
+    let Some(format) = fields.take_object::<ResponseFormat>(NAME)? else { return Ok(None) };
     let schema = format.json_schema.and_then(|nested| nested.schema).or(format.schema);
     let schema = match (format.r#type.as_str(), schema) {
         ("text", _) => return Ok(None),
@@ -121,16 +123,24 @@ enum Choice {
     Function { function: NamedTool },
 }
 
-/// Reads the tools and what is said of their calls.
-pub(super) fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
+/// Reads the tools.
+pub(in crate::server) fn tool_list(fields: &mut Fields) -> Outcome<Option<Value>> {
     let tools: Vec<Value> = fields.take("tools")?.unwrap_or_default();
     for (at, tool) in tools.iter().enumerate() {
         if tool.get("type").and_then(Value::as_str) != Some("function") {
             let message = format!("tools[{at}] is not of type \"function\", which is the only one there is");
             return Err(Refusal::field("tools", message));
         }
+        let place = Place { field: "tools", at };
+        let function = tool.get("function").and_then(Value::as_object);
+        place.need_text(function.ok_or_else(|| place.wrong("has no function"))?, "name")?;
     }
-    ask.tools = (!tools.is_empty()).then_some(Value::Array(tools));
+    Ok((!tools.is_empty()).then_some(Value::Array(tools)))
+}
+
+/// Reads the tools and what is said of their calls.
+pub(super) fn tools(fields: &mut Fields, ask: &mut Ask) -> Outcome<()> {
+    ask.tools = tool_list(fields)?;
     ask.tool_choice = tool_choice(fields.take("tool_choice")?)?;
     ask.single_call = fields.take("parallel_tool_calls")? == Some(false);
     Ok(())

@@ -3,6 +3,7 @@
 use crate::limits;
 use crate::server::late_system::text_of;
 use crate::server::refusal::{Outcome, Refusal};
+use crate::server::shape::Place;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -53,20 +54,22 @@ struct Chat {
 
 impl Chat {
     fn add(&mut self, at: usize, item: Map<String, Value>) -> Outcome<()> {
-        let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
-        let missing = |name: &str| Refusal::field("input", format!("input[{at}] has no {name}"));
-        match item.get("type").and_then(Value::as_str).unwrap_or("message") {
+        let place = Place { field: "input", at };
+        let text = |name: &str| place.need_text(&item, name);
+        match place.text(&item, "type")?.unwrap_or("message") {
             "message" => {
-                let content = item.get("content").cloned().ok_or_else(|| missing("content"))?;
-                match text("role") {
+                let content = item.get("content").cloned().ok_or_else(|| place.wrong("has no content"))?;
+                place.content(Some(&content))?;
+                match text("role")? {
                     "assistant" => self.assistant(text_of(&content).into(), None),
                     "system" | "developer" => self.system(&content),
                     "user" => self.messages.push(json!({"role": "user", "content": content})),
-                    _ => return Err(missing("role that is user, assistant, system or developer")),
+                    _ => return Err(place.wrong("has a role that is not user, assistant, system or developer")),
                 }
             }
             "reasoning" => {
                 for name in ["content", "summary"] {
+                    place.content(item.get(name))?;
                     // The summary stands for a content that is not there.
                     if self.thought.is_empty() {
                         self.thought = text_of(item.get(name).unwrap_or(&Value::Null));
@@ -74,12 +77,13 @@ impl Chat {
                 }
             }
             "function_call" => {
-                let function = json!({"name": text("name"), "arguments": text("arguments")});
-                let call = json!({"id": text("call_id"), "type": "function", "function": function});
+                let function = json!({"name": text("name")?, "arguments": text("arguments")?});
+                let call = json!({"id": text("call_id")?, "type": "function", "function": function});
                 self.assistant(Value::Null, Some(call));
             }
             "function_call_output" => {
-                let (id, output) = (text("call_id"), text_of(item.get("output").unwrap_or(&Value::Null)));
+                place.content(item.get("output"))?;
+                let (id, output) = (text("call_id")?, text_of(item.get("output").unwrap_or(&Value::Null)));
                 let name = self.name_of(id);
                 self.messages.push(json!({"role": "tool", "tool_call_id": id, "name": name, "content": output}));
             }

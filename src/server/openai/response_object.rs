@@ -17,6 +17,13 @@ pub(super) struct ResponseObject {
     fixed: Value,
 }
 
+/// What of a request the response says again.
+pub(super) struct Sent {
+    pub instructions: Option<String>,
+    pub tools: Value,
+    pub tool_choice: Value,
+}
+
 /// An item of the output.
 pub(super) struct Item {
     pub kind: PartKind,
@@ -55,10 +62,10 @@ impl Item {
 }
 
 impl ResponseObject {
-    /// `sent`: the instructions, the tools and the choice of them, as they were sent.
-    pub fn new(server: &State, model: &Model, ask: &Ask, sent: [Value; 3]) -> ResponseObject {
+    /// The answer to `ask`.
+    pub fn new(server: &State, model: &Model, ask: &Ask, sent: Sent) -> ResponseObject {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let [instructions, tools, tool_choice] = sent;
+        let Sent { instructions, tools, tool_choice } = sent;
         let unique = server.id("");
         let fixed = json!({
             "id": format!("resp_{unique}"),
@@ -108,12 +115,11 @@ impl ResponseObject {
         if cut {
             value["incomplete_details"] = json!({"reason": "max_output_tokens"});
         }
-        // Reasoning is not counted apart, and the field has to be there.
         value["usage"] = json!({
             "input_tokens": usage.prompt_tokens,
             "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": usage.generated_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
             "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.generated_tokens),
         });
         value

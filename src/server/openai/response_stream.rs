@@ -1,7 +1,7 @@
 //! The answer of `/v1/responses` as a stream of numbered events.
 
 use super::response_object::{Item, ResponseObject, state_of};
-use crate::engine::{Event, FinishReason, Part, PartKind};
+use crate::engine::{Event, FinishReason, Part, PartKind, PromptCounts};
 use crate::server::refusal::Refusal;
 use crate::server::stream::{Out, Writer, push_named};
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ impl ResponseStream {
 }
 
 impl Writer for ResponseStream {
-    fn begin(&mut self, out: &mut Out) {
+    fn begin(&mut self, _: Option<PromptCounts>, out: &mut Out) {
         let response = self.object.growing();
         self.send("created", json!({"response": response}), out);
         self.send("in_progress", json!({"response": response}), out);

@@ -14,11 +14,17 @@ pub(super) struct UsageObject {
     completion_tokens: u64,
     total_tokens: u64,
     prompt_tokens_details: PromptDetails,
+    completion_tokens_details: CompletionDetails,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct PromptDetails {
     cached_tokens: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct CompletionDetails {
+    reasoning_tokens: u64,
 }
 
 impl UsageObject {
@@ -29,6 +35,7 @@ impl UsageObject {
             self.prompt_tokens_details.cached_tokens += u64::from(usage.cached_tokens);
         }
         self.completion_tokens += u64::from(usage.generated_tokens);
+        self.completion_tokens_details.reasoning_tokens += u64::from(usage.reasoning_tokens);
         self.total_tokens = self.prompt_tokens + self.completion_tokens;
     }
 }

@@ -5,13 +5,13 @@ use std::net::TcpStream;
 use std::process::Child;
 
 /// A server that has told its address.
-struct Serving {
+pub struct Serving {
     child: Child,
     url: String,
 }
 
 impl Serving {
-    fn start(args: &[&str], key: Option<&str>) -> Serving {
+    pub fn start(args: &[&str], key: Option<&str>) -> Serving {
         let mut command = astrai(&[&["serve", "--port", "0"], args].concat());
         match key {
             Some(key) => command.env("ASTRAI_API_KEY", key),
@@ -39,14 +39,20 @@ impl Serving {
         (head.split(' ').nth(1).unwrap_or_default().to_owned(), body.to_owned())
     }
 
-    fn ready(&self) {
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Waits until it is ready.
+    pub fn ready(&self) {
         while self.ask("GET", "/health", "", "").0 != "200" {
             std::thread::yield_now();
         }
     }
 
     /// Ends it with a signal; what it told on stderr.
-    fn stop(self, signal: &str) -> String {
+    pub fn stop(self, signal: &str) -> String {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().expect("kill").success());
         let output = self.child.wait_with_output().expect("it ends");

@@ -31,6 +31,25 @@ const MODELLED: [&str; 12] = [
 const MEASURED: [&str; 10] =
     ["workload", "requests", "slots", "streams", "rate", "prompt_len", "gen_len", "policy", "simulate", "plot"];
 
+/// What only an engine of our own has.
+const LOCAL: [&str; 15] = [
+    "position",
+    "shape",
+    "save",
+    "print_config",
+    "weights",
+    "kv",
+    "device",
+    "invariant",
+    "step_tokens",
+    "threads",
+    "cpu_tier",
+    "memory_mib",
+    "policy",
+    "slots",
+    "plot",
+];
+
 /// Arguments of `astrai bench`.
 #[derive(Args)]
 pub struct BenchArgs {
@@ -49,6 +68,12 @@ pub struct BenchArgs {
     /// Print the config.json of --shape, and end
     #[arg(long, conflicts_with_all = MODELLED, conflicts_with_all = MEASURED, conflicts_with = "save")]
     pub print_config: bool,
+    /// Measure a server of OpenAI's dialect at this address instead; --model is what requests call its model, and ASTRAI_API_KEY the key
+    #[arg(long, value_name = "URL", conflicts_with_all = LOCAL)]
+    pub url: Option<String>,
+    /// With --url: token ids of prompts are below this
+    #[arg(long, value_name = "N", default_value = "1000", requires = "url", value_parser = clap::value_parser!(u32).range(1..))]
+    pub vocab: u32,
     /// What is asked of the engine
     #[arg(long, value_enum, default_value = "batch")]
     pub workload: Workload,
@@ -80,7 +105,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: u64,
     /// Count forward passes with the scheduler alone, without a model; for batch
-    #[arg(long, conflicts_with_all = MODELLED, conflicts_with_all = ["shape", "plot"])]
+    #[arg(long, conflicts_with_all = MODELLED, conflicts_with_all = ["shape", "plot", "url"])]
     pub simulate: bool,
     /// With --simulate: seeds to go through, from --seed on
     #[arg(long, value_name = "N", default_value = "1", requires = "simulate",

@@ -13,8 +13,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Redraws of the progress bar per second, at most.
-const PROGRESS_HZ: u8 = 4;
-const PROGRESS: &str = "{bar:32} {pos}/{len} requests, {elapsed}, about {eta} to go";
+pub const PROGRESS_HZ: u8 = 4;
+pub const PROGRESS: &str = "{bar:32} {pos}/{len} requests, {elapsed}, about {eta} to go";
 /// Longest wait for something to happen, after which the wait goes on.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 

@@ -1,5 +1,5 @@
 //! `astrai bench`: speed of the engine on a model folder, or on random weights of a known shape, so that anybody can
-//! measure without a download.
+//! measure without a download; or of a server, with the same workloads over HTTP.
 //!
 //! Every run is seeded and checked: the workload is decided before it starts, each request generates exactly as many
 //! tokens as it was given, and the engine's accounting is proved before and after. What runs before the measurement, to
@@ -12,6 +12,7 @@ mod machine;
 mod plot;
 mod policy;
 pub mod random;
+mod remote;
 mod report;
 mod result;
 mod save;
@@ -63,6 +64,9 @@ pub fn bench(args: BenchArgs) -> Outcome {
     }
     if args.print_config {
         return print_config(&args);
+    }
+    if let Some(url) = &args.url {
+        return remote::bench(&args, &plan, url);
     }
     if args.simulate {
         return simulate::simulate(&args, &plan);

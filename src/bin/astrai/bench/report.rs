@@ -203,7 +203,7 @@ fn details(plan: &Plan, f: &Figures, bench: &Bench, out: &mut impl Write) -> Out
 }
 
 /// Percentiles on one line.
-fn times(spread: Option<Spread>) -> String {
+pub fn times(spread: Option<Spread>) -> String {
     match spread {
         None => "-".to_owned(),
         Some(s) => format!("{:.2} ms median, {:.2} ms p90, {:.2} ms p99", s.p50, s.p90, s.p99),

@@ -238,7 +238,7 @@ fn of_transport(uri: &Uri, error: ureq::Error) -> Trouble {
 }
 
 /// The system's certificates, or Mozilla's where it has none, as in small containers.
-fn tls() -> Result<TlsConfig, String> {
+pub fn tls() -> Result<TlsConfig, String> {
     let native = rustls_native_certs::load_native_certs().certs;
     let roots = match native.is_empty() {
         true => RootCerts::WebPki,

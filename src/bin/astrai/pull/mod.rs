@@ -16,7 +16,7 @@ mod choose;
 mod download;
 mod environment;
 mod fit;
-mod http;
+pub mod http;
 mod hub;
 mod progress;
 mod quant;

@@ -3,7 +3,7 @@
 //!
 //! Without a [`Trace`] it costs one comparison per step.
 
-use super::FinishReason;
+use super::event::FinishReason;
 use std::ops::Range;
 use std::time::Duration;
 

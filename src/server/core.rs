@@ -128,13 +128,13 @@ impl Ask {
             }
         }
         let (metrics, model) = (state.metrics.clone(), model.name.clone());
-        Ok(Running { left: requests.len(), _requests: requests, from, first: None, metrics, model })
+        Ok(Running { left: requests.len(), requests, from, first: None, metrics, model })
     }
 }
 
 /// A request in work. Dropping it cancels what has not ended.
 pub(super) struct Running {
-    _requests: Vec<Request>,
+    requests: Vec<Request>,
     from: UnboundedReceiver<Arrived>,
     /// Was waited for and not taken.
     first: Option<Arrived>,
@@ -146,6 +146,11 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// The engine's number of the first of its requests.
+    pub fn id(&self) -> u64 {
+        self.requests.first().map_or(0, Request::id)
+    }
+
     /// The next event of any choice; none after the terminal ones of all.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome<Arrived>>> {
         if let Some(first) = self.first.take() {

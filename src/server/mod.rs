@@ -18,6 +18,7 @@
 //! | [`state`], [`guard`], [`body`] | what all handlers have; who may ask; what they sent |
 //! | [`late_system`] | what several dialects do with messages |
 //! | [`openai`], [`anthropic`], [`text`], [`health`] | what is answered |
+//! | [`window`] | a page that shows the engines at work |
 //! | [`http`] | connections, and their end |
 //!
 //! The host of a server that shares an engine with it takes no events with [`Engine::next`]: that is the server's.
@@ -38,7 +39,10 @@ mod refusal;
 mod state;
 mod stream;
 mod text;
+mod window;
 mod worker;
+
+pub use window::{Pace, Recording, WindowOptions};
 
 use crate::engine::{Engine, ProgressFn, Prompt, RequestOptions};
 use crate::error::{Error, Result};
@@ -99,6 +103,8 @@ pub struct ServerOptions {
     pub allowed_hosts: Vec<String>,
     /// Where reasoning is given.
     pub reasoning_field: ReasoningField,
+    /// What the page at `/` shows.
+    pub window: WindowOptions,
     /// Test hook: sees every request before it is submitted.
     #[doc(hidden)]
     pub prepare: Option<PrepareFn>,
@@ -116,6 +122,7 @@ impl Default for ServerOptions {
             api_keys: Vec::new(),
             allowed_hosts: Vec::new(),
             reasoning_field: ReasoningField::default(),
+            window: WindowOptions::default(),
             prepare: None,
             gate: None,
         }
@@ -126,6 +133,7 @@ impl Default for ServerOptions {
 pub struct Server {
     address: SocketAddr,
     models: Arc<models::Models>,
+    window: Arc<window::Window>,
     /// The grace time, once it is to stop.
     stop: watch::Sender<Option<Duration>>,
     threads: Vec<JoinHandle>,
@@ -146,9 +154,11 @@ impl Server {
         let listener = TcpListener::bind(asked).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let (models, loading) = models::Models::start(options.models, options.gate)?;
+        let window = window::Window::new(options.window);
+        let (models, loading) = models::Models::start(options.models, options.gate, window.clone())?;
         let (stop, stopped) = watch::channel(None);
-        let mut server = Server { address, models: models.clone(), stop, threads: vec![loading] };
+        let mut server =
+            Server { address, models: models.clone(), window: window.clone(), stop, threads: vec![loading] };
         let (worker, working) = worker::Worker::start()?;
         server.threads.push(working);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -157,6 +167,7 @@ impl Server {
             worker,
             guard: guard::Guard::new(address, options.api_keys, options.allowed_hosts),
             metrics: Default::default(),
+            window,
             reasoning: options.reasoning_field,
             prepare: options.prepare,
             started: now.as_secs(),
@@ -201,9 +212,11 @@ impl Server {
 
     fn end(&mut self, grace: Duration) {
         self.models.begin_stop();
+        self.window.close();
         self.stop.send_replace(Some(grace));
         // The server's thread first: with it the worker's line ends.
         self.threads.drain(..).rev().for_each(JoinHandle::join);
+        self.window.join();
         self.models.stop();
     }
 }

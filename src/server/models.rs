@@ -2,6 +2,7 @@
 
 use super::events::{self, Routes};
 use super::refusal::{Kind, Outcome, Refusal};
+use super::window::Window;
 use super::{GateFn, ModelSpec};
 use crate::constrain;
 use crate::engine::{Constraint, Engine};
@@ -83,7 +84,11 @@ impl Models {
     ///
     /// # Errors
     /// `Argument` for no model, too many, and names that are empty or there twice; `Memory`.
-    pub fn start(specs: Vec<ModelSpec>, gate: Option<GateFn>) -> Result<(Arc<Models>, JoinHandle)> {
+    pub fn start(
+        specs: Vec<ModelSpec>,
+        gate: Option<GateFn>,
+        window: Arc<Window>,
+    ) -> Result<(Arc<Models>, JoinHandle)> {
         if specs.is_empty() || specs.len() > limits::SERVER_MODELS_MAX {
             let message = format!("{} models are given; a server has 1 to {}", specs.len(), limits::SERVER_MODELS_MAX);
             return Err(Error::argument(message).about("models"));
@@ -101,12 +106,14 @@ impl Models {
         let models = Models { slots: Mutex::new(slots), readers: Mutex::default(), stopping: AtomicBool::new(false) };
         let models = Arc::new(models);
         let all = models.clone();
-        let load = move || specs.into_iter().enumerate().for_each(|(index, spec)| all.load(index, spec, gate.clone()));
+        let load = move || {
+            specs.into_iter().enumerate().for_each(|(index, spec)| all.load(index, spec, gate.clone(), &window))
+        };
         let thread = thread::spawn("http-load", ThreadOptions::default(), load)?;
         Ok((models, thread))
     }
 
-    fn load(self: &Arc<Self>, index: usize, spec: ModelSpec, gate: Option<GateFn>) {
+    fn load(self: &Arc<Self>, index: usize, spec: ModelSpec, gate: Option<GateFn>, window: &Window) {
         if self.stopping.load(Ordering::Relaxed) {
             return;
         }
@@ -121,7 +128,9 @@ impl Models {
             let routes = Arc::<Routes>::default();
             let reader = events::start(engine.clone(), routes.clone(), gate)?;
             lock(&self.readers).push(reader);
-            Ok(Arc::new(Model { name, engine, routes, late_system: OnceLock::new(), constraints: Mutex::default() }))
+            let model = Model { name, engine, routes, late_system: OnceLock::new(), constraints: Mutex::default() };
+            window.ready(&model)?;
+            Ok(Arc::new(model))
         }));
         let made = made.unwrap_or_else(|_| Err(Error::internal("what opens the model panicked")));
         self.set(index, made.map_or_else(State::Failed, State::Ready));

@@ -3,6 +3,7 @@
 use super::guard::Guard;
 use super::metrics::Metrics;
 use super::models::Models;
+use super::window::Window;
 use super::worker::Worker;
 use super::{PrepareFn, ReasoningField};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ pub(super) struct State {
     pub worker: Worker,
     pub guard: Guard,
     pub metrics: Arc<Metrics>,
+    pub window: Arc<Window>,
     pub reasoning: ReasoningField,
     pub prepare: Option<PrepareFn>,
     /// When it started, in seconds since 1970.

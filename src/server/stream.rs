@@ -4,6 +4,7 @@ use super::core::Running;
 use super::refusal::Refusal;
 use crate::engine::Event;
 use crate::limits;
+use axum::http::HeaderName;
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
@@ -78,10 +79,12 @@ impl<W: Writer> Stream for EventStream<W> {
 
 /// The response that sends what `writer` makes of an answer.
 pub(super) fn response(running: Running, mut writer: impl Writer) -> Response {
+    // By which the window's stream names it.
+    let id = [(HeaderName::from_static("x-astrai-request"), running.id().to_string())];
     let mut out = Out::new();
     writer.begin(&mut out);
     let quiet = Box::pin(tokio::time::sleep(patience()));
-    Sse::new(EventStream { running: Some(running), writer, out, quiet }).into_response()
+    (id, Sse::new(EventStream { running: Some(running), writer, out, quiet })).into_response()
 }
 
 /// Adds an event with a JSON value.

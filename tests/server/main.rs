@@ -15,3 +15,4 @@ mod responses;
 mod scripted;
 #[path = "../support/mod.rs"]
 mod support;
+mod window;

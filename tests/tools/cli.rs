@@ -12,6 +12,7 @@ mod bench;
 mod hub;
 mod pull;
 mod serve;
+mod window;
 
 const PROMPT: &str = "Tell me a story about Mira, the old lighthouse and a silver key.";
 

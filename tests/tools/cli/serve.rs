@@ -5,13 +5,13 @@ use std::net::TcpStream;
 use std::process::Child;
 
 /// A server that has told its address.
-struct Serving {
+pub(super) struct Serving {
     child: Child,
-    url: String,
+    pub(super) url: String,
 }
 
 impl Serving {
-    fn start(args: &[&str], key: Option<&str>) -> Serving {
+    pub(super) fn start(args: &[&str], key: Option<&str>) -> Serving {
         let mut command = astrai(&[&["serve", "--port", "0"], args].concat());
         match key {
             Some(key) => command.env("ASTRAI_API_KEY", key),
@@ -24,7 +24,7 @@ impl Serving {
     }
 
     /// Status and body.
-    fn ask(&self, method: &str, path: &str, key: &str, body: &str) -> (String, String) {
+    pub(super) fn ask(&self, method: &str, path: &str, key: &str, body: &str) -> (String, String) {
         let address = self.url.strip_prefix("http://").expect("an address");
         let mut stream = TcpStream::connect(address).expect("it listens");
         let head = format!(
@@ -39,14 +39,14 @@ impl Serving {
         (head.split(' ').nth(1).unwrap_or_default().to_owned(), body.to_owned())
     }
 
-    fn ready(&self) {
+    pub(super) fn ready(&self) {
         while self.ask("GET", "/health", "", "").0 != "200" {
             std::thread::yield_now();
         }
     }
 
     /// Ends it with a signal; what it told on stderr.
-    fn stop(self, signal: &str) -> String {
+    pub(super) fn stop(self, signal: &str) -> String {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().expect("kill").success());
         let output = self.child.wait_with_output().expect("it ends");

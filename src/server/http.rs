@@ -53,7 +53,7 @@ fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/", get(window::home))
         .route("/window/events", get(window::events))
-        .route("/window/pace", post(window::pace))
+        .route("/window/pace", post(window::set_pace))
         .route("/health", get(health::health))
         .route("/metrics", get(metrics::metrics))
         .route("/stats", get(metrics::stats))

@@ -178,7 +178,7 @@ impl Stream for Events {
 }
 
 /// `POST /window/pace`: the steps a second of a demonstration, `rate`; null: as fast as it can.
-pub(super) async fn pace(State(server): State<Arc<Server>>, request: Request) -> Response {
+pub(super) async fn set_pace(State(server): State<Arc<Server>>, request: Request) -> Response {
     let Some(pace) = server.window.options.pace.clone() else {
         let message = "this server has no pace; astrai serve --demo has";
         return errors::response(&Refusal::new(Kind::NotFound, message));

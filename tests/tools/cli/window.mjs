@@ -1,12 +1,13 @@
 // The window in a browser: node window.mjs URL FOLDER, with playwright-core and a Chromium. It says what is wrong and ends with 1.
 //
-// The server is one of `astrai serve --demo`, whose pace this script sets. FOLDER gets the screenshots.
+// The server is one of `astrai serve --demo`, whose pace this script sets. FOLDER gets the screenshots. Then may come the file of a
+// recording, and the address of a server of the models a and b that wants the key `secret`.
 
 import { createRequire } from "node:module";
 import { existsSync } from "node:fs";
 import assert from "node:assert/strict";
 
-const [url, folder, recording] = process.argv.slice(2);
+const [url, folder, recording, keyed] = process.argv.slice(2);
 const modules = process.env.ASTRAI_WINDOW_MODULES ?? "./";
 const { chromium } = createRequire(`${modules}/`)("playwright-core");
 const executablePath = process.env.ASTRAI_CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
@@ -14,9 +15,9 @@ const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] }
 const problems = [];
 
 /** A page that notes every error, and every request that goes elsewhere. */
-async function open(address, options = {}) {
+async function open(address, options = {}, expected = null) {
   const page = await browser.newPage({ viewport: { width: 1440, height: 900 }, colorScheme: "light", ...options });
-  page.on("console", (message) => message.type() === "error" && problems.push(`console: ${message.text()}`));
+  page.on("console", (message) => message.type() === "error" && !expected?.test(message.text()) && problems.push(`console: ${message.text()}`));
   page.on("pageerror", (error) => problems.push(`error: ${error.message}`));
   page.on("request", (request) => !request.url().startsWith(address.split("#")[0]) && !request.url().startsWith("data:") && problems.push(`request: ${request.url()}`));
   await page.goto(address);
@@ -161,6 +162,32 @@ if (recording) {
     assert.equal(await file.locator("#chat-form").count(), 0);
     await shot(file, "recording");
     await file.close();
+  });
+}
+
+if (keyed) {
+  await steps("a key, and two models", async () => {
+    const page = await open(keyed, {}, /401/);
+    await page.waitForSelector("#key-form:not([hidden])");
+    await page.locator("#key").fill("wrong");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("#key-form:not([hidden])");
+    await page.locator("#key").fill("secret");
+    await page.keyboard.press("Enter");
+    await until(page, () => document.querySelector("#status").textContent.startsWith("Watching a"));
+    await page.locator("#chat-input").fill("Hello");
+    await page.keyboard.press("Enter");
+    await until(page, () => document.querySelectorAll(".assistant .token").length > 3);
+    await page.close();
+    const other = await open(`${keyed}#key=secret`);
+    await until(other, () => document.querySelector("#status").textContent.startsWith("Watching a"));
+    assert.equal(other.url(), keyed, "the key leaves the address");
+    await other.locator("#model").selectOption("b");
+    await until(other, () => document.querySelector("#status").textContent.startsWith("Watching b"));
+    await other.locator("#chat-input").fill("Hello");
+    await other.keyboard.press("Enter");
+    await until(other, () => document.querySelectorAll("#log li").length > 0);
+    await other.close();
   });
 }
 

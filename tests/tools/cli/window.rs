@@ -84,8 +84,12 @@ fn the_window_in_a_browser() {
     let shots = std::env::var("ASTRAI_WINDOW_SHOTS").unwrap_or(folder.path().to_string_lossy().into_owned());
     let mut node = Command::new("node");
     node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/cli/window.mjs"));
-    node.args([&format!("{}/", serving.url), &shots]).arg(&file);
+    let [first, second] = ["a", "b"].map(|name| format!("{name}={}", storyteller()));
+    let keyed = Serving::start(&["--model", &first, "--model", &second], Some("secret"));
+    keyed.ready();
+    node.args([&format!("{}/", serving.url), &shots]).arg(&file).arg(format!("{}/", keyed.url));
     node.env("ASTRAI_WINDOW_MODULES", &modules).env("ASTRAI_CHROMIUM", browser);
     println!("{}", succeed(&mut node));
     serving.stop("-INT");
+    keyed.stop("-INT");
 }

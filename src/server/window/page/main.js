@@ -147,7 +147,7 @@ function playRecording(view, messages) {
 }
 
 /** The page of a server. */
-async function watchServer(view) {
+function watchServer(view) {
   let model = "";
   const source = new LiveSource({
     message(message, isSnapshot) {
@@ -161,8 +161,10 @@ async function watchServer(view) {
       byId("key").focus();
     },
   });
-  const watch = () => {
-    listModels(model);
+  // With several models the first is watched, until another is chosen.
+  const watch = async () => {
+    const names = await listModels(model);
+    if (!model && names.length > 1) model = names[0];
     source.follow(model);
   };
   byId("key-form").addEventListener("submit", (event) => {
@@ -185,10 +187,7 @@ async function watchServer(view) {
   new Chat(() => view.model, (id) => view.addMine(id));
   // A key in the address is for this page only.
   if (key.value) history.replaceState(null, "", location.pathname);
-  // With several models the first is watched, until another is chosen.
-  const names = await listModels("");
-  if (names.length > 1) model = names[0];
-  source.follow(model);
+  watch();
 }
 
 /** Fills the choice of models, where there are several. */

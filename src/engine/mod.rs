@@ -105,8 +105,8 @@ pub use prior_answer::PriorAnswer;
 pub use request::Request;
 pub use sink::{Next, Sink};
 pub use trace::{
-    Detail, FrameOwner, PageUse, StepTrace, Trace, TraceDetail, TraceEvent, TraceFn, TraceGroup, TraceNode, TraceOwner,
-    TracePlace, TraceRequest, TraceRow,
+    DetailOptions, FrameOwner, PageUse, StepTrace, Trace, TraceDetail, TraceEvent, TraceFn, TraceGroup, TraceNode,
+    TraceOwner, TracePlace, TraceRequest, TraceRow,
 };
 
 // What many of the files use.

@@ -17,7 +17,7 @@ pub struct Trace {
     /// Fill in [`StepTrace::pages`], which takes time proportional to the number of page frames.
     pub pages: bool,
     /// Fill in [`StepTrace::detail`].
-    pub detail: Option<Detail>,
+    pub detail: Option<DetailOptions>,
 }
 
 impl Trace {
@@ -31,7 +31,7 @@ impl Trace {
 /// called, with a record without rows, when the trace is set and whenever there is nothing to compute, so that the last record
 /// always shows the engine as it is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Detail {
+pub struct DetailOptions {
     /// At least so long from one to the next; records between have none. Records without rows always have it.
     pub every: Duration,
     /// Fill in token ids.

@@ -3,7 +3,7 @@
 use super::ends::Ends;
 use super::table::Table;
 use super::{
-    Detail, FrameOwner, PageUse, StepTrace, Trace, TraceDetail, TraceEvent, TraceNode, TraceOwner, TracePlace,
+    DetailOptions, FrameOwner, PageUse, StepTrace, Trace, TraceDetail, TraceEvent, TraceNode, TraceOwner, TracePlace,
     TraceRequest, TraceRow,
 };
 use crate::cache::SequenceHandle;
@@ -97,7 +97,8 @@ impl Tracer {
         let step = &mut self.step;
         step.in_flight = in_flight;
         step.host = host;
-        let due = |detail: Detail| detail.every.is_zero() || self.given.is_none_or(|at| at.elapsed() >= detail.every);
+        let due =
+            |detail: DetailOptions| detail.every.is_zero() || self.given.is_none_or(|at| at.elapsed() >= detail.every);
         if self.trace.detail.is_some_and(due) {
             self.give_detail(scheduler);
         }

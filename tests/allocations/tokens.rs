@@ -169,7 +169,7 @@ fn in_rust(way: Way, queue_tokens: u32) -> Counted {
     let delivery = if way == Way::Poll { Delivery::Poll } else { Delivery::Thread };
     let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
     // It was watched, and is not any more.
-    engine.set_trace(Some(Trace { detail: Some(Detail::default()), ..Trace::new(Box::new(|_| ())) })).unwrap();
+    engine.set_trace(Some(Trace { detail: Some(DetailOptions::default()), ..Trace::new(Box::new(|_| ())) })).unwrap();
     engine.set_trace(None).unwrap();
     let (prompt, mut options) = everything();
     // It never waits for a reader, so that the engine never idles: with debug assertions it proves its accounting then.

@@ -78,7 +78,7 @@ impl Told {
 fn watch(engine: &Engine) -> Arc<Mutex<Told>> {
     let told: Arc<Mutex<Told>> = Arc::default();
     let seen = told.clone();
-    let detail = Some(Detail { every: Duration::ZERO, tokens: true });
+    let detail = Some(DetailOptions { every: Duration::ZERO, tokens: true });
     let call = Box::new(move |step: &StepTrace| seen.lock().unwrap().add(step));
     engine.set_trace(Some(Trace { detail, ..Trace::new(call) })).unwrap();
     told

@@ -25,6 +25,8 @@ const RUNNING: u32 = 12;
 const PERSONA: &str = "You are Edith, the innkeeper of the Golden Bear. The Golden Bear stands where the north road meets the \
 river, and everybody who travels stops there. You know every guest by name. You have soup, bread, cider and four warm rooms. \
 You never tell where the silver key is hidden, and you do not like the miller. When a guest is sad, you tell of your cat. \
+The stable boy is called Jonas and sleeps in the hay. On Sundays there is music, and the door stays open until the last guest has \
+gone to bed. \
 Answer in a few friendly sentences.";
 
 /// What happens in the minute.
@@ -57,9 +59,9 @@ const SCRIPT: &[(u64, Act)] = &[
     (175, Act::Story(BURST[7], 115)),
     (176, Act::Story(BURST[8], 125)),
     (177, Act::Story(BURST[9], 105)),
-    (365, Act::Guest("Good morning, Edith. How much do I owe you?", 70)),
-    (390, Act::Guest("Did you hide the silver key under the stove?", 60)),
-    (410, Act::Story("Anna, the crooked mill and a jar of honey", 50)),
+    (350, Act::Guest("Good morning, Edith. How much do I owe you?", 70)),
+    (380, Act::Guest("Did you hide the silver key under the stove?", 60)),
+    (405, Act::Story("Anna, the crooked mill and a jar of honey", 50)),
 ];
 
 const BURST: [&str; 10] = [

@@ -205,6 +205,7 @@ pub fn serve(args: ServeArgs) -> Outcome {
     stdout.flush()?;
     let key = if with_keys { "one of the keys" } else { "none" };
     note(&format!("for OpenAI's clients: export OPENAI_BASE_URL={}/v1 OPENAI_API_KEY={key:?}", server.url()));
+    note(&format!("for a browser, to watch: {}/", server.url()));
     let (mut told, mut failed) = (false, None);
     while !interrupt.raised() {
         match server.loaded() {

@@ -150,7 +150,7 @@ impl World {
             page_tokens,
             frames: vec![frames; groups],
         };
-        let detail = Some(Detail { every: Duration::ZERO, tokens: true });
+        let detail = Some(DetailOptions { every: Duration::ZERO, tokens: true });
         let mut world = World {
             random,
             page_tokens,

@@ -9,7 +9,7 @@
 use super::pace::Pace;
 use super::picture::{About, Picture};
 use super::text::Texts;
-use crate::engine::{Detail, Engine, StepTrace, Trace, TraceEvent};
+use crate::engine::{DetailOptions, Engine, StepTrace, Trace, TraceEvent};
 use crate::error::Result;
 use crate::limits;
 use crate::os::thread::{self, JoinHandle, ThreadOptions};
@@ -154,7 +154,8 @@ impl Feed {
                 pace.step(!step.rows.is_empty());
             }
         };
-        let detail = Detail { every: Duration::from_millis(limits::WINDOW_EVERY_MS), tokens: self.about.with_text };
+        let detail =
+            DetailOptions { every: Duration::from_millis(limits::WINDOW_EVERY_MS), tokens: self.about.with_text };
         self.engine.set_trace(Some(Trace { detail: Some(detail), ..Trace::new(Box::new(call)) }))
     }
 

@@ -93,6 +93,40 @@ await steps("a chat: tokens arrive, it takes frames, it can be stopped", async (
   await until(page, () => ![...document.querySelectorAll(".request .what")].some((what) => what.textContent.startsWith("yours")));
 });
 
+await steps("reasoning is folded, calls are cards, and what a model writes stays text", async () => {
+  const evil = "<img src=x onerror=alert(1)><script>alert(2)</script> **not bold**";
+  const chunk = (delta, more = {}) => `data: ${JSON.stringify({ choices: [{ index: 0, delta, finish_reason: null, ...more }] })}\n\n`;
+  const call = (index, fields) => ({ tool_calls: [{ index, ...fields }] });
+  const body = chunk({ role: "assistant", content: "" }) + chunk({ reasoning_content: "Let me " }) + chunk({ reasoning_content: "think." }) +
+    chunk({ content: evil }, { logprobs: { content: [{ token: "<img", logprob: -0.5, top_logprobs: [] }] } }) +
+    chunk(call(0, { id: "c1", type: "function", function: { name: "look", arguments: "{\"at\": " } })) +
+    chunk(call(0, { function: { arguments: "\"<b>sky</b>\"}" } })) +
+    chunk(call(1, { id: "c2", type: "function", function: { name: "wait", arguments: "{}" } })) + "data: [DONE]\n\n";
+  let asked;
+  await page.route("**/v1/chat/completions", (route) => {
+    asked = JSON.parse(route.request().postData());
+    return route.fulfill({ contentType: "text/event-stream", body });
+  });
+  const ask = async (text) => {
+    await page.locator("#chat-input").fill(text);
+    await page.locator("#chat-input").press("Enter");
+    await until(page, () => !document.querySelector("#chat-send").disabled);
+  };
+  await ask("one");
+  const answer = page.locator(".assistant").last();
+  assert.equal(await answer.locator("details.reasoning").evaluate((fold) => fold.open), false);
+  assert.equal(await answer.locator("details.reasoning pre").textContent(), "Let me think.");
+  assert.equal(await answer.locator(".content").textContent(), evil);
+  assert.equal(await answer.locator("img, script").count(), 0);
+  assert.deepEqual(await answer.locator(".call").allTextContents(), ['look{"at": "<b>sky</b>"}', "wait{}"]);
+  await ask("two");
+  const back = asked.messages[asked.messages.length - 2];
+  assert.deepEqual([back.role, back.content, back.reasoning_content, back.tool_calls.length], ["assistant", evil, "Let me think.", 2]);
+  assert.equal(asked.temperature, 0.8);
+  await page.unroute("**/v1/chat/completions");
+  await page.locator("#chat-new").click();
+});
+
 await steps("pages run out, and come free", async () => {
   await pace(page, 5);
   await until(page, () => document.querySelector("#log").textContent.includes("was sent back"));

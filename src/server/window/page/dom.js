@@ -31,13 +31,6 @@ function draw(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Plays the animation of a class anew. */
-function replay(element, name) {
-  element.classList.remove(name);
-  void element.offsetWidth;
-  element.classList.add(name);
-}
-
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 const list = (words) =>

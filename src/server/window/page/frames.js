@@ -1,6 +1,8 @@
 // The page frames of a layer group: a cell each, or a canvas of many, the bitmask of free ones, and the pages of the chosen request
 // with arrows to their frames.
 
+/** Frames that change in one picture and flash; more are too fast to be seen. */
+const FLASHES_MAX = 40;
 /** Pages of a request that are drawn in a row. */
 const LOGICAL_MAX = 128;
 /** More frames than these are drawn on a canvas, several to a cell. */
@@ -48,12 +50,14 @@ class Frames {
     this.#finish();
   }
 
-  /** Shows what changed; `quiet`: without flashes. */
-  update(changes, quiet) {
-    for (const [group, frame, before] of changes.frames) {
-      if (group !== this.#group) continue;
-      this.#show(frame);
-      if (!quiet) this.#flash(frame, before);
+  /** Shows what changed, with flashes. */
+  update(changes) {
+    const mine = changes.frames.filter(([group]) => group === this.#group);
+    for (const [, frame] of mine) this.#show(frame);
+    if (!calm.matches && mine.length && mine.length < FLASHES_MAX) {
+      // One look at the layout ends all animations of before, so that they can begin anew.
+      void byId("frames").offsetWidth;
+      for (const [, frame, before] of mine) this.#flash(frame, before);
     }
     this.#finish();
   }
@@ -153,7 +157,7 @@ class Frames {
     if (!owners.length) return [number];
     const index = owners[0][2];
     const who = ids.length > 3 ? `×${ids.length}` : ids.map((id) => this.#palette.letter(id)).join("");
-    return [number, make("b", {}, who), make("span", {}, String(index))];
+    return [number, make("b", {}, who || "\u200b"), make("span", {}, String(index))];
   }
 
   /** A frame in a sentence. */
@@ -172,7 +176,7 @@ class Frames {
 
   #flash(frame, before) {
     const cell = this.#cells[frame];
-    if (!cell || calm.matches) return;
+    if (!cell) return;
     const now = this.#frames[frame];
     const mine = this.#requestsOf(now);
     const old = this.#requestsOf(before);
@@ -181,9 +185,9 @@ class Frames {
       const last = this.#lastOf(frame);
       const from = old.length || last === undefined ? "var(--flash)" : this.#palette.colour(last);
       cell.style.setProperty("--from", from);
-      replay(cell, old.length ? "shared-now" : "allocated");
+      cell.classList.add(old.length ? "shared-now" : "allocated");
     } else if (!now.length) {
-      replay(cell, "freed");
+      cell.classList.add("freed");
     }
   }
 

@@ -3,6 +3,34 @@
 /** The places of the slider: steps a second, and at last as fast as it can. */
 const RATES = [1, 2, 4, 8, 16, 64, null];
 
+/** Events that are kept for the next picture: a page in the background makes none. */
+const PENDING_MAX = 256;
+
+/** What has changed since the last picture. */
+class Pending {
+  snapshot = false;
+  #frames = new Map();
+  #events = [];
+
+  add({ snapshot, frames, events }) {
+    if (snapshot) {
+      this.snapshot = true;
+      this.#frames.clear();
+    }
+    // The owners that were shown last are those before the first change.
+    for (const [group, frame, before] of frames) {
+      const name = `${group} ${frame}`;
+      if (!this.#frames.has(name)) this.#frames.set(name, [group, frame, before]);
+    }
+    this.#events.push(...events);
+    this.#events.splice(0, Math.max(0, this.#events.length - PENDING_MAX));
+  }
+
+  changes() {
+    return { frames: [...this.#frames.values()], events: this.#events };
+  }
+}
+
 class View {
   #replica = new Replica();
   #palette = new Palette();
@@ -14,6 +42,10 @@ class View {
   #race = new Race(this.#replica, this.#palette);
   /** Times and numbers of steps lately. */
   #recent = [];
+  /** What is not shown yet, whether it will be, and milliseconds until the next picture may be made. */
+  #pending = new Pending();
+  #scheduled = false;
+  #rest = 0;
 
   /** The beginning of a recording: nothing is known. */
   begin() {
@@ -25,29 +57,48 @@ class View {
     this.#race.clear();
   }
 
-  /** Takes a message; `quiet`: more follow at once, and only the last is shown. */
+  /** Takes a message. It is shown with the next picture; `quiet`: it will not be shown by itself. */
   message(message, isSnapshot, quiet = false) {
     const changes = this.#replica.apply(message, isSnapshot);
     // Letters in the order in which requests come.
     for (const id of this.#replica.requests.keys()) this.#palette.of(id);
     this.#recent.push([message.t, message.step]);
     this.#log.update(changes);
-    if (isSnapshot) {
+    this.#pending.add(changes);
+    if (!quiet) this.#schedule();
+  }
+
+  /** Shows at once how things are after messages that were taken quietly. */
+  shown() {
+    if (!this.#replica.groups.length) return;
+    this.#pending = new Pending();
+    this.#stations.clear();
+    this.#tree.clear();
+    this.#frames.begin();
+    this.#show({ events: [] }, true);
+  }
+
+  /** One picture shows all that came since the last; a slow page makes fewer of them. */
+  #schedule() {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setTimeout(() => requestAnimationFrame(() => this.#draw()), this.#rest);
+  }
+
+  #draw() {
+    const begin = performance.now(), pending = this.#pending;
+    this.#scheduled = false;
+    this.#pending = new Pending();
+    if (pending.snapshot) {
       this.#stations.clear();
       this.#tree.clear();
       this.#frames.begin();
+    } else {
+      this.#frames.update(pending.changes());
     }
-    if (!quiet) {
-      this.#frames.update(changes, isSnapshot);
-      this.#show(changes, false);
-    }
-  }
-
-  /** Shows the last of several messages that were taken quietly. */
-  shown() {
-    if (!this.#replica.groups.length) return;
-    this.#frames.begin();
-    this.#show({ events: [] }, true);
+    this.#show(pending.changes(), false);
+    // With what the browser needs to put it on the screen.
+    requestAnimationFrame(() => (this.#rest = Math.min(1000, Math.max(0, 2 * (performance.now() - begin) - 40))));
   }
 
   addMine(id) {

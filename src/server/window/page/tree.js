@@ -147,6 +147,7 @@ class Tree {
     const { tokens, hits } = this.#replica.nodes.get(node);
     const muted = this.#chosen !== null && users.length > 0 && !users.includes(this.#chosen);
     const page = draw("g", { class: `page${glows ? " glow" : ""}${muted ? " muted" : ""}` });
+    if (glows) page.append(draw("rect", { class: "halo", x: x - 3, y: y - PAGE / 2 - 4, width: PAGE + 6, height: PAGE + 8, rx: 5 }));
     page.append(draw("rect", { class: users.length ? "used" : "cached", x, y: y - PAGE / 2, width: PAGE, height: PAGE, rx: 3 }));
     users.slice(0, 5).forEach((id, at, all) => {
       const width = PAGE / all.length;

@@ -28,7 +28,7 @@ unexport MAKEFLAGS MFLAGS
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo build build-cuda test loom lint tsan asan soak header bench compare gpu-bundle gpu-check install clean \
-  real clients gateway server-soak server-latency need-cargo need-cc need-rust-src
+  real clients gateway server-soak server-latency window need-cargo need-cc need-rust-src
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -97,6 +97,12 @@ server-soak: need-cargo ## 256 streams whose clients go away when they like, for
 
 server-latency: need-cargo ## what prompts of 10 MB cost the streams beside them; measure on an idle machine
 	$(CARGO) test --features cli --test server what_a_long_prompt -- --ignored --nocapture
+# playwright-core from npm; the Chromium is the system's: apt-get install chromium. WINDOW_SHOTS=folder keeps the screenshots.
+WINDOW := $(HOME)/.cache/astrai/window
+window: need-cargo ## watch the demonstration in a headless Chromium, which is the system's
+	npm install --silent --no-fund --no-audit --prefix "$(WINDOW)" playwright-core
+	$(if $(WINDOW_SHOTS),ASTRAI_WINDOW_SHOTS="$(WINDOW_SHOTS)") ASTRAI_WINDOW_MODULES="$(WINDOW)" ASTRAI_REQUIRE=browser \
+	  $(CARGO) test --features cli --test tools the_window_in_a_browser -- --nocapture
 
 loom: need-cargo ## the interleavings of the event queues, under loom
 	$(LOOM)

@@ -182,6 +182,8 @@ pub const TOKEN_TEXT_BYTES: usize = 256;
 pub const UNREAD_MAX: usize = 256;
 /// Milliseconds that a taker waits while others hold events of all requests that could give one, and none is let go.
 pub const HELD_WAIT_MS: u64 = 100;
+/// Admissions, preemptions and ends that a trace keeps between two records of its detail; of more only the number is known.
+pub const TRACE_EVENTS_MAX: usize = 4096;
 /// Commands to an engine thread, such as a cancel, for which there is memory from the engine's opening on, whatever happens.
 pub const COMMANDS_RESERVED: usize = 256;
 /// Tokens generated when neither the request nor the model names a number: as many as the context holds.
@@ -424,3 +426,17 @@ pub const SERVER_TOP_K_DEFAULT: u32 = 50;
 pub const SERVER_TOP_P_DEFAULT: f32 = 1.0;
 /// Milliseconds that a thread which reads an engine's events waits for memory before it looks again.
 pub const SERVER_MEMORY_WAIT_MS: u64 = 100;
+/// Milliseconds from one message to a viewer of the window to the next, at least: what one can see.
+pub const WINDOW_EVERY_MS: u64 = 33;
+/// Messages that wait for a viewer; one who has more gets a snapshot later.
+pub const WINDOW_QUEUE_MESSAGES: usize = 64;
+/// Milliseconds after which a full queue of a viewer is looked at again.
+pub const WINDOW_ROOM_MS: u64 = 100;
+/// Most viewers of a model.
+pub const WINDOW_VIEWERS_MAX: usize = 16;
+/// Tokens of a text that a viewer is sent at once, where texts are sent: its last ones.
+pub const WINDOW_TEXT_TOKENS_MAX: usize = 512;
+/// Messages that wait for a recorder.
+pub const WINDOW_RECORD_MESSAGES: usize = 4096;
+/// Longest trace in a recording, in bytes.
+pub const WINDOW_RECORD_BYTES_MAX: usize = 1_300_000;

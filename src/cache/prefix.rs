@@ -36,6 +36,10 @@ struct Node {
     /// their owners.
     pinned: u32,
     last_used: u64,
+    /// Pages from the root's child to here; the root has none above it.
+    depth: u32,
+    /// Sequences and pins that were given its page since it is in the tree.
+    hits: u32,
     /// Of its tokens and all above.
     hash: u64,
     /// Next node of the same bucket.
@@ -54,6 +58,23 @@ impl Node {
     fn may_go(&self) -> bool {
         self.children == 0 && self.attached == 0 && self.pinned == 0
     }
+}
+
+/// A node as it looks from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeView<'a> {
+    /// Its index.
+    pub id: NodeId,
+    /// The node above it.
+    pub parent: NodeId,
+    /// Pages on the way to it, its own included.
+    pub depth: usize,
+    /// Sequences and pins that were given its page.
+    pub hits: u32,
+    /// The tokens of its page.
+    pub tokens: &'a [u32],
+    /// Its frame in each layer group.
+    pub frames: &'a [Page],
 }
 
 /// Full pages by the tokens that lead to them.
@@ -273,8 +294,11 @@ impl PrefixTree {
         pools: &mut [PagePool],
     ) -> NodeId {
         let mut last = ROOT;
-        for at in self.walk(tokens, tokens_max) {
+        let pages = tokens.chunks_exact(self.page_tokens).take(tokens_max / self.page_tokens);
+        for page in pages {
+            let Some(at) = self.child(last, page) else { break };
             last = at;
+            self.node_mut(at).hits = self.node(at).hits.saturating_add(1);
             for ((table, pool), &frame) in tables.iter_mut().zip(pools.iter_mut()).zip(self.frames_of(at)) {
                 pool.share(frame);
                 table.push(frame);
@@ -309,11 +333,13 @@ impl PrefixTree {
         self.version += 1;
         let hash = self.hash(parent, tokens);
         let id = self.new_node();
+        let depth = self.node(parent).depth + 1;
         let next_same = std::mem::replace(self.bucket(hash), id);
         self.tokens[id as usize * self.page_tokens..][..self.page_tokens].copy_from_slice(tokens);
         self.frames[id as usize * self.groups..][..self.groups].copy_from_slice(pages);
         let node = self.node_mut(id);
         (node.parent, node.hash, node.next_same) = (parent, hash, next_same);
+        (node.depth, node.hits) = (depth, 0);
         pages.iter().zip(pools).for_each(|(&page, pool)| pool.cache(page));
         self.node_mut(parent).children += 1;
         id
@@ -427,6 +453,19 @@ impl PrefixTree {
     pub fn pages(&self, group: usize) -> impl Iterator<Item = Page> {
         let pages = (1..self.nodes.len()).filter(|&id| self.nodes[id].alive);
         pages.map(move |id| self.frames[id * self.groups + group])
+    }
+
+    /// All nodes but the root.
+    pub fn views(&self) -> impl Iterator<Item = NodeView<'_>> {
+        let alive = self.nodes.iter().enumerate().skip(1).filter(|(_, node)| node.alive);
+        alive.map(|(id, node)| NodeView {
+            id: id as NodeId,
+            parent: node.parent,
+            depth: node.depth as usize,
+            hits: node.hits,
+            tokens: self.tokens_of(id as NodeId),
+            frames: self.frames_of(id as NodeId),
+        })
     }
 
     /// Proves that exactly these nodes are pinned, each as often as it is named.

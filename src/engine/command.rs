@@ -3,7 +3,7 @@
 use super::answer::AnswerReader;
 use super::guide::Guide;
 use super::host_logits::Chosen;
-use super::{Answer, FinishReason, NewRequest, PrefixCommand};
+use super::{Answer, FinishReason, NewRequest, PrefixCommand, Trace};
 use crate::error::Result;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +38,8 @@ pub(super) enum Command {
     /// Drop the cached pages that no request uses and no prefix pins.
     ClearCache,
     Prefix(PrefixCommand),
+    /// Trace the steps with this from now on, or no more.
+    SetTrace(Option<Box<Trace>>),
     /// Close: accept nothing more, and cancel the requests that still run at this time.
     Close(Instant),
     /// Test hook: panic on the engine thread.

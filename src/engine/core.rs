@@ -8,7 +8,6 @@
 //! ([`super::state`]); when it may work ([`super::pacing`]); the steps ([`super::step`]).
 
 use super::step::Steps;
-use super::tracer::Tracer;
 use super::{EngineState, ModelRunner, Pacing, Shared, Trace, panicked};
 use crate::error::Result;
 use crate::os::shortage;
@@ -35,8 +34,10 @@ impl Core {
         schedule_fn: Option<ScheduleFn>,
         trace: Option<Trace>,
     ) -> Result<Core> {
-        let steps = Steps::new(&runner, schedule_fn, trace.map(Tracer::new))?;
-        Ok(Core { state: EngineState::new(shared, runner)?, pacing: Pacing::new(Instant::now()), steps })
+        let steps = Steps::new(&runner, schedule_fn)?;
+        let mut state = EngineState::new(shared, runner)?;
+        state.new_trace = trace.map(|trace| Some(Box::new(trace)));
+        Ok(Core { state, pacing: Pacing::new(Instant::now()), steps })
     }
 
     /// The thread's body: returns when the engine has been closed and every request has ended.
@@ -63,6 +64,10 @@ impl Core {
             }
             self.pacing.wait_for_work(&mut self.state, idle, self.steps.at_rest());
             self.state.handle_commands();
+            while let Some(trace) = self.state.new_trace.take() {
+                self.steps.set_trace(trace.map(|trace| *trace), &mut self.state);
+                self.state.handle_commands();
+            }
             self.copy_pages();
             let (state, pacing) = (&mut self.state, &mut self.pacing);
             let may_step = !pacing.held();

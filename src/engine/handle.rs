@@ -7,8 +7,8 @@ use super::host_thread::with_text;
 use super::receive::deadline;
 use super::reply::ask;
 use super::{
-    Command, Identity, Info, LogLevel, Prompt, Shared, Stats, TextKit, TextOptions, in_callback, lock, refuse_blocking,
-    refuse_in_callback,
+    Command, Identity, Info, LogLevel, Prompt, Shared, Stats, TextKit, TextOptions, Trace, in_callback, lock,
+    refuse_blocking, refuse_in_callback,
 };
 use crate::error::Result;
 use crate::os::thread::{JoinHandle, ThreadOptions};
@@ -174,6 +174,18 @@ impl Engine {
             return self.open_or_closed();
         }
         self.shared.mailbox.send(Command::ClearCache)
+    }
+
+    /// Traces the steps from the next one on, in place of the trace there was, or no more. With [`Trace::detail`] the callback is
+    /// called at once. The old callback is dropped on the engine thread, and not called after it was dropped.
+    ///
+    /// # Errors
+    /// `Closed`; `Memory`.
+    pub fn set_trace(&self, trace: Option<Trace>) -> Result<()> {
+        if self.text_only {
+            return self.open_or_closed();
+        }
+        self.shared.mailbox.send(Command::SetTrace(trace.map(Box::new)))
     }
 
     /// Changes the verbosity of the log callback.

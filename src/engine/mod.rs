@@ -24,7 +24,7 @@
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
 //! | [`begin`], [`parts`], [`templates`], [`prompt`], [`answer_rules`] | from a prompt to token ids, and what its answer may be |
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
-//! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
+//! | [`active`], [`table`], [`ends`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
 //! | [`pacing`], [`tracer`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
 //! | [`request`], [`conversation`], [`handle`], [`compile`], [`submit`], [`fit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
 
@@ -48,6 +48,7 @@ mod delivery;
 mod describe;
 mod device;
 mod duty;
+mod ends;
 mod errors;
 mod event;
 mod events;
@@ -104,7 +105,10 @@ pub use prefix::Prefix;
 pub use prior_answer::PriorAnswer;
 pub use request::Request;
 pub use sink::{Next, Sink};
-pub use trace::{PageUse, StepTrace, Trace, TraceFn, TraceRow};
+pub use trace::{
+    DetailOptions, FrameOwner, PageUse, StepTrace, Trace, TraceDetail, TraceEvent, TraceFn, TraceGroup, TraceNode,
+    TraceOwner, TracePlace, TraceRequest, TraceRow,
+};
 
 // What many of the files use.
 use admission_limits::Permit;

@@ -71,6 +71,13 @@ pub(super) enum End {
 }
 
 impl End {
+    pub fn reason(&self) -> FinishReason {
+        match self {
+            End::Finished(reason) | End::Cancelled(reason) => *reason,
+            End::Failed(_) => FinishReason::Error,
+        }
+    }
+
     pub fn parts(self) -> (EventKind, FinishReason, Option<Error>) {
         match self {
             End::Finished(reason) => (EventKind::Finished, reason, None),

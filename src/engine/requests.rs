@@ -6,11 +6,12 @@
 use super::active::Active;
 use super::command::ReadyPrompt;
 use super::delivery::Piece;
+use super::ends::Ends;
 use super::guide::Verdict;
 use super::host_logits::Chosen;
 use super::stats::Counters;
 use super::table::Table;
-use super::{End, FinishReason, NewRequest, Outbox, Shared, panicked};
+use super::{End, FinishReason, NewRequest, Outbox, Shared, TraceEvent, panicked};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, copied};
 use crate::os::shortage;
@@ -31,6 +32,7 @@ pub(super) struct Requests {
     pub counters: Counters,
     /// Constrained requests whose guides compute.
     guided: Vec<SequenceHandle>,
+    pub ends: Ends,
     /// Set by a panic or a device failure: the error that every request gets. No step runs any more.
     dead: Option<Error>,
 }
@@ -45,6 +47,7 @@ impl Requests {
             admitting: None,
             counters: Counters::default(),
             guided: Vec::new(),
+            ends: Ends::default(),
             dead: None,
         }
     }
@@ -104,6 +107,7 @@ impl Requests {
             self.guided.try_reserve(most.saturating_sub(self.guided.len())).map_err(refused)?;
         }
         let handle = scheduler.submit(prompt, len_max, logits_from, request.priority)?;
+        scheduler.set_tag(handle, request.delivery.id);
         let entered = Active::new(request, handle).and_then(|active| {
             self.active.reserve(handle)?;
             self.active.insert(active);
@@ -173,6 +177,9 @@ impl Requests {
         let sequence = scheduler.get(handle);
         let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
         scheduler.finish(handle);
+        let (request_id, finish) = (active.request.delivery.id, end.reason());
+        let (prompt_tokens, generated_tokens) = (active.request.prompt.len(), active.generated);
+        self.ends.push(|| TraceEvent::Ended { request_id, finish, prompt_tokens, generated_tokens });
         self.counters.ended(active.finish(end, history));
         if let Some(guide) = active.request.guide.take() {
             self.guided.retain(|other| *other != handle);

@@ -3,7 +3,9 @@
 use super::mailbox::{Mail, command_list};
 use super::prefixes::Prefixes;
 use super::requests::Requests;
-use super::{Command, End, EventKind, FinishReason, LogLevel, ModelRunner, PrefixCommand, Produced, Shared, closed};
+use super::{
+    Command, End, EventKind, FinishReason, LogLevel, ModelRunner, PrefixCommand, Produced, Shared, Trace, closed,
+};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result};
 use crate::os::shortage;
@@ -21,6 +23,8 @@ pub(super) struct EngineState {
     inbox: VecDeque<Command>,
     /// Set once the engine is closing: the time at which the requests that still run are cancelled.
     closing: Option<Instant>,
+    /// A trace that was set and that the steps do not have yet.
+    pub new_trace: Option<Option<Box<Trace>>>,
 }
 
 impl EngineState {
@@ -30,7 +34,15 @@ impl EngineState {
     /// `Memory`.
     pub fn new(shared: Arc<Shared>, runner: ModelRunner) -> Result<EngineState> {
         let (requests, inbox) = (Requests::new(shared.clone()), command_list()?);
-        let mut state = EngineState { shared, runner, requests, prefixes: Prefixes::default(), inbox, closing: None };
+        let mut state = EngineState {
+            shared,
+            runner,
+            requests,
+            prefixes: Prefixes::default(),
+            inbox,
+            closing: None,
+            new_trace: None,
+        };
         state.publish();
         Ok(state)
     }
@@ -45,10 +57,12 @@ impl EngineState {
         self.shared.mailbox.take(mail, &mut self.inbox);
     }
 
-    /// Handles all commands in the inbox.
+    /// Handles all commands in the inbox, or those before a new trace, which the others are to see.
     pub fn handle_commands(&mut self) {
         // Popped one by one, so that a panic in one command leaves the others in the inbox.
-        while let Some(command) = self.inbox.pop_front() {
+        while self.new_trace.is_none()
+            && let Some(command) = self.inbox.pop_front()
+        {
             self.handle(command);
         }
         self.requests.expire(&mut self.runner.scheduler);
@@ -100,6 +114,7 @@ impl EngineState {
             Command::ClearCache => scheduler.clear_cache(),
             Command::Prefix(command) if command.is_copy() => self.prefixes.copies.push_back(command),
             Command::Prefix(command) => self.handle_prefix(command),
+            Command::SetTrace(trace) => self.new_trace = Some(trace),
             Command::Close(cancel_at) => {
                 self.closing = Some(cancel_at);
                 self.prefixes.stop_computing(&mut self.runner);

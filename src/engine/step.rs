@@ -20,7 +20,7 @@ use super::delivery::Piece;
 use super::host_logits::Turn;
 use super::model_runner::LogitsPosition;
 use super::tracer::Tracer;
-use super::{End, EngineState, FinishReason, ModelRunner, Pacing};
+use super::{End, EngineState, FinishReason, LogLevel, ModelRunner, Pacing, Trace};
 use crate::backend::Ticket;
 use crate::error::{Error, Result, reserved};
 use crate::sampling::{
@@ -102,7 +102,7 @@ impl Steps {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(runner: &ModelRunner, schedule_fn: Option<ScheduleFn>, trace: Option<Tracer>) -> Result<Steps> {
+    pub fn new(runner: &ModelRunner, schedule_fn: Option<ScheduleFn>) -> Result<Steps> {
         let most = runner.backend.steps_in_flight();
         Ok(Steps {
             in_flight: reserved("the steps in flight", most)?.into(),
@@ -111,8 +111,21 @@ impl Steps {
             waited: Duration::ZERO,
             last: Duration::ZERO,
             schedule_fn,
-            trace,
+            trace: None,
         })
+    }
+
+    /// Traces the steps from the next one on, or no more. Without memory for it they are not traced.
+    pub fn set_trace(&mut self, trace: Option<Trace>, state: &mut EngineState) {
+        self.trace = trace.map(Tracer::new);
+        let (scheduler, ends) = (&mut state.runner.scheduler, &mut state.requests.ends);
+        if let Err(error) = Tracer::prepare(self.trace.as_ref(), scheduler, ends) {
+            state.shared.log(LogLevel::Warn, || format!("the steps are not traced: {}", error.message));
+            self.trace = None;
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.rest(&state.runner.scheduler);
+        }
     }
 
     /// Whether no step is in flight.
@@ -148,8 +161,15 @@ impl Steps {
                 return true;
             }
         };
+        if let Some(trace) = &mut self.trace {
+            trace.scheduled(&mut state.runner.scheduler, &mut state.requests.ends);
+        }
         if state.runner.batch.rows.is_empty() {
-            return self.finish(state);
+            let finished = self.finish(state);
+            if let Some(trace) = self.trace.as_mut().filter(|_| !finished) {
+                trace.rest(&state.runner.scheduler);
+            }
+            return finished;
         }
         state.note_admissions(entered);
         match self.submit(state, pacing, scheduled) {
@@ -167,7 +187,7 @@ impl Steps {
         while self.in_flight.len() >= most && self.finish(state) {}
         if let Some(trace) = &mut self.trace {
             let host = entered.elapsed().saturating_sub(self.waited);
-            trace.call(&state.runner.scheduler, state.runner.page_tokens, in_flight, host);
+            trace.call(&state.runner.scheduler, in_flight, host);
         }
         true
     }

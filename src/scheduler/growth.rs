@@ -69,6 +69,7 @@ impl Scheduler {
     /// Takes slot and pages away; the sequence waits at its rank's place and is computed again.
     pub(super) fn preempt(&mut self, handle: SequenceHandle) {
         self.counters.preemptions += 1;
+        self.note_preemption(handle);
         self.leave_slot(handle);
         if let Some(sequence) = self.sequences.get_mut(handle) {
             sequence.preemptions += 1;

@@ -22,16 +22,19 @@
 
 mod check;
 mod growth;
+mod journal;
 mod pins;
 mod queue;
 mod sequence;
 mod view;
 
 pub use crate::cache::SequenceHandle;
+pub use crate::cache::prefix::NodeView;
+pub use journal::Note;
 pub use pins::{Pin, PinNews};
 pub use queue::Rank;
 pub use sequence::{Sequence, State, UNKNOWN};
-pub use view::PageOwner;
+pub use view::{OwnedPage, PageOwner};
 
 use crate::cache::{Page, PagePool, PrefixTree, Slots};
 use crate::error::{Error, Result, Status, Unit, reserved};
@@ -116,6 +119,7 @@ pub struct Scheduler {
     tree: PrefixTree,
     counters: Counters,
     pins: pins::Pins,
+    journal: journal::Journal,
     arrivals: u64,
     /// Number of the step being scheduled.
     step: u64,
@@ -146,6 +150,7 @@ impl Scheduler {
             tree: PrefixTree::new(capacity.page_tokens, groups, frames)?,
             counters: Counters::default(),
             pins: pins::Pins::new()?,
+            journal: journal::Journal::default(),
             arrivals: 0,
             step: 0,
             scratch: reserved("the frames of a page", groups)?,
@@ -315,6 +320,7 @@ impl Scheduler {
         }
         let at = self.place_of(rank).unwrap_or_else(|at| at);
         self.running.insert(at, handle);
+        self.note_admission(handle);
         self.pins_met(handle);
         self.settle_pin(handle);
     }

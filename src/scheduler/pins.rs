@@ -309,6 +309,11 @@ impl Scheduler {
         self.pins.slots.iter().flat_map(move |(_, p)| p.frames(group).iter().copied())
     }
 
+    /// The pins, by place, with their frames in a layer group.
+    pub(super) fn pins_and_frames(&self, group: usize) -> impl Iterator<Item = (usize, &[Page])> {
+        self.pins.slots.iter().map(move |(handle, pin)| (handle.index(), pin.frames(group)))
+    }
+
     /// The invariants of the module.
     pub(super) fn check_pins(&self) -> std::result::Result<(), String> {
         let settled = self.pins.slots.iter().filter(|(_, p)| p.sequence.is_none());

@@ -65,6 +65,8 @@ pub struct Sequence {
     pub finished: bool,
     /// Times it gave its pages back.
     pub preemptions: u32,
+    /// What the caller knows it by; 0 until [`super::Scheduler::set_tag`].
+    pub tag: u64,
     /// The pin it is computed for: it ends with its last page and samples nothing.
     pub pin: Option<SequenceHandle>,
 }
@@ -99,6 +101,7 @@ impl Sequence {
             paused: false,
             finished: false,
             preemptions: 0,
+            tag: 0,
             pin: None,
         }
     }

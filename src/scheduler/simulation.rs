@@ -374,6 +374,12 @@ impl World {
 
     fn check(&self) {
         self.scheduler.check().unwrap_or_else(|e| panic!("{}: {e}", self.at()));
+        // What is seen from outside is what is accounted for.
+        for (group, pool) in self.scheduler.pools.iter().enumerate() {
+            let mut owned = Vec::new();
+            self.scheduler.page_owners(group, |owner| owned.push(owner.page));
+            pool.check(owned.into_iter()).unwrap_or_else(|e| panic!("{}: {e}", self.at()));
+        }
     }
 
     fn step(&mut self) {

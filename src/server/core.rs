@@ -168,6 +168,11 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// The engine's number of the first of its requests.
+    pub fn id(&self) -> u64 {
+        self.requests.first().map_or(0, Request::id)
+    }
+
     /// The next event of any choice; none after the terminal ones of all.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome<Arrived>>> {
         if let Some(first) = self.first.take() {

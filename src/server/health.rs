@@ -32,11 +32,6 @@ pub(super) struct Health {
     models: BTreeMap<String, ModelHealth>,
 }
 
-/// `GET /`.
-pub(super) async fn home() -> &'static str {
-    "astrai\n"
-}
-
 /// `GET /health`: 200 when all models are ready, else 503.
 pub(super) async fn health(State(server): State<Arc<Server>>) -> (StatusCode, Json<Health>) {
     let of = |state: &ModelState| match state {

@@ -3,7 +3,7 @@
 use super::refusal::{Kind, Refusal};
 use super::socket::Socket;
 use super::state::State;
-use super::{anthropic, guard, health, metrics, openai, text};
+use super::{anthropic, guard, health, metrics, openai, text, window};
 use crate::error::{Error, Result};
 use crate::limits;
 use axum::Router;
@@ -52,7 +52,9 @@ pub(super) fn run(
 
 fn router(state: Arc<State>) -> Router {
     Router::new()
-        .route("/", get(health::home))
+        .route("/", get(window::home))
+        .route("/window/events", get(window::events))
+        .route("/window/pace", post(window::set_pace))
         .route("/health", get(health::health))
         .route("/metrics", get(metrics::metrics))
         .route("/stats", get(metrics::stats))

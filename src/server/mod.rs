@@ -20,6 +20,7 @@
 //! | [`shape`], [`late_system`] | what several dialects do with messages |
 //! | [`openai`], [`anthropic`], [`text`], [`health`] | what is answered |
 //! | [`parsers`] | test hook: the parsers of bodies alone |
+//! | [`window`] | a page that shows the engines at work |
 //! | [`socket`], [`http`] | a connection whose client takes nothing; all connections, and their end |
 //!
 //! A host may use an engine that it shares with a server: the server's requests have a queue of events of their own.
@@ -43,10 +44,12 @@ mod socket;
 mod state;
 mod stream;
 mod text;
+mod window;
 mod worker;
 
 #[doc(hidden)]
 pub use parsers::{Parsed, Parsers};
+pub use window::{Pace, Recording, WindowOptions};
 
 use crate::engine::{Engine, ProgressFn, Prompt, RequestOptions};
 use crate::error::{Error, Result};
@@ -141,6 +144,8 @@ pub struct ServerOptions {
     pub reasoning_field: ReasoningField,
     /// Priority of all its requests in their engines; 0, as requests have that say nothing of it.
     pub priority: i32,
+    /// What the page at `/` shows.
+    pub window: WindowOptions,
     /// Test hook: sees every request before it is submitted.
     #[doc(hidden)]
     pub prepare: Option<PrepareFn>,
@@ -162,6 +167,7 @@ impl Default for ServerOptions {
             allowed_hosts: Vec::new(),
             reasoning_field: ReasoningField::default(),
             priority: 0,
+            window: WindowOptions::default(),
             prepare: None,
             gate: None,
             limits: ServerLimits::default(),
@@ -176,6 +182,7 @@ impl Default for ServerOptions {
 pub struct Server {
     address: SocketAddr,
     models: Arc<models::Models>,
+    window: Arc<window::Window>,
     /// `None` once it has stopped.
     live: Option<Live>,
 }
@@ -205,10 +212,11 @@ impl Server {
         let listener = TcpListener::bind(asked).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let (models, loading) = models::Models::start(options.models, options.gate)?;
+        let window = window::Window::new(options.window);
+        let (models, loading) = models::Models::start(options.models, options.gate, window.clone())?;
         let (stop, stopped) = watch::channel(None);
         // From here on a failure drops `server`, which ends the threads that already run.
-        let mut server = Server { address, models: models.clone(), live: None };
+        let mut server = Server { address, models: models.clone(), window: window.clone(), live: None };
         let live = server.live.insert(Live { stop, threads: vec![loading] });
         let (worker, working) = worker::Worker::start("http-work")?;
         live.threads.push(working);
@@ -223,6 +231,7 @@ impl Server {
             bodies_bytes: Default::default(),
             guard: guard::Guard::new(address, options.api_keys, options.allowed_hosts),
             metrics: Default::default(),
+            window,
             reasoning: options.reasoning_field,
             priority: options.priority,
             prepare: options.prepare,
@@ -276,9 +285,11 @@ impl Server {
         let mut end = || {
             let Some(Live { stop, threads }) = self.live.take() else { return };
             self.models.begin_stop();
+            self.window.close();
             stop.send_replace(Some(grace));
             // The server's thread first: with it the worker's line ends.
             threads.into_iter().rev().for_each(JoinHandle::join);
+            self.window.join();
             self.models.stop();
         };
         // Without memory for a thread it is done here.

@@ -3,6 +3,7 @@
 use super::events::{self, Routes};
 use super::late_system;
 use super::refusal::{Kind, Outcome, Refusal};
+use super::window::Window;
 use super::{EngineRef, GateFn, ModelSpec};
 use crate::constrain;
 use crate::engine::{Constraint, EventQueue};
@@ -97,7 +98,11 @@ impl Models {
     ///
     /// # Errors
     /// `Argument` for no model, too many, and names that are empty or there twice; `Memory`.
-    pub fn start(specs: Vec<ModelSpec>, gate: Option<GateFn>) -> Result<(Arc<Models>, JoinHandle)> {
+    pub fn start(
+        specs: Vec<ModelSpec>,
+        gate: Option<GateFn>,
+        window: Arc<Window>,
+    ) -> Result<(Arc<Models>, JoinHandle)> {
         if specs.is_empty() || specs.len() > limits::SERVER_MODELS_MAX {
             let message = format!("{} models are given; a server has 1 to {}", specs.len(), limits::SERVER_MODELS_MAX);
             return Err(Error::argument(message).about("models"));
@@ -120,12 +125,14 @@ impl Models {
         };
         let models = Arc::new(models);
         let all = models.clone();
-        let load = move || specs.into_iter().enumerate().for_each(|(index, spec)| all.load(index, spec, gate.clone()));
+        let load = move || {
+            specs.into_iter().enumerate().for_each(|(index, spec)| all.load(index, spec, gate.clone(), &window))
+        };
         let thread = thread::spawn("http-load", ThreadOptions::default(), load)?;
         Ok((models, thread))
     }
 
-    fn load(self: &Arc<Self>, index: usize, spec: ModelSpec, gate: Option<GateFn>) {
+    fn load(self: &Arc<Self>, index: usize, spec: ModelSpec, gate: Option<GateFn>, window: &Window) {
         if self.stopping.load(Ordering::Relaxed) {
             return;
         }
@@ -139,6 +146,7 @@ impl Models {
             let engine = open(progress)?;
             let routes = Arc::<Routes>::default();
             let model = Model::new(name, engine.clone(), routes.clone())?;
+            window.ready(&model)?;
             let reader = events::start(engine, model.queue.clone(), routes, gate)?;
             lock(&self.readers).push(reader);
             Ok(Arc::new(model))

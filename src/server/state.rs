@@ -3,6 +3,7 @@
 use super::guard::Guard;
 use super::metrics::Metrics;
 use super::models::Models;
+use super::window::Window;
 use super::worker::Worker;
 use super::{PrepareFn, ReasoningField, ServerLimits};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(super) struct State {
     pub bodies_bytes: AtomicUsize,
     pub guard: Guard,
     pub metrics: Arc<Metrics>,
+    pub window: Arc<Window>,
     pub reasoning: ReasoningField,
     /// Of all requests.
     pub priority: i32,

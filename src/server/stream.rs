@@ -3,6 +3,7 @@
 use super::core::Running;
 use super::refusal::Refusal;
 use crate::engine::{Event, PromptCounts};
+use axum::http::HeaderName;
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
@@ -74,11 +75,13 @@ impl<W: Writer> Stream for EventStream<W> {
 
 /// The response that sends what `writer` makes of an answer.
 pub(super) fn response(running: Running, mut writer: impl Writer) -> Response {
+    // By which the window's stream names it.
+    let id = [(HeaderName::from_static("x-astrai-request"), running.id().to_string())];
     let mut out = Out::new();
     writer.begin(running.counts(), &mut out);
     let patience = Duration::from_millis(running.limits.keep_alive_ms);
     let quiet = Box::pin(tokio::time::sleep(patience));
-    Sse::new(EventStream { running: Some(running), writer, out, quiet, patience }).into_response()
+    (id, Sse::new(EventStream { running: Some(running), writer, out, quiet, patience })).into_response()
 }
 
 /// Adds an event with a JSON value.

@@ -174,6 +174,9 @@ fn in_rust(way: Way, queue_tokens: u32) -> Counted {
     let dir = storyteller();
     let delivery = if way == Way::Poll { Delivery::Poll } else { Delivery::Thread };
     let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
+    // It was watched, and is not any more.
+    engine.set_trace(Some(Trace { detail: Some(DetailOptions::default()), ..Trace::new(Box::new(|_| ())) })).unwrap();
+    engine.set_trace(None).unwrap();
     // So that all of them begin together.
     assert!(engine.pause(None).unwrap());
     let (prompt, mut options) = everything();

@@ -90,7 +90,7 @@ fn the_trace_sees_every_step_and_all_pages() {
         page_tokens: 4,
         step_tokens: 16,
         memory_budget: 4 << 20,
-        trace: Some(Trace { pages: true, call: Box::new(move |step| kept.lock().unwrap().push(step.clone())) }),
+        trace: Some(Trace { pages: true, ..Trace::new(Box::new(move |step| kept.lock().unwrap().push(step.clone()))) }),
         ..EngineOptions::default()
     };
     let folder = fixtures().into_iter().find(|path| path.ends_with("llama")).unwrap();

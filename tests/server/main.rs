@@ -22,3 +22,4 @@ mod serving;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod window;

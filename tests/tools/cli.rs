@@ -13,6 +13,7 @@ mod hub;
 mod pull;
 mod remote;
 mod serve;
+mod window;
 
 const PROMPT: &str = "Tell me a story about Mira, the old lighthouse and a silver key.";
 

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod chat;
 mod constraint;
+mod demo;
 mod failure;
 mod info;
 mod interrupt;

@@ -1,11 +1,12 @@
 //! `astrai serve`: models behind HTTP, until Ctrl-C.
 
 use crate::args::{ComputeArgs, MemoryArgs, one_of};
+use crate::demo::Demo;
 use crate::failure::{Failure, Outcome, note, read_file};
 use crate::interrupt::Interrupt;
-use crate::{open, pull};
+use crate::{demo, open, pull};
 use astrai::engine::EngineOptions;
-use astrai::server::{EngineRef, ModelSpec, ReasoningField, Server, ServerOptions};
+use astrai::server::{EngineRef, ModelSpec, ReasoningField, Recording, Server, ServerOptions, WindowOptions};
 use astrai::{Error, Status};
 use clap::Args;
 use std::io::Write;
@@ -25,7 +26,7 @@ const HUB: &str = "hf://";
 #[derive(Args)]
 pub struct ServeArgs {
     /// Model: its folder, .gguf file or hf://owner/name[:quant], or NAME=MODEL, which names it for requests; or --model
-    #[arg(value_name = "MODEL_DIR", conflicts_with = "models", required_unless_present = "models")]
+    #[arg(value_name = "MODEL_DIR", conflicts_with = "models", required_unless_present_any = ["models", "demo"])]
     position: Option<String>,
     /// The same; may be given several times
     #[arg(long = "model", value_name = "[NAME=]MODEL")]
@@ -48,6 +49,16 @@ pub struct ServeArgs {
     /// The field in which reasoning is given
     #[arg(long, value_name = "FIELD", value_parser = one_of(&FIELDS), default_value = "reasoning_content")]
     reasoning_field: ReasoningField,
+    /// The window at / shows the texts of requests, too, to whoever may watch
+    #[arg(long)]
+    window_text: bool,
+    /// A demonstration to watch at /: a small engine of 96 page frames, 8 steps a second, and a minute of requests again and again
+    #[arg(long, conflicts_with = "max_running")]
+    demo: bool,
+    /// Write the window with what the first model does inside to a file, which opens without a server: when the server stops, or
+    /// after the demonstration's minute
+    #[arg(long, value_name = "FILE.html")]
+    record: Option<PathBuf>,
     /// Most requests that run at once, of each model [default: what memory holds, within limits]
     #[arg(long, value_name = "N")]
     max_running: Option<u32>,
@@ -78,20 +89,33 @@ impl ServeArgs {
     }
 
     /// The models with their names.
-    fn specs(&self, interrupt: &Interrupt) -> Outcome<Vec<ModelSpec>> {
-        let models: Vec<&String> = self.position.iter().chain(&self.models).collect();
+    fn specs(&self, interrupt: &Interrupt, demo: Option<&Demo>) -> Outcome<Vec<ModelSpec>> {
+        let shipped = demo::MODEL.to_owned();
+        let mut models: Vec<&String> = self.position.iter().chain(&self.models).collect();
+        if self.demo && models.is_empty() {
+            models.push(&shipped);
+        }
+        if self.demo && models.len() > 1 {
+            return Err(Failure::Usage("--demo is for one model".to_owned()));
+        }
         if !self.model_names.is_empty() && models.len() > 1 {
             let message = "--model-name is for one model; name several as --model NAME=MODEL";
             return Err(Failure::Usage(message.to_owned()));
         }
         let spec = |given: &&String| {
             let (name, model) = named(given);
-            let (options, interrupt) = (self.options(), interrupt.clone());
+            let (options, interrupt, demo) = (self.options(), interrupt.clone(), demo.cloned());
             let open = Box::new(move |progress| {
-                let options = EngineOptions { progress: Some(progress), ..options };
-                let opened = pull::model(&model, Some(&interrupt))
-                    .and_then(|folder| open::open(&folder, options, Some(&interrupt)));
-                opened.map(|engine| Arc::new(Box::new(engine)) as EngineRef).map_err(error)
+                let mut options = EngineOptions { progress: Some(progress), ..options };
+                let folder = pull::model(&model, Some(&interrupt)).map_err(error)?;
+                if let Some(demo) = &demo {
+                    options = demo.options(&folder, options)?;
+                }
+                let engine = Arc::new(open::open(&folder, options, Some(&interrupt)).map_err(error)?);
+                if let Some(demo) = demo {
+                    demo.perform(engine.clone());
+                }
+                Ok(Arc::new(engine) as EngineRef)
             });
             match self.model_names.split_first() {
                 Some((name, others)) => ModelSpec { name: name.clone(), aliases: others.to_vec(), open },
@@ -142,6 +166,14 @@ fn error(failure: Failure) -> Error {
     }
 }
 
+/// Says that a recording is written, or why not.
+fn recorded(path: PathBuf) -> Arc<dyn Fn(astrai::Result<()>) + Send + Sync> {
+    Arc::new(move |written| match written {
+        Ok(()) => note(&format!("{} is written", path.display())),
+        Err(error) => note(&error.to_string()),
+    })
+}
+
 /// Runs the subcommand. The URL goes to stdout.
 pub fn serve(args: ServeArgs) -> Outcome {
     let interrupt = Interrupt::install()?.with_termination()?;
@@ -150,13 +182,24 @@ pub fn serve(args: ServeArgs) -> Outcome {
     if !args.host.is_loopback() && !with_keys {
         note("everybody who can reach this machine can ask: there is no key (--api-key-file)");
     }
+    let demo = args.demo.then(Demo::new);
+    let window = WindowOptions {
+        text: args.window_text,
+        pace: demo.as_ref().map(Demo::pace),
+        record: args.record.clone().map(|path| Recording {
+            until: demo.as_ref().map_or(0, |_| demo::MINUTE),
+            written: recorded(path.clone()),
+            path,
+        }),
+    };
     let server = Server::start(ServerOptions {
-        models: args.specs(&interrupt)?,
+        models: args.specs(&interrupt, demo.as_ref())?,
         host: args.host,
         port: args.port,
         api_keys: keys,
         allowed_hosts: args.allow_hosts.clone(),
         reasoning_field: args.reasoning_field,
+        window,
         ..ServerOptions::default()
     })?;
     let mut stdout = std::io::stdout().lock();
@@ -166,6 +209,7 @@ pub fn serve(args: ServeArgs) -> Outcome {
     let url = server.url();
     note(&format!("for OpenAI's clients: export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key:?}"));
     note(&format!("for Anthropic's clients: export ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={key:?}"));
+    note(&format!("for a browser, to watch: {url}/"));
     let (mut told, mut failed) = (false, None);
     while !interrupt.raised() {
         match server.loaded() {
@@ -188,6 +232,9 @@ pub fn serve(args: ServeArgs) -> Outcome {
     }
     note("stopping; Ctrl-C again ends at once");
     server.stop(Duration::from_secs(args.grace));
+    if let Some(demo) = demo {
+        demo.join();
+    }
     Ok(())
 }
 

@@ -130,8 +130,7 @@ pub fn a_stream_with_penalties_holds_up_no_other() {
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let sink = seen.clone();
     let call = Box::new(move |step: &StepTrace| sink.lock().unwrap().push(step.clone()));
-    let options =
-        EngineOptions { max_running: 16, trace: Some(Trace { call, pages: false }), ..EngineOptions::default() };
+    let options = EngineOptions { max_running: 16, trace: Some(Trace::new(call)), ..EngineOptions::default() };
     let engine = open("llama", options);
     engine.pause(None).unwrap();
     let requests: Vec<Request> = (0..16)
@@ -162,8 +161,7 @@ pub fn streams_with_penalties_share_their_steps() {
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let sink = seen.clone();
     let call = Box::new(move |step: &StepTrace| sink.lock().unwrap().push(step.rows.len()));
-    let options =
-        EngineOptions { max_running: 8, trace: Some(Trace { call, pages: false }), ..EngineOptions::default() };
+    let options = EngineOptions { max_running: 8, trace: Some(Trace::new(call)), ..EngineOptions::default() };
     let engine = open("llama", options);
     let requests: Vec<Request> = (0..8)
         .map(|i| {
@@ -193,7 +191,7 @@ pub fn host_time(streams: u32) -> std::time::Duration {
     let options = EngineOptions {
         max_running: streams,
         step_tokens: 4096,
-        trace: Some(Trace { call, pages: false }),
+        trace: Some(Trace::new(call)),
         ..EngineOptions::default()
     };
     let engine = open("llama", options);

@@ -7,7 +7,7 @@ use std::process::Child;
 /// A server that has told its address.
 pub struct Serving {
     child: Child,
-    url: String,
+    pub(super) url: String,
 }
 
 impl Serving {
@@ -24,7 +24,7 @@ impl Serving {
     }
 
     /// Status and body.
-    fn ask(&self, method: &str, path: &str, key: &str, body: &str) -> (String, String) {
+    pub(super) fn ask(&self, method: &str, path: &str, key: &str, body: &str) -> (String, String) {
         let address = self.url.strip_prefix("http://").expect("an address");
         let mut stream = TcpStream::connect(address).expect("it listens");
         let head = format!(

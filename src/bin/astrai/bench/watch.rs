@@ -68,7 +68,8 @@ impl Watch {
     /// The engine option that fills this.
     pub fn trace(&self) -> Trace {
         let watch = self.clone();
-        Trace { pages: self.detailed, call: Box::new(move |step| watch.lock().note(step, watch.detailed)) }
+        let call = Box::new(move |step: &StepTrace| watch.lock().note(step, watch.detailed));
+        Trace { pages: self.detailed, ..Trace::new(call) }
     }
 
     /// Forgets everything.

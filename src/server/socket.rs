@@ -1,5 +1,5 @@
-//! A connection, which fails when its client takes nothing of an answer for too long: it would keep its place, and its request, for
-//! ever.
+//! A connection, which fails when its client takes nothing of an answer for too long, for it would keep its place and its request; and
+//! when its client has gone, also while nobody reads, because a request behind the one that is answered was read already.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -60,6 +60,10 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        // Flushed whenever the connection is looked at; what has come wakes it, too.
+        if let Poll::Ready(Ok(0)) = self.stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])) {
+            return Poll::Ready(Err(Error::new(ErrorKind::ConnectionReset, "the client has gone")));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -497,6 +497,14 @@ fn a_client_that_closes_its_half_has_gone() {
         assert!(!String::from_utf8_lossy(&rest(&mut connection)).contains("[DONE]"));
         until(|| engine.stats().unwrap().cancelled == gone as u64 + 1);
     }
+    // With a request behind the one that is answered.
+    let mut connection = TcpStream::connect(server.address()).unwrap();
+    let first = request("POST", TEXT, &[JSON], &endless(&engine, false).to_string());
+    let first = String::from_utf8(first).unwrap().replace("Connection: close\r\n", "");
+    connection.write_all((first + "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    until(|| engine.stats().unwrap().running == 1);
+    drop(connection);
+    until(|| engine.stats().unwrap().cancelled == 3);
     // In the middle of a head and of a body.
     let whole = request("POST", TOKENIZE, &[JSON], "{\"content\": \"x\"}");
     for sent in 1..whole.len() {

@@ -150,6 +150,8 @@ fn the_stream_is_for_those_who_may_ask() {
         refused(exchange(server.address(), &unknown)),
         (404, Some("model_not_found".to_owned()), Some("model".to_owned()))
     );
+    let twice = request("GET", "/window/events?model=m&model=m", &[key], "");
+    assert_eq!(refused(exchange(server.address(), &twice)).0, 400);
     let pace = request("POST", "/window/pace", &[key, ("Content-Type", "application/json")], "{\"rate\": 1}");
     assert_eq!(refused(exchange(server.address(), &pace)).0, 404);
 }

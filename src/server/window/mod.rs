@@ -27,6 +27,7 @@ use super::refusal::{Kind, Outcome, Refusal};
 use super::state::State as Server;
 use crate::error::Result;
 use crate::limits;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
@@ -142,8 +143,12 @@ pub(super) struct Asked {
 }
 
 /// `GET /window/events`: what a model's engine does, as it happens.
-pub(super) async fn events(State(server): State<Arc<Server>>, Query(asked): Query<Asked>) -> Response {
-    match watch(&server, asked.model.as_deref()) {
+pub(super) async fn events(
+    State(server): State<Arc<Server>>,
+    asked: std::result::Result<Query<Asked>, QueryRejection>,
+) -> Response {
+    let asked = asked.map_err(|e| Refusal::new(Kind::Invalid, e.body_text()));
+    match asked.and_then(|Query(asked)| watch(&server, asked.model.as_deref())) {
         Ok(watching) => {
             let quiet = KeepAlive::new().interval(Duration::from_millis(limits::SERVER_KEEP_ALIVE_MS));
             ([(CACHE_CONTROL, "no-store")], Sse::new(Events(watching)).keep_alive(quiet)).into_response()

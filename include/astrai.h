@@ -536,8 +536,8 @@ typedef struct astrai_usage {
   uint32_t generated_tokens;
   /// Times the request gave up its memory to others and came back.
   uint32_t preemptions;
-  /// 0.
-  uint32_t reserved;
+  /// Of the tokens generated, those after which the answer stood in its reasoning.
+  uint32_t reasoning_tokens;
   /// Seed of the random numbers; set it with ASTRAI_REQUEST_SEEDED to get the same tokens again.
   uint64_t seed;
   /// From submit until the request began to run.

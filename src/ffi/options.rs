@@ -329,8 +329,8 @@ pub(super) fn plan(plan: &MemoryPlan) -> astrai_plan {
 pub(super) fn usage(usage: Option<&Usage>) -> astrai_usage {
     let usage = usage.copied().unwrap_or_default();
     reported! {
-        astrai_usage { reserved: 0 } from usage:
-        prompt_tokens cached_tokens generated_tokens preemptions seed queue_us first_token_us prefill_us decode_us total_us
+        astrai_usage {} from usage:
+        prompt_tokens cached_tokens generated_tokens preemptions reasoning_tokens seed queue_us first_token_us prefill_us decode_us total_us
     }
 }
 

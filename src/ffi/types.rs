@@ -81,8 +81,8 @@ pub struct astrai_usage {
     pub generated_tokens: u32,
     /// Times the request gave up its memory to others and came back.
     pub preemptions: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Of the tokens generated, those after which the answer stood in its reasoning.
+    pub reasoning_tokens: u32,
     /// Seed of the random numbers; set it with ASTRAI_REQUEST_SEEDED to get the same tokens again.
     pub seed: u64,
     /// From submit until the request began to run.

@@ -55,7 +55,7 @@ fn structs_have_the_layout_of_the_header() {
     layout! {
         astrai_error { struct_size, status, os_code, unit, needed, available, message, message_len, subject, subject_len }
         astrai_usage {
-            struct_size, prompt_tokens, cached_tokens, generated_tokens, preemptions, reserved, seed, queue_us,
+            struct_size, prompt_tokens, cached_tokens, generated_tokens, preemptions, reasoning_tokens, seed, queue_us,
             first_token_us, prefill_us, decode_us, total_us,
         }
         astrai_event {

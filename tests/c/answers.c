@@ -129,6 +129,7 @@ int main(int argc, char **argv) {
   EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
   EXPECT(ASTRAI_OK, astrai_request_wait(request, -1, &event, &err));
   CHECK(event->part_count == 3 && strcmp(event->text, "I roll.") == 0 && event->complete == 1);
+  CHECK(event->usage->reasoning_tokens > 0 && event->usage->reasoning_tokens < event->usage->generated_tokens);
   add_parts(&once, event);
   check_whole(&once);
   astrai_event_free(event);

@@ -34,7 +34,7 @@ int main(void) {
   FIELD(astrai_usage, cached_tokens, 8, 4);
   FIELD(astrai_usage, generated_tokens, 12, 4);
   FIELD(astrai_usage, preemptions, 16, 4);
-  FIELD(astrai_usage, reserved, 20, 4);
+  FIELD(astrai_usage, reasoning_tokens, 20, 4);
   FIELD(astrai_usage, seed, 24, 8);
   FIELD(astrai_usage, queue_us, 32, 8);
   FIELD(astrai_usage, first_token_us, 40, 8);

@@ -25,6 +25,7 @@ impl HandleKind for ServerBody {
 }
 
 /// What a server is started with.
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "checked also where there is no server to start"))]
 struct Options {
     host: String,
     port: u16,

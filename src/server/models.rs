@@ -46,7 +46,7 @@ impl Model {
     /// The constraint of this text, compiled if it was not used lately. May block: for the worker thread.
     ///
     /// # Errors
-    /// As [`Engine::compile_constraint`].
+    /// As [`crate::engine::Engine::compile_constraint`].
     pub fn constraint(&self, kind: constrain::Kind, text: &str) -> Result<Constraint> {
         let known = |kept: &Kept| kept.kind == kind && kept.text == text;
         let found = {

@@ -2,6 +2,8 @@
 
 /** Entries of the log. */
 const LOG_MAX = 100;
+/** Letters of requests in an entry. */
+const WHOM_MAX = 5;
 
 /** A time of the stream as m:ss. */
 function clockTime(ms) {
@@ -9,17 +11,18 @@ function clockTime(ms) {
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }
 
-const owners = (kind, all) => all.filter((owner) => owner[0] === kind).map((owner) => owner[1]);
+/** The numbers of a kind of owners of a frame. */
+const numbersOf = (kind, owners) => owners.filter((owner) => owner[0] === kind).map((owner) => owner[1]);
 
 /** What became of the frames that a request gave up with a message: how many stay another's, are cached, or are free. */
 function leftBy(id, frames) {
   const left = { shared: 0, cached: 0, free: 0 };
   for (const [, , before, after] of frames) {
-    if (!owners(OF_REQUEST, before).includes(id) || owners(OF_REQUEST, after).includes(id)) continue;
-    const stays = owners(OF_TREE, before).every((node) => owners(OF_TREE, after).includes(node)) && after.length > 0;
-    const other = owners(OF_REQUEST, after).some((user) => owners(OF_REQUEST, before).includes(user));
+    if (!numbersOf(OF_REQUEST, before).includes(id) || numbersOf(OF_REQUEST, after).includes(id)) continue;
+    const stays = numbersOf(OF_TREE, before).every((node) => numbersOf(OF_TREE, after).includes(node)) && after.length > 0;
+    const other = numbersOf(OF_REQUEST, after).some((user) => numbersOf(OF_REQUEST, before).includes(user));
     if (other) left.shared++;
-    else if (stays && owners(OF_TREE, after).length) left.cached++;
+    else if (stays && numbersOf(OF_TREE, after).length) left.cached++;
     else left.free++;
   }
   return left;
@@ -29,9 +32,9 @@ function leftBy(id, frames) {
 function givenUp(frames) {
   const takers = new Map();
   for (const [, , before, after] of frames) {
-    const nodes = owners(OF_TREE, before);
-    if (!nodes.length || owners(OF_REQUEST, before).length || owners(OF_TREE, after).includes(nodes[0])) continue;
-    const taker = owners(OF_REQUEST, after)[0] ?? 0;
+    const nodes = numbersOf(OF_TREE, before);
+    if (!nodes.length || numbersOf(OF_REQUEST, before).length || numbersOf(OF_TREE, after).includes(nodes[0])) continue;
+    const taker = numbersOf(OF_REQUEST, after)[0] ?? 0;
     takers.set(taker, (takers.get(taker) ?? 0) + 1);
   }
   return takers;
@@ -42,6 +45,7 @@ class Log {
   #replica;
   /** Goes to a time; none where there is only now. */
   #onSeek = null;
+  #start = 0;
   /** The entry of given up pages that is still the newest: its element, pages by request, and its time. */
   #open = null;
   /** Tokens whose pages stayed cached when a request was sent back. */
@@ -58,9 +62,10 @@ class Log {
     this.#kept.clear();
   }
 
-  /** Times become buttons that go there. */
-  seekWith(onSeek) {
+  /** Times, counted from `start`, become buttons that go there. */
+  seekWith(onSeek, start) {
     this.#onSeek = onSeek;
+    this.#start = start;
   }
 
   update(changes) {
@@ -73,7 +78,7 @@ class Log {
   }
 
   #add(kind, id, words) {
-    const box = byId("log"), t = this.#replica.t, time = clockTime(t);
+    const box = byId("log"), t = this.#replica.t - this.#start, time = clockTime(t);
     const when = this.#onSeek
       ? make("button", { type: "button", class: "when", "aria-label": `Go to ${time}`, onclick: () => this.#onSeek(t) }, time)
       : make("span", { class: "when" }, time);
@@ -98,8 +103,9 @@ class Log {
       const open = this.#open ?? { takers: new Map() };
       for (const [id, pages] of takers) open.takers.set(id, (open.takers.get(id) ?? 0) + pages);
       const all = [...open.takers.values()].reduce((sum, pages) => sum + pages, 0);
-      const whom = [...open.takers].map(([id, pages]) => (open.takers.size > 1 ? `${pages} for ` : "for ") + this.#palette.letter(id));
-      const words = `${count(all, "cached page")} ${all === 1 ? "was" : "were"} given up, because no frame was free: ${list(whom)}.`;
+      const letters = [...open.takers.keys()].map((id) => this.#palette.letter(id));
+      const whom = letters.length > WHOM_MAX ? `${letters.length} requests` : list(letters);
+      const words = `${count(all, "cached page")} ${all === 1 ? "was" : "were"} given up to make room for ${whom}: no frame was free.`;
       const said = open.said ?? this.#add("g", 0, words);
       said.textContent = words;
       this.#open = { said, takers: open.takers };
@@ -129,9 +135,9 @@ class Log {
   #sentBack([, id, computed, kept], left) {
     const tokens = this.#replica.requests.get(id)?.tokens ?? computed;
     this.#kept.set(id, kept);
-    return `was sent back to the queue, because pages ran out: whoever is paused, has the lowest priority or came last goes first. ` +
-      `Its text is kept. Of its ${count(tokens, "token")} ${computed} were computed` +
-      (kept ? `; ${kept} of these stay cached, until their frames are wanted.` : ".") + this.#pages(left);
+    return `was sent back to the queue, because pages ran out (paused requests go first, then those of lowest priority, then the last that came). ` +
+      `Its text is kept; ${computed} of its ${count(tokens, "token")} were computed` +
+      (kept ? `, ${kept} of these stay cached until their frames are needed.` : ".") + this.#pages(left);
   }
 
   #ended([, id, why, , generated], left) {

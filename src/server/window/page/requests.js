@@ -110,8 +110,8 @@ class Requests {
     const times = request.preemptions ? `, sent back ${request.preemptions === 1 ? "once" : `${request.preemptions} times`}` : "";
     if (request.place === ENDED) return `${mine}done: ${count(generated, "token")}`;
     if (request.place === WAITS) {
-      const why = request.preemptions ? "waits to go on" : "waits";
-      return `${mine}${why}${times} · ${this.#parts(request)}`;
+      const back = request.preemptions ? `${times.slice(2).replace(" once", "")}, ` : "";
+      return `${mine}${back}waits · ${this.#parts(request)}`;
     }
     if (request.paused) return `${mine}paused, its reader is slow${times}`;
     if (row?.prefill || isPrefill(request)) {

@@ -151,9 +151,10 @@ class Log {
 
   /** What became of pages that were given back. */
   #pages({ shared, cached, free }) {
-    const parts = [[cached, "cached"], [shared, "in use by others"], [free, "given back"]].filter(([pages]) => pages);
+    const parts = [[cached, "cached"], [shared, "in use by others"], [free, "free for others"]].filter(([pages]) => pages);
     const all = shared + cached + free;
     if (!all) return "";
+    if (parts.length === 1) return ` ${all === 1 ? "Its page is" : `All its ${all} pages are`} ${parts[0][1]}.`;
     return ` Its ${count(all, "page")}: ${list(parts.map(([pages, what]) => `${pages} ${what}`))}.`;
   }
 }

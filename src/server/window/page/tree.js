@@ -131,24 +131,25 @@ class Tree {
     return marks;
   }
 
-  /** The text of some pages in one line. */
-  #textOf(nodes) {
-    return plain(nodes.map((node) => this.#replica.names.get(node) ?? "").join(""));
+  /** The beginning of a run's text in one line; one that goes on from another run begins with its first word. */
+  #textOf({ nodes, parent }) {
+    const text = plain(nodes.slice(0, 3).map((node) => this.#replica.names.get(node) ?? "").join(""));
+    return parent && text ? `…${text.replace(/^[^\p{L}\p{N}]+/u, "")}` : text;
   }
 
   /** What is written over a run with branches: as much of its beginning as is as long as it. */
   #trunk(run) {
-    const text = this.#textOf(run.nodes.slice(0, 3)), length = Math.max(6, Math.floor(run.width / 6.2) - 3);
-    return text ? `“${run.parent ? "…" : ""}${text.slice(0, length)}…”` : count(run.nodes.length * this.#replica.about.page_tokens, "token");
+    const text = this.#textOf(run), length = Math.max(6, Math.floor(run.width / 6.2) - 3);
+    return text ? `“${text.slice(0, length)}…”` : count(run.nodes.length * this.#replica.about.page_tokens, "token");
   }
 
   /** What is written behind a run: its beginning where texts are sent, else who uses its end. */
   #note(run, users) {
     const { page_tokens } = this.#replica.about;
     const last = users.get(run.nodes[run.nodes.length - 1]) ?? [];
-    const text = this.#textOf(run.nodes.slice(0, 3));
+    const text = this.#textOf(run);
     const who = list(last.slice(0, 6).map((id) => this.#palette.letter(id)));
-    const words = text ? `“${run.parent ? "…" : ""}${text.slice(0, 42)}…”` : `${run.nodes.length * page_tokens} tokens`;
+    const words = text ? `“${text.slice(0, 42)}…”` : `${run.nodes.length * page_tokens} tokens`;
     return who ? `${who}: ${words}` : `cached: ${words}`;
   }
 

@@ -213,8 +213,9 @@ class Frames {
     cell.focus();
   }
 
-  /** What is seldom there is in the legend while it is there. */
+  /** The legend has what can be seen now. */
   #showLegend() {
+    byId("legend-ring").hidden = byId("legend-sample").hidden = this.#canvas !== null;
     byId("legend-pinned").hidden = !this.#frames.some((owners) => owners.some(([kind]) => kind === OF_PIN));
   }
 
@@ -306,7 +307,7 @@ class Frames {
       const x = (cell % columns) * size, y = Math.floor(cell / columns) * size;
       const [most] = [...tally].sort((a, b) => b[1] - a[1])[0] ?? [];
       const chosen = this.#chosen === null || tally.has(this.#chosen);
-      context.globalAlpha = most === undefined ? (cached ? 0.5 : 1) : (chosen ? 0.35 + (0.65 * used) / each : 0.15);
+      context.globalAlpha = most === undefined ? (cached ? 0.5 : 1) : (chosen ? 0.35 + (0.65 * used) / each : 0.3);
       context.fillStyle = most === undefined ? colour(cached ? "--cached" : "--free") : colour(`--c${this.#palette.of(this.#chosen !== null && chosen ? this.#chosen : most).colour}`);
       context.fillRect(x + 0.5, y + 0.5, size - 1, size - 1);
     }

@@ -70,10 +70,12 @@ class Log {
 
   update(changes) {
     if (changes.snapshot) this.#open = null;
-    this.#tellGivenUp(givenUp(changes.frames));
+    // The pages of a text are counted in the first layer group; others have theirs for the same tokens.
+    const frames = changes.frames.filter(([group]) => group === 0);
+    this.#tellGivenUp(givenUp(frames));
     for (const event of changes.events) {
       const kind = event[0] === "e" && !["stop", "eos", "length"].includes(event[2]) ? "cut" : event[0];
-      this.#add(kind, event[1], this.#words(event, changes.frames));
+      this.#add(kind, event[1], this.#words(event, frames));
     }
   }
 

@@ -191,7 +191,7 @@ function setUpTheme() {
 /** The page of a recording: a player instead of a server. */
 function playRecording(view, messages) {
   document.body.classList.add("recorded");
-  byId("status").textContent = `A recording of the model ${messages[0]?.[1].model ?? "?"} at work. Live, with a chat: astrai serve --demo`;
+  byId("status").replaceChildren(`A recording of the model ${messages[0]?.[1].model ?? "?"}. Live, with a chat: `, make("code", { class: "whole" }, "astrai serve --demo"));
   byId("stations-caption").append(" Steps pass quickly: ½× speed or ▸❘ (one step) shows each.");
   // There is no engine behind it to ask.
   byId("chat-section").remove();

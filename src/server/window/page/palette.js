@@ -1,8 +1,8 @@
 // A colour and a letter for each request. Requests that are there at the same time have different colours, as long as there are
 // enough; later ones repeat them, so the letter, which is written wherever the colour is, tells requests apart.
 
-// After Paul Tol's and Okabe and Ito's sets, which people who see fewer colours can tell apart. The page's
-// style has them; grey is left for what is cached.
+// After Paul Tol's and Okabe and Ito's sets, which people who see fewer colours can mostly tell apart, and two more that are far from
+// those as such people see them. The page's style has them; grey is left for what is cached.
 const COLOURS = 12;
 
 class Palette {

@@ -57,8 +57,11 @@ class Stations {
     const rows = new Map(this.#replica.rows.map((row) => [row.id, row]));
     const at = STATIONS.map(() => []);
     for (const request of this.#replica.requests.values()) at[this.#stationOf(request, rows)].push(request);
-    const widest = this.#boxes[0].querySelector(".floor").clientWidth;
-    const rowsOfDots = Math.max(1, ...at.map((all) => Math.ceil(Math.min(all.length, DOTS_MAX) / Math.max(1, Math.floor(widest / 28)))));
+    const rowsOf = (all, station) => {
+      const width = this.#boxes[station].querySelector(".floor").clientWidth;
+      return Math.ceil(Math.min(all.length, DOTS_MAX) / Math.max(1, Math.floor(width / 28)));
+    };
+    const rowsOfDots = Math.max(1, ...at.map(rowsOf));
     byId("stations").style.setProperty("--dot-rows", String(rowsOfDots));
     const origin = byId("stations").getBoundingClientRect();
     const shown = new Set();

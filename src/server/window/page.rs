@@ -13,7 +13,7 @@ use std::sync::Arc;
 const HTML: &str = include_str!("page/page.html");
 const STYLES: [&str; 2] = [include_str!("page/page.css"), include_str!("page/parts.css")];
 /// In the order in which they are joined: each uses what is above it.
-const SCRIPTS: [&str; 12] = [
+const SCRIPTS: [&str; 13] = [
     include_str!("page/dom.js"),
     include_str!("page/palette.js"),
     include_str!("page/engine.js"),
@@ -21,6 +21,7 @@ const SCRIPTS: [&str; 12] = [
     include_str!("page/recording.js"),
     include_str!("page/frames.js"),
     include_str!("page/requests.js"),
+    include_str!("page/log.js"),
     include_str!("page/stations.js"),
     include_str!("page/tree.js"),
     include_str!("page/race.js"),

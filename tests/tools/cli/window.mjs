@@ -47,10 +47,14 @@ await steps("frames fill", async () => {
   await until(page, () => document.querySelectorAll("#frames .cell.mine").length >= 4);
   const bits = (await page.locator("#bitmask").innerText()).replace(/[^01]/g, "");
   assert.equal(bits.length, 96);
+  // Each frame is in use, cached or free.
+  const sum = await page.evaluate(() => ["used", "cached", "free"].reduce((all, name) => all + parseInt(document.querySelector(`#figure-${name}`).textContent, 10), 0));
+  assert.equal(sum, 96);
 });
 
-await steps("a request is chosen, by its button and by keys", async () => {
+await steps("a request is chosen, by the page, by its button and by keys", async () => {
   const request = page.locator(".request").first();
+  await until(page, () => document.querySelectorAll('.request[aria-selected="true"]').length === 1 && document.querySelectorAll("#arrows path.tip").length > 0);
   await request.click();
   assert.equal(await request.getAttribute("aria-selected"), "true");
   await until(page, () => {
@@ -67,8 +71,8 @@ await steps("a request is chosen, by its button and by keys", async () => {
 
 await steps("somebody begins like another", async () => {
   await until(page, () => document.querySelectorAll("#frames .cell.both").length >= 4);
-  await page.waitForSelector("#tree text.glow", { timeout: 60000 });
-  assert.match(await page.locator("#tree-info").innerText(), /tokens not computed/);
+  await page.waitForSelector("#tree .page.glow", { timeout: 60000 });
+  assert.match(await page.locator("#tree-info").innerText(), /\d+ tokens reused/);
   await shot(page, "shared");
 });
 
@@ -137,6 +141,10 @@ await steps("pages run out, and come free", async () => {
   await pace(page, 5);
   await until(page, () => document.querySelectorAll("#frames .cell.cached").length > 40);
   await until(page, () => document.querySelectorAll("#race .track i").length > 20);
+  const log = await page.locator("#log").innerText();
+  assert.match(log, /cached pages? (was|were) given up to make room for/);
+  assert.match(log, /reached its maximum of tokens after \d+ tokens\..* pages/);
+  assert.equal(await page.locator("#requests").innerText().then((text) => [...text.matchAll(/prefill: (\d+) of (\d+)/g)].some(([, done, all]) => Number(done) > Number(all))), false);
   // The next minute begins with an empty cache.
   await until(page, () => document.querySelectorAll("#frames .cell.free").length > 60);
   await pace(page, 3);
@@ -194,6 +202,21 @@ if (recording) {
     await file.locator("#seek").fill(String(Math.round(most * 0.1)));
     await until(file, () => document.querySelectorAll("#frames .cell.free").length > 40);
     assert.equal(await file.locator("#chat-form").count(), 0);
+    // One step, a mark on the time bar, a time of the log.
+    const place = () => file.locator("#seek").evaluate((seek) => Number(seek.value));
+    const before = await place();
+    await file.locator("#forward").click();
+    assert.ok((await place()) > before);
+    for (const kind of ["shared", "burst", "back", "cut"]) assert.ok((await file.locator(`#marks .${kind}`).count()) > 0, kind);
+    await file.locator("#marks .back").first().click();
+    assert.match(await file.locator("#log li").first().innerText(), /was sent back/);
+    const time = file.locator("#log button.when").last();
+    await time.click();
+    assert.ok((await file.locator("#clock").innerText()).startsWith(`${await time.innerText()} / `));
+    // Requests that are there together have colours of their own.
+    await file.locator("#marks .burst").first().click();
+    const colours = await file.locator(".request").evaluateAll((all) => all.map((request) => request.style.getPropertyValue("--fill")));
+    assert.deepEqual([colours.length >= 5, new Set(colours).size], [true, colours.length]);
     await shot(file, "recording");
     await file.close();
   });

@@ -162,7 +162,7 @@ class AnswerView {
   #count(usage) {
     const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
     const end = this.#foot.textContent ? `${this.#foot.textContent} · ` : "";
-    this.#foot.textContent = `${end}${count(usage.prompt_tokens, "token")} of prompt, ${cached} of them not computed · ${usage.completion_tokens} generated`;
+    this.#foot.textContent = `${end}${count(usage.prompt_tokens, "token")} of prompt, ${cached} of them reused from the cache · ${usage.completion_tokens} generated`;
   }
 
   end(words, failed = false) {

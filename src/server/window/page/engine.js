@@ -3,6 +3,9 @@
 const WAITS = 0, RUNS = 1, ENDED = 2;
 const OF_REQUEST = 0, OF_TREE = 1, OF_PIN = 2;
 
+/** Whether more than the newest token of a request is still to be computed. */
+const isPrefill = ({ tokens, computed }) => computed < tokens - 1;
+
 class Replica {
   about = { model: "", page_tokens: 16, with_text: false };
   t = 0;
@@ -22,11 +25,12 @@ class Replica {
   /** Texts of requests and of nodes, where they are sent. */
   texts = new Map();
   names = new Map();
-  /** Tokens that were taken from the tree, and lengths of requests that have ended, since the first message. */
+  /** Tokens that came to be computed, those of them that were taken from the tree, and lengths of requests that have ended, since the first message. */
+  came = 0;
   reused = 0;
   ended = [];
 
-  /** Takes a message over; returns what has changed: frames as [group, frame, owners before], events, requests that are gone. */
+  /** Takes a message over; returns what has changed: frames as [group, frame, owners before, owners now], events, requests that are gone. */
   apply(message, isSnapshot) {
     const changes = { snapshot: isSnapshot, frames: [], events: message.events ?? [], gone: message.gone ?? [] };
     if (isSnapshot) this.#begin(message);
@@ -40,7 +44,7 @@ class Replica {
     for (const id of changes.gone) this.requests.delete(id);
     for (const [group, frame, owners] of message.owners ?? []) {
       const before = this.groups[group][frame];
-      changes.frames.push([group, frame, before]);
+      changes.frames.push([group, frame, before, owners]);
       const owner = before.find(([kind]) => kind === OF_REQUEST);
       if (owner) this.last[group].set(frame, owner[1]);
       this.groups[group][frame] = owners;
@@ -72,7 +76,10 @@ class Replica {
   }
 
   #event([kind, id, ...rest]) {
-    if (kind === "a") this.reused += rest[1];
+    if (kind === "a") {
+      this.came += rest[0];
+      this.reused += rest[1];
+    }
     if (kind === "e" && rest[2] > 0) this.ended.push({ id, prompt: rest[1], generated: rest[2] });
   }
 

@@ -34,10 +34,14 @@ class Frames {
     return this.#replica.groups[this.#group] ?? [];
   }
 
+  get #columns() {
+    return Math.max(1, Math.min(4, Math.floor(byId("map").clientWidth / (8 * 40)))) * 8;
+  }
+
   /** As many columns as there is room for, in words of eight like the bitmask. */
   #fit() {
-    const words = Math.max(1, Math.floor(byId("map").clientWidth / (8 * 40)));
-    byId("frames").style.setProperty("--columns", String(8 * Math.min(words, 4)));
+    byId("frames").style.setProperty("--columns", String(this.#columns));
+    this.#writeBits();
     this.#drawArrows();
   }
 
@@ -72,6 +76,7 @@ class Frames {
     if (this.#canvas) this.#paint();
     else this.#describe(this.#described);
     this.#writeBits();
+    this.#showLegend();
     this.#drawLogical();
     this.#drawArrows();
   }
@@ -96,8 +101,8 @@ class Frames {
     const many = frames > CELLS_MAX;
     byId("frames-range").textContent = frames ? `[0..${frames - 1}]` : "";
     byId("frames-caption").textContent = many
-      ? "The memory for keys and values, in frames of one page; each cell stands for several, and is as full as they are."
-      : `The memory for keys and values, in frames of one page of ${this.#replica.about.page_tokens} tokens: any free frame takes the next page of any request, so pages that follow each other lie anywhere.`;
+      ? "The memory for keys and values (what attention keeps of each token), in frames of one page; each cell stands for several, and is as full as they are."
+      : `The memory for keys and values (what attention keeps of each token), in frames of one page of ${this.#replica.about.page_tokens} tokens. Any free frame takes the next page of any request, so the pages of a request are scattered.`;
     const box = byId("frames");
     box.className = many ? "canvas" : "cells";
     byId("frame-info").hidden = many;
@@ -120,7 +125,7 @@ class Frames {
     return owners.filter(([kind]) => kind === OF_REQUEST).map(([, id]) => id);
   }
 
-  /** The request that had a frame before: its colour fades while the page is cached, and shows when another comes. */
+  /** The request that had a frame before: its colour shows when another comes. */
   #lastOf(frame) {
     return this.#replica.last[this.#group].get(frame);
   }
@@ -133,18 +138,15 @@ class Frames {
     const pinned = owners.some(([kind]) => kind === OF_PIN);
     const state = ids.length > 1 ? "both" : ids.length ? "mine" : pinned ? "pinned" : owners.length ? "cached" : "free";
     const muted = this.#chosen !== null && !ids.includes(this.#chosen);
-    cell.className = `cell ${state}${muted ? " muted" : ""}`;
-    cell.style.setProperty("--fill", this.#fill(frame, ids, state));
+    const chosen = this.#chosen !== null && !muted;
+    cell.className = `cell ${state}${muted ? " muted" : chosen ? " chosen" : ""}`;
+    cell.style.setProperty("--fill", this.#fill(ids));
     cell.replaceChildren(...this.#label(frame, owners, ids));
     cell.setAttribute("aria-label", this.#words(frame));
   }
 
-  /** One colour, or a stripe for each owner. */
-  #fill(frame, ids, state) {
-    if (state === "cached") {
-      const last = this.#lastOf(frame);
-      return last === undefined ? "var(--cached)" : this.#palette.colour(last);
-    }
+  /** One colour, or a stripe for each owner; none of what is cached. */
+  #fill(ids) {
     if (!ids.length) return "transparent";
     if (ids.length === 1) return this.#palette.colour(ids[0]);
     const stops = ids.map((id, at) =>
@@ -168,10 +170,10 @@ class Frames {
     const inTree = owners.some(([kind]) => kind === OF_TREE);
     const page = `page ${owners[0][2]}`;
     const letters = list(ids.map((id) => this.#palette.letter(id)));
-    if (ids.length > 1) return `Frame ${frame} holds ${page} of ${letters}: they begin alike and share it.`;
+    if (ids.length > 1) return `Frame ${frame} holds ${page} of ${letters}: they begin with the same tokens and share it.`;
     if (ids.length) return `Frame ${frame} holds ${page} of ${letters}${inTree ? ", full, and in the prefix tree" : ", not full yet"}.`;
     if (owners.some(([kind]) => kind === OF_PIN)) return `Frame ${frame} holds ${page} of a pinned prefix.`;
-    return `Frame ${frame} holds ${page} of a text that nobody uses now: cached for whoever begins with it, until its room is wanted.`;
+    return `Frame ${frame} holds ${page} of a text that no request uses now. It is cached: a request that begins with this text reuses it; it is given up when a frame is needed and none is free.`;
   }
 
   #flash(frame, before) {
@@ -211,19 +213,28 @@ class Frames {
     cell.focus();
   }
 
-  /** 1 where a frame is free, as the allocator has it, in words of 8. */
+  /** The legend has what can be seen now. */
+  #showLegend() {
+    byId("legend-ring").hidden = byId("legend-sample").hidden = this.#canvas !== null;
+    byId("legend-pinned").hidden = !this.#frames.some((owners) => owners.some(([kind]) => kind === OF_PIN));
+  }
+
+  /** 1 where a frame is free, as the allocator has it: a line for each row of cells, in words of 8. */
   #writeBits() {
     const frames = this.#frames;
     const free = frames.reduce((sum, owners) => sum + (owners.length === 0), 0);
     if (this.#canvas) {
       byId("bitmask").textContent = `${count(free, "frame")} of ${frames.length.toLocaleString("en")} free`;
+      byId("bitmask-caption").hidden = true;
       return;
     }
-    const words = [];
-    for (let at = 0; at < frames.length; at += 8) {
-      words.push(frames.slice(at, at + 8).map((owners) => (owners.length ? "0" : "1")).join(""));
+    byId("bitmask-caption").hidden = false;
+    const lines = [], bits = frames.map((owners) => (owners.length ? "0" : "1"));
+    for (let at = 0; at < bits.length; at += this.#columns) {
+      const line = bits.slice(at, at + this.#columns).join("");
+      lines.push(make("span", {}, line.replace(/.{8}(?=.)/g, "$& ")));
     }
-    byId("bitmask").replaceChildren(make("span", { class: "tag" }, "free"), ...words.map((word) => make("span", {}, word)));
+    byId("bitmask").replaceChildren(...lines);
   }
 
   /** The pages of the chosen request, in their order. */
@@ -231,14 +242,14 @@ class Frames {
     const box = byId("logical");
     const request = this.#replica.requests.get(this.#chosen);
     if (!request) {
-      box.replaceChildren(make("span", { class: "empty" }, "Choose a request, and its pages appear here in their order, each with an arrow to its frame."));
+      box.replaceChildren(make("span", { class: "empty" }, "Choose a request to see its pages in order, each with an arrow to its frame."));
       return;
     }
     const table = this.#replica.table(request.id, this.#group);
     const { letter } = this.#palette.of(request.id);
     const words = table.length
-      ? `${letter}: ${count(request.tokens, "token")} on ${count(table.length, "page")}, in order`
-      : `${letter} waits, and has no page`;
+      ? `Pages of ${letter}, in order: ${count(table.length, "page")} for ${count(request.tokens, "token")}`
+      : `${letter} waits, and has no pages`;
     const pages = table.slice(0, LOGICAL_MAX).map((frame, index) =>
       make("i", { title: `Page ${index} of ${letter} lies in frame ${frame}` }, String(index)));
     box.style.setProperty("--fill", this.#palette.colour(request.id));
@@ -261,8 +272,10 @@ class Frames {
       const x0 = from.left + from.width / 2 - origin.left, y0 = from.bottom - origin.top;
       const x1 = to.left + to.width / 2 - origin.left, y1 = to.top - origin.top + 1;
       const bend = Math.max(14, (y1 - y0) / 2);
+      const line = `M${x0} ${y0} C${x0} ${y0 + bend} ${x1} ${y1 - bend} ${x1} ${y1 - 4}`;
       return [
-        draw("path", { d: `M${x0} ${y0} C${x0} ${y0 + bend} ${x1} ${y1 - bend} ${x1} ${y1 - 4}` }),
+        draw("path", { class: "halo", d: line }),
+        draw("path", { d: line }),
         draw("path", { class: "tip", d: `M${x1 - 3.5} ${y1 - 6} L${x1 + 3.5} ${y1 - 6} L${x1} ${y1} Z` }),
       ];
     }));
@@ -294,7 +307,7 @@ class Frames {
       const x = (cell % columns) * size, y = Math.floor(cell / columns) * size;
       const [most] = [...tally].sort((a, b) => b[1] - a[1])[0] ?? [];
       const chosen = this.#chosen === null || tally.has(this.#chosen);
-      context.globalAlpha = most === undefined ? (cached ? 0.5 : 1) : (chosen ? 0.35 + (0.65 * used) / each : 0.15);
+      context.globalAlpha = most === undefined ? (cached ? 0.5 : 1) : (chosen ? 0.35 + (0.65 * used) / each : 0.3);
       context.fillStyle = most === undefined ? colour(cached ? "--cached" : "--free") : colour(`--c${this.#palette.of(this.#chosen !== null && chosen ? this.#chosen : most).colour}`);
       context.fillRect(x + 0.5, y + 0.5, size - 1, size - 1);
     }

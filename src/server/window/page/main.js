@@ -50,6 +50,7 @@ class View {
   /** The beginning of a recording: nothing is known. */
   begin() {
     this.#palette.clear();
+    this.#replica.came = 0;
     this.#replica.reused = 0;
     this.#replica.ended = [];
     this.#recent = [];
@@ -60,8 +61,7 @@ class View {
   /** Takes a message. It is shown with the next picture; `quiet`: it will not be shown by itself. */
   message(message, isSnapshot, quiet = false) {
     const changes = this.#replica.apply(message, isSnapshot);
-    // Letters in the order in which requests come.
-    for (const id of this.#replica.requests.keys()) this.#palette.of(id);
+    this.#palette.meet(this.#replica.requests.keys());
     this.#recent.push([message.t, message.step]);
     this.#log.update(changes);
     this.#pending.add(changes);
@@ -105,13 +105,18 @@ class View {
     this.#requests.addMine(id);
   }
 
+  /** Times of the log, counted from `start`, are places to go to. */
+  seekWith(onSeek, start) {
+    this.#log.seekWith(onSeek, start);
+  }
+
   get model() {
     return this.#replica.about.model;
   }
 
   #show(changes, quiet) {
     this.#requests.update();
-    this.#stations.update();
+    this.#stations.update(changes);
     this.#tree.update(changes, quiet);
     this.#race.update();
     this.#figures();
@@ -133,9 +138,11 @@ class View {
     const figures = {
       running: places.filter((place) => place === RUNS).length,
       waiting: places.filter((place) => place === WAITS).length,
-      used: `${used} of ${(used + cached + free).toLocaleString("en")}`,
+      used: `${used.toLocaleString("en")} of ${(used + cached + free).toLocaleString("en")}`,
+      cached: cached.toLocaleString("en"),
+      free: free.toLocaleString("en"),
       rate: rate >= 100 ? Math.round(rate).toLocaleString("en") : rate.toFixed(1),
-      reused: this.#replica.reused.toLocaleString("en"),
+      reused: `${this.#replica.reused.toLocaleString("en")} of ${this.#replica.came.toLocaleString("en")}`,
     };
     for (const [name, value] of Object.entries(figures)) byId(`figure-${name}`).textContent = String(value);
   }
@@ -184,15 +191,16 @@ function setUpTheme() {
 /** The page of a recording: a player instead of a server. */
 function playRecording(view, messages) {
   document.body.classList.add("recorded");
-  byId("status").textContent = `A recording of ${messages[0]?.[1].model ?? "an engine"} at work`;
-  byId("chat-section").replaceChildren(
-    make("h2", { id: "chat-title" }, "Chat"),
-    make("p", { class: "caption" }, "A recording has no engine behind it: run “astrai serve --demo” and open its address to ask it something."));
+  byId("status").replaceChildren(`A recording of the model ${messages[0]?.[1].model ?? "?"}. Live, with a chat: `, make("code", { class: "whole" }, "astrai serve --demo"));
+  byId("stations-caption").append(" Steps pass quickly: ½× speed or ▸❘ (one step) shows each.");
+  // There is no engine behind it to ask.
+  byId("chat-section").remove();
   const player = new Player(messages, {
     begin: () => view.begin(),
     message: (message, isSnapshot, quiet) => view.message(message, isSnapshot, quiet),
     shown: () => view.shown(),
   });
+  view.seekWith((time) => player.seek(time), player.start);
   const at = Number(new URLSearchParams(location.hash.slice(1)).get("t"));
   if (at > 0) player.seek(at * 1000);
 }

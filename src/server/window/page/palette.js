@@ -1,9 +1,9 @@
-// A colour and a letter for each request. Colours repeat when there are many, so that the letter, which is written wherever the
-// colour is, tells requests apart.
+// A colour and a letter for each request. Requests that are there at the same time have different colours, as long as there are
+// enough; later ones repeat them, so the letter, which is written wherever the colour is, tells requests apart.
 
-// After Paul Tol's and Okabe and Ito's sets, which people who see fewer colours can tell apart. The pages' style has two shades of
-// each, for light and dark.
-const COLOURS = 10;
+// After Paul Tol's and Okabe and Ito's sets, which people who see fewer colours can mostly tell apart, and two more that are far from
+// those as such people see them. The page's style has them; grey is left for what is cached.
+const COLOURS = 12;
 
 class Palette {
   #of = new Map();
@@ -11,11 +11,21 @@ class Palette {
   #used = Array.from({ length: COLOURS }, () => 0);
   #clock = 0;
 
+  /** Gives requests that are new a colour and a letter, in the order in which they came. */
+  meet(ids) {
+    const live = [...ids];
+    for (const id of live) {
+      if (this.#of.has(id)) continue;
+      const taken = new Set(live.map((other) => this.#of.get(other)?.colour));
+      this.#of.set(id, { colour: this.#free(taken), letter: this.#letter() });
+    }
+  }
+
   /** Colour and letter of a request, which stay while it is known. */
   of(id) {
     let mark = this.#of.get(id);
     if (!mark) {
-      mark = { colour: this.#free(), letter: this.#letter() };
+      mark = { colour: this.#free(new Set()), letter: this.#letter() };
       this.#of.set(id, mark);
     }
     return mark;
@@ -36,9 +46,11 @@ class Palette {
     this.#used.fill(0);
   }
 
-  /** The colour that was given longest ago. */
-  #free() {
-    const colour = this.#used.indexOf(Math.min(...this.#used));
+  /** The colour that was given longest ago, of those that are not taken. */
+  #free(taken) {
+    const rank = (used, colour) => used + (taken.has(colour) ? this.#clock + 1 : 0);
+    const ranks = this.#used.map(rank);
+    const colour = ranks.indexOf(Math.min(...ranks));
     this.#used[colour] = ++this.#clock;
     return colour;
   }

@@ -1,13 +1,15 @@
-// The requests, one of which may be chosen, and what happened to them.
+// The requests, one of which may be chosen. Until the reader chooses, the page does.
 
-/** Entries of the log. */
-const LOG_MAX = 40;
+/** Requests that are listed. */
+const LISTED_MAX = 64;
 
 class Requests {
   #replica;
   #palette;
   #onChoose;
   #chosen = null;
+  /** Whether the reader has not chosen yet. */
+  #auto = true;
   #mine = new Set();
   #buttons = new Map();
 
@@ -16,6 +18,8 @@ class Requests {
     this.#palette = palette;
     this.#onChoose = onChoose;
     byId("requests").addEventListener("keydown", (event) => this.#onKey(event));
+    byId("requests").addEventListener("scroll", () => this.#writeMore());
+    new ResizeObserver(() => this.#writeMore()).observe(byId("requests"));
   }
 
   /** A request of the chat. */
@@ -23,20 +27,39 @@ class Requests {
     this.#mine.add(id);
   }
 
+  /** The reader chooses, or lets go of what he chose. */
   choose(id) {
-    this.#chosen = this.#chosen === id ? null : id;
+    this.#chosen = this.#chosen === id && !this.#auto ? null : id;
+    this.#auto = false;
     this.update();
     this.#onChoose(this.#chosen);
   }
 
-  update() {
-    const requests = [...this.#replica.requests.values()].sort((a, b) => a.id - b.id);
-    if (this.#chosen !== null && !this.#replica.requests.has(this.#chosen)) {
-      this.#chosen = null;
-      this.#onChoose(null);
+  #letGo() {
+    this.#auto = false;
+    this.#chosen = null;
+    this.update();
+    this.#onChoose(null);
+  }
+
+  /** What is chosen after a message: nothing that has gone; while the page chooses, the request that runs longest. */
+  #chooseNow(requests) {
+    const before = this.#chosen;
+    const stays = this.#replica.requests.get(before);
+    if (!stays || (this.#auto && stays.place !== RUNS)) this.#chosen = null;
+    if (this.#auto && this.#chosen === null) {
+      this.#chosen = requests.find((request) => request.place === RUNS && request.computed > 0)?.id ?? null;
     }
+    if (this.#chosen !== before) this.#onChoose(this.#chosen);
+  }
+
+  update() {
+    // Those that wait stand first.
+    const waits = (request) => Number(request.place === WAITS);
+    const requests = [...this.#replica.requests.values()].sort((a, b) => waits(b) - waits(a) || a.id - b.id);
+    this.#chooseNow(requests);
     const rows = new Map(this.#replica.rows.map((row) => [row.id, row]));
-    const shown = requests.slice(0, 64).map((request) => this.#show(request, rows.get(request.id)));
+    const shown = requests.slice(0, LISTED_MAX).map((request) => this.#show(request, rows.get(request.id)));
     for (const id of this.#buttons.keys()) if (!this.#replica.requests.has(id)) this.#buttons.delete(id);
     const box = byId("requests");
     if (shown.some((button, at) => box.children[at] !== button) || box.children.length !== shown.length) {
@@ -44,9 +67,18 @@ class Requests {
       box.replaceChildren(...shown);
       if (shown.includes(focused)) focused.focus();
     }
-    if (!shown.length) box.replaceChildren(make("p", { class: "empty" }, "Nobody asks for anything just now."));
+    if (!shown.length) box.replaceChildren(make("p", { class: "empty" }, "No requests at the moment."));
     const first = shown.find((button) => button.tabIndex === 0) ?? shown[0];
     shown.forEach((button) => (button.tabIndex = button === first ? 0 : -1));
+    this.#writeMore();
+  }
+
+  /** How many are below what one sees. */
+  #writeMore() {
+    const box = byId("requests"), end = box.scrollTop + box.clientHeight;
+    const below = [...box.querySelectorAll("button")].filter((button) => button.offsetTop + button.offsetHeight / 2 > end).length;
+    const more = below + Math.max(0, this.#replica.requests.size - LISTED_MAX);
+    byId("requests-more").textContent = more ? `${more} more below` : "";
   }
 
   #show(request, row) {
@@ -78,69 +110,30 @@ class Requests {
     const times = request.preemptions ? `, sent back ${request.preemptions === 1 ? "once" : `${request.preemptions} times`}` : "";
     if (request.place === ENDED) return `${mine}done: ${count(generated, "token")}`;
     if (request.place === WAITS) {
-      const why = request.preemptions ? "waits to go on" : "waits";
-      return `${mine}${why}${times} · ${count(request.tokens, "token")}`;
+      const back = request.preemptions ? `${times.slice(2).replace(" once", "")}, ` : "";
+      return `${mine}${back}waits · ${this.#parts(request)}`;
     }
     if (request.paused) return `${mine}paused, its reader is slow${times}`;
-    if (row?.prefill || (request.computed < request.prompt)) {
-      return `${mine}prefill ${request.computed} of ${request.prompt}${times}`;
+    if (row?.prefill || isPrefill(request)) {
+      // The newest token is computed with the next step. After it was sent back, the answer so far is computed like a prompt.
+      const all = request.computed === request.tokens - 1 && generated > 0 ? request.computed : request.tokens;
+      return `${mine}prefill: ${request.computed} of ${count(all, "token")}${times}`;
     }
-    return `${mine}${request.prompt} + ${count(generated, "token")}${times}`;
+    return `${mine}${this.#parts(request)}${times}`;
+  }
+
+  #parts({ prompt, tokens }) {
+    return tokens > prompt ? `${prompt} prompt + ${tokens - prompt} answer` : `${prompt} prompt`;
   }
 
   #onKey(event) {
     const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
     const buttons = [...byId("requests").querySelectorAll("button")];
     const next = buttons[buttons.indexOf(document.activeElement) + (by ?? NaN)];
-    if (event.key === "Escape" && this.#chosen !== null) this.choose(this.#chosen);
+    if (event.key === "Escape" && this.#chosen !== null) this.#letGo();
     if (!next) return;
     event.preventDefault();
     buttons.forEach((button) => (button.tabIndex = button === next ? 0 : -1));
     next.focus();
-  }
-}
-
-/** What happened, newest first. */
-class Log {
-  #palette;
-  #replica;
-
-  constructor(replica, palette) {
-    this.#replica = replica;
-    this.#palette = palette;
-  }
-
-  clear() {
-    byId("log").replaceChildren();
-  }
-
-  update(changes) {
-    const box = byId("log");
-    for (const event of changes.events) {
-      const item = make("li", {}, make("b", { style: { "--fill": this.#palette.colour(event[1]) } }, this.#palette.letter(event[1])), ` ${this.#words(event)}`);
-      item.dataset.kind = event[0] === "e" && !["stop", "eos", "length"].includes(event[2]) ? "cut" : event[0];
-      box.prepend(item);
-    }
-    while (box.children.length > LOG_MAX) box.lastChild.remove();
-  }
-
-  #words([kind, id, ...rest]) {
-    if (kind === "a") {
-      const [tokens, reused] = rest;
-      const found = `${reused} of its ${tokens} tokens are on pages that are there already and are not computed`;
-      const came = this.#replica.requests.get(id)?.preemptions ? "came back" : "came in";
-      return `${came}: ${reused ? found : `all of its ${count(tokens, "token")} have to be computed`}.`;
-    }
-    if (kind === "p") {
-      const [computed, kept] = rest;
-      return `was sent back, as pages ran out: it gave all its pages up, with ${count(computed, "token")}. ` +
-        (kept ? `${kept} of them stay cached as long as there is room, so that it need not compute those again; its text is kept.` : "Its text is kept, and is computed again later.");
-    }
-    const [why, , generated] = rest;
-    const how = {
-      length: "reached its length", stop: "is done", eos: "is done", cancel: "was cancelled", deadline: "ran out of time",
-      close: "was ended with the engine", error: "failed",
-    }[why] ?? "ended";
-    return `${how} after ${count(generated, "token")}: its frames are free for others, or cached.`;
   }
 }

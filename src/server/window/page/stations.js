@@ -1,12 +1,13 @@
-// The four stations of a step, with the requests as dots that move through them.
+// The queue and the four stations of a step, with the requests as dots that move through them.
 
 const STATIONS = [
-  ["Cleanup", "who has ended gives slot and pages back"],
-  ["Refill", "who waits comes in, if there is room"],
+  ["Queue", "requests that wait for a slot and pages"],
+  ["Cleanup", "requests that ended give back their slot and pages"],
+  ["Refill", "free slots are given to requests from the queue, if there are pages for them"],
   ["Prefill", "prompts are computed, many tokens at once"],
-  ["Decode", "everyone gets one more token"],
+  ["Decode", "each request here gets one more token"],
 ];
-const [CLEANUP, REFILL, PREFILL, DECODE] = [0, 1, 2, 3];
+const [QUEUE, CLEANUP, REFILL, PREFILL, DECODE] = [0, 1, 2, 3, 4];
 /** Dots of a station that are drawn; of more the number is written. */
 const DOTS_MAX = 24;
 
@@ -22,8 +23,8 @@ class Stations {
     this.#replica = replica;
     this.#palette = palette;
     this.#onChoose = onChoose;
-    this.#boxes = STATIONS.map(([name, what]) =>
-      make("div", { class: "station" },
+    this.#boxes = STATIONS.map(([name, what], station) =>
+      make("div", { class: station === QUEUE ? "station queue" : "station" },
         make("h3", {}, name, make("span", { class: "number" })), make("p", {}, what), make("div", { class: "floor" })));
     this.#layer = make("div", { class: "dots", "aria-hidden": "true" });
     byId("stations").replaceChildren(...this.#boxes, this.#layer);
@@ -45,25 +46,28 @@ class Stations {
   /** Where a request is now. */
   #stationOf(request, rows) {
     if (request.place === ENDED) return CLEANUP;
-    if (request.place === WAITS) return REFILL;
+    if (request.place === WAITS) return QUEUE;
     const row = rows.get(request.id);
     if (row) return row.prefill ? PREFILL : DECODE;
-    return request.computed < request.prompt ? PREFILL : DECODE;
+    return isPrefill(request) ? PREFILL : DECODE;
   }
 
-  update() {
+  /** `changes`: what came with this picture, if anything did. */
+  update(changes = null) {
     const rows = new Map(this.#replica.rows.map((row) => [row.id, row]));
-    const at = [[], [], [], []];
+    const at = STATIONS.map(() => []);
     for (const request of this.#replica.requests.values()) at[this.#stationOf(request, rows)].push(request);
-    const widest = this.#boxes[0].querySelector(".floor").clientWidth;
-    const rowsOfDots = Math.max(1, ...at.map((all) => Math.ceil(Math.min(all.length, DOTS_MAX) / Math.max(1, Math.floor(widest / 28)))));
+    const rowsOf = (all, station) => {
+      const width = this.#boxes[station].querySelector(".floor").clientWidth;
+      return Math.ceil(Math.min(all.length, DOTS_MAX) / Math.max(1, Math.floor(width / 28)));
+    };
+    const rowsOfDots = Math.max(1, ...at.map(rowsOf));
     byId("stations").style.setProperty("--dot-rows", String(rowsOfDots));
     const origin = byId("stations").getBoundingClientRect();
     const shown = new Set();
     at.forEach((requests, station) => {
       const box = this.#boxes[station];
-      box.querySelector(".number").textContent = requests.length ? String(requests.length) : "";
-      box.classList.toggle("busy", requests.length > 0);
+      if (station > REFILL || station === QUEUE) this.#write(station, requests.length ? String(requests.length) : "");
       const floor = box.querySelector(".floor").getBoundingClientRect();
       const columns = Math.max(1, Math.floor(floor.width / 28));
       requests.sort((a, b) => a.id - b.id).slice(0, DOTS_MAX).forEach((request, place) => {
@@ -73,12 +77,27 @@ class Stations {
         shown.add(request.id);
       });
     });
+    if (changes) this.#writePassed(changes.events);
     for (const [id, dot] of this.#dots) {
       if (shown.has(id)) continue;
       this.#dots.delete(id);
       dot.classList.add("leaving");
       setTimeout(() => dot.remove(), calm.matches ? 0 : 500);
     }
+  }
+
+  #write(station, words) {
+    const box = this.#boxes[station];
+    box.querySelector(".number").textContent = words;
+    box.classList.toggle("busy", words !== "");
+  }
+
+  /** Who was let in with these steps, and who left: they are in the next station, or gone, when it is seen. */
+  #writePassed(events) {
+    const letters = (wanted) => events.filter(([kind]) => kind === wanted).map(([, id]) => this.#palette.letter(id));
+    const [ended, begun] = [letters("e"), letters("a")];
+    this.#write(CLEANUP, ended.length > 4 ? `${ended.length} out` : ended.length ? `${list(ended)} out` : "");
+    this.#write(REFILL, begun.length > 4 ? `${begun.length} in` : begun.length ? `${list(begun)} in` : "");
   }
 
   #place(request, x, y, inStep) {

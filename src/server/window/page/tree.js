@@ -1,7 +1,7 @@
 // The prefix tree from left to right: runs of pages without a branch in one piece, a square for each page with the colours of the
-// requests that use it now. A branch that is hit glows.
+// requests that use it now, grey and dashed where it is cached. A branch that is hit glows.
 
-const PAGE = 15, GAP = 2, ROW = 28, INDENT = 18, TOP = 10;
+const PAGE = 15, GAP = 2, ROW = 34, INDENT = 18, TOP = 12;
 /** Leaves that are drawn, and squares of a run; of a longer one each square is several pages. */
 const LEAVES_MAX = 24, SQUARES_MAX = 40;
 const GLOW_MS = 3500;
@@ -10,7 +10,7 @@ class Tree {
   #replica;
   #palette;
   #chosen = null;
-  /** Runs that glow: node at the end of the hit, until when, what is written there. */
+  /** Runs that glow: nodes of the hit, the one at its end, until when. */
   #glows = [];
   #drawn = "";
 
@@ -35,9 +35,9 @@ class Tree {
       if (kind !== "a" || !reused) continue;
       const path = this.#replica.path(id, reused);
       if (!path.length) continue;
-      const words = `${this.#palette.letter(id)}: ${count(reused, "token")} not computed`;
-      if (!quiet) this.#glows.push({ path: new Set(path), end: path[path.length - 1], until: performance.now() + GLOW_MS, words });
-      byId("tree-info").textContent = `${words}: ${count(path.length, "page")} of its beginning were there.`;
+      if (!quiet) this.#glows.push({ path: new Set(path), end: path[path.length - 1], until: performance.now() + GLOW_MS });
+      byId("tree-info").textContent =
+        `${this.#palette.letter(id)} found its first ${count(path.length, "page")} here: ${count(reused, "token")} reused, and not computed again.`;
     }
     this.#glows = this.#glows.filter((glow) => glow.until > performance.now() && this.#replica.nodes.has(glow.end));
     this.#render();
@@ -102,7 +102,7 @@ class Tree {
     if (drawn === this.#drawn) return;
     this.#drawn = drawn;
     if (!runs.length) {
-      byId("tree").replaceChildren(make("p", { class: "empty" }, "No full page yet."));
+      byId("tree").replaceChildren(make("p", { class: "empty" }, "No full page is in the tree now."));
       return;
     }
     const svg = draw("svg", { viewBox: `0 ${-TOP} ${width} ${height + TOP}`, width, height: height + TOP, role: "img" });
@@ -126,18 +126,28 @@ class Tree {
       marks.push(this.#page(node, run.x + (at / run.each) * (PAGE + GAP), y, users.get(node) ?? [], glowing.has(node)));
     });
     const end = run.x + run.width + 4;
-    const words = [...new Set(run.nodes.map((node) => glowing.get(node)).filter(Boolean))]
-      .filter((g) => run.nodes.includes(g.end)).map((g) => g.words).pop();
-    if (words) marks.push(draw("text", { class: "glow", x: run.x, y: y - PAGE / 2 - 4 }, words));
     if (run.isLeaf) marks.push(draw("text", { x: end, y: y + 4 }, this.#note(run, users)));
+    else marks.push(draw("text", { x: run.x, y: y - PAGE / 2 - 3 }, this.#trunk(run)));
     return marks;
+  }
+
+  /** The beginning of a run's text in one line; one that goes on from another run begins with its first word. */
+  #textOf({ nodes, parent }) {
+    const text = plain(nodes.slice(0, 3).map((node) => this.#replica.names.get(node) ?? "").join(""));
+    return parent && text ? `…${text.replace(/^[^\p{L}\p{N}]+/u, "")}` : text;
+  }
+
+  /** What is written over a run with branches: as much of its beginning as is as long as it. */
+  #trunk(run) {
+    const text = this.#textOf(run), length = Math.max(6, Math.floor(run.width / 6.2) - 3);
+    return text ? `“${text.slice(0, length)}…”` : count(run.nodes.length * this.#replica.about.page_tokens, "token");
   }
 
   /** What is written behind a run: its beginning where texts are sent, else who uses its end. */
   #note(run, users) {
     const { page_tokens } = this.#replica.about;
     const last = users.get(run.nodes[run.nodes.length - 1]) ?? [];
-    const text = plain(run.nodes.slice(0, 3).map((node) => this.#replica.names.get(node) ?? "").join(""));
+    const text = this.#textOf(run);
     const who = list(last.slice(0, 6).map((id) => this.#palette.letter(id)));
     const words = text ? `“${text.slice(0, 42)}…”` : `${run.nodes.length * page_tokens} tokens`;
     return who ? `${who}: ${words}` : `cached: ${words}`;
@@ -156,7 +166,7 @@ class Tree {
       page.append(stripe);
     });
     const text = this.#replica.names.get(node);
-    const who = users.length ? `used by ${list(users.map((id) => this.#palette.letter(id)))}` : "used by nobody now";
+    const who = users.length ? `used by ${list(users.map((id) => this.#palette.letter(id)))}` : "used by no request now: cached";
     page.append(draw("title", {}, `${count(tokens, "token")}, ${who}, hit ${count(hits, "time")}${text ? `: “${plain(text)}”` : ""}`));
     return page;
   }

@@ -197,7 +197,7 @@ static void engine_options(void) {
     options.field = (value);                                                                                           \
     EXPECT(status, astrai_engine_open("/nonexistent/model", &options, &engine, &err));                                 \
   } while (0)
-  TRY(ASTRAI_ERR_ARGUMENT, flags, 64);
+  TRY(ASTRAI_ERR_ARGUMENT, flags, 2147483648u);
   TRY(ASTRAI_ERR_IO, flags, ASTRAI_ENGINE_TOUCH_KV);
   TRY(ASTRAI_ERR_IO, flags, ASTRAI_ENGINE_CONSTRAINTS);
   TRY(ASTRAI_ERR_ARGUMENT, device, 3);

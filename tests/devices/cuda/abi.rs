@@ -72,7 +72,7 @@ fn the_options_of_a_gpu_reach_the_engine() {
         (on(ASTRAI_DEVICE_CPU, 1), Status::Argument, "device_index is 1"),
         (on(3, 0), Status::Argument, "device"),
         (astrai_engine_options { invariant: 2, ..on(ASTRAI_DEVICE_CUDA, 0) }, Status::Argument, "invariant"),
-        (astrai_engine_options { flags: 32, ..on(ASTRAI_DEVICE_CUDA, 0) }, Status::Argument, "flags"),
+        (astrai_engine_options { flags: 1 << 31, ..on(ASTRAI_DEVICE_CUDA, 0) }, Status::Argument, "flags"),
     ] {
         let (got, message) = open(&options).unwrap_err();
         assert!(got == status as i32 && message.contains(says), "{got} {message}");

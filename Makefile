@@ -27,7 +27,7 @@ unexport MAKEFLAGS MFLAGS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build build-cuda test loom lint tsan asan soak header bench compare gpu-bundle gpu-check install clean \
+.PHONY: help demo build build-server build-cuda test loom lint tsan asan soak header bench compare gpu-bundle gpu-check install clean \
   real clients gateway server-soak server-latency window need-cargo need-cc need-rust-src
 
 help: ## this list
@@ -48,6 +48,10 @@ need-cc:
 # Programs bind to the soname, so it has to exist beside the file that cargo writes.
 build: need-cargo ## the release library: target/release/libastrai.so and .a
 	$(CARGO) build --release --package astrai-c
+	ln -sf libastrai.so $(RELEASE)/$(SONAME)
+
+build-server: need-cargo ## the same with the HTTP server of astrai_server_start in it
+	$(CARGO) build --release --package astrai-c --features server
 	ln -sf libastrai.so $(RELEASE)/$(SONAME)
 
 build-cuda: need-cargo ## the same with the CUDA backend in it; runs on machines without a GPU too

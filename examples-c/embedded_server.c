@@ -1,6 +1,6 @@
 /* A server inside a program: other programs ask its model by HTTP, while the program goes on asking it, too, and comes first.
  *
- *   cargo build --release --package astrai-c --features server
+ *   make build-server
  *   cc -std=c99 examples-c/embedded_server.c -Iinclude -Ltarget/release -lastrai -Wl,-rpath,$PWD/target/release -o embedded_server
  *   ./embedded_server models/storyteller
  *

@@ -24,7 +24,7 @@
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
 //! | [`begin`], [`parts`], [`templates`], [`prompt`], [`answer_rules`] | from a prompt to token ids, and what its answer may be |
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
-//! | [`active`], [`table`], [`ends`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
+//! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
 //! | [`pacing`], [`tracer`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
 //! | [`request`], [`conversation`], [`handle`], [`compile`], [`submit`], [`fit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
 
@@ -48,7 +48,6 @@ mod delivery;
 mod describe;
 mod device;
 mod duty;
-mod ends;
 mod errors;
 mod event;
 mod events;

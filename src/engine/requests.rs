@@ -6,7 +6,6 @@
 use super::active::Active;
 use super::command::ReadyPrompt;
 use super::delivery::Piece;
-use super::ends::Ends;
 use super::guide::Verdict;
 use super::host_logits::Chosen;
 use super::stats::Counters;
@@ -15,7 +14,7 @@ use super::{End, FinishReason, NewRequest, Outbox, Shared, TraceEvent, panicked}
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, copied};
 use crate::os::shortage;
-use crate::scheduler::{Row, Scheduler};
+use crate::scheduler::{Journal, Row, Scheduler};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +31,8 @@ pub(super) struct Requests {
     pub counters: Counters,
     /// Constrained requests whose guides compute.
     guided: Vec<SequenceHandle>,
-    pub ends: Ends,
+    /// Ends, for a trace.
+    pub ends: Journal<TraceEvent>,
     /// Set by a panic or a device failure: the error that every request gets. No step runs any more.
     dead: Option<Error>,
 }
@@ -47,7 +47,7 @@ impl Requests {
             admitting: None,
             counters: Counters::default(),
             guided: Vec::new(),
-            ends: Ends::default(),
+            ends: Journal::default(),
             dead: None,
         }
     }

@@ -1,6 +1,5 @@
 //! The engine thread's side of [`super::trace`].
 
-use super::ends::Ends;
 use super::table::Table;
 use super::{
     DetailOptions, FrameOwner, PageUse, StepTrace, Trace, TraceDetail, TraceEvent, TraceNode, TraceOwner, TracePlace,
@@ -9,7 +8,7 @@ use super::{
 use crate::cache::SequenceHandle;
 use crate::error::Result;
 use crate::limits;
-use crate::scheduler::{Batch, Note, PageOwner, Scheduler, Sequence};
+use crate::scheduler::{Batch, Journal, Note, PageOwner, Scheduler, Sequence};
 use std::time::{Duration, Instant};
 
 /// The engine thread's state of the trace.
@@ -32,14 +31,14 @@ impl Tracer {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn prepare(this: Option<&Tracer>, scheduler: &mut Scheduler, ends: &mut Ends) -> Result<()> {
+    pub fn prepare(this: Option<&Tracer>, scheduler: &mut Scheduler, ends: &mut Journal<TraceEvent>) -> Result<()> {
         let keep = this.is_some_and(|tracer| tracer.trace.detail.is_some());
-        scheduler.keep_notes(keep)?;
+        scheduler.journal().keep(keep)?;
         ends.keep(keep)
     }
 
     /// Takes what happened up to now. Called after a step was scheduled, whose cleanup has removed those that have ended.
-    pub fn scheduled(&mut self, scheduler: &mut Scheduler, ends: &mut Ends) {
+    pub fn scheduled(&mut self, scheduler: &mut Scheduler, ends: &mut Journal<TraceEvent>) {
         if self.trace.detail.is_none() {
             return;
         }
@@ -49,7 +48,7 @@ impl Tracer {
             false => *events_lost += 1,
         };
         // Sequences that compute a pin have no request.
-        let lost = scheduler.take_notes(|note| match note {
+        let lost = scheduler.journal().take(|note| match note {
             Note::Admitted { tag: 0, .. } | Note::Preempted { tag: 0, .. } => {}
             Note::Admitted { tag, tokens, reused } => add(TraceEvent::Admitted { request_id: tag, tokens, reused }),
             Note::Preempted { tag, computed, kept } => add(TraceEvent::Preempted { request_id: tag, computed, kept }),

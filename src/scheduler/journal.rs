@@ -1,4 +1,4 @@
-//! What refill and preemption did, for whoever traces the steps. Kept only when it is asked for.
+//! What happened, for whoever traces the steps: what refill and preemption did here, and what the engine keeps in the same way.
 
 use super::{Scheduler, SequenceHandle};
 use crate::error::{Result, reserved};
@@ -27,57 +27,66 @@ pub enum Note {
     },
 }
 
-/// Notes since they were last taken.
-#[derive(Debug, Default)]
-pub(super) struct Journal {
-    notes: Option<Vec<Note>>,
+/// What happened since it was last taken, as far as there is room. Nothing is kept, and nothing takes memory, until it is asked for.
+#[derive(Debug)]
+pub struct Journal<T> {
+    notes: Option<Vec<T>>,
     /// Notes for which there was no room.
     lost: u64,
 }
 
-impl Journal {
-    fn push(&mut self, note: Note) {
-        match &mut self.notes {
-            Some(notes) if notes.len() < notes.capacity() => notes.push(note),
-            Some(_) => self.lost += 1,
-            None => {}
-        }
+impl<T> Default for Journal<T> {
+    fn default() -> Journal<T> {
+        Journal { notes: None, lost: 0 }
     }
 }
 
-impl Scheduler {
+impl<T> Journal<T> {
     /// Begins or ends to keep notes, and forgets those that are there.
     ///
     /// # Errors
     /// `Memory` for [`limits::TRACE_EVENTS_MAX`] notes.
-    pub fn keep_notes(&mut self, keep: bool) -> Result<()> {
+    pub fn keep(&mut self, keep: bool) -> Result<()> {
         let notes = if keep { Some(reserved("the events of a trace", limits::TRACE_EVENTS_MAX)?) } else { None };
-        self.journal = Journal { notes, lost: 0 };
+        *self = Journal { notes, lost: 0 };
         Ok(())
     }
 
+    /// Keeps a note, if they are kept.
+    pub fn push(&mut self, note: impl FnOnce() -> T) {
+        match &mut self.notes {
+            Some(notes) if notes.len() < notes.capacity() => notes.push(note()),
+            Some(_) => self.lost += 1,
+            None => {}
+        }
+    }
+
     /// Gives the notes since the last call to `take`, and returns how many more there were than there is room for.
-    pub fn take_notes(&mut self, take: impl FnMut(Note)) -> u64 {
-        self.journal.notes.iter_mut().flat_map(|notes| notes.drain(..)).for_each(take);
-        std::mem::take(&mut self.journal.lost)
+    pub fn take(&mut self, take: impl FnMut(T)) -> u64 {
+        self.notes.iter_mut().flat_map(|notes| notes.drain(..)).for_each(take);
+        std::mem::take(&mut self.lost)
+    }
+}
+
+impl Scheduler {
+    /// What refill and preemption did.
+    pub fn journal(&mut self) -> &mut Journal<Note> {
+        &mut self.journal
     }
 
     pub(super) fn note_admission(&mut self, handle: SequenceHandle) {
-        if self.journal.notes.is_some()
-            && let Some(sequence) = self.sequences.get(handle)
-        {
+        if let Some(sequence) = self.sequences.get(handle) {
             let (tag, tokens, reused) = (sequence.tag, sequence.tokens.len(), sequence.computed);
-            self.journal.push(Note::Admitted { tag, tokens, reused });
+            self.journal.push(|| Note::Admitted { tag, tokens, reused });
         }
     }
 
     /// Before its pages are taken away.
     pub(super) fn note_preemption(&mut self, handle: SequenceHandle) {
-        if self.journal.notes.is_some()
-            && let Some(sequence) = self.sequences.get(handle)
-        {
+        if let Some(sequence) = self.sequences.get(handle) {
+            let (tag, computed) = (sequence.tag, sequence.computed);
             let kept = sequence.tree_pages * self.capacity.page_tokens;
-            self.journal.push(Note::Preempted { tag: sequence.tag, computed: sequence.computed, kept });
+            self.journal.push(|| Note::Preempted { tag, computed, kept });
         }
     }
 

@@ -30,7 +30,7 @@ mod view;
 
 pub use crate::cache::SequenceHandle;
 pub use crate::cache::prefix::NodeView;
-pub use journal::Note;
+pub use journal::{Journal, Note};
 pub use pins::{Pin, PinNews};
 pub use queue::Rank;
 pub use sequence::{Sequence, State, UNKNOWN};
@@ -119,7 +119,7 @@ pub struct Scheduler {
     tree: PrefixTree,
     counters: Counters,
     pins: pins::Pins,
-    journal: journal::Journal,
+    journal: Journal<Note>,
     arrivals: u64,
     /// Number of the step being scheduled.
     step: u64,
@@ -150,7 +150,7 @@ impl Scheduler {
             tree: PrefixTree::new(capacity.page_tokens, groups, frames)?,
             counters: Counters::default(),
             pins: pins::Pins::new()?,
-            journal: journal::Journal::default(),
+            journal: Journal::default(),
             arrivals: 0,
             step: 0,
             scratch: reserved("the frames of a page", groups)?,

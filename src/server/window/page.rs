@@ -80,3 +80,29 @@ pub(in crate::server) async fn home(State(server): State<Arc<Server>>) -> Respon
     ];
     (headers, Html(page.html.replace(POLICY_PLACE, "").replace(RECORDING_PLACE, ""))).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// The committed recording is the page of today with what was recorded. `ASTRAI_BLESS=1` writes it anew.
+    #[test]
+    fn the_committed_recording_has_the_page_as_it_is() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/window.html");
+        let committed = std::fs::read_to_string(&path).unwrap();
+        let (_, rest) = committed.split_once("id=\"recording\">[\n").expect("a recording");
+        let (messages, _) = rest.split_once("\n]</script>").expect("its end");
+        let page = Page::new().recorded(messages);
+        if std::env::var_os("ASTRAI_BLESS").is_some() {
+            std::fs::write(&path, &page).unwrap();
+            return;
+        }
+        let differs = page.lines().zip(committed.lines()).position(|(new, old)| new != old);
+        assert!(
+            page == committed,
+            "docs/window.html has another page, from line {:?} on",
+            differs.map(|line| line + 1)
+        );
+    }
+}

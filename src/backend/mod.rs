@@ -35,7 +35,10 @@ mod step;
 
 pub use cache::{Cache, KvPages, KvShape};
 pub use memory::{HostBytes, MaxBatchShape, Memory, RandomWeight, Reserved, Tensor, Weight};
-pub use operations::{Attention, Expert, Experts, Heads, Linear, Operations, Placement, Rotary, Routing};
+pub use operations::{
+    Activation, Attention, Expert, Experts, Heads, Linear, Norm, Operations, Placement, PositionScale, Rotary,
+    RouterGroups, RouterScore, Routing,
+};
 pub use sampling::{Sampling, Ticket};
 pub use step::{FROM_LAST_STEP, Ragged, Step, Steps, Tables};
 

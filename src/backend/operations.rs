@@ -45,6 +45,50 @@ impl Heads {
     }
 }
 
+/// How rows are normed: `(x - mean) / sqrt(mean((x - mean)^2) + eps) * gain + bias`, where the mean is 0 unless `centred`.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// Vector `[width]`; `None` = 1.
+    pub gain: Option<Weight>,
+    /// Vector `[width]`; `None` = 0.
+    pub bias: Option<Weight>,
+    /// Keeps the divisor from 0.
+    pub eps: f32,
+    /// Subtract the mean of the row first (LayerNorm instead of RMSNorm).
+    pub centred: bool,
+}
+
+/// The function between the matrices of a feed-forward part. One that is gated multiplies its result with the other input.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    #[default]
+    Silu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
+    GeluTanh,
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`.
+    Gelu,
+    /// `max(x, 0)^2`.
+    Relu2,
+    /// Of gpt-oss, gated: with `g = min(gate, limit)` and `u = clamp(up, -limit, limit)`, `g * sigmoid(alpha * g) * (u + 1)`.
+    /// Of one input: `g * sigmoid(alpha * g)`.
+    Clamped {
+        /// Factor inside the sigmoid.
+        alpha: f32,
+        /// Largest input.
+        limit: f32,
+    },
+}
+
+/// A factor on queries that grows with their position: `1 + beta * ln(1 + floor(position / period))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PositionScale {
+    /// Weight of the logarithm.
+    pub beta: f32,
+    /// Positions for which the factor is the same.
+    pub period: f32,
+}
+
 /// Rotary embedding of a contiguous part of every head.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotary {
@@ -73,8 +117,8 @@ pub struct Placement {
     pub norm_last: bool,
     /// Epsilon of the norms.
     pub eps: f32,
-    /// Rotation of queries and keys.
-    pub rotary: Rotary,
+    /// Rotation of queries and keys; `None` = they know no position.
+    pub rotary: Option<Rotary>,
     /// The layer group's pages.
     pub pages: KvPages,
     /// Index of the layer within the group.
@@ -96,38 +140,85 @@ pub struct Attention {
     pub scale: f32,
     /// Sliding window: number of keys visible to a query, its own included; `None` = all up to its position.
     pub window: Option<u32>,
+    /// A score `s` becomes `softcap * tanh(s / softcap)`.
+    pub softcap: Option<f32>,
+    /// Vector `[heads]`: the score of a key without a value that every query of a head sees.
+    pub sinks: Option<Weight>,
 }
 
-/// The feed-forward matrices of one expert.
+/// The feed-forward matrices of one expert, each with its bias.
 #[derive(Clone, Copy, Debug)]
 pub struct Expert {
+    /// `[intermediate, hidden]`; `None` = the activation is not gated.
+    pub gate: Option<(Weight, Option<Weight>)>,
     /// `[intermediate, hidden]`.
-    pub gate: Weight,
-    /// `[intermediate, hidden]`.
-    pub up: Weight,
+    pub up: (Weight, Option<Weight>),
     /// `[hidden, intermediate]`.
-    pub down: Weight,
+    pub down: (Weight, Option<Weight>),
 }
 
-/// How experts are chosen from the router's logits.
+/// What a router's logits become before experts are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouterScore {
+    /// Probabilities over all experts.
+    #[default]
+    Softmax,
+    /// A sigmoid of each.
+    Sigmoid,
+}
+
+/// Experts are chosen from the best groups only. The groups are consecutive experts, as many in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterGroups {
+    /// Groups; they divide the experts.
+    pub count: usize,
+    /// Groups chosen per token.
+    pub chosen: usize,
+    /// A group is as good as the sum of so many of its best experts.
+    pub best: usize,
+}
+
+/// How experts are chosen from the router's logits, and how their results are weighted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Routing {
     /// Experts chosen per token.
     pub chosen: usize,
-    /// Divide the probabilities of the chosen experts by their sum.
+    /// The scores.
+    pub score: RouterScore,
+    /// Divide the scores of the chosen experts by their sum.
     pub renormalise: bool,
+    /// Added to this sum.
+    pub epsilon: f32,
+    /// Factor on the weights.
+    pub factor: f32,
+    /// Choose from the best groups.
+    pub groups: Option<RouterGroups>,
 }
 
-/// The routed experts of one layer: `out[r] += sum_j p_j * down_j(silu(gate_j(x[r])) * up_j(x[r]))` over the experts
-/// `j` chosen for row `r`, with router probabilities `p_j`, added in ascending order of `j`.
+impl Routing {
+    /// The `chosen` most probable experts, weighted by their probabilities.
+    pub fn softmax(chosen: usize, renormalise: bool) -> Routing {
+        Routing { chosen, score: RouterScore::Softmax, renormalise, epsilon: 0.0, factor: 1.0, groups: None }
+    }
+}
+
+/// The routed experts of one layer: `out[r] += sum_j p_j * down_j(activation(gate_j(x[r])) * up_j(x[r]))` over the experts
+/// `j` chosen for row `r`, with router weights `p_j`, added in ascending order of `j`. An expert that is not gated computes
+/// `down_j(activation(up_j(x[r])))`.
 #[derive(Clone, Copy, Debug)]
 pub struct Experts<'a> {
-    /// All experts, by index.
+    /// All experts, by index. All or none are gated.
     pub experts: &'a [Expert],
     /// Router logits `[rows, experts]`.
     pub logits: Tensor,
     /// How experts are chosen.
     pub routing: Routing,
+    /// Vector `[experts]`: added to the scores for the choice, not to the weights.
+    pub choice_bias: Option<Weight>,
+    /// Vector `[experts]`: factor on the weight of each expert.
+    pub expert_scale: Option<Weight>,
+    /// Between the matrices.
+    pub activation: Activation,
     /// Input `[rows, hidden]`.
     pub x: Tensor,
     /// Output `[rows, hidden]`; the result is added to it.
@@ -136,23 +227,26 @@ pub struct Experts<'a> {
 
 /// The tensor operations of a device.
 pub trait Operations {
-    /// `out[r] = table[tokens[r]]` for all rows of the step. `out` is `[rows, table.in_features]`; tokens are below
+    /// `out[r] = table[tokens[r]] * scale` for all rows of the step. `out` is `[rows, table.in_features]`; tokens are below
     /// `table.out_features`.
-    fn embed(&mut self, table: Weight, out: Tensor);
+    fn embed(&mut self, table: Weight, scale: f32, out: Tensor);
 
     /// Cosines and sines of `positions[r] * inv_freq[i]`, times `scale`, into `out[r, 2, inv_freq.len()]`, for all rows
     /// of the step.
     fn rotary_angles(&mut self, inv_freq: &[f32], scale: f32, out: Tensor);
 
-    /// `out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]`; both `[rows, gain.in_features]`. `out` may be `x`.
-    fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor);
+    /// `out[r] = norm(x[r])`; both `[rows, width]`. `out` may be `x`.
+    fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor);
 
     /// Up to four matrix products that share the input `x` `[rows, in_features]`.
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]);
 
-    /// Two products of the same shape with a shared input, then `gate.out = silu(gate.out) * up.out`. Afterwards
+    /// Two products of the same shape with a shared input, then `gate.out = activation(gate.out) * up.out`. Afterwards
     /// `gate.out` may only be used as the input of matrix products, and the contents of `up.out` are undefined.
-    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear);
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation);
+
+    /// `x[i] = activation(x[i])` over `elements`.
+    fn activate(&mut self, x: Tensor, activation: Activation, elements: usize);
 
     /// For all rows of the step: norms and rotates queries and keys as `placement` says, and stores keys and values in
     /// their pages.
@@ -162,8 +256,17 @@ pub trait Operations {
     /// value are already stored). The query heads are divided evenly among the KV heads.
     fn attention(&mut self, attention: Attention);
 
-    /// `x[i] *= sigmoid(gate[i])` over `elements`.
-    fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize);
+    /// `x[r] *= 1 + beta * ln(1 + floor(position / period))` for all rows of the step, of `width` elements.
+    fn scale_by_position(&mut self, x: Tensor, width: usize, scale: PositionScale);
+
+    /// `x[r, h, i] *= sigmoid(gate[r, h, i])`; `x` is `[rows, gate.heads, dim]`. A gate of one element serves the whole head.
+    fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize);
+
+    /// `x[i] *= factor` over `elements`.
+    fn scale(&mut self, x: Tensor, factor: f32, elements: usize);
+
+    /// `x[i] = cap * tanh(x[i] / cap)` over `elements`.
+    fn softcap(&mut self, x: Tensor, cap: f32, elements: usize);
 
     /// `x[i] += factor * y[i]` over `elements`.
     fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize);

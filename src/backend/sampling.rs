@@ -17,10 +17,10 @@ pub trait Sampling {
     /// `Memory`, `Device`.
     fn set_vocabulary_mask(&mut self, mask: &AllowedTokens) -> Result<()>;
 
-    /// Computes the logits of `rows` rows of `x` by the product `head`, and samples them as [`super::Step::sampling`]
-    /// says, which has one request for each of the rows. The logits are not defined afterwards, but for rows of
-    /// [`crate::sampling::SamplingKind::Host`] until the next step.
-    fn sample(&mut self, x: Tensor, rows: usize, head: Linear);
+    /// Computes the logits of `rows` rows of `x` by the product `head`, caps them ([`super::Operations::softcap`]), and samples
+    /// them as [`super::Step::sampling`] says, which has one request for each of the rows. The logits are not defined
+    /// afterwards, but for rows of [`crate::sampling::SamplingKind::Host`] until the next step.
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, softcap: Option<f32>);
 
     /// Submits the copy of the samples to the host. At most [`super::Steps::steps_in_flight`] tickets are outstanding.
     fn copy_out(&mut self) -> Ticket;

@@ -3,7 +3,7 @@
 use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
 use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
 use crate::backend::{
-    self, Backend, Experts, Heads, KvPages, KvShape, Linear, MaxBatchShape, Placement, Rotary, Tensor,
+    self, Activation, Backend, Experts, Heads, KvPages, KvShape, Linear, MaxBatchShape, Norm, Placement, Rotary, Tensor,
 };
 use crate::error::Result;
 use crate::limits;
@@ -206,7 +206,7 @@ impl Model {
         backend.begin();
         self.rows = backend.step().tokens.len();
         let (a, ws) = (&self.architecture, &self.workspace);
-        backend.embed(self.weights.embedding, ws.x);
+        backend.embed(self.weights.embedding, 1.0, ws.x);
         for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
             backend.rotary_angles(&rotary.inv_freq, rotary.scale, angles);
         }
@@ -227,16 +227,16 @@ impl Model {
     pub fn layer(&mut self, backend: &mut dyn Backend, index: usize) {
         let (a, ws, rows) = (&self.architecture, &self.workspace, self.rows);
         let (spec, weights) = (&a.layers[index], &self.weights.layers[index]);
-        backend.rms_norm(ws.x, weights.attention_norm, a.eps, rows, ws.y);
+        backend.norm(ws.x, &rms(weights.attention_norm, a.eps), a.hidden, rows, ws.y);
         self.attention(backend, &spec.attention, weights, index);
-        backend.rms_norm(ws.x, weights.ffn_norm, a.eps, rows, ws.y);
+        backend.norm(ws.x, &rms(weights.ffn_norm, a.eps), a.hidden, rows, ws.y);
         self.ffn(backend, &spec.ffn, &weights.ffn);
     }
 
     /// Samples `rows` of the step's logits positions, from `first` on, as [`backend::Step::sampling`] says.
     pub fn sample(&mut self, backend: &mut dyn Backend, first: usize, rows: usize) {
         let head = self.head(backend, first, rows);
-        backend.sample(self.workspace.picked, rows, head);
+        backend.sample(self.workspace.picked, rows, head, None);
     }
 
     /// Reads the logits of the `row`-th position that the last [`Model::sample`] was of, one of
@@ -261,7 +261,7 @@ impl Model {
         assert!(rows <= self.logits_rows_max, "{rows} rows of logits, at most {}", self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.gather(ws.x, first, rows, a.hidden, ws.picked);
-        backend.rms_norm(ws.picked, self.weights.final_norm, a.eps, rows, ws.picked);
+        backend.norm(ws.picked, &rms(self.weights.final_norm, a.eps), a.hidden, rows, ws.picked);
         plain(self.weights.lm_head, ws.logits)
     }
 
@@ -284,7 +284,7 @@ impl Model {
             }
             KvWeights::Latent { a, norm, b } => {
                 backend.linear(ws.y, rows, &[to(w.q, ws.q), to(a, ws.latent)]);
-                backend.rms_norm(ws.latent, norm, self.architecture.eps, rows, ws.latent);
+                backend.norm(ws.latent, &rms(norm, self.architecture.eps), norm.in_features, rows, ws.latent);
                 backend.linear(ws.latent, rows, &[to(b, ws.k)]);
                 let (both, width) = (2 * t.head_dim, 2 * t.head_dim * t.kv_heads);
                 (heads(ws.k, t.kv_heads, both, width), heads(ws.k.at(t.head_dim), t.kv_heads, both, width))
@@ -306,17 +306,26 @@ impl Model {
             norms: w.head_norms.map(|(q, k)| [q, k]),
             norm_last: t.head_norm == HeadNorm::AfterRotary,
             eps: self.architecture.eps,
-            rotary,
+            rotary: Some(rotary),
             pages,
             layer: index,
         };
         backend.place_heads(&placement);
-        let attention =
-            backend::Attention { q, out: ws.attended, pages, layer: index, scale: t.scale, window: t.window };
+        let attention = backend::Attention {
+            q,
+            out: ws.attended,
+            pages,
+            layer: index,
+            scale: t.scale,
+            window: t.window,
+            softcap: None,
+            sinks: None,
+        };
         backend.attention(attention);
         if let Some(gate) = w.gate {
             backend.linear(ws.y, rows, &[to(gate, ws.gate)]);
-            backend.sigmoid_mul(ws.attended, ws.gate, rows * t.heads * t.head_dim);
+            let gates = heads(ws.gate, t.heads, t.head_dim, t.heads * t.head_dim);
+            backend.sigmoid_mul(ws.attended, t.head_dim, gates, rows);
         }
         backend.linear(ws.attended, rows, &[Linear { accumulate: true, ..to(w.out, ws.x) }]);
     }
@@ -326,25 +335,40 @@ impl Model {
         let (ws, rows) = (&self.workspace, self.rows);
         match (weights, ffn) {
             (FfnWeights::Dense { gate, up, down }, _) => {
-                backend.gated(ws.y, rows, to(*gate, ws.gate), to(*up, ws.up));
+                backend.gated(ws.y, rows, to(*gate, ws.gate), to(*up, ws.up), Activation::Silu);
                 backend.linear(ws.gate, rows, &[Linear { accumulate: true, ..to(*down, ws.x) }]);
             }
             (FfnWeights::Experts { router, routed, shared }, Ffn::Experts { routing, .. }) => {
                 let factor = 1.0 / shared.len().max(1) as f32;
                 for expert in shared {
-                    backend.gated(ws.y, rows, plain(expert.gate, ws.gate), plain(expert.up, ws.up));
-                    backend.linear(ws.gate, rows, &[plain(expert.down, ws.attended)]);
-                    backend.add_scaled(ws.x, ws.attended, factor, rows * expert.down.out_features);
+                    let (gate, up) = (expert.gate.map_or(expert.up.0, |g| g.0), expert.up.0);
+                    backend.gated(ws.y, rows, plain(gate, ws.gate), plain(up, ws.up), Activation::Silu);
+                    backend.linear(ws.gate, rows, &[plain(expert.down.0, ws.attended)]);
+                    backend.add_scaled(ws.x, ws.attended, factor, rows * expert.down.0.out_features);
                 }
                 let logits = self.router;
                 backend.linear(ws.y, rows, &[plain(*router, logits)]);
-                backend.experts(Experts { experts: routed, logits, routing: *routing, x: ws.y, out: ws.x }, rows);
+                let experts = Experts {
+                    experts: routed,
+                    logits,
+                    routing: *routing,
+                    choice_bias: None,
+                    expert_scale: None,
+                    activation: Activation::Silu,
+                    x: ws.y,
+                    out: ws.x,
+                };
+                backend.experts(experts, rows);
             }
             (FfnWeights::Experts { .. }, Ffn::Dense { .. }) => {
                 unreachable!("weights are bound by this very architecture")
             }
         }
     }
+}
+
+fn rms(gain: crate::backend::Weight, eps: f32) -> Norm {
+    Norm { gain: Some(gain), bias: None, eps, centred: false }
 }
 
 fn to(projection: Projection, out: Tensor) -> Linear {

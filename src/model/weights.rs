@@ -252,9 +252,9 @@ impl Binder<'_> {
     ) -> Result<Expert> {
         let at = |name: &str| at(name).replace("{e}", &index.to_string());
         Ok(Expert {
-            gate: self.matrix(&at(gate), inner, hidden, Part::Layer)?,
-            up: self.matrix(&at(up), inner, hidden, Part::Layer)?,
-            down: self.matrix(&at(down), hidden, inner, down_part)?,
+            gate: Some((self.matrix(&at(gate), inner, hidden, Part::Layer)?, None)),
+            up: (self.matrix(&at(up), inner, hidden, Part::Layer)?, None),
+            down: (self.matrix(&at(down), hidden, inner, down_part)?, None),
         })
     }
 

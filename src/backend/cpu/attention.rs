@@ -85,6 +85,10 @@ pub struct AttentionArgs<'a> {
     pub scale: f32,
     /// Sliding window: number of keys visible to a query, its own included; `None` = all.
     pub window: Option<u32>,
+    /// A score `s` becomes `softcap * tanh(s / softcap)`.
+    pub softcap: Option<f32>,
+    /// `[heads]`: the score of a key without a value.
+    pub sinks: Option<Elements<'a>>,
     /// Compute only this partial result; `None` = process all spans and write the final results.
     pub part: Option<Part>,
 }
@@ -135,6 +139,12 @@ impl AttentionArgs<'_> {
         let v_dim = self.pages.shape.v_dim;
         // SAFETY: guaranteed by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.out.add(row * self.out_stride + head * v_dim), v_dim) }
+    }
+
+    /// The sink of query `index`.
+    #[inline(always)]
+    pub fn sink(&self, index: usize) -> Option<f32> {
+        self.sinks.as_ref().map(|sinks| sinks.get(self.place(index).1))
     }
 
     fn place(&self, index: usize) -> (usize, usize) {
@@ -294,6 +304,7 @@ impl CpuBackend {
         let out_stride = q.heads * shape.v_dim;
         let out = self.shared(attention.out, rows * out_stride);
         let per_kv = q.heads / shape.kv_heads;
+        let sinks = attention.sinks.map(|sinks| self.weights[sinks.id as usize].clone());
         let functions = self.kernels.attention;
         let attend = if self.compute == Compute::F32 { functions.attend_f32 } else { functions.attend };
         let part_floats = |rows: &Rows| rows.rows.len() * per_kv * running::part_floats(shape.v_dim);
@@ -322,6 +333,8 @@ impl CpuBackend {
                 pages: unsafe { pages.view() },
                 scale: attention.scale,
                 window: attention.window,
+                softcap: attention.softcap,
+                sinks: sinks.as_ref().map(StoredWeight::elements),
                 part: None,
             };
             (args, block)

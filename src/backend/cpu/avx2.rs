@@ -13,6 +13,7 @@ use super::Tier;
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels, with_features};
 use super::linear::{Int8RowMut, plain_form};
 use super::portable;
+use crate::backend::Activation;
 
 pub(super) use attention::ATTENTION;
 
@@ -44,7 +45,10 @@ pub(super) const TABLE: Kernels = Kernels {
     attention: ATTENTION,
     sampling: sampling_kernels!(#[target_feature(enable = "avx2")]),
     rms_norm,
-    silu_mul,
+    centre,
+    gate,
+    activate,
+    softcap,
     sigmoid_mul,
 };
 
@@ -54,8 +58,11 @@ pub fn present() -> bool {
 }
 
 with_features! { "avx2,fma";
-    fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) { portable::rms_norm_any::<true>(x, gain, eps) }
-    fn silu_mul(gate: &mut [f32], up: &[f32]) { portable::silu_mul_any::<true>(gate, up) }
+    fn rms_norm(x: &mut [f32], gain: Option<Elements>, eps: f32) { portable::rms_norm_any::<true>(x, gain, eps) }
+    fn centre(x: &mut [f32]) { portable::centre_any(x) }
+    fn gate(gate: &mut [f32], up: &[f32], activation: Activation) { portable::gate_any::<true>(gate, up, activation) }
+    fn activate(x: &mut [f32], activation: Activation) { portable::activate_any::<true>(x, activation) }
+    fn softcap(x: &mut [f32], cap: f32) { portable::softcap_any::<true>(x, cap) }
     fn sigmoid_mul(x: &mut [f32], gate: &[f32]) { portable::sigmoid_mul_any::<true>(x, gate) }
     fn to_int8(x: &[f32], row: Int8RowMut) { portable::to_int8_any(x, row) }
 }

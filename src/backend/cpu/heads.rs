@@ -13,7 +13,7 @@ impl CpuBackend {
             return;
         }
         let Placement { q, k, v, rotary, .. } = *placement;
-        let angles = Shared(self.floats(rotary.angles, rows * rotary.dims).as_ptr().cast_mut());
+        let angles = rotary.map(|r| (r, Shared(self.floats(r.angles, rows * r.dims).as_ptr().cast_mut())));
         let norms = placement.norms.map(|pair| pair.map(|gain| self.weights[gain.id as usize].clone()));
         let gains = norms.as_ref().map_or([None, None], |[q, k]| [Some(q.elements()), Some(k.elements())]);
         let [q_data, k_data, v_data] = [q, k, v].map(|h| self.shared(h.tensor, h.span(rows)));
@@ -23,12 +23,12 @@ impl CpuBackend {
         self.ranges(rows, 1, work, &|range, _| {
             for row in range.clone() {
                 // SAFETY: inside the checked tensor, which no task writes.
-                let angles = unsafe { angles.read(row * rotary.dims..(row + 1) * rotary.dims) };
+                let angles = angles.map(|(r, angles)| (r, unsafe { angles.read(row * r.dims..(row + 1) * r.dims) }));
                 for (heads, data, gain) in [(q, q_data, gains[0]), (k, k_data, gains[1])] {
                     let norm = |head: &mut [f32]| {
                         if let Some(gain) = gain {
                             // SAFETY: the tier was checked by `new`.
-                            unsafe { (kernels.rms_norm)(head, gain, eps) };
+                            unsafe { (kernels.rms_norm)(head, Some(gain), eps) };
                         }
                     };
                     for head in 0..heads.heads {
@@ -37,8 +37,10 @@ impl CpuBackend {
                         if !norm_last {
                             norm(head);
                         }
-                        let turned = &mut head[rotary.start..rotary.start + rotary.dims];
-                        rotary::rotate(turned, angles, rotary.interleaved);
+                        if let Some((rotary, angles)) = angles {
+                            let turned = &mut head[rotary.start..rotary.start + rotary.dims];
+                            rotary::rotate(turned, angles, rotary.interleaved);
+                        }
                         if norm_last {
                             norm(head);
                         }

@@ -7,6 +7,7 @@
 use super::attention::AttentionKernels;
 use super::linear::{Form, Int8RowMut, LinearArgs};
 use super::{Compute, Tier};
+use crate::backend::Activation;
 use crate::dtype::DType;
 use crate::encoding::Encoding;
 use std::ops::Range;
@@ -184,12 +185,27 @@ pub struct Kernels {
     ///
     /// # Safety
     /// The processor supports the tier's instructions.
-    pub rms_norm: unsafe fn(x: &mut [f32], gain: Elements, eps: f32),
-    /// `gate = silu(gate) * up`, element by element.
+    pub rms_norm: unsafe fn(x: &mut [f32], gain: Option<Elements>, eps: f32),
+    /// Takes its mean from each element of a row. The sum is one of lanes, as in `rms_norm`.
     ///
     /// # Safety
     /// The processor supports the tier's instructions.
-    pub silu_mul: unsafe fn(gate: &mut [f32], up: &[f32]),
+    pub centre: unsafe fn(x: &mut [f32]),
+    /// `gate = activation(gate) * up`, element by element.
+    ///
+    /// # Safety
+    /// The processor supports the tier's instructions.
+    pub gate: unsafe fn(gate: &mut [f32], up: &[f32], activation: Activation),
+    /// `x = activation(x)`, element by element.
+    ///
+    /// # Safety
+    /// The processor supports the tier's instructions.
+    pub activate: unsafe fn(x: &mut [f32], activation: Activation),
+    /// `x = cap * tanh(x / cap)`, element by element.
+    ///
+    /// # Safety
+    /// The processor supports the tier's instructions.
+    pub softcap: unsafe fn(x: &mut [f32], cap: f32),
     /// `x = x * sigmoid(gate)`, element by element.
     ///
     /// # Safety

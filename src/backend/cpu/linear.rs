@@ -29,7 +29,7 @@ use super::best::TopK;
 use super::kernels::{Elements, Kernels};
 use super::memory::Buffer;
 use super::{Compute, CpuBackend, Shared, StoredWeight, best};
-use crate::backend::{Linear, Tensor};
+use crate::backend::{Activation, Linear, Tensor};
 use crate::dtype::{BlockFormat, DType};
 use crate::encoding::blocks::{self, GROUP};
 use crate::encoding::{Encoding, PANEL, Scheme};
@@ -243,8 +243,8 @@ struct Product {
 enum After {
     /// Nothing.
     Keep,
-    /// `first = silu(first) * second`, for two products of one shape.
-    Gate,
+    /// `first = activation(first) * second`, for two products of one shape.
+    Gate(Activation),
     /// Search the largest results of the single product ([`best::Search`]).
     Best(best::Search),
 }
@@ -262,13 +262,13 @@ impl CpuBackend {
     }
 
     /// See [`crate::backend::Operations::gated`].
-    pub(super) fn gated_products(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear) {
+    pub(super) fn gated_products(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {
         let form = self.form(&gate);
         if form == self.form(&up) {
-            return self.products_of_form(x, rows, &[gate, up], form, After::Gate);
+            return self.products_of_form(x, rows, &[gate, up], form, After::Gate(activation));
         }
         self.products(x, rows, &[gate, up]);
-        self.silu_mul(gate.out, up.out, rows * gate.weight.out_features);
+        self.gate(gate.out, up.out, activation, rows * gate.weight.out_features);
     }
 
     /// One product, and the `best.count` largest finite results of each row among its first `best.limit` outputs: (value, output)
@@ -392,7 +392,7 @@ impl CpuBackend {
                     }
                 }
             }),
-            After::Gate => {
+            After::Gate(activation) => {
                 let [Some(gate), Some(up), ..] = &products else { unreachable!("a gate and what it gates") };
                 assert_eq!(gate.out_features, up.out_features, "a gate has the shape of what it gates");
                 self.ranges(gate.panels.len(), 1, 2 * cost, &|range, local| {
@@ -402,7 +402,7 @@ impl CpuBackend {
                     for row in 0..rows {
                         let part = row * gate.out_features + columns.start..row * gate.out_features + columns.end;
                         // SAFETY: both outputs cover the rows, and these columns are used by this task alone.
-                        unsafe { (kernels.silu_mul)(gate.out.slice(part.clone()), up.out.slice(part)) };
+                        unsafe { (kernels.gate)(gate.out.slice(part.clone()), up.out.slice(part), activation) };
                     }
                 });
             }

@@ -292,6 +292,16 @@ impl CpuBackend {
         });
     }
 
+    /// Applies `f` to all parts of a tensor, in parallel.
+    fn each_part(&mut self, x: Tensor, elements: usize, f: &(dyn Fn(&mut [f32]) + Sync)) {
+        let x = self.shared(x, elements);
+        self.ranges(elements.div_ceil(ELEMENTS_PER_TASK), 1, ELEMENTS_PER_TASK * 4, &|range, _| {
+            let part = range.start * ELEMENTS_PER_TASK..elements.min(range.end * ELEMENTS_PER_TASK);
+            // SAFETY: the parts are disjoint and inside the tensor.
+            f(unsafe { x.slice(part) });
+        });
+    }
+
     /// Applies `f` to corresponding parts of two tensors, in parallel. The tensors must not overlap.
     fn each_pair(&mut self, x: Tensor, y: Tensor, elements: usize, f: &(dyn Fn(&mut [f32], &[f32]) + Sync)) {
         let y = Shared(self.floats(y, elements).as_ptr().cast_mut());
@@ -415,7 +425,7 @@ impl Steps for CpuBackend {
 }
 
 impl Operations for CpuBackend {
-    fn embed(&mut self, table: Weight, out: Tensor) {
+    fn embed(&mut self, table: Weight, scale: f32, out: Tensor) {
         let width = table.in_features;
         let out = self.shared(out, self.step.tokens.len() * width);
         let table = self.weights[table.id as usize].matrix();
@@ -434,6 +444,9 @@ impl Operations for CpuBackend {
                 }
                 Matrix::Panels(..) => unreachable!("the embedding is never quantized on load"),
             }
+            if scale != 1.0 {
+                to.iter_mut().for_each(|v| *v *= scale);
+            }
         }
     }
 
@@ -444,9 +457,10 @@ impl Operations for CpuBackend {
         rotary::angles(positions, inv_freq, scale, out);
     }
 
-    fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
-        let width = gain.in_features;
-        let (kernels, gain) = (self.kernels, self.weights[gain.id as usize].clone());
+    fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor) {
+        let (kernels, eps, centred) = (self.kernels, norm.eps, norm.centred);
+        let [gain, bias] = [norm.gain, norm.bias].map(|vector| vector.map(|v| self.weights[v.id as usize].clone()));
+        let (gain, bias) = (gain.as_ref().map(StoredWeight::elements), bias.as_ref().map(StoredWeight::elements));
         let from = Shared(self.floats(x, rows * width).as_ptr().cast_mut());
         let to = self.shared(out, rows * width);
         let same = x == out;
@@ -460,7 +474,15 @@ impl Operations for CpuBackend {
                     y.copy_from_slice(unsafe { from.read(part) });
                 }
                 // SAFETY: the tier was checked by `new`.
-                unsafe { (kernels.rms_norm)(y, gain.elements(), eps) };
+                unsafe {
+                    if centred {
+                        (kernels.centre)(y);
+                    }
+                    (kernels.rms_norm)(y, gain, eps);
+                }
+                if let Some(bias) = bias {
+                    y.iter_mut().enumerate().for_each(|(i, y)| *y += bias.get(i));
+                }
             }
         });
     }
@@ -469,8 +491,14 @@ impl Operations for CpuBackend {
         self.products(x, rows, group);
     }
 
-    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear) {
-        self.gated_products(x, rows, gate, up);
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {
+        self.gated_products(x, rows, gate, up, activation);
+    }
+
+    fn activate(&mut self, x: Tensor, activation: Activation, elements: usize) {
+        let kernels = self.kernels;
+        // SAFETY: the tier was checked by `new`.
+        self.each_part(x, elements, &|x| unsafe { (kernels.activate)(x, activation) });
     }
 
     fn place_heads(&mut self, placement: &Placement) {
@@ -481,10 +509,49 @@ impl Operations for CpuBackend {
         self.with_step(|backend, step| backend.attend(attention, step.ragged(attention.pages.0 as usize)));
     }
 
-    fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize) {
+    fn scale_by_position(&mut self, x: Tensor, width: usize, scale: PositionScale) {
+        self.with_step(|backend, step| {
+            let x = backend.shared(x, step.positions.len() * width);
+            for (row, &position) in step.positions.iter().enumerate() {
+                let factor = 1.0 + scale.beta * (position as f32 / scale.period).floor().ln_1p();
+                // SAFETY: inside the tensor, which was checked; no task is running.
+                unsafe { x.slice(row * width..(row + 1) * width) }.iter_mut().for_each(|x| *x *= factor);
+            }
+        });
+    }
+
+    fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize) {
+        if rows == 0 {
+            return;
+        }
+        let (kernels, width) = (self.kernels, gate.heads * dim);
+        let gates = Shared(self.floats(gate.tensor, gate.span(rows)).as_ptr().cast_mut());
+        let x = self.shared(x, rows * width);
+        self.ranges(rows, 1, width * 4, &|range, _| {
+            for (row, head) in range.flat_map(|row| (0..gate.heads).map(move |head| (row, head))) {
+                let at = row * width + head * dim;
+                // SAFETY: inside both tensors, which do not overlap; each row belongs to one task.
+                let (x, gate) = unsafe { (x.slice(at..at + dim), gates.read(gate.at(row, head))) };
+                match gate {
+                    &[gate] => {
+                        let factor = 1.0 / (1.0 + portable::exp::<true>(-gate));
+                        x.iter_mut().for_each(|x| *x *= factor);
+                    }
+                    // SAFETY: the tier was checked by `new`.
+                    gate => unsafe { (kernels.sigmoid_mul)(x, gate) },
+                }
+            }
+        });
+    }
+
+    fn scale(&mut self, x: Tensor, factor: f32, elements: usize) {
+        self.each_part(x, elements, &|x| x.iter_mut().for_each(|x| *x *= factor));
+    }
+
+    fn softcap(&mut self, x: Tensor, cap: f32, elements: usize) {
         let kernels = self.kernels;
         // SAFETY: the tier was checked by `new`.
-        self.each_pair(x, gate, elements, &|x, g| unsafe { (kernels.sigmoid_mul)(x, g) });
+        self.each_part(x, elements, &|x| unsafe { (kernels.softcap)(x, cap) });
     }
 
     fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize) {
@@ -517,11 +584,11 @@ impl CpuBackend {
         }
     }
 
-    /// `gate[i] = silu(gate[i]) * up[i]` over `elements`.
-    fn silu_mul(&mut self, gate: Tensor, up: Tensor, elements: usize) {
+    /// `gate[i] = activation(gate[i]) * up[i]` over `elements`.
+    fn gate(&mut self, gate: Tensor, up: Tensor, activation: Activation, elements: usize) {
         let kernels = self.kernels;
         // SAFETY: the tier was checked by `new`.
-        self.each_pair(gate, up, elements, &|g, u| unsafe { (kernels.silu_mul)(g, u) });
+        self.each_pair(gate, up, elements, &|g, u| unsafe { (kernels.gate)(g, u, activation) });
     }
 }
 
@@ -530,8 +597,8 @@ impl Sampling for CpuBackend {
         self.sampling.set_mask(mask)
     }
 
-    fn sample(&mut self, x: Tensor, rows: usize, head: Linear) {
-        self.with_step(|backend, step| backend.sample_rows(x, rows, head, &step.sampling));
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, softcap: Option<f32>) {
+        self.with_step(|backend, step| backend.sample_rows(x, rows, head, softcap, &step.sampling));
     }
 
     fn copy_out(&mut self) -> Ticket {

@@ -7,8 +7,10 @@
 //! Functions are generic over `FMA`: whether a multiplication and the following addition are rounded once. It is fixed
 //! for a tier.
 
+mod activation;
 mod attention;
 
+pub(super) use activation::{activate_any, gate_any, softcap_any};
 pub(super) use attention::attention_any;
 
 use super::Tier;
@@ -41,7 +43,10 @@ pub(super) const fn table<const FMA: bool, const NR: usize>(tier: Tier) -> Kerne
         },
         sampling: sampling_kernels!(),
         rms_norm: rms_norm_any::<FMA>,
-        silu_mul: silu_mul_any::<FMA>,
+        centre: centre_any,
+        gate: gate_any::<FMA>,
+        activate: activate_any::<FMA>,
+        softcap: softcap_any::<FMA>,
         sigmoid_mul: sigmoid_mul_any::<FMA>,
     }
 }
@@ -418,9 +423,10 @@ fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn rms_norm_any<const FMA: bool>(x: &mut [f32], gain: Elements, eps: f32) {
+pub(super) fn rms_norm_any<const FMA: bool>(x: &mut [f32], gain: Option<Elements>, eps: f32) {
     let square = dot::<FMA>(x, x);
     let factor = 1.0 / (square / x.len() as f32 + eps).sqrt();
+    let Some(gain) = gain else { return x.iter_mut().for_each(|x| *x *= factor) };
     match gain {
         Elements::F32(g) => x.iter_mut().zip(g).for_each(|(x, g)| *x = *x * factor * g),
         Elements::Bf16(g) => x.iter_mut().zip(g).for_each(|(x, &g)| *x = *x * factor * bf16_to_f32(g)),
@@ -428,11 +434,17 @@ pub(super) fn rms_norm_any<const FMA: bool>(x: &mut [f32], gain: Elements, eps: 
     }
 }
 
+/// Implements [`Kernels::centre`].
 #[inline(always)]
-pub(super) fn silu_mul_any<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
-    for (g, u) in gate.iter_mut().zip(up) {
-        *g = *g / (1.0 + exp::<FMA>(-*g)) * u;
+pub(super) fn centre_any(x: &mut [f32]) {
+    let (whole, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in whole {
+        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
     }
+    sums.iter_mut().zip(rest).for_each(|(sum, x)| *sum += x);
+    let mean = reduce(&sums) / x.len() as f32;
+    x.iter_mut().for_each(|x| *x -= mean);
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use super::attention::{AttentionArgs, AttentionKernels};
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, no_group};
 use super::linear::{Input, Int8RowMut, Int8Rows, LinearArgs, Matrix, plain_form};
+use crate::backend::Activation;
 use crate::dtype::BlockFormat;
 use crate::encoding::blocks::{self, GROUP, PARTS_MAX, Parts, WEIGHTS_MAX};
 use crate::encoding::{PANEL, Scheme};
@@ -21,7 +22,10 @@ pub static KERNELS: Kernels = Kernels {
     attention: ATTENTION,
     sampling: sampling_kernels!(),
     rms_norm,
-    silu_mul,
+    centre,
+    gate,
+    activate,
+    softcap,
     sigmoid_mul,
 };
 
@@ -151,9 +155,13 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
             page(p).read(false, p % shape.page_tokens, key);
             let dot: f32 = q.iter().zip(&*key).map(|(q, k)| q * k).sum();
             *score = dot * args.scale;
+            if let Some(cap) = args.softcap {
+                *score = cap * (*score / cap).tanh();
+            }
         }
-        let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut total = 0.0;
+        let sink = args.sink(query);
+        let max = scores.iter().copied().fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
+        let mut total = sink.map_or(0.0, |sink| (sink - max).exp());
         for s in scores.iter_mut() {
             *s = (*s - max).exp();
             total += *s;
@@ -170,23 +178,79 @@ unsafe fn attend(args: &AttentionArgs, scratch: &mut Vec<f32>) {
 
 /// # Safety
 /// No requirements; `unsafe` only to match the type in the function table.
-unsafe fn rms_norm(x: &mut [f32], gain: Elements, eps: f32) {
+unsafe fn rms_norm(x: &mut [f32], gain: Option<Elements>, eps: f32) {
     let mut square = 0.0;
     for v in x.iter() {
         square += v * v;
     }
     let factor = 1.0 / (square / x.len() as f32 + eps).sqrt();
     for (i, v) in x.iter_mut().enumerate() {
-        *v = *v * factor * gain.get(i);
+        *v = *v * factor * gain.map_or(1.0, |gain| gain.get(i));
     }
 }
 
 /// # Safety
 /// As [`rms_norm`].
-unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    for (g, u) in gate.iter_mut().zip(up) {
-        *g = *g / (1.0 + (-*g).exp()) * u;
+unsafe fn centre(x: &mut [f32]) {
+    let mean = x.iter().sum::<f32>() / x.len() as f32;
+    x.iter_mut().for_each(|x| *x -= mean);
+}
+
+/// An activation of one input, in f64.
+fn activation_of(x: f32, activation: Activation) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let x = f64::from(x);
+    match activation {
+        Activation::Silu => x * sigmoid(x),
+        Activation::GeluTanh => {
+            let root = (2.0 / std::f64::consts::PI).sqrt();
+            x / 2.0 * (1.0 + (root * (x + 0.044715 * x * x * x)).tanh())
+        }
+        Activation::Gelu => x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Activation::Relu2 if x < 0.0 => 0.0,
+        Activation::Relu2 => x * x,
+        Activation::Clamped { alpha, limit } => {
+            let x = if x > f64::from(limit) { f64::from(limit) } else { x };
+            x * sigmoid(f64::from(alpha) * x)
+        }
     }
+}
+
+/// The error function by its series; beyond 4 it is 1 in f32.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 4.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..100 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+/// # Safety
+/// As [`rms_norm`].
+unsafe fn gate(gate: &mut [f32], up: &[f32], activation: Activation) {
+    for (g, &u) in gate.iter_mut().zip(up) {
+        let u = match activation {
+            Activation::Clamped { limit, .. } => u.clamp(-limit, limit) + 1.0,
+            _ => u,
+        };
+        *g = activation_of(*g, activation) as f32 * u;
+    }
+}
+
+/// # Safety
+/// As [`rms_norm`].
+unsafe fn activate(x: &mut [f32], activation: Activation) {
+    x.iter_mut().for_each(|x| *x = activation_of(*x, activation) as f32);
+}
+
+/// # Safety
+/// As [`rms_norm`].
+unsafe fn softcap(x: &mut [f32], cap: f32) {
+    x.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
 }
 
 /// # Safety

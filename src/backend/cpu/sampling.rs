@@ -8,7 +8,7 @@ use super::best::TopK;
 use super::kernels::Kernels;
 use super::reserve::grow;
 use super::{CpuBackend, Shared, Tier, choose};
-use crate::backend::{Linear, MaxBatchShape, Tensor};
+use crate::backend::{Linear, MaxBatchShape, Operations, Tensor};
 use crate::error::{Result, copied};
 use crate::limits;
 use crate::sampling::math::RowPasses;
@@ -117,7 +117,14 @@ impl SamplingState {
 
 impl CpuBackend {
     /// See [`crate::backend::Sampling::sample`].
-    pub(super) fn sample_rows(&mut self, x: Tensor, rows: usize, head: Linear, requests: &SamplingRequests) {
+    pub(super) fn sample_rows(
+        &mut self,
+        x: Tensor,
+        rows: usize,
+        head: Linear,
+        softcap: Option<f32>,
+        requests: &SamplingRequests,
+    ) {
         let mut sampling = std::mem::take(&mut self.sampling);
         let SamplingState { mask, output, samplers, found } = &mut sampling;
         assert!(rows == requests.rows.len(), "{rows} rows of logits for {} requests", requests.rows.len());
@@ -133,6 +140,16 @@ impl CpuBackend {
         } else {
             self.products(x, rows, &[head]);
         }
+        let whole = requests.rows.iter().filter(|request| Sampler::enough(mask, request).is_none()).count();
+        if let Some(cap) = softcap {
+            if whole > 0 {
+                self.softcap(head.out, cap, rows * vocab);
+            }
+            for (logit, _) in found.iter_mut().take(rows * count).filter(|(logit, _)| logit.is_finite()) {
+                // SAFETY: the tier was checked by `new`.
+                unsafe { (self.kernels.softcap)(std::slice::from_mut(logit), cap) };
+            }
+        }
         output.resize(rows, requests.rows.iter().any(|request| request.logprobs > 0));
         let passes = TierPasses(self.kernels);
         let logits = self.shared(head.out, rows * vocab);
@@ -143,7 +160,6 @@ impl CpuBackend {
                 .then_some((Shared(output.top_tokens.as_mut_ptr()), Shared(output.top_logprobs.as_mut_ptr()))),
         };
         let (next, slots, found) = (AtomicUsize::new(0), &*samplers, &*found);
-        let whole = requests.rows.iter().filter(|request| Sampler::enough(mask, request).is_none()).count();
         let mask = &*mask;
         self.pool.run(slots.len().min(whole.max(1)), &|slot, _| {
             // SAFETY: each task has a slot of its own.

@@ -115,7 +115,7 @@ fn experts(config: &Config, sizes: &ModelDims) -> Result<Ffn> {
     Ok(Ffn::Experts {
         count,
         intermediate: width("moe_intermediate_size")?,
-        routing: Routing { chosen, renormalise: config.flag("norm_topk_prob", true)? },
+        routing: Routing::softmax(chosen, config.flag("norm_topk_prob", true)?),
         shared,
         shared_intermediate: width("shared_expert_intermediate_size")?,
     })

@@ -34,7 +34,7 @@ fn mixtral(config: &Config, model_type: &str) -> Result<Architecture> {
         ffn: Ffn::Experts {
             count,
             intermediate: sizes.intermediate,
-            routing: Routing { chosen, renormalise: true },
+            routing: Routing::softmax(chosen, true),
             shared: 0,
             shared_intermediate: 0,
         },

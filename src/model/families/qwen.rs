@@ -53,7 +53,7 @@ fn qwen3_moe(config: &Config, model_type: &str) -> Result<Architecture> {
     let intermediate = config.size("moe_intermediate_size", limits::WIDTH_MAX)?;
     let renormalise = config.flag("norm_topk_prob", false)?;
     let sparse = sparse_layers(config)?;
-    let routing = Routing { chosen, renormalise };
+    let routing = Routing::softmax(chosen, renormalise);
     let experts = Ffn::Experts { count, intermediate, routing, shared: 0, shared_intermediate: 0 };
     lineage(config, model_type, &sizes, &HF_NAMES, |l| Layer {
         attention: attention[l],

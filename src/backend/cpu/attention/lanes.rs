@@ -9,6 +9,7 @@ use super::running::{self, Fold, Running};
 use super::tile::{self, Block, GROUPS, Pairs, Query, TILE};
 use super::{AttentionArgs, BLOCK};
 use crate::backend::cpu::kv::GROUP;
+use crate::backend::cpu::portable::softcap_any;
 use crate::dtype::DType;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -118,7 +119,11 @@ impl<P: Pairs> Blocks<'_, P> {
                 for (i, query) in tile.iter_mut().enumerate() {
                     let s = seen_by((start + i) / heads);
                     let factor = self.factors[start + i];
-                    query.scores[groups.start * GROUP..groups.end * GROUP].iter_mut().for_each(|v| *v *= factor);
+                    let scores = &mut query.scores[groups.start * GROUP..groups.end * GROUP];
+                    scores.iter_mut().for_each(|v| *v *= factor);
+                    if let Some(cap) = args.softcap {
+                        softcap_any::<true>(scores, cap);
+                    }
                     let (max, total) = (&mut state.max[start + i], &mut state.total[start + i]);
                     let shrink = tile::softmax::<P>(query, block, s.clone(), max, total);
                     if shrink != 1.0 {

@@ -68,11 +68,19 @@ impl<'a> Running<'a> {
     /// # Safety
     /// As [`AttentionArgs::result`].
     #[inline(always)]
-    unsafe fn finish(&self, args: &AttentionArgs) {
+    unsafe fn finish<const FMA: bool>(&self, args: &AttentionArgs) {
         for i in 0..self.max.len() {
             // SAFETY: guaranteed by the caller.
             let out = unsafe { args.result(i) };
-            let factor = 1.0 / self.total[i];
+            let factor = match args.sink(i) {
+                None => 1.0 / self.total[i],
+                // The sink is one more key, whose value is 0. All are relative to the larger of it and the largest score.
+                Some(sink) => {
+                    let both = self.max[i].max(sink);
+                    let ours = exp::<FMA>(self.max[i] - both);
+                    ours / (self.total[i] * ours + exp::<FMA>(sink - both))
+                }
+            };
             out.iter_mut().zip(&self.sum[i * self.v_dim..]).for_each(|(o, s)| *o = s * factor);
         }
     }
@@ -127,7 +135,7 @@ pub unsafe fn over_spans<const FMA: bool, F: Fold>(args: &AttentionArgs, memory:
     }
     if args.part.is_none() {
         // SAFETY: guaranteed by the caller.
-        unsafe { whole.finish(args) };
+        unsafe { whole.finish::<FMA>(args) };
     }
 }
 
@@ -148,5 +156,5 @@ pub unsafe fn combine<const FMA: bool>(args: &AttentionArgs, parts: &[f32], scra
         }
     }
     // SAFETY: guaranteed by the caller.
-    unsafe { whole.finish(args) };
+    unsafe { whole.finish::<FMA>(args) };
 }

@@ -1,7 +1,7 @@
 //! Attention over pages of any layout and type, in f32: each block of keys and values is widened to f32 once for all
 //! queries of the task.
 
-use super::{LANES, Stored, as_f16, exp, fma, reduce};
+use super::{LANES, Stored, as_f16, exp, fma, reduce, softcap_any};
 use crate::backend::cpu::attention::running::{self, Fold, Running};
 use crate::backend::cpu::attention::{AttentionArgs, BLOCK};
 use crate::backend::cpu::kernels::{Elements, bf16_to_f32};
@@ -97,7 +97,7 @@ fn fold_query<const FMA: bool>(
     q: &[f32],
     (keys, values): (&[f32], &[f32]),
     range: Range<usize>,
-    scale: f32,
+    (scale, softcap): (f32, Option<f32>),
 ) {
     let (k_dim, v_dim) = (q.len(), state.v_dim);
     let mut scores = [0.0; BLOCK];
@@ -116,6 +116,9 @@ fn fold_query<const FMA: bool>(
             scores[at] = dots::<FMA, 1>(q, k)[0] * scale;
             at += 1;
         }
+    }
+    if let Some(cap) = softcap {
+        softcap_any::<FMA>(scores, cap);
     }
     scores.iter().for_each(|s| max = max.max(*s));
     // At the first block the old maximum is -inf and there is nothing to rescale.
@@ -169,7 +172,7 @@ impl<const FMA: bool> Fold for Widened<'_, FMA> {
         for i in 0..args.queries() {
             let range = args.visible_in(i / args.q_heads.len(), block);
             if !range.is_empty() {
-                fold_query::<FMA>(state, i, args.query(i), (self.keys, self.values), range, args.scale);
+                fold_query::<FMA>(state, i, args.query(i), (self.keys, self.values), range, (args.scale, args.softcap));
             }
         }
     }

@@ -262,6 +262,9 @@ pub trait Operations {
     /// `x[r, h, i] *= sigmoid(gate[r, h, i])`; `x` is `[rows, gate.heads, dim]`. A gate of one element serves the whole head.
     fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize);
 
+    /// `x[i] = 0` over `elements`.
+    fn clear(&mut self, x: Tensor, elements: usize);
+
     /// `x[i] *= factor` over `elements`.
     fn scale(&mut self, x: Tensor, factor: f32, elements: usize);
 

@@ -10,7 +10,7 @@ use crate::backend::cpu::Compute;
 use crate::backend::device::{self, DeviceOptions, FreeMemory, ProbedDevice};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Unit};
-use crate::model::weights::{self, WeightBytes};
+use crate::model::sizes::{self, WeightBytes};
 use crate::source::ModelSource;
 
 /// A device that can run a model; whether its memory holds it, [`super::memory_plan`] says.
@@ -43,8 +43,8 @@ impl DeviceChoice {
         };
         let profile = device.profile();
         let bytes = |encoding, outputs, inputs| device.weight_bytes(encoding, outputs, inputs);
-        let own = profile.own_memory.then_some(&bytes as weights::DeviceBytes);
-        let weights = weights::sizes_on(own, architecture, source, *recipe)?;
+        let own = profile.own_memory.then_some(&bytes as sizes::DeviceBytes);
+        let weights = sizes::sizes_on(own, architecture, source, *recipe)?;
         let (asked, most) = (options.step_tokens as usize, profile.step_tokens_max);
         if asked > most {
             let message = format!("option step_tokens is {asked}, the limit on a GPU is {most}");

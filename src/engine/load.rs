@@ -9,7 +9,8 @@ use crate::backend::{Backend, KvShape};
 use crate::error::{Result, reserved};
 use crate::model::Model;
 use crate::model::loader::{self, Making};
-use crate::model::weights::{self, Weights};
+use crate::model::sizes;
+use crate::model::weights::Weights;
 use crate::model::weights_cache::WeightsCache;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, SamplingOutput};
@@ -85,7 +86,7 @@ fn bind(load: &mut Load, backend: &mut dyn Backend, progress: loader::Progress, 
     };
     let making = Making { threads: load.threads, thread_options: load.thread_options, ..(*recipe).into() };
     let Some(cache) = load.cache.take().filter(|_| recipe.quantizes()) else { return bind(making, progress, log) };
-    let total = weights::sizes(architecture, source, *recipe)?.read();
+    let total = sizes::sizes(architecture, source, *recipe)?.read();
     let file = WeightsCache::new(cache.folder, architecture, source, *recipe)?;
     let contents = |go_on: &mut dyn FnMut() -> bool| cache.identity.contents(go_on);
     let kept =

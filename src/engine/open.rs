@@ -15,7 +15,7 @@ use super::prompt::{PendingTokenizer, TextKit};
 use crate::backend::device::OpenDevice;
 use crate::constrain::TokenTrie;
 use crate::error::{Error, Result, Status};
-use crate::model::{loader, weights};
+use crate::model::{loader, sizes};
 use crate::os::thread::{self, ThreadOptions};
 use crate::os::{memory, shortage};
 use crate::sampling::AllowedTokens;
@@ -190,7 +190,7 @@ impl Ready<'_> {
             device: sizing.choice.device.device(),
             cpu_tier: device.cpu_tier,
             threads: device.threads,
-            weights: weights::encoding(architecture, family, &**source, *recipe)?,
+            weights: sizes::encoding(architecture, family, &**source, *recipe)?,
             kv: Some(sizing.choice.kv),
             compute: if options.compute == Type::F32 { Type::F32 } else { Type::Bf16 },
             vocab_size: architecture.vocab as u32,

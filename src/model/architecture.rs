@@ -1,8 +1,16 @@
 //! What a model is made of, as plain data: a family turns `config.json` into this, the binder looks up its tensors,
 //! the forward pass walks it. Nothing here touches a weight.
+//!
+//! A model is an embedding, layers, a norm and an output matrix. A layer is a list of [`Block`]s, each of which adds the
+//! result of one [`Operation`] to the residual stream. Tensors are named by small tables, so that a family that differs from
+//! another by its names alone is a table.
+//!
+//! **Names.** A name in a table stands for `NAME.weight` and `NAME.bias`, and is that of a tensor in its layer. Two matrices
+//! of one group (query, key and value; gate and up) with the same name are consecutive rows of one tensor. `{e}` is the number
+//! of an expert; a name of experts without it is that of a stack of all, written in full.
 
 use super::rotary::RotarySpec;
-use crate::backend::{KvShape, Routing};
+use crate::backend::{Activation, KvShape, PositionScale, Routing};
 use crate::dtype::DType;
 
 /// A whole model.
@@ -20,16 +28,24 @@ pub struct Architecture {
     pub context_max: usize,
     /// The context that the rotary frequencies were chosen for; 0 where they are the same for every context.
     pub rotary_context: usize,
-    /// Epsilon of all norms.
-    pub eps: f32,
-    /// Where the output matrix comes from.
-    pub head: Head,
+    /// Factor on the embedding.
+    pub embedding_scale: f32,
     /// Rotary embeddings in use; layers name one by index.
     pub rotaries: Vec<RotarySpec>,
     /// The layers.
     pub layers: Vec<Layer>,
-    /// Where the tensors are.
+    /// The norm after the last layer. Its name is whole.
+    pub final_norm: Norm,
+    /// Where the output matrix comes from.
+    pub head: Head,
+    /// Factor on the logits.
+    pub logits_scale: f32,
+    /// A logit `l` becomes `softcap * tanh(l / softcap)`.
+    pub logits_softcap: Option<f32>,
+    /// Where the tensors are that belong to no layer.
     pub names: &'static Names,
+    /// What the names of all tensors have in front.
+    pub prefix: Prefix,
 }
 
 /// Where the output matrix comes from.
@@ -43,24 +59,135 @@ pub enum Head {
     OwnIfPresent,
 }
 
-/// One pre-norm block: `x += attention(norm(x)); x += ffn(norm(x))`.
-#[derive(Clone, Debug)]
-pub struct Layer {
-    /// Attention.
-    pub attention: Attention,
-    /// Feed-forward part.
-    pub ffn: Ffn,
+/// Where a text model lies in the checkpoint of a larger one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefix {
+    /// It is the whole checkpoint.
+    #[default]
+    None,
+    /// All its names begin with `language_model.`.
+    Before,
+    /// Its names begin with `model.language_model.` instead of `model.`.
+    Inside,
 }
 
-/// When the per-head RMSNorm of queries and keys happens.
+impl Prefix {
+    /// All there are.
+    pub const ALL: [Prefix; 3] = [Prefix::None, Prefix::Before, Prefix::Inside];
+
+    /// The name of a tensor in the checkpoint.
+    pub fn apply(self, name: &str) -> String {
+        match (self, name.strip_prefix("model.")) {
+            (Prefix::Before, _) => format!("language_model.{name}"),
+            (Prefix::Inside, Some(rest)) => format!("model.language_model.{rest}"),
+            _ => name.to_owned(),
+        }
+    }
+}
+
+/// Names of tensors that belong to no layer, and what those of a layer begin with.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Names {
+    pub embedding: &'static str,
+    pub lm_head: &'static str,
+    /// `{l}` is the layer.
+    pub layer: &'static str,
+}
+
+/// A layer: its blocks, in order.
+pub type Layer = Vec<Block>;
+
+/// `x += factor * after(operation(before(x)))`.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// What the operation reads.
+    pub before: Before,
+    /// The operation.
+    pub operation: Operation,
+    /// The norm of its result.
+    pub after: Option<Norm>,
+    /// Factor on what is added.
+    pub factor: f32,
+}
+
+impl Block {
+    /// A pre-norm block.
+    pub fn new(before: Norm, operation: Operation) -> Block {
+        Block { before: Before::Norm(before), operation, after: None, factor: 1.0 }
+    }
+}
+
+/// What the operation of a block reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Before {
+    /// The stream, normed.
+    Norm(Norm),
+    /// The stream itself.
+    Stream,
+    /// What the block before it has read.
+    Same,
+}
+
+/// A norm of rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// Its tensors; empty = it has none.
+    pub name: &'static str,
+    /// The formula.
+    pub kind: NormKind,
+    /// There is a bias.
+    pub bias: bool,
+    /// Epsilon.
+    pub eps: f32,
+}
+
+impl Norm {
+    /// A plain RMS norm.
+    pub fn rms(name: &'static str, eps: f32) -> Norm {
+        Norm { name, kind: NormKind::Rms, bias: false, eps }
+    }
+}
+
+/// The formula of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeadNorm {
-    /// There is none.
-    None,
-    /// Before the rotation (Qwen3).
-    BeforeRotary,
-    /// After the rotation (AstrAI).
-    AfterRotary,
+pub enum NormKind {
+    /// RMS norm.
+    Rms,
+    /// RMS norm whose gain is one more than what is stored.
+    RmsPlusOne,
+    /// LayerNorm.
+    Centred,
+    /// LayerNorm whose gain is one more than what is stored.
+    CentredPlusOne,
+}
+
+impl NormKind {
+    /// The mean is subtracted first.
+    pub fn centred(self) -> bool {
+        matches!(self, NormKind::Centred | NormKind::CentredPlusOne)
+    }
+
+    /// The gain is one more than what is stored.
+    pub fn plus_one(self) -> bool {
+        matches!(self, NormKind::RmsPlusOne | NormKind::CentredPlusOne)
+    }
+
+    /// The same with gains stored whole.
+    pub fn whole(self) -> NormKind {
+        if self.centred() { NormKind::Centred } else { NormKind::Rms }
+    }
+}
+
+/// What a block computes.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    /// Attention over the cache.
+    Attention(Attention),
+    /// A feed-forward network.
+    Dense(Dense),
+    /// Feed-forward networks of which a router chooses some.
+    Experts(Experts),
 }
 
 /// How keys and values come about.
@@ -75,6 +202,43 @@ pub enum KvProjection {
     },
 }
 
+/// When queries and keys are normed, and over what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadNorm {
+    /// Never.
+    None,
+    /// Each head, before the rotation.
+    BeforeRotary,
+    /// Each head, after the rotation.
+    AfterRotary,
+    /// All heads of a row at once, before the rotation.
+    Whole,
+}
+
+/// What the result of attention is multiplied with the sigmoid of, before the output projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing.
+    None,
+    /// `gate(x)`, as wide as the result.
+    Own,
+    /// `gate(x)`, one number for each head.
+    PerHead,
+    /// The second half of each head of `q_proj`.
+    InQuery,
+}
+
+/// Rotation of a part of every query and key head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadRotary {
+    /// Index into [`Architecture::rotaries`].
+    pub index: usize,
+    /// First rotated element of a head.
+    pub start: usize,
+    /// Adjacent pairs instead of halves.
+    pub interleaved: bool,
+}
+
 /// Attention of a layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
@@ -86,16 +250,16 @@ pub struct Attention {
     pub head_dim: usize,
     /// Keys and values.
     pub kv: KvProjection,
-    /// Index into [`Architecture::rotaries`].
-    pub rotary: usize,
-    /// First rotated element of a head.
-    pub rotary_start: usize,
-    /// Adjacent pairs instead of halves.
-    pub rotary_interleaved: bool,
+    /// The rotation; `None` = positions are not known.
+    pub rotary: Option<HeadRotary>,
     /// Norm of queries and keys.
     pub head_norm: HeadNorm,
-    /// Multiply the result by sigmoid(gate(x)) before the output projection.
-    pub gated: bool,
+    /// Its formula.
+    pub head_norm_kind: NormKind,
+    /// Epsilon of the norms inside.
+    pub eps: f32,
+    /// Gate on the result.
+    pub gate: Gate,
     /// q, k and v have biases.
     pub qkv_bias: bool,
     /// The output projection has a bias.
@@ -104,62 +268,96 @@ pub struct Attention {
     pub window: Option<u32>,
     /// Factor on the scores.
     pub scale: f32,
+    /// A score `s` becomes `softcap * tanh(s / softcap)`.
+    pub softcap: Option<f32>,
+    /// Each head has a score for a key that is always there and has no value.
+    pub sinks: bool,
+    /// Factor on queries by their position.
+    pub position_scale: Option<PositionScale>,
+    /// Its tensors.
+    pub names: &'static AttentionNames,
 }
 
-/// Feed-forward part of a layer: `down(silu(gate(x)) * up(x))`.
-#[derive(Clone, Copy, Debug)]
-pub enum Ffn {
-    /// One for all tokens.
-    Dense {
-        /// Inner width.
-        intermediate: usize,
-        /// All three matrices have biases.
-        bias: bool,
-    },
-    /// Experts chosen by token.
-    Experts {
-        /// Routed experts.
-        count: usize,
-        /// Inner width of one.
-        intermediate: usize,
-        /// The choice.
-        routing: Routing,
-        /// Experts every token passes, averaged.
-        shared: usize,
-        /// Inner width of a shared one.
-        shared_intermediate: usize,
-    },
-}
-
-/// Names of the tensors, without `.weight` or `.bias`. `{l}` is the layer, `{e}` the expert.
+/// Names of the tensors of attention.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Names {
-    pub embedding: &'static str,
-    pub final_norm: &'static str,
-    pub lm_head: &'static str,
-    pub attention_norm: &'static str,
-    pub ffn_norm: &'static str,
+pub struct AttentionNames {
     pub q: &'static str,
     pub k: &'static str,
     pub v: &'static str,
     pub out: &'static str,
     pub q_norm: &'static str,
     pub k_norm: &'static str,
-    pub attention_gate: &'static str,
+    pub gate: &'static str,
     pub kv_a: &'static str,
     pub kv_norm: &'static str,
     pub kv_b: &'static str,
+    /// Written in full.
+    pub sinks: &'static str,
+}
+
+/// `down(activation(gate(x)) * up(x))`, or without a gate `down(activation(up(x)))`.
+#[derive(Clone, Copy, Debug)]
+pub struct Dense {
+    /// Inner width.
+    pub intermediate: usize,
+    /// Between the matrices.
+    pub activation: Activation,
+    /// There is a gate.
+    pub gated: bool,
+    /// All matrices have biases.
+    pub bias: bool,
+    /// Its tensors.
+    pub names: &'static DenseNames,
+}
+
+/// Names of the tensors of a feed-forward network.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct DenseNames {
     pub gate: &'static str,
     pub up: &'static str,
     pub down: &'static str,
+}
+
+/// Experts, and what all tokens pass beside them.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts {
+    /// Routed experts.
+    pub count: usize,
+    /// One of them.
+    pub each: Dense,
+    /// The choice.
+    pub routing: Routing,
+    /// The router has a vector that counts for the choice alone.
+    pub choice_bias: bool,
+    /// What every token passes.
+    pub shared: Option<Shared>,
+    /// Their tensors, as different checkpoints have them: the first that are there count.
+    pub names: &'static [ExpertNames],
+}
+
+/// A network beside the routed experts.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared {
+    /// So many, of which the mean counts.
+    pub count: usize,
+    /// One of them.
+    pub each: Dense,
+    /// The result is multiplied with the sigmoid of this projection to one number; empty = it is not.
+    pub gate: &'static str,
+}
+
+/// Names of the tensors of experts.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct ExpertNames {
     pub router: &'static str,
-    pub expert_gate: &'static str,
-    pub expert_up: &'static str,
-    pub expert_down: &'static str,
-    pub shared_gate: &'static str,
-    pub shared_up: &'static str,
-    pub shared_down: &'static str,
+    /// Written in full.
+    pub choice_bias: &'static str,
+    pub gate: &'static str,
+    pub up: &'static str,
+    pub down: &'static str,
 }
 
 /// Layers whose pages have one shape and one lifetime. Every kind of cache is a group of its own; full attention is the
@@ -185,11 +383,23 @@ impl LayerGroup {
 }
 
 impl Architecture {
+    /// All blocks with the index of their layer, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = (usize, &Block)> {
+        self.layers.iter().enumerate().flat_map(|(index, layer)| layer.iter().map(move |block| (index, block)))
+    }
+
+    /// The attention of each layer that has one.
+    pub fn attentions(&self) -> impl Iterator<Item = (usize, &Attention)> {
+        self.blocks().filter_map(|(index, block)| match &block.operation {
+            Operation::Attention(attention) => Some((index, attention)),
+            _ => None,
+        })
+    }
+
     /// The layer groups, in order of their first layer.
     pub fn groups(&self) -> Vec<LayerGroup> {
         let mut groups: Vec<LayerGroup> = Vec::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            let a = &layer.attention;
+        for (index, a) in self.attentions() {
             let (kv_heads, k_dim, v_dim) = (a.kv_heads, a.head_dim, a.head_dim);
             match groups.iter_mut().find(|g| (g.kv_heads, g.k_dim, g.v_dim) == (kv_heads, k_dim, v_dim)) {
                 Some(group) => group.layers.push(index),
@@ -197,5 +407,30 @@ impl Architecture {
             }
         }
         groups
+    }
+
+    /// Takes it that queries and keys are stored so that elements that rotate together are adjacent.
+    pub fn with_adjacent_pairs(&mut self) {
+        for block in self.layers.iter_mut().flatten() {
+            if let Operation::Attention(Attention { rotary: Some(rotary), .. }) = &mut block.operation {
+                rotary.interleaved = true;
+            }
+        }
+    }
+
+    /// Takes it that the gains of all norms are stored whole.
+    pub fn with_whole_gains(&mut self) {
+        self.final_norm.kind = self.final_norm.kind.whole();
+        for block in self.layers.iter_mut().flatten() {
+            if let Before::Norm(norm) = &mut block.before {
+                norm.kind = norm.kind.whole();
+            }
+            if let Some(norm) = &mut block.after {
+                norm.kind = norm.kind.whole();
+            }
+            if let Operation::Attention(attention) = &mut block.operation {
+                attention.head_norm_kind = attention.head_norm_kind.whole();
+            }
+        }
     }
 }

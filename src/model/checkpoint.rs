@@ -3,11 +3,11 @@
 //! is sized by the model.
 
 use super::architecture::{Architecture, Head};
+use super::binder::{TensorPart, Tensors, walk};
 use super::families::{self, Family};
 use super::leftovers::{Unread, harmless};
 use super::prequantized;
 use super::recipe::Recipe;
-use super::weights::{Tensors, matrix_shape, walk};
 use crate::backend::Weight;
 use crate::dtype::DType;
 use crate::encoding::Scheme;
@@ -68,22 +68,24 @@ impl FoundTensors<'_> {
 }
 
 impl Tensors for FoundTensors<'_> {
-    fn take(&mut self, name: String, shape: &[usize], _scheme: Option<Scheme>) -> Result<Weight> {
-        match self.place(&name).and_then(|at| Some((at, self.all.get(at)?))) {
+    fn take(&mut self, part: TensorPart, _scheme: Option<Scheme>) -> Result<Weight> {
+        let (out_features, in_features) = part.matrix();
+        match self.place(&part.name).and_then(|at| Some((at, self.all.get(at)?))) {
             None => {
-                self.missing_count += 1;
-                self.missing.get_or_insert_with(|| (name, shape.to_vec()));
+                if part.first == 0 {
+                    self.missing_count += 1;
+                }
+                self.missing.get_or_insert_with(|| (part.name, part.stored));
             }
             Some((at, info)) => {
                 if let Some(used) = self.used.get_mut(at) {
                     *used = true;
                 }
                 if self.wrong.is_none() {
-                    self.wrong = fits(info, shape).err();
+                    self.wrong = fits(info, &part).err();
                 }
             }
         }
-        let (out_features, in_features) = matrix_shape(shape);
         Ok(Weight { id: 0, out_features, in_features })
     }
 
@@ -93,8 +95,8 @@ impl Tensors for FoundTensors<'_> {
 }
 
 /// Refuses a tensor of another shape, or of a type that no kernel reads.
-pub(super) fn fits(info: &TensorInfo, shape: &[usize]) -> Result<()> {
-    let TensorInfo { name, dtype, shape: found } = info;
+pub(super) fn fits(info: &TensorInfo, part: &TensorPart) -> Result<()> {
+    let (TensorInfo { name, dtype, shape: found }, shape) = (info, &part.stored);
     // What is read element by element is stored so.
     if !dtype.is_weight() || matches!(dtype, DType::Blocks(_)) && shape.len() < 2 {
         return Err(Error::unsupported(format!("tensor {name} is {dtype}, expected f32, bf16 or f16")).about(name));
@@ -140,13 +142,18 @@ impl Cause<'_> {
             return Ok(self.prefixed(&what, prefix, tensor).about(name));
         }
         let why = match name.strip_suffix(".weight") {
-            Some(stem) if stem == self.architecture.names.lm_head && self.architecture.head == Head::Own => {
+            Some(stem) if self.is_head(stem) => {
                 "; config.json does not say `tie_word_embeddings`: true, so the output matrix has to be there: if the model \
                  ties it to the embedding, say so, else the download is incomplete"
             }
             _ => "; if config.json is that of this model, the download is incomplete",
         };
         Ok(Error::format(format!("{what}{why}")).about(name))
+    }
+
+    fn is_head(&self, stem: &str) -> bool {
+        let a = self.architecture;
+        a.head == Head::Own && stem == a.prefix.apply(a.names.lm_head)
     }
 
     /// What all names have in front that should not have it (or lack, when it is empty), and one such name.

@@ -1,5 +1,6 @@
 //! Reading `config.json`: typed values with limits, errors that name the key, old and new spellings.
 
+use crate::backend::Activation;
 use crate::error::{Error, Result};
 use crate::limits;
 use serde_json::Value;
@@ -162,12 +163,15 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// The activation function must be SiLU, the only one the forward pass has.
-    pub fn expect_silu(&self) -> Result<()> {
-        match self.text("hidden_act")? {
-            None | Some("silu" | "swish") => Ok(()),
-            Some(other) => Err(Error::unsupported(format!(
-                "config.json: `hidden_act` is \"{other}\"; this model family is supported with \"silu\" only"
+    /// The activation function under a key, by the names that transformers has for it.
+    pub fn activation(&self, key: &str, default: &str) -> Result<Activation> {
+        match self.text(key)?.unwrap_or(default) {
+            "silu" | "swish" => Ok(Activation::Silu),
+            "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Activation::GeluTanh),
+            "gelu" => Ok(Activation::Gelu),
+            "relu2" => Ok(Activation::Relu2),
+            other => Err(Error::unsupported(format!(
+                "config.json: `{key}` is \"{other}\"; there are silu, gelu, gelu_pytorch_tanh and relu2"
             ))
             .about(self.subject)),
         }

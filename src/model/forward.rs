@@ -1,12 +1,14 @@
 //! The one forward pass, over the [`Backend`] trait, for every family.
 
-use super::architecture::{Architecture, Attention, Ffn, HeadNorm, KvProjection, LayerGroup};
-use super::weights::{FfnWeights, KvWeights, LayerWeights, Projection, Weights};
-use crate::backend::{
-    self, Activation, Backend, Experts, Heads, KvPages, KvShape, Linear, MaxBatchShape, Norm, Placement, Rotary, Tensor,
-};
+mod attention;
+mod feed_forward;
+mod workspace;
+
+use super::architecture::{Architecture, Before, Block, LayerGroup, Norm, Operation};
+use super::weights::{BlockWeights, NormWeights, OperationWeights, Projection, Weights};
+use crate::backend::{self, Backend, KvPages, KvShape, Linear, MaxBatchShape, Tensor, Weight};
 use crate::error::Result;
-use crate::limits;
+use workspace::{Workspace, apart};
 
 /// What the steps of a model are bounded by.
 #[derive(Clone, Copy, Debug)]
@@ -25,117 +27,37 @@ pub struct StepLimits {
     pub frames: usize,
 }
 
-/// Activations of one step, reserved for the largest one.
-struct Workspace {
-    x: Tensor,
-    y: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    latent: Tensor,
-    attended: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    /// For each rotary embedding.
-    angles: Vec<Tensor>,
-    picked: Tensor,
-    logits: Tensor,
-}
-
-/// Elements of each part of the workspace for one row.
-struct Widths {
-    q: usize,
-    kv: usize,
-    latent: usize,
-    inner: usize,
-    router: usize,
-}
-
-impl Widths {
-    fn of(a: &Architecture) -> Widths {
-        let mut w = Widths { q: 0, kv: 0, latent: 1, inner: 0, router: 1 };
-        for layer in &a.layers {
-            let t = &layer.attention;
-            w.q = w.q.max(t.heads * t.head_dim);
-            w.kv = w.kv.max(t.kv_heads * t.head_dim * if t.kv == KvProjection::Direct { 1 } else { 2 });
-            if let KvProjection::Latent { rank } = t.kv {
-                w.latent = w.latent.max(rank);
-            }
-            match layer.ffn {
-                Ffn::Dense { intermediate, .. } => w.inner = w.inner.max(intermediate),
-                Ffn::Experts { count, shared_intermediate, .. } => {
-                    w.inner = w.inner.max(shared_intermediate);
-                    w.router = w.router.max(count);
-                }
-            }
-        }
-        // The gate of the attention's result borrows the feed-forward's place.
-        w.inner = w.inner.max(w.q);
-        w
-    }
-
-    fn row(&self, a: &Architecture) -> usize {
-        let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
-        let attended = self.q.max(a.hidden);
-        2 * a.hidden + self.q + 2 * self.kv + self.latent + attended + 2 * self.inner + self.router + angles
-    }
-}
-
 /// A model ready to run on a backend.
 pub struct Model {
     architecture: Architecture,
     weights: Weights,
     groups: Vec<(LayerGroup, KvPages)>,
-    /// Group and index within it, for each layer.
+    /// Group and index within it, for each layer with attention.
     place: Vec<(usize, usize)>,
     workspace: Workspace,
     logits_rows_max: usize,
-    router: Tensor,
     /// Rows of the step that was begun.
     rows: usize,
+}
+
+/// Where an operation reads, and where its result goes.
+#[derive(Clone, Copy)]
+struct Route {
+    from: Tensor,
+    to: Tensor,
+    /// The result is added to what is there.
+    accumulate: bool,
 }
 
 impl Model {
     /// Bytes of workspace [`Model::new`] will reserve, exactly.
     pub fn workspace_bytes(a: &Architecture, limits: &StepLimits) -> u64 {
-        let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
-        let product = |rows: usize, width: usize| (rows as u64).saturating_mul(width as u64);
-        let w = Widths::of(a);
-        let elements = product(step_tokens, w.row(a)).saturating_add(product(logits_rows, a.hidden + a.vocab));
-        elements.saturating_mul(4)
+        Workspace::bytes(a, limits)
     }
 
     /// The largest step that a model with this workspace asks a backend for.
     pub fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatchShape {
-        let w = Widths::of(a);
-        let mut max_shape = MaxBatchShape {
-            rows: limits.tokens,
-            sequences: limits.sequences,
-            logits_rows: limits.logits_rows,
-            positions: limits.context,
-            groups: a.groups().len(),
-            page_tokens: limits.page_tokens,
-            frames: limits.frames,
-            in_features: a.hidden.max(w.inner).max(w.latent),
-            best: limits.logits_rows * limits::BEST_LOGITS_MAX,
-            hidden: a.hidden,
-            vocab: a.vocab,
-            ..MaxBatchShape::default()
-        };
-        for layer in &a.layers {
-            let t = &layer.attention;
-            max_shape.heads = max_shape.heads.max(t.heads);
-            max_shape.heads_per_kv = max_shape.heads_per_kv.max(t.heads / t.kv_heads.max(1));
-            max_shape.k_dim = max_shape.k_dim.max(t.head_dim);
-            max_shape.v_dim = max_shape.v_dim.max(t.head_dim);
-            if let Ffn::Experts { count, routing, intermediate, .. } = layer.ffn {
-                max_shape.in_features = max_shape.in_features.max(a.hidden + 2 * intermediate);
-                max_shape.expert_inner = max_shape.expert_inner.max(intermediate);
-                max_shape.experts = max_shape.experts.max(count);
-                max_shape.chosen = max_shape.chosen.max(routing.chosen);
-            }
-        }
-        max_shape
+        workspace::max_batch_shape(a, limits)
     }
 
     /// Reserves pages and workspace. `shapes` gives the pages of each layer group.
@@ -147,25 +69,8 @@ impl Model {
         backend: &mut dyn Backend,
     ) -> Result<Model> {
         let a = &architecture;
-        let w = Widths::of(a);
-        let StepLimits { tokens: step_tokens, logits_rows, .. } = *limits;
         backend.reserve(&Model::max_batch_shape(a, limits))?;
-        let mut alloc = |width: usize, what: &str| backend.alloc(step_tokens * width, what);
-        let workspace = Workspace {
-            x: alloc(a.hidden, "activations")?,
-            y: alloc(a.hidden, "activations")?,
-            q: alloc(w.q, "queries")?,
-            k: alloc(w.kv, "keys")?,
-            v: alloc(w.kv, "values")?,
-            latent: alloc(w.latent, "latent keys and values")?,
-            attended: alloc(w.q.max(a.hidden), "attention")?,
-            gate: alloc(w.inner, "feed-forward")?,
-            up: alloc(w.inner, "feed-forward")?,
-            angles: a.rotaries.iter().map(|r| alloc(r.dims(), "rotary angles")).collect::<Result<_>>()?,
-            picked: backend.alloc(logits_rows * a.hidden, "output rows")?,
-            logits: backend.alloc(logits_rows * a.vocab, "logits")?,
-        };
-        let router = backend.alloc(step_tokens * w.router, "router logits")?;
+        let workspace = Workspace::new(a, limits, backend)?;
         let groups = a.groups();
         let mut place = vec![(0, 0); a.layers.len()];
         for (g, group) in groups.iter().enumerate() {
@@ -176,7 +81,8 @@ impl Model {
             .zip(shapes)
             .map(|(group, shape)| Ok((group, backend.kv_pages(*shape)?)))
             .collect::<Result<_>>()?;
-        Ok(Model { architecture, weights, groups, place, workspace, logits_rows_max: logits_rows, router, rows: 0 })
+        let logits_rows_max = limits.logits_rows;
+        Ok(Model { architecture, weights, groups, place, workspace, logits_rows_max, rows: 0 })
     }
 
     /// The architecture.
@@ -206,7 +112,7 @@ impl Model {
         backend.begin();
         self.rows = backend.step().tokens.len();
         let (a, ws) = (&self.architecture, &self.workspace);
-        backend.embed(self.weights.embedding, 1.0, ws.x);
+        backend.embed(self.weights.embedding, a.embedding_scale, ws.x);
         for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
             backend.rotary_angles(&rotary.inv_freq, rotary.scale, angles);
         }
@@ -225,18 +131,39 @@ impl Model {
     /// Runs all rows of the step through layer `index`. After the last one their keys and values are in the pages of all
     /// layers, and [`Model::logits`] may ask for any row until the next step.
     pub fn layer(&mut self, backend: &mut dyn Backend, index: usize) {
-        let (a, ws, rows) = (&self.architecture, &self.workspace, self.rows);
-        let (spec, weights) = (&a.layers[index], &self.weights.layers[index]);
-        backend.norm(ws.x, &rms(weights.attention_norm, a.eps), a.hidden, rows, ws.y);
-        self.attention(backend, &spec.attention, weights, index);
-        backend.norm(ws.x, &rms(weights.ffn_norm, a.eps), a.hidden, rows, ws.y);
-        self.ffn(backend, &spec.ffn, &weights.ffn);
+        for (block, weights) in self.architecture.layers[index].iter().zip(&self.weights.layers[index]) {
+            self.block(backend, block, weights, index);
+        }
+    }
+
+    /// `x += factor * after(operation(before(x)))`.
+    fn block(&self, backend: &mut dyn Backend, block: &Block, w: &BlockWeights, layer: usize) {
+        let (ws, rows, hidden) = (&self.workspace, self.rows, self.architecture.hidden);
+        if let Before::Norm(norm) = &block.before {
+            backend.norm(ws.x, &normed(norm, w.before), hidden, rows, ws.y);
+        }
+        let from = if matches!(block.before, Before::Stream) { ws.x } else { ws.y };
+        let own = ws.z.filter(|_| apart(block));
+        let route = Route { from, to: own.unwrap_or(ws.x), accumulate: own.is_none() };
+        match (&block.operation, &w.operation) {
+            (Operation::Attention(spec), OperationWeights::Attention(w)) => {
+                self.attention(backend, spec, w, route, layer);
+            }
+            (Operation::Dense(spec), OperationWeights::Dense(w)) => self.dense(backend, spec, w, route),
+            (Operation::Experts(spec), OperationWeights::Experts(w)) => self.experts(backend, spec, w, route),
+            _ => unreachable!("weights are bound by this very architecture"),
+        }
+        let Some(z) = own else { return };
+        if let Some(norm) = &block.after {
+            backend.norm(z, &normed(norm, w.after), hidden, rows, z);
+        }
+        backend.add_scaled(ws.x, z, block.factor, rows * hidden);
     }
 
     /// Samples `rows` of the step's logits positions, from `first` on, as [`backend::Step::sampling`] says.
     pub fn sample(&mut self, backend: &mut dyn Backend, first: usize, rows: usize) {
         let head = self.head(backend, first, rows);
-        backend.sample(self.workspace.picked, rows, head, None);
+        backend.sample(self.workspace.picked, rows, head, self.architecture.logits_softcap);
     }
 
     /// Reads the logits of the `row`-th position that the last [`Model::sample`] was of, one of
@@ -253,6 +180,9 @@ impl Model {
     pub fn logits(&mut self, backend: &mut dyn Backend, first: usize, rows: usize) -> Tensor {
         let head = self.head(backend, first, rows);
         backend.linear(self.workspace.picked, rows, &[head]);
+        if let Some(cap) = self.architecture.logits_softcap {
+            backend.softcap(head.out, cap, rows * self.vocab());
+        }
         head.out
     }
 
@@ -261,120 +191,22 @@ impl Model {
         assert!(rows <= self.logits_rows_max, "{rows} rows of logits, at most {}", self.logits_rows_max);
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.gather(ws.x, first, rows, a.hidden, ws.picked);
-        backend.norm(ws.picked, &rms(self.weights.final_norm, a.eps), a.hidden, rows, ws.picked);
+        backend.norm(ws.picked, &normed(&a.final_norm, self.weights.final_norm), a.hidden, rows, ws.picked);
+        if a.logits_scale != 1.0 {
+            backend.scale(ws.picked, a.logits_scale, rows * a.hidden);
+        }
         plain(self.weights.lm_head, ws.logits)
-    }
-
-    /// `x += out_proj(attention(y))`.
-    fn attention(&self, backend: &mut dyn Backend, t: &Attention, w: &LayerWeights, layer: usize) {
-        let (ws, rows) = (&self.workspace, self.rows);
-        let heads = |tensor, heads: usize, head_stride, row_stride| Heads {
-            tensor,
-            row_stride,
-            head_stride,
-            heads,
-            dim: t.head_dim,
-        };
-        let q = heads(ws.q, t.heads, t.head_dim, t.heads * t.head_dim);
-        let (k, v) = match w.kv {
-            KvWeights::Direct { k, v } => {
-                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(k, ws.k), to(v, ws.v)]);
-                let width = t.kv_heads * t.head_dim;
-                (heads(ws.k, t.kv_heads, t.head_dim, width), heads(ws.v, t.kv_heads, t.head_dim, width))
-            }
-            KvWeights::Latent { a, norm, b } => {
-                backend.linear(ws.y, rows, &[to(w.q, ws.q), to(a, ws.latent)]);
-                backend.norm(ws.latent, &rms(norm, self.architecture.eps), norm.in_features, rows, ws.latent);
-                backend.linear(ws.latent, rows, &[to(b, ws.k)]);
-                let (both, width) = (2 * t.head_dim, 2 * t.head_dim * t.kv_heads);
-                (heads(ws.k, t.kv_heads, both, width), heads(ws.k.at(t.head_dim), t.kv_heads, both, width))
-            }
-        };
-        let (group, index) = self.place[layer];
-        let pages = self.groups[group].1;
-        let spec = &self.architecture.rotaries[t.rotary];
-        let rotary = Rotary {
-            angles: ws.angles[t.rotary],
-            start: t.rotary_start,
-            dims: spec.dims(),
-            interleaved: t.rotary_interleaved,
-        };
-        let placement = Placement {
-            q,
-            k,
-            v,
-            norms: w.head_norms.map(|(q, k)| [q, k]),
-            norm_last: t.head_norm == HeadNorm::AfterRotary,
-            eps: self.architecture.eps,
-            rotary: Some(rotary),
-            pages,
-            layer: index,
-        };
-        backend.place_heads(&placement);
-        let attention = backend::Attention {
-            q,
-            out: ws.attended,
-            pages,
-            layer: index,
-            scale: t.scale,
-            window: t.window,
-            softcap: None,
-            sinks: None,
-        };
-        backend.attention(attention);
-        if let Some(gate) = w.gate {
-            backend.linear(ws.y, rows, &[to(gate, ws.gate)]);
-            let gates = heads(ws.gate, t.heads, t.head_dim, t.heads * t.head_dim);
-            backend.sigmoid_mul(ws.attended, t.head_dim, gates, rows);
-        }
-        backend.linear(ws.attended, rows, &[Linear { accumulate: true, ..to(w.out, ws.x) }]);
-    }
-
-    /// `x += ffn(y)`.
-    fn ffn(&self, backend: &mut dyn Backend, ffn: &Ffn, weights: &FfnWeights) {
-        let (ws, rows) = (&self.workspace, self.rows);
-        match (weights, ffn) {
-            (FfnWeights::Dense { gate, up, down }, _) => {
-                backend.gated(ws.y, rows, to(*gate, ws.gate), to(*up, ws.up), Activation::Silu);
-                backend.linear(ws.gate, rows, &[Linear { accumulate: true, ..to(*down, ws.x) }]);
-            }
-            (FfnWeights::Experts { router, routed, shared }, Ffn::Experts { routing, .. }) => {
-                let factor = 1.0 / shared.len().max(1) as f32;
-                for expert in shared {
-                    let (gate, up) = (expert.gate.map_or(expert.up.0, |g| g.0), expert.up.0);
-                    backend.gated(ws.y, rows, plain(gate, ws.gate), plain(up, ws.up), Activation::Silu);
-                    backend.linear(ws.gate, rows, &[plain(expert.down.0, ws.attended)]);
-                    backend.add_scaled(ws.x, ws.attended, factor, rows * expert.down.0.out_features);
-                }
-                let logits = self.router;
-                backend.linear(ws.y, rows, &[plain(*router, logits)]);
-                let experts = Experts {
-                    experts: routed,
-                    logits,
-                    routing: *routing,
-                    choice_bias: None,
-                    expert_scale: None,
-                    activation: Activation::Silu,
-                    x: ws.y,
-                    out: ws.x,
-                };
-                backend.experts(experts, rows);
-            }
-            (FfnWeights::Experts { .. }, Ffn::Dense { .. }) => {
-                unreachable!("weights are bound by this very architecture")
-            }
-        }
     }
 }
 
-fn rms(gain: crate::backend::Weight, eps: f32) -> Norm {
-    Norm { gain: Some(gain), bias: None, eps, centred: false }
+fn normed(norm: &Norm, weights: NormWeights) -> backend::Norm {
+    backend::Norm { gain: weights.gain, bias: weights.bias, eps: norm.eps, centred: norm.kind.centred() }
 }
 
 fn to(projection: Projection, out: Tensor) -> Linear {
     Linear { weight: projection.weight, bias: projection.bias, out, accumulate: false }
 }
 
-fn plain(weight: crate::backend::Weight, out: Tensor) -> Linear {
+fn plain(weight: Weight, out: Tensor) -> Linear {
     Linear { weight, bias: None, out, accumulate: false }
 }

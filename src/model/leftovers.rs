@@ -110,7 +110,8 @@ fn ends_with_part(name: &str, end: &str) -> bool {
 
 /// Whether a tensor belongs to a layer that the configuration does not count.
 fn extra_layer(architecture: &Architecture, name: &str) -> bool {
-    let Some((before, _)) = architecture.names.attention_norm.split_once("{l}") else { return false };
+    let begin = architecture.prefix.apply(architecture.names.layer);
+    let Some((before, _)) = begin.split_once("{l}") else { return false };
     let Some((layer, _)) = name.strip_prefix(before).and_then(|rest| rest.split_once('.')) else { return false };
     let digits = !layer.is_empty() && layer.bytes().all(|b| b.is_ascii_digit());
     digits && layer.parse::<u64>().is_ok_and(|layer| layer >= architecture.layers.len() as u64)

@@ -5,10 +5,12 @@
 //! has them. Called by the engine while it opens.
 
 use super::architecture::Architecture;
+use super::binder::{Change, TensorPart, Tensors, walk};
 use super::checkpoint;
 use super::families::Family;
 use super::recipe::Recipe;
-use super::weights::{Tensors, Weights, find, matrix_shape, sizes, tensor_bytes, walk};
+use super::sizes::{find, sizes, tensor_bytes};
+use super::weights::Weights;
 use super::weights_cache::{KeptMatrices, Made};
 use crate::backend::{Backend, HostBytes, Weight};
 use crate::dtype::DType;
@@ -147,45 +149,70 @@ impl Tensors for Loader<'_> {
         Ok(true)
     }
 
-    fn take(&mut self, tensor: String, shape: &[usize], scheme: Option<Scheme>) -> Result<Weight> {
-        if let Some(weight) = self.random(&tensor, shape, scheme)? {
+    fn take(&mut self, part: TensorPart, scheme: Option<Scheme>) -> Result<Weight> {
+        if let Some(weight) = self.random(&part, scheme)? {
             return Ok(weight);
         }
-        let Some((info, bytes)) = self.source.tensor(&tensor)? else {
+        let Some((info, bytes)) = self.source.tensor(&part.name)? else {
             return Err(Error::format(format!(
-                "the checkpoint has no tensor {tensor}, expected {shape:?}; it has {} tensors",
+                "the checkpoint has no tensor {}, expected {:?}; it has {} tensors",
+                part.name,
+                part.stored,
                 self.source.tensors()?.len()
             ))
-            .about(tensor));
+            .about(part.name));
         };
         // The source is the one that was checked; its kernels read memory by these.
-        checkpoint::fits(&info, shape)?;
-        let (out_features, in_features) = matrix_shape(shape);
-        match scheme {
-            Some(scheme) => self.quantized(&tensor, &bytes, info.dtype, [out_features, in_features], scheme),
-            None => {
-                let len = bytes.len();
-                let weight = self.backend.weight(
-                    Arc::new(Hold(bytes)),
-                    Encoding::Stored(info.dtype),
-                    out_features,
-                    in_features,
-                )?;
-                self.report.add(len)?;
-                Ok(weight)
+        checkpoint::fits(&info, &part)?;
+        let bytes = match part.is_whole() {
+            true => bytes,
+            false => part.bytes(info.dtype).and_then(|range| bytes.part(range)).ok_or_else(|| {
+                Error::format(format!("tensor {} of {} cannot be taken apart", part.name, info.dtype))
+                    .about(&*part.name)
+            })?,
+        };
+        let (out_features, in_features) = part.matrix();
+        let len = bytes.len();
+        let (held, dtype): (HostBytes, DType) = match (part.change, scheme) {
+            (_, Some(scheme)) => {
+                return self.quantized(&part.key(), &bytes, info.dtype, [out_features, in_features], scheme);
             }
-        }
+            (Change::None, None) => (Arc::new(Hold(bytes)), info.dtype),
+            (Change::PlusOne, None) => (Arc::new(plus_one(bytes.as_slice(), info.dtype)?), DType::F32),
+        };
+        let weight = self.backend.weight(held, Encoding::Stored(dtype), out_features, in_features)?;
+        self.report.add(len)?;
+        Ok(weight)
     }
+}
+
+/// The elements of a vector, each with one more, as f32.
+fn plus_one(bytes: &[u8], dtype: DType) -> Result<AlignedBytes> {
+    let refused = || Error::internal(format!("a vector of {dtype} to be added to"));
+    let size = dtype.bytes(1).ok_or_else(refused)?;
+    let len = bytes.len() / size * size_of::<f32>();
+    let mut out = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory("the gains of a norm", len as u64))?;
+    for (out, element) in out.as_mut_slice().chunks_exact_mut(size_of::<f32>()).zip(bytes.chunks_exact(size)) {
+        let value = match *element {
+            [a, b] if dtype == DType::Bf16 => half::bf16::from_le_bytes([a, b]).to_f32(),
+            [a, b] => half::f16::from_le_bytes([a, b]).to_f32(),
+            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+            _ => return Err(refused()),
+        };
+        out.copy_from_slice(&(1.0 + value).to_le_bytes());
+    }
+    Ok(out)
 }
 
 impl Loader<'_> {
     /// A weight that the device makes of random numbers, if the tensor is such a one, of that shape, and no file wants it.
-    fn random(&mut self, tensor: &str, shape: &[usize], scheme: Option<Scheme>) -> Result<Option<Weight>> {
-        let Some(random) = self.source.random(tensor).filter(|_| self.kept.is_none() && self.made.is_none()) else {
+    fn random(&mut self, part: &TensorPart, scheme: Option<Scheme>) -> Result<Option<Weight>> {
+        let wanted = part.is_whole() && part.change == Change::None && self.kept.is_none() && self.made.is_none();
+        let Some(random) = self.source.random(&part.name).filter(|_| wanted) else { return Ok(None) };
+        let Some(info) = find(self.source, &part.name)?.filter(|info| info.shape == part.shape) else {
             return Ok(None);
         };
-        let Some(info) = find(self.source, tensor)?.filter(|info| info.shape == shape) else { return Ok(None) };
-        let (out_features, in_features) = matrix_shape(shape);
+        let (out_features, in_features) = part.matrix();
         let (encoding, bytes) = (scheme.map_or(Encoding::Stored(info.dtype), Encoding::Quantized), tensor_bytes(info));
         let weight = self.backend.random_weight(random, encoding, out_features, in_features)?;
         if weight.is_some() {

@@ -1,10 +1,12 @@
 //! From `config.json` to logits: the configuration reader, the families, the binder of weights, the forward pass.
 //!
-//! Order of reading: [`architecture`] (what a model is), [`families`] (config to architecture), [`weights`] (architecture to
-//! tensors), [`checkpoint`] (whether those are there, and what may be left over), [`recipe`] (which of them are quantized), [`loader`] (from a checkpoint to a device), [`weights_cache`]
-//! (what spares quantizing the next time), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
+//! Order of reading: [`architecture`] (what a model is), [`families`] (config to architecture), [`binder`] (architecture to
+//! tensors), [`checkpoint`] (whether those are there, and what may be left over), [`recipe`] (which of them are quantized),
+//! [`sizes`] (what they take), [`loader`] (from a checkpoint to a device), [`weights_cache`] (what spares quantizing the next
+//! time), [`weights`] (what there is then), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
 
 pub mod architecture;
+pub mod binder;
 pub mod checkpoint;
 pub mod config;
 pub mod families;
@@ -15,6 +17,7 @@ mod prequantized;
 mod random;
 pub mod recipe;
 pub mod rotary;
+pub mod sizes;
 pub mod weights;
 pub mod weights_cache;
 

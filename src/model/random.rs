@@ -1,7 +1,7 @@
 //! A model of random weights from nothing but a config: its architecture says which tensors it has.
 
 use super::config::Config;
-use super::{families, weights};
+use super::{binder, families};
 use crate::error::Result;
 use crate::source::Synthetic;
 use serde_json::Value;
@@ -27,5 +27,5 @@ pub fn unmade_random_model(name: &str, config: Value, seed: u64) -> Result<Synth
 fn tensors(name: &str, config: &Value) -> Result<Vec<(String, Vec<usize>)>> {
     let (family, model_type) = families::find(config, name)?;
     let architecture = (family.architecture)(&Config::new(config, name), &model_type)?;
-    weights::expected(&architecture)
+    binder::expected(&architecture)
 }

@@ -10,7 +10,7 @@
 
 use super::architecture::Architecture;
 use super::recipe::Recipe;
-use super::weights::quantized_matrices;
+use super::sizes::quantized_matrices;
 use crate::dtype::DType;
 use crate::encoding::{PANEL, VERSION};
 use crate::error::{Error, Result, Status};

@@ -89,6 +89,10 @@ pub trait ModelSource: Send + Sync {
     fn adjacent_rotary_pairs(&self) -> bool {
         false
     }
+    /// Whether the gains of norms are stored whole, also of families whose checkpoints have one less than them.
+    fn whole_gains(&self) -> bool {
+        false
+    }
     /// Of a tensor of random numbers about zero whose bytes nobody needs, what it is made of: a device may make it itself.
     fn random(&self, name: &str) -> Option<RandomWeight> {
         let _ = name;

@@ -140,7 +140,7 @@ class LlamaCpp(Peer):
     }
     FILES = {"q8": "Q8_0", "q4": "Q4_0"}
     STORED = "as stored"
-    TARGETS = ("llama-bench", "llama-batched-bench", "llama-quantize", "llama-perplexity")
+    TARGETS = ("llama-bench", "llama-batched-bench", "llama-quantize", "llama-perplexity", "llama-server")
 
     def __init__(self, flavour):
         self.flavour = flavour
@@ -176,7 +176,7 @@ class LlamaCpp(Peer):
             configure = [tools / "cmake", "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}",
                          "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}",
                          "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
-                         "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", *self.FLAVOURS[self.flavour]]
+                         "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_BUILD_UI=OFF", *self.FLAVOURS[self.flavour]]
             step(f"configuring {self.label} with {cc}", configure)
             step(f"building {self.label}, some minutes", [tools / "cmake", "--build", build, "--target", *self.TARGETS])
         package = source.parent.parent.name.replace("llama_cpp_python-", "llama-cpp-python ")

@@ -544,6 +544,10 @@ impl Operations for CpuBackend {
         });
     }
 
+    fn clear(&mut self, x: Tensor, elements: usize) {
+        self.floats_mut(x, elements).fill(0.0);
+    }
+
     fn scale(&mut self, x: Tensor, factor: f32, elements: usize) {
         self.each_part(x, elements, &|x| x.iter_mut().for_each(|x| *x *= factor));
     }

@@ -8,9 +8,8 @@ pub static LLAMA: Family = Family { model_types: &["llama"], architecture, ignor
 fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let bias = config.flag("attention_bias", false)?;
-    let mlp_bias = config.flag("mlp_bias", false)?;
-    lineage(config, model_type, &sizes, &HF_NAMES, |_| Layer {
-        attention: Attention { qkv_bias: bias, out_bias: bias, ..plain_attention(&sizes) },
-        ffn: Ffn::Dense { intermediate: sizes.intermediate, bias: mlp_bias },
-    })
+    let attention = Attention { qkv_bias: bias, out_bias: bias, ..plain_attention(&sizes) };
+    let activation = config.activation("hidden_act", "silu")?;
+    let mlp = Dense { bias: config.flag("mlp_bias", false)?, activation, ..plain_dense(&sizes) };
+    lineage(config, model_type, &sizes, |_| pre_norm(&sizes, attention, Operation::Dense(mlp)))
 }

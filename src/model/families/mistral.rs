@@ -1,27 +1,26 @@
 //! Mistral (a sliding window in every layer) and Mixtral (experts in every layer, weights renormalised).
 
 use super::*;
-use crate::backend::Routing;
 
 /// `model_type` mistral.
 pub static MISTRAL: Family = Family { model_types: &["mistral"], architecture: mistral, ignored: HF_IGNORED };
 /// `model_type` mixtral.
 pub static MIXTRAL: Family = Family { model_types: &["mixtral"], architecture: mixtral, ignored: HF_IGNORED };
 
-static MIXTRAL_NAMES: Names = Names {
-    router: "model.layers.{l}.block_sparse_moe.gate",
-    expert_gate: "model.layers.{l}.block_sparse_moe.experts.{e}.w1",
-    expert_up: "model.layers.{l}.block_sparse_moe.experts.{e}.w3",
-    expert_down: "model.layers.{l}.block_sparse_moe.experts.{e}.w2",
-    ..HF_NAMES
-};
+static MIXTRAL_EXPERTS: [ExpertNames; 1] = [ExpertNames {
+    router: "block_sparse_moe.gate",
+    choice_bias: "",
+    gate: "block_sparse_moe.experts.{e}.w1",
+    up: "block_sparse_moe.experts.{e}.w3",
+    down: "block_sparse_moe.experts.{e}.w2",
+}];
 
 fn mistral(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let windows = windows(config, sizes.layers, |_| true)?;
-    lineage(config, model_type, &sizes, &HF_NAMES, |l| Layer {
-        attention: Attention { window: windows[l], ..plain_attention(&sizes) },
-        ffn: dense(&sizes),
+    let mlp = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    lineage(config, model_type, &sizes, |l| {
+        pre_norm(&sizes, Attention { window: windows[l], ..plain_attention(&sizes) }, Operation::Dense(mlp))
     })
 }
 
@@ -29,14 +28,15 @@ fn mixtral(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let windows = windows(config, sizes.layers, |_| true)?;
     let (count, chosen) = expert_counts(config, &["num_local_experts"], "num_experts_per_tok")?;
-    lineage(config, model_type, &sizes, &MIXTRAL_NAMES, |l| Layer {
-        attention: Attention { window: windows[l], ..plain_attention(&sizes) },
-        ffn: Ffn::Experts {
-            count,
-            intermediate: sizes.intermediate,
-            routing: Routing::softmax(chosen, true),
-            shared: 0,
-            shared_intermediate: 0,
-        },
+    let experts = Experts {
+        count,
+        each: Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) },
+        routing: Routing::softmax(chosen, true),
+        choice_bias: false,
+        shared: None,
+        names: &MIXTRAL_EXPERTS,
+    };
+    lineage(config, model_type, &sizes, |l| {
+        pre_norm(&sizes, Attention { window: windows[l], ..plain_attention(&sizes) }, Operation::Experts(experts))
     })
 }

@@ -8,9 +8,13 @@ mod llama;
 mod mistral;
 mod qwen;
 
-use super::architecture::{Architecture, Attention, Ffn, Head, HeadNorm, KvProjection, Layer, Names};
+use super::architecture::{
+    Architecture, Attention, AttentionNames, Block, Dense, DenseNames, ExpertNames, Experts, Gate, Head, HeadNorm,
+    HeadRotary, KvProjection, Layer, Names, Norm, NormKind, Operation, Prefix, Shared,
+};
 use super::config::{Config, ModelDims};
 use super::rotary::{Rotary, RotarySpec};
+use crate::backend::{Activation, Routing};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
 use crate::source::ModelSource;
@@ -36,12 +40,13 @@ pub struct Family {
 }
 
 /// All families.
-pub static FAMILIES: [&Family; 7] = [
+pub static FAMILIES: [&Family; 8] = [
     &astrai::ASTRAI,
     &llama::LLAMA,
     &mistral::MISTRAL,
     &mistral::MIXTRAL,
     &qwen::QWEN2,
+    &qwen::QWEN2_MOE,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
 ];
@@ -85,9 +90,22 @@ pub fn describe(source: &dyn ModelSource, context: usize) -> Result<(&'static Fa
     let config = Config::new(source.config()?, source.subject()).for_context(context);
     let mut architecture = (family.architecture)(&config, &model_type)?;
     if source.adjacent_rotary_pairs() {
-        architecture.layers.iter_mut().for_each(|layer| layer.attention.rotary_interleaved = true);
+        architecture.with_adjacent_pairs();
     }
+    if source.whole_gains() {
+        architecture.with_whole_gains();
+    }
+    architecture.prefix = prefix(&architecture, source)?;
     Ok((family, model_type, architecture))
+}
+
+/// Where the tensors of a text model are in a checkpoint. One that has none of them where they may be is looked at as if it
+/// were the whole, for the error that says so.
+fn prefix(architecture: &Architecture, source: &dyn ModelSource) -> Result<Prefix> {
+    let tensors = source.tensors()?;
+    let there = |name: String| tensors.binary_search_by(|info| info.name.as_str().cmp(&name)).is_ok();
+    let found = Prefix::ALL.into_iter().find(|prefix| there(prefix.apply(architecture.final_norm.name) + ".weight"));
+    Ok(found.unwrap_or_default())
 }
 
 /// The names of a multimodal model and of the text model inside it, if a config is of such a one.
@@ -118,33 +136,45 @@ fn check_architectures(root: &Value, subject: &str) -> Result<()> {
 }
 
 /// Tensor names of the Llama lineage as published on the hub.
-static HF_NAMES: Names = Names {
-    embedding: "model.embed_tokens",
-    final_norm: "model.norm",
-    lm_head: "lm_head",
-    attention_norm: "model.layers.{l}.input_layernorm",
-    ffn_norm: "model.layers.{l}.post_attention_layernorm",
-    q: "model.layers.{l}.self_attn.q_proj",
-    k: "model.layers.{l}.self_attn.k_proj",
-    v: "model.layers.{l}.self_attn.v_proj",
-    out: "model.layers.{l}.self_attn.o_proj",
-    q_norm: "model.layers.{l}.self_attn.q_norm",
-    k_norm: "model.layers.{l}.self_attn.k_norm",
-    attention_gate: "",
+static HF_NAMES: Names = Names { embedding: "model.embed_tokens", lm_head: "lm_head", layer: "model.layers.{l}." };
+
+static HF_ATTENTION: AttentionNames = AttentionNames {
+    q: "self_attn.q_proj",
+    k: "self_attn.k_proj",
+    v: "self_attn.v_proj",
+    out: "self_attn.o_proj",
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
+    gate: "self_attn.gate_proj",
     kv_a: "",
     kv_norm: "",
     kv_b: "",
-    gate: "model.layers.{l}.mlp.gate_proj",
-    up: "model.layers.{l}.mlp.up_proj",
-    down: "model.layers.{l}.mlp.down_proj",
-    router: "model.layers.{l}.mlp.gate",
-    expert_gate: "model.layers.{l}.mlp.experts.{e}.gate_proj",
-    expert_up: "model.layers.{l}.mlp.experts.{e}.up_proj",
-    expert_down: "model.layers.{l}.mlp.experts.{e}.down_proj",
-    shared_gate: "",
-    shared_up: "",
-    shared_down: "",
+    sinks: "self_attn.sinks",
 };
+
+static HF_DENSE: DenseNames = DenseNames { gate: "mlp.gate_proj", up: "mlp.up_proj", down: "mlp.down_proj" };
+
+/// As [`HF_DENSE`], where gate and up are one tensor.
+static HF_FUSED_DENSE: DenseNames =
+    DenseNames { gate: "mlp.gate_up_proj", up: "mlp.gate_up_proj", down: "mlp.down_proj" };
+
+/// Experts one by one, and in stacks.
+static HF_EXPERTS: [ExpertNames; 2] = [
+    ExpertNames {
+        router: "mlp.gate",
+        choice_bias: "mlp.gate.e_score_correction_bias",
+        gate: "mlp.experts.{e}.gate_proj",
+        up: "mlp.experts.{e}.up_proj",
+        down: "mlp.experts.{e}.down_proj",
+    },
+    ExpertNames {
+        router: "mlp.gate",
+        choice_bias: "mlp.gate.e_score_correction_bias",
+        gate: "mlp.experts.gate_up_proj",
+        up: "mlp.experts.gate_up_proj",
+        down: "mlp.experts.down_proj",
+    },
+];
 
 /// Tensors every family of the lineage may carry without need.
 const HF_IGNORED: &[Ignored] = &[Ignored { suffix: ".rotary_emb.inv_freq", reason: "recomputed from the config" }];
@@ -156,41 +186,67 @@ fn plain_attention(sizes: &ModelDims) -> Attention {
         kv_heads: sizes.kv_heads,
         head_dim: sizes.head_dim,
         kv: KvProjection::Direct,
-        rotary: 0,
-        rotary_start: 0,
-        rotary_interleaved: false,
+        rotary: Some(HeadRotary { index: 0, start: 0, interleaved: false }),
         head_norm: HeadNorm::None,
-        gated: false,
+        head_norm_kind: NormKind::Rms,
+        eps: sizes.eps,
+        gate: Gate::None,
         qkv_bias: false,
         out_bias: false,
         window: None,
         scale: 1.0 / (sizes.head_dim as f32).sqrt(),
+        softcap: None,
+        sinks: false,
+        position_scale: None,
+        names: &HF_ATTENTION,
     }
 }
 
-/// An architecture of the lineage from its layers.
+/// A feed-forward part without biases.
+fn plain_dense(sizes: &ModelDims) -> Dense {
+    let activation = Activation::Silu;
+    Dense { intermediate: sizes.intermediate, activation, gated: true, bias: false, names: &HF_DENSE }
+}
+
+/// A layer that norms before attention and before the feed-forward part, named as in Llama.
+fn pre_norm(sizes: &ModelDims, attention: Attention, feed_forward: Operation) -> Layer {
+    let norm = |name| Norm::rms(name, sizes.eps);
+    vec![
+        Block::new(norm("input_layernorm"), Operation::Attention(attention)),
+        Block::new(norm("post_attention_layernorm"), feed_forward),
+    ]
+}
+
+/// An architecture of the lineage from its layers, with one rotary embedding.
 fn lineage(
     config: &Config,
     model_type: &str,
     sizes: &ModelDims,
-    names: &'static Names,
     layer: impl Fn(usize) -> Layer,
 ) -> Result<Architecture> {
-    config.expect_silu()?;
     let rotary = Rotary::read(config, sizes.head_dim, sizes.context)?;
-    Ok(Architecture {
+    Ok(with_rotary(model_type, sizes, rotary, layer))
+}
+
+/// The same with a rotary embedding that was read already.
+fn with_rotary(model_type: &str, sizes: &ModelDims, rotary: Rotary, layer: impl Fn(usize) -> Layer) -> Architecture {
+    Architecture {
         model_type: model_type.to_owned(),
         hidden: sizes.hidden,
         vocab: sizes.vocab,
         context: rotary.context,
         context_max: rotary.context_max,
         rotary_context: rotary.chosen_for,
-        eps: sizes.eps,
-        head: if sizes.tied { Head::Tied } else { Head::Own },
+        embedding_scale: 1.0,
         rotaries: vec![rotary.spec],
         layers: (0..sizes.layers).map(layer).collect(),
-        names,
-    })
+        final_norm: Norm::rms("model.norm", sizes.eps),
+        head: if sizes.tied { Head::Tied } else { Head::Own },
+        logits_scale: 1.0,
+        logits_softcap: None,
+        names: &HF_NAMES,
+        prefix: Prefix::None,
+    }
 }
 
 /// The sliding window of each layer: `layer_types` where given, else `otherwise(layer)` says whether it slides.
@@ -242,9 +298,4 @@ fn check_experts(config: &Config, keys: &[&str], each: usize) -> Result<()> {
     let key = keys.iter().find(|key| config.value(key).is_some()).or(keys.first()).copied().unwrap_or_default();
     let problem = format_args!("makes {each} experts a layer, in {layers} layers {all}, more than the limit of {most}");
     Err(config.bad(key, problem).numbers(Unit::Count, all as u64, most as u64))
-}
-
-/// A dense feed-forward part without biases.
-fn dense(sizes: &ModelDims) -> Ffn {
-    Ffn::Dense { intermediate: sizes.intermediate, bias: false }
 }

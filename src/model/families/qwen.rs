@@ -1,14 +1,22 @@
-//! Qwen2 and 2.5 (biases on q, k, v), Qwen3 (norms of query and key heads), Qwen3-MoE.
+//! Qwen2 and 2.5 (biases on q, k, v), Qwen2-MoE (an expert for all with a gate of its own), Qwen3 (norms of query and key
+//! heads), Qwen3-MoE.
 
 use super::*;
-use crate::backend::Routing;
 
 /// `model_type` qwen2.
 pub static QWEN2: Family = Family { model_types: &["qwen2"], architecture: qwen2, ignored: HF_IGNORED };
+/// `model_type` qwen2_moe.
+pub static QWEN2_MOE: Family = Family { model_types: &["qwen2_moe"], architecture: qwen2_moe, ignored: HF_IGNORED };
 /// `model_type` qwen3.
 pub static QWEN3: Family = Family { model_types: &["qwen3"], architecture: qwen3, ignored: HF_IGNORED };
 /// `model_type` qwen3_moe.
 pub static QWEN3_MOE: Family = Family { model_types: &["qwen3_moe"], architecture: qwen3_moe, ignored: HF_IGNORED };
+
+static SHARED: DenseNames = DenseNames {
+    gate: "mlp.shared_expert.gate_proj",
+    up: "mlp.shared_expert.up_proj",
+    down: "mlp.shared_expert.down_proj",
+};
 
 /// Qwen's window is off unless `use_sliding_window`, and begins at layer `max_window_layers`.
 fn qwen_windows(config: &Config, layers: usize) -> Result<Vec<Option<u32>>> {
@@ -22,10 +30,25 @@ fn qwen_windows(config: &Config, layers: usize) -> Result<Vec<Option<u32>>> {
 fn qwen2(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let windows = qwen_windows(config, sizes.layers)?;
-    lineage(config, model_type, &sizes, &HF_NAMES, |l| Layer {
-        attention: Attention { qkv_bias: true, window: windows[l], ..plain_attention(&sizes) },
-        ffn: dense(&sizes),
-    })
+    let mlp = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let attention = |l: usize| Attention { qkv_bias: true, window: windows[l], ..plain_attention(&sizes) };
+    lineage(config, model_type, &sizes, |l| pre_norm(&sizes, attention(l), Operation::Dense(mlp)))
+}
+
+fn qwen2_moe(config: &Config, model_type: &str) -> Result<Architecture> {
+    let sizes = ModelDims::read(config, false)?;
+    let last = config.optional_count("max_window_layers", limits::LAYERS_MAX)?.unwrap_or(28);
+    // Unlike the others, it windows every second of the layers before `max_window_layers`.
+    let windows = match config.flag("use_sliding_window", false)? {
+        true => windows(config, sizes.layers, |l| l < last && l.is_multiple_of(2))?,
+        false => vec![None; sizes.layers],
+    };
+    let qkv_bias = config.flag("qkv_bias", true)?;
+    let attention = |l: usize| Attention { qkv_bias, window: windows[l], ..plain_attention(&sizes) };
+    let width = config.size("shared_expert_intermediate_size", limits::WIDTH_MAX)?;
+    let each = Dense { intermediate: width, names: &SHARED, ..plain_dense(&sizes) };
+    let shared = Shared { count: 1, each, gate: "mlp.shared_expert_gate" };
+    mixture(config, model_type, &sizes, Some(shared), attention)
 }
 
 fn qwen3_attention(config: &Config, sizes: &ModelDims) -> Result<Vec<Attention>> {
@@ -43,20 +66,38 @@ fn qwen3_attention(config: &Config, sizes: &ModelDims) -> Result<Vec<Attention>>
 fn qwen3(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let attention = qwen3_attention(config, &sizes)?;
-    lineage(config, model_type, &sizes, &HF_NAMES, |l| Layer { attention: attention[l], ffn: dense(&sizes) })
+    let mlp = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    lineage(config, model_type, &sizes, |l| pre_norm(&sizes, attention[l], Operation::Dense(mlp)))
 }
 
 fn qwen3_moe(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let attention = qwen3_attention(config, &sizes)?;
+    mixture(config, model_type, &sizes, None, |l| attention[l])
+}
+
+/// Layers of which some hold experts.
+fn mixture(
+    config: &Config,
+    model_type: &str,
+    sizes: &ModelDims,
+    shared: Option<Shared>,
+    attention: impl Fn(usize) -> Attention,
+) -> Result<Architecture> {
     let (count, chosen) = expert_counts(config, &["num_experts", "num_local_experts"], "num_experts_per_tok")?;
+    let dense = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(sizes) };
     let intermediate = config.size("moe_intermediate_size", limits::WIDTH_MAX)?;
-    let renormalise = config.flag("norm_topk_prob", false)?;
+    let experts = Experts {
+        count,
+        each: Dense { intermediate, ..dense },
+        routing: Routing::softmax(chosen, config.flag("norm_topk_prob", false)?),
+        choice_bias: false,
+        shared,
+        names: &HF_EXPERTS,
+    };
     let sparse = sparse_layers(config)?;
-    let routing = Routing::softmax(chosen, renormalise);
-    let experts = Ffn::Experts { count, intermediate, routing, shared: 0, shared_intermediate: 0 };
-    lineage(config, model_type, &sizes, &HF_NAMES, |l| Layer {
-        attention: attention[l],
-        ffn: if sparse(l) { experts } else { dense(&sizes) },
+    lineage(config, model_type, sizes, |l| {
+        let feed_forward = if sparse(l) { Operation::Experts(experts) } else { Operation::Dense(dense) };
+        pre_norm(sizes, attention(l), feed_forward)
     })
 }

@@ -89,14 +89,14 @@ fn astrai_1b() -> Value {
 mod tests {
     use super::*;
     use astrai::model::config::Config;
-    use astrai::model::{families, weights};
+    use astrai::model::{binder, families};
 
     /// Weights of a shape.
     fn parameters(name: &str) -> u64 {
         let config = config(name).expect("a known name");
         let (family, model_type) = families::find(&config, name).expect("a known family");
         let architecture = (family.architecture)(&Config::new(&config, name), &model_type).expect("a valid config");
-        let tensors = weights::expected(&architecture).expect("no error");
+        let tensors = binder::expected(&architecture).expect("no error");
         tensors.iter().map(|(_, shape)| shape.iter().map(|&d| d as u64).product::<u64>()).sum()
     }
 

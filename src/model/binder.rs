@@ -1,0 +1,413 @@
+//! Which tensors a model has: walks an [`Architecture`] and takes each tensor by name, in one order, whether it is loaded
+//! ([`super::loader`]), checked ([`super::checkpoint`]), sized ([`super::sizes`]) or listed.
+
+use super::architecture::{
+    Architecture, Attention, Before, Block, Dense, ExpertNames, Experts, Gate, Head, HeadNorm, KvProjection, Norm,
+    NormKind, Operation,
+};
+use super::recipe::{Part, Recipe};
+use super::weights::{
+    AttentionWeights, BlockWeights, DenseWeights, ExpertsWeights, KvWeights, NormWeights, OperationWeights, Projection,
+    Weights,
+};
+use crate::backend::{Expert, Weight};
+use crate::dtype::DType;
+use crate::encoding::Scheme;
+use crate::error::Result;
+use std::ops::Range;
+
+/// What is made of a tensor when it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing.
+    None,
+    /// One is added to each element, in f32.
+    PlusOne,
+}
+
+/// Consecutive rows of a tensor of the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TensorPart {
+    /// The tensor's name in the checkpoint.
+    pub name: String,
+    /// Its shape there.
+    pub stored: Vec<usize>,
+    /// The first row of the part; a row is of the last dimension.
+    pub first: usize,
+    /// The shape of the part: of a matrix or of a vector.
+    pub shape: Vec<usize>,
+    /// What is made of it.
+    pub change: Change,
+}
+
+impl TensorPart {
+    /// A whole tensor.
+    pub fn whole(name: String, shape: &[usize]) -> TensorPart {
+        TensorPart { name, stored: shape.to_vec(), first: 0, shape: shape.to_vec(), change: Change::None }
+    }
+
+    /// Whether it is all of the tensor.
+    pub fn is_whole(&self) -> bool {
+        self.shape == self.stored
+    }
+
+    /// Outputs and inputs; a vector is a matrix of one row.
+    pub fn matrix(&self) -> (usize, usize) {
+        match *self.shape.as_slice() {
+            [out_features, in_features] => (out_features, in_features),
+            ref shape => (1, shape.iter().product()),
+        }
+    }
+
+    /// How many rows, and the elements of one. All of a vector is a row, a part of it is so many rows of one element.
+    fn rows(&self) -> (usize, usize) {
+        match (self.shape.as_slice(), self.stored.len()) {
+            (&[rows, row], _) => (rows, row),
+            (&[len], 1) if !self.is_whole() => (len, 1),
+            (shape, _) => (1, shape.iter().product()),
+        }
+    }
+
+    /// What no other part of a model has.
+    pub fn key(&self) -> String {
+        match self.is_whole() {
+            true => self.name.clone(),
+            false => format!("{}[{}..{}]", self.name, self.first, self.first + self.rows().0),
+        }
+    }
+
+    /// Its bytes among those of the tensor; `None` for what cannot be addressed, or a type whose blocks it would cut.
+    pub fn bytes(&self, dtype: DType) -> Option<Range<usize>> {
+        let (rows, row) = self.rows();
+        let row = dtype.bytes(row)?;
+        let first = self.first.checked_mul(row)?;
+        Some(first..first.checked_add(rows.checked_mul(row)?)?)
+    }
+
+    /// As [`TensorPart::bytes`], how many.
+    pub fn byte_count(&self, dtype: DType) -> u64 {
+        self.bytes(dtype).map_or(u64::MAX, |range| range.len() as u64)
+    }
+}
+
+/// Where the tensors come from.
+pub(super) trait Tensors {
+    /// A part of a tensor, which must have the shape; quantized if a scheme is given.
+    fn take(&mut self, part: TensorPart, scheme: Option<Scheme>) -> Result<Weight>;
+    /// Whether there is a tensor `name`.
+    fn has(&self, name: &str) -> Result<bool>;
+    /// Whether a model that says its output matrix is the embedding has another one all the same. `stored`: it would be used
+    /// as it is stored. Where no contents are at hand, a second matrix counts as another.
+    fn untied(&mut self, embedding: &str, lm_head: &str, stored: bool) -> Result<bool> {
+        let _ = stored;
+        Ok(embedding != lm_head && self.has(lm_head)?)
+    }
+}
+
+/// Takes every tensor of a model as a recipe makes it.
+pub(super) fn walk(architecture: &Architecture, recipe: Recipe, tensors: &mut dyn Tensors) -> Result<Weights> {
+    Binder { tensors, recipe, a: architecture }.model()
+}
+
+/// Name and shape of every tensor of a model, in the order they are bound; of an output matrix that need not be there, too.
+pub fn expected(architecture: &Architecture) -> Result<Vec<(String, Vec<usize>)>> {
+    let mut list = Listing(Vec::new());
+    walk(architecture, Recipe::Stored, &mut list)?;
+    Ok(list.0)
+}
+
+/// Takes nothing and writes down what was asked for.
+struct Listing(Vec<(String, Vec<usize>)>);
+
+impl Tensors for Listing {
+    fn take(&mut self, part: TensorPart, _scheme: Option<Scheme>) -> Result<Weight> {
+        let (out_features, in_features) = part.matrix();
+        // The parts of a tensor follow each other, but for those of a stack.
+        if part.is_whole() || !self.0.iter().rev().any(|(name, _)| *name == part.name) {
+            self.0.push((part.name, part.stored));
+        }
+        Ok(Weight { id: 0, out_features, in_features })
+    }
+
+    fn has(&self, _name: &str) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn untied(&mut self, _embedding: &str, _lm_head: &str, _stored: bool) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+/// Knows every tensor by name and shape.
+struct Binder<'a> {
+    tensors: &'a mut dyn Tensors,
+    recipe: Recipe,
+    a: &'a Architecture,
+}
+
+/// Writes the whole name of a tensor of a layer.
+type At<'a> = &'a dyn Fn(&str) -> String;
+
+/// A matrix of a group: its name, its rows, what it is for.
+type Member = (&'static str, usize, Part);
+
+impl Binder<'_> {
+    fn model(&mut self) -> Result<Weights> {
+        let a = self.a;
+        let table = self.embedding_name()?;
+        let embedding = self.matrix(&table, a.vocab, a.hidden, Part::Kept)?;
+        let layers = (0..a.layers.len()).map(|l| self.layer(l)).collect::<Result<_>>()?;
+        let final_norm = self.norm(&a.final_norm, a.hidden, &|name| a.prefix.apply(name))?;
+        let (scheme, head) = (self.recipe.scheme(Part::Head), a.prefix.apply(a.names.lm_head));
+        let head_name = format!("{head}.weight");
+        let own = match a.head {
+            Head::Tied => self.tensors.untied(&format!("{table}.weight"), &head_name, scheme.is_none())?,
+            Head::Own => true,
+            Head::OwnIfPresent => self.tensors.has(&head_name)?,
+        };
+        let lm_head = match (own, scheme) {
+            (true, _) => self.matrix(&head, a.vocab, a.hidden, Part::Head)?,
+            // A copy of its own: tokens are looked up in the embedding as it is stored.
+            (false, Some(_)) => self.matrix(&table, a.vocab, a.hidden, Part::Head)?,
+            (false, None) => embedding,
+        };
+        Ok(Weights { embedding, layers, final_norm, lm_head })
+    }
+
+    /// The tensor of the embedding. A tied model may have been saved with its output matrix only.
+    fn embedding_name(&self) -> Result<String> {
+        let [embedding, lm_head] = [self.a.names.embedding, self.a.names.lm_head].map(|name| self.a.prefix.apply(name));
+        let absent = |name: &str| Ok(!self.tensors.has(&format!("{name}.weight"))?);
+        match self.a.head == Head::Tied && absent(&embedding)? && !absent(&lm_head)? {
+            true => Ok(lm_head),
+            false => Ok(embedding),
+        }
+    }
+
+    fn layer(&mut self, index: usize) -> Result<Vec<BlockWeights>> {
+        let a = self.a;
+        let layer = a.prefix.apply(&a.names.layer.replace("{l}", &index.to_string()));
+        let at = |name: &str| format!("{layer}{name}");
+        a.layers[index].iter().map(|block| self.block(block, index, &at)).collect()
+    }
+
+    fn block(&mut self, block: &Block, layer: usize, at: At) -> Result<BlockWeights> {
+        let before = match &block.before {
+            Before::Norm(norm) => self.norm(norm, self.a.hidden, at)?,
+            Before::Stream | Before::Same => NormWeights::default(),
+        };
+        let down = Part::Down { layer, layers: self.a.layers.len() };
+        let operation = match &block.operation {
+            Operation::Attention(attention) => OperationWeights::Attention(self.attention(attention, at)?),
+            Operation::Dense(dense) => OperationWeights::Dense(self.dense(dense, down, at)?),
+            Operation::Experts(experts) => OperationWeights::Experts(self.experts(experts, down, at)?),
+        };
+        let after = match &block.after {
+            Some(norm) => self.norm(norm, self.a.hidden, at)?,
+            None => NormWeights::default(),
+        };
+        Ok(BlockWeights { before, operation, after })
+    }
+
+    fn norm(&mut self, norm: &Norm, width: usize, at: At) -> Result<NormWeights> {
+        if norm.name.is_empty() {
+            return Ok(NormWeights::default());
+        }
+        let name = at(norm.name);
+        let gain = Some(self.gain(&name, width, norm.kind)?);
+        let bias = match norm.bias {
+            true => Some(self.tensors.take(TensorPart::whole(format!("{name}.bias"), &[width]), None)?),
+            false => None,
+        };
+        Ok(NormWeights { gain, bias })
+    }
+
+    fn gain(&mut self, name: &str, width: usize, kind: NormKind) -> Result<Weight> {
+        let change = if kind.plus_one() { Change::PlusOne } else { Change::None };
+        let part = TensorPart { change, ..TensorPart::whole(format!("{name}.weight"), &[width]) };
+        self.tensors.take(part, None)
+    }
+
+    fn attention(&mut self, t: &Attention, at: At) -> Result<AttentionWeights> {
+        let (names, hidden) = (t.names, self.a.hidden);
+        let (q_width, kv_width) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
+        let head_norms = match t.head_norm {
+            HeadNorm::None => None,
+            norm => {
+                let widths = if norm == HeadNorm::Whole { (q_width, kv_width) } else { (t.head_dim, t.head_dim) };
+                let q = self.gain(&at(names.q_norm), widths.0, t.head_norm_kind)?;
+                Some([q, self.gain(&at(names.k_norm), widths.1, t.head_norm_kind)?])
+            }
+        };
+        let q_rows = if t.gate == Gate::InQuery { 2 * q_width } else { q_width };
+        let (q, kv) = match t.kv {
+            KvProjection::Direct => {
+                let group =
+                    [(names.q, q_rows, Part::Layer), (names.k, kv_width, Part::Key), (names.v, kv_width, Part::Value)];
+                let [q, k, v] = self.group(group, hidden, t.qkv_bias, at)?;
+                (q, KvWeights::Direct { k, v })
+            }
+            KvProjection::Latent { rank } => {
+                let q = self.projection((names.q, q_rows, Part::Layer), hidden, t.qkv_bias, at)?;
+                let kv = KvWeights::Latent {
+                    a: self.projection((names.kv_a, rank, Part::Layer), hidden, false, at)?,
+                    norm: self.gain(&at(names.kv_norm), rank, NormKind::Rms)?,
+                    b: self.projection((names.kv_b, 2 * kv_width, Part::Value), rank, false, at)?,
+                };
+                (q, kv)
+            }
+        };
+        let out = self.projection((names.out, hidden, Part::Layer), q_width, t.out_bias, at)?;
+        let gate_rows = match t.gate {
+            Gate::None | Gate::InQuery => None,
+            Gate::Own => Some(q_width),
+            Gate::PerHead => Some(t.heads),
+        };
+        let gate = match gate_rows {
+            Some(rows) => Some(self.projection((names.gate, rows, Part::Layer), hidden, false, at)?),
+            None => None,
+        };
+        let sinks = match t.sinks {
+            true => Some(self.tensors.take(TensorPart::whole(at(names.sinks), &[t.heads]), None)?),
+            false => None,
+        };
+        Ok(AttentionWeights { q, kv, out, head_norms, gate, sinks })
+    }
+
+    fn dense(&mut self, dense: &Dense, down: Part, at: At) -> Result<DenseWeights> {
+        let (names, inner) = (dense.names, dense.intermediate);
+        let (gate, up) = match dense.gated {
+            true => {
+                let group = [(names.gate, inner, Part::Layer), (names.up, inner, Part::Layer)];
+                let [gate, up] = self.group(group, self.a.hidden, dense.bias, at)?;
+                (Some(gate), up)
+            }
+            false => (None, self.projection((names.up, inner, Part::Layer), self.a.hidden, dense.bias, at)?),
+        };
+        Ok(DenseWeights { gate, up, down: self.projection((names.down, self.a.hidden, down), inner, dense.bias, at)? })
+    }
+
+    fn experts(&mut self, experts: &Experts, down: Part, at: At) -> Result<ExpertsWeights> {
+        let names = self.names_of(experts, at)?;
+        let router = self.projection((names.router, experts.count, Part::Kept), self.a.hidden, false, at)?;
+        let choice_bias = match experts.choice_bias {
+            true => Some(self.tensors.take(TensorPart::whole(at(names.choice_bias), &[experts.count]), None)?),
+            false => None,
+        };
+        let routed = (0..experts.count).map(|e| self.expert(experts, names, e, down, at)).collect::<Result<_>>()?;
+        let (mut shared, mut shared_gate) = (Vec::new(), None);
+        if let Some(s) = &experts.shared {
+            for e in 0..s.count {
+                let at = |name: &str| at(&name.replace("{e}", &e.to_string()));
+                shared.push(self.dense(&s.each, down, &at)?);
+            }
+            if !s.gate.is_empty() {
+                shared_gate = Some(self.projection((s.gate, 1, Part::Kept), self.a.hidden, false, at)?);
+            }
+        }
+        Ok(ExpertsWeights { router, choice_bias, routed, shared, shared_gate })
+    }
+
+    /// The names that this checkpoint has for its experts.
+    fn names_of(&self, experts: &Experts, at: At) -> Result<&'static ExpertNames> {
+        for names in experts.names {
+            let (name, end) = if is_stack(names.down) { (names.down, "") } else { (names.down, ".weight") };
+            if self.tensors.has(&format!("{}{end}", at(&name.replace("{e}", "0"))))? {
+                return Ok(names);
+            }
+        }
+        Ok(&experts.names[0])
+    }
+
+    fn expert(&mut self, experts: &Experts, names: &ExpertNames, index: usize, down: Part, at: At) -> Result<Expert> {
+        let (inner, hidden) = (experts.each.intermediate, self.a.hidden);
+        let both = experts.each.gated && names.gate == names.up;
+        let rows = if both { 2 * inner } else { inner };
+        let mut take = |name: &str, first: usize, total: usize, shape: [usize; 2], part: Part| {
+            let whole = at(&name.replace("{e}", &index.to_string()));
+            let part_of = match is_stack(name) {
+                true => TensorPart {
+                    name: whole,
+                    stored: vec![experts.count, total, shape[1]],
+                    first: index * total + first,
+                    shape: shape.to_vec(),
+                    change: Change::None,
+                },
+                false => TensorPart {
+                    name: format!("{whole}.weight"),
+                    stored: vec![total, shape[1]],
+                    first,
+                    shape: shape.to_vec(),
+                    change: Change::None,
+                },
+            };
+            Ok((self.tensors.take(part_of, self.recipe.scheme(part))?, None))
+        };
+        let gate = match experts.each.gated {
+            true => Some(take(names.gate, 0, rows, [inner, hidden], Part::Layer)?),
+            false => None,
+        };
+        let up = take(names.up, rows - inner, rows, [inner, hidden], Part::Layer)?;
+        Ok(Expert { gate, up, down: take(names.down, 0, hidden, [hidden, inner], down)? })
+    }
+
+    /// Matrices that share their input. Those of the same name are rows of one tensor, in order.
+    fn group<const N: usize>(
+        &mut self,
+        members: [Member; N],
+        in_features: usize,
+        bias: bool,
+        at: At,
+    ) -> Result<[Projection; N]> {
+        let mut made = Vec::with_capacity(N);
+        for (index, &(name, rows, part)) in members.iter().enumerate() {
+            let same = |members: &[Member]| members.iter().filter(|m| m.0 == name).map(|m| m.1).sum::<usize>();
+            let (first, total) = (same(&members[..index]), same(&members));
+            made.push(self.rows(name, first..first + rows, total, in_features, part, bias, at)?);
+        }
+        Ok(std::array::from_fn(|i| made[i]))
+    }
+
+    fn projection(&mut self, member: Member, in_features: usize, bias: bool, at: At) -> Result<Projection> {
+        Ok(self.group([member], in_features, bias, at)?[0])
+    }
+
+    /// Some of the `total` rows of a matrix, and of its bias.
+    #[allow(clippy::too_many_arguments, reason = "each says another thing of one matrix")]
+    fn rows(
+        &mut self,
+        name: &str,
+        rows: Range<usize>,
+        total: usize,
+        in_features: usize,
+        part: Part,
+        bias: bool,
+        at: At,
+    ) -> Result<Projection> {
+        let name = at(name);
+        let of = |name: String, stored: Vec<usize>, shape: Vec<usize>| TensorPart {
+            name,
+            stored,
+            first: rows.start,
+            shape,
+            change: Change::None,
+        };
+        let matrix = of(format!("{name}.weight"), vec![total, in_features], vec![rows.len(), in_features]);
+        let weight = self.tensors.take(matrix, self.recipe.scheme(part))?;
+        let bias = match bias {
+            true => Some(self.tensors.take(of(format!("{name}.bias"), vec![total], vec![rows.len()]), None)?),
+            false => None,
+        };
+        Ok(Projection { weight, bias })
+    }
+
+    fn matrix(&mut self, name: &str, out_features: usize, in_features: usize, part: Part) -> Result<Weight> {
+        let part_of = TensorPart::whole(format!("{name}.weight"), &[out_features, in_features]);
+        self.tensors.take(part_of, self.recipe.scheme(part))
+    }
+}
+
+/// Whether a name of experts is that of a stack of all.
+fn is_stack(name: &str) -> bool {
+    !name.contains("{e}")
+}

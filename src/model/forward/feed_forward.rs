@@ -1,0 +1,60 @@
+//! The feed-forward operations: one network, or experts.
+
+use super::{Model, Route, to};
+use crate::backend::{self, Backend, Heads, Linear, Tensor};
+use crate::model::architecture::{Dense, Experts};
+use crate::model::weights::{DenseWeights, ExpertsWeights};
+
+impl Model {
+    /// `to (+)= down(activation(gate(from)) * up(from))`.
+    pub(super) fn dense(&self, backend: &mut dyn Backend, spec: &Dense, w: &DenseWeights, route: Route) {
+        self.inner(backend, spec, w, route.from);
+        let down = Linear { accumulate: route.accumulate, ..to(w.down, route.to) };
+        backend.linear(self.workspace.gate, self.rows, &[down]);
+    }
+
+    /// All but the last matrix; the result is in the workspace's `gate`.
+    fn inner(&self, backend: &mut dyn Backend, spec: &Dense, w: &DenseWeights, from: Tensor) {
+        let (ws, rows) = (&self.workspace, self.rows);
+        match w.gate {
+            Some(gate) => backend.gated(from, rows, to(gate, ws.gate), to(w.up, ws.up), spec.activation),
+            None => {
+                backend.linear(from, rows, &[to(w.up, ws.gate)]);
+                backend.activate(ws.gate, spec.activation, rows * spec.intermediate);
+            }
+        }
+    }
+
+    /// `to (+)= experts(from)`.
+    pub(super) fn experts(&self, backend: &mut dyn Backend, spec: &Experts, w: &ExpertsWeights, route: Route) {
+        let (ws, rows, hidden) = (&self.workspace, self.rows, self.architecture.hidden);
+        if !route.accumulate {
+            backend.clear(route.to, rows * hidden);
+        }
+        if let Some(shared) = &spec.shared {
+            let factor = 1.0 / shared.count.max(1) as f32;
+            for network in &w.shared {
+                self.inner(backend, &shared.each, network, route.from);
+                backend.linear(ws.gate, rows, &[to(network.down, ws.attended)]);
+                if let Some(gate) = w.shared_gate {
+                    backend.linear(route.from, rows, &[to(gate, ws.gate)]);
+                    let gates = Heads { tensor: ws.gate, row_stride: 1, head_stride: 1, heads: 1, dim: 1 };
+                    backend.sigmoid_mul(ws.attended, hidden, gates, rows);
+                }
+                backend.add_scaled(route.to, ws.attended, factor, rows * hidden);
+            }
+        }
+        backend.linear(route.from, rows, &[to(w.router, ws.router)]);
+        let experts = backend::Experts {
+            experts: &w.routed,
+            logits: ws.router,
+            routing: spec.routing,
+            choice_bias: w.choice_bias,
+            expert_scale: None,
+            activation: spec.each.activation,
+            x: route.from,
+            out: route.to,
+        };
+        backend.experts(experts, rows);
+    }
+}

@@ -1,0 +1,164 @@
+//! What the weights of a model take, and which of its matrices are quantized, from the headers of the files.
+
+use super::architecture::Architecture;
+use super::binder::{Change, TensorPart, Tensors, walk};
+use super::families::Family;
+use super::leftovers::harmless;
+use super::recipe::{Part, Recipe};
+use crate::backend::Weight;
+use crate::dtype::DType;
+use crate::encoding::{Encoding, Scheme};
+use crate::error::{Error, Result};
+use crate::source::{ModelSource, TensorInfo};
+
+/// Writes down the matrices that are quantized: name, scheme, outputs, inputs.
+struct Quantized<'a> {
+    source: &'a dyn ModelSource,
+    matrices: Vec<(String, Scheme, usize, usize)>,
+}
+
+impl Tensors for Quantized<'_> {
+    fn take(&mut self, part: TensorPart, scheme: Option<Scheme>) -> Result<Weight> {
+        let (out_features, in_features) = part.matrix();
+        self.matrices.extend(scheme.map(|scheme| (part.key(), scheme, out_features, in_features)));
+        Ok(Weight { id: 0, out_features, in_features })
+    }
+
+    fn has(&self, name: &str) -> Result<bool> {
+        Ok(find(self.source, name)?.is_some())
+    }
+}
+
+/// The matrices that a recipe quantizes, in the order they are bound: the name of the tensor each is made of, its scheme,
+/// outputs and inputs. No name stands twice.
+pub(super) fn quantized_matrices(
+    architecture: &Architecture,
+    source: &dyn ModelSource,
+    recipe: Recipe,
+) -> Result<Vec<(String, Scheme, usize, usize)>> {
+    let mut quantized = Quantized { source, matrices: Vec::new() };
+    walk(architecture, recipe, &mut quantized)?;
+    Ok(quantized.matrices)
+}
+
+/// What the weights of a model take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// Tensors that are used as they are stored.
+    pub kept: u64,
+    /// Quantized matrices, or all weights in a device's own form: memory of their own.
+    pub quantized: u64,
+    /// What those are made from, as stored.
+    pub made_from: u64,
+    /// All tensors of the source.
+    pub source: u64,
+}
+
+impl WeightBytes {
+    /// Bytes that are read to make the weights: what progress is told of.
+    pub fn read(&self) -> u64 {
+        self.kept.saturating_add(self.made_from)
+    }
+
+    /// Bytes of the weights in use.
+    pub fn used(&self) -> u64 {
+        self.kept.saturating_add(self.quantized)
+    }
+}
+
+/// Bytes of a weight on a device, by encoding, outputs and inputs.
+pub type DeviceBytes<'a> = &'a dyn Fn(Encoding, usize, usize) -> u64;
+
+/// Adds up what would be taken. What is missing or has another shape is for the loader to find.
+struct Scale<'a> {
+    source: &'a dyn ModelSource,
+    device: Option<DeviceBytes<'a>>,
+    sizes: WeightBytes,
+}
+
+impl Tensors for Scale<'_> {
+    fn take(&mut self, part: TensorPart, scheme: Option<Scheme>) -> Result<Weight> {
+        let (out_features, in_features) = part.matrix();
+        let info = find(self.source, &part.name)?;
+        let too_large =
+            || Error::format(format!("tensor {} of shape {:?} is too large to quantize", part.name, part.shape));
+        let panels = scheme.map(|scheme| scheme.bytes(out_features, in_features).ok_or_else(too_large)).transpose()?;
+        let changed = part.change != Change::None;
+        let own = match (self.device, info) {
+            (None, _) if changed => Some((out_features as u64).saturating_mul(in_features as u64).saturating_mul(4)),
+            (None, _) => panels.map(|bytes| bytes as u64),
+            (Some(_), None) => Some(0),
+            (Some(bytes), Some(info)) => {
+                let stored = if changed { DType::F32 } else { info.dtype };
+                Some(bytes(scheme.map_or(Encoding::Stored(stored), Encoding::Quantized), out_features, in_features))
+            }
+        };
+        let (stored, sizes) = (info.map_or(0, |info| part.byte_count(info.dtype)), &mut self.sizes);
+        match own {
+            None => sizes.kept = sizes.kept.saturating_add(stored),
+            Some(own) => {
+                sizes.quantized = sizes.quantized.saturating_add(own);
+                sizes.made_from = sizes.made_from.saturating_add(stored);
+            }
+        }
+        Ok(Weight { id: 0, out_features, in_features })
+    }
+
+    fn has(&self, name: &str) -> Result<bool> {
+        Ok(find(self.source, name)?.is_some())
+    }
+}
+
+/// What the weights take as the recipe makes them, from the headers of the files.
+pub fn sizes(architecture: &Architecture, source: &dyn ModelSource, recipe: Recipe) -> Result<WeightBytes> {
+    sizes_on(None, architecture, source, recipe)
+}
+
+/// As [`sizes`]. On a `device` that holds weights in forms of its own, all of it is memory of its own, made from all that is
+/// read.
+pub fn sizes_on(
+    device: Option<DeviceBytes>,
+    architecture: &Architecture,
+    source: &dyn ModelSource,
+    recipe: Recipe,
+) -> Result<WeightBytes> {
+    let all = source.tensors()?.iter().map(tensor_bytes).fold(0, u64::saturating_add);
+    let mut scale = Scale { source, device, sizes: WeightBytes { source: all, ..WeightBytes::default() } };
+    walk(architecture, recipe, &mut scale)?;
+    Ok(scale.sizes)
+}
+
+/// How most matrices of the layers lie in memory: quantized, or in the element type in which most bytes of the tensors are
+/// stored; of two alike, the one that comes first.
+pub fn encoding(
+    architecture: &Architecture,
+    family: &Family,
+    source: &dyn ModelSource,
+    recipe: Recipe,
+) -> Result<Option<Encoding>> {
+    if let Some(scheme) = recipe.scheme(Part::Layer) {
+        return Ok(Some(Encoding::Quantized(scheme)));
+    }
+    let mut sums: Vec<(DType, u64)> = Vec::new();
+    for info in source.tensors()?.iter().filter(|info| harmless(architecture, family, info).is_none()) {
+        let bytes = tensor_bytes(info);
+        match sums.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
+            Some((_, sum)) => *sum = sum.saturating_add(bytes),
+            None => sums.push((info.dtype, bytes)),
+        }
+    }
+    let most = sums.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most });
+    Ok(most.map(|(dtype, _)| Encoding::Stored(dtype)))
+}
+
+/// The entry of a tensor in the source's list, which is sorted by name.
+pub(super) fn find<'a>(source: &'a dyn ModelSource, name: &str) -> Result<Option<&'a TensorInfo>> {
+    let all = source.tensors()?;
+    Ok(all.binary_search_by(|info| info.name.as_str().cmp(name)).ok().and_then(|at| all.get(at)))
+}
+
+pub(super) fn tensor_bytes(info: &TensorInfo) -> u64 {
+    let row = info.shape.last().copied().unwrap_or(1);
+    let rows: u64 = info.shape.iter().rev().skip(1).map(|&d| d as u64).product();
+    rows.saturating_mul(info.dtype.bytes(row).unwrap_or(usize::MAX) as u64)
+}

@@ -9,6 +9,10 @@ use serde_json::Value;
 #[derive(Clone, Copy)]
 pub struct Config<'a> {
     object: &'a Value,
+    /// The whole file, of which `object` may be a part.
+    root: &'a Value,
+    /// Values of keys that the object does not have.
+    defaults: Option<&'a Value>,
     subject: &'a str,
     context_asked: usize,
 }
@@ -20,7 +24,19 @@ impl<'a> Config<'a> {
             Some(inner) if inner.is_object() => inner,
             _ => root,
         };
-        Config { object, subject, context_asked: 0 }
+        Config { object, root, defaults: None, subject, context_asked: 0 }
+    }
+
+    /// The same with values for the keys that are absent.
+    pub fn with_defaults(self, defaults: &'a Value) -> Config<'a> {
+        Config { defaults: Some(defaults), ..self }
+    }
+
+    /// Whether the embedding is the output matrix. Of a model inside another one, what the outer says counts.
+    fn tied(&self, default: bool) -> Result<bool> {
+        let outer = Config { object: self.root, defaults: None, ..*self };
+        let config = if self.is_inside() { &outer } else { self };
+        config.flag("tie_word_embeddings", default)
     }
 
     /// The same for an engine whose context is to hold so many tokens; 0 = the model's own.
@@ -35,7 +51,12 @@ impl<'a> Config<'a> {
 
     /// The same source, another object.
     pub fn within(&self, object: &'a Value) -> Config<'a> {
-        Config { object, ..*self }
+        Config { object, defaults: None, ..*self }
+    }
+
+    /// An object under a key.
+    pub fn object(&self, key: &str) -> Option<Config<'a>> {
+        self.value(key).filter(|value| value.is_object()).map(|value| self.within(value))
     }
 
     /// What the values stand in: a GGUF file has them under other names.
@@ -59,9 +80,10 @@ impl<'a> Config<'a> {
         Error::format(format!("{}: `{key}` {problem}", self.file())).about(self.subject)
     }
 
-    /// A key's value; `null` counts as absent.
+    /// A key's value, or the default for a key that is absent. `null` is no value, and no default takes its place.
     pub fn value(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|v| !v.is_null())
+        let found = self.object.get(key).or_else(|| self.defaults?.get(key));
+        found.filter(|v| !v.is_null())
     }
 
     /// An integer in `1..=max`, or an error naming the key when it is absent.
@@ -115,6 +137,39 @@ impl<'a> Config<'a> {
             Some(n) => Err(self.bad(key, format_args!("is {n}, expected more than 0"))),
             None => Err(self.bad(key, "is missing")),
         }
+    }
+
+    /// The epsilon of a norm.
+    pub fn eps(&self, key: &str, default: f64) -> Result<f32> {
+        match self.positive(key, Some(default))? as f32 {
+            eps if eps < 1.0 => Ok(eps),
+            eps => Err(self.bad(key, format_args!("is {eps}, expected less than 1"))),
+        }
+    }
+
+    /// A factor, which may be of either sign.
+    pub fn factor(&self, key: &str, default: f64) -> Result<f32> {
+        Ok(self.optional_number(key)?.unwrap_or(default) as f32)
+    }
+
+    /// How many elements of a head rotate: `partial_rotary_factor` of them, or what the other keys say.
+    pub fn rotary_dims(&self, keys: &[&str], head_dim: usize, default: f64) -> Result<usize> {
+        let nested = self.object("rope_parameters");
+        let mut factor = default;
+        for key in keys {
+            let inside = nested.map(|object| object.optional_number(key)).transpose()?.flatten();
+            if let Some(given) = self.optional_number(key)?.or(inside) {
+                factor = given;
+                break;
+            }
+        }
+        let dims = (head_dim as f64 * factor) as usize;
+        if !(factor > 0.0 && factor <= 1.0) || dims < 2 || !dims.is_multiple_of(2) {
+            return Err(
+                self.bad(keys[0], format_args!("is {factor}, which rotates {dims} of {head_dim} elements of a head"))
+            );
+        }
+        Ok(dims)
     }
 
     /// A list of so many numbers above zero.
@@ -175,6 +230,21 @@ impl<'a> Config<'a> {
             ))
             .about(self.subject)),
         }
+    }
+
+    /// A soft cap, if there is one.
+    pub fn cap(&self, key: &str) -> Result<Option<f32>> {
+        self.value(key).map(|_| Ok(self.positive(key, None)? as f32)).transpose()
+    }
+
+    /// Whether it is of a model inside another one.
+    pub fn is_inside(&self) -> bool {
+        !std::ptr::eq(self.object, self.root)
+    }
+
+    /// What no kernel does.
+    pub fn refused(&self, what: &str) -> Error {
+        Error::unsupported(format!("{}: {what} is not supported", self.file())).about(self.subject)
     }
 
     /// Where the config came from, for messages.
@@ -243,11 +313,8 @@ impl ModelDims {
             intermediate: config.size("intermediate_size", limits::WIDTH_MAX)?,
             vocab: config.size("vocab_size", limits::VOCAB_MAX)?,
             context: config.size("max_position_embeddings", limits::CONTEXT_MAX)?,
-            eps: match config.positive("rms_norm_eps", Some(1e-6))? as f32 {
-                eps if eps < 1.0 => eps,
-                eps => return Err(config.bad("rms_norm_eps", format_args!("is {eps}, expected less than 1"))),
-            },
-            tied: config.flag("tie_word_embeddings", tied)?,
+            eps: config.eps("rms_norm_eps", 1e-6)?,
+            tied: config.tied(tied)?,
         })
     }
 }

@@ -65,8 +65,23 @@ impl Rotary {
     /// token would depend on its neighbours. Here the context of the engine decides, once: plain up to
     /// `max_position_embeddings`, beyond that the frequencies transformers has for a sequence as long as the context.
     pub fn read(config: &Config, dims: usize, context: usize) -> Result<Rotary> {
-        let objects = ["rope_scaling", "rope_parameters"].map(|key| config.value(key).filter(|v| v.is_object()));
-        let [old, new] = objects.map(|object| object.map(|v| config.within(v)));
+        let [old, new] = ["rope_scaling", "rope_parameters"].map(|key| config.object(key));
+        Rotary::of(config, [old, new], dims, context)
+    }
+
+    /// The same for the layers of a type, where `rope_parameters` has an object for each type. An older config says the same of
+    /// all types.
+    pub fn read_for(config: &Config, layer_type: &str, dims: usize, context: usize) -> Result<Rotary> {
+        match config.object("rope_parameters") {
+            Some(all) if all.has_objects() => match all.object(layer_type) {
+                Some(own) => Rotary::of(config, [None, Some(own)], dims, context),
+                None => Err(config.bad("rope_parameters", format_args!("has nothing for {layer_type}"))),
+            },
+            _ => Rotary::read(config, dims, context),
+        }
+    }
+
+    fn of(config: &Config, [old, new]: [Option<Config>; 2], dims: usize, context: usize) -> Result<Rotary> {
         // A scaling that was added to a config of the newer spelling counts.
         let added = match &old {
             Some(old) if new.is_some() => kind_of(old)? != "default",
@@ -89,6 +104,11 @@ impl Rotary {
                 rotary.spec.inv_freq.iter_mut().for_each(|f| *f /= factor as f32);
                 rotary.context_max = reach(factor);
             }
+            // Of one base for every context, whatever its name says.
+            "dynamic" if scaling.value("alpha").is_some() => {
+                let alpha = scaling.positive("alpha", None)?;
+                rotary.spec = RotarySpec::plain(stretched(theta, dims, alpha), dims);
+            }
             "dynamic" => {
                 let factor = scaling.positive("factor", None)?;
                 rotary.context_max = reach(factor);
@@ -104,6 +124,16 @@ impl Rotary {
                 let factors = scaling.numbers("factors", dims / 2)?;
                 rotary.spec.inv_freq.iter_mut().zip(factors).for_each(|(f, by)| *f = (f64::from(*f) / by) as f32);
             }
+            // Configs have the extended context. transformers chooses the frequencies by the longest sequence of a batch; here
+            // the context of the engine decides, once.
+            "longrope" | "su" => {
+                let asked = if config.context_asked() == 0 { context } else { config.context_asked().min(context) };
+                let long = asked as f64 > original;
+                rotary.spec = longrope(theta, dims, original, context, long, &scaling)?;
+                if context as f64 > original {
+                    rotary.chosen_for = if long { context } else { original as usize };
+                }
+            }
             // Its configs have the extended context.
             "llama3" => rotary.spec = llama3(rotary.spec, &scaling, original)?,
             "yarn" => {
@@ -117,7 +147,7 @@ impl Rotary {
             }
             other => {
                 return Err(Error::unsupported(format!(
-                    "config.json: rope scaling \"{other}\" is not supported; there are default, dynamic, linear, llama3, yarn"
+                    "config.json: rope scaling \"{other}\" is not supported; there are default, dynamic, linear, llama3, longrope, yarn"
                 ))
                 .about(config.subject()));
             }
@@ -165,10 +195,47 @@ fn reach(context: usize, original: f64, factor: f64) -> usize {
 
 /// The base of a sequence that is `ratio` times as long as the plain context (bloc97 and emozilla 2023).
 fn dynamic_theta(theta: f64, dims: usize, factor: f64, ratio: f64) -> f64 {
+    stretched(theta, dims, factor * ratio - (factor - 1.0))
+}
+
+/// The base with which the longest wave is `by` times as long and the shortest as long as before.
+fn stretched(theta: f64, dims: usize, by: f64) -> f64 {
     match dims {
         0..=2 => theta,
-        _ => theta * (factor * ratio - (factor - 1.0)).powf(dims as f64 / (dims as f64 - 2.0)),
+        _ => theta * by.powf(dims as f64 / (dims as f64 - 2.0)),
     }
+}
+
+/// LongRoPE (Ding et al. 2024, arXiv:2402.13753): a divisor for each frequency, one set up to the original context and another
+/// beyond it, and a temperature on attention with both.
+fn longrope(
+    theta: f64,
+    dims: usize,
+    original: f64,
+    context: usize,
+    long: bool,
+    scaling: &Config,
+) -> Result<RotarySpec> {
+    let factors = scaling.numbers(if long { "long_factor" } else { "short_factor" }, dims / 2)?;
+    let stretch = match scaling.optional_number("factor")? {
+        Some(_) => scaling.positive("factor", None)?,
+        None => context as f64 / original,
+    };
+    let scale = match scaling.optional_number("attention_factor")? {
+        Some(given) => given,
+        None if stretch <= 1.0 => 1.0,
+        None => (1.0 + stretch.ln() / original.ln()).sqrt(),
+    };
+    let inv_freq =
+        factors.iter().enumerate().map(|(i, by)| (1.0 / (by * theta.powf(2.0 * i as f64 / dims as f64))) as f32);
+    Ok(RotarySpec { inv_freq: inv_freq.collect(), scale: scale as f32 })
+}
+
+/// Rotation of the whole head in which only the first `rotated` elements' frequencies are not 0.
+pub fn proportional(theta: f64, head_dim: usize, rotated: usize) -> RotarySpec {
+    let mut spec = RotarySpec::plain(theta, head_dim);
+    spec.inv_freq.iter_mut().skip(rotated / 2).for_each(|f| *f = 0.0);
+    spec
 }
 
 /// Llama 3.1: long waves are slowed by `factor`, short ones kept, those between blended.

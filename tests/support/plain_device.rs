@@ -156,11 +156,11 @@ impl PlainBackend {
         if let (Some(gain), false) = (gain, p.norm_last) {
             head = self.normed(&head, gain, p.eps);
         }
-        let half = p.rotary.dims / 2;
-        let angles = self.get(p.rotary.angles.at(row * p.rotary.dims), p.rotary.dims);
+        let half = p.rotary.unwrap().dims / 2;
+        let angles = self.get(p.rotary.unwrap().angles.at(row * p.rotary.unwrap().dims), p.rotary.unwrap().dims);
         for i in 0..half {
-            let pair = if p.rotary.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-            let (a, b) = (p.rotary.start + pair.0, p.rotary.start + pair.1);
+            let pair = if p.rotary.unwrap().interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+            let (a, b) = (p.rotary.unwrap().start + pair.0, p.rotary.unwrap().start + pair.1);
             let (cos, sin) = (angles[i], angles[half + i]);
             (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
         }
@@ -275,134 +275,68 @@ impl Steps for PlainBackend {
 }
 
 impl Operations for PlainBackend {
-    fn embed(&mut self, table: Weight, out: Tensor) {
-        let width = table.in_features;
-        for row in 0..self.rows() {
-            let token = self.step.tokens[row] as usize;
-            // A sample that turned out to be none ends its request; what the row computes then, nobody looks at.
-            let token = if token < table.out_features { token } else { 0 };
-            let values = self.weights[table.id as usize][token * width..(token + 1) * width].to_vec();
-            self.set(out.at(row * width), &values);
-        }
+    fn embed(&mut self, table: Weight, scale: f32, out: Tensor) {
+        unimplemented!()
     }
 
     fn rotary_angles(&mut self, inv_freq: &[f32], scale: f32, out: Tensor) {
-        for row in 0..self.rows() {
-            let angles = inv_freq.iter().map(|f| f64::from(self.step.positions[row] as f32 * f));
-            let cos = angles.clone().map(|angle| angle.cos() as f32 * scale);
-            let values: Vec<f32> = cos.chain(angles.map(|angle| angle.sin() as f32 * scale)).collect();
-            self.set(out.at(row * 2 * inv_freq.len()), &values);
-        }
+        unimplemented!()
     }
 
-    fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
-        let width = gain.in_features;
-        for row in 0..rows {
-            let values = self.normed(self.get(x.at(row * width), width), gain, eps);
-            self.set(out.at(row * width), &values);
-        }
+    fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor) {
+        unimplemented!()
     }
 
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
-        let x = self.get(x, rows * group[0].weight.in_features).to_vec();
-        group.iter().for_each(|l| self.product(&x, rows, l));
+        unimplemented!()
     }
 
-    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear) {
-        let x = self.get(x, rows * gate.weight.in_features).to_vec();
-        self.feed_forward(&x, rows, &gate, &up);
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {
+        unimplemented!()
     }
 
-    fn place_heads(&mut self, p: &Placement) {
-        let group = p.pages.0 as usize;
-        let k_dim = self.groups[group].shape.k_dim;
-        for row in 0..self.rows() {
-            for head in 0..p.q.heads {
-                let q = self.placed(p, row, self.head(&p.q, row, head), p.norms.map(|n| n[0]));
-                self.set(p.q.tensor.at(p.q.at(row, head).start), &q);
-            }
-            let (frame, token) = self.place(p.pages, row, self.step.positions[row] as usize);
-            for head in 0..p.k.heads {
-                let k = self.placed(p, row, self.head(&p.k, row, head), p.norms.map(|n| n[1]));
-                let v = self.head(&p.v, row, head);
-                let at = self.groups[group].key(frame, p.layer, token, head);
-                let pages = &mut self.groups[group].pages;
-                pages[at..at + k_dim].copy_from_slice(&k);
-                pages[at + k_dim..at + k_dim + v.len()].copy_from_slice(&v);
-            }
-        }
+    fn activate(&mut self, x: Tensor, activation: Activation, elements: usize) {
+        unimplemented!()
     }
 
-    fn attention(&mut self, a: Attention) {
-        let KvShape { kv_heads, k_dim, v_dim, .. } = self.groups[a.pages.0 as usize].shape;
-        for row in 0..self.rows() {
-            let position = self.step.positions[row] as usize;
-            let first = a.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
-            let places: Vec<(u32, usize)> = (first..=position).map(|p| self.place(a.pages, row, p)).collect();
-            for head in 0..a.q.heads {
-                let (q, group) = (self.head(&a.q, row, head), &self.groups[a.pages.0 as usize]);
-                let kv_head = head / (a.q.heads / kv_heads);
-                let at: Vec<usize> = places.iter().map(|&(f, t)| group.key(f, a.layer, t, kv_head)).collect();
-                let score =
-                    |at: &usize| a.scale * q.iter().zip(&group.pages[*at..at + k_dim]).map(|(q, k)| q * k).sum::<f32>();
-                let scores: Vec<f32> = at.iter().map(score).collect();
-                let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let (mut out, mut total) = (vec![0.0; v_dim], 0.0);
-                for (score, at) in scores.iter().zip(&at) {
-                    let weight = (score - max).exp();
-                    total += weight;
-                    out.iter_mut().zip(&group.pages[at + k_dim..]).for_each(|(out, v)| *out += weight * v);
-                }
-                out.iter_mut().for_each(|out| *out /= total);
-                self.set(a.out.at((row * a.q.heads + head) * v_dim), &out);
-            }
-        }
+    fn place_heads(&mut self, placement: &Placement) {
+        unimplemented!()
     }
 
-    fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize) {
-        let values = self.get(x, elements).iter().zip(self.get(gate, elements)).map(|(x, g)| x / (1.0 + (-g).exp()));
-        let values: Vec<f32> = values.collect();
-        self.set(x, &values);
+    fn attention(&mut self, attention: Attention) {
+        unimplemented!()
+    }
+
+    fn scale_by_position(&mut self, x: Tensor, width: usize, scale: PositionScale) {
+        unimplemented!()
+    }
+
+    fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize) {
+        unimplemented!()
+    }
+
+    fn clear(&mut self, x: Tensor, elements: usize) {
+        unimplemented!()
+    }
+
+    fn scale(&mut self, x: Tensor, factor: f32, elements: usize) {
+        unimplemented!()
+    }
+
+    fn softcap(&mut self, x: Tensor, cap: f32, elements: usize) {
+        unimplemented!()
     }
 
     fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize) {
-        let values: Vec<f32> =
-            self.get(x, elements).iter().zip(self.get(y, elements)).map(|(x, y)| x + factor * y).collect();
-        self.set(x, &values);
+        unimplemented!()
     }
 
-    fn experts(&mut self, e: Experts, rows: usize) {
-        let (count, first) = (e.experts.len(), &e.experts[0]);
-        let (hidden, inner) = (first.gate.in_features, first.gate.out_features);
-        let [gate, up, down] = [inner, inner, hidden].map(|width| self.alloc(width, "experts").expect("memory"));
-        let linear = |weight, out| Linear { weight, bias: None, out, accumulate: false };
-        for row in 0..rows {
-            let logits = self.get(e.logits.at(row * count), count).to_vec();
-            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let total: f32 = logits.iter().map(|l| (l - max).exp()).sum();
-            let mut order: Vec<usize> = (0..count).collect();
-            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
-            order.truncate(e.routing.chosen);
-            let of = |expert: &usize| (logits[*expert] - max).exp() / total;
-            let sum = if e.routing.renormalise { order.iter().map(of).sum() } else { 1.0 };
-            order.sort_unstable();
-            let x = self.get(e.x.at(row * hidden), hidden).to_vec();
-            for index in order {
-                let expert = &e.experts[index];
-                self.feed_forward(&x, 1, &linear(expert.gate, gate), &linear(expert.up, up));
-                self.linear(gate, 1, &[linear(expert.down, down)]);
-                self.add_scaled(e.out.at(row * hidden), down, of(&index) / sum, hidden);
-            }
-        }
-        self.buffers.truncate(self.buffers.len() - 3);
+    fn experts(&mut self, experts: Experts, rows: usize) {
+        unimplemented!()
     }
 
     fn gather(&mut self, x: Tensor, first: usize, rows: usize, width: usize, out: Tensor) {
-        for i in 0..rows {
-            let row = self.step.logits_indices[first + i] as usize;
-            let values = self.get(x.at(row * width), width).to_vec();
-            self.set(out.at(i * width), &values);
-        }
+        unimplemented!()
     }
 }
 
@@ -412,7 +346,7 @@ impl Sampling for PlainBackend {
         Ok(())
     }
 
-    fn sample(&mut self, x: Tensor, rows: usize, head: Linear) {
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, _softcap: Option<f32>) {
         self.linear(x, rows, &[head]);
         let mut sampler = self.sampler.take().expect("reserved before the first step");
         let (vocab, mask) = (head.weight.out_features, self.mask.as_ref().expect("set before the first step"));

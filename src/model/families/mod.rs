@@ -4,13 +4,21 @@
 //! model needs something the forward pass lacks, extend [`super::architecture`] and [`super::forward`] first.
 
 mod astrai;
+mod centred;
+mod deepseek;
+mod gemma;
+mod glm;
+mod granite;
 mod llama;
 mod mistral;
+mod olmo;
+mod phi3;
+mod plain;
 mod qwen;
 
 use super::architecture::{
-    Architecture, Attention, AttentionNames, Block, Dense, DenseNames, ExpertNames, Experts, Gate, Head, HeadNorm,
-    HeadRotary, KvProjection, Layer, Names, Norm, NormKind, Operation, Prefix, Shared,
+    Architecture, Attention, AttentionNames, Before, Block, Dense, DenseNames, ExpertNames, Experts, Gate, Head,
+    HeadNorm, HeadRotary, KvProjection, Layer, Names, Norm, NormKind, Operation, Prefix, Shared,
 };
 use super::config::{Config, ModelDims};
 use super::rotary::{Rotary, RotarySpec};
@@ -40,11 +48,34 @@ pub struct Family {
 }
 
 /// All families.
-pub static FAMILIES: [&Family; 8] = [
+pub static FAMILIES: &[&Family] = &[
     &astrai::ASTRAI,
+    &centred::COHERE2,
+    &centred::NEMOTRON,
+    &centred::STABLELM,
+    &centred::STARCODER2,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &glm::GLM,
+    &glm::GLM4,
+    &glm::GLM4_MOE,
+    &granite::GRANITE,
+    &granite::GRANITE_MOE,
     &llama::LLAMA,
     &mistral::MISTRAL,
     &mistral::MIXTRAL,
+    &olmo::OLMO2,
+    &olmo::OLMO3,
+    &olmo::OLMOE,
+    &phi3::PHI3,
+    &plain::ARCEE,
+    &plain::ERNIE4_5,
+    &plain::EXAONE4,
+    &plain::HUNYUAN,
+    &plain::MINISTRAL3,
+    &plain::SEED_OSS,
+    &plain::SMOLLM3,
     &qwen::QWEN2,
     &qwen::QWEN2_MOE,
     &qwen::QWEN3,
@@ -214,6 +245,20 @@ fn pre_norm(sizes: &ModelDims, attention: Attention, feed_forward: Operation) ->
     vec![
         Block::new(norm("input_layernorm"), Operation::Attention(attention)),
         Block::new(norm("post_attention_layernorm"), feed_forward),
+    ]
+}
+
+/// A layer that norms what attention and the feed-forward part add, named as in OLMo 2.
+fn post_norm(sizes: &ModelDims, attention: Attention, feed_forward: Operation) -> Layer {
+    let block = |operation, name| Block {
+        before: Before::Stream,
+        operation,
+        after: Some(Norm::rms(name, sizes.eps)),
+        factor: 1.0,
+    };
+    vec![
+        block(Operation::Attention(attention), "post_attention_layernorm"),
+        block(feed_forward, "post_feedforward_layernorm"),
     ]
 }
 

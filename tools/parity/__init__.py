@@ -12,6 +12,6 @@ A specification is a dict:
 - `shard_bytes`: the largest shard; `astrai`: computed by astrai_reference.py.
 """
 
-from . import astrai, gemma, llama
+from . import astrai, dense, gemma, llama, mla, moe
 
-FIXTURES = llama.fixtures() | astrai.fixtures() | gemma.fixtures()
+FIXTURES = llama.fixtures() | astrai.fixtures() | gemma.fixtures() | dense.fixtures() | moe.fixtures() | mla.fixtures()

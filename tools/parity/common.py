@@ -13,6 +13,13 @@ LLAMA3_SCALING = {
     "original_max_position_embeddings": 64,
 }
 
+# Embeddings small before their multiplier, so that layers count beside them, and a final norm that spreads logits.
+GRANITE_DRAW = {
+    r"embed_tokens": ("normal", 0.0, 0.12),
+    r"model\.norm\.": ("uniform", 2.0, 4.0),
+    r"o_proj|down_proj|output_linear": ("normal", 0.0, 0.3),
+}
+
 
 def base_config(model_type, architecture, **fields):
     """The fields every transformers fixture shares, overridden by `fields`."""
@@ -107,3 +114,18 @@ class Chain:
         for step in reversed(self.steps):
             config, weights = step.decode(config, weights)
         return config, weights
+
+
+class Extra:
+    """Tensors beside the model's that a reader has to leave out, and fields of the config that announce them."""
+
+    def __init__(self, shapes, **fields):
+        self.shapes, self.fields = shapes, fields
+
+    def encode(self, config, weights):
+        """With the tensors."""
+        return config | self.fields, weights | {name: filler(name, *shape) for name, shape in self.shapes.items()}
+
+    def decode(self, config, weights):
+        """Without them."""
+        return without(config, *self.fields), without(weights, *self.shapes)

@@ -12,6 +12,8 @@ A specification is a dict:
 - `shard_bytes`: the largest shard; `astrai`: computed by astrai_reference.py.
 """
 
-from . import astrai, dense, gemma, llama, mla, moe
+from . import astrai, dense, gemma, hybrid, llama, mla, moe
 
-FIXTURES = llama.fixtures() | astrai.fixtures() | gemma.fixtures() | dense.fixtures() | moe.fixtures() | mla.fixtures()
+FIXTURES = {}
+for module in (llama, astrai, gemma, dense, moe, mla, hybrid):
+    FIXTURES |= module.fixtures()

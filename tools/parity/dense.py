@@ -303,6 +303,7 @@ def layer_norm_fixtures():
     stablelm = base_config(
         "stablelm",
         "StableLmForCausalLM",
+        vocab_size=96,
         hidden_size=48,
         intermediate_size=28,
         layer_norm_eps=1e-5,
@@ -363,7 +364,7 @@ def layer_norm_fixtures():
         "gpt_neox": bf16(neox),
         "gpt_neox_sequential": bf16(neox | {"use_parallel_residual": False}),
         "starcoder2": bf16(without(starcoder2, "rms_norm_eps", "tie_word_embeddings")),
-        "nemotron": bf16(without(nemotron, "rms_norm_eps"), draw={r"down_proj": ("normal", 0.0, 0.12)}),
+        "nemotron": bf16(without(nemotron, "rms_norm_eps"), draw={r"norm\.weight": ("uniform", -0.2, 0.2)}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and 3."""
+"""Gemma 1 to 4."""
 
 from .common import Nested, base_config, bf16, bf16_new, without
 
@@ -13,7 +13,7 @@ SIGLIP = {
 
 # Scaled embeddings at the usual spread would outweigh every layer, and a tied head would repeat the last token.
 DRAW = {
-    r"embed_tokens": ("normal", 0.0, 0.15),
+    r"embed_tokens\.": ("normal", 0.0, 0.15),
     r"model\.norm\.": ("uniform", 1.0, 3.0),
     r"post_\w+norm\.": ("uniform", 0.2, 1.0),
 }
@@ -21,6 +21,101 @@ DRAW = {
 
 def fixtures():
     """All of this module."""
+    return gemma_fixtures() | gemma4_fixtures()
+
+
+def gemma4_fixtures():
+    """Gemma 4 as E2B (per-layer embeddings, shared keys), 31B (values from keys) and 26B-A4B (experts) have it."""
+    types = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    base = base_config(
+        "gemma4_text",
+        "Gemma4ForCausalLM",
+        hidden_size=20,
+        head_dim=8,
+        global_head_dim=16,
+        intermediate_size=28,
+        num_hidden_layers=5,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        attention_k_eq_v=False,
+        enable_moe_block=False,
+        final_logit_softcapping=7.0,
+        hidden_activation="gelu_pytorch_tanh",
+        hidden_size_per_layer_input=0,
+        layer_types=types,
+        moe_intermediate_size=None,
+        num_experts=None,
+        num_global_key_value_heads=None,
+        num_kv_shared_layers=0,
+        rms_norm_eps=1e-6,
+        rope_parameters={
+            "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        sliding_window=16,
+        tie_word_embeddings=True,
+        top_k_experts=None,
+        use_bidirectional_attention=None,
+        use_double_wide_mlp=False,
+        vocab_size_per_layer_input=128,
+    )
+    base = without(base, "hidden_act")
+    per_layer = base | {"hidden_size_per_layer_input": 6, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+    k_eq_v = base | {
+        "num_hidden_layers": 3,
+        "layer_types": types[:3],
+        "hidden_size": 28,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 2,
+    }
+    experts = k_eq_v | {
+        "hidden_size": 20,
+        "num_hidden_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "enable_moe_block": True,
+        "moe_intermediate_size": 14,
+        "num_experts": 5,
+        "top_k_experts": 2,
+    }
+    draw = DRAW | {
+        r"model\.norm\.": ("uniform", 2.0, 4.0),
+        r"post_\w+norm(_[12])?\.": ("uniform", 1.0, 2.0),
+        r"layer_scalar$": ("uniform", 0.6, 1.1),
+        r"router\.(per_expert_)?scale$": ("uniform", 0.7, 1.3),
+        r"router\.proj": ("normal", 0.0, 0.5),
+    }
+    vision = {
+        "model.vision_tower.patch_embedder.input_proj.weight": (4, 12),
+        "model.vision_tower.encoder.layers.0.self_attn.q_proj.linear.weight": (4, 4),
+        "model.embed_vision.embedding_projection.weight": (28, 4),
+    }
+    wrapper = Nested(
+        "gemma4",
+        "Gemma4ForConditionalGeneration",
+        [("model.", "model.language_model.")],
+        vision,
+        boi_token_id=120,
+        dtype="bfloat16",
+        eoi_token_id=121,
+        eos_token_id=[2, 106],
+        image_token_id=122,
+        tie_word_embeddings=True,
+        vision_config={"hidden_size": 4, "model_type": "gemma4_vision", "num_hidden_layers": 1},
+        vision_soft_tokens_per_image=4,
+    )
+    plain = dict(store="bfloat16", spelling="as_given", draw=draw)
+    return {
+        "gemma4_text": bf16(per_layer, draw=draw),
+        "gemma4_text_k_eq_v": bf16_new(k_eq_v, draw=draw),
+        "gemma4_text_moe": bf16(experts, draw=draw),
+        "gemma4": dict(config=k_eq_v | {"num_key_value_heads": 2, "num_global_key_value_heads": 1}, disk=wrapper, **plain),
+    }
+
+
+def gemma_fixtures():
+    """Gemma 1, 2 and 3."""
     # The hub's "gelu" of Gemma 1 means the tanh approximation; tied by default, so the config does not say it.
     gemma = base_config(
         "gemma",

@@ -3,7 +3,8 @@
 from .common import Extra, base_config, bf16, bf16_new
 
 SIZES = dict(
-    num_hidden_layers=3,
+    vocab_size=96,
+    num_hidden_layers=2,
     num_key_value_heads=4,
     intermediate_size=36,
     moe_intermediate_size=20,
@@ -76,7 +77,7 @@ def fixtures():
         rope_theta=1000000,
         routed_scaling_factor=1.7,
         use_qk_norm=True,
-        **SIZES | {"num_key_value_heads": 2, "num_hidden_layers": 2},
+        **SIZES | {"num_key_value_heads": 2},
     )
     lite = base_config(
         "glm4_moe_lite",

@@ -305,7 +305,7 @@ def layer_norm_fixtures():
         "StableLmForCausalLM",
         vocab_size=96,
         hidden_size=48,
-        intermediate_size=28,
+        intermediate_size=26,
         layer_norm_eps=1e-5,
         num_attention_heads=3,
         num_key_value_heads=3,

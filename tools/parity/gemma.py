@@ -1,6 +1,6 @@
 """Gemma 1 to 4."""
 
-from .common import Nested, base_config, bf16, bf16_new, without
+from .common import Extra, Nested, base_config, bf16, bf16_new, without
 
 SIGLIP = {
     "vision_tower.vision_model.embeddings.patch_embedding.weight": (4, 3, 2, 2),
@@ -105,9 +105,13 @@ def gemma4_fixtures():
         vision_config={"hidden_size": 4, "model_type": "gemma4_vision", "num_hidden_layers": 1},
         vision_soft_tokens_per_image=4,
     )
+    # Published files have keys and values of the layers that share those of another.
+    unused = {f"model.layers.3.self_attn.{name}.weight": (8, 20) for name in ("k_proj", "v_proj")}
+    unused |= {f"model.layers.4.self_attn.{name}.weight": (16, 20) for name in ("k_proj", "v_proj")}
+    unused |= {"model.layers.3.self_attn.k_norm.weight": (8,), "model.layers.4.self_attn.k_norm.weight": (16,)}
     plain = dict(store="bfloat16", spelling="as_given", draw=draw)
     return {
-        "gemma4_text": bf16(per_layer, draw=draw),
+        "gemma4_text": bf16(per_layer, draw=draw, disk=Extra(unused)),
         "gemma4_text_k_eq_v": bf16_new(k_eq_v, draw=draw),
         "gemma4_text_moe": bf16(experts, draw=draw),
         "gemma4": dict(config=k_eq_v | {"num_key_value_heads": 2, "num_global_key_value_heads": 1}, disk=wrapper, **plain),

@@ -77,7 +77,7 @@ def fixtures():
         rope_theta=1000000,
         routed_scaling_factor=1.7,
         use_qk_norm=True,
-        **SIZES | {"num_key_value_heads": 2},
+        **SIZES | {"num_key_value_heads": 2, "moe_intermediate_size": 18},
     )
     lite = base_config(
         "glm4_moe_lite",

@@ -101,7 +101,7 @@ def moe_fixtures():
         head_dim=12,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
         mlp_layer_types=["sparse", "sparse", "dense"],
-        moe_intermediate_size=20,
+        moe_intermediate_size=18,
         norm_topk_prob=True,
         num_experts=4,
         num_experts_per_tok=2,

@@ -97,7 +97,7 @@ def post_norm_fixtures():
         "original_max_position_embeddings": 32,
         "attention_factor": 1.2079441541679836,
         "beta_fast": 32.0,
-        "beta_slow": 1.0,
+        "beta_slow": 0.1,
     }
     types = ["sliding_attention", "sliding_attention", "full_attention"]
     glm = dict(
@@ -194,8 +194,8 @@ def llama_like_fixtures():
         "type": "yarn",
         "factor": 8.0,
         "mscale": 1.0,
-        "original_max_position_embeddings": 32,
-        "beta_fast": 32.0,
+        "original_max_position_embeddings": 128,
+        "beta_fast": 4.0,
         "beta_slow": 1.0,
     }
     hunyuan = base_config(
@@ -243,7 +243,7 @@ def llama_like_fixtures():
                 hidden_act="relu2",
                 attention_bias=False,
                 mlp_bias=False,
-                rope_theta=10000.0,
+                rope_theta=1000.0,
                 rope_scaling=arcee_yarn,
             ),
             draw={r"down_proj": ("normal", 0.0, 0.3)},
@@ -378,7 +378,7 @@ def mistral3_fixtures():
         "mscale": 1.0,
         "mscale_all_dim": 1.0,
         "original_max_position_embeddings": 32,
-        "rope_theta": 1000000.0,
+        "rope_theta": 10000.0,
         "rope_type": "yarn",
         "type": "yarn",
     }

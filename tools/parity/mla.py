@@ -20,7 +20,7 @@ YARN = {
     "factor": 8,
     "original_max_position_embeddings": 32,
     "beta_fast": 32,
-    "beta_slow": 1,
+    "beta_slow": 0.1,
     "mscale": 0.9,
     "mscale_all_dim": 0.6,
 }

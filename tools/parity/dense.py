@@ -138,7 +138,7 @@ def post_norm_fixtures():
                 layer_types=types,
                 sliding_window=16,
                 sliding_window_pattern="LLG",
-                rope_theta=1000000.0,
+                rope_theta=10000.0,
                 rope_scaling=LLAMA3_SCALING,
             )
         ),
@@ -224,7 +224,7 @@ def llama_like_fixtures():
         mlp_bias=False,
         post_norm=False,
         qk_norm=True,
-        rope_theta=12000000.0,
+        rope_theta=10000.0,
         rope_scaling=LLAMA3_SCALING,
     )
     xielu = {

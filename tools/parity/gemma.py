@@ -199,7 +199,9 @@ def gemma_fixtures():
         initializer_range=0.02,
         vision_config={"hidden_size": 4, "model_type": "siglip_vision_model", "num_hidden_layers": 1, "patch_size": 2},
     )
-    wrapped = bf16(without(wrapped, "rms_norm_eps"), draw=DRAW)
+    # Gains that make up for a scale of 1 / 16 at this head size.
+    sharp = DRAW | {r"[qk]_norm\.": ("uniform", 0.6, 2.0)}
+    wrapped = bf16(without(wrapped, "rms_norm_eps"), draw=sharp)
     gemma_draw = {k: v for k, v in DRAW.items() if "post" not in k} | {r"o_proj|down_proj": ("normal", 0.0, 0.3)}
     return {
         "gemma3_text": bf16_new(gemma3, draw=DRAW),

@@ -160,7 +160,7 @@ def lfm_fixtures():
         r"expert_bias$": ("normal", 0.0, 0.2),
         r"feed_forward\.gate": ("normal", 0.0, 0.3),
         r"embed_tokens\.": ("normal", 0.0, 0.3),
-        r"out_proj|w2": ("normal", 0.0, 0.3),
+        r"out_proj|w2|experts\.": ("normal", 0.0, 0.3),
     }
     lfm2 = base_config(
         "lfm2",

@@ -190,7 +190,7 @@ def gpt_oss_fixtures():
         # Low enough to clamp.
         swiglu_limit=1.1,
     )
-    draw = {r"sinks$": ("normal", 0.0, 1.0)}
+    draw = {r"sinks$": ("normal", 2.0, 1.5)}
     return {
         "gpt_oss": bf16(config | {"intermediate_size": 24}, draw=draw),
         "gpt_oss_mxfp4": bf16(

@@ -8,7 +8,6 @@ base model (eager attention, f32), then what modules.json lists. The format is i
 """
 
 import argparse
-import json
 import shutil
 import sys
 import zlib
@@ -20,7 +19,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from make_parity_fixtures import PROMPT_LENS, first_match, gain_centre, random_tensor, stored_tensors, write_json  # noqa: E402
+import make_parity_fixtures as parity_fixtures  # noqa: E402
 from parity.common import base_config, without  # noqa: E402
 from parity.gemma import DRAW  # noqa: E402
 
@@ -81,13 +80,16 @@ def fixtures():
 
 def write_model(name, spec, directory):
     """The transformer: config and weights, named as published ones, without a prefix."""
-    write_json(directory / "config.json", spec["config"])
+    parity_fixtures.write_json(directory / "config.json", spec["config"])
     config = transformers.AutoConfig.from_pretrained(directory)
     model = transformers.AutoModel.from_config(config, dtype=torch.float32)
     weights = {}
-    for tensor_name, tensor, module in stored_tensors(model):
-        centre, draw = gain_centre(tensor_name, tensor, module), first_match(spec["draw"], f"model.{tensor_name}")
-        values = random_tensor(name, tensor_name, tuple(tensor.shape), centre, draw)
+    for tensor_name, tensor, module in parity_fixtures.stored_tensors(model):
+        centre, draw = (
+            parity_fixtures.gain_centre(tensor_name, tensor, module),
+            parity_fixtures.first_match(spec["draw"], f"model.{tensor_name}"),
+        )
+        values = parity_fixtures.random_tensor(name, tensor_name, tuple(tensor.shape), centre, draw)
         weights[tensor_name] = values.to(torch.bfloat16)
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
@@ -99,15 +101,15 @@ def write_modules(name, spec, directory):
     pooling = {f"pooling_mode_{mode}": mode == spec["pooling"] for mode in modes}
     pooling = {"word_embedding_dimension": hidden, **pooling, "include_prompt": True}
     (directory / "1_Pooling").mkdir()
-    write_json(directory / "1_Pooling/config.json", pooling)
+    parity_fixtures.write_json(directory / "1_Pooling/config.json", pooling)
     paths = ["", "1_Pooling"]
     for index, width in enumerate(spec["dense"], 2):
         path = directory / f"{index}_Dense"
         path.mkdir()
         identity = "torch.nn.modules.linear.Identity"
         dense = {"in_features": hidden, "out_features": width, "bias": False, "activation_function": identity}
-        write_json(path / "config.json", dense)
-        weight = random_tensor(name, f"{index}_Dense.linear.weight", (width, hidden)).to(torch.bfloat16)
+        parity_fixtures.write_json(path / "config.json", dense)
+        weight = parity_fixtures.random_tensor(name, f"{index}_Dense.linear.weight", (width, hidden)).to(torch.bfloat16)
         save_file({"linear.weight": weight}, path / "model.safetensors", metadata={"format": "pt"})
         paths.append(path.name)
         hidden = width
@@ -117,9 +119,9 @@ def write_modules(name, spec, directory):
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(zip(paths, kinds, strict=True))
     ]
-    write_json(directory / "modules.json", modules)
+    parity_fixtures.write_json(directory / "modules.json", modules)
     settings = {"prompts": spec["prompts"], "default_prompt_name": None, "similarity_fn_name": "cosine"}
-    write_json(directory / "config_sentence_transformers.json", settings)
+    parity_fixtures.write_json(directory / "config_sentence_transformers.json", settings)
 
 
 def embed(directory, pooling, dtype):
@@ -146,7 +148,7 @@ def make_fixture(name, spec, directory):
     write_modules(name, spec, directory)
     run, rounded = (embed(directory, spec["pooling"], dtype) for dtype in (torch.float32, torch.bfloat16))
     cases, tensors, cosines = [], {}, []
-    for index, length in enumerate(PROMPT_LENS):
+    for index, length in enumerate(parity_fixtures.PROMPT_LENS):
         rng = np.random.default_rng([zlib.crc32(name.encode()), index])
         ids = rng.integers(3, spec["config"]["vocab_size"], length).tolist()
         pooled, embedding = run(ids)
@@ -160,7 +162,7 @@ def make_fixture(name, spec, directory):
         "cases": cases,
         "bf16_min_cosine": round(min(cosines), 6),
     }
-    write_json(directory / "reference.json", reference)
+    parity_fixtures.write_json(directory / "reference.json", reference)
     save_file(tensors, directory / "reference.safetensors")
     cosine = reference["bf16_min_cosine"]
     pairs = torch.stack([tensors[f"case{i}.embedding"] for i in range(len(cases))])

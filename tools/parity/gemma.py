@@ -114,7 +114,9 @@ def gemma4_fixtures():
         "gemma4_text": bf16(per_layer, draw=draw, disk=Extra(unused)),
         "gemma4_text_k_eq_v": bf16_new(k_eq_v, draw=draw),
         "gemma4_text_moe": bf16(experts, draw=draw),
-        "gemma4": dict(config=k_eq_v | {"num_key_value_heads": 2, "num_global_key_value_heads": 1}, disk=wrapper, **plain),
+        "gemma4": dict(
+            config=k_eq_v | {"num_key_value_heads": 2, "num_global_key_value_heads": 1}, disk=wrapper, **plain
+        ),
     }
 
 

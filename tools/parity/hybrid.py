@@ -21,7 +21,7 @@ INFINITE = float("inf")
 
 
 class FusedExperts:
-    """Experts in one tensor for all, [experts, 2 * intermediate, hidden] (gate first) and [experts, hidden, intermediate]."""
+    """Experts in one tensor: [experts, 2 * intermediate, hidden], gate first, and [experts, hidden, intermediate]."""
 
     def encode(self, config, weights):
         """Fused."""
@@ -30,9 +30,7 @@ class FusedExperts:
         for stem in stems:
 
             def stacked(kind, stem=stem):
-                return torch.stack(
-                    [weights[f"{stem}.experts.{i}.{kind}.weight"] for i in range(config["num_experts"])]
-                )
+                return torch.stack([weights[f"{stem}.experts.{i}.{kind}.weight"] for i in range(config["num_experts"])])
 
             fused[f"{stem}.experts.gate_up_proj"] = torch.cat([stacked("gate_proj"), stacked("up_proj")], 1)
             fused[f"{stem}.experts.down_proj"] = stacked("down_proj")
@@ -368,7 +366,9 @@ def nemotron_fixtures():
             keep_f32=keep,
         ),
         "nemotron_h_latent": bf16(
-            base | moe | {"vocab_size": 96, "hybrid_override_pattern": "M*E", "num_hidden_layers": 3, "moe_latent_size": 18},
+            base
+            | moe
+            | {"vocab_size": 96, "hybrid_override_pattern": "M*E", "num_hidden_layers": 3, "moe_latent_size": 18},
             draw=draw,
             keep_f32=keep,
         ),

@@ -26,7 +26,7 @@ def mxfp4_decode(blocks, scales):
 
 
 class Mxfp4Experts:
-    """The matrices of the experts of gpt-oss as published: [experts, out, in] in MXFP4 instead of [experts, in, out]."""
+    """The experts of gpt-oss as published: [experts, out, in] in MXFP4 instead of [experts, in, out]."""
 
     quantization = {
         "modules_to_not_convert": [

@@ -13,3 +13,8 @@ fn f32_logprobs_and_greedy_tokens_equal_the_reference() {
 fn bf16_stays_as_close_as_the_reference_itself() {
     cases::bf16_stays_as_close_as_the_reference_itself(Depth::Whole);
 }
+
+#[test]
+fn what_does_not_open_yet_is_refused() {
+    cases::what_does_not_open_yet_is_refused();
+}

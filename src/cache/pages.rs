@@ -1,4 +1,5 @@
-//! The page frames of one layer group: which are free, and how many owners each of the others has.
+//! The page frames of one layer group: which are free, how many owners each of the others has, and which of those that only
+//! the prefix tree owns was used last.
 
 use super::bitset::BitSet;
 use crate::error::{Result, filled};
@@ -6,17 +7,34 @@ use crate::error::{Result, filled};
 /// Index of a page frame.
 pub type Page = u32;
 
+/// No page frame: what a table has for a page that is not kept.
+pub const NO_FRAME: Page = Page::MAX;
+
+const NO_NODE: u32 = u32::MAX;
+
+/// What the prefix tree has of a frame.
+#[derive(Clone, Copy, Debug)]
+struct InTree {
+    /// The node whose page it holds; [`NO_NODE`] when the tree is no owner.
+    node: u32,
+    /// Neighbours in the list of cached frames.
+    older: Page,
+    younger: Page,
+}
+
 /// Page frames with reference counts.
 ///
-/// Invariants: a frame is in `free` exactly when its count is 0; `cached` counts the frames whose one owner is the prefix
-/// tree; used + cached + free = total.
+/// Invariants: a frame is in `free` exactly when its count is 0; a frame is in the list of cached frames exactly when its one
+/// owner is the prefix tree, and `cached` is the list's length; used + cached + free = total.
 #[derive(Debug)]
 pub struct PagePool {
     free: BitSet,
     owners: Vec<u32>,
-    /// The prefix tree is an owner.
-    in_tree: Vec<bool>,
+    in_tree: Vec<InTree>,
     cached: usize,
+    /// Ends of the list of cached frames.
+    oldest: Page,
+    youngest: Page,
 }
 
 impl PagePool {
@@ -25,8 +43,10 @@ impl PagePool {
     /// # Errors
     /// `Memory`.
     pub fn new(frames: usize) -> Result<PagePool> {
-        let (owners, in_tree) = (filled("page frames", frames, 0)?, filled("page frames", frames, false)?);
-        Ok(PagePool { free: BitSet::full(frames)?, owners, in_tree, cached: 0 })
+        let none = InTree { node: NO_NODE, older: NO_FRAME, younger: NO_FRAME };
+        let (owners, in_tree) = (filled("page frames", frames, 0)?, filled("page frames", frames, none)?);
+        let (oldest, youngest) = (NO_FRAME, NO_FRAME);
+        Ok(PagePool { free: BitSet::full(frames)?, owners, in_tree, cached: 0, oldest, youngest })
     }
 
     /// Frames in all.
@@ -46,21 +66,49 @@ impl PagePool {
 
     /// Whether only the prefix tree owns a frame.
     pub fn is_cached(&self, page: Page) -> bool {
-        self.in_tree[page as usize] && self.owners[page as usize] == 1
+        self.is_in_tree(page) && self.owners[page as usize] == 1
     }
 
-    /// The prefix tree becomes an owner of a frame that a sequence owns.
-    pub fn cache(&mut self, page: Page) {
-        assert!(!std::mem::replace(&mut self.in_tree[page as usize], true), "page {page} is in the tree twice");
+    fn is_in_tree(&self, page: Page) -> bool {
+        self.in_tree[page as usize].node != NO_NODE
+    }
+
+    /// Of the frames that only the prefix tree owns, the one that was given back longest ago, and its node.
+    pub fn oldest_cached(&self) -> Option<(Page, u32)> {
+        (self.oldest != NO_FRAME).then(|| (self.oldest, self.in_tree[self.oldest as usize].node))
+    }
+
+    /// The prefix tree becomes an owner of a frame that a sequence owns: it holds the page of `node`.
+    pub fn cache(&mut self, page: Page, node: u32) {
+        let before = std::mem::replace(&mut self.in_tree[page as usize].node, node);
+        assert!(before == NO_NODE, "page {page} is in the tree twice");
         assert!(self.owners[page as usize] > 0, "page {page} is free and cannot be cached");
         self.owners[page as usize] += 1;
     }
 
     /// The prefix tree gives a frame up.
     pub fn uncache(&mut self, page: Page) {
-        assert!(std::mem::replace(&mut self.in_tree[page as usize], false), "page {page} is not in the tree");
-        self.cached -= usize::from(self.owners[page as usize] == 1);
+        assert!(self.is_in_tree(page), "page {page} is not in the tree");
+        if self.is_cached(page) {
+            self.unlist(page);
+        }
+        self.in_tree[page as usize].node = NO_NODE;
         self.release(page);
+    }
+
+    /// Puts a frame at the young end of the list.
+    fn list(&mut self, page: Page) {
+        self.cached += 1;
+        let older = std::mem::replace(&mut self.youngest, page);
+        (self.in_tree[page as usize].older, self.in_tree[page as usize].younger) = (older, NO_FRAME);
+        *(if older == NO_FRAME { &mut self.oldest } else { &mut self.in_tree[older as usize].younger }) = page;
+    }
+
+    fn unlist(&mut self, page: Page) {
+        self.cached -= 1;
+        let InTree { older, younger, .. } = self.in_tree[page as usize];
+        *(if older == NO_FRAME { &mut self.oldest } else { &mut self.in_tree[older as usize].younger }) = younger;
+        *(if younger == NO_FRAME { &mut self.youngest } else { &mut self.in_tree[younger as usize].older }) = older;
     }
 
     /// Takes a free frame; its caller is the one owner.
@@ -72,10 +120,11 @@ impl PagePool {
 
     /// Adds an owner to a frame that has one.
     pub fn share(&mut self, page: Page) {
-        let owners = &mut self.owners[page as usize];
-        assert!(*owners > 0, "page {page} is free and cannot be shared");
-        self.cached -= usize::from(*owners == 1 && self.in_tree[page as usize]);
-        *owners += 1;
+        assert!(self.owners[page as usize] > 0, "page {page} is free and cannot be shared");
+        if self.is_cached(page) {
+            self.unlist(page);
+        }
+        self.owners[page as usize] += 1;
     }
 
     /// Removes an owner; the last one frees the frame.
@@ -83,9 +132,9 @@ impl PagePool {
         let owners = &mut self.owners[page as usize];
         assert!(*owners > 0, "page {page} was released twice");
         *owners -= 1;
-        match *owners {
+        match self.owners[page as usize] {
             0 => _ = self.free.insert(page as usize),
-            1 => self.cached += usize::from(self.in_tree[page as usize]),
+            1 if self.is_in_tree(page) => self.list(page),
             _ => {}
         }
     }
@@ -104,11 +153,18 @@ impl PagePool {
                 return Err(format!("page {page} has {recorded} owners and its free bit disagrees"));
             }
         }
-        let cached = self.owners.iter().zip(&self.in_tree).filter(|(n, tree)| **n == 1 && **tree).count();
-        if cached != self.cached {
-            Err(format!("{cached} pages are cached, {} are counted", self.cached))
-        } else {
-            Ok(())
+        let cached = self.owners.iter().zip(&self.in_tree).filter(|(n, tree)| **n == 1 && tree.node != NO_NODE).count();
+        let (mut at, mut listed) = (self.oldest, 0);
+        while at != NO_FRAME && listed <= cached {
+            if !self.is_cached(at) {
+                return Err(format!("page {at} is listed as cached"));
+            }
+            listed += 1;
+            at = self.in_tree[at as usize].younger;
+        }
+        match (cached, listed) == (self.cached, self.cached) {
+            true => Ok(()),
+            false => Err(format!("{cached} pages are cached, {listed} are listed, {} are counted", self.cached)),
         }
     }
 }
@@ -116,6 +172,24 @@ impl PagePool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cached_frames_are_in_the_order_in_which_they_were_given_back() {
+        let mut pool = PagePool::new(4).unwrap();
+        let pages: Vec<Page> = (0..4).map(|_| pool.alloc().unwrap()).collect();
+        pages.iter().for_each(|&page| pool.cache(page, 10 + page));
+        for page in [2, 0, 3] {
+            pool.release(pages[page]);
+        }
+        assert_eq!((pool.oldest_cached(), pool.cached()), (Some((2, 12)), 3));
+        pool.share(2);
+        assert_eq!(pool.oldest_cached(), Some((0, 10)));
+        pool.uncache(0);
+        pool.release(2);
+        assert_eq!((pool.oldest_cached(), pool.free()), (Some((3, 13)), 1));
+        pool.uncache(3);
+        assert_eq!((pool.oldest_cached(), pool.check([1, 1, 2].into_iter())), (Some((2, 12)), Ok(())));
+    }
 
     #[test]
     fn counts_owners_and_notices_a_leak() {

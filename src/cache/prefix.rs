@@ -4,6 +4,10 @@
 //! tree is one owner of those frames, each sequence that uses them another ([`PagePool`]). A sequence is *attached* to the
 //! deepest node of its own beginning; what is above cannot go away, because it has children.
 //!
+//! Of a layer group of which a sequence needs only the end ([`Keep`]), a node may lack its frame: it was never kept, or was
+//! given up alone ([`PrefixTree::evict_frame`]). A beginning is *usable* when its last pages have what the next token needs
+//! ([`PrefixTree::usable`]).
+//!
 //! Invariants ([`PrefixTree::check`]): a node without children, attachments and pins is in the list of what may be
 //! evicted, ordered by last use; no other node is. Frames of a node have the tree as an owner exactly once.
 //!
@@ -13,8 +17,11 @@
 //!
 //! All memory is reserved by [`PrefixTree::new`]: a step allocates nothing here.
 
-use super::pages::{Page, PagePool};
-use crate::error::{Error, Result};
+mod check;
+
+use super::keep::Keep;
+use super::pages::{NO_FRAME, Page, PagePool};
+use crate::error::{Error, Result, copied};
 use std::hash::{BuildHasher, RandomState};
 
 /// Index of a node.
@@ -73,7 +80,7 @@ pub struct NodeView<'a> {
     pub hits: u32,
     /// The tokens of its page.
     pub tokens: &'a [u32],
-    /// Its frame in each layer group.
+    /// Its frame in each layer group, or [`NO_FRAME`].
     pub frames: &'a [Page],
 }
 
@@ -90,10 +97,13 @@ pub struct PrefixTree {
     buckets: Vec<NodeId>,
     hasher: RandomState,
     page_tokens: usize,
-    groups: usize,
+    /// What is needed of each layer group.
+    keeps: Vec<Keep>,
+    nodes_max: usize,
     clock: u64,
     oldest: NodeId,
     youngest: NodeId,
+    /// Frames given up.
     evictions: u64,
     /// Counts additions and evictions.
     version: u64,
@@ -103,13 +113,13 @@ pub struct PrefixTree {
 }
 
 impl PrefixTree {
-    /// An empty tree over pages of `page_tokens` tokens with a frame in each of `groups` layer groups, of which there are
-    /// `frames` at most.
+    /// An empty tree over pages of `page_tokens` tokens with a frame in each layer group. It has at most `pages` pages, which are
+    /// more than those that sequences and pins use at one time.
     ///
     /// # Errors
     /// `Memory` when the room for that many pages cannot be had.
-    pub fn new(page_tokens: usize, groups: usize, frames: usize) -> Result<PrefixTree> {
-        let nodes = frames + 1;
+    pub fn new(page_tokens: usize, keeps: &[Keep], pages: usize) -> Result<PrefixTree> {
+        let (nodes, groups) = (pages + 1, keeps.len());
         let bytes = nodes.saturating_mul(size_of::<Node>() + 4 * (page_tokens + groups + 3));
         let full = |_| Error::memory("the prefix tree", bytes as u64);
         let mut tree = PrefixTree {
@@ -120,7 +130,8 @@ impl PrefixTree {
             buckets: Vec::new(),
             hasher: RandomState::new(),
             page_tokens,
-            groups,
+            keeps: copied("layer groups", keeps)?,
+            nodes_max: nodes,
             clock: 0,
             oldest: NONE,
             youngest: NONE,
@@ -145,14 +156,18 @@ impl PrefixTree {
         let id = self.free.pop().unwrap_or_else(|| {
             self.nodes.push(Node::new());
             self.tokens.resize(self.nodes.len() * self.page_tokens, 0);
-            self.frames.resize(self.nodes.len() * self.groups, 0);
+            self.frames.resize(self.nodes.len() * self.groups(), 0);
             (self.nodes.len() - 1) as NodeId
         });
         self.node_mut(id).alive = true;
         id
     }
 
-    /// Pages evicted so far, counted once for all layer groups.
+    fn groups(&self) -> usize {
+        self.keeps.len()
+    }
+
+    /// Frames evicted so far, of all layer groups.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
@@ -177,7 +192,7 @@ impl PrefixTree {
 
     /// A node's frame in each layer group.
     fn frames_of(&self, id: NodeId) -> &[Page] {
-        &self.frames[id as usize * self.groups..][..self.groups]
+        &self.frames[id as usize * self.groups()..][..self.groups()]
     }
 
     /// Hash of a page that follows a node.
@@ -237,12 +252,49 @@ impl PrefixTree {
 
     /// Of the first pages of a sequence, all of them in the tree, how many no sequence uses: whoever uses one uses all above.
     pub fn unused(&self, chain: &[u64], pools: &[PagePool]) -> usize {
-        let is_used = |&hash: &u64| match self.find(hash) {
-            // A node's frames are used alike in every group.
-            Some(node) => !pools[0].is_cached(self.frames_of(node)[0]),
-            None => false,
-        };
+        let is_used = |&hash: &u64| self.find(hash).is_some_and(|node| !self.is_cached(node, pools));
         chain.len() - chain.partition_point(is_used)
+    }
+
+    /// Whether no sequence uses a node's page. Its frames are used alike in every group that keeps all pages.
+    fn is_cached(&self, id: NodeId, pools: &[PagePool]) -> bool {
+        let whole = self.keeps.iter().position(|keep| *keep == Keep::All);
+        whole.is_some_and(|group| pools[group].is_cached(self.frames_of(id)[group]))
+    }
+
+    /// Of the first `pages` pages of a sequence, all of them in the tree, by the hashes of its chain: how many can be used.
+    pub fn usable(&self, chain: &[u64], pages: usize) -> usize {
+        if self.keeps_all() {
+            return pages;
+        }
+        let last = pages.checked_sub(1).and_then(|last| self.find(*chain.get(last)?));
+        self.usable_to(last.unwrap_or(ROOT))
+    }
+
+    /// Whether every group keeps all pages.
+    fn keeps_all(&self) -> bool {
+        self.keeps.iter().all(|keep| *keep == Keep::All)
+    }
+
+    /// How many pages on the way to a node can be used: the longest beginning whose last pages have their frames.
+    fn usable_to(&self, deepest: NodeId) -> usize {
+        let mut end = deepest;
+        // Each turn looks at the pages that a beginning needs; the first that lacks its frame ends the next one.
+        'shorter: loop {
+            let depth = self.node(end).depth as usize;
+            for (group, keep) in self.keeps.iter().enumerate().filter(|(_, keep)| **keep != Keep::All) {
+                let first = keep.first_needed(depth * self.page_tokens, self.page_tokens);
+                let mut at = end;
+                for _ in first..depth {
+                    if self.frames_of(at)[group] == NO_FRAME {
+                        end = self.node(at).parent;
+                        continue 'shorter;
+                    }
+                    at = self.node(at).parent;
+                }
+            }
+            return depth;
+        }
     }
 
     /// The nodes of a hash's bucket.
@@ -276,16 +328,27 @@ impl PrefixTree {
         })
     }
 
-    /// Full pages at the beginning of `tokens` that are in the tree, at most `tokens_max` tokens of them: how many, and how
-    /// many of these no sequence uses.
+    /// Full pages at the beginning of `tokens` that are in the tree and can be used, at most `tokens_max` tokens of them: how
+    /// many, and how many of these no sequence uses.
     pub fn matched(&self, tokens: &[u32], tokens_max: usize, pools: &[PagePool]) -> (usize, usize) {
-        self.walk(tokens, tokens_max).fold((0, 0), |(pages, unused), at| {
-            // A node's frames are used alike in every group.
-            (pages + 1, unused + usize::from(pools[0].is_cached(self.frames_of(at)[0])))
-        })
+        let deepest = self.walk(tokens, tokens_max).last().unwrap_or(ROOT);
+        let usable = self.usable_to(deepest);
+        let unused = self.walk(tokens, tokens_max).take(usable).filter(|&at| self.is_cached(at, pools)).count();
+        (usable, unused)
     }
 
-    /// Shares the pages [`PrefixTree::matched`] counts into `tables` and attaches the sequence to the last of them.
+    /// Full pages at the beginning of `tokens` that are in the tree, whether they can be used or not; 0 where all can.
+    pub fn present_beyond_usable(&self, tokens: &[u32], tokens_max: usize) -> usize {
+        if self.keeps_all() { 0 } else { self.walk(tokens, tokens_max).count() }
+    }
+
+    /// Pages on the way to a node.
+    pub fn depth(&self, id: NodeId) -> usize {
+        self.node(id).depth as usize
+    }
+
+    /// Shares the pages [`PrefixTree::matched`] counts into `tables` and attaches the sequence to the last of them. Of a group of
+    /// which only the end is needed, only that is shared; the table has [`NO_FRAME`] before it.
     pub fn share(
         &mut self,
         tokens: &[u32],
@@ -293,15 +356,24 @@ impl PrefixTree {
         tables: &mut [Vec<Page>],
         pools: &mut [PagePool],
     ) -> NodeId {
+        let pages = match self.keeps_all() {
+            true => tokens_max / self.page_tokens,
+            false => self.usable_to(self.walk(tokens, tokens_max).last().unwrap_or(ROOT)),
+        };
         let mut last = ROOT;
-        let pages = tokens.chunks_exact(self.page_tokens).take(tokens_max / self.page_tokens);
-        for page in pages {
+        for (index, page) in tokens.chunks_exact(self.page_tokens).take(pages).enumerate() {
             let Some(at) = self.child(last, page) else { break };
             last = at;
             self.node_mut(at).hits = self.node(at).hits.saturating_add(1);
-            for ((table, pool), &frame) in tables.iter_mut().zip(pools.iter_mut()).zip(self.frames_of(at)) {
-                pool.share(frame);
-                table.push(frame);
+            let own = self.keeps.iter().zip(self.frames_of(at));
+            for ((table, pool), (keep, &frame)) in tables.iter_mut().zip(pools.iter_mut()).zip(own) {
+                match index >= keep.first_needed(pages * self.page_tokens, self.page_tokens) {
+                    true => {
+                        pool.share(frame);
+                        table.push(frame);
+                    }
+                    false => table.push(NO_FRAME),
+                }
             }
         }
         self.attach(last);
@@ -309,15 +381,25 @@ impl PrefixTree {
     }
 
     /// Adds the page `tokens` under `parent`, to which the caller is attached, and moves the attachment to it. When the
-    /// tree has that page already, `pages` are exchanged for the tree's and given back.
+    /// tree has that page already, `pages` are exchanged for the tree's and given back; a frame that the tree lacks is taken.
     pub fn insert(&mut self, parent: NodeId, tokens: &[u32], pages: &mut [Page], pools: &mut [PagePool]) -> NodeId {
         let id = match self.child(parent, tokens) {
             Some(existing) => {
-                for ((mine, pool), &frame) in pages.iter_mut().zip(pools).zip(self.frames_of(existing)) {
-                    if *mine != frame {
-                        pool.share(frame);
-                        pool.release(*mine);
-                        *mine = frame;
+                let own = self.frames.iter_mut().skip(existing as usize * self.keeps.len());
+                for ((mine, pool), frame) in pages.iter_mut().zip(pools).zip(own) {
+                    match (*mine, *frame) {
+                        (NO_FRAME, _) => {}
+                        (_, NO_FRAME) => {
+                            pool.cache(*mine, existing);
+                            *frame = *mine;
+                            self.version += 1;
+                        }
+                        (one, other) if one != other => {
+                            pool.share(other);
+                            pool.release(one);
+                            *mine = other;
+                        }
+                        _ => {}
                     }
                 }
                 existing
@@ -330,17 +412,23 @@ impl PrefixTree {
     }
 
     fn add(&mut self, parent: NodeId, tokens: &[u32], pages: &[Page], pools: &mut [PagePool]) -> NodeId {
+        if self.free.is_empty() && self.nodes.len() == self.nodes_max {
+            // Only where no group keeps all pages: there are more places than pages in use.
+            assert!(self.evict(pools), "all pages of the tree are in use");
+        }
         self.version += 1;
         let hash = self.hash(parent, tokens);
         let id = self.new_node();
         let depth = self.node(parent).depth + 1;
         let next_same = std::mem::replace(self.bucket(hash), id);
         self.tokens[id as usize * self.page_tokens..][..self.page_tokens].copy_from_slice(tokens);
-        self.frames[id as usize * self.groups..][..self.groups].copy_from_slice(pages);
+        let groups = self.groups();
+        self.frames[id as usize * groups..][..groups].copy_from_slice(pages);
         let node = self.node_mut(id);
         (node.parent, node.hash, node.next_same) = (parent, hash, next_same);
         (node.depth, node.hits) = (depth, 0);
-        pages.iter().zip(pools).for_each(|(&page, pool)| pool.cache(page));
+        let kept = pages.iter().zip(pools).filter(|(page, _)| **page != NO_FRAME);
+        kept.for_each(|(&page, pool)| pool.cache(page, id));
         self.node_mut(parent).children += 1;
         id
     }
@@ -386,16 +474,44 @@ impl PrefixTree {
         }
         self.unlist(id);
         self.unindex(id);
-        self.evictions += 1;
         self.version += 1;
         let node = self.node_mut(id);
         node.alive = false;
         let parent = node.parent;
-        self.frames_of(id).iter().zip(pools).for_each(|(&page, pool)| pool.uncache(page));
+        let kept = self.frames_of(id).iter().zip(pools).filter(|(page, _)| **page != NO_FRAME);
+        self.evictions += kept.map(|(&page, pool)| pool.uncache(page)).count() as u64;
         self.free.push(id);
         self.node_mut(parent).children -= 1;
         self.list(parent);
         true
+    }
+
+    /// Gives back the frame of a layer group that was used longest ago and that no sequence uses: with its node, or of a group
+    /// of which only the end is needed alone. False when there is none.
+    pub fn evict_frame(&mut self, group: usize, pools: &mut [PagePool]) -> bool {
+        if self.keeps[group] == Keep::All {
+            return self.evict(pools);
+        }
+        let Some((_, node)) = pools[group].oldest_cached() else { return false };
+        self.forget(node, group, pools);
+        true
+    }
+
+    /// Gives up a node's frame of one layer group.
+    pub fn forget(&mut self, id: NodeId, group: usize, pools: &mut [PagePool]) {
+        let at = id as usize * self.groups() + group;
+        let frame = std::mem::replace(&mut self.frames[at], NO_FRAME);
+        if frame != NO_FRAME {
+            pools[group].uncache(frame);
+            (self.evictions, self.version) = (self.evictions + 1, self.version + 1);
+        }
+    }
+
+    /// Whether a node's frame of a layer group is of use to nobody but those who begin with exactly its pages: no sequence uses it, and
+    /// the tree goes on in one direction at most.
+    pub fn is_passed(&self, id: NodeId, group: usize, pools: &[PagePool]) -> bool {
+        let (node, frame) = (self.node(id), self.frames_of(id)[group]);
+        id != ROOT && node.children < 2 && node.pinned == 0 && frame != NO_FRAME && pools[group].is_cached(frame)
     }
 
     fn unindex(&mut self, id: NodeId) {
@@ -452,7 +568,7 @@ impl PrefixTree {
     /// Frames the tree owns in a layer group.
     pub fn pages(&self, group: usize) -> impl Iterator<Item = Page> {
         let pages = (1..self.nodes.len()).filter(|&id| self.nodes[id].alive);
-        pages.map(move |id| self.frames[id * self.groups + group])
+        pages.map(move |id| self.frames[id * self.groups() + group]).filter(|&page| page != NO_FRAME)
     }
 
     /// All nodes but the root.
@@ -467,123 +583,7 @@ impl PrefixTree {
             frames: self.frames_of(id as NodeId),
         })
     }
-
-    /// Proves that exactly these nodes are pinned, each as often as it is named.
-    pub fn check_pins(&self, pins: impl Iterator<Item = NodeId>) -> std::result::Result<(), String> {
-        let mut pinned = vec![0u32; self.nodes.len()];
-        pins.for_each(|id| pinned[id as usize] += 1);
-        let differs = self.nodes.iter().zip(&pinned).position(|(node, &pins)| node.pinned != pins);
-        differs.map_or(Ok(()), |id| {
-            Err(format!("node {id} counts {} pins, there are {}", self.nodes[id].pinned, pinned[id]))
-        })
-    }
-
-    /// Proves the invariants, given the sequences' attachments.
-    pub fn check(&self, attachments: impl Iterator<Item = NodeId>) -> std::result::Result<(), String> {
-        let mut attached = vec![0u32; self.nodes.len()];
-        let mut children = vec![0u32; self.nodes.len()];
-        attachments.for_each(|id| attached[id as usize] += 1);
-        let alive = |id: usize| self.nodes[id].alive;
-        for (id, node) in self.nodes.iter().enumerate().filter(|(id, _)| *id != 0 && alive(*id)) {
-            children[node.parent as usize] += 1;
-            if !alive(node.parent as usize)
-                || self.child(node.parent, self.tokens_of(id as NodeId)) != Some(id as NodeId)
-            {
-                return Err(format!("node {id} cannot be found from its parent {}", node.parent));
-            }
-        }
-        let mut listed = 0;
-        for (id, node) in self.nodes.iter().enumerate().filter(|(id, _)| alive(*id)) {
-            if (node.attached, node.children) != (attached[id], children[id]) {
-                return Err(format!(
-                    "node {id} counts {} users and {} children, there are {} and {}",
-                    node.attached, node.children, attached[id], children[id]
-                ));
-            }
-            if id != 0 && node.listed != node.may_go() {
-                return Err(format!("node {id} is listed: {}, may go: {}", node.listed, node.may_go()));
-            }
-            listed += node.listed as usize;
-        }
-        let (mut at, mut last, mut walked) = (self.oldest, 0, 0);
-        while at != NONE {
-            if self.node(at).last_used < last {
-                return Err(format!("node {at} is out of order"));
-            }
-            last = self.node(at).last_used;
-            walked += 1;
-            at = self.node(at).younger;
-        }
-        if walked != listed { Err(format!("{listed} nodes are listed, the list has {walked}")) } else { Ok(()) }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn page(pools: &mut [PagePool]) -> Vec<Page> {
-        pools.iter_mut().map(|p| p.alloc().unwrap()).collect()
-    }
-
-    /// Computes `tokens` (whole pages) as a sequence would and leaves.
-    fn visit(tree: &mut PrefixTree, pools: &mut [PagePool], tokens: &[u32]) -> usize {
-        let mut tables = vec![Vec::new(); pools.len()];
-        let mut at = tree.share(tokens, tokens.len(), &mut tables, pools);
-        let hit = tables[0].len();
-        for chunk in tokens.chunks_exact(2).skip(hit) {
-            let mut pages = page(pools);
-            at = tree.insert(at, chunk, &mut pages, pools);
-            tables.iter_mut().zip(&pages).for_each(|(t, &p)| t.push(p));
-        }
-        tree.check([at].into_iter()).unwrap();
-        tree.detach(at);
-        tables.iter().zip(pools.iter_mut()).for_each(|(t, pool)| t.iter().for_each(|&p| pool.release(p)));
-        tree.check(std::iter::empty()).unwrap();
-        hit
-    }
-
-    #[test]
-    fn shares_what_is_equal_and_evicts_the_oldest_leaf() {
-        let mut pools = [PagePool::new(8).unwrap(), PagePool::new(8).unwrap()];
-        let mut tree = PrefixTree::new(2, 2, 8).unwrap();
-        assert_eq!(visit(&mut tree, &mut pools, &[1, 2, 3, 4]), 0);
-        assert_eq!(visit(&mut tree, &mut pools, &[1, 2, 3, 4, 5, 6]), 2);
-        assert_eq!(visit(&mut tree, &mut pools, &[1, 2, 9, 9]), 1);
-        assert_eq!(visit(&mut tree, &mut pools, &[3, 4]), 0, "the same tokens under another parent are another page");
-        let matched = |tree: &PrefixTree, max| tree.matched(&[1, 2, 3, 4, 5, 6], max, &pools).0;
-        assert_eq!((matched(&tree, 6), matched(&tree, 5)), (3, 2));
-        assert_eq!(pools.each_ref().map(|p| (p.free(), p.cached())), [(3, 5); 2]);
-        assert!(tree.evict(&mut pools));
-        assert_eq!(
-            tree.matched(&[1, 2, 3, 4, 5, 6], 6, &pools),
-            (2, 2),
-            "the deepest page of the oldest visit went first"
-        );
-        while tree.evict(&mut pools) {
-            tree.check(std::iter::empty()).unwrap();
-        }
-        assert_eq!(pools.each_ref().map(|p| (p.free(), p.cached())), [(8, 0); 2]);
-    }
-
-    #[test]
-    fn two_that_computed_the_same_page_end_with_one() {
-        let mut pools = [PagePool::new(4).unwrap()];
-        let mut tree = PrefixTree::new(2, 1, 4).unwrap();
-        let (mut a, mut b) = (page(&mut pools), page(&mut pools));
-        (0..2).for_each(|_| tree.attach(ROOT));
-        let first = tree.insert(ROOT, &[7, 7], &mut a, &mut pools);
-        let second = tree.insert(ROOT, &[7, 7], &mut b, &mut pools);
-        assert_eq!((first, a.clone()), (second, b));
-        assert_eq!(pools[0].free(), 3);
-        tree.check([first, second].into_iter()).unwrap();
-        assert!(!tree.evict(&mut pools), "it is in use");
-        tree.pin(first);
-        (0..2).for_each(|_| tree.detach(first));
-        assert!(!tree.evict(&mut pools), "it is pinned");
-        tree.unpin(first);
-        (0..2).for_each(|_| pools[0].release(a[0]));
-        assert!(tree.evict(&mut pools));
-        assert_eq!(pools[0].free(), 4);
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ use crate::model::weights::Weights;
 use crate::model::weights_cache::WeightsCache;
 use crate::os::thread::ThreadOptions;
 use crate::sampling::{AllowedTokens, SamplingOutput};
-use crate::scheduler::{Batch, Capacity, Scheduler};
+use crate::scheduler::{Batch, Capacity, GroupCapacity, Scheduler};
 use crate::source::ModelSource;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +59,8 @@ pub(super) fn load(
         waiting_max: sizing.waiting_max,
         step_tokens: sizing.step_tokens,
         page_tokens: sizing.page_tokens,
-        frames: vec![sizing.frames; shapes.len()],
+        groups: vec![GroupCapacity::all(sizing.frames); shapes.len()],
+        pages_max: sizing.frames,
     })?;
     let (rows, vocab) = (sizing.step.sequences, model.vocab());
     Ok(ModelRunner {

@@ -147,10 +147,10 @@ impl Tracer {
             let (id, parent, hits) = (node.id, node.parent, node.hits);
             detail.nodes.push(TraceNode { id, parent, tokens: node.tokens.len() as u32, hits, token_ids });
         }
-        let frames = &scheduler.capacity().frames;
-        detail.groups.resize_with(frames.len(), Default::default);
-        for (group, (to, &frames)) in detail.groups.iter_mut().zip(frames).enumerate() {
-            to.frames = frames;
+        let groups = &scheduler.capacity().groups;
+        detail.groups.resize_with(groups.len(), Default::default);
+        for (group, (to, capacity)) in detail.groups.iter_mut().zip(groups).enumerate() {
+            to.frames = capacity.frames;
             to.owners.clear();
             scheduler.page_owners(group, |owned| {
                 let owner = match owned.owner {

@@ -1,7 +1,7 @@
 //! The proof of law 3: every page, node and slot is accounted for.
 
 use super::{Scheduler, Sequence};
-use crate::cache::PagePool;
+use crate::cache::{NO_FRAME, PagePool};
 use crate::error::{Error, Result, reserved};
 
 impl Scheduler {
@@ -12,8 +12,11 @@ impl Scheduler {
         reserved::<[u32; 4]>("the counters of a check", pages)?;
         let wrong = |what: String| Error::internal(format!("the scheduler's accounting is wrong: {what}"));
         for (group, pool) in self.pools.iter().enumerate() {
-            let owned = self.sequences.iter().flat_map(|(_, s)| s.tables[group].iter().copied());
-            let owned = owned.chain(self.pinned_frames(group));
+            let owned = self
+                .sequences
+                .iter()
+                .flat_map(|(_, s)| s.tables[group].iter().copied().chain(s.states[group].frames()));
+            let owned = owned.chain(self.pinned_frames(group)).filter(|&page| page != NO_FRAME);
             pool.check(owned.chain(self.tree.pages(group))).map_err(|e| wrong(format!("group {group}: {e}")))?;
         }
         self.tree.check(self.running.iter().filter_map(|r| Some(self.sequences.get(*r)?.node))).map_err(wrong)?;

@@ -1,7 +1,8 @@
 //! Pages for running sequences: from the pool, from the prefix tree, from pins, at last from each other.
 
-use super::{Scheduler, SequenceHandle, State};
+use super::{Scheduler, SequenceHandle, State, States};
 use crate::cache::prefix::ROOT;
+use crate::cache::{Keep, NO_FRAME};
 
 impl Scheduler {
     /// Makes the tables cover `count` more tokens, preempting others for the first of them; returns for how many that
@@ -11,19 +12,32 @@ impl Scheduler {
         loop {
             let sequence = self.sequences.get_mut(handle).expect("scheduled sequences exist");
             let target = sequence.computed + count;
-            let mut covered = usize::MAX;
-            for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
-                while table.len() * page_tokens < target {
-                    let Some(page) = pool.alloc() else { break };
-                    table.push(page);
+            let own = sequence.tables.iter_mut().zip(&mut sequence.states);
+            for (group, ((table, states), pool)) in own.zip(&mut self.pools).enumerate() {
+                match self.capacity.groups[group].keep {
+                    Keep::State if states.next == NO_FRAME => states.next = pool.alloc().unwrap_or(NO_FRAME),
+                    Keep::State => {}
+                    Keep::All | Keep::Window(_) => {
+                        while table.len() * page_tokens < target {
+                            let Some(page) = pool.alloc() else { break };
+                            table.push(page);
+                        }
+                    }
                 }
-                covered = covered.min(table.len() * page_tokens);
             }
             let computed = sequence.computed;
-            if covered < target && self.tree.evict(&mut self.pools) {
+            let covered = (0..self.pools.len()).map(|group| self.covers(handle, group)).min().unwrap_or(0);
+            // Whoever is short gets what nobody uses.
+            let found = covered < target
+                && (0..self.pools.len()).any(|group| {
+                    let is_short = self.covers(handle, group) < target;
+                    is_short && (self.tree.evict_frame(group, &mut self.pools) || self.drop_saved(handle, group))
+                });
+            if found {
                 continue;
             }
             if covered > computed {
+                self.trim(handle, covered.min(target));
                 return count.min(covered - computed);
             }
             let victim = self.victim(handle);
@@ -37,7 +51,31 @@ impl Scheduler {
                         return 0;
                     }
                 }
-                None => return 0,
+                None => {
+                    self.trim(handle, computed + 1);
+                    return 0;
+                }
+            }
+        }
+    }
+
+    /// For how many tokens a sequence has what a group has to keep.
+    fn covers(&self, handle: SequenceHandle, group: usize) -> usize {
+        let Some(sequence) = self.sequences.get(handle) else { return 0 };
+        match self.capacity.groups[group].keep {
+            Keep::State if sequence.states[group].next == NO_FRAME => sequence.computed,
+            Keep::State => usize::MAX,
+            Keep::All | Keep::Window(_) => sequence.tables[group].len() * self.capacity.page_tokens,
+        }
+    }
+
+    /// Gives back pages beyond so many tokens, which a group got while another was short.
+    fn trim(&mut self, handle: SequenceHandle, tokens: usize) {
+        let pages = tokens.div_ceil(self.capacity.page_tokens);
+        let Some(sequence) = self.sequences.get_mut(handle) else { return };
+        for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
+            while table.len() > pages {
+                table.pop().into_iter().filter(|&page| page != NO_FRAME).for_each(|page| pool.release(page));
             }
         }
     }
@@ -89,9 +127,10 @@ impl Scheduler {
         self.paused_running -= usize::from(sequence.paused);
         let Some(sequence) = self.sequences.get_mut(handle) else { return };
         sequence.state = State::Waiting;
-        (sequence.node, sequence.tree_pages, sequence.computed) = (ROOT, 0, 0);
-        for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {
-            table.drain(..).for_each(|page| pool.release(page));
+        (sequence.node, sequence.tree_pages, sequence.computed, sequence.passed) = (ROOT, 0, 0, 0);
+        for ((table, states), pool) in sequence.tables.iter_mut().zip(&mut sequence.states).zip(&mut self.pools) {
+            table.drain(..).filter(|&page| page != NO_FRAME).for_each(|page| pool.release(page));
+            std::mem::replace(states, States::default()).frames().for_each(|frame| pool.release(frame));
         }
     }
 }

@@ -26,6 +26,7 @@ mod journal;
 mod pins;
 mod queue;
 mod sequence;
+mod states;
 mod view;
 
 pub use crate::cache::SequenceHandle;
@@ -33,11 +34,11 @@ pub use crate::cache::prefix::NodeView;
 pub use journal::{Journal, Note};
 pub use pins::{Pin, PinNews};
 pub use queue::Rank;
-pub use sequence::{Sequence, State, UNKNOWN};
+pub use sequence::{Sequence, State, States, UNKNOWN};
 pub use view::{OwnedPage, PageOwner};
 
-use crate::cache::{Page, PagePool, PrefixTree, Slots};
-use crate::error::{Error, Result, Status, Unit, reserved};
+use crate::cache::{Keep, Page, PagePool, PrefixTree, Slots};
+use crate::error::{Error, Result, Status, Unit, copied, reserved};
 use crate::limits;
 use queue::Queue;
 
@@ -52,8 +53,40 @@ pub struct Capacity {
     pub step_tokens: usize,
     /// Tokens of a page.
     pub page_tokens: usize,
-    /// Page frames of each layer group.
-    pub frames: Vec<usize>,
+    /// The layer groups.
+    pub groups: Vec<GroupCapacity>,
+    /// Pages that one sequence may have, where no group keeps them all.
+    pub pages_max: usize,
+}
+
+/// What a layer group may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupCapacity {
+    /// Page frames.
+    pub frames: usize,
+    /// What has to be kept of what was computed.
+    pub keep: Keep,
+}
+
+impl GroupCapacity {
+    /// A group that keeps every page.
+    pub fn all(frames: usize) -> GroupCapacity {
+        GroupCapacity { frames, keep: Keep::All }
+    }
+}
+
+impl Capacity {
+    /// Pages that one sequence can have: those of the smallest group that keeps all.
+    pub fn pages(&self) -> usize {
+        let whole = self.groups.iter().filter(|group| group.keep == Keep::All);
+        whole.map(|group| group.frames).min().unwrap_or(self.pages_max)
+    }
+
+    /// Pages that the prefix tree may have: more than sequences and pins use at one time.
+    fn tree_pages(&self) -> usize {
+        let all = self.groups.iter().any(|group| group.keep == Keep::All);
+        if all { self.pages() } else { self.pages_max * (self.running_max + 1) }
+    }
 }
 
 /// Adjacent tokens of one sequence in a step.
@@ -137,7 +170,8 @@ impl Scheduler {
     /// # Errors
     /// `Memory` when the accounting for that many pages cannot be had.
     pub fn new(capacity: Capacity) -> Result<Scheduler> {
-        let (groups, frames) = (capacity.frames.len(), capacity.frames.iter().copied().min().unwrap_or(0));
+        let groups = capacity.groups.len();
+        let keeps: Vec<Keep> = capacity.groups.iter().map(|group| group.keep).collect();
         Ok(Scheduler {
             sequences: Slots::new(capacity.running_max + capacity.waiting_max)?,
             slots: Slots::new(capacity.running_max)?,
@@ -146,8 +180,8 @@ impl Scheduler {
             finished: reserved("finished sequences", capacity.running_max + capacity.waiting_max)?,
             paused: 0,
             paused_running: 0,
-            pools: capacity.frames.iter().map(|&f| PagePool::new(f)).collect::<Result<_>>()?,
-            tree: PrefixTree::new(capacity.page_tokens, groups, frames)?,
+            pools: capacity.groups.iter().map(|group| PagePool::new(group.frames)).collect::<Result<_>>()?,
+            tree: PrefixTree::new(capacity.page_tokens, &keeps, capacity.tree_pages())?,
             counters: Counters::default(),
             pins: pins::Pins::new()?,
             journal: Journal::default(),
@@ -173,7 +207,7 @@ impl Scheduler {
         priority: i32,
     ) -> Result<SequenceHandle> {
         let needed = len_max.div_ceil(self.capacity.page_tokens);
-        debug_assert!(self.capacity.frames.iter().all(|&frames| needed <= frames), "{len_max} tokens never fit");
+        debug_assert!(needed <= self.capacity.pages(), "{len_max} tokens never fit");
         if self.sequences.is_full() {
             self.cleanup();
         }
@@ -189,7 +223,8 @@ impl Scheduler {
         let tables = self.pools.iter().map(|_| reserved("a page table", needed)).collect::<Result<_>>()?;
         let mut chain = reserved("the hashes of a sequence's pages", needed)?;
         self.tree.extend(&mut chain, &prompt);
-        let sequence = Sequence::new(prompt, logits_from, rank, tables, chain);
+        let states = copied("the states of a sequence", &vec![States::default(); self.pools.len()])?;
+        let sequence = Sequence::new(prompt, logits_from, rank, tables, states, chain);
         let Ok(handle) = self.sequences.insert(sequence) else { return Err(full()) };
         self.arrivals += 1;
         self.enqueue(handle);
@@ -263,12 +298,13 @@ impl Scheduler {
             let known = sequence.known();
             tree.extend(&mut sequence.chain, &sequence.tokens[..known]);
             if sequence.matched.0 != version {
-                sequence.matched = (version, tree.reach(sequence.wanted(page_tokens), sequence.matched.1));
+                let present = tree.reach(sequence.wanted(page_tokens), sequence.matched.1);
+                sequence.matched = (version, present, tree.usable(sequence.wanted(page_tokens), present));
             }
-            let matched = sequence.matched.1;
+            let (_, present, matched) = sequence.matched;
             let sequence = sequences.get(handle)?;
             let others = prefilling.iter().filter_map(|&p| sequences.get(p));
-            if !rank.is_overdue() && is_being_computed(sequence, matched, others, page_tokens) {
+            if !rank.is_overdue() && is_being_computed(sequence, present, others, page_tokens) {
                 continue;
             }
             if best.is_none_or(|(most, ..)| matched > most) {
@@ -307,9 +343,9 @@ impl Scheduler {
         self.waiting.count_admission();
         sequence.served = self.step;
         sequence.state = State::Running(slot);
+        let present = self.tree.present_beyond_usable(&sequence.tokens, hit_max);
         sequence.node = self.tree.share(&sequence.tokens, hit_max, &mut sequence.tables, &mut self.pools);
-        sequence.tree_pages = sequence.tables.first().map_or(0, Vec::len);
-        sequence.computed = sequence.tree_pages * self.capacity.page_tokens;
+        sequence.begin(self.tree.depth(sequence.node), present, &self.capacity);
         if sequence.cached_tokens.is_none() {
             sequence.cached_tokens = Some(sequence.computed);
             self.counters.prefix_tokens_seen += sequence.prompt_len as u64;
@@ -334,11 +370,22 @@ impl Scheduler {
         if self.running.is_empty() {
             return true;
         }
-        let wanted = sequence.wanted(self.capacity.page_tokens);
-        let matched = self.tree.reach(wanted, sequence.matched.1);
+        let page_tokens = self.capacity.page_tokens;
+        let wanted = sequence.wanted(page_tokens);
+        let matched = self.tree.usable(wanted, self.tree.reach(wanted, sequence.matched.1));
         let unused = self.tree.unused(&wanted[..matched], &self.pools);
-        let new = (sequence.tokens.len() + 1).div_ceil(self.capacity.page_tokens) - matched + self.running.len();
-        self.pools.iter().all(|p| p.free() + p.cached() - unused >= new)
+        let new = (sequence.tokens.len() + 1).div_ceil(page_tokens) - matched;
+        self.pools.iter().zip(&self.capacity.groups).all(|(pool, group)| {
+            let (taken, own) = match group.keep {
+                Keep::All => (unused, new),
+                // Of the pages that it begins with, those that its next token needs, and as many new ones as it holds at a time.
+                keep => (
+                    matched - keep.first_needed(matched * page_tokens, page_tokens),
+                    new.min(keep.pages_max(page_tokens)),
+                ),
+            };
+            pool.free() + pool.cached() >= own + taken + self.running.len()
+        })
     }
 
     /// One row for every sequence that waits for its next token, by rank.
@@ -387,7 +434,8 @@ impl Scheduler {
     /// A row for a sequence that can run: as many of its next tokens as budget and pages allow.
     pub fn add_row(&mut self, handle: SequenceHandle, batch: &mut Batch) {
         let Some(sequence) = self.sequences.get(handle).filter(|s| s.can_run()) else { return };
-        let chunk = sequence.pending().min(self.capacity.step_tokens - batch.tokens);
+        let room = self.capacity.step_tokens - batch.tokens;
+        let chunk = sequence.pending().min(sequence.to_checkpoint()).min(room);
         let count = if chunk == 0 { 0 } else { self.grow(handle, chunk) };
         let Some(sequence) = self.sequences.get_mut(handle).filter(|_| count > 0) else { return };
         (sequence.scheduled, sequence.served) = (self.step, self.step);
@@ -418,6 +466,7 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(row.sequence) else { return };
         sequence.computed = row.first + row.count;
         sequence.logits_from = sequence.logits_from.max(sequence.computed);
+        self.advance_states(row.sequence);
         self.publish_pages(row.sequence);
         self.settle_pin(row.sequence);
     }
@@ -425,16 +474,25 @@ impl Scheduler {
     /// Puts full pages of known tokens into the prefix tree.
     fn publish_pages(&mut self, handle: SequenceHandle) {
         let page_tokens = self.capacity.page_tokens;
-        let Some(sequence) = self.sequences.get_mut(handle) else { return };
+        let Some(mut sequence) = self.sequences.get_mut(handle) else { return };
         while (sequence.tree_pages + 1) * page_tokens <= sequence.computed.min(sequence.known()) {
             let page = sequence.tree_pages;
             self.scratch.clear();
-            self.scratch.extend(sequence.tables.iter().map(|t| t[page]));
+            self.scratch
+                .extend(sequence.tables.iter().zip(&sequence.states).map(|(t, s)| s.saved_at(page).unwrap_or(t[page])));
             let tokens = &sequence.tokens[page * page_tokens..(page + 1) * page_tokens];
             sequence.node = self.tree.insert(sequence.node, tokens, &mut self.scratch, &mut self.pools);
-            sequence.tables.iter_mut().zip(&self.scratch).for_each(|(t, &frame)| t[page] = frame);
+            for ((table, &frame), group) in sequence.tables.iter_mut().zip(&self.scratch).zip(&self.capacity.groups) {
+                if group.keep != Keep::State {
+                    table[page] = frame;
+                }
+            }
             sequence.tree_pages += 1;
+            self.publish_states(handle, page);
+            let Some(again) = self.sequences.get_mut(handle) else { return };
+            sequence = again;
         }
+        self.release_passed(handle);
     }
 
     /// Makes room for so many tokens beyond a sequence's own.
@@ -524,6 +582,9 @@ impl Scheduler {
         // Ended sequences hold their pages until the next batch.
         self.cleanup();
         while self.tree.evict(&mut self.pools) {}
+        for group in 0..self.pools.len() {
+            while self.tree.evict_frame(group, &mut self.pools) {}
+        }
     }
 
     /// Sequences running, waiting and paused; those that have ended do not count as running or waiting.
@@ -545,7 +606,7 @@ impl Scheduler {
 
     /// Counters for the statistics.
     pub fn counters(&self) -> Counters {
-        Counters { evictions: self.tree.evictions() * self.pools.len() as u64, ..self.counters }
+        Counters { evictions: self.tree.evictions(), ..self.counters }
     }
 }
 
@@ -562,6 +623,8 @@ fn is_being_computed<'a>(
     others.any(|(other, page)| wanted.get(page).is_some_and(|hash| other.chain.get(page) == Some(hash)))
 }
 
+#[cfg(test)]
+mod keep_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

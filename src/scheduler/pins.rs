@@ -12,8 +12,9 @@
 //! Invariants ([`Scheduler::check_pins`]): a pin either has a sequence and owns nothing, or owns the same number of frames
 //! in every group, of which the first `tree_pages` lead to its node in the tree.
 
-use super::{Error, Page, Result, Scheduler, SequenceHandle, Slots, Status, Unit};
+use super::{Error, GroupCapacity, Page, Result, Scheduler, SequenceHandle, Slots, Status, Unit};
 use crate::cache::prefix::{NodeId, ROOT};
+use crate::cache::{Keep, NO_FRAME, PagePool};
 use crate::error::{copied, reserved};
 use crate::limits;
 use std::collections::HashSet;
@@ -117,8 +118,16 @@ impl Scheduler {
         let (tokens, pin) = self.new_pin(tokens)?;
         let page_tokens = self.capacity.page_tokens;
         let (there, unused) = self.tree.matched(&tokens, tokens.len(), &self.pools);
-        let needed = tokens.len() / page_tokens - there;
-        let available = self.pools.iter().map(|p| p.free() + p.cached()).min().unwrap_or(0) - unused;
+        let (needed, pages) = (tokens.len() / page_tokens - there, tokens.len() / page_tokens);
+        // Of a group that does not keep all, the end is needed, and as a bound what the tree has of the beginning.
+        let fits = |(pool, group): (&PagePool, &GroupCapacity)| match group.keep {
+            Keep::All => (pool.free() + pool.cached()).saturating_sub(unused),
+            keep => {
+                let own = 2 * (pages - keep.first_needed(tokens.len(), page_tokens));
+                if pool.free() + pool.cached() >= own { usize::MAX } else { 0 }
+            }
+        };
+        let available = self.pools.iter().zip(&self.capacity.groups).map(fits).min().unwrap_or(0);
         if needed > available {
             self.pins.slots.remove(pin);
             let (needed, available) = (needed * page_tokens, available * page_tokens);
@@ -131,13 +140,22 @@ impl Scheduler {
         self.share_into(pin);
         let Some(entry) = self.pins.slots.get_mut(pin) else { unreachable!("it was just made") };
         for (table, group) in entry.tables.iter_mut().zip(0..) {
-            for _ in 0..needed {
+            let first = self.capacity.groups[group].keep.first_needed(tokens.len(), page_tokens);
+            // The tree may have had other ends of it than the one it has now.
+            for page in table.iter_mut().take(first).filter(|page| **page != NO_FRAME) {
+                self.pools[group].release(std::mem::replace(page, NO_FRAME));
+            }
+            for index in table.len()..pages {
                 let page = loop {
+                    if index < first {
+                        break NO_FRAME;
+                    }
                     match self.pools[group].alloc() {
                         Some(page) => break page,
                         // What is cached is not in use, so the leaves among it can go one after the other.
                         None => {
-                            assert!(self.tree.evict(&mut self.pools), "cached pages were counted and are not there")
+                            let evicted = self.tree.evict_frame(group, &mut self.pools);
+                            assert!(evicted, "cached pages were counted and are not there")
                         }
                     }
                 };
@@ -174,7 +192,7 @@ impl Scheduler {
             None => self.tree.unpin(entry.node),
         }
         for (table, pool) in entry.tables.iter_mut().zip(&mut self.pools) {
-            table.drain(..).for_each(|page| pool.release(page));
+            table.drain(..).filter(|&page| page != NO_FRAME).for_each(|page| pool.release(page));
         }
     }
 
@@ -209,7 +227,7 @@ impl Scheduler {
         others.try_reserve(count).map_err(|_| Error::memory("the pages of all pins", count as u64 * 16))?;
         others.extend(pinned().copied());
         let new = chain.iter().filter(|hash| !others.contains(hash)).count();
-        let most = self.capacity.frames.iter().copied().min().unwrap_or(0) / limits::PINNED_SHARE;
+        let most = self.capacity.pages() / limits::PINNED_SHARE;
         if others.len() + new > most {
             let left = most.saturating_sub(others.len()) * page_tokens;
             let (new, most, share) = (new * page_tokens, most * page_tokens, limits::PINNED_SHARE);
@@ -255,10 +273,10 @@ impl Scheduler {
             return;
         }
         let now = self.tick();
-        let Some(table) = self.sequences.get(sequence).and_then(|s| s.tables.first()) else { return };
+        let Some(sequence) = self.sequences.get(sequence) else { return };
         let met = |pin: &Pin| {
-            let last = pin.tree_pages.checked_sub(1);
-            last.is_some_and(|last| pin.frames(0).get(last) == table.get(last))
+            let last = pin.tree_pages.checked_sub(1).filter(|last| *last < sequence.tree_pages);
+            last.is_some_and(|last| pin.chain.get(last) == sequence.chain.get(last))
         };
         self.pins.slots.iter_mut().filter(|p| met(p)).for_each(|p| p.last_used = now);
     }
@@ -270,6 +288,11 @@ impl Scheduler {
         let Some(entry) = self.pins.slots.get_mut(pin) else { return };
         entry.sequence = None;
         entry.tables.iter_mut().zip(&mut sequence.tables).for_each(|(mine, its)| std::mem::swap(mine, its));
+        for (table, states) in entry.tables.iter_mut().zip(&mut sequence.states) {
+            if let Some(last) = table.last_mut().filter(|_| states.current != NO_FRAME) {
+                *last = std::mem::replace(&mut states.current, NO_FRAME);
+            }
+        }
         (entry.node, entry.tree_pages) = (sequence.node, sequence.tree_pages);
         self.tree.pin(entry.node);
         self.pins.news.changed = true;
@@ -297,7 +320,7 @@ impl Scheduler {
             pin.tree_pages -= 1;
         }
         for (table, pool) in pin.tables.iter_mut().zip(&mut self.pools) {
-            table.pop().into_iter().for_each(|page| pool.release(page));
+            table.pop().into_iter().filter(|&page| page != NO_FRAME).for_each(|page| pool.release(page));
         }
         self.pins.news.changed = true;
         self.pins.news.given_up += self.capacity.page_tokens;

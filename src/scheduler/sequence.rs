@@ -1,8 +1,9 @@
 //! One sequence as the scheduler sees it.
 
+use super::Capacity;
 use super::queue::Rank;
 use crate::cache::prefix::{NodeId, ROOT};
-use crate::cache::{Page, SequenceHandle};
+use crate::cache::{Keep, NO_FRAME, Page, SequenceHandle};
 
 /// Stands for a token that is not known yet: no vocabulary has it.
 pub const UNKNOWN: u32 = u32::MAX;
@@ -14,6 +15,38 @@ pub enum State {
     Waiting,
     /// In a slot.
     Running(SequenceHandle),
+}
+
+/// What a sequence has of a layer group that keeps a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct States {
+    /// The frame with the state after all computed tokens; [`NO_FRAME`] at the beginning.
+    pub current: Page,
+    /// The frame that the step being scheduled writes the next one to.
+    pub next: Page,
+    /// The state at the end of a page that is not in the prefix tree yet: the page and the frame.
+    pub(super) saved: Option<(usize, Page)>,
+    /// The last node of the tree that got a state while the sequence generated.
+    pub(super) last: NodeId,
+}
+
+impl Default for States {
+    fn default() -> States {
+        States { current: NO_FRAME, next: NO_FRAME, saved: None, last: ROOT }
+    }
+}
+
+impl States {
+    /// The state at the end of a page.
+    pub(super) fn saved_at(&self, page: usize) -> Option<Page> {
+        self.saved.filter(|(at, _)| *at == page).map(|(_, frame)| frame)
+    }
+
+    /// Its frames, each as often as the sequence owns it.
+    pub(super) fn frames(&self) -> impl Iterator<Item = Page> {
+        let all = [self.current, self.next, self.saved.map_or(NO_FRAME, |(_, frame)| frame)];
+        all.into_iter().filter(|&frame| frame != NO_FRAME)
+    }
 }
 
 /// A prompt and what was generated after it.
@@ -47,10 +80,17 @@ pub struct Sequence {
     /// Of each whole page of known tokens, a hash of it and all before it; with room for the longest that the sequence may
     /// become. It is brought up to date where it is needed: for those who wait and who are admitted.
     pub(super) chain: Vec<u64>,
-    /// Version of the prefix tree that was asked last, and the pages it had for this sequence.
-    pub(super) matched: (u64, usize),
-    /// Page tables, one for each layer group, with room for the longest that the sequence may become.
+    /// Version of the prefix tree that was asked last, the pages it had for this sequence, and how many of them can be used.
+    pub(super) matched: (u64, usize, usize),
+    /// Page tables, one for each layer group, with room for the longest that the sequence may become. What a group no longer
+    /// keeps is [`NO_FRAME`]; so is all of one that keeps a state.
     pub tables: Vec<Vec<Page>>,
+    /// What it has of the groups that keep a state, one for each layer group.
+    pub states: Vec<States>,
+    /// Lengths at which a state is saved while the prompt is computed, where there are such groups.
+    pub(super) checkpoints: [usize; 2],
+    /// Of each table, the pages that were given back in front: the same for all, by what each keeps.
+    pub(super) passed: usize,
     /// Deepest node of the prefix tree on its way, and how many pages lead there; attached while running.
     pub node: NodeId,
     /// Pages of the table that are in the prefix tree.
@@ -77,6 +117,7 @@ impl Sequence {
         logits_from: usize,
         rank: Rank,
         tables: Vec<Vec<Page>>,
+        states: Vec<States>,
         chain: Vec<u64>,
     ) -> Sequence {
         Sequence {
@@ -92,8 +133,11 @@ impl Sequence {
             scheduled: 0,
             served: 0,
             chain,
-            matched: (u64::MAX, 0),
+            matched: (u64::MAX, 0, 0),
             tables,
+            states,
+            checkpoints: [0; 2],
+            passed: 0,
             node: ROOT,
             tree_pages: 0,
             cached_tokens: None,
@@ -127,6 +171,33 @@ impl Sequence {
         &self.chain[..(self.hit_max() / page_tokens).min(self.chain.len())]
     }
 
+    /// Begins with `pages` pages of the prefix tree, which its tables have, and whose end has its states. The tree has the first
+    /// `present` of its pages, usable or not.
+    pub(super) fn begin(&mut self, pages: usize, present: usize, capacity: &Capacity) {
+        (self.tree_pages, self.passed) = (pages, 0);
+        self.computed = pages * capacity.page_tokens;
+        let mut keeps_state = false;
+        for ((table, states), group) in self.tables.iter_mut().zip(&mut self.states).zip(&capacity.groups) {
+            if group.keep == Keep::State {
+                keeps_state = true;
+                *states = States::default();
+                if let Some(last) = table.last_mut() {
+                    states.current = std::mem::replace(last, NO_FRAME);
+                }
+            }
+        }
+        // Where the tree goes on otherwise, and at the end of what is given: there others will begin. A pin wants its own end.
+        let end = if self.pin.is_some() { self.known() } else { self.known() - 1 };
+        let whole = end / capacity.page_tokens * capacity.page_tokens;
+        self.checkpoints = if keeps_state { [present * capacity.page_tokens, whole] } else { [0; 2] };
+    }
+
+    /// Tokens to the next length at which a state is saved.
+    pub(super) fn to_checkpoint(&self) -> usize {
+        let ahead = self.checkpoints.iter().filter_map(|&length| length.checked_sub(self.computed));
+        ahead.filter(|&tokens| tokens > 0).min().unwrap_or(usize::MAX)
+    }
+
     /// Whether it may have a row in a step.
     pub fn can_run(&self) -> bool {
         self.pending() > 0 && !self.paused && !self.finished && self.is_running()
@@ -150,7 +221,7 @@ impl Sequence {
             return Err(format!("{} tokens computed of {}", self.computed, self.tokens.len()));
         }
         for table in &self.tables {
-            // No page beyond the one the next token goes to.
+            // No page beyond the one the next token goes to. A group that keeps a state has a table, too, of nothing.
             if table.len() * page_tokens < self.computed || table.len() > self.tokens.len().div_ceil(page_tokens) {
                 let (computed, tokens) = (self.computed, self.tokens.len());
                 return Err(format!("{} pages for {computed} computed tokens of {tokens}", table.len()));

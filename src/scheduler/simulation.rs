@@ -2,7 +2,8 @@
 //!
 //! Random traffic over a few tiny pages: arrivals, priorities, pauses, cancels. The "keys and values" of a token are a
 //! hash of everything up to it, kept in frames as the real ones are, so that a page which holds anything but what its
-//! sequence believes is noticed at the step that reads it. In half of the worlds a step is scheduled before anybody knows what the
+//! sequence believes is noticed at the step that reads it. In half of the worlds some groups keep windows or states only, of
+//! which a step reads what a model would. In half of the worlds a step is scheduled before anybody knows what the
 //! last one sampled, as on a device that works while the host goes on. After every step the accounting is checked, and two rules of
 //! economy: nobody holds a page beyond its next token's, and nobody waits while unreferenced pages would do.
 //!
@@ -10,6 +11,7 @@
 //! the number of worlds.
 
 use super::*;
+use crate::cache::NO_FRAME;
 
 const STEPS: usize = 1000;
 /// One million steps; about ten seconds of one core.
@@ -72,6 +74,8 @@ struct Tally {
     preemptions: u64,
     evictions: u64,
     hits: u64,
+    /// Of those, where some group does not keep all.
+    hits_of_ends: u64,
     empty_plans: u64,
 }
 
@@ -92,6 +96,17 @@ struct World {
     tally: Tally,
 }
 
+/// A layer group with frames enough for one sequence.
+fn group(random: &mut Random, frames: usize, page_tokens: usize, mixed: bool) -> GroupCapacity {
+    let keep = match random.below(4) {
+        0 if mixed => Keep::Window(1 + random.below(12)),
+        1 if mixed => Keep::State,
+        _ => return GroupCapacity::all(frames),
+    };
+    let least = keep.pages_max(page_tokens) + 1;
+    GroupCapacity { frames: least + random.below(frames), keep }
+}
+
 impl World {
     fn new(seed: u64) -> World {
         let mut random = Random(seed);
@@ -99,13 +114,16 @@ impl World {
         (0..4).for_each(|_| _ = random.below(2));
         let page_tokens = 1 + random.below(4);
         let frames = 5 + random.below(14);
-        let groups = 1 + random.below(2);
+        let groups = 1 + random.below(3);
+        let mixed = random.chance(2);
+        let groups: Vec<GroupCapacity> = (0..groups).map(|_| group(&mut random, frames, page_tokens, mixed)).collect();
         let capacity = Capacity {
             running_max: 1 + random.below(8),
             waiting_max: 1 + random.below(12),
             step_tokens: 1 + random.below(24),
             page_tokens,
-            frames: vec![frames; groups],
+            pages_max: frames,
+            groups,
         };
         World {
             seed,
@@ -114,7 +132,7 @@ impl World {
             random,
             scheduler: Scheduler::new(capacity.clone()).expect("a few pages"),
             batch: Batch::default(),
-            stored: vec![vec![0; frames * page_tokens]; groups],
+            stored: capacity.groups.iter().map(|group| vec![0; group.frames * page_tokens]).collect(),
             live: Vec::new(),
             ahead: seed.is_multiple_of(2),
             air: Vec::new(),
@@ -158,7 +176,7 @@ impl World {
     }
 
     fn arrive(&mut self) {
-        let room = self.capacity.frames[0] * self.capacity.page_tokens;
+        let room = self.capacity.pages() * self.capacity.page_tokens;
         let len = 1 + self.random.below((room - 1).min(40));
         // Half of them begin alike.
         let alike = if self.random.chance(2) { 0 } else { self.random.below(len) };
@@ -204,6 +222,9 @@ impl World {
             assert!(!waits || computing, "{}: somebody waits and nobody knows for what", self.at());
             return;
         };
+        if self.capacity.groups.iter().any(|group| group.keep != Keep::All) {
+            return;
+        }
         let (matched, unused) = scheduler.tree.matched(&first.tokens, first.hit_max(), &scheduler.pools);
         let own = (first.tokens.len() + 1).div_ceil(self.capacity.page_tokens) - matched;
         // Those who run keep one page each to grow into.
@@ -227,7 +248,8 @@ impl World {
             assert!(chain.len() <= sequence.chain.capacity(), "{}: no room was reserved", self.at());
             let wanted = &chain[..(sequence.hit_max() / page_tokens).min(chain.len())];
             for guess in [0, matched / 2, matched, matched + 1, usize::MAX] {
-                assert_eq!(scheduler.tree.reach(wanted, guess), matched, "{}", self.at());
+                let present = scheduler.tree.reach(wanted, guess);
+                assert_eq!(scheduler.tree.usable(wanted, present), matched, "{}", self.at());
             }
             assert_eq!(scheduler.tree.unused(&wanted[..matched], &scheduler.pools), unused, "{}", self.at());
         }
@@ -248,13 +270,17 @@ impl World {
             let sequence = self.scheduler.get(live.handle).expect("live sequences exist");
             let row = self.batch.rows.iter().find(|r| r.sequence == live.handle);
             let end = row.map_or(sequence.computed + 1, |r| r.first + r.count);
-            for table in &sequence.tables {
-                assert!(
-                    table.len() <= end.div_ceil(self.capacity.page_tokens),
-                    "{}: {} pages for {end} tokens",
-                    self.at(),
-                    table.len()
-                );
+            for (table, group) in sequence.tables.iter().zip(&self.capacity.groups) {
+                let kept = table.iter().filter(|page| **page != NO_FRAME).count();
+                let pages = |tokens: usize| tokens.div_ceil(self.capacity.page_tokens);
+                // What it runs now, and what the next token needs of what is before it and known to the tree.
+                let new = pages(end) - sequence.tree_pages.min(pages(end));
+                let most = match group.keep {
+                    Keep::All => pages(end),
+                    Keep::Window(_) => group.keep.pages_max(self.capacity.page_tokens) + new,
+                    Keep::State => 0,
+                };
+                assert!(table.len() <= pages(end) && kept <= most, "{}: {table:?} for {end} tokens", self.at());
             }
         }
     }
@@ -286,12 +312,16 @@ impl World {
         table[position / page_tokens] as usize * page_tokens + position % page_tokens
     }
 
-    /// The forward pass: all rows write, then all rows read everything before them and themselves.
+    /// The forward pass: all rows write, then all rows read everything before them and themselves that they need.
     fn forward(&mut self) {
         let rows = self.batch.rows.clone();
         let wanted: Vec<Vec<u64>> = rows.iter().map(|r| hashes(&self.live[self.index_of(r.sequence)].tokens)).collect();
         for (row, hashes) in rows.iter().zip(&wanted) {
             for group in 0..self.stored.len() {
+                if self.capacity.groups[group].keep == Keep::State {
+                    self.advance(row, group, hashes);
+                    continue;
+                }
                 for (position, hash) in hashes.iter().enumerate().skip(row.first).take(row.count) {
                     let place = self.place(row, group, position);
                     self.stored[group][place] = *hash;
@@ -299,13 +329,33 @@ impl World {
             }
         }
         for (row, hashes) in rows.iter().zip(&wanted) {
-            for group in 0..self.stored.len() {
-                for (position, hash) in hashes[..row.first + row.count].iter().enumerate() {
-                    let found = self.stored[group][self.place(row, group, position)];
+            for (group, stored) in self.stored.iter().enumerate() {
+                let first = match self.capacity.groups[group].keep {
+                    Keep::All => 0,
+                    Keep::Window(window) => (row.first + 1).saturating_sub(window),
+                    Keep::State => continue,
+                };
+                for (position, hash) in hashes[..row.first + row.count].iter().enumerate().skip(first) {
+                    let found = stored[self.place(row, group, position)];
                     assert_eq!(found, *hash, "{}: position {position} of {row:?} holds something else", self.at());
                 }
             }
         }
+    }
+
+    /// A recurrence: reads one state and writes another, which nobody else has.
+    fn advance(&mut self, row: &Row, group: usize, hashes: &[u64]) {
+        let states = self.scheduler.get(row.sequence).expect("scheduled sequences exist").states[group];
+        let before = row.first.checked_sub(1).map_or(0, |last| hashes[last]);
+        let found = match states.current {
+            NO_FRAME => 0,
+            frame => self.stored[group][frame as usize],
+        };
+        assert_eq!(found, before, "{}: {row:?} begins with another state", self.at());
+        assert_ne!(states.next, states.current, "{}: a state is overwritten", self.at());
+        let owners = self.scheduler.sequences.iter().flat_map(|(_, s)| s.states[group].frames());
+        assert_eq!(owners.filter(|&f| f == states.next).count(), 1, "{}: a state is another's", self.at());
+        self.stored[group][states.next as usize] = hashes[row.first + row.count - 1];
     }
 
     fn commit(&mut self) {
@@ -407,11 +457,14 @@ impl World {
         assert!(self.batch.rows.is_empty(), "{}", self.at());
         self.check();
         let (used, cached, free) = self.scheduler.pages();
-        let frames = self.capacity.frames.iter().sum();
+        let frames = self.capacity.groups.iter().map(|group| group.frames).sum();
         assert_eq!((used, cached + free, self.scheduler.counts()), (0, frames, (0, 0, 0)), "{}", self.at());
         let counters = self.scheduler.counters();
         (self.tally.preemptions, self.tally.evictions) = (counters.preemptions, counters.evictions);
         self.tally.hits = counters.prefix_tokens_hit;
+        if self.capacity.groups.iter().any(|group| group.keep != Keep::All) {
+            self.tally.hits_of_ends = counters.prefix_tokens_hit;
+        }
         self.tally
     }
 }
@@ -427,6 +480,7 @@ impl Tally {
         self.preemptions += other.preemptions;
         self.evictions += other.evictions;
         self.hits += other.hits;
+        self.hits_of_ends += other.hits_of_ends;
         self.empty_plans += other.empty_plans;
     }
 }
@@ -452,6 +506,7 @@ fn a_world_of_integers_keeps_every_rule() {
     // How much happened is only shown when it was too little.
     let busy = [sum.refused, sum.cancelled, sum.cancelled_in_prefill, sum.paused, sum.preemptions, sum.evictions];
     assert!(busy.iter().all(|&n| n > count * 5), "{count} worlds of {STEPS} steps were too quiet: {sum:?}");
-    assert!(sum.finished > sum.submitted / 4 && sum.hits > sum.submitted, "{sum:?}");
+    assert!(sum.finished > sum.submitted / 4 && sum.hits > sum.submitted / 2, "{sum:?}");
+    assert!(sum.hits_of_ends > count * 20, "{sum:?}");
     assert!(sum.empty_plans < count * STEPS as u64 / 4, "{sum:?}");
 }

@@ -23,7 +23,14 @@ fn a_lone_request_runs_to_its_end_in_chunks() {
 }
 
 fn capacity(running_max: usize, step_tokens: usize, frames: usize) -> Capacity {
-    Capacity { running_max, waiting_max: 99, step_tokens, page_tokens: 4, frames: vec![frames] }
+    Capacity {
+        running_max,
+        waiting_max: 99,
+        step_tokens,
+        page_tokens: 4,
+        groups: vec![GroupCapacity::all(frames)],
+        pages_max: 0,
+    }
 }
 
 /// Runs until `handles` have each sampled one token; returns tokens computed.

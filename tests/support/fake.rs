@@ -1,6 +1,6 @@
 //! The scheduler at work for a model that computes nothing: every sequence gets a token a step.
 
-use astrai::scheduler::{Batch, Capacity, Scheduler, SequenceHandle};
+use astrai::scheduler::{Batch, Capacity, GroupCapacity, Scheduler, SequenceHandle};
 
 /// Scheduler, batch and a fake model's next token.
 pub struct Fake {
@@ -17,7 +17,8 @@ impl Fake {
             waiting_max: running,
             step_tokens: 8192,
             page_tokens: 16,
-            frames: vec![frames],
+            groups: vec![GroupCapacity::all(frames)],
+            pages_max: frames,
         };
         let scheduler = Scheduler::new(capacity).expect("the accounting fits into memory");
         let mut fake = Fake { scheduler, batch: Batch::default(), next: 0 };

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::{FinishReason, TraceGroup};
-use crate::scheduler::{Capacity, Scheduler};
+use crate::scheduler::{Capacity, GroupCapacity, Scheduler};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
@@ -148,7 +148,8 @@ impl World {
             waiting_max: 12,
             step_tokens: 1 + random.below(24),
             page_tokens,
-            frames: vec![frames; groups],
+            groups: vec![GroupCapacity::all(frames); groups],
+            pages_max: frames,
         };
         let detail = Some(DetailOptions { every: Duration::ZERO, tokens: true });
         let mut world = World {
@@ -174,7 +175,7 @@ impl World {
     }
 
     fn traffic(&mut self) {
-        let room = self.scheduler.capacity().frames[0] * self.page_tokens;
+        let room = self.scheduler.capacity().pages() * self.page_tokens;
         if self.random.below(2) == 0 {
             let len = 1 + self.random.below(room / 2);
             let alike = [0, len, self.random.below(len)][self.random.below(3)];
@@ -214,7 +215,7 @@ impl World {
                 let token = self.random.below(3) as u32;
                 self.scheduler.append(row.sequence, token).unwrap();
                 let len = self.scheduler.get(row.sequence).unwrap().tokens.len();
-                let room = self.scheduler.capacity().frames[0] * self.page_tokens;
+                let room = self.scheduler.capacity().pages() * self.page_tokens;
                 if len + 1 >= room || self.random.below(10) == 0 {
                     self.end(at, FinishReason::Length);
                 }

@@ -1,6 +1,6 @@
 //! Pins in the weightless simulation: the accounting after every step, and that every accepted request still finishes.
 
-use super::super::{Batch, Capacity};
+use super::super::{Batch, Capacity, GroupCapacity};
 use super::*;
 
 struct Random(u64);
@@ -13,7 +13,14 @@ impl Random {
 }
 
 fn scheduler(running_max: usize, frames: usize) -> Scheduler {
-    let capacity = Capacity { running_max, waiting_max: 99, step_tokens: 24, page_tokens: 4, frames: vec![frames; 2] };
+    let capacity = Capacity {
+        running_max,
+        waiting_max: 99,
+        step_tokens: 24,
+        page_tokens: 4,
+        groups: vec![GroupCapacity::all(frames); 2],
+        pages_max: 0,
+    };
     Scheduler::new(capacity).unwrap()
 }
 

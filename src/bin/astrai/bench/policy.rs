@@ -65,12 +65,19 @@ fn schedule_grouped() -> ScheduleFn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use astrai::scheduler::Capacity;
+    use astrai::scheduler::{Capacity, GroupCapacity};
 
     /// Forward passes and tokens generated until all of `lengths` are done.
     fn run_policy(policy: PolicyName, lengths: &[usize], slots: usize) -> (usize, usize) {
         let (running_max, waiting_max, step_tokens) = (slots, 99, 256);
-        let capacity = Capacity { running_max, waiting_max, step_tokens, page_tokens: 4, frames: vec![4000] };
+        let capacity = Capacity {
+            running_max,
+            waiting_max,
+            step_tokens,
+            page_tokens: 4,
+            groups: vec![GroupCapacity::all(4000)],
+            pages_max: 0,
+        };
         let mut scheduler = Scheduler::new(capacity).unwrap();
         let mut schedule_fn = policy.schedule_fn();
         let mut left = HashMap::new();

@@ -7,7 +7,7 @@ use super::random::Random;
 use super::result::{median, round};
 use crate::failure::{Failure, Outcome};
 use astrai::limits;
-use astrai::scheduler::{Batch, Capacity, Scheduler, SequenceHandle};
+use astrai::scheduler::{Batch, Capacity, GroupCapacity, Scheduler, SequenceHandle};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::Write;
@@ -51,7 +51,8 @@ fn forward_passes(plan: &Plan, policy: PolicyName) -> Outcome<u64> {
         step_tokens: limits::STEP_TOKENS_DEFAULT.max(plan.slots),
         page_tokens,
         // Nobody is ever short of pages.
-        frames: vec![(plan.slots + 1) * (longest + 1).div_ceil(page_tokens)],
+        groups: vec![GroupCapacity::all((plan.slots + 1) * (longest + 1).div_ceil(page_tokens))],
+        pages_max: 0,
     })?;
     let mut prompts = Random::new(plan.seed, PROMPTS);
     let mut left: HashMap<SequenceHandle, usize> = HashMap::new();

@@ -9,9 +9,11 @@
 //! that closing the engine frees the weights even if an identity is still alive. The source shares its bytes with the
 //! backend, so keeping it takes no additional memory.
 
+use super::layer_groups::keep_of;
 use super::api::{Info, Type};
 use super::memory_plan::LongestContext;
 use super::{closed, lock};
+use crate::cache::Keep;
 use crate::backend::{KvShape, NUMERICS_VERSION};
 use crate::error::{Error, Result, Status, Unit};
 use crate::model::architecture::Architecture;
@@ -60,8 +62,8 @@ pub(super) struct GroupShape {
 /// The memory layout of pages, and the limits on the tokens they hold.
 #[derive(Clone, Debug)]
 pub(super) struct PrefixLayout {
-    /// Bytes of one frame, for each layer group.
-    pub frame_bytes: Vec<usize>,
+    /// Bytes of one frame, for each layer group, and what the group keeps.
+    pub frames: Vec<(usize, Keep)>,
     pub page_tokens: usize,
     pub vocab: usize,
     pub context: usize,
@@ -70,9 +72,26 @@ pub(super) struct PrefixLayout {
 }
 
 impl PrefixLayout {
-    /// Bytes of one page over all layer groups; `None` on overflow.
-    pub fn page_bytes(&self) -> Option<usize> {
-        self.frame_bytes.iter().try_fold(0usize, |sum, &bytes| sum.checked_add(bytes))
+    /// The frames that are kept of one page of a prefix of `pages` pages: the group and the bytes of each.
+    pub fn kept(&self, page: usize, pages: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let first = move |keep: Keep| keep.first_needed(pages * self.page_tokens, self.page_tokens);
+        let kept = self.frames.iter().enumerate().filter(move |(_, (_, keep))| page >= first(*keep));
+        kept.map(|(group, &(bytes, _))| (group, bytes))
+    }
+
+    /// Bytes of one page of a prefix of `pages` pages; `None` on overflow.
+    pub fn page_bytes(&self, page: usize, pages: usize) -> Option<usize> {
+        self.kept(page, pages).try_fold(0usize, |sum, (_, bytes)| sum.checked_add(bytes))
+    }
+
+    /// Bytes of all of them; `None` on overflow.
+    pub fn bytes(&self, pages: usize) -> Option<u64> {
+        let tokens = pages.checked_mul(self.page_tokens)?;
+        let of_group = |&(bytes, keep): &(usize, Keep)| {
+            let kept = pages - keep.first_needed(tokens, self.page_tokens).min(pages);
+            (bytes as u64).checked_mul(kept as u64)
+        };
+        self.frames.iter().map(of_group).try_fold(0u64, |sum, bytes| sum.checked_add(bytes?))
     }
 }
 
@@ -104,8 +123,9 @@ impl Identity {
         longest: LongestContext,
     ) -> Result<Identity> {
         let overflow = || Error::format("config.json describes KV pages larger than this machine can address");
-        let frame_bytes =
-            shapes.iter().map(|s| s.frame_bytes().ok_or_else(overflow)).collect::<Result<Vec<usize>>>()?;
+        let frames = shapes.iter().zip(architecture.groups());
+        let frames = frames.map(|(s, group)| Ok((s.frame_bytes().ok_or_else(overflow)?, keep_of(&group))));
+        let frames = frames.collect::<Result<Vec<(usize, Keep)>>>()?;
         let first = shapes.first().ok_or_else(|| Error::format("config.json describes a model without layers"))?;
         let tokenizer = source.tokenizer_json()?;
         let group = |s: &KvShape| GroupShape {
@@ -132,7 +152,7 @@ impl Identity {
             tokens: 0,
         };
         let (vocab, context) = (info.vocab_size as usize, info.context_length as usize);
-        let layout = PrefixLayout { frame_bytes, page_tokens: first.page_tokens, vocab, context, longest };
+        let layout = PrefixLayout { frames, page_tokens: first.page_tokens, vocab, context, longest };
         let weights = Weights { source: Arc::downgrade(source), hash: Mutex::new(None) };
         Ok(Identity { layout, known, weights })
     }

@@ -9,6 +9,7 @@ use crate::backend::{Backend, KvShape};
 use crate::error::{Result, reserved};
 use crate::model::Model;
 use crate::model::loader::{self, Making};
+use crate::model::architecture::LayerGroup;
 use crate::model::sizes;
 use crate::model::weights::Weights;
 use crate::model::weights_cache::WeightsCache;
@@ -50,16 +51,19 @@ pub(super) fn load(
     let Load { described, sizing, source, keep, .. } = load;
     let source = keep.then_some(source);
     let architecture = described.architecture.clone();
+    let capacities: Vec<GroupCapacity> = sizing.groups.capacities(sizing.frames).collect();
     let groups = architecture.groups();
-    let shapes: Vec<KvShape> =
-        groups.iter().map(|g| g.shape(sizing.frames, sizing.page_tokens, sizing.choice.kv)).collect();
+    let of_group = |(group, capacity): (&LayerGroup, &GroupCapacity)| {
+        group.shape(capacity.frames, sizing.page_tokens, sizing.choice.kv)
+    };
+    let shapes: Vec<KvShape> = groups.iter().zip(&capacities).map(of_group).collect();
     let model = Model::new(architecture, weights, &shapes, &sizing.step, &mut *backend)?;
     let scheduler = Scheduler::new(Capacity {
         running_max: sizing.running_max,
         waiting_max: sizing.waiting_max,
         step_tokens: sizing.step_tokens,
         page_tokens: sizing.page_tokens,
-        groups: vec![GroupCapacity::all(sizing.frames); shapes.len()],
+        groups: capacities,
         pages_max: sizing.frames,
     })?;
     let (rows, vocab) = (sizing.step.sequences, model.vocab());

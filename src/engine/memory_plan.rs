@@ -5,11 +5,11 @@
 //! for each page and for each token of a step, and for each request a page table of the length it may reach, of which the
 //! system commits only the part that is written.
 
+use super::layer_groups::{GroupSizes, too_large};
 use super::api::*;
 use super::describe::Described;
 use super::device::{self, DeviceChoice, Failure};
 use crate::constrain::TokenTrie;
-use crate::dtype::DType;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
 use crate::model::architecture::Architecture;
@@ -112,12 +112,12 @@ pub(super) struct Sizing {
     pub logits_rows: usize,
     /// Bounds of a step. Its `context` is the requested one, before it is reduced to what the KV pages hold.
     pub step: StepLimits,
-    /// Page frames of each layer group.
+    /// Page frames of each layer group that keeps all pages.
     pub frames: usize,
     /// The device that holds all of this.
     pub choice: DeviceChoice,
-    /// Bytes of one page, in all layer groups.
-    page_bytes: u64,
+    /// The layer groups.
+    pub groups: GroupSizes,
     workspace_bytes: u64,
     constraint_bytes: u64,
     /// The device has memory of its own, apart from the machine's.
@@ -159,9 +159,9 @@ impl Sizing {
             page_tokens,
             frames: 0,
         };
-        let page_bytes = page_bytes(a, page_tokens, choice.kv)?;
+        let groups = GroupSizes::of(a, page_tokens, choice.kv, running_max, step_tokens)?;
         let scratch = choice.device.scratch_bytes(&Model::max_batch_shape(a, &step));
-        let spare = page_bytes.saturating_mul(profile.spare_frames);
+        let spare = groups.page_bytes()?.saturating_mul(profile.spare_frames);
         let mut sizing = Sizing {
             running_max,
             waiting_max: or(o.max_waiting, limits::WAITING_DEFAULT),
@@ -172,7 +172,7 @@ impl Sizing {
             logits_rows,
             step,
             frames: 0,
-            page_bytes,
+            groups,
             workspace_bytes: Model::workspace_bytes(a, &step).saturating_add(scratch).saturating_add(spare),
             budget: (o.memory_budget > 0).then_some(o.memory_budget),
             touch_kv: o.touch_kv,
@@ -184,7 +184,7 @@ impl Sizing {
         sizing.frames = sizing.choose_frames(asked)?;
         sizing.step.frames = sizing.frames;
         sizing.context = sizing.context.min(sizing.frames * page_tokens);
-        let memory = usize::try_from(sizing.affordable_frames()).unwrap_or(usize::MAX).saturating_mul(page_tokens);
+        let memory = sizing.affordable_frames(limits::PAGES_MAX).saturating_mul(page_tokens);
         sizing.longest = LongestContext { model: a.context_max, memory: memory.max(sizing.context) };
         Ok(sizing)
     }
@@ -194,9 +194,9 @@ impl Sizing {
         self.choice.free.as_ref().map(|free| free.bytes)
     }
 
-    /// Page frames that fit into the memory available for KV pages: what weights and workspace leave of the budget, or
-    /// without a budget of the free memory, but then at most a fixed share of it.
-    fn affordable_frames(&self) -> u64 {
+    /// Page frames, up to `wanted`, that fit into the memory available for KV pages: what weights and workspace leave of the
+    /// budget, or without a budget of the free memory, but then at most a fixed share of it.
+    fn affordable_frames(&self, wanted: usize) -> usize {
         let kv_bytes = match self.budget {
             Some(budget) => budget.saturating_sub(self.choice.weights.used()).saturating_sub(self.other_bytes()),
             None => self.free().map_or(KV_BYTES_FALLBACK, |free| {
@@ -205,20 +205,19 @@ impl Sizing {
                 left.min(free / FREE_MEMORY_SHARE)
             }),
         };
-        kv_bytes / self.page_bytes.max(1)
+        self.groups.affordable(kv_bytes, wanted)
     }
 
     /// Page frames of each layer group: as many as memory allows, up to a full context for every slot, but at least
     /// enough for one sequence of `asked` tokens, and at least one.
     fn choose_frames(&self, asked: usize) -> Result<usize> {
-        let wanted = (self.running_max as u64).saturating_mul(self.context.div_ceil(self.page_tokens) as u64);
-        let frames = wanted.min(self.affordable_frames()).min(limits::PAGES_MAX as u64);
-        let frames = frames.max(asked.div_ceil(self.page_tokens).max(1) as u64);
-        frames.checked_mul(self.page_bytes).and_then(|_| usize::try_from(frames).ok()).ok_or_else(too_large)
+        let wanted = self.running_max.saturating_mul(self.context.div_ceil(self.page_tokens)).min(limits::PAGES_MAX);
+        let frames = self.affordable_frames(wanted).max(asked.div_ceil(self.page_tokens).max(1));
+        self.groups.bytes(frames).map(|_| frames).ok_or_else(too_large)
     }
 
     fn kv_bytes(&self) -> u64 {
-        self.frames as u64 * self.page_bytes
+        self.groups.bytes(self.frames).unwrap_or(u64::MAX)
     }
 
     /// What is neither weights nor KV pages, of the memory that the plan is about.
@@ -244,7 +243,7 @@ impl Sizing {
             total_bytes: self.total_bytes(),
             available_bytes: available.unwrap_or(0),
             kv_tokens: self.frames as u64 * self.page_tokens as u64,
-            kv_bytes_per_token: self.page_bytes / self.page_tokens as u64,
+            kv_bytes_per_token: self.kv_bytes() / (self.frames as u64 * self.page_tokens as u64).max(1),
             constraint_bytes: self.constraint_bytes,
         }
     }
@@ -314,20 +313,6 @@ impl Sizing {
     }
 }
 
-/// Bytes of one page, in all layer groups.
-fn page_bytes(a: &Architecture, page_tokens: usize, kv: DType) -> Result<u64> {
-    let mut bytes = 0u64;
-    for group in a.groups() {
-        let frame = group.shape(1, page_tokens, kv).frame_bytes().ok_or_else(too_large)?;
-        bytes = bytes.checked_add(frame as u64).ok_or_else(too_large)?;
-    }
-    Ok(bytes)
-}
-
-fn too_large() -> Error {
-    Error::format("config.json describes KV pages larger than this machine can address")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,7 +352,7 @@ mod tests {
                 assert!(plan.fits, "{}: {plan:?}", dir.display());
                 let parts = [plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.constraint_bytes];
                 assert_eq!(plan.total_bytes, parts.iter().sum::<u64>());
-                assert_eq!(plan.kv_bytes, plan.kv_tokens * plan.kv_bytes_per_token);
+                assert_eq!(plan.kv_bytes / plan.kv_tokens, plan.kv_bytes_per_token);
                 let opened = open::open(|o| open::Source::path(&dir, o), &mut options, &mut |_, _| {}).unwrap();
                 let tree =
                     if opened.trie.is_some() { TokenTrie::kept_bytes(opened.info.vocab_size as usize) } else { 0 };
@@ -381,9 +366,8 @@ mod tests {
                 let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());
-                let groups = runner.model.group_count() as u64;
-                let pages = runner.scheduler.pages().2 as u64;
-                assert_eq!(pages * runner.page_tokens as u64, plan.kv_tokens * groups);
+                let pages = runner.scheduler.capacity().pages() as u64;
+                assert_eq!(pages * runner.page_tokens as u64, plan.kv_tokens);
             }
         }
     }

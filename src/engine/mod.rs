@@ -19,7 +19,7 @@
 //! | [`hold`], [`nul`], [`trace`], [`constraint`], [`event`], [`prior_answer`], [`api`], [`sink`] | what callers give and get |
 //! | [`callback`], [`errors`], [`host_thread`] | calls of host code, and work on its threads |
 //! | [`answer`], [`delivery`] | the way of events to their readers, and the parts of an answer |
-//! | [`duty`], [`describe`], [`device`], [`memory_plan`], [`honour`], [`identity`] | what options make of a model: its device, its sizes, its name |
+//! | [`duty`], [`describe`], [`device`], [`layer_groups`], [`memory_plan`], [`honour`], [`identity`] | what options make of a model: its device, its sizes, its name |
 //! | [`admission_limits`], [`answer_grammars`], [`breakers`], [`guide`], [`host_logits`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
 //! | [`begin`], [`parts`], [`templates`], [`prompt`], [`answer_rules`] | from a prompt to token ids, and what its answer may be |
@@ -59,6 +59,7 @@ mod honour;
 mod host_logits;
 mod host_thread;
 mod identity;
+mod layer_groups;
 mod load;
 mod mailbox;
 mod memory_plan;

@@ -2,7 +2,7 @@
 
 use super::stats::Counters;
 use crate::backend::{Backend, FROM_LAST_STEP};
-use crate::cache::SequenceHandle;
+use crate::cache::{Keep, NO_FRAME, SequenceHandle};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sampling::{AllowedTokens, SamplingKind, SamplingOutput};
@@ -75,12 +75,16 @@ impl ModelRunner {
             }
             step.positions.extend(row.first as u32..end as u32);
             step.sequences.extend(std::iter::repeat_n(index as u32, row.count));
-            for (tables, table) in step.tables.iter_mut().zip(&sequence.tables) {
+            for (group, (tables, table)) in step.tables.iter_mut().zip(&sequence.tables).enumerate() {
                 tables.starts.push(tables.pages.len() as u32);
                 let table = &table[..end.div_ceil(self.page_tokens)];
                 let refused = |_| Error::memory("the page tables of a step", table.len() as u64 * 4);
                 tables.pages.try_reserve(table.len()).map_err(refused)?;
-                tables.pages.extend_from_slice(table);
+                match self.scheduler.capacity().groups[group].keep {
+                    Keep::All => tables.pages.extend_from_slice(table),
+                    // A page that was let go is beyond the window of every row; whatever is named here is not read.
+                    _ => tables.pages.extend(table.iter().map(|&page| if page == NO_FRAME { 0 } else { page })),
+                }
             }
         }
         Ok(refilled)

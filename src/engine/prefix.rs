@@ -74,7 +74,7 @@ impl Prefix {
         files::replace(path, |file| {
             let mut writer = Writer::begin(file, &shown, description, &tokens)?;
             let pages = tokens.len() / self.identity.layout.page_tokens;
-            self.pieces(0..pages, |piece| {
+            self.pieces(0..pages, pages, |piece| {
                 let bytes = ask(&self.shared, |answer| PrefixCommand::Read(piece, answer))?;
                 writer.data(&bytes)?;
                 Ok(bytes)
@@ -90,18 +90,26 @@ impl Prefix {
         self.shared.mailbox.send_anyway(Command::Prefix(PrefixCommand::Free(self.id)));
     }
 
-    /// Splits `pages` into pieces and calls `copy` with each in order; `copy` returns the buffer for reuse.
-    fn pieces(&self, pages: std::ops::Range<usize>, mut copy: impl FnMut(Piece) -> Result<Vec<u8>>) -> Result<()> {
-        let page_bytes = self.identity.layout.page_bytes().unwrap_or(0).max(1);
-        let most = (limits::PREFIX_PIECE_BYTES / page_bytes).max(1);
-        let mut bytes = Vec::new();
-        for first_page in pages.clone().step_by(most) {
-            let wanted = most.min(pages.end - first_page) * page_bytes;
+    /// Splits some of the `all` pages into pieces and calls `copy` with each in order; `copy` returns the buffer for reuse.
+    fn pieces(
+        &self,
+        pages: std::ops::Range<usize>,
+        all: usize,
+        mut copy: impl FnMut(Piece) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let (mut first_page, mut bytes) = (pages.start, Vec::new());
+        while first_page < pages.end {
+            let (mut end, mut wanted) = (first_page, 0usize);
+            while end < pages.end && (end == first_page || wanted < limits::PREFIX_PIECE_BYTES) {
+                wanted = wanted.saturating_add(self.identity.layout.page_bytes(end, all).unwrap_or(usize::MAX));
+                end += 1;
+            }
             if bytes.len() < wanted {
                 bytes = buffer(wanted)?;
             }
             bytes.truncate(wanted);
-            bytes = copy(Piece { id: self.id, first_page, bytes, identity: self.identity.clone() })?;
+            bytes = copy(Piece { id: self.id, first_page, pages: all, bytes, identity: self.identity.clone() })?;
+            first_page = end;
         }
         Ok(())
     }
@@ -109,12 +117,12 @@ impl Prefix {
     /// Writes the pages from index `there` on from a file; the pin shares the ones before from the prefix cache.
     fn fill(&self, reader: &mut Reader, there: usize) -> Result<()> {
         let pages = reader.tokens.len() / self.identity.layout.page_tokens;
-        self.pieces(0..there.min(pages), |mut piece| {
+        self.pieces(0..there.min(pages), pages, |mut piece| {
             // The prefix cache has these pages with the same bits; they are read from the file for the checksum only.
             reader.data(&mut piece.bytes)?;
             Ok(piece.bytes)
         })?;
-        self.pieces(there.min(pages)..pages, |mut piece| {
+        self.pieces(there.min(pages)..pages, pages, |mut piece| {
             reader.data(&mut piece.bytes)?;
             ask(&self.shared, |answer| PrefixCommand::Write(piece, answer))
         })?;

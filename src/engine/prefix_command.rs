@@ -34,6 +34,8 @@ impl PrefixCommand {
 pub(super) struct Piece {
     pub id: u64,
     pub first_page: usize,
+    /// Pages of the whole pin.
+    pub pages: usize,
     pub bytes: Vec<u8>,
     pub identity: Arc<Identity>,
 }

@@ -8,7 +8,7 @@
 //! | … | the description: a JSON object, [`super::identity::Description`] |
 //! | 8 | XXH3-64 of all bytes before |
 //! | 4 × tokens | token ids |
-//! | … | for each page, its frame in each layer group, in the format of [`crate::backend::Cache::read_page`] |
+//! | … | for each page, its frame in each layer group, in the format of [`crate::backend::Cache::read_page`]; of a group that does not keep all, only what the end needs |
 //! | 8 | XXH3-64 of tokens and pages, seeded with the first checksum |
 //!
 //! Later versions must keep the first three fields and the first checksum, so that an older library can tell a newer
@@ -252,10 +252,10 @@ fn checked_len(d: &Description, identity: &Identity, data_start: u64, len: u64, 
         let error = Error::new(Status::Context, message).about(shown);
         return Err(error.numbers(Unit::Tokens, d.tokens, identity.layout.context as u64));
     }
-    let page_bytes =
-        identity.layout.page_bytes().and_then(|b| b.checked_add(identity.layout.page_tokens * 4)).map(|b| b as u64);
-    let wanted = page_bytes
-        .and_then(|bytes| bytes.checked_mul(d.tokens / page_tokens))
+    let pages = usize::try_from(d.tokens / page_tokens).ok();
+    let wanted = pages
+        .and_then(|pages| identity.layout.bytes(pages))
+        .and_then(|bytes| bytes.checked_add(d.tokens.checked_mul(4)?))
         .and_then(|bytes| bytes.checked_add(data_start + SUM_BYTES as u64));
     match wanted {
         Some(wanted) if wanted == len => Ok(d.tokens as usize),

@@ -3,7 +3,7 @@
 use super::prefix_command::{Held, Piece, State, freed};
 use super::{LogLevel, ModelRunner, PrefixCommand, Shared};
 use crate::backend::{Backend, KvPages};
-use crate::cache::SequenceHandle;
+use crate::cache::{NO_FRAME, SequenceHandle};
 use crate::error::{Error, Result, Status, copied};
 use std::collections::VecDeque;
 
@@ -128,14 +128,17 @@ impl Prefixes {
     ) -> Result<Vec<u8>> {
         let pin = self.pin(piece.id).ok_or_else(freed)?;
         let layout = &piece.identity.layout;
-        let page_bytes = layout.page_bytes().filter(|&b| b > 0).ok_or_else(|| Error::internal("empty pages"))?;
-        for (page, bytes) in (piece.first_page..).zip(piece.bytes.chunks_exact_mut(page_bytes)) {
-            let mut rest = bytes;
-            for (group, &frame_bytes) in layout.frame_bytes.iter().enumerate() {
-                let (part, more) = rest.split_at_mut(frame_bytes);
+        let (mut rest, all) = (piece.bytes.as_mut_slice(), piece.pages);
+        for page in piece.first_page..all {
+            if rest.is_empty() {
+                break;
+            }
+            for (group, frame_bytes) in layout.kept(page, all) {
+                let short = || Error::internal("a piece ends within a page");
+                let (part, more) = std::mem::take(&mut rest).split_at_mut_checked(frame_bytes).ok_or_else(short)?;
                 rest = more;
                 let pinned = runner.scheduler.pinned(pin).ok_or_else(freed)?;
-                let frame = *pinned.frames(group).get(page).ok_or_else(gave_way)?;
+                let frame = pinned.frames(group).get(page).copied().filter(|&f| f != NO_FRAME).ok_or_else(gave_way)?;
                 let pages = runner.model.pages(group).ok_or_else(|| Error::internal("no such layer group"))?;
                 copy(&mut *runner.backend, pages, frame, part)?;
             }

@@ -360,8 +360,7 @@ pub struct ExpertNames {
     pub down: &'static str,
 }
 
-/// Layers whose pages have one shape and one lifetime. Every kind of cache is a group of its own; full attention is the
-/// only kind that exists so far, windows included (they read fewer keys of the same pages).
+/// Layers whose pages have one shape and one lifetime. Every kind of cache is a group of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerGroup {
     /// Layers of the group, ascending.
@@ -372,6 +371,8 @@ pub struct LayerGroup {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
+    /// Keys that a query sees; pages beyond them are let go. `None` = all are kept.
+    pub window: Option<u32>,
 }
 
 impl LayerGroup {
@@ -400,10 +401,13 @@ impl Architecture {
     pub fn groups(&self) -> Vec<LayerGroup> {
         let mut groups: Vec<LayerGroup> = Vec::new();
         for (index, a) in self.attentions() {
-            let (kv_heads, k_dim, v_dim) = (a.kv_heads, a.head_dim, a.head_dim);
-            match groups.iter_mut().find(|g| (g.kv_heads, g.k_dim, g.v_dim) == (kv_heads, k_dim, v_dim)) {
+            // A window that no context exceeds lets nothing go.
+            let window = a.window.filter(|&window| (window as usize) < self.context_max);
+            let own = LayerGroup { layers: vec![index], kv_heads: a.kv_heads, k_dim: a.head_dim, v_dim: a.head_dim, window };
+            let shape = |g: &LayerGroup| (g.kv_heads, g.k_dim, g.v_dim, g.window);
+            match groups.iter_mut().find(|g| shape(g) == shape(&own)) {
                 Some(group) => group.layers.push(index),
-                None => groups.push(LayerGroup { layers: vec![index], kv_heads, k_dim, v_dim }),
+                None => groups.push(own),
             }
         }
         groups

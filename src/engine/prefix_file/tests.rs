@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::backend::NUMERICS_VERSION;
+use crate::cache::Keep;
 use crate::engine::identity::{GroupShape, PrefixLayout, hex};
 use std::io::Write;
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ fn by_hand(description: Description) -> Identity {
     Identity::by_hand(
         description,
         PrefixLayout {
-            frame_bytes: FRAMES.to_vec(),
+            frames: FRAMES.map(|bytes| (bytes, Keep::All)).to_vec(),
             page_tokens: PAGE,
             vocab: 50,
             context: 64,

@@ -1,0 +1,116 @@
+//! What each layer group of a model keeps, and how many page frames it gets.
+//!
+//! A group that keeps all pages has as many frames as memory allows. One that keeps a window has what the running sequences hold
+//! at a time and a step adds, and as much again for the ends of what the prefix cache has: more would never be used.
+
+use crate::cache::Keep;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::model::Architecture;
+use crate::model::architecture::LayerGroup;
+use crate::scheduler::GroupCapacity;
+
+/// What a group keeps.
+pub(super) fn keep_of(group: &LayerGroup) -> Keep {
+    group.window.map_or(Keep::All, |window| Keep::Window(window as usize))
+}
+
+/// A layer group in a memory plan.
+#[derive(Clone, Copy, Debug)]
+struct GroupSize {
+    keep: Keep,
+    frame_bytes: u64,
+    /// The most frames that it can use.
+    frames_max: usize,
+}
+
+/// The layer groups in a memory plan.
+#[derive(Clone, Debug)]
+pub(super) struct GroupSizes(Vec<GroupSize>);
+
+impl GroupSizes {
+    /// Those of a model. A step has `step_tokens` tokens of at most `running_max` sequences.
+    ///
+    /// # Errors
+    /// `Format` when a page is larger than can be addressed.
+    pub fn of(
+        a: &Architecture,
+        page_tokens: usize,
+        kv: DType,
+        running_max: usize,
+        step_tokens: usize,
+    ) -> Result<GroupSizes> {
+        let size = |group: &LayerGroup| {
+            let frame_bytes = group.shape(1, page_tokens, kv).frame_bytes().ok_or_else(too_large)? as u64;
+            let keep = keep_of(group);
+            let frames_max = match keep {
+                Keep::All => usize::MAX,
+                keep => {
+                    let held = running_max.saturating_mul(keep.pages_max(page_tokens));
+                    held.saturating_mul(2).saturating_add(step_tokens.div_ceil(page_tokens) + running_max)
+                }
+            };
+            Ok(GroupSize { keep, frame_bytes, frames_max })
+        };
+        a.groups().iter().map(size).collect::<Result<_>>().map(GroupSizes)
+    }
+
+    /// Bytes of a page in all groups.
+    ///
+    /// # Errors
+    /// `Format` when it is larger than can be addressed.
+    pub fn page_bytes(&self) -> Result<u64> {
+        let sum = |sum: u64, group: &GroupSize| sum.checked_add(group.frame_bytes);
+        self.0.iter().try_fold(0, sum).ok_or_else(too_large)
+    }
+
+    /// What the groups may use when those that keep all have `frames` frames.
+    pub fn capacities(&self, frames: usize) -> impl Iterator<Item = GroupCapacity> + '_ {
+        self.0.iter().map(move |group| GroupCapacity { frames: frames.min(group.frames_max), keep: group.keep })
+    }
+
+    /// Bytes of all frames then; `None` for more than can be addressed.
+    pub fn bytes(&self, frames: usize) -> Option<u64> {
+        let each = self.0.iter().zip(self.capacities(frames));
+        each.map(|(group, capacity)| group.frame_bytes.checked_mul(capacity.frames as u64))
+            .try_fold(0u64, |sum, bytes| sum.checked_add(bytes?))
+    }
+
+    /// The most frames, up to `wanted`, that so many bytes hold.
+    pub fn affordable(&self, bytes: u64, wanted: usize) -> usize {
+        let fits = |frames: usize| self.bytes(frames).is_some_and(|taken| taken <= bytes);
+        if fits(wanted) {
+            return wanted;
+        }
+        // `there` frames fit, `beyond` do not.
+        let (mut there, mut beyond) = (0, wanted);
+        while beyond - there > 1 {
+            let middle = there + (beyond - there) / 2;
+            if fits(middle) { there = middle } else { beyond = middle }
+        }
+        there
+    }
+}
+
+pub(super) fn too_large() -> Error {
+    Error::format("config.json describes KV pages larger than this machine can address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_memory_holds_is_found_to_the_frame() {
+        let size = |keep, frame_bytes, frames_max| GroupSize { keep, frame_bytes, frames_max };
+        let groups = GroupSizes(vec![size(Keep::All, 10, usize::MAX), size(Keep::Window(8), 100, 7)]);
+        for wanted in [1, 6, 7, 8, 50] {
+            for bytes in 0..1500 {
+                let most = (0..=wanted).rev().find(|&f| f as u64 * 10 + f.min(7) as u64 * 100 <= bytes).unwrap();
+                assert_eq!(groups.affordable(bytes, wanted), most, "{bytes} bytes, {wanted} wanted");
+            }
+        }
+        let windows = GroupSizes(vec![size(Keep::Window(8), 100, 7)]);
+        assert_eq!((windows.affordable(700, 9999), windows.affordable(699, 9999)), (9999, 6));
+    }
+}

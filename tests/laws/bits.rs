@@ -115,7 +115,10 @@ pub fn are_as_ever(models: &[PathBuf]) {
                 let key = format!("{model} {} weights={weights:?} kv={kv:?} compute={compute:?}", name(target));
                 let now = bits(dir, target, format);
                 let before = known.insert(key.clone(), now.clone());
-                if before.as_ref() != Some(&now) {
+                if before.is_none() && matches!(target, Target::Cpu(CpuTier::Amx | CpuTier::Neon)) {
+                    // Few machines have these: what is new is not known of them before it is blessed on one.
+                    println!("{key}: {now}, nothing before");
+                } else if before.as_ref() != Some(&now) {
                     wrong.push(format!("{key}: {} now, {} before", now, before.as_deref().unwrap_or("nothing")));
                 }
             }

@@ -19,13 +19,41 @@ pub fn fixture(name: &str) -> PathBuf {
     root().join("tests/fixtures/parity").join(name)
 }
 
-/// All of them: every family, with every option its config has.
+/// One of each kind: together they have every operation and every option. The others differ from these by names and numbers, and
+/// are compared with their reference alone.
+const KINDS: [&str; 27] = [
+    "astrai_full",
+    "astrai_gqa",
+    "astrai_mla",
+    "astrai_mla_norm",
+    "astrai_moe",
+    "cohere2",
+    "gemma2",
+    "gemma3_text",
+    "glm4_moe",
+    "granitemoe",
+    "llama",
+    "llama_bias",
+    "llama_f16",
+    "llama_sharded",
+    "ministral3",
+    "mistral",
+    "mixtral",
+    "nemotron",
+    "olmo3",
+    "phi3_long",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_moe_mixed",
+    "smollm3",
+    "stablelm",
+];
+
+/// One of them of each kind.
 pub fn fixtures() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap().path());
-    let mut dirs: Vec<PathBuf> = entries.filter(|p| p.join("config.json").is_file()).collect();
-    dirs.sort();
-    assert!(dirs.len() >= 15, "only {} fixtures", dirs.len());
-    dirs
+    KINDS.iter().map(|name| fixture(name)).collect()
 }
 
 /// Copies a model's files, to be changed.

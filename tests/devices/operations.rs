@@ -10,7 +10,7 @@ use astrai::backend::device::{Device, DeviceOptions, ProbedDevice, probe};
 use astrai::backend::*;
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
-use astrai::sampling::{AllowedTokens, SamplingOutput, SamplingRequest};
+use astrai::sampling::{AllowedTokens, SamplingKind, SamplingOutput, SamplingRequest};
 
 const VOCAB: usize = 9;
 const HIDDEN: usize = 40;
@@ -185,8 +185,11 @@ impl Bench {
             (name, values.chunks(width).map(<[f32]>::to_vec).collect())
         };
         let mut outcomes: Vec<Outcome> = places.into_iter().map(&mut read).collect();
-        let sampled = sampled.tokens.iter().zip(&sampled.logprobs).take(rows.len());
-        outcomes.push(("sample".into(), sampled.map(|(&token, &logprob)| vec![token as f32, logprob]).collect()));
+        let sampled = rows.iter().zip(sampled.tokens.iter().zip(&sampled.logprobs));
+        let token_or_logprob = |(row, (&token, &logprob)): (&usize, (&u32, &f32))| {
+            vec![if row.is_multiple_of(2) { token as f32 } else { logprob }]
+        };
+        outcomes.push(("sample".into(), sampled.map(token_or_logprob).collect()));
         outcomes
     }
 
@@ -210,14 +213,17 @@ impl Bench {
             tables.starts.push(tables.pages.len() as u32);
             tables.pages.extend(sequence * each..(sequence + 1) * each);
         }
+        // Some rows need their largest logit alone, others all of them.
         let greedy = SamplingRequest {
+            kind: SamplingKind::Sample,
             temperature: 0.0,
             top_p: 1.0,
             repetition_penalty: 1.0,
-            logprobs: 0,
-            ..Default::default()
+            logprobs: -1,
+            ..SamplingRequest::default()
         };
-        step.sampling.rows.extend(rows.iter().map(|_| greedy));
+        let given = SamplingRequest { kind: SamplingKind::Given, given: 2, logprobs: 0, ..greedy };
+        step.sampling.rows.extend(rows.iter().map(|row| if row.is_multiple_of(2) { greedy } else { given }));
     }
 
     /// Embedding and norms; returns the hidden states and normed ones, neither of which anything writes afterwards.

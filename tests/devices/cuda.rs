@@ -61,6 +61,12 @@ fn operations_agree_with_the_reference() {
 }
 
 #[test]
+fn heads_of_all_widths_that_there_are() {
+    let Some(_gpu) = cuda_driver::any_gpu() else { return };
+    operations::heads_of_all_widths_that_there_are();
+}
+
+#[test]
 fn recorded_operations_compute_the_same() {
     let Some(driver) = cuda_driver::begin() else { return };
     operations::recorded_operations_compute_the_same(&driver);

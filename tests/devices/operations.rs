@@ -238,6 +238,11 @@ impl Bench {
         // In place.
         self.b.embed(table, 1.0, bare);
         self.b.norm(bare, &norm(None, None, false), HIDDEN, rows, bare);
+        // Heads as rows of their own.
+        let short = self.tensor();
+        self.b.embed(table, 1.0, short);
+        self.b.norm(short, &norm(None, None, false), HIDDEN / 8, 8 * rows, short);
+        places.push(("norm of heads".into(), short, HIDDEN));
         for (name, tensor) in
             [("embed", x), ("layer norm", y), ("without bias", centred), ("rms norm", rms), ("bare norm", bare)]
         {

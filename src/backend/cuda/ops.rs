@@ -172,8 +172,10 @@ impl Operations for CudaBackend {
         }
         let (from, to) = (self.place(x, rows * width), self.place(out, rows * width));
         self.wrote(out);
-        // The result is the input of products.
-        let rounded = if self.options.compute == Compute::Bf16 { self.round_into(out, rows, width) } else { 0 };
+        // The result is the input of products, but for norms of many short rows, heads, which may need more padding than there
+        // is room for.
+        let products = self.options.compute == Compute::Bf16 && self.rounded_fits(rows, width);
+        let rounded = if products { self.round_into(out, rows, width) } else { 0 };
         let [gain, bias] = [norm.gain, norm.bias].map(|vector| {
             vector.map_or(0, |vector| {
                 assert!(vector.in_features == width, "{} factors of rows of {width}", vector.in_features);

@@ -321,6 +321,11 @@ impl CudaBackend {
         self.scratch.as_mut().expect("reserved before the first step")
     }
 
+    /// Whether a slot has room for the rounded form of so many rows.
+    pub(super) fn rounded_fits(&mut self, rows: usize, width: usize) -> bool {
+        rows * forms::pitch(width) * 2 <= self.scratch().rounded[0].buffer.bytes
+    }
+
     /// Assigns the least recently used slot to the rounded form of `x` and returns its address; the caller fills it.
     pub(super) fn round_into(&mut self, x: Tensor, rows: usize, width: usize) -> u64 {
         self.clock += 1;

@@ -2,6 +2,8 @@
 
 use crate::cuda_driver::Driver;
 use crate::operations::{ALL, Bench, agree, reference, rows_stand_alone};
+use astrai::Status;
+use astrai::backend::KvShape;
 use astrai::backend::cpu::Compute;
 use astrai::backend::device::{Device, DeviceOptions, probe};
 use astrai::dtype::DType;
@@ -20,6 +22,27 @@ pub fn operations_agree_with_the_reference() {
         let expected = reference(dtype).step(&ALL);
         agree(&format!("{compute:?}"), &bench(compute, dtype).step(&ALL), &expected, tolerance);
         rows_stand_alone(&format!("{compute:?}"), &|| bench(compute, dtype));
+    }
+}
+
+/// Heads are as wide as there are kernels for; wider ones are refused before anything is opened.
+pub fn heads_of_all_widths_that_there_are() {
+    let device = probe(Device::Cuda, DeviceOptions::default()).unwrap();
+    let check = |k_dim, v_dim, dtype| {
+        device.check_kv(&KvShape { layers: 1, frames: 1, page_tokens: 16, kv_heads: 1, k_dim, v_dim, dtype })
+    };
+    for dim in [64, 80, 96, 112, 128, 192, 256, 512] {
+        for dtype in [DType::Bf16, DType::I8, DType::F32] {
+            check(dim, dim, dtype).unwrap();
+            check(dim, 128, dtype).unwrap();
+        }
+    }
+    check(520, 520, DType::F32).unwrap();
+    for (k_dim, v_dim, dtype) in
+        [(520, 64, DType::Bf16), (64, 528, DType::I8), (68, 68, DType::Bf16), (72, 72, DType::I8)]
+    {
+        let error = check(k_dim, v_dim, dtype).unwrap_err();
+        assert_eq!(error.status, Status::Unsupported, "{error}");
     }
 }
 

@@ -39,15 +39,22 @@ struct Attention {
     int rounded_pitch;
     // May be null: [rows, rounded_pitch], the result in bf16 followed by zeros, the form that products read.
     bf16 *rounded;
+    // May be null: [heads], the score of a key without a value that every query of a head sees.
+    const float *sinks;
 };
 
 // The work of a thread block.
 struct Job {
     int group, first_query, queries, kv_head;
     int first_row;
-    // Positions of the rows of the first and the last query of this block.
-    int first_position, last_position;
+    // Position of the unit's first row, and of the rows of the first and the last query of this block.
+    int unit_position, first_position, last_position;
     const uint32_t *table;
+
+    // The position of a query. Those after the last have the last one's; their results are not written.
+    __device__ __forceinline__ int position_of(int query) const {
+        return unit_position + min_of(query, queries - 1) / group;
+    }
 };
 
 __device__ __forceinline__ int first_visible(int position, int window) {

@@ -4,10 +4,10 @@
 #include "rows.cuh"
 #include "tokens.cuh"
 
-// out[rows, width] = table[tokens[r]]: scale * integer, rounded, less the minimum.
+// out[rows, width] = table[tokens[r]] * scale; an element of the table is its block's scale * integer, rounded, less the minimum.
 template <class B>
-__device__ __forceinline__ void embed(const unsigned char *table, const uint32_t *tokens, const uint32_t *sampled, float *out,
-                                      int rows, int width) {
+__device__ __forceinline__ void embed(const unsigned char *table, const uint32_t *tokens, const uint32_t *sampled, float scale,
+                                      float *out, int rows, int width) {
     each_four(rows, width, [&](int64_t row, int at) {
         const unsigned char *from = table + token_of(tokens[row], sampled) * row_bytes<B>(width);
         const int group = at / 32, in_group = at % 32, sub = group % B::SUBS;
@@ -26,6 +26,7 @@ __device__ __forceinline__ void embed(const unsigned char *table, const uint32_t
             const float product = scales[part] * float(int(codes[word] >> (8 * i) & 255) - 128);
             values[i] = B::MINIMA ? product - minima[part] : product;
         }
+        scale_four(values, scale);
         write_four(out + row * width, at, width, values);
     });
 }
@@ -37,9 +38,9 @@ __device__ __forceinline__ void embed(const unsigned char *table, const uint32_t
     FEW(linear_few32_##name, BlockFormat<format>, 4, 0)                                                                \
     TILED(linear_128x64_##name, BlockFormat<format>, 8, 1, 1, 8, 3, 0)                                                 \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-    embed_##name(const unsigned char *table, int, const uint32_t *tokens, const uint32_t *sampled, float *out,         \
-                 int rows, int width) {                                                                                \
-        embed<format>(table, tokens, sampled, out, rows, width);                                                       \
+    embed_##name(const unsigned char *table, int, const uint32_t *tokens, const uint32_t *sampled, float scale,        \
+                 float *out, int rows, int width) {                                                                    \
+        embed<format>(table, tokens, sampled, scale, out, rows, width);                                                \
     }                                                                                                                  \
     ENTRY(embed_##name)
 

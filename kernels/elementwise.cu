@@ -1,8 +1,10 @@
-// Operations on elements and whole rows: embedding, gather, rotary angles, gates, conversion to bf16; random weights.
+// Operations on elements and whole rows: embedding, gather, rotary angles, activations and gates, scales and caps, conversion to
+// bf16; random weights.
 //
 // Every thread computes whole elements from elements of the same row only, so a row does not depend on other rows. The
 // kernels loop over the grid: any number of blocks gives the same result. Those that run in every layer iterate over
 // rows as in rows.cuh.
+#include "activation.cuh"
 #include "formats.cuh"
 #include "rows.cuh"
 #include "tokens.cuh"
@@ -11,24 +13,28 @@
 #define EACH(i, count)                                                                                                 \
     for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < (count); i += int64_t(gridDim.x) * blockDim.x)
 
-// out[rows, width] = table[tokens[r]]; the table is bf16 with rows `pitch` elements apart. Block: 256; grid: any.
+// out[rows, width] = table[tokens[r]] * scale; the table is bf16 with rows `pitch` elements apart. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
-embed_bf16(const bf16 *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
+embed_bf16(const bf16 *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float scale, float *out, int rows,
+           int width) {
     each_four(rows, width, [&](int64_t row, int at) {
         // Reads up to the end of the last four, which is inside the row: the pitch is a multiple of 64.
         const Words2 words = load2(table + token_of(tokens[row], sampled) * pitch + at);
-        const float values[FOUR] = {bits_to_float(words.w[0] << 16), bits_to_float(words.w[0] & 0xFFFF0000u),
-                                    bits_to_float(words.w[1] << 16), bits_to_float(words.w[1] & 0xFFFF0000u)};
+        float values[FOUR] = {bits_to_float(words.w[0] << 16), bits_to_float(words.w[0] & 0xFFFF0000u),
+                              bits_to_float(words.w[1] << 16), bits_to_float(words.w[1] & 0xFFFF0000u)};
+        scale_four(values, scale);
         write_four(out + row * width, at, width, values);
     });
 }
 
 // The same from a table of f32.
 extern "C" __global__ void __launch_bounds__(256)
-embed_f32(const float *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float *out, int rows, int width) {
+embed_f32(const float *table, int pitch, const uint32_t *tokens, const uint32_t *sampled, float scale, float *out, int rows,
+          int width) {
     each_four(rows, width, [&](int64_t row, int at) {
         float values[FOUR];
         read_four(values, table + token_of(tokens[row], sampled) * pitch, at, width);
+        scale_four(values, scale);
         write_four(out + row * width, at, width, values);
     });
 }
@@ -66,55 +72,77 @@ round_rows(const float *x, bf16 *out, int rows, int width, int pitch) {
     });
 }
 
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
-
-// The tanh approximation: `gelu_pytorch_tanh` of the transformers library.
-__device__ __forceinline__ float gelu(float x) {
-    return 0.5f * x * (1.0f + tanhf(0.797884561f * (x + 0.044715f * (x * x * x))));
-}
-
-// gate[i] = silu(gate[i]) * up[i]. Block: 256; grid: any.
-extern "C" __global__ void __launch_bounds__(256) silu_mul(float *gate, const float *up, int64_t elements) {
-    EACH(i, elements) { gate[i] = silu(gate[i]) * up[i]; }
-}
-
-// gate[i] = gelu(gate[i]) * up[i]. Block: 256; grid: any.
-extern "C" __global__ void __launch_bounds__(256) gelu_mul(float *gate, const float *up, int64_t elements) {
-    EACH(i, elements) { gate[i] = gelu(gate[i]) * up[i]; }
-}
-
-// Gated rows, rounded as the input of a product. curve(0) must be 0, so that the padding stays 0.
-template <class Curve>
-__device__ __forceinline__ void gate_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch,
-                                          Curve curve) {
-    each_four(rows, pitch, [&](int64_t row, int at) {
-        float values[FOUR], factors[FOUR];
-        read_four(values, gate + row * width, at, width);
-        read_four(factors, up + row * width, at, width);
-#pragma unroll
-        for (int i = 0; i < FOUR; i++) {
-            values[i] = curve(values[i]) * factors[i];
-        }
-        round_four(out + row * pitch + at, values);
+// gate[i] = activation(gate[i]) * up[i], or without `up` activation(gate[i]). Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256)
+gate_elements(float *gate, const float *up, int64_t elements, Activation activation) {
+    with_curve(activation, [&](auto curve) {
+        EACH(i, elements) { gate[i] = up ? curve.gated(gate[i], up[i]) : curve.one(gate[i]); }
     });
 }
 
-// out[rows, pitch] = silu(gate) * up rounded to bf16, zeros from width to pitch: the input of a product. gate and up
-// are [rows, width]. Block: 256; grid: any.
+// out[rows, pitch] = the same of gate and up [rows, width], rounded to bf16, zeros from width to pitch: the input of a product.
+// Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
-silu_mul_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch) {
-    gate_rows(gate, up, out, rows, width, pitch, [](float x) { return silu(x); });
+gate_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch, Activation activation) {
+    with_curve(activation, [&](auto curve) {
+        each_four(rows, pitch, [&](int64_t row, int at) {
+            float values[FOUR], factors[FOUR];
+            read_four(values, gate + row * width, at, width);
+            if (up) {
+                read_four(factors, up + row * width, at, width);
+            }
+#pragma unroll
+            for (int i = 0; i < FOUR; i++) {
+                values[i] = up ? curve.gated(values[i], factors[i]) : curve.one(values[i]);
+            }
+            round_four(out + row * pitch + at, values);
+        });
+    });
 }
 
-// The same with gelu. Block: 256; grid: any.
+// x[r, h, i] *= sigmoid(gate[r, h, i]); x is [rows, heads, dim]. Head h of the gate's row r begins at r * row_stride +
+// h * head_stride and has `gate_dim` elements: dim, or one for the whole head. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
-gelu_mul_rows(const float *gate, const float *up, bf16 *out, int rows, int width, int pitch) {
-    gate_rows(gate, up, out, rows, width, pitch, [](float x) { return gelu(x); });
+sigmoid_mul(float *x, const float *gate, int64_t row_stride, int64_t head_stride, int rows, int heads, int dim, int gate_dim) {
+    const int width = heads * dim;
+    each_four(rows, width, [&](int64_t row, int at) {
+        float values[FOUR];
+        read_four(values, x + row * width, at, width);
+#pragma unroll
+        for (int i = 0; i < FOUR; i++) {
+            if (at + i < width) {
+                const int head = (at + i) / dim, element = gate_dim == 1 ? 0 : at + i - head * dim;
+                values[i] = values[i] / (1.0f + expf(-gate[row * row_stride + head * head_stride + element]));
+            }
+        }
+        write_four(x + row * width, at, width, values);
+    });
 }
 
-// x[i] *= sigmoid(gate[i]). Block: 256; grid: any.
-extern "C" __global__ void __launch_bounds__(256) sigmoid_mul(float *x, const float *gate, int64_t elements) {
-    EACH(i, elements) { x[i] = x[i] / (1.0f + expf(-gate[i])); }
+// x[r] *= 1 + beta * ln(1 + floor(positions[r] / period)); rows of `width` elements. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256)
+scale_by_position(float *x, const uint32_t *positions, float beta, float period, int rows, int width) {
+    each_four(rows, width, [&](int64_t row, int at) {
+        float values[FOUR];
+        read_four(values, x + row * width, at, width);
+        scale_four(values, 1.0f + beta * log1pf(floorf(float(positions[row]) / period)));
+        write_four(x + row * width, at, width, values);
+    });
+}
+
+// x[i] = value. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256) fill_elements(float *x, float value, int64_t elements) {
+    EACH(i, elements) { x[i] = value; }
+}
+
+// x[i] *= factor. Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256) scale_elements(float *x, float factor, int64_t elements) {
+    EACH(i, elements) { x[i] *= factor; }
+}
+
+// x[i] = cap * tanh(x[i] / cap). Block: 256; grid: any.
+extern "C" __global__ void __launch_bounds__(256) cap_elements(float *x, float cap, int64_t elements) {
+    EACH(i, elements) { x[i] = cap * tanhf(x[i] / cap); }
 }
 
 // x[i] += factor * y[i]. Block: 256; grid: any.
@@ -213,11 +241,13 @@ ENTRY(embed_f32)
 ENTRY(gather_rows)
 ENTRY(rotary_angles)
 ENTRY(round_rows)
-ENTRY(silu_mul)
-ENTRY(silu_mul_rows)
-ENTRY(gelu_mul)
-ENTRY(gelu_mul_rows)
+ENTRY(gate_elements)
+ENTRY(gate_rows)
 ENTRY(sigmoid_mul)
+ENTRY(scale_by_position)
+ENTRY(fill_elements)
+ENTRY(scale_elements)
+ENTRY(cap_elements)
 ENTRY(add_scaled)
 ENTRY(fill_random_bf16)
 ENTRY(fill_random_f32)

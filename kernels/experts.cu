@@ -6,45 +6,114 @@
 #include "keys.cuh"
 #include "rows.cuh"
 
-// Chooses `chosen` experts for each row by the softmax of logits[rows, experts]. Writes chosen_experts[rows, chosen] in
-// ascending order, and their probabilities to weights[rows, chosen], divided by their sum if `renormalise`. One warp
-// per row. Block: 128; grid: rows / 4 rounded up; shared memory: 4 * chosen * 8.
-extern "C" __global__ void __launch_bounds__(128)
-experts_route(const float *logits, uint32_t *chosen_experts, float *weights, int rows, int experts, int chosen,
-              int renormalise) {
-    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    const int64_t row = int64_t(blockIdx.x) * 4 + warp;
-    uint32_t *ids = reinterpret_cast<uint32_t *>(dynamic_shared()) + warp * chosen * 2;
-    float *probabilities = reinterpret_cast<float *>(ids + chosen);
-    if (row >= rows) {
+// Parameters of experts_route; the counterpart of the library's Routing.
+struct Router {
+    // [rows, experts].
+    const float *logits;
+    // [experts] each: added to the scores for the choice, and a factor on the weights; may be null.
+    const float *choice_bias, *expert_scale;
+    // [rows, chosen]: the experts in ascending order, and their weights.
+    uint32_t *chosen_experts;
+    float *weights;
+    // At most the experts of `groups_chosen` groups are chosen.
+    int rows, experts, chosen;
+    // Scores are sigmoids of the logits instead of their softmax.
+    int sigmoid;
+    // Whether weights are divided by their sum plus epsilon; and their common factor.
+    int renormalise;
+    float epsilon, factor;
+    // Groups of adjacent experts, 0 if there are none; how many of them are chosen; by how many of their best experts.
+    int groups, groups_chosen, group_best;
+};
+
+// Chooses the experts of each row, one warp per row. Equals: the lower index. Block: 32 * warps, at most 128; grid: rows / warps
+// rounded up; shared memory: warps * (experts + 2 * chosen + 2 * groups) * 4.
+extern "C" __global__ void __launch_bounds__(128) experts_route(const __grid_constant__ Router args) {
+    const int warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    const int experts = args.experts, chosen = args.chosen, groups = args.groups;
+    const int64_t row = int64_t(blockIdx.x) * warps + warp;
+    // The upper halves of the keys by which experts are chosen; 0: not to be chosen.
+    uint32_t *ranks = reinterpret_cast<uint32_t *>(dynamic_shared()) + warp * (experts + 2 * chosen + 2 * groups);
+    uint32_t *ids = ranks + experts, *picked = ids + chosen;
+    float *scores = reinterpret_cast<float *>(picked + groups), *sums = scores + chosen;
+    if (row >= args.rows) {
         return;
     }
-    logits += row * experts;
-    float highest = -INFINITY;
-    for (int i = lane; i < experts; i += 32) {
-        highest = fmaxf(highest, logits[i]);
+    const float *logits = args.logits + row * experts;
+    float highest = -INFINITY, total = 0.0f;
+    if (!args.sigmoid) {
+        for (int i = lane; i < experts; i += 32) {
+            highest = fmaxf(highest, logits[i]);
+        }
+        highest = warp_max(highest);
+        for (int i = lane; i < experts; i += 32) {
+            total += expf(logits[i] - highest);
+        }
+        total = warp_sum(total);
     }
-    highest = warp_max(highest);
-    float total = 0.0f;
+    auto score_of = [&](int i) {
+        return args.sigmoid ? 1.0f / (1.0f + expf(-logits[i])) : expf(logits[i] - highest) / total;
+    };
+    // Probabilities have the order of their logits.
+    const bool by_logit = !args.sigmoid && !args.choice_bias && groups == 0;
     for (int i = lane; i < experts; i += 32) {
-        total += expf(logits[i] - highest);
+        const float rank = by_logit ? logits[i] : args.choice_bias ? score_of(i) + args.choice_bias[i] : score_of(i);
+        const uint32_t upper = uint32_t(order_key(rank, 0) >> 32);
+        ranks[i] = upper > 0 ? upper : 1;
     }
-    total = warp_sum(total);
+    warp_barrier();
+    // The largest key below `last` of the experts from `begin` on.
+    auto next_key = [&](int begin, int end, uint64_t last) {
+        uint64_t best = 0;
+        for (int i = begin + lane; i < end; i += 32) {
+            const uint64_t key = ranks[i] ? uint64_t(ranks[i]) << 32 | uint32_t(~i) : 0;
+            best = key < last && key > best ? key : best;
+        }
+        return warp_max_key(best);
+    };
+    if (groups > 0) {
+        const int size = experts / groups, count = args.group_best < size ? args.group_best : size;
+        for (int group = 0; group < groups; group++) {
+            uint64_t last = ~uint64_t(0);
+            float sum = 0.0f;
+            for (int j = 0; j < count; j++) {
+                last = next_key(group * size, (group + 1) * size, last);
+                sum += value_of(last);
+            }
+            if (lane == 0) {
+                sums[group] = sum;
+                picked[group] = 0;
+            }
+        }
+        warp_barrier();
+        uint64_t last = ~uint64_t(0);
+        for (int j = 0; j < args.groups_chosen; j++) {
+            uint64_t best = 0;
+            for (int i = lane; i < groups; i += 32) {
+                const uint64_t key = order_key(sums[i], uint32_t(i));
+                best = key < last && key > best ? key : best;
+            }
+            last = warp_max_key(best);
+            if (lane == 0) {
+                picked[~uint32_t(last)] = 1;
+            }
+        }
+        warp_barrier();
+        for (int i = lane; i < experts; i += 32) {
+            ranks[i] = picked[i / size] ? ranks[i] : 0;
+        }
+        warp_barrier();
+    }
     uint64_t last = ~uint64_t(0);
     float sum = 0.0f;
     for (int j = 0; j < chosen; j++) {
-        uint64_t best = 0;
-        for (int i = lane; i < experts; i += 32) {
-            const uint64_t key = order_key(logits[i], uint32_t(i));
-            best = key < last && key > best ? key : best;
-        }
-        last = warp_max_key(best);
+        last = next_key(0, experts, last);
         const uint32_t id = ~uint32_t(last);
-        const float probability = expf(logits[id] - highest) / total;
-        sum += probability;
+        const float score = score_of(int(id));
+        sum += score;
         if (lane == 0) {
             ids[j] = id;
-            probabilities[j] = probability;
+            scores[j] = score;
         }
     }
     warp_barrier();
@@ -53,8 +122,9 @@ experts_route(const float *logits, uint32_t *chosen_experts, float *weights, int
         for (int other = 0; other < chosen; other++) {
             place += ids[other] < ids[j];
         }
-        chosen_experts[row * chosen + place] = ids[j];
-        weights[row * chosen + place] = renormalise ? probabilities[j] / sum : probabilities[j];
+        const float weight = args.renormalise ? scores[j] / (sum + args.epsilon) : scores[j];
+        args.chosen_experts[row * chosen + place] = ids[j];
+        args.weights[row * chosen + place] = weight * (args.expert_scale ? args.factor * args.expert_scale[ids[j]] : args.factor);
     }
 }
 

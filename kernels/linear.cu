@@ -40,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(256) linear_f32(const __grid_consta
         }
         sum = warp_sum(sum);
         if (lane == 0) {
-            put(*work.product, at, out, sum);
+            put(work, at, out, sum);
         }
     }
 }

@@ -22,6 +22,8 @@ struct Product {
     const void *const *experts;
     // [outs], or null.
     const float *bias;
+    // For experts, instead of `bias`: the address table; expert e has entry e * bias_stride. Or null.
+    const float *const *biases;
     // [rows, outs].
     float *out;
     int outs;
@@ -29,7 +31,7 @@ struct Product {
     int accumulate;
     // The first block (x) of the launch that computes this product.
     int first_block;
-    int expert_stride;
+    int expert_stride, bias_stride;
 };
 
 // Rows that go through one expert.
@@ -76,6 +78,8 @@ __device__ __forceinline__ TilePosition grouped_place() {
 struct Work {
     const Product *product;
     const void *weight;
+    // [outs], or null.
+    const float *bias;
     // Index of the output tile within the product.
     int tile;
     int first_row, rows;
@@ -89,6 +93,7 @@ __device__ __forceinline__ bool find_work(const Products &args, TilePosition pla
     }
     work.product = &args.products[at];
     work.weight = work.product->weight;
+    work.bias = work.product->bias;
     work.tile = place.x - work.product->first_block;
     if (args.tiles) {
         if (place.y >= *args.tile_count) {
@@ -99,6 +104,9 @@ __device__ __forceinline__ bool find_work(const Products &args, TilePosition pla
         work.rows = tile.rows;
         if (work.product->experts) {
             work.weight = work.product->experts[tile.expert * work.product->expert_stride];
+        }
+        if (work.product->biases) {
+            work.bias = work.product->biases[tile.expert * work.product->bias_stride];
         }
     } else {
         work.first_row = place.y * tile_rows;
@@ -114,12 +122,12 @@ __device__ __forceinline__ const bf16 *input_row(const Products &args, const Wor
     return static_cast<const bf16 *>(args.x) + int64_t(args.x_rows ? args.x_rows[at] : at) * args.pitch;
 }
 
-__device__ __forceinline__ void put(const Product &product, int64_t row, int out, float value) {
-    if (product.bias) {
-        value += product.bias[out];
+__device__ __forceinline__ void put(const Work &work, int64_t row, int out, float value) {
+    if (work.bias) {
+        value += work.bias[out];
     }
-    float *place = product.out + row * product.outs + out;
-    *place = product.accumulate ? *place + value : value;
+    float *place = work.product->out + row * work.product->outs + out;
+    *place = work.product->accumulate ? *place + value : value;
 }
 
 __device__ __forceinline__ int steps_of(int ins) { return (ins + STEP - 1) / STEP; }
@@ -188,7 +196,7 @@ template <class F, int NT> __device__ __forceinline__ void few(const Products &a
             sum += parts[segment][row][i % 16];
         }
         if (out < work.product->outs) {
-            put(*work.product, work.first_row + row, out, sum);
+            put(work, work.first_row + row, out, sum);
         }
     }
 }
@@ -283,7 +291,7 @@ template <class F, int WM, int WN, int MT, int NT, int STAGES> __device__ __forc
         const int out = work.tile * OUTS + (wm * MT + m) * 16 + F::out_of(g, i % 4 / 2);
         const int row = (wn * NT + n) * 8 + 2 * t + i % 2;
         if (out < product.outs && row < work.rows) {
-            put(product, work.first_row + row, out, total[m][n][i % 4]);
+            put(work, work.first_row + row, out, total[m][n][i % 4]);
         }
     }
 }

@@ -53,11 +53,11 @@ __device__ __forceinline__ uint64_t damaged_keys(const int *damaged, int block, 
 }
 
 // Adds the replaced values, read from the page again, for the queries that see them. The weights are those of `take`,
-// computed from the masked scores and their maxima.
+// computed from the masked scores and their maxima. `start` is the first element of the values in shared memory.
 template <int DIM, int WIDTH, bool FACTORS>
 __device__ __forceinline__ void add_damaged(Running<WIDTH> &state, const float (&scores)[8][4], const float (&base)[2],
                                             const Attention &args, const Job &job, const int (&positions)[2], int block,
-                                            const unsigned char *values, uint64_t damaged, int first, int lane) {
+                                            const unsigned char *values, uint64_t damaged, int start, int first, int lane) {
     const int t = lane % 4;
 #pragma unroll 1
     for (int column = 0; column < KEYS; column++) {
@@ -89,7 +89,7 @@ __device__ __forceinline__ void add_damaged(Running<WIDTH> &state, const float (
         for (int d = 0; d < WIDTH / 8; d++) {
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                const int at = first + 8 * d + 2 * t + j;
+                const int at = start + first + 8 * d + 2 * t + j;
                 if (at >= args.pages.v_dim) {
                     continue;
                 }

@@ -1,42 +1,53 @@
-// RMSNorm, with an optional residual addition before and bf16 rounding after it; and the work between projections and
+// Norms of rows, with an optional residual addition before and bf16 rounding after them; and the work between projections and
 // attention: norm and rotary embedding of heads, and their store into pages.
 #include "device.cuh"
 #include "pages.cuh"
 
-// Parameters of rms_norm; [rows, width] each.
+// Parameters of norm_rows; [rows, width] each.
 struct Norm {
     // The input. With `add`, x += add first, and x keeps the sum.
     float *x;
     // May be null.
     const float *add;
-    // [width].
-    const float *gain;
+    // [width] each; null: 1, and 0.
+    const float *gain, *bias;
     // May be null; may be x.
     float *out;
     // May be null: [rows, pitch], the result in bf16 with zeros from width to pitch, the form that products read.
     bf16 *rounded;
     int width, pitch;
     float eps;
+    // Whether the mean of the row is subtracted first (LayerNorm instead of RMSNorm).
+    int centred;
 };
 
-// out[r, i] = x[r, i] / sqrt(mean(x[r]^2) + eps) * gain[i]. Block: 256; grid: rows.
-extern "C" __global__ void __launch_bounds__(256) rms_norm(const __grid_constant__ Norm args) {
-    __shared__ float scratch[33];
+// out[r, i] = (x[r, i] - mean) / sqrt(mean((x[r] - mean)^2) + eps) * gain[i] + bias[i], where the mean is 0 unless `centred`.
+// Each thread reads only elements that it wrote itself. Block: 256; grid: rows.
+extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constant__ Norm args) {
+    __shared__ float scratch[33], mean_scratch[33];
     const int64_t start = int64_t(blockIdx.x) * args.width;
-    float square = 0.0f;
+    float mean = 0.0f, square = 0.0f;
+    if (args.centred) {
+        for (int i = int(threadIdx.x); i < args.width; i += 256) {
+            mean += args.add ? args.x[start + i] + args.add[start + i] : args.x[start + i];
+        }
+        mean = block_sum(mean, mean_scratch) / float(args.width);
+    }
     for (int i = int(threadIdx.x); i < args.width; i += 256) {
         float v = args.x[start + i];
         if (args.add) {
             v += args.add[start + i];
             args.x[start + i] = v;
         }
+        v -= mean;
         square = fmaf(v, v, square);
     }
     square = block_sum(square, scratch);
     const float factor = 1.0f / sqrtf(square / float(args.width) + args.eps);
-    // Each thread reads only elements that it wrote itself.
     for (int i = int(threadIdx.x); i < args.width; i += 256) {
-        const float v = args.x[start + i] * factor * args.gain[i];
+        float v = (args.x[start + i] - mean) * factor;
+        v = args.gain ? v * args.gain[i] : v;
+        v = args.bias ? v + args.bias[i] : v;
         if (args.out) {
             args.out[start + i] = v;
         }
@@ -197,7 +208,7 @@ extern "C" __global__ void place_heads_f32(const __grid_constant__ PlaceHeads ar
 // The same with pages of 8-bit integers and a scale factor for each key and value.
 extern "C" __global__ void place_heads_i8(const __grid_constant__ PlaceHeads args) { place<int8_t>(args); }
 
-ENTRY(rms_norm)
+ENTRY(norm_rows)
 ENTRY(place_heads_bf16)
 ENTRY(place_heads_f32)
 ENTRY(place_heads_i8)

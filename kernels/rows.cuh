@@ -58,6 +58,13 @@ __device__ __forceinline__ void write_four(float *row, int at, int width, const 
     }
 }
 
+__device__ __forceinline__ void scale_four(float (&values)[FOUR], float factor) {
+#pragma unroll
+    for (int i = 0; i < FOUR; i++) {
+        values[i] *= factor;
+    }
+}
+
 // Writes four elements rounded to bf16; `to` is aligned to 8 bytes.
 __device__ __forceinline__ void round_four(bf16 *to, const float (&from)[FOUR]) {
     store2(to, Words2{{pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3])}});

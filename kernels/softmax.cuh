@@ -32,3 +32,13 @@ __device__ __forceinline__ float weight_of(float maximum, float highest) {
 __device__ __forceinline__ float merged(float a, float weight_a, float b, float weight_b) {
     return fmaf(b, weight_b, a * weight_a);
 }
+
+// The factor that turns a head's merged values into its result: 1 / the sum of all weights. The sink, a key without a value, enters
+// here, after all spans. `maximum` is in units of log2.
+__device__ __forceinline__ float final_factor(const Attention &args, int64_t head, float maximum, float sum) {
+    if (!args.sinks) {
+        return 1.0f / sum;
+    }
+    const float sink = args.sinks[head] * LOG2_E, highest = fmaxf(maximum, sink), ours = weight_of(maximum, highest);
+    return ours / fmaf(sum, ours, exp2_fast(sink - highest));
+}

@@ -9,7 +9,7 @@
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
 use astrai::backend::{
-    Attention, Cache, Heads, KvShape, MaxBatchShape, Memory, Operations, Placement, Rotary, Steps, Tables, Tensor,
+    Attention, Cache, Heads, KvShape, MaxBatchShape, Memory, Operations, Placement, Steps, Tables, Tensor,
 };
 use astrai::dtype::DType;
 use astrai::os::thread::ThreadOptions;
@@ -109,8 +109,7 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
     let keys: f64 = positions.iter().map(|p| *p as f64 + 1.0).sum();
     let step = b.step();
     (step.positions, step.sequences, step.tables) = (positions, sequences, vec![Tables { pages: tables, starts }]);
-    let rotary = Rotary { angles: q.tensor, start: 0, dims: 0, interleaved: false };
-    let placement = Placement { q, k, v: k, norms: None, norm_last: false, eps: 0.0, rotary, pages, layer: 0 };
+    let placement = Placement { q, k, v: k, norms: None, norm_last: false, eps: 0.0, rotary: None, pages, layer: 0 };
     let out = b.alloc(rows * HEADS * DIM, "out").expect("memory");
     // Every page is written, so that it is memory of its own.
     let page: Vec<u8> = (0..shape.frame_bytes().expect("small")).map(|i| (i % 60) as u8).collect();
@@ -122,7 +121,7 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
         stores.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
         for layer in 0..shape.layers {
-            b.attention(Attention { q, out, pages, layer, scale: 0.1, window: None });
+            b.attention(Attention { q, out, pages, layer, scale: 0.1, window: None, softcap: None, sinks: None });
         }
         times.push(start.elapsed().as_secs_f64());
     }

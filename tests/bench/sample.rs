@@ -91,14 +91,14 @@ fn many_rows(logits: &[f32]) -> Result<(), Error> {
         let step = backend.step();
         step.tokens.extend([0; ROWS]);
         step.sampling.rows.extend_from_slice(&requests);
-        backend.embed(ones, x);
+        backend.embed(ones, 1.0, x);
         backends.push((backend, x, Linear { weight, bias: None, out, accumulate: false }, Vec::new()));
     }
     for _ in 0..ROUNDS {
         for (backend, x, head, times) in &mut backends {
             let start = Instant::now();
             for _ in 0..4 {
-                backend.sample(*x, ROWS, *head);
+                backend.sample(*x, ROWS, *head, None);
             }
             times.push(start.elapsed().as_secs_f64() * 1e6 / 4.0);
         }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `support/parity.rs` | the reference implementations' numbers |
 //! | `cuda/neighbours.rs` | law 1: a token never depends on its neighbours |
+//! | `cuda/operations.rs` | the reference tier, one operation at a time |
 //! | `cuda/opening.rs` | what a machine may lack, said clearly; nothing left behind by an open that fails |
 //! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
 //! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
@@ -26,6 +27,7 @@ mod leaks;
 mod loss;
 mod neighbours;
 mod opening;
+mod operations;
 mod steps;
 
 use crate::cuda_driver::{self, Gpu};
@@ -50,6 +52,24 @@ fn bf16_parity() {
     let Some(gpu) = cuda_driver::any_gpu() else { return };
     target::use_gpu();
     parity::bf16_stays_as_close_as_the_reference_itself(depth(&gpu));
+}
+
+#[test]
+fn operations_agree_with_the_reference() {
+    let Some(_gpu) = cuda_driver::any_gpu() else { return };
+    operations::operations_agree_with_the_reference();
+}
+
+#[test]
+fn heads_of_all_widths_that_there_are() {
+    let Some(_gpu) = cuda_driver::any_gpu() else { return };
+    operations::heads_of_all_widths_that_there_are();
+}
+
+#[test]
+fn recorded_operations_compute_the_same() {
+    let Some(driver) = cuda_driver::begin() else { return };
+    operations::recorded_operations_compute_the_same(&driver);
 }
 
 #[test]

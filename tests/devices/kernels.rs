@@ -3,7 +3,7 @@
 
 use crate::support::random::Random;
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Linear, MaxBatchShape, Memory, Operations, Steps, Tensor, Weight};
+use astrai::backend::{Activation, Heads, Linear, MaxBatchShape, Memory, Norm, Operations, Steps, Tensor};
 use astrai::dtype::DType;
 use astrai::encoding::{Encoding, Quantizer, Scheme};
 use astrai::os::aligned::AlignedBytes;
@@ -16,7 +16,7 @@ mod attention;
 struct Aligned(Vec<u32>);
 
 /// Bytes of `values` as `dtype`, aligned for it.
-struct Stored(Aligned, usize);
+pub struct Stored(Aligned, usize);
 
 impl AsRef<[u8]> for Stored {
     fn as_ref(&self) -> &[u8] {
@@ -25,7 +25,7 @@ impl AsRef<[u8]> for Stored {
     }
 }
 
-fn stored(values: &[f32], dtype: DType) -> Arc<Stored> {
+pub fn stored(values: &[f32], dtype: DType) -> Arc<Stored> {
     let bytes: Vec<u8> = match dtype {
         DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::Bf16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
@@ -55,8 +55,8 @@ const LARGEST: MaxBatchShape = MaxBatchShape {
     in_features: 64,
     best: 0,
     heads_per_kv: 64,
-    k_dim: 256,
-    v_dim: 256,
+    k_dim: 512,
+    v_dim: 512,
     experts: 0,
     chosen: 0,
     sequences: 1,
@@ -75,7 +75,7 @@ fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
     let table = b.weight(stored(values, DType::F32), Encoding::Stored(DType::F32), 1, values.len()).unwrap();
     let t = b.alloc(values.len(), "test").unwrap();
     b.step().tokens = vec![0];
-    b.embed(table, t);
+    b.embed(table, 1.0, t);
     t
 }
 
@@ -292,36 +292,148 @@ fn a_quantized_product_does_not_hide_a_nan() {
     }
 }
 
+/// Activations, one of them with bounds inside the inputs of the tests.
+const ACTIVATIONS: [Activation; 5] = [
+    Activation::Silu,
+    Activation::GeluTanh,
+    Activation::Gelu,
+    Activation::Relu2,
+    Activation::Clamped { alpha: 1.702, limit: 0.6 },
+];
+
+/// Rows at edge sizes; more elements than one task has.
+const SIZES: [(usize, usize); 7] = [(1, 1), (3, 7), (1, 8), (2, 9), (5, 100), (1, 20_000), (3, 9_001)];
+
 #[test]
 fn element_wise_operations_agree_with_the_reference() {
     for tier in other_tiers() {
-        for n in [1usize, 7, 8, 9, 100, 20_000] {
+        for n in SIZES.map(|(rows, width)| rows * width) {
             let run = |tier| {
                 let mut r = Random(n as u64);
                 let (mut x, y) = (r.vec(n), r.vec(n));
                 x.iter_mut().for_each(|v| *v *= 20.0);
                 let mut b = backend(tier, 2);
-                let gain: Weight = b.weight(stored(&y, DType::Bf16), Encoding::Stored(DType::Bf16), 1, n).unwrap();
-                let (c, d, e, one) = (put(&mut b, &x), put(&mut b, &x), put(&mut b, &y), put(&mut b, &[1.0]));
-                // Products by one of the numbers themselves, so that their gate can be looked at.
-                let [(gate, a), (up, rest)] = [&x, &y].map(|values| {
-                    let weight = b.weight(stored(values, DType::F32), Encoding::Stored(DType::F32), n, 1).unwrap();
-                    let out = b.alloc(n, "test").unwrap();
-                    (Linear { weight, bias: None, out, accumulate: false }, out)
-                });
-                assert_ne!(a, rest);
-                b.gated(one, 1, gate, up);
-                b.sigmoid_mul(c, e, n);
-                b.rms_norm(d, gain, 1e-5, 1, d);
-                b.add_scaled(e, d, 0.25, n);
-                [a, c, d, e].map(|t| get(&mut b, t, n)).concat()
+                let one = put(&mut b, &[1.0]);
+                let mut results = Vec::new();
+                for activation in ACTIVATIONS {
+                    // Products by one of the numbers themselves, so that their gate can be looked at.
+                    let [(gate, a), (up, rest)] = [&x, &y].map(|values| {
+                        let weight = b.weight(stored(values, DType::F32), Encoding::Stored(DType::F32), n, 1).unwrap();
+                        let out = b.alloc(n, "test").unwrap();
+                        (Linear { weight, bias: None, out, accumulate: false }, out)
+                    });
+                    assert_ne!(a, rest);
+                    b.gated(one, 1, gate, up, activation);
+                    let alone = put(&mut b, &x);
+                    b.activate(alone, activation, n);
+                    results.extend([a, alone]);
+                }
+                let (capped, scaled, added, other) =
+                    (put(&mut b, &x), put(&mut b, &x), put(&mut b, &x), put(&mut b, &y));
+                b.softcap(capped, 7.0, n);
+                b.scale(scaled, -0.3, n);
+                b.add_scaled(added, other, 0.25, n);
+                results.extend([capped, scaled, added]);
+                results.iter().map(|&t| get(&mut b, t, n)).collect::<Vec<_>>()
             };
-            close(
-                &run(tier),
-                &run(Tier::Reference),
-                2e-6 * (n as f32).sqrt().max(4.0),
-                &format!("{tier:?}, {n} elements"),
-            );
+            for (i, (got, want)) in run(tier).iter().zip(run(Tier::Reference)).enumerate() {
+                close(got, &want, 4e-6, &format!("{tier:?}, operation {i}, {n} elements"));
+            }
+        }
+    }
+}
+
+/// A row with a NaN says so, and no other does.
+#[test]
+fn element_wise_operations_keep_a_nan() {
+    for tier in tiers() {
+        for activation in ACTIVATIONS {
+            for n in [1usize, 8, 37] {
+                let mut b = backend(tier, 2);
+                let (mut x, at) = (vec![0.5; n], n / 2);
+                x[at] = f32::NAN;
+                let [alone, capped, gated] = [0; 3].map(|_| put(&mut b, &x));
+                let one = put(&mut b, &[1.0]);
+                let mut product = |values: &[f32]| {
+                    let weight = b.weight(stored(values, DType::F32), Encoding::Stored(DType::F32), n, 1).unwrap();
+                    Linear { weight, bias: None, out: b.alloc(n, "test").unwrap(), accumulate: false }
+                };
+                let (plain, with) = (product(&vec![0.5; n]), product(&x));
+                b.gated(one, 1, plain, with, activation);
+                b.activate(alone, activation, n);
+                b.softcap(capped, 2.0, n);
+                let scores = Heads { tensor: alone, row_stride: n, head_stride: n, heads: 1, dim: n };
+                b.sigmoid_mul(gated, n, scores, 1);
+                for t in [alone, capped, gated, plain.out] {
+                    for (i, v) in get(&mut b, t, n).iter().enumerate() {
+                        assert_eq!(v.is_nan(), i == at, "{tier:?} {activation:?}, {i} of {n}: {v}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn norms_agree_with_the_reference_and_keep_their_rows_apart() {
+    for tier in tiers() {
+        for (rows, width) in SIZES {
+            for (gained, biased, centred) in
+                [(true, false, false), (false, false, false), (true, true, true), (false, true, true)]
+            {
+                let mut r = Random(width as u64);
+                let (x, gain, bias) = (r.vec(rows * width), r.vec(width), r.vec(width));
+                let run = |tier, x: &[f32], in_place: bool| {
+                    let mut b = backend(tier, 3);
+                    let mut vector = |values: &[f32]| {
+                        b.weight(stored(values, DType::Bf16), Encoding::Stored(DType::Bf16), 1, width).unwrap()
+                    };
+                    let norm = Norm {
+                        gain: gained.then(|| vector(&gain)),
+                        bias: biased.then(|| vector(&bias)),
+                        eps: 1e-5,
+                        centred,
+                    };
+                    let from = put(&mut b, x);
+                    let to = if in_place { from } else { b.alloc(x.len(), "test").unwrap() };
+                    b.norm(from, &norm, width, x.len() / width, to);
+                    if !in_place {
+                        assert_eq!(get(&mut b, from, x.len()), x, "the input is as it was");
+                    }
+                    get(&mut b, to, x.len())
+                };
+                let what = format!("{tier:?}, {rows} x {width}, {gained} {biased} {centred}");
+                let got = run(tier, &x, true);
+                // Rows of one element have no deviation: what a centred norm divides by is eps.
+                close(&got, &run(Tier::Reference, &x, true), 2e-6 * (width as f32).sqrt().max(4.0), &what);
+                assert_eq!(got, run(tier, &x, false), "{what}, not in place");
+                for row in 0..rows {
+                    let range = row * width..(row + 1) * width;
+                    assert_eq!(got[range.clone()], run(tier, &x[range], true), "{what}, row {row} alone");
+                }
+            }
+        }
+    }
+}
+
+/// Gates of every element and of whole heads, in rows of something larger.
+#[test]
+fn gates_of_heads_agree_with_the_reference() {
+    for tier in other_tiers() {
+        for (rows, heads, dim) in [(1, 1, 1), (2, 3, 7), (5, 4, 64), (3, 2, 80)] {
+            for gate_dim in [1, dim] {
+                let run = |tier| {
+                    let mut r = Random(dim as u64);
+                    let (head_stride, row_stride) = (gate_dim + 2, heads * (gate_dim + 2) + 5);
+                    let (x, gates) = (r.vec(rows * heads * dim), r.vec(rows * row_stride + 3));
+                    let mut b = backend(tier, 2);
+                    let (x_at, gates) = (put(&mut b, &x), put(&mut b, &gates));
+                    let gate = Heads { tensor: gates.at(3), row_stride, head_stride, heads, dim: gate_dim };
+                    b.sigmoid_mul(x_at, dim, gate, rows);
+                    get(&mut b, x_at, x.len())
+                };
+                close(&run(tier), &run(Tier::Reference), 1e-6, &format!("{tier:?} {rows} {heads} {dim} {gate_dim}"));
+            }
         }
     }
 }

@@ -11,6 +11,7 @@
 mod attention;
 #[cfg(feature = "cuda")]
 mod device;
+mod elements;
 mod experts;
 mod host;
 #[cfg(not(feature = "cuda"))]

@@ -17,5 +17,6 @@ mod cuda_driver;
 mod kernels;
 #[cfg(target_os = "linux")]
 mod kernels_cuda;
+mod operations;
 #[path = "../support/mod.rs"]
 mod support;

@@ -90,6 +90,38 @@ impl Group {
     }
 }
 
+/// An activation of one input.
+fn activated(x: f32, activation: Activation) -> f32 {
+    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+    match activation {
+        Activation::Silu => x * sigmoid(x),
+        Activation::GeluTanh => {
+            let root = (2.0 / std::f32::consts::PI).sqrt();
+            x / 2.0 * (1.0 + (root * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::Gelu => x / 2.0 * (1.0 + erf(x / std::f32::consts::SQRT_2)),
+        Activation::Relu2 => x.max(0.0).powi(2),
+        Activation::Clamped { alpha, limit } => x.min(limit) * sigmoid(alpha * x.min(limit)),
+    }
+}
+
+/// What an activation is multiplied with.
+fn factor_of(up: f32, activation: Activation) -> f32 {
+    match activation {
+        Activation::Clamped { limit, .. } => up.clamp(-limit, limit) + 1.0,
+        _ => up,
+    }
+}
+
+/// The error function: 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, by Simpson's rule.
+fn erf(x: f32) -> f32 {
+    const STEPS: usize = 200;
+    let (x, f) = (f64::from(x.clamp(-5.0, 5.0)), |t: f64| (-t * t).exp());
+    let step = x / STEPS as f64;
+    let inner: f64 = (1..STEPS).map(|i| f(i as f64 * step) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+    (std::f64::consts::FRAC_2_SQRT_PI * step / 3.0 * (f(0.0) + inner + f(x))) as f32
+}
+
 #[derive(Default)]
 struct PlainBackend {
     buffers: Vec<Vec<f32>>,
@@ -134,38 +166,82 @@ impl PlainBackend {
         self.set(l.out, &out);
     }
 
-    /// `silu(gate) * up` of some rows.
-    fn feed_forward(&mut self, x: &[f32], rows: usize, gate: &Linear, up: &Linear) {
+    /// `activation(gate) * up` of some rows.
+    fn feed_forward(&mut self, x: &[f32], rows: usize, gate: &Linear, up: &Linear, activation: Activation) {
         self.product(x, rows, gate);
         self.product(x, rows, up);
         let count = rows * gate.weight.out_features;
-        let silu = |g: &f32| g / (1.0 + (-g).exp());
-        let gated: Vec<f32> =
-            self.get(gate.out, count).iter().zip(self.get(up.out, count)).map(|(g, u)| silu(g) * u).collect();
+        let pairs = self.get(gate.out, count).iter().zip(self.get(up.out, count));
+        let gated: Vec<f32> = pairs.map(|(&g, &u)| activated(g, activation) * factor_of(u, activation)).collect();
         self.set(gate.out, &gated);
     }
 
-    fn normed(&self, x: &[f32], gain: Weight, eps: f32) -> Vec<f32> {
-        let mean = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
-        let factor = 1.0 / (mean + eps).sqrt();
-        x.iter().zip(&self.weights[gain.id as usize]).map(|(x, gain)| x * factor * gain).collect()
+    /// `x[i] = f(x[i])` over `elements`.
+    fn each(&mut self, x: Tensor, elements: usize, f: impl Fn(f32) -> f32) {
+        let values: Vec<f32> = self.get(x, elements).iter().map(|&x| f(x)).collect();
+        self.set(x, &values);
+    }
+
+    fn normed(&self, x: &[f32], norm: &Norm) -> Vec<f32> {
+        let width = x.len() as f32;
+        let mean = if norm.centred { x.iter().sum::<f32>() / width } else { 0.0 };
+        let square = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / width;
+        let factor = 1.0 / (square + norm.eps).sqrt();
+        let of = |vector: Option<Weight>, i: usize, none| vector.map_or(none, |v| self.weights[v.id as usize][i]);
+        let one = |(i, x): (usize, &f32)| (x - mean) * factor * of(norm.gain, i, 1.0) + of(norm.bias, i, 0.0);
+        x.iter().enumerate().map(one).collect()
+    }
+
+    /// The experts of a row in ascending order, and their weights.
+    fn routed(&self, e: &Experts, logits: &[f32]) -> Vec<(usize, f32)> {
+        let count = logits.len();
+        let vector = |vector: Option<Weight>, i: usize, none| vector.map_or(none, |v| self.weights[v.id as usize][i]);
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f32 = logits.iter().map(|l| (l - max).exp()).sum();
+        let score = |i: usize| match e.routing.score {
+            RouterScore::Softmax => (logits[i] - max).exp() / total,
+            RouterScore::Sigmoid => 1.0 / (1.0 + (-logits[i]).exp()),
+        };
+        let rank = |i: usize| score(i) + vector(e.choice_bias, i, 0.0);
+        let best_first = |mut all: Vec<(usize, f32)>| {
+            all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            all
+        };
+        let mut candidates = best_first((0..count).map(|i| (i, rank(i))).collect());
+        if let Some(groups) = e.routing.groups {
+            let size = count / groups.count;
+            let of_group = |group: usize| candidates.iter().filter(move |c| c.0 / size == group).take(groups.best);
+            let sums = (0..groups.count).map(|group| (group, of_group(group).map(|c| c.1).sum())).collect();
+            let chosen: Vec<usize> = best_first(sums).iter().take(groups.chosen).map(|g| g.0).collect();
+            candidates.retain(|c| chosen.contains(&(c.0 / size)));
+        }
+        candidates.truncate(e.routing.chosen);
+        let sum = candidates.iter().map(|c| score(c.0)).sum::<f32>() + e.routing.epsilon;
+        let divisor = if e.routing.renormalise { sum } else { 1.0 };
+        let weight = |i: usize| score(i) / divisor * e.routing.factor * vector(e.expert_scale, i, 1.0);
+        let mut routed: Vec<(usize, f32)> = candidates.iter().map(|c| (c.0, weight(c.0))).collect();
+        routed.sort_by_key(|r| r.0);
+        routed
     }
 
     /// A head after norm and rotation.
     fn placed(&self, p: &Placement, row: usize, mut head: Vec<f32>, gain: Option<Weight>) -> Vec<f32> {
-        if let (Some(gain), false) = (gain, p.norm_last) {
-            head = self.normed(&head, gain, p.eps);
+        let norm = gain.map(|gain| Norm { gain: Some(gain), bias: None, eps: p.eps, centred: false });
+        if let (Some(norm), false) = (&norm, p.norm_last) {
+            head = self.normed(&head, norm);
         }
-        let half = p.rotary.unwrap().dims / 2;
-        let angles = self.get(p.rotary.unwrap().angles.at(row * p.rotary.unwrap().dims), p.rotary.unwrap().dims);
-        for i in 0..half {
-            let pair = if p.rotary.unwrap().interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-            let (a, b) = (p.rotary.unwrap().start + pair.0, p.rotary.unwrap().start + pair.1);
-            let (cos, sin) = (angles[i], angles[half + i]);
-            (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
+        if let Some(rotary) = p.rotary {
+            let half = rotary.dims / 2;
+            let angles = self.get(rotary.angles.at(row * rotary.dims), rotary.dims);
+            for i in 0..half {
+                let pair = if rotary.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                let (a, b) = (rotary.start + pair.0, rotary.start + pair.1);
+                let (cos, sin) = (angles[i], angles[half + i]);
+                (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
+            }
         }
-        match gain {
-            Some(gain) if p.norm_last => self.normed(&head, gain, p.eps),
+        match &norm {
+            Some(norm) if p.norm_last => self.normed(&head, norm),
             _ => head,
         }
     }
@@ -276,67 +352,161 @@ impl Steps for PlainBackend {
 
 impl Operations for PlainBackend {
     fn embed(&mut self, table: Weight, scale: f32, out: Tensor) {
-        unimplemented!()
+        let width = table.in_features;
+        for row in 0..self.rows() {
+            let token = self.step.tokens[row] as usize;
+            // A sample that turned out to be none ends its request; what the row computes then, nobody looks at.
+            let token = if token < table.out_features { token } else { 0 };
+            let row_of_table = &self.weights[table.id as usize][token * width..(token + 1) * width];
+            let values: Vec<f32> = row_of_table.iter().map(|x| x * scale).collect();
+            self.set(out.at(row * width), &values);
+        }
     }
 
     fn rotary_angles(&mut self, inv_freq: &[f32], scale: f32, out: Tensor) {
-        unimplemented!()
+        for row in 0..self.rows() {
+            let angles = inv_freq.iter().map(|f| f64::from(self.step.positions[row] as f32 * f));
+            let cos = angles.clone().map(|angle| angle.cos() as f32 * scale);
+            let values: Vec<f32> = cos.chain(angles.map(|angle| angle.sin() as f32 * scale)).collect();
+            self.set(out.at(row * 2 * inv_freq.len()), &values);
+        }
     }
 
     fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor) {
-        unimplemented!()
+        for row in 0..rows {
+            let values = self.normed(self.get(x.at(row * width), width), norm);
+            self.set(out.at(row * width), &values);
+        }
     }
 
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
-        unimplemented!()
+        let x = self.get(x, rows * group[0].weight.in_features).to_vec();
+        group.iter().for_each(|l| self.product(&x, rows, l));
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {
-        unimplemented!()
+        let x = self.get(x, rows * gate.weight.in_features).to_vec();
+        self.feed_forward(&x, rows, &gate, &up, activation);
     }
 
     fn activate(&mut self, x: Tensor, activation: Activation, elements: usize) {
-        unimplemented!()
+        self.each(x, elements, |x| activated(x, activation));
     }
 
-    fn place_heads(&mut self, placement: &Placement) {
-        unimplemented!()
+    fn place_heads(&mut self, p: &Placement) {
+        let group = p.pages.0 as usize;
+        let k_dim = self.groups[group].shape.k_dim;
+        for row in 0..self.rows() {
+            for head in 0..p.q.heads {
+                let q = self.placed(p, row, self.head(&p.q, row, head), p.norms.map(|n| n[0]));
+                self.set(p.q.tensor.at(p.q.at(row, head).start), &q);
+            }
+            let (frame, token) = self.place(p.pages, row, self.step.positions[row] as usize);
+            for head in 0..p.k.heads {
+                let k = self.placed(p, row, self.head(&p.k, row, head), p.norms.map(|n| n[1]));
+                let v = self.head(&p.v, row, head);
+                let at = self.groups[group].key(frame, p.layer, token, head);
+                let pages = &mut self.groups[group].pages;
+                pages[at..at + k_dim].copy_from_slice(&k);
+                pages[at + k_dim..at + k_dim + v.len()].copy_from_slice(&v);
+            }
+        }
     }
 
-    fn attention(&mut self, attention: Attention) {
-        unimplemented!()
+    fn attention(&mut self, a: Attention) {
+        let KvShape { kv_heads, k_dim, v_dim, .. } = self.groups[a.pages.0 as usize].shape;
+        for row in 0..self.rows() {
+            let position = self.step.positions[row] as usize;
+            let first = a.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
+            let places: Vec<(u32, usize)> = (first..=position).map(|p| self.place(a.pages, row, p)).collect();
+            for head in 0..a.q.heads {
+                let (q, group) = (self.head(&a.q, row, head), &self.groups[a.pages.0 as usize]);
+                let kv_head = head / (a.q.heads / kv_heads);
+                let at: Vec<usize> = places.iter().map(|&(f, t)| group.key(f, a.layer, t, kv_head)).collect();
+                let dot = |at: &usize| q.iter().zip(&group.pages[*at..at + k_dim]).map(|(q, k)| q * k).sum::<f32>();
+                let capped = |score: f32| a.softcap.map_or(score, |cap| cap * (score / cap).tanh());
+                let scores: Vec<f32> = at.iter().map(|at| capped(a.scale * dot(at))).collect();
+                let sink = a.sinks.map(|sinks| self.weights[sinks.id as usize][head]);
+                let max = scores.iter().copied().fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
+                let (mut out, mut total) = (vec![0.0; v_dim], sink.map_or(0.0, |sink| (sink - max).exp()));
+                for (score, at) in scores.iter().zip(&at) {
+                    let weight = (score - max).exp();
+                    total += weight;
+                    out.iter_mut().zip(&group.pages[at + k_dim..]).for_each(|(out, v)| *out += weight * v);
+                }
+                out.iter_mut().for_each(|out| *out /= total);
+                self.set(a.out.at((row * a.q.heads + head) * v_dim), &out);
+            }
+        }
     }
 
     fn scale_by_position(&mut self, x: Tensor, width: usize, scale: PositionScale) {
-        unimplemented!()
+        for row in 0..self.rows() {
+            let factor = 1.0 + scale.beta * (1.0 + (self.step.positions[row] as f32 / scale.period).floor()).ln();
+            self.each(x.at(row * width), width, |x| x * factor);
+        }
     }
 
     fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize) {
-        unimplemented!()
+        for (row, head) in (0..rows).flat_map(|row| (0..gate.heads).map(move |head| (row, head))) {
+            let (gates, at) = (self.head(&gate, row, head), x.at((row * gate.heads + head) * dim));
+            let gate = |i: usize| if gates.len() == 1 { gates[0] } else { gates[i] };
+            let values = self.get(at, dim).iter().enumerate().map(|(i, x)| x / (1.0 + (-gate(i)).exp()));
+            let values: Vec<f32> = values.collect();
+            self.set(at, &values);
+        }
     }
 
     fn clear(&mut self, x: Tensor, elements: usize) {
-        unimplemented!()
+        self.each(x, elements, |_| 0.0);
     }
 
     fn scale(&mut self, x: Tensor, factor: f32, elements: usize) {
-        unimplemented!()
+        self.each(x, elements, |x| x * factor);
     }
 
     fn softcap(&mut self, x: Tensor, cap: f32, elements: usize) {
-        unimplemented!()
+        self.each(x, elements, |x| cap * (x / cap).tanh());
     }
 
     fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize) {
-        unimplemented!()
+        let values: Vec<f32> =
+            self.get(x, elements).iter().zip(self.get(y, elements)).map(|(x, y)| x + factor * y).collect();
+        self.set(x, &values);
     }
 
-    fn experts(&mut self, experts: Experts, rows: usize) {
-        unimplemented!()
+    fn experts(&mut self, e: Experts, rows: usize) {
+        let (count, first) = (e.experts.len(), &e.experts[0]);
+        let (hidden, inner) = (first.up.0.in_features, first.up.0.out_features);
+        let [gate, up, down] = [inner, inner, hidden].map(|width| self.alloc(width, "experts").expect("memory"));
+        let linear = |(weight, bias): (Weight, Option<Weight>), out| Linear { weight, bias, out, accumulate: false };
+        for row in 0..rows {
+            let logits = self.get(e.logits.at(row * count), count).to_vec();
+            let x = self.get(e.x.at(row * hidden), hidden).to_vec();
+            for (index, weight) in self.routed(&e, &logits) {
+                let expert = &e.experts[index];
+                match expert.gate {
+                    Some(of_gate) => {
+                        self.feed_forward(&x, 1, &linear(of_gate, gate), &linear(expert.up, up), e.activation);
+                    }
+                    None => {
+                        self.product(&x, 1, &linear(expert.up, gate));
+                        self.activate(gate, e.activation, inner);
+                    }
+                }
+                self.linear(gate, 1, &[linear(expert.down, down)]);
+                self.add_scaled(e.out.at(row * hidden), down, weight, hidden);
+            }
+        }
+        self.buffers.truncate(self.buffers.len() - 3);
     }
 
     fn gather(&mut self, x: Tensor, first: usize, rows: usize, width: usize, out: Tensor) {
-        unimplemented!()
+        for i in 0..rows {
+            let row = self.step.logits_indices[first + i] as usize;
+            let values = self.get(x.at(row * width), width).to_vec();
+            self.set(out.at(i * width), &values);
+        }
     }
 }
 
@@ -346,8 +516,11 @@ impl Sampling for PlainBackend {
         Ok(())
     }
 
-    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, _softcap: Option<f32>) {
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, softcap: Option<f32>) {
         self.linear(x, rows, &[head]);
+        if let Some(cap) = softcap {
+            self.softcap(head.out, cap, rows * head.weight.out_features);
+        }
         let mut sampler = self.sampler.take().expect("reserved before the first step");
         let (vocab, mask) = (head.weight.out_features, self.mask.as_ref().expect("set before the first step"));
         let mut output = std::mem::take(&mut self.sampled);

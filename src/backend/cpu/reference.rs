@@ -196,22 +196,23 @@ unsafe fn centre(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x -= mean);
 }
 
-/// An activation of one input, in f64.
-fn activation_of(x: f32, activation: Activation) -> f64 {
-    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-    let x = f64::from(x);
+/// An activation of one input; those with long formulas in f64.
+fn activation_of(x: f32, activation: Activation) -> f32 {
+    let sigmoid = |x: f32| 1.0 / (1.0 + (-f64::from(x)).exp());
+    let wide = f64::from(x);
     match activation {
-        Activation::Silu => x * sigmoid(x),
+        // Its bits are those of saved results: see `NUMERICS_VERSION`.
+        Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluTanh => {
             let root = (2.0 / std::f64::consts::PI).sqrt();
-            x / 2.0 * (1.0 + (root * (x + 0.044715 * x * x * x)).tanh())
+            (wide / 2.0 * (1.0 + (root * (wide + 0.044715 * wide * wide * wide)).tanh())) as f32
         }
-        Activation::Gelu => x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Activation::Gelu => (wide / 2.0 * (1.0 + erf(wide / std::f64::consts::SQRT_2))) as f32,
         Activation::Relu2 if x < 0.0 => 0.0,
         Activation::Relu2 => x * x,
         Activation::Clamped { alpha, limit } => {
-            let x = if x > f64::from(limit) { f64::from(limit) } else { x };
-            x * sigmoid(f64::from(alpha) * x)
+            let x = if x > limit { limit } else { x };
+            (f64::from(x) * sigmoid(alpha * x)) as f32
         }
     }
 }
@@ -237,14 +238,14 @@ unsafe fn gate(gate: &mut [f32], up: &[f32], activation: Activation) {
             Activation::Clamped { limit, .. } => u.clamp(-limit, limit) + 1.0,
             _ => u,
         };
-        *g = activation_of(*g, activation) as f32 * u;
+        *g = activation_of(*g, activation) * u;
     }
 }
 
 /// # Safety
 /// As [`rms_norm`].
 unsafe fn activate(x: &mut [f32], activation: Activation) {
-    x.iter_mut().for_each(|x| *x = activation_of(*x, activation) as f32);
+    x.iter_mut().for_each(|x| *x = activation_of(*x, activation));
 }
 
 /// # Safety

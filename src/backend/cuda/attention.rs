@@ -82,6 +82,7 @@ struct AttentionArg {
     soft_cap: f32,
     rounded_pitch: i32,
     rounded: u64,
+    sinks: u64,
 }
 
 /// Warps per block of `place_heads`; each handles one head.
@@ -127,10 +128,10 @@ impl CudaBackend {
             v: self.heads_arg(p.v, rows),
             q_gain: gains[0],
             k_gain: gains[1],
-            angles: self.place(p.rotary.angles, rows * p.rotary.dims),
-            rotary_start: p.rotary.start as i32,
-            rotary_dims: p.rotary.dims as i32,
-            interleaved: i32::from(p.rotary.interleaved),
+            angles: p.rotary.map_or(0, |rotary| self.place(rotary.angles, rows * rotary.dims)),
+            rotary_start: p.rotary.map_or(0, |rotary| rotary.start as i32),
+            rotary_dims: p.rotary.map_or(0, |rotary| rotary.dims as i32),
+            interleaved: p.rotary.map_or(0, |rotary| i32::from(rotary.interleaved)),
             norm_last: i32::from(p.norm_last),
             eps: p.eps,
             store: 1,
@@ -162,7 +163,7 @@ impl CudaBackend {
 
     /// See [`crate::backend::Operations::attention`].
     pub(super) fn attend(&mut self, attention: Attention) {
-        let Attention { q, out, pages, layer, scale, window } = attention;
+        let Attention { q, out, pages, layer, scale, window, softcap, sinks } = attention;
         let rows = self.inputs().rows;
         let pages_arg = self.pages_arg(pages, layer);
         let shape = self.groups[pages.0 as usize].shape;
@@ -189,9 +190,10 @@ impl CudaBackend {
             sequences: inputs.sequences(),
             tables,
             table_starts,
-            soft_cap: 0.0,
+            soft_cap: softcap.unwrap_or(0.0),
             rounded_pitch: pitch(width) as i32,
             rounded,
+            sinks: sinks.map_or(0, |sinks| self.vector(sinks)),
         };
         if shape.dtype == DType::F32 {
             let shape = Shape { grid: [rows, q.heads, 1], block: 128, shared: (64 + shape.v_dim) * 4 };
@@ -224,8 +226,9 @@ impl CudaBackend {
         }
         let queries = units.several_rows_max * group;
         let several = AttentionArg { units: self.inputs().unit(units.single), ..args };
-        let wide = self.attention_kernel(shape.dtype, dim, 64).fits(shared(dim, 64, false));
-        let block = if wide { 64 } else { 16 };
+        // Heads of more than 256 elements have kernels of 16 queries only.
+        let many = dim <= 256 && self.attention_kernel(shape.dtype, dim, 64).fits(shared(dim, 64, false));
+        let block = if many { 64 } else { 16 };
         let grid = [units.several, shape.kv_heads * queries.div_ceil(block), 1];
         // SAFETY: as above.
         unsafe { self.submit_attention(shape.dtype, dim, block, grid, shared(dim, block, false), several) };
@@ -251,14 +254,16 @@ impl CudaBackend {
             (false, 64, _) => k.attention_bf16_64x64,
             (false, 128, 16) => k.attention_bf16_128x16,
             (false, 128, _) => k.attention_bf16_128x64,
-            (false, _, 16) => k.attention_bf16_256x16,
-            (false, ..) => k.attention_bf16_256x64,
+            (false, 256, 16) => k.attention_bf16_256x16,
+            (false, 256, _) => k.attention_bf16_256x64,
+            (false, ..) => k.attention_bf16_512x16,
             (true, 64, 16) => k.attention_i8_64x16,
             (true, 64, _) => k.attention_i8_64x64,
             (true, 128, 16) => k.attention_i8_128x16,
             (true, 128, _) => k.attention_i8_128x64,
-            (true, _, 16) => k.attention_i8_256x16,
-            (true, ..) => k.attention_i8_256x64,
+            (true, 256, 16) => k.attention_i8_256x16,
+            (true, 256, _) => k.attention_i8_256x64,
+            (true, ..) => k.attention_i8_512x16,
         }
     }
 

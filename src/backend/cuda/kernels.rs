@@ -156,6 +156,8 @@ kernels! {
         attention_i8_128x64: attention_shared(true, 128, 64, false),
         attention_i8_256x16: attention_shared(true, 256, 16, false),
         attention_i8_256x64: attention_shared(true, 256, 64, false),
+        attention_bf16_512x16: attention_shared(false, 512, 16, false),
+        attention_i8_512x16: attention_shared(true, 512, 16, false),
         attention_merge, attention_f32,
     }
     linear {
@@ -182,10 +184,10 @@ kernels! {
         linear_few8_iq4_xs, linear_few32_iq4_xs, linear_128x64_iq4_xs: 52_224, embed_iq4_xs,
         linear_few8_mxfp4, linear_few32_mxfp4, linear_128x64_mxfp4: 52_224, embed_mxfp4,
     }
-    norm { rms_norm, place_heads_bf16, place_heads_f32, place_heads_i8 }
+    norm { norm_rows, place_heads_bf16, place_heads_f32, place_heads_i8 }
     elementwise {
-        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, silu_mul, silu_mul_rows,
-        gelu_mul, gelu_mul_rows, sigmoid_mul, add_scaled,
+        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, gate_elements, gate_rows, sigmoid_mul,
+        scale_by_position, fill_elements, scale_elements, cap_elements, add_scaled,
         fill_random_bf16, fill_random_f32, fill_random_q8, fill_random_q4,
     }
     experts { experts_route, experts_count, experts_place, experts_combine }
@@ -228,12 +230,13 @@ impl Kernels {
 }
 
 /// Dynamic shared memory of `attention_*_<dim>x<queries>` in bytes: queries; the stages of keys and values, with scale
-/// factors for 8-bit pages (`bytes`); and totals, unless the keys are split. Must match `Shared` of
-/// `kernels/attention.cu`.
+/// factors for 8-bit pages (`bytes`); and totals, unless the keys are split. Heads of more than 256 elements have one stage for 256
+/// elements of keys or of values. Must match `Shared` and `SharedWide` of `kernels/attention_tile.cuh`.
 pub const fn attention_shared(bytes: bool, dim: usize, queries: usize, split: bool) -> usize {
-    let stages = if dim == 256 && queries == 16 { 1 } else { 2 };
+    let stages = if dim >= 256 && queries == 16 { 1 } else { 2 };
     let factors = if bytes { 2 * 64 * 4 } else { 0 };
-    queries * dim * 2 + stages * (2 * 64 * dim * 2 + factors) + if split { 0 } else { queries * dim * 4 }
+    let tile = if dim > 256 { 64 * 256 * 2 } else { 2 * 64 * dim * 2 };
+    queries * dim * 2 + stages * (tile + factors) + if split { 0 } else { queries * dim * 4 }
 }
 
 /// The dimensions of a launch.
@@ -303,7 +306,7 @@ mod tests {
             let first_words = |start: &'static str| {
                 text.lines().filter_map(move |line| Some(line.strip_prefix(start)?.split([',', ')']).next()?.trim()))
             };
-            let starts = ["ENTRY(", "ATTENTION(", "FEW(", "TILED("];
+            let starts = ["ENTRY(", "ATTENTION(", "WIDE(", "FEW(", "TILED("];
             let mut entries: Vec<String> = starts.into_iter().flat_map(first_words).map(str::to_owned).collect();
             let blocks = ["linear_few8", "linear_few32", "linear_128x64", "embed"];
             entries.extend(first_words("BLOCKS(").flat_map(|format| blocks.map(|kernel| format!("{kernel}_{format}"))));

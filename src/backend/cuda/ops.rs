@@ -1,7 +1,7 @@
 //! The traits of a [`Backend`].
 
 use super::forms;
-use super::kernels::{Shape, arg};
+use super::kernels::{Function, Shape, arg};
 use super::state::{CudaBackend, Format};
 use crate::backend::cpu::Compute;
 use crate::backend::*;
@@ -117,7 +117,7 @@ impl Steps for CudaBackend {
 }
 
 impl Operations for CudaBackend {
-    fn embed(&mut self, table: Weight, out: Tensor) {
+    fn embed(&mut self, table: Weight, scale: f32, out: Tensor) {
         if self.skips() {
             return;
         }
@@ -132,7 +132,8 @@ impl Operations for CudaBackend {
         };
         let shape = self.each_element(rows * width);
         let (matrix, pitch, rows, width) = (stored.matrix, pitch as i32, rows as i32, width as i32);
-        let mut params = [arg(&matrix), arg(&pitch), arg(&tokens), arg(&sampled), arg(&to), arg(&rows), arg(&width)];
+        let mut params =
+            [arg(&matrix), arg(&pitch), arg(&tokens), arg(&sampled), arg(&scale), arg(&to), arg(&rows), arg(&width)];
         // SAFETY: the parameters of all these kernels; tokens are below the table's rows, and `out` was checked.
         unsafe { self.submit(function, shape, &mut params) };
         self.wrote(out);
@@ -151,31 +152,50 @@ impl Operations for CudaBackend {
         unsafe { self.submit(self.kernels.rotary_angles, shape, &mut params) };
     }
 
-    fn rms_norm(&mut self, x: Tensor, gain: Weight, eps: f32, rows: usize, out: Tensor) {
+    fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor) {
         /// Must match `Norm` of the kernels.
         #[repr(C)]
-        struct Norm {
+        struct NormArg {
             x: u64,
             add: u64,
             gain: u64,
+            bias: u64,
             out: u64,
             rounded: u64,
             width: i32,
             pitch: i32,
             eps: f32,
+            centred: i32,
         }
         if self.skips() {
             return;
         }
-        let width = gain.in_features;
         let (from, to) = (self.place(x, rows * width), self.place(out, rows * width));
         self.wrote(out);
-        // The result is the input of products.
-        let rounded = if self.options.compute == Compute::Bf16 { self.round_into(out, rows, width) } else { 0 };
-        let (gain, pitch) = (self.vector(gain), forms::pitch(width) as i32);
-        let args = Norm { x: from, add: 0, gain, out: to, rounded, width: width as i32, pitch, eps };
+        // The result is the input of products, but for norms of many short rows, heads, which may need more padding than there
+        // is room for.
+        let products = self.options.compute == Compute::Bf16 && self.rounded_fits(rows, width);
+        let rounded = if products { self.round_into(out, rows, width) } else { 0 };
+        let [gain, bias] = [norm.gain, norm.bias].map(|vector| {
+            vector.map_or(0, |vector| {
+                assert!(vector.in_features == width, "{} factors of rows of {width}", vector.in_features);
+                self.vector(vector)
+            })
+        });
+        let args = NormArg {
+            x: from,
+            add: 0,
+            gain,
+            bias,
+            out: to,
+            rounded,
+            width: width as i32,
+            pitch: forms::pitch(width) as i32,
+            eps: norm.eps,
+            centred: i32::from(norm.centred),
+        };
         // SAFETY: the one parameter of the kernel; all places were checked.
-        unsafe { self.submit(self.kernels.rms_norm, rows_shape(rows), &mut [arg(&args)]) };
+        unsafe { self.submit(self.kernels.norm_rows, rows_shape(rows), &mut [arg(&args)]) };
     }
 
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
@@ -184,10 +204,18 @@ impl Operations for CudaBackend {
         }
     }
 
-    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear) {
+    fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {
         if !self.skips() {
             self.group_products(x, rows, &[gate, up]);
-            self.gate_rows(gate.out, up.out, rows, gate.weight.out_features);
+            self.gate_product(gate.out, up.out, rows, gate.weight.out_features, activation);
+        }
+    }
+
+    fn activate(&mut self, x: Tensor, activation: Activation, elements: usize) {
+        if !self.skips() {
+            let to = self.place(x, elements);
+            self.gate_elements(to, 0, elements, activation);
+            self.wrote(x);
         }
     }
 
@@ -203,15 +231,59 @@ impl Operations for CudaBackend {
         }
     }
 
-    fn sigmoid_mul(&mut self, x: Tensor, gate: Tensor, elements: usize) {
+    fn scale_by_position(&mut self, x: Tensor, width: usize, scale: PositionScale) {
         if self.skips() {
             return;
         }
-        let (to, with) = (self.place(x, elements), self.place(gate, elements));
-        let (shape, count) = (self.each_element(elements), elements as i64);
-        // SAFETY: the parameters of the kernel; both places were checked.
-        unsafe { self.submit(self.kernels.sigmoid_mul, shape, &mut [arg(&to), arg(&with), arg(&count)]) };
+        let rows = self.inputs().rows;
+        let (to, at, shape) = (self.place(x, rows * width), self.inputs().positions(), self.each_element(rows * width));
+        let (PositionScale { beta, period }, rows, width) = (scale, rows as i32, width as i32);
+        let mut params = [arg(&to), arg(&at), arg(&beta), arg(&period), arg(&rows), arg(&width)];
+        // SAFETY: the parameters of the kernel; the place was checked.
+        unsafe { self.submit(self.kernels.scale_by_position, shape, &mut params) };
         self.wrote(x);
+    }
+
+    fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize) {
+        if self.skips() || rows == 0 {
+            return;
+        }
+        assert!(gate.dim == dim || gate.dim == 1, "gates of {} for heads of {dim} elements", gate.dim);
+        let elements = rows * gate.heads * dim;
+        let (to, with) = (self.place(x, elements), self.place(gate.tensor, gate.span(rows)));
+        let (row_stride, head_stride) = (gate.row_stride as i64, gate.head_stride as i64);
+        let (rows, heads, dim, gate_dim) = (rows as i32, gate.heads as i32, dim as i32, gate.dim as i32);
+        let mut params = [
+            arg(&to),
+            arg(&with),
+            arg(&row_stride),
+            arg(&head_stride),
+            arg(&rows),
+            arg(&heads),
+            arg(&dim),
+            arg(&gate_dim),
+        ];
+        // SAFETY: the parameters of the kernel; both places were checked.
+        unsafe { self.submit(self.kernels.sigmoid_mul, self.each_element(elements), &mut params) };
+        self.wrote(x);
+    }
+
+    fn clear(&mut self, x: Tensor, elements: usize) {
+        if !self.skips() {
+            self.each_by_number(self.kernels.fill_elements, x, 0.0, elements);
+        }
+    }
+
+    fn scale(&mut self, x: Tensor, factor: f32, elements: usize) {
+        if !self.skips() {
+            self.each_by_number(self.kernels.scale_elements, x, factor, elements);
+        }
+    }
+
+    fn softcap(&mut self, x: Tensor, cap: f32, elements: usize) {
+        if !self.skips() {
+            self.each_by_number(self.kernels.cap_elements, x, cap, elements);
+        }
     }
 
     fn add_scaled(&mut self, x: Tensor, y: Tensor, factor: f32, elements: usize) {
@@ -253,12 +325,15 @@ impl Sampling for CudaBackend {
         self.scratch().sampling.set_vocabulary_mask(mask.end(), mask.holes())
     }
 
-    fn sample(&mut self, x: Tensor, rows: usize, head: Linear) {
+    fn sample(&mut self, x: Tensor, rows: usize, head: Linear, softcap: Option<f32>) {
         if !self.asked_whole {
             self.upload_requests();
         }
         if !self.skips() {
             self.group_products(x, rows, &[head]);
+            if let Some(cap) = softcap {
+                self.each_by_number(self.kernels.cap_elements, head.out, cap, rows * head.weight.out_features);
+            }
             self.sample_rows(head.out, rows, head.weight.out_features);
         }
         self.end_step();
@@ -285,6 +360,14 @@ pub fn rows_shape(rows: usize) -> Shape {
 }
 
 impl CudaBackend {
+    /// Runs `fill_elements`, `scale_elements` or `cap_elements` over the elements of `x`.
+    fn each_by_number(&mut self, function: Function, x: Tensor, number: f32, elements: usize) {
+        let (to, shape, count) = (self.place(x, elements), self.each_element(elements), elements as i64);
+        // SAFETY: the parameters of these kernels; the place was checked.
+        unsafe { self.submit(function, shape, &mut [arg(&to), arg(&number), arg(&count)]) };
+        self.wrote(x);
+    }
+
     /// The byte range of a frame in the group's buffer; an error if its size is not `len`.
     fn frame(&self, pages: KvPages, frame: u32, len: usize) -> Result<Range<usize>> {
         let shape = self.groups[pages.0 as usize].shape;

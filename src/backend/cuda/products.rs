@@ -6,7 +6,7 @@ use super::forms::pitch;
 use super::kernels::{Function, Shape, arg};
 use super::state::{CudaBackend, Format};
 use crate::backend::cpu::Compute;
-use crate::backend::{Linear, Tensor};
+use crate::backend::{Activation, Linear, Tensor};
 
 /// One weight of a launch; must match `Product` of the kernels.
 #[repr(C)]
@@ -16,11 +16,14 @@ pub struct Product {
     /// For experts, instead of `weight`: the address table in which expert `e` has entry `e * expert_stride`.
     pub experts: u64,
     pub bias: u64,
+    /// For experts, instead of `bias`: the address table in which expert `e` has entry `e * bias_stride`.
+    pub biases: u64,
     pub out: u64,
     pub out_features: i32,
     pub accumulate: i32,
     pub first_block: i32,
     pub expert_stride: i32,
+    pub bias_stride: i32,
 }
 
 /// A launch; must match `Products` of the kernels.
@@ -36,6 +39,27 @@ pub struct Products {
     pub tiles: u64,
     pub tile_count: u64,
     pub x_rows: u64,
+}
+
+/// Must match `Activation` of the kernels.
+#[repr(C)]
+struct ActivationArg {
+    kind: i32,
+    alpha: f32,
+    limit: f32,
+}
+
+impl ActivationArg {
+    fn new(activation: Activation) -> ActivationArg {
+        let (kind, alpha, limit) = match activation {
+            Activation::Silu => (0, 0.0, 0.0),
+            Activation::GeluTanh => (1, 0.0, 0.0),
+            Activation::Gelu => (2, 0.0, 0.0),
+            Activation::Relu2 => (3, 0.0, 0.0),
+            Activation::Clamped { alpha, limit } => (4, alpha, limit),
+        };
+        ActivationArg { kind, alpha, limit }
+    }
 }
 
 /// A kernel, and the number of outputs and rows per block.
@@ -209,30 +233,33 @@ impl CudaBackend {
         }
     }
 
-    /// `gate = silu(gate) * up` of `[rows, width]`. Computing in bf16, only the rounded form for products is written.
-    pub(super) fn gate_rows(&mut self, gate: Tensor, up: Tensor, rows: usize, width: usize) {
+    /// `gate = activation(gate) * up` of `[rows, width]`. Computing in bf16, only the rounded form for products is written.
+    pub(super) fn gate_product(&mut self, gate: Tensor, up: Tensor, rows: usize, width: usize, activation: Activation) {
         let (from, with) = (self.place(gate, rows * width), self.place(up, rows * width));
         if self.options.compute == Compute::F32 {
-            return self.silu_elements(from, with, rows * width);
+            return self.gate_elements(from, with, rows * width, activation);
         }
         let to = self.round_into(gate, rows, width);
-        self.silu_rows(from, with, to, rows, width);
+        self.gate_rows(from, with, to, [rows, width], activation);
     }
 
-    /// `to[rows, pitch(width)] = silu(gate) * up`, rounded to bf16. The addresses have room for that.
-    pub(super) fn silu_rows(&mut self, gate: u64, up: u64, to: u64, rows: usize, width: usize) {
-        let shape = self.each_element(rows * pitch(width));
+    /// `to[rows, pitch(width)] = activation(gate) * up`, rounded to bf16; without `up` (0) `activation(gate)`. The addresses
+    /// have room for that.
+    pub(super) fn gate_rows(&mut self, gate: u64, up: u64, to: u64, size: [usize; 2], activation: Activation) {
+        let [rows, width] = size;
+        let (shape, activation) = (self.each_element(rows * pitch(width)), ActivationArg::new(activation));
         let (rows, width, pitched) = (rows as i32, width as i32, pitch(width) as i32);
-        let mut params = [arg(&gate), arg(&up), arg(&to), arg(&rows), arg(&width), arg(&pitched)];
-        // SAFETY: gate, up, out, rows, width, pitch of `silu_mul_rows`; the callers checked the places.
-        unsafe { self.submit(self.kernels.silu_mul_rows, shape, &mut params) };
+        let mut params = [arg(&gate), arg(&up), arg(&to), arg(&rows), arg(&width), arg(&pitched), arg(&activation)];
+        // SAFETY: gate, up, out, rows, width, pitch, activation of `gate_rows`; the callers checked the places.
+        unsafe { self.submit(self.kernels.gate_rows, shape, &mut params) };
     }
 
-    /// `gate = silu(gate) * up`. The addresses have room for that many elements.
-    pub(super) fn silu_elements(&mut self, gate: u64, up: u64, elements: usize) {
-        let (shape, count) = (self.each_element(elements), elements as i64);
-        // SAFETY: gate, up, elements of `silu_mul`; the callers checked the places.
-        unsafe { self.submit(self.kernels.silu_mul, shape, &mut [arg(&gate), arg(&up), arg(&count)]) };
+    /// `gate = activation(gate) * up`; without `up` (0) `activation(gate)`. The addresses have room for that many elements.
+    pub(super) fn gate_elements(&mut self, gate: u64, up: u64, elements: usize, activation: Activation) {
+        let (shape, count, activation) = (self.each_element(elements), elements as i64, ActivationArg::new(activation));
+        let mut params = [arg(&gate), arg(&up), arg(&count), arg(&activation)];
+        // SAFETY: gate, up, elements, activation of `gate_elements`; the callers checked the places.
+        unsafe { self.submit(self.kernels.gate_elements, shape, &mut params) };
     }
 
     /// The launch shape of an elementwise kernel: enough threads for all elements, at most 16 blocks per

@@ -26,6 +26,9 @@ const ROUNDED_SLOTS: usize = 2;
 /// Capacity for constants, in elements: the rotary frequencies of all kinds of layers.
 const CONSTANTS: usize = 16 << 10;
 
+/// Widest heads that attention over pages of 16 or 8 bits has kernels for, in elements.
+const HEAD_DIM_MAX: usize = 512;
+
 /// The number format of a weight on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -68,7 +71,7 @@ pub struct Scratch {
     /// Rotary frequencies on the device, and their values on the host.
     pub constants: Buffer,
     pub constants_of: Vec<f32>,
-    /// `[weights]`: the device address of every weight's matrix, by id.
+    /// `[weights]`: the device address of every weight's matrix, by id; then those of vectors, 0 for a weight that is none.
     pub addresses: Buffer,
     /// Most rows of a step with one row of each sequence, all of them sampled.
     pub rows_max: usize,
@@ -166,8 +169,9 @@ impl Scratch {
         let bytes = |count: usize, each: usize| count.checked_mul(each).ok_or_else(|| Error::memory(what, u64::MAX));
         let buffer = |count: usize, each: usize| Buffer::zeroed(device, bytes(count, each)?, what);
         let rounded = || Ok(Rounded { buffer: buffer(s.rounded, 1)?, of: None, used: 0 });
-        let addresses = buffer(weights.len(), 8)?;
-        let list: Vec<u8> = weights.iter().flat_map(|w| w.matrix.to_ne_bytes()).collect();
+        let addresses = buffer(weights.len(), 2 * 8)?;
+        let (matrices, vectors) = (weights.iter().map(|w| w.matrix), weights.iter().map(|w| w.vector));
+        let list: Vec<u8> = matrices.chain(vectors).flat_map(u64::to_ne_bytes).collect();
         addresses.write(0, &list)?;
         let entries_inner = bytes(s.entries, s.inner)?;
         Ok(Scratch {
@@ -315,6 +319,11 @@ impl CudaBackend {
 
     pub(super) fn scratch(&mut self) -> &mut Scratch {
         self.scratch.as_mut().expect("reserved before the first step")
+    }
+
+    /// Whether a slot has room for the rounded form of so many rows.
+    pub(super) fn rounded_fits(&mut self, rows: usize, width: usize) -> bool {
+        rows * forms::pitch(width) * 2 <= self.scratch().rounded[0].buffer.bytes
     }
 
     /// Assigns the least recently used slot to the rounded form of `x` and returns its address; the caller fills it.
@@ -552,13 +561,13 @@ impl CudaBackend {
 pub fn kv_check(shape: &KvShape) -> Result<()> {
     let multiple = if shape.dtype == DType::I8 { 16 } else { 8 };
     let (widest, dims) = (shape.k_dim.max(shape.v_dim), [shape.k_dim, shape.v_dim]);
-    let fits = shape.dtype == DType::F32 || (widest <= 256 && dims.iter().all(|d| d.is_multiple_of(multiple)));
+    let fits = shape.dtype == DType::F32 || (widest <= HEAD_DIM_MAX && dims.iter().all(|d| d.is_multiple_of(multiple)));
     if fits {
         return Ok(());
     }
     Err(Error::unsupported(format!(
-        "the CUDA backend has no kernel for heads of {widest} elements with {} pages: multiples of {multiple} up to 256 are \
-         possible; choose the device cpu, or kv = f32",
+        "the CUDA backend has no kernel for heads of {widest} elements with {} pages: multiples of {multiple} up to {HEAD_DIM_MAX} \
+         are possible; choose the device cpu, or kv = f32",
         shape.dtype
     ))
     .about("kv"))

@@ -1,11 +1,12 @@
 //! Attention and KV pages of every tier, for every page type: against the reference, and law 1.
 
-use super::{LARGEST, Random, backend, close, get, other_tiers, put};
+use super::{LARGEST, Random, backend, close, get, other_tiers, put, stored};
 use astrai::backend::cpu::{CpuBackend, Tier, tiers};
 use astrai::backend::{
-    Attention, Cache, Heads, KvPages, KvShape, MaxBatchShape, Memory, Operations, Placement, Rotary, Steps, Tables,
+    Attention, Cache, Heads, KvPages, KvShape, MaxBatchShape, Memory, Operations, Placement, Steps, Tables, Weight,
 };
 use astrai::dtype::DType;
+use astrai::encoding::Encoding;
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -18,6 +19,8 @@ struct Case {
     v_dim: usize,
     page_tokens: usize,
     window: Option<u32>,
+    softcap: Option<f32>,
+    sinks: bool,
     dtype: DType,
 }
 
@@ -48,6 +51,8 @@ const ONE: Case = Case {
     v_dim: 64,
     page_tokens: 16,
     window: None,
+    softcap: None,
+    sinks: false,
     dtype: DType::Bf16,
 };
 
@@ -58,6 +63,7 @@ struct Bench {
     pages: KvPages,
     /// `[sequences, tokens, heads, dim]` each.
     inputs: [Vec<f32>; 3],
+    sinks: Weight,
     tables: Vec<u32>,
     starts: Vec<u32>,
 }
@@ -73,6 +79,9 @@ impl Bench {
         let mut b = backend(tier, threads);
         let shape = case.shape();
         let pages = b.kv_pages(shape).unwrap();
+        // Some of them above every score, some far below.
+        let sinks: Vec<f32> = r.vec(case.heads).iter().map(|v| v * 6.0).collect();
+        let sinks = b.weight(stored(&sinks, DType::F32), Encoding::Stored(DType::F32), 1, case.heads).unwrap();
         if poison {
             for frame in 0..shape.frames as u32 {
                 b.write_page(pages, frame, &vec![0xff; shape.frame_bytes().unwrap()]).unwrap();
@@ -85,7 +94,7 @@ impl Bench {
             starts.push(tables.len() as u32);
             tables.extend((0..case.pages()).map(|i| (shape.frames - 1 - (i * case.sequences + sequence)) as u32));
         }
-        Bench { case, b, pages, inputs, tables, starts }
+        Bench { case, b, pages, inputs, sinks, tables, starts }
     }
 
     /// Stores and attends the tokens (sequence, position) in one step.
@@ -94,7 +103,7 @@ impl Bench {
     }
 
     fn run(&mut self, tokens: &[(usize, usize)], attend: bool) -> Vec<f32> {
-        let Case { heads, kv_heads, k_dim, v_dim, window, .. } = self.case;
+        let Case { heads, kv_heads, k_dim, v_dim, window, softcap, .. } = self.case;
         let mut view = |input: usize, heads: usize, dim: usize| {
             let width = heads * dim;
             let rows: Vec<f32> = tokens
@@ -110,15 +119,15 @@ impl Bench {
         let step = self.b.step();
         (step.positions, step.sequences) = (positions, sequences);
         step.tables = vec![Tables { pages: self.tables.clone(), starts: self.starts.clone() }];
-        let rotary = Rotary { angles: q.tensor, start: 0, dims: 0, interleaved: false };
-        let (norms, norm_last, eps, pages, layer) = (None, false, 0.0, self.pages, 1);
+        let (norms, norm_last, eps, rotary, pages, layer) = (None, false, 0.0, None, self.pages, 1);
         self.b.place_heads(&Placement { q, k, v, norms, norm_last, eps, rotary, pages, layer });
         if !attend {
             return Vec::new();
         }
         let out = self.b.alloc(tokens.len() * heads * v_dim, "out").unwrap();
         let scale = 4.0 / k_dim as f32;
-        self.b.attention(Attention { q, out, pages: self.pages, layer: 1, scale, window });
+        let sinks = self.case.sinks.then_some(self.sinks);
+        self.b.attention(Attention { q, out, pages: self.pages, layer: 1, scale, window, softcap, sinks });
         get(&mut self.b, out, tokens.len() * heads * v_dim)
     }
 }
@@ -157,13 +166,29 @@ fn cases() -> Vec<Case> {
         for page_tokens in [1, 7, 16, 32, 48, 64] {
             cases.push(Case { tokens: 70, page_tokens, window: Some(60), ..one });
         }
-        for (k_dim, v_dim) in
-            [(2, 2), (10, 10), (2, 16), (32, 48), (33, 16), (66, 80), (80, 80), (192, 128), (256, 256)]
-        {
+        for (k_dim, v_dim) in [
+            (2, 2),
+            (10, 10),
+            (2, 16),
+            (32, 48),
+            (33, 16),
+            (66, 80),
+            (80, 80),
+            (192, 128),
+            (256, 256),
+            (96, 112),
+            (512, 512),
+        ] {
             cases.push(Case { tokens: 70, k_dim, v_dim, ..one });
         }
         for (heads, kv_heads) in [(1, 1), (3, 1), (10, 2), (6, 1), (7, 1), (8, 1), (26, 2), (70, 1)] {
             cases.push(Case { tokens: 40, heads, kv_heads, k_dim: 32, v_dim: 32, ..one });
+        }
+        for (softcap, sinks) in [(Some(0.7), false), (None, true), (Some(30.0), true)] {
+            for (tokens, window) in [(1, None), (70, None), (140, Some(50))] {
+                cases.push(Case { tokens, window, softcap, sinks, ..one });
+            }
+            cases.push(Case { tokens: 1030, heads: 2, kv_heads: 1, k_dim: 32, v_dim: 16, softcap, sinks, ..one });
         }
         for (tokens, window) in [(511, None), (513, None), (1030, None), (1030, Some(530))] {
             cases.push(Case { tokens, window, heads: 1, kv_heads: 1, k_dim: 32, v_dim: 16, ..one });
@@ -275,7 +300,8 @@ fn a_sequence_does_not_depend_on_its_neighbours() {
 fn one_long_sequence_is_split_without_a_trace() {
     for tier in other_tiers() {
         for (dtype, window) in [(DType::F32, None), (DType::Bf16, None), (DType::I8, None), (DType::Bf16, Some(2500))] {
-            let case = Case { tokens: 3000, heads: 2, kv_heads: 1, window, dtype, ..ONE };
+            let (softcap, sinks) = (window.map(|_| 2.0), window.is_some() || dtype == DType::F32);
+            let case = Case { tokens: 3000, heads: 2, kv_heads: 1, window, softcap, sinks, dtype, ..ONE };
             let results: Vec<_> = [1, 2, 3, 7]
                 .into_iter()
                 .map(|threads| {

@@ -35,6 +35,7 @@ struct Args {
     soft_cap: f32,
     rounded_pitch: i32,
     rounded: *mut u16,
+    sinks: *const f32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,7 @@ struct Case {
     page_tokens: usize,
     window: usize,
     soft_cap: f32,
+    sinks: bool,
     dtype: DType,
 }
 
@@ -60,6 +62,7 @@ const PLAIN: Case = Case {
     page_tokens: 16,
     window: 0,
     soft_cap: 0.0,
+    sinks: false,
     dtype: DType::Bf16,
 };
 
@@ -72,6 +75,8 @@ struct Bench {
     q: Vec<f32>,
     /// Keys and values as they are stored: [tokens of both, kv_heads, dim].
     kv: [Vec<f32>; 2],
+    /// [heads]: some above every score, some far below.
+    sinks: Vec<f32>,
     tables: Vec<u32>,
     starts: Vec<u32>,
 }
@@ -94,7 +99,8 @@ impl Bench {
         let pages = Memory::new(0);
         let q = random.vec(all * case.heads * k_dim).into_iter().map(|v| super::rounded(v * 2.0)).collect();
         let kv = [random.vec(all * kv_heads * k_dim), random.vec(all * kv_heads * v_dim)];
-        let mut bench = Bench { case, shape, pages, q, kv, tables, starts };
+        let sinks = random.vec(case.heads).iter().map(|v| v * 5.0).collect();
+        let mut bench = Bench { case, shape, pages, q, kv, sinks, tables, starts };
         bench.store();
         bench
     }
@@ -161,7 +167,8 @@ impl Bench {
                 if cap > 0.0 { (cap * (score / cap).tanh()).exp() } else { score.exp() }
             };
             let weights: Vec<f64> = (begin..=position).map(score).collect();
-            let total: f64 = weights.iter().sum();
+            let sink = if case.sinks { f64::from(self.sinks[head]).exp() } else { 0.0 };
+            let total: f64 = weights.iter().sum::<f64>() + sink;
             for d in 0..case.v_dim {
                 let value = |(p, w): (usize, &f64)| w * f64::from(of(1, case.v_dim, p + begin)[d]);
                 out.push(weights.iter().enumerate().map(value).sum::<f64>() / total);
@@ -216,7 +223,7 @@ impl Bench {
         let out = Memory::new(rows * case.heads * case.v_dim * 4);
         let rounded = Memory::new(rows * self.rounded_pitch() * 2);
         let parts = Memory::new(if split { rows * case.heads * spans * (2 + case.v_dim) * 4 } else { 0 });
-        let (q, unit_list) = (Memory::of(&q), Memory::of(&units));
+        let (q, unit_list, sinks) = (Memory::of(&q), Memory::of(&units), Memory::of(&self.sinks));
         let integers = [&positions[..], &sequences, &self.tables, &self.starts].map(Memory::of);
         let args = Args {
             q: q.at(),
@@ -237,19 +244,23 @@ impl Bench {
             soft_cap: case.soft_cap,
             rounded_pitch: self.rounded_pitch() as i32,
             rounded: if wanted[1] { rounded.at() } else { std::ptr::null_mut() },
+            sinks: if case.sinks { sinks.at() } else { std::ptr::null() },
         };
         if case.dtype == DType::F32 {
             launch("attention_f32", shape([rows, case.heads, 1], 128, (64 + case.v_dim) * 4), &[param(&args)]);
             return (out.read(), rounded.read());
         }
-        let dim = [64, 128, 256].into_iter().find(|&d| d >= case.k_dim.max(case.v_dim)).unwrap();
+        let dim = [64, 128, 256, 512].into_iter().find(|&d| d >= case.k_dim.max(case.v_dim)).unwrap();
+        // The widest have kernels of 16 queries only.
+        let queries = if dim == 512 { 16 } else { queries };
         let pages = if case.dtype == DType::I8 { "i8" } else { "bf16" };
         let name = format!("attention_{pages}_{dim}x{queries}");
         let blocks = case.kv_heads * (longest * (case.heads / case.kv_heads)).div_ceil(queries);
-        let stages = if (dim, queries) == (256, 16) { 1 } else { 2 };
+        let stages = if dim >= 256 && queries == 16 { 1 } else { 2 };
         let factors = if case.dtype == DType::I8 { 512 } else { 0 };
         let totals = if split { 0 } else { queries * dim * 4 };
-        let shared = queries * dim * 2 + stages * (2 * 64 * dim * 2 + factors) + totals;
+        let tile = if dim == 512 { 64 * 256 * 2 } else { 2 * 64 * dim * 2 };
+        let shared = queries * dim * 2 + stages * (tile + factors) + totals;
         let grid = [units.len(), blocks, if split { spans } else { 1 }];
         launch(&name, shape(grid, 128, shared), &[param(&args)]);
         if split {
@@ -292,6 +303,15 @@ fn cases() -> Vec<Case> {
         Case { tokens: [63, 260], dtype: i8, soft_cap: 1.5, ..PLAIN },
         Case { tokens: [1, 100], dtype: i8, heads: 6, k_dim: 96, v_dim: 128, window: 33, ..PLAIN },
         Case { tokens: [2, 65], dtype: i8, kv_heads: 1, k_dim: 256, v_dim: 256, ..PLAIN },
+        Case { sinks: true, ..PLAIN },
+        Case { tokens: [15, 129], dtype: DType::F32, sinks: true, soft_cap: 0.9, window: 50, ..PLAIN },
+        Case { tokens: [3, 600], heads: 2, kv_heads: 1, sinks: true, window: 300, ..PLAIN },
+        Case { tokens: [3, 270], dtype: i8, heads: 2, sinks: true, soft_cap: 1.5, ..PLAIN },
+        Case { tokens: [3, 70], k_dim: 112, v_dim: 96, ..PLAIN },
+        Case { tokens: [3, 70], heads: 2, k_dim: 192, v_dim: 128, ..PLAIN },
+        Case { tokens: [3, 300], heads: 3, kv_heads: 1, k_dim: 512, v_dim: 512, sinks: true, ..PLAIN },
+        Case { tokens: [3, 90], heads: 4, kv_heads: 1, k_dim: 200, v_dim: 408, window: 40, soft_cap: 2.0, ..PLAIN },
+        Case { tokens: [1, 270], heads: 2, kv_heads: 2, dtype: i8, k_dim: 512, v_dim: 320, ..PLAIN },
     ]
 }
 
@@ -385,6 +405,8 @@ fn damage_stays_with_those_who_see_it() {
         Case { tokens: [1, 200], heads: 3, kv_heads: 1, window: 20, ..PLAIN },
         Case { tokens: [1, 260], heads: 1, kv_heads: 1, dtype: i8, ..PLAIN },
         Case { tokens: [1, 200], heads: 2, kv_heads: 1, window: 20, dtype: i8, ..PLAIN },
+        Case { tokens: [1, 200], heads: 1, kv_heads: 1, window: 20, k_dim: 512, v_dim: 512, sinks: true, ..PLAIN },
+        Case { tokens: [1, 200], heads: 1, kv_heads: 1, k_dim: 320, v_dim: 512, dtype: i8, ..PLAIN },
     ];
     for case in all {
         let [_, b] = case.tokens;

@@ -13,11 +13,13 @@ pub struct Product {
     pub weight: *const u8,
     pub experts: *const *const u8,
     pub bias: *const f32,
+    pub biases: *const *const f32,
     pub out: *mut f32,
     pub out_features: i32,
     pub accumulate: i32,
     pub first_block: i32,
     pub expert_stride: i32,
+    pub bias_stride: i32,
 }
 
 /// The mirror of `Products`.
@@ -241,11 +243,13 @@ fn multiply(
             weight: weight.memory.at(),
             experts: std::ptr::null(),
             bias: bias.as_ref().map_or(std::ptr::null(), |b| b.at()),
+            biases: std::ptr::null(),
             out: out.at(),
             out_features: weight.out_features as i32,
             accumulate: before.is_some().into(),
             first_block: blocks as i32,
             expert_stride: 0,
+            bias_stride: 0,
         });
         blocks += weight.out_features.div_ceil(kernel.out_features);
     }

@@ -39,15 +39,16 @@ fn embeddings_in_blocks_have_the_bits_of_the_cpu() {
             let mut table = vec![0.0; vocab * width];
             blocks::widen(format, &stored, &mut table);
             let expected: Vec<f32> =
-                tokens.iter().flat_map(|&t| table[t as usize * width..][..width].to_vec()).collect();
+                tokens.iter().flat_map(|&t| table[t as usize * width..][..width].iter().map(|v| v * 6.5)).collect();
             let (matrix, out) = (Memory::of(&device_rows(format, &stored, width)), Memory::new(4 * width * 4));
             let (ids, sampled) = (Memory::of(&tokens), Memory::of(&[0u32]));
-            let (none, rows, columns) = (0i32, 4i32, width as i32);
+            let (none, rows, columns, scale) = (0i32, 4i32, width as i32, 6.5f32);
             let params = [
                 matrix.param(),
                 param(&none),
                 ids.param(),
                 sampled.param(),
+                param(&scale),
                 out.param(),
                 param(&rows),
                 param(&columns),
@@ -60,7 +61,7 @@ fn embeddings_in_blocks_have_the_bits_of_the_cpu() {
 }
 
 /// Rows of elements are taken four at a time, of which they may have some left; more than a block takes at once.
-const WIDTHS: [usize; 4] = [3, 64, 70, 1100];
+pub const WIDTHS: [usize; 4] = [3, 64, 70, 1100];
 
 fn embedding_and_gather(width: usize) {
     let mut random = Random(1);
@@ -68,7 +69,7 @@ fn embedding_and_gather(width: usize) {
     let table = random.vec(vocab * width);
     let tokens = [3u32, 0, 49, 3];
     let (ids, out) = (Memory::of(&tokens), Memory::new(4 * width * 4));
-    let (rows, width_of, pitch_of) = (4i32, width as i32, pitch(width) as i32);
+    let (rows, width_of, pitch_of, one, scale) = (4i32, width as i32, pitch(width) as i32, 1f32, -2.5f32);
     let expected = |round: fn(f32) -> f32| -> Vec<f32> {
         tokens.iter().flat_map(|&t| table[t as usize * width..][..width].iter().map(|&v| round(v))).collect()
     };
@@ -76,18 +77,42 @@ fn embedding_and_gather(width: usize) {
     // Two of them as draws of the step before, one of which gave none.
     let sampled = Memory::of(&[u32::MAX, tokens[3]]);
     let given = Memory::of(&[tokens[0], tokens[1], tokens[2], 1 << 31 | 1]);
-    let params =
-        [bf16.param(), param(&pitch_of), given.param(), sampled.param(), out.param(), param(&rows), param(&width_of)];
+    let params = [
+        bf16.param(),
+        param(&pitch_of),
+        given.param(),
+        sampled.param(),
+        param(&scale),
+        out.param(),
+        param(&rows),
+        param(&width_of),
+    ];
     launch("embed_bf16", shape([2, 1, 1], 256, 0), &params);
-    same_bits("embed_bf16", &out.read(), &expected(super::rounded));
+    same_bits("embed_bf16", &out.read(), &expected(|v| super::rounded(v) * -2.5));
     let floats = Memory::of(&table);
-    let params =
-        [floats.param(), param(&width_of), ids.param(), sampled.param(), out.param(), param(&rows), param(&width_of)];
+    let params = [
+        floats.param(),
+        param(&width_of),
+        ids.param(),
+        sampled.param(),
+        param(&one),
+        out.param(),
+        param(&rows),
+        param(&width_of),
+    ];
     launch("embed_f32", shape([1, 1, 1], 256, 0), &params);
     same_bits("embed_f32", &out.read(), &expected(|v| v));
     let none = Memory::of(&[1u32 << 31; 4]);
-    let params =
-        [floats.param(), param(&width_of), none.param(), sampled.param(), out.param(), param(&rows), param(&width_of)];
+    let params = [
+        floats.param(),
+        param(&width_of),
+        none.param(),
+        sampled.param(),
+        param(&one),
+        out.param(),
+        param(&rows),
+        param(&width_of),
+    ];
     launch("embed_f32", shape([1, 1, 1], 256, 0), &params);
     same_bits("embed_f32 of no token", &out.read(), &table[..width].repeat(4));
     let out = Memory::new(4 * width * 4);
@@ -116,96 +141,64 @@ fn angles_are_those_of_the_positions() {
     close("angles", &out.read(), &expected, 1e-6);
 }
 
-#[test]
-fn gates_and_conversions() {
-    if !begin() {
-        return;
-    }
-    WIDTHS.into_iter().for_each(gates_and_conversions_of);
-}
-
-fn gates_and_conversions_of(width: usize) {
-    let mut random = Random(2);
-    let rows = 3;
-    let n = rows * width;
-    let (x, y): (Vec<f32>, Vec<f32>) = (random.vec(n).iter().map(|v| v * 20.0).collect(), random.vec(n));
-    let silu = |x: f32, y: f32| f64::from(x) / (1.0 + (-f64::from(x)).exp()) * f64::from(y);
-    let expected: Vec<f64> = x.iter().zip(&y).map(|(&x, &y)| silu(x, y)).collect();
-    let (count, other, grid) = (n as i64, Memory::of(&y), shape([1, 1, 1], 256, 0));
-    let run = |kernel: &str, factor: Option<f32>| {
-        let memory = Memory::of(&x);
-        let mut params = vec![memory.param(), other.param()];
-        params.extend(factor.as_ref().map(param));
-        params.push(param(&count));
-        launch(kernel, grid, &params);
-        memory.read::<f32>()
-    };
-    close("silu_mul", &run("silu_mul", None), &expected, 2e-5);
-    let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
-    let expected: Vec<f64> = x.iter().zip(&y).map(|(&x, &y)| gelu(x.into()) * f64::from(y)).collect();
-    close("gelu_mul", &run("gelu_mul", None), &expected, 2e-5);
-    let expected: Vec<f64> = x.iter().zip(&y).map(|(x, y)| f64::from(*x) / (1.0 + (-f64::from(*y)).exp())).collect();
-    close("sigmoid_mul", &run("sigmoid_mul", None), &expected, 1e-5);
-    let expected: Vec<f64> = x.iter().zip(&y).map(|(x, y)| f64::from(*x) + 0.3 * f64::from(*y)).collect();
-    close("add_scaled", &run("add_scaled", Some(0.3)), &expected, 1e-5);
-    let (gate, out) = (Memory::of(&x), Memory::new(rows * pitch(width) * 2));
-    let sizes = [rows as i32, width as i32, pitch(width) as i32];
-    let [r, w, p] = [0, 1, 2].map(|i| param(&sizes[i]));
-    for (of_rows, alone) in [("silu_mul_rows", "silu_mul"), ("gelu_mul_rows", "gelu_mul")] {
-        launch(of_rows, grid, &[gate.param(), other.param(), out.param(), r, w, p]);
-        // Rounded from the same numbers.
-        assert_eq!(out.read::<u16>(), rows_of_bf16(&run(alone, None), width), "{of_rows}");
-    }
-    launch("round_rows", shape([5, 1, 1], 256, 0), &[gate.param(), out.param(), r, w, p]);
-    assert_eq!(out.read::<u16>(), rows_of_bf16(&x, width));
-}
-
 #[repr(C)]
 struct Norm {
     x: *mut f32,
     add: *const f32,
     gain: *const f32,
+    bias: *const f32,
     out: *mut f32,
     rounded: *mut u16,
     width: i32,
     pitch: i32,
     eps: f32,
+    centred: i32,
 }
 
 #[test]
-fn rms_norm_with_residual_and_rounding() {
+fn norms_with_residual_and_rounding() {
     if !begin() {
         return;
     }
     let mut random = Random(3);
     for (rows, width) in [(1, 1), (3, 64), (2, 255), (2, 256), (4, 257), (1, 1100)] {
-        let [x, add] = [0, 1].map(|_| random.vec(rows * width));
-        let gain = random.vec(width);
-        for with_add in [false, true] {
-            let (memory, added, gains) = (Memory::of(&x), Memory::of(&add), Memory::of(&gain));
+        // Away from 0, so that the mean is something.
+        let [x, add] = [0, 1].map(|_| random.vec(rows * width).iter().map(|v| v + 0.3).collect::<Vec<f32>>());
+        let [gain, bias] = [0, 1].map(|_| random.vec(width));
+        for kind in 0..16 {
+            let [with_add, with_gain, with_bias, centred] = [1, 2, 4, 8].map(|bit| kind & bit != 0);
+            let (memory, added) = (Memory::of(&x), Memory::of(&add));
+            let (gains, biases) = (Memory::of(&gain), Memory::of(&bias));
             let (out, bf16) = (Memory::new(rows * width * 4), Memory::new(rows * pitch(width) * 2));
+            let given = |memory: &Memory, given: bool| if given { memory.at::<f32>() } else { std::ptr::null_mut() };
             let args = Norm {
                 x: memory.at(),
-                add: if with_add { added.at() } else { std::ptr::null() },
-                gain: gains.at(),
+                add: given(&added, with_add),
+                gain: given(&gains, with_gain),
+                bias: given(&biases, with_bias),
                 out: out.at(),
                 rounded: bf16.at(),
                 width: width as i32,
                 pitch: pitch(width) as i32,
                 eps: 1e-5,
+                centred: centred.into(),
             };
-            launch("rms_norm", shape([rows, 1, 1], 256, 0), &[param(&args)]);
+            launch("norm_rows", shape([rows, 1, 1], 256, 0), &[param(&args)]);
             let sums: Vec<f32> = x.iter().zip(&add).map(|(x, y)| if with_add { x + y } else { *x }).collect();
             same_bits("residual", &memory.read(), &sums);
-            let expected: Vec<f64> = (sums.chunks(width))
-                .flat_map(|row| {
-                    let square: f64 = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-                    let factor = 1.0 / (square / width as f64 + 1e-5).sqrt();
-                    row.iter().zip(&gain).map(move |(&v, &g)| f64::from(v) * factor * f64::from(g)).collect::<Vec<_>>()
-                })
-                .collect();
+            let normed = |row: &[f32]| -> Vec<f64> {
+                let mean = if centred { wide(row).iter().sum::<f64>() / width as f64 } else { 0.0 };
+                let square: f64 = wide(row).iter().map(|v| (v - mean).powi(2)).sum();
+                let factor = 1.0 / (square / width as f64 + 1e-5).sqrt();
+                let one = |(i, v): (usize, f64)| {
+                    let (gain, bias) = (f64::from(gain[i]), f64::from(bias[i]));
+                    (v - mean) * factor * if with_gain { gain } else { 1.0 } + if with_bias { bias } else { 0.0 }
+                };
+                wide(row).into_iter().enumerate().map(one).collect()
+            };
+            let expected: Vec<f64> = sums.chunks(width).flat_map(normed).collect();
             let got = out.read::<f32>();
-            close("rms_norm", &got, &expected, 1e-5);
+            close("norm_rows", &got, &expected, 1e-5);
             assert_eq!(bf16.read::<u16>(), rows_of_bf16(&got, width));
         }
     }
@@ -291,7 +284,7 @@ fn put(b: &mut CpuBackend, values: &[f32]) -> Tensor {
     let table = b.weight(bytes, Encoding::Stored(DType::F32), 1, values.len()).unwrap();
     let tensor = b.alloc(values.len(), "test").unwrap();
     b.step().tokens = vec![0];
-    b.embed(table, tensor);
+    b.embed(table, 1.0, tensor);
     tensor
 }
 
@@ -309,6 +302,8 @@ struct Case {
     dims: usize,
     /// Keys and values of a head lie together, as a latent projection leaves them.
     together: bool,
+    /// Heads know no position.
+    unrotated: bool,
 }
 
 const Q_HEADS: usize = 3;
@@ -385,7 +380,12 @@ fn reference(case: Case, inputs: &Inputs) -> (Vec<f32>, Vec<f32>, Vec<u8>) {
         norms,
         norm_last: case.norm_last,
         eps: 1e-6,
-        rotary: Rotary { angles, start: case.start, dims: case.dims, interleaved: case.interleaved },
+        rotary: (!case.unrotated).then_some(Rotary {
+            angles,
+            start: case.start,
+            dims: case.dims,
+            interleaved: case.interleaved,
+        }),
         pages,
         layer: 1,
     };
@@ -428,7 +428,7 @@ fn device(case: Case, inputs: &Inputs) -> (Vec<f32>, Vec<f32>, Vec<u8>) {
         v: heads(&kv, KV_HEADS, v),
         q_gain: gain(0),
         k_gain: gain(1),
-        angles: angles.at(),
+        angles: if case.unrotated { std::ptr::null() } else { angles.at() },
         rotary_start: case.start as i32,
         rotary_dims: case.dims as i32,
         interleaved: case.interleaved.into(),
@@ -486,12 +486,14 @@ fn heads_are_placed_as_the_reference_places_them() {
         start: 0,
         dims: DIM,
         together: false,
+        unrotated: false,
     };
     let variants = [
         plain,
         Case { norms: true, ..plain },
         Case { norms: true, norm_last: true, together: true, ..plain },
         Case { interleaved: true, norms: true, ..plain },
+        Case { norms: true, unrotated: true, ..plain },
         Case { start: 16, dims: 32, together: true, ..plain },
         Case { start: 8, dims: 24, interleaved: true, norms: true, norm_last: true, ..plain },
     ];

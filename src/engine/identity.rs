@@ -9,12 +9,12 @@
 //! that closing the engine frees the weights even if an identity is still alive. The source shares its bytes with the
 //! backend, so keeping it takes no additional memory.
 
-use super::layer_groups::keep_of;
 use super::api::{Info, Type};
+use super::layer_groups::keep_of;
 use super::memory_plan::LongestContext;
 use super::{closed, lock};
-use crate::cache::Keep;
 use crate::backend::{KvShape, NUMERICS_VERSION};
+use crate::cache::Keep;
 use crate::error::{Error, Result, Status, Unit};
 use crate::model::architecture::Architecture;
 use crate::source::{ModelSource, contents_hash};

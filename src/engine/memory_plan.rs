@@ -5,10 +5,10 @@
 //! for each page and for each token of a step, and for each request a page table of the length it may reach, of which the
 //! system commits only the part that is written.
 
-use super::layer_groups::{GroupSizes, too_large};
 use super::api::*;
 use super::describe::Described;
 use super::device::{self, DeviceChoice, Failure};
+use super::layer_groups::{GroupSizes, too_large};
 use crate::constrain::TokenTrie;
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;

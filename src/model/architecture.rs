@@ -403,7 +403,8 @@ impl Architecture {
         for (index, a) in self.attentions() {
             // A window that no context exceeds lets nothing go.
             let window = a.window.filter(|&window| (window as usize) < self.context_max);
-            let own = LayerGroup { layers: vec![index], kv_heads: a.kv_heads, k_dim: a.head_dim, v_dim: a.head_dim, window };
+            let own =
+                LayerGroup { layers: vec![index], kv_heads: a.kv_heads, k_dim: a.head_dim, v_dim: a.head_dim, window };
             let shape = |g: &LayerGroup| (g.kv_heads, g.k_dim, g.v_dim, g.window);
             match groups.iter_mut().find(|g| shape(g) == shape(&own)) {
                 Some(group) => group.layers.push(index),

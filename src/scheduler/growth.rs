@@ -1,6 +1,6 @@
 //! Pages for running sequences: from the pool, from the prefix tree, from pins, at last from each other.
 
-use super::{Scheduler, SequenceHandle, State, States};
+use super::{Scheduler, SequenceHandle, State};
 use crate::cache::prefix::ROOT;
 use crate::cache::{Keep, NO_FRAME};
 
@@ -130,7 +130,7 @@ impl Scheduler {
         (sequence.node, sequence.tree_pages, sequence.computed, sequence.passed) = (ROOT, 0, 0, 0);
         for ((table, states), pool) in sequence.tables.iter_mut().zip(&mut sequence.states).zip(&mut self.pools) {
             table.drain(..).filter(|&page| page != NO_FRAME).for_each(|page| pool.release(page));
-            std::mem::replace(states, States::default()).frames().for_each(|frame| pool.release(frame));
+            std::mem::take(states).frames().for_each(|frame| pool.release(frame));
         }
     }
 }

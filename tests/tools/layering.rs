@@ -16,8 +16,20 @@ const FORBIDDEN: [(&str, &str); 1] = [("scheduler", "model")];
 const GPU_NAMED: (&str, &str) = ("ffi/constants.rs", "pub const ASTRAI_DEVICE_CUDA: i32 = 2;");
 
 /// The files of `src/engine` through which opening goes, each after all that it may use of them.
-const OPENING: [&str; 12] =
-    ["api", "begin", "templates", "describe", "device", "layer_groups", "memory_plan", "honour", "identity", "prompt", "load", "open"];
+const OPENING: [&str; 12] = [
+    "api",
+    "begin",
+    "templates",
+    "describe",
+    "device",
+    "layer_groups",
+    "memory_plan",
+    "honour",
+    "identity",
+    "prompt",
+    "load",
+    "open",
+];
 
 /// Macros and re-exports at the root of the crate.
 const ROOT_NAMES: [&str; 5] = ["Error", "Result", "Status", "Unit", "lib"];

@@ -238,6 +238,9 @@ pub trait Operations {
     /// `out[r] = norm(x[r])`; both `[rows, width]`. `out` may be `x`.
     fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor);
 
+    /// `x[r, h] = norm(x[r, h])` for each head of `rows` rows, in place; the norm's vectors have `x.dim` elements.
+    fn norm_heads(&mut self, x: Heads, norm: &Norm, rows: usize);
+
     /// Up to four matrix products that share the input `x` `[rows, in_features]`.
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]);
 

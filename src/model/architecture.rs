@@ -38,6 +38,8 @@ pub struct Architecture {
     pub final_norm: Norm,
     /// Where the output matrix comes from.
     pub head: Head,
+    /// There is a bias on the logits.
+    pub head_bias: bool,
     /// Factor on the logits.
     pub logits_scale: f32,
     /// A logit `l` becomes `softcap * tanh(l / softcap)`.
@@ -127,6 +129,8 @@ pub enum Before {
     Stream,
     /// What the block before it has read.
     Same,
+    /// The stream as it was before the block before it, normed.
+    Beside(Norm),
 }
 
 /// A norm of rows.
@@ -195,6 +199,8 @@ pub enum Operation {
 pub enum KvProjection {
     /// `k_proj`, `v_proj`.
     Direct,
+    /// Rows of `q_proj`: of each head its query, its key, its value.
+    WithQuery,
     /// `kv_b_proj(kv_norm(kv_a_proj(x)))`, each KV head giving its key, then its value.
     Latent {
         /// Width between the two.
@@ -213,6 +219,8 @@ pub enum HeadNorm {
     AfterRotary,
     /// All heads of a row at once, before the rotation.
     Whole,
+    /// Each head by a norm of its own, before the rotation; `{h}` in its name is the head.
+    Each,
 }
 
 /// What the result of attention is multiplied with the sigmoid of, before the output projection.
@@ -254,8 +262,10 @@ pub struct Attention {
     pub rotary: Option<HeadRotary>,
     /// Norm of queries and keys.
     pub head_norm: HeadNorm,
-    /// Its formula.
+    /// Its formula. One that is centred comes before the rotation.
     pub head_norm_kind: NormKind,
+    /// It has biases.
+    pub head_norm_bias: bool,
     /// Epsilon of the norms inside.
     pub eps: f32,
     /// Gate on the result.
@@ -276,6 +286,17 @@ pub struct Attention {
     pub position_scale: Option<PositionScale>,
     /// Its tensors.
     pub names: &'static AttentionNames,
+}
+
+impl Attention {
+    /// Rows of `q_proj` for each head.
+    pub fn query_stride(&self) -> usize {
+        match (self.kv, self.gate) {
+            (KvProjection::WithQuery, _) => 3 * self.head_dim,
+            (_, Gate::InQuery) => 2 * self.head_dim,
+            _ => self.head_dim,
+        }
+    }
 }
 
 /// Names of the tensors of attention.
@@ -422,7 +443,7 @@ impl Architecture {
     pub fn with_whole_gains(&mut self) {
         self.final_norm.kind = self.final_norm.kind.whole();
         for block in self.layers.iter_mut().flatten() {
-            if let Before::Norm(norm) = &mut block.before {
+            if let Before::Norm(norm) | Before::Beside(norm) = &mut block.before {
                 norm.kind = norm.kind.whole();
             }
             if let Some(norm) = &mut block.after {

@@ -171,7 +171,11 @@ impl Binder<'_> {
             (false, Some(_)) => self.matrix(&table, a.vocab, a.hidden, Part::Head)?,
             (false, None) => embedding,
         };
-        Ok(Weights { embedding, layers, final_norm, lm_head })
+        let bias = match a.head_bias {
+            true => Some(self.tensors.take(TensorPart::whole(format!("{head}.bias"), &[a.vocab]), None)?),
+            false => None,
+        };
+        Ok(Weights { embedding, layers, final_norm, lm_head: Projection { weight: lm_head, bias } })
     }
 
     /// The tensor of the embedding. A tied model may have been saved with its output matrix only.
@@ -193,7 +197,7 @@ impl Binder<'_> {
 
     fn block(&mut self, block: &Block, layer: usize, at: At) -> Result<BlockWeights> {
         let before = match &block.before {
-            Before::Norm(norm) => self.norm(norm, self.a.hidden, at)?,
+            Before::Norm(norm) | Before::Beside(norm) => self.norm(norm, self.a.hidden, at)?,
             Before::Stream | Before::Same => NormWeights::default(),
         };
         let down = Part::Down { layer, layers: self.a.layers.len() };
@@ -231,21 +235,19 @@ impl Binder<'_> {
     fn attention(&mut self, t: &Attention, at: At) -> Result<AttentionWeights> {
         let (names, hidden) = (t.names, self.a.hidden);
         let (q_width, kv_width) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
-        let head_norms = match t.head_norm {
-            HeadNorm::None => None,
-            norm => {
-                let widths = if norm == HeadNorm::Whole { (q_width, kv_width) } else { (t.head_dim, t.head_dim) };
-                let q = self.gain(&at(names.q_norm), widths.0, t.head_norm_kind)?;
-                Some([q, self.gain(&at(names.k_norm), widths.1, t.head_norm_kind)?])
-            }
-        };
-        let q_rows = if t.gate == Gate::InQuery { 2 * q_width } else { q_width };
+        let head_norms =
+            [self.head_norms(t, names.q_norm, t.heads, at)?, self.head_norms(t, names.k_norm, t.kv_heads, at)?];
+        let q_rows = t.query_stride() * t.heads;
         let (q, kv) = match t.kv {
             KvProjection::Direct => {
                 let group =
                     [(names.q, q_rows, Part::Layer), (names.k, kv_width, Part::Key), (names.v, kv_width, Part::Value)];
                 let [q, k, v] = self.group(group, hidden, t.qkv_bias, at)?;
                 (q, KvWeights::Direct { k, v })
+            }
+            KvProjection::WithQuery => {
+                let q = self.projection((names.q, q_rows, Part::Layer), hidden, t.qkv_bias, at)?;
+                (q, KvWeights::WithQuery)
             }
             KvProjection::Latent { rank } => {
                 let q = self.projection((names.q, q_rows, Part::Layer), hidden, t.qkv_bias, at)?;
@@ -272,6 +274,20 @@ impl Binder<'_> {
             false => None,
         };
         Ok(AttentionWeights { q, kv, out, head_norms, gate, sinks })
+    }
+
+    /// The norms of query or key heads, in their order.
+    fn head_norms(&mut self, t: &Attention, name: &'static str, heads: usize, at: At) -> Result<Vec<NormWeights>> {
+        let norm = Norm { name, kind: t.head_norm_kind, bias: t.head_norm_bias, eps: t.eps };
+        match t.head_norm {
+            HeadNorm::None => Ok(Vec::new()),
+            HeadNorm::Whole => Ok(vec![self.norm(&norm, heads * t.head_dim, at)?]),
+            HeadNorm::BeforeRotary | HeadNorm::AfterRotary => Ok(vec![self.norm(&norm, t.head_dim, at)?]),
+            HeadNorm::Each => {
+                let own = |h: usize| move |name: &str| at(&name.replace("{h}", &h.to_string()));
+                (0..heads).map(|h| self.norm(&norm, t.head_dim, &own(h))).collect()
+            }
+        }
     }
 
     fn dense(&mut self, dense: &Dense, down: Part, at: At) -> Result<DenseWeights> {

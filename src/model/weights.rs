@@ -24,18 +24,19 @@ pub struct NormWeights {
 #[allow(missing_docs, reason = "named as in the architecture")]
 pub enum KvWeights {
     Direct { k: Projection, v: Projection },
+    WithQuery,
     Latent { a: Projection, norm: Weight, b: Projection },
 }
 
 /// Attention of a layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "named as in the architecture")]
 pub struct AttentionWeights {
     pub q: Projection,
     pub kv: KvWeights,
     pub out: Projection,
-    /// Of queries and keys.
-    pub head_norms: Option<[Weight; 2]>,
+    /// Of queries and keys: none, one for all heads, or one for each.
+    pub head_norms: [Vec<NormWeights>; 2],
     pub gate: Option<Projection>,
     pub sinks: Option<Weight>,
 }
@@ -85,5 +86,5 @@ pub struct Weights {
     pub embedding: Weight,
     pub layers: Vec<Vec<BlockWeights>>,
     pub final_norm: NormWeights,
-    pub lm_head: Weight,
+    pub lm_head: Projection,
 }

@@ -287,6 +287,10 @@ impl Operations for PlainBackend {
         unimplemented!()
     }
 
+    fn norm_heads(&mut self, x: Heads, norm: &Norm, rows: usize) {
+        unimplemented!()
+    }
+
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
         unimplemented!()
     }

@@ -106,6 +106,7 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         prefix: Prefix::None,
         // The published loader copies the embedding when an untied checkpoint has no output matrix.
         head: if sizes.tied { Head::Tied } else { Head::OwnIfPresent },
+        head_bias: false,
         rotaries: vec![rotary(config, rotary_dims)?],
         layers: (0..sizes.layers).map(layer).collect(),
         names: &NAMES,

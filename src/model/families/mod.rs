@@ -10,6 +10,7 @@ mod gemma;
 mod glm;
 mod granite;
 mod llama;
+mod mellum;
 mod mistral;
 mod olmo;
 mod phi3;
@@ -51,7 +52,9 @@ pub struct Family {
 pub static FAMILIES: &[&Family] = &[
     &astrai::ASTRAI,
     &centred::COHERE2,
+    &centred::GPT_NEOX,
     &centred::NEMOTRON,
+    &centred::PHI,
     &centred::STABLELM,
     &centred::STARCODER2,
     &gemma::GEMMA,
@@ -62,7 +65,9 @@ pub static FAMILIES: &[&Family] = &[
     &glm::GLM4_MOE,
     &granite::GRANITE,
     &granite::GRANITE_MOE,
+    &granite::GRANITE_SWA,
     &llama::LLAMA,
+    &mellum::MELLUM,
     &mistral::MISTRAL,
     &mistral::MIXTRAL,
     &olmo::OLMO2,
@@ -220,6 +225,7 @@ fn plain_attention(sizes: &ModelDims) -> Attention {
         rotary: Some(HeadRotary { index: 0, start: 0, interleaved: false }),
         head_norm: HeadNorm::None,
         head_norm_kind: NormKind::Rms,
+        head_norm_bias: false,
         eps: sizes.eps,
         gate: Gate::None,
         qkv_bias: false,
@@ -287,6 +293,7 @@ fn with_rotary(model_type: &str, sizes: &ModelDims, rotary: Rotary, layer: impl 
         layers: (0..sizes.layers).map(layer).collect(),
         final_norm: Norm::rms("model.norm", sizes.eps),
         head: if sizes.tied { Head::Tied } else { Head::Own },
+        head_bias: false,
         logits_scale: 1.0,
         logits_softcap: None,
         names: &HF_NAMES,
@@ -313,6 +320,19 @@ fn windows(config: &Config, layers: usize, otherwise: impl Fn(usize) -> bool) ->
             }
         })
         .collect()
+}
+
+/// Which layers hold experts: `mlp_layer_types` where given, else `otherwise(layer)` says it.
+fn sparse_by_type(config: &Config, layers: usize, otherwise: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
+    let Some(types) = config.value("mlp_layer_types") else { return Ok((0..layers).map(otherwise).collect()) };
+    let wrong = || config.bad("mlp_layer_types", format_args!("is not a list of {layers} times dense or sparse"));
+    let types = types.as_array().filter(|t| t.len() == layers).ok_or_else(wrong)?;
+    let sparse = |t: &Value| match t.as_str() {
+        Some("sparse") => Ok(true),
+        Some("dense") => Ok(false),
+        _ => Err(wrong()),
+    };
+    types.iter().map(sparse).collect()
 }
 
 /// Which layers of a mixture hold experts: not in `mlp_only_layers`, and every `decoder_sparse_step`-th.

@@ -4,7 +4,7 @@ use super::StepLimits;
 use crate::backend::{Backend, MaxBatchShape, Tensor};
 use crate::error::Result;
 use crate::limits;
-use crate::model::architecture::{Architecture, Before, Block, Gate, KvProjection, Operation};
+use crate::model::architecture::{Architecture, Before, Block, KvProjection, Operation};
 
 /// Activations of one step, reserved for the largest one.
 pub(super) struct Workspace {
@@ -14,6 +14,8 @@ pub(super) struct Workspace {
     pub y: Tensor,
     /// The result of an operation that is not added to the stream at once.
     pub z: Option<Tensor>,
+    /// What the block after the next one reads.
+    pub beside: Option<Tensor>,
     pub q: Tensor,
     pub k: Tensor,
     pub v: Tensor,
@@ -44,20 +46,30 @@ struct Widths {
     inner: usize,
     router: usize,
     apart: usize,
+    beside: usize,
 }
 
 impl Widths {
     fn of(a: &Architecture) -> Widths {
-        let mut w = Widths { q: 0, kv: 0, latent: 1, attended: a.hidden, gate: 0, inner: 0, router: 1, apart: 0 };
+        let mut w =
+            Widths { q: 0, kv: 1, latent: 1, attended: a.hidden, gate: 0, inner: 0, router: 1, apart: 0, beside: 0 };
         for (_, block) in a.blocks() {
             if apart(block) {
                 w.apart = a.hidden;
             }
+            if matches!(block.before, Before::Beside(_)) {
+                w.beside = a.hidden;
+            }
             match &block.operation {
                 Operation::Attention(t) => {
                     let q = t.heads * t.head_dim;
-                    w.q = w.q.max(if t.gate == Gate::InQuery { 2 * q } else { q });
-                    w.kv = w.kv.max(t.kv_heads * t.head_dim * if t.kv == KvProjection::Direct { 1 } else { 2 });
+                    w.q = w.q.max(t.heads * t.query_stride());
+                    let kv = t.kv_heads * t.head_dim;
+                    w.kv = w.kv.max(match t.kv {
+                        KvProjection::Direct => kv,
+                        KvProjection::WithQuery => 0,
+                        KvProjection::Latent { .. } => 2 * kv,
+                    });
                     w.attended = w.attended.max(q);
                     // The gate of the attention's result borrows the feed-forward's place.
                     w.gate = w.gate.max(q);
@@ -78,7 +90,7 @@ impl Widths {
 
     fn row(&self, a: &Architecture) -> usize {
         let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
-        let stream = 2 * a.hidden + self.apart;
+        let stream = 2 * a.hidden + self.apart + self.beside;
         stream + self.q + 2 * self.kv + self.latent + self.attended + 2 * self.inner + self.router + angles
     }
 }
@@ -101,6 +113,7 @@ impl Workspace {
             x: alloc(a.hidden, "activations")?,
             y: alloc(a.hidden, "activations")?,
             z: if w.apart > 0 { Some(alloc(w.apart, "activations")?) } else { None },
+            beside: if w.beside > 0 { Some(alloc(w.beside, "activations")?) } else { None },
             q: alloc(w.q, "queries")?,
             k: alloc(w.kv, "keys")?,
             v: alloc(w.kv, "values")?,

@@ -188,6 +188,8 @@ impl NormKind {
 pub enum Operation {
     /// Attention over the cache.
     Attention(Attention),
+    /// Attention over a cache of latent vectors.
+    Latent(LatentAttention),
     /// A feed-forward network.
     Dense(Dense),
     /// Feed-forward networks of which a router chooses some.
@@ -317,6 +319,53 @@ pub struct AttentionNames {
     pub sinks: &'static str,
 }
 
+/// Attention over one vector a token that all heads share (DeepSeek-V2, arXiv:2405.04434). A key is this latent, normed, and a part
+/// that rotates; a value is the latent alone. Queries pass through the key rows of `kv_b` of their head, and results through its
+/// value rows, in prefill and decode alike: keys and values of heads are never made.
+#[derive(Clone, Copy, Debug)]
+pub struct LatentAttention {
+    /// Query heads.
+    pub heads: usize,
+    /// Elements of the latent.
+    pub rank: usize,
+    /// Elements of a query that do not rotate; those that do follow them.
+    pub nope: usize,
+    /// Elements that rotate.
+    pub rope: usize,
+    /// Elements of a head's result.
+    pub v_dim: usize,
+    /// Width between the two projections of queries; `None` = there is one.
+    pub q_rank: Option<usize>,
+    /// Index into [`Architecture::rotaries`].
+    pub rotary: usize,
+    /// Adjacent pairs rotate instead of halves.
+    pub interleaved: bool,
+    /// Epsilon of the norms inside.
+    pub eps: f32,
+    /// The first projections of queries and of the latent, and the output projection, have biases.
+    pub bias: bool,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Its tensors.
+    pub names: &'static LatentNames,
+}
+
+/// Names of the tensors of latent attention.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct LatentNames {
+    /// Where there is one projection.
+    pub q: &'static str,
+    pub q_a: &'static str,
+    pub q_norm: &'static str,
+    pub q_b: &'static str,
+    pub kv_a: &'static str,
+    pub kv_norm: &'static str,
+    /// Of each head the rows that make keys, then those that make values.
+    pub kv_b: &'static str,
+    pub out: &'static str,
+}
+
 /// `down(activation(gate(x)) * up(x))`, or without a gate `down(activation(up(x)))`.
 #[derive(Clone, Copy, Debug)]
 pub struct Dense {
@@ -350,6 +399,8 @@ pub struct Experts {
     pub each: Dense,
     /// The choice.
     pub routing: Routing,
+    /// The router has a bias.
+    pub router_bias: bool,
     /// The router has a vector that counts for the choice alone.
     pub choice_bias: bool,
     /// What every token passes.
@@ -379,6 +430,20 @@ pub struct ExpertNames {
     pub gate: &'static str,
     pub up: &'static str,
     pub down: &'static str,
+    /// How a stack is stored.
+    pub stack: Stack,
+}
+
+/// How a stack of the matrices of all experts is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// `[experts, out, in]`; in one tensor, the rows of the gate come first.
+    Rows,
+    /// `[experts, in, out]`; in one tensor, the columns of gate and up take turns.
+    Columns,
+    /// 4-bit floats, `[experts, out, in / 32, 16]` bytes in a tensor whose name ends with `_blocks`, and `[experts, out, in / 32]`
+    /// exponents in one that ends with `_scales`; in one tensor, the rows of gate and up take turns.
+    Mxfp4,
 }
 
 /// Layers whose pages have one shape and one lifetime. Every kind of cache is a group of its own; full attention is the
@@ -393,13 +458,15 @@ pub struct LayerGroup {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
+    /// Values are the beginnings of their keys.
+    pub latent: bool,
 }
 
 impl LayerGroup {
     /// The group's pages on a device.
     pub fn shape(&self, frames: usize, page_tokens: usize, dtype: DType) -> KvShape {
-        let &LayerGroup { kv_heads, k_dim, v_dim, .. } = self;
-        KvShape { layers: self.layers.len(), frames, page_tokens, kv_heads, k_dim, v_dim, dtype }
+        let &LayerGroup { kv_heads, k_dim, v_dim, latent, .. } = self;
+        KvShape { layers: self.layers.len(), frames, page_tokens, kv_heads, k_dim, v_dim, latent, dtype }
     }
 }
 
@@ -409,22 +476,20 @@ impl Architecture {
         self.layers.iter().enumerate().flat_map(|(index, layer)| layer.iter().map(move |block| (index, block)))
     }
 
-    /// The attention of each layer that has one.
-    pub fn attentions(&self) -> impl Iterator<Item = (usize, &Attention)> {
-        self.blocks().filter_map(|(index, block)| match &block.operation {
-            Operation::Attention(attention) => Some((index, attention)),
-            _ => None,
-        })
-    }
-
     /// The layer groups, in order of their first layer.
     pub fn groups(&self) -> Vec<LayerGroup> {
         let mut groups: Vec<LayerGroup> = Vec::new();
-        for (index, a) in self.attentions() {
-            let (kv_heads, k_dim, v_dim) = (a.kv_heads, a.head_dim, a.head_dim);
-            match groups.iter_mut().find(|g| (g.kv_heads, g.k_dim, g.v_dim) == (kv_heads, k_dim, v_dim)) {
+        for (index, block) in self.blocks() {
+            let (kv_heads, k_dim, v_dim, latent) = match &block.operation {
+                Operation::Attention(a) => (a.kv_heads, a.head_dim, a.head_dim, false),
+                Operation::Latent(a) => (1, a.rank + a.rope, a.rank, true),
+                Operation::Dense(_) | Operation::Experts(_) => continue,
+            };
+            let same =
+                |g: &&mut LayerGroup| (g.kv_heads, g.k_dim, g.v_dim, g.latent) == (kv_heads, k_dim, v_dim, latent);
+            match groups.iter_mut().find(same) {
                 Some(group) => group.layers.push(index),
-                None => groups.push(LayerGroup { layers: vec![index], kv_heads, k_dim, v_dim }),
+                None => groups.push(LayerGroup { layers: vec![index], kv_heads, k_dim, v_dim, latent }),
             }
         }
         groups

@@ -2,6 +2,7 @@
 
 mod attention;
 mod feed_forward;
+mod latent;
 mod workspace;
 
 use super::architecture::{Architecture, Before, Block, LayerGroup, Norm, Operation};
@@ -159,6 +160,7 @@ impl Model {
             (Operation::Attention(spec), OperationWeights::Attention(w)) => {
                 self.attention(backend, spec, w, route, layer);
             }
+            (Operation::Latent(spec), OperationWeights::Latent(w)) => self.latent(backend, spec, w, route, layer),
             (Operation::Dense(spec), OperationWeights::Dense(w)) => self.dense(backend, spec, w, route),
             (Operation::Experts(spec), OperationWeights::Experts(w)) => self.experts(backend, spec, w, route),
             _ => unreachable!("weights are bound by this very architecture"),

@@ -41,6 +41,20 @@ pub struct AttentionWeights {
     pub sinks: Option<Weight>,
 }
 
+/// Latent attention of a layer.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "named as in the architecture")]
+pub struct LatentWeights {
+    /// The first projection of queries and the norm after it, where there are two.
+    pub q_a: Option<(Projection, Weight)>,
+    /// The last one.
+    pub q: Projection,
+    pub kv_a: Projection,
+    pub kv_norm: Weight,
+    pub kv_b: Weight,
+    pub out: Projection,
+}
+
 /// A feed-forward network.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "named as in the architecture")]
@@ -66,6 +80,7 @@ pub struct ExpertsWeights {
 #[allow(missing_docs, reason = "named as in the architecture")]
 pub enum OperationWeights {
     Attention(AttentionWeights),
+    Latent(LatentWeights),
     Dense(DenseWeights),
     Experts(ExpertsWeights),
 }

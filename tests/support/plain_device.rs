@@ -295,6 +295,10 @@ impl Operations for PlainBackend {
         unimplemented!()
     }
 
+    fn head_products(&mut self, products: &HeadProducts, rows: usize) {
+        unimplemented!()
+    }
+
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {
         unimplemented!()
     }

@@ -14,6 +14,7 @@ pub mod avx512;
 mod best;
 mod device;
 mod experts;
+pub mod head_products;
 mod heads;
 pub mod kernels;
 pub mod kv;
@@ -468,6 +469,10 @@ impl Operations for CpuBackend {
 
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
         self.products(x, rows, group);
+    }
+
+    fn head_products(&mut self, products: &HeadProducts, rows: usize) {
+        self.products_of_heads(products, rows);
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {

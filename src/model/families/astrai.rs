@@ -33,6 +33,7 @@ static EXPERTS: [ExpertNames; 1] = [ExpertNames {
     gate: "mlp.routed_experts.{e}.gate",
     up: "mlp.routed_experts.{e}.up",
     down: "mlp.routed_experts.{e}.down",
+    stack: Stack::Rows,
 }];
 
 static SHARED: DenseNames = DenseNames {
@@ -136,6 +137,7 @@ fn experts(config: &Config, sizes: &ModelDims) -> Result<Experts> {
         count,
         each: Dense { intermediate: width("moe_intermediate_size")?, ..plain },
         routing: Routing::softmax(chosen, config.flag("norm_topk_prob", true)?),
+        router_bias: false,
         choice_bias: false,
         shared: (shared > 0).then_some(Shared { count: shared, each, gate: "" }),
         names: &EXPERTS,

@@ -20,6 +20,7 @@ static EXPERTS: [ExpertNames; 2] = [
         gate: "block_sparse_moe.input_linear.weight",
         up: "block_sparse_moe.input_linear.weight",
         down: "block_sparse_moe.output_linear.weight",
+        stack: Stack::Rows,
     },
     // As GGUF files have them.
     ExpertNames {
@@ -28,6 +29,7 @@ static EXPERTS: [ExpertNames; 2] = [
         gate: "block_sparse_moe.experts.{e}.gate_proj",
         up: "block_sparse_moe.experts.{e}.up_proj",
         down: "block_sparse_moe.experts.{e}.down_proj",
+        stack: Stack::Rows,
     },
 ];
 
@@ -84,7 +86,8 @@ fn granite_moe(config: &Config, model_type: &str) -> Result<Architecture> {
     let (count, chosen) = expert_counts(config, &["num_local_experts"], "num_experts_per_tok")?;
     let each = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
     let routing = Routing::softmax(chosen, true);
-    let experts = Experts { count, each, routing, choice_bias: false, shared: None, names: &EXPERTS };
+    let experts =
+        Experts { count, each, routing, router_bias: false, choice_bias: false, shared: None, names: &EXPERTS };
     model(config, model_type, &sizes, Operation::Experts(experts))
 }
 

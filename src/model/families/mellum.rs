@@ -18,6 +18,7 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         count,
         each: Dense { intermediate: config.size("moe_intermediate_size", limits::WIDTH_MAX)?, ..dense },
         routing: Routing::softmax(chosen, config.flag("norm_topk_prob", true)?),
+        router_bias: false,
         choice_bias: false,
         shared: None,
         names: &HF_EXPERTS,

@@ -8,6 +8,7 @@ mod centred;
 mod deepseek;
 mod gemma;
 mod glm;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod mellum;
@@ -19,7 +20,8 @@ mod qwen;
 
 use super::architecture::{
     Architecture, Attention, AttentionNames, Before, Block, Dense, DenseNames, ExpertNames, Experts, Gate, Head,
-    HeadNorm, HeadRotary, KvProjection, Layer, Names, Norm, NormKind, Operation, Prefix, Shared,
+    HeadNorm, HeadRotary, KvProjection, LatentAttention, LatentNames, Layer, Names, Norm, NormKind, Operation, Prefix,
+    Shared, Stack,
 };
 use super::config::{Config, ModelDims};
 use super::rotary::{Rotary, RotarySpec};
@@ -57,12 +59,16 @@ pub static FAMILIES: &[&Family] = &[
     &centred::PHI,
     &centred::STABLELM,
     &centred::STARCODER2,
+    &deepseek::DEEPSEEK_V2,
+    &deepseek::DEEPSEEK_V3,
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
     &glm::GLM,
     &glm::GLM4,
     &glm::GLM4_MOE,
+    &glm::GLM4_MOE_LITE,
+    &gpt_oss::GPT_OSS,
     &granite::GRANITE,
     &granite::GRANITE_MOE,
     &granite::GRANITE_SWA,
@@ -202,6 +208,7 @@ static HF_EXPERTS: [ExpertNames; 2] = [
         gate: "mlp.experts.{e}.gate_proj",
         up: "mlp.experts.{e}.up_proj",
         down: "mlp.experts.{e}.down_proj",
+        stack: Stack::Rows,
     },
     ExpertNames {
         router: "mlp.gate",
@@ -209,6 +216,7 @@ static HF_EXPERTS: [ExpertNames; 2] = [
         gate: "mlp.experts.gate_up_proj",
         up: "mlp.experts.gate_up_proj",
         down: "mlp.experts.down_proj",
+        stack: Stack::Rows,
     },
 ];
 

@@ -6,7 +6,7 @@ use crate::model::architecture::{Attention, Gate, HeadNorm};
 use crate::model::weights::{AttentionWeights, KvWeights, NormWeights};
 
 /// Heads of one size in rows of them.
-fn heads(tensor: Tensor, heads: usize, dim: usize, head_stride: usize, row_stride: usize) -> Heads {
+pub(super) fn heads(tensor: Tensor, heads: usize, dim: usize, head_stride: usize, row_stride: usize) -> Heads {
     Heads { tensor, row_stride, head_stride, heads, dim }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Workspace {
     pub k: Tensor,
     pub v: Tensor,
     pub latent: Tensor,
+    /// Queries of latent attention, as wide as its keys.
+    pub absorbed: Tensor,
     pub attended: Tensor,
     pub gate: Tensor,
     pub up: Tensor,
@@ -41,18 +43,32 @@ struct Widths {
     q: usize,
     kv: usize,
     latent: usize,
+    absorbed: usize,
     attended: usize,
     gate: usize,
     inner: usize,
     router: usize,
     apart: usize,
     beside: usize,
+    /// Inputs of the output projection of latent attention, and of its products with heads.
+    projected: usize,
 }
 
 impl Widths {
     fn of(a: &Architecture) -> Widths {
-        let mut w =
-            Widths { q: 0, kv: 1, latent: 1, attended: a.hidden, gate: 0, inner: 0, router: 1, apart: 0, beside: 0 };
+        let mut w = Widths {
+            q: 0,
+            kv: 1,
+            latent: 1,
+            absorbed: 1,
+            attended: a.hidden,
+            gate: 0,
+            inner: 0,
+            router: 1,
+            apart: 0,
+            beside: 0,
+            projected: 0,
+        };
         for (_, block) in a.blocks() {
             if apart(block) {
                 w.apart = a.hidden;
@@ -77,6 +93,15 @@ impl Widths {
                         w.latent = w.latent.max(rank);
                     }
                 }
+                Operation::Latent(t) => {
+                    let (own, result) = (t.heads * (t.nope + t.rope), t.heads * t.v_dim);
+                    w.q = w.q.max(own).max(result);
+                    w.kv = w.kv.max(t.rank + t.rope);
+                    w.absorbed = w.absorbed.max(t.heads * (t.rank + t.rope));
+                    w.attended = w.attended.max(t.heads * t.rank);
+                    w.latent = w.latent.max(t.q_rank.unwrap_or(1));
+                    w.projected = w.projected.max(result).max(t.rank);
+                }
                 Operation::Dense(dense) => w.inner = w.inner.max(dense.intermediate),
                 Operation::Experts(experts) => {
                     w.inner = w.inner.max(experts.shared.map_or(0, |shared| shared.each.intermediate));
@@ -91,7 +116,15 @@ impl Widths {
     fn row(&self, a: &Architecture) -> usize {
         let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
         let stream = 2 * a.hidden + self.apart + self.beside;
-        stream + self.q + 2 * self.kv + self.latent + self.attended + 2 * self.inner + self.router + angles
+        stream
+            + self.q
+            + 2 * self.kv
+            + self.latent
+            + self.absorbed
+            + self.attended
+            + 2 * self.inner
+            + self.router
+            + angles
     }
 }
 
@@ -118,6 +151,7 @@ impl Workspace {
             k: alloc(w.kv, "keys")?,
             v: alloc(w.kv, "values")?,
             latent: alloc(w.latent, "latent keys and values")?,
+            absorbed: alloc(w.absorbed, "absorbed queries")?,
             attended: alloc(w.attended, "attention")?,
             gate: alloc(w.inner, "feed-forward")?,
             up: alloc(w.inner, "feed-forward")?,
@@ -140,7 +174,7 @@ pub(super) fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatch
         groups: a.groups().len(),
         page_tokens: limits.page_tokens,
         frames: limits.frames,
-        in_features: a.hidden.max(w.inner).max(w.latent),
+        in_features: a.hidden.max(w.inner).max(w.latent).max(w.projected),
         best: limits.logits_rows * limits::BEST_LOGITS_MAX,
         hidden: a.hidden,
         vocab: a.vocab,
@@ -153,6 +187,12 @@ pub(super) fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatch
                 max_shape.heads_per_kv = max_shape.heads_per_kv.max(t.heads / t.kv_heads.max(1));
                 max_shape.k_dim = max_shape.k_dim.max(t.head_dim);
                 max_shape.v_dim = max_shape.v_dim.max(t.head_dim);
+            }
+            Operation::Latent(t) => {
+                max_shape.heads = max_shape.heads.max(t.heads);
+                max_shape.heads_per_kv = max_shape.heads_per_kv.max(t.heads);
+                max_shape.k_dim = max_shape.k_dim.max(t.rank + t.rope);
+                max_shape.v_dim = max_shape.v_dim.max(t.rank);
             }
             Operation::Experts(experts) => {
                 let inner = experts.each.intermediate;

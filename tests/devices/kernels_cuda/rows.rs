@@ -361,7 +361,16 @@ impl Inputs {
 }
 
 fn shape_of(case: Case) -> KvShape {
-    KvShape { layers: 2, frames: 10, page_tokens: 16, kv_heads: KV_HEADS, k_dim: DIM, v_dim: DIM, dtype: case.dtype }
+    KvShape {
+        layers: 2,
+        frames: 10,
+        page_tokens: 16,
+        kv_heads: KV_HEADS,
+        k_dim: DIM,
+        v_dim: DIM,
+        latent: false,
+        dtype: case.dtype,
+    }
 }
 
 /// Queries, keys and values after it, and the pages, by the CPU's reference.

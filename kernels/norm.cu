@@ -3,7 +3,8 @@
 #include "device.cuh"
 #include "pages.cuh"
 
-// Parameters of norm_rows; [rows, width] each.
+// Parameters of norm_rows. A block's row of `width` elements is head `block % heads` of row `block / heads`; in `rounded` they
+// follow each other.
 struct Norm {
     // The input. With `add`, x += add first, and x keeps the sum.
     float *x;
@@ -19,13 +20,17 @@ struct Norm {
     float eps;
     // Whether the mean of the row is subtracted first (LayerNorm instead of RMSNorm).
     int centred;
+    // Elements between the starts of consecutive rows, and of consecutive heads of a row.
+    int64_t row_stride, head_stride;
+    int heads;
 };
 
 // out[r, i] = (x[r, i] - mean) / sqrt(mean((x[r] - mean)^2) + eps) * gain[i] + bias[i], where the mean is 0 unless `centred`.
-// Each thread reads only elements that it wrote itself. Block: 256; grid: rows.
+// Each thread reads only elements that it wrote itself. Block: 256; grid: rows * heads.
 extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constant__ Norm args) {
     __shared__ float scratch[33], mean_scratch[33];
-    const int64_t start = int64_t(blockIdx.x) * args.width;
+    const int64_t row = blockIdx.x / args.heads, head = blockIdx.x % args.heads;
+    const int64_t start = row * args.row_stride + head * args.head_stride;
     float mean = 0.0f, square = 0.0f;
     if (args.centred) {
         for (int i = int(threadIdx.x); i < args.width; i += 256) {

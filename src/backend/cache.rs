@@ -18,15 +18,23 @@ pub struct KvShape {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
+    /// A value is the beginning of its key, and not stored again.
+    pub latent: bool,
     /// Element type of keys and values; with `i8`, each key and each value vector has an f32 scale.
     pub dtype: DType,
 }
 
 impl KvShape {
+    /// Stored elements of one token of one KV head, and the vectors they make up.
+    pub fn stored(&self) -> (usize, usize) {
+        if self.latent { (self.k_dim, 1) } else { (self.k_dim + self.v_dim, 2) }
+    }
+
     /// Bytes of one token of one KV head: key, value and their scales. Does not overflow, since the sizes were checked
     /// against limits.
     pub fn token_bytes(&self) -> usize {
-        (self.k_dim + self.v_dim) * self.dtype.size() + if self.dtype == DType::I8 { 8 } else { 0 }
+        let (elements, vectors) = self.stored();
+        elements * self.dtype.size() + if self.dtype == DType::I8 { 4 * vectors } else { 0 }
     }
 
     /// Bytes of one page frame, over all layers of the group; `None` on overflow.

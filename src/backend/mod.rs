@@ -36,8 +36,8 @@ mod step;
 pub use cache::{Cache, KvPages, KvShape};
 pub use memory::{HostBytes, MaxBatchShape, Memory, RandomWeight, Reserved, Tensor, Weight};
 pub use operations::{
-    Activation, Attention, Expert, Experts, Heads, Linear, Norm, Operations, Placement, PositionScale, Rotary,
-    RouterGroups, RouterScore, Routing,
+    Activation, Attention, Expert, Experts, HeadProducts, Heads, Linear, Norm, Operations, Placement, PositionScale,
+    Rotary, RouterGroups, RouterScore, Routing,
 };
 pub use sampling::{Sampling, Ticket};
 pub use step::{FROM_LAST_STEP, Ragged, Step, Steps, Tables};

@@ -45,6 +45,36 @@ impl Heads {
     }
 }
 
+/// A product for each head with rows of one matrix `[heads * stride, width]`, of which a head `h` has those from `h * stride` on:
+/// `out[r, h, o] = sum_i weight[h * stride + first + o, i] * x[r, h, i]` for `count` outputs, or transposed
+/// `out[r, h, o] = sum_i weight[h * stride + first + i, o] * x[r, h, i]` of `count` inputs. What a head of `x` has beyond the
+/// inputs follows the outputs as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadProducts {
+    /// The matrix, as it is stored: never quantized on load.
+    pub weight: Weight,
+    /// The first row that is multiplied, of those of a head.
+    pub first: usize,
+    /// Rows of a head.
+    pub stride: usize,
+    /// Rows that are multiplied.
+    pub count: usize,
+    /// Inputs are multiplied with rows, not with columns.
+    pub transposed: bool,
+    /// Inputs.
+    pub x: Heads,
+    /// Outputs, in a tensor apart.
+    pub out: Heads,
+}
+
+impl HeadProducts {
+    /// Inputs and outputs of a head.
+    pub fn features(&self) -> (usize, usize) {
+        let width = self.weight.in_features;
+        if self.transposed { (self.count, width) } else { (width, self.count) }
+    }
+}
+
 /// How rows are normed: `(x - mean) / sqrt(mean((x - mean)^2) + eps) * gain + bias`, where the mean is 0 unless `centred`.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
@@ -238,8 +268,14 @@ pub trait Operations {
     /// `out[r] = norm(x[r])`; both `[rows, width]`. `out` may be `x`.
     fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor);
 
+    /// `x[r, h] = norm(x[r, h])` for each head of `rows` rows, in place; the norm's vectors have `x.dim` elements.
+    fn norm_heads(&mut self, x: Heads, norm: &Norm, rows: usize);
+
     /// Up to four matrix products that share the input `x` `[rows, in_features]`.
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]);
+
+    /// A product for each head of `rows` rows; see [`HeadProducts`].
+    fn head_products(&mut self, products: &HeadProducts, rows: usize);
 
     /// Two products of the same shape with a shared input, then `gate.out = activation(gate.out) * up.out`. Afterwards
     /// `gate.out` may only be used as the input of matrix products, and the contents of `up.out` are undefined.

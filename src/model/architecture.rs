@@ -38,6 +38,8 @@ pub struct Architecture {
     pub final_norm: Norm,
     /// Where the output matrix comes from.
     pub head: Head,
+    /// There is a bias on the logits.
+    pub head_bias: bool,
     /// Factor on the logits.
     pub logits_scale: f32,
     /// A logit `l` becomes `softcap * tanh(l / softcap)`.
@@ -127,6 +129,8 @@ pub enum Before {
     Stream,
     /// What the block before it has read.
     Same,
+    /// The stream as it was before the block before it, normed.
+    Beside(Norm),
 }
 
 /// A norm of rows.
@@ -184,6 +188,8 @@ impl NormKind {
 pub enum Operation {
     /// Attention over the cache.
     Attention(Attention),
+    /// Attention over a cache of latent vectors.
+    Latent(LatentAttention),
     /// A feed-forward network.
     Dense(Dense),
     /// Feed-forward networks of which a router chooses some.
@@ -195,6 +201,8 @@ pub enum Operation {
 pub enum KvProjection {
     /// `k_proj`, `v_proj`.
     Direct,
+    /// Rows of `q_proj`: of each head its query, its key, its value.
+    WithQuery,
     /// `kv_b_proj(kv_norm(kv_a_proj(x)))`, each KV head giving its key, then its value.
     Latent {
         /// Width between the two.
@@ -213,6 +221,8 @@ pub enum HeadNorm {
     AfterRotary,
     /// All heads of a row at once, before the rotation.
     Whole,
+    /// Each head by a norm of its own, before the rotation; `{h}` in its name is the head.
+    Each,
 }
 
 /// What the result of attention is multiplied with the sigmoid of, before the output projection.
@@ -254,8 +264,10 @@ pub struct Attention {
     pub rotary: Option<HeadRotary>,
     /// Norm of queries and keys.
     pub head_norm: HeadNorm,
-    /// Its formula.
+    /// Its formula. One that is centred comes before the rotation.
     pub head_norm_kind: NormKind,
+    /// It has biases.
+    pub head_norm_bias: bool,
     /// Epsilon of the norms inside.
     pub eps: f32,
     /// Gate on the result.
@@ -278,6 +290,17 @@ pub struct Attention {
     pub names: &'static AttentionNames,
 }
 
+impl Attention {
+    /// Rows of `q_proj` for each head.
+    pub fn query_stride(&self) -> usize {
+        match (self.kv, self.gate) {
+            (KvProjection::WithQuery, _) => 3 * self.head_dim,
+            (_, Gate::InQuery) => 2 * self.head_dim,
+            _ => self.head_dim,
+        }
+    }
+}
+
 /// Names of the tensors of attention.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -294,6 +317,53 @@ pub struct AttentionNames {
     pub kv_b: &'static str,
     /// Written in full.
     pub sinks: &'static str,
+}
+
+/// Attention over one vector a token that all heads share (DeepSeek-V2, arXiv:2405.04434). A key is this latent, normed, and a part
+/// that rotates; a value is the latent alone. Queries pass through the key rows of `kv_b` of their head, and results through its
+/// value rows, in prefill and decode alike: keys and values of heads are never made.
+#[derive(Clone, Copy, Debug)]
+pub struct LatentAttention {
+    /// Query heads.
+    pub heads: usize,
+    /// Elements of the latent.
+    pub rank: usize,
+    /// Elements of a query that do not rotate; those that do follow them.
+    pub nope: usize,
+    /// Elements that rotate.
+    pub rope: usize,
+    /// Elements of a head's result.
+    pub v_dim: usize,
+    /// Width between the two projections of queries; `None` = there is one.
+    pub q_rank: Option<usize>,
+    /// Index into [`Architecture::rotaries`].
+    pub rotary: usize,
+    /// Adjacent pairs rotate instead of halves.
+    pub interleaved: bool,
+    /// Epsilon of the norms inside.
+    pub eps: f32,
+    /// The first projections of queries and of the latent, and the output projection, have biases.
+    pub bias: bool,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Its tensors.
+    pub names: &'static LatentNames,
+}
+
+/// Names of the tensors of latent attention.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct LatentNames {
+    /// Where there is one projection.
+    pub q: &'static str,
+    pub q_a: &'static str,
+    pub q_norm: &'static str,
+    pub q_b: &'static str,
+    pub kv_a: &'static str,
+    pub kv_norm: &'static str,
+    /// Of each head the rows that make keys, then those that make values.
+    pub kv_b: &'static str,
+    pub out: &'static str,
 }
 
 /// `down(activation(gate(x)) * up(x))`, or without a gate `down(activation(up(x)))`.
@@ -329,6 +399,8 @@ pub struct Experts {
     pub each: Dense,
     /// The choice.
     pub routing: Routing,
+    /// The router has a bias.
+    pub router_bias: bool,
     /// The router has a vector that counts for the choice alone.
     pub choice_bias: bool,
     /// What every token passes.
@@ -358,6 +430,20 @@ pub struct ExpertNames {
     pub gate: &'static str,
     pub up: &'static str,
     pub down: &'static str,
+    /// How a stack is stored.
+    pub stack: Stack,
+}
+
+/// How a stack of the matrices of all experts is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// `[experts, out, in]`; in one tensor, the rows of the gate come first.
+    Rows,
+    /// `[experts, in, out]`; in one tensor, the columns of gate and up take turns.
+    Columns,
+    /// 4-bit floats, `[experts, out, in / 32, 16]` bytes in a tensor whose name ends with `_blocks`, and `[experts, out, in / 32]`
+    /// exponents in one that ends with `_scales`; in one tensor, the rows of gate and up take turns.
+    Mxfp4,
 }
 
 /// Layers whose pages have one shape and one lifetime. Every kind of cache is a group of its own.
@@ -373,13 +459,15 @@ pub struct LayerGroup {
     pub v_dim: usize,
     /// Keys that a query sees; pages beyond them are let go. `None` = all are kept.
     pub window: Option<u32>,
+    /// Values are the beginnings of their keys.
+    pub latent: bool,
 }
 
 impl LayerGroup {
     /// The group's pages on a device.
     pub fn shape(&self, frames: usize, page_tokens: usize, dtype: DType) -> KvShape {
-        let &LayerGroup { kv_heads, k_dim, v_dim, .. } = self;
-        KvShape { layers: self.layers.len(), frames, page_tokens, kv_heads, k_dim, v_dim, dtype }
+        let &LayerGroup { kv_heads, k_dim, v_dim, latent, .. } = self;
+        KvShape { layers: self.layers.len(), frames, page_tokens, kv_heads, k_dim, v_dim, latent, dtype }
     }
 }
 
@@ -389,23 +477,25 @@ impl Architecture {
         self.layers.iter().enumerate().flat_map(|(index, layer)| layer.iter().map(move |block| (index, block)))
     }
 
-    /// The attention of each layer that has one.
-    pub fn attentions(&self) -> impl Iterator<Item = (usize, &Attention)> {
-        self.blocks().filter_map(|(index, block)| match &block.operation {
-            Operation::Attention(attention) => Some((index, attention)),
-            _ => None,
-        })
-    }
-
     /// The layer groups, in order of their first layer.
     pub fn groups(&self) -> Vec<LayerGroup> {
         let mut groups: Vec<LayerGroup> = Vec::new();
-        for (index, a) in self.attentions() {
-            // A window that no context exceeds lets nothing go.
-            let window = a.window.filter(|&window| (window as usize) < self.context_max);
-            let own =
-                LayerGroup { layers: vec![index], kv_heads: a.kv_heads, k_dim: a.head_dim, v_dim: a.head_dim, window };
-            let shape = |g: &LayerGroup| (g.kv_heads, g.k_dim, g.v_dim, g.window);
+        for (index, block) in self.blocks() {
+            let layers = vec![index];
+            let own = match &block.operation {
+                Operation::Attention(a) => {
+                    // A window that no context exceeds lets nothing go.
+                    let window = a.window.filter(|&window| (window as usize) < self.context_max);
+                    let (kv_heads, k_dim, v_dim) = (a.kv_heads, a.head_dim, a.head_dim);
+                    LayerGroup { layers, kv_heads, k_dim, v_dim, window, latent: false }
+                }
+                Operation::Latent(a) => {
+                    let (k_dim, v_dim) = (a.rank + a.rope, a.rank);
+                    LayerGroup { layers, kv_heads: 1, k_dim, v_dim, window: None, latent: true }
+                }
+                Operation::Dense(_) | Operation::Experts(_) => continue,
+            };
+            let shape = |g: &LayerGroup| (g.kv_heads, g.k_dim, g.v_dim, g.window, g.latent);
             match groups.iter_mut().find(|g| shape(g) == shape(&own)) {
                 Some(group) => group.layers.push(index),
                 None => groups.push(own),
@@ -427,7 +517,7 @@ impl Architecture {
     pub fn with_whole_gains(&mut self) {
         self.final_norm.kind = self.final_norm.kind.whole();
         for block in self.layers.iter_mut().flatten() {
-            if let Before::Norm(norm) = &mut block.before {
+            if let Before::Norm(norm) | Before::Beside(norm) = &mut block.before {
                 norm.kind = norm.kind.whole();
             }
             if let Some(norm) = &mut block.after {

@@ -2,19 +2,23 @@
 //! ([`super::loader`]), checked ([`super::checkpoint`]), sized ([`super::sizes`]) or listed.
 
 use super::architecture::{
-    Architecture, Attention, Before, Block, Dense, ExpertNames, Experts, Gate, Head, HeadNorm, KvProjection, Norm,
-    NormKind, Operation,
+    Architecture, Attention, Before, Block, Dense, ExpertNames, Experts, Gate, Head, HeadNorm, KvProjection,
+    LatentAttention, Norm, NormKind, Operation, Stack,
 };
 use super::recipe::{Part, Recipe};
 use super::weights::{
-    AttentionWeights, BlockWeights, DenseWeights, ExpertsWeights, KvWeights, NormWeights, OperationWeights, Projection,
-    Weights,
+    AttentionWeights, BlockWeights, DenseWeights, ExpertsWeights, KvWeights, LatentWeights, NormWeights,
+    OperationWeights, Projection, Weights,
 };
 use crate::backend::{Expert, Weight};
-use crate::dtype::DType;
+use crate::dtype::{BlockFormat, DType};
 use crate::encoding::Scheme;
 use crate::error::Result;
 use std::ops::Range;
+
+/// What the names of tensors with 4-bit floats end with, and of those with their scales.
+pub(super) const BLOCKS: &str = "_blocks";
+const SCALES: &str = "_scales";
 
 /// What is made of a tensor when it is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,21 @@ pub(super) enum Change {
     None,
     /// One is added to each element, in f32.
     PlusOne,
+    /// Of one matrix `[in, out]` of a stack, the columns `first`, `first + step` and so on become rows.
+    Columns {
+        /// The first.
+        first: usize,
+        /// From one to the next.
+        step: usize,
+    },
+    /// Of one matrix of a stack in 4-bit floats, the rows `first`, `first + step` and so on become blocks of
+    /// [`BlockFormat::Mxfp4`]. Their scales are a tensor of its own: [`TensorPart::scales`].
+    Mxfp4 {
+        /// The first.
+        first: usize,
+        /// From one to the next.
+        step: usize,
+    },
 }
 
 /// Consecutive rows of a tensor of the checkpoint.
@@ -32,9 +51,10 @@ pub(super) struct TensorPart {
     pub name: String,
     /// Its shape there.
     pub stored: Vec<usize>,
-    /// The first row of the part; a row is of the last dimension.
+    /// The first row of the part; a row is of the last dimension, or an element where the part is of a vector. Of a stack that
+    /// is changed, the matrix.
     pub first: usize,
-    /// The shape of the part: of a matrix or of a vector.
+    /// The shape of what is made: of a matrix or of a vector.
     pub shape: Vec<usize>,
     /// What is made of it.
     pub change: Change,
@@ -61,18 +81,46 @@ impl TensorPart {
 
     /// How many rows, and the elements of one. All of a vector is a row, a part of it is so many rows of one element.
     fn rows(&self) -> (usize, usize) {
-        match (self.shape.as_slice(), self.stored.len()) {
-            (&[rows, row], _) => (rows, row),
-            (&[len], 1) if !self.is_whole() => (len, 1),
-            (shape, _) => (1, shape.iter().product()),
+        match (self.change, self.shape.as_slice()) {
+            (Change::Columns { .. } | Change::Mxfp4 { .. }, _) => (1, self.stored.iter().skip(1).product()),
+            (_, &[rows, row]) => (rows, row),
+            (_, &[len]) if !self.is_whole() => (len, 1),
+            (_, shape) => (1, shape.iter().product()),
         }
+    }
+
+    /// The scales of 4-bit floats.
+    pub fn scales(&self) -> Option<TensorPart> {
+        let Change::Mxfp4 { .. } = self.change else { return None };
+        let name = format!("{}{SCALES}", self.name.strip_suffix(BLOCKS).unwrap_or(&self.name));
+        let stored = self.stored.iter().take(3).copied().collect();
+        Some(TensorPart { name, stored, ..self.clone() })
+    }
+
+    /// The type of what is made of a tensor of this type.
+    pub fn made(&self, dtype: DType) -> DType {
+        match self.change {
+            Change::None | Change::Columns { .. } => dtype,
+            Change::PlusOne => DType::F32,
+            Change::Mxfp4 { .. } => DType::Blocks(BlockFormat::Mxfp4),
+        }
+    }
+
+    /// Bytes of what is made of a tensor of this type.
+    pub fn made_bytes(&self, dtype: DType) -> u64 {
+        let (out_features, in_features) = self.matrix();
+        let row = self.made(dtype).bytes(in_features).map_or(u64::MAX, |bytes| bytes as u64);
+        row.saturating_mul(out_features as u64)
     }
 
     /// What no other part of a model has.
     pub fn key(&self) -> String {
-        match self.is_whole() {
-            true => self.name.clone(),
-            false => format!("{}[{}..{}]", self.name, self.first, self.first + self.rows().0),
+        match self.change {
+            Change::Columns { first, step } | Change::Mxfp4 { first, step } => {
+                format!("{}[{}][{first}..{step}]", self.name, self.first)
+            }
+            _ if self.is_whole() => self.name.clone(),
+            _ => format!("{}[{}..{}]", self.name, self.first, self.first + self.rows().0),
         }
     }
 
@@ -84,9 +132,13 @@ impl TensorPart {
         Some(first..first.checked_add(rows.checked_mul(row)?)?)
     }
 
-    /// As [`TensorPart::bytes`], how many.
+    /// How many bytes of the checkpoint it is made of.
     pub fn byte_count(&self, dtype: DType) -> u64 {
-        self.bytes(dtype).map_or(u64::MAX, |range| range.len() as u64)
+        match self.change {
+            Change::None | Change::PlusOne => self.bytes(dtype).map_or(u64::MAX, |range| range.len() as u64),
+            // As many as are made.
+            Change::Columns { .. } | Change::Mxfp4 { .. } => self.made_bytes(dtype),
+        }
     }
 }
 
@@ -123,8 +175,10 @@ impl Tensors for Listing {
     fn take(&mut self, part: TensorPart, _scheme: Option<Scheme>) -> Result<Weight> {
         let (out_features, in_features) = part.matrix();
         // The parts of a tensor follow each other, but for those of a stack.
+        let scales = part.scales();
         if part.is_whole() || !self.0.iter().rev().any(|(name, _)| *name == part.name) {
             self.0.push((part.name, part.stored));
+            self.0.extend(scales.map(|scales| (scales.name, scales.stored)));
         }
         Ok(Weight { id: 0, out_features, in_features })
     }
@@ -147,6 +201,20 @@ struct Binder<'a> {
 
 /// Writes the whole name of a tensor of a layer.
 type At<'a> = &'a dyn Fn(&str) -> String;
+
+/// A matrix of an expert.
+struct ExpertMatrix {
+    name: &'static str,
+    stack: Stack,
+    /// The expert.
+    index: usize,
+    /// Its first row among the `total` of the tensor, and from one to the next.
+    first: usize,
+    step: usize,
+    total: usize,
+    /// Outputs and inputs.
+    shape: [usize; 2],
+}
 
 /// A matrix of a group: its name, its rows, what it is for.
 type Member = (&'static str, usize, Part);
@@ -171,7 +239,11 @@ impl Binder<'_> {
             (false, Some(_)) => self.matrix(&table, a.vocab, a.hidden, Part::Head)?,
             (false, None) => embedding,
         };
-        Ok(Weights { embedding, layers, final_norm, lm_head })
+        let bias = match a.head_bias {
+            true => Some(self.tensors.take(TensorPart::whole(format!("{head}.bias"), &[a.vocab]), None)?),
+            false => None,
+        };
+        Ok(Weights { embedding, layers, final_norm, lm_head: Projection { weight: lm_head, bias } })
     }
 
     /// The tensor of the embedding. A tied model may have been saved with its output matrix only.
@@ -193,12 +265,13 @@ impl Binder<'_> {
 
     fn block(&mut self, block: &Block, layer: usize, at: At) -> Result<BlockWeights> {
         let before = match &block.before {
-            Before::Norm(norm) => self.norm(norm, self.a.hidden, at)?,
+            Before::Norm(norm) | Before::Beside(norm) => self.norm(norm, self.a.hidden, at)?,
             Before::Stream | Before::Same => NormWeights::default(),
         };
         let down = Part::Down { layer, layers: self.a.layers.len() };
         let operation = match &block.operation {
             Operation::Attention(attention) => OperationWeights::Attention(self.attention(attention, at)?),
+            Operation::Latent(latent) => OperationWeights::Latent(self.latent(latent, at)?),
             Operation::Dense(dense) => OperationWeights::Dense(self.dense(dense, down, at)?),
             Operation::Experts(experts) => OperationWeights::Experts(self.experts(experts, down, at)?),
         };
@@ -231,21 +304,19 @@ impl Binder<'_> {
     fn attention(&mut self, t: &Attention, at: At) -> Result<AttentionWeights> {
         let (names, hidden) = (t.names, self.a.hidden);
         let (q_width, kv_width) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
-        let head_norms = match t.head_norm {
-            HeadNorm::None => None,
-            norm => {
-                let widths = if norm == HeadNorm::Whole { (q_width, kv_width) } else { (t.head_dim, t.head_dim) };
-                let q = self.gain(&at(names.q_norm), widths.0, t.head_norm_kind)?;
-                Some([q, self.gain(&at(names.k_norm), widths.1, t.head_norm_kind)?])
-            }
-        };
-        let q_rows = if t.gate == Gate::InQuery { 2 * q_width } else { q_width };
+        let head_norms =
+            [self.head_norms(t, names.q_norm, t.heads, at)?, self.head_norms(t, names.k_norm, t.kv_heads, at)?];
+        let q_rows = t.query_stride() * t.heads;
         let (q, kv) = match t.kv {
             KvProjection::Direct => {
                 let group =
                     [(names.q, q_rows, Part::Layer), (names.k, kv_width, Part::Key), (names.v, kv_width, Part::Value)];
                 let [q, k, v] = self.group(group, hidden, t.qkv_bias, at)?;
                 (q, KvWeights::Direct { k, v })
+            }
+            KvProjection::WithQuery => {
+                let q = self.projection((names.q, q_rows, Part::Layer), hidden, t.qkv_bias, at)?;
+                (q, KvWeights::WithQuery)
             }
             KvProjection::Latent { rank } => {
                 let q = self.projection((names.q, q_rows, Part::Layer), hidden, t.qkv_bias, at)?;
@@ -274,6 +345,42 @@ impl Binder<'_> {
         Ok(AttentionWeights { q, kv, out, head_norms, gate, sinks })
     }
 
+    fn latent(&mut self, t: &LatentAttention, at: At) -> Result<LatentWeights> {
+        let (names, hidden) = (t.names, self.a.hidden);
+        let q_rows = t.heads * (t.nope + t.rope);
+        let (q_a, q) = match t.q_rank {
+            Some(rank) => {
+                let a = self.projection((names.q_a, rank, Part::Layer), hidden, t.bias, at)?;
+                let norm = self.gain(&at(names.q_norm), rank, NormKind::Rms)?;
+                (Some((a, norm)), self.projection((names.q_b, q_rows, Part::Layer), rank, false, at)?)
+            }
+            None => (None, self.projection((names.q, q_rows, Part::Layer), hidden, false, at)?),
+        };
+        Ok(LatentWeights {
+            q_a,
+            q,
+            kv_a: self.projection((names.kv_a, t.rank + t.rope, Part::Value), hidden, t.bias, at)?,
+            kv_norm: self.gain(&at(names.kv_norm), t.rank, NormKind::Rms)?,
+            // One of its products runs along the other axis, which panels of rows cannot serve.
+            kv_b: self.matrix(&at(names.kv_b), t.heads * (t.nope + t.v_dim), t.rank, Part::Kept)?,
+            out: self.projection((names.out, hidden, Part::Layer), t.heads * t.v_dim, t.bias, at)?,
+        })
+    }
+
+    /// The norms of query or key heads, in their order.
+    fn head_norms(&mut self, t: &Attention, name: &'static str, heads: usize, at: At) -> Result<Vec<NormWeights>> {
+        let norm = Norm { name, kind: t.head_norm_kind, bias: t.head_norm_bias, eps: t.eps };
+        match t.head_norm {
+            HeadNorm::None => Ok(Vec::new()),
+            HeadNorm::Whole => Ok(vec![self.norm(&norm, heads * t.head_dim, at)?]),
+            HeadNorm::BeforeRotary | HeadNorm::AfterRotary => Ok(vec![self.norm(&norm, t.head_dim, at)?]),
+            HeadNorm::Each => {
+                let own = |h: usize| move |name: &str| at(&name.replace("{h}", &h.to_string()));
+                (0..heads).map(|h| self.norm(&norm, t.head_dim, &own(h))).collect()
+            }
+        }
+    }
+
     fn dense(&mut self, dense: &Dense, down: Part, at: At) -> Result<DenseWeights> {
         let (names, inner) = (dense.names, dense.intermediate);
         let (gate, up) = match dense.gated {
@@ -289,7 +396,8 @@ impl Binder<'_> {
 
     fn experts(&mut self, experts: &Experts, down: Part, at: At) -> Result<ExpertsWeights> {
         let names = self.names_of(experts, at)?;
-        let router = self.projection((names.router, experts.count, Part::Kept), self.a.hidden, false, at)?;
+        let router = (names.router, experts.count, Part::Kept);
+        let router = self.projection(router, self.a.hidden, experts.router_bias, at)?;
         let choice_bias = match experts.choice_bias {
             true => Some(self.tensors.take(TensorPart::whole(at(names.choice_bias), &[experts.count]), None)?),
             false => None,
@@ -320,35 +428,67 @@ impl Binder<'_> {
     }
 
     fn expert(&mut self, experts: &Experts, names: &ExpertNames, index: usize, down: Part, at: At) -> Result<Expert> {
-        let (inner, hidden) = (experts.each.intermediate, self.a.hidden);
-        let both = experts.each.gated && names.gate == names.up;
-        let rows = if both { 2 * inner } else { inner };
-        let mut take = |name: &str, first: usize, total: usize, shape: [usize; 2], part: Part| {
-            let whole = at(&name.replace("{e}", &index.to_string()));
-            let part_of = match is_stack(name) {
-                true => TensorPart {
-                    name: whole,
-                    stored: vec![experts.count, total, shape[1]],
-                    first: index * total + first,
-                    shape: shape.to_vec(),
-                    change: Change::None,
-                },
-                false => TensorPart {
-                    name: format!("{whole}.weight"),
-                    stored: vec![total, shape[1]],
-                    first,
-                    shape: shape.to_vec(),
-                    change: Change::None,
-                },
-            };
-            Ok((self.tensors.take(part_of, self.recipe.scheme(part))?, None))
+        let (inner, hidden, gated) = (experts.each.intermediate, self.a.hidden, experts.each.gated);
+        let both = gated && names.gate == names.up;
+        let total = if both { 2 * inner } else { inner };
+        // Where the rows of the gate begin, and those of up; from one row to the next.
+        let (gate_first, up_first, step) = match (both, names.stack) {
+            (false, _) => (0, 0, 1),
+            (true, Stack::Rows) => (0, inner, 1),
+            (true, Stack::Columns | Stack::Mxfp4) => (0, 1, 2),
         };
-        let gate = match experts.each.gated {
-            true => Some(take(names.gate, 0, rows, [inner, hidden], Part::Layer)?),
+        let stack = names.stack;
+        let of = |name, first, step, total, shape| ExpertMatrix { name, stack, index, first, step, total, shape };
+        let gate = match gated {
+            true => {
+                let matrix = of(names.gate, gate_first, step, total, [inner, hidden]);
+                Some(self.expert_matrix(experts, matrix, Part::Layer, at)?)
+            }
             false => None,
         };
-        let up = take(names.up, rows - inner, rows, [inner, hidden], Part::Layer)?;
-        Ok(Expert { gate, up, down: take(names.down, 0, hidden, [hidden, inner], down)? })
+        let up = of(names.up, up_first, step, total, [inner, hidden]);
+        let up = self.expert_matrix(experts, up, Part::Layer, at)?;
+        let last = of(names.down, 0, 1, hidden, [hidden, inner]);
+        Ok(Expert { gate, up, down: self.expert_matrix(experts, last, down, at)? })
+    }
+
+    /// A matrix of an expert, and its bias.
+    fn expert_matrix(
+        &mut self,
+        experts: &Experts,
+        m: ExpertMatrix,
+        part: Part,
+        at: At,
+    ) -> Result<(Weight, Option<Weight>)> {
+        let ExpertMatrix { index, first, step, total, shape: [out_features, in_features], .. } = m;
+        let name = at(&m.name.replace("{e}", &index.to_string()));
+        let (count, columns) = (experts.count, Change::Columns { first, step });
+        let (stacked, plain) = (is_stack(m.name), Change::None);
+        let (tensor, stored, first_row, change) = match (stacked, m.stack) {
+            (false, _) => (format!("{name}.weight"), vec![total, in_features], first, plain),
+            (true, Stack::Rows) => (name.clone(), vec![count, total, in_features], index * total + first, plain),
+            (true, Stack::Columns) => (name.clone(), vec![count, in_features, total], index, columns),
+            (true, Stack::Mxfp4) => {
+                let block = BlockFormat::Mxfp4.weights();
+                let stored = vec![count, total, in_features / block, block / 2];
+                (name.clone(), stored, index, Change::Mxfp4 { first, step })
+            }
+        };
+        let shape = vec![out_features, in_features];
+        let matrix = TensorPart { name: tensor, stored, first: first_row, shape, change };
+        let weight = self.tensors.take(matrix, self.recipe.scheme(part))?;
+        if !experts.each.bias {
+            return Ok((weight, None));
+        }
+        let (stored, first_row, change) = match (stacked, step) {
+            (false, _) => (vec![total], first, plain),
+            (true, 1) => (vec![count, total], index * total + first, plain),
+            (true, _) => (vec![count, total], index, columns),
+        };
+        let stem = if stacked { name.strip_suffix(BLOCKS).unwrap_or(&name) } else { &name };
+        let name = format!("{stem}{}", if stacked { "_bias" } else { ".bias" });
+        let bias = TensorPart { name, stored, first: first_row, shape: vec![out_features], change };
+        Ok((weight, Some(self.tensors.take(bias, None)?)))
     }
 
     /// Matrices that share their input. Those of the same name are rows of one tensor, in order.

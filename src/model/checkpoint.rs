@@ -3,7 +3,7 @@
 //! is sized by the model.
 
 use super::architecture::{Architecture, Head};
-use super::binder::{TensorPart, Tensors, walk};
+use super::binder::{Change, TensorPart, Tensors, walk};
 use super::families::{self, Family};
 use super::leftovers::{Unread, harmless};
 use super::prequantized;
@@ -23,9 +23,10 @@ use serde_json::Value;
 /// `Format` and `Unsupported`, by the cause as far as it can be told.
 pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSource) -> Result<Vec<String>> {
     let all = source.tensors()?;
-    let mut found = FoundTensors { all, used: vec![false; all.len()], missing: None, missing_count: 0, wrong: None };
+    let mut found =
+        FoundTensors { all, used: vec![false; all.len()], missing: None, missing_count: 0, wrong: None, mxfp4: false };
     walk(architecture, Recipe::Stored, &mut found)?;
-    let FoundTensors { used, missing, missing_count, wrong, .. } = found;
+    let FoundTensors { used, missing, missing_count, wrong, mxfp4, .. } = found;
     let (mut unread, mut unknown) = (Unread::default(), Vec::new());
     for (info, _) in all.iter().zip(&used).filter(|(_, used)| !**used) {
         match harmless(architecture, family, info) {
@@ -40,7 +41,7 @@ pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSou
         (None, None, false) => cause.left_over(&unknown),
         (None, None, true) => {
             let mut warnings: Vec<String> = unread.warning().into_iter().collect();
-            if let Some(format) = prequantized::by_config(cause.config) {
+            if let Some(format) = prequantized::by_config(cause.config).filter(|_| !mxfp4) {
                 warnings.push(format!(
                     "the weights are not quantized although config.json says so ({format}); they are used as they are"
                 ));
@@ -48,7 +49,7 @@ pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSou
             return Ok(warnings);
         }
     };
-    Err(cause.explain(fault))
+    Err(if mxfp4 { fault } else { cause.explain(fault) })
 }
 
 /// Looks up every tensor and writes down the first that is not there, and the first that is not as it should be.
@@ -59,6 +60,8 @@ struct FoundTensors<'a> {
     missing: Option<(String, Vec<usize>)>,
     missing_count: usize,
     wrong: Option<Error>,
+    /// Weights in 4-bit floats were asked for.
+    mxfp4: bool,
 }
 
 impl FoundTensors<'_> {
@@ -70,6 +73,22 @@ impl FoundTensors<'_> {
 impl Tensors for FoundTensors<'_> {
     fn take(&mut self, part: TensorPart, _scheme: Option<Scheme>) -> Result<Weight> {
         let (out_features, in_features) = part.matrix();
+        if let Some(scales) = part.scales() {
+            self.mxfp4 = true;
+            self.look(scales);
+        }
+        self.look(part);
+        Ok(Weight { id: 0, out_features, in_features })
+    }
+
+    fn has(&self, name: &str) -> Result<bool> {
+        Ok(self.place(name).is_some())
+    }
+}
+
+impl FoundTensors<'_> {
+    /// Looks up one tensor.
+    fn look(&mut self, part: TensorPart) {
         match self.place(&part.name).and_then(|at| Some((at, self.all.get(at)?))) {
             None => {
                 if part.first == 0 {
@@ -86,19 +105,19 @@ impl Tensors for FoundTensors<'_> {
                 }
             }
         }
-        Ok(Weight { id: 0, out_features, in_features })
-    }
-
-    fn has(&self, name: &str) -> Result<bool> {
-        Ok(self.place(name).is_some())
     }
 }
 
 /// Refuses a tensor of another shape, or of a type that no kernel reads.
 pub(super) fn fits(info: &TensorInfo, part: &TensorPart) -> Result<()> {
     let (TensorInfo { name, dtype, shape: found }, shape) = (info, &part.stored);
+    let bytes = matches!(part.change, Change::Mxfp4 { .. });
+    if bytes && *dtype != DType::U8 {
+        return Err(Error::unsupported(format!("tensor {name} is {dtype}, expected bytes of 4-bit floats")).about(name));
+    }
     // What is read element by element is stored so.
-    if !dtype.is_weight() || matches!(dtype, DType::Blocks(_)) && shape.len() < 2 {
+    let by_element = shape.len() < 2 || part.change != Change::None;
+    if !bytes && (!dtype.is_weight() || matches!(dtype, DType::Blocks(_)) && by_element) {
         return Err(Error::unsupported(format!("tensor {name} is {dtype}, expected f32, bf16 or f16")).about(name));
     }
     if found != shape {

@@ -2,11 +2,12 @@
 
 mod attention;
 mod feed_forward;
+mod latent;
 mod workspace;
 
 use super::architecture::{Architecture, Before, Block, LayerGroup, Norm, Operation};
 use super::weights::{BlockWeights, NormWeights, OperationWeights, Projection, Weights};
-use crate::backend::{self, Backend, KvPages, KvShape, Linear, MaxBatchShape, Tensor, Weight};
+use crate::backend::{self, Backend, KvPages, KvShape, Linear, MaxBatchShape, Tensor};
 use crate::error::Result;
 use workspace::{Workspace, apart};
 
@@ -131,7 +132,13 @@ impl Model {
     /// Runs all rows of the step through layer `index`. After the last one their keys and values are in the pages of all
     /// layers, and [`Model::logits`] may ask for any row until the next step.
     pub fn layer(&mut self, backend: &mut dyn Backend, index: usize) {
-        for (block, weights) in self.architecture.layers[index].iter().zip(&self.weights.layers[index]) {
+        let (ws, hidden) = (&self.workspace, self.architecture.hidden);
+        let mut blocks = self.architecture.layers[index].iter().zip(&self.weights.layers[index]).peekable();
+        while let Some((block, weights)) = blocks.next() {
+            if let (Some((Block { before: Before::Beside(norm), .. }, next)), Some(beside)) = (blocks.peek(), ws.beside)
+            {
+                backend.norm(ws.x, &normed(norm, next.before), hidden, self.rows, beside);
+            }
             self.block(backend, block, weights, index);
         }
     }
@@ -142,13 +149,18 @@ impl Model {
         if let Before::Norm(norm) = &block.before {
             backend.norm(ws.x, &normed(norm, w.before), hidden, rows, ws.y);
         }
-        let from = if matches!(block.before, Before::Stream) { ws.x } else { ws.y };
+        let from = match block.before {
+            Before::Stream => ws.x,
+            Before::Beside(_) => ws.beside.unwrap_or(ws.y),
+            Before::Norm(_) | Before::Same => ws.y,
+        };
         let own = ws.z.filter(|_| apart(block));
         let route = Route { from, to: own.unwrap_or(ws.x), accumulate: own.is_none() };
         match (&block.operation, &w.operation) {
             (Operation::Attention(spec), OperationWeights::Attention(w)) => {
                 self.attention(backend, spec, w, route, layer);
             }
+            (Operation::Latent(spec), OperationWeights::Latent(w)) => self.latent(backend, spec, w, route, layer),
             (Operation::Dense(spec), OperationWeights::Dense(w)) => self.dense(backend, spec, w, route),
             (Operation::Experts(spec), OperationWeights::Experts(w)) => self.experts(backend, spec, w, route),
             _ => unreachable!("weights are bound by this very architecture"),
@@ -195,7 +207,7 @@ impl Model {
         if a.logits_scale != 1.0 {
             backend.scale(ws.picked, a.logits_scale, rows * a.hidden);
         }
-        plain(self.weights.lm_head, ws.logits)
+        to(self.weights.lm_head, ws.logits)
     }
 }
 
@@ -205,8 +217,4 @@ fn normed(norm: &Norm, weights: NormWeights) -> backend::Norm {
 
 fn to(projection: Projection, out: Tensor) -> Linear {
     Linear { weight: projection.weight, bias: projection.bias, out, accumulate: false }
-}
-
-fn plain(weight: Weight, out: Tensor) -> Linear {
-    Linear { weight, bias: None, out, accumulate: false }
 }

@@ -6,13 +6,14 @@
 
 use super::architecture::Architecture;
 use super::binder::{Change, TensorPart, Tensors, walk};
+use super::changes;
 use super::checkpoint;
 use super::families::Family;
 use super::recipe::Recipe;
 use super::sizes::{find, sizes, tensor_bytes};
 use super::weights::Weights;
 use super::weights_cache::{KeptMatrices, Made};
-use crate::backend::{Backend, HostBytes, Weight};
+use crate::backend::{Backend, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, PANEL, Quantizer, Scheme};
 use crate::error::{Error, Result, Status};
@@ -153,6 +154,30 @@ impl Tensors for Loader<'_> {
         if let Some(weight) = self.random(&part, scheme)? {
             return Ok(weight);
         }
+        let (dtype, bytes) = self.stored(&part)?;
+        let (out_features, in_features) = part.matrix();
+        let read = usize::try_from(part.byte_count(dtype)).unwrap_or(usize::MAX);
+        if let (Some(kept), Some(scheme)) = (self.kept, scheme) {
+            let key = part.key();
+            let missing = || Error::internal(format!("tensor {key} is not among the kept matrices")).about(&*key);
+            let panels = Arc::new(Hold(kept.get(&key).ok_or_else(missing)?.clone()));
+            self.report.add(read)?;
+            return self.backend.weight(panels, Encoding::Quantized(scheme), out_features, in_features);
+        }
+        let bytes = self.changed(&part, bytes, dtype)?;
+        let dtype = part.made(dtype);
+        if let Some(scheme) = scheme {
+            return self.quantized(&part.key(), &bytes, dtype, [out_features, in_features], scheme);
+        }
+        let weight = self.backend.weight(Arc::new(Hold(bytes)), Encoding::Stored(dtype), out_features, in_features)?;
+        self.report.add(read)?;
+        Ok(weight)
+    }
+}
+
+impl Loader<'_> {
+    /// The type of a tensor, and the bytes of its part.
+    fn stored(&mut self, part: &TensorPart) -> Result<(DType, Bytes)> {
         let Some((info, bytes)) = self.source.tensor(&part.name)? else {
             return Err(Error::format(format!(
                 "the checkpoint has no tensor {}, expected {:?}; it has {} tensors",
@@ -160,10 +185,10 @@ impl Tensors for Loader<'_> {
                 part.stored,
                 self.source.tensors()?.len()
             ))
-            .about(part.name));
+            .about(&*part.name));
         };
         // The source is the one that was checked; its kernels read memory by these.
-        checkpoint::fits(&info, &part)?;
+        checkpoint::fits(&info, part)?;
         let bytes = match part.is_whole() {
             true => bytes,
             false => part.bytes(info.dtype).and_then(|range| bytes.part(range)).ok_or_else(|| {
@@ -171,40 +196,33 @@ impl Tensors for Loader<'_> {
                     .about(&*part.name)
             })?,
         };
-        let (out_features, in_features) = part.matrix();
-        let len = bytes.len();
-        let (held, dtype): (HostBytes, DType) = match (part.change, scheme) {
-            (_, Some(scheme)) => {
-                return self.quantized(&part.key(), &bytes, info.dtype, [out_features, in_features], scheme);
+        Ok((info.dtype, bytes))
+    }
+
+    /// What is made of the bytes of a part before anything else.
+    fn changed(&mut self, part: &TensorPart, bytes: Bytes, dtype: DType) -> Result<Bytes> {
+        let ((out_features, in_features), size) = (part.matrix(), dtype.bytes(1).unwrap_or(0));
+        let made = match part.change {
+            Change::None => return Ok(bytes),
+            Change::PlusOne => changes::plus_one(bytes.as_slice(), dtype)?,
+            Change::Columns { first, step } => {
+                let width = part.stored.last().copied().unwrap_or(0);
+                let count = part.shape.first().copied().unwrap_or(0);
+                changes::columns(bytes.as_slice(), size, width, (first, step, count))?
             }
-            (Change::None, None) => (Arc::new(Hold(bytes)), info.dtype),
-            (Change::PlusOne, None) => (Arc::new(plus_one(bytes.as_slice(), info.dtype)?), DType::F32),
+            Change::Mxfp4 { first, step } => {
+                let scales = match part.scales() {
+                    Some(scales) => self.stored(&scales)?.1,
+                    None => return Err(Error::internal("4-bit floats without scales")),
+                };
+                changes::mxfp4(bytes.as_slice(), scales.as_slice(), in_features, (first, step, out_features))?
+            }
         };
-        let weight = self.backend.weight(held, Encoding::Stored(dtype), out_features, in_features)?;
-        self.report.add(len)?;
-        Ok(weight)
+        // The part beside it is made of the same pages of a file, which come back without being read.
+        bytes.release();
+        Ok(Bytes::from_aligned(made))
     }
-}
 
-/// The elements of a vector, each with one more, as f32.
-fn plus_one(bytes: &[u8], dtype: DType) -> Result<AlignedBytes> {
-    let refused = || Error::internal(format!("a vector of {dtype} to be added to"));
-    let size = dtype.bytes(1).ok_or_else(refused)?;
-    let len = bytes.len() / size * size_of::<f32>();
-    let mut out = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory("the gains of a norm", len as u64))?;
-    for (out, element) in out.as_mut_slice().chunks_exact_mut(size_of::<f32>()).zip(bytes.chunks_exact(size)) {
-        let value = match *element {
-            [a, b] if dtype == DType::Bf16 => half::bf16::from_le_bytes([a, b]).to_f32(),
-            [a, b] => half::f16::from_le_bytes([a, b]).to_f32(),
-            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-            _ => return Err(refused()),
-        };
-        out.copy_from_slice(&(1.0 + value).to_le_bytes());
-    }
-    Ok(out)
-}
-
-impl Loader<'_> {
     /// A weight that the device makes of random numbers, if the tensor is such a one, of that shape, and no file wants it.
     fn random(&mut self, part: &TensorPart, scheme: Option<Scheme>) -> Result<Option<Weight>> {
         let wanted = part.is_whole() && part.change == Change::None && self.kept.is_none() && self.made.is_none();
@@ -221,7 +239,7 @@ impl Loader<'_> {
         Ok(weight)
     }
 
-    /// A quantized matrix: the one that was kept, or a new one.
+    /// A quantized matrix that nobody kept.
     fn quantized(
         &mut self,
         tensor: &str,
@@ -230,22 +248,10 @@ impl Loader<'_> {
         [out_features, in_features]: [usize; 2],
         scheme: Scheme,
     ) -> Result<Weight> {
-        let panels: HostBytes = match self.kept {
-            Some(kept) => {
-                let missing =
-                    || Error::internal(format!("tensor {tensor} is not among the kept matrices")).about(tensor);
-                let panels = kept.get(tensor).ok_or_else(missing)?.clone();
-                self.report.add(bytes.len())?;
-                Arc::new(Hold(panels))
-            }
-            None => {
-                let panels = Arc::new(self.quantize(bytes, dtype, [out_features, in_features], scheme)?);
-                if let Some(made) = &mut self.made {
-                    made.push((tensor.to_owned(), Arc::clone(&panels)));
-                }
-                panels
-            }
-        };
+        let panels = Arc::new(self.quantize(bytes, dtype, [out_features, in_features], scheme)?);
+        if let Some(made) = &mut self.made {
+            made.push((tensor.to_owned(), Arc::clone(&panels)));
+        }
         self.backend.weight(panels, Encoding::Quantized(scheme), out_features, in_features)
     }
 

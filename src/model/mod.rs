@@ -7,6 +7,7 @@
 
 pub mod architecture;
 pub mod binder;
+mod changes;
 pub mod checkpoint;
 pub mod config;
 pub mod families;

@@ -82,12 +82,7 @@ impl Rotary {
     }
 
     fn of(config: &Config, [old, new]: [Option<Config>; 2], dims: usize, context: usize) -> Result<Rotary> {
-        // A scaling that was added to a config of the newer spelling counts.
-        let added = match &old {
-            Some(old) if new.is_some() => kind_of(old)? != "default",
-            _ => old.is_some(),
-        };
-        let scaling = if added { old } else { new };
+        let scaling = scaling_of(old, new)?;
         let theta = theta(config, [scaling, new])?;
         let mut rotary = Rotary { spec: RotarySpec::plain(theta, dims), context, context_max: context, chosen_for: 0 };
         let Some(scaling) = scaling else { return rotary.checked(config) };
@@ -158,6 +153,34 @@ impl Rotary {
     fn checked(self, config: &Config) -> Result<Rotary> {
         Ok(Rotary { spec: self.spec.checked(config)?, ..self })
     }
+}
+
+/// The object that counts: a scaling that was added to a config of the newer spelling does.
+fn scaling_of<'a>(old: Option<Config<'a>>, new: Option<Config<'a>>) -> Result<Option<Config<'a>>> {
+    let added = match &old {
+        Some(old) if new.is_some() => kind_of(old)? != "default",
+        _ => old.is_some(),
+    };
+    Ok(if added { old } else { new })
+}
+
+/// What DeepSeek's attention multiplies its scores with where positions are scaled: the square of YaRN's temperature for
+/// `mscale_all_dim`, if that is there.
+pub fn score_factor(config: &Config) -> Result<f64> {
+    let Some(scaling) = scaling_of(config.object("rope_scaling"), config.object("rope_parameters"))? else {
+        return Ok(1.0);
+    };
+    match scaling.optional_number("mscale_all_dim")? {
+        Some(all) if all != 0.0 && kind_of(&scaling)? != "default" => {
+            Ok(magnitude(scaling.positive("factor", None)?, all).powi(2))
+        }
+        _ => Ok(1.0),
+    }
+}
+
+/// YaRN's temperature.
+fn magnitude(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
 }
 
 /// The name of a scaling.
@@ -266,7 +289,6 @@ fn llama3(plain: RotarySpec, scaling: &Config, old: f64) -> Result<RotarySpec> {
 fn yarn(theta: f64, dims: usize, old: f64, factor: f64, scaling: &Config) -> Result<RotarySpec> {
     let fast = scaling.positive("beta_fast", Some(32.0))?;
     let slow = scaling.positive("beta_slow", Some(1.0))?;
-    let magnitude = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
     let scale = match scaling.optional_number("attention_factor")? {
         Some(given) => given,
         None => match (scaling.optional_number("mscale")?, scaling.optional_number("mscale_all_dim")?) {

@@ -6,7 +6,7 @@ use super::families::Family;
 use super::leftovers::harmless;
 use super::recipe::{Part, Recipe};
 use crate::backend::Weight;
-use crate::dtype::DType;
+use crate::dtype::{BlockFormat, DType};
 use crate::encoding::{Encoding, Scheme};
 use crate::error::{Error, Result};
 use crate::source::{ModelSource, TensorInfo};
@@ -85,11 +85,11 @@ impl Tensors for Scale<'_> {
         let panels = scheme.map(|scheme| scheme.bytes(out_features, in_features).ok_or_else(too_large)).transpose()?;
         let changed = part.change != Change::None;
         let own = match (self.device, info) {
-            (None, _) if changed => Some((out_features as u64).saturating_mul(in_features as u64).saturating_mul(4)),
+            (None, Some(info)) if changed && scheme.is_none() => Some(part.made_bytes(info.dtype)),
             (None, _) => panels.map(|bytes| bytes as u64),
             (Some(_), None) => Some(0),
             (Some(bytes), Some(info)) => {
-                let stored = if changed { DType::F32 } else { info.dtype };
+                let stored = part.made(info.dtype);
                 Some(bytes(scheme.map_or(Encoding::Stored(stored), Encoding::Quantized), out_features, in_features))
             }
         };
@@ -142,9 +142,11 @@ pub fn encoding(
     let mut sums: Vec<(DType, u64)> = Vec::new();
     for info in source.tensors()?.iter().filter(|info| harmless(architecture, family, info).is_none()) {
         let bytes = tensor_bytes(info);
-        match sums.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
+        // Codes and scales of 4-bit floats: no other weights are bytes.
+        let made = if info.dtype == DType::U8 { DType::Blocks(BlockFormat::Mxfp4) } else { info.dtype };
+        match sums.iter_mut().find(|(dtype, _)| *dtype == made) {
             Some((_, sum)) => *sum = sum.saturating_add(bytes),
-            None => sums.push((info.dtype, bytes)),
+            None => sums.push((made, bytes)),
         }
     }
     let most = sums.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most });

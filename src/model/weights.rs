@@ -24,20 +24,35 @@ pub struct NormWeights {
 #[allow(missing_docs, reason = "named as in the architecture")]
 pub enum KvWeights {
     Direct { k: Projection, v: Projection },
+    WithQuery,
     Latent { a: Projection, norm: Weight, b: Projection },
 }
 
 /// Attention of a layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "named as in the architecture")]
 pub struct AttentionWeights {
     pub q: Projection,
     pub kv: KvWeights,
     pub out: Projection,
-    /// Of queries and keys.
-    pub head_norms: Option<[Weight; 2]>,
+    /// Of queries and keys: none, one for all heads, or one for each.
+    pub head_norms: [Vec<NormWeights>; 2],
     pub gate: Option<Projection>,
     pub sinks: Option<Weight>,
+}
+
+/// Latent attention of a layer.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "named as in the architecture")]
+pub struct LatentWeights {
+    /// The first projection of queries and the norm after it, where there are two.
+    pub q_a: Option<(Projection, Weight)>,
+    /// The last one.
+    pub q: Projection,
+    pub kv_a: Projection,
+    pub kv_norm: Weight,
+    pub kv_b: Weight,
+    pub out: Projection,
 }
 
 /// A feed-forward network.
@@ -65,6 +80,7 @@ pub struct ExpertsWeights {
 #[allow(missing_docs, reason = "named as in the architecture")]
 pub enum OperationWeights {
     Attention(AttentionWeights),
+    Latent(LatentWeights),
     Dense(DenseWeights),
     Experts(ExpertsWeights),
 }
@@ -85,5 +101,5 @@ pub struct Weights {
     pub embedding: Weight,
     pub layers: Vec<Vec<BlockWeights>>,
     pub final_norm: NormWeights,
-    pub lm_head: Weight,
+    pub lm_head: Projection,
 }

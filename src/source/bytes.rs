@@ -51,7 +51,7 @@ impl Bytes {
     }
 
     /// Owned bytes on a cache line.
-    pub(super) fn from_aligned(bytes: AlignedBytes) -> Bytes {
+    pub(crate) fn from_aligned(bytes: AlignedBytes) -> Bytes {
         Bytes { range: 0..bytes.as_slice().len(), owner: Owner::Aligned(Arc::new(bytes)) }
     }
 

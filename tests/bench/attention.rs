@@ -92,8 +92,16 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
     b.reserve(&max_shape).expect("memory");
     let each = (work.before + work.rows).div_ceil(PAGE_TOKENS);
     let frames = each * work.sequences;
-    let mut shape =
-        KvShape { layers: 1, frames, page_tokens: PAGE_TOKENS, kv_heads: KV_HEADS, k_dim: DIM, v_dim: DIM, dtype };
+    let mut shape = KvShape {
+        layers: 1,
+        frames,
+        page_tokens: PAGE_TOKENS,
+        kv_heads: KV_HEADS,
+        k_dim: DIM,
+        v_dim: DIM,
+        latent: false,
+        dtype,
+    };
     let layer_bytes = shape.frame_bytes().expect("small") * frames;
     shape.layers = if work.rows > 1 { 4 } else { BYTES_MIN.div_ceil(layer_bytes).clamp(1, LAYERS_MAX) };
     let pages = b.kv_pages(shape).expect("memory");

@@ -379,9 +379,17 @@ impl Operations for PlainBackend {
         }
     }
 
+    fn norm_heads(&mut self, x: Heads, norm: &Norm, rows: usize) {
+        unimplemented!()
+    }
+
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
         let x = self.get(x, rows * group[0].weight.in_features).to_vec();
         group.iter().for_each(|l| self.product(&x, rows, l));
+    }
+
+    fn head_products(&mut self, products: &HeadProducts, rows: usize) {
+        unimplemented!()
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {

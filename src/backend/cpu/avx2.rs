@@ -10,6 +10,7 @@ mod linear;
 mod tests;
 
 use super::Tier;
+use super::head_products::HeadArgs;
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels, with_features};
 use super::linear::{Int8RowMut, plain_form};
 use super::portable;
@@ -46,6 +47,7 @@ pub(super) const TABLE: Kernels = Kernels {
     sampling: sampling_kernels!(#[target_feature(enable = "avx2")]),
     rms_norm,
     centre,
+    head_product,
     gate,
     activate,
     softcap,
@@ -60,6 +62,7 @@ pub fn present() -> bool {
 with_features! { "avx2,fma";
     fn rms_norm(x: &mut [f32], gain: Option<Elements>, eps: f32) { portable::rms_norm_any::<true>(x, gain, eps) }
     fn centre(x: &mut [f32]) { portable::centre_any(x) }
+    fn head_product(args: &HeadArgs, scratch: &mut Vec<f32>) { portable::head_product_any::<true>(args, scratch) }
     fn gate(gate: &mut [f32], up: &[f32], activation: Activation) { portable::gate_any::<true>(gate, up, activation) }
     fn activate(x: &mut [f32], activation: Activation) { portable::activate_any::<true>(x, activation) }
     fn softcap(x: &mut [f32], cap: f32) { portable::softcap_any::<true>(x, cap) }

@@ -5,6 +5,7 @@
 //! output element from its own row, in an order that depends only on the shape of the weight.
 
 use super::attention::AttentionKernels;
+use super::head_products::HeadArgs;
 use super::linear::{Form, Int8RowMut, LinearArgs};
 use super::{Compute, Tier};
 use crate::backend::Activation;
@@ -191,6 +192,12 @@ pub struct Kernels {
     /// # Safety
     /// The processor supports the tier's instructions.
     pub centre: unsafe fn(x: &mut [f32]),
+    /// A product of one head and some rows; a result is one sum, or of transposed ones has its terms added in ascending order.
+    /// `scratch` belongs to the calling thread and may be resized.
+    ///
+    /// # Safety
+    /// The output pointer covers the rows, no other task accesses them, and the processor supports the tier's instructions.
+    pub head_product: unsafe fn(args: &HeadArgs, scratch: &mut Vec<f32>),
     /// `gate = activation(gate) * up`, element by element.
     ///
     /// # Safety

@@ -1,7 +1,7 @@
 //! KV pages of the CPU backend: memory layout, storing keys and values, and views for the attention kernels.
 //!
 //! A frame is `[layers][kv_heads]` of head blocks, each `[K | V]` and, for 8-bit pages, `[K scales | V scales]` with
-//! one f32 per token. The layout of elements within K and V is chosen by the tier ([`PageLayout`]);
+//! one f32 per token. Of latent pages values are the beginnings of keys: there is `[K]`, and `[K scales]`. The layout of elements within K and V is chosen by the tier ([`PageLayout`]);
 //! [`Cache::read_page`] copies page frames as raw bytes.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]
@@ -35,7 +35,8 @@ impl PageLayout {
             DType::I8 => s.k_dim <= LANES_I8_DIM_MAX,
             _ => false,
         };
-        let fits = s.page_tokens.is_multiple_of(GROUP) && s.k_dim.is_multiple_of(2) && s.v_dim.is_multiple_of(16);
+        let fits =
+            !s.latent && s.page_tokens.is_multiple_of(GROUP) && s.k_dim.is_multiple_of(2) && s.v_dim.is_multiple_of(16);
         if type_fits && fits { PageLayout::Lanes } else { PageLayout::Rows }
     }
 }
@@ -96,11 +97,11 @@ impl<'a> HeadBlock<'a> {
         self.bytes[scale_offset(&self.shape, values, group * GROUP)..].as_ptr().cast()
     }
 
-    /// The keys (or values) of `tokens` tokens from `first` on; `None` unless the layout is [`PageLayout::Rows`] and
-    /// the type has no scales.
+    /// The keys (or values) of `tokens` tokens from `first` on; `None` unless the layout is [`PageLayout::Rows`], the
+    /// type has no scales, and they are adjacent.
     pub fn rows(&self, values: bool, first: usize, tokens: usize) -> Option<Elements<'a>> {
         let s = &self.shape;
-        if self.layout != PageLayout::Rows || s.dtype == DType::I8 {
+        if self.layout != PageLayout::Rows || s.dtype == DType::I8 || values && s.latent {
             return None;
         }
         let (base, dim) = if values { (s.page_tokens * s.k_dim, s.v_dim) } else { (0, s.k_dim) };
@@ -140,8 +141,8 @@ impl<'a> HeadBlock<'a> {
 /// Offset of the scale of a token's key (or value) in a head block, in bytes.
 #[inline(always)]
 fn scale_offset(s: &KvShape, values: bool, token: usize) -> usize {
-    let elements = s.page_tokens * (s.k_dim + s.v_dim) * s.dtype.size();
-    elements + 4 * (token + if values { s.page_tokens } else { 0 })
+    let elements = s.page_tokens * s.stored().0 * s.dtype.size();
+    elements + 4 * (token + if values && !s.latent { s.page_tokens } else { 0 })
 }
 
 /// Offset of element `d` of a token's key (or value) in a head block, in elements.
@@ -149,6 +150,7 @@ fn scale_offset(s: &KvShape, values: bool, token: usize) -> usize {
 fn element_offset(s: &KvShape, layout: PageLayout, values: bool, token: usize, d: usize) -> usize {
     match (layout, values) {
         (PageLayout::Rows, false) => token * s.k_dim + d,
+        (PageLayout::Rows, true) if s.latent => token * s.k_dim + d,
         (PageLayout::Rows, true) => s.page_tokens * s.k_dim + token * s.v_dim + d,
         (PageLayout::Lanes, false) => token / GROUP * GROUP * s.k_dim + d / 2 * 2 * GROUP + token % GROUP * 2 + d % 2,
         (PageLayout::Lanes, true) => s.page_tokens * s.k_dim + token / 2 * 2 * s.v_dim + 2 * d + token % 2,
@@ -265,7 +267,8 @@ impl StoreRows {
                 let start = head_offset(&shape, self.layer, frame, head);
                 assert!(start + head_bytes(&shape) <= self.limit, "frame {frame} is outside the pages");
                 let block = StoreBlock { start: self.blocks.start().wrapping_add(start), shape, layout: self.layout };
-                for (values, heads, data) in [(false, &self.k, k_data), (true, &self.v, v_data)] {
+                let vectors = [(false, &self.k, k_data), (true, &self.v, v_data)];
+                for (values, heads, data) in vectors.into_iter().take(shape.stored().1) {
                     let from = heads.at(row, head).start..heads.at(row + count - 1, head).end;
                     // SAFETY: guaranteed by the caller; the block was just checked.
                     unsafe {

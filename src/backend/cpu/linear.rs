@@ -26,7 +26,7 @@ pub(super) mod tests;
 pub(super) mod tile;
 
 use super::best::TopK;
-use super::kernels::{Elements, Kernels};
+use super::kernels::{Elements, Kernels, bf16_to_f32};
 use super::memory::Buffer;
 use super::{Compute, CpuBackend, Shared, StoredWeight, best};
 use crate::backend::{Activation, Linear, Tensor};
@@ -44,6 +44,30 @@ pub enum Matrix<'a> {
     Panels(Scheme, &'a [u8]),
     /// `[out_features, in_features]` in blocks, row by row.
     Blocks(BlockFormat, &'a [u8]),
+}
+
+impl Matrix<'_> {
+    /// A row of `width` elements that is not quantized, as f32.
+    #[inline(always)]
+    pub fn widen_row(&self, row: usize, width: usize, out: &mut [f32]) {
+        match self {
+            Matrix::Stored(elements) => {
+                let row = elements.slice(row * width..(row + 1) * width);
+                match row {
+                    Elements::F32(e) => out.copy_from_slice(e),
+                    Elements::Bf16(e) => out.iter_mut().zip(e).for_each(|(out, &e)| *out = bf16_to_f32(e)),
+                    Elements::F16(e) => {
+                        out.iter_mut().zip(e).for_each(|(out, &e)| *out = half::f16::from_bits(e).to_f32())
+                    }
+                }
+            }
+            Matrix::Blocks(format, bytes) => {
+                let row_bytes = width / format.weights() * format.bytes();
+                blocks::widen(*format, &bytes[row * row_bytes..(row + 1) * row_bytes], out);
+            }
+            Matrix::Panels(..) => unreachable!("it is never quantized on load"),
+        }
+    }
 }
 
 /// Element type that input rows are converted to.

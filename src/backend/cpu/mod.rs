@@ -14,6 +14,7 @@ pub mod avx512;
 mod best;
 mod device;
 mod experts;
+pub mod head_products;
 mod heads;
 pub mod kernels;
 pub mod kv;
@@ -21,6 +22,7 @@ pub mod linear;
 mod memory;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+mod norm;
 pub mod portable;
 pub mod reference;
 mod reserve;
@@ -458,37 +460,19 @@ impl Operations for CpuBackend {
     }
 
     fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor) {
-        let (kernels, eps, centred) = (self.kernels, norm.eps, norm.centred);
-        let [gain, bias] = [norm.gain, norm.bias].map(|vector| vector.map(|v| self.weights[v.id as usize].clone()));
-        let (gain, bias) = (gain.as_ref().map(StoredWeight::elements), bias.as_ref().map(StoredWeight::elements));
-        let from = Shared(self.floats(x, rows * width).as_ptr().cast_mut());
-        let to = self.shared(out, rows * width);
-        let same = x == out;
-        self.ranges(rows, 1, width * 4, &|range, _| {
-            for row in range {
-                let part = row * width..(row + 1) * width;
-                // SAFETY: each row belongs to one task; input and output are identical or do not overlap.
-                let y = unsafe { to.slice(part.clone()) };
-                if !same {
-                    // SAFETY: as above; no task writes the input.
-                    y.copy_from_slice(unsafe { from.read(part) });
-                }
-                // SAFETY: the tier was checked by `new`.
-                unsafe {
-                    if centred {
-                        (kernels.centre)(y);
-                    }
-                    (kernels.rms_norm)(y, gain, eps);
-                }
-                if let Some(bias) = bias {
-                    y.iter_mut().enumerate().for_each(|(i, y)| *y += bias.get(i));
-                }
-            }
-        });
+        self.norm_rows(x, norm, width, rows, out);
+    }
+
+    fn norm_heads(&mut self, x: Heads, norm: &Norm, rows: usize) {
+        self.norm_each_head(x, norm, rows);
     }
 
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
         self.products(x, rows, group);
+    }
+
+    fn head_products(&mut self, products: &HeadProducts, rows: usize) {
+        self.products_of_heads(products, rows);
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {

@@ -15,6 +15,7 @@ pub(super) use attention::attention_any;
 
 use super::Tier;
 use super::attention::{AttentionKernels, running};
+use super::head_products::HeadArgs;
 use super::kernels::{Elements, Kernels, bf16_to_f32, f32_to_bf16, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, no_group};
 use super::linear::{Input, Int8RowMut, Int8Rows, LinearArgs, Matrix, plain_form, widened};
@@ -44,6 +45,7 @@ pub(super) const fn table<const FMA: bool, const NR: usize>(tier: Tier) -> Kerne
         sampling: sampling_kernels!(),
         rms_norm: rms_norm_any::<FMA>,
         centre: centre_any,
+        head_product: head_product_any::<FMA>,
         gate: gate_any::<FMA>,
         activate: activate_any::<FMA>,
         softcap: softcap_any::<FMA>,
@@ -445,6 +447,35 @@ pub(super) fn centre_any(x: &mut [f32]) {
     sums.iter_mut().zip(rest).for_each(|(sum, x)| *sum += x);
     let mean = reduce(&sums) / x.len() as f32;
     x.iter_mut().for_each(|x| *x -= mean);
+}
+
+/// Implements [`Kernels::head_product`]: a row of the matrix is widened once for all rows of the input.
+///
+/// # Safety
+/// As [`Kernels::head_product`].
+#[inline(always)]
+pub(super) unsafe fn head_product_any<const FMA: bool>(args: &HeadArgs, scratch: &mut Vec<f32>) {
+    scratch.resize(scratch.len().max(args.width), 0.0);
+    let wide = &mut scratch[..args.width];
+    // SAFETY: guaranteed by the caller.
+    let result = |row: usize| unsafe { args.result(row) };
+    if args.transposed {
+        (0..args.rows).for_each(|row| result(row).fill(0.0));
+    }
+    for (index, weight_row) in args.weight_rows.clone().enumerate() {
+        args.weight.widen_row(weight_row, args.width, wide);
+        for row in 0..args.rows {
+            let (x, out) = (args.input(row), result(row));
+            if args.transposed {
+                let x = x[index];
+                for (out, w) in out.iter_mut().zip(&*wide) {
+                    *out = fma::<FMA>(x, *w, *out);
+                }
+            } else {
+                out[index] = dot::<FMA>(x, wide);
+            }
+        }
+    }
 }
 
 #[inline(always)]

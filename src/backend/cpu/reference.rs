@@ -3,6 +3,7 @@
 
 use super::Tier;
 use super::attention::{AttentionArgs, AttentionKernels};
+use super::head_products::HeadArgs;
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, no_group};
 use super::linear::{Input, Int8RowMut, Int8Rows, LinearArgs, Matrix, plain_form};
@@ -23,6 +24,7 @@ pub static KERNELS: Kernels = Kernels {
     sampling: sampling_kernels!(),
     rms_norm,
     centre,
+    head_product,
     gate,
     activate,
     softcap,
@@ -194,6 +196,22 @@ unsafe fn rms_norm(x: &mut [f32], gain: Option<Elements>, eps: f32) {
 unsafe fn centre(x: &mut [f32]) {
     let mean = x.iter().sum::<f32>() / x.len() as f32;
     x.iter_mut().for_each(|x| *x -= mean);
+}
+
+/// # Safety
+/// See [`Kernels::head_product`].
+unsafe fn head_product(args: &HeadArgs, _scratch: &mut Vec<f32>) {
+    let mut matrix = vec![0.0; args.weight_rows.len() * args.width];
+    for (index, row) in args.weight_rows.clone().zip(matrix.chunks_exact_mut(args.width)) {
+        args.weight.widen_row(index, args.width, row);
+    }
+    for row in 0..args.rows {
+        // SAFETY: the row belongs to this task (contract of `head_product`).
+        for (o, out) in unsafe { args.result(row) }.iter_mut().enumerate() {
+            let weight = |i: usize| matrix[if args.transposed { i * args.width + o } else { o * args.width + i }];
+            *out = args.input(row).iter().enumerate().fold(0.0, |sum, (i, x)| sum + x * weight(i));
+        }
+    }
 }
 
 /// An activation of one input; those with long formulas in f64.

@@ -153,20 +153,6 @@ impl Operations for CudaBackend {
     }
 
     fn norm(&mut self, x: Tensor, norm: &Norm, width: usize, rows: usize, out: Tensor) {
-        /// Must match `Norm` of the kernels.
-        #[repr(C)]
-        struct NormArg {
-            x: u64,
-            add: u64,
-            gain: u64,
-            bias: u64,
-            out: u64,
-            rounded: u64,
-            width: i32,
-            pitch: i32,
-            eps: f32,
-            centred: i32,
-        }
         if self.skips() {
             return;
         }
@@ -176,32 +162,28 @@ impl Operations for CudaBackend {
         // is room for.
         let products = self.options.compute == Compute::Bf16 && self.rounded_fits(rows, width);
         let rounded = if products { self.round_into(out, rows, width) } else { 0 };
-        let [gain, bias] = [norm.gain, norm.bias].map(|vector| {
-            vector.map_or(0, |vector| {
-                assert!(vector.in_features == width, "{} factors of rows of {width}", vector.in_features);
-                self.vector(vector)
-            })
-        });
-        let args = NormArg {
-            x: from,
-            add: 0,
-            gain,
-            bias,
-            out: to,
-            rounded,
-            width: width as i32,
-            pitch: forms::pitch(width) as i32,
-            eps: norm.eps,
-            centred: i32::from(norm.centred),
-        };
-        // SAFETY: the one parameter of the kernel; all places were checked.
-        unsafe { self.submit(self.kernels.norm_rows, rows_shape(rows), &mut [arg(&args)]) };
+        let whole = Heads { tensor: x, row_stride: width, head_stride: 0, heads: 1, dim: width };
+        self.submit_norm(norm, [from, to, rounded], whole, rows);
+    }
+
+    fn norm_heads(&mut self, x: Heads, norm: &Norm, rows: usize) {
+        if self.skips() || rows == 0 {
+            return;
+        }
+        let at = self.place(x.tensor, x.span(rows));
+        self.wrote(x.tensor);
+        self.submit_norm(norm, [at, at, 0], x, rows);
     }
 
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
         if !self.skips() {
             self.group_products(x, rows, group);
         }
+    }
+
+    fn head_products(&mut self, _products: &HeadProducts, _rows: usize) {
+        // A model that needs them is refused when it is opened (`kv_check`).
+        self.note(Err(Error::internal("there is no kernel for the products of heads")));
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {
@@ -360,6 +342,51 @@ pub fn rows_shape(rows: usize) -> Shape {
 }
 
 impl CudaBackend {
+    /// Submits `norm_rows`. The places are those of the input, the output, and the output rounded for products (0 = not wanted).
+    fn submit_norm(&mut self, norm: &Norm, [x, out, rounded]: [u64; 3], heads: Heads, rows: usize) {
+        /// Must match `Norm` of the kernels.
+        #[repr(C)]
+        struct NormArg {
+            x: u64,
+            add: u64,
+            gain: u64,
+            bias: u64,
+            out: u64,
+            rounded: u64,
+            width: i32,
+            pitch: i32,
+            eps: f32,
+            centred: i32,
+            row_stride: i64,
+            head_stride: i64,
+            heads: i32,
+        }
+        let width = heads.dim;
+        let [gain, bias] = [norm.gain, norm.bias].map(|vector| {
+            vector.map_or(0, |vector| {
+                assert!(vector.in_features == width, "{} factors of rows of {width}", vector.in_features);
+                self.vector(vector)
+            })
+        });
+        let args = NormArg {
+            x,
+            add: 0,
+            gain,
+            bias,
+            out,
+            rounded,
+            width: width as i32,
+            pitch: forms::pitch(width) as i32,
+            eps: norm.eps,
+            centred: i32::from(norm.centred),
+            row_stride: heads.row_stride as i64,
+            head_stride: heads.head_stride as i64,
+            heads: heads.heads as i32,
+        };
+        // SAFETY: the one parameter of the kernel; all places were checked.
+        unsafe { self.submit(self.kernels.norm_rows, rows_shape(rows * heads.heads), &mut [arg(&args)]) };
+    }
+
     /// Runs `fill_elements`, `scale_elements` or `cap_elements` over the elements of `x`.
     fn each_by_number(&mut self, function: Function, x: Tensor, number: f32, elements: usize) {
         let (to, shape, count) = (self.place(x, elements), self.each_element(elements), elements as i64);

@@ -559,6 +559,10 @@ impl CudaBackend {
 /// # Errors
 /// `Unsupported`.
 pub fn kv_check(shape: &KvShape) -> Result<()> {
+    if shape.latent {
+        let message = "the CUDA backend has no kernels for latent attention (DeepSeek) yet; choose the device cpu";
+        return Err(Error::unsupported(message).about("device"));
+    }
     let multiple = if shape.dtype == DType::I8 { 16 } else { 8 };
     let (widest, dims) = (shape.k_dim.max(shape.v_dim), [shape.k_dim, shape.v_dim]);
     let fits = shape.dtype == DType::F32 || (widest <= HEAD_DIM_MAX && dims.iter().all(|d| d.is_multiple_of(multiple)));

@@ -33,6 +33,7 @@ static EXPERTS: [ExpertNames; 1] = [ExpertNames {
     gate: "mlp.routed_experts.{e}.gate",
     up: "mlp.routed_experts.{e}.up",
     down: "mlp.routed_experts.{e}.down",
+    stack: Stack::Rows,
 }];
 
 static SHARED: DenseNames = DenseNames {
@@ -106,6 +107,7 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         prefix: Prefix::None,
         // The published loader copies the embedding when an untied checkpoint has no output matrix.
         head: if sizes.tied { Head::Tied } else { Head::OwnIfPresent },
+        head_bias: false,
         rotaries: vec![rotary(config, rotary_dims)?],
         layers: (0..sizes.layers).map(layer).collect(),
         names: &NAMES,
@@ -135,6 +137,7 @@ fn experts(config: &Config, sizes: &ModelDims) -> Result<Experts> {
         count,
         each: Dense { intermediate: width("moe_intermediate_size")?, ..plain },
         routing: Routing::softmax(chosen, config.flag("norm_topk_prob", true)?),
+        router_bias: false,
         choice_bias: false,
         shared: (shared > 0).then_some(Shared { count: shared, each, gate: "" }),
         names: &EXPERTS,

@@ -1,5 +1,5 @@
 //! GLM and GLM-4: gate and up in one tensor, pairs of neighbours rotate in a part of a head; GLM-4 norms before and after.
-//! GLM-4.5 (glm4_moe): a router of DeepSeek's kind, halves rotate.
+//! GLM-4.5 (glm4_moe): a router of DeepSeek's kind, halves rotate. GLM-4.7-Flash (glm4_moe_lite): DeepSeek's attention, too.
 
 use super::*;
 
@@ -9,6 +9,9 @@ pub static GLM: Family = Family { model_types: &["glm"], architecture: glm, igno
 pub static GLM4: Family = Family { model_types: &["glm4"], architecture: glm4, ignored: HF_IGNORED };
 /// `model_type` glm4_moe.
 pub static GLM4_MOE: Family = Family { model_types: &["glm4_moe"], architecture: glm4_moe, ignored: HF_IGNORED };
+/// `model_type` glm4_moe_lite.
+pub static GLM4_MOE_LITE: Family =
+    Family { model_types: &["glm4_moe_lite"], architecture: glm4_moe_lite, ignored: HF_IGNORED };
 
 /// The sizes, the rotation, attention and a network of GLM and GLM-4.
 fn parts(config: &Config) -> Result<(ModelDims, Rotary, Attention, Dense)> {
@@ -58,4 +61,12 @@ fn glm4_moe(config: &Config, model_type: &str) -> Result<Architecture> {
         let feed_forward = if l < first { Operation::Dense(dense) } else { Operation::Experts(experts) };
         pre_norm(&sizes, attention, feed_forward)
     }))
+}
+
+/// Its first layer alone is without experts, whatever `first_k_dense_replace` says, unless `mlp_layer_types` says it.
+fn glm4_moe_lite(config: &Config, model_type: &str) -> Result<Architecture> {
+    let parts = deepseek::latent(config)?;
+    let sparse = sparse_by_type(config, parts.0.layers, |l| l > 0)?;
+    let experts = deepseek::experts(config, &parts.0, deepseek::sigmoid_routing(config)?)?;
+    deepseek::model(config, model_type, parts, experts, |l| sparse[l])
 }

@@ -13,6 +13,7 @@ static MIXTRAL_EXPERTS: [ExpertNames; 1] = [ExpertNames {
     gate: "block_sparse_moe.experts.{e}.w1",
     up: "block_sparse_moe.experts.{e}.w3",
     down: "block_sparse_moe.experts.{e}.w2",
+    stack: Stack::Rows,
 }];
 
 fn mistral(config: &Config, model_type: &str) -> Result<Architecture> {
@@ -32,6 +33,7 @@ fn mixtral(config: &Config, model_type: &str) -> Result<Architecture> {
         count,
         each: Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) },
         routing: Routing::softmax(chosen, true),
+        router_bias: false,
         choice_bias: false,
         shared: None,
         names: &MIXTRAL_EXPERTS,

@@ -8,8 +8,10 @@ mod centred;
 mod deepseek;
 mod gemma;
 mod glm;
+mod gpt_oss;
 mod granite;
 mod llama;
+mod mellum;
 mod mistral;
 mod olmo;
 mod phi3;
@@ -18,7 +20,8 @@ mod qwen;
 
 use super::architecture::{
     Architecture, Attention, AttentionNames, Before, Block, Dense, DenseNames, ExpertNames, Experts, Gate, Head,
-    HeadNorm, HeadRotary, KvProjection, Layer, Names, Norm, NormKind, Operation, Prefix, Shared,
+    HeadNorm, HeadRotary, KvProjection, LatentAttention, LatentNames, Layer, Names, Norm, NormKind, Operation, Prefix,
+    Shared, Stack,
 };
 use super::config::{Config, ModelDims};
 use super::rotary::{Rotary, RotarySpec};
@@ -51,18 +54,26 @@ pub struct Family {
 pub static FAMILIES: &[&Family] = &[
     &astrai::ASTRAI,
     &centred::COHERE2,
+    &centred::GPT_NEOX,
     &centred::NEMOTRON,
+    &centred::PHI,
     &centred::STABLELM,
     &centred::STARCODER2,
+    &deepseek::DEEPSEEK_V2,
+    &deepseek::DEEPSEEK_V3,
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
     &glm::GLM,
     &glm::GLM4,
     &glm::GLM4_MOE,
+    &glm::GLM4_MOE_LITE,
+    &gpt_oss::GPT_OSS,
     &granite::GRANITE,
     &granite::GRANITE_MOE,
+    &granite::GRANITE_SWA,
     &llama::LLAMA,
+    &mellum::MELLUM,
     &mistral::MISTRAL,
     &mistral::MIXTRAL,
     &olmo::OLMO2,
@@ -197,6 +208,7 @@ static HF_EXPERTS: [ExpertNames; 2] = [
         gate: "mlp.experts.{e}.gate_proj",
         up: "mlp.experts.{e}.up_proj",
         down: "mlp.experts.{e}.down_proj",
+        stack: Stack::Rows,
     },
     ExpertNames {
         router: "mlp.gate",
@@ -204,6 +216,7 @@ static HF_EXPERTS: [ExpertNames; 2] = [
         gate: "mlp.experts.gate_up_proj",
         up: "mlp.experts.gate_up_proj",
         down: "mlp.experts.down_proj",
+        stack: Stack::Rows,
     },
 ];
 
@@ -220,6 +233,7 @@ fn plain_attention(sizes: &ModelDims) -> Attention {
         rotary: Some(HeadRotary { index: 0, start: 0, interleaved: false }),
         head_norm: HeadNorm::None,
         head_norm_kind: NormKind::Rms,
+        head_norm_bias: false,
         eps: sizes.eps,
         gate: Gate::None,
         qkv_bias: false,
@@ -287,6 +301,7 @@ fn with_rotary(model_type: &str, sizes: &ModelDims, rotary: Rotary, layer: impl 
         layers: (0..sizes.layers).map(layer).collect(),
         final_norm: Norm::rms("model.norm", sizes.eps),
         head: if sizes.tied { Head::Tied } else { Head::Own },
+        head_bias: false,
         logits_scale: 1.0,
         logits_softcap: None,
         names: &HF_NAMES,
@@ -313,6 +328,19 @@ fn windows(config: &Config, layers: usize, otherwise: impl Fn(usize) -> bool) ->
             }
         })
         .collect()
+}
+
+/// Which layers hold experts: `mlp_layer_types` where given, else `otherwise(layer)` says it.
+fn sparse_by_type(config: &Config, layers: usize, otherwise: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
+    let Some(types) = config.value("mlp_layer_types") else { return Ok((0..layers).map(otherwise).collect()) };
+    let wrong = || config.bad("mlp_layer_types", format_args!("is not a list of {layers} times dense or sparse"));
+    let types = types.as_array().filter(|t| t.len() == layers).ok_or_else(wrong)?;
+    let sparse = |t: &Value| match t.as_str() {
+        Some("sparse") => Ok(true),
+        Some("dense") => Ok(false),
+        _ => Err(wrong()),
+    };
+    types.iter().map(sparse).collect()
 }
 
 /// Which layers of a mixture hold experts: not in `mlp_only_layers`, and every `decoder_sparse_step`-th.

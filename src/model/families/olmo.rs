@@ -57,6 +57,7 @@ fn olmoe(config: &Config, model_type: &str) -> Result<Architecture> {
         count,
         each: mlp(config, &sizes)?,
         routing: Routing::softmax(chosen, config.flag("norm_topk_prob", false)?),
+        router_bias: false,
         choice_bias: false,
         shared: None,
         names: &HF_EXPERTS,

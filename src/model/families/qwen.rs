@@ -91,6 +91,7 @@ fn mixture(
         count,
         each: Dense { intermediate, ..dense },
         routing: Routing::softmax(chosen, config.flag("norm_topk_prob", false)?),
+        router_bias: false,
         choice_bias: false,
         shared,
         names: &HF_EXPERTS,

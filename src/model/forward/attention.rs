@@ -1,12 +1,12 @@
 //! Attention of a layer: from its input to what its output projection adds.
 
 use super::{Model, Route, to};
-use crate::backend::{self, Backend, Heads, Linear, Norm, Placement, Rotary, Tensor};
+use crate::backend::{self, Backend, Heads, Linear, Norm, Placement, Rotary, Tensor, Weight};
 use crate::model::architecture::{Attention, Gate, HeadNorm};
-use crate::model::weights::{AttentionWeights, KvWeights};
+use crate::model::weights::{AttentionWeights, KvWeights, NormWeights};
 
 /// Heads of one size in rows of them.
-fn heads(tensor: Tensor, heads: usize, dim: usize, head_stride: usize, row_stride: usize) -> Heads {
+pub(super) fn heads(tensor: Tensor, heads: usize, dim: usize, head_stride: usize, row_stride: usize) -> Heads {
     Heads { tensor, row_stride, head_stride, heads, dim }
 }
 
@@ -22,29 +22,28 @@ impl Model {
     ) {
         let (ws, rows) = (&self.workspace, self.rows);
         let (q_width, kv_width) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
-        let each = if t.gate == Gate::InQuery { 2 * t.head_dim } else { t.head_dim };
+        let each = t.query_stride();
         let q = heads(ws.q, t.heads, t.head_dim, each, t.heads * each);
-        let gain = |weight| Norm { gain: Some(weight), bias: None, eps: t.eps, centred: t.head_norm_kind.centred() };
         let (k, v) = match w.kv {
             KvWeights::Direct { k, v } => {
                 backend.linear(route.from, rows, &[to(w.q, ws.q), to(k, ws.k), to(v, ws.v)]);
                 let of = |tensor| heads(tensor, t.kv_heads, t.head_dim, t.head_dim, kv_width);
                 (of(ws.k), of(ws.v))
             }
+            KvWeights::WithQuery => {
+                backend.linear(route.from, rows, &[to(w.q, ws.q)]);
+                (Heads { tensor: ws.q.at(t.head_dim), ..q }, Heads { tensor: ws.q.at(2 * t.head_dim), ..q })
+            }
             KvWeights::Latent { a, norm, b } => {
                 backend.linear(route.from, rows, &[to(w.q, ws.q), to(a, ws.latent)]);
-                backend.norm(ws.latent, &gain(norm), norm.in_features, rows, ws.latent);
+                let of_latent = Norm { gain: Some(norm), bias: None, eps: t.eps, centred: false };
+                backend.norm(ws.latent, &of_latent, norm.in_features, rows, ws.latent);
                 backend.linear(ws.latent, rows, &[to(b, ws.k)]);
                 let of = |tensor| heads(tensor, t.kv_heads, t.head_dim, 2 * t.head_dim, 2 * kv_width);
                 (of(ws.k), of(ws.k.at(t.head_dim)))
             }
         };
-        let mut norms = w.head_norms;
-        if let (HeadNorm::Whole, Some([of_q, of_k])) = (t.head_norm, norms.take_if(|_| t.head_norm == HeadNorm::Whole))
-        {
-            backend.norm(ws.q, &gain(of_q), q_width, rows, ws.q);
-            backend.norm(ws.k, &gain(of_k), kv_width, rows, ws.k);
-        }
+        let norms = self.norm_heads(backend, t, w, [q, k]);
         let (group, index) = self.place[layer];
         let pages = self.groups[group].1;
         let rotary = t.rotary.map(|rotary| Rotary {
@@ -81,5 +80,37 @@ impl Model {
             backend.sigmoid_mul(ws.attended, t.head_dim, gates, rows);
         }
         backend.linear(ws.attended, rows, &[Linear { accumulate: route.accumulate, ..to(w.out, route.to) }]);
+    }
+
+    /// Norms queries and keys, but where [`Backend::place_heads`] does it: then the gains are returned.
+    fn norm_heads(
+        &self,
+        backend: &mut dyn Backend,
+        t: &Attention,
+        w: &AttentionWeights,
+        heads: [Heads; 2],
+    ) -> Option<[Weight; 2]> {
+        let (rows, centred) = (self.rows, t.head_norm_kind.centred());
+        let norm = |w: &NormWeights| Norm { gain: w.gain, bias: w.bias, eps: t.eps, centred };
+        if matches!(t.head_norm, HeadNorm::BeforeRotary | HeadNorm::AfterRotary) && !centred {
+            let gain = |norms: &[NormWeights]| norms.first()?.gain;
+            return Some([gain(&w.head_norms[0])?, gain(&w.head_norms[1])?]);
+        }
+        for (heads, norms) in heads.into_iter().zip(&w.head_norms) {
+            for (h, of_head) in norms.iter().enumerate() {
+                let of_head = norm(of_head);
+                match t.head_norm {
+                    HeadNorm::Whole => {
+                        backend.norm(heads.tensor, &of_head, heads.heads * heads.dim, rows, heads.tensor);
+                    }
+                    HeadNorm::Each => {
+                        let tensor = heads.tensor.at(h * heads.head_stride);
+                        backend.norm_heads(Heads { tensor, heads: 1, ..heads }, &of_head, rows);
+                    }
+                    _ => backend.norm_heads(heads, &of_head, rows),
+                }
+            }
+        }
+        None
     }
 }

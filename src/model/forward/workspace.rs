@@ -4,7 +4,7 @@ use super::StepLimits;
 use crate::backend::{Backend, MaxBatchShape, Tensor};
 use crate::error::Result;
 use crate::limits;
-use crate::model::architecture::{Architecture, Before, Block, Gate, KvProjection, Operation};
+use crate::model::architecture::{Architecture, Before, Block, KvProjection, Operation};
 
 /// Activations of one step, reserved for the largest one.
 pub(super) struct Workspace {
@@ -14,10 +14,14 @@ pub(super) struct Workspace {
     pub y: Tensor,
     /// The result of an operation that is not added to the stream at once.
     pub z: Option<Tensor>,
+    /// What the block after the next one reads.
+    pub beside: Option<Tensor>,
     pub q: Tensor,
     pub k: Tensor,
     pub v: Tensor,
     pub latent: Tensor,
+    /// Queries of latent attention, as wide as its keys.
+    pub absorbed: Tensor,
     pub attended: Tensor,
     pub gate: Tensor,
     pub up: Tensor,
@@ -39,31 +43,64 @@ struct Widths {
     q: usize,
     kv: usize,
     latent: usize,
+    absorbed: usize,
     attended: usize,
     gate: usize,
     inner: usize,
     router: usize,
     apart: usize,
+    beside: usize,
+    /// Inputs of the output projection of latent attention, and of its products with heads.
+    projected: usize,
 }
 
 impl Widths {
     fn of(a: &Architecture) -> Widths {
-        let mut w = Widths { q: 0, kv: 0, latent: 1, attended: a.hidden, gate: 0, inner: 0, router: 1, apart: 0 };
+        let mut w = Widths {
+            q: 0,
+            kv: 1,
+            latent: 1,
+            absorbed: 1,
+            attended: a.hidden,
+            gate: 0,
+            inner: 0,
+            router: 1,
+            apart: 0,
+            beside: 0,
+            projected: 0,
+        };
         for (_, block) in a.blocks() {
             if apart(block) {
                 w.apart = a.hidden;
             }
+            if matches!(block.before, Before::Beside(_)) {
+                w.beside = a.hidden;
+            }
             match &block.operation {
                 Operation::Attention(t) => {
                     let q = t.heads * t.head_dim;
-                    w.q = w.q.max(if t.gate == Gate::InQuery { 2 * q } else { q });
-                    w.kv = w.kv.max(t.kv_heads * t.head_dim * if t.kv == KvProjection::Direct { 1 } else { 2 });
+                    w.q = w.q.max(t.heads * t.query_stride());
+                    let kv = t.kv_heads * t.head_dim;
+                    w.kv = w.kv.max(match t.kv {
+                        KvProjection::Direct => kv,
+                        KvProjection::WithQuery => 0,
+                        KvProjection::Latent { .. } => 2 * kv,
+                    });
                     w.attended = w.attended.max(q);
                     // The gate of the attention's result borrows the feed-forward's place.
                     w.gate = w.gate.max(q);
                     if let KvProjection::Latent { rank } = t.kv {
                         w.latent = w.latent.max(rank);
                     }
+                }
+                Operation::Latent(t) => {
+                    let (own, result) = (t.heads * (t.nope + t.rope), t.heads * t.v_dim);
+                    w.q = w.q.max(own).max(result);
+                    w.kv = w.kv.max(t.rank + t.rope);
+                    w.absorbed = w.absorbed.max(t.heads * (t.rank + t.rope));
+                    w.attended = w.attended.max(t.heads * t.rank);
+                    w.latent = w.latent.max(t.q_rank.unwrap_or(1));
+                    w.projected = w.projected.max(result).max(t.rank);
                 }
                 Operation::Dense(dense) => w.inner = w.inner.max(dense.intermediate),
                 Operation::Experts(experts) => {
@@ -78,8 +115,16 @@ impl Widths {
 
     fn row(&self, a: &Architecture) -> usize {
         let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
-        let stream = 2 * a.hidden + self.apart;
-        stream + self.q + 2 * self.kv + self.latent + self.attended + 2 * self.inner + self.router + angles
+        let stream = 2 * a.hidden + self.apart + self.beside;
+        stream
+            + self.q
+            + 2 * self.kv
+            + self.latent
+            + self.absorbed
+            + self.attended
+            + 2 * self.inner
+            + self.router
+            + angles
     }
 }
 
@@ -101,10 +146,12 @@ impl Workspace {
             x: alloc(a.hidden, "activations")?,
             y: alloc(a.hidden, "activations")?,
             z: if w.apart > 0 { Some(alloc(w.apart, "activations")?) } else { None },
+            beside: if w.beside > 0 { Some(alloc(w.beside, "activations")?) } else { None },
             q: alloc(w.q, "queries")?,
             k: alloc(w.kv, "keys")?,
             v: alloc(w.kv, "values")?,
             latent: alloc(w.latent, "latent keys and values")?,
+            absorbed: alloc(w.absorbed, "absorbed queries")?,
             attended: alloc(w.attended, "attention")?,
             gate: alloc(w.inner, "feed-forward")?,
             up: alloc(w.inner, "feed-forward")?,
@@ -127,7 +174,7 @@ pub(super) fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatch
         groups: a.groups().len(),
         page_tokens: limits.page_tokens,
         frames: limits.frames,
-        in_features: a.hidden.max(w.inner).max(w.latent),
+        in_features: a.hidden.max(w.inner).max(w.latent).max(w.projected),
         best: limits.logits_rows * limits::BEST_LOGITS_MAX,
         hidden: a.hidden,
         vocab: a.vocab,
@@ -140,6 +187,12 @@ pub(super) fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatch
                 max_shape.heads_per_kv = max_shape.heads_per_kv.max(t.heads / t.kv_heads.max(1));
                 max_shape.k_dim = max_shape.k_dim.max(t.head_dim);
                 max_shape.v_dim = max_shape.v_dim.max(t.head_dim);
+            }
+            Operation::Latent(t) => {
+                max_shape.heads = max_shape.heads.max(t.heads);
+                max_shape.heads_per_kv = max_shape.heads_per_kv.max(t.heads);
+                max_shape.k_dim = max_shape.k_dim.max(t.rank + t.rope);
+                max_shape.v_dim = max_shape.v_dim.max(t.rank);
             }
             Operation::Experts(experts) => {
                 let inner = experts.each.intermediate;

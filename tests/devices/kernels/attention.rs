@@ -33,6 +33,7 @@ impl Case {
             kv_heads: self.kv_heads,
             k_dim: self.k_dim,
             v_dim: self.v_dim,
+            latent: false,
             dtype: self.dtype,
         }
     }

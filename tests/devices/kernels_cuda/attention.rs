@@ -88,7 +88,8 @@ impl Bench {
         let pages_of = case.tokens.map(|n| n.div_ceil(case.page_tokens));
         let frames = pages_of[0] + pages_of[1] + 3;
         let (page_tokens, kv_heads, k_dim, v_dim) = (case.page_tokens, case.kv_heads, case.k_dim, case.v_dim);
-        let shape = KvShape { layers: 2, frames, page_tokens, kv_heads, k_dim, v_dim, dtype: case.dtype };
+        let shape =
+            KvShape { layers: 2, frames, page_tokens, kv_heads, k_dim, v_dim, latent: false, dtype: case.dtype };
         // Scattered, after a table nobody uses.
         let mut tables = vec![u32::MAX];
         tables.extend((0..pages_of[0] + pages_of[1]).map(|i| ((i * 7 + 2) % frames) as u32));

@@ -153,6 +153,9 @@ struct Norm {
     pitch: i32,
     eps: f32,
     centred: i32,
+    row_stride: i64,
+    head_stride: i64,
+    heads: i32,
 }
 
 #[test]
@@ -182,6 +185,9 @@ fn norms_with_residual_and_rounding() {
                 pitch: pitch(width) as i32,
                 eps: 1e-5,
                 centred: centred.into(),
+                row_stride: width as i64,
+                head_stride: 0,
+                heads: 1,
             };
             launch("norm_rows", shape([rows, 1, 1], 256, 0), &[param(&args)]);
             let sums: Vec<f32> = x.iter().zip(&add).map(|(x, y)| if with_add { x + y } else { *x }).collect();
@@ -356,7 +362,16 @@ impl Inputs {
 }
 
 fn shape_of(case: Case) -> KvShape {
-    KvShape { layers: 2, frames: 10, page_tokens: 16, kv_heads: KV_HEADS, k_dim: DIM, v_dim: DIM, dtype: case.dtype }
+    KvShape {
+        layers: 2,
+        frames: 10,
+        page_tokens: 16,
+        kv_heads: KV_HEADS,
+        k_dim: DIM,
+        v_dim: DIM,
+        latent: false,
+        dtype: case.dtype,
+    }
 }
 
 /// Queries, keys and values after it, and the pages, by the CPU's reference.

@@ -72,13 +72,13 @@ fn dots<const FMA: bool, const N: usize>(q: &[f32], keys: &[f32]) -> [f32; N] {
     out
 }
 
-/// `sum += weights * values` over `N` contiguous rows of values, in ascending order.
+/// `sum += weights * values` over `N` rows of values, `stride` elements apart, in ascending order.
 #[inline(always)]
-fn add_rows<const FMA: bool, const N: usize>(sum: &mut [f32], weights: &[f32], values: &[f32]) {
+fn add_rows<const FMA: bool, const N: usize>(sum: &mut [f32], weights: &[f32], values: &[f32], stride: usize) {
     let dim = sum.len();
     let mut rows = [values; N];
     for n in 0..N {
-        rows[n] = &values[n * dim..(n + 1) * dim];
+        rows[n] = &values[n * stride..n * stride + dim];
     }
     for d in 0..dim {
         let mut s = sum[d];
@@ -89,13 +89,13 @@ fn add_rows<const FMA: bool, const N: usize>(sum: &mut [f32], weights: &[f32], v
     }
 }
 
-/// Folds the keys `range` of a block into the state of query `i`.
+/// Folds the keys `range` of a block into the state of query `i`. Values are `stride` elements apart.
 #[inline(always)]
 fn fold_query<const FMA: bool>(
     state: &mut Running,
     i: usize,
     q: &[f32],
-    (keys, values): (&[f32], &[f32]),
+    (keys, values, stride): (&[f32], &[f32], usize),
     range: Range<usize>,
     (scale, softcap): (f32, Option<f32>),
 ) {
@@ -131,12 +131,12 @@ fn fold_query<const FMA: bool>(
     scores.iter().for_each(|s| state.total[i] += s);
     let mut at = 0;
     while at < scores.len() {
-        let v = &values[(range.start + at) * v_dim..range.end * v_dim];
+        let v = &values[(range.start + at) * stride..range.end * stride];
         if scores.len() - at >= KEYS {
-            add_rows::<FMA, KEYS>(sum, &scores[at..at + KEYS], v);
+            add_rows::<FMA, KEYS>(sum, &scores[at..at + KEYS], v, stride);
             at += KEYS;
         } else {
-            add_rows::<FMA, 1>(sum, &scores[at..=at], v);
+            add_rows::<FMA, 1>(sum, &scores[at..=at], v, stride);
             at += 1;
         }
     }
@@ -168,11 +168,18 @@ impl<const FMA: bool> Fold for Widened<'_, FMA> {
         let (seen, shape) = (args.visible_to_any(), &args.pages.shape);
         let range = seen.start.max(block) - block..seen.end.min(block + BLOCK) - block;
         read_block(args, false, block, range.clone(), shape.k_dim, self.keys);
-        read_block(args, true, block, range, shape.v_dim, self.values);
+        let (values, stride) = match shape.latent {
+            true => (&*self.keys, shape.k_dim),
+            false => {
+                read_block(args, true, block, range, shape.v_dim, self.values);
+                (&*self.values, shape.v_dim)
+            }
+        };
         for i in 0..args.queries() {
             let range = args.visible_in(i / args.q_heads.len(), block);
             if !range.is_empty() {
-                fold_query::<FMA>(state, i, args.query(i), (self.keys, self.values), range, (args.scale, args.softcap));
+                let block = (&*self.keys, values, stride);
+                fold_query::<FMA>(state, i, args.query(i), block, range, (args.scale, args.softcap));
             }
         }
     }

@@ -1,0 +1,57 @@
+//! gpt-oss: experts with biases and a clamped activation, 4-bit floats as published or plain; sinks, and a window in every second
+//! layer.
+
+use super::*;
+use std::sync::LazyLock;
+
+/// `model_type` gpt_oss.
+pub static GPT_OSS: Family = Family { model_types: &["gpt_oss"], architecture, ignored: HF_IGNORED };
+
+static EXPERTS: [ExpertNames; 2] = [
+    ExpertNames {
+        router: "mlp.router",
+        choice_bias: "",
+        gate: "mlp.experts.gate_up_proj_blocks",
+        up: "mlp.experts.gate_up_proj_blocks",
+        down: "mlp.experts.down_proj_blocks",
+        stack: Stack::Mxfp4,
+    },
+    ExpertNames {
+        router: "mlp.router",
+        choice_bias: "",
+        gate: "mlp.experts.gate_up_proj",
+        up: "mlp.experts.gate_up_proj",
+        down: "mlp.experts.down_proj",
+        stack: Stack::Columns,
+    },
+];
+
+/// What its class has where the config has nothing.
+static DEFAULTS: LazyLock<Value> = LazyLock::new(
+    || serde_json::json!({"rope_theta": 150_000.0, "sliding_window": 128, "rms_norm_eps": 1e-5, "head_dim": 64}),
+);
+
+fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
+    let config = &config.with_defaults(&DEFAULTS);
+    let sizes = ModelDims::read(config, false)?;
+    let windows = windows(config, sizes.layers, |l| l.is_multiple_of(2))?;
+    let bias = config.flag("attention_bias", true)?;
+    let attention = Attention { qkv_bias: bias, out_bias: bias, sinks: true, ..plain_attention(&sizes) };
+    let (count, chosen) = expert_counts(config, &["num_local_experts", "num_experts"], "num_experts_per_tok")?;
+    let activation = Activation::Clamped {
+        alpha: config.positive("swiglu_alpha", Some(1.702))? as f32,
+        limit: config.positive("swiglu_limit", Some(7.0))? as f32,
+    };
+    let experts = Experts {
+        count,
+        each: Dense { activation, bias: true, ..plain_dense(&sizes) },
+        routing: Routing::softmax(chosen, true),
+        router_bias: true,
+        choice_bias: false,
+        shared: None,
+        names: &EXPERTS,
+    };
+    lineage(config, model_type, &sizes, |l| {
+        pre_norm(&sizes, Attention { window: windows[l], ..attention }, Operation::Experts(experts))
+    })
+}

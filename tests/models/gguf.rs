@@ -1,7 +1,8 @@
 //! GGUF files: every family as its folder, every block format as the reference decodes it, hostile headers, vocabularies.
 
-use crate::support::gguf::{Writer, of_fixture, random_model};
-use crate::support::models::{fixtures, root, storyteller};
+use crate::support::gguf::{Writer, random_model};
+use crate::support::gguf_of_fixture::of_fixture;
+use crate::support::models::{copy, fixtures, root, storyteller};
 use crate::support::random::Random;
 use astrai::dtype::BlockFormat;
 use astrai::encoding::blocks;
@@ -53,30 +54,67 @@ fn prompt(len: usize, vocab: u32) -> Vec<u32> {
 #[test]
 fn every_family_gives_what_its_folder_gives() {
     let dir = tempfile::tempdir().unwrap();
-    let mut families = std::collections::BTreeSet::new();
+    let mut opened = std::collections::BTreeSet::new();
     for folder in fixtures() {
-        let Some(writer) = of_fixture(&folder) else { continue };
+        let Some(converted) = of_fixture(&folder, false) else { continue };
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let file = written(dir.path(), &format!("{name}.gguf"), &writer.file());
-        let (from_folder, from_file) = (open(&folder, Type::F32), open(&file, Type::F32));
+        let published = dir.path().join(&name);
+        copy(&folder, &published);
+        written(&published, "config.json", converted.config.to_string().as_bytes());
+        let from_folder = open(&published, Type::F32);
         let vocab = from_folder.info().vocab_size;
-        // A window of some layers is not in these files.
-        let config: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        // Of the windows of Qwen's configs, those of some layers alone are not in these files.
+        let config = &converted.config;
         let len = match config["use_sliding_window"] == true && config["model_type"] != "mistral" {
             true => config["sliding_window"].as_u64().unwrap() as usize - 7,
             false => 60,
         };
-        let tokens = prompt(len, vocab);
-        let (want, got) = (answer(&from_folder, &tokens), answer(&from_file, &tokens));
-        assert_eq!(want.tokens, got.tokens, "{name}");
-        for (want, got) in want.prompt_logprobs.iter().zip(&got.prompt_logprobs).skip(1) {
-            assert!((want - got).abs() < 2e-4, "{name}: {want} {got}");
+        let want = answer(&from_folder, &prompt(len, vocab));
+        for (fused, writer) in [(false, converted.writer), (true, of_fixture(&folder, true).unwrap().writer)] {
+            let file = written(dir.path(), &format!("{name}.{fused}.gguf"), &writer.file());
+            let from_file = open(&file, Type::F32);
+            let got = answer(&from_file, &prompt(len, vocab));
+            assert_eq!(want.tokens, got.tokens, "{name}, fused {fused}");
+            for (want, got) in want.prompt_logprobs.iter().zip(&got.prompt_logprobs).skip(1) {
+                assert!((want - got).abs() < 2e-4, "{name}, fused {fused}: {want} {got}");
+            }
+            opened.insert(format!("{} {}", converted.arch, from_file.info().model_type));
         }
-        families.insert(from_file.info().model_type.clone());
     }
-    let families: Vec<&str> = families.iter().map(String::as_str).collect();
-    assert_eq!(families, ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"]);
+    let opened: Vec<&str> = opened.iter().map(String::as_str).collect();
+    let expected = [
+        "arcee arcee",
+        "chatglm glm",
+        "cohere2 cohere2",
+        "ernie4_5 ernie4_5",
+        "exaone4 exaone4",
+        "gemma gemma",
+        "gemma2 gemma2",
+        "gemma3 gemma3_text",
+        "glm4 glm4",
+        "glm4moe glm4_moe",
+        "granite granite",
+        "granitemoe granitemoe",
+        "hunyuan-dense hunyuan_v1_dense",
+        "llama llama",
+        "llama mistral",
+        "llama mixtral",
+        "mistral3 ministral3",
+        "nemotron nemotron",
+        "olmo2 olmo2",
+        "olmo2 olmo3",
+        "olmoe olmoe",
+        "phi3 phi3",
+        "qwen2 qwen2",
+        "qwen2moe qwen2_moe",
+        "qwen3 qwen3",
+        "qwen3moe qwen3_moe",
+        "seed_oss seed_oss",
+        "smollm3 smollm3",
+        "stablelm stablelm",
+        "starcoder2 starcoder2",
+    ];
+    assert_eq!(opened, expected);
 }
 
 /// `tests/fixtures/gguf/blocks.safetensors`, which `tools/make_gguf_fixtures.py` wrote with the `gguf` package.

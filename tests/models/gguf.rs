@@ -8,6 +8,7 @@ use astrai::dtype::BlockFormat;
 use astrai::encoding::blocks;
 use astrai::engine::*;
 use astrai::error::Error;
+use astrai::model::families::describe;
 use astrai::source::{Gguf, ModelSource};
 use astrai::text::Tokenizer;
 use safetensors::SafeTensors;
@@ -281,6 +282,62 @@ fn hostile_headers_are_clear_errors() {
     other.text("general.architecture", "mamba");
     let error = headers(dir.path(), &other.file()).map(|_| ()).unwrap_err();
     assert!(error.message.contains("\"mamba\"") && error.message.contains("qwen3moe"), "{error}");
+}
+
+/// A file with a key changed, or left out: an error that names it, as each architecture needs it.
+#[test]
+fn keys_that_are_missing_or_not_understood_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str| of_fixture(&crate::support::models::fixture(name), false).unwrap().writer;
+    let refused = |what: &str, writer: Writer, words: &[&str]| {
+        let path = written(dir.path(), "hostile.gguf", &writer.file());
+        let opened = Gguf::headers(&path, false).and_then(|gguf| describe(&gguf, 0).map(|_| ()));
+        let error = opened.expect_err(what);
+        assert!(words.iter().all(|word| error.message.contains(word)), "{what}: {error}");
+    };
+    for (fixture, key) in [
+        ("gemma3_text", "gemma3.attention.layer_norm_rms_epsilon"),
+        ("gemma3_text", "gemma3.feed_forward_length"),
+        ("cohere2", "cohere2.attention.layer_norm_epsilon"),
+        ("cohere2", "cohere2.logit_scale"),
+        ("cohere2", "cohere2.attention.sliding_window"),
+        ("granite", "granite.logit_scale"),
+        ("glm4_moe", "glm4moe.expert_used_count"),
+        ("ministral3", "mistral3.rope.scaling.original_context_length"),
+        ("nemotron", "nemotron.attention.head_count"),
+    ] {
+        refused(key, of(fixture).without(key), &[key, "is missing"]);
+    }
+    let changed = |name: &str, change: &dyn Fn(&mut Writer)| {
+        let mut writer = of(name);
+        change(&mut writer);
+        writer
+    };
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut Writer), &'a [&'a str]);
+    let cases: [Case; 12] = [
+        ("glm4", &|w| w.wholes("glm4.rope.dimension_sections", &[8, 12, 12, 0]), &["glm4.rope.dimension_sections"]),
+        ("seed_oss", &|w| w.whole("seed_oss.attention.sliding_window", 64), &["seed_oss.attention.sliding_window"]),
+        ("gemma", &|w| w.whole("gemma.rope.dimension_count", 6), &["gemma.rope.dimension_count"]),
+        ("gemma2", &|w| w.number("gemma2.rope.freq_base_swa", 77.0), &["gemma2.rope.freq_base_swa", "77"]),
+        ("granite", &|w| w.flag("granite.rope.scaling.finetuned", false), &["without rotary"]),
+        ("granite", &|w| w.whole("granite.expert_count", 5), &["granite.expert_count"]),
+        ("granitemoe", &|w| w.whole("granitemoe.expert_shared_feed_forward_length", 5), &["expert_shared"]),
+        ("olmoe", &|w| w.whole("olmoe.expert_gating_func", 2), &["olmoe.expert_gating_func"]),
+        ("olmoe", &|w| w.number("olmoe.expert_weights_scale", 2.5), &["olmoe.expert_weights_scale", "2.5"]),
+        ("olmoe", &|w| w.number("olmoe.attention.clamp_kqv", 8.0), &["olmoe.attention.clamp_kqv"]),
+        ("stablelm", &|w| w.tensor("blk.0.attn_q_norm.weight", &[3, 16], 0, vec![0; 192]), &["qk_layernorm"]),
+        ("phi3", &|w| w.tensor("rope_factors_long.weight", &[4], 0, vec![0; 16]), &["rope_factors_long", "above 0"]),
+    ];
+    for (fixture, change, words) in cases {
+        refused(words[0], changed(fixture, change), words);
+    }
+    // A pattern that is not as long as the model is deep; rows that do not add up.
+    let mut short = of("olmo3").without("olmo2.attention.sliding_window_pattern");
+    short.wholes("olmo2.attention.sliding_window_pattern", &[1, 0]);
+    refused("a short pattern", short, &["olmo2.attention.sliding_window_pattern", "each layer"]);
+    let fused = || of_fixture(&crate::support::models::fixture("glm4"), true).unwrap().writer;
+    let odd = fused().with_shape("blk.1.attn_qkv.weight", &[95, 32]);
+    refused("rows", odd, &["blk.1.attn_qkv.weight", "cannot be taken apart"]);
 }
 
 /// Headers with bytes changed, cut and repeated: an error or a model, never a panic. `ASTRAI_TEST_ROUNDS` sets how many.

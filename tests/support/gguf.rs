@@ -75,6 +75,34 @@ impl Writer {
         self.tensors.push(Tensor { name: name.to_owned(), shape, kind, bytes });
     }
 
+    /// The same without a key.
+    pub fn without(mut self, key: &str) -> Writer {
+        let mut begin = Vec::new();
+        text(&mut begin, key);
+        let at = self.metadata.windows(begin.len()).position(|window| window == begin).expect("a key");
+        let after = at + begin.len();
+        let whole = |at: usize| u64::from_le_bytes(self.metadata[at..at + 8].try_into().unwrap()) as usize;
+        let bytes = match self.metadata[after] {
+            7 => 1,
+            8 => 8 + whole(after + 4),
+            9 => 12 + 4 * whole(after + 8),
+            _ => 4,
+        };
+        self.metadata.drain(at..after + 4 + bytes);
+        self.keys -= 1;
+        self
+    }
+
+    /// The same with another shape of a tensor, cut to it.
+    pub fn with_shape(mut self, name: &str, shape: &[usize]) -> Writer {
+        let tensor = self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a tensor");
+        let elements: u64 = tensor.shape.iter().product();
+        let each = tensor.bytes.len() / elements as usize;
+        tensor.shape = shape.iter().map(|&n| n as u64).collect();
+        tensor.bytes.truncate(shape.iter().product::<usize>() * each);
+        self
+    }
+
     /// The file, tensors at multiples of 32.
     pub fn file(&self) -> Vec<u8> {
         let mut file = b"GGUF".to_vec();

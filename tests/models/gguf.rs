@@ -353,12 +353,17 @@ fn damaged_headers_never_panic() {
     for (name, shape) in [("token_embd", [8usize, 32]), ("blk.0.attn_q", [32, 32])] {
         writer.tensor(&format!("{name}.weight"), &shape, 8, vec![0; shape[0] * 34]);
     }
-    let file = writer.file();
+    let fixture = |name: &str| of_fixture(&crate::support::models::fixture(name), true).unwrap().writer;
+    // Of the others, what is before the weights.
+    let files: Vec<(Vec<u8>, usize)> = [(writer, usize::MAX), (fixture("gemma3"), 3000), (fixture("glm4_moe"), 4000)]
+        .map(|(writer, most)| (writer.file(), most))
+        .into();
     let (mut opened, mut refused) = (0, 0);
-    for _ in 0..rounds {
+    for round in 0..rounds {
+        let (file, most) = &files[if round % 4 < 2 { 0 } else { round % 4 - 1 }];
         let mut bytes = file.clone();
         for _ in 0..1 + random.below(4) {
-            let at = random.below(bytes.len());
+            let at = random.below(bytes.len().min(*most));
             match random.below(5) {
                 0 => bytes.truncate(at.max(1)),
                 1 => bytes[at] = random.below(256) as u8,
@@ -369,12 +374,15 @@ fn damaged_headers_never_panic() {
                 }
                 _ => {
                     let piece: Vec<u8> = bytes[at..].iter().take(16).copied().collect();
-                    let to = random.below(bytes.len());
+                    let to = random.below(bytes.len().min(*most));
                     bytes.splice(to..to, piece);
                 }
             }
         }
-        match headers(dir.path(), &bytes).and_then(|gguf| gguf.tokenizer_json()) {
+        let described = |gguf: Gguf| describe(&gguf, 0).map(|_| gguf);
+        let with_weights = !std::ptr::eq(file, &files[0].0);
+        let read = headers(dir.path(), &bytes).and_then(|gguf| if with_weights { described(gguf) } else { Ok(gguf) });
+        match read.and_then(|gguf| gguf.tokenizer_json()) {
             Ok(_) => opened += 1,
             Err(error) => {
                 assert!(!error.message.is_empty());
@@ -440,6 +448,32 @@ fn vocabularies_of_both_kinds() {
     // Beginning and space; "▁h" scores better than "he".
     assert_eq!(tokens(&scores, "hello", true), [1, 8, 5, 11]);
     assert_eq!(tokens(&scores, "é", false), [3, 13 + 0xc3, 13 + 0xa9]);
+    // Gemma's: no space in front, runs of spaces and new lines are tokens that are found first.
+    let mut gemma = vocabulary("gpt2").without("tokenizer.ggml.model").without("tokenizer.ggml.tokens");
+    gemma = gemma.without("tokenizer.ggml.token_type");
+    gemma.text("tokenizer.ggml.model", "llama");
+    gemma.flag("tokenizer.ggml.add_space_prefix", false);
+    let names = ["<pad>", "<eos>", "<bos>", "<unk>", "\n", "\n\n", "  ", "   ", "<0x0D>", "\u{2581}", "a", "\u{2581}a"];
+    gemma.texts("tokenizer.ggml.tokens", &names);
+    gemma.floats("tokenizer.ggml.scores", &[-9.0, -9.0, -9.0, -9.0, -9.0, -9.0, -9.0, -9.0, 0.0, -3.0, -4.0, -1.0]);
+    gemma.wholes("tokenizer.ggml.token_type", &[3, 3, 3, 3, 4, 4, 4, 4, 6, 1, 1, 1]);
+    let file = written(dir.path(), "gemma.gguf", &gemma.file());
+    let gemma = tokenizer(&file).unwrap();
+    assert_eq!(tokens(&gemma, "a a", false), [10, 11]);
+    assert_eq!(tokens(&gemma, "a     a\n\n\na\r", false), [10, 7, 6, 10, 5, 4, 10, 8]);
+    assert_eq!(gemma.decode(&[10, 7, 6, 11, 5], false).unwrap(), "a      a\n\n");
+    // In its `tokenizer.json` the spaces of such tokens are written as in all others.
+    let own = Gguf::headers(&file, true).unwrap().tokenizer_json().unwrap().unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(own.as_slice()).unwrap();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    for (name, id) in [("  ", 6), ("   ", 7)] {
+        vocab.remove(name);
+        vocab.insert(name.replace(' ', "\u{2581}"), id.into());
+    }
+    json["added_tokens"] = serde_json::json!([]);
+    written(dir.path(), "tokenizer.json", json.to_string().as_bytes());
+    assert_eq!(Gguf::headers(&file, true).unwrap().warnings(), Vec::<String>::new().as_slice());
+    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     // Kinds and pre-tokenizers that are not known are refused by name.
     for (key, value) in [("tokenizer.ggml.pre", "newest"), ("tokenizer.ggml.model", "t5")] {
         let mut bytes = vocabulary("gpt2").file();

@@ -85,6 +85,9 @@ impl Writer {
         let bytes = match self.metadata[after] {
             7 => 1,
             8 => 8 + whole(after + 4),
+            9 if self.metadata[after + 4] == 8 => {
+                (0..whole(after + 8)).fold(12, |bytes, _| bytes + 8 + whole(after + 4 + bytes))
+            }
             9 => 12 + 4 * whole(after + 8),
             _ => 4,
         };

@@ -1,9 +1,11 @@
-"""Writes tests/fixtures/real/smollm2.json: what transformers makes of the file that `make real` brings.
+"""Writes the JSON files of tests/fixtures/real: what transformers makes of the files that `make real` brings.
 
     python tools/make_real_fixtures.py SmolLM2-135M-Instruct.Q4_1.gguf
+    python tools/make_real_fixtures.py gemma-3-270m-q4_k_m.gguf
 
-needs torch, transformers, accelerate and gguf. Token ids of 300 texts, and log probabilities in f32, with the weights that the file's
-blocks stand for, of a few texts.
+needs torch, transformers, accelerate, gguf, sentencepiece and protobuf. Token ids of 300 texts, and log probabilities in f32, with
+the weights that the file's blocks stand for, of a few texts. Gemma's token ids are those of SentencePiece itself, with the
+vocabulary of the file.
 """
 
 import json
@@ -16,7 +18,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-OUT = Path(__file__).resolve().parent.parent / "tests/fixtures/real/smollm2.json"
+OUT = Path(__file__).resolve().parent.parent / "tests/fixtures/real"
 COUNT = 300
 SCORED = [
     "The capital of France is Paris, and the capital of Italy is Rome. Water boils at 100 degrees Celsius.",
@@ -45,25 +47,55 @@ def texts():
     return all_texts[:COUNT]
 
 
-def main():
-    folder, name = os.path.split(os.path.abspath(sys.argv[1]))
+def smollm2(folder, name):
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     # transformers leaves out of a GGUF file how its vocabulary splits text (`tokenizer.ggml.pre`: smollm). The tokenizer.json that
     # the model was published with has these two steps.
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return lambda text: tokenizer(text, add_special_tokens=False).input_ids
+
+
+def gemma3(folder, name):
+    from gguf import GGUFReader
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+
+    fields = GGUFReader(os.path.join(folder, name)).fields
+    tokens, scores, types = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "scores", "token_type"))
+    model = sentencepiece_model_pb2.ModelProto()
+    for token, score, kind in zip(tokens, scores, types):
+        # The format's types are SentencePiece's; what the vocabulary calls unknown has a key of its own.
+        kind = 2 if token == "<unk>" else kind
+        model.pieces.add(piece=token.replace(" ", "\u2581"), score=score, type=kind)
+    spec = model.trainer_spec
+    spec.model_type, spec.byte_fallback, spec.vocab_size = spec.BPE, True, len(tokens)
+    spec.unk_id, spec.bos_id, spec.eos_id, spec.pad_id = 3, 2, 1, 0
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = False
+    model.normalizer_spec.remove_extra_whitespaces = False
+    return SentencePieceProcessor(model_proto=model.SerializeToString()).encode
+
+
+# Beginning of the file's name; fixture, how text becomes ids, id of the beginning that scored texts get.
+MODELS = [("SmolLM2", "smollm2", smollm2, None), ("gemma-3", "gemma3", gemma3, 2)]
+
+
+def main():
+    folder, name = os.path.split(os.path.abspath(sys.argv[1]))
+    fixture, encoder, begin = next(entry[1:] for entry in MODELS if name.startswith(entry[0]))
+    encode = encoder(folder, name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
-    encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids
     scored = []
     for text in SCORED:
-        ids = encode(text)
+        ids = ([] if begin is None else [begin]) + encode(text)
         with torch.no_grad():
             logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         scored.append({"ids": ids, "logprobs": [round(logprobs[i, ids[i + 1]].item(), 6) for i in range(len(ids) - 1)]})
     encoded = [{"text": text, "ids": encode(text)} for text in texts()]
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps({"file": name, "scored": scored, "encoded": encoded}, ensure_ascii=True) + "\n")
-    print(OUT, OUT.stat().st_size)
+    OUT.mkdir(parents=True, exist_ok=True)
+    out = OUT / f"{fixture}.json"
+    out.write_text(json.dumps({"file": name, "scored": scored, "encoded": encoded}, ensure_ascii=True) + "\n")
+    print(out, out.stat().st_size)
 
 
 main()

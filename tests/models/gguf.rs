@@ -1,12 +1,14 @@
 //! GGUF files: every family as its folder, every block format as the reference decodes it, hostile headers, vocabularies.
 
-use crate::support::gguf::{Writer, of_fixture, random_model};
-use crate::support::models::{fixtures, root, storyteller};
+use crate::support::gguf::{Writer, random_model};
+use crate::support::gguf_of_fixture::of_fixture;
+use crate::support::models::{copy, fixtures, root, storyteller};
 use crate::support::random::Random;
 use astrai::dtype::BlockFormat;
 use astrai::encoding::blocks;
 use astrai::engine::*;
 use astrai::error::Error;
+use astrai::model::families::describe;
 use astrai::source::{Gguf, ModelSource};
 use astrai::text::Tokenizer;
 use safetensors::SafeTensors;
@@ -53,30 +55,67 @@ fn prompt(len: usize, vocab: u32) -> Vec<u32> {
 #[test]
 fn every_family_gives_what_its_folder_gives() {
     let dir = tempfile::tempdir().unwrap();
-    let mut families = std::collections::BTreeSet::new();
+    let mut opened = std::collections::BTreeSet::new();
     for folder in fixtures() {
-        let Some(writer) = of_fixture(&folder) else { continue };
+        let Some(converted) = of_fixture(&folder, false) else { continue };
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let file = written(dir.path(), &format!("{name}.gguf"), &writer.file());
-        let (from_folder, from_file) = (open(&folder, Type::F32), open(&file, Type::F32));
+        let published = dir.path().join(&name);
+        copy(&folder, &published);
+        written(&published, "config.json", converted.config.to_string().as_bytes());
+        let from_folder = open(&published, Type::F32);
         let vocab = from_folder.info().vocab_size;
-        // A window of some layers is not in these files.
-        let config: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        // Of the windows of Qwen's configs, those of some layers alone are not in these files.
+        let config = &converted.config;
         let len = match config["use_sliding_window"] == true && config["model_type"] != "mistral" {
             true => config["sliding_window"].as_u64().unwrap() as usize - 7,
             false => 60,
         };
-        let tokens = prompt(len, vocab);
-        let (want, got) = (answer(&from_folder, &tokens), answer(&from_file, &tokens));
-        assert_eq!(want.tokens, got.tokens, "{name}");
-        for (want, got) in want.prompt_logprobs.iter().zip(&got.prompt_logprobs).skip(1) {
-            assert!((want - got).abs() < 2e-4, "{name}: {want} {got}");
+        let want = answer(&from_folder, &prompt(len, vocab));
+        for (fused, writer) in [(false, converted.writer), (true, of_fixture(&folder, true).unwrap().writer)] {
+            let file = written(dir.path(), &format!("{name}.{fused}.gguf"), &writer.file());
+            let from_file = open(&file, Type::F32);
+            let got = answer(&from_file, &prompt(len, vocab));
+            assert_eq!(want.tokens, got.tokens, "{name}, fused {fused}");
+            for (want, got) in want.prompt_logprobs.iter().zip(&got.prompt_logprobs).skip(1) {
+                assert!((want - got).abs() < 2e-4, "{name}, fused {fused}: {want} {got}");
+            }
+            opened.insert(format!("{} {}", converted.arch, from_file.info().model_type));
         }
-        families.insert(from_file.info().model_type.clone());
     }
-    let families: Vec<&str> = families.iter().map(String::as_str).collect();
-    assert_eq!(families, ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"]);
+    let opened: Vec<&str> = opened.iter().map(String::as_str).collect();
+    let expected = [
+        "arcee arcee",
+        "chatglm glm",
+        "cohere2 cohere2",
+        "ernie4_5 ernie4_5",
+        "exaone4 exaone4",
+        "gemma gemma",
+        "gemma2 gemma2",
+        "gemma3 gemma3_text",
+        "glm4 glm4",
+        "glm4moe glm4_moe",
+        "granite granite",
+        "granitemoe granitemoe",
+        "hunyuan-dense hunyuan_v1_dense",
+        "llama llama",
+        "llama mistral",
+        "llama mixtral",
+        "mistral3 ministral3",
+        "nemotron nemotron",
+        "olmo2 olmo2",
+        "olmo2 olmo3",
+        "olmoe olmoe",
+        "phi3 phi3",
+        "qwen2 qwen2",
+        "qwen2moe qwen2_moe",
+        "qwen3 qwen3",
+        "qwen3moe qwen3_moe",
+        "seed_oss seed_oss",
+        "smollm3 smollm3",
+        "stablelm stablelm",
+        "starcoder2 starcoder2",
+    ];
+    assert_eq!(opened, expected);
 }
 
 /// `tests/fixtures/gguf/blocks.safetensors`, which `tools/make_gguf_fixtures.py` wrote with the `gguf` package.
@@ -245,6 +284,62 @@ fn hostile_headers_are_clear_errors() {
     assert!(error.message.contains("\"mamba\"") && error.message.contains("qwen3moe"), "{error}");
 }
 
+/// A file with a key changed, or left out: an error that names it, as each architecture needs it.
+#[test]
+fn keys_that_are_missing_or_not_understood_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str| of_fixture(&crate::support::models::fixture(name), false).unwrap().writer;
+    let refused = |what: &str, writer: Writer, words: &[&str]| {
+        let path = written(dir.path(), "hostile.gguf", &writer.file());
+        let opened = Gguf::headers(&path, false).and_then(|gguf| describe(&gguf, 0).map(|_| ()));
+        let error = opened.expect_err(what);
+        assert!(words.iter().all(|word| error.message.contains(word)), "{what}: {error}");
+    };
+    for (fixture, key) in [
+        ("gemma3_text", "gemma3.attention.layer_norm_rms_epsilon"),
+        ("gemma3_text", "gemma3.feed_forward_length"),
+        ("cohere2", "cohere2.attention.layer_norm_epsilon"),
+        ("cohere2", "cohere2.logit_scale"),
+        ("cohere2", "cohere2.attention.sliding_window"),
+        ("granite", "granite.logit_scale"),
+        ("glm4_moe", "glm4moe.expert_used_count"),
+        ("ministral3", "mistral3.rope.scaling.original_context_length"),
+        ("nemotron", "nemotron.attention.head_count"),
+    ] {
+        refused(key, of(fixture).without(key), &[key, "is missing"]);
+    }
+    let changed = |name: &str, change: &dyn Fn(&mut Writer)| {
+        let mut writer = of(name);
+        change(&mut writer);
+        writer
+    };
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut Writer), &'a [&'a str]);
+    let cases: [Case; 12] = [
+        ("glm4", &|w| w.wholes("glm4.rope.dimension_sections", &[8, 12, 12, 0]), &["glm4.rope.dimension_sections"]),
+        ("seed_oss", &|w| w.whole("seed_oss.attention.sliding_window", 64), &["seed_oss.attention.sliding_window"]),
+        ("gemma", &|w| w.whole("gemma.rope.dimension_count", 6), &["gemma.rope.dimension_count"]),
+        ("gemma2", &|w| w.number("gemma2.rope.freq_base_swa", 77.0), &["gemma2.rope.freq_base_swa", "77"]),
+        ("granite", &|w| w.flag("granite.rope.scaling.finetuned", false), &["without rotary"]),
+        ("granite", &|w| w.whole("granite.expert_count", 5), &["granite.expert_count"]),
+        ("granitemoe", &|w| w.whole("granitemoe.expert_shared_feed_forward_length", 5), &["expert_shared"]),
+        ("olmoe", &|w| w.whole("olmoe.expert_gating_func", 2), &["olmoe.expert_gating_func"]),
+        ("olmoe", &|w| w.number("olmoe.expert_weights_scale", 2.5), &["olmoe.expert_weights_scale", "2.5"]),
+        ("olmoe", &|w| w.number("olmoe.attention.clamp_kqv", 8.0), &["olmoe.attention.clamp_kqv"]),
+        ("stablelm", &|w| w.tensor("blk.0.attn_q_norm.weight", &[3, 16], 0, vec![0; 192]), &["qk_layernorm"]),
+        ("phi3", &|w| w.tensor("rope_factors_long.weight", &[4], 0, vec![0; 16]), &["rope_factors_long", "above 0"]),
+    ];
+    for (fixture, change, words) in cases {
+        refused(words[0], changed(fixture, change), words);
+    }
+    // A pattern that is not as long as the model is deep; rows that do not add up.
+    let mut short = of("olmo3").without("olmo2.attention.sliding_window_pattern");
+    short.wholes("olmo2.attention.sliding_window_pattern", &[1, 0]);
+    refused("a short pattern", short, &["olmo2.attention.sliding_window_pattern", "each layer"]);
+    let fused = || of_fixture(&crate::support::models::fixture("glm4"), true).unwrap().writer;
+    let odd = fused().with_shape("blk.1.attn_qkv.weight", &[95, 32]);
+    refused("rows", odd, &["blk.1.attn_qkv.weight", "cannot be taken apart"]);
+}
+
 /// Headers with bytes changed, cut and repeated: an error or a model, never a panic. `ASTRAI_TEST_ROUNDS` sets how many.
 #[test]
 fn damaged_headers_never_panic() {
@@ -258,12 +353,17 @@ fn damaged_headers_never_panic() {
     for (name, shape) in [("token_embd", [8usize, 32]), ("blk.0.attn_q", [32, 32])] {
         writer.tensor(&format!("{name}.weight"), &shape, 8, vec![0; shape[0] * 34]);
     }
-    let file = writer.file();
+    let fixture = |name: &str| of_fixture(&crate::support::models::fixture(name), true).unwrap().writer;
+    // Of the others, what is before the weights.
+    let files: Vec<(Vec<u8>, usize)> = [(writer, usize::MAX), (fixture("gemma3"), 3000), (fixture("glm4_moe"), 4000)]
+        .map(|(writer, most)| (writer.file(), most))
+        .into();
     let (mut opened, mut refused) = (0, 0);
-    for _ in 0..rounds {
+    for round in 0..rounds {
+        let (file, most) = &files[if round % 4 < 2 { 0 } else { round % 4 - 1 }];
         let mut bytes = file.clone();
         for _ in 0..1 + random.below(4) {
-            let at = random.below(bytes.len());
+            let at = random.below(bytes.len().min(*most));
             match random.below(5) {
                 0 => bytes.truncate(at.max(1)),
                 1 => bytes[at] = random.below(256) as u8,
@@ -274,12 +374,15 @@ fn damaged_headers_never_panic() {
                 }
                 _ => {
                     let piece: Vec<u8> = bytes[at..].iter().take(16).copied().collect();
-                    let to = random.below(bytes.len());
+                    let to = random.below(bytes.len().min(*most));
                     bytes.splice(to..to, piece);
                 }
             }
         }
-        match headers(dir.path(), &bytes).and_then(|gguf| gguf.tokenizer_json()) {
+        let described = |gguf: Gguf| describe(&gguf, 0).map(|_| gguf);
+        let with_weights = !std::ptr::eq(file, &files[0].0);
+        let read = headers(dir.path(), &bytes).and_then(|gguf| if with_weights { described(gguf) } else { Ok(gguf) });
+        match read.and_then(|gguf| gguf.tokenizer_json()) {
             Ok(_) => opened += 1,
             Err(error) => {
                 assert!(!error.message.is_empty());
@@ -345,6 +448,32 @@ fn vocabularies_of_both_kinds() {
     // Beginning and space; "▁h" scores better than "he".
     assert_eq!(tokens(&scores, "hello", true), [1, 8, 5, 11]);
     assert_eq!(tokens(&scores, "é", false), [3, 13 + 0xc3, 13 + 0xa9]);
+    // Gemma's: no space in front, runs of spaces and new lines are tokens that are found first.
+    let mut gemma = vocabulary("gpt2").without("tokenizer.ggml.model").without("tokenizer.ggml.tokens");
+    gemma = gemma.without("tokenizer.ggml.token_type");
+    gemma.text("tokenizer.ggml.model", "llama");
+    gemma.flag("tokenizer.ggml.add_space_prefix", false);
+    let names = ["<pad>", "<eos>", "<bos>", "<unk>", "\n", "\n\n", "  ", "   ", "<0x0D>", "\u{2581}", "a", "\u{2581}a"];
+    gemma.texts("tokenizer.ggml.tokens", &names);
+    gemma.floats("tokenizer.ggml.scores", &[-9.0, -9.0, -9.0, -9.0, -9.0, -9.0, -9.0, -9.0, 0.0, -3.0, -4.0, -1.0]);
+    gemma.wholes("tokenizer.ggml.token_type", &[3, 3, 3, 3, 4, 4, 4, 4, 6, 1, 1, 1]);
+    let file = written(dir.path(), "gemma.gguf", &gemma.file());
+    let gemma = tokenizer(&file).unwrap();
+    assert_eq!(tokens(&gemma, "a a", false), [10, 11]);
+    assert_eq!(tokens(&gemma, "a     a\n\n\na\r", false), [10, 7, 6, 10, 5, 4, 10, 8]);
+    assert_eq!(gemma.decode(&[10, 7, 6, 11, 5], false).unwrap(), "a      a\n\n");
+    // In its `tokenizer.json` the spaces of such tokens are written as in all others.
+    let own = Gguf::headers(&file, true).unwrap().tokenizer_json().unwrap().unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(own.as_slice()).unwrap();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    for (name, id) in [("  ", 6), ("   ", 7)] {
+        vocab.remove(name);
+        vocab.insert(name.replace(' ', "\u{2581}"), id.into());
+    }
+    json["added_tokens"] = serde_json::json!([]);
+    written(dir.path(), "tokenizer.json", json.to_string().as_bytes());
+    assert_eq!(Gguf::headers(&file, true).unwrap().warnings(), Vec::<String>::new().as_slice());
+    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     // Kinds and pre-tokenizers that are not known are refused by name.
     for (key, value) in [("tokenizer.ggml.pre", "newest"), ("tokenizer.ggml.model", "t5")] {
         let mut bytes = vocabulary("gpt2").file();

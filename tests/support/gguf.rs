@@ -1,10 +1,7 @@
-//! Writes GGUF files: any bytes a test wants, and the fixtures' checkpoints as a converter writes them.
+//! Writes GGUF files: any bytes a test wants, and models of random blocks.
 
 use crate::support::random::Random;
 use astrai::dtype::BlockFormat;
-use safetensors::SafeTensors;
-use serde_json::Value;
-use std::path::Path;
 
 /// A GGUF file being made.
 #[derive(Clone, Default)]
@@ -78,6 +75,37 @@ impl Writer {
         self.tensors.push(Tensor { name: name.to_owned(), shape, kind, bytes });
     }
 
+    /// The same without a key.
+    pub fn without(mut self, key: &str) -> Writer {
+        let mut begin = Vec::new();
+        text(&mut begin, key);
+        let at = self.metadata.windows(begin.len()).position(|window| window == begin).expect("a key");
+        let after = at + begin.len();
+        let whole = |at: usize| u64::from_le_bytes(self.metadata[at..at + 8].try_into().unwrap()) as usize;
+        let bytes = match self.metadata[after] {
+            7 => 1,
+            8 => 8 + whole(after + 4),
+            9 if self.metadata[after + 4] == 8 => {
+                (0..whole(after + 8)).fold(12, |bytes, _| bytes + 8 + whole(after + 4 + bytes))
+            }
+            9 => 12 + 4 * whole(after + 8),
+            _ => 4,
+        };
+        self.metadata.drain(at..after + 4 + bytes);
+        self.keys -= 1;
+        self
+    }
+
+    /// The same with another shape of a tensor, cut to it.
+    pub fn with_shape(mut self, name: &str, shape: &[usize]) -> Writer {
+        let tensor = self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a tensor");
+        let elements: u64 = tensor.shape.iter().product();
+        let each = tensor.bytes.len() / elements as usize;
+        tensor.shape = shape.iter().map(|&n| n as u64).collect();
+        tensor.bytes.truncate(shape.iter().product::<usize>() * each);
+        self
+    }
+
     /// The file, tensors at multiples of 32.
     pub fn file(&self) -> Vec<u8> {
         let mut file = b"GGUF".to_vec();
@@ -114,7 +142,7 @@ impl Writer {
 }
 
 /// The number of a plain type.
-fn kind(dtype: safetensors::Dtype) -> u32 {
+pub fn kind(dtype: safetensors::Dtype) -> u32 {
     match dtype {
         safetensors::Dtype::F32 => 0,
         safetensors::Dtype::F16 => 1,
@@ -238,159 +266,4 @@ pub fn random_model_of(experts: usize, format_of: impl Fn(&str) -> BlockFormat) 
         }
     }
     writer
-}
-
-/// A fixture of a family that GGUF files have, as a converter writes it: rows of queries and keys permuted for Llama's
-/// architecture, experts stacked. None for other families.
-pub fn of_fixture(dir: &Path) -> Option<Writer> {
-    let read = |name: &str| std::fs::read(dir.join(name)).ok();
-    let config: Value = serde_json::from_slice(&read("config.json")?).unwrap();
-    let (arch, permuted) = match config["model_type"].as_str()? {
-        "llama" | "mistral" | "mixtral" => ("llama", true),
-        "qwen2" => ("qwen2", false),
-        "qwen3" => ("qwen3", false),
-        "qwen3_moe" => ("qwen3moe", false),
-        _ => return None,
-    };
-    let mut files = Vec::new();
-    match read("model.safetensors") {
-        Some(bytes) => files.push(bytes),
-        None => {
-            let index: Value = serde_json::from_slice(&read("model.safetensors.index.json")?).unwrap();
-            let mut names: Vec<&str> = index["weight_map"].as_object()?.values().filter_map(Value::as_str).collect();
-            names.sort_unstable();
-            names.dedup();
-            files.extend(names.iter().filter_map(|name| read(name)));
-        }
-    }
-    let n = |key: &str| config[key].as_u64();
-    let heads = n("num_attention_heads")?;
-    let kv_heads = n("num_key_value_heads").unwrap_or(heads);
-    let head_dim = n("head_dim").unwrap_or(n("hidden_size")? / heads);
-    let mut writer = Writer::default();
-    writer.text("general.architecture", arch);
-    let key = |name: &str| format!("{arch}.{name}");
-    writer.whole(&key("context_length"), n("max_position_embeddings")?);
-    writer.whole(&key("embedding_length"), n("hidden_size")?);
-    writer.whole(&key("block_count"), n("num_hidden_layers")?);
-    writer.whole(&key("feed_forward_length"), n("intermediate_size")?);
-    writer.whole(&key("attention.head_count"), heads);
-    writer.whole(&key("attention.head_count_kv"), kv_heads);
-    writer.whole(&key("attention.key_length"), head_dim);
-    writer.whole(&key("attention.value_length"), head_dim);
-    writer.number(&key("attention.layer_norm_rms_epsilon"), config["rms_norm_eps"].as_f64()?);
-    let new = &config["rope_parameters"];
-    let theta = config["rope_theta"].as_f64().or(new["rope_theta"].as_f64()).unwrap_or(10_000.0);
-    writer.number(&key("rope.freq_base"), theta);
-    let scaling = if new.is_object() { new } else { &config["rope_scaling"] };
-    match scaling["rope_type"].as_str().or(scaling["type"].as_str()) {
-        Some("llama3") => {
-            let factors = llama3_factors(scaling, theta, head_dim);
-            let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
-            writer.tensor("rope_freqs.weight", &[factors.len()], 0, bytes);
-        }
-        None | Some("default") => {}
-        Some(kind) => {
-            writer.text(&key("rope.scaling.type"), kind);
-            writer.number(&key("rope.scaling.factor"), scaling["factor"].as_f64()?);
-            let original = scaling["original_max_position_embeddings"].as_u64();
-            original.into_iter().for_each(|n| writer.whole(&key("rope.scaling.original_context_length"), n));
-        }
-    }
-    // The windows of some layers alone, which Qwen's configs have, are no matter of these files.
-    let windowed = config["model_type"] == "mistral" || config["use_sliding_window"] == true;
-    if let Some(window) = n("sliding_window").filter(|_| windowed) {
-        writer.whole(&key("attention.sliding_window"), window);
-    }
-    let experts = n("num_local_experts").or(n("num_experts"));
-    if let Some(count) = experts {
-        writer.whole(&key("expert_count"), count);
-        writer.whole(&key("expert_used_count"), n("num_experts_per_tok")?);
-        n("moe_intermediate_size").into_iter().for_each(|n| writer.whole(&key("expert_feed_forward_length"), n));
-        config["norm_topk_prob"].as_bool().into_iter().for_each(|b| writer.flag(&key("expert_weights_norm"), b));
-    }
-    for file in &files {
-        let all = SafeTensors::deserialize(file).unwrap();
-        for (name, view) in all.iter() {
-            let (shape, kind, bytes) = (view.shape(), kind(view.dtype()), view.data());
-            if let Some((stack, 0)) = expert_of(name) {
-                let one = name.replace(".experts.0.", ".experts.{e}.");
-                let stacked: Vec<u8> = (0..experts?)
-                    .flat_map(|e| all.tensor(&one.replace("{e}", &e.to_string())).unwrap().data().to_vec())
-                    .collect();
-                writer.tensor(&stack, &[experts? as usize, shape[0], shape[1]], kind, stacked);
-            } else if expert_of(name).is_none() {
-                let to = gguf_name(name).unwrap_or_else(|| panic!("{name}"));
-                let of = if to.contains("attn_q.") { heads } else { kv_heads } as usize;
-                let turned = permuted && (to.contains("attn_q.") || to.contains("attn_k."));
-                let bytes = if turned { permute(bytes, shape[0], of) } else { bytes.to_vec() };
-                writer.tensor(&to, shape, kind, bytes);
-            }
-        }
-    }
-    Some(writer)
-}
-
-/// The divisors of the frequencies that Llama 3's scaling leads to.
-fn llama3_factors(scaling: &Value, theta: f64, head_dim: u64) -> Vec<f32> {
-    let n = |key: &str| scaling[key].as_f64().unwrap();
-    let (factor, low, high, old) =
-        (n("factor"), n("low_freq_factor"), n("high_freq_factor"), n("original_max_position_embeddings"));
-    let of = |i: u64| {
-        let wave = 2.0 * std::f64::consts::PI * theta.powf(2.0 * i as f64 / head_dim as f64);
-        if wave < old / high {
-            1.0
-        } else if wave > old / low {
-            factor
-        } else {
-            let smooth = (old / wave - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
-    };
-    (0..head_dim / 2).map(|i| of(i) as f32).collect()
-}
-
-/// Rows of heads in the order of Llama's files: of each head, row `i` of the first half before row `i` of the second.
-fn permute(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
-    let (row, half) = (bytes.len() / rows, rows / heads / 2);
-    let order = (0..heads).flat_map(|h| (0..half).flat_map(move |i| [0, 1].map(|s| (2 * h + s) * half + i)));
-    order.flat_map(|from| bytes[from * row..(from + 1) * row].to_vec()).collect()
-}
-
-/// The stack a matrix of an expert belongs to, and its number there.
-fn expert_of(name: &str) -> Option<(String, usize)> {
-    let (before, after) = name.split_once(".experts.")?;
-    let (number, part) = after.split_once('.')?;
-    let part = match part.split('.').next()? {
-        "gate_proj" | "w1" => "gate",
-        "up_proj" | "w3" => "up",
-        _ => "down",
-    };
-    let layer = before.split('.').nth(2)?;
-    Some((format!("blk.{layer}.ffn_{part}_exps.weight"), number.parse().ok()?))
-}
-
-fn gguf_name(name: &str) -> Option<String> {
-    let (stem, end) = name.rsplit_once('.')?;
-    let whole = [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
-    if let Some((_, to)) = whole.iter().find(|(from, _)| *from == stem) {
-        return Some(format!("{to}.{end}"));
-    }
-    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
-    let part = match part {
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        "mlp.gate" | "block_sparse_moe.gate" => "ffn_gate_inp",
-        _ => return None,
-    };
-    Some(format!("blk.{layer}.{part}.{end}"))
 }

@@ -5,6 +5,7 @@ pub mod constraints;
 pub mod damaged;
 pub mod fake;
 pub mod gguf;
+pub mod gguf_of_fixture;
 pub mod jobs;
 pub mod lines;
 pub mod models;

@@ -101,6 +101,15 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// A number, or the numbers of an array, if the key is there; true counts as 1.
+    pub fn numbers_or_one(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        match self.header.get(key) {
+            Some(Value::Array(_)) => self.numbers(key),
+            Some(&Value::Bool(b)) => Ok(Some(vec![f64::from(u8::from(b))])),
+            _ => Ok(self.number(key)?.map(|number| vec![number])),
+        }
+    }
+
     /// The numbers of an array, if the key is there.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
         let wrong = || self.wrong(key, "an array of numbers");

@@ -1,14 +1,16 @@
 //! A model in one GGUF file, or in several that it was split into.
 //!
-//! The metadata becomes what a folder has in its JSON files ([`architectures`], [`tokenizer`]), and tensors get the names they
-//! have in a checkpoint, so that nothing behind [`ModelSource`] knows where they come from. Blocks of quantized weights stay as
+//! The metadata becomes what a folder has in its JSON files ([`config`], [`tokenizer`]), and tensors get the names they have in
+//! a checkpoint ([`names`]), so that nothing behind [`ModelSource`] knows where they come from. Blocks of quantized weights stay as
 //! they are, where the file is mapped.
 //!
 //! As with a folder, opening has two halves: [`Gguf::headers`] reads the headers, [`Loadable::load`] maps the weights.
 
 mod architectures;
+mod config;
 mod header;
 mod metadata;
+mod names;
 mod pre_tokenizers;
 mod split;
 mod tensor_type;
@@ -24,7 +26,8 @@ use super::weight_files::WeightFiles;
 use super::{Loadable, ModelSource, TensorInfo, files};
 use crate::error::{Error, Result, Status, Unit};
 use crate::limits;
-use architectures::{Architecture, ROPE_FACTORS};
+use architectures::Architecture;
+use config::RotaryFactors;
 use header::{Fault, Header};
 use metadata::Metadata;
 use serde::Deserialize;
@@ -122,9 +125,10 @@ impl Gguf {
             let architecture = architectures::find(&metadata)?;
             let tensors: Vec<&TensorInfo> =
                 opened.iter().flat_map(|file| &file.header.tensors).map(|stored| &stored.info).collect();
-            gguf.config = Some(architecture.config(&metadata, &tensors, rope_factors(&opened)?)?);
+            let config = architecture.config(metadata, &tensors, rotary_factors(&opened)?)?;
             gguf.adjacent_pairs = architecture.adjacent_pairs;
-            gguf.weights = weights(&gguf.subject, opened, architecture)?;
+            gguf.weights = weights(&gguf.subject, opened, architecture, &config)?;
+            gguf.config = Some(config);
         }
         Ok(gguf)
     }
@@ -223,6 +227,10 @@ impl ModelSource for Gguf {
     fn adjacent_rotary_pairs(&self) -> bool {
         self.adjacent_pairs
     }
+
+    fn whole_gains(&self) -> bool {
+        true
+    }
 }
 
 /// Opens a file and reads its header, within what those of a model may take.
@@ -266,13 +274,18 @@ fn open(path: &Path, budget: &mut Budget) -> Result<Opened> {
     }
 }
 
-/// The contents of [`ROPE_FACTORS`], if there is such a tensor.
-fn rope_factors(opened: &[Opened]) -> Result<Option<Vec<f32>>> {
+/// The divisors of rotary frequencies that the files have as tensors.
+fn rotary_factors(opened: &[Opened]) -> Result<RotaryFactors> {
+    let [all, long, short] = RotaryFactors::NAMES.map(|name| factors(opened, name));
+    Ok(RotaryFactors { all: all?, long: long?, short: short? })
+}
+
+/// The contents of a tensor of a few f32 above 0, if it is there.
+fn factors(opened: &[Opened], name: &str) -> Result<Option<Vec<f32>>> {
     for of in opened {
-        let Some(stored) = of.header.tensors.iter().find(|stored| stored.info.name == ROPE_FACTORS) else { continue };
-        let fault = |what: String| {
-            Error::format(format!("{}: tensor {ROPE_FACTORS} {what}", of.shown)).about(of.shown.as_str())
-        };
+        let Some(stored) = of.header.tensors.iter().find(|stored| stored.info.name == name) else { continue };
+        let fault =
+            |what: String| Error::format(format!("{}: tensor {name} {what}", of.shown)).about(of.shown.as_str());
         let (dtype, shape) = (stored.info.dtype, &stored.info.shape);
         match shape.as_slice() {
             &[count] if dtype == crate::dtype::DType::F32 && count <= limits::HEAD_DIM_MAX => {}
@@ -293,11 +306,12 @@ fn rope_factors(opened: &[Opened]) -> Result<Option<Vec<f32>>> {
 }
 
 /// The weights of all files, under the names they have in a checkpoint.
-fn weights(subject: &str, opened: Vec<Opened>, architecture: &Architecture) -> Result<WeightFiles> {
+fn weights(subject: &str, opened: Vec<Opened>, architecture: &Architecture, config: &Value) -> Result<WeightFiles> {
     let mut shards = Vec::new();
     for Opened { file, path, shown, file_bytes, header, .. } in opened {
-        let tensors = header.tensors.into_iter().filter(|stored| stored.info.name != ROPE_FACTORS).collect();
-        let tensors: Vec<Stored> = architecture.tensors(tensors, &shown)?;
+        let read_already = |stored: &Stored| RotaryFactors::NAMES.contains(&stored.info.name.as_str());
+        let tensors = header.tensors.into_iter().filter(|stored| !read_already(stored)).collect();
+        let tensors: Vec<Stored> = architecture.tensors(tensors, config, &shown)?;
         shards.push(Shard::of(&file, path, file_bytes, header.data_begin, tensors));
     }
     WeightFiles::new(subject, shards)

@@ -34,7 +34,10 @@ const QWEN2: &str =
 /// Mistral's Tekken: words end where small letters are followed by capitals.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-static PRE_TOKENIZERS: [PreTokenizer; 6] = [
+/// OpenAI's o200k: as Tekken, with digits in threes and contractions at the end of words.
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+static PRE_TOKENIZERS: [PreTokenizer; 8] = [
     PreTokenizer { names: &["gpt-2"], split: Split::Gpt2, ignore_merges: false, compose: false, begins: false },
     PreTokenizer {
         names: &["smollm", "starcoder"],
@@ -65,6 +68,8 @@ static PRE_TOKENIZERS: [PreTokenizer; 6] = [
         begins: false,
     },
     PreTokenizer { names: &["tekken"], split: Split::By(TEKKEN), ignore_merges: true, compose: false, begins: true },
+    PreTokenizer { names: &["gpt-4o"], split: Split::By(GPT4O), ignore_merges: false, compose: false, begins: false },
+    PreTokenizer { names: &["command-r"], split: Split::Digits, ignore_merges: false, compose: true, begins: true },
 ];
 
 /// The one of this name.

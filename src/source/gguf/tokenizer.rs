@@ -18,6 +18,8 @@ const CONTROL: f64 = 3.0;
 const USER_DEFINED: f64 = 4.0;
 /// Fills a vocabulary up to the height of the embedding.
 const UNUSED: f64 = 5.0;
+/// A byte that no other token has.
+const BYTE: f64 = 6.0;
 /// How SentencePiece writes a space.
 const SPACE: &str = "\u{2581}";
 
@@ -113,8 +115,13 @@ impl<'a> Vocabulary<'a> {
 
     /// Whether a `tokenizer.json` has this vocabulary: every token that is in use has the same id there.
     pub fn agrees(&self, names: &HashMap<String, u32>) -> bool {
-        let unused = |id: usize| self.types.get(id) == Some(&UNUSED);
-        let same = |(id, &name): (usize, &&str)| names.get(name).is_some_and(|&known| known as usize == id);
+        let of = |id: usize, kind: f64| self.types.get(id) == Some(&kind);
+        let unused = |id: usize| of(id, UNUSED);
+        let has = |id: usize, name: &str| names.get(name).is_some_and(|&known| known as usize == id);
+        let same = |(id, &name): (usize, &&str)| {
+            // Conversion writes the spaces of these as such.
+            has(id, name) || of(id, USER_DEFINED) && has(id, &name.replace(' ', SPACE))
+        };
         self.tokens.iter().enumerate().filter(|&(id, _)| !unused(id)).all(same)
     }
 
@@ -200,8 +207,8 @@ impl<'a> Vocabulary<'a> {
         let ids: HashMap<&str, usize> = self.tokens.iter().enumerate().map(|(id, &name)| (name, id)).collect();
         let mut merges: Vec<(usize, usize, usize)> = reserved("the merges of a vocabulary", self.tokens.len())?;
         for (id, &name) in self.tokens.iter().enumerate() {
-            // Control tokens come from their names alone, never from text.
-            if self.types.get(id).is_some_and(|&kind| matches!(kind, CONTROL | UNKNOWN)) {
+            // Control tokens come from their names alone, never from text, and those of bytes from what no token has.
+            if self.types.get(id).is_some_and(|&kind| matches!(kind, CONTROL | UNKNOWN | BYTE)) {
                 continue;
             }
             for (at, _) in name.char_indices().skip(1) {

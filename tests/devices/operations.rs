@@ -128,6 +128,7 @@ impl Bench {
                 k_dim: K_DIM,
                 v_dim: V_DIM,
                 dtype,
+                latent: false,
             })
             .unwrap();
         let rows_max = ROWS.len();

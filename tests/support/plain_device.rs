@@ -62,7 +62,8 @@ impl ProbedDevice for Plain {
     }
 }
 
-/// Pages `[frames][layers][tokens][kv heads][k_dim + v_dim]`.
+/// Pages `[frames][layers][tokens][kv heads][k_dim + v_dim]`; of a latent group, whose values are the beginnings of its keys,
+/// `k_dim` alone.
 struct Group {
     shape: KvShape,
     pages: Vec<f32>,
@@ -86,7 +87,7 @@ impl Group {
     fn key(&self, frame: u32, layer: usize, token: usize, head: usize) -> usize {
         let s = &self.shape;
         let row = (layer * s.page_tokens + token) * s.kv_heads + head;
-        frame as usize * self.frame_floats() + row * (s.k_dim + s.v_dim)
+        frame as usize * self.frame_floats() + row * (s.k_dim + if s.latent { 0 } else { s.v_dim })
     }
 }
 
@@ -380,7 +381,10 @@ impl Operations for PlainBackend {
     }
 
     fn norm_heads(&mut self, x: Heads, norm: &Norm, rows: usize) {
-        unimplemented!()
+        for (row, head) in (0..rows).flat_map(|row| (0..x.heads).map(move |head| (row, head))) {
+            let values = self.normed(&self.head(&x, row, head), norm);
+            self.set(x.tensor.at(x.at(row, head).start), &values);
+        }
     }
 
     fn linear(&mut self, x: Tensor, rows: usize, group: &[Linear]) {
@@ -388,8 +392,16 @@ impl Operations for PlainBackend {
         group.iter().for_each(|l| self.product(&x, rows, l));
     }
 
-    fn head_products(&mut self, products: &HeadProducts, rows: usize) {
-        unimplemented!()
+    fn head_products(&mut self, p: &HeadProducts, rows: usize) {
+        let (width, outs) = (p.weight.in_features, p.features().1);
+        for (row, head) in (0..rows).flat_map(|row| (0..p.x.heads).map(move |head| (row, head))) {
+            let x = self.head(&p.x, row, head);
+            let first = (head * p.stride + p.first) * width;
+            let matrix = &self.weights[p.weight.id as usize][first..first + p.count * width];
+            let at = |o: usize, i: usize| matrix[if p.transposed { i * width + o } else { o * width + i }];
+            let out: Vec<f32> = (0..outs).map(|o| x.iter().enumerate().map(|(i, x)| x * at(o, i)).sum()).collect();
+            self.set(p.out.tensor.at(p.out.at(row, head).start), &out);
+        }
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {
@@ -403,7 +415,7 @@ impl Operations for PlainBackend {
 
     fn place_heads(&mut self, p: &Placement) {
         let group = p.pages.0 as usize;
-        let k_dim = self.groups[group].shape.k_dim;
+        let KvShape { k_dim, latent, .. } = self.groups[group].shape;
         for row in 0..self.rows() {
             for head in 0..p.q.heads {
                 let q = self.placed(p, row, self.head(&p.q, row, head), p.norms.map(|n| n[0]));
@@ -416,13 +428,16 @@ impl Operations for PlainBackend {
                 let at = self.groups[group].key(frame, p.layer, token, head);
                 let pages = &mut self.groups[group].pages;
                 pages[at..at + k_dim].copy_from_slice(&k);
-                pages[at + k_dim..at + k_dim + v.len()].copy_from_slice(&v);
+                if !latent {
+                    pages[at + k_dim..at + k_dim + v.len()].copy_from_slice(&v);
+                }
             }
         }
     }
 
     fn attention(&mut self, a: Attention) {
-        let KvShape { kv_heads, k_dim, v_dim, .. } = self.groups[a.pages.0 as usize].shape;
+        let KvShape { kv_heads, k_dim, v_dim, latent, .. } = self.groups[a.pages.0 as usize].shape;
+        let value = if latent { 0 } else { k_dim };
         for row in 0..self.rows() {
             let position = self.step.positions[row] as usize;
             let first = a.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
@@ -440,7 +455,7 @@ impl Operations for PlainBackend {
                 for (score, at) in scores.iter().zip(&at) {
                     let weight = (score - max).exp();
                     total += weight;
-                    out.iter_mut().zip(&group.pages[at + k_dim..]).for_each(|(out, v)| *out += weight * v);
+                    out.iter_mut().zip(&group.pages[at + value..]).for_each(|(out, v)| *out += weight * v);
                 }
                 out.iter_mut().for_each(|out| *out /= total);
                 self.set(a.out.at((row * a.q.heads + head) * v_dim), &out);

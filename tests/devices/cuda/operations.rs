@@ -29,7 +29,16 @@ pub fn operations_agree_with_the_reference() {
 pub fn heads_of_all_widths_that_there_are() {
     let device = probe(Device::Cuda, DeviceOptions::default()).unwrap();
     let check = |k_dim, v_dim, dtype| {
-        device.check_kv(&KvShape { layers: 1, frames: 1, page_tokens: 16, kv_heads: 1, k_dim, v_dim, dtype })
+        device.check_kv(&KvShape {
+            layers: 1,
+            frames: 1,
+            page_tokens: 16,
+            kv_heads: 1,
+            k_dim,
+            v_dim,
+            dtype,
+            latent: false,
+        })
     };
     for dim in [64, 80, 96, 112, 128, 192, 256, 512] {
         for dtype in [DType::Bf16, DType::I8, DType::F32] {

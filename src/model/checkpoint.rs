@@ -94,7 +94,7 @@ impl FoundTensors<'_> {
                 if part.first == 0 {
                     self.missing_count += 1;
                 }
-                self.missing.get_or_insert_with(|| (part.name, part.stored));
+                self.missing.get_or_insert((part.name, part.stored));
             }
             Some((at, info)) => {
                 if let Some(used) = self.used.get_mut(at) {

@@ -19,12 +19,36 @@ pub fn fixture(name: &str) -> PathBuf {
     root().join("tests/fixtures/parity").join(name)
 }
 
-/// All of them: every family, with every option its config has.
+/// Fixtures of what does not open yet: it is refused by name.
+pub const NOT_YET: [&str; 19] = [
+    "apertus",
+    "falcon_h1",
+    "falcon_h1_norm",
+    "gemma4",
+    "gemma4_text",
+    "gemma4_text_k_eq_v",
+    "gemma4_text_moe",
+    "granitemoehybrid",
+    "granitemoehybrid_dense",
+    "lfm2",
+    "lfm2_moe",
+    "lfm3",
+    "nemotron_h",
+    "nemotron_h_latent",
+    "nemotron_h_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_5_text",
+    "qwen3_next",
+];
+
+/// All that open: every family, with every option its config has.
 pub fn fixtures() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap().path());
     let mut dirs: Vec<PathBuf> = entries.filter(|p| p.join("config.json").is_file()).collect();
+    dirs.retain(|dir| !NOT_YET.iter().any(|name| dir.ends_with(name)));
     dirs.sort();
-    assert!(dirs.len() >= 15, "only {} fixtures", dirs.len());
+    assert!(dirs.len() >= 57, "only {} fixtures", dirs.len());
     dirs
 }
 

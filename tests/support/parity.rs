@@ -1,6 +1,6 @@
 //! The comparison of every fixture with its reference, on whatever target the process tests.
 
-use crate::support::models::root;
+use crate::support::models::{NOT_YET, root};
 use crate::support::target::{self, Target};
 use astrai::engine::*;
 use safetensors::SafeTensors;
@@ -27,29 +27,6 @@ struct Fixture {
 }
 
 const TOP: usize = 16;
-
-/// Fixtures of what does not open yet: it is refused by name.
-const NOT_YET: [&str; 19] = [
-    "apertus",
-    "falcon_h1",
-    "falcon_h1_norm",
-    "gemma4",
-    "gemma4_text",
-    "gemma4_text_k_eq_v",
-    "gemma4_text_moe",
-    "granitemoehybrid",
-    "granitemoehybrid_dense",
-    "lfm2",
-    "lfm2_moe",
-    "lfm3",
-    "nemotron_h",
-    "nemotron_h_latent",
-    "nemotron_h_moe",
-    "qwen3_5",
-    "qwen3_5_moe",
-    "qwen3_5_text",
-    "qwen3_next",
-];
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()

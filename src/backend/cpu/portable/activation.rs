@@ -19,7 +19,7 @@ fn silu<const FMA: bool>(x: f32) -> f32 {
 #[inline(always)]
 fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
     /// `2 sqrt(2 / pi)`.
-    const TWICE: f32 = 1.595_769_1;
+    const TWICE: f32 = 1.595_769;
     over_sigmoid::<FMA>(x, TWICE * fma::<FMA>(0.044_715 * x * x, x, x))
 }
 

@@ -36,7 +36,8 @@ pub struct Synthetic {
 
 impl Synthetic {
     /// Makes the tensors of a model. `name` stands for its path in messages, `config` is its `config.json`, `tensors`
-    /// are names and shapes; what ends with `.bias` or has two dimensions is spread about 0, other vectors about 1.
+    /// are names and shapes; what ends with `.bias` or has two dimensions is spread about 0, other vectors about 1. What ends
+    /// with `_blocks` or `_scales` is bytes: codes of 4-bit floats, and the exponents that give these that spread.
     ///
     /// # Errors
     /// `Memory` when the weights do not fit, `Format` for a shape beyond what can be addressed or a name given twice.
@@ -52,8 +53,9 @@ impl Synthetic {
     /// # Errors
     /// `Format`, as of [`Synthetic::new`].
     pub fn unmade(name: &str, config: Value, tensors: Vec<(String, Vec<usize>)>, seed: u64) -> Result<Synthetic> {
+        let dtype = |name: &str| if codes_of(name).is_some() { DType::U8 } else { DType::Bf16 };
         let mut infos: Vec<TensorInfo> =
-            tensors.into_iter().map(|(name, shape)| TensorInfo { name, dtype: DType::Bf16, shape }).collect();
+            tensors.into_iter().map(|(name, shape)| TensorInfo { dtype: dtype(&name), name, shape }).collect();
         infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         if let Some(pair) = infos.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(Error::format(format!("tensor {} is named twice", pair[0].name)).about(name));
@@ -113,7 +115,10 @@ impl ModelSource for Synthetic {
             None => {
                 let len = tensor_len(info)?;
                 let mut bytes = AlignedBytes::zeroed(len).ok_or_else(|| Error::memory("random weights", len as u64))?;
-                randomize(bytes.as_mut_slice(), &levels(is_gain(info)), stream(self.seed, at));
+                match codes_of(&info.name) {
+                    Some(codes) => codes.fill(bytes.as_mut_slice(), stream(self.seed, at)),
+                    None => randomize(bytes.as_mut_slice(), &levels(is_gain(info)), stream(self.seed, at)),
+                }
                 Some(Bytes::from_aligned(bytes))
             }
         };
@@ -122,7 +127,8 @@ impl ModelSource for Synthetic {
 
     fn random(&self, name: &str) -> Option<RandomWeight> {
         let at = self.place(name).filter(|_| self.bytes.is_none())?;
-        let about_zero = !is_gain(self.infos.get(at)?);
+        let info = self.infos.get(at)?;
+        let about_zero = !is_gain(info) && codes_of(&info.name).is_none();
         about_zero.then(|| RandomWeight { seed: stream(self.seed, at), deviation: SPREAD })
     }
 }
@@ -132,6 +138,42 @@ fn tensor_len(info: &TensorInfo) -> Result<usize> {
     let elements = info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     let too_large = || Error::format(format!("tensor {} of shape {:?} is too large", info.name, info.shape));
     elements.and_then(|n| n.checked_mul(info.dtype.size())).ok_or_else(too_large)
+}
+
+/// Bytes that 4-bit floats are made of.
+#[derive(Clone, Copy)]
+enum Codes {
+    /// Two codes each.
+    Values,
+    /// Exponents.
+    Scales,
+}
+
+impl Codes {
+    /// The exponent, above 127, of the power of two with which codes have about [`SPREAD`].
+    const EXPONENT: u8 = 120;
+
+    fn fill(self, bytes: &mut [u8], stream: u64) {
+        match self {
+            Codes::Scales => bytes.fill(Codes::EXPONENT),
+            Codes::Values => {
+                let mut counter = stream;
+                for group in bytes.chunks_mut(8) {
+                    counter = counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    group.iter_mut().zip(mix(counter).to_le_bytes()).for_each(|(byte, random)| *byte = random);
+                }
+            }
+        }
+    }
+}
+
+/// The bytes in a tensor of this name, where it is of 4-bit floats.
+fn codes_of(name: &str) -> Option<Codes> {
+    match name {
+        _ if name.ends_with("_blocks") => Some(Codes::Values),
+        _ if name.ends_with("_scales") => Some(Codes::Scales),
+        _ => None,
+    }
 }
 
 /// Whether it is a norm's gains, which are about 1.
@@ -155,6 +197,7 @@ struct Job {
     index: usize,
     len: usize,
     gain: bool,
+    codes: Option<Codes>,
 }
 
 /// What the threads share. Each tensor is made by one of them, the largest first.
@@ -170,7 +213,7 @@ struct Work {
 fn fill(infos: &[TensorInfo], seed: u64) -> Result<Vec<Bytes>> {
     let mut jobs = Vec::with_capacity(infos.len());
     for (index, info) in infos.iter().enumerate() {
-        jobs.push(Job { index, len: tensor_len(info)?, gain: is_gain(info) });
+        jobs.push(Job { index, len: tensor_len(info)?, gain: is_gain(info), codes: codes_of(&info.name) });
     }
     // Taken from the end.
     jobs.sort_by_key(|job| job.len);
@@ -213,8 +256,11 @@ impl Work {
             let Some(job) = job else { return };
             let mut bytes = AlignedBytes::zeroed(job.len);
             if let Some(bytes) = &mut bytes {
-                let levels = if job.gain { &self.gain } else { &self.matrix };
-                randomize(bytes.as_mut_slice(), levels, stream(self.seed, job.index));
+                let (bytes, stream) = (bytes.as_mut_slice(), stream(self.seed, job.index));
+                match job.codes {
+                    Some(codes) => codes.fill(bytes, stream),
+                    None => randomize(bytes, if job.gain { &self.gain } else { &self.matrix }, stream),
+                }
             } else {
                 self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clear();
             }

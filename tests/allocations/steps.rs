@@ -123,9 +123,11 @@ fn check(source: &dyn ModelSource, with: With) {
 fn wide(folder: &Path) -> Value {
     let mut config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     let widths = config.as_object_mut().unwrap();
+    // Blocks of 4-bit floats have 32.
+    let wide = if widths.contains_key("quantization_config") { 512 } else { 500 };
     for (name, value) in widths.iter_mut() {
         if name.ends_with("intermediate_size") && value.is_u64() {
-            *value = json!(500);
+            *value = json!(wide);
         }
     }
     widths.insert("max_position_embeddings".into(), json!(2000));

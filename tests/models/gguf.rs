@@ -2,7 +2,7 @@
 
 use crate::support::gguf::{Writer, random_model};
 use crate::support::gguf_of_fixture::of_fixture;
-use crate::support::models::{copy, fixtures, root, storyteller};
+use crate::support::models::{all_fixtures, copy, root, storyteller};
 use crate::support::random::Random;
 use astrai::dtype::BlockFormat;
 use astrai::encoding::blocks;
@@ -56,7 +56,7 @@ fn prompt(len: usize, vocab: u32) -> Vec<u32> {
 fn every_family_gives_what_its_folder_gives() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = std::collections::BTreeSet::new();
-    for folder in fixtures() {
+    for folder in all_fixtures() {
         let Some(converted) = of_fixture(&folder, false) else { continue };
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let published = dir.path().join(&name);

@@ -8,6 +8,8 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod lanes;
 pub mod running;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod tile;
 

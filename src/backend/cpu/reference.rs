@@ -33,7 +33,7 @@ pub static KERNELS: Kernels = Kernels {
 
 /// # Safety
 /// See [`Kernels::linear`].
-unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>) {
+unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
     for row in 0..args.rows {
         for out in range.clone() {
             let sum = match (args.weight, args.x) {
@@ -53,11 +53,12 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, _scratch: &mut Vec<f32>
                     block_dot(format, bytes, args.in_features, out, &x, row)
                 }
                 (Matrix::Blocks(format, bytes), Input::F32(x)) => {
-                    let mut w = vec![0.0; args.in_features];
+                    scratch.resize(scratch.len().max(args.in_features), 0.0);
+                    let w = &mut scratch[..args.in_features];
                     let row_bytes = args.in_features / format.weights() * format.bytes();
-                    blocks::widen(format, &bytes[out * row_bytes..(out + 1) * row_bytes], &mut w);
+                    blocks::widen(format, &bytes[out * row_bytes..(out + 1) * row_bytes], w);
                     let x = &x[row * args.in_features..(row + 1) * args.in_features];
-                    x.iter().zip(&w).fold(0.0, |sum, (x, w)| sum + x * w)
+                    x.iter().zip(&*w).fold(0.0, |sum, (x, w)| sum + x * w)
                 }
                 _ => unreachable!("inputs come in the form that the table asks for"),
             };
@@ -200,16 +201,20 @@ unsafe fn centre(x: &mut [f32]) {
 
 /// # Safety
 /// See [`Kernels::head_product`].
-unsafe fn head_product(args: &HeadArgs, _scratch: &mut Vec<f32>) {
-    let mut matrix = vec![0.0; args.weight_rows.len() * args.width];
-    for (index, row) in args.weight_rows.clone().zip(matrix.chunks_exact_mut(args.width)) {
-        args.weight.widen_row(index, args.width, row);
-    }
+unsafe fn head_product(args: &HeadArgs, scratch: &mut Vec<f32>) {
+    scratch.resize(scratch.len().max(args.width), 0.0);
+    let weights = &mut scratch[..args.width];
     for row in 0..args.rows {
         // SAFETY: the row belongs to this task (contract of `head_product`).
-        for (o, out) in unsafe { args.result(row) }.iter_mut().enumerate() {
-            let weight = |i: usize| matrix[if args.transposed { i * args.width + o } else { o * args.width + i }];
-            *out = args.input(row).iter().enumerate().fold(0.0, |sum, (i, x)| sum + x * weight(i));
+        let (x, out) = (args.input(row), unsafe { args.result(row) });
+        out.fill(0.0);
+        for (index, weight_row) in args.weight_rows.clone().enumerate() {
+            args.weight.widen_row(weight_row, args.width, weights);
+            if args.transposed {
+                out.iter_mut().zip(&*weights).for_each(|(out, w)| *out += x[index] * w);
+            } else {
+                x.iter().zip(&*weights).for_each(|(x, w)| out[index] += x * w);
+            }
         }
     }
 }

@@ -2,29 +2,31 @@
 //! layer.
 
 use super::*;
+use crate::dtype::BlockFormat;
 use std::sync::LazyLock;
 
 /// `model_type` gpt_oss.
 pub static GPT_OSS: Family = Family { model_types: &["gpt_oss"], architecture, ignored: HF_IGNORED };
 
-static EXPERTS: [ExpertNames; 2] = [
-    ExpertNames {
-        router: "mlp.router",
-        choice_bias: "",
-        gate: "mlp.experts.gate_up_proj_blocks",
-        up: "mlp.experts.gate_up_proj_blocks",
-        down: "mlp.experts.down_proj_blocks",
-        stack: Stack::Mxfp4,
-    },
-    ExpertNames {
-        router: "mlp.router",
-        choice_bias: "",
-        gate: "mlp.experts.gate_up_proj",
-        up: "mlp.experts.gate_up_proj",
-        down: "mlp.experts.down_proj",
-        stack: Stack::Columns,
-    },
-];
+const PLAIN: ExpertNames = ExpertNames {
+    router: "mlp.router",
+    choice_bias: "",
+    gate: "mlp.experts.gate_up_proj",
+    up: "mlp.experts.gate_up_proj",
+    down: "mlp.experts.down_proj",
+    stack: Stack::Columns,
+};
+
+const MXFP4: ExpertNames = ExpertNames {
+    gate: "mlp.experts.gate_up_proj_blocks",
+    up: "mlp.experts.gate_up_proj_blocks",
+    down: "mlp.experts.down_proj_blocks",
+    stack: Stack::Mxfp4,
+    ..PLAIN
+};
+
+/// What the config says first, in case that nothing is there to look at.
+static EXPERTS: [[ExpertNames; 2]; 2] = [[PLAIN, MXFP4], [MXFP4, PLAIN]];
 
 /// What its class has where the config has nothing.
 static DEFAULTS: LazyLock<Value> = LazyLock::new(
@@ -42,6 +44,13 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         alpha: config.positive("swiglu_alpha", Some(1.702))? as f32,
         limit: config.positive("swiglu_limit", Some(7.0))? as f32,
     };
+    let method = config.object("quantization_config").map(|said| said.text("quant_method")).transpose()?.flatten();
+    let quantized = method == Some("mxfp4");
+    if quantized {
+        let block = BlockFormat::Mxfp4.weights();
+        config.divisible("hidden_size", sizes.hidden, "weights of a block", block)?;
+        config.divisible("intermediate_size", sizes.intermediate, "weights of a block", block)?;
+    }
     let experts = Experts {
         count,
         each: Dense { activation, bias: true, ..plain_dense(&sizes) },
@@ -49,7 +58,7 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         router_bias: true,
         choice_bias: false,
         shared: None,
-        names: &EXPERTS,
+        names: &EXPERTS[usize::from(quantized)],
     };
     lineage(config, model_type, &sizes, |l| {
         pre_norm(&sizes, Attention { window: windows[l], ..attention }, Operation::Experts(experts))

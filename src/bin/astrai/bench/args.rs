@@ -32,9 +32,10 @@ const MEASURED: [&str; 10] =
     ["workload", "requests", "slots", "streams", "rate", "prompt_len", "gen_len", "policy", "simulate", "plot"];
 
 /// What only an engine of our own has.
-const LOCAL: [&str; 15] = [
+const LOCAL: [&str; 16] = [
     "position",
     "shape",
+    "layers",
     "save",
     "print_config",
     "weights",
@@ -62,6 +63,9 @@ pub struct BenchArgs {
     /// Random weights of a published model's shape, made in memory [default: storyteller]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(shapes::names()))]
     pub shape: Option<String>,
+    /// With --shape: so many layers instead of its own, where the whole does not fit
+    #[arg(long, value_name = "N", requires = "shape", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub layers: Option<u32>,
     /// Write the random weights of --shape as a model folder without a tokenizer, and end
     #[arg(long, value_name = "DIR", conflicts_with_all = MODELLED, conflicts_with_all = MEASURED)]
     pub save: Option<PathBuf>,

@@ -149,6 +149,7 @@ fn weights_of(args: &BenchArgs, make: fn(&str, Value, u64) -> astrai::Result<Syn
     let name = args.shape.as_deref().unwrap_or(SHAPE_DEFAULT);
     let unknown = || Failure::Usage(format!("there is no shape {name}; there are {}", shapes::names().join(", ")));
     let config = shapes::config(name).ok_or_else(unknown)?;
+    let config = args.layers.map_or(config.clone(), |layers| shapes::with_layers(config, layers));
     Ok(make(name, config, args.seed)?)
 }
 

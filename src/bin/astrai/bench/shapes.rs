@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// Makes the `config.json` of a shape.
 type Config = fn() -> Value;
 
-const SHAPES: [(&str, Config); 14] = [
+const SHAPES: [(&str, Config); 19] = [
     ("storyteller", || dense("llama", [192, 512, 6, 6, 1, 32], 3072, 2048, 10_000.0, true)),
     ("astrai-1b", astrai_1b),
     ("smollm2-135m", || dense("llama", [576, 1536, 30, 9, 3, 64], 49152, 8192, 1e5, true)),
@@ -19,8 +19,19 @@ const SHAPES: [(&str, Config); 14] = [
     ("llama3.2-1b", || llama3([2048, 8192, 16, 32, 8, 64], 32.0, true)),
     ("llama3.2-3b", || llama3([3072, 8192, 28, 24, 8, 128], 32.0, true)),
     ("llama3.1-8b", || llama3([4096, 14336, 32, 32, 8, 128], 8.0, false)),
+    ("gemma3-1b", gemma3_1b),
+    ("smollm3-3b", || dense("smollm3", [2048, 11008, 36, 16, 4, 128], 128_256, 65536, 5e6, true)),
+    ("phi4-mini", phi4_mini),
+    ("gpt-oss-20b", gpt_oss_20b),
+    ("deepseek-v2-lite", deepseek_v2_lite),
     ("mistral-7b", || dense("mistral", [4096, 14336, 32, 32, 8, 128], 32768, 32768, 1e6, false)),
 ];
+
+/// The same with another number of layers.
+pub fn with_layers(mut config: Value, layers: u32) -> Value {
+    config["num_hidden_layers"] = json!(layers);
+    config
+}
 
 /// Names of all shapes.
 pub fn names() -> Vec<&'static str> {
@@ -64,6 +75,64 @@ fn llama3(sizes: ShapeDims, factor: f64, tied: bool) -> Value {
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     });
+    config
+}
+
+fn gemma3_1b() -> Value {
+    let mut config = dense("gemma3_text", [1152, 6912, 26, 4, 1, 256], 262_144, 32768, 1e6, true);
+    config["hidden_activation"] = json!("gelu_pytorch_tanh");
+    config["query_pre_attn_scalar"] = json!(256);
+    config["rope_local_base_freq"] = json!(10_000.0);
+    config["sliding_window"] = json!(512);
+    config["sliding_window_pattern"] = json!(6);
+    config
+}
+
+/// The factors of its LongRoPE, which speed does not depend on, are all 1.
+fn phi4_mini() -> Value {
+    let mut config = dense("phi3", [3072, 8192, 32, 24, 8, 128], 200_064, 131_072, 10_000.0, true);
+    config["partial_rotary_factor"] = json!(0.75);
+    config["original_max_position_embeddings"] = json!(4096);
+    let factors = vec![1.0; 48];
+    config["rope_scaling"] = json!({"type": "longrope", "short_factor": factors, "long_factor": factors});
+    config
+}
+
+fn gpt_oss_20b() -> Value {
+    let mut config = dense("gpt_oss", [2880, 2880, 24, 64, 8, 64], 201_088, 131_072, 150_000.0, false);
+    config["attention_bias"] = json!(true);
+    config["num_local_experts"] = json!(32);
+    config["num_experts_per_tok"] = json!(4);
+    config["sliding_window"] = json!(128);
+    config["swiglu_limit"] = json!(7.0);
+    config["quantization_config"] = json!({"quant_method": "mxfp4"});
+    config["rope_scaling"] = json!({
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": false,
+        "original_max_position_embeddings": 4096,
+    });
+    config
+}
+
+fn deepseek_v2_lite() -> Value {
+    let mut config = dense("deepseek_v2", [2048, 10944, 27, 16, 16, 64], 102_400, 163_840, 10_000.0, false);
+    config["rms_norm_eps"] = json!(1e-6);
+    config["kv_lora_rank"] = json!(512);
+    config["q_lora_rank"] = Value::Null;
+    config["qk_nope_head_dim"] = json!(128);
+    config["qk_rope_head_dim"] = json!(64);
+    config["v_head_dim"] = json!(128);
+    config["moe_intermediate_size"] = json!(1408);
+    config["n_routed_experts"] = json!(64);
+    config["n_shared_experts"] = json!(2);
+    config["num_experts_per_tok"] = json!(6);
+    config["first_k_dense_replace"] = json!(1);
+    config["norm_topk_prob"] = json!(false);
+    config["routed_scaling_factor"] = json!(1.0);
+    config["topk_method"] = json!("greedy");
     config
 }
 
@@ -115,13 +184,20 @@ mod tests {
             ("llama3.2-1b", 1235.8),
             ("llama3.2-3b", 3212.7),
             ("llama3.1-8b", 8030.3),
+            ("gemma3-1b", 999.9),
+            ("smollm3-3b", 3075.1),
+            ("phi4-mini", 3836.0),
+            ("deepseek-v2-lite", 15706.5),
             ("mistral-7b", 7248.0),
         ];
         for (name, millions) in published {
             let here = parameters(name) as f64 / 1e6;
             assert!((here - millions).abs() < 0.1, "{name}: {here} million, published {millions}");
         }
-        assert_eq!(names().len(), published.len() + 2);
+        // Of 4-bit floats two are one byte of a tensor, with one more byte for 32: 20,914.8 million weights.
+        assert!(parameters("gpt-oss-20b") < 20_914_800_000);
+        assert_eq!(names().len(), published.len() + 3);
+        assert_eq!(with_layers(config("gemma3-1b").expect("known"), 7)["num_hidden_layers"], 7);
     }
 
     #[test]

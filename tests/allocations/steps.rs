@@ -8,8 +8,6 @@ use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
 use astrai::backend::{KvShape, Memory, Sampling, Steps, Tables};
 use astrai::dtype::DType;
 use astrai::limits;
-use astrai::model::architecture::Architecture;
-use astrai::model::config::Config;
 use astrai::model::{Model, Recipe, StepLimits, families, loader, random_model};
 use astrai::os::thread::ThreadOptions;
 use astrai::sampling::{AllowedTokens, SamplingOutput, SamplingParams};
@@ -41,9 +39,7 @@ struct With {
 
 impl Bench {
     fn new(source: &dyn ModelSource, with: With) -> Bench {
-        let (family, model_type) = families::find(source.config().unwrap(), source.subject()).unwrap();
-        let config = Config::new(source.config().unwrap(), source.subject());
-        let architecture: Architecture = (family.architecture)(&config, &model_type).unwrap();
+        let (family, _, architecture) = families::describe(source, 0).unwrap();
         let mut backend = CpuBackend::new(with.tier, with.compute, with.threads, ThreadOptions::default()).unwrap();
         let (progress, log) = (&mut |_, _| true, &mut |_| {});
         let weights =
@@ -72,7 +68,7 @@ impl Bench {
         let tables = Tables { pages: (0..2 * pages as u32).collect(), starts: vec![0, pages as u32] };
         let step = self.backend.step();
         step.clear();
-        step.tokens.extend(rows.iter().map(|r| (r.1 * 7 % 100) as u32));
+        step.tokens.extend(rows.iter().map(|r| (r.1 * 7 % 96) as u32));
         step.positions.extend(rows.iter().map(|r| r.1 as u32));
         step.sequences.extend(rows.iter().map(|r| r.0 as u32));
         step.logits_indices.extend(0..LOGITS_ROWS.min(rows.len()) as u32);

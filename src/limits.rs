@@ -115,6 +115,8 @@ pub const AGE_BUCKET_ARRIVALS: usize = 32;
 pub const OVERTAKEN_MAX: usize = 256;
 /// Steps a running sequence goes without a row for its prompt before it gets the first.
 pub const UNSERVED_STEPS_MAX: usize = 32;
+/// Pages of the prefix tree that one look for a beginning with all it needs goes through.
+pub const USABLE_PAGES_LOOKED_AT_MAX: usize = 4096;
 /// Waiting sequences looked at to find the next one to admit.
 pub const REFILL_SCAN_MAX: usize = 128;
 /// Tokens of one step, by default: a prefill chunk and all decode rows.

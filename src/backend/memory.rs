@@ -58,8 +58,11 @@ pub struct MaxBatchShape {
     pub groups: usize,
     /// Tokens per page.
     pub page_tokens: usize,
-    /// Page frames of each layer group: as many as the page tables of a step list, unless sequences share pages.
-    pub frames: usize,
+    /// Rotary frequencies of all rotations.
+    pub frequencies: usize,
+    /// Pages that the tables of a step list in a layer group: its frames, unless sequences share pages, or with a window, whose
+    /// tables go on from the first page on.
+    pub table_pages: usize,
     /// Input features of a matrix product.
     pub in_features: usize,
     /// Results of one search for the largest logits: rows times results of each.

@@ -41,7 +41,7 @@ impl Step {
         let (rows, sequences) = (max_shape.rows, max_shape.sequences);
         let tokens = || reserved("the tokens of a step", rows);
         let pages_each = max_shape.positions.div_ceil(max_shape.page_tokens.max(1));
-        let pages = sequences.saturating_mul(pages_each).min(max_shape.frames).saturating_add(sequences);
+        let pages = sequences.saturating_mul(pages_each).min(max_shape.table_pages).saturating_add(sequences);
         let tables = || {
             let what = "the page tables of a step";
             Ok(Tables { pages: reserved(what, pages)?, starts: reserved(what, sequences)? })

@@ -96,6 +96,19 @@ impl PagePool {
         self.release(page);
     }
 
+    /// As [`PagePool::release`]: one that is cached from now on is the first to be given up, not the last.
+    pub fn release_as_oldest(&mut self, page: Page) {
+        let was = self.cached;
+        self.release(page);
+        if self.cached > was && self.oldest != page {
+            self.unlist(page);
+            self.cached += 1;
+            let younger = std::mem::replace(&mut self.oldest, page);
+            (self.in_tree[page as usize].older, self.in_tree[page as usize].younger) = (NO_FRAME, younger);
+            *(if younger == NO_FRAME { &mut self.youngest } else { &mut self.in_tree[younger as usize].older }) = page;
+        }
+    }
+
     /// Puts a frame at the young end of the list.
     fn list(&mut self, page: Page) {
         self.cached += 1;
@@ -189,6 +202,8 @@ mod tests {
         assert_eq!((pool.oldest_cached(), pool.free()), (Some((3, 13)), 1));
         pool.uncache(3);
         assert_eq!((pool.oldest_cached(), pool.check([1, 1, 2].into_iter())), (Some((2, 12)), Ok(())));
+        pool.release_as_oldest(1);
+        assert_eq!((pool.oldest_cached(), pool.check([1, 2].into_iter())), (Some((1, 11)), Ok(())));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The prefix tree: which full pages of tokens are in memory, so that a sequence that begins alike can use them.
 //!
-//! A node is one full page: its tokens under its parent's, matched exactly, and one page frame in every layer group. The
+//! A node is one full page: its tokens under its parent's, matched exactly, and its page frames in the layer groups. The
 //! tree is one owner of those frames, each sequence that uses them another ([`PagePool`]). A sequence is *attached* to the
 //! deepest node of its own beginning; what is above cannot go away, because it has children.
 //!
@@ -22,6 +22,7 @@ mod check;
 use super::keep::Keep;
 use super::pages::{NO_FRAME, Page, PagePool};
 use crate::error::{Error, Result, copied};
+use crate::limits;
 use std::hash::{BuildHasher, RandomState};
 
 /// Index of a node.
@@ -113,7 +114,7 @@ pub struct PrefixTree {
 }
 
 impl PrefixTree {
-    /// An empty tree over pages of `page_tokens` tokens with a frame in each layer group. It has at most `pages` pages, which are
+    /// An empty tree over pages of `page_tokens` tokens of layer groups that keep so much. It has at most `pages` pages, which are
     /// more than those that sequences and pins use at one time.
     ///
     /// # Errors
@@ -276,9 +277,10 @@ impl PrefixTree {
         self.keeps.iter().all(|keep| *keep == Keep::All)
     }
 
-    /// How many pages on the way to a node can be used: the longest beginning whose last pages have their frames.
+    /// How many pages on the way to a node can be used: the longest beginning whose last pages have their frames. Looked for in so
+    /// many pages at most that asking costs little; what lies before those is not found.
     fn usable_to(&self, deepest: NodeId) -> usize {
-        let mut end = deepest;
+        let (mut end, mut looks) = (deepest, 0);
         // Each turn looks at the pages that a beginning needs; the first that lacks its frame ends the next one.
         'shorter: loop {
             let depth = self.node(end).depth as usize;
@@ -286,6 +288,10 @@ impl PrefixTree {
                 let first = keep.first_needed(depth * self.page_tokens, self.page_tokens);
                 let mut at = end;
                 for _ in first..depth {
+                    looks += 1;
+                    if looks > limits::USABLE_PAGES_LOOKED_AT_MAX {
+                        return 0;
+                    }
                     if self.frames_of(at)[group] == NO_FRAME {
                         end = self.node(at).parent;
                         continue 'shorter;
@@ -507,8 +513,8 @@ impl PrefixTree {
         }
     }
 
-    /// Whether a node's frame of a layer group is of use to nobody but those who begin with exactly its pages: no sequence uses it, and
-    /// the tree goes on in one direction at most.
+    /// Whether a node's frame of a layer group is of use to nobody but those who begin with exactly its pages: no sequence uses
+    /// it, and the tree goes on in one direction at most.
     pub fn is_passed(&self, id: NodeId, group: usize, pools: &[PagePool]) -> bool {
         let (node, frame) = (self.node(id), self.frames_of(id)[group]);
         id != ROOT && node.children < 2 && node.pinned == 0 && frame != NO_FRAME && pools[group].is_cached(frame)

@@ -1,7 +1,7 @@
 //! What each layer group of a model keeps, and how many page frames it gets.
 //!
 //! A group that keeps all pages has as many frames as memory allows. One that keeps a window has what the running sequences hold
-//! at a time and a step adds, and as much again for the ends of what the prefix cache has: more would never be used.
+//! at a time and a step adds, and as much again for the ends of what the prefix cache has.
 
 use crate::cache::Keep;
 use crate::dtype::DType;
@@ -67,6 +67,12 @@ impl GroupSizes {
     /// What the groups may use when those that keep all have `frames` frames.
     pub fn capacities(&self, frames: usize) -> impl Iterator<Item = GroupCapacity> + '_ {
         self.0.iter().map(move |group| GroupCapacity { frames: frames.min(group.frames_max), keep: group.keep })
+    }
+
+    /// Tokens of the group with the most frames then.
+    pub fn tokens(&self, frames: usize, page_tokens: usize) -> u64 {
+        let most = self.capacities(frames).map(|group| group.frames).max().unwrap_or(0);
+        (most as u64).saturating_mul(page_tokens as u64)
     }
 
     /// Bytes of all frames then; `None` for more than can be addressed.

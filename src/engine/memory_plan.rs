@@ -1,7 +1,8 @@
 //! The third stage of opening: what the engine takes of the device's memory, computed before any weight is read.
 //!
 //! [`super::Engine::plan`] and `open` share [`Sizing::of`], so that they agree. The plan counts the weights, the KV pages
-//! and the workspace, which is everything a step needs, and the vocabulary for constraints where it is asked for. It does not count the tokenizer and the bookkeeping: some bytes
+//! and the workspace, which is everything a step needs, and the vocabulary for constraints where it is asked for. It does not
+//! count the tokenizer and the bookkeeping: some bytes
 //! for each page and for each token of a step, and for each request a page table of the length it may reach, of which the
 //! system commits only the part that is written.
 
@@ -208,7 +209,7 @@ impl Sizing {
         self.groups.affordable(kv_bytes, wanted)
     }
 
-    /// Page frames of each layer group: as many as memory allows, up to a full context for every slot, but at least
+    /// Page frames of each layer group that keeps all: as many as memory allows, up to a full context for every slot, but at least
     /// enough for one sequence of `asked` tokens, and at least one.
     fn choose_frames(&self, asked: usize) -> Result<usize> {
         let wanted = self.running_max.saturating_mul(self.context.div_ceil(self.page_tokens)).min(limits::PAGES_MAX);
@@ -242,8 +243,8 @@ impl Sizing {
             workspace_bytes: self.workspace_bytes,
             total_bytes: self.total_bytes(),
             available_bytes: available.unwrap_or(0),
-            kv_tokens: self.frames as u64 * self.page_tokens as u64,
-            kv_bytes_per_token: self.kv_bytes() / (self.frames as u64 * self.page_tokens as u64).max(1),
+            kv_tokens: self.groups.tokens(self.frames, self.page_tokens),
+            kv_bytes_per_token: self.groups.page_bytes().unwrap_or(u64::MAX) / self.page_tokens as u64,
             constraint_bytes: self.constraint_bytes,
         }
     }
@@ -358,7 +359,7 @@ mod tests {
                 assert!(plan.fits, "{}: {plan:?}", dir.display());
                 let parts = [plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.constraint_bytes];
                 assert_eq!(plan.total_bytes, parts.iter().sum::<u64>());
-                assert_eq!(plan.kv_bytes / plan.kv_tokens, plan.kv_bytes_per_token);
+                assert!(plan.kv_bytes <= plan.kv_tokens * plan.kv_bytes_per_token);
                 let opened = open::open(|o| open::Source::path(&dir, o), &mut options, &mut |_, _| {}).unwrap();
                 let tree =
                     if opened.trie.is_some() { TokenTrie::kept_bytes(opened.info.vocab_size as usize) } else { 0 };
@@ -372,8 +373,9 @@ mod tests {
                 let real = (reserved.weights, reserved.kv, workspace, opened.info.context_length);
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());
-                let pages = runner.scheduler.capacity().pages() as u64;
-                assert_eq!(pages * runner.page_tokens as u64, plan.kv_tokens);
+                let groups = &runner.scheduler.capacity().groups;
+                let most = groups.iter().map(|group| group.frames as u64).max().unwrap_or(0);
+                assert_eq!(most * runner.page_tokens as u64, plan.kv_tokens);
             }
         }
     }

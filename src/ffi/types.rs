@@ -418,7 +418,7 @@ pub struct astrai_plan {
     pub available_bytes: u64,
     /// Tokens the KV cache holds.
     pub kv_tokens: u64,
-    /// KV cache for each token.
+    /// KV cache for each token in all layers. Layers with a sliding window keep fewer: kv_bytes is at most kv_tokens times this.
     pub kv_bytes_per_token: u64,
     /// The vocabulary as constraints need it, in the machine's memory; 0 without ASTRAI_ENGINE_CONSTRAINTS.
     pub constraint_bytes: u64,

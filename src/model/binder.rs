@@ -13,7 +13,7 @@ use super::weights::{
 use crate::backend::{Expert, Weight};
 use crate::dtype::{BlockFormat, DType};
 use crate::encoding::Scheme;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::ops::Range;
 
 /// What the names of tensors with 4-bit floats end with, and of those with their scales.
@@ -470,6 +470,11 @@ impl Binder<'_> {
             (true, Stack::Columns) => (name.clone(), vec![count, in_features, total], index, columns),
             (true, Stack::Mxfp4) => {
                 let block = BlockFormat::Mxfp4.weights();
+                if !in_features.is_multiple_of(block) {
+                    let message =
+                        format!("tensor {name} is of blocks of {block} weights, but has rows of {in_features}");
+                    return Err(Error::format(message).about(name));
+                }
                 let stored = vec![count, total, in_features / block, block / 2];
                 (name.clone(), stored, index, Change::Mxfp4 { first, step })
             }

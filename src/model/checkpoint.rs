@@ -23,8 +23,15 @@ use serde_json::Value;
 /// `Format` and `Unsupported`, by the cause as far as it can be told.
 pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSource) -> Result<Vec<String>> {
     let all = source.tensors()?;
-    let mut found =
-        FoundTensors { all, used: vec![false; all.len()], missing: None, missing_count: 0, wrong: None, mxfp4: false };
+    let mut found = FoundTensors {
+        all,
+        used: vec![false; all.len()],
+        missing: None,
+        missing_count: 0,
+        last_missing: String::new(),
+        wrong: None,
+        mxfp4: false,
+    };
     walk(architecture, Recipe::Stored, &mut found)?;
     let FoundTensors { used, missing, missing_count, wrong, mxfp4, .. } = found;
     let (mut unread, mut unknown) = (Unread::default(), Vec::new());
@@ -58,7 +65,9 @@ struct FoundTensors<'a> {
     all: &'a [TensorInfo],
     used: Vec<bool>,
     missing: Option<(String, Vec<usize>)>,
+    /// Tensors that are missing; the parts of one are taken one after the other.
     missing_count: usize,
+    last_missing: String,
     wrong: Option<Error>,
     /// Weights in 4-bit floats were asked for.
     mxfp4: bool,
@@ -91,8 +100,9 @@ impl FoundTensors<'_> {
     fn look(&mut self, part: TensorPart) {
         match self.place(&part.name).and_then(|at| Some((at, self.all.get(at)?))) {
             None => {
-                if part.first == 0 {
+                if self.last_missing != part.name {
                     self.missing_count += 1;
+                    self.last_missing.clone_from(&part.name);
                 }
                 self.missing.get_or_insert((part.name, part.stored));
             }

@@ -141,7 +141,7 @@ impl<'a> Config<'a> {
 
     /// The epsilon of a norm.
     pub fn eps(&self, key: &str, default: f64) -> Result<f32> {
-        match self.positive(key, Some(default))? as f32 {
+        match self.positive_f32(key, Some(default))? {
             eps if eps < 1.0 => Ok(eps),
             eps => Err(self.bad(key, format_args!("is {eps}, expected less than 1"))),
         }
@@ -149,7 +149,18 @@ impl<'a> Config<'a> {
 
     /// A factor, which may be of either sign.
     pub fn factor(&self, key: &str, default: f64) -> Result<f32> {
-        Ok(self.optional_number(key)?.unwrap_or(default) as f32)
+        match self.optional_number(key)?.unwrap_or(default) as f32 {
+            factor if factor.is_finite() => Ok(factor),
+            factor => Err(self.bad(key, format_args!("is {factor}, which is no number of 32 bits"))),
+        }
+    }
+
+    /// As [`Config::positive`], in 32 bits.
+    pub fn positive_f32(&self, key: &str, default: Option<f64>) -> Result<f32> {
+        match self.positive(key, default)? as f32 {
+            number if number > 0.0 && number.is_finite() => Ok(number),
+            number => Err(self.bad(key, format_args!("is {number}, which is no number above 0 of 32 bits"))),
+        }
     }
 
     /// How many elements of a head rotate: `partial_rotary_factor` of them, or what the other keys say.
@@ -234,7 +245,7 @@ impl<'a> Config<'a> {
 
     /// A soft cap, if there is one.
     pub fn cap(&self, key: &str) -> Result<Option<f32>> {
-        self.value(key).map(|_| Ok(self.positive(key, None)? as f32)).transpose()
+        self.value(key).map(|_| self.positive_f32(key, None)).transpose()
     }
 
     /// Whether it is of a model inside another one.
@@ -281,11 +292,20 @@ pub struct ModelDims {
 impl ModelDims {
     /// Reads and checks them. `tied` is the family's default for `tie_word_embeddings`.
     pub fn read(config: &Config, tied: bool) -> Result<ModelDims> {
+        ModelDims::read_or(config, tied, None)
+    }
+
+    /// The same of a model whose heads have so many elements where the config does not say it.
+    pub fn with_head_dim(config: &Config, tied: bool, head_dim: usize) -> Result<ModelDims> {
+        ModelDims::read_or(config, tied, Some(head_dim))
+    }
+
+    fn read_or(config: &Config, tied: bool, head_dim: Option<usize>) -> Result<ModelDims> {
         let hidden = config.size("hidden_size", limits::WIDTH_MAX)?;
         let heads = config.size("num_attention_heads", limits::HEADS_MAX)?;
         let kv_heads = config.optional_size("num_key_value_heads", limits::HEADS_MAX)?.unwrap_or(heads);
         config.divisible("num_attention_heads", heads, "num_key_value_heads", kv_heads)?;
-        let head_dim = match config.optional_size("head_dim", limits::HEAD_DIM_MAX)? {
+        let head_dim = match config.optional_size("head_dim", limits::HEAD_DIM_MAX)?.or(head_dim) {
             Some(dim) => dim,
             None => {
                 config.divisible("hidden_size", hidden, "num_attention_heads", heads)?;

@@ -24,7 +24,7 @@ pub struct StepLimits {
     pub context: usize,
     /// Tokens of a page.
     pub page_tokens: usize,
-    /// Page frames of each layer group.
+    /// Page frames of each layer group that keeps all pages.
     pub frames: usize,
 }
 

@@ -20,6 +20,7 @@
 //! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences and pins whose tables name it and to the tree if
 //! it is there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
 
+mod capacity;
 mod check;
 mod growth;
 mod journal;
@@ -31,6 +32,7 @@ mod view;
 
 pub use crate::cache::SequenceHandle;
 pub use crate::cache::prefix::NodeView;
+pub use capacity::{Capacity, GroupCapacity};
 pub use journal::{Journal, Note};
 pub use pins::{Pin, PinNews};
 pub use queue::Rank;
@@ -41,53 +43,6 @@ use crate::cache::{Keep, Page, PagePool, PrefixTree, Slots};
 use crate::error::{Error, Result, Status, Unit, copied, reserved};
 use crate::limits;
 use queue::Queue;
-
-/// What a scheduler may use.
-#[derive(Clone, Debug)]
-pub struct Capacity {
-    /// Sequences running at once.
-    pub running_max: usize,
-    /// Sequences waiting.
-    pub waiting_max: usize,
-    /// Tokens of a step.
-    pub step_tokens: usize,
-    /// Tokens of a page.
-    pub page_tokens: usize,
-    /// The layer groups.
-    pub groups: Vec<GroupCapacity>,
-    /// Pages that one sequence may have, where no group keeps them all.
-    pub pages_max: usize,
-}
-
-/// What a layer group may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupCapacity {
-    /// Page frames.
-    pub frames: usize,
-    /// What has to be kept of what was computed.
-    pub keep: Keep,
-}
-
-impl GroupCapacity {
-    /// A group that keeps every page.
-    pub fn all(frames: usize) -> GroupCapacity {
-        GroupCapacity { frames, keep: Keep::All }
-    }
-}
-
-impl Capacity {
-    /// Pages that one sequence can have: those of the smallest group that keeps all.
-    pub fn pages(&self) -> usize {
-        let whole = self.groups.iter().filter(|group| group.keep == Keep::All);
-        whole.map(|group| group.frames).min().unwrap_or(self.pages_max)
-    }
-
-    /// Pages that the prefix tree may have: more than sequences and pins use at one time.
-    fn tree_pages(&self) -> usize {
-        let all = self.groups.iter().any(|group| group.keep == Keep::All);
-        if all { self.pages() } else { self.pages_max * (self.running_max + 1) }
-    }
-}
 
 /// Adjacent tokens of one sequence in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

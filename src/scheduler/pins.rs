@@ -14,7 +14,7 @@
 
 use super::{Error, GroupCapacity, Page, Result, Scheduler, SequenceHandle, Slots, Status, Unit};
 use crate::cache::prefix::{NodeId, ROOT};
-use crate::cache::{Keep, NO_FRAME, PagePool};
+use crate::cache::{Keep, NO_FRAME, PagePool, PrefixTree};
 use crate::error::{copied, reserved};
 use crate::limits;
 use std::collections::HashSet;
@@ -119,13 +119,16 @@ impl Scheduler {
         let page_tokens = self.capacity.page_tokens;
         let (there, unused) = self.tree.matched(&tokens, tokens.len(), &self.pools);
         let (needed, pages) = (tokens.len() / page_tokens - there, tokens.len() / page_tokens);
-        // Of a group that does not keep all, the end is needed, and as a bound what the tree has of the beginning.
-        let fits = |(pool, group): (&PagePool, &GroupCapacity)| match group.keep {
-            Keep::All => (pool.free() + pool.cached()).saturating_sub(unused),
-            keep => {
-                let own = 2 * (pages - keep.first_needed(tokens.len(), page_tokens));
-                if pool.free() + pool.cached() >= own { usize::MAX } else { 0 }
-            }
+        // Of a group that does not keep all, the end is needed, and while it is shared what the beginning in the tree ends with.
+        let fits = |(pool, group): (&PagePool, &GroupCapacity)| {
+            let there_is = pool.free() + pool.cached();
+            let Keep::All = group.keep else {
+                let first = group.keep.first_needed(tokens.len(), page_tokens);
+                let shared = there - group.keep.first_needed(there * page_tokens, page_tokens).min(there);
+                let short = (pages - first.max(there).min(pages) + shared).saturating_sub(there_is);
+                return needed.saturating_sub(short);
+            };
+            there_is.saturating_sub(unused)
         };
         let available = self.pools.iter().zip(&self.capacity.groups).map(fits).min().unwrap_or(0);
         if needed > available {
@@ -237,6 +240,7 @@ impl Scheduler {
             let error = Error::new(Status::Memory, message).about("memory_budget");
             return Err(error.numbers(Unit::Tokens, new as u64, left as u64));
         }
+        self.check_ends(&tokens)?;
         let tables = vec![Vec::new(); self.pools.len()];
         let last_used = self.tick();
         let kept = copied("token ids", &tokens)?;
@@ -250,6 +254,25 @@ impl Scheduler {
             )
         })?;
         Ok((tokens, handle))
+    }
+
+    /// Refuses a pin whose end would leave too few frames of a group that does not keep all.
+    fn check_ends(&self, tokens: &[u32]) -> Result<()> {
+        let page_tokens = self.capacity.page_tokens;
+        for group in self.capacity.groups.iter().filter(|group| group.keep != Keep::All) {
+            let end = |len: usize| len / page_tokens - group.keep.first_needed(len, page_tokens).min(len / page_tokens);
+            let others: usize = self.pins.slots.iter().map(|(_, p)| end(p.tokens.len())).sum();
+            let (new, most) = (end(tokens.len()), group.frames / limits::PINNED_SHARE);
+            if others + new > most {
+                let (share, left) = (limits::PINNED_SHARE, most.saturating_sub(others));
+                let message = format!(
+                    "the end of the prefix takes {new} page frames of layers that keep only ends; pins may have 1/{share} of them, {most}, of which {left} are left: free a prefix or raise max_running"
+                );
+                let error = Error::new(Status::Memory, message).about("max_running");
+                return Err(error.numbers(Unit::Count, new as u64, left as u64));
+            }
+        }
+        Ok(())
     }
 
     fn tick(&mut self) -> u64 {
@@ -308,23 +331,34 @@ impl Scheduler {
         awake.is_some_and(|(first, _)| first == handle) && others.all(|(_, s)| s.scheduled != self.step)
     }
 
-    /// The deepest page of the pin that was met longest ago is no longer pinned; false when nothing is.
+    /// The deepest page of the pin that was met longest ago is no longer pinned; false when nothing is. Where a group keeps only
+    /// ends, a pin without its own is of no use: then all of it is given up.
     pub(super) fn take_pinned_page(&mut self) -> bool {
+        let keeps_all = self.capacity.groups.iter().all(|group| group.keep == Keep::All);
         let owners = self.pins.slots.iter_mut().filter(|p| p.pages() > 0);
         let Some(pin) = owners.min_by_key(|p| p.last_used) else { return false };
-        if pin.tree_pages == pin.pages() {
-            let parent = self.tree.parent(pin.node);
-            self.tree.pin(parent);
-            self.tree.unpin(pin.node);
-            pin.node = parent;
-            pin.tree_pages -= 1;
+        while !keeps_all && pin.pages() > 1 {
+            self.pins.news.given_up += self.capacity.page_tokens;
+            Scheduler::take_deepest(pin, &mut self.tree, &mut self.pools);
         }
-        for (table, pool) in pin.tables.iter_mut().zip(&mut self.pools) {
-            table.pop().into_iter().filter(|&page| page != NO_FRAME).for_each(|page| pool.release(page));
-        }
+        Scheduler::take_deepest(pin, &mut self.tree, &mut self.pools);
         self.pins.news.changed = true;
         self.pins.news.given_up += self.capacity.page_tokens;
         true
+    }
+
+    /// A pin gives its deepest page up.
+    fn take_deepest(pin: &mut Pin, tree: &mut PrefixTree, pools: &mut [PagePool]) {
+        if pin.tree_pages == pin.pages() {
+            let parent = tree.parent(pin.node);
+            tree.pin(parent);
+            tree.unpin(pin.node);
+            pin.node = parent;
+            pin.tree_pages -= 1;
+        }
+        for (table, pool) in pin.tables.iter_mut().zip(pools) {
+            table.pop().into_iter().filter(|&page| page != NO_FRAME).for_each(|page| pool.release(page));
+        }
     }
 
     /// Frames that pins own in a layer group, one entry for each owner.

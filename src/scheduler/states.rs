@@ -32,8 +32,8 @@ impl Scheduler {
         }
     }
 
-    /// A page has entered the tree, with the states saved at its end, which `scratch` has: they are the tree's now. What the sequence saved before while
-    /// it generated is of no use any more, unless somebody has branched off there.
+    /// A page has entered the tree, with the states saved at its end, which `scratch` has: they are the tree's now. What the
+    /// sequence saved before while it generated is of no use any more, unless somebody has branched off there.
     pub(super) fn publish_states(&mut self, handle: SequenceHandle, page: usize) {
         let page_tokens = self.capacity.page_tokens;
         let Some(sequence) = self.sequences.get_mut(handle) else { return };
@@ -65,7 +65,8 @@ impl Scheduler {
             let Keep::Window(_) = group.keep else { continue };
             let first = group.keep.first_needed(computed, page_tokens).min(sequence.tree_pages);
             for frame in table.iter_mut().take(first).skip(sequence.passed).filter(|frame| **frame != NO_FRAME) {
-                pool.release(std::mem::replace(frame, NO_FRAME));
+                // Few will begin here: the ends of what was computed are worth more.
+                pool.release_as_oldest(std::mem::replace(frame, NO_FRAME));
             }
             passed = passed.min(first);
         }

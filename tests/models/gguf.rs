@@ -325,7 +325,7 @@ fn keys_that_are_missing_or_not_understood_are_named() {
         ("olmoe", &|w| w.whole("olmoe.expert_gating_func", 2), &["olmoe.expert_gating_func"]),
         ("olmoe", &|w| w.number("olmoe.expert_weights_scale", 2.5), &["olmoe.expert_weights_scale", "2.5"]),
         ("olmoe", &|w| w.number("olmoe.attention.clamp_kqv", 8.0), &["olmoe.attention.clamp_kqv"]),
-        ("stablelm", &|w| w.tensor("blk.0.attn_q_norm.weight", &[3, 16], 0, vec![0; 192]), &["qk_layernorm"]),
+        ("stablelm", &|w| w.tensor("blk.0.attn_q_norm.weight", &[3, 16], 0, vec![0; 192]), &["attn_q_norm"]),
         ("phi3", &|w| w.tensor("rope_factors_long.weight", &[4], 0, vec![0; 16]), &["rope_factors_long", "above 0"]),
     ];
     for (fixture, change, words) in cases {

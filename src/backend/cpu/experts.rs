@@ -95,12 +95,15 @@ pub fn route(logits: &[f32], routing: Routing, vectors: RouterVectors, scored: &
         RouterScore::Sigmoid => 1.0,
     };
     experts.clear();
+    // Where probabilities alone decide, logits do, of which fewer are equal.
+    let by_logit = routing.score == RouterScore::Softmax && routing.groups.is_none() && vectors.choice_bias.is_none();
     experts.extend(logits.iter().enumerate().map(|(expert, l)| {
         let weight = match routing.score {
             RouterScore::Softmax => (l - max).exp() / total,
             RouterScore::Sigmoid => 1.0 / (1.0 + (-l).exp()),
         };
-        Candidate { expert, rank: weight + vectors.choice_bias.map_or(0.0, |bias| bias.get(expert)), weight }
+        let biased = weight + vectors.choice_bias.map_or(0.0, |bias| bias.get(expert));
+        Candidate { expert, rank: if by_logit { *l } else { biased }, weight }
     }));
     let sort =
         |experts: &mut [Candidate]| experts.sort_unstable_by(|a, b| better((a.rank, a.expert), (b.rank, b.expert)));

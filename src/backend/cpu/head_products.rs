@@ -62,6 +62,7 @@ impl CpuBackend {
         let (in_features, out_features) = p.features();
         let beyond = x.dim - in_features;
         assert!(x.heads == out.heads && out.dim == out_features + beyond, "results are as wide as inputs make them");
+        assert_ne!(x.tensor.buffer, out.tensor.buffer, "inputs and outputs are tensors apart");
         let last = (x.heads - 1) * p.stride + p.first + p.count;
         assert!(last <= p.weight.out_features, "{last} rows of a matrix of {}", p.weight.out_features);
         let weight = self.weights[p.weight.id as usize].clone();

@@ -1,7 +1,8 @@
 //! KV pages of the CPU backend: memory layout, storing keys and values, and views for the attention kernels.
 //!
 //! A frame is `[layers][kv_heads]` of head blocks, each `[K | V]` and, for 8-bit pages, `[K scales | V scales]` with
-//! one f32 per token. Of latent pages values are the beginnings of keys: there is `[K]`, and `[K scales]`. The layout of elements within K and V is chosen by the tier ([`PageLayout`]);
+//! one f32 per token. Of latent pages values are the beginnings of keys: there is `[K]`, and `[K scales]`. The layout of
+//! elements within K and V is chosen by the tier ([`PageLayout`]);
 //! [`Cache::read_page`] copies page frames as raw bytes.
 
 #![allow(clippy::needless_range_loop, reason = "indices that are constant once unrolled keep sums in registers")]

@@ -12,7 +12,9 @@ use crate::backend::{Linear, MaxBatchShape, Operations, Tensor};
 use crate::error::{Result, copied};
 use crate::limits;
 use crate::sampling::math::RowPasses;
-use crate::sampling::{AllowedTokens, NO_TOKEN, Sampled, Sampler, SamplingKind, SamplingOutput, SamplingRequests};
+use crate::sampling::{
+    AllowedTokens, NO_TOKEN, Sampled, Sampler, SamplingKind, SamplingOutput, SamplingRequest, SamplingRequests,
+};
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -134,21 +136,19 @@ impl CpuBackend {
             samplers.push(Slot(UnsafeCell::new(sampler)));
         }
         let vocab = head.weight.out_features;
-        let count = requests.rows.iter().filter_map(|request| Sampler::enough(mask, request)).max().unwrap_or(0);
+        // A cap may make equal logits of different ones, which are then ordered by id: so all are capped first.
+        let enough = |request: &SamplingRequest| {
+            if softcap.is_some() { None } else { Sampler::enough(mask, request) }
+        };
+        let count = requests.rows.iter().filter_map(enough).max().unwrap_or(0);
         if count > 0 {
             self.topk_products(x, rows, head, TopK { count, limit: mask.end().min(vocab), found });
         } else {
             self.products(x, rows, &[head]);
         }
-        let whole = requests.rows.iter().filter(|request| Sampler::enough(mask, request).is_none()).count();
+        let whole = requests.rows.iter().filter(|request| enough(request).is_none()).count();
         if let Some(cap) = softcap {
-            if whole > 0 {
-                self.softcap(head.out, cap, rows * vocab);
-            }
-            for (logit, _) in found.iter_mut().take(rows * count).filter(|(logit, _)| logit.is_finite()) {
-                // SAFETY: the tier was checked by `new`.
-                unsafe { (self.kernels.softcap)(std::slice::from_mut(logit), cap) };
-            }
+            self.softcap(head.out, cap, rows * vocab);
         }
         output.resize(rows, requests.rows.iter().any(|request| request.logprobs > 0));
         let passes = TierPasses(self.kernels);
@@ -169,7 +169,7 @@ impl CpuBackend {
                 let Some(request) = requests.rows.get(row) else { return };
                 // SAFETY: each row is taken by one task, and the outputs have an entry for each.
                 let (token, logprob, top) = unsafe { out.of(row) };
-                if let Some(enough) = Sampler::enough(mask, request) {
+                if let Some(enough) = enough(request) {
                     let best = found.get(row * count..row * count + enough).unwrap_or_default();
                     let finite = best.iter().take_while(|b| b.0.is_finite()).count();
                     let idle = request.kind == SamplingKind::Idle;

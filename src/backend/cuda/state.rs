@@ -363,6 +363,13 @@ impl CudaBackend {
 
     /// Allocates memory for the largest step, and drops what only opening needs.
     pub(super) fn reserve_scratch(&mut self, max_shape: &MaxBatchShape) -> Result<()> {
+        if max_shape.frequencies > CONSTANTS {
+            let message = format!(
+                "the model has {} rotary frequencies, the CUDA backend has room for {CONSTANTS}; choose the device cpu",
+                max_shape.frequencies
+            );
+            return Err(Error::unsupported(message).about("device"));
+        }
         // The uploader's copies must have finished before it is dropped; this also reports their errors.
         self.device.wait()?;
         self.uploader = None;

@@ -95,6 +95,11 @@ fn starcoder2(config: &Config, model_type: &str) -> Result<Architecture> {
 
 fn stablelm(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
+    let norms = sizes.layers.saturating_mul(sizes.heads + sizes.kv_heads);
+    if config.flag("qk_layernorm", false)? && norms > limits::MODEL_EXPERTS_MAX {
+        let most = limits::MODEL_EXPERTS_MAX;
+        return Err(config.bad("qk_layernorm", format_args!("makes {norms} norms of heads, the limit is {most}")));
+    }
     let eps = config.eps("layer_norm_eps", 1e-5)?;
     let dims = config.rotary_dims(&["partial_rotary_factor"], sizes.head_dim, 0.25)?;
     let rotary = Rotary::read(config, dims, sizes.context)?;

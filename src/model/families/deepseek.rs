@@ -4,6 +4,7 @@
 use super::*;
 use crate::backend::{RouterGroups, RouterScore};
 use crate::model::rotary::score_factor;
+use std::sync::LazyLock;
 
 /// `model_type` deepseek_v2.
 pub static DEEPSEEK_V2: Family =
@@ -92,9 +93,7 @@ pub(super) fn latent(config: &Config) -> Result<(ModelDims, Rotary, LatentAttent
     if !rope.is_multiple_of(2) {
         return Err(config.bad("qk_rope_head_dim", format_args!("is {rope}, expected an even number")));
     }
-    // Its heads are not as wide as the stream by their number.
-    let head = serde_json::json!({"head_dim": rope});
-    let sizes = ModelDims::read(&config.with_defaults(&head), false)?;
+    let sizes = ModelDims::with_head_dim(config, false, rope)?;
     let rank = config.size("kv_lora_rank", limits::WIDTH_MAX)?;
     let q_rank = config.optional_size("q_lora_rank", limits::WIDTH_MAX)?;
     let widest = sizes.heads.saturating_mul((rank + rope).max(nope + rope).max(nope + v_dim));
@@ -139,7 +138,16 @@ pub(super) fn model(
     }))
 }
 
+/// What configs leave out, as their classes have it.
+static V2_DEFAULTS: LazyLock<Value> =
+    LazyLock::new(|| serde_json::json!({"n_shared_experts": 2, "q_lora_rank": 1536, "kv_lora_rank": 512}));
+static V3_DEFAULTS: LazyLock<Value> = LazyLock::new(|| {
+    serde_json::json!({"n_shared_experts": 1, "q_lora_rank": 1536, "kv_lora_rank": 512, "routed_scaling_factor": 2.5,
+        "n_group": 8, "topk_group": 4})
+});
+
 fn deepseek_v2(config: &Config, model_type: &str) -> Result<Architecture> {
+    let config = &config.with_defaults(&V2_DEFAULTS);
     if config.flag("norm_topk_prob", false)? {
         return Err(config.refused("`norm_topk_prob` of DeepSeek V2, about which implementations differ,"));
     }
@@ -163,6 +171,7 @@ fn deepseek_v2(config: &Config, model_type: &str) -> Result<Architecture> {
 }
 
 fn deepseek_v3(config: &Config, model_type: &str) -> Result<Architecture> {
+    let config = &config.with_defaults(&V3_DEFAULTS);
     let parts = latent(config)?;
     let experts = experts(config, &parts.0, sigmoid_routing(config)?)?;
     let first = config.optional_count("first_k_dense_replace", limits::LAYERS_MAX)?.unwrap_or(3);

@@ -57,7 +57,7 @@ fn sandwich(sizes: &ModelDims, attention: Attention, mlp: Dense) -> Layer {
 /// Attention of Gemma 2 and 3.
 fn attention(config: &Config, sizes: &ModelDims) -> Result<Attention> {
     let bias = config.flag("attention_bias", false)?;
-    let scale = config.positive("query_pre_attn_scalar", None)?.powf(-0.5) as f32;
+    let scale = config.positive_f32("query_pre_attn_scalar", None)?.sqrt().recip();
     Ok(Attention { scale, qkv_bias: bias, out_bias: bias, ..plain_attention(sizes) })
 }
 
@@ -106,15 +106,7 @@ fn gemma3(config: &Config, model_type: &str) -> Result<Architecture> {
         head_norm_kind: NormKind::RmsPlusOne,
         ..attention(config, &sizes)?
     };
-    let rotary = Rotary::read_for(config, "full_attention", sizes.head_dim, sizes.context)?;
-    // Scaling is for the other layers.
-    let local = match config.object("rope_parameters").filter(|all| all.has_objects()) {
-        Some(_) => Rotary::read_for(config, "sliding_attention", sizes.head_dim, sizes.context)?.spec,
-        None => {
-            let theta = config.positive("rope_local_base_freq", Some(10_000.0))?;
-            RotarySpec::plain(theta, sizes.head_dim).checked(config)?
-        }
-    };
+    let (rotary, local) = rotaries_by_type(config, &sizes, ("rope_local_base_freq", 10_000.0))?;
     // The model around it has no cap, whatever it says.
     let logits_softcap = if config.is_inside() { None } else { config.cap("final_logit_softcapping")? };
     let mut model = model(model_type, &sizes, rotary, |l| {

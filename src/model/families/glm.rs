@@ -45,6 +45,8 @@ fn glm4(config: &Config, model_type: &str) -> Result<Architecture> {
 }
 
 fn glm4_moe(config: &Config, model_type: &str) -> Result<Architecture> {
+    let left_out = serde_json::json!({"n_shared_experts": 1});
+    let config = &config.with_defaults(&left_out);
     let sizes = ModelDims::read(config, false)?;
     let dims = config.rotary_dims(&["partial_rotary_factor"], sizes.head_dim, 0.5)?;
     let rotary = Rotary::read(config, dims, sizes.context)?;
@@ -65,6 +67,9 @@ fn glm4_moe(config: &Config, model_type: &str) -> Result<Architecture> {
 
 /// Its first layer alone is without experts, whatever `first_k_dense_replace` says, unless `mlp_layer_types` says it.
 fn glm4_moe_lite(config: &Config, model_type: &str) -> Result<Architecture> {
+    let left_out = serde_json::json!({"n_shared_experts": 1, "q_lora_rank": 768, "kv_lora_rank": 512,
+        "routed_scaling_factor": 1.8});
+    let config = &config.with_defaults(&left_out);
     let parts = deepseek::latent(config)?;
     let sparse = sparse_by_type(config, parts.0.layers, |l| l > 0)?;
     let experts = deepseek::experts(config, &parts.0, deepseek::sigmoid_routing(config)?)?;

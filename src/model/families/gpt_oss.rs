@@ -41,8 +41,8 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
     let attention = Attention { qkv_bias: bias, out_bias: bias, sinks: true, ..plain_attention(&sizes) };
     let (count, chosen) = expert_counts(config, &["num_local_experts", "num_experts"], "num_experts_per_tok")?;
     let activation = Activation::Clamped {
-        alpha: config.positive("swiglu_alpha", Some(1.702))? as f32,
-        limit: config.positive("swiglu_limit", Some(7.0))? as f32,
+        alpha: config.positive_f32("swiglu_alpha", Some(1.702))?,
+        limit: config.positive_f32("swiglu_limit", Some(7.0))?,
     };
     let method = config.object("quantization_config").map(|said| said.text("quant_method")).transpose()?.flatten();
     let quantized = method == Some("mxfp4");

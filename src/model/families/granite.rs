@@ -64,7 +64,8 @@ fn granite_swa(config: &Config, model_type: &str) -> Result<Architecture> {
     }
     if bases.is_some() {
         let scaled = config.object("rope_parameters").or(config.object("rope_scaling"));
-        if scaled.is_some_and(|s| !matches!(s.text("rope_type"), Ok(None | Some("default")))) {
+        let kind = scaled.map(|s| Ok(s.text("rope_type")?.or(s.text("type")?))).transpose()?.flatten();
+        if !matches!(kind, None | Some("default")) {
             return Err(config.refused("a rotary base for each layer (`layer_rope_theta`) together with a scaling"));
         }
         let spec = |theta: &f64| RotarySpec::plain(*theta, sizes.head_dim).checked(config);
@@ -102,7 +103,7 @@ fn model(config: &Config, model_type: &str, sizes: &ModelDims, feed_forward: Ope
     })?;
     Ok(Architecture {
         embedding_scale: config.factor("embedding_multiplier", 1.0)?,
-        logits_scale: 1.0 / config.positive("logits_scaling", Some(1.0))? as f32,
+        logits_scale: config.positive_f32("logits_scaling", Some(1.0))?.recip(),
         ..model
     })
 }

@@ -23,10 +23,12 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         shared: None,
         names: &HF_EXPERTS,
     };
-    let full = Rotary::read_for(config, "full_attention", sizes.head_dim, sizes.context)?;
-    let sliding = match windows.iter().any(Option::is_some) {
-        true => Some(Rotary::read_for(config, "sliding_attention", sizes.head_dim, sizes.context)?.spec),
-        false => None,
+    let (full, sliding) = match windows.iter().any(Option::is_some) {
+        true => {
+            let (full, sliding) = rotaries_by_type(config, &sizes, ("rope_theta", 10_000.0))?;
+            (full, Some(sliding))
+        }
+        false => (Rotary::read_for(config, "full_attention", sizes.head_dim, sizes.context)?, None),
     };
     let mut model = with_rotary(model_type, &sizes, full, |l| {
         let rotary = HeadRotary { index: usize::from(windows[l].is_some()), start: 0, interleaved: false };

@@ -276,6 +276,20 @@ fn post_norm(sizes: &ModelDims, attention: Attention, feed_forward: Operation) -
     ]
 }
 
+/// The rotations of layers that see all and of those that slide. An older config has one object for all, whose scaling is for the
+/// first alone, and a base of the others under a key of its own, with a default.
+fn rotaries_by_type(config: &Config, sizes: &ModelDims, sliding: (&str, f64)) -> Result<(Rotary, RotarySpec)> {
+    let read = |layer_type| Rotary::read_for(config, layer_type, sizes.head_dim, sizes.context);
+    let mut full = read("full_attention")?;
+    if config.object("rope_parameters").is_none_or(|all| !all.has_objects()) {
+        let theta = config.positive(sliding.0, Some(sliding.1))?;
+        return Ok((full, RotarySpec::plain(theta, sizes.head_dim).checked(config)?));
+    }
+    let other = read("sliding_attention")?;
+    full.chosen_for = full.chosen_for.max(other.chosen_for);
+    Ok((full, other.spec))
+}
+
 /// An architecture of the lineage from its layers, with one rotary embedding.
 fn lineage(
     config: &Config,

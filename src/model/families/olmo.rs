@@ -25,18 +25,12 @@ fn olmo2(config: &Config, model_type: &str) -> Result<Architecture> {
 }
 
 fn olmo3(config: &Config, model_type: &str) -> Result<Architecture> {
+    let base = serde_json::json!({"rope_theta": 500_000.0});
+    let config = &config.with_defaults(&base);
     let sizes = ModelDims::read(config, false)?;
     let (attention, mlp) = (attention(config, &sizes)?, mlp(config, &sizes)?);
     let windows = windows(config, sizes.layers, |l| !(l + 1).is_multiple_of(4))?;
-    let rotary = Rotary::read_for(config, "full_attention", sizes.head_dim, sizes.context)?;
-    // Older configs have one base for all and a scaling for full attention alone.
-    let sliding = match config.object("rope_parameters").filter(|all| all.has_objects()) {
-        Some(_) => Rotary::read_for(config, "sliding_attention", sizes.head_dim, sizes.context)?.spec,
-        None => {
-            let theta = config.positive("rope_theta", Some(500_000.0))?;
-            RotarySpec::plain(theta, sizes.head_dim).checked(config)?
-        }
-    };
+    let (rotary, sliding) = rotaries_by_type(config, &sizes, ("rope_theta", 500_000.0))?;
     let mut model = with_rotary(model_type, &sizes, rotary, |l| {
         let rotary = HeadRotary { index: usize::from(windows[l].is_some()), start: 0, interleaved: false };
         let attention = Attention { window: windows[l], rotary: Some(rotary), ..attention };

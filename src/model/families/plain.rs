@@ -63,7 +63,7 @@ fn ministral3(config: &Config, model_type: &str) -> Result<Architecture> {
     let beta = scaling.map(|s| s.optional_number("llama_4_scaling_beta")).transpose()?.flatten();
     let position_scale = match (beta, scaling) {
         (Some(beta), Some(scaling)) if beta != 0.0 => {
-            let period = scaling.positive("original_max_position_embeddings", None)? as f32;
+            let period = scaling.positive_f32("original_max_position_embeddings", None)?;
             Some(PositionScale { beta: beta as f32, period })
         }
         _ => None,

@@ -64,7 +64,7 @@ pub enum Windows {
     No,
     /// All, if there is one.
     All,
-    /// Those that the file lists; if it lists none, all but every so-manieth.
+    /// Those that the file lists; if it lists none, all but every n-th.
     AllBut(u64),
     /// The same, with the window that the family has where the file has none.
     OfFamily(u64),
@@ -335,9 +335,13 @@ static ARCHITECTURES: [Architecture; 27] = [
             // The key says the contrary for some published models; the norm is there or not.
             let beside = !reading.has("blk.0.ffn_norm.weight");
             reading.set("use_parallel_residual", beside);
-            let normed = reading.has("blk.0.attn_q_norm.weight");
-            reading.set("qk_layernorm", normed);
-            Ok(())
+            match reading.has("blk.0.attn_q_norm.weight") {
+                // Norms of all heads in one tensor, which the family has one by one.
+                true => {
+                    Err(reading.unsupported("blk.0.attn_q_norm.weight is there, which is not supported".to_owned()))
+                }
+                false => Ok(()),
+            }
         },
         ..PLAIN
     },

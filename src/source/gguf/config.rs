@@ -154,7 +154,7 @@ impl Reading<'_> {
         self.metadata.required(&self.key(key))
     }
 
-    fn unsupported(&self, message: String) -> Error {
+    pub fn unsupported(&self, message: String) -> Error {
         let file = self.metadata.file;
         Error::unsupported(format!("{file}: {message}")).about(file)
     }
@@ -260,7 +260,7 @@ impl Reading<'_> {
         Ok(usual.map(|usual| own.unwrap_or(usual)))
     }
 
-    /// Which layers slide: as the file lists them, or all but every so-manieth.
+    /// Which layers slide: as the file lists them, or all but every n-th.
     fn pattern(&self, usual: u64) -> Result<Vec<bool>> {
         let key = self.key("attention.sliding_window_pattern");
         let layers = self.config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);

@@ -742,7 +742,7 @@ typedef struct astrai_plan {
   uint64_t available_bytes;
   /// Tokens the KV cache holds.
   uint64_t kv_tokens;
-  /// KV cache for each token.
+  /// KV cache for each token in all layers. Layers with a sliding window keep fewer: kv_bytes is at most kv_tokens times this.
   uint64_t kv_bytes_per_token;
   /// The vocabulary as constraints need it, in the machine's memory; 0 without ASTRAI_ENGINE_CONSTRAINTS.
   uint64_t constraint_bytes;

@@ -106,6 +106,23 @@ pub(super) fn too_large() -> Error {
 mod tests {
     use super::*;
 
+    /// Gemma 3 1B has 4 layers that see all and 22 with a window of 512.
+    #[test]
+    fn windows_take_a_part_of_what_full_pages_take() {
+        let config = serde_json::json!({"model_type": "gemma3_text", "vocab_size": 262_144, "hidden_size": 1152,
+            "intermediate_size": 6912, "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1,
+            "head_dim": 256, "max_position_embeddings": 32_768, "sliding_window": 512});
+        let config = crate::model::config::Config::new(&config, "the test");
+        let (family, model_type) =
+            crate::model::families::find(&serde_json::json!({"model_type": "gemma3_text"}), "the test").unwrap();
+        let architecture = (family.architecture)(&config, &model_type).unwrap();
+        let sizes = GroupSizes::of(&architecture, 16, DType::Bf16, 8, 512).unwrap();
+        let frames = 8 * 32_768 / 16;
+        let part = sizes.bytes(frames).unwrap() as f64 / (sizes.page_bytes().unwrap() as f64 * frames as f64);
+        // 4 of 26 layers whole, and of the others 600 of 16,384 frames.
+        assert!((part - 0.185).abs() < 0.005, "{part} of what full pages take");
+    }
+
     #[test]
     fn what_memory_holds_is_found_to_the_frame() {
         let size = |keep, frame_bytes, frames_max| GroupSize { keep, frame_bytes, frames_max };

@@ -292,6 +292,11 @@ impl Memory for PlainBackend {
             Encoding::Stored(DType::F32) => bytes.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x)).collect(),
             Encoding::Stored(DType::Bf16) => halves().map(|&x| half::bf16::from_le_bytes(x).to_f32()).collect(),
             Encoding::Stored(DType::F16) => halves().map(|&x| half::f16::from_le_bytes(x).to_f32()).collect(),
+            Encoding::Stored(DType::Blocks(format)) => {
+                let mut values = vec![0.0; outs * ins];
+                astrai::encoding::blocks::widen(format, bytes, &mut values);
+                values
+            }
             Encoding::Stored(other) => return Err(Error::internal(format!("a weight of {other}"))),
             Encoding::Quantized(scheme) => {
                 let panel = |o: usize| &bytes[o / PANEL * scheme.panel_bytes(ins)..];
@@ -393,13 +398,14 @@ impl Operations for PlainBackend {
     }
 
     fn head_products(&mut self, p: &HeadProducts, rows: usize) {
-        let (width, outs) = (p.weight.in_features, p.features().1);
+        let (width, (ins, outs)) = (p.weight.in_features, p.features());
         for (row, head) in (0..rows).flat_map(|row| (0..p.x.heads).map(move |head| (row, head))) {
             let x = self.head(&p.x, row, head);
             let first = (head * p.stride + p.first) * width;
             let matrix = &self.weights[p.weight.id as usize][first..first + p.count * width];
             let at = |o: usize, i: usize| matrix[if p.transposed { i * width + o } else { o * width + i }];
-            let out: Vec<f32> = (0..outs).map(|o| x.iter().enumerate().map(|(i, x)| x * at(o, i)).sum()).collect();
+            let product = |o: usize| x[..ins].iter().enumerate().map(|(i, x)| x * at(o, i)).sum();
+            let out: Vec<f32> = (0..outs).map(product).chain(x[ins..].iter().copied()).collect();
             self.set(p.out.tensor.at(p.out.at(row, head).start), &out);
         }
     }

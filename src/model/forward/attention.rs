@@ -82,7 +82,7 @@ impl Model {
         backend.linear(ws.attended, rows, &[Linear { accumulate: route.accumulate, ..to(w.out, route.to) }]);
     }
 
-    /// Norms queries and keys, but where [`Backend::place_heads`] does it: then the gains are returned.
+    /// Norms queries and keys, but where `place_heads` does it: then the gains are returned.
     fn norm_heads(
         &self,
         backend: &mut dyn Backend,

@@ -3,8 +3,8 @@
 
     tools/compare/servers.py [--clients 1,16,64] [--rounds 3] [--precision bf16]
 
-Each server is started for a number of clients, measured by `astrai bench --url` and stopped, then the other. llama.cpp's has
-as many slots as there are clients, and what it needs of context for them. Printed are the medians over the rounds.
+Each server is started for a number of clients, measured by `astrai bench --url` and stopped, then the other. Both have as many
+slots as there are clients, and llama.cpp's what it needs of context for them. Printed are the medians over the rounds.
 """
 
 import argparse
@@ -99,7 +99,8 @@ def main():
             context = clients * -(-(options.prompt_len + options.gen_len + 8) // 256) * 256
             port = free_port()
             commands = {
-                "astrai": [options.astrai, "serve", "--model", f"model={folder}", "--port", port, *ours],
+                "astrai": [options.astrai, "serve", "--model", f"model={folder}", "--port", port,
+                           "--max-running", max(clients, 16), *ours],
                 "llama.cpp": [llama.bin(work) / "llama-server", "-m", gguf, "--port", port, "-np", clients, "-c", context,
                               "-t", machine.physical_cores()],
             }

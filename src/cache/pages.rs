@@ -98,23 +98,19 @@ impl PagePool {
 
     /// As [`PagePool::release`]: one that is cached from now on is the first to be given up, not the last.
     pub fn release_as_oldest(&mut self, page: Page) {
-        let was = self.cached;
         self.release(page);
-        if self.cached > was && self.oldest != page {
+        if self.is_cached(page) {
             self.unlist(page);
-            self.cached += 1;
-            let younger = std::mem::replace(&mut self.oldest, page);
-            (self.in_tree[page as usize].older, self.in_tree[page as usize].younger) = (NO_FRAME, younger);
-            *(if younger == NO_FRAME { &mut self.youngest } else { &mut self.in_tree[younger as usize].older }) = page;
+            self.list_between(NO_FRAME, page, self.oldest);
         }
     }
 
-    /// Puts a frame at the young end of the list.
-    fn list(&mut self, page: Page) {
+    /// Puts a frame into the list between two neighbours, of which one may be an end.
+    fn list_between(&mut self, older: Page, page: Page, younger: Page) {
         self.cached += 1;
-        let older = std::mem::replace(&mut self.youngest, page);
-        (self.in_tree[page as usize].older, self.in_tree[page as usize].younger) = (older, NO_FRAME);
+        (self.in_tree[page as usize].older, self.in_tree[page as usize].younger) = (older, younger);
         *(if older == NO_FRAME { &mut self.oldest } else { &mut self.in_tree[older as usize].younger }) = page;
+        *(if younger == NO_FRAME { &mut self.youngest } else { &mut self.in_tree[younger as usize].older }) = page;
     }
 
     fn unlist(&mut self, page: Page) {
@@ -147,7 +143,7 @@ impl PagePool {
         *owners -= 1;
         match self.owners[page as usize] {
             0 => _ = self.free.insert(page as usize),
-            1 if self.is_in_tree(page) => self.list(page),
+            1 if self.is_in_tree(page) => self.list_between(self.youngest, page, NO_FRAME),
             _ => {}
         }
     }

@@ -409,6 +409,13 @@ pub struct Experts {
     pub names: &'static [ExpertNames],
 }
 
+impl Experts {
+    /// Routed experts alone, whose router has a matrix and no vectors.
+    pub fn new(count: usize, each: Dense, routing: Routing, names: &'static [ExpertNames]) -> Experts {
+        Experts { count, each, routing, router_bias: false, choice_bias: false, shared: None, names }
+    }
+}
+
 /// A network beside the routed experts.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared {

@@ -134,12 +134,12 @@ fn experts(config: &Config, sizes: &ModelDims) -> Result<Experts> {
     let plain = plain_dense(sizes);
     let each = Dense { intermediate: width("shared_expert_intermediate_size")?, names: &SHARED, ..plain };
     Ok(Experts {
-        count,
-        each: Dense { intermediate: width("moe_intermediate_size")?, ..plain },
-        routing: Routing::softmax(chosen, config.flag("norm_topk_prob", true)?),
-        router_bias: false,
-        choice_bias: false,
         shared: (shared > 0).then_some(Shared { count: shared, each, gate: "" }),
-        names: &EXPERTS,
+        ..Experts::new(
+            count,
+            Dense { intermediate: width("moe_intermediate_size")?, ..plain },
+            Routing::softmax(chosen, config.flag("norm_topk_prob", true)?),
+            &EXPERTS,
+        )
     })
 }

@@ -67,7 +67,7 @@ fn cohere2(config: &Config, model_type: &str) -> Result<Architecture> {
     let windows = windows(config, sizes.layers, |l| !(l + 1).is_multiple_of(pattern))?;
     let bias = config.flag("attention_bias", false)?;
     let attention = Attention { qkv_bias: bias, out_bias: bias, ..plain_attention(&sizes) };
-    let mlp = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let mlp = mlp(config, &sizes)?;
     let model = lineage(config, model_type, &sizes, |l| {
         let rotary = windows[l].map(|_| HeadRotary { index: 0, start: 0, interleaved: true });
         parallel(norm("input_layernorm", eps, false), Attention { window: windows[l], rotary, ..attention }, mlp)
@@ -111,7 +111,7 @@ fn stablelm(config: &Config, model_type: &str) -> Result<Architecture> {
         names: &STABLELM_ATTENTION,
         ..plain_attention(&sizes)
     };
-    let mlp = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let mlp = mlp(config, &sizes)?;
     let beside = config.flag("use_parallel_residual", false)?;
     let model = with_rotary(model_type, &sizes, rotary, |_| match beside {
         true => parallel(norm("input_layernorm", eps, true), attention, mlp),

@@ -65,8 +65,7 @@ pub(super) fn groups(config: &Config, best: usize) -> Result<Option<RouterGroups
 pub(super) fn experts(config: &Config, sizes: &ModelDims, routing: Routing) -> Result<Experts> {
     let (count, _) = expert_counts(config, &["n_routed_experts"], "num_experts_per_tok")?;
     let intermediate = config.size("moe_intermediate_size", limits::WIDTH_MAX)?;
-    let activation = config.activation("hidden_act", "silu")?;
-    let each = Dense { intermediate, activation, ..plain_dense(sizes) };
+    let each = Dense { intermediate, ..mlp(config, sizes)? };
     let shared = config.optional_count("n_shared_experts", limits::EXPERTS_MAX)?.unwrap_or(0);
     let all = intermediate.saturating_mul(shared);
     if all > limits::WIDTH_MAX {
@@ -127,7 +126,7 @@ pub(super) fn model(
     experts: Experts,
     sparse: impl Fn(usize) -> bool,
 ) -> Result<Architecture> {
-    let dense = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let dense = mlp(config, &sizes)?;
     let norm = |name| Norm::rms(name, sizes.eps);
     Ok(with_rotary(model_type, &sizes, rotary, |l| {
         let feed_forward = if sparse(l) { Operation::Experts(experts) } else { Operation::Dense(dense) };

@@ -23,8 +23,7 @@ fn parts(config: &Config) -> Result<(ModelDims, Rotary, Attention, Dense)> {
         qkv_bias: config.flag("attention_bias", true)?,
         ..plain_attention(&sizes)
     };
-    let activation = config.activation("hidden_act", "silu")?;
-    let mlp = Dense { activation, names: &HF_FUSED_DENSE, ..plain_dense(&sizes) };
+    let mlp = Dense { names: &HF_FUSED_DENSE, ..mlp(config, &sizes)? };
     Ok((sizes, rotary, attention, mlp))
 }
 
@@ -56,7 +55,7 @@ fn glm4_moe(config: &Config, model_type: &str) -> Result<Architecture> {
         qkv_bias: config.flag("attention_bias", false)?,
         ..plain_attention(&sizes)
     };
-    let dense = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let dense = mlp(config, &sizes)?;
     let experts = deepseek::experts(config, &sizes, deepseek::sigmoid_routing(config)?)?;
     let first = config.optional_count("first_k_dense_replace", limits::LAYERS_MAX)?.unwrap_or(1);
     Ok(with_rotary(model_type, &sizes, rotary, |l| {

@@ -35,8 +35,7 @@ static EXPERTS: [ExpertNames; 2] = [
 
 fn granite(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
-    let activation = config.activation("hidden_act", "silu")?;
-    let mlp = Dense { bias: config.flag("mlp_bias", false)?, activation, ..plain_dense(&sizes) };
+    let mlp = mlp_with_bias(config, &sizes)?;
     model(config, model_type, &sizes, Operation::Dense(mlp))
 }
 
@@ -44,8 +43,7 @@ fn granite(config: &Config, model_type: &str) -> Result<Architecture> {
 fn granite_swa(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, true)?;
     let windows = windows(config, sizes.layers, |l| !l.is_multiple_of(4))?;
-    let activation = config.activation("hidden_act", "silu")?;
-    let mlp = Dense { bias: config.flag("mlp_bias", false)?, activation, ..plain_dense(&sizes) };
+    let mlp = mlp_with_bias(config, &sizes)?;
     let mut model = model(config, model_type, &sizes, Operation::Dense(mlp))?;
     let bases = config.value("layer_rope_theta").map(|_| layer_bases(config, sizes.layers)).transpose()?;
     let mut known: Vec<f64> = Vec::new();
@@ -85,10 +83,9 @@ fn layer_bases(config: &Config, layers: usize) -> Result<Vec<f64>> {
 fn granite_moe(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let (count, chosen) = expert_counts(config, &["num_local_experts"], "num_experts_per_tok")?;
-    let each = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let each = mlp(config, &sizes)?;
     let routing = Routing::softmax(chosen, true);
-    let experts =
-        Experts { count, each, routing, router_bias: false, choice_bias: false, shared: None, names: &EXPERTS };
+    let experts = Experts::new(count, each, routing, &EXPERTS);
     model(config, model_type, &sizes, Operation::Experts(experts))
 }
 

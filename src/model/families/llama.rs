@@ -9,7 +9,6 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let bias = config.flag("attention_bias", false)?;
     let attention = Attention { qkv_bias: bias, out_bias: bias, ..plain_attention(&sizes) };
-    let activation = config.activation("hidden_act", "silu")?;
-    let mlp = Dense { bias: config.flag("mlp_bias", false)?, activation, ..plain_dense(&sizes) };
+    let mlp = mlp_with_bias(config, &sizes)?;
     lineage(config, model_type, &sizes, |_| pre_norm(&sizes, attention, Operation::Dense(mlp)))
 }

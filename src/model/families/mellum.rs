@@ -13,16 +13,13 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
     let attention =
         Attention { head_norm: HeadNorm::BeforeRotary, qkv_bias: bias, out_bias: bias, ..plain_attention(&sizes) };
     let (count, chosen) = expert_counts(config, &["num_local_experts", "num_experts"], "num_experts_per_tok")?;
-    let dense = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
-    let experts = Experts {
+    let dense = mlp(config, &sizes)?;
+    let experts = Experts::new(
         count,
-        each: Dense { intermediate: config.size("moe_intermediate_size", limits::WIDTH_MAX)?, ..dense },
-        routing: Routing::softmax(chosen, config.flag("norm_topk_prob", true)?),
-        router_bias: false,
-        choice_bias: false,
-        shared: None,
-        names: &HF_EXPERTS,
-    };
+        Dense { intermediate: config.size("moe_intermediate_size", limits::WIDTH_MAX)?, ..dense },
+        Routing::softmax(chosen, config.flag("norm_topk_prob", true)?),
+        &HF_EXPERTS,
+    );
     let (full, sliding) = match windows.iter().any(Option::is_some) {
         true => {
             let (full, sliding) = rotaries_by_type(config, &sizes, ("rope_theta", 10_000.0))?;

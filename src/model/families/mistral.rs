@@ -19,7 +19,7 @@ static MIXTRAL_EXPERTS: [ExpertNames; 1] = [ExpertNames {
 fn mistral(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let windows = windows(config, sizes.layers, |_| true)?;
-    let mlp = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let mlp = mlp(config, &sizes)?;
     lineage(config, model_type, &sizes, |l| {
         pre_norm(&sizes, Attention { window: windows[l], ..plain_attention(&sizes) }, Operation::Dense(mlp))
     })
@@ -29,15 +29,7 @@ fn mixtral(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let windows = windows(config, sizes.layers, |_| true)?;
     let (count, chosen) = expert_counts(config, &["num_local_experts"], "num_experts_per_tok")?;
-    let experts = Experts {
-        count,
-        each: Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) },
-        routing: Routing::softmax(chosen, true),
-        router_bias: false,
-        choice_bias: false,
-        shared: None,
-        names: &MIXTRAL_EXPERTS,
-    };
+    let experts = Experts::new(count, mlp(config, &sizes)?, Routing::softmax(chosen, true), &MIXTRAL_EXPERTS);
     lineage(config, model_type, &sizes, |l| {
         pre_norm(&sizes, Attention { window: windows[l], ..plain_attention(&sizes) }, Operation::Experts(experts))
     })

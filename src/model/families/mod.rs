@@ -253,6 +253,16 @@ fn plain_dense(sizes: &ModelDims) -> Dense {
     Dense { intermediate: sizes.intermediate, activation, gated: true, bias: false, names: &HF_DENSE }
 }
 
+/// The same with the activation that the config names.
+fn mlp(config: &Config, sizes: &ModelDims) -> Result<Dense> {
+    Ok(Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(sizes) })
+}
+
+/// The same with the biases that `mlp_bias` announces.
+fn mlp_with_bias(config: &Config, sizes: &ModelDims) -> Result<Dense> {
+    Ok(Dense { bias: config.flag("mlp_bias", false)?, ..mlp(config, sizes)? })
+}
+
 /// A layer that norms before attention and before the feed-forward part, named as in Llama.
 fn pre_norm(sizes: &ModelDims, attention: Attention, feed_forward: Operation) -> Layer {
     let norm = |name| Norm::rms(name, sizes.eps);

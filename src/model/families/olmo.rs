@@ -14,10 +14,6 @@ fn attention(config: &Config, sizes: &ModelDims) -> Result<Attention> {
     Ok(Attention { head_norm: HeadNorm::Whole, qkv_bias: bias, out_bias: bias, ..plain_attention(sizes) })
 }
 
-fn mlp(config: &Config, sizes: &ModelDims) -> Result<Dense> {
-    Ok(Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(sizes) })
-}
-
 fn olmo2(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let (attention, mlp) = (attention(config, &sizes)?, mlp(config, &sizes)?);
@@ -47,14 +43,11 @@ fn olmoe(config: &Config, model_type: &str) -> Result<Architecture> {
     }
     let attention = attention(config, &sizes)?;
     let (count, chosen) = expert_counts(config, &["num_experts"], "num_experts_per_tok")?;
-    let experts = Experts {
+    let experts = Experts::new(
         count,
-        each: mlp(config, &sizes)?,
-        routing: Routing::softmax(chosen, config.flag("norm_topk_prob", false)?),
-        router_bias: false,
-        choice_bias: false,
-        shared: None,
-        names: &HF_EXPERTS,
-    };
+        mlp(config, &sizes)?,
+        Routing::softmax(chosen, config.flag("norm_topk_prob", false)?),
+        &HF_EXPERTS,
+    );
     lineage(config, model_type, &sizes, |_| pre_norm(&sizes, attention, Operation::Experts(experts)))
 }

@@ -13,8 +13,7 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
     let dims = config.rotary_dims(&["partial_rotary_factor"], sizes.head_dim, 1.0)?;
     let rotary = Rotary::read(config, dims, sizes.context)?;
     let windows = windows(config, sizes.layers, |_| true)?;
-    let activation = config.activation("hidden_act", "silu")?;
-    let mlp = Dense { activation, names: &HF_FUSED_DENSE, ..plain_dense(&sizes) };
+    let mlp = Dense { names: &HF_FUSED_DENSE, ..mlp(config, &sizes)? };
     Ok(with_rotary(model_type, &sizes, rotary, |l| {
         let attention = Attention { window: windows[l], names: &ATTENTION, ..plain_attention(&sizes) };
         pre_norm(&sizes, attention, Operation::Dense(mlp))

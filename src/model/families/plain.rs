@@ -22,11 +22,6 @@ pub static HUNYUAN: Family = Family { model_types: &["hunyuan_v1_dense"], archit
 static HUNYUAN_ATTENTION: AttentionNames =
     AttentionNames { q_norm: "self_attn.query_layernorm", k_norm: "self_attn.key_layernorm", ..HF_ATTENTION };
 
-fn mlp(config: &Config, sizes: &ModelDims) -> Result<Dense> {
-    let activation = config.activation("hidden_act", "silu")?;
-    Ok(Dense { activation, bias: config.flag("mlp_bias", false)?, ..plain_dense(sizes) })
-}
-
 /// No rotation in every fourth layer; a window, if at all, in those that do not rotate.
 fn smollm3(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, true)?;
@@ -46,7 +41,7 @@ fn smollm3(config: &Config, model_type: &str) -> Result<Architecture> {
     };
     let bias = config.flag("attention_bias", false)?;
     let attention = Attention { qkv_bias: bias, out_bias: bias, ..plain_attention(&sizes) };
-    let mlp = mlp(config, &sizes)?;
+    let mlp = mlp_with_bias(config, &sizes)?;
     // The base that its class has where the config has none.
     static DEFAULTS: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| serde_json::json!({"rope_theta": 2e6}));
     lineage(&config.with_defaults(&DEFAULTS), model_type, &sizes, |l| {
@@ -68,7 +63,7 @@ fn ministral3(config: &Config, model_type: &str) -> Result<Architecture> {
         }
         _ => None,
     };
-    let mlp = mlp(config, &sizes)?;
+    let mlp = mlp_with_bias(config, &sizes)?;
     lineage(config, model_type, &sizes, |l| {
         let attention = Attention { window: windows[l], position_scale, ..plain_attention(&sizes) };
         pre_norm(&sizes, attention, Operation::Dense(mlp))
@@ -93,7 +88,7 @@ fn seed_oss(config: &Config, model_type: &str) -> Result<Architecture> {
         out_bias: config.flag("attention_out_bias", false)?,
         ..plain_attention(&sizes)
     };
-    let mlp = mlp(config, &sizes)?;
+    let mlp = mlp_with_bias(config, &sizes)?;
     lineage(config, model_type, &sizes, |_| pre_norm(&sizes, attention, Operation::Dense(mlp)))
 }
 
@@ -107,7 +102,7 @@ fn exaone4(config: &Config, model_type: &str) -> Result<Architecture> {
     };
     let windows = windows(config, sizes.layers, |l| pattern == 0 || !(l + 1).is_multiple_of(pattern))?;
     let all_rotate = config.value("sliding_window").is_none();
-    let mlp = mlp(config, &sizes)?;
+    let mlp = mlp_with_bias(config, &sizes)?;
     let attention = Attention { head_norm: HeadNorm::BeforeRotary, ..plain_attention(&sizes) };
     lineage(config, model_type, &sizes, |l| {
         let rotary = attention.rotary.filter(|_| all_rotate || windows[l].is_some());
@@ -125,7 +120,7 @@ fn ernie4_5(config: &Config, model_type: &str) -> Result<Architecture> {
         out_bias: bias,
         ..plain_attention(&sizes)
     };
-    let mlp = Dense { bias, ..mlp(config, &sizes)? };
+    let mlp = Dense { bias, ..mlp_with_bias(config, &sizes)? };
     lineage(config, model_type, &sizes, |_| pre_norm(&sizes, attention, Operation::Dense(mlp)))
 }
 
@@ -140,6 +135,6 @@ fn hunyuan(config: &Config, model_type: &str) -> Result<Architecture> {
         names: &HUNYUAN_ATTENTION,
         ..plain_attention(&sizes)
     };
-    let mlp = mlp(config, &sizes)?;
+    let mlp = mlp_with_bias(config, &sizes)?;
     lineage(config, model_type, &sizes, |_| pre_norm(&sizes, attention, Operation::Dense(mlp)))
 }

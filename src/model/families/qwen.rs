@@ -30,7 +30,7 @@ fn qwen_windows(config: &Config, layers: usize) -> Result<Vec<Option<u32>>> {
 fn qwen2(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let windows = qwen_windows(config, sizes.layers)?;
-    let mlp = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let mlp = mlp(config, &sizes)?;
     let attention = |l: usize| Attention { qkv_bias: true, window: windows[l], ..plain_attention(&sizes) };
     lineage(config, model_type, &sizes, |l| pre_norm(&sizes, attention(l), Operation::Dense(mlp)))
 }
@@ -66,7 +66,7 @@ fn qwen3_attention(config: &Config, sizes: &ModelDims) -> Result<Vec<Attention>>
 fn qwen3(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let attention = qwen3_attention(config, &sizes)?;
-    let mlp = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(&sizes) };
+    let mlp = mlp(config, &sizes)?;
     lineage(config, model_type, &sizes, |l| pre_norm(&sizes, attention[l], Operation::Dense(mlp)))
 }
 
@@ -85,16 +85,16 @@ fn mixture(
     attention: impl Fn(usize) -> Attention,
 ) -> Result<Architecture> {
     let (count, chosen) = expert_counts(config, &["num_experts", "num_local_experts"], "num_experts_per_tok")?;
-    let dense = Dense { activation: config.activation("hidden_act", "silu")?, ..plain_dense(sizes) };
+    let dense = mlp(config, sizes)?;
     let intermediate = config.size("moe_intermediate_size", limits::WIDTH_MAX)?;
     let experts = Experts {
-        count,
-        each: Dense { intermediate, ..dense },
-        routing: Routing::softmax(chosen, config.flag("norm_topk_prob", false)?),
-        router_bias: false,
-        choice_bias: false,
         shared,
-        names: &HF_EXPERTS,
+        ..Experts::new(
+            count,
+            Dense { intermediate, ..dense },
+            Routing::softmax(chosen, config.flag("norm_topk_prob", false)?),
+            &HF_EXPERTS,
+        )
     };
     let sparse = sparse_layers(config)?;
     lineage(config, model_type, sizes, |l| {

@@ -183,7 +183,13 @@ pub fn streams_with_penalties_share_their_steps() {
 pub fn host_time(streams: u32) -> std::time::Duration {
     let spent = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let sink = spent.clone();
+    // The first step's record waits until all streams are submitted: on an idle device the first ones would be over by then.
+    let (submitted, all_submitted) = std::sync::mpsc::channel::<()>();
+    let mut begun = false;
     let call = Box::new(move |step: &StepTrace| {
+        if !step.rows.is_empty() && !std::mem::replace(&mut begun, true) {
+            all_submitted.recv().unwrap();
+        }
         if step.rows.len() == streams as usize && step.rows.iter().all(|row| !row.prefill) {
             sink.lock().unwrap().push(step.host);
         }
@@ -196,6 +202,7 @@ pub fn host_time(streams: u32) -> std::time::Duration {
     };
     let engine = open("llama", options);
     let requests: Vec<Request> = (0..streams).map(|i| submit(&engine, &[1 + i % 90, 2, 3], greedy(24))).collect();
+    submitted.send(()).unwrap();
     requests.iter().for_each(|request| assert_eq!(wait(request).tokens.len(), 24));
     let mut spent = spent.lock().unwrap().clone();
     spent.sort();

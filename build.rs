@@ -22,7 +22,7 @@ const TARGETS_SHORT: [&str; 1] = ["sm_90a"];
 /// The architecture of the embedded PTX: the oldest that the kernels' instructions exist on.
 const PTX: &str = "compute_80";
 /// One fat binary each; those that take longest first.
-const SOURCES: [&str; 7] = ["attention", "blocks", "linear", "norm", "sampling", "elementwise", "experts"];
+const SOURCES: [&str; 8] = ["attention", "blocks", "linear", "norm", "sampling", "elementwise", "experts", "recurrent"];
 
 /// Compiles `kernels/*.cu` into `OUT_DIR`.
 fn cuda() {

@@ -731,7 +731,7 @@ typedef struct astrai_plan {
   /// Weights the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied; quantized ones are memory of the
   /// engine's own.
   uint64_t weight_bytes;
-  /// All pages of the KV cache.
+  /// All pages of the KV cache, and state_bytes.
   uint64_t kv_bytes;
   /// Activations, logits and scratch.
   uint64_t workspace_bytes;
@@ -742,10 +742,13 @@ typedef struct astrai_plan {
   uint64_t available_bytes;
   /// Tokens the KV cache holds.
   uint64_t kv_tokens;
-  /// KV cache for each token in all layers. Layers with a sliding window keep fewer: kv_bytes is at most kv_tokens times this.
+  /// KV cache for each token in all layers. Layers with a sliding window keep fewer: their pages are at most kv_tokens times this.
   uint64_t kv_bytes_per_token;
   /// The vocabulary as constraints need it, in the machine's memory; 0 without ASTRAI_ENGINE_CONSTRAINTS.
   uint64_t constraint_bytes;
+  /// States of layers that keep one instead of what each token leaves: two for each sequence that runs, and those of the prefix
+  /// cache. A part of kv_bytes; 0 for models without such layers.
+  uint64_t state_bytes;
 } astrai_plan;
 
 /// Receives an event. The event and all it points to die when the callback returns. Nonzero stops the request.

@@ -100,10 +100,10 @@ gate_rows(const float *gate, const float *up, bf16 *out, int rows, int width, in
     });
 }
 
-// x[r, h, i] *= sigmoid(gate[r, h, i]); x is [rows, heads, dim]. Head h of the gate's row r begins at r * row_stride +
+// x[r, h, i] *= f(gate[r, h, i]), where f is the sigmoid, of kind 1 g * sigmoid(g), of kind 2 g; x is [rows, heads, dim]. Head h of the gate's row r begins at r * row_stride +
 // h * head_stride and has `gate_dim` elements: dim, or one for the whole head. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
-sigmoid_mul(float *x, const float *gate, int64_t row_stride, int64_t head_stride, int rows, int heads, int dim, int gate_dim) {
+gate_mul(float *x, const float *gate, int64_t row_stride, int64_t head_stride, int rows, int heads, int dim, int gate_dim, int kind) {
     const int width = heads * dim;
     each_four(rows, width, [&](int64_t row, int at) {
         float values[FOUR];
@@ -112,7 +112,9 @@ sigmoid_mul(float *x, const float *gate, int64_t row_stride, int64_t head_stride
         for (int i = 0; i < FOUR; i++) {
             if (at + i < width) {
                 const int head = (at + i) / dim, element = gate_dim == 1 ? 0 : at + i - head * dim;
-                values[i] = values[i] / (1.0f + expf(-gate[row * row_stride + head * head_stride + element]));
+                const float with = gate[row * row_stride + head * head_stride + element];
+                values[i] = kind == 2 ? values[i] : values[i] / (1.0f + expf(-with));
+                values[i] = kind == 0 ? values[i] : values[i] * with;
             }
         }
         write_four(x + row * width, at, width, values);
@@ -243,7 +245,7 @@ ENTRY(rotary_angles)
 ENTRY(round_rows)
 ENTRY(gate_elements)
 ENTRY(gate_rows)
-ENTRY(sigmoid_mul)
+ENTRY(gate_mul)
 ENTRY(scale_by_position)
 ENTRY(fill_elements)
 ENTRY(scale_elements)

@@ -88,6 +88,8 @@ pub const LAYERS_MAX: usize = 1024;
 pub const WIDTH_MAX: usize = 1 << 20;
 /// Largest head size, in elements.
 pub const HEAD_DIM_MAX: usize = 1024;
+/// Most tokens that an output of a convolution sees.
+pub const CONV_KERNEL_MAX: usize = 64;
 /// Most attention heads of a layer.
 pub const HEADS_MAX: usize = 4096;
 /// Most routed experts of a layer.

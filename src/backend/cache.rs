@@ -1,9 +1,21 @@
-//! Pages of keys and values.
+//! What a device keeps of the tokens that were computed: frames with pages of keys and values, or with states.
 
 use crate::dtype::DType;
 use crate::error::Result;
 
-/// Shape of the KV pages of one layer group.
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FrameContent {
+    /// A page of keys and values.
+    #[default]
+    KeysValues,
+    /// A page of keys, whose beginnings are the values.
+    Latent,
+    /// The state of a recurrence after all tokens: for each layer one f32 vector of `k_dim` elements.
+    State,
+}
+
+/// Shape of the frames of one layer group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvShape {
     /// Layers in the group.
@@ -18,16 +30,30 @@ pub struct KvShape {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
-    /// A value is the beginning of its key, and not stored again.
-    pub latent: bool,
+    /// What a frame holds.
+    pub content: FrameContent,
     /// Element type of keys and values; with `i8`, each key and each value vector has an f32 scale.
     pub dtype: DType,
 }
 
 impl KvShape {
+    /// States of `layers` layers, of so many elements each.
+    pub fn states(layers: usize, frames: usize, elements: usize) -> KvShape {
+        let (content, dtype) = (FrameContent::State, DType::F32);
+        KvShape { layers, frames, page_tokens: 1, kv_heads: 1, k_dim: elements, v_dim: 0, content, dtype }
+    }
+
+    /// A value is the beginning of its key, and not stored again.
+    pub fn latent(&self) -> bool {
+        self.content == FrameContent::Latent
+    }
+
     /// Stored elements of one token of one KV head, and the vectors they make up.
     pub fn stored(&self) -> (usize, usize) {
-        if self.latent { (self.k_dim, 1) } else { (self.k_dim + self.v_dim, 2) }
+        match self.content {
+            FrameContent::KeysValues => (self.k_dim + self.v_dim, 2),
+            FrameContent::Latent | FrameContent::State => (self.k_dim, 1),
+        }
     }
 
     /// Bytes of one token of one KV head: key, value and their scales. Does not overflow, since the sizes were checked
@@ -43,13 +69,13 @@ impl KvShape {
     }
 }
 
-/// Handle of the KV pages of one layer group.
+/// Handle of the frames of one layer group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvPages(pub u32);
 
-/// The KV pages of a device.
+/// The frames of a device.
 pub trait Cache {
-    /// Allocates the KV pages of a layer group. Groups are made in the order of [`super::Step::tables`].
+    /// Allocates the frames of a layer group. Groups are made in the order of [`super::Step::tables`].
     fn kv_pages(&mut self, shape: KvShape) -> Result<KvPages>;
 
     /// Writes every byte of the KV pages, so that an operating system that overcommits memory fails now instead of

@@ -75,6 +75,10 @@ pub struct MaxBatchShape {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
+    /// Tokens that an output of a convolution sees; 0 = no operation keeps a state.
+    pub conv_kernel: usize,
+    /// Elements of a key of a recurrence.
+    pub state_dim: usize,
     /// Routed experts per layer.
     pub experts: usize,
     /// Experts chosen per token.

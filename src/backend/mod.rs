@@ -18,9 +18,10 @@
 //! | file | what of a device it describes |
 //! |---|---|
 //! | `memory` | tensors, weights, the reservation for the largest step |
-//! | `cache` | pages of keys and values |
+//! | `cache` | pages of keys and values, states |
 //! | `step` | the input of a step |
 //! | `operations` | from token ids to hidden states |
+//! | `recurrent` | operations that read and write states |
 //! | `sampling` | from hidden states to sampled tokens |
 
 mod cache;
@@ -30,17 +31,19 @@ pub mod cuda;
 pub mod device;
 mod memory;
 mod operations;
+mod recurrent;
 mod sampling;
 mod step;
 
-pub use cache::{Cache, KvPages, KvShape};
+pub use cache::{Cache, FrameContent, KvPages, KvShape};
 pub use memory::{HostBytes, MaxBatchShape, Memory, RandomWeight, Reserved, Tensor, Weight};
 pub use operations::{
-    Activation, Attention, Expert, Experts, HeadProducts, Heads, Linear, Norm, Operations, Placement, PositionScale,
-    Rotary, RouterGroups, RouterScore, Routing,
+    Activation, Attention, Expert, Experts, Gating, HeadProducts, Heads, Linear, Norm, Operations, Placement,
+    PositionScale, Rotary, RouterGroups, RouterScore, Routing,
 };
+pub use recurrent::{Conv, Recurrence, StatePart};
 pub use sampling::{Sampling, Ticket};
-pub use step::{FROM_LAST_STEP, Ragged, Step, Steps, Tables};
+pub use step::{FROM_LAST_STEP, NO_STATE, Ragged, Step, Steps, Tables};
 
 /// Increased whenever a kernel or the forward pass changes in a way that changes result bits. Saved keys and values
 /// with another version are not reused.

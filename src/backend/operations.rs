@@ -3,6 +3,7 @@
 
 use super::cache::KvPages;
 use super::memory::{Tensor, Weight};
+use super::recurrent::{Conv, Recurrence};
 
 /// One matrix product of a group with a shared input: `out[r, o] = sum_i x[r, i] * weight[o, i] + bias[o]`.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +109,17 @@ pub enum Activation {
         /// Largest input.
         limit: f32,
     },
+}
+
+/// What a result is multiplied with the gate's value of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gating {
+    /// `sigmoid(gate)`.
+    Sigmoid,
+    /// `gate * sigmoid(gate)`.
+    Silu,
+    /// The gate itself.
+    Plain,
 }
 
 /// A factor on queries that grows with their position: `1 + beta * ln(1 + floor(position / period))`.
@@ -295,8 +307,14 @@ pub trait Operations {
     /// `x[r] *= 1 + beta * ln(1 + floor(position / period))` for all rows of the step, of `width` elements.
     fn scale_by_position(&mut self, x: Tensor, width: usize, scale: PositionScale);
 
-    /// `x[r, h, i] *= sigmoid(gate[r, h, i])`; `x` is `[rows, gate.heads, dim]`. A gate of one element serves the whole head.
-    fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize);
+    /// `x[r, h, i] *= gating(gate[r, h, i])`; `x` is `[rows, gate.heads, dim]`. A gate of one element serves the whole head.
+    fn gate_mul(&mut self, x: Tensor, dim: usize, gate: Heads, gating: Gating, rows: usize);
+
+    /// A convolution over the tokens of each sequence of the step; see [`Conv`].
+    fn conv(&mut self, conv: &Conv);
+
+    /// A recurrence over the tokens of each sequence of the step; see [`Recurrence`].
+    fn recurrence(&mut self, recurrence: &Recurrence);
 
     /// `x[i] = 0` over `elements`.
     fn clear(&mut self, x: Tensor, elements: usize);

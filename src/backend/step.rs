@@ -4,10 +4,14 @@ use super::memory::MaxBatchShape;
 use crate::error::{Result, reserved};
 use crate::sampling::SamplingRequests;
 
+/// No frame: the state of a sequence of which nothing is computed yet.
+pub const NO_STATE: u32 = u32::MAX;
+
 /// Page tables of one layer group in a step; see [`Ragged`].
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
-    /// Page frame numbers: the page tables of all sequences, concatenated.
+    /// Page frame numbers: the page tables of all sequences, concatenated. A group of states has two entries for each sequence:
+    /// the frame that is read, or [`NO_STATE`], and the one that is written.
     pub pages: Vec<u32>,
     /// `[sequences]`: index in `pages` of the first entry of each sequence's table.
     pub starts: Vec<u32>,
@@ -40,8 +44,8 @@ impl Step {
     pub fn with_capacity(max_shape: &MaxBatchShape) -> Result<Step> {
         let (rows, sequences) = (max_shape.rows, max_shape.sequences);
         let tokens = || reserved("the tokens of a step", rows);
-        let pages_each = max_shape.positions.div_ceil(max_shape.page_tokens.max(1));
-        let pages = sequences.saturating_mul(pages_each).min(max_shape.table_pages).saturating_add(sequences);
+        let pages_each = max_shape.positions.div_ceil(max_shape.page_tokens.max(1)).max(2);
+        let pages = sequences.saturating_mul(pages_each).min(max_shape.table_pages).saturating_add(2 * sequences);
         let tables = || {
             let what = "the page tables of a step";
             Ok(Tables { pages: reserved(what, pages)?, starts: reserved(what, sequences)? })

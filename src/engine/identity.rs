@@ -13,7 +13,7 @@ use super::api::{Info, Type};
 use super::layer_groups::keep_of;
 use super::memory_plan::LongestContext;
 use super::{closed, lock};
-use crate::backend::{KvShape, NUMERICS_VERSION};
+use crate::backend::{FrameContent, KvShape, NUMERICS_VERSION};
 use crate::cache::Keep;
 use crate::error::{Error, Result, Status, Unit};
 use crate::model::architecture::Architecture;
@@ -126,7 +126,9 @@ impl Identity {
         let frames = shapes.iter().zip(architecture.groups());
         let frames = frames.map(|(s, group)| Ok((s.frame_bytes().ok_or_else(overflow)?, keep_of(&group))));
         let frames = frames.collect::<Result<Vec<(usize, Keep)>>>()?;
-        let first = shapes.first().ok_or_else(|| Error::format("config.json describes a model without layers"))?;
+        let paged = shapes.iter().find(|s| s.content != FrameContent::State);
+        let first =
+            paged.or(shapes.first()).ok_or_else(|| Error::format("config.json describes a model without layers"))?;
         let tokenizer = source.tokenizer_json()?;
         let group = |s: &KvShape| GroupShape {
             layers: s.layers as u64,

@@ -1,8 +1,11 @@
 //! What each layer group of a model keeps, and how many page frames it gets.
 //!
 //! A group that keeps all pages has as many frames as memory allows. One that keeps a window has what the running sequences hold
-//! at a time and a step adds, and as much again for the ends of what the prefix cache has.
+//! at a time and a step adds, and as much again for the ends of what the prefix cache has. One that keeps a state has two frames
+//! for each running sequence, of which a step reads one and writes the other, and one for each [`STATE_TOKENS`] tokens of the
+//! others' pages: the states of the prefix cache.
 
+use crate::backend::FrameContent;
 use crate::cache::Keep;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -10,9 +13,16 @@ use crate::model::Architecture;
 use crate::model::architecture::LayerGroup;
 use crate::scheduler::GroupCapacity;
 
+/// The prefix cache has a state for so many tokens: about one for each turn of a conversation.
+const STATE_TOKENS: usize = 1024;
+
 /// What a group keeps.
 pub(super) fn keep_of(group: &LayerGroup) -> Keep {
-    group.window.map_or(Keep::All, |window| Keep::Window(window as usize))
+    match (group.content, group.window) {
+        (FrameContent::State, _) => Keep::State,
+        (_, Some(window)) => Keep::Window(window as usize),
+        (_, None) => Keep::All,
+    }
 }
 
 /// A layer group in a memory plan.
@@ -24,9 +34,19 @@ struct GroupSize {
     frames_max: usize,
 }
 
+impl GroupSize {
+    fn is_paged(&self) -> bool {
+        self.keep != Keep::State
+    }
+}
+
 /// The layer groups in a memory plan.
 #[derive(Clone, Debug)]
-pub(super) struct GroupSizes(Vec<GroupSize>);
+pub(super) struct GroupSizes {
+    groups: Vec<GroupSize>,
+    page_tokens: usize,
+    running_max: usize,
+}
 
 impl GroupSizes {
     /// Those of a model. A step has `step_tokens` tokens of at most `running_max` sequences.
@@ -44,41 +64,65 @@ impl GroupSizes {
             let frame_bytes = group.shape(1, page_tokens, kv).frame_bytes().ok_or_else(too_large)? as u64;
             let keep = keep_of(group);
             let frames_max = match keep {
-                Keep::All => usize::MAX,
-                keep => {
+                Keep::All | Keep::State => usize::MAX,
+                Keep::Window(_) => {
                     let held = running_max.saturating_mul(keep.pages_max(page_tokens));
                     held.saturating_mul(2).saturating_add(step_tokens.div_ceil(page_tokens) + running_max)
                 }
             };
             Ok(GroupSize { keep, frame_bytes, frames_max })
         };
-        a.groups().iter().map(size).collect::<Result<_>>().map(GroupSizes)
+        let groups = a.groups().iter().map(size).collect::<Result<_>>()?;
+        Ok(GroupSizes { groups, page_tokens, running_max })
     }
 
-    /// Bytes of a page in all groups.
+    /// Bytes of a page in all groups that have pages.
     ///
     /// # Errors
     /// `Format` when it is larger than can be addressed.
     pub fn page_bytes(&self) -> Result<u64> {
         let sum = |sum: u64, group: &GroupSize| sum.checked_add(group.frame_bytes);
-        self.0.iter().try_fold(0, sum).ok_or_else(too_large)
+        self.groups.iter().filter(|group| group.is_paged()).try_fold(0, sum).ok_or_else(too_large)
+    }
+
+    /// Bytes of a frame of each group.
+    pub fn frame_bytes(&self) -> u64 {
+        self.groups.iter().map(|group| group.frame_bytes).fold(0, u64::saturating_add)
     }
 
     /// What the groups may use when those that keep all have `frames` frames.
     pub fn capacities(&self, frames: usize) -> impl Iterator<Item = GroupCapacity> + '_ {
-        self.0.iter().map(move |group| GroupCapacity { frames: frames.min(group.frames_max), keep: group.keep })
+        self.groups.iter().map(move |group| GroupCapacity { frames: self.frames_of(group, frames), keep: group.keep })
     }
 
-    /// Tokens of the group with the most frames then.
-    pub fn tokens(&self, frames: usize, page_tokens: usize) -> u64 {
-        let most = self.capacities(frames).map(|group| group.frames).max().unwrap_or(0);
-        (most as u64).saturating_mul(page_tokens as u64)
+    fn frames_of(&self, group: &GroupSize, frames: usize) -> usize {
+        if group.is_paged() {
+            return frames.min(group.frames_max);
+        }
+        let running = 2 * self.running_max.min(frames);
+        running.saturating_add(frames.saturating_mul(self.page_tokens).div_ceil(STATE_TOKENS))
+    }
+
+    /// Tokens of the group with the most pages then.
+    pub fn tokens(&self, frames: usize) -> u64 {
+        let paged = self.groups.iter().filter(|group| group.is_paged());
+        let most = paged.map(|group| self.frames_of(group, frames)).max().unwrap_or(0);
+        (most as u64).saturating_mul(self.page_tokens as u64)
     }
 
     /// Bytes of all frames then; `None` for more than can be addressed.
     pub fn bytes(&self, frames: usize) -> Option<u64> {
-        let each = self.0.iter().zip(self.capacities(frames));
-        each.map(|(group, capacity)| group.frame_bytes.checked_mul(capacity.frames as u64))
+        self.bytes_of(frames, |_| true)
+    }
+
+    /// Bytes of the frames with states.
+    pub fn state_bytes(&self, frames: usize) -> u64 {
+        self.bytes_of(frames, |group| !group.is_paged()).unwrap_or(u64::MAX)
+    }
+
+    fn bytes_of(&self, frames: usize, counts: impl Fn(&GroupSize) -> bool) -> Option<u64> {
+        let each = self.groups.iter().filter(|group| counts(group));
+        each.map(|group| group.frame_bytes.checked_mul(self.frames_of(group, frames) as u64))
             .try_fold(0u64, |sum, bytes| sum.checked_add(bytes?))
     }
 
@@ -126,14 +170,26 @@ mod tests {
     #[test]
     fn what_memory_holds_is_found_to_the_frame() {
         let size = |keep, frame_bytes, frames_max| GroupSize { keep, frame_bytes, frames_max };
-        let groups = GroupSizes(vec![size(Keep::All, 10, usize::MAX), size(Keep::Window(8), 100, 7)]);
+        let of = |groups| GroupSizes { groups, page_tokens: 16, running_max: 3 };
+        let groups = of(vec![size(Keep::All, 10, usize::MAX), size(Keep::Window(8), 100, 7)]);
         for wanted in [1, 6, 7, 8, 50] {
             for bytes in 0..1500 {
                 let most = (0..=wanted).rev().find(|&f| f as u64 * 10 + f.min(7) as u64 * 100 <= bytes).unwrap();
                 assert_eq!(groups.affordable(bytes, wanted), most, "{bytes} bytes, {wanted} wanted");
             }
         }
-        let windows = GroupSizes(vec![size(Keep::Window(8), 100, 7)]);
+        let states = of(vec![size(Keep::All, 10, usize::MAX), size(Keep::State, 1000, usize::MAX)]);
+        // Two states for each of up to three sequences, and one for each 64 pages begun.
+        for (frames, held) in [(1, 3), (2, 5), (3, 7), (64, 7), (65, 8), (640, 16)] {
+            let (least, pages) = (1000 * held + 10 * frames, frames as usize);
+            assert_eq!((states.state_bytes(pages), states.bytes(pages)), (1000 * held, Some(least)), "{frames} pages");
+            assert_eq!(
+                (states.affordable(least, 9999) >= pages, states.affordable(least - 1, pages) < pages),
+                (true, true)
+            );
+            assert_eq!((states.tokens(pages), states.page_bytes().unwrap()), (16 * frames, 10));
+        }
+        let windows = of(vec![size(Keep::Window(8), 100, 7)]);
         assert_eq!((windows.affordable(700, 9999), windows.affordable(699, 9999)), (9999, 6));
     }
 }

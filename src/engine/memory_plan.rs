@@ -40,7 +40,7 @@ pub struct MemoryPlan {
     /// Bytes of the weights in use: tensors as stored, which are mapped from the files or with `no_mmap` copied to
     /// memory, and quantized matrices in memory of the engine's own.
     pub weight_bytes: u64,
-    /// Bytes of all KV pages.
+    /// Bytes of all KV pages and states.
     pub kv_bytes: u64,
     /// Bytes of activations, logits and scratch.
     pub workspace_bytes: u64,
@@ -56,6 +56,9 @@ pub struct MemoryPlan {
     /// Bytes that the vocabulary takes as constraints need it, always in the machine's memory; 0 without the option
     /// `constraints`.
     pub constraint_bytes: u64,
+    /// Bytes of the states of recurrences, a part of `kv_bytes`: two for each sequence that runs, and those that the prefix cache
+    /// keeps.
+    pub state_bytes: u64,
 }
 
 /// The plan for a model's files; the part of [`super::Engine::plan`] that may need a large stack.
@@ -162,7 +165,7 @@ impl Sizing {
         };
         let groups = GroupSizes::of(a, page_tokens, choice.kv, running_max, step_tokens)?;
         let scratch = choice.device.scratch_bytes(&Model::max_batch_shape(a, &step));
-        let spare = groups.page_bytes()?.saturating_mul(profile.spare_frames);
+        let spare = groups.frame_bytes().saturating_mul(profile.spare_frames);
         let mut sizing = Sizing {
             running_max,
             waiting_max: or(o.max_waiting, limits::WAITING_DEFAULT),
@@ -243,9 +246,10 @@ impl Sizing {
             workspace_bytes: self.workspace_bytes,
             total_bytes: self.total_bytes(),
             available_bytes: available.unwrap_or(0),
-            kv_tokens: self.groups.tokens(self.frames, self.page_tokens),
+            kv_tokens: self.groups.tokens(self.frames),
             kv_bytes_per_token: self.groups.page_bytes().unwrap_or(u64::MAX) / self.page_tokens as u64,
             constraint_bytes: self.constraint_bytes,
+            state_bytes: self.groups.state_bytes(self.frames),
         }
     }
 
@@ -359,7 +363,7 @@ mod tests {
                 assert!(plan.fits, "{}: {plan:?}", dir.display());
                 let parts = [plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.constraint_bytes];
                 assert_eq!(plan.total_bytes, parts.iter().sum::<u64>());
-                assert!(plan.kv_bytes <= plan.kv_tokens * plan.kv_bytes_per_token);
+                assert!(plan.kv_bytes - plan.state_bytes <= plan.kv_tokens * plan.kv_bytes_per_token);
                 let opened = open::open(|o| open::Source::path(&dir, o), &mut options, &mut |_, _| {}).unwrap();
                 let tree =
                     if opened.trie.is_some() { TokenTrie::kept_bytes(opened.info.vocab_size as usize) } else { 0 };
@@ -374,7 +378,8 @@ mod tests {
                 let planned = (plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes, plan.context_length);
                 assert_eq!(real, planned, "{}", dir.display());
                 let groups = &runner.scheduler.capacity().groups;
-                let most = groups.iter().map(|group| group.frames as u64).max().unwrap_or(0);
+                let paged = groups.iter().filter(|group| group.keep != crate::cache::Keep::State);
+                let most = paged.map(|group| group.frames as u64).max().unwrap_or(0);
                 assert_eq!(most * runner.page_tokens as u64, plan.kv_tokens);
             }
         }

@@ -77,10 +77,15 @@ impl ModelRunner {
             step.sequences.extend(std::iter::repeat_n(index as u32, row.count));
             for (group, (tables, table)) in step.tables.iter_mut().zip(&sequence.tables).enumerate() {
                 tables.starts.push(tables.pages.len() as u32);
+                let keep = self.scheduler.capacity().groups[group].keep;
+                if keep == Keep::State {
+                    tables.pages.extend(sequence.states[group].step());
+                    continue;
+                }
                 let table = &table[..end.div_ceil(self.page_tokens)];
                 let refused = |_| Error::memory("the page tables of a step", table.len() as u64 * 4);
                 tables.pages.try_reserve(table.len()).map_err(refused)?;
-                match self.scheduler.capacity().groups[group].keep {
+                match keep {
                     Keep::All => tables.pages.extend_from_slice(table),
                     // A page that was let go is beyond the window of every row; whatever is named here is not read.
                     _ => tables.pages.extend(table.iter().map(|&page| if page == NO_FRAME { 0 } else { page })),

@@ -81,7 +81,8 @@ unsafe impl CallerStruct for astrai_stats {
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_plan {
     const NAME: &'static str = "astrai_plan";
-    const SIZES: &'static [usize] = &[offset_of!(astrai_plan, constraint_bytes), size_of::<Self>()];
+    const SIZES: &'static [usize] =
+        &[offset_of!(astrai_plan, constraint_bytes), offset_of!(astrai_plan, state_bytes), size_of::<Self>()];
 }
 
 /// The engine's options. The callbacks get `user_data` as long as its owner, the engine's handle, has it.
@@ -321,7 +322,7 @@ pub(super) fn plan(plan: &MemoryPlan) -> astrai_plan {
     reported! {
         astrai_plan { fits: u32::from(plan.fits) } from plan:
         context_length max_sequences weight_bytes kv_bytes workspace_bytes total_bytes available_bytes kv_tokens
-        kv_bytes_per_token constraint_bytes
+        kv_bytes_per_token constraint_bytes state_bytes
     }
 }
 

@@ -407,7 +407,7 @@ pub struct astrai_plan {
     /// Weights the model uses: mapped from the files, or with ASTRAI_ENGINE_NO_MMAP copied; quantized ones are memory of the
     /// engine's own.
     pub weight_bytes: u64,
-    /// All pages of the KV cache.
+    /// All pages of the KV cache, and state_bytes.
     pub kv_bytes: u64,
     /// Activations, logits and scratch.
     pub workspace_bytes: u64,
@@ -418,10 +418,13 @@ pub struct astrai_plan {
     pub available_bytes: u64,
     /// Tokens the KV cache holds.
     pub kv_tokens: u64,
-    /// KV cache for each token in all layers. Layers with a sliding window keep fewer: kv_bytes is at most kv_tokens times this.
+    /// KV cache for each token in all layers. Layers with a sliding window keep fewer: their pages are at most kv_tokens times this.
     pub kv_bytes_per_token: u64,
     /// The vocabulary as constraints need it, in the machine's memory; 0 without ASTRAI_ENGINE_CONSTRAINTS.
     pub constraint_bytes: u64,
+    /// States of layers that keep one instead of what each token leaves: two for each sequence that runs, and those of the prefix
+    /// cache. A part of kv_bytes; 0 for models without such layers.
+    pub state_bytes: u64,
 }
 
 /// Counters of an engine, one consistent snapshot. Caller-owned: set struct_size.

@@ -9,8 +9,14 @@
 //! of one group (query, key and value; gate and up) with the same name are consecutive rows of one tensor. `{e}` is the number
 //! of an expert; a name of experts without it is that of a stack of all, written in full.
 
+mod recurrent;
+
+pub use recurrent::{
+    GatedNorm, Recurrence, RecurrenceInputs, RecurrenceNames, RecurrenceRule, ShortConv, ShortConvNames,
+};
+
 use super::rotary::RotarySpec;
-use crate::backend::{Activation, KvShape, PositionScale, Routing};
+use crate::backend::{Activation, FrameContent, KvShape, PositionScale, Routing};
 use crate::dtype::DType;
 
 /// A whole model.
@@ -190,6 +196,10 @@ pub enum Operation {
     Attention(Attention),
     /// Attention over a cache of latent vectors.
     Latent(LatentAttention),
+    /// A convolution over the last tokens.
+    ShortConv(ShortConv),
+    /// A linear recurrence: a gated delta rule, or a state space.
+    Recurrence(Recurrence),
     /// A feed-forward network.
     Dense(Dense),
     /// Feed-forward networks of which a router chooses some.
@@ -375,6 +385,8 @@ pub struct Dense {
     pub activation: Activation,
     /// There is a gate.
     pub gated: bool,
+    /// Factor on the gate, before the activation.
+    pub gate_scale: f32,
     /// All matrices have biases.
     pub bias: bool,
     /// Its tensors.
@@ -405,6 +417,8 @@ pub struct Experts {
     pub choice_bias: bool,
     /// What every token passes.
     pub shared: Option<Shared>,
+    /// Projections around the routed experts, of which the router and the shared network know nothing.
+    pub inside: Option<Inside>,
     /// Their tensors, as different checkpoints have them: the first that are there count.
     pub names: &'static [ExpertNames],
 }
@@ -412,8 +426,19 @@ pub struct Experts {
 impl Experts {
     /// Routed experts alone, whose router has a matrix and no vectors.
     pub fn new(count: usize, each: Dense, routing: Routing, names: &'static [ExpertNames]) -> Experts {
-        Experts { count, each, routing, router_bias: false, choice_bias: false, shared: None, names }
+        Experts { count, each, routing, router_bias: false, choice_bias: false, shared: None, inside: None, names }
     }
+}
+
+/// Projections to what routed experts read and from what they write.
+#[derive(Clone, Copy, Debug)]
+pub struct Inside {
+    /// Elements of a row between the two.
+    pub width: usize,
+    /// Name of the first.
+    pub before: &'static str,
+    /// Name of the last.
+    pub after: &'static str,
 }
 
 /// A network beside the routed experts.
@@ -453,28 +478,61 @@ pub enum Stack {
     Mxfp4,
 }
 
-/// Layers whose pages have one shape and one lifetime. Every kind of cache is a group of its own.
+/// Layers whose frames have one shape and one lifetime. Every kind of cache is a group of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerGroup {
     /// Layers of the group, ascending.
     pub layers: Vec<usize>,
+    /// What a frame holds.
+    pub content: FrameContent,
     /// KV heads.
     pub kv_heads: usize,
-    /// Elements of a key.
+    /// Elements of a key, or of a state.
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
     /// Keys that a query sees; pages beyond them are let go. `None` = all are kept.
     pub window: Option<u32>,
-    /// Values are the beginnings of their keys.
-    pub latent: bool,
 }
 
 impl LayerGroup {
-    /// The group's pages on a device.
+    /// The group of a block that keeps something of the tokens it has computed, with its layer alone.
+    fn of(block: &Block, layer: usize, context_max: usize) -> Option<LayerGroup> {
+        let layers = vec![layer];
+        let state = |k_dim| {
+            Some(LayerGroup {
+                layers: vec![layer],
+                content: FrameContent::State,
+                kv_heads: 1,
+                k_dim,
+                v_dim: 0,
+                window: None,
+            })
+        };
+        match &block.operation {
+            Operation::Attention(a) => {
+                // A window that no context exceeds lets nothing go.
+                let window = a.window.filter(|&window| (window as usize) < context_max);
+                let (content, kv_heads, k_dim, v_dim) = (FrameContent::KeysValues, a.kv_heads, a.head_dim, a.head_dim);
+                Some(LayerGroup { layers, content, kv_heads, k_dim, v_dim, window })
+            }
+            Operation::Latent(a) => {
+                let (content, k_dim, v_dim) = (FrameContent::Latent, a.rank + a.rope, a.rank);
+                Some(LayerGroup { layers, content, kv_heads: 1, k_dim, v_dim, window: None })
+            }
+            Operation::ShortConv(conv) => state(conv.state()),
+            Operation::Recurrence(recurrence) => state(recurrence.state()),
+            Operation::Dense(_) | Operation::Experts(_) => None,
+        }
+    }
+
+    /// The group's frames on a device.
     pub fn shape(&self, frames: usize, page_tokens: usize, dtype: DType) -> KvShape {
-        let &LayerGroup { kv_heads, k_dim, v_dim, latent, .. } = self;
-        KvShape { layers: self.layers.len(), frames, page_tokens, kv_heads, k_dim, v_dim, latent, dtype }
+        let &LayerGroup { content, kv_heads, k_dim, v_dim, .. } = self;
+        match content {
+            FrameContent::State => KvShape::states(self.layers.len(), frames, k_dim),
+            _ => KvShape { layers: self.layers.len(), frames, page_tokens, kv_heads, k_dim, v_dim, content, dtype },
+        }
     }
 }
 
@@ -486,29 +544,26 @@ impl Architecture {
 
     /// The layer groups, in order of their first layer.
     pub fn groups(&self) -> Vec<LayerGroup> {
+        self.places().0
+    }
+
+    /// The layer groups, and for each block that has one its group and its place among those of the group.
+    pub fn places(&self) -> (Vec<LayerGroup>, Vec<Vec<(usize, usize)>>) {
         let mut groups: Vec<LayerGroup> = Vec::new();
-        for (index, block) in self.blocks() {
-            let layers = vec![index];
-            let own = match &block.operation {
-                Operation::Attention(a) => {
-                    // A window that no context exceeds lets nothing go.
-                    let window = a.window.filter(|&window| (window as usize) < self.context_max);
-                    let (kv_heads, k_dim, v_dim) = (a.kv_heads, a.head_dim, a.head_dim);
-                    LayerGroup { layers, kv_heads, k_dim, v_dim, window, latent: false }
+        let mut places: Vec<Vec<(usize, usize)>> = self.layers.iter().map(|layer| vec![(0, 0); layer.len()]).collect();
+        for (layer, blocks) in self.layers.iter().enumerate() {
+            for (block, place) in blocks.iter().zip(&mut places[layer]) {
+                let Some(own) = LayerGroup::of(block, layer, self.context_max) else { continue };
+                let shape = |g: &LayerGroup| LayerGroup { layers: Vec::new(), ..g.clone() };
+                let at = groups.iter().position(|g| shape(g) == shape(&own)).unwrap_or(groups.len());
+                match groups.get_mut(at) {
+                    Some(group) => group.layers.push(layer),
+                    None => groups.push(own),
                 }
-                Operation::Latent(a) => {
-                    let (k_dim, v_dim) = (a.rank + a.rope, a.rank);
-                    LayerGroup { layers, kv_heads: 1, k_dim, v_dim, window: None, latent: true }
-                }
-                Operation::Dense(_) | Operation::Experts(_) => continue,
-            };
-            let shape = |g: &LayerGroup| (g.kv_heads, g.k_dim, g.v_dim, g.window, g.latent);
-            match groups.iter_mut().find(|g| shape(g) == shape(&own)) {
-                Some(group) => group.layers.push(index),
-                None => groups.push(own),
+                *place = (at, groups[at].layers.len() - 1);
             }
         }
-        groups
+        (groups, places)
     }
 
     /// Takes it that queries and keys are stored so that elements that rotate together are adjacent.

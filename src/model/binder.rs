@@ -16,6 +16,8 @@ use crate::encoding::Scheme;
 use crate::error::{Error, Result};
 use std::ops::Range;
 
+mod recurrent;
+
 /// What the names of tensors with 4-bit floats end with, and of those with their scales.
 pub(super) const BLOCKS: &str = "_blocks";
 const SCALES: &str = "_scales";
@@ -272,6 +274,8 @@ impl Binder<'_> {
         let operation = match &block.operation {
             Operation::Attention(attention) => OperationWeights::Attention(self.attention(attention, at)?),
             Operation::Latent(latent) => OperationWeights::Latent(self.latent(latent, at)?),
+            Operation::ShortConv(conv) => OperationWeights::ShortConv(self.short_conv(conv, at)?),
+            Operation::Recurrence(r) => OperationWeights::Recurrence(Box::new(self.recurrence(r, at)?)),
             Operation::Dense(dense) => OperationWeights::Dense(self.dense(dense, down, at)?),
             Operation::Experts(experts) => OperationWeights::Experts(self.experts(experts, down, at)?),
         };
@@ -413,7 +417,14 @@ impl Binder<'_> {
                 shared_gate = Some(self.projection((s.gate, 1, Part::Kept), self.a.hidden, false, at)?);
             }
         }
-        Ok(ExpertsWeights { router, choice_bias, routed, shared, shared_gate })
+        let inside = match experts.inside {
+            Some(inside) => Some([
+                self.projection((inside.before, inside.width, Part::Layer), self.a.hidden, false, at)?,
+                self.projection((inside.after, self.a.hidden, Part::Layer), inside.width, false, at)?,
+            ]),
+            None => None,
+        };
+        Ok(ExpertsWeights { router, choice_bias, routed, shared, shared_gate, inside })
     }
 
     /// The names that this checkpoint has for its experts.
@@ -428,7 +439,8 @@ impl Binder<'_> {
     }
 
     fn expert(&mut self, experts: &Experts, names: &ExpertNames, index: usize, down: Part, at: At) -> Result<Expert> {
-        let (inner, hidden, gated) = (experts.each.intermediate, self.a.hidden, experts.each.gated);
+        let (inner, gated) = (experts.each.intermediate, experts.each.gated);
+        let hidden = experts.inside.map_or(self.a.hidden, |inside| inside.width);
         let both = gated && names.gate == names.up;
         let total = if both { 2 * inner } else { inner };
         // Where the rows of the gate begin, and those of up; from one row to the next.

@@ -3,6 +3,7 @@
 mod attention;
 mod feed_forward;
 mod latent;
+mod recurrent;
 mod workspace;
 
 use super::architecture::{Architecture, Before, Block, LayerGroup, Norm, Operation};
@@ -33,8 +34,8 @@ pub struct Model {
     architecture: Architecture,
     weights: Weights,
     groups: Vec<(LayerGroup, KvPages)>,
-    /// Group and index within it, for each layer with attention.
-    place: Vec<(usize, usize)>,
+    /// Group and index within it of each block that keeps something.
+    places: Vec<Vec<(usize, usize)>>,
     workspace: Workspace,
     logits_rows_max: usize,
     /// Rows of the step that was begun.
@@ -72,18 +73,14 @@ impl Model {
         let a = &architecture;
         backend.reserve(&Model::max_batch_shape(a, limits))?;
         let workspace = Workspace::new(a, limits, backend)?;
-        let groups = a.groups();
-        let mut place = vec![(0, 0); a.layers.len()];
-        for (g, group) in groups.iter().enumerate() {
-            group.layers.iter().enumerate().for_each(|(i, &l)| place[l] = (g, i));
-        }
+        let (groups, places) = a.places();
         let groups = groups
             .into_iter()
             .zip(shapes)
             .map(|(group, shape)| Ok((group, backend.kv_pages(*shape)?)))
             .collect::<Result<_>>()?;
         let logits_rows_max = limits.logits_rows;
-        Ok(Model { architecture, weights, groups, place, workspace, logits_rows_max, rows: 0 })
+        Ok(Model { architecture, weights, groups, places, workspace, logits_rows_max, rows: 0 })
     }
 
     /// The architecture.
@@ -133,18 +130,20 @@ impl Model {
     /// layers, and [`Model::logits`] may ask for any row until the next step.
     pub fn layer(&mut self, backend: &mut dyn Backend, index: usize) {
         let (ws, hidden) = (&self.workspace, self.architecture.hidden);
-        let mut blocks = self.architecture.layers[index].iter().zip(&self.weights.layers[index]).peekable();
-        while let Some((block, weights)) = blocks.next() {
-            if let (Some((Block { before: Before::Beside(norm), .. }, next)), Some(beside)) = (blocks.peek(), ws.beside)
+        let blocks = self.architecture.layers[index].iter().zip(&self.weights.layers[index]);
+        let mut blocks = blocks.zip(&self.places[index]).peekable();
+        while let Some(((block, weights), &place)) = blocks.next() {
+            if let (Some(((Block { before: Before::Beside(norm), .. }, next), _)), Some(beside)) =
+                (blocks.peek(), ws.beside)
             {
                 backend.norm(ws.x, &normed(norm, next.before), hidden, self.rows, beside);
             }
-            self.block(backend, block, weights, index);
+            self.block(backend, block, weights, place);
         }
     }
 
     /// `x += factor * after(operation(before(x)))`.
-    fn block(&self, backend: &mut dyn Backend, block: &Block, w: &BlockWeights, layer: usize) {
+    fn block(&self, backend: &mut dyn Backend, block: &Block, w: &BlockWeights, place: (usize, usize)) {
         let (ws, rows, hidden) = (&self.workspace, self.rows, self.architecture.hidden);
         if let Before::Norm(norm) = &block.before {
             backend.norm(ws.x, &normed(norm, w.before), hidden, rows, ws.y);
@@ -158,9 +157,15 @@ impl Model {
         let route = Route { from, to: own.unwrap_or(ws.x), accumulate: own.is_none() };
         match (&block.operation, &w.operation) {
             (Operation::Attention(spec), OperationWeights::Attention(w)) => {
-                self.attention(backend, spec, w, route, layer);
+                self.attention(backend, spec, w, route, place);
             }
-            (Operation::Latent(spec), OperationWeights::Latent(w)) => self.latent(backend, spec, w, route, layer),
+            (Operation::Latent(spec), OperationWeights::Latent(w)) => self.latent(backend, spec, w, route, place),
+            (Operation::ShortConv(spec), OperationWeights::ShortConv(w)) => {
+                self.short_conv(backend, spec, w, route, place);
+            }
+            (Operation::Recurrence(spec), OperationWeights::Recurrence(w)) => {
+                self.recurrence(backend, spec, w, route, place);
+            }
             (Operation::Dense(spec), OperationWeights::Dense(w)) => self.dense(backend, spec, w, route),
             (Operation::Experts(spec), OperationWeights::Experts(w)) => self.experts(backend, spec, w, route),
             _ => unreachable!("weights are bound by this very architecture"),

@@ -69,6 +69,12 @@ impl Rotary {
         Rotary::of(config, [old, new], dims, context)
     }
 
+    /// Of a model that knows no positions.
+    pub fn none(context: usize) -> Rotary {
+        let spec = RotarySpec { inv_freq: Vec::new(), scale: 1.0 };
+        Rotary { spec, context, context_max: context, chosen_for: 0 }
+    }
+
     /// The same for the layers of a type, where `rope_parameters` has an object for each type. An older config says the same of
     /// all types.
     pub fn read_for(config: &Config, layer_type: &str, dims: usize, context: usize) -> Result<Rotary> {
@@ -82,6 +88,9 @@ impl Rotary {
     }
 
     fn of(config: &Config, [old, new]: [Option<Config>; 2], dims: usize, context: usize) -> Result<Rotary> {
+        if !dims.is_multiple_of(2) {
+            return Err(config.bad("head_dim", format_args!("makes {dims} elements rotate, expected an even number")));
+        }
         let scaling = scaling_of(old, new)?;
         let theta = theta(config, [scaling, new])?;
         let mut rotary = Rotary { spec: RotarySpec::plain(theta, dims), context, context_max: context, chosen_for: 0 };
@@ -129,6 +138,11 @@ impl Rotary {
                     rotary.chosen_for = if long { context } else { original as usize };
                 }
             }
+            // The whole head rotates, but only so many elements of it at all.
+            "proportional" => {
+                let rotated = scaling.rotary_dims(&["partial_rotary_factor"], dims, 1.0)?;
+                rotary.spec = proportional(theta, dims, rotated);
+            }
             // Its configs have the extended context.
             "llama3" => rotary.spec = llama3(rotary.spec, &scaling, original)?,
             "yarn" => {
@@ -142,7 +156,7 @@ impl Rotary {
             }
             other => {
                 return Err(Error::unsupported(format!(
-                    "config.json: rope scaling \"{other}\" is not supported; there are default, dynamic, linear, llama3, longrope, yarn"
+                    "config.json: rope scaling \"{other}\" is not supported; there are default, dynamic, linear, llama3, longrope, proportional, yarn"
                 ))
                 .about(config.subject()));
             }

@@ -55,6 +55,61 @@ pub struct LatentWeights {
     pub out: Projection,
 }
 
+/// A part of a convolution's channels.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvWeights {
+    /// `[channels * kernel]`.
+    pub weight: Weight,
+    /// `[channels]`.
+    pub bias: Option<Weight>,
+}
+
+/// A short convolution.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "named as in the architecture")]
+pub struct ShortConvWeights {
+    pub b: Projection,
+    pub c: Projection,
+    pub x: Projection,
+    pub conv: ConvWeights,
+    pub out: Projection,
+}
+
+/// The input projections of a recurrence.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "named as in the architecture")]
+#[allow(clippy::large_enum_variant, reason = "a few hundred bytes for a layer")]
+pub enum RecurrenceProjections {
+    /// `part` is there for the delta rule.
+    Apart {
+        q: Projection,
+        k: Projection,
+        v: Projection,
+        gate: Projection,
+        step: Projection,
+        part: Option<Projection>,
+    },
+    ByKeyHead {
+        heads: Projection,
+        steps: Projection,
+    },
+}
+
+/// A recurrence.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "named as in the architecture")]
+pub struct RecurrenceWeights {
+    pub inputs: RecurrenceProjections,
+    /// Of queries, keys and values.
+    pub conv: [ConvWeights; 3],
+    pub step_bias: Weight,
+    pub decay: Weight,
+    pub skip: Option<Weight>,
+    /// Gains of the norm: none, one for all parts, or one for each.
+    pub norm: Vec<Weight>,
+    pub out: Projection,
+}
+
 /// A feed-forward network.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "named as in the architecture")]
@@ -73,6 +128,8 @@ pub struct ExpertsWeights {
     pub routed: Vec<Expert>,
     pub shared: Vec<DenseWeights>,
     pub shared_gate: Option<Projection>,
+    /// The projections around the routed experts.
+    pub inside: Option<[Projection; 2]>,
 }
 
 /// What a block computes with.
@@ -81,6 +138,8 @@ pub struct ExpertsWeights {
 pub enum OperationWeights {
     Attention(AttentionWeights),
     Latent(LatentWeights),
+    ShortConv(ShortConvWeights),
+    Recurrence(Box<RecurrenceWeights>),
     Dense(DenseWeights),
     Experts(ExpertsWeights),
 }

@@ -37,6 +37,11 @@ impl Default for States {
 }
 
 impl States {
+    /// The frames that a step reads, which is [`NO_FRAME`] at the beginning, and writes.
+    pub fn step(&self) -> [Page; 2] {
+        [self.current, self.next]
+    }
+
     /// The state at the end of a page.
     pub(super) fn saved_at(&self, page: usize) -> Option<Page> {
         self.saved.filter(|(at, _)| *at == page).map(|(_, frame)| frame)

@@ -9,7 +9,7 @@
 
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
 use astrai::backend::{
-    Attention, Cache, Heads, KvShape, MaxBatchShape, Memory, Operations, Placement, Steps, Tables, Tensor,
+    Attention, Cache, FrameContent, Heads, KvShape, MaxBatchShape, Memory, Operations, Placement, Steps, Tables, Tensor,
 };
 use astrai::dtype::DType;
 use astrai::os::thread::ThreadOptions;
@@ -99,7 +99,7 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
         kv_heads: KV_HEADS,
         k_dim: DIM,
         v_dim: DIM,
-        latent: false,
+        content: FrameContent::KeysValues,
         dtype,
     };
     let layer_bytes = shape.frame_bytes().expect("small") * frames;

@@ -87,7 +87,7 @@ fn structs_have_the_layout_of_the_header() {
         }
         astrai_plan {
             struct_size, fits, context_length, max_sequences, weight_bytes, kv_bytes, workspace_bytes, total_bytes,
-            available_bytes, kv_tokens, kv_bytes_per_token, constraint_bytes,
+            available_bytes, kv_tokens, kv_bytes_per_token, constraint_bytes, state_bytes,
         }
         astrai_stats {
             struct_size, running, waiting, stalled, pages_used, pages_cached, pages_free, prefix_tokens_seen,

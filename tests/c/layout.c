@@ -166,7 +166,7 @@ int main(void) {
   FIELD(astrai_server_options, priority, 40, 4);
   FIELD(astrai_server_options, reserved, 44, 4);
 
-  SIZE(astrai_plan, 80);
+  SIZE(astrai_plan, 88);
   FIELD(astrai_plan, struct_size, 0, 4);
   FIELD(astrai_plan, fits, 4, 4);
   FIELD(astrai_plan, context_length, 8, 4);
@@ -179,6 +179,7 @@ int main(void) {
   FIELD(astrai_plan, kv_tokens, 56, 8);
   FIELD(astrai_plan, kv_bytes_per_token, 64, 8);
   FIELD(astrai_plan, constraint_bytes, 72, 8);
+  FIELD(astrai_plan, state_bytes, 80, 8);
 
   SIZE(astrai_stats, 168);
   FIELD(astrai_stats, struct_size, 0, 4);

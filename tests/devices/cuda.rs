@@ -6,6 +6,7 @@
 //! | `support/parity.rs` | the reference implementations' numbers |
 //! | `cuda/neighbours.rs` | law 1: a token never depends on its neighbours |
 //! | `cuda/operations.rs` | the reference tier, one operation at a time |
+//! | `states.rs` | the reference tier, and the same bits in steps of any lengths |
 //! | `cuda/opening.rs` | what a machine may lack, said clearly; nothing left behind by an open that fails |
 //! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
 //! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
@@ -58,6 +59,12 @@ fn bf16_parity() {
 fn operations_agree_with_the_reference() {
     let Some(_gpu) = cuda_driver::any_gpu() else { return };
     operations::operations_agree_with_the_reference();
+}
+
+#[test]
+fn states_agree_with_the_reference_and_steps_change_nothing() {
+    let Some(_gpu) = cuda_driver::any_gpu() else { return };
+    crate::states::on_a_gpu();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use crate::support::random::Random;
 use astrai::backend::cpu::{Compute, CpuBackend, Tier, tiers};
-use astrai::backend::{Activation, Heads, Linear, MaxBatchShape, Memory, Norm, Operations, Steps, Tensor};
+use astrai::backend::{Activation, Gating, Heads, Linear, MaxBatchShape, Memory, Norm, Operations, Steps, Tensor};
 use astrai::dtype::DType;
 use astrai::encoding::{Encoding, Quantizer, Scheme};
 use astrai::os::aligned::AlignedBytes;
@@ -58,6 +58,8 @@ const LARGEST: MaxBatchShape = MaxBatchShape {
     k_dim: 512,
     v_dim: 512,
     experts: 0,
+    conv_kernel: 0,
+    state_dim: 0,
     chosen: 0,
     sequences: 1,
     logits_rows: 0,
@@ -364,7 +366,7 @@ fn element_wise_operations_keep_a_nan() {
                 b.activate(alone, activation, n);
                 b.softcap(capped, 2.0, n);
                 let scores = Heads { tensor: alone, row_stride: n, head_stride: n, heads: 1, dim: n };
-                b.sigmoid_mul(gated, n, scores, 1);
+                b.gate_mul(gated, n, scores, Gating::Sigmoid, 1);
                 for t in [alone, capped, gated, plain.out] {
                     for (i, v) in get(&mut b, t, n).iter().enumerate() {
                         assert_eq!(v.is_nan(), i == at, "{tier:?} {activation:?}, {i} of {n}: {v}");
@@ -422,7 +424,8 @@ fn norms_agree_with_the_reference_and_keep_their_rows_apart() {
 fn gates_of_heads_agree_with_the_reference() {
     for tier in other_tiers() {
         for (rows, heads, dim) in [(1, 1, 1), (2, 3, 7), (5, 4, 64), (3, 2, 80)] {
-            for gate_dim in [1, dim] {
+            let gatings = [Gating::Sigmoid, Gating::Silu, Gating::Plain];
+            for (gate_dim, gating) in gatings.into_iter().flat_map(|gating| [(1, gating), (dim, gating)]) {
                 let run = |tier| {
                     let mut r = Random(dim as u64);
                     let (head_stride, row_stride) = (gate_dim + 2, heads * (gate_dim + 2) + 5);
@@ -430,10 +433,15 @@ fn gates_of_heads_agree_with_the_reference() {
                     let mut b = backend(tier, 2);
                     let (x_at, gates) = (put(&mut b, &x), put(&mut b, &gates));
                     let gate = Heads { tensor: gates.at(3), row_stride, head_stride, heads, dim: gate_dim };
-                    b.sigmoid_mul(x_at, dim, gate, rows);
+                    b.gate_mul(x_at, dim, gate, gating, rows);
                     get(&mut b, x_at, x.len())
                 };
-                close(&run(tier), &run(Tier::Reference), 1e-6, &format!("{tier:?} {rows} {heads} {dim} {gate_dim}"));
+                close(
+                    &run(tier),
+                    &run(Tier::Reference),
+                    1e-6,
+                    &format!("{tier:?} {rows} {heads} {dim} {gate_dim} {gating:?}"),
+                );
             }
         }
     }

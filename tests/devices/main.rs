@@ -18,5 +18,6 @@ mod kernels;
 #[cfg(target_os = "linux")]
 mod kernels_cuda;
 mod operations;
+mod states;
 #[path = "../support/mod.rs"]
 mod support;

@@ -128,7 +128,7 @@ impl Bench {
                 k_dim: K_DIM,
                 v_dim: V_DIM,
                 dtype,
-                latent: false,
+                content: FrameContent::KeysValues,
             })
             .unwrap();
         let rows_max = ROWS.len();
@@ -150,6 +150,8 @@ impl Bench {
             v_dim: V_DIM,
             experts: EXPERTS,
             chosen: 3,
+            conv_kernel: 0,
+            state_dim: 0,
             expert_inner: INNER,
             hidden: HIDDEN,
             vocab: VOCAB,
@@ -319,8 +321,10 @@ impl Bench {
             self.b.attention(attention);
             let row_stride = HEADS * V_DIM + HEADS;
             let gate = Heads { tensor: gates.at(first), row_stride, head_stride: dim, heads: HEADS, dim };
-            self.b.sigmoid_mul(out, V_DIM, gate, rows);
-            places.push((format!("sigmoid_mul of {dim}"), out, HEADS * V_DIM));
+            for gating in [Gating::Sigmoid, Gating::Silu, Gating::Plain] {
+                self.b.gate_mul(out, V_DIM, gate, gating, rows);
+            }
+            places.push((format!("gates of {dim}"), out, HEADS * V_DIM));
         }
     }
 

@@ -6,7 +6,7 @@
 
 use crate::bits;
 use crate::support::jobs::{Job, answer, drain};
-use crate::support::models::{fixture, fixtures};
+use crate::support::models::{fixture, fixtures, limit_pages};
 use crate::support::own_process::alone;
 use crate::support::storm::neighbours as cases;
 use crate::support::{parity, target};
@@ -27,9 +27,7 @@ pub fn open(dir: &Path, tier: CpuTier, running: u32, step_tokens: u32, pages: u6
         ..EngineOptions::default()
     };
     if pages > 0 {
-        let plan = Engine::plan(dir, &options).unwrap();
-        let kv = pages * u64::from(PAGE_TOKENS) * plan.kv_bytes_per_token;
-        options.memory_budget = plan.weight_bytes + plan.workspace_bytes + kv;
+        limit_pages(dir, &mut options, pages);
     }
     Engine::open(dir, options).unwrap()
 }

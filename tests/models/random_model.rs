@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 fn config(folder: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
+    Folder::open(folder, FolderOptions::default(), &mut |_, _| true).unwrap().config().unwrap().clone()
 }
 
 fn generate(engine: &Engine, prompt: Vec<u32>, tokens: u32) -> Box<Event> {

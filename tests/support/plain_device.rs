@@ -1,6 +1,10 @@
 //! A device of the tests' own, outside of the library: plain loops over f32, three steps in flight, weights and pages in forms
 //! of its own. What the engine needs of a device is what stands here.
 
+mod activation;
+mod recurrent;
+
+use activation::{activated, factor_of};
 use astrai::backend::cpu::Tier;
 use astrai::backend::device::{Device, DeviceOptions, DeviceProfile, FreeMemory, OpenDevice, ProbedDevice};
 use astrai::backend::*;
@@ -63,7 +67,7 @@ impl ProbedDevice for Plain {
 }
 
 /// Pages `[frames][layers][tokens][kv heads][k_dim + v_dim]`; of a latent group, whose values are the beginnings of its keys,
-/// `k_dim` alone.
+/// `k_dim` alone. States `[frames][layers][k_dim]`.
 struct Group {
     shape: KvShape,
     pages: Vec<f32>,
@@ -87,40 +91,8 @@ impl Group {
     fn key(&self, frame: u32, layer: usize, token: usize, head: usize) -> usize {
         let s = &self.shape;
         let row = (layer * s.page_tokens + token) * s.kv_heads + head;
-        frame as usize * self.frame_floats() + row * (s.k_dim + if s.latent { 0 } else { s.v_dim })
+        frame as usize * self.frame_floats() + row * (s.k_dim + if s.latent() { 0 } else { s.v_dim })
     }
-}
-
-/// An activation of one input.
-fn activated(x: f32, activation: Activation) -> f32 {
-    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
-    match activation {
-        Activation::Silu => x * sigmoid(x),
-        Activation::GeluTanh => {
-            let root = (2.0 / std::f32::consts::PI).sqrt();
-            x / 2.0 * (1.0 + (root * (x + 0.044715 * x.powi(3))).tanh())
-        }
-        Activation::Gelu => x / 2.0 * (1.0 + erf(x / std::f32::consts::SQRT_2)),
-        Activation::Relu2 => x.max(0.0).powi(2),
-        Activation::Clamped { alpha, limit } => x.min(limit) * sigmoid(alpha * x.min(limit)),
-    }
-}
-
-/// What an activation is multiplied with.
-fn factor_of(up: f32, activation: Activation) -> f32 {
-    match activation {
-        Activation::Clamped { limit, .. } => up.clamp(-limit, limit) + 1.0,
-        _ => up,
-    }
-}
-
-/// The error function: 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, by Simpson's rule.
-fn erf(x: f32) -> f32 {
-    const STEPS: usize = 200;
-    let (x, f) = (f64::from(x.clamp(-5.0, 5.0)), |t: f64| (-t * t).exp());
-    let step = x / STEPS as f64;
-    let inner: f64 = (1..STEPS).map(|i| f(i as f64 * step) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
-    (std::f64::consts::FRAC_2_SQRT_PI * step / 3.0 * (f(0.0) + inner + f(x))) as f32
 }
 
 #[derive(Default)]
@@ -421,7 +393,7 @@ impl Operations for PlainBackend {
 
     fn place_heads(&mut self, p: &Placement) {
         let group = p.pages.0 as usize;
-        let KvShape { k_dim, latent, .. } = self.groups[group].shape;
+        let (KvShape { k_dim, .. }, latent) = (self.groups[group].shape, self.groups[group].shape.latent());
         for row in 0..self.rows() {
             for head in 0..p.q.heads {
                 let q = self.placed(p, row, self.head(&p.q, row, head), p.norms.map(|n| n[0]));
@@ -442,8 +414,9 @@ impl Operations for PlainBackend {
     }
 
     fn attention(&mut self, a: Attention) {
-        let KvShape { kv_heads, k_dim, v_dim, latent, .. } = self.groups[a.pages.0 as usize].shape;
-        let value = if latent { 0 } else { k_dim };
+        let shape = self.groups[a.pages.0 as usize].shape;
+        let KvShape { kv_heads, k_dim, v_dim, .. } = shape;
+        let value = if shape.latent() { 0 } else { k_dim };
         for row in 0..self.rows() {
             let position = self.step.positions[row] as usize;
             let first = a.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
@@ -476,14 +449,27 @@ impl Operations for PlainBackend {
         }
     }
 
-    fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize) {
+    fn gate_mul(&mut self, x: Tensor, dim: usize, gate: Heads, gating: Gating, rows: usize) {
         for (row, head) in (0..rows).flat_map(|row| (0..gate.heads).map(move |head| (row, head))) {
             let (gates, at) = (self.head(&gate, row, head), x.at((row * gate.heads + head) * dim));
             let gate = |i: usize| if gates.len() == 1 { gates[0] } else { gates[i] };
-            let values = self.get(at, dim).iter().enumerate().map(|(i, x)| x / (1.0 + (-gate(i)).exp()));
+            let factor = |gate: f32| match gating {
+                Gating::Sigmoid => 1.0 / (1.0 + (-gate).exp()),
+                Gating::Silu => gate / (1.0 + (-gate).exp()),
+                Gating::Plain => gate,
+            };
+            let values = self.get(at, dim).iter().enumerate().map(|(i, x)| x * factor(gate(i)));
             let values: Vec<f32> = values.collect();
             self.set(at, &values);
         }
+    }
+
+    fn conv(&mut self, conv: &Conv) {
+        self.convolve(conv);
+    }
+
+    fn recurrence(&mut self, recurrence: &Recurrence) {
+        self.recur(recurrence);
     }
 
     fn clear(&mut self, x: Tensor, elements: usize) {

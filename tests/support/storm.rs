@@ -5,6 +5,7 @@
 pub mod neighbours;
 
 use crate::support::jobs::{Answer, Job, answer, drain, set_random_duty};
+use crate::support::models::limit_pages;
 use crate::support::random::Random;
 use crate::support::target::Target;
 use astrai::engine::*;
@@ -127,9 +128,7 @@ impl Shape {
             delivery: if self.poll { Delivery::Poll } else { Delivery::Thread },
             ..self.options(place.target)
         };
-        let plan = Engine::plan(&place.dir, &options).unwrap();
-        let kv = self.pages * u64::from(self.page_tokens) * plan.kv_bytes_per_token;
-        options.memory_budget = plan.weight_bytes + plan.workspace_bytes + kv;
+        limit_pages(&place.dir, &mut options, self.pages);
         Engine::open(&place.dir, options).unwrap()
     }
 

@@ -14,6 +14,7 @@ use super::head_products::HeadArgs;
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels, with_features};
 use super::linear::{Int8RowMut, plain_form};
 use super::portable;
+use super::recurrent::{ConvArgs, RecurrenceArgs};
 use crate::backend::Activation;
 
 pub(super) use attention::ATTENTION;
@@ -51,6 +52,8 @@ pub(super) const TABLE: Kernels = Kernels {
     gate,
     activate,
     softcap,
+    conv,
+    recurrence,
     sigmoid_mul,
 };
 
@@ -67,5 +70,7 @@ with_features! { "avx2,fma";
     fn activate(x: &mut [f32], activation: Activation) { portable::activate_any::<true>(x, activation) }
     fn softcap(x: &mut [f32], cap: f32) { portable::softcap_any::<true>(x, cap) }
     fn sigmoid_mul(x: &mut [f32], gate: &[f32]) { portable::sigmoid_mul_any::<true>(x, gate) }
+    fn conv(args: &ConvArgs, scratch: &mut Vec<f32>) { portable::conv_any::<true>(args, scratch) }
+    fn recurrence(args: &RecurrenceArgs, scratch: &mut Vec<f32>) { portable::recurrence_any::<true, 2>(args, scratch) }
     fn to_int8(x: &[f32], row: Int8RowMut) { portable::to_int8_any(x, row) }
 }

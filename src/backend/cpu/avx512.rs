@@ -9,7 +9,8 @@ mod linear;
 use super::kernels::{Kernels, sampling_kernels, with_features};
 use super::linear::stored::Products;
 use super::linear::{Form, plain_form};
-use super::{Compute, Tier, avx2};
+use super::recurrent::RecurrenceArgs;
+use super::{Compute, Tier, avx2, portable};
 use crate::dtype::DType;
 use crate::encoding::Encoding;
 
@@ -23,6 +24,7 @@ pub(super) const TABLE: Kernels = Kernels {
     to_bf16,
     linear: linear::linear,
     attention: attention::ATTENTION,
+    recurrence,
     sampling: sampling_kernels!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]),
     ..avx2::TABLE
 };
@@ -46,11 +48,12 @@ fn form(weight: Encoding, compute: Compute) -> Form {
 }
 
 with_features! { "avx512f,avx512bw,avx512vl,avx2,fma";
+    fn recurrence(args: &RecurrenceArgs, scratch: &mut Vec<f32>) { portable::recurrence_any::<true, 4>(args, scratch) }
     fn to_bf16(x: &[f32], row: usize, out: *mut u16) {
         for (i, part) in x.chunks(32).enumerate() {
             // The row's block lies in the scratch, and these 32 elements of it belong to this row.
             let out = std::slice::from_raw_parts_mut(out.add(linear::Bf16::at(x.len(), row, i * 32)), 32);
-            super::portable::to_bf16_any(part, out);
+            portable::to_bf16_any(part, out);
             out[part.len()..].fill(0);
         }
     }

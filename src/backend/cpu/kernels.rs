@@ -7,6 +7,7 @@
 use super::attention::AttentionKernels;
 use super::head_products::HeadArgs;
 use super::linear::{Form, Int8RowMut, LinearArgs};
+use super::recurrent::{ConvArgs, RecurrenceArgs};
 use super::{Compute, Tier};
 use crate::backend::Activation;
 use crate::dtype::DType;
@@ -213,6 +214,17 @@ pub struct Kernels {
     /// # Safety
     /// The processor supports the tier's instructions.
     pub softcap: unsafe fn(x: &mut [f32], cap: f32),
+    /// Some channels of a convolution over the tokens of a sequence. `scratch` belongs to the calling thread and may be resized.
+    ///
+    /// # Safety
+    /// The rows of `args` exist, no other task accesses those that are written, and the processor supports the tier's
+    /// instructions.
+    pub conv: unsafe fn(args: &ConvArgs, scratch: &mut Vec<f32>),
+    /// A head of a recurrence over the tokens of a sequence. `scratch` belongs to the calling thread and may be resized.
+    ///
+    /// # Safety
+    /// As of `conv`; results are apart from inputs.
+    pub recurrence: unsafe fn(args: &RecurrenceArgs, scratch: &mut Vec<f32>),
     /// `x = x * sigmoid(gate)`, element by element.
     ///
     /// # Safety

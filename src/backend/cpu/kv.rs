@@ -36,8 +36,10 @@ impl PageLayout {
             DType::I8 => s.k_dim <= LANES_I8_DIM_MAX,
             _ => false,
         };
-        let fits =
-            !s.latent && s.page_tokens.is_multiple_of(GROUP) && s.k_dim.is_multiple_of(2) && s.v_dim.is_multiple_of(16);
+        let fits = !s.latent()
+            && s.page_tokens.is_multiple_of(GROUP)
+            && s.k_dim.is_multiple_of(2)
+            && s.v_dim.is_multiple_of(16);
         if type_fits && fits { PageLayout::Lanes } else { PageLayout::Rows }
     }
 }
@@ -102,7 +104,7 @@ impl<'a> HeadBlock<'a> {
     /// type has no scales, and they are adjacent.
     pub fn rows(&self, values: bool, first: usize, tokens: usize) -> Option<Elements<'a>> {
         let s = &self.shape;
-        if self.layout != PageLayout::Rows || s.dtype == DType::I8 || values && s.latent {
+        if self.layout != PageLayout::Rows || s.dtype == DType::I8 || values && s.latent() {
             return None;
         }
         let (base, dim) = if values { (s.page_tokens * s.k_dim, s.v_dim) } else { (0, s.k_dim) };
@@ -143,7 +145,7 @@ impl<'a> HeadBlock<'a> {
 #[inline(always)]
 fn scale_offset(s: &KvShape, values: bool, token: usize) -> usize {
     let elements = s.page_tokens * s.stored().0 * s.dtype.size();
-    elements + 4 * (token + if values && !s.latent { s.page_tokens } else { 0 })
+    elements + 4 * (token + if values && !s.latent() { s.page_tokens } else { 0 })
 }
 
 /// Offset of element `d` of a token's key (or value) in a head block, in elements.
@@ -151,7 +153,7 @@ fn scale_offset(s: &KvShape, values: bool, token: usize) -> usize {
 fn element_offset(s: &KvShape, layout: PageLayout, values: bool, token: usize, d: usize) -> usize {
     match (layout, values) {
         (PageLayout::Rows, false) => token * s.k_dim + d,
-        (PageLayout::Rows, true) if s.latent => token * s.k_dim + d,
+        (PageLayout::Rows, true) if s.latent() => token * s.k_dim + d,
         (PageLayout::Rows, true) => s.page_tokens * s.k_dim + token * s.v_dim + d,
         (PageLayout::Lanes, false) => token / GROUP * GROUP * s.k_dim + d / 2 * 2 * GROUP + token % GROUP * 2 + d % 2,
         (PageLayout::Lanes, true) => s.page_tokens * s.k_dim + token / 2 * 2 * s.v_dim + 2 * d + token % 2,

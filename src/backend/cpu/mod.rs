@@ -13,6 +13,7 @@ pub mod avx2;
 pub mod avx512;
 mod best;
 mod device;
+mod elements;
 mod experts;
 pub mod head_products;
 mod heads;
@@ -24,6 +25,7 @@ mod memory;
 pub mod neon;
 mod norm;
 pub mod portable;
+pub mod recurrent;
 pub mod reference;
 mod reserve;
 mod rotary;
@@ -209,6 +211,8 @@ pub struct CpuBackend {
     /// Candidate lists of [`best::Search`], kept between calls to reuse their memory.
     best: Vec<(f32, u32)>,
     routes: experts::Routes,
+    /// The sequences of a step, for operations on states.
+    runs: Vec<recurrent::Run>,
     sampling: sampling::SamplingState,
     /// The step being filled in or computed.
     step: Step,
@@ -243,6 +247,7 @@ impl CpuBackend {
             cut: Default::default(),
             best: Vec::new(),
             routes: Default::default(),
+            runs: Vec::new(),
             sampling: Default::default(),
             step: Step::default(),
             converted: None,
@@ -291,27 +296,6 @@ impl CpuBackend {
             // SAFETY: `thread` is unique among running tasks, so no other task uses this scratch.
             let scratch = unsafe { &mut *scratch[thread].0.get() };
             task(index * step..count.min((index + 1) * step), thread, scratch);
-        });
-    }
-
-    /// Applies `f` to all parts of a tensor, in parallel.
-    fn each_part(&mut self, x: Tensor, elements: usize, f: &(dyn Fn(&mut [f32]) + Sync)) {
-        let x = self.shared(x, elements);
-        self.ranges(elements.div_ceil(ELEMENTS_PER_TASK), 1, ELEMENTS_PER_TASK * 4, &|range, _| {
-            let part = range.start * ELEMENTS_PER_TASK..elements.min(range.end * ELEMENTS_PER_TASK);
-            // SAFETY: the parts are disjoint and inside the tensor.
-            f(unsafe { x.slice(part) });
-        });
-    }
-
-    /// Applies `f` to corresponding parts of two tensors, in parallel. The tensors must not overlap.
-    fn each_pair(&mut self, x: Tensor, y: Tensor, elements: usize, f: &(dyn Fn(&mut [f32], &[f32]) + Sync)) {
-        let y = Shared(self.floats(y, elements).as_ptr().cast_mut());
-        let x = self.shared(x, elements);
-        self.ranges(elements.div_ceil(ELEMENTS_PER_TASK), 1, ELEMENTS_PER_TASK * 4, &|range, _| {
-            let part = range.start * ELEMENTS_PER_TASK..elements.min(range.end * ELEMENTS_PER_TASK);
-            // SAFETY: the parts are disjoint and inside both tensors, which do not overlap.
-            unsafe { f(x.slice(part.clone()), y.read(part)) };
         });
     }
 }
@@ -504,28 +488,16 @@ impl Operations for CpuBackend {
         });
     }
 
-    fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize) {
-        if rows == 0 {
-            return;
-        }
-        let (kernels, width) = (self.kernels, gate.heads * dim);
-        let gates = Shared(self.floats(gate.tensor, gate.span(rows)).as_ptr().cast_mut());
-        let x = self.shared(x, rows * width);
-        self.ranges(rows, 1, width * 4, &|range, _| {
-            for (row, head) in range.flat_map(|row| (0..gate.heads).map(move |head| (row, head))) {
-                let at = row * width + head * dim;
-                // SAFETY: inside both tensors, which do not overlap; each row belongs to one task.
-                let (x, gate) = unsafe { (x.slice(at..at + dim), gates.read(gate.at(row, head))) };
-                match gate {
-                    &[gate] => {
-                        let factor = 1.0 / (1.0 + portable::exp::<true>(-gate));
-                        x.iter_mut().for_each(|x| *x *= factor);
-                    }
-                    // SAFETY: the tier was checked by `new`.
-                    gate => unsafe { (kernels.sigmoid_mul)(x, gate) },
-                }
-            }
-        });
+    fn gate_mul(&mut self, x: Tensor, dim: usize, gate: Heads, gating: Gating, rows: usize) {
+        self.multiply_gates(x, dim, gate, gating, rows);
+    }
+
+    fn conv(&mut self, conv: &Conv) {
+        self.convolve(conv);
+    }
+
+    fn recurrence(&mut self, recurrence: &Recurrence) {
+        self.recur(recurrence);
     }
 
     fn clear(&mut self, x: Tensor, elements: usize) {
@@ -570,13 +542,6 @@ impl CpuBackend {
             // SAFETY: source and target are distinct tensors, both checked; no task is running.
             self.floats_mut(out.at(i * width), width).copy_from_slice(unsafe { from.read(0..width) });
         }
-    }
-
-    /// `gate[i] = activation(gate[i]) * up[i]` over `elements`.
-    fn gate(&mut self, gate: Tensor, up: Tensor, activation: Activation, elements: usize) {
-        let kernels = self.kernels;
-        // SAFETY: the tier was checked by `new`.
-        self.each_pair(gate, up, elements, &|g, u| unsafe { (kernels.gate)(g, u, activation) });
     }
 }
 

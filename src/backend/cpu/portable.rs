@@ -9,9 +9,11 @@
 
 mod activation;
 mod attention;
+mod recurrent;
 
 pub(super) use activation::{activate_any, gate_any, softcap_any};
 pub(super) use attention::attention_any;
+pub(super) use recurrent::{conv_any, recurrence_any};
 
 use super::Tier;
 use super::attention::{AttentionKernels, running};
@@ -49,6 +51,8 @@ pub(super) const fn table<const FMA: bool, const NR: usize>(tier: Tier) -> Kerne
         gate: gate_any::<FMA>,
         activate: activate_any::<FMA>,
         softcap: softcap_any::<FMA>,
+        conv: conv_any::<FMA>,
+        recurrence: recurrence_any::<FMA, 2>,
         sigmoid_mul: sigmoid_mul_any::<FMA>,
     }
 }

@@ -7,6 +7,7 @@ use super::head_products::HeadArgs;
 use super::kernels::{Elements, Kernels, no_bf16, sampling_kernels};
 use super::kv::{PageLayout, no_group};
 use super::linear::{Input, Int8RowMut, Int8Rows, LinearArgs, Matrix, plain_form};
+use super::recurrent::{ConvArgs, RecurrenceArgs, Strided};
 use crate::backend::Activation;
 use crate::dtype::BlockFormat;
 use crate::encoding::blocks::{self, GROUP, PARTS_MAX, Parts, WEIGHTS_MAX};
@@ -28,6 +29,8 @@ pub static KERNELS: Kernels = Kernels {
     gate,
     activate,
     softcap,
+    conv,
+    recurrence,
     sigmoid_mul,
 };
 
@@ -282,5 +285,62 @@ unsafe fn softcap(x: &mut [f32], cap: f32) {
 unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
     for (x, g) in x.iter_mut().zip(gate) {
         *x /= 1.0 + (-g).exp();
+    }
+}
+
+/// # Safety
+/// As [`Kernels::conv`].
+unsafe fn conv(a: &ConvArgs, scratch: &mut Vec<f32>) {
+    let past = a.kernel - 1;
+    for c in 0..a.channels {
+        // SAFETY: guaranteed by the caller.
+        let at = |rows: Strided, row: usize| unsafe { rows.row(row, a.channels) }[c];
+        scratch.clear();
+        scratch.extend((0..past).map(|j| a.last.map_or(0.0, |last| at(last, j))));
+        for t in 0..a.tokens {
+            let u = at(a.x, t) * a.before.map_or(1.0, |before| at(before, t));
+            scratch.push(u);
+            let seen = &scratch[scratch.len() - a.kernel..];
+            let bias = a.bias.as_ref().map_or(0.0, |bias| bias.get(c));
+            let sum: f32 = seen.iter().enumerate().map(|(j, u)| a.weight.get(c * a.kernel + j) * u).sum();
+            let y = if a.silu { activation_of(bias + sum, Activation::Silu) } else { bias + sum };
+            // SAFETY: as above; the input of this row was read.
+            let out = unsafe { a.out.row_mut(t, a.channels) };
+            out[c] = y * a.after.map_or(1.0, |after| at(after, t));
+        }
+        for (j, u) in scratch[scratch.len() - past..].iter().enumerate() {
+            // SAFETY: as above.
+            let next = unsafe { a.next.row_mut(j, a.channels) };
+            next[c] = *u;
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernels::recurrence`].
+unsafe fn recurrence(a: &RecurrenceArgs, scratch: &mut Vec<f32>) {
+    for c in 0..a.v_dim {
+        scratch.clear();
+        // SAFETY: guaranteed by the caller.
+        scratch.extend((0..a.k_dim).map(|i| a.last.map_or(0.0, |last| unsafe { last.row(i, a.v_dim) }[c])));
+        for t in 0..a.tokens {
+            // SAFETY: as above.
+            let (k, q, value) = unsafe { (a.k.row(t, a.k_dim), a.q.row(t, a.k_dim), a.v.row(t, a.v_dim)[c]) };
+            // SAFETY: as above.
+            let [decay, rate] = unsafe { a.rates(t) };
+            scratch.iter_mut().for_each(|s| *s *= decay);
+            let product = |state: &[f32], x: &[f32]| state.iter().zip(x).map(|(s, x)| s * x).sum::<f32>();
+            let has = if a.parts.is_some() { a.k_scale * product(scratch, k) } else { 0.0 };
+            let added = rate * (value - has);
+            scratch.iter_mut().zip(k).for_each(|(s, k)| *s += a.k_scale * k * added);
+            // SAFETY: as above.
+            let out = unsafe { a.out.row_mut(t, a.v_dim) };
+            out[c] = a.q_scale * product(scratch, q) + a.skip * value;
+        }
+        for (i, s) in scratch.iter().enumerate() {
+            // SAFETY: as above.
+            let next = unsafe { a.next.row_mut(i, a.v_dim) };
+            next[c] = *s;
+        }
     }
 }

@@ -11,6 +11,7 @@ use super::attention::{BLOCK, CutSizes, queries_max};
 use super::experts::{self, Routes};
 use super::linear::converted_bytes;
 use super::memory::Buffer;
+use super::recurrent::{self, Run};
 use super::sampling::SamplingState;
 use super::{CpuBackend, MaxBatchShape, Memory, Step, Tier};
 use crate::encoding::PANEL;
@@ -33,6 +34,8 @@ struct ReserveSizes {
     /// Bytes of the lists of routed experts, and floats of the rows of one.
     routes: u64,
     expert_rows: usize,
+    /// Sequences of operations on states.
+    runs: usize,
     /// Bytes that sampling needs.
     sampling: u64,
 }
@@ -45,10 +48,12 @@ impl ReserveSizes {
         // Two running states, then either a block of widened keys and values or the packed queries with their factors.
         let form = (BLOCK * (l.k_dim + l.v_dim)).max(queries * (l.k_dim + 1));
         let attention = 2 * Running::floats(queries, l.v_dim) + form + 16;
-        let scores = if tier == Tier::Reference { l.k_dim + l.v_dim + l.positions } else { 0 };
+        let scores = if tier == Tier::Reference { l.k_dim + l.v_dim + l.positions.max(l.rows) } else { 0 };
+        let states = if l.conv_kernel == 0 { 0 } else { recurrent::scratch_floats(l.conv_kernel, l.state_dim, l.rows) };
         ReserveSizes {
             threads,
-            scratch: product.max(attention).max(scores),
+            scratch: product.max(attention).max(scores).max(states),
+            runs: if l.conv_kernel == 0 { 0 } else { l.sequences },
             best: threads.saturating_mul(l.best),
             cut: CutSizes::of(threads, l),
             converted: converted_bytes(l.rows.max(l.logits_rows), l.in_features),
@@ -62,7 +67,8 @@ impl ReserveSizes {
         let scratch = self.threads.saturating_mul(self.scratch).saturating_mul(size_of::<f32>());
         let best = self.best.saturating_mul(size_of::<(f32, u32)>());
         let rows = self.expert_rows.saturating_mul(size_of::<f32>()).saturating_add(self.converted);
-        [scratch as u64, best as u64, rows as u64, self.cut.bytes(), self.routes, self.sampling]
+        let runs = self.runs.saturating_mul(size_of::<Run>());
+        [scratch as u64, best as u64, rows as u64, runs as u64, self.cut.bytes(), self.routes, self.sampling]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -76,6 +82,7 @@ impl CpuBackend {
             grow("the scratch of a thread", scratch.0.get_mut(), sizes.scratch)?;
         }
         grow("the largest logits", &mut self.best, sizes.best)?;
+        grow("the sequences of a step", &mut self.runs, sizes.runs)?;
         self.cut.reserve(&sizes.cut)?;
         self.routes.reserve(max_shape)?;
         self.converted = Some(Buffer::zeroed(sizes.converted, "inputs of products")?);

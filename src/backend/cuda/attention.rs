@@ -4,11 +4,15 @@ use super::forms::pitch;
 use super::kernels::{Function, Shape, arg, attention_shared};
 use super::state::CudaBackend;
 use crate::backend::cpu::Compute;
-use crate::backend::{Attention, Heads, KvPages, Placement};
+use crate::backend::{Attention, FrameContent, Heads, KvPages, KvShape, Placement};
 use crate::dtype::DType;
+use crate::error::{Error, Result};
 
 /// Keys per span of split attention; the spans' results are merged in order. Must match `kernels/attention.cuh`.
 pub const SPAN_KEYS: usize = 256;
+
+/// Widest heads that attention over pages of 16 or 8 bits has kernels for, in elements.
+const HEAD_DIM_MAX: usize = 512;
 
 /// Must match `Pages` of the kernels.
 #[repr(C)]
@@ -28,7 +32,7 @@ struct PagesArg {
 /// Must match `Heads` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct HeadsArg {
+pub(super) struct HeadsArg {
     start: u64,
     row_stride: i64,
     head_stride: i64,
@@ -88,6 +92,32 @@ struct AttentionArg {
 /// Warps per block of `place_heads`; each handles one head.
 const PLACE_WARPS: usize = 4;
 
+/// Checks that there are kernels for pages of this shape.
+///
+/// # Errors
+/// `Unsupported`.
+pub fn kv_check(shape: &KvShape) -> Result<()> {
+    if shape.latent() {
+        let message = "the CUDA backend has no kernels for latent attention (DeepSeek) yet; choose the device cpu";
+        return Err(Error::unsupported(message).about("device"));
+    }
+    if shape.content == FrameContent::State {
+        return Ok(());
+    }
+    let multiple = if shape.dtype == DType::I8 { 16 } else { 8 };
+    let (widest, dims) = (shape.k_dim.max(shape.v_dim), [shape.k_dim, shape.v_dim]);
+    let fits = shape.dtype == DType::F32 || (widest <= HEAD_DIM_MAX && dims.iter().all(|d| d.is_multiple_of(multiple)));
+    if fits {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "the CUDA backend has no kernel for heads of {widest} elements with {} pages: multiples of {multiple} up to {HEAD_DIM_MAX} \
+         are possible; choose the device cpu, or kv = f32",
+        shape.dtype
+    ))
+    .about("kv"))
+}
+
 impl CudaBackend {
     fn pages_arg(&self, pages: KvPages, layer: usize) -> PagesArg {
         let group = &self.groups[pages.0 as usize];
@@ -107,7 +137,7 @@ impl CudaBackend {
         }
     }
 
-    fn heads_arg(&self, heads: Heads, rows: usize) -> HeadsArg {
+    pub(super) fn heads_arg(&self, heads: Heads, rows: usize) -> HeadsArg {
         HeadsArg {
             start: self.place(heads.tensor, heads.span(rows)),
             row_stride: heads.row_stride as i64,

@@ -1,8 +1,9 @@
 //! A GPU before it is opened.
 
+use super::attention::kv_check;
 use super::driver::Device as DriverDevice;
 use super::forms;
-use super::state::{CudaBackend, kv_check, scratch_bytes};
+use super::state::{CudaBackend, scratch_bytes};
 use crate::backend::cpu::Tier;
 use crate::backend::device::{Device, DeviceOptions, DeviceProfile, FreeMemory, OpenDevice, ProbedDevice};
 use crate::backend::{KvShape, MaxBatchShape};

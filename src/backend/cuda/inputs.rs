@@ -24,6 +24,7 @@ struct StagingLayout {
     sequence_of: usize,
     units: usize,
     logits_indices: usize,
+    runs: usize,
     starts: usize,
     tables: usize,
     /// Capacity of the page tables of one layer group, in entries.
@@ -35,7 +36,8 @@ impl StagingLayout {
     /// The layout for steps of up to `rows` rows.
     fn of(l: &MaxBatchShape, rows: usize) -> StagingLayout {
         let sequences = l.sequences.max(1);
-        let starts = 6 * rows;
+        let runs = 6 * rows;
+        let starts = runs + 2 * sequences;
         let tables = starts + l.groups * sequences;
         let pages = l.positions.div_ceil(l.page_tokens.max(1)).saturating_add(1);
         StagingLayout {
@@ -45,6 +47,7 @@ impl StagingLayout {
             sequence_of: 2 * rows,
             units: 3 * rows,
             logits_indices: 5 * rows,
+            runs,
             starts,
             tables,
             table_entries: sequences.saturating_mul(pages),
@@ -93,6 +96,8 @@ pub struct Inputs {
     here: Vec<(Pinned, Event)>,
     turn: usize,
     pub units: Units,
+    /// Sequences of the current step.
+    pub runs: usize,
     /// Number of rows of the current step; set before its upload.
     pub rows: usize,
 }
@@ -114,6 +119,7 @@ impl Inputs {
             here: (0..IN_FLIGHT).map(|_| one()).collect::<Result<_>>()?,
             turn: 0,
             units: Units::default(),
+            runs: 0,
             rows: 0,
         })
     }
@@ -144,6 +150,11 @@ impl Inputs {
     /// Device address of the `index`-th entry of the list of rows whose logits are computed.
     pub fn logits_indices(&self, index: usize) -> u64 {
         self.at(self.layout.logits_indices + index)
+    }
+
+    /// Device address of the rows of each sequence, two words: the first and their number.
+    pub fn runs(&self) -> u64 {
+        self.at(self.layout.runs)
     }
 
     /// Device addresses of a layer group's page tables, and of the index at which each sequence's table begins.
@@ -180,6 +191,7 @@ impl Inputs {
         words[l.sequence_of..l.sequence_of + rows].copy_from_slice(&step.sequences);
         words[l.logits_indices..l.logits_indices + step.logits_indices.len()].copy_from_slice(&step.logits_indices);
         self.units = write_units(step, &mut words[l.units..l.units + 2 * rows]);
+        self.runs = write_runs(step, &mut words[l.runs..l.starts]);
         for (group, tables) in step.tables.iter().enumerate() {
             let at = l.starts + group * l.sequences;
             words[at..at + tables.starts.len()].copy_from_slice(&tables.starts);
@@ -254,6 +266,17 @@ fn write_units(step: &Step, words: &mut [u32]) -> Units {
     units
 }
 
+/// Writes the rows of each sequence; returns how many sequences there are.
+fn write_runs(step: &Step, words: &mut [u32]) -> usize {
+    let mut first = 0;
+    let runs = step.sequences.chunk_by(|a, b| a == b);
+    let written = runs.zip(words.as_chunks_mut::<2>().0).map(|(run, words)| {
+        *words = [first, run.len() as u32];
+        first += run.len() as u32;
+    });
+    written.count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +294,8 @@ mod tests {
         let expected = Units { single: 2, single_last_row: 4, single_spans: 4, several: 2, several_rows_max: 3 };
         assert_eq!(units, expected);
         assert_eq!(words, [0, 1, 4, 1, 1, 3, 5, 2, 9, 9, 9, 9, 9, 9]);
+        let mut words = [9; 10];
+        assert_eq!((write_runs(&step, &mut words), words), (4, [0, 1, 1, 3, 4, 1, 5, 2, 9, 9]));
     }
 
     #[test]

@@ -186,10 +186,11 @@ kernels! {
     }
     norm { norm_rows, place_heads_bf16, place_heads_f32, place_heads_i8 }
     elementwise {
-        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, gate_elements, gate_rows, sigmoid_mul,
+        embed_bf16, embed_f32, gather_rows, rotary_angles, round_rows, gate_elements, gate_rows, gate_mul,
         scale_by_position, fill_elements, scale_elements, cap_elements, add_scaled,
         fill_random_bf16, fill_random_f32, fill_random_q8, fill_random_q4,
     }
+    recurrent { conv_rows, recurrence_rows }
     experts { experts_route, experts_count, experts_place, experts_combine }
     sampling { adjust_logits, best_in_chunks, best_of_chunks, sample_rows, logprob_rows }
 }

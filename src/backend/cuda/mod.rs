@@ -31,6 +31,7 @@ mod kernels;
 mod memory;
 mod ops;
 mod products;
+mod recurrent;
 mod sampling;
 mod state;
 mod steps;

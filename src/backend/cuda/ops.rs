@@ -226,7 +226,7 @@ impl Operations for CudaBackend {
         self.wrote(x);
     }
 
-    fn sigmoid_mul(&mut self, x: Tensor, dim: usize, gate: Heads, rows: usize) {
+    fn gate_mul(&mut self, x: Tensor, dim: usize, gate: Heads, gating: Gating, rows: usize) {
         if self.skips() || rows == 0 {
             return;
         }
@@ -235,6 +235,11 @@ impl Operations for CudaBackend {
         let (to, with) = (self.place(x, elements), self.place(gate.tensor, gate.span(rows)));
         let (row_stride, head_stride) = (gate.row_stride as i64, gate.head_stride as i64);
         let (rows, heads, dim, gate_dim) = (rows as i32, gate.heads as i32, dim as i32, gate.dim as i32);
+        let kind: i32 = match gating {
+            Gating::Sigmoid => 0,
+            Gating::Silu => 1,
+            Gating::Plain => 2,
+        };
         let mut params = [
             arg(&to),
             arg(&with),
@@ -244,10 +249,23 @@ impl Operations for CudaBackend {
             arg(&heads),
             arg(&dim),
             arg(&gate_dim),
+            arg(&kind),
         ];
         // SAFETY: the parameters of the kernel; both places were checked.
-        unsafe { self.submit(self.kernels.sigmoid_mul, self.each_element(elements), &mut params) };
+        unsafe { self.submit(self.kernels.gate_mul, self.each_element(elements), &mut params) };
         self.wrote(x);
+    }
+
+    fn conv(&mut self, conv: &Conv) {
+        if !self.skips() {
+            self.convolve(conv);
+        }
+    }
+
+    fn recurrence(&mut self, recurrence: &Recurrence) {
+        if !self.skips() {
+            self.recur(recurrence);
+        }
     }
 
     fn clear(&mut self, x: Tensor, elements: usize) {

@@ -26,9 +26,6 @@ const ROUNDED_SLOTS: usize = 2;
 /// Capacity for constants, in elements: the rotary frequencies of all kinds of layers.
 const CONSTANTS: usize = 16 << 10;
 
-/// Widest heads that attention over pages of 16 or 8 bits has kernels for, in elements.
-const HEAD_DIM_MAX: usize = 512;
-
 /// The number format of a weight on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -370,6 +367,7 @@ impl CudaBackend {
             );
             return Err(Error::unsupported(message).about("device"));
         }
+        super::recurrent::check(max_shape.state_dim, max_shape.conv_kernel)?;
         // The uploader's copies must have finished before it is dropped; this also reports their errors.
         self.device.wait()?;
         self.uploader = None;
@@ -551,7 +549,7 @@ impl CudaBackend {
     }
 
     pub(super) fn make_pages(&mut self, shape: KvShape) -> Result<usize> {
-        kv_check(&shape)?;
+        super::attention::kv_check(&shape)?;
         let what = "KV pages";
         let frame = shape.frame_bytes().ok_or_else(|| Error::memory(what, u64::MAX))?;
         let bytes = shape.frames.checked_add(1).and_then(|frames| frame.checked_mul(frames));
@@ -559,29 +557,6 @@ impl CudaBackend {
         self.groups.push(Group { shape, buffer: Buffer::zeroed(&self.device, bytes, what)? });
         Ok(self.groups.len() - 1)
     }
-}
-
-/// Checks that there are kernels for pages of this shape.
-///
-/// # Errors
-/// `Unsupported`.
-pub fn kv_check(shape: &KvShape) -> Result<()> {
-    if shape.latent {
-        let message = "the CUDA backend has no kernels for latent attention (DeepSeek) yet; choose the device cpu";
-        return Err(Error::unsupported(message).about("device"));
-    }
-    let multiple = if shape.dtype == DType::I8 { 16 } else { 8 };
-    let (widest, dims) = (shape.k_dim.max(shape.v_dim), [shape.k_dim, shape.v_dim]);
-    let fits = shape.dtype == DType::F32 || (widest <= HEAD_DIM_MAX && dims.iter().all(|d| d.is_multiple_of(multiple)));
-    if fits {
-        return Ok(());
-    }
-    Err(Error::unsupported(format!(
-        "the CUDA backend has no kernel for heads of {widest} elements with {} pages: multiples of {multiple} up to {HEAD_DIM_MAX} \
-         are possible; choose the device cpu, or kv = f32",
-        shape.dtype
-    ))
-    .about("kv"))
 }
 
 fn as_bytes(bits: &[u16]) -> &[u8] {

@@ -2,7 +2,7 @@
 
 use super::graphs::Kind;
 use super::state::CudaBackend;
-use crate::backend::{Step, Tables};
+use crate::backend::{FrameContent, NO_STATE, Step, Tables};
 use crate::sampling::SamplingRequest;
 
 /// The number of rows to which a step of `rows` rows of different sequences is padded, so that more steps share a recording.
@@ -65,7 +65,7 @@ impl CudaBackend {
         let step = &mut self.step;
         let rows = step.tokens.len();
         let padded = padded(rows).min(most);
-        let room = |tables: &mut Tables| tables.pages.try_reserve(padded.saturating_sub(rows)).is_ok();
+        let room = |tables: &mut Tables| tables.pages.try_reserve(2 * padded.saturating_sub(rows)).is_ok();
         if !step.tables.iter_mut().all(room) {
             return;
         }
@@ -76,6 +76,9 @@ impl CudaBackend {
             step.logits_indices.push(row as u32);
             for (tables, group) in step.tables.iter_mut().zip(&self.groups) {
                 tables.starts.push(tables.pages.len() as u32);
+                if group.shape.content == FrameContent::State {
+                    tables.pages.push(NO_STATE);
+                }
                 tables.pages.push(group.shape.frames as u32);
             }
             step.sampling.rows.push(SamplingRequest::default());

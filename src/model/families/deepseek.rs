@@ -81,6 +81,7 @@ pub(super) fn experts(config: &Config, sizes: &ModelDims, routing: Routing) -> R
         router_bias: false,
         choice_bias: routing.score == RouterScore::Sigmoid,
         shared: (shared > 0).then_some(of_all),
+        inside: None,
         names: &HF_EXPERTS,
     })
 }
@@ -180,7 +181,7 @@ fn deepseek_v3(config: &Config, model_type: &str) -> Result<Architecture> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::KvShape;
+    use crate::backend::{FrameContent, KvShape};
     use crate::dtype::DType;
 
     /// DeepSeek-V2-Lite as it is published.
@@ -199,12 +200,12 @@ mod tests {
         let groups = architecture.groups();
         let [group] = groups.as_slice() else { panic!("{groups:?}") };
         assert_eq!(
-            (group.layers.len(), group.kv_heads, group.k_dim, group.v_dim, group.latent),
+            (group.layers.len(), group.kv_heads, group.k_dim, group.v_dim, group.content == FrameContent::Latent),
             (27, 1, 576, 512, true)
         );
         for dtype in [DType::Bf16, DType::F32, DType::I8] {
             let own = group.shape(1, 16, dtype);
-            let expanded = KvShape { kv_heads: 16, k_dim: 192, v_dim: 128, latent: false, ..own };
+            let expanded = KvShape { kv_heads: 16, k_dim: 192, v_dim: 128, content: FrameContent::KeysValues, ..own };
             let bytes = |shape: KvShape| shape.frame_bytes().expect("small");
             assert!(bytes(own) * 100 <= bytes(expanded) * 15, "{} of {}", bytes(own), bytes(expanded));
         }

@@ -1,6 +1,8 @@
 //! Granite 3 and Granite-MoE: Llama with factors on the embedding, the scores, what each operation adds, and the logits.
-//! Granite SWA: windows, sinks, and a rotary base for each layer.
+//! Granite SWA: windows, sinks, and a rotary base for each layer. Granite 4 (granitemoehybrid): most layers are a state space, and
+//! a network for all tokens is beside the experts or in their place.
 
+use super::hybrid::{MAMBA_KEYS, MAMBA_NAMES, layer_kinds, mamba2};
 use super::*;
 
 /// `model_type` granite.
@@ -12,6 +14,13 @@ pub static GRANITE_MOE: Family =
 /// `model_type` granite_swa.
 pub static GRANITE_SWA: Family =
     Family { model_types: &["granite_swa"], architecture: granite_swa, ignored: HF_IGNORED };
+
+/// `model_type` granitemoehybrid.
+pub static GRANITE_MOE_HYBRID: Family =
+    Family { model_types: &["granitemoehybrid"], architecture: granite_hybrid, ignored: HF_IGNORED };
+
+static SHARED: DenseNames =
+    DenseNames { gate: "shared_mlp.input_linear", up: "shared_mlp.input_linear", down: "shared_mlp.output_linear" };
 
 static EXPERTS: [ExpertNames; 2] = [
     ExpertNames {
@@ -36,7 +45,7 @@ static EXPERTS: [ExpertNames; 2] = [
 fn granite(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let mlp = mlp_with_bias(config, &sizes)?;
-    model(config, model_type, &sizes, Operation::Dense(mlp))
+    rotating(config, model_type, &sizes, Operation::Dense(mlp))
 }
 
 /// The base of a layer may be 0: then it does not rotate.
@@ -44,7 +53,7 @@ fn granite_swa(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, true)?;
     let windows = windows(config, sizes.layers, |l| !l.is_multiple_of(4))?;
     let mlp = mlp_with_bias(config, &sizes)?;
-    let mut model = model(config, model_type, &sizes, Operation::Dense(mlp))?;
+    let mut model = rotating(config, model_type, &sizes, Operation::Dense(mlp))?;
     let bases = config.value("layer_rope_theta").map(|_| layer_bases(config, sizes.layers)).transpose()?;
     let mut known: Vec<f64> = Vec::new();
     for (l, blocks) in model.layers.iter_mut().enumerate() {
@@ -86,18 +95,64 @@ fn granite_moe(config: &Config, model_type: &str) -> Result<Architecture> {
     let each = mlp(config, &sizes)?;
     let routing = Routing::softmax(chosen, true);
     let experts = Experts::new(count, each, routing, &EXPERTS);
-    model(config, model_type, &sizes, Operation::Experts(experts))
+    rotating(config, model_type, &sizes, Operation::Experts(experts))
 }
 
-fn model(config: &Config, model_type: &str, sizes: &ModelDims, feed_forward: Operation) -> Result<Architecture> {
+fn granite_hybrid(config: &Config, model_type: &str) -> Result<Architecture> {
+    let left_out = serde_json::json!({"intermediate_size": 1, "mamba_expand": 2, "mamba_n_heads": 128, "mamba_d_head": "auto",
+        "mamba_d_state": 256, "mamba_n_groups": 1, "mamba_d_conv": 4});
+    let config = &config.with_defaults(&left_out);
+    let sizes = ModelDims::read(config, true)?;
+    let shared_width = config.size("shared_intermediate_size", limits::WIDTH_MAX)?;
+    let each = Dense { intermediate: shared_width, names: &SHARED, ..mlp(config, &sizes)? };
+    let feed_forward = match config.optional_count("num_local_experts", limits::EXPERTS_MAX)?.unwrap_or(0) {
+        0 => Operation::Dense(each),
+        _ => {
+            let (count, chosen) = expert_counts(config, &["num_local_experts"], "num_experts_per_tok")?;
+            let routed = Experts::new(count, mlp(config, &sizes)?, Routing::softmax(chosen, true), &EXPERTS);
+            Operation::Experts(Experts { shared: Some(Shared { count: 1, each, gate: "" }), ..routed })
+        }
+    };
+    let width = config.size("mamba_expand", limits::WIDTH_MAX)?.saturating_mul(sizes.hidden);
+    let mamba = mamba2(config, &MAMBA_KEYS, width, sizes.eps, &MAMBA_NAMES)?;
+    let names = [("mamba", true), ("linear_attention", true), ("attention", false), ("full_attention", false)];
+    let kinds = layer_kinds(config, sizes.layers, &names)?.unwrap_or_else(|| vec![true; sizes.layers]);
+    let rotates = config.text("position_embedding_type")? == Some("rope");
+    let rotary = match rotates {
+        true => Rotary::read(config, sizes.head_dim, sizes.context)?,
+        false => Rotary::none(sizes.context),
+    };
+    let mut model = model(config, model_type, &sizes, rotary, feed_forward)?;
+    for (blocks, state_space) in model.layers.iter_mut().zip(kinds) {
+        match blocks.first_mut().map(|block| &mut block.operation) {
+            Some(operation) if state_space => *operation = Operation::Recurrence(mamba),
+            Some(Operation::Attention(attention)) if !rotates => attention.rotary = None,
+            _ => {}
+        }
+    }
+    Ok(model)
+}
+
+/// A model that rotates all of every head.
+fn rotating(config: &Config, model_type: &str, sizes: &ModelDims, feed_forward: Operation) -> Result<Architecture> {
+    model(config, model_type, sizes, Rotary::read(config, sizes.head_dim, sizes.context)?, feed_forward)
+}
+
+fn model(
+    config: &Config,
+    model_type: &str,
+    sizes: &ModelDims,
+    rotary: Rotary,
+    feed_forward: Operation,
+) -> Result<Architecture> {
     let bias = config.flag("attention_bias", false)?;
     let scale = config.factor("attention_multiplier", 1.0)?;
     let attention = Attention { qkv_bias: bias, out_bias: bias, scale, ..plain_attention(sizes) };
     let factor = config.factor("residual_multiplier", 1.0)?;
-    let model = lineage(config, model_type, sizes, |_| {
+    let model = with_rotary(model_type, sizes, rotary, |_| {
         let blocks = pre_norm(sizes, attention, feed_forward);
         blocks.into_iter().map(|block| Block { factor, ..block }).collect()
-    })?;
+    });
     Ok(Architecture {
         embedding_scale: config.factor("embedding_multiplier", 1.0)?,
         logits_scale: config.positive_f32("logits_scaling", Some(1.0))?.recip(),

@@ -6,26 +6,32 @@
 mod astrai;
 mod centred;
 mod deepseek;
+mod falcon_h1;
 mod gemma;
 mod glm;
 mod gpt_oss;
 mod granite;
+mod hybrid;
+mod lfm;
 mod llama;
 mod mellum;
 mod mistral;
+mod nemotron_h;
 mod olmo;
 mod phi3;
 mod plain;
 mod qwen;
+mod qwen_next;
 
 use super::architecture::{
-    Architecture, Attention, AttentionNames, Before, Block, Dense, DenseNames, ExpertNames, Experts, Gate, Head,
-    HeadNorm, HeadRotary, KvProjection, LatentAttention, LatentNames, Layer, Names, Norm, NormKind, Operation, Prefix,
-    Shared, Stack,
+    Architecture, Attention, AttentionNames, Before, Block, Dense, DenseNames, ExpertNames, Experts, Gate, GatedNorm,
+    Head, HeadNorm, HeadRotary, Inside, KvProjection, LatentAttention, LatentNames, Layer, Names, Norm, NormKind,
+    Operation, Prefix, Recurrence, RecurrenceInputs, RecurrenceNames, RecurrenceRule, Shared, ShortConv,
+    ShortConvNames, Stack,
 };
 use super::config::{Config, ModelDims};
 use super::rotary::{Rotary, RotarySpec};
-use crate::backend::{Activation, Routing};
+use crate::backend::{Activation, RouterScore, Routing};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
 use crate::source::ModelSource;
@@ -61,6 +67,7 @@ pub static FAMILIES: &[&Family] = &[
     &centred::STARCODER2,
     &deepseek::DEEPSEEK_V2,
     &deepseek::DEEPSEEK_V3,
+    &falcon_h1::FALCON_H1,
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
@@ -71,11 +78,16 @@ pub static FAMILIES: &[&Family] = &[
     &gpt_oss::GPT_OSS,
     &granite::GRANITE,
     &granite::GRANITE_MOE,
+    &granite::GRANITE_MOE_HYBRID,
     &granite::GRANITE_SWA,
+    &lfm::LFM2,
+    &lfm::LFM2_MOE,
+    &lfm::LFM3,
     &llama::LLAMA,
     &mellum::MELLUM,
     &mistral::MISTRAL,
     &mistral::MIXTRAL,
+    &nemotron_h::NEMOTRON_H,
     &olmo::OLMO2,
     &olmo::OLMO3,
     &olmo::OLMOE,
@@ -91,6 +103,9 @@ pub static FAMILIES: &[&Family] = &[
     &qwen::QWEN2_MOE,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &qwen_next::QWEN3_5,
+    &qwen_next::QWEN3_5_MOE,
+    &qwen_next::QWEN3_NEXT,
 ];
 
 /// The family of a config. An absent `model_type` means AstrAI's own, unless `architectures` says otherwise.
@@ -250,7 +265,7 @@ fn plain_attention(sizes: &ModelDims) -> Attention {
 /// A feed-forward part without biases.
 fn plain_dense(sizes: &ModelDims) -> Dense {
     let activation = Activation::Silu;
-    Dense { intermediate: sizes.intermediate, activation, gated: true, bias: false, names: &HF_DENSE }
+    Dense { intermediate: sizes.intermediate, activation, gated: true, gate_scale: 1.0, bias: false, names: &HF_DENSE }
 }
 
 /// The same with the activation that the config names.
@@ -311,7 +326,7 @@ fn lineage(
     Ok(with_rotary(model_type, sizes, rotary, layer))
 }
 
-/// The same with a rotary embedding that was read already.
+/// The same with a rotary embedding that was read already, or none.
 fn with_rotary(model_type: &str, sizes: &ModelDims, rotary: Rotary, layer: impl Fn(usize) -> Layer) -> Architecture {
     Architecture {
         model_type: model_type.to_owned(),
@@ -321,7 +336,7 @@ fn with_rotary(model_type: &str, sizes: &ModelDims, rotary: Rotary, layer: impl 
         context_max: rotary.context_max,
         rotary_context: rotary.chosen_for,
         embedding_scale: 1.0,
-        rotaries: vec![rotary.spec],
+        rotaries: if rotary.spec.inv_freq.is_empty() { Vec::new() } else { vec![rotary.spec] },
         layers: (0..sizes.layers).map(layer).collect(),
         final_norm: Norm::rms("model.norm", sizes.eps),
         head: if sizes.tied { Head::Tied } else { Head::Own },

@@ -45,10 +45,16 @@ fn qwen2_moe(config: &Config, model_type: &str) -> Result<Architecture> {
     };
     let qkv_bias = config.flag("qkv_bias", true)?;
     let attention = |l: usize| Attention { qkv_bias, window: windows[l], ..plain_attention(&sizes) };
+    let experts = experts_and_shared(config, &sizes, config.flag("norm_topk_prob", false)?)?;
+    mixture(config, model_type, &sizes, experts, attention)
+}
+
+/// Routed experts, and one for all with a gate of its own.
+pub(super) fn experts_and_shared(config: &Config, sizes: &ModelDims, renormalise: bool) -> Result<Experts> {
     let width = config.size("shared_expert_intermediate_size", limits::WIDTH_MAX)?;
-    let each = Dense { intermediate: width, names: &SHARED, ..plain_dense(&sizes) };
-    let shared = Shared { count: 1, each, gate: "mlp.shared_expert_gate" };
-    mixture(config, model_type, &sizes, Some(shared), attention)
+    let each = Dense { intermediate: width, names: &SHARED, ..mlp(config, sizes)? };
+    let shared = Some(Shared { count: 1, each, gate: "mlp.shared_expert_gate" });
+    Ok(Experts { shared, ..experts(config, sizes, renormalise)? })
 }
 
 fn qwen3_attention(config: &Config, sizes: &ModelDims) -> Result<Vec<Attention>> {
@@ -73,7 +79,15 @@ fn qwen3(config: &Config, model_type: &str) -> Result<Architecture> {
 fn qwen3_moe(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::read(config, false)?;
     let attention = qwen3_attention(config, &sizes)?;
-    mixture(config, model_type, &sizes, None, |l| attention[l])
+    let experts = experts(config, &sizes, config.flag("norm_topk_prob", false)?)?;
+    mixture(config, model_type, &sizes, experts, |l| attention[l])
+}
+
+fn experts(config: &Config, sizes: &ModelDims, renormalise: bool) -> Result<Experts> {
+    let (count, chosen) = expert_counts(config, &["num_experts", "num_local_experts"], "num_experts_per_tok")?;
+    let intermediate = config.size("moe_intermediate_size", limits::WIDTH_MAX)?;
+    let each = Dense { intermediate, ..mlp(config, sizes)? };
+    Ok(Experts::new(count, each, Routing::softmax(chosen, renormalise), &HF_EXPERTS))
 }
 
 /// Layers of which some hold experts.
@@ -81,21 +95,10 @@ fn mixture(
     config: &Config,
     model_type: &str,
     sizes: &ModelDims,
-    shared: Option<Shared>,
+    experts: Experts,
     attention: impl Fn(usize) -> Attention,
 ) -> Result<Architecture> {
-    let (count, chosen) = expert_counts(config, &["num_experts", "num_local_experts"], "num_experts_per_tok")?;
     let dense = mlp(config, sizes)?;
-    let intermediate = config.size("moe_intermediate_size", limits::WIDTH_MAX)?;
-    let experts = Experts {
-        shared,
-        ..Experts::new(
-            count,
-            Dense { intermediate, ..dense },
-            Routing::softmax(chosen, config.flag("norm_topk_prob", false)?),
-            &HF_EXPERTS,
-        )
-    };
     let sparse = sparse_layers(config)?;
     lineage(config, model_type, sizes, |l| {
         let feed_forward = if sparse(l) { Operation::Experts(experts) } else { Operation::Dense(dense) };

@@ -1,7 +1,7 @@
 //! Attention of a layer: from its input to what its output projection adds.
 
 use super::{Model, Route, to};
-use crate::backend::{self, Backend, Heads, Linear, Norm, Placement, Rotary, Tensor, Weight};
+use crate::backend::{self, Backend, Gating, Heads, Linear, Norm, Placement, Rotary, Tensor, Weight};
 use crate::model::architecture::{Attention, Gate, HeadNorm};
 use crate::model::weights::{AttentionWeights, KvWeights, NormWeights};
 
@@ -18,7 +18,7 @@ impl Model {
         t: &Attention,
         w: &AttentionWeights,
         route: Route,
-        layer: usize,
+        (group, index): (usize, usize),
     ) {
         let (ws, rows) = (&self.workspace, self.rows);
         let (q_width, kv_width) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
@@ -44,7 +44,6 @@ impl Model {
             }
         };
         let norms = self.norm_heads(backend, t, w, [q, k]);
-        let (group, index) = self.place[layer];
         let pages = self.groups[group].1;
         let rotary = t.rotary.map(|rotary| Rotary {
             angles: ws.angles[rotary.index],
@@ -77,7 +76,7 @@ impl Model {
             if let Some(projection) = w.gate {
                 backend.linear(route.from, rows, &[to(projection, ws.gate)]);
             }
-            backend.sigmoid_mul(ws.attended, t.head_dim, gates, rows);
+            backend.gate_mul(ws.attended, t.head_dim, gates, Gating::Sigmoid, rows);
         }
         backend.linear(ws.attended, rows, &[Linear { accumulate: route.accumulate, ..to(w.out, route.to) }]);
     }

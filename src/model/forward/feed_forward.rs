@@ -1,7 +1,8 @@
 //! The feed-forward operations: one network, or experts.
 
+use super::attention::heads;
 use super::{Model, Route, to};
-use crate::backend::{self, Backend, Heads, Linear, Tensor};
+use crate::backend::{self, Backend, Gating, Heads, Linear, Tensor};
 use crate::model::architecture::{Dense, Experts};
 use crate::model::weights::{DenseWeights, ExpertsWeights};
 
@@ -17,6 +18,13 @@ impl Model {
     fn inner(&self, backend: &mut dyn Backend, spec: &Dense, w: &DenseWeights, from: Tensor) {
         let (ws, rows) = (&self.workspace, self.rows);
         match w.gate {
+            Some(gate) if spec.gate_scale != 1.0 => {
+                backend.linear(from, rows, &[to(gate, ws.gate), to(w.up, ws.up)]);
+                backend.scale(ws.gate, spec.gate_scale, rows * spec.intermediate);
+                backend.activate(ws.gate, spec.activation, rows * spec.intermediate);
+                let width = spec.intermediate;
+                backend.gate_mul(ws.gate, width, heads(ws.up, 1, width, width, width), Gating::Plain, rows);
+            }
             Some(gate) => backend.gated(from, rows, to(gate, ws.gate), to(w.up, ws.up), spec.activation),
             None => {
                 backend.linear(from, rows, &[to(w.up, ws.gate)]);
@@ -39,12 +47,20 @@ impl Model {
                 if let Some(gate) = w.shared_gate {
                     backend.linear(route.from, rows, &[to(gate, ws.gate)]);
                     let gates = Heads { tensor: ws.gate, row_stride: 1, head_stride: 1, heads: 1, dim: 1 };
-                    backend.sigmoid_mul(ws.attended, hidden, gates, rows);
+                    backend.gate_mul(ws.attended, hidden, gates, Gating::Sigmoid, rows);
                 }
                 backend.add_scaled(route.to, ws.attended, factor, rows * hidden);
             }
         }
         backend.linear(route.from, rows, &[to(w.router, ws.router)]);
+        let (x, out) = match w.inside {
+            Some([before, _]) => {
+                backend.linear(route.from, rows, &[to(before, ws.latent)]);
+                backend.clear(ws.absorbed, rows * before.weight.out_features);
+                (ws.latent, ws.absorbed)
+            }
+            None => (route.from, route.to),
+        };
         let experts = backend::Experts {
             experts: &w.routed,
             logits: ws.router,
@@ -52,9 +68,12 @@ impl Model {
             choice_bias: w.choice_bias,
             expert_scale: None,
             activation: spec.each.activation,
-            x: route.from,
-            out: route.to,
+            x,
+            out,
         };
         backend.experts(experts, rows);
+        if let Some([_, after]) = w.inside {
+            backend.linear(out, rows, &[Linear { accumulate: true, ..to(after, route.to) }]);
+        }
     }
 }

@@ -14,7 +14,7 @@ impl Model {
         t: &LatentAttention,
         w: &LatentWeights,
         route: Route,
-        layer: usize,
+        (group, index): (usize, usize),
     ) {
         let (ws, rows) = (&self.workspace, self.rows);
         let (own, key) = (t.nope + t.rope, t.rank + t.rope);
@@ -35,7 +35,6 @@ impl Model {
         let stride = t.nope + t.v_dim;
         let keys = HeadProducts { weight: w.kv_b, first: 0, stride, count: t.nope, transposed: true, x, out: q };
         backend.head_products(&keys, rows);
-        let (group, index) = self.place[layer];
         let pages = self.groups[group].1;
         let rotary =
             Some(Rotary { angles: ws.angles[t.rotary], start: t.rank, dims: t.rope, interleaved: t.interleaved });

@@ -4,7 +4,7 @@ use super::StepLimits;
 use crate::backend::{Backend, MaxBatchShape, Tensor};
 use crate::error::Result;
 use crate::limits;
-use crate::model::architecture::{Architecture, Before, Block, KvProjection, Operation};
+use crate::model::architecture::{Architecture, Before, Block, KvProjection, Operation, RecurrenceInputs};
 
 /// Activations of one step, reserved for the largest one.
 pub(super) struct Workspace {
@@ -102,10 +102,34 @@ impl Widths {
                     w.latent = w.latent.max(t.q_rank.unwrap_or(1));
                     w.projected = w.projected.max(result).max(t.rank);
                 }
+                Operation::ShortConv(t) => {
+                    w.q = w.q.max(t.channels);
+                    w.kv = w.kv.max(t.channels);
+                    w.attended = w.attended.max(t.channels);
+                    w.projected = w.projected.max(t.channels);
+                }
+                Operation::Recurrence(t) => {
+                    let (k_width, v_width) = t.widths();
+                    w.q = w.q.max(k_width);
+                    w.kv = w.kv.max(k_width).max(v_width);
+                    w.attended = w.attended.max(v_width);
+                    // Gates, or all that is grouped by key heads.
+                    w.inner = w.inner.max(match t.inputs {
+                        RecurrenceInputs::ByKeyHead => 2 * (k_width + v_width),
+                        _ => v_width,
+                    });
+                    w.latent = w.latent.max(t.v_heads);
+                    w.router = w.router.max(2 * t.v_heads);
+                }
                 Operation::Dense(dense) => w.inner = w.inner.max(dense.intermediate),
                 Operation::Experts(experts) => {
                     w.inner = w.inner.max(experts.shared.map_or(0, |shared| shared.each.intermediate));
                     w.router = w.router.max(experts.count);
+                    if let Some(inside) = experts.inside {
+                        w.latent = w.latent.max(inside.width);
+                        w.absorbed = w.absorbed.max(inside.width);
+                        w.projected = w.projected.max(inside.width);
+                    }
                 }
             }
         }
@@ -201,6 +225,11 @@ pub(super) fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatch
                 max_shape.expert_inner = max_shape.expert_inner.max(inner);
                 max_shape.experts = max_shape.experts.max(experts.count);
                 max_shape.chosen = max_shape.chosen.max(experts.routing.chosen);
+            }
+            Operation::ShortConv(t) => max_shape.conv_kernel = max_shape.conv_kernel.max(t.kernel),
+            Operation::Recurrence(t) => {
+                max_shape.conv_kernel = max_shape.conv_kernel.max(t.kernel);
+                max_shape.state_dim = max_shape.state_dim.max(t.k_dim);
             }
             Operation::Dense(_) => {}
         }

@@ -3,9 +3,9 @@
 use crate::cuda_driver::Driver;
 use crate::operations::{ALL, Bench, agree, reference, rows_stand_alone};
 use astrai::Status;
-use astrai::backend::KvShape;
 use astrai::backend::cpu::Compute;
 use astrai::backend::device::{Device, DeviceOptions, probe};
+use astrai::backend::{FrameContent, KvShape};
 use astrai::dtype::DType;
 
 fn bench(compute: Compute, dtype: DType) -> Bench {
@@ -37,7 +37,7 @@ pub fn heads_of_all_widths_that_there_are() {
             k_dim,
             v_dim,
             dtype,
-            latent: false,
+            content: FrameContent::KeysValues,
         })
     };
     for dim in [64, 80, 96, 112, 128, 192, 256, 512] {

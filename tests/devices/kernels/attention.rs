@@ -3,7 +3,8 @@
 use super::{LARGEST, Random, backend, close, get, other_tiers, put, stored};
 use astrai::backend::cpu::{CpuBackend, Tier, tiers};
 use astrai::backend::{
-    Attention, Cache, Heads, KvPages, KvShape, MaxBatchShape, Memory, Operations, Placement, Steps, Tables, Weight,
+    Attention, Cache, FrameContent, Heads, KvPages, KvShape, MaxBatchShape, Memory, Operations, Placement, Steps,
+    Tables, Weight,
 };
 use astrai::dtype::DType;
 use astrai::encoding::Encoding;
@@ -33,7 +34,7 @@ impl Case {
             kv_heads: self.kv_heads,
             k_dim: self.k_dim,
             v_dim: self.v_dim,
-            latent: false,
+            content: FrameContent::KeysValues,
             dtype: self.dtype,
         }
     }

@@ -3,7 +3,7 @@
 use super::host::{Memory, launch, param, shape};
 use super::rows::Pages;
 use super::{Random, begin, close, same_bits};
-use astrai::backend::KvShape;
+use astrai::backend::{FrameContent, KvShape};
 use astrai::dtype::DType;
 
 /// The mirror of `Unit` in kernels/attention.cuh.
@@ -88,8 +88,16 @@ impl Bench {
         let pages_of = case.tokens.map(|n| n.div_ceil(case.page_tokens));
         let frames = pages_of[0] + pages_of[1] + 3;
         let (page_tokens, kv_heads, k_dim, v_dim) = (case.page_tokens, case.kv_heads, case.k_dim, case.v_dim);
-        let shape =
-            KvShape { layers: 2, frames, page_tokens, kv_heads, k_dim, v_dim, latent: false, dtype: case.dtype };
+        let shape = KvShape {
+            layers: 2,
+            frames,
+            page_tokens,
+            kv_heads,
+            k_dim,
+            v_dim,
+            content: FrameContent::KeysValues,
+            dtype: case.dtype,
+        };
         // Scattered, after a table nobody uses.
         let mut tables = vec![u32::MAX];
         tables.extend((0..pages_of[0] + pages_of[1]).map(|i| ((i * 7 + 2) % frames) as u32));

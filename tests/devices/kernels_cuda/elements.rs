@@ -140,7 +140,7 @@ fn gates_of_heads_and_of_elements() {
         return;
     }
     for (rows, heads, dim) in [(1, 1, 1), (2, 3, 7), (3, 4, 64), (2, 5, 300)] {
-        for gate_dim in [1, dim] {
+        for (gate_dim, kind) in [1, dim].into_iter().flat_map(|dim| [(dim, 0), (dim, 1), (dim, 2)]) {
             let mut random = Random(dim as u64);
             let (head_stride, row_stride) = (gate_dim + 2, heads * (gate_dim + 2) + 5);
             let (x, gates) =
@@ -149,15 +149,16 @@ fn gates_of_heads_and_of_elements() {
             let (strides, sizes) =
                 ([row_stride as i64, head_stride as i64], [rows, heads, dim, gate_dim].map(|n| n as i32));
             let params = [memory.param(), gate.param(), param(&strides[0]), param(&strides[1])];
-            let params: Vec<_> = params.into_iter().chain(sizes.iter().map(param)).collect();
-            launch("sigmoid_mul", shape([2, 1, 1], 256, 0), &params);
+            let params: Vec<_> = params.into_iter().chain(sizes.iter().chain([&kind]).map(param)).collect();
+            launch("gate_mul", shape([2, 1, 1], 256, 0), &params);
             let at = |i: usize| {
                 let (row, head, element) = (i / dim / heads, i / dim % heads, if gate_dim == 1 { 0 } else { i % dim });
                 gates[row * row_stride + head * head_stride + element]
             };
+            let gating = |g: f64| [sigmoid(g), g * sigmoid(g), g][kind as usize];
             let expected: Vec<f64> =
-                x.iter().enumerate().map(|(i, &x)| f64::from(x) * sigmoid(f64::from(at(i)))).collect();
-            close(&format!("{rows} {heads} {dim} {gate_dim}"), &memory.read(), &expected, 1e-6);
+                x.iter().enumerate().map(|(i, &x)| f64::from(x) * gating(f64::from(at(i)))).collect();
+            close(&format!("{rows} {heads} {dim} {gate_dim} {kind}"), &memory.read(), &expected, 1e-6);
         }
     }
 }

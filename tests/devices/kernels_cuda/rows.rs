@@ -6,7 +6,7 @@ use super::{Random, begin, close, same_bits};
 use crate::support::gguf::random_blocks;
 use astrai::backend::cpu::{Compute, CpuBackend, Tier};
 use astrai::backend::{
-    self, Cache, KvShape, Memory as _, Operations, Placement, Rotary, Steps, Tables, Tensor, Weight,
+    self, Cache, FrameContent, KvShape, Memory as _, Operations, Placement, Rotary, Steps, Tables, Tensor, Weight,
 };
 use astrai::dtype::{BlockFormat, DType};
 use astrai::encoding::{Encoding, blocks};
@@ -369,7 +369,7 @@ fn shape_of(case: Case) -> KvShape {
         kv_heads: KV_HEADS,
         k_dim: DIM,
         v_dim: DIM,
-        latent: false,
+        content: FrameContent::KeysValues,
         dtype: case.dtype,
     }
 }

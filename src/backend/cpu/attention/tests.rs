@@ -23,8 +23,9 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
 fn run(tier: Tier, threads: usize, latent: bool, dtype: DType, cuts: &[usize]) -> Vec<u32> {
     let mut b = CpuBackend::new(tier, Compute::F32, threads, ThreadOptions::default()).unwrap();
     let frames = TOKENS.div_ceil(PAGE_TOKENS);
+    let content = if latent { FrameContent::Latent } else { FrameContent::KeysValues };
     let shape =
-        KvShape { layers: 2, frames, page_tokens: PAGE_TOKENS, kv_heads: 1, k_dim: KEY, v_dim: VALUE, latent, dtype };
+        KvShape { layers: 2, frames, page_tokens: PAGE_TOKENS, kv_heads: 1, k_dim: KEY, v_dim: VALUE, content, dtype };
     let pages = b.kv_pages(shape).unwrap();
     let (queries, keys) = (numbers(TOKENS * HEADS * KEY, 3), numbers(TOKENS * KEY, 5));
     let mut all = Vec::new();

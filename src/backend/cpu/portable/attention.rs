@@ -168,7 +168,7 @@ impl<const FMA: bool> Fold for Widened<'_, FMA> {
         let (seen, shape) = (args.visible_to_any(), &args.pages.shape);
         let range = seen.start.max(block) - block..seen.end.min(block + BLOCK) - block;
         read_block(args, false, block, range.clone(), shape.k_dim, self.keys);
-        let (values, stride) = match shape.latent {
+        let (values, stride) = match shape.latent() {
             true => (&*self.keys, shape.k_dim),
             false => {
                 read_block(args, true, block, range, shape.v_dim, self.values);

@@ -7,6 +7,7 @@
 //! | `cuda/neighbours.rs` | law 1: a token never depends on its neighbours |
 //! | `cuda/operations.rs` | the reference tier, one operation at a time |
 //! | `states.rs` | the reference tier, and the same bits in steps of any lengths |
+//! | `cuda/states.rs` | sequences that go on from any step, where states are kept |
 //! | `cuda/opening.rs` | what a machine may lack, said clearly; nothing left behind by an open that fails |
 //! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
 //! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
@@ -29,6 +30,7 @@ mod loss;
 mod neighbours;
 mod opening;
 mod operations;
+mod states;
 mod steps;
 
 use crate::cuda_driver::{self, Gpu};
@@ -65,6 +67,12 @@ fn operations_agree_with_the_reference() {
 fn states_agree_with_the_reference_and_steps_change_nothing() {
     let Some(_gpu) = cuda_driver::any_gpu() else { return };
     crate::states::on_a_gpu();
+}
+
+#[test]
+fn a_sequence_goes_on_from_every_step() {
+    let Some(_driver) = cuda_driver::begin() else { return };
+    states::a_sequence_goes_on_from_every_step();
 }
 
 #[test]

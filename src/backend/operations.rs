@@ -161,6 +161,8 @@ pub struct Placement {
     pub eps: f32,
     /// Rotation of queries and keys; `None` = they know no position.
     pub rotary: Option<Rotary>,
+    /// There are keys and values; else queries alone are normed and rotated, and the pages are as they were.
+    pub store: bool,
     /// The layer group's pages.
     pub pages: KvPages,
     /// Index of the layer within the group.

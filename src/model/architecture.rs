@@ -9,15 +9,21 @@
 //! of one group (query, key and value; gate and up) with the same name are consecutive rows of one tensor. `{e}` is the number
 //! of an expert; a name of experts without it is that of a stack of all, written in full.
 
+mod feed_forward;
+mod groups;
 mod recurrent;
 
+pub use feed_forward::{
+    Dense, DenseAndExperts, DenseNames, ExpertNames, Experts, Inside, PerLayerInput, PerLayerInputs, RouterInput,
+    Shared, Stack,
+};
+pub use groups::LayerGroup;
 pub use recurrent::{
     GatedNorm, Recurrence, RecurrenceInputs, RecurrenceNames, RecurrenceRule, ShortConv, ShortConvNames,
 };
 
 use super::rotary::RotarySpec;
-use crate::backend::{Activation, FrameContent, KvShape, PositionScale, Routing};
-use crate::dtype::DType;
+use crate::backend::PositionScale;
 
 /// A whole model.
 #[derive(Clone, Debug)]
@@ -38,6 +44,8 @@ pub struct Architecture {
     pub embedding_scale: f32,
     /// Rotary embeddings in use; layers name one by index.
     pub rotaries: Vec<RotarySpec>,
+    /// What tokens have for each layer beside the embedding.
+    pub per_layer: Option<PerLayerInputs>,
     /// The layers.
     pub layers: Vec<Layer>,
     /// The norm after the last layer. Its name is whole.
@@ -117,12 +125,14 @@ pub struct Block {
     pub after: Option<Norm>,
     /// Factor on what is added.
     pub factor: f32,
+    /// Name in full of a number of the checkpoint that the stream is multiplied with then; empty = there is none.
+    pub scalar: &'static str,
 }
 
 impl Block {
     /// A pre-norm block.
     pub fn new(before: Norm, operation: Operation) -> Block {
-        Block { before: Before::Norm(before), operation, after: None, factor: 1.0 }
+        Block { before: Before::Norm(before), operation, after: None, factor: 1.0, scalar: "" }
     }
 }
 
@@ -204,6 +214,10 @@ pub enum Operation {
     Dense(Dense),
     /// Feed-forward networks of which a router chooses some.
     Experts(Experts),
+    /// Both side by side, each with norms of its own.
+    DenseAndExperts(DenseAndExperts),
+    /// What the embedding of a token has for the layer.
+    PerLayerInput(PerLayerInput),
 }
 
 /// How keys and values come about.
@@ -213,6 +227,13 @@ pub enum KvProjection {
     Direct,
     /// Rows of `q_proj`: of each head its query, its key, its value.
     WithQuery,
+    /// `k_proj` makes both: values are what keys are before their norm and rotation.
+    KeyIsValue,
+    /// None: the pages of another layer's attention are read.
+    Shared {
+        /// That layer, an earlier one.
+        layer: usize,
+    },
     /// `kv_b_proj(kv_norm(kv_a_proj(x)))`, each KV head giving its key, then its value.
     Latent {
         /// Width between the two.
@@ -278,6 +299,8 @@ pub struct Attention {
     pub head_norm_kind: NormKind,
     /// It has biases.
     pub head_norm_bias: bool,
+    /// Values are normed, too, without gains.
+    pub value_norm: bool,
     /// Epsilon of the norms inside.
     pub eps: f32,
     /// Gate on the result.
@@ -376,194 +399,10 @@ pub struct LatentNames {
     pub out: &'static str,
 }
 
-/// `down(activation(gate(x)) * up(x))`, or without a gate `down(activation(up(x)))`.
-#[derive(Clone, Copy, Debug)]
-pub struct Dense {
-    /// Inner width.
-    pub intermediate: usize,
-    /// Between the matrices.
-    pub activation: Activation,
-    /// There is a gate.
-    pub gated: bool,
-    /// Factor on the gate, before the activation.
-    pub gate_scale: f32,
-    /// All matrices have biases.
-    pub bias: bool,
-    /// Its tensors.
-    pub names: &'static DenseNames,
-}
-
-/// Names of the tensors of a feed-forward network.
-#[derive(Debug)]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct DenseNames {
-    pub gate: &'static str,
-    pub up: &'static str,
-    pub down: &'static str,
-}
-
-/// Experts, and what all tokens pass beside them.
-#[derive(Clone, Copy, Debug)]
-pub struct Experts {
-    /// Routed experts.
-    pub count: usize,
-    /// One of them.
-    pub each: Dense,
-    /// The choice.
-    pub routing: Routing,
-    /// The router has a bias.
-    pub router_bias: bool,
-    /// The router has a vector that counts for the choice alone.
-    pub choice_bias: bool,
-    /// What every token passes.
-    pub shared: Option<Shared>,
-    /// Projections around the routed experts, of which the router and the shared network know nothing.
-    pub inside: Option<Inside>,
-    /// Their tensors, as different checkpoints have them: the first that are there count.
-    pub names: &'static [ExpertNames],
-}
-
-impl Experts {
-    /// Routed experts alone, whose router has a matrix and no vectors.
-    pub fn new(count: usize, each: Dense, routing: Routing, names: &'static [ExpertNames]) -> Experts {
-        Experts { count, each, routing, router_bias: false, choice_bias: false, shared: None, inside: None, names }
-    }
-}
-
-/// Projections to what routed experts read and from what they write.
-#[derive(Clone, Copy, Debug)]
-pub struct Inside {
-    /// Elements of a row between the two.
-    pub width: usize,
-    /// Name of the first.
-    pub before: &'static str,
-    /// Name of the last.
-    pub after: &'static str,
-}
-
-/// A network beside the routed experts.
-#[derive(Clone, Copy, Debug)]
-pub struct Shared {
-    /// So many, of which the mean counts.
-    pub count: usize,
-    /// One of them.
-    pub each: Dense,
-    /// The result is multiplied with the sigmoid of this projection to one number; empty = it is not.
-    pub gate: &'static str,
-}
-
-/// Names of the tensors of experts.
-#[derive(Debug)]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct ExpertNames {
-    pub router: &'static str,
-    /// Written in full.
-    pub choice_bias: &'static str,
-    pub gate: &'static str,
-    pub up: &'static str,
-    pub down: &'static str,
-    /// How a stack is stored.
-    pub stack: Stack,
-}
-
-/// How a stack of the matrices of all experts is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stack {
-    /// `[experts, out, in]`; in one tensor, the rows of the gate come first.
-    Rows,
-    /// `[experts, in, out]`; in one tensor, the columns of gate and up take turns.
-    Columns,
-    /// 4-bit floats, `[experts, out, in / 32, 16]` bytes in a tensor whose name ends with `_blocks`, and `[experts, out, in / 32]`
-    /// exponents in one that ends with `_scales`; in one tensor, the rows of gate and up take turns.
-    Mxfp4,
-}
-
-/// Layers whose frames have one shape and one lifetime. Every kind of cache is a group of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerGroup {
-    /// Layers of the group, ascending.
-    pub layers: Vec<usize>,
-    /// What a frame holds.
-    pub content: FrameContent,
-    /// KV heads.
-    pub kv_heads: usize,
-    /// Elements of a key, or of a state.
-    pub k_dim: usize,
-    /// Elements of a value.
-    pub v_dim: usize,
-    /// Keys that a query sees; pages beyond them are let go. `None` = all are kept.
-    pub window: Option<u32>,
-}
-
-impl LayerGroup {
-    /// The group of a block that keeps something of the tokens it has computed, with its layer alone.
-    fn of(block: &Block, layer: usize, context_max: usize) -> Option<LayerGroup> {
-        let layers = vec![layer];
-        let state = |k_dim| {
-            Some(LayerGroup {
-                layers: vec![layer],
-                content: FrameContent::State,
-                kv_heads: 1,
-                k_dim,
-                v_dim: 0,
-                window: None,
-            })
-        };
-        match &block.operation {
-            Operation::Attention(a) => {
-                // A window that no context exceeds lets nothing go.
-                let window = a.window.filter(|&window| (window as usize) < context_max);
-                let (content, kv_heads, k_dim, v_dim) = (FrameContent::KeysValues, a.kv_heads, a.head_dim, a.head_dim);
-                Some(LayerGroup { layers, content, kv_heads, k_dim, v_dim, window })
-            }
-            Operation::Latent(a) => {
-                let (content, k_dim, v_dim) = (FrameContent::Latent, a.rank + a.rope, a.rank);
-                Some(LayerGroup { layers, content, kv_heads: 1, k_dim, v_dim, window: None })
-            }
-            Operation::ShortConv(conv) => state(conv.state()),
-            Operation::Recurrence(recurrence) => state(recurrence.state()),
-            Operation::Dense(_) | Operation::Experts(_) => None,
-        }
-    }
-
-    /// The group's frames on a device.
-    pub fn shape(&self, frames: usize, page_tokens: usize, dtype: DType) -> KvShape {
-        let &LayerGroup { content, kv_heads, k_dim, v_dim, .. } = self;
-        match content {
-            FrameContent::State => KvShape::states(self.layers.len(), frames, k_dim),
-            _ => KvShape { layers: self.layers.len(), frames, page_tokens, kv_heads, k_dim, v_dim, content, dtype },
-        }
-    }
-}
-
 impl Architecture {
     /// All blocks with the index of their layer, in order.
     pub fn blocks(&self) -> impl Iterator<Item = (usize, &Block)> {
         self.layers.iter().enumerate().flat_map(|(index, layer)| layer.iter().map(move |block| (index, block)))
-    }
-
-    /// The layer groups, in order of their first layer.
-    pub fn groups(&self) -> Vec<LayerGroup> {
-        self.places().0
-    }
-
-    /// The layer groups, and for each block that has one its group and its place among those of the group.
-    pub fn places(&self) -> (Vec<LayerGroup>, Vec<Vec<(usize, usize)>>) {
-        let mut groups: Vec<LayerGroup> = Vec::new();
-        let mut places: Vec<Vec<(usize, usize)>> = self.layers.iter().map(|layer| vec![(0, 0); layer.len()]).collect();
-        for (layer, blocks) in self.layers.iter().enumerate() {
-            for (block, place) in blocks.iter().zip(&mut places[layer]) {
-                let Some(own) = LayerGroup::of(block, layer, self.context_max) else { continue };
-                let shape = |g: &LayerGroup| LayerGroup { layers: Vec::new(), ..g.clone() };
-                let at = groups.iter().position(|g| shape(g) == shape(&own)).unwrap_or(groups.len());
-                match groups.get_mut(at) {
-                    Some(group) => group.layers.push(layer),
-                    None => groups.push(own),
-                }
-                *place = (at, groups[at].layers.len() - 1);
-            }
-        }
-        (groups, places)
     }
 
     /// Takes it that queries and keys are stored so that elements that rotate together are adjacent.

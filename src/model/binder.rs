@@ -2,13 +2,13 @@
 //! ([`super::loader`]), checked ([`super::checkpoint`]), sized ([`super::sizes`]) or listed.
 
 use super::architecture::{
-    Architecture, Attention, Before, Block, Dense, ExpertNames, Experts, Gate, Head, HeadNorm, KvProjection,
-    LatentAttention, Norm, NormKind, Operation, Stack,
+    Architecture, Attention, Before, Block, Dense, DenseAndExperts, ExpertNames, Experts, Gate, Head, HeadNorm,
+    KvProjection, LatentAttention, Norm, NormKind, Operation, PerLayerInputs, Stack,
 };
 use super::recipe::{Part, Recipe};
 use super::weights::{
-    AttentionWeights, BlockWeights, DenseWeights, ExpertsWeights, KvWeights, LatentWeights, NormWeights,
-    OperationWeights, Projection, Weights,
+    AttentionWeights, BlockWeights, DenseAndExpertsWeights, DenseWeights, ExpertsWeights, KvWeights, LatentWeights,
+    NormWeights, OperationWeights, PerLayerWeights, Projection, Weights,
 };
 use crate::backend::{Expert, Weight};
 use crate::dtype::{BlockFormat, DType};
@@ -148,6 +148,10 @@ impl TensorPart {
 pub(super) trait Tensors {
     /// A part of a tensor, which must have the shape; quantized if a scheme is given.
     fn take(&mut self, part: TensorPart, scheme: Option<Scheme>) -> Result<Weight>;
+    /// A tensor of one number, which becomes a part of no weight.
+    fn number(&mut self, part: TensorPart) -> Result<f32> {
+        self.take(part, None).map(|_| 1.0)
+    }
     /// Whether there is a tensor `name`.
     fn has(&self, name: &str) -> Result<bool>;
     /// Whether a model that says its output matrix is the embedding has another one all the same. `stored`: it would be used
@@ -226,6 +230,10 @@ impl Binder<'_> {
         let a = self.a;
         let table = self.embedding_name()?;
         let embedding = self.matrix(&table, a.vocab, a.hidden, Part::Kept)?;
+        let per_layer = match &a.per_layer {
+            Some(inputs) => Some(self.per_layer(inputs)?),
+            None => None,
+        };
         let layers = (0..a.layers.len()).map(|l| self.layer(l)).collect::<Result<_>>()?;
         let final_norm = self.norm(&a.final_norm, a.hidden, &|name| a.prefix.apply(name))?;
         let (scheme, head) = (self.recipe.scheme(Part::Head), a.prefix.apply(a.names.lm_head));
@@ -245,7 +253,7 @@ impl Binder<'_> {
             true => Some(self.tensors.take(TensorPart::whole(format!("{head}.bias"), &[a.vocab]), None)?),
             false => None,
         };
-        Ok(Weights { embedding, layers, final_norm, lm_head: Projection { weight: lm_head, bias } })
+        Ok(Weights { embedding, per_layer, layers, final_norm, lm_head: Projection { weight: lm_head, bias } })
     }
 
     /// The tensor of the embedding. A tied model may have been saved with its output matrix only.
@@ -278,12 +286,24 @@ impl Binder<'_> {
             Operation::Recurrence(r) => OperationWeights::Recurrence(Box::new(self.recurrence(r, at)?)),
             Operation::Dense(dense) => OperationWeights::Dense(self.dense(dense, down, at)?),
             Operation::Experts(experts) => OperationWeights::Experts(self.experts(experts, down, at)?),
+            Operation::DenseAndExperts(both) => OperationWeights::DenseAndExperts(Box::new(self.both(both, down, at)?)),
+            Operation::PerLayerInput(input) => {
+                let width = self.a.per_layer.map_or(0, |inputs| inputs.width);
+                OperationWeights::PerLayerInput {
+                    gate: self.projection((input.names[0], width, Part::Layer), self.a.hidden, false, at)?,
+                    projection: self.projection((input.names[1], self.a.hidden, Part::Layer), width, false, at)?,
+                }
+            }
         };
         let after = match &block.after {
             Some(norm) => self.norm(norm, self.a.hidden, at)?,
             None => NormWeights::default(),
         };
-        Ok(BlockWeights { before, operation, after })
+        let scalar = match block.scalar {
+            "" => 1.0,
+            name => self.tensors.number(TensorPart::whole(at(name), &[1]))?,
+        };
+        Ok(BlockWeights { before, operation, after, scalar })
     }
 
     fn norm(&mut self, norm: &Norm, width: usize, at: At) -> Result<NormWeights> {
@@ -308,8 +328,11 @@ impl Binder<'_> {
     fn attention(&mut self, t: &Attention, at: At) -> Result<AttentionWeights> {
         let (names, hidden) = (t.names, self.a.hidden);
         let (q_width, kv_width) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
-        let head_norms =
-            [self.head_norms(t, names.q_norm, t.heads, at)?, self.head_norms(t, names.k_norm, t.kv_heads, at)?];
+        let k_norms = match t.kv {
+            KvProjection::Shared { .. } => Vec::new(),
+            _ => self.head_norms(t, names.k_norm, t.kv_heads, at)?,
+        };
+        let head_norms = [self.head_norms(t, names.q_norm, t.heads, at)?, k_norms];
         let q_rows = t.query_stride() * t.heads;
         let (q, kv) = match t.kv {
             KvProjection::Direct => {
@@ -321,6 +344,14 @@ impl Binder<'_> {
             KvProjection::WithQuery => {
                 let q = self.projection((names.q, q_rows, Part::Layer), hidden, t.qkv_bias, at)?;
                 (q, KvWeights::WithQuery)
+            }
+            KvProjection::KeyIsValue => {
+                let group = [(names.q, q_rows, Part::Layer), (names.k, kv_width, Part::Value)];
+                let [q, k] = self.group(group, hidden, t.qkv_bias, at)?;
+                (q, KvWeights::KeyIsValue { k })
+            }
+            KvProjection::Shared { .. } => {
+                (self.projection((names.q, q_rows, Part::Layer), hidden, t.qkv_bias, at)?, KvWeights::Shared)
             }
             KvProjection::Latent { rank } => {
                 let q = self.projection((names.q, q_rows, Part::Layer), hidden, t.qkv_bias, at)?;
@@ -385,6 +416,32 @@ impl Binder<'_> {
         }
     }
 
+    fn both(&mut self, t: &DenseAndExperts, down: Part, at: At) -> Result<DenseAndExpertsWeights> {
+        let hidden = self.a.hidden;
+        let ((before, dense, after), (experts_before, experts, experts_after)) = (&t.dense, &t.experts);
+        Ok(DenseAndExpertsWeights {
+            dense: (self.norm(before, hidden, at)?, self.dense(dense, down, at)?, self.norm(after, hidden, at)?),
+            experts: (
+                self.norm(experts_before, hidden, at)?,
+                self.experts(experts, down, at)?,
+                self.norm(experts_after, hidden, at)?,
+            ),
+            router_gain: self.tensors.take(TensorPart::whole(at(t.router.gain), &[hidden]), None)?,
+        })
+    }
+
+    /// What tokens have for each layer.
+    fn per_layer(&mut self, inputs: &PerLayerInputs) -> Result<PerLayerWeights> {
+        let (a, [table, projection, norm]) = (self.a, inputs.names);
+        let at = |name: &str| a.prefix.apply(name);
+        let width = a.layers.len() * inputs.width;
+        Ok(PerLayerWeights {
+            embedding: self.matrix(&at(table), a.vocab, width, Part::Kept)?,
+            projection: self.projection((projection, width, Part::Layer), a.hidden, false, &at)?,
+            gain: self.gain(&at(norm), inputs.width, NormKind::Rms)?,
+        })
+    }
+
     fn dense(&mut self, dense: &Dense, down: Part, at: At) -> Result<DenseWeights> {
         let (names, inner) = (dense.names, dense.intermediate);
         let (gate, up) = match dense.gated {
@@ -406,6 +463,10 @@ impl Binder<'_> {
             true => Some(self.tensors.take(TensorPart::whole(at(names.choice_bias), &[experts.count]), None)?),
             false => None,
         };
+        let scale = match experts.scale {
+            "" => None,
+            name => Some(self.tensors.take(TensorPart::whole(at(name), &[experts.count]), None)?),
+        };
         let routed = (0..experts.count).map(|e| self.expert(experts, names, e, down, at)).collect::<Result<_>>()?;
         let (mut shared, mut shared_gate) = (Vec::new(), None);
         if let Some(s) = &experts.shared {
@@ -424,7 +485,7 @@ impl Binder<'_> {
             ]),
             None => None,
         };
-        Ok(ExpertsWeights { router, choice_bias, routed, shared, shared_gate, inside })
+        Ok(ExpertsWeights { router, choice_bias, scale, routed, shared, shared_gate, inside })
     }
 
     /// The names that this checkpoint has for its experts.

@@ -111,6 +111,9 @@ impl Model {
         self.rows = backend.step().tokens.len();
         let (a, ws) = (&self.architecture, &self.workspace);
         backend.embed(self.weights.embedding, a.embedding_scale, ws.x);
+        if let (Some(inputs), Some(weights), Some(to)) = (&a.per_layer, &self.weights.per_layer, ws.per_layer) {
+            self.per_layer_inputs(backend, inputs, weights, to);
+        }
         for (rotary, &angles) in a.rotaries.iter().zip(&ws.angles) {
             backend.rotary_angles(&rotary.inv_freq, rotary.scale, angles);
         }
@@ -168,13 +171,23 @@ impl Model {
             }
             (Operation::Dense(spec), OperationWeights::Dense(w)) => self.dense(backend, spec, w, route),
             (Operation::Experts(spec), OperationWeights::Experts(w)) => self.experts(backend, spec, w, route),
+            (Operation::DenseAndExperts(spec), OperationWeights::DenseAndExperts(w)) => {
+                self.dense_and_experts(backend, spec, w, route);
+            }
+            (Operation::PerLayerInput(spec), OperationWeights::PerLayerInput { gate, projection }) => {
+                self.per_layer_input(backend, spec, [*gate, *projection], route);
+            }
             _ => unreachable!("weights are bound by this very architecture"),
         }
-        let Some(z) = own else { return };
-        if let Some(norm) = &block.after {
-            backend.norm(z, &normed(norm, w.after), hidden, rows, z);
+        if let Some(z) = own {
+            if let Some(norm) = &block.after {
+                backend.norm(z, &normed(norm, w.after), hidden, rows, z);
+            }
+            backend.add_scaled(ws.x, z, block.factor, rows * hidden);
         }
-        backend.add_scaled(ws.x, z, block.factor, rows * hidden);
+        if w.scalar != 1.0 {
+            backend.scale(ws.x, w.scalar, rows * hidden);
+        }
     }
 
     /// Samples `rows` of the step's logits positions, from `first` on, as [`backend::Step::sampling`] says.

@@ -13,6 +13,7 @@ use super::recipe::Recipe;
 use super::sizes::{find, sizes, tensor_bytes};
 use super::weights::Weights;
 use super::weights_cache::{KeptMatrices, Made};
+use crate::backend::cpu::kernels::Elements;
 use crate::backend::{Backend, Weight};
 use crate::dtype::DType;
 use crate::encoding::{Encoding, PANEL, Quantizer, Scheme};
@@ -148,6 +149,16 @@ impl Tensors for Loader<'_> {
         }
         log(format!("config.json says `tie_word_embeddings`, but there is {lm_head}: it is the output matrix"));
         Ok(true)
+    }
+
+    fn number(&mut self, part: TensorPart) -> Result<f32> {
+        if self.source.random(&part.name).is_some() {
+            return Ok(1.0);
+        }
+        let (dtype, bytes) = self.stored(&part)?;
+        let elements = Elements::new(bytes.as_slice(), dtype).filter(|elements| elements.len() == 1);
+        let wrong = || Error::format(format!("tensor {} of {dtype} is no number", part.name)).about(&*part.name);
+        elements.map(|elements| elements.get(0)).ok_or_else(wrong)
     }
 
     fn take(&mut self, part: TensorPart, scheme: Option<Scheme>) -> Result<Weight> {

@@ -104,6 +104,10 @@ impl Tensors for Scale<'_> {
         Ok(Weight { id: 0, out_features, in_features })
     }
 
+    fn number(&mut self, _part: TensorPart) -> Result<f32> {
+        Ok(1.0)
+    }
+
     fn has(&self, name: &str) -> Result<bool> {
         Ok(find(self.source, name)?.is_some())
     }

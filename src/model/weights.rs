@@ -25,6 +25,8 @@ pub struct NormWeights {
 pub enum KvWeights {
     Direct { k: Projection, v: Projection },
     WithQuery,
+    KeyIsValue { k: Projection },
+    Shared,
     Latent { a: Projection, norm: Weight, b: Projection },
 }
 
@@ -125,11 +127,21 @@ pub struct DenseWeights {
 pub struct ExpertsWeights {
     pub router: Projection,
     pub choice_bias: Option<Weight>,
+    pub scale: Option<Weight>,
     pub routed: Vec<Expert>,
     pub shared: Vec<DenseWeights>,
     pub shared_gate: Option<Projection>,
     /// The projections around the routed experts.
     pub inside: Option<[Projection; 2]>,
+}
+
+/// A network and experts side by side.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "named as in the architecture")]
+pub struct DenseAndExpertsWeights {
+    pub dense: (NormWeights, DenseWeights, NormWeights),
+    pub experts: (NormWeights, ExpertsWeights, NormWeights),
+    pub router_gain: Weight,
 }
 
 /// What a block computes with.
@@ -142,6 +154,8 @@ pub enum OperationWeights {
     Recurrence(Box<RecurrenceWeights>),
     Dense(DenseWeights),
     Experts(ExpertsWeights),
+    DenseAndExperts(Box<DenseAndExpertsWeights>),
+    PerLayerInput { gate: Projection, projection: Projection },
 }
 
 /// One block.
@@ -151,6 +165,19 @@ pub struct BlockWeights {
     pub before: NormWeights,
     pub operation: OperationWeights,
     pub after: NormWeights,
+    /// Factor on the stream then.
+    pub scalar: f32,
+}
+
+/// What tokens have for each layer.
+#[derive(Clone, Copy, Debug)]
+pub struct PerLayerWeights {
+    /// `[vocab, layers * width]`.
+    pub embedding: Weight,
+    /// `[layers * width, hidden]`.
+    pub projection: Projection,
+    /// `[width]`.
+    pub gain: Weight,
 }
 
 /// All weights of a model.
@@ -158,6 +185,7 @@ pub struct BlockWeights {
 #[allow(missing_docs, reason = "named as in the architecture")]
 pub struct Weights {
     pub embedding: Weight,
+    pub per_layer: Option<PerLayerWeights>,
     pub layers: Vec<Vec<BlockWeights>>,
     pub final_norm: NormWeights,
     pub lm_head: Projection,

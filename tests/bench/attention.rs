@@ -117,7 +117,8 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
     let keys: f64 = positions.iter().map(|p| *p as f64 + 1.0).sum();
     let step = b.step();
     (step.positions, step.sequences, step.tables) = (positions, sequences, vec![Tables { pages: tables, starts }]);
-    let placement = Placement { q, k, v: k, norms: None, norm_last: false, eps: 0.0, rotary: None, pages, layer: 0 };
+    let placement =
+        Placement { q, k, v: k, norms: None, norm_last: false, eps: 0.0, rotary: None, store: true, pages, layer: 0 };
     let out = b.alloc(rows * HEADS * DIM, "out").expect("memory");
     // Every page is written, so that it is memory of its own.
     let page: Vec<u8> = (0..shape.frame_bytes().expect("small")).map(|i| (i % 60) as u8).collect();

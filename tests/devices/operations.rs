@@ -302,6 +302,7 @@ impl Bench {
             norm_last: false,
             eps: 0.0,
             rotary: None,
+            store: true,
             pages,
             layer: 0,
         });

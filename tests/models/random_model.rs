@@ -38,14 +38,19 @@ fn a_random_model_has_the_tensors_of_a_real_one() {
         let shapes = |source: &dyn ModelSource| -> Vec<(String, Vec<usize>)> {
             source.tensors().unwrap().iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
         };
-        // Parts for images and layers that guess ahead are not of the text model.
+        // Parts for images and layers that guess ahead are not of the text model, nor are keys and values of layers that read
+        // those of others.
         let config = config(&folder);
         let layers = config["num_hidden_layers"].as_u64().or(config["text_config"]["num_hidden_layers"].as_u64());
         let of_text = |(name, shape): (String, Vec<usize>)| {
             let inner = name.strip_prefix("language_model.").unwrap_or(&name);
             let layer = inner.split("layers.").nth(1).and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());
             let other = ["vision_tower.", "multi_modal_projector."].iter().any(|part| inner.starts_with(part));
-            (!other && layer.is_none_or(|layer| Some(layer) < layers)).then(|| (inner.to_owned(), shape))
+            let shares = layer.zip(layers).is_some_and(|(layer, layers)| {
+                let own = ["k_proj", "v_proj", "k_norm"].iter().any(|part| inner.contains(part));
+                own && layer + config["num_kv_shared_layers"].as_u64().unwrap_or(0) >= layers
+            });
+            (!other && !shares && layer.is_none_or(|layer| Some(layer) < layers)).then(|| (inner.to_owned(), shape))
         };
         let random = shapes(&random);
         // A head that the config does not know of is used where it is there.

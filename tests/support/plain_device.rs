@@ -400,7 +400,7 @@ impl Operations for PlainBackend {
                 self.set(p.q.tensor.at(p.q.at(row, head).start), &q);
             }
             let (frame, token) = self.place(p.pages, row, self.step.positions[row] as usize);
-            for head in 0..p.k.heads {
+            for head in 0..if p.store { p.k.heads } else { 0 } {
                 let k = self.placed(p, row, self.head(&p.k, row, head), p.norms.map(|n| n[1]));
                 let v = self.head(&p.v, row, head);
                 let at = self.groups[group].key(frame, p.layer, token, head);

@@ -17,14 +17,17 @@ impl CpuBackend {
         let norms = placement.norms.map(|pair| pair.map(|gain| self.weights[gain.id as usize].clone()));
         let gains = norms.as_ref().map_or([None, None], |[q, k]| [Some(q.elements()), Some(k.elements())]);
         let [q_data, k_data, v_data] = [q, k, v].map(|h| self.shared(h.tensor, h.span(rows)));
-        let store = StoreRows::new(&mut self.groups[placement.pages.0 as usize], self.kernels, placement.layer, k, v);
+        let group = &mut self.groups[placement.pages.0 as usize];
+        let store = placement.store.then(|| StoreRows::new(group, self.kernels, placement.layer, k, v));
+        let both = [(q, q_data, gains[0]), (k, k_data, gains[1])];
+        let placed = &both[..if placement.store { 2 } else { 1 }];
         let (kernels, eps, norm_last) = (self.kernels, placement.eps, placement.norm_last);
         let work = ((q.heads + k.heads) * q.dim + v.heads * v.dim) * 4;
         self.ranges(rows, 1, work, &|range, _| {
             for row in range.clone() {
                 // SAFETY: inside the checked tensor, which no task writes.
                 let angles = angles.map(|(r, angles)| (r, unsafe { angles.read(row * r.dims..(row + 1) * r.dims) }));
-                for (heads, data, gain) in [(q, q_data, gains[0]), (k, k_data, gains[1])] {
+                for &(heads, data, gain) in placed {
                     let norm = |head: &mut [f32]| {
                         if let Some(gain) = gain {
                             // SAFETY: the tier was checked by `new`.
@@ -47,8 +50,10 @@ impl CpuBackend {
                     }
                 }
             }
-            // SAFETY: the keys of these rows are final, no task writes values, and each row is a different token.
-            unsafe { store.rows(ragged, range, k_data, v_data) };
+            if let Some(store) = &store {
+                // SAFETY: the keys of these rows are final, no task writes values, and each row is a different token.
+                unsafe { store.rows(ragged, range, k_data, v_data) };
+            }
         });
     }
 }

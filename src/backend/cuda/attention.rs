@@ -151,11 +151,12 @@ impl CudaBackend {
     pub(super) fn place_rows(&mut self, p: &Placement) {
         let (inputs, rows) = (self.inputs(), self.inputs().rows);
         let (tables, table_starts) = inputs.tables(p.pages.0 as usize);
+        let stored = |heads: HeadsArg| HeadsArg { heads: if p.store { heads.heads } else { 0 }, ..heads };
         let gains = p.norms.map_or([0; 2], |gains| gains.map(|gain| self.vector(gain)));
         let args = PlaceArg {
             q: self.heads_arg(p.q, rows),
-            k: self.heads_arg(p.k, rows),
-            v: self.heads_arg(p.v, rows),
+            k: stored(self.heads_arg(p.k, rows)),
+            v: stored(self.heads_arg(p.v, rows)),
             q_gain: gains[0],
             k_gain: gains[1],
             angles: p.rotary.map_or(0, |rotary| self.place(rotary.angles, rows * rotary.dims)),
@@ -164,7 +165,7 @@ impl CudaBackend {
             interleaved: p.rotary.map_or(0, |rotary| i32::from(rotary.interleaved)),
             norm_last: i32::from(p.norm_last),
             eps: p.eps,
-            store: 1,
+            store: i32::from(p.store),
             pages: self.pages_arg(p.pages, p.layer),
             positions: inputs.positions(),
             sequences: inputs.sequences(),
@@ -177,7 +178,7 @@ impl CudaBackend {
             2 => self.kernels.place_heads_bf16,
             _ => self.kernels.place_heads_f32,
         };
-        let jobs = rows * (p.q.heads + p.k.heads + p.v.heads);
+        let jobs = rows * (p.q.heads + if p.store { p.k.heads + p.v.heads } else { 0 });
         let widest = p.q.dim.max(p.k.dim).max(p.v.dim);
         // Four warps with heads of the maximum width fit into the default limit of shared memory.
         let shape = Shape {
@@ -188,7 +189,9 @@ impl CudaBackend {
         // SAFETY: the one parameter of these kernels; all places were checked, and page tables name frames of the group.
         unsafe { self.submit(function, shape, &mut [arg(&args)]) };
         self.wrote(p.q.tensor);
-        self.wrote(p.k.tensor);
+        if p.store {
+            self.wrote(p.k.tensor);
+        }
     }
 
     /// See [`crate::backend::Operations::attention`].

@@ -94,6 +94,7 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         ]
     };
     Ok(Architecture {
+        per_layer: None,
         model_type: model_type.to_owned(),
         hidden: sizes.hidden,
         vocab: sizes.vocab,

@@ -81,6 +81,7 @@ pub(super) fn experts(config: &Config, sizes: &ModelDims, routing: Routing) -> R
         router_bias: false,
         choice_bias: routing.score == RouterScore::Sigmoid,
         shared: (shared > 0).then_some(of_all),
+        scale: "",
         inside: None,
         names: &HF_EXPERTS,
     })

@@ -57,7 +57,7 @@ fn falcon_h1(config: &Config, model_type: &str) -> Result<Architecture> {
     let norm = |name| Before::Norm(Norm::rms(name, sizes.eps));
     let (ssm_out, attention_out) =
         (config.factor("ssm_out_multiplier", 1.0)?, config.factor("attention_out_multiplier", 1.0)?);
-    let block = |before, operation, factor| Block { before, operation, after: None, factor };
+    let block = |before, operation, factor| Block { before, operation, after: None, factor, scalar: "" };
     let model = lineage(config, model_type, &sizes, |_| {
         vec![
             block(norm("input_layernorm"), Operation::Recurrence(state_space), ssm_out),

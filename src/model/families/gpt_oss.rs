@@ -58,6 +58,7 @@ fn architecture(config: &Config, model_type: &str) -> Result<Architecture> {
         router_bias: true,
         choice_bias: false,
         shared: None,
+        scale: "",
         inside: None,
         names: &EXPERTS[usize::from(quantized)],
     };

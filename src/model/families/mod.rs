@@ -8,6 +8,7 @@ mod centred;
 mod deepseek;
 mod falcon_h1;
 mod gemma;
+mod gemma4;
 mod glm;
 mod gpt_oss;
 mod granite;
@@ -24,10 +25,10 @@ mod qwen;
 mod qwen_next;
 
 use super::architecture::{
-    Architecture, Attention, AttentionNames, Before, Block, Dense, DenseNames, ExpertNames, Experts, Gate, GatedNorm,
-    Head, HeadNorm, HeadRotary, Inside, KvProjection, LatentAttention, LatentNames, Layer, Names, Norm, NormKind,
-    Operation, Prefix, Recurrence, RecurrenceInputs, RecurrenceNames, RecurrenceRule, Shared, ShortConv,
-    ShortConvNames, Stack,
+    Architecture, Attention, AttentionNames, Before, Block, Dense, DenseAndExperts, DenseNames, ExpertNames, Experts,
+    Gate, GatedNorm, Head, HeadNorm, HeadRotary, Inside, KvProjection, LatentAttention, LatentNames, Layer, Names,
+    Norm, NormKind, Operation, PerLayerInput, PerLayerInputs, Prefix, Recurrence, RecurrenceInputs, RecurrenceNames,
+    RecurrenceRule, RouterInput, Shared, ShortConv, ShortConvNames, Stack,
 };
 use super::config::{Config, ModelDims};
 use super::rotary::{Rotary, RotarySpec};
@@ -71,6 +72,7 @@ pub static FAMILIES: &[&Family] = &[
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &gemma4::GEMMA4,
     &glm::GLM,
     &glm::GLM4,
     &glm::GLM4_MOE,
@@ -249,6 +251,7 @@ fn plain_attention(sizes: &ModelDims) -> Attention {
         head_norm: HeadNorm::None,
         head_norm_kind: NormKind::Rms,
         head_norm_bias: false,
+        value_norm: false,
         eps: sizes.eps,
         gate: Gate::None,
         qkv_bias: false,
@@ -294,6 +297,7 @@ fn post_norm(sizes: &ModelDims, attention: Attention, feed_forward: Operation) -
         operation,
         after: Some(Norm::rms(name, sizes.eps)),
         factor: 1.0,
+        scalar: "",
     };
     vec![
         block(Operation::Attention(attention), "post_attention_layernorm"),
@@ -336,6 +340,7 @@ fn with_rotary(model_type: &str, sizes: &ModelDims, rotary: Rotary, layer: impl 
         context_max: rotary.context_max,
         rotary_context: rotary.chosen_for,
         embedding_scale: 1.0,
+        per_layer: None,
         rotaries: if rotary.spec.inv_freq.is_empty() { Vec::new() } else { vec![rotary.spec] },
         layers: (0..sizes.layers).map(layer).collect(),
         final_norm: Norm::rms("model.norm", sizes.eps),

@@ -24,11 +24,22 @@ impl Model {
         let (q_width, kv_width) = (t.heads * t.head_dim, t.kv_heads * t.head_dim);
         let each = t.query_stride();
         let q = heads(ws.q, t.heads, t.head_dim, each, t.heads * each);
+        let bare = Norm { gain: None, bias: None, eps: t.eps, centred: false };
         let (k, v) = match w.kv {
             KvWeights::Direct { k, v } => {
                 backend.linear(route.from, rows, &[to(w.q, ws.q), to(k, ws.k), to(v, ws.v)]);
                 let of = |tensor| heads(tensor, t.kv_heads, t.head_dim, t.head_dim, kv_width);
                 (of(ws.k), of(ws.v))
+            }
+            KvWeights::KeyIsValue { k } => {
+                backend.linear(route.from, rows, &[to(w.q, ws.q), to(k, ws.k)]);
+                let of = |tensor| heads(tensor, t.kv_heads, t.head_dim, t.head_dim, kv_width);
+                backend.norm(ws.k, &bare, t.head_dim, rows * t.kv_heads, ws.v);
+                (of(ws.k), of(ws.v))
+            }
+            KvWeights::Shared => {
+                backend.linear(route.from, rows, &[to(w.q, ws.q)]);
+                (q, q)
             }
             KvWeights::WithQuery => {
                 backend.linear(route.from, rows, &[to(w.q, ws.q)]);
@@ -43,6 +54,10 @@ impl Model {
                 (of(ws.k), of(ws.k.at(t.head_dim)))
             }
         };
+        if t.value_norm && matches!(w.kv, KvWeights::Direct { .. }) {
+            backend.norm_heads(v, &bare, rows);
+        }
+        let store = !matches!(w.kv, KvWeights::Shared);
         let norms = self.norm_heads(backend, t, w, [q, k]);
         let pages = self.groups[group].1;
         let rotary = t.rotary.map(|rotary| Rotary {
@@ -52,7 +67,7 @@ impl Model {
             interleaved: rotary.interleaved,
         });
         let norm_last = t.head_norm == HeadNorm::AfterRotary;
-        backend.place_heads(&Placement { q, k, v, norms, norm_last, eps: t.eps, rotary, pages, layer: index });
+        backend.place_heads(&Placement { q, k, v, norms, norm_last, eps: t.eps, rotary, store, pages, layer: index });
         if let Some(scale) = t.position_scale {
             backend.scale_by_position(ws.q, q.row_stride, scale);
         }
@@ -93,7 +108,8 @@ impl Model {
         let norm = |w: &NormWeights| Norm { gain: w.gain, bias: w.bias, eps: t.eps, centred };
         if matches!(t.head_norm, HeadNorm::BeforeRotary | HeadNorm::AfterRotary) && !centred {
             let gain = |norms: &[NormWeights]| norms.first()?.gain;
-            return Some([gain(&w.head_norms[0])?, gain(&w.head_norms[1])?]);
+            let q = gain(&w.head_norms[0])?;
+            return Some([q, gain(&w.head_norms[1]).unwrap_or(q)]);
         }
         for (heads, norms) in heads.into_iter().zip(&w.head_norms) {
             for (h, of_head) in norms.iter().enumerate() {

@@ -38,8 +38,18 @@ impl Model {
         let pages = self.groups[group].1;
         let rotary =
             Some(Rotary { angles: ws.angles[t.rotary], start: t.rank, dims: t.rope, interleaved: t.interleaved });
-        let placement =
-            Placement { q, k, v: latent, norms: None, norm_last: false, eps: t.eps, rotary, pages, layer: index };
+        let placement = Placement {
+            q,
+            k,
+            v: latent,
+            norms: None,
+            norm_last: false,
+            eps: t.eps,
+            rotary,
+            store: true,
+            pages,
+            layer: index,
+        };
         backend.place_heads(&placement);
         let (out, scale) = (ws.attended, t.scale);
         let (window, softcap, sinks) = (None, None, None);

@@ -4,7 +4,9 @@ use super::StepLimits;
 use crate::backend::{Backend, MaxBatchShape, Tensor};
 use crate::error::Result;
 use crate::limits;
-use crate::model::architecture::{Architecture, Before, Block, KvProjection, Operation, RecurrenceInputs};
+use crate::model::architecture::{
+    Architecture, Before, Block, DenseAndExperts, KvProjection, Operation, RecurrenceInputs,
+};
 
 /// Activations of one step, reserved for the largest one.
 pub(super) struct Workspace {
@@ -26,6 +28,8 @@ pub(super) struct Workspace {
     pub gate: Tensor,
     pub up: Tensor,
     pub router: Tensor,
+    /// What the tokens have for each layer.
+    pub per_layer: Option<Tensor>,
     /// For each rotary embedding.
     pub angles: Vec<Tensor>,
     pub picked: Tensor,
@@ -50,6 +54,7 @@ struct Widths {
     router: usize,
     apart: usize,
     beside: usize,
+    per_layer: usize,
     /// Inputs of the output projection of latent attention, and of its products with heads.
     projected: usize,
 }
@@ -67,6 +72,7 @@ impl Widths {
             router: 1,
             apart: 0,
             beside: 0,
+            per_layer: 0,
             projected: 0,
         };
         for (_, block) in a.blocks() {
@@ -83,7 +89,8 @@ impl Widths {
                     let kv = t.kv_heads * t.head_dim;
                     w.kv = w.kv.max(match t.kv {
                         KvProjection::Direct => kv,
-                        KvProjection::WithQuery => 0,
+                        KvProjection::KeyIsValue => kv,
+                        KvProjection::WithQuery | KvProjection::Shared { .. } => 0,
                         KvProjection::Latent { .. } => 2 * kv,
                     });
                     w.attended = w.attended.max(q);
@@ -122,6 +129,11 @@ impl Widths {
                     w.router = w.router.max(2 * t.v_heads);
                 }
                 Operation::Dense(dense) => w.inner = w.inner.max(dense.intermediate),
+                Operation::DenseAndExperts(both) => {
+                    w.inner = w.inner.max(both.dense.1.intermediate);
+                    w.router = w.router.max(both.experts.1.count);
+                }
+                Operation::PerLayerInput(_) => {}
                 Operation::Experts(experts) => {
                     w.inner = w.inner.max(experts.shared.map_or(0, |shared| shared.each.intermediate));
                     w.router = w.router.max(experts.count);
@@ -133,13 +145,17 @@ impl Widths {
                 }
             }
         }
+        if let Some(inputs) = &a.per_layer {
+            w.per_layer = a.layers.len() * inputs.width;
+            w.inner = w.inner.max(w.per_layer);
+        }
         w.inner = w.inner.max(w.gate);
         w
     }
 
     fn row(&self, a: &Architecture) -> usize {
         let angles: usize = a.rotaries.iter().map(|r| r.dims()).sum();
-        let stream = 2 * a.hidden + self.apart + self.beside;
+        let stream = 2 * a.hidden + self.apart + self.beside + self.per_layer;
         stream
             + self.q
             + 2 * self.kv
@@ -180,6 +196,7 @@ impl Workspace {
             gate: alloc(w.inner, "feed-forward")?,
             up: alloc(w.inner, "feed-forward")?,
             router: alloc(w.router, "router logits")?,
+            per_layer: if w.per_layer > 0 { Some(alloc(w.per_layer, "inputs of layers")?) } else { None },
             angles: a.rotaries.iter().map(|r| alloc(r.dims(), "rotary angles")).collect::<Result<_>>()?,
             picked: backend.alloc(logits_rows * a.hidden, "output rows")?,
             logits: backend.alloc(logits_rows * a.vocab, "logits")?,
@@ -219,7 +236,8 @@ pub(super) fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatch
                 max_shape.k_dim = max_shape.k_dim.max(t.rank + t.rope);
                 max_shape.v_dim = max_shape.v_dim.max(t.rank);
             }
-            Operation::Experts(experts) => {
+            Operation::Experts(experts)
+            | Operation::DenseAndExperts(DenseAndExperts { experts: (_, experts, _), .. }) => {
                 let inner = experts.each.intermediate;
                 max_shape.in_features = max_shape.in_features.max(a.hidden + 2 * inner);
                 max_shape.expert_inner = max_shape.expert_inner.max(inner);
@@ -231,7 +249,7 @@ pub(super) fn max_batch_shape(a: &Architecture, limits: &StepLimits) -> MaxBatch
                 max_shape.conv_kernel = max_shape.conv_kernel.max(t.kernel);
                 max_shape.state_dim = max_shape.state_dim.max(t.k_dim);
             }
-            Operation::Dense(_) => {}
+            Operation::Dense(_) | Operation::PerLayerInput(_) => {}
         }
     }
     max_shape

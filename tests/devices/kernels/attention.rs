@@ -122,7 +122,7 @@ impl Bench {
         (step.positions, step.sequences) = (positions, sequences);
         step.tables = vec![Tables { pages: self.tables.clone(), starts: self.starts.clone() }];
         let (norms, norm_last, eps, rotary, pages, layer) = (None, false, 0.0, None, self.pages, 1);
-        self.b.place_heads(&Placement { q, k, v, norms, norm_last, eps, rotary, pages, layer });
+        self.b.place_heads(&Placement { q, k, v, norms, norm_last, eps, rotary, store: true, pages, layer });
         if !attend {
             return Vec::new();
         }

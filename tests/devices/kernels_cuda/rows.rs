@@ -401,6 +401,7 @@ fn reference(case: Case, inputs: &Inputs) -> (Vec<f32>, Vec<f32>, Vec<u8>) {
             dims: case.dims,
             interleaved: case.interleaved,
         }),
+        store: true,
         pages,
         layer: 1,
     };

@@ -46,7 +46,7 @@ fn run(tier: Tier, threads: usize, latent: bool, dtype: DType, cuts: &[usize]) -
         step.tables = vec![Tables { pages: (0..frames as u32).rev().collect(), starts: vec![0] }];
         let v = Heads { dim: VALUE, ..k };
         let (norms, norm_last, eps, rotary, layer) = (None, false, 0.0, None, 1);
-        b.place_heads(&Placement { q, k, v, norms, norm_last, eps, rotary, pages, layer });
+        b.place_heads(&Placement { q, k, v, norms, norm_last, eps, rotary, store: true, pages, layer });
         let out = b.alloc(rows * HEADS * VALUE, "results").unwrap();
         let (scale, window, softcap, sinks) = (0.3, None, None, None);
         b.attention(Attention { q, out, pages, layer, scale, window, softcap, sinks });

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// Makes the `config.json` of a shape.
 type Config = fn() -> Value;
 
-const SHAPES: [(&str, Config); 19] = [
+const SHAPES: [(&str, Config); 23] = [
     ("storyteller", || dense("llama", [192, 512, 6, 6, 1, 32], 3072, 2048, 10_000.0, true)),
     ("astrai-1b", astrai_1b),
     ("smollm2-135m", || dense("llama", [576, 1536, 30, 9, 3, 64], 49152, 8192, 1e5, true)),
@@ -20,6 +20,10 @@ const SHAPES: [(&str, Config); 19] = [
     ("llama3.2-3b", || llama3([3072, 8192, 28, 24, 8, 128], 32.0, true)),
     ("llama3.1-8b", || llama3([4096, 14336, 32, 32, 8, 128], 8.0, false)),
     ("gemma3-1b", gemma3_1b),
+    ("gemma4-e2b", gemma4_e2b),
+    ("granite-4-h-micro", granite_4_h_micro),
+    ("lfm2-350m", lfm2_350m),
+    ("qwen3.5-0.8b", qwen3_5_0_8b),
     ("smollm3-3b", || dense("smollm3", [2048, 11008, 36, 16, 4, 128], 128_256, 65536, 5e6, true)),
     ("phi4-mini", phi4_mini),
     ("gpt-oss-20b", gpt_oss_20b),
@@ -30,6 +34,9 @@ const SHAPES: [(&str, Config); 19] = [
 /// The same with another number of layers.
 pub fn with_layers(mut config: Value, layers: u32) -> Value {
     config["num_hidden_layers"] = json!(layers);
+    if let Some(types) = config["layer_types"].as_array().cloned() {
+        config["layer_types"] = types.iter().cycle().take(layers as usize).cloned().collect();
+    }
     config
 }
 
@@ -85,6 +92,48 @@ fn gemma3_1b() -> Value {
     config["rope_local_base_freq"] = json!(10_000.0);
     config["sliding_window"] = json!(512);
     config["sliding_window_pattern"] = json!(6);
+    config
+}
+
+fn gemma4_e2b() -> Value {
+    let mut config = dense("gemma4_text", [1536, 6144, 35, 8, 1, 256], 262_144, 131_072, 1e6, true);
+    config["hidden_size_per_layer_input"] = json!(256);
+    config["num_kv_shared_layers"] = json!(20);
+    config["use_double_wide_mlp"] = json!(true);
+    config["global_head_dim"] = json!(512);
+    config["sliding_window"] = json!(512);
+    config["final_logit_softcapping"] = json!(30.0);
+    let kind = |l: u32| if (l + 1).is_multiple_of(5) { "full_attention" } else { "sliding_attention" };
+    config["layer_types"] = (0..35).map(kind).collect();
+    config
+}
+
+fn granite_4_h_micro() -> Value {
+    let mut config = dense("granitemoehybrid", [2048, 8192, 40, 32, 8, 64], 100_352, 131_072, 10_000.0, true);
+    config["shared_intermediate_size"] = json!(8192);
+    config["num_local_experts"] = json!(0);
+    config["mamba_n_heads"] = json!(64);
+    config["mamba_d_state"] = json!(128);
+    config["position_embedding_type"] = json!("nope");
+    config["embedding_multiplier"] = json!(12.0);
+    config["residual_multiplier"] = json!(0.22);
+    config["attention_multiplier"] = json!(0.015625);
+    config["logits_scaling"] = json!(8.0);
+    config["layer_types"] = (0..40).map(|l| if l % 10 == 5 { "attention" } else { "mamba" }).collect();
+    config
+}
+
+fn lfm2_350m() -> Value {
+    let mut config = dense("lfm2", [1024, 6656, 16, 16, 8, 64], 65_536, 128_000, 1e6, true);
+    config["block_ff_dim"] = json!(6656);
+    config["full_attn_idxs"] = json!([2, 5, 8, 10, 12, 14]);
+    config
+}
+
+fn qwen3_5_0_8b() -> Value {
+    let mut config = dense("qwen3_5_text", [1024, 3584, 24, 8, 2, 256], 248_320, 262_144, 1e7, true);
+    config["partial_rotary_factor"] = json!(0.25);
+    config["linear_num_value_heads"] = json!(16);
     config
 }
 
@@ -185,6 +234,8 @@ mod tests {
             ("llama3.2-3b", 3212.7),
             ("llama3.1-8b", 8030.3),
             ("gemma3-1b", 999.9),
+            ("granite-4-h-micro", 3191.4),
+            ("lfm2-350m", 354.5),
             ("smollm3-3b", 3075.1),
             ("phi4-mini", 3836.0),
             ("deepseek-v2-lite", 15706.5),
@@ -196,7 +247,7 @@ mod tests {
         }
         // Of 4-bit floats two are one byte of a tensor, with one more byte for 32: 20,914.8 million weights.
         assert!(parameters("gpt-oss-20b") < 20_914_800_000);
-        assert_eq!(names().len(), published.len() + 3);
+        assert_eq!(names().len(), published.len() + 5);
         assert_eq!(with_layers(config("gemma3-1b").expect("known"), 7)["num_hidden_layers"], 7);
     }
 

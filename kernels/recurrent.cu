@@ -105,6 +105,8 @@ struct Recurrence {
     const float *step_bias, *decay, *skip;
     float q_scale, k_scale, step_least, step_most;
     int decay_is_log;
+    // Head h of values has the key head h % heads of keys, instead of one for consecutive heads.
+    int tiled;
     // [heads of values, k_dim, v_dim].
     States states;
 };
@@ -131,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(128) recurrence_rows(const __grid_c
     for (int i = part; i < k_dim; i += PARTS) {
         state[i * COLUMNS + column] = there && run.last ? run.last[begin + int64_t(i) * v_dim] : 0.0f;
     }
-    const int key_head = head / (args.v.heads / args.k.heads);
+    const int key_head = args.tiled ? head % args.k.heads : head / (args.v.heads / args.k.heads);
     const float bias = args.step_bias[head], skip = args.skip ? args.skip[head] : 0.0f;
     const float log_decay = args.decay_is_log ? -expf(args.decay[head]) : args.decay[head];
     const bool moves = args.parts.start != nullptr;

@@ -53,8 +53,10 @@ pub struct Conv {
 /// the next state is `S = S' + k_scale * k u`, and the result `out = q_scale * q S + skip * v`.
 #[derive(Clone, Copy, Debug)]
 pub struct Recurrence {
-    /// Queries; each head serves consecutive heads of values, as many as the others.
+    /// Queries; each head serves as many heads of values as the others.
     pub q: Heads,
+    /// Head `h` of values has the key head `h % k.heads`, instead of one for consecutive heads.
+    pub tiled: bool,
     /// Keys, as many heads.
     pub k: Heads,
     /// Values.
@@ -81,6 +83,13 @@ pub struct Recurrence {
     pub skip: Option<Weight>,
     /// `[heads of values, k_dim, v_dim]`.
     pub state: StatePart,
+}
+
+impl Recurrence {
+    /// The head of keys and queries of a head of values.
+    pub fn key_head(&self, head: usize) -> usize {
+        if self.tiled { head % self.k.heads } else { head / (self.v.heads / self.k.heads) }
+    }
 }
 
 impl Heads {

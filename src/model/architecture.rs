@@ -414,7 +414,7 @@ impl Architecture {
         }
     }
 
-    /// Takes it that the gains of all norms are stored whole.
+    /// Takes it that the gains of all norms, and decays, are stored whole.
     pub fn with_whole_gains(&mut self) {
         self.final_norm.kind = self.final_norm.kind.whole();
         for block in self.layers.iter_mut().flatten() {
@@ -424,8 +424,10 @@ impl Architecture {
             if let Some(norm) = &mut block.after {
                 norm.kind = norm.kind.whole();
             }
-            if let Operation::Attention(attention) = &mut block.operation {
-                attention.head_norm_kind = attention.head_norm_kind.whole();
+            match &mut block.operation {
+                Operation::Attention(attention) => attention.head_norm_kind = attention.head_norm_kind.whole(),
+                Operation::Recurrence(recurrence) => recurrence.whole_decay = true,
+                _ => {}
             }
         }
     }

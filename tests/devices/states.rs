@@ -173,6 +173,7 @@ fn run(device: &dyn ProbedDevice, sizes: Sizes, steps: &Steps) -> Outcome {
             step_range: [0.1, 1.2],
             decay: weights.decay,
             decay_is_log: delta,
+            tiled: k_dim == 10,
             parts: delta.then(|| scalars(v_heads)),
             skip: (!delta).then_some(weights.skip),
             state: state((kernel - 1) * channels),

@@ -89,19 +89,26 @@ fn every_family_gives_what_its_folder_gives() {
         "cohere2 cohere2",
         "ernie4_5 ernie4_5",
         "exaone4 exaone4",
+        "falcon-h1 falcon_h1",
         "gemma gemma",
         "gemma2 gemma2",
         "gemma3 gemma3_text",
+        "gemma4 gemma4_text",
         "glm4 glm4",
         "glm4moe glm4_moe",
         "granite granite",
+        "granitehybrid granitemoehybrid",
         "granitemoe granitemoe",
         "hunyuan-dense hunyuan_v1_dense",
+        "lfm2 lfm2",
+        "lfm2moe lfm2_moe",
         "llama llama",
         "llama mistral",
         "llama mixtral",
         "mistral3 ministral3",
         "nemotron nemotron",
+        "nemotron_h nemotron_h",
+        "nemotron_h_moe nemotron_h",
         "olmo2 olmo2",
         "olmo2 olmo3",
         "olmoe olmoe",
@@ -109,7 +116,10 @@ fn every_family_gives_what_its_folder_gives() {
         "qwen2 qwen2",
         "qwen2moe qwen2_moe",
         "qwen3 qwen3",
+        "qwen35 qwen3_5_text",
+        "qwen35moe qwen3_5_moe_text",
         "qwen3moe qwen3_moe",
+        "qwen3next qwen3_next",
         "seed_oss seed_oss",
         "smollm3 smollm3",
         "stablelm stablelm",
@@ -474,6 +484,14 @@ fn vocabularies_of_both_kinds() {
     written(dir.path(), "tokenizer.json", json.to_string().as_bytes());
     assert_eq!(Gguf::headers(&file, true).unwrap().warnings(), Vec::<String>::new().as_slice());
     std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    // Gemma 4's: the same pieces by merges, whatever the scores say.
+    let mut gemma = vocabulary("llama").without("tokenizer.ggml.model");
+    gemma.text("tokenizer.ggml.model", "gemma4");
+    gemma.flag("tokenizer.ggml.add_space_prefix", false);
+    gemma.texts("tokenizer.ggml.merges", &["h e", "l l"]);
+    let gemma = tokenizer(&written(dir.path(), "gemma4.gguf", &gemma.file())).unwrap();
+    assert_eq!(tokens(&gemma, "hello h", false), [9, 10, 7, 3, 4]);
+    assert_eq!(tokens(&gemma, "é", true), [1, 13 + 0xc3, 13 + 0xa9]);
     // Kinds and pre-tokenizers that are not known are refused by name.
     for (key, value) in [("tokenizer.ggml.pre", "newest"), ("tokenizer.ggml.model", "t5")] {
         let mut bytes = vocabulary("gpt2").file();

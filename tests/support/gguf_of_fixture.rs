@@ -1,6 +1,8 @@
 //! The fixtures' checkpoints as a converter writes them into GGUF files: with its names and keys, rows of queries and keys
 //! permuted and one added to the gains of norms where it does so, experts stacked.
 
+mod hybrid;
+
 use crate::support::gguf::{Writer, kind};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -74,8 +76,14 @@ struct Stored {
 /// experts' gates and ups, as the converter writes them if asked to.
 pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
     let read = |name: &str| std::fs::read(dir.join(name)).ok();
-    // Those of other families may hold what is no JSON.
-    let whole: Value = serde_json::from_slice(&read("config.json")?).ok()?;
+    // Some hold what is no JSON.
+    let text = String::from_utf8(read("config.json")?).ok()?.replace("Infinity", "null");
+    let whole: Value = serde_json::from_str(&text).ok()?;
+    if let Some(bytes) = read("model.safetensors")
+        && let Some(converted) = hybrid::of_fixture(&whole, &bytes, fused)
+    {
+        return Some(converted);
+    }
     let text = if whole["text_config"].is_object() { &whole["text_config"] } else { &whole };
     let of = *CONVERSIONS.iter().find(|of| text["model_type"] == of.model_type)?;
     if text["qk_layernorm"] == true {
@@ -333,32 +341,41 @@ fn convert(
     }
 }
 
+/// Takes tensors out of a list by their names.
+fn take(all: &mut Vec<(String, Stored)>, name: &str) -> Option<Stored> {
+    let at = all.iter().position(|(known, _)| known == name)?;
+    Some(all.remove(at).1)
+}
+
 /// Puts queries, keys and values of a layer into one tensor, and gates and ups of stacked experts.
 fn fuse(all: &mut Vec<(String, Stored)>) {
-    let mut take = |name: &str| {
-        let at = all.iter().position(|(known, _)| known == name)?;
-        Some(all.remove(at).1)
-    };
-    let mut made = Vec::new();
     for (layer, end) in (0..8).flat_map(|layer| ["weight", "bias"].map(|end| (layer, end))) {
-        let parts: Vec<Stored> =
-            ["q", "k", "v"].iter().filter_map(|part| take(&format!("blk.{layer}.attn_{part}.{end}"))).collect();
+        let parts = ["q", "k", "v"].iter().filter_map(|part| take(all, &format!("blk.{layer}.attn_{part}.{end}")));
+        let parts: Vec<Stored> = parts.collect();
         if let [q, k, v] = parts.as_slice() {
             let mut shape = q.shape.clone();
             shape[0] += k.shape[0] + v.shape[0];
             let bytes = [&q.bytes[..], &k.bytes, &v.bytes].concat();
-            made.push((format!("blk.{layer}.attn_qkv.{end}"), Stored { shape, kind: q.kind, bytes }));
-        }
-        let [gate, up] = ["gate", "up"].map(|part| take(&format!("blk.{layer}.ffn_{part}_exps.{end}")));
-        if let (Some(gate), Some(up)) = (gate, up) {
-            let each = gate.bytes.len() / gate.shape[0];
-            let pairs = gate.bytes.chunks(each).zip(up.bytes.chunks(each));
-            let bytes = pairs.flat_map(|(gate, up)| [gate, up].concat()).collect();
-            let shape = vec![gate.shape[0], 2 * gate.shape[1], gate.shape[2]];
-            made.push((format!("blk.{layer}.ffn_gate_up_exps.{end}"), Stored { shape, kind: gate.kind, bytes }));
+            all.push((format!("blk.{layer}.attn_qkv.{end}"), Stored { shape, kind: q.kind, bytes }));
         }
     }
-    all.extend(made);
+    fuse_experts(all);
+}
+
+/// Puts gates and ups of stacked experts into one tensor.
+fn fuse_experts(all: &mut Vec<(String, Stored)>) {
+    for layer in 0..8 {
+        let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps.weight");
+        if !all.iter().any(|(known, _)| *known == name("gate")) {
+            continue;
+        }
+        let [gate, up] = ["gate", "up"].map(|part| take(all, &name(part)).expect("both are stacked"));
+        let each = gate.bytes.len() / gate.shape[0];
+        let pairs = gate.bytes.chunks(each).zip(up.bytes.chunks(each));
+        let bytes = pairs.flat_map(|(gate, up)| [gate, up].concat()).collect();
+        let shape = vec![gate.shape[0], 2 * gate.shape[1], gate.shape[2]];
+        all.push((name("gate_up"), Stored { shape, kind: gate.kind, bytes }));
+    }
 }
 
 /// The divisors of the frequencies that Llama 3's scaling leads to.

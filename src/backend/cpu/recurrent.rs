@@ -287,7 +287,7 @@ impl CpuBackend {
         let skip = r.skip.map(|skip| vector(self, skip));
         let [q, k, v, out, steps] = [r.q, r.k, r.v, r.out, r.steps].map(|heads| (self.heads_shared(heads), heads));
         let parts = r.parts.map(|heads| (self.heads_shared(heads), heads));
-        let (kernels, per_key) = (self.kernels, heads / r.k.heads);
+        let kernels = self.kernels;
         self.each_run(r.state, heads, 3 * each, &|run, head, scratch| {
             let at = |(data, heads): (Shared<f32>, Heads), head: usize| {
                 let first = heads.at(run.first, head).start;
@@ -303,8 +303,8 @@ impl CpuBackend {
                 tokens: run.rows,
                 k_dim,
                 v_dim,
-                q: at(q, head / per_key),
-                k: at(k, head / per_key),
+                q: at(q, r.key_head(head)),
+                k: at(k, r.key_head(head)),
                 v: at(v, head),
                 out: at(out, head),
                 q_scale: r.q_scale,

@@ -57,6 +57,7 @@ struct RecurrenceArg {
     step_least: f32,
     step_most: f32,
     decay_is_log: i32,
+    tiled: i32,
     states: StatesArg,
 }
 
@@ -139,6 +140,7 @@ impl CudaBackend {
             step_least: r.step_range[0],
             step_most: r.step_range[1],
             decay_is_log: i32::from(r.decay_is_log),
+            tiled: i32::from(r.tiled),
             states: self.states_arg(r.state, r.v.heads * k_dim * v_dim),
         };
         let shape = Shape {

@@ -49,6 +49,8 @@ pub enum RecurrenceInputs {
     GateFirst,
     /// Two tensors, grouped by key heads: of each its query, its key, its values and their gates; and its parts and steps.
     ByKeyHead,
+    /// As [`RecurrenceInputs::Apart`], but parts and steps are one tensor, grouped by key heads.
+    StepsByKeyHead,
 }
 
 /// The norm of a recurrence's result and the gate on it, which passes a SiLU.
@@ -69,8 +71,10 @@ pub struct GatedNorm {
 pub struct Recurrence {
     /// What a token does to the state.
     pub rule: RecurrenceRule,
-    /// Heads of queries and of keys; each serves consecutive heads of values, as many as the others.
+    /// Heads of queries and of keys; each serves as many heads of values as the others.
     pub k_heads: usize,
+    /// Every `k_heads`-th head of values has the same key head, instead of consecutive ones.
+    pub tiled: bool,
     /// Elements of a query and of a key.
     pub k_dim: usize,
     /// Heads of values, each with a state.

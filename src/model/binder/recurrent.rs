@@ -43,6 +43,11 @@ impl Binder<'_> {
                 };
                 RecurrenceProjections::Apart { q, k, v, gate, step, part }
             }
+            RecurrenceInputs::StepsByKeyHead => {
+                let [q, k, v, gate] = self.group([q, k, v, gate], hidden, t.bias, at)?;
+                let step = self.projection((names.step, 2 * heads, Part::Kept), hidden, t.bias, at)?;
+                RecurrenceProjections::Apart { q, k, v, gate, step, part: None }
+            }
             RecurrenceInputs::GateFirst => {
                 let [gate, v, k, q, step] = self.group([gate, v, k, q, step], hidden, t.bias, at)?;
                 RecurrenceProjections::Apart { q, k, v, gate, step, part: None }

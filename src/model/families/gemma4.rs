@@ -28,14 +28,25 @@ static DEFAULTS: LazyLock<Value> = LazyLock::new(|| {
         "max_position_embeddings": 131_072, "vocab_size": 262_144})
 });
 
-static EXPERTS: [ExpertNames; 1] = [ExpertNames {
-    router: "router.proj",
-    choice_bias: "",
-    gate: "experts.gate_up_proj",
-    up: "experts.gate_up_proj",
-    down: "experts.down_proj",
-    stack: Stack::Rows,
-}];
+static EXPERTS: [ExpertNames; 2] = [
+    ExpertNames {
+        router: "router.proj",
+        choice_bias: "",
+        gate: "experts.gate_up_proj",
+        up: "experts.gate_up_proj",
+        down: "experts.down_proj",
+        stack: Stack::Rows,
+    },
+    // As GGUF files have them.
+    ExpertNames {
+        router: "router.proj",
+        choice_bias: "",
+        gate: "experts.{e}.gate_proj",
+        up: "experts.{e}.up_proj",
+        down: "experts.{e}.down_proj",
+        stack: Stack::Rows,
+    },
+];
 
 /// What a kind of layer attends with, beside its rotation.
 struct Heads {

@@ -22,6 +22,9 @@ pub static GRANITE_MOE_HYBRID: Family =
 static SHARED: DenseNames =
     DenseNames { gate: "shared_mlp.input_linear", up: "shared_mlp.input_linear", down: "shared_mlp.output_linear" };
 
+static SHARED_APART: DenseNames =
+    DenseNames { gate: "shared_mlp.gate_proj", up: "shared_mlp.up_proj", down: "shared_mlp.output_linear" };
+
 static EXPERTS: [ExpertNames; 2] = [
     ExpertNames {
         router: "block_sparse_moe.router.layer",
@@ -104,7 +107,9 @@ fn granite_hybrid(config: &Config, model_type: &str) -> Result<Architecture> {
     let config = &config.with_defaults(&left_out);
     let sizes = ModelDims::read(config, true)?;
     let shared_width = config.size("shared_intermediate_size", limits::WIDTH_MAX)?;
-    let each = Dense { intermediate: shared_width, names: &SHARED, ..mlp(config, &sizes)? };
+    // GGUF files have gate and up apart.
+    let names = if config.flag("shared_mlp_apart", false)? { &SHARED_APART } else { &SHARED };
+    let each = Dense { intermediate: shared_width, names, ..mlp(config, &sizes)? };
     let feed_forward = match config.optional_count("num_local_experts", limits::EXPERTS_MAX)?.unwrap_or(0) {
         0 => Operation::Dense(each),
         _ => {

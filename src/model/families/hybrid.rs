@@ -78,6 +78,7 @@ pub(super) fn mamba2(
         Recurrence {
             rule: RecurrenceRule::StateSpace,
             k_heads: groups,
+            tiled: false,
             k_dim: state,
             v_heads: heads,
             v_dim: head_dim,

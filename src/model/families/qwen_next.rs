@@ -31,6 +31,9 @@ static LINEAR: RecurrenceNames = RecurrenceNames {
 static LINEAR_BY_HEAD: RecurrenceNames =
     RecurrenceNames { q: "linear_attn.in_proj_qkvz", step: "linear_attn.in_proj_ba", ..LINEAR };
 
+/// As GGUF files have Qwen3-Next.
+static LINEAR_STEPS_BY_HEAD: RecurrenceNames = RecurrenceNames { step: "linear_attn.in_proj_ba", ..LINEAR };
+
 /// A layer that attends, and one that does not.
 struct Mixers {
     attention: Attention,
@@ -57,6 +60,7 @@ fn mixers(config: &Config, sizes: &ModelDims, inputs: RecurrenceInputs) -> Resul
     let linear = Recurrence {
         rule: RecurrenceRule::Delta,
         k_heads,
+        tiled: config.flag("linear_tiled", false)?,
         k_dim: dim("linear_key_head_dim")?,
         v_heads,
         v_dim: dim("linear_value_head_dim")?,
@@ -68,7 +72,11 @@ fn mixers(config: &Config, sizes: &ModelDims, inputs: RecurrenceInputs) -> Resul
         steps: [0.0, f32::INFINITY],
         whole_decay: false,
         norm: GatedNorm { groups: v_heads, shared: true, gate_last: true, eps: sizes.eps },
-        names: if inputs == RecurrenceInputs::ByKeyHead { &LINEAR_BY_HEAD } else { &LINEAR },
+        names: match inputs {
+            RecurrenceInputs::ByKeyHead => &LINEAR_BY_HEAD,
+            RecurrenceInputs::StepsByKeyHead => &LINEAR_STEPS_BY_HEAD,
+            _ => &LINEAR,
+        },
     };
     let every = config.optional_size("full_attention_interval", limits::LAYERS_MAX)?.unwrap_or(4);
     let kinds = layer_kinds(config, sizes.layers, &[("linear_attention", false), ("full_attention", true)])?;
@@ -120,7 +128,12 @@ fn next(config: &Config, model_type: &str) -> Result<Architecture> {
     let sizes = ModelDims::with_head_dim(config, false, 256)?;
     let mlp = mlp(config, &sizes)?;
     let experts = qwen::experts_and_shared(config, &sizes, config.flag("norm_topk_prob", true)?)?;
-    let mixers = mixers(config, &sizes, RecurrenceInputs::ByKeyHead)?;
+    // GGUF files have queries, keys, values and gates apart.
+    let inputs = match config.flag("linear_apart", false)? {
+        true => RecurrenceInputs::StepsByKeyHead,
+        false => RecurrenceInputs::ByKeyHead,
+    };
+    let mixers = mixers(config, &sizes, inputs)?;
     let sparse = sparse_layers(config)?;
     Ok(model(
         model_type,

@@ -3,7 +3,7 @@
 use super::attention::heads;
 use super::{Model, Route, to};
 use crate::backend::{self, Backend, Conv, Gating, Heads, Linear, Norm, StatePart};
-use crate::model::architecture::{Recurrence, RecurrenceRule, ShortConv};
+use crate::model::architecture::{Recurrence, RecurrenceInputs, RecurrenceRule, ShortConv};
 use crate::model::weights::{ConvWeights, RecurrenceProjections, RecurrenceWeights, ShortConvWeights};
 
 /// Added to the squared length of keys and queries of the delta rule.
@@ -96,6 +96,7 @@ impl Model {
             step_range: t.steps,
             decay: w.decay,
             decay_is_log: !t.whole_decay,
+            tiled: t.tiled,
             parts: inputs.parts,
             skip: w.skip,
             state: StatePart { first: t.conv_state(), ..state },
@@ -128,11 +129,14 @@ impl Model {
     /// Projects the inputs of a recurrence.
     fn inputs(&self, backend: &mut dyn Backend, t: &Recurrence, w: &RecurrenceProjections, route: Route) -> Inputs {
         let (ws, rows) = (&self.workspace, self.rows);
-        let ((k_width, v_width), v_heads) = (t.widths(), t.v_heads);
+        let ((k_width, v_width), v_heads, own) = (t.widths(), t.v_heads, t.v_heads / t.k_heads);
+        // Of each key head its parts, then its steps.
+        let of_steps = |first: usize| heads(ws.router.at(first), t.k_heads, own, 2 * own, 2 * v_heads);
         match *w {
             RecurrenceProjections::Apart { q, k, v, gate, step, part } => {
                 backend.linear(route.from, rows, &[to(q, ws.q), to(k, ws.k), to(v, ws.v), to(gate, ws.gate)]);
-                backend.linear(route.from, rows, &[to(step, ws.latent)]);
+                let grouped = t.inputs == RecurrenceInputs::StepsByKeyHead;
+                backend.linear(route.from, rows, &[to(step, if grouped { ws.router } else { ws.latent })]);
                 if let Some(part) = part {
                     backend.linear(route.from, rows, &[to(part, ws.router)]);
                 }
@@ -142,21 +146,21 @@ impl Model {
                     backend.scale(tensor, factor, rows * width);
                 }
                 let whole = |tensor, width| heads(tensor, 1, width, width, width);
-                Inputs {
+                let inputs = Inputs {
                     q: whole(ws.q, k_width),
                     k: whole(ws.k, k_width),
                     v: whole(ws.v, v_width),
                     gate: whole(ws.gate, v_width),
                     steps: whole(ws.latent, v_heads),
                     parts: part.map(|_| whole(ws.router, v_heads)),
-                }
+                };
+                if grouped { Inputs { steps: of_steps(own), parts: Some(of_steps(0)), ..inputs } } else { inputs }
             }
             RecurrenceProjections::ByKeyHead { heads: all, steps } => {
                 backend.linear(route.from, rows, &[to(all, ws.gate), to(steps, ws.router)]);
-                let (values, own) = (v_width / t.k_heads, v_heads / t.k_heads);
+                let values = v_width / t.k_heads;
                 let each = 2 * t.k_dim + 2 * values;
                 let of = |first: usize, dim: usize| heads(ws.gate.at(first), t.k_heads, dim, each, t.k_heads * each);
-                let of_steps = |first: usize| heads(ws.router.at(first), t.k_heads, own, 2 * own, 2 * v_heads);
                 Inputs {
                     q: of(0, t.k_dim),
                     k: of(t.k_dim, t.k_dim),

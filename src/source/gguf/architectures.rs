@@ -6,6 +6,7 @@
 //! ([`super::Gguf`] says so for all files), experts stacked into one tensor.
 
 use super::config::Reading;
+use super::hybrids::HYBRIDS;
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
 use crate::source::files::quoted;
@@ -34,6 +35,12 @@ pub struct Architecture {
     pub local_base: Option<LocalBase>,
     /// Tensors of a layer whose names differ from the usual ones, or are not usual: here, and in a checkpoint.
     pub names: &'static [(&'static str, &'static str)],
+    /// The same with what the names end with.
+    pub whole_names: &'static [(&'static str, &'static str)],
+    /// The same outside of layers.
+    pub outside: &'static [(&'static str, &'static str)],
+    /// What the names of a checkpoint's layers begin with.
+    pub stem: &'static str,
     /// Keys with a number, without the architecture's name, and what the config calls them.
     pub numbers: &'static [(&'static str, &'static str)],
     /// What else its config has.
@@ -80,7 +87,7 @@ pub enum LocalBase {
 }
 
 /// The experts of the Qwen lineage.
-const QWEN_EXPERTS: Experts = Experts {
+pub(super) const QWEN_EXPERTS: Experts = Experts {
     model_type: "qwen3_moe",
     router: "mlp.gate",
     parts: ["mlp.experts.{e}.gate_proj", "mlp.experts.{e}.up_proj", "mlp.experts.{e}.down_proj"],
@@ -90,7 +97,7 @@ const QWEN_EXPERTS: Experts = Experts {
 };
 
 /// As Llama, but for experts and the order of rows.
-const PLAIN: Architecture = Architecture {
+pub(super) const PLAIN: Architecture = Architecture {
     name: "",
     model_type: "",
     windowed: None,
@@ -101,6 +108,9 @@ const PLAIN: Architecture = Architecture {
     windows: Windows::No,
     local_base: None,
     names: &[],
+    whole_names: &[],
+    outside: &[],
+    stem: "model",
     numbers: &[],
     more: |_| Ok(()),
 };
@@ -111,8 +121,9 @@ const GATE_UP: (&str, &str) = ("ffn_up", "mlp.gate_up_proj");
 const POST_NORMS: [(&str, &str); 2] =
     [("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm")];
 /// Norms before and after both.
-const SANDWICH: [(&str, &str); 3] = [POST_NORMS[0], ("ffn_norm", "pre_feedforward_layernorm"), POST_NORMS[1]];
-const GRANITE_NUMBERS: [(&str, &str); 4] = [
+pub(super) const SANDWICH: [(&str, &str); 3] =
+    [POST_NORMS[0], ("ffn_norm", "pre_feedforward_layernorm"), POST_NORMS[1]];
+pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
     ("attention.scale", "attention_multiplier"),
     ("embedding_scale", "embedding_multiplier"),
     ("residual_scale", "residual_multiplier"),
@@ -362,8 +373,9 @@ static ARCHITECTURES: [Architecture; 27] = [
 pub fn find(metadata: &Metadata) -> Result<&'static Architecture> {
     const KEY: &str = "general.architecture";
     let name = metadata.text(KEY)?.ok_or_else(|| metadata.wrong(KEY, "the name of an architecture"))?;
-    ARCHITECTURES.iter().find(|known| known.name == name).ok_or_else(|| {
-        let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
+    let all = || ARCHITECTURES.iter().chain(&HYBRIDS);
+    all().find(|known| known.name == name).ok_or_else(|| {
+        let known: Vec<&str> = all().map(|known| known.name).collect();
         let message = format!("{}: the architecture {} is not supported", metadata.file, quoted(name));
         Error::unsupported(format!("{message}; there are {}", known.join(", "))).about(metadata.file)
     })

@@ -78,6 +78,41 @@ impl Reading<'_> {
         self.metadata.whole(&self.key(key))
     }
 
+    /// The largest of a key's numbers, which may be one for each layer.
+    pub fn largest(&self, key: &str) -> Result<Option<u64>> {
+        let key = self.key(key);
+        let numbers = self.metadata.numbers_or_one(&key)?;
+        let Some(numbers) = numbers else { return Ok(None) };
+        match numbers.iter().all(|n| n.fract() == 0.0 && (0.0..1e15).contains(n)) {
+            true => Ok(numbers.into_iter().map(|n| n as u64).max()),
+            false => Err(self.metadata.wrong(&key, "whole numbers")),
+        }
+    }
+
+    /// A key's numbers, one for each layer.
+    pub fn of_layers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let numbers = self.metadata.numbers_or_one(&self.key(key))?;
+        Ok(numbers.filter(|numbers| numbers.len() as u64 >= self.layers()))
+    }
+
+    /// Layers of the model.
+    pub fn layers(&self) -> u64 {
+        let layers = self.config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
+        layers.min(limits::LAYERS_MAX as u64)
+    }
+
+    /// What the config has under a key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.config.get(key)
+    }
+
+    /// Sets `name` to a number that has to be there.
+    pub fn set_size(&mut self, name: &str, key: &str) -> Result<()> {
+        let size = self.size(key)?;
+        self.set(name, size);
+        Ok(())
+    }
+
     /// A number of the metadata.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
         Ok(self.metadata.number(&self.key(key))?.map(shortest))
@@ -132,10 +167,15 @@ impl Reading<'_> {
 
     /// Granite's factors: what the file leaves out is 1, and the scores are scaled as usual.
     pub fn granite(&mut self) -> Result<()> {
-        self.required_number("logit_scale")?;
         if self.metadata.flag(&self.key("rope.scaling.finetuned"))? == Some(false) {
             return Err(self.unsupported("a Granite without rotary positions is not supported".to_owned()));
         }
+        self.granite_factors()
+    }
+
+    /// The same, whether positions rotate or not.
+    pub fn granite_factors(&mut self) -> Result<()> {
+        self.required_number("logit_scale")?;
         for name in ["attention_multiplier", "embedding_multiplier", "residual_multiplier"] {
             if self.config.get(name).and_then(Value::as_f64) == Some(0.0) {
                 self.config.remove(name);
@@ -161,14 +201,17 @@ impl Reading<'_> {
 
     fn sizes(&mut self) -> Result<()> {
         let (all, ahead) = (self.size("block_count")?, self.whole("nextn_predict_layers")?.unwrap_or(0));
-        let heads = self.size("attention.head_count")?;
+        let heads = match self.largest("attention.head_count")? {
+            Some(heads) => heads,
+            None => self.size("attention.head_count")?,
+        };
         let hidden = self.size("embedding_length")?;
         self.set("model_type", self.architecture.model_type);
         self.set("hidden_size", hidden);
         // The last ones guess tokens ahead.
         self.set("num_hidden_layers", all.saturating_sub(ahead));
         self.set("num_attention_heads", heads);
-        self.set("num_key_value_heads", self.whole("attention.head_count_kv")?.unwrap_or(heads));
+        self.set("num_key_value_heads", self.largest("attention.head_count_kv")?.unwrap_or(heads));
         self.set("max_position_embeddings", self.size("context_length")?);
         let head_dim = match self.whole("attention.key_length")? {
             Some(dim) => dim,
@@ -289,7 +332,10 @@ impl Reading<'_> {
                 Err(self.unsupported(format!("{key} is {count}, but {model_type} has no experts")))
             }
             _ => {
-                let inner = self.size("feed_forward_length")?;
+                let inner = match self.largest("feed_forward_length")? {
+                    Some(inner) => inner,
+                    None => self.size("feed_forward_length")?,
+                };
                 self.set("intermediate_size", inner);
                 Ok(())
             }
@@ -302,7 +348,7 @@ impl Reading<'_> {
             self.set(name, count);
         }
         self.set("num_experts_per_tok", self.size("expert_used_count")?);
-        let dense = self.whole("feed_forward_length")?.filter(|&n| n > 0);
+        let dense = self.largest("feed_forward_length")?.filter(|&n| n > 0);
         let own = self.whole("expert_feed_forward_length")?.filter(|&n| n > 0);
         let inner = own
             .or(dense)

@@ -9,6 +9,7 @@
 mod architectures;
 mod config;
 mod header;
+mod hybrids;
 mod metadata;
 mod names;
 mod pre_tokenizers;

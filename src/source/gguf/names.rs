@@ -41,6 +41,10 @@ const APART: [&str; 3] = ["ffn_gate", "ffn_up", "ffn_down"];
 pub const ROUTER: &str = "ffn_gate_inp";
 /// What counts for the choice of experts alone, and its name in a checkpoint, both in full.
 const CHOICE_BIAS: (&str, &str) = ("exp_probs_b.bias", "mlp.gate.e_score_correction_bias");
+/// Convolutions, stored without the dimension of one.
+const CONVS: [&str; 2] = ["ssm_conv1d.weight", "shortconv.conv.weight"];
+/// Vectors that may be stored as matrices.
+const VECTORS: [&str; 3] = ["ssm_a", "ssm_d", "ssm_norm.weight"];
 /// A projection to one number, stored as a vector.
 const TO_ONE: &str = "ffn_gate_inp_shexp";
 
@@ -74,6 +78,13 @@ impl Architecture {
             }
             let name = self.renamed(&stored.info.name, config).unwrap_or_else(|| stored.info.name.clone());
             let mut info = TensorInfo { name, ..stored.info.clone() };
+            let part = in_layer(&stored.info.name).map_or("", |(_, part)| part);
+            match info.shape.as_slice() {
+                // A convolution of each channel alone.
+                &[channels, kernel] if CONVS.contains(&part) => info.shape = vec![channels, 1, kernel],
+                shape if VECTORS.contains(&part) => info.shape = vec![shape.iter().product()],
+                _ => {}
+            }
             if let (&[inputs], true) = (info.shape.as_slice(), stored.info.name.ends_with(&format!("{TO_ONE}.weight")))
             {
                 info.shape = vec![1, inputs];
@@ -114,7 +125,7 @@ impl Architecture {
         let mut pieces = reserved("the names of experts", count.saturating_mul(names.len()))?;
         for expert in 0..count {
             pieces.extend(names.iter().map(|name| Piece {
-                name: format!("model.layers.{layer}.{}.weight", name.replace("{e}", &expert.to_string())),
+                name: format!("{}.layers.{layer}.{}.weight", self.stem, name.replace("{e}", &expert.to_string())),
                 shape: vec![outputs / names.len().max(1), inputs],
             }));
         }
@@ -127,21 +138,26 @@ impl Architecture {
             && layer.parse::<u64>().is_ok_and(|layer| layer >= layers)
         {
             // Guesses tokens ahead; what is left unread is found by its place.
-            return Some(format!("model.layers.{layer}.{part}"));
+            return Some(format!("{}.layers.{layer}.{part}", self.stem));
+        }
+        if let Some((layer, part)) = in_layer(name)
+            && let Some((_, to)) = self.whole_names.iter().find(|(from, _)| *from == part)
+        {
+            return Some(format!("{}.layers.{layer}.{to}", self.stem));
         }
         let (stem, end) = name.rsplit_once('.').filter(|(_, end)| matches!(*end, "weight" | "bias"))?;
-        if let Some((_, to)) = WHOLE.iter().find(|(from, _)| *from == stem) {
+        if let Some((_, to)) = self.outside.iter().chain(&WHOLE).find(|(from, _)| *from == stem) {
             return Some(format!("{to}.{end}"));
         }
         let (layer, part) = in_layer(stem)?;
         if in_layer(name)?.1 == CHOICE_BIAS.0 {
-            return Some(format!("model.layers.{layer}.{}", CHOICE_BIAS.1));
+            return Some(format!("{}.layers.{layer}.{}", self.stem, CHOICE_BIAS.1));
         }
         let found = match self.names.iter().chain(&LAYER).find(|(from, _)| *from == part) {
             Some((_, to)) => (*to).to_owned(),
             None => named_expert(self.experts.as_ref()?, part)?,
         };
-        Some(format!("model.layers.{layer}.{found}.{end}"))
+        Some(format!("{}.layers.{layer}.{found}.{end}", self.stem))
     }
 }
 

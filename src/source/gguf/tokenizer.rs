@@ -105,9 +105,11 @@ impl<'a> Vocabulary<'a> {
         const KEY: &str = "tokenizer.ggml.model";
         match self.metadata.text(KEY)?.ok_or_else(|| self.metadata.wrong(KEY, "a kind of vocabulary"))? {
             "gpt2" => self.byte_level(),
-            "llama" => self.by_score(),
+            "llama" => self.pieces(self.merges_by_score()?),
+            // The pieces of the same with the merges of the original, and no scores.
+            "gemma4" => self.pieces(self.merges()?),
             other => {
-                let what = format!("the vocabulary is of kind {}; there are gpt2 and llama", quoted(other));
+                let what = format!("the vocabulary is of kind {}; there are gpt2, llama and gemma4", quoted(other));
                 Err(self.unsupported(&what))
             }
         }
@@ -139,13 +141,7 @@ impl<'a> Vocabulary<'a> {
             let what = format!("the pre-tokenizer {} is not known; known are {}", quoted(name), known.join(", "));
             return Err(self.unsupported(&what));
         };
-        const MERGES: &str = "tokenizer.ggml.merges";
-        let wrong = || metadata.wrong(MERGES, "an array of pairs");
-        let pairs = metadata.texts(MERGES)?.ok_or_else(wrong)?;
-        let mut merges = reserved("the merges of a vocabulary", pairs.len())?;
-        for pair in pairs {
-            merges.push(pair.split_once(' ').map(<[&str; 2]>::from).ok_or_else(wrong)?);
-        }
+        let merges = self.merges()?;
         Ok(TokenizerJson {
             version: "1.0",
             added_tokens: self.added(),
@@ -165,10 +161,20 @@ impl<'a> Vocabulary<'a> {
         })
     }
 
-    fn by_score(&self) -> Result<TokenizerJson<'a>> {
-        const SCORES: &str = "tokenizer.ggml.scores";
-        let scores = self.metadata.numbers(SCORES)?.filter(|scores| scores.len() == self.tokens.len());
-        let scores = scores.ok_or_else(|| self.metadata.wrong(SCORES, "a score for each token"))?;
+    /// The merges of the file, best first.
+    fn merges(&self) -> Result<Vec<[&'a str; 2]>> {
+        const MERGES: &str = "tokenizer.ggml.merges";
+        let wrong = || self.metadata.wrong(MERGES, "an array of pairs");
+        let pairs = self.metadata.texts(MERGES)?.ok_or_else(wrong)?;
+        let mut merges = reserved("the merges of a vocabulary", pairs.len())?;
+        for pair in pairs {
+            merges.push(pair.split_once(' ').map(<[&str; 2]>::from).ok_or_else(wrong)?);
+        }
+        Ok(merges)
+    }
+
+    /// A vocabulary of SentencePiece: spaces are characters of pieces, and what no piece has is spelt in bytes.
+    fn pieces(&self, merges: Vec<[&'a str; 2]>) -> Result<TokenizerJson<'a>> {
         let unknown = self.named("tokenizer.ggml.unknown_token_id")?;
         let prefix = self.metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         let spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
@@ -197,13 +203,16 @@ impl<'a> Vocabulary<'a> {
                 byte_fallback: true,
                 ignore_merges: false,
                 vocab: self.vocab()?,
-                merges: self.merges_by_score(&scores)?,
+                merges,
             },
         })
     }
 
     /// Every way to join two tokens into a third, the best third first.
-    fn merges_by_score(&self, scores: &[f64]) -> Result<Vec<[&'a str; 2]>> {
+    fn merges_by_score(&self) -> Result<Vec<[&'a str; 2]>> {
+        const SCORES: &str = "tokenizer.ggml.scores";
+        let scores = self.metadata.numbers(SCORES)?.filter(|scores| scores.len() == self.tokens.len());
+        let scores = scores.ok_or_else(|| self.metadata.wrong(SCORES, "a score for each token"))?;
         let ids: HashMap<&str, usize> = self.tokens.iter().enumerate().map(|(id, &name)| (name, id)).collect();
         let mut merges: Vec<(usize, usize, usize)> = reserved("the merges of a vocabulary", self.tokens.len())?;
         for (id, &name) in self.tokens.iter().enumerate() {

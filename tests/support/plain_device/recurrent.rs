@@ -62,10 +62,10 @@ impl PlainBackend {
 
     pub(super) fn recur(&mut self, r: &Recurrence) {
         let (k_dim, v_dim, heads) = (r.k.dim, r.v.dim, r.v.heads);
-        let (each, per_key, group) = (k_dim * v_dim, heads / r.k.heads, r.state.pages.0 as usize);
+        let (each, group) = (k_dim * v_dim, r.state.pages.0 as usize);
         for (rows, state) in self.runs(r.state, heads * each) {
             for (row, head) in rows.into_iter().flat_map(|row| (0..heads).map(move |head| (row, head))) {
-                let (q, k) = (self.head(&r.q, row, head / per_key), self.head(&r.k, row, head / per_key));
+                let (q, k) = (self.head(&r.q, row, r.key_head(head)), self.head(&r.k, row, r.key_head(head)));
                 let v = self.head(&r.v, row, head);
                 let weight = |weight: Weight| self.weights[weight.id as usize][head];
                 let step = (1.0 + (self.element(&r.steps, row, head) + weight(r.step_bias)).exp()).ln();

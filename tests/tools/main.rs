@@ -6,6 +6,7 @@ mod cli;
 #[cfg(unix)]
 mod compare;
 mod engine_files;
+mod families;
 #[cfg(unix)]
 mod gpu_check;
 mod layering;

@@ -12,10 +12,13 @@ import sys
 
 # model_type of config.json to the class transformers has for it.
 ARCHITECTURES = {
+    "gemma3_text": "Gemma3ForCausalLM",
+    "lfm2": "Lfm2ForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
 }
 END = "<|endoftext|>"
 
@@ -65,6 +68,25 @@ def write_tokenizer(folder, size):
     write_json(folder / "tokenizer_config.json", config)
 
 
+def spelt_out(config):
+    """What a family leaves to its defaults, and others want to read."""
+    layers = range(config["num_hidden_layers"])
+    if config["model_type"] == "lfm2":
+        attends = config["full_attn_idxs"]
+        return {"layer_types": ["full_attention" if i in attends else "conv" for i in layers], "conv_L_cache": 3,
+                "conv_bias": False, "block_auto_adjust_ff_dim": True, "block_ffn_dim_multiplier": 1.0,
+                "block_multiple_of": 256, "norm_eps": 1e-5}
+    if config["model_type"] == "qwen3_5_text":
+        return {"layer_types": ["linear_attention" if (i + 1) % 4 else "full_attention" for i in layers],
+                "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+                "linear_num_key_heads": 16, "full_attention_interval": 4,
+                "rope_parameters": {"rope_type": "default", "rope_theta": config["rope_theta"],
+                                    "partial_rotary_factor": config["partial_rotary_factor"]}}
+    if config["model_type"] == "gemma3_text":
+        return {"layer_types": ["sliding_attention" if (i + 1) % 6 else "full_attention" for i in layers]}
+    return {}
+
+
 def complete_config(config):
     """config.json with what transformers needs to choose a class and to end a text; as it is where others have no such
     class, and can only be skipped."""
@@ -72,7 +94,7 @@ def complete_config(config):
     if model_type not in ARCHITECTURES:
         return config
     end = config["vocab_size"] - 1
-    return {**config, "architectures": [ARCHITECTURES[model_type]], "attention_bias": model_type == "qwen2",
+    return {**config, **spelt_out(config), "architectures": [ARCHITECTURES[model_type]], "attention_bias": model_type == "qwen2",
             "bos_token_id": None, "eos_token_id": end, "use_cache": True}
 
 

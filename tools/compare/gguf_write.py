@@ -1,8 +1,8 @@
 """A model folder of random weights as a bf16 GGUF file, with the `gguf` package: gguf_write.py FOLDER FILE.
 
 llama.cpp's own converter goes by a list of known tokenizers and refuses all others, so a checkpoint with a tokenizer of
-its own needs this. Norms and biases are f32, matrices bf16, as the converter has them. Dense Llama, Mistral, Qwen2 and
-Qwen3 only.
+its own needs this. Norms and biases are f32, matrices bf16, as the converter has them. Dense Llama, Mistral, Qwen2 and 3,
+Gemma 3, LFM2 and Qwen3.5 only.
 """
 
 import json
@@ -16,7 +16,10 @@ import numpy
 from checkpoint import vocabulary
 
 # model_type to GGUF's architecture. Mistral is Llama there.
-ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
+ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3",
+                 "gemma3_text": "GEMMA3", "lfm2": "LFM2", "qwen3_5_text": "QWEN35"}
+# Those whose checkpoints store the gains of norms less one, but for the norm behind a recurrence.
+WHOLE_GAINS = ("GEMMA3", "QWEN35")
 
 
 def tensors(path):
@@ -85,6 +88,36 @@ def write_metadata(writer, config, head_dim):
     writer.add_eos_token_id(len(tokens) - 1)
 
 
+def write_own_metadata(writer, name, config, head_dim):
+    """The keys of one architecture alone."""
+    if name == "GEMMA3":
+        writer.add_sliding_window(config["sliding_window"])
+    if name == "LFM2":
+        attends = [kind == "full_attention" for kind in config["layer_types"]]
+        writer.add_head_count_kv([config["num_key_value_heads"] if here else 0 for here in attends])
+        writer.add_shortconv_l_cache(config["conv_L_cache"])
+        width = -(-(2 * config["block_ff_dim"] // 3) // config["block_multiple_of"]) * config["block_multiple_of"]
+        writer.add_feed_forward_length(width)
+    if name == "QWEN35":
+        writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+        writer.add_ssm_state_size(config["linear_key_head_dim"])
+        writer.add_ssm_group_count(config["linear_num_key_heads"])
+        writer.add_ssm_time_step_rank(config["linear_num_value_heads"])
+        writer.add_ssm_inner_size(config["linear_num_value_heads"] * config["linear_value_head_dim"])
+        writer.add_full_attention_interval(config["full_attention_interval"])
+        writer.add_rope_dimension_count(int(head_dim * config["partial_rotary_factor"]))
+        writer.add_rope_dimension_sections([11, 11, 10, 0])
+
+
+def changed(name, source, values):
+    """A vector as the converter leaves it."""
+    if source.endswith("A_log"):
+        return -numpy.exp(values)
+    if name in WHOLE_GAINS and source.endswith("norm.weight") and "linear_attn" not in source:
+        return values + 1
+    return values
+
+
 def main(folder, target):
     folder = pathlib.Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -94,18 +127,24 @@ def main(folder, target):
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[arch])
     write_metadata(writer, config, head_dim)
+    write_own_metadata(writer, name, config, head_dim)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     factors = rope_factors(config, head_dim)
     if factors is not None:
         writer.add_tensor("rope_freqs.weight", factors)
     for source, bits in tensors(folder / "model.safetensors"):
-        there = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        bits = bits.squeeze(1) if bits.ndim == 3 else bits
+        known = source.replace(".dt_bias", ".dt_proj.bias")
+        there = names.get_name(known, try_suffixes=(".weight", ".bias"))
         if there is None:
             raise SystemExit(f"compare: GGUF has no name for {source}")
         count = heads.get(source.split(".")[-2])
         if name == "LLAMA" and count:
             bits = interleaved(bits, count)
         if bits.ndim == 1:
+            values = (bits.astype(numpy.uint32) << 16).view(numpy.float32)
+            writer.add_tensor(there, changed(name, source, values))
+        elif "conv" in source and bits.shape[-1] < 32:
             writer.add_tensor(there, (bits.astype(numpy.uint32) << 16).view(numpy.float32))
         else:
             raw = numpy.ascontiguousarray(bits).view(numpy.uint8)

@@ -45,7 +45,7 @@ fn tokens(prompt: Vec<u32>) -> Prompt {
 
 /// Token ids that differ between `salt`s from the first on.
 fn salted(count: usize, salt: u32) -> Vec<u32> {
-    (0..count as u32).map(|i| (i * 7 + salt * 13 + 1) % 120).collect()
+    (0..count as u32).map(|i| (i * 7 + salt * 13 + 1) % 96).collect()
 }
 
 fn generate(max_tokens: u32) -> RequestOptions {

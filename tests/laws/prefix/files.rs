@@ -18,8 +18,10 @@ fn refused(engine: &Engine, path: &Path) -> astrai::Error {
 fn over_a_restored_prefix_every_bit_is_that_of_a_cold_engine() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prefix");
-    let fixtures = ["llama", "mistral", "astrai_mla_norm", "qwen3_moe_mixed", "qwen2"];
-    for (dir, len) in fixtures.map(|name| (fixture(name), 150)).into_iter().chain([(storyteller(), 700)]) {
+    let pages = ["llama", "mistral", "astrai_mla_norm", "qwen3_moe_mixed", "qwen2"];
+    let other_kinds = ["gemma3_text", "deepseek_v2", "gemma4_text", "lfm2", "qwen3_5_text", "granitemoehybrid_dense"];
+    let fixtures = pages.into_iter().chain(other_kinds);
+    for (dir, len) in fixtures.map(|name| (fixture(name), 150)).chain([(storyteller(), 700)]) {
         for tier in tiers() {
             if tier == CpuTier::Reference && len > 150 {
                 continue;

@@ -746,7 +746,7 @@ typedef struct astrai_plan {
   uint64_t kv_bytes_per_token;
   /// The vocabulary as constraints need it, in the machine's memory; 0 without ASTRAI_ENGINE_CONSTRAINTS.
   uint64_t constraint_bytes;
-  /// States of layers that keep one instead of what each token leaves: two for each sequence that runs, and those of the prefix
+  /// States of layers that keep one instead of what each token leaves: of sequences that run two each, and those of the prefix
   /// cache. A part of kv_bytes; 0 for models without such layers.
   uint64_t state_bytes;
 } astrai_plan;

@@ -2,8 +2,9 @@
 //!
 //! A group that keeps all pages has as many frames as memory allows. One that keeps a window has what the running sequences hold
 //! at a time and a step adds, and as much again for the ends of what the prefix cache has. One that keeps a state has two frames
-//! for each running sequence, of which a step reads one and writes the other, and one for each [`STATE_TOKENS`] tokens of the
-//! others' pages: the states of the prefix cache.
+//! for each sequence that runs with pages of a whole context, of which a step reads one and writes the other, and one for each
+//! [`STATE_TOKENS`] tokens of the others' pages, but no more bytes than those take: the states of the prefix cache, which give way to
+//! sequences that are shorter and more.
 
 use crate::backend::FrameContent;
 use crate::cache::Keep;
@@ -46,10 +47,12 @@ pub(super) struct GroupSizes {
     groups: Vec<GroupSize>,
     page_tokens: usize,
     running_max: usize,
+    /// Longest sequence, in tokens.
+    context: usize,
 }
 
 impl GroupSizes {
-    /// Those of a model. A step has `step_tokens` tokens of at most `running_max` sequences.
+    /// Those of a model. A step has `step_tokens` tokens of at most `running_max` sequences of up to `context` tokens.
     ///
     /// # Errors
     /// `Format` when a page is larger than can be addressed.
@@ -59,6 +62,7 @@ impl GroupSizes {
         kv: DType,
         running_max: usize,
         step_tokens: usize,
+        context: usize,
     ) -> Result<GroupSizes> {
         let size = |group: &LayerGroup| {
             let frame_bytes = group.shape(1, page_tokens, kv).frame_bytes().ok_or_else(too_large)? as u64;
@@ -73,7 +77,7 @@ impl GroupSizes {
             Ok(GroupSize { keep, frame_bytes, frames_max })
         };
         let groups = a.groups().iter().map(size).collect::<Result<_>>()?;
-        Ok(GroupSizes { groups, page_tokens, running_max })
+        Ok(GroupSizes { groups, page_tokens, running_max, context: context.max(1) })
     }
 
     /// Bytes of a page in all groups that have pages.
@@ -99,8 +103,11 @@ impl GroupSizes {
         if group.is_paged() {
             return frames.min(group.frames_max);
         }
-        let running = 2 * self.running_max.min(frames);
-        running.saturating_add(frames.saturating_mul(self.page_tokens).div_ceil(STATE_TOKENS))
+        let tokens = frames.saturating_mul(self.page_tokens);
+        let running = tokens.div_ceil(self.context).clamp(1, self.running_max.max(1));
+        let pages = self.bytes_of(frames, GroupSize::is_paged).unwrap_or(u64::MAX) / group.frame_bytes.max(1);
+        let saved = tokens.div_ceil(STATE_TOKENS).min(usize::try_from(pages).unwrap_or(usize::MAX)).max(1);
+        (2 * running).saturating_add(saved)
     }
 
     /// Tokens of the group with the most pages then.
@@ -160,7 +167,7 @@ mod tests {
         let (family, model_type) =
             crate::model::families::find(&serde_json::json!({"model_type": "gemma3_text"}), "the test").unwrap();
         let architecture = (family.architecture)(&config, &model_type).unwrap();
-        let sizes = GroupSizes::of(&architecture, 16, DType::Bf16, 8, 512).unwrap();
+        let sizes = GroupSizes::of(&architecture, 16, DType::Bf16, 8, 512, 32_768).unwrap();
         let frames = 8 * 32_768 / 16;
         let part = sizes.bytes(frames).unwrap() as f64 / (sizes.page_bytes().unwrap() as f64 * frames as f64);
         // 4 of 26 layers whole, and of the others 600 of 16,384 frames.
@@ -170,7 +177,7 @@ mod tests {
     #[test]
     fn what_memory_holds_is_found_to_the_frame() {
         let size = |keep, frame_bytes, frames_max| GroupSize { keep, frame_bytes, frames_max };
-        let of = |groups| GroupSizes { groups, page_tokens: 16, running_max: 3 };
+        let of = |groups| GroupSizes { groups, page_tokens: 16, running_max: 3, context: 512 };
         let groups = of(vec![size(Keep::All, 10, usize::MAX), size(Keep::Window(8), 100, 7)]);
         for wanted in [1, 6, 7, 8, 50] {
             for bytes in 0..1500 {
@@ -179,8 +186,8 @@ mod tests {
             }
         }
         let states = of(vec![size(Keep::All, 10, usize::MAX), size(Keep::State, 1000, usize::MAX)]);
-        // Two states for each of up to three sequences, and one for each 64 pages begun.
-        for (frames, held) in [(1, 3), (2, 5), (3, 7), (64, 7), (65, 8), (640, 16)] {
+        // Two states for each of up to three sequences of 32 pages; one for each 64 pages begun, but for no fewer than 100.
+        for (frames, held) in [(1, 3), (32, 3), (33, 5), (64, 5), (65, 7), (199, 7), (200, 8), (640, 12)] {
             let (least, pages) = (1000 * held + 10 * frames, frames as usize);
             assert_eq!((states.state_bytes(pages), states.bytes(pages)), (1000 * held, Some(least)), "{frames} pages");
             assert_eq!(

@@ -56,8 +56,7 @@ pub struct MemoryPlan {
     /// Bytes that the vocabulary takes as constraints need it, always in the machine's memory; 0 without the option
     /// `constraints`.
     pub constraint_bytes: u64,
-    /// Bytes of the states of recurrences, a part of `kv_bytes`: two for each sequence that runs, and those that the prefix cache
-    /// keeps.
+    /// Bytes of the states of recurrences, a part of `kv_bytes`: of sequences that run two each, and those that the prefix cache keeps.
     pub state_bytes: u64,
 }
 
@@ -163,7 +162,7 @@ impl Sizing {
             page_tokens,
             frames: 0,
         };
-        let groups = GroupSizes::of(a, page_tokens, choice.kv, running_max, step_tokens)?;
+        let groups = GroupSizes::of(a, page_tokens, choice.kv, running_max, step_tokens, context)?;
         let scratch = choice.device.scratch_bytes(&Model::max_batch_shape(a, &step));
         let spare = groups.frame_bytes().saturating_mul(profile.spare_frames);
         let mut sizing = Sizing {

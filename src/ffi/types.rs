@@ -422,7 +422,7 @@ pub struct astrai_plan {
     pub kv_bytes_per_token: u64,
     /// The vocabulary as constraints need it, in the machine's memory; 0 without ASTRAI_ENGINE_CONSTRAINTS.
     pub constraint_bytes: u64,
-    /// States of layers that keep one instead of what each token leaves: two for each sequence that runs, and those of the prefix
+    /// States of layers that keep one instead of what each token leaves: of sequences that run two each, and those of the prefix
     /// cache. A part of kv_bytes; 0 for models without such layers.
     pub state_bytes: u64,
 }

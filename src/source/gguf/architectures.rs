@@ -96,6 +96,18 @@ pub(super) const QWEN_EXPERTS: Experts = Experts {
     grouped: false,
 };
 
+/// The experts of Granite.
+pub(super) const GRANITE_EXPERTS: Experts = Experts {
+    model_type: "granitemoe",
+    router: "block_sparse_moe.router.layer",
+    parts: [
+        "block_sparse_moe.experts.{e}.gate_proj",
+        "block_sparse_moe.experts.{e}.up_proj",
+        "block_sparse_moe.experts.{e}.down_proj",
+    ],
+    ..QWEN_EXPERTS
+};
+
 /// As Llama, but for experts and the order of rows.
 pub(super) const PLAIN: Architecture = Architecture {
     name: "",
@@ -242,16 +254,7 @@ static ARCHITECTURES: [Architecture; 27] = [
     Architecture {
         name: "granitemoe",
         model_type: "granitemoe",
-        experts: Some(Experts {
-            model_type: "granitemoe",
-            router: "block_sparse_moe.router.layer",
-            parts: [
-                "block_sparse_moe.experts.{e}.gate_proj",
-                "block_sparse_moe.experts.{e}.up_proj",
-                "block_sparse_moe.experts.{e}.down_proj",
-            ],
-            ..QWEN_EXPERTS
-        }),
+        experts: Some(GRANITE_EXPERTS),
         adjacent_pairs: true,
         numbers: &GRANITE_NUMBERS,
         more: |reading| {

@@ -1,7 +1,9 @@
 //! The architectures whose layers are not all alike: those that keep states, and Gemma 4. What a layer is shows in which tensors
 //! it has.
 
-use super::architectures::{Architecture, Experts, GRANITE_NUMBERS, LocalBase, PLAIN, QWEN_EXPERTS, SANDWICH, Windows};
+use super::architectures::{
+    Architecture, Experts, GRANITE_EXPERTS, GRANITE_NUMBERS, LocalBase, PLAIN, QWEN_EXPERTS, SANDWICH, Windows,
+};
 use super::config::Reading;
 use crate::error::Result;
 use serde_json::{Value, json};
@@ -159,16 +161,7 @@ pub(super) static HYBRIDS: [Architecture; 10] = [
     Architecture {
         name: "granitehybrid",
         model_type: "granitemoehybrid",
-        experts: Some(Experts {
-            model_type: "granitemoehybrid",
-            router: "block_sparse_moe.router.layer",
-            parts: [
-                "block_sparse_moe.experts.{e}.gate_proj",
-                "block_sparse_moe.experts.{e}.up_proj",
-                "block_sparse_moe.experts.{e}.down_proj",
-            ],
-            ..QWEN_EXPERTS
-        }),
+        experts: Some(Experts { model_type: "granitemoehybrid", ..GRANITE_EXPERTS }),
         adjacent_pairs: true,
         numbers: &GRANITE_NUMBERS,
         names: &[

@@ -42,6 +42,11 @@ impl DeviceChoice {
             None => device::probe(kind, device_options(options))?,
         };
         let profile = device.profile();
+        if architecture.bidirectional() && !profile.bidirectional {
+            let what = format!("{} has attention to later tokens (use_bidirectional_attention)", source.subject());
+            let message = format!("{what}, for which this device has no kernels; choose the device cpu");
+            return Err(Error::unsupported(message).about("device"));
+        }
         let bytes = |encoding, outputs, inputs| device.weight_bytes(encoding, outputs, inputs);
         let own = profile.own_memory.then_some(&bytes as sizes::DeviceBytes);
         let weights = sizes::sizes_on(own, architecture, source, *recipe)?;

@@ -9,8 +9,10 @@
 //! of one group (query, key and value; gate and up) with the same name are consecutive rows of one tensor. `{e}` is the number
 //! of an expert; a name of experts without it is that of a stack of all, written in full.
 
+mod prefix;
 mod recurrent;
 
+pub use prefix::Prefix;
 pub use recurrent::{
     GatedNorm, Recurrence, RecurrenceInputs, RecurrenceNames, RecurrenceRule, ShortConv, ShortConvNames,
 };
@@ -65,32 +67,8 @@ pub enum Head {
     Own,
     /// A tensor of its own if there is one, else the embedding.
     OwnIfPresent,
-}
-
-/// Where a text model lies in the checkpoint of a larger one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Prefix {
-    /// It is the whole checkpoint.
-    #[default]
-    None,
-    /// All its names begin with `language_model.`.
-    Before,
-    /// Its names begin with `model.language_model.` instead of `model.`.
-    Inside,
-}
-
-impl Prefix {
-    /// All there are.
-    pub const ALL: [Prefix; 3] = [Prefix::None, Prefix::Before, Prefix::Inside];
-
-    /// The name of a tensor in the checkpoint.
-    pub fn apply(self, name: &str) -> String {
-        match (self, name.strip_prefix("model.")) {
-            (Prefix::Before, _) => format!("language_model.{name}"),
-            (Prefix::Inside, Some(rest)) => format!("model.language_model.{rest}"),
-            _ => name.to_owned(),
-        }
-    }
+    /// There is none: nothing can be generated. The embedding stands in its place.
+    Absent,
 }
 
 /// Names of tensors that belong to no layer, and what those of a layer begin with.
@@ -288,6 +266,8 @@ pub struct Attention {
     pub out_bias: bool,
     /// Keys visible to a query; `None` = all before it.
     pub window: Option<u32>,
+    /// Queries see later keys too, and as many of them as `window` has before them.
+    pub bidirectional: bool,
     /// Factor on the scores.
     pub scale: f32,
     /// A score `s` becomes `softcap * tanh(s / softcap)`.
@@ -511,8 +491,8 @@ impl LayerGroup {
         };
         match &block.operation {
             Operation::Attention(a) => {
-                // A window that no context exceeds lets nothing go.
-                let window = a.window.filter(|&window| (window as usize) < context_max);
+                // A window that no context exceeds lets nothing go; of a step that has all rows nothing goes before its end.
+                let window = a.window.filter(|&window| (window as usize) < context_max && !a.bidirectional);
                 let (content, kv_heads, k_dim, v_dim) = (FrameContent::KeysValues, a.kv_heads, a.head_dim, a.head_dim);
                 Some(LayerGroup { layers, content, kv_heads, k_dim, v_dim, window })
             }
@@ -540,6 +520,13 @@ impl Architecture {
     /// All blocks with the index of their layer, in order.
     pub fn blocks(&self) -> impl Iterator<Item = (usize, &Block)> {
         self.layers.iter().enumerate().flat_map(|(index, layer)| layer.iter().map(move |block| (index, block)))
+    }
+
+    /// Whether queries of some layer see later keys. A step then has all tokens of a sequence, and what is computed of a
+    /// token is of no use to another sequence.
+    pub fn bidirectional(&self) -> bool {
+        let sees_later = |block: &Block| matches!(&block.operation, Operation::Attention(a) if a.bidirectional);
+        self.blocks().any(|(_, block)| sees_later(block))
     }
 
     /// The layer groups, in order of their first layer.

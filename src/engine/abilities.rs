@@ -10,6 +10,7 @@ use crate::source::ModelSource;
 use std::sync::Arc;
 
 /// What a model can do.
+#[derive(Clone)]
 pub(super) struct Abilities {
     /// Makes embeddings; an error says why there are none.
     embedder: Result<Arc<Embedder>>,
@@ -29,6 +30,11 @@ impl Abilities {
             _ => None,
         };
         Abilities { embedder: Embedder::new(source, architecture.hidden).map(Arc::new), no_generation, at_once }
+    }
+
+    /// Bytes that the layers after pooling take of the machine's memory.
+    pub fn bytes(&self) -> u64 {
+        self.embedder.as_ref().map_or(0, |embedder| embedder.bytes())
     }
 
     /// What makes embeddings.

@@ -186,7 +186,7 @@ impl Ready<'_> {
     /// Facts about the engine; those that the tokenizer has are completed later.
     fn info(&self, options: &EngineOptions) -> Result<Info> {
         let Ready { described, sizing, device, texts, source } = self;
-        let Described { family, model_type, architecture, recipe } = described;
+        let Described { family, model_type, architecture, recipe, .. } = described;
         Ok(Info {
             model_type: model_type.clone(),
             device_name: device.backend.name(),
@@ -213,7 +213,7 @@ impl Ready<'_> {
         let mut info = self.info(options)?;
         let Ready { described, sizing, device, texts, source } = self;
         let Texts { mut defaults, kit, tokenizer } = texts;
-        let abilities = Abilities::of(&described.architecture, &*source);
+        let abilities = described.abilities.clone();
         if let Err(error) = abilities.embedder() {
             log(LogLevel::Warn, format!("the model has no embeddings: {error}"));
         }

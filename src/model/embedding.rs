@@ -60,6 +60,15 @@ impl Embedder {
         dense.unwrap_or(self.hidden)
     }
 
+    /// Bytes of the dense layers.
+    pub fn bytes(&self) -> u64 {
+        let of = |module: &EmbeddingModule| match module {
+            EmbeddingModule::Dense(dense) => size_of_val(&*dense.weight) + size_of_val(&*dense.bias),
+            EmbeddingModule::Normalize => 0,
+        };
+        self.modules.modules.iter().map(of).sum::<usize>() as u64
+    }
+
     /// Whether embeddings have no elements: never.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -8,6 +8,7 @@ use astrai::Status;
 use astrai::backend::cpu::tiers;
 use astrai::engine::*;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -152,6 +153,18 @@ fn a_cached_prefix_serves_the_last_token_alone() {
     let gemma = open("embeddinggemma", f32_options());
     assert_eq!((cached(&gemma), cached(&gemma)), ((0, 170), (0, 170)));
     assert_eq!(gemma.stats().unwrap().pages_cached, 0);
+}
+
+/// The layers after pooling are memory of the engine's own.
+#[test]
+fn the_plan_counts_dense_layers() {
+    let bytes = |dir: &Path| {
+        let options = EngineOptions { device: Device::Cpu, memory_budget: 64 << 20, ..EngineOptions::default() };
+        Engine::plan(dir, &options).unwrap().weight_bytes
+    };
+    let without = copy_of("embeddinggemma");
+    std::fs::remove_file(without.path().join("modules.json")).unwrap();
+    assert_eq!(bytes(&dir("embeddinggemma")) - bytes(without.path()), 2 * 28 * 44 * 4);
 }
 
 #[test]

@@ -48,8 +48,7 @@ impl Abilities {
     /// Checks that the model can do what a request asks for.
     ///
     /// # Errors
-    /// `Unsupported` when the model generates nothing, or an embedding cannot be made; `Argument` for an option that an embedding
-    /// has no use for.
+    /// `Unsupported` when the model generates nothing; `Argument` for an option that an embedding has no use for.
     pub fn check(&self, prompt: &Prompt, options: &RequestOptions) -> Result<()> {
         match (options.embed, self.no_generation) {
             (false, None) => Ok(()),

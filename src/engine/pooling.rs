@@ -3,13 +3,14 @@
 use super::{End, EngineState, FinishReason};
 use crate::error::Result;
 use crate::limits;
+use std::time::Instant;
 
 /// Adds the hidden states of the step that was submitted to the embeddings that they are of, and ends the requests whose prompt is
-/// computed. To be called after the step's tokens are sampled. Where some are wanted, it waits for the step, and says so.
+/// computed. The work of the step began at `begun`. To be called after the step's tokens are sampled. Where some are wanted, it waits for the step, and says so.
 ///
 /// # Errors
 /// `Device`.
-pub(super) fn pool(state: &mut EngineState) -> Result<bool> {
+pub(super) fn pool(state: &mut EngineState, begun: Instant) -> Result<bool> {
     let (mut start, mut any) = (0, false);
     for index in 0..state.runner.batch.rows.len() {
         let row = state.runner.batch.rows[index];
@@ -34,6 +35,8 @@ pub(super) fn pool(state: &mut EngineState) -> Result<bool> {
         if computed.end < active.request.prompt.len() {
             continue;
         }
+        // Its steps are accounted for when they are finished, this one after the end of the request.
+        active.prefill += begun.elapsed();
         let end = match embedder.finish(pooled) {
             Ok(vector) => {
                 active.vector = vector;

@@ -241,7 +241,7 @@ impl Steps {
             self.spare.push(step);
             return Err(error);
         }
-        match pooling::pool(state) {
+        match pooling::pool(state, step.begun) {
             Ok(pooled) => step.to_hosts |= pooled,
             Err(error) => {
                 self.spare.push(step);

@@ -29,7 +29,8 @@ impl Engine {
     ///
     /// # Errors
     /// `Argument` for options or an empty prompt, `Context` when the prompt exceeds the context length, `QueueFull`,
-    /// `Template`, `Memory`, `Closed`; `Unsupported` on an engine opened for text only.
+    /// `Template`, `Memory`, `Closed`; `Unsupported` on an engine opened for text only and for a model that generates nothing; for
+    /// [`RequestOptions::embed`] also why the model has no embeddings, as of [`Engine::embedding`].
     pub fn submit(&self, prompt: &Prompt, options: &RequestOptions, sink: Sink) -> Result<Request> {
         self.submit_to(prompt, options, Destination { sink, events: self.shared.dispatch.completions.clone() })
     }

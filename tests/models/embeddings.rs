@@ -146,6 +146,7 @@ fn a_cached_prefix_serves_the_last_token_alone() {
     let engine = open("qwen3_embedding", f32_options());
     let cached = |engine: &Engine| {
         let event = end(&submit(engine, ids));
+        assert!(event.usage.unwrap().prefill_us > 0);
         (event.usage.unwrap().cached_tokens, event.usage.unwrap().prompt_tokens)
     };
     assert_eq!(cached(&engine), (0, 170));

@@ -244,6 +244,11 @@
 /// astrai_request_options.flags: the host chooses every token, by astrai_request_logits and astrai_request_choose. Until it has, the
 /// request has no part in the engine's steps, and nobody waits for it.
 #define ASTRAI_REQUEST_HOST_LOGITS 128
+/// astrai_request_options.flags: nothing is generated; the last event has the embedding of the prompt, which is of text or tokens.
+/// Pooling and what follows are those of the model's modules.json; without one it is the state of the last token, divided by its
+/// norm. Options about tokens are to be left unset. The request ends with ASTRAI_FINISH_LENGTH. ERR_UNSUPPORTED: the model's files
+/// ask for something that is not computed here.
+#define ASTRAI_REQUEST_EMBED 256
 
 /* -- how an answer is read --------------------------------------------------- */
 
@@ -606,6 +611,10 @@ typedef struct astrai_event {
   uint32_t part_count;
   /// 0.
   uint32_t reserved;
+  /// Terminal only, of a request with ASTRAI_REQUEST_EMBED that finished: [embedding_len] numbers; else NULL.
+  const float *embedding;
+  /// Number of embedding.
+  size_t embedding_len;
 } astrai_event;
 
 /// What an event has of a part of the answer. Caller-owned: set struct_size; its pointers live as long as the event.

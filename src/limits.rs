@@ -3,6 +3,14 @@
 
 /// Largest `config.json`, `generation_config.json` or template file read, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
+/// Most modules of an embedding model: transformer, pooling and what follows.
+pub const EMBEDDING_MODULES_MAX: usize = 32;
+/// Most bytes of the weights of a dense layer of an embedding model, as f32.
+pub const EMBEDDING_DENSE_BYTES_MAX: usize = 1 << 30;
+/// Most inputs or outputs of such a layer, and most numbers of an embedding.
+pub const EMBEDDING_WIDTH_MAX: usize = 1 << 16;
+/// Hidden states that are read from a device at once, in tokens.
+pub const EMBEDDING_ROWS: usize = 64;
 /// Largest `tokenizer.json` read, in bytes.
 pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 /// Most steps of a tokenizer's decoder.
@@ -402,6 +410,8 @@ pub const SERVER_BODIES_BYTES_MAX: usize = 256 << 20;
 pub const SERVER_SHORT_BODY_BYTES: usize = 64 << 10;
 /// Most tokens with log probabilities of an answer that a server's thread writes itself; one with more another thread writes.
 pub const SERVER_SHORT_ANSWER_TOKENS: usize = 256;
+/// Embeddings of so many numbers in all are written on the server's thread.
+pub const SERVER_SHORT_EMBEDDINGS: usize = 4096;
 /// Longest text of the instructions, and of the tools, that a response says again, in bytes.
 pub const SERVER_ECHO_BYTES_MAX: usize = 128 << 10;
 /// Milliseconds that the head of a streamed answer waits for its first event: errors that are found until then have a status.

@@ -134,6 +134,8 @@ pub struct DeviceProfile {
     pub logits_rows_max: usize,
     /// Page frames of each layer group beside those of the scheduler, for padding rows.
     pub spare_frames: u64,
+    /// It has [bidirectional](super::Attention::bidirectional) attention.
+    pub bidirectional: bool,
 }
 
 /// Memory that is free on a device.

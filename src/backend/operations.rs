@@ -184,6 +184,8 @@ pub struct Attention {
     pub scale: f32,
     /// Sliding window: number of keys visible to a query, its own included; `None` = all up to its position.
     pub window: Option<u32>,
+    /// Queries see later keys too: all of their sequence in this step, or as many after them as the window has before them.
+    pub bidirectional: bool,
     /// A score `s` becomes `softcap * tanh(s / softcap)`.
     pub softcap: Option<f32>,
     /// Vector `[heads]`: the score of a key without a value that every query of a head sees.
@@ -302,8 +304,9 @@ pub trait Operations {
     /// their pages.
     fn place_heads(&mut self, placement: &Placement);
 
-    /// Causal attention of every row of the step over the pages of its sequence, its own token included (its key and
-    /// value are already stored). The query heads are divided evenly among the KV heads.
+    /// Attention of every row of the step over the pages of its sequence, its own token included (its key and
+    /// value are already stored). The query heads are divided evenly among the KV heads. It is causal, unless it is
+    /// [bidirectional](Attention::bidirectional): then a step has all rows of a sequence.
     fn attention(&mut self, attention: Attention);
 
     /// `x[r] *= 1 + beta * ln(1 + floor(position / period))` for all rows of the step, of `width` elements.

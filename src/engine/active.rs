@@ -6,6 +6,7 @@ use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, reserved};
 use crate::limits;
+use crate::model::embedding::Pooled;
 use crate::sampling::{Dry, LogitAdjustments};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,9 @@ pub(super) struct Active {
     cut: bool,
     /// Log probabilities of the prompt tokens so far, the first one NaN; empty unless requested.
     pub prompt_logprobs: Vec<f32>,
+    /// Of a request for an embedding: the hidden states so far, and what was made of them.
+    pub pooled: Option<Pooled>,
+    pub vector: Vec<f32>,
     /// When the request had its first row.
     pub admitted: Option<Instant>,
     pub first_token: Option<Instant>,
@@ -59,6 +63,10 @@ impl Active {
             prompt_logprobs = reserved("prompt logprobs", request.prompt.len())?;
             prompt_logprobs.push(f32::NAN);
         }
+        let pooled = match &request.embedding {
+            Some(embedding) => Some(embedding.embedder.begin(request.prompt.len())?),
+            None => None,
+        };
         Ok(Active {
             request,
             handle,
@@ -71,6 +79,8 @@ impl Active {
             ending: None,
             cut: false,
             prompt_logprobs,
+            pooled,
+            vector: Vec::new(),
             admitted: None,
             first_token: None,
             prefill: Duration::ZERO,
@@ -200,6 +210,7 @@ impl Active {
             total_us: micros(now.duration_since(self.request.submitted)),
         };
         let prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
+        let embedding = std::mem::take(&mut self.vector);
         let complete = self.request.guide.as_ref().map(|guide| !self.cut && guide.is_complete());
         let end = end.parts();
         // Text held back because it might begin a stop string is delivered, unless the caller cancelled or an error
@@ -221,6 +232,7 @@ impl Active {
                 (event.kind, event.finish, event.error) = (EventKind::Failed, FinishReason::Error, Some(error));
             }
             event.prompt_logprobs = prompt_logprobs;
+            event.embedding = embedding;
             event.complete = complete;
             event.usage = Some(usage);
         })

@@ -247,6 +247,9 @@ pub struct RequestOptions {
     pub mid_text: bool,
     /// Report the log probability of every prompt token.
     pub prompt_logprobs: bool,
+    /// Nothing is generated: the last event has the [embedding](super::Event::embedding) of the prompt, which is raw. Options about
+    /// tokens are refused. The request finishes with [`super::FinishReason::Length`].
+    pub embed: bool,
     /// The host chooses every token, by [`super::Request::logits`] and [`super::Request::choose`].
     pub host_logits: bool,
     /// Most tokens to generate; default: as many as the context has room for.

@@ -1,5 +1,6 @@
 //! The first stage of opening: what config and headers of the source say of the model.
 
+use super::abilities::Abilities;
 use super::api::EngineOptions;
 use crate::error::Result;
 use crate::model::Recipe;
@@ -15,6 +16,8 @@ pub(super) struct Described {
     pub architecture: Architecture,
     /// How the weights are quantized while they are loaded.
     pub recipe: Recipe,
+    /// What it can do.
+    pub abilities: Abilities,
 }
 
 impl Described {
@@ -26,6 +29,7 @@ impl Described {
     pub fn of(source: &dyn ModelSource, options: &EngineOptions) -> Result<Described> {
         let (family, model_type, architecture) = families::describe(source, options.context_length as usize)?;
         checkpoint::check(&architecture, family, source)?;
-        Ok(Described { family, model_type, architecture, recipe: options.weights.recipe() })
+        let abilities = Abilities::of(&architecture, source);
+        Ok(Described { family, model_type, architecture, recipe: options.weights.recipe(), abilities })
     }
 }

@@ -36,15 +36,23 @@ impl DeviceChoice {
         source: &dyn ModelSource,
         options: &EngineOptions,
     ) -> Result<DeviceChoice> {
-        let Described { architecture, recipe, .. } = described;
+        let Described { architecture, recipe, abilities, .. } = described;
         let device = match &options.probe_fn {
             Some(probe) => probe(kind, device_options(options))?,
             None => device::probe(kind, device_options(options))?,
         };
         let profile = device.profile();
+        if architecture.bidirectional() && !profile.bidirectional {
+            let what = format!("{} has attention to later tokens (use_bidirectional_attention)", source.subject());
+            let message = format!("{what}, for which this device has no kernels; choose the device cpu");
+            return Err(Error::unsupported(message).about("device"));
+        }
         let bytes = |encoding, outputs, inputs| device.weight_bytes(encoding, outputs, inputs);
         let own = profile.own_memory.then_some(&bytes as sizes::DeviceBytes);
-        let weights = sizes::sizes_on(own, architecture, source, *recipe)?;
+        let mut weights = sizes::sizes_on(own, architecture, source, *recipe)?;
+        if !profile.own_memory {
+            weights.quantized = weights.quantized.saturating_add(abilities.bytes());
+        }
         let (asked, most) = (options.step_tokens as usize, profile.step_tokens_max);
         if asked > most {
             let message = format!("option step_tokens is {asked}, the limit on a GPU is {most}");

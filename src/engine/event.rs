@@ -111,6 +111,8 @@ pub struct Event {
     pub top_logprobs: Vec<f32>,
     /// Terminal only: log probability of each prompt token; the first is NaN.
     pub prompt_logprobs: Vec<f32>,
+    /// Terminal only, of a request for an embedding that finished: the embedding.
+    pub embedding: Vec<f32>,
     /// Terminal only, of a constrained request: whether the answer meets the constraint as it is. It may not where it was ended by
     /// the number of tokens, a stop string or from outside.
     pub complete: Option<bool>,

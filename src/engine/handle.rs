@@ -1,6 +1,7 @@
 //! The caller's handle of an engine: closing it, facts, text functions, pause and duty limit. How the engine thread follows the
 //! last two is in [`super::pacing`].
 
+use super::abilities::Abilities;
 use super::delivery::discard;
 use super::duty::Duty;
 use super::host_thread::with_text;
@@ -26,6 +27,8 @@ pub struct Engine {
     pub(super) defaults: GenerationDefaults,
     /// Opened without weights: only the text functions work.
     pub(super) text_only: bool,
+    /// `None` without weights.
+    pub(super) abilities: Option<Abilities>,
     /// Identity of model and device that a saved prefix must match; `None` without weights.
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) running_max: usize,

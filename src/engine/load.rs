@@ -7,6 +7,7 @@ use super::memory_plan::Sizing;
 use super::model_runner::ModelRunner;
 use crate::backend::{Backend, KvShape};
 use crate::error::{Result, reserved};
+use crate::limits;
 use crate::model::Model;
 use crate::model::architecture::LayerGroup;
 use crate::model::loader::{self, Making};
@@ -66,7 +67,7 @@ pub(super) fn load(
         groups: capacities,
         pages_max: sizing.frames,
     })?;
-    let (rows, vocab) = (sizing.step.sequences, model.vocab());
+    let (rows, vocab, hidden) = (sizing.step.sequences, model.vocab(), described.architecture.hidden);
     Ok(ModelRunner {
         scheduler,
         model,
@@ -76,6 +77,7 @@ pub(super) fn load(
         page_tokens: sizing.page_tokens,
         logits_positions: reserved("the wanted logits of a step", sizing.step_tokens)?,
         sampled: SamplingOutput::new(sizing.logits_rows)?,
+        states: reserved("hidden states", hidden * sizing.step_tokens.min(limits::EMBEDDING_ROWS))?,
         allowed: Arc::new(AllowedTokens::all(vocab)),
     })
 }

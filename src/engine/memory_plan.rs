@@ -87,13 +87,19 @@ pub(super) struct LongestContext {
     pub model: usize,
     /// Longest context that KV pages can hold in the memory available to them, in tokens.
     pub memory: usize,
+    /// Tokens of a step, of a model whose prompts have to be in one.
+    pub step: Option<usize>,
 }
 
 impl LongestContext {
     /// Advice for an error message when a context of `context` tokens is too short. Names only what open would accept.
     pub fn advice(self, context: usize) -> String {
         let longest = self.model.min(self.memory);
-        if context < longest {
+        if self.step.is_some_and(|step| context >= step && step < longest) {
+            format!(
+                "or open the engine with more step_tokens, up to {longest}: this model computes a prompt in one step"
+            )
+        } else if context < longest {
             format!("or open the engine with a longer context_length, up to {longest}")
         } else if context < self.model {
             "or open the engine with more memory (memory_budget): what it has holds no longer context".to_owned()
@@ -150,10 +156,17 @@ impl Sizing {
         let profile = choice.device.profile();
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
         let rows = running_max;
-        let step_tokens = or(o.step_tokens, profile.step_tokens_default).max(rows);
+        let context = if asked == 0 { a.context } else { asked };
+        // Of such a model a step has all tokens of a prompt.
+        let step_default = match a.bidirectional() {
+            true => context.clamp(profile.step_tokens_default, profile.step_tokens_max),
+            false => profile.step_tokens_default,
+        };
+        let step_tokens = or(o.step_tokens, step_default).max(rows);
+        let step_max = a.bidirectional().then_some(step_tokens);
+        let context = context.min(step_max.unwrap_or(usize::MAX));
         let logits_rows = rows.clamp(8, profile.logits_rows_max);
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
-        let context = if asked == 0 { a.context } else { asked };
         let step = StepLimits {
             tokens: step_tokens,
             sequences: rows.min(step_tokens),
@@ -188,7 +201,7 @@ impl Sizing {
         sizing.step.frames = sizing.frames;
         sizing.context = sizing.context.min(sizing.frames * page_tokens);
         let memory = sizing.affordable_frames(limits::PAGES_MAX).saturating_mul(page_tokens);
-        sizing.longest = LongestContext { model: a.context_max, memory: memory.max(sizing.context) };
+        sizing.longest = LongestContext { model: a.context_max, memory: memory.max(sizing.context), step: step_max };
         Ok(sizing)
     }
 

@@ -17,7 +17,7 @@
 //! | files | what they are for |
 //! |---|---|
 //! | [`hold`], [`nul`], [`trace`], [`constraint`], [`event`], [`prior_answer`], [`api`], [`sink`] | what callers give and get |
-//! | [`callback`], [`errors`], [`host_thread`] | calls of host code, and work on its threads |
+//! | [`abilities`], [`callback`], [`errors`], [`host_thread`] | what a model can do; calls of host code, and work on its threads |
 //! | [`answer`], [`delivery`] | the way of events to their readers, and the parts of an answer |
 //! | [`duty`], [`describe`], [`device`], [`layer_groups`], [`memory_plan`], [`honour`], [`identity`] | what options make of a model: its device, its sizes, its name |
 //! | [`admission_limits`], [`answer_grammars`], [`breakers`], [`guide`], [`host_logits`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
@@ -25,9 +25,10 @@
 //! | [`begin`], [`parts`], [`templates`], [`prompt`], [`answer_rules`] | from a prompt to token ids, and what its answer may be |
 //! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
 //! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
-//! | [`pacing`], [`tracer`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
+//! | [`pacing`], [`tracer`], [`pooling`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
 //! | [`request`], [`conversation`], [`handle`], [`compile`], [`submit`], [`fit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
 
+mod abilities;
 mod active;
 mod admission_limits;
 mod answer;
@@ -69,6 +70,7 @@ mod nul;
 mod open;
 mod pacing;
 mod parts;
+mod pooling;
 mod prefix;
 mod prefix_command;
 mod prefix_file;

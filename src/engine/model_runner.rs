@@ -27,6 +27,8 @@ pub(super) struct ModelRunner {
     pub logits_positions: Vec<LogitsPosition>,
     /// Samples of the step being finished.
     pub sampled: SamplingOutput,
+    /// Hidden states of some rows of the step, for embeddings; with room for the most that are read at once.
+    pub states: Vec<f32>,
     /// The tokens that may be sampled.
     pub allowed: Arc<AllowedTokens>,
 }

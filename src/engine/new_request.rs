@@ -1,5 +1,6 @@
 //! A request on its way to the engine thread, and how a request ends.
 
+use super::abilities::Embedding;
 use super::guide::Guide;
 use super::host_logits::Seat;
 use super::{EventKind, FinishReason, Outbox, Permit, Produced, RequestOptions, Usage};
@@ -35,6 +36,8 @@ pub(super) struct NewRequest {
     /// Most tokens to generate.
     pub max_tokens: usize,
     pub prompt_logprobs: bool,
+    /// The embedding that is asked for.
+    pub embedding: Option<Embedding>,
     pub priority: i32,
     pub submitted: Instant,
     pub deadline: Option<Instant>,

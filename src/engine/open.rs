@@ -1,6 +1,7 @@
 //! Opening an engine goes one way, and finds errors before the expensive work:
 //! [`Described`] → [`DeviceChoice`] → [`Sizing`] → [`load()`] → [`Opened`].
 
+use super::abilities::Abilities;
 use super::api::*;
 use super::delivery::CallbackScope;
 use super::describe::Described;
@@ -31,6 +32,8 @@ pub(super) struct Opened {
     pub info: Info,
     pub defaults: GenerationDefaults,
     /// `None` for an engine opened for text only.
+    pub abilities: Option<Abilities>,
+    /// `None` likewise.
     pub runner: Option<ModelRunner>,
     /// Identity of model and device that a saved prefix must match; `None` for text only.
     pub identity: Option<Arc<Identity>>,
@@ -183,7 +186,7 @@ impl Ready<'_> {
     /// Facts about the engine; those that the tokenizer has are completed later.
     fn info(&self, options: &EngineOptions) -> Result<Info> {
         let Ready { described, sizing, device, texts, source } = self;
-        let Described { family, model_type, architecture, recipe } = described;
+        let Described { family, model_type, architecture, recipe, .. } = described;
         Ok(Info {
             model_type: model_type.clone(),
             device_name: device.backend.name(),
@@ -210,6 +213,10 @@ impl Ready<'_> {
         let mut info = self.info(options)?;
         let Ready { described, sizing, device, texts, source } = self;
         let Texts { mut defaults, kit, tokenizer } = texts;
+        let abilities = described.abilities.clone();
+        if let Err(error) = abilities.embedder() {
+            log(LogLevel::Warn, format!("the model has no embeddings: {error}"));
+        }
         let groups = described.architecture.groups();
         let shapes = groups.iter().map(|g| g.shape(0, sizing.page_tokens, sizing.choice.kv)).collect();
         let (architecture, arch) = (&described.architecture, device.arch);
@@ -248,6 +255,7 @@ impl Ready<'_> {
             trie,
             info,
             defaults,
+            abilities: Some(abilities),
             runner: Some(runner),
             identity: Some(Arc::new(identity)),
             running_max: sizing.running_max,
@@ -273,7 +281,17 @@ fn text_only(source: &dyn ModelSource, options: &EngineOptions, log: Log) -> Res
     };
     let defaults = GenerationDefaults::default();
     shortage::check("a tokenizer and chat templates")?;
-    Ok(Opened { text, trie: None, info, defaults, runner: None, identity: None, running_max: 0, waiting_max: 0 })
+    Ok(Opened {
+        text,
+        trie: None,
+        info,
+        defaults,
+        abilities: None,
+        runner: None,
+        identity: None,
+        running_max: 0,
+        waiting_max: 0,
+    })
 }
 
 /// The tree of the vocabulary, if it was made. Where the model can have none, the log says so, and each constraint will.

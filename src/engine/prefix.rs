@@ -146,6 +146,9 @@ impl Engine {
     /// The identity of this engine's prefixes; an error if it is closed or was opened without weights.
     fn prefix_identity(&self) -> Result<&Arc<Identity>> {
         self.open_or_closed()?;
+        if let Some(abilities) = &self.abilities {
+            abilities.check_prefix()?;
+        }
         let message = "the engine was opened for text only; open it with weights to keep prefixes";
         self.identity.as_ref().ok_or_else(|| Error::unsupported(message))
     }

@@ -94,10 +94,15 @@ impl Requests {
         // The scheduler's copy grows with the generated tokens; the request keeps its own for prompt logprobs and
         // usage.
         let prompt = copied("a prompt", &request.prompt)?;
-        let logits_from = if request.prompt_logprobs { 0 } else { prompt.len() - 1 };
+        let computes = request.embedding.as_ref().map(|embedding| embedding.computes);
+        let logits_from = match computes {
+            Some(_) => prompt.len(),
+            None if request.prompt_logprobs => 0,
+            None => prompt.len() - 1,
+        };
         let len_max = prompt.len() + request.max_tokens;
         self.counters.took_in(prompt.len());
-        let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs;
+        let nothing_to_do = request.max_tokens == 0 && !request.prompt_logprobs && computes.is_none();
         if nothing_to_do {
             request.stream = None;
         }
@@ -108,6 +113,7 @@ impl Requests {
         }
         let handle = scheduler.submit(prompt, len_max, logits_from, request.priority)?;
         scheduler.set_tag(handle, request.delivery.id);
+        scheduler.set_computes(handle, computes.unwrap_or_default());
         let entered = Active::new(request, handle).and_then(|active| {
             self.active.reserve(handle)?;
             self.active.insert(active);

@@ -100,6 +100,7 @@ impl Engine {
             info: opened.info,
             defaults: opened.defaults,
             text_only: opened.runner.is_none(),
+            abilities: opened.abilities,
             identity: opened.identity,
             running_max: opened.running_max,
             waiting_max: opened.waiting_max,

@@ -19,6 +19,7 @@ use super::active::Active;
 use super::delivery::Piece;
 use super::host_logits::Turn;
 use super::model_runner::LogitsPosition;
+use super::pooling;
 use super::tracer::Tracer;
 use super::{End, EngineState, FinishReason, LogLevel, ModelRunner, Pacing, Trace};
 use crate::backend::Ticket;
@@ -53,7 +54,8 @@ struct InFlightStep {
     /// Sequences that the next step may continue without their newest token, and sequences that wait for it.
     continued: usize,
     sitting_out: usize,
-    /// Hosts have logits of it, and may answer at once: what else it brings is delivered before.
+    /// It was waited for: hosts have logits of it and may answer at once, or embeddings are made of it. What else it brings is
+    /// delivered before the next step.
     to_hosts: bool,
     /// `None` when the output has already been waited for.
     ticket: Option<Ticket>,
@@ -238,6 +240,13 @@ impl Steps {
         } else if let Err(error) = self.sample_in_pieces(state) {
             self.spare.push(step);
             return Err(error);
+        }
+        match pooling::pool(state, step.begun) {
+            Ok(pooled) => step.to_hosts |= pooled,
+            Err(error) => {
+                self.spare.push(step);
+                return Err(error);
+            }
         }
         if state.is_dead() {
             self.spare.push(step);

@@ -1,5 +1,6 @@
 //! Submitting a request: prompt and options are checked on the calling thread.
 
+use super::abilities::Abilities;
 use super::answer_grammars::Rules;
 use super::answer_rules;
 use super::delivery::Destination;
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::error::{Error, Result, Status, Unit, copied};
 use crate::limits;
+use crate::model::embedding::normalize;
 use crate::os::floats::LibraryFloats;
 use crate::os::shortage;
 use crate::sampling::{DryBreakers, SamplingParams};
@@ -27,18 +29,18 @@ impl Engine {
     ///
     /// # Errors
     /// `Argument` for options or an empty prompt, `Context` when the prompt exceeds the context length, `QueueFull`,
-    /// `Template`, `Memory`, `Closed`; `Unsupported` on an engine opened for text only.
+    /// `Template`, `Memory`, `Closed`; `Unsupported` on an engine opened for text only and for a model that generates nothing; for
+    /// [`RequestOptions::embed`] also why the model has no embeddings, as of [`Engine::embedding`].
     pub fn submit(&self, prompt: &Prompt, options: &RequestOptions, sink: Sink) -> Result<Request> {
         self.submit_to(prompt, options, Destination { sink, events: self.shared.dispatch.completions.clone() })
     }
 
     /// As [`Engine::submit`].
     pub(super) fn submit_to(&self, prompt: &Prompt, options: &RequestOptions, to: Destination) -> Result<Request> {
-        if self.text_only {
-            return Err(Error::unsupported("the engine was opened for text only; open it with weights to generate"));
-        }
+        let abilities = self.abilities()?;
         self.open_or_closed()?;
         shortage::forget();
+        abilities.check(prompt, options)?;
         let with_tools = prompt.with_tools(options)?;
         let prompt = with_tools.as_ref().unwrap_or(prompt);
         let rules = answer_rules::of(&self.text, prompt, options)?;
@@ -95,6 +97,45 @@ impl Engine {
         Ok(Request { delivery, shared: self.shared.clone(), detached: false, host })
     }
 
+    /// What the model can do.
+    ///
+    /// # Errors
+    /// `Unsupported` on an engine opened for text only.
+    pub(super) fn abilities(&self) -> Result<&Abilities> {
+        let text_only = || Error::unsupported("the engine was opened for text only; open it with weights to generate");
+        self.abilities.as_ref().ok_or_else(text_only)
+    }
+
+    /// Numbers of an embedding, and whether its norm is 1.
+    ///
+    /// # Errors
+    /// `Unsupported` on an engine opened for text only; else why the model has no embeddings.
+    pub fn embedding(&self) -> Result<(usize, bool)> {
+        let embedder = self.abilities()?.embedder()?;
+        Ok((embedder.len(), embedder.normalizes()))
+    }
+
+    /// Leaves the first `dimensions` numbers of an embedding, divided by their norm where the model's have the norm 1, as models
+    /// trained for it allow (Matryoshka representation learning, arXiv:2205.13147).
+    ///
+    /// # Errors
+    /// `Argument` when it has not so many, or for 0; as of [`Engine::embedding`].
+    pub fn shorten_embedding(&self, embedding: &mut Vec<f32>, dimensions: usize) -> Result<()> {
+        let (len, normalized) = self.embedding()?;
+        if dimensions == 0 || dimensions > len {
+            let message = format!("dimensions is {dimensions}; embeddings of this model have 1 to {len}");
+            let error = Error::argument(message).about("dimensions");
+            return Err(error.numbers(Unit::Count, dimensions as u64, len as u64));
+        }
+        if dimensions < embedding.len() {
+            embedding.truncate(dimensions);
+            if normalized {
+                normalize(embedding);
+            }
+        }
+        Ok(())
+    }
+
     /// Validates the options and fills in the model's defaults. `ruled`: the guide is made from the rules of the answer, later.
     pub(super) fn new_request(
         &self,
@@ -107,6 +148,7 @@ impl Engine {
     ) -> Result<NewRequest> {
         let (d, none) = (&self.defaults, Settings::default());
         let settings = options.settings.as_deref().unwrap_or(&none);
+        let embedding = self.abilities()?.embedding(options)?;
         let params = SamplingParams {
             temperature: options.temperature.unwrap_or(d.temperature_or_greedy()),
             top_k: options.top_k.or(d.top_k).unwrap_or(0),
@@ -161,7 +203,7 @@ impl Engine {
             permit: None,
             prompt: tokens,
             params,
-            stream: self.text.stream(prompt, options),
+            stream: if embedding.is_none() { self.text.stream(prompt, options) } else { None },
             stops: StopFilter::new(settings.stops.clone()),
             chat: self.text.format(prompt).is_some(),
             eos_tokens,
@@ -169,7 +211,8 @@ impl Engine {
             dry_breakers,
             guide,
             host,
-            max_tokens: wanted.min(room),
+            max_tokens: if embedding.is_none() { wanted.min(room) } else { 0 },
+            embedding,
             prompt_logprobs: options.prompt_logprobs,
             priority: options.priority,
             deadline: NewRequest::deadline_of(options, submitted),

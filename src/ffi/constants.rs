@@ -175,6 +175,11 @@ pub const ASTRAI_REQUEST_RAW_TEXT: u32 = 64;
 /// astrai_request_options.flags: the host chooses every token, by astrai_request_logits and astrai_request_choose. Until it has, the
 /// request has no part in the engine's steps, and nobody waits for it.
 pub const ASTRAI_REQUEST_HOST_LOGITS: u32 = 128;
+/// astrai_request_options.flags: nothing is generated; the last event has the embedding of the prompt, which is of text or tokens.
+/// Pooling and what follows are those of the model's modules.json; without one it is the state of the last token, divided by its
+/// norm. Options about tokens are to be left unset. The request ends with ASTRAI_FINISH_LENGTH. ERR_UNSUPPORTED: the model's files
+/// ask for something that is not computed here.
+pub const ASTRAI_REQUEST_EMBED: u32 = 256;
 
 /// The prompt is not made of messages: its answer is one part, of content.
 pub const ASTRAI_FORMAT_TEXT: i32 = 0;

@@ -85,6 +85,8 @@ impl EventCell {
             format: event.format as i32,
             part_count: u32::try_from(event.part_count()).unwrap_or(u32::MAX),
             reserved: 0,
+            embedding: array(&event.embedding),
+            embedding_len: event.embedding.len(),
         };
     }
 }

@@ -216,13 +216,15 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         | ASTRAI_REQUEST_TO_ENGINE
         | ASTRAI_REQUEST_SPECIAL
         | ASTRAI_REQUEST_RAW_TEXT
-        | ASTRAI_REQUEST_HOST_LOGITS;
+        | ASTRAI_REQUEST_HOST_LOGITS
+        | ASTRAI_REQUEST_EMBED;
     input::flags(o.flags, known, "astrai_request_options.flags")?;
     if o.reserved != 0 {
         return Err(bad("reserved", o.reserved, "0"));
     }
     Ok(RequestOptions {
         host_logits: o.flags & ASTRAI_REQUEST_HOST_LOGITS != 0,
+        embed: o.flags & ASTRAI_REQUEST_EMBED != 0,
         raw_text: o.flags & ASTRAI_REQUEST_RAW_TEXT != 0,
         tag: o.tag,
         defer: o.flags & ASTRAI_REQUEST_DEFER != 0,
@@ -378,6 +380,9 @@ mod tests {
         assert!(o.ignore_eos && o.prompt_logprobs && o.defer && !o.special);
         c.flags = ASTRAI_REQUEST_SPECIAL;
         assert!(request(&c).unwrap().special);
+        assert!(!request(&c).unwrap().embed);
+        c.flags = ASTRAI_REQUEST_EMBED;
+        assert!(request(&c).unwrap().embed);
     }
 
     #[test]

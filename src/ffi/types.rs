@@ -153,6 +153,10 @@ pub struct astrai_event {
     pub part_count: u32,
     /// 0.
     pub reserved: u32,
+    /// Terminal only, of a request with ASTRAI_REQUEST_EMBED that finished: [embedding_len] numbers; else NULL.
+    pub embedding: *const f32,
+    /// Number of embedding.
+    pub embedding_len: usize,
 }
 
 /// What an event has of a part of the answer. Caller-owned: set struct_size; its pointers live as long as the event.

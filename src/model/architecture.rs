@@ -11,6 +11,7 @@
 
 mod feed_forward;
 mod groups;
+mod prefix;
 mod recurrent;
 
 pub use feed_forward::{
@@ -18,6 +19,7 @@ pub use feed_forward::{
     Shared, Stack,
 };
 pub use groups::LayerGroup;
+pub use prefix::Prefix;
 pub use recurrent::{
     GatedNorm, Recurrence, RecurrenceInputs, RecurrenceNames, RecurrenceRule, ShortConv, ShortConvNames,
 };
@@ -73,32 +75,8 @@ pub enum Head {
     Own,
     /// A tensor of its own if there is one, else the embedding.
     OwnIfPresent,
-}
-
-/// Where a text model lies in the checkpoint of a larger one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Prefix {
-    /// It is the whole checkpoint.
-    #[default]
-    None,
-    /// All its names begin with `language_model.`.
-    Before,
-    /// Its names begin with `model.language_model.` instead of `model.`.
-    Inside,
-}
-
-impl Prefix {
-    /// All there are.
-    pub const ALL: [Prefix; 3] = [Prefix::None, Prefix::Before, Prefix::Inside];
-
-    /// The name of a tensor in the checkpoint.
-    pub fn apply(self, name: &str) -> String {
-        match (self, name.strip_prefix("model.")) {
-            (Prefix::Before, _) => format!("language_model.{name}"),
-            (Prefix::Inside, Some(rest)) => format!("model.language_model.{rest}"),
-            _ => name.to_owned(),
-        }
-    }
+    /// There is none: nothing can be generated. The embedding stands in its place.
+    Absent,
 }
 
 /// Names of tensors that belong to no layer, and what those of a layer begin with.
@@ -311,6 +289,8 @@ pub struct Attention {
     pub out_bias: bool,
     /// Keys visible to a query; `None` = all before it.
     pub window: Option<u32>,
+    /// Queries see later keys too, and as many of them as `window` has before them.
+    pub bidirectional: bool,
     /// Factor on the scores.
     pub scale: f32,
     /// A score `s` becomes `softcap * tanh(s / softcap)`.
@@ -403,6 +383,13 @@ impl Architecture {
     /// All blocks with the index of their layer, in order.
     pub fn blocks(&self) -> impl Iterator<Item = (usize, &Block)> {
         self.layers.iter().enumerate().flat_map(|(index, layer)| layer.iter().map(move |block| (index, block)))
+    }
+
+    /// Whether queries of some layer see later keys. A step then has all tokens of a sequence, and what is computed of a
+    /// token is of no use to another sequence.
+    pub fn bidirectional(&self) -> bool {
+        let sees_later = |block: &Block| matches!(&block.operation, Operation::Attention(a) if a.bidirectional);
+        self.blocks().any(|(_, block)| sees_later(block))
     }
 
     /// Takes it that queries and keys are stored so that elements that rotate together are adjacent.

@@ -242,14 +242,15 @@ impl Binder<'_> {
             Head::Tied => self.tensors.untied(&format!("{table}.weight"), &head_name, scheme.is_none())?,
             Head::Own => true,
             Head::OwnIfPresent => self.tensors.has(&head_name)?,
+            Head::Absent => false,
         };
         let lm_head = match (own, scheme) {
             (true, _) => self.matrix(&head, a.vocab, a.hidden, Part::Head)?,
             // A copy of its own: tokens are looked up in the embedding as it is stored.
-            (false, Some(_)) => self.matrix(&table, a.vocab, a.hidden, Part::Head)?,
-            (false, None) => embedding,
+            (false, Some(_)) if a.head != Head::Absent => self.matrix(&table, a.vocab, a.hidden, Part::Head)?,
+            (false, _) => embedding,
         };
-        let bias = match a.head_bias {
+        let bias = match a.head_bias && a.head != Head::Absent {
             true => Some(self.tensors.take(TensorPart::whole(format!("{head}.bias"), &[a.vocab]), None)?),
             false => None,
         };

@@ -217,7 +217,9 @@ impl Cause<'_> {
             (false, _) => {
                 format!("it has {tensor}: config.json has no model_type, which means AstrAI's own; is it another?")
             }
-            (true, "") => format!("it has {tensor}: a model without its head was saved; save the whole one"),
+            (true, "") => {
+                format!("it has {tensor}, which lacks what other names begin with; give all of them the same beginning")
+            }
             (true, prefix) => {
                 format!(
                     "it has {tensor}: names begin with {prefix:?}, as those inside another model do; export it by itself"

@@ -216,6 +216,18 @@ impl Model {
         head.out
     }
 
+    /// Reads the hidden states `[rows, hidden]` of adjacent rows of the step from `first` on, after the final norm. Waits for the
+    /// device. To be called after [`Model::sample`], if that is.
+    ///
+    /// # Errors
+    /// As of [`backend::Memory::read`].
+    pub fn read_hidden(&self, backend: &mut dyn Backend, first: usize, rows: usize, out: &mut [f32]) -> Result<()> {
+        let (a, ws) = (&self.architecture, &self.workspace);
+        // What the last layer read is not needed any more.
+        backend.norm(ws.x.at(first * a.hidden), &normed(&a.final_norm, self.weights.final_norm), a.hidden, rows, ws.y);
+        backend.read(ws.y, out)
+    }
+
     /// Brings the hidden states of some positions into `picked`; the product that makes logits of them.
     fn head(&mut self, backend: &mut dyn Backend, first: usize, rows: usize) -> Linear {
         assert!(rows <= self.logits_rows_max, "{rows} rows of logits, at most {}", self.logits_rows_max);

@@ -3,13 +3,14 @@
 //! Order of reading: [`architecture`] (what a model is), [`families`] (config to architecture), [`binder`] (architecture to
 //! tensors), [`checkpoint`] (whether those are there, and what may be left over), [`recipe`] (which of them are quantized),
 //! [`sizes`] (what they take), [`loader`] (from a checkpoint to a device), [`weights_cache`] (what spares quantizing the next
-//! time), [`weights`] (what there is then), [`forward`] (tensors to logits). Called by [`crate::engine`] on its own thread.
+//! time), [`weights`] (what there is then), [`forward`] (tensors to logits), [`embedding`] (hidden states to embeddings). Called by [`crate::engine`] on its own thread.
 
 pub mod architecture;
 pub mod binder;
 mod changes;
 pub mod checkpoint;
 pub mod config;
+pub mod embedding;
 pub mod families;
 pub mod forward;
 mod leftovers;

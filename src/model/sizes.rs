@@ -46,7 +46,7 @@ pub(super) fn quantized_matrices(
 pub struct WeightBytes {
     /// Tensors that are used as they are stored.
     pub kept: u64,
-    /// Quantized matrices, or all weights in a device's own form: memory of their own.
+    /// Quantized matrices, the dense layers of embeddings, or all weights in a device's own form: memory of their own.
     pub quantized: u64,
     /// What those are made from, as stored.
     pub made_from: u64,

@@ -1,10 +1,18 @@
 //! Pages for running sequences: from the pool, from the prefix tree, from pins, at last from each other.
 
-use super::{Scheduler, SequenceHandle, State};
+use super::{Computes, Scheduler, SequenceHandle, State};
 use crate::cache::prefix::ROOT;
 use crate::cache::{Keep, NO_FRAME};
 
 impl Scheduler {
+    /// Sets what a sequence computes itself; before its first step. One that is computed at once has no more tokens than a step.
+    pub fn set_computes(&mut self, handle: SequenceHandle, computes: Computes) {
+        if let Some(sequence) = self.sequences.get_mut(handle) {
+            debug_assert!(computes != Computes::AtOnce || sequence.pending() <= self.capacity.step_tokens);
+            sequence.computes = computes;
+        }
+    }
+
     /// Makes the tables cover `count` more tokens, preempting others for the first of them; returns for how many that
     /// succeeded.
     pub(super) fn grow(&mut self, handle: SequenceHandle, count: usize) -> usize {
@@ -70,7 +78,7 @@ impl Scheduler {
     }
 
     /// Gives back pages beyond so many tokens, which a group got while another was short.
-    fn trim(&mut self, handle: SequenceHandle, tokens: usize) {
+    pub(super) fn trim(&mut self, handle: SequenceHandle, tokens: usize) {
         let pages = tokens.div_ceil(self.capacity.page_tokens);
         let Some(sequence) = self.sequences.get_mut(handle) else { return };
         for (table, pool) in sequence.tables.iter_mut().zip(&mut self.pools) {

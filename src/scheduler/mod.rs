@@ -36,7 +36,7 @@ pub use capacity::{Capacity, GroupCapacity};
 pub use journal::{Journal, Note};
 pub use pins::{Pin, PinNews};
 pub use queue::Rank;
-pub use sequence::{Sequence, State, States, UNKNOWN};
+pub use sequence::{Computes, Sequence, State, States, UNKNOWN};
 pub use view::{OwnedPage, PageOwner};
 
 use crate::cache::{Keep, Page, PagePool, PrefixTree, Slots};
@@ -390,8 +390,16 @@ impl Scheduler {
     pub fn add_row(&mut self, handle: SequenceHandle, batch: &mut Batch) {
         let Some(sequence) = self.sequences.get(handle).filter(|s| s.can_run()) else { return };
         let room = self.capacity.step_tokens - batch.tokens;
-        let chunk = sequence.pending().min(sequence.to_checkpoint()).min(room);
-        let count = if chunk == 0 { 0 } else { self.grow(handle, chunk) };
+        let (at_once, computed) = (sequence.computes == Computes::AtOnce, sequence.computed);
+        let chunk = match at_once {
+            true => Some(sequence.pending()).filter(|&all| all <= room).unwrap_or(0),
+            false => sequence.pending().min(sequence.to_checkpoint()).min(room),
+        };
+        let mut count = if chunk == 0 { 0 } else { self.grow(handle, chunk) };
+        if at_once && count > 0 && count < chunk {
+            self.trim(handle, computed);
+            count = 0;
+        }
         let Some(sequence) = self.sequences.get_mut(handle).filter(|_| count > 0) else { return };
         (sequence.scheduled, sequence.served) = (self.step, self.step);
         let first = sequence.computed;
@@ -429,7 +437,8 @@ impl Scheduler {
     /// Puts full pages of known tokens into the prefix tree.
     fn publish_pages(&mut self, handle: SequenceHandle) {
         let page_tokens = self.capacity.page_tokens;
-        let Some(mut sequence) = self.sequences.get_mut(handle) else { return };
+        let shares = |sequence: &&mut Sequence| sequence.computes != Computes::AtOnce;
+        let Some(mut sequence) = self.sequences.get_mut(handle).filter(shares) else { return };
         while (sequence.tree_pages + 1) * page_tokens <= sequence.computed.min(sequence.known()) {
             let page = sequence.tree_pages;
             self.scratch.clear();

@@ -17,6 +17,18 @@ pub enum State {
     Running(SequenceHandle),
 }
 
+/// What of its tokens a sequence computes itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Computes {
+    /// Those that the prefix tree lacks, and the last.
+    #[default]
+    Missing,
+    /// All: something is made of each of them that is not in the pages.
+    All,
+    /// All in one step: they depend on later ones, so that their pages are of no use to others, and not in the tree.
+    AtOnce,
+}
+
 /// What a sequence has of a layer group that keeps a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct States {
@@ -114,6 +126,8 @@ pub struct Sequence {
     pub tag: u64,
     /// The pin it is computed for: it ends with its last page and samples nothing.
     pub pin: Option<SequenceHandle>,
+    /// What it computes itself.
+    pub computes: Computes,
 }
 
 impl Sequence {
@@ -152,6 +166,7 @@ impl Sequence {
             preemptions: 0,
             tag: 0,
             pin: None,
+            computes: Computes::Missing,
         }
     }
 
@@ -168,6 +183,9 @@ impl Sequence {
     /// Most tokens it may take from the prefix tree: positions whose logits are wanted have to be computed.
     /// A pin wants none, so all of it may be there already.
     pub fn hit_max(&self) -> usize {
+        if self.computes != Computes::Missing {
+            return 0;
+        }
         self.logits_from.min(self.tokens.len() - usize::from(self.pin.is_none()))
     }
 

@@ -312,3 +312,54 @@ fn waits_add_up_over_preemptions() {
     assert!(queue.promote().is_some_and(|(h, rank)| h == handle && rank.is_overdue()));
     assert!(queue.promote().is_none());
 }
+
+/// Of one whose tokens depend on later ones, a step has all rows or none, and no other gets a page of it.
+#[test]
+fn what_is_computed_at_once_is_in_one_step_and_shares_nothing() {
+    let mut random = 7u64;
+    let mut below = |n: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    };
+    // Pages for one of the longest, and half of another.
+    let mut scheduler = Scheduler::new(capacity(5, 32, 12)).unwrap();
+    let (mut batch, mut left, mut idle) = (Batch::default(), 300, 0);
+    while left > 0 {
+        for _ in 0..below(3).min(left) {
+            let len = 1 + below(32) as usize;
+            let handle = scheduler.submit((0..len as u32).collect(), len, len, below(3) as i32).unwrap();
+            scheduler.set_computes(handle, Computes::AtOnce);
+        }
+        scheduler.schedule(&mut batch);
+        scheduler.check().unwrap();
+        assert!(batch.tokens <= 32);
+        idle = if batch.rows.is_empty() { idle + 1 } else { 0 };
+        assert!(idle < 100, "nothing runs");
+        for row in batch.rows.clone() {
+            let sequence = scheduler.get(row.sequence).unwrap();
+            assert_eq!((row.first, row.count, row.logits_from), (0, sequence.prompt_len, sequence.prompt_len));
+            scheduler.computed(&row);
+            scheduler.finish(row.sequence);
+            left = left.saturating_sub(1);
+        }
+    }
+    scheduler.cleanup();
+    assert_eq!((scheduler.pages().1, scheduler.counters().prefix_tokens_hit), (0, 0));
+}
+
+#[test]
+fn what_computes_all_takes_nothing_from_the_tree_and_leaves_its_pages_there() {
+    let mut scheduler = Scheduler::new(capacity(4, 64, 32)).unwrap();
+    let mut batch = Batch::default();
+    for (computes, cached) in [(Computes::All, 0), (Computes::All, 0), (Computes::Missing, 16)] {
+        let handle = scheduler.submit((0..18).collect(), 18, 18, 0).unwrap();
+        scheduler.set_computes(handle, computes);
+        scheduler.schedule(&mut batch);
+        assert_eq!((batch.rows[0].first, batch.rows[0].count), (cached, 18 - cached));
+        scheduler.computed(&batch.rows[0].clone());
+        scheduler.finish(handle);
+        scheduler.check().unwrap();
+    }
+    scheduler.cleanup();
+    assert_eq!(scheduler.pages().1, 4);
+}

@@ -31,6 +31,8 @@ pub(super) struct Answer {
     /// In the order in which the model wrote them.
     pub blocks: Vec<Block>,
     pub tokens: Vec<Token>,
+    /// Of a request for one.
+    pub embedding: Vec<f32>,
     pub finish: FinishReason,
     pub usage: Usage,
 }
@@ -50,6 +52,7 @@ impl Answer {
         }
         self.tokens.extend(tokens(event));
         if event.terminal() {
+            self.embedding.clone_from(&event.embedding);
             self.finish = event.finish;
             self.usage = event.usage.unwrap_or_default();
         }

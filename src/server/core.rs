@@ -72,6 +72,11 @@ impl Ask {
         }
     }
 
+    /// A request for embeddings.
+    pub fn embeddings(prompts: Vec<Prompt>) -> Ask {
+        Ask { options: RequestOptions { embed: true, ..RequestOptions::default() }, ..Ask::new(prompts) }
+    }
+
     /// Says how much the model shall reason. Templates are told what most of them look for; variables that are there stay.
     pub fn reason(&mut self, how: Reasoning, info: &Info) {
         self.options.reasoning_tokens = match how {

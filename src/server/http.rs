@@ -62,6 +62,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/v1/models/{*id}", get(openai::models::one))
         .route("/v1/chat/completions", post(openai::chat::handle))
         .route("/v1/completions", post(openai::completions::handle))
+        .route("/v1/embeddings", post(openai::embeddings::handle))
         .route("/v1/responses", post(openai::responses::handle))
         .route("/v1/responses/input_tokens", post(openai::responses::count))
         .route("/v1/messages", post(anthropic::messages))

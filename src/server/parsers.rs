@@ -4,7 +4,7 @@ use super::anthropic::request as anthropic;
 use super::body::Fields;
 use super::core::Ask;
 use super::models::Model;
-use super::openai::{chat, completions, responses};
+use super::openai::{chat, completions, embeddings, responses};
 use super::refusal::Outcome;
 use super::{guard, text};
 use crate::engine::{Engine, Prompt};
@@ -23,9 +23,10 @@ pub struct Parsed {
 
 impl Parsers {
     /// The paths.
-    pub const PATHS: [&str; 7] = [
+    pub const PATHS: [&str; 8] = [
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/embeddings",
         "/v1/responses",
         "/v1/messages",
         "/tokenize",
@@ -58,6 +59,7 @@ impl Parsers {
         Ok(match path {
             "/v1/chat/completions" => of(chat::asked(fields, model)?.ask),
             "/v1/completions" => of(completions::asked(fields, model)?.ask),
+            "/v1/embeddings" => of(embeddings::asked(fields, model)?.ask),
             "/v1/responses" => of(responses::asked(fields, model)?.ask),
             "/v1/messages" => of(anthropic::ask(fields, model)?),
             "/tokenize" => one(text::asked_tokens(fields, model)?.0),

@@ -10,7 +10,7 @@ use super::safetensors::Budget;
 use super::shard::Shard;
 use super::text_files::{NamedTemplate, SpecialTokens, TextFiles};
 use super::weight_files::WeightFiles;
-use super::{Loadable, ModelSource, TensorInfo, files, foreign};
+use super::{EmbeddingModules, Loadable, ModelSource, TensorInfo, files, foreign};
 use crate::error::{Error, Result, Status};
 use crate::limits;
 use serde_json::Value;
@@ -124,6 +124,10 @@ impl ModelSource for Folder {
 
     fn response_template(&self) -> Option<&serde_json::Value> {
         self.text.response_template.as_ref()
+    }
+
+    fn embedding_modules(&self) -> Result<Option<EmbeddingModules>> {
+        EmbeddingModules::read(&self.dir)
     }
 
     fn tensors(&self) -> Result<&[TensorInfo]> {

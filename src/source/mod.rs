@@ -6,6 +6,7 @@
 
 mod bytes;
 mod contents;
+mod embedding;
 mod files;
 mod folder;
 mod foreign;
@@ -22,6 +23,7 @@ mod weight_files;
 
 pub use bytes::Bytes;
 pub use contents::{contents_hash, sample_hash};
+pub use embedding::{DenseModule, EmbeddingModule, EmbeddingModules, Pooling};
 pub use folder::{Folder, FolderOptions};
 pub use generation::GenerationDefaults;
 pub use gguf::Gguf;
@@ -76,6 +78,11 @@ pub trait ModelSource: Send + Sync {
     /// How the model writes its answers, as `tokenizer_config.json` says it (see [`crate::constrain::answer`]); unchecked.
     fn response_template(&self) -> Option<&serde_json::Value> {
         None
+    }
+    /// How embeddings are made of hidden states, as the files of sentence-transformers say it; `None` where there are none.
+    /// Read anew by each call. An error matters to those who want embeddings.
+    fn embedding_modules(&self) -> Result<Option<EmbeddingModules>> {
+        Ok(None)
     }
     /// All tensors, by name in ascending order.
     fn tensors(&self) -> Result<&[TensorInfo]>;

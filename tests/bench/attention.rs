@@ -130,7 +130,17 @@ fn measure(tier: Tier, threads: usize, dtype: DType, work: &Work) {
         stores.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
         for layer in 0..shape.layers {
-            b.attention(Attention { q, out, pages, layer, scale: 0.1, window: None, softcap: None, sinks: None });
+            b.attention(Attention {
+                q,
+                out,
+                pages,
+                layer,
+                scale: 0.1,
+                window: None,
+                bidirectional: false,
+                softcap: None,
+                sinks: None,
+            });
         }
         times.push(start.elapsed().as_secs_f64());
     }

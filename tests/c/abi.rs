@@ -61,7 +61,7 @@ fn structs_have_the_layout_of_the_header() {
         astrai_event {
             struct_size, kind, terminal, finish_reason, request_id, tag, text, text_len, tokens, logprobs, token_count,
             top_count, top_tokens, top_logprobs, prompt_logprobs, prompt_count, usage, error, first_token, first_byte,
-            complete, format, part_count, reserved,
+            complete, format, part_count, reserved, embedding, embedding_len,
         }
         astrai_part {
             struct_size, kind, index, call, begins, ends, text, text_len, name, name_len, call_id, call_id_len,

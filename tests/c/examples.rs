@@ -98,6 +98,22 @@ fn a_story_has_no_letter_e() {
     }
 }
 
+/// A text is as near to itself as can be, and no other is nearer.
+#[test]
+fn texts_are_compared_by_their_embeddings() {
+    for language in ["c", "cpp"] {
+        let texts = ["an old lighthouse", "pea dumplings", "an old lighthouse"];
+        let printed = succeed(Command::new(compile("examples-c", "similar", language)).arg(model()).args(texts));
+        let lines: Vec<(f32, &str)> = printed
+            .lines()
+            .map(|line| line.trim_start().split_once("  ").unwrap_or_else(|| panic!("{printed}")))
+            .map(|(cosine, text)| (cosine.parse().unwrap(), text))
+            .collect();
+        assert_eq!(lines.iter().map(|line| line.1).collect::<Vec<_>>(), texts);
+        assert!(lines[0].0 == 1.0 && lines[2].0 == 1.0 && lines[1].0 < 1.0, "{printed}");
+    }
+}
+
 /// The model calls the program's function, with arguments that the schema accepts, and goes on with what it returned.
 #[test]
 fn a_function_of_the_program_is_called() {

@@ -42,7 +42,7 @@ int main(void) {
   FIELD(astrai_usage, decode_us, 56, 8);
   FIELD(astrai_usage, total_us, 64, 8);
 
-  SIZE(astrai_event, 152);
+  SIZE(astrai_event, 168);
   FIELD(astrai_event, struct_size, 0, 4);
   FIELD(astrai_event, kind, 4, 4);
   FIELD(astrai_event, terminal, 8, 4);
@@ -67,6 +67,8 @@ int main(void) {
   FIELD(astrai_event, format, 140, 4);
   FIELD(astrai_event, part_count, 144, 4);
   FIELD(astrai_event, reserved, 148, 4);
+  FIELD(astrai_event, embedding, 152, 8);
+  FIELD(astrai_event, embedding_len, 160, 8);
 
   SIZE(astrai_part, 72);
   FIELD(astrai_part, struct_size, 0, 4);

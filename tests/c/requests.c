@@ -177,6 +177,7 @@ static void logprobs(const astrai_engine *engine) {
     CHECK(event->logprobs[i] <= 0.0f && event->logprobs[i] > -100.0f);
   }
   CHECK(event->prompt_count == event->usage->prompt_tokens && isnan(event->prompt_logprobs[0]));
+  CHECK(event->embedding == NULL && event->embedding_len == 0);
   for (i = 1; i < event->prompt_count; i++)
     CHECK(event->prompt_logprobs[i] <= 0.0f);
   astrai_event_free(event);
@@ -190,6 +191,33 @@ static void logprobs(const astrai_engine *engine) {
   CHECK(event->prompt_count == event->usage->prompt_tokens && event->finish_reason == ASTRAI_FINISH_LENGTH);
   astrai_event_free(event);
   astrai_request_free(request);
+  astrai_prompt_free(prompt);
+}
+
+/* The embedding of a prompt: in the last event alone, of norm 1 without a word of the model's; options about tokens are refused. */
+static void embedding(const astrai_engine *engine) {
+  astrai_error *err = NULL;
+  astrai_request *request = NULL;
+  astrai_event *event = NULL;
+  astrai_prompt *prompt = raw_prompt("Once upon a time");
+  astrai_request_options options;
+  double norm = 0;
+  size_t i;
+  CHECK(astrai_request_options_init(&options, sizeof options) == ASTRAI_OK);
+  options.flags = ASTRAI_REQUEST_EMBED;
+  EXPECT(ASTRAI_OK, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
+  EXPECT(ASTRAI_OK, astrai_request_wait(request, -1, &event, &err));
+  CHECK(event->terminal && event->kind == ASTRAI_EVENT_FINISHED && event->finish_reason == ASTRAI_FINISH_LENGTH);
+  CHECK(event->token_count == 0 && event->text_len == 0 && event->embedding_len > 1);
+  for (i = 0; i < event->embedding_len; i++)
+    norm += (double)event->embedding[i] * event->embedding[i];
+  CHECK(fabs(norm - 1) < 1e-5 && event->usage->prompt_tokens > 1 && event->usage->generated_tokens == 0);
+  astrai_event_free(event);
+  astrai_request_free(request);
+  options.temperature = 0.5f;
+  CHECK(astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err) == ASTRAI_ERR_ARGUMENT);
+  CHECK(strcmp(err->subject, "temperature") == 0);
+  astrai_error_free(err);
   astrai_prompt_free(prompt);
 }
 
@@ -402,6 +430,7 @@ int main(int argc, char **argv) {
   text_functions(engine);
   receiving(engine);
   logprobs(engine);
+  embedding(engine);
   stops(engine);
   cut_short(engine);
   detached(engine);
@@ -411,7 +440,7 @@ int main(int argc, char **argv) {
   stats.struct_size = sizeof stats;
   EXPECT(ASTRAI_OK, astrai_engine_stats(engine, &stats, &err));
   CHECK(stats.pages_used == 0 && stats.running == 0 && stats.waiting == 0 && stats.failed == 0);
-  CHECK(stats.finished == 3 + 2 + 4 + 1 && stats.cancelled == 3 && stats.tokens_out >= 120);
+  CHECK(stats.finished == 3 + 2 + 1 + 4 + 1 && stats.cancelled == 3 && stats.tokens_out >= 120);
   EXPECT(ASTRAI_OK, astrai_engine_close(engine, -1, &err));
   astrai_engine_free(engine);
   loading_callbacks();

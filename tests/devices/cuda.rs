@@ -34,6 +34,7 @@ mod states;
 mod steps;
 
 use crate::cuda_driver::{self, Gpu};
+use crate::support::embeddings;
 use crate::support::parity::{self, Depth};
 use crate::support::target;
 
@@ -55,6 +56,19 @@ fn bf16_parity() {
     let Some(gpu) = cuda_driver::any_gpu() else { return };
     target::use_gpu();
     parity::bf16_stays_as_close_as_the_reference_itself(depth(&gpu));
+}
+
+#[test]
+fn embeddings_equal_the_reference() {
+    let Some(gpu) = cuda_driver::any_gpu() else { return };
+    target::use_gpu();
+    let gpu_alone = target::all();
+    embeddings::f32_embeddings_equal_the_reference(&gpu_alone, embeddings::NAMES[0]);
+    embeddings::attention_to_later_tokens_is_refused(gpu_alone[0]);
+    if gpu.is_real() {
+        embeddings::bf16_embeddings_stay_as_close_as_the_reference_itself(&gpu_alone, embeddings::NAMES[0]);
+        embeddings::an_embedding_never_depends_on_its_neighbours(&gpu_alone, embeddings::NAMES[0]);
+    }
 }
 
 #[test]

@@ -312,13 +312,33 @@ impl Bench {
             [(None, None, None), (Some(0.6), None, None), (None, Some(sinks), None), (Some(0.6), Some(sinks), Some(2))]
         {
             let out = self.tensor();
-            self.b.attention(Attention { q, out, pages, layer: 0, scale: 0.6, window, softcap, sinks });
+            self.b.attention(Attention {
+                q,
+                out,
+                pages,
+                layer: 0,
+                scale: 0.6,
+                window,
+                bidirectional: false,
+                softcap,
+                sinks,
+            });
             places.push((format!("attention {softcap:?} {sinks:?} {window:?}"), out, HEADS * V_DIM));
         }
         // Gates of whole heads lie behind those of elements, in the same rows.
         for (first, dim) in [(0, V_DIM), (HEADS * V_DIM, 1)] {
             let out = self.tensor();
-            let attention = Attention { q, out, pages, layer: 0, scale: 0.6, window: None, softcap: None, sinks: None };
+            let attention = Attention {
+                q,
+                out,
+                pages,
+                layer: 0,
+                scale: 0.6,
+                window: None,
+                bidirectional: false,
+                softcap: None,
+                sinks: None,
+            };
             self.b.attention(attention);
             let row_stride = HEADS * V_DIM + HEADS;
             let gate = Heads { tensor: gates.at(first), row_stride, head_stride: dim, heads: HEADS, dim };

@@ -331,20 +331,36 @@ fn the_inside_of_another_model_is_named() {
         },
     );
     assert!(open(&between).is_ok(), "names of a text model inside another");
-    // A model that was saved without its head, and one whose model_type is missing.
-    let bare = rewritten(
+    // A model whose names lack their first part, and such a one that was saved without its head.
+    let bare = |headless: bool| {
+        let rename = |name: String| name.trim_start_matches("model.").to_owned();
+        rewritten(
+            "llama_f16",
+            |_| {},
+            |all| {
+                let old = std::mem::take(all);
+                let kept = old.into_iter().filter(|(name, _)| !headless || name != "lm_head.weight");
+                all.extend(kept.map(|(name, t)| (rename(name), t)));
+            },
+        )
+    };
+    assert_eq!(logprobs(&open(&bare(false)).unwrap()), logprobs(&open(&changed("llama_f16", |_| {})).unwrap()));
+    let headless = open(&bare(true)).unwrap();
+    let prompt = Prompt { parts: vec![PromptPart::Tokens(vec![5])], ..Prompt::default() };
+    let submit = |options| headless.submit(&prompt, &options, Sink::Pull);
+    let error = submit(RequestOptions::default()).map(|_| ()).unwrap_err();
+    assert!(error.status == Status::Unsupported && error.message.contains("no output matrix"), "{error}");
+    submit(RequestOptions { embed: true, ..RequestOptions::default() }).unwrap();
+    let partly = rewritten(
         "llama_f16",
         |_| {},
         |all| {
             let old = std::mem::take(all);
-            all.extend(old.into_iter().map(|(name, t)| (name.trim_start_matches("model.").to_owned(), t)));
+            all.extend(old.into_iter().map(|(name, t)| (name.replace("model.embed", "embed"), t)));
         },
     );
-    refused(
-        &bare,
-        Status::Format,
-        &["no tensor model.embed_tokens.weight", "it has embed_tokens.weight", "without its head"],
-    );
+    refused(&partly, Status::Format, &["no tensor model.embed_tokens.weight", "it has embed_tokens.weight", "lacks"]);
+    // One whose model_type is missing.
     let unnamed = changed("llama_f16", |c| drop(c.as_object_mut().unwrap().remove("model_type")));
     refused(&unnamed, Status::Unsupported, &["no model_type", "LlamaForCausalLM", "\"model_type\": \"llama\""]);
     let unnamed = changed("llama_f16", |c| {

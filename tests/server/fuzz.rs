@@ -56,6 +56,8 @@ fn seeds() -> Vec<(&'static str, Value)> {
         ),
         ("/v1/completions", with(&sampling, json!({"prompt": ["a", "b"], "logprobs": 1, "echo": false, "suffix": ""}))),
         ("/v1/completions", json!({"prompt": [[1, 2], [3]], "max_tokens": 1})),
+        ("/v1/embeddings", json!({"input": ["a", "b"], "encoding_format": "base64", "dimensions": 8, "user": "x"})),
+        ("/v1/embeddings", json!({"input": [[1, 2], [3]], "encoding_format": "float"})),
         (
             "/v1/responses",
             json!({"input": items, "instructions": "Be brief.", "tools": flat,

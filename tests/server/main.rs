@@ -8,6 +8,7 @@ mod chat;
 mod client;
 mod clients;
 mod completions;
+mod embeddings;
 mod fuzz;
 mod guard;
 mod hostile;

@@ -43,6 +43,7 @@ pub struct Answer {
     pub logprobs: Vec<u32>,
     pub top: Vec<u32>,
     pub prompt_logprobs: Vec<u32>,
+    pub embedding: Vec<u32>,
     pub text: String,
 }
 
@@ -55,6 +56,7 @@ pub fn answer(events: &[Event]) -> Answer {
         logprobs: events.iter().flat_map(|e| bits(&e.logprobs)).collect(),
         top: events.iter().flat_map(|e| bits(&e.top_logprobs)).collect(),
         prompt_logprobs: bits(&last.prompt_logprobs),
+        embedding: bits(&last.embedding),
         text: events.iter().map(|e| e.text.as_str()).collect(),
     }
 }

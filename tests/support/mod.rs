@@ -3,6 +3,7 @@
 
 pub mod constraints;
 pub mod damaged;
+pub mod embeddings;
 pub mod fake;
 pub mod gguf;
 pub mod gguf_of_fixture;

@@ -38,6 +38,7 @@ impl ProbedDevice for Plain {
             step_tokens_max: limits::STEP_TOKENS_MAX,
             logits_rows_max: 16,
             spare_frames: 0,
+            bidirectional: false,
         }
     }
 

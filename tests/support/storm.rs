@@ -32,6 +32,8 @@ pub struct Tally {
     pub taken: u64,
     pub polled: u64,
     pub deferred: u64,
+    /// Embeddings.
+    pub embedded: u64,
 }
 
 impl Tally {
@@ -47,12 +49,13 @@ impl Tally {
         self.taken += other.taken;
         self.polled += other.polled;
         self.deferred += other.deferred;
+        self.embedded += other.embedded;
     }
 
     /// At least this much of everything.
     pub fn assert_busy(&self, least: u64) {
         let all = [self.finished, self.cut, self.cut_in_prefill, self.preemptions, self.prefix_hits, self.stalls];
-        let ways = [self.pinned, self.taken, self.polled, self.deferred];
+        let ways = [self.pinned, self.taken, self.polled, self.deferred, self.embedded];
         assert!(all.iter().chain(&ways).all(|&n| n >= least), "the storms were meant to be rougher: {self:?}");
     }
 }
@@ -169,7 +172,20 @@ struct Storming {
 }
 
 impl Storming {
+    /// One of eight asks for an embedding.
     fn random(random: &mut Random, place: &Place, vocab: usize) -> Storming {
+        let mut storming = Storming::generating(random, place, vocab);
+        if random.below(8) == 0 {
+            let RequestOptions { tag, defer, deadline_ms, priority, queue_tokens, .. } = storming.job.options;
+            let default = RequestOptions { embed: true, ..RequestOptions::default() };
+            storming.job.options = RequestOptions { tag, defer, deadline_ms, priority, queue_tokens, ..default };
+            storming.stop_tokens.clear();
+            storming.bias.clear();
+        }
+        storming
+    }
+
+    fn generating(random: &mut Random, place: &Place, vocab: usize) -> Storming {
         let mut job = Job::random(random, vocab, 6);
         let len = match random.below(4) {
             0 => 1 + random.below(8),
@@ -432,6 +448,8 @@ pub fn storm(place: &Place, seed: u64) -> Tally {
         if last.kind == EventKind::Finished {
             tally.finished += 1;
             assert!(got == want, "{what}\ngot {got:?}\nnot {want:?}");
+            tally.embedded += u64::from(!got.embedding.is_empty());
+            assert_eq!(got.embedding.is_empty(), !storming.job.options.embed, "{what}");
         } else {
             assert_eq!(last.kind, EventKind::Cancelled, "{what}: {:?}", last.error);
             let why = match storming.fate {

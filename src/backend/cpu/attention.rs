@@ -87,6 +87,9 @@ pub struct AttentionArgs<'a> {
     pub scale: f32,
     /// Sliding window: number of keys visible to a query, its own included; `None` = all.
     pub window: Option<u32>,
+    /// Of bidirectional attention: one past the last position of the sequence. The window reaches as far after a query as
+    /// before it.
+    pub end: Option<usize>,
     /// A score `s` becomes `softcap * tanh(s / softcap)`.
     pub softcap: Option<f32>,
     /// `[heads]`: the score of a key without a value.
@@ -99,13 +102,14 @@ impl AttentionArgs<'_> {
     /// Positions visible to the row at `position`.
     #[inline(always)]
     pub fn visible(&self, position: usize) -> Range<usize> {
-        visible(position, self.window)
+        visible(position, self.window, self.end)
     }
 
     /// Positions visible to any of the rows.
     #[inline(always)]
     pub fn visible_to_any(&self) -> Range<usize> {
-        self.visible(self.first_position).start..self.first_position + self.rows.len()
+        let last = self.first_position + self.rows.len().saturating_sub(1);
+        self.visible(self.first_position).start..self.visible(last).end
     }
 
     /// Range of the keys visible to row `index` of the task in the block that starts at position `block`, relative to
@@ -155,8 +159,17 @@ impl AttentionArgs<'_> {
     }
 }
 
-fn visible(position: usize, window: Option<u32>) -> Range<usize> {
-    window.map_or(0, |w| (position + 1).saturating_sub(w as usize))..position + 1
+fn visible(position: usize, window: Option<u32>, end: Option<usize>) -> Range<usize> {
+    let first = window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
+    let behind = |end: usize| window.map_or(end, |w| position.saturating_add(w as usize).min(end));
+    first..end.map_or(position + 1, behind)
+}
+
+/// One past the last position of the sequence of `row`, whose rows are adjacent.
+fn end_of(ragged: Ragged, row: usize) -> usize {
+    let more = &ragged.sequences[row..];
+    let rows = more.iter().take_while(|&&sequence| sequence == more[0]).count();
+    ragged.positions[row] as usize + rows
 }
 
 /// Adjacent rows of one sequence that are processed together to share the loads of its pages.
@@ -239,8 +252,12 @@ impl Cut {
     fn rows(&mut self, ragged: Ragged, per_kv: usize, attention: &Attention, work_per_key: usize) {
         self.rows.clear();
         let longest = (QUERIES / per_kv).max(1);
+        let mut ends = None;
         for (row, &position) in ragged.positions.iter().enumerate() {
-            let seen = visible(position as usize, attention.window);
+            if attention.bidirectional && (row == 0 || ragged.sequences[row] != ragged.sequences[row - 1]) {
+                ends = Some(end_of(ragged, row));
+            }
+            let seen = visible(position as usize, attention.window, ends);
             let (work, end) = (seen.len() * work_per_key, seen.end.div_ceil(SPAN));
             match self.rows.last_mut() {
                 Some(r) if r.rows.len() < longest && ragged.sequences[r.rows.start] == ragged.sequences[row] => {
@@ -335,6 +352,7 @@ impl CpuBackend {
                 pages: unsafe { pages.view() },
                 scale: attention.scale,
                 window: attention.window,
+                end: attention.bidirectional.then(|| end_of(ragged, block.rows.start)),
                 softcap: attention.softcap,
                 sinks: sinks.as_ref().map(StoredWeight::elements),
                 part: None,

@@ -23,6 +23,7 @@ impl ProbedDevice for CpuDevice {
             step_tokens_max: limits::STEP_TOKENS_MAX,
             logits_rows_max: limits::LOGITS_ROWS_MAX,
             spare_frames: 0,
+            bidirectional: true,
         }
     }
 

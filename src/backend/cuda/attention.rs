@@ -196,7 +196,8 @@ impl CudaBackend {
 
     /// See [`crate::backend::Operations::attention`].
     pub(super) fn attend(&mut self, attention: Attention) {
-        let Attention { q, out, pages, layer, scale, window, softcap, sinks } = attention;
+        let Attention { q, out, pages, layer, scale, window, bidirectional, softcap, sinks } = attention;
+        assert!(!bidirectional, "a model with such attention is refused when it is opened");
         let rows = self.inputs().rows;
         let pages_arg = self.pages_arg(pages, layer);
         let shape = self.groups[pages.0 as usize].shape;

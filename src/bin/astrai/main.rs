@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod constraint;
 mod demo;
+mod embed;
 mod failure;
 mod info;
 mod interrupt;
@@ -43,6 +44,8 @@ enum Command {
     Render(render::RenderArgs),
     /// Scores JSON lines from stdin, or the perplexity of a text.
     Score(score::ScoreArgs),
+    /// Prints an embedding for each line of stdin.
+    Embed(embed::EmbedArgs),
     /// Compares quantized weights with stored ones: perplexity and divergence on a text.
     Quality(quality::QualityArgs),
     /// Prints facts about a model folder.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::chat(args),
         Command::Render(args) => render::render(args),
         Command::Score(args) => score::score(args),
+        Command::Embed(args) => embed::embed(args),
         Command::Quality(args) => quality::quality(args),
         Command::Info(args) => info::info(args),
         Command::Bench(args) => bench::bench(args),

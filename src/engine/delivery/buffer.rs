@@ -213,6 +213,7 @@ impl Event {
         self.top_tokens.clear();
         self.top_logprobs.clear();
         self.prompt_logprobs.clear();
+        self.embedding.clear();
         (self.usage, self.error, self.complete) = (None, None, None);
         self.special_names.clear();
         self.parts.clear();
@@ -250,6 +251,7 @@ impl Event {
         if from.terminal() {
             (self.kind, self.finish) = (from.kind, from.finish);
             self.prompt_logprobs = std::mem::take(&mut from.prompt_logprobs);
+            self.embedding = std::mem::take(&mut from.embedding);
             (self.usage, self.error, self.complete) = (from.usage.take(), from.error.take(), from.complete);
         }
     }

@@ -190,6 +190,7 @@ impl Outbox {
             if let (Some(why), EventKind::Finished | EventKind::Cancelled) = (cut, event.kind) {
                 (event.kind, event.finish) = (EventKind::Cancelled, why);
                 event.text.clear();
+                event.embedding.clear();
             }
             ended = Some(event.kind);
             // Every terminal event has a usage, also if the request never ran.

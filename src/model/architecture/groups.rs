@@ -38,8 +38,8 @@ impl LayerGroup {
         match &block.operation {
             Operation::Attention(Attention { kv: KvProjection::Shared { .. }, .. }) => None,
             Operation::Attention(a) => {
-                // A window that no context exceeds lets nothing go.
-                let window = a.window.filter(|&window| (window as usize) < context_max);
+                // A window that no context exceeds lets nothing go; of a step that has all rows nothing goes before its end.
+                let window = a.window.filter(|&window| (window as usize) < context_max && !a.bidirectional);
                 let (content, kv_heads, k_dim, v_dim) = (FrameContent::KeysValues, a.kv_heads, a.head_dim, a.head_dim);
                 Some(LayerGroup { layers, content, kv_heads, k_dim, v_dim, window })
             }

@@ -94,16 +94,19 @@ fn gemma2(config: &Config, model_type: &str) -> Result<Architecture> {
 
 fn gemma3(config: &Config, model_type: &str) -> Result<Architecture> {
     let config = &config.with_defaults(&GEMMA3_DEFAULTS);
-    if config.flag("use_bidirectional_attention", false)? {
-        return Err(config.refused("attention to later tokens (an embedding model)"));
-    }
+    let bidirectional = config.flag("use_bidirectional_attention", false)?;
     let sizes = ModelDims::read(config, true)?;
     let pattern = config.size("sliding_window_pattern", limits::LAYERS_MAX)?;
-    let windows = windows(config, sizes.layers, |l| !(l + 1).is_multiple_of(pattern))?;
+    let mut windows = windows(config, sizes.layers, |l| !(l + 1).is_multiple_of(pattern))?;
+    if bidirectional {
+        // transformers halves it: so many keys before a query and as many after it.
+        windows.iter_mut().flatten().for_each(|window| *window = *window / 2 + 1);
+    }
     let mlp = Dense { activation: config.activation("hidden_activation", "")?, ..plain_dense(&sizes) };
     let attention = Attention {
         head_norm: HeadNorm::BeforeRotary,
         head_norm_kind: NormKind::RmsPlusOne,
+        bidirectional,
         ..attention(config, &sizes)?
     };
     let (rotary, local) = rotaries_by_type(config, &sizes, ("rope_local_base_freq", 10_000.0))?;

@@ -155,6 +155,14 @@ pub fn describe(source: &dyn ModelSource, context: usize) -> Result<(&'static Fa
         architecture.with_whole_gains();
     }
     architecture.prefix = prefix(&architecture, source)?;
+    // Embedding models are saved without a head whether or not their output matrix was the embedding.
+    if architecture.prefix == Prefix::Without && architecture.head == Head::Own {
+        let name = format!("{}.weight", architecture.names.lm_head);
+        let found = source.tensors()?.binary_search_by(|info| info.name.cmp(&name));
+        if found.is_err() {
+            architecture.head = Head::Absent;
+        }
+    }
     Ok((family, model_type, architecture))
 }
 
@@ -257,6 +265,7 @@ fn plain_attention(sizes: &ModelDims) -> Attention {
         qkv_bias: false,
         out_bias: false,
         window: None,
+        bidirectional: false,
         scale: 1.0 / (sizes.head_dim as f32).sqrt(),
         softcap: None,
         sinks: false,

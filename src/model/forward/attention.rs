@@ -78,6 +78,7 @@ impl Model {
             layer: index,
             scale: t.scale,
             window: t.window,
+            bidirectional: t.bidirectional,
             softcap: t.softcap,
             sinks: w.sinks,
         });

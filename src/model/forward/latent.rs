@@ -53,7 +53,18 @@ impl Model {
         backend.place_heads(&placement);
         let (out, scale) = (ws.attended, t.scale);
         let (window, softcap, sinks) = (None, None, None);
-        backend.attention(backend::Attention { q, out, pages, layer: index, scale, window, softcap, sinks });
+        let bidirectional = false;
+        backend.attention(backend::Attention {
+            q,
+            out,
+            pages,
+            layer: index,
+            scale,
+            window,
+            bidirectional,
+            softcap,
+            sinks,
+        });
         let x = heads(out, t.heads, t.rank, t.rank, t.heads * t.rank);
         let result = heads(ws.q, t.heads, t.v_dim, t.v_dim, t.heads * t.v_dim);
         let values =

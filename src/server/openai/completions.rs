@@ -44,7 +44,7 @@ pub(in crate::server) async fn handle(State(server): State<Arc<Server>>, request
 /// What the request asks for.
 pub(in crate::server) fn asked(fields: &mut Fields, _: &Model) -> Outcome<Asked> {
     let sending = options::sending(fields)?;
-    let mut ask = Ask::new(prompts(fields)?);
+    let mut ask = Ask::new(prompts(fields, "prompt")?);
     options::sampling(fields, &mut ask)?;
     ask.constraint = options::response_format(fields)?;
     ask.options.logprobs = fields.take("logprobs")?;
@@ -58,16 +58,17 @@ pub(in crate::server) fn asked(fields: &mut Fields, _: &Model) -> Outcome<Asked>
     Ok(Asked { ask, sending })
 }
 
-fn prompts(fields: &mut Fields) -> Outcome<Vec<Prompt>> {
-    let prompts: Vec<Prompt> = match fields.need("prompt")? {
+/// Reads a field of texts or tokens.
+pub(super) fn prompts(fields: &mut Fields, name: &str) -> Outcome<Vec<Prompt>> {
+    let prompts: Vec<Prompt> = match fields.need(name)? {
         Prompts::Text(text) => vec![of_text(text)],
         Prompts::Texts(texts) => texts.into_iter().map(of_text).collect(),
         Prompts::Tokens(tokens) => vec![of_tokens(tokens)],
         Prompts::TokenLists(lists) => lists.into_iter().map(of_tokens).collect(),
     };
     if prompts.is_empty() || prompts.len() > limits::SERVER_PROMPTS_MAX {
-        let message = format!("there are {} prompts; 1 to {} are allowed", prompts.len(), limits::SERVER_PROMPTS_MAX);
-        return Err(Refusal::field("prompt", message));
+        let message = format!("{name} has {} of them; 1 to {} are allowed", prompts.len(), limits::SERVER_PROMPTS_MAX);
+        return Err(Refusal::field(name, message));
     }
     Ok(prompts)
 }

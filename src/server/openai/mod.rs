@@ -1,9 +1,10 @@
-//! OpenAI's dialect: chat completions, completions, responses, models.
+//! OpenAI's dialect: chat completions, completions, responses, embeddings, models.
 
 pub(super) mod chat;
 mod chat_choices;
 mod completion;
 pub(super) mod completions;
+pub(super) mod embeddings;
 pub(super) mod errors;
 pub(super) mod messages;
 pub(super) mod models;

@@ -129,7 +129,17 @@ impl Bench {
         let out = self.b.alloc(tokens.len() * heads * v_dim, "out").unwrap();
         let scale = 4.0 / k_dim as f32;
         let sinks = self.case.sinks.then_some(self.sinks);
-        self.b.attention(Attention { q, out, pages: self.pages, layer: 1, scale, window, softcap, sinks });
+        self.b.attention(Attention {
+            q,
+            out,
+            pages: self.pages,
+            layer: 1,
+            scale,
+            window,
+            bidirectional: false,
+            softcap,
+            sinks,
+        });
         get(&mut self.b, out, tokens.len() * heads * v_dim)
     }
 }

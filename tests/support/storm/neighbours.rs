@@ -61,7 +61,7 @@ pub fn the_storyteller_is_preempted_and_nobody_can_see_it(size: usize) {
         let crowd = shape.open(&place);
         let vocab = crowd.info().vocab_size as usize;
         let mut job = |len: usize, queue_tokens: usize| {
-            let mut storming = Storming::random(&mut random, &place, vocab);
+            let mut storming = Storming::generating(&mut random, &place, vocab);
             (storming.way, storming.fate) = (Way::Pull, Fate::Runs);
             storming.job.prompt = (0..len).map(|_| random.below(vocab) as u32).collect();
             let options = &mut storming.job.options;
@@ -117,7 +117,7 @@ pub fn sixty_four_at_once_are_each_as_if_alone(generated: u32) {
         let vocab = crowd.info().vocab_size as usize;
         let jobs: Vec<Job> = (0..64)
             .map(|i| {
-                let mut job = Storming::random(&mut random, &place, vocab).job;
+                let mut job = Storming::generating(&mut random, &place, vocab).job;
                 job.prompt = (0..=i).map(|_| random.below(vocab) as u32).collect();
                 let options = &mut job.options;
                 (options.deadline_ms, options.queue_tokens, options.max_tokens) = (0, 1000, Some(generated));

@@ -21,6 +21,7 @@ fn every_command_takes_the_folder_by_position() {
         ("chat", &greedy, "Good evening!\n"),
         ("score", &[], "{\"prompt\": \"Hello\", \"max_tokens\": 3}\n"),
         ("score", &["--text", &story], ""),
+        ("embed", &[], "Once upon a time\nThe lighthouse\n"),
         ("quality", &["--text", &story], ""),
         ("run", &["--messages", &messages, "--temperature", "0", "--max-tokens", "6"], ""),
     ] {
@@ -198,4 +199,26 @@ fn options_that_have_nothing_to_do_are_refused() {
         let message = failure(&[&["run", &bare, "Hi"], option].concat(), 1);
         assert!(message.contains(option[0]) && message.contains("needs a chat template"), "{message}");
     }
+}
+
+#[test]
+fn embed_prints_a_line_for_each_text() {
+    let embed = |args: &[&str], input: &str| -> Vec<Value> {
+        let lines = stdout(&[&["embed"], args].concat(), input);
+        lines.lines().map(|line| serde_json::from_str(line).expect("a result is JSON")).collect()
+    };
+    let all = embed(&["MODEL"], "Once upon a time\n\nThe lighthouse\r\nOnce upon a time");
+    assert_eq!(all.iter().map(|line| line["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(all[0]["embedding"], all[2]["embedding"]);
+    assert_ne!(all[0]["embedding"], all[1]["embedding"]);
+    assert!(all[0]["prompt_tokens"].as_u64().unwrap() > 1);
+    let norm: f64 = array(&all[1], "embedding").iter().map(|x| x.as_f64().unwrap().powi(2)).sum();
+    assert!((norm - 1.0).abs() < 1e-6);
+    assert_eq!(embed(&["--text", "Once upon a time", "--text", "The lighthouse", "MODEL"], ""), all[..2]);
+    let short = embed(&["--dimensions", "4", "--max-batch", "1", "--model", "MODEL"], "Once upon a time");
+    assert_eq!(array(&short[0], "embedding").len(), 4);
+    let long = format!("{}\nx\n", "a story ".repeat(20_000));
+    let lines = embed(&["MODEL"], &long);
+    assert!(lines[0]["error"].as_str().unwrap().contains("context") && lines[1]["embedding"].is_array());
+    assert!(failure(&["embed", "MODEL", "--dimensions", "100000"], 1).contains("dimensions"));
 }

@@ -49,7 +49,7 @@ fn run(tier: Tier, threads: usize, latent: bool, dtype: DType, cuts: &[usize]) -
         b.place_heads(&Placement { q, k, v, norms, norm_last, eps, rotary, store: true, pages, layer });
         let out = b.alloc(rows * HEADS * VALUE, "results").unwrap();
         let (scale, window, softcap, sinks) = (0.3, None, None, None);
-        b.attention(Attention { q, out, pages, layer, scale, window, softcap, sinks });
+        b.attention(Attention { q, out, pages, layer, scale, window, bidirectional: false, softcap, sinks });
         all.extend(b.floats(out, rows * HEADS * VALUE).iter().map(|v| v.to_bits()));
         first = end;
     }

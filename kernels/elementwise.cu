@@ -100,7 +100,8 @@ gate_rows(const float *gate, const float *up, bf16 *out, int rows, int width, in
     });
 }
 
-// x[r, h, i] *= f(gate[r, h, i]), where f is the sigmoid, of kind 1 g * sigmoid(g), of kind 2 g; x is [rows, heads, dim]. Head h of the gate's row r begins at r * row_stride +
+// x[r, h, i] *= f(gate[r, h, i]), where f is the sigmoid, of kind 1 g * sigmoid(g), of kind 2 g; x is [rows, heads, dim].
+// Head h of the gate's row r begins at r * row_stride +
 // h * head_stride and has `gate_dim` elements: dim, or one for the whole head. Block: 256; grid: any.
 extern "C" __global__ void __launch_bounds__(256)
 gate_mul(float *x, const float *gate, int64_t row_stride, int64_t head_stride, int rows, int heads, int dim, int gate_dim, int kind) {

@@ -144,7 +144,9 @@ extern "C" __global__ void __launch_bounds__(128) recurrence_rows(const __grid_c
         }
         const float x = *element(args.steps, row, head) + bias;
         float step = x > 20.0f ? x : log1pf(expf(x));
-        step = fminf(fmaxf(step, args.step_least), args.step_most);
+        // Not fmaxf and fminf, which would make a number of a NaN.
+        step = step < args.step_least ? args.step_least : step;
+        step = step > args.step_most ? args.step_most : step;
         const float decay = expf(log_decay * step);
         const float rate = moves ? 1.0f / (1.0f + expf(-*element(args.parts, row, head))) : step;
         const float value = there ? args.v.start[row * args.v.row_stride + head * args.v.head_stride + at] : 0.0f;

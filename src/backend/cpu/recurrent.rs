@@ -126,7 +126,8 @@ impl RecurrenceArgs {
         let x = of(self.steps) + self.step_bias;
         // Beyond it the logarithm adds less than f32 has.
         let step = if x > 20.0 { x } else { x.exp().ln_1p() };
-        let step = step.max(self.step_range[0]).min(self.step_range[1]);
+        // Keeps what is no number, as `max` and `min` do not.
+        let step = step.clamp(self.step_range[0], self.step_range[1]);
         let rate = self.parts.map_or(step, |parts| 1.0 / (1.0 + (-of(parts)).exp()));
         [(self.decay * step).exp(), rate]
     }

@@ -180,9 +180,8 @@ pub(super) static HYBRIDS: [Architecture; 10] = [
         more: |reading| {
             mamba(reading)?;
             reading.granite_factors()?;
-            let n = |key: &str| reading.get(key).and_then(Value::as_u64);
-            let expand = n("mamba_width").zip(n("hidden_size")).and_then(|(width, hidden)| width.checked_div(hidden));
-            reading.set("mamba_expand", json!(expand));
+            let expand = quotient(reading, "mamba_width", "hidden_size");
+            reading.set("mamba_expand", expand);
             kinds(reading, "attn_q.weight", ["full_attention", "linear_attention"]);
             let shared = reading.whole("expert_shared_feed_forward_length")?.filter(|&width| width > 0);
             let width = shared.or(reading.largest("feed_forward_length")?);
@@ -321,6 +320,12 @@ fn kinds(reading: &mut Reading, tensor: &str, [with, without]: [&str; 2]) {
     reading.set("layer_types", types);
 }
 
+/// What the config has under one key, divided by what it has under another.
+fn quotient(reading: &Reading, width: &str, by: &str) -> Value {
+    let n = |key: &str| reading.get(key).and_then(Value::as_u64);
+    json!(n(width).zip(n(by)).and_then(|(width, by)| width.checked_div(by)))
+}
+
 /// The sizes of state spaces.
 fn mamba(reading: &mut Reading) -> Result<()> {
     reading.set_size("mamba_n_heads", "ssm.time_step_rank")?;
@@ -328,9 +333,8 @@ fn mamba(reading: &mut Reading) -> Result<()> {
     reading.set_size("mamba_n_groups", "ssm.group_count")?;
     reading.set_size("mamba_d_conv", "ssm.conv_kernel")?;
     reading.set_size("mamba_width", "ssm.inner_size")?;
-    let n = |key: &str| reading.get(key).and_then(Value::as_u64);
-    let head = n("mamba_width").zip(n("mamba_n_heads")).and_then(|(width, heads)| width.checked_div(heads));
-    reading.set("mamba_d_head", json!(head));
+    let head = quotient(reading, "mamba_width", "mamba_n_heads");
+    reading.set("mamba_d_head", head);
     let any = |reading: &Reading, part: &str| (0..reading.layers()).any(|l| reading.has(&format!("blk.{l}.{part}")));
     let (conv, bias) = (any(reading, "ssm_conv1d.bias"), any(reading, "ssm_in.bias"));
     reading.set("mamba_conv_bias", conv);
@@ -346,9 +350,8 @@ fn linear(reading: &mut Reading, tiled: bool) -> Result<()> {
     reading.set_size("linear_key_head_dim", "ssm.state_size")?;
     reading.set_size("linear_conv_kernel_dim", "ssm.conv_kernel")?;
     reading.set_size("linear_width", "ssm.inner_size")?;
-    let n = |key: &str| reading.get(key).and_then(Value::as_u64);
-    let head = n("linear_width").zip(n("linear_num_value_heads")).and_then(|(width, heads)| width.checked_div(heads));
-    reading.set("linear_value_head_dim", json!(head));
+    let head = quotient(reading, "linear_width", "linear_num_value_heads");
+    reading.set("linear_value_head_dim", head);
     reading.set("linear_tiled", tiled);
     kinds(reading, "ssm_a", ["linear_attention", "full_attention"]);
     let width = reading.whole("expert_shared_feed_forward_length")?;

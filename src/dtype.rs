@@ -1,8 +1,9 @@
 //! Element types of stored tensors.
 
+use crate::encoding::f8;
 use std::fmt;
 
-/// Element type of a tensor in a checkpoint, a page or a buffer. Kernels know the first three; the others exist so
+/// Element type of a tensor in a checkpoint, a page or a buffer. Kernels know the first three, blocks and scaled 8-bit floats; the others exist so
 /// that every tensor of a checkpoint can be listed, checked and, where a family says so, ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -52,6 +53,8 @@ pub enum DType {
     I64,
     /// Blocks of quantized weights as GGUF files have them.
     Blocks(BlockFormat),
+    /// Rows of [`DType::F8E4m3`] with a scale for each group of so many, as [`f8`] lays them out.
+    ScaledF8(f8::Group),
 }
 
 /// Formats of blocks in GGUF files. A block is some consecutive weights of a row; a weight is `scale * integer - minimum`, and
@@ -180,7 +183,7 @@ const SAFETENSORS_NAMES: [(DType, &str); 22] = [
 ];
 
 impl DType {
-    /// Size of one element in bits, in blocks rounded up.
+    /// Size of one element in bits, with its share of scales, rounded up.
     pub const fn bits(self) -> usize {
         match self {
             DType::F4 => 4,
@@ -191,30 +194,33 @@ impl DType {
             DType::F32 | DType::U32 | DType::I32 => 32,
             DType::F64 | DType::C64 | DType::U64 | DType::I64 => 64,
             DType::Blocks(format) => (format.bytes() * 8).div_ceil(format.weights()),
+            DType::ScaledF8(group) => 8 + 32usize.div_ceil(group.get() as usize),
         }
     }
 
-    /// Size of one element in bytes, which is also its alignment; types smaller than a byte, which kernels do not read, and blocks
-    /// count as one.
+    /// Size of one element in bytes, which is also its alignment; types smaller than a byte, which kernels do not read, blocks and
+    /// rows with scales count as one.
     pub const fn size(self) -> usize {
         match self {
-            DType::Blocks(_) => 1,
+            DType::Blocks(_) | DType::ScaledF8(_) => 1,
             _ => self.bits().div_ceil(8),
         }
     }
 
-    /// Bytes of `elements` consecutive elements of a row; `None` where they are no whole blocks, or too many.
+    /// Bytes of `elements` consecutive elements of a row, of all where it has scales; `None` where they are no whole blocks, or too
+    /// many.
     pub const fn bytes(self, elements: usize) -> Option<usize> {
         match self {
             DType::Blocks(format) if !elements.is_multiple_of(format.weights()) => None,
             DType::Blocks(format) => (elements / format.weights()).checked_mul(format.bytes()),
+            DType::ScaledF8(group) => f8::row_bytes(elements, group),
             _ => elements.checked_mul(self.size()),
         }
     }
 
     /// Whether kernels compute with weights of this type.
     pub const fn is_weight(self) -> bool {
-        matches!(self, DType::F32 | DType::Bf16 | DType::F16 | DType::Blocks(_))
+        matches!(self, DType::F32 | DType::Bf16 | DType::F16 | DType::Blocks(_) | DType::ScaledF8(_))
     }
 
     /// The type a safetensors header means by `name`.
@@ -232,6 +238,7 @@ impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DType::Blocks(format) => f.write_str(format.name()),
+            DType::ScaledF8(_) => DType::F8E4m3.fmt(f),
             _ => f.write_str(&self.safetensors_name().to_ascii_lowercase()),
         }
     }

@@ -18,6 +18,7 @@
 //! found.
 
 pub mod blocks;
+pub mod f8;
 mod quantize;
 mod quantizer;
 

@@ -1,6 +1,6 @@
 //! Quantization of the weights of a model while it loads, on threads of its own.
 
-use super::{PANEL, Scheme, blocks};
+use super::{PANEL, Scheme, blocks, f8};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::os::floats;
@@ -74,7 +74,7 @@ impl Quantizer {
                     simd::with_avx2(
                         #[inline(always)]
                         || {
-                            widen(from, dtype, &mut rows);
+                            widen(from, dtype, in_features, &mut rows);
                             scheme.quantize(&rows, in_features, to);
                         },
                     );
@@ -85,9 +85,9 @@ impl Quantizer {
     }
 }
 
-/// The elements of `bytes` as f32; `rows` has room for them.
+/// The elements of rows in `bytes` as f32; `rows` has room for them.
 #[inline(always)]
-fn widen(bytes: &[u8], dtype: DType, rows: &mut Vec<f32>) {
+fn widen(bytes: &[u8], dtype: DType, in_features: usize, rows: &mut Vec<f32>) {
     rows.clear();
     let (words, halves) = (bytes.as_chunks::<4>().0, bytes.as_chunks::<2>().0);
     match dtype {
@@ -96,6 +96,12 @@ fn widen(bytes: &[u8], dtype: DType, rows: &mut Vec<f32>) {
         DType::Blocks(format) => {
             rows.resize(bytes.len() / format.bytes() * format.weights(), 0.0);
             blocks::widen(format, bytes, rows);
+        }
+        DType::ScaledF8(group) => {
+            let row = f8::row_bytes(in_features, group).unwrap_or(0).max(1);
+            rows.resize(bytes.len() / row * in_features, 0.0);
+            let from = f8::Rows { bytes, in_features, group };
+            rows.chunks_exact_mut(in_features.max(1)).enumerate().for_each(|(row, out)| from.widen(row, 0, out));
         }
         _ => rows.extend(halves.iter().map(|&x| half::f16::from_le_bytes(x).to_f32())),
     }

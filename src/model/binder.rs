@@ -108,10 +108,10 @@ impl TensorPart {
         }
     }
 
-    /// Bytes of what is made of a tensor of this type.
-    pub fn made_bytes(&self, dtype: DType) -> u64 {
+    /// Bytes of what is made of it, in this type.
+    pub fn bytes_of(&self, made: DType) -> u64 {
         let (out_features, in_features) = self.matrix();
-        let row = self.made(dtype).bytes(in_features).map_or(u64::MAX, |bytes| bytes as u64);
+        let row = made.bytes(in_features).map_or(u64::MAX, |bytes| bytes as u64);
         row.saturating_mul(out_features as u64)
     }
 
@@ -139,7 +139,7 @@ impl TensorPart {
         match self.change {
             Change::None | Change::PlusOne => self.bytes(dtype).map_or(u64::MAX, |range| range.len() as u64),
             // As many as are made.
-            Change::Columns { .. } | Change::Mxfp4 { .. } => self.made_bytes(dtype),
+            Change::Columns { .. } | Change::Mxfp4 { .. } => self.bytes_of(self.made(dtype)),
         }
     }
 }

@@ -5,6 +5,7 @@
 use super::architecture::{Architecture, Head};
 use super::binder::{Change, TensorPart, Tensors, walk};
 use super::families::{self, Family};
+use super::float8::{self, Found};
 use super::leftovers::{Unread, harmless};
 use super::prequantized;
 use super::recipe::Recipe;
@@ -31,10 +32,14 @@ pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSou
         last_missing: String::new(),
         wrong: None,
         mxfp4: false,
+        f8: false,
+        config: source.config()?,
     };
     walk(architecture, Recipe::Stored, &mut found)?;
-    let FoundTensors { used, missing, missing_count, wrong, mxfp4, .. } = found;
     let (mut unread, mut unknown) = (Unread::default(), Vec::new());
+    found.input_scales(&mut unread);
+    let FoundTensors { used, missing, missing_count, wrong, mxfp4, f8, .. } = found;
+    let quantized = mxfp4 || f8;
     for (info, _) in all.iter().zip(&used).filter(|(_, used)| !**used) {
         match harmless(architecture, family, info) {
             Some(reason) => unread.add(&info.name, reason),
@@ -48,7 +53,7 @@ pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSou
         (None, None, false) => cause.left_over(&unknown),
         (None, None, true) => {
             let mut warnings: Vec<String> = unread.warning().into_iter().collect();
-            if let Some(format) = prequantized::by_config(cause.config).filter(|_| !mxfp4) {
+            if let Some(format) = prequantized::by_config(cause.config).filter(|_| !quantized) {
                 warnings.push(format!(
                     "the weights are not quantized although config.json says so ({format}); they are used as they are"
                 ));
@@ -56,7 +61,7 @@ pub fn check(architecture: &Architecture, family: &Family, source: &dyn ModelSou
             return Ok(warnings);
         }
     };
-    Err(if mxfp4 { fault } else { cause.explain(fault) })
+    Err(if quantized { fault } else { cause.explain(fault) })
 }
 
 /// Looks up every tensor and writes down the first that is not there, and the first that is not as it should be.
@@ -71,6 +76,9 @@ struct FoundTensors<'a> {
     wrong: Option<Error>,
     /// Weights in 4-bit floats were asked for.
     mxfp4: bool,
+    /// There are weights in 8-bit floats with their scales.
+    f8: bool,
+    config: &'a Value,
 }
 
 impl FoundTensors<'_> {
@@ -110,9 +118,43 @@ impl FoundTensors<'_> {
                 if let Some(used) = self.used.get_mut(at) {
                     *used = true;
                 }
-                if self.wrong.is_none() {
-                    self.wrong = fits(info, &part).err();
+                match float8::scales(self.all, self.config, info, &part) {
+                    Ok(Found::Other) => self.keep(fits(info, &part)),
+                    Ok(Found::Scales(scales)) => {
+                        self.f8 = true;
+                        let at = scales.tensor.and_then(|tensor| self.place(&tensor.name));
+                        if let Some(used) = at.and_then(|at| self.used.get_mut(at)) {
+                            *used = true;
+                        }
+                    }
+                    Ok(Found::Missing(name)) => {
+                        let message = format!("the checkpoint has no tensor {name}, the scales of {}", info.name);
+                        let message = format!("{message}, which is {}; the download is incomplete", info.dtype);
+                        self.keep(Err(Error::format(message).about(&*name)));
+                    }
+                    Err(error) => self.keep(Err(error)),
                 }
+            }
+        }
+    }
+}
+
+impl FoundTensors<'_> {
+    /// Keeps the first fault.
+    fn keep(&mut self, fit: Result<()>) {
+        if self.wrong.is_none() {
+            self.wrong = fit.err();
+        }
+    }
+
+    /// Notes what stands beside weights in 8-bit floats and says how to round their inputs.
+    fn input_scales(&mut self, unread: &mut Unread) {
+        let weights = self.all.iter().zip(&self.used).filter(|(info, used)| **used && info.dtype == DType::F8E4m3);
+        let names: Vec<String> = weights.flat_map(|(info, _)| float8::input_scales(&info.name)).collect();
+        for name in names {
+            if let Some(used) = self.place(&name).and_then(|at| self.used.get_mut(at)).filter(|used| !**used) {
+                *used = true;
+                unread.add(&name, "a scale of inputs in 8 bits, which are computed in more");
             }
         }
     }
@@ -131,10 +173,15 @@ pub(super) fn fits(info: &TensorInfo, part: &TensorPart) -> Result<()> {
         return Err(Error::unsupported(format!("tensor {name} is {dtype}, expected f32, bf16 or f16")).about(name));
     }
     if found != shape {
-        let message = format!("tensor {name} has shape {found:?}, but config.json makes it {shape:?}");
-        return Err(Error::format(message).about(name));
+        return Err(misshapen(info, part));
     }
     Ok(())
+}
+
+/// What is said of a tensor of another shape.
+pub(super) fn misshapen(info: &TensorInfo, part: &TensorPart) -> Error {
+    let TensorInfo { name, shape, .. } = info;
+    Error::format(format!("tensor {name} has shape {shape:?}, but config.json makes it {:?}", part.stored)).about(name)
 }
 
 /// Finds out why the tensors are not those of the model.

@@ -9,8 +9,9 @@ use super::binder::{Change, TensorPart, Tensors, walk};
 use super::changes;
 use super::checkpoint;
 use super::families::Family;
+use super::float8::{Found, Scales};
 use super::recipe::Recipe;
-use super::sizes::{find, sizes, tensor_bytes};
+use super::sizes::{find, scales_of, sizes, tensor_bytes};
 use super::weights::Weights;
 use super::weights_cache::{KeptMatrices, Made};
 use crate::backend::cpu::kernels::Elements;
@@ -120,6 +121,13 @@ impl Report<'_> {
     }
 }
 
+/// A tensor's type, the bytes of a part of it, and the scales that are beside it.
+struct Stored {
+    dtype: DType,
+    bytes: Bytes,
+    scales: Option<Scales>,
+}
+
 /// A [`Bytes`] as the backend wants it.
 struct Hold(Bytes);
 
@@ -155,7 +163,7 @@ impl Tensors for Loader<'_> {
         if self.source.random(&part.name).is_some() {
             return Ok(1.0);
         }
-        let (dtype, bytes) = self.stored(&part)?;
+        let Stored { dtype, bytes, .. } = self.stored(&part)?;
         let elements = Elements::new(bytes.as_slice(), dtype).filter(|elements| elements.len() == 1);
         let wrong = || Error::format(format!("tensor {} of {dtype} is no number", part.name)).about(&*part.name);
         elements.map(|elements| elements.get(0)).ok_or_else(wrong)
@@ -165,7 +173,7 @@ impl Tensors for Loader<'_> {
         if let Some(weight) = self.random(&part, scheme)? {
             return Ok(weight);
         }
-        let (dtype, bytes) = self.stored(&part)?;
+        let Stored { dtype, bytes, scales } = self.stored(&part)?;
         let (out_features, in_features) = part.matrix();
         let read = usize::try_from(part.byte_count(dtype)).unwrap_or(usize::MAX);
         if let (Some(kept), Some(scheme)) = (self.kept, scheme) {
@@ -175,8 +183,10 @@ impl Tensors for Loader<'_> {
             self.report.add(read)?;
             return self.backend.weight(panels, Encoding::Quantized(scheme), out_features, in_features);
         }
-        let bytes = self.changed(&part, bytes, dtype)?;
-        let dtype = part.made(dtype);
+        let (bytes, dtype) = match scales {
+            Some(scales) => self.scaled(&part, bytes, &scales)?,
+            None => (self.changed(&part, bytes, dtype)?, part.made(dtype)),
+        };
         if let Some(scheme) = scheme {
             return self.quantized(&part.key(), &bytes, dtype, [out_features, in_features], scheme);
         }
@@ -187,8 +197,8 @@ impl Tensors for Loader<'_> {
 }
 
 impl Loader<'_> {
-    /// The type of a tensor, and the bytes of its part.
-    fn stored(&mut self, part: &TensorPart) -> Result<(DType, Bytes)> {
+    /// A tensor as it is stored.
+    fn stored(&mut self, part: &TensorPart) -> Result<Stored> {
         let Some((info, bytes)) = self.source.tensor(&part.name)? else {
             return Err(Error::format(format!(
                 "the checkpoint has no tensor {}, expected {:?}; it has {} tensors",
@@ -199,7 +209,16 @@ impl Loader<'_> {
             .about(&*part.name));
         };
         // The source is the one that was checked; its kernels read memory by these.
-        checkpoint::fits(&info, part)?;
+        let scales = match scales_of(self.source, &info, part)? {
+            Found::Scales(scales) => Some(scales),
+            Found::Other => {
+                checkpoint::fits(&info, part)?;
+                None
+            }
+            Found::Missing(name) => {
+                return Err(Error::format(format!("the checkpoint has no tensor {name}")).about(name));
+            }
+        };
         let bytes = match part.is_whole() {
             true => bytes,
             false => part.bytes(info.dtype).and_then(|range| bytes.part(range)).ok_or_else(|| {
@@ -207,7 +226,21 @@ impl Loader<'_> {
                     .about(&*part.name)
             })?,
         };
-        Ok((info.dtype, bytes))
+        Ok(Stored { dtype: info.dtype, bytes, scales })
+    }
+
+    /// Rows of 8-bit floats, each with its scales, and their type.
+    fn scaled(&mut self, part: &TensorPart, bytes: Bytes, scales: &Scales) -> Result<(Bytes, DType)> {
+        let beside = match &scales.tensor {
+            Some(tensor) => match self.source.tensor(&tensor.name)? {
+                Some((info, bytes)) if info == *tensor => Some(bytes),
+                _ => return Err(Error::format(format!("tensor {} has changed", tensor.name)).about(&*tensor.name)),
+            },
+            None => None,
+        };
+        let made = scales.rows(part, bytes.as_slice(), beside.as_ref().map_or(&[], |bytes| bytes.as_slice()))?;
+        bytes.release();
+        Ok((Bytes::from_aligned(made), scales.made()))
     }
 
     /// What is made of the bytes of a part before anything else.
@@ -223,7 +256,7 @@ impl Loader<'_> {
             }
             Change::Mxfp4 { first, step } => {
                 let scales = match part.scales() {
-                    Some(scales) => self.stored(&scales)?.1,
+                    Some(scales) => self.stored(&scales)?.bytes,
                     None => return Err(Error::internal("4-bit floats without scales")),
                 };
                 changes::mxfp4(bytes.as_slice(), scales.as_slice(), in_features, (first, step, out_features))?

@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod embedding;
 pub mod families;
+mod float8;
 pub mod forward;
 mod leftovers;
 pub mod loader;

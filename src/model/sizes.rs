@@ -3,6 +3,7 @@
 use super::architecture::Architecture;
 use super::binder::{Change, TensorPart, Tensors, walk};
 use super::families::Family;
+use super::float8::{self, Found};
 use super::leftovers::harmless;
 use super::recipe::{Part, Recipe};
 use crate::backend::Weight;
@@ -80,17 +81,22 @@ impl Tensors for Scale<'_> {
     fn take(&mut self, part: TensorPart, scheme: Option<Scheme>) -> Result<Weight> {
         let (out_features, in_features) = part.matrix();
         let info = find(self.source, &part.name)?;
+        // What is wrong with it is for the check to say.
+        let scaled = match info.map(|info| scales_of(self.source, info, &part)) {
+            Some(Ok(Found::Scales(scales))) => Some(scales.made()),
+            _ => None,
+        };
         let too_large =
             || Error::format(format!("tensor {} of shape {:?} is too large to quantize", part.name, part.shape));
         let panels = scheme.map(|scheme| scheme.bytes(out_features, in_features).ok_or_else(too_large)).transpose()?;
-        let changed = part.change != Change::None;
+        let changed = part.change != Change::None || scaled.is_some();
+        let made = |info: &TensorInfo| scaled.unwrap_or_else(|| part.made(info.dtype));
         let own = match (self.device, info) {
-            (None, Some(info)) if changed && scheme.is_none() => Some(part.made_bytes(info.dtype)),
+            (None, Some(info)) if changed && scheme.is_none() => Some(part.bytes_of(made(info))),
             (None, _) => panels.map(|bytes| bytes as u64),
             (Some(_), None) => Some(0),
             (Some(bytes), Some(info)) => {
-                let stored = part.made(info.dtype);
-                Some(bytes(scheme.map_or(Encoding::Stored(stored), Encoding::Quantized), out_features, in_features))
+                Some(bytes(scheme.map_or(Encoding::Stored(made(info)), Encoding::Quantized), out_features, in_features))
             }
         };
         let (stored, sizes) = (info.map_or(0, |info| part.byte_count(info.dtype)), &mut self.sizes);
@@ -155,6 +161,14 @@ pub fn encoding(
     }
     let most = sums.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most });
     Ok(most.map(|(dtype, _)| Encoding::Stored(dtype)))
+}
+
+/// The scales of a tensor in 8-bit floats.
+pub(super) fn scales_of(source: &dyn ModelSource, info: &TensorInfo, part: &TensorPart) -> Result<Found> {
+    match info.dtype {
+        DType::F8E4m3 => float8::scales(source.tensors()?, source.config()?, info, part),
+        _ => Ok(Found::Other),
+    }
 }
 
 /// The entry of a tensor in the source's list, which is sorted by name.

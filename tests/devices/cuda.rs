@@ -12,7 +12,7 @@
 //! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
 //! | `cuda/leaks.rs` | law 3: memory, handles and the host's own context; the plan |
 //! | `cuda/files.rs` | what is kept in files: quantized weights, prefixes |
-//! | `cuda/blocks.rs` | weights in blocks of GGUF files |
+//! | `cuda/blocks.rs` | weights in blocks of GGUF files, and in 8-bit floats |
 //! | `cuda/constraints.rs` | constraints of requests |
 //! | `cuda/blaslt.rs` | NVIDIA's own products, where law 1 has been given up for them |
 //! | `cuda/check.rs` | gpu-check and `astrai bench` on a GPU, all but speed |

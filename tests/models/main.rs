@@ -2,6 +2,7 @@
 //! contradictory and foreign files are one clear error each.
 #![allow(clippy::print_stdout, reason = "seeds and measured differences belong to a test's report")]
 
+mod eight_bit_floats;
 mod embeddings;
 mod gguf;
 mod hostile_files;

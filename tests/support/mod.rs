@@ -3,6 +3,7 @@
 
 pub mod constraints;
 pub mod damaged;
+pub mod eight_bit_floats;
 pub mod embeddings;
 pub mod fake;
 pub mod gguf;

@@ -270,6 +270,12 @@ impl Memory for PlainBackend {
                 astrai::encoding::blocks::widen(format, bytes, &mut values);
                 values
             }
+            Encoding::Stored(DType::ScaledF8(group)) => {
+                let rows = astrai::encoding::f8::Rows { bytes, in_features: ins, group };
+                let mut values = vec![0.0; outs * ins];
+                values.chunks_exact_mut(ins).enumerate().for_each(|(row, to)| rows.widen(row, 0, to));
+                values
+            }
             Encoding::Stored(other) => return Err(Error::internal(format!("a weight of {other}"))),
             Encoding::Quantized(scheme) => {
                 let panel = |o: usize| &bytes[o / PANEL * scheme.panel_bytes(ins)..];

@@ -48,8 +48,9 @@ with_features! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,
     fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>) {
         match (args.weight, args.x) {
             (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => {
-                bf16::product::<Hardware, __m512>(args, w, x, range, scratch)
+                bf16::product::<Hardware, __m512>(args, bf16::Stored(w, args.in_features), x, range, scratch)
             }
+            (Matrix::F8(rows), Input::Bf16(x)) => bf16::product::<Hardware, __m512>(args, rows, x, range, scratch),
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) if args.rows >= int8::ROWS_MIN => {
                 int8::panels::<Hardware, __m512>(args, scheme, bytes, x, range, scratch)
             }

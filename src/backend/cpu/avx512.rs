@@ -42,7 +42,7 @@ pub fn present() -> bool {
 
 fn form(weight: Encoding, compute: Compute) -> Form {
     match (weight, compute) {
-        (Encoding::Stored(DType::Bf16), Compute::Bf16) => Form::Bf16,
+        (Encoding::Stored(DType::Bf16 | DType::ScaledF8(_)), Compute::Bf16) => Form::Bf16,
         _ => plain_form(weight, compute),
     }
 }

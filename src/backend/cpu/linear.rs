@@ -32,6 +32,7 @@ use super::{Compute, CpuBackend, Shared, StoredWeight, best};
 use crate::backend::{Activation, Linear, Tensor};
 use crate::dtype::{BlockFormat, DType};
 use crate::encoding::blocks::{self, GROUP};
+use crate::encoding::f8;
 use crate::encoding::{Encoding, PANEL, Scheme};
 use std::ops::Range;
 
@@ -44,6 +45,8 @@ pub enum Matrix<'a> {
     Panels(Scheme, &'a [u8]),
     /// `[out_features, in_features]` in blocks, row by row.
     Blocks(BlockFormat, &'a [u8]),
+    /// `[out_features, in_features]` in 8-bit floats, row by row, as [`crate::encoding::f8`] lays them out.
+    F8(f8::Rows<'a>),
 }
 
 impl Matrix<'_> {
@@ -65,6 +68,7 @@ impl Matrix<'_> {
                 let row_bytes = width / format.weights() * format.bytes();
                 blocks::widen(*format, &bytes[row * row_bytes..(row + 1) * row_bytes], out);
             }
+            Matrix::F8(rows) => rows.widen(row, 0, out),
             Matrix::Panels(..) => unreachable!("it is never quantized on load"),
         }
     }
@@ -158,6 +162,18 @@ pub struct LinearArgs<'a> {
 }
 
 impl LinearArgs<'_> {
+    /// The same product of the outputs `range` alone, whose weights are `rows`.
+    ///
+    /// # Safety
+    /// `range` lies in the rows of the output.
+    #[inline(always)]
+    pub unsafe fn part<'b>(&'b self, rows: Elements<'b>, range: Range<usize>) -> LinearArgs<'b> {
+        // SAFETY: guaranteed by the caller.
+        let out = unsafe { self.out.add(range.start) };
+        let bias = self.bias.map(|bias| bias.slice(range));
+        LinearArgs { weight: Matrix::Stored(rows), bias, out, ..*self }
+    }
+
     /// Writes the result of one row and output, with bias and accumulation.
     ///
     /// # Safety
@@ -445,36 +461,73 @@ pub fn plain_form(encoding: Encoding, compute: Compute) -> Form {
     }
 }
 
-/// The outputs `range` of a matrix in blocks with f32 inputs: sixteen rows at a time are made f32, and multiplied by `linear` of a
-/// tier, which uses no scratch for f32.
+/// The outputs `range` of a matrix in blocks or in 8-bit floats with f32 inputs: sixteen rows at a time are made f32, and multiplied
+/// by `linear` of a tier, which uses no scratch for f32.
 ///
 /// # Safety
 /// As [`Kernels::linear`].
+#[inline(always)]
 pub(super) unsafe fn widened(
     linear: unsafe fn(&LinearArgs, Range<usize>, &mut Vec<f32>),
     args: &LinearArgs,
-    (format, bytes): (BlockFormat, &[u8]),
     range: Range<usize>,
     scratch: &mut Vec<f32>,
 ) {
     let in_features = args.in_features;
-    let row_bytes = in_features / format.weights() * format.bytes();
     for first in range.clone().step_by(PANEL) {
         let end = range.end.min(first + PANEL);
         scratch.resize(scratch.len().max((end - first) * in_features), 0.0);
         let rows = &mut scratch[..(end - first) * in_features];
-        blocks::widen(format, &bytes[first * row_bytes..end * row_bytes], rows);
-        // SAFETY: guaranteed by the caller: the outputs from `first` on are in the rows of the output.
-        let out = unsafe { args.out.add(first) };
-        let part = LinearArgs {
-            weight: Matrix::Stored(Elements::F32(rows)),
-            bias: args.bias.map(|bias| bias.slice(first..end)),
-            out,
-            ..*args
-        };
-        // SAFETY: same contract, part of the range.
-        unsafe { linear(&part, 0..end - first, &mut Vec::new()) };
+        for (row, out) in (first..end).zip(rows.chunks_exact_mut(in_features)) {
+            args.weight.widen_row(row, in_features, out);
+        }
+        // SAFETY: guaranteed by the caller.
+        unsafe { linear(&args.part(Elements::F32(rows), first..end), 0..end - first, &mut Vec::new()) };
     }
+}
+
+/// As [`widened`], of 8-bit floats with inputs in bf16: the weights are rounded to that. `linear` uses no scratch for bf16.
+///
+/// # Safety
+/// As [`Kernels::linear`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn rounded(
+    linear: unsafe fn(&LinearArgs, Range<usize>, &mut Vec<f32>),
+    args: &LinearArgs,
+    weights: f8::Rows,
+    range: Range<usize>,
+    scratch: &mut Vec<f32>,
+) {
+    // Few enough to stay in the first-level cache where they are used once or twice.
+    let step = if args.rows <= 2 { PANEL / 4 } else { PANEL };
+    for first in range.clone().step_by(step) {
+        let end = range.end.min(first + step);
+        let rows = aligned(scratch, (end - first) * args.in_features * 2);
+        // SAFETY: the scratch is aligned to more than that, and any bytes are valid bits of a bf16.
+        let rows = unsafe { std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast::<u16>(), rows.len() / 2) };
+        for (row, out) in (first..end).zip(rows.chunks_exact_mut(args.in_features)) {
+            for (i, out) in out.chunks_mut(ROUNDED).enumerate() {
+                round(weights, row, i * ROUNDED, out);
+            }
+        }
+        // SAFETY: guaranteed by the caller.
+        unsafe { linear(&args.part(Elements::Bf16(rows), first..end), 0..end - first, &mut Vec::new()) };
+    }
+}
+
+/// Most weights that [`round`] takes.
+#[cfg(target_arch = "x86_64")]
+pub(super) const ROUNDED: usize = 32;
+
+/// At most [`ROUNDED`] weights of a row from `first` on, rounded to bf16.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn round(weights: f8::Rows, row: usize, first: usize, out: &mut [u16]) {
+    let mut wide = [0.0; ROUNDED];
+    let wide = &mut wide[..out.len()];
+    weights.widen(row, first, wide);
+    super::portable::to_bf16_any(wide, out);
 }
 
 /// `bytes` bytes of a thread's scratch, aligned to 64 bytes. Enlarges the scratch if necessary; contents are arbitrary.

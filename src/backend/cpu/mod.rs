@@ -35,7 +35,7 @@ mod vector;
 
 use super::*;
 use crate::dtype::DType;
-use crate::encoding::{Encoding, blocks};
+use crate::encoding::{Encoding, f8};
 use crate::error::{Error, Result, Status};
 use crate::os::pool::Pool;
 use crate::os::thread::ThreadOptions;
@@ -136,12 +136,16 @@ fn choose(tier: Tier) -> Result<&'static Kernels> {
 struct StoredWeight {
     bytes: HostBytes,
     encoding: Encoding,
+    in_features: usize,
 }
 
 impl StoredWeight {
     fn matrix(&self) -> Matrix<'_> {
         let bytes = (*self.bytes).as_ref();
         match self.encoding {
+            Encoding::Stored(DType::ScaledF8(group)) => {
+                Matrix::F8(f8::Rows { bytes, in_features: self.in_features, group })
+            }
             Encoding::Stored(DType::Blocks(format)) => Matrix::Blocks(format, bytes),
             Encoding::Stored(dtype) => {
                 Matrix::Stored(Elements::new(bytes, dtype).expect("alignment was checked when the weight was made"))
@@ -154,7 +158,9 @@ impl StoredWeight {
     fn elements(&self) -> Elements<'_> {
         match self.matrix() {
             Matrix::Stored(elements) => elements,
-            Matrix::Panels(..) | Matrix::Blocks(..) => unreachable!("only matrices of products are quantized"),
+            Matrix::Panels(..) | Matrix::Blocks(..) | Matrix::F8(_) => {
+                unreachable!("only matrices of products are quantized")
+            }
         }
     }
 }
@@ -336,7 +342,7 @@ impl Memory for CpuBackend {
     ) -> Result<Weight> {
         let wrong = |what: String| Err(Error::internal(format!("a weight of {out_features} x {in_features} {what}")));
         match encoding {
-            Encoding::Stored(dtype @ DType::Blocks(_)) => {
+            Encoding::Stored(dtype @ (DType::Blocks(_) | DType::ScaledF8(_))) => {
                 let (len, row) = ((*bytes).as_ref().len(), dtype.bytes(in_features));
                 if row.and_then(|row| row.checked_mul(out_features)) != Some(len) {
                     return wrong(format!("in {dtype} has {len} bytes"));
@@ -359,7 +365,7 @@ impl Memory for CpuBackend {
                 }
             }
         }
-        self.weights.push(StoredWeight { bytes, encoding });
+        self.weights.push(StoredWeight { bytes, encoding, in_features });
         Ok(Weight { id: (self.weights.len() - 1) as u32, out_features, in_features })
     }
 
@@ -424,11 +430,7 @@ impl Operations for CpuBackend {
                     let from = elements.slice(token * width..(token + 1) * width);
                     to.iter_mut().enumerate().for_each(|(i, v)| *v = from.get(i));
                 }
-                Matrix::Blocks(format, bytes) => {
-                    let row_bytes = width / format.weights() * format.bytes();
-                    blocks::widen(format, &bytes[token * row_bytes..(token + 1) * row_bytes], to);
-                }
-                Matrix::Panels(..) => unreachable!("the embedding is never quantized on load"),
+                other => other.widen_row(token, width, to),
             }
             if scale != 1.0 {
                 to.iter_mut().for_each(|v| *v *= scale);

@@ -262,8 +262,8 @@ pub(super) unsafe fn linear_any<const FMA: bool, const MR: usize, const NR: usiz
             }
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => linear_panels(args, scheme, bytes, x, range),
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => linear_blocks(args, format, bytes, x, range, scratch),
-            (Matrix::Blocks(format, bytes), Input::F32(_)) => {
-                widened(linear_any::<FMA, MR, NR>, args, (format, bytes), range, scratch)
+            (Matrix::Blocks(..) | Matrix::F8(_), Input::F32(_)) => {
+                widened(linear_any::<FMA, MR, NR>, args, range, scratch)
             }
             _ => unreachable!("inputs come in the form that the table asks for"),
         }

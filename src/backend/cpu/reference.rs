@@ -55,11 +55,10 @@ unsafe fn linear(args: &LinearArgs, range: Range<usize>, scratch: &mut Vec<f32>)
                 (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
                     block_dot(format, bytes, args.in_features, out, &x, row)
                 }
-                (Matrix::Blocks(format, bytes), Input::F32(x)) => {
+                (Matrix::Blocks(..) | Matrix::F8(_), Input::F32(x)) => {
                     scratch.resize(scratch.len().max(args.in_features), 0.0);
                     let w = &mut scratch[..args.in_features];
-                    let row_bytes = args.in_features / format.weights() * format.bytes();
-                    blocks::widen(format, &bytes[out * row_bytes..(out + 1) * row_bytes], w);
+                    args.weight.widen_row(out, args.in_features, w);
                     let x = &x[row * args.in_features..(row + 1) * args.in_features];
                     x.iter().zip(&*w).fold(0.0, |sum, (x, w)| sum + x * w)
                 }

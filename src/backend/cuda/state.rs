@@ -11,10 +11,11 @@ use super::sampling::{self, SamplingScratch};
 use super::upload::{Arena, Uploader};
 use crate::backend::cpu::Compute;
 use crate::backend::cpu::kernels::Elements;
+use crate::backend::cpu::linear::Matrix;
 use crate::backend::device::DeviceOptions;
 use crate::backend::{HostBytes, KvShape, MaxBatchShape, RandomWeight, Step, Tensor, Weight};
 use crate::dtype::{BlockFormat, DType};
-use crate::encoding::{Encoding, Scheme, blocks};
+use crate::encoding::{Encoding, Scheme, f8};
 use crate::error::{Error, Result};
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -397,6 +398,10 @@ impl CudaBackend {
         let bytes = (**bytes).as_ref();
         let wrong = |what: String| Error::internal(format!("a weight of {out_features} x {in_features} {what}"));
         let compute = self.options.compute;
+        let row_bytes = |dtype: DType| {
+            let row = dtype.bytes(in_features).filter(|row| row.checked_mul(out_features) == Some(bytes.len()));
+            row.ok_or_else(|| wrong(format!("in {dtype} has {} bytes", bytes.len())))
+        };
         let stored = match encoding {
             Encoding::Quantized(scheme) => {
                 if scheme.bytes(out_features, in_features) != Some(bytes.len()) {
@@ -410,43 +415,41 @@ impl CudaBackend {
                 Stored { format, matrix, vector: 0 }
             }
             Encoding::Stored(dtype @ DType::Blocks(format)) => {
-                let row_bytes =
-                    dtype.bytes(in_features).filter(|row| row.checked_mul(out_features) == Some(bytes.len()));
-                let row_bytes = row_bytes.ok_or_else(|| wrong(format!("in {dtype} has {} bytes", bytes.len())))?;
-                let row = |index: usize| &bytes[index * row_bytes..(index + 1) * row_bytes];
+                let row_bytes = row_bytes(dtype)?;
                 let (format, matrix) = match compute {
                     Compute::Bf16 => {
                         let pitch = forms::block_row_bytes(format, in_features);
                         let pitch = pitch.ok_or_else(|| Error::memory("weights", u64::MAX))?;
                         let matrix = self.upload(out_features, pitch, |rows, to| {
+                            let rows = bytes[rows.start * row_bytes..rows.end * row_bytes].chunks_exact(row_bytes);
                             rows.zip(to.chunks_exact_mut(pitch))
-                                .for_each(|(i, to)| forms::put_blocks(format, row(i), to));
+                                .for_each(|(row, to)| forms::put_blocks(format, row, to));
                         })?;
                         (Format::Blocks(format), matrix)
                     }
                     Compute::F32 => {
-                        let matrix = self.upload(out_features, in_features * 4, |rows, to| {
-                            let mut wide = vec![0.0; in_features];
-                            for (i, to) in rows.zip(to.chunks_exact_mut(in_features * 4)) {
-                                blocks::widen(format, row(i), &mut wide);
-                                to.chunks_exact_mut(4)
-                                    .zip(&wide)
-                                    .for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
-                            }
-                        })?;
-                        (Format::F32, matrix)
+                        (Format::F32, self.upload_f32(Matrix::Blocks(format, bytes), out_features, in_features)?)
                     }
                 };
                 Stored { format, matrix, vector: 0 }
             }
             Encoding::Stored(dtype) => {
-                let elements = Elements::new(bytes, dtype).filter(|all| all.len() == out_features * in_features);
-                let elements = elements.ok_or_else(|| wrong(format!("has {} bytes of {dtype}", bytes.len())))?;
-                let (format, matrix) = match compute {
-                    Compute::Bf16 => (Format::Bf16, self.upload_bf16(elements, out_features, in_features)?),
-                    Compute::F32 => (Format::F32, self.upload_f32(elements, out_features, in_features)?),
+                let weights = match dtype {
+                    DType::ScaledF8(group) => {
+                        row_bytes(dtype)?;
+                        Matrix::F8(f8::Rows { bytes, in_features, group })
+                    }
+                    _ => {
+                        let elements =
+                            Elements::new(bytes, dtype).filter(|all| all.len() == out_features * in_features);
+                        Matrix::Stored(elements.ok_or_else(|| wrong(format!("has {} bytes of {dtype}", bytes.len())))?)
+                    }
                 };
-                let vector = if out_features == 1 { self.upload_f32(elements, 1, in_features)? } else { 0 };
+                let (format, matrix) = match compute {
+                    Compute::Bf16 => (Format::Bf16, self.upload_bf16(weights, out_features, in_features)?),
+                    Compute::F32 => (Format::F32, self.upload_f32(weights, out_features, in_features)?),
+                };
+                let vector = if out_features == 1 { self.upload_f32(weights, 1, in_features)? } else { 0 };
                 Stored { format, matrix, vector }
             }
         };
@@ -520,16 +523,19 @@ impl CudaBackend {
     }
 
     /// Uploads rows as bf16, padded with zeros to the pitch.
-    fn upload_bf16(&mut self, elements: Elements, out_features: usize, in_features: usize) -> Result<u64> {
-        let pitch = forms::pitch(in_features);
+    fn upload_bf16(&mut self, weights: Matrix, out_features: usize, in_features: usize) -> Result<u64> {
+        let (pitch, padding) = (forms::pitch(in_features), in_features * 2);
         self.upload(out_features, pitch * 2, |rows, to| {
+            let mut wide = vec![0.0; in_features];
             for (row, to) in rows.zip(to.chunks_exact_mut(pitch * 2)) {
-                let (row, padding) = (elements.slice(row * in_features..(row + 1) * in_features), in_features * 2);
-                match row {
-                    Elements::Bf16(bits) => to[..padding].copy_from_slice(as_bytes(bits)),
+                match weights {
+                    Matrix::Stored(Elements::Bf16(bits)) => {
+                        to[..padding].copy_from_slice(as_bytes(&bits[row * in_features..(row + 1) * in_features]));
+                    }
                     other => {
-                        for (i, to) in to[..padding].chunks_exact_mut(2).enumerate() {
-                            to.copy_from_slice(&half::bf16::from_f32(other.get(i)).to_bits().to_ne_bytes());
+                        other.widen_row(row, in_features, &mut wide);
+                        for (to, x) in to[..padding].chunks_exact_mut(2).zip(&wide) {
+                            to.copy_from_slice(&half::bf16::from_f32(*x).to_bits().to_ne_bytes());
                         }
                     }
                 }
@@ -539,11 +545,12 @@ impl CudaBackend {
     }
 
     /// Uploads rows as f32.
-    fn upload_f32(&mut self, elements: Elements, out_features: usize, in_features: usize) -> Result<u64> {
+    fn upload_f32(&mut self, weights: Matrix, out_features: usize, in_features: usize) -> Result<u64> {
         self.upload(out_features, in_features * 4, |rows, to| {
-            let some = elements.slice(rows.start * in_features..rows.end * in_features);
-            for (i, to) in to.chunks_exact_mut(4).enumerate() {
-                to.copy_from_slice(&some.get(i).to_ne_bytes());
+            let mut wide = vec![0.0; in_features];
+            for (row, to) in rows.zip(to.chunks_exact_mut(in_features * 4)) {
+                weights.widen_row(row, in_features, &mut wide);
+                to.chunks_exact_mut(4).zip(&wide).for_each(|(to, x)| to.copy_from_slice(&x.to_ne_bytes()));
             }
         })
     }

@@ -1,11 +1,13 @@
-//! Weights in blocks of GGUF files on a GPU: as many bytes there as in the file, the CPU's numbers, law 1.
+//! Weights in blocks of GGUF files on a GPU: as many bytes there as in the file, the CPU's numbers, law 1; and 8-bit floats.
 
 use super::engines::{CPU, GPU, assert_nothing_lives, generate, options, salted, submit, tokens};
 use crate::cuda_driver::{self, Gpu};
+use crate::support::eight_bit_floats::{Scales, folders};
 use crate::support::gguf::{Writer, random_model, random_model_of};
 use crate::support::jobs::drain;
 use astrai::dtype::BlockFormat;
 use astrai::engine::*;
+use safetensors::tensor::Dtype;
 use std::path::Path;
 
 /// Log probabilities of a prompt.
@@ -105,4 +107,20 @@ fn in_f32_nothing_is_rounded() {
     };
     let off = distance(&score_on(GPU), &score_on(CPU));
     assert!(off < 2e-4, "{off} nats");
+}
+
+/// 8-bit floats become bf16, or f32 where that is computed in, of the very numbers that they stand for.
+#[test]
+fn eight_bit_floats_are_the_numbers_they_stand_for() {
+    let Some(_gpu) = cuda_driver::any_gpu() else { return };
+    for name in ["qwen3", "mixtral"] {
+        let [eight, wide, narrow] = folders(name, Scales::Block([24, 16], Dtype::F32));
+        for (compute, numbers) in [(Type::F32, wide), (Type::Bf16, narrow)] {
+            let [got, want] = [&eight, &numbers].map(|dir| {
+                let options = EngineOptions { compute, ..options(GPU) };
+                score(&Engine::open(dir.path(), options).unwrap(), &prompt(20, 3))
+            });
+            assert!(got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits()), "{name} {compute:?}");
+        }
+    }
 }

@@ -17,9 +17,10 @@
 use super::lanes::{LANES, Lanes};
 use super::tiles::{ROW, ROWS, Shape, Tiles};
 use super::{Ahead, aligned};
-use crate::backend::cpu::linear::LinearArgs;
 use crate::backend::cpu::linear::tile::put;
+use crate::backend::cpu::linear::{LinearArgs, round};
 use crate::backend::cpu::portable::to_bf16_any;
+use crate::encoding::f8;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -67,12 +68,62 @@ struct Weights {
     block: usize,
 }
 
+/// Weights that are multiplied as bf16.
+pub trait Rows: Copy {
+    /// The bytes of consecutive rows.
+    fn bytes(&self, rows: Range<usize>) -> Range<*const u8>;
+    /// The bf16 of consecutive rows, if they lie in memory so.
+    fn in_place(&self, rows: Range<usize>) -> Option<*const u8>;
+    /// Writes [`STEP`] weights or fewer of a row, from `first` on.
+    fn put(&self, row: usize, first: usize, out: &mut [u16]);
+}
+
+/// bf16 as stored, with the elements of a row.
+#[derive(Clone, Copy)]
+pub struct Stored<'a>(pub &'a [u16], pub usize);
+
+impl Rows for Stored<'_> {
+    #[inline(always)]
+    fn bytes(&self, rows: Range<usize>) -> Range<*const u8> {
+        let range = self.0[rows.start * self.1..rows.end * self.1].as_ptr_range();
+        range.start.cast()..range.end.cast()
+    }
+
+    #[inline(always)]
+    fn in_place(&self, rows: Range<usize>) -> Option<*const u8> {
+        Some(self.bytes(rows).start)
+    }
+
+    #[inline(always)]
+    fn put(&self, row: usize, first: usize, out: &mut [u16]) {
+        out.copy_from_slice(&self.0[row * self.1 + first..][..out.len()]);
+    }
+}
+
+/// Rounded.
+impl Rows for f8::Rows<'_> {
+    #[inline(always)]
+    fn bytes(&self, rows: Range<usize>) -> Range<*const u8> {
+        self.bytes[self.byte_range(rows)].as_ptr_range()
+    }
+
+    #[inline(always)]
+    fn in_place(&self, _rows: Range<usize>) -> Option<*const u8> {
+        None
+    }
+
+    #[inline(always)]
+    fn put(&self, row: usize, first: usize, out: &mut [u16]) {
+        round(*self, row, first, out);
+    }
+}
+
 /// # Safety
 /// As [`super::Kernels::linear`]; the process may use tiles. `x` is arranged by [`at`].
 #[inline(always)]
 pub unsafe fn product<T: Tiles, L: Lanes>(
     args: &LinearArgs,
-    w: &[u16],
+    w: impl Rows,
     x: &[u16],
     range: Range<usize>,
     scratch: &mut Vec<f32>,
@@ -82,22 +133,23 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
     let mut first = range.start;
     while first < range.end {
         let out_features = first..range.end.min(first + 2 * ROWS);
-        let rows = &w[out_features.start * args.in_features..out_features.end * args.in_features];
         let in_place = args.rows <= IN_PLACE_ROWS_MAX
             && args.in_features.is_multiple_of(STEP)
             && out_features.len().is_multiple_of(ROWS);
-        let weights = if in_place {
-            let stride = args.in_features * 2;
-            Weights { first: rows.as_ptr().cast(), stride, step: ROW, block: ROWS * stride }
-        } else {
-            copy(rows, args.in_features, scratch)
+        let weights = match w.in_place(out_features.clone()) {
+            Some(first) if in_place => {
+                let stride = args.in_features * 2;
+                Weights { first, stride, step: ROW, block: ROWS * stride }
+            }
+            _ => copy(w, out_features.clone(), args.in_features, scratch),
         };
+        let next = w.bytes(out_features.clone()).end;
         // SAFETY: the weights are whole tiles of these outputs; the rest is guaranteed by the caller.
         unsafe {
             if out_features.len() > ROWS {
-                all_rows::<T, L, 2>(&mut tiles, args, weights, x, out_features.clone(), rows.as_ptr_range().end.cast());
+                all_rows::<T, L, 2>(&mut tiles, args, weights, x, out_features.clone(), next);
             } else {
-                all_rows::<T, L, 1>(&mut tiles, args, weights, x, out_features.clone(), rows.as_ptr_range().end.cast());
+                all_rows::<T, L, 1>(&mut tiles, args, weights, x, out_features.clone(), next);
             }
         }
         first = out_features.end;
@@ -106,26 +158,26 @@ pub unsafe fn product<T: Tiles, L: Lanes>(
 
 /// Copies rows of weights tile by tile; elements beyond the last input or output become zero.
 #[inline(always)]
-fn copy(rows: &[u16], in_features: usize, scratch: &mut Vec<f32>) -> Weights {
+fn copy(w: impl Rows, rows: Range<usize>, in_features: usize, scratch: &mut Vec<f32>) -> Weights {
     let block = in_features.div_ceil(STEP) * TILE;
     let to = aligned(scratch, 2 * block);
     let to = to.as_mut_ptr().cast::<[u16; STEP]>();
     // SAFETY: the scratch has two blocks of whole tiles, aligned to 64 bytes.
     let to = unsafe { std::slice::from_raw_parts_mut(to, 2 * block / ROW) };
-    let (out_features, steps) = (rows.len() / in_features, in_features.div_ceil(STEP));
+    let (out_features, steps) = (rows.len(), in_features.div_ceil(STEP));
     for out in 0..out_features.next_multiple_of(ROWS) {
         let lines = to[out / ROWS * steps * ROWS..][..steps * ROWS].iter_mut().skip(out % ROWS).step_by(ROWS);
         if out >= out_features {
             lines.for_each(|line| line.fill(0));
             continue;
         }
-        for (line, from) in lines.zip(rows[out * in_features..(out + 1) * in_features].chunks(STEP)) {
-            match <&[u16; STEP]>::try_from(from) {
-                Ok(from) => *line = *from,
-                Err(_) => {
-                    line.fill(0);
-                    line[..from.len()].copy_from_slice(from);
-                }
+        for (line, first) in lines.zip((0..in_features).step_by(STEP)) {
+            // Of all but the last step, the length is a constant.
+            if first + STEP <= in_features {
+                w.put(rows.start + out, first, line);
+            } else {
+                line.fill(0);
+                w.put(rows.start + out, first, &mut line[..in_features - first]);
             }
         }
     }

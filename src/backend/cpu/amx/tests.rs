@@ -11,6 +11,7 @@ use crate::backend::cpu::linear::tests::Int8Owned;
 use crate::backend::cpu::linear::{Input, LinearArgs, Matrix};
 use crate::backend::cpu::{avx2, avx512, portable, reference};
 use crate::dtype::BlockFormat;
+use crate::encoding::f8;
 use crate::encoding::{PANEL, Scheme};
 use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
@@ -39,7 +40,10 @@ unsafe fn on<T: Tiles, L: Lanes>(args: &LinearArgs, range: Range<usize>, scratch
     // SAFETY: same contract.
     unsafe {
         match (args.weight, args.x) {
-            (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => bf16::product::<T, L>(args, w, x, range, scratch),
+            (Matrix::Stored(Elements::Bf16(w)), Input::Bf16(x)) => {
+                bf16::product::<T, L>(args, bf16::Stored(w, args.in_features), x, range, scratch)
+            }
+            (Matrix::F8(rows), Input::Bf16(x)) => bf16::product::<T, L>(args, rows, x, range, scratch),
             (Matrix::Panels(scheme, bytes), Input::Int8(x)) => {
                 int8::panels::<T, L>(args, scheme, bytes, x, range, scratch)
             }
@@ -220,6 +224,31 @@ fn a_row_of_a_bf16_product_does_not_depend_on_the_others() {
                     assert_eq!(together, alone[row], "{name} {out_features}x{in_features}: row {row} of {rows}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn products_of_8_bit_floats_are_those_of_their_numbers_rounded_to_bf16() {
+    for (name, linear) in ways() {
+        for (rows, out_features, in_features, group) in
+            [(1, 17, 33, 16), (3, 32, 64, 64), (33, 48, 200, 128), (40, 5, 70, 24)]
+        {
+            let group = f8::Group::new(group).unwrap();
+            let case = Case { rows, out_features, in_features, bias: true };
+            let mut stored = Vec::new();
+            for row in 0..out_features {
+                stored.extend((0..in_features).map(|i| (row * 31 + i * 7) as u8 & 0xbf));
+                let scales = (0..in_features.div_ceil(group.get() as usize)).map(|i| 0.1 + (row + i) as f32 / 64.0);
+                scales.for_each(|scale| stored.extend(scale.to_le_bytes()));
+            }
+            let weights = f8::Rows { bytes: &stored, in_features, group };
+            let mut wide = vec![0.0; out_features * in_features];
+            wide.chunks_mut(in_features).enumerate().for_each(|(row, to)| weights.widen(row, 0, to));
+            let narrow: Vec<u16> = wide.into_iter().map(f32_to_bf16).collect();
+            let x = Random(5).vec(rows * in_features);
+            let got = case.run(linear, Matrix::F8(weights), Input::Bf16(&arranged(&x, rows, in_features)), 1);
+            assert_eq!(got, bf16_case(linear, case, &narrow, &x, 0), "{name} {rows}x{out_features}x{in_features}");
         }
     }
 }

@@ -49,9 +49,7 @@ unsafe fn linear_with<D: Dot<V = __m256>>(args: &LinearArgs, range: Range<usize>
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
                 decoded::product::<D, 2>(args, (format, bytes), x, range, scratch)
             }
-            (Matrix::Blocks(format, bytes), Input::F32(_)) => {
-                widened(super::TABLE.linear, args, (format, bytes), range, scratch)
-            }
+            (Matrix::Blocks(..) | Matrix::F8(_), Input::F32(_)) => widened(super::TABLE.linear, args, range, scratch),
             _ => linear_stored(args, range),
         }
     }

@@ -6,7 +6,7 @@ use super::super::kernels::{Elements, with_features};
 use super::super::linear::decoded;
 use super::super::linear::panels::{Dot, panels};
 use super::super::linear::stored::{Products, SUMS, column};
-use super::super::linear::{Input, LinearArgs, Matrix, tile};
+use super::super::linear::{Input, LinearArgs, Matrix, rounded, tile};
 use super::avx2;
 use crate::backend::cpu::vector::{Vector, methods};
 use std::arch::x86_64::*;
@@ -20,6 +20,7 @@ with_features! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
                 decoded::product::<Vnni, 1>(args, (format, bytes), x, range, scratch)
             }
+            (Matrix::F8(rows), Input::Bf16(_)) => rounded(super::TABLE.linear, args, rows, range, scratch),
             _ => (avx2::TABLE.linear)(args, range, scratch),
         }
     }

@@ -140,3 +140,62 @@ fn products_of_blocks_are_the_same_bits_in_every_tier() {
         }
     }
 }
+
+/// Rows of random codes and scales.
+fn f8_rows(rows: usize, in_features: usize, group: f8::Group) -> Vec<u8> {
+    let mut random = bytes(31);
+    let mut all = Vec::new();
+    for _ in 0..rows {
+        // No code of no number.
+        all.extend(random.by_ref().filter(|code| code & 0x7f != 0x7f).take(in_features));
+        for scale in random.by_ref().take(in_features.div_ceil(group.get() as usize)) {
+            all.extend((f32::from(scale) / 65536.0).to_le_bytes());
+        }
+    }
+    all
+}
+
+/// Every tier multiplies 8-bit floats as the numbers they stand for: with f32 inputs the same bits as these, with bf16 inputs the
+/// same as these rounded to bf16; and whatever the number of rows.
+#[test]
+fn products_of_8_bit_floats_are_those_of_their_numbers() {
+    for (shape @ [rows, outs, ins], group) in [
+        ([1, 16, 256], 128),
+        ([1, 5, 33], 33),
+        ([2, 33, 200], 64),
+        ([3, 5, 1], 7),
+        ([7, 48, 770], 128),
+        ([17, 40, 96], 20),
+        ([33, 17, 65], 32),
+        ([70, 70, 64], 64),
+    ] {
+        let group = f8::Group::new(group).unwrap();
+        let stored = f8_rows(outs, ins, group);
+        let weight = Matrix::F8(f8::Rows { bytes: &stored, in_features: ins, group });
+        let mut wide = vec![0.0; outs * ins];
+        wide.chunks_mut(ins).enumerate().for_each(|(row, to)| weight.widen_row(row, ins, to));
+        let narrow: Vec<u16> = wide.iter().map(|w| half::bf16::from_f32(*w).to_bits()).collect();
+        let x: Vec<f32> = bytes(9).take(rows * ins).map(|b| (f32::from(b) - 127.0) / 64.0).collect();
+        for tier in tiers() {
+            let kernels = kernels_of(tier).unwrap();
+            if choose(tier).is_err() {
+                continue;
+            }
+            let what = format!("{tier:?} {shape:?} {group}");
+            let got = run(kernels, weight, Input::F32(&x), shape, 1);
+            let want = run(kernels, Matrix::Stored(Elements::F32(&wide)), Input::F32(&x), shape, 0);
+            assert_eq!(got, want, "{what}");
+            if (kernels.form)(Encoding::Stored(DType::ScaledF8(group)), Compute::Bf16) != Form::Bf16 {
+                continue;
+            }
+            let mut converted = vec![0u16; converted_bytes(rows, ins) / 2];
+            for (row, x) in x.chunks(ins).enumerate() {
+                // SAFETY: as much room as a backend has, and tests use the tiers that the processor supports.
+                unsafe { (kernels.to_bf16)(x, row, converted.as_mut_ptr()) };
+            }
+            let got = run(kernels, weight, Input::Bf16(&converted), shape, 1);
+            let want = run(kernels, Matrix::Stored(Elements::Bf16(&narrow)), Input::Bf16(&converted), shape, 0);
+            assert_eq!(got, want, "{what}");
+        }
+    }
+}

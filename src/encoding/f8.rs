@@ -7,7 +7,8 @@
 //! scales  [in_features / group, rounded up] f32, little endian
 //! ```
 //!
-//! and a weight is `scale * code`, rounded once to f32. Checkpoints have a scale for a block of rows and columns, for a row or for
+//! and a weight is `scale * code`, rounded once to f32. Where a code is no number, or a scale is not finite, the scale
+//! of the group is no number, so that products need not look at codes. Checkpoints have a scale for a block of rows and columns, for a row or for
 //! a whole matrix; here each row has those of its blocks, so that any rows of a matrix can be taken by themselves.
 
 use std::ops::Range;
@@ -23,19 +24,27 @@ pub const fn row_bytes(in_features: usize, group: Group) -> Option<usize> {
     }
 }
 
-/// A code of no number.
-const NAN: u8 = 0x7f;
+/// Every finite scale is below this in magnitude: [`factor`] is finite then.
+pub const SCALE_END: f32 = 128.0;
 /// Two to the power of the difference between the exponents' biases, 127 and 7.
 const BIAS: f32 = f32::from_bits((127 + 127 - 7) << 23);
 
-/// The number that a code stands for.
+/// Whether a code stands for no number.
+pub const fn is_nan(code: u8) -> bool {
+    code & 0x7f == 0x7f
+}
+
+/// What [`shifted`] codes are multiplied with.
 #[inline(always)]
-pub fn number(code: u8) -> f32 {
-    let magnitude = code & !0x80;
-    // As the low exponent and the high fraction of a binary32, it is too small by a power of two, also where it is not normal.
-    let number = f32::from_bits(u32::from(magnitude) << 20) * BIAS;
-    let number = if magnitude == NAN { f32::NAN } else { number };
-    f32::from_bits(number.to_bits() | u32::from(code & 0x80) << 24)
+pub fn factor(scale: f32) -> f32 {
+    scale * BIAS
+}
+
+/// A code as the sign, the low exponent and the high fraction of a binary32: its number, less by a power of two, also where that is
+/// not normal.
+#[inline(always)]
+pub fn shifted(code: u8) -> f32 {
+    f32::from_bits(((i32::from(code) << 24 >> 4) & 0x87f0_0000u32 as i32) as u32)
 }
 
 /// A matrix of such rows.
@@ -66,8 +75,8 @@ impl Rows<'_> {
         let scales = scales.as_chunks::<4>().0;
         while !out.is_empty() {
             let (some, rest) = out.split_at_mut(out.len().min(group - first % group));
-            let (scale, end) = (f32::from_le_bytes(scales[first / group]), first + some.len());
-            some.iter_mut().zip(&codes[first..end]).for_each(|(out, &code)| *out = number(code) * scale);
+            let (factor, end) = (factor(f32::from_le_bytes(scales[first / group])), first + some.len());
+            some.iter_mut().zip(&codes[first..end]).for_each(|(out, &code)| *out = shifted(code) * factor);
             (first, out) = (end, rest);
         }
     }
@@ -90,12 +99,15 @@ mod tests {
 
     #[test]
     fn every_code_is_the_number_it_is_defined_to_be() {
-        for code in 0..=255 {
-            let (got, want) = (number(code), defined(code));
-            assert!(f64::from(got) == want || got.is_nan() && want.is_nan(), "{code}: {got}, {want}");
-            assert_eq!(got.is_sign_negative(), code >= 128, "{code}");
+        for code in (0..=255).filter(|code| !is_nan(*code)) {
+            for scale in [1.0, 0.75, -1e-30, 127.9] {
+                let (got, want) = (shifted(code) * factor(scale), (defined(code) * f64::from(scale)) as f32);
+                assert_eq!(got.to_bits(), want.to_bits(), "{code}: {got}, {want}");
+            }
         }
-        assert_eq!((number(0x7e), number(0x01)), (448.0, 0.001_953_125));
+        assert!([0x7f, 0xff].into_iter().all(|code| is_nan(code) && defined(code).is_nan()));
+        assert_eq!((shifted(0x7e) * factor(1.0), shifted(0x01) * factor(1.0)), (448.0, 0.001_953_125));
+        assert!((shifted(0) * factor(f32::NAN)).is_nan());
     }
 
     #[test]

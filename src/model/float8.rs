@@ -133,11 +133,16 @@ impl Scales {
             to.copy_from_slice(codes);
             let first = row / rows.max(1) * self.strides[0] + row % rows.max(1) / down.max(1) * self.strides[1];
             let of_row = of_row.as_chunks_mut::<4>().0.iter_mut().take(columns.div_ceil(right.max(1)));
-            for (scale, to) in (first..).zip(of_row) {
-                *to = scales
-                    .get(scale)
-                    .ok_or_else(|| Error::internal("fewer scales than there are blocks"))?
-                    .to_le_bytes();
+            for ((scale, to), codes) in (first..).zip(of_row).zip(codes.chunks(right.max(1))) {
+                let scale = scales.get(scale).ok_or_else(|| Error::internal("fewer scales than there are blocks"))?;
+                if scale.is_finite() && scale.abs() >= f8::SCALE_END {
+                    let name = self.tensor.as_ref().map_or(&*part.name, |tensor| &tensor.name);
+                    let message = format!("tensor {name} has a scale of {scale}, expected less than {}", f8::SCALE_END);
+                    return Err(Error::unsupported(message).about(name));
+                }
+                let number = scale.is_finite() && !codes.iter().any(|code| f8::is_nan(*code));
+                let scale = if number { scale } else { f32::NAN };
+                *to = scale.to_le_bytes();
             }
         }
         Ok(out)

@@ -1,7 +1,6 @@
 //! Models in 8-bit floats, made of the fixtures.
 
 use super::models::fixture;
-use astrai::encoding::f8;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -71,9 +70,19 @@ fn code(table: &[(f32, u8)], x: f32) -> u8 {
     if near(below) < near(at) { table[below].1 } else { table[at].1 }
 }
 
+/// By the definition of the format: a sign, 4 bits of exponent, 3 of fraction; no infinities.
+fn number(code: u8) -> f32 {
+    let (exponent, fraction) = (i32::from(code >> 3 & 15), f32::from(code & 7) / 8.0);
+    let magnitude = match (exponent, code & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => fraction * 2f32.powi(-6),
+        _ => (1.0 + fraction) * 2f32.powi(exponent - 7),
+    };
+    if code < 128 { magnitude } else { -magnitude }
+}
+
 fn table() -> Vec<(f32, u8)> {
-    let mut table: Vec<(f32, u8)> =
-        (0..=255).map(|code| (f8::number(code), code)).filter(|c| c.0.is_finite()).collect();
+    let mut table: Vec<(f32, u8)> = (0..=255).map(|code| (number(code), code)).filter(|c| c.0.is_finite()).collect();
     table.sort_by(|a, b| a.0.total_cmp(&b.0));
     table
 }
@@ -113,7 +122,7 @@ fn rounded(tensor: &Tensor, scales: Scales) -> (Tensor, Tensor, Vec<f32>) {
             let scale = made[block(at)].0;
             let code = code(&table, x / scale);
             codes.push(code);
-            wide.push(f8::number(code) * scale);
+            wide.push(number(code) * scale);
         }
         made.into_iter().for_each(|(_, bytes)| of_blocks.extend(bytes));
     }

@@ -17,6 +17,8 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod decoded;
 #[cfg(target_arch = "x86_64")]
+pub(super) mod eight;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod panels;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod stored;

@@ -3,6 +3,7 @@
 
 use super::super::kernels::{Elements, with_features};
 use super::super::linear::decoded;
+use super::super::linear::eight::{Codes, few_rows};
 use super::super::linear::panels::{Dot, panels};
 use super::super::linear::stored::{Products, column};
 use super::super::linear::{Input, LinearArgs, Matrix, widened};
@@ -49,6 +50,7 @@ unsafe fn linear_with<D: Dot<V = __m256>>(args: &LinearArgs, range: Range<usize>
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
                 decoded::product::<D, 2>(args, (format, bytes), x, range, scratch)
             }
+            (Matrix::F8(rows), Input::F32(x)) if few_rows::<Widened<F32>>(args, rows, x, &range) => {}
             (Matrix::Blocks(..) | Matrix::F8(_), Input::F32(_)) => widened(super::TABLE.linear, args, range, scratch),
             _ => linear_stored(args, range),
         }
@@ -127,6 +129,16 @@ impl<W: Widen> Products for Widened<W> {
         fn inputs(from: *const f32) -> __m256 { __m256::load(from) }
         fn some_inputs(from: *const f32, count: usize) -> __m256 { Widened::<F32>::some_weights(from, count) }
         fn dot(sum: __m256, x: __m256, w: __m256) -> __m256 { _mm256_fmadd_ps(x, w, sum) }
+    }
+}
+
+impl Codes for Widened<F32> {
+    methods! {
+        fn codes(from: *const u8, factor: f32) -> __m256 {
+            let codes = _mm256_slli_epi32::<24>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())));
+            let shifted = _mm256_and_si256(_mm256_srai_epi32::<4>(codes), _mm256_set1_epi32(0x87f0_0000u32 as i32));
+            _mm256_mul_ps(_mm256_castsi256_ps(shifted), _mm256_set1_ps(factor))
+        }
     }
 }
 

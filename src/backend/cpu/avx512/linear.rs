@@ -4,6 +4,7 @@
 
 use super::super::kernels::{Elements, with_features};
 use super::super::linear::decoded;
+use super::super::linear::eight::{Codes, few_rows};
 use super::super::linear::panels::{Dot, panels};
 use super::super::linear::stored::{Products, SUMS, column};
 use super::super::linear::{Input, LinearArgs, Matrix, rounded, tile};
@@ -20,6 +21,7 @@ with_features! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,
             (Matrix::Blocks(format, bytes), Input::Int8(x)) => {
                 decoded::product::<Vnni, 1>(args, (format, bytes), x, range, scratch)
             }
+            (Matrix::F8(rows), Input::Bf16(x)) if few_rows::<Bf16>(args, rows, x, &range) => {}
             (Matrix::F8(rows), Input::Bf16(_)) => rounded(super::TABLE.linear, args, rows, range, scratch),
             _ => (avx2::TABLE.linear)(args, range, scratch),
         }
@@ -112,8 +114,31 @@ impl Products for Bf16 {
     }
 }
 
+impl Codes for Bf16 {
+    #[inline(always)]
+    unsafe fn codes(from: *const u8, factor: f32) -> __m512bh {
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            let (low, high) = (Self::sixteen(from, factor), Self::sixteen(from.add(16), factor));
+            bh(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+        }
+    }
+}
+
 impl Bf16 {
     methods! {
+        // Sixteen weights, rounded as [`super::super::kernels::f32_to_bf16`] does: to the nearest, of two to the even one.
+        fn sixteen(from: *const u8, factor: f32) -> __m256i {
+            let codes = _mm512_slli_epi32::<24>(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())));
+            let shifted = _mm512_and_si512(_mm512_srai_epi32::<4>(codes), _mm512_set1_epi32(0x87f0_0000u32 as i32));
+            let wide = _mm512_mul_ps(_mm512_castsi512_ps(shifted), _mm512_set1_ps(factor));
+            let bits = _mm512_castps_si512(wide);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(wide, wide);
+            let rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
+            _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded))
+        }
         // The lane sums of eight registers, each a tree `((0+8)+(4+12)) + ...`: halves, quarters, then lanes two apart.
         // Registers four apart are combined, so that the results end up in order.
         fn sum8(v: [__m512; 8]) -> __m256 {

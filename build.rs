@@ -22,7 +22,8 @@ const TARGETS_SHORT: [&str; 1] = ["sm_90a"];
 /// The architecture of the embedded PTX: the oldest that the kernels' instructions exist on.
 const PTX: &str = "compute_80";
 /// One fat binary each; those that take longest first.
-const SOURCES: [&str; 8] = ["attention", "blocks", "linear", "norm", "sampling", "elementwise", "experts", "recurrent"];
+const SOURCES: [&str; 9] =
+    ["attention", "blocks", "linear", "norm", "sampling", "elementwise", "experts", "recurrent", "heads"];
 
 /// Compiles `kernels/*.cu` into `OUT_DIR`.
 fn cuda() {

@@ -34,7 +34,9 @@ template <int COUNT> __device__ __forceinline__ bool find_job(const Attention &a
     job.first_position = job.position_of(job.first_query);
     job.last_position = job.position_of(last);
     job.table = args.tables + args.table_starts[args.sequences[unit.first_row]];
-    range = {first_visible(job.first_position, args.window) / KEYS, job.last_position / KEYS + 1};
+    job.end = args.rows ? end_of(args, unit.first_row) : job.last_position;
+    job.last_key = last_visible(args, job.last_position, job.end);
+    range = {first_visible(job.first_position, args.window) / KEYS, job.last_key / KEYS + 1};
     if (args.parts) {
         range.begin = max_of(range.begin, int(blockIdx.z) * SPAN_BLOCKS);
         range.end = min_of(range.end, (int(blockIdx.z) + 1) * SPAN_BLOCKS);
@@ -100,7 +102,7 @@ template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinlin
         clear_scores(scores);
         add_scores<DIM>(scores, shared + queries * ROW<DIM>, stage, g, lane % 4);
         constexpr bool FACTORS = sizeof(Element) == 1;
-        const Maxima maxima = mask_scores<FACTORS>(scores, state.maximum, args, positions, block, factors, lane);
+        const Maxima maxima = mask_scores<FACTORS>(scores, state.maximum, args, job, positions, block, factors, lane);
         take<DIM, WIDTH, FACTORS>(state, scores, maxima, args, job, positions, block, stage + Memory::TILE, factors, damaged,
                                   0, first, lane);
         if (!split && ((block + 1) % SPAN_BLOCKS == 0 || block + 1 == range.end)) {
@@ -118,11 +120,12 @@ template <class Element, int DIM, int COUNT, int STAGES> __device__ __forceinlin
 }
 
 // Heads of more than 256 elements: keys and values go through shared memory PART elements at a time, one part after the other in the
-// same place, and a state has the sums of one part.
-template <class Element, int DIM> __device__ __forceinline__ void attend_wide(const Attention &args) {
-    constexpr int PART = 256, PARTS = DIM / PART, COUNT = 16, WIDTH = PART / WARPS;
+// same place, and a state has the sums of one part. Keys may have REST elements more than whole parts.
+template <class Element, int K_DIM, int V_DIM> __device__ __forceinline__ void attend_wide(const Attention &args) {
+    constexpr int PART = 256, PARTS = V_DIM / PART, COUNT = 16, WIDTH = PART / WARPS;
+    constexpr int KEY_PARTS = K_DIM / PART, REST = K_DIM % PART;
     constexpr bool FACTORS = sizeof(Element) == 1;
-    using Memory = SharedWide<Element, DIM>;
+    using Memory = SharedWide<Element, K_DIM, V_DIM>;
     Job job;
     Range range;
     if (!find_job<COUNT>(args, job, range)) {
@@ -136,8 +139,11 @@ template <class Element, int DIM> __device__ __forceinline__ void attend_wide(co
         damaged_in[i] = 0;
     }
 #pragma unroll
-    for (int part = 0; part < PARTS; part++) {
+    for (int part = 0; part < KEY_PARTS; part++) {
         bring_queries<PART, COUNT>(args, job, shared + part * COUNT * ROW<PART>, part * PART);
+    }
+    if constexpr (REST > 0) {
+        bring_queries<REST, COUNT>(args, job, shared + KEY_PARTS * COUNT * ROW<PART>, KEY_PARTS * PART);
     }
     const int positions[2] = {job.position_of(job.first_query + g), job.position_of(job.first_query + g + 8)};
     Running<WIDTH> states[PARTS];
@@ -158,14 +164,20 @@ template <class Element, int DIM> __device__ __forceinline__ void attend_wide(co
         float scores[8][4];
         clear_scores(scores);
 #pragma unroll
-        for (int part = 0; part < PARTS; part++) {
+        for (int part = 0; part < KEY_PARTS; part++) {
             bring<Element, PART, true, false>(args, job, block, stage, nullptr, factors, part * PART);
             arrived();
             add_scores<PART>(scores, shared + part * COUNT * ROW<PART>, stage, g, lane % 4);
             // The next part takes the place of this one.
             block_barrier();
         }
-        const Maxima maxima = mask_scores<FACTORS>(scores, states[0].maximum, args, positions, block, factors, lane);
+        if constexpr (REST > 0) {
+            bring<Element, REST, true, false>(args, job, block, stage, nullptr, factors, KEY_PARTS * PART);
+            arrived();
+            add_scores<REST>(scores, shared + KEY_PARTS * COUNT * ROW<PART>, stage, g, lane % 4);
+            block_barrier();
+        }
+        const Maxima maxima = mask_scores<FACTORS>(scores, states[0].maximum, args, job, positions, block, factors, lane);
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             bring<Element, PART, false, true>(args, job, block, nullptr, stage, factors, part * PART);
@@ -197,8 +209,8 @@ template <class Element, int DIM> __device__ __forceinline__ void attend_wide(co
 
 // attention_<pages>_<dim>x<queries>: heads of up to <dim> elements, <queries> queries per block. Block: 128; grid:
 // (units, kv_heads * (rows of the longest unit * group / <queries> rounded up), spans when split or 1); shared memory:
-// QUERIES + stages * STAGE of `Shared`, and TOTALS unless split. There are two stages, but only one for 256x16 and 512x16
-// (`SharedWide`), so that they fit on devices with 99 KiB per block.
+// QUERIES + stages * STAGE of `Shared`, and TOTALS unless split. There are two stages, but only one for 256x16, 512x16 and
+// 576x16 (`SharedWide`), so that they fit on devices with 99 KiB per block.
 #define ATTENTION(name, element, dim, queries, stages)                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Attention args) {              \
         attend<element, dim, queries, stages>(args);                                                                    \
@@ -218,14 +230,17 @@ ATTENTION(attention_i8_128x64, int8_t, 128, 64, 2)
 ATTENTION(attention_i8_256x16, int8_t, 256, 16, 1)
 ATTENTION(attention_i8_256x64, int8_t, 256, 64, 2)
 
-#define WIDE(name, element, dim)                                                                                       \
+#define WIDE(name, element, k_dim, v_dim)                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Attention args) {              \
-        attend_wide<element, dim>(args);                                                                               \
+        attend_wide<element, k_dim, v_dim>(args);                                                                      \
     }                                                                                                                  \
     ENTRY(name)
 
-WIDE(attention_bf16_512x16, bf16, 512)
-WIDE(attention_i8_512x16, int8_t, 512)
+WIDE(attention_bf16_512x16, bf16, 512, 512)
+WIDE(attention_i8_512x16, int8_t, 512, 512)
+// Latent attention: keys that are values of up to 512 elements and up to 64 more.
+WIDE(attention_bf16_576x16, bf16, 576, 512)
+WIDE(attention_i8_576x16, int8_t, 576, 512)
 
 __device__ __forceinline__ void put_one(const Attention &args, int64_t row, int64_t head, int d, float value) {
     const int64_t at = head * args.pages.v_dim + d;
@@ -291,6 +306,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_con
     const int64_t row = blockIdx.x, head = blockIdx.y;
     const int kv_head = int(head) / (args.heads / args.pages.kv_heads), position = int(args.positions[row]);
     const int begin = first_visible(position, args.window), v_dim = args.pages.v_dim;
+    const int last = last_visible(args, position, args.rows ? end_of(args, int(row)) : position);
     const uint32_t *table = args.tables + args.table_starts[args.sequences[row]];
     const float *q = args.q + row * args.q_row_stride + head * args.q_head_stride;
     float maximum = -INFINITY, sum = 0.0f, kept_of_all = 1.0f;
@@ -301,11 +317,11 @@ extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_con
         const unsigned char *layer = args.pages.layer_of(table[key / args.pages.page_tokens]);
         return reinterpret_cast<const float *>(layer + args.pages.row_offset(value, kv_head, key % args.pages.page_tokens));
     };
-    for (int block = begin / KEYS; block <= position / KEYS; block++) {
+    for (int block = begin / KEYS; block <= last / KEYS; block++) {
         const int mine = block * KEYS + int(threadIdx.x);
         if (threadIdx.x < KEYS) {
             float s = -INFINITY;
-            if (mine >= begin && mine <= position) {
+            if (mine >= begin && mine <= last) {
                 const float *key = row_of(false, mine);
                 s = 0.0f;
                 for (int d = 0; d < args.pages.k_dim; d++) {
@@ -336,7 +352,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_con
         }
         sum = fmaf(sum, kept, added);
         maximum = highest;
-        const int from = max_of(begin, block * KEYS), to = min_of(position + 1, (block + 1) * KEYS);
+        const int from = max_of(begin, block * KEYS), to = min_of(last + 1, (block + 1) * KEYS);
         for (int d = int(threadIdx.x); d < v_dim; d += 128) {
             float value = values[d] * kept;
             for (int key = from; key < to; key++) {

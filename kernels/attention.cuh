@@ -41,6 +41,9 @@ struct Attention {
     bf16 *rounded;
     // May be null: [heads], the score of a key without a value that every query of a head sees.
     const float *sinks;
+    // Rows of the step, if queries see later keys, too: all of their sequence, which is in this step, or as many as the window has
+    // before them; 0: they do not.
+    int rows;
 };
 
 // The work of a thread block.
@@ -49,6 +52,8 @@ struct Job {
     int first_row;
     // Position of the unit's first row, and of the rows of the first and the last query of this block.
     int unit_position, first_position, last_position;
+    // The last position of the sequence, where later keys are seen; and the last key that any query of this block sees.
+    int end, last_key;
     const uint32_t *table;
 
     // The position of a query. Those after the last have the last one's; their results are not written.
@@ -59,6 +64,25 @@ struct Job {
 
 __device__ __forceinline__ int first_visible(int position, int window) {
     return window > 0 && position >= window ? position - window + 1 : 0;
+}
+
+// The last key that a query sees; `end` is the last position of its sequence.
+__device__ __forceinline__ int last_visible(const Attention &args, int position, int end) {
+    if (args.rows == 0) {
+        return position;
+    }
+    return args.window > 0 ? min_of(end, position + args.window - 1) : end;
+}
+
+// The last position of the sequence that row `row` is of, where later keys are seen. Its rows are adjacent, and all are in this step.
+__device__ __forceinline__ int end_of(const Attention &args, int row) {
+    // The last of its rows is at `low` or after it, and before `high`.
+    int low = row, high = args.rows;
+    while (high - low > 1) {
+        const int middle = low + (high - low) / 2;
+        (args.sequences[middle] == args.sequences[row] ? low : high) = middle;
+    }
+    return int(args.positions[low]);
 }
 
 // Bytes of a row of keys or values in shared memory, in bf16.

@@ -32,7 +32,7 @@ __device__ __forceinline__ void bring(const Attention &args, const Job &job, int
     // Null: fill with zeros.
     const unsigned char *row = nullptr;
     float factor = 0.0f;
-    if (position >= first_visible(job.first_position, args.window) && position <= job.last_position) {
+    if (position >= first_visible(job.first_position, args.window) && position <= job.last_key) {
         const int token = position % args.pages.page_tokens;
         const unsigned char *layer = args.pages.layer_of(job.table[position / args.pages.page_tokens]);
         row = layer + args.pages.row_offset(lane >= 16, job.kv_head, token);
@@ -120,7 +120,8 @@ struct Maxima {
 // Scales, caps and masks the scores of 64 keys. `positions` are those of queries g and g + 8, `maximum` their largest scores so far.
 template <bool FACTORS>
 __device__ __forceinline__ Maxima mask_scores(float (&scores)[8][4], const float (&maximum)[2], const Attention &args,
-                                              const int (&positions)[2], int block, const float *factors, int lane) {
+                                              const Job &job, const int (&positions)[2], int block,
+                                              const float *factors, int lane) {
     const int t = lane % 4;
     // With a cap, the scores are converted to units of log2 after it.
     const float scale = args.soft_cap > 0.0f ? args.scale : args.scale * LOG2_E;
@@ -141,12 +142,13 @@ __device__ __forceinline__ Maxima mask_scores(float (&scores)[8][4], const float
     to.highest[0] = maximum[0];
     to.highest[1] = maximum[1];
     const int begin[2] = {first_visible(positions[0], args.window), first_visible(positions[1], args.window)};
+    const int last[2] = {last_visible(args, positions[0], job.end), last_visible(args, positions[1], job.end)};
 #pragma unroll
     for (int n = 0; n < 8; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int key = block * KEYS + 8 * n + 2 * t + i % 2;
-            const float s = key >= begin[i / 2] && key <= positions[i / 2] ? scores[n][i] : -INFINITY;
+            const float s = key >= begin[i / 2] && key <= last[i / 2] ? scores[n][i] : -INFINITY;
             scores[n][i] = s;
             to.highest[i / 2] = fmaxf(to.highest[i / 2], s);
         }
@@ -258,12 +260,13 @@ template <class Element, int DIM, int COUNT> struct Shared {
     static constexpr int TOTALS = COUNT * DIM * 4;
 };
 
-// The same for heads that go through shared memory in parts of 256 elements, 16 queries per block: one stage for one part.
-template <class Element, int DIM> struct SharedWide {
-    static constexpr int QUERIES = 16 * DIM * 2;
+// The same for heads that go through shared memory in parts of 256 elements, 16 queries per block: one stage for one part. Keys may
+// be wider than values.
+template <class Element, int K_DIM, int V_DIM> struct SharedWide {
+    static constexpr int QUERIES = 16 * K_DIM * 2;
     static constexpr int TILE = KEYS * 256 * 2;
     static constexpr int STAGE = TILE + (sizeof(Element) == 1 ? 2 * KEYS * 4 : 0);
-    static constexpr int TOTALS = 16 * DIM * 4;
+    static constexpr int TOTALS = 16 * V_DIM * 4;
 };
 
 // Copies the block's queries to shared memory, rounded to bf16; zeros after the last query and beyond the heads' width. Of wider

@@ -9,8 +9,8 @@
 // Whether a copied key of the block is visible to some queries of the job but not to all.
 __device__ __forceinline__ bool seen_by_some(const Attention &args, const Job &job, int block) {
     const int first = max_of(block * KEYS, first_visible(job.first_position, args.window));
-    const int last = min_of(block * KEYS + KEYS - 1, job.last_position);
-    return first < first_visible(job.last_position, args.window) || last > job.first_position;
+    const int last = min_of(block * KEYS + KEYS - 1, job.last_key);
+    return first < first_visible(job.last_position, args.window) || last > last_visible(args, job.first_position, job.end);
 }
 
 // Replaces values that are not finite (for 8-bit pages: scale factors) by zeros, and sets damaged[key] to block + 1 for
@@ -99,7 +99,8 @@ __device__ __forceinline__ void add_damaged(Running<WIDTH> &state, const float (
                 if (FACTORS || !finite(value)) {
 #pragma unroll
                     for (int i = 0; i < 2; i++) {
-                        if (position >= first_visible(positions[i], args.window) && position <= positions[i]) {
+                        const int begin = first_visible(positions[i], args.window);
+                        if (position >= begin && position <= last_visible(args, positions[i], job.end)) {
                             state.out[d][2 * i + j] = fmaf(weights[i], value, state.out[d][2 * i + j]);
                         }
                     }

@@ -133,6 +133,18 @@ pub trait Memory {
         in_features: usize,
     ) -> Result<Weight>;
 
+    /// As [`Memory::weight`], for [`super::Operations::head_products`], which takes columns as well as rows: never quantized, but it may
+    /// be in blocks. A device may hold it as elements, whatever the encoding is.
+    fn head_weight(
+        &mut self,
+        bytes: HostBytes,
+        encoding: Encoding,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Weight> {
+        self.weight(bytes, encoding, out_features, in_features)
+    }
+
     /// Creates a weight of random values directly in device memory, for benchmarks. `None` when the backend cannot do
     /// so for this weight; the caller then passes host bytes to [`Memory::weight`].
     fn random_weight(

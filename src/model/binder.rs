@@ -60,12 +60,21 @@ pub(super) struct TensorPart {
     pub shape: Vec<usize>,
     /// What is made of it.
     pub change: Change,
+    /// It is multiplied with for each head, by rows and by columns.
+    pub by_head: bool,
 }
 
 impl TensorPart {
     /// A whole tensor.
     pub fn whole(name: String, shape: &[usize]) -> TensorPart {
-        TensorPart { name, stored: shape.to_vec(), first: 0, shape: shape.to_vec(), change: Change::None }
+        TensorPart {
+            name,
+            stored: shape.to_vec(),
+            first: 0,
+            shape: shape.to_vec(),
+            change: Change::None,
+            by_head: false,
+        }
     }
 
     /// Whether it is all of the tensor.
@@ -384,7 +393,7 @@ impl Binder<'_> {
             kv_a: self.projection((names.kv_a, t.rank + t.rope, Part::Value), hidden, t.bias, at)?,
             kv_norm: self.gain(&at(names.kv_norm), t.rank, NormKind::Rms)?,
             // One of its products runs along the other axis, which panels of rows cannot serve.
-            kv_b: self.matrix(&at(names.kv_b), t.heads * (t.nope + t.v_dim), t.rank, Part::Kept)?,
+            kv_b: self.by_head(&at(names.kv_b), t.heads * (t.nope + t.v_dim), t.rank)?,
             out: self.projection((names.out, hidden, Part::Layer), t.heads * t.v_dim, t.bias, at)?,
         })
     }
@@ -443,6 +452,7 @@ impl Binder<'_> {
             first: rows.start,
             shape,
             change: Change::None,
+            by_head: false,
         };
         let matrix = of(format!("{name}.weight"), vec![total, in_features], vec![rows.len(), in_features]);
         let weight = self.tensors.take(matrix, self.recipe.scheme(part))?;
@@ -451,6 +461,11 @@ impl Binder<'_> {
             false => None,
         };
         Ok(Projection { weight, bias })
+    }
+
+    fn by_head(&mut self, name: &str, out_features: usize, in_features: usize) -> Result<Weight> {
+        let whole = TensorPart::whole(format!("{name}.weight"), &[out_features, in_features]);
+        self.tensors.take(TensorPart { by_head: true, ..whole }, None)
     }
 
     fn matrix(&mut self, name: &str, out_features: usize, in_features: usize, part: Part) -> Result<Weight> {

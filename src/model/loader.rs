@@ -190,7 +190,11 @@ impl Tensors for Loader<'_> {
         if let Some(scheme) = scheme {
             return self.quantized(&part.key(), &bytes, dtype, [out_features, in_features], scheme);
         }
-        let weight = self.backend.weight(Arc::new(Hold(bytes)), Encoding::Stored(dtype), out_features, in_features)?;
+        let (bytes, encoding) = (Arc::new(Hold(bytes)), Encoding::Stored(dtype));
+        let weight = match part.by_head {
+            true => self.backend.head_weight(bytes, encoding, out_features, in_features)?,
+            false => self.backend.weight(bytes, encoding, out_features, in_features)?,
+        };
         self.report.add(read)?;
         Ok(weight)
     }

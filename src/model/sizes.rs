@@ -96,7 +96,9 @@ impl Tensors for Scale<'_> {
             (None, _) => panels.map(|bytes| bytes as u64),
             (Some(_), None) => Some(0),
             (Some(bytes), Some(info)) => {
-                Some(bytes(scheme.map_or(Encoding::Stored(made(info)), Encoding::Quantized), out_features, in_features))
+                // Devices may hold these as elements; then they are as wide as any.
+                let made = if part.by_head { DType::F32 } else { made(info) };
+                Some(bytes(scheme.map_or(Encoding::Stored(made), Encoding::Quantized), out_features, in_features))
             }
         };
         let (stored, sizes) = (info.map_or(0, |info| part.byte_count(info.dtype)), &mut self.sizes);

@@ -7,6 +7,7 @@
 //! | `cuda/neighbours.rs` | law 1: a token never depends on its neighbours |
 //! | `cuda/operations.rs` | the reference tier, one operation at a time |
 //! | `states.rs` | the reference tier, and the same bits in steps of any lengths |
+//! | `heads.rs` | the same of products of heads |
 //! | `cuda/states.rs` | sequences that go on from any step, where states are kept |
 //! | `cuda/opening.rs` | what a machine may lack, said clearly; nothing left behind by an open that fails |
 //! | `cuda/loss.rs` | laws 2 and 4 when the device is lost |
@@ -63,11 +64,12 @@ fn embeddings_equal_the_reference() {
     let Some(gpu) = cuda_driver::any_gpu() else { return };
     target::use_gpu();
     let gpu_alone = target::all();
-    embeddings::f32_embeddings_equal_the_reference(&gpu_alone, embeddings::NAMES[0]);
-    embeddings::attention_to_later_tokens_is_refused(gpu_alone[0]);
-    if gpu.is_real() {
-        embeddings::bf16_embeddings_stay_as_close_as_the_reference_itself(&gpu_alone, embeddings::NAMES[0]);
-        embeddings::an_embedding_never_depends_on_its_neighbours(&gpu_alone, embeddings::NAMES[0]);
+    for name in embeddings::NAMES {
+        embeddings::f32_embeddings_equal_the_reference(&gpu_alone, name);
+        if gpu.is_real() {
+            embeddings::bf16_embeddings_stay_as_close_as_the_reference_itself(&gpu_alone, name);
+            embeddings::an_embedding_never_depends_on_its_neighbours(&gpu_alone, name);
+        }
     }
 }
 
@@ -81,6 +83,12 @@ fn operations_agree_with_the_reference() {
 fn states_agree_with_the_reference_and_steps_change_nothing() {
     let Some(_gpu) = cuda_driver::any_gpu() else { return };
     crate::states::on_a_gpu();
+}
+
+#[test]
+fn products_of_heads_agree_with_the_reference() {
+    let Some(_gpu) = cuda_driver::any_gpu() else { return };
+    crate::heads::on_a_gpu();
 }
 
 #[test]

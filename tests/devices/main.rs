@@ -14,6 +14,7 @@ mod build;
 mod cuda;
 #[cfg(target_os = "linux")]
 mod cuda_driver;
+mod heads;
 mod kernels;
 #[cfg(target_os = "linux")]
 mod kernels_cuda;

@@ -129,24 +129,10 @@ impl Depth {
     }
 }
 
-/// Whether a target has kernels for a model; one that has not says so.
-fn has_kernels(fixture: &Fixture, target: Target) -> bool {
-    let latent = ["deepseek_v2", "deepseek_v3", "glm4_moe_lite"].iter().any(|name| fixture.name.starts_with(name));
-    if !(latent && matches!(target, Target::Gpu(_))) {
-        return true;
-    }
-    let error = Engine::open(&fixture.dir, target.options()).err().expect("there are no kernels for latent attention");
-    assert_eq!(error.status, astrai::Status::Unsupported, "{}: {error}", fixture.name);
-    false
-}
-
 /// Log probabilities, and greedy tokens where they are not close, in f32.
 pub fn f32_logprobs_and_greedy_tokens_equal_the_reference(depth: Depth) {
     for fixture in fixtures() {
         for target in target::all() {
-            if !has_kernels(&fixture, target) {
-                continue;
-            }
             let engine = open(&fixture, Type::F32, target);
             let mut worst = 0f32;
             for case in depth.cases(&fixture) {
@@ -192,9 +178,6 @@ fn check_f32(engine: &Engine, name: &str, case: &Case, worst: &mut f32) {
 /// In bf16 the distance to the reference is that of the reference's own bf16.
 pub fn bf16_stays_as_close_as_the_reference_itself(depth: Depth) {
     for fixture in fixtures() {
-        if !has_kernels(&fixture, target::fastest()) {
-            continue;
-        }
         let engine = open(&fixture, Type::Auto, target::fastest());
         let mut deltas = Vec::new();
         for case in depth.cases(&fixture) {

@@ -11,8 +11,10 @@ use crate::error::{Error, Result};
 /// Keys per span of split attention; the spans' results are merged in order. Must match `kernels/attention.cuh`.
 pub const SPAN_KEYS: usize = 256;
 
-/// Widest heads that attention over pages of 16 or 8 bits has kernels for, in elements.
+/// Widest heads that attention over pages of 16 or 8 bits has kernels for, in elements; and widest keys where values are the beginnings
+/// of keys.
 const HEAD_DIM_MAX: usize = 512;
+const LATENT_DIM_MAX: usize = 576;
 
 /// Must match `Pages` of the kernels.
 #[repr(C)]
@@ -27,6 +29,7 @@ struct PagesArg {
     k_dim: i32,
     v_dim: i32,
     element: i32,
+    latent: i32,
 }
 
 /// Must match `Heads` of the kernels.
@@ -87,6 +90,7 @@ struct AttentionArg {
     rounded_pitch: i32,
     rounded: u64,
     sinks: u64,
+    rows: i32,
 }
 
 /// Warps per block of `place_heads`; each handles one head.
@@ -97,21 +101,19 @@ const PLACE_WARPS: usize = 4;
 /// # Errors
 /// `Unsupported`.
 pub fn kv_check(shape: &KvShape) -> Result<()> {
-    if shape.latent() {
-        let message = "the CUDA backend has no kernels for latent attention (DeepSeek) yet; choose the device cpu";
-        return Err(Error::unsupported(message).about("device"));
-    }
     if shape.content == FrameContent::State {
         return Ok(());
     }
     let multiple = if shape.dtype == DType::I8 { 16 } else { 8 };
     let (widest, dims) = (shape.k_dim.max(shape.v_dim), [shape.k_dim, shape.v_dim]);
-    let fits = shape.dtype == DType::F32 || (widest <= HEAD_DIM_MAX && dims.iter().all(|d| d.is_multiple_of(multiple)));
+    let most = if shape.latent() { LATENT_DIM_MAX } else { HEAD_DIM_MAX };
+    let narrow = widest <= most && shape.v_dim <= HEAD_DIM_MAX;
+    let fits = shape.dtype == DType::F32 || (narrow && dims.iter().all(|d| d.is_multiple_of(multiple)));
     if fits {
         return Ok(());
     }
     Err(Error::unsupported(format!(
-        "the CUDA backend has no kernel for heads of {widest} elements with {} pages: multiples of {multiple} up to {HEAD_DIM_MAX} \
+        "the CUDA backend has no kernel for heads of {widest} elements with {} pages: multiples of {multiple} up to {most} \
          are possible; choose the device cpu, or kv = f32",
         shape.dtype
     ))
@@ -134,6 +136,7 @@ impl CudaBackend {
             k_dim: s.k_dim as i32,
             v_dim: s.v_dim as i32,
             element: s.dtype.size() as i32,
+            latent: i32::from(s.latent()),
         }
     }
 
@@ -152,11 +155,13 @@ impl CudaBackend {
         let (inputs, rows) = (self.inputs(), self.inputs().rows);
         let (tables, table_starts) = inputs.tables(p.pages.0 as usize);
         let stored = |heads: HeadsArg| HeadsArg { heads: if p.store { heads.heads } else { 0 }, ..heads };
+        let apart = p.store && !self.groups[p.pages.0 as usize].shape.latent();
         let gains = p.norms.map_or([0; 2], |gains| gains.map(|gain| self.vector(gain)));
         let args = PlaceArg {
             q: self.heads_arg(p.q, rows),
             k: stored(self.heads_arg(p.k, rows)),
-            v: stored(self.heads_arg(p.v, rows)),
+            // The values of latent attention are in the keys.
+            v: HeadsArg { heads: if apart { p.v.heads as i32 } else { 0 }, ..self.heads_arg(p.v, rows) },
             q_gain: gains[0],
             k_gain: gains[1],
             angles: p.rotary.map_or(0, |rotary| self.place(rotary.angles, rows * rotary.dims)),
@@ -178,7 +183,8 @@ impl CudaBackend {
             2 => self.kernels.place_heads_bf16,
             _ => self.kernels.place_heads_f32,
         };
-        let jobs = rows * (p.q.heads + if p.store { p.k.heads + p.v.heads } else { 0 });
+        let kv_heads = if p.store { p.k.heads } else { 0 } + if apart { p.v.heads } else { 0 };
+        let jobs = rows * (p.q.heads + kv_heads);
         let widest = p.q.dim.max(p.k.dim).max(p.v.dim);
         // Four warps with heads of the maximum width fit into the default limit of shared memory.
         let shape = Shape {
@@ -197,7 +203,6 @@ impl CudaBackend {
     /// See [`crate::backend::Operations::attention`].
     pub(super) fn attend(&mut self, attention: Attention) {
         let Attention { q, out, pages, layer, scale, window, bidirectional, softcap, sinks } = attention;
-        assert!(!bidirectional, "a model with such attention is refused when it is opened");
         let rows = self.inputs().rows;
         let pages_arg = self.pages_arg(pages, layer);
         let shape = self.groups[pages.0 as usize].shape;
@@ -228,6 +233,7 @@ impl CudaBackend {
             rounded_pitch: pitch(width) as i32,
             rounded,
             sinks: sinks.map_or(0, |sinks| self.vector(sinks)),
+            rows: if bidirectional { rows as i32 } else { 0 },
         };
         if shape.dtype == DType::F32 {
             let shape = Shape { grid: [rows, q.heads, 1], block: 128, shared: (64 + shape.v_dim) * 4 };
@@ -237,7 +243,10 @@ impl CudaBackend {
         let units = inputs.units;
         let group = q.heads / shape.kv_heads;
         let shared = |dim, queries, split| attention_shared(shape.dtype == DType::I8, dim, queries, split);
-        let dim = shape.k_dim.max(shape.v_dim).next_multiple_of(64).next_power_of_two();
+        let dim = match shape.k_dim.max(shape.v_dim).next_multiple_of(64) {
+            wide if wide > HEAD_DIM_MAX => LATENT_DIM_MAX,
+            dim => dim.next_power_of_two(),
+        };
         let split = self.spans_to_split(q.heads, shape.kv_heads, shape.v_dim);
         let first = self.inputs().unit(0);
         let single = AttentionArg { units: first, ..args };
@@ -290,6 +299,7 @@ impl CudaBackend {
             (false, 128, _) => k.attention_bf16_128x64,
             (false, 256, 16) => k.attention_bf16_256x16,
             (false, 256, _) => k.attention_bf16_256x64,
+            (false, LATENT_DIM_MAX, _) => k.attention_bf16_576x16,
             (false, ..) => k.attention_bf16_512x16,
             (true, 64, 16) => k.attention_i8_64x16,
             (true, 64, _) => k.attention_i8_64x64,
@@ -297,6 +307,7 @@ impl CudaBackend {
             (true, 128, _) => k.attention_i8_128x64,
             (true, 256, 16) => k.attention_i8_256x16,
             (true, 256, _) => k.attention_i8_256x64,
+            (true, LATENT_DIM_MAX, _) => k.attention_i8_576x16,
             (true, ..) => k.attention_i8_512x16,
         }
     }

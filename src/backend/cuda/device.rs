@@ -60,7 +60,7 @@ impl ProbedDevice for CudaDevice {
             step_tokens_max: limits::STEP_TOKENS_GPU_MAX,
             logits_rows_max: limits::LOGITS_ROWS_GPU_MAX,
             spare_frames: 1,
-            bidirectional: false,
+            bidirectional: true,
         }
     }
 

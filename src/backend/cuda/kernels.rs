@@ -158,6 +158,8 @@ kernels! {
         attention_i8_256x64: attention_shared(true, 256, 64, false),
         attention_bf16_512x16: attention_shared(false, 512, 16, false),
         attention_i8_512x16: attention_shared(true, 512, 16, false),
+        attention_bf16_576x16: attention_shared(false, 576, 16, false),
+        attention_i8_576x16: attention_shared(true, 576, 16, false),
         attention_merge, attention_f32,
     }
     linear {
@@ -191,6 +193,7 @@ kernels! {
         fill_random_bf16, fill_random_f32, fill_random_q8, fill_random_q4,
     }
     recurrent { conv_rows, recurrence_rows }
+    heads { head_products_bf16, head_products_f32 }
     experts { experts_route, experts_count, experts_place, experts_combine }
     sampling { adjust_logits, best_in_chunks, best_of_chunks, sample_rows, logprob_rows }
 }
@@ -237,7 +240,8 @@ pub const fn attention_shared(bytes: bool, dim: usize, queries: usize, split: bo
     let stages = if dim >= 256 && queries == 16 { 1 } else { 2 };
     let factors = if bytes { 2 * 64 * 4 } else { 0 };
     let tile = if dim > 256 { 64 * 256 * 2 } else { 2 * 64 * dim * 2 };
-    queries * dim * 2 + stages * (tile + factors) + if split { 0 } else { queries * dim * 4 }
+    let values = if dim > 512 { 512 } else { dim };
+    queries * dim * 2 + stages * (tile + factors) + if split { 0 } else { queries * values * 4 }
 }
 
 /// The dimensions of a launch.

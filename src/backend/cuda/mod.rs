@@ -26,6 +26,7 @@ mod driver;
 mod experts;
 mod forms;
 mod graphs;
+mod heads;
 mod inputs;
 mod kernels;
 mod memory;

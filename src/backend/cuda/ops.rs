@@ -48,7 +48,17 @@ impl Memory for CudaBackend {
         out_features: usize,
         in_features: usize,
     ) -> Result<Weight> {
-        self.upload_weight(&bytes, encoding, out_features, in_features)
+        self.upload_weight(&bytes, encoding, out_features, in_features, false)
+    }
+
+    fn head_weight(
+        &mut self,
+        bytes: HostBytes,
+        encoding: Encoding,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Weight> {
+        self.upload_weight(&bytes, encoding, out_features, in_features, true)
     }
 
     fn random_weight(
@@ -181,9 +191,10 @@ impl Operations for CudaBackend {
         }
     }
 
-    fn head_products(&mut self, _products: &HeadProducts, _rows: usize) {
-        // A model that needs them is refused when it is opened (`kv_check`).
-        self.note(Err(Error::internal("there is no kernel for the products of heads")));
+    fn head_products(&mut self, products: &HeadProducts, rows: usize) {
+        if !self.skips() {
+            self.products_of_heads(products, rows);
+        }
     }
 
     fn gated(&mut self, x: Tensor, rows: usize, gate: Linear, up: Linear, activation: Activation) {

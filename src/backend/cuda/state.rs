@@ -387,13 +387,14 @@ impl CudaBackend {
         self.scratch.as_ref().map_or(0, |s| scratch_bytes(&self.options, &s.max_shape))
     }
 
-    /// Uploads a weight.
+    /// Uploads a weight. With `elements`, blocks become bf16 or f32.
     pub(super) fn upload_weight(
         &mut self,
         bytes: &HostBytes,
         encoding: Encoding,
         out_features: usize,
         in_features: usize,
+        elements: bool,
     ) -> Result<Weight> {
         let bytes = (**bytes).as_ref();
         let wrong = |what: String| Error::internal(format!("a weight of {out_features} x {in_features} {what}"));
@@ -414,27 +415,22 @@ impl CudaBackend {
                 })?;
                 Stored { format, matrix, vector: 0 }
             }
-            Encoding::Stored(dtype @ DType::Blocks(format)) => {
+            Encoding::Stored(dtype @ DType::Blocks(format)) if compute == Compute::Bf16 && !elements => {
                 let row_bytes = row_bytes(dtype)?;
-                let (format, matrix) = match compute {
-                    Compute::Bf16 => {
-                        let pitch = forms::block_row_bytes(format, in_features);
-                        let pitch = pitch.ok_or_else(|| Error::memory("weights", u64::MAX))?;
-                        let matrix = self.upload(out_features, pitch, |rows, to| {
-                            let rows = bytes[rows.start * row_bytes..rows.end * row_bytes].chunks_exact(row_bytes);
-                            rows.zip(to.chunks_exact_mut(pitch))
-                                .for_each(|(row, to)| forms::put_blocks(format, row, to));
-                        })?;
-                        (Format::Blocks(format), matrix)
-                    }
-                    Compute::F32 => {
-                        (Format::F32, self.upload_f32(Matrix::Blocks(format, bytes), out_features, in_features)?)
-                    }
-                };
-                Stored { format, matrix, vector: 0 }
+                let pitch = forms::block_row_bytes(format, in_features);
+                let pitch = pitch.ok_or_else(|| Error::memory("weights", u64::MAX))?;
+                let matrix = self.upload(out_features, pitch, |rows, to| {
+                    let rows = bytes[rows.start * row_bytes..rows.end * row_bytes].chunks_exact(row_bytes);
+                    rows.zip(to.chunks_exact_mut(pitch)).for_each(|(row, to)| forms::put_blocks(format, row, to));
+                })?;
+                Stored { format: Format::Blocks(format), matrix, vector: 0 }
             }
             Encoding::Stored(dtype) => {
                 let weights = match dtype {
+                    DType::Blocks(format) => {
+                        row_bytes(dtype)?;
+                        Matrix::Blocks(format, bytes)
+                    }
                     DType::ScaledF8(group) => {
                         row_bytes(dtype)?;
                         Matrix::F8(f8::Rows { bytes, in_features, group })
@@ -449,7 +445,8 @@ impl CudaBackend {
                     Compute::Bf16 => (Format::Bf16, self.upload_bf16(weights, out_features, in_features)?),
                     Compute::F32 => (Format::F32, self.upload_f32(weights, out_features, in_features)?),
                 };
-                let vector = if out_features == 1 { self.upload_f32(weights, 1, in_features)? } else { 0 };
+                let blocks = matches!(dtype, DType::Blocks(_));
+                let vector = if out_features == 1 && !blocks { self.upload_f32(weights, 1, in_features)? } else { 0 };
                 Stored { format, matrix, vector }
             }
         };

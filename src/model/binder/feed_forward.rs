@@ -160,7 +160,7 @@ impl Binder<'_> {
             }
         };
         let shape = vec![out_features, in_features];
-        let matrix = TensorPart { name: tensor, stored, first: first_row, shape, change };
+        let matrix = TensorPart { name: tensor, stored, first: first_row, shape, change, by_head: false };
         let weight = self.tensors.take(matrix, self.recipe.scheme(part))?;
         if !experts.each.bias {
             return Ok((weight, None));
@@ -172,7 +172,7 @@ impl Binder<'_> {
         };
         let stem = if stacked { name.strip_suffix(BLOCKS).unwrap_or(&name) } else { &name };
         let name = format!("{stem}{}", if stacked { "_bias" } else { ".bias" });
-        let bias = TensorPart { name, stored, first: first_row, shape: vec![out_features], change };
+        let bias = TensorPart { name, stored, first: first_row, shape: vec![out_features], change, by_head: false };
         Ok((weight, Some(self.tensors.take(bias, None)?)))
     }
 }

@@ -88,6 +88,7 @@ impl Binder<'_> {
             first: part.start * each,
             shape: vec![part.len() * each],
             change: Change::None,
+            by_head: false,
         };
         let weight = self.tensors.take(of("weight", &[total, 1, kernel], kernel), None)?;
         let bias = match bias {
@@ -111,6 +112,7 @@ impl Binder<'_> {
                     first: group * each,
                     shape: vec![each],
                     change: Change::None,
+                    by_head: false,
                 };
                 (0..groups).map(|group| self.tensors.take(of(group), None)).collect()
             }

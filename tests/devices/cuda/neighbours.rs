@@ -31,11 +31,19 @@ fn end(gpu: &Gpu) {
 #[test]
 fn a_token_never_depends_on_its_neighbours() {
     let Some(gpu) = begin() else { return };
-    let some = ["llama", "mistral", "gemma3_text", "astrai_gqa", "astrai_mla_norm", "astrai_moe", "qwen3_moe_mixed"]
-        .map(fixture);
+    let some = [
+        "llama",
+        "mistral",
+        "gemma3_text",
+        "astrai_gqa",
+        "astrai_mla_norm",
+        "astrai_moe",
+        "qwen3_moe_mixed",
+        "deepseek_v3",
+    ]
+    .map(fixture);
     if rounds() > 1 {
-        let all: Vec<_> = fixtures().into_iter().filter(|dir| !dir.to_string_lossy().contains("deepseek")).collect();
-        cases::a_token_never_depends_on_its_neighbours(&all, 9).assert_busy(2 * rounds());
+        cases::a_token_never_depends_on_its_neighbours(&fixtures(), 9).assert_busy(2 * rounds());
     } else {
         let tally = cases::a_token_never_depends_on_its_neighbours(&some, 4);
         // The others have tests of their own, below.

@@ -36,6 +36,7 @@ struct Args {
     rounded_pitch: i32,
     rounded: *mut u16,
     sinks: *const f32,
+    rows: i32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,10 @@ struct Case {
     window: usize,
     soft_cap: f32,
     sinks: bool,
+    /// Values are the beginnings of keys.
+    latent: bool,
+    /// Queries see later keys, too.
+    later: bool,
     dtype: DType,
 }
 
@@ -63,6 +68,8 @@ const PLAIN: Case = Case {
     window: 0,
     soft_cap: 0.0,
     sinks: false,
+    latent: false,
+    later: false,
     dtype: DType::Bf16,
 };
 
@@ -95,7 +102,7 @@ impl Bench {
             kv_heads,
             k_dim,
             v_dim,
-            content: FrameContent::KeysValues,
+            content: if case.latent { FrameContent::Latent } else { FrameContent::KeysValues },
             dtype: case.dtype,
         };
         // Scattered, after a table nobody uses.
@@ -125,7 +132,8 @@ impl Bench {
         for at in 0..case.tokens[0] + case.tokens[1] {
             let (sequence, position) = if at < case.tokens[0] { (0, at) } else { (1, at - case.tokens[0]) };
             let frame = self.tables[self.starts[sequence] as usize + position / case.page_tokens] as usize;
-            for (which, dim) in [case.k_dim, case.v_dim].into_iter().enumerate() {
+            let stored = if case.latent { 1 } else { 2 };
+            for (which, dim) in [case.k_dim, case.v_dim].into_iter().enumerate().take(stored) {
                 for head in 0..case.kv_heads {
                     let row = head * case.page_tokens + position % case.page_tokens;
                     let start = frame * 2 * layer + layer;
@@ -149,11 +157,15 @@ impl Bench {
                         }
                     }
                     if case.dtype == DType::I8 {
-                        let factors = start + rows * (case.k_dim + case.v_dim) + (which * rows + row) * 4;
+                        let factors = start + rows * shape.stored().0 + (which * rows + row) * 4;
                         bytes[factors..][..4].copy_from_slice(&factor.to_ne_bytes());
                     }
                 }
             }
+        }
+        if case.latent {
+            let keys = self.kv[0].chunks(case.k_dim);
+            self.kv[1] = keys.flat_map(|key| key[..case.v_dim].to_vec()).collect();
         }
         self.pages = Memory::of(&bytes);
     }
@@ -175,7 +187,12 @@ impl Bench {
                 let (score, cap) = (dot * 0.25, f64::from(case.soft_cap));
                 if cap > 0.0 { (cap * (score / cap).tanh()).exp() } else { score.exp() }
             };
-            let weights: Vec<f64> = (begin..=position).map(score).collect();
+            let end = match (case.later, case.window) {
+                (false, _) => position,
+                (true, 0) => case.tokens[sequence] - 1,
+                (true, window) => (position + window).min(case.tokens[sequence]) - 1,
+            };
+            let weights: Vec<f64> = (begin..=end).map(score).collect();
             let sink = if case.sinks { f64::from(self.sinks[head]).exp() } else { 0.0 };
             let total: f64 = weights.iter().sum::<f64>() + sink;
             for d in 0..case.v_dim {
@@ -254,21 +271,22 @@ impl Bench {
             rounded_pitch: self.rounded_pitch() as i32,
             rounded: if wanted[1] { rounded.at() } else { std::ptr::null_mut() },
             sinks: if case.sinks { sinks.at() } else { std::ptr::null() },
+            rows: if case.later { rows as i32 } else { 0 },
         };
         if case.dtype == DType::F32 {
             launch("attention_f32", shape([rows, case.heads, 1], 128, (64 + case.v_dim) * 4), &[param(&args)]);
             return (out.read(), rounded.read());
         }
-        let dim = [64, 128, 256, 512].into_iter().find(|&d| d >= case.k_dim.max(case.v_dim)).unwrap();
+        let dim = [64, 128, 256, 512, 576].into_iter().find(|&d| d >= case.k_dim.max(case.v_dim)).unwrap();
         // The widest have kernels of 16 queries only.
-        let queries = if dim == 512 { 16 } else { queries };
+        let queries = if dim >= 512 { 16 } else { queries };
         let pages = if case.dtype == DType::I8 { "i8" } else { "bf16" };
         let name = format!("attention_{pages}_{dim}x{queries}");
         let blocks = case.kv_heads * (longest * (case.heads / case.kv_heads)).div_ceil(queries);
         let stages = if dim >= 256 && queries == 16 { 1 } else { 2 };
         let factors = if case.dtype == DType::I8 { 512 } else { 0 };
-        let totals = if split { 0 } else { queries * dim * 4 };
-        let tile = if dim == 512 { 64 * 256 * 2 } else { 2 * 64 * dim * 2 };
+        let totals = if split { 0 } else { queries * dim.min(512) * 4 };
+        let tile = if dim >= 512 { 64 * 256 * 2 } else { 2 * 64 * dim * 2 };
         let shared = queries * dim * 2 + stages * (tile + factors) + totals;
         let grid = [units.len(), blocks, if split { spans } else { 1 }];
         launch(&name, shape(grid, 128, shared), &[param(&args)]);
@@ -321,7 +339,59 @@ fn cases() -> Vec<Case> {
         Case { tokens: [3, 300], heads: 3, kv_heads: 1, k_dim: 512, v_dim: 512, sinks: true, ..PLAIN },
         Case { tokens: [3, 90], heads: 4, kv_heads: 1, k_dim: 200, v_dim: 408, window: 40, soft_cap: 2.0, ..PLAIN },
         Case { tokens: [1, 270], heads: 2, kv_heads: 2, dtype: i8, k_dim: 512, v_dim: 320, ..PLAIN },
+        Case { tokens: [3, 100], heads: 20, kv_heads: 1, latent: true, k_dim: 576, v_dim: 512, ..PLAIN },
+        Case { tokens: [3, 90], heads: 3, kv_heads: 1, latent: true, k_dim: 536, v_dim: 512, page_tokens: 5, ..PLAIN },
+        Case { tokens: [3, 70], heads: 3, kv_heads: 1, latent: true, k_dim: 48, v_dim: 32, window: 40, ..PLAIN },
+        Case { tokens: [1, 80], heads: 3, kv_heads: 1, latent: true, dtype: i8, k_dim: 576, v_dim: 512, ..PLAIN },
+        Case { tokens: [3, 70], heads: 4, kv_heads: 1, latent: true, dtype: i8, k_dim: 96, v_dim: 64, ..PLAIN },
+        Case { tokens: [3, 70], heads: 4, kv_heads: 1, latent: true, dtype: DType::F32, k_dim: 24, v_dim: 16, ..PLAIN },
     ]
+}
+
+/// Attention to later tokens, too: against a softmax, and the same bits however the rows of a sequence are divided.
+#[test]
+fn later_tokens_are_seen_where_they_are_asked_for() {
+    if !begin() {
+        return;
+    }
+    let later = Case { later: true, ..PLAIN };
+    for case in [
+        later,
+        Case { tokens: [9, 150], window: 20, ..later },
+        Case { tokens: [9, 400], heads: 2, kv_heads: 1, k_dim: 256, v_dim: 256, window: 300, ..later },
+        Case { tokens: [9, 150], heads: 3, kv_heads: 1, k_dim: 512, v_dim: 512, window: 90, ..later },
+        Case { tokens: [9, 150], dtype: DType::I8, sinks: true, ..later },
+        Case { tokens: [9, 150], dtype: DType::F32, window: 70, soft_cap: 0.8, ..later },
+    ] {
+        let bench = Bench::new(case);
+        let ([a, b], tolerance) = (case.tokens, if case.dtype == DType::F32 { 1e-5 } else { 8e-3 });
+        let expected: Vec<f64> = (0..b).flat_map(|p| bench.expected(1, p)).collect();
+        let whole = bench.run(&[(1, 0..b)], 64, false);
+        close(&format!("{case:?}"), &whole, &expected, tolerance);
+        same_bits("few queries", &bench.run(&[(1, 0..b)], 16, false), &whole);
+        let among = bench.run(&[(0, 0..a), (1, 0..b / 3), (1, b / 3..b - 1), (1, b - 1..b)], 64, false);
+        same_bits("cut, and after another", &among[a * case.heads * case.v_dim..], &whole);
+        // A last row that is a unit of its own may have its keys split.
+        let row = case.heads * case.v_dim;
+        same_bits("split", &bench.run(&[(1, b - 1..b)], 16, true), &whole[(b - 1) * row..]);
+    }
+}
+
+/// Values that are not finite are seen by those within the window alone, in both directions.
+#[test]
+fn damage_of_later_tokens_stays_with_those_who_see_them() {
+    if !begin() {
+        return;
+    }
+    for dtype in [DType::Bf16, DType::F32, DType::I8] {
+        let mut bench = Bench::new(Case { tokens: [1, 150], window: 20, later: true, dtype, ..PLAIN });
+        bench.damage(true, 70, f32::NAN);
+        let (got, row) = (bench.run(&[(1, 0..150)], 64, false), 4 * 64);
+        for (position, row) in got.chunks(row).enumerate() {
+            let sees = (70usize.saturating_sub(19)..=70 + 19).contains(&position);
+            assert_eq!(row.iter().all(|x| x.is_finite()), !sees, "{dtype} {position}");
+        }
+    }
 }
 
 #[test]

@@ -223,6 +223,7 @@ pub struct Pages {
     pub k_dim: i32,
     pub v_dim: i32,
     pub element: i32,
+    pub latent: i32,
 }
 
 impl Pages {
@@ -238,6 +239,7 @@ impl Pages {
             k_dim: shape.k_dim as i32,
             v_dim: shape.v_dim as i32,
             element: shape.dtype.size() as i32,
+            latent: i32::from(shape.latent()),
         }
     }
 }

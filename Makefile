@@ -10,7 +10,7 @@ CARGO_VERSION_MIN := 1.89
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # By ABI version, as capi/build.rs has it.
 SONAME  := libastrai.so.1
-RELEASE := target/release
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 MODEL   := models/storyteller
 # What the static library needs beside libc.
 STATIC_LIBS := -lm -lpthread -ldl -lgcc_s

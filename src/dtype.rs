@@ -1,7 +1,7 @@
 //! Element types of stored tensors.
 
-use crate::encoding::f8;
 use std::fmt;
+use std::num::NonZeroU32;
 
 /// Element type of a tensor in a checkpoint, a page or a buffer. Kernels know the first three, blocks and scaled 8-bit floats; the others exist so
 /// that every tensor of a checkpoint can be listed, checked and, where a family says so, ignored.
@@ -53,8 +53,8 @@ pub enum DType {
     I64,
     /// Blocks of quantized weights as GGUF files have them.
     Blocks(BlockFormat),
-    /// Rows of [`DType::F8E4m3`] with a scale for each group of so many, as [`f8`] lays them out.
-    ScaledF8(f8::Group),
+    /// Rows of [`DType::F8E4m3`] with an f32 scale for each group of so many, as [`crate::encoding::f8`] lays them out.
+    ScaledF8(NonZeroU32),
 }
 
 /// Formats of blocks in GGUF files. A block is some consecutive weights of a row; a weight is `scale * integer - minimum`, and
@@ -213,7 +213,10 @@ impl DType {
         match self {
             DType::Blocks(format) if !elements.is_multiple_of(format.weights()) => None,
             DType::Blocks(format) => (elements / format.weights()).checked_mul(format.bytes()),
-            DType::ScaledF8(group) => f8::row_bytes(elements, group),
+            DType::ScaledF8(group) => match elements.div_ceil(group.get() as usize).checked_mul(4) {
+                Some(scales) => elements.checked_add(scales),
+                None => None,
+            },
             _ => elements.checked_mul(self.size()),
         }
     }

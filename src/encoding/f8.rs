@@ -16,14 +16,6 @@ use std::ops::Range;
 /// Inputs that share a scale: a parameter of the element type, since checkpoints differ.
 pub type Group = std::num::NonZeroU32;
 
-/// Bytes of a row; `None` when that overflows.
-pub const fn row_bytes(in_features: usize, group: Group) -> Option<usize> {
-    match in_features.div_ceil(group.get() as usize).checked_mul(size_of::<f32>()) {
-        Some(scales) => in_features.checked_add(scales),
-        None => None,
-    }
-}
-
 /// Every finite scale is below this in magnitude: [`factor`] is finite then.
 pub const SCALE_END: f32 = 128.0;
 /// Two to the power of the difference between the exponents' biases, 127 and 7.
@@ -85,6 +77,7 @@ impl Rows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::DType;
 
     /// By the definition of the format.
     fn defined(code: u8) -> f64 {
@@ -115,7 +108,7 @@ mod tests {
         let group = Group::new(4).unwrap();
         let mut row: Vec<u8> = (0..10).map(|i| 0x38 + i).collect();
         [1.0f32, 0.5, -2.0].iter().for_each(|scale| row.extend(scale.to_le_bytes()));
-        assert_eq!(row_bytes(10, group), Some(row.len()));
+        assert_eq!(DType::ScaledF8(group).bytes(10), Some(row.len()));
         let both = [vec![0; row.len()], row].concat();
         let rows = Rows { bytes: &both, in_features: 10, group };
         for first in 0..10 {
@@ -127,6 +120,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(row_bytes(usize::MAX, Group::MIN), None);
+        assert_eq!(DType::ScaledF8(Group::MIN).bytes(usize::MAX), None);
     }
 }

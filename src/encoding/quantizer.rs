@@ -98,7 +98,7 @@ fn widen(bytes: &[u8], dtype: DType, in_features: usize, rows: &mut Vec<f32>) {
             blocks::widen(format, bytes, rows);
         }
         DType::ScaledF8(group) => {
-            let row = f8::row_bytes(in_features, group).unwrap_or(0).max(1);
+            let row = dtype.bytes(in_features).unwrap_or(0).max(1);
             rows.resize(bytes.len() / row * in_features, 0.0);
             let from = f8::Rows { bytes, in_features, group };
             rows.chunks_exact_mut(in_features.max(1)).enumerate().for_each(|(row, out)| from.widen(row, 0, out));

@@ -96,6 +96,7 @@ fn every_family_gives_what_its_folder_gives() {
         "gemma4 gemma4_text",
         "glm4 glm4",
         "glm4moe glm4_moe",
+        "gpt-oss gpt_oss",
         "granite granite",
         "granitehybrid granitemoehybrid",
         "granitemoe granitemoe",

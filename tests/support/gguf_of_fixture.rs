@@ -1,6 +1,7 @@
 //! The fixtures' checkpoints as a converter writes them into GGUF files: with its names and keys, rows of queries and keys
 //! permuted and one added to the gains of norms where it does so, experts stacked.
 
+mod changed;
 mod hybrid;
 
 use crate::support::gguf::{Writer, kind};
@@ -32,7 +33,7 @@ struct Conversion {
 
 const PLAIN: Conversion = Conversion { model_type: "", arch: "", permuted: false, whole_gains: false, partial: false };
 
-const CONVERSIONS: [Conversion; 30] = [
+const CONVERSIONS: [Conversion; 31] = [
     Conversion { model_type: "llama", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mistral", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mixtral", arch: "llama", permuted: true, ..PLAIN },
@@ -46,6 +47,7 @@ const CONVERSIONS: [Conversion; 30] = [
     Conversion { model_type: "glm", arch: "chatglm", partial: true, ..PLAIN },
     Conversion { model_type: "glm4", arch: "glm4", partial: true, ..PLAIN },
     Conversion { model_type: "glm4_moe", arch: "glm4moe", partial: true, ..PLAIN },
+    Conversion { model_type: "gpt_oss", arch: "gpt-oss", ..PLAIN },
     Conversion { model_type: "granite", arch: "granite", permuted: true, ..PLAIN },
     Conversion { model_type: "granitemoe", arch: "granitemoe", permuted: true, ..PLAIN },
     Conversion { model_type: "hunyuan_v1_dense", arch: "hunyuan-dense", ..PLAIN },
@@ -66,6 +68,7 @@ const CONVERSIONS: [Conversion; 30] = [
 ];
 
 /// A tensor of a checkpoint.
+#[derive(Clone)]
 struct Stored {
     shape: Vec<usize>,
     kind: u32,
@@ -131,6 +134,9 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
 fn as_published(config: &mut Value) {
     match config["model_type"].as_str().unwrap() {
         "gemma2" | "gemma3_text" => config["query_pre_attn_scalar"] = config["head_dim"].as_u64().unwrap_or(256).into(),
+        "gpt_oss" => {
+            config.as_object_mut().unwrap().remove("swiglu_limit");
+        }
         "smollm3" => config["no_rope_layers"] = Value::Null,
         // The converter leaves it out.
         "starcoder2" => config["sliding_window"] = Value::Null,
@@ -198,7 +204,7 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
     if let Some(window) = n("sliding_window").filter(|_| windowed) {
         writer.whole(&key("attention.sliding_window"), window);
         // The windows of Gemma 2 and Cohere 2 are where they are by default; of other layers alone, the file says it.
-        if let Some(types) = config["layer_types"].as_array() {
+        if let Some(types) = config["layer_types"].as_array().filter(|_| of.arch != "gpt-oss") {
             let slides: Vec<i32> = types.iter().map(|kind| i32::from(kind == "sliding_attention")).collect();
             writer.wholes(&key("attention.sliding_window_pattern"), &slides);
         }
@@ -215,6 +221,9 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
             ("topk_group", "expert_group_used_count"),
         ] {
             n(name).into_iter().for_each(|n| writer.whole(&key(to), n));
+        }
+        if of.arch == "gpt-oss" {
+            writer.whole(&key("expert_feed_forward_length"), n("intermediate_size").unwrap());
         }
         if of.arch == "glm4moe" {
             writer.whole(&key("expert_gating_func"), 2);
@@ -300,8 +309,10 @@ fn convert(
     let kv_heads = n("num_key_value_heads").unwrap_or(heads);
     let mut stacks: Vec<(String, Vec<(usize, Stored)>)> = Vec::new();
     let mut all: Vec<(String, Stored)> = Vec::new();
-    for (name, mut stored) in tensors {
-        if let Some((stack, number)) = expert_of(&name) {
+    for (name, mut stored) in tensors.clone() {
+        if let Some(made) = changed::tensors(of.arch, &name, &tensors) {
+            all.extend(made);
+        } else if let Some((stack, number)) = expert_of(&name) {
             match stacks.iter_mut().find(|(name, _)| *name == stack) {
                 Some((_, members)) => members.push((number, stored)),
                 None => stacks.push((stack, vec![(number, stored)])),
@@ -362,10 +373,10 @@ fn fuse(all: &mut Vec<(String, Stored)>) {
     fuse_experts(all);
 }
 
-/// Puts gates and ups of stacked experts into one tensor.
+/// Puts gates and ups of stacked experts into one tensor, and their biases.
 fn fuse_experts(all: &mut Vec<(String, Stored)>) {
-    for layer in 0..8 {
-        let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps.weight");
+    for (layer, end) in (0..8).flat_map(|layer| ["weight", "bias"].map(|end| (layer, end))) {
+        let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps.{end}");
         if !all.iter().any(|(known, _)| *known == name("gate")) {
             continue;
         }
@@ -373,7 +384,8 @@ fn fuse_experts(all: &mut Vec<(String, Stored)>) {
         let each = gate.bytes.len() / gate.shape[0];
         let pairs = gate.bytes.chunks(each).zip(up.bytes.chunks(each));
         let bytes = pairs.flat_map(|(gate, up)| [gate, up].concat()).collect();
-        let shape = vec![gate.shape[0], 2 * gate.shape[1], gate.shape[2]];
+        let mut shape = gate.shape.clone();
+        shape[1] *= 2;
         all.push((name("gate_up"), Stored { shape, kind: gate.kind, bytes }));
     }
 }
@@ -424,7 +436,7 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         return Some(format!("{to}.{end}"));
     }
     let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
-    let after_attention = matches!(arch, "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe");
+    let after_attention = matches!(arch, "gpt-oss" | "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe");
     let part = match part {
         "input_layernorm" => "attn_norm",
         "post_attention_layernorm" if after_attention => "post_attention_norm",
@@ -442,7 +454,7 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" => "ffn_up",
         "mlp.down_proj" | "mlp.c_proj" => "ffn_down",
         "mlp.gate" if end == "e_score_correction_bias" => return Some(format!("blk.{layer}.exp_probs_b.bias")),
-        "mlp.gate" | "block_sparse_moe.gate" | "block_sparse_moe.router.layer" => "ffn_gate_inp",
+        "mlp.gate" | "mlp.router" | "block_sparse_moe.gate" | "block_sparse_moe.router.layer" => "ffn_gate_inp",
         "block_sparse_moe.output_linear" => "ffn_down_exps",
         "mlp.shared_experts.gate_proj" | "mlp.shared_expert.gate_proj" => "ffn_gate_shexp",
         "mlp.shared_experts.up_proj" | "mlp.shared_expert.up_proj" => "ffn_up_shexp",

@@ -58,8 +58,10 @@ pub struct Experts {
     pub parts: [&'static str; 3],
     /// The weights of those chosen add up to 1, where the file does not say.
     pub renormalised: bool,
-    /// `expert_gating_func`: 1 is softmax, 2 sigmoid.
+    /// `expert_gating_func`: 1 is softmax, 2 sigmoid, 3 softmax of the chosen alone.
     pub gating: u64,
+    /// Their matrices have biases.
+    pub biased: bool,
     /// There may be groups of experts, and a factor on the weights.
     pub grouped: bool,
 }
@@ -93,6 +95,7 @@ pub(super) const QWEN_EXPERTS: Experts = Experts {
     parts: ["mlp.experts.{e}.gate_proj", "mlp.experts.{e}.up_proj", "mlp.experts.{e}.down_proj"],
     renormalised: true,
     gating: 1,
+    biased: false,
     grouped: false,
 };
 
@@ -105,6 +108,15 @@ pub(super) const GRANITE_EXPERTS: Experts = Experts {
         "block_sparse_moe.experts.{e}.up_proj",
         "block_sparse_moe.experts.{e}.down_proj",
     ],
+    ..QWEN_EXPERTS
+};
+
+/// The experts of gpt-oss: the weights of those chosen are the softmax of their logits alone, and their matrices have biases.
+const GPT_OSS_EXPERTS: Experts = Experts {
+    model_type: "gpt_oss",
+    router: "mlp.router",
+    biased: true,
+    gating: 3,
     ..QWEN_EXPERTS
 };
 
@@ -143,7 +155,7 @@ pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
 ];
 
 /// The architectures that are read. Llama is the name of Mistral and Mixtral too; OLMo 3 goes by the name of OLMo 2.
-static ARCHITECTURES: [Architecture; 27] = [
+static ARCHITECTURES: [Architecture; 28] = [
     Architecture {
         name: "llama",
         model_type: "llama",
@@ -239,6 +251,23 @@ static ARCHITECTURES: [Architecture; 27] = [
             let normed = reading.has("blk.0.attn_q_norm.weight");
             reading.set("use_qk_norm", normed);
             reading.set_absent("first_k_dense_replace", 0);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Architecture {
+        name: "gpt-oss",
+        model_type: "gpt_oss",
+        experts: Some(GPT_OSS_EXPERTS),
+        windows: Windows::AllBut(2),
+        names: &[POST_NORMS[0]],
+        whole_names: &[("attn_sinks.weight", "self_attn.sinks")],
+        more: |reading| {
+            reading.required("attention.sliding_window")?;
+            let inner = reading.get("moe_intermediate_size").cloned().unwrap_or_default();
+            reading.set("intermediate_size", inner);
+            // No key says it: its config has it.
+            reading.set_in_scaling("truncate", false);
             Ok(())
         },
         ..PLAIN

@@ -153,6 +153,13 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// Sets a key of the rotary scaling, if there is one.
+    pub fn set_in_scaling(&mut self, key: &str, value: impl Into<Value>) {
+        if let Some(scaling) = self.config.get_mut("rope_scaling").and_then(Value::as_object_mut) {
+            scaling.insert(key.to_owned(), value.into());
+        }
+    }
+
     /// What the scores of Gemma 2 and 3 are scaled by. No key says it: in the model of so many layers it is the width of the
     /// stream divided by the heads, in all others that of a head.
     pub fn query_scale(&mut self, layers: u64) -> Result<()> {

@@ -1,0 +1,77 @@
+//! Tensors that a converter changes beyond their names: stacks whose columns take turns, 4-bit floats in other blocks.
+
+use super::Stored;
+use std::collections::BTreeMap;
+
+/// A checkpoint's tensors by name.
+type Checkpoint = BTreeMap<String, Stored>;
+
+/// What a tensor becomes, if it is such a one.
+pub fn tensors(arch: &str, name: &str, all: &Checkpoint) -> Option<Vec<(String, Stored)>> {
+    match arch {
+        "gpt-oss" => gpt_oss(name, all),
+        _ => None,
+    }
+}
+
+/// The layer of a tensor and its name there.
+fn in_layer(name: &str) -> Option<(&str, &str)> {
+    name.split_once("layers.")?.1.split_once('.')
+}
+
+/// Sinks, and experts whose gates and ups take turns.
+fn gpt_oss(name: &str, all: &Checkpoint) -> Option<Vec<(String, Stored)>> {
+    let (layer, part) = in_layer(name)?;
+    if part == "self_attn.sinks" {
+        return Some(vec![(format!("blk.{layer}.attn_sinks.weight"), all[name].clone())]);
+    }
+    let part = part.strip_prefix("mlp.experts.")?;
+    let (matrix, kind) = match part.strip_prefix("gate_up_proj") {
+        Some(kind) => ("gate_up", kind),
+        None => ("down", part.strip_prefix("down_proj")?),
+    };
+    let whole = match kind {
+        "_bias" => all[name].clone(),
+        "_blocks" => mxfp4(&all[name], &all[&name.replace("_blocks", "_scales")]),
+        "_scales" => return Some(Vec::new()),
+        _ => transposed(&all[name]),
+    };
+    let end = if kind == "_bias" { "bias" } else { "weight" };
+    let named = |part: &str, stored| (format!("blk.{layer}.ffn_{part}_exps.{end}"), stored);
+    Some(match matrix {
+        "gate_up" => vec![named("gate", every_second(&whole, 0)), named("up", every_second(&whole, 1))],
+        _ => vec![named("down", whole)],
+    })
+}
+
+/// Of each matrix of a stack the transposed one.
+pub fn transposed(stored: &Stored) -> Stored {
+    let &[count, rows, columns] = stored.shape.as_slice() else { panic!("{:?}", stored.shape) };
+    let size = stored.bytes.len() / (count * rows * columns);
+    let order = (0..count).flat_map(|e| {
+        (0..columns).flat_map(move |c| (0..rows).map(move |r| (e * rows * columns + r * columns + c) * size))
+    });
+    let bytes = order.flat_map(|at| stored.bytes[at..at + size].to_vec()).collect();
+    Stored { shape: vec![count, columns, rows], kind: stored.kind, bytes }
+}
+
+/// Every second row of each matrix of a stack, or every second element of each vector.
+fn every_second(stored: &Stored, first: usize) -> Stored {
+    let row = stored.bytes.len() / stored.shape[0] / stored.shape[1];
+    let bytes = stored.bytes.chunks(row).skip(first).step_by(2).flatten().copied().collect();
+    let mut shape = stored.shape.clone();
+    shape[1] /= 2;
+    Stored { shape, kind: stored.kind, bytes }
+}
+
+/// Blocks of 32 with the exponent in front; nibbles of neighbours become those of both halves.
+fn mxfp4(blocks: &Stored, scales: &Stored) -> Stored {
+    let &[count, rows, each, 16] = blocks.shape.as_slice() else { panic!("{:?}", blocks.shape) };
+    let mut bytes = Vec::new();
+    for (block, scale) in blocks.bytes.chunks(16).zip(&scales.bytes) {
+        let nibbles: Vec<u8> = block.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect();
+        bytes.push(*scale);
+        bytes.extend((0..16).map(|i| nibbles[i] | nibbles[16 + i] << 4));
+    }
+    Stored { shape: vec![count, rows, 32 * each], kind: 39, bytes }
+}

@@ -33,12 +33,15 @@ struct Conversion {
 
 const PLAIN: Conversion = Conversion { model_type: "", arch: "", permuted: false, whole_gains: false, partial: false };
 
-const CONVERSIONS: [Conversion; 31] = [
+const CONVERSIONS: [Conversion; 34] = [
     Conversion { model_type: "llama", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mistral", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mixtral", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "arcee", arch: "arcee", permuted: true, ..PLAIN },
     Conversion { model_type: "cohere2", arch: "cohere2", ..PLAIN },
+    Conversion { model_type: "deepseek_v2", arch: "deepseek2", ..PLAIN },
+    Conversion { model_type: "deepseek_v3", arch: "deepseek2", ..PLAIN },
+    Conversion { model_type: "glm4_moe_lite", arch: "deepseek2", ..PLAIN },
     Conversion { model_type: "ernie4_5", arch: "ernie4_5", ..PLAIN },
     Conversion { model_type: "exaone4", arch: "exaone4", ..PLAIN },
     Conversion { model_type: "gemma", arch: "gemma", whole_gains: true, ..PLAIN },
@@ -76,7 +79,7 @@ struct Stored {
 }
 
 /// A fixture of a family that GGUF files have; `None` for other families. `fused`: queries, keys and values in one tensor, and
-/// experts' gates and ups, as the converter writes them if asked to.
+/// experts' gates and ups, as the converter writes them if asked to; keys and values of DeepSeek's heads, as in older files.
 pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
     let read = |name: &str| std::fs::read(dir.join(name)).ok();
     // Some hold what is no JSON.
@@ -110,6 +113,9 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
     }
     let mut writer = Writer::default();
     metadata(&mut writer, of, &text);
+    if of.arch == "deepseek2" {
+        changed::latent_sizes(&mut writer, &text, fused);
+    }
     let mut tensors = std::collections::BTreeMap::new();
     for file in &files {
         for (name, view) in SafeTensors::deserialize(file).unwrap().iter() {
@@ -134,6 +140,9 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
 fn as_published(config: &mut Value) {
     match config["model_type"].as_str().unwrap() {
         "gemma2" | "gemma3_text" => config["query_pre_attn_scalar"] = config["head_dim"].as_u64().unwrap_or(256).into(),
+        "deepseek_v2" if config["rope_scaling"].is_object() => {
+            config["rope_scaling"]["mscale"] = config["rope_scaling"]["mscale_all_dim"].clone();
+        }
         "gpt_oss" => {
             config.as_object_mut().unwrap().remove("swiglu_limit");
         }
@@ -161,14 +170,17 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
     let x = |name: &str| config[name].as_f64();
     writer.text("general.architecture", of.arch);
     let (heads, layers) = (n("num_attention_heads").unwrap(), n("num_hidden_layers").unwrap());
-    let ahead = n("num_nextn_predict_layers").unwrap_or(0);
+    let without_them = config["model_type"] == "deepseek_v3";
+    let ahead = n("num_nextn_predict_layers").filter(|_| !without_them).unwrap_or(0);
     let head_dim = n("head_dim").unwrap_or_else(|| n("hidden_size").unwrap() / heads);
     writer.whole(&key("context_length"), n("max_position_embeddings").unwrap());
     writer.whole(&key("embedding_length"), n("hidden_size").unwrap());
     writer.whole(&key("block_count"), layers + ahead);
     writer.whole(&key("feed_forward_length"), n("intermediate_size").unwrap());
     writer.whole(&key("attention.head_count"), heads);
-    writer.whole(&key("attention.head_count_kv"), n("num_key_value_heads").unwrap_or(heads));
+    if of.arch != "deepseek2" {
+        writer.whole(&key("attention.head_count_kv"), n("num_key_value_heads").unwrap_or(heads));
+    }
     if ahead > 0 {
         writer.whole(&key("nextn_predict_layers"), ahead);
     }
@@ -230,7 +242,7 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
         }
         // What is false for all models of an architecture has no key.
         if !matches!(of.arch, "olmoe" | "qwen2moe") {
-            let renormalised = config["norm_topk_prob"].as_bool();
+            let renormalised = config["norm_topk_prob"].as_bool().filter(|b| *b || of.arch != "deepseek2");
             renormalised.into_iter().for_each(|b| writer.flag(&key("expert_weights_norm"), b));
         }
     }
@@ -286,7 +298,8 @@ fn rope(writer: &mut Writer, of: Conversion, config: &Value, head_dim: u64) {
                 ("beta_slow", "yarn_beta_slow"),
                 ("mscale_all_dim", "yarn_log_multiplier"),
             ] {
-                x(name).into_iter().for_each(|number| writer.number(&key(&format!("scaling.{to}")), number));
+                let by = if of.arch == "deepseek2" && name == "mscale_all_dim" { 0.1 } else { 1.0 };
+                x(name).into_iter().for_each(|number| writer.number(&key(&format!("scaling.{to}")), by * number));
             }
         }
     }
@@ -310,7 +323,7 @@ fn convert(
     let mut stacks: Vec<(String, Vec<(usize, Stored)>)> = Vec::new();
     let mut all: Vec<(String, Stored)> = Vec::new();
     for (name, mut stored) in tensors.clone() {
-        if let Some(made) = changed::tensors(of.arch, &name, &tensors) {
+        if let Some(made) = changed::tensors(of.arch, &name, &tensors, config, fused) {
             all.extend(made);
         } else if let Some((stack, number)) = expert_of(&name) {
             match stacks.iter_mut().find(|(name, _)| *name == stack) {
@@ -361,8 +374,11 @@ fn take(all: &mut Vec<(String, Stored)>, name: &str) -> Option<Stored> {
 /// Puts queries, keys and values of a layer into one tensor, and gates and ups of stacked experts.
 fn fuse(all: &mut Vec<(String, Stored)>) {
     for (layer, end) in (0..8).flat_map(|layer| ["weight", "bias"].map(|end| (layer, end))) {
-        let parts = ["q", "k", "v"].iter().filter_map(|part| take(all, &format!("blk.{layer}.attn_{part}.{end}")));
-        let parts: Vec<Stored> = parts.collect();
+        let names = ["q", "k", "v"].map(|part| format!("blk.{layer}.attn_{part}.{end}"));
+        if !names.iter().all(|name| all.iter().any(|(known, _)| known == name)) {
+            continue;
+        }
+        let parts: Vec<Stored> = names.iter().filter_map(|name| take(all, name)).collect();
         if let [q, k, v] = parts.as_slice() {
             let mut shape = q.shape.clone();
             shape[0] += k.shape[0] + v.shape[0];
@@ -436,7 +452,8 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         return Some(format!("{to}.{end}"));
     }
     let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
-    let after_attention = matches!(arch, "gpt-oss" | "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe");
+    let after_attention =
+        matches!(arch, "gpt-oss" | "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe");
     let part = match part {
         "input_layernorm" => "attn_norm",
         "post_attention_layernorm" if after_attention => "post_attention_norm",
@@ -448,6 +465,12 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         "self_attn.v_proj" => "attn_v",
         "self_attn.qkv_proj" => "attn_qkv",
         "self_attn.o_proj" => "attn_output",
+        "self_attn.q_a_proj" => "attn_q_a",
+        "self_attn.q_a_layernorm" => "attn_q_a_norm",
+        "self_attn.q_b_proj" => "attn_q_b",
+        "self_attn.kv_a_proj_with_mqa" => "attn_kv_a_mqa",
+        "self_attn.kv_a_layernorm" => "attn_kv_a_norm",
+        "self_attn.kv_b_proj" => "attn_kv_b",
         "self_attn.q_norm" | "self_attn.query_layernorm" => "attn_q_norm",
         "self_attn.k_norm" | "self_attn.key_layernorm" => "attn_k_norm",
         "mlp.gate_proj" => "ffn_gate",

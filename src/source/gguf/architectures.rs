@@ -7,6 +7,7 @@
 
 use super::config::Reading;
 use super::hybrids::HYBRIDS;
+use super::latent::DEEPSEEK2;
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
 use crate::source::files::quoted;
@@ -29,6 +30,8 @@ pub struct Architecture {
     pub centred: bool,
     /// A part of a head may rotate.
     pub partial: bool,
+    /// Keys and values of its heads are made of a latent.
+    pub latent: bool,
     /// Which layers have a sliding window.
     pub windows: Windows,
     /// Layers with a window rotate by a base of their own.
@@ -58,7 +61,7 @@ pub struct Experts {
     pub parts: [&'static str; 3],
     /// The weights of those chosen add up to 1, where the file does not say.
     pub renormalised: bool,
-    /// `expert_gating_func`: 1 is softmax, 2 sigmoid, 3 softmax of the chosen alone.
+    /// `expert_gating_func`: 1 is softmax, 2 sigmoid, 3 softmax of the chosen alone; 0 where the architecture has several.
     pub gating: u64,
     /// Their matrices have biases.
     pub biased: bool,
@@ -112,13 +115,8 @@ pub(super) const GRANITE_EXPERTS: Experts = Experts {
 };
 
 /// The experts of gpt-oss: the weights of those chosen are the softmax of their logits alone, and their matrices have biases.
-const GPT_OSS_EXPERTS: Experts = Experts {
-    model_type: "gpt_oss",
-    router: "mlp.router",
-    biased: true,
-    gating: 3,
-    ..QWEN_EXPERTS
-};
+const GPT_OSS_EXPERTS: Experts =
+    Experts { model_type: "gpt_oss", router: "mlp.router", biased: true, gating: 3, ..QWEN_EXPERTS };
 
 /// As Llama, but for experts and the order of rows.
 pub(super) const PLAIN: Architecture = Architecture {
@@ -129,6 +127,7 @@ pub(super) const PLAIN: Architecture = Architecture {
     adjacent_pairs: false,
     centred: false,
     partial: false,
+    latent: false,
     windows: Windows::No,
     local_base: None,
     names: &[],
@@ -155,7 +154,7 @@ pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
 ];
 
 /// The architectures that are read. Llama is the name of Mistral and Mixtral too; OLMo 3 goes by the name of OLMo 2.
-static ARCHITECTURES: [Architecture; 28] = [
+static ARCHITECTURES: [Architecture; 29] = [
     Architecture {
         name: "llama",
         model_type: "llama",
@@ -188,6 +187,7 @@ static ARCHITECTURES: [Architecture; 28] = [
         },
         ..PLAIN
     },
+    DEEPSEEK2,
     Architecture { name: "ernie4_5", model_type: "ernie4_5", ..PLAIN },
     Architecture { name: "exaone4", model_type: "exaone4", windows: Windows::AllBut(4), names: &POST_NORMS, ..PLAIN },
     Architecture { name: "gemma", model_type: "gemma", ..PLAIN },

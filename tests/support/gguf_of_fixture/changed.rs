@@ -1,14 +1,18 @@
-//! Tensors that a converter changes beyond their names: stacks whose columns take turns, 4-bit floats in other blocks.
+//! Tensors that a converter changes beyond their names: stacks whose columns take turns, 4-bit floats in other blocks, the matrix
+//! that makes keys and values of a latent.
 
 use super::Stored;
+use crate::support::gguf::Writer;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A checkpoint's tensors by name.
 type Checkpoint = BTreeMap<String, Stored>;
 
-/// What a tensor becomes, if it is such a one.
-pub fn tensors(arch: &str, name: &str, all: &Checkpoint) -> Option<Vec<(String, Stored)>> {
+/// What a tensor becomes, if it is such a one. `whole`: as older files have it.
+pub fn tensors(arch: &str, name: &str, all: &Checkpoint, config: &Value, whole: bool) -> Option<Vec<(String, Stored)>> {
     match arch {
+        "deepseek2" => deepseek(name, all, config, whole),
         "gpt-oss" => gpt_oss(name, all),
         _ => None,
     }
@@ -42,6 +46,57 @@ fn gpt_oss(name: &str, all: &Checkpoint) -> Option<Vec<(String, Stored)>> {
         "gate_up" => vec![named("gate", every_second(&whole, 0)), named("up", every_second(&whole, 1))],
         _ => vec![named("down", whole)],
     })
+}
+
+/// Keys and values of heads, the keys transposed; in older files as they were.
+fn deepseek(name: &str, all: &Checkpoint, config: &Value, whole: bool) -> Option<Vec<(String, Stored)>> {
+    let (layer, part) = in_layer(name)?;
+    let n = |key: &str| config[key].as_u64().unwrap() as usize;
+    if layer.parse::<usize>().unwrap() >= n("num_hidden_layers") && config["model_type"] != "glm4_moe_lite" {
+        return Some(Vec::new());
+    }
+    if part != "self_attn.kv_b_proj.weight" || whole {
+        return None;
+    }
+    let (heads, nope, values) = (n("num_attention_heads"), n("qk_nope_head_dim"), n("v_head_dim"));
+    let stored = &all[name];
+    let row = stored.bytes.len() / stored.shape[0];
+    let of = |first: usize, count: usize| {
+        let bytes = (0..heads).flat_map(|h| {
+            let begin = (h * (nope + values) + first) * row;
+            stored.bytes[begin..begin + count * row].to_vec()
+        });
+        Stored { shape: vec![heads, count, stored.shape[1]], kind: stored.kind, bytes: bytes.collect() }
+    };
+    let named = |part: &str, stored| (format!("blk.{layer}.attn_{part}_b.weight"), stored);
+    Some(vec![named("k", transposed(&of(0, nope))), named("v", of(nope, values))])
+}
+
+/// The keys that say how large heads are; in older files under other names.
+pub fn latent_sizes(writer: &mut Writer, config: &Value, whole: bool) {
+    let n = |key: &str| config[key].as_u64().unwrap();
+    let mut put = |key: &str, n: u64| writer.whole(&format!("deepseek2.{key}"), n);
+    let (rank, rope) = (n("kv_lora_rank"), n("qk_rope_head_dim"));
+    let (key, value) = (n("qk_nope_head_dim") + rope, n("v_head_dim"));
+    put("rope.dimension_count", rope);
+    put("attention.kv_lora_rank", rank);
+    config["q_lora_rank"].as_u64().into_iter().for_each(|rank| put("attention.q_lora_rank", rank));
+    if whole {
+        put("attention.head_count_kv", n("num_key_value_heads"));
+        put("attention.key_length", key);
+        put("attention.value_length", value);
+    } else {
+        put("attention.head_count_kv", 1);
+        put("attention.key_length", rank + rope);
+        put("attention.value_length", rank);
+        put("attention.key_length_mla", key);
+        put("attention.value_length_mla", value);
+    }
+    match config["scoring_func"].as_str() {
+        Some("sigmoid") => put("expert_gating_func", 2),
+        Some(_) if !whole => put("expert_gating_func", 1),
+        _ => {}
+    }
 }
 
 /// Of each matrix of a stack the transposed one.

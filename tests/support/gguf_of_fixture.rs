@@ -33,7 +33,7 @@ struct Conversion {
 
 const PLAIN: Conversion = Conversion { model_type: "", arch: "", permuted: false, whole_gains: false, partial: false };
 
-const CONVERSIONS: [Conversion; 34] = [
+const CONVERSIONS: [Conversion; 35] = [
     Conversion { model_type: "llama", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mistral", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mixtral", arch: "llama", permuted: true, ..PLAIN },
@@ -50,6 +50,7 @@ const CONVERSIONS: [Conversion; 34] = [
     Conversion { model_type: "glm", arch: "chatglm", partial: true, ..PLAIN },
     Conversion { model_type: "glm4", arch: "glm4", partial: true, ..PLAIN },
     Conversion { model_type: "glm4_moe", arch: "glm4moe", partial: true, ..PLAIN },
+    Conversion { model_type: "gpt_neox", arch: "gptneox", partial: true, ..PLAIN },
     Conversion { model_type: "gpt_oss", arch: "gpt-oss", ..PLAIN },
     Conversion { model_type: "granite", arch: "granite", permuted: true, ..PLAIN },
     Conversion { model_type: "granitemoe", arch: "granitemoe", permuted: true, ..PLAIN },
@@ -127,7 +128,7 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
                 (kind, bytes) =
                     (0, halves.flat_map(|&b| (half::bf16::from_le_bytes(b).to_f32() + 1.0).to_le_bytes()).collect());
             }
-            if name.starts_with("model.") || name.starts_with("lm_head") {
+            if ["model.", "lm_head", "gpt_neox.", "embed_out"].iter().any(|begin| name.starts_with(begin)) {
                 tensors.insert(name.to_owned(), Stored { shape: view.shape().to_vec(), kind, bytes });
             }
         }
@@ -205,7 +206,7 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
         x(name).into_iter().for_each(|number| writer.number(&key(to), number));
     }
     if of.partial {
-        let share = x("partial_rotary_factor").unwrap();
+        let share = x("partial_rotary_factor").or(x("rotary_pct")).unwrap();
         writer.whole(&key("rope.dimension_count"), (head_dim as f64 * share) as u64);
     }
     if let Some(beside) = config["use_parallel_residual"].as_bool() {
@@ -447,11 +448,19 @@ fn expert_of(name: &str) -> Option<(String, usize)> {
 
 fn gguf_name(arch: &str, name: &str) -> Option<String> {
     let (stem, end) = name.rsplit_once('.')?;
-    let whole = [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+    let whole = [
+        ("model.embed_tokens", "token_embd"),
+        ("gpt_neox.embed_in", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("gpt_neox.final_layer_norm", "output_norm"),
+        ("lm_head", "output"),
+        ("embed_out", "output"),
+    ];
     if let Some((_, to)) = whole.iter().find(|(from, _)| *from == stem) {
         return Some(format!("{to}.{end}"));
     }
-    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
+    let in_layer = stem.strip_prefix("model.layers.").or(stem.strip_prefix("gpt_neox.layers."));
+    let (layer, part) = in_layer?.split_once('.')?;
     let after_attention =
         matches!(arch, "gpt-oss" | "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe");
     let part = match part {
@@ -464,7 +473,7 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
         "self_attn.qkv_proj" => "attn_qkv",
-        "self_attn.o_proj" => "attn_output",
+        "self_attn.o_proj" | "attention.dense" => "attn_output",
         "self_attn.q_a_proj" => "attn_q_a",
         "self_attn.q_a_layernorm" => "attn_q_a_norm",
         "self_attn.q_b_proj" => "attn_q_b",
@@ -474,8 +483,8 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         "self_attn.q_norm" | "self_attn.query_layernorm" => "attn_q_norm",
         "self_attn.k_norm" | "self_attn.key_layernorm" => "attn_k_norm",
         "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" => "ffn_up",
-        "mlp.down_proj" | "mlp.c_proj" => "ffn_down",
+        "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" | "mlp.dense_h_to_4h" => "ffn_up",
+        "mlp.down_proj" | "mlp.c_proj" | "mlp.dense_4h_to_h" => "ffn_down",
         "mlp.gate" if end == "e_score_correction_bias" => return Some(format!("blk.{layer}.exp_probs_b.bias")),
         "mlp.gate" | "mlp.router" | "block_sparse_moe.gate" | "block_sparse_moe.router.layer" => "ffn_gate_inp",
         "block_sparse_moe.output_linear" => "ffn_down_exps",

@@ -154,7 +154,7 @@ pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
 ];
 
 /// The architectures that are read. Llama is the name of Mistral and Mixtral too; OLMo 3 goes by the name of OLMo 2.
-static ARCHITECTURES: [Architecture; 29] = [
+static ARCHITECTURES: [Architecture; 30] = [
     Architecture {
         name: "llama",
         model_type: "llama",
@@ -268,6 +268,34 @@ static ARCHITECTURES: [Architecture; 29] = [
             reading.set("intermediate_size", inner);
             // No key says it: its config has it.
             reading.set_in_scaling("truncate", false);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Architecture {
+        name: "gptneox",
+        model_type: "gpt_neox",
+        centred: true,
+        partial: true,
+        stem: "gpt_neox",
+        names: &[
+            ("attn_q", "attention.query"),
+            ("attn_k", "attention.key"),
+            ("attn_v", "attention.value"),
+            ("attn_output", "attention.dense"),
+            ("ffn_up", "mlp.dense_h_to_4h"),
+            ("ffn_down", "mlp.dense_4h_to_h"),
+        ],
+        outside: &[
+            ("token_embd", "gpt_neox.embed_in"),
+            ("output_norm", "gpt_neox.final_layer_norm"),
+            ("output", "embed_out"),
+        ],
+        more: |reading| {
+            let beside = reading.required_flag("use_parallel_residual")?;
+            reading.set("use_parallel_residual", beside);
+            // Rows of all queries, all keys and all values, where a checkpoint has those of a head together.
+            reading.set("qkv_apart", true);
             Ok(())
         },
         ..PLAIN

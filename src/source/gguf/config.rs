@@ -128,6 +128,12 @@ impl Reading<'_> {
         self.number(key)?.ok_or_else(|| self.metadata.wrong(&self.key(key), "a number"))
     }
 
+    /// A truth value that has to be there.
+    pub fn required_flag(&self, key: &str) -> Result<bool> {
+        let key = self.key(key);
+        self.metadata.flag(&key)?.ok_or_else(|| self.metadata.wrong(&key, "true or false"))
+    }
+
     /// Refuses a key that has another value than 0.
     pub fn refuse(&self, key: &str) -> Result<()> {
         let key = self.key(key);

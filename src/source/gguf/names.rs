@@ -104,11 +104,12 @@ impl Architecture {
             let rows = |heads: &str| n(heads)?.checked_mul(n("head_dim")?);
             let both = rows("num_attention_heads").zip(rows("num_key_value_heads"));
             let (q, kv) = both.ok_or_else(|| Error::internal("a config without heads"))?;
-            let named = |(name, rows): (&str, usize)| {
+            let named = |(part, rows): (&str, usize)| {
                 let shape = [rows].iter().chain(info.shape.iter().skip(1)).copied().collect();
-                Piece { name: format!("model.layers.{layer}.self_attn.{name}_proj.{end}"), shape }
+                let name = self.in_checkpoint(part).unwrap_or(part);
+                Piece { name: format!("{}.layers.{layer}.{name}.{end}", self.stem), shape }
             };
-            return Ok(Some([("q", q), ("k", kv), ("v", kv)].map(named).into()));
+            return Ok(Some([("attn_q", q), ("attn_k", kv), ("attn_v", kv)].map(named).into()));
         }
         let has = |experts: &&Experts| end == "weight" || experts.biased && end == "bias";
         let Some(experts) = self.experts.as_ref().filter(has) else { return Ok(None) };
@@ -140,6 +141,11 @@ impl Architecture {
         Ok(Some(pieces))
     }
 
+    /// The name in a checkpoint of a tensor of a layer.
+    fn in_checkpoint(&self, part: &str) -> Option<&'static str> {
+        self.names.iter().chain(&LAYER).find(|(from, _)| *from == part).map(|(_, to)| *to)
+    }
+
     fn renamed(&self, name: &str, config: &Value) -> Option<String> {
         let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(u64::MAX);
         if let Some((layer, part)) = in_layer(name)
@@ -161,8 +167,8 @@ impl Architecture {
         if in_layer(name)?.1 == CHOICE_BIAS.0 {
             return Some(format!("{}.layers.{layer}.{}", self.stem, CHOICE_BIAS.1));
         }
-        let found = match self.names.iter().chain(&LAYER).find(|(from, _)| *from == part) {
-            Some((_, to)) => (*to).to_owned(),
+        let found = match self.in_checkpoint(part) {
+            Some(to) => to.to_owned(),
             None => named_expert(self.experts.as_ref()?, part)?,
         };
         Some(format!("{}.layers.{layer}.{found}.{end}", self.stem))

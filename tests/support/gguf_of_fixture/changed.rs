@@ -14,6 +14,7 @@ pub fn tensors(arch: &str, name: &str, all: &Checkpoint, config: &Value, whole: 
     match arch {
         "deepseek2" => deepseek(name, all, config, whole),
         "gpt-oss" => gpt_oss(name, all),
+        "gptneox" => gpt_neox(name, all, config),
         _ => None,
     }
 }
@@ -46,6 +47,18 @@ fn gpt_oss(name: &str, all: &Checkpoint) -> Option<Vec<(String, Stored)>> {
         "gate_up" => vec![named("gate", every_second(&whole, 0)), named("up", every_second(&whole, 1))],
         _ => vec![named("down", whole)],
     })
+}
+
+/// Rows of all queries, then those of all keys and of all values, which were together for each head.
+fn gpt_neox(name: &str, all: &Checkpoint, config: &Value) -> Option<Vec<(String, Stored)>> {
+    let (layer, part) = in_layer(name)?;
+    let end = part.strip_prefix("attention.query_key_value.")?;
+    let (stored, heads) = (&all[name], config["num_attention_heads"].as_u64().unwrap() as usize);
+    let each = stored.bytes.len() / heads / 3;
+    let pieces = (0..3).flat_map(|part| stored.bytes.chunks(each).skip(part).step_by(3));
+    let bytes = pieces.flatten().copied().collect();
+    let made = Stored { shape: stored.shape.clone(), kind: stored.kind, bytes };
+    Some(vec![(format!("blk.{layer}.attn_qkv.{end}"), made)])
 }
 
 /// Keys and values of heads, the keys transposed; in older files as they were.

@@ -116,6 +116,7 @@ fn every_family_gives_what_its_folder_gives() {
         "olmo2 olmo2",
         "olmo2 olmo3",
         "olmoe olmoe",
+        "phi2 phi",
         "phi3 phi3",
         "qwen2 qwen2",
         "qwen2moe qwen2_moe",

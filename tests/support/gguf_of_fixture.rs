@@ -33,7 +33,7 @@ struct Conversion {
 
 const PLAIN: Conversion = Conversion { model_type: "", arch: "", permuted: false, whole_gains: false, partial: false };
 
-const CONVERSIONS: [Conversion; 35] = [
+const CONVERSIONS: [Conversion; 36] = [
     Conversion { model_type: "llama", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mistral", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mixtral", arch: "llama", permuted: true, ..PLAIN },
@@ -60,6 +60,7 @@ const CONVERSIONS: [Conversion; 35] = [
     Conversion { model_type: "olmo2", arch: "olmo2", ..PLAIN },
     Conversion { model_type: "olmo3", arch: "olmo2", ..PLAIN },
     Conversion { model_type: "olmoe", arch: "olmoe", ..PLAIN },
+    Conversion { model_type: "phi", arch: "phi2", partial: true, ..PLAIN },
     Conversion { model_type: "phi3", arch: "phi3", partial: true, ..PLAIN },
     Conversion { model_type: "qwen2", arch: "qwen2", ..PLAIN },
     Conversion { model_type: "qwen2_moe", arch: "qwen2moe", ..PLAIN },
@@ -452,6 +453,7 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         ("model.embed_tokens", "token_embd"),
         ("gpt_neox.embed_in", "token_embd"),
         ("model.norm", "output_norm"),
+        ("model.final_layernorm", "output_norm"),
         ("gpt_neox.final_layer_norm", "output_norm"),
         ("lm_head", "output"),
         ("embed_out", "output"),
@@ -473,7 +475,7 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
         "self_attn.qkv_proj" => "attn_qkv",
-        "self_attn.o_proj" | "attention.dense" => "attn_output",
+        "self_attn.o_proj" | "self_attn.dense" | "attention.dense" => "attn_output",
         "self_attn.q_a_proj" => "attn_q_a",
         "self_attn.q_a_layernorm" => "attn_q_a_norm",
         "self_attn.q_b_proj" => "attn_q_b",
@@ -483,8 +485,8 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         "self_attn.q_norm" | "self_attn.query_layernorm" => "attn_q_norm",
         "self_attn.k_norm" | "self_attn.key_layernorm" => "attn_k_norm",
         "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" | "mlp.dense_h_to_4h" => "ffn_up",
-        "mlp.down_proj" | "mlp.c_proj" | "mlp.dense_4h_to_h" => "ffn_down",
+        "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" | "mlp.fc1" | "mlp.dense_h_to_4h" => "ffn_up",
+        "mlp.down_proj" | "mlp.c_proj" | "mlp.fc2" | "mlp.dense_4h_to_h" => "ffn_down",
         "mlp.gate" if end == "e_score_correction_bias" => return Some(format!("blk.{layer}.exp_probs_b.bias")),
         "mlp.gate" | "mlp.router" | "block_sparse_moe.gate" | "block_sparse_moe.router.layer" => "ffn_gate_inp",
         "block_sparse_moe.output_linear" => "ffn_down_exps",

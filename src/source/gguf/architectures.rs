@@ -154,7 +154,7 @@ pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
 ];
 
 /// The architectures that are read. Llama is the name of Mistral and Mixtral too; OLMo 3 goes by the name of OLMo 2.
-static ARCHITECTURES: [Architecture; 30] = [
+static ARCHITECTURES: [Architecture; 31] = [
     Architecture {
         name: "llama",
         model_type: "llama",
@@ -353,6 +353,15 @@ static ARCHITECTURES: [Architecture; 30] = [
         name: "olmoe",
         model_type: "olmoe",
         experts: Some(Experts { model_type: "olmoe", renormalised: false, ..QWEN_EXPERTS }),
+        ..PLAIN
+    },
+    Architecture {
+        name: "phi2",
+        model_type: "phi",
+        centred: true,
+        partial: true,
+        names: &[("attn_output", "self_attn.dense"), ("ffn_up", "mlp.fc1"), ("ffn_down", "mlp.fc2")],
+        outside: &[("output_norm", "model.final_layernorm")],
         ..PLAIN
     },
     Architecture {

@@ -109,6 +109,7 @@ fn every_family_gives_what_its_folder_gives() {
         "llama llama",
         "llama mistral",
         "llama mixtral",
+        "mellum mellum",
         "mistral3 ministral3",
         "nemotron nemotron",
         "nemotron_h nemotron_h",

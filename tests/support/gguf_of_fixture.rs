@@ -33,7 +33,7 @@ struct Conversion {
 
 const PLAIN: Conversion = Conversion { model_type: "", arch: "", permuted: false, whole_gains: false, partial: false };
 
-const CONVERSIONS: [Conversion; 36] = [
+const CONVERSIONS: [Conversion; 37] = [
     Conversion { model_type: "llama", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mistral", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mixtral", arch: "llama", permuted: true, ..PLAIN },
@@ -55,6 +55,7 @@ const CONVERSIONS: [Conversion; 36] = [
     Conversion { model_type: "granite", arch: "granite", permuted: true, ..PLAIN },
     Conversion { model_type: "granitemoe", arch: "granitemoe", permuted: true, ..PLAIN },
     Conversion { model_type: "hunyuan_v1_dense", arch: "hunyuan-dense", ..PLAIN },
+    Conversion { model_type: "mellum", arch: "mellum", ..PLAIN },
     Conversion { model_type: "ministral3", arch: "mistral3", permuted: true, ..PLAIN },
     Conversion { model_type: "nemotron", arch: "nemotron", whole_gains: true, partial: true, ..PLAIN },
     Conversion { model_type: "olmo2", arch: "olmo2", ..PLAIN },

@@ -9,6 +9,7 @@ use super::config::Reading;
 use super::hybrids::HYBRIDS;
 use super::latent::DEEPSEEK2;
 use super::metadata::Metadata;
+use super::names::ROUTER;
 use crate::error::{Error, Result};
 use crate::source::files::quoted;
 use serde_json::json;
@@ -154,7 +155,7 @@ pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
 ];
 
 /// The architectures that are read. Llama is the name of Mistral and Mixtral too; OLMo 3 goes by the name of OLMo 2.
-static ARCHITECTURES: [Architecture; 31] = [
+static ARCHITECTURES: [Architecture; 32] = [
     Architecture {
         name: "llama",
         model_type: "llama",
@@ -324,6 +325,21 @@ static ARCHITECTURES: [Architecture; 31] = [
         name: "hunyuan-dense",
         model_type: "hunyuan_v1_dense",
         names: &[("attn_q_norm", "self_attn.query_layernorm"), ("attn_k_norm", "self_attn.key_layernorm")],
+        ..PLAIN
+    },
+    Architecture {
+        name: "mellum",
+        model_type: "mellum",
+        experts: Some(Experts { model_type: "mellum", ..QWEN_EXPERTS }),
+        windows: Windows::AllBut(4),
+        local_base: Some(LocalBase::Same),
+        more: |reading| {
+            let sparse = |layer| reading.has(&format!("blk.{layer}.{ROUTER}.weight"));
+            let of = |layer| if sparse(layer) { "sparse" } else { "dense" };
+            let types: Vec<&str> = (0..reading.layers()).map(of).collect();
+            reading.set("mlp_layer_types", types);
+            Ok(())
+        },
         ..PLAIN
     },
     Architecture {

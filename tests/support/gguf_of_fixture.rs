@@ -94,7 +94,10 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
         return Some(converted);
     }
     let text = if whole["text_config"].is_object() { &whole["text_config"] } else { &whole };
-    let of = *CONVERSIONS.iter().find(|of| text["model_type"] == of.model_type)?;
+    let mut of = *CONVERSIONS.iter().find(|of| text["model_type"] == of.model_type)?;
+    if text["use_bidirectional_attention"] == true {
+        of.arch = "gemma-embedding";
+    }
     if text["qk_layernorm"] == true {
         return None;
     }
@@ -123,6 +126,9 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
     for file in &files {
         for (name, view) in SafeTensors::deserialize(file).unwrap().iter() {
             let name = name.strip_prefix("language_model.").unwrap_or(name);
+            // Embedding models are saved so.
+            let bare = ["layers.", "embed_tokens.", "norm."].iter().any(|begin| name.starts_with(begin));
+            let name = &if bare { format!("model.{name}") } else { name.to_owned() };
             let (mut kind, mut bytes) = (kind(view.dtype()), view.data().to_vec());
             if of.whole_gains && name.ends_with("norm.weight") {
                 assert_eq!(view.dtype(), Dtype::BF16);
@@ -136,6 +142,9 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
         }
     }
     convert(&mut writer, of, &text, tensors, fused);
+    if dir.join("modules.json").is_file() {
+        changed::embedding(&mut writer, of.arch, dir);
+    }
     Some(Converted { arch: of.arch, writer, config })
 }
 
@@ -259,7 +268,7 @@ fn rope(writer: &mut Writer, of: Conversion, config: &Value, head_dim: u64) {
         true => (&new["full_attention"], new["sliding_attention"]["rope_theta"].as_f64()),
         false => (new, config["rope_local_base_freq"].as_f64()),
     };
-    let usual = if of.arch == "gemma3" { 1e6 } else { 1e4 };
+    let usual = if of.arch.starts_with("gemma") { 1e6 } else { 1e4 };
     let theta = config["rope_theta"].as_f64().or(new["rope_theta"].as_f64()).unwrap_or(usual);
     let scaling = if new.is_object() { new } else { &config["rope_scaling"] };
     let x = |name: &str| scaling[name].as_f64();
@@ -464,8 +473,10 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
     }
     let in_layer = stem.strip_prefix("model.layers.").or(stem.strip_prefix("gpt_neox.layers."));
     let (layer, part) = in_layer?.split_once('.')?;
-    let after_attention =
-        matches!(arch, "gpt-oss" | "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe");
+    let after_attention = matches!(
+        arch,
+        "gpt-oss" | "gemma-embedding" | "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe"
+    );
     let part = match part {
         "input_layernorm" => "attn_norm",
         "post_attention_layernorm" if after_attention => "post_attention_norm",

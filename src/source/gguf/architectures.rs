@@ -155,7 +155,7 @@ pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
 ];
 
 /// The architectures that are read. Llama is the name of Mistral and Mixtral too; OLMo 3 goes by the name of OLMo 2.
-static ARCHITECTURES: [Architecture; 32] = [
+static ARCHITECTURES: [Architecture; 33] = [
     Architecture {
         name: "llama",
         model_type: "llama",
@@ -213,6 +213,18 @@ static ARCHITECTURES: [Architecture; 32] = [
         names: &SANDWICH,
         numbers: &[("final_logit_softcapping", "final_logit_softcapping")],
         more: |reading| reading.query_scale(62),
+        ..PLAIN
+    },
+    Architecture {
+        name: "gemma-embedding",
+        model_type: "gemma3_text",
+        windows: Windows::AllBut(6),
+        local_base: Some(LocalBase::Usual),
+        names: &SANDWICH,
+        more: |reading| {
+            reading.set("use_bidirectional_attention", true);
+            reading.query_scale(62)
+        },
         ..PLAIN
     },
     Architecture {

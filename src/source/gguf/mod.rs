@@ -8,6 +8,7 @@
 
 mod architectures;
 mod config;
+mod embedding;
 mod header;
 mod hybrids;
 mod latent;
@@ -22,6 +23,7 @@ mod tokenizer;
 pub use split::in_folder;
 
 use super::bytes::Bytes;
+use super::embedding::EmbeddingModules;
 use super::safetensors::{Budget, Stored};
 use super::shard::Shard;
 use super::text_files::{NamedTemplate, SpecialTokens};
@@ -31,6 +33,7 @@ use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use architectures::Architecture;
 use config::RotaryFactors;
+use embedding::Embedding;
 use header::{Fault, Header};
 use latent::Joined;
 use metadata::Metadata;
@@ -64,6 +67,7 @@ pub struct Gguf {
     sibling_agrees: bool,
     warnings: Vec<String>,
     weights: WeightFiles,
+    embedding: Embedding,
     /// Matrices that are made of several tensors.
     joined: Vec<Joined>,
     /// With them what [`ModelSource::tensors`] lists; empty where there are none.
@@ -122,6 +126,7 @@ impl Gguf {
             sibling_agrees: false,
             warnings: Vec::new(),
             weights: WeightFiles::text_only(&first.shown),
+            embedding: Embedding::default(),
             joined: Vec::new(),
             infos: Vec::new(),
         };
@@ -137,6 +142,7 @@ impl Gguf {
                 opened.iter().flat_map(|file| &file.header.tensors).map(|stored| &stored.info).collect();
             let config = architecture.config(metadata, &tensors, rotary_factors(&opened)?)?;
             gguf.adjacent_pairs = architecture.adjacent_pairs;
+            gguf.embedding = Embedding::read(metadata, architecture.name, &opened)?;
             gguf.weights = weights(&gguf.subject, opened, architecture, &config)?;
             if architecture.latent {
                 gguf.join(&config)?;
@@ -238,6 +244,10 @@ impl ModelSource for Gguf {
 
     fn named_templates(&self) -> &[NamedTemplate] {
         &self.named_templates
+    }
+
+    fn embedding_modules(&self) -> Result<Option<EmbeddingModules>> {
+        self.embedding.modules(&self.subject)
     }
 
     fn tensors(&self) -> Result<&[TensorInfo]> {
@@ -349,8 +359,9 @@ fn factors(opened: &[Opened], name: &str) -> Result<Option<Vec<f32>>> {
 fn weights(subject: &str, opened: Vec<Opened>, architecture: &Architecture, config: &Value) -> Result<WeightFiles> {
     let mut shards = Vec::new();
     for Opened { file, path, shown, file_bytes, header, .. } in opened {
-        let read_already = |stored: &Stored| RotaryFactors::NAMES.contains(&stored.info.name.as_str());
-        let tensors = header.tensors.into_iter().filter(|stored| !read_already(stored)).collect();
+        // They are read otherwise.
+        let apart = |name: &str| RotaryFactors::NAMES.contains(&name) || embedding::DENSE.contains(&name);
+        let tensors = header.tensors.into_iter().filter(|stored| !apart(&stored.info.name)).collect();
         let tensors: Vec<Stored> = architecture.tensors(tensors, config, &shown)?;
         shards.push(Shard::of(&file, path, file_bytes, header.data_begin, tensors));
     }

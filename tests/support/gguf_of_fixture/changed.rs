@@ -3,8 +3,10 @@
 
 use super::Stored;
 use crate::support::gguf::Writer;
+use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A checkpoint's tensors by name.
 type Checkpoint = BTreeMap<String, Stored>;
@@ -109,6 +111,22 @@ pub fn latent_sizes(writer: &mut Writer, config: &Value, whole: bool) {
         Some("sigmoid") => put("expert_gating_func", 2),
         Some(_) if !whole => put("expert_gating_func", 1),
         _ => {}
+    }
+}
+
+/// The pooling of an embedding model and its dense layers.
+pub fn embedding(writer: &mut Writer, arch: &str, dir: &Path) {
+    let text = std::fs::read_to_string(dir.join("1_Pooling/config.json")).unwrap();
+    let pooling: Value = serde_json::from_str(&text).unwrap();
+    let set = |mode: &str| pooling[format!("pooling_mode_{mode}")] == true;
+    let kind = if set("mean_tokens") { 1 } else { 3 };
+    assert!(kind == 1 || set("lasttoken"), "{pooling}");
+    writer.whole(&format!("{arch}.pooling_type"), kind);
+    for (folder, name) in [("2_Dense", "dense_2.weight"), ("3_Dense", "dense_3.weight")] {
+        let Ok(bytes) = std::fs::read(dir.join(folder).join("model.safetensors")) else { continue };
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let layer = tensors.tensor("linear.weight").unwrap();
+        writer.tensor(name, layer.shape(), crate::support::gguf::kind(layer.dtype()), layer.data().to_vec());
     }
 }
 

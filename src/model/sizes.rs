@@ -47,7 +47,8 @@ pub(super) fn quantized_matrices(
 pub struct WeightBytes {
     /// Tensors that are used as they are stored.
     pub kept: u64,
-    /// Quantized matrices, the dense layers of embeddings, or all weights in a device's own form: memory of their own.
+    /// Quantized matrices, tensors that a source makes, the dense layers of embeddings, or all weights in a device's own form:
+    /// memory of their own.
     pub quantized: u64,
     /// What those are made from, as stored.
     pub made_from: u64,
@@ -92,7 +93,10 @@ impl Tensors for Scale<'_> {
         let changed = part.change != Change::None || scaled.is_some();
         let made = |info: &TensorInfo| scaled.unwrap_or_else(|| part.made(info.dtype));
         let own = match (self.device, info) {
-            (None, Some(info)) if changed && scheme.is_none() => Some(part.bytes_of(made(info))),
+            // Memory of the process's own.
+            (None, Some(info)) if (changed || self.source.is_made(&part.name)) && scheme.is_none() => {
+                Some(part.bytes_of(made(info)))
+            }
             (None, _) => panels.map(|bytes| bytes as u64),
             (Some(_), None) => Some(0),
             (Some(bytes), Some(info)) => {

@@ -105,6 +105,11 @@ pub trait ModelSource: Send + Sync {
         let _ = name;
         None
     }
+    /// Whether a tensor is made when it is asked for, in memory of its own, of what the files have.
+    fn is_made(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
     /// One tensor with its bytes: little-endian, row-major, and aligned to the element size. A tensor that lies
     /// misaligned in a mapped file is copied, by each call.
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>>;

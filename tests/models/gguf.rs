@@ -14,13 +14,13 @@ use astrai::text::Tokenizer;
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
-fn written(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn written(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, bytes).unwrap();
     path
 }
 
-fn open(path: &Path, compute: Type) -> Engine {
+pub fn open(path: &Path, compute: Type) -> Engine {
     let options = EngineOptions {
         compute,
         threads: 2,
@@ -48,7 +48,7 @@ fn answer(engine: &Engine, prompt: &[u32]) -> Event {
     }
 }
 
-fn prompt(len: usize, vocab: u32) -> Vec<u32> {
+pub fn prompt(len: usize, vocab: u32) -> Vec<u32> {
     (0..len as u32).map(|i| (i * 37 + 11) % vocab).collect()
 }
 
@@ -87,6 +87,8 @@ fn every_family_gives_what_its_folder_gives() {
         "arcee arcee",
         "chatglm glm",
         "cohere2 cohere2",
+        "deepseek2 deepseek_v2",
+        "deepseek2 deepseek_v3",
         "ernie4_5 ernie4_5",
         "exaone4 exaone4",
         "falcon-h1 falcon_h1",
@@ -96,6 +98,8 @@ fn every_family_gives_what_its_folder_gives() {
         "gemma4 gemma4_text",
         "glm4 glm4",
         "glm4moe glm4_moe",
+        "gpt-oss gpt_oss",
+        "gptneox gpt_neox",
         "granite granite",
         "granitehybrid granitemoehybrid",
         "granitemoe granitemoe",
@@ -105,6 +109,7 @@ fn every_family_gives_what_its_folder_gives() {
         "llama llama",
         "llama mistral",
         "llama mixtral",
+        "mellum mellum",
         "mistral3 ministral3",
         "nemotron nemotron",
         "nemotron_h nemotron_h",
@@ -112,6 +117,7 @@ fn every_family_gives_what_its_folder_gives() {
         "olmo2 olmo2",
         "olmo2 olmo3",
         "olmoe olmoe",
+        "phi2 phi",
         "phi3 phi3",
         "qwen2 qwen2",
         "qwen2moe qwen2_moe",
@@ -222,7 +228,7 @@ fn split_files_and_folders_that_hold_one_model() {
     assert!(error.message.contains("name one of them"), "{error}");
 }
 
-fn headers(dir: &Path, bytes: &[u8]) -> Result<Gguf, Error> {
+pub fn headers(dir: &Path, bytes: &[u8]) -> Result<Gguf, Error> {
     Gguf::headers(&written(dir, "hostile.gguf", bytes), false)
 }
 
@@ -315,6 +321,12 @@ fn keys_that_are_missing_or_not_understood_are_named() {
         ("glm4_moe", "glm4moe.expert_used_count"),
         ("ministral3", "mistral3.rope.scaling.original_context_length"),
         ("nemotron", "nemotron.attention.head_count"),
+        ("gpt_neox", "gptneox.use_parallel_residual"),
+        ("gpt_oss", "gpt-oss.attention.sliding_window"),
+        ("deepseek_v3", "deepseek2.attention.kv_lora_rank"),
+        ("deepseek_v3", "deepseek2.attention.q_lora_rank"),
+        ("deepseek_v3", "deepseek2.attention.value_length_mla"),
+        ("deepseek_v3", "deepseek2.expert_count"),
     ] {
         refused(key, of(fixture).without(key), &[key, "is missing"]);
     }
@@ -324,7 +336,11 @@ fn keys_that_are_missing_or_not_understood_are_named() {
         writer
     };
     type Case<'a> = (&'a str, &'a dyn Fn(&mut Writer), &'a [&'a str]);
-    let cases: [Case; 12] = [
+    let cases: [Case; 16] = [
+        ("deepseek_v2", &|w| w.whole("deepseek2.attention.temperature_scale", 1), &["deepseek2.attention.temperature"]),
+        ("glm4_moe_lite", &|w| w.whole("deepseek2.expert_gating_func", 3), &["deepseek2.expert_gating_func is 3"]),
+        ("gpt_oss", &|w| w.whole("gpt-oss.expert_gating_func", 1), &["gpt-oss.expert_gating_func is 1"]),
+        ("gpt_oss", &|w| w.tensor("blk.9.ffn_up_exps.bias", &[4], 0, vec![0; 16]), &["stack of biases"]),
         ("glm4", &|w| w.wholes("glm4.rope.dimension_sections", &[8, 12, 12, 0]), &["glm4.rope.dimension_sections"]),
         ("seed_oss", &|w| w.whole("seed_oss.attention.sliding_window", 64), &["seed_oss.attention.sliding_window"]),
         ("gemma", &|w| w.whole("gemma.rope.dimension_count", 6), &["gemma.rope.dimension_count"]),
@@ -348,6 +364,11 @@ fn keys_that_are_missing_or_not_understood_are_named() {
     let fused = || of_fixture(&crate::support::models::fixture("glm4"), true).unwrap().writer;
     let odd = fused().with_shape("blk.1.attn_qkv.weight", &[95, 32]);
     refused("rows", odd, &["blk.1.attn_qkv.weight", "cannot be taken apart"]);
+    let odd = of("deepseek_v3").with_shape("blk.1.attn_k_b.weight", &[4, 10, 14]);
+    refused("keys", odd, &["blk.1.attn_k_b.weight", "[4, 10, 14]", "[4, 14, 10]"]);
+    let mut long = of("deepseek_v2").without("deepseek2.rope.dimension_count");
+    long.whole("deepseek2.rope.dimension_count", 16);
+    refused("rotated", long, &["deepseek2.attention.key_length_mla is 16", "16 elements"]);
 }
 
 /// Headers with bytes changed, cut and repeated: an error or a model, never a panic. `ASTRAI_TEST_ROUNDS` sets how many.
@@ -365,12 +386,18 @@ fn damaged_headers_never_panic() {
     }
     let fixture = |name: &str| of_fixture(&crate::support::models::fixture(name), true).unwrap().writer;
     // Of the others, what is before the weights.
-    let files: Vec<(Vec<u8>, usize)> = [(writer, usize::MAX), (fixture("gemma3"), 3000), (fixture("glm4_moe"), 4000)]
-        .map(|(writer, most)| (writer.file(), most))
-        .into();
+    let files: Vec<(Vec<u8>, usize)> = [
+        (writer, usize::MAX),
+        (fixture("gemma3"), 3000),
+        (fixture("glm4_moe"), 4000),
+        (fixture("gpt_oss"), 4000),
+        (of_fixture(&crate::support::models::fixture("deepseek_v3"), false).unwrap().writer, 4000),
+    ]
+    .map(|(writer, most)| (writer.file(), most))
+    .into();
     let (mut opened, mut refused) = (0, 0);
     for round in 0..rounds {
-        let (file, most) = &files[if round % 4 < 2 { 0 } else { round % 4 - 1 }];
+        let (file, most) = &files[if round % 6 < 2 { 0 } else { round % 6 - 1 }];
         let mut bytes = file.clone();
         for _ in 0..1 + random.below(4) {
             let at = random.below(bytes.len().min(*most));

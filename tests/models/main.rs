@@ -5,6 +5,8 @@
 mod eight_bit_floats;
 mod embeddings;
 mod gguf;
+mod gguf_embeddings;
+mod gguf_latent;
 mod hostile_files;
 mod hostile_models;
 mod parity;

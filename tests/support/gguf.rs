@@ -147,6 +147,8 @@ pub fn kind(dtype: safetensors::Dtype) -> u32 {
         safetensors::Dtype::F32 => 0,
         safetensors::Dtype::F16 => 1,
         safetensors::Dtype::BF16 => 30,
+        // Bytes, which a converter writes in no file.
+        safetensors::Dtype::U8 => 24,
         other => panic!("{other:?}"),
     }
 }

@@ -1,6 +1,7 @@
 //! The fixtures' checkpoints as a converter writes them into GGUF files: with its names and keys, rows of queries and keys
 //! permuted and one added to the gains of norms where it does so, experts stacked.
 
+mod changed;
 mod hybrid;
 
 use crate::support::gguf::{Writer, kind};
@@ -32,12 +33,15 @@ struct Conversion {
 
 const PLAIN: Conversion = Conversion { model_type: "", arch: "", permuted: false, whole_gains: false, partial: false };
 
-const CONVERSIONS: [Conversion; 30] = [
+const CONVERSIONS: [Conversion; 37] = [
     Conversion { model_type: "llama", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mistral", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "mixtral", arch: "llama", permuted: true, ..PLAIN },
     Conversion { model_type: "arcee", arch: "arcee", permuted: true, ..PLAIN },
     Conversion { model_type: "cohere2", arch: "cohere2", ..PLAIN },
+    Conversion { model_type: "deepseek_v2", arch: "deepseek2", ..PLAIN },
+    Conversion { model_type: "deepseek_v3", arch: "deepseek2", ..PLAIN },
+    Conversion { model_type: "glm4_moe_lite", arch: "deepseek2", ..PLAIN },
     Conversion { model_type: "ernie4_5", arch: "ernie4_5", ..PLAIN },
     Conversion { model_type: "exaone4", arch: "exaone4", ..PLAIN },
     Conversion { model_type: "gemma", arch: "gemma", whole_gains: true, ..PLAIN },
@@ -46,14 +50,18 @@ const CONVERSIONS: [Conversion; 30] = [
     Conversion { model_type: "glm", arch: "chatglm", partial: true, ..PLAIN },
     Conversion { model_type: "glm4", arch: "glm4", partial: true, ..PLAIN },
     Conversion { model_type: "glm4_moe", arch: "glm4moe", partial: true, ..PLAIN },
+    Conversion { model_type: "gpt_neox", arch: "gptneox", partial: true, ..PLAIN },
+    Conversion { model_type: "gpt_oss", arch: "gpt-oss", ..PLAIN },
     Conversion { model_type: "granite", arch: "granite", permuted: true, ..PLAIN },
     Conversion { model_type: "granitemoe", arch: "granitemoe", permuted: true, ..PLAIN },
     Conversion { model_type: "hunyuan_v1_dense", arch: "hunyuan-dense", ..PLAIN },
+    Conversion { model_type: "mellum", arch: "mellum", ..PLAIN },
     Conversion { model_type: "ministral3", arch: "mistral3", permuted: true, ..PLAIN },
     Conversion { model_type: "nemotron", arch: "nemotron", whole_gains: true, partial: true, ..PLAIN },
     Conversion { model_type: "olmo2", arch: "olmo2", ..PLAIN },
     Conversion { model_type: "olmo3", arch: "olmo2", ..PLAIN },
     Conversion { model_type: "olmoe", arch: "olmoe", ..PLAIN },
+    Conversion { model_type: "phi", arch: "phi2", partial: true, ..PLAIN },
     Conversion { model_type: "phi3", arch: "phi3", partial: true, ..PLAIN },
     Conversion { model_type: "qwen2", arch: "qwen2", ..PLAIN },
     Conversion { model_type: "qwen2_moe", arch: "qwen2moe", ..PLAIN },
@@ -66,6 +74,7 @@ const CONVERSIONS: [Conversion; 30] = [
 ];
 
 /// A tensor of a checkpoint.
+#[derive(Clone)]
 struct Stored {
     shape: Vec<usize>,
     kind: u32,
@@ -73,7 +82,7 @@ struct Stored {
 }
 
 /// A fixture of a family that GGUF files have; `None` for other families. `fused`: queries, keys and values in one tensor, and
-/// experts' gates and ups, as the converter writes them if asked to.
+/// experts' gates and ups, as the converter writes them if asked to; keys and values of DeepSeek's heads, as in older files.
 pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
     let read = |name: &str| std::fs::read(dir.join(name)).ok();
     // Some hold what is no JSON.
@@ -85,7 +94,10 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
         return Some(converted);
     }
     let text = if whole["text_config"].is_object() { &whole["text_config"] } else { &whole };
-    let of = *CONVERSIONS.iter().find(|of| text["model_type"] == of.model_type)?;
+    let mut of = *CONVERSIONS.iter().find(|of| text["model_type"] == of.model_type)?;
+    if text["use_bidirectional_attention"] == true {
+        of.arch = "gemma-embedding";
+    }
     if text["qk_layernorm"] == true {
         return None;
     }
@@ -107,10 +119,16 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
     }
     let mut writer = Writer::default();
     metadata(&mut writer, of, &text);
+    if of.arch == "deepseek2" {
+        changed::latent_sizes(&mut writer, &text, fused);
+    }
     let mut tensors = std::collections::BTreeMap::new();
     for file in &files {
         for (name, view) in SafeTensors::deserialize(file).unwrap().iter() {
             let name = name.strip_prefix("language_model.").unwrap_or(name);
+            // Embedding models are saved so.
+            let bare = ["layers.", "embed_tokens.", "norm."].iter().any(|begin| name.starts_with(begin));
+            let name = &if bare { format!("model.{name}") } else { name.to_owned() };
             let (mut kind, mut bytes) = (kind(view.dtype()), view.data().to_vec());
             if of.whole_gains && name.ends_with("norm.weight") {
                 assert_eq!(view.dtype(), Dtype::BF16);
@@ -118,12 +136,15 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
                 (kind, bytes) =
                     (0, halves.flat_map(|&b| (half::bf16::from_le_bytes(b).to_f32() + 1.0).to_le_bytes()).collect());
             }
-            if name.starts_with("model.") || name.starts_with("lm_head") {
+            if ["model.", "lm_head", "gpt_neox.", "embed_out"].iter().any(|begin| name.starts_with(begin)) {
                 tensors.insert(name.to_owned(), Stored { shape: view.shape().to_vec(), kind, bytes });
             }
         }
     }
     convert(&mut writer, of, &text, tensors, fused);
+    if dir.join("modules.json").is_file() {
+        changed::embedding(&mut writer, of.arch, dir);
+    }
     Some(Converted { arch: of.arch, writer, config })
 }
 
@@ -131,6 +152,12 @@ pub fn of_fixture(dir: &Path, fused: bool) -> Option<Converted> {
 fn as_published(config: &mut Value) {
     match config["model_type"].as_str().unwrap() {
         "gemma2" | "gemma3_text" => config["query_pre_attn_scalar"] = config["head_dim"].as_u64().unwrap_or(256).into(),
+        "deepseek_v2" if config["rope_scaling"].is_object() => {
+            config["rope_scaling"]["mscale"] = config["rope_scaling"]["mscale_all_dim"].clone();
+        }
+        "gpt_oss" => {
+            config.as_object_mut().unwrap().remove("swiglu_limit");
+        }
         "smollm3" => config["no_rope_layers"] = Value::Null,
         // The converter leaves it out.
         "starcoder2" => config["sliding_window"] = Value::Null,
@@ -155,14 +182,17 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
     let x = |name: &str| config[name].as_f64();
     writer.text("general.architecture", of.arch);
     let (heads, layers) = (n("num_attention_heads").unwrap(), n("num_hidden_layers").unwrap());
-    let ahead = n("num_nextn_predict_layers").unwrap_or(0);
+    let without_them = config["model_type"] == "deepseek_v3";
+    let ahead = n("num_nextn_predict_layers").filter(|_| !without_them).unwrap_or(0);
     let head_dim = n("head_dim").unwrap_or_else(|| n("hidden_size").unwrap() / heads);
     writer.whole(&key("context_length"), n("max_position_embeddings").unwrap());
     writer.whole(&key("embedding_length"), n("hidden_size").unwrap());
     writer.whole(&key("block_count"), layers + ahead);
     writer.whole(&key("feed_forward_length"), n("intermediate_size").unwrap());
     writer.whole(&key("attention.head_count"), heads);
-    writer.whole(&key("attention.head_count_kv"), n("num_key_value_heads").unwrap_or(heads));
+    if of.arch != "deepseek2" {
+        writer.whole(&key("attention.head_count_kv"), n("num_key_value_heads").unwrap_or(heads));
+    }
     if ahead > 0 {
         writer.whole(&key("nextn_predict_layers"), ahead);
     }
@@ -187,7 +217,7 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
         x(name).into_iter().for_each(|number| writer.number(&key(to), number));
     }
     if of.partial {
-        let share = x("partial_rotary_factor").unwrap();
+        let share = x("partial_rotary_factor").or(x("rotary_pct")).unwrap();
         writer.whole(&key("rope.dimension_count"), (head_dim as f64 * share) as u64);
     }
     if let Some(beside) = config["use_parallel_residual"].as_bool() {
@@ -198,7 +228,7 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
     if let Some(window) = n("sliding_window").filter(|_| windowed) {
         writer.whole(&key("attention.sliding_window"), window);
         // The windows of Gemma 2 and Cohere 2 are where they are by default; of other layers alone, the file says it.
-        if let Some(types) = config["layer_types"].as_array() {
+        if let Some(types) = config["layer_types"].as_array().filter(|_| of.arch != "gpt-oss") {
             let slides: Vec<i32> = types.iter().map(|kind| i32::from(kind == "sliding_attention")).collect();
             writer.wholes(&key("attention.sliding_window_pattern"), &slides);
         }
@@ -216,12 +246,15 @@ fn metadata(writer: &mut Writer, of: Conversion, config: &Value) {
         ] {
             n(name).into_iter().for_each(|n| writer.whole(&key(to), n));
         }
+        if of.arch == "gpt-oss" {
+            writer.whole(&key("expert_feed_forward_length"), n("intermediate_size").unwrap());
+        }
         if of.arch == "glm4moe" {
             writer.whole(&key("expert_gating_func"), 2);
         }
         // What is false for all models of an architecture has no key.
         if !matches!(of.arch, "olmoe" | "qwen2moe") {
-            let renormalised = config["norm_topk_prob"].as_bool();
+            let renormalised = config["norm_topk_prob"].as_bool().filter(|b| *b || of.arch != "deepseek2");
             renormalised.into_iter().for_each(|b| writer.flag(&key("expert_weights_norm"), b));
         }
     }
@@ -235,7 +268,7 @@ fn rope(writer: &mut Writer, of: Conversion, config: &Value, head_dim: u64) {
         true => (&new["full_attention"], new["sliding_attention"]["rope_theta"].as_f64()),
         false => (new, config["rope_local_base_freq"].as_f64()),
     };
-    let usual = if of.arch == "gemma3" { 1e6 } else { 1e4 };
+    let usual = if of.arch.starts_with("gemma") { 1e6 } else { 1e4 };
     let theta = config["rope_theta"].as_f64().or(new["rope_theta"].as_f64()).unwrap_or(usual);
     let scaling = if new.is_object() { new } else { &config["rope_scaling"] };
     let x = |name: &str| scaling[name].as_f64();
@@ -277,7 +310,8 @@ fn rope(writer: &mut Writer, of: Conversion, config: &Value, head_dim: u64) {
                 ("beta_slow", "yarn_beta_slow"),
                 ("mscale_all_dim", "yarn_log_multiplier"),
             ] {
-                x(name).into_iter().for_each(|number| writer.number(&key(&format!("scaling.{to}")), number));
+                let by = if of.arch == "deepseek2" && name == "mscale_all_dim" { 0.1 } else { 1.0 };
+                x(name).into_iter().for_each(|number| writer.number(&key(&format!("scaling.{to}")), by * number));
             }
         }
     }
@@ -300,8 +334,10 @@ fn convert(
     let kv_heads = n("num_key_value_heads").unwrap_or(heads);
     let mut stacks: Vec<(String, Vec<(usize, Stored)>)> = Vec::new();
     let mut all: Vec<(String, Stored)> = Vec::new();
-    for (name, mut stored) in tensors {
-        if let Some((stack, number)) = expert_of(&name) {
+    for (name, mut stored) in tensors.clone() {
+        if let Some(made) = changed::tensors(of.arch, &name, &tensors, config, fused) {
+            all.extend(made);
+        } else if let Some((stack, number)) = expert_of(&name) {
             match stacks.iter_mut().find(|(name, _)| *name == stack) {
                 Some((_, members)) => members.push((number, stored)),
                 None => stacks.push((stack, vec![(number, stored)])),
@@ -350,8 +386,11 @@ fn take(all: &mut Vec<(String, Stored)>, name: &str) -> Option<Stored> {
 /// Puts queries, keys and values of a layer into one tensor, and gates and ups of stacked experts.
 fn fuse(all: &mut Vec<(String, Stored)>) {
     for (layer, end) in (0..8).flat_map(|layer| ["weight", "bias"].map(|end| (layer, end))) {
-        let parts = ["q", "k", "v"].iter().filter_map(|part| take(all, &format!("blk.{layer}.attn_{part}.{end}")));
-        let parts: Vec<Stored> = parts.collect();
+        let names = ["q", "k", "v"].map(|part| format!("blk.{layer}.attn_{part}.{end}"));
+        if !names.iter().all(|name| all.iter().any(|(known, _)| known == name)) {
+            continue;
+        }
+        let parts: Vec<Stored> = names.iter().filter_map(|name| take(all, name)).collect();
         if let [q, k, v] = parts.as_slice() {
             let mut shape = q.shape.clone();
             shape[0] += k.shape[0] + v.shape[0];
@@ -362,10 +401,10 @@ fn fuse(all: &mut Vec<(String, Stored)>) {
     fuse_experts(all);
 }
 
-/// Puts gates and ups of stacked experts into one tensor.
+/// Puts gates and ups of stacked experts into one tensor, and their biases.
 fn fuse_experts(all: &mut Vec<(String, Stored)>) {
-    for layer in 0..8 {
-        let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps.weight");
+    for (layer, end) in (0..8).flat_map(|layer| ["weight", "bias"].map(|end| (layer, end))) {
+        let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps.{end}");
         if !all.iter().any(|(known, _)| *known == name("gate")) {
             continue;
         }
@@ -373,7 +412,8 @@ fn fuse_experts(all: &mut Vec<(String, Stored)>) {
         let each = gate.bytes.len() / gate.shape[0];
         let pairs = gate.bytes.chunks(each).zip(up.bytes.chunks(each));
         let bytes = pairs.flat_map(|(gate, up)| [gate, up].concat()).collect();
-        let shape = vec![gate.shape[0], 2 * gate.shape[1], gate.shape[2]];
+        let mut shape = gate.shape.clone();
+        shape[1] *= 2;
         all.push((name("gate_up"), Stored { shape, kind: gate.kind, bytes }));
     }
 }
@@ -419,12 +459,24 @@ fn expert_of(name: &str) -> Option<(String, usize)> {
 
 fn gguf_name(arch: &str, name: &str) -> Option<String> {
     let (stem, end) = name.rsplit_once('.')?;
-    let whole = [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+    let whole = [
+        ("model.embed_tokens", "token_embd"),
+        ("gpt_neox.embed_in", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("model.final_layernorm", "output_norm"),
+        ("gpt_neox.final_layer_norm", "output_norm"),
+        ("lm_head", "output"),
+        ("embed_out", "output"),
+    ];
     if let Some((_, to)) = whole.iter().find(|(from, _)| *from == stem) {
         return Some(format!("{to}.{end}"));
     }
-    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
-    let after_attention = matches!(arch, "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe");
+    let in_layer = stem.strip_prefix("model.layers.").or(stem.strip_prefix("gpt_neox.layers."));
+    let (layer, part) = in_layer?.split_once('.')?;
+    let after_attention = matches!(
+        arch,
+        "gpt-oss" | "gemma-embedding" | "gemma2" | "gemma3" | "olmo2" | "exaone4" | "seed_oss" | "glm4moe"
+    );
     let part = match part {
         "input_layernorm" => "attn_norm",
         "post_attention_layernorm" if after_attention => "post_attention_norm",
@@ -435,14 +487,20 @@ fn gguf_name(arch: &str, name: &str) -> Option<String> {
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
         "self_attn.qkv_proj" => "attn_qkv",
-        "self_attn.o_proj" => "attn_output",
+        "self_attn.o_proj" | "self_attn.dense" | "attention.dense" => "attn_output",
+        "self_attn.q_a_proj" => "attn_q_a",
+        "self_attn.q_a_layernorm" => "attn_q_a_norm",
+        "self_attn.q_b_proj" => "attn_q_b",
+        "self_attn.kv_a_proj_with_mqa" => "attn_kv_a_mqa",
+        "self_attn.kv_a_layernorm" => "attn_kv_a_norm",
+        "self_attn.kv_b_proj" => "attn_kv_b",
         "self_attn.q_norm" | "self_attn.query_layernorm" => "attn_q_norm",
         "self_attn.k_norm" | "self_attn.key_layernorm" => "attn_k_norm",
         "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" => "ffn_up",
-        "mlp.down_proj" | "mlp.c_proj" => "ffn_down",
+        "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" | "mlp.fc1" | "mlp.dense_h_to_4h" => "ffn_up",
+        "mlp.down_proj" | "mlp.c_proj" | "mlp.fc2" | "mlp.dense_4h_to_h" => "ffn_down",
         "mlp.gate" if end == "e_score_correction_bias" => return Some(format!("blk.{layer}.exp_probs_b.bias")),
-        "mlp.gate" | "block_sparse_moe.gate" | "block_sparse_moe.router.layer" => "ffn_gate_inp",
+        "mlp.gate" | "mlp.router" | "block_sparse_moe.gate" | "block_sparse_moe.router.layer" => "ffn_gate_inp",
         "block_sparse_moe.output_linear" => "ffn_down_exps",
         "mlp.shared_experts.gate_proj" | "mlp.shared_expert.gate_proj" => "ffn_gate_shexp",
         "mlp.shared_experts.up_proj" | "mlp.shared_expert.up_proj" => "ffn_up_shexp",

@@ -39,6 +39,15 @@ static GPT_NEOX_NAMES: Names =
 static GPT_NEOX_ATTENTION: AttentionNames =
     AttentionNames { q: "attention.query_key_value", k: "", v: "", out: "attention.dense", ..HF_ATTENTION };
 
+/// As files have it in which queries, keys and values are apart.
+static GPT_NEOX_APART: AttentionNames = AttentionNames {
+    q: "attention.query",
+    k: "attention.key",
+    v: "attention.value",
+    out: "attention.dense",
+    ..HF_ATTENTION
+};
+
 static GPT_NEOX_DENSE: DenseNames = DenseNames { gate: "", up: "mlp.dense_h_to_4h", down: "mlp.dense_4h_to_h" };
 
 fn norm(name: &'static str, eps: f32, bias: bool) -> Norm {
@@ -157,8 +166,8 @@ fn phi(config: &Config, model_type: &str) -> Result<Architecture> {
     Ok(Architecture { final_norm: norm("model.final_layernorm", eps, true), head_bias: true, ..model })
 }
 
-/// Query, key and value of a head are consecutive rows of one tensor; attention and network stand side by side, each with a
-/// norm.
+/// Query, key and value of a head are consecutive rows of one tensor, unless `qkv_apart` says that there are three; attention and
+/// network stand side by side, each with a norm.
 fn gpt_neox(config: &Config, model_type: &str) -> Result<Architecture> {
     let base = serde_json::json!({"rope_theta": config.value("rotary_emb_base")});
     let config = &config.with_defaults(&base);
@@ -167,14 +176,12 @@ fn gpt_neox(config: &Config, model_type: &str) -> Result<Architecture> {
     let dims = config.rotary_dims(&["partial_rotary_factor", "rotary_pct"], sizes.head_dim, 0.25)?;
     let rotary = Rotary::read(config, dims, sizes.context)?;
     let bias = config.flag("attention_bias", true)?;
-    let attention = Attention {
-        kv: KvProjection::WithQuery,
-        kv_heads: sizes.heads,
-        qkv_bias: bias,
-        out_bias: bias,
-        names: &GPT_NEOX_ATTENTION,
-        ..plain_attention(&sizes)
+    let (kv, names) = match config.flag("qkv_apart", false)? {
+        true => (KvProjection::Direct, &GPT_NEOX_APART),
+        false => (KvProjection::WithQuery, &GPT_NEOX_ATTENTION),
     };
+    let attention =
+        Attention { kv, kv_heads: sizes.heads, qkv_bias: bias, out_bias: bias, names, ..plain_attention(&sizes) };
     let activation = config.activation("hidden_act", "gelu")?;
     let mlp = Dense { gated: false, activation, bias: true, names: &GPT_NEOX_DENSE, ..plain_dense(&sizes) };
     let beside = config.flag("use_parallel_residual", true)?;

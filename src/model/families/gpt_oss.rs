@@ -25,8 +25,17 @@ const MXFP4: ExpertNames = ExpertNames {
     ..PLAIN
 };
 
+/// As GGUF files have them, of which the source takes stacks apart.
+const APART: ExpertNames = ExpertNames {
+    gate: "mlp.experts.{e}.gate_proj",
+    up: "mlp.experts.{e}.up_proj",
+    down: "mlp.experts.{e}.down_proj",
+    stack: Stack::Rows,
+    ..PLAIN
+};
+
 /// What the config says first, in case that nothing is there to look at.
-static EXPERTS: [[ExpertNames; 2]; 2] = [[PLAIN, MXFP4], [MXFP4, PLAIN]];
+static EXPERTS: [[ExpertNames; 3]; 2] = [[PLAIN, MXFP4, APART], [MXFP4, PLAIN, APART]];
 
 /// What its class has where the config has nothing.
 static DEFAULTS: LazyLock<Value> = LazyLock::new(

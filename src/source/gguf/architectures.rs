@@ -7,7 +7,9 @@
 
 use super::config::Reading;
 use super::hybrids::HYBRIDS;
+use super::latent::DEEPSEEK2;
 use super::metadata::Metadata;
+use super::names::ROUTER;
 use crate::error::{Error, Result};
 use crate::source::files::quoted;
 use serde_json::json;
@@ -29,6 +31,8 @@ pub struct Architecture {
     pub centred: bool,
     /// A part of a head may rotate.
     pub partial: bool,
+    /// Keys and values of its heads are made of a latent.
+    pub latent: bool,
     /// Which layers have a sliding window.
     pub windows: Windows,
     /// Layers with a window rotate by a base of their own.
@@ -58,8 +62,10 @@ pub struct Experts {
     pub parts: [&'static str; 3],
     /// The weights of those chosen add up to 1, where the file does not say.
     pub renormalised: bool,
-    /// `expert_gating_func`: 1 is softmax, 2 sigmoid.
+    /// `expert_gating_func`: 1 is softmax, 2 sigmoid, 3 softmax of the chosen alone; 0 where the architecture has several.
     pub gating: u64,
+    /// Their matrices have biases.
+    pub biased: bool,
     /// There may be groups of experts, and a factor on the weights.
     pub grouped: bool,
 }
@@ -93,6 +99,7 @@ pub(super) const QWEN_EXPERTS: Experts = Experts {
     parts: ["mlp.experts.{e}.gate_proj", "mlp.experts.{e}.up_proj", "mlp.experts.{e}.down_proj"],
     renormalised: true,
     gating: 1,
+    biased: false,
     grouped: false,
 };
 
@@ -108,6 +115,10 @@ pub(super) const GRANITE_EXPERTS: Experts = Experts {
     ..QWEN_EXPERTS
 };
 
+/// The experts of gpt-oss: the weights of those chosen are the softmax of their logits alone, and their matrices have biases.
+const GPT_OSS_EXPERTS: Experts =
+    Experts { model_type: "gpt_oss", router: "mlp.router", biased: true, gating: 3, ..QWEN_EXPERTS };
+
 /// As Llama, but for experts and the order of rows.
 pub(super) const PLAIN: Architecture = Architecture {
     name: "",
@@ -117,6 +128,7 @@ pub(super) const PLAIN: Architecture = Architecture {
     adjacent_pairs: false,
     centred: false,
     partial: false,
+    latent: false,
     windows: Windows::No,
     local_base: None,
     names: &[],
@@ -143,7 +155,7 @@ pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
 ];
 
 /// The architectures that are read. Llama is the name of Mistral and Mixtral too; OLMo 3 goes by the name of OLMo 2.
-static ARCHITECTURES: [Architecture; 27] = [
+static ARCHITECTURES: [Architecture; 33] = [
     Architecture {
         name: "llama",
         model_type: "llama",
@@ -176,6 +188,7 @@ static ARCHITECTURES: [Architecture; 27] = [
         },
         ..PLAIN
     },
+    DEEPSEEK2,
     Architecture { name: "ernie4_5", model_type: "ernie4_5", ..PLAIN },
     Architecture { name: "exaone4", model_type: "exaone4", windows: Windows::AllBut(4), names: &POST_NORMS, ..PLAIN },
     Architecture { name: "gemma", model_type: "gemma", ..PLAIN },
@@ -200,6 +213,18 @@ static ARCHITECTURES: [Architecture; 27] = [
         names: &SANDWICH,
         numbers: &[("final_logit_softcapping", "final_logit_softcapping")],
         more: |reading| reading.query_scale(62),
+        ..PLAIN
+    },
+    Architecture {
+        name: "gemma-embedding",
+        model_type: "gemma3_text",
+        windows: Windows::AllBut(6),
+        local_base: Some(LocalBase::Usual),
+        names: &SANDWICH,
+        more: |reading| {
+            reading.set("use_bidirectional_attention", true);
+            reading.query_scale(62)
+        },
         ..PLAIN
     },
     Architecture {
@@ -244,6 +269,51 @@ static ARCHITECTURES: [Architecture; 27] = [
         ..PLAIN
     },
     Architecture {
+        name: "gpt-oss",
+        model_type: "gpt_oss",
+        experts: Some(GPT_OSS_EXPERTS),
+        windows: Windows::AllBut(2),
+        names: &[POST_NORMS[0]],
+        whole_names: &[("attn_sinks.weight", "self_attn.sinks")],
+        more: |reading| {
+            reading.required("attention.sliding_window")?;
+            let inner = reading.get("moe_intermediate_size").cloned().unwrap_or_default();
+            reading.set("intermediate_size", inner);
+            // No key says it: its config has it.
+            reading.set_in_scaling("truncate", false);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Architecture {
+        name: "gptneox",
+        model_type: "gpt_neox",
+        centred: true,
+        partial: true,
+        stem: "gpt_neox",
+        names: &[
+            ("attn_q", "attention.query"),
+            ("attn_k", "attention.key"),
+            ("attn_v", "attention.value"),
+            ("attn_output", "attention.dense"),
+            ("ffn_up", "mlp.dense_h_to_4h"),
+            ("ffn_down", "mlp.dense_4h_to_h"),
+        ],
+        outside: &[
+            ("token_embd", "gpt_neox.embed_in"),
+            ("output_norm", "gpt_neox.final_layer_norm"),
+            ("output", "embed_out"),
+        ],
+        more: |reading| {
+            let beside = reading.required_flag("use_parallel_residual")?;
+            reading.set("use_parallel_residual", beside);
+            // Rows of all queries, all keys and all values, where a checkpoint has those of a head together.
+            reading.set("qkv_apart", true);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Architecture {
         name: "granite",
         model_type: "granite",
         adjacent_pairs: true,
@@ -267,6 +337,21 @@ static ARCHITECTURES: [Architecture; 27] = [
         name: "hunyuan-dense",
         model_type: "hunyuan_v1_dense",
         names: &[("attn_q_norm", "self_attn.query_layernorm"), ("attn_k_norm", "self_attn.key_layernorm")],
+        ..PLAIN
+    },
+    Architecture {
+        name: "mellum",
+        model_type: "mellum",
+        experts: Some(Experts { model_type: "mellum", ..QWEN_EXPERTS }),
+        windows: Windows::AllBut(4),
+        local_base: Some(LocalBase::Same),
+        more: |reading| {
+            let sparse = |layer| reading.has(&format!("blk.{layer}.{ROUTER}.weight"));
+            let of = |layer| if sparse(layer) { "sparse" } else { "dense" };
+            let types: Vec<&str> = (0..reading.layers()).map(of).collect();
+            reading.set("mlp_layer_types", types);
+            Ok(())
+        },
         ..PLAIN
     },
     Architecture {
@@ -296,6 +381,15 @@ static ARCHITECTURES: [Architecture; 27] = [
         name: "olmoe",
         model_type: "olmoe",
         experts: Some(Experts { model_type: "olmoe", renormalised: false, ..QWEN_EXPERTS }),
+        ..PLAIN
+    },
+    Architecture {
+        name: "phi2",
+        model_type: "phi",
+        centred: true,
+        partial: true,
+        names: &[("attn_output", "self_attn.dense"), ("ffn_up", "mlp.fc1"), ("ffn_down", "mlp.fc2")],
+        outside: &[("output_norm", "model.final_layernorm")],
         ..PLAIN
     },
     Architecture {

@@ -128,6 +128,12 @@ impl Reading<'_> {
         self.number(key)?.ok_or_else(|| self.metadata.wrong(&self.key(key), "a number"))
     }
 
+    /// A truth value that has to be there.
+    pub fn required_flag(&self, key: &str) -> Result<bool> {
+        let key = self.key(key);
+        self.metadata.flag(&key)?.ok_or_else(|| self.metadata.wrong(&key, "true or false"))
+    }
+
     /// Refuses a key that has another value than 0.
     pub fn refuse(&self, key: &str) -> Result<()> {
         let key = self.key(key);
@@ -151,6 +157,13 @@ impl Reading<'_> {
             scaling.entry("original_max_position_embeddings").or_insert_with(|| json!(original));
         }
         Ok(())
+    }
+
+    /// Sets a key of the rotary scaling, if there is one.
+    pub fn set_in_scaling(&mut self, key: &str, value: impl Into<Value>) {
+        if let Some(scaling) = self.config.get_mut("rope_scaling").and_then(Value::as_object_mut) {
+            scaling.insert(key.to_owned(), value.into());
+        }
     }
 
     /// What the scores of Gemma 2 and 3 are scaled by. No key says it: in the model of so many layers it is the width of the
@@ -186,11 +199,18 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn key(&self, name: &str) -> String {
+    /// Whether a layer has a tensor.
+    pub fn any_has(&self, part: &str) -> bool {
+        (0..self.layers()).any(|layer| self.has(&format!("blk.{layer}.{part}")))
+    }
+
+    /// A key of the metadata in full.
+    pub fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture.name)
     }
 
-    fn size(&self, key: &str) -> Result<u64> {
+    /// A whole number that has to be there.
+    pub fn size(&self, key: &str) -> Result<u64> {
         self.metadata.required(&self.key(key))
     }
 
@@ -213,6 +233,21 @@ impl Reading<'_> {
         self.set("num_attention_heads", heads);
         self.set("num_key_value_heads", self.largest("attention.head_count_kv")?.unwrap_or(heads));
         self.set("max_position_embeddings", self.size("context_length")?);
+        let table = self.tensors.iter().find(|info| info.name == "token_embd.weight");
+        if let Some(&[vocab, _]) = table.map(|info| info.shape.as_slice()) {
+            self.set("vocab_size", vocab);
+        }
+        let tied = !self.has("output.weight");
+        self.set("tie_word_embeddings", tied);
+        self.refuse("attention.clamp_kqv")?;
+        match self.architecture.latent {
+            true => self.latent_sizes(heads),
+            false => self.head_sizes(hidden, heads),
+        }
+    }
+
+    /// Elements of a head, and how many of them rotate.
+    fn head_sizes(&mut self, hidden: u64, heads: u64) -> Result<()> {
         let head_dim = match self.whole("attention.key_length")? {
             Some(dim) => dim,
             None => hidden.checked_div(heads).unwrap_or(0),
@@ -232,13 +267,7 @@ impl Reading<'_> {
         if self.architecture.partial {
             self.set("partial_rotary_factor", share(rotated, head_dim));
         }
-        let table = self.tensors.iter().find(|info| info.name == "token_embd.weight");
-        if let Some(&[vocab, _]) = table.map(|info| info.shape.as_slice()) {
-            self.set("vocab_size", vocab);
-        }
-        let tied = !self.has("output.weight");
-        self.set("tie_word_embeddings", tied);
-        self.refuse("attention.clamp_kqv")
+        Ok(())
     }
 
     /// The epsilon of the norms, under every name that families have for it.
@@ -358,7 +387,7 @@ impl Reading<'_> {
         let renormalised = self.metadata.flag(&self.key("expert_weights_norm"))?.unwrap_or(experts.renormalised);
         self.set("norm_topk_prob", renormalised);
         let gating = self.whole("expert_gating_func")?.filter(|&gating| gating != 0);
-        if let Some(gating) = gating.filter(|&gating| gating != experts.gating) {
+        if let Some(gating) = gating.filter(|&gating| gating != experts.gating && experts.gating != 0) {
             let key = self.key("expert_gating_func");
             return Err(self.unsupported(format!("{key} is {gating}, which is not supported")));
         }
@@ -427,9 +456,11 @@ impl Reading<'_> {
             let number = self.number(key)?;
             scaling.extend(number.map(|number| (name.to_owned(), number.into())));
         }
-        // The other one of the two is 1 in all files.
-        if scaling.contains_key("mscale_all_dim") {
-            scaling.insert("mscale".into(), 1.0.into());
+        if let Some(all) = scaling.get("mscale_all_dim").and_then(Value::as_f64) {
+            // DeepSeek's files have a tenth of it, and its models both of the same value; the other one is 1 in all others.
+            let (all, other) = if self.architecture.latent { (10.0 * all, 10.0 * all) } else { (all, 1.0) };
+            scaling.insert("mscale_all_dim".into(), shortest(all).into());
+            scaling.insert("mscale".into(), shortest(other).into());
         }
         // LongRoPE's own factor; of the others a factor on what is usual, where a config has the product.
         if let Some(own) = self.number("rope.scaling.attn_factor")?.filter(|&own| own != 1.0 || kind == "longrope") {

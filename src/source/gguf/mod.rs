@@ -8,11 +8,14 @@
 
 mod architectures;
 mod config;
+mod embedding;
 mod header;
 mod hybrids;
+mod latent;
 mod metadata;
 mod names;
 mod pre_tokenizers;
+mod rows;
 mod split;
 mod tensor_type;
 mod tokenizer;
@@ -20,16 +23,19 @@ mod tokenizer;
 pub use split::in_folder;
 
 use super::bytes::Bytes;
+use super::embedding::EmbeddingModules;
 use super::safetensors::{Budget, Stored};
 use super::shard::Shard;
 use super::text_files::{NamedTemplate, SpecialTokens};
 use super::weight_files::WeightFiles;
 use super::{Loadable, ModelSource, TensorInfo, files};
-use crate::error::{Error, Result, Status, Unit};
+use crate::error::{Error, Result, Status, Unit, reserved};
 use crate::limits;
 use architectures::Architecture;
 use config::RotaryFactors;
+use embedding::Embedding;
 use header::{Fault, Header};
+use latent::Joined;
 use metadata::Metadata;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -61,6 +67,11 @@ pub struct Gguf {
     sibling_agrees: bool,
     warnings: Vec<String>,
     weights: WeightFiles,
+    embedding: Embedding,
+    /// Matrices that are made of several tensors.
+    joined: Vec<Joined>,
+    /// With them what [`ModelSource::tensors`] lists; empty where there are none.
+    infos: Vec<TensorInfo>,
 }
 
 /// A file whose header was read.
@@ -115,6 +126,9 @@ impl Gguf {
             sibling_agrees: false,
             warnings: Vec::new(),
             weights: WeightFiles::text_only(&first.shown),
+            embedding: Embedding::default(),
+            joined: Vec::new(),
+            infos: Vec::new(),
         };
         for (key, name) in tokenizer::NAMED {
             let text = vocabulary.as_ref().map(|vocabulary| vocabulary.named(key)).transpose()?.flatten();
@@ -128,10 +142,29 @@ impl Gguf {
                 opened.iter().flat_map(|file| &file.header.tensors).map(|stored| &stored.info).collect();
             let config = architecture.config(metadata, &tensors, rotary_factors(&opened)?)?;
             gguf.adjacent_pairs = architecture.adjacent_pairs;
+            gguf.embedding = Embedding::read(metadata, architecture.name, &opened)?;
             gguf.weights = weights(&gguf.subject, opened, architecture, &config)?;
+            if architecture.latent {
+                gguf.join(&config)?;
+            }
             gguf.config = Some(config);
         }
         Ok(gguf)
+    }
+
+    /// Lists matrices that have to be put together in place of what they are made of.
+    fn join(&mut self, config: &Value) -> Result<()> {
+        let stored = self.weights.infos()?;
+        let (joined, hidden) = latent::joined(stored, config, &self.subject)?;
+        if hidden.is_empty() {
+            return Ok(());
+        }
+        let mut infos = reserved("the list of tensors", stored.len())?;
+        infos.extend(stored.iter().filter(|info| hidden.binary_search(&info.name).is_err()).cloned());
+        infos.extend(joined.iter().map(|joined| joined.info.clone()));
+        infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        (self.joined, self.infos) = (joined, infos);
+        Ok(())
     }
 
     /// Whether a `tokenizer.json` beside the file is used: if it can be read and has the file's vocabulary. The file needs none.
@@ -213,8 +246,12 @@ impl ModelSource for Gguf {
         &self.named_templates
     }
 
+    fn embedding_modules(&self) -> Result<Option<EmbeddingModules>> {
+        self.embedding.modules(&self.subject)
+    }
+
     fn tensors(&self) -> Result<&[TensorInfo]> {
-        self.weights.infos()
+        if self.infos.is_empty() { self.weights.infos() } else { Ok(&self.infos) }
     }
 
     fn stamp(&self) -> Option<u64> {
@@ -222,7 +259,19 @@ impl ModelSource for Gguf {
     }
 
     fn tensor(&self, name: &str) -> Result<Option<(TensorInfo, Bytes)>> {
-        self.weights.tensor(name)
+        let Some(joined) = self.joined.iter().find(|joined| joined.info.name == name) else {
+            return self.weights.tensor(name);
+        };
+        let parts = self.weights.tensor(&joined.keys.name)?.zip(self.weights.tensor(&joined.values.name)?);
+        let Some(((_, keys), (_, values))) = parts else { return Ok(None) };
+        let made = joined.make(keys.as_slice(), values.as_slice())?;
+        keys.release();
+        values.release();
+        Ok(Some((joined.info.clone(), Bytes::from_aligned(made))))
+    }
+
+    fn is_made(&self, name: &str) -> bool {
+        self.joined.iter().any(|joined| joined.info.name == name)
     }
 
     fn adjacent_rotary_pairs(&self) -> bool {
@@ -310,8 +359,9 @@ fn factors(opened: &[Opened], name: &str) -> Result<Option<Vec<f32>>> {
 fn weights(subject: &str, opened: Vec<Opened>, architecture: &Architecture, config: &Value) -> Result<WeightFiles> {
     let mut shards = Vec::new();
     for Opened { file, path, shown, file_bytes, header, .. } in opened {
-        let read_already = |stored: &Stored| RotaryFactors::NAMES.contains(&stored.info.name.as_str());
-        let tensors = header.tensors.into_iter().filter(|stored| !read_already(stored)).collect();
+        // They are read otherwise.
+        let apart = |name: &str| RotaryFactors::NAMES.contains(&name) || embedding::DENSE.contains(&name);
+        let tensors = header.tensors.into_iter().filter(|stored| !apart(&stored.info.name)).collect();
         let tensors: Vec<Stored> = architecture.tensors(tensors, config, &shown)?;
         shards.push(Shard::of(&file, path, file_bytes, header.data_begin, tensors));
     }

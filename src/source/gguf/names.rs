@@ -104,20 +104,29 @@ impl Architecture {
             let rows = |heads: &str| n(heads)?.checked_mul(n("head_dim")?);
             let both = rows("num_attention_heads").zip(rows("num_key_value_heads"));
             let (q, kv) = both.ok_or_else(|| Error::internal("a config without heads"))?;
-            let named = |(name, rows): (&str, usize)| {
+            let named = |(part, rows): (&str, usize)| {
                 let shape = [rows].iter().chain(info.shape.iter().skip(1)).copied().collect();
-                Piece { name: format!("model.layers.{layer}.self_attn.{name}_proj.{end}"), shape }
+                let name = self.in_checkpoint(part).unwrap_or(part);
+                Piece { name: format!("{}.layers.{layer}.{name}.{end}", self.stem), shape }
             };
-            return Ok(Some([("q", q), ("k", kv), ("v", kv)].map(named).into()));
+            return Ok(Some([("attn_q", q), ("attn_k", kv), ("attn_v", kv)].map(named).into()));
         }
-        let Some(experts) = self.experts.as_ref().filter(|_| end == "weight") else { return Ok(None) };
+        let has = |experts: &&Experts| end == "weight" || experts.biased && end == "bias";
+        let Some(experts) = self.experts.as_ref().filter(has) else { return Ok(None) };
         let names: &[&str] = match STACKED.iter().position(|stacked| *stacked == part) {
             Some(at) => experts.parts.get(at..=at).unwrap_or_default(),
             None if part == STACKED_GATE_UP => &experts.parts[..2],
             None => return Ok(None),
         };
-        let &[count, outputs, inputs] = info.shape.as_slice() else {
-            return Err(wrong(format!("has shape {:?}, but a stack of matrices has three dimensions", info.shape)));
+        let (count, outputs, inputs) = match (info.shape.as_slice(), end) {
+            (&[count, outputs, inputs], "weight") => (count, outputs, Some(inputs)),
+            (&[count, outputs], "bias") => (count, outputs, None),
+            (shape, "bias") => {
+                return Err(wrong(format!("has shape {shape:?}, but a stack of biases has two dimensions")));
+            }
+            (shape, _) => {
+                return Err(wrong(format!("has shape {shape:?}, but a stack of matrices has three dimensions")));
+            }
         };
         if count > limits::EXPERTS_MAX {
             return Err(wrong(format!("holds {count} experts, more than are supported")));
@@ -125,11 +134,16 @@ impl Architecture {
         let mut pieces = reserved("the names of experts", count.saturating_mul(names.len()))?;
         for expert in 0..count {
             pieces.extend(names.iter().map(|name| Piece {
-                name: format!("{}.layers.{layer}.{}.weight", self.stem, name.replace("{e}", &expert.to_string())),
-                shape: vec![outputs / names.len().max(1), inputs],
+                name: format!("{}.layers.{layer}.{}.{end}", self.stem, name.replace("{e}", &expert.to_string())),
+                shape: [outputs / names.len().max(1)].into_iter().chain(inputs).collect(),
             }));
         }
         Ok(Some(pieces))
+    }
+
+    /// The name in a checkpoint of a tensor of a layer.
+    fn in_checkpoint(&self, part: &str) -> Option<&'static str> {
+        self.names.iter().chain(&LAYER).find(|(from, _)| *from == part).map(|(_, to)| *to)
     }
 
     fn renamed(&self, name: &str, config: &Value) -> Option<String> {
@@ -153,8 +167,8 @@ impl Architecture {
         if in_layer(name)?.1 == CHOICE_BIAS.0 {
             return Some(format!("{}.layers.{layer}.{}", self.stem, CHOICE_BIAS.1));
         }
-        let found = match self.names.iter().chain(&LAYER).find(|(from, _)| *from == part) {
-            Some((_, to)) => (*to).to_owned(),
+        let found = match self.in_checkpoint(part) {
+            Some(to) => to.to_owned(),
             None => named_expert(self.experts.as_ref()?, part)?,
         };
         Some(format!("{}.layers.{layer}.{found}.{end}", self.stem))
@@ -176,13 +190,15 @@ fn named_expert(experts: &Experts, part: &str) -> Option<String> {
     Some(experts.parts.get(at)?.replace("{e}", expert))
 }
 
-/// Adds the pieces of a tensor, which follow each other in it.
+/// Adds the pieces of a tensor, which follow each other in it: rows, or elements where they are vectors.
 fn take_apart(stored: Stored, pieces: Vec<Piece>, file: &str, all: &mut Vec<Stored>) -> Result<()> {
     let Stored { info, begin, end } = stored;
     let wrong = |what: String| Error::format(format!("{file}: tensor {} {what}", quoted(&info.name))).about(file);
-    let whole = Piece { name: String::new(), shape: info.shape.clone() };
+    let vectors = pieces.iter().all(|piece| piece.shape.len() < 2);
+    let shape = if vectors { vec![info.shape.iter().product()] } else { info.shape.clone() };
+    let whole = Piece { name: String::new(), shape };
     let rows = pieces.iter().map(Piece::rows).fold(0, usize::saturating_add);
-    if rows != whole.rows() || info.shape.len() == 1 && matches!(info.dtype, DType::Blocks(_)) {
+    if rows != whole.rows() || vectors && matches!(info.dtype, DType::Blocks(_)) {
         return Err(wrong(format!("has shape {:?}, which cannot be taken apart into {rows} rows", info.shape)));
     }
     if all.len().saturating_add(pieces.len()) > limits::TENSORS_MAX {

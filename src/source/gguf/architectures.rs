@@ -154,6 +154,15 @@ pub(super) const GRANITE_NUMBERS: [(&str, &str); 4] = [
     ("logit_scale", "logits_scaling"),
 ];
 
+/// Numbers of routers in groups with shared experts after dense layers.
+pub(super) const GROUPED_NUMBERS: [(&str, &str); 5] = [
+    ("expert_weights_scale", "routed_scaling_factor"),
+    ("expert_shared_count", "n_shared_experts"),
+    ("leading_dense_block_count", "first_k_dense_replace"),
+    ("expert_group_count", "n_group"),
+    ("expert_group_used_count", "topk_group"),
+];
+
 /// The architectures that are read. Llama is the name of Mistral and Mixtral too; OLMo 3 goes by the name of OLMo 2.
 static ARCHITECTURES: [Architecture; 33] = [
     Architecture {
@@ -253,13 +262,7 @@ static ARCHITECTURES: [Architecture; 33] = [
             ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
             ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
         ],
-        numbers: &[
-            ("expert_weights_scale", "routed_scaling_factor"),
-            ("expert_shared_count", "n_shared_experts"),
-            ("leading_dense_block_count", "first_k_dense_replace"),
-            ("expert_group_count", "n_group"),
-            ("expert_group_used_count", "topk_group"),
-        ],
+        numbers: &GROUPED_NUMBERS,
         more: |reading| {
             let normed = reading.has("blk.0.attn_q_norm.weight");
             reading.set("use_qk_norm", normed);

@@ -3,7 +3,7 @@
 //! `kv_b_proj`, of each head the rows of its keys and then those of its values. It is put together again whenever it is asked
 //! for, in memory of its own.
 
-use super::architectures::{Architecture, Experts, PLAIN, QWEN_EXPERTS};
+use super::architectures::{Architecture, Experts, GROUPED_NUMBERS, PLAIN, QWEN_EXPERTS};
 use super::config::Reading;
 use super::rows::Rows;
 use crate::dtype::DType;
@@ -31,13 +31,7 @@ pub(super) const DEEPSEEK2: Architecture = Architecture {
         ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
         ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
     ],
-    numbers: &[
-        ("expert_weights_scale", "routed_scaling_factor"),
-        ("expert_shared_count", "n_shared_experts"),
-        ("leading_dense_block_count", "first_k_dense_replace"),
-        ("expert_group_count", "n_group"),
-        ("expert_group_used_count", "topk_group"),
-    ],
+    numbers: &GROUPED_NUMBERS,
     more: deepseek,
     ..PLAIN
 };

@@ -31,6 +31,15 @@ constexpr int THREADS = 128;
 __device__ __forceinline__ float wide(bf16 x) { return from_bf16(x); }
 __device__ __forceinline__ float wide(float x) { return x; }
 
+// Adds the products of an element of the matrix with one of each row's inputs, `stride` apart. Rows beyond the last are the last
+// again; their sums are not written.
+__device__ __forceinline__ void add_products(float (&sums)[ROWS], float w, const float *x, int64_t stride, int rows) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        sums[r] = fmaf(w, x[(r < rows ? r : rows - 1) * stride], sums[r]);
+    }
+}
+
 template <class T> __device__ __forceinline__ void multiply(const HeadProducts &args) {
     const int head = int(blockIdx.y), row = int(blockIdx.x) * ROWS;
     const int rows = args.rows - row < ROWS ? args.rows - row : ROWS;
@@ -42,13 +51,7 @@ template <class T> __device__ __forceinline__ void multiply(const HeadProducts &
         for (int column = int(threadIdx.x); column < outs; column += THREADS) {
             float sums[ROWS] = {};
             for (int i = 0; i < ins; i++) {
-                const float w = wide(weight[i * args.pitch + column]);
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) {
-                    // Rows beyond the last are the last again; their results are not written.
-                    const int from = r < rows ? r : rows - 1;
-                    sums[r] = fmaf(w, x[from * args.x.row_stride + i], sums[r]);
-                }
+                add_products(sums, wide(weight[i * args.pitch + column]), x + i, args.x.row_stride, rows);
             }
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
@@ -62,12 +65,7 @@ template <class T> __device__ __forceinline__ void multiply(const HeadProducts &
         for (int o = warp; o < outs; o += THREADS / 32) {
             float sums[ROWS] = {};
             for (int i = lane; i < ins; i += 32) {
-                const float w = wide(weight[o * args.pitch + i]);
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) {
-                    const int from = r < rows ? r : rows - 1;
-                    sums[r] = fmaf(w, x[from * args.x.row_stride + i], sums[r]);
-                }
+                add_products(sums, wide(weight[o * args.pitch + i]), x + i, args.x.row_stride, rows);
             }
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {

@@ -21,8 +21,10 @@ pub mod blocks;
 pub mod f8;
 mod quantize;
 mod quantizer;
+mod widen;
 
 pub use quantizer::Quantizer;
+pub use widen::widen;
 
 use crate::dtype::DType;
 use std::fmt;

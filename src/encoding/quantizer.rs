@@ -1,6 +1,6 @@
 //! Quantization of the weights of a model while it loads, on threads of its own.
 
-use super::{PANEL, Scheme, blocks, f8};
+use super::{PANEL, Scheme, widen};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::os::floats;
@@ -60,6 +60,7 @@ impl Quantizer {
             let (rows, count) = (rows.get_mut().unwrap_or_else(PoisonError::into_inner), PANEL * in_features);
             rows.clear();
             rows.try_reserve_exact(count).map_err(|_| Error::memory("rows to quantize", count as u64 * 4))?;
+            rows.resize(count, 0.0);
         }
         let (panel_bytes, all, own) = (scheme.panel_bytes(in_features), out_features.div_ceil(PANEL), &self.rows);
         let panels_each = all.div_ceil(self.pool.threads() * TASKS_PER_THREAD);
@@ -70,39 +71,19 @@ impl Quantizer {
                 let mut rows = own[thread].lock().unwrap_or_else(PoisonError::into_inner);
                 let first = index * panels_each;
                 for (panel, to) in (first..).zip(part.chunks_exact_mut(panel_bytes)) {
-                    let from = &bytes[panel * PANEL * row_bytes..out_features.min((panel + 1) * PANEL) * row_bytes];
+                    let outs = panel * PANEL..out_features.min((panel + 1) * PANEL);
+                    let (from, rows) =
+                        (&bytes[outs.start * row_bytes..outs.end * row_bytes], &mut rows[..outs.len() * in_features]);
                     simd::with_avx2(
                         #[inline(always)]
                         || {
-                            widen(from, dtype, in_features, &mut rows);
-                            scheme.quantize(&rows, in_features, to);
+                            widen(dtype, from, in_features, rows);
+                            scheme.quantize(rows, in_features, to);
                         },
                     );
                 }
             });
         });
         Ok(())
-    }
-}
-
-/// The elements of rows in `bytes` as f32; `rows` has room for them.
-#[inline(always)]
-fn widen(bytes: &[u8], dtype: DType, in_features: usize, rows: &mut Vec<f32>) {
-    rows.clear();
-    let (words, halves) = (bytes.as_chunks::<4>().0, bytes.as_chunks::<2>().0);
-    match dtype {
-        DType::F32 => rows.extend(words.iter().map(|&x| f32::from_le_bytes(x))),
-        DType::Bf16 => rows.extend(halves.iter().map(|&x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16))),
-        DType::Blocks(format) => {
-            rows.resize(bytes.len() / format.bytes() * format.weights(), 0.0);
-            blocks::widen(format, bytes, rows);
-        }
-        DType::ScaledF8(group) => {
-            let row = dtype.bytes(in_features).unwrap_or(0).max(1);
-            rows.resize(bytes.len() / row * in_features, 0.0);
-            let from = f8::Rows { bytes, in_features, group };
-            rows.chunks_exact_mut(in_features.max(1)).enumerate().for_each(|(row, out)| from.widen(row, 0, out));
-        }
-        _ => rows.extend(halves.iter().map(|&x| half::f16::from_le_bytes(x).to_f32())),
     }
 }

@@ -137,9 +137,7 @@ impl FoundTensors<'_> {
             }
         }
     }
-}
 
-impl FoundTensors<'_> {
     /// Keeps the first fault.
     fn keep(&mut self, fit: Result<()>) {
         if self.wrong.is_none() {

@@ -60,7 +60,7 @@ pub(super) fn scales(all: &[TensorInfo], config: &Value, info: &TensorInfo, part
     }
     let matrix = [rows, columns];
     let names = SCALES.map(|end| format!("{}{end}", info.name));
-    let Some(tensor) = names.iter().find_map(|name| find(all, name)) else {
+    let Some(tensor) = names.iter().find_map(|name| TensorInfo::find(all, name)) else {
         let [name, _] = names;
         // A checkpoint may have been cast to this type and no more.
         return Ok(match quantization(config) {
@@ -208,10 +208,6 @@ fn block(config: &Value) -> [usize; 2] {
         (down > 0 && right > 0).then_some([down, right])
     };
     sizes.filter_map(numbers).next().unwrap_or(BLOCK)
-}
-
-fn find<'a>(all: &'a [TensorInfo], name: &str) -> Option<&'a TensorInfo> {
-    all.binary_search_by(|info| info.name.as_str().cmp(name)).ok().and_then(|at| all.get(at))
 }
 
 #[cfg(test)]

@@ -179,8 +179,7 @@ pub(super) fn scales_of(source: &dyn ModelSource, info: &TensorInfo, part: &Tens
 
 /// The entry of a tensor in the source's list, which is sorted by name.
 pub(super) fn find<'a>(source: &'a dyn ModelSource, name: &str) -> Result<Option<&'a TensorInfo>> {
-    let all = source.tensors()?;
-    Ok(all.binary_search_by(|info| info.name.as_str().cmp(name)).ok().and_then(|at| all.get(at)))
+    Ok(TensorInfo::find(source.tensors()?, name))
 }
 
 pub(super) fn tensor_bytes(info: &TensorInfo) -> u64 {

@@ -5,7 +5,8 @@ use super::files::{self, kind, quoted};
 use super::tensor_file::TensorFile;
 use super::{Bytes, TensorInfo};
 use crate::dtype::DType;
-use crate::error::{Error, Result, Unit, reserved};
+use crate::encoding::widen;
+use crate::error::{Error, Result, Unit, filled};
 use crate::limits;
 use serde_json::Value;
 use std::path::{Component, Path, PathBuf};
@@ -231,16 +232,11 @@ fn widened(info: &TensorInfo, bytes: &Bytes, file: &str) -> Result<Vec<f32>> {
         let message = format!("{file}: tensor {} takes {needed} bytes, more than {most}", quoted(&info.name));
         return Err(Error::format(message).about(file).numbers(Unit::Bytes, needed as u64, most as u64));
     }
-    let mut out = reserved("the weights of a dense layer", elements)?;
-    let bytes = bytes.as_slice();
-    match info.dtype {
-        DType::F32 => out.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
-        DType::Bf16 => out.extend(bytes.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32())),
-        DType::F16 => out.extend(bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32())),
-        other => {
-            let message = format!("{file}: tensor {} is {other}, expected f32, bf16 or f16", quoted(&info.name));
-            return Err(Error::unsupported(message).about(file));
-        }
+    if !matches!(info.dtype, DType::F32 | DType::Bf16 | DType::F16) {
+        let message = format!("{file}: tensor {} is {}, expected f32, bf16 or f16", quoted(&info.name), info.dtype);
+        return Err(Error::unsupported(message).about(file));
     }
+    let mut out = filled("the weights of a dense layer", elements, 0.0)?;
+    widen(info.dtype, bytes.as_slice(), elements, &mut out);
     Ok(out)
 }

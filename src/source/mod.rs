@@ -47,6 +47,13 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
 }
 
+impl TensorInfo {
+    /// The tensor of this name in a list that is sorted by name.
+    pub fn find<'a>(sorted: &'a [TensorInfo], name: &str) -> Option<&'a TensorInfo> {
+        sorted.binary_search_by(|info| info.name.as_str().cmp(name)).ok().and_then(|at| sorted.get(at))
+    }
+}
+
 /// A model at rest. Errors name the file and what to do about it.
 pub trait ModelSource: Send + Sync {
     /// The path, for messages.

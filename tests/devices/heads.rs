@@ -5,7 +5,7 @@ use crate::kernels::stored;
 use crate::support::gguf::random_blocks;
 use crate::support::plain_device;
 use crate::support::random::Random;
-use astrai::backend::cpu::{Compute, Tier};
+use astrai::backend::cpu::Tier;
 use astrai::backend::device::{Device, DeviceOptions, ProbedDevice, probe};
 use astrai::backend::*;
 use astrai::dtype::{BlockFormat, DType};
@@ -131,6 +131,8 @@ fn every_tier_agrees_with_the_reference() {
 /// Of a GPU.
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 pub fn on_a_gpu() {
+    use astrai::backend::cpu::Compute;
+
     // The numbers of the others are bf16, and inputs are not rounded; blocks are.
     for (compute, of_blocks) in [(Compute::F32, 2e-5), (Compute::Bf16, 5e-3)] {
         let options = DeviceOptions { compute, ..DeviceOptions::default() };

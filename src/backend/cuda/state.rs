@@ -445,8 +445,7 @@ impl CudaBackend {
                     Compute::Bf16 => (Format::Bf16, self.upload_bf16(weights, out_features, in_features)?),
                     Compute::F32 => (Format::F32, self.upload_f32(weights, out_features, in_features)?),
                 };
-                let blocks = matches!(dtype, DType::Blocks(_));
-                let vector = if out_features == 1 && !blocks { self.upload_f32(weights, 1, in_features)? } else { 0 };
+                let vector = if out_features == 1 { self.upload_f32(weights, 1, in_features)? } else { 0 };
                 Stored { format, matrix, vector }
             }
         };

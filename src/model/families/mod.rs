@@ -35,7 +35,7 @@ use super::rotary::{Rotary, RotarySpec};
 use crate::backend::{Activation, RouterScore, Routing};
 use crate::error::{Error, Result, Unit};
 use crate::limits;
-use crate::source::ModelSource;
+use crate::source::{ModelSource, TensorInfo};
 use serde_json::Value;
 
 /// A tensor that is left unread on purpose.
@@ -158,8 +158,7 @@ pub fn describe(source: &dyn ModelSource, context: usize) -> Result<(&'static Fa
     // Embedding models are saved without a head whether or not their output matrix was the embedding.
     if architecture.prefix == Prefix::Without && architecture.head == Head::Own {
         let name = format!("{}.weight", architecture.names.lm_head);
-        let found = source.tensors()?.binary_search_by(|info| info.name.cmp(&name));
-        if found.is_err() {
+        if TensorInfo::find(source.tensors()?, &name).is_none() {
             architecture.head = Head::Absent;
         }
     }
@@ -170,7 +169,7 @@ pub fn describe(source: &dyn ModelSource, context: usize) -> Result<(&'static Fa
 /// were the whole, for the error that says so.
 fn prefix(architecture: &Architecture, source: &dyn ModelSource) -> Result<Prefix> {
     let tensors = source.tensors()?;
-    let there = |name: String| tensors.binary_search_by(|info| info.name.as_str().cmp(&name)).is_ok();
+    let there = |name: String| TensorInfo::find(tensors, &name).is_some();
     let found = Prefix::ALL.into_iter().find(|prefix| there(prefix.apply(architecture.final_norm.name) + ".weight"));
     Ok(found.unwrap_or_default())
 }

@@ -124,8 +124,7 @@ pub fn joined(infos: &[TensorInfo], config: &Value, file: &str) -> Result<(Vec<J
     let n = |key: &str| config.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
     let (heads, rank) = (n("num_attention_heads"), n("kv_lora_rank"));
     let (nope, values) = (n("qk_nope_head_dim"), n("v_head_dim"));
-    let find =
-        |name: &str| infos.binary_search_by(|info| info.name.as_str().cmp(name)).ok().and_then(|at| infos.get(at));
+    let find = |name: &str| TensorInfo::find(infos, name);
     for layer in 0..n("num_hidden_layers").min(limits::LAYERS_MAX) {
         let [keys_name, values_name] = [KEYS, VALUES].map(|part| format!("blk.{layer}.{part}"));
         let whole = format!("model.layers.{layer}.self_attn.kv_b_proj.weight");
